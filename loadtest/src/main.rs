@@ -1,0 +1,2 @@
+//! The load-test harness of `ntlm-gateway`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! HTTP/1 on the proxy hop: pure, bytes in, bytes out.

@@ -1,0 +1,2 @@
+//! `ntlm-gateway`
+fn main() {}
