@@ -1,0 +1,11 @@
+//! Primitives of the event loop that know nothing of tunnels.
+
+mod mailbox;
+mod readiness;
+mod timers;
+mod token;
+
+pub use mailbox::{Mailbox, Sender, mailbox};
+pub use readiness::{Endpoint, Readiness};
+pub use timers::{Deadline, TICK_MS, Timers};
+pub use token::{EventToken, Key, Lane, SHARD_TOKENS};

@@ -1,0 +1,236 @@
+//! Deadlines: one wheel a shard, entries of eight bytes, constant time for everything.
+//!
+//! A tunnel has one deadline at a time, that of its stage, and moves it by writing a number ([`Deadline`]). Only when the
+//! entry in the wheel comes up is it compared with that number, and put back where it belongs when activity has moved
+//! it: a busy tunnel costs one entry an idle time-out, not one a message.
+//!
+//! A first-in-first-out queue for each kind of time-out would need less code, but a deadline that was moved and is put
+//! back at the queue's end fires up to one whole time-out late. The wheel keeps all of them within a tick.
+
+use super::Key;
+
+/// The wheel's resolution in milliseconds: no deadline fires early, none more than a tick late.
+pub const TICK_MS: u64 = 64;
+
+/// Slots of the wheel; a deadline further away than `SLOTS * TICK_MS` (262 s) is met more than once on the way and put
+/// back each time.
+const SLOTS: usize = 4096;
+const WORDS: usize = SLOTS / 64;
+
+/// A tunnel's deadline and where its entry in the wheel stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    /// When the tunnel's stage has lasted too long, in milliseconds of the shard's clock.
+    pub at_ms: u64,
+    /// The tick of the one entry in the wheel that counts; others of the same tunnel are left over from before.
+    armed_tick: u64,
+}
+
+impl Deadline {
+    /// A deadline that is not in the wheel yet.
+    pub const UNARMED: Deadline = Deadline { at_ms: u64::MAX, armed_tick: u64::MAX };
+}
+
+/// The wheel.
+pub struct Timers {
+    slots: Vec<Vec<Key>>,
+    occupied: [u64; WORDS],
+    /// The tick that is dealt with next.
+    next_tick: u64,
+    /// Lent to the caller while it deals with a slot, to keep the allocation.
+    due: Vec<Key>,
+}
+
+impl Timers {
+    /// An empty wheel that begins at `now_ms`.
+    pub fn new(now_ms: u64) -> Timers {
+        Timers { slots: vec![Vec::new(); SLOTS], occupied: [0; WORDS], next_tick: now_ms / TICK_MS, due: Vec::new() }
+    }
+
+    /// Sets a deadline. An entry is added only if none comes up early enough.
+    pub fn set(&mut self, key: Key, deadline: &mut Deadline, at_ms: u64) {
+        deadline.at_ms = at_ms;
+        // Rounded up: at the tick's beginning the deadline has surely passed.
+        let tick = at_ms.div_ceil(TICK_MS).max(self.next_tick);
+        if tick < deadline.armed_tick {
+            self.insert(key, deadline, tick);
+        }
+    }
+
+    /// Whether the entry that came up at the present tick means that the deadline has passed; puts it back if it was moved.
+    /// An entry left over from an earlier deadline is neither.
+    pub fn expired(&mut self, key: Key, deadline: &mut Deadline, now_ms: u64) -> bool {
+        if deadline.armed_tick >= self.next_tick {
+            return false;
+        }
+        deadline.armed_tick = u64::MAX;
+        if deadline.at_ms <= now_ms {
+            return true;
+        }
+        if deadline.at_ms != u64::MAX {
+            self.set(key, deadline, deadline.at_ms);
+        }
+        false
+    }
+
+    /// The entries of the next slot that is due at `now_ms`, or `None` when all that is due has been handed out. The
+    /// caller hands each to [`Timers::expired`] and the list back with [`Timers::done`].
+    pub fn pop(&mut self, now_ms: u64) -> Option<Vec<Key>> {
+        let now_tick = now_ms / TICK_MS;
+        while self.next_tick <= now_tick {
+            let slot = slot_of(self.next_tick);
+            if self.occupied[slot / 64] == 0 && slot.is_multiple_of(64) {
+                self.next_tick = (self.next_tick + 64).min(now_tick + 1);
+                continue;
+            }
+            self.next_tick += 1;
+            if self.occupied[slot / 64] & (1 << (slot % 64)) != 0 {
+                self.occupied[slot / 64] &= !(1 << (slot % 64));
+                return Some(std::mem::replace(&mut self.slots[slot], std::mem::take(&mut self.due)));
+            }
+        }
+        None
+    }
+
+    /// Takes back the list that [`Timers::pop`] gave out.
+    pub fn done(&mut self, mut list: Vec<Key>) {
+        list.clear();
+        // A slot that once held a burst would keep its memory for ever.
+        if list.capacity() <= 1024 {
+            self.due = list;
+        }
+    }
+
+    /// Milliseconds from `now_ms` to the next slot that holds anything; `None` when the wheel is empty.
+    pub fn next_ms(&self, now_ms: u64) -> Option<u64> {
+        let start = slot_of(self.next_tick);
+        let mut offset = 0;
+        while offset < SLOTS {
+            let slot = (start + offset) % SLOTS;
+            let rest = self.occupied[slot / 64] >> (slot % 64);
+            if rest != 0 {
+                let tick = self.next_tick + offset as u64 + u64::from(rest.trailing_zeros());
+                return Some((tick * TICK_MS).saturating_sub(now_ms));
+            }
+            offset += 64 - slot % 64;
+        }
+        None
+    }
+
+    fn insert(&mut self, key: Key, deadline: &mut Deadline, tick: u64) {
+        // Far deadlines wait in the last slot before the wheel meets itself and are put on from there.
+        let tick = tick.min(self.next_tick + SLOTS as u64 - 1);
+        deadline.armed_tick = tick;
+        let slot = slot_of(tick);
+        self.slots[slot].push(key);
+        self.occupied[slot / 64] |= 1 << (slot % 64);
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "a remainder of SLOTS fits")]
+fn slot_of(tick: u64) -> usize {
+    (tick % SLOTS as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    /// Tunnels of one wheel, on a clock that the test moves.
+    struct Bench {
+        timers: Timers,
+        deadlines: HashMap<u32, Deadline>,
+        fired: Vec<(u32, u64)>,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            Bench { timers: Timers::new(0), deadlines: HashMap::new(), fired: Vec::new() }
+        }
+
+        fn set(&mut self, index: u32, at_ms: u64) {
+            let deadline = self.deadlines.entry(index).or_insert(Deadline::UNARMED);
+            self.timers.set(Key { index, generation: 1 }, deadline, at_ms);
+        }
+
+        fn advance(&mut self, now_ms: u64) {
+            while let Some(list) = self.timers.pop(now_ms) {
+                for key in &list {
+                    if let Some(deadline) = self.deadlines.get_mut(&key.index)
+                        && self.timers.expired(*key, deadline, now_ms)
+                    {
+                        self.fired.push((key.index, now_ms));
+                    }
+                }
+                self.timers.done(list);
+            }
+        }
+
+        /// Sleeps as the loop does: never longer than `next_ms` says.
+        fn run_until(&mut self, end_ms: u64) {
+            let mut now_ms = 0;
+            while now_ms < end_ms {
+                now_ms = match self.timers.next_ms(now_ms) {
+                    Some(rest) => (now_ms + rest.max(1)).min(end_ms),
+                    None => end_ms,
+                };
+                self.advance(now_ms);
+            }
+        }
+    }
+
+    #[test]
+    fn a_deadline_fires_once_never_early_and_within_a_tick() {
+        let mut bench = Bench::new();
+        let deadlines: Vec<u64> = vec![1, 63, 64, 65, 100, 5_000, 75_000, 262_143, 262_144, 300_000, 3_600_000];
+        for (index, at_ms) in deadlines.iter().enumerate() {
+            bench.set(u32::try_from(index).unwrap(), *at_ms);
+        }
+        bench.run_until(4_000_000);
+        assert_eq!(bench.fired.len(), deadlines.len());
+        for (index, fired_ms) in bench.fired {
+            let at_ms = deadlines[index as usize];
+            assert!(fired_ms >= at_ms && fired_ms < at_ms + 2 * TICK_MS, "{at_ms} fired at {fired_ms}");
+        }
+    }
+
+    #[test]
+    fn activity_moves_a_deadline_without_a_new_entry() {
+        let mut bench = Bench::new();
+        bench.set(1, 1_000);
+        for now_ms in (0..10_000).step_by(10) {
+            bench.advance(now_ms);
+            bench.set(1, now_ms + 1_000);
+            let entries: usize = bench.timers.slots.iter().map(Vec::len).sum();
+            assert!(entries <= 1);
+        }
+        bench.run_until(20_000);
+        assert_eq!(bench.fired.len(), 1);
+        let (_, fired_ms) = bench.fired[0];
+        assert!((10_990..10_990 + 2 * TICK_MS).contains(&fired_ms), "fired at {fired_ms}");
+    }
+
+    #[test]
+    fn a_deadline_that_is_brought_forward_fires_at_its_new_time_only() {
+        let mut bench = Bench::new();
+        bench.set(1, 60_000);
+        bench.set(1, 500);
+        bench.run_until(100_000);
+        assert_eq!(bench.fired.len(), 1);
+        assert!(bench.fired[0].1 < 700);
+    }
+
+    #[test]
+    fn a_deadline_far_away_costs_few_wake_ups() {
+        let mut bench = Bench::new();
+        bench.set(1, 3_600_000);
+        let (mut now_ms, mut turns) = (0, 0);
+        while bench.fired.is_empty() {
+            now_ms += bench.timers.next_ms(now_ms).unwrap().max(1);
+            bench.advance(now_ms);
+            turns += 1;
+        }
+        assert!(turns < 20, "{turns} wake-ups for one hour");
+    }
+}

@@ -1,0 +1,85 @@
+//! Tokens that cannot be mistaken for those of an earlier owner of the same slot.
+
+use mio::Token;
+
+/// Names one tunnel of one shard for as long as it lives, and nothing afterwards.
+///
+/// Slots are used again, generations are not (until 2^32 tunnels later): events, timers and messages that carry a key
+/// whose generation does not match its slot are stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The slot.
+    pub index: u32,
+    /// Which owner of the slot; never 0.
+    pub generation: u32,
+}
+
+/// Which socket of a tunnel an event speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// The client's connection.
+    Downstream,
+    /// The connection to the upstream, with the number of the dial modulo 3, so that a late event of a connection that
+    /// was given up is not taken for one of its successor.
+    Upstream(u8),
+}
+
+/// What a readiness event is about, as it is carried through the kernel: `generation:32 | index:30 | lane:2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventToken {
+    /// The tunnel.
+    pub key: Key,
+    /// Its socket.
+    pub lane: Lane,
+}
+
+/// Tokens below this belong to the shard itself (listeners, waker): no generation is 0.
+pub const SHARD_TOKENS: usize = 1 << 32;
+
+impl From<EventToken> for Token {
+    fn from(token: EventToken) -> Token {
+        let lane = match token.lane {
+            Lane::Downstream => 0,
+            Lane::Upstream(attempt) => 1 + usize::from(attempt % 3),
+        };
+        Token((token.key.generation as usize) << 32 | (token.key.index as usize) << 2 | lane)
+    }
+}
+
+impl EventToken {
+    /// Reads a token back; `None` for one of the shard's own.
+    pub fn read(token: Token) -> Option<EventToken> {
+        let generation = u32::try_from(token.0 >> 32).ok().filter(|generation| *generation != 0)?;
+        let index = u32::try_from((token.0 & 0xffff_ffff) >> 2).ok()?;
+        let lane = match token.0 & 3 {
+            0 => Lane::Downstream,
+            1 => Lane::Upstream(0),
+            2 => Lane::Upstream(1),
+            _ => Lane::Upstream(2),
+        };
+        Some(EventToken { key: Key { index, generation }, lane })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_read_back_as_it_was_written() {
+        for generation in [1, 7, u32::MAX] {
+            for index in [0, 1, 9_999, (1 << 30) - 1] {
+                for lane in [Lane::Downstream, Lane::Upstream(0), Lane::Upstream(1), Lane::Upstream(2)] {
+                    let token = EventToken { key: Key { index, generation }, lane };
+                    assert_eq!(EventToken::read(Token::from(token)), Some(token));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_shards_own_tokens_are_nobodys() {
+        assert_eq!(EventToken::read(Token(0)), None);
+        assert_eq!(EventToken::read(Token(SHARD_TOKENS - 1)), None);
+    }
+}

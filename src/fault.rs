@@ -1,0 +1,222 @@
+//! Failures by name: which side, at which stage, for which cause.
+//!
+//! The client's status and `Proxy-Status` field, the log line and the metric's labels all come from the one [`Fault`]
+//! (invariant 9 of `ARCHITECTURE.md`), so that they cannot contradict each other.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+
+use crate::http::ErrorType;
+
+/// Who is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Culprit {
+    /// The client.
+    Downstream,
+    /// The parent proxy, or the way to it.
+    Upstream,
+    /// The gateway: its limits, its configuration, its machine.
+    Gateway,
+}
+
+impl Culprit {
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Culprit::Downstream => "downstream",
+            Culprit::Upstream => "upstream",
+            Culprit::Gateway => "gateway",
+        }
+    }
+}
+
+/// The stage of a tunnel at which a fault happened, in the order of the way of the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum At {
+    /// Reading the client's request head.
+    ReadHead,
+    /// Finding and dialling the upstream.
+    Dial,
+    /// The NTLM handshake.
+    Authenticate,
+    /// Answering the client.
+    Reply,
+    /// Moving bytes.
+    Relay,
+}
+
+impl At {
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            At::ReadHead => "read_head",
+            At::Dial => "dial",
+            At::Authenticate => "authenticate",
+            At::Reply => "reply",
+            At::Relay => "relay",
+        }
+    }
+}
+
+/// Declares the causes with what the client and the operator get to see of each: label, status (0: nobody to tell), culprit, error type of RFC 9209.
+macro_rules! causes {
+    ($($(#[$doc:meta])* $name:ident $label:literal $status:literal $culprit:ident $error:ident;)*) => {
+        /// Why something failed; a closed set.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Cause { $($(#[$doc])* $name,)* }
+
+        impl Cause {
+            /// All causes, in the order of the way of the data.
+            pub const ALL: &'static [Cause] = &[$(Cause::$name,)*];
+
+            /// The metric label.
+            pub fn label(self) -> &'static str {
+                match self { $(Cause::$name => $label,)* }
+            }
+
+            /// The status that the client gets where it can still be told.
+            pub fn status(self) -> u16 {
+                match self { $(Cause::$name => $status,)* }
+            }
+
+            /// Who is at fault.
+            pub fn culprit(self) -> Culprit {
+                match self { $(Cause::$name => Culprit::$culprit,)* }
+            }
+
+            /// The error type of RFC 9209 §2.3 that comes nearest.
+            pub fn error_type(self) -> ErrorType {
+                match self { $(Cause::$name => ErrorType::$error,)* }
+            }
+        }
+    };
+}
+
+causes! {
+    /// The request breaks the syntax of RFC 9112.
+    RequestMalformed "request_malformed" 400 Downstream HttpRequestError;
+    /// The request head is longer than the limit, or has too many fields.
+    RequestHeadTooLarge "request_head_too_large" 431 Downstream HttpRequestError;
+    /// HTTP of a version that is not 1.0 or 1.1.
+    RequestVersion "request_version" 505 Downstream HttpRequestError;
+    /// A method other than CONNECT.
+    MethodNotSupported "method_not_supported" 501 Downstream HttpRequestError;
+    /// The client did not finish its head in time.
+    HeadTimeout "head_timeout" 408 Downstream HttpRequestError;
+    /// The client's address is not among those allowed.
+    ClientNotAllowed "client_not_allowed" 403 Downstream HttpRequestDenied;
+    /// As many tunnels are open as may be.
+    TunnelLimit "tunnel_limit" 503 Gateway ConnectionLimitReached;
+    /// The process has no descriptor or memory left for another connection.
+    ResourcesExhausted "resources_exhausted" 503 Gateway ProxyInternalError;
+    /// The upstream's name does not resolve.
+    ResolveFailed "resolve_failed" 502 Upstream DnsError;
+    /// The upstream's name was not resolved in time.
+    ResolveTimeout "resolve_timeout" 504 Upstream DnsTimeout;
+    /// The upstream refused the TCP connection.
+    ConnectRefused "connect_refused" 502 Upstream ConnectionRefused;
+    /// The upstream's address cannot be reached.
+    ConnectUnreachable "connect_unreachable" 502 Upstream DestinationIpUnroutable;
+    /// The TCP connection was not made in time.
+    ConnectTimeout "connect_timeout" 504 Upstream ConnectionTimeout;
+    /// The upstream closed the connection before its answer was complete.
+    UpstreamClosed "upstream_closed" 502 Upstream ConnectionTerminated;
+    /// The upstream reset the connection, or a write to it failed.
+    UpstreamReset "upstream_reset" 502 Upstream ConnectionTerminated;
+    /// The upstream's answer breaks the syntax of RFC 9112.
+    ResponseMalformed "response_malformed" 502 Upstream HttpProtocolError;
+    /// The upstream's head is longer than the limit.
+    ResponseHeadTooLarge "response_head_too_large" 502 Upstream HttpResponseHeaderSectionSize;
+    /// The body of a 407 is longer than is read past.
+    ResponseBodyTooLarge "response_body_too_large" 502 Upstream HttpResponseBodySize;
+    /// The upstream did not answer in time.
+    HandshakeTimeout "handshake_timeout" 504 Upstream HttpResponseTimeout;
+    /// The upstream asks for authentication but not for NTLM.
+    SchemeNotOffered "scheme_not_offered" 502 Upstream ProxyConfigurationError;
+    /// The CHALLENGE_MESSAGE is none, or cannot be answered.
+    ChallengeMalformed "challenge_malformed" 502 Upstream HttpProtocolError;
+    /// The upstream keeps closing the connection in the middle of the handshake, or never comes to an end with it.
+    HandshakeBroken "handshake_broken" 502 Upstream HttpProtocolError;
+    /// The upstream refused the AUTHENTICATE_MESSAGE.
+    CredentialsRefused "credentials_refused" 502 Gateway ProxyConfigurationError;
+    /// No AUTHENTICATE_MESSAGE was sent, because the credential guard is closed.
+    CredentialsHeld "credentials_held" 502 Gateway ProxyConfigurationError;
+    /// The credential guard let another handshake go first, and that one took too long.
+    GuardTimeout "guard_timeout" 504 Gateway HttpResponseTimeout;
+    /// The client closed or reset its connection.
+    ClientGone "client_gone" 0 Downstream ConnectionTerminated;
+    /// Nothing moved for too long.
+    IdleTimeout "idle_timeout" 0 Gateway ConnectionReadTimeout;
+    /// One direction had ended and the other did not come to an end in time.
+    HalfClosedTimeout "half_closed_timeout" 0 Gateway ConnectionReadTimeout;
+    /// The gateway is shutting down.
+    Drained "drained" 503 Gateway ConnectionLimitReached;
+}
+
+/// One named failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where on the way of the data.
+    pub at: At,
+    /// Why.
+    pub cause: Cause,
+    /// What more there is to say, for a person. Never holds a secret, or bytes of a peer that were not made printable.
+    pub detail: Cow<'static, str>,
+}
+
+impl Fault {
+    /// Names a failure.
+    pub fn new(at: At, cause: Cause, detail: impl Into<Cow<'static, str>>) -> Fault {
+        Fault { at, cause, detail: detail.into() }
+    }
+
+    /// Names what the system said of a downstream connection.
+    pub fn downstream_io(at: At, error: &io::Error) -> Fault {
+        Fault::new(at, Cause::ClientGone, format!("the client's connection failed: {error}"))
+    }
+
+    /// Names what the system said of an upstream connection that stood.
+    pub fn upstream_io(at: At, error: &io::Error) -> Fault {
+        Fault::new(at, Cause::UpstreamReset, format!("the connection to the upstream failed: {error}"))
+    }
+
+    /// Names what the system said of an attempt to connect to an upstream.
+    pub fn dial_io(error: &io::Error) -> Fault {
+        let cause = match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Cause::ConnectRefused,
+            io::ErrorKind::TimedOut => Cause::ConnectTimeout,
+            _ if is_exhaustion(error) => Cause::ResourcesExhausted,
+            _ => Cause::ConnectUnreachable,
+        };
+        Fault::new(At::Dial, cause, error.to_string())
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} at {}: {}", self.cause.label(), self.at.label(), self.detail)
+    }
+}
+
+/// Whether an error says that the process or the system has run out of descriptors, ports or memory.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    Errno::from_io_error(error).is_some_and(|errno| exhausted.contains(&errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_cause_is_ever_told_as_407_and_labels_are_unique() {
+        let mut labels = std::collections::HashSet::new();
+        for cause in Cause::ALL {
+            assert_ne!(cause.status(), 407, "{}: the client knows nothing of NTLM", cause.label());
+            assert!(cause.status() == 0 || (400..600).contains(&cause.status()));
+            assert!(labels.insert(cause.label()), "{} twice", cause.label());
+        }
+    }
+}

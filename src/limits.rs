@@ -1,0 +1,112 @@
+//! Every bound and default of the gateway in one place, with its unit and its reason.
+//!
+//! Nothing in the gateway grows without one of these in front of it (invariant 6 of `ARCHITECTURE.md`).
+
+use std::time::Duration;
+
+/// Longest request or response head, in bytes. Kerberos tickets of other clients make heads of 16 KiB and more; nothing
+/// honest comes near 64 KiB.
+pub const HEAD_LIMIT_BYTES: usize = 64 * 1024;
+
+/// Longest body of a 407 that is read past to keep its connection, in bytes. Squid's page has 3 KB; what is longer is
+/// not worth the connection it saves.
+pub const DRAIN_LIMIT_BYTES: u64 = 256 * 1024;
+
+/// Longest body of an upstream's own refusal (403, 503 …) that is passed on to the client, in bytes. Block pages carry
+/// their pictures in line at times; the rest is cut.
+pub const REFUSAL_BODY_LIMIT_BYTES: usize = 256 * 1024;
+
+/// One read by copying, in bytes, and the size of the scratch buffer that each shard has once.
+pub const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Capacity asked of a relay pipe, in bytes. A megabyte took a third less CPU a GiB than 64 KiB; 512 KiB keeps most of
+/// that and half the memory.
+pub const PIPE_BYTES: usize = 512 * 1024;
+
+/// A pipe that the kernel made smaller than this, in bytes, is not worth its two descriptors: past
+/// `pipe-user-pages-soft` the kernel hands out pipes of two pages.
+pub const PIPE_FLOOR_BYTES: usize = 64 * 1024;
+
+/// Pipes that a shard lends out at once. A pipe is lent only while bulk bytes are in it.
+pub const PIPES_PER_SHARD: usize = 64;
+
+/// Empty pipes that a shard keeps for the next borrower.
+pub const PIPES_KEPT_PER_SHARD: usize = 16;
+
+/// Bytes that one tunnel may move in one turn before it yields to the others, in bytes.
+pub const TURN_BYTES: usize = 1024 * 1024;
+
+/// Connections accepted in one turn, so that a burst of new clients does not starve the tunnels that are there.
+pub const ACCEPTS_PER_TURN: usize = 64;
+
+/// Events taken from the kernel in one turn.
+pub const EVENTS_PER_TURN: usize = 1024;
+
+/// Clients over `max_tunnels` that a shard holds at once in order to tell them 503; past them accepting pauses.
+pub const TURNED_AWAY_PER_SHARD: usize = 256;
+
+/// Connections that wait for `accept` in the kernel, a listening socket. The kernel cuts it to `net.core.somaxconn`.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// How long accepting rests after the process ran out of descriptors or memory.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Tunnels open at once in the whole process; cut to what `RLIMIT_NOFILE` allows.
+pub const MAX_TUNNELS: usize = 10_000;
+
+/// Descriptors kept back from tunnels: listeners, pipes' share, log, admin, resolver.
+pub const RESERVED_DESCRIPTORS: usize = 256;
+
+/// One connection attempt to one upstream address.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// From accept to a whole request head.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// From the first upstream byte to the answer for the client. A proxy answers a CONNECT only when its own attempt at the
+/// origin has ended, which takes a minute for a host that drops packets.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// A tunnel on which nothing moves either way. WebSockets, database sessions and git over SSH rest for many minutes.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// A tunnel of which one direction has ended.
+pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// From an error's answer to the close, while what the client still sends is read past: a close on unread bytes would
+/// become a reset and destroy the answer on its way.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// From the end of the shutdown delay to the close of what is left.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// From SIGTERM, while `/readyz` already fails, to the close of the listeners.
+pub const SHUTDOWN_DELAY: Duration = Duration::ZERO;
+
+/// TCP keep-alive: rest before the first probe. Below the idle limits of most NAT boxes.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+
+/// Connections that one client request may use up in its handshake before the upstream is called at fault.
+pub const HANDSHAKE_CONNECTIONS: u8 = 3;
+
+/// Refused AUTHENTICATE_MESSAGEs that an unproven identity may cause within [`GUARD_WINDOW`].
+pub const GUARD_ATTEMPTS: u32 = 3;
+
+/// The window over which [`GUARD_ATTEMPTS`] counts; the usual observation window of an account lock-out policy.
+pub const GUARD_WINDOW: Duration = Duration::from_secs(30 * 60);
+
+/// Rest after a first refusal; each further one rests [`GUARD_BACKOFF_FACTOR`] times as long.
+pub const GUARD_BACKOFF: Duration = Duration::from_secs(60);
+
+/// See [`GUARD_BACKOFF`].
+pub const GUARD_BACKOFF_FACTOR: u32 = 5;
+
+/// Names are looked up again this often.
+pub const RESOLVE_REFRESH: Duration = Duration::from_secs(30);
+
+/// First rest after a look-up that failed; it doubles up to [`RESOLVE_REFRESH`].
+pub const RESOLVE_RETRY: Duration = Duration::from_secs(1);
+
+/// Log lines that wait for the writer; what comes past them is dropped and counted, because a log reader that stands
+/// still must not stand a shard still.
+pub const LOG_QUEUE_LINES: usize = 16 * 1024;

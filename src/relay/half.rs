@@ -1,0 +1,306 @@
+//! One direction of a tunnel.
+//!
+//! ```text
+//!             bytes held                  source's end of file           held bytes gone
+//!   Open ────────────────▶ Open, held ───────────────────▶ SourceEnded ──────────────────▶ Finished
+//!     ▲                        │                                           shutdown(SHUT_WR)
+//!     └──── bytes gone ────────┘
+//! ```
+//!
+//! A half begins by copying through the shard's scratch buffer: a small message costs one read and one write. When reads
+//! keep filling the buffer it borrows a pipe and splices, and gives the pipe back as soon as it is empty and the source
+//! has no more.
+
+use std::io;
+use std::net::Shutdown;
+
+use rustix::io::Errno;
+use rustix::pipe::{SpliceFlags, splice};
+
+use super::pipe_pool::{Pipe, PipePool};
+use crate::event::Endpoint;
+use crate::limits;
+
+/// Reads in a row that fill the scratch buffer before a half counts as bulk.
+const BULK_AFTER_READS: u8 = 2;
+
+/// A spliced piece below this, in bytes, means that the flow is small again: below it one copy costs less than the two
+/// calls and the page handling of a splice.
+const BULK_FLOOR_BYTES: usize = 16 * 1024;
+
+/// What the halves of a shard share.
+pub struct Resources<'a> {
+    /// Holds one read of one half, and nothing between calls.
+    pub scratch: &'a mut [u8],
+    /// Pipes for bulk.
+    pub pipes: &'a mut PipePool,
+}
+
+/// Bytes delivered, by the way they went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Through user space.
+    pub copied: u64,
+    /// Through a pipe.
+    pub spliced: u64,
+}
+
+/// How a call of [`Half::pump`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing can be done until a socket becomes ready.
+    Waiting,
+    /// The budget is used up and there is more to do: no further event will come for it.
+    Yielded,
+    /// The source has ended, all its bytes are delivered and the destination has been told.
+    Finished,
+}
+
+/// Which connection failed.
+#[derive(Debug)]
+pub enum RelayError {
+    /// Reading from the source.
+    Source(io::Error),
+    /// Writing to the destination.
+    Destination(io::Error),
+}
+
+/// Bytes on their way, in one place.
+#[derive(Debug)]
+enum Held {
+    Nothing,
+    /// Boxed: a half at rest must stay small, and this is the rare case.
+    Buffer(Box<Buffer>),
+    /// Invariant: the pipe holds exactly `bytes`.
+    Piped {
+        pipe: Pipe,
+        bytes: u32,
+    },
+}
+
+#[derive(Debug)]
+struct Buffer {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Open,
+    SourceEnded,
+    Finished,
+}
+
+/// One direction of a tunnel. Every byte once, in order: what is held goes out before anything is read.
+#[derive(Debug)]
+pub struct Half {
+    held: Held,
+    flow: Flow,
+    /// Reads in a row that filled the scratch buffer; from [`BULK_AFTER_READS`] on the half splices.
+    full_reads: u8,
+    moved: Moved,
+}
+
+impl Half {
+    /// A half whose first bytes are `leftover`: those that came behind a head.
+    pub fn new(leftover: Vec<u8>) -> Half {
+        let held = match leftover.is_empty() {
+            true => Held::Nothing,
+            false => Held::Buffer(Box::new(Buffer { bytes: leftover, sent: 0 })),
+        };
+        Half { held, flow: Flow::Open, full_reads: 0, moved: Moved::default() }
+    }
+
+    /// Bytes delivered so far.
+    pub fn moved(&self) -> Moved {
+        self.moved
+    }
+
+    /// The source has ended and everything is delivered.
+    pub fn is_finished(&self) -> bool {
+        self.flow == Flow::Finished
+    }
+
+    /// Moves bytes until neither side can, or `budget_bytes` (counted down) is used up.
+    ///
+    /// `other_finished` says that the opposite half is at its end: then the tunnel is about to be closed whole, and no
+    /// separate shutdown is needed.
+    ///
+    /// # Errors
+    /// What a socket said, with its side. The tunnel is to be closed then.
+    pub fn pump(
+        &mut self,
+        from: &mut Endpoint,
+        to: &mut Endpoint,
+        other_finished: bool,
+        resources: &mut Resources<'_>,
+        budget_bytes: &mut usize,
+    ) -> Result<Turn, RelayError> {
+        loop {
+            if !self.flush(to, resources.pipes)? {
+                return Ok(Turn::Waiting);
+            }
+            match self.flow {
+                Flow::Finished => return Ok(Turn::Finished),
+                Flow::SourceEnded => {
+                    self.finish(to, other_finished)?;
+                    return Ok(Turn::Finished);
+                }
+                Flow::Open => {}
+            }
+            if !from.ready.readable() || !to.ready.writable() {
+                return Ok(Turn::Waiting);
+            }
+            if *budget_bytes == 0 {
+                return Ok(Turn::Yielded);
+            }
+            let taken = self.take(from, to, resources)?;
+            *budget_bytes = budget_bytes.saturating_sub(taken);
+        }
+    }
+
+    /// Ends the half wherever it is; a pipe that it borrowed goes back to the pool.
+    pub fn dismantle(self, pipes: &mut PipePool) -> Moved {
+        if let Held::Piped { pipe, .. } = self.held {
+            pipes.discard(pipe);
+        }
+        self.moved
+    }
+
+    /// Takes one piece from the source; returns its length in bytes.
+    fn take(
+        &mut self,
+        from: &mut Endpoint,
+        to: &mut Endpoint,
+        resources: &mut Resources<'_>,
+    ) -> Result<usize, RelayError> {
+        if self.full_reads >= BULK_AFTER_READS
+            && let Some(pipe) = resources.pipes.borrow()
+        {
+            return self.take_by_splice(from, pipe, resources.pipes);
+        }
+        self.take_by_copy(from, to, resources.scratch)
+    }
+
+    fn take_by_copy(
+        &mut self,
+        from: &mut Endpoint,
+        to: &mut Endpoint,
+        scratch: &mut [u8],
+    ) -> Result<usize, RelayError> {
+        let count = match from.read(scratch).map_err(RelayError::Source)? {
+            None => return Ok(0),
+            Some(0) => {
+                self.flow = Flow::SourceEnded;
+                return Ok(0);
+            }
+            Some(count) => count,
+        };
+        self.full_reads = match count == scratch.len() {
+            true => self.full_reads.saturating_add(1),
+            false => 0,
+        };
+        let bytes = &scratch[..count];
+        let sent = to.write(bytes).map_err(RelayError::Destination)?;
+        self.moved.copied += sent as u64;
+        if sent < count {
+            self.held = Held::Buffer(Box::new(Buffer { bytes: bytes[sent..].to_vec(), sent: 0 }));
+        }
+        Ok(count)
+    }
+
+    fn take_by_splice(&mut self, from: &mut Endpoint, pipe: Pipe, pipes: &mut PipePool) -> Result<usize, RelayError> {
+        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+        let spliced = loop {
+            match splice(&from.stream, None, &pipe.writer, None, limits::PIPE_BYTES, flags) {
+                Err(Errno::INTR) => {}
+                other => break other,
+            }
+        };
+        match spliced {
+            Ok(0) => {
+                pipes.give_back(pipe);
+                self.flow = Flow::SourceEnded;
+                Ok(0)
+            }
+            Ok(count) => {
+                if count < BULK_FLOOR_BYTES {
+                    self.full_reads = 0;
+                }
+                // A pipe holds PIPE_BYTES at most.
+                let bytes = u32::try_from(count).unwrap_or(u32::MAX);
+                self.held = Held::Piped { pipe, bytes };
+                Ok(count)
+            }
+            Err(Errno::AGAIN) => {
+                // The pipe is empty, so this EAGAIN is surely the socket's.
+                pipes.give_back(pipe);
+                from.ready.read_blocked();
+                Ok(0)
+            }
+            Err(errno) => {
+                pipes.give_back(pipe);
+                Err(RelayError::Source(errno.into()))
+            }
+        }
+    }
+
+    /// Delivers what is held; `true` when nothing is held any more.
+    fn flush(&mut self, to: &mut Endpoint, pipes: &mut PipePool) -> Result<bool, RelayError> {
+        loop {
+            match &mut self.held {
+                Held::Nothing => return Ok(true),
+                _ if !to.ready.writable() => return Ok(false),
+                Held::Buffer(buffer) => {
+                    let sent = to.write(&buffer.bytes[buffer.sent..]).map_err(RelayError::Destination)?;
+                    buffer.sent += sent;
+                    self.moved.copied += sent as u64;
+                    if buffer.sent == buffer.bytes.len() {
+                        self.held = Held::Nothing;
+                    }
+                }
+                Held::Piped { pipe, bytes } => {
+                    let sent = splice_out(pipe, to, *bytes).map_err(RelayError::Destination)?;
+                    self.moved.spliced += u64::from(sent);
+                    *bytes -= sent;
+                    if *bytes == 0
+                        && let Held::Piped { pipe, .. } = std::mem::replace(&mut self.held, Held::Nothing)
+                    {
+                        pipes.give_back(pipe);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the destination that nothing more comes.
+    fn finish(&mut self, to: &mut Endpoint, other_finished: bool) -> Result<(), RelayError> {
+        self.flow = Flow::Finished;
+        if other_finished {
+            return Ok(());
+        }
+        match to.stream.shutdown(Shutdown::Write) {
+            // The destination is gone already; its own half will say so.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            other => other.map_err(RelayError::Destination),
+        }
+    }
+}
+
+/// Splices at most `bytes` out of a pipe that holds that many; 0 when the destination takes none now.
+fn splice_out(pipe: &Pipe, to: &mut Endpoint, bytes: u32) -> io::Result<u32> {
+    // No SPLICE_F_MORE: it holds the tail back for 200 ms in spite of TCP_NODELAY.
+    let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+    loop {
+        match splice(&pipe.reader, None, &to.stream, None, bytes as usize, flags) {
+            Ok(count) => return Ok(u32::try_from(count).unwrap_or(bytes)),
+            Err(Errno::INTR) => {}
+            // The pipe is not empty, so this EAGAIN is surely the socket's.
+            Err(Errno::AGAIN) => {
+                to.ready.write_blocked();
+                return Ok(0);
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! The credential guard: what keeps a wrong password from locking an account.
+//!
+//! ```text
+//!               accepted                     refused
+//!   Unproven ───────────────▶ Proven ───────────────────▶ Unproven (one canary decides)
+//!      │ ▲ one AUTHENTICATE at a time                         │
+//!      │ └───────────────── back-off passed ──────┐           │
+//!      └──────── refused ─────────────────────▶ Refused ◀─────┘ refused
+//! ```
+//!
+//! Any AUTHENTICATE_MESSAGE goes out with a [`Ticket`]; who gets none waits or gives up. Tickets are numbered in the order of
+//! sending, so that a late answer does not overrule a younger one: an acceptance from before a refusal proves nothing any
+//! more.
+//!
+//! An attempt that ends without an answer while the identity has never been proven counts as one that may have failed:
+//! the proxy may have told the domain controller before the connection broke.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How many attempts the guard allows, and how fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuardPolicy {
+    /// Unsuccessful AUTHENTICATE_MESSAGEs within `window` at the most.
+    pub attempts: u32,
+    /// The sliding window that `attempts` speaks of.
+    pub window: Duration,
+    /// Rest after the first refusal.
+    pub backoff: Duration,
+    /// Each further rest is this many times as long, up to `window`.
+    pub backoff_factor: u32,
+}
+
+impl Default for GuardPolicy {
+    fn default() -> Self {
+        use crate::limits;
+        GuardPolicy {
+            attempts: limits::GUARD_ATTEMPTS,
+            window: limits::GUARD_WINDOW,
+            backoff: limits::GUARD_BACKOFF,
+            backoff_factor: limits::GUARD_BACKOFF_FACTOR,
+        }
+    }
+}
+
+/// What the guard knows of its identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuardState {
+    /// No AUTHENTICATE_MESSAGE has been accepted since the start, the change of the secret, or the last refusal.
+    Unproven,
+    /// The upstream accepts the identity.
+    Proven,
+    /// The upstream refused it; nothing is sent for a while.
+    Refused,
+}
+
+impl GuardState {
+    /// All states, in the order of their metric labels.
+    pub const ALL: [GuardState; 3] = [GuardState::Unproven, GuardState::Proven, GuardState::Refused];
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            GuardState::Unproven => "unproven",
+            GuardState::Proven => "proven",
+            GuardState::Refused => "refused",
+        }
+    }
+}
+
+/// The answer to a request to send an AUTHENTICATE_MESSAGE.
+#[derive(Debug)]
+pub enum Permission {
+    /// Send it, and tell the ticket what came of it.
+    Go(Ticket),
+    /// Another handshake is proving the identity; ask again after the next change.
+    Wait,
+    /// The identity was refused; nothing may be sent for this long.
+    Held(Duration),
+}
+
+/// The right to send one AUTHENTICATE_MESSAGE. Dropped without an answer, it counts as unanswered.
+#[derive(Debug)]
+pub struct Ticket {
+    guard: Arc<Guard>,
+    number: u64,
+    answered: bool,
+}
+
+/// One guard an identity, shared by all shards.
+///
+/// A mutex and not a message to an owner: it is held for a few instructions, never over input or output, and the caller
+/// needs the answer in order to go on.
+pub struct Guard {
+    policy: GuardPolicy,
+    inner: Mutex<Inner>,
+    on_change: Box<dyn Fn(GuardState) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Guard").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    /// When attempts that count were made, in ms, the oldest first; at most `policy.attempts`.
+    attempts_ms: Vec<u64>,
+    /// Refusals in a row.
+    refusals: u32,
+    ever_proven: bool,
+    next_number: u64,
+    /// The youngest ticket that was refused, and the youngest that was accepted.
+    refused_number: u64,
+    accepted_number: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Unproven { canary: Option<u64> },
+    Proven,
+    Refused { until_ms: u64 },
+}
+
+impl Guard {
+    /// A guard in the state *unproven*. `on_change` is called after every change that may let a waiter go on, from the
+    /// thread that caused it; it must not block and not call the guard.
+    pub fn new(policy: GuardPolicy, on_change: impl Fn(GuardState) + Send + Sync + 'static) -> Arc<Guard> {
+        let inner = Inner {
+            state: State::Unproven { canary: None },
+            attempts_ms: Vec::new(),
+            refusals: 0,
+            ever_proven: false,
+            next_number: 1,
+            refused_number: 0,
+            accepted_number: 0,
+        };
+        Arc::new(Guard { policy, inner: Mutex::new(inner), on_change: Box::new(on_change) })
+    }
+
+    /// The present state.
+    pub fn state(&self) -> GuardState {
+        match self.lock().state {
+            State::Unproven { .. } => GuardState::Unproven,
+            State::Proven => GuardState::Proven,
+            State::Refused { .. } => GuardState::Refused,
+        }
+    }
+
+    /// How long nothing may be sent yet, if so; lets a newcomer give up before it dials.
+    pub fn held(&self, now_ms: u64) -> Option<Duration> {
+        match self.lock().state {
+            State::Refused { until_ms } if now_ms < until_ms => Some(Duration::from_millis(until_ms - now_ms)),
+            _ => None,
+        }
+    }
+
+    /// Asks to send one AUTHENTICATE_MESSAGE.
+    pub fn ask(self: &Arc<Guard>, now_ms: u64) -> Permission {
+        let mut inner = self.lock();
+        let number = inner.next_number;
+        match inner.state {
+            State::Proven => {}
+            State::Unproven { canary: Some(_) } => return Permission::Wait,
+            State::Refused { until_ms } if now_ms < until_ms => {
+                return Permission::Held(Duration::from_millis(until_ms - now_ms));
+            }
+            State::Unproven { canary: None } | State::Refused { .. } => {
+                if let Some(until_ms) = inner.budget_spent_until(&self.policy, now_ms) {
+                    inner.state = State::Refused { until_ms };
+                    drop(inner);
+                    (self.on_change)(GuardState::Refused);
+                    return Permission::Held(Duration::from_millis(until_ms - now_ms));
+                }
+                inner.state = State::Unproven { canary: Some(number) };
+                if !inner.ever_proven {
+                    inner.count_attempt(&self.policy, now_ms);
+                }
+            }
+        }
+        inner.next_number += 1;
+        Permission::Go(Ticket { guard: Arc::clone(self), number, answered: false })
+    }
+
+    fn accepted(&self, number: u64) {
+        let mut inner = self.lock();
+        if number <= inner.refused_number {
+            inner.end_canary(number);
+            return;
+        }
+        let changed = inner.state != State::Proven;
+        inner.state = State::Proven;
+        inner.ever_proven = true;
+        inner.refusals = 0;
+        inner.attempts_ms.clear();
+        inner.accepted_number = inner.accepted_number.max(number);
+        drop(inner);
+        if changed {
+            (self.on_change)(GuardState::Proven);
+        }
+    }
+
+    fn refused(&self, number: u64, now_ms: u64) {
+        let mut inner = self.lock();
+        if number < inner.accepted_number {
+            return;
+        }
+        inner.refused_number = inner.refused_number.max(number);
+        let was_counted = inner.state == State::Unproven { canary: Some(number) } && !inner.ever_proven;
+        if !was_counted {
+            inner.count_attempt(&self.policy, now_ms);
+        }
+        let next = match inner.state {
+            State::Proven => {
+                inner.refusals = 1;
+                GuardState::Unproven
+            }
+            State::Unproven { .. } => {
+                inner.refusals += 1;
+                GuardState::Refused
+            }
+            // Sent before the guard closed: it is counted, but it is no further strike.
+            State::Refused { .. } => GuardState::Refused,
+        };
+        inner.state = match next {
+            GuardState::Refused => State::Refused { until_ms: inner.closed_until(&self.policy, now_ms) },
+            _ => State::Unproven { canary: None },
+        };
+        drop(inner);
+        (self.on_change)(next);
+    }
+
+    fn unanswered(&self, number: u64) {
+        if self.lock().end_canary(number) {
+            (self.on_change)(GuardState::Unproven);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn count_attempt(&mut self, policy: &GuardPolicy, now_ms: u64) {
+        self.attempts_ms.push(now_ms);
+        let surplus = self.attempts_ms.len().saturating_sub(policy.attempts as usize);
+        self.attempts_ms.drain(..surplus);
+    }
+
+    /// Frees the canary's place if `number` holds it.
+    fn end_canary(&mut self, number: u64) -> bool {
+        let held = self.state == State::Unproven { canary: Some(number) };
+        if held {
+            self.state = State::Unproven { canary: None };
+        }
+        held
+    }
+
+    /// Until when no further attempt fits into the window, if none does now.
+    fn budget_spent_until(&self, policy: &GuardPolicy, now_ms: u64) -> Option<u64> {
+        let oldest = self.attempts_ms.len().checked_sub(policy.attempts as usize)?;
+        let until_ms = self.attempts_ms[oldest] + millis(policy.window);
+        (until_ms > now_ms).then_some(until_ms)
+    }
+
+    /// Until when the guard stays closed after a refusal at `now_ms`.
+    fn closed_until(&self, policy: &GuardPolicy, now_ms: u64) -> u64 {
+        let factor = policy.backoff_factor.saturating_pow(self.refusals.saturating_sub(1));
+        let backoff = policy.backoff.saturating_mul(factor).min(policy.window);
+        let by_backoff = now_ms + millis(backoff);
+        by_backoff.max(self.budget_spent_until(policy, now_ms).unwrap_or(0))
+    }
+}
+
+impl Ticket {
+    /// The upstream took the AUTHENTICATE_MESSAGE: it answered with anything but a 407.
+    pub fn accepted(mut self) {
+        self.answered = true;
+        self.guard.accepted(self.number);
+    }
+
+    /// The upstream answered the AUTHENTICATE_MESSAGE with a 407.
+    pub fn refused(mut self, now_ms: u64) {
+        self.answered = true;
+        self.guard.refused(self.number, now_ms);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.guard.unanswered(self.number);
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const MINUTE_MS: u64 = 60_000;
+
+    fn guard() -> Arc<Guard> {
+        Guard::new(GuardPolicy::default(), |_| {})
+    }
+
+    fn go(guard: &Arc<Guard>, now_ms: u64) -> Ticket {
+        match guard.ask(now_ms) {
+            Permission::Go(ticket) => ticket,
+            other => panic!("expected a ticket, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn while_unproven_one_goes_and_the_others_wait() {
+        let guard = guard();
+        let canary = go(&guard, 0);
+        assert!(matches!(guard.ask(0), Permission::Wait));
+        canary.accepted();
+        let _together = (go(&guard, 1), go(&guard, 1), go(&guard, 1));
+    }
+
+    #[test]
+    fn a_wrong_password_under_load_is_tried_three_times_in_thirty_minutes() {
+        let guard = guard();
+        let mut sent_ms = Vec::new();
+        // A thousand clients a second for two hours.
+        for second in 0..7_200 {
+            let now_ms = second * 1_000;
+            for _ in 0..1_000 {
+                if let Permission::Go(ticket) = guard.ask(now_ms) {
+                    sent_ms.push(now_ms);
+                    ticket.refused(now_ms);
+                }
+            }
+        }
+        for window in sent_ms.windows(4) {
+            assert!(window[3] - window[0] >= 30 * MINUTE_MS, "{window:?}");
+        }
+        assert_eq!(sent_ms[..4], [0, MINUTE_MS, 6 * MINUTE_MS, 31 * MINUTE_MS]);
+    }
+
+    #[test]
+    fn attempts_without_an_answer_are_bounded_too() {
+        let guard = guard();
+        let sent = (0..1_000).filter(|_| matches!(guard.ask(5), Permission::Go(_))).count();
+        assert_eq!(sent, 3);
+        assert_eq!(guard.state(), GuardState::Refused);
+        assert!(matches!(guard.ask(30 * MINUTE_MS + 5), Permission::Go(_)));
+    }
+
+    #[test]
+    fn once_proven_lost_connections_close_nothing() {
+        let guard = guard();
+        go(&guard, 0).accepted();
+        for _ in 0..100 {
+            drop(go(&guard, 1));
+        }
+        assert_eq!(guard.state(), GuardState::Proven);
+    }
+
+    #[test]
+    fn a_refusal_after_proof_lets_one_canary_decide() {
+        let guard = guard();
+        go(&guard, 0).accepted();
+        let in_flight = go(&guard, 1);
+        go(&guard, 1).refused(2);
+        assert_eq!(guard.state(), GuardState::Unproven);
+        let canary = go(&guard, 3);
+        assert!(matches!(guard.ask(3), Permission::Wait));
+        // Sent before the refusal: proves nothing about now.
+        in_flight.accepted();
+        assert!(matches!(guard.ask(3), Permission::Wait));
+        canary.accepted();
+        assert_eq!(guard.state(), GuardState::Proven);
+    }
+
+    #[test]
+    fn a_refusal_that_is_older_than_the_proof_is_ignored() {
+        let guard = guard();
+        go(&guard, 0).accepted();
+        let old = go(&guard, 1);
+        go(&guard, 2).accepted();
+        old.refused(3);
+        assert_eq!(guard.state(), GuardState::Proven);
+    }
+
+    #[test]
+    fn the_guard_tells_of_every_change_that_can_free_a_waiter() {
+        let changes = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&changes);
+        let guard = Guard::new(GuardPolicy::default(), move |_| {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+        drop(go(&guard, 0));
+        assert_eq!(changes.load(Ordering::Relaxed), 1, "unanswered");
+        go(&guard, 0).refused(0);
+        assert_eq!(changes.load(Ordering::Relaxed), 2, "refused");
+        go(&guard, 30 * MINUTE_MS).accepted();
+        assert_eq!(changes.load(Ordering::Relaxed), 3, "accepted");
+    }
+}
