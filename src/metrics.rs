@@ -243,10 +243,10 @@ impl Metrics {
         observe(&self.phases, Phase::ALL.iter().position(|(known, _)| *known == phase), duration_us);
     }
 
-    /// The upstream answered 407.
-    pub fn answered_407(&self, reason: Reason407) {
+    /// The upstream answered 407, so many times.
+    pub fn answered_407(&self, reason: Reason407, times: u64) {
         if let Some((_, counter)) = Reason407::ALL.iter().zip(&self.reasons_407).find(|((known, _), _)| *known == reason) {
-            counter.inc();
+            counter.inc_by(times);
         }
     }
 

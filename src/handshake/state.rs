@@ -1,0 +1,422 @@
+//! The states of the handshake.
+
+use std::sync::Arc;
+
+use super::credentials::{Credentials, FirstLeg};
+use crate::fault::{At, Cause, Fault};
+use crate::http::{self, BodyDrain, BodyFraming, FieldStorage, HeadEnd, ResponseHead, ResponseTo};
+use crate::limits;
+use crate::ntlm::{self, AuthenticateInputs, FileTime};
+
+/// The client's CONNECT as it goes upstream.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// `host:port` of the origin.
+    pub authority: Box<str>,
+    /// The client's end-to-end fields, each with its CRLF; Host and what concerns one hop only are not among them.
+    pub fields: Box<[u8]>,
+}
+
+/// The inputs of an AUTHENTICATE_MESSAGE that are new each time.
+#[derive(Clone, Copy)]
+pub struct Nonces {
+    /// 8 random bytes.
+    pub client_challenge: [u8; 8],
+    /// 16 random bytes.
+    pub exported_session_key: [u8; 16],
+    /// Used where the server does not tell its own time.
+    pub now: FileTime,
+}
+
+/// What came of feeding bytes.
+#[derive(Debug)]
+pub enum Progress {
+    /// More must be read.
+    More,
+    /// `out` holds a request to be sent on the same connection.
+    Send,
+    /// The connection is of no more use: dial anew, then [`Handshake::begin`].
+    Redial,
+    /// The challenge is there; [`Handshake::authenticate`] when the guard allows it.
+    Challenged,
+    /// The tunnel stands; what was not consumed belongs to it.
+    Established,
+    /// The upstream took the credentials and declined the request; the answer is to be passed on.
+    Declined(Declined),
+}
+
+/// An upstream's own answer to a CONNECT that it did not grant. Its body follows unconsumed.
+#[derive(Debug)]
+pub struct Declined {
+    /// Not 2xx, not 407.
+    pub status: u16,
+    /// The reason phrase, made printable.
+    pub reason: String,
+    /// Its end-to-end fields, each with its CRLF.
+    pub fields: Vec<u8>,
+    /// How long the body is.
+    pub framing: BodyFraming,
+}
+
+/// How often the upstream answered 407, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// To a request without credentials, or a NEGOTIATE_MESSAGE that was not looked at.
+    pub unprompted: u8,
+    /// With a CHALLENGE_MESSAGE.
+    pub challenge: u8,
+    /// To an AUTHENTICATE_MESSAGE.
+    pub refused: u8,
+    /// To an AUTHENTICATE_MESSAGE, with a new challenge.
+    pub rechallenge: u8,
+}
+
+/// What a request carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leg {
+    Plain,
+    Negotiate,
+    Authenticate,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing has been sent on the present connection.
+    Ready(Leg),
+    /// A request is out.
+    Awaiting { sent: Leg, head_end: HeadEnd },
+    /// The body of a 407 is read past; then the connection goes on.
+    Draining { drain: BodyDrain, then: AfterDrain },
+    /// The CHALLENGE_MESSAGE of this connection, not answered yet.
+    Challenged { challenge: Vec<u8> },
+    /// An outcome has been reported.
+    Ended,
+}
+
+#[derive(Debug)]
+enum AfterDrain {
+    Answer(Vec<u8>),
+    Negotiate,
+}
+
+/// One handshake, over as many connections as it takes.
+#[derive(Debug)]
+pub struct Handshake {
+    request: Request,
+    credentials: Arc<Credentials>,
+    state: State,
+    head_limit_bytes: usize,
+    /// Times that NEGOTIATE (or the request without credentials) was sent.
+    beginnings: u8,
+    legs: u8,
+    tally: Tally,
+}
+
+impl Handshake {
+    /// A handshake that has sent nothing yet. Heads of more than `head_limit_bytes` are a fault.
+    pub fn new(request: Request, credentials: Arc<Credentials>, head_limit_bytes: usize) -> Handshake {
+        let first = match credentials.first_leg {
+            FirstLeg::Negotiate => Leg::Negotiate,
+            FirstLeg::Plain => Leg::Plain,
+        };
+        let state = State::Ready(first);
+        Handshake { request, credentials, state, head_limit_bytes, beginnings: 0, legs: 0, tally: Tally::default() }
+    }
+
+    /// What the client asked for.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// Requests sent so far.
+    pub fn legs(&self) -> u8 {
+        self.legs
+    }
+
+    /// Answers 407 so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// The AUTHENTICATE_MESSAGE is out and not answered.
+    pub fn awaits_verdict(&self) -> bool {
+        matches!(self.state, State::Awaiting { sent: Leg::Authenticate, .. })
+    }
+
+    /// Writes the request for a fresh connection to `out`. Whatever was known of an earlier connection is forgotten, its
+    /// challenge above all.
+    pub fn begin(&mut self, out: &mut Vec<u8>) {
+        let leg = match &self.state {
+            State::Ready(leg) => *leg,
+            _ => Leg::Negotiate,
+        };
+        self.beginnings += 1;
+        let message = match leg {
+            Leg::Plain => None,
+            _ => Some(self.credentials.negotiate.as_slice()),
+        };
+        write_request(&self.request, message, out);
+        self.sent(leg);
+    }
+
+    /// Writes the request with the AUTHENTICATE_MESSAGE to `out`.
+    ///
+    /// # Errors
+    /// [`Cause::ChallengeMalformed`] when the challenge cannot be answered, or when there is none.
+    pub fn authenticate(&mut self, nonces: &Nonces, out: &mut Vec<u8>) -> Result<(), Fault> {
+        let State::Challenged { challenge } = std::mem::replace(&mut self.state, State::Ended) else {
+            return Err(fault(Cause::ChallengeMalformed, "there is no challenge to answer"));
+        };
+        let inputs = AuthenticateInputs {
+            client_challenge: nonces.client_challenge,
+            exported_session_key: nonces.exported_session_key,
+            now: nonces.now,
+            target_name: self.credentials.target_name.as_deref(),
+            channel_bindings: None,
+        };
+        let message = ntlm::authenticate(&self.credentials.identity, &self.credentials.negotiate, &challenge, &inputs)
+            .map_err(|error| fault(Cause::ChallengeMalformed, format!("the challenge cannot be answered: {error}")))?;
+        write_request(&self.request, Some(&message), out);
+        self.sent(Leg::Authenticate);
+        Ok(())
+    }
+
+    /// Takes bytes that the upstream sent, all that were not consumed before first. Returns how many were consumed; the rest
+    /// is to be fed again with what comes after it, or belongs to the tunnel or to the body of the declined request.
+    ///
+    /// # Errors
+    /// The fault that ends the handshake.
+    pub fn receive(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(usize, Progress), Fault> {
+        let mut used = 0;
+        loop {
+            let rest = &bytes[used..];
+            match &mut self.state {
+                State::Awaiting { head_end, sent } => {
+                    let sent = *sent;
+                    let found = head_end.find(rest, self.head_limit_bytes);
+                    let Some(length) = found.map_err(|error| fault(Cause::ResponseHeadTooLarge, error.to_string()))? else {
+                        return Ok((used, Progress::More));
+                    };
+                    used += length;
+                    let decision = with_head(&rest[..length], |head| decide(head, sent))??;
+                    if let Some(progress) = self.follow(decision)? {
+                        return Ok((used, progress));
+                    }
+                }
+                State::Draining { drain, .. } => {
+                    let drained = drain.feed(rest).map_err(drain_fault)?;
+                    used += drained.consumed;
+                    if !drained.done {
+                        return Ok((used, Progress::More));
+                    }
+                    let poisoned = used < bytes.len();
+                    let progress = self.drained(poisoned, out)?;
+                    return Ok((used, progress));
+                }
+                State::Ready(_) | State::Challenged { .. } if rest.is_empty() => return Ok((used, Progress::More)),
+                // Nothing was asked, yet something came: whatever it answers, it is not our next request.
+                State::Ready(_) | State::Challenged { .. } => {
+                    return Ok((bytes.len(), self.again(Cause::ResponseMalformed, "bytes that answer no request")?));
+                }
+                State::Ended => return Ok((used, Progress::More)),
+            }
+        }
+    }
+
+    /// The upstream has ended the connection.
+    ///
+    /// # Errors
+    /// The fault that ends the handshake, when dialling anew is no remedy.
+    pub fn closed(&mut self) -> Result<Progress, Fault> {
+        match &self.state {
+            State::Awaiting { sent: Leg::Authenticate, .. } => {
+                Err(fault(Cause::UpstreamClosed, "the upstream closed the connection without an answer to AUTHENTICATE"))
+            }
+            // Whether the body was whole no longer matters: all that it was waiting for has gone.
+            _ => self.again(Cause::UpstreamClosed, "the upstream closed the connection in the middle of the handshake"),
+        }
+    }
+
+    fn sent(&mut self, leg: Leg) {
+        self.legs = self.legs.saturating_add(1);
+        self.state = State::Awaiting { sent: leg, head_end: HeadEnd::response() };
+    }
+
+    /// Carries a decision out; `None` when the next bytes may be looked at.
+    fn follow(&mut self, decision: Decision) -> Result<Option<Progress>, Fault> {
+        match decision {
+            Decision::Skip => {
+                if let State::Awaiting { head_end, .. } = &mut self.state {
+                    *head_end = HeadEnd::response();
+                }
+                Ok(None)
+            }
+            Decision::Established => {
+                self.state = State::Ended;
+                Ok(Some(Progress::Established))
+            }
+            Decision::Declined(declined) => {
+                self.state = State::Ended;
+                Ok(Some(Progress::Declined(declined)))
+            }
+            Decision::Refused { rechallenged, detail } => {
+                self.state = State::Ended;
+                match rechallenged {
+                    true => self.tally.rechallenge += 1,
+                    false => self.tally.refused += 1,
+                }
+                Err(fault(Cause::CredentialsRefused, detail))
+            }
+            Decision::Challenge { token, framing } => {
+                self.tally.challenge = self.tally.challenge.saturating_add(1);
+                match framing {
+                    Some(framing) => Ok(self.drain(framing, AfterDrain::Answer(token))),
+                    None => self.again(Cause::HandshakeBroken, "the upstream sends its challenge and closes the connection").map(Some),
+                }
+            }
+            Decision::AskedAgain { framing } => {
+                self.tally.unprompted = self.tally.unprompted.saturating_add(1);
+                match framing {
+                    Some(framing) => Ok(self.drain(framing, AfterDrain::Negotiate)),
+                    None => self.again(Cause::HandshakeBroken, ASKED_AGAIN).map(Some),
+                }
+            }
+        }
+    }
+
+    fn drain(&mut self, framing: BodyFraming, then: AfterDrain) -> Option<Progress> {
+        self.state = State::Draining { drain: BodyDrain::new(framing, limits::DRAIN_LIMIT_BYTES), then };
+        None
+    }
+
+    /// The body of a 407 is behind us. Bytes after it would be taken for the next answer: such a connection is dropped.
+    fn drained(&mut self, poisoned: bool, out: &mut Vec<u8>) -> Result<Progress, Fault> {
+        let State::Draining { then, .. } = std::mem::replace(&mut self.state, State::Ended) else {
+            return Ok(Progress::More);
+        };
+        if poisoned {
+            return self.again(Cause::ResponseMalformed, "the upstream sends bytes behind the body of its 407");
+        }
+        match then {
+            AfterDrain::Answer(challenge) => {
+                self.state = State::Challenged { challenge };
+                Ok(Progress::Challenged)
+            }
+            AfterDrain::Negotiate => {
+                self.check_beginnings(Cause::HandshakeBroken, ASKED_AGAIN)?;
+                self.begin(out);
+                Ok(Progress::Send)
+            }
+        }
+    }
+
+    /// Gives the connection up and asks for another, unless too many have been used up already.
+    fn again(&mut self, cause: Cause, detail: &'static str) -> Result<Progress, Fault> {
+        self.check_beginnings(cause, detail)?;
+        self.state = State::Ready(Leg::Negotiate);
+        Ok(Progress::Redial)
+    }
+
+    fn check_beginnings(&self, cause: Cause, detail: &'static str) -> Result<(), Fault> {
+        if self.beginnings < limits::HANDSHAKE_CONNECTIONS {
+            return Ok(());
+        }
+        Err(fault(cause, format!("{detail}; gave up after {} attempts", self.beginnings)))
+    }
+}
+
+const ASKED_AGAIN: &str = "the upstream asks for NTLM and answers a NEGOTIATE_MESSAGE with no challenge";
+
+/// What an answer means, as far as it can be told from the answer and what was sent.
+enum Decision {
+    Skip,
+    Established,
+    Declined(Declined),
+    /// `framing` is `None` when the connection will not go on.
+    Challenge { token: Vec<u8>, framing: Option<BodyFraming> },
+    AskedAgain { framing: Option<BodyFraming> },
+    Refused { rechallenged: bool, detail: String },
+}
+
+fn decide(head: &ResponseHead<'_>, sent: Leg) -> Result<Decision, Fault> {
+    let framing = head.framing(ResponseTo::Connect).map_err(|error| fault(Cause::ResponseMalformed, error.to_string()))?;
+    match head.status {
+        _ if head.is_informational() => Ok(Decision::Skip),
+        200..=299 => Ok(Decision::Established),
+        407 => decide_407(head, framing, sent),
+        status => {
+            let mut fields = Vec::new();
+            http::copy_end_to_end_fields(&head.fields, &mut fields);
+            let reason = String::from_utf8_lossy(head.reason).chars().filter(|letter| !letter.is_control()).collect();
+            Ok(Decision::Declined(Declined { status, reason, fields, framing }))
+        }
+    }
+}
+
+fn decide_407(head: &ResponseHead<'_>, framing: BodyFraming, sent: Leg) -> Result<Decision, Fault> {
+    let persists = head.persists() && framing != BodyFraming::ToClose;
+    let framing = persists.then_some(framing);
+    let offered = http::find_ntlm(&head.fields);
+    let token = offered.as_ref().and_then(|challenge| challenge.token68);
+    match (sent, offered.is_some(), token) {
+        (Leg::Authenticate, _, token) => {
+            let status_line = format!("407 {}", String::from_utf8_lossy(head.reason).escape_debug());
+            Ok(Decision::Refused {
+                rechallenged: token.is_some(),
+                detail: format!("the upstream refused the credentials: {status_line}"),
+            })
+        }
+        (Leg::Negotiate, _, Some(token)) => {
+            let token = http::decode_token(token)
+                .map_err(|error| fault(Cause::ChallengeMalformed, format!("the NTLM challenge is not base64: {error}")))?;
+            check_signature(&token)?;
+            Ok(Decision::Challenge { token, framing })
+        }
+        (_, true, _) => Ok(Decision::AskedAgain { framing }),
+        (_, false, _) => {
+            let offered = http::offered(&head.fields);
+            Err(fault(Cause::SchemeNotOffered, format!("the upstream does not offer NTLM; it offers: {offered}")))
+        }
+    }
+}
+
+/// Tells NTLM from SPNEGO, which some proxies send under NTLM's name.
+fn check_signature(token: &[u8]) -> Result<(), Fault> {
+    match token {
+        [b'N', b'T', b'L', b'M', b'S', b'S', b'P', 0, ..] => Ok(()),
+        [0x60 | 0xa1, ..] => Err(fault(Cause::ChallengeMalformed, "the upstream sends a SPNEGO token under the scheme NTLM")),
+        _ => Err(fault(Cause::ChallengeMalformed, "the token under NTLM is no NTLM message")),
+    }
+}
+
+/// Parses a head, unfolding its lines where that is what it takes.
+fn with_head<T>(bytes: &[u8], look: impl Fn(&ResponseHead<'_>) -> T) -> Result<T, Fault> {
+    let refused = match ResponseHead::parse(bytes, &mut FieldStorage::new()) {
+        Ok(head) => return Ok(look(&head)),
+        Err(error) => error,
+    };
+    let mut unfolded = bytes.to_vec();
+    if http::unfold_field_lines(&mut unfolded)
+        && let Ok(head) = ResponseHead::parse(&unfolded, &mut FieldStorage::new())
+    {
+        return Ok(look(&head));
+    }
+    Err(fault(Cause::ResponseMalformed, format!("the upstream's answer is malformed: {refused}")))
+}
+
+fn write_request(request: &Request, message: Option<&[u8]>, out: &mut Vec<u8>) {
+    let authorization = message.map(|bytes| ("NTLM", bytes));
+    http::connect_request(out, &request.authority, http::Version::Http11, &request.fields, authorization);
+}
+
+fn drain_fault(error: http::DrainError) -> Fault {
+    let cause = match error {
+        http::DrainError::TooLarge { .. } => Cause::ResponseBodyTooLarge,
+        _ => Cause::ResponseMalformed,
+    };
+    fault(cause, format!("the body of the upstream's 407: {error}"))
+}
+
+fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
+    Fault::new(At::Authenticate, cause, detail)
+}

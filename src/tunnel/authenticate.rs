@@ -1,0 +1,261 @@
+//! The third stage: the NTLM handshake on an open upstream connection.
+
+use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::declined::DeclinedPage;
+use super::dial::{Attempt, Dial};
+use super::inbox::{Got, Inbox};
+use super::reply::Reply;
+use super::{Client, Context, End, Stage, Step};
+use crate::event::{Endpoint, Key};
+use crate::fault::{At, Cause, Fault};
+use crate::handshake::{Declined, Nonces, Progress};
+use crate::metrics::{Outcome, Phase, Reason407};
+use crate::ntlm::FileTime;
+use crate::upstream::{Permission, Ticket};
+
+/// Room for a request with an AUTHENTICATE_MESSAGE, so that writing one grows no buffer.
+const OUTBOX_BYTES: usize = 2048;
+
+/// The handshake on one connection.
+#[derive(Debug)]
+pub(super) struct Authenticate {
+    attempt: Attempt,
+    upstream: Endpoint,
+    inbox: Inbox,
+    outbox: Vec<u8>,
+    sent: usize,
+    /// The challenge is there and the guard has not let it be answered yet.
+    waits_for_guard: bool,
+    /// The guard's round in which this tunnel was put on the list of waiters.
+    listed_in_round: Option<u64>,
+    /// The right to have sent the AUTHENTICATE_MESSAGE that is out.
+    ticket: Option<Ticket>,
+    /// When the present phase began, in µs.
+    phase_us: u64,
+}
+
+/// What to do after a piece of the handshake.
+enum Next {
+    /// Look at the sockets again.
+    On,
+    /// The stage is over; the number of the handshake's outcome is counted already.
+    Over(Progress),
+}
+
+impl Authenticate {
+    /// Sends the first request on a fresh connection.
+    pub(super) fn begin(mut attempt: Attempt, upstream: Endpoint, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        client.set_deadline(key, context, attempt.until_ms);
+        let mut outbox = Vec::with_capacity(OUTBOX_BYTES);
+        attempt.handshake.begin(&mut outbox);
+        let stage = Authenticate {
+            attempt,
+            upstream,
+            inbox: Inbox::default(),
+            outbox,
+            sent: 0,
+            waits_for_guard: false,
+            listed_in_round: None,
+            ticket: None,
+            phase_us: context.now_us,
+        };
+        Step::Go(Stage::Authenticate(Box::new(stage)))
+    }
+
+    pub(super) fn endpoint(&mut self, attempt: u8) -> Option<&mut Endpoint> {
+        (self.attempt.number % 3 == attempt).then_some(&mut self.upstream)
+    }
+
+    pub(super) fn step(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        if client.endpoint.ready.reset() {
+            self.count(Outcome::Failed, client, context);
+            return Step::end(End::Fault(fault(Cause::ClientGone, "the client reset its connection")));
+        }
+        loop {
+            if self.waits_for_guard
+                && let Err(fault) = self.ask_guard(key, context)
+            {
+                return self.fail(fault, client, context);
+            }
+            match self.flush() {
+                Ok(()) => {}
+                Err(error) => return self.lost(&error, key, client, context),
+            }
+            if !self.upstream.ready.readable() {
+                return Step::Wait(Stage::Authenticate(self));
+            }
+            match self.read(context) {
+                Ok(Next::On) => {}
+                Ok(Next::Over(Progress::Redial)) => return Dial::anew(self.attempt, key, client, context),
+                Ok(Next::Over(Progress::Declined(declined))) => return self.declined(declined, client, context),
+                Ok(Next::Over(_)) => return self.established(client, context),
+                Err(fault) => return self.fail(fault, client, context),
+            }
+        }
+    }
+
+    pub(super) fn expired(self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
+        let fault = match self.waits_for_guard {
+            true => fault(Cause::GuardTimeout, "another handshake was to prove the identity first and took too long"),
+            false => fault(Cause::HandshakeTimeout, "the upstream did not answer in time"),
+        };
+        self.fail(fault, client, context)
+    }
+
+    /// Sends what is in the outbox, as far as the upstream takes it.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.sent < self.outbox.len() && self.upstream.ready.writable() {
+            self.sent += self.upstream.write(&self.outbox[self.sent..])?;
+            if self.sent == self.outbox.len() {
+                self.outbox.clear();
+                self.sent = 0;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, context: &mut Context) -> Result<Next, Fault> {
+        let Authenticate { attempt, outbox, .. } = self;
+        let got = self.inbox.read(&mut self.upstream, &mut context.scratch, |bytes| {
+            match attempt.handshake.receive(bytes, outbox) {
+                Ok((used, progress)) => (used, Ok(progress)),
+                Err(fault) => (0, Err(fault)),
+            }
+        });
+        let progress = match got {
+            Ok(Got::Blocked) => return Ok(Next::On),
+            Ok(Got::Bytes(progress)) => progress?,
+            Ok(Got::End) => self.attempt.handshake.closed()?,
+            Err(error) if self.attempt.handshake.awaits_verdict() => return Err(Fault::upstream_io(At::Authenticate, &error)),
+            Err(_) => self.attempt.handshake.closed()?,
+        };
+        match progress {
+            Progress::More | Progress::Send => Ok(Next::On),
+            Progress::Challenged => {
+                self.end_phase(Phase::Challenge, context);
+                self.waits_for_guard = true;
+                Ok(Next::On)
+            }
+            Progress::Redial | Progress::Established | Progress::Declined(_) => Ok(Next::Over(progress)),
+        }
+    }
+
+    /// Answers the challenge if the guard allows it now; otherwise waits for its next change.
+    fn ask_guard(&mut self, key: Key, context: &mut Context) -> Result<(), Fault> {
+        if self.ticket.is_some() {
+            return Ok(());
+        }
+        match context.settings.guard.ask(context.now_ms()) {
+            Permission::Wait => {
+                if self.listed_in_round != Some(context.guard_round) {
+                    self.listed_in_round = Some(context.guard_round);
+                    context.guard_waiters.push(key);
+                }
+                Ok(())
+            }
+            Permission::Held(rest) => Err(held_fault(rest)),
+            Permission::Go(ticket) => {
+                self.waits_for_guard = false;
+                self.end_phase(Phase::Guard, context);
+                let nonces = nonces(context)?;
+                self.attempt.handshake.authenticate(&nonces, &mut self.outbox)?;
+                self.ticket = Some(ticket);
+                context.metrics.authenticates.inc();
+                Ok(())
+            }
+        }
+    }
+
+    /// A write failed: the connection is gone, which is no verdict.
+    fn lost(mut self: Box<Self>, error: &io::Error, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        if self.attempt.handshake.awaits_verdict() {
+            return self.fail(Fault::upstream_io(At::Authenticate, error), client, context);
+        }
+        match self.attempt.handshake.closed() {
+            Ok(_) => Dial::anew(self.attempt, key, client, context),
+            Err(fault) => self.fail(fault, client, context),
+        }
+    }
+
+    fn established(mut self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
+        self.verdict(context);
+        self.count(Outcome::Established, client, context);
+        Reply::established(self.upstream, self.inbox.into_leftover(), self.attempt.leftover, client, context)
+    }
+
+    fn declined(mut self: Box<Self>, declined: Declined, client: &mut Client, context: &mut Context) -> Step {
+        self.verdict(context);
+        self.count(Outcome::Declined, client, context);
+        Step::Go(Stage::Declined(Box::new(DeclinedPage::new(declined, self.upstream, self.inbox.into_leftover()))))
+    }
+
+    /// Any answer but a 407 to an AUTHENTICATE_MESSAGE says that the credentials were taken.
+    fn verdict(&mut self, context: &Context) {
+        if let Some(ticket) = self.ticket.take() {
+            self.end_phase(Phase::Authenticate, context);
+            ticket.accepted();
+        }
+    }
+
+    fn fail(mut self: Box<Self>, fault: Fault, client: &mut Client, context: &mut Context) -> Step {
+        let outcome = match fault.cause {
+            Cause::CredentialsRefused => Outcome::Refused,
+            _ => Outcome::Failed,
+        };
+        if let Some(ticket) = self.ticket.take()
+            && outcome == Outcome::Refused
+        {
+            self.end_phase(Phase::Authenticate, context);
+            ticket.refused(context.now_ms());
+        }
+        self.count(outcome, client, context);
+        Reply::to_fault(fault, client, context)
+    }
+
+    fn end_phase(&mut self, phase: Phase, context: &Context) {
+        context.metrics.phase(phase, context.now_us - self.phase_us);
+        self.phase_us = context.now_us;
+    }
+
+    /// Writes down how the handshake went.
+    fn count(&self, outcome: Outcome, client: &mut Client, context: &Context) {
+        let duration_us = client.handshake_us(self.attempt.started_us, context);
+        client.record.handshake_us = duration_us;
+        client.record.legs = self.attempt.handshake.legs();
+        context.metrics.handshake(outcome, u64::from(duration_us));
+        let tally = self.attempt.handshake.tally();
+        for (reason, times) in [
+            (Reason407::Unprompted, tally.unprompted),
+            (Reason407::Challenge, tally.challenge),
+            (Reason407::Refused, tally.refused),
+            (Reason407::Rechallenge, tally.rechallenge),
+        ] {
+            context.metrics.answered_407(reason, u64::from(times));
+        }
+    }
+}
+
+/// The fault of a request that comes while the guard is closed.
+pub(super) fn held_fault(rest: Duration) -> Fault {
+    let minutes = rest.as_secs().div_ceil(60);
+    let detail = format!(
+        "the upstream refused the gateway's credentials; to keep the account from being locked they are not tried again for {minutes} min, \
+         or until the secret changes"
+    );
+    fault(Cause::CredentialsHeld, detail)
+}
+
+fn nonces(context: &mut Context) -> Result<Nonces, Fault> {
+    let no_randomness = |error| fault(Cause::ResourcesExhausted, format!("the system has no random numbers: {error}"));
+    let client_challenge = context.entropy.take().map_err(no_randomness)?;
+    let exported_session_key = context.entropy.take().map_err(no_randomness)?;
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = FileTime::from_unix(since_1970.as_secs(), since_1970.subsec_nanos());
+    Ok(Nonces { client_challenge, exported_session_key, now })
+}
+
+fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
+    Fault::new(At::Authenticate, cause, detail)
+}

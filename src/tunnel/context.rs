@@ -1,0 +1,97 @@
+//! What a shard lends to the tunnel that it steps.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mio::Registry;
+
+use super::entropy::Entropy;
+use crate::event::{Key, Timers};
+use crate::handshake::Credentials;
+use crate::metrics::Metrics;
+use crate::relay::{PipePool, Resources};
+use crate::upstream::{Guard, Resolution};
+
+/// Time-outs in milliseconds, as the tunnels use them.
+#[derive(Clone, Copy, Debug)]
+pub struct TimeoutsMs {
+    /// From accept to a whole request head.
+    pub head: u64,
+    /// One attempt to connect.
+    pub connect: u64,
+    /// From the first dial to the answer.
+    pub handshake: u64,
+    /// Nothing moves either way.
+    pub idle: u64,
+    /// One direction has ended.
+    pub half_closed: u64,
+    /// Reading past what the client still sends after an error.
+    pub linger: u64,
+}
+
+/// The part of the configuration that tunnels go by. Replaced as a whole; a tunnel uses what is there when it needs it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The upstream's name as configured.
+    pub upstream_name: Arc<str>,
+    /// What is proved to it.
+    pub credentials: Arc<Credentials>,
+    /// Who watches over that.
+    pub guard: Arc<Guard>,
+    /// How long things may take.
+    pub timeouts: TimeoutsMs,
+    /// Longest head in bytes.
+    pub head_limit_bytes: usize,
+}
+
+/// Everything that tunnels of one shard share.
+pub struct Context {
+    /// Where sockets are registered.
+    pub registry: Registry,
+    /// The deadlines of all tunnels.
+    pub timers: Timers,
+    /// One read of whoever is being stepped.
+    pub scratch: Box<[u8]>,
+    /// Pipes for bulk.
+    pub pipes: PipePool,
+    /// Random numbers.
+    pub entropy: Entropy,
+    /// All counters.
+    pub metrics: Arc<Metrics>,
+    /// The present configuration.
+    pub settings: Settings,
+    /// What the upstream's name resolves to; `None` until the resolver has spoken.
+    pub resolution: Option<Resolution>,
+    /// Which of the addresses is tried first: the last one that could be reached.
+    pub preferred_address: usize,
+    /// Tunnels that wait for the upstream's addresses.
+    pub address_waiters: Vec<Key>,
+    /// Tunnels that wait for the guard to change.
+    pub guard_waiters: Vec<Key>,
+    /// How often the list of waiters was called up; who was listed in this round need not be listed again.
+    pub guard_round: u64,
+    /// The time of this turn, in µs of the process's clock.
+    pub now_us: u64,
+}
+
+impl Context {
+    /// The time of this turn in milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        self.now_us / 1000
+    }
+
+    /// What the relay needs.
+    pub fn relay_resources(&mut self) -> Resources<'_> {
+        Resources { scratch: &mut self.scratch, pipes: &mut self.pipes }
+    }
+
+    /// The address to try as the `tried`-th, round from the preferred one; `None` when all have been tried.
+    pub fn address(&self, tried: usize) -> Option<(usize, SocketAddr)> {
+        let Some(Resolution::Addresses(addresses)) = &self.resolution else { return None };
+        if tried >= addresses.len() {
+            return None;
+        }
+        let index = (self.preferred_address + tried) % addresses.len();
+        addresses.get(index).map(|address| (index, *address))
+    }
+}

@@ -1,0 +1,222 @@
+//! The session: a client's connection and what becomes of it, one stage at a time.
+//!
+//! ```text
+//!   ReadHead ──▶ Dial ──▶ Authenticate ──▶ Reply ──▶ Relay ──▶ end
+//!      │          ▲ │          │             │
+//!      │          │ └──────────┤ fault       └──▶ Closing ──▶ end
+//!      │          └────────────┘ redial             ▲
+//!      └──────────────── fault ─────────────────────┘ (through Reply)
+//! ```
+//!
+//! A stage is a struct that owns what it needs and nothing else; stepping consumes it and yields the next. What every
+//! stage has, the client's side, is [`Client`].
+
+mod authenticate;
+mod closing;
+mod context;
+mod declined;
+mod dial;
+mod entropy;
+mod inbox;
+mod read_head;
+mod record;
+mod relaying;
+mod reply;
+
+use std::net::SocketAddr;
+
+use mio::net::TcpStream;
+
+use crate::event::{Deadline, Endpoint, Key, Lane, Readiness};
+use crate::fault::{At, Cause, Fault};
+use authenticate::Authenticate;
+use closing::Closing;
+use declined::DeclinedPage;
+use dial::Dial;
+use read_head::ReadHead;
+use relaying::Relaying;
+use reply::Reply;
+
+pub use context::{Context, Settings, TimeoutsMs};
+pub use entropy::Entropy;
+pub use read_head::Admission;
+pub use record::{ACCESS, End, Record};
+
+/// The client's side of a tunnel: there at every stage.
+#[derive(Debug)]
+struct Client {
+    endpoint: Endpoint,
+    record: Record,
+    deadline: Deadline,
+}
+
+impl Client {
+    /// Sets the one deadline of the tunnel.
+    fn set_deadline(&mut self, key: Key, context: &mut Context, at_ms: u64) {
+        context.timers.set(key, &mut self.deadline, at_ms);
+    }
+
+    fn handshake_us(&self, started_us: u64, context: &Context) -> u32 {
+        u32::try_from(context.now_us.saturating_sub(started_us)).unwrap_or(u32::MAX)
+    }
+}
+
+/// Where a tunnel is on the way of the data. What is rare and large is boxed, because ten thousand relaying tunnels
+/// must be small.
+#[derive(Debug)]
+enum Stage {
+    ReadHead(ReadHead),
+    Dial(Box<Dial>),
+    Authenticate(Box<Authenticate>),
+    Declined(Box<DeclinedPage>),
+    Reply(Box<Reply>),
+    Relay(Relaying),
+    Closing(Box<Closing>),
+    /// Only while a step is under way.
+    Stepping,
+}
+
+/// What came of stepping a stage.
+enum Step {
+    /// On to the next stage, at once.
+    Go(Stage),
+    /// Until an event, a deadline or a message comes.
+    Wait(Stage),
+    /// There is more to do, but it is the others' turn.
+    Yield(Stage),
+    /// The tunnel is over, with so many bytes relayed up and down.
+    End(End, u64, u64),
+}
+
+impl Step {
+    /// The end of a tunnel that never relayed.
+    fn end(end: End) -> Step {
+        Step::End(end, 0, 0)
+    }
+}
+
+/// What the shard is to do with a tunnel that it stepped.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Leave it until something comes for it.
+    Wait,
+    /// Step it again after the others.
+    Yield,
+    /// Remove it.
+    Close,
+}
+
+/// One tunnel.
+#[derive(Debug)]
+pub struct Tunnel {
+    client: Client,
+    stage: Stage,
+}
+
+impl Tunnel {
+    /// A tunnel for a connection that was just accepted and registered. Its deadline is set.
+    pub fn new(key: Key, stream: TcpStream, peer: SocketAddr, admission: Admission, context: &mut Context) -> Tunnel {
+        let endpoint = Endpoint { stream, ready: Readiness::HOPEFUL };
+        let record = Record::new(peer, context.now_us);
+        let mut client = Client { endpoint, record, deadline: Deadline::UNARMED };
+        let at_ms = context.now_ms() + context.settings.timeouts.head;
+        client.set_deadline(key, context, at_ms);
+        Tunnel { client, stage: Stage::ReadHead(ReadHead::new(admission)) }
+    }
+
+    /// Takes note of an event; `false` when it came for a connection that has been given up.
+    pub fn learn(&mut self, lane: Lane, ready: Readiness) -> bool {
+        let endpoint = match (lane, &mut self.stage) {
+            (Lane::Downstream, _) => Some(&mut self.client.endpoint),
+            (Lane::Upstream(attempt), Stage::Dial(dial)) => dial.endpoint(attempt),
+            (Lane::Upstream(attempt), Stage::Authenticate(stage)) => stage.endpoint(attempt),
+            (Lane::Upstream(_), Stage::Declined(stage)) => Some(stage.endpoint()),
+            (Lane::Upstream(_), Stage::Reply(stage)) => stage.endpoint(),
+            (Lane::Upstream(_), Stage::Relay(stage)) => Some(stage.endpoint()),
+            _ => None,
+        };
+        endpoint.map(|endpoint| endpoint.ready.learn(ready)).is_some()
+    }
+
+    /// Does all that can be done now.
+    pub fn step(&mut self, key: Key, context: &mut Context) -> Next {
+        loop {
+            let step = match std::mem::replace(&mut self.stage, Stage::Stepping) {
+                Stage::ReadHead(stage) => stage.step(key, &mut self.client, context),
+                Stage::Dial(stage) => stage.step(key, &mut self.client, context),
+                Stage::Authenticate(stage) => stage.step(key, &mut self.client, context),
+                Stage::Declined(stage) => stage.step(&mut self.client, context),
+                Stage::Reply(stage) => stage.step(key, &mut self.client, context),
+                Stage::Relay(stage) => stage.step(key, &mut self.client, context),
+                Stage::Closing(stage) => stage.step(&mut self.client, context),
+                Stage::Stepping => unreachable!("a stage is put back after every step"),
+            };
+            if let Some(next) = self.take(step, context) {
+                return next;
+            }
+        }
+    }
+
+    /// The deadline's entry in the timers has come up; steps on if the deadline has really passed.
+    pub fn deadline_due(&mut self, key: Key, context: &mut Context) -> Next {
+        let now_ms = context.now_ms();
+        if !context.timers.expired(key, &mut self.client.deadline, now_ms) {
+            return Next::Wait;
+        }
+        let step = match std::mem::replace(&mut self.stage, Stage::Stepping) {
+            Stage::ReadHead(stage) => stage.expired(&mut self.client, context),
+            Stage::Dial(stage) => stage.expired(key, &mut self.client, context),
+            Stage::Authenticate(stage) => stage.expired(&mut self.client, context),
+            Stage::Declined(stage) => stage.expired(&mut self.client, context),
+            Stage::Relay(stage) => stage.expired(context),
+            Stage::Reply(stage) => Step::end(stage.into_end()),
+            Stage::Closing(stage) => Step::end(stage.into_end()),
+            Stage::Stepping => unreachable!("a stage is put back after every step"),
+        };
+        match self.take(step, context) {
+            Some(next) => next,
+            None => self.step(key, context),
+        }
+    }
+
+    /// Ends the tunnel wherever it is, because the gateway is shutting down.
+    pub fn cut(&mut self, context: &mut Context) {
+        let end = End::Fault(Fault::new(At::Relay, Cause::Drained, "the gateway is shutting down"));
+        let (up, down) = match std::mem::replace(&mut self.stage, Stage::Stepping) {
+            Stage::Relay(stage) => stage.dismantle(context),
+            _ => (0, 0),
+        };
+        self.conclude(context, &end, up, down);
+    }
+
+    /// Puts the result of a step in place; `None` to go on at once.
+    fn take(&mut self, step: Step, context: &mut Context) -> Option<Next> {
+        match step {
+            Step::Go(stage) => {
+                self.stage = stage;
+                None
+            }
+            Step::Wait(stage) => {
+                self.stage = stage;
+                Some(Next::Wait)
+            }
+            Step::Yield(stage) => {
+                self.stage = stage;
+                Some(Next::Yield)
+            }
+            Step::End(end, bytes_up, bytes_down) => {
+                self.conclude(context, &end, bytes_up, bytes_down);
+                Some(Next::Close)
+            }
+        }
+    }
+
+    /// Counts and logs the end of the tunnel.
+    fn conclude(&self, context: &Context, end: &End, bytes_up: u64, bytes_down: u64) {
+        if let End::Fault(fault) = end {
+            context.metrics.fault(fault);
+        }
+        context.metrics.closed(end.label());
+        self.client.record.log(&context.settings.upstream_name, bytes_up, bytes_down, context.now_us, end);
+    }
+}

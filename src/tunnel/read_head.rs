@@ -1,0 +1,111 @@
+//! The first stage: reading what the client wants.
+
+use super::dial::Dial;
+use super::inbox::{Got, Inbox};
+use super::reply::Reply;
+use super::{Client, Context, End, Stage, Step};
+use crate::event::Key;
+use crate::fault::{At, Cause, Fault};
+use crate::handshake::Request;
+use crate::http::{self, FieldStorage, HeadEnd, RequestError, RequestHead, RequestTarget};
+
+/// What was decided about a client when it was accepted. It is told after its head, because an answer that comes before
+/// the question is lost when the connection closes on unread bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It may ask.
+    Welcome,
+    /// As many tunnels are open as may be.
+    Full,
+    /// Its address is not among those allowed.
+    NotAllowed,
+}
+
+/// Waiting for a whole request head.
+#[derive(Debug)]
+pub(super) struct ReadHead {
+    inbox: Inbox,
+    head_end: HeadEnd,
+    admission: Admission,
+}
+
+impl ReadHead {
+    pub(super) fn new(admission: Admission) -> ReadHead {
+        ReadHead { inbox: Inbox::default(), head_end: HeadEnd::request(), admission }
+    }
+
+    pub(super) fn step(mut self, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        loop {
+            if !client.endpoint.ready.readable() {
+                return Step::Wait(Stage::ReadHead(self));
+            }
+            let limit_bytes = context.settings.head_limit_bytes;
+            let (head_end, admission) = (&mut self.head_end, self.admission);
+            let got = self.inbox.read(&mut client.endpoint, &mut context.scratch, |bytes| {
+                match head_end.find(bytes, limit_bytes) {
+                    Ok(None) => (0, Ok(None)),
+                    Ok(Some(length)) => (length, understand(&bytes[..length], admission).map(Some)),
+                    Err(error) => (0, Err(fault(Cause::RequestHeadTooLarge, error.to_string()))),
+                }
+            });
+            match got {
+                Ok(Got::Blocked) | Ok(Got::Bytes(Ok(None))) => {}
+                Ok(Got::Bytes(Ok(Some(request)))) => {
+                    client.record.target = request.authority.clone();
+                    return Dial::start(request, self.inbox.into_leftover(), key, client, context);
+                }
+                Ok(Got::Bytes(Err(fault))) => return Reply::to_fault(fault, client, context),
+                Ok(Got::End) => return self.gone("the client closed its connection in the middle of its request"),
+                Err(error) => return self.gone(format!("the client's connection failed: {error}")),
+            }
+        }
+    }
+
+    pub(super) fn expired(self, client: &mut Client, context: &mut Context) -> Step {
+        if self.inbox.is_empty() {
+            return Step::end(End::Silent);
+        }
+        Reply::to_fault(fault(Cause::HeadTimeout, "the request head did not come to its end in time"), client, context)
+    }
+
+    fn gone(self, detail: impl Into<std::borrow::Cow<'static, str>>) -> Step {
+        match self.inbox.is_empty() {
+            true => Step::end(End::Silent),
+            false => Step::end(End::Fault(fault(Cause::ClientGone, detail))),
+        }
+    }
+}
+
+/// Makes a request out of a whole head, or the fault that answers it.
+fn understand(head: &[u8], admission: Admission) -> Result<Request, Fault> {
+    match admission {
+        Admission::Welcome => {}
+        Admission::Full => return Err(fault(Cause::TunnelLimit, "as many tunnels are open as max_tunnels allows")),
+        Admission::NotAllowed => {
+            return Err(fault(Cause::ClientNotAllowed, "the client's address is not among allow_clients"));
+        }
+    }
+    let mut storage = FieldStorage::new();
+    let head = RequestHead::parse(head, &mut storage).map_err(|error| malformed(&error))?;
+    let RequestTarget::Authority(authority) = head.target else {
+        let detail = "only CONNECT is served: set HTTPS_PROXY to this address, and reach plain http:// another way";
+        return Err(fault(Cause::MethodNotSupported, detail));
+    };
+    let mut fields = Vec::new();
+    http::copy_end_to_end_fields(&head.fields, &mut fields);
+    Ok(Request { authority: authority.to_string().into(), fields: fields.into() })
+}
+
+fn malformed(error: &RequestError) -> Fault {
+    let cause = match error.status() {
+        431 => Cause::RequestHeadTooLarge,
+        501 => Cause::MethodNotSupported,
+        505 => Cause::RequestVersion,
+        _ => Cause::RequestMalformed,
+    };
+    fault(cause, error.to_string())
+}
+
+fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
+    Fault::new(At::ReadHead, cause, detail)
+}

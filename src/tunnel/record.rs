@@ -1,0 +1,87 @@
+//! What is remembered of a tunnel for its line in the access log.
+
+use std::net::SocketAddr;
+
+use crate::fault::Fault;
+
+/// How a tunnel ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Both directions came to their end.
+    Finished,
+    /// The upstream declined the request with this status, and its answer was passed on.
+    Declined(u16),
+    /// Something failed.
+    Fault(Fault),
+    /// The client connected and went away without a word, as TCP health checks do.
+    Silent,
+}
+
+impl End {
+    /// The metric label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            End::Finished => "finished",
+            End::Declined(_) => "declined",
+            End::Fault(fault) => fault.cause.label(),
+            End::Silent => "silent",
+        }
+    }
+}
+
+/// What the access log tells of a tunnel.
+#[derive(Debug)]
+pub struct Record {
+    /// Who.
+    pub client: SocketAddr,
+    /// `host:port` as asked for; empty until it is known.
+    pub target: Box<str>,
+    /// When the connection was accepted, in µs of the shard's clock.
+    pub accepted_us: u64,
+    /// From the first dial to the upstream's answer, in µs.
+    pub handshake_us: u32,
+    /// Requests sent upstream.
+    pub legs: u8,
+    /// The status that the client got; 0 when it got none.
+    pub status: u16,
+}
+
+impl Record {
+    /// A record that begins with the client.
+    pub fn new(client: SocketAddr, accepted_us: u64) -> Record {
+        Record { client, target: Box::default(), accepted_us, handshake_us: 0, legs: 0, status: 0 }
+    }
+
+    /// Writes the access-log line.
+    pub fn log(&self, upstream: &str, bytes_up: u64, bytes_down: u64, now_us: u64, end: &End) {
+        let level = match end {
+            End::Silent => log::Level::Debug,
+            _ => log::Level::Info,
+        };
+        if !log::log_enabled!(target: ACCESS, level) {
+            return;
+        }
+        let detail = match end {
+            End::Fault(fault) => fault.to_string(),
+            _ => String::new(),
+        };
+        log::log!(
+            target: ACCESS, level,
+            client:% = self.client,
+            target:% = if self.target.is_empty() { "-" } else { &self.target },
+            upstream:% = upstream,
+            status = self.status,
+            handshake_ms = f64::from(self.handshake_us / 10) / 100.0,
+            legs = self.legs,
+            bytes_up = bytes_up,
+            bytes_down = bytes_down,
+            duration_ms = now_us.saturating_sub(self.accepted_us) / 1000,
+            end:% = end.label(),
+            detail:% = detail;
+            "tunnel closed"
+        );
+    }
+}
+
+/// The log target of the access log.
+pub const ACCESS: &str = "access";

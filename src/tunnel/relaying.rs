@@ -1,0 +1,120 @@
+//! The stage in which tunnels spend their lives: bytes both ways until both ways have ended.
+
+use std::time::Duration;
+
+use super::{Client, Context, End, Stage, Step};
+use crate::event::{Endpoint, Key};
+use crate::fault::{At, Cause, Fault};
+use crate::limits;
+use crate::relay::{Half, Moved, RelayError, Turn};
+
+/// A standing tunnel. Small: ten thousand of them are idle.
+#[derive(Debug)]
+pub(super) struct Relaying {
+    upstream: Endpoint,
+    up: Half,
+    down: Half,
+}
+
+impl Relaying {
+    pub(super) fn begin(upstream: Endpoint, up: Half, down: Half, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        context.metrics.established.inc();
+        context.metrics.tunnels_relaying.inc();
+        let at_ms = context.now_ms() + context.settings.timeouts.idle;
+        client.set_deadline(key, context, at_ms);
+        Step::Go(Stage::Relay(Relaying { upstream, up, down }))
+    }
+
+    pub(super) fn endpoint(&mut self) -> &mut Endpoint {
+        &mut self.upstream
+    }
+
+    pub(super) fn step(mut self, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        let before = (self.up.moved(), self.down.moved());
+        let turn = self.pump(client, context);
+        let moved = (since(self.up.moved(), before.0), since(self.down.moved(), before.1));
+        context.metrics.bytes_up(moved.0);
+        context.metrics.bytes_down(moved.1);
+        let turn = match turn {
+            Ok(turn) => turn,
+            Err(fault) => {
+                if fault.cause == Cause::UpstreamReset {
+                    reset_instead_of_close(client);
+                }
+                return self.over(End::Fault(fault), context);
+            }
+        };
+        if self.up.is_finished() && self.down.is_finished() {
+            return self.over(End::Finished, context);
+        }
+        if moved != (Moved::default(), Moved::default()) || self.up.is_finished() || self.down.is_finished() {
+            self.restart_deadline(moved != (Moved::default(), Moved::default()), key, client, context);
+        }
+        match turn {
+            Turn::Yielded => Step::Yield(Stage::Relay(self)),
+            _ => Step::Wait(Stage::Relay(self)),
+        }
+    }
+
+    pub(super) fn expired(self, context: &mut Context) -> Step {
+        let fault = match self.up.is_finished() || self.down.is_finished() {
+            true => Fault::new(At::Relay, Cause::HalfClosedTimeout, "one direction ended long ago and the other does not"),
+            false => Fault::new(At::Relay, Cause::IdleTimeout, "nothing moved for too long"),
+        };
+        self.over(End::Fault(fault), context)
+    }
+
+    /// Ends the stage wherever it is; returns the bytes relayed up and down.
+    pub(super) fn dismantle(self, context: &mut Context) -> (u64, u64) {
+        context.metrics.tunnels_relaying.dec();
+        let up = self.up.dismantle(&mut context.pipes);
+        let down = self.down.dismantle(&mut context.pipes);
+        (up.copied + up.spliced, down.copied + down.spliced)
+    }
+
+    /// Pumps both halves, each within its budget, so that neither starves the other.
+    fn pump(&mut self, client: &mut Client, context: &mut Context) -> Result<Turn, Fault> {
+        let mut resources = context.relay_resources();
+        let mut budget_bytes = limits::TURN_BYTES;
+        let up = self
+            .up
+            .pump(&mut client.endpoint, &mut self.upstream, self.down.is_finished(), &mut resources, &mut budget_bytes)
+            .map_err(|error| match error {
+                RelayError::Source(error) => Fault::downstream_io(At::Relay, &error),
+                RelayError::Destination(error) => Fault::upstream_io(At::Relay, &error),
+            })?;
+        let mut budget_bytes = limits::TURN_BYTES;
+        let down = self
+            .down
+            .pump(&mut self.upstream, &mut client.endpoint, self.up.is_finished(), &mut resources, &mut budget_bytes)
+            .map_err(|error| match error {
+                RelayError::Source(error) => Fault::upstream_io(At::Relay, &error),
+                RelayError::Destination(error) => Fault::downstream_io(At::Relay, &error),
+            })?;
+        Ok(if up == Turn::Yielded || down == Turn::Yielded { Turn::Yielded } else { Turn::Waiting })
+    }
+
+    /// Activity puts the deadline off. A half that has just ended brings it forward; one that ended before does not.
+    fn restart_deadline(&self, active: bool, key: Key, client: &mut Client, context: &mut Context) {
+        let timeouts = context.settings.timeouts;
+        let half_closed = self.up.is_finished() || self.down.is_finished();
+        let at_ms = context.now_ms() + if half_closed { timeouts.half_closed } else { timeouts.idle };
+        if active || at_ms < client.deadline.at_ms {
+            client.set_deadline(key, context, at_ms);
+        }
+    }
+
+    fn over(self, end: End, context: &mut Context) -> Step {
+        let (up, down) = self.dismantle(context);
+        Step::End(end, up, down)
+    }
+}
+
+fn since(now: Moved, before: Moved) -> Moved {
+    Moved { copied: now.copied - before.copied, spliced: now.spliced - before.spliced }
+}
+
+/// The upstream's data ended in a failure: the client must not take what it got for the whole.
+fn reset_instead_of_close(client: &Client) {
+    let _ = rustix::net::sockopt::set_socket_linger(&client.endpoint.stream, Some(Duration::ZERO));
+}

@@ -1,0 +1,111 @@
+//! The fourth stage: telling the client what came of its request.
+
+use super::closing::Closing;
+use super::relaying::Relaying;
+use super::{Client, Context, End, Stage, Step};
+use crate::event::{Endpoint, Key};
+use crate::fault::{At, Cause, Fault};
+use crate::http::{self, ErrorResponse, ProxyStatus};
+use crate::relay::Half;
+
+/// Writing an answer to the client.
+#[derive(Debug)]
+pub(super) struct Reply {
+    answer: Vec<u8>,
+    sent: usize,
+    then: Then,
+}
+
+#[derive(Debug)]
+enum Then {
+    /// The tunnel stands; the halves hold what came behind the heads.
+    Relay { upstream: Endpoint, up: Half, down: Half },
+    /// The answer is all that there is.
+    Close(End),
+}
+
+impl Reply {
+    /// Opens the tunnel. What the upstream sent behind its 200 goes out behind ours.
+    pub(super) fn established(upstream: Endpoint, from_upstream: Vec<u8>, from_client: Vec<u8>, client: &mut Client, context: &mut Context) -> Step {
+        client.record.status = 200;
+        context.metrics.request("connect", 200);
+        let mut answer = Vec::new();
+        http::established_response(&mut answer);
+        let then = Then::Relay { upstream, up: Half::new(from_client), down: Half::new(from_upstream) };
+        Step::Go(Stage::Reply(Box::new(Reply { answer, sent: 0, then })))
+    }
+
+    /// Answers with a fault, if its cause is one that the client can be told.
+    pub(super) fn to_fault(fault: Fault, client: &mut Client, context: &mut Context) -> Step {
+        let status = fault.cause.status();
+        if status == 0 {
+            return Step::end(End::Fault(fault));
+        }
+        let answer = fault_answer(&fault, &context.settings.upstream_name);
+        Reply::page(answer, status, End::Fault(fault), client, context)
+    }
+
+    /// Sends a whole answer that closes the connection.
+    pub(super) fn page(answer: Vec<u8>, status: u16, end: End, client: &mut Client, context: &mut Context) -> Step {
+        client.record.status = status;
+        context.metrics.request("connect", status);
+        Step::Go(Stage::Reply(Box::new(Reply { answer, sent: 0, then: Then::Close(end) })))
+    }
+
+    pub(super) fn endpoint(&mut self) -> Option<&mut Endpoint> {
+        match &mut self.then {
+            Then::Relay { upstream, .. } => Some(upstream),
+            Then::Close(_) => None,
+        }
+    }
+
+    pub(super) fn step(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        while self.sent < self.answer.len() {
+            if !client.endpoint.ready.writable() {
+                return Step::Wait(Stage::Reply(self));
+            }
+            match client.endpoint.write(&self.answer[self.sent..]) {
+                Ok(count) => self.sent += count,
+                Err(error) => return Step::end(self.into_end_with(Fault::downstream_io(At::Reply, &error))),
+            }
+        }
+        match self.then {
+            Then::Relay { upstream, up, down } => Relaying::begin(upstream, up, down, key, client, context),
+            Then::Close(end) => Closing::begin(end, key, client, context),
+        }
+    }
+
+    /// The end of a reply that could not be sent in time.
+    pub(super) fn into_end(self: Box<Self>) -> End {
+        self.into_end_with(Fault::new(At::Reply, Cause::ClientGone, "the client does not read its answer"))
+    }
+
+    /// What ended the tunnel is the fault that was to be told, if there was one.
+    fn into_end_with(self, fault: Fault) -> End {
+        match self.then {
+            Then::Close(end @ End::Fault(_)) => end,
+            _ => End::Fault(fault),
+        }
+    }
+}
+
+/// The response that names a fault to the client.
+fn fault_answer(fault: &Fault, upstream_name: &str) -> Vec<u8> {
+    let mut answer = Vec::new();
+    let next_hop = (fault.at == At::Dial || fault.at == At::Authenticate).then_some(upstream_name);
+    let received_status = (fault.cause == Cause::CredentialsRefused).then_some(407);
+    let error = ProxyStatus::error(fault.cause.error_type(), &fault.detail);
+    let extra_fields: &[(&str, &str)] = match fault.cause {
+        Cause::TunnelLimit | Cause::ResourcesExhausted | Cause::Drained => &[("Retry-After", "5")],
+        _ => &[],
+    };
+    let response = ErrorResponse {
+        status: fault.cause.status(),
+        proxy_status: ProxyStatus { next_hop, received_status, ..error },
+        detail: &fault.detail,
+        extra_fields,
+        omit_body: false,
+    };
+    http::error_response(&mut answer, &response);
+    answer
+}
