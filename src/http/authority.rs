@@ -1,0 +1,236 @@
+//! Host and port of a request target (RFC 3986 §3.2, RFC 9112 §3.2.3).
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// The longest host name accepted, in bytes (RFC 1035 §2.3.4).
+pub const HOST_NAME_LIMIT_BYTES: usize = 255;
+
+/// Why a text is not a host and port. No bytes of the peer are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AuthorityError {
+    /// `user:password@`: deprecated, and a way to disguise a host (RFC 9110 §4.2.4).
+    #[error("the authority carries user information")]
+    UserInfo,
+    /// A CONNECT target must name its port (RFC 9110 §9.3.6).
+    #[error("the authority has no port")]
+    MissingPort,
+    /// Not one to five decimal digits for 1 to 65535.
+    #[error("the port is not a decimal number from 1 to 65535")]
+    InvalidPort,
+    /// No host in front of the port.
+    #[error("the host is empty")]
+    EmptyHost,
+    /// Longer than [`HOST_NAME_LIMIT_BYTES`].
+    #[error("the host name is longer than {HOST_NAME_LIMIT_BYTES} bytes")]
+    HostTooLong,
+    /// A character outside letters, digits, `-`, `.`, `_`, or an empty label.
+    #[error("the host is neither a name of letters, digits, '-', '.', '_' nor an address")]
+    InvalidHost,
+    /// `127.1`, `0x7f000001`, `0177.0.0.1`: resolvers read them as addresses, filters do not.
+    #[error("the host ends in a number but is not a dotted-quad IPv4 address")]
+    AmbiguousIpv4,
+    /// Brackets without a valid IPv6 address between them; a zone identifier is not valid here.
+    #[error("the bracketed host is not an IPv6 address without a zone")]
+    InvalidIpv6,
+}
+
+/// A host as a client names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Host<'b> {
+    /// A name to resolve, in the client's letter case, not empty; it may end in a dot.
+    Name(&'b str),
+    /// A dotted quad.
+    V4(Ipv4Addr),
+    /// An address that stood in brackets.
+    V6(Ipv6Addr),
+}
+
+/// Writes an IPv6 address in its brackets.
+impl fmt::Display for Host<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::V4(address) => address.fmt(f),
+            Self::V6(address) => write!(f, "[{address}]"),
+        }
+    }
+}
+
+/// A host and a port, never 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Authority<'b> {
+    /// The host.
+    pub host: Host<'b>,
+    /// 1 to 65535.
+    pub port: u16,
+}
+
+impl fmt::Display for Authority<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl<'b> Authority<'b> {
+    /// Parses `host:port`, the port required: the target of a CONNECT (RFC 9112 §3.2.3).
+    ///
+    /// # Errors
+    /// [`AuthorityError`] says which part is not as it must be.
+    pub fn parse(text: &'b str) -> Result<Self, AuthorityError> {
+        let (host, port) = split(text)?;
+        Ok(Self { port: parse_port(port.ok_or(AuthorityError::MissingPort)?)?, host: parse_host(host)? })
+    }
+
+    /// Parses `host[:port]` (RFC 3986 §3.2): the authority of an absolute-form target.
+    ///
+    /// # Errors
+    /// As [`Authority::parse`].
+    pub fn parse_with_default_port(text: &'b str, default_port: u16) -> Result<Self, AuthorityError> {
+        let (host, port) = split(text)?;
+        Ok(Self { port: port.map_or(Ok(default_port), parse_port)?, host: parse_host(host)? })
+    }
+}
+
+fn split(text: &str) -> Result<(&str, Option<&str>), AuthorityError> {
+    if text.contains('@') {
+        return Err(AuthorityError::UserInfo);
+    }
+    if text.starts_with('[') {
+        let (host, rest) = text.split_once(']').ok_or(AuthorityError::InvalidIpv6)?;
+        return match rest.strip_prefix(':') {
+            Some(port) => Ok((host, Some(port))),
+            None if rest.is_empty() => Ok((host, None)),
+            None => Err(AuthorityError::InvalidHost),
+        };
+    }
+    match text.split_once(':') {
+        Some((host, port)) => Ok((host, Some(port))),
+        None => Ok((text, None)),
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, AuthorityError> {
+    // `u16::from_str` alone would take a sign.
+    let decimal = text.bytes().all(|byte| byte.is_ascii_digit());
+    if !decimal || text.starts_with('0') {
+        return Err(AuthorityError::InvalidPort);
+    }
+    text.parse().map_err(|_| AuthorityError::InvalidPort)
+}
+
+/// `text` may begin with the bracket that [`split`] left on it.
+fn parse_host(text: &str) -> Result<Host<'_>, AuthorityError> {
+    if let Some(address) = text.strip_prefix('[') {
+        let address = address.parse().map_err(|_| AuthorityError::InvalidIpv6)?;
+        return Ok(Host::V6(address));
+    }
+    if text.is_empty() {
+        return Err(AuthorityError::EmptyHost);
+    }
+    if text.len() > HOST_NAME_LIMIT_BYTES {
+        return Err(AuthorityError::HostTooLong);
+    }
+    let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    if !text.bytes().all(is_name_byte) {
+        return Err(AuthorityError::InvalidHost);
+    }
+    let relative = text.strip_suffix('.').unwrap_or(text);
+    if relative.is_empty() || relative.starts_with('.') || relative.contains("..") {
+        return Err(AuthorityError::InvalidHost);
+    }
+    let last_label = relative.rsplit('.').next().unwrap_or_default();
+    if !is_number(last_label) {
+        return Ok(Host::Name(text));
+    }
+    text.parse().map(Host::V4).map_err(|_| AuthorityError::AmbiguousIpv4)
+}
+
+/// Whether a resolver may read `label` as a number: decimal, octal or `0x` hexadecimal.
+fn is_number(label: &str) -> bool {
+    let hexadecimal = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
+    match hexadecimal {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => label.bytes().all(|byte| byte.is_ascii_digit()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use AuthorityError as E;
+
+    #[test]
+    fn names_and_addresses_are_told_apart() {
+        for (text, host, port) in [
+            ("server.domain.net:443", Host::Name("server.domain.net"), 443),
+            ("A_b-c.:1", Host::Name("A_b-c."), 1),
+            ("1password.com:65535", Host::Name("1password.com"), 65535),
+            ("10.0.0.1:8080", Host::V4(Ipv4Addr::new(10, 0, 0, 1)), 8080),
+            ("[::1]:443", Host::V6(Ipv6Addr::LOCALHOST), 443),
+        ] {
+            let authority = Authority::parse(text).unwrap();
+            assert_eq!(authority, Authority { host, port });
+            assert_eq!(authority.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn anything_ambiguous_is_refused() {
+        for (text, error) in [
+            ("host", E::MissingPort),
+            ("[::1]", E::MissingPort),
+            ("host:", E::InvalidPort),
+            ("host:0", E::InvalidPort),
+            ("host:00443", E::InvalidPort),
+            ("host:65536", E::InvalidPort),
+            ("host:+443", E::InvalidPort),
+            ("host:-1", E::InvalidPort),
+            ("host:443/", E::InvalidPort),
+            ("host:4:43", E::InvalidPort),
+            ("::1:443", E::InvalidPort),
+            ("user@host:443", E::UserInfo),
+            ("user:pw@host:443", E::UserInfo),
+            (":443", E::EmptyHost),
+            ("", E::MissingPort),
+            ("ho st:443", E::InvalidHost),
+            ("host/path:443", E::InvalidHost),
+            ("h%6fst:443", E::InvalidHost),
+            ("a..b:443", E::InvalidHost),
+            (".a:443", E::InvalidHost),
+            (".:443", E::InvalidHost),
+            ("h\u{f6}st:443", E::InvalidHost),
+            ("127.1:443", E::AmbiguousIpv4),
+            ("0177.0.0.1:443", E::AmbiguousIpv4),
+            ("2130706433:443", E::AmbiguousIpv4),
+            ("0x7f000001:443", E::AmbiguousIpv4),
+            ("a.0x1:443", E::AmbiguousIpv4),
+            ("256.0.0.1:443", E::AmbiguousIpv4),
+            ("10.0.0.1.:443", E::AmbiguousIpv4),
+            ("[::1%25eth0]:443", E::InvalidIpv6),
+            ("[fe80::1%eth0]:443", E::InvalidIpv6),
+            ("[::1:443", E::InvalidIpv6),
+            ("[]:443", E::InvalidIpv6),
+            ("[10.0.0.1]:443", E::InvalidIpv6),
+            ("[::1]x:443", E::InvalidHost),
+        ] {
+            assert_eq!(Authority::parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_length_of_a_name_is_bounded() {
+        let name = "a".repeat(HOST_NAME_LIMIT_BYTES);
+        assert!(Authority::parse(&format!("{name}:1")).is_ok());
+        assert_eq!(Authority::parse(&format!("{name}a:1")), Err(E::HostTooLong));
+    }
+
+    #[test]
+    fn a_default_port_stands_in_for_a_missing_one_only() {
+        let authority = Authority::parse_with_default_port("host", 80).unwrap();
+        assert_eq!(authority.port, 80);
+        let authority = Authority::parse_with_default_port("[::1]:81", 80).unwrap();
+        assert_eq!(authority.port, 81);
+        assert_eq!(Authority::parse_with_default_port("host:", 80), Err(E::InvalidPort));
+    }
+}

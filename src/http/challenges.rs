@@ -1,0 +1,391 @@
+//! Authentication challenges (RFC 9110 §11.6.1) and the tokens in them.
+//!
+//! `Negotiate, Basic realm="a, b", NTLM TlRM…==` on one line, or each on a line of its own: a comma parts both
+//! challenges and the parameters of one challenge, so what follows a comma is a parameter only if it is `name=`.
+
+use super::fields::{Fields, Values};
+use super::start_line::{is_blank, is_token_char, trim_blanks, trim_blanks_start};
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use std::fmt;
+
+/// The longest token decoded, in bytes of base64. A CHALLENGE_MESSAGE whose TargetInfo is as large as its 16-bit length
+/// allows still fits.
+pub const TOKEN_LIMIT_BYTES: usize = 96 * 1024;
+
+/// How many schemes [`offered`] lists, and how much of each name.
+const OFFERED_MAX: usize = 8;
+const OFFERED_NAME_LIMIT_BYTES: usize = 32;
+
+/// Padding is often lost, and some encoders leave bits set in the last character.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// One challenge, borrowed from its field.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Challenge<'b> {
+    /// The auth-scheme, a token, in the sender's letter case.
+    pub scheme: &'b str,
+    /// The token68 behind the scheme, not yet decoded; for NTLM and Negotiate the base64 of a message.
+    pub token68: Option<&'b str>,
+    /// The parameters as sent, from the first name to the last value.
+    pub params: &'b [u8],
+}
+
+impl Challenge<'_> {
+    /// Whether the challenge is of this scheme, in any letter case.
+    pub fn is(&self, scheme: &str) -> bool {
+        self.scheme.eq_ignore_ascii_case(scheme)
+    }
+
+    /// Whether it is the scheme's name and nothing else: an offer, or, behind an AUTHENTICATE_MESSAGE, a refusal.
+    pub fn is_bare(&self) -> bool {
+        self.token68.is_none() && self.params.is_empty()
+    }
+}
+
+/// Prints no token.
+impl fmt::Debug for Challenge<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Challenge")
+            .field("scheme", &self.scheme)
+            .field("token68_bytes", &self.token68.map(str::len))
+            .field("params_bytes", &self.params.len())
+            .finish()
+    }
+}
+
+/// Why a token is not decoded. No bytes of the peer are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Longer than [`TOKEN_LIMIT_BYTES`].
+    #[error("the token has {bytes} bytes, more than {TOKEN_LIMIT_BYTES}")]
+    TooLong {
+        /// Its length in bytes of base64.
+        bytes: usize,
+    },
+    /// A character outside the alphabet, or a length that no encoding has.
+    #[error("the token is not base64")]
+    NotBase64,
+}
+
+/// The challenges of all Proxy-Authenticate fields, in order. What cannot be read as a challenge is passed over.
+pub fn challenges<'b>(fields: &Fields<'b>) -> Challenges<'b> {
+    challenges_in(fields, "proxy-authenticate")
+}
+
+/// As [`challenges`], of the fields of another name, such as WWW-Authenticate.
+pub fn challenges_in<'b>(fields: &Fields<'b>, field_name: &'static str) -> Challenges<'b> {
+    Challenges { lines: fields.get_all(field_name), line: b"" }
+}
+
+/// The challenge of this scheme, in any letter case; where there are several, the first that carries a token.
+pub fn find_challenge<'b>(fields: &Fields<'b>, scheme: &str) -> Option<Challenge<'b>> {
+    let mut of_scheme = challenges(fields).filter(|challenge| challenge.is(scheme));
+    let first = of_scheme.next()?;
+    if first.token68.is_some() {
+        return Some(first);
+    }
+    of_scheme.find(|challenge| challenge.token68.is_some()).or(Some(first))
+}
+
+/// The NTLM challenge; see [`find_challenge`].
+pub fn find_ntlm<'b>(fields: &Fields<'b>) -> Option<Challenge<'b>> {
+    find_challenge(fields, "NTLM")
+}
+
+/// The schemes on offer, for a message to people: `Negotiate, Basic`, or `none`. Bounded in number and length; holds
+/// token characters only.
+pub fn offered(fields: &Fields<'_>) -> String {
+    let mut text = String::new();
+    for (index, challenge) in challenges(fields).enumerate() {
+        if index > 0 {
+            text.push_str(", ");
+        }
+        if index == OFFERED_MAX {
+            text.push_str("...");
+            break;
+        }
+        let name = challenge.scheme;
+        text.push_str(name.get(..OFFERED_NAME_LIMIT_BYTES).unwrap_or(name));
+    }
+    if text.is_empty() {
+        text.push_str("none");
+    }
+    text
+}
+
+/// Decodes the base64 of a token68; padding may be missing, blanks around it are passed over.
+///
+/// # Errors
+/// [`TokenError`]
+pub fn decode_token(token68: &str) -> Result<Vec<u8>, TokenError> {
+    let text = trim_blanks(token68.as_bytes());
+    if text.len() > TOKEN_LIMIT_BYTES {
+        return Err(TokenError::TooLong { bytes: text.len() });
+    }
+    LENIENT.decode(text).map_err(|_| TokenError::NotBase64)
+}
+
+/// See [`challenges`].
+#[derive(Clone)]
+pub struct Challenges<'b> {
+    lines: Values<'b>,
+    line: &'b [u8],
+}
+
+impl<'b> Iterator for Challenges<'b> {
+    type Item = Challenge<'b>;
+
+    fn next(&mut self) -> Option<Challenge<'b>> {
+        loop {
+            self.line = skip_separators(self.line);
+            if self.line.is_empty() {
+                self.line = self.lines.next()?;
+                continue;
+            }
+            let (challenge, rest) = split_challenge(self.line);
+            self.line = rest;
+            if challenge.is_some() {
+                return challenge;
+            }
+        }
+    }
+}
+
+/// The challenge at the front of `line`, which is not empty, and what lies behind it. Always moves on.
+fn split_challenge(line: &[u8]) -> (Option<Challenge<'_>>, &[u8]) {
+    let (scheme, rest) = line.split_at(token_len(line));
+    let after = trim_blanks_start(rest);
+    let scheme = str::from_utf8(scheme).unwrap_or_default();
+    let ends = matches!(after.first(), None | Some(b','));
+    let parted = ends || after.len() < rest.len();
+    if scheme.is_empty() || !parted || after.first() == Some(&b'=') {
+        return (None, line.split_at(element_len(line)).1);
+    }
+    let mut challenge = Challenge { scheme, token68: None, params: b"" };
+    if ends {
+        return (Some(challenge), after);
+    }
+    let (token68, rest) = after.split_at(token68_len(after));
+    if !token68.is_empty() && matches!(trim_blanks_start(rest).first(), None | Some(b',')) {
+        challenge.token68 = str::from_utf8(token68).ok();
+        return (Some(challenge), rest);
+    }
+    let (params, rest) = after.split_at(params_len(after));
+    challenge.params = trim_blanks(params);
+    (Some(challenge), rest)
+}
+
+/// The first element and all that follow it as long as they are parameters.
+fn params_len(text: &[u8]) -> usize {
+    let mut len = element_len(text);
+    loop {
+        let next = skip_separators(text.get(len..).unwrap_or_default());
+        let (name, rest) = next.split_at(token_len(next));
+        if name.is_empty() || trim_blanks_start(rest).first() != Some(&b'=') {
+            return len;
+        }
+        len = text.len() - next.len() + element_len(next);
+    }
+}
+
+/// Up to the next comma that is not inside a quoted-string (RFC 9110 §5.6.4).
+fn element_len(text: &[u8]) -> usize {
+    let (mut quoted, mut escaped) = (false, false);
+    for (index, &byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' if !quoted => return index,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+fn token_len(text: &[u8]) -> usize {
+    let end = text.iter().position(|&byte| !is_token_char(byte));
+    end.unwrap_or(text.len())
+}
+
+/// RFC 9110 §11.2: letters, digits and `-._~+/`, then any number of `=`.
+fn token68_len(text: &[u8]) -> usize {
+    let is_token68_char = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+    let body = text.iter().take_while(|&&byte| is_token68_char(byte)).count();
+    let padding = text.iter().skip(body).take_while(|&&byte| byte == b'=').count();
+    if body == 0 { 0 } else { body + padding }
+}
+
+fn skip_separators(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|&byte| !is_blank(byte) && byte != b',');
+    text.get(start.unwrap_or(text.len())..).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::FieldStorage;
+
+    fn with<T>(lines: &[&str], check: impl FnOnce(&Fields<'_>) -> T) -> T {
+        let mut section = String::new();
+        for line in lines {
+            section.push_str("proxy-Authenticate: ");
+            section.push_str(line);
+            section.push_str("\r\n");
+        }
+        section.push_str("\r\n");
+        check(&Fields::parse(section.as_bytes(), &mut FieldStorage::new()).unwrap())
+    }
+
+    fn parse(lines: &[&str]) -> Vec<(String, Option<String>, String)> {
+        with(lines, |fields| {
+            challenges(fields)
+                .map(|challenge| {
+                    (
+                        challenge.scheme.to_owned(),
+                        challenge.token68.map(str::to_owned),
+                        String::from_utf8_lossy(challenge.params).into_owned(),
+                    )
+                })
+                .collect()
+        })
+    }
+
+    fn bare(scheme: &str) -> (String, Option<String>, String) {
+        (scheme.to_owned(), None, String::new())
+    }
+
+    fn token(scheme: &str, token68: &str) -> (String, Option<String>, String) {
+        (scheme.to_owned(), Some(token68.to_owned()), String::new())
+    }
+
+    fn params(scheme: &str, params: &str) -> (String, Option<String>, String) {
+        (scheme.to_owned(), None, params.to_owned())
+    }
+
+    #[test]
+    fn challenges_stand_on_lines_or_behind_commas() {
+        let expected = [bare("Negotiate"), bare("Kerberos"), bare("NTLM")];
+        assert_eq!(parse(&["Negotiate ", "Kerberos ", "NTLM "]), expected);
+        assert_eq!(parse(&["Negotiate, Kerberos, NTLM"]), expected);
+        assert_eq!(parse(&["Negotiate,Kerberos ,\tNTLM"]), expected);
+        assert_eq!(parse(&[",, Negotiate ,,Kerberos", "", ", NTLM,"]), expected);
+    }
+
+    #[test]
+    fn quoted_strings_hide_commas_and_escaped_quotes() {
+        assert_eq!(
+            parse(&[
+                r#"Basic realm="a, NTLM x", Digest qop="auth,auth-int", nonce="\"q\", r", stale=FALSE, NTLM TlRM+/==, Negotiate"#
+            ]),
+            [
+                params("Basic", r#"realm="a, NTLM x""#),
+                params("Digest", r#"qop="auth,auth-int", nonce="\"q\", r", stale=FALSE"#),
+                token("NTLM", "TlRM+/=="),
+                bare("Negotiate"),
+            ]
+        );
+    }
+
+    #[test]
+    fn odd_spacing_is_read() {
+        assert_eq!(
+            parse(&["nTlM   TlRM==  ,  Basic  realm = \"x\" ,charset=\"UTF-8\"  ,,NEGOTIATE\t"]),
+            [token("nTlM", "TlRM=="), params("Basic", "realm = \"x\" ,charset=\"UTF-8\""), bare("NEGOTIATE"),]
+        );
+    }
+
+    #[test]
+    fn what_is_no_challenge_is_passed_over() {
+        for line in ["\"NTLM\"", "=", "NTLM: x", "(a)", "realm=\"a, b\"", "\u{e4}"] {
+            assert_eq!(parse(&[line, "NTLM"]), [bare("NTLM")], "{line}");
+            assert_eq!(parse(&[&format!("{line}, NTLM")]), [bare("NTLM")], "{line}");
+        }
+        assert_eq!(parse(&["Basic realm=\"open, NTLM"]).len(), 1);
+        assert_eq!(parse(&[]), []);
+    }
+
+    #[test]
+    fn a_broken_token_is_no_bare_offer() {
+        with(&["NTLM TlRM TVNT"], |fields| {
+            let challenge = find_ntlm(fields).unwrap();
+            assert_eq!(challenge.token68, None);
+            assert!(!challenge.is_bare());
+        });
+        with(&["NTLM"], |fields| {
+            assert!(find_ntlm(fields).unwrap().is_bare());
+        });
+    }
+
+    #[test]
+    fn ntlm_is_found_anywhere_and_with_its_token() {
+        for lines in [
+            &["Negotiate", "NTLM TlRM"][..],
+            &["Basic realm=\"x\", ntlm TlRM"],
+            &["NTLM", "Ntlm TlRM", "NTLM other"],
+            &["NTLM TlRM, NTLM"],
+        ] {
+            with(lines, |fields| {
+                assert_eq!(find_ntlm(fields).unwrap().token68, Some("TlRM"));
+            });
+        }
+        with(&["NTLMv2", "Negotiate NTLM"], |fields| {
+            assert_eq!(find_ntlm(fields), None);
+            let negotiate = find_challenge(fields, "negotiate").unwrap();
+            assert_eq!(negotiate.token68, Some("NTLM"));
+        });
+    }
+
+    #[test]
+    fn other_fields_hold_challenges_too() {
+        let section = b"WWW-Authenticate: NTLM\r\nProxy-Authenticate: Basic realm=x\r\n\r\n";
+        let mut storage = FieldStorage::new();
+        let fields = Fields::parse(section, &mut storage).unwrap();
+        let schemes: Vec<_> = challenges_in(&fields, "www-authenticate").map(|challenge| challenge.scheme).collect();
+        assert_eq!(schemes, ["NTLM"]);
+    }
+
+    #[test]
+    fn the_offer_is_listed_in_bounds() {
+        with(&["Basic realm=\"secret\"", "Negotiate, Bearer"], |fields| {
+            assert_eq!(offered(fields), "Basic, Negotiate, Bearer");
+        });
+        with(&[], |fields| assert_eq!(offered(fields), "none"));
+        let long = ["x".repeat(1000), vec!["y"; 1000].join(",")];
+        with(&[&long[0], &long[1]], |fields| {
+            let text = offered(fields);
+            assert!(text.ends_with(", y, ..."), "{text}");
+            assert!(text.len() < 100, "{text}");
+        });
+    }
+
+    #[test]
+    fn tokens_are_decoded_in_bounds() {
+        assert_eq!(decode_token("TlRMTVNTUAA=").unwrap(), b"NTLMSSP\0");
+        assert_eq!(decode_token(" TlRMTVNTUAA \t").unwrap(), b"NTLMSSP\0");
+        assert_eq!(decode_token("TlRMTVNTUAB=").unwrap(), b"NTLMSSP\0");
+        assert_eq!(decode_token("").unwrap(), b"");
+        for bad in ["TlRMTVNTUAA=x", "A", "TlRM TVNT", "TlRM-_==", "\u{e4}aaa"] {
+            assert_eq!(decode_token(bad), Err(TokenError::NotBase64), "{bad}");
+        }
+        assert!(decode_token(&"A".repeat(TOKEN_LIMIT_BYTES)).is_ok());
+        assert_eq!(
+            decode_token(&"A".repeat(TOKEN_LIMIT_BYTES + 1)),
+            Err(TokenError::TooLong { bytes: TOKEN_LIMIT_BYTES + 1 })
+        );
+    }
+
+    #[test]
+    fn debug_prints_no_token() {
+        with(&["NTLM TlRM"], |fields| {
+            assert!(!format!("{:?}", find_ntlm(fields)).contains("TlRM"));
+        });
+    }
+}

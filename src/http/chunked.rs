@@ -1,0 +1,326 @@
+//! Where data and overhead lie in a chunked body (RFC 9112 §7.1).
+//!
+//! ```text
+//!   Size ─(blank, ';')─▶ Extension ─(CR)─▶ SizeLf
+//!     └───────────(CR)──────────────────────▲│
+//!                                            ├(size > 0)─▶ Data ─▶ DataCr ─▶ DataLf ─▶ Size
+//!                                            └(size = 0)─▶ TrailerStart ─(CR)─▶ FinalLf ─▶ Done
+//!   TrailerStart ─▶ TrailerName ─(':')─▶ TrailerValue ─(CR)─▶ TrailerLf ─▶ TrailerStart
+//! ```
+
+use super::start_line::{is_blank, is_token_char};
+
+/// The longest chunk-size line, extensions included, in bytes.
+pub const CHUNK_LINE_LIMIT_BYTES: usize = 4096;
+
+/// The longest trailer section in bytes.
+pub const TRAILER_LIMIT_BYTES: usize = 16 * 1024;
+
+/// The most hexadecimal digits of a chunk size: 2^64 - 1 has 16.
+const SIZE_DIGITS_MAX: usize = 16;
+
+/// What is wrong with a chunked body. No bytes of the peer are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChunkError {
+    /// No hexadecimal digit where a size must be, or something else than an extension behind it.
+    #[error("a chunk size is not a hexadecimal number")]
+    InvalidSize,
+    /// More than 16 digits.
+    #[error("a chunk size has more than {SIZE_DIGITS_MAX} digits")]
+    SizeOverflow,
+    /// A control character in an extension.
+    #[error("a chunk extension has a control character")]
+    InvalidExtension,
+    /// Longer than [`CHUNK_LINE_LIMIT_BYTES`].
+    #[error("a chunk size line is longer than {CHUNK_LINE_LIMIT_BYTES} bytes")]
+    LineTooLong,
+    /// The chunk's data runs on past its size.
+    #[error("the data of a chunk is not followed by CRLF")]
+    MissingChunkEnd,
+    /// A CR without LF or a LF without CR.
+    #[error("a CR or LF that is not part of a CRLF")]
+    BareLineEnd,
+    /// Not `name: value`.
+    #[error("a trailer line is not a name, a colon and a value")]
+    InvalidTrailer,
+    /// Longer than [`TRAILER_LIMIT_BYTES`].
+    #[error("the trailer section is longer than {TRAILER_LIMIT_BYTES} bytes")]
+    TrailerTooLarge,
+}
+
+/// The next stretch of a chunked body: first overhead, then data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Bytes at the front of the input that are framing.
+    pub overhead: usize,
+    /// Bytes of content behind the overhead.
+    pub data: usize,
+    /// The body ends behind this segment.
+    pub done: bool,
+}
+
+impl Segment {
+    /// All the bytes of the segment.
+    pub fn len(&self) -> usize {
+        self.overhead + self.data
+    }
+
+    /// Whether the input gave nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Size {
+        value: u64,
+        digits: usize,
+    },
+    /// Behind the size; without a semicolon only blanks may come.
+    Extension {
+        value: u64,
+        semicolon: bool,
+    },
+    SizeLf {
+        value: u64,
+    },
+    Data {
+        left: u64,
+    },
+    DataCr,
+    DataLf,
+    TrailerStart,
+    TrailerName,
+    TrailerValue,
+    TrailerLf,
+    FinalLf,
+    Done,
+}
+
+/// Walks over a chunked body as it arrives; keeps no bytes.
+///
+/// Bad sizes, bare line ends and overlong lines are refused; chunk extensions are passed over. Blanks behind a size are
+/// borne with, because old servers pad sizes with them.
+#[derive(Debug, Clone)]
+pub struct ChunkedDecoder {
+    state: State,
+    /// Bytes of the size line or of the trailer section so far.
+    line_bytes: usize,
+}
+
+impl Default for ChunkedDecoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ChunkedDecoder {
+    /// At the start of a body.
+    pub fn new() -> Self {
+        Self { state: State::Size { value: 0, digits: 0 }, line_bytes: 0 }
+    }
+
+    /// Whether the last chunk and its trailers have passed.
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Takes the next segment off the front of `input`; call again with what lies behind it. An empty segment means
+    /// that all input was taken, or that the body is done and `input` is leftover.
+    ///
+    /// # Errors
+    /// [`ChunkError`]; the decoder and the connection are of no further use.
+    pub fn decode(&mut self, input: &[u8]) -> Result<Segment, ChunkError> {
+        let mut overhead = 0;
+        for &byte in input {
+            if matches!(self.state, State::Data { .. } | State::Done) {
+                break;
+            }
+            self.state = self.step(byte)?;
+            overhead += 1;
+        }
+        let mut data = 0;
+        if let State::Data { left } = self.state {
+            let available = input.len() - overhead;
+            data = usize::try_from(left).map_or(available, |left| left.min(available));
+            let left = left - data as u64;
+            self.state = if left == 0 { State::DataCr } else { State::Data { left } };
+        }
+        Ok(Segment { overhead, data, done: self.is_done() })
+    }
+
+    /// One byte of overhead.
+    fn step(&mut self, byte: u8) -> Result<State, ChunkError> {
+        match self.state {
+            State::Size { .. } | State::Extension { .. } | State::SizeLf { .. } => self.step_size_line(byte),
+            State::DataCr if byte == b'\r' => Ok(State::DataLf),
+            State::DataLf if byte == b'\n' => {
+                self.line_bytes = 0;
+                Ok(State::Size { value: 0, digits: 0 })
+            }
+            State::DataCr | State::DataLf => Err(ChunkError::MissingChunkEnd),
+            _ => self.step_trailer(byte),
+        }
+    }
+
+    fn step_size_line(&mut self, byte: u8) -> Result<State, ChunkError> {
+        self.line_bytes += 1;
+        if self.line_bytes > CHUNK_LINE_LIMIT_BYTES {
+            return Err(ChunkError::LineTooLong);
+        }
+        match (self.state, byte) {
+            (State::Size { value, digits }, _) => step_size(value, digits, byte),
+            (State::Extension { value, .. }, b'\r') => Ok(State::SizeLf { value }),
+            (State::Extension { .. }, b'\n') => Err(ChunkError::BareLineEnd),
+            (State::Extension { value, semicolon }, _) => match byte {
+                b';' => Ok(State::Extension { value, semicolon: true }),
+                _ if is_blank(byte) => Ok(State::Extension { value, semicolon }),
+                _ if byte.is_ascii_control() => Err(ChunkError::InvalidExtension),
+                _ if semicolon => Ok(State::Extension { value, semicolon }),
+                _ => Err(ChunkError::InvalidSize),
+            },
+            (State::SizeLf { value: 0 }, b'\n') => {
+                self.line_bytes = 0;
+                Ok(State::TrailerStart)
+            }
+            (State::SizeLf { value }, b'\n') => Ok(State::Data { left: value }),
+            _ => Err(ChunkError::BareLineEnd),
+        }
+    }
+
+    fn step_trailer(&mut self, byte: u8) -> Result<State, ChunkError> {
+        self.line_bytes += 1;
+        if self.line_bytes > TRAILER_LIMIT_BYTES {
+            return Err(ChunkError::TrailerTooLarge);
+        }
+        match (self.state, byte) {
+            (State::TrailerStart, b'\r') => Ok(State::FinalLf),
+            (State::FinalLf, b'\n') => Ok(State::Done),
+            (State::TrailerLf, b'\n') => Ok(State::TrailerStart),
+            (State::FinalLf | State::TrailerLf, _) => Err(ChunkError::BareLineEnd),
+            (State::TrailerValue, b'\r') => Ok(State::TrailerLf),
+            (State::TrailerName, b':') => Ok(State::TrailerValue),
+            (_, b'\r' | b'\n') => Err(ChunkError::BareLineEnd),
+            (State::TrailerStart | State::TrailerName, _) if is_token_char(byte) => Ok(State::TrailerName),
+            (State::TrailerValue, _) if byte == b'\t' || !byte.is_ascii_control() => Ok(State::TrailerValue),
+            _ => Err(ChunkError::InvalidTrailer),
+        }
+    }
+}
+
+fn step_size(value: u64, digits: usize, byte: u8) -> Result<State, ChunkError> {
+    if let Some(digit) = char::from(byte).to_digit(16) {
+        if digits == SIZE_DIGITS_MAX {
+            return Err(ChunkError::SizeOverflow);
+        }
+        return Ok(State::Size { value: value << 4 | u64::from(digit), digits: digits + 1 });
+    }
+    match byte {
+        _ if digits == 0 => Err(ChunkError::InvalidSize),
+        b'\r' => Ok(State::SizeLf { value }),
+        b'\n' => Err(ChunkError::BareLineEnd),
+        b';' => Ok(State::Extension { value, semicolon: true }),
+        _ if is_blank(byte) => Ok(State::Extension { value, semicolon: false }),
+        _ => Err(ChunkError::InvalidSize),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &[u8] = b"4;name=\"a;b\"\r\nWiki\r\n05  \r\npedia\r\nA\r\n0123456789\r\n0\r\nExpires: x\r\nT:\r\n\r\n";
+
+    /// The content, how many bytes the body had, and whether it is done; fed in pieces of `step` bytes.
+    fn decode(body: &[u8], step: usize) -> Result<(Vec<u8>, usize, bool), ChunkError> {
+        let mut decoder = ChunkedDecoder::new();
+        let (mut content, mut taken) = (Vec::new(), 0);
+        for piece in body.chunks(step) {
+            let mut rest = piece;
+            loop {
+                let segment = decoder.decode(rest)?;
+                content.extend_from_slice(&rest[segment.overhead..segment.len()]);
+                taken += segment.len();
+                rest = &rest[segment.len()..];
+                if segment.is_empty() {
+                    break;
+                }
+            }
+        }
+        Ok((content, taken, decoder.is_done()))
+    }
+
+    #[test]
+    fn content_is_told_from_overhead_however_it_is_split() {
+        let body = [BODY, b"leftover"].concat();
+        for step in 1..=body.len() {
+            let (content, taken, done) = decode(&body, step).unwrap();
+            assert_eq!(content, b"Wikipedia0123456789", "in steps of {step}");
+            assert_eq!((taken, done), (BODY.len(), true));
+        }
+    }
+
+    #[test]
+    fn no_truncated_body_is_done() {
+        for len in 0..BODY.len() {
+            let (_, taken, done) = decode(&BODY[..len], 7).unwrap();
+            assert_eq!((taken, done), (len, false), "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_no_chunk_is_refused() {
+        use ChunkError::*;
+        for (body, error) in [
+            (&b"\r\n"[..], InvalidSize),
+            (b"x\r\n", InvalidSize),
+            (b"-1\r\n", InvalidSize),
+            (b"+1\r\n", InvalidSize),
+            (b"0x1\r\n", InvalidSize),
+            (b" 1\r\n", InvalidSize),
+            (b";a\r\n", InvalidSize),
+            (b"1 2\r\n", InvalidSize),
+            (b"1_0\r\n", InvalidSize),
+            (b"00000000000000001\r\n", SizeOverflow),
+            (b"10000000000000000\r\n", SizeOverflow),
+            (b"1\na", BareLineEnd),
+            (b"1\ra", BareLineEnd),
+            (b"1;a\nb", BareLineEnd),
+            (b"1;a\rb", BareLineEnd),
+            (b"1;a\0\r\n", InvalidExtension),
+            (b"1\r\nab", MissingChunkEnd),
+            (b"1\r\na\n", MissingChunkEnd),
+            (b"1\r\na\rb", MissingChunkEnd),
+            (b"0\r\n\n", BareLineEnd),
+            (b"0\r\n\rx", BareLineEnd),
+            (b"0\r\n x: y\r\n", InvalidTrailer),
+            (b"0\r\n: y\r\n", InvalidTrailer),
+            (b"0\r\nx : y\r\n", InvalidTrailer),
+            (b"0\r\nx\r\n", BareLineEnd),
+            (b"0\r\nx: y\n", BareLineEnd),
+            (b"0\r\nx: \0\r\n", InvalidTrailer),
+        ] {
+            assert_eq!(decode(body, 1), Err(error), "{body:?}");
+            assert_eq!(decode(body, 64), Err(error), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn the_largest_size_fits() {
+        let (content, ..) = decode(b"ffffFFFFffffFFFF\r\nabc", 64).unwrap();
+        assert_eq!(content, b"abc");
+    }
+
+    #[test]
+    fn extensions_and_trailers_are_bounded() {
+        let long = vec![b'a'; TRAILER_LIMIT_BYTES];
+        let body = [b"1;", &long[..]].concat();
+        assert_eq!(decode(&body, 64), Err(ChunkError::LineTooLong));
+        let body = [b"0\r\na:", &long[..]].concat();
+        assert_eq!(decode(&body, 64), Err(ChunkError::TrailerTooLarge));
+        // Many chunks with short lines are no long line.
+        let body = [&b"1;ext\r\na\r\n".repeat(2000)[..], b"0\r\n\r\n"].concat();
+        assert!(decode(&body, 64).unwrap().2);
+    }
+}

@@ -1,0 +1,323 @@
+//! Heads to send upstream, and whole answers to send downstream.
+
+use super::fields::Fields;
+use super::framing::BodyFraming;
+use super::proxy_status::ProxyStatus;
+use super::start_line::Version;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use std::io::Write as _;
+
+/// A request to send to an upstream proxy. Its texts come from parsed heads or the configuration, never raw from a
+/// peer: none may hold a CR or LF.
+#[derive(Clone, Copy)]
+pub struct UpstreamRequest<'a> {
+    /// A token.
+    pub method: &'a str,
+    /// `host:port` for CONNECT, else the absolute form.
+    pub target: &'a str,
+    /// The value of the Host field.
+    pub host: &'a str,
+    /// HTTP/1.1, unless the upstream is known not to bear it.
+    pub version: Version,
+    /// Ready field lines, each ended by CRLF; see [`copy_end_to_end_fields`].
+    pub extra_fields: &'a [u8],
+    /// The body to follow. [`BodyFraming::None`] writes no framing field at all; a NEGOTIATE leg of a request that has
+    /// a body takes `Length(0)`. [`BodyFraming::ToClose`] frames no request and writes nothing either.
+    pub framing: BodyFraming,
+    /// Scheme and message of the Proxy-Authorization field; the message is encoded here.
+    pub proxy_authorization: Option<(&'a str, &'a [u8])>,
+}
+
+/// Appends a request head to `out`: Host first, `Proxy-Connection: Keep-Alive` for HTTP/1.0 proxies, credentials last.
+pub fn upstream_request(out: &mut Vec<u8>, request: &UpstreamRequest<'_>) {
+    let UpstreamRequest { method, target, host, version, extra_fields, framing, proxy_authorization } = *request;
+    debug_assert!(
+        ![method, target, host].iter().any(|text| text.contains(['\r', '\n', ' '])),
+        "a part of the head could break out of its line"
+    );
+    debug_assert!(extra_fields.is_empty() || extra_fields.ends_with(b"\r\n"));
+    let token_bytes = proxy_authorization.map_or(0, |(_, message)| message.len().div_ceil(3) * 4);
+    out.reserve(192 + 2 * target.len() + host.len() + extra_fields.len() + token_bytes);
+    extend(out, &[method, " ", target, " ", version.as_str()]);
+    extend(out, &["\r\nHost: ", host, "\r\n"]);
+    out.extend_from_slice(extra_fields);
+    match framing {
+        BodyFraming::None | BodyFraming::ToClose => {}
+        BodyFraming::Length(length) => {
+            let _ = write!(out, "Content-Length: {length}\r\n");
+        }
+        BodyFraming::Chunked => extend(out, &["Transfer-Encoding: chunked\r\n"]),
+    }
+    extend(out, &["Proxy-Connection: Keep-Alive\r\n"]);
+    if let Some((scheme, message)) = proxy_authorization {
+        extend(out, &["Proxy-Authorization: ", scheme, " "]);
+        append_base64(out, message);
+        extend(out, &["\r\n"]);
+    }
+    extend(out, &["\r\n"]);
+}
+
+/// Appends a CONNECT to `authority` (`host:port`); see [`upstream_request`].
+pub fn connect_request(
+    out: &mut Vec<u8>,
+    authority: &str,
+    version: Version,
+    extra_fields: &[u8],
+    proxy_authorization: Option<(&str, &[u8])>,
+) {
+    upstream_request(
+        out,
+        &UpstreamRequest {
+            method: "CONNECT",
+            target: authority,
+            host: authority,
+            version,
+            extra_fields,
+            framing: BodyFraming::None,
+            proxy_authorization,
+        },
+    );
+}
+
+/// Appends the client's end-to-end fields as field lines, but for Host and Content-Length, which are written anew.
+pub fn copy_end_to_end_fields(fields: &Fields<'_>, out: &mut Vec<u8>) {
+    for field in fields.end_to_end() {
+        let written_anew = ["host", "content-length"].iter().any(|name| name.eq_ignore_ascii_case(field.name));
+        if !written_anew {
+            extend(out, &[field.name, ": "]);
+            out.extend_from_slice(field.value);
+            extend(out, &["\r\n"]);
+        }
+    }
+}
+
+/// An answer the gateway gives by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct ErrorResponse<'a> {
+    /// 400 to 599.
+    pub status: u16,
+    /// The failure's name.
+    pub proxy_status: ProxyStatus<'a>,
+    /// For people; control characters are replaced.
+    pub detail: &'a str,
+    /// More fields, such as Retry-After or Allow; constants of the program.
+    pub extra_fields: &'a [(&'a str, &'a str)],
+    /// The request was a HEAD: the answer ends with its head.
+    pub omit_body: bool,
+}
+
+/// Appends a complete answer that closes the connection. The body is two short lines of text.
+pub fn error_response(out: &mut Vec<u8>, response: &ErrorResponse<'_>) {
+    let reason = reason_phrase(response.status);
+    let mut body = format!("{} {reason}\n", response.status);
+    if !response.detail.is_empty() {
+        body.push_str(response.proxy_status.name);
+        body.push_str(": ");
+        body.extend(response.detail.chars().map(|character| if character.is_control() { '?' } else { character }));
+        body.push('\n');
+    }
+    let _ = write!(
+        out,
+        "HTTP/1.1 {} {reason}\r\n\
+         Content-Type: text/plain; charset=utf-8\r\n\
+         Content-Length: {}\r\n\
+         Cache-Control: no-store\r\n\
+         Proxy-Status: {}\r\n",
+        response.status,
+        body.len(),
+        response.proxy_status,
+    );
+    for (name, value) in response.extra_fields {
+        debug_assert!(!name.contains(['\r', '\n', ':']) && !value.contains(['\r', '\n']));
+        extend(out, &[name, ": ", value, "\r\n"]);
+    }
+    // Some clients of proxies heed the one, some the other.
+    extend(out, &["Connection: close\r\nProxy-Connection: close\r\n\r\n"]);
+    if !response.omit_body {
+        out.extend_from_slice(body.as_bytes());
+    }
+}
+
+/// Appends the answer that opens a tunnel: no body, no framing (RFC 9110 §9.3.6).
+pub fn established_response(out: &mut Vec<u8>) {
+    extend(out, &["HTTP/1.1 200 Connection established\r\n\r\n"]);
+}
+
+/// The reason phrase that goes with a status (RFC 9110 §15, RFC 6585); its class where it is not known.
+pub fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        407 => "Proxy Authentication Required",
+        408 => "Request Timeout",
+        411 => "Length Required",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        508 => "Loop Detected",
+        _ => match status / 100 {
+            1 => "Informational",
+            2 => "Successful",
+            3 => "Redirection",
+            4 => "Client Error",
+            _ => "Server Error",
+        },
+    }
+}
+
+fn extend(out: &mut Vec<u8>, parts: &[&str]) {
+    for part in parts {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// Encodes straight into `out`: no second copy of an AUTHENTICATE_MESSAGE is left behind.
+fn append_base64(out: &mut Vec<u8>, message: &[u8]) {
+    let start = out.len();
+    out.resize(start + message.len().div_ceil(3) * 4, 0);
+    let room = out.get_mut(start..).unwrap_or_default();
+    let written = STANDARD.encode_slice(message, room);
+    debug_assert!(written.is_ok(), "the room is as long as the encoding");
+    out.truncate(start + written.unwrap_or(0));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{ErrorType, FieldStorage, HeadEnd, RequestHead, ResponseHead, ResponseTo, decode_token};
+
+    fn text(out: Vec<u8>) -> String {
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_connect_is_written_whole() {
+        let mut out = Vec::new();
+        connect_request(&mut out, "h.example:443", Version::Http11, b"User-Agent: u\r\n", Some(("NTLM", b"NTLMSSP\0")));
+        assert_eq!(
+            text(out),
+            "CONNECT h.example:443 HTTP/1.1\r\nHost: h.example:443\r\nUser-Agent: u\r\n\
+             Proxy-Connection: Keep-Alive\r\nProxy-Authorization: NTLM TlRMTVNTUAA=\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_connect_without_credentials_appends_to_what_is_there() {
+        let mut out = b"before".to_vec();
+        connect_request(&mut out, "h:1", Version::Http10, b"", None);
+        assert_eq!(text(out), "beforeCONNECT h:1 HTTP/1.0\r\nHost: h:1\r\nProxy-Connection: Keep-Alive\r\n\r\n");
+    }
+
+    #[test]
+    fn the_body_is_announced_as_framed() {
+        for (framing, line) in [
+            (BodyFraming::None, ""),
+            (BodyFraming::Length(0), "Content-Length: 0\r\n"),
+            (BodyFraming::Chunked, "Transfer-Encoding: chunked\r\n"),
+        ] {
+            let mut out = Vec::new();
+            upstream_request(
+                &mut out,
+                &UpstreamRequest {
+                    method: "POST",
+                    target: "http://h/a",
+                    host: "h",
+                    version: Version::Http11,
+                    extra_fields: b"",
+                    framing,
+                    proxy_authorization: None,
+                },
+            );
+            assert_eq!(
+                text(out),
+                format!("POST http://h/a HTTP/1.1\r\nHost: h\r\n{line}Proxy-Connection: Keep-Alive\r\n\r\n")
+            );
+        }
+    }
+
+    #[test]
+    fn messages_of_every_length_survive() {
+        for len in 0..200u8 {
+            let message: Vec<u8> = (0..len).map(|byte| byte ^ 0x5a).collect();
+            let mut out = Vec::new();
+            append_base64(&mut out, &message);
+            assert_eq!(decode_token(&text(out)).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn only_end_to_end_fields_are_passed_on() {
+        let head = b"CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\nUser-Agent: u \r\nProxy-Authorization: Basic x\r\n\
+            Proxy-Connection: close\r\nConnection: close, X-Mine\r\nX-Mine: 1\r\nContent-Length: 0\r\n\
+            X-Latin: \xe4\r\n\r\n";
+        let mut storage = FieldStorage::new();
+        let head = RequestHead::parse(head, &mut storage).unwrap();
+        let mut out = Vec::new();
+        copy_end_to_end_fields(&head.fields, &mut out);
+        assert_eq!(out, b"User-Agent: u\r\nX-Latin: \xe4\r\n");
+    }
+
+    fn error<'a>(detail: &'a str, omit_body: bool) -> ErrorResponse<'a> {
+        ErrorResponse {
+            status: 503,
+            proxy_status: ProxyStatus::error(ErrorType::ConnectionLimitReached, detail),
+            detail,
+            extra_fields: &[("Retry-After", "5")],
+            omit_body,
+        }
+    }
+
+    #[test]
+    fn an_error_response_is_a_complete_answer() {
+        let mut out = Vec::new();
+        error_response(&mut out, &error("too many\r\nInjected: tunnels", false));
+        let len = HeadEnd::response().find(&out, 4096).unwrap().unwrap();
+        let mut storage = FieldStorage::new();
+        let head = ResponseHead::parse(&out[..len], &mut storage).unwrap();
+        let body = &out[len..];
+        assert_eq!((head.status, head.reason), (503, &b"Service Unavailable"[..]));
+        assert_eq!(head.framing(ResponseTo::Connect), Ok(BodyFraming::Length(body.len() as u64)));
+        assert!(!head.persists());
+        assert_eq!(head.fields.get("retry-after"), Some(&b"5"[..]));
+        assert_eq!(head.fields.get("cache-control"), Some(&b"no-store"[..]));
+        assert_eq!(head.fields.get("content-type"), Some(&b"text/plain; charset=utf-8"[..]));
+        assert_eq!(
+            head.fields.get("proxy-status"),
+            Some(&b"ntlm-gateway; error=connection_limit_reached; details=\"too many??Injected: tunnels\""[..])
+        );
+        assert!(!head.fields.has("injected"));
+        assert_eq!(body, b"503 Service Unavailable\nntlm-gateway: too many??Injected: tunnels\n");
+    }
+
+    #[test]
+    fn a_head_request_hears_the_head_only() {
+        let (mut whole, mut head) = (Vec::new(), Vec::new());
+        error_response(&mut whole, &error("", false));
+        error_response(&mut head, &error("", true));
+        assert!(head.ends_with(b"\r\n\r\n"));
+        assert!(whole.starts_with(&head) && whole.len() > head.len());
+    }
+
+    #[test]
+    fn the_answer_that_opens_a_tunnel_has_no_framing() {
+        let mut out = Vec::new();
+        established_response(&mut out);
+        let mut storage = FieldStorage::new();
+        let head = ResponseHead::parse(&out, &mut storage).unwrap();
+        assert_eq!(head.status, 200);
+        assert!(head.fields.is_empty());
+    }
+}

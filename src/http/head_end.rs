@@ -1,0 +1,155 @@
+//! Finds where a head ends, looking at every byte once.
+
+/// How many empty lines before a request line are passed over (RFC 9112 §2.2 asks for at least one).
+pub(super) const LEADING_BLANK_LINES_MAX: usize = 4;
+
+/// No end of the head within the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the head does not end within {limit_bytes} bytes")]
+pub struct HeadTooLarge {
+    /// The limit that was passed, in bytes.
+    pub limit_bytes: usize,
+}
+
+/// Looks for the empty line that ends a head and remembers how far it looked, so that a head that comes one byte at
+/// a time costs no more than one that comes whole.
+///
+/// An empty line made with a bare LF ends the head too: the parsers refuse such a head, and finding its end here lets
+/// them say so at once instead of leaving the peer to a time-out.
+#[derive(Debug, Clone)]
+pub struct HeadEnd {
+    /// Where the start line begins: behind the empty lines passed over.
+    start: usize,
+    /// Invariant: every LF before this index was looked at, and none of them ended the head.
+    scanned: usize,
+    blank_lines_left: usize,
+}
+
+impl HeadEnd {
+    /// For a request: passes over up to four CRLF before the request line (RFC 9112 §2.2).
+    pub fn request() -> Self {
+        Self { start: 0, scanned: 0, blank_lines_left: LEADING_BLANK_LINES_MAX }
+    }
+
+    /// For a response: its status line comes first.
+    pub fn response() -> Self {
+        Self { start: 0, scanned: 0, blank_lines_left: 0 }
+    }
+
+    /// The length of the head at the front of `buf` in bytes, its empty line and any empty lines passed over included;
+    /// `None` when more bytes are needed.
+    ///
+    /// `buf` must be the buffer of the last call, grown at its end. What lies behind the length is leftover.
+    ///
+    /// # Errors
+    /// [`HeadTooLarge`] when `buf` holds `limit_bytes` or more and the head does not end within them.
+    pub fn find(&mut self, buf: &[u8], limit_bytes: usize) -> Result<Option<usize>, HeadTooLarge> {
+        let window = &buf[..buf.len().min(limit_bytes)];
+        self.skip_blank_lines(window);
+        while let Some(step) =
+            window.get(self.scanned..).and_then(|unseen| unseen.iter().position(|&byte| byte == b'\n'))
+        {
+            let line_feed = self.scanned + step;
+            self.scanned = line_feed + 1;
+            if self.ends_head(window, line_feed) {
+                return Ok(Some(line_feed + 1));
+            }
+        }
+        self.scanned = self.scanned.max(window.len());
+        if buf.len() >= limit_bytes {
+            return Err(HeadTooLarge { limit_bytes });
+        }
+        Ok(None)
+    }
+
+    fn skip_blank_lines(&mut self, window: &[u8]) {
+        while self.blank_lines_left > 0 {
+            match window.get(self.start..) {
+                Some([b'\r', b'\n', ..]) => {
+                    self.start += 2;
+                    self.scanned = self.scanned.max(self.start);
+                    self.blank_lines_left -= 1;
+                }
+                Some([] | [b'\r']) | None => return,
+                Some(_) => self.blank_lines_left = 0,
+            }
+        }
+    }
+
+    fn ends_head(&self, window: &[u8], line_feed: usize) -> bool {
+        match window.get(self.start..line_feed) {
+            Some([.., b'\n', b'\r'] | [.., b'\n']) => true,
+            // An empty start line: no head, but nothing better will come.
+            Some([b'\r'] | []) => true,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &[u8] = b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n";
+
+    #[test]
+    fn finds_the_end_and_leaves_the_leftover() {
+        let mut buf = HEAD.to_vec();
+        buf.extend_from_slice(b"\x16\x03\x01\r\n\r\n");
+        assert_eq!(HeadEnd::request().find(&buf, 1024), Ok(Some(HEAD.len())));
+    }
+
+    #[test]
+    fn finds_the_end_at_every_split() {
+        for split in 0..HEAD.len() {
+            let mut end = HeadEnd::request();
+            assert_eq!(end.find(&HEAD[..split], 1024), Ok(None), "at {split}");
+            assert_eq!(end.find(HEAD, 1024), Ok(Some(HEAD.len())), "from {split}");
+        }
+    }
+
+    #[test]
+    fn finds_the_end_when_bytes_come_one_at_a_time() {
+        for head in [HEAD, b"\r\n\r\nGET / HTTP/1.0\r\n\r\n"] {
+            let mut end = HeadEnd::request();
+            for len in 0..head.len() {
+                assert_eq!(end.find(&head[..len], 1024), Ok(None));
+            }
+            assert_eq!(end.find(head, 1024), Ok(Some(head.len())));
+        }
+    }
+
+    #[test]
+    fn looks_at_every_byte_once() {
+        let buf = vec![b'a'; 300];
+        let mut end = HeadEnd::response();
+        for len in 0..buf.len() {
+            assert_eq!(end.find(&buf[..len], 1024), Ok(None));
+            assert_eq!(end.scanned, len);
+        }
+    }
+
+    #[test]
+    fn passes_over_few_blank_lines_before_a_request_only() {
+        let head = b"\r\n\r\nGET / HTTP/1.0\r\n\r\n";
+        assert_eq!(HeadEnd::request().find(head, 1024), Ok(Some(head.len())));
+        assert_eq!(HeadEnd::response().find(head, 1024), Ok(Some(2)));
+        let blank = b"\r\n".repeat(LEADING_BLANK_LINES_MAX + 1);
+        assert_eq!(HeadEnd::request().find(&blank, 1024), Ok(Some(blank.len())));
+    }
+
+    #[test]
+    fn a_head_of_bare_line_feeds_ends_too() {
+        let head = b"GET / HTTP/1.0\nA: b\n\n";
+        assert_eq!(HeadEnd::request().find(head, 1024), Ok(Some(head.len())));
+    }
+
+    #[test]
+    fn the_limit_is_exact() {
+        let len = HEAD.len();
+        assert_eq!(HeadEnd::request().find(HEAD, len), Ok(Some(len)));
+        assert_eq!(HeadEnd::request().find(HEAD, len - 1), Err(HeadTooLarge { limit_bytes: len - 1 }));
+        assert!(HeadEnd::request().find(&HEAD[..8], 8).is_err());
+        assert_eq!(HeadEnd::request().find(&HEAD[..8], 9), Ok(None));
+    }
+}

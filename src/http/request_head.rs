@@ -1,0 +1,312 @@
+//! What a client asks for (RFC 9112 §3), or the status it earns instead.
+
+use super::fields::{FieldError, FieldStorage, Fields};
+use super::framing::{BodyFraming, FramingError, request_framing};
+use super::head_end::LEADING_BLANK_LINES_MAX;
+use super::start_line::{Version, check_line_ends, is_blank, is_token_char, looks_like_version, split_start_line};
+use super::target::{RequestTarget, TargetError};
+
+/// Why a request head is refused. Its text holds no bytes of the peer and may be shown to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Not `method SP target SP version`.
+    #[error("the request line is not method, target and version, one blank apart")]
+    InvalidRequestLine,
+    /// RFC 9110 §9.1
+    #[error("the method is not a token")]
+    InvalidMethod,
+    /// Neither HTTP/1.0 nor HTTP/1.1.
+    #[error("the HTTP version is neither 1.0 nor 1.1")]
+    UnsupportedVersion,
+    /// RFC 9112 §3.2
+    #[error("{0}")]
+    Target(#[from] TargetError),
+    /// RFC 9112 §5
+    #[error("{0}")]
+    Field(#[from] FieldError),
+    /// RFC 9112 §6
+    #[error("{0}")]
+    Framing(#[from] FramingError),
+    /// RFC 9112 §3.2: HTTP/1.1 demands a Host. A CONNECT is let off, because its target says it all.
+    #[error("an HTTP/1.1 request without a Host field")]
+    MissingHost,
+    /// RFC 9112 §3.2
+    #[error("more than one Host field")]
+    DuplicateHost,
+    /// RFC 9112 §3.2
+    #[error("the Host field has a character that no host has")]
+    InvalidHost,
+    /// RFC 9110 §9.3.6
+    #[error("a CONNECT request has no content")]
+    ConnectWithContent,
+}
+
+impl RequestError {
+    /// The status that answers the request: 400, 431, 501 or 505.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::UnsupportedVersion => 505,
+            Self::Field(FieldError::TooManyFields) => 431,
+            Self::Target(TargetError::UnsupportedScheme) | Self::Framing(FramingError::UnsupportedCoding) => 501,
+            _ => 400,
+        }
+    }
+}
+
+/// A request head, borrowed from its bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestHead<'b> {
+    /// A token; methods are case-sensitive.
+    pub method: &'b str,
+    /// What the request is for.
+    pub target: RequestTarget<'b>,
+    /// The target as sent: visible ASCII only.
+    pub target_text: &'b str,
+    /// HTTP/1.0 or HTTP/1.1.
+    pub version: Version,
+    /// The header fields.
+    pub fields: Fields<'b>,
+    /// Where the body ends; never [`BodyFraming::ToClose`].
+    pub framing: BodyFraming,
+}
+
+impl<'b> RequestHead<'b> {
+    /// Parses exactly one head, as [`HeadEnd::find`](super::HeadEnd::find) measures it. Allocates nothing for a head of
+    /// up to 24 fields.
+    ///
+    /// Blanks behind the version are passed over, as RFC 9112 §3 allows; otherwise anything two parsers could read in
+    /// two ways is refused.
+    ///
+    /// # Errors
+    /// [`RequestError`], whose [`status`](RequestError::status) answers the client.
+    pub fn parse(bytes: &'b [u8], storage: &'b mut FieldStorage<'b>) -> Result<Self, RequestError> {
+        let bytes = skip_blank_lines(bytes);
+        check_line_ends(bytes).map_err(|_| FieldError::BareLineEnd)?;
+        let (line, section) = split_start_line(bytes).ok_or(RequestError::InvalidRequestLine)?;
+        let RequestLine { method, target_text, version } = RequestLine::parse(line)?;
+        let target = RequestTarget::parse(method, target_text)?;
+        let fields = Fields::parse(section, storage)?;
+        let framing = request_framing(version, &fields)?;
+        let head = Self { method, target, target_text, version, fields, framing };
+        head.check_host()?;
+        if head.is_connect() && !matches!(framing, BodyFraming::None | BodyFraming::Length(0)) {
+            return Err(RequestError::ConnectWithContent);
+        }
+        Ok(head)
+    }
+
+    /// Whether this asks for a tunnel.
+    pub fn is_connect(&self) -> bool {
+        self.method == "CONNECT"
+    }
+
+    /// Whether the client may send another request behind this one's body (RFC 9112 §9.3).
+    pub fn persists(&self) -> bool {
+        persists(self.version, &self.fields)
+    }
+
+    fn check_host(&self) -> Result<(), RequestError> {
+        let mut hosts = self.fields.get_all("host");
+        let Some(host) = hosts.next() else {
+            let excused = self.version == Version::Http10 || self.is_connect();
+            return if excused { Ok(()) } else { Err(RequestError::MissingHost) };
+        };
+        if hosts.next().is_some() {
+            return Err(RequestError::DuplicateHost);
+        }
+        let is_host_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(byte);
+        if !host.iter().all(is_host_byte) {
+            return Err(RequestError::InvalidHost);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the connection may carry another message (RFC 9112 §9.3); Proxy-Connection is heard beside Connection,
+/// because proxies and clients that speak to proxies use it so.
+pub(super) fn persists(version: Version, fields: &Fields<'_>) -> bool {
+    let says = |option| fields.has_token("connection", option) || fields.has_token("proxy-connection", option);
+    !says("close") && (version == Version::Http11 || says("keep-alive"))
+}
+
+struct RequestLine<'b> {
+    method: &'b str,
+    target_text: &'b str,
+    version: Version,
+}
+
+impl<'b> RequestLine<'b> {
+    fn parse(line: &'b [u8]) -> Result<Self, RequestError> {
+        let end = line.iter().rposition(|&byte| !is_blank(byte)).map_or(0, |last| last + 1);
+        let mut words = line[..end].split(|&byte| byte == b' ');
+        let (Some(method), Some(target), Some(version), None) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            return Err(RequestError::InvalidRequestLine);
+        };
+        if method.is_empty() || !method.iter().copied().all(is_token_char) {
+            return Err(RequestError::InvalidMethod);
+        }
+        let Some(version) = Version::parse(version) else {
+            return Err(if looks_like_version(version) {
+                RequestError::UnsupportedVersion
+            } else {
+                RequestError::InvalidRequestLine
+            });
+        };
+        let as_text = |bytes: &'b [u8]| str::from_utf8(bytes).ok().filter(|text| !text.is_empty());
+        Ok(Self {
+            method: as_text(method).ok_or(RequestError::InvalidMethod)?,
+            target_text: as_text(target).ok_or(TargetError::InvalidCharacter)?,
+            version,
+        })
+    }
+}
+
+fn skip_blank_lines(mut bytes: &[u8]) -> &[u8] {
+    for _ in 0..LEADING_BLANK_LINES_MAX {
+        let Some(rest) = bytes.strip_prefix(b"\r\n") else {
+            break;
+        };
+        bytes = rest;
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{Authority, AuthorityError, Host};
+
+    fn with<T>(head: &[u8], check: impl FnOnce(Result<RequestHead<'_>, RequestError>) -> T) -> T {
+        check(RequestHead::parse(head, &mut FieldStorage::new()))
+    }
+
+    fn refused(head: &[u8]) -> RequestError {
+        with(head, |head| head.map(|_| ()).unwrap_err())
+    }
+
+    #[test]
+    fn a_connect_is_taken_apart() {
+        with(b"\r\nCONNECT h.example:443 HTTP/1.1\r\nHost: h.example:443\r\nUser-Agent:Mozilla \r\n\r\n", |head| {
+            let head = head.unwrap();
+            assert!(head.is_connect());
+            assert_eq!(head.version, Version::Http11);
+            assert_eq!(head.target_text, "h.example:443");
+            assert_eq!(head.target, RequestTarget::Authority(Authority { host: Host::Name("h.example"), port: 443 }));
+            assert_eq!(head.fields.get("user-agent"), Some(&b"Mozilla"[..]));
+            assert_eq!(head.framing, BodyFraming::None);
+            assert!(head.persists());
+        });
+    }
+
+    #[test]
+    fn a_post_keeps_its_framing() {
+        with(b"POST http://h/a HTTP/1.1\r\nHost: h\r\nContent-Length: 12\r\n\r\n", |head| {
+            assert_eq!(head.unwrap().framing, BodyFraming::Length(12))
+        });
+    }
+
+    #[test]
+    fn blanks_behind_the_version_are_passed_over() {
+        with(b"CONNECT h:1 HTTP/1.0 \t\r\n\r\n", |head| {
+            assert_eq!(head.unwrap().version, Version::Http10);
+        });
+    }
+
+    #[test]
+    fn a_bad_request_line_is_refused() {
+        use RequestError::*;
+        for (head, error, status) in [
+            (&b"GET /\r\n\r\n"[..], InvalidRequestLine, 400),
+            (b"GET  / HTTP/1.1\r\n\r\n", InvalidRequestLine, 400),
+            (b" GET / HTTP/1.1\r\n\r\n", InvalidRequestLine, 400),
+            (b"GET / a HTTP/1.1\r\n\r\n", InvalidRequestLine, 400),
+            (b"GET / HTTP/x.1\r\n\r\n", InvalidRequestLine, 400),
+            (b"GET\t/\tHTTP/1.1\r\n\r\n", InvalidRequestLine, 400),
+            (b" / HTTP/1.1\r\n\r\n", InvalidMethod, 400),
+            (b"\r\n\r\n\r\n\r\n\r\n", InvalidRequestLine, 400),
+            (b"", InvalidRequestLine, 400),
+            (b"G\"T / HTTP/1.1\r\n\r\n", InvalidMethod, 400),
+            (b"G\xffT / HTTP/1.1\r\n\r\n", InvalidMethod, 400),
+            (b"GET / HTTP/2.0\r\n\r\n", UnsupportedVersion, 505),
+            (b"PRI * HTTP/2.0\r\n\r\n", UnsupportedVersion, 505),
+            (b"GET / HTTP/1.2\r\n\r\n", UnsupportedVersion, 505),
+            (b"GET / HTTP/0.9\r\n\r\n", UnsupportedVersion, 505),
+            (b"GET  HTTP/1.1\r\n\r\n", TargetError::InvalidCharacter.into(), 400),
+            (b"GET /\xff HTTP/1.1\r\n\r\n", TargetError::InvalidCharacter.into(), 400),
+            (b"GET /\0 HTTP/1.1\r\n\r\n", TargetError::InvalidCharacter.into(), 400),
+            (b"GET https://h/ HTTP/1.1\r\n\r\n", TargetError::UnsupportedScheme.into(), 501),
+            (b"CONNECT h HTTP/1.1\r\n\r\n", TargetError::from(AuthorityError::MissingPort).into(), 400),
+        ] {
+            let got = refused(head);
+            assert_eq!(got, error, "{head:?}");
+            assert_eq!(got.status(), status, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn bad_fields_are_refused() {
+        use FieldError::*;
+        for (fields, error) in [
+            ("A: b\nC: d\r\n", BareLineEnd),
+            ("A: b\rC: d\r\n", BareLineEnd),
+            ("A: b\r\n c\r\n", Folded { line: 2 }),
+            ("A : b\r\n", BlankBeforeColon { line: 1 }),
+            ("A: b\0c\r\n", InvalidValue { line: 1 }),
+            (": b\r\n", InvalidName { line: 1 }),
+            ("A\r\n", MissingColon { line: 1 }),
+        ] {
+            let head = format!("CONNECT h:1 HTTP/1.1\r\n{fields}\r\n");
+            let got = refused(head.as_bytes());
+            assert_eq!(got, RequestError::Field(error), "{fields:?}");
+            assert_eq!(got.status(), 400);
+        }
+        let many = "A: b\r\n".repeat(crate::http::FIELDS_MAX + 1);
+        let got = refused(format!("CONNECT h:1 HTTP/1.1\r\n{many}\r\n").as_bytes());
+        assert_eq!(got.status(), 431);
+    }
+
+    #[test]
+    fn a_connect_carries_no_content() {
+        let connect = |fields: &str| {
+            let head = format!("CONNECT h:1 HTTP/1.1\r\n{fields}\r\n");
+            with(head.as_bytes(), |head| head.map(|head| head.framing))
+        };
+        assert_eq!(connect("Content-Length: 0\r\n"), Ok(BodyFraming::Length(0)));
+        for fields in ["Content-Length: 1\r\n", "Transfer-Encoding: chunked\r\n"] {
+            assert_eq!(connect(fields), Err(RequestError::ConnectWithContent));
+        }
+        let both = "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n";
+        assert_eq!(connect(both).unwrap_err().status(), 400);
+        let coding = RequestError::from(FramingError::UnsupportedCoding);
+        assert_eq!(coding.status(), 501);
+    }
+
+    #[test]
+    fn a_host_is_demanded_where_the_target_does_not_say_it_all() {
+        assert_eq!(refused(b"GET http://h/ HTTP/1.1\r\n\r\n"), RequestError::MissingHost);
+        with(b"GET http://h/ HTTP/1.0\r\n\r\n", |head| assert!(head.is_ok()));
+        with(b"CONNECT h:1 HTTP/1.1\r\n\r\n", |head| assert!(head.is_ok()));
+        with(b"CONNECT h:1 HTTP/1.1\r\nHost:\r\n\r\n", |head| assert!(head.is_ok()));
+        assert_eq!(refused(b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\nhost: h\r\n\r\n"), RequestError::DuplicateHost);
+        assert_eq!(refused(b"CONNECT h:1 HTTP/1.1\r\nHost: h, i\r\n\r\n"), RequestError::InvalidHost);
+    }
+
+    #[test]
+    fn persistence_follows_version_and_options() {
+        for (version, fields, expected) in [
+            ("1.1", "", true),
+            ("1.1", "Connection: close\r\n", false),
+            ("1.1", "Proxy-Connection: Close\r\n", false),
+            ("1.0", "", false),
+            ("1.0", "Proxy-Connection: Keep-Alive\r\n", true),
+            ("1.0", "Connection: keep-alive, close\r\n", false),
+        ] {
+            let head = format!("CONNECT h:1 HTTP/{version}\r\n{fields}\r\n");
+            with(head.as_bytes(), |head| {
+                assert_eq!(head.unwrap().persists(), expected, "{version} {fields}");
+            });
+        }
+    }
+}

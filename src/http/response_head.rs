@@ -1,0 +1,233 @@
+//! What an upstream proxy answers (RFC 9112 §4).
+
+use super::fields::{FieldError, FieldStorage, Fields};
+use super::framing::{BodyFraming, FramingError, ResponseTo, response_framing};
+use super::request_head::persists;
+use super::start_line::{Version, check_line_ends, is_blank, split_start_line, trim_blanks};
+
+/// Why a response head is refused. Its text holds no bytes of the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ResponseError {
+    /// Not `version SP status [SP reason]`.
+    #[error("the status line is not version, status and reason")]
+    InvalidStatusLine,
+    /// Neither HTTP/1.0 nor HTTP/1.1: the peer may not be an HTTP proxy at all.
+    #[error("the answer does not begin with HTTP/1.0 or HTTP/1.1")]
+    UnsupportedVersion,
+    /// Not three digits from 100 on.
+    #[error("the status is not a number from 100 to 999")]
+    InvalidStatus,
+    /// RFC 9112 §5
+    #[error("{0}")]
+    Field(#[from] FieldError),
+}
+
+/// A response head, borrowed from its bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct ResponseHead<'b> {
+    /// HTTP/1.0 or HTTP/1.1.
+    pub version: Version,
+    /// 100 to 999.
+    pub status: u16,
+    /// The reason phrase without blanks around it, in any encoding; often empty, never to be relied upon.
+    pub reason: &'b [u8],
+    /// The header fields.
+    pub fields: Fields<'b>,
+}
+
+impl<'b> ResponseHead<'b> {
+    /// Parses exactly one head, as [`HeadEnd::find`](super::HeadEnd::find) measures it. Allocates nothing for a head of
+    /// up to 24 fields.
+    ///
+    /// The reason phrase may be odd, empty or missing. Run [`unfold_field_lines`] over the bytes first, or a folded
+    /// line is refused.
+    ///
+    /// # Errors
+    /// [`ResponseError`]
+    pub fn parse(bytes: &'b [u8], storage: &'b mut FieldStorage<'b>) -> Result<Self, ResponseError> {
+        let (version, rest) = bytes.split_at_checked(8).unwrap_or((bytes, b""));
+        let version = Version::parse(version).ok_or(ResponseError::UnsupportedVersion)?;
+        check_line_ends(bytes).map_err(|_| FieldError::BareLineEnd)?;
+        let (status_and_reason, section) = split_start_line(rest).ok_or(ResponseError::InvalidStatusLine)?;
+        let (status, reason) = match status_and_reason {
+            [b' ', a, b, c] => ([*a, *b, *c], &b""[..]),
+            [b' ', a, b, c, b' ' | b'\t', reason @ ..] => ([*a, *b, *c], reason),
+            _ => return Err(ResponseError::InvalidStatusLine),
+        };
+        if reason.iter().any(|&byte| byte.is_ascii_control() && byte != b'\t') {
+            return Err(ResponseError::InvalidStatusLine);
+        }
+        Ok(Self {
+            version,
+            status: parse_status(status)?,
+            reason: trim_blanks(reason),
+            fields: Fields::parse(section, storage)?,
+        })
+    }
+
+    /// Whether another answer follows this one: 1xx, but for 101, which would end HTTP on the connection and is never
+    /// asked for here (RFC 9110 §15.2).
+    pub fn is_informational(&self) -> bool {
+        matches!(self.status, 100..=199) && self.status != 101
+    }
+
+    /// Whether the upstream means to keep the connection open behind this answer (RFC 9112 §9.3). Proxy-Connection
+    /// is heard beside Connection: `close` in either closes, `keep-alive` in either keeps an HTTP/1.0 connection.
+    /// An HTTP/1.0 answer with a Transfer-Encoding never persists (RFC 9112 §6.1).
+    ///
+    /// A body framed [`BodyFraming::ToClose`] ends the connection whatever this says.
+    pub fn persists(&self) -> bool {
+        let faulty = self.version == Version::Http10 && self.fields.has("transfer-encoding");
+        !faulty && persists(self.version, &self.fields)
+    }
+
+    /// Where the body ends (RFC 9112 §6.3); a 2xx to CONNECT has none, whatever it says.
+    ///
+    /// # Errors
+    /// [`FramingError`]: the connection cannot be used any further.
+    pub fn framing(&self, response_to: ResponseTo) -> Result<BodyFraming, FramingError> {
+        response_framing(self.status, &self.fields, response_to)
+    }
+}
+
+fn parse_status(digits: [u8; 3]) -> Result<u16, ResponseError> {
+    if !digits.iter().all(u8::is_ascii_digit) || digits[0] == b'0' {
+        return Err(ResponseError::InvalidStatus);
+    }
+    Ok(digits.iter().fold(0, |value, digit| value * 10 + u16::from(digit - b'0')))
+}
+
+/// Joins folded field lines in place: the CRLF of a fold becomes two blanks, so the length stays the same, as RFC 9112
+/// §5.2 demands of a proxy before it interprets a response. Returns whether there was any fold.
+///
+/// A blank right behind the status line continues no field; it stays and is refused by [`ResponseHead::parse`].
+pub fn unfold_field_lines(head: &mut [u8]) -> bool {
+    let Some(first_field) = split_start_line(head).map(|(line, _)| line.len() + 2) else {
+        return false;
+    };
+    let mut folded = false;
+    let section = head.get_mut(first_field..).unwrap_or_default();
+    for index in 1..section.len().saturating_sub(2) {
+        if let Some([cr @ b'\r', lf @ b'\n', next]) = section.get_mut(index..index + 3)
+            && is_blank(*next)
+        {
+            *cr = b' ';
+            *lf = b' ';
+            folded = true;
+        }
+    }
+    folded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with<T>(head: &[u8], check: impl FnOnce(Result<ResponseHead<'_>, ResponseError>) -> T) -> T {
+        check(ResponseHead::parse(head, &mut FieldStorage::new()))
+    }
+
+    #[test]
+    fn any_reason_phrase_is_accepted() {
+        for (line, status, reason) in [
+            (&b"HTTP/1.1 200 Connection established"[..], 200, &b"Connection established"[..]),
+            (b"HTTP/1.1 200", 200, b""),
+            (b"HTTP/1.1 200 ", 200, b""),
+            (b"HTTP/1.1 200    OK  ", 200, b"OK"),
+            (b"HTTP/1.0 407 Acc\xe8s refus\xe9", 407, b"Acc\xe8s refus\xe9"),
+            (b"HTTP/1.1 407 a\tb: (c). \"d\"", 407, b"a\tb: (c). \"d\""),
+            (b"HTTP/1.1 999 ", 999, b""),
+        ] {
+            let head = [line, b"\r\n\r\n"].concat();
+            with(&head, |head| {
+                let head = head.unwrap();
+                assert_eq!((head.status, head.reason), (status, reason));
+            });
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_refused() {
+        use ResponseError::*;
+        for (head, error) in [
+            (&b"HTTP/2.0 200 OK\r\n\r\n"[..], UnsupportedVersion),
+            (b"ICY 200 OK\r\n\r\n", UnsupportedVersion),
+            (b"SSH-2.0-x\r\n\r\n", UnsupportedVersion),
+            (b"\r\n\r\n", UnsupportedVersion),
+            (b"", UnsupportedVersion),
+            (b"HTTP/1.1\r\n\r\n", InvalidStatusLine),
+            (b"HTTP/1.1  200 OK\r\n\r\n", InvalidStatusLine),
+            (b"HTTP/1.1 20 OK\r\n\r\n", InvalidStatusLine),
+            (b"HTTP/1.1 2000 OK\r\n\r\n", InvalidStatusLine),
+            (b"HTTP/1.1 099 OK\r\n\r\n", InvalidStatus),
+            (b"HTTP/1.1 2x0 OK\r\n\r\n", InvalidStatus),
+            (b"HTTP/1.1 +20 OK\r\n\r\n", InvalidStatus),
+            (b"HTTP/1.1 200 O\0K\r\n\r\n", InvalidStatusLine),
+            (b"HTTP/1.1 200 OK\nA: b\r\n\r\n", Field(FieldError::BareLineEnd)),
+            (b"HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n", Field(FieldError::BareLineEnd)),
+            (b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n", Field(FieldError::BlankBeforeColon { line: 1 })),
+            (b"HTTP/1.1 200 OK\r\nA: b\r\n", Field(FieldError::Incomplete)),
+        ] {
+            with(head, |got| assert_eq!(got.unwrap_err(), error, "{head:?}"));
+        }
+    }
+
+    #[test]
+    fn folded_lines_are_joined_or_refused_by_name() {
+        let mut head =
+            b"HTTP/1.1 407 x\r\nProxy-Authenticate: Basic\r\n\trealm=\"a\"\r\n \r\nContent-Length:\r\n 5\r\n\r\n"
+                .to_vec();
+        let len = head.len();
+        with(&head, |got| {
+            assert_eq!(got.unwrap_err(), ResponseError::Field(FieldError::Folded { line: 2 }));
+        });
+        assert!(unfold_field_lines(&mut head));
+        assert_eq!(head.len(), len);
+        with(&head, |got| {
+            let head = got.unwrap();
+            let challenge = head.fields.get("proxy-authenticate").unwrap();
+            assert_eq!(challenge, b"Basic  \trealm=\"a\"");
+            assert_eq!(head.framing(ResponseTo::Connect), Ok(BodyFraming::Length(5)));
+        });
+    }
+
+    #[test]
+    fn a_head_without_folds_is_left_alone() {
+        let whole = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n";
+        let mut head = whole.to_vec();
+        assert!(!unfold_field_lines(&mut head));
+        assert_eq!(head, whole);
+        let mut head = b"HTTP/1.1 200 OK\r\n A: b\r\n\r\n".to_vec();
+        assert!(!unfold_field_lines(&mut head));
+        with(&head, |got| assert!(got.is_err()));
+    }
+
+    #[test]
+    fn persistence_follows_version_and_options() {
+        for (version, fields, expected) in [
+            ("1.1", "", true),
+            ("1.1", "Connection: close\r\n", false),
+            ("1.1", "proxy-Connection: close\r\n", false),
+            ("1.1", "Connection: Keep-Alive\r\nProxy-Connection: close\r\n", false),
+            ("1.0", "", false),
+            ("1.0", "Connection: Keep-Alive\r\n", true),
+            ("1.0", "Proxy-Connection: keep-alive\r\n", true),
+            ("1.0", "Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n", false),
+        ] {
+            let head = format!("HTTP/{version} 407 x\r\n{fields}\r\n");
+            with(head.as_bytes(), |head| {
+                assert_eq!(head.unwrap().persists(), expected, "{version} {fields}");
+            });
+        }
+    }
+
+    #[test]
+    fn only_answers_that_another_follows_are_informational() {
+        for (status, expected) in [(100, true), (103, true), (101, false), (200, false)] {
+            let head = format!("HTTP/1.1 {status} x\r\n\r\n");
+            with(head.as_bytes(), |head| {
+                assert_eq!(head.unwrap().is_informational(), expected);
+            });
+        }
+    }
+}

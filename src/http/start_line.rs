@@ -1,0 +1,118 @@
+//! What a request head and a response head have in common: version, line ends, start line.
+
+/// The HTTP version of a message; no other is spoken here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// HTTP/1.0
+    Http10,
+    /// HTTP/1.1
+    Http11,
+}
+
+impl Version {
+    /// As it stands on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+        }
+    }
+
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        match text {
+            b"HTTP/1.0" => Some(Self::Http10),
+            b"HTTP/1.1" => Some(Self::Http11),
+            _ => None,
+        }
+    }
+}
+
+/// Whether `text` has the shape of an HTTP-version (RFC 9112 §2.3), spoken here or not.
+pub(super) fn looks_like_version(text: &[u8]) -> bool {
+    matches!(text, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+        if major.is_ascii_digit() && minor.is_ascii_digit())
+}
+
+/// A CR without its LF or a LF without its CR (RFC 9112 §2.2): two parsers may see two different lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BareLineEnd;
+
+/// Refuses heads in which CR and LF stand anywhere but side by side.
+///
+/// Every pair of neighbours is looked at, without leaving early: the compiler turns that into vector code.
+pub(super) fn check_line_ends(head: &[u8]) -> Result<(), BareLineEnd> {
+    let at_edge = head.first() == Some(&b'\n') || head.last() == Some(&b'\r');
+    let next = head.get(1..).unwrap_or_default();
+    let inside =
+        head.iter().zip(next).fold(false, |bare, (first, second)| bare | ((*first == b'\r') != (*second == b'\n')));
+    if at_edge || inside { Err(BareLineEnd) } else { Ok(()) }
+}
+
+/// The start line without its CRLF, and the field section behind it; `None` when the first line has no CRLF.
+pub(super) fn split_start_line(head: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line_feed = head.iter().position(|&byte| byte == b'\n')?;
+    let (line, section) = head.split_at_checked(line_feed + 1)?;
+    Some((line.strip_suffix(b"\r\n")?, section))
+}
+
+/// SP or HTAB, the blanks of OWS and BWS (RFC 9110 §5.6.3).
+pub(super) fn is_blank(byte: u8) -> bool {
+    byte == b' ' || byte == b'\t'
+}
+
+/// A character of a token (RFC 9110 §5.6.2).
+pub(super) fn is_token_char(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.'
+        | b'^'..=b'`' | b'|' | b'~')
+}
+
+/// `text` without blanks at either end.
+pub(super) fn trim_blanks(text: &[u8]) -> &[u8] {
+    let text = trim_blanks_start(text);
+    let len = text.iter().rposition(|&byte| !is_blank(byte)).map_or(0, |last| last + 1);
+    text.get(..len).unwrap_or_default()
+}
+
+/// `text` without blanks at its start.
+pub(super) fn trim_blanks_start(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|&byte| !is_blank(byte)).unwrap_or(text.len());
+    text.get(start..).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_ends_are_pairs() {
+        assert_eq!(check_line_ends(b"a\r\nb\r\n\r\n"), Ok(()));
+        assert_eq!(check_line_ends(b""), Ok(()));
+        for bad in [&b"a\nb\r\n"[..], b"a\rb\r\n", b"\na", b"a\r", b"\r\r\n", b"\n\r"] {
+            assert_eq!(check_line_ends(bad), Err(BareLineEnd), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_made_of_the_characters_of_the_specification() {
+        for byte in 0..=u8::MAX {
+            let expected = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+            assert_eq!(is_token_char(byte), expected, "{byte}");
+        }
+    }
+
+    #[test]
+    fn blanks_are_trimmed_at_both_ends() {
+        assert_eq!(trim_blanks(b" \t a b \t"), b"a b");
+        assert_eq!(trim_blanks(b" \t "), b"");
+        assert_eq!(trim_blanks(b""), b"");
+    }
+
+    #[test]
+    fn a_version_has_a_shape() {
+        assert!(looks_like_version(b"HTTP/2.0"));
+        assert!(!looks_like_version(b"HTTP/2"));
+        assert!(!looks_like_version(b"http/1.1"));
+        assert_eq!(Version::parse(b"HTTP/1.1"), Some(Version::Http11));
+        assert_eq!(Version::parse(b"HTTP/1.2"), None);
+    }
+}

@@ -1,0 +1,131 @@
+//! The four forms of a request target (RFC 9112 §3.2).
+
+use super::authority::{Authority, AuthorityError};
+
+/// Why a request target is refused. No bytes of the peer are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// None of the forms that go with the method.
+    #[error("the request target has none of the forms of RFC 9112 section 3.2")]
+    InvalidForm,
+    /// A character outside visible ASCII, or a fragment.
+    #[error("the request target has a character that must be percent-encoded")]
+    InvalidCharacter,
+    /// An absolute-form target of another scheme than `http`.
+    #[error("the scheme of the request target is not http")]
+    UnsupportedScheme,
+    /// The host or port is not as it must be.
+    #[error("{0}")]
+    Authority(#[from] AuthorityError),
+}
+
+/// What a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestTarget<'b> {
+    /// `host:port`, the target of a CONNECT.
+    Authority(Authority<'b>),
+    /// `http://host[:port]/path?query`, what a proxy is asked for.
+    Absolute {
+        /// Host and port; the port is 80 where the target names none.
+        authority: Authority<'b>,
+        /// The authority as sent: the value of the Host field to send on (RFC 9112 §3.2.2).
+        authority_text: &'b str,
+        /// All that follows the authority as sent; may be empty or begin with `?`.
+        path_and_query: &'b str,
+    },
+    /// `/path?query`: the client takes the gateway for an origin.
+    Origin(&'b str),
+    /// `*` of OPTIONS.
+    Asterisk,
+}
+
+impl<'b> RequestTarget<'b> {
+    /// Parses the target of a request with this method.
+    ///
+    /// # Errors
+    /// [`TargetError`]
+    pub fn parse(method: &str, text: &'b str) -> Result<Self, TargetError> {
+        let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
+        if !text.bytes().all(plain) {
+            return Err(TargetError::InvalidCharacter);
+        }
+        match text {
+            _ if method == "CONNECT" => Ok(Self::Authority(Authority::parse(text)?)),
+            "*" if method == "OPTIONS" => Ok(Self::Asterisk),
+            _ if text.starts_with('/') => Ok(Self::Origin(text)),
+            _ => Self::parse_absolute(text),
+        }
+    }
+
+    fn parse_absolute(text: &'b str) -> Result<Self, TargetError> {
+        let (scheme, rest) = text.split_once("://").ok_or(TargetError::InvalidForm)?;
+        if !scheme.eq_ignore_ascii_case("http") {
+            return Err(TargetError::UnsupportedScheme);
+        }
+        let (authority_text, path_and_query) = match rest.find(['/', '?']) {
+            Some(end) => rest.split_at(end),
+            None => (rest, ""),
+        };
+        Ok(Self::Absolute {
+            authority: Authority::parse_with_default_port(authority_text, 80)?,
+            authority_text,
+            path_and_query,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Host;
+
+    #[test]
+    fn each_form_is_recognised() {
+        assert_eq!(
+            RequestTarget::parse("CONNECT", "h:443"),
+            Ok(RequestTarget::Authority(Authority { host: Host::Name("h"), port: 443 }))
+        );
+        assert_eq!(RequestTarget::parse("GET", "/a?b"), Ok(RequestTarget::Origin("/a?b")));
+        assert_eq!(RequestTarget::parse("OPTIONS", "*"), Ok(RequestTarget::Asterisk));
+    }
+
+    #[test]
+    fn an_absolute_target_is_taken_apart() {
+        for (text, host, port, authority, path) in [
+            ("http://h/a?b=http://c/", "h", 80, "h", "/a?b=http://c/"),
+            ("HTTP://h:8080", "h", 8080, "h:8080", ""),
+            ("http://h?q@r", "h", 80, "h", "?q@r"),
+        ] {
+            assert_eq!(
+                RequestTarget::parse("GET", text),
+                Ok(RequestTarget::Absolute {
+                    authority: Authority { host: Host::Name(host), port },
+                    authority_text: authority,
+                    path_and_query: path,
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn forms_that_do_not_fit_are_refused() {
+        for (method, text, error) in [
+            ("GET", "h:443", TargetError::InvalidForm),
+            ("connect", "h:443", TargetError::InvalidForm),
+            ("GET", "*", TargetError::InvalidForm),
+            ("GET", "a/b", TargetError::InvalidForm),
+            ("GET", "https://h/", TargetError::UnsupportedScheme),
+            ("GET", "ftp://h/", TargetError::UnsupportedScheme),
+            ("GET", "://h/", TargetError::UnsupportedScheme),
+            ("GET", "/a#b", TargetError::InvalidCharacter),
+            ("GET", "/\u{e4}", TargetError::InvalidCharacter),
+            ("GET", "http:///a", AuthorityError::EmptyHost.into()),
+            ("GET", "http://u:p@h/", AuthorityError::UserInfo.into()),
+            ("CONNECT", "http://h/", AuthorityError::InvalidPort.into()),
+            ("CONNECT", "/", AuthorityError::MissingPort.into()),
+            ("CONNECT", "*", AuthorityError::MissingPort.into()),
+        ] {
+            assert_eq!(RequestTarget::parse(method, text), Err(error), "{method} {text}");
+        }
+    }
+}
