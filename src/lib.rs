@@ -1,9 +1,22 @@
-//! An egress gateway that proves an NTLM identity to an upstream HTTP proxy.
+//! An egress gateway that proves an NTLM identity to an upstream HTTP proxy, so that workloads need not.
+//!
+//! ```text
+//!   accept → read request head → route → dial upstream → NTLM handshake → answer the client → relay → close
+//!   shard    http                tunnel  tunnel          handshake        tunnel              relay   tunnel
+//! ```
+//!
+//! The dependency rule: `cli → supervisor → shard → tunnel → {handshake, relay, upstream, event}`;
+//! `handshake → {ntlm, http}`. `ntlm` and `http` know nothing of the rest, of sockets, clocks or mio.
 #![forbid(unsafe_code)]
 
 pub mod event;
 pub mod fault;
+pub mod handshake;
 pub mod http;
 pub mod limits;
+pub mod metrics;
 pub mod ntlm;
 pub mod relay;
+pub mod shard;
+pub mod tunnel;
+pub mod upstream;

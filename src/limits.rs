@@ -42,8 +42,9 @@ pub const ACCEPTS_PER_TURN: usize = 64;
 /// Events taken from the kernel in one turn.
 pub const EVENTS_PER_TURN: usize = 1024;
 
-/// Clients over `max_tunnels` that a shard holds at once in order to tell them 503; past them accepting pauses.
-pub const TURNED_AWAY_PER_SHARD: usize = 256;
+/// Clients over `max_tunnels` that are let in only to be told 503; past them accepting pauses. They take one descriptor
+/// each.
+pub const TURNED_AWAY_AT_ONCE: usize = 128;
 
 /// Connections that wait for `accept` in the kernel, a listening socket. The kernel cuts it to `net.core.somaxconn`.
 pub const LISTEN_BACKLOG: i32 = 4096;
@@ -54,8 +55,9 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Tunnels open at once in the whole process; cut to what `RLIMIT_NOFILE` allows.
 pub const MAX_TUNNELS: usize = 10_000;
 
-/// Descriptors kept back from tunnels: listeners, pipes' share, log, admin, resolver.
-pub const RESERVED_DESCRIPTORS: usize = 256;
+/// Descriptors kept back from tunnels: listeners, pipes, the log, the
+/// administration address, the resolver, and [`TURNED_AWAY_AT_ONCE`].
+pub const RESERVED_DESCRIPTORS: usize = 400;
 
 /// One connection attempt to one upstream address.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

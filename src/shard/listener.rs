@@ -1,0 +1,84 @@
+//! Listening sockets: one for each shard and address, all bound before any thread starts.
+
+use std::io;
+use std::net::SocketAddr;
+
+use mio::net::TcpListener;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt};
+
+use crate::limits;
+
+/// The listeners of one shard.
+pub type Listeners = Vec<TcpListener>;
+
+/// Binds `addresses` for `shards` shards. Port 0 becomes one free port, the same for all shards; the addresses that came of
+/// it are returned.
+///
+/// With SO_REUSEPORT a second gateway of the same user would share the port without a word; so each address is first
+/// bound without it, which fails while anybody listens there.
+///
+/// # Errors
+/// The address with what the system said.
+pub fn bind(addresses: &[SocketAddr], shards: usize) -> Result<(Vec<Listeners>, Vec<SocketAddr>), (SocketAddr, io::Error)> {
+    let mut all: Vec<Listeners> = (0..shards).map(|_| Vec::new()).collect();
+    let mut bound = Vec::new();
+    for address in addresses {
+        let with_address = |error: io::Error| (*address, error);
+        let address = exclusive_probe(*address).map_err(with_address)?;
+        for listeners in &mut all {
+            listeners.push(open(address).map_err(with_address)?);
+        }
+        bound.push(address);
+    }
+    Ok((all, bound))
+}
+
+/// Binds and lets go; tells the address that it got.
+fn exclusive_probe(address: SocketAddr) -> io::Result<SocketAddr> {
+    let socket = socket(address)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind_socket(&socket, &address)?;
+    listen(&socket, 1)?;
+    let bound = rustix::net::getsockname(&socket)?;
+    SocketAddr::try_from(bound).map_err(|_| io::Error::other("the system bound an address of another family"))
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket(address)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    // Accepted connections inherit these from the listener, which saves two calls a tunnel.
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, limits::KEEPALIVE_IDLE)?;
+    bind_socket(&socket, &address)?;
+    listen(&socket, limits::LISTEN_BACKLOG)?;
+    Ok(TcpListener::from_std(std::net::TcpListener::from(socket)))
+}
+
+fn socket(address: SocketAddr) -> io::Result<std::os::fd::OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    if address.is_ipv6() {
+        // `[::]` beside `0.0.0.0` must not collide, and an IPv4 client must look like one to `allow_clients`.
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_port_is_an_error_even_though_shards_share_ports() {
+        let (held, bound) = bind(&["127.0.0.1:0".parse().unwrap()], 2).unwrap();
+        assert_eq!(held.len(), 2);
+        let (address, error) = bind(&bound, 2).unwrap_err();
+        assert_eq!(address, bound[0]);
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+}

@@ -1,0 +1,11 @@
+//! One thread: a poll, its listeners, a slab of tunnels.
+
+mod accept;
+mod listener;
+mod message;
+mod run;
+
+pub use accept::Gate;
+pub use listener::{Listeners, bind};
+pub use message::Message;
+pub use run::{Shard, ShardOptions};

@@ -1,0 +1,353 @@
+//! The event loop.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token};
+use prometheus::Histogram;
+use slab::Slab;
+
+use super::accept::Gate;
+use super::listener::Listeners;
+use super::message::Message;
+use crate::event::{self, EventToken, Key, Lane, Mailbox, Readiness, Sender, Timers};
+use crate::fault::is_exhaustion;
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::relay::PipePool;
+use crate::tunnel::{Context, Entropy, Next, Settings, Tunnel};
+
+const WAKER: Token = Token(0);
+/// The first listener; the others follow.
+const FIRST_LISTENER: usize = 1;
+
+/// What a shard is made of.
+pub struct ShardOptions {
+    /// Which one it is, for its name and its metrics.
+    pub number: usize,
+    /// Its listening sockets.
+    pub listeners: Listeners,
+    /// The rule at the door.
+    pub gate: Arc<Gate>,
+    /// The configuration that its tunnels go by.
+    pub settings: Settings,
+    /// Pipes that it lends at most.
+    pub pipes: usize,
+    /// All counters.
+    pub metrics: Arc<Metrics>,
+    /// When the process's clock began; the same for all shards.
+    pub epoch: Instant,
+}
+
+struct Slot {
+    generation: u32,
+    tunnel: Tunnel,
+    /// It is in the run queue already.
+    queued: bool,
+}
+
+/// One event loop and its tunnels.
+pub struct Shard {
+    poll: Poll,
+    mailbox: Mailbox<Message>,
+    listeners: Listeners,
+    /// A listener may have more connections than were accepted in the last turn.
+    accept_pending: bool,
+    /// Accepting rests until then, in ms.
+    accept_rests_until_ms: Option<u64>,
+    gate: Arc<Gate>,
+    slots: Slab<Slot>,
+    next_generation: u32,
+    /// Tunnels that used up their budget, or that a message called up: no event will come for them.
+    run_queue: Vec<Key>,
+    context: Context,
+    epoch: Instant,
+    turns: Histogram,
+    draining: bool,
+}
+
+impl Shard {
+    /// A shard that is ready to [`Shard::run`], and the way to tell it things.
+    ///
+    /// # Errors
+    /// When the system has no descriptor for the poll or its waker, or a listener cannot be registered.
+    pub fn new(options: ShardOptions) -> io::Result<(Shard, Sender<Message>)> {
+        let ShardOptions { number, mut listeners, gate, settings, pipes, metrics, epoch } = options;
+        let poll = Poll::new()?;
+        let (sender, mailbox) = event::mailbox(poll.registry(), WAKER)?;
+        for (index, listener) in listeners.iter_mut().enumerate() {
+            poll.registry().register(listener, Token(FIRST_LISTENER + index), Interest::READABLE)?;
+        }
+        let now_us = micros_since(epoch);
+        let context = Context {
+            registry: poll.registry().try_clone()?,
+            timers: Timers::new(now_us / 1000),
+            scratch: vec![0; limits::SCRATCH_BYTES].into_boxed_slice(),
+            pipes: PipePool::new(pipes),
+            entropy: Entropy::default(),
+            turns_of: metrics.turns_of_shard(number),
+            metrics,
+            settings,
+            resolution: None,
+            preferred_address: 0,
+            address_waiters: Vec::new(),
+            guard_waiters: Vec::new(),
+            guard_round: 0,
+            now_us,
+        };
+        let turns = context.metrics.turns_of_shard(number);
+        let shard = Shard {
+            poll,
+            mailbox,
+            listeners,
+            accept_pending: false,
+            accept_rests_until_ms: None,
+            gate,
+            slots: Slab::new(),
+            next_generation: 1,
+            run_queue: Vec::new(),
+            context,
+            epoch,
+            turns,
+            draining: false,
+        };
+        Ok((shard, sender))
+    }
+
+    /// Turns until [`Message::Stop`], or after [`Message::Drain`] until the last tunnel has ended.
+    ///
+    /// # Errors
+    /// When the poll itself fails, which is a mistake of the program or the end of the system's memory.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(limits::EVENTS_PER_TURN);
+        loop {
+            match self.poll.poll(&mut events, self.time_to_wait()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            let began = Instant::now();
+            self.context.now_us = micros_since_at(self.epoch, began);
+            let stop = self.turn(&events);
+            self.turns.observe(began.elapsed().as_secs_f64());
+            if stop || (self.draining && self.slots.is_empty()) {
+                self.cut_all();
+                return Ok(());
+            }
+        }
+    }
+
+    /// One turn: events, new connections, those whose turn had to wait, deadlines. `true` to stop.
+    fn turn(&mut self, events: &Events) -> bool {
+        let mut stop = false;
+        for event in events {
+            match EventToken::read(event.token()) {
+                Some(token) => self.on_event(token, Readiness::of_event(event)),
+                None if event.token() == WAKER => stop |= self.on_messages(),
+                None => self.accept_pending = true,
+            }
+        }
+        self.accept();
+        self.run_queued();
+        self.run_deadlines();
+        self.context.metrics.pipes_lent(self.context.pipes.lent());
+        stop
+    }
+
+    fn time_to_wait(&self) -> Option<Duration> {
+        if !self.run_queue.is_empty() || (self.accept_pending && self.accept_rests_until_ms.is_none()) {
+            return Some(Duration::ZERO);
+        }
+        let now_ms = self.context.now_ms();
+        let rest = self.accept_rests_until_ms.map(|until_ms| until_ms.saturating_sub(now_ms));
+        let wait_ms = [rest, self.context.timers.next_ms(now_ms)].into_iter().flatten().min()?;
+        Some(Duration::from_millis(wait_ms))
+    }
+
+    fn on_event(&mut self, token: EventToken, ready: Readiness) {
+        let Some(slot) = live(&mut self.slots, token.key) else {
+            self.context.metrics.stale_events.inc();
+            return;
+        };
+        if !slot.tunnel.learn(token.lane, ready) {
+            self.context.metrics.stale_events.inc();
+            return;
+        }
+        // One that is queued is stepped once, in its turn.
+        if !slot.queued {
+            let next = slot.tunnel.step(token.key, &mut self.context);
+            self.follow(token.key, next);
+        }
+    }
+
+    fn follow(&mut self, key: Key, next: Next) {
+        match next {
+            Next::Wait => {}
+            Next::Yield => self.enqueue(key),
+            Next::Close => {
+                self.slots.remove(key.index as usize);
+                self.gate.leave();
+                self.context.metrics.tunnels_open.dec();
+            }
+        }
+    }
+
+    fn enqueue(&mut self, key: Key) {
+        if let Some(slot) = live(&mut self.slots, key)
+            && !slot.queued
+        {
+            slot.queued = true;
+            self.run_queue.push(key);
+        }
+    }
+
+    /// Steps those that were queued before this turn's end; those that yield again wait for the next.
+    fn run_queued(&mut self) {
+        for key in std::mem::take(&mut self.run_queue) {
+            if let Some(slot) = live(&mut self.slots, key) {
+                slot.queued = false;
+                let next = slot.tunnel.step(key, &mut self.context);
+                self.follow(key, next);
+            }
+        }
+    }
+
+    fn run_deadlines(&mut self) {
+        let now_ms = self.context.now_ms();
+        while let Some(due) = self.context.timers.pop(now_ms) {
+            for key in &due {
+                if let Some(slot) = live(&mut self.slots, *key) {
+                    let next = slot.tunnel.deadline_due(*key, &mut self.context);
+                    self.follow(*key, next);
+                }
+            }
+            self.context.timers.done(due);
+        }
+    }
+
+    fn on_messages(&mut self) -> bool {
+        let messages: Vec<Message> = self.mailbox.take().collect();
+        let mut stop = false;
+        for message in messages {
+            match message {
+                Message::Resolved(resolution) => {
+                    self.context.resolution = Some(resolution);
+                    self.context.preferred_address = 0;
+                    let waiters = std::mem::take(&mut self.context.address_waiters);
+                    waiters.into_iter().for_each(|key| self.enqueue(key));
+                }
+                Message::GuardChanged => {
+                    self.context.guard_round += 1;
+                    let waiters = std::mem::take(&mut self.context.guard_waiters);
+                    waiters.into_iter().for_each(|key| self.enqueue(key));
+                }
+                Message::Settings(settings) => self.context.settings = *settings,
+                Message::Drain => self.drain(),
+                Message::Stop => stop = true,
+            }
+        }
+        stop
+    }
+
+    /// Takes in what waits in the kernel, so that nobody who got through to us is reset, then closes the door.
+    fn drain(&mut self) {
+        self.draining = true;
+        self.accept_rests_until_ms = None;
+        self.accept_pending = true;
+        while self.accept_pending && self.accept_rests_until_ms.is_none() {
+            self.accept();
+        }
+        self.accept_pending = false;
+        self.accept_rests_until_ms = None;
+        self.listeners.clear();
+    }
+
+    fn accept(&mut self) {
+        if let Some(until_ms) = self.accept_rests_until_ms {
+            if self.context.now_ms() < until_ms {
+                return;
+            }
+            self.accept_rests_until_ms = None;
+            self.accept_pending = true;
+        }
+        if !self.accept_pending {
+            return;
+        }
+        self.accept_pending = false;
+        for index in 0..self.listeners.len() {
+            if !self.accept_from(index) {
+                self.accept_pending = true;
+            }
+        }
+    }
+
+    /// Accepts from one listener; `false` when it may have more.
+    fn accept_from(&mut self, index: usize) -> bool {
+        for _ in 0..limits::ACCEPTS_PER_TURN {
+            if self.gate.is_overcrowded() {
+                self.pause_accepting("max_tunnels is exceeded by those who wait to be told so");
+                return false;
+            }
+            match self.listeners[index].accept() {
+                Ok((stream, peer)) => self.admit(stream, peer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) if is_exhaustion(&error) => {
+                    self.pause_accepting(&error.to_string());
+                    return false;
+                }
+                // The client gave up while it waited (ECONNABORTED), or a signal came: on to the next.
+                Err(_) => {}
+            }
+        }
+        false
+    }
+
+    fn pause_accepting(&mut self, why: &str) {
+        let pause_ms = u64::try_from(limits::ACCEPT_PAUSE.as_millis()).unwrap_or(u64::MAX);
+        self.accept_rests_until_ms = Some(self.context.now_ms() + pause_ms);
+        self.context.metrics.accept_pauses.inc();
+        log::warn!("accepting pauses for {pause_ms} ms: {why}");
+    }
+
+    fn admit(&mut self, mut stream: mio::net::TcpStream, peer: std::net::SocketAddr) {
+        self.context.metrics.accepted.inc();
+        let generation = self.next_generation;
+        self.next_generation = self.next_generation.wrapping_add(1).max(1);
+        let entry = self.slots.vacant_entry();
+        let Ok(index) = u32::try_from(entry.key()) else { return };
+        let key = Key { index, generation };
+        let token = Token::from(EventToken { key, lane: Lane::Downstream });
+        if let Err(error) = self.context.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE) {
+            log::warn!("a client's connection cannot be watched and is closed: {error}");
+            return;
+        }
+        let admission = self.gate.enter(peer);
+        self.context.metrics.tunnels_open.inc();
+        let tunnel = Tunnel::new(key, stream, peer, admission, &mut self.context);
+        let slot = entry.insert(Slot { generation, tunnel, queued: false });
+        let next = slot.tunnel.step(key, &mut self.context);
+        self.follow(key, next);
+    }
+
+    fn cut_all(&mut self) {
+        for (_, mut slot) in std::mem::take(&mut self.slots) {
+            slot.tunnel.cut(&mut self.context);
+            self.gate.leave();
+            self.context.metrics.tunnels_open.dec();
+        }
+    }
+}
+
+/// The slot of a key, if its tunnel still lives.
+fn live(slots: &mut Slab<Slot>, key: Key) -> Option<&mut Slot> {
+    slots.get_mut(key.index as usize).filter(|slot| slot.generation == key.generation)
+}
+
+fn micros_since(epoch: Instant) -> u64 {
+    micros_since_at(epoch, Instant::now())
+}
+
+fn micros_since_at(epoch: Instant, at: Instant) -> u64 {
+    u64::try_from(at.saturating_duration_since(epoch).as_micros()).unwrap_or(u64::MAX)
+}
