@@ -1,0 +1,260 @@
+//! AUTHENTICATE_MESSAGE (MS-NLMP 2.2.1.3): who the client is, and the proof.
+//!
+//! ```text
+//! 12 LmChallengeResponse   20 NtChallengeResponse   28 DomainName   36 UserName   44 Workstation
+//! 52 EncryptedRandomSessionKey   60 NegotiateFlags   64 Version   72 MIC (16)   88 payload
+//! ```
+//!
+//! Version and MIC may both be missing. No flag says so (NTLMSSP_NEGOTIATE_VERSION does not move the payload), so
+//! the smallest offset into the payload tells.
+
+use super::file_time::FileTime;
+use super::flags::NegotiateFlags;
+use super::wire::{MessageError, MessageType, PayloadField, Version, read_array, read_u32};
+
+/// Where the six payload fields lie, with their names, in the order of the fixed part.
+pub(super) const FIELDS: [(usize, &str); 6] = [
+    (12, "LmChallengeResponse"),
+    (20, "NtChallengeResponse"),
+    (28, "DomainName"),
+    (36, "UserName"),
+    (44, "Workstation"),
+    (52, "EncryptedRandomSessionKey"),
+];
+const FLAGS_AT: usize = 60;
+const VERSION_AT: usize = 64;
+/// Where the MIC lies if there is one.
+pub(super) const MIC_AT: usize = 72;
+/// The MIC's size in bytes.
+pub(super) const MIC_SIZE: usize = 16;
+
+/// The size of the NTLMv1 and of the LMv1, LMv2 responses.
+pub(super) const SHORT_RESPONSE_SIZE: usize = 24;
+/// The least NTLMv2 response: proof (16), the fixed part of `temp` (28).
+const LEAST_V2_RESPONSE_SIZE: usize = 44;
+
+/// In which order the payload is written. Peers follow the offsets and accept any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PayloadOrder {
+    /// DomainName, UserName, Workstation, LM, NT, session key: as Windows writes it.
+    #[default]
+    NamesFirst,
+    /// LM, NT, DomainName, UserName, Workstation, session key: as other implementations write it.
+    ResponsesFirst,
+}
+
+impl PayloadOrder {
+    /// Indices into [`FIELDS`] in payload order.
+    const fn indices(self) -> [usize; 6] {
+        match self {
+            Self::NamesFirst => [2, 3, 4, 0, 1, 5],
+            Self::ResponsesFirst => [0, 1, 2, 3, 4, 5],
+        }
+    }
+}
+
+/// What kind of proof NtChallengeResponse is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseKind {
+    /// No response: an anonymous client.
+    Anonymous,
+    /// NTLMv1 (MS-NLMP 3.3.1 without extended session security).
+    NtlmV1,
+    /// NTLMv1 with extended session security, "NTLM2 session response".
+    NtlmV1Ess,
+    /// NTLMv2 (MS-NLMP 3.3.2).
+    NtlmV2,
+    /// None of these.
+    Unknown,
+}
+
+impl std::fmt::Display for ResponseKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Anonymous => "none (anonymous)",
+            Self::NtlmV1 => "NTLMv1",
+            Self::NtlmV1Ess => "NTLMv1-ESS",
+            Self::NtlmV2 => "NTLMv2",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// An NTLMv2 response: NTProofStr and `temp`, which is NTLMv2_CLIENT_CHALLENGE (MS-NLMP 2.2.2.7).
+pub(super) struct V2Response<'a> {
+    pub proof: [u8; 16],
+    /// All that the proof covers besides the ServerChallenge.
+    pub temp: &'a [u8],
+    pub time: FileTime,
+    pub client_challenge: [u8; 8],
+    /// An AV_PAIR list with padding behind its end.
+    pub av_pairs: &'a [u8],
+}
+
+/// An AUTHENTICATE_MESSAGE. Names are in the message's charset. No `Debug`: the responses are the proof.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct AuthenticateMessage<'a> {
+    /// What both sides agreed to.
+    pub flags: NegotiateFlags,
+    /// LmChallengeResponse.
+    pub lm_response: &'a [u8],
+    /// NtChallengeResponse.
+    pub nt_response: &'a [u8],
+    /// DomainName.
+    pub domain: &'a [u8],
+    /// UserName.
+    pub user: &'a [u8],
+    /// Workstation.
+    pub workstation: &'a [u8],
+    /// EncryptedRandomSessionKey; empty unless NTLMSSP_NEGOTIATE_KEY_EXCH is set.
+    pub encrypted_session_key: &'a [u8],
+    /// Version, for debugging only. `None` leaves its room out, unless there is a MIC.
+    pub version: Option<Version>,
+    /// MIC. `None` leaves its room out.
+    pub mic: Option<[u8; MIC_SIZE]>,
+}
+
+impl<'a> AuthenticateMessage<'a> {
+    /// Reads a message, with and without Version and MIC.
+    ///
+    /// # Errors
+    /// Any [`MessageError`] but `TooLong` and `OddLength`.
+    pub fn decode(message: &'a [u8]) -> Result<Self, MessageError> {
+        MessageType::Authenticate.expect(message)?;
+        let flags = NegotiateFlags::from_bits(read_u32(message, FLAGS_AT, "NegotiateFlags")?);
+        let mut fields = [None; FIELDS.len()];
+        let mut payload = message.len();
+        for (slot, (at, name)) in fields.iter_mut().zip(FIELDS) {
+            let field = PayloadField::read(message, at, name)?;
+            payload = payload.min(field.start().unwrap_or(payload));
+            *slot = Some(field);
+        }
+        let mut values = [&message[..0]; FIELDS.len()];
+        for (value, field) in values.iter_mut().zip(fields.iter().flatten()) {
+            *value = field.of(message, VERSION_AT)?;
+        }
+        let [lm_response, nt_response, domain, user, workstation, encrypted_session_key] = values;
+        let version = (payload >= MIC_AT).then(|| Version::read(message, VERSION_AT)).transpose()?;
+        let mic = (payload >= MIC_AT + MIC_SIZE).then(|| read_array(message, MIC_AT, "MIC")).transpose()?;
+        Ok(Self { flags, lm_response, nt_response, domain, user, workstation, encrypted_session_key, version, mic })
+    }
+
+    /// The message's bytes.
+    ///
+    /// # Errors
+    /// [`MessageError::TooLong`] for a value beyond 65,535 bytes.
+    pub fn encode(&self, order: PayloadOrder) -> Result<Vec<u8>, MessageError> {
+        let values =
+            [self.lm_response, self.nt_response, self.domain, self.user, self.workstation, self.encrypted_session_key];
+        let fixed = match (self.mic, self.version) {
+            (Some(_), _) => MIC_AT + MIC_SIZE,
+            (None, Some(_)) => MIC_AT,
+            (None, None) => VERSION_AT,
+        };
+        let mut offsets = [0; FIELDS.len()];
+        let mut end = fixed;
+        for index in order.indices() {
+            offsets[index] = end;
+            end += values[index].len();
+        }
+        let mut out = Vec::with_capacity(end);
+        MessageType::Authenticate.write(&mut out);
+        for ((value, mut offset), (_, name)) in values.iter().zip(offsets).zip(FIELDS) {
+            PayloadField::write(&mut out, &mut offset, value, name)?;
+        }
+        out.extend_from_slice(&self.flags.bits().to_le_bytes());
+        if self.version.is_some() || self.mic.is_some() {
+            out.extend_from_slice(&self.version.unwrap_or_default().to_bytes());
+        }
+        out.extend_from_slice(self.mic.as_ref().map_or(&[], <[u8; MIC_SIZE]>::as_slice));
+        for index in order.indices() {
+            out.extend_from_slice(values[index]);
+        }
+        Ok(out)
+    }
+
+    /// What kind of proof the message bears, judged by sizes and flags alone.
+    #[must_use]
+    pub fn response_kind(&self) -> ResponseKind {
+        match self.nt_response {
+            [] => ResponseKind::Anonymous,
+            nt if nt.len() == SHORT_RESPONSE_SIZE => {
+                let padded = self.lm_response.len() == SHORT_RESPONSE_SIZE
+                    && self.lm_response.iter().skip(8).all(|byte| *byte == 0);
+                if padded && self.flags.contains(NegotiateFlags::EXTENDED_SESSIONSECURITY) {
+                    ResponseKind::NtlmV1Ess
+                } else {
+                    ResponseKind::NtlmV1
+                }
+            }
+            nt if nt.len() >= LEAST_V2_RESPONSE_SIZE && nt.get(16..18) == Some(&[1, 1]) => ResponseKind::NtlmV2,
+            _ => ResponseKind::Unknown,
+        }
+    }
+
+    /// The parts of an NTLMv2 response; `None` for every other kind.
+    pub(super) fn v2_response(&self) -> Option<V2Response<'a>> {
+        if self.response_kind() != ResponseKind::NtlmV2 {
+            return None;
+        }
+        let (proof, temp) = self.nt_response.split_first_chunk::<16>()?;
+        Some(V2Response {
+            proof: *proof,
+            temp,
+            time: FileTime(u64::from_le_bytes(*temp.get(8..)?.first_chunk()?)),
+            client_challenge: *temp.get(16..)?.first_chunk()?,
+            av_pairs: temp.get(28..)?,
+        })
+    }
+
+    pub(super) fn text(&self, value: &[u8], field: &'static str) -> Result<String, MessageError> {
+        self.flags.charset().decode(value, field)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MESSAGE: AuthenticateMessage<'_> = AuthenticateMessage {
+        flags: NegotiateFlags::OEM,
+        lm_response: b"LM",
+        nt_response: b"NT",
+        domain: b"D",
+        user: b"U",
+        workstation: b"W",
+        encrypted_session_key: b"",
+        version: None,
+        mic: None,
+    };
+
+    #[test]
+    fn every_form_of_the_fixed_part_survives_the_round_trip() {
+        let with_version = AuthenticateMessage { version: Some(Version::WINDOWS_10), ..MESSAGE };
+        let with_mic = AuthenticateMessage { mic: Some([7; 16]), ..with_version };
+        for (message, fixed) in [(MESSAGE, 64), (with_version, 72), (with_mic, 88)] {
+            for order in [PayloadOrder::NamesFirst, PayloadOrder::ResponsesFirst] {
+                let bytes = message.encode(order).unwrap();
+                assert_eq!(bytes.len(), fixed + 7);
+                assert!(AuthenticateMessage::decode(&bytes).is_ok_and(|decoded| decoded == message));
+            }
+        }
+    }
+
+    #[test]
+    fn the_orders_differ_where_they_say() {
+        let names = MESSAGE.encode(PayloadOrder::NamesFirst).unwrap();
+        let responses = MESSAGE.encode(PayloadOrder::ResponsesFirst).unwrap();
+        assert_eq!(&names[64..], b"DUWLMNT");
+        assert_eq!(&responses[64..], b"LMNTDUW");
+    }
+
+    #[test]
+    fn a_response_of_an_unknown_size_has_no_kind() {
+        assert_eq!(MESSAGE.response_kind(), ResponseKind::Unknown);
+        let plain = AuthenticateMessage { nt_response: &[1; 24], lm_response: &[1; 24], ..MESSAGE };
+        assert_eq!(plain.response_kind(), ResponseKind::NtlmV1);
+        let anonymous = AuthenticateMessage { nt_response: &[], ..MESSAGE };
+        assert_eq!(anonymous.response_kind(), ResponseKind::Anonymous);
+    }
+}

@@ -1,0 +1,171 @@
+//! Hashes, responses and session keys (MS-NLMP 3.3, 3.4, 6). The names are the specification's.
+
+use des::cipher::BlockCipherEncrypt;
+use hmac::{Hmac, KeyInit, Mac};
+use md4::Md4;
+use md5::{Digest, Md5};
+use rc4::{Rc4, StreamCipher};
+
+/// A 128-bit key or digest.
+pub(super) type Key = [u8; 16];
+
+/// MD5 over the parts in turn.
+pub(super) fn md5(parts: &[&[u8]]) -> Key {
+    let mut hash = Md5::new();
+    for part in parts {
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+/// An HMAC-MD5 under a 128-bit key.
+fn keyed(key: &Key) -> Hmac<Md5> {
+    // A key of exactly one block takes the constructor that cannot fail; zeros are how HMAC pads a short key.
+    let mut block = [0; 64];
+    block[..key.len()].copy_from_slice(key);
+    let mac = Hmac::<Md5>::new(&block.into());
+    zeroize::Zeroize::zeroize(&mut block);
+    mac
+}
+
+fn finish(mut mac: Hmac<Md5>, parts: &[&[u8]]) -> Key {
+    for part in parts {
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
+}
+
+/// HMAC_MD5 over the parts in turn.
+pub(super) fn hmac_md5(key: &Key, parts: &[&[u8]]) -> Key {
+    finish(keyed(key), parts)
+}
+
+/// NTOWFv1: MD4 over the password in UTF-16LE (MS-NLMP 3.3.1). Nothing is buffered that would have to be wiped.
+pub(super) fn ntowf_v1(password: &str) -> Key {
+    let mut hash = Md4::new();
+    for unit in password.encode_utf16() {
+        hash.update(unit.to_le_bytes());
+    }
+    hash.finalize().into()
+}
+
+/// NTOWFv2 (and LMOWFv2, which is the same): HMAC_MD5(NTOWFv1, UPPER(user) + domain) (MS-NLMP 3.3.2).
+///
+/// The user is upper-cased, the domain is not.
+pub(super) fn ntowf_v2(nt_hash: &Key, user: &str, domain: &str) -> Key {
+    let mut mac = keyed(nt_hash);
+    let mut unit_buffer = [0; 2];
+    for character in user.chars().map(upper_case).chain(domain.chars()) {
+        for unit in character.encode_utf16(&mut unit_buffer) {
+            mac.update(&unit.to_le_bytes());
+        }
+    }
+    mac.finalize().into_bytes().into()
+}
+
+/// Upper-cases as Windows does: one UTF-16 unit to one unit, or not at all.
+///
+/// Unicode's full mapping turns `ß` into `SS`; the account database knows no such thing, and the hash of a user
+/// with that letter would never match. Windows' table (as NTFS ships it) also leaves `µ`, `ı` and `ſ` alone,
+/// whose capitals belong to other alphabets or to ASCII, and everything beyond the Basic Multilingual Plane. The
+/// Greek letters with iota subscript have a one-letter capital that only the simple mapping knows.
+fn upper_case(character: char) -> char {
+    match character {
+        '\u{b5}' | '\u{131}' | '\u{17f}' | '\u{10000}'.. => character,
+        '\u{1f80}'..='\u{1f87}' | '\u{1f90}'..='\u{1f97}' | '\u{1fa0}'..='\u{1fa7}' => shifted(character, 8),
+        '\u{1fb3}' | '\u{1fc3}' | '\u{1ff3}' => shifted(character, 9),
+        _ => {
+            let mut upper = character.to_uppercase();
+            match (upper.next(), upper.next()) {
+                (Some(single), None) => single,
+                _ => character,
+            }
+        }
+    }
+}
+
+fn shifted(character: char, by: u32) -> char {
+    char::from_u32(u32::from(character) + by).unwrap_or(character)
+}
+
+/// DES of one block under a 56-bit key spread over eight bytes; the parity bits stay zero, for DES ignores them.
+pub(super) fn des(key: [u8; 7], block: [u8; 8]) -> [u8; 8] {
+    let [a, b, c, d, e, f, g] = key;
+    let bits = u64::from_be_bytes([0, a, b, c, d, e, f, g]);
+    let mut spread = [0; 8];
+    for (byte, shift) in spread.iter_mut().zip([49, 42, 35, 28, 21, 14, 7, 0]) {
+        let [.., low] = (bits >> shift).to_be_bytes();
+        *byte = low << 1;
+    }
+    let mut block = block.into();
+    des::Des::new(&spread.into()).encrypt_block(&mut block);
+    zeroize::Zeroize::zeroize(&mut spread);
+    block.into()
+}
+
+/// DESL: `data` under each third of the key, the last third filled up with zeros (MS-NLMP 6).
+pub(super) fn desl(key: &Key, data: [u8; 8]) -> [u8; 24] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *key;
+    let parts = [des([a, b, c, d, e, f, g], data), des([h, i, j, k, l, m, n], data), des([o, p, 0, 0, 0, 0, 0], data)];
+    let mut out = [0; 24];
+    out.copy_from_slice(parts.as_flattened());
+    out
+}
+
+/// RC4K: encrypts or decrypts a key under a key (MS-NLMP 6).
+pub(super) fn rc4k(key: &Key, data: &Key) -> Key {
+    let mut out = *data;
+    Rc4::new_from_slice(key).expect("RC4 takes keys of 1 to 256 bytes").apply_keystream(&mut out);
+    out
+}
+
+/// The NTLMv1 response with extended session security, and its KeyExchangeKey (MS-NLMP 3.3.1, 3.4.5.1).
+pub(super) fn v1_ess(nt_hash: &Key, server_challenge: [u8; 8], client_challenge: [u8; 8]) -> ([u8; 24], Key) {
+    let [a, b, c, d, e, f, g, h, ..] = md5(&[&server_challenge, &client_challenge]);
+    let response = desl(nt_hash, [a, b, c, d, e, f, g, h]);
+    let session_base_key: Key = Md4::digest(nt_hash).into();
+    (response, hmac_md5(&session_base_key, &[&server_challenge, &client_challenge]))
+}
+
+/// NTProofStr and the SessionBaseKey, which is NTLMv2's KeyExchangeKey too (MS-NLMP 3.3.2, 3.4.5.1).
+pub(super) fn v2_proof(ntowf_v2: &Key, server_challenge: [u8; 8], temp: &[u8]) -> (Key, Key) {
+    // Keying costs two MD5 blocks, and the key is the same for both.
+    let mac = keyed(ntowf_v2);
+    let proof = finish(mac.clone(), &[&server_challenge, temp]);
+    let session_base_key = finish(mac, &[&proof]);
+    (proof, session_base_key)
+}
+
+/// The LMv2 response (MS-NLMP 3.3.2).
+pub(super) fn lm_v2(ntowf_v2: &Key, server_challenge: [u8; 8], client_challenge: [u8; 8]) -> [u8; 24] {
+    let proof = hmac_md5(ntowf_v2, &[&server_challenge, &client_challenge]);
+    let mut response = [0; 24];
+    response[..16].copy_from_slice(&proof);
+    response[16..].copy_from_slice(&client_challenge);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_upper_cased_letter_by_letter() {
+        let upper: String = "straße.ÿµıſéς\u{1fb3}\u{10428}ŉ".chars().map(upper_case).collect();
+        assert_eq!(upper, "STRAßE.Ÿµıſ\u{c9}Σ\u{1fbc}\u{10428}ŉ");
+    }
+
+    #[test]
+    fn the_domain_keeps_its_case_and_the_user_does_not() {
+        let hash = ntowf_v1("Password");
+        assert_eq!(ntowf_v2(&hash, "user", "Domain"), ntowf_v2(&hash, "USER", "Domain"));
+        assert_ne!(ntowf_v2(&hash, "user", "Domain"), ntowf_v2(&hash, "user", "DOMAIN"));
+    }
+
+    #[test]
+    fn rc4k_undoes_itself() {
+        let sealed = rc4k(&[1; 16], &[2; 16]);
+        assert_ne!(sealed, [2; 16]);
+        assert_eq!(rc4k(&[1; 16], &sealed), [2; 16]);
+    }
+}

@@ -1,0 +1,315 @@
+//! Both sides against each other, in the ways real servers differ.
+
+use super::*;
+
+const TIME: FileTime = FileTime::from_unix(1_700_000_000, 0);
+
+fn target_info(timestamp: Option<FileTime>) -> Vec<u8> {
+    ServerChallengeOptions::target_info_of("CORP", "PROXY", "corp.example", "proxy.corp.example", timestamp).unwrap()
+}
+
+fn server(timestamp: Option<FileTime>) -> ServerChallengeOptions {
+    ServerChallengeOptions {
+        server_challenge: *b"schallng",
+        target_name: "CORP".to_owned(),
+        target_is_domain: true,
+        target_info: Some(target_info(timestamp)),
+        ..ServerChallengeOptions::default()
+    }
+}
+
+fn identity(name: &str, method: Method, target_domain: bool) -> Identity {
+    Identity::new(Account::parse(name, None).unwrap(), "NODE7", NtHash::from_password("s3cret"), method, target_domain)
+}
+
+fn corp_identity() -> Identity {
+    identity("CORP\\svc", Method::NtlmV2, false)
+}
+
+/// One handshake: the three messages.
+fn shake(identity: &Identity, server: &ServerChallengeOptions, inputs: &AuthenticateInputs<'_>) -> [Vec<u8>; 3] {
+    let one = negotiate(identity, &NegotiateOptions::default());
+    let two = challenge(&one, server).unwrap();
+    let three = authenticate(identity, &one, &two, inputs).unwrap();
+    [one, two, three]
+}
+
+fn check([one, two, three]: &[Vec<u8>; 3], password: &str) -> Result<Verified, VerifyError> {
+    let hash = NtHash::from_password(password);
+    let options = VerifyOptions { allow_v1_ess: true, require_mic: false };
+    verify(three, one, two, |_, _| Some(&hash), &options)
+}
+
+fn av_ids(message: &[u8]) -> Vec<u16> {
+    let decoded = AuthenticateMessage::decode(message).unwrap();
+    AvPairs::new(decoded.v2_response().unwrap().av_pairs).map(|pair| pair.unwrap().id.number()).collect()
+}
+
+#[test]
+fn the_default_offer_is_the_one_browsers_on_windows_make() {
+    let message = negotiate(&corp_identity(), &NegotiateOptions::default());
+    let decoded = NegotiateMessage::decode(&message).unwrap();
+    assert_eq!(decoded.flags.bits(), 0xa208_8207);
+    assert_eq!(message.len(), 40);
+    assert_eq!((decoded.domain, decoded.workstation), (None, None));
+}
+
+#[test]
+fn an_offer_has_version_and_name_flags_only_for_what_it_bears() {
+    let options = NegotiateOptions {
+        flags: NegotiateFlags::from_bits(u32::MAX),
+        version: None,
+        domain: Some("MÜLL".to_owned()),
+        workstation: None,
+    };
+    let message = negotiate(&corp_identity(), &options);
+    let decoded = NegotiateMessage::decode(&message).unwrap();
+    assert_eq!(decoded.domain, Some(&b"M?LL"[..]));
+    assert!(!decoded.flags.contains(NegotiateFlags::VERSION));
+    assert!(!decoded.flags.contains(NegotiateFlags::OEM_WORKSTATION_SUPPLIED));
+}
+
+#[test]
+fn an_overlong_hint_in_the_offer_is_cut() {
+    let options = NegotiateOptions { domain: Some("x".repeat(100_000)), ..NegotiateOptions::default() };
+    let message = negotiate(&corp_identity(), &options);
+    assert_eq!(NegotiateMessage::decode(&message).unwrap().domain.map(<[u8]>::len), Some(255));
+}
+
+#[test]
+fn a_server_that_tells_its_time_gets_that_time_zero_lm_and_a_mic() {
+    let messages = shake(&corp_identity(), &server(Some(TIME)), &spec_inputs());
+    let message = AuthenticateMessage::decode(&messages[2]).unwrap();
+    assert_eq!(message.v2_response().unwrap().time, TIME);
+    assert_eq!(message.lm_response, [0; 24]);
+    assert_eq!(av_ids(&messages[2]), [2, 1, 4, 3, 7, 6]);
+    // No KEY_EXCH was offered or selected: no session key goes out, and the MIC hangs on the KeyExchangeKey.
+    assert_eq!(message.encrypted_session_key, b"");
+    let verified = check(&messages, "s3cret").unwrap();
+    assert_eq!((verified.user.as_str(), verified.domain.as_str()), ("svc", "CORP"));
+    assert_eq!(verified.workstation, "NODE7");
+    assert!(verified.mic);
+}
+
+#[test]
+fn a_server_without_a_time_gets_ours_lm_v2_and_no_mic() {
+    let inputs = AuthenticateInputs { now: TIME, ..spec_inputs() };
+    let messages = shake(&corp_identity(), &server(None), &inputs);
+    let message = AuthenticateMessage::decode(&messages[2]).unwrap();
+    assert_eq!(message.v2_response().unwrap().time, TIME);
+    assert_ne!(message.lm_response, [0; 24]);
+    assert_eq!(message.mic, None);
+    assert_eq!(av_ids(&messages[2]), [2, 1, 4, 3]);
+    assert!(check(&messages, "s3cret").is_ok_and(|verified| !verified.mic));
+}
+
+#[test]
+fn the_faults_of_a_proof_are_told_apart() {
+    let messages = shake(&corp_identity(), &server(Some(TIME)), &spec_inputs());
+    let [one, two, three] = &messages;
+    let options = VerifyOptions::default();
+    assert_eq!(check(&messages, "S3cret"), Err(VerifyError::WrongPassword));
+    assert_eq!(verify(three, one, two, |_, _| None, &options), Err(VerifyError::UnknownUser));
+    assert!(matches!(verify(two, one, two, |_, _| None, &options), Err(VerifyError::Malformed(_))));
+    // An answer to another challenge is a wrong password, not an old truth.
+    let other = challenge(one, &ServerChallengeOptions { server_challenge: [9; 8], ..server(Some(TIME)) }).unwrap();
+    assert_eq!(check(&[one.clone(), other, three.clone()], "s3cret"), Err(VerifyError::WrongPassword));
+}
+
+#[test]
+fn zero_lm_is_refused_where_the_server_told_no_time() {
+    let mut messages = shake(&corp_identity(), &server(None), &spec_inputs());
+    let three = messages[2].clone();
+    let zeroed = AuthenticateMessage { lm_response: &[0; 24], ..AuthenticateMessage::decode(&three).unwrap() };
+    messages[2] = zeroed.encode(PayloadOrder::NamesFirst).unwrap();
+    assert_eq!(check(&messages, "s3cret"), Err(VerifyError::BadLmResponse));
+}
+
+#[test]
+fn a_mic_can_be_required() {
+    let [one, two, three] = shake(&corp_identity(), &server(None), &spec_inputs());
+    let hash = NtHash::from_password("s3cret");
+    let options = VerifyOptions { require_mic: true, ..VerifyOptions::default() };
+    assert_eq!(verify(&three, &one, &two, |_, _| Some(&hash), &options), Err(VerifyError::BadMic));
+}
+
+#[test]
+fn an_anonymous_client_is_nobody() {
+    let [one, two, three] = shake(&corp_identity(), &server(None), &spec_inputs());
+    let anonymous = AuthenticateMessage { nt_response: &[], user: &[], ..AuthenticateMessage::decode(&three).unwrap() };
+    let three = anonymous.encode(PayloadOrder::NamesFirst).unwrap();
+    assert_eq!(check(&[one, two, three], "s3cret"), Err(VerifyError::UnknownUser));
+}
+
+#[test]
+fn a_key_exchange_selected_unasked_is_answered() {
+    let sign = NegotiateFlags::SIGN;
+    for offered in [NegotiateFlags::default(), sign] {
+        let identity = corp_identity();
+        let options =
+            NegotiateOptions { flags: NegotiateOptions::DEFAULT_FLAGS | offered, ..NegotiateOptions::default() };
+        let one = negotiate(&identity, &options);
+        let insisting = ServerChallengeOptions { insisted: NegotiateFlags::KEY_EXCH, ..server(Some(TIME)) };
+        let two = challenge(&one, &insisting).unwrap();
+        let three = authenticate(&identity, &one, &two, &spec_inputs()).unwrap();
+        let message = AuthenticateMessage::decode(&three).unwrap();
+        assert!(message.flags.contains(NegotiateFlags::KEY_EXCH));
+        assert_eq!(message.encrypted_session_key.len(), 16);
+        assert!(check(&[one.clone(), two.clone(), three.clone()], "s3cret").is_ok_and(|verified| verified.mic));
+        // A server that goes by the letter uses the key exchange only with SIGN or SEAL; without, it takes the
+        // KeyExchangeKey for the MIC, and the MIC must hold for it too.
+        if offered != sign {
+            let key = key_exchange_key(&message);
+            let mut zeroed = three.clone();
+            zeroed[72..88].fill(0);
+            assert_eq!(message.mic, Some(crypto::hmac_md5(&key, &[&one, &two, &zeroed])));
+        }
+    }
+}
+
+fn key_exchange_key(message: &AuthenticateMessage<'_>) -> [u8; 16] {
+    let response = message.v2_response().unwrap();
+    crypto::v2_proof(corp_identity().ntowf_v2(), *b"schallng", response.temp).1
+}
+
+#[test]
+fn a_challenge_without_target_info_is_answered_with_an_empty_list() {
+    let bare = ServerChallengeOptions { target_info: None, ..server(None) };
+    let messages = shake(&corp_identity(), &bare, &AuthenticateInputs { target_name: Some("HTTP/p"), ..spec_inputs() });
+    assert_eq!(av_ids(&messages[2]), [0_u16; 0]);
+    assert!(check(&messages, "s3cret").is_ok());
+}
+
+#[test]
+fn a_challenge_of_thirty_two_bytes_is_answered() {
+    let identity = corp_identity();
+    let one = negotiate(&identity, &NegotiateOptions::default());
+    let mut two = b"NTLMSSP\0\x02\0\0\0\0\0\0\0\0\0\0\0\x01\x82\0\0".to_vec();
+    two.extend_from_slice(b"schallng");
+    let three = authenticate(&identity, &one, &two, &spec_inputs()).unwrap();
+    assert!(check(&[one, two, three], "s3cret").is_ok());
+}
+
+#[test]
+fn a_server_that_reads_oem_only_gets_oem_strings() {
+    let oem = ServerChallengeOptions {
+        supported: ServerChallengeOptions::default().supported - NegotiateFlags::UNICODE,
+        ..server(Some(TIME))
+    };
+    let messages = shake(&corp_identity(), &oem, &spec_inputs());
+    let message = AuthenticateMessage::decode(&messages[2]).unwrap();
+    assert_eq!((message.domain, message.user, message.workstation), (&b"CORP"[..], &b"svc"[..], &b"NODE7"[..]));
+    assert_eq!(ChallengeMessage::decode(&messages[1]).unwrap().target_name, b"CORP");
+    assert!(check(&messages, "s3cret").is_ok_and(|verified| verified.domain == "CORP"));
+}
+
+#[test]
+fn a_name_that_oem_cannot_carry_is_a_named_error() {
+    let identity = identity("CORP\\müller", Method::NtlmV2, false);
+    let one = negotiate(&identity, &NegotiateOptions::default());
+    let oem = ServerChallengeOptions {
+        supported: ServerChallengeOptions::default().supported - NegotiateFlags::UNICODE,
+        ..server(None)
+    };
+    let two = challenge(&one, &oem).unwrap();
+    let result = authenticate(&identity, &one, &two, &spec_inputs());
+    assert_eq!(result, Err(ExchangeError::NotOem { field: "UserName" }));
+}
+
+#[test]
+fn the_configured_domain_wins_unless_the_servers_is_asked_for() {
+    let domain_of = |target_domain, target_info| {
+        let identity = identity("OTHER\\svc", Method::NtlmV2, target_domain);
+        let messages = shake(&identity, &ServerChallengeOptions { target_info, ..server(None) }, &spec_inputs());
+        check(&messages, "s3cret").map(|verified| verified.domain)
+    };
+    assert_eq!(domain_of(false, Some(target_info(None))).as_deref(), Ok("OTHER"));
+    assert_eq!(domain_of(true, Some(target_info(None))).as_deref(), Ok("CORP"));
+    assert_eq!(domain_of(true, None).as_deref(), Ok("CORP"));
+}
+
+#[test]
+fn a_upn_goes_whole_into_the_user_name() {
+    let messages = shake(&identity("svc@corp.example", Method::NtlmV2, false), &server(Some(TIME)), &spec_inputs());
+    let verified = check(&messages, "s3cret").unwrap();
+    assert_eq!((verified.user.as_str(), verified.domain.as_str()), ("svc@corp.example", ""));
+}
+
+#[test]
+fn target_name_and_channel_bindings_are_sent_where_given() {
+    let inputs =
+        AuthenticateInputs { target_name: Some("HTTP/proxy.corp"), channel_bindings: Some([7; 16]), ..spec_inputs() };
+    let messages = shake(&corp_identity(), &server(Some(TIME)), &inputs);
+    assert_eq!(av_ids(&messages[2]), [2, 1, 4, 3, 7, 6, 10, 9]);
+    let message = AuthenticateMessage::decode(&messages[2]).unwrap();
+    let pairs: Vec<_> = AvPairs::new(message.v2_response().unwrap().av_pairs).map(Result::unwrap).collect();
+    assert_eq!(pairs[6].value, [7; 16]);
+    assert_eq!(pairs[7].text().as_deref(), Some("HTTP/proxy.corp"));
+    assert!(check(&messages, "s3cret").is_ok());
+}
+
+#[test]
+fn a_server_cannot_put_our_own_pairs_into_our_mouth() {
+    let list = TargetInfoBuilder::new()
+        .bytes(AvId::Flags, &3_u32.to_le_bytes())
+        .and_then(|list| list.text(AvId::TargetName, "HTTP/evil"))
+        .map(TargetInfoBuilder::finish)
+        .unwrap();
+    let odd = ServerChallengeOptions { target_info: Some(list), ..server(None) };
+    let inputs = AuthenticateInputs { target_name: Some("HTTP/proxy.corp"), ..spec_inputs() };
+    let messages = shake(&corp_identity(), &odd, &inputs);
+    // The MIC bit of the server's flags is cleared, for there is no MIC; the other bit is echoed.
+    let message = AuthenticateMessage::decode(&messages[2]).unwrap();
+    let pairs: Vec<_> = AvPairs::new(message.v2_response().unwrap().av_pairs).map(Result::unwrap).collect();
+    assert_eq!(pairs.len(), 2);
+    assert_eq!(pairs[0].word(), Ok(1));
+    assert_eq!(pairs[1].text().as_deref(), Some("HTTP/proxy.corp"));
+    assert!(check(&messages, "s3cret").is_ok());
+}
+
+#[test]
+fn ntlm_v1_ess_verifies_and_sends_no_av_pairs() {
+    let messages = shake(&identity("CORP\\svc", Method::NtlmV1Ess, false), &server(Some(TIME)), &spec_inputs());
+    let message = AuthenticateMessage::decode(&messages[2]).unwrap();
+    assert_eq!((message.nt_response.len(), message.mic), (24, None));
+    assert!(check(&messages, "s3cret").is_ok_and(|verified| verified.method == Method::NtlmV1Ess));
+    assert_eq!(check(&messages, "secret"), Err(VerifyError::WrongPassword));
+}
+
+#[test]
+fn flags_that_were_not_offered_are_not_agreed_to() {
+    let insisting = ServerChallengeOptions { insisted: NegotiateFlags::SEAL | NegotiateFlags::LM_KEY, ..server(None) };
+    let messages = shake(&corp_identity(), &insisting, &spec_inputs());
+    assert_eq!(AuthenticateMessage::decode(&messages[2]).unwrap().flags.bits(), 0xa288_8205);
+}
+
+#[test]
+fn a_malformed_target_info_is_a_named_error() {
+    let identity = corp_identity();
+    let one = negotiate(&identity, &NegotiateOptions::default());
+    let answer = |list: Vec<u8>| {
+        let two = challenge(&one, &ServerChallengeOptions { target_info: Some(list), ..server(None) }).unwrap();
+        authenticate(&identity, &one, &two, &spec_inputs())
+    };
+    let whole = target_info(Some(TIME));
+    let mut no_eol = whole.clone();
+    no_eol.truncate(whole.len() - 4);
+    assert_eq!(answer(no_eol.clone()), Err(ExchangeError::TargetInfo(AvError::NoEol { at: no_eol.len() })));
+    let short_time = [7, 0, 4, 0, 1, 2, 3, 4, 0, 0, 0, 0].to_vec();
+    let error = AvError::Length { id: AvId::Timestamp, expected: 8, got: 4 };
+    assert_eq!(answer(short_time), Err(ExchangeError::TargetInfo(error)));
+    // 64 KiB without end, and 64 KiB well-formed: the answer to the latter cannot fit its own field.
+    assert!(matches!(answer(vec![0xff; 65_535]), Err(ExchangeError::TargetInfo(AvError::Overrun { .. }))));
+    let full = TargetInfoBuilder::new().bytes(AvId::Other(99), &vec![1; 65_527]).map(TargetInfoBuilder::finish);
+    assert!(matches!(answer(full.unwrap()), Err(ExchangeError::Encode(MessageError::TooLong { .. }))));
+}
+
+#[test]
+fn errors_name_whose_message_it_was() {
+    let identity = corp_identity();
+    let one = negotiate(&identity, &NegotiateOptions::default());
+    let challenge = authenticate(&identity, &one, b"NTLMSSP\0\x03\0\0\0", &spec_inputs()).unwrap_err();
+    assert_eq!(challenge.to_string(), "CHALLENGE_MESSAGE: expected message type 2, got 3");
+    let negotiate = authenticate(&identity, b"", &one, &spec_inputs()).unwrap_err();
+    assert!(matches!(negotiate, ExchangeError::Negotiate(MessageError::Truncated { .. })));
+}
