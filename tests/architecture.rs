@@ -36,63 +36,13 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
     ("config", &["ntlm", "http"], NoMio),
     ("event", &[], Any),
     ("relay", &["event", "metrics"], Any),
-    (
-        "upstream",
-        &[
-            "handshake",
-            "event",
-            "config",
-            "metrics",
-            "fault",
-            "http",
-            "ntlm",
-        ],
-        Any,
-    ),
-    (
-        "tunnel",
-        &[
-            "handshake",
-            "relay",
-            "upstream",
-            "event",
-            "http",
-            "fault",
-            "metrics",
-            "config",
-            "ntlm",
-        ],
-        Any,
-    ),
-    (
-        "shard",
-        &[
-            "tunnel", "relay", "upstream", "event", "config", "metrics", "fault",
-        ],
-        Any,
-    ),
+    ("upstream", &["handshake", "event", "config", "metrics", "fault", "http", "ntlm"], Any),
+    ("tunnel", &["handshake", "relay", "upstream", "event", "http", "fault", "metrics", "config", "ntlm"], Any),
+    ("shard", &["tunnel", "relay", "upstream", "event", "config", "metrics", "fault"], Any),
     ("admin", &["upstream", "config", "metrics"], NoMio),
-    (
-        "supervisor",
-        &["shard", "admin", "upstream", "event", "config", "metrics"],
-        Any,
-    ),
+    ("supervisor", &["shard", "admin", "upstream", "event", "config", "metrics"], Any),
     ("stub", &["ntlm", "http", "event"], Any),
-    (
-        "cli",
-        &[
-            "supervisor",
-            "stub",
-            "config",
-            "upstream",
-            "handshake",
-            "fault",
-            "http",
-            "ntlm",
-            "metrics",
-        ],
-        NoMio,
-    ),
+    ("cli", &["supervisor", "stub", "config", "upstream", "handshake", "fault", "http", "ntlm", "metrics"], NoMio),
     ("main", &["cli"], NoMio),
 ];
 
@@ -114,10 +64,7 @@ const IMPURE: &[&str] = &[
 fn offences(file: &File) -> Vec<String> {
     let module = file.module();
     let Some((_, allowed, outside)) = TABLE.iter().find(|rule| rule.0 == module) else {
-        return vec![format!(
-            "{}: the table has no row for the module `{module}`",
-            file.name
-        )];
+        return vec![format!("{}: the table has no row for the module `{module}`", file.name)];
     };
     let forbidden: &[&str] = match outside {
         Pure => IMPURE,
@@ -132,16 +79,11 @@ fn offences(file: &File) -> Vec<String> {
             if known && target != module && !allowed.contains(&target) {
                 found.push(format!("{line}\n    `{module}` may not name `{target}`"));
             } else if !known && path.is_absolute() {
-                found.push(format!(
-                    "{line}\n    `{target}` is not a module of the table"
-                ));
+                found.push(format!("{line}\n    `{target}` is not a module of the table"));
             }
         }
         let full = path.segments.join("::");
-        if let Some(name) = forbidden
-            .iter()
-            .find(|name| full == **name || full.starts_with(&format!("{name}::")))
-        {
+        if let Some(name) = forbidden.iter().find(|name| full == **name || full.starts_with(&format!("{name}::"))) {
             found.push(format!("{line}\n    `{module}` may not name {name}"));
         }
     }
@@ -159,10 +101,7 @@ fn sources() -> Vec<File> {
     let tests: Vec<PathBuf> = files.iter().flat_map(File::test_modules).collect();
     files.retain(|file| {
         let path = Path::new(&file.name);
-        file.name != "src/lib.rs"
-            && !tests
-                .iter()
-                .any(|test| path.with_extension("").starts_with(test))
+        file.name != "src/lib.rs" && !tests.iter().any(|test| path.with_extension("").starts_with(test))
     });
     files
 }
@@ -170,11 +109,7 @@ fn sources() -> Vec<File> {
 #[test]
 fn every_module_names_only_what_the_table_lets_it_name() {
     let found: Vec<String> = sources().iter().flat_map(offences).collect();
-    assert!(
-        found.is_empty(),
-        "the dependency rule is broken:\n{}",
-        found.join("\n")
-    );
+    assert!(found.is_empty(), "the dependency rule is broken:\n{}", found.join("\n"));
 }
 
 #[test]
@@ -198,28 +133,18 @@ fn no_file_is_too_long_to_have_one_subject() {
         .filter(|(lines, _)| *lines > FILE_LIMIT_LINES)
         .map(|(lines, file)| format!("{}: {lines} lines", file.name))
         .collect();
-    assert!(
-        long.is_empty(),
-        "more than {FILE_LIMIT_LINES} lines:\n{}",
-        long.join("\n")
-    );
+    assert!(long.is_empty(), "more than {FILE_LIMIT_LINES} lines:\n{}", long.join("\n"));
 }
 
 /// The offences in a file of that name with that text.
 fn offences_in(name: &str, text: &str) -> Vec<String> {
-    offences(&File {
-        name: name.to_owned(),
-        text: text.to_owned(),
-    })
+    offences(&File { name: name.to_owned(), text: text.to_owned() })
 }
 
 #[test]
 fn a_forbidden_use_line_is_found_with_its_number() {
     let found = offences_in("src/ntlm/wire.rs", "//! Doc.\n\nuse crate::http::Head;\n");
-    assert_eq!(
-        found,
-        ["src/ntlm/wire.rs:3: use crate::http::Head;\n    `ntlm` may not name `http`"]
-    );
+    assert_eq!(found, ["src/ntlm/wire.rs:3: use crate::http::Head;\n    `ntlm` may not name `http`"]);
 }
 
 #[test]
@@ -233,60 +158,31 @@ fn a_forbidden_name_is_found_in_groups_in_plain_paths_and_through_super() {
     ] {
         let found = offences_in("src/handshake/step.rs", text);
         assert_eq!(found.len(), 1, "{text}{found:#?}");
-        assert!(
-            found[0].ends_with("`handshake` may not name `relay`"),
-            "{found:#?}"
-        );
+        assert!(found[0].ends_with("`handshake` may not name `relay`"), "{found:#?}");
     }
 }
 
 #[test]
 fn sockets_clocks_and_mio_are_found_where_they_do_not_belong() {
     for (name, text, forbidden) in [
-        (
-            "src/ntlm/exchange.rs",
-            "use std::{fmt, time::{Duration, SystemTime}};",
-            "std::time::SystemTime",
-        ),
-        (
-            "src/http/encode.rs",
-            "fn f(stream: &std::net::TcpStream) {}",
-            "std::net",
-        ),
-        (
-            "src/http/mod.rs",
-            "use std::net::{IpAddr, TcpStream};",
-            "std::net",
-        ),
+        ("src/ntlm/exchange.rs", "use std::{fmt, time::{Duration, SystemTime}};", "std::time::SystemTime"),
+        ("src/http/encode.rs", "fn f(stream: &std::net::TcpStream) {}", "std::net"),
+        ("src/http/mod.rs", "use std::net::{IpAddr, TcpStream};", "std::net"),
         ("src/handshake/mod.rs", "use mio::Token;", "mio"),
         ("src/main.rs", "fn main() { mio::Poll::new(); }", "mio"),
     ] {
         let found = offences_in(name, text);
         assert!(!found.is_empty(), "{text}");
-        assert!(
-            found
-                .iter()
-                .all(|line| line.ends_with(&format!("may not name {forbidden}"))),
-            "{found:#?}"
-        );
+        assert!(found.iter().all(|line| line.ends_with(&format!("may not name {forbidden}"))), "{found:#?}");
     }
 }
 
 #[test]
 fn what_the_table_allows_is_let_through() {
     for (name, text) in [
-        (
-            "src/ntlm/wire.rs",
-            "use std::time::Duration;\nuse super::flags::Flags;\nuse crate::ntlm::av_pair;\n",
-        ),
-        (
-            "src/handshake/mod.rs",
-            "use crate::{fault::Fault, http, ntlm::Exchange};\n",
-        ),
-        (
-            "src/relay/splice.rs",
-            "use mio::net::TcpStream;\nuse crate::event::Readiness;\n",
-        ),
+        ("src/ntlm/wire.rs", "use std::time::Duration;\nuse super::flags::Flags;\nuse crate::ntlm::av_pair;\n"),
+        ("src/handshake/mod.rs", "use crate::{fault::Fault, http, ntlm::Exchange};\n"),
+        ("src/relay/splice.rs", "use mio::net::TcpStream;\nuse crate::event::Readiness;\n"),
         ("src/main.rs", "use ntlm_gateway::cli;\n"),
     ] {
         assert_eq!(offences_in(name, text), Vec::<String>::new(), "{text}");
@@ -302,38 +198,20 @@ fn comments_strings_and_tests_name_nothing() {
                 #[cfg(test)]\nuse crate::relay::Half;\n";
     assert_eq!(offences_in("src/http/head.rs", text), Vec::<String>::new());
     // What stands behind all that is still seen.
-    assert_eq!(
-        offences_in("src/http/head.rs", &format!("{text}use crate::relay;\n")).len(),
-        1
-    );
+    assert_eq!(offences_in("src/http/head.rs", &format!("{text}use crate::relay;\n")).len(), 1);
 }
 
 #[test]
 fn a_module_that_the_table_lacks_is_found() {
     assert_eq!(offences_in("src/novel/mod.rs", "").len(), 1);
-    assert_eq!(
-        offences_in("src/tunnel/mod.rs", "use crate::novel::X;\n").len(),
-        1
-    );
+    assert_eq!(offences_in("src/tunnel/mod.rs", "use crate::novel::X;\n").len(), 1);
 }
 
 #[test]
 fn a_file_that_only_tests_see_is_known_from_its_declaration() {
-    let file = |name: &str, text: &str| File {
-        name: name.to_owned(),
-        text: text.to_owned(),
-    };
+    let file = |name: &str, text: &str| File { name: name.to_owned(), text: text.to_owned() };
     let declared = "#[cfg(test)]\nmod tests;\nmod wire;\n";
-    assert_eq!(
-        file("src/ntlm/mod.rs", declared).test_modules(),
-        [Path::new("src/ntlm/tests")]
-    );
-    assert_eq!(
-        file("src/ntlm/wire.rs", declared).test_modules(),
-        [Path::new("src/ntlm/wire/tests")]
-    );
-    assert_eq!(
-        file("src/lib.rs", declared).test_modules(),
-        [Path::new("src/tests")]
-    );
+    assert_eq!(file("src/ntlm/mod.rs", declared).test_modules(), [Path::new("src/ntlm/tests")]);
+    assert_eq!(file("src/ntlm/wire.rs", declared).test_modules(), [Path::new("src/ntlm/wire/tests")]);
+    assert_eq!(file("src/lib.rs", declared).test_modules(), [Path::new("src/tests")]);
 }

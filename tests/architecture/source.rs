@@ -25,21 +25,13 @@ impl Named {
         if self.is_absolute() {
             return self.segments.get(1).map(String::as_str);
         }
-        let up = self
-            .segments
-            .iter()
-            .take_while(|segment| *segment == "super")
-            .count();
-        (up > 0 && up == from.len())
-            .then(|| self.segments.get(up).map(String::as_str))
-            .flatten()
+        let up = self.segments.iter().take_while(|segment| *segment == "super").count();
+        (up > 0 && up == from.len()).then(|| self.segments.get(up).map(String::as_str)).flatten()
     }
 
     /// Whether it begins at the crate's root.
     pub fn is_absolute(&self) -> bool {
-        self.segments
-            .first()
-            .is_some_and(|first| first == "crate" || first == "ntlm_gateway")
+        self.segments.first().is_some_and(|first| first == "crate" || first == "ntlm_gateway")
     }
 }
 
@@ -47,14 +39,8 @@ impl File {
     /// The path of the file's module, from the crate's root; empty for `lib.rs` and `main.rs`.
     pub fn module_path(&self) -> Vec<String> {
         let path = Path::new(self.name.trim_start_matches("src/")).with_extension("");
-        let mut path: Vec<String> = path
-            .iter()
-            .map(|part| part.to_string_lossy().into_owned())
-            .collect();
-        if matches!(
-            path.last().map(String::as_str),
-            Some("mod" | "lib" | "main")
-        ) {
+        let mut path: Vec<String> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        if matches!(path.last().map(String::as_str), Some("mod" | "lib" | "main")) {
             path.pop();
         }
         path
@@ -62,19 +48,12 @@ impl File {
 
     /// The top-level module the file belongs to.
     pub fn module(&self) -> String {
-        self.module_path()
-            .first()
-            .cloned()
-            .unwrap_or_else(|| "main".to_owned())
+        self.module_path().first().cloned().unwrap_or_else(|| "main".to_owned())
     }
 
     /// A line of the file, trimmed.
     pub fn line(&self, number: usize) -> &str {
-        self.text
-            .lines()
-            .nth(number.saturating_sub(1))
-            .unwrap_or_default()
-            .trim()
+        self.text.lines().nth(number.saturating_sub(1)).unwrap_or_default().trim()
     }
 
     /// Every path the file names outside of comments, strings and tests.
@@ -84,13 +63,9 @@ impl File {
         let mut found = Vec::new();
         let mut at = 0;
         while let Some((_, token)) = tokens.get(at) {
-            let before = |back| {
-                at.checked_sub(back)
-                    .map(|before: usize| tokens[before].1.as_str())
-            };
+            let before = |back| at.checked_sub(back).map(|before: usize| tokens[before].1.as_str());
             // A field or a method, but not the end of a range.
-            let continues =
-                before(1) == Some("::") || before(1) == Some(".") && before(2) != Some(".");
+            let continues = before(1) == Some("::") || before(1) == Some(".") && before(2) != Some(".");
             if is_name(token) && !continues {
                 at = leaves(&tokens, at, &mut Vec::new(), &mut found);
             } else {
@@ -104,15 +79,8 @@ impl File {
     pub fn test_modules(&self) -> Vec<PathBuf> {
         let (_, names) = without_test_items(&code_only(&self.text));
         let own = Path::new(&self.name);
-        let is_directory = matches!(
-            own.file_stem().and_then(|stem| stem.to_str()),
-            Some("mod" | "lib" | "main")
-        );
-        let directory = if is_directory {
-            own.parent().unwrap_or(own).to_path_buf()
-        } else {
-            own.with_extension("")
-        };
+        let is_directory = matches!(own.file_stem().and_then(|stem| stem.to_str()), Some("mod" | "lib" | "main"));
+        let directory = if is_directory { own.parent().unwrap_or(own).to_path_buf() } else { own.with_extension("") };
         names.into_iter().map(|name| directory.join(name)).collect()
     }
 }
@@ -129,13 +97,8 @@ pub fn read_tree(root: &Path, tree: &str) -> Vec<File> {
             if path.is_dir() {
                 directories.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path
-                    .strip_prefix(root)
-                    .expect("a path below the root")
-                    .display()
-                    .to_string();
-                let text =
-                    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {name}: {e}"));
+                let name = path.strip_prefix(root).expect("a path below the root").display().to_string();
+                let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {name}: {e}"));
                 files.push(File { name, text });
             }
         }
@@ -154,9 +117,7 @@ fn code_only(text: &str) -> String {
             '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
             '/' if rest.starts_with("/*") => block_comment(rest),
             '"' => string(rest),
-            'r' | 'b' | 'c' if !in_name && prefixed_string(rest).is_some() => {
-                prefixed_string(rest).unwrap_or(1)
-            }
+            'r' | 'b' | 'c' if !in_name && prefixed_string(rest).is_some() => prefixed_string(rest).unwrap_or(1),
             '\'' => character(rest).unwrap_or(0),
             _ => 0,
         };
@@ -164,11 +125,7 @@ fn code_only(text: &str) -> String {
             code.push(first);
             rest = &rest[first.len_utf8()..];
         } else {
-            code.extend(
-                rest[..length]
-                    .chars()
-                    .map(|c| if c == '\n' { '\n' } else { ' ' }),
-            );
+            code.extend(rest[..length].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
             rest = &rest[length..];
         }
     }
@@ -210,9 +167,7 @@ fn string(text: &str) -> usize {
 /// The length of a literal such as `b"…"`, `r#"…"#` or `b'…'`, if `text` begins with one.
 fn prefixed_string(text: &str) -> Option<usize> {
     let letters = text.len() - text.trim_start_matches(['b', 'c', 'r']).len();
-    let (prefix, rest) = text
-        .split_at_checked(letters)
-        .filter(|(prefix, _)| prefix.len() <= 2)?;
+    let (prefix, rest) = text.split_at_checked(letters).filter(|(prefix, _)| prefix.len() <= 2)?;
     if !prefix.contains('r') {
         return match rest.chars().next()? {
             '"' => Some(letters + string(rest)),
@@ -234,10 +189,7 @@ fn character(text: &str) -> Option<usize> {
         inner.next()?;
         return inner.find(|(_, c)| *c == '\'').map(|(at, _)| at + 1);
     }
-    inner
-        .next()
-        .filter(|(_, c)| *c == '\'')
-        .map(|(at, _)| at + 1)
+    inner.next().filter(|(_, c)| *c == '\'').map(|(at, _)| at + 1)
 }
 
 /// Code without the items under `#[cfg(test)]`, and the names of the modules among them that are files.
@@ -248,10 +200,7 @@ fn without_test_items(code: &str) -> (String, Vec<String>) {
         kept.push_str(&rest[..at]);
         let item = &rest[at + MARK.len()..];
         let length = item_length(item);
-        let words: Vec<&str> = item[..length]
-            .trim_end_matches(';')
-            .split_whitespace()
-            .collect();
+        let words: Vec<&str> = item[..length].trim_end_matches(';').split_whitespace().collect();
         if let [.., "mod", name] = words[..] {
             modules.push(name.to_owned());
         }
@@ -306,19 +255,11 @@ fn is_name_char(c: char) -> bool {
 }
 
 fn is_name(token: &str) -> bool {
-    token
-        .chars()
-        .next()
-        .is_some_and(|c| c.is_alphabetic() || c == '_')
+    token.chars().next().is_some_and(|c| c.is_alphabetic() || c == '_')
 }
 
 /// Reads the path or `use` tree that begins at the name at `at`, adds its leaves, and says where it ends.
-fn leaves(
-    tokens: &[(usize, String)],
-    at: usize,
-    prefix: &mut Vec<String>,
-    found: &mut Vec<Named>,
-) -> usize {
+fn leaves(tokens: &[(usize, String)], at: usize, prefix: &mut Vec<String>, found: &mut Vec<Named>) -> usize {
     let token = |at: usize| tokens.get(at).map(|token| token.1.as_str());
     let depth = prefix.len();
     let line = tokens[at].0;
@@ -332,18 +273,11 @@ fn leaves(
     if token(at) == Some("::") && token(at + 1) == Some("{") {
         at += 2;
         while token(at).is_some_and(|t| t != "}") {
-            at = if token(at).is_some_and(is_name) {
-                leaves(tokens, at, prefix, found)
-            } else {
-                at + 1
-            };
+            at = if token(at).is_some_and(is_name) { leaves(tokens, at, prefix, found) } else { at + 1 };
         }
         at += 1;
     } else {
-        found.push(Named {
-            line,
-            segments: prefix.clone(),
-        });
+        found.push(Named { line, segments: prefix.clone() });
     }
     prefix.truncate(depth);
     at

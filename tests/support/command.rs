@@ -27,29 +27,17 @@ impl Finished {
     #[track_caller]
     pub fn expect_success(self, what: &str) -> Self {
         let end = self.text();
-        assert_eq!(
-            self.code,
-            Some(0),
-            "{what}\nstderr: {}\nstdout: {:.2000}",
-            self.stderr,
-            end
-        );
+        assert_eq!(self.code, Some(0), "{what}\nstderr: {}\nstdout: {:.2000}", self.stderr, end);
         self
     }
 }
 
 /// Runs `program` for at most `bound`, with `prepare` adding arguments and environment.
-pub fn run(
-    program: impl Into<PathBuf>,
-    bound: Duration,
-    prepare: impl FnOnce(&mut Command),
-) -> Finished {
+pub fn run(program: impl Into<PathBuf>, bound: Duration, prepare: impl FnOnce(&mut Command)) -> Finished {
     let program = program.into();
     let mut command = bounded_command(&program, bound);
     prepare(&mut command);
-    let output = command
-        .output()
-        .unwrap_or_else(|e| panic!("run {}: {e}", program.display()));
+    let output = command.output().unwrap_or_else(|e| panic!("run {}: {e}", program.display()));
     Finished {
         code: output.status.code(),
         stdout: output.stdout,
@@ -59,14 +47,8 @@ pub fn run(
 
 /// Runs curl, quiet but for errors, without the user's own settings, for at most `max_time`.
 pub fn curl<'a>(max_time: Duration, args: impl IntoIterator<Item = &'a str>) -> Finished {
-    run(
-        path_of("curl"),
-        max_time + Duration::from_secs(5),
-        |command| {
-            // `-q` must come first to keep a ~/.curlrc out.
-            command
-                .args(["-q", "-sS", "--max-time", &max_time.as_secs().to_string()])
-                .args(args);
-        },
-    )
+    run(path_of("curl"), max_time + Duration::from_secs(5), |command| {
+        // `-q` must come first to keep a ~/.curlrc out.
+        command.args(["-q", "-sS", "--max-time", &max_time.as_secs().to_string()]).args(args);
+    })
 }

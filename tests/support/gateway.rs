@@ -58,23 +58,12 @@ impl Gateway {
         let scratch = Scratch::new("gateway");
         let password_file = scratch.write("password", format!("{}\n", options.password));
         let mut command = Process::command(env!("CARGO_BIN_EXE_ntlm-gateway"));
-        command.args([
-            "run",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--user",
-            &options.user,
-        ]);
+        command.args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--user", &options.user]);
         command.arg("--password-file").arg(password_file);
         for upstream in &options.upstreams {
             command.arg("--upstream").arg(upstream.to_string());
         }
-        command
-            .args(&options.args)
-            .env_remove("RUST_LOG")
-            .envs(options.env.iter().map(|(k, v)| (k, v)));
+        command.args(&options.args).env_remove("RUST_LOG").envs(options.env.iter().map(|(k, v)| (k, v)));
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Process::spawn("ntlm-gateway", &mut command);
         let log = collect_lines(&mut process);
@@ -91,19 +80,9 @@ impl Gateway {
         });
         let Some((listen, admin)) = addresses.flatten() else {
             let lines = log.lock().unwrap_or_else(PoisonError::into_inner);
-            panic!(
-                "the gateway did not start ({:?}); it said:\n{}",
-                process.exit_status(),
-                lines.join("\n")
-            );
+            panic!("the gateway did not start ({:?}); it said:\n{}", process.exit_status(), lines.join("\n"));
         };
-        Self {
-            process,
-            listen,
-            admin,
-            log,
-            scratch,
-        }
+        Self { process, listen, admin, log, scratch }
     }
 
     /// Where clients connect.
@@ -143,20 +122,13 @@ impl Gateway {
 
     /// The lines it has logged so far.
     pub fn log(&self) -> Vec<String> {
-        self.log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The status and the body of a GET to its admin address.
     pub fn admin(&self, path: &str) -> (u16, String) {
         let url = format!("http://{}{path}", self.admin);
-        let answer = curl(
-            Duration::from_secs(10),
-            ["--write-out", "\n%{http_code}", &url],
-        )
-        .expect_success(&url);
+        let answer = curl(Duration::from_secs(10), ["--write-out", "\n%{http_code}", &url]).expect_success(&url);
         let text = answer.text();
         let (body, status) = text.rsplit_once('\n').expect("curl's status line");
         (status.parse().expect("a status code"), body.to_owned())
@@ -189,18 +161,12 @@ impl Drop for Gateway {
 
 /// Reads the process's standard error on a thread that ends with the process.
 fn collect_lines(process: &mut Process) -> Arc<Mutex<Vec<String>>> {
-    let stderr = process
-        .leader()
-        .stderr
-        .take()
-        .expect("the gateway's piped standard error");
+    let stderr = process.leader().stderr.take().expect("the gateway's piped standard error");
     let lines = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&lines);
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            sink.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(line);
+            sink.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
     });
     lines
@@ -209,8 +175,6 @@ fn collect_lines(process: &mut Process) -> Arc<Mutex<Vec<String>>> {
 /// The address that follows `marker`, whatever follows the address.
 fn address_after(line: &str, marker: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once(marker)?;
-    let end = rest
-        .find(|c: char| !(c.is_ascii_hexdigit() || ".:[]".contains(c)))
-        .unwrap_or(rest.len());
+    let end = rest.find(|c: char| !(c.is_ascii_hexdigit() || ".:[]".contains(c))).unwrap_or(rest.len());
     rest.get(..end)?.parse().ok()
 }

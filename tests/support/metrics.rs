@@ -13,8 +13,7 @@ fn sample(line: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         Some(rest) => rest.rsplit_once('}')?,
         None => ("", rest.strip_prefix(' ')?),
     };
-    let has =
-        |(key, value): &(&str, &str)| format!(",{set}").contains(&format!(",{key}=\"{value}\""));
+    let has = |(key, value): &(&str, &str)| format!(",{set}").contains(&format!(",{key}=\"{value}\""));
     if !labels.iter().all(has) {
         return None;
     }

@@ -3,15 +3,13 @@
 //!
 //! Nothing here has a fixed port or a fixed directory, and every process started is bounded twice: by a guard that
 //! ends it when the test ends, panics included, and by `timeout` should the test process itself be killed.
-#![allow(
-    dead_code,
-    reason = "each test binary uses its own part of the support code"
-)]
+#![allow(dead_code, reason = "each test binary uses its own part of the support code")]
 
 pub mod bytes;
 pub mod client;
 pub mod command;
 pub mod gateway;
+pub mod listener;
 pub mod metrics;
 pub mod origin;
 pub mod process;

@@ -1,21 +1,16 @@
 //! Origins: an HTTPS or HTTP server in Python, and a TCP echo.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::command::run;
+use super::listener::Listener;
 use super::process::Process;
 use super::scratch::Scratch;
 use super::tools::path_of;
-
-/// How long an idle connection of an origin written here is kept.
-const IDLE_BOUND: Duration = Duration::from_secs(60);
 
 /// The origin of `https_origin.py`, with a certificate made on the spot.
 pub struct HttpOrigin {
@@ -31,22 +26,10 @@ impl HttpOrigin {
         let scratch = Scratch::new("origin");
         let (certificate, key) = (scratch.join("cert.pem"), scratch.join("key.pem"));
         run(path_of("openssl"), Duration::from_secs(30), |command| {
-            command.args([
-                "req",
-                "-x509",
-                "-nodes",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-            ]);
+            command.args(["req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
             command.args(["-days", "2", "-subj", "/CN=localhost"]);
             command.args(["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]);
-            command
-                .arg("-keyout")
-                .arg(&key)
-                .arg("-out")
-                .arg(&certificate);
+            command.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
         })
         .expect_success("make the origin's certificate");
         Self::start(scratch, "https", certificate, key)
@@ -60,32 +43,14 @@ impl HttpOrigin {
     fn start(scratch: Scratch, scheme: &'static str, certificate: PathBuf, key: PathBuf) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/https_origin.py");
         let mut command = Process::command(path_of("python3"));
-        command
-            .arg(script)
-            .arg(certificate)
-            .arg(key)
-            .stdout(Stdio::piped());
+        command.arg(script).arg(certificate).arg(key).stdout(Stdio::piped());
         let mut process = Process::spawn("origin", &mut command);
-        let stdout = process
-            .leader()
-            .stdout
-            .take()
-            .expect("the origin's piped output");
+        let stdout = process.leader().stdout.take().expect("the origin's piped output");
         let mut line = String::new();
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .expect("read the origin's port");
-        let port = line
-            .trim()
-            .strip_prefix("port ")
-            .and_then(|port| port.parse().ok());
+        BufReader::new(stdout).read_line(&mut line).expect("read the origin's port");
+        let port = line.trim().strip_prefix("port ").and_then(|port| port.parse().ok());
         let port = port.unwrap_or_else(|| panic!("the origin said {line:?} instead of its port"));
-        Self {
-            _process: process,
-            scratch,
-            scheme,
-            port,
-        }
+        Self { _process: process, scratch, scheme, port }
     }
 
     /// The URL of `path`, which begins with a slash.
@@ -104,72 +69,16 @@ impl HttpOrigin {
     }
 }
 
-/// An origin that sends back every byte, and ends its side when the other side has ended.
-pub struct EchoOrigin {
-    address: SocketAddr,
-    closing: Arc<AtomicBool>,
-    acceptor: Option<JoinHandle<()>>,
-}
-
-impl EchoOrigin {
-    /// Starts it on a loopback port.
-    pub fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind the echo origin");
-        let address = listener.local_addr().expect("address of the echo origin");
-        let closing = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&closing);
-        let acceptor = std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                if seen.load(Ordering::Acquire) {
-                    return;
-                }
-                if let Ok(stream) = stream {
-                    // Ends with its connection; the test's end closes that.
-                    std::thread::spawn(move || echo(stream));
-                }
+/// Starts an origin that sends back every byte, and ends its side when the other side has ended.
+pub fn echo_origin() -> Listener {
+    Listener::start(|mut stream| {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = stream.read(&mut buffer) {
+            if stream.write_all(&buffer[..length]).is_err() {
+                return;
             }
-        });
-        Self {
-            address,
-            closing,
-            acceptor: Some(acceptor),
         }
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Drop for EchoOrigin {
-    fn drop(&mut self) {
-        self.closing.store(true, Ordering::Release);
-        // Wakes the acceptor, which then sees that it is to end.
-        if TcpStream::connect_timeout(&self.address, Duration::from_secs(1)).is_ok()
-            && let Some(acceptor) = self.acceptor.take()
-        {
-            let _ = acceptor.join();
-        }
-    }
-}
-
-/// Sends back what comes until it ends. Errors are the other side's doing; its test sees them.
-fn echo(mut stream: TcpStream) {
-    let bounded = stream
-        .set_read_timeout(Some(IDLE_BOUND))
-        .and(stream.set_write_timeout(Some(IDLE_BOUND)));
-    if bounded.and(stream.set_nodelay(true)).is_err() {
-        return;
-    }
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(length @ 1..) = stream.read(&mut buffer) {
-        let Some(part) = buffer.get(..length) else {
-            return;
-        };
-        if stream.write_all(part).is_err() {
-            return;
-        }
-    }
-    let _ = stream.shutdown(Shutdown::Write);
+        // The other side may be gone already.
+        let _ = stream.shutdown(Shutdown::Write);
+    })
 }

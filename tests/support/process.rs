@@ -28,14 +28,8 @@ impl Process {
 
     /// Starts a command made by [`Process::command`].
     pub fn spawn(name: &str, command: &mut Command) -> Self {
-        let leader = command
-            .spawn()
-            .unwrap_or_else(|e| panic!("start {name}: {e}"));
-        Self {
-            name: name.to_owned(),
-            leader,
-            status: None,
-        }
+        let leader = command.spawn().unwrap_or_else(|e| panic!("start {name}: {e}"));
+        Self { name: name.to_owned(), leader, status: None }
     }
 
     /// The `timeout` that leads the group; its pipes are here.
@@ -46,10 +40,8 @@ impl Process {
     /// The program's own process id, once `timeout` has started it.
     pub fn pid(&self) -> Pid {
         let leader = leader_pid(&self.leader);
-        wait_for(Duration::from_secs(5), || {
-            children_of(leader).first().copied()
-        })
-        .unwrap_or_else(|| panic!("{} has no process", self.name))
+        wait_for(Duration::from_secs(5), || children_of(leader).first().copied())
+            .unwrap_or_else(|| panic!("{} has no process", self.name))
     }
 
     /// Sends a signal to the program itself.
@@ -60,10 +52,7 @@ impl Process {
     /// How the program ended, or `None` while it runs. Its exit code, or 124 when its time was up.
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
-            self.status = self
-                .leader
-                .try_wait()
-                .unwrap_or_else(|e| panic!("wait for {}: {e}", self.name));
+            self.status = self.leader.try_wait().unwrap_or_else(|e| panic!("wait for {}: {e}", self.name));
         }
         self.status
     }
@@ -88,11 +77,7 @@ impl Process {
         }
         let ended = |process: &(Pid, u64)| start_time(process.0) != Some(process.1);
         // Helpers in sessions of their own end when their pipe closes; the ones that do not are killed.
-        if wait_for(Duration::from_secs(2), || {
-            descendants.iter().all(ended).then_some(())
-        })
-        .is_none()
-        {
+        if wait_for(Duration::from_secs(2), || descendants.iter().all(ended).then_some(())).is_none() {
             for process in descendants.iter().filter(|process| !ended(process)) {
                 let _ = kill_process(process.0, Signal::KILL);
             }
@@ -109,13 +94,9 @@ impl Drop for Process {
 /// A command that runs `program` under `timeout`, so that nothing outlives the test run by more than `bound`.
 pub fn bounded_command(program: impl Into<PathBuf>, bound: Duration) -> Command {
     let mut command = Command::new("timeout");
-    command
-        .args(["--kill-after=5", &bound.as_secs().to_string()])
-        .arg(program.into());
+    command.args(["--kill-after=5", &bound.as_secs().to_string()]).arg(program.into());
     for scheme in ["http", "https", "all", "no", "ftp"] {
-        command
-            .env_remove(format!("{scheme}_proxy"))
-            .env_remove(format!("{}_PROXY", scheme.to_uppercase()));
+        command.env_remove(format!("{scheme}_proxy")).env_remove(format!("{}_PROXY", scheme.to_uppercase()));
     }
     // `timeout` makes its own group too, but only a moment after it has started.
     command.process_group(0).stdin(std::process::Stdio::null());
@@ -132,22 +113,14 @@ fn processes() -> Vec<(Pid, Option<Pid>)> {
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter_map(|pid: i32| {
-            let parent = stat_fields(pid)?
-                .get(1)?
-                .parse()
-                .ok()
-                .and_then(Pid::from_raw);
+            let parent = stat_fields(pid)?.get(1)?.parse().ok().and_then(Pid::from_raw);
             Some((Pid::from_raw(pid)?, parent))
         })
         .collect()
 }
 
 fn children_of(parent: Pid) -> Vec<Pid> {
-    processes()
-        .into_iter()
-        .filter(|process| process.1 == Some(parent))
-        .map(|process| process.0)
-        .collect()
+    processes().into_iter().filter(|process| process.1 == Some(parent)).map(|process| process.0).collect()
 }
 
 /// All descendants with their start times, which tell a process from a later one with the same id.
@@ -156,18 +129,10 @@ fn descendants_of(ancestor: Pid) -> Vec<(Pid, u64)> {
     let mut family = vec![ancestor];
     let mut next = 0;
     while let Some(&parent) = family.get(next) {
-        family.extend(
-            all.iter()
-                .filter(|process| process.1 == Some(parent))
-                .map(|process| process.0),
-        );
+        family.extend(all.iter().filter(|process| process.1 == Some(parent)).map(|process| process.0));
         next += 1;
     }
-    family
-        .into_iter()
-        .skip(1)
-        .filter_map(|pid| Some((pid, start_time(pid)?)))
-        .collect()
+    family.into_iter().skip(1).filter_map(|pid| Some((pid, start_time(pid)?))).collect()
 }
 
 /// When the process started, in clock ticks since boot; `None` when it is gone or only its exit status is left.

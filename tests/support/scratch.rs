@@ -20,8 +20,7 @@ impl Scratch {
         let name = format!("ntlm-gateway-{purpose}-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).unwrap_or_else(|e| panic!("mkdir {}: {e}", path.display()));
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755))
-            .expect("chmod scratch directory");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("chmod scratch directory");
         Self { path }
     }
 
@@ -39,8 +38,7 @@ impl Scratch {
     pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.join(name);
         std::fs::write(&path, contents).unwrap_or_else(|e| panic!("write {}: {e}", path.display()));
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))
-            .expect("chmod scratch file");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("chmod scratch file");
         path
     }
 }
@@ -57,10 +55,7 @@ impl Drop for Scratch {
 /// to another process, so its start must be tried again with a new one.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a loopback port");
-    listener
-        .local_addr()
-        .expect("address of a bound socket")
-        .port()
+    listener.local_addr().expect("address of a bound socket").port()
 }
 
 /// Polls `condition` until it gives a value or `bound` has passed.

@@ -28,10 +28,7 @@ pub struct SquidOptions {
 
 impl Default for SquidOptions {
     fn default() -> Self {
-        Self {
-            helpers: 20,
-            extra: String::new(),
-        }
+        Self { helpers: 20, extra: String::new() }
     }
 }
 
@@ -54,11 +51,7 @@ impl Squid {
             configure(&scratch, address, options);
             match launch(&scratch, address) {
                 Ok(process) => {
-                    return Self {
-                        process: Some(process),
-                        address,
-                        scratch,
-                    };
+                    return Self { process: Some(process), address, scratch };
                 }
                 Err(log) => failures.push_str(&log),
             }
@@ -81,8 +74,7 @@ impl Squid {
     /// Starts it again on the same port with the same settings.
     pub fn restart(&mut self) {
         self.stop();
-        let process = launch(&self.scratch, self.address)
-            .unwrap_or_else(|log| panic!("Squid did not restart:\n{log}"));
+        let process = launch(&self.scratch, self.address).unwrap_or_else(|log| panic!("Squid did not restart:\n{log}"));
         self.process = Some(process);
     }
 
@@ -157,13 +149,7 @@ impl LogLine {
             value if value.contains("TlRMTVNTUAAD") => Leg::Authenticate,
             _ => Leg::Other,
         };
-        Some(Self {
-            user,
-            status,
-            method,
-            target,
-            leg,
-        })
+        Some(Self { user, status, method, target, leg })
     }
 }
 
@@ -263,13 +249,8 @@ fn say_versions_once() {
         version.text().lines().next().unwrap_or_default().to_owned()
     };
     SAID.call_once(|| {
-        let (squid, ntlm_auth) = (
-            first_line("squid", "-v"),
-            first_line("ntlm_auth", "--version"),
-        );
-        say(&format!(
-            "running against real software: {squid}; ntlm_auth {ntlm_auth}"
-        ));
+        let (squid, ntlm_auth) = (first_line("squid", "-v"), first_line("ntlm_auth", "--version"));
+        say(&format!("running against real software: {squid}; ntlm_auth {ntlm_auth}"));
     });
 }
 
@@ -279,9 +260,7 @@ fn unprivileged_user() -> (&'static str, u32, u32) {
     ["proxy", "squid", "nobody"]
         .into_iter()
         .find_map(|name| {
-            let line = passwd
-                .lines()
-                .find(|line| line.split(':').next() == Some(name))?;
+            let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
             let mut ids = line.split(':').skip(2);
             Some((name, ids.next()?.parse().ok()?, ids.next()?.parse().ok()?))
         })

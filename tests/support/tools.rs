@@ -23,16 +23,13 @@ pub fn path_of(program: &str) -> PathBuf {
 /// A Python that can import `module`: the first on `PATH`, or else the distribution's, which has its packages.
 pub fn python_with(module: &str) -> Option<PathBuf> {
     let own = find("python3");
-    own.into_iter()
-        .chain([PathBuf::from("/usr/bin/python3")])
-        .filter(|python| python.is_file())
-        .find(|python| {
-            std::process::Command::new(python)
-                .args(["-c", &format!("import {module}")])
-                .stderr(std::process::Stdio::null())
-                .status()
-                .is_ok_and(|status| status.success())
-        })
+    own.into_iter().chain([PathBuf::from("/usr/bin/python3")]).filter(|python| python.is_file()).find(|python| {
+        std::process::Command::new(python)
+            .args(["-c", &format!("import {module}")])
+            .stderr(std::process::Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    })
 }
 
 /// True when the test must be skipped for want of `tool`, having said so; panics where tools are required.
