@@ -28,21 +28,30 @@ use Outside::{Any, NoMio, Pure};
 
 /// Module, the modules it may name, what it may name outside. `main` is `src/main.rs`.
 const TABLE: &[(&str, &[&str], Outside)] = &[
+    ("limits", &[], NoMio),
     ("ntlm", &[], Pure),
     ("http", &[], Pure),
     ("fault", &["http"], NoMio),
-    ("handshake", &["ntlm", "http", "fault"], NoMio),
-    ("metrics", &["fault"], NoMio),
-    ("config", &["ntlm", "http"], NoMio),
-    ("event", &[], Any),
-    ("relay", &["event", "metrics"], Any),
-    ("upstream", &["handshake", "event", "config", "metrics", "fault", "http", "ntlm"], Any),
-    ("tunnel", &["handshake", "relay", "upstream", "event", "http", "fault", "metrics", "config", "ntlm"], Any),
-    ("shard", &["tunnel", "relay", "upstream", "event", "config", "metrics", "fault"], Any),
-    ("admin", &["upstream", "config", "metrics"], NoMio),
-    ("supervisor", &["shard", "admin", "upstream", "event", "config", "metrics"], Any),
-    ("stub", &["ntlm", "http", "event"], Any),
-    ("cli", &["supervisor", "stub", "config", "upstream", "handshake", "fault", "http", "ntlm", "metrics"], NoMio),
+    ("handshake", &["ntlm", "http", "fault", "limits"], NoMio),
+    ("config", &["ntlm", "http", "limits"], NoMio),
+    ("event", &["limits"], Any),
+    ("relay", &["event", "limits"], Any),
+    ("upstream", &["handshake", "event", "config", "fault", "http", "ntlm", "limits"], Any),
+    ("metrics", &["fault", "relay", "upstream"], NoMio),
+    (
+        "tunnel",
+        &["handshake", "relay", "upstream", "event", "http", "fault", "metrics", "config", "ntlm", "limits"],
+        Any,
+    ),
+    ("shard", &["tunnel", "relay", "upstream", "event", "config", "metrics", "fault", "limits"], Any),
+    ("admin", &["upstream", "config", "metrics", "limits"], NoMio),
+    ("supervisor", &["shard", "admin", "upstream", "event", "config", "metrics", "limits"], Any),
+    ("stub", &["ntlm", "http", "event", "limits"], Any),
+    (
+        "cli",
+        &["supervisor", "stub", "config", "upstream", "handshake", "fault", "http", "ntlm", "metrics", "limits"],
+        NoMio,
+    ),
     ("main", &["cli"], NoMio),
 ];
 
@@ -59,6 +68,14 @@ const IMPURE: &[&str] = &[
     "std::time::Instant",
     "std::time::SystemTime",
 ];
+
+/// Addresses are values, not sockets: what a pure module may name all the same.
+const PURE_AFTER_ALL: &[&str] = &["std::net::IpAddr", "std::net::Ipv4Addr", "std::net::Ipv6Addr"];
+
+/// Whether `path` is `name` or something in it.
+fn lies_in(path: &str, name: &str) -> bool {
+    path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
 
 /// Each place where `file` names what the table does not let it name, as `path:line: what`.
 fn offences(file: &File) -> Vec<String> {
@@ -83,7 +100,8 @@ fn offences(file: &File) -> Vec<String> {
             }
         }
         let full = path.segments.join("::");
-        if let Some(name) = forbidden.iter().find(|name| full == **name || full.starts_with(&format!("{name}::"))) {
+        let harmless = PURE_AFTER_ALL.iter().any(|name| lies_in(&full, name));
+        if let Some(name) = forbidden.iter().find(|name| !harmless && lies_in(&full, name)) {
             found.push(format!("{line}\n    `{module}` may not name {name}"));
         }
     }
@@ -183,6 +201,7 @@ fn what_the_table_allows_is_let_through() {
         ("src/ntlm/wire.rs", "use std::time::Duration;\nuse super::flags::Flags;\nuse crate::ntlm::av_pair;\n"),
         ("src/handshake/mod.rs", "use crate::{fault::Fault, http, ntlm::Exchange};\n"),
         ("src/relay/splice.rs", "use mio::net::TcpStream;\nuse crate::event::Readiness;\n"),
+        ("src/http/authority.rs", "use std::net::{Ipv4Addr, Ipv6Addr};\n"),
         ("src/main.rs", "use ntlm_gateway::cli;\n"),
     ] {
         assert_eq!(offences_in(name, text), Vec::<String>::new(), "{text}");
