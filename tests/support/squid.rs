@@ -99,12 +99,15 @@ impl Drop for Squid {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.cache_log();
-            let end: Vec<&str> = log.lines().rev().take(30).collect();
-            eprintln!("--- Squid's cache.log, its end ---");
-            for line in end.iter().rev() {
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- Squid's cache.log, its last lines ---");
+            for line in lines.iter().skip(lines.len().saturating_sub(30)) {
                 eprintln!("{line}");
             }
         }
+        // Ended before its memory and its directory go.
+        drop(self.process.take());
+        remove_shared_memory(&self.scratch);
     }
 }
 
@@ -216,11 +219,29 @@ fn samba_conf(directory: &Path) -> String {
     )
 }
 
+/// A name of this Squid's own. Squid names its shared memory after its service, and one that another user's Squid
+/// left behind under the usual name would keep it from starting.
+fn service_name(scratch: &Scratch) -> String {
+    let directory = scratch.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    directory.chars().filter(char::is_ascii_alphanumeric).collect()
+}
+
+/// Removes the shared memory that a Squid which was killed could not remove itself.
+fn remove_shared_memory(scratch: &Scratch) {
+    let prefix = format!("{}-", service_name(scratch));
+    for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            // Gone already is as good.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Starts Squid in the foreground and waits until it accepts; its logs when it does not.
 fn launch(scratch: &Scratch, address: SocketAddr) -> Result<Process, String> {
     let output = std::fs::File::create(scratch.join("output")).expect("create Squid's output file");
     let mut command = Process::command(path_of("squid"));
-    command.arg("-N").arg("-f").arg(scratch.join("squid.conf"));
+    command.args(["-N", "-n", &service_name(scratch), "-f"]).arg(scratch.join("squid.conf"));
     command.stdout(Stdio::null()).stderr(output);
     let mut process = Process::spawn("squid", &mut command);
     let accepting = wait_for(START_BOUND, || {
@@ -233,6 +254,7 @@ fn launch(scratch: &Scratch, address: SocketAddr) -> Result<Process, String> {
         return Ok(process);
     }
     process.stop(Duration::ZERO);
+    remove_shared_memory(scratch);
     let read = |name| std::fs::read_to_string(scratch.join(name)).unwrap_or_default();
     // A fresh pid file would keep the next try from starting.
     let _ = std::fs::remove_file(scratch.join("squid.pid"));
