@@ -1,0 +1,82 @@
+//! A client that speaks CONNECT by hand, to send and see exact bytes.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// How long a client here waits for bytes unless its test says otherwise.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The longest response head a proxy may send.
+const HEAD_LIMIT_BYTES: usize = 64 * 1024;
+
+/// A connection to a proxy after its answer to CONNECT.
+pub struct Answered {
+    /// The connection; after a 200, the tunnel.
+    pub stream: TcpStream,
+    /// The answer's head, up to and with its empty line.
+    pub head: String,
+}
+
+impl Answered {
+    /// The answer's status code; 0 when there is none.
+    pub fn status(&self) -> u16 {
+        self.head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
+    }
+
+    /// The first value of a field, its name in any letter case.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        fields.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+}
+
+/// Asks `proxy` for a tunnel to `origin`, with `leftover` behind the head in the same write.
+pub fn connect(proxy: SocketAddr, origin: SocketAddr, leftover: &[u8]) -> io::Result<Answered> {
+    connect_within(PATIENCE, proxy, origin, leftover)
+}
+
+/// [`connect`] with its own bound on every wait.
+pub fn connect_within(
+    patience: Duration,
+    proxy: SocketAddr,
+    origin: SocketAddr,
+    leftover: &[u8],
+) -> io::Result<Answered> {
+    let mut stream = TcpStream::connect_timeout(&proxy, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    stream.set_nodelay(true)?;
+    let mut request = format!("CONNECT {origin} HTTP/1.1\r\nHost: {origin}\r\n\r\n").into_bytes();
+    request.extend_from_slice(leftover);
+    stream.write_all(&request)?;
+    let head = read_head(&mut stream)?;
+    Ok(Answered { stream, head })
+}
+
+/// Reads up to the empty line and not a byte further, so that the tunnel's bytes stay in the socket.
+pub fn read_head(stream: &mut TcpStream) -> io::Result<String> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD_LIMIT_BYTES {
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
+}
+
+/// Sends `bytes` through a tunnel to an echo and returns what came back. Writes and reads at the same time, as more
+/// bytes than all buffers on the way hold would otherwise stop both.
+pub fn echo_through(stream: &TcpStream, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut reader = stream.try_clone()?;
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut writer = stream;
+            writer.write_all(bytes)
+        });
+        let mut back = vec![0; bytes.len()];
+        reader.read_exact(&mut back)?;
+        writer.join().expect("the writing thread")?;
+        Ok(back)
+    })
+}

@@ -1,0 +1,54 @@
+//! Running a client program to its end, within a bound.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use super::process::bounded_command;
+use super::tools::path_of;
+
+/// What a client program left behind.
+pub struct Finished {
+    /// Its exit code; 124 when its time was up, `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error, as text.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Panics with what the program said unless it ended with exit code 0.
+    #[track_caller]
+    pub fn expect_success(self, what: &str) -> Self {
+        let end = self.text();
+        assert_eq!(self.code, Some(0), "{what}\nstderr: {}\nstdout: {:.2000}", self.stderr, end);
+        self
+    }
+}
+
+/// Runs `program` for at most `bound`, with `prepare` adding arguments and environment.
+pub fn run(program: impl Into<PathBuf>, bound: Duration, prepare: impl FnOnce(&mut Command)) -> Finished {
+    let program = program.into();
+    let mut command = bounded_command(&program, bound);
+    prepare(&mut command);
+    let output = command.output().unwrap_or_else(|e| panic!("run {}: {e}", program.display()));
+    Finished {
+        code: output.status.code(),
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Runs curl, quiet but for errors, without the user's own settings, for at most `max_time`.
+pub fn curl<'a>(max_time: Duration, args: impl IntoIterator<Item = &'a str>) -> Finished {
+    run(path_of("curl"), max_time + Duration::from_secs(5), |command| {
+        // `-q` must come first to keep a ~/.curlrc out.
+        command.args(["-q", "-sS", "--max-time", &max_time.as_secs().to_string()]).args(args);
+    })
+}

@@ -1,0 +1,180 @@
+//! The gateway under test, as a process of its own.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+
+use super::command::curl;
+use super::process::Process;
+use super::scratch::{Scratch, wait_for};
+use super::{PASSWORD, USER, metrics};
+
+/// How long the gateway may take to say where it listens.
+const START_BOUND: Duration = Duration::from_secs(20);
+
+/// What a test may choose about its gateway.
+pub struct GatewayOptions {
+    /// Each becomes an `--upstream`.
+    pub upstreams: Vec<SocketAddr>,
+    /// For `--user`.
+    pub user: String,
+    /// The contents of the file for `--password-file`.
+    pub password: String,
+    /// Further arguments of `run`.
+    pub args: Vec<String>,
+    /// Further environment.
+    pub env: Vec<(String, String)>,
+}
+
+impl GatewayOptions {
+    /// The accepted user and password, through one upstream.
+    pub fn through(upstream: SocketAddr) -> Self {
+        Self {
+            upstreams: vec![upstream],
+            user: USER.to_owned(),
+            password: PASSWORD.to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+}
+
+/// A running gateway.
+pub struct Gateway {
+    process: Process,
+    listen: SocketAddr,
+    admin: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+    scratch: Scratch,
+}
+
+impl Gateway {
+    /// Starts it on free ports and waits until it has said where they are.
+    pub fn start(options: &GatewayOptions) -> Self {
+        let scratch = Scratch::new("gateway");
+        let password_file = scratch.write("password", format!("{}\n", options.password));
+        let mut command = Process::command(env!("CARGO_BIN_EXE_ntlm-gateway"));
+        command.args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--user", &options.user]);
+        command.arg("--password-file").arg(password_file);
+        for upstream in &options.upstreams {
+            command.arg("--upstream").arg(upstream.to_string());
+        }
+        command.args(&options.args).env_remove("RUST_LOG").envs(options.env.iter().map(|(k, v)| (k, v)));
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = Process::spawn("ntlm-gateway", &mut command);
+        let log = collect_lines(&mut process);
+        let find = |marker: &str| {
+            let lines = log.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.iter().find_map(|line| address_after(line, marker))
+        };
+        let addresses = wait_for(START_BOUND, || {
+            let both = find("listening on ").zip(find("admin on http://"));
+            if both.is_none() && process.exit_status().is_some() {
+                return Some(None);
+            }
+            both.map(Some)
+        });
+        let Some((listen, admin)) = addresses.flatten() else {
+            let lines = log.lock().unwrap_or_else(PoisonError::into_inner);
+            panic!("the gateway did not start ({:?}); it said:\n{}", process.exit_status(), lines.join("\n"));
+        };
+        Self { process, listen, admin, log, scratch }
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Where clients connect, as the URL for `https_proxy` and `curl --proxy`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.listen)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.exit_status().is_none()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Waits for it to end by itself.
+    pub fn wait(&mut self, bound: Duration) -> Option<ExitStatus> {
+        self.process.wait(bound)
+    }
+
+    /// Replaces the contents of its password file; the gateway hears of it by SIGHUP or by watching.
+    pub fn write_password(&self, password: &str) {
+        self.scratch.write("password", format!("{password}\n"));
+    }
+
+    /// The lines it has logged so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The status and the body of a GET to its admin address.
+    pub fn admin(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.admin);
+        let answer = curl(Duration::from_secs(10), ["--write-out", "\n%{http_code}", &url]).expect_success(&url);
+        let text = answer.text();
+        let (body, status) = text.rsplit_once('\n').expect("curl's status line");
+        (status.parse().expect("a status code"), body.to_owned())
+    }
+
+    /// The text of /metrics.
+    pub fn metrics(&self) -> String {
+        let (status, body) = self.admin("/metrics");
+        assert_eq!(status, 200, "/metrics: {body}");
+        body
+    }
+
+    /// The sum of a metric's samples that carry all of `labels`; `None` when there is none.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        metrics::sum(&self.metrics(), name, labels)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            eprintln!("--- the gateway's log, its last lines ---");
+            for line in log.iter().skip(log.len().saturating_sub(40)) {
+                eprintln!("{line}");
+            }
+        }
+    }
+}
+
+/// Reads the process's standard error on a thread that ends with the process.
+fn collect_lines(process: &mut Process) -> Arc<Mutex<Vec<String>>> {
+    let stderr = process.leader().stderr.take().expect("the gateway's piped standard error");
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&lines);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            sink.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        }
+    });
+    lines
+}
+
+/// The address that follows `marker`, whatever follows the address.
+fn address_after(line: &str, marker: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once(marker)?;
+    let end = rest.find(|c: char| !(c.is_ascii_hexdigit() || ".:[]".contains(c))).unwrap_or(rest.len());
+    rest.get(..end)?.parse().ok()
+}
