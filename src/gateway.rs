@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -70,6 +70,8 @@ struct Controls {
 pub struct Gateway {
     controls: Arc<Controls>,
     threads: Vec<JoinHandle<io::Result<()>>>,
+    /// Shards that have ended; a thread is not "finished" yet when it tells of its end.
+    ended: Arc<AtomicUsize>,
     listening: Vec<SocketAddr>,
     admin: Admin,
     _resolver: Resolver,
@@ -113,10 +115,11 @@ impl Gateway {
             resolved,
             shutting_down: AtomicBool::new(false),
         });
-        let threads = start_threads(shards, on_shard_end)?;
+        let ended = Arc::new(AtomicUsize::new(0));
+        let threads = start_threads(shards, &ended, on_shard_end)?;
         let admin = Admin::start(admin_listener, Arc::clone(&controls) as Arc<dyn Status>)
             .map_err(|source| StartError::Admin { address: config.admin, source })?;
-        Ok(Gateway { controls, threads, listening, admin, _resolver: resolver })
+        Ok(Gateway { controls, threads, ended, listening, admin, _resolver: resolver })
     }
 
     /// The addresses that workloads use, with the ports that came of port 0.
@@ -171,12 +174,12 @@ impl Gateway {
 
     /// Whether all shards have ended.
     pub fn has_ended(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
+        self.ended.load(Ordering::Acquire) == self.threads.len()
     }
 
     /// Whether a shard has ended although nobody asked it to.
     pub fn is_broken(&self) -> bool {
-        !self.controls.shutting_down.load(Ordering::Relaxed) && self.threads.iter().any(JoinHandle::is_finished)
+        !self.controls.shutting_down.load(Ordering::Relaxed) && self.ended.load(Ordering::Acquire) != 0
     }
 
     /// Waits until all shards have ended; the first failure of one.
@@ -311,24 +314,29 @@ fn start_resolver(
 
 fn start_threads(
     shards: Vec<(Shard, Sender<Message>)>,
+    ended: &Arc<AtomicUsize>,
     on_end: impl Fn() + Send + Sync + 'static,
 ) -> io::Result<Vec<JoinHandle<io::Result<()>>>> {
     let on_end = Arc::new(on_end);
     let start = |(number, (shard, _)): (usize, (Shard, Sender<Message>))| {
-        let on_end = Arc::clone(&on_end);
+        let told = Told { ended: Arc::clone(ended), on_end: Arc::clone(&on_end) };
         thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
-            let _told = OnDrop(on_end);
+            let _told = told;
             shard.run()
         })
     };
     shards.into_iter().enumerate().map(start).collect()
 }
 
-/// Tells of a shard's end, also when it panics.
-struct OnDrop<F: Fn()>(Arc<F>);
+/// Tells of a shard's end when it is dropped, also when it panics.
+struct Told<F: Fn()> {
+    ended: Arc<AtomicUsize>,
+    on_end: Arc<F>,
+}
 
-impl<F: Fn()> Drop for OnDrop<F> {
+impl<F: Fn()> Drop for Told<F> {
     fn drop(&mut self) {
-        (self.0)();
+        self.ended.fetch_add(1, Ordering::Release);
+        (self.on_end)();
     }
 }

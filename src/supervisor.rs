@@ -49,10 +49,12 @@ fn supervise(config: Config, sources: &Sources) -> Result<(), Box<dyn std::error
     let mut poll = Poll::new()?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     poll.registry().register(&mut signals, SIGNALS, mio::Interest::READABLE)?;
+    // Kept here too: a waker that is dropped takes its unread wake-up with it.
     let waker = Arc::new(Waker::new(poll.registry(), SHARD_ENDED)?);
+    let for_shards = Arc::clone(&waker);
     let gateway = Gateway::start(&config, move || {
         // It can fail only when the supervisor is gone.
-        let _ = waker.wake();
+        let _ = for_shards.wake();
     })?;
     announce(&gateway, &config);
     let mut process = Process { gateway, config, phase: Phase::Serving };
