@@ -9,6 +9,7 @@
 //! `handshake → {ntlm, http}`. `ntlm` and `http` know nothing of the rest, of sockets, clocks or mio.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod event;
 pub mod fault;
 pub mod handshake;
