@@ -120,7 +120,7 @@ impl Key {
 
     /// What it does, its variable and its default.
     #[must_use]
-    pub fn long_help(&self) -> String {
+    pub fn help_line(&self) -> String {
         let required = match self.default {
             Fallback::Required(_) => " [required]",
             _ => "",

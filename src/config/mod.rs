@@ -137,7 +137,7 @@ impl Sources {
     pub fn new(flags: Settings, lookup: impl Fn(&str) -> Option<OsString>) -> Result<Sources, ConfigErrors> {
         let (environment, mut errors) = Settings::from_environment(&lookup);
         let secrets = SecretStore::from_environment(&lookup).unwrap_or_else(|error| {
-            errors.push(error);
+            errors.push(*error);
             SecretStore::default()
         });
         match ConfigErrors::of(errors) {

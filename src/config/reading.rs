@@ -113,7 +113,10 @@ impl Reader<'_> {
     fn identity(&mut self, account: Option<Account>, secrets: &SecretStore) -> Option<Identity> {
         let workstation = self.required("workstation", workstation);
         let method = self.choice("method", METHODS);
-        let nt_hash = secrets.nt_hash(self.settings).map_err(|error| self.note(error)).ok();
+        let nt_hash = match SecretStore::is_broken(self.settings) {
+            true => None,
+            false => secrets.nt_hash(self.settings).map_err(|error| self.note(*error)).ok(),
+        };
         Some(Identity::new(account?, &workstation?, nt_hash?, method?, false))
     }
 

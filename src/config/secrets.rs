@@ -72,7 +72,7 @@ pub enum ContentError {
     #[error("is longer than {SECRET_LIMIT_BYTES} bytes")]
     TooLong,
     /// It is not UTF-8.
-    #[error("is not UTF-8; save the file as UTF-8, without a different encoding's characters")]
+    #[error("is not UTF-8; save it in that encoding")]
     NotUtf8,
     /// It has more than one line.
     #[error("has more than one line")]
@@ -91,7 +91,7 @@ pub struct SecretStore {
 
 impl SecretStore {
     /// Takes the password from the environment, by `lookup` of a variable's name; an empty one counts as not set.
-    pub(super) fn from_environment(lookup: impl Fn(&str) -> Option<OsString>) -> Result<SecretStore, ConfigError> {
+    pub(super) fn from_environment(lookup: impl Fn(&str) -> Option<OsString>) -> Result<SecretStore, Box<ConfigError>> {
         let variable = password_variable();
         let Some(value) = lookup(&variable).filter(|value| !value.is_empty()) else {
             return Ok(SecretStore::default());
@@ -105,6 +105,11 @@ impl SecretStore {
         Ok(SecretStore { environment: Some(hash), descriptor: OnceLock::new() })
     }
 
+    /// Whether a place was named in a form that cannot be read, so that which secret is meant is not known.
+    pub(super) fn is_broken(settings: &Settings) -> bool {
+        PLACES.iter().any(|name| settings.is_broken(name))
+    }
+
     /// Whether the environment has a password.
     #[must_use]
     pub fn has_environment(&self) -> bool {
@@ -112,9 +117,10 @@ impl SecretStore {
     }
 
     /// Reads the one secret that the settings name.
-    pub(super) fn nt_hash(&self, settings: &Settings) -> Result<NtHash, ConfigError> {
-        let fail =
-            |origin, key: &str, error: SecretError| ConfigError { origin, key: key.into(), problem: error.into() };
+    pub(super) fn nt_hash(&self, settings: &Settings) -> Result<NtHash, Box<ConfigError>> {
+        let fail = |origin, key: &str, error: SecretError| {
+            Box::new(ConfigError { origin, key: key.into(), problem: error.into() })
+        };
         let given: Vec<_> = PLACES.iter().filter_map(|name| Some((*name, settings.given(name)?))).collect();
         match (given.as_slice(), &self.environment) {
             ([], None) => Err(fail(Origin::Default, "password", SecretError::NoSource)),
@@ -137,11 +143,11 @@ impl SecretStore {
         match name {
             "password_file" => from_file(Path::new(text), password),
             "nt_hash_file" => from_file(Path::new(text), nt_hash),
-            _ => self.from_descriptor(text),
+            _ => self.descriptor_hash(text),
         }
     }
 
-    fn from_descriptor(&self, text: &str) -> Result<NtHash, SecretError> {
+    fn descriptor_hash(&self, text: &str) -> Result<NtHash, SecretError> {
         let number = parse_integer(text, 0..=1_048_576).map_err(|_| SecretError::DescriptorNumber)?;
         if matches!(number, 1 | 2) {
             return Err(SecretError::DescriptorNumber);

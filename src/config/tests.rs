@@ -224,7 +224,7 @@ fn what_is_missing_is_named_with_the_ways_to_give_it() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_the_only_error_of_what_it_might_give() {
-    let given = Given::default().flag("config", "/nowhere/gateway.toml").env("NTLM_GATEWAY_PASSWORD", PASSWORD);
+    let given = Given::default().flag("config", "/nowhere/gateway.toml");
     assert!(
         given.error().starts_with("--config: cannot read /nowhere/gateway.toml: No such file"),
         "{}",
