@@ -180,6 +180,7 @@ pub fn nearest(unknown: &str) -> Option<&'static str> {
     nearest.map(|(name, _)| name)
 }
 
+const CONFIGURATION: &str = "Configuration";
 const LISTENING: &str = "Listening";
 const UPSTREAM: &str = "Upstream proxy";
 const IDENTITY: &str = "Identity";
@@ -195,7 +196,7 @@ pub static KEYS: &[Key] = &[
         places: Places::FlagAndEnv,
         kind: Kind::Text,
         value_name: "FILE",
-        heading: OUTPUT,
+        heading: CONFIGURATION,
         help: "A TOML file with any of these settings; flags win over the environment, the environment over the file",
         default: Fallback::Nothing,
     },
