@@ -205,7 +205,11 @@ impl Metrics {
             bytes_up: way("up"),
             bytes_down: way("down"),
             guard_state: GuardState::ALL.map(|state| guard.with_label_values(&[identity, state.label()])).into(),
-            requests: make.counters("requests_total", "Requests by kind and status class of the answer", &["kind", "status"])?,
+            requests: make.counters(
+                "requests_total",
+                "Requests by kind and status class of the answer",
+                &["kind", "status"],
+            )?,
             faults: make.counters("faults_total", "Failures by side, stage and cause", &["side", "stage", "cause"])?,
             closed: make.counters("tunnels_closed_total", "Tunnels closed by cause", &["cause"])?,
             turns: make.histograms(
@@ -219,13 +223,16 @@ impl Metrics {
             tunnels_max: make.gauge("tunnels_max", "Tunnels that may be open at once")?,
             accepted: make.counter("accepted_total", "Connections accepted from clients")?,
             established: make.counter("tunnels_opened_total", "Tunnels that were opened through the upstream")?,
-            accept_pauses: make.counter("accept_pauses_total", "Times that accepting rested for want of descriptors or room")?,
+            accept_pauses: make
+                .counter("accept_pauses_total", "Times that accepting rested for want of descriptors or room")?,
             dials: make.counter("dials_total", "Connections dialled to the upstream")?,
             authenticates: make.counter("authenticate_messages_total", "AUTHENTICATE_MESSAGEs sent")?,
             upstream_addresses: make.gauge("upstream_addresses", "Addresses that the upstream's name resolves to")?,
             pipes_lent: make.gauge("pipes_in_use", "Pipes that splice bulk bytes at the moment")?,
-            stale_events: make.counter("stale_events_total", "Readiness events that came for an earlier owner of a slot")?,
-            log_lines_dropped: make.counter("log_lines_dropped_total", "Log lines dropped because their reader stood still")?,
+            stale_events: make
+                .counter("stale_events_total", "Readiness events that came for an earlier owner of a slot")?,
+            log_lines_dropped: make
+                .counter("log_lines_dropped_total", "Log lines dropped because their reader stood still")?,
             admin_requests: make.counter("admin_requests_total", "Requests to the administration address")?,
             registry: make.0,
         };
@@ -245,7 +252,9 @@ impl Metrics {
 
     /// The upstream answered 407, so many times.
     pub fn answered_407(&self, reason: Reason407, times: u64) {
-        if let Some((_, counter)) = Reason407::ALL.iter().zip(&self.reasons_407).find(|((known, _), _)| *known == reason) {
+        if let Some((_, counter)) =
+            Reason407::ALL.iter().zip(&self.reasons_407).find(|((known, _), _)| *known == reason)
+        {
             counter.inc_by(times);
         }
     }
@@ -310,7 +319,8 @@ impl Metrics {
 }
 
 fn build_info(make: &Maker) -> prometheus::Result<()> {
-    let options = Opts::new("ntlm_gateway_build_info", "Always 1; the labels tell the version").const_label("version", env!("CARGO_PKG_VERSION"));
+    let options = Opts::new("ntlm_gateway_build_info", "Always 1; the labels tell the version")
+        .const_label("version", env!("CARGO_PKG_VERSION"));
     make.keep(Gauge::with_opts(options))?.set(1.0);
     make.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
 }

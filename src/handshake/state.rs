@@ -194,7 +194,8 @@ impl Handshake {
                 State::Awaiting { head_end, sent } => {
                     let sent = *sent;
                     let found = head_end.find(rest, self.head_limit_bytes);
-                    let Some(length) = found.map_err(|error| fault(Cause::ResponseHeadTooLarge, error.to_string()))? else {
+                    let Some(length) = found.map_err(|error| fault(Cause::ResponseHeadTooLarge, error.to_string()))?
+                    else {
                         return Ok((used, Progress::More));
                     };
                     used += length;
@@ -229,9 +230,10 @@ impl Handshake {
     /// The fault that ends the handshake, when dialling anew is no remedy.
     pub fn closed(&mut self) -> Result<Progress, Fault> {
         match &self.state {
-            State::Awaiting { sent: Leg::Authenticate, .. } => {
-                Err(fault(Cause::UpstreamClosed, "the upstream closed the connection without an answer to AUTHENTICATE"))
-            }
+            State::Awaiting { sent: Leg::Authenticate, .. } => Err(fault(
+                Cause::UpstreamClosed,
+                "the upstream closed the connection without an answer to AUTHENTICATE",
+            )),
             // Whether the body was whole no longer matters: all that it was waiting for has gone.
             _ => self.again(Cause::UpstreamClosed, "the upstream closed the connection in the middle of the handshake"),
         }
@@ -271,7 +273,9 @@ impl Handshake {
                 self.tally.challenge = self.tally.challenge.saturating_add(1);
                 match framing {
                     Some(framing) => Ok(self.drain(framing, AfterDrain::Answer(token))),
-                    None => self.again(Cause::HandshakeBroken, "the upstream sends its challenge and closes the connection").map(Some),
+                    None => self
+                        .again(Cause::HandshakeBroken, "the upstream sends its challenge and closes the connection")
+                        .map(Some),
                 }
             }
             Decision::AskedAgain { framing } => {
@@ -333,13 +337,22 @@ enum Decision {
     Established,
     Declined(Declined),
     /// `framing` is `None` when the connection will not go on.
-    Challenge { token: Vec<u8>, framing: Option<BodyFraming> },
-    AskedAgain { framing: Option<BodyFraming> },
-    Refused { rechallenged: bool, detail: String },
+    Challenge {
+        token: Vec<u8>,
+        framing: Option<BodyFraming>,
+    },
+    AskedAgain {
+        framing: Option<BodyFraming>,
+    },
+    Refused {
+        rechallenged: bool,
+        detail: String,
+    },
 }
 
 fn decide(head: &ResponseHead<'_>, sent: Leg) -> Result<Decision, Fault> {
-    let framing = head.framing(ResponseTo::Connect).map_err(|error| fault(Cause::ResponseMalformed, error.to_string()))?;
+    let framing =
+        head.framing(ResponseTo::Connect).map_err(|error| fault(Cause::ResponseMalformed, error.to_string()))?;
     match head.status {
         _ if head.is_informational() => Ok(Decision::Skip),
         200..=299 => Ok(Decision::Established),
@@ -367,8 +380,9 @@ fn decide_407(head: &ResponseHead<'_>, framing: BodyFraming, sent: Leg) -> Resul
             })
         }
         (Leg::Negotiate, _, Some(token)) => {
-            let token = http::decode_token(token)
-                .map_err(|error| fault(Cause::ChallengeMalformed, format!("the NTLM challenge is not base64: {error}")))?;
+            let token = http::decode_token(token).map_err(|error| {
+                fault(Cause::ChallengeMalformed, format!("the NTLM challenge is not base64: {error}"))
+            })?;
             check_signature(&token)?;
             Ok(Decision::Challenge { token, framing })
         }
@@ -384,7 +398,9 @@ fn decide_407(head: &ResponseHead<'_>, framing: BodyFraming, sent: Leg) -> Resul
 fn check_signature(token: &[u8]) -> Result<(), Fault> {
     match token {
         [b'N', b'T', b'L', b'M', b'S', b'S', b'P', 0, ..] => Ok(()),
-        [0x60 | 0xa1, ..] => Err(fault(Cause::ChallengeMalformed, "the upstream sends a SPNEGO token under the scheme NTLM")),
+        [0x60 | 0xa1, ..] => {
+            Err(fault(Cause::ChallengeMalformed, "the upstream sends a SPNEGO token under the scheme NTLM"))
+        }
         _ => Err(fault(Cause::ChallengeMalformed, "the token under NTLM is no NTLM message")),
     }
 }

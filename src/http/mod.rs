@@ -37,6 +37,8 @@ mod start_line;
 mod target;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod trace;
 
 pub use authority::{Authority, AuthorityError, HOST_NAME_LIMIT_BYTES, Host};
 pub use challenges::{

@@ -1,26 +1,9 @@
 //! Tests across files: a whole proxy conversation, truncation everywhere, and corruption.
 
+use super::trace::{AUTHENTICATE, ESTABLISHED, FIRST_REFUSAL, NEGOTIATE, challenged};
 use super::*;
 
 const LIMIT_BYTES: usize = 64 * 1024;
-
-const NEGOTIATE: &str = "TlRMTVNTUAABAAAAt7II4gkACQAxAAAACQAJACgAAAAFASgKAAAAD0xBQlNNT0tFM1dPUktHUk9VUA==";
-const CHALLENGE: &str = "TlRMTVNTUAACAAAAEAAQADgAAAA1goriluCDYHcYI/sAAAAAAAAAAFQAVABIAAAABQLODgAAAA9TAFAASQBSAEkAVAAxAEIAAgAQAFMAUABJAFIASQBUADEAQgABABAAUwBQAEkAUgBJAFQAMQBCAAQAEABzAHAAaQByAGkAdAAxAGIAAwAQAHMAcABpAHIAaQB0ADEAYgAAAAAA";
-const AUTHENTICATE: &str = "TlRMTVNTUAADAAAAGAAYAHIAAAAYABgAigAAABIAEgBIAAAABgAGAFoAAAASABIAYAAAABAAEACiAAAANYKI4gUBKAoAAAAPTABBAEIAUwBNAE8ASwBFADMAXwBxAGEATABBAEIAUwBNAE8ASwBFADMA0NKq8HYYhj8AAAAAAAAAAAAAAAAAAAAAOIiih3mR+AkyM4r99sy1mdFonCu2ILODro1WTTrJ4b4JcXEzUBA2Ig==";
-
-const FIRST_REFUSAL: &str = "HTTP/1.1 407 ProxyAuthentication Required ( The ISA Server requires authorization to fulfill the request. Access to the Web proxy service is denied. ) \r\n\
-    Via: 1.1 SPIRIT1B \r\n\
-    proxy-Authenticate: Negotiate \r\n\
-    proxy-Authenticate: Kerberos \r\n\
-    proxy-Authenticate: NTLM \r\n\
-    Connection: close \r\n\
-    proxy-Connection: close \r\n\
-    Pragma: no-cache \r\n\
-    Cache-Control: no-cache \r\n\
-    Content-Type: text/html \r\n\
-    Content-Length: 701  \r\n\r\n";
-
-const ESTABLISHED: &str = "HTTP/1.1 200 Connection established \r\nVia: 1.1 SPIRIT1B \r\n\r\n";
 
 /// The CONNECT of the conversation; all but the first have a blank behind the version.
 fn connect(credentials: Option<&str>) -> String {
@@ -32,15 +15,6 @@ fn connect(credentials: Option<&str>) -> String {
         "CONNECT server.domain.net:443 HTTP/1.0{blank}\r\n\
          User-Agent:Mozilla/4.0 (compatible; MSIE 5.5; Win32) \r\n\
          proxy-Connection: Keep-Alive \r\nPragma: no-cache \r\n{authorization}\r\n"
-    )
-}
-
-fn challenged() -> String {
-    format!(
-        "HTTP/1.1 407 ProxyAuthentication Required ( Access is denied. ) \r\n\
-         Via: 1.1 SPIRIT1B \r\nproxy-Authenticate: NTLM {CHALLENGE} \r\n\
-         Connection: Keep-Alive \r\nproxy-Connection: Keep-Alive \r\nPragma: no-cache \r\n\
-         Cache-Control: no-cache \r\nContent-Type: text/html \r\nContent-Length: 0   \r\n\r\n"
     )
 }
 

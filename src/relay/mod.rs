@@ -5,6 +5,8 @@
 
 mod half;
 mod pipe_pool;
+#[cfg(test)]
+mod tests;
 
 pub use half::{Half, Moved, RelayError, Resources, Turn};
 pub use pipe_pool::{Pipe, PipePool};

@@ -19,7 +19,10 @@ pub type Listeners = Vec<TcpListener>;
 ///
 /// # Errors
 /// The address with what the system said.
-pub fn bind(addresses: &[SocketAddr], shards: usize) -> Result<(Vec<Listeners>, Vec<SocketAddr>), (SocketAddr, io::Error)> {
+pub fn bind(
+    addresses: &[SocketAddr],
+    shards: usize,
+) -> Result<(Vec<Listeners>, Vec<SocketAddr>), (SocketAddr, io::Error)> {
     let mut all: Vec<Listeners> = (0..shards).map(|_| Vec::new()).collect();
     let mut bound = Vec::new();
     for address in addresses {

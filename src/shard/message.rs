@@ -1,5 +1,7 @@
 //! What other threads tell a shard.
 
+use std::sync::mpsc;
+
 use crate::tunnel::Settings;
 use crate::upstream::Resolution;
 
@@ -12,6 +14,8 @@ pub enum Message {
     GuardChanged,
     /// New tunnels go by this configuration.
     Settings(Box<Settings>),
+    /// Answer with the shard's number: the loop turns.
+    Ping(mpsc::Sender<usize>),
     /// Take no new connections; those that wait in the kernel are still accepted. End when no tunnel is left.
     Drain,
     /// Close what is left and end.

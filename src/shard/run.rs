@@ -49,6 +49,7 @@ struct Slot {
 
 /// One event loop and its tunnels.
 pub struct Shard {
+    number: usize,
     poll: Poll,
     mailbox: Mailbox<Message>,
     listeners: Listeners,
@@ -64,6 +65,7 @@ pub struct Shard {
     context: Context,
     epoch: Instant,
     turns: Histogram,
+    pipes_reported: i64,
     draining: bool,
 }
 
@@ -86,7 +88,6 @@ impl Shard {
             scratch: vec![0; limits::SCRATCH_BYTES].into_boxed_slice(),
             pipes: PipePool::new(pipes),
             entropy: Entropy::default(),
-            turns_of: metrics.turns_of_shard(number),
             metrics,
             settings,
             resolution: None,
@@ -98,6 +99,7 @@ impl Shard {
         };
         let turns = context.metrics.turns_of_shard(number);
         let shard = Shard {
+            number,
             poll,
             mailbox,
             listeners,
@@ -110,6 +112,7 @@ impl Shard {
             context,
             epoch,
             turns,
+            pipes_reported: 0,
             draining: false,
         };
         Ok((shard, sender))
@@ -151,8 +154,17 @@ impl Shard {
         self.accept();
         self.run_queued();
         self.run_deadlines();
-        self.context.metrics.pipes_lent(self.context.pipes.lent());
+        self.report_pipes();
         stop
+    }
+
+    /// The gauge is shared by all shards: each adds what has changed with itself.
+    fn report_pipes(&mut self) {
+        let lent = i64::try_from(self.context.pipes.lent()).unwrap_or(i64::MAX);
+        if lent != self.pipes_reported {
+            self.context.metrics.pipes_lent.add(lent - self.pipes_reported);
+            self.pipes_reported = lent;
+        }
     }
 
     fn time_to_wait(&self) -> Option<Duration> {
@@ -243,6 +255,8 @@ impl Shard {
                     waiters.into_iter().for_each(|key| self.enqueue(key));
                 }
                 Message::Settings(settings) => self.context.settings = *settings,
+                // Who asked may have stopped waiting.
+                Message::Ping(answer) => drop(answer.send(self.number)),
                 Message::Drain => self.drain(),
                 Message::Stop => stop = true,
             }
@@ -318,7 +332,8 @@ impl Shard {
         let Ok(index) = u32::try_from(entry.key()) else { return };
         let key = Key { index, generation };
         let token = Token::from(EventToken { key, lane: Lane::Downstream });
-        if let Err(error) = self.context.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE) {
+        if let Err(error) = self.context.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
+        {
             log::warn!("a client's connection cannot be watched and is closed: {error}");
             return;
         }

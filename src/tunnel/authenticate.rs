@@ -46,7 +46,13 @@ enum Next {
 
 impl Authenticate {
     /// Sends the first request on a fresh connection.
-    pub(super) fn begin(mut attempt: Attempt, upstream: Endpoint, key: Key, client: &mut Client, context: &mut Context) -> Step {
+    pub(super) fn begin(
+        mut attempt: Attempt,
+        upstream: Endpoint,
+        key: Key,
+        client: &mut Client,
+        context: &mut Context,
+    ) -> Step {
         client.set_deadline(key, context, attempt.until_ms);
         let mut outbox = Vec::with_capacity(OUTBOX_BYTES);
         attempt.handshake.begin(&mut outbox);
@@ -128,7 +134,9 @@ impl Authenticate {
             Ok(Got::Blocked) => return Ok(Next::On),
             Ok(Got::Bytes(progress)) => progress?,
             Ok(Got::End) => self.attempt.handshake.closed()?,
-            Err(error) if self.attempt.handshake.awaits_verdict() => return Err(Fault::upstream_io(At::Authenticate, &error)),
+            Err(error) if self.attempt.handshake.awaits_verdict() => {
+                return Err(Fault::upstream_io(At::Authenticate, &error));
+            }
             Err(_) => self.attempt.handshake.closed()?,
         };
         match progress {

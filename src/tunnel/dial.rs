@@ -43,7 +43,13 @@ pub(super) struct Dial {
 
 impl Dial {
     /// Begins a request's way upstream; gives up at once while the credential guard is closed.
-    pub(super) fn start(request: Request, leftover: Vec<u8>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+    pub(super) fn start(
+        request: Request,
+        leftover: Vec<u8>,
+        key: Key,
+        client: &mut Client,
+        context: &mut Context,
+    ) -> Step {
         if let Some(rest) = context.settings.guard.held(context.now_ms()) {
             return Reply::to_fault(super::authenticate::held_fault(rest), client, context);
         }
@@ -114,7 +120,13 @@ impl Dial {
     }
 
     /// Begins connecting to the next address; with none left, the last fault is the answer.
-    fn connect_next(mut self: Box<Self>, mut last: Option<Fault>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+    fn connect_next(
+        mut self: Box<Self>,
+        mut last: Option<Fault>,
+        key: Key,
+        client: &mut Client,
+        context: &mut Context,
+    ) -> Step {
         loop {
             let Some((index, address)) = context.address(self.tried) else {
                 let none = || fault(Cause::ResolveFailed, "the upstream's name has no address");

@@ -17,7 +17,14 @@ pub(super) struct Relaying {
 }
 
 impl Relaying {
-    pub(super) fn begin(upstream: Endpoint, up: Half, down: Half, key: Key, client: &mut Client, context: &mut Context) -> Step {
+    pub(super) fn begin(
+        upstream: Endpoint,
+        up: Half,
+        down: Half,
+        key: Key,
+        client: &mut Client,
+        context: &mut Context,
+    ) -> Step {
         context.metrics.established.inc();
         context.metrics.tunnels_relaying.inc();
         let at_ms = context.now_ms() + context.settings.timeouts.idle;
@@ -58,7 +65,9 @@ impl Relaying {
 
     pub(super) fn expired(self, context: &mut Context) -> Step {
         let fault = match self.up.is_finished() || self.down.is_finished() {
-            true => Fault::new(At::Relay, Cause::HalfClosedTimeout, "one direction ended long ago and the other does not"),
+            true => {
+                Fault::new(At::Relay, Cause::HalfClosedTimeout, "one direction ended long ago and the other does not")
+            }
             false => Fault::new(At::Relay, Cause::IdleTimeout, "nothing moved for too long"),
         };
         self.over(End::Fault(fault), context)

@@ -26,7 +26,13 @@ enum Then {
 
 impl Reply {
     /// Opens the tunnel. What the upstream sent behind its 200 goes out behind ours.
-    pub(super) fn established(upstream: Endpoint, from_upstream: Vec<u8>, from_client: Vec<u8>, client: &mut Client, context: &mut Context) -> Step {
+    pub(super) fn established(
+        upstream: Endpoint,
+        from_upstream: Vec<u8>,
+        from_client: Vec<u8>,
+        client: &mut Client,
+        context: &mut Context,
+    ) -> Step {
         client.record.status = 200;
         context.metrics.request("connect", 200);
         let mut answer = Vec::new();

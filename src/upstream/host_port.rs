@@ -90,7 +90,17 @@ mod tests {
 
     #[test]
     fn what_is_no_host_and_port_says_why() {
-        for text in ["proxy.corp", "proxy.corp:", "proxy.corp:0", "proxy.corp:65536", "proxy.corp:+1", ":80", "a b:80", "::1:80", "[::1:80"] {
+        for text in [
+            "proxy.corp",
+            "proxy.corp:",
+            "proxy.corp:0",
+            "proxy.corp:65536",
+            "proxy.corp:+1",
+            ":80",
+            "a b:80",
+            "::1:80",
+            "[::1:80",
+        ] {
             let error = text.parse::<HostPort>().expect_err(text).to_string();
             assert!(error.contains(text), "{error}");
         }

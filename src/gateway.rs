@@ -1,0 +1,334 @@
+//! A running gateway: its shards, its resolver, its administration address, put together and taken apart.
+//!
+//! This is what the process runs, and what the demo, the tests and the benches run inside another.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::admin::{Admin, Status};
+use crate::config::Config;
+use crate::event::Sender;
+use crate::handshake::Credentials;
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::shard::{self, Gate, Message, Shard, ShardOptions};
+use crate::tunnel::{Settings, TimeoutsMs};
+use crate::upstream::{Guard, GuardPolicy, GuardState, Resolution, Resolver};
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listening address is not to be had.
+    #[error("cannot listen on {address}: {source}{}", hint(source))]
+    Listen {
+        /// The address as configured.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The administration address is not to be had.
+    #[error("cannot serve metrics on {address}: {source}{}", hint(source))]
+    Admin {
+        /// The address as configured.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A thread, a poll or a descriptor is not to be had.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+    /// A metric family breaks the rules: a mistake of the program.
+    #[error("cannot register the metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process listens there (another gateway?): stop it or choose another port",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need the capability NET_BIND_SERVICE",
+        io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+        _ => "",
+    }
+}
+
+/// What reaches into the running shards, and what is asked about them.
+struct Controls {
+    shards: Vec<Sender<Message>>,
+    metrics: Arc<Metrics>,
+    guard: Mutex<Arc<Guard>>,
+    /// Guards made so far; one that was replaced has no say any more.
+    guard_number: Arc<AtomicU64>,
+    resolved: Arc<AtomicBool>,
+    shutting_down: AtomicBool,
+}
+
+/// A gateway that is running.
+pub struct Gateway {
+    controls: Arc<Controls>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    listening: Vec<SocketAddr>,
+    admin: Admin,
+    _resolver: Resolver,
+}
+
+impl Gateway {
+    /// Binds everything, then starts every thread: what can fail fails before anybody is served.
+    ///
+    /// `on_shard_end` is called from a shard's thread when it ends, for whatever reason.
+    ///
+    /// # Errors
+    /// [`StartError`]
+    pub fn start(config: &Config, on_shard_end: impl Fn() + Send + Sync + 'static) -> Result<Gateway, StartError> {
+        let (listeners, listening) = shard::bind(&config.listen, config.shards)
+            .map_err(|(address, source)| StartError::Listen { address, source })?;
+        let admin_listener = std::net::TcpListener::bind(config.admin)
+            .map_err(|source| StartError::Admin { address: config.admin, source })?;
+        let metrics = Arc::new(Metrics::new(&config.upstream.to_string(), &identity_label(config))?);
+        let bell: Arc<OnceLock<Vec<Sender<Message>>>> = Arc::default();
+        let guard_number = Arc::new(AtomicU64::new(0));
+        let guard = new_guard(&bell, &guard_number, &metrics);
+        let gate = Gate::new(config.allow_clients.clone(), config.max_tunnels);
+        metrics.tunnels_max.set(i64::try_from(config.max_tunnels).unwrap_or(i64::MAX));
+        let settings = settings(config, &guard);
+        let epoch = Instant::now();
+        let mut shards = Vec::new();
+        for (number, listeners) in listeners.into_iter().enumerate() {
+            let (gate, settings, metrics) = (Arc::clone(&gate), settings.clone(), Arc::clone(&metrics));
+            let pipes = config.pipes_per_shard;
+            shards.push(Shard::new(ShardOptions { number, listeners, gate, settings, pipes, metrics, epoch })?);
+        }
+        let senders: Vec<Sender<Message>> = shards.iter().map(|(_, sender)| sender.clone()).collect();
+        let _ = bell.set(senders.clone());
+        let resolved = Arc::new(AtomicBool::new(false));
+        let resolver = start_resolver(config, &senders, &metrics, &resolved)?;
+        let controls = Arc::new(Controls {
+            shards: senders,
+            metrics,
+            guard: Mutex::new(guard),
+            guard_number,
+            resolved,
+            shutting_down: AtomicBool::new(false),
+        });
+        let threads = start_threads(shards, on_shard_end)?;
+        let admin = Admin::start(admin_listener, Arc::clone(&controls) as Arc<dyn Status>)
+            .map_err(|source| StartError::Admin { address: config.admin, source })?;
+        Ok(Gateway { controls, threads, listening, admin, _resolver: resolver })
+    }
+
+    /// The addresses that workloads use, with the ports that came of port 0.
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.listening
+    }
+
+    /// The administration address.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// All counters.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.controls.metrics
+    }
+
+    /// New tunnels go by the new configuration; those that stand are not touched. With `secret_changed` the credential
+    /// guard begins anew. Listeners, shards and the upstream's address stay as they were at the start.
+    pub fn reconfigure(&self, config: &Config, secret_changed: bool) {
+        let mut guard = self.controls.guard();
+        if secret_changed {
+            let bell = Arc::new(OnceLock::from(self.controls.shards.clone()));
+            *guard = new_guard(&bell, &self.controls.guard_number, &self.controls.metrics);
+        }
+        let settings = settings(config, &guard);
+        self.controls.tell_all(|| Message::Settings(Box::new(settings.clone())));
+        self.controls.tell_all(|| Message::GuardChanged);
+    }
+
+    /// From now on `/readyz` fails, while everything else goes on.
+    pub fn announce_shutdown(&self) {
+        self.controls.shutting_down.store(true, Ordering::Relaxed);
+    }
+
+    /// Closes the listeners; tunnels live on.
+    pub fn drain(&self) {
+        self.announce_shutdown();
+        self.controls.tell_all(|| Message::Drain);
+    }
+
+    /// Closes whatever is left.
+    pub fn stop(&self) {
+        self.announce_shutdown();
+        self.controls.tell_all(|| Message::Stop);
+    }
+
+    /// Tunnels that are open.
+    pub fn tunnels_open(&self) -> i64 {
+        self.controls.metrics.tunnels_open.get()
+    }
+
+    /// Whether all shards have ended.
+    pub fn has_ended(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Whether a shard has ended although nobody asked it to.
+    pub fn is_broken(&self) -> bool {
+        !self.controls.shutting_down.load(Ordering::Relaxed) && self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Waits until all shards have ended; the first failure of one.
+    ///
+    /// # Errors
+    /// What ended a shard that was not asked to end.
+    pub fn join(self) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for thread in self.threads {
+            let result = thread.join().unwrap_or_else(|_| Err(io::Error::other("a shard's thread panicked")));
+            outcome = outcome.and(result);
+        }
+        outcome
+    }
+}
+
+impl Controls {
+    fn tell_all(&self, message: impl Fn() -> Message) {
+        for shard in &self.shards {
+            shard.send(message());
+        }
+    }
+
+    fn guard(&self) -> std::sync::MutexGuard<'_, Arc<Guard>> {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Status for Controls {
+    fn metrics(&self) -> Result<Vec<u8>, String> {
+        self.metrics.admin_requests.inc();
+        self.metrics.encode().map_err(|error| error.to_string())
+    }
+
+    fn alive(&self) -> Result<(), String> {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let (answer, answers) = mpsc::channel();
+        self.tell_all(|| Message::Ping(answer.clone()));
+        drop(answer);
+        let until = Instant::now() + PATIENCE;
+        for heard in 0..self.shards.len() {
+            if answers.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
+                let silent = self.shards.len() - heard;
+                return Err(format!("{silent} of {} event loops do not turn", self.shards.len()));
+            }
+        }
+        Ok(())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.shutting_down.load(Ordering::Relaxed) {
+            return Err("shutting down".into());
+        }
+        if !self.resolved.load(Ordering::Relaxed) {
+            return Err("the upstream's name does not resolve".into());
+        }
+        match self.guard().state() {
+            GuardState::Refused => Err("the upstream refuses the credentials".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `DOMAIN\user`, or the user alone.
+fn identity_label(config: &Config) -> String {
+    match config.identity.domain() {
+        "" => config.identity.user().to_owned(),
+        domain => format!("{domain}\\{}", config.identity.user()),
+    }
+}
+
+fn settings(config: &Config, guard: &Arc<Guard>) -> Settings {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2);
+    let credentials = Credentials::new(config.identity.clone(), config.upstream.host(), config.first_leg);
+    Settings {
+        upstream_name: config.upstream.to_string().into(),
+        credentials: Arc::new(credentials),
+        guard: Arc::clone(guard),
+        timeouts: TimeoutsMs {
+            head: ms(config.timeouts.head),
+            connect: ms(config.timeouts.connect),
+            handshake: ms(config.timeouts.handshake),
+            idle: ms(config.timeouts.idle),
+            half_closed: ms(config.timeouts.half_closed),
+            linger: ms(limits::LINGER_TIMEOUT),
+        },
+        head_limit_bytes: config.head_limit_bytes,
+    }
+}
+
+/// A guard whose changes are counted, logged and told to all shards.
+fn new_guard(bell: &Arc<OnceLock<Vec<Sender<Message>>>>, numbers: &Arc<AtomicU64>, metrics: &Arc<Metrics>) -> Arc<Guard> {
+    let number = numbers.fetch_add(1, Ordering::Relaxed) + 1;
+    let (bell, numbers, metrics) = (Arc::clone(bell), Arc::clone(numbers), Arc::clone(metrics));
+    metrics.guard_changed(GuardState::Unproven);
+    Guard::new(GuardPolicy::default(), move |state| {
+        if numbers.load(Ordering::Relaxed) != number {
+            return;
+        }
+        metrics.guard_changed(state);
+        match state {
+            GuardState::Proven => log::info!("the upstream accepts the credentials"),
+            GuardState::Unproven => log::debug!("the credentials are to be proven anew"),
+            GuardState::Refused => log::error!(
+                "the upstream refuses the credentials: no further attempt for a while, so that the account is not locked. \
+                 Correct the password; a reload takes it at once"
+            ),
+        }
+        for shard in bell.get().into_iter().flatten() {
+            shard.send(Message::GuardChanged);
+        }
+    })
+}
+
+fn start_resolver(
+    config: &Config,
+    shards: &[Sender<Message>],
+    metrics: &Arc<Metrics>,
+    resolved: &Arc<AtomicBool>,
+) -> io::Result<Resolver> {
+    let (shards, metrics, resolved) = (shards.to_vec(), Arc::clone(metrics), Arc::clone(resolved));
+    Resolver::start(config.upstream.clone(), move |resolution| {
+        if let Resolution::Addresses(addresses) = &resolution {
+            metrics.upstream_addresses.set(i64::try_from(addresses.len()).unwrap_or(i64::MAX));
+            resolved.store(true, Ordering::Relaxed);
+        }
+        for shard in &shards {
+            shard.send(Message::Resolved(resolution.clone()));
+        }
+    })
+}
+
+fn start_threads(
+    shards: Vec<(Shard, Sender<Message>)>,
+    on_end: impl Fn() + Send + Sync + 'static,
+) -> io::Result<Vec<JoinHandle<io::Result<()>>>> {
+    let on_end = Arc::new(on_end);
+    let start = |(number, (shard, _)): (usize, (Shard, Sender<Message>))| {
+        let on_end = Arc::clone(&on_end);
+        thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
+            let _told = OnDrop(on_end);
+            shard.run()
+        })
+    };
+    shards.into_iter().enumerate().map(start).collect()
+}
+
+/// Tells of a shard's end, also when it panics.
+struct OnDrop<F: Fn()>(Arc<F>);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}

@@ -1,0 +1,230 @@
+//! Both halves over real loopback connections, with peers that write and read at their own pace.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use mio::{Events, Interest, Poll, Token};
+
+use super::{Half, Moved, PipePool, Resources, Turn};
+use crate::event::{Endpoint, Readiness};
+
+const DOWNSTREAM: Token = Token(0);
+const UPSTREAM: Token = Token(1);
+
+/// Two connections with a relay between them: `client` and `origin` are the outer ends.
+struct Rig {
+    client: TcpStream,
+    origin: TcpStream,
+    relay: thread::JoinHandle<(Moved, Moved)>,
+}
+
+struct Options {
+    pipes: usize,
+    scratch_bytes: usize,
+    budget_bytes: usize,
+    leftover_up: Vec<u8>,
+    leftover_down: Vec<u8>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { pipes: 4, scratch_bytes: 8192, budget_bytes: 100_000, leftover_up: vec![], leftover_down: vec![] }
+    }
+}
+
+fn connected() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let outer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    outer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    outer.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    (outer, listener.accept().unwrap().0)
+}
+
+fn rig(options: Options) -> Rig {
+    let (client, downstream) = connected();
+    let (origin, upstream) = connected();
+    let relay = thread::spawn(move || relay(downstream, upstream, options));
+    Rig { client, origin, relay }
+}
+
+fn endpoint(poll: &Poll, stream: TcpStream, token: Token) -> Endpoint {
+    stream.set_nonblocking(true).unwrap();
+    let mut stream = mio::net::TcpStream::from_std(stream);
+    poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE).unwrap();
+    Endpoint { stream, ready: Readiness::NOTHING }
+}
+
+/// What a shard does for one tunnel: waits only when neither half has anything to do.
+fn relay(downstream: TcpStream, upstream: TcpStream, options: Options) -> (Moved, Moved) {
+    let mut poll = Poll::new().unwrap();
+    let (mut down_end, mut up_end) = (endpoint(&poll, downstream, DOWNSTREAM), endpoint(&poll, upstream, UPSTREAM));
+    let (mut up, mut down) = (Half::new(options.leftover_up), Half::new(options.leftover_down));
+    let mut pipes = PipePool::new(options.pipes);
+    let mut scratch = vec![0; options.scratch_bytes];
+    let mut events = Events::with_capacity(8);
+    let mut yielded = false;
+    while !(up.is_finished() && down.is_finished()) {
+        let patience = if yielded { Duration::ZERO } else { Duration::from_secs(20) };
+        poll.poll(&mut events, Some(patience)).unwrap();
+        assert!(
+            yielded || !events.is_empty(),
+            "stalled: nothing to do and no event came\n{up:?}\n{down:?}\n{down_end:?} {up_end:?}"
+        );
+        for event in &events {
+            let end = if event.token() == DOWNSTREAM { &mut down_end } else { &mut up_end };
+            end.ready.learn(Readiness::of_event(event));
+        }
+        let mut resources = Resources { scratch: &mut scratch, pipes: &mut pipes };
+        let mut budget = options.budget_bytes;
+        let first = up.pump(&mut down_end, &mut up_end, down.is_finished(), &mut resources, &mut budget).unwrap();
+        let mut budget = options.budget_bytes;
+        let second = down.pump(&mut up_end, &mut down_end, up.is_finished(), &mut resources, &mut budget).unwrap();
+        yielded = first == Turn::Yielded || second == Turn::Yielded;
+        assert!(pipes.lent() <= options.pipes);
+    }
+    let moved = (up.dismantle(&mut pipes), down.dismantle(&mut pipes));
+    assert_eq!(pipes.lent(), 0, "every pipe has come home");
+    moved
+}
+
+fn pattern(seed: u8, len: usize) -> Vec<u8> {
+    (0..len).map(|index| (index.wrapping_mul(31) ^ (index >> 8)) as u8 ^ seed).collect()
+}
+
+/// Writes all in pieces of changing size, then ends the direction.
+fn send(mut stream: TcpStream, bytes: Vec<u8>, piece: usize) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        for (count, part) in bytes.chunks(piece).enumerate() {
+            stream.write_all(part).unwrap();
+            if piece < 2_000 && count % 64 == 0 {
+                thread::yield_now();
+            }
+        }
+        stream.shutdown(Shutdown::Write).unwrap();
+    })
+}
+
+/// Both ways at once; returns what moved.
+fn exchange(options: Options, up_bytes: usize, down_bytes: usize, piece: usize) -> (Moved, Moved) {
+    let (leftover_up, leftover_down) = (options.leftover_up.clone(), options.leftover_down.clone());
+    let Rig { client, origin, relay } = rig(options);
+    let (to_origin, to_client) = (pattern(1, up_bytes), pattern(2, down_bytes));
+    let writers = [
+        send(client.try_clone().unwrap(), to_origin.clone(), piece),
+        send(origin.try_clone().unwrap(), to_client.clone(), piece),
+    ];
+    let reader = thread::spawn(move || read_all(origin));
+    let at_client = read_all(client);
+    let at_origin = reader.join().unwrap();
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    assert!(at_origin == [leftover_up, to_origin].concat(), "what the client sent arrives whole and in order");
+    assert!(at_client == [leftover_down, to_client].concat(), "what the origin sent arrives whole and in order");
+    relay.join().unwrap()
+}
+
+fn read_all(mut stream: TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn small_messages_are_copied_and_borrow_no_pipe() {
+    let (up, down) = exchange(Options::default(), 20_000, 30_000, 100);
+    assert_eq!((up.copied + up.spliced, down.copied + down.spliced), (20_000, 30_000));
+    let (mut client, mut origin, relay) = {
+        let Rig { client, origin, relay } = rig(Options::default());
+        (client, origin, relay)
+    };
+    for round in 0..50_u8 {
+        client.write_all(&[round; 64]).unwrap();
+        let mut buffer = [0; 64];
+        origin.read_exact(&mut buffer).unwrap();
+        assert_eq!(buffer, [round; 64]);
+        origin.write_all(&buffer).unwrap();
+        client.read_exact(&mut buffer).unwrap();
+    }
+    drop((client, origin));
+    let (up, down) = relay.join().unwrap();
+    assert_eq!((up, down), (Moved { copied: 3_200, spliced: 0 }, Moved { copied: 3_200, spliced: 0 }));
+}
+
+#[test]
+fn bulk_both_ways_is_spliced_and_arrives_whole() {
+    let (up, down) = exchange(Options::default(), 6_000_000, 9_000_000, 65_536);
+    assert!(up.spliced > 0 && down.spliced > 0, "{up:?} {down:?}");
+    assert_eq!((up.copied + up.spliced, down.copied + down.spliced), (6_000_000, 9_000_000));
+}
+
+#[test]
+fn without_pipes_bulk_is_copied_and_arrives_whole() {
+    let (up, down) = exchange(Options { pipes: 0, ..Options::default() }, 3_000_000, 4_000_000, 50_000);
+    assert_eq!((up.spliced, down.spliced), (0, 0));
+}
+
+#[test]
+fn one_pipe_for_two_bulk_halves_is_shared_with_copying() {
+    exchange(Options { pipes: 1, ..Options::default() }, 4_000_000, 4_000_000, 65_536);
+}
+
+#[test]
+fn every_mix_of_piece_budget_and_buffer_arrives_whole() {
+    for (piece, budget_bytes, scratch_bytes) in
+        [(1_000, 1_500, 512), (7_777, 1_000, 4_096), (65_536, 70_000, 1_024), (3, 100, 64), (200_000, 1, 65_536)]
+    {
+        exchange(Options { budget_bytes, scratch_bytes, ..Options::default() }, 150_000, 120_001, piece);
+    }
+}
+
+#[test]
+fn leftovers_go_first_both_ways() {
+    let options = Options { leftover_up: pattern(7, 100_000), leftover_down: b"hello".to_vec(), ..Options::default() };
+    exchange(options, 1_000_000, 200_000, 10_000);
+}
+
+#[test]
+fn leftovers_alone_are_delivered_when_nothing_follows() {
+    let options = Options { leftover_up: b"up".to_vec(), leftover_down: b"down".to_vec(), ..Options::default() };
+    exchange(options, 0, 0, 1);
+}
+
+#[test]
+fn a_half_close_lets_the_other_direction_finish() {
+    let Rig { mut client, mut origin, relay } = rig(Options::default());
+    client.write_all(b"question").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut question = Vec::new();
+    origin.read_to_end(&mut question).unwrap();
+    assert_eq!(question, b"question");
+    let answer = pattern(3, 3_000_000);
+    let writer = send(origin.try_clone().unwrap(), answer.clone(), 40_000);
+    assert!(read_all(client) == answer);
+    writer.join().unwrap();
+    drop(origin);
+    relay.join().unwrap();
+}
+
+#[test]
+fn a_reader_that_starts_late_holds_the_writer_back_and_loses_nothing() {
+    let Rig { client, origin, relay } = rig(Options::default());
+    let bytes = pattern(9, 30_000_000);
+    let writer = send(client.try_clone().unwrap(), bytes.clone(), 100_000);
+    // Nobody reads: the kernel's buffers and one pipe fill up, and then the writer must stand still.
+    let mut position = None;
+    for _ in 0..100 {
+        thread::sleep(Duration::from_millis(20));
+        let queued = rustix::io::ioctl_fionread(&origin).unwrap();
+        if position == Some(queued) {
+            break;
+        }
+        position = Some(queued);
+    }
+    assert!(!writer.is_finished(), "30 MB cannot be on their way with nobody reading");
+    origin.shutdown(Shutdown::Write).unwrap();
+    assert!(read_all(origin) == bytes);
+    writer.join().unwrap();
+    drop(client);
+    relay.join().unwrap();
+}
