@@ -19,7 +19,6 @@
 //! | `error` | what can be wrong |
 
 use std::ffi::OsString;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,6 +43,8 @@ pub mod values;
 pub use error::{ConfigError, ConfigErrors, Problem};
 pub use secrets::SecretStore;
 pub use settings::{Origin, Setting, Settings};
+
+pub use crate::handshake::FirstLeg;
 
 /// The most event loops that can be asked for.
 pub const MAX_SHARDS: usize = 1024;
@@ -98,15 +99,6 @@ pub struct Timeouts {
     pub drain: Duration,
     /// From SIGTERM to the close of the listeners; may be zero.
     pub shutdown_delay: Duration,
-}
-
-/// What the first request on an upstream connection carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FirstLeg {
-    /// A NEGOTIATE_MESSAGE, which saves a round trip.
-    Negotiate,
-    /// No credentials, until the proxy asks for them.
-    Plain,
 }
 
 /// The form of log lines.
@@ -181,14 +173,5 @@ pub fn load_with_settings(sources: &Sources) -> Result<(Config, Settings), Confi
             Ok((config, settings))
         }
         (None, None) => unreachable!("a configuration was refused without an error"),
-    }
-}
-
-impl fmt::Display for FirstLeg {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            FirstLeg::Negotiate => "negotiate",
-            FirstLeg::Plain => "plain",
-        })
     }
 }
