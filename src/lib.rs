@@ -9,11 +9,14 @@
 //! `handshake → {ntlm, http}`. `ntlm` and `http` know nothing of the rest, of sockets, clocks or mio.
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod config;
 pub mod event;
 pub mod fault;
 pub mod handshake;
 pub mod http;
 pub mod limits;
+pub mod logging;
 pub mod metrics;
 pub mod ntlm;
 pub mod relay;

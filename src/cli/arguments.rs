@@ -1,0 +1,76 @@
+//! The flags of the settings, made from the table of all settings.
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::config::keys::{KEYS, Key, Kind};
+use crate::config::{ConfigErrors, Origin, Setting, Settings, Sources};
+
+/// A subcommand's flags for all settings.
+pub(super) fn with_settings(command: Command) -> Command {
+    command.args(KEYS.iter().filter(|key| key.has_flag()).map(flag))
+}
+
+fn flag(key: &'static Key) -> Arg {
+    let action = match key.kind {
+        Kind::List => ArgAction::Append,
+        _ => ArgAction::Set,
+    };
+    Arg::new(key.name)
+        .long(key.flag)
+        .value_name(key.value_name)
+        .help(key.help_line())
+        .help_heading(key.heading)
+        .action(action)
+        // A text that begins with a dash is the setting's to judge; its errors say more than clap's.
+        .allow_hyphen_values(key.kind == Kind::Integer)
+}
+
+/// The flags given, with the process's environment below them.
+pub(super) fn sources(matches: &ArgMatches) -> Result<Sources, ConfigErrors> {
+    Sources::new(settings(matches), |name| std::env::var_os(name))
+}
+
+fn settings(matches: &ArgMatches) -> Settings {
+    let mut settings = Settings::default();
+    for key in KEYS.iter().filter(|key| key.has_flag()) {
+        if let Some(texts) = matches.get_many::<String>(key.name) {
+            let texts: Vec<&str> = texts.map(String::as_str).collect();
+            let origin = Origin::Flag(format!("--{}", key.flag));
+            settings.give(key, Setting { text: texts.join(","), origin });
+        }
+    }
+    settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(line: &[&str]) -> Settings {
+        let command = with_settings(Command::new("run")).no_binary_name(true);
+        settings(&command.try_get_matches_from(line).unwrap())
+    }
+
+    #[test]
+    fn flags_become_settings_that_know_their_flag() {
+        let settings = given(&["--upstream", "p:1", "--idle-timeout=5m", "--listen", "a:1,b:2", "--listen", "c:3"]);
+        let setting = |text: &str, flag: &str| Setting { text: text.into(), origin: Origin::Flag(flag.into()) };
+        assert_eq!(settings.given("upstream"), Some(&setting("p:1", "--upstream")));
+        assert_eq!(settings.given("timeouts.idle"), Some(&setting("5m", "--idle-timeout")));
+        assert_eq!(settings.given("listen"), Some(&setting("a:1,b:2,c:3", "--listen")));
+        assert_eq!(settings.given("user"), None, "a flag that is not given is not a default");
+    }
+
+    #[test]
+    fn help_lists_every_setting_with_its_variable_and_default() {
+        let help = with_settings(Command::new("run")).term_width(0).render_help().to_string();
+        for key in KEYS {
+            assert_eq!(help.contains(&format!("--{} ", key.flag)), key.has_flag(), "{}", key.name);
+            if key.has_flag() {
+                assert!(help.contains(&format!("[env: {}]", key.env())), "{}", key.name);
+                let default = key.default.shown().map(|shown| format!("[default: {shown}]"));
+                assert!(default.is_none_or(|default| help.contains(&default)), "{}", key.name);
+            }
+        }
+    }
+}

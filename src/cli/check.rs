@@ -1,0 +1,89 @@
+//! `ntlm-gateway check`: what is wrong with a configuration, or what it amounts to.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+
+use super::{arguments, fail, print};
+use crate::config::keys::KEYS;
+use crate::config::secrets::password_variable;
+use crate::config::{self, Config, Settings, Sources};
+
+pub(super) fn command() -> Command {
+    let about = "Check a configuration: prints every error and its place, or `ok` and the settings with their origin";
+    arguments::with_settings(Command::new("check").about(about))
+}
+
+pub(super) fn run(matches: &ArgMatches) -> ExitCode {
+    let checked = arguments::sources(matches).and_then(|sources| {
+        let (config, settings) = config::load_with_settings(&sources)?;
+        Ok(summary(&config, &settings, &sources))
+    });
+    match checked {
+        Ok(summary) => print(&summary),
+        Err(errors) => fail(errors),
+    }
+}
+
+/// The settings in force and where each was given; of the secret, only the place.
+fn summary(config: &Config, settings: &Settings, sources: &Sources) -> String {
+    let mut rows: Vec<(&str, String, String)> = Vec::new();
+    for key in KEYS {
+        if let Some(setting) = settings.effective(key.name) {
+            rows.push((key.name, setting.text, setting.origin.to_string()));
+        } else if key.name == "password" && sources.secrets.has_environment() {
+            rows.push((key.name, "(set)".into(), password_variable()));
+        }
+    }
+    let widest = |width: fn(&(&str, String, String)) -> usize| rows.iter().map(width).max().unwrap_or_default();
+    let (names, texts) = (widest(|row| row.0.len()), widest(|row| row.1.chars().count()));
+    let mut out = String::from("ok\n");
+    for (name, text, origin) in &rows {
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "{name:names$} = {text:texts$}  ({origin})");
+    }
+    let identity = &config.identity;
+    let account = match identity.domain() {
+        "" => identity.user().to_owned(),
+        domain => format!(r"{domain}\{}", identity.user()),
+    };
+    let method = identity.method();
+    let _ = writeln!(out, "proves {account} by {method}, as workstation {}", identity.workstation());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Origin, Setting, keys};
+
+    #[test]
+    fn the_summary_shows_each_setting_with_its_origin_and_no_secret() {
+        let mut flags = Settings::default();
+        for (name, text) in [("upstream", "proxy.corp.example:8080"), ("user", r"CORP\alice")] {
+            let key = keys::find(name).unwrap();
+            flags.give(key, Setting { text: text.into(), origin: Origin::Flag(format!("--{}", key.flag)) });
+        }
+        let environment = |name: &str| match name {
+            "NTLM_GATEWAY_PASSWORD" => Some("Qu33n-of-Spades".into()),
+            "NTLM_GATEWAY_MAX_TUNNELS" => Some("7".into()),
+            _ => None,
+        };
+        let sources = Sources::new(flags, environment).unwrap();
+        let (config, settings) = config::load_with_settings(&sources).unwrap();
+        let summary = summary(&config, &settings, &sources);
+        let squeezed = summary.split_whitespace().collect::<Vec<_>>().join(" ");
+        for text in [
+            "ok listen = 127.0.0.1:3128 (default)",
+            "upstream = proxy.corp.example:8080 (--upstream)",
+            "max_tunnels = 7 (NTLM_GATEWAY_MAX_TUNNELS)",
+            "password = (set) (NTLM_GATEWAY_PASSWORD)",
+            r"proves CORP\alice by NTLMv2",
+        ] {
+            assert!(squeezed.contains(text), "{text}: {summary}");
+        }
+        let hash = config.identity.nt_hash().to_hex();
+        assert!(!summary.contains("Qu33n") && !summary.contains(hash.as_str()), "{summary}");
+    }
+}

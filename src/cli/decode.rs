@@ -1,0 +1,218 @@
+//! `ntlm-gateway decode`: an NTLM message in words, from base64 or from a header line of a trace.
+
+use std::fmt::Write;
+use std::io::{self, Read};
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Command};
+use thiserror::Error;
+
+use super::{fail, print};
+use crate::http::{self, TokenError};
+use crate::ntlm::{self, MessageError};
+
+/// The longest input, in bytes; messages of real domains stay below 16 KiB in base64.
+const INPUT_LIMIT_BYTES: usize = 256 * 1024;
+
+/// What all NTLM messages begin with ([MS-NLMP] section 2.2).
+const SIGNATURE: &[u8] = b"NTLMSSP\0";
+
+const AFTER: &str = "Examples:
+  ntlm-gateway decode TlRMTVNTUAABAAAAt4II4gAAAAAAAAAAAAAAAAAAAAAFASgKAAAADw==
+  ntlm-gateway decode 'Proxy-Authenticate: NTLM TlRMTVNTUAAC...'
+  curl -v --proxy-ntlm -U ... 2>&1 | grep -m1 -i 'proxy-authenticate: NTLM T' | ntlm-gateway decode
+
+A message shows account, domain and host names. An AUTHENTICATE_MESSAGE can be cracked for a weak password: do not share it.";
+
+/// Why text is no NTLM message. The text is never in here: it may be a credential of another kind.
+#[derive(Debug, PartialEq, Eq, Error)]
+enum DecodeError {
+    #[error("nothing to decode; give a base64 message or a header line as an argument or on standard input")]
+    Empty,
+    #[error("the input is longer than {INPUT_LIMIT_BYTES} bytes and cannot be an NTLM message")]
+    TooLong,
+    #[error("the scheme {0} is there without a message: the proxy offers it, or the client has not begun")]
+    OfferOnly(&'static str),
+    #[error("the header's scheme is not NTLM or Negotiate; its credentials are not shown")]
+    OtherScheme,
+    #[error(
+        "the header is not one that carries NTLM; these do: Proxy-Authorization, Proxy-Authenticate, Authorization, WWW-Authenticate"
+    )]
+    OtherHeader,
+    #[error("there is more than one word; give one base64 message, or one header line")]
+    SeveralWords,
+    #[error("the message cannot be read: {0}")]
+    Token(#[from] TokenError),
+    #[error("the token is Kerberos or SPNEGO, not a bare NTLM message")]
+    Spnego,
+    #[error("the bytes do not begin with NTLMSSP: no NTLM message")]
+    NotNtlm,
+    #[error(transparent)]
+    Message(#[from] MessageError),
+}
+
+pub(super) fn command() -> Command {
+    Command::new("decode")
+        .about("Show the fields of an NTLM message")
+        .arg(
+            Arg::new("message")
+                .value_name("MESSAGE")
+                .num_args(1..)
+                .help("The message in base64, or a whole header line; not given: standard input"),
+        )
+        .after_help(AFTER)
+}
+
+pub(super) fn run(matches: &ArgMatches) -> ExitCode {
+    let text = match matches.get_many::<String>("message") {
+        // A header line without quotes comes as several arguments.
+        Some(words) => words.map(String::as_str).collect::<Vec<_>>().join(" "),
+        None => match from_stdin() {
+            Ok(text) => text,
+            Err(error) => return fail(format_args!("cannot read standard input: {error}")),
+        },
+    };
+    match decode(&text) {
+        Ok(fields) => print(&fields),
+        Err(error) => fail(error),
+    }
+}
+
+fn from_stdin() -> io::Result<String> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().take(INPUT_LIMIT_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn decode(text: &str) -> Result<String, DecodeError> {
+    if text.len() > INPUT_LIMIT_BYTES {
+        return Err(DecodeError::TooLong);
+    }
+    let message = http::decode_token(&token(text)?)?;
+    match message.first() {
+        _ if message.starts_with(SIGNATURE) => Ok(aligned(&ntlm::describe(&message)?)),
+        // The ASN.1 tags that RFC 2743 section 3.1 and RFC 4178 section 4.2 begin tokens with.
+        Some(0x60 | 0xa0 | 0xa1) => Err(DecodeError::Spnego),
+        _ => Err(DecodeError::NotNtlm),
+    }
+}
+
+/// The base64 of a bare message, of credentials with their scheme, or of a header line.
+fn token(text: &str) -> Result<String, DecodeError> {
+    // The marks of `curl -v` before a header.
+    let text = text.trim().trim_start_matches(['<', '>', '*']).trim();
+    let value = match text.split_once(':') {
+        Some((name, value)) if is_authentication_header(name) => value.trim(),
+        Some(_) => return Err(DecodeError::OtherHeader),
+        None => text,
+    };
+    let mut words = value.split_ascii_whitespace();
+    let first = words.next().ok_or(DecodeError::Empty)?;
+    let rest: Vec<&str> = words.collect();
+    let scheme = ["NTLM", "Negotiate"].into_iter().find(|scheme| scheme.eq_ignore_ascii_case(first));
+    match (scheme, rest.as_slice()) {
+        (Some(scheme), []) => Err(DecodeError::OfferOnly(scheme)),
+        // A message that a terminal or an editor wrapped comes in several pieces, all of base64.
+        (Some(_), pieces) if pieces.iter().all(|piece| is_base64(piece)) => Ok(pieces.concat()),
+        (None, pieces)
+            if is_base64(first) && first.starts_with("TlRM") && pieces.iter().all(|piece| is_base64(piece)) =>
+        {
+            Ok([first].into_iter().chain(pieces.iter().copied()).collect())
+        }
+        (None, []) if value.len() == text.len() => Ok(first.to_owned()),
+        (None, _) if value.len() != text.len() || is_known_scheme(first) => Err(DecodeError::OtherScheme),
+        _ => Err(DecodeError::SeveralWords),
+    }
+}
+
+fn is_authentication_header(name: &str) -> bool {
+    let names = ["proxy-authorization", "proxy-authenticate", "authorization", "www-authenticate"];
+    names.contains(&name.trim().to_ascii_lowercase().as_str())
+}
+
+fn is_known_scheme(word: &str) -> bool {
+    ["basic", "bearer", "digest", "kerberos"].contains(&word.to_ascii_lowercase().as_str())
+}
+
+fn is_base64(piece: &str) -> bool {
+    piece.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
+}
+
+fn aligned(fields: &[(String, String)]) -> String {
+    let widest = fields.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
+    let mut out = String::new();
+    for (name, value) in fields {
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "{:widest$}  {}", printable(name), printable(value));
+    }
+    out
+}
+
+/// Names in a message come from a peer, and a terminal obeys control characters.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() {
+            true => out.extend(character.escape_default()),
+            false => out.push(character),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A NEGOTIATE_MESSAGE without names.
+    const NEGOTIATE: &str = "TlRMTVNTUAABAAAAt4II4gAAAAAAAAAAAAAAAAAAAAAFASgKAAAADw==";
+
+    #[test]
+    fn a_message_is_found_in_every_form_that_traces_have_it_in() {
+        let expected = decode(NEGOTIATE).unwrap();
+        assert!(expected.to_uppercase().contains("NEGOTIATE"), "{expected}");
+        let wrapped = format!("{}\n{}\n", &NEGOTIATE[..20], &NEGOTIATE[20..]);
+        for text in [
+            format!("  {NEGOTIATE}\r\n"),
+            wrapped,
+            format!("NTLM {NEGOTIATE}"),
+            format!("ntlm  {NEGOTIATE}  "),
+            format!("Negotiate {NEGOTIATE}"),
+            format!("Proxy-Authorization: NTLM {NEGOTIATE}"),
+            format!("proxy-Authenticate:NTLM {NEGOTIATE}"),
+            format!("< Proxy-Authenticate: Negotiate {NEGOTIATE}\r\n"),
+            NEGOTIATE.trim_end_matches('=').to_owned(),
+        ] {
+            assert_eq!(decode(&text).as_ref(), Ok(&expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn fields_are_aligned() {
+        let fields = [("a".to_owned(), "1".to_owned()), ("long".to_owned(), "x\n\u{1b}[2J".to_owned())];
+        assert_eq!(aligned(&fields), "a     1\nlong  x\\n\\u{1b}[2J\n");
+    }
+
+    #[test]
+    fn what_is_no_message_says_why() {
+        let kerberos = "Negotiate YIIFtgYGKwYBBQUCoIIFqjCCBaag";
+        for (text, expected) in [
+            ("", DecodeError::Empty),
+            ("Proxy-Authenticate:", DecodeError::Empty),
+            ("NTLM", DecodeError::OfferOnly("NTLM")),
+            ("Proxy-Authenticate: negotiate", DecodeError::OfferOnly("Negotiate")),
+            ("Basic aHVudGVyMg==", DecodeError::OtherScheme),
+            ("Proxy-Authorization: Basic aHVudGVyMg==", DecodeError::OtherScheme),
+            ("Cookie: NTLM", DecodeError::OtherHeader),
+            ("two words", DecodeError::SeveralWords),
+            ("hunter2!", DecodeError::Token(TokenError::NotBase64)),
+            (kerberos, DecodeError::Spnego),
+            ("aHVudGVyMg==", DecodeError::NotNtlm),
+        ] {
+            let error = decode(text).unwrap_err();
+            assert_eq!(error, expected, "{text}");
+            assert!(!error.to_string().contains("hunter2") && !error.to_string().contains("aHVu"), "{error}");
+        }
+        assert!(matches!(decode("TlRMTVNTUAABAAAA"), Err(DecodeError::Message(_))));
+    }
+}

@@ -1,0 +1,114 @@
+//! The command line: one file a subcommand.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+
+mod arguments;
+mod check;
+mod decode;
+mod demo;
+mod hash;
+mod run;
+
+pub use demo::DemoOptions;
+
+const EXAMPLES: &str = r"Try it, with no proxy and no account (starts a proxy that asks for NTLM, too):
+  ntlm-gateway demo --once
+
+Run it against a proxy, and send a request through it:
+  ntlm-gateway run --upstream proxy.corp.example:8080 --user 'CORP\alice' --password-file ./password
+  curl -x http://127.0.0.1:3128 https://example.com/
+
+See what is wrong with a configuration before it runs:
+  ntlm-gateway check --config gateway.toml
+
+`ntlm-gateway run --help` lists every setting.";
+
+/// Runs the subcommand that the process was started with. The exit code is 0 when it did what it was asked for, 1 when
+/// it failed, 2 when the command line is wrong.
+#[must_use]
+pub fn main() -> ExitCode {
+    match command().try_get_matches() {
+        Ok(matches) => dispatch(&matches),
+        Err(error) => {
+            // With its output closed there is nothing left to say.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    }
+}
+
+fn dispatch(matches: &ArgMatches) -> ExitCode {
+    match matches.subcommand() {
+        Some(("run", matches)) => run::run(matches),
+        Some(("demo", matches)) => demo::run(matches),
+        Some(("check", matches)) => check::run(matches),
+        Some(("hash", _)) => hash::run(),
+        Some(("decode", matches)) => decode::run(matches),
+        _ => unreachable!("clap lets only the subcommands above pass"),
+    }
+}
+
+/// The whole command line.
+#[must_use]
+pub fn command() -> Command {
+    Command::new("ntlm-gateway")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(
+            "Lets workloads use a corporate proxy that asks for NTLM: they use the gateway as a plain proxy, and it proves \
+             one account to the corporate proxy for all of them",
+        )
+        .after_help(EXAMPLES)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .max_term_width(120)
+        .subcommand(run::command())
+        .subcommand(demo::command())
+        .subcommand(check::command())
+        .subcommand(hash::command())
+        .subcommand(decode::command())
+}
+
+/// Says what failed, and makes the exit code of it.
+fn fail(what: impl std::fmt::Display) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "{what}");
+    ExitCode::FAILURE
+}
+
+/// Prints to standard output; a reader that went away, such as `head`, is no failure.
+fn print(text: &str) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => fail(format_args!("cannot write: {error}")),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn help_shows_how_to_begin() {
+        let help = command().render_help().to_string();
+        for text in ["ntlm-gateway demo --once", "curl -x http://127.0.0.1:3128", "check --config"] {
+            assert!(help.contains(text), "{help}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_command_line_exits_with_2_and_help_with_0() {
+        let code = |line: &[&str]| command().try_get_matches_from(line).unwrap_err().exit_code();
+        assert_eq!(code(&["ntlm-gateway"]), 2);
+        assert_eq!(code(&["ntlm-gateway", "walk"]), 2);
+        assert_eq!(code(&["ntlm-gateway", "run", "--password", "x"]), 2, "there is no flag for the password itself");
+        assert_eq!(code(&["ntlm-gateway", "run", "--help"]), 0);
+    }
+}

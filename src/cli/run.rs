@@ -1,0 +1,40 @@
+//! `ntlm-gateway run`: the gateway.
+
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+
+use super::{arguments, fail};
+use crate::config::{self, Config, Sources};
+use crate::logging;
+
+const AFTER: &str = r"The password comes from exactly one of --password-file, --nt-hash-file, --password-fd and the variable
+NTLM_GATEWAY_PASSWORD; there is no flag for the password itself, for flags are seen by whoever lists the processes.
+
+Example:
+  ntlm-gateway run --upstream proxy.corp.example:8080 --user 'CORP\alice' --password-file ./password
+  curl -x http://127.0.0.1:3128 https://example.com/";
+
+pub(super) fn command() -> Command {
+    arguments::with_settings(Command::new("run").about("Run the gateway").after_help(AFTER))
+}
+
+pub(super) fn run(matches: &ArgMatches) -> ExitCode {
+    let sources = match arguments::sources(matches) {
+        Ok(sources) => sources,
+        Err(errors) => return fail(errors),
+    };
+    let config = match config::load(&sources) {
+        Ok(config) => config,
+        Err(errors) => return fail(errors),
+    };
+    match logging::init(config.log_format, config.log_level) {
+        Ok(_guard) => start(config, sources),
+        Err(error) => fail(format_args!("cannot start logging: {error}")),
+    }
+}
+
+fn start(config: Config, _sources: Sources) -> ExitCode {
+    log::info!(upstream:% = config.upstream; "configured");
+    ExitCode::SUCCESS
+}

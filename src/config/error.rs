@@ -1,0 +1,176 @@
+//! What is wrong with a configuration, and where.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::secrets::SecretError;
+use super::settings::Origin;
+use super::values::ValueError;
+use crate::ntlm::AccountError;
+use crate::upstream::HostPortError;
+
+/// All that is wrong with a configuration; never empty.
+#[derive(Debug)]
+pub struct ConfigErrors(Vec<ConfigError>);
+
+impl ConfigErrors {
+    /// `None` where there are no errors.
+    pub(super) fn of(errors: Vec<ConfigError>) -> Option<ConfigErrors> {
+        (!errors.is_empty()).then_some(ConfigErrors(errors))
+    }
+
+    /// The errors, in the order in which they were found.
+    pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
+        self.0.iter()
+    }
+}
+
+/// One error a line.
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let line_end = if index == 0 { "" } else { "\n" };
+            write!(out, "{line_end}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// One thing that is wrong: where, with which setting, and how.
+#[derive(Debug)]
+pub struct ConfigError {
+    /// Where the setting was given.
+    pub origin: Origin,
+    /// The setting's name in the file, or what stands in its place.
+    pub key: String,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ConfigError { origin, key, problem } = self;
+        match origin {
+            // These name the setting themselves.
+            Origin::Flag(_) | Origin::Env(_) => write!(out, "{origin}: {problem}"),
+            Origin::File { .. } if key.is_empty() => write!(out, "{origin}: {problem}"),
+            Origin::File { .. } => write!(out, "{origin}: {key}: {problem}"),
+            Origin::Default => write!(out, "{key}: {problem}"),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// How a setting is wrong. No variant carries a secret.
+#[derive(Debug, Error)]
+pub enum Problem {
+    /// The configuration file cannot be read.
+    #[error("cannot read {}: {source}; give the path of a TOML file, or leave it out", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The configuration file is far too long to be one.
+    #[error("{} is longer than {limit_bytes} bytes and cannot be a configuration", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The longest allowed.
+        limit_bytes: usize,
+    },
+    /// The file is no TOML.
+    #[error("{0}")]
+    Syntax(String),
+    /// The file has a setting that there is none of.
+    #[error("unknown setting{}", nearest.map(|nearest| format!("; did you mean {nearest}?")).unwrap_or_default())]
+    Unknown {
+        /// The known name that comes nearest.
+        nearest: Option<&'static str>,
+    },
+    /// The file has a setting that is known, but must not be given there.
+    #[error("cannot be given in the file; {0}")]
+    Misplaced(&'static str),
+    /// The file's value has the wrong type.
+    #[error("must be {expected}, but is {got}")]
+    WrongType {
+        /// The type to write.
+        expected: &'static str,
+        /// The type found.
+        got: &'static str,
+    },
+    /// A variable of the environment is not UTF-8.
+    #[error("the value is not UTF-8")]
+    NotUtf8,
+    /// A setting that has no default is not given.
+    #[error("not given; {purpose} with {ways}")]
+    Missing {
+        /// What it is for.
+        purpose: &'static str,
+        /// The ways to give it.
+        ways: String,
+    },
+    /// Not one of a few words.
+    #[error("{text:?} is none of {choices}")]
+    Choice {
+        /// What was given.
+        text: String,
+        /// What may be given.
+        choices: String,
+    },
+    /// Not an address to listen on.
+    #[error("{text:?} is no address to listen on; write ADDR:PORT with an IP address, for example {example}")]
+    Address {
+        /// What was given.
+        text: String,
+        /// A right one.
+        example: &'static str,
+    },
+    /// Two listeners on one address.
+    #[error("{0} is given twice")]
+    SameAddress(std::net::SocketAddr),
+    /// Not a network.
+    #[error("{0:?} is no network; write an address and a prefix length, for example 10.0.0.0/8 or 2001:db8::/32")]
+    Network(String),
+    /// A list without an entry.
+    #[error("the list is empty; {0}")]
+    EmptyList(&'static str),
+    /// Listening beyond loopback without a word on who may come.
+    #[error(
+        "{address} can be reached from other machines, and the gateway lends out an identity: whoever reaches the port \
+         uses {account}. Give allow_clients the networks that may (--allow-clients 10.0.0.0/8), or listen on loopback \
+         only (127.0.0.1:{})",
+        address.port()
+    )]
+    OpenListener {
+        /// The listener beyond loopback.
+        address: std::net::SocketAddr,
+        /// The account lent out.
+        account: String,
+    },
+    /// Not a name for the Workstation field.
+    #[error("must have from 1 to {limit} characters and no control characters")]
+    Workstation {
+        /// The longest allowed.
+        limit: usize,
+    },
+    /// See [`HostPortError`].
+    #[error(transparent)]
+    HostPort(#[from] HostPortError),
+    /// See [`ValueError`].
+    #[error(transparent)]
+    Value(#[from] ValueError),
+    /// See [`AccountError`].
+    #[error(r"{0}; write 'DOMAIN\name', in single quotes, or 'name@domain'")]
+    Account(#[from] AccountError),
+    /// See [`SecretError`].
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}

@@ -1,0 +1,293 @@
+//! The TOML file: its tables are flattened to settings, and each keeps its place for the errors to come.
+
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::error::{ConfigError, Problem};
+use super::keys::{self, Key, Kind};
+use super::settings::{Origin, Setting, Settings};
+
+/// The longest configuration file that is read, in bytes: a hundred times what one can sensibly have.
+const FILE_LIMIT_BYTES: usize = 1024 * 1024;
+
+/// Reads a file.
+pub(super) fn read(path: &Path, named_by: Origin) -> (Settings, Vec<ConfigError>) {
+    match text_of(path) {
+        Ok(text) => parse(path, &text),
+        Err(problem) => {
+            let error = ConfigError { origin: named_by, key: "config".into(), problem };
+            let mut settings = Settings::default();
+            settings.mark_all_broken();
+            (settings, vec![error])
+        }
+    }
+}
+
+fn text_of(path: &Path) -> Result<String, Problem> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_LIMIT_BYTES as u64 + 1).read_to_string(&mut text));
+    match read {
+        Ok(length) if length > FILE_LIMIT_BYTES => {
+            Err(Problem::TooLong { path: path.into(), limit_bytes: FILE_LIMIT_BYTES })
+        }
+        Ok(_) => Ok(text),
+        Err(source) => Err(Problem::Unreadable { path: path.into(), source }),
+    }
+}
+
+/// Reads a file's text. After a syntax error, the settings that could be read are there nonetheless.
+pub(super) fn parse(path: &Path, text: &str) -> (Settings, Vec<ConfigError>) {
+    let mut flattening = Flattening { path, text, settings: Settings::default(), errors: Vec::new() };
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    for error in &syntax_errors {
+        let span = error.span().unwrap_or(text.len()..text.len());
+        let problem = Problem::Syntax(format!("{}{}", error.message(), flattening.hint(&span)));
+        flattening.fail(span, String::new(), problem);
+    }
+    flattening.table(document.get_ref(), "");
+    if !syntax_errors.is_empty() {
+        // What a half-read document lacks is no news, nor is what comes behind an error on its line.
+        flattening.errors.truncate(syntax_errors.len());
+        flattening.settings.mark_all_broken();
+    }
+    let mut errors = flattening.errors;
+    errors.sort_by_key(place);
+    if !syntax_errors.is_empty() {
+        errors.dedup_by_key(|error| place(error).0);
+    }
+    (flattening.settings, errors)
+}
+
+fn place(error: &ConfigError) -> (usize, usize) {
+    match error.origin {
+        Origin::File { line, column, .. } => (line, column),
+        _ => (0, 0),
+    }
+}
+
+struct Flattening<'a> {
+    path: &'a Path,
+    text: &'a str,
+    settings: Settings,
+    errors: Vec<ConfigError>,
+}
+
+impl Flattening<'_> {
+    /// Only sections that are known are entered, so that the depth is bounded.
+    fn table(&mut self, table: &DeTable<'_>, prefix: &str) {
+        for (key, value) in table {
+            let name = format!("{prefix}{}", key.get_ref());
+            if prefix.is_empty() && keys::is_section(&name) {
+                match value.get_ref() {
+                    DeValue::Table(section) => self.table(section, &format!("{name}.")),
+                    other => {
+                        let problem = Problem::WrongType { expected: "a section", got: type_name(other) };
+                        self.fail(value.span(), name, problem);
+                    }
+                }
+                continue;
+            }
+            match keys::find(&name) {
+                Some(key) if key.in_file() => self.value(key, value.get_ref(), value.span()),
+                found => {
+                    let problem = found.map_or_else(|| unknown(&name), misplaced);
+                    self.fail(key.span(), name, problem);
+                }
+            }
+        }
+    }
+
+    fn value(&mut self, key: &'static Key, value: &DeValue<'_>, span: Range<usize>) {
+        match text_for(key.kind, value) {
+            Ok(text) => {
+                let origin = self.origin(&span);
+                self.settings.give(key, Setting { text, origin });
+            }
+            Err(problem) => {
+                self.settings.mark_broken(key);
+                self.fail(span, key.name.into(), problem);
+            }
+        }
+    }
+
+    fn fail(&mut self, span: Range<usize>, key: String, problem: Problem) {
+        let origin = self.origin(&span);
+        self.errors.push(ConfigError { origin, key, problem });
+    }
+
+    fn origin(&self, span: &Range<usize>) -> Origin {
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
+        Origin::File { path: self.path.into(), line, column }
+    }
+
+    /// A Windows account in double quotes is the one syntax error that everybody makes.
+    fn hint(&self, span: &Range<usize>) -> &'static str {
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = self.text.get(line_start..).unwrap_or_default().lines().next().unwrap_or_default();
+        if line.contains('"') && line.contains('\\') {
+            r"; a backslash needs single quotes: user = 'DOMAIN\name'"
+        } else {
+            ""
+        }
+    }
+}
+
+fn unknown(name: &str) -> Problem {
+    if matches!(name, "passwd" | "secret" | "nt_hash") {
+        return Problem::Unknown { nearest: Some("password_file") };
+    }
+    Problem::Unknown { nearest: keys::nearest(name) }
+}
+
+fn misplaced(key: &'static Key) -> Problem {
+    Problem::Misplaced(match key.name {
+        "config" => "it names the file itself",
+        _ => "put the password into a file of its own, and name that with password_file",
+    })
+}
+
+fn text_for(kind: Kind, value: &DeValue<'_>) -> Result<String, Problem> {
+    let wrong = |value: &DeValue<'_>| Problem::WrongType { expected: expected(kind), got: type_name(value) };
+    match (kind, value) {
+        (_, DeValue::String(text)) => Ok(text.to_string()),
+        (Kind::List, DeValue::Array(entries)) => {
+            let text_of = |entry: &DeValue<'_>| entry.as_str().map(str::to_owned).ok_or_else(|| wrong(entry));
+            let texts: Result<Vec<String>, Problem> = entries.iter().map(|entry| text_of(entry.get_ref())).collect();
+            Ok(texts?.join(","))
+        }
+        // A duration without a unit goes on as text: its own error shows the form.
+        (Kind::Integer | Kind::Size | Kind::Duration, DeValue::Integer(number)) if number.radix() == 10 => {
+            Ok(number.as_str().to_owned())
+        }
+        _ => Err(wrong(value)),
+    }
+}
+
+fn expected(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text => "a string in quotes",
+        Kind::List => "an array of strings, or one string",
+        Kind::Integer => "a whole number",
+        Kind::Duration => "a string such as \"30s\"",
+        Kind::Size => "a string such as \"64KiB\", or a number of bytes",
+    }
+}
+
+fn type_name(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a section",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> (Settings, Vec<String>) {
+        let (settings, errors) = parse(Path::new("gateway.toml"), text);
+        (settings, errors.iter().map(ToString::to_string).collect())
+    }
+
+    fn errors(text: &str) -> Vec<String> {
+        parsed(text).1
+    }
+
+    #[test]
+    fn values_keep_their_line_and_column() {
+        let (settings, errors) = parsed("# first\n\nupstream = \"proxy.corp\"\n[timeouts]\n  idle = '5m'\n");
+        assert_eq!(errors, Vec::<String>::new());
+        let at = |line, column| Origin::File { path: "gateway.toml".into(), line, column };
+        let given = |name: &str| settings.given(name).unwrap().clone();
+        assert_eq!(given("upstream"), Setting { text: "proxy.corp".into(), origin: at(3, 12) });
+        assert_eq!(given("timeouts.idle"), Setting { text: "5m".into(), origin: at(5, 10) });
+    }
+
+    #[test]
+    fn the_types_that_make_sense_are_taken() {
+        let (settings, errors) = parsed(
+            "listen = ['127.0.0.1:1', '127.0.0.1:2']\nallow_clients = '10.0.0.0/8'\nshards = 4\nmax_tunnels = '1_0'\n\
+             limits = { head = 65_536 }\ntimeouts.drain = 30",
+        );
+        assert_eq!(errors, Vec::<String>::new());
+        for (name, text) in [
+            ("listen", "127.0.0.1:1,127.0.0.1:2"),
+            ("allow_clients", "10.0.0.0/8"),
+            ("shards", "4"),
+            ("limits.head", "65536"),
+            ("timeouts.drain", "30"),
+        ] {
+            assert_eq!(settings.given(name).unwrap().text, text, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_setting_is_refused_with_its_place_and_its_nearest() {
+        assert_eq!(
+            errors("listen = '127.0.0.1:1'\n  upsteam = 'p:1'\n[timeout]\nidle = '1s'\n[limits]\ncolour = 1"),
+            [
+                "gateway.toml:2:3: upsteam: unknown setting; did you mean upstream?",
+                "gateway.toml:3:2: timeout: unknown setting; did you mean timeouts?",
+                "gateway.toml:6:1: limits.colour: unknown setting",
+            ]
+        );
+    }
+
+    #[test]
+    fn wrong_types_are_named() {
+        assert_eq!(
+            errors("listen = [1]\nshards = 1.5\ntimeouts = '5s'\nupstream = ['a:1']\nuser = 42\nlog_level = true"),
+            [
+                "gateway.toml:1:10: listen: must be an array of strings, or one string, but is an integer",
+                "gateway.toml:2:10: shards: must be a whole number, but is a number with a fraction",
+                "gateway.toml:3:12: timeouts: must be a section, but is a string",
+                "gateway.toml:4:12: upstream: must be a string in quotes, but is an array",
+                "gateway.toml:5:8: user: must be a string in quotes, but is an integer",
+                "gateway.toml:6:13: log_level: must be a string in quotes, but is a boolean",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_password_in_the_file_is_refused_and_not_repeated() {
+        let errors = errors("password = 'hunter2'\nnt_hash = 'hunter2'\nconfig = 'x'");
+        assert_eq!(errors.len(), 3);
+        assert!(errors.iter().any(|error| error.contains("password_file")), "{errors:?}");
+        assert!(!errors.concat().contains("hunter2"), "{errors:?}");
+    }
+
+    #[test]
+    fn syntax_errors_have_a_place() {
+        let errors = errors("listen = '127.0.0.1:1'\nupstream =\nshards = = 4\n");
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        assert!(errors[0].starts_with("gateway.toml:2:11: "), "{errors:?}");
+        assert!(errors[1].starts_with("gateway.toml:3:10: "), "{errors:?}");
+    }
+
+    #[test]
+    fn an_account_in_double_quotes_is_told_of_single_quotes() {
+        let errors = errors("user = \"CORP\\alice\"\n");
+        assert!(errors[0].starts_with("gateway.toml:1:"), "{errors:?}");
+        assert!(errors[0].contains(r"user = 'DOMAIN\name'"), "{errors:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_names_its_path() {
+        let (_, errors) = read(Path::new("/nowhere/gateway.toml"), Origin::Flag("--config".into()));
+        let error = errors[0].to_string();
+        assert!(error.starts_with("--config: cannot read /nowhere/gateway.toml: No such file"), "{error}");
+    }
+}

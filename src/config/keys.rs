@@ -1,0 +1,510 @@
+//! Every setting, once: its name in the file, its flag, its variable, its help and its default.
+//!
+//! The flags, the environment, the file and the documentation are all made from this table, so that they cannot drift
+//! apart.
+
+use std::fmt;
+
+use super::host_name;
+use super::values::{format_duration, format_size};
+use crate::limits;
+
+/// What every variable's name begins with.
+pub const ENV_PREFIX: &str = "NTLM_GATEWAY_";
+
+/// One setting.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name in the file; `section.name` for one that stands in a section.
+    pub name: &'static str,
+    /// Its flag without the dashes; also what the variable's name is made of.
+    pub flag: &'static str,
+    /// Where it may be given.
+    pub places: Places,
+    /// What its value is, for the file's types.
+    pub kind: Kind,
+    /// What stands for the value in the help.
+    pub value_name: &'static str,
+    /// The group of the help under which it is listed.
+    pub heading: &'static str,
+    /// What it does.
+    pub help: &'static str,
+    /// What holds when it is not given.
+    pub default: Fallback,
+}
+
+/// Where a setting may be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Places {
+    /// As a flag, in the environment and in the file.
+    Everywhere,
+    /// Not in the file, for it names the file.
+    FlagAndEnv,
+    /// In the environment alone: a flag would show a secret to whoever lists the processes.
+    EnvOnly,
+}
+
+/// What a setting's value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// Strings; one string with commas counts as well.
+    List,
+    /// A whole number.
+    Integer,
+    /// A number with a unit of time.
+    Duration,
+    /// A number of bytes, with or without a unit.
+    Size,
+}
+
+/// What holds when a setting is not given.
+#[derive(Clone, Copy)]
+pub enum Fallback {
+    /// It must be given; the text says what for.
+    Required(&'static str),
+    /// Nothing.
+    Nothing,
+    /// The value that a value given would be read from.
+    Value(fn() -> String),
+    /// A value that depends on the machine, and what the help says of it.
+    Machine(&'static str, fn() -> String),
+}
+
+impl fmt::Debug for Fallback {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.shown().unwrap_or_default())
+    }
+}
+
+impl Fallback {
+    /// The value, if there is one.
+    #[must_use]
+    pub fn value(&self) -> Option<String> {
+        match self {
+            Fallback::Value(value) | Fallback::Machine(_, value) => Some(value()),
+            Fallback::Required(_) | Fallback::Nothing => None,
+        }
+    }
+
+    /// The value as the help shows it.
+    #[must_use]
+    pub fn shown(&self) -> Option<String> {
+        match self {
+            Fallback::Value(value) => Some(value()),
+            Fallback::Machine(shown, _) => Some((*shown).to_owned()),
+            Fallback::Required(_) | Fallback::Nothing => None,
+        }
+    }
+}
+
+impl Key {
+    /// The name of its variable.
+    #[must_use]
+    pub fn env(&self) -> String {
+        format!("{ENV_PREFIX}{}", self.flag.replace('-', "_").to_ascii_uppercase())
+    }
+
+    /// Whether the file may have it.
+    #[must_use]
+    pub fn in_file(&self) -> bool {
+        self.places == Places::Everywhere
+    }
+
+    /// Whether there is a flag for it.
+    #[must_use]
+    pub fn has_flag(&self) -> bool {
+        self.places != Places::EnvOnly
+    }
+
+    /// What it does, its variable and its default.
+    #[must_use]
+    pub fn help_line(&self) -> String {
+        let required = match self.default {
+            Fallback::Required(_) => " [required]",
+            _ => "",
+        };
+        let default = self.default.shown().map(|shown| format!(" [default: {shown}]")).unwrap_or_default();
+        format!("{} [env: {}]{default}{required}", self.help, self.env())
+    }
+
+    /// The ways to give it, for an error's text.
+    #[must_use]
+    pub fn ways(&self) -> String {
+        let Key { name, flag, value_name, .. } = self;
+        format!("--{flag} {value_name}, {} in the environment, or {name} = \"{value_name}\" in the file", self.env())
+    }
+}
+
+/// The setting of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// Whether the file has a section of this name.
+#[must_use]
+pub fn is_section(name: &str) -> bool {
+    sections().any(|section| section == name)
+}
+
+fn sections() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().filter_map(|key| key.name.split_once('.').map(|(section, _)| section))
+}
+
+/// The name in the file that comes nearest to one that is unknown, if any comes near.
+#[must_use]
+pub fn nearest(unknown: &str) -> Option<&'static str> {
+    let wanted = unknown.replace('-', "_").to_ascii_lowercase();
+    let last = wanted.rsplit('.').next().unwrap_or_default();
+    let mut nearest: Option<(&'static str, usize)> = None;
+    let mut compare = |name: &'static str, left: &str, right: &str| {
+        let distance = strsim::damerau_levenshtein(left, right);
+        let near = distance <= left.len().min(right.len()).div_ceil(3);
+        if near && nearest.is_none_or(|(_, best)| distance < best) {
+            nearest = Some((name, distance));
+        }
+    };
+    for key in KEYS.iter().filter(|key| key.in_file()) {
+        compare(key.name, &wanted, key.name);
+    }
+    for section in sections() {
+        compare(section, &wanted, section);
+    }
+    // Told apart only where nothing matched as well: a key in the wrong section, or a flag's name in the file.
+    for key in KEYS.iter().filter(|key| key.in_file()) {
+        compare(key.name, last, &key.flag.replace('-', "_"));
+        compare(key.name, last, key.name.rsplit('.').next().unwrap_or_default());
+    }
+    nearest.map(|(name, _)| name)
+}
+
+const CONFIGURATION: &str = "Configuration";
+const LISTENING: &str = "Listening";
+const UPSTREAM: &str = "Upstream proxy";
+const IDENTITY: &str = "Identity";
+const LIMITS: &str = "Limits";
+const TIMEOUTS: &str = "Timeouts";
+const OUTPUT: &str = "Output";
+
+/// Every setting, in the order of the help.
+pub static KEYS: &[Key] = &[
+    Key {
+        name: "config",
+        flag: "config",
+        places: Places::FlagAndEnv,
+        kind: Kind::Text,
+        value_name: "FILE",
+        heading: CONFIGURATION,
+        help: "A TOML file with any of these settings; flags win over the environment, the environment over the file",
+        default: Fallback::Nothing,
+    },
+    Key {
+        name: "listen",
+        flag: "listen",
+        places: Places::Everywhere,
+        kind: Kind::List,
+        value_name: "ADDR:PORT",
+        heading: LISTENING,
+        help: "Where workloads reach the gateway; several with commas. Beyond loopback it needs --allow-clients",
+        default: Fallback::Value(|| "127.0.0.1:3128".into()),
+    },
+    Key {
+        name: "allow_clients",
+        flag: "allow-clients",
+        places: Places::Everywhere,
+        kind: Kind::List,
+        value_name: "CIDR",
+        heading: LISTENING,
+        help: "Networks whose clients may use the gateway, for example 10.0.0.0/8; several with commas. Not given: whoever \
+               reaches the port, which must then be on loopback",
+        default: Fallback::Nothing,
+    },
+    Key {
+        name: "admin",
+        flag: "admin",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "ADDR:PORT",
+        heading: LISTENING,
+        help: "Where /metrics, /healthz and /readyz are served",
+        default: Fallback::Value(|| "127.0.0.1:9100".into()),
+    },
+    Key {
+        name: "upstream",
+        flag: "upstream",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "HOST:PORT",
+        heading: UPSTREAM,
+        help: "The corporate proxy that asks for NTLM",
+        default: Fallback::Required("name the corporate proxy"),
+    },
+    Key {
+        name: "first_leg",
+        flag: "first-leg",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "negotiate|plain",
+        heading: UPSTREAM,
+        help: "What the first request on an upstream connection carries: the NEGOTIATE_MESSAGE at once, or nothing until \
+               the proxy asks, for proxies that refuse to be told unasked",
+        default: Fallback::Value(|| "negotiate".into()),
+    },
+    Key {
+        name: "user",
+        flag: "user",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "ACCOUNT",
+        heading: IDENTITY,
+        help: r"The account to prove: 'DOMAIN\name', 'name@domain', or a plain name with --domain",
+        default: Fallback::Required("name the account to prove to the proxy"),
+    },
+    Key {
+        name: "domain",
+        flag: "domain",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "DOMAIN",
+        heading: IDENTITY,
+        help: "The account's domain, where --user does not say it",
+        default: Fallback::Nothing,
+    },
+    Key {
+        name: "password_file",
+        flag: "password-file",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "FILE",
+        heading: IDENTITY,
+        help: "A file with the account's password, such as a mounted Kubernetes Secret; one newline at its end is dropped",
+        default: Fallback::Nothing,
+    },
+    Key {
+        name: "nt_hash_file",
+        flag: "nt-hash-file",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "FILE",
+        heading: IDENTITY,
+        help: "A file with the password's NT hash in place of the password: 32 hexadecimal digits, as `ntlm-gateway hash` \
+               prints them",
+        default: Fallback::Nothing,
+    },
+    Key {
+        name: "password_fd",
+        flag: "password-fd",
+        places: Places::Everywhere,
+        kind: Kind::Integer,
+        value_name: "NUMBER",
+        heading: IDENTITY,
+        help: "An inherited descriptor to read the password from, once, at the start; 0 is standard input",
+        default: Fallback::Nothing,
+    },
+    Key {
+        name: "password",
+        flag: "password",
+        places: Places::EnvOnly,
+        kind: Kind::Text,
+        value_name: "PASSWORD",
+        heading: IDENTITY,
+        help: "The password itself; a file is safer, for the environment of a process is easily shown",
+        default: Fallback::Nothing,
+    },
+    Key {
+        name: "workstation",
+        flag: "workstation",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "NAME",
+        heading: IDENTITY,
+        help: "The workstation to name to the proxy; matters for accounts that may log on from some workstations only",
+        default: Fallback::Machine("this host's name, upper-cased", host_name::workstation),
+    },
+    Key {
+        name: "method",
+        flag: "method",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "ntlmv2|ntlmv1-ess",
+        heading: IDENTITY,
+        help: "How the password is proved. ntlmv1-ess can be cracked by whoever sees it: only for proxies that know no better",
+        default: Fallback::Value(|| "ntlmv2".into()),
+    },
+    Key {
+        name: "shards",
+        flag: "shards",
+        places: Places::Everywhere,
+        kind: Kind::Integer,
+        value_name: "NUMBER",
+        heading: LIMITS,
+        help: "Event loops, each on a thread of its own",
+        default: Fallback::Machine("one per core available", || {
+            std::thread::available_parallelism().map_or(1, |cores| cores.get().min(super::MAX_SHARDS)).to_string()
+        }),
+    },
+    Key {
+        name: "max_tunnels",
+        flag: "max-tunnels",
+        places: Places::Everywhere,
+        kind: Kind::Integer,
+        value_name: "NUMBER",
+        heading: LIMITS,
+        help: "Tunnels open at once in the whole process; cut to what the limit on open files allows",
+        default: Fallback::Value(|| limits::MAX_TUNNELS.to_string()),
+    },
+    Key {
+        name: "limits.head",
+        flag: "head-limit",
+        places: Places::Everywhere,
+        kind: Kind::Size,
+        value_name: "SIZE",
+        heading: LIMITS,
+        help: "The longest request or response head, from 1KiB to 1MiB",
+        default: Fallback::Value(|| format_size(limits::HEAD_LIMIT_BYTES)),
+    },
+    Key {
+        name: "limits.pipes_per_shard",
+        flag: "pipes-per-shard",
+        places: Places::Everywhere,
+        kind: Kind::Integer,
+        value_name: "NUMBER",
+        heading: LIMITS,
+        help: "Pipes that a shard may use at once to splice bulk bytes; 0 never splices, but copies",
+        default: Fallback::Value(|| limits::PIPES_PER_SHARD.to_string()),
+    },
+    Key {
+        name: "timeouts.connect",
+        flag: "connect-timeout",
+        places: Places::Everywhere,
+        kind: Kind::Duration,
+        value_name: "DURATION",
+        heading: TIMEOUTS,
+        help: "One connection attempt to one upstream address",
+        default: Fallback::Value(|| format_duration(limits::CONNECT_TIMEOUT)),
+    },
+    Key {
+        name: "timeouts.head",
+        flag: "head-timeout",
+        places: Places::Everywhere,
+        kind: Kind::Duration,
+        value_name: "DURATION",
+        heading: TIMEOUTS,
+        help: "From accept to a whole request head",
+        default: Fallback::Value(|| format_duration(limits::HEAD_TIMEOUT)),
+    },
+    Key {
+        name: "timeouts.handshake",
+        flag: "handshake-timeout",
+        places: Places::Everywhere,
+        kind: Kind::Duration,
+        value_name: "DURATION",
+        heading: TIMEOUTS,
+        help: "From the first byte to the proxy to its answer for the client, the proxy's own attempt at the origin included",
+        default: Fallback::Value(|| format_duration(limits::HANDSHAKE_TIMEOUT)),
+    },
+    Key {
+        name: "timeouts.idle",
+        flag: "idle-timeout",
+        places: Places::Everywhere,
+        kind: Kind::Duration,
+        value_name: "DURATION",
+        heading: TIMEOUTS,
+        help: "A tunnel on which nothing moves either way is closed after this",
+        default: Fallback::Value(|| format_duration(limits::IDLE_TIMEOUT)),
+    },
+    Key {
+        name: "timeouts.half_closed",
+        flag: "half-closed-timeout",
+        places: Places::Everywhere,
+        kind: Kind::Duration,
+        value_name: "DURATION",
+        heading: TIMEOUTS,
+        help: "A tunnel of which one direction has ended is closed after this",
+        default: Fallback::Value(|| format_duration(limits::HALF_CLOSED_TIMEOUT)),
+    },
+    Key {
+        name: "timeouts.drain",
+        flag: "drain-timeout",
+        places: Places::Everywhere,
+        kind: Kind::Duration,
+        value_name: "DURATION",
+        heading: TIMEOUTS,
+        help: "How long open tunnels may live on after the shutdown delay, before what is left is closed",
+        default: Fallback::Value(|| format_duration(limits::DRAIN_TIMEOUT)),
+    },
+    Key {
+        name: "timeouts.shutdown_delay",
+        flag: "shutdown-delay",
+        places: Places::Everywhere,
+        kind: Kind::Duration,
+        value_name: "DURATION",
+        heading: TIMEOUTS,
+        help: "How long SIGTERM leaves the gateway accepting while /readyz already fails, so that load balancers notice",
+        default: Fallback::Value(|| format_duration(limits::SHUTDOWN_DELAY)),
+    },
+    Key {
+        name: "log_format",
+        flag: "log-format",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "text|json",
+        heading: OUTPUT,
+        help: "The form of log lines on standard error",
+        default: Fallback::Value(|| "text".into()),
+    },
+    Key {
+        name: "log_level",
+        flag: "log-level",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "error|warn|info|debug|trace",
+        heading: OUTPUT,
+        help: "The least grave lines to log; RUST_LOG, where set, wins over this",
+        default: Fallback::Value(|| "info".into()),
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_flags_and_variables_are_each_used_once() {
+        let count = |text: fn(&Key) -> String| KEYS.iter().map(text).collect::<std::collections::HashSet<_>>().len();
+        assert_eq!(count(|key| key.name.into()), KEYS.len());
+        assert_eq!(count(|key| key.flag.into()), KEYS.len());
+        assert_eq!(count(Key::env), KEYS.len());
+    }
+
+    #[test]
+    fn no_variable_is_one_that_kubernetes_sets_for_a_service_called_ntlm_gateway() {
+        for key in KEYS {
+            let env = key.env();
+            let rest = env.strip_prefix(ENV_PREFIX).unwrap();
+            assert!(!rest.starts_with("PORT") && !rest.starts_with("SERVICE"), "{env}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_name_finds_its_nearest() {
+        for (unknown, expected) in [
+            ("upsteam", "upstream"),
+            ("Upstream", "upstream"),
+            ("allow-clients", "allow_clients"),
+            ("allowed_clients", "allow_clients"),
+            ("timeout", "timeouts"),
+            ("idle_timeout", "timeouts.idle"),
+            ("timeouts.halfclosed", "timeouts.half_closed"),
+            ("timeouts.idle_timeout", "timeouts.idle"),
+            ("limits.max_tunnels", "max_tunnels"),
+        ] {
+            assert_eq!(nearest(unknown), Some(expected), "{unknown}");
+        }
+        for unknown in ["colour", "x", "", "proxy_auth"] {
+            assert_eq!(nearest(unknown), None, "{unknown}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The configuration: text from flags, environment and file becomes a [`Config`] that is valid throughout.
+//!
+//! ```text
+//!   flags ───────┐
+//!   environment ─┼─▶ Settings (text, each with its origin) ─▶ Config, or every error with its place
+//!   file ────────┤
+//!   defaults ────┘
+//! ```
+//!
+//! | file | subject |
+//! |---|---|
+//! | `keys` | the table of all settings, from which everything else is made |
+//! | `settings` | texts with their origin, and which of them wins |
+//! | `file` | the TOML file |
+//! | `values` | durations, sizes, numbers |
+//! | `secrets` | where the password comes from |
+//! | `reading` | settings to values |
+//! | `host_name` | the default workstation |
+//! | `error` | what can be wrong |
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use log::LevelFilter;
+
+use crate::ntlm::Identity;
+use crate::upstream::HostPort;
+
+mod error;
+mod file;
+mod host_name;
+pub mod keys;
+mod reading;
+pub mod secrets;
+mod settings;
+#[cfg(test)]
+mod tests;
+pub mod values;
+
+pub use error::{ConfigError, ConfigErrors, Problem};
+pub use secrets::SecretStore;
+pub use settings::{Origin, Setting, Settings};
+
+pub use crate::handshake::FirstLeg;
+
+/// The most event loops that can be asked for.
+pub const MAX_SHARDS: usize = 1024;
+
+/// What the gateway runs by. Every value has been checked; nothing in it is text to be parsed later.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where workloads are accepted; at least one, none twice.
+    pub listen: Vec<SocketAddr>,
+    /// Where metrics and health are served.
+    pub admin: SocketAddr,
+    /// The parent proxy.
+    pub upstream: HostPort,
+    /// The account to prove, with its secret.
+    pub identity: Identity,
+    /// What the first request on an upstream connection carries.
+    pub first_leg: FirstLeg,
+    /// Networks whose clients are served. Empty: whoever reaches the port; all listeners are then on loopback.
+    pub allow_clients: Vec<IpNet>,
+    /// Event loops, from 1 to [`MAX_SHARDS`].
+    pub shards: usize,
+    /// Tunnels open at once in the whole process, at least 1.
+    pub max_tunnels: usize,
+    /// Pipes a shard lends out at once; 0 for no splicing.
+    pub pipes_per_shard: usize,
+    /// See [`Timeouts`].
+    pub timeouts: Timeouts,
+    /// The longest head, in bytes, from 1 KiB to 1 MiB.
+    pub head_limit_bytes: usize,
+    /// The form of log lines.
+    pub log_format: LogFormat,
+    /// The least grave log lines to write; `RUST_LOG` wins over it.
+    pub log_level: LevelFilter,
+    /// The files this was read from: a change in one of them calls for a reload.
+    pub files: Vec<PathBuf>,
+}
+
+/// How long each stage may take; from a millisecond to a week.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// One connection attempt to one upstream address.
+    pub connect: Duration,
+    /// From accept to a whole request head.
+    pub head: Duration,
+    /// From the first upstream byte to the answer for the client.
+    pub handshake: Duration,
+    /// A tunnel on which nothing moves.
+    pub idle: Duration,
+    /// A tunnel of which one direction has ended.
+    pub half_closed: Duration,
+    /// From the end of the shutdown delay to the close of what is left; may be zero.
+    pub drain: Duration,
+    /// From SIGTERM to the close of the listeners; may be zero.
+    pub shutdown_delay: Duration,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people: time, level, message, fields.
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+/// All that a configuration is read from, kept so that it can be read again.
+#[derive(Debug)]
+pub struct Sources {
+    /// Flags, and below them the environment. They hold for the life of the process.
+    pub overrides: Settings,
+    /// The file, read afresh at each load.
+    pub file: Option<PathBuf>,
+    /// Secrets that can be read only once.
+    pub secrets: SecretStore,
+}
+
+impl Sources {
+    /// Takes the flags, and the environment by `lookup` of a variable's name.
+    ///
+    /// # Errors
+    /// What is wrong with the environment's texts as such. What they mean is [`load`]'s to judge.
+    pub fn new(flags: Settings, lookup: impl Fn(&str) -> Option<OsString>) -> Result<Sources, ConfigErrors> {
+        let (environment, mut errors) = Settings::from_environment(&lookup);
+        let secrets = SecretStore::from_environment(&lookup).unwrap_or_else(|error| {
+            errors.push(*error);
+            SecretStore::default()
+        });
+        match ConfigErrors::of(errors) {
+            Some(errors) => Err(errors),
+            None => {
+                let overrides = flags.over(environment);
+                let file = overrides.given("config").map(|setting| PathBuf::from(&setting.text));
+                Ok(Sources { overrides, file, secrets })
+            }
+        }
+    }
+}
+
+/// Reads the file, where there is one, and makes a configuration of everything; for the start and for each reload.
+///
+/// # Errors
+/// All that is wrong, not only the first of it.
+pub fn load(sources: &Sources) -> Result<Config, ConfigErrors> {
+    load_with_settings(sources).map(|(config, _)| config)
+}
+
+/// [`load`], and the texts that the configuration was made of.
+///
+/// # Errors
+/// As of [`load`].
+pub fn load_with_settings(sources: &Sources) -> Result<(Config, Settings), ConfigErrors> {
+    let (settings, mut errors) = match &sources.file {
+        Some(path) => {
+            let named_by = sources.overrides.given("config").map_or(Origin::Default, |setting| setting.origin.clone());
+            let (in_file, errors) = file::read(path, named_by);
+            (sources.overrides.clone().over(in_file), errors)
+        }
+        None => (sources.overrides.clone(), Vec::new()),
+    };
+    let (config, more) = reading::read(&settings, &sources.secrets);
+    errors.extend(more);
+    match (config, ConfigErrors::of(errors)) {
+        (_, Some(errors)) => Err(errors),
+        (Some(mut config), None) => {
+            config.files.extend(sources.file.clone());
+            Ok((config, settings))
+        }
+        (None, None) => unreachable!("a configuration was refused without an error"),
+    }
+}

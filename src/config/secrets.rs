@@ -1,0 +1,370 @@
+//! Where the password comes from: exactly one of four places, and never further than its NT hash.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use super::error::ConfigError;
+use super::keys;
+use super::settings::{Origin, Settings};
+use super::values::parse_integer;
+use crate::ntlm::{NtHash, NtHashError};
+
+/// The longest password, in bytes with its newline; Windows takes 256 characters at most.
+pub const SECRET_LIMIT_BYTES: usize = 4096;
+
+/// The settings that name a secret's place, without the environment's own.
+const PLACES: [&str; 3] = ["password_file", "nt_hash_file", "password_fd"];
+
+/// Why there is no secret. What was read is never in here.
+#[derive(Debug, Error)]
+pub enum SecretError {
+    /// No place is given.
+    #[error(
+        "no password given; name a file that holds it with --password-file FILE (or --nt-hash-file FILE with its NT \
+         hash), a descriptor with --password-fd NUMBER, or set NTLM_GATEWAY_PASSWORD"
+    )]
+    NoSource,
+    /// More than one place is given.
+    #[error("the password is given in several places, and only one can be meant: {}", .0.join(", "))]
+    SeveralSources(Vec<String>),
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}; it must be a file that the gateway's user may read", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The descriptor cannot be read.
+    #[error("cannot read descriptor {number}: {source}; it must be open for reading when the gateway starts")]
+    Descriptor {
+        /// The descriptor.
+        number: usize,
+        /// Why.
+        source: io::Error,
+    },
+    /// The number is none of an inherited descriptor to read from. It is not repeated: it may be a misplaced password.
+    #[error("is no number of a descriptor to read from; give 0 for standard input, or 3 and more")]
+    DescriptorNumber,
+    /// The text that was read is no secret.
+    #[error("the secret in {place} {source}")]
+    Content {
+        /// Where it was read.
+        place: String,
+        /// What is wrong with it.
+        source: ContentError,
+    },
+}
+
+/// What is wrong with a secret's text.
+#[derive(Debug, Error)]
+pub enum ContentError {
+    /// There is nothing.
+    #[error("is empty")]
+    Empty,
+    /// It is too long.
+    #[error("is longer than {SECRET_LIMIT_BYTES} bytes")]
+    TooLong,
+    /// It is not UTF-8.
+    #[error("is not UTF-8; save it in that encoding")]
+    NotUtf8,
+    /// It has more than one line.
+    #[error("has more than one line")]
+    Lines,
+    /// It is no NT hash.
+    #[error("is no NT hash: {0}")]
+    NtHash(#[from] NtHashError),
+}
+
+/// The secrets that can be read only once: kept, as hashes, for later reloads.
+#[derive(Debug, Default)]
+pub struct SecretStore {
+    environment: Option<NtHash>,
+    descriptor: OnceLock<(usize, NtHash)>,
+}
+
+impl SecretStore {
+    /// Takes the password from the environment, by `lookup` of a variable's name; an empty one counts as not set.
+    pub(super) fn from_environment(lookup: impl Fn(&str) -> Option<OsString>) -> Result<SecretStore, Box<ConfigError>> {
+        let variable = password_variable();
+        let Some(value) = lookup(&variable).filter(|value| !value.is_empty()) else {
+            return Ok(SecretStore::default());
+        };
+        let bytes = Zeroizing::new(value.into_encoded_bytes());
+        let hash = password(&bytes).map_err(|source| ConfigError {
+            origin: Origin::Env(variable.clone()),
+            key: "password".into(),
+            problem: SecretError::Content { place: variable, source }.into(),
+        })?;
+        Ok(SecretStore { environment: Some(hash), descriptor: OnceLock::new() })
+    }
+
+    /// Whether a place was named in a form that cannot be read, so that which secret is meant is not known.
+    pub(super) fn is_broken(settings: &Settings) -> bool {
+        PLACES.iter().any(|name| settings.is_broken(name))
+    }
+
+    /// Whether the environment has a password.
+    #[must_use]
+    pub fn has_environment(&self) -> bool {
+        self.environment.is_some()
+    }
+
+    /// Reads the one secret that the settings name.
+    pub(super) fn nt_hash(&self, settings: &Settings) -> Result<NtHash, Box<ConfigError>> {
+        let fail = |origin, key: &str, error: SecretError| {
+            Box::new(ConfigError { origin, key: key.into(), problem: error.into() })
+        };
+        let given: Vec<_> = PLACES.iter().filter_map(|name| Some((*name, settings.given(name)?))).collect();
+        match (given.as_slice(), &self.environment) {
+            ([], None) => Err(fail(Origin::Default, "password", SecretError::NoSource)),
+            ([], Some(hash)) => Ok(hash.clone()),
+            ([(name, setting)], None) => {
+                self.read(name, &setting.text).map_err(|error| fail(setting.origin.clone(), name, error))
+            }
+            (several, environment) => {
+                let named = several.iter().map(|(name, setting)| match &setting.origin {
+                    Origin::File { .. } => format!("{name} ({})", setting.origin),
+                    origin => origin.to_string(),
+                });
+                let named = named.chain(environment.iter().map(|_| password_variable())).collect();
+                Err(fail(Origin::Default, "password", SecretError::SeveralSources(named)))
+            }
+        }
+    }
+
+    fn read(&self, name: &str, text: &str) -> Result<NtHash, SecretError> {
+        match name {
+            "password_file" => from_file(Path::new(text), password),
+            "nt_hash_file" => from_file(Path::new(text), nt_hash),
+            _ => self.descriptor_hash(text),
+        }
+    }
+
+    fn descriptor_hash(&self, text: &str) -> Result<NtHash, SecretError> {
+        let number = parse_integer(text, 0..=1_048_576).map_err(|_| SecretError::DescriptorNumber)?;
+        if matches!(number, 1 | 2) {
+            return Err(SecretError::DescriptorNumber);
+        }
+        if let Some((_, hash)) = self.descriptor.get().filter(|(known, _)| *known == number) {
+            return Ok(hash.clone());
+        }
+        // Opening it by name makes a descriptor that the program owns, which taking over a bare number would not.
+        let read = File::open(format!("/dev/fd/{number}")).and_then(read_bounded);
+        let bytes = read.map_err(|source| SecretError::Descriptor { number, source })?;
+        let content = |source| SecretError::Content { place: format!("descriptor {number}"), source };
+        let hash = password(&bytes).map_err(content)?;
+        // A second number after a reload is read afresh each time; only the first is kept.
+        let _ = self.descriptor.set((number, hash.clone()));
+        Ok(hash)
+    }
+}
+
+/// The variable that may hold the password.
+#[must_use]
+pub fn password_variable() -> String {
+    format!("{}PASSWORD", keys::ENV_PREFIX)
+}
+
+fn from_file(path: &Path, parse: fn(&[u8]) -> Result<NtHash, ContentError>) -> Result<NtHash, SecretError> {
+    let read = File::open(path).and_then(read_bounded);
+    let bytes = read.map_err(|source| SecretError::File { path: path.into(), source })?;
+    parse(&bytes).map_err(|source| SecretError::Content { place: path.display().to_string(), source })
+}
+
+/// Reads up to one byte past [`SECRET_LIMIT_BYTES`]. The buffer never grows, so that no copy stays behind.
+pub fn read_bounded(mut from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut buffer = Zeroizing::new(vec![0; SECRET_LIMIT_BYTES + 1]);
+    let mut filled = 0;
+    while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match from.read(room) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    buffer.truncate(filled);
+    Ok(buffer)
+}
+
+/// The hash of a password in UTF-8; one newline at its end does not belong to it, nor does a byte order mark.
+///
+/// # Errors
+/// [`ContentError`].
+pub fn password(bytes: &[u8]) -> Result<NtHash, ContentError> {
+    line(bytes).map(NtHash::from_password)
+}
+
+fn nt_hash(bytes: &[u8]) -> Result<NtHash, ContentError> {
+    Ok(NtHash::from_hex(line(bytes)?.trim_ascii())?)
+}
+
+fn line(bytes: &[u8]) -> Result<&str, ContentError> {
+    if bytes.len() > SECRET_LIMIT_BYTES {
+        return Err(ContentError::TooLong);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| ContentError::NotUtf8)?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
+    match text {
+        "" => Err(ContentError::Empty),
+        _ if text.contains(['\n', '\r', '\0']) => Err(ContentError::Lines),
+        _ => Ok(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::keys::find;
+    use crate::config::settings::Setting;
+    use std::io::Write;
+
+    const PASSWORD: &str = "Qu33n-of-Spades";
+
+    /// A file that goes when it is dropped.
+    struct TestFile(PathBuf);
+
+    impl TestFile {
+        fn new(name: &str, content: &[u8]) -> TestFile {
+            let path = std::env::temp_dir().join(format!("ntlm-gateway-test-{}-{name}", std::process::id()));
+            File::create(&path).unwrap().write_all(content).unwrap();
+            TestFile(path)
+        }
+
+        fn path(&self) -> String {
+            self.0.display().to_string()
+        }
+    }
+
+    impl Drop for TestFile {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    fn settings(given: &[(&str, &str)]) -> Settings {
+        let mut settings = Settings::default();
+        for (name, text) in given {
+            let key = find(name).unwrap();
+            settings.give(key, Setting { text: (*text).into(), origin: Origin::Flag(format!("--{}", key.flag)) });
+        }
+        settings
+    }
+
+    fn environment() -> SecretStore {
+        SecretStore::from_environment(|name| (name == "NTLM_GATEWAY_PASSWORD").then(|| PASSWORD.into())).unwrap()
+    }
+
+    fn failure(store: &SecretStore, given: &[(&str, &str)]) -> String {
+        store.nt_hash(&settings(given)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_password_file_loses_one_newline_and_a_byte_order_mark() {
+        let expected = NtHash::from_password(PASSWORD);
+        for (name, content) in [
+            ("bare", PASSWORD.to_owned()),
+            ("unix", format!("{PASSWORD}\n")),
+            ("dos", format!("{PASSWORD}\r\n")),
+            ("bom", format!("\u{feff}{PASSWORD}\r\n")),
+        ] {
+            let file = TestFile::new(name, content.as_bytes());
+            let hash = SecretStore::default().nt_hash(&settings(&[("password_file", &file.path())])).unwrap();
+            assert!(hash == expected, "{name}");
+        }
+        assert!(password(b" blank ").unwrap() == NtHash::from_password(" blank "));
+    }
+
+    #[test]
+    fn a_hash_file_holds_hexadecimal_digits() {
+        let file = TestFile::new("hash", b"AA8CEA2A92B3CE52E8362A64302EA129 \n");
+        let hash = SecretStore::default().nt_hash(&settings(&[("nt_hash_file", &file.path())])).unwrap();
+        assert!(hash == NtHash::from_password("qa"));
+    }
+
+    #[test]
+    fn what_is_no_secret_is_named_and_never_repeated() {
+        let two_lines = format!("{PASSWORD}\n{PASSWORD}\n");
+        let long = PASSWORD.repeat(300);
+        let no_utf8 = [PASSWORD.as_bytes(), b"\xff"].concat();
+        for (name, key, content, expected) in [
+            ("empty", "password_file", b"\n".as_slice(), "is empty"),
+            ("lines", "password_file", two_lines.as_bytes(), "has more than one line"),
+            ("long", "password_file", long.as_bytes(), "is longer than 4096 bytes"),
+            ("utf8", "password_file", &no_utf8, "is not UTF-8"),
+            ("nohash", "nt_hash_file", PASSWORD.as_bytes(), "is no NT hash: an NT hash has 32"),
+        ] {
+            let file = TestFile::new(name, content);
+            let error = SecretStore::default().nt_hash(&settings(&[(key, &file.path())])).unwrap_err();
+            let texts = format!("{error} {error:?}");
+            assert!(texts.contains(expected) && texts.contains(&file.path()), "{texts}");
+            assert!(!texts.contains("Qu33n"), "{texts}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let error = failure(&SecretStore::default(), &[("password_file", "/nowhere/secret")]);
+        assert!(error.starts_with("--password-file: cannot read /nowhere/secret: No such file"), "{error}");
+        assert!(error.contains("may read"), "{error}");
+    }
+
+    #[test]
+    fn no_place_lists_the_ways_and_several_are_named() {
+        let none = failure(&SecretStore::default(), &[]);
+        for way in ["--password-file", "--nt-hash-file", "--password-fd", "NTLM_GATEWAY_PASSWORD"] {
+            assert!(none.contains(way), "{none}");
+        }
+        let several = failure(&environment(), &[("password_file", "/a"), ("password_fd", "3")]);
+        assert!(several.contains("--password-file, --password-fd, NTLM_GATEWAY_PASSWORD"), "{several}");
+    }
+
+    #[test]
+    fn the_environment_gives_a_password_and_an_empty_one_is_none() {
+        assert!(environment().nt_hash(&Settings::default()).unwrap() == NtHash::from_password(PASSWORD));
+        let empty = SecretStore::from_environment(|_| Some(OsString::new())).unwrap();
+        assert!(!empty.has_environment());
+    }
+
+    #[test]
+    fn a_descriptor_is_read_once_and_kept_for_reloads() {
+        use std::os::fd::AsRawFd;
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(PASSWORD.as_bytes()).unwrap();
+        drop(writer);
+        let store = SecretStore::default();
+        let number = reader.as_raw_fd().to_string();
+        for _ in 0..2 {
+            let hash = store.nt_hash(&settings(&[("password_fd", &number)])).unwrap();
+            assert!(hash == NtHash::from_password(PASSWORD));
+        }
+    }
+
+    #[test]
+    fn a_descriptor_that_cannot_be_is_refused_without_repeating_it() {
+        for text in ["1", "2", "-1", PASSWORD] {
+            let error = failure(&SecretStore::default(), &[("password_fd", text)]);
+            assert!(error.starts_with("--password-fd: is no number of a descriptor"), "{error}");
+            assert!(!error.contains(PASSWORD), "{error}");
+        }
+        let error = failure(&SecretStore::default(), &[("password_fd", "9999")]);
+        assert!(error.starts_with("--password-fd: cannot read descriptor 9999"), "{error}");
+    }
+
+    #[test]
+    fn no_debug_print_shows_the_secret() {
+        let store = environment();
+        let printed = format!("{store:?}").to_lowercase();
+        assert!(!printed.contains("qu33n"), "{printed}");
+        let hash = NtHash::from_password(PASSWORD).to_hex().to_string();
+        assert!(!printed.contains(&hash), "{printed}");
+    }
+}

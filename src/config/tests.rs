@@ -1,0 +1,329 @@
+//! The configuration as a whole: who wins, what is refused, and in which words.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::keys::{Fallback, KEYS, find};
+use super::*;
+use crate::ntlm::Method;
+
+const EXAMPLE: &str = include_str!("../../deploy/gateway.example.toml");
+const PASSWORD: &str = "Qu33n-of-Spades";
+
+/// What [`Sources`] is made of, in a test's words.
+#[derive(Default)]
+struct Given {
+    flags: Vec<(&'static str, &'static str)>,
+    environment: Vec<(&'static str, &'static str)>,
+    file: Option<PathBuf>,
+}
+
+impl Given {
+    /// A configuration in which nothing is wrong.
+    fn enough() -> Given {
+        let flags = vec![("upstream", "proxy.corp.example:8080"), ("user", r"CORP\alice")];
+        Given { flags, environment: vec![("NTLM_GATEWAY_PASSWORD", PASSWORD)], file: None }
+    }
+
+    fn flag(mut self, name: &'static str, text: &'static str) -> Given {
+        self.flags.retain(|(known, _)| *known != name);
+        self.flags.push((name, text));
+        self
+    }
+
+    fn env(mut self, name: &'static str, text: &'static str) -> Given {
+        self.environment.push((name, text));
+        self
+    }
+
+    fn file(mut self, test: &str, text: &str) -> Given {
+        let path = std::env::temp_dir().join(format!("ntlm-gateway-test-{}-{test}.toml", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        self.file = Some(path);
+        self
+    }
+
+    fn sources(&self) -> Sources {
+        let mut flags = Settings::default();
+        for (name, text) in &self.flags {
+            let key = find(name).unwrap();
+            flags.give(key, Setting { text: (*text).into(), origin: Origin::Flag(format!("--{}", key.flag)) });
+        }
+        if let Some(path) = &self.file {
+            let setting = Setting { text: path.display().to_string(), origin: Origin::Flag("--config".into()) };
+            flags.give(find("config").unwrap(), setting);
+        }
+        let lookup = |name: &str| {
+            self.environment.iter().find(|(known, _)| *known == name).map(|(_, text)| OsString::from(text))
+        };
+        Sources::new(flags, lookup).unwrap()
+    }
+
+    fn config(&self) -> Config {
+        load(&self.sources()).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    /// The errors, with the file's directory left out.
+    fn errors(&self) -> Vec<String> {
+        let errors = load(&self.sources()).expect_err("no error");
+        let directory = self.file.as_deref().and_then(Path::parent).map(|path| format!("{}/", path.display()));
+        let text_of = |error: &ConfigError| match &directory {
+            Some(directory) => error.to_string().replace(directory, ""),
+            None => error.to_string(),
+        };
+        errors.iter().map(text_of).collect()
+    }
+
+    fn error(&self) -> String {
+        let errors = self.errors();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        errors.concat()
+    }
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        if let Some(path) = &self.file {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_limits() {
+    let config = Given::enough().config();
+    assert_eq!(config.listen, ["127.0.0.1:3128".parse().unwrap()]);
+    assert_eq!(config.admin, "127.0.0.1:9100".parse().unwrap());
+    assert_eq!(config.upstream.to_string(), "proxy.corp.example:8080");
+    assert_eq!((config.identity.domain(), config.identity.user()), ("CORP", "alice"));
+    assert_eq!(config.identity.method(), Method::NtlmV2);
+    assert_eq!(config.first_leg, FirstLeg::Negotiate);
+    assert!(config.allow_clients.is_empty());
+    assert!(config.shards >= 1);
+    assert_eq!(config.max_tunnels, crate::limits::MAX_TUNNELS);
+    assert_eq!(config.pipes_per_shard, crate::limits::PIPES_PER_SHARD);
+    assert_eq!(config.head_limit_bytes, crate::limits::HEAD_LIMIT_BYTES);
+    let expected = Timeouts {
+        connect: crate::limits::CONNECT_TIMEOUT,
+        head: crate::limits::HEAD_TIMEOUT,
+        handshake: crate::limits::HANDSHAKE_TIMEOUT,
+        idle: crate::limits::IDLE_TIMEOUT,
+        half_closed: crate::limits::HALF_CLOSED_TIMEOUT,
+        drain: crate::limits::DRAIN_TIMEOUT,
+        shutdown_delay: crate::limits::SHUTDOWN_DELAY,
+    };
+    assert_eq!(config.timeouts, expected);
+    assert_eq!((config.log_format, config.log_level), (LogFormat::Text, LevelFilter::Info));
+}
+
+#[test]
+fn every_setting_reaches_the_configuration() {
+    let given = Given::enough()
+        .flag("listen", "127.0.0.1:1, [::1]:2")
+        .flag("admin", "0.0.0.0:3")
+        .flag("allow_clients", "10.1.2.3/8,2001:db8::/32,192.0.2.7")
+        .flag("first_leg", "plain")
+        .flag("user", "alice")
+        .flag("domain", "CORP")
+        .flag("workstation", "EGRESS1")
+        .flag("method", "ntlmv1-ess")
+        .flag("shards", "3")
+        .flag("max_tunnels", "44")
+        .flag("limits.pipes_per_shard", "0")
+        .flag("limits.head", "16KiB")
+        .flag("timeouts.connect", "1s")
+        .flag("timeouts.head", "2s")
+        .flag("timeouts.handshake", "3s")
+        .flag("timeouts.idle", "4s")
+        .flag("timeouts.half_closed", "5s")
+        .flag("timeouts.drain", "0s")
+        .flag("timeouts.shutdown_delay", "6s")
+        .flag("log_format", "json")
+        .flag("log_level", "debug");
+    let told: BTreeSet<&str> = given.flags.iter().map(|(name, _)| *name).collect();
+    let secret = ["config", "password", "password_file", "nt_hash_file", "password_fd"];
+    let untold: Vec<&str> = KEYS.iter().map(|key| key.name).filter(|name| !told.contains(name)).collect();
+    assert!(untold.iter().all(|name| secret.contains(name)), "not in this test: {untold:?}");
+
+    let config = given.config();
+    assert_eq!(config.listen, ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
+    assert_eq!(config.admin, "0.0.0.0:3".parse().unwrap());
+    let networks: Vec<String> = config.allow_clients.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7/32"]);
+    assert_eq!(config.first_leg, FirstLeg::Plain);
+    let identity = &config.identity;
+    assert_eq!((identity.domain(), identity.user(), identity.workstation()), ("CORP", "alice", "EGRESS1"));
+    assert_eq!(identity.method(), Method::NtlmV1Ess);
+    assert_eq!((config.shards, config.max_tunnels), (3, 44));
+    assert_eq!((config.pipes_per_shard, config.head_limit_bytes), (0, 16 * 1024));
+    let Timeouts { connect, head, handshake, idle, half_closed, drain, shutdown_delay } = config.timeouts;
+    let seconds = [connect, head, handshake, idle, half_closed, drain, shutdown_delay].map(|time| time.as_secs());
+    assert_eq!(seconds, [1, 2, 3, 4, 5, 0, 6]);
+    assert_eq!((config.log_format, config.log_level), (LogFormat::Json, LevelFilter::Debug));
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+    let file = "shards = 1\nmax_tunnels = 1\nlimits.pipes_per_shard = 1";
+    let given = Given::enough()
+        .file("precedence", file)
+        .env("NTLM_GATEWAY_SHARDS", "2")
+        .env("NTLM_GATEWAY_MAX_TUNNELS", "2")
+        .env("NTLM_GATEWAY_LOG_LEVEL", "")
+        .flag("shards", "3");
+    let config = given.config();
+    assert_eq!((config.shards, config.max_tunnels, config.pipes_per_shard), (3, 2, 1));
+    assert_eq!(config.log_level, LevelFilter::Info, "an empty variable is not set");
+}
+
+#[test]
+fn an_error_says_where_its_text_was_given() {
+    assert_eq!(
+        Given::enough().flag("upstream", "proxy.corp").error(),
+        "--upstream: \"proxy.corp\" has no port; write HOST:PORT, for example proxy.corp.example:8080"
+    );
+    let error = Given::enough().env("NTLM_GATEWAY_IDLE_TIMEOUT", "30").error();
+    assert_eq!(error, "NTLM_GATEWAY_IDLE_TIMEOUT: \"30\" has no unit; write 500ms, 30s, 5m or 1h");
+    let given = Given::enough().file("place", "\n[timeouts]\n    idle = 30\n");
+    let name = given.file.as_deref().and_then(Path::file_name).unwrap().to_string_lossy().into_owned();
+    assert_eq!(given.error(), format!("{name}:3:12: timeouts.idle: \"30\" has no unit; write 500ms, 30s, 5m or 1h"));
+}
+
+#[test]
+fn all_errors_are_told_at_once() {
+    let file = "colour = 1\nshards = 0\nupstream = 7\nfirst_leg = 'ntlm'";
+    let given = Given::default().file("all", file).flag("limits.head", "1GiB");
+    let errors = given.errors();
+    let keys = [
+        ":1:1: colour: unknown",
+        ":3:12: upstream: must be",
+        "user: not given",
+        "password: no password",
+        ":2:10: shards:",
+        "--head-limit:",
+        ":4:13: first_leg:",
+    ];
+    for key in keys {
+        assert_eq!(errors.iter().filter(|error| error.contains(key)).count(), 1, "{key}: {errors:#?}");
+    }
+    assert_eq!(errors.len(), keys.len(), "{errors:#?}");
+}
+
+#[test]
+fn what_is_missing_is_named_with_the_ways_to_give_it() {
+    let errors = Given::default().errors();
+    assert_eq!(errors.len(), 3, "{errors:#?}");
+    assert!(
+        errors[1].starts_with(
+            "upstream: not given; name the corporate proxy with --upstream HOST:PORT, NTLM_GATEWAY_UPSTREAM"
+        ),
+        "{errors:#?}"
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_the_only_error_of_what_it_might_give() {
+    let given = Given::default().flag("config", "/nowhere/gateway.toml");
+    assert!(
+        given.error().starts_with("--config: cannot read /nowhere/gateway.toml: No such file"),
+        "{}",
+        given.error()
+    );
+}
+
+#[test]
+fn listening_beyond_loopback_needs_a_word_on_who_may_come() {
+    for listen in ["0.0.0.0:3128", "127.0.0.1:1,[::]:3128", "10.0.0.1:3128", "[::ffff:10.0.0.1]:3128"] {
+        let error = Given::enough().flag("listen", listen).error();
+        assert!(error.starts_with("--listen: ") && error.contains(r"uses CORP\alice"), "{error}");
+        assert!(error.contains("--allow-clients 10.0.0.0/8"), "{error}");
+        Given::enough().flag("listen", listen).flag("allow_clients", "10.0.0.0/8").config();
+    }
+    for listen in ["127.0.0.2:3128", "[::1]:3128", "[::ffff:127.0.0.1]:3128"] {
+        Given::enough().flag("listen", listen).config();
+    }
+}
+
+#[test]
+fn texts_that_mean_nothing_are_refused_in_words() {
+    for (name, text, expected) in [
+        ("listen", "localhost:3128", "--listen: \"localhost:3128\" is no address to listen on; write ADDR:PORT"),
+        ("listen", ",", "--listen: the list is empty"),
+        ("listen", "127.0.0.1:1,127.0.0.1:1", "--listen: 127.0.0.1:1 is given twice"),
+        ("admin", "127.0.0.1:3128", "--admin: 127.0.0.1:3128 is given twice"),
+        ("admin", "9100", "--admin: \"9100\" is no address"),
+        ("allow_clients", "10.0.0.0/33", "--allow-clients: \"10.0.0.0/33\" is no network"),
+        ("allow_clients", "", "--allow-clients: the list is empty; leave the setting out"),
+        ("first_leg", "ntlm", "--first-leg: \"ntlm\" is none of negotiate, plain"),
+        ("method", "ntlm", "--method: \"ntlm\" is none of ntlmv2, ntlmv1-ess"),
+        ("user", r"\alice", "--user: the domain is empty; write 'DOMAIN\\name'"),
+        ("domain", "OTHER", "--user: the user name already says its domain"),
+        ("workstation", "", "--workstation: must have from 1 to 255 characters"),
+        ("shards", "many", "--shards: \"many\" is no whole number from 1 to 1024"),
+        ("max_tunnels", "0", "--max-tunnels: \"0\" is no whole number from 1"),
+        ("timeouts.idle", "0s", "--idle-timeout: \"0s\" is out of bounds"),
+        ("limits.head", "100", "--head-limit: \"100\" is out of bounds; the size must be from 1KiB to 1MiB"),
+        ("log_level", "off", "--log-level: \"off\" is none of error, warn, info, debug, trace"),
+    ] {
+        let error = Given::enough().flag(name, text).error();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_configuration_prints_without_its_secrets() {
+    let given = Given::enough();
+    let sources = given.sources();
+    let printed = format!("{sources:?} {:?}", given.config()).to_lowercase();
+    assert!(!printed.contains("qu33n"), "{printed}");
+    let hash = crate::ntlm::NtHash::from_password(PASSWORD).to_hex().to_string();
+    assert!(!printed.contains(&hash), "{printed}");
+}
+
+#[test]
+fn a_reload_reads_the_file_again_and_keeps_flags_and_environment() {
+    let given = Given::enough().file("reload", "max_tunnels = 1\nshards = 1").env("NTLM_GATEWAY_SHARDS", "2");
+    let sources = given.sources();
+    let first = load(&sources).unwrap();
+    assert_eq!((first.max_tunnels, first.shards), (1, 2));
+    assert_eq!(first.files, [given.file.clone().unwrap()]);
+    std::fs::write(given.file.as_ref().unwrap(), "max_tunnels = 9\nshards = 9").unwrap();
+    let second = load(&sources).unwrap();
+    assert_eq!((second.max_tunnels, second.shards), (9, 2));
+}
+
+/// The example with every `# key = value` in force.
+fn uncommented() -> String {
+    let in_force = |line: &str| match line.strip_prefix("# ") {
+        Some(rest) if rest.split_once(" = ").is_some_and(|(name, _)| !name.contains(' ')) => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    EXAMPLE.lines().map(in_force).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_example_file_is_valid_as_it_stands() {
+    let (settings, errors) = file::parse(Path::new("gateway.example.toml"), EXAMPLE);
+    assert!(errors.is_empty(), "{errors:?}");
+    let (_, errors) = reading::read(&settings, &SecretStore::default());
+    // The secret's file is not on this machine.
+    let others: Vec<_> = errors.iter().filter(|error| !matches!(error.problem, Problem::Secret(_))).collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
+#[test]
+fn the_example_file_documents_every_setting_with_a_valid_value_and_its_default() {
+    let (settings, errors) = file::parse(Path::new("gateway.example.toml"), &uncommented());
+    assert!(errors.is_empty(), "{errors:?}");
+    let (_, errors) = reading::read(&settings, &SecretStore::default());
+    let others: Vec<_> = errors.iter().filter(|error| !matches!(error.problem, Problem::Secret(_))).collect();
+    assert!(others.is_empty(), "{others:?}");
+    let in_force = file::parse(Path::new("gateway.example.toml"), EXAMPLE).0;
+    for key in KEYS.iter().filter(|key| key.in_file()) {
+        let shown = settings.given(key.name).unwrap_or_else(|| panic!("{} is not in the example", key.name));
+        if let (Fallback::Value(default), None) = (key.default, in_force.given(key.name)) {
+            assert_eq!(shown.text, default(), "{}", key.name);
+        }
+    }
+}

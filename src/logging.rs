@@ -1,0 +1,206 @@
+//! Log lines on standard error, as text or JSON, without ever making a shard wait.
+//!
+//! ```text
+//!   log! ─▶ env_logger: filter, format ─▶ bounded queue ─▶ writer thread ─▶ standard error
+//!                                             └─ full: the line is dropped and counted
+//! ```
+//!
+//! Whoever reads standard error may stand still, and a pipe then fills up; the queue takes the wait in the loops' place.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use env_logger::{Builder, Target};
+use log::LevelFilter;
+
+use crate::config::LogFormat;
+use crate::limits;
+
+mod format;
+
+/// How long [`flush`] waits for a writer that makes no headway.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the writer puts into one write at most, in bytes: more than a pipe takes at once is no gain.
+const BATCH_BYTES: usize = 64 * 1024;
+
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+static PROGRESS: OnceLock<Arc<Progress>> = OnceLock::new();
+
+/// Lines that were dropped since the start because the queue was full.
+#[must_use]
+pub fn dropped_lines() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+/// Starts logging to standard error. `RUST_LOG`, where it is set, wins over `level`, in the form of `env_logger`:
+/// `info,ntlm_gateway::handshake=trace`.
+///
+/// # Errors
+/// When the writer's thread cannot be started, or a logger is installed already.
+pub fn init(format: LogFormat, level: LevelFilter) -> io::Result<LogGuard> {
+    let (queue, progress) = start_writer(io::stderr(), limits::LOG_QUEUE_LINES, &DROPPED)?;
+    let mut builder = Builder::new();
+    match std::env::var("RUST_LOG") {
+        Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
+        _ => builder.filter_level(level),
+    };
+    builder.format(move |out, record| {
+        let time = out.timestamp_millis();
+        format::line(out, format, &time, record)
+    });
+    builder.target(Target::Pipe(Box::new(queue))).try_init().map_err(io::Error::other)?;
+    let _ = PROGRESS.set(progress);
+    Ok(LogGuard(()))
+}
+
+/// Waits until the lines logged so far are written, for a second at most.
+pub fn flush() {
+    if let Some(progress) = PROGRESS.get() {
+        progress.wait(FLUSH_TIMEOUT);
+    }
+}
+
+/// [`flush`]es when dropped; to be kept until the end of the program.
+#[derive(Debug)]
+#[must_use = "the last lines are lost if it is dropped too early"]
+pub struct LogGuard(());
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        flush();
+    }
+}
+
+/// The sending end, one whole line a `write`.
+struct LineQueue {
+    lines: SyncSender<Vec<u8>>,
+    progress: Arc<Progress>,
+    dropped: &'static AtomicU64,
+}
+
+impl Write for LineQueue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match self.lines.try_send(line.to_vec()) {
+            Ok(()) => self.progress.queued.fetch_add(1, Ordering::Release),
+            Err(_) => self.dropped.fetch_add(1, Ordering::Relaxed),
+        };
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How far the writer is.
+#[derive(Default)]
+struct Progress {
+    queued: AtomicU64,
+    written: Mutex<u64>,
+    moved_on: Condvar,
+}
+
+impl Progress {
+    fn add_written(&self, lines: u64) {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) += lines;
+        self.moved_on.notify_all();
+    }
+
+    /// `false` when the time ran out.
+    fn wait(&self, timeout: Duration) -> bool {
+        let queued = self.queued.load(Ordering::Acquire);
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.moved_on.wait_timeout_while(written, timeout, |written| *written < queued);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+}
+
+/// The thread ends with the queue.
+fn start_writer(
+    to: impl Write + Send + 'static,
+    lines: usize,
+    dropped: &'static AtomicU64,
+) -> io::Result<(LineQueue, Arc<Progress>)> {
+    let (queue, waiting) = sync_channel(lines);
+    let progress = Arc::new(Progress::default());
+    let of_writer = Arc::clone(&progress);
+    thread::Builder::new().name("log".into()).spawn(move || write_lines(&waiting, to, &of_writer))?;
+    Ok((LineQueue { lines: queue, progress: Arc::clone(&progress), dropped }, progress))
+}
+
+fn write_lines(waiting: &Receiver<Vec<u8>>, mut to: impl Write, progress: &Progress) {
+    while let Ok(mut batch) = waiting.recv() {
+        let mut lines = 1;
+        while batch.len() < BATCH_BYTES {
+            let Ok(line) = waiting.try_recv() else { break };
+            batch.extend_from_slice(&line);
+            lines += 1;
+        }
+        // There is nobody left to tell of a standard error that is closed.
+        let _ = to.write_all(&batch).and_then(|()| to.flush());
+        progress.add_written(lines);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    /// Lets one write through a token, and says when one has begun.
+    struct Gate {
+        begun: mpsc::Sender<Vec<u8>>,
+        tokens: Receiver<()>,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.begun.send(bytes.to_vec()).unwrap();
+            self.tokens.recv().map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn gate() -> (Gate, Receiver<Vec<u8>>, mpsc::Sender<()>) {
+        let ((begun, writes), (tokens, waiting)) = (mpsc::channel(), mpsc::channel());
+        (Gate { begun, tokens: waiting }, writes, tokens)
+    }
+
+    #[test]
+    fn a_reader_that_stands_still_costs_lines_and_not_time() {
+        static DROPPED: AtomicU64 = AtomicU64::new(0);
+        let (gate, writes, tokens) = gate();
+        let (mut queue, progress) = start_writer(gate, 4, &DROPPED).unwrap();
+        queue.write_all(b"0\n").unwrap();
+        assert_eq!(writes.recv().unwrap(), b"0\n");
+        for number in 1..=6 {
+            queue.write_all(format!("{number}\n").as_bytes()).unwrap();
+        }
+        assert_eq!(DROPPED.load(Ordering::Relaxed), 2);
+        assert!(!progress.wait(Duration::from_millis(1)), "nothing is written yet");
+
+        tokens.send(()).unwrap();
+        assert_eq!(writes.recv().unwrap(), b"1\n2\n3\n4\n", "what waits goes out in one write");
+        tokens.send(()).unwrap();
+        assert!(progress.wait(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_closed_standard_error_holds_nothing_up() {
+        static DROPPED: AtomicU64 = AtomicU64::new(0);
+        let (gate, _writes, tokens) = gate();
+        drop(tokens);
+        let (mut queue, progress) = start_writer(gate, 4, &DROPPED).unwrap();
+        queue.write_all(b"lost\n").unwrap();
+        assert!(progress.wait(Duration::from_secs(60)));
+    }
+}
