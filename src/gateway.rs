@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::event::Sender;
 use crate::handshake::Credentials;
 use crate::limits;
+use crate::logging;
 use crate::metrics::Metrics;
 use crate::shard::{self, Gate, Message, Shard, ShardOptions};
 use crate::tunnel::{Settings, TimeoutsMs};
@@ -48,7 +49,9 @@ pub enum StartError {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "; another process listens there (another gateway?): stop it or choose another port",
+        io::ErrorKind::AddrInUse => {
+            "; another process listens there (another gateway?): stop it or choose another port"
+        }
         io::ErrorKind::PermissionDenied => "; ports below 1024 need the capability NET_BIND_SERVICE",
         io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
         _ => "",
@@ -211,6 +214,8 @@ impl Controls {
 impl Status for Controls {
     fn metrics(&self) -> Result<Vec<u8>, String> {
         self.metrics.admin_requests.inc();
+        let counted = self.metrics.log_lines_dropped.get();
+        self.metrics.log_lines_dropped.inc_by(logging::dropped_lines().saturating_sub(counted));
         self.metrics.encode().map_err(|error| error.to_string())
     }
 
@@ -271,7 +276,11 @@ fn settings(config: &Config, guard: &Arc<Guard>) -> Settings {
 }
 
 /// A guard whose changes are counted, logged and told to all shards.
-fn new_guard(bell: &Arc<OnceLock<Vec<Sender<Message>>>>, numbers: &Arc<AtomicU64>, metrics: &Arc<Metrics>) -> Arc<Guard> {
+fn new_guard(
+    bell: &Arc<OnceLock<Vec<Sender<Message>>>>,
+    numbers: &Arc<AtomicU64>,
+    metrics: &Arc<Metrics>,
+) -> Arc<Guard> {
     let number = numbers.fetch_add(1, Ordering::Relaxed) + 1;
     let (bell, numbers, metrics) = (Arc::clone(bell), Arc::clone(numbers), Arc::clone(metrics));
     metrics.guard_changed(GuardState::Unproven);

@@ -5,14 +5,16 @@
 //!   shard    http                tunnel  tunnel          handshake        tunnel              relay   tunnel
 //! ```
 //!
-//! The dependency rule: `cli → supervisor → shard → tunnel → {handshake, relay, upstream, event}`;
+//! The dependency rule: `cli → supervisor → gateway → shard → tunnel → {handshake, relay, upstream, event}`;
 //! `handshake → {ntlm, http}`. `ntlm` and `http` know nothing of the rest, of sockets, clocks or mio.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod event;
 pub mod fault;
+pub mod gateway;
 pub mod handshake;
 pub mod http;
 pub mod limits;
@@ -21,5 +23,6 @@ pub mod metrics;
 pub mod ntlm;
 pub mod relay;
 pub mod shard;
+pub mod supervisor;
 pub mod tunnel;
 pub mod upstream;

@@ -106,7 +106,9 @@ struct Process {
 impl Process {
     fn time_to_wait(&self) -> Option<Duration> {
         match self.phase {
-            Phase::Announced { until } | Phase::Draining { until } => Some(until.saturating_duration_since(Instant::now())),
+            Phase::Announced { until } | Phase::Draining { until } => {
+                Some(until.saturating_duration_since(Instant::now()))
+            }
             Phase::Serving | Phase::Stopping => None,
         }
     }
@@ -203,7 +205,7 @@ fn fit_to_descriptors(config: &mut Config) {
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     let fits = (descriptors.saturating_sub(limits::RESERVED_DESCRIPTORS) / 2).max(1);
     if config.max_tunnels > fits {
-        log::warn!("max_tunnels {} is cut to {fits}: RLIMIT_NOFILE is {descriptors}", config.max_tunnels);
+        log::info!("max_tunnels {} is cut to {fits}: RLIMIT_NOFILE is {descriptors}", config.max_tunnels);
         config.max_tunnels = fits;
     }
 }

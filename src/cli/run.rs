@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Command};
 
 use super::{arguments, fail};
-use crate::config::{self, Config, Sources};
-use crate::logging;
+use crate::{config, logging, supervisor};
 
 const AFTER: &str = r"The password comes from exactly one of --password-file, --nt-hash-file, --password-fd and the variable
 NTLM_GATEWAY_PASSWORD; there is no flag for the password itself, for flags are seen by whoever lists the processes.
@@ -29,12 +28,7 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
         Err(errors) => return fail(errors),
     };
     match logging::init(config.log_format, config.log_level) {
-        Ok(_guard) => start(config, sources),
+        Ok(_guard) => supervisor::run(config, &sources),
         Err(error) => fail(format_args!("cannot start logging: {error}")),
     }
-}
-
-fn start(config: Config, _sources: Sources) -> ExitCode {
-    log::info!(upstream:% = config.upstream; "configured");
-    ExitCode::SUCCESS
 }

@@ -90,7 +90,7 @@ fn relay(downstream: TcpStream, upstream: TcpStream, options: Options) -> (Moved
 }
 
 fn pattern(seed: u8, len: usize) -> Vec<u8> {
-    (0..len).map(|index| (index.wrapping_mul(31) ^ (index >> 8)) as u8 ^ seed).collect()
+    (0..len).map(|index| (index.wrapping_mul(31) ^ (index >> 8)).to_le_bytes()[0] ^ seed).collect()
 }
 
 /// Writes all in pieces of changing size, then ends the direction.

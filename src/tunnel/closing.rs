@@ -33,7 +33,7 @@ impl Closing {
         Step::Wait(Stage::Closing(self))
     }
 
-    pub(super) fn into_end(self: Box<Self>) -> End {
+    pub(super) fn into_end(self) -> End {
         self.end
     }
 }

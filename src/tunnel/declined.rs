@@ -67,7 +67,7 @@ impl DeclinedPage {
     }
 
     /// Out of time: what is there of the page is passed on.
-    pub(super) fn expired(self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
+    pub(super) fn expired(self, client: &mut Client, context: &mut Context) -> Step {
         self.pass_on(client, context)
     }
 
@@ -103,7 +103,7 @@ impl DeclinedPage {
         Ok(())
     }
 
-    fn pass_on(self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
+    fn pass_on(self, client: &mut Client, context: &mut Context) -> Step {
         let status = self.declined.status;
         let upstream_name = context.settings.upstream_name.clone();
         let proxy_status = ProxyStatus {

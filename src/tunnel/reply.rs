@@ -82,7 +82,7 @@ impl Reply {
     }
 
     /// The end of a reply that could not be sent in time.
-    pub(super) fn into_end(self: Box<Self>) -> End {
+    pub(super) fn into_end(self) -> End {
         self.into_end_with(Fault::new(At::Reply, Cause::ClientGone, "the client does not read its answer"))
     }
 
