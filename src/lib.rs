@@ -18,5 +18,6 @@ pub mod metrics;
 pub mod ntlm;
 pub mod relay;
 pub mod shard;
+pub mod stub;
 pub mod tunnel;
 pub mod upstream;
