@@ -160,7 +160,8 @@ fn an_upstream_whose_name_does_not_resolve_gets_502_at_once_and_is_no_reason_not
 #[test]
 fn an_upstream_that_takes_no_connection_gets_504() {
     // A listener whose queue is full: the kernel drops further SYNs.
-    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).expect("a socket");
+    let socket =
+        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).expect("a socket");
     rustix::net::bind(&socket, &"127.0.0.1:0".parse::<std::net::SocketAddr>().expect("an address")).expect("a port");
     rustix::net::listen(&socket, 0).expect("a listener");
     let listener = TcpListener::from(socket);

@@ -23,7 +23,9 @@ fn expectation(personality: Personality) -> Expect {
     use Expect::{Fault, PassedOn, Tunnel};
     use Personality as P;
     match personality {
-        P::ChallengeThenClose | P::ProxyConnectionCloseOnly => Fault(502, "http_protocol_error", "closes the connection"),
+        P::ChallengeThenClose | P::ProxyConnectionCloseOnly => {
+            Fault(502, "http_protocol_error", "closes the connection")
+        }
         P::BodyEndless | P::BodyHuge => Fault(502, "http_response_body_size", "larger than"),
         P::BytesAfterBody => Fault(502, "http_protocol_error", "bytes behind the body"),
         P::HangsOnCredentials | P::Silent => Fault(504, "http_response_timeout", "did not answer in time"),
@@ -48,7 +50,8 @@ fn check(personality: Personality) -> Result<(), String> {
     let (domain, user, password) = ACCOUNT;
     let stub = StubServer::start(StubOptions::default().account(domain, user, password).personality(personality))
         .map_err(|error| error.to_string())?;
-    let timeout = if personality == Personality::Slow || personality == Personality::ByteAtATime { "20s" } else { "1500ms" };
+    let timeout =
+        if personality == Personality::Slow || personality == Personality::ByteAtATime { "20s" } else { "1500ms" };
     let gateway = in_process::gateway(&stub.address().to_string(), &[("timeouts.handshake", timeout)]);
     let mut answer = connect_name(in_process::address(&gateway), "echo.test:7").map_err(|error| error.to_string())?;
     let outcome = match expectation(personality) {

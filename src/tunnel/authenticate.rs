@@ -7,7 +7,7 @@ use super::declined::DeclinedPage;
 use super::dial::{Attempt, Dial};
 use super::inbox::{Got, Inbox};
 use super::reply::Reply;
-use super::{Client, Context, End, Stage, Step};
+use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Fault};
 use crate::handshake::{Declined, Nonces, Progress};
@@ -77,7 +77,7 @@ impl Authenticate {
     pub(super) fn step(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
         if client.endpoint.ready.reset() {
             self.count(Outcome::Failed, client, context);
-            return Step::end(End::Fault(fault(Cause::ClientGone, "the client reset its connection")));
+            return Step::end(context.fault(fault(Cause::ClientGone, "the client reset its connection")));
         }
         loop {
             if self.waits_for_guard

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use mio::Registry;
 
 use super::entropy::Entropy;
+use super::record::End;
 use crate::event::{Key, Timers};
+use crate::fault::Fault;
 use crate::handshake::Credentials;
 use crate::metrics::Metrics;
 use crate::relay::{PipePool, Resources};
@@ -78,6 +80,12 @@ impl Context {
     /// The time of this turn in milliseconds.
     pub fn now_ms(&self) -> u64 {
         self.now_us / 1000
+    }
+
+    /// Counts a fault, where it happens and not when its tunnel has been taken down, and makes it the tunnel's end.
+    pub fn fault(&self, fault: Fault) -> End {
+        self.metrics.fault(&fault);
+        End::Fault(fault)
     }
 
     /// What the relay needs.

@@ -174,7 +174,7 @@ impl Dial {
 
     fn client_gone(self: Box<Self>, context: &Context) -> Step {
         context.metrics.handshake(Outcome::Failed, context.now_us - self.attempt.started_us);
-        Step::end(super::End::Fault(fault(Cause::ClientGone, "the client reset its connection")))
+        Step::end(context.fault(fault(Cause::ClientGone, "the client reset its connection")))
     }
 }
 

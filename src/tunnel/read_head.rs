@@ -55,8 +55,10 @@ impl ReadHead {
                     return Dial::start(request, self.inbox.into_leftover(), key, client, context);
                 }
                 Ok(Got::Bytes(Err(fault))) => return Reply::to_fault(fault, client, context),
-                Ok(Got::End) => return self.gone("the client closed its connection in the middle of its request"),
-                Err(error) => return self.gone(format!("the client's connection failed: {error}")),
+                Ok(Got::End) => {
+                    return self.gone(context, "the client closed its connection in the middle of its request");
+                }
+                Err(error) => return self.gone(context, format!("the client's connection failed: {error}")),
             }
         }
     }
@@ -68,10 +70,10 @@ impl ReadHead {
         Reply::to_fault(fault(Cause::HeadTimeout, "the request head did not come to its end in time"), client, context)
     }
 
-    fn gone(self, detail: impl Into<std::borrow::Cow<'static, str>>) -> Step {
+    fn gone(self, context: &Context, detail: impl Into<std::borrow::Cow<'static, str>>) -> Step {
         match self.inbox.is_empty() {
             true => Step::end(End::Silent),
-            false => Step::end(End::Fault(fault(Cause::ClientGone, detail))),
+            false => Step::end(context.fault(fault(Cause::ClientGone, detail))),
         }
     }
 }
