@@ -112,3 +112,12 @@ pub const RESOLVE_RETRY: Duration = Duration::from_secs(1);
 /// Log lines that wait for the writer; what comes past them is dropped and counted, because a log reader that stands
 /// still must not stand a shard still.
 pub const LOG_QUEUE_LINES: usize = 16 * 1024;
+
+/// Connections to the administration address that are served at once; further ones are closed.
+pub const ADMIN_CONNECTIONS: usize = 16;
+
+/// Longest wait for a client of the administration address, each way.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest request head on the administration address, in bytes.
+pub const ADMIN_HEAD_LIMIT_BYTES: usize = 16 * 1024;

@@ -203,7 +203,8 @@ fn fit_to_descriptors(config: &mut Config) {
     }
     let Some(descriptors) = getrlimit(Resource::Nofile).current else { return };
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-    let fits = (descriptors.saturating_sub(limits::RESERVED_DESCRIPTORS) / 2).max(1);
+    let reserved = limits::RESERVED_DESCRIPTORS.min(descriptors / 4);
+    let fits = ((descriptors - reserved) / 2).max(1);
     if config.max_tunnels > fits {
         log::info!("max_tunnels {} is cut to {fits}: RLIMIT_NOFILE is {descriptors}", config.max_tunnels);
         config.max_tunnels = fits;
