@@ -100,11 +100,15 @@ impl Gateway {
         metrics.tunnels_max.set(i64::try_from(config.max_tunnels).unwrap_or(i64::MAX));
         let settings = settings(config, &guard);
         let epoch = Instant::now();
+        let clients_waiting = Arc::new(AtomicUsize::new(0));
         let mut shards = Vec::new();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (gate, settings, metrics) = (Arc::clone(&gate), settings.clone(), Arc::clone(&metrics));
-            let pipes = config.pipes_per_shard;
-            shards.push(Shard::new(ShardOptions { number, listeners, gate, settings, pipes, metrics, epoch })?);
+            let (pipes, warm) = (config.pipes_per_shard, config.warm_per_shard);
+            let clients_waiting = Arc::clone(&clients_waiting);
+            let options =
+                ShardOptions { number, listeners, gate, settings, pipes, warm, clients_waiting, metrics, epoch };
+            shards.push(Shard::new(options)?);
         }
         let senders: Vec<Sender<Message>> = shards.iter().map(|(_, sender)| sender.clone()).collect();
         let _ = bell.set(senders.clone());
@@ -268,6 +272,7 @@ fn settings(config: &Config, guard: &Arc<Guard>) -> Settings {
             connect: ms(config.timeouts.connect),
             handshake: ms(config.timeouts.handshake),
             idle: ms(config.timeouts.idle),
+            warm: ms(config.timeouts.warm),
             half_closed: ms(config.timeouts.half_closed),
             linger: ms(limits::LINGER_TIMEOUT),
         },

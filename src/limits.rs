@@ -121,3 +121,16 @@ pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest request head on the administration address, in bytes.
 pub const ADMIN_HEAD_LIMIT_BYTES: usize = 16 * 1024;
+
+/// Warm connections that a shard keeps for its upstream at most. Squid holds one of its helpers (20 unless configured) for
+/// each, over all shards and all replicas of the gateway.
+pub const WARM_PER_SHARD: usize = 2;
+
+/// A warm connection that is not used is closed after this: below the 10 s after which some proxies close an idle one.
+pub const WARM_AGE: Duration = Duration::from_secs(8);
+
+/// Nothing is warmed for this long after an upstream failed to give a challenge ahead.
+pub const WARM_REST: Duration = Duration::from_secs(30);
+
+/// How often a warm connection looks whether clients wait for a challenge, to give way to them.
+pub const WARM_LOOK: Duration = Duration::from_millis(200);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
@@ -16,6 +17,7 @@ use crate::fault::is_exhaustion;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::relay::PipePool;
+use crate::tunnel::warm::{self, WarmPool};
 use crate::tunnel::{Context, Entropy, Next, Settings, Tunnel};
 
 const WAKER: Token = Token(0);
@@ -34,6 +36,10 @@ pub struct ShardOptions {
     pub settings: Settings,
     /// Pipes that it lends at most.
     pub pipes: usize,
+    /// Warm connections that it keeps at most.
+    pub warm: usize,
+    /// Clients of all shards that wait for a challenge.
+    pub clients_waiting: Arc<AtomicUsize>,
     /// All counters.
     pub metrics: Arc<Metrics>,
     /// When the process's clock began; the same for all shards.
@@ -75,7 +81,17 @@ impl Shard {
     /// # Errors
     /// When the system has no descriptor for the poll or its waker, or a listener cannot be registered.
     pub fn new(options: ShardOptions) -> io::Result<(Shard, Sender<Message>)> {
-        let ShardOptions { number, mut listeners, gate, settings, pipes, metrics, epoch } = options;
+        let ShardOptions {
+            number,
+            mut listeners,
+            gate,
+            settings,
+            pipes,
+            warm: warm_cap,
+            clients_waiting,
+            metrics,
+            epoch,
+        } = options;
         let poll = Poll::new()?;
         let (sender, mailbox) = event::mailbox(poll.registry(), WAKER)?;
         for (index, listener) in listeners.iter_mut().enumerate() {
@@ -87,6 +103,7 @@ impl Shard {
             timers: Timers::new(now_us / 1000),
             scratch: vec![0; limits::SCRATCH_BYTES].into_boxed_slice(),
             pipes: PipePool::new(pipes),
+            warm: WarmPool::new(warm_cap, clients_waiting),
             entropy: Entropy::default(),
             metrics,
             settings,
@@ -154,6 +171,9 @@ impl Shard {
         self.accept();
         self.run_queued();
         self.run_deadlines();
+        if !self.draining {
+            warm::refill(&mut self.context);
+        }
         self.report_pipes();
         stop
     }
@@ -178,6 +198,12 @@ impl Shard {
     }
 
     fn on_event(&mut self, token: EventToken, ready: Readiness) {
+        if WarmPool::owns(token.key) {
+            if !warm::on_event(token.key, ready, &mut self.context) {
+                self.context.metrics.stale_events.inc();
+            }
+            return;
+        }
         let Some(slot) = live(&mut self.slots, token.key) else {
             self.context.metrics.stale_events.inc();
             return;
@@ -229,7 +255,9 @@ impl Shard {
         let now_ms = self.context.now_ms();
         while let Some(due) = self.context.timers.pop(now_ms) {
             for key in &due {
-                if let Some(slot) = live(&mut self.slots, *key) {
+                if WarmPool::owns(*key) {
+                    warm::deadline_due(*key, &mut self.context);
+                } else if let Some(slot) = live(&mut self.slots, *key) {
                     let next = slot.tunnel.deadline_due(*key, &mut self.context);
                     self.follow(*key, next);
                 }
@@ -254,7 +282,10 @@ impl Shard {
                     let waiters = std::mem::take(&mut self.context.guard_waiters);
                     waiters.into_iter().for_each(|key| self.enqueue(key));
                 }
-                Message::Settings(settings) => self.context.settings = *settings,
+                Message::Settings(settings) => {
+                    self.context.settings = *settings;
+                    warm::clear(&mut self.context);
+                }
                 // Who asked may have stopped waiting.
                 Message::Ping(answer) => drop(answer.send(self.number)),
                 Message::Drain => self.drain(),
@@ -267,6 +298,7 @@ impl Shard {
     /// Takes in what waits in the kernel, so that nobody who got through to us is reset, then closes the door.
     fn drain(&mut self) {
         self.draining = true;
+        warm::clear(&mut self.context);
         self.accept_rests_until_ms = None;
         self.accept_pending = true;
         while self.accept_pending && self.accept_rests_until_ms.is_none() {
@@ -346,6 +378,7 @@ impl Shard {
     }
 
     fn cut_all(&mut self) {
+        warm::clear(&mut self.context);
         for (_, mut slot) in std::mem::take(&mut self.slots) {
             slot.tunnel.cut(&mut self.context);
             self.gate.leave();

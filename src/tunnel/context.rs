@@ -7,6 +7,7 @@ use mio::Registry;
 
 use super::entropy::Entropy;
 use super::record::End;
+use super::warm::WarmPool;
 use crate::event::{Key, Timers};
 use crate::fault::Fault;
 use crate::handshake::Credentials;
@@ -25,6 +26,8 @@ pub struct TimeoutsMs {
     pub handshake: u64,
     /// Nothing moves either way.
     pub idle: u64,
+    /// A connection that was challenged ahead is not used.
+    pub warm: u64,
     /// One direction has ended.
     pub half_closed: u64,
     /// Reading past what the client still sends after an error.
@@ -56,6 +59,8 @@ pub struct Context {
     pub scratch: Box<[u8]>,
     /// Pipes for bulk.
     pub pipes: PipePool,
+    /// Upstream connections that are challenged ahead.
+    pub warm: WarmPool,
     /// Random numbers.
     pub entropy: Entropy,
     /// All counters.

@@ -5,11 +5,12 @@ use mio::{Interest, Token};
 
 use super::authenticate::Authenticate;
 use super::reply::Reply;
+use super::warm::{self, Waiting};
 use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, EventToken, Key, Lane, Readiness};
 use crate::fault::{At, Cause, Fault, is_exhaustion};
 use crate::handshake::{Handshake, Request};
-use crate::metrics::{Outcome, Phase};
+use crate::metrics::{Outcome, Path, Phase};
 use crate::upstream::Resolution;
 
 /// What a handshake takes along over all its connections.
@@ -24,6 +25,10 @@ pub(super) struct Attempt {
     pub until_ms: u64,
     /// Connections dialled so far, wrapping; tells the events of one from those of the next.
     pub number: u8,
+    /// Whether the present connection was challenged ahead.
+    pub path: Path,
+    /// Held from the dial to the challenge.
+    pub waiting: Option<Waiting>,
 }
 
 #[derive(Debug)]
@@ -53,15 +58,23 @@ impl Dial {
         if let Some(rest) = context.settings.guard.held(context.now_ms()) {
             return Reply::to_fault(super::authenticate::held_fault(rest), client, context);
         }
+        let until_ms = context.now_ms() + context.settings.timeouts.handshake;
+        let started_us = context.now_us;
+        if let Some((upstream, handshake)) = warm::take(&request, key, 0, context) {
+            let attempt =
+                Attempt { handshake, leftover, started_us, until_ms, number: 0, path: Path::Warm, waiting: None };
+            return Authenticate::resume(attempt, upstream, key, client, context);
+        }
         let settings = &context.settings;
         let handshake = Handshake::new(request, settings.credentials.clone(), settings.head_limit_bytes);
-        let until_ms = context.now_ms() + settings.timeouts.handshake;
-        let attempt = Attempt { handshake, leftover, started_us: context.now_us, until_ms, number: 0 };
+        let attempt = Attempt { handshake, leftover, started_us, until_ms, number: 0, path: Path::Cold, waiting: None };
         Dial::anew(attempt, key, client, context)
     }
 
     /// Dials a fresh connection for a handshake that may have used up others.
-    pub(super) fn anew(attempt: Attempt, key: Key, client: &mut Client, context: &mut Context) -> Step {
+    pub(super) fn anew(mut attempt: Attempt, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        attempt.path = Path::Cold;
+        attempt.waiting = Some(context.warm.client_waits());
         let dial = Box::new(Dial { attempt, state: State::WaitForAddresses, tried: 0 });
         match &context.resolution {
             Some(Resolution::Addresses(_)) => dial.connect_next(None, key, client, context),
@@ -166,20 +179,25 @@ impl Dial {
 
     fn give_up(self: Box<Self>, fault: Fault, client: &mut Client, context: &mut Context) -> Step {
         let duration_us = client.handshake_us(self.attempt.started_us, context);
-        context.metrics.handshake(Outcome::Failed, u64::from(duration_us));
+        context.metrics.handshake(Path::Cold, Outcome::Failed, u64::from(duration_us));
         client.record.handshake_us = duration_us;
         client.record.legs = self.attempt.handshake.legs();
         Reply::to_fault(fault, client, context)
     }
 
     fn client_gone(self: Box<Self>, context: &Context) -> Step {
-        context.metrics.handshake(Outcome::Failed, context.now_us - self.attempt.started_us);
+        context.metrics.handshake(Path::Cold, Outcome::Failed, context.now_us - self.attempt.started_us);
         Step::end(context.fault(fault(Cause::ClientGone, "the client reset its connection")))
     }
 }
 
 /// Begins to connect and registers the connection, for reading and writing at once and for good.
-fn connect(address: std::net::SocketAddr, key: Key, number: u8, context: &Context) -> std::io::Result<Endpoint> {
+pub(super) fn connect(
+    address: std::net::SocketAddr,
+    key: Key,
+    number: u8,
+    context: &Context,
+) -> std::io::Result<Endpoint> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     let token = Token::from(EventToken { key, lane: Lane::Upstream(number) });

@@ -22,6 +22,7 @@ mod read_head;
 mod record;
 mod relaying;
 mod reply;
+pub mod warm;
 
 use std::net::SocketAddr;
 
@@ -166,7 +167,7 @@ impl Tunnel {
         let step = match std::mem::replace(&mut self.stage, Stage::Stepping) {
             Stage::ReadHead(stage) => stage.expired(&mut self.client, context),
             Stage::Dial(stage) => stage.expired(key, &mut self.client, context),
-            Stage::Authenticate(stage) => stage.expired(&mut self.client, context),
+            Stage::Authenticate(stage) => stage.expired(key, &mut self.client, context),
             Stage::Declined(stage) => stage.expired(&mut self.client, context),
             Stage::Relay(stage) => stage.expired(context),
             Stage::Reply(stage) => stage.expired(context),
