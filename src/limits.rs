@@ -103,6 +103,15 @@ pub const GUARD_BACKOFF: Duration = Duration::from_secs(60);
 /// See [`GUARD_BACKOFF`].
 pub const GUARD_BACKOFF_FACTOR: u32 = 5;
 
+/// A canary without an answer holds other handshakes up for this long.
+pub const GUARD_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Without an acceptance for this long, one canary goes first again.
+pub const GUARD_PROOF_AGE: Duration = Duration::from_secs(60);
+
+/// How often those who wait for the guard ask again, besides at its changes.
+pub const GUARD_LOOK: Duration = Duration::from_millis(250);
+
 /// Names are looked up again this often.
 pub const RESOLVE_REFRESH: Duration = Duration::from_secs(30);
 

@@ -166,8 +166,6 @@ pub struct Metrics {
     pub stale_events: IntCounter,
     /// Log lines dropped because their reader stood still.
     pub log_lines_dropped: IntCounter,
-    /// Requests to the administration address.
-    pub admin_requests: IntCounter,
 }
 
 /// Registers families as they are made.
@@ -286,7 +284,6 @@ impl Metrics {
                 .counter("stale_events_total", "Readiness events that came for an earlier owner of a slot")?,
             log_lines_dropped: make
                 .counter("log_lines_dropped_total", "Log lines dropped because their reader stood still")?,
-            admin_requests: make.counter("admin_requests_total", "Requests to the administration address")?,
             registry: make.0,
         };
         metrics.guard_changed(GuardState::Unproven);

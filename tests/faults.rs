@@ -53,7 +53,7 @@ fn a_malformed_request_gets_400_and_nothing_reaches_the_upstream() {
         format!("{CONNECT}Content-Length: 5\r\n\r\nhello"),
         format!("{CONNECT}Content-Length: 0\r\nContent-Length: 1\r\n\r\n"),
         CONNECT.replace("\r\n", "\n") + "\n",
-        "\x16\x03\x01\x02\x00\x01\x00\x01\x7c\r\n\r\n".to_owned(),
+        "\x16\x03\x01\x02\x00\x01\x00\x01\x7c".to_owned(),
     ] {
         let gateway = before_stub(&stub, &[]);
         let answer = ask(in_process::address(&gateway), request.as_bytes()).expect("an answer");

@@ -413,7 +413,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "From the first byte to the proxy to its answer for the client, the proxy's own attempt at the origin included",
+        help: "From the request's head to its answer for the client, the proxy's own attempt at the origin included",
         default: Fallback::Value(|| format_duration(limits::HANDSHAKE_TIMEOUT)),
     },
     Key {

@@ -71,6 +71,8 @@ pub struct Shard {
     context: Context,
     epoch: Instant,
     turns: Histogram,
+    /// When those who wait for the guard are called up next, in ms.
+    guard_look_ms: u64,
     pipes_reported: i64,
     draining: bool,
 }
@@ -129,6 +131,7 @@ impl Shard {
             context,
             epoch,
             turns,
+            guard_look_ms: 0,
             pipes_reported: 0,
             draining: false,
         };
@@ -171,6 +174,9 @@ impl Shard {
         self.accept();
         self.run_queued();
         self.run_deadlines();
+        if !self.context.guard_waiters.is_empty() && self.context.now_ms() >= self.guard_look_ms {
+            self.call_guard_waiters();
+        }
         if !self.draining {
             warm::refill(&mut self.context);
         }
@@ -193,7 +199,9 @@ impl Shard {
         }
         let now_ms = self.context.now_ms();
         let rest = self.accept_rests_until_ms.map(|until_ms| until_ms.saturating_sub(now_ms));
-        let wait_ms = [rest, self.context.timers.next_ms(now_ms)].into_iter().flatten().min()?;
+        let waits_for_guard = !self.context.guard_waiters.is_empty();
+        let look = waits_for_guard.then(|| self.guard_look_ms.saturating_sub(now_ms));
+        let wait_ms = [rest, look, self.context.timers.next_ms(now_ms)].into_iter().flatten().min()?;
         Some(Duration::from_millis(wait_ms))
     }
 
@@ -266,6 +274,14 @@ impl Shard {
         }
     }
 
+    /// Those who wait for the guard ask again: at its changes, and now and then because its patience ends silently.
+    fn call_guard_waiters(&mut self) {
+        self.context.guard_round += 1;
+        self.guard_look_ms = self.context.now_ms() + millis(limits::GUARD_LOOK);
+        let waiters = std::mem::take(&mut self.context.guard_waiters);
+        waiters.into_iter().for_each(|key| self.enqueue(key));
+    }
+
     fn on_messages(&mut self) -> bool {
         let messages: Vec<Message> = self.mailbox.take().collect();
         let mut stop = false;
@@ -277,11 +293,7 @@ impl Shard {
                     let waiters = std::mem::take(&mut self.context.address_waiters);
                     waiters.into_iter().for_each(|key| self.enqueue(key));
                 }
-                Message::GuardChanged => {
-                    self.context.guard_round += 1;
-                    let waiters = std::mem::take(&mut self.context.guard_waiters);
-                    waiters.into_iter().for_each(|key| self.enqueue(key));
-                }
+                Message::GuardChanged => self.call_guard_waiters(),
                 Message::Settings(settings) => {
                     self.context.settings = *settings;
                     warm::clear(&mut self.context);
@@ -350,7 +362,7 @@ impl Shard {
     }
 
     fn pause_accepting(&mut self, why: &str) {
-        let pause_ms = u64::try_from(limits::ACCEPT_PAUSE.as_millis()).unwrap_or(u64::MAX);
+        let pause_ms = millis(limits::ACCEPT_PAUSE);
         self.accept_rests_until_ms = Some(self.context.now_ms() + pause_ms);
         self.context.metrics.accept_pauses.inc();
         log::warn!("accepting pauses for {pause_ms} ms: {why}");
@@ -398,4 +410,8 @@ fn micros_since(epoch: Instant) -> u64 {
 
 fn micros_since_at(epoch: Instant, at: Instant) -> u64 {
     u64::try_from(at.saturating_duration_since(epoch).as_micros()).unwrap_or(u64::MAX)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
 }

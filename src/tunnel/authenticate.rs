@@ -228,7 +228,7 @@ impl Authenticate {
     fn verdict(&mut self, context: &Context) {
         if let Some(ticket) = self.ticket.take() {
             self.end_phase(Phase::Authenticate, context);
-            ticket.accepted();
+            ticket.accepted(context.now_ms());
         }
     }
 

@@ -1,5 +1,7 @@
 //! The second stage: finding the upstream and connecting to it.
 
+use std::net::SocketAddr;
+
 use mio::net::TcpStream;
 use mio::{Interest, Token};
 
@@ -34,7 +36,7 @@ pub(super) struct Attempt {
 #[derive(Debug)]
 enum State {
     WaitForAddresses,
-    Connecting { endpoint: Endpoint, address: usize, since_us: u64 },
+    Connecting { endpoint: Endpoint, peer: SocketAddr, index: usize, since_us: u64 },
 }
 
 /// Connecting, one address after the other.
@@ -109,9 +111,12 @@ impl Dial {
                 Dial::anew(self.attempt, key, client, context)
             }
             State::Connecting { endpoint, .. } if !endpoint.ready.writable() => Step::Wait(Stage::Dial(self)),
-            State::Connecting { endpoint, .. } => match endpoint.stream.take_error() {
+            State::Connecting { endpoint, peer, .. } => match endpoint.stream.take_error() {
                 Ok(None) => self.connected(key, client, context),
-                Ok(Some(error)) | Err(error) => self.connect_next(Some(Fault::dial_io(&error)), key, client, context),
+                Ok(Some(error)) | Err(error) => {
+                    let fault = Fault::dial_io(*peer, &error);
+                    self.connect_next(Some(fault), key, client, context)
+                }
             },
         }
     }
@@ -122,8 +127,8 @@ impl Dial {
                 let fault = fault(Cause::ResolveTimeout, "the upstream's name was not resolved in time");
                 self.give_up(fault, client, context)
             }
-            State::Connecting { .. } => {
-                let fault = fault(Cause::ConnectTimeout, "the upstream did not take the connection in time");
+            State::Connecting { peer, .. } => {
+                let fault = fault(Cause::ConnectTimeout, format!("{peer} did not take the connection in time"));
                 match context.now_ms() >= self.attempt.until_ms {
                     true => self.give_up(fault, client, context),
                     false => self.connect_next(Some(fault), key, client, context),
@@ -150,14 +155,14 @@ impl Dial {
             context.metrics.dials.inc();
             match connect(address, key, self.attempt.number, context) {
                 Ok(endpoint) => {
-                    self.state = State::Connecting { endpoint, address: index, since_us: context.now_us };
+                    self.state = State::Connecting { endpoint, peer: address, index, since_us: context.now_us };
                     let at_ms = context.now_ms() + context.settings.timeouts.connect;
                     client.set_deadline(key, context, at_ms.min(self.attempt.until_ms));
                     return Step::Wait(Stage::Dial(self));
                 }
                 Err(error) => {
                     let exhausted = is_exhaustion(&error);
-                    let fault = Fault::dial_io(&error);
+                    let fault = Fault::dial_io(address, &error);
                     if exhausted {
                         return self.give_up(fault, client, context);
                     }
@@ -169,10 +174,10 @@ impl Dial {
 
     fn connected(self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
         let Dial { attempt, state, .. } = *self;
-        let State::Connecting { endpoint, address, since_us } = state else {
+        let State::Connecting { endpoint, index, since_us, .. } = state else {
             unreachable!("only a connecting dial connects")
         };
-        context.preferred_address = address;
+        context.preferred_address = index;
         context.metrics.phase(Phase::Connect, context.now_us - since_us);
         Authenticate::begin(attempt, endpoint, key, client, context)
     }
@@ -192,12 +197,7 @@ impl Dial {
 }
 
 /// Begins to connect and registers the connection, for reading and writing at once and for good.
-pub(super) fn connect(
-    address: std::net::SocketAddr,
-    key: Key,
-    number: u8,
-    context: &Context,
-) -> std::io::Result<Endpoint> {
+pub(super) fn connect(address: SocketAddr, key: Key, number: u8, context: &Context) -> std::io::Result<Endpoint> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     let token = Token::from(EventToken { key, lane: Lane::Upstream(number) });

@@ -77,6 +77,18 @@ enum Stage {
     Stepping,
 }
 
+impl Stage {
+    fn at(&self) -> At {
+        match self {
+            Stage::ReadHead(_) => At::ReadHead,
+            Stage::Dial(_) => At::Dial,
+            Stage::Authenticate(_) => At::Authenticate,
+            Stage::Declined(_) | Stage::Reply(_) | Stage::Closing(_) => At::Reply,
+            Stage::Relay(_) | Stage::Stepping => At::Relay,
+        }
+    }
+}
+
 /// What came of stepping a stage.
 enum Step {
     /// On to the next stage, at once.
@@ -182,7 +194,7 @@ impl Tunnel {
 
     /// Ends the tunnel wherever it is, because the gateway is shutting down.
     pub fn cut(&mut self, context: &mut Context) {
-        let end = context.fault(Fault::new(At::Relay, Cause::Drained, "the gateway is shutting down"));
+        let end = context.fault(Fault::new(self.stage.at(), Cause::Drained, "the gateway is shutting down"));
         let (up, down) = match std::mem::replace(&mut self.stage, Stage::Stepping) {
             Stage::Relay(stage) => stage.dismantle(context),
             _ => (0, 0),

@@ -43,6 +43,8 @@ impl ReadHead {
             let (head_end, admission) = (&mut self.head_end, self.admission);
             let got = self.inbox.read(&mut client.endpoint, &mut context.scratch, |bytes| {
                 match head_end.find(bytes, limit_bytes) {
+                    // Never a method's first byte; without this the client would wait for its time-out.
+                    _ if bytes.first() == Some(&TLS_HANDSHAKE) => (0, Err(fault(Cause::RequestMalformed, SPEAKS_TLS))),
                     Ok(None) => (0, Ok(None)),
                     Ok(Some(length)) => (length, understand(&bytes[..length], admission).map(Some)),
                     Err(error) => (0, Err(fault(Cause::RequestHeadTooLarge, error.to_string()))),
@@ -77,6 +79,11 @@ impl ReadHead {
         }
     }
 }
+
+/// The first byte of a TLS connection (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 22;
+const SPEAKS_TLS: &str =
+    "the client speaks TLS to the gateway: the proxy's own URL must begin with http://, also for https:// sites";
 
 /// Makes a request out of a whole head, or the fault that answers it.
 fn understand(head: &[u8], admission: Admission) -> Result<Request, Fault> {

@@ -49,15 +49,23 @@ impl Reply {
         if status == 0 {
             return Step::end(context.fault(fault));
         }
+        let kind = if fault.cause == Cause::MethodNotSupported { "other" } else { "connect" };
         let answer = fault_answer(&fault, &context.settings.upstream_name);
         let end = context.fault(fault);
-        Reply::page(answer, status, end, client, context)
+        Reply::page(kind, answer, status, end, client, context)
     }
 
-    /// Sends a whole answer that closes the connection.
-    pub(super) fn page(answer: Vec<u8>, status: u16, end: End, client: &mut Client, context: &mut Context) -> Step {
+    /// Sends a whole answer to a request of some kind, and closes the connection behind it.
+    pub(super) fn page(
+        kind: &str,
+        answer: Vec<u8>,
+        status: u16,
+        end: End,
+        client: &mut Client,
+        context: &Context,
+    ) -> Step {
         client.record.status = status;
-        context.metrics.request("connect", status);
+        context.metrics.request(kind, status);
         Step::Go(Stage::Reply(Box::new(Reply { answer, sent: 0, bounded: false, then: Then::Close(end) })))
     }
 
@@ -115,7 +123,7 @@ fn fault_answer(fault: &Fault, upstream_name: &str) -> Vec<u8> {
     let received_status = (fault.cause == Cause::CredentialsRefused).then_some(407);
     let error = ProxyStatus::error(fault.cause.error_type(), &fault.detail);
     let extra_fields: &[(&str, &str)] = match fault.cause {
-        Cause::TunnelLimit | Cause::ResourcesExhausted | Cause::Drained => &[("Retry-After", "5")],
+        Cause::TunnelLimit | Cause::ResourcesExhausted => &[("Retry-After", "5")],
         _ => &[],
     };
     let response = ErrorResponse {
