@@ -60,6 +60,9 @@ impl Dial {
         if let Some(rest) = context.settings.guard.held(context.now_ms()) {
             return Reply::to_fault(super::authenticate::held_fault(rest), client, context);
         }
+        if let Some(rest) = context.settings.guard.barred(context.now_ms(), &request.authority) {
+            return Reply::to_fault(super::authenticate::barred_fault(rest), client, context);
+        }
         let until_ms = context.now_ms() + context.settings.timeouts.handshake;
         let started_us = context.now_us;
         if let Some((upstream, handshake)) = warm::take(&request, key, 0, context) {
