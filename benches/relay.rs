@@ -142,12 +142,13 @@ impl Lane {
         }
     }
 
-    /// Makes the half count as bulk, so that its next piece is spliced: two bytes through a scratch buffer of one.
-    fn prime(&mut self, pipes: &mut PipePool, sink: &mut [u8]) {
+    /// Makes the half count as bulk, so that its next piece is spliced: two bytes through a scratch buffer of one, and no
+    /// pipe to take them as a small piece, which would end the bulk.
+    fn prime(&mut self, sink: &mut [u8]) {
         self.begin(2);
         while self.undelivered_bytes > 0 {
             self.send(&[0; 2]);
-            self.pump(&mut Resources { scratch: &mut [0], pipes });
+            self.pump(&mut Resources { scratch: &mut [0], pipes: &mut PipePool::new(0) });
             self.receive(sink);
         }
     }
@@ -192,7 +193,7 @@ impl Rig {
     fn round(&mut self) -> Duration {
         for lane in &mut self.lanes {
             if self.way == Way::Splice {
-                lane.prime(&mut self.pipes, &mut self.sink);
+                lane.prime(&mut self.sink);
             }
             lane.begin(self.source.len());
         }
