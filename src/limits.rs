@@ -146,3 +146,6 @@ pub const WARM_REST: Duration = Duration::from_secs(30);
 
 /// How often a warm connection looks whether clients wait for a challenge, to give way to them.
 pub const WARM_LOOK: Duration = Duration::from_millis(200);
+
+/// Log lines are gathered for this long and written together.
+pub const LOG_GATHER: Duration = Duration::from_millis(20);
