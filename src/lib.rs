@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod ntlm;
 pub mod relay;
 pub mod shard;
+pub mod stub;
 pub mod supervisor;
 pub mod tunnel;
 pub mod upstream;

@@ -1,0 +1,127 @@
+//! A little HTTP origin: one small page for every request.
+
+use crate::http::{BodyDrain, BodyFraming};
+use crate::http::{FieldStorage, HeadEnd, RequestHead};
+
+/// The page.
+pub const HELLO_PAGE: &str = "Hello from behind the proxy.\n";
+
+/// Longest request head, in bytes; a longer one is answered 400.
+const HEAD_LIMIT_BYTES: usize = 16 * 1024;
+
+/// One connection to the origin.
+#[derive(Debug)]
+pub(super) struct Hello {
+    buffer: Vec<u8>,
+    head_end: HeadEnd,
+    /// The body of the request that is to be answered next.
+    body: Option<(BodyDrain, Request)>,
+    ended: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Request {
+    persists: bool,
+    wants_body: bool,
+    framing: BodyFraming,
+}
+
+impl Default for Hello {
+    fn default() -> Self {
+        Hello { buffer: Vec::new(), head_end: HeadEnd::request(), body: None, ended: false }
+    }
+}
+
+impl Hello {
+    /// Takes in bytes of the client; the answers to the requests that are complete.
+    pub(super) fn receive(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.buffer.extend_from_slice(bytes);
+        let mut answers = Vec::new();
+        while !self.ended && self.step(&mut answers) {}
+        answers
+    }
+
+    /// Whether the connection is to be closed: after an error, or a request that asked for it.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Deals with one head or one piece of a body; false when more bytes are needed.
+    fn step(&mut self, answers: &mut Vec<u8>) -> bool {
+        if let Some((drain, request)) = &mut self.body {
+            let request = *request;
+            let Ok(drained) = drain.feed(&self.buffer) else {
+                return self.refuse(answers);
+            };
+            self.buffer.drain(..drained.consumed);
+            if drained.done {
+                self.body = None;
+                self.answer(request, answers);
+            }
+            return drained.done;
+        }
+        let length = match self.head_end.find(&self.buffer, HEAD_LIMIT_BYTES) {
+            Ok(Some(length)) => length,
+            Ok(None) => return false,
+            Err(_) => return self.refuse(answers),
+        };
+        let head = self.buffer.drain(..length).collect::<Vec<_>>();
+        self.head_end = HeadEnd::request();
+        let Ok(request) = read(&head) else {
+            return self.refuse(answers);
+        };
+        self.body = Some((BodyDrain::new(request.framing, u64::MAX), request));
+        true
+    }
+
+    fn answer(&mut self, request: Request, answers: &mut Vec<u8>) {
+        self.ended = !request.persists;
+        let connection = if request.persists { "keep-alive" } else { "close" };
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: {connection}\r\n\r\n",
+            HELLO_PAGE.len()
+        );
+        answers.extend_from_slice(head.as_bytes());
+        if request.wants_body {
+            answers.extend_from_slice(HELLO_PAGE.as_bytes());
+        }
+    }
+
+    fn refuse(&mut self, answers: &mut Vec<u8>) -> bool {
+        answers.extend_from_slice(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        self.ended = true;
+        false
+    }
+}
+
+fn read(head: &[u8]) -> Result<Request, crate::http::RequestError> {
+    let mut storage = FieldStorage::new();
+    let head = RequestHead::parse(head, &mut storage)?;
+    Ok(Request { persists: head.persists(), wants_body: head.method != "HEAD", framing: head.framing })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_answered_in_turn_until_one_asks_for_the_end() {
+        let mut hello = Hello::default();
+        let requests = b"GET / HTTP/1.1\r\nHost: h\r\n\r\nPOST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc\
+            HEAD / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        let answers: Vec<u8> = requests.iter().flat_map(|byte| hello.receive(&[*byte])).collect();
+        let answers = String::from_utf8(answers).unwrap();
+        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 3);
+        assert_eq!(answers.matches(HELLO_PAGE).count(), 2);
+        assert!(answers.ends_with("Connection: close\r\n\r\n"));
+        assert!(hello.has_ended());
+        assert_eq!(hello.receive(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"), b"");
+    }
+
+    #[test]
+    fn what_is_no_request_ends_with_400() {
+        let mut hello = Hello::default();
+        assert!(hello.receive(b"\x16\x03\x01\r\n\r\n").starts_with(b"HTTP/1.1 400"));
+        assert!(hello.has_ended());
+    }
+}

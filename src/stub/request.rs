@@ -1,0 +1,149 @@
+//! What the stub needs to know of a request, apart from its bytes.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::behaviour::Behaviour;
+use crate::http::{Authority, BodyFraming, FieldStorage, RequestError, RequestHead, RequestTarget};
+
+/// A request whose head was read.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub connect: bool,
+    pub wants_body: bool,
+    /// The destination's host in lower case; empty where the target names none.
+    pub host: String,
+    /// The client means to go on with this connection.
+    pub persists: bool,
+    pub credentials: Credentials,
+    /// There is a field that a client meant for its own hop.
+    pub client_fields: bool,
+    /// `Expect: 100-continue`.
+    pub expects_continue: bool,
+    pub framing: BodyFraming,
+}
+
+/// What stands in the authorization field. No `Debug` of tokens: they are the proof.
+pub(super) enum Credentials {
+    None,
+    /// A decoded token of the scheme that is spoken.
+    Token(Vec<u8>),
+    /// A token of that scheme that is not base64.
+    Garbled,
+    /// Other schemes only.
+    Foreign,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Credentials::None => "None",
+            Credentials::Token(_) => "Token",
+            Credentials::Garbled => "Garbled",
+            Credentials::Foreign => "Foreign",
+        })
+    }
+}
+
+impl Request {
+    /// Reads exactly one head.
+    ///
+    /// # Errors
+    /// What the parser says.
+    pub(super) fn read(head: &[u8], behaviour: &Behaviour) -> Result<Request, RequestError> {
+        let mut storage = FieldStorage::new();
+        let head = RequestHead::parse(head, &mut storage)?;
+        let (connect, credentials) = (head.is_connect(), Credentials::read(&head, behaviour));
+        let says_close = ["connection", "proxy-connection"].iter().any(|name| head.fields.has_token(name, "close"));
+        let doubled = head.fields.get_all("proxy-authorization").count() > 1;
+        // A gateway that speaks NTLM has nothing else to say, even where NTLM is not what was offered.
+        let not_ntlm = head.fields.get_all("proxy-authorization").any(|value| {
+            let scheme = value.split(|byte| *byte == b' ').next().unwrap_or_default();
+            ![&b"NTLM"[..], b"Negotiate"].iter().any(|known| known.eq_ignore_ascii_case(scheme))
+        });
+        let asks_to_stay =
+            ["connection", "proxy-connection"].iter().any(|name| head.fields.has_token(name, "keep-alive"));
+        Ok(Request {
+            connect,
+            wants_body: head.method != "HEAD",
+            host: host_of(&head.target).to_ascii_lowercase(),
+            persists: head.persists() && (asks_to_stay || !behaviour.rules.keep_alive_on_demand),
+            client_fields: doubled || not_ntlm || connect && says_close,
+            credentials,
+            expects_continue: head.fields.has_token("expect", "100-continue"),
+            framing: head.framing,
+        })
+    }
+
+    /// Whether a body follows.
+    pub(super) fn has_body(&self) -> bool {
+        !matches!(self.framing, BodyFraming::None | BodyFraming::Length(0))
+    }
+}
+
+impl Credentials {
+    fn read(head: &RequestHead<'_>, behaviour: &Behaviour) -> Credentials {
+        // A proxy that poses as the origin looks where an origin looks.
+        let field = if behaviour.head.demand_status == 401 { "authorization" } else { "proxy-authorization" };
+        let mut values = head.fields.get_all(field).peekable();
+        if values.peek().is_none() {
+            return Credentials::None;
+        }
+        let mut tokens = values.filter_map(|value| {
+            let (scheme, token) = str::from_utf8(value).ok()?.split_once(' ')?;
+            behaviour.offers.scheme.is_some_and(|spoken| spoken.eq_ignore_ascii_case(scheme)).then(|| token.trim())
+        });
+        match tokens.next().map(|token| STANDARD.decode(token)) {
+            Some(Ok(token)) => Credentials::Token(token),
+            Some(Err(_)) => Credentials::Garbled,
+            None => Credentials::Foreign,
+        }
+    }
+}
+
+fn host_of(target: &RequestTarget<'_>) -> String {
+    match target {
+        RequestTarget::Authority(Authority { host, .. })
+        | RequestTarget::Absolute { authority: Authority { host, .. }, .. } => host.to_string(),
+        RequestTarget::Origin(_) | RequestTarget::Asterisk => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stub::Personality;
+
+    fn read(head: &str, personality: Personality) -> Request {
+        Request::read(head.as_bytes(), &personality.behaviour()).unwrap()
+    }
+
+    #[test]
+    fn the_token_of_the_spoken_scheme_is_found_in_any_case() {
+        let request =
+            read("CONNECT Echo.Test:443 HTTP/1.1\r\nPROXY-authorization: ntlm  TlRMTQ== \r\n\r\n", Personality::Plain);
+        assert!(matches!(&request.credentials, Credentials::Token(token) if token == b"NTLM"));
+        assert_eq!(request.host, "echo.test");
+        assert!(request.connect && request.persists && !request.client_fields);
+    }
+
+    #[test]
+    fn fields_of_the_clients_own_hop_are_noticed() {
+        for fields in [
+            "Connection: close\r\n",
+            "Proxy-Connection: close\r\n",
+            "Proxy-Authorization: Basic eDp5\r\n",
+            "Proxy-Authorization: Basic eDp5\r\nProxy-Authorization: NTLM TlRMTQ==\r\n",
+        ] {
+            let head = format!("CONNECT a:1 HTTP/1.1\r\n{fields}\r\n");
+            assert!(read(&head, Personality::Plain).client_fields, "{fields}");
+        }
+    }
+
+    #[test]
+    fn an_old_proxy_keeps_a_connection_only_on_demand() {
+        assert!(!read("CONNECT a:1 HTTP/1.1\r\n\r\n", Personality::Http10).persists);
+        let head = "CONNECT a:1 HTTP/1.1\r\nProxy-Connection: Keep-Alive\r\n\r\n";
+        assert!(read(head, Personality::Http10).persists);
+    }
+}

@@ -1,0 +1,156 @@
+//! What all connections of a stub share: its names, its accounts, and the challenges it gave lately.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use crate::ntlm::{NtHash, Verified, VerifyError, VerifyOptions, verify};
+
+/// Challenges remembered in order to recognise an AUTHENTICATE_MESSAGE that strayed onto another connection.
+const LEDGER_LENGTH: usize = 128;
+
+/// An account that the stub knows.
+#[derive(Debug, Clone)]
+pub struct StubAccount {
+    /// The domain, in any letter case.
+    pub domain: String,
+    /// The user, in any letter case.
+    pub user: String,
+    /// The password's hash.
+    pub nt_hash: NtHash,
+}
+
+/// The names that a CHALLENGE_MESSAGE tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerNames {
+    /// NetBIOS name of the domain; the TargetName, too.
+    pub domain: String,
+    /// NetBIOS name of the computer.
+    pub computer: String,
+    /// DNS name of the domain.
+    pub dns_domain: String,
+    /// DNS name of the computer.
+    pub dns_computer: String,
+}
+
+impl ServerNames {
+    /// All four from two: `CORP` and `PROXY` have the DNS names `corp.test` and `proxy.corp.test`.
+    #[must_use]
+    pub fn new(domain: &str, computer: &str) -> ServerNames {
+        let dns_domain = format!("{}.test", domain.to_lowercase());
+        let dns_computer = format!("{}.{dns_domain}", computer.to_lowercase());
+        ServerNames { domain: domain.to_owned(), computer: computer.to_owned(), dns_domain, dns_computer }
+    }
+}
+
+/// A challenge and where it was given.
+pub(super) struct Issued {
+    pub connection: u64,
+    pub negotiate: Vec<u8>,
+    pub challenge: Vec<u8>,
+}
+
+/// What all sessions share. Sessions on any thread may use it at once.
+pub struct Setup {
+    names: ServerNames,
+    delay: Duration,
+    accounts: RwLock<Vec<StubAccount>>,
+    ledger: Mutex<VecDeque<Arc<Issued>>>,
+}
+
+impl Setup {
+    /// A setup. `delay` passes before every answer and stands for a round trip.
+    #[must_use]
+    pub fn new(names: ServerNames, accounts: Vec<StubAccount>, delay: Duration) -> Setup {
+        Setup { names, delay, accounts: RwLock::new(accounts), ledger: Mutex::default() }
+    }
+
+    /// Changes the password of an account, or adds the account. The next proof is judged by it.
+    pub fn set_password(&self, domain: &str, user: &str, nt_hash: NtHash) {
+        let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
+        let known = accounts.iter_mut().find(|account| same(&account.domain, domain) && same(&account.user, user));
+        match known {
+            Some(account) => account.nt_hash = nt_hash,
+            None => accounts.push(StubAccount { domain: domain.to_owned(), user: user.to_owned(), nt_hash }),
+        }
+    }
+
+    pub(super) fn names(&self) -> &ServerNames {
+        &self.names
+    }
+
+    pub(super) fn delay(&self) -> Duration {
+        self.delay
+    }
+
+    /// Notes a challenge that is on its way.
+    pub(super) fn issue(&self, issued: &Arc<Issued>) {
+        let mut ledger = self.ledger();
+        if ledger.len() == LEDGER_LENGTH {
+            ledger.pop_front();
+        }
+        ledger.push_back(Arc::clone(issued));
+    }
+
+    /// Judges an AUTHENTICATE_MESSAGE as the answer to `issued`.
+    pub(super) fn judge(
+        &self,
+        authenticate: &[u8],
+        issued: &Issued,
+        options: &VerifyOptions,
+    ) -> Result<Verified, VerifyError> {
+        let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
+        let lookup = |user: &str, domain: &str| {
+            accounts.iter().find(|account| self.is_meant(account, user, domain)).map(|account| &account.nt_hash)
+        };
+        verify(authenticate, &issued.negotiate, &issued.challenge, lookup, options)
+    }
+
+    /// Whether an AUTHENTICATE_MESSAGE that came on `connection` is a right answer to a challenge that was given on
+    /// another one lately. Costs a verification for each remembered challenge, so only for messages that failed.
+    pub(super) fn strayed(&self, authenticate: &[u8], connection: u64, options: &VerifyOptions) -> bool {
+        let others: Vec<_> = self.ledger().iter().filter(|issued| issued.connection != connection).cloned().collect();
+        others.iter().any(|issued| self.judge(authenticate, issued, options).is_ok())
+    }
+
+    /// A UPN comes as user, with an empty domain; a domain is known by both its names.
+    fn is_meant(&self, account: &StubAccount, user: &str, domain: &str) -> bool {
+        let (user, domain) = match user.rsplit_once('@') {
+            Some((name, realm)) if domain.is_empty() => (name, realm),
+            _ => (user, domain),
+        };
+        let own_domain = same(&account.domain, &self.names.domain);
+        let domain_known = same(&account.domain, domain) || own_domain && same(&self.names.dns_domain, domain);
+        same(&account.user, user) && domain_known
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, VecDeque<Arc<Issued>>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn same(one: &str, other: &str) -> bool {
+    one.to_lowercase() == other.to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(domain: &str, user: &str) -> StubAccount {
+        StubAccount { domain: domain.into(), user: user.into(), nt_hash: NtHash::from_password("x") }
+    }
+
+    #[test]
+    fn an_account_is_found_by_every_name_it_has() {
+        let setup = Setup::new(ServerNames::new("CORP", "PROXY"), Vec::new(), Duration::ZERO);
+        let alice = account("CORP", "alice");
+        for (user, domain) in [("alice", "CORP"), ("ALICE", "corp"), ("alice@corp.test", ""), ("alice", "corp.TEST")] {
+            assert!(setup.is_meant(&alice, user, domain), "{domain} {user}");
+        }
+        for (user, domain) in [("alice", ""), ("alice", "OTHER"), ("bob", "CORP"), ("alice@other.test", "")] {
+            assert!(!setup.is_meant(&alice, user, domain), "{domain} {user}");
+        }
+        assert!(!setup.is_meant(&account("OTHER", "alice"), "alice", "corp.test"));
+    }
+}
