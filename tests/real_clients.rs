@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use support::bytes::{assert_same, pseudo_random};
+use support::bytes::assert_same;
 use support::command::{Finished, curl, run};
 use support::gateway::{Gateway, GatewayOptions};
 use support::origin::HttpOrigin;
-use support::scratch::{Scratch, wait_for};
+use support::scratch::wait_for;
 use support::squid::{Squid, SquidOptions};
 use support::tools::{path_of, python_with, skip_for_want_of};
 
@@ -123,34 +123,29 @@ fn openssl_s_client_opens_a_tunnel_with_http_1_0() {
     site.expect_in_log("CONNECT");
 }
 
+/// A plain `http://` request through the gateway as a tunnel: what curl does with `--proxytunnel`.
 #[test]
-fn curl_fetches_over_plain_http() {
+fn curl_fetches_plain_http_through_a_tunnel() {
     require_tools!("squid", "ntlm_auth", "curl", "python3");
     let site = Site::new(HttpOrigin::http());
     let got = site.run(path_of("curl"), |command| {
-        command.args(["-q", "-sS", "--fail", &site.url(), &site.url()]);
+        command.args(["-q", "-sS", "--fail", "--proxytunnel", &site.url(), &site.url()]);
     });
-    let expected = site.expected();
-    assert_same(&got.expect_success("curl").stdout, &expected.repeat(2), "curl's bytes");
-    site.expect_in_log("GET");
+    assert_same(&got.expect_success("curl").stdout, &site.expected().repeat(2), "curl's bytes");
+    site.expect_in_log("CONNECT");
 }
 
 #[test]
-fn curl_uploads_over_plain_http_with_and_without_a_known_length() {
+fn a_plain_http_request_is_told_what_is_served_and_reaches_nobody() {
     require_tools!("squid", "ntlm_auth", "curl", "python3");
     let site = Site::new(HttpOrigin::http());
-    let scratch = Scratch::new("upload");
-    let file = scratch.write("body", pseudo_random(6, 1 << 20)).display().to_string();
-    let sink = site.origin.url("/sink");
-    let args = ["--noproxy", "*", "--upload-file", &file, &sink];
-    let expected = curl(MAX_TIME, args).expect_success("straight").text();
-    for coding in ["Expect:", "Transfer-Encoding: chunked"] {
-        let got = site.run(path_of("curl"), |command| {
-            command.args(["-q", "-sS", "--fail", "--header", coding, "--upload-file", &file, &sink]);
-        });
-        assert_eq!(got.expect_success(coding).text(), expected, "{coding}");
-    }
-    site.expect_in_log("PUT");
+    let got = site.run(path_of("curl"), |command| {
+        command.args(["-q", "-sS", "-i", &site.url()]);
+    });
+    let answer = got.expect_success("curl").text();
+    assert!(answer.starts_with("HTTP/1.1 501 ") && answer.contains("only CONNECT is served"), "{answer}");
+    assert!(answer.contains("Proxy-Status: ntlm-gateway; error=http_request_error"), "{answer}");
+    assert!(site.squid.log().iter().all(|line| line.method != "GET"), "{:#?}", site.squid.log());
 }
 
 #[test]
@@ -158,12 +153,12 @@ fn a_clients_own_credentials_go_neither_to_squid_nor_to_the_origin() {
     require_tools!("squid", "ntlm_auth", "curl", "python3");
     let site = Site::new(HttpOrigin::http());
     let got = site.run(path_of("curl"), |command| {
-        command.args(["-q", "-sS", "--fail", "--proxy-user", "someone:else", "--proxy-basic"]);
+        command.args(["-q", "-sS", "--fail", "--proxytunnel", "--proxy-user", "someone:else", "--proxy-basic"]);
         command.arg(site.origin.url("/headers"));
     });
     let headers = got.expect_success("curl").text();
     assert!(!headers.contains("proxy-"), "{headers}");
     let squid_log = site.squid.log();
     assert!(squid_log.iter().all(|line| line.leg != support::squid::Leg::Other), "{squid_log:#?}");
-    site.expect_in_log("GET");
+    site.expect_in_log("CONNECT");
 }

@@ -1,15 +1,38 @@
 //! `ntlm-gateway demo`: the gateway together with a proxy that asks for NTLM, with no proxy, account or file to be had.
 
-use std::net::SocketAddr;
+mod legs;
+mod tap;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
 use super::fail;
-use crate::config::LogFormat;
+use crate::config::{self, Config, ConfigErrors, LogFormat, Origin, Setting, Settings, Sources, keys, secrets};
+use crate::gateway::Gateway;
 use crate::logging;
+use crate::stub::{StubOptions, StubServer};
+use legs::{Legs, Way};
+use tap::{Heard, Tap};
 
 const ANY_PORT: &str = "127.0.0.1:0";
+
+/// The account of the demonstration; it is known to nobody but the stub in this process.
+const DOMAIN: &str = "DEMO";
+const USER: &str = "alice";
+const PASSWORD: &str = "correct horse battery staple";
+
+/// An origin that the stub plays.
+const HOST: &str = "hello.demo";
+
+/// How long the demonstration waits for its own answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the demonstration is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +62,7 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    match logging::init(LogFormat::Text, log::LevelFilter::Info) {
+    match logging::init(LogFormat::Text, log::LevelFilter::Warn) {
         Ok(_guard) => start(&options(matches)),
         Err(error) => fail(format_args!("cannot start logging: {error}")),
     }
@@ -51,8 +74,95 @@ fn options(matches: &ArgMatches) -> DemoOptions {
 }
 
 fn start(options: &DemoOptions) -> ExitCode {
-    log::info!(listen:% = options.listen, admin:% = options.admin, once = options.once; "demonstration");
-    ExitCode::SUCCESS
+    match demonstrate(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error),
+    }
+}
+
+/// Starts the proxy and the gateway, sends one request through both and shows what happened.
+fn demonstrate(options: &DemoOptions) -> Result<(), Box<dyn std::error::Error>> {
+    let stub = StubServer::start(StubOptions::default().account(DOMAIN, USER, PASSWORD))?;
+    let tap = Tap::start(stub.address())?;
+    let gateway = Gateway::start(&config(options, tap.address())?, || {})?;
+    let listening = gateway.listening().first().copied().ok_or("the gateway has no address")?;
+    println!(
+        "An upstream proxy that demands NTLM, and verifies it, is on {}; it knows {DOMAIN}\\{USER}.",
+        stub.address()
+    );
+    println!("The gateway is on {listening}, its metrics on http://{}/metrics.\n", gateway.admin_address());
+    println!("One request of a client that knows nothing of NTLM:\n");
+    let before = gateway.metrics().encode()?;
+    let page = fetch(listening, &tap)?;
+    println!("\nThrough the tunnel came the origin's page: {}\n", page.trim_end());
+    println!("What it changed in the metrics:\n");
+    changed(&before, &gateway.metrics().encode()?).iter().for_each(|line| println!("  {line}"));
+    if !options.once {
+        println!("\nNow you:\n\n  curl --proxytunnel -x http://{listening} http://{HOST}/");
+        println!("  curl http://{}/metrics\n\nIt serves until Ctrl-C.", gateway.admin_address());
+        Signals::new([SIGINT, SIGTERM])?.forever().next();
+    }
+    gateway.stop();
+    gateway.join()?;
+    Ok(())
+}
+
+/// The configuration that a user would write for the stub.
+fn config(options: &DemoOptions, upstream: SocketAddr) -> Result<Config, ConfigErrors> {
+    let mut settings = Settings::default();
+    let account = format!("{DOMAIN}\\{USER}");
+    for (name, text) in [
+        ("listen", options.listen.to_string()),
+        ("admin", options.admin.to_string()),
+        ("upstream", upstream.to_string()),
+        ("user", account),
+        ("shards", "1".into()),
+        ("max_tunnels", "1000".into()),
+    ] {
+        if let Some(key) = keys::find(name) {
+            settings.give(key, Setting { text, origin: Origin::Default });
+        }
+    }
+    let password = |name: &str| (name == secrets::password_variable()).then(|| PASSWORD.into());
+    config::load(&Sources::new(settings, password)?)
+}
+
+/// Sends the request as a client does, printing each leg; returns the page that came back.
+fn fetch(gateway: SocketAddr, tap: &Tap) -> Result<String, Box<dyn std::error::Error>> {
+    let mut legs = Legs::begin();
+    let mut stream = TcpStream::connect(gateway)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let request = format!("CONNECT {HOST}:80 HTTP/1.1\r\nHost: {HOST}:80\r\n\r\n");
+    legs.add(Way::ClientToGateway, request.as_bytes());
+    stream.write_all(request.as_bytes())?;
+    let mut answer = vec![0; 4096];
+    let count = stream.read(&mut answer)?;
+    let came = Instant::now();
+    for Heard { at, way, bytes } in tap.take() {
+        legs.add_at(at, way, &bytes);
+    }
+    legs.add_at(came, Way::GatewayToClient, answer.get(..count).unwrap_or_default());
+    if !answer.starts_with(b"HTTP/1.1 200 ") {
+        return Err("the gateway did not open the tunnel; the lines above say why".into());
+    }
+    stream.write_all(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    Ok(page.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or(page))
+}
+
+/// The gateway's own sample lines that differ, as `name: before → after`; histogram buckets are left out.
+fn changed(before: &[u8], after: &[u8]) -> Vec<String> {
+    let (before, after) = (String::from_utf8_lossy(before), String::from_utf8_lossy(after));
+    let samples = |text: &str| -> Vec<(String, String)> {
+        let ours = text.lines().filter(|line| line.starts_with("ntlm_gateway_") && !line.contains("_bucket{"));
+        ours.filter_map(|line| line.rsplit_once(' ').map(|(name, value)| (name.into(), value.into()))).collect()
+    };
+    let old = samples(&before);
+    let value_before =
+        |name: &str| old.iter().find(|(known, _)| known == name).map_or("0", |(_, value)| value.as_str());
+    let news = samples(&after).into_iter().filter(|(name, value)| value_before(name) != value);
+    news.map(|(name, value)| format!("{name}: {} → {value}", value_before(&name))).collect()
 }
 
 #[cfg(test)]

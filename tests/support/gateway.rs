@@ -72,7 +72,7 @@ impl Gateway {
             lines.iter().find_map(|line| address_after(line, marker))
         };
         let addresses = wait_for(START_BOUND, || {
-            let both = find("listening on ").zip(find("admin on http://"));
+            let both = find(" INFO  listening on ").zip(find(" INFO  admin on http://"));
             if both.is_none() && process.exit_status().is_some() {
                 return Some(None);
             }
