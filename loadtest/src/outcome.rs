@@ -6,7 +6,7 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::scenario::Load;
+use crate::scenario::{Load, Scenario};
 
 /// The outcome of one run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -142,9 +142,15 @@ impl fmt::Display for Outcome {
             f,
             "  tunnels   {begun} begun, {opened} opened, {completed} completed, {vanished} vanished, {failed} failed"
         )?;
-        writeln!(f, "  rate      {:.0} tunnels/s", self.tunnels_per_s())?;
+        if !self.load.opens_all_first() {
+            writeln!(f, "  rate      {:.0} tunnels/s", self.tunnels_per_s())?;
+        }
         if self.messages > 0 {
-            writeln!(f, "  messages  {} echoed, {:.0}/s", self.messages, self.messages_per_s())?;
+            write!(f, "  messages  {} echoed", self.messages)?;
+            match self.load.scenario {
+                Scenario::Pingpong => writeln!(f, ", {:.0}/s", self.messages_per_s())?,
+                _ => writeln!(f)?,
+            }
         }
         writeln!(f, "  bytes     {} up, {} down, {:.1} MiB/s", self.bytes_up, self.bytes_down, self.mib_per_s())?;
         for (name, latency) in &self.latencies {
