@@ -44,6 +44,9 @@ const SWEEP: Duration = Duration::from_millis(200);
 /// After the last tunnel of a crowd has opened, nothing is measured until the other side has come to rest.
 const SETTLE: Duration = Duration::from_millis(300);
 
+/// When so many tunnels of a crowd have failed, the rest are put to the proof all at once.
+const LOST_MANY: u64 = 64;
+
 /// A moment of a run at which a bystander may want to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
@@ -326,7 +329,10 @@ impl<'a> Driver<'a> {
             _ => {}
         }
         if self.phase == Phase::Ending {
-            while self.working < self.common.load.concurrency
+            // A candidate that has lost thousands would keep the run waiting for each batch of them.
+            let lost_many = self.common.tally.tunnels.failed >= LOST_MANY;
+            let at_once = if lost_many { usize::MAX } else { self.common.load.concurrency };
+            while self.working < at_once
                 && let Some(key) = self.to_prove.pop()
             {
                 self.put_to_work(key);
