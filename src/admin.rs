@@ -1,13 +1,17 @@
-//! Metrics and health, on an address of their own and a thread of its own.
+//! Metrics and health, on an address of their own and threads of their own.
 //!
-//! A library serves it: nothing here is what the gateway exists for.
+//! A thread a connection, few of them, each bounded in time: nothing here is what the gateway exists for, and nothing here
+//! can hold a loop up. It is our own because it must also answer when the process is out of descriptors, which the
+//! small HTTP servers at hand do not survive.
 
-use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
-use tiny_http::{Header, Method, Request, Response, Server};
+use crate::http::{FieldStorage, HeadEnd, RequestHead, RequestTarget, reason_phrase};
+use crate::limits;
 
 /// What is asked of the gateway.
 pub trait Status: Send + Sync {
@@ -32,8 +36,8 @@ pub trait Status: Send + Sync {
 
 /// The administration server; ends when dropped.
 pub struct Admin {
-    server: Arc<Server>,
     address: SocketAddr,
+    ending: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -44,15 +48,11 @@ impl Admin {
     /// When the listener has no address or the thread cannot be started.
     pub fn start(listener: TcpListener, status: Arc<dyn Status>) -> io::Result<Admin> {
         let address = listener.local_addr()?;
-        let server = Server::from_listener(listener, None).map_err(|error| io::Error::other(error.to_string()))?;
-        let server = Arc::new(server);
-        let for_thread = Arc::clone(&server);
-        let thread = thread::Builder::new().name("admin".into()).spawn(move || {
-            for request in for_thread.incoming_requests() {
-                answer(request, &*status);
-            }
-        })?;
-        Ok(Admin { server, address, thread: Some(thread) })
+        let ending = Arc::new(AtomicBool::new(false));
+        let for_thread = Arc::clone(&ending);
+        let thread =
+            thread::Builder::new().name("admin".into()).spawn(move || serve(&listener, &status, &for_thread))?;
+        Ok(Admin { address, ending, thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -63,38 +63,159 @@ impl Admin {
 
 impl Drop for Admin {
     fn drop(&mut self) {
-        self.server.unblock();
-        if let Some(thread) = self.thread.take() {
+        self.ending.store(true, Ordering::Release);
+        // Wakes the thread from its accept; if that fails the thread ends with the process.
+        let woken = TcpStream::connect_timeout(&self.address, limits::ADMIN_TIMEOUT).is_ok();
+        if let Some(thread) = self.thread.take().filter(|_| woken) {
+            // It does not panic.
             let _ = thread.join();
         }
     }
 }
 
-fn answer(request: Request, status: &dyn Status) {
-    const TEXT: &str = "text/plain; charset=utf-8";
-    const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
-    let path = request.url().split('?').next().unwrap_or_default();
-    let (code, content_type, body) = match (request.method(), path) {
-        (Method::Get | Method::Head, "/metrics") => match status.metrics() {
+fn serve(listener: &TcpListener, status: &Arc<dyn Status>, ending: &AtomicBool) {
+    let busy = Arc::new(AtomicUsize::new(0));
+    while !ending.load(Ordering::Acquire) {
+        let Ok((stream, _)) = listener.accept() else {
+            // Out of descriptors, most likely; they do not come back faster by asking.
+            thread::sleep(limits::ACCEPT_PAUSE);
+            continue;
+        };
+        if busy.fetch_add(1, Ordering::AcqRel) >= limits::ADMIN_CONNECTIONS {
+            busy.fetch_sub(1, Ordering::AcqRel);
+            continue;
+        }
+        let (status, busy_then) = (Arc::clone(status), Arc::clone(&busy));
+        let spawned = thread::Builder::new().name("admin-client".into()).spawn(move || {
+            // A client that goes away or is too slow has nothing more to hear.
+            let _ = answer(stream, &*status);
+            busy_then.fetch_sub(1, Ordering::AcqRel);
+        });
+        if spawned.is_err() {
+            busy.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+fn answer(mut stream: TcpStream, status: &dyn Status) -> io::Result<()> {
+    stream.set_read_timeout(Some(limits::ADMIN_TIMEOUT))?;
+    stream.set_write_timeout(Some(limits::ADMIN_TIMEOUT))?;
+    let (code, content_type, body) = match read_head(&mut stream)? {
+        Some(head) => respond(&head, status),
+        None => (400, TEXT, b"the request is malformed or too long\n".to_vec()),
+    };
+    let head = format!(
+        "HTTP/1.1 {code} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        reason_phrase(code),
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), &body].concat())
+}
+
+/// Reads up to the empty line; `None` for a head that is too long.
+fn read_head(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
+    let (mut head, mut end) = (Vec::new(), HeadEnd::request());
+    let mut buffer = [0; 2048];
+    loop {
+        let count = stream.read(&mut buffer)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        head.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        match end.find(&head, limits::ADMIN_HEAD_LIMIT_BYTES) {
+            Ok(None) => {}
+            Ok(Some(length)) => {
+                head.truncate(length);
+                return Ok(Some(head));
+            }
+            Err(_) => return Ok(None),
+        }
+    }
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+fn respond(head: &[u8], status: &dyn Status) -> (u16, &'static str, Vec<u8>) {
+    let mut storage = FieldStorage::new();
+    let Ok(head) = RequestHead::parse(head, &mut storage) else {
+        return (400, TEXT, b"the request is malformed\n".to_vec());
+    };
+    let RequestTarget::Origin(target) = head.target else {
+        return (400, TEXT, b"this is the administration address; the proxy is on another\n".to_vec());
+    };
+    if head.method != "GET" {
+        return (405, TEXT, b"only GET is served\n".to_vec());
+    }
+    match target.split('?').next().unwrap_or_default() {
+        "/metrics" => match status.metrics() {
             Ok(text) => (200, PROMETHEUS, text),
             Err(error) => (500, TEXT, format!("{error}\n").into_bytes()),
         },
-        (Method::Get | Method::Head, "/healthz") => health(status.alive()),
-        (Method::Get | Method::Head, "/readyz") => health(status.ready()),
-        (Method::Get | Method::Head, _) => (404, TEXT, b"there are /metrics, /healthz and /readyz\n".to_vec()),
-        _ => (405, TEXT, b"only GET is served\n".to_vec()),
-    };
-    let mut response = Response::from_data(body).with_status_code(code);
-    if let Ok(header) = Header::from_bytes("Content-Type", content_type) {
-        response = response.with_header(header);
+        "/healthz" => health(status.alive()),
+        "/readyz" => health(status.ready()),
+        _ => (404, TEXT, b"there are /metrics, /healthz and /readyz\n".to_vec()),
     }
-    // A client that went away has nothing more to hear.
-    let _ = request.respond(response);
 }
 
 fn health(state: Result<(), String>) -> (u16, &'static str, Vec<u8>) {
     match state {
-        Ok(()) => (200, "text/plain; charset=utf-8", b"ok\n".to_vec()),
-        Err(why) => (503, "text/plain; charset=utf-8", format!("{why}\n").into_bytes()),
+        Ok(()) => (200, TEXT, b"ok\n".to_vec()),
+        Err(why) => (503, TEXT, format!("{why}\n").into_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    struct Fixed;
+
+    impl Status for Fixed {
+        fn metrics(&self) -> Result<Vec<u8>, String> {
+            Ok(b"up 1\n".to_vec())
+        }
+        fn alive(&self) -> Result<(), String> {
+            Ok(())
+        }
+        fn ready(&self) -> Result<(), String> {
+            Err("not yet".into())
+        }
+    }
+
+    fn ask(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn each_path_has_its_answer_and_it_ends_when_dropped() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let admin = Admin::start(listener, Arc::new(Fixed)).unwrap();
+        for (request, status, body) in [
+            ("GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n", 200, "up 1\n"),
+            ("GET /healthz?x HTTP/1.0\r\n\r\n", 200, "ok\n"),
+            ("GET /readyz HTTP/1.1\r\nHost: h\r\n\r\n", 503, "not yet\n"),
+            ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", 404, "there are /metrics, /healthz and /readyz\n"),
+            ("POST /metrics HTTP/1.1\r\nHost: h\r\n\r\n", 405, "only GET is served\n"),
+            (
+                "CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n",
+                400,
+                "this is the administration address; the proxy is on another\n",
+            ),
+            ("nonsense\r\n\r\n", 400, "the request is malformed\n"),
+        ] {
+            let answer = ask(admin.address(), request);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
+            assert!(answer.ends_with(&format!("\r\n\r\n{body}")), "{request}: {answer}");
+        }
+        let address = admin.address();
+        drop(admin);
+        assert!(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err());
     }
 }

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 
 use crate::http::ErrorType;
 
@@ -151,7 +152,7 @@ causes! {
     /// One direction had ended and the other did not come to an end in time.
     HalfClosedTimeout "half_closed_timeout" 0 Gateway ConnectionReadTimeout;
     /// The gateway is shutting down.
-    Drained "drained" 503 Gateway ConnectionLimitReached;
+    Drained "drained" 0 Gateway ConnectionTerminated;
 }
 
 /// One named failure.
@@ -181,15 +182,15 @@ impl Fault {
         Fault::new(at, Cause::UpstreamReset, format!("the connection to the upstream failed: {error}"))
     }
 
-    /// Names what the system said of an attempt to connect to an upstream.
-    pub fn dial_io(error: &io::Error) -> Fault {
+    /// Names what the system said of an attempt to connect to an upstream's address.
+    pub fn dial_io(address: SocketAddr, error: &io::Error) -> Fault {
         let cause = match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Cause::ConnectRefused,
             io::ErrorKind::TimedOut => Cause::ConnectTimeout,
             _ if is_exhaustion(error) => Cause::ResourcesExhausted,
             _ => Cause::ConnectUnreachable,
         };
-        Fault::new(At::Dial, cause, error.to_string())
+        Fault::new(At::Dial, cause, format!("{address}: {error}"))
     }
 }
 

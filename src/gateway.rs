@@ -66,6 +66,8 @@ struct Controls {
     /// Guards made so far; one that was replaced has no say any more.
     guard_number: Arc<AtomicU64>,
     resolved: Arc<AtomicBool>,
+    /// When the shards' clock began.
+    epoch: Instant,
     shutting_down: AtomicBool,
 }
 
@@ -92,19 +94,23 @@ impl Gateway {
             .map_err(|(address, source)| StartError::Listen { address, source })?;
         let admin_listener = std::net::TcpListener::bind(config.admin)
             .map_err(|source| StartError::Admin { address: config.admin, source })?;
-        let metrics = Arc::new(Metrics::new(&config.upstream.to_string(), &identity_label(config))?);
+        let metrics = Arc::new(Metrics::new(&config.upstream.to_string(), IDENTITY)?);
         let bell: Arc<OnceLock<Vec<Sender<Message>>>> = Arc::default();
         let guard_number = Arc::new(AtomicU64::new(0));
-        let guard = new_guard(&bell, &guard_number, &metrics);
+        let guard = new_guard(config, &bell, &guard_number, &metrics);
         let gate = Gate::new(config.allow_clients.clone(), config.max_tunnels);
         metrics.tunnels_max.set(i64::try_from(config.max_tunnels).unwrap_or(i64::MAX));
         let settings = settings(config, &guard);
         let epoch = Instant::now();
+        let clients_waiting = Arc::new(AtomicUsize::new(0));
         let mut shards = Vec::new();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (gate, settings, metrics) = (Arc::clone(&gate), settings.clone(), Arc::clone(&metrics));
-            let pipes = config.pipes_per_shard;
-            shards.push(Shard::new(ShardOptions { number, listeners, gate, settings, pipes, metrics, epoch })?);
+            let (pipes, warm) = (config.pipes_per_shard, config.warm_per_shard);
+            let clients_waiting = Arc::clone(&clients_waiting);
+            let options =
+                ShardOptions { number, listeners, gate, settings, pipes, warm, clients_waiting, metrics, epoch };
+            shards.push(Shard::new(options)?);
         }
         let senders: Vec<Sender<Message>> = shards.iter().map(|(_, sender)| sender.clone()).collect();
         let _ = bell.set(senders.clone());
@@ -116,6 +122,7 @@ impl Gateway {
             guard: Mutex::new(guard),
             guard_number,
             resolved,
+            epoch,
             shutting_down: AtomicBool::new(false),
         });
         let ended = Arc::new(AtomicUsize::new(0));
@@ -146,11 +153,16 @@ impl Gateway {
         let mut guard = self.controls.guard();
         if secret_changed {
             let bell = Arc::new(OnceLock::from(self.controls.shards.clone()));
-            *guard = new_guard(&bell, &self.controls.guard_number, &self.controls.metrics);
+            *guard = new_guard(config, &bell, &self.controls.guard_number, &self.controls.metrics);
         }
         let settings = settings(config, &guard);
         self.controls.tell_all(|| Message::Settings(Box::new(settings.clone())));
         self.controls.tell_all(|| Message::GuardChanged);
+    }
+
+    /// How long the credentials are not tried any more, if they were refused.
+    pub fn credentials_held(&self) -> Option<Duration> {
+        self.controls.credentials_held()
     }
 
     /// From now on `/readyz` fails, while everything else goes on.
@@ -206,6 +218,11 @@ impl Controls {
         }
     }
 
+    fn credentials_held(&self) -> Option<Duration> {
+        let now_ms = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.guard().held(now_ms)
+    }
+
     fn guard(&self) -> std::sync::MutexGuard<'_, Arc<Guard>> {
         self.guard.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,7 +230,6 @@ impl Controls {
 
 impl Status for Controls {
     fn metrics(&self) -> Result<Vec<u8>, String> {
-        self.metrics.admin_requests.inc();
         let counted = self.metrics.log_lines_dropped.get();
         self.metrics.log_lines_dropped.inc_by(logging::dropped_lines().saturating_sub(counted));
         self.metrics.encode().map_err(|error| error.to_string())
@@ -239,14 +255,19 @@ impl Status for Controls {
             return Err("shutting down".into());
         }
         if !self.resolved.load(Ordering::Relaxed) {
-            return Err("the upstream's name does not resolve".into());
+            return Err("the upstream's name is not resolved".into());
         }
-        match self.guard().state() {
-            GuardState::Refused => Err("the upstream refuses the credentials".into()),
-            _ => Ok(()),
+        match self.credentials_held() {
+            Some(rest) => {
+                Err(format!("the upstream refuses the credentials; not tried again for {} s", rest.as_secs()))
+            }
+            None => Ok(()),
         }
     }
 }
+
+/// The identity's name in metrics. Not its account: that may change with a reload, and is nobody's business there.
+const IDENTITY: &str = "default";
 
 /// `DOMAIN\user`, or the user alone.
 fn identity_label(config: &Config) -> String {
@@ -268,6 +289,7 @@ fn settings(config: &Config, guard: &Arc<Guard>) -> Settings {
             connect: ms(config.timeouts.connect),
             handshake: ms(config.timeouts.handshake),
             idle: ms(config.timeouts.idle),
+            warm: ms(config.timeouts.warm),
             half_closed: ms(config.timeouts.half_closed),
             linger: ms(limits::LINGER_TIMEOUT),
         },
@@ -277,6 +299,7 @@ fn settings(config: &Config, guard: &Arc<Guard>) -> Settings {
 
 /// A guard whose changes are counted, logged and told to all shards.
 fn new_guard(
+    config: &Config,
     bell: &Arc<OnceLock<Vec<Sender<Message>>>>,
     numbers: &Arc<AtomicU64>,
     metrics: &Arc<Metrics>,
@@ -284,17 +307,20 @@ fn new_guard(
     let number = numbers.fetch_add(1, Ordering::Relaxed) + 1;
     let (bell, numbers, metrics) = (Arc::clone(bell), Arc::clone(numbers), Arc::clone(metrics));
     metrics.guard_changed(GuardState::Unproven);
-    Guard::new(GuardPolicy::default(), move |state| {
+    let account = identity_label(config);
+    let upstream = config.upstream.to_string();
+    Guard::new(GuardPolicy::default(), move |state, rest| {
         if numbers.load(Ordering::Relaxed) != number {
             return;
         }
         metrics.guard_changed(state);
         match state {
-            GuardState::Proven => log::info!("the upstream accepts the credentials"),
-            GuardState::Unproven => log::debug!("the credentials are to be proven anew"),
+            GuardState::Proven => log::info!("{upstream} accepts the credentials of {account}"),
+            GuardState::Unproven => log::debug!("the credentials of {account} are to be proven anew"),
             GuardState::Refused => log::error!(
-                "the upstream refuses the credentials: no further attempt for a while, so that the account is not locked. \
-                 Correct the password; a reload takes it at once"
+                "{upstream} refuses the credentials of {account}: no further attempt for {} min, so that the account is not locked; \
+                 correct the password and reload (SIGHUP), which tries it at once",
+                rest.as_secs().div_ceil(60)
             ),
         }
         for shard in bell.get().into_iter().flatten() {

@@ -103,6 +103,15 @@ pub const GUARD_BACKOFF: Duration = Duration::from_secs(60);
 /// See [`GUARD_BACKOFF`].
 pub const GUARD_BACKOFF_FACTOR: u32 = 5;
 
+/// A canary without an answer holds other handshakes up for this long.
+pub const GUARD_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Without an acceptance for this long, one canary goes first again.
+pub const GUARD_PROOF_AGE: Duration = Duration::from_secs(60);
+
+/// How often those who wait for the guard ask again, besides at its changes.
+pub const GUARD_LOOK: Duration = Duration::from_millis(250);
+
 /// Names are looked up again this often.
 pub const RESOLVE_REFRESH: Duration = Duration::from_secs(30);
 
@@ -112,3 +121,25 @@ pub const RESOLVE_RETRY: Duration = Duration::from_secs(1);
 /// Log lines that wait for the writer; what comes past them is dropped and counted, because a log reader that stands
 /// still must not stand a shard still.
 pub const LOG_QUEUE_LINES: usize = 16 * 1024;
+
+/// Connections to the administration address that are served at once; further ones are closed.
+pub const ADMIN_CONNECTIONS: usize = 16;
+
+/// Longest wait for a client of the administration address, each way.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest request head on the administration address, in bytes.
+pub const ADMIN_HEAD_LIMIT_BYTES: usize = 16 * 1024;
+
+/// Warm connections that a shard keeps for its upstream at most. Squid holds one of its helpers (20 unless configured) for
+/// each, over all shards and all replicas of the gateway.
+pub const WARM_PER_SHARD: usize = 2;
+
+/// A warm connection that is not used is closed after this: below the 10 s after which some proxies close an idle one.
+pub const WARM_AGE: Duration = Duration::from_secs(8);
+
+/// Nothing is warmed for this long after an upstream failed to give a challenge ahead.
+pub const WARM_REST: Duration = Duration::from_secs(30);
+
+/// How often a warm connection looks whether clients wait for a challenge, to give way to them.
+pub const WARM_LOOK: Duration = Duration::from_millis(200);

@@ -67,6 +67,38 @@ impl Phase {
     ];
 }
 
+/// Why a warm connection was thrown away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discarded {
+    /// Nobody wanted it in time.
+    Aged,
+    /// The upstream closed it, or failed on the way to its challenge.
+    Failed,
+    /// Clients waited for a challenge meanwhile, perhaps for the helper that this one held.
+    Yielded,
+    /// The configuration or the credentials' state changed.
+    Outdated,
+}
+
+impl Discarded {
+    /// All causes with their metric labels.
+    pub const ALL: [(Discarded, &'static str); 4] = [
+        (Discarded::Aged, "aged"),
+        (Discarded::Failed, "failed"),
+        (Discarded::Yielded, "yielded"),
+        (Discarded::Outdated, "outdated"),
+    ];
+}
+
+/// Where a handshake's connection came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// Dialled for the request.
+    Cold,
+    /// Dialled and challenged ahead.
+    Warm,
+}
+
 /// How a handshake ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -92,7 +124,8 @@ impl Outcome {
 /// All families. Cheap to share; one for the whole process.
 pub struct Metrics {
     registry: Registry,
-    handshakes: Vec<Histogram>,
+    /// Cold and warm.
+    handshakes: [Vec<Histogram>; 2],
     phases: Vec<Histogram>,
     reasons_407: Vec<IntCounter>,
     requests: IntCounterVec,
@@ -101,6 +134,7 @@ pub struct Metrics {
     bytes_up: [IntCounter; 2],
     bytes_down: [IntCounter; 2],
     guard_state: Vec<IntGauge>,
+    warm_discarded: Vec<IntCounter>,
     turns: HistogramVec,
     /// Tunnels that are open, from accept to close.
     pub tunnels_open: IntGauge,
@@ -120,14 +154,18 @@ pub struct Metrics {
     pub authenticates: IntCounter,
     /// Addresses that the upstream's name resolves to.
     pub upstream_addresses: IntGauge,
+    /// Warm connections that have their challenge.
+    pub warm_ready: IntGauge,
+    /// Requests that found a warm connection.
+    pub warm_hits: IntCounter,
+    /// Requests that would have taken one and found none.
+    pub warm_misses: IntCounter,
     /// Pipes lent out.
     pub pipes_lent: IntGauge,
     /// Events that came for a slot's earlier owner.
     pub stale_events: IntCounter,
     /// Log lines dropped because their reader stood still.
     pub log_lines_dropped: IntCounter,
-    /// Requests to the administration address.
-    pub admin_requests: IntCounter,
 }
 
 /// Registers families as they are made.
@@ -197,13 +235,22 @@ impl Metrics {
             "State of the credential guard: 1 for the present state (unproven, proven, refused), 0 for the others",
             &["identity", "state"],
         )?;
+        let discarded = make.counters(
+            "warm_discarded_total",
+            "Warm connections thrown away by cause (aged, failed, yielded, outdated)",
+            &["cause"],
+        )?;
         let way = |direction: &str| ["copy", "splice"].map(|way| bytes.with_label_values(&[direction, way]));
+        let outcomes = |path: &str| -> Vec<Histogram> {
+            Outcome::ALL.map(|(_, label)| handshakes.with_label_values(&[upstream, path, label])).into()
+        };
         let metrics = Metrics {
-            handshakes: Outcome::ALL.map(|(_, label)| handshakes.with_label_values(&[upstream, "cold", label])).into(),
+            handshakes: [outcomes("cold"), outcomes("warm")],
             phases: Phase::ALL.map(|(_, label)| phases.with_label_values(&[upstream, label])).into(),
             reasons_407: Reason407::ALL.map(|(_, label)| reasons.with_label_values(&[upstream, label])).into(),
             bytes_up: way("up"),
             bytes_down: way("down"),
+            warm_discarded: Discarded::ALL.map(|(_, label)| discarded.with_label_values(&[label])).into(),
             guard_state: GuardState::ALL.map(|state| guard.with_label_values(&[identity, state.label()])).into(),
             requests: make.counters(
                 "requests_total",
@@ -228,12 +275,15 @@ impl Metrics {
             dials: make.counter("dials_total", "Connections dialled to the upstream")?,
             authenticates: make.counter("authenticate_messages_total", "AUTHENTICATE_MESSAGEs sent")?,
             upstream_addresses: make.gauge("upstream_addresses", "Addresses that the upstream's name resolves to")?,
+            warm_ready: make.gauge("warm_connections", "Upstream connections that are dialled and challenged ahead")?,
+            warm_hits: make.counter("warm_hits_total", "Requests that found a warm connection")?,
+            warm_misses: make
+                .counter("warm_misses_total", "Requests that would have taken a warm connection and found none")?,
             pipes_lent: make.gauge("pipes_in_use", "Pipes that splice bulk bytes at the moment")?,
             stale_events: make
                 .counter("stale_events_total", "Readiness events that came for an earlier owner of a slot")?,
             log_lines_dropped: make
                 .counter("log_lines_dropped_total", "Log lines dropped because their reader stood still")?,
-            admin_requests: make.counter("admin_requests_total", "Requests to the administration address")?,
             registry: make.0,
         };
         metrics.guard_changed(GuardState::Unproven);
@@ -241,8 +291,10 @@ impl Metrics {
     }
 
     /// A handshake has ended.
-    pub fn handshake(&self, outcome: Outcome, duration_us: u64) {
-        observe(&self.handshakes, Outcome::ALL.iter().position(|(known, _)| *known == outcome), duration_us);
+    pub fn handshake(&self, path: Path, outcome: Outcome, duration_us: u64) {
+        let [cold, warm] = &self.handshakes;
+        let histograms = if path == Path::Warm { warm } else { cold };
+        observe(histograms, Outcome::ALL.iter().position(|(known, _)| *known == outcome), duration_us);
     }
 
     /// A phase of a handshake has ended.
@@ -293,6 +345,14 @@ impl Metrics {
     /// Bytes were relayed to the client.
     pub fn bytes_down(&self, moved: Moved) {
         add(&self.bytes_down, moved);
+    }
+
+    /// A warm connection was thrown away.
+    pub fn warm_discarded(&self, cause: Discarded) {
+        let position = Discarded::ALL.iter().position(|(known, _)| *known == cause);
+        if let Some(counter) = position.and_then(|index| self.warm_discarded.get(index)) {
+            counter.inc();
+        }
     }
 
     /// The guard has changed its state.

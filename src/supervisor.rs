@@ -78,7 +78,7 @@ fn supervise(config: Config, sources: &Sources) -> Result<(), Box<dyn std::error
         return Err("a shard has ended; see the lines above".into());
     }
     gateway.join()?;
-    log::info!("ended");
+    log::info!("the gateway has ended");
     Ok(())
 }
 
@@ -90,10 +90,10 @@ fn announce(gateway: &Gateway, config: &Config) {
     let (domain, user) = (config.identity.domain(), config.identity.user());
     let separator = if domain.is_empty() { "" } else { "\\" };
     log::info!(
-        "{} shards, at most {} tunnels, upstream {} as {domain}{separator}{user}",
+        "upstream {} as {domain}{separator}{user}; shards: {}, tunnels at most: {}",
+        config.upstream,
         config.shards,
-        config.max_tunnels,
-        config.upstream
+        config.max_tunnels
     );
 }
 
@@ -120,11 +120,11 @@ impl Process {
             (_, Phase::Serving) => {
                 self.gateway.announce_shutdown();
                 let delay = self.config.timeouts.shutdown_delay;
-                log::info!("shutting down: not ready from now on, listeners close in {} s", delay.as_secs_f64());
+                log::info!("shutting down: not ready from now on; the listeners close after {} s", delay.as_secs_f64());
                 self.phase = Phase::Announced { until: Instant::now() + delay };
             }
             _ => {
-                log::info!("a second signal: closing {} tunnels at once", self.gateway.tunnels_open());
+                log::info!("a second signal: closing everything at once; tunnels: {}", self.gateway.tunnels_open());
                 self.gateway.stop();
                 self.phase = Phase::Stopping;
             }
@@ -137,11 +137,11 @@ impl Process {
                 self.gateway.drain();
                 let patience = self.config.timeouts.drain;
                 let left = self.gateway.tunnels_open();
-                log::info!("listeners closed; {left} tunnels have {} s to end", patience.as_secs_f64());
+                log::info!("listeners closed; tunnels open: {left}, which have {} s to end", patience.as_secs_f64());
                 self.phase = Phase::Draining { until: Instant::now() + patience };
             }
             Phase::Draining { until } if until <= Instant::now() => {
-                log::warn!("closing {} tunnels that did not end in time", self.gateway.tunnels_open());
+                log::warn!("closing what did not end in time; tunnels: {}", self.gateway.tunnels_open());
                 self.gateway.stop();
                 self.phase = Phase::Stopping;
             }
@@ -158,25 +158,49 @@ impl Process {
                 return;
             }
         };
-        fit_to_descriptors(&mut fresh);
-        for (setting, changed) in [
-            ("listen", fresh.listen != self.config.listen),
-            ("admin", fresh.admin != self.config.admin),
-            ("upstream", fresh.upstream != self.config.upstream),
-            ("shards", fresh.shards != self.config.shards),
-            ("max_tunnels", fresh.max_tunnels != self.config.max_tunnels),
-            ("allow_clients", fresh.allow_clients != self.config.allow_clients),
-        ] {
-            if changed {
-                log::warn!("{setting} has changed; it takes effect at the next start");
-            }
+        let unchanged = keep_what_needs_a_start(&self.config, &mut fresh);
+        for setting in unchanged {
+            log::warn!("{setting} has changed; that takes effect at the next start");
         }
         let secret_changed = !same_secret(&self.config, &fresh);
         self.gateway.reconfigure(&fresh, secret_changed);
-        let what = if secret_changed { "with new credentials" } else { "the credentials are the same" };
-        log::info!("configuration reloaded; {what}");
+        match (secret_changed, self.gateway.credentials_held()) {
+            (true, _) => log::info!("configuration reloaded, with new credentials"),
+            (false, None) => log::info!("configuration reloaded; the credentials are the same"),
+            (false, Some(rest)) => log::warn!(
+                "configuration reloaded; the credentials are the same that the upstream refused, and are not tried for another {} s",
+                rest.as_secs()
+            ),
+        }
         self.config = fresh;
     }
+}
+
+/// Puts back what cannot change while the process runs; returns the names of the settings that would have.
+fn keep_what_needs_a_start(old: &Config, fresh: &mut Config) -> Vec<&'static str> {
+    let mut changed = Vec::new();
+    macro_rules! keep {
+        ($($field:ident: $name:literal,)*) => {
+            $(if fresh.$field != old.$field {
+                fresh.$field = old.$field.clone();
+                changed.push($name);
+            })*
+        };
+    }
+    keep! {
+        listen: "listen",
+        admin: "admin",
+        upstream: "upstream",
+        allow_clients: "allow_clients",
+        shards: "shards",
+        pipes_per_shard: "limits.pipes_per_shard",
+        warm_per_shard: "warm",
+        log_format: "log_format",
+        log_level: "log_level",
+    }
+    // Cut to what the descriptors allow, it differs from what is written there.
+    fresh.max_tunnels = old.max_tunnels;
+    changed
 }
 
 fn same_secret(old: &Config, new: &Config) -> bool {
@@ -203,9 +227,11 @@ fn fit_to_descriptors(config: &mut Config) {
     }
     let Some(descriptors) = getrlimit(Resource::Nofile).current else { return };
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-    let fits = (descriptors.saturating_sub(limits::RESERVED_DESCRIPTORS) / 2).max(1);
+    let reserved = limits::RESERVED_DESCRIPTORS.min(descriptors / 4);
+    let fits = ((descriptors - reserved) / 2).max(1);
     if config.max_tunnels > fits {
-        log::info!("max_tunnels {} is cut to {fits}: RLIMIT_NOFILE is {descriptors}", config.max_tunnels);
+        let level = if config.max_tunnels == limits::MAX_TUNNELS { log::Level::Debug } else { log::Level::Warn };
+        log::log!(level, "max_tunnels {} is cut to {fits}: RLIMIT_NOFILE is {descriptors}", config.max_tunnels);
         config.max_tunnels = fits;
     }
 }

@@ -41,7 +41,7 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
     ("metrics", &["fault", "relay", "upstream"], NoMio),
     ("tunnel", &["handshake", "relay", "upstream", "event", "http", "fault", "metrics", "ntlm", "limits"], Any),
     ("shard", &["tunnel", "relay", "upstream", "event", "metrics", "fault", "limits"], Any),
-    ("admin", &[], NoMio),
+    ("admin", &["http", "limits"], NoMio),
     (
         "gateway",
         &["shard", "admin", "tunnel", "handshake", "upstream", "event", "config", "logging", "metrics", "limits"],

@@ -99,7 +99,11 @@ fn demonstrate(options: &DemoOptions) -> Result<(), Box<dyn std::error::Error>> 
     changed(&before, &gateway.metrics().encode()?).iter().for_each(|line| println!("  {line}"));
     if !options.once {
         println!("\nNow you:\n\n  curl --proxytunnel -x http://{listening} http://{HOST}/");
-        println!("  curl http://{}/metrics\n\nIt serves until Ctrl-C.", gateway.admin_address());
+        println!("  curl http://{}/metrics\n", gateway.admin_address());
+        println!(
+            "There is no way out of the demonstration: its proxy plays the host {HOST} itself, and others it does not reach."
+        );
+        println!("It serves until Ctrl-C.");
         Signals::new([SIGINT, SIGTERM])?.forever().next();
     }
     gateway.stop();
@@ -155,7 +159,11 @@ fn fetch(gateway: SocketAddr, tap: &Tap) -> Result<String, Box<dyn std::error::E
 fn changed(before: &[u8], after: &[u8]) -> Vec<String> {
     let (before, after) = (String::from_utf8_lossy(before), String::from_utf8_lossy(after));
     let samples = |text: &str| -> Vec<(String, String)> {
-        let ours = text.lines().filter(|line| line.starts_with("ntlm_gateway_") && !line.contains("_bucket{"));
+        let telling = |line: &&str| {
+            let noise = ["_bucket{", "_count{", "loop_turn"];
+            line.starts_with("ntlm_gateway_") && !noise.iter().any(|part| line.contains(part))
+        };
+        let ours = text.lines().filter(telling);
         ours.filter_map(|line| line.rsplit_once(' ').map(|(name, value)| (name.into(), value.into()))).collect()
     };
     let old = samples(&before);

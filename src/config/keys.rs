@@ -253,6 +253,17 @@ pub static KEYS: &[Key] = &[
         default: Fallback::Value(|| "negotiate".into()),
     },
     Key {
+        name: "warm",
+        flag: "warm",
+        places: Places::Everywhere,
+        kind: Kind::Integer,
+        value_name: "NUMBER",
+        heading: UPSTREAM,
+        help: "Upstream connections that a shard dials and has challenged ahead while there is demand, so that a tunnel \
+               opens in one round trip; 0 for none. Squid holds one helper for each",
+        default: Fallback::Value(|| limits::WARM_PER_SHARD.to_string()),
+    },
+    Key {
         name: "user",
         flag: "user",
         places: Places::Everywhere,
@@ -402,7 +413,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "From the first byte to the proxy to its answer for the client, the proxy's own attempt at the origin included",
+        help: "From the request's head to its answer for the client, the proxy's own attempt at the origin included",
         default: Fallback::Value(|| format_duration(limits::HANDSHAKE_TIMEOUT)),
     },
     Key {
@@ -414,6 +425,16 @@ pub static KEYS: &[Key] = &[
         heading: TIMEOUTS,
         help: "A tunnel on which nothing moves either way is closed after this",
         default: Fallback::Value(|| format_duration(limits::IDLE_TIMEOUT)),
+    },
+    Key {
+        name: "timeouts.warm",
+        flag: "warm-timeout",
+        places: Places::Everywhere,
+        kind: Kind::Duration,
+        value_name: "DURATION",
+        heading: TIMEOUTS,
+        help: "How long a connection that was challenged ahead is kept unused; below the proxy's own limit for idle ones",
+        default: Fallback::Value(|| format_duration(limits::WARM_AGE)),
     },
     Key {
         name: "timeouts.half_closed",

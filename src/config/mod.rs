@@ -70,6 +70,8 @@ pub struct Config {
     pub max_tunnels: usize,
     /// Pipes a shard lends out at once; 0 for no splicing.
     pub pipes_per_shard: usize,
+    /// Upstream connections that a shard challenges ahead at most; 0 for none.
+    pub warm_per_shard: usize,
     /// See [`Timeouts`].
     pub timeouts: Timeouts,
     /// The longest head, in bytes, from 1 KiB to 1 MiB.
@@ -93,6 +95,8 @@ pub struct Timeouts {
     pub handshake: Duration,
     /// A tunnel on which nothing moves.
     pub idle: Duration,
+    /// A connection that was challenged ahead and is not used.
+    pub warm: Duration,
     /// A tunnel of which one direction has ended.
     pub half_closed: Duration,
     /// From the end of the shutdown delay to the close of what is left; may be zero.

@@ -23,6 +23,7 @@ const TUNNELS_LIMIT: usize = 1_000_000;
 
 /// The most pipes a shard that can be asked for: two descriptors each.
 const PIPES_LIMIT: usize = 65_536;
+const WARM_LIMIT: usize = 1_000;
 
 /// The head limits that can be asked for, in bytes.
 const HEAD_LIMITS: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
@@ -62,6 +63,7 @@ impl Reader<'_> {
         let upstream = self.required("upstream", |text| Ok(text.parse::<HostPort>()?));
         let identity = self.identity(account, secrets);
         let first_leg = self.choice("first_leg", FIRST_LEGS);
+        let warm = self.required("warm", |text| Ok(parse_integer(text, 0..=WARM_LIMIT)?));
         let shards = self.required("shards", |text| Ok(parse_integer(text, 1..=MAX_SHARDS)?));
         let max_tunnels = self.required("max_tunnels", |text| Ok(parse_integer(text, 1..=TUNNELS_LIMIT)?));
         let pipes = self.required("limits.pipes_per_shard", |text| Ok(parse_integer(text, 0..=PIPES_LIMIT)?));
@@ -79,6 +81,7 @@ impl Reader<'_> {
             shards: shards?,
             max_tunnels: max_tunnels?,
             pipes_per_shard: pipes?,
+            warm_per_shard: warm?,
             timeouts: timeouts?,
             head_limit_bytes: head_limit?,
             log_format: log_format?,
@@ -91,7 +94,7 @@ impl Reader<'_> {
         let mut some_time = |name| self.duration(name, Duration::from_millis(1));
         let (connect, head) = (some_time("timeouts.connect"), some_time("timeouts.head"));
         let (handshake, idle) = (some_time("timeouts.handshake"), some_time("timeouts.idle"));
-        let half_closed = some_time("timeouts.half_closed");
+        let (warm, half_closed) = (some_time("timeouts.warm"), some_time("timeouts.half_closed"));
         let drain = self.duration("timeouts.drain", Duration::ZERO);
         let shutdown_delay = self.duration("timeouts.shutdown_delay", Duration::ZERO);
         Some(Timeouts {
@@ -99,6 +102,7 @@ impl Reader<'_> {
             head: head?,
             handshake: handshake?,
             idle: idle?,
+            warm: warm?,
             half_closed: half_closed?,
             drain: drain?,
             shutdown_delay: shutdown_delay?,

@@ -103,12 +103,14 @@ fn defaults_are_those_of_the_limits() {
     assert!(config.shards >= 1);
     assert_eq!(config.max_tunnels, crate::limits::MAX_TUNNELS);
     assert_eq!(config.pipes_per_shard, crate::limits::PIPES_PER_SHARD);
+    assert_eq!(config.warm_per_shard, crate::limits::WARM_PER_SHARD);
     assert_eq!(config.head_limit_bytes, crate::limits::HEAD_LIMIT_BYTES);
     let expected = Timeouts {
         connect: crate::limits::CONNECT_TIMEOUT,
         head: crate::limits::HEAD_TIMEOUT,
         handshake: crate::limits::HANDSHAKE_TIMEOUT,
         idle: crate::limits::IDLE_TIMEOUT,
+        warm: crate::limits::WARM_AGE,
         half_closed: crate::limits::HALF_CLOSED_TIMEOUT,
         drain: crate::limits::DRAIN_TIMEOUT,
         shutdown_delay: crate::limits::SHUTDOWN_DELAY,
@@ -124,6 +126,7 @@ fn every_setting_reaches_the_configuration() {
         .flag("admin", "0.0.0.0:3")
         .flag("allow_clients", "10.1.2.3/8,2001:db8::/32,192.0.2.7")
         .flag("first_leg", "plain")
+        .flag("warm", "7")
         .flag("user", "alice")
         .flag("domain", "CORP")
         .flag("workstation", "EGRESS1")
@@ -137,6 +140,7 @@ fn every_setting_reaches_the_configuration() {
         .flag("timeouts.handshake", "3s")
         .flag("timeouts.idle", "4s")
         .flag("timeouts.half_closed", "5s")
+        .flag("timeouts.warm", "7s")
         .flag("timeouts.drain", "0s")
         .flag("timeouts.shutdown_delay", "6s")
         .flag("log_format", "json")
@@ -157,9 +161,10 @@ fn every_setting_reaches_the_configuration() {
     assert_eq!(identity.method(), Method::NtlmV1Ess);
     assert_eq!((config.shards, config.max_tunnels), (3, 44));
     assert_eq!((config.pipes_per_shard, config.head_limit_bytes), (0, 16 * 1024));
-    let Timeouts { connect, head, handshake, idle, half_closed, drain, shutdown_delay } = config.timeouts;
-    let seconds = [connect, head, handshake, idle, half_closed, drain, shutdown_delay].map(|time| time.as_secs());
-    assert_eq!(seconds, [1, 2, 3, 4, 5, 0, 6]);
+    assert_eq!(config.warm_per_shard, 7);
+    let Timeouts { connect, head, handshake, idle, warm, half_closed, drain, shutdown_delay } = config.timeouts;
+    let seconds = [connect, head, handshake, idle, warm, half_closed, drain, shutdown_delay].map(|time| time.as_secs());
+    assert_eq!(seconds, [1, 2, 3, 4, 7, 5, 0, 6]);
     assert_eq!((config.log_format, config.log_level), (LogFormat::Json, LevelFilter::Debug));
 }
 

@@ -143,6 +143,16 @@ impl Handshake {
         matches!(self.state, State::Awaiting { sent: Leg::Authenticate, .. })
     }
 
+    /// Asks for something else from now on. What the upstream has answered so far named no target.
+    pub fn retarget(&mut self, request: Request) {
+        self.request = request;
+    }
+
+    /// The challenge is there and has not been answered.
+    pub fn is_challenged(&self) -> bool {
+        matches!(self.state, State::Challenged { .. })
+    }
+
     /// Writes the request for a fresh connection to `out`. Whatever was known of an earlier connection is forgotten, its
     /// challenge above all.
     pub fn begin(&mut self, out: &mut Vec<u8>) {

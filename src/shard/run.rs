@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
@@ -16,6 +17,7 @@ use crate::fault::is_exhaustion;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::relay::PipePool;
+use crate::tunnel::warm::{self, WarmPool};
 use crate::tunnel::{Context, Entropy, Next, Settings, Tunnel};
 
 const WAKER: Token = Token(0);
@@ -34,6 +36,10 @@ pub struct ShardOptions {
     pub settings: Settings,
     /// Pipes that it lends at most.
     pub pipes: usize,
+    /// Warm connections that it keeps at most.
+    pub warm: usize,
+    /// Clients of all shards that wait for a challenge.
+    pub clients_waiting: Arc<AtomicUsize>,
     /// All counters.
     pub metrics: Arc<Metrics>,
     /// When the process's clock began; the same for all shards.
@@ -65,6 +71,8 @@ pub struct Shard {
     context: Context,
     epoch: Instant,
     turns: Histogram,
+    /// When those who wait for the guard are called up next, in ms.
+    guard_look_ms: u64,
     pipes_reported: i64,
     draining: bool,
 }
@@ -75,7 +83,17 @@ impl Shard {
     /// # Errors
     /// When the system has no descriptor for the poll or its waker, or a listener cannot be registered.
     pub fn new(options: ShardOptions) -> io::Result<(Shard, Sender<Message>)> {
-        let ShardOptions { number, mut listeners, gate, settings, pipes, metrics, epoch } = options;
+        let ShardOptions {
+            number,
+            mut listeners,
+            gate,
+            settings,
+            pipes,
+            warm: warm_cap,
+            clients_waiting,
+            metrics,
+            epoch,
+        } = options;
         let poll = Poll::new()?;
         let (sender, mailbox) = event::mailbox(poll.registry(), WAKER)?;
         for (index, listener) in listeners.iter_mut().enumerate() {
@@ -87,6 +105,7 @@ impl Shard {
             timers: Timers::new(now_us / 1000),
             scratch: vec![0; limits::SCRATCH_BYTES].into_boxed_slice(),
             pipes: PipePool::new(pipes),
+            warm: WarmPool::new(warm_cap, clients_waiting),
             entropy: Entropy::default(),
             metrics,
             settings,
@@ -112,6 +131,7 @@ impl Shard {
             context,
             epoch,
             turns,
+            guard_look_ms: 0,
             pipes_reported: 0,
             draining: false,
         };
@@ -154,6 +174,12 @@ impl Shard {
         self.accept();
         self.run_queued();
         self.run_deadlines();
+        if !self.context.guard_waiters.is_empty() && self.context.now_ms() >= self.guard_look_ms {
+            self.call_guard_waiters();
+        }
+        if !self.draining {
+            warm::refill(&mut self.context);
+        }
         self.report_pipes();
         stop
     }
@@ -173,11 +199,19 @@ impl Shard {
         }
         let now_ms = self.context.now_ms();
         let rest = self.accept_rests_until_ms.map(|until_ms| until_ms.saturating_sub(now_ms));
-        let wait_ms = [rest, self.context.timers.next_ms(now_ms)].into_iter().flatten().min()?;
+        let waits_for_guard = !self.context.guard_waiters.is_empty();
+        let look = waits_for_guard.then(|| self.guard_look_ms.saturating_sub(now_ms));
+        let wait_ms = [rest, look, self.context.timers.next_ms(now_ms)].into_iter().flatten().min()?;
         Some(Duration::from_millis(wait_ms))
     }
 
     fn on_event(&mut self, token: EventToken, ready: Readiness) {
+        if WarmPool::owns(token.key) {
+            if !warm::on_event(token.key, ready, &mut self.context) {
+                self.context.metrics.stale_events.inc();
+            }
+            return;
+        }
         let Some(slot) = live(&mut self.slots, token.key) else {
             self.context.metrics.stale_events.inc();
             return;
@@ -229,13 +263,23 @@ impl Shard {
         let now_ms = self.context.now_ms();
         while let Some(due) = self.context.timers.pop(now_ms) {
             for key in &due {
-                if let Some(slot) = live(&mut self.slots, *key) {
+                if WarmPool::owns(*key) {
+                    warm::deadline_due(*key, &mut self.context);
+                } else if let Some(slot) = live(&mut self.slots, *key) {
                     let next = slot.tunnel.deadline_due(*key, &mut self.context);
                     self.follow(*key, next);
                 }
             }
             self.context.timers.done(due);
         }
+    }
+
+    /// Those who wait for the guard ask again: at its changes, and now and then because its patience ends silently.
+    fn call_guard_waiters(&mut self) {
+        self.context.guard_round += 1;
+        self.guard_look_ms = self.context.now_ms() + millis(limits::GUARD_LOOK);
+        let waiters = std::mem::take(&mut self.context.guard_waiters);
+        waiters.into_iter().for_each(|key| self.enqueue(key));
     }
 
     fn on_messages(&mut self) -> bool {
@@ -249,12 +293,11 @@ impl Shard {
                     let waiters = std::mem::take(&mut self.context.address_waiters);
                     waiters.into_iter().for_each(|key| self.enqueue(key));
                 }
-                Message::GuardChanged => {
-                    self.context.guard_round += 1;
-                    let waiters = std::mem::take(&mut self.context.guard_waiters);
-                    waiters.into_iter().for_each(|key| self.enqueue(key));
+                Message::GuardChanged => self.call_guard_waiters(),
+                Message::Settings(settings) => {
+                    self.context.settings = *settings;
+                    warm::clear(&mut self.context);
                 }
-                Message::Settings(settings) => self.context.settings = *settings,
                 // Who asked may have stopped waiting.
                 Message::Ping(answer) => drop(answer.send(self.number)),
                 Message::Drain => self.drain(),
@@ -267,6 +310,7 @@ impl Shard {
     /// Takes in what waits in the kernel, so that nobody who got through to us is reset, then closes the door.
     fn drain(&mut self) {
         self.draining = true;
+        warm::clear(&mut self.context);
         self.accept_rests_until_ms = None;
         self.accept_pending = true;
         while self.accept_pending && self.accept_rests_until_ms.is_none() {
@@ -318,7 +362,7 @@ impl Shard {
     }
 
     fn pause_accepting(&mut self, why: &str) {
-        let pause_ms = u64::try_from(limits::ACCEPT_PAUSE.as_millis()).unwrap_or(u64::MAX);
+        let pause_ms = millis(limits::ACCEPT_PAUSE);
         self.accept_rests_until_ms = Some(self.context.now_ms() + pause_ms);
         self.context.metrics.accept_pauses.inc();
         log::warn!("accepting pauses for {pause_ms} ms: {why}");
@@ -346,6 +390,7 @@ impl Shard {
     }
 
     fn cut_all(&mut self) {
+        warm::clear(&mut self.context);
         for (_, mut slot) in std::mem::take(&mut self.slots) {
             slot.tunnel.cut(&mut self.context);
             self.gate.leave();
@@ -365,4 +410,8 @@ fn micros_since(epoch: Instant) -> u64 {
 
 fn micros_since_at(epoch: Instant, at: Instant) -> u64 {
     u64::try_from(at.saturating_duration_since(epoch).as_micros()).unwrap_or(u64::MAX)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
 }

@@ -7,11 +7,11 @@ use super::declined::DeclinedPage;
 use super::dial::{Attempt, Dial};
 use super::inbox::{Got, Inbox};
 use super::reply::Reply;
-use super::{Client, Context, End, Stage, Step};
+use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Fault};
 use crate::handshake::{Declined, Nonces, Progress};
-use crate::metrics::{Outcome, Phase, Reason407};
+use crate::metrics::{Outcome, Path, Phase, Reason407};
 use crate::ntlm::FileTime;
 use crate::upstream::{Permission, Ticket};
 
@@ -53,16 +53,38 @@ impl Authenticate {
         client: &mut Client,
         context: &mut Context,
     ) -> Step {
-        client.set_deadline(key, context, attempt.until_ms);
         let mut outbox = Vec::with_capacity(OUTBOX_BYTES);
         attempt.handshake.begin(&mut outbox);
+        Authenticate::with(attempt, upstream, outbox, key, client, context)
+    }
+
+    /// Goes on from a challenge that was fetched ahead.
+    pub(super) fn resume(
+        attempt: Attempt,
+        upstream: Endpoint,
+        key: Key,
+        client: &mut Client,
+        context: &mut Context,
+    ) -> Step {
+        Authenticate::with(attempt, upstream, Vec::with_capacity(OUTBOX_BYTES), key, client, context)
+    }
+
+    fn with(
+        attempt: Attempt,
+        upstream: Endpoint,
+        outbox: Vec<u8>,
+        key: Key,
+        client: &mut Client,
+        context: &mut Context,
+    ) -> Step {
+        client.set_deadline(key, context, attempt.until_ms);
         let stage = Authenticate {
+            waits_for_guard: attempt.handshake.is_challenged(),
             attempt,
             upstream,
             inbox: Inbox::default(),
             outbox,
             sent: 0,
-            waits_for_guard: false,
             listed_in_round: None,
             ticket: None,
             phase_us: context.now_us,
@@ -77,13 +99,13 @@ impl Authenticate {
     pub(super) fn step(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
         if client.endpoint.ready.reset() {
             self.count(Outcome::Failed, client, context);
-            return Step::end(End::Fault(fault(Cause::ClientGone, "the client reset its connection")));
+            return Step::end(context.fault(fault(Cause::ClientGone, "the client reset its connection")));
         }
         loop {
             if self.waits_for_guard
                 && let Err(fault) = self.ask_guard(key, context)
             {
-                return self.fail(fault, client, context);
+                return self.fail(fault, key, client, context);
             }
             match self.flush() {
                 Ok(()) => {}
@@ -97,17 +119,19 @@ impl Authenticate {
                 Ok(Next::Over(Progress::Redial)) => return Dial::anew(self.attempt, key, client, context),
                 Ok(Next::Over(Progress::Declined(declined))) => return self.declined(declined, client, context),
                 Ok(Next::Over(_)) => return self.established(client, context),
-                Err(fault) => return self.fail(fault, client, context),
+                Err(fault) => return self.fail(fault, key, client, context),
             }
         }
     }
 
-    pub(super) fn expired(self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
+    pub(super) fn expired(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        // Out of time is out of time: no second try.
+        self.attempt.path = Path::Cold;
         let fault = match self.waits_for_guard {
             true => fault(Cause::GuardTimeout, "another handshake was to prove the identity first and took too long"),
             false => fault(Cause::HandshakeTimeout, "the upstream did not answer in time"),
         };
-        self.fail(fault, client, context)
+        self.fail(fault, key, client, context)
     }
 
     /// Sends what is in the outbox, as far as the upstream takes it.
@@ -143,6 +167,7 @@ impl Authenticate {
             Progress::More | Progress::Send => Ok(Next::On),
             Progress::Challenged => {
                 self.end_phase(Phase::Challenge, context);
+                self.attempt.waiting = None;
                 self.waits_for_guard = true;
                 Ok(Next::On)
             }
@@ -179,11 +204,11 @@ impl Authenticate {
     /// A write failed: the connection is gone, which is no verdict.
     fn lost(mut self: Box<Self>, error: &io::Error, key: Key, client: &mut Client, context: &mut Context) -> Step {
         if self.attempt.handshake.awaits_verdict() {
-            return self.fail(Fault::upstream_io(At::Authenticate, error), client, context);
+            return self.fail(Fault::upstream_io(At::Authenticate, error), key, client, context);
         }
         match self.attempt.handshake.closed() {
             Ok(_) => Dial::anew(self.attempt, key, client, context),
-            Err(fault) => self.fail(fault, client, context),
+            Err(fault) => self.fail(fault, key, client, context),
         }
     }
 
@@ -203,11 +228,13 @@ impl Authenticate {
     fn verdict(&mut self, context: &Context) {
         if let Some(ticket) = self.ticket.take() {
             self.end_phase(Phase::Authenticate, context);
-            ticket.accepted();
+            ticket.accepted(context.now_ms());
         }
     }
 
-    fn fail(mut self: Box<Self>, fault: Fault, client: &mut Client, context: &mut Context) -> Step {
+    /// The handshake has failed on this connection. One that was challenged ahead may have been too old: a fresh one
+    /// decides, if the guard lets it, before the client hears of anything.
+    fn fail(mut self: Box<Self>, fault: Fault, key: Key, client: &mut Client, context: &mut Context) -> Step {
         let outcome = match fault.cause {
             Cause::CredentialsRefused => Outcome::Refused,
             _ => Outcome::Failed,
@@ -217,6 +244,9 @@ impl Authenticate {
         {
             self.end_phase(Phase::Authenticate, context);
             ticket.refused(context.now_ms());
+        }
+        if self.attempt.path == Path::Warm && fault.cause != Cause::CredentialsHeld {
+            return Dial::anew(self.attempt, key, client, context);
         }
         self.count(outcome, client, context);
         Reply::to_fault(fault, client, context)
@@ -232,7 +262,7 @@ impl Authenticate {
         let duration_us = client.handshake_us(self.attempt.started_us, context);
         client.record.handshake_us = duration_us;
         client.record.legs = self.attempt.handshake.legs();
-        context.metrics.handshake(outcome, u64::from(duration_us));
+        context.metrics.handshake(self.attempt.path, outcome, u64::from(duration_us));
         let tally = self.attempt.handshake.tally();
         for (reason, times) in [
             (Reason407::Unprompted, tally.unprompted),

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use mio::Registry;
 
 use super::entropy::Entropy;
+use super::record::End;
+use super::warm::WarmPool;
 use crate::event::{Key, Timers};
+use crate::fault::Fault;
 use crate::handshake::Credentials;
 use crate::metrics::Metrics;
 use crate::relay::{PipePool, Resources};
@@ -23,6 +26,8 @@ pub struct TimeoutsMs {
     pub handshake: u64,
     /// Nothing moves either way.
     pub idle: u64,
+    /// A connection that was challenged ahead is not used.
+    pub warm: u64,
     /// One direction has ended.
     pub half_closed: u64,
     /// Reading past what the client still sends after an error.
@@ -54,6 +59,8 @@ pub struct Context {
     pub scratch: Box<[u8]>,
     /// Pipes for bulk.
     pub pipes: PipePool,
+    /// Upstream connections that are challenged ahead.
+    pub warm: WarmPool,
     /// Random numbers.
     pub entropy: Entropy,
     /// All counters.
@@ -78,6 +85,12 @@ impl Context {
     /// The time of this turn in milliseconds.
     pub fn now_ms(&self) -> u64 {
         self.now_us / 1000
+    }
+
+    /// Counts a fault, where it happens and not when its tunnel has been taken down, and makes it the tunnel's end.
+    pub fn fault(&self, fault: Fault) -> End {
+        self.metrics.fault(&fault);
+        End::Fault(fault)
     }
 
     /// What the relay needs.

@@ -123,7 +123,7 @@ impl DeclinedPage {
             self.body.len()
         );
         answer.extend_from_slice(&self.body);
-        Reply::page(answer, status, End::Declined(status), client, context)
+        Reply::page("connect", answer, status, End::Declined(status), client, context)
     }
 }
 

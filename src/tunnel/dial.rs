@@ -1,15 +1,18 @@
 //! The second stage: finding the upstream and connecting to it.
 
+use std::net::SocketAddr;
+
 use mio::net::TcpStream;
 use mio::{Interest, Token};
 
 use super::authenticate::Authenticate;
 use super::reply::Reply;
+use super::warm::{self, Waiting};
 use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, EventToken, Key, Lane, Readiness};
 use crate::fault::{At, Cause, Fault, is_exhaustion};
 use crate::handshake::{Handshake, Request};
-use crate::metrics::{Outcome, Phase};
+use crate::metrics::{Outcome, Path, Phase};
 use crate::upstream::Resolution;
 
 /// What a handshake takes along over all its connections.
@@ -24,12 +27,16 @@ pub(super) struct Attempt {
     pub until_ms: u64,
     /// Connections dialled so far, wrapping; tells the events of one from those of the next.
     pub number: u8,
+    /// Whether the present connection was challenged ahead.
+    pub path: Path,
+    /// Held from the dial to the challenge.
+    pub waiting: Option<Waiting>,
 }
 
 #[derive(Debug)]
 enum State {
     WaitForAddresses,
-    Connecting { endpoint: Endpoint, address: usize, since_us: u64 },
+    Connecting { endpoint: Endpoint, peer: SocketAddr, index: usize, since_us: u64 },
 }
 
 /// Connecting, one address after the other.
@@ -53,15 +60,23 @@ impl Dial {
         if let Some(rest) = context.settings.guard.held(context.now_ms()) {
             return Reply::to_fault(super::authenticate::held_fault(rest), client, context);
         }
+        let until_ms = context.now_ms() + context.settings.timeouts.handshake;
+        let started_us = context.now_us;
+        if let Some((upstream, handshake)) = warm::take(&request, key, 0, context) {
+            let attempt =
+                Attempt { handshake, leftover, started_us, until_ms, number: 0, path: Path::Warm, waiting: None };
+            return Authenticate::resume(attempt, upstream, key, client, context);
+        }
         let settings = &context.settings;
         let handshake = Handshake::new(request, settings.credentials.clone(), settings.head_limit_bytes);
-        let until_ms = context.now_ms() + settings.timeouts.handshake;
-        let attempt = Attempt { handshake, leftover, started_us: context.now_us, until_ms, number: 0 };
+        let attempt = Attempt { handshake, leftover, started_us, until_ms, number: 0, path: Path::Cold, waiting: None };
         Dial::anew(attempt, key, client, context)
     }
 
     /// Dials a fresh connection for a handshake that may have used up others.
-    pub(super) fn anew(attempt: Attempt, key: Key, client: &mut Client, context: &mut Context) -> Step {
+    pub(super) fn anew(mut attempt: Attempt, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        attempt.path = Path::Cold;
+        attempt.waiting = Some(context.warm.client_waits());
         let dial = Box::new(Dial { attempt, state: State::WaitForAddresses, tried: 0 });
         match &context.resolution {
             Some(Resolution::Addresses(_)) => dial.connect_next(None, key, client, context),
@@ -96,9 +111,12 @@ impl Dial {
                 Dial::anew(self.attempt, key, client, context)
             }
             State::Connecting { endpoint, .. } if !endpoint.ready.writable() => Step::Wait(Stage::Dial(self)),
-            State::Connecting { endpoint, .. } => match endpoint.stream.take_error() {
+            State::Connecting { endpoint, peer, .. } => match endpoint.stream.take_error() {
                 Ok(None) => self.connected(key, client, context),
-                Ok(Some(error)) | Err(error) => self.connect_next(Some(Fault::dial_io(&error)), key, client, context),
+                Ok(Some(error)) | Err(error) => {
+                    let fault = Fault::dial_io(*peer, &error);
+                    self.connect_next(Some(fault), key, client, context)
+                }
             },
         }
     }
@@ -109,8 +127,8 @@ impl Dial {
                 let fault = fault(Cause::ResolveTimeout, "the upstream's name was not resolved in time");
                 self.give_up(fault, client, context)
             }
-            State::Connecting { .. } => {
-                let fault = fault(Cause::ConnectTimeout, "the upstream did not take the connection in time");
+            State::Connecting { peer, .. } => {
+                let fault = fault(Cause::ConnectTimeout, format!("{peer} did not take the connection in time"));
                 match context.now_ms() >= self.attempt.until_ms {
                     true => self.give_up(fault, client, context),
                     false => self.connect_next(Some(fault), key, client, context),
@@ -137,14 +155,14 @@ impl Dial {
             context.metrics.dials.inc();
             match connect(address, key, self.attempt.number, context) {
                 Ok(endpoint) => {
-                    self.state = State::Connecting { endpoint, address: index, since_us: context.now_us };
+                    self.state = State::Connecting { endpoint, peer: address, index, since_us: context.now_us };
                     let at_ms = context.now_ms() + context.settings.timeouts.connect;
                     client.set_deadline(key, context, at_ms.min(self.attempt.until_ms));
                     return Step::Wait(Stage::Dial(self));
                 }
                 Err(error) => {
                     let exhausted = is_exhaustion(&error);
-                    let fault = Fault::dial_io(&error);
+                    let fault = Fault::dial_io(address, &error);
                     if exhausted {
                         return self.give_up(fault, client, context);
                     }
@@ -156,30 +174,30 @@ impl Dial {
 
     fn connected(self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
         let Dial { attempt, state, .. } = *self;
-        let State::Connecting { endpoint, address, since_us } = state else {
+        let State::Connecting { endpoint, index, since_us, .. } = state else {
             unreachable!("only a connecting dial connects")
         };
-        context.preferred_address = address;
+        context.preferred_address = index;
         context.metrics.phase(Phase::Connect, context.now_us - since_us);
         Authenticate::begin(attempt, endpoint, key, client, context)
     }
 
     fn give_up(self: Box<Self>, fault: Fault, client: &mut Client, context: &mut Context) -> Step {
         let duration_us = client.handshake_us(self.attempt.started_us, context);
-        context.metrics.handshake(Outcome::Failed, u64::from(duration_us));
+        context.metrics.handshake(Path::Cold, Outcome::Failed, u64::from(duration_us));
         client.record.handshake_us = duration_us;
         client.record.legs = self.attempt.handshake.legs();
         Reply::to_fault(fault, client, context)
     }
 
     fn client_gone(self: Box<Self>, context: &Context) -> Step {
-        context.metrics.handshake(Outcome::Failed, context.now_us - self.attempt.started_us);
-        Step::end(super::End::Fault(fault(Cause::ClientGone, "the client reset its connection")))
+        context.metrics.handshake(Path::Cold, Outcome::Failed, context.now_us - self.attempt.started_us);
+        Step::end(context.fault(fault(Cause::ClientGone, "the client reset its connection")))
     }
 }
 
 /// Begins to connect and registers the connection, for reading and writing at once and for good.
-fn connect(address: std::net::SocketAddr, key: Key, number: u8, context: &Context) -> std::io::Result<Endpoint> {
+pub(super) fn connect(address: SocketAddr, key: Key, number: u8, context: &Context) -> std::io::Result<Endpoint> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     let token = Token::from(EventToken { key, lane: Lane::Upstream(number) });

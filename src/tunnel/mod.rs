@@ -22,6 +22,7 @@ mod read_head;
 mod record;
 mod relaying;
 mod reply;
+pub mod warm;
 
 use std::net::SocketAddr;
 
@@ -74,6 +75,18 @@ enum Stage {
     Closing(Box<Closing>),
     /// Only while a step is under way.
     Stepping,
+}
+
+impl Stage {
+    fn at(&self) -> At {
+        match self {
+            Stage::ReadHead(_) => At::ReadHead,
+            Stage::Dial(_) => At::Dial,
+            Stage::Authenticate(_) => At::Authenticate,
+            Stage::Declined(_) | Stage::Reply(_) | Stage::Closing(_) => At::Reply,
+            Stage::Relay(_) | Stage::Stepping => At::Relay,
+        }
+    }
 }
 
 /// What came of stepping a stage.
@@ -166,10 +179,10 @@ impl Tunnel {
         let step = match std::mem::replace(&mut self.stage, Stage::Stepping) {
             Stage::ReadHead(stage) => stage.expired(&mut self.client, context),
             Stage::Dial(stage) => stage.expired(key, &mut self.client, context),
-            Stage::Authenticate(stage) => stage.expired(&mut self.client, context),
+            Stage::Authenticate(stage) => stage.expired(key, &mut self.client, context),
             Stage::Declined(stage) => stage.expired(&mut self.client, context),
             Stage::Relay(stage) => stage.expired(context),
-            Stage::Reply(stage) => Step::end(stage.into_end()),
+            Stage::Reply(stage) => stage.expired(context),
             Stage::Closing(stage) => Step::end(stage.into_end()),
             Stage::Stepping => unreachable!("a stage is put back after every step"),
         };
@@ -181,7 +194,7 @@ impl Tunnel {
 
     /// Ends the tunnel wherever it is, because the gateway is shutting down.
     pub fn cut(&mut self, context: &mut Context) {
-        let end = End::Fault(Fault::new(At::Relay, Cause::Drained, "the gateway is shutting down"));
+        let end = context.fault(Fault::new(self.stage.at(), Cause::Drained, "the gateway is shutting down"));
         let (up, down) = match std::mem::replace(&mut self.stage, Stage::Stepping) {
             Stage::Relay(stage) => stage.dismantle(context),
             _ => (0, 0),
@@ -213,9 +226,6 @@ impl Tunnel {
 
     /// Counts and logs the end of the tunnel.
     fn conclude(&self, context: &Context, end: &End, bytes_up: u64, bytes_down: u64) {
-        if let End::Fault(fault) = end {
-            context.metrics.fault(fault);
-        }
         context.metrics.closed(end.label());
         self.client.record.log(&context.settings.upstream_name, bytes_up, bytes_down, context.now_us, end);
     }

@@ -43,6 +43,8 @@ impl ReadHead {
             let (head_end, admission) = (&mut self.head_end, self.admission);
             let got = self.inbox.read(&mut client.endpoint, &mut context.scratch, |bytes| {
                 match head_end.find(bytes, limit_bytes) {
+                    // Never a method's first byte; without this the client would wait for its time-out.
+                    _ if bytes.first() == Some(&TLS_HANDSHAKE) => (0, Err(fault(Cause::RequestMalformed, SPEAKS_TLS))),
                     Ok(None) => (0, Ok(None)),
                     Ok(Some(length)) => (length, understand(&bytes[..length], admission).map(Some)),
                     Err(error) => (0, Err(fault(Cause::RequestHeadTooLarge, error.to_string()))),
@@ -55,8 +57,10 @@ impl ReadHead {
                     return Dial::start(request, self.inbox.into_leftover(), key, client, context);
                 }
                 Ok(Got::Bytes(Err(fault))) => return Reply::to_fault(fault, client, context),
-                Ok(Got::End) => return self.gone("the client closed its connection in the middle of its request"),
-                Err(error) => return self.gone(format!("the client's connection failed: {error}")),
+                Ok(Got::End) => {
+                    return self.gone(context, "the client closed its connection in the middle of its request");
+                }
+                Err(error) => return self.gone(context, format!("the client's connection failed: {error}")),
             }
         }
     }
@@ -68,13 +72,18 @@ impl ReadHead {
         Reply::to_fault(fault(Cause::HeadTimeout, "the request head did not come to its end in time"), client, context)
     }
 
-    fn gone(self, detail: impl Into<std::borrow::Cow<'static, str>>) -> Step {
+    fn gone(self, context: &Context, detail: impl Into<std::borrow::Cow<'static, str>>) -> Step {
         match self.inbox.is_empty() {
             true => Step::end(End::Silent),
-            false => Step::end(End::Fault(fault(Cause::ClientGone, detail))),
+            false => Step::end(context.fault(fault(Cause::ClientGone, detail))),
         }
     }
 }
+
+/// The first byte of a TLS connection (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 22;
+const SPEAKS_TLS: &str =
+    "the client speaks TLS to the gateway: the proxy's own URL must begin with http://, also for https:// sites";
 
 /// Makes a request out of a whole head, or the fault that answers it.
 fn understand(head: &[u8], admission: Admission) -> Result<Request, Fault> {

@@ -61,9 +61,9 @@ impl Record {
         if !log::log_enabled!(target: ACCESS, level) {
             return;
         }
-        let detail = match end {
-            End::Fault(fault) => fault.to_string(),
-            _ => String::new(),
+        let (at, detail) = match end {
+            End::Fault(fault) => (fault.at.label(), fault.detail.as_ref()),
+            _ => ("-", "-"),
         };
         log::log!(
             target: ACCESS, level,
@@ -77,6 +77,7 @@ impl Record {
             bytes_down = bytes_down,
             duration_ms = now_us.saturating_sub(self.accepted_us) / 1000,
             end:% = end.label(),
+            at:% = at,
             detail:% = detail;
             "tunnel closed"
         );

@@ -48,7 +48,8 @@ impl Relaying {
                 if fault.cause == Cause::UpstreamReset {
                     reset_instead_of_close(client);
                 }
-                return self.over(End::Fault(fault), context);
+                let end = context.fault(fault);
+                return self.over(end, context);
             }
         };
         if self.up.is_finished() && self.down.is_finished() {
@@ -70,7 +71,8 @@ impl Relaying {
             }
             false => Fault::new(At::Relay, Cause::IdleTimeout, "nothing moved for too long"),
         };
-        self.over(End::Fault(fault), context)
+        let end = context.fault(fault);
+        self.over(end, context)
     }
 
     /// Ends the stage wherever it is; returns the bytes relayed up and down.

@@ -13,6 +13,8 @@ use crate::relay::Half;
 pub(super) struct Reply {
     answer: Vec<u8>,
     sent: usize,
+    /// The client did not take it at once, and has a deadline now.
+    bounded: bool,
     then: Then,
 }
 
@@ -38,24 +40,33 @@ impl Reply {
         let mut answer = Vec::new();
         http::established_response(&mut answer);
         let then = Then::Relay { upstream, up: Half::new(from_client), down: Half::new(from_upstream) };
-        Step::Go(Stage::Reply(Box::new(Reply { answer, sent: 0, then })))
+        Step::Go(Stage::Reply(Box::new(Reply { answer, sent: 0, bounded: false, then })))
     }
 
     /// Answers with a fault, if its cause is one that the client can be told.
     pub(super) fn to_fault(fault: Fault, client: &mut Client, context: &mut Context) -> Step {
         let status = fault.cause.status();
         if status == 0 {
-            return Step::end(End::Fault(fault));
+            return Step::end(context.fault(fault));
         }
+        let kind = if fault.cause == Cause::MethodNotSupported { "other" } else { "connect" };
         let answer = fault_answer(&fault, &context.settings.upstream_name);
-        Reply::page(answer, status, End::Fault(fault), client, context)
+        let end = context.fault(fault);
+        Reply::page(kind, answer, status, end, client, context)
     }
 
-    /// Sends a whole answer that closes the connection.
-    pub(super) fn page(answer: Vec<u8>, status: u16, end: End, client: &mut Client, context: &mut Context) -> Step {
+    /// Sends a whole answer to a request of some kind, and closes the connection behind it.
+    pub(super) fn page(
+        kind: &str,
+        answer: Vec<u8>,
+        status: u16,
+        end: End,
+        client: &mut Client,
+        context: &Context,
+    ) -> Step {
         client.record.status = status;
-        context.metrics.request("connect", status);
-        Step::Go(Stage::Reply(Box::new(Reply { answer, sent: 0, then: Then::Close(end) })))
+        context.metrics.request(kind, status);
+        Step::Go(Stage::Reply(Box::new(Reply { answer, sent: 0, bounded: false, then: Then::Close(end) })))
     }
 
     pub(super) fn endpoint(&mut self) -> Option<&mut Endpoint> {
@@ -68,11 +79,12 @@ impl Reply {
     pub(super) fn step(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
         while self.sent < self.answer.len() {
             if !client.endpoint.ready.writable() {
+                self.bound_the_wait(key, client, context);
                 return Step::Wait(Stage::Reply(self));
             }
             match client.endpoint.write(&self.answer[self.sent..]) {
                 Ok(count) => self.sent += count,
-                Err(error) => return Step::end(self.into_end_with(Fault::downstream_io(At::Reply, &error))),
+                Err(error) => return Step::end(self.unsent(Fault::downstream_io(At::Reply, &error), context)),
             }
         }
         match self.then {
@@ -81,16 +93,25 @@ impl Reply {
         }
     }
 
-    /// The end of a reply that could not be sent in time.
-    pub(super) fn into_end(self) -> End {
-        self.into_end_with(Fault::new(At::Reply, Cause::ClientGone, "the client does not read its answer"))
+    /// A client that does not read its answer has as long as one that does not write its request.
+    fn bound_the_wait(&mut self, key: Key, client: &mut Client, context: &mut Context) {
+        if !self.bounded {
+            self.bounded = true;
+            let at_ms = context.now_ms() + context.settings.timeouts.head;
+            client.set_deadline(key, context, at_ms);
+        }
     }
 
-    /// What ended the tunnel is the fault that was to be told, if there was one.
-    fn into_end_with(self, fault: Fault) -> End {
+    /// Out of time.
+    pub(super) fn expired(self, context: &Context) -> Step {
+        Step::end(self.unsent(Fault::new(At::Reply, Cause::ClientGone, "the client does not read its answer"), context))
+    }
+
+    /// How the tunnel ended when its answer could not be sent: the fault that was to be told, if there was one.
+    fn unsent(self, fault: Fault, context: &Context) -> End {
         match self.then {
             Then::Close(end @ End::Fault(_)) => end,
-            _ => End::Fault(fault),
+            _ => context.fault(fault),
         }
     }
 }
@@ -102,7 +123,7 @@ fn fault_answer(fault: &Fault, upstream_name: &str) -> Vec<u8> {
     let received_status = (fault.cause == Cause::CredentialsRefused).then_some(407);
     let error = ProxyStatus::error(fault.cause.error_type(), &fault.detail);
     let extra_fields: &[(&str, &str)] = match fault.cause {
-        Cause::TunnelLimit | Cause::ResourcesExhausted | Cause::Drained => &[("Retry-After", "5")],
+        Cause::TunnelLimit | Cause::ResourcesExhausted => &[("Retry-After", "5")],
         _ => &[],
     };
     let response = ErrorResponse {

@@ -1,7 +1,7 @@
 //! The credential guard: what keeps a wrong password from locking an account.
 //!
 //! ```text
-//!               accepted                     refused
+//!               accepted                     refused, or an old proof
 //!   Unproven ───────────────▶ Proven ───────────────────▶ Unproven (one canary decides)
 //!      │ ▲ one AUTHENTICATE at a time                         │
 //!      │ └───────────────── back-off passed ──────┐           │
@@ -29,6 +29,12 @@ pub struct GuardPolicy {
     pub backoff: Duration,
     /// Each further rest is this many times as long, up to `window`.
     pub backoff_factor: u32,
+    /// A canary that has had no answer for so long no longer holds the others up: a refusal comes at once, what takes long is
+    /// the upstream's own way to the origin.
+    pub patience: Duration,
+    /// A proof that is older than this, and was not renewed since, is tested by one canary before all go: the burst after a quiet
+    /// night must not find out together that the password has changed.
+    pub proof_age: Duration,
 }
 
 impl Default for GuardPolicy {
@@ -39,6 +45,8 @@ impl Default for GuardPolicy {
             window: limits::GUARD_WINDOW,
             backoff: limits::GUARD_BACKOFF,
             backoff_factor: limits::GUARD_BACKOFF_FACTOR,
+            patience: limits::GUARD_PATIENCE,
+            proof_age: limits::GUARD_PROOF_AGE,
         }
     }
 }
@@ -94,8 +102,11 @@ pub struct Ticket {
 pub struct Guard {
     policy: GuardPolicy,
     inner: Mutex<Inner>,
-    on_change: Box<dyn Fn(GuardState) + Send + Sync>,
+    on_change: OnChange,
 }
+
+/// Told the new state, and how long nothing will be sent.
+type OnChange = Box<dyn Fn(GuardState, Duration) + Send + Sync>;
 
 impl std::fmt::Debug for Guard {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -119,15 +130,22 @@ struct Inner {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Unproven { canary: Option<u64> },
-    Proven,
+    Unproven { canary: Option<Canary> },
+    Proven { at_ms: u64 },
     Refused { until_ms: u64 },
+}
+
+/// The handshake that is proving the identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Canary {
+    number: u64,
+    sent_ms: u64,
 }
 
 impl Guard {
     /// A guard in the state *unproven*. `on_change` is called after every change that may let a waiter go on, from the
     /// thread that caused it; it must not block and not call the guard.
-    pub fn new(policy: GuardPolicy, on_change: impl Fn(GuardState) + Send + Sync + 'static) -> Arc<Guard> {
+    pub fn new(policy: GuardPolicy, on_change: impl Fn(GuardState, Duration) + Send + Sync + 'static) -> Arc<Guard> {
         let inner = Inner {
             state: State::Unproven { canary: None },
             attempts_ms: Vec::new(),
@@ -140,11 +158,11 @@ impl Guard {
         Arc::new(Guard { policy, inner: Mutex::new(inner), on_change: Box::new(on_change) })
     }
 
-    /// The present state.
+    /// The present state. *Refused* lasts until somebody asks again, though its time may be over: see [`Guard::held`].
     pub fn state(&self) -> GuardState {
         match self.lock().state {
             State::Unproven { .. } => GuardState::Unproven,
-            State::Proven => GuardState::Proven,
+            State::Proven { .. } => GuardState::Proven,
             State::Refused { .. } => GuardState::Refused,
         }
     }
@@ -160,45 +178,48 @@ impl Guard {
     /// Asks to send one AUTHENTICATE_MESSAGE.
     pub fn ask(self: &Arc<Guard>, now_ms: u64) -> Permission {
         let mut inner = self.lock();
-        let number = inner.next_number;
         match inner.state {
-            State::Proven => {}
-            State::Unproven { canary: Some(_) } => return Permission::Wait,
+            State::Proven { at_ms } if now_ms < at_ms + millis(self.policy.proof_age) => {}
+            State::Unproven { canary: Some(canary) } if now_ms < canary.sent_ms + millis(self.policy.patience) => {
+                return Permission::Wait;
+            }
             State::Refused { until_ms } if now_ms < until_ms => {
                 return Permission::Held(Duration::from_millis(until_ms - now_ms));
             }
-            State::Unproven { canary: None } | State::Refused { .. } => {
+            _ => {
                 if let Some(until_ms) = inner.budget_spent_until(&self.policy, now_ms) {
                     inner.state = State::Refused { until_ms };
                     drop(inner);
-                    (self.on_change)(GuardState::Refused);
-                    return Permission::Held(Duration::from_millis(until_ms - now_ms));
+                    let rest = Duration::from_millis(until_ms - now_ms);
+                    (self.on_change)(GuardState::Refused, rest);
+                    return Permission::Held(rest);
                 }
-                inner.state = State::Unproven { canary: Some(number) };
+                inner.state = State::Unproven { canary: Some(Canary { number: inner.next_number, sent_ms: now_ms }) };
                 if !inner.ever_proven {
                     inner.count_attempt(&self.policy, now_ms);
                 }
             }
         }
+        let number = inner.next_number;
         inner.next_number += 1;
         Permission::Go(Ticket { guard: Arc::clone(self), number, answered: false })
     }
 
-    fn accepted(&self, number: u64) {
+    fn accepted(&self, number: u64, now_ms: u64) {
         let mut inner = self.lock();
         if number <= inner.refused_number {
             inner.end_canary(number);
             return;
         }
-        let changed = inner.state != State::Proven;
-        inner.state = State::Proven;
+        let changed = !matches!(inner.state, State::Proven { .. });
+        inner.state = State::Proven { at_ms: now_ms };
         inner.ever_proven = true;
         inner.refusals = 0;
         inner.attempts_ms.clear();
         inner.accepted_number = inner.accepted_number.max(number);
         drop(inner);
         if changed {
-            (self.on_change)(GuardState::Proven);
+            (self.on_change)(GuardState::Proven, Duration::ZERO);
         }
     }
 
@@ -208,12 +229,12 @@ impl Guard {
             return;
         }
         inner.refused_number = inner.refused_number.max(number);
-        let was_counted = inner.state == State::Unproven { canary: Some(number) } && !inner.ever_proven;
+        let was_counted = inner.has_canary(number) && !inner.ever_proven;
         if !was_counted {
             inner.count_attempt(&self.policy, now_ms);
         }
         let next = match inner.state {
-            State::Proven => {
+            State::Proven { .. } => {
                 inner.refusals = 1;
                 GuardState::Unproven
             }
@@ -228,13 +249,17 @@ impl Guard {
             GuardState::Refused => State::Refused { until_ms: inner.closed_until(&self.policy, now_ms) },
             _ => State::Unproven { canary: None },
         };
+        let rest = match inner.state {
+            State::Refused { until_ms } => Duration::from_millis(until_ms - now_ms),
+            _ => Duration::ZERO,
+        };
         drop(inner);
-        (self.on_change)(next);
+        (self.on_change)(next, rest);
     }
 
     fn unanswered(&self, number: u64) {
         if self.lock().end_canary(number) {
-            (self.on_change)(GuardState::Unproven);
+            (self.on_change)(GuardState::Unproven, Duration::ZERO);
         }
     }
 
@@ -250,9 +275,13 @@ impl Inner {
         self.attempts_ms.drain(..surplus);
     }
 
+    fn has_canary(&self, number: u64) -> bool {
+        matches!(self.state, State::Unproven { canary: Some(canary) } if canary.number == number)
+    }
+
     /// Frees the canary's place if `number` holds it.
     fn end_canary(&mut self, number: u64) -> bool {
-        let held = self.state == State::Unproven { canary: Some(number) };
+        let held = self.has_canary(number);
         if held {
             self.state = State::Unproven { canary: None };
         }
@@ -277,9 +306,9 @@ impl Inner {
 
 impl Ticket {
     /// The upstream took the AUTHENTICATE_MESSAGE: it answered with anything but a 407.
-    pub fn accepted(mut self) {
+    pub fn accepted(mut self, now_ms: u64) {
         self.answered = true;
-        self.guard.accepted(self.number);
+        self.guard.accepted(self.number, now_ms);
     }
 
     /// The upstream answered the AUTHENTICATE_MESSAGE with a 407.
@@ -309,7 +338,7 @@ mod tests {
     const MINUTE_MS: u64 = 60_000;
 
     fn guard() -> Arc<Guard> {
-        Guard::new(GuardPolicy::default(), |_| {})
+        Guard::new(GuardPolicy::default(), |_, _| {})
     }
 
     fn go(guard: &Arc<Guard>, now_ms: u64) -> Ticket {
@@ -324,7 +353,7 @@ mod tests {
         let guard = guard();
         let canary = go(&guard, 0);
         assert!(matches!(guard.ask(0), Permission::Wait));
-        canary.accepted();
+        canary.accepted(1);
         let _together = (go(&guard, 1), go(&guard, 1), go(&guard, 1));
     }
 
@@ -360,7 +389,7 @@ mod tests {
     #[test]
     fn once_proven_lost_connections_close_nothing() {
         let guard = guard();
-        go(&guard, 0).accepted();
+        go(&guard, 0).accepted(0);
         for _ in 0..100 {
             drop(go(&guard, 1));
         }
@@ -370,25 +399,25 @@ mod tests {
     #[test]
     fn a_refusal_after_proof_lets_one_canary_decide() {
         let guard = guard();
-        go(&guard, 0).accepted();
+        go(&guard, 0).accepted(0);
         let in_flight = go(&guard, 1);
         go(&guard, 1).refused(2);
         assert_eq!(guard.state(), GuardState::Unproven);
         let canary = go(&guard, 3);
         assert!(matches!(guard.ask(3), Permission::Wait));
         // Sent before the refusal: proves nothing about now.
-        in_flight.accepted();
+        in_flight.accepted(3);
         assert!(matches!(guard.ask(3), Permission::Wait));
-        canary.accepted();
+        canary.accepted(3);
         assert_eq!(guard.state(), GuardState::Proven);
     }
 
     #[test]
     fn a_refusal_that_is_older_than_the_proof_is_ignored() {
         let guard = guard();
-        go(&guard, 0).accepted();
+        go(&guard, 0).accepted(0);
         let old = go(&guard, 1);
-        go(&guard, 2).accepted();
+        go(&guard, 2).accepted(2);
         old.refused(3);
         assert_eq!(guard.state(), GuardState::Proven);
     }
@@ -397,14 +426,38 @@ mod tests {
     fn the_guard_tells_of_every_change_that_can_free_a_waiter() {
         let changes = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&changes);
-        let guard = Guard::new(GuardPolicy::default(), move |_| {
+        let guard = Guard::new(GuardPolicy::default(), move |_, _| {
             counter.fetch_add(1, Ordering::Relaxed);
         });
         drop(go(&guard, 0));
         assert_eq!(changes.load(Ordering::Relaxed), 1, "unanswered");
         go(&guard, 0).refused(0);
         assert_eq!(changes.load(Ordering::Relaxed), 2, "refused");
-        go(&guard, 30 * MINUTE_MS).accepted();
+        go(&guard, 30 * MINUTE_MS).accepted(30 * MINUTE_MS);
         assert_eq!(changes.load(Ordering::Relaxed), 3, "accepted");
+    }
+
+    #[test]
+    fn a_canary_without_an_answer_holds_the_others_up_for_a_moment_only() {
+        let guard = guard();
+        let slow = go(&guard, 0);
+        assert!(matches!(guard.ask(1_999), Permission::Wait));
+        go(&guard, 2_000).accepted(2_100);
+        assert_eq!(guard.state(), GuardState::Proven);
+        slow.accepted(70_000);
+        assert_eq!(guard.state(), GuardState::Proven);
+    }
+
+    #[test]
+    fn after_a_quiet_time_one_canary_finds_out_whether_the_password_still_holds() {
+        let guard = guard();
+        go(&guard, 0).accepted(0);
+        let night_ms = 8 * 60 * MINUTE_MS;
+        let canary = go(&guard, night_ms);
+        let waiting = (0..1_000).filter(|_| matches!(guard.ask(night_ms), Permission::Wait)).count();
+        assert_eq!(waiting, 1_000);
+        canary.refused(night_ms);
+        assert!(matches!(guard.ask(night_ms), Permission::Held(_)));
+        assert!(guard.held(night_ms + MINUTE_MS).is_none(), "the time is over, though nobody has asked yet");
     }
 }

@@ -54,6 +54,20 @@ pub fn connect_within(
     Ok(Answered { stream, head })
 }
 
+/// Sends `bytes` as they are and returns the answer.
+pub fn ask(proxy: SocketAddr, bytes: &[u8]) -> io::Result<Answered> {
+    let mut stream = TcpStream::connect_timeout(&proxy, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(bytes)?;
+    let head = read_head(&mut stream)?;
+    Ok(Answered { stream, head })
+}
+
+/// Asks `proxy` for a tunnel to a host by name, `host:port`.
+pub fn connect_name(proxy: SocketAddr, authority: &str) -> io::Result<Answered> {
+    ask(proxy, format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").as_bytes())
+}
+
 /// Reads up to the empty line and not a byte further, so that the tunnel's bytes stay in the socket.
 pub fn read_head(stream: &mut TcpStream) -> io::Result<String> {
     let mut head = Vec::new();

@@ -13,13 +13,16 @@ use super::process::Process;
 use super::scratch::{Scratch, wait_for};
 use super::{PASSWORD, USER, metrics};
 
+/// The program under test.
+pub const GATEWAY: &str = env!("CARGO_BIN_EXE_ntlm-gateway");
+
 /// How long the gateway may take to say where it listens.
 const START_BOUND: Duration = Duration::from_secs(20);
 
 /// What a test may choose about its gateway.
 pub struct GatewayOptions {
     /// Each becomes an `--upstream`.
-    pub upstreams: Vec<SocketAddr>,
+    pub upstreams: Vec<String>,
     /// For `--user`.
     pub user: String,
     /// The contents of the file for `--password-file`.
@@ -28,17 +31,20 @@ pub struct GatewayOptions {
     pub args: Vec<String>,
     /// Further environment.
     pub env: Vec<(String, String)>,
+    /// A shell line to run before it, in the process that becomes it: limits, mounts.
+    pub before: Option<String>,
 }
 
 impl GatewayOptions {
     /// The accepted user and password, through one upstream.
     pub fn through(upstream: SocketAddr) -> Self {
         Self {
-            upstreams: vec![upstream],
+            upstreams: vec![upstream.to_string()],
             user: USER.to_owned(),
             password: PASSWORD.to_owned(),
             args: Vec::new(),
             env: Vec::new(),
+            before: None,
         }
     }
 }
@@ -57,11 +63,18 @@ impl Gateway {
     pub fn start(options: &GatewayOptions) -> Self {
         let scratch = Scratch::new("gateway");
         let password_file = scratch.write("password", format!("{}\n", options.password));
-        let mut command = Process::command(env!("CARGO_BIN_EXE_ntlm-gateway"));
+        let mut command = match &options.before {
+            None => Process::command(GATEWAY),
+            Some(line) => {
+                let mut shell = Process::command("unshare");
+                shell.args(["--mount", "sh", "-ec", &format!("{line}; exec \"$0\" \"$@\""), GATEWAY]);
+                shell
+            }
+        };
         command.args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--user", &options.user]);
         command.arg("--password-file").arg(password_file);
         for upstream in &options.upstreams {
-            command.arg("--upstream").arg(upstream.to_string());
+            command.arg("--upstream").arg(upstream);
         }
         command.args(&options.args).env_remove("RUST_LOG").envs(options.env.iter().map(|(k, v)| (k, v)));
         command.stdout(Stdio::null()).stderr(Stdio::piped());
@@ -69,10 +82,12 @@ impl Gateway {
         let log = collect_lines(&mut process);
         let find = |marker: &str| {
             let lines = log.lock().unwrap_or_else(PoisonError::into_inner);
-            lines.iter().find_map(|line| address_after(line, marker))
+            // In text lines behind the level, in JSON lines at the message's beginning.
+            let markers = [format!(" INFO  {marker}"), format!("\"message\":\"{marker}")];
+            lines.iter().find_map(|line| markers.iter().find_map(|marker| address_after(line, marker)))
         };
         let addresses = wait_for(START_BOUND, || {
-            let both = find(" INFO  listening on ").zip(find(" INFO  admin on http://"));
+            let both = find("listening on ").zip(find("admin on http://"));
             if both.is_none() && process.exit_status().is_some() {
                 return Some(None);
             }

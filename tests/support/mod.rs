@@ -9,6 +9,7 @@ pub mod bytes;
 pub mod client;
 pub mod command;
 pub mod gateway;
+pub mod in_process;
 pub mod listener;
 pub mod metrics;
 pub mod origin;

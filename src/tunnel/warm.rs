@@ -1,0 +1,305 @@
+//! The warm pool: upstream connections that are dialled and challenged ahead, so that a CONNECT costs one upstream round
+//! trip instead of three.
+//!
+//! NTLM authenticates a connection, and a proxy answers the NEGOTIATE leg with its challenge before it looks at the
+//! target; so that leg can be done in advance, and the client's own target goes with the AUTHENTICATE_MESSAGE.
+//!
+//! The pool follows demand: each request that finds it empty makes it one larger, up to the cap, and each connection that
+//! grows old unused makes it one smaller. A quiet gateway keeps nothing. It grows only while the credentials are proven and
+//! no client is itself waiting for a challenge: some proxies (Squid) hold a helper process for every
+//! connection that they have challenged, and those belong to the clients first.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mio::{Interest, Token};
+use slab::Slab;
+
+use super::Context;
+use super::dial::connect;
+use super::inbox::{Got, Inbox};
+use crate::event::{Deadline, Endpoint, EventToken, Key, Lane, Readiness};
+use crate::handshake::{FirstLeg, Handshake, Progress, Request};
+use crate::limits;
+use crate::metrics::Discarded;
+use crate::upstream::GuardState;
+
+/// Marks the keys of warm connections, which live beside the slab of tunnels.
+const WARM_INDEX: u32 = 1 << 29;
+
+/// A client that waits for a challenge on a connection of its own.
+#[derive(Debug)]
+pub(super) struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection on its way to its challenge, or with it.
+struct Warm {
+    generation: u32,
+    upstream: Endpoint,
+    handshake: Handshake,
+    inbox: Inbox,
+    outbox: Vec<u8>,
+    deadline: Deadline,
+    challenged: bool,
+    /// When it is too old, in ms; from its challenge on.
+    until_ms: u64,
+    /// Clients were waiting for a challenge at the last look.
+    strained: bool,
+}
+
+/// A shard's warm connections to its upstream.
+#[derive(Default)]
+pub struct WarmPool {
+    connections: Slab<Warm>,
+    next_generation: u32,
+    /// Those with a challenge, the youngest last.
+    ready: Vec<usize>,
+    /// As many as present demand calls for.
+    wanted: usize,
+    cap: usize,
+    /// What the NEGOTIATE leg asks for: a request that was really made.
+    request: Option<Request>,
+    /// Clients of all shards that wait for a challenge.
+    clients_waiting: Arc<AtomicUsize>,
+    /// Nothing is warmed until then, in ms, because the upstream did not play along.
+    rests_until_ms: u64,
+}
+
+impl WarmPool {
+    /// A pool of at most `cap` connections; 0 turns it off. `clients_waiting` is shared by the pools of all shards.
+    pub fn new(cap: usize, clients_waiting: Arc<AtomicUsize>) -> WarmPool {
+        WarmPool { cap, clients_waiting, next_generation: 1, ..WarmPool::default() }
+    }
+
+    /// Counts a client as waiting for a challenge until what is returned is dropped.
+    pub(super) fn client_waits(&self) -> Waiting {
+        self.clients_waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(Arc::clone(&self.clients_waiting))
+    }
+
+    /// Whether a key is one of this pool's.
+    pub fn owns(key: Key) -> bool {
+        key.index & WARM_INDEX != 0
+    }
+
+    fn slot(&self, key: Key) -> Option<usize> {
+        let index = (key.index & !WARM_INDEX) as usize;
+        self.connections.get(index).filter(|warm| warm.generation == key.generation).map(|_| index)
+    }
+
+    fn key(&self, index: usize) -> Option<Key> {
+        let generation = self.connections.get(index)?.generation;
+        Some(Key { index: u32::try_from(index).ok()? | WARM_INDEX, generation })
+    }
+}
+
+/// Takes a challenged connection for a client's request and gives its events to the client's tunnel. A miss makes the
+/// pool grow.
+pub(super) fn take(request: &Request, key: Key, number: u8, context: &mut Context) -> Option<(Endpoint, Handshake)> {
+    let pool = &mut context.warm;
+    if pool.cap == 0 {
+        return None;
+    }
+    pool.request = Some(request.clone());
+    while let Some(index) = pool.ready.pop() {
+        let Some(warm) = pool.connections.try_remove(index) else { continue };
+        context.metrics.warm_ready.dec();
+        let (mut upstream, mut handshake) = (warm.upstream, warm.handshake);
+        // Anything that came since the challenge is its end.
+        let usable = !upstream.ready.readable();
+        let token = Token::from(EventToken { key, lane: Lane::Upstream(number) });
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if usable && context.registry.reregister(&mut upstream.stream, token, interest).is_ok() {
+            handshake.retarget(request.clone());
+            context.metrics.warm_hits.inc();
+            return Some((upstream, handshake));
+        }
+        context.metrics.warm_discarded(Discarded::Failed);
+    }
+    context.metrics.warm_misses.inc();
+    context.warm.wanted = (context.warm.wanted + 1).min(context.warm.cap);
+    None
+}
+
+/// Dials as many connections as are wanted and missing; called once a turn.
+pub fn refill(context: &mut Context) {
+    let pool = &context.warm;
+    if pool.connections.len() >= pool.wanted
+        || pool.clients_waiting.load(Ordering::Relaxed) > 0
+        || context.now_ms() < pool.rests_until_ms
+        || context.settings.credentials.first_leg != FirstLeg::Negotiate
+        || context.settings.guard.state() != GuardState::Proven
+    {
+        return;
+    }
+    let Some(request) = pool.request.clone() else { return };
+    for _ in pool.connections.len()..pool.wanted {
+        if dial(request.clone(), context).is_none() {
+            rest(context);
+            return;
+        }
+    }
+}
+
+fn dial(request: Request, context: &mut Context) -> Option<()> {
+    let (_, address) = context.address(0)?;
+    let generation = context.warm.next_generation;
+    context.warm.next_generation = generation.wrapping_add(1).max(1);
+    let index = context.warm.connections.vacant_key();
+    let key = Key { index: u32::try_from(index).ok()? | WARM_INDEX, generation };
+    context.metrics.dials.inc();
+    let upstream = connect(address, key, 0, context).ok()?;
+    let settings = &context.settings;
+    let handshake = Handshake::new(request, settings.credentials.clone(), settings.head_limit_bytes);
+    let mut deadline = Deadline::UNARMED;
+    let at_ms = context.now_ms() + settings.timeouts.connect;
+    context.timers.set(key, &mut deadline, at_ms);
+    let (inbox, outbox) = (Inbox::default(), Vec::new());
+    let warm = Warm {
+        generation,
+        upstream,
+        handshake,
+        inbox,
+        outbox,
+        deadline,
+        challenged: false,
+        until_ms: 0,
+        strained: false,
+    };
+    context.warm.connections.insert(warm);
+    Some(())
+}
+
+/// Deals with an event of a warm connection; `false` when it came too late.
+pub fn on_event(key: Key, ready: Readiness, context: &mut Context) -> bool {
+    let Some(index) = context.warm.slot(key) else { return false };
+    let Some(warm) = context.warm.connections.get_mut(index) else { return false };
+    warm.upstream.ready.learn(ready);
+    if warm.challenged {
+        // Its deadline, or the client that takes it next, will find out; but a close frees its descriptor at once.
+        if warm.upstream.ready.readable() {
+            discard(index, Discarded::Failed, context);
+        }
+        return true;
+    }
+    match advance(index, context) {
+        Some(true) => {
+            let now_ms = context.now_ms();
+            let until_ms = now_ms + context.settings.timeouts.warm;
+            if let (Some(key), Some(warm)) = (context.warm.key(index), context.warm.connections.get_mut(index)) {
+                warm.challenged = true;
+                warm.until_ms = until_ms;
+                // The room that the NEGOTIATE leg took is not needed to wait.
+                warm.outbox = Vec::new();
+                context.timers.set(key, &mut warm.deadline, until_ms.min(now_ms + millis(limits::WARM_LOOK)));
+                context.warm.ready.push(index);
+                context.metrics.warm_ready.inc();
+            }
+        }
+        Some(false) => {}
+        None => {
+            discard(index, Discarded::Failed, context);
+            rest(context);
+        }
+    }
+    true
+}
+
+/// One step towards the challenge: `true` when it is there, `None` when it will not come.
+fn advance(index: usize, context: &mut Context) -> Option<bool> {
+    let Context { warm: pool, scratch, .. } = context;
+    let warm = pool.connections.get_mut(index)?;
+    if !warm.upstream.ready.writable() && !warm.upstream.ready.readable() {
+        return Some(false);
+    }
+    if warm.handshake.legs() == 0 {
+        if warm.upstream.stream.take_error().ok()?.is_some() {
+            return None;
+        }
+        warm.handshake.begin(&mut warm.outbox);
+        // A fresh connection takes a request whole, or is no good.
+        if warm.upstream.write(&warm.outbox).ok()? != warm.outbox.len() {
+            return None;
+        }
+    }
+    while warm.upstream.ready.readable() {
+        let Warm { upstream, handshake, inbox, outbox, .. } = &mut *warm;
+        let got = inbox.read(upstream, scratch, |bytes| match handshake.receive(bytes, outbox) {
+            Ok((used, progress)) => (used, Some(progress)),
+            Err(_) => (0, None),
+        });
+        match got.ok()? {
+            Got::Blocked | Got::Bytes(Some(Progress::More)) => {}
+            Got::Bytes(Some(Progress::Challenged)) => return Some(true),
+            // A proxy that asks for no proof, or for more than one round, gains nothing from being asked ahead.
+            _ => return None,
+        }
+    }
+    Some(false)
+}
+
+/// The entry of a warm connection's deadline has come up.
+pub fn deadline_due(key: Key, context: &mut Context) {
+    let now_ms = context.now_ms();
+    let Some(index) = context.warm.slot(key) else { return };
+    let Some(warm) = context.warm.connections.get_mut(index) else { return };
+    if !context.timers.expired(key, &mut warm.deadline, now_ms) {
+        return;
+    }
+    if !warm.challenged {
+        discard(index, Discarded::Failed, context);
+        rest(context);
+    } else if now_ms >= warm.until_ms {
+        discard(index, Discarded::Aged, context);
+        context.warm.wanted = context.warm.wanted.saturating_sub(1);
+    } else {
+        look(index, key, context);
+    }
+}
+
+/// Gives way to clients that have been waiting for a challenge, on whichever shard, since the last look: this connection
+/// may hold the very helper that they need.
+fn look(index: usize, key: Key, context: &mut Context) {
+    let clients_wait = context.warm.clients_waiting.load(Ordering::Relaxed) > 0;
+    let at_ms = context.now_ms() + millis(limits::WARM_LOOK);
+    let Some(warm) = context.warm.connections.get_mut(index) else { return };
+    if clients_wait && warm.strained {
+        discard(index, Discarded::Yielded, context);
+        return;
+    }
+    warm.strained = clients_wait;
+    context.timers.set(key, &mut warm.deadline, at_ms.min(warm.until_ms));
+}
+
+/// Throws everything away: what was begun with other credentials must not be finished with these.
+pub fn clear(context: &mut Context) {
+    let all: Vec<usize> = context.warm.connections.iter().map(|(index, _)| index).collect();
+    for index in all {
+        discard(index, Discarded::Outdated, context);
+    }
+}
+
+fn discard(index: usize, cause: Discarded, context: &mut Context) {
+    if let Some(warm) = context.warm.connections.try_remove(index) {
+        context.metrics.warm_discarded(cause);
+        if warm.challenged {
+            context.warm.ready.retain(|ready| *ready != index);
+            context.metrics.warm_ready.dec();
+        }
+    }
+}
+
+/// An upstream that does not play along is left alone for a while; clients still get their cold connections.
+fn rest(context: &mut Context) {
+    context.warm.rests_until_ms = context.now_ms() + millis(limits::WARM_REST);
+    context.warm.wanted = 0;
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
+}
