@@ -19,6 +19,7 @@ pub mod table;
 use std::env;
 use std::error::Error;
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -88,7 +89,7 @@ pub struct Section {
 pub fn run(options: &CompareOptions) -> Result<ExitCode, Box<dyn Error>> {
     let (candidates, left_out) = candidates(options)?;
     for Named { name, what } in &left_out {
-        println!("left out: {name}: {what}");
+        say(&format!("left out: {name}: {what}"))?;
     }
     let first = candidates.first().ok_or("no candidate can take part")?;
     let base = base(options, &candidates).unwrap_or_else(|| first.name.clone());
@@ -112,16 +113,22 @@ pub fn run(options: &CompareOptions) -> Result<ExitCode, Box<dyn Error>> {
             item = item.titled();
         }
         let section = section(&item, &candidates, options, &scratch, &mut comparison)?;
-        println!("{}", table::table(&comparison, &section));
+        let table = table::table(&comparison, &section);
         comparison.sections.push(section);
         // After every section, so that an interrupted run has not been for nothing.
         fs::write(&options.json, serde_json::to_vec(&comparison)?)?;
+        say(&table)?;
     }
     for fault in &comparison.faults {
-        println!("fault: {fault}");
+        say(&format!("fault: {fault}"))?;
     }
-    println!("figures in {}, configurations and logs in {}", options.json.display(), scratch.display());
+    say(&format!("figures in {}, configurations and logs in {}", options.json.display(), scratch.display()))?;
     Ok(if comparison.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A line on standard output; a reader that has gone away is an error like any other.
+fn say(line: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
 }
 
 /// Those who can take part, and those who cannot.

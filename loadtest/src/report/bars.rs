@@ -18,8 +18,8 @@ const WIDTH: f64 = 520.0;
 const ROW: f64 = 22.0;
 /// Where bars begin, and where the longest ends; names stand before, numbers behind.
 const LEFT: f64 = 112.0;
-const RIGHT: f64 = 330.0;
-/// A bar longer than this many times the next shorter one is cut.
+const RIGHT: f64 = 268.0;
+/// A bar longer than this many times the middle one is cut.
 const CUT_AT: f64 = 3.0;
 
 /// The chart as SVG.
@@ -38,18 +38,17 @@ pub fn bars(rows: &[Bar<'_>], unit: &str) -> String {
     svg
 }
 
-/// The value at the right end: the greatest, unless it dwarfs the others.
+/// The value at the right end: the greatest that does not dwarf the others, and a bit more if one does.
 fn full_length(rows: &[Bar<'_>]) -> f64 {
     let mut medians: Vec<f64> = rows.iter().map(|row| row.cell.median.max(0.0)).collect();
     medians.sort_by(f64::total_cmp);
-    let mut full = medians.first().copied().unwrap_or(0.0);
-    for median in medians {
-        if full > 0.0 && median > full * CUT_AT {
-            return full * 1.6;
-        }
-        full = median;
+    let limit = medians.get(medians.len() / 2).map_or(0.0, |middle| middle * CUT_AT);
+    let fitting = medians.iter().copied().filter(|median| *median <= limit).fold(0.0, f64::max);
+    match medians.last() {
+        Some(greatest) if fitting == 0.0 => *greatest,
+        Some(greatest) if *greatest > fitting => fitting * 1.15,
+        _ => fitting,
     }
-    full
 }
 
 fn bar(row: &Bar<'_>, top: f64, full: f64, unit: &str) -> String {
@@ -87,7 +86,7 @@ fn bar(row: &Bar<'_>, top: f64, full: f64, unit: &str) -> String {
     let _ = write!(
         svg,
         "<text x=\"{}\" y=\"{}\"{weight}>{} {}<tspan class=\"ratio\" dx=\"6\">{}</tspan></text>",
-        RIGHT + 20.0,
+        RIGHT + 18.0,
         middle + 4.0,
         number(cell.median),
         escape(unit),
@@ -119,7 +118,7 @@ mod tests {
         let cells = [cell(10.0), cell(20.0), cell(2000.0)];
         let rows: Vec<Bar<'_>> =
             cells.iter().map(|cell| Bar { name: "x", colour: "#000", cell, is_base: false }).collect();
-        assert!((full_length(&rows) - 32.0).abs() < 1e-9);
+        assert!((full_length(&rows) - 23.0).abs() < 1e-9);
         assert_eq!(bars(&rows, "µs").matches("l-5 3.5").count(), 1);
         assert!(bars(&rows, "µs").contains("2,000 µs"));
     }

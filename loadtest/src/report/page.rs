@@ -29,7 +29,7 @@ svg .ratio, svg .axis { fill: #5a5a5a; font-size: 11px; } svg .grid { stroke: #e
 svg .line { fill: none; stroke-width: 2; } svg .leader { fill: none; stroke-width: .7; }
 svg .spread { stroke: #1c1c1c; stroke-width: 1; fill: none; }
 .key span { display: inline-block; margin-right: 18px; } .key i { display: inline-block; width: 11px; height: 11px;
-  margin-right: 6px; } dt { font-weight: 600; float: left; clear: left; min-width: 120px; } dd { margin: 0 0 2px 130px; }
+  margin-right: 6px; } dt { font-weight: 600; float: left; clear: left; min-width: 140px; } dd { margin: 0 0 2px 150px; }
 .note { background: #fff6e5; border-left: 3px solid #e69f00; padding: 6px 12px; margin: 8px 0; }
 ";
 
