@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -69,7 +69,7 @@ pub struct RunOptions {
     /// What the tunnels do
     pub scenario: Scenario,
     /// The proxies; tunnels are dealt out to them in turn
-    #[arg(long, value_name = "ADDR", required = true, num_args = 1..)]
+    #[arg(long, value_name = "HOST:PORT", required = true, num_args = 1.., value_parser = resolve)]
     pub proxy: Vec<SocketAddr>,
     #[command(flatten)]
     pub load: LoadOptions,
@@ -80,10 +80,10 @@ pub struct RunOptions {
     #[arg(long, value_name = "PER_SECOND")]
     pub rate: Option<f64>,
     /// The gateway's admin address: its metrics are read before and after and must agree with the client
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = resolve)]
     pub metrics: Option<SocketAddr>,
     /// The stub's control address: its counters are read before and after and must agree, too
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = resolve)]
     pub control: Option<SocketAddr>,
     /// Write the outcome there as JSON
     #[arg(long, value_name = "FILE")]
@@ -191,6 +191,12 @@ pub struct ReportOptions {
     pub png: Option<PathBuf>,
 }
 
+/// The first address of `HOST:PORT`; in a cluster, services are known by name.
+fn resolve(text: &str) -> Result<SocketAddr, String> {
+    let mut addresses = text.to_socket_addrs().map_err(|error| error.to_string())?;
+    addresses.next().ok_or_else(|| "the name has no address".to_owned())
+}
+
 impl UpstreamOptions {
     /// The personality, unless the name asks for the list.
     pub fn personality(&self) -> Result<Option<Personality>, ntlm_gateway::stub::UnknownPersonality> {
@@ -206,5 +212,11 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn proxies_may_be_given_by_name() {
+        assert_eq!(resolve("localhost:3128").map(|address| address.port()), Ok(3128));
+        assert!(resolve("localhost").is_err());
     }
 }
