@@ -1,2 +1,48 @@
 //! The load-test harness of `ntlm-gateway`.
-fn main() {}
+//!
+//! | module | subject |
+//! |---|---|
+//! | `arguments` | the command line |
+//! | `upstream` | the stub upstream as a process, with its counters on a control address |
+//! | `driver` | the client: one thread, one poll, thousands of tunnels |
+//! | `scenario` | what the tunnels do |
+//! | `outcome` | what a run found, as it stands in the JSON |
+//! | `gateway_metrics` | the gateway's own account, held against the client's |
+//! | `process`, `kernel` | CPU, memory, descriptors and threads from `/proc` |
+//! | `compare` | candidates side by side |
+//! | `report` | JSON to a page |
+
+mod arguments;
+mod compare;
+mod driver;
+mod gateway_metrics;
+mod kernel;
+mod net;
+mod outcome;
+mod process;
+mod report;
+mod run;
+mod scenario;
+mod upstream;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command};
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Upstream(options) => upstream::serve(&options),
+        Command::Run(options) => run::run(&options),
+        Command::Compare(options) => compare::run(&options),
+        Command::Report(options) => report::run(&options),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ntlm-loadtest: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Who takes part in a comparison.
+
+use std::env;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// A candidate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub name: String,
+    pub kind: Kind,
+}
+
+/// What it is, and how it is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `ntlm-gateway` from this binary.
+    Gateway(PathBuf),
+    Cntlm,
+    /// TCP relay without authentication.
+    Haproxy {
+        forced_splice: bool,
+    },
+    /// TCP relay without authentication.
+    Nginx,
+    Px,
+    /// No proxy between: the client's CONNECT goes to the stub.
+    Direct,
+    /// Runs already, with whatever upstream it has.
+    Running {
+        address: SocketAddr,
+        pid: Option<u32>,
+    },
+}
+
+impl Candidate {
+    /// Reads `NAME`, `NAME=PATH` and `NAME=ADDR[@PID]`. `gateway` is the binary that the name `gateway` stands for.
+    ///
+    /// # Errors
+    /// A text that says what is possible.
+    pub fn parse(text: &str, gateway: &Path) -> Result<Candidate, String> {
+        let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+        let kind = match (name, value) {
+            (_, Some(value)) if value.contains('/') => Kind::Gateway(PathBuf::from(value)),
+            (_, Some(value)) => running(value)?,
+            ("gateway", None) => Kind::Gateway(gateway.to_owned()),
+            ("cntlm", None) => Kind::Cntlm,
+            ("haproxy", None) => Kind::Haproxy { forced_splice: false },
+            ("haproxy-splice", None) => Kind::Haproxy { forced_splice: true },
+            ("nginx", None) => Kind::Nginx,
+            ("px", None) => Kind::Px,
+            ("direct", None) => Kind::Direct,
+            (name, None) => {
+                return Err(format!(
+                    "no candidate is called {name:?}; there are gateway, cntlm, haproxy, haproxy-splice, nginx, px, \
+                     direct, NAME=PATH of a gateway binary, and NAME=ADDR or NAME=ADDR@PID of a running proxy"
+                ));
+            }
+        };
+        Ok(Candidate { name: name.to_owned(), kind })
+    }
+
+    /// Whether it proves an identity to its upstream, or relays what the client sends.
+    pub fn authenticates(&self) -> bool {
+        matches!(self.kind, Kind::Gateway(_) | Kind::Cntlm | Kind::Px)
+    }
+
+    /// Why it cannot take part; `None` if it can.
+    pub fn missing(&self) -> Option<String> {
+        let command = match &self.kind {
+            Kind::Gateway(path) if path.is_file() => return None,
+            Kind::Gateway(path) => {
+                return Some(format!("{} is no file; build it with `cargo build --release`", path.display()));
+            }
+            Kind::Direct | Kind::Running { .. } => return None,
+            Kind::Cntlm => "cntlm",
+            Kind::Haproxy { .. } => "haproxy",
+            Kind::Nginx => "nginx",
+            Kind::Px => "px",
+        };
+        if find(command).is_none() {
+            return Some(format!("{command} is not installed"));
+        }
+        if self.kind == Kind::Nginx && stream_module().is_none() {
+            return Some("nginx has no stream module (Debian: libnginx-mod-stream)".to_owned());
+        }
+        None
+    }
+
+    /// What it is, in a phrase for the report.
+    pub fn what(&self) -> String {
+        match &self.kind {
+            Kind::Gateway(_) => "ntlm-gateway: the whole NTLMv2 handshake for every tunnel".to_owned(),
+            Kind::Cntlm => "Cntlm: NTLMv2 handshake, one thread a tunnel".to_owned(),
+            Kind::Haproxy { forced_splice: false } => {
+                "HAProxy, mode tcp, option splice-auto: a relay without any authentication".to_owned()
+            }
+            Kind::Haproxy { forced_splice: true } => {
+                "HAProxy, mode tcp, splicing forced, pipes of 512 KiB: a relay without any authentication".to_owned()
+            }
+            Kind::Nginx => "nginx stream: a relay without any authentication".to_owned(),
+            Kind::Px => "Px: NTLM by libcurl, in Python".to_owned(),
+            Kind::Direct => "no proxy at all: the client speaks to an upstream that asks for nothing".to_owned(),
+            Kind::Running { address, .. } => format!("a proxy that was running at {address}"),
+        }
+    }
+}
+
+fn running(value: &str) -> Result<Kind, String> {
+    let (address, pid) = value.split_once('@').map_or((value, None), |(address, pid)| (address, Some(pid)));
+    let wrong = |error: &dyn std::fmt::Display| format!("{value:?} is no PATH with a slash and no ADDR[@PID]: {error}");
+    let address = address.parse().map_err(|error| wrong(&error))?;
+    let pid = pid.map(str::parse).transpose().map_err(|error| wrong(&error))?;
+    Ok(Kind::Running { address, pid })
+}
+
+/// A command on the path, or in the directories of daemons, which are not on every user's.
+pub fn find(command: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let daemons = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(daemons).map(|directory| directory.join(command)).find(|file| file.is_file())
+}
+
+/// nginx's module for TCP; an empty path if it is built in.
+pub fn stream_module() -> Option<PathBuf> {
+    let places = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules"];
+    let module = places.iter().map(|place| Path::new(place).join("ngx_stream_module.so")).find(|file| file.is_file());
+    module.or_else(|| {
+        let output = std::process::Command::new(find("nginx")?).arg("-V").output().ok()?;
+        let arguments = String::from_utf8_lossy(&output.stderr).into_owned();
+        arguments.split_ascii_whitespace().any(|word| word == "--with-stream").then(PathBuf::new)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_paths_and_addresses_are_told_apart() {
+        let parse = |text| Candidate::parse(text, Path::new("/here/ntlm-gateway")).map(|candidate| candidate.kind);
+        assert_eq!(parse("gateway"), Ok(Kind::Gateway("/here/ntlm-gateway".into())));
+        assert_eq!(parse("old=./old/ntlm-gateway"), Ok(Kind::Gateway("./old/ntlm-gateway".into())));
+        let address = "127.0.0.1:3128".parse().unwrap();
+        assert_eq!(parse("mine=127.0.0.1:3128"), Ok(Kind::Running { address, pid: None }));
+        assert_eq!(parse("mine=127.0.0.1:3128@77"), Ok(Kind::Running { address, pid: Some(77) }));
+        assert!(parse("mine=localhost").unwrap_err().contains("localhost"));
+        assert!(parse("squid").unwrap_err().contains("haproxy-splice"));
+    }
+}

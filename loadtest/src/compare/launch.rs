@@ -1,0 +1,263 @@
+//! Starts candidates and stubs, and ends them.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::candidate::{Candidate, Kind, find, stream_module};
+use crate::arguments::{DEFAULT_PASSWORD, DEFAULT_USER};
+use crate::net::{free_address, wait_until_accepting};
+use crate::process::tree;
+
+/// How long a candidate may take to listen. Px is slow to start.
+const START_LIMIT: Duration = Duration::from_secs(15);
+/// How long it may take to end when asked to.
+const STOP_LIMIT: Duration = Duration::from_millis(500);
+
+/// What a candidate is to be fit for.
+pub struct Site<'a> {
+    /// Where configuration files and logs go.
+    pub scratch: &'a Path,
+    /// The stub that wants a proof.
+    pub upstream: SocketAddr,
+    /// The stub that wants none.
+    pub open_upstream: SocketAddr,
+    /// Shards or threads.
+    pub shards: usize,
+    /// Tunnels at once.
+    pub tunnels: usize,
+    /// Pipes that may be needed for splicing, if they must be bounded.
+    pub pipes: usize,
+    /// More arguments for the gateway.
+    pub gateway_args: &'a [String],
+}
+
+/// A running candidate. It is ended when this is dropped, if it was started here.
+pub struct Running {
+    child: Option<Child>,
+    pid: Option<u32>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Where it serves metrics.
+    pub admin: Option<SocketAddr>,
+}
+
+impl Running {
+    /// The root of its process tree.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            end(child);
+        }
+    }
+}
+
+/// Asks a child to end, then ends it and those of its descendants that are left.
+fn end(child: &mut Child) {
+    let family = tree(child.id());
+    let signal = |pid: u32, signal: Signal| {
+        if let Ok(pid) = i32::try_from(pid) {
+            // It may have gone meanwhile.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    };
+    signal(child.id(), Signal::SIGTERM);
+    let deadline = Instant::now() + STOP_LIMIT;
+    while Instant::now() < deadline {
+        if let Ok(Some(_)) = child.try_wait() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if let Ok(None) = child.try_wait() {
+        // Their parent is alive, so the numbers are theirs still.
+        family.iter().for_each(|pid| signal(*pid, Signal::SIGKILL));
+    }
+    // Takes its exit status, so that it does not stay as a zombie.
+    let _ = child.wait();
+}
+
+/// Starts a candidate and waits until it accepts connections.
+///
+/// # Errors
+/// When it cannot be started or does not listen in time; the text names its log.
+pub fn launch(candidate: &Candidate, site: &Site<'_>) -> Result<Running, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", candidate.name);
+    let address = match &candidate.kind {
+        Kind::Direct => site.open_upstream,
+        Kind::Running { address, .. } => *address,
+        _ => free_address().map_err(|error| failed(&error))?,
+    };
+    if let Kind::Running { pid, .. } = candidate.kind {
+        return Ok(Running { child: None, pid, address, admin: None });
+    }
+    let (command, admin) = match &candidate.kind {
+        Kind::Direct | Kind::Running { .. } => return Ok(Running { child: None, pid: None, address, admin: None }),
+        Kind::Gateway(binary) => {
+            let admin = free_address().map_err(|error| failed(&error))?;
+            (gateway(binary, site, address, admin), Some(admin))
+        }
+        Kind::Cntlm => (cntlm(site, address), None),
+        Kind::Haproxy { forced_splice } => (haproxy(site, address, *forced_splice), None),
+        Kind::Nginx => (nginx(site, address), None),
+        Kind::Px => (px(site, address), None),
+    };
+    let mut command = command.map_err(|error| failed(&error))?;
+    let log_path = site.scratch.join(format!("{}.log", candidate.name));
+    let log = File::create(&log_path).map_err(|error| failed(&error))?;
+    let copy = log.try_clone().map_err(|error| failed(&error))?;
+    let child = command.stdin(Stdio::null()).stdout(copy).stderr(log).spawn().map_err(|error| failed(&error))?;
+    let running = Running { pid: Some(child.id()), child: Some(child), address, admin };
+    let deadline = Instant::now() + START_LIMIT;
+    for address in [Some(address), admin].into_iter().flatten() {
+        wait_until_accepting(address, deadline)
+            .map_err(|error| format!("{}: {address} {error}; see {}", candidate.name, log_path.display()))?;
+    }
+    Ok(running)
+}
+
+fn password_file(site: &Site<'_>) -> io::Result<PathBuf> {
+    let path = site.scratch.join("password");
+    fs::write(&path, DEFAULT_PASSWORD)?;
+    Ok(path)
+}
+
+fn gateway(binary: &Path, site: &Site<'_>, listen: SocketAddr, admin: SocketAddr) -> io::Result<Command> {
+    let mut command = Command::new(binary);
+    command.arg("run").args(["--listen", &listen.to_string(), "--admin", &admin.to_string()]);
+    command.args(["--upstream", &site.upstream.to_string(), "--user", DEFAULT_USER]);
+    command.arg("--password-file").arg(password_file(site)?);
+    command.args(["--shards", &site.shards.to_string()]).args(site.gateway_args);
+    Ok(command)
+}
+
+fn cntlm(site: &Site<'_>, listen: SocketAddr) -> io::Result<Command> {
+    let (domain, user) = DEFAULT_USER.split_once('\\').unwrap_or(("", DEFAULT_USER));
+    let config = format!(
+        "Username {user}\nDomain {domain}\nPassword {DEFAULT_PASSWORD}\nAuth NTLMv2\nProxy {}\nListen {listen}\n",
+        site.upstream
+    );
+    let path = site.scratch.join("cntlm.conf");
+    fs::write(&path, config)?;
+    let mut command = Command::new(find("cntlm").ok_or(io::ErrorKind::NotFound)?);
+    command.arg("-f").arg("-c").arg(path);
+    Ok(command)
+}
+
+fn haproxy(site: &Site<'_>, listen: SocketAddr, forced_splice: bool) -> io::Result<Command> {
+    // Two descriptors a tunnel and two a pipe must fit into the process' limit, or HAProxy does not start.
+    let mut config = format!("global\n  nbthread {}\n  maxconn {}\n", site.shards, site.tunnels + 64);
+    writeln!(config, "  maxpipes {}", site.pipes).map_err(io::Error::other)?;
+    if forced_splice {
+        config.push_str("  tune.pipesize 524288\n");
+    }
+    let splice =
+        if forced_splice { "  option splice-request\n  option splice-response\n" } else { "  option splice-auto\n" };
+    write!(
+        config,
+        "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n{splice}\
+         listen relay\n  bind {listen}\n  maxconn {}\n  server stub {}\n",
+        site.tunnels + 64,
+        site.open_upstream
+    )
+    .map_err(io::Error::other)?;
+    let name = if forced_splice { "haproxy-splice.cfg" } else { "haproxy.cfg" };
+    let path = site.scratch.join(name);
+    fs::write(&path, config)?;
+    let mut command = Command::new(find("haproxy").ok_or(io::ErrorKind::NotFound)?);
+    command.arg("-db").arg("-f").arg(path);
+    Ok(command)
+}
+
+fn nginx(site: &Site<'_>, listen: SocketAddr) -> io::Result<Command> {
+    let module = stream_module().ok_or(io::ErrorKind::NotFound)?;
+    let load =
+        if module.as_os_str().is_empty() { String::new() } else { format!("load_module {};\n", module.display()) };
+    let prefix = site.scratch.display();
+    let config = format!(
+        "{load}daemon off;\nmaster_process on;\nworker_processes {};\npid {prefix}/nginx.pid;\nuser {};\n\
+         error_log {prefix}/nginx-error.log;\nevents {{ worker_connections {}; }}\n\
+         stream {{ server {{ listen {listen} backlog=4096; proxy_pass {}; proxy_timeout 1h; proxy_half_close on; tcp_nodelay on; }} }}\n",
+        site.shards,
+        user_name(),
+        site.tunnels * 2 + 128,
+        site.open_upstream
+    );
+    let path = site.scratch.join("nginx.conf");
+    fs::write(&path, config)?;
+    let mut command = Command::new(find("nginx").ok_or(io::ErrorKind::NotFound)?);
+    command.arg("-p").arg(site.scratch).arg("-c").arg(path);
+    Ok(command)
+}
+
+/// The user that nginx' workers are to run as: the one that runs this.
+fn user_name() -> String {
+    nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map_or("root".to_owned(), |user| user.name)
+}
+
+fn px(site: &Site<'_>, listen: SocketAddr) -> io::Result<Command> {
+    let mut command = Command::new(find("px").ok_or(io::ErrorKind::NotFound)?);
+    command.arg(format!("--proxy={}", site.upstream));
+    command.arg(format!("--listen={}", listen.ip())).arg(format!("--port={}", listen.port()));
+    command.arg(format!("--username={DEFAULT_USER}")).args(["--auth=NTLM", "--workers=1"]);
+    command.arg(format!("--threads={}", site.tunnels.min(512)));
+    command.env("PX_PASSWORD", DEFAULT_PASSWORD).current_dir(site.scratch);
+    Ok(command)
+}
+
+/// A stub in a process of its own, so that its CPU and descriptors are nobody else's.
+pub struct StubProcess {
+    child: Child,
+    pub address: SocketAddr,
+    pub control: SocketAddr,
+}
+
+impl StubProcess {
+    /// Starts this program's `upstream` on free ports.
+    ///
+    /// # Errors
+    /// When it cannot be started or says nothing of its addresses.
+    pub fn start(personality: &str, threads: NonZeroUsize, delay_ms: u64) -> io::Result<StubProcess> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["upstream", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--until-eof"])
+            .args(["--personality", personality, "--threads", &threads.to_string()])
+            .args(["--delay-ms", &delay_ms.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let out = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let mut lines = BufReader::new(out).lines();
+        let mut address = |what: &str| -> io::Result<SocketAddr> {
+            let line = lines.next().ok_or(io::ErrorKind::UnexpectedEof)??;
+            let text = line.strip_prefix(what).ok_or_else(|| io::Error::other(format!("stub said {line:?}")))?;
+            text.parse().map_err(io::Error::other)
+        };
+        let addresses = address("listening on ").and_then(|first| Ok((first, address("control on ")?)));
+        match addresses {
+            Ok((address, control)) => Ok(StubProcess { child, address, control }),
+            Err(error) => {
+                end(&mut child);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for StubProcess {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}

@@ -1,0 +1,128 @@
+//! One measurement: one candidate, freshly started, under one load.
+
+use std::io;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::candidate::Candidate;
+use super::launch::{Running, Site, StubProcess, launch};
+use super::plan::{Item, ItemKind};
+use crate::driver::{self, Moment};
+use crate::gateway_metrics::Witnesses;
+use crate::kernel;
+use crate::outcome::Outcome;
+use crate::process::{Usage, usage_of_tree};
+use crate::scenario::{Load, Scenario};
+
+/// Tunnels that a candidate is warmed up with, so that pages it touches once are not charged to the load.
+const WARM_UP_TUNNELS: u64 = 64;
+/// After the last tunnel, for a candidate to close what the client has closed. It sleeps through the rest.
+const TIDY_UP: Duration = Duration::from_millis(60);
+
+/// What was found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Measurement {
+    pub candidate: String,
+    pub round: usize,
+    pub outcome: Outcome,
+    /// CPU of the process tree over the work, in µs; `None` without a process.
+    pub cpu_us: Option<f64>,
+    /// RSS of the tree in bytes when warmed up, and when the work began (for `hold`: with all tunnels open).
+    pub rss_before: Option<u64>,
+    pub rss_with_load: Option<u64>,
+    /// Memory of the kernel in bytes at the same moments, system-wide.
+    pub kernel_before: u64,
+    pub kernel_with_load: u64,
+    /// With the load on.
+    pub descriptors: Option<u64>,
+    pub threads: Option<u64>,
+}
+
+/// Where the stubs are.
+pub struct Stubs {
+    pub ntlm: StubProcess,
+    pub open: StubProcess,
+}
+
+/// Starts the candidate, warms it up, runs the load.
+///
+/// # Errors
+/// When the candidate does not start or nothing passes through it.
+pub fn measure(
+    candidate: &Candidate,
+    round: usize,
+    item: &Item,
+    stubs: &Stubs,
+    site: &Site<'_>,
+) -> Result<Measurement, String> {
+    let running = launch(candidate, site)?;
+    warm_up(candidate, item, &running)?;
+    let control = if candidate.authenticates() { stubs.ntlm.control } else { stubs.open.control };
+    let witnesses = Witnesses { metrics: running.admin, control: running.admin.map(|_| control) };
+    let failed = |error: io::Error| format!("{}: {error}", candidate.name);
+    let before = witnesses.ask().map_err(failed)?;
+    std::thread::sleep(TIDY_UP);
+    let usage = || running.pid().map(usage_of_tree);
+    let (rested, kernel_before) = (usage(), kernel::memory_bytes());
+    let mut begin: Option<(Option<Usage>, u64)> = None;
+    let mut end: Option<Usage> = None;
+    let mut outcome = driver::run(&item.load, &[running.address], true, &mut |moment| match moment {
+        Moment::WorkBegins => {
+            // The kernel frees by RCU, so it needs a moment to show what it holds.
+            let kernel = if item.kind == ItemKind::Hold { kernel::memory_bytes() } else { 0 };
+            begin = Some((usage(), kernel));
+        }
+        Moment::WorkEnds => {
+            if !item.load.opens_all_first() {
+                std::thread::sleep(TIDY_UP);
+            }
+            end = usage();
+        }
+    })
+    .map_err(failed)?;
+    outcome.checks = witnesses.compare(&before, &outcome).map_err(failed)?;
+    let (with_load, kernel_with_load) = begin.unwrap_or((None, kernel_before));
+    let cpu = end.zip(with_load).map(|(end, begin)| end.cpu.saturating_sub(begin.cpu));
+    Ok(Measurement {
+        candidate: candidate.name.clone(),
+        round,
+        outcome,
+        cpu_us: cpu.map(|cpu| cpu.as_secs_f64() * 1e6),
+        rss_before: rested.map(|usage| usage.rss_bytes),
+        rss_with_load: with_load.map(|usage| usage.rss_bytes),
+        kernel_before,
+        kernel_with_load,
+        descriptors: with_load.map(|usage| usage.descriptors),
+        threads: with_load.map(|usage| usage.threads),
+    })
+}
+
+/// Something must pass, or the candidate is misconfigured and its figures would mean nothing.
+fn warm_up(candidate: &Candidate, item: &Item, running: &Running) -> Result<(), String> {
+    let setup = Load {
+        scenario: Scenario::Setup,
+        concurrency: 4,
+        count: Some(WARM_UP_TUNNELS),
+        duration: None,
+        rate: None,
+        patience: Duration::from_secs(5),
+        cap: Duration::from_secs(30),
+        ..item.load.clone()
+    };
+    let bulk = (item.kind == ItemKind::Bulk).then(|| Load {
+        scenario: item.load.scenario,
+        concurrency: item.load.concurrency,
+        count: item.load.count,
+        bulk_bytes: 1 << 20,
+        ..setup.clone()
+    });
+    for load in std::iter::once(setup).chain(bulk) {
+        let outcome = driver::run(&load, &[running.address], false, &mut |_| {})
+            .map_err(|error| format!("{}: {error}", candidate.name))?;
+        if outcome.tunnels.opened == 0 {
+            return Err(format!("{}: nothing passes through it: {:?}", candidate.name, outcome.errors));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,255 @@
+//! `compare`: candidates side by side, in turn, on one machine.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `candidate` | who takes part |
+//! | `launch` | starting and ending them, and the stubs |
+//! | `plan` | what is measured |
+//! | `measure` | one measurement |
+//! | `figures` | medians, spreads, ratios |
+//! | `table` | the text of it |
+
+mod candidate;
+pub mod figures;
+mod launch;
+mod measure;
+mod plan;
+pub mod table;
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::arguments::CompareOptions;
+use crate::driver;
+use crate::scenario::Load;
+use candidate::{Candidate, Kind};
+use figures::Figure;
+use launch::{Site, StubProcess};
+pub use measure::Measurement;
+use measure::{Stubs, measure};
+use plan::{Item, ItemKind, LEG_MS, plan};
+
+/// Descriptors that a candidate with two a tunnel may use up: the usual limit, less a margin.
+const DESCRIPTOR_LIMIT: usize = 19_900;
+/// How long the rate of the open loop is looked for.
+const CALIBRATION: Duration = Duration::from_millis(1500);
+
+/// All that a comparison found, as it stands in the JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Always `compare`; tells the report what it reads.
+    pub kind: String,
+    pub version: String,
+    pub started_unix_s: u64,
+    pub machine: Machine,
+    pub rounds: usize,
+    pub shards: usize,
+    /// The candidate that the others are divided by.
+    pub base: String,
+    pub candidates: Vec<Named>,
+    /// Those that could not take part, and why.
+    pub left_out: Vec<Named>,
+    pub sections: Vec<Section>,
+    /// What went wrong on the way.
+    pub faults: Vec<String>,
+}
+
+/// A name and what there is to say of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Named {
+    pub name: String,
+    pub what: String,
+}
+
+/// Where it ran.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Machine {
+    pub cpus: usize,
+    pub model: String,
+    pub kernel: String,
+}
+
+/// One scenario's figures and the measurements they come from.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Section {
+    pub name: String,
+    pub title: String,
+    pub figures: Vec<Figure>,
+    pub measurements: Vec<Measurement>,
+}
+
+/// Measures, prints, writes. Fails when a gateway lost a tunnel or its metrics disagree with the client.
+pub fn run(options: &CompareOptions) -> Result<ExitCode, Box<dyn Error>> {
+    let (candidates, left_out) = candidates(options)?;
+    for Named { name, what } in &left_out {
+        say(&format!("left out: {name}: {what}"))?;
+    }
+    let first = candidates.first().ok_or("no candidate can take part")?;
+    let base = base(options, &candidates).unwrap_or_else(|| first.name.clone());
+    let scratch = scratch(options)?;
+    let mut comparison = Comparison {
+        kind: "compare".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_unix_s: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
+        machine: Machine::here(),
+        rounds: options.rounds.unwrap_or(if options.quick { 2 } else { 5 }).max(1),
+        shards: options.shards.max(1),
+        base,
+        candidates: candidates.iter().map(|c| Named { name: c.name.clone(), what: c.what() }).collect(),
+        left_out,
+        sections: Vec::new(),
+        faults: Vec::new(),
+    };
+    for mut item in plan(options)? {
+        if item.kind == ItemKind::Open && item.load.rate.is_none() {
+            item.load.rate = Some(half_of_top_rate(first, options, &scratch)?);
+            item = item.titled();
+        }
+        let section = section(&item, &candidates, options, &scratch, &mut comparison)?;
+        let table = table::table(&comparison, &section);
+        comparison.sections.push(section);
+        // After every section, so that an interrupted run has not been for nothing.
+        fs::write(&options.json, serde_json::to_vec(&comparison)?)?;
+        say(&table)?;
+    }
+    for fault in &comparison.faults {
+        say(&format!("fault: {fault}"))?;
+    }
+    say(&format!("figures in {}, configurations and logs in {}", options.json.display(), scratch.display()))?;
+    Ok(if comparison.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A line on standard output; a reader that has gone away is an error like any other.
+fn say(line: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
+}
+
+/// Those who can take part, and those who cannot.
+fn candidates(options: &CompareOptions) -> Result<(Vec<Candidate>, Vec<Named>), Box<dyn Error>> {
+    let beside = env::current_exe()?.with_file_name("ntlm-gateway");
+    let gateway = options.gateway.clone().unwrap_or(beside);
+    let mut taking_part: Vec<Candidate> = Vec::new();
+    let mut left_out = Vec::new();
+    for text in &options.candidates {
+        let candidate = Candidate::parse(text, &gateway)?;
+        if taking_part.iter().any(|other| other.name == candidate.name) {
+            return Err(format!("{:?} stands twice", candidate.name).into());
+        }
+        match candidate.missing() {
+            // Without the program under test there is nothing to compare.
+            Some(reason) if matches!(candidate.kind, Kind::Gateway(_)) => return Err(reason.into()),
+            Some(reason) => left_out.push(Named { name: candidate.name, what: reason }),
+            None => taking_part.push(candidate),
+        }
+    }
+    Ok((taking_part, left_out))
+}
+
+fn base(options: &CompareOptions, candidates: &[Candidate]) -> Option<String> {
+    let wanted = options.base.as_deref().unwrap_or("haproxy");
+    candidates.iter().find(|candidate| candidate.name == wanted).map(|candidate| candidate.name.clone())
+}
+
+fn scratch(options: &CompareOptions) -> Result<PathBuf, Box<dyn Error>> {
+    let named = || env::temp_dir().join(format!("ntlm-loadtest-{}", std::process::id()));
+    let directory = options.scratch.clone().unwrap_or_else(named);
+    fs::create_dir_all(&directory)?;
+    Ok(directory.canonicalize()?)
+}
+
+/// One scenario: every candidate in every round, A B C A B C, so that the machine's drift meets all of them.
+fn section(
+    item: &Item,
+    candidates: &[Candidate],
+    options: &CompareOptions,
+    scratch: &Path,
+    comparison: &mut Comparison,
+) -> Result<Section, Box<dyn Error>> {
+    let stubs = stubs(item, options)?;
+    let mut measurements: Vec<Measurement> = Vec::new();
+    for round in 0..comparison.rounds {
+        for candidate in candidates {
+            let site = site(&item.load, options, &stubs, scratch);
+            match measure(candidate, round, item, &stubs, &site) {
+                Ok(measurement) => {
+                    comparison.faults.extend(faults(candidate, item, &measurement));
+                    measurements.push(measurement);
+                }
+                Err(error) => comparison.faults.push(format!("{}: {error}", item.name)),
+            }
+        }
+    }
+    Ok(Section {
+        name: item.name.clone(),
+        title: item.title.clone(),
+        figures: figures::figures(item, &measurements, &comparison.base),
+        measurements,
+    })
+}
+
+/// What must not be of the gateway. Peers may fail as they will: that is a figure.
+fn faults(candidate: &Candidate, item: &Item, measurement: &Measurement) -> Vec<String> {
+    if !matches!(candidate.kind, Kind::Gateway(_)) {
+        return Vec::new();
+    }
+    let Measurement { outcome, round, .. } = measurement;
+    let place = format!("{} {} round {}", item.name, candidate.name, round + 1);
+    let mut faults: Vec<String> = outcome.broken_checks().map(|check| format!("{place}: {check}")).collect();
+    faults.extend(outcome.errors.iter().map(|(kind, count)| format!("{place}: {count} × {kind}")));
+    faults
+}
+
+fn stubs(item: &Item, options: &CompareOptions) -> Result<Stubs, Box<dyn Error>> {
+    let delay_ms = if item.kind == ItemKind::Legs { LEG_MS } else { 0 };
+    Ok(Stubs {
+        ntlm: StubProcess::start("plain", options.stub_threads, delay_ms)?,
+        open: StubProcess::start("open", options.stub_threads, delay_ms)?,
+    })
+}
+
+fn site<'a>(load: &Load, options: &'a CompareOptions, stubs: &Stubs, scratch: &'a Path) -> Site<'a> {
+    let tunnels = load.concurrency.max(load.count.map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX)));
+    let tunnels = if load.opens_all_first() { tunnels } else { load.concurrency };
+    // Two a tunnel if all are bulk, as far as descriptors go round.
+    let pipes = (DESCRIPTOR_LIMIT.saturating_sub(tunnels * 2 + 256) / 2).min(tunnels * 2 + 16).max(16);
+    Site {
+        scratch,
+        upstream: stubs.ntlm.address,
+        open_upstream: stubs.open.address,
+        shards: options.shards.max(1),
+        tunnels,
+        pipes,
+        gateway_args: &options.gateway_arg,
+    }
+}
+
+/// Half of what a candidate does in a short closed loop.
+fn half_of_top_rate(candidate: &Candidate, options: &CompareOptions, scratch: &Path) -> Result<f64, Box<dyn Error>> {
+    let mut item = plan::one("setup", options)?;
+    item.load.duration = Some(CALIBRATION);
+    let stubs = stubs(&item, options)?;
+    let running = launch::launch(candidate, &site(&item.load, options, &stubs, scratch))?;
+    let outcome = driver::run(&item.load, &[running.address], true, &mut |_| {})?;
+    Ok((outcome.tunnels_per_s() / 2.0).max(1.0).round())
+}
+
+impl Machine {
+    fn here() -> Machine {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let model = read("/proc/cpuinfo")
+            .lines()
+            .find_map(|line| Some(line.strip_prefix("model name")?.split_once(':')?.1.trim().to_owned()));
+        Machine {
+            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            model: model.unwrap_or_default(),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        }
+    }
+}

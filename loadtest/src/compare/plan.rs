@@ -1,0 +1,168 @@
+//! What a comparison measures, by name: `setup`, `hold:3000`, `pingpong:1`.
+
+use std::time::Duration;
+
+use crate::arguments::CompareOptions;
+use crate::scenario::{Load, Scenario};
+
+/// The leg of `legs`, in milliseconds.
+pub const LEG_MS: u64 = 20;
+/// Tunnels of a bulk measurement.
+const BULK_TUNNELS: usize = 8;
+/// `hold` comes first: connections of others that linger in TIME_WAIT would blur the kernel's memory.
+pub const ALL: [&str; 8] = ["hold", "setup", "open", "legs", "pingpong", "pingpong:1", "bulk-down", "bulk-up"];
+
+/// One thing to measure.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// As it was asked for.
+    pub name: String,
+    pub kind: ItemKind,
+    pub title: String,
+    pub load: Load,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ItemKind {
+    Hold,
+    Setup,
+    /// Setup in an open loop; its rate is set when it is known.
+    Open,
+    /// Setup with an upstream that answers after a round trip.
+    Legs,
+    Pingpong,
+    Bulk,
+}
+
+/// The sizes of all measurements.
+struct Sizes {
+    seconds: f64,
+    concurrency: usize,
+    tunnels: u64,
+    bytes: u64,
+    verify: bool,
+}
+
+impl Sizes {
+    fn of(options: &CompareOptions) -> Result<Sizes, String> {
+        let seconds = options.seconds.unwrap_or(if options.quick { 1.0 } else { 4.0 });
+        if !(seconds > 0.0 && seconds <= 3600.0) {
+            return Err("--seconds must be above 0 and at most 3600".to_owned());
+        }
+        Ok(Sizes {
+            seconds,
+            concurrency: options.concurrency.unwrap_or(64).max(1),
+            tunnels: options.tunnels.unwrap_or(if options.quick { 500 } else { 9800 }).max(1),
+            bytes: options.bytes.unwrap_or(if options.quick { 16 << 20 } else { 128 << 20 }).max(1),
+            verify: !options.no_verify,
+        })
+    }
+}
+
+/// The measurements asked for.
+///
+/// # Errors
+/// A text that names the one that does not exist.
+pub fn plan(options: &CompareOptions) -> Result<Vec<Item>, String> {
+    let sizes = Sizes::of(options)?;
+    if options.scenarios.is_empty() {
+        return ALL.iter().map(|name| item(name, &sizes, options.rate)).collect();
+    }
+    options.scenarios.iter().map(|name| item(name, &sizes, options.rate)).collect()
+}
+
+/// The measurement of that name.
+///
+/// # Errors
+/// A text that says that there is none.
+pub fn one(name: &str, options: &CompareOptions) -> Result<Item, String> {
+    item(name, &Sizes::of(options)?, options.rate)
+}
+
+fn item(name: &str, sizes: &Sizes, rate: Option<f64>) -> Result<Item, String> {
+    let (word, number) = match name.split_once(':') {
+        Some((word, number)) => {
+            let number = number.parse::<usize>().map_err(|error| format!("{name:?}: {error}"))?;
+            (word, Some(number.max(1)))
+        }
+        None => (name, None),
+    };
+    let (kind, scenario) = match word {
+        "hold" => (ItemKind::Hold, Scenario::Hold),
+        "setup" => (ItemKind::Setup, Scenario::Setup),
+        "open" => (ItemKind::Open, Scenario::Setup),
+        "legs" => (ItemKind::Legs, Scenario::Setup),
+        "pingpong" => (ItemKind::Pingpong, Scenario::Pingpong),
+        "bulk-down" => (ItemKind::Bulk, Scenario::BulkDown),
+        "bulk-up" => (ItemKind::Bulk, Scenario::BulkUp),
+        _ => {
+            return Err(format!(
+                "nothing is measured by the name {name:?}; there are {}; setup, hold, legs, pingpong \
+            and bulk take a number of tunnels, as in hold:3000, and open takes a rate",
+                ALL.join(", ")
+            ));
+        }
+    };
+    let duration = Duration::from_secs_f64(sizes.seconds);
+    let mut load = Load {
+        scenario,
+        concurrency: number.unwrap_or(sizes.concurrency),
+        rate: None,
+        duration: Some(duration),
+        count: None,
+        message_bytes: if scenario == Scenario::Pingpong { 1024 } else { 64 },
+        bulk_bytes: sizes.bytes,
+        patience: Duration::from_secs(5),
+        cap: duration * 2 + Duration::from_secs(20),
+        verify: sizes.verify,
+        sources: 0,
+    };
+    match kind {
+        ItemKind::Hold => {
+            load.concurrency = 64;
+            load.count = Some(number.map_or(sizes.tunnels, |number| number as u64));
+            load.cap += Duration::from_secs(60);
+        }
+        ItemKind::Open => {
+            load.concurrency = 1024;
+            #[allow(clippy::cast_precision_loss, reason = "rates are small")]
+            let asked = number.map(|number| number as f64);
+            load.rate = asked.or(rate);
+        }
+        // As many as a leg of that length needs to keep the machine from being the limit.
+        ItemKind::Legs => load.concurrency = number.unwrap_or(16),
+        ItemKind::Bulk => {
+            load.concurrency = number.unwrap_or(BULK_TUNNELS);
+            load.count = Some(load.concurrency as u64);
+            load.duration = None;
+            load.cap += Duration::from_secs(60);
+        }
+        ItemKind::Setup | ItemKind::Pingpong => {}
+    }
+    Ok(Item { name: name.to_owned(), kind, title: String::new(), load }.titled())
+}
+
+impl Item {
+    /// Says in words what the load is.
+    pub fn titled(mut self) -> Item {
+        let Load { concurrency, bulk_bytes, count, .. } = &self.load;
+        let mib = bulk_bytes >> 20;
+        self.title = match self.kind {
+            ItemKind::Hold => format!("{} idle tunnels held, then each proven alive", count.unwrap_or_default()),
+            ItemKind::Setup => format!("tunnels opened, 64 bytes echoed, closed; {concurrency} at a time"),
+            ItemKind::Open => match self.load.rate {
+                Some(rate) => format!("tunnels begun at {rate:.0} a second, whatever becomes of the earlier ones"),
+                None => "tunnels begun at a fixed rate, whatever becomes of the earlier ones".to_owned(),
+            },
+            ItemKind::Legs => {
+                format!("tunnels through an upstream that is {LEG_MS} ms away; {concurrency} at a time")
+            }
+            ItemKind::Pingpong => format!("1 KiB to and fro; {concurrency} tunnel(s) that stay open"),
+            ItemKind::Bulk if self.load.scenario == Scenario::BulkDown => {
+                format!("{concurrency} downloads of {mib} MiB at once")
+            }
+            ItemKind::Bulk => format!("{concurrency} uploads of {mib} MiB at once"),
+        };
+        self
+    }
+}

@@ -1,0 +1,61 @@
+//! The line that shows a run going on, on a terminal only.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::tally::Tally;
+use crate::scenario::Load;
+
+/// A progress line; nothing at all where nobody would see it.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    /// Whether the bar's length is a time in milliseconds, not a number of tunnels.
+    by_time: bool,
+}
+
+impl Progress {
+    /// For a run of so many tunnels or so much time, as far as these are known.
+    pub fn new(load: &Load, (count, time): (Option<u64>, Option<Duration>), show: bool) -> Progress {
+        // indicatif hides a bar by itself when standard error is no terminal.
+        if !show {
+            return Progress { bar: None, by_time: false };
+        }
+        let ends_by_time = time.filter(|_| load.count.is_none());
+        let bar = match (ends_by_time, count) {
+            (Some(time), _) => ProgressBar::new(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            (None, Some(count)) => ProgressBar::new(count),
+            (None, None) => ProgressBar::new_spinner(),
+        };
+        let style = ProgressStyle::with_template("{prefix:10} {elapsed:>4} [{bar:24}] {msg}");
+        let bar = bar.with_prefix(load.scenario.name());
+        let bar = match style {
+            Ok(style) => bar.with_style(style.progress_chars("=> ")),
+            Err(_) => bar,
+        };
+        Progress { bar: Some(bar), by_time: ends_by_time.is_some() }
+    }
+
+    /// Shows the counts.
+    pub fn show(&self, tally: &Tally, open: usize) {
+        let Some(bar) = &self.bar else { return };
+        let tunnels = &tally.tunnels;
+        let elapsed_ms = u64::try_from(bar.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let ended = tunnels.completed + tunnels.vanished + tunnels.failed;
+        bar.set_position(if self.by_time { elapsed_ms } else { ended });
+        bar.set_message(format!(
+            "{open} open, {} completed, {} failed, {} messages, {} MiB",
+            tunnels.completed,
+            tunnels.failed,
+            tally.messages,
+            (tally.bytes_up + tally.bytes_down) >> 20
+        ));
+    }
+
+    /// Takes the line away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The gateway's own account of a run, held against what the client saw.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::net::http_get;
+use crate::outcome::{Check, Outcome};
+use crate::scenario::Scenario;
+
+/// How long the gateway may take to close what the client has closed.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+const OPEN: &str = "ntlm_gateway_tunnels_open";
+const WARM: &str = "ntlm_gateway_warm_connections";
+
+/// Where the two other sides tell what they saw.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Witnesses {
+    /// The gateway's admin address.
+    pub metrics: Option<SocketAddr>,
+    /// The stub's control address.
+    pub control: Option<SocketAddr>,
+}
+
+/// Values by series at one moment.
+pub struct Snapshot {
+    gateway: Option<HashMap<String, u64>>,
+    stub: Option<HashMap<String, u64>>,
+}
+
+impl Witnesses {
+    /// Asks both.
+    ///
+    /// # Errors
+    /// When one of them does not answer.
+    pub fn ask(&self) -> io::Result<Snapshot> {
+        let gateway = self.metrics.map(|address| http_get(address, "/metrics")).transpose()?;
+        let stub = self.control.map(|address| http_get(address, "/counters")).transpose()?;
+        let stub = stub.map(|text| serde_json::from_str(&text)).transpose()?;
+        Ok(Snapshot { gateway: gateway.map(|text| parse(&text)), stub })
+    }
+
+    /// Asks again and compares, until both sides agree or five seconds have passed: the gateway may still be closing what
+    /// the client has closed, and connections that it keeps challenged in advance may be on their way.
+    ///
+    /// # Errors
+    /// When one of them does not answer.
+    pub fn compare(&self, before: &Snapshot, outcome: &Outcome) -> io::Result<Vec<Check>> {
+        let deadline = Instant::now() + SETTLE_LIMIT;
+        loop {
+            let checks = checks(before, &self.ask()?, outcome);
+            if checks.iter().all(|check| check.holds) || Instant::now() >= deadline {
+                return Ok(checks);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Snapshot {
+    fn open(&self) -> u64 {
+        self.gateway.as_ref().and_then(|series| series.get(OPEN)).copied().unwrap_or(0)
+    }
+}
+
+/// Prometheus' text format to values by series, labels included. Fractions are cut off: what is compared are counters.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counters far below 2^53")]
+fn parse(text: &str) -> HashMap<String, u64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            Some((series.to_owned(), value.parse::<f64>().ok()? as u64))
+        })
+        .collect()
+}
+
+/// The sum over all series of a family whose labels contain `label`.
+fn sum(series: &HashMap<String, u64>, family: &str, label: &str) -> u64 {
+    let of_family = |name: &str| name.split('{').next() == Some(family) && name.contains(label);
+    series.iter().filter(|(name, _)| of_family(name)).map(|(_, value)| value).sum()
+}
+
+struct Checks(Vec<Check>);
+
+impl Checks {
+    fn equal(&mut self, what: &str, expected: u64, got: u64) {
+        self.push(what, expected.to_string(), got, expected == got);
+    }
+
+    fn within(&mut self, what: &str, (low, high): (u64, u64), got: u64) {
+        self.push(what, format!("{low} to {high}"), got, (low..=high).contains(&got));
+    }
+
+    fn at_least(&mut self, what: &str, low: u64, got: u64) {
+        self.push(what, format!("at least {low}"), got, got >= low);
+    }
+
+    fn push(&mut self, what: &str, expected: String, got: u64, holds: bool) {
+        self.0.push(Check { what: what.to_owned(), expected, got, holds });
+    }
+}
+
+/// The comparison itself. Where clients vanished or tunnels failed, the two sides cannot have seen the same bytes, and
+/// only bounds are checked.
+fn checks(before: &Snapshot, after: &Snapshot, outcome: &Outcome) -> Vec<Check> {
+    let mut checks = Checks(Vec::new());
+    let tunnels = &outcome.tunnels;
+    let exact = tunnels.failed == 0 && tunnels.vanished == 0 && outcome.load.scenario != Scenario::Churn;
+    if let (Some(old), Some(new)) = (&before.gateway, &after.gateway) {
+        let delta = |family: &str, label: &str| sum(new, family, label).saturating_sub(sum(old, family, label));
+        let opened = delta("ntlm_gateway_tunnels_opened_total", "");
+        let up = delta("ntlm_gateway_bytes_total", "direction=\"up\"");
+        let down = delta("ntlm_gateway_bytes_total", "direction=\"down\"");
+        checks.within("tunnels open afterwards", (0, before.open()), after.open());
+        if exact {
+            checks.equal("tunnels opened", tunnels.opened, opened);
+            checks.equal("bytes up", outcome.bytes_up, up);
+            checks.equal("bytes down", outcome.bytes_down, down);
+        } else {
+            checks.within("tunnels opened", (tunnels.opened, tunnels.begun), opened);
+            checks.within("bytes up", (0, outcome.bytes_up), up);
+            checks.at_least("bytes down", outcome.bytes_down, down);
+        }
+        let prompted = |reason: &str| delta("ntlm_gateway_407_total", &format!("reason=\"{reason}\""));
+        // Since the gateway's start: a tunnel may be opened on a connection that was challenged before the run.
+        let ever = |family: &str, label: &str| sum(new, family, label);
+        let challenged = ever("ntlm_gateway_407_total", "reason=\"challenge\"");
+        checks.at_least("407 with a challenge, ever", ever("ntlm_gateway_tunnels_opened_total", ""), challenged);
+        // The client never sees a 407; what it would have seen of a refusal is a failed tunnel.
+        checks.within("407 that refuse", (0, tunnels.failed), prompted("refused") + prompted("rechallenge"));
+        if let (Some(earlier), Some(now)) = (&before.stub, &after.stub) {
+            let counted = |name: &str| sum(now, name, "").saturating_sub(sum(earlier, name, ""));
+            if exact {
+                // Connections that are challenged ahead may be counted when they are, or when a tunnel takes them.
+                let unused = sum(new, WARM, "") + delta("ntlm_gateway_warm_discarded_total", "");
+                let challenges = counted("challenges");
+                let bounds = (challenges.saturating_sub(unused), challenges + sum(old, WARM, ""));
+                checks.within("407 with a challenge, as the upstream counts", bounds, prompted("challenge"));
+                let proofs = delta("ntlm_gateway_authenticate_messages_total", "");
+                checks.equal("AUTHENTICATE_MESSAGEs, as the upstream counts", counted("authenticates"), proofs);
+            }
+            checks.equal("proofs refused by the upstream", 0, counted("refused"));
+            let wrongs = ["malformed", "unchallenged_authenticates", "misplaced_authenticates", "negotiates_with_body"];
+            checks.equal("breaches of protocol seen by the upstream", 0, wrongs.iter().map(|name| counted(name)).sum());
+        }
+    }
+    checks.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::Tunnels;
+    use crate::scenario::Load;
+
+    fn outcome() -> Outcome {
+        let load = Load {
+            scenario: Scenario::Setup,
+            concurrency: 1,
+            rate: None,
+            duration: None,
+            count: Some(3),
+            message_bytes: 64,
+            bulk_bytes: 1,
+            patience: SETTLE_LIMIT,
+            cap: SETTLE_LIMIT,
+            verify: true,
+            sources: 0,
+        };
+        Outcome {
+            load,
+            elapsed_s: 1.0,
+            work_s: 1.0,
+            tunnels: Tunnels { begun: 3, opened: 3, completed: 3, ..Tunnels::default() },
+            errors: Default::default(),
+            bytes_up: 192,
+            bytes_down: 192,
+            messages: 3,
+            latencies: Default::default(),
+            client_cpu_s: 0.0,
+            checks: Vec::new(),
+        }
+    }
+
+    fn snapshot(opened: u64, up_spliced: u64) -> Snapshot {
+        let text = format!(
+            "# HELP x y\nntlm_gateway_tunnels_opened_total {opened}\nntlm_gateway_tunnels_open 0\n\
+             ntlm_gateway_bytes_total{{direction=\"up\",way=\"copy\"}} {}\n\
+             ntlm_gateway_bytes_total{{direction=\"up\",way=\"splice\"}} {up_spliced}\n\
+             ntlm_gateway_bytes_total{{direction=\"down\",way=\"copy\"}} {}\n\
+             ntlm_gateway_407_total{{reason=\"challenge\",upstream=\"u\"}} {opened}\n",
+            opened * 60,
+            opened * 64,
+        );
+        Snapshot { gateway: Some(parse(&text)), stub: None }
+    }
+
+    #[test]
+    fn a_gateway_that_agrees_passes_and_one_byte_more_fails() {
+        let broken = |after: &Snapshot| -> Vec<String> {
+            let checks = checks(&snapshot(0, 0), after, &outcome());
+            checks.into_iter().filter(|check| !check.holds).map(|check| check.what).collect()
+        };
+        assert_eq!(broken(&snapshot(3, 12)), Vec::<String>::new());
+        assert_eq!(broken(&snapshot(3, 13)), ["bytes up"]);
+        assert_eq!(broken(&snapshot(4, 0)), ["tunnels opened", "bytes up", "bytes down"]);
+    }
+}

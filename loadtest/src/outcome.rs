@@ -1,0 +1,190 @@
+//! What a run found, as it stands in the JSON.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use crate::scenario::{Load, Scenario};
+
+/// The outcome of one run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    /// What was asked for.
+    pub load: Load,
+    /// From the first tunnel's start to the last one's end, in seconds.
+    pub elapsed_s: f64,
+    /// How long the work itself took, without opening and closing where these are apart from it.
+    pub work_s: f64,
+    pub tunnels: Tunnels,
+    /// Failures by kind.
+    pub errors: BTreeMap<String, u64>,
+    /// Bytes sent through tunnels.
+    pub bytes_up: u64,
+    /// Bytes received through tunnels.
+    pub bytes_down: u64,
+    /// Messages sent and received back.
+    pub messages: u64,
+    /// Latencies by name: `connect` (TCP), `ready` (from the intended start to the 200), `message`, `transfer`.
+    pub latencies: BTreeMap<String, Latency>,
+    /// CPU of this process, which is the client, in seconds.
+    pub client_cpu_s: f64,
+    /// What the gateway's metrics said; empty if nobody asked.
+    #[serde(default)]
+    pub checks: Vec<Check>,
+}
+
+/// Tunnels by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnels {
+    pub begun: u64,
+    /// Got a 200.
+    pub opened: u64,
+    /// Did all they should.
+    pub completed: u64,
+    /// Vanished on purpose.
+    pub vanished: u64,
+    pub failed: u64,
+}
+
+/// One number that two sides must agree on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Check {
+    pub what: String,
+    pub expected: String,
+    pub got: u64,
+    pub holds: bool,
+}
+
+/// A distribution of durations in microseconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Latency {
+    pub count: u64,
+    pub mean_us: f64,
+    pub min_us: f64,
+    pub p50_us: f64,
+    pub p90_us: f64,
+    pub p99_us: f64,
+    pub p999_us: f64,
+    pub max_us: f64,
+    /// `[percentile, microseconds]`, closer and closer to 100.
+    pub curve: Vec<[f64; 2]>,
+}
+
+/// Steps of a curve from one halving of the distance to 100 % to the next.
+const CURVE_TICKS_PER_HALF: u32 = 4;
+
+impl Latency {
+    /// Sums a histogram of nanoseconds up; `None` for an empty one.
+    #[allow(clippy::cast_precision_loss, reason = "nanoseconds of minutes are far below 2^52")]
+    pub fn of(histogram: &Histogram<u64>) -> Option<Latency> {
+        if histogram.is_empty() {
+            return None;
+        }
+        let us = |ns: u64| ns as f64 / 1e3;
+        let at = |quantile: f64| us(histogram.value_at_quantile(quantile));
+        let curve = histogram
+            .iter_quantiles(CURVE_TICKS_PER_HALF)
+            .map(|step| [step.quantile_iterated_to() * 100.0, us(step.value_iterated_to())])
+            .collect();
+        Some(Latency {
+            count: histogram.len(),
+            mean_us: histogram.mean() / 1e3,
+            min_us: us(histogram.min()),
+            p50_us: at(0.5),
+            p90_us: at(0.9),
+            p99_us: at(0.99),
+            p999_us: at(0.999),
+            max_us: us(histogram.max()),
+            curve,
+        })
+    }
+}
+
+impl Outcome {
+    /// Tunnels completed in a second of the run.
+    #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    pub fn tunnels_per_s(&self) -> f64 {
+        (self.tunnels.completed + self.tunnels.vanished) as f64 / self.elapsed_s.max(1e-9)
+    }
+
+    /// Bytes through tunnels, both ways, in a second of work, in MiB.
+    #[allow(clippy::cast_precision_loss, reason = "bytes of a run are below 2^52")]
+    pub fn mib_per_s(&self) -> f64 {
+        (self.bytes_up + self.bytes_down) as f64 / f64::from(1 << 20) / self.work_s.max(1e-9)
+    }
+
+    /// Messages in a second of work.
+    #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    pub fn messages_per_s(&self) -> f64 {
+        self.messages as f64 / self.work_s.max(1e-9)
+    }
+
+    /// Checks that do not hold.
+    pub fn broken_checks(&self) -> impl Iterator<Item = &Check> {
+        self.checks.iter().filter(|check| !check.holds)
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.holds { "agrees" } else { "DISAGREES" };
+        write!(f, "{}: expected {}, got {}: {verdict}", self.what, self.expected, self.got)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tunnels { begun, opened, completed, vanished, failed } = self.tunnels;
+        writeln!(f, "{}: {:.2} s", self.load.scenario.name(), self.elapsed_s)?;
+        writeln!(
+            f,
+            "  tunnels   {begun} begun, {opened} opened, {completed} completed, {vanished} vanished, {failed} failed"
+        )?;
+        if !self.load.opens_all_first() {
+            writeln!(f, "  rate      {:.0} tunnels/s", self.tunnels_per_s())?;
+        }
+        if self.messages > 0 {
+            write!(f, "  messages  {} echoed", self.messages)?;
+            match self.load.scenario {
+                Scenario::Pingpong => writeln!(f, ", {:.0}/s", self.messages_per_s())?,
+                _ => writeln!(f)?,
+            }
+        }
+        writeln!(f, "  bytes     {} up, {} down, {:.1} MiB/s", self.bytes_up, self.bytes_down, self.mib_per_s())?;
+        for (name, latency) in &self.latencies {
+            let Latency { count, p50_us, p90_us, p99_us, p999_us, max_us, .. } = latency;
+            writeln!(
+                f,
+                "  {name:<9} p50 {p50_us:.0}  p90 {p90_us:.0}  p99 {p99_us:.0}  p99.9 {p999_us:.0}  max {max_us:.0} µs  \
+                 (n = {count})"
+            )?;
+        }
+        for (kind, count) in &self.errors {
+            writeln!(f, "  error     {count} × {kind}")?;
+        }
+        for check in &self.checks {
+            writeln!(f, "  check     {check}")?;
+        }
+        write!(f, "  client    {:.2} s of CPU", self.client_cpu_s)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_come_out_in_microseconds() {
+        let mut histogram = Histogram::new(3).unwrap();
+        for ns in (1..=1000).map(|us| us * 1000) {
+            histogram.record(ns).unwrap();
+        }
+        let latency = Latency::of(&histogram).unwrap();
+        assert!((latency.p50_us - 500.0).abs() < 1.0, "{latency:?}");
+        assert!((latency.max_us - 1000.0).abs() < 1.0, "{latency:?}");
+        assert!(latency.curve.windows(2).all(|pair| pair[0][0] <= pair[1][0] && pair[0][1] <= pair[1][1]));
+        assert!(Latency::of(&Histogram::<u64>::new(3).unwrap()).is_none());
+    }
+}

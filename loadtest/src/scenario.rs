@@ -1,0 +1,194 @@
+//! What the tunnels of a run do.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::arguments::LoadOptions;
+
+/// What a run is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scenario {
+    /// Tunnels are opened, 64 bytes echoed, and closed
+    Setup,
+    /// Thousands of tunnels are held idle; then each is proven alive
+    Hold,
+    /// The client sends, the origin says what it got
+    BulkUp,
+    /// The origin sends, the client checks every byte
+    BulkDown,
+    /// Small messages to and fro on tunnels that stay open
+    Pingpong,
+    /// A day at a cluster: many short tunnels, some long ones, a few bulk transfers
+    Mixed,
+    /// Clients that vanish at every stage, and some that stay to see whether it still works
+    Churn,
+}
+
+impl Scenario {
+    /// As it is written on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scenario::Setup => "setup",
+            Scenario::Hold => "hold",
+            Scenario::BulkUp => "bulk-up",
+            Scenario::BulkDown => "bulk-down",
+            Scenario::Pingpong => "pingpong",
+            Scenario::Mixed => "mixed",
+            Scenario::Churn => "churn",
+        }
+    }
+}
+
+/// A run in numbers. Everything in it is bounded: by time, by count, and by `cap` at the latest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Load {
+    pub scenario: Scenario,
+    /// Tunnels at once; for hold, being opened at once.
+    pub concurrency: usize,
+    /// Tunnels begun per second; `None` for a closed loop.
+    pub rate: Option<f64>,
+    /// How long tunnels are begun; for hold, how long they idle.
+    pub duration: Option<Duration>,
+    /// Tunnels in all; for pingpong, messages per tunnel.
+    pub count: Option<u64>,
+    /// Bytes of a message.
+    pub message_bytes: usize,
+    /// Bytes of a bulk transfer.
+    pub bulk_bytes: u64,
+    /// How long a tunnel may stand still.
+    pub patience: Duration,
+    /// When the run is cut off.
+    pub cap: Duration,
+    /// Whether the bytes of bulk transfers are checked.
+    pub verify: bool,
+    /// Source addresses to connect from; 0 leaves it to the system.
+    pub sources: u8,
+}
+
+/// Largest message: the pattern is sent from a block of at least this size.
+pub const MESSAGE_LIMIT_BYTES: usize = 256 * 1024;
+
+/// Most tunnels at once of one process: the usual limit of 20,000 descriptors is the gateway's, which needs two a tunnel.
+const CONCURRENCY_LIMIT: usize = 60_000;
+
+impl Load {
+    /// The scenario with its own defaults where nothing else is asked for.
+    ///
+    /// # Errors
+    /// A text that names the option that is out of its bounds.
+    pub fn new(
+        scenario: Scenario,
+        options: &LoadOptions,
+        count: Option<u64>,
+        rate: Option<f64>,
+    ) -> Result<Load, String> {
+        let seconds = |name: &str, value: f64| {
+            Duration::try_from_secs_f64(value).map_err(|error| format!("--{name} {value}: {error}"))
+        };
+        let defaults = Defaults::of(scenario);
+        let duration = options.duration.map(|value| seconds("duration", value)).transpose()?;
+        // A count alone is an end; only without either does the default duration apply.
+        let duration = match (duration, count, scenario) {
+            (None, Some(_), Scenario::Hold) | (None, None, _) => defaults.duration,
+            (duration, ..) => duration,
+        };
+        let load = Load {
+            scenario,
+            concurrency: options.concurrency.unwrap_or(if rate.is_some() { 8192 } else { defaults.concurrency }),
+            rate,
+            duration,
+            count: count.or(defaults.count.filter(|_| options.duration.is_none() || scenario == Scenario::Hold)),
+            message_bytes: options.size.unwrap_or(defaults.message_bytes),
+            bulk_bytes: options.bytes.unwrap_or(64 << 20),
+            patience: seconds("patience", options.patience)?,
+            cap: seconds("cap", options.cap)?,
+            verify: !options.no_verify,
+            sources: options.sources,
+        };
+        load.check()?;
+        Ok(load)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let must = |holds: bool, text: &str| if holds { Ok(()) } else { Err(text.to_owned()) };
+        must((1..=MESSAGE_LIMIT_BYTES).contains(&self.message_bytes), "--size must be 1 to 262144")?;
+        must((1..=CONCURRENCY_LIMIT).contains(&self.concurrency), "--concurrency must be 1 to 60000")?;
+        must(self.bulk_bytes > 0, "--bytes must not be 0")?;
+        must(self.count != Some(0), "--count must not be 0")?;
+        must(self.rate.is_none_or(|rate| rate > 0.0 && rate <= 1e6), "--rate must be above 0 and at most 1000000")?;
+        let together = matches!(self.scenario, Scenario::Hold | Scenario::Pingpong);
+        must(!together || self.rate.is_none(), "--rate has no meaning for tunnels that are opened once and stay")
+    }
+
+    /// Whether all tunnels are opened before any of them does its work.
+    pub fn opens_all_first(&self) -> bool {
+        matches!(self.scenario, Scenario::Hold | Scenario::Pingpong)
+    }
+}
+
+struct Defaults {
+    concurrency: usize,
+    duration: Option<Duration>,
+    count: Option<u64>,
+    message_bytes: usize,
+}
+
+impl Defaults {
+    fn of(scenario: Scenario) -> Defaults {
+        let ten_seconds = Some(Duration::from_secs(10));
+        match scenario {
+            Scenario::Setup | Scenario::Mixed | Scenario::Churn => {
+                Defaults { concurrency: 64, duration: ten_seconds, count: None, message_bytes: 64 }
+            }
+            Scenario::Hold => Defaults { concurrency: 64, duration: ten_seconds, count: Some(1000), message_bytes: 64 },
+            Scenario::BulkUp | Scenario::BulkDown => {
+                Defaults { concurrency: 8, duration: None, count: Some(8), message_bytes: 64 }
+            }
+            Scenario::Pingpong => Defaults { concurrency: 64, duration: ten_seconds, count: None, message_bytes: 1024 },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> LoadOptions {
+        LoadOptions {
+            concurrency: None,
+            duration: None,
+            size: None,
+            bytes: None,
+            patience: 5.0,
+            cap: 60.0,
+            no_verify: false,
+            sources: 0,
+        }
+    }
+
+    #[test]
+    fn every_scenario_has_an_end_without_any_option() {
+        for scenario in Scenario::value_variants() {
+            let load = Load::new(*scenario, &options(), None, None).unwrap();
+            assert!(load.duration.is_some() || load.count.is_some(), "{scenario:?}");
+            let possible = scenario.to_possible_value().unwrap();
+            assert_eq!(possible.get_name(), scenario.name());
+        }
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_refused_by_name() {
+        let error = |change: fn(&mut LoadOptions)| {
+            let mut options = options();
+            change(&mut options);
+            Load::new(Scenario::Setup, &options, None, None).unwrap_err()
+        };
+        assert!(error(|options| options.size = Some(0)).contains("--size"));
+        assert!(error(|options| options.concurrency = Some(0)).contains("--concurrency"));
+        assert!(error(|options| options.patience = -1.0).contains("--patience"));
+        assert!(Load::new(Scenario::Hold, &options(), None, Some(5.0)).unwrap_err().contains("--rate"));
+    }
+}

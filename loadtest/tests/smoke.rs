@@ -1,0 +1,227 @@
+//! Every command of the load-test harness once, short, against a real gateway and the stub: that it works, not how fast.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const LOADTEST: &str = env!("CARGO_BIN_EXE_ntlm-loadtest");
+const ACCOUNT: &str = "CORP\\alice";
+const PASSWORD: &str = "correct horse";
+
+/// The gateway's binary beside the harness'. Cargo builds no binaries of other packages for a test, so it is asked to.
+fn gateway_binary() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let directory = Path::new(LOADTEST).parent().unwrap();
+        let profile = if directory.ends_with("release") { "release" } else { "dev" };
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--workspace", "--bins", "--locked", "--profile", profile, "--target-dir"])
+            .arg(directory.parent().unwrap())
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        directory.join("ntlm-gateway")
+    })
+}
+
+/// A process of this test, ended by its own handle.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The address behind the first line that contains `marker`. What follows is read away, lest the process block.
+fn address_after(from: impl Read + Send + 'static, markers: &[&str]) -> Vec<SocketAddr> {
+    let mut lines = BufReader::new(from).lines();
+    let found = markers
+        .iter()
+        .map(|marker| {
+            let line = lines.by_ref().map(Result::unwrap).find(|line| line.contains(marker));
+            let line = line.unwrap_or_else(|| panic!("no line with {marker:?}"));
+            let text = line.split(marker).nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+            text.trim_start_matches("http://").trim_end_matches('/').parse().unwrap()
+        })
+        .collect();
+    thread::spawn(move || lines.for_each(drop));
+    found
+}
+
+struct Rig {
+    _stub: Process,
+    _gateway: Process,
+    scratch: PathBuf,
+    proxy: String,
+    metrics: String,
+    control: String,
+}
+
+impl Rig {
+    fn start(name: &str) -> Rig {
+        let scratch = scratch(name);
+        let mut stub = Command::new(LOADTEST)
+            .args(["upstream", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stub_out = stub.stdout.take().unwrap();
+        let stub = Process(stub);
+        let stub_addresses = address_after(stub_out, &["listening on ", "control on "]);
+        let password = scratch.join("password");
+        fs::write(&password, PASSWORD).unwrap();
+        let mut gateway = Command::new(gateway_binary())
+            .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--shards", "1", "--user", ACCOUNT])
+            .args(["--upstream", &stub_addresses[0].to_string(), "--password-file"])
+            .arg(password)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = gateway.stderr.take().unwrap();
+        let gateway = Process(gateway);
+        let addresses = address_after(log, &["listening on ", "admin on "]);
+        Rig {
+            _stub: stub,
+            _gateway: gateway,
+            scratch,
+            proxy: addresses[0].to_string(),
+            metrics: addresses[1].to_string(),
+            control: stub_addresses[1].to_string(),
+        }
+    }
+
+    /// Runs a scenario with the gateway's metrics held against it; the outcome.
+    fn run(&self, arguments: &[&str]) -> Value {
+        let json = self.scratch.join("run.json");
+        let output = Command::new(LOADTEST)
+            .args(["run", "--proxy", &self.proxy, "--metrics", &self.metrics, "--control", &self.control])
+            .args(["--cap", "15", "--patience", "5", "--json"])
+            .arg(&json)
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert_success(&output, &format!("{arguments:?}"));
+        serde_json::from_slice(&fs::read(json).unwrap()).unwrap()
+    }
+}
+
+fn scratch(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    fs::create_dir_all(&path).unwrap();
+    path
+}
+
+fn assert_success(output: &Output, what: &str) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{what}: {}\n{}", text(&output.stdout), text(&output.stderr));
+}
+
+#[test]
+fn every_scenario_passes_and_the_gateway_agrees() {
+    let rig = Rig::start("scenarios");
+    let setup = rig.run(&["setup", "--count", "200", "--concurrency", "16"]);
+    assert_eq!(setup["tunnels"]["completed"], 200);
+    assert_eq!((&setup["bytes_up"], &setup["bytes_down"]), (&(200 * 64).into(), &(200 * 64).into()));
+    assert_eq!(setup["latencies"]["ready"]["count"], 200);
+
+    let open = rig.run(&["setup", "--rate", "200", "--duration", "0.5"]);
+    assert_eq!(open["tunnels"]["completed"], 100, "an open loop begins exactly what was scheduled");
+
+    let hold = rig.run(&["hold", "--count", "100", "--duration", "0.2"]);
+    assert_eq!((&hold["tunnels"]["completed"], &hold["messages"]), (&100.into(), &100.into()));
+
+    let pingpong = rig.run(&["pingpong", "--count", "50", "--concurrency", "4"]);
+    assert_eq!(pingpong["messages"], 200);
+
+    let down = rig.run(&["bulk-down", "--bytes", "3000001", "--concurrency", "3", "--count", "3"]);
+    assert_eq!(down["bytes_down"], 9_000_003);
+    let up = rig.run(&["bulk-up", "--bytes", "3000001", "--concurrency", "3", "--count", "3"]);
+    assert_eq!(up["bytes_up"], 9_000_003);
+
+    let mixed = rig.run(&["mixed", "--count", "100", "--concurrency", "32"]);
+    assert_eq!(mixed["tunnels"]["completed"], 100);
+
+    let churn = rig.run(&["churn", "--count", "300", "--concurrency", "16"]);
+    assert_eq!((&churn["tunnels"]["completed"], &churn["tunnels"]["vanished"]), (&75.into(), &225.into()));
+}
+
+#[test]
+fn a_run_that_nothing_passes_through_fails_in_time_and_says_why() {
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let begun = Instant::now();
+    let output = Command::new(LOADTEST)
+        .args(["run", "setup", "--proxy", &mute.local_addr().unwrap().to_string()])
+        .args(["--count", "3", "--patience", "0.3", "--cap", "5"])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("3 × stood still waiting for the answer to CONNECT"), "{text}");
+}
+
+#[test]
+fn the_cap_cuts_a_run_off_whatever_its_state() {
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    for scenario in ["hold", "setup", "pingpong"] {
+        let output = Command::new(LOADTEST)
+            .args(["run", scenario, "--proxy", &mute.local_addr().unwrap().to_string()])
+            .args(["--concurrency", "2", "--cap", "0.4"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(!output.status.success() && text.contains("cut off by the run's end"), "{scenario}: {text}");
+    }
+}
+
+#[test]
+fn compare_starts_its_candidates_and_the_report_shows_them() {
+    let directory = scratch("compare");
+    let (json, html) = (directory.join("compare.json"), directory.join("report.html"));
+    let output = Command::new(LOADTEST)
+        .args(["compare", "gateway", "direct", "--quick", "--rounds", "1", "--seconds", "0.3", "--tunnels", "40"])
+        .args(["--bytes", "1048576", "--scenarios", "hold,setup:8,open:100,pingpong:1,bulk-down,bulk-up"])
+        .arg("--gateway")
+        .arg(gateway_binary())
+        .arg("--scratch")
+        .arg(&directory)
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .unwrap();
+    assert_success(&output, "compare");
+    let comparison: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let sections = comparison["sections"].as_array().unwrap();
+    assert_eq!(sections.len(), 6);
+    for section in sections {
+        let measured = section["measurements"].as_array().unwrap();
+        assert_eq!(measured.len(), 2, "{}", section["name"]);
+        assert!(measured[0]["cpu_us"].as_f64().unwrap() >= 0.0 && measured[1]["cpu_us"].is_null());
+    }
+    let output = Command::new(LOADTEST).arg("report").arg(&json).arg("--html").arg(&html).output().unwrap();
+    assert_success(&output, "report");
+    let page = fs::read_to_string(html).unwrap();
+    assert!(page.contains("<svg") && page.ends_with("</html>\n"));
+    let loads = ["src=", "href=", "url(", "@import", "NaN"];
+    assert!(loads.iter().all(|word| !page.contains(word)), "the page must stand alone");
+}
+
+#[test]
+fn a_peer_that_is_unknown_is_refused_by_name() {
+    let output = Command::new(LOADTEST).args(["compare", "gatewya"]).output().unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("\"gatewya\"") && text.contains("haproxy-splice"), "{text}");
+}
