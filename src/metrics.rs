@@ -404,7 +404,11 @@ fn observe(histograms: &[Histogram], index: Option<usize>, duration_us: u64) {
     }
 }
 
-fn add([copied, spliced]: &[IntCounter; 2], moved: Moved) {
-    copied.inc_by(moved.copied);
-    spliced.inc_by(moved.spliced);
+/// Most steps move bytes one way and by one means; the other counters are left in peace.
+fn add(counters: &[IntCounter; 2], moved: Moved) {
+    for (counter, bytes) in counters.iter().zip([moved.copied, moved.spliced]) {
+        if bytes > 0 {
+            counter.inc_by(bytes);
+        }
+    }
 }

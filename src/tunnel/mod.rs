@@ -35,7 +35,7 @@ use closing::Closing;
 use declined::DeclinedPage;
 use dial::Dial;
 use read_head::ReadHead;
-use relaying::Relaying;
+use relaying::{Relayed, Relaying};
 use reply::Reply;
 
 pub use context::{Context, Settings, TimeoutsMs};
@@ -154,15 +154,27 @@ impl Tunnel {
     /// Does all that can be done now.
     pub fn step(&mut self, key: Key, context: &mut Context) -> Next {
         loop {
+            // Stepped in place: to move this stage out and back would cost as much as a small message does.
+            if let Stage::Relay(stage) = &mut self.stage {
+                match stage.step(key, &mut self.client, context) {
+                    Relayed::Wait => return Next::Wait,
+                    Relayed::Yield => return Next::Yield,
+                    Relayed::Over(end) => {
+                        self.end_relay(&end, context);
+                        return Next::Close;
+                    }
+                }
+            }
             let step = match std::mem::replace(&mut self.stage, Stage::Stepping) {
                 Stage::ReadHead(stage) => stage.step(key, &mut self.client, context),
                 Stage::Dial(stage) => stage.step(key, &mut self.client, context),
                 Stage::Authenticate(stage) => stage.step(key, &mut self.client, context),
                 Stage::Declined(stage) => stage.step(&mut self.client, context),
                 Stage::Reply(stage) => stage.step(key, &mut self.client, context),
-                Stage::Relay(stage) => stage.step(key, &mut self.client, context),
                 Stage::Closing(stage) => stage.step(&mut self.client, context),
-                Stage::Stepping => unreachable!("a stage is put back after every step"),
+                Stage::Relay(_) | Stage::Stepping => {
+                    unreachable!("the relay is stepped in place, and every stage is put back")
+                }
             };
             if let Some(next) = self.take(step, context) {
                 return next;
@@ -181,7 +193,12 @@ impl Tunnel {
             Stage::Dial(stage) => stage.expired(key, &mut self.client, context),
             Stage::Authenticate(stage) => stage.expired(key, &mut self.client, context),
             Stage::Declined(stage) => stage.expired(&mut self.client, context),
-            Stage::Relay(stage) => stage.expired(context),
+            Stage::Relay(stage) => {
+                let end = stage.timed_out(context);
+                self.stage = Stage::Relay(stage);
+                self.end_relay(&end, context);
+                return Next::Close;
+            }
             Stage::Reply(stage) => stage.expired(context),
             Stage::Closing(stage) => Step::end(stage.into_end()),
             Stage::Stepping => unreachable!("a stage is put back after every step"),
@@ -195,11 +212,16 @@ impl Tunnel {
     /// Ends the tunnel wherever it is, because the gateway is shutting down.
     pub fn cut(&mut self, context: &mut Context) {
         let end = context.fault(Fault::new(self.stage.at(), Cause::Drained, "the gateway is shutting down"));
+        self.end_relay(&end, context);
+    }
+
+    /// Ends a tunnel whose halves may hold pipes.
+    fn end_relay(&mut self, end: &End, context: &mut Context) {
         let (up, down) = match std::mem::replace(&mut self.stage, Stage::Stepping) {
             Stage::Relay(stage) => stage.dismantle(context),
             _ => (0, 0),
         };
-        self.conclude(context, &end, up, down);
+        self.conclude(context, end, up, down);
     }
 
     /// Puts the result of a step in place; `None` to go on at once.

@@ -16,6 +16,13 @@ pub(super) struct Relaying {
     down: Half,
 }
 
+/// What came of stepping a standing tunnel.
+pub(super) enum Relayed {
+    Wait,
+    Yield,
+    Over(End),
+}
+
 impl Relaying {
     pub(super) fn begin(
         upstream: Endpoint,
@@ -36,7 +43,7 @@ impl Relaying {
         &mut self.upstream
     }
 
-    pub(super) fn step(mut self, key: Key, client: &mut Client, context: &mut Context) -> Step {
+    pub(super) fn step(&mut self, key: Key, client: &mut Client, context: &mut Context) -> Relayed {
         let before = (self.up.moved(), self.down.moved());
         let turn = self.pump(client, context);
         let moved = (since(self.up.moved(), before.0), since(self.down.moved(), before.1));
@@ -48,31 +55,30 @@ impl Relaying {
                 if fault.cause == Cause::UpstreamReset {
                     reset_instead_of_close(client);
                 }
-                let end = context.fault(fault);
-                return self.over(end, context);
+                return Relayed::Over(context.fault(fault));
             }
         };
         if self.up.is_finished() && self.down.is_finished() {
-            return self.over(End::Finished, context);
+            return Relayed::Over(End::Finished);
         }
         if moved != (Moved::default(), Moved::default()) || self.up.is_finished() || self.down.is_finished() {
             self.restart_deadline(moved != (Moved::default(), Moved::default()), key, client, context);
         }
         match turn {
-            Turn::Yielded => Step::Yield(Stage::Relay(self)),
-            _ => Step::Wait(Stage::Relay(self)),
+            Turn::Yielded => Relayed::Yield,
+            _ => Relayed::Wait,
         }
     }
 
-    pub(super) fn expired(self, context: &mut Context) -> Step {
+    /// How it ends when its deadline has passed.
+    pub(super) fn timed_out(&self, context: &Context) -> End {
         let fault = match self.up.is_finished() || self.down.is_finished() {
             true => {
                 Fault::new(At::Relay, Cause::HalfClosedTimeout, "one direction ended long ago and the other does not")
             }
             false => Fault::new(At::Relay, Cause::IdleTimeout, "nothing moved for too long"),
         };
-        let end = context.fault(fault);
-        self.over(end, context)
+        context.fault(fault)
     }
 
     /// Ends the stage wherever it is; returns the bytes relayed up and down.
@@ -113,11 +119,6 @@ impl Relaying {
         if active || at_ms < client.deadline.at_ms {
             client.set_deadline(key, context, at_ms);
         }
-    }
-
-    fn over(self, end: End, context: &mut Context) -> Step {
-        let (up, down) = self.dismantle(context);
-        Step::End(end, up, down)
     }
 }
 
