@@ -95,8 +95,6 @@ enum Step {
     Go(Stage),
     /// Until an event, a deadline or a message comes.
     Wait(Stage),
-    /// There is more to do, but it is the others' turn.
-    Yield(Stage),
     /// The tunnel is over, with so many bytes relayed up and down.
     End(End, u64, u64),
 }
@@ -234,10 +232,6 @@ impl Tunnel {
             Step::Wait(stage) => {
                 self.stage = stage;
                 Some(Next::Wait)
-            }
-            Step::Yield(stage) => {
-                self.stage = stage;
-                Some(Next::Yield)
             }
             Step::End(end, bytes_up, bytes_down) => {
                 self.conclude(context, &end, bytes_up, bytes_down);
