@@ -109,6 +109,9 @@ pub const GUARD_PATIENCE: Duration = Duration::from_secs(2);
 /// Without an acceptance for this long, one canary goes first again.
 pub const GUARD_PROOF_AGE: Duration = Duration::from_secs(60);
 
+/// Destinations that the guard remembers as refused while others were accepted.
+pub const GUARD_SUSPECTS: usize = 256;
+
 /// How often those who wait for the guard ask again, besides at its changes.
 pub const GUARD_LOOK: Duration = Duration::from_millis(250);
 
@@ -143,3 +146,6 @@ pub const WARM_REST: Duration = Duration::from_secs(30);
 
 /// How often a warm connection looks whether clients wait for a challenge, to give way to them.
 pub const WARM_LOOK: Duration = Duration::from_millis(200);
+
+/// Log lines are gathered for this long and written together.
+pub const LOG_GATHER: Duration = Duration::from_millis(20);

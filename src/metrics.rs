@@ -129,6 +129,9 @@ pub struct Metrics {
     phases: Vec<Histogram>,
     reasons_407: Vec<IntCounter>,
     requests: IntCounterVec,
+    /// The request that nearly all are: a CONNECT that was granted.
+    granted: IntCounter,
+    finished: IntCounter,
     faults: IntCounterVec,
     closed: IntCounterVec,
     bytes_up: [IntCounter; 2],
@@ -240,6 +243,9 @@ impl Metrics {
             "Warm connections thrown away by cause (aged, failed, yielded, outdated)",
             &["cause"],
         )?;
+        let requests =
+            make.counters("requests_total", "Requests by kind and status class of the answer", &["kind", "status"])?;
+        let closed = make.counters("tunnels_closed_total", "Tunnels closed by cause", &["cause"])?;
         let way = |direction: &str| ["copy", "splice"].map(|way| bytes.with_label_values(&[direction, way]));
         let outcomes = |path: &str| -> Vec<Histogram> {
             Outcome::ALL.map(|(_, label)| handshakes.with_label_values(&[upstream, path, label])).into()
@@ -252,13 +258,11 @@ impl Metrics {
             bytes_down: way("down"),
             warm_discarded: Discarded::ALL.map(|(_, label)| discarded.with_label_values(&[label])).into(),
             guard_state: GuardState::ALL.map(|state| guard.with_label_values(&[identity, state.label()])).into(),
-            requests: make.counters(
-                "requests_total",
-                "Requests by kind and status class of the answer",
-                &["kind", "status"],
-            )?,
+            granted: requests.with_label_values(&["connect", "2xx"]),
+            requests,
+            finished: closed.with_label_values(&["finished"]),
+            closed,
             faults: make.counters("faults_total", "Failures by side, stage and cause", &["side", "stage", "cause"])?,
-            closed: make.counters("tunnels_closed_total", "Tunnels closed by cause", &["cause"])?,
             turns: make.histograms(
                 "loop_turn_duration_seconds",
                 "How long a shard's loop was busy in one turn: the lag that an event meets at the most",
@@ -313,6 +317,10 @@ impl Metrics {
 
     /// A request has been answered, by whomever.
     pub fn request(&self, kind: &str, status: u16) {
+        if (kind, status) == ("connect", 200) {
+            self.granted.inc();
+            return;
+        }
         let class = match status {
             200..=299 => "2xx",
             300..=399 => "3xx",
@@ -334,6 +342,10 @@ impl Metrics {
 
     /// A tunnel was closed.
     pub fn closed(&self, cause: &str) {
+        if cause == "finished" {
+            self.finished.inc();
+            return;
+        }
         self.closed.with_label_values(&[cause]).inc();
     }
 

@@ -112,19 +112,33 @@ fn a_warm_connection_that_the_upstream_closed_is_never_noticed_by_a_client() {
 }
 
 #[test]
-fn a_refusal_on_a_warm_connection_is_decided_on_a_cold_one() {
+fn a_changed_password_costs_two_attempts_however_many_ask() {
     let stub = stub(Personality::Plain, Duration::ZERO);
     let gateway = before(&stub, "1");
     open(&gateway);
     until_ready(&gateway, 1);
     stub.set_password("CORP", "alice", "changed meanwhile");
-    let answer = connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
-    assert_eq!(answer.status(), 502, "{}", answer.head);
-    // The first, the warm one and the canary; nothing more, however often it is asked.
-    for _ in 0..20 {
-        assert_eq!(connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer").status(), 502);
+    // Ever other destinations: the second refusal tells that it is not the first one's.
+    for number in 0..40 {
+        let answer =
+            connect_name(in_process::address(&gateway), &format!("echo.test:{}", 7 + number)).expect("an answer");
+        assert_eq!(answer.status(), 502, "{}", answer.head);
     }
-    assert_eq!(stub.counters().authenticates, 3);
+    assert_eq!(stub.counters().authenticates, 3, "the good one, and two");
+    in_process::stop(gateway);
+}
+
+#[test]
+fn a_destination_that_policy_forbids_neither_closes_the_guard_nor_is_hammered() {
+    let stub = stub(Personality::Policy407, Duration::ZERO);
+    let gateway = before(&stub, "2");
+    open(&gateway);
+    for _ in 0..10 {
+        let answer = connect_name(in_process::address(&gateway), "blocked.test:443").expect("an answer");
+        assert_eq!(answer.status(), 502, "{}", answer.head);
+        open(&gateway);
+    }
+    assert_eq!(stub.counters().declined, 1, "{}", stub.counters());
     in_process::stop(gateway);
 }
 

@@ -180,7 +180,8 @@ impl Authenticate {
         if self.ticket.is_some() {
             return Ok(());
         }
-        match context.settings.guard.ask(context.now_ms()) {
+        let destination = &self.attempt.handshake.request().authority;
+        match context.settings.guard.ask(context.now_ms(), destination) {
             Permission::Wait => {
                 if self.listed_in_round != Some(context.guard_round) {
                     self.listed_in_round = Some(context.guard_round);
@@ -189,6 +190,7 @@ impl Authenticate {
                 Ok(())
             }
             Permission::Held(rest) => Err(held_fault(rest)),
+            Permission::Barred(rest) => Err(barred_fault(rest)),
             Permission::Go(ticket) => {
                 self.waits_for_guard = false;
                 self.end_phase(Phase::Guard, context);
@@ -232,7 +234,7 @@ impl Authenticate {
         }
     }
 
-    /// The handshake has failed on this connection. One that was challenged ahead may have been too old: a fresh one
+    /// The handshake has failed on this connection. One that was challenged ahead may have been too old: then a fresh one
     /// decides, if the guard lets it, before the client hears of anything.
     fn fail(mut self: Box<Self>, fault: Fault, key: Key, client: &mut Client, context: &mut Context) -> Step {
         let outcome = match fault.cause {
@@ -245,7 +247,10 @@ impl Authenticate {
             self.end_phase(Phase::Authenticate, context);
             ticket.refused(context.now_ms());
         }
-        if self.attempt.path == Path::Warm && fault.cause != Cause::CredentialsHeld {
+        let held = matches!(fault.cause, Cause::CredentialsHeld | Cause::DestinationHeld);
+        // A bare 407 is a refusal wherever it comes; one with a new challenge says that ours was too old.
+        let refused = outcome == Outcome::Refused && self.attempt.handshake.tally().rechallenge == 0;
+        if self.attempt.path == Path::Warm && !held && !refused {
             return Dial::anew(self.attempt, key, client, context);
         }
         self.count(outcome, client, context);
@@ -273,6 +278,16 @@ impl Authenticate {
             context.metrics.answered_407(reason, u64::from(times));
         }
     }
+}
+
+/// The fault of a request for a destination that was refused while others were accepted.
+pub(super) fn barred_fault(rest: Duration) -> Fault {
+    let minutes = rest.as_secs().div_ceil(60);
+    let detail = format!(
+        "the upstream refused the credentials for this destination, which its policy may forbid, and takes them for others; \
+         not tried again for {minutes} min"
+    );
+    fault(Cause::DestinationHeld, detail)
 }
 
 /// The fault of a request that comes while the guard is closed.

@@ -12,11 +12,18 @@
 //! sending, so that a late answer does not overrule a younger one: an acceptance from before a refusal proves nothing any
 //! more.
 //!
+//! A refusal while *proven* may be about the destination and not about the password: some proxies answer 407 to what their
+//! policy forbids. So the destination becomes a suspect and gets nothing sent for a while, and the canary that decides
+//! about the password goes to another one.
+//!
 //! An attempt that ends without an answer while the identity has never been proven counts as one that may have failed:
 //! the proxy may have told the domain controller before the connection broke.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use crate::limits;
 
 /// How many attempts the guard allows, and how fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +44,16 @@ pub struct GuardPolicy {
     pub proof_age: Duration,
 }
 
+impl GuardPolicy {
+    /// The rest after so many refusals in a row.
+    fn rest(&self, refusals: u32) -> Duration {
+        let factor = self.backoff_factor.saturating_pow(refusals.saturating_sub(1));
+        self.backoff.saturating_mul(factor).min(self.window)
+    }
+}
+
 impl Default for GuardPolicy {
     fn default() -> Self {
-        use crate::limits;
         GuardPolicy {
             attempts: limits::GUARD_ATTEMPTS,
             window: limits::GUARD_WINDOW,
@@ -85,6 +99,8 @@ pub enum Permission {
     Wait,
     /// The identity was refused; nothing may be sent for this long.
     Held(Duration),
+    /// It was refused for this destination, and is or was accepted for others; nothing may be sent there for this long.
+    Barred(Duration),
 }
 
 /// The right to send one AUTHENTICATE_MESSAGE. Dropped without an answer, it counts as unanswered.
@@ -92,6 +108,7 @@ pub enum Permission {
 pub struct Ticket {
     guard: Arc<Guard>,
     number: u64,
+    destination: u64,
     answered: bool,
 }
 
@@ -102,6 +119,7 @@ pub struct Ticket {
 pub struct Guard {
     policy: GuardPolicy,
     inner: Mutex<Inner>,
+    hasher: RandomState,
     on_change: OnChange,
 }
 
@@ -126,6 +144,16 @@ struct Inner {
     /// The youngest ticket that was refused, and the youngest that was accepted.
     refused_number: u64,
     accepted_number: u64,
+    /// Destinations that were refused while others were accepted; at most [`limits::GUARD_SUSPECTS`], the oldest first.
+    suspects: Vec<Suspect>,
+}
+
+/// A destination that may be forbidden by the upstream's policy.
+#[derive(Clone, Copy, Debug)]
+struct Suspect {
+    destination: u64,
+    refusals: u32,
+    until_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,8 +182,10 @@ impl Guard {
             next_number: 1,
             refused_number: 0,
             accepted_number: 0,
+            suspects: Vec::new(),
         };
-        Arc::new(Guard { policy, inner: Mutex::new(inner), on_change: Box::new(on_change) })
+        let hasher = RandomState::new();
+        Arc::new(Guard { policy, inner: Mutex::new(inner), hasher, on_change: Box::new(on_change) })
     }
 
     /// The present state. *Refused* lasts until somebody asks again, though its time may be over: see [`Guard::held`].
@@ -175,9 +205,19 @@ impl Guard {
         }
     }
 
-    /// Asks to send one AUTHENTICATE_MESSAGE.
-    pub fn ask(self: &Arc<Guard>, now_ms: u64) -> Permission {
+    /// How long nothing may be sent for this destination yet, if so.
+    pub fn barred(&self, now_ms: u64, destination: &str) -> Option<Duration> {
+        let destination = self.hasher.hash_one(destination);
+        self.lock().barred(now_ms, destination)
+    }
+
+    /// Asks to send one AUTHENTICATE_MESSAGE with a request for `destination` (`host:port`).
+    pub fn ask(self: &Arc<Guard>, now_ms: u64, destination: &str) -> Permission {
+        let destination = self.hasher.hash_one(destination);
         let mut inner = self.lock();
+        if let Some(rest) = inner.barred(now_ms, destination) {
+            return Permission::Barred(rest);
+        }
         match inner.state {
             State::Proven { at_ms } if now_ms < at_ms + millis(self.policy.proof_age) => {}
             State::Unproven { canary: Some(canary) } if now_ms < canary.sent_ms + millis(self.policy.patience) => {
@@ -202,11 +242,12 @@ impl Guard {
         }
         let number = inner.next_number;
         inner.next_number += 1;
-        Permission::Go(Ticket { guard: Arc::clone(self), number, answered: false })
+        Permission::Go(Ticket { guard: Arc::clone(self), number, destination, answered: false })
     }
 
-    fn accepted(&self, number: u64, now_ms: u64) {
+    fn accepted(&self, number: u64, destination: u64, now_ms: u64) {
         let mut inner = self.lock();
+        inner.suspects.retain(|suspect| suspect.destination != destination);
         if number <= inner.refused_number {
             inner.end_canary(number);
             return;
@@ -223,7 +264,7 @@ impl Guard {
         }
     }
 
-    fn refused(&self, number: u64, now_ms: u64) {
+    fn refused(&self, number: u64, destination: u64, now_ms: u64) {
         let mut inner = self.lock();
         if number < inner.accepted_number {
             return;
@@ -233,9 +274,16 @@ impl Guard {
         if !was_counted {
             inner.count_attempt(&self.policy, now_ms);
         }
+        let was_suspect = inner.suspects.iter().any(|suspect| suspect.destination == destination);
         let next = match inner.state {
             State::Proven { .. } => {
                 inner.refusals = 1;
+                inner.suspect(&self.policy, destination, now_ms);
+                GuardState::Unproven
+            }
+            // It says again what it said before, and nothing of the password.
+            State::Unproven { .. } if was_suspect => {
+                inner.suspect(&self.policy, destination, now_ms);
                 GuardState::Unproven
             }
             State::Unproven { .. } => {
@@ -275,6 +323,21 @@ impl Inner {
         self.attempts_ms.drain(..surplus);
     }
 
+    fn barred(&self, now_ms: u64, destination: u64) -> Option<Duration> {
+        let suspect = self.suspects.iter().find(|suspect| suspect.destination == destination)?;
+        suspect.until_ms.checked_sub(now_ms).filter(|rest_ms| *rest_ms > 0).map(Duration::from_millis)
+    }
+
+    /// Makes a destination a suspect, or puts off its next try once more.
+    fn suspect(&mut self, policy: &GuardPolicy, destination: u64, now_ms: u64) {
+        let known = self.suspects.iter().position(|suspect| suspect.destination == destination);
+        let refusals = known.map_or(1, |index| self.suspects.remove(index).refusals.saturating_add(1));
+        let until_ms = now_ms + millis(policy.rest(refusals));
+        self.suspects.push(Suspect { destination, refusals, until_ms });
+        let surplus = self.suspects.len().saturating_sub(limits::GUARD_SUSPECTS);
+        self.suspects.drain(..surplus);
+    }
+
     fn has_canary(&self, number: u64) -> bool {
         matches!(self.state, State::Unproven { canary: Some(canary) } if canary.number == number)
     }
@@ -297,9 +360,7 @@ impl Inner {
 
     /// Until when the guard stays closed after a refusal at `now_ms`.
     fn closed_until(&self, policy: &GuardPolicy, now_ms: u64) -> u64 {
-        let factor = policy.backoff_factor.saturating_pow(self.refusals.saturating_sub(1));
-        let backoff = policy.backoff.saturating_mul(factor).min(policy.window);
-        let by_backoff = now_ms + millis(backoff);
+        let by_backoff = now_ms + millis(policy.rest(self.refusals));
         by_backoff.max(self.budget_spent_until(policy, now_ms).unwrap_or(0))
     }
 }
@@ -308,13 +369,13 @@ impl Ticket {
     /// The upstream took the AUTHENTICATE_MESSAGE: it answered with anything but a 407.
     pub fn accepted(mut self, now_ms: u64) {
         self.answered = true;
-        self.guard.accepted(self.number, now_ms);
+        self.guard.accepted(self.number, self.destination, now_ms);
     }
 
     /// The upstream answered the AUTHENTICATE_MESSAGE with a 407.
     pub fn refused(mut self, now_ms: u64) {
         self.answered = true;
-        self.guard.refused(self.number, now_ms);
+        self.guard.refused(self.number, self.destination, now_ms);
     }
 }
 
@@ -342,7 +403,11 @@ mod tests {
     }
 
     fn go(guard: &Arc<Guard>, now_ms: u64) -> Ticket {
-        match guard.ask(now_ms) {
+        go_to(guard, now_ms, "origin:443")
+    }
+
+    fn go_to(guard: &Arc<Guard>, now_ms: u64, destination: &str) -> Ticket {
+        match guard.ask(now_ms, destination) {
             Permission::Go(ticket) => ticket,
             other => panic!("expected a ticket, got {other:?}"),
         }
@@ -352,7 +417,7 @@ mod tests {
     fn while_unproven_one_goes_and_the_others_wait() {
         let guard = guard();
         let canary = go(&guard, 0);
-        assert!(matches!(guard.ask(0), Permission::Wait));
+        assert!(matches!(guard.ask(0, "origin:443"), Permission::Wait));
         canary.accepted(1);
         let _together = (go(&guard, 1), go(&guard, 1), go(&guard, 1));
     }
@@ -365,7 +430,7 @@ mod tests {
         for second in 0..7_200 {
             let now_ms = second * 1_000;
             for _ in 0..1_000 {
-                if let Permission::Go(ticket) = guard.ask(now_ms) {
+                if let Permission::Go(ticket) = guard.ask(now_ms, "origin:443") {
                     sent_ms.push(now_ms);
                     ticket.refused(now_ms);
                 }
@@ -380,10 +445,10 @@ mod tests {
     #[test]
     fn attempts_without_an_answer_are_bounded_too() {
         let guard = guard();
-        let sent = (0..1_000).filter(|_| matches!(guard.ask(5), Permission::Go(_))).count();
+        let sent = (0..1_000).filter(|_| matches!(guard.ask(5, "origin:443"), Permission::Go(_))).count();
         assert_eq!(sent, 3);
         assert_eq!(guard.state(), GuardState::Refused);
-        assert!(matches!(guard.ask(30 * MINUTE_MS + 5), Permission::Go(_)));
+        assert!(matches!(guard.ask(30 * MINUTE_MS + 5, "origin:443"), Permission::Go(_)));
     }
 
     #[test]
@@ -401,13 +466,13 @@ mod tests {
         let guard = guard();
         go(&guard, 0).accepted(0);
         let in_flight = go(&guard, 1);
-        go(&guard, 1).refused(2);
+        go_to(&guard, 1, "other:443").refused(2);
         assert_eq!(guard.state(), GuardState::Unproven);
         let canary = go(&guard, 3);
-        assert!(matches!(guard.ask(3), Permission::Wait));
+        assert!(matches!(guard.ask(3, "origin:443"), Permission::Wait));
         // Sent before the refusal: proves nothing about now.
         in_flight.accepted(3);
-        assert!(matches!(guard.ask(3), Permission::Wait));
+        assert!(matches!(guard.ask(3, "origin:443"), Permission::Wait));
         canary.accepted(3);
         assert_eq!(guard.state(), GuardState::Proven);
     }
@@ -441,7 +506,7 @@ mod tests {
     fn a_canary_without_an_answer_holds_the_others_up_for_a_moment_only() {
         let guard = guard();
         let slow = go(&guard, 0);
-        assert!(matches!(guard.ask(1_999), Permission::Wait));
+        assert!(matches!(guard.ask(1_999, "origin:443"), Permission::Wait));
         go(&guard, 2_000).accepted(2_100);
         assert_eq!(guard.state(), GuardState::Proven);
         slow.accepted(70_000);
@@ -454,10 +519,55 @@ mod tests {
         go(&guard, 0).accepted(0);
         let night_ms = 8 * 60 * MINUTE_MS;
         let canary = go(&guard, night_ms);
-        let waiting = (0..1_000).filter(|_| matches!(guard.ask(night_ms), Permission::Wait)).count();
+        let waiting = (0..1_000).filter(|_| matches!(guard.ask(night_ms, "origin:443"), Permission::Wait)).count();
         assert_eq!(waiting, 1_000);
         canary.refused(night_ms);
-        assert!(matches!(guard.ask(night_ms), Permission::Held(_)));
+        assert!(matches!(guard.ask(night_ms, "origin:443"), Permission::Held(_)));
         assert!(guard.held(night_ms + MINUTE_MS).is_none(), "the time is over, though nobody has asked yet");
+    }
+
+    #[test]
+    fn a_forbidden_destination_is_left_alone_and_closes_nothing_for_the_others() {
+        let guard = guard();
+        go(&guard, 0).accepted(0);
+        let mut sent_to_forbidden = 0;
+        // An hour in which both are asked for every second.
+        for second in 0..3_600 {
+            let now_ms = second * 1_000;
+            if let Permission::Go(ticket) = guard.ask(now_ms, "forbidden:443") {
+                sent_to_forbidden += 1;
+                ticket.refused(now_ms);
+            }
+            go(&guard, now_ms).accepted(now_ms);
+        }
+        // At once, after one minute, five, twenty-five, and then every thirty.
+        assert_eq!(sent_to_forbidden, 4);
+    }
+
+    #[test]
+    fn a_forbidden_destination_alone_keeps_to_the_schedule_too() {
+        let guard = guard();
+        go(&guard, 0).accepted(0);
+        let mut sent_ms = Vec::new();
+        for second in 0..7_200 {
+            let now_ms = second * 1_000;
+            if let Permission::Go(ticket) = guard.ask(now_ms, "forbidden:443") {
+                sent_ms.push(now_ms);
+                ticket.refused(now_ms);
+            }
+        }
+        for window in sent_ms.windows(4) {
+            assert!(window[3] - window[0] >= 30 * MINUTE_MS, "{window:?}");
+        }
+    }
+
+    #[test]
+    fn another_destination_tells_the_password_from_the_policy() {
+        let guard = guard();
+        go(&guard, 0).accepted(0);
+        go_to(&guard, 1, "forbidden:443").refused(1);
+        assert!(matches!(guard.ask(2, "forbidden:443"), Permission::Barred(_)));
+        go_to(&guard, 2, "other:443").refused(2);
+        assert_eq!(guard.state(), GuardState::Refused, "two destinations refused in a row: it is the password");
     }
 }
