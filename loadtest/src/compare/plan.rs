@@ -157,7 +157,7 @@ impl Item {
             ItemKind::Legs => {
                 format!("tunnels through an upstream that is {LEG_MS} ms away; {concurrency} at a time")
             }
-            ItemKind::Pingpong => format!("1 KiB to and fro; {concurrency} tunnel(s) that stay open"),
+            ItemKind::Pingpong => format!("1 KiB to and fro; tunnels that stay open: {concurrency}"),
             ItemKind::Bulk if self.load.scenario == Scenario::BulkDown => {
                 format!("{concurrency} downloads of {mib} MiB at once")
             }

@@ -22,7 +22,7 @@ table { border-collapse: collapse; margin: 12px 0; width: 100%; } th, td { paddi
   border-bottom: 1px solid #e4e4e4; vertical-align: top; white-space: nowrap; } th:first-child, td:first-child { text-align: left;
   white-space: normal; } td small { display: block; color: #5a5a5a; } td .good { color: #00694d; } td .bad { color: #a83c00; }
 .base { background: #f4f4f4; }
-.charts { columns: 2; column-gap: 32px; } .charts > div { break-inside: avoid; padding-bottom: 6px; }
+.charts { columns: 2; column-gap: 32px; } .charts > div { break-inside: avoid; padding: 8px 0 2px; } .charts h3 { margin-top: 0; }
 @media (max-width: 900px) { .charts { columns: 1; } }
 svg { width: 100%; height: auto; display: block; font: 12px system-ui, 'DejaVu Sans', sans-serif; }
 svg .ratio, svg .axis { fill: #5a5a5a; font-size: 11px; } svg .grid { stroke: #e4e4e4; fill: none; }
