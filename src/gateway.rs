@@ -17,7 +17,7 @@ use crate::limits;
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::shard::{self, Gate, Message, Shard, ShardOptions};
-use crate::tunnel::{Settings, TimeoutsMs};
+use crate::tunnel::{Settings, Shortage, TimeoutsMs};
 use crate::upstream::{Guard, GuardPolicy, GuardState, Resolution, Resolver};
 
 /// Why a gateway did not start.
@@ -102,14 +102,13 @@ impl Gateway {
         metrics.tunnels_max.set(i64::try_from(config.max_tunnels).unwrap_or(i64::MAX));
         let settings = settings(config, &guard);
         let epoch = Instant::now();
-        let clients_waiting = Arc::new(AtomicUsize::new(0));
+        let shortage = Arc::new(Shortage::default());
         let mut shards = Vec::new();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (gate, settings, metrics) = (Arc::clone(&gate), settings.clone(), Arc::clone(&metrics));
             let (pipes, warm) = (config.pipes_per_shard, config.warm_per_shard);
-            let clients_waiting = Arc::clone(&clients_waiting);
-            let options =
-                ShardOptions { number, listeners, gate, settings, pipes, warm, clients_waiting, metrics, epoch };
+            let shortage = Arc::clone(&shortage);
+            let options = ShardOptions { number, listeners, gate, settings, pipes, warm, shortage, metrics, epoch };
             shards.push(Shard::new(options)?);
         }
         let senders: Vec<Sender<Message>> = shards.iter().map(|(_, sender)| sender.clone()).collect();

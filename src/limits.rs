@@ -144,8 +144,12 @@ pub const WARM_AGE: Duration = Duration::from_secs(8);
 /// Nothing is warmed for this long after an upstream failed to give a challenge ahead.
 pub const WARM_REST: Duration = Duration::from_secs(30);
 
-/// How often a warm connection looks whether clients wait for a challenge, to give way to them.
-pub const WARM_LOOK: Duration = Duration::from_millis(200);
+/// How often a warm connection looks whether clients stand still for want of a challenge, to give way to them; and the
+/// shortest standstill that counts. In milliseconds.
+pub const WARM_LOOK_MS: u64 = 200;
 
 /// Log lines are gathered for this long and written together.
 pub const LOG_GATHER: Duration = Duration::from_millis(20);
+
+/// Challenges that take longer than this, in ms, and than four times the usual, come out of a queue at the upstream.
+pub const WARM_QUEUE_MS: u64 = 50;

@@ -138,6 +138,11 @@ impl Handshake {
         self.tally
     }
 
+    /// The answers that were not taken before, to be counted.
+    pub fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
+    }
+
     /// The AUTHENTICATE_MESSAGE is out and not answered.
     pub fn awaits_verdict(&self) -> bool {
         matches!(self.state, State::Awaiting { sent: Leg::Authenticate, .. })

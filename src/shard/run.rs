@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
@@ -18,7 +17,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::relay::PipePool;
 use crate::tunnel::warm::{self, WarmPool};
-use crate::tunnel::{Context, Entropy, Next, Settings, Tunnel};
+use crate::tunnel::{Context, Entropy, Next, Settings, Shortage, Tunnel};
 
 const WAKER: Token = Token(0);
 /// The first listener; the others follow.
@@ -38,8 +37,8 @@ pub struct ShardOptions {
     pub pipes: usize,
     /// Warm connections that it keeps at most.
     pub warm: usize,
-    /// Clients of all shards that wait for a challenge.
-    pub clients_waiting: Arc<AtomicUsize>,
+    /// What the clients of all shards experience of the upstream's challenges.
+    pub shortage: Arc<Shortage>,
     /// All counters.
     pub metrics: Arc<Metrics>,
     /// When the process's clock began; the same for all shards.
@@ -83,17 +82,8 @@ impl Shard {
     /// # Errors
     /// When the system has no descriptor for the poll or its waker, or a listener cannot be registered.
     pub fn new(options: ShardOptions) -> io::Result<(Shard, Sender<Message>)> {
-        let ShardOptions {
-            number,
-            mut listeners,
-            gate,
-            settings,
-            pipes,
-            warm: warm_cap,
-            clients_waiting,
-            metrics,
-            epoch,
-        } = options;
+        let ShardOptions { number, mut listeners, gate, settings, pipes, warm: warm_cap, shortage, metrics, epoch } =
+            options;
         let poll = Poll::new()?;
         let (sender, mailbox) = event::mailbox(poll.registry(), WAKER)?;
         for (index, listener) in listeners.iter_mut().enumerate() {
@@ -105,7 +95,7 @@ impl Shard {
             timers: Timers::new(now_us / 1000),
             scratch: vec![0; limits::SCRATCH_BYTES].into_boxed_slice(),
             pipes: PipePool::new(pipes),
-            warm: WarmPool::new(warm_cap, clients_waiting),
+            warm: WarmPool::new(warm_cap, shortage),
             entropy: Entropy::default(),
             metrics,
             settings,

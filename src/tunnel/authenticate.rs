@@ -167,7 +167,9 @@ impl Authenticate {
             Progress::More | Progress::Send => Ok(Next::On),
             Progress::Challenged => {
                 self.end_phase(Phase::Challenge, context);
-                self.attempt.waiting = None;
+                if let Some(waiting) = self.attempt.waiting.take() {
+                    waiting.challenged(context.now_ms());
+                }
                 self.waits_for_guard = true;
                 Ok(Next::On)
             }
@@ -263,12 +265,12 @@ impl Authenticate {
     }
 
     /// Writes down how the handshake went.
-    fn count(&self, outcome: Outcome, client: &mut Client, context: &Context) {
+    fn count(&mut self, outcome: Outcome, client: &mut Client, context: &Context) {
         let duration_us = client.handshake_us(self.attempt.started_us, context);
         client.record.handshake_us = duration_us;
         client.record.legs = self.attempt.handshake.legs();
         context.metrics.handshake(self.attempt.path, outcome, u64::from(duration_us));
-        let tally = self.attempt.handshake.tally();
+        let tally = self.attempt.handshake.take_tally();
         for (reason, times) in [
             (Reason407::Unprompted, tally.unprompted),
             (Reason407::Challenge, tally.challenge),

@@ -7,7 +7,8 @@ use mio::{Interest, Token};
 
 use super::authenticate::Authenticate;
 use super::reply::Reply;
-use super::warm::{self, Waiting};
+use super::shortage::Waiting;
+use super::warm;
 use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, EventToken, Key, Lane, Readiness};
 use crate::fault::{At, Cause, Fault, is_exhaustion};
@@ -79,7 +80,7 @@ impl Dial {
     /// Dials a fresh connection for a handshake that may have used up others.
     pub(super) fn anew(mut attempt: Attempt, key: Key, client: &mut Client, context: &mut Context) -> Step {
         attempt.path = Path::Cold;
-        attempt.waiting = Some(context.warm.client_waits());
+        attempt.waiting = Some(context.warm.shortage.client_waits(context.now_ms()));
         let dial = Box::new(Dial { attempt, state: State::WaitForAddresses, tried: 0 });
         match &context.resolution {
             Some(Resolution::Addresses(_)) => dial.connect_next(None, key, client, context),

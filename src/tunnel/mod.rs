@@ -22,6 +22,7 @@ mod read_head;
 mod record;
 mod relaying;
 mod reply;
+mod shortage;
 pub mod warm;
 
 use std::net::SocketAddr;
@@ -42,6 +43,7 @@ pub use context::{Context, Settings, TimeoutsMs};
 pub use entropy::Entropy;
 pub use read_head::Admission;
 pub use record::{ACCESS, End, Record};
+pub use shortage::Shortage;
 
 /// The client's side of a tunnel: there at every stage.
 #[derive(Debug)]

@@ -5,12 +5,11 @@
 //! target; so that leg can be done in advance, and the client's own target goes with the AUTHENTICATE_MESSAGE.
 //!
 //! The pool follows demand: each request that finds it empty makes it one larger, up to the cap, and each connection that
-//! grows old unused makes it one smaller. A quiet gateway keeps nothing. It grows only while the credentials are proven and
-//! no client is itself waiting for a challenge: some proxies (Squid) hold a helper process for every
-//! connection that they have challenged, and those belong to the clients first.
+//! grows old unused makes it one smaller. A quiet gateway keeps nothing. It grows only while the credentials are proven. And it
+//! gives way: some proxies (Squid) hold a helper process for every connection that they have challenged, and those belong to
+//! clients first, so nothing is warmed, and what is warm is closed, while clients stand still ([`Shortage`]).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mio::{Interest, Token};
 use slab::Slab;
@@ -18,24 +17,15 @@ use slab::Slab;
 use super::Context;
 use super::dial::connect;
 use super::inbox::{Got, Inbox};
+use super::shortage::Shortage;
 use crate::event::{Deadline, Endpoint, EventToken, Key, Lane, Readiness};
 use crate::handshake::{FirstLeg, Handshake, Progress, Request};
 use crate::limits;
-use crate::metrics::Discarded;
+use crate::metrics::{Discarded, Reason407};
 use crate::upstream::GuardState;
 
 /// Marks the keys of warm connections, which live beside the slab of tunnels.
 const WARM_INDEX: u32 = 1 << 29;
-
-/// A client that waits for a challenge on a connection of its own.
-#[derive(Debug)]
-pub(super) struct Waiting(Arc<AtomicUsize>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// A connection on its way to its challenge, or with it.
 struct Warm {
@@ -48,8 +38,6 @@ struct Warm {
     challenged: bool,
     /// When it is too old, in ms; from its challenge on.
     until_ms: u64,
-    /// Clients were waiting for a challenge at the last look.
-    strained: bool,
 }
 
 /// A shard's warm connections to its upstream.
@@ -64,22 +52,14 @@ pub struct WarmPool {
     cap: usize,
     /// What the NEGOTIATE leg asks for: a request that was really made.
     request: Option<Request>,
-    /// Clients of all shards that wait for a challenge.
-    clients_waiting: Arc<AtomicUsize>,
-    /// Nothing is warmed until then, in ms, because the upstream did not play along.
-    rests_until_ms: u64,
+    /// What the clients of all shards experience without it.
+    pub(super) shortage: Arc<Shortage>,
 }
 
 impl WarmPool {
-    /// A pool of at most `cap` connections; 0 turns it off. `clients_waiting` is shared by the pools of all shards.
-    pub fn new(cap: usize, clients_waiting: Arc<AtomicUsize>) -> WarmPool {
-        WarmPool { cap, clients_waiting, next_generation: 1, ..WarmPool::default() }
-    }
-
-    /// Counts a client as waiting for a challenge until what is returned is dropped.
-    pub(super) fn client_waits(&self) -> Waiting {
-        self.clients_waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(Arc::clone(&self.clients_waiting))
+    /// A pool of at most `cap` connections; 0 turns it off. `shortage` is shared by the pools of all shards.
+    pub fn new(cap: usize, shortage: Arc<Shortage>) -> WarmPool {
+        WarmPool { cap, shortage, next_generation: 1, ..WarmPool::default() }
     }
 
     /// Whether a key is one of this pool's.
@@ -130,8 +110,7 @@ pub(super) fn take(request: &Request, key: Key, number: u8, context: &mut Contex
 pub fn refill(context: &mut Context) {
     let pool = &context.warm;
     if pool.connections.len() >= pool.wanted
-        || pool.clients_waiting.load(Ordering::Relaxed) > 0
-        || context.now_ms() < pool.rests_until_ms
+        || pool.shortage.forbids_warming(context.now_ms())
         || context.settings.credentials.first_leg != FirstLeg::Negotiate
         || context.settings.guard.state() != GuardState::Proven
     {
@@ -160,17 +139,7 @@ fn dial(request: Request, context: &mut Context) -> Option<()> {
     let at_ms = context.now_ms() + settings.timeouts.connect;
     context.timers.set(key, &mut deadline, at_ms);
     let (inbox, outbox) = (Inbox::default(), Vec::new());
-    let warm = Warm {
-        generation,
-        upstream,
-        handshake,
-        inbox,
-        outbox,
-        deadline,
-        challenged: false,
-        until_ms: 0,
-        strained: false,
-    };
+    let warm = Warm { generation, upstream, handshake, inbox, outbox, deadline, challenged: false, until_ms: 0 };
     context.warm.connections.insert(warm);
     Some(())
 }
@@ -196,8 +165,10 @@ pub fn on_event(key: Key, ready: Readiness, context: &mut Context) -> bool {
                 warm.until_ms = until_ms;
                 // The room that the NEGOTIATE leg took is not needed to wait.
                 warm.outbox = Vec::new();
-                context.timers.set(key, &mut warm.deadline, until_ms.min(now_ms + millis(limits::WARM_LOOK)));
+                context.timers.set(key, &mut warm.deadline, until_ms.min(now_ms + limits::WARM_LOOK_MS));
                 context.warm.ready.push(index);
+                let answered = warm.handshake.take_tally();
+                context.metrics.answered_407(Reason407::Challenge, u64::from(answered.challenge));
                 context.metrics.warm_ready.inc();
             }
         }
@@ -262,18 +233,15 @@ pub fn deadline_due(key: Key, context: &mut Context) {
     }
 }
 
-/// Gives way to clients that have been waiting for a challenge, on whichever shard, since the last look: this connection
-/// may hold the very helper that they need.
+/// Gives way to clients that wait for a challenge, on whichever shard, while none is served: this connection may hold the
+/// very helper that they need.
 fn look(index: usize, key: Key, context: &mut Context) {
-    let clients_wait = context.warm.clients_waiting.load(Ordering::Relaxed) > 0;
-    let at_ms = context.now_ms() + millis(limits::WARM_LOOK);
-    let Some(warm) = context.warm.connections.get_mut(index) else { return };
-    if clients_wait && warm.strained {
+    let now_ms = context.now_ms();
+    if context.warm.shortage.forbids_warming(now_ms) {
         discard(index, Discarded::Yielded, context);
-        return;
+    } else if let Some(warm) = context.warm.connections.get_mut(index) {
+        context.timers.set(key, &mut warm.deadline, warm.until_ms.min(now_ms + limits::WARM_LOOK_MS));
     }
-    warm.strained = clients_wait;
-    context.timers.set(key, &mut warm.deadline, at_ms.min(warm.until_ms));
 }
 
 /// Throws everything away: what was begun with other credentials must not be finished with these.
@@ -294,12 +262,8 @@ fn discard(index: usize, cause: Discarded, context: &mut Context) {
     }
 }
 
-/// An upstream that does not play along is left alone for a while; clients still get their cold connections.
+/// An upstream that does not play along is left alone for a while.
 fn rest(context: &mut Context) {
-    context.warm.rests_until_ms = context.now_ms() + millis(limits::WARM_REST);
+    context.warm.shortage.rest(context.now_ms());
     context.warm.wanted = 0;
-}
-
-fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
 }
