@@ -52,6 +52,9 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 /// How long accepting rests after the process ran out of descriptors or memory.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The log hears of such pauses this often at most.
+pub const ACCEPT_PAUSE_TOLD: Duration = Duration::from_secs(10);
+
 /// Tunnels open at once in the whole process; cut to what `RLIMIT_NOFILE` allows.
 pub const MAX_TUNNELS: usize = 10_000;
 

@@ -29,7 +29,6 @@ fn expectation(personality: Personality) -> Expect {
         P::BodyEndless | P::BodyHuge => Fault(502, "http_response_body_size", "larger than"),
         P::BytesAfterBody => Fault(502, "http_protocol_error", "bytes behind the body"),
         P::HangsOnCredentials | P::Silent => Fault(504, "http_response_timeout", "did not answer in time"),
-        P::NegotiateOnly => Fault(502, "proxy_configuration_error", "it offers: Negotiate"),
         P::BasicOnly => Fault(502, "proxy_configuration_error", "it offers: Basic"),
         P::SpnegoUnderNtlm => Fault(502, "http_protocol_error", "SPNEGO"),
         P::SquidNoKeepAlive => Fault(502, "http_protocol_error", "no challenge"),

@@ -1,5 +1,6 @@
 //! What a handshake proves, made ready once for all handshakes.
 
+use super::scheme::KnownScheme;
 use crate::ntlm::{Identity, NegotiateOptions, negotiate};
 
 /// What the first request on a cold connection carries.
@@ -23,12 +24,15 @@ pub struct Credentials {
     pub negotiate: Vec<u8>,
     /// MsvAvTargetName: the service that is asked, `HTTP/<upstream host>`.
     pub target_name: Option<String>,
+    /// The scheme that the upstream took the last time.
+    pub scheme: KnownScheme,
 }
 
 impl Credentials {
     /// Makes the messages ready for an upstream of the given host name.
     pub fn new(identity: Identity, upstream_host: &str, first_leg: FirstLeg) -> Credentials {
         let negotiate = negotiate(&identity, &NegotiateOptions::default());
-        Credentials { identity, first_leg, negotiate, target_name: Some(format!("HTTP/{upstream_host}")) }
+        let target_name = Some(format!("HTTP/{upstream_host}"));
+        Credentials { identity, first_leg, negotiate, target_name, scheme: KnownScheme::default() }
     }
 }

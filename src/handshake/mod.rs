@@ -15,10 +15,12 @@
 //! Random numbers and the time are arguments.
 
 mod credentials;
+mod scheme;
 mod state;
 
 #[cfg(test)]
 mod tests;
 
 pub use credentials::{Credentials, FirstLeg};
+pub use scheme::KnownScheme;
 pub use state::{Declined, Handshake, Nonces, Progress, Request, Tally};

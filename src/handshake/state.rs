@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::credentials::{Credentials, FirstLeg};
+use super::scheme::{Scheme, response_token};
 use crate::fault::{At, Cause, Fault};
 use crate::http::{self, BodyDrain, BodyFraming, FieldStorage, HeadEnd, ResponseHead, ResponseTo};
 use crate::limits;
@@ -104,6 +105,7 @@ enum AfterDrain {
 pub struct Handshake {
     request: Request,
     credentials: Arc<Credentials>,
+    scheme: Scheme,
     state: State,
     head_limit_bytes: usize,
     /// Times that NEGOTIATE (or the request without credentials) was sent.
@@ -120,7 +122,8 @@ impl Handshake {
             FirstLeg::Plain => Leg::Plain,
         };
         let state = State::Ready(first);
-        Handshake { request, credentials, state, head_limit_bytes, beginnings: 0, legs: 0, tally: Tally::default() }
+        let scheme = credentials.scheme.recall();
+        Handshake { request, credentials, scheme, state, head_limit_bytes, beginnings: 0, legs: 0, tally: Tally::default() }
     }
 
     /// What the client asked for.
@@ -166,11 +169,15 @@ impl Handshake {
             _ => Leg::Negotiate,
         };
         self.beginnings += 1;
-        let message = match leg {
-            Leg::Plain => None,
-            _ => Some(self.credentials.negotiate.as_slice()),
-        };
-        write_request(&self.request, message, out);
+        let message = self.credentials.negotiate.as_slice();
+        match leg {
+            Leg::Plain => write_request(&self.request, None, out),
+            _ => {
+                let wrapped = self.scheme.wrap_first(message);
+                let token = wrapped.as_deref().unwrap_or(message);
+                write_request(&self.request, Some((self.scheme.name(), token)), out);
+            }
+        }
         self.sent(leg);
     }
 
@@ -191,7 +198,9 @@ impl Handshake {
         };
         let message = ntlm::authenticate(&self.credentials.identity, &self.credentials.negotiate, &challenge, &inputs)
             .map_err(|error| fault(Cause::ChallengeMalformed, format!("the challenge cannot be answered: {error}")))?;
-        write_request(&self.request, Some(&message), out);
+        let wrapped = self.scheme.wrap_answer(&message);
+        let token = wrapped.as_deref().unwrap_or(&message);
+        write_request(&self.request, Some((self.scheme.name(), token)), out);
         self.sent(Leg::Authenticate);
         Ok(())
     }
@@ -214,7 +223,8 @@ impl Handshake {
                         return Ok((used, Progress::More));
                     };
                     used += length;
-                    let decision = with_head(&rest[..length], |head| decide(head, sent))??;
+                    let scheme = self.scheme;
+                    let decision = with_head(&rest[..length], |head| decide(head, sent, scheme))??;
                     if let Some(progress) = self.follow(decision)? {
                         return Ok((used, progress));
                     }
@@ -284,8 +294,10 @@ impl Handshake {
                 }
                 Err(fault(Cause::CredentialsRefused, detail))
             }
-            Decision::Challenge { token, framing } => {
+            Decision::Challenge { token, framing, scheme } => {
                 self.tally.challenge = self.tally.challenge.saturating_add(1);
+                self.credentials.scheme.remember(self.scheme);
+                self.scheme = scheme;
                 match framing {
                     Some(framing) => Ok(self.drain(framing, AfterDrain::Answer(token))),
                     None => self
@@ -293,7 +305,8 @@ impl Handshake {
                         .map(Some),
                 }
             }
-            Decision::AskedAgain { framing } => {
+            Decision::AskedAgain { framing, scheme } => {
+                self.scheme = scheme;
                 self.tally.unprompted = self.tally.unprompted.saturating_add(1);
                 match framing {
                     Some(framing) => Ok(self.drain(framing, AfterDrain::Negotiate)),
@@ -344,7 +357,7 @@ impl Handshake {
     }
 }
 
-const ASKED_AGAIN: &str = "the upstream asks for NTLM and answers a NEGOTIATE_MESSAGE with no challenge";
+const ASKED_AGAIN: &str = "the upstream asks for authentication and answers a NEGOTIATE_MESSAGE with no challenge";
 
 /// What an answer means, as far as it can be told from the answer and what was sent.
 enum Decision {
@@ -355,9 +368,13 @@ enum Decision {
     Challenge {
         token: Vec<u8>,
         framing: Option<BodyFraming>,
+        /// The form that the answer is to have.
+        scheme: Scheme,
     },
     AskedAgain {
         framing: Option<BodyFraming>,
+        /// What to try next.
+        scheme: Scheme,
     },
     Refused {
         rechallenged: bool,
@@ -365,13 +382,13 @@ enum Decision {
     },
 }
 
-fn decide(head: &ResponseHead<'_>, sent: Leg) -> Result<Decision, Fault> {
+fn decide(head: &ResponseHead<'_>, sent: Leg, scheme: Scheme) -> Result<Decision, Fault> {
     let framing =
         head.framing(ResponseTo::Connect).map_err(|error| fault(Cause::ResponseMalformed, error.to_string()))?;
     match head.status {
         _ if head.is_informational() => Ok(Decision::Skip),
         200..=299 => Ok(Decision::Established),
-        407 => decide_407(head, framing, sent),
+        407 => decide_407(head, framing, sent, scheme),
         status => {
             let mut fields = Vec::new();
             http::copy_end_to_end_fields(&head.fields, &mut fields);
@@ -381,42 +398,61 @@ fn decide(head: &ResponseHead<'_>, sent: Leg) -> Result<Decision, Fault> {
     }
 }
 
-fn decide_407(head: &ResponseHead<'_>, framing: BodyFraming, sent: Leg) -> Result<Decision, Fault> {
+fn decide_407(
+    head: &ResponseHead<'_>,
+    framing: BodyFraming,
+    sent: Leg,
+    scheme: Scheme,
+) -> Result<Decision, Fault> {
     let persists = head.persists() && framing != BodyFraming::ToClose;
     let framing = persists.then_some(framing);
-    let offered = http::find_ntlm(&head.fields);
-    let token = offered.as_ref().and_then(|challenge| challenge.token68);
-    match (sent, offered.is_some(), token) {
-        (Leg::Authenticate, _, token) => {
+    let of = |name| http::find_challenge(&head.fields, name);
+    let token = of(scheme.name()).and_then(|challenge| challenge.token68);
+    match (sent, token) {
+        (Leg::Authenticate, token) => {
             let status_line = format!("407 {}", String::from_utf8_lossy(head.reason).escape_debug());
             Ok(Decision::Refused {
                 rechallenged: token.is_some(),
                 detail: format!("the upstream refused the credentials: {status_line}"),
             })
         }
-        (Leg::Negotiate, _, Some(token)) => {
+        (Leg::Negotiate, Some(token)) => {
             let token = http::decode_token(token).map_err(|error| {
-                fault(Cause::ChallengeMalformed, format!("the NTLM challenge is not base64: {error}"))
+                fault(Cause::ChallengeMalformed, format!("the challenge under {} is not base64: {error}", scheme.name()))
             })?;
-            check_signature(&token)?;
-            Ok(Decision::Challenge { token, framing })
+            let (token, scheme) = ntlm_message(token, scheme)?;
+            Ok(Decision::Challenge { token, framing, scheme })
         }
-        (_, true, _) => Ok(Decision::AskedAgain { framing }),
-        (_, false, _) => {
+        _ => {
+            let (ntlm, negotiate) = (of("NTLM").is_some(), of("Negotiate").is_some());
+            if ntlm || negotiate {
+                return Ok(Decision::AskedAgain { framing, scheme: scheme.after_refusal(ntlm, negotiate) });
+            }
             let offered = http::offered(&head.fields);
             Err(fault(Cause::SchemeNotOffered, format!("the upstream does not offer NTLM; it offers: {offered}")))
         }
     }
 }
 
-/// Tells NTLM from SPNEGO, which some proxies send under NTLM's name.
-fn check_signature(token: &[u8]) -> Result<(), Fault> {
-    match token {
-        [b'N', b'T', b'L', b'M', b'S', b'S', b'P', 0, ..] => Ok(()),
-        [0x60 | 0xa1, ..] => {
+/// The NTLM message in a token. Some proxies send SPNEGO under NTLM's name; what they would take for an answer is anybody's
+/// guess, so that is a fault of its own.
+///
+/// The second is the form that the answer is to have: that of the challenge.
+fn ntlm_message(token: Vec<u8>, scheme: Scheme) -> Result<(Vec<u8>, Scheme), Fault> {
+    const SIGNATURE: &[u8] = b"NTLMSSP\0";
+    if token.starts_with(SIGNATURE) {
+        let raw = if scheme == Scheme::Ntlm { Scheme::Ntlm } else { Scheme::NegotiateRaw };
+        return Ok((token, raw));
+    }
+    let looks_like_spnego = matches!(token.first(), Some(0x60 | 0xa1));
+    match (scheme, response_token(&token)) {
+        (Scheme::Ntlm, _) if looks_like_spnego => {
             Err(fault(Cause::ChallengeMalformed, "the upstream sends a SPNEGO token under the scheme NTLM"))
         }
-        _ => Err(fault(Cause::ChallengeMalformed, "the token under NTLM is no NTLM message")),
+        (Scheme::NegotiateRaw | Scheme::NegotiateSpnego, Some(message)) if message.starts_with(SIGNATURE) => {
+            Ok((message.to_vec(), Scheme::NegotiateSpnego))
+        }
+        _ => Err(fault(Cause::ChallengeMalformed, format!("the token under {} holds no NTLM message", scheme.name()))),
     }
 }
 
@@ -435,8 +471,7 @@ fn with_head<T>(bytes: &[u8], look: impl Fn(&ResponseHead<'_>) -> T) -> Result<T
     Err(fault(Cause::ResponseMalformed, format!("the upstream's answer is malformed: {refused}")))
 }
 
-fn write_request(request: &Request, message: Option<&[u8]>, out: &mut Vec<u8>) {
-    let authorization = message.map(|bytes| ("NTLM", bytes));
+fn write_request(request: &Request, authorization: Option<(&str, &[u8])>, out: &mut Vec<u8>) {
     http::connect_request(out, &request.authority, http::Version::Http11, &request.fields, authorization);
 }
 

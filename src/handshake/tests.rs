@@ -182,6 +182,7 @@ fn the_example_of_the_specification_is_replayed_byte_for_byte() {
         first_leg: FirstLeg::Plain,
         negotiate: message_1,
         target_name: Some("HTTP/spirit1b".into()),
+        scheme: KnownScheme::default(),
     });
     let fields = b"User-Agent: Mozilla/4.0 (compatible; MSIE 5.5; Win32)\r\nPragma: no-cache\r\n";
     let request = Request { authority: "server.domain.net:443".into(), fields: fields.to_vec().into() };
@@ -319,6 +320,53 @@ fn a_proxy_without_ntlm_is_named_with_what_it_offers() {
     let ended = at_every_split(&[keeps(&[answer])]);
     assert_eq!(cause(&ended), Cause::SchemeNotOffered);
     assert!(ended.outcome.unwrap_err().detail.contains("Basic, Digest"));
+}
+
+const NEGOTIATE_ONLY: &str = "HTTP/1.1 407 R\r\nProxy-Authenticate: Negotiate\r\nContent-Length: 0\r\n\r\n";
+
+/// A 407 whose challenge comes under Negotiate.
+fn challenged_under_negotiate(token: &[u8]) -> String {
+    use base64::Engine as _;
+    let token = base64::engine::general_purpose::STANDARD.encode(token);
+    format!("HTTP/1.1 407 R\r\nProxy-Authenticate: Negotiate {token}\r\nContent-Length: 0\r\n\r\n")
+}
+
+fn negotiate_token(request: &str) -> Vec<u8> {
+    let (_, rest) = request.split_once("Proxy-Authorization: Negotiate ").expect("credentials under Negotiate");
+    decode_token(rest.trim()).unwrap()
+}
+
+#[test]
+fn where_only_negotiate_is_offered_ntlm_goes_raw_under_it_and_is_remembered() {
+    let challenge = decode_token(&challenge()).unwrap();
+    let answer = challenged_under_negotiate(&challenge);
+    let ended = at_every_split(&[keeps(&[NEGOTIATE_ONLY, &answer, OK])]);
+    assert!(matches!(ended.outcome, Ok(Progress::Established)), "{:?}", ended.outcome);
+    assert!(ended.sent[0].contains("Proxy-Authorization: NTLM "));
+    assert!(negotiate_token(&ended.sent[1]).starts_with(b"NTLMSSP\0\x01"));
+    assert!(negotiate_token(&ended.sent[2]).starts_with(b"NTLMSSP\0\x03"));
+
+    let credentials = credentials(FirstLeg::Negotiate);
+    let handshake = || Handshake::new(request(), Arc::clone(&credentials), HEAD_LIMIT_BYTES);
+    drive(handshake(), &[keeps(&[NEGOTIATE_ONLY, &answer, OK])], &NONCES, &[usize::MAX]);
+    let next = drive(handshake(), &[keeps(&[&answer, OK])], &NONCES, &[usize::MAX]);
+    assert!(matches!(next.outcome, Ok(Progress::Established)), "{:?}", next.outcome);
+    assert_eq!(next.sent.len(), 2, "the second handshake begins with what the first found out");
+}
+
+#[test]
+fn a_challenge_in_spnego_is_answered_in_spnego() {
+    let challenge = decode_token(&challenge()).unwrap();
+    let wrapped = super::scheme::Scheme::NegotiateSpnego.wrap_answer(&challenge).unwrap();
+    // It takes nothing raw: asked again, the NEGOTIATE_MESSAGE goes wrapped, too.
+    let script = [keeps(&[NEGOTIATE_ONLY, NEGOTIATE_ONLY, &challenged_under_negotiate(&wrapped), OK])];
+    let ended = drive(fresh(), &script, &NONCES, &[usize::MAX]);
+    assert!(matches!(ended.outcome, Ok(Progress::Established)), "{:?}", ended.outcome);
+    assert_eq!(negotiate_token(&ended.sent[2])[0], 0x60);
+    let answer = negotiate_token(&ended.sent[3]);
+    let message = super::scheme::response_token(&answer).expect("a wrapped AUTHENTICATE_MESSAGE");
+    let (hash, negotiate) = (NtHash::from_password("Password"), token(&ended.sent[0]));
+    verify(message, &negotiate, &challenge, |_, _| Some(&hash), &VerifyOptions::default()).unwrap();
 }
 
 #[test]

@@ -62,6 +62,8 @@ pub struct Shard {
     accept_pending: bool,
     /// Accepting rests until then, in ms.
     accept_rests_until_ms: Option<u64>,
+    /// The log has heard of a pause; it hears of the next after this, in ms.
+    pause_told_until_ms: u64,
     gate: Arc<Gate>,
     slots: Slab<Slot>,
     next_generation: u32,
@@ -114,6 +116,7 @@ impl Shard {
             listeners,
             accept_pending: false,
             accept_rests_until_ms: None,
+            pause_told_until_ms: 0,
             gate,
             slots: Slab::new(),
             next_generation: 1,
@@ -355,7 +358,11 @@ impl Shard {
         let pause_ms = millis(limits::ACCEPT_PAUSE);
         self.accept_rests_until_ms = Some(self.context.now_ms() + pause_ms);
         self.context.metrics.accept_pauses.inc();
-        log::warn!("accepting pauses for {pause_ms} ms: {why}");
+        // Said once a while and not at every pause.
+        if self.context.now_ms() >= self.pause_told_until_ms {
+            self.pause_told_until_ms = self.context.now_ms() + millis(limits::ACCEPT_PAUSE_TOLD);
+            log::warn!("accepting pauses for {pause_ms} ms at a time: {why}");
+        }
     }
 
     fn admit(&mut self, mut stream: mio::net::TcpStream, peer: std::net::SocketAddr) {

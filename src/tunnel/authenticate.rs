@@ -97,7 +97,8 @@ impl Authenticate {
     }
 
     pub(super) fn step(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        if client.endpoint.ready.reset() {
+        // Not once the AUTHENTICATE_MESSAGE is out: the guard needs the verdict, or clients that vanish could close it.
+        if client.endpoint.ready.reset() && self.ticket.is_none() {
             self.count(Outcome::Failed, client, context);
             return Step::end(context.fault(fault(Cause::ClientGone, "the client reset its connection")));
         }
@@ -196,11 +197,16 @@ impl Authenticate {
             Permission::Go(ticket) => {
                 self.waits_for_guard = false;
                 self.end_phase(Phase::Guard, context);
-                let nonces = nonces(context)?;
-                self.attempt.handshake.authenticate(&nonces, &mut self.outbox)?;
-                self.ticket = Some(ticket);
-                context.metrics.authenticates.inc();
-                Ok(())
+                let answered = nonces(context)
+                    .and_then(|nonces| self.attempt.handshake.authenticate(&nonces, &mut self.outbox));
+                match answered {
+                    Ok(()) => {
+                        self.ticket = Some(ticket);
+                        context.metrics.authenticates.inc();
+                    }
+                    Err(_) => ticket.unused(),
+                }
+                answered
             }
         }
     }

@@ -311,6 +311,18 @@ impl Guard {
         }
     }
 
+    /// Nothing was sent after all: the attempt is taken back.
+    fn unused(&self, number: u64) {
+        let mut inner = self.lock();
+        if inner.end_canary(number) {
+            if !inner.ever_proven {
+                inner.attempts_ms.pop();
+            }
+            drop(inner);
+            (self.on_change)(GuardState::Unproven, Duration::ZERO);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -370,6 +382,12 @@ impl Ticket {
     pub fn accepted(mut self, now_ms: u64) {
         self.answered = true;
         self.guard.accepted(self.number, self.destination, now_ms);
+    }
+
+    /// No AUTHENTICATE_MESSAGE was sent: the challenge could not be answered.
+    pub fn unused(mut self) {
+        self.answered = true;
+        self.guard.unused(self.number);
     }
 
     /// The upstream answered the AUTHENTICATE_MESSAGE with a 407.
@@ -449,6 +467,16 @@ mod tests {
         assert_eq!(sent, 3);
         assert_eq!(guard.state(), GuardState::Refused);
         assert!(matches!(guard.ask(30 * MINUTE_MS + 5, "origin:443"), Permission::Go(_)));
+    }
+
+    #[test]
+    fn a_ticket_that_was_not_used_is_no_attempt() {
+        let guard = guard();
+        for now_ms in 0..100 {
+            go(&guard, now_ms).unused();
+        }
+        assert_eq!(guard.state(), GuardState::Unproven);
+        go(&guard, 200).accepted(200);
     }
 
     #[test]
