@@ -97,7 +97,7 @@ pub(super) fn response_token(token: &[u8]) -> Option<&[u8]> {
 /// Splits one DER element of a tag off; `None` when there is none or its length lies.
 fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (length, rest) = match bytes {
-        [found, short @ 0..0x80, rest @ ..] if *found == tag => (usize::from(*short), rest),
+        [found, short @ 0..=0x7f, rest @ ..] if *found == tag => (usize::from(*short), rest),
         [found, 0x81, length, rest @ ..] if *found == tag => (usize::from(*length), rest),
         [found, 0x82, high, low, rest @ ..] if *found == tag => (usize::from(u16::from_be_bytes([*high, *low])), rest),
         [found, 0x83, high, middle, low, rest @ ..] if *found == tag => {

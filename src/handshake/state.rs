@@ -123,7 +123,16 @@ impl Handshake {
         };
         let state = State::Ready(first);
         let scheme = credentials.scheme.recall();
-        Handshake { request, credentials, scheme, state, head_limit_bytes, beginnings: 0, legs: 0, tally: Tally::default() }
+        Handshake {
+            request,
+            credentials,
+            scheme,
+            state,
+            head_limit_bytes,
+            beginnings: 0,
+            legs: 0,
+            tally: Tally::default(),
+        }
     }
 
     /// What the client asked for.
@@ -398,12 +407,7 @@ fn decide(head: &ResponseHead<'_>, sent: Leg, scheme: Scheme) -> Result<Decision
     }
 }
 
-fn decide_407(
-    head: &ResponseHead<'_>,
-    framing: BodyFraming,
-    sent: Leg,
-    scheme: Scheme,
-) -> Result<Decision, Fault> {
+fn decide_407(head: &ResponseHead<'_>, framing: BodyFraming, sent: Leg, scheme: Scheme) -> Result<Decision, Fault> {
     let persists = head.persists() && framing != BodyFraming::ToClose;
     let framing = persists.then_some(framing);
     let of = |name| http::find_challenge(&head.fields, name);
@@ -418,7 +422,10 @@ fn decide_407(
         }
         (Leg::Negotiate, Some(token)) => {
             let token = http::decode_token(token).map_err(|error| {
-                fault(Cause::ChallengeMalformed, format!("the challenge under {} is not base64: {error}", scheme.name()))
+                fault(
+                    Cause::ChallengeMalformed,
+                    format!("the challenge under {} is not base64: {error}", scheme.name()),
+                )
             })?;
             let (token, scheme) = ntlm_message(token, scheme)?;
             Ok(Decision::Challenge { token, framing, scheme })

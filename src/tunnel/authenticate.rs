@@ -197,8 +197,8 @@ impl Authenticate {
             Permission::Go(ticket) => {
                 self.waits_for_guard = false;
                 self.end_phase(Phase::Guard, context);
-                let answered = nonces(context)
-                    .and_then(|nonces| self.attempt.handshake.authenticate(&nonces, &mut self.outbox));
+                let answered =
+                    nonces(context).and_then(|nonces| self.attempt.handshake.authenticate(&nonces, &mut self.outbox));
                 match answered {
                     Ok(()) => {
                         self.ticket = Some(ticket);
