@@ -8,7 +8,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ntlm_gateway::http::{
     ErrorResponse, ErrorType, FieldStorage, HeadEnd, ProxyStatus, RequestHead, ResponseHead, Version, challenges,
-    connect_request, decode_token, error_response, established_response, find_ntlm, offered, unfold_field_lines,
+    connect_request, decode_token, error_response, established_response, find_challenge, offered, unfold_field_lines,
 };
 use ntlm_gateway::limits::HEAD_LIMIT_BYTES;
 use support::{CpuTime, on_cpu_time};
@@ -119,8 +119,12 @@ fn authentication(criterion: &mut Criterion<CpuTime>) {
     let offers = ResponseHead::parse(refusal.as_bytes(), &mut first).unwrap().fields;
     let challenge = ResponseHead::parse(challenged.as_bytes(), &mut second).unwrap().fields;
     group.bench_function("all_of_four", |bench| bench.iter(|| challenges(black_box(&offers)).count()));
-    group.bench_function("find_ntlm/bare", |bench| bench.iter(|| find_ntlm(black_box(&offers)).unwrap()));
-    group.bench_function("find_ntlm/token", |bench| bench.iter(|| find_ntlm(black_box(&challenge)).unwrap()));
+    group.bench_function("find_challenge/bare", |bench| {
+        bench.iter(|| find_challenge(black_box(&offers), "NTLM").unwrap())
+    });
+    group.bench_function("find_challenge/token", |bench| {
+        bench.iter(|| find_challenge(black_box(&challenge), "NTLM").unwrap())
+    });
     group.bench_function("offered", |bench| bench.iter(|| offered(black_box(&offers))));
     group.bench_function("decode_token", |bench| bench.iter(|| decode_token(black_box(CHALLENGE)).unwrap()));
     group.finish();

@@ -19,19 +19,21 @@ pub const REFUSAL_BODY_LIMIT_BYTES: usize = 256 * 1024;
 /// One read by copying, in bytes, and the size of the scratch buffer that each shard has once.
 pub const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// Capacity asked of a relay pipe, in bytes. A megabyte took a third less CPU a GiB than 64 KiB; 512 KiB keeps most of
-/// that and half the memory.
-pub const PIPE_BYTES: usize = 512 * 1024;
+/// Capacity asked of a relay pipe, in bytes: the most that an unprivileged process may have (`fs.pipe-max-size`). Against 512 KiB
+/// it took a sixth to a fifth less CPU a GiB (`benches/RESULTS.md`).
+pub const PIPE_BYTES: usize = 1024 * 1024;
 
 /// A pipe that the kernel made smaller than this, in bytes, is not worth its two descriptors: past
 /// `pipe-user-pages-soft` the kernel hands out pipes of two pages.
 pub const PIPE_FLOOR_BYTES: usize = 64 * 1024;
 
-/// Pipes that a shard lends out at once. A pipe is lent only while bulk bytes are in it.
-pub const PIPES_PER_SHARD: usize = 64;
+/// Pipes that a shard lends out at once. A pipe is lent only while bulk bytes are in it. Two shards' worth of
+/// [`PIPE_BYTES`] is what `fs.pipe-user-pages-soft` allows a user by default (16,384 pages); with more shards the pipes past it
+/// are too small to be worth it, and their halves copy.
+pub const PIPES_PER_SHARD: usize = 32;
 
 /// Empty pipes that a shard keeps for the next borrower.
-pub const PIPES_KEPT_PER_SHARD: usize = 16;
+pub const PIPES_KEPT_PER_SHARD: usize = 8;
 
 /// Bytes that one tunnel may move in one turn before it yields to the others, in bytes.
 pub const TURN_BYTES: usize = 1024 * 1024;

@@ -357,14 +357,14 @@ fn where_only_negotiate_is_offered_ntlm_goes_raw_under_it_and_is_remembered() {
 #[test]
 fn a_challenge_in_spnego_is_answered_in_spnego() {
     let challenge = decode_token(&challenge()).unwrap();
-    let wrapped = super::scheme::Scheme::NegotiateSpnego.wrap_answer(&challenge).unwrap();
+    let wrapped = scheme::Scheme::NegotiateSpnego.wrap_answer(&challenge).unwrap();
     // It takes nothing raw: asked again, the NEGOTIATE_MESSAGE goes wrapped, too.
     let script = [keeps(&[NEGOTIATE_ONLY, NEGOTIATE_ONLY, &challenged_under_negotiate(&wrapped), OK])];
     let ended = drive(fresh(), &script, &NONCES, &[usize::MAX]);
     assert!(matches!(ended.outcome, Ok(Progress::Established)), "{:?}", ended.outcome);
     assert_eq!(negotiate_token(&ended.sent[2])[0], 0x60);
     let answer = negotiate_token(&ended.sent[3]);
-    let message = super::scheme::response_token(&answer).expect("a wrapped AUTHENTICATE_MESSAGE");
+    let message = scheme::response_token(&answer).expect("a wrapped AUTHENTICATE_MESSAGE");
     let (hash, negotiate) = (NtHash::from_password("Password"), token(&ended.sent[0]));
     verify(message, &negotiate, &challenge, |_, _| Some(&hash), &VerifyOptions::default()).unwrap();
 }

@@ -43,7 +43,7 @@ pub(crate) mod trace;
 pub use authority::{Authority, AuthorityError, HOST_NAME_LIMIT_BYTES, Host};
 pub use challenges::{
     Challenge, Challenges, TOKEN_LIMIT_BYTES, TokenError, challenges, challenges_in, decode_token, find_challenge,
-    find_ntlm, offered,
+    offered,
 };
 pub use chunked::{CHUNK_LINE_LIMIT_BYTES, ChunkError, ChunkedDecoder, Segment, TRAILER_LIMIT_BYTES};
 pub use drain::{BodyDrain, DrainError, Drained};
