@@ -135,6 +135,8 @@ causes! {
     HandshakeTimeout "handshake_timeout" 504 Upstream HttpResponseTimeout;
     /// The upstream asks for authentication but not for NTLM.
     SchemeNotOffered "scheme_not_offered" 502 Upstream ProxyConfigurationError;
+    /// The upstream asks with 401, as an origin would: it is set up as a transparent proxy.
+    TransparentProxy "transparent_proxy" 502 Upstream HttpProtocolError;
     /// The CHALLENGE_MESSAGE is none, or cannot be answered.
     ChallengeMalformed "challenge_malformed" 502 Upstream HttpProtocolError;
     /// The upstream keeps closing the connection in the middle of the handshake, or never comes to an end with it.

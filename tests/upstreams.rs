@@ -42,7 +42,7 @@ fn expectation(personality: Personality) -> Expect {
         P::V1Ess => Fault(502, "proxy_configuration_error", "refused the credentials"),
         P::ClosesOnAccept => Fault(502, "connection_terminated", ""),
         P::ResetsMidHandshake => Fault(502, "connection_terminated", ""),
-        P::Transparent401 => PassedOn(401, ""),
+        P::Transparent401 => Fault(502, "http_protocol_error", "transparent proxy"),
         P::Forbidden => PassedOn(403, "<"),
         P::Unavailable => PassedOn(503, "<"),
         _ => Tunnel,
@@ -140,7 +140,7 @@ cases! {
     25 a_clients_own_proxy_fields_are_not_passed_on DeniesClientFields;
     27 ntlm_goes_under_negotiate_where_only_that_is_offered NegotiateOnly;
     28 spnego_under_ntlm_is_named SpnegoUnderNtlm;
-    29 a_401_of_the_proxy_itself_is_passed_on Transparent401;
+    29 a_401_of_the_proxy_itself_is_named Transparent401;
     30 a_proxy_without_ntlm_is_named_with_what_it_offers BasicOnly;
     31 a_squid_without_keep_alive_is_named SquidNoKeepAlive;
     34 a_proxy_that_demands_ntlm_and_always_sign_gets_them Wingate;

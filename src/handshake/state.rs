@@ -368,6 +368,9 @@ impl Handshake {
 
 const ASKED_AGAIN: &str = "the upstream asks for authentication and answers a NEGOTIATE_MESSAGE with no challenge";
 
+const TRANSPARENT: &str = "the upstream asks with 401 and WWW-Authenticate, as an origin would: it is set up as a transparent proxy \
+    (Blue Coat with BCSI cookies does so); use its explicit proxy port";
+
 /// What an answer means, as far as it can be told from the answer and what was sent.
 enum Decision {
     Skip,
@@ -397,6 +400,7 @@ fn decide(head: &ResponseHead<'_>, sent: Leg, scheme: Scheme) -> Result<Decision
     match head.status {
         _ if head.is_informational() => Ok(Decision::Skip),
         200..=299 => Ok(Decision::Established),
+        401 => Err(fault(Cause::TransparentProxy, TRANSPARENT)),
         407 => decide_407(head, framing, sent, scheme),
         status => {
             let mut fields = Vec::new();
