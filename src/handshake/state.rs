@@ -440,7 +440,10 @@ fn decide_407(head: &ResponseHead<'_>, framing: BodyFraming, sent: Leg, scheme: 
                 return Ok(Decision::AskedAgain { framing, scheme: scheme.after_refusal(ntlm, negotiate) });
             }
             let offered = http::offered(&head.fields);
-            Err(fault(Cause::SchemeNotOffered, format!("the upstream offers neither NTLM nor Negotiate; it offers: {offered}")))
+            Err(fault(
+                Cause::SchemeNotOffered,
+                format!("the upstream offers neither NTLM nor Negotiate; it offers: {offered}"),
+            ))
         }
     }
 }

@@ -131,10 +131,24 @@ fn say(line: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
 
+/// The gateway beside this binary. Started by `cargo run -p loadtest`, which builds this package alone, it is built first.
+fn gateway_beside() -> Result<PathBuf, Box<dyn Error>> {
+    let beside = env::current_exe()?.with_file_name("ntlm-gateway");
+    if let (false, Some(cargo)) = (beside.is_file(), env::var_os("CARGO")) {
+        let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
+        let arguments = ["build", "--locked", "--package", "ntlm-gateway", "--profile", profile];
+        // A failure shows: cargo says why, and the missing file is named below.
+        std::process::Command::new(cargo).args(arguments).status()?;
+    }
+    Ok(beside)
+}
+
 /// Those who can take part, and those who cannot.
 fn candidates(options: &CompareOptions) -> Result<(Vec<Candidate>, Vec<Named>), Box<dyn Error>> {
-    let beside = env::current_exe()?.with_file_name("ntlm-gateway");
-    let gateway = options.gateway.clone().unwrap_or(beside);
+    let gateway = match &options.gateway {
+        Some(path) => path.clone(),
+        None => gateway_beside()?,
+    };
     let mut taking_part: Vec<Candidate> = Vec::new();
     let mut left_out = Vec::new();
     for text in &options.candidates {
