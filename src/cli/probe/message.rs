@@ -138,6 +138,7 @@ impl Answer {
 
     fn read(head: &ResponseHead<'_>, start_line: String, body: &[u8]) -> Answer {
         let field_name = if head.status == 401 { "www-authenticate" } else { "proxy-authenticate" };
+        let framing = head.framing(ResponseTo::Connect).ok();
         let challenges = || http::challenges_in(&head.fields, field_name);
         let carried = challenges().find_map(|challenge| {
             let ours = challenge.is("NTLM") || challenge.is("Negotiate");
@@ -155,9 +156,9 @@ impl Answer {
             fields,
             offers: challenges().map(|challenge| printable(challenge.scheme)).take(16).collect(),
             carried,
-            persists: head.persists(),
+            persists: head.persists() && framing != Some(BodyFraming::ToClose),
             http10: head.version == Version::Http10,
-            framing: head.framing(ResponseTo::Connect).ok(),
+            framing,
             body: body.to_vec(),
         }
     }
@@ -210,7 +211,8 @@ fn shown_value(name: &str, value: &[u8]) -> String {
     if !challenge {
         return shortened(&printable(&text));
     }
-    // Folded lines leave several blanks. Joined challenges keep their commas; a word that decodes to NTLM or SPNEGO stands for its token.
+    // Folded lines leave several blanks. Joined challenges keep their commas. A word that decodes to NTLM or SPNEGO is
+    // shown by its name.
     let words = text.split_ascii_whitespace().map(|word| {
         let (bare, comma) = word.strip_suffix(',').map_or((word, ""), |bare| (bare, ","));
         match Carried::of("", bare).filter(|carried| bare.len() > 16 && (carried.message.is_some() || carried.spnego)) {
@@ -268,8 +270,7 @@ mod tests {
 
     #[test]
     fn a_token_on_a_folded_line_is_not_shown_either() {
-        let head =
-            format!("HTTP/1.1 407 No\r\nProxy-Authenticate: NTLM\r\n\t{}, Basic\r\n\r\n", trace::AUTHENTICATE);
+        let head = format!("HTTP/1.1 407 No\r\nProxy-Authenticate: NTLM\r\n\t{}, Basic\r\n\r\n", trace::AUTHENTICATE);
         let answer = Answer::of(head.as_bytes(), 4096).unwrap();
         assert_eq!(answer.fields[0].1, "NTLM <AUTHENTICATE_MESSAGE, 178 bytes>, Basic");
     }
