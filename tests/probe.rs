@@ -2,15 +2,18 @@
 
 mod support;
 
-use std::net::SocketAddr;
+use std::io::Write as _;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use ntlm_gateway::ntlm::NtHash;
 use ntlm_gateway::stub::{Counts, Personality, StubOptions, StubServer};
 use serde_json::Value;
+use support::client::read_head;
 use support::command::{Finished, run};
 use support::gateway::GATEWAY;
 use support::in_process::ACCOUNT;
+use support::listener::Listener;
 use support::origin::echo_origin;
 use support::scratch::{Scratch, free_port};
 use support::squid::{Leg, Squid, SquidOptions};
@@ -141,6 +144,31 @@ fn a_proxy_that_asks_first_gets_the_line_to_use() {
     // With that line there is nothing left to say.
     let told = seen(Personality::AsksFirst, PASSWORD, &["--first-leg", "plain"]);
     assert_eq!((told.code, told.verdict()), (Some(0), "works"), "{}", told.report);
+}
+
+#[test]
+fn a_proxy_that_hangs_up_on_an_unasked_message_works_with_a_plain_first_leg() {
+    let stub = stub(Personality::Plain);
+    let behind = stub.address();
+    // Closes a connection whose first request has credentials, and passes all others on.
+    let front = Listener::start(move |mut client| {
+        let Ok(head) = read_head(&mut client) else { return };
+        if head.to_ascii_lowercase().contains("proxy-authorization") {
+            return;
+        }
+        let mut upstream = TcpStream::connect(behind).expect("the stub");
+        upstream.write_all(head.as_bytes()).expect("the head");
+        let (mut from, mut to) = (upstream.try_clone().expect("a clone"), client.try_clone().expect("a clone"));
+        let back = std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        // Either side may be gone first.
+        let _ = std::io::copy(&mut client, &mut upstream);
+        let _ = upstream.shutdown(Shutdown::Both);
+        let _ = back.join();
+    });
+    let text =
+        probe(&front.address().to_string(), PASSWORD, &["--target", "echo.test:7"]).expect_success("probe").text();
+    assert!(text.contains("Verdict: works, but") && text.contains("  first_leg = \"plain\"\n"), "{text}");
+    assert_eq!(stub.counters().authenticates, 1);
 }
 
 #[test]

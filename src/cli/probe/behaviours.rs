@@ -2,7 +2,6 @@
 
 use super::conversation::{Conversation, Event, What};
 use super::message::{Answer, Carried, Sent};
-use crate::config::FirstLeg;
 use crate::http::BodyFraming;
 use crate::ntlm::{AvId, AvPairs, ChallengeMessage, FileTime, NegotiateFlags};
 
@@ -61,9 +60,6 @@ pub(super) fn observe(conversation: &Conversation) -> Vec<Behaviour> {
         );
     } else if granted_unproved(&legs) {
         seen.add("no-proof", "grants a tunnel without a proof: nothing says whether the password is right");
-    }
-    if conversation.first_leg == FirstLeg::Plain && legs.iter().any(|leg| leg.sent.carried.is_none()) {
-        seen.add("plain-first", "was asked without credentials first");
     }
     if let Some(message) = challenge(&conversation.events).and_then(|carried| carried.message.as_deref()) {
         seen.challenge_message(message, conversation.now);

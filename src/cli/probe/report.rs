@@ -42,8 +42,7 @@ impl Report {
         let product = product::guess(answers());
         let marks = product::marks(answers());
         let behaviours = behaviours::observe(&conversation);
-        let name = product.as_ref().map(|guess| guess.product);
-        let verdict = Verdict::of(config, target, &conversation, &behaviours, name);
+        let verdict = Verdict::of(config, target, &conversation, &behaviours);
         let proof = conversation.events.iter().rev().find_map(|event| match &event.what {
             What::Sent(sent) if sent.carries("AUTHENTICATE_MESSAGE") => sent.carried.as_ref(),
             _ => None,

@@ -86,6 +86,9 @@ fn show_rows(out: &mut String, title: &str, rows: &Rows) {
 }
 
 fn show_product(out: &mut String, report: &Report) {
+    if !report.events.iter().any(|event| matches!(event.what, What::Answered { .. })) {
+        return;
+    }
     out.push_str("\nWhat it is\n");
     match &report.product {
         Some(guess) => line(out, 2, &format!("{}, by “{}”", guess.product, guess.by)),

@@ -76,18 +76,12 @@ impl Verdict {
         }
     }
 
-    pub(super) fn of(
-        config: &Config,
-        target: &str,
-        conversation: &Conversation,
-        behaviours: &[Behaviour],
-        product: Option<&str>,
-    ) -> Verdict {
+    pub(super) fn of(config: &Config, target: &str, conversation: &Conversation, behaviours: &[Behaviour]) -> Verdict {
         let shows = |id: &str| behaviours.iter().any(|behaviour| behaviour.id == id);
         let (kind, summary) = judge(config, target, conversation, &shows);
         let mut verdict = Verdict { kind, summary, advice: Vec::new(), settings: Vec::new() };
         match kind {
-            Kind::Works | Kind::Declined => verdict.lines(config, conversation, &shows, product),
+            Kind::Works | Kind::Declined => verdict.lines(config, conversation, &shows),
             Kind::CredentialsRefused => verdict.doubts(config, conversation),
             Kind::HandshakeFails | Kind::NotNtlm => verdict.obstacles(conversation, &shows),
             _ => {}
@@ -99,13 +93,7 @@ impl Verdict {
     }
 
     /// The lines to run with, and what is to be known of them.
-    fn lines(
-        &mut self,
-        config: &Config,
-        conversation: &Conversation,
-        shows: &impl Fn(&str) -> bool,
-        product: Option<&str>,
-    ) {
+    fn lines(&mut self, config: &Config, conversation: &Conversation, shows: &impl Fn(&str) -> bool) {
         self.settings.push(format!("upstream = \"{}\"", config.upstream));
         self.settings.push(format!("user = '{}'", account(config)));
         let plain = conversation.first_leg == FirstLeg::Plain || shows("asks-first");
@@ -120,9 +108,6 @@ impl Verdict {
         }
         if shows("clock-skew") {
             self.advise("Set the clock: domain controllers refuse proofs whose time is far from theirs.");
-        }
-        if product == Some("Squid") && config.warm_per_shard > 0 {
-            self.settings.push(format!("warm = {}", config.warm_per_shard));
         }
     }
 
