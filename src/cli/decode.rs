@@ -1,12 +1,12 @@
 //! `ntlm-gateway decode`: an NTLM message in words, from base64 or from a header line of a trace.
 
-use std::fmt::Write;
 use std::io::{self, Read};
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command};
 use thiserror::Error;
 
+use super::words::aligned;
 use super::{fail, print};
 use crate::http::{self, TokenError};
 use crate::ntlm::{self, MessageError};
@@ -138,28 +138,6 @@ fn is_base64(piece: &str) -> bool {
     piece.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
 }
 
-fn aligned(fields: &[(String, String)]) -> String {
-    let widest = fields.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
-    let mut out = String::new();
-    for (name, value) in fields {
-        // Writing to a string does not fail.
-        let _ = writeln!(out, "{:widest$}  {}", printable(name), printable(value));
-    }
-    out
-}
-
-/// Names in a message come from a peer, and a terminal obeys control characters.
-fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character.is_control() {
-            true => out.extend(character.escape_default()),
-            false => out.push(character),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,12 +163,6 @@ mod tests {
         ] {
             assert_eq!(decode(&text).as_ref(), Ok(&expected), "{text}");
         }
-    }
-
-    #[test]
-    fn fields_are_aligned() {
-        let fields = [("a".to_owned(), "1".to_owned()), ("long".to_owned(), "x\n\u{1b}[2J".to_owned())];
-        assert_eq!(aligned(&fields), "a     1\nlong  x\\n\\u{1b}[2J\n");
     }
 
     #[test]

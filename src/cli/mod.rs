@@ -10,7 +10,9 @@ mod check;
 mod decode;
 mod demo;
 mod hash;
+mod probe;
 mod run;
+mod words;
 
 pub use demo::DemoOptions;
 
@@ -24,10 +26,13 @@ Run it against a proxy, and send a request through it:
 See what is wrong with a configuration before it runs:
   ntlm-gateway check --config gateway.toml
 
+See whether the proxy takes it, with one handshake:
+  ntlm-gateway probe --config gateway.toml
+
 `ntlm-gateway run --help` lists every setting.";
 
 /// Runs the subcommand that the process was started with. The exit code is 0 when it did what it was asked for, 1 when
-/// it failed, 2 when the command line is wrong.
+/// it failed, 2 when the command line is wrong; `probe` has further ones for what it found.
 #[must_use]
 pub fn main() -> ExitCode {
     match command().try_get_matches() {
@@ -45,6 +50,7 @@ fn dispatch(matches: &ArgMatches) -> ExitCode {
         Some(("run", matches)) => run::run(matches),
         Some(("demo", matches)) => demo::run(matches),
         Some(("check", matches)) => check::run(matches),
+        Some(("probe", matches)) => probe::run(matches),
         Some(("hash", _)) => hash::run(),
         Some(("decode", matches)) => decode::run(matches),
         _ => unreachable!("clap lets only the subcommands above pass"),
@@ -67,6 +73,7 @@ pub fn command() -> Command {
         .subcommand(run::command())
         .subcommand(demo::command())
         .subcommand(check::command())
+        .subcommand(probe::command())
         .subcommand(hash::command())
         .subcommand(decode::command())
 }

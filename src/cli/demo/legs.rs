@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use crate::cli::words::message_name;
 use crate::http::decode_token;
-use crate::ntlm::MessageType;
 
 /// Who speaks to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,19 +62,10 @@ fn describe(bytes: &[u8]) -> Vec<String> {
         if let Some((name, token)) = line.split_once(": NTLM ")
             && let Ok(message) = decode_token(token)
         {
-            described.push(format!("{name}: NTLM <{}, {} bytes>", name_of(&message), message.len()));
+            described.push(format!("{name}: NTLM <{}, {} bytes>", message_name(&message), message.len()));
         }
     }
     described
-}
-
-fn name_of(message: &[u8]) -> &'static str {
-    match MessageType::of(message) {
-        Ok(MessageType::Negotiate) => "NEGOTIATE_MESSAGE",
-        Ok(MessageType::Challenge) => "CHALLENGE_MESSAGE",
-        Ok(MessageType::Authenticate) => "AUTHENTICATE_MESSAGE",
-        Err(_) => "no NTLM message",
-    }
 }
 
 #[cfg(test)]

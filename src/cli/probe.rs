@@ -1,0 +1,103 @@
+//! `ntlm-gateway probe`: one handshake with the configured upstream, and what it tells about that upstream.
+
+mod behaviours;
+mod conversation;
+mod json;
+mod message;
+mod product;
+mod report;
+mod text;
+mod verdict;
+
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::{arguments, fail, print};
+use crate::config::{self, Config};
+use crate::http::Authority;
+use report::Report;
+
+/// Lies at no one proxy's door, and answers on its port.
+const DEFAULT_TARGET: &str = "example.com:443";
+
+const AFTER: &str = r"It sends one request without credentials, then one handshake with at most one AUTHENTICATE_MESSAGE; no more is counted
+against the account, and no byte is sent through the tunnel. Passwords, hashes and responses are never shown.
+
+Exit codes:
+  0  the handshake works, and the tunnel was opened
+  1  the configuration is wrong, or this machine failed
+  2  the command line is wrong
+  3  the upstream refused the credentials
+  4  the upstream cannot be reached: its name does not resolve, or it takes no connection
+  5  the upstream does not offer NTLM, or the handshake cannot work
+  6  the upstream takes the credentials, but declined the target
+
+Examples:
+  ntlm-gateway probe --upstream proxy.corp.example:8080 --user 'CORP\alice' --password-file ./password
+  ntlm-gateway probe --config gateway.toml --target intranet.corp.example:443 --json";
+
+pub(super) fn command() -> Command {
+    let about =
+        "Probe the upstream with one handshake: what it is, how it behaves, and whether the configuration works";
+    let command = Command::new("probe")
+        .about(about)
+        .arg(
+            Arg::new("target")
+                .long("target")
+                .value_name("HOST:PORT")
+                .default_value(DEFAULT_TARGET)
+                .value_parser(target)
+                .help("The origin to ask a tunnel to; nothing is sent through it"),
+        )
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one JSON object instead of text"))
+        .after_help(AFTER);
+    arguments::with_settings(command)
+}
+
+/// A target as a client would name it.
+fn target(text: &str) -> Result<String, String> {
+    match Authority::parse(text) {
+        Ok(authority) => Ok(authority.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+pub(super) fn run(matches: &ArgMatches) -> ExitCode {
+    let config = match arguments::sources(matches).and_then(|sources| config::load(&sources)) {
+        Ok(config) => config,
+        Err(errors) => return fail(errors),
+    };
+    let target = matches.get_one::<String>("target").map_or(DEFAULT_TARGET, String::as_str);
+    let report = probe(&config, target);
+    let shown = if matches.get_flag("json") { json::render(&report) } else { text::render(&report) };
+    match print(&shown) {
+        ExitCode::SUCCESS => ExitCode::from(report.verdict.exit_code()),
+        failed => failed,
+    }
+}
+
+fn probe(config: &Config, target: &str) -> Report {
+    Report::of(config, target, conversation::hold(config, target))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_lists_every_exit_code() {
+        let help = command().render_help().to_string();
+        for code in 0..=6 {
+            assert!(help.contains(&format!("\n  {code}  ")), "{code}: {help}");
+        }
+    }
+
+    #[test]
+    fn a_target_needs_a_host_and_a_port() {
+        assert_eq!(target("example.com:443").as_deref(), Ok("example.com:443"));
+        for text in ["example.com", ":443", "http://example.com:443", "a b:1", "x:0"] {
+            assert!(target(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! The conversation with the upstream: blocking sockets below the one handshake there is, each leg noted as it passes.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::message::{Answer, Sent};
+use crate::config::{Config, FirstLeg};
+use crate::fault::{At, Cause, Fault};
+use crate::handshake::{Credentials, Handshake, Nonces, Progress, Request};
+use crate::ntlm::FileTime;
+
+/// How much of a page is read to see what it says, in bytes.
+const PAGE_LIMIT_BYTES: usize = 16 * 1024;
+
+/// How long the rest of such a page is waited for.
+const PAGE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What is kept of an answer beyond its head, in bytes; a body that is longer says nothing more.
+const KEPT_BEYOND_HEAD_BYTES: usize = 64 * 1024;
+
+/// Something that happened, and when, from the beginning.
+#[derive(Debug)]
+pub(super) struct Event {
+    pub at: Duration,
+    pub what: What,
+}
+
+#[derive(Debug)]
+pub(super) enum What {
+    Resolved {
+        addresses: Vec<SocketAddr>,
+        took: Duration,
+    },
+    Connected {
+        address: SocketAddr,
+        took: Duration,
+    },
+    ConnectFailed {
+        address: SocketAddr,
+        error: String,
+        took: Duration,
+    },
+    Sent(Sent),
+    /// `after` the request.
+    Answered {
+        answer: Box<Answer>,
+        after: Duration,
+    },
+    /// The upstream ended the connection.
+    Closed,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Established,
+    Declined { status: u16, reason: String },
+    Failed(Fault),
+}
+
+/// All that was seen.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    pub events: Vec<Event>,
+    pub outcome: Outcome,
+    /// The first leg of the handshake that the outcome is of.
+    pub first_leg: FirstLeg,
+    /// A request without credentials was answered with a tunnel.
+    pub open: bool,
+    /// This machine's time when it ended.
+    pub now: FileTime,
+}
+
+/// Looks at what the upstream says to a request without credentials, then does the handshake as configured. Where that gets
+/// no challenge although one was offered, it is done once more with a plain first leg; no AUTHENTICATE_MESSAGE has been sent then.
+pub(super) fn hold(config: &Config, target: &str) -> Conversation {
+    let mut probe = Probe { config, target, began: Instant::now(), events: Vec::new(), authenticated: false };
+    let mut first_leg = config.first_leg;
+    let mut open = false;
+    let outcome = match probe.resolve() {
+        Err(fault) => Outcome::Failed(fault),
+        Ok(addresses) => {
+            let look = if first_leg == FirstLeg::Negotiate { probe.look(&addresses) } else { Look::GoOn };
+            open = matches!(look, Look::Open);
+            match look {
+                Look::Enough(outcome) => outcome,
+                _ => {
+                    let mut outcome = probe.shake_hands(&addresses, first_leg);
+                    if matches!(outcome, Outcome::Failed(_)) && matches!(look, Look::Offered) && probe.unheard() {
+                        first_leg = FirstLeg::Plain;
+                        outcome = probe.shake_hands(&addresses, first_leg);
+                    }
+                    outcome
+                }
+            }
+        }
+    };
+    Conversation { events: probe.events, outcome, first_leg, open, now: now() }
+}
+
+/// What the request without credentials brought.
+enum Look {
+    /// The handshake is worth a try.
+    GoOn,
+    /// NTLM or Negotiate is offered.
+    Offered,
+    /// A tunnel.
+    Open,
+    /// There is no point in a handshake.
+    Enough(Outcome),
+}
+
+struct Probe<'a> {
+    config: &'a Config,
+    target: &'a str,
+    began: Instant,
+    events: Vec<Event>,
+    authenticated: bool,
+}
+
+/// A connection and what came on it.
+struct Connection {
+    stream: TcpStream,
+    until: Instant,
+    /// Of the answer that is being read.
+    heard: Vec<u8>,
+    /// Of that, what the handshake has not taken.
+    untaken: Vec<u8>,
+}
+
+impl Probe<'_> {
+    fn note(&mut self, what: What) {
+        self.events.push(Event { at: self.began.elapsed(), what });
+    }
+
+    /// Resolves the upstream's name within the time that a connection may take.
+    fn resolve(&mut self) -> Result<Vec<SocketAddr>, Fault> {
+        let upstream = self.config.upstream.clone();
+        let begin = Instant::now();
+        let (tell, told) = mpsc::channel();
+        let name = upstream.to_string();
+        thread::spawn(move || {
+            let addresses = (upstream.host(), upstream.port()).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+            // Nobody listens once the time is up.
+            let _ = tell.send(addresses);
+        });
+        let fault = |cause, detail: String| Fault::new(At::Dial, cause, detail);
+        let addresses = match told.recv_timeout(self.config.timeouts.connect) {
+            Ok(Ok(addresses)) if !addresses.is_empty() => addresses,
+            Ok(Ok(_)) => return Err(fault(Cause::ResolveFailed, format!("{name} has no addresses"))),
+            Ok(Err(error)) => return Err(fault(Cause::ResolveFailed, format!("{name}: {error}"))),
+            Err(_) => return Err(fault(Cause::ResolveTimeout, format!("{name} was not resolved in time"))),
+        };
+        self.note(What::Resolved { addresses: addresses.clone(), took: begin.elapsed() });
+        Ok(addresses)
+    }
+
+    /// Connects to the first address that takes the connection.
+    fn dial(&mut self, addresses: &[SocketAddr]) -> Result<Connection, Fault> {
+        let mut last = Fault::new(At::Dial, Cause::ConnectUnreachable, "there is no address");
+        for address in addresses {
+            let begin = Instant::now();
+            let connected = TcpStream::connect_timeout(address, self.config.timeouts.connect);
+            match connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+                Ok(stream) => {
+                    self.note(What::Connected { address: *address, took: begin.elapsed() });
+                    let until = Instant::now() + self.config.timeouts.handshake;
+                    return Ok(Connection { stream, until, heard: Vec::new(), untaken: Vec::new() });
+                }
+                Err(error) => {
+                    last = Fault::dial_io(*address, &error);
+                    self.note(What::ConnectFailed {
+                        address: *address,
+                        error: error.to_string(),
+                        took: begin.elapsed(),
+                    });
+                }
+            }
+        }
+        Err(last)
+    }
+
+    fn handshake(&self, first_leg: FirstLeg) -> Handshake {
+        let identity = self.config.identity.clone();
+        let credentials = Credentials::new(identity, self.config.upstream.host(), first_leg);
+        let request = Request { authority: self.target.into(), fields: Box::default() };
+        Handshake::new(request, Arc::new(credentials), self.config.head_limit_bytes)
+    }
+
+    /// One request without credentials on a connection of its own.
+    fn look(&mut self, addresses: &[SocketAddr]) -> Look {
+        let mut handshake = self.handshake(FirstLeg::Plain);
+        let mut connection = match self.dial(addresses) {
+            Ok(connection) => connection,
+            Err(fault) => return Look::Enough(Outcome::Failed(fault)),
+        };
+        let mut out = Vec::new();
+        handshake.begin(&mut out);
+        let progress = match self.exchange(&mut handshake, &mut connection, &mut out) {
+            // What was to be sent next is left unsent.
+            Ok(progress) => progress,
+            Err(fault) => return Look::Enough(Outcome::Failed(fault)),
+        };
+        let offered = handshake.tally().unprompted > 0;
+        match progress {
+            Progress::Established => Look::Open,
+            Progress::Declined(declined) if declined.status == 401 => {
+                Look::Enough(Outcome::Declined { status: declined.status, reason: declined.reason })
+            }
+            _ if offered => Look::Offered,
+            _ => Look::GoOn,
+        }
+    }
+
+    /// One handshake over as many connections as it takes.
+    fn shake_hands(&mut self, addresses: &[SocketAddr], first_leg: FirstLeg) -> Outcome {
+        let mut handshake = self.handshake(first_leg);
+        let until = Instant::now() + self.config.timeouts.handshake;
+        loop {
+            let ended = self.dial(addresses).and_then(|mut connection| {
+                connection.until = until;
+                self.converse(&mut handshake, &mut connection)
+            });
+            match ended {
+                Ok(None) => {}
+                Ok(Some(outcome)) => return outcome,
+                Err(fault) => return Outcome::Failed(fault),
+            }
+        }
+    }
+
+    /// The handshake on one connection; `None` when it is to be dialled anew.
+    fn converse(&mut self, handshake: &mut Handshake, connection: &mut Connection) -> Result<Option<Outcome>, Fault> {
+        let mut out = Vec::new();
+        handshake.begin(&mut out);
+        loop {
+            match self.exchange(handshake, connection, &mut out)? {
+                Progress::More | Progress::Send => {}
+                Progress::Redial => return Ok(None),
+                Progress::Challenged => self.authenticate(handshake, &mut out)?,
+                Progress::Established => return Ok(Some(Outcome::Established)),
+                Progress::Declined(declined) => {
+                    return Ok(Some(Outcome::Declined { status: declined.status, reason: declined.reason }));
+                }
+            }
+        }
+    }
+
+    /// Answers the challenge, once in the life of the process.
+    fn authenticate(&mut self, handshake: &mut Handshake, out: &mut Vec<u8>) -> Result<(), Fault> {
+        if std::mem::replace(&mut self.authenticated, true) {
+            return Err(Fault::new(At::Authenticate, Cause::CredentialsHeld, "one AUTHENTICATE_MESSAGE has been sent"));
+        }
+        let mut nonces = Nonces { client_challenge: [0; 8], exported_session_key: [0; 16], now: now() };
+        for nonce in [nonces.client_challenge.as_mut_slice(), nonces.exported_session_key.as_mut_slice()] {
+            getrandom::fill(nonce).map_err(|error| {
+                Fault::new(At::Authenticate, Cause::ResourcesExhausted, format!("no random numbers: {error}"))
+            })?;
+        }
+        handshake.authenticate(&nonces, out)
+    }
+
+    /// Sends what is in `out` and reads until the handshake knows how to go on.
+    fn exchange(
+        &mut self,
+        handshake: &mut Handshake,
+        connection: &mut Connection,
+        out: &mut Vec<u8>,
+    ) -> Result<Progress, Fault> {
+        let request = std::mem::take(out);
+        self.note(What::Sent(Sent::of(&request)));
+        connection.heard.clear();
+        let sent = Instant::now();
+        // A write that fails may have an answer that came before it.
+        let _ = connection.set_timeouts().and_then(|()| connection.stream.write_all(&request));
+        let mut closed = false;
+        let progress = connection.hear(handshake, out, self.config.head_limit_bytes, &mut closed);
+        let (at, after) = (self.began.elapsed(), sent.elapsed());
+        let goes_on = matches!(progress, Ok(Progress::Send | Progress::Challenged | Progress::Established));
+        if !goes_on && !closed {
+            closed = connection.hear_page(self.config.head_limit_bytes);
+        }
+        if let Some(answer) = Answer::of(&connection.heard, self.config.head_limit_bytes) {
+            self.events.push(Event { at, what: What::Answered { answer: Box::new(answer), after } });
+        }
+        if closed {
+            self.note(What::Closed);
+        }
+        progress
+    }
+
+    /// No challenge has come yet, and nothing has been proved.
+    fn unheard(&self) -> bool {
+        let challenged =
+            |event: &Event| matches!(&event.what, What::Answered { answer, .. } if answer.carried.is_some());
+        !self.authenticated && !self.events.iter().any(challenged)
+    }
+}
+
+impl Connection {
+    fn set_timeouts(&self) -> io::Result<()> {
+        let left = self.until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        self.stream.set_write_timeout(Some(left))?;
+        self.stream.set_read_timeout(Some(left))
+    }
+
+    /// Feeds the handshake with what comes, until that makes a difference.
+    fn hear(
+        &mut self,
+        handshake: &mut Handshake,
+        out: &mut Vec<u8>,
+        head_limit_bytes: usize,
+        closed: &mut bool,
+    ) -> Result<Progress, Fault> {
+        let mut piece = [0; 16 * 1024];
+        loop {
+            if Instant::now() >= self.until {
+                return Err(late());
+            }
+            let count = match self.set_timeouts().and_then(|()| self.stream.read(&mut piece)) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Err(late());
+                }
+                Err(error) => {
+                    *closed = true;
+                    return handshake.closed().map_err(|_| Fault::upstream_io(At::Authenticate, &error));
+                }
+            };
+            if count == 0 {
+                *closed = true;
+                return handshake.closed();
+            }
+            let piece = piece.get(..count).unwrap_or_default();
+            if self.heard.len() < head_limit_bytes + KEPT_BEYOND_HEAD_BYTES {
+                self.heard.extend_from_slice(piece);
+            }
+            self.untaken.extend_from_slice(piece);
+            let (used, progress) = handshake.receive(&self.untaken, out)?;
+            self.untaken.drain(..used.min(self.untaken.len()));
+            if !matches!(progress, Progress::More) {
+                return Ok(progress);
+            }
+        }
+    }
+
+    /// Reads the rest of a page that the handshake has no use for: some say what is wrong. Returns whether the connection
+    /// ended.
+    fn hear_page(&mut self, head_limit_bytes: usize) -> bool {
+        let until = Instant::now() + PAGE_PATIENCE;
+        let mut piece = [0; 4096];
+        while Answer::of(&self.heard, head_limit_bytes)
+            .is_some_and(|answer| answer.is_cut() && answer.body.len() < PAGE_LIMIT_BYTES)
+        {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
+                return false;
+            }
+            match self.stream.read(&mut piece) {
+                Ok(0) => return true,
+                Ok(count) => self.heard.extend_from_slice(piece.get(..count).unwrap_or_default()),
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+}
+
+fn late() -> Fault {
+    Fault::new(At::Authenticate, Cause::HandshakeTimeout, "the upstream did not answer in time")
+}
+
+fn now() -> FileTime {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    FileTime::from_unix(since_1970.as_secs(), since_1970.subsec_nanos())
+}

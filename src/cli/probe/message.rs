@@ -1,0 +1,283 @@
+//! Requests and answers of the conversation, read once more for a person: what was on the wire, without its secrets.
+
+use crate::cli::words::{message_name, printable};
+use crate::http::{self, BodyFraming, FieldStorage, HeadEnd, ResponseHead, ResponseTo, Version};
+
+/// What begins every NTLM message (MS-NLMP 2.2).
+const SIGNATURE: &[u8] = b"NTLMSSP\0";
+
+/// The fields that tell something of a proxy or of what becomes of the connection; those with `X-` come to them.
+const TELLING: &[&str] = &[
+    "via",
+    "server",
+    "proxy-agent",
+    "proxy-connection",
+    "connection",
+    "keep-alive",
+    "content-length",
+    "transfer-encoding",
+    "proxy-authenticate",
+    "www-authenticate",
+    "proxy-support",
+    "set-cookie",
+    "location",
+    "retry-after",
+    "proxy-status",
+];
+
+/// The longest value shown, in characters.
+const VALUE_LIMIT_CHARS: usize = 300;
+
+/// A token of NTLM, out of its wrapping.
+#[derive(Clone, Debug)]
+pub(super) struct Carried {
+    /// `NTLM` or `Negotiate`, as sent.
+    pub scheme: String,
+    /// The token is of SPNEGO (RFC 4178).
+    pub spnego: bool,
+    /// The NTLM message in it; `None` if there is none.
+    pub message: Option<Vec<u8>>,
+    /// The length of the token, decoded.
+    pub token_bytes: usize,
+}
+
+impl Carried {
+    fn of(scheme: &str, token68: &str) -> Option<Carried> {
+        let token = http::decode_token(token68).ok()?;
+        let spnego = matches!(token.first(), Some(0x60 | 0xa1));
+        let start = token.windows(SIGNATURE.len()).position(|window| window == SIGNATURE);
+        let message = start.and_then(|start| token.get(start..)).map(<[u8]>::to_vec);
+        Some(Carried { scheme: scheme.to_owned(), spnego, message, token_bytes: token.len() })
+    }
+
+    /// The token by name and size; itself it is half a password.
+    pub(super) fn shown(&self) -> String {
+        let wrapping = if self.spnego { " in SPNEGO" } else { "" };
+        match &self.message {
+            Some(message) => format!("<{}, {} bytes{wrapping}>", message_name(message), message.len()),
+            None => format!("<a token of {} bytes{wrapping}, no NTLM message>", self.token_bytes),
+        }
+    }
+
+    /// Whether it is a message of that name.
+    pub(super) fn is(&self, name: &str) -> bool {
+        self.message.as_deref().is_some_and(|message| message_name(message) == name)
+    }
+}
+
+/// A request that was sent.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    /// Its request line.
+    pub start_line: String,
+    /// What its Proxy-Authorization carries.
+    pub carried: Option<Carried>,
+}
+
+impl Sent {
+    pub(super) fn of(request: &[u8]) -> Sent {
+        let text = String::from_utf8_lossy(request);
+        let mut lines = text.split("\r\n");
+        let start_line = printable(lines.next().unwrap_or_default());
+        let carried = lines.filter_map(|line| line.split_once(": ")).find_map(|(name, value)| {
+            let (scheme, token) = value.split_once(' ')?;
+            name.eq_ignore_ascii_case("proxy-authorization").then(|| Carried::of(scheme, token))?
+        });
+        Sent { start_line, carried }
+    }
+
+    /// Whether it carries a message of that name.
+    pub(super) fn carries(&self, name: &str) -> bool {
+        self.carried.as_ref().is_some_and(|carried| carried.is(name))
+    }
+}
+
+/// An answer that came.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    /// Its status line.
+    pub start_line: String,
+    /// 0 when it could not be read.
+    pub status: u16,
+    /// The fields that tell something, values printable, tokens replaced by their names.
+    pub fields: Vec<(String, String)>,
+    /// The schemes that it asks for, as sent.
+    pub offers: Vec<String>,
+    /// The token that came with a challenge.
+    pub carried: Option<Carried>,
+    /// Means to keep the connection open.
+    pub persists: bool,
+    /// HTTP/1.0.
+    pub http10: bool,
+    /// How its body ends; `None` where that cannot be told.
+    pub framing: Option<BodyFraming>,
+    /// The body, as far as it came.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// Reads the final answer in `bytes`; `None` as long as its head is not whole.
+    pub(super) fn of(bytes: &[u8], head_limit_bytes: usize) -> Option<Answer> {
+        let mut rest = bytes;
+        loop {
+            let length = HeadEnd::response().find(rest, head_limit_bytes).ok()??;
+            let (head, behind) = rest.split_at_checked(length)?;
+            let mut head = head.to_vec();
+            http::unfold_field_lines(&mut head);
+            let answer = match ResponseHead::parse(&head, &mut FieldStorage::new()) {
+                Ok(head) if head.is_informational() => None,
+                Ok(parsed) => Some(Answer::read(&parsed, start_line(&head), behind)),
+                Err(_) => Some(Answer::unread(&head)),
+            };
+            match answer {
+                Some(answer) => return Some(answer),
+                None => rest = behind,
+            }
+        }
+    }
+
+    fn read(head: &ResponseHead<'_>, start_line: String, body: &[u8]) -> Answer {
+        let field_name = if head.status == 401 { "www-authenticate" } else { "proxy-authenticate" };
+        let framing = head.framing(ResponseTo::Connect).ok();
+        let challenges = || http::challenges_in(&head.fields, field_name);
+        let carried = challenges().find_map(|challenge| {
+            let ours = challenge.is("NTLM") || challenge.is("Negotiate");
+            challenge.token68.filter(|_| ours).and_then(|token| Carried::of(challenge.scheme, token))
+        });
+        let telling = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            name.starts_with("x-") || TELLING.contains(&name.as_str())
+        };
+        let fields = head.fields.iter().filter(|field| telling(field.name));
+        let fields = fields.map(|field| (field.name.to_owned(), shown_value(field.name, field.value))).collect();
+        Answer {
+            start_line,
+            status: head.status,
+            fields,
+            offers: challenges().map(|challenge| printable(challenge.scheme)).take(16).collect(),
+            carried,
+            persists: head.persists() && framing != Some(BodyFraming::ToClose),
+            http10: head.version == Version::Http10,
+            framing,
+            body: body.to_vec(),
+        }
+    }
+
+    /// An answer that is no HTTP: its first line is all there is to show.
+    fn unread(head: &[u8]) -> Answer {
+        Answer {
+            start_line: start_line(head),
+            status: 0,
+            fields: Vec::new(),
+            offers: Vec::new(),
+            carried: None,
+            persists: false,
+            http10: false,
+            framing: None,
+            body: Vec::new(),
+        }
+    }
+
+    /// The values of a field, in any letter case.
+    pub(super) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.fields.iter().filter(move |field| field.0.eq_ignore_ascii_case(name)).map(|field| field.1.as_str())
+    }
+
+    /// Whether it offers a scheme.
+    pub(super) fn offers(&self, scheme: &str) -> bool {
+        self.offers.iter().any(|offer| offer.eq_ignore_ascii_case(scheme))
+    }
+
+    /// Whether the rest of the body is still to come.
+    pub(super) fn is_cut(&self) -> bool {
+        match self.framing {
+            Some(BodyFraming::Length(length)) => (self.body.len() as u64) < length,
+            Some(BodyFraming::Chunked) => !self.body.ends_with(b"0\r\n\r\n"),
+            Some(BodyFraming::ToClose) => true,
+            Some(BodyFraming::None) | None => false,
+        }
+    }
+}
+
+fn start_line(head: &[u8]) -> String {
+    let line = head.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or_default();
+    shortened(&printable(&String::from_utf8_lossy(line)))
+}
+
+/// A field's value, printable and not too long; of a challenge's token its name and size.
+fn shown_value(name: &str, value: &[u8]) -> String {
+    let text = String::from_utf8_lossy(value);
+    let challenge = ["proxy-authenticate", "www-authenticate"].contains(&name.to_ascii_lowercase().as_str());
+    if !challenge {
+        return shortened(&printable(&text));
+    }
+    // Folded lines leave several blanks. Joined challenges keep their commas. A word that decodes to NTLM or SPNEGO is
+    // shown by its name.
+    let words = text.split_ascii_whitespace().map(|word| {
+        let (bare, comma) = word.strip_suffix(',').map_or((word, ""), |bare| (bare, ","));
+        match Carried::of("", bare).filter(|carried| bare.len() > 16 && (carried.message.is_some() || carried.spnego)) {
+            Some(carried) => format!("{}{comma}", carried.shown()),
+            None => printable(word),
+        }
+    });
+    shortened(&words.collect::<Vec<_>>().join(" "))
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(VALUE_LIMIT_CHARS) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::trace;
+
+    #[test]
+    fn a_request_is_its_line_and_its_message_by_name() {
+        let head =
+            format!("CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\nProxy-Authorization: NTLM {}\r\n\r\n", trace::AUTHENTICATE);
+        let sent = Sent::of(head.as_bytes());
+        assert_eq!(sent.start_line, "CONNECT h:1 HTTP/1.1");
+        assert!(sent.carries("AUTHENTICATE_MESSAGE"));
+        assert_eq!(sent.carried.unwrap().shown(), "<AUTHENTICATE_MESSAGE, 178 bytes>");
+    }
+
+    #[test]
+    fn an_answer_shows_no_token_and_no_control_character() {
+        let head = format!(
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 407 \x1b[2J\r\nProxy-Authenticate: Basic realm=\"a\"\r\n\r\n\
+             HTTP/1.0 407 No\r\nVia: 1.0 a\u{9b}2J\r\nDate: today\r\nproxy-authenticate: NTLM {}\r\n\
+             Content-Length: 3\r\n\r\nab",
+            trace::AUTHENTICATE
+        );
+        let bad = Answer::of(head.as_bytes(), 4096).unwrap();
+        assert_eq!((bad.status, bad.start_line.as_str()), (0, "HTTP/1.0 407 \\u{1b}[2J"));
+        let good = head.split_once("\r\n\r\nHTTP/1.0 407 No").unwrap().1;
+        let good = Answer::of(format!("HTTP/1.0 407 No{good}").as_bytes(), 4096).unwrap();
+        assert_eq!(
+            good.fields,
+            [
+                ("Via".to_owned(), "1.0 a\\u{9b}2J".to_owned()),
+                ("proxy-authenticate".to_owned(), "NTLM <AUTHENTICATE_MESSAGE, 178 bytes>".to_owned()),
+                ("Content-Length".to_owned(), "3".to_owned()),
+            ]
+        );
+        assert!(good.is_cut() && good.http10 && !good.persists && good.offers("ntlm"));
+    }
+
+    #[test]
+    fn a_token_on_a_folded_line_is_not_shown_either() {
+        let head = format!("HTTP/1.1 407 No\r\nProxy-Authenticate: NTLM\r\n\t{}, Basic\r\n\r\n", trace::AUTHENTICATE);
+        let answer = Answer::of(head.as_bytes(), 4096).unwrap();
+        assert_eq!(answer.fields[0].1, "NTLM <AUTHENTICATE_MESSAGE, 178 bytes>, Basic");
+    }
+
+    #[test]
+    fn a_head_that_is_not_whole_is_no_answer_yet() {
+        assert!(Answer::of(b"HTTP/1.1 407 x\r\nVia: a\r\n", 4096).is_none());
+        assert!(Answer::of(b"HTTP/1.1 100 Continue\r\n\r\n", 4096).is_none());
+    }
+}

@@ -1,0 +1,125 @@
+//! A report in words.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::conversation::{Event, What};
+use super::message::{Answer, Sent};
+use super::report::{Report, Rows};
+use crate::cli::words::{aligned, printable};
+
+pub(super) fn render(report: &Report) -> String {
+    let mut out = String::new();
+    let Report { upstream, target, account, method, workstation, .. } = report;
+    line(
+        &mut out,
+        0,
+        &format!("Probe of {upstream} for {target}, as {account} by {method}, workstation {workstation}"),
+    );
+    out.push('\n');
+    for event in &report.events {
+        show_event(&mut out, event);
+    }
+    show_rows(&mut out, "The challenge", &report.challenge);
+    show_rows(&mut out, "The proof (its responses are not shown)", &report.authenticate);
+    show_product(&mut out, report);
+    if !report.behaviours.is_empty() {
+        out.push_str("\nWhat it does\n");
+    }
+    for behaviour in &report.behaviours {
+        line(&mut out, 2, &format!("{:<21} {}", behaviour.id, behaviour.what));
+    }
+    show_verdict(&mut out, report);
+    out
+}
+
+/// Writing to a string does not fail.
+fn line(out: &mut String, indent: usize, text: &str) {
+    let _ = writeln!(out, "{:indent$}{}", "", printable(text));
+}
+
+fn show_event(out: &mut String, event: &Event) {
+    let (first, further) = describe(&event.what);
+    let _ = writeln!(out, "  {:>8} ms  {}", ms(event.at), printable(&first));
+    for text in further {
+        line(out, 17, &text);
+    }
+}
+
+/// The first line of an event, and those below it.
+fn describe(what: &What) -> (String, Vec<String>) {
+    match what {
+        What::Resolved { addresses, took } => {
+            let mut ips: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+            ips.dedup();
+            (format!("resolved to {} in {} ms", ips.join(", "), ms(*took)), Vec::new())
+        }
+        What::Connected { address, took } => (format!("connected to {address} in {} ms", ms(*took)), Vec::new()),
+        What::ConnectFailed { address, error, took } => {
+            (format!("no connection to {address} after {} ms: {error}", ms(*took)), Vec::new())
+        }
+        What::Sent(sent) => describe_request(sent),
+        What::Answered { answer, after } => describe_answer(answer, *after),
+        What::Closed => ("the upstream closed the connection".to_owned(), Vec::new()),
+    }
+}
+
+fn describe_request(sent: &Sent) -> (String, Vec<String>) {
+    let carried = sent.carried.iter();
+    let fields = carried.map(|carried| format!("Proxy-Authorization: {} {}", carried.scheme, carried.shown()));
+    (format!("→ {}", sent.start_line), fields.collect())
+}
+
+fn describe_answer(answer: &Answer, after: Duration) -> (String, Vec<String>) {
+    let fields = answer.fields.iter().map(|(name, value)| format!("{name}: {value}"));
+    (format!("← {}  (after {} ms)", answer.start_line, ms(after)), fields.collect())
+}
+
+fn show_rows(out: &mut String, title: &str, rows: &Rows) {
+    if rows.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\n{title}");
+    for row in aligned(rows).lines() {
+        let _ = writeln!(out, "  {row}");
+    }
+}
+
+fn show_product(out: &mut String, report: &Report) {
+    if !report.events.iter().any(|event| matches!(event.what, What::Answered { .. })) {
+        return;
+    }
+    out.push_str("\nWhat it is\n");
+    match &report.product {
+        Some(guess) => line(out, 2, &format!("{}, by “{}”", guess.product, guess.by)),
+        None => line(out, 2, "its answers do not say"),
+    }
+    for (name, value) in &report.marks {
+        line(out, 2, &format!("{name}: {value}"));
+    }
+}
+
+fn show_verdict(out: &mut String, report: &Report) {
+    let verdict = &report.verdict;
+    let _ = writeln!(
+        out,
+        "\nVerdict: {} (exit code {}, {} ms)",
+        verdict.kind.words(),
+        verdict.exit_code(),
+        ms(report.took)
+    );
+    line(out, 2, &verdict.summary);
+    for advice in &verdict.advice {
+        line(out, 2, advice);
+    }
+    if !verdict.settings.is_empty() {
+        out.push_str("\nThe lines to use\n");
+    }
+    for setting in &verdict.settings {
+        line(out, 2, setting);
+    }
+}
+
+fn ms(duration: Duration) -> String {
+    format!("{:.2}", duration.as_secs_f64() * 1000.0)
+}
