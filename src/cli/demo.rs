@@ -1,5 +1,12 @@
 //! `ntlm-gateway demo`: the gateway together with a proxy that asks for NTLM, with no proxy, account or file to be had.
 
+/// A line on standard output. Whoever reads it may have seen enough and gone (`demo | head`): that is no error.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod legs;
 mod tap;
 
@@ -86,24 +93,21 @@ fn demonstrate(options: &DemoOptions) -> Result<(), Box<dyn std::error::Error>> 
     let tap = Tap::start(stub.address())?;
     let gateway = Gateway::start(&config(options, tap.address())?, || {})?;
     let listening = gateway.listening().first().copied().ok_or("the gateway has no address")?;
-    println!(
-        "An upstream proxy that demands NTLM, and verifies it, is on {}; it knows {DOMAIN}\\{USER}.",
-        stub.address()
-    );
-    println!("The gateway is on {listening}, its metrics on http://{}/metrics.\n", gateway.admin_address());
-    println!("One request of a client that knows nothing of NTLM:\n");
+    say!("An upstream proxy that demands NTLM, and verifies it, is on {}; it knows {DOMAIN}\\{USER}.", stub.address());
+    say!("The gateway is on {listening}, its metrics on http://{}/metrics.\n", gateway.admin_address());
+    say!("One request of a client that knows nothing of NTLM:\n");
     let before = gateway.metrics().encode()?;
     let page = fetch(listening, &tap)?;
-    println!("\nThrough the tunnel came the origin's page: {}\n", page.trim_end());
-    println!("What it changed in the metrics:\n");
-    changed(&before, &gateway.metrics().encode()?).iter().for_each(|line| println!("  {line}"));
+    say!("\nThrough the tunnel came the origin's page: {}\n", page.trim_end());
+    say!("What it changed in the metrics:\n");
+    changed(&before, &gateway.metrics().encode()?).iter().for_each(|line| say!("  {line}"));
     if !options.once {
-        println!("\nNow you:\n\n  curl --proxytunnel -x http://{listening} http://{HOST}/");
-        println!("  curl http://{}/metrics\n", gateway.admin_address());
-        println!(
+        say!("\nNow you:\n\n  curl --proxytunnel -x http://{listening} http://{HOST}/");
+        say!("  curl http://{}/metrics\n", gateway.admin_address());
+        say!(
             "There is no way out of the demonstration: its proxy plays the host {HOST} itself, and others it does not reach."
         );
-        println!("It serves until Ctrl-C.");
+        say!("It serves until Ctrl-C.");
         Signals::new([SIGINT, SIGTERM])?.forever().next();
     }
     gateway.stop();
@@ -122,6 +126,8 @@ fn config(options: &DemoOptions, upstream: SocketAddr) -> Result<Config, ConfigE
         ("user", account),
         ("shards", "1".into()),
         ("max_tunnels", "1000".into()),
+        // What is challenged ahead would stand among the legs and the metrics of the one request.
+        ("warm", "0".into()),
     ] {
         if let Some(key) = keys::find(name) {
             settings.give(key, Setting { text, origin: Origin::Default });

@@ -1,5 +1,6 @@
 //! The legs of a handshake, as lines for a person.
 
+use std::io::Write as _;
 use std::time::Instant;
 
 use crate::cli::words::message_name;
@@ -45,8 +46,8 @@ impl Legs {
         let after_ms = at.saturating_duration_since(self.began).as_secs_f64() * 1000.0;
         for (index, line) in describe(bytes).into_iter().enumerate() {
             match index {
-                0 => println!("  {after_ms:>7.2} ms  {:<18}  {line}", way.label()),
-                _ => println!("  {:>10}  {:<18}  {line}", "", ""),
+                0 => say!("  {after_ms:>7.2} ms  {:<18}  {line}", way.label()),
+                _ => say!("  {:>10}  {:<18}  {line}", "", ""),
             }
         }
     }

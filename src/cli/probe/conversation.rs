@@ -207,9 +207,6 @@ impl Probe<'_> {
         let offered = handshake.tally().unprompted > 0;
         match progress {
             Progress::Established => Look::Open,
-            Progress::Declined(declined) if declined.status == 401 => {
-                Look::Enough(Outcome::Declined { status: declined.status, reason: declined.reason })
-            }
             _ if offered => Look::Offered,
             _ => Look::GoOn,
         }

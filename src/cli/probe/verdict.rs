@@ -78,7 +78,7 @@ impl Verdict {
 
     pub(super) fn of(config: &Config, target: &str, conversation: &Conversation, behaviours: &[Behaviour]) -> Verdict {
         let shows = |id: &str| behaviours.iter().any(|behaviour| behaviour.id == id);
-        let (kind, summary) = judge(config, target, conversation, &shows);
+        let (kind, summary) = judge(config, target, conversation);
         let mut verdict = Verdict { kind, summary, advice: Vec::new(), settings: Vec::new() };
         match kind {
             Kind::Works | Kind::Declined => verdict.lines(config, conversation, &shows),
@@ -172,7 +172,7 @@ impl Verdict {
     }
 }
 
-fn judge(config: &Config, target: &str, conversation: &Conversation, shows: &impl Fn(&str) -> bool) -> (Kind, String) {
+fn judge(config: &Config, target: &str, conversation: &Conversation) -> (Kind, String) {
     let account = account(config);
     match &conversation.outcome {
         Outcome::Established if authenticated(conversation) => {
@@ -183,8 +183,7 @@ fn judge(config: &Config, target: &str, conversation: &Conversation, shows: &imp
             (Kind::Declined, format!("The upstream took {account}, and answered {target} with {status} {reason}."))
         }
         Outcome::Declined { status, reason } => {
-            let kind = if shows("transparent-401") { Kind::NotNtlm } else { Kind::HandshakeFails };
-            (kind, format!("The upstream answered {status} {reason} before anything was proved."))
+            (Kind::HandshakeFails, format!("The upstream answered {status} {reason} before anything was proved."))
         }
         Outcome::Failed(fault) => (kind_of(fault.cause), sentence(fault)),
     }
@@ -199,7 +198,7 @@ fn kind_of(cause: Cause) -> Kind {
         | Cause::ConnectTimeout => Kind::Unreachable,
         Cause::ResourcesExhausted => Kind::LocalFailure,
         Cause::CredentialsRefused => Kind::CredentialsRefused,
-        Cause::SchemeNotOffered => Kind::NotNtlm,
+        Cause::SchemeNotOffered | Cause::TransparentProxy => Kind::NotNtlm,
         _ => Kind::HandshakeFails,
     }
 }
