@@ -50,29 +50,22 @@ fn the_demo_shows_every_leg_and_ends_by_itself() {
     }
 }
 
+/// A start that is expected to fail, on these two addresses.
+fn refused_start(listen: &str, admin: &str) -> Finished {
+    let scratch = Scratch::new("refused");
+    let password = scratch.write("password", "x").display().to_string();
+    let upstream = ["--upstream", "127.0.0.1:9", "--user", "a", "--password-file", &password];
+    let said = gateway_says(&[["run", "--listen", listen, "--admin", admin].as_slice(), &upstream].concat());
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    said
+}
+
 #[test]
 fn a_busy_port_is_one_clear_error() {
     let held = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = held.local_addr().expect("an address").to_string();
-    let scratch = Scratch::new("busy");
-    let password = scratch.write("password", "x").display().to_string();
-    for flag in ["--listen", "--admin"] {
-        let other = if flag == "--listen" { "--admin" } else { "--listen" };
-        let args = [
-            "run",
-            flag,
-            &address,
-            other,
-            "127.0.0.1:0",
-            "--upstream",
-            "127.0.0.1:9",
-            "--user",
-            "a",
-            "--password-file",
-            &password,
-        ];
-        let said = gateway_says(&args);
-        assert_eq!(said.code, Some(1), "{}", said.stderr);
+    for (listen, admin) in [(address.as_str(), "127.0.0.1:0"), ("127.0.0.1:0", &address)] {
+        let said = refused_start(listen, admin);
         let errors: Vec<&str> = said.stderr.lines().filter(|line| line.contains("ERROR")).collect();
         assert_eq!(errors.len(), 1, "{}", said.stderr);
         assert!(errors[0].contains(&address) && errors[0].contains("another process listens there"), "{}", errors[0]);
@@ -81,23 +74,7 @@ fn a_busy_port_is_one_clear_error() {
 
 #[test]
 fn listening_beyond_loopback_without_a_word_on_who_may_come_is_refused() {
-    let scratch = Scratch::new("open");
-    let password = scratch.write("password", "x").display().to_string();
-    let args = [
-        "run",
-        "--listen",
-        "0.0.0.0:0",
-        "--admin",
-        "127.0.0.1:0",
-        "--upstream",
-        "127.0.0.1:9",
-        "--user",
-        "a",
-        "--password-file",
-        &password,
-    ];
-    let said = gateway_says(&args);
-    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    let said = refused_start("0.0.0.0:0", "127.0.0.1:0");
     assert!(said.stderr.contains("allow_clients"), "{}", said.stderr);
 }
 
