@@ -218,8 +218,7 @@ impl Controls {
     }
 
     fn credentials_held(&self) -> Option<Duration> {
-        let now_ms = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.guard().held(now_ms)
+        self.guard().held(limits::millis(self.epoch.elapsed()))
     }
 
     fn guard(&self) -> std::sync::MutexGuard<'_, Arc<Guard>> {
@@ -277,20 +276,19 @@ fn identity_label(config: &Config) -> String {
 }
 
 fn settings(config: &Config, guard: &Arc<Guard>) -> Settings {
-    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2);
     let credentials = Credentials::new(config.identity.clone(), config.upstream.host(), config.first_leg);
     Settings {
         upstream_name: config.upstream.to_string().into(),
         credentials: Arc::new(credentials),
         guard: Arc::clone(guard),
         timeouts: TimeoutsMs {
-            head: ms(config.timeouts.head),
-            connect: ms(config.timeouts.connect),
-            handshake: ms(config.timeouts.handshake),
-            idle: ms(config.timeouts.idle),
-            warm: ms(config.timeouts.warm),
-            half_closed: ms(config.timeouts.half_closed),
-            linger: ms(limits::LINGER_TIMEOUT),
+            head: limits::millis(config.timeouts.head),
+            connect: limits::millis(config.timeouts.connect),
+            handshake: limits::millis(config.timeouts.handshake),
+            idle: limits::millis(config.timeouts.idle),
+            warm: limits::millis(config.timeouts.warm),
+            half_closed: limits::millis(config.timeouts.half_closed),
+            linger: limits::millis(limits::LINGER_TIMEOUT),
         },
         head_limit_bytes: config.head_limit_bytes,
     }

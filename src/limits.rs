@@ -4,6 +4,12 @@
 
 use std::time::Duration;
 
+/// A duration in whole milliseconds, as the shards' clocks count; what is too long for them is cut so that it can still be
+/// added to a time.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
+}
+
 /// Longest request or response head, in bytes. Kerberos tickets of other clients make heads of 16 KiB and more; nothing
 /// honest comes near 64 KiB.
 pub const HEAD_LIMIT_BYTES: usize = 64 * 1024;

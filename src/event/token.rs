@@ -33,9 +33,6 @@ pub struct EventToken {
     pub lane: Lane,
 }
 
-/// Tokens below this belong to the shard itself (listeners, waker): no generation is 0.
-pub const SHARD_TOKENS: usize = 1 << 32;
-
 impl From<EventToken> for Token {
     fn from(token: EventToken) -> Token {
         let lane = match token.lane {
@@ -47,7 +44,7 @@ impl From<EventToken> for Token {
 }
 
 impl EventToken {
-    /// Reads a token back; `None` for one of the shard's own.
+    /// Reads a token back; `None` for one of the shard's own (listeners, waker): those are below 2^32, and no generation is 0.
     pub fn read(token: Token) -> Option<EventToken> {
         let generation = u32::try_from(token.0 >> 32).ok().filter(|generation| *generation != 0)?;
         let index = u32::try_from((token.0 & 0xffff_ffff) >> 2).ok()?;
@@ -80,6 +77,6 @@ mod tests {
     #[test]
     fn the_shards_own_tokens_are_nobodys() {
         assert_eq!(EventToken::read(Token(0)), None);
-        assert_eq!(EventToken::read(Token(SHARD_TOKENS - 1)), None);
+        assert_eq!(EventToken::read(Token((1 << 32) - 1)), None);
     }
 }

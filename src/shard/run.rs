@@ -13,7 +13,7 @@ use super::listener::Listeners;
 use super::message::Message;
 use crate::event::{self, EventToken, Key, Lane, Mailbox, Readiness, Sender, Timers};
 use crate::fault::is_exhaustion;
-use crate::limits;
+use crate::limits::{self, millis};
 use crate::metrics::Metrics;
 use crate::relay::PipePool;
 use crate::tunnel::warm::{self, WarmPool};
@@ -407,8 +407,4 @@ fn micros_since(epoch: Instant) -> u64 {
 
 fn micros_since_at(epoch: Instant, at: Instant) -> u64 {
     u64::try_from(at.saturating_duration_since(epoch).as_micros()).unwrap_or(u64::MAX)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
 }

@@ -66,11 +66,14 @@ impl Dial {
         }
         let until_ms = context.now_ms() + context.settings.timeouts.handshake;
         let started_us = context.now_us;
-        if let Some((upstream, handshake)) = warm::take(&request, key, 0, context) {
-            let attempt =
-                Attempt { handshake, leftover, started_us, until_ms, number: 0, path: Path::Warm, waiting: None };
-            return Authenticate::resume(attempt, upstream, key, client, context);
-        }
+        let request = match warm::take(request, key, 0, context) {
+            Ok((upstream, handshake)) => {
+                let attempt =
+                    Attempt { handshake, leftover, started_us, until_ms, number: 0, path: Path::Warm, waiting: None };
+                return Authenticate::resume(attempt, upstream, key, client, context);
+            }
+            Err(request) => request,
+        };
         let settings = &context.settings;
         let handshake = Handshake::new(request, settings.credentials.clone(), settings.head_limit_bytes);
         let attempt = Attempt { handshake, leftover, started_us, until_ms, number: 0, path: Path::Cold, waiting: None };

@@ -48,8 +48,7 @@ impl Shortage {
 
     /// Leaves the upstream alone for [`limits::WARM_REST`]; clients still get their cold connections.
     pub(super) fn rest(&self, now_ms: u64) {
-        let rest_ms = u64::try_from(limits::WARM_REST.as_millis()).unwrap_or(u64::MAX / 4);
-        self.rests_until_ms.store(now_ms + rest_ms, Ordering::Relaxed);
+        self.rests_until_ms.store(now_ms + limits::millis(limits::WARM_REST), Ordering::Relaxed);
     }
 
     /// Clients wait, and challenges have lately taken several times the usual, or none has come for so long.

@@ -78,14 +78,18 @@ impl WarmPool {
     }
 }
 
-/// Takes a challenged connection for a client's request and gives its events to the client's tunnel. A miss makes the
-/// pool grow.
-pub(super) fn take(request: &Request, key: Key, number: u8, context: &mut Context) -> Option<(Endpoint, Handshake)> {
+/// Takes a challenged connection for a client's request and gives its events to the client's tunnel. A miss gives the
+/// request back and makes the pool grow.
+pub(super) fn take(
+    request: Request,
+    key: Key,
+    number: u8,
+    context: &mut Context,
+) -> Result<(Endpoint, Handshake), Request> {
     let pool = &mut context.warm;
     if pool.cap == 0 {
-        return None;
+        return Err(request);
     }
-    pool.request = Some(request.clone());
     while let Some(index) = pool.ready.pop() {
         let Some(warm) = pool.connections.try_remove(index) else { continue };
         context.metrics.warm_ready.dec();
@@ -95,15 +99,16 @@ pub(super) fn take(request: &Request, key: Key, number: u8, context: &mut Contex
         let token = Token::from(EventToken { key, lane: Lane::Upstream(number) });
         let interest = Interest::READABLE | Interest::WRITABLE;
         if usable && context.registry.reregister(&mut upstream.stream, token, interest).is_ok() {
-            handshake.retarget(request.clone());
+            handshake.retarget(request);
             context.metrics.warm_hits.inc();
-            return Some((upstream, handshake));
+            return Ok((upstream, handshake));
         }
         context.metrics.warm_discarded(Discarded::Failed);
     }
     context.metrics.warm_misses.inc();
     context.warm.wanted = (context.warm.wanted + 1).min(context.warm.cap);
-    None
+    context.warm.request = Some(request.clone());
+    Err(request)
 }
 
 /// Dials as many connections as are wanted and missing; called once a turn.

@@ -23,7 +23,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::limits;
+use crate::limits::{self, millis};
 
 /// How many attempts the guard allows, and how fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -403,10 +403,6 @@ impl Drop for Ticket {
             self.guard.unanswered(self.number);
         }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
 }
 
 #[cfg(test)]
