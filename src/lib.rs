@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   accept → read request head → route → dial upstream → NTLM handshake → answer the client → relay → close
-//!   shard    http                tunnel  tunnel          handshake        tunnel              relay   tunnel
+//!   shard    http                route   tunnel          handshake        tunnel              relay   tunnel
 //! ```
 //!
 //! The dependency rule: `cli → supervisor → gateway → shard → tunnel → {handshake, relay, upstream, event}`;
@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod event;
 pub mod fault;
+pub mod fleet;
 pub mod gateway;
 pub mod handshake;
 pub mod http;
@@ -22,6 +23,7 @@ pub mod logging;
 pub mod metrics;
 pub mod ntlm;
 pub mod relay;
+pub mod route;
 pub mod shard;
 pub mod stub;
 pub mod supervisor;

@@ -164,3 +164,39 @@ pub const LOG_GATHER: Duration = Duration::from_millis(20);
 
 /// Challenges that take longer than this, in ms, and than four times the usual, come out of a queue at the upstream.
 pub const WARM_QUEUE_MS: u64 = 50;
+
+/// Upstreams that a configuration may name; a request remembers those it has tried in one word.
+pub const UPSTREAMS: usize = 64;
+
+/// Identities that a configuration may name.
+pub const IDENTITIES: usize = 64;
+
+/// Faults in a row that eject an upstream.
+pub const EJECT_AFTER: u32 = 3;
+
+/// From an upstream's ejection to its first check; each that fails rests twice as long, up to [`CHECK_LONGEST_REST`].
+pub const CHECK_REST: Duration = Duration::from_secs(1);
+
+/// See [`CHECK_REST`].
+pub const CHECK_LONGEST_REST: Duration = Duration::from_secs(30);
+
+/// Longest wait of a check for a connection, and for each answer.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The next address is tried beside one that has not answered for so long (RFC 8305 §5, Connection Attempt Delay).
+pub const RACE_DELAY: Duration = Duration::from_millis(250);
+
+/// Connections that one dial has under way at once.
+pub const RACERS: usize = 4;
+
+/// Threads that look up the names of origins that are reached without an upstream.
+pub const NAME_THREADS: usize = 4;
+
+/// Names that wait to be looked up; past them a request is told so.
+pub const NAME_QUEUE: usize = 1024;
+
+/// How long a name's addresses are remembered.
+pub const NAME_AGE: Duration = Duration::from_secs(30);
+
+/// Names that are remembered.
+pub const NAMES_KEPT: usize = 4096;

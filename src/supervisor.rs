@@ -87,14 +87,16 @@ fn announce(gateway: &Gateway, config: &Config) {
         log::info!("listening on {address}");
     }
     log::info!("admin on http://{}", gateway.admin_address());
-    let (domain, user) = (config.identity.domain(), config.identity.user());
-    let separator = if domain.is_empty() { "" } else { "\\" };
-    log::info!(
-        "upstream {} as {domain}{separator}{user}; shards: {}, tunnels at most: {}",
-        config.upstream,
-        config.shards,
-        config.max_tunnels
-    );
+    for upstream in &config.upstreams {
+        let addresses: Vec<String> = upstream.addresses.iter().map(ToString::to_string).collect();
+        log::info!("upstream {} at {}", upstream.name, addresses.join(", "));
+    }
+    for identity in &config.identities {
+        let (domain, user) = (identity.identity.domain(), identity.identity.user());
+        let separator = if domain.is_empty() { "" } else { "\\" };
+        log::info!("identity {}: {domain}{separator}{user}", identity.name);
+    }
+    log::info!("shards: {}, tunnels at most: {}", config.shards, config.max_tunnels);
 }
 
 struct Process {
@@ -162,8 +164,13 @@ impl Process {
         for setting in unchanged {
             log::warn!("{setting} has changed; that takes effect at the next start");
         }
-        let secret_changed = !same_secret(&self.config, &fresh);
-        self.gateway.reconfigure(&fresh, secret_changed);
+        let secret_changed = match self.gateway.reconfigure(&fresh) {
+            Ok(changed) => changed,
+            Err(error) => {
+                log::error!("the configuration cannot be taken over: {error}");
+                return;
+            }
+        };
         match (secret_changed, self.gateway.credentials_held()) {
             (true, _) => log::info!("configuration reloaded, with new credentials"),
             (false, None) => log::info!("configuration reloaded; the credentials are the same"),
@@ -190,23 +197,15 @@ fn keep_what_needs_a_start(old: &Config, fresh: &mut Config) -> Vec<&'static str
     keep! {
         listen: "listen",
         admin: "admin",
-        upstream: "upstream",
         allow_clients: "allow_clients",
         shards: "shards",
         pipes_per_shard: "limits.pipes_per_shard",
-        warm_per_shard: "warm",
         log_format: "log_format",
         log_level: "log_level",
     }
     // Cut to what the descriptors allow, it differs from what is written there.
     fresh.max_tunnels = old.max_tunnels;
     changed
-}
-
-fn same_secret(old: &Config, new: &Config) -> bool {
-    let (old, new) = (&old.identity, &new.identity);
-    old.nt_hash().to_hex() == new.nt_hash().to_hex()
-        && (old.domain(), old.user(), old.method()) == (new.domain(), new.user(), new.method())
 }
 
 /// Core files would hold the secret (invariant 5).

@@ -2,14 +2,17 @@
 
 use std::sync::mpsc;
 
+use crate::event::Key;
 use crate::tunnel::Settings;
 use crate::upstream::Resolution;
 
 /// One message.
 #[derive(Debug)]
 pub enum Message {
-    /// The upstream's name resolves anew.
-    Resolved(Resolution),
+    /// An upstream's name resolves anew: who waits for its addresses may go on.
+    Resolved,
+    /// The name of a tunnel's origin was looked up.
+    Found(Key, Resolution),
     /// The credential guard changed: who waits for it may ask again.
     GuardChanged,
     /// New tunnels go by this configuration.
