@@ -27,3 +27,4 @@ pub mod stub;
 pub mod supervisor;
 pub mod tunnel;
 pub mod upstream;
+pub mod watch;

@@ -47,7 +47,8 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
         &["shard", "admin", "tunnel", "handshake", "upstream", "event", "config", "logging", "metrics", "limits"],
         NoMio,
     ),
-    ("supervisor", &["gateway", "config", "limits"], Any),
+    ("watch", &["limits"], Any),
+    ("supervisor", &["gateway", "watch", "config", "limits"], Any),
     ("stub", &["ntlm", "http", "event", "limits"], Any),
     (
         "cli",
