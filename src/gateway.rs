@@ -5,7 +5,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::admin::{Admin, Status};
 use crate::config::Config;
 use crate::event::Sender;
 use crate::handshake::Credentials;
+use crate::inspect::TunnelList;
 use crate::limits;
 use crate::logging;
 use crate::metrics::Metrics;
@@ -69,6 +71,8 @@ struct Controls {
     /// When the shards' clock began.
     epoch: Instant,
     shutting_down: AtomicBool,
+    /// Whether `/tunnels` is served.
+    shows_tunnels: AtomicBool,
 }
 
 /// A gateway that is running.
@@ -123,6 +127,7 @@ impl Gateway {
             resolved,
             epoch,
             shutting_down: AtomicBool::new(false),
+            shows_tunnels: AtomicBool::new(config.admin_tunnels),
         });
         let ended = Arc::new(AtomicUsize::new(0));
         let threads = start_threads(shards, &ended, on_shard_end)?;
@@ -155,6 +160,7 @@ impl Gateway {
             *guard = new_guard(config, &bell, &self.controls.guard_number, &self.controls.metrics);
         }
         let settings = settings(config, &guard);
+        self.controls.shows_tunnels.store(config.admin_tunnels, Ordering::Relaxed);
         self.controls.tell_all(|| Message::Settings(Box::new(settings.clone())));
         self.controls.tell_all(|| Message::GuardChanged);
     }
@@ -208,6 +214,22 @@ impl Gateway {
         }
         outcome
     }
+
+    /// What `/healthz` asks, for another thread: whether the event loops turn. It waits up to
+    /// [`limits::SHARD_PATIENCE`].
+    pub fn heartbeat(&self) -> impl Fn() -> bool + Send + 'static {
+        let controls = Arc::clone(&self.controls);
+        move || controls.alive().is_ok()
+    }
+
+    /// Begins to write a line a tunnel into the log, on a thread of its own, for it waits for the shards.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn log_tunnels(&self) -> io::Result<JoinHandle<()>> {
+        let controls = Arc::clone(&self.controls);
+        thread::Builder::new().name("tunnels".into()).spawn(move || controls.describe().log())
+    }
 }
 
 impl Controls {
@@ -219,6 +241,27 @@ impl Controls {
 
     fn credentials_held(&self) -> Option<Duration> {
         self.guard().held(limits::millis(self.epoch.elapsed()))
+    }
+
+    /// What all tunnels are doing.
+    fn describe(&self) -> TunnelList {
+        let (answer, answers) = mpsc::channel();
+        self.tell_all(|| Message::Describe(answer.clone()));
+        drop(answer);
+        let until = Instant::now() + limits::SHARD_PATIENCE;
+        let mut list = TunnelList::default();
+        for heard in 0..self.shards.len() {
+            match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(described) => list.add(described),
+                // One that has ended has no tunnels.
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    list.without_shards(self.shards.len() - heard);
+                    break;
+                }
+            }
+        }
+        list
     }
 
     fn guard(&self) -> std::sync::MutexGuard<'_, Arc<Guard>> {
@@ -234,15 +277,19 @@ impl Status for Controls {
     }
 
     fn alive(&self) -> Result<(), String> {
-        const PATIENCE: Duration = Duration::from_secs(2);
         let (answer, answers) = mpsc::channel();
         self.tell_all(|| Message::Ping(answer.clone()));
         drop(answer);
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + limits::SHARD_PATIENCE;
         for heard in 0..self.shards.len() {
-            if answers.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
-                let silent = self.shards.len() - heard;
-                return Err(format!("{silent} of {} event loops do not turn", self.shards.len()));
+            match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(_) => {}
+                // The others have ended; in a shutdown that is what they are to do when their last tunnel has.
+                Err(RecvTimeoutError::Disconnected) if self.shutting_down.load(Ordering::Relaxed) => break,
+                Err(_) => {
+                    let silent = self.shards.len() - heard;
+                    return Err(format!("{silent} of {} event loops do not turn", self.shards.len()));
+                }
             }
         }
         Ok(())
@@ -261,6 +308,10 @@ impl Status for Controls {
             }
             None => Ok(()),
         }
+    }
+
+    fn tunnels(&self) -> Option<String> {
+        self.shows_tunnels.load(Ordering::Relaxed).then(|| self.describe().to_json())
     }
 }
 
@@ -316,7 +367,7 @@ fn new_guard(
             GuardState::Unproven => log::debug!("the credentials of {account} are to be proven anew"),
             GuardState::Refused => log::error!(
                 "{upstream} refuses the credentials of {account}: no further attempt for {} min, so that the account is not locked; \
-                 correct the password and reload (SIGHUP), which tries it at once",
+                 correct the password: a changed one is tried at once",
                 rest.as_secs().div_ceil(60)
             ),
         }

@@ -13,6 +13,10 @@ use crate::fault::{At, Cause, Fault};
 use crate::relay::Moved;
 use crate::upstream::GuardState;
 
+mod reloads;
+
+pub use reloads::ConfigMetrics;
+
 /// Bounds of the handshake histograms in seconds: from a proxy in the same rack to one that waits for its domain controller.
 const HANDSHAKE_BUCKETS_SECONDS: &[f64] =
     &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 75.0];
@@ -169,6 +173,8 @@ pub struct Metrics {
     pub stale_events: IntCounter,
     /// Log lines dropped because their reader stood still.
     pub log_lines_dropped: IntCounter,
+    /// What became of the configurations that were read.
+    pub config: ConfigMetrics,
 }
 
 /// Registers families as they are made.
@@ -288,6 +294,7 @@ impl Metrics {
                 .counter("stale_events_total", "Readiness events that came for an earlier owner of a slot")?,
             log_lines_dropped: make
                 .counter("log_lines_dropped_total", "Log lines dropped because their reader stood still")?,
+            config: ConfigMetrics::new(&make)?,
             registry: make.0,
         };
         metrics.guard_changed(GuardState::Unproven);

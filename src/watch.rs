@@ -85,25 +85,25 @@ impl Watcher {
             poll_at: now + limits::WATCH_POLL,
         };
         watcher.follow(files);
-        watcher.accept();
         watcher
     }
 
-    /// Watches these files from now on; one that is new is taken for changed at the next look.
+    /// Watches these files from now on. What a new one holds now is taken for known.
     pub fn follow(&mut self, files: &[PathBuf]) {
-        if self.files != files {
-            let old = std::mem::replace(&mut self.files, files.to_vec());
-            let seen = std::mem::take(&mut self.seen);
-            let known: BTreeMap<PathBuf, Option<u64>> = old.into_iter().zip(seen).collect();
-            self.seen = files.iter().map(|file| known.get(file).copied().flatten()).collect();
+        if self.files == files {
+            return;
         }
+        let old = std::mem::replace(&mut self.files, files.to_vec());
+        let known: BTreeMap<PathBuf, Option<u64>> = old.into_iter().zip(std::mem::take(&mut self.seen)).collect();
         self.rearm();
+        let seen = |file: &PathBuf| known.get(file).copied().unwrap_or_else(|| self.hash(file));
+        self.seen = self.files.iter().map(seen).collect();
     }
 
     /// Takes what the files hold now for known, because it is about to be read.
     pub fn accept(&mut self) {
         self.rearm();
-        self.seen = self.hashes();
+        self.seen = self.files.iter().map(|file| self.hash(file)).collect();
         self.stirred = None;
     }
 
@@ -141,8 +141,8 @@ impl Watcher {
         }
     }
 
-    fn hashes(&self) -> Vec<Option<u64>> {
-        self.files.iter().map(|file| hash(file, self.keys.build_hasher()).ok()).collect()
+    fn hash(&self, file: &Path) -> Option<u64> {
+        hash(file, self.keys.build_hasher()).ok()
     }
 }
 

@@ -15,14 +15,18 @@ fn flag(key: &'static Key) -> Arg {
         Kind::List => ArgAction::Append,
         _ => ArgAction::Set,
     };
-    Arg::new(key.name)
+    let arg = Arg::new(key.name)
         .long(key.flag)
         .value_name(key.value_name)
         .help(key.help_line())
         .help_heading(key.heading)
         .action(action)
         // A text that begins with a dash is the setting's to judge; its errors say more than clap's.
-        .allow_hyphen_values(key.kind == Kind::Integer)
+        .allow_hyphen_values(key.kind == Kind::Integer);
+    match key.kind {
+        Kind::Switch => arg.num_args(0..=1).default_missing_value("true"),
+        _ => arg,
+    }
 }
 
 /// The flags given, with the process's environment below them.

@@ -163,6 +163,7 @@ fn text_for(kind: Kind, value: &DeValue<'_>) -> Result<String, Problem> {
             let texts: Result<Vec<String>, Problem> = entries.iter().map(|entry| text_of(entry.get_ref())).collect();
             Ok(texts?.join(","))
         }
+        (Kind::Switch, DeValue::Boolean(on)) => Ok(on.to_string()),
         // A duration without a unit goes on as text: its own error shows the form.
         (Kind::Integer | Kind::Size | Kind::Duration, DeValue::Integer(number)) if number.radix() == 10 => {
             Ok(number.as_str().to_owned())
@@ -177,6 +178,7 @@ fn expected(kind: Kind) -> &'static str {
         Kind::List => "an array of strings, or one string",
         Kind::Integer => "a whole number",
         Kind::Duration => "a string such as \"30s\"",
+        Kind::Switch => "true or false",
         Kind::Size => "a string such as \"64KiB\", or a number of bytes",
     }
 }

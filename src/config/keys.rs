@@ -57,6 +57,8 @@ pub enum Kind {
     Duration,
     /// A number of bytes, with or without a unit.
     Size,
+    /// `true` or `false`; its flag alone means `true`.
+    Switch,
 }
 
 /// What holds when a setting is not given.
@@ -230,6 +232,17 @@ pub static KEYS: &[Key] = &[
         heading: LISTENING,
         help: "Where /metrics, /healthz and /readyz are served",
         default: Fallback::Value(|| "127.0.0.1:9100".into()),
+    },
+    Key {
+        name: "admin_tunnels",
+        flag: "admin-tunnels",
+        places: Places::Everywhere,
+        kind: Kind::Switch,
+        value_name: "true|false",
+        heading: LISTENING,
+        help: "Whether /tunnels on the administration address lists the open tunnels, with who uses them and for which \
+               destination",
+        default: Fallback::Value(|| "false".into()),
     },
     Key {
         name: "upstream",

@@ -16,6 +16,7 @@
 //! | `secrets` | where the password comes from |
 //! | `reading` | settings to values |
 //! | `host_name` | the default workstation |
+//! | `digest` | a number that tells two configurations apart |
 //! | `error` | what can be wrong |
 
 use std::ffi::OsString;
@@ -29,6 +30,7 @@ use log::LevelFilter;
 use crate::ntlm::Identity;
 use crate::upstream::HostPort;
 
+mod digest;
 mod error;
 mod file;
 mod host_name;
@@ -56,6 +58,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Where metrics and health are served.
     pub admin: SocketAddr,
+    /// Whether the open tunnels are shown there.
+    pub admin_tunnels: bool,
     /// The parent proxy.
     pub upstream: HostPort,
     /// The account to prove, with its secret.
@@ -82,6 +86,9 @@ pub struct Config {
     pub log_level: LevelFilter,
     /// The files this was read from: a change in one of them calls for a reload.
     pub files: Vec<PathBuf>,
+    /// A number of 48 bits made of the settings' texts, the secret not among them: the same in all processes that were
+    /// configured alike.
+    pub digest: u64,
 }
 
 /// How long each stage may take; from a millisecond to a week.
@@ -174,6 +181,7 @@ pub fn load_with_settings(sources: &Sources) -> Result<(Config, Settings), Confi
         (_, Some(errors)) => Err(errors),
         (Some(mut config), None) => {
             config.files.extend(sources.file.clone());
+            config.digest = digest::of(&settings);
             Ok((config, settings))
         }
         (None, None) => unreachable!("a configuration was refused without an error"),

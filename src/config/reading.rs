@@ -28,6 +28,7 @@ const WARM_LIMIT: usize = 1_000;
 /// The head limits that can be asked for, in bytes.
 const HEAD_LIMITS: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
 
+const SWITCH: &[(&str, bool)] = &[("true", true), ("false", false)];
 const METHODS: &[(&str, Method)] = &[("ntlmv2", Method::NtlmV2), ("ntlmv1-ess", Method::NtlmV1Ess)];
 const FIRST_LEGS: &[(&str, FirstLeg)] = &[("negotiate", FirstLeg::Negotiate), ("plain", FirstLeg::Plain)];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
@@ -60,6 +61,7 @@ impl Reader<'_> {
         let allow_clients = self.optional("allow_clients", networks).map(Option::unwrap_or_default);
         let listen = self.listen(allow_clients.as_deref(), account.as_ref());
         let admin = self.admin(listen.as_deref());
+        let admin_tunnels = self.choice("admin_tunnels", SWITCH);
         let upstream = self.required("upstream", |text| Ok(text.parse::<HostPort>()?));
         let identity = self.identity(account, secrets);
         let first_leg = self.choice("first_leg", FIRST_LEGS);
@@ -74,6 +76,7 @@ impl Reader<'_> {
         Some(Config {
             listen: listen?,
             admin: admin?,
+            admin_tunnels: admin_tunnels?,
             upstream: upstream?,
             identity: identity?,
             first_leg: first_leg?,
@@ -87,6 +90,7 @@ impl Reader<'_> {
             log_format: log_format?,
             log_level: log_level?,
             files: self.files(),
+            digest: 0,
         })
     }
 

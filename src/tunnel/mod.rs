@@ -23,6 +23,7 @@ mod record;
 mod relaying;
 mod reply;
 mod shortage;
+mod state;
 pub mod warm;
 
 use std::net::SocketAddr;
@@ -44,6 +45,7 @@ pub use entropy::Entropy;
 pub use read_head::Admission;
 pub use record::{ACCESS, End, Record};
 pub use shortage::Shortage;
+pub use state::TunnelState;
 
 /// The client's side of a tunnel: there at every stage.
 #[derive(Debug)]

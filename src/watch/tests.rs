@@ -192,3 +192,16 @@ fn a_circle_of_links_has_an_end_and_no_files_need_no_look() {
     assert_eq!(places(&[directory.join("a")]), Places::from([(directory.0.clone(), names)]));
     assert!(Watcher::with(None, &[], Instant::now()).due().is_none());
 }
+
+#[test]
+fn a_file_that_is_followed_later_is_noticed_and_one_that_is_not_any_more_is_left_alone() {
+    let directory = Directory::new();
+    let (old, new) = (directory.write("old", "one"), directory.write("new", "one"));
+    let mut watched = Watched::new(std::slice::from_ref(&old));
+    watched.watcher.follow(&[new]);
+    assert_eq!(watched.look(), Look::NotYet);
+    directory.write("old", "two");
+    assert_eq!(watched.look(), Look::NotYet);
+    directory.write("new", "two");
+    assert_eq!(watched.look(), Look::Changed);
+}
