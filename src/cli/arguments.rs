@@ -66,6 +66,18 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_needs_no_value_and_takes_one() {
+        for (line, expected) in [
+            (&["--admin-tunnels"][..], "true"),
+            (&["--admin-tunnels", "--shards", "1"], "true"),
+            (&["--admin-tunnels=false"], "false"),
+            (&["--admin-tunnels", "false"], "false"),
+        ] {
+            assert_eq!(given(line).given("admin_tunnels").unwrap().text, expected, "{line:?}");
+        }
+    }
+
+    #[test]
     fn help_lists_every_setting_with_its_variable_and_default() {
         let help = with_settings(Command::new("run")).term_width(0).render_help().to_string();
         for key in KEYS {

@@ -222,7 +222,7 @@ mod tests {
     fn the_types_that_make_sense_are_taken() {
         let (settings, errors) = parsed(
             "listen = ['127.0.0.1:1', '127.0.0.1:2']\nallow_clients = '10.0.0.0/8'\nshards = 4\nmax_tunnels = '1_0'\n\
-             limits = { head = 65_536 }\ntimeouts.drain = 30",
+             limits = { head = 65_536 }\ntimeouts.drain = 30\nadmin_tunnels = true",
         );
         assert_eq!(errors, Vec::<String>::new());
         for (name, text) in [
@@ -231,6 +231,7 @@ mod tests {
             ("shards", "4"),
             ("limits.head", "65536"),
             ("timeouts.drain", "30"),
+            ("admin_tunnels", "true"),
         ] {
             assert_eq!(settings.given(name).unwrap().text, text, "{name}");
         }
