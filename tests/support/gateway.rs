@@ -1,7 +1,8 @@
 //! The gateway under test, as a process of its own.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub struct GatewayOptions {
     pub user: String,
     /// The contents of the file for `--password-file`.
     pub password: String,
+    /// In place of a file that is made of `password`.
+    pub password_file: Option<PathBuf>,
     /// Further arguments of `run`.
     pub args: Vec<String>,
     /// Further environment.
@@ -42,6 +45,7 @@ impl GatewayOptions {
             upstreams: vec![upstream.to_string()],
             user: USER.to_owned(),
             password: PASSWORD.to_owned(),
+            password_file: None,
             args: Vec::new(),
             env: Vec::new(),
             before: None,
@@ -62,7 +66,8 @@ impl Gateway {
     /// Starts it on free ports and waits until it has said where they are.
     pub fn start(options: &GatewayOptions) -> Self {
         let scratch = Scratch::new("gateway");
-        let password_file = scratch.write("password", format!("{}\n", options.password));
+        let own_file = scratch.write("password", format!("{}\n", options.password));
+        let password_file = options.password_file.as_ref().unwrap_or(&own_file);
         let mut command = match &options.before {
             None => Process::command(GATEWAY),
             Some(line) => {
@@ -77,7 +82,7 @@ impl Gateway {
             command.arg("--upstream").arg(upstream);
         }
         command.args(&options.args).env_remove("RUST_LOG").envs(options.env.iter().map(|(k, v)| (k, v)));
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = Process::spawn("ntlm-gateway", &mut command);
         let log = collect_lines(&mut process);
         let find = |marker: &str| {
@@ -108,6 +113,17 @@ impl Gateway {
     /// Where clients connect, as the URL for `https_proxy` and `curl --proxy`.
     pub fn url(&self) -> String {
         format!("http://{}", self.listen)
+    }
+
+    /// Where its metrics and health are.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Waits until a line of the log has `part`, and gives that line.
+    pub fn wait_for_line(&self, part: &str) -> String {
+        let line = || self.log().into_iter().find(|line| line.contains(part));
+        wait_for(START_BOUND, line).unwrap_or_else(|| panic!("no line has {part:?}"))
     }
 
     /// Its process id.
@@ -174,17 +190,24 @@ impl Drop for Gateway {
     }
 }
 
-/// Reads the process's standard error on a thread that ends with the process.
+/// Reads the process's standard output and standard error on threads that end with the process.
 fn collect_lines(process: &mut Process) -> Arc<Mutex<Vec<String>>> {
+    let stdout = process.leader().stdout.take().expect("the gateway's piped standard output");
     let stderr = process.leader().stderr.take().expect("the gateway's piped standard error");
     let lines = Arc::new(Mutex::new(Vec::new()));
-    let sink = Arc::clone(&lines);
+    collect_from(stdout, &lines);
+    collect_from(stderr, &lines);
+    lines
+}
+
+fn collect_from(stream: impl Read + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) {
+    let sink = Arc::clone(lines);
     std::thread::spawn(move || {
-        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
             sink.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
     });
-    lines
 }
 
 /// The address that follows `marker`, whatever follows the address.
