@@ -30,6 +30,8 @@ pub struct GatewayOptions {
     pub password: String,
     /// In place of a file that is made of `password`.
     pub password_file: Option<PathBuf>,
+    /// The file has the NT hash instead: it is named with `--nt-hash-file`.
+    pub secret_is_hash: bool,
     /// Further arguments of `run`.
     pub args: Vec<String>,
     /// Further environment.
@@ -46,6 +48,7 @@ impl GatewayOptions {
             user: USER.to_owned(),
             password: PASSWORD.to_owned(),
             password_file: None,
+            secret_is_hash: false,
             args: Vec::new(),
             env: Vec::new(),
             before: None,
@@ -77,7 +80,7 @@ impl Gateway {
             }
         };
         command.args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--user", &options.user]);
-        command.arg("--password-file").arg(password_file);
+        command.arg(if options.secret_is_hash { "--nt-hash-file" } else { "--password-file" }).arg(password_file);
         for upstream in &options.upstreams {
             command.arg("--upstream").arg(upstream);
         }
