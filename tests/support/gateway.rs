@@ -1,7 +1,7 @@
 //! The gateway under test, as a process of its own.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,8 @@ pub const GATEWAY: &str = env!("CARGO_BIN_EXE_ntlm-gateway");
 /// How long the gateway may take to say where it listens.
 const START_BOUND: Duration = Duration::from_secs(20);
 
+const ANY_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+
 /// What a test may choose about its gateway.
 pub struct GatewayOptions {
     /// Each becomes an `--upstream`.
@@ -32,6 +34,10 @@ pub struct GatewayOptions {
     pub password_file: Option<PathBuf>,
     /// The file has the NT hash instead: it is named with `--nt-hash-file`.
     pub secret_is_hash: bool,
+    /// For `--listen` and `--admin`; free ports unless a test must know them before.
+    pub listen: SocketAddr,
+    /// See `listen`.
+    pub admin: SocketAddr,
     /// Further arguments of `run`.
     pub args: Vec<String>,
     /// Further environment.
@@ -49,6 +55,8 @@ impl GatewayOptions {
             password: PASSWORD.to_owned(),
             password_file: None,
             secret_is_hash: false,
+            listen: ANY_PORT,
+            admin: ANY_PORT,
             args: Vec::new(),
             env: Vec::new(),
             before: None,
@@ -79,7 +87,8 @@ impl Gateway {
                 shell
             }
         };
-        command.args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--user", &options.user]);
+        let (listen, admin) = (options.listen.to_string(), options.admin.to_string());
+        command.args(["run", "--listen", &listen, "--admin", &admin, "--user", &options.user]);
         command.arg(if options.secret_is_hash { "--nt-hash-file" } else { "--password-file" }).arg(password_file);
         for upstream in &options.upstreams {
             command.arg("--upstream").arg(upstream);
