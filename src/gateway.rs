@@ -222,6 +222,11 @@ impl Gateway {
         move || controls.alive().is_ok()
     }
 
+    /// What all tunnels are doing. It waits up to [`limits::SHARD_PATIENCE`].
+    pub fn tunnels(&self) -> TunnelList {
+        self.controls.describe()
+    }
+
     /// Begins to write a line a tunnel into the log, on a thread of its own, for it waits for the shards.
     ///
     /// # Errors

@@ -26,6 +26,16 @@ impl TunnelList {
         self.tunnels.append(&mut described.tunnels);
     }
 
+    /// How many are listed.
+    pub fn len(&self) -> usize {
+        self.tunnels.len()
+    }
+
+    /// Whether none is listed.
+    pub fn is_empty(&self) -> bool {
+        self.tunnels.is_empty()
+    }
+
     /// So many shards did not answer in time.
     pub fn without_shards(&mut self, silent: usize) {
         self.silent_shards = silent;

@@ -387,7 +387,7 @@ impl Shard {
         self.follow(key, next);
     }
 
-    /// Takes a few ms at the most, because it is bounded: about 0.2 µs a tunnel.
+    /// Takes a few ms at the most, because it is bounded: about 0.1 µs a tunnel (`benches/runtime.rs`).
     fn describe(&self) -> Described {
         let state = |(index, slot): (usize, &Slot)| {
             // It was made from a `u32`.
