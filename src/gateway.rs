@@ -7,7 +7,8 @@ mod way_out;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use crate::admin::{Admin, Status};
 use crate::config::Config;
 use crate::event::Sender;
 use crate::fleet::Fleet;
+use crate::inspect::TunnelList;
 use crate::limits;
 use crate::logging;
 use crate::metrics::Metrics;
@@ -68,6 +70,8 @@ struct Controls {
     /// `None` only while it is being replaced, or after that has failed.
     way_out: Mutex<Option<WayOut>>,
     shutting_down: AtomicBool,
+    /// Whether `/tunnels` is served.
+    shows_tunnels: AtomicBool,
 }
 
 /// A gateway that is running.
@@ -115,6 +119,7 @@ impl Gateway {
             workshop,
             way_out: Mutex::new(Some(way_out)),
             shutting_down: AtomicBool::new(false),
+            shows_tunnels: AtomicBool::new(config.admin_tunnels),
         });
         let ended = Arc::new(AtomicUsize::new(0));
         let threads = start_threads(shards, &ended, on_shard_end)?;
@@ -150,6 +155,7 @@ impl Gateway {
         let fresh = WayOut::build(config, &self.controls.workshop, way_out.take())?;
         let settings = settings(config, &fresh.fleet);
         *way_out = Some(fresh);
+        self.controls.shows_tunnels.store(config.admin_tunnels, Ordering::Relaxed);
         self.controls.tell_all(|| Message::Settings(Box::new(settings.clone())));
         self.controls.tell_all(|| Message::GuardChanged);
         self.controls.tell_all(|| Message::Resolved);
@@ -205,6 +211,27 @@ impl Gateway {
         }
         outcome
     }
+
+    /// What `/healthz` asks, for another thread: whether the event loops turn. It waits up to
+    /// [`limits::SHARD_PATIENCE`].
+    pub fn heartbeat(&self) -> impl Fn() -> bool + Send + 'static {
+        let controls = Arc::clone(&self.controls);
+        move || controls.alive().is_ok()
+    }
+
+    /// What all tunnels are doing. It waits up to [`limits::SHARD_PATIENCE`].
+    pub fn tunnels(&self) -> TunnelList {
+        self.controls.describe()
+    }
+
+    /// Begins to write a line a tunnel into the log, on a thread of its own, for it waits for the shards.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn log_tunnels(&self) -> io::Result<JoinHandle<()>> {
+        let controls = Arc::clone(&self.controls);
+        thread::Builder::new().name("tunnels".into()).spawn(move || controls.describe().log())
+    }
 }
 
 impl Controls {
@@ -216,6 +243,27 @@ impl Controls {
 
     fn credentials_held(&self) -> Option<Duration> {
         self.way_out().as_ref()?.held(limits::millis(self.workshop.epoch.elapsed()))
+    }
+
+    /// What all tunnels are doing.
+    fn describe(&self) -> TunnelList {
+        let (answer, answers) = mpsc::channel();
+        self.tell_all(|| Message::Describe(answer.clone()));
+        drop(answer);
+        let until = Instant::now() + limits::SHARD_PATIENCE;
+        let mut list = TunnelList::default();
+        for heard in 0..self.shards.len() {
+            match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(described) => list.add(described),
+                // One that has ended has no tunnels.
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    list.without_shards(self.shards.len() - heard);
+                    break;
+                }
+            }
+        }
+        list
     }
 
     fn way_out(&self) -> std::sync::MutexGuard<'_, Option<WayOut>> {
@@ -232,15 +280,19 @@ impl Status for Controls {
     }
 
     fn alive(&self) -> Result<(), String> {
-        const PATIENCE: Duration = Duration::from_secs(2);
         let (answer, answers) = mpsc::channel();
         self.tell_all(|| Message::Ping(answer.clone()));
         drop(answer);
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + limits::SHARD_PATIENCE;
         for heard in 0..self.shards.len() {
-            if answers.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
-                let silent = self.shards.len() - heard;
-                return Err(format!("{silent} of {} event loops do not turn", self.shards.len()));
+            match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(_) => {}
+                // The others have ended; in a shutdown that is what they are to do when their last tunnel has.
+                Err(RecvTimeoutError::Disconnected) if self.shutting_down.load(Ordering::Relaxed) => break,
+                Err(_) => {
+                    let silent = self.shards.len() - heard;
+                    return Err(format!("{silent} of {} event loops do not turn", self.shards.len()));
+                }
             }
         }
         Ok(())
@@ -259,6 +311,10 @@ impl Status for Controls {
             }
             None => Ok(()),
         }
+    }
+
+    fn tunnels(&self) -> Option<String> {
+        self.shows_tunnels.load(Ordering::Relaxed).then(|| self.describe().to_json())
     }
 }
 

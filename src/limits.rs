@@ -200,3 +200,27 @@ pub const NAME_AGE: Duration = Duration::from_secs(30);
 
 /// Names that are remembered.
 pub const NAMES_KEPT: usize = 4096;
+/// From a file's change to the reload, so that a file that is being written is not read half; each further change
+/// begins it anew.
+pub const WATCH_SETTLE: Duration = Duration::from_millis(200);
+
+/// Files that never come to rest are read after this all the same.
+pub const WATCH_SETTLE_MAX: Duration = Duration::from_secs(2);
+
+/// The watched files are read this often without a sign of change: some mounts (NFS, FUSE) give none.
+pub const WATCH_POLL: Duration = Duration::from_secs(30);
+
+/// As much of a watched file tells whether it has changed, in bytes: no configuration is longer.
+pub const WATCH_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Symbolic links followed on the way to a watched file, as many as the kernel follows.
+pub const WATCH_LINKS: usize = 40;
+
+/// Tunnels that are described at once, in the log or at `/tunnels`; of further ones only the number is told.
+pub const DESCRIBED_TUNNELS: usize = 10_000;
+
+/// Longest wait for the shards' answers to a question: a loop's turn takes milliseconds.
+pub const SHARD_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Longest wait for the service manager to take a notification.
+pub const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);

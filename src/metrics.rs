@@ -18,6 +18,10 @@ use crate::fault::{At, Cause, Fault};
 use crate::relay::Moved;
 use crate::upstream::GuardState;
 
+mod reloads;
+
+pub use reloads::ConfigMetrics;
+
 /// Bounds of the loop's turns in seconds.
 const TURN_BUCKETS_SECONDS: &[f64] = &[0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
 
@@ -54,6 +58,8 @@ pub struct Metrics {
     pub stale_events: IntCounter,
     /// Log lines dropped because their reader stood still.
     pub log_lines_dropped: IntCounter,
+    /// What became of the configurations that were read.
+    pub config: ConfigMetrics,
 }
 
 /// Registers families as they are made.
@@ -139,6 +145,7 @@ impl Metrics {
                 .counter("stale_events_total", "Readiness events that came for an earlier owner of a slot")?,
             log_lines_dropped: make
                 .counter("log_lines_dropped_total", "Log lines dropped because their reader stood still")?,
+            config: ConfigMetrics::new(&make)?,
             registry: make.0,
         })
     }

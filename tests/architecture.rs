@@ -48,11 +48,14 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
     ),
     ("shard", &["tunnel", "relay", "upstream", "event", "metrics", "fault", "limits"], Any),
     ("admin", &["http", "limits"], NoMio),
+    ("inspect", &["shard", "tunnel", "limits"], NoMio),
+    ("notify", &["limits"], NoMio),
     (
         "gateway",
         &[
             "shard",
             "admin",
+            "inspect",
             "tunnel",
             "fleet",
             "handshake",
@@ -65,7 +68,8 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
         ],
         NoMio,
     ),
-    ("supervisor", &["gateway", "config", "limits"], Any),
+    ("watch", &["limits"], Any),
+    ("supervisor", &["gateway", "watch", "notify", "config", "limits"], Any),
     ("stub", &["ntlm", "http", "event", "limits"], Any),
     (
         "cli",

@@ -197,7 +197,7 @@ fn text_for(key: &Key, value: &DeValue<'_>) -> Result<String, Problem> {
         (Kind::List, DeValue::Integer(number)) if number.radix() == 10 && takes_numbers => {
             Ok(number.as_str().to_owned())
         }
-        (Kind::Boolean, DeValue::Boolean(value)) => Ok(value.to_string()),
+        (Kind::Switch, DeValue::Boolean(value)) => Ok(value.to_string()),
         // A duration without a unit goes on as text: its own error shows the form.
         (Kind::Integer | Kind::Size | Kind::Duration, DeValue::Integer(number)) if number.radix() == 10 => {
             Ok(number.as_str().to_owned())
@@ -212,7 +212,7 @@ fn expected(kind: Kind) -> &'static str {
         Kind::List => "an array of strings, or one string",
         Kind::Integer => "a whole number",
         Kind::Duration => "a string such as \"30s\"",
-        Kind::Boolean => "true or false",
+        Kind::Switch => "true or false",
         Kind::Size => "a string such as \"64KiB\", or a number of bytes",
     }
 }
@@ -256,7 +256,7 @@ mod tests {
     fn the_types_that_make_sense_are_taken() {
         let (settings, errors) = parsed(
             "listen = ['127.0.0.1:1', '127.0.0.1:2']\nallow_clients = '10.0.0.0/8'\nshards = 4\nmax_tunnels = '1_0'\n\
-             limits = { head = 65_536 }\ntimeouts.drain = 30",
+             limits = { head = 65_536 }\ntimeouts.drain = 30\nadmin_tunnels = true",
         );
         assert_eq!(errors, Vec::<String>::new());
         for (name, text) in [
@@ -265,6 +265,7 @@ mod tests {
             ("shards", "4"),
             ("limits.head", "65536"),
             ("timeouts.drain", "30"),
+            ("admin_tunnels", "true"),
         ] {
             assert_eq!(settings.given(name).unwrap().text, text, "{name}");
         }

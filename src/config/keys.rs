@@ -60,8 +60,8 @@ pub enum Kind {
     Duration,
     /// A number of bytes, with or without a unit.
     Size,
-    /// `true` or `false`.
-    Boolean,
+    /// `true` or `false`; its flag alone means `true`.
+    Switch,
 }
 
 /// What holds when a setting is not given.
@@ -255,6 +255,17 @@ pub static KEYS: &[Key] = &[
         default: Fallback::Value(|| "127.0.0.1:9100".into()),
     },
     Key {
+        name: "admin_tunnels",
+        flag: "admin-tunnels",
+        places: Places::Everywhere,
+        kind: Kind::Switch,
+        value_name: "true|false",
+        heading: LISTENING,
+        help: "Whether /tunnels on the administration address lists the open tunnels, with who uses them and for which \
+               destination",
+        default: Fallback::Value(|| "false".into()),
+    },
+    Key {
         name: "upstream",
         flag: "upstream",
         places: Places::Everywhere,
@@ -402,7 +413,7 @@ pub static KEYS: &[Key] = &[
         name: "target_domain",
         flag: "target-domain",
         places: Places::Everywhere,
-        kind: Kind::Boolean,
+        kind: Kind::Switch,
         value_name: "true|false",
         heading: IDENTITY,
         help: "Prove the account in the domain that the proxy names in its challenge, and not in its own",
@@ -412,7 +423,7 @@ pub static KEYS: &[Key] = &[
         name: "allow_basic",
         flag: "allow-basic",
         places: Places::Everywhere,
-        kind: Kind::Boolean,
+        kind: Kind::Switch,
         value_name: "true|false",
         heading: IDENTITY,
         help: "Send the password itself (Basic) to a proxy that offers neither NTLM nor Negotiate; needs --password-file. Whoever sees \

@@ -18,6 +18,7 @@
 //! | `reading` | settings to values |
 //! | `parties` | identities, upstreams and routes |
 //! | `host_name` | the default workstation |
+//! | `digest` | a number that tells two configurations apart |
 //! | `error` | what can be wrong |
 
 use std::ffi::OsString;
@@ -32,6 +33,7 @@ use crate::ntlm::{Identity, NtHash};
 use crate::route::Rules;
 use crate::upstream::HostPort;
 
+mod digest;
 mod error;
 mod file;
 mod host_name;
@@ -63,6 +65,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Where metrics and health are served.
     pub admin: SocketAddr,
+    /// Whether the open tunnels are shown there.
+    pub admin_tunnels: bool,
     /// The accounts to prove, with their secrets; at least one. The first is that of clients for whom nothing else is said.
     pub identities: Vec<IdentityConfig>,
     /// The parent proxies, at least one, in the order in which they are tried.
@@ -93,6 +97,9 @@ pub struct Config {
     pub log_level: LevelFilter,
     /// The files this was read from: a change in one of them calls for a reload.
     pub files: Vec<PathBuf>,
+    /// A number of 48 bits made of the settings' texts, the secret not among them: the same in all processes that were
+    /// configured alike.
+    pub digest: u64,
 }
 
 impl Config {
@@ -289,6 +296,7 @@ pub fn load_with_settings(sources: &Sources) -> Result<(Config, Settings), Confi
         (_, Some(errors)) => Err(errors),
         (Some(mut config), None) => {
             config.files.extend(sources.file.clone());
+            config.digest = digest::of(&settings);
             Ok((config, settings))
         }
         (None, None) => unreachable!("a configuration was refused without an error"),

@@ -336,7 +336,7 @@ fn one_of(known: Option<&[&str]>, text: &str, what: &str) -> Result<usize, Probl
 }
 
 impl Reader<'_> {
-    fn flag(&mut self, name: &str) -> Option<bool> {
+    pub(super) fn flag(&mut self, name: &str) -> Option<bool> {
         self.required(name, truth)
     }
 }

@@ -61,6 +61,7 @@ impl Reader<'_> {
         let allow_clients = self.optional("allow_clients", networks).map(Option::unwrap_or_default);
         let listen = self.listen(allow_clients.as_deref(), account.as_ref());
         let admin = self.admin(listen.as_deref());
+        let admin_tunnels = self.flag("admin_tunnels");
         let parties = self.parties(account, secrets);
         let shards = self.required("shards", |text| Ok(parse_integer(text, 1..=MAX_SHARDS)?));
         let max_tunnels = self.required("max_tunnels", |text| Ok(parse_integer(text, 1..=TUNNELS_LIMIT)?));
@@ -74,6 +75,7 @@ impl Reader<'_> {
         Some(Config {
             listen,
             admin: admin?,
+            admin_tunnels: admin_tunnels?,
             allow_clients: allow_clients?,
             shards: shards?,
             max_tunnels: max_tunnels?,
@@ -89,6 +91,7 @@ impl Reader<'_> {
             order: parties.order,
             check: parties.check,
             rules: parties.rules,
+            digest: 0,
         })
     }
 

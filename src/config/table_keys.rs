@@ -25,12 +25,12 @@ pub static TABLE_KEYS: &[Key] = &[
     ),
     key(
         "identities.target_domain",
-        Kind::Boolean,
+        Kind::Switch,
         "true|false",
         "As `target_domain`; that one is the default",
         Fallback::Nothing,
     ),
-    key("identities.allow_basic", Kind::Boolean, "true|false", "As `allow_basic`", Fallback::Value(|| "false".into())),
+    key("identities.allow_basic", Kind::Switch, "true|false", "As `allow_basic`", Fallback::Value(|| "false".into())),
     key(
         "identities.listen",
         Kind::List,

@@ -95,6 +95,7 @@ fn defaults_are_those_of_the_limits() {
     let config = Given::enough().config();
     assert_eq!(config.listen, ["127.0.0.1:3128".parse().unwrap()]);
     assert_eq!(config.admin, "127.0.0.1:9100".parse().unwrap());
+    assert!(!config.admin_tunnels);
     assert_eq!(config.first_address().to_string(), "proxy.corp.example:8080");
     assert_eq!((config.first_identity().domain(), config.first_identity().user()), ("CORP", "alice"));
     assert_eq!(config.first_identity().method(), Method::NtlmV2);
@@ -130,6 +131,7 @@ fn every_setting_reaches_the_configuration() {
         .flag("without_credentials", ".exempt.example, *.update.example")
         .flag("listen", "127.0.0.1:1, [::1]:2")
         .flag("admin", "0.0.0.0:3")
+        .flag("admin_tunnels", "true")
         .flag("allow_clients", "10.1.2.3/8,2001:db8::/32,192.0.2.7")
         .flag("first_leg", "plain")
         .flag("warm", "7")
@@ -159,6 +161,7 @@ fn every_setting_reaches_the_configuration() {
     let config = given.config();
     assert_eq!(config.listen, ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
     assert_eq!(config.admin, "0.0.0.0:3".parse().unwrap());
+    assert!(config.admin_tunnels);
     let networks: Vec<String> = config.allow_clients.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7/32"]);
     assert_eq!(config.first_upstream().first_leg, FirstLeg::Plain);

@@ -205,7 +205,7 @@ impl Workshop {
                 GuardState::Unproven => log::debug!("the credentials of {account} are to be proven anew"),
                 GuardState::Refused => log::error!(
                     "the credentials of {account} are refused: no further attempt for {} min, so that the account is not locked; \
-                     correct the password and reload (SIGHUP), which tries it at once",
+                     correct the password: a changed one is tried at once",
                     rest.as_secs().div_ceil(60)
                 ),
             }

@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 
 use crate::event::Key;
-use crate::tunnel::Settings;
+use crate::tunnel::{Settings, TunnelState};
 use crate::upstream::Resolution;
 
 /// One message.
@@ -19,8 +19,19 @@ pub enum Message {
     Settings(Box<Settings>),
     /// Answer with the shard's number: the loop turns.
     Ping(mpsc::Sender<usize>),
+    /// Answer with what the tunnels are doing.
+    Describe(mpsc::Sender<Described>),
     /// Take no new connections; those that wait in the kernel are still accepted. End when no tunnel is left.
     Drain,
     /// Close what is left and end.
     Stop,
+}
+
+/// A shard's tunnels at one moment.
+#[derive(Debug)]
+pub struct Described {
+    /// At most [`crate::limits::DESCRIBED_TUNNELS`] of them.
+    pub tunnels: Vec<TunnelState>,
+    /// How many more there are.
+    pub left_out: usize,
 }

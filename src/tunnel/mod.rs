@@ -25,6 +25,7 @@ mod read_head;
 mod record;
 mod relaying;
 mod reply;
+mod state;
 pub mod warm;
 
 use std::net::SocketAddr;
@@ -47,6 +48,7 @@ pub use context::{Context, Settings, TimeoutsMs};
 pub use entropy::Entropy;
 pub use read_head::Admission;
 pub use record::{ACCESS, End, Record};
+pub use state::TunnelState;
 
 /// The client's side of a tunnel: there at every stage.
 #[derive(Debug)]
