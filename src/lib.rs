@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod event;
 pub mod fault;
+pub mod forward;
 pub mod gateway;
 pub mod handshake;
 pub mod http;
