@@ -165,6 +165,17 @@ fn a_request_without_a_body_withholds_nothing() {
 }
 
 #[test]
+fn a_trailer_field_that_connection_names_stays_behind() {
+    let head = |connection: &str| {
+        format!(
+            "POST http://h/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTrailer: Digest\r\n{connection}\r\n"
+        )
+    };
+    assert!(to_proxy(&request(&head("")).unwrap()).contains("\r\nTrailer: Digest\r\n"));
+    assert!(!to_proxy(&request(&head("Connection: Trailer\r\n")).unwrap()).contains("Trailer"));
+}
+
+#[test]
 fn an_expectation_is_heard_where_it_means_something() {
     let expects = |head: &str| request(head).map(|request| (request.expects_continue(), to_proxy(&request)));
     for (head, expected) in [

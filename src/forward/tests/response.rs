@@ -107,6 +107,12 @@ fn statuses_without_a_body_announce_none_but_what_a_304_stands_for() {
 }
 
 #[test]
+fn a_204_to_a_head_announces_nothing() {
+    let (text, _) = answer(&head_request(), "HTTP/1.1 204 x\r\nContent-Length: 5\r\n\r\n", true);
+    assert_eq!(text, "HTTP/1.1 204 x\r\nVia: 1.1 ntlm-gateway\r\n\r\n");
+}
+
+#[test]
 fn an_answer_of_two_readings_is_refused() {
     use FramingError::*;
     for (version, fields, error) in [
