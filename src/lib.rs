@@ -15,6 +15,7 @@ pub mod config;
 pub mod event;
 pub mod fault;
 pub mod fleet;
+pub mod forward;
 pub mod gateway;
 pub mod handshake;
 pub mod http;

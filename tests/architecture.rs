@@ -31,6 +31,7 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
     ("limits", &[], NoMio),
     ("ntlm", &[], Pure),
     ("http", &[], Pure),
+    ("forward", &["http"], Pure),
     ("fault", &["http"], NoMio),
     ("handshake", &["ntlm", "http", "fault", "limits"], NoMio),
     ("route", &["http"], NoMio),
