@@ -101,8 +101,14 @@ causes! {
     RequestHeadTooLarge "request_head_too_large" 431 Downstream HttpRequestError;
     /// HTTP of a version that is not 1.0 or 1.1.
     RequestVersion "request_version" 505 Downstream HttpRequestError;
-    /// A method other than CONNECT.
+    /// A request that is not for a proxy, or for a scheme that goes through a tunnel.
     MethodNotSupported "method_not_supported" 501 Downstream HttpRequestError;
+    /// The client expects something that the gateway does not know.
+    ExpectationFailed "expectation_failed" 417 Downstream HttpRequestError;
+    /// The request has been through this gateway already.
+    ForwardLoop "forward_loop" 508 Downstream ProxyLoopDetected;
+    /// The client sends its body, or reads its answer, too slowly.
+    BodyTimeout "body_timeout" 408 Downstream HttpRequestError;
     /// The client did not finish its head in time.
     HeadTimeout "head_timeout" 408 Downstream HttpRequestError;
     /// The client's address is not among those allowed.
@@ -141,6 +147,10 @@ causes! {
     ResponseBodyTooLarge "response_body_too_large" 502 Upstream HttpResponseBodySize;
     /// The upstream did not answer in time.
     HandshakeTimeout "handshake_timeout" 504 Upstream HttpResponseTimeout;
+    /// The upstream did not begin its answer to a plain HTTP request, or go on with it, in time.
+    ResponseTimeout "response_timeout" 504 Upstream HttpResponseTimeout;
+    /// The upstream asked for authentication anew in the middle of a request that cannot be repeated.
+    Reauthentication "reauthentication" 502 Upstream HttpProtocolError;
     /// The upstream asks for authentication but not for NTLM.
     SchemeNotOffered "scheme_not_offered" 502 Upstream ProxyConfigurationError;
     /// The upstream asks with 401, as an origin would: it is set up as a transparent proxy.

@@ -327,10 +327,15 @@ fn settings(config: &Config, fleet: &Arc<Fleet>) -> Settings {
             handshake: limits::millis(config.timeouts.handshake),
             idle: limits::millis(config.timeouts.idle),
             warm: limits::millis(config.timeouts.warm),
+            body: limits::millis(config.timeouts.body),
+            response: limits::millis(config.timeouts.response),
+            keep_alive: limits::millis(config.timeouts.keep_alive),
+            keep: limits::millis(config.timeouts.keep),
             half_closed: limits::millis(config.timeouts.half_closed),
             linger: limits::millis(limits::LINGER_TIMEOUT),
         },
         head_limit_bytes: config.head_limit_bytes,
+        via: config.via,
     }
 }
 

@@ -224,3 +224,27 @@ pub const SHARD_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Longest wait for the service manager to take a notification.
 pub const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Requests on one connection of a client, so that connections move over to new gateways and upstreams in the end.
+pub const REQUESTS_PER_CONNECTION: u32 = 10_000;
+
+/// Interim (1xx) answers to one request.
+pub const INTERIM_ANSWERS: u8 = 16;
+
+/// What must move within [`BODY_TIMEOUT`] while a client is waited for, in bytes, or it is too slow.
+pub const BODY_FLOOR_BYTES: u64 = 4 * 1024;
+
+/// How long a client may take for the next [`BODY_FLOOR_BYTES`] of its body or its answer.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// From the end of a request to the beginning of its answer.
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A client's connection between two requests.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// An authenticated upstream connection between two requests: below the 10 s after which some proxies close an idle one.
+pub const KEEP_AGE: Duration = Duration::from_secs(8);
+
+/// Authenticated upstream connections that a shard keeps for an upstream and an identity.
+pub const KEEP_PER_SHARD: usize = 32;

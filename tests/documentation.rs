@@ -157,7 +157,7 @@ fn exported_families() -> BTreeMap<String, Family> {
     let address = in_process::address(&gateway);
     let good = connect_name(address, "echo.test:7").expect("an answer");
     assert_eq!(good.status(), 200, "{}", good.head);
-    let bad = ask(address, b"GET http://echo.test/ HTTP/1.1\r\nHost: echo.test\r\n\r\n").expect("an answer");
+    let bad = ask(address, b"GET ftp://echo.test/ HTTP/1.1\r\nHost: echo.test\r\n\r\n").expect("an answer");
     assert_eq!(bad.status(), 501, "{}", bad.head);
     drop((good, bad));
     let closed = wait_for(Duration::from_secs(10), || (gateway.tunnels_open() == 0).then_some(()));

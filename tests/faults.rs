@@ -68,8 +68,8 @@ fn other_versions_and_methods_are_named() {
     let stub = stub();
     for (request, cause) in [
         ("CONNECT echo.test:7 HTTP/2.0\r\n\r\n", Cause::RequestVersion),
-        ("GET http://echo.test/ HTTP/1.1\r\nHost: echo.test\r\n\r\n", Cause::MethodNotSupported),
-        ("OPTIONS * HTTP/1.1\r\nHost: echo.test\r\n\r\n", Cause::MethodNotSupported),
+        ("GET ftp://echo.test/ HTTP/1.1\r\nHost: echo.test\r\n\r\n", Cause::MethodNotSupported),
+        ("OPTIONS * HTTP/1.1\r\nHost: echo.test\r\n\r\n", Cause::RequestMalformed),
     ] {
         let gateway = before_stub(&stub, &[]);
         let answer = ask(in_process::address(&gateway), request.as_bytes()).expect("an answer");

@@ -136,19 +136,6 @@ fn curl_fetches_plain_http_through_a_tunnel() {
 }
 
 #[test]
-fn a_plain_http_request_is_told_what_is_served_and_reaches_nobody() {
-    require_tools!("squid", "ntlm_auth", "curl", "python3");
-    let site = Site::new(HttpOrigin::http());
-    let got = site.run(path_of("curl"), |command| {
-        command.args(["-q", "-sS", "-i", &site.url()]);
-    });
-    let answer = got.expect_success("curl").text();
-    assert!(answer.starts_with("HTTP/1.1 501 ") && answer.contains("only CONNECT is served"), "{answer}");
-    assert!(answer.contains("Proxy-Status: ntlm-gateway; error=http_request_error"), "{answer}");
-    assert!(site.squid.log().iter().all(|line| line.method != "GET"), "{:#?}", site.squid.log());
-}
-
-#[test]
 fn a_clients_own_credentials_go_neither_to_squid_nor_to_the_origin() {
     require_tools!("squid", "ntlm_auth", "curl", "python3");
     let site = Site::new(HttpOrigin::http());

@@ -91,6 +91,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The longest head, in bytes, from 1 KiB to 1 MiB.
     pub head_limit_bytes: usize,
+    /// Whether plain HTTP messages say in their Via field that they came this way.
+    pub via: bool,
     /// The form of log lines.
     pub log_format: LogFormat,
     /// The least grave log lines to write; `RUST_LOG` wins over it.
@@ -183,6 +185,8 @@ pub struct UpstreamConfig {
     pub first_leg: FirstLeg,
     /// Connections that a shard challenges ahead at most; 0 for none.
     pub warm: usize,
+    /// Authenticated connections that a shard keeps for further requests at most; 0 for none.
+    pub keep: usize,
 }
 
 /// Which upstream of a group a request goes to.
@@ -219,6 +223,14 @@ pub struct Timeouts {
     pub idle: Duration,
     /// A connection that was challenged ahead and is not used.
     pub warm: Duration,
+    /// The next few KiB of a client's body, or of its answer.
+    pub body: Duration,
+    /// From the end of a plain HTTP request to the beginning of its answer.
+    pub response: Duration,
+    /// A client's connection between two requests.
+    pub keep_alive: Duration,
+    /// An authenticated upstream connection between two requests.
+    pub keep: Duration,
     /// A tunnel of which one direction has ended.
     pub half_closed: Duration,
     /// From the end of the shutdown delay to the close of what is left; may be zero.

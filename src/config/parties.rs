@@ -164,6 +164,7 @@ impl Reader<'_> {
     fn upstreams(&mut self, identities: Option<&[&str]>) -> Option<(Vec<UpstreamConfig>, Vec<String>)> {
         let first_leg = self.choice("first_leg", FIRST_LEGS);
         let warm = self.required("warm", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
+        let keep = self.required("keep", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
         let table = self.settings.entries("upstreams");
         let mut groups = Vec::new();
         let mut all = Vec::new();
@@ -177,6 +178,7 @@ impl Reader<'_> {
                 identity: None,
                 first_leg: first_leg.unwrap_or_default(),
                 warm: warm.unwrap_or_default(),
+                keep: keep.unwrap_or_default(),
             };
             all.push(self.required("upstream", hosts).map(|hosts| hosts.into_iter().map(alone).collect()));
         } else if self.settings.given("upstream").is_some() {
@@ -187,7 +189,8 @@ impl Reader<'_> {
             all.push(None);
         }
         for entry in table {
-            let upstream = self.entry(entry, |reader| reader.upstream(&mut groups, identities, first_leg, warm));
+            let upstream =
+                self.entry(entry, |reader| reader.upstream(&mut groups, identities, (first_leg, warm, keep)));
             all.push(upstream.map(|upstream| vec![upstream]));
         }
         let all: Vec<Vec<UpstreamConfig>> = all.into_iter().collect::<Option<_>>()?;
@@ -200,8 +203,7 @@ impl Reader<'_> {
         &mut self,
         groups: &mut Vec<String>,
         identities: Option<&[&str]>,
-        first_leg: Option<FirstLeg>,
-        warm: Option<usize>,
+        (first_leg, warm, keep): (Option<FirstLeg>, Option<usize>, Option<usize>),
     ) -> Option<UpstreamConfig> {
         let addresses = self.required("upstreams.address", hosts);
         let given_name = self.optional("upstreams.name", name);
@@ -210,6 +212,7 @@ impl Reader<'_> {
         let identity = self.optional("upstreams.identity", |text| one_of(identities, text, "identities"));
         let own_leg = self.optional_choice("upstreams.first_leg", FIRST_LEGS);
         let own_warm = self.optional("upstreams.warm", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
+        let own_keep = self.optional("upstreams.keep", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
         let (group, addresses) = (group?, addresses?);
         let number = groups.iter().position(|known| *known == group).unwrap_or_else(|| {
             groups.push(group);
@@ -223,6 +226,7 @@ impl Reader<'_> {
             identity: identity?,
             first_leg: own_leg?.or(first_leg)?,
             warm: own_warm?.or(warm)?,
+            keep: own_keep?.or(keep)?,
         })
     }
 

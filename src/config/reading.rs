@@ -68,6 +68,7 @@ impl Reader<'_> {
         let pipes = self.required("limits.pipes_per_shard", |text| Ok(parse_integer(text, 0..=PIPES_LIMIT)?));
         let head_limit = self.required("limits.head", |text| Ok(parse_size(text, HEAD_LIMITS)?));
         let timeouts = self.timeouts();
+        let via = self.flag("via");
         let log_format = self.choice("log_format", LOG_FORMATS);
         let log_level = self.choice("log_level", LOG_LEVELS);
         let parties = parties?;
@@ -82,6 +83,7 @@ impl Reader<'_> {
             pipes_per_shard: pipes?,
             timeouts: timeouts?,
             head_limit_bytes: head_limit?,
+            via: via?,
             log_format: log_format?,
             log_level: log_level?,
             files: self.files(),
@@ -100,6 +102,8 @@ impl Reader<'_> {
         let (connect, head) = (some_time("timeouts.connect"), some_time("timeouts.head"));
         let (handshake, idle) = (some_time("timeouts.handshake"), some_time("timeouts.idle"));
         let (warm, half_closed) = (some_time("timeouts.warm"), some_time("timeouts.half_closed"));
+        let (body, response) = (some_time("timeouts.body"), some_time("timeouts.response"));
+        let (keep_alive, keep) = (some_time("timeouts.keep_alive"), some_time("timeouts.keep"));
         let drain = self.duration("timeouts.drain", Duration::ZERO);
         let shutdown_delay = self.duration("timeouts.shutdown_delay", Duration::ZERO);
         Some(Timeouts {
@@ -108,6 +112,10 @@ impl Reader<'_> {
             handshake: handshake?,
             idle: idle?,
             warm: warm?,
+            body: body?,
+            response: response?,
+            keep_alive: keep_alive?,
+            keep: keep?,
             half_closed: half_closed?,
             drain: drain?,
             shutdown_delay: shutdown_delay?,

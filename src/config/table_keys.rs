@@ -96,6 +96,7 @@ pub static TABLE_KEYS: &[Key] = &[
         Fallback::Nothing,
     ),
     key("upstreams.warm", Kind::Integer, "NUMBER", "As `warm`; that one is the default", Fallback::Nothing),
+    key("upstreams.keep", Kind::Integer, "NUMBER", "As `keep`; that one is the default", Fallback::Nothing),
     key(
         "routes.host",
         Kind::List,

@@ -112,6 +112,10 @@ fn defaults_are_those_of_the_limits() {
         handshake: crate::limits::HANDSHAKE_TIMEOUT,
         idle: crate::limits::IDLE_TIMEOUT,
         warm: crate::limits::WARM_AGE,
+        body: crate::limits::BODY_TIMEOUT,
+        response: crate::limits::RESPONSE_TIMEOUT,
+        keep_alive: crate::limits::KEEP_ALIVE_TIMEOUT,
+        keep: crate::limits::KEEP_AGE,
         half_closed: crate::limits::HALF_CLOSED_TIMEOUT,
         drain: crate::limits::DRAIN_TIMEOUT,
         shutdown_delay: crate::limits::SHUTDOWN_DELAY,
@@ -149,6 +153,12 @@ fn every_setting_reaches_the_configuration() {
         .flag("timeouts.idle", "4s")
         .flag("timeouts.half_closed", "5s")
         .flag("timeouts.warm", "7s")
+        .flag("timeouts.body", "8s")
+        .flag("timeouts.response", "9s")
+        .flag("timeouts.keep_alive", "10s")
+        .flag("timeouts.keep", "11s")
+        .flag("keep", "12")
+        .flag("via", "false")
         .flag("timeouts.drain", "0s")
         .flag("timeouts.shutdown_delay", "6s")
         .flag("log_format", "json")
@@ -174,9 +184,12 @@ fn every_setting_reaches_the_configuration() {
     assert_eq!((config.order, identity.target_domain()), (Order::Balance, true));
     assert_eq!(config.check, Check::Handshake { target: "example.com:443".into() });
     assert_eq!((config.rules.no_proxy.len(), config.rules.without_credentials.len()), (2, 2));
-    let Timeouts { connect, head, handshake, idle, warm, half_closed, drain, shutdown_delay } = config.timeouts;
+    let Timeouts { connect, head, handshake, idle, warm, .. } = config.timeouts;
+    let Timeouts { body, response, keep_alive, keep, half_closed, drain, shutdown_delay, .. } = config.timeouts;
     let seconds = [connect, head, handshake, idle, warm, half_closed, drain, shutdown_delay].map(|time| time.as_secs());
     assert_eq!(seconds, [1, 2, 3, 4, 7, 5, 0, 6]);
+    assert_eq!([body, response, keep_alive, keep].map(|time| time.as_secs()), [8, 9, 10, 11]);
+    assert_eq!((config.first_upstream().keep, config.via), (12, false));
     assert_eq!((config.log_format, config.log_level), (LogFormat::Json, LevelFilter::Debug));
 }
 

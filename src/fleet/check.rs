@@ -54,7 +54,7 @@ impl Conversation<'_> {
             .set_read_timeout(Some(limits::CHECK_TIMEOUT))
             .and_then(|()| self.stream.set_write_timeout(Some(limits::CHECK_TIMEOUT)))
             .map_err(|error| other(&error))?;
-        let request = Request { authority: self.target.into(), fields: Box::default() };
+        let request = Request::connect(self.target, Vec::new());
         let mut handshake = Handshake::new(request, self.hop.credentials.clone(), limits::HEAD_LIMIT_BYTES);
         let (mut unused, mut out) = (Vec::new(), Vec::new());
         handshake.begin(&mut out);
@@ -79,7 +79,11 @@ impl Conversation<'_> {
                 Progress::More | Progress::Send => {}
                 Progress::Challenged if self.answer(&mut handshake, &mut out)? => {}
                 // It speaks HTTP and asks for the right thing; a second connection would tell no more.
-                Progress::Redial | Progress::Challenged | Progress::Established | Progress::Declined(_) => {
+                Progress::Redial
+                | Progress::Challenged
+                | Progress::Answered
+                | Progress::Established
+                | Progress::Declined(_) => {
                     return Ok(());
                 }
             }

@@ -22,7 +22,7 @@ use crate::upstream::Upstream;
 
 pub use check::check_by_handshake;
 pub use choice::{Order, Tried};
-pub use hop::{Hop, OnHop};
+pub use hop::{Habits, Hop, OnHop};
 pub use identity::{KnownIdentity, Login, LoginError};
 
 /// An upstream as a member of the fleet.

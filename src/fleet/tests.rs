@@ -38,6 +38,8 @@ fn fleet(order: Order, upstreams: &[(usize, u32)], identities: Vec<Arc<KnownIden
                 metrics: metrics.hop(&name, &known.name),
                 upstream_metrics: metrics.upstream(&name),
                 warm_cap: 0,
+                keep_cap: 0,
+                habits: Habits::default(),
             }));
         }
         let metrics = metrics.upstream(&name);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{self, Check, Config, IdentityConfig, UpstreamConfig};
 use crate::event::Sender;
-use crate::fleet::{Fleet, Hop, KnownIdentity, Member, Order, check_by_handshake};
+use crate::fleet::{Fleet, Habits, Hop, KnownIdentity, Member, Order, check_by_handshake};
 use crate::handshake::Credentials;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::shard::Message;
@@ -127,6 +127,8 @@ fn fleet(config: &Config, workshop: &Workshop, identities: &[OwnIdentity], upstr
                 metrics: workshop.metrics.hop(own.upstream.name(), &known.name),
                 upstream_metrics: own.metrics.clone(),
                 warm_cap: of_config.warm,
+                keep_cap: of_config.keep,
+                habits: Habits::default(),
             }));
         }
     }

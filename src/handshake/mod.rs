@@ -15,6 +15,7 @@
 //! Random numbers and the time are arguments.
 
 mod credentials;
+mod request;
 mod scheme;
 mod state;
 
@@ -22,6 +23,7 @@ mod state;
 mod tests;
 
 pub use credentials::{Credentials, FirstLeg};
+pub use request::Request;
 pub use scheme::KnownScheme;
 pub use scheme::Scheme;
-pub use state::{Declined, Handshake, Nonces, Progress, Request, Tally};
+pub use state::{Declined, Handshake, Nonces, Progress, Tally};

@@ -3,20 +3,13 @@
 use std::sync::Arc;
 
 use super::credentials::{BasicCredentials, Credentials, FirstLeg};
+use super::request::Request;
 use super::scheme::{Scheme, response_token};
 use crate::fault::{At, Cause, Fault};
-use crate::http::{self, BodyDrain, BodyFraming, FieldStorage, HeadEnd, ResponseHead, ResponseTo};
+use crate::forward::BodyToSend;
+use crate::http::{self, BodyDrain, BodyFraming, FieldStorage, HeadEnd, ResponseHead};
 use crate::limits;
 use crate::ntlm::{self, AuthenticateInputs, FileTime};
-
-/// The client's CONNECT as it goes upstream.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// `host:port` of the origin.
-    pub authority: Box<str>,
-    /// The client's end-to-end fields, each with its CRLF; Host and what concerns one hop only are not among them.
-    pub fields: Box<[u8]>,
-}
 
 /// The inputs of an AUTHENTICATE_MESSAGE that are new each time.
 #[derive(Clone, Copy)]
@@ -42,6 +35,8 @@ pub enum Progress {
     Challenged,
     /// The tunnel stands; what was not consumed belongs to it.
     Established,
+    /// The upstream answers the request itself, with or without proof: its head was not consumed.
+    Answered,
     /// The upstream took the credentials and declined the request; the answer is to be passed on.
     Declined(Declined),
 }
@@ -78,6 +73,8 @@ enum Leg {
     Plain,
     Negotiate,
     Authenticate,
+    /// The request with its body and without credentials, after the upstream has shown that it asks for none.
+    Bare,
 }
 
 #[derive(Debug)]
@@ -98,6 +95,7 @@ enum State {
 enum AfterDrain {
     Answer(Vec<u8>),
     Negotiate,
+    Bare,
 }
 
 /// One handshake, over as many connections as it takes.
@@ -198,11 +196,12 @@ impl Handshake {
         }
         let message = self.credentials.negotiate.as_slice();
         match leg {
-            Leg::Plain => write_request(&self.request, None, out),
+            Leg::Plain => self.request.write(None, BodyToSend::Withheld, out),
+            Leg::Bare => self.request.write(None, BodyToSend::Real, out),
             _ => {
                 let wrapped = self.scheme.wrap_first(message);
                 let token = wrapped.as_deref().unwrap_or(message);
-                write_request(&self.request, Some((self.scheme.name(), token)), out);
+                self.request.write(Some((self.scheme.name(), token)), BodyToSend::Withheld, out);
             }
         }
         self.sent(leg);
@@ -218,7 +217,7 @@ impl Handshake {
         };
         if self.scheme == Scheme::Basic {
             let basic = self.credentials.basic.as_ref().map(BasicCredentials::reveal).unwrap_or_default();
-            write_request(&self.request, Some((self.scheme.name(), basic)), out);
+            self.request.write(Some((self.scheme.name(), basic)), BodyToSend::Real, out);
             self.sent(Leg::Authenticate);
             return Ok(());
         }
@@ -233,7 +232,7 @@ impl Handshake {
             .map_err(|error| fault(Cause::ChallengeMalformed, format!("the challenge cannot be answered: {error}")))?;
         let wrapped = self.scheme.wrap_answer(&message);
         let token = wrapped.as_deref().unwrap_or(&message);
-        write_request(&self.request, Some((self.scheme.name(), token)), out);
+        self.request.write(Some((self.scheme.name(), token)), BodyToSend::Real, out);
         self.sent(Leg::Authenticate);
         Ok(())
     }
@@ -255,9 +254,18 @@ impl Handshake {
                     else {
                         return Ok((used, Progress::More));
                     };
+                    let asked = Asked {
+                        request: &self.request,
+                        sent,
+                        scheme: self.scheme,
+                        basic: self.credentials.basic.is_some(),
+                    };
+                    let decision = with_head(&rest[..length], |head| decide(head, &asked))??;
+                    if let Decision::Answered = decision {
+                        self.state = State::Ended;
+                        return Ok((used, Progress::Answered));
+                    }
                     used += length;
-                    let (scheme, basic) = (self.scheme, self.credentials.basic.is_some());
-                    let decision = with_head(&rest[..length], |head| decide(head, sent, scheme, basic))??;
                     if let Some(progress) = self.follow(decision)? {
                         return Ok((used, progress));
                     }
@@ -311,6 +319,14 @@ impl Handshake {
                 }
                 Ok(None)
             }
+            Decision::Answered => Ok(Some(Progress::Answered)),
+            Decision::NoProof { framing } => match framing {
+                Some(framing) => Ok(self.drain(framing, AfterDrain::Bare)),
+                None => self.again(Cause::HandshakeBroken, ASKED_AGAIN).map(|progress| {
+                    self.state = State::Ready(Leg::Bare);
+                    Some(progress)
+                }),
+            },
             Decision::Established => {
                 self.state = State::Ended;
                 Ok(Some(Progress::Established))
@@ -376,6 +392,11 @@ impl Handshake {
                 self.state = State::Challenged { challenge };
                 Ok(Progress::Challenged)
             }
+            AfterDrain::Bare => {
+                self.state = State::Ready(Leg::Bare);
+                self.begin(out);
+                Ok(Progress::Send)
+            }
             AfterDrain::Negotiate => {
                 self.check_beginnings(Cause::HandshakeBroken, ASKED_AGAIN)?;
                 self.begin(out);
@@ -414,6 +435,11 @@ const TRANSPARENT: &str = "the upstream asks with 401 and WWW-Authenticate, as a
 /// What an answer means, as far as it can be told from the answer and what was sent.
 enum Decision {
     Skip,
+    Answered,
+    /// The upstream asks for no proof, and has not seen the request's body.
+    NoProof {
+        framing: Option<BodyFraming>,
+    },
     Established,
     Declined(Declined),
     /// `framing` is `None` when the connection will not go on.
@@ -438,14 +464,27 @@ enum Decision {
     },
 }
 
-fn decide(head: &ResponseHead<'_>, sent: Leg, scheme: Scheme, basic: bool) -> Result<Decision, Fault> {
-    let framing =
-        head.framing(ResponseTo::Connect).map_err(|error| fault(Cause::ResponseMalformed, error.to_string()))?;
+/// What an answer is judged by.
+struct Asked<'a> {
+    request: &'a Request,
+    sent: Leg,
+    scheme: Scheme,
+    /// Basic may be used.
+    basic: bool,
+}
+
+fn decide(head: &ResponseHead<'_>, asked: &Asked<'_>) -> Result<Decision, Fault> {
+    let framing = head
+        .framing(asked.request.response_to())
+        .map_err(|error| fault(Cause::ResponseMalformed, error.to_string()))?;
+    if asked.request.is_forward() && head.status != 407 {
+        return Ok(decide_forward(head, framing, asked));
+    }
     match head.status {
         _ if head.is_informational() => Ok(Decision::Skip),
         200..=299 => Ok(Decision::Established),
         401 => Err(fault(Cause::TransparentProxy, TRANSPARENT)),
-        407 => decide_407(head, framing, sent, scheme, basic),
+        407 => decide_407(head, framing, asked),
         status => {
             let mut fields = Vec::new();
             http::copy_end_to_end_fields(&head.fields, &mut fields);
@@ -455,13 +494,21 @@ fn decide(head: &ResponseHead<'_>, sent: Leg, scheme: Scheme, basic: bool) -> Re
     }
 }
 
-fn decide_407(
-    head: &ResponseHead<'_>,
-    framing: BodyFraming,
-    sent: Leg,
-    scheme: Scheme,
-    basic: bool,
-) -> Result<Decision, Fault> {
+/// An answer to a plain HTTP request that asks for no proof, or for no further one.
+fn decide_forward(head: &ResponseHead<'_>, framing: BodyFraming, asked: &Asked<'_>) -> Decision {
+    let withheld = matches!(asked.sent, Leg::Plain | Leg::Negotiate);
+    match head.is_informational() {
+        true if withheld => Decision::Skip,
+        false if withheld && asked.request.has_body() => {
+            let persists = head.persists() && framing != BodyFraming::ToClose;
+            Decision::NoProof { framing: persists.then_some(framing) }
+        }
+        _ => Decision::Answered,
+    }
+}
+
+fn decide_407(head: &ResponseHead<'_>, framing: BodyFraming, asked: &Asked<'_>) -> Result<Decision, Fault> {
+    let Asked { sent, scheme, basic, .. } = *asked;
     let persists = head.persists() && framing != BodyFraming::ToClose;
     let framing = persists.then_some(framing);
     let of = |name| http::find_challenge(&head.fields, name);
@@ -536,10 +583,6 @@ fn with_head<T>(bytes: &[u8], look: impl Fn(&ResponseHead<'_>) -> T) -> Result<T
         return Ok(look(&head));
     }
     Err(fault(Cause::ResponseMalformed, format!("the upstream's answer is malformed: {refused}")))
-}
-
-fn write_request(request: &Request, authorization: Option<(&str, &[u8])>, out: &mut Vec<u8>) {
-    http::connect_request(out, &request.authority, http::Version::Http11, &request.fields, authorization);
 }
 
 fn drain_fault(error: http::DrainError) -> Fault {

@@ -112,7 +112,7 @@ fn credentials(first_leg: FirstLeg) -> Arc<Credentials> {
 }
 
 fn request() -> Request {
-    Request { authority: "origin.test:443".into(), fields: b"User-Agent: t\r\n".to_vec().into() }
+    Request::connect("origin.test:443", b"User-Agent: t\r\n".to_vec())
 }
 
 fn fresh() -> Handshake {
@@ -186,7 +186,7 @@ fn the_example_of_the_specification_is_replayed_byte_for_byte() {
         scheme: KnownScheme::default(),
     });
     let fields = b"User-Agent: Mozilla/4.0 (compatible; MSIE 5.5; Win32)\r\nPragma: no-cache\r\n";
-    let request = Request { authority: "server.domain.net:443".into(), fields: fields.to_vec().into() };
+    let request = Request::connect("server.domain.net:443", fields.to_vec());
     let nonces = Nonces {
         client_challenge: [0xd0, 0xd2, 0xaa, 0xf0, 0x76, 0x18, 0x86, 0x3f],
         exported_session_key: 0xe90b_25d2_945b_70b0_5cd4_d2ab_2b2c_686d_u128.to_be_bytes(),

@@ -85,6 +85,17 @@ pub enum Path {
     Cold,
     /// Dialled and challenged ahead.
     Warm,
+    /// Authenticated for an earlier request.
+    Kept,
+}
+
+impl Path {
+    const ALL: [(Path, &'static str); 3] = [(Path::Cold, "cold"), (Path::Warm, "warm"), (Path::Kept, "kept")];
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        Path::ALL.iter().find(|(path, _)| *path == self).map_or("", |(_, label)| label)
+    }
 }
 
 /// How a handshake ended.
@@ -112,8 +123,9 @@ impl Outcome {
 /// What is counted of one upstream as one identity.
 #[derive(Clone, Debug)]
 pub struct HopMetrics {
-    /// Cold and warm.
-    handshakes: [Vec<Histogram>; 2],
+    /// By path.
+    handshakes: [Vec<Histogram>; 3],
+    requests: [IntCounter; 3],
     phases: Vec<Histogram>,
     reasons_407: Vec<IntCounter>,
     warm_discarded: Vec<IntCounter>,
@@ -123,6 +135,8 @@ pub struct HopMetrics {
     pub authenticates: IntCounter,
     /// Warm connections that have their challenge.
     pub warm_ready: IntGauge,
+    /// Authenticated connections that wait for their next request.
+    pub kept: IntGauge,
     /// Requests that found a warm connection.
     pub warm_hits: IntCounter,
     /// Requests that would have taken one and found none.
@@ -132,9 +146,20 @@ pub struct HopMetrics {
 impl HopMetrics {
     /// A handshake has ended.
     pub fn handshake(&self, path: Path, outcome: Outcome, duration_us: u64) {
-        let [cold, warm] = &self.handshakes;
-        let histograms = if path == Path::Warm { warm } else { cold };
+        let [cold, warm, kept] = &self.handshakes;
+        let histograms = match path {
+            Path::Cold => cold,
+            Path::Warm => warm,
+            Path::Kept => kept,
+        };
         observe(histograms, Outcome::ALL.iter().position(|(known, _)| *known == outcome), duration_us);
+    }
+
+    /// A request goes out on a connection that came from there.
+    pub fn request(&self, path: Path) {
+        if let Some((_, counter)) = Path::ALL.iter().zip(&self.requests).find(|((known, _), _)| *known == path) {
+            counter.inc();
+        }
     }
 
     /// A phase of a handshake has ended.
@@ -180,6 +205,8 @@ pub(super) struct HopFamilies {
     dials: IntCounterVec,
     authenticates: IntCounterVec,
     warm_ready: IntGaugeVec,
+    kept: IntGaugeVec,
+    requests: IntCounterVec,
     warm_hits: IntCounterVec,
     warm_misses: IntCounterVec,
     warm_discarded: IntCounterVec,
@@ -213,6 +240,16 @@ impl HopFamilies {
                 "Upstream connections that are dialled and challenged ahead",
                 &HOP,
             )?,
+            kept: make.gauges(
+                "kept_connections",
+                "Upstream connections that are authenticated and wait for their next request",
+                &HOP,
+            )?,
+            requests: make.counters(
+                "upstream_requests_total",
+                "Requests sent to the upstream by the connection they went on (cold, warm, kept)",
+                &["upstream", "identity", "connection"],
+            )?,
             warm_hits: make.counters("warm_hits_total", "Requests that found a warm connection", &HOP)?,
             warm_misses: make.counters(
                 "warm_misses_total",
@@ -235,7 +272,9 @@ impl HopFamilies {
             Outcome::ALL.map(|(_, label)| of(label)).into()
         };
         HopMetrics {
-            handshakes: [outcomes("cold"), outcomes("warm")],
+            handshakes: Path::ALL.map(|(_, label)| outcomes(label)),
+            requests: Path::ALL.map(|(_, label)| self.requests.with_label_values(&with(label))),
+            kept: self.kept.with_label_values(&hop),
             phases: Phase::ALL.map(|(_, label)| self.phases.with_label_values(&with(label))).into(),
             reasons_407: Reason407::ALL.map(|(_, label)| self.reasons_407.with_label_values(&with(label))).into(),
             warm_discarded: Discarded::ALL.map(|(_, label)| self.warm_discarded.with_label_values(&with(label))).into(),

@@ -282,7 +282,7 @@ impl Half {
 }
 
 /// Splices at most `bytes` out of a pipe that holds that many; 0 when the destination takes none now.
-fn splice_out(pipe: &Pipe, to: &mut Endpoint, bytes: u32) -> io::Result<u32> {
+pub(super) fn splice_out(pipe: &Pipe, to: &mut Endpoint, bytes: u32) -> io::Result<u32> {
     // No SPLICE_F_MORE: it holds the tail back for 200 ms in spite of TCP_NODELAY.
     let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
     loop {

@@ -5,8 +5,10 @@
 
 mod half;
 mod pipe_pool;
+mod run;
 #[cfg(test)]
 mod tests;
 
 pub use half::{Half, Moved, RelayError, Resources, Turn};
 pub use pipe_pool::{Pipe, PipePool};
+pub use run::{Run, RunTurn};

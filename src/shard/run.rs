@@ -16,6 +16,7 @@ use crate::fault::is_exhaustion;
 use crate::limits::{self, millis};
 use crate::metrics::Metrics;
 use crate::relay::PipePool;
+use crate::tunnel::kept::{self, KeptPool};
 use crate::tunnel::warm::{self, WarmPool};
 use crate::tunnel::{Came, Context, Entropy, Next, Settings, Tunnel};
 use crate::upstream::{HostPort, Names};
@@ -96,6 +97,8 @@ impl Shard {
             scratch: vec![0; limits::SCRATCH_BYTES].into_boxed_slice(),
             pipes: PipePool::new(pipes),
             warm: WarmPool::new(),
+            kept: KeptPool::default(),
+            draining: false,
             entropy: Entropy::default(),
             metrics,
             settings,
@@ -196,8 +199,12 @@ impl Shard {
     }
 
     fn on_event(&mut self, token: EventToken, ready: Readiness) {
-        if WarmPool::owns(token.key) {
-            if !warm::on_event(token.key, ready, &mut self.context) {
+        if WarmPool::owns(token.key) || KeptPool::owns(token.key) {
+            let came_in_time = match WarmPool::owns(token.key) {
+                true => warm::on_event(token.key, ready, &mut self.context),
+                false => kept::on_event(token.key, ready, &mut self.context),
+            };
+            if !came_in_time {
                 self.context.metrics.stale_events.inc();
             }
             return;
@@ -255,6 +262,8 @@ impl Shard {
             for key in &due {
                 if WarmPool::owns(*key) {
                     warm::deadline_due(*key, &mut self.context);
+                } else if KeptPool::owns(*key) {
+                    kept::deadline_due(*key, &mut self.context);
                 } else if let Some(slot) = live(&mut self.slots, *key) {
                     let next = slot.tunnel.deadline_due(*key, &mut self.context);
                     self.follow(*key, next);
@@ -291,6 +300,7 @@ impl Shard {
                 Message::Settings(settings) => {
                     self.context.settings = *settings;
                     warm::clear(&mut self.context);
+                    kept::clear(&mut self.context);
                 }
                 // Who asked may have stopped waiting.
                 Message::Ping(answer) => drop(answer.send(self.number)),
@@ -305,7 +315,9 @@ impl Shard {
     /// Takes in what waits in the kernel, so that nobody who got through to us is reset, then closes the door.
     fn drain(&mut self) {
         self.draining = true;
+        self.context.draining = true;
         warm::clear(&mut self.context);
+        kept::clear(&mut self.context);
         self.accept_rests_until_ms = None;
         self.accept_pending = true;
         while self.accept_pending && self.accept_rests_until_ms.is_none() {
@@ -314,6 +326,11 @@ impl Shard {
         self.accept_pending = false;
         self.accept_rests_until_ms = None;
         self.listeners.clear();
+        // Clients between two requests are in the middle of nothing.
+        let resting: Vec<Key> = self.slots.iter().filter(|(_, slot)| slot.tunnel.rests()).filter_map(key_of).collect();
+        for key in resting {
+            self.follow(key, Next::Close);
+        }
     }
 
     fn accept(&mut self) {
@@ -401,12 +418,17 @@ impl Shard {
 
     fn cut_all(&mut self) {
         warm::clear(&mut self.context);
+        kept::clear(&mut self.context);
         for (_, mut slot) in std::mem::take(&mut self.slots) {
             slot.tunnel.cut(&mut self.context);
             self.gate.leave();
             self.context.metrics.tunnels_open.dec();
         }
     }
+}
+
+fn key_of((index, slot): (usize, &Slot)) -> Option<Key> {
+    Some(Key { index: u32::try_from(index).ok()?, generation: slot.generation })
 }
 
 /// Answers come back as messages to the shard.

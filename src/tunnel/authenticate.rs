@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::declined::DeclinedPage;
 use super::dial::{Attempt, Dial};
+use super::exchange::Exchange;
 use super::inbox::{Got, Inbox};
 use super::reply::Reply;
 use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Culprit, Fault};
-use crate::handshake::{Declined, Nonces, Progress};
+use crate::handshake::{Declined, Nonces, Progress, Request};
 use crate::metrics::{Outcome, Path, Phase, Reason407};
 use crate::ntlm::FileTime;
 use crate::upstream::{Permission, Ticket};
@@ -116,6 +117,9 @@ impl Authenticate {
             {
                 return self.fail(fault, key, client, context);
             }
+            if self.ticket.is_some() && self.attempt.handshake.request().is_forward() {
+                return self.exchange(key, client, context);
+            }
             match self.flush() {
                 Ok(()) => {}
                 Err(error) => return self.lost(&error, key, client, context),
@@ -127,6 +131,7 @@ impl Authenticate {
                 Ok(Next::On) => {}
                 Ok(Next::Challenged) => client.set_deadline(key, context, self.attempt.until_ms),
                 Ok(Next::Over(Progress::Redial)) => return Dial::anew(self.attempt, key, client, context),
+                Ok(Next::Over(Progress::Answered)) => return self.exchange(key, client, context),
                 Ok(Next::Over(Progress::Declined(declined))) => return self.declined(declined, client, context),
                 Ok(Next::Over(_)) => return self.established(client, context),
                 Err(fault) => return self.fail(fault, key, client, context),
@@ -186,7 +191,9 @@ impl Authenticate {
                 self.attempt.hop.upstream.health.succeeded();
                 Ok(Next::Challenged)
             }
-            Progress::Redial | Progress::Established | Progress::Declined(_) => Ok(Next::Over(progress)),
+            Progress::Redial | Progress::Answered | Progress::Established | Progress::Declined(_) => {
+                Ok(Next::Over(progress))
+            }
         }
     }
 
@@ -195,7 +202,7 @@ impl Authenticate {
         if self.ticket.is_some() {
             return Ok(());
         }
-        let destination = &self.attempt.handshake.request().authority;
+        let destination = self.attempt.handshake.request().origin();
         match self.attempt.hop.identity.guard.ask(context.now_ms(), destination) {
             Permission::Wait => {
                 if self.listed_in_round != Some(context.guard_round) {
@@ -221,6 +228,21 @@ impl Authenticate {
                 answered
             }
         }
+    }
+
+    /// Plain HTTP: the body follows its head at once, and the answer is the exchange's business.
+    fn exchange(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        let Request::Forward(request) = self.attempt.handshake.request().clone() else {
+            return self.established(client, context);
+        };
+        let out = self.outbox.split_off(self.sent.min(self.outbox.len()));
+        let number = self.attempt.number;
+        if self.ticket.is_none() {
+            self.count(Outcome::Established, client, context);
+        }
+        let (upstream, from_upstream) = (self.upstream, self.inbox.into_leftover());
+        let (attempt, ticket) = (self.attempt, self.ticket);
+        Exchange::begin(Some(attempt), request, upstream, number, out, from_upstream, ticket, key, client, context)
     }
 
     /// A write failed: the connection is gone, which is no verdict.
@@ -271,7 +293,7 @@ impl Authenticate {
         let is_upstreams = fault.cause.culprit() == Culprit::Upstream && !held;
         // A bare 407 is a refusal wherever it comes; one with a new challenge says that ours was too old.
         let refused = outcome == Outcome::Refused && self.attempt.handshake.tally().rechallenge == 0;
-        if self.attempt.path == Path::Warm && !held && !refused {
+        if self.attempt.path != Path::Cold && !held && !refused {
             return Dial::anew(self.attempt, key, client, context);
         }
         self.count(outcome, client, context);
@@ -294,22 +316,30 @@ impl Authenticate {
         self.phase_us = context.now_us;
     }
 
-    /// Writes down how the handshake went.
     fn count(&mut self, outcome: Outcome, client: &mut Client, context: &Context) {
-        let duration_us = client.handshake_us(self.attempt.started_us, context);
-        client.record.handshake_us = duration_us;
-        client.record.legs = self.attempt.handshake.legs();
-        client.record.scheme = Some(self.attempt.handshake.scheme());
-        self.attempt.hop.metrics.handshake(self.attempt.path, outcome, u64::from(duration_us));
+        if self.attempt.path == Path::Kept && self.attempt.handshake.tally().unprompted > 0 {
+            self.attempt.hop.refuses_connect_on_kept();
+        }
+        Authenticate::write_down(&self.attempt, outcome, client, context);
         let tally = self.attempt.handshake.take_tally();
-        for (reason, times) in [
-            (Reason407::Unprompted, tally.unprompted),
-            (Reason407::Challenge, tally.challenge),
-            (Reason407::Refused, tally.refused),
-            (Reason407::Rechallenge, tally.rechallenge),
-        ] {
+        for (reason, times) in [(Reason407::Refused, tally.refused), (Reason407::Rechallenge, tally.rechallenge)] {
             self.attempt.hop.metrics.answered_407(reason, u64::from(times));
         }
+    }
+
+    /// Writes down how a handshake went, but for the verdict on its AUTHENTICATE_MESSAGE.
+    pub(super) fn write_down(attempt: &Attempt, outcome: Outcome, client: &mut Client, context: &Context) {
+        let duration_us = client.handshake_us(attempt.started_us, context);
+        client.record.handshake_us = duration_us;
+        client.record.legs = attempt.handshake.legs();
+        client.record.scheme = Some(attempt.handshake.scheme());
+        client.record.path = Some(attempt.path);
+        let metrics = &attempt.hop.metrics;
+        metrics.handshake(attempt.path, outcome, u64::from(duration_us));
+        metrics.request(attempt.path);
+        let tally = attempt.handshake.tally();
+        metrics.answered_407(Reason407::Unprompted, u64::from(tally.unprompted));
+        metrics.answered_407(Reason407::Challenge, u64::from(tally.challenge));
     }
 }
 

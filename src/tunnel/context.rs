@@ -5,11 +5,13 @@ use std::sync::Arc;
 use mio::Registry;
 
 use super::entropy::Entropy;
+use super::kept::KeptPool;
 use super::record::End;
 use super::warm::WarmPool;
 use crate::event::{Key, Timers};
 use crate::fault::Fault;
 use crate::fleet::Fleet;
+use crate::forward::ForwardOptions;
 use crate::metrics::Metrics;
 use crate::relay::{PipePool, Resources};
 use crate::upstream::HostPort;
@@ -27,6 +29,14 @@ pub struct TimeoutsMs {
     pub idle: u64,
     /// A connection that was challenged ahead is not used.
     pub warm: u64,
+    /// A client sends its body, or reads its answer.
+    pub body: u64,
+    /// An upstream begins its answer to a plain HTTP request.
+    pub response: u64,
+    /// A client's connection between two requests.
+    pub keep_alive: u64,
+    /// An authenticated upstream connection between two requests.
+    pub keep: u64,
     /// One direction has ended.
     pub half_closed: u64,
     /// Reading past what the client still sends after an error.
@@ -42,6 +52,18 @@ pub struct Settings {
     pub timeouts: TimeoutsMs,
     /// Longest head in bytes.
     pub head_limit_bytes: usize,
+    /// Whether plain HTTP messages say in their Via field that they came this way.
+    pub via: bool,
+}
+
+impl Settings {
+    /// How plain HTTP messages are passed on.
+    pub fn forward_options(&self) -> ForwardOptions<'static> {
+        match self.via {
+            true => ForwardOptions::default(),
+            false => ForwardOptions { via: None },
+        }
+    }
 }
 
 /// Everything that tunnels of one shard share.
@@ -56,6 +78,10 @@ pub struct Context {
     pub pipes: PipePool,
     /// Upstream connections that are challenged ahead.
     pub warm: WarmPool,
+    /// Upstream connections that are authenticated.
+    pub kept: KeptPool,
+    /// No new connections are taken, and none is kept for another request.
+    pub draining: bool,
     /// Random numbers.
     pub entropy: Entropy,
     /// All counters.

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use super::authenticate::{self, Authenticate};
 use super::dial::{Attempt, Dial, Wish};
 use super::direct::Direct;
+use super::exchange::Exchange;
+use super::read_head::Pinned;
 use super::reply::Reply;
-use super::{Client, Context, Step, warm};
-use crate::event::Key;
+use super::{Client, Context, Step, kept, warm};
+use crate::event::{DIALS, Endpoint, Key};
 use crate::fault::{At, Cause, Fault};
 use crate::fleet::{Fleet, Hop, Login, OnHop, Tried};
+use crate::forward::ForwardRequest;
 use crate::handshake::{Handshake, Request};
 use crate::http::{Authority, Fields};
 use crate::metrics::Path;
@@ -23,6 +26,8 @@ pub(super) struct Departure {
     pub way: Way,
     /// What the client sent behind its head.
     pub leftover: Vec<u8>,
+    /// The upstream connection that only this client may use.
+    pub pinned: Option<Box<Pinned>>,
 }
 
 /// Which way a request goes.
@@ -72,46 +77,85 @@ impl Way {
 impl Departure {
     /// Sets out; gives up at once where no upstream is up, or its credential guard is closed.
     pub(super) fn begin(self, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        let Departure { request, way, leftover } = self;
+        let Departure { request, way, leftover, pinned } = self;
         let (mut wish, plainly) = match way {
-            Way::Straight(origin) => return Direct::begin(origin, leftover, key, client, context),
+            Way::Straight(origin) => {
+                let forward = if let Request::Forward(request) = request { Some(request) } else { None };
+                return Direct::begin(origin, forward, leftover, key, client, context);
+            }
             Way::Through { wish, plainly } => (wish, plainly),
         };
         let fleet = Arc::clone(&context.settings.fleet);
-        let (member, hop) = match first_hop(&fleet, &mut wish, &request.authority, context.now_ms()) {
+        let (member, hop) = match first_hop(&fleet, &mut wish, request.origin(), context.now_ms()) {
             Ok((member, hop)) => (member, Arc::clone(hop)),
             Err(fault) => return Reply::to_fault(fault, client, context),
         };
         client.record.on_hop = Some(OnHop::new(&hop));
-        let (started_us, until_ms) = (context.now_us, context.now_ms() + context.settings.timeouts.handshake);
-        let attempt = |handshake, fleet, hop, path| Attempt {
-            handshake,
+        let mut attempt = Attempt {
+            handshake: Handshake::new(request.clone(), hop.credentials.clone(), context.settings.head_limit_bytes),
             fleet,
             hop,
             wish,
             member,
             leftover,
-            started_us,
-            until_ms,
+            started_us: context.now_us,
+            until_ms: context.now_ms() + context.settings.timeouts.handshake,
             number: 0,
-            path,
+            path: Path::Cold,
             waiting: None,
         };
-        let request = match plainly {
-            true => request,
-            false => match warm::take(request, &hop, key, 0, context) {
-                Ok((upstream, handshake)) => {
-                    let attempt = attempt(handshake, fleet, hop, Path::Warm);
-                    return Authenticate::resume(attempt, upstream, key, client, context);
-                }
-                Err(request) => request,
-            },
-        };
-        let mut handshake = Handshake::new(request, hop.credentials.clone(), context.settings.head_limit_bytes);
-        if plainly {
-            handshake.ask_plainly();
+        if let Request::Forward(request) = &request
+            && let Some(pinned) = pinned.filter(|pinned| pinned.fits(request.origin(), &attempt.hop))
+        {
+            (attempt.number, attempt.path) = (pinned.number, Path::Kept);
+            return on_kept(attempt, &request.clone(), pinned.upstream, key, client, context);
         }
-        Dial::anew(attempt(handshake, fleet, hop, Path::Cold), key, client, context)
+        if plainly {
+            attempt.handshake.ask_plainly();
+            return Dial::anew(attempt, key, client, context);
+        }
+        let may_be_kept = request.is_forward() || attempt.hop.takes_connect_on_kept();
+        // Not 0, which a connection that was kept before may have had at this tunnel.
+        let number = u8::try_from(client.record.requests % u32::from(DIALS)).unwrap_or(0);
+        if may_be_kept && let Some(upstream) = kept::take(&attempt.hop, key, number, context) {
+            (attempt.number, attempt.path) = (number, Path::Kept);
+            if let Request::Forward(request) = &request {
+                return on_kept(attempt, request, upstream, key, client, context);
+            }
+            // Asked without credentials, and proved anew on the same connection if that is what it takes.
+            attempt.handshake.ask_plainly();
+            return Authenticate::begin(attempt, upstream, key, client, context);
+        }
+        match warm::take(request, &attempt.hop, key, number, context) {
+            Ok((upstream, handshake)) => {
+                (attempt.handshake, attempt.number, attempt.path) = (handshake, number, Path::Warm);
+                Authenticate::resume(attempt, upstream, key, client, context)
+            }
+            Err(_) => {
+                attempt.number = number;
+                Dial::anew(attempt, key, client, context)
+            }
+        }
+    }
+}
+
+fn on_kept(
+    attempt: Attempt,
+    request: &Arc<ForwardRequest>,
+    upstream: Endpoint,
+    key: Key,
+    client: &mut Client,
+    context: &mut Context,
+) -> Step {
+    client.record.path = Some(Path::Kept);
+    attempt.hop.metrics.request(Path::Kept);
+    Exchange::on_kept(attempt, Arc::clone(request), upstream, key, client, context)
+}
+
+impl Pinned {
+    /// Whether it leads to the same origin in the same way, and still stands.
+    fn fits(&self, origin: &str, hop: &Arc<Hop>) -> bool {
+        *self.origin == *origin && Arc::ptr_eq(&self.hop, hop) && !self.upstream.ready.readable()
     }
 }
 

@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::exchange::Exchange;
 use super::race::{Candidate, Race, Racer};
 use super::reply::Reply;
 use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Fault};
+use crate::forward::ForwardRequest;
 use crate::route::is_link_local;
 use crate::upstream::{HostPort, Resolution};
 
@@ -15,6 +17,8 @@ use crate::upstream::{HostPort, Resolution};
 #[derive(Debug)]
 pub(super) struct Direct {
     origin: HostPort,
+    /// Plain HTTP; `None` for a tunnel.
+    request: Option<Arc<ForwardRequest>>,
     leftover: Vec<u8>,
     race: Race,
     /// `None` while the name is looked up.
@@ -28,6 +32,7 @@ pub(super) struct Direct {
 impl Direct {
     pub(super) fn begin(
         origin: HostPort,
+        request: Option<Arc<ForwardRequest>>,
         leftover: Vec<u8>,
         key: Key,
         client: &mut Client,
@@ -37,6 +42,7 @@ impl Direct {
         let literal = origin.host().parse().ok().map(|address| SocketAddr::new(address, origin.port()));
         let mut direct = Box::new(Direct {
             origin,
+            request,
             leftover,
             race: Race::new(0),
             addresses: None,
@@ -108,7 +114,7 @@ impl Direct {
     fn go_on(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
         while let Some((racer, outcome)) = self.race.finished() {
             match outcome {
-                Ok(()) => return self.connected(racer, client, context),
+                Ok(()) => return self.connected(racer, key, client, context),
                 Err(error) => self.last = Some(Fault::dial_io(racer.candidate.address, &error)),
             }
         }
@@ -132,8 +138,11 @@ impl Direct {
         Step::Wait(Stage::Direct(self))
     }
 
-    fn connected(self, winner: Racer, client: &mut Client, context: &mut Context) -> Step {
+    fn connected(self, winner: Racer, key: Key, client: &mut Client, context: &mut Context) -> Step {
         client.record.handshake_us = client.handshake_us(self.started_us, context);
+        if let Some(request) = self.request {
+            return Exchange::straight(request, winner.endpoint, winner.number, self.leftover, key, client, context);
+        }
         Reply::established(winner.endpoint, Vec::new(), self.leftover, client, context)
     }
 

@@ -49,6 +49,21 @@ impl Inbox {
         Ok(Got::Bytes(outcome))
     }
 
+    /// Begins with what came behind something else.
+    pub fn holding(kept: Vec<u8>) -> Inbox {
+        Inbox { kept }
+    }
+
+    /// Shows what has come and was not used to `look`, which returns how many bytes of it it used; `None` when there is nothing.
+    pub fn look<T>(&mut self, look: impl FnOnce(&[u8]) -> (usize, T)) -> Option<T> {
+        if self.kept.is_empty() {
+            return None;
+        }
+        let (used, outcome) = look(&self.kept);
+        self.kept.drain(..used);
+        Some(outcome)
+    }
+
     /// Nothing has come that was not used.
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()

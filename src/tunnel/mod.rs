@@ -19,7 +19,9 @@ mod departure;
 mod dial;
 mod direct;
 mod entropy;
+mod exchange;
 mod inbox;
+pub mod kept;
 mod race;
 mod read_head;
 mod record;
@@ -40,6 +42,7 @@ use closing::Closing;
 use declined::DeclinedPage;
 use dial::Dial;
 use direct::Direct;
+use exchange::Exchange;
 use read_head::ReadHead;
 use relaying::{Relayed, Relaying};
 use reply::Reply;
@@ -76,6 +79,7 @@ enum Stage {
     ReadHead(ReadHead),
     Dial(Box<Dial>),
     Direct(Box<Direct>),
+    Exchange(Box<Exchange>),
     Authenticate(Box<Authenticate>),
     Declined(Box<DeclinedPage>),
     Reply(Box<Reply>),
@@ -91,7 +95,7 @@ impl Stage {
             Stage::ReadHead(_) => At::ReadHead,
             Stage::Dial(_) | Stage::Direct(_) => At::Dial,
             Stage::Authenticate(_) => At::Authenticate,
-            Stage::Declined(_) | Stage::Reply(_) | Stage::Closing(_) => At::Reply,
+            Stage::Declined(_) | Stage::Exchange(_) | Stage::Reply(_) | Stage::Closing(_) => At::Reply,
             Stage::Relay(_) | Stage::Stepping => At::Relay,
         }
     }
@@ -103,6 +107,8 @@ enum Step {
     Go(Stage),
     /// Until an event, a deadline or a message comes.
     Wait(Stage),
+    /// After the others: its budget is used up.
+    Yield(Stage),
     /// The tunnel is over, with so many bytes relayed up and down.
     End(End, u64, u64),
 }
@@ -147,7 +153,8 @@ impl Tunnel {
     /// A tunnel for a connection that was just accepted and registered. Its deadline is set.
     pub fn new(key: Key, stream: TcpStream, came: Came, context: &mut Context) -> Tunnel {
         let endpoint = Endpoint { stream, ready: Readiness::HOPEFUL };
-        let record = Record::new(came.from, context.now_us);
+        let listener = u16::try_from(came.listener).unwrap_or(u16::MAX);
+        let record = Record { listener, ..Record::new(came.from, context.now_us) };
         let mut client = Client { endpoint, record, deadline: Deadline::UNARMED };
         let at_ms = context.now_ms() + context.settings.timeouts.head;
         client.set_deadline(key, context, at_ms);
@@ -159,6 +166,8 @@ impl Tunnel {
         let endpoint = match (lane, &mut self.stage) {
             (Lane::Downstream, _) => Some(&mut self.client.endpoint),
             (Lane::Upstream(attempt), Stage::Dial(dial)) => dial.endpoint(attempt),
+            (Lane::Upstream(attempt), Stage::ReadHead(stage)) => stage.endpoint(attempt),
+            (Lane::Upstream(attempt), Stage::Exchange(stage)) => stage.endpoint(attempt),
             (Lane::Upstream(attempt), Stage::Direct(stage)) => stage.endpoint(attempt),
             (Lane::Upstream(attempt), Stage::Authenticate(stage)) => stage.endpoint(attempt),
             (Lane::Upstream(_), Stage::Declined(stage)) => Some(stage.endpoint()),
@@ -167,6 +176,11 @@ impl Tunnel {
             _ => None,
         };
         endpoint.map(|endpoint| endpoint.ready.learn(ready)).is_some()
+    }
+
+    /// Whether it is between two requests.
+    pub fn rests(&self) -> bool {
+        matches!(&self.stage, Stage::ReadHead(stage) if stage.rests()) && self.client.record.is_between_requests()
     }
 
     /// The name of its origin was looked up; it must be stepped then.
@@ -194,6 +208,7 @@ impl Tunnel {
                 Stage::ReadHead(stage) => stage.step(key, &mut self.client, context),
                 Stage::Dial(stage) => stage.step(key, &mut self.client, context),
                 Stage::Direct(stage) => stage.step(key, &mut self.client, context),
+                Stage::Exchange(stage) => stage.step(key, &mut self.client, context),
                 Stage::Authenticate(stage) => stage.step(key, &mut self.client, context),
                 Stage::Declined(stage) => stage.step(&mut self.client, context),
                 Stage::Reply(stage) => stage.step(key, &mut self.client, context),
@@ -218,6 +233,7 @@ impl Tunnel {
             Stage::ReadHead(stage) => stage.expired(&mut self.client, context),
             Stage::Dial(stage) => stage.expired(key, &mut self.client, context),
             Stage::Direct(stage) => stage.expired(key, &mut self.client, context),
+            Stage::Exchange(stage) => stage.expired(key, &mut self.client, context),
             Stage::Authenticate(stage) => stage.expired(key, &mut self.client, context),
             Stage::Declined(stage) => stage.expired(&mut self.client, context),
             Stage::Relay(stage) => {
@@ -246,6 +262,10 @@ impl Tunnel {
     fn end_relay(&mut self, end: &End, context: &mut Context) {
         let (up, down) = match std::mem::replace(&mut self.stage, Stage::Stepping) {
             Stage::Relay(stage) => stage.dismantle(context),
+            Stage::Exchange(stage) => {
+                stage.cut(&mut self.client, context);
+                (0, 0)
+            }
             _ => (0, 0),
         };
         self.conclude(context, end, up, down);
@@ -262,6 +282,10 @@ impl Tunnel {
                 self.stage = stage;
                 Some(Next::Wait)
             }
+            Step::Yield(stage) => {
+                self.stage = stage;
+                Some(Next::Yield)
+            }
             Step::End(end, bytes_up, bytes_down) => {
                 self.conclude(context, &end, bytes_up, bytes_down);
                 Some(Next::Close)
@@ -272,7 +296,10 @@ impl Tunnel {
     /// Counts and logs the end of the tunnel.
     fn conclude(&self, context: &Context, end: &End, bytes_up: u64, bytes_down: u64) {
         context.metrics.closed(end.label());
-        self.client.record.log(bytes_up, bytes_down, context.now_us, end);
+        let record = &self.client.record;
+        if !record.is_between_requests() {
+            record.log(record.bytes_up + bytes_up, record.bytes_down + bytes_down, context.now_us, end);
+        }
     }
 }
 
@@ -284,6 +311,6 @@ mod tests {
     #[test]
     fn a_tunnel_takes_little_room_in_the_slab() {
         let bytes = size_of::<Tunnel>();
-        assert!(bytes <= 224, "{bytes} bytes");
+        assert!(bytes <= 272, "{bytes} bytes");
     }
 }

@@ -1,14 +1,17 @@
 //! The first stage: reading what the client wants.
 
+use std::sync::Arc;
+
 use super::departure::{Departure, Way};
 use super::inbox::{Got, Inbox};
 use super::reply::Reply;
-use super::{Came, Client, Context, End, Stage, Step};
-use crate::event::Key;
+use super::{Came, Client, Context, End, Settings, Stage, Step};
+use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Fault};
-use crate::fleet::Fleet;
+use crate::fleet::Hop;
+use crate::forward::{ForwardError, ForwardRequest};
 use crate::handshake::Request;
-use crate::http::{self, FieldStorage, HeadEnd, RequestError, RequestHead, RequestTarget};
+use crate::http::{self, Authority, FieldStorage, HeadEnd, RequestError, RequestHead, RequestTarget};
 
 /// What was decided about a client when it was accepted. It is told after its head, because an answer that comes before
 /// the question is lost when the connection closes on unread bytes.
@@ -28,54 +31,119 @@ pub(super) struct ReadHead {
     inbox: Inbox,
     head_end: HeadEnd,
     came: Came,
+    /// What came behind the last request has not been looked at.
+    unread: bool,
+    /// Nothing of a further request has come.
+    resting: bool,
+    /// The upstream connection that only this client may use.
+    pinned: Option<Box<Pinned>>,
+}
+
+/// An upstream connection that an origin has authenticated for this client.
+#[derive(Debug)]
+pub(super) struct Pinned {
+    pub upstream: Endpoint,
+    pub number: u8,
+    pub hop: Arc<Hop>,
+    /// `host:port`.
+    pub origin: Box<str>,
 }
 
 impl ReadHead {
     pub(super) fn new(came: Came) -> ReadHead {
-        ReadHead { inbox: Inbox::default(), head_end: HeadEnd::request(), came }
+        ReadHead {
+            inbox: Inbox::default(),
+            head_end: HeadEnd::request(),
+            came,
+            unread: false,
+            resting: false,
+            pinned: None,
+        }
+    }
+
+    /// Waits for the client's next request on the same connection; `held` is what has come of it.
+    pub(super) fn again(
+        held: Vec<u8>,
+        pinned: Option<Pinned>,
+        key: Key,
+        client: &mut Client,
+        context: &mut Context,
+    ) -> Step {
+        let resting = held.is_empty();
+        let timeouts = &context.settings.timeouts;
+        let wait_ms = if resting { timeouts.keep_alive } else { timeouts.head };
+        client.set_deadline(key, context, context.now_ms() + wait_ms);
+        Step::Go(Stage::ReadHead(ReadHead {
+            inbox: Inbox::holding(held),
+            head_end: HeadEnd::request(),
+            came: Came {
+                from: client.record.client,
+                listener: client.record.listener.into(),
+                admission: Admission::Welcome,
+            },
+            unread: !resting,
+            resting,
+            pinned: pinned.map(Box::new),
+        }))
+    }
+
+    /// Nothing of a request has come.
+    pub(super) fn rests(&self) -> bool {
+        self.inbox.is_empty()
+    }
+
+    pub(super) fn endpoint(&mut self, number: u8) -> Option<&mut Endpoint> {
+        self.pinned.as_mut().filter(|pinned| pinned.number == number).map(|pinned| &mut pinned.upstream)
     }
 
     pub(super) fn step(mut self, key: Key, client: &mut Client, context: &mut Context) -> Step {
         loop {
-            if !client.endpoint.ready.readable() {
+            let (head_end, came, settings) = (&mut self.head_end, &self.came, &context.settings);
+            let look = |bytes: &[u8]| look_at(bytes, head_end, came, settings);
+            let got = if std::mem::take(&mut self.unread) {
+                self.inbox.look(look).map_or(Ok(Got::Blocked), |outcome| Ok(Got::Bytes(outcome)))
+            } else if client.endpoint.ready.readable() {
+                self.inbox.read(&mut client.endpoint, &mut context.scratch, look)
+            } else {
                 return Step::Wait(Stage::ReadHead(self));
-            }
-            let limit_bytes = context.settings.head_limit_bytes;
-            let (head_end, came, fleet) = (&mut self.head_end, &self.came, &context.settings.fleet);
-            let got = self.inbox.read(&mut client.endpoint, &mut context.scratch, |bytes| {
-                match head_end.find(bytes, limit_bytes) {
-                    // Never a method's first byte; without this the client would wait for its time-out.
-                    _ if bytes.first() == Some(&TLS_HANDSHAKE) => (0, Err(fault(Cause::RequestMalformed, SPEAKS_TLS))),
-                    Ok(None) => (0, Ok(None)),
-                    Ok(Some(length)) => (length, understand(&bytes[..length], came, fleet).map(Some)),
-                    Err(error) => (0, Err(fault(Cause::RequestHeadTooLarge, error.to_string()))),
-                }
-            });
+            };
             match got {
-                Ok(Got::Blocked) | Ok(Got::Bytes(Ok(None))) => {}
+                Ok(Got::Blocked) => {}
+                Ok(Got::Bytes(Ok(None))) => self.begun(key, client, context),
                 Ok(Got::Bytes(Ok(Some((request, way))))) => {
-                    client.record.target = request.authority.clone();
-                    let leftover = self.inbox.into_leftover();
-                    return Departure { request, way, leftover }.begin(key, client, context);
+                    client.record.target = request.origin().into();
+                    client.record.method = request.method().into();
+                    let (leftover, pinned) = (self.inbox.into_leftover(), self.pinned);
+                    return Departure { request, way, leftover, pinned }.begin(key, client, context);
                 }
                 Ok(Got::Bytes(Err(fault))) => return Reply::to_fault(fault, client, context),
                 Ok(Got::End) => {
-                    return self.gone(context, "the client closed its connection in the middle of its request");
+                    return self.gone(client, context, "the client closed its connection in the middle of its request");
                 }
-                Err(error) => return self.gone(context, format!("the client's connection failed: {error}")),
+                Err(error) => return self.gone(client, context, format!("the client's connection failed: {error}")),
             }
+        }
+    }
+
+    /// The next request on a connection has begun: from here on it has the time of a head.
+    fn begun(&mut self, key: Key, client: &mut Client, context: &mut Context) {
+        if std::mem::take(&mut self.resting) {
+            let at_ms = context.now_ms() + context.settings.timeouts.head;
+            client.set_deadline(key, context, at_ms);
         }
     }
 
     pub(super) fn expired(self, client: &mut Client, context: &mut Context) -> Step {
         if self.inbox.is_empty() {
-            return Step::end(End::Silent);
+            let end = if client.record.is_between_requests() { End::Finished } else { End::Silent };
+            return Step::end(end);
         }
         Reply::to_fault(fault(Cause::HeadTimeout, "the request head did not come to its end in time"), client, context)
     }
 
-    fn gone(self, context: &Context, detail: impl Into<std::borrow::Cow<'static, str>>) -> Step {
+    fn gone(self, client: &Client, context: &Context, detail: impl Into<std::borrow::Cow<'static, str>>) -> Step {
         match self.inbox.is_empty() {
+            true if client.record.is_between_requests() => Step::end(End::Finished),
             true => Step::end(End::Silent),
             false => Step::end(context.fault(fault(Cause::ClientGone, detail))),
         }
@@ -87,8 +155,24 @@ const TLS_HANDSHAKE: u8 = 22;
 const SPEAKS_TLS: &str =
     "the client speaks TLS to the gateway: the proxy's own URL must begin with http://, also for https:// sites";
 
+/// What the bytes that have come amount to: how many were used, and a request when there is a whole one.
+fn look_at(
+    bytes: &[u8],
+    head_end: &mut HeadEnd,
+    came: &Came,
+    settings: &Settings,
+) -> (usize, Result<Option<(Request, Way)>, Fault>) {
+    match head_end.find(bytes, settings.head_limit_bytes) {
+        // Never a method's first byte; without this the client would wait for its time-out.
+        _ if bytes.first() == Some(&TLS_HANDSHAKE) => (0, Err(fault(Cause::RequestMalformed, SPEAKS_TLS))),
+        Ok(None) => (0, Ok(None)),
+        Ok(Some(length)) => (length, understand(&bytes[..length], came, settings).map(Some)),
+        Err(error) => (0, Err(fault(Cause::RequestHeadTooLarge, error.to_string()))),
+    }
+}
+
 /// Makes a request out of a whole head, or the fault that answers it.
-fn understand(head: &[u8], came: &Came, fleet: &Fleet) -> Result<(Request, Way), Fault> {
+fn understand(head: &[u8], came: &Came, settings: &Settings) -> Result<(Request, Way), Fault> {
     match came.admission {
         Admission::Welcome => {}
         Admission::Full => return Err(fault(Cause::TunnelLimit, "as many tunnels are open as max_tunnels allows")),
@@ -98,14 +182,32 @@ fn understand(head: &[u8], came: &Came, fleet: &Fleet) -> Result<(Request, Way),
     }
     let mut storage = FieldStorage::new();
     let head = RequestHead::parse(head, &mut storage).map_err(|error| malformed(&error))?;
-    let RequestTarget::Authority(authority) = head.target else {
-        let detail = "only CONNECT is served: set HTTPS_PROXY to this address, and reach plain http:// another way";
-        return Err(fault(Cause::MethodNotSupported, detail));
+    let find = |destination: &Authority<'_>| {
+        Way::find(&settings.fleet, destination, &head.fields, came.listener, came.from.ip())
     };
-    let way = Way::find(fleet, &authority, &head.fields, came.listener, came.from.ip())?;
-    let mut fields = Vec::new();
-    http::copy_end_to_end_fields(&head.fields, &mut fields);
-    Ok((Request { authority: authority.to_string().into(), fields: fields.into() }, way))
+    if let RequestTarget::Authority(authority) = &head.target {
+        let way = find(authority)?;
+        let mut fields = Vec::new();
+        http::copy_end_to_end_fields(&head.fields, &mut fields);
+        return Ok((Request::connect(authority.to_string(), fields), way));
+    }
+    let request = ForwardRequest::of(&head, &settings.forward_options()).map_err(|error| unforwardable(&error))?;
+    if request.has_been_here() {
+        return Err(fault(Cause::ForwardLoop, "the request has been through this gateway already: the way leads back"));
+    }
+    let origin = Authority::parse(request.origin())
+        .map_err(|error| fault(Cause::RequestMalformed, format!("the request's target: {error}")))?;
+    let way = find(&origin)?;
+    Ok((Request::Forward(Arc::new(request)), way))
+}
+
+fn unforwardable(error: &ForwardError) -> Fault {
+    let cause = match error.status() {
+        417 => Cause::ExpectationFailed,
+        501 => Cause::MethodNotSupported,
+        _ => Cause::RequestMalformed,
+    };
+    fault(cause, error.to_string())
 }
 
 fn malformed(error: &RequestError) -> Fault {

@@ -144,6 +144,6 @@ fn since(now: Moved, before: Moved) -> Moved {
 }
 
 /// The upstream's data ended in a failure: the client must not take what it got for the whole.
-fn reset_instead_of_close(client: &Client) {
+pub(super) fn reset_instead_of_close(client: &Client) {
     let _ = rustix::net::sockopt::set_socket_linger(&client.endpoint.stream, Some(Duration::ZERO));
 }

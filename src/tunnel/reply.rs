@@ -43,14 +43,24 @@ impl Reply {
         Step::Go(Stage::Reply(Box::new(Reply { answer, sent: 0, bounded: false, then })))
     }
 
+    /// Turns an exchange into a tunnel (RFC 9110 §7.8): `answer` is the 101 for the client.
+    pub(super) fn relay(answer: Vec<u8>, upstream: Endpoint, from_upstream: Vec<u8>, from_client: Vec<u8>) -> Step {
+        let then = Then::Relay { upstream, up: Half::new(from_client), down: Half::new(from_upstream) };
+        Step::Go(Stage::Reply(Box::new(Reply { answer, sent: 0, bounded: false, then })))
+    }
+
     /// Answers with a fault, if its cause is one that the client can be told.
     pub(super) fn to_fault(fault: Fault, client: &mut Client, context: &mut Context) -> Step {
         let status = fault.cause.status();
         if status == 0 {
             return Step::end(context.fault(fault));
         }
-        let kind = if fault.cause == Cause::MethodNotSupported { "other" } else { "connect" };
-        let answer = fault_answer(&fault, client.record.upstream());
+        let kind = match &*client.record.method {
+            "CONNECT" => "connect",
+            "" => "other",
+            _ => "http",
+        };
+        let answer = fault_answer(&fault, client.record.upstream(), &*client.record.method == "HEAD");
         let end = context.fault(fault);
         Reply::page(kind, answer, status, end, client, context)
     }
@@ -117,7 +127,7 @@ impl Reply {
 }
 
 /// The response that names a fault to the client.
-fn fault_answer(fault: &Fault, upstream_name: &str) -> Vec<u8> {
+fn fault_answer(fault: &Fault, upstream_name: &str, omit_body: bool) -> Vec<u8> {
     let mut answer = Vec::new();
     let reached_out = upstream_name != "-" && (fault.at == At::Dial || fault.at == At::Authenticate);
     let next_hop = reached_out.then_some(upstream_name);
@@ -133,7 +143,7 @@ fn fault_answer(fault: &Fault, upstream_name: &str) -> Vec<u8> {
         proxy_status: ProxyStatus { next_hop, received_status, ..error },
         detail: &fault.detail,
         extra_fields,
-        omit_body: false,
+        omit_body,
     };
     http::error_response(&mut answer, &response);
     answer

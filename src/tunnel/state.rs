@@ -19,7 +19,7 @@ pub struct TunnelState {
     pub target: Box<str>,
     /// The upstream's name as configured; `-` where there is none.
     pub upstream: Arc<str>,
-    /// How far it is: `read_head`, `direct`, `dial`, `authenticate`, `declined`, `reply`, `relay`, `closing`.
+    /// How far it is: `read_head`, `direct`, `dial`, `authenticate`, `exchange`, `declined`, `reply`, `relay`, `closing`.
     pub stage: &'static str,
     /// Since accept, in ms.
     pub age_ms: u64,
@@ -62,6 +62,7 @@ impl Stage {
         match self {
             Stage::ReadHead(_) => "read_head",
             Stage::Direct(_) => "direct",
+            Stage::Exchange(_) => "exchange",
             Stage::Dial(_) => "dial",
             Stage::Authenticate(_) => "authenticate",
             Stage::Declined(_) => "declined",

@@ -136,7 +136,9 @@ pub(super) fn take(
     hop.metrics.warm_misses.inc();
     let of_hop = context.warm.of(hop);
     of_hop.wanted = (of_hop.wanted + 1).min(hop.warm_cap);
-    of_hop.request = Some(request.clone());
+    if request.is_harmless() {
+        of_hop.request = Some(request.clone());
+    }
     Err(request)
 }
 

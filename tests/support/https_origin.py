@@ -1,6 +1,6 @@
 """A small HTTPS origin for the tests: bytes that follow from a seed, and a sink that says what it got.
 
-    GET  /bytes/N?seed=S            N bytes
+    GET  /bytes/N?seed=S            N bytes; HEAD of it
     GET  /slow/N?seed=S&seconds=T   the same, spread over T seconds in ten parts
     PUT, POST /sink                 {"length": n, "sha256": "…"} of the body
     GET  /headers                   the request's own header fields, as JSON
@@ -44,6 +44,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_error(404)
 
+    do_HEAD = do_GET
+
     def do_PUT(self):
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             parts = self.chunks()
@@ -81,6 +83,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if self.command == "HEAD":
+            return
         part = len(body) if not pause else max(len(body) // 10, 1)
         for start in range(0, len(body), max(part, 1)):
             time.sleep(pause)

@@ -186,7 +186,7 @@ impl Probe<'_> {
     fn handshake(&self, first_leg: FirstLeg) -> Handshake {
         let identity = self.config.first_identity().clone();
         let credentials = Credentials::new(identity, self.config.first_address().host(), first_leg);
-        let request = Request { authority: self.target.into(), fields: Box::default() };
+        let request = Request::connect(self.target, Vec::new());
         Handshake::new(request, Arc::new(credentials), self.config.head_limit_bytes)
     }
 
@@ -238,7 +238,8 @@ impl Probe<'_> {
                 Progress::More | Progress::Send => {}
                 Progress::Redial => return Ok(None),
                 Progress::Challenged => self.authenticate(handshake, &mut out)?,
-                Progress::Established => return Ok(Some(Outcome::Established)),
+                // Only plain HTTP is answered; here the tunnel stands either way.
+                Progress::Established | Progress::Answered => return Ok(Some(Outcome::Established)),
                 Progress::Declined(declined) => {
                     return Ok(Some(Outcome::Declined { status: declined.status, reason: declined.reason }));
                 }

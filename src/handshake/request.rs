@@ -1,0 +1,77 @@
+//! What a handshake is for: a client's request, as often as its legs need it.
+
+use std::sync::Arc;
+
+use crate::forward::{BodyToSend, ForwardRequest};
+use crate::http::{self, ResponseTo};
+
+/// A client's request as it goes upstream.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// A tunnel.
+    Connect {
+        /// `host:port` of the origin.
+        authority: Box<str>,
+        /// The client's end-to-end fields, each with its CRLF; Host and what concerns one hop only are not among them.
+        fields: Box<[u8]>,
+    },
+    /// Plain HTTP. Its body does not go through the handshake: the last leg's head promises it, and it follows.
+    Forward(Arc<ForwardRequest>),
+}
+
+impl Request {
+    /// A tunnel to `authority`; `fields` as in [`Request::Connect`].
+    pub fn connect(authority: impl Into<Box<str>>, fields: impl Into<Box<[u8]>>) -> Request {
+        Request::Connect { authority: authority.into(), fields: fields.into() }
+    }
+
+    /// `host:port` of the origin.
+    pub fn origin(&self) -> &str {
+        match self {
+            Request::Connect { authority, .. } => authority,
+            Request::Forward(request) => request.origin(),
+        }
+    }
+
+    /// The method.
+    pub fn method(&self) -> &str {
+        match self {
+            Request::Connect { .. } => "CONNECT",
+            Request::Forward(request) => request.method(),
+        }
+    }
+
+    /// Plain HTTP.
+    pub fn is_forward(&self) -> bool {
+        matches!(self, Request::Forward(_))
+    }
+
+    /// A body follows the head.
+    pub fn has_body(&self) -> bool {
+        match self {
+            Request::Connect { .. } => false,
+            Request::Forward(request) => request.has_body(),
+        }
+    }
+
+    /// Whether it may be sent without its credentials and no harm is done if it is carried out.
+    pub fn is_harmless(&self) -> bool {
+        match self {
+            Request::Connect { .. } => true,
+            Request::Forward(request) => matches!(request.method(), "GET" | "HEAD") && !request.has_body(),
+        }
+    }
+
+    pub(super) fn response_to(&self) -> ResponseTo {
+        ResponseTo::method(self.method())
+    }
+
+    pub(super) fn write(&self, credentials: Option<(&str, &[u8])>, body: BodyToSend, out: &mut Vec<u8>) {
+        match self {
+            Request::Connect { authority, fields } => {
+                http::connect_request(out, authority, http::Version::Http11, fields, credentials);
+            }
+            Request::Forward(request) => request.write_head(out, credentials, body),
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! One direction of an exchange: a head, then a body that may change its framing on the way.
+//!
+//! What was read is parsed where the read put it and written from there; only what the destination does not take is kept.
+//! Large pieces that go through unchanged are spliced.
+
+use crate::event::Endpoint;
+use crate::forward::{BodyError, BodyPump};
+use crate::limits;
+use crate::relay::{Moved, PipePool, RelayError, Resources, Run, RunTurn};
+
+/// So much is gathered before a write, in bytes, so that a head and a small body go out together.
+const GATHER_BYTES: usize = 16 * 1024;
+
+/// A piece of at least so many bytes is spliced, once reads come large.
+const RUN_BYTES: u64 = 64 * 1024;
+
+/// How a call of [`Flow::pump`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FlowTurn {
+    /// The source has nothing now.
+    WaitsForSource,
+    /// The destination takes nothing now.
+    WaitsForDestination,
+    /// The budget is used up and there is more to do.
+    Yielded,
+    /// The body has come to its end and is delivered.
+    Done,
+}
+
+/// Why a direction cannot go on.
+#[derive(Debug)]
+pub(super) enum FlowError {
+    /// A connection failed.
+    Relay(RelayError),
+    /// The body is not what its head promised.
+    Body(BodyError),
+}
+
+/// One direction.
+#[derive(Debug)]
+pub(super) struct Flow {
+    /// Ready for the destination.
+    pub out: Vec<u8>,
+    sent: usize,
+    /// `None` until the head is there.
+    pump: Option<BodyPump>,
+    run: Option<Run>,
+    /// The last read was large.
+    bulk: bool,
+    /// Something of the body was taken from the source.
+    begun: bool,
+    moved: Moved,
+}
+
+impl Flow {
+    /// Begins with what stands in `out`.
+    pub(super) fn new(out: Vec<u8>, pump: Option<BodyPump>) -> Flow {
+        Flow { out, sent: 0, pump, run: None, bulk: false, begun: false, moved: Moved::default() }
+    }
+
+    /// From now on there is a body.
+    pub(super) fn set_body(&mut self, pump: BodyPump) {
+        self.pump = Some(pump);
+    }
+
+    /// The whole body has been taken from the source.
+    pub(super) fn is_read(&self) -> bool {
+        self.pump.as_ref().is_some_and(BodyPump::is_done)
+    }
+
+    /// Everything that there is so far is delivered.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.sent == self.out.len() && self.run.is_none()
+    }
+
+    /// Something of the body was taken from the source.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Bytes delivered, heads included.
+    pub(super) fn moved(&self) -> Moved {
+        self.moved
+    }
+
+    /// What has not been delivered; nothing is delivered after this.
+    pub(super) fn take_unsent(&mut self) -> Vec<u8> {
+        let unsent = self.out.split_off(self.sent);
+        self.out.clear();
+        self.sent = 0;
+        unsent
+    }
+
+    /// Gives a pipe that it borrowed back.
+    pub(super) fn dismantle(&mut self, pipes: &mut PipePool) {
+        if let Some(run) = self.run.take() {
+            run.dismantle(pipes);
+        }
+    }
+
+    /// Moves what can be moved. `held` is what came from the source before and was not used.
+    pub(super) fn pump(
+        &mut self,
+        from: &mut Endpoint,
+        held: &mut Vec<u8>,
+        to: &mut Endpoint,
+        resources: &mut Resources<'_>,
+        budget_bytes: &mut usize,
+    ) -> Result<FlowTurn, FlowError> {
+        loop {
+            self.use_held(held)?;
+            if !self.flush(to)? {
+                return Ok(FlowTurn::WaitsForDestination);
+            }
+            if self.run.is_some() {
+                match self.pump_run(from, to, resources.pipes, budget_bytes)? {
+                    Some(turn) => return Ok(turn),
+                    None => continue,
+                }
+            }
+            let Some(pump) = &mut self.pump else { return Ok(FlowTurn::WaitsForSource) };
+            if pump.is_done() {
+                return Ok(FlowTurn::Done);
+            }
+            if !held.is_empty() {
+                match self.use_held(held)? {
+                    true => continue,
+                    false => return Ok(FlowTurn::WaitsForSource),
+                }
+            }
+            if *budget_bytes == 0 {
+                return Ok(FlowTurn::Yielded);
+            }
+            if !from.ready.readable() {
+                return Ok(FlowTurn::WaitsForSource);
+            }
+            if self.bulk
+                && pump.splice_run() >= RUN_BYTES
+                && let Some(pipe) = resources.pipes.borrow()
+            {
+                self.begun = true;
+                self.run = Some(Run::new(pump.splice_run(), pipe));
+                continue;
+            }
+            match from.read(resources.scratch).map_err(|error| FlowError::Relay(RelayError::Source(error)))? {
+                None => {}
+                Some(0) => pump.finish(&mut self.out).map_err(FlowError::Body)?,
+                Some(count) => {
+                    *budget_bytes = budget_bytes.saturating_sub(count);
+                    self.begun = true;
+                    self.bulk = count as u64 >= RUN_BYTES / 4;
+                    self.pass(&resources.scratch[..count], to, held)?;
+                }
+            }
+        }
+    }
+
+    /// Puts what was held with what goes out, as long as that is little; `false` when nothing of it could be used.
+    fn use_held(&mut self, held: &mut Vec<u8>) -> Result<bool, FlowError> {
+        let Some(pump) = &mut self.pump else { return Ok(false) };
+        let mut used = 0;
+        while used < held.len() && !pump.is_done() && self.out.len() - self.sent < GATHER_BYTES {
+            let piece = pump.step(&held[used..]).map_err(FlowError::Body)?;
+            if piece.used == 0 && piece.is_empty() {
+                break;
+            }
+            piece.copy_rest(0, &mut self.out);
+            used += piece.used;
+            self.begun = true;
+        }
+        held.drain(..used);
+        Ok(used > 0)
+    }
+
+    /// Passes one read on; what lies behind the body's end is held.
+    fn pass(&mut self, bytes: &[u8], to: &mut Endpoint, held: &mut Vec<u8>) -> Result<(), FlowError> {
+        let Some(pump) = &mut self.pump else { return Ok(()) };
+        let mut used = 0;
+        while used < bytes.len() && !pump.is_done() {
+            let piece = pump.step(&bytes[used..]).map_err(FlowError::Body)?;
+            if piece.used == 0 && piece.is_empty() {
+                break;
+            }
+            let alone = self.out.is_empty() && piece.lead.is_empty() && piece.tail.is_empty();
+            let sent = match alone && to.ready.writable() {
+                true => to.write(piece.data).map_err(|error| FlowError::Relay(RelayError::Destination(error)))?,
+                false => 0,
+            };
+            self.moved.copied += sent as u64;
+            piece.copy_rest(sent, &mut self.out);
+            used += piece.used;
+        }
+        held.extend_from_slice(&bytes[used..]);
+        Ok(())
+    }
+
+    /// `None` when the run is over and copying goes on.
+    fn pump_run(
+        &mut self,
+        from: &mut Endpoint,
+        to: &mut Endpoint,
+        pipes: &mut PipePool,
+        budget_bytes: &mut usize,
+    ) -> Result<Option<FlowTurn>, FlowError> {
+        let (Some(run), Some(pump)) = (&mut self.run, &mut self.pump) else { return Ok(None) };
+        let before = run.moved();
+        let turn = run.pump(from, to, budget_bytes);
+        self.moved.spliced += run.moved() - before;
+        let turn = turn.map_err(FlowError::Relay)?;
+        match turn {
+            RunTurn::Waiting if !to.ready.writable() => return Ok(Some(FlowTurn::WaitsForDestination)),
+            RunTurn::Waiting => return Ok(Some(FlowTurn::WaitsForSource)),
+            RunTurn::Yielded => return Ok(Some(FlowTurn::Yielded)),
+            RunTurn::Done | RunTurn::SourceEnded => {}
+        }
+        pump.skip(run.moved());
+        if turn == RunTurn::SourceEnded {
+            pump.finish(&mut self.out).map_err(FlowError::Body)?;
+        }
+        self.dismantle(pipes);
+        Ok(None)
+    }
+
+    /// `true` when all that goes out has gone.
+    fn flush(&mut self, to: &mut Endpoint) -> Result<bool, FlowError> {
+        while self.sent < self.out.len() {
+            if !to.ready.writable() {
+                return Ok(false);
+            }
+            let sent =
+                to.write(&self.out[self.sent..]).map_err(|error| FlowError::Relay(RelayError::Destination(error)))?;
+            self.sent += sent;
+            self.moved.copied += sent as u64;
+        }
+        self.out.clear();
+        self.sent = 0;
+        Ok(true)
+    }
+}
+
+/// Bytes that one exchange may move in one turn.
+pub(super) const BUDGET_BYTES: usize = limits::TURN_BYTES;
