@@ -73,8 +73,7 @@ impl Honest {
         let message = AuthenticateMessage::decode(input).expect("what was believed could be read");
         let response = message.nt_response.as_ptr_range();
         let sum: usize = input.iter().map(|byte| usize::from(*byte)).sum();
-        for step in 0..8 {
-            let at = (sum + step * 37) % input.len();
+        for at in (0..input.len()).step_by(1 + input.len() / 512) {
             if mic || response.contains(&input[at..].as_ptr()) {
                 let mut changed = input.to_vec();
                 changed[at] ^= 1 << (sum % 8);

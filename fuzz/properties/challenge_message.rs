@@ -35,12 +35,16 @@ fn answer(input: &[u8], method: Method, target_domain: bool) {
         return;
     };
     let read = ChallengeMessage::decode(input).expect("what was answered can be read");
-    assert!(AuthenticateMessage::decode(&answer).is_ok());
+    let sent = AuthenticateMessage::decode(&answer).expect("what was made can be read");
     assert!(describe(&answer).is_ok());
     assert!(answer.len() <= 2 * input.len() + 1024, "an answer of {} bytes to {}", answer.len(), input.len());
-    let told_time =
-        read.target_info.is_some_and(|list| AvPairs::new(list).flatten().any(|pair| pair.id == AvId::Timestamp));
-    let options = VerifyOptions { allow_v1_ess: true, require_mic: method == Method::NtlmV2 && told_time };
+    let mut pairs = read.target_info.map(AvPairs::new).into_iter().flatten().flatten();
+    let told_time = pairs.find(|pair| pair.id == AvId::Timestamp).and_then(|pair| pair.file_time().ok());
+    if method == Method::NtlmV2 {
+        let time = told_time.unwrap_or(parties::inputs().now).0.to_le_bytes();
+        assert_eq!(sent.nt_response.get(24..32), Some(&time[..]), "the server's time counts, or else ours");
+    }
+    let options = VerifyOptions { allow_v1_ess: true, require_mic: method == Method::NtlmV2 && told_time.is_some() };
     let (right, wrong) = (parties::right_hash(), parties::wrong_hash());
     let verified = verify(&answer, &offer, input, |_, _| Some(&right), &options).expect("the answer is a proof");
     assert_eq!((verified.user.as_str(), verified.method), ("User", method));

@@ -15,6 +15,7 @@ pub fn check(input: &[u8]) {
         for challenge in found {
             is_one_challenge(challenge);
         }
+        one_more_is_found(input, found);
         for scheme in ["NTLM", "negotiate", "Basic"] {
             let of_scheme = || found.iter().filter(|challenge| challenge.scheme.eq_ignore_ascii_case(scheme));
             let expected = of_scheme().find(|challenge| challenge.token68.is_some()).or_else(|| of_scheme().next());
@@ -39,6 +40,27 @@ fn with_challenges(lines: &[u8], look: impl FnOnce(&[Challenge<'_>], &ResponseHe
     if let Ok(head) = ResponseHead::parse(&bytes, &mut storage) {
         let found: Vec<Challenge<'_>> = challenges(&head.fields).collect();
         look(&found, &head);
+    }
+}
+
+/// A challenge behind a comma outside of quotes is found, whatever stands before it.
+fn one_more_is_found(lines: &[u8], found: &[Challenge<'_>]) {
+    let last = lines.rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
+    let (mut inside, mut bytes) = (false, last.iter());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => inside = !inside,
+            b'\\' if inside => drop(bytes.next()),
+            _ => {}
+        }
+    }
+    if !inside {
+        let more = [lines, b", NTLM TlRMTVNTUAA="].concat();
+        with_challenges(&more, |more, _| {
+            let (last, before) = more.split_last().expect("there is one");
+            assert_eq!(before, found);
+            assert_eq!((last.scheme, last.token68), ("NTLM", Some("TlRMTVNTUAA=")));
+        });
     }
 }
 
@@ -75,6 +97,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "Digest realm=\"x\", nonce=\"a\\\"b\", qop=\"auth, auth-int\", Basic",
         "Basic realm = unquoted , charset=\"UTF-8\",, ,NTLM",
         "NTLM=x, =, \"loose\", Negotiate YIIB+/=, Foo a= , b=c",
+        "N(TLM, Basic realm=\"a, b\", (",
+        "Basic realm=\"a\\\", b\", Digest x=\"\\\\\", y",
         "a,b,c,d,e,f,g,h,i,j",
         "ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFGHIJKLMNOPQRSTUVWXYZ, Basic realm=\"unterminated, NTLM",
     ];

@@ -29,6 +29,7 @@ pub fn check(input: &[u8]) {
     if whole.done {
         assert_eq!(plain(&body[..whole.consumed]).as_ref(), Some(&whole.content));
     }
+    written_and_read(body, *seed);
     for framing in [BodyFraming::None, BodyFraming::Length(number), BodyFraming::Chunked, BodyFraming::ToClose] {
         for limit_bytes in [0, 16, number, u64::MAX] {
             let drained = drain(framing, limit_bytes, [body]);
@@ -88,6 +89,21 @@ fn plain(mut body: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+/// What is chunked comes out as it went in.
+fn written_and_read(content: &[u8], seed: u8) {
+    let mut body = Vec::new();
+    for piece in Pieces::new(content, seed) {
+        body.extend_from_slice(format!("{:x};seed={seed}\r\n", piece.len()).as_bytes());
+        body.extend_from_slice(piece);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(b"0\r\nTrailer: x\r\n\r\n");
+    let consumed = body.len();
+    body.extend_from_slice(b"leftover");
+    let expected = Decoded { content: content.to_vec(), consumed, done: true, error: None };
+    assert_eq!(decode(Pieces::new(&body, seed.wrapping_add(1))), expected);
+}
+
 /// How many bytes were taken, and whether the body has ended.
 fn drain<'a>(
     framing: BodyFraming,
@@ -142,6 +158,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "00000000000000001\r\n",
         "ffffffffffffffff\r\nx",
         "1 ;x\r\na\r\n2\t\r\nbc\r\n0;y=z\r\n\r\n",
+        "1a\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n",
         "3\r\nabcd",
         "3\r\nabc\n",
         "0\r\n folded\r\n\r\n",

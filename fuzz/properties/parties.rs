@@ -32,7 +32,7 @@ pub fn inputs() -> AuthenticateInputs<'static> {
     AuthenticateInputs {
         client_challenge: [0xaa; 8],
         exported_session_key: [0x55; 16],
-        now: TIME,
+        now: FileTime(TIME.0 + 1),
         target_name: Some("HTTP/proxy"),
         channel_bindings: None,
     }

@@ -190,6 +190,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "POST http://h/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
         "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
         "GET /path HTTP/1.1\r\nHost: origin\r\n\r\n",
+        "GE(T http://h/ HTTP/1.1\r\nHost: h\r\n\r\n",
         "CONNECT 127.1:80 HTTP/1.1\r\n\r\n",
         "CONNECT h:443 HTTP/2.0\r\n\r\n",
         "CONNECT h:443 HTTP/1.1\r\nA : b\r\n\r\n",

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use ntlm_gateway::fault::Cause;
 use ntlm_gateway::handshake::{Credentials, FirstLeg, Handshake, Nonces, Progress, Request};
 use ntlm_gateway::http::decode_token;
-use ntlm_gateway::ntlm::{Method, VerifyOptions, verify};
+use ntlm_gateway::ntlm::{Method, VerifyOptions, authenticate, verify};
 
 use super::parties;
 
@@ -49,14 +49,15 @@ pub fn check(input: &[u8]) {
         }
     }
     let nonces = Nonces { client_challenge: [1; 8], exported_session_key: [2; 16], now: parties::TIME };
+    let challenge = message.unwrap_or_default();
     if handshake.authenticate(&nonces, &mut out).is_err() {
-        return assert!(out.is_empty());
+        let answer = authenticate(&credentials.identity, &credentials.negotiate, challenge, &parties::inputs());
+        return assert!(out.is_empty() && answer.is_err(), "a challenge that can be answered is not");
     }
     let token = sent_token(&out, "Negotiate").expect("the answer has credentials");
     let proof = if raw { &token[..] } else { response_token(&token).expect("the answer has the challenge's form") };
     let hash = parties::right_hash();
     let options = VerifyOptions::default();
-    let challenge = message.unwrap_or_default();
     assert!(verify(proof, &credentials.negotiate, challenge, |_, _| Some(&hash), &options).is_ok());
 }
 
@@ -125,6 +126,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let challenges = super::challenge_message::seeds();
     let mut seeds: Vec<Vec<u8>> = challenges.iter().take(2).cloned().collect();
     seeds.extend(challenges.iter().map(|message| wrapped(message)));
+    if let Some(message) = challenges.first() {
+        let fields = [der(0xa3, &der(0x04, b"NTLMSSP\0mic")), der(0xa2, &der(0x04, message))].concat();
+        seeds.push(der(0xa1, &der(0x30, &fields)));
+    }
     let mut cut = wrapped(SIGNATURE);
     cut.pop();
     let long_form = [&[0xa1, 0x83, 0, 0, 16, 0x30, 14, 0xa2, 12, 0x04, 0x82, 0, 8][..], SIGNATURE].concat();
