@@ -139,6 +139,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "upstream = \"CORP\\x:1\"\nuser = 1.5\ntimeouts = 3\nlog_level = [1]\n".to_owned(),
         "[[upstream]]\n'a\nb = {c = 1979-05-27}\n\"a\\nb\" = 0x10\n".to_owned(),
         "shards = 99999\nmax_tunnels = -1\nmethod = \"ntlm\"\npasswd = \"x\"\nconfig = \"y\"\n".to_owned(),
+        format!("{least}\"a\\nb\" = 1\n[limits]\n\"\\u0007\" = 1\nhead = \"\\n\"\n"),
         "90s".to_owned(),
         "64KiB".to_owned(),
     ];
