@@ -56,10 +56,12 @@ pub struct ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ConfigError { origin, key, problem } = self;
+        // A name in the file may hold a line end or what a terminal obeys.
+        let key = key.escape_debug();
         match origin {
             // These name the setting themselves.
             Origin::Flag(_) | Origin::Env(_) => write!(out, "{origin}: {problem}"),
-            Origin::File { .. } if key.is_empty() => write!(out, "{origin}: {problem}"),
+            Origin::File { .. } if self.key.is_empty() => write!(out, "{origin}: {problem}"),
             Origin::File { .. } => write!(out, "{origin}: {key}: {problem}"),
             Origin::Default => write!(out, "{key}: {problem}"),
         }
@@ -201,4 +203,16 @@ pub enum Problem {
     /// See [`SecretError`].
     #[error(transparent)]
     Secret(#[from] SecretError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_stays_on_its_line_whatever_the_name_in_the_file() {
+        let origin = Origin::File { path: "g.toml".into(), line: 1, column: 1 };
+        let error = ConfigError { origin, key: "a\nb\u{1b}[2J".into(), problem: Problem::Unknown { nearest: None } };
+        assert_eq!(error.to_string(), r"g.toml:1:1: a\nb\u{1b}[2J: unknown setting");
+    }
 }

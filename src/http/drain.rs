@@ -75,6 +75,9 @@ impl BodyDrain {
     /// [`DrainError::BadChunk`].
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Drained, DrainError> {
         let too_large = DrainError::TooLarge { limit_bytes: self.limit_bytes };
+        // Up to the byte that would pass the bound: a fault behind it must not be found or missed by how the body was cut.
+        let seen = usize::try_from(self.budget_bytes).map_or(usize::MAX, |budget| budget.saturating_add(1));
+        let bytes = bytes.get(..seen).unwrap_or(bytes);
         let consumed = match &mut self.body {
             Body::Length(left) => {
                 if *left > self.budget_bytes {
@@ -195,6 +198,15 @@ mod tests {
         assert_eq!(drain(BodyFraming::ToClose, &input, 100).unwrap_err(), too_large);
         let endless = b"1;extension\r\na\r\n".repeat(65);
         assert_eq!(drain(BodyFraming::Chunked, &endless, 100).unwrap_err(), too_large);
+    }
+
+    #[test]
+    fn what_is_broken_behind_the_bound_is_not_looked_at_however_the_body_is_cut() {
+        let body = [&b"400\r\n"[..], &[b'a'; 1024], b"no end"].concat();
+        for step in [1, 100, 1029, body.len()] {
+            let too_large = DrainError::TooLarge { limit_bytes: LIMIT };
+            assert_eq!(drain(BodyFraming::Chunked, &body, step).unwrap_err(), too_large, "in steps of {step}");
+        }
     }
 
     #[test]

@@ -1,0 +1,170 @@
+//! Chunked bodies and bodies that are read past: the same however they are cut, and as a plain decoder of this file and
+//! `httparse` read them. The input is a byte that says how to cut, two that are a length or a bound, and the body.
+
+use ntlm_gateway::http::{BodyDrain, BodyFraming, ChunkError, ChunkedDecoder, DrainError};
+
+use super::pieces::Pieces;
+
+/// What came of a body.
+#[derive(Debug, PartialEq)]
+struct Decoded {
+    content: Vec<u8>,
+    consumed: usize,
+    done: bool,
+    error: Option<ChunkError>,
+}
+
+/// Checks one body.
+pub fn check(input: &[u8]) {
+    let Some(([seed, low, high], body)) = input.split_first_chunk::<3>() else {
+        return;
+    };
+    let number = u64::from(u16::from_le_bytes([*low, *high]));
+    let whole = decode([body]);
+    let in_pieces = decode(Pieces::new(body, *seed));
+    assert_eq!(whole.content, in_pieces.content, "the content depends on how the body is cut");
+    assert_eq!((whole.done, whole.error), (in_pieces.done, in_pieces.error));
+    assert!(whole.error.is_some() || whole.consumed == in_pieces.consumed);
+    assert!(whole.done || whole.error.is_some() || whole.consumed == body.len(), "bytes were left lying");
+    if whole.done {
+        assert_eq!(plain(&body[..whole.consumed]).as_ref(), Some(&whole.content));
+    }
+    written_and_read(body, *seed);
+    for framing in [BodyFraming::None, BodyFraming::Length(number), BodyFraming::Chunked, BodyFraming::ToClose] {
+        for limit_bytes in [0, 16, number, u64::MAX] {
+            let drained = drain(framing, limit_bytes, [body]);
+            assert_eq!(
+                drained,
+                drain(framing, limit_bytes, Pieces::new(body, *seed)),
+                "{framing:?} within {limit_bytes} depends on how the body is cut"
+            );
+            drained_rightly(framing, limit_bytes, body, drained, &whole);
+        }
+    }
+}
+
+fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Decoded {
+    let mut decoder = ChunkedDecoder::new();
+    let mut decoded = Decoded { content: Vec::new(), consumed: 0, done: false, error: None };
+    for mut piece in pieces {
+        loop {
+            let segment = match decoder.decode(piece) {
+                Ok(segment) => segment,
+                Err(error) => return Decoded { error: Some(error), ..decoded },
+            };
+            assert!(segment.len() <= piece.len());
+            assert_eq!(segment.done, decoder.is_done());
+            decoded.content.extend_from_slice(&piece[segment.overhead..segment.len()]);
+            decoded.consumed += segment.len();
+            decoded.done = segment.done;
+            piece = &piece[segment.len()..];
+            if segment.done || segment.is_empty() {
+                break;
+            }
+        }
+        if decoded.done {
+            break;
+        }
+    }
+    decoded
+}
+
+/// The content of a whole chunked body, read line by line; sizes are read by `httparse` as well.
+fn plain(mut body: &[u8]) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    loop {
+        let end = body.windows(2).position(|pair| pair == b"\r\n")?;
+        let (line, rest) = (&body[..end], &body[end + 2..]);
+        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let size = usize::from_str_radix(str::from_utf8(&line[..digits]).ok()?, 16).ok()?;
+        if let Ok(httparse::Status::Complete((_, other))) = httparse::parse_chunk_size(body) {
+            assert_eq!(u64::try_from(size), Ok(other), "httparse reads another size");
+        }
+        if size == 0 {
+            // Trailers are lines, and an empty one is the last.
+            return (rest == b"\r\n" || rest.ends_with(b"\r\n\r\n")).then_some(content);
+        }
+        content.extend_from_slice(rest.get(..size)?);
+        body = rest.get(size..)?.strip_prefix(b"\r\n")?;
+    }
+}
+
+/// What is chunked comes out as it went in.
+fn written_and_read(content: &[u8], seed: u8) {
+    let mut body = Vec::new();
+    for piece in Pieces::new(content, seed) {
+        body.extend_from_slice(format!("{:x};seed={seed}\r\n", piece.len()).as_bytes());
+        body.extend_from_slice(piece);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(b"0\r\nTrailer: x\r\n\r\n");
+    let consumed = body.len();
+    body.extend_from_slice(b"leftover");
+    let expected = Decoded { content: content.to_vec(), consumed, done: true, error: None };
+    assert_eq!(decode(Pieces::new(&body, seed.wrapping_add(1))), expected);
+}
+
+/// How many bytes were taken, and whether the body has ended.
+fn drain<'a>(
+    framing: BodyFraming,
+    limit_bytes: u64,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<(usize, bool), DrainError> {
+    let mut drain = BodyDrain::new(framing, limit_bytes);
+    let mut consumed = 0;
+    // As the handshake does: it looks at what follows the head even if nothing does.
+    for piece in std::iter::once(&[][..]).chain(pieces) {
+        let drained = drain.feed(piece)?;
+        assert!(drained.consumed <= piece.len());
+        assert_eq!(drained.done, drain.is_done());
+        consumed += drained.consumed;
+        if drained.done {
+            break;
+        }
+    }
+    let done = drain.is_done();
+    assert_eq!(drain.eof().is_ok(), done || framing == BodyFraming::ToClose);
+    Ok((consumed, done))
+}
+
+fn drained_rightly(
+    framing: BodyFraming,
+    limit_bytes: u64,
+    body: &[u8],
+    drained: Result<(usize, bool), DrainError>,
+    chunked: &Decoded,
+) {
+    let size = body.len() as u64;
+    match (framing, drained) {
+        (_, Ok((consumed, _))) if consumed as u64 > limit_bytes => panic!("{consumed} bytes past {limit_bytes}"),
+        (BodyFraming::None, outcome) => assert_eq!(outcome, Ok((0, true))),
+        (BodyFraming::Length(length), Ok((consumed, done))) => {
+            assert_eq!((consumed as u64, done), (length.min(size), size >= length));
+        }
+        (BodyFraming::Length(length), Err(_)) => assert!(length > limit_bytes),
+        (BodyFraming::ToClose, Ok(outcome)) => assert_eq!(outcome, (body.len(), false)),
+        (BodyFraming::ToClose, Err(_)) => assert!(size > limit_bytes),
+        (BodyFraming::Chunked, Ok(outcome)) => assert_eq!(outcome, (chunked.consumed, chunked.done)),
+        (BodyFraming::Chunked, Err(DrainError::BadChunk(error))) => assert_eq!(Some(error), chunked.error),
+        (BodyFraming::Chunked, Err(_)) => assert!(size > limit_bytes),
+    }
+}
+
+/// Whole bodies, broken ones, and what comes behind them.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let bodies = [
+        "5;a=\"b\"\r\nhello\r\n0A  \r\n0123456789\r\n0\r\nT: v\r\nU:\r\n\r\nleftover",
+        "0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        "00000000000000001\r\n",
+        "ffffffffffffffff\r\nx",
+        "1 ;x\r\na\r\n2\t\r\nbc\r\n0;y=z\r\n\r\n",
+        "1a\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n",
+        "3\r\nabcd",
+        "3\r\nabc\n",
+        "0\r\n folded\r\n\r\n",
+        "g\r\n",
+        "5\nhello",
+    ];
+    let frames = [[0, 5, 0], [3, 64, 0], [255, 0, 1]];
+    bodies.iter().zip(frames.iter().cycle()).map(|(body, frame)| [&frame[..], body.as_bytes()].concat()).collect()
+}

@@ -1,0 +1,380 @@
+//! The whole handshake against an upstream that says anything at all: the same however its bytes are cut, within its
+//! bounds, and with a proof only for a challenge of the same connection.
+//!
+//! The input is a byte that says how to cut, a byte of options (1: the first request is plain; 2: NTLMv1-ESS; 4: a second
+//! handshake follows with what the first has learned), and what the upstream says:
+//!
+//! | byte | meaning |
+//! |---|---|
+//! | 0x1d | the upstream closes; what follows is said on the next connection |
+//! | 0x1e | the upstream waits for the next request |
+//! | 0x1a | a CHALLENGE_MESSAGE in base64, with a nonce of the connection's own |
+//! | 0x1b | the same in SPNEGO |
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ntlm_gateway::fault::{Cause, Fault};
+use ntlm_gateway::handshake::{Credentials, FirstLeg, Handshake, Nonces, Progress, Request, Tally};
+use ntlm_gateway::http::{FieldStorage, HeadEnd, RequestHead, decode_token};
+use ntlm_gateway::limits::HANDSHAKE_CONNECTIONS;
+use ntlm_gateway::ntlm::{
+    MessageType, Method, NegotiateOptions, NtHash, ServerChallengeOptions, VerifyOptions, challenge, negotiate, verify,
+};
+
+use super::pieces::Pieces;
+use super::{parties, spnego, trace};
+
+const HEAD_LIMIT_BYTES: usize = 2048;
+const AUTHORITY: &str = "origin.test:443";
+const NONCES: Nonces = Nonces { client_challenge: [0xaa; 8], exported_session_key: [0x55; 16], now: parties::TIME };
+
+/// What the upstream says on one connection, a part a request.
+struct Connection {
+    turns: Vec<Vec<u8>>,
+    closes: bool,
+}
+
+/// What happened, in order.
+#[derive(Debug, PartialEq)]
+enum Event {
+    Sent {
+        connection: usize,
+        request: Vec<u8>,
+    },
+    Redial,
+    Established {
+        leftover: Vec<u8>,
+    },
+    Declined {
+        answer: String,
+        leftover: Vec<u8>,
+    },
+    Fault(Cause),
+    /// The upstream says no more.
+    Stalled,
+    /// A request was due before all of a turn had been read. Read at once, the rest poisons the connection.
+    Early,
+}
+
+/// Checks one conversation.
+pub fn check(input: &[u8]) {
+    let Some(([seed, options], said)) = input.split_first_chunk::<2>() else {
+        return;
+    };
+    let script = script(said);
+    let conversations = |cut: Option<u8>| {
+        let credentials = credentials(*options);
+        let handshakes = if options & 4 == 0 { 1 } else { 2 };
+        (0..handshakes).map(|_| Conversation::hold(&script, &credentials, cut)).collect::<Vec<_>>()
+    };
+    let whole = conversations(None);
+    let cut = conversations(Some(*seed));
+    for (whole, cut) in whole.iter().zip(&cut) {
+        whole.keeps_its_bounds(&script);
+        cut.keeps_its_bounds(&script);
+        if !same(whole, cut) {
+            // What the next handshake begins with may differ from here on.
+            break;
+        }
+    }
+}
+
+fn script(said: &[u8]) -> Vec<Connection> {
+    let identity = parties::identity(Method::NtlmV2, false);
+    let offer = negotiate(&identity, &NegotiateOptions::default());
+    let connections: Vec<&[u8]> = said.split(|&byte| byte == 0x1d).take(8).collect();
+    let mut script = Vec::new();
+    for (number, said) in connections.iter().enumerate() {
+        let [.., nonce] = number.to_be_bytes();
+        let server = ServerChallengeOptions { server_challenge: [nonce; 8], ..parties::server(Some(parties::TIME)) };
+        let message = challenge(&offer, &server).expect("a server of our own answers");
+        let turns = said.split(|&byte| byte == 0x1e).map(|turn| expanded(turn, &message)).collect();
+        script.push(Connection { turns, closes: number + 1 < connections.len() });
+    }
+    script
+}
+
+fn expanded(turn: &[u8], message: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for byte in turn {
+        match byte {
+            0x1a => bytes.extend_from_slice(STANDARD.encode(message).as_bytes()),
+            0x1b => bytes.extend_from_slice(STANDARD.encode(spnego::wrapped(message)).as_bytes()),
+            _ => bytes.push(*byte),
+        }
+    }
+    bytes
+}
+
+fn credentials(options: u8) -> Arc<Credentials> {
+    let first_leg = if options & 1 == 0 { FirstLeg::Negotiate } else { FirstLeg::Plain };
+    let method = if options & 2 == 0 { Method::NtlmV2 } else { Method::NtlmV1Ess };
+    Arc::new(Credentials::new(parties::identity(method, false), "proxy.test", first_leg))
+}
+
+/// One handshake, driven as the tunnel drives it.
+struct Conversation {
+    handshake: Handshake,
+    negotiate: Vec<u8>,
+    cut: Option<u8>,
+    events: Vec<Event>,
+    connection: usize,
+    /// What has been fed of the present connection.
+    heard: Vec<u8>,
+    tally: Tally,
+}
+
+/// What follows a turn.
+enum After {
+    NextTurn,
+    NextConnection,
+    End,
+}
+
+impl Conversation {
+    fn hold(script: &[Connection], credentials: &Arc<Credentials>, cut: Option<u8>) -> Self {
+        let request = Request { authority: AUTHORITY.into(), fields: b"User-Agent: t\r\n".to_vec().into() };
+        let mut conversation = Self {
+            handshake: Handshake::new(request, Arc::clone(credentials), HEAD_LIMIT_BYTES),
+            negotiate: credentials.negotiate.clone(),
+            cut,
+            events: Vec::new(),
+            connection: 0,
+            heard: Vec::new(),
+            tally: Tally::default(),
+        };
+        for (number, connection) in script.iter().enumerate() {
+            conversation.connection = number;
+            conversation.heard.clear();
+            match conversation.on_one_connection(connection) {
+                After::NextConnection => {}
+                _ => break,
+            }
+        }
+        conversation.tally = conversation.handshake.tally();
+        conversation.proves_nothing_unasked();
+        conversation
+    }
+
+    fn on_one_connection(&mut self, connection: &Connection) -> After {
+        let mut out = Vec::new();
+        self.handshake.begin(&mut out);
+        self.sent(out, false);
+        let mut unused = Vec::new();
+        for turn in &connection.turns {
+            match self.take_turn(turn, &mut unused) {
+                After::NextTurn => {}
+                after => return after,
+            }
+        }
+        if !connection.closes {
+            self.events.push(Event::Stalled);
+            return After::End;
+        }
+        match self.handshake.closed() {
+            Ok(Progress::Redial) => self.redial(),
+            Ok(progress) => panic!("a close is no {progress:?}"),
+            Err(fault) => self.failed(&fault),
+        }
+    }
+
+    fn take_turn(&mut self, turn: &[u8], unused: &mut Vec<u8>) -> After {
+        let mut pieces = Pieces::new(turn, self.cut.unwrap_or_default());
+        loop {
+            let piece = if self.cut.is_some() {
+                pieces.next()
+            } else {
+                (unused.is_empty() || !turn.is_empty()).then_some(turn)
+            };
+            let Some(piece) = piece else {
+                return After::NextTurn;
+            };
+            let rest = if self.cut.is_some() { pieces.rest() } else { &[] };
+            unused.extend_from_slice(piece);
+            self.heard.extend_from_slice(piece);
+            let mut out = Vec::new();
+            let (used, progress) = match self.handshake.receive(unused, &mut out) {
+                Ok(received) => received,
+                Err(fault) => return self.failed(&fault),
+            };
+            assert!(used <= unused.len(), "more was used than there is");
+            unused.drain(..used);
+            assert_eq!(out.is_empty(), !matches!(progress, Progress::Send), "a request comes with Send and only then");
+            match progress {
+                Progress::More if self.cut.is_some() => {}
+                Progress::More => return After::NextTurn,
+                Progress::Redial => return self.redial(),
+                Progress::Established | Progress::Declined(_) => {
+                    return self.ended(progress, [&**unused, rest].concat());
+                }
+                Progress::Send | Progress::Challenged => {
+                    assert!(unused.is_empty(), "a connection with bytes behind the body goes on");
+                    if !out.is_empty() {
+                        self.sent(out, false);
+                    }
+                    if !rest.is_empty() {
+                        self.events.push(Event::Early);
+                        return After::End;
+                    }
+                    return if self.handshake.is_challenged() { self.prove() } else { After::NextTurn };
+                }
+            }
+        }
+    }
+
+    fn prove(&mut self) -> After {
+        let mut out = Vec::new();
+        match self.handshake.authenticate(&NONCES, &mut out) {
+            Ok(()) => {
+                assert!(self.handshake.awaits_verdict());
+                self.sent(out, true);
+                After::NextTurn
+            }
+            Err(fault) => {
+                assert!(out.is_empty(), "a proof that failed is sent");
+                self.failed(&fault)
+            }
+        }
+    }
+
+    fn redial(&mut self) -> After {
+        self.events.push(Event::Redial);
+        After::NextConnection
+    }
+
+    fn failed(&mut self, fault: &Fault) -> After {
+        let shown = format!("{fault:?} {}", fault.cause.label());
+        let hash = NtHash::from_password(parties::PASSWORD).to_hex();
+        assert!(!shown.contains(hash.as_str()), "a fault shows the hash");
+        self.events.push(Event::Fault(fault.cause));
+        After::End
+    }
+
+    fn ended(&mut self, progress: Progress, leftover: Vec<u8>) -> After {
+        self.events.push(match progress {
+            Progress::Declined(declined) => {
+                assert!(declined.status != 407 && !matches!(declined.status, 200..=299));
+                assert!(!declined.reason.contains(|letter: char| letter.is_control()));
+                Event::Declined { answer: format!("{declined:?}"), leftover }
+            }
+            _ => Event::Established { leftover },
+        });
+        After::End
+    }
+
+    /// What is sent is one CONNECT for the same target; only an asked-for proof is an AUTHENTICATE_MESSAGE.
+    fn sent(&mut self, request: Vec<u8>, proof: bool) {
+        assert_eq!(HeadEnd::request().find(&request, usize::MAX), Ok(Some(request.len())));
+        let mut storage = FieldStorage::new();
+        let head = RequestHead::parse(&request, &mut storage).expect("what is sent can be read");
+        assert_eq!((head.method, head.target_text), ("CONNECT", AUTHORITY));
+        assert_eq!(head.fields.get("user-agent"), Some(&b"t"[..]));
+        let token = ["NTLM", "Negotiate"].iter().find_map(|scheme| spnego::sent_token(&request, scheme));
+        let signature = |token: &Vec<u8>| token.windows(8).position(|window| window == b"NTLMSSP\0");
+        let message = token.as_ref().and_then(|token| token.get(signature(token)?..));
+        match (proof, message.map(MessageType::of)) {
+            (true, Some(Ok(MessageType::Authenticate))) => {
+                self.proves_a_challenge_of_this_connection(&token.unwrap_or_default())
+            }
+            (false, None | Some(Ok(MessageType::Negotiate))) => {}
+            (_, message) => panic!("{message:?} is sent where a proof is due: {proof}"),
+        }
+        self.events.push(Event::Sent { connection: self.connection, request });
+    }
+
+    fn proves_a_challenge_of_this_connection(&self, token: &[u8]) {
+        let proof = if token.starts_with(b"NTLMSSP\0") { Some(token) } else { spnego::response_token(token) };
+        let proof = proof.expect("a proof comes raw or as a NegTokenResp");
+        let hash = parties::right_hash();
+        let options = VerifyOptions { allow_v1_ess: true, require_mic: false };
+        let answers = |message: &[u8]| verify(proof, &self.negotiate, message, |_, _| Some(&hash), &options).is_ok();
+        let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
+        let tokens = self.heard.split(|byte| !is_base64(byte)).filter(|run| run.len() >= 40);
+        let messages = tokens.filter_map(|run| decode_token(str::from_utf8(run).ok()?).ok());
+        let answered = messages.filter(|token| answers(token) || spnego::response_token(token).is_some_and(answers));
+        assert_ne!(answered.count(), 0, "a proof for a challenge that did not come on this connection");
+    }
+
+    /// Without a challenge there is nothing to be had.
+    fn proves_nothing_unasked(&mut self) {
+        if !self.handshake.is_challenged() {
+            let mut out = Vec::new();
+            assert!(self.handshake.authenticate(&NONCES, &mut out).is_err());
+            assert!(out.is_empty());
+        }
+    }
+
+    fn keeps_its_bounds(&self, script: &[Connection]) {
+        let sent = self.events.iter().filter(|event| matches!(event, Event::Sent { .. })).count();
+        assert_eq!(usize::from(self.handshake.legs()), sent);
+        assert!(sent <= usize::from(HANDSHAKE_CONNECTIONS) + 1, "{sent} requests for one tunnel");
+        assert!(self.connection < script.len());
+        let Tally { refused, rechallenge, .. } = self.tally;
+        assert!(refused + rechallenge <= 1, "a handshake is refused once");
+        let ends = |event: &Event| !matches!(event, Event::Sent { .. } | Event::Redial);
+        assert!(!self.events.iter().rev().skip(1).any(ends), "something happens behind the end");
+    }
+}
+
+/// Asserts that two ways of cutting came to the same; false where one of them had to stop early.
+fn same(whole: &Conversation, cut: &Conversation) -> bool {
+    use Event::{Early, Fault, Redial};
+    match (cut.events.split_last(), whole.events.get(cut.events.len().saturating_sub(1))) {
+        (Some((Early, before)), _) => {
+            // A request of its own may have gone out before the poison was seen.
+            let before = match before.split_last() {
+                Some((Event::Sent { .. }, earlier)) if whole.events.get(..before.len()) != Some(before) => earlier,
+                _ => before,
+            };
+            assert_eq!(whole.events.get(..before.len()), Some(before));
+            let poisoned = whole.events.get(before.len());
+            assert!(matches!(poisoned, Some(Redial | Fault(Cause::ResponseMalformed))), "{poisoned:?}");
+            false
+        }
+        // The last attempt: out of attempts before the poison is seen.
+        (Some((Fault(Cause::HandshakeBroken), before)), Some(Fault(Cause::ResponseMalformed))) => {
+            assert_eq!(whole.events.get(..before.len()), Some(before));
+            false
+        }
+        _ => {
+            assert_eq!(whole.events, cut.events, "the outcome depends on how the bytes are cut");
+            assert_eq!(whole.tally, cut.tally);
+            true
+        }
+    }
+}
+
+/// Conversations with the proxies that there are.
+pub fn seeds() -> Vec<Vec<u8>> {
+    const CHALLENGED: &str = "HTTP/1.1 407 A\r\nProxy-Authenticate: NTLM \x1a\r\nContent-Length: 3\r\n\r\nabc";
+    const ASKED: &str = "HTTP/1.1 407 A\r\nProxy-Authenticate: NTLM\r\nProxy-Authenticate: Negotiate\r\n\
+        Content-Length: 0\r\n\r\n";
+    const OK: &str = "HTTP/1.1 200 OK\r\n\r\ntunnel";
+    const CLOSED: &str =
+        "HTTP/1.1 407 A\r\nProxy-Authenticate: NTLM\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc";
+    let only = |scheme: &str| format!("HTTP/1.1 407 A\r\nProxy-Authenticate: {scheme}\r\nContent-Length: 0\r\n\r\n");
+    let scripts = [
+        format!("{CHALLENGED}\x1e{OK}"),
+        format!("{ASKED}\x1e{CHALLENGED}\x1e{OK}"),
+        format!("{CLOSED}\x1d{CHALLENGED}\x1e{ASKED}"),
+        format!("{CHALLENGED}\x1e{CHALLENGED}"),
+        format!("{}\x1e{}\x1e{OK}", only("Negotiate"), only("Negotiate \x1b")),
+        format!("{}\x1e{}\x1e{}\x1e{OK}", only("Negotiate"), only("Negotiate"), only("Negotiate \x1b")),
+        format!("{}\x1e{OK}", only("NTLM \x1b")),
+        format!("{}\x1d{}{}\x1e{OK}", trace::FIRST_REFUSAL, "x".repeat(701), trace::challenged()),
+        format!("{}\x1e{}", trace::challenged(), trace::ESTABLISHED),
+        "HTTP/1.1 100 C\r\n\r\nHTTP/1.1 407 A\r\nProxy-Authenticate: Basic,\r\n NTLM \x1a\r\n\
+         Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n\x1eHTTP/1.1 403 No\r\nX: y\r\nContent-Length: 2\r\n\r\nno"
+            .to_owned(),
+        format!("{CHALLENGED}poison\x1d\x1d{CHALLENGED}\x1e\x1d"),
+        format!("{ASKED}{ASKED}\x1d{ASKED}\x1e{ASKED}"),
+        "HTTP/1.1 401 U\r\nWWW-Authenticate: NTLM\r\n\r\n".to_owned(),
+        only("Basic realm=\"x\""),
+        "SSH-2.0-x\r\n\r\n\x1d\x1d".to_owned(),
+        "HTTP/1.0 407 A\r\nProxy-Authenticate: NTLM \x1a\r\n\r\nto the close\x1d\x1d".to_owned(),
+    ];
+    let heads = [[0, 0], [3, 1], [255, 4], [7, 2], [1, 5]];
+    scripts.iter().zip(heads.iter().cycle()).map(|(said, head)| [&head[..], said.as_bytes()].concat()).collect()
+}

@@ -1,0 +1,205 @@
+//! A client's request head: found however it is cut, read as `httparse` reads it, and passed on without a change of
+//! meaning. The input is a byte that says how to cut, and the bytes of the connection.
+
+use httparse::{EMPTY_HEADER, Status};
+use ntlm_gateway::http::{
+    Authority, BodyFraming, FieldStorage, HeadEnd, HeadTooLarge, RequestHead, RequestTarget, UpstreamRequest, Version,
+    connect_request, copy_end_to_end_fields, upstream_request,
+};
+
+use super::pieces::Pieces;
+
+/// Small, so that the fuzzer gets past it.
+pub const HEAD_LIMIT_BYTES: usize = 1024;
+
+/// What never goes from one hop to the next.
+const HOP_BY_HOP: [&str; 6] =
+    ["connection", "proxy-connection", "proxy-authorization", "keep-alive", "te", "transfer-encoding"];
+
+/// Checks one connection's bytes.
+pub fn check(input: &[u8]) {
+    let Some((&seed, bytes)) = input.split_first() else {
+        return;
+    };
+    let found = find_head(HeadEnd::request(), bytes, seed);
+    let Ok(Some(length)) = found else {
+        if found == Ok(None) {
+            assert!(RequestHead::parse(bytes, &mut FieldStorage::new()).is_err(), "half a head is taken for a whole");
+        }
+        return;
+    };
+    let bytes = &bytes[..length];
+    let mut storage = FieldStorage::new();
+    match RequestHead::parse(bytes, &mut storage) {
+        Ok(head) => {
+            as_httparse_reads_it(&head, bytes);
+            framed_one_way(&head);
+            targets_read_back(&head);
+            passed_on(&head);
+        }
+        Err(error) => {
+            assert!(matches!(error.status(), 400 | 431 | 501 | 505));
+            let text = error.to_string();
+            assert!(text.is_ascii() && !text.contains(['\r', '\n']), "an error's text is shown to the peer: {text}");
+        }
+    }
+}
+
+/// Looks for the head's end in the whole and in pieces: both must find the same.
+pub fn find_head(mut end: HeadEnd, bytes: &[u8], seed: u8) -> Result<Option<usize>, HeadTooLarge> {
+    let mut trickle = end.clone();
+    let whole = end.find(bytes, HEAD_LIMIT_BYTES);
+    let mut so_far = Vec::new();
+    let mut in_pieces = Ok(None);
+    for piece in Pieces::new(bytes, seed) {
+        so_far.extend_from_slice(piece);
+        in_pieces = trickle.find(&so_far, HEAD_LIMIT_BYTES);
+        if in_pieces != Ok(None) {
+            break;
+        }
+    }
+    assert_eq!(whole, in_pieces, "the end of the head depends on how it is cut");
+    if let Ok(Some(length)) = whole {
+        assert!(length <= bytes.len().min(HEAD_LIMIT_BYTES));
+        assert!(bytes[..length].ends_with(b"\n"));
+    }
+    whole
+}
+
+fn as_httparse_reads_it(head: &RequestHead<'_>, bytes: &[u8]) {
+    let mut headers = [EMPTY_HEADER; 256];
+    let mut other = httparse::Request::new(&mut headers);
+    // It knows no blanks behind the version.
+    let line = bytes.trim_ascii_start().split(|&byte| byte == b'\r').next().unwrap_or_default();
+    if line.last().is_some_and(|byte| byte.is_ascii_whitespace()) {
+        return;
+    }
+    match other.parse(bytes) {
+        Ok(Status::Complete(length)) => assert_eq!(length, bytes.len()),
+        refused => panic!("accepted here and not by httparse: {refused:?}"),
+    }
+    assert_eq!(other.method, Some(head.method));
+    assert_eq!(other.path, Some(head.target_text));
+    assert_eq!(other.version, Some(if head.version == Version::Http11 { 1 } else { 0 }));
+    assert_eq!(other.headers.len(), head.fields.len());
+    for (field, header) in head.fields.iter().zip(other.headers.iter()) {
+        assert_eq!((field.name, field.value), (header.name, header.value));
+    }
+}
+
+/// Content-Length and Transfer-Encoding say one thing, and it is the framing.
+fn framed_one_way(head: &RequestHead<'_>) {
+    let elements = |name: &'static str| -> Vec<String> {
+        let values = head.fields.get_all(name).flat_map(|value| value.split(|&byte| byte == b','));
+        values.map(|element| String::from_utf8_lossy(element.trim_ascii()).to_lowercase()).collect()
+    };
+    let (lengths, codings) = (elements("content-length"), elements("transfer-encoding"));
+    match head.framing {
+        BodyFraming::None => assert!(lengths.is_empty() && codings.is_empty()),
+        BodyFraming::Length(length) => {
+            assert!(codings.is_empty() && !lengths.is_empty());
+            assert!(lengths.iter().all(|text| text.parse() == Ok(length)), "{lengths:?}");
+        }
+        BodyFraming::Chunked => {
+            assert!(lengths.is_empty() && head.version == Version::Http11);
+            assert!(codings.iter().filter(|coding| !coding.is_empty()).eq(["chunked"]), "{codings:?}");
+        }
+        BodyFraming::ToClose => panic!("no request lasts to the close"),
+    }
+    assert!(!head.is_connect() || matches!(head.framing, BodyFraming::None | BodyFraming::Length(0)));
+    assert!(head.fields.get_all("host").count() <= 1);
+}
+
+fn targets_read_back(head: &RequestHead<'_>) {
+    match head.target {
+        RequestTarget::Authority(authority) => {
+            assert!(head.is_connect());
+            assert_ne!(authority.port, 0);
+            assert_eq!(Authority::parse(&authority.to_string()), Ok(authority));
+        }
+        RequestTarget::Absolute { authority, authority_text, path_and_query } => {
+            let scheme = head.target_text.len() - authority_text.len() - path_and_query.len();
+            assert!(head.target_text[..scheme].eq_ignore_ascii_case("http://"));
+            assert!(head.target_text.ends_with(&format!("{authority_text}{path_and_query}")));
+            assert_eq!(Authority::parse_with_default_port(authority_text, 80), Ok(authority));
+        }
+        RequestTarget::Origin(path) => assert!(path.starts_with('/')),
+        RequestTarget::Asterisk => assert_eq!(head.target_text, "*"),
+    }
+}
+
+/// What goes upstream is one head, asks for the same, and has the gateway's credentials and no others.
+fn passed_on(head: &RequestHead<'_>) {
+    let mut fields = Vec::new();
+    copy_end_to_end_fields(&head.fields, &mut fields);
+    let (target, host, mut out) = match head.target {
+        RequestTarget::Authority(authority) => {
+            let text = authority.to_string();
+            let mut out = Vec::new();
+            connect_request(&mut out, &text, Version::Http11, &fields, Some(("NTLM", b"NTLMSSP\0")));
+            (text.clone(), text, out)
+        }
+        RequestTarget::Absolute { authority_text, .. } => {
+            (head.target_text.to_owned(), authority_text.to_owned(), Vec::new())
+        }
+        _ => return,
+    };
+    if out.is_empty() {
+        let request = UpstreamRequest {
+            method: head.method,
+            target: &target,
+            host: &host,
+            version: Version::Http11,
+            extra_fields: &fields,
+            framing: head.framing,
+            proxy_authorization: Some(("NTLM", b"NTLMSSP\0")),
+        };
+        upstream_request(&mut out, &request);
+    }
+    if head.fields.len() > 120 {
+        // The few that are added might be too many for our own reader.
+        return;
+    }
+    assert_eq!(HeadEnd::request().find(&out, usize::MAX), Ok(Some(out.len())), "what goes out is more than one head");
+    let mut storage = FieldStorage::new();
+    let sent = RequestHead::parse(&out, &mut storage).expect("what goes out can be read");
+    assert_eq!((sent.method, sent.target_text), (head.method, target.as_str()));
+    assert_eq!(sent.fields.get("host"), Some(host.as_bytes()));
+    assert!(sent.fields.get_all("proxy-authorization").eq([b"NTLM TlRMTVNTUAA="]));
+    assert!(head.is_connect() || sent.framing == head.framing);
+    let ours = |name: &str| matches!(name, "Host" | "Proxy-Connection" | "Proxy-Authorization");
+    for field in sent.fields.iter().filter(|field| !ours(field.name)) {
+        let framing = ["Content-Length", "Transfer-Encoding"].contains(&field.name);
+        assert!(framing || !HOP_BY_HOP.iter().any(|name| name.eq_ignore_ascii_case(field.name)), "{}", field.name);
+        assert!(framing || head.fields.iter().any(|given| given == field), "{} was not given", field.name);
+    }
+}
+
+/// The requests of the trace, of curl and of those who try things.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let heads = [
+        "CONNECT server.domain.net:443 HTTP/1.0 \r\nUser-Agent:Mozilla/4.0 (compatible; MSIE 5.5; Win32) \r\n\
+         proxy-Connection: Keep-Alive \r\nPragma: no-cache \r\n\r\n",
+        "CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\nUser-Agent: curl/8.14.1\r\n\
+         Proxy-Authorization: Basic eDp5\r\nProxy-Connection: Keep-Alive\r\n\r\n\x16\x03\x01",
+        "\r\n\r\nCONNECT [2001:db8::1]:8443 HTTP/1.1\r\n\r\n",
+        "GET http://example.com:8080/a?b=c HTTP/1.1\r\nHost: example.com:8080\r\nConnection: close, X-Mine\r\n\
+         X-Mine: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nAccept: */*\r\n\r\n",
+        "POST HTTP://h?q HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n0\r\n\r\n",
+        "PUT http://h/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5, 5\r\nContent-Length: 5\r\n\r\nhello",
+        "POST http://h/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET /path HTTP/1.1\r\nHost: origin\r\n\r\n",
+        "GE(T http://h/ HTTP/1.1\r\nHost: h\r\n\r\n",
+        "CONNECT 127.1:80 HTTP/1.1\r\n\r\n",
+        "CONNECT h:443 HTTP/2.0\r\n\r\n",
+        "CONNECT h:443 HTTP/1.1\r\nA : b\r\n\r\n",
+        "CONNECT h:443 HTTP/1.1\r\nA: b\r\n c\r\n\r\n",
+        "CONNECT h:443 HTTP/1.1\nHost: h\n\n",
+    ];
+    heads
+        .iter()
+        .zip([0, 3, 255, 1].into_iter().cycle())
+        .map(|(head, seed)| [&[seed], head.as_bytes()].concat())
+        .collect()
+}

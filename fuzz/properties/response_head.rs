@@ -1,0 +1,120 @@
+//! An upstream's response head: found however it is cut, read as `httparse` reads it, and framed one way. The input is
+//! a byte that says how to cut, and the bytes of the connection.
+
+use httparse::{EMPTY_HEADER, Status};
+use ntlm_gateway::http::{
+    BodyFraming, FieldStorage, HeadEnd, ResponseHead, ResponseTo, Version, copy_end_to_end_fields, unfold_field_lines,
+};
+
+use super::request_head::find_head;
+use super::trace;
+
+/// Checks one connection's bytes.
+pub fn check(input: &[u8]) {
+    let Some((&seed, bytes)) = input.split_first() else {
+        return;
+    };
+    let found = find_head(HeadEnd::response(), bytes, seed);
+    let Ok(Some(length)) = found else {
+        if found == Ok(None) {
+            assert!(ResponseHead::parse(bytes, &mut FieldStorage::new()).is_err(), "half a head is taken for a whole");
+        }
+        return;
+    };
+    let bytes = &bytes[..length];
+    let mut unfolded = bytes.to_vec();
+    let folded = unfold_field_lines(&mut unfolded);
+    assert_eq!(folded, unfolded != bytes);
+    assert_eq!(unfolded.len(), bytes.len(), "unfolding moves nothing");
+    assert!(!unfold_field_lines(&mut unfolded.clone()), "unfolding leaves a fold");
+    if folded {
+        assert!(ResponseHead::parse(bytes, &mut FieldStorage::new()).is_err(), "a fold is accepted as it is");
+    }
+    let mut storage = FieldStorage::new();
+    if let Ok(head) = ResponseHead::parse(&unfolded, &mut storage) {
+        as_httparse_reads_it(&head, &unfolded);
+        assert!((100..=999).contains(&head.status));
+        assert!(!head.reason.iter().any(|&byte| byte == b'\r' || byte == b'\n'));
+        assert!(!(head.is_informational() && head.status == 101));
+        for response_to in [ResponseTo::Connect, ResponseTo::Head, ResponseTo::Other] {
+            framed_one_way(&head, response_to);
+        }
+        passed_on(&head);
+    }
+}
+
+/// Where both accept a head, they read the same. Each of the two is lenient where the other is not.
+fn as_httparse_reads_it(head: &ResponseHead<'_>, bytes: &[u8]) {
+    let mut headers = [EMPTY_HEADER; 256];
+    let mut other = httparse::Response::new(&mut headers);
+    let Ok(Status::Complete(length)) = other.parse(bytes) else {
+        return;
+    };
+    assert_eq!(length, bytes.len());
+    assert_eq!(other.code, Some(head.status));
+    assert_eq!(other.version, Some(if head.version == Version::Http11 { 1 } else { 0 }));
+    assert_eq!(other.headers.len(), head.fields.len());
+    for (field, header) in head.fields.iter().zip(other.headers.iter()) {
+        assert_eq!((field.name, field.value), (header.name, header.value));
+    }
+}
+
+fn framed_one_way(head: &ResponseHead<'_>, response_to: ResponseTo) {
+    let elements = |name: &'static str| -> Vec<String> {
+        let values = head.fields.get_all(name).flat_map(|value| value.split(|&byte| byte == b','));
+        values.map(|element| String::from_utf8_lossy(element.trim_ascii()).to_lowercase()).collect()
+    };
+    let (lengths, codings) = (elements("content-length"), elements("transfer-encoding"));
+    let chunked = codings.iter().filter(|coding| *coding == "chunked").count();
+    let Ok(framing) = head.framing(response_to) else {
+        assert!(!lengths.is_empty() || !codings.is_empty(), "what says nothing of its length lasts to the close");
+        return;
+    };
+    let tunnel = response_to == ResponseTo::Connect && matches!(head.status, 200..=299);
+    let bodiless = tunnel || response_to == ResponseTo::Head || matches!(head.status, 100..=199 | 204 | 304);
+    assert_eq!(framing == BodyFraming::None, bodiless);
+    match framing {
+        BodyFraming::None => {}
+        BodyFraming::Length(length) => {
+            assert!(codings.is_empty() && !lengths.is_empty());
+            assert!(lengths.iter().all(|text| text.parse() == Ok(length)), "{lengths:?}");
+        }
+        BodyFraming::Chunked => assert_eq!(chunked, 1),
+        BodyFraming::ToClose => assert!(chunked == 0 && (lengths.is_empty() || !codings.is_empty())),
+    }
+}
+
+/// The fields that are passed on are whole lines, none of them the hop's own.
+fn passed_on(head: &ResponseHead<'_>) {
+    let mut fields = Vec::new();
+    copy_end_to_end_fields(&head.fields, &mut fields);
+    let text = [b"HTTP/1.1 200 OK\r\n", fields.as_slice(), b"\r\n"].concat();
+    let mut storage = FieldStorage::new();
+    let passed = ResponseHead::parse(&text, &mut storage).expect("what is passed on can be read");
+    assert!(passed.fields.len() <= head.fields.len());
+    for name in ["connection", "proxy-authenticate", "proxy-connection", "transfer-encoding"] {
+        assert!(!passed.fields.has(name), "{name} is passed on");
+    }
+}
+
+/// The answers of the trace, and the oddities of proxies.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let heads = [
+        trace::FIRST_REFUSAL.to_owned(),
+        trace::challenged(),
+        trace::ESTABLISHED.to_owned(),
+        "HTTP/1.0 407 \r\nProxy-Authenticate: NTLM\r\nProxy-Authenticate: Basic realm=\"a, b\"\r\n\
+         Connection: keep-alive\r\nContent-Length: 0\r\n\r\n"
+            .to_owned(),
+        "HTTP/1.1 407 x\r\nProxy-Authenticate: Negotiate,\r\n NTLM\r\n\tTransfer\r\n\
+         Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"
+            .to_owned(),
+        "HTTP/1.1 100\r\n\r\nHTTP/1.1 200 OK\r\n\r\n".to_owned(),
+        "HTTP/1.1 403\tForbidden \u{e4}\r\nContent-Length: 7, 7\r\nX: \u{e4}\r\n\r\n".to_owned(),
+        "HTTP/1.1 304 y\r\nConnection: close, X\r\nX: 1\r\n\r\n".to_owned(),
+        "HTTP/1.1 500 n\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n".to_owned(),
+        "HTTP/2 200\r\n\r\n".to_owned(),
+        "ICY 200 OK\r\n\r\n".to_owned(),
+    ];
+    heads.iter().zip([0, 7, 255].into_iter().cycle()).map(|(head, seed)| [&[seed], head.as_bytes()].concat()).collect()
+}
