@@ -135,7 +135,7 @@ enum After {
 
 impl Conversation {
     fn hold(script: &[Connection], credentials: &Arc<Credentials>, cut: Option<u8>) -> Self {
-        let request = Request { authority: AUTHORITY.into(), fields: b"User-Agent: t\r\n".to_vec().into() };
+        let request = Request::connect(AUTHORITY, b"User-Agent: t\r\n".to_vec());
         let mut conversation = Self {
             handshake: Handshake::new(request, Arc::clone(credentials), HEAD_LIMIT_BYTES),
             negotiate: credentials.negotiate.clone(),
@@ -206,7 +206,7 @@ impl Conversation {
                 Progress::More if self.cut.is_some() => {}
                 Progress::More => return After::NextTurn,
                 Progress::Redial => return self.redial(),
-                Progress::Established | Progress::Declined(_) => {
+                Progress::Answered | Progress::Established | Progress::Declined(_) => {
                     return self.ended(progress, [&**unused, rest].concat());
                 }
                 Progress::Send | Progress::Challenged => {

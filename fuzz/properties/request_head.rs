@@ -3,8 +3,8 @@
 
 use httparse::{EMPTY_HEADER, Status};
 use ntlm_gateway::http::{
-    Authority, BodyFraming, FieldStorage, HeadEnd, HeadTooLarge, RequestHead, RequestTarget, UpstreamRequest, Version,
-    connect_request, copy_end_to_end_fields, upstream_request,
+    Authority, BodyFraming, FieldStorage, HeadEnd, HeadTooLarge, NextHop, RequestHead, RequestTarget, UpstreamRequest,
+    Version, connect_request, copy_end_to_end_fields, upstream_request,
 };
 
 use super::pieces::Pieces;
@@ -150,9 +150,9 @@ fn passed_on(head: &RequestHead<'_>) {
             target: &target,
             host: &host,
             version: Version::Http11,
-            extra_fields: &fields,
+            extra_fields: &[&fields],
             framing: head.framing,
-            proxy_authorization: Some(("NTLM", b"NTLMSSP\0")),
+            next_hop: NextHop::Proxy(Some(("NTLM", b"NTLMSSP\0"))),
         };
         upstream_request(&mut out, &request);
     }

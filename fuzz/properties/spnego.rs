@@ -20,7 +20,7 @@ const ASKED: &[u8] = b"HTTP/1.1 407 Denied\r\nProxy-Authenticate: Negotiate\r\nC
 pub fn check(input: &[u8]) {
     let identity = parties::identity(Method::NtlmV2, false);
     let credentials = Arc::new(Credentials::new(identity, "proxy.test", FirstLeg::Negotiate));
-    let request = Request { authority: "origin.test:443".into(), fields: Box::default() };
+    let request = Request::connect("origin.test:443", Vec::new());
     let mut handshake = Handshake::new(request, Arc::clone(&credentials), HEAD_LIMIT_BYTES);
     let mut out = Vec::new();
     handshake.begin(&mut out);
