@@ -229,8 +229,8 @@ impl Shard {
             Next::Wait => {}
             Next::Yield => self.enqueue(key),
             Next::Close => {
-                self.slots.remove(key.index as usize);
-                self.gate.leave();
+                let slot = self.slots.remove(key.index as usize);
+                self.gate.leave(slot.tunnel.client());
                 self.context.metrics.tunnels_open.dec();
             }
         }
@@ -397,7 +397,7 @@ impl Shard {
             log::warn!("a client's connection cannot be watched and is closed: {error}");
             return;
         }
-        let came = Came { from, listener, admission: self.gate.enter(from) };
+        let came = Came { from, listener, admission: self.gate.enter(from, self.context.now_ms()) };
         self.context.metrics.tunnels_open.inc();
         let tunnel = Tunnel::new(key, stream, came, &mut self.context);
         let slot = entry.insert(Slot { generation, tunnel, queued: false });
@@ -421,7 +421,7 @@ impl Shard {
         kept::clear(&mut self.context);
         for (_, mut slot) in std::mem::take(&mut self.slots) {
             slot.tunnel.cut(&mut self.context);
-            self.gate.leave();
+            self.gate.leave(slot.tunnel.client());
             self.context.metrics.tunnels_open.dec();
         }
     }

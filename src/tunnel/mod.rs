@@ -178,6 +178,11 @@ impl Tunnel {
         endpoint.map(|endpoint| endpoint.ready.learn(ready)).is_some()
     }
 
+    /// The client's address.
+    pub fn client(&self) -> SocketAddr {
+        self.client.record.client
+    }
+
     /// Whether it is between two requests.
     pub fn rests(&self) -> bool {
         matches!(&self.stage, Stage::ReadHead(stage) if stage.rests()) && self.client.record.is_between_requests()
