@@ -110,6 +110,11 @@ impl Gateway {
         format!("http://{}", self.listen)
     }
 
+    /// Where it answers /metrics.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Its process id.
     pub fn pid(&self) -> Pid {
         self.process.pid()
