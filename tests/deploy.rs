@@ -168,7 +168,7 @@ fn the_image_serves_on_a_read_only_root_without_privileges_and_drains() {
         return;
     }
     let finished = run("bash", Duration::from_secs(1800), |command| {
-        command.arg(format!("{ROOT}/tests/deploy/image.sh"));
+        command.arg(format!("{ROOT}/tests/deploy/image.sh")).arg(GATEWAY);
     });
     support::tools::say(&finished.text());
     assert_eq!(finished.code, Some(0), "{}\n{}", finished.text(), finished.stderr);

@@ -96,6 +96,15 @@ impl Prometheus {
     }
 }
 
+/// Sets a flag when dropped, so that a panic, too, ends the threads that look at it.
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Traffic of every kind that the dashboard shows, from as many clients as `clients` says, until `ended` is set.
 fn load(gateway: &Gateway, clients: &AtomicUsize, ended: &AtomicBool) {
     let address = gateway.address();
@@ -131,7 +140,7 @@ fn one_client(gateway: SocketAddr, round: usize) {
         1 => drop(ask(gateway, b"GET http://hello.test/ HTTP/1.1\r\nHost: hello.test\r\n\r\n")),
         _ => {
             if let Ok(answered) = connect_name(gateway, "echo.test:7") {
-                let bytes = vec![7; if round % 5 == 0 { 4 << 20 } else { 16 << 10 }];
+                let bytes = vec![7; if round.is_multiple_of(5) { 4 << 20 } else { 16 << 10 }];
                 drop(echo_through(&answered.stream, &bytes));
             }
         }
@@ -145,11 +154,10 @@ fn every_query_of_the_dashboard_has_data() {
     let rig = Rig::start(Duration::ZERO);
     let (clients, ended) = (AtomicUsize::new(4), AtomicBool::new(false));
     let asked = std::thread::scope(|scope| {
+        let _end = EndOnDrop(&ended);
         scope.spawn(|| load(&rig.gateway, &clients, &ended));
         let bound = DATA_BOUND.as_secs().to_string();
-        let asked = script(&toolbox, "tests/deploy/live.py", &[&rig.prometheus.url, &bound, &TO_COME.join(",")]);
-        ended.store(true, Ordering::Relaxed);
-        asked
+        script(&toolbox, "tests/deploy/live.py", &[&rig.prometheus.url, &bound, &TO_COME.join(",")])
     });
     assert_eq!(asked.code, Some(0), "{}{}", asked.text(), asked.stderr);
 }
@@ -162,14 +170,14 @@ fn the_dashboard_is_drawn() {
     let rig = Rig::start(Duration::from_millis(3));
     let (clients, ended) = (AtomicUsize::new(2), AtomicBool::new(false));
     std::thread::scope(|scope| {
+        let _end = EndOnDrop(&ended);
         scope.spawn(|| load(&rig.gateway, &clients, &ended));
         let held: Vec<TcpStream> = (0..40).filter_map(|_| hold(rig.gateway.address())).collect();
         for now in [2, 4, 8, 12, 16, 12, 6, 3] {
             clients.store(now, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_secs(30));
+            std::thread::sleep(Duration::from_secs(25));
         }
         draw(&toolbox, &rig.prometheus.url);
-        ended.store(true, Ordering::Relaxed);
         drop(held);
     });
 }
@@ -186,7 +194,7 @@ fn draw(toolbox: &Path, url: &str) {
     let picture = format!("{ROOT}/deploy/grafana/dashboard.png");
     run(toolbox.join("bin/python"), Duration::from_secs(120), |command| {
         command.env("PYTHONDONTWRITEBYTECODE", "1").arg(format!("{ROOT}/deploy/grafana/render.py"));
-        command.args(["--minutes", "4", url, &picture]);
+        command.args(["--minutes", "3", url, &picture]);
     })
     .expect_success("render.py");
 }

@@ -59,9 +59,13 @@ class Source:
 
 def draw_stat(axes, panel, source):
     values = [values for target in panel["targets"] for _, _, values in source.series(target)]
-    text = formatter(panel["fieldConfig"]["defaults"]["unit"]).format_data(values[0][-1]) if values else "no data"
-    if panel["fieldConfig"]["defaults"]["unit"] == "percentunit" and values:
+    unit = panel["fieldConfig"]["defaults"]["unit"]
+    if not values:
+        text = "no data"
+    elif unit == "percentunit":
         text = f"{values[0][-1]:.1%}"
+    else:
+        text = formatter(unit).format_data(values[0][-1])
     axes.axis("off")
     axes.text(0.5, 0.35, text, ha="center", va="center", fontsize=16, color="#1f60c4")
 
