@@ -13,6 +13,8 @@ use std::thread::{self, JoinHandle};
 use crate::http::{FieldStorage, HeadEnd, RequestHead, RequestTarget, reason_phrase};
 use crate::limits;
 
+mod encoding;
+
 /// What is asked of the gateway.
 pub trait Status: Send + Sync {
     /// All metrics in Prometheus' text format.
@@ -32,6 +34,9 @@ pub trait Status: Send + Sync {
     /// # Errors
     /// Why not.
     fn ready(&self) -> Result<(), String>;
+
+    /// The open tunnels as JSON; `None` where they are not to be shown.
+    fn tunnels(&self) -> Option<String>;
 }
 
 /// The administration server; ends when dropped.
@@ -42,7 +47,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves `/metrics`, `/healthz` and `/readyz` on a listener.
+    /// Serves `/metrics`, `/healthz`, `/readyz` and `/tunnels` on a listener.
     ///
     /// # Errors
     /// When the listener has no address or the thread cannot be started.
@@ -100,16 +105,40 @@ fn serve(listener: &TcpListener, status: &Arc<dyn Status>, ending: &AtomicBool) 
 fn answer(mut stream: TcpStream, status: &dyn Status) -> io::Result<()> {
     stream.set_read_timeout(Some(limits::ADMIN_TIMEOUT))?;
     stream.set_write_timeout(Some(limits::ADMIN_TIMEOUT))?;
-    let (code, content_type, body) = match read_head(&mut stream)? {
+    let answer = match read_head(&mut stream)? {
         Some(head) => respond(&head, status),
-        None => (400, TEXT, b"the request is malformed or too long\n".to_vec()),
+        None => Answer::text(400, "the request is malformed or too long"),
     };
-    let head = format!(
-        "HTTP/1.1 {code} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        reason_phrase(code),
-        body.len()
-    );
-    stream.write_all(&[head.as_bytes(), &body].concat())
+    stream.write_all(&answer.into_bytes()?)
+}
+
+/// What a request is answered with.
+struct Answer {
+    code: u16,
+    content_type: &'static str,
+    body: Vec<u8>,
+    /// It is long: compressed if the client wants that, `None` where it is always sent as it is.
+    gzip: Option<bool>,
+}
+
+impl Answer {
+    fn text(code: u16, line: &str) -> Answer {
+        Answer { code, content_type: TEXT, body: format!("{line}\n").into_bytes(), gzip: None }
+    }
+
+    fn into_bytes(self) -> io::Result<Vec<u8>> {
+        let (body, coding) = match self.gzip {
+            None => (self.body, ""),
+            Some(false) => (self.body, "Vary: Accept-Encoding\r\n"),
+            Some(true) => (encoding::gzip(&self.body)?, "Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"),
+        };
+        let (code, reason, content_type) = (self.code, reason_phrase(self.code), self.content_type);
+        let length = body.len();
+        let head = format!(
+            "HTTP/1.1 {code} {reason}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n{coding}Connection: close\r\n\r\n",
+        );
+        Ok([head.as_bytes(), &body].concat())
+    }
 }
 
 /// Reads up to the empty line; `None` for a head that is too long.
@@ -135,33 +164,42 @@ fn read_head(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: &str = "application/json";
 
-fn respond(head: &[u8], status: &dyn Status) -> (u16, &'static str, Vec<u8>) {
+fn respond(head: &[u8], status: &dyn Status) -> Answer {
     let mut storage = FieldStorage::new();
     let Ok(head) = RequestHead::parse(head, &mut storage) else {
-        return (400, TEXT, b"the request is malformed\n".to_vec());
+        return Answer::text(400, "the request is malformed");
     };
     let RequestTarget::Origin(target) = head.target else {
-        return (400, TEXT, b"this is the administration address; the proxy is on another\n".to_vec());
+        return Answer::text(400, "this is the administration address; the proxy is on another");
     };
     if head.method != "GET" {
-        return (405, TEXT, b"only GET is served\n".to_vec());
+        return Answer::text(405, "only GET is served");
     }
+    let long = |content_type, body| {
+        let gzip = Some(encoding::prefers_gzip(head.fields.get_all("accept-encoding")));
+        Answer { code: 200, content_type, body, gzip }
+    };
     match target.split('?').next().unwrap_or_default() {
         "/metrics" => match status.metrics() {
-            Ok(text) => (200, PROMETHEUS, text),
-            Err(error) => (500, TEXT, format!("{error}\n").into_bytes()),
+            Ok(text) => long(PROMETHEUS, text),
+            Err(error) => Answer::text(500, &error),
         },
         "/healthz" => health(status.alive()),
         "/readyz" => health(status.ready()),
-        _ => (404, TEXT, b"there are /metrics, /healthz and /readyz\n".to_vec()),
+        "/tunnels" => match status.tunnels() {
+            Some(json) => long(JSON, json.into_bytes()),
+            None => Answer::text(404, "the tunnels are not shown here unless admin_tunnels is true"),
+        },
+        _ => Answer::text(404, "there are /metrics, /healthz, /readyz and, where admin_tunnels is true, /tunnels"),
     }
 }
 
-fn health(state: Result<(), String>) -> (u16, &'static str, Vec<u8>) {
+fn health(state: Result<(), String>) -> Answer {
     match state {
-        Ok(()) => (200, TEXT, b"ok\n".to_vec()),
-        Err(why) => (503, TEXT, format!("{why}\n").into_bytes()),
+        Ok(()) => Answer::text(200, "ok"),
+        Err(why) => Answer::text(503, &why),
     }
 }
 
@@ -183,6 +221,9 @@ mod tests {
         fn ready(&self) -> Result<(), String> {
             Err("not yet".into())
         }
+        fn tunnels(&self) -> Option<String> {
+            None
+        }
     }
 
     fn ask(address: SocketAddr, request: &str) -> String {
@@ -202,7 +243,16 @@ mod tests {
             ("GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n", 200, "up 1\n"),
             ("GET /healthz?x HTTP/1.0\r\n\r\n", 200, "ok\n"),
             ("GET /readyz HTTP/1.1\r\nHost: h\r\n\r\n", 503, "not yet\n"),
-            ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", 404, "there are /metrics, /healthz and /readyz\n"),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+                404,
+                "there are /metrics, /healthz, /readyz and, where admin_tunnels is true, /tunnels\n",
+            ),
+            (
+                "GET /tunnels HTTP/1.1\r\nHost: h\r\n\r\n",
+                404,
+                "the tunnels are not shown here unless admin_tunnels is true\n",
+            ),
             ("POST /metrics HTTP/1.1\r\nHost: h\r\n\r\n", 405, "only GET is served\n"),
             (
                 "CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -222,5 +272,25 @@ mod tests {
             thread::yield_now();
         }
         assert_eq!(Arc::strong_count(&status), 1, "its threads have ended");
+    }
+
+    #[test]
+    fn a_scraper_that_asks_for_gzip_gets_it() {
+        let head = |accept: &str| format!("GET /metrics HTTP/1.1\r\nHost: h\r\nAccept-Encoding: {accept}\r\n\r\n");
+        let answered = |accept: &str| respond(head(accept).as_bytes(), &Fixed).into_bytes().unwrap();
+        let split = |answer: Vec<u8>| {
+            let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+            (String::from_utf8(answer[..end].to_vec()).unwrap(), answer[end..].to_vec())
+        };
+        let (head, body) = split(answered("deflate, gzip;q=0.9"));
+        assert!(head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{head}");
+        assert!(head.contains("Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"), "{head}");
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(body.as_slice()).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "up 1\n");
+        let (head, body) = split(answered("gzip;q=0"));
+        assert!(!head.contains("Content-Encoding") && head.contains("Vary: Accept-Encoding\r\n"), "{head}");
+        assert_eq!(body, b"up 1\n");
     }
 }

@@ -107,10 +107,18 @@ causes! {
     HeadTimeout "head_timeout" 408 Downstream HttpRequestError;
     /// The client's address is not among those allowed.
     ClientNotAllowed "client_not_allowed" 403 Downstream HttpRequestDenied;
+    /// The routes deny the destination.
+    DestinationDenied "destination_denied" 403 Downstream HttpRequestDenied;
+    /// The client showed no login, or one that nobody has, and needs one.
+    LoginRequired "login_required" 407 Downstream HttpRequestDenied;
+    /// No identity is configured for the client.
+    NoIdentity "no_identity" 403 Gateway HttpRequestDenied;
     /// As many tunnels are open as may be.
     TunnelLimit "tunnel_limit" 503 Gateway ConnectionLimitReached;
     /// The process has no descriptor or memory left for another connection.
     ResourcesExhausted "resources_exhausted" 503 Gateway ProxyInternalError;
+    /// Every upstream that would do is ejected for its faults.
+    UpstreamsDown "upstreams_down" 502 Upstream DestinationUnavailable;
     /// The upstream's name does not resolve.
     ResolveFailed "resolve_failed" 502 Upstream DnsError;
     /// The upstream's name was not resolved in time.
@@ -216,10 +224,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_cause_is_ever_told_as_407_and_labels_are_unique() {
+    fn only_a_missing_login_to_the_gateway_is_told_as_407_and_labels_are_unique() {
         let mut labels = std::collections::HashSet::new();
         for cause in Cause::ALL {
-            assert_ne!(cause.status(), 407, "{}: the client knows nothing of NTLM", cause.label());
+            let for_login = *cause == Cause::LoginRequired;
+            assert_eq!(cause.status() == 407, for_login, "{}: the client knows nothing of NTLM", cause.label());
             assert!(cause.status() == 0 || (400..600).contains(&cause.status()));
             assert!(labels.insert(cause.label()), "{} twice", cause.label());
         }

@@ -2,23 +2,28 @@
 //!
 //! This is what the process runs, and what the demo, the tests and the benches run inside another.
 
+mod way_out;
+
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::admin::{Admin, Status};
 use crate::config::Config;
 use crate::event::Sender;
-use crate::handshake::Credentials;
+use crate::fleet::Fleet;
+use crate::inspect::TunnelList;
 use crate::limits;
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::shard::{self, Gate, Message, Shard, ShardOptions};
-use crate::tunnel::{Settings, Shortage, TimeoutsMs};
-use crate::upstream::{Guard, GuardPolicy, GuardState, Resolution, Resolver};
+use crate::tunnel::{Settings, TimeoutsMs};
+use crate::upstream::Names;
+use way_out::{Bell, WayOut, Workshop};
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -61,14 +66,12 @@ fn hint(error: &io::Error) -> &'static str {
 /// What reaches into the running shards, and what is asked about them.
 struct Controls {
     shards: Vec<Sender<Message>>,
-    metrics: Arc<Metrics>,
-    guard: Mutex<Arc<Guard>>,
-    /// Guards made so far; one that was replaced has no say any more.
-    guard_number: Arc<AtomicU64>,
-    resolved: Arc<AtomicBool>,
-    /// When the shards' clock began.
-    epoch: Instant,
+    workshop: Workshop,
+    /// `None` only while it is being replaced, or after that has failed.
+    way_out: Mutex<Option<WayOut>>,
     shutting_down: AtomicBool,
+    /// Whether `/tunnels` is served.
+    shows_tunnels: AtomicBool,
 }
 
 /// A gateway that is running.
@@ -79,7 +82,6 @@ pub struct Gateway {
     ended: Arc<AtomicUsize>,
     listening: Vec<SocketAddr>,
     admin: Admin,
-    _resolver: Resolver,
 }
 
 impl Gateway {
@@ -94,41 +96,36 @@ impl Gateway {
             .map_err(|(address, source)| StartError::Listen { address, source })?;
         let admin_listener = std::net::TcpListener::bind(config.admin)
             .map_err(|source| StartError::Admin { address: config.admin, source })?;
-        let metrics = Arc::new(Metrics::new(&config.upstream.to_string(), IDENTITY)?);
-        let bell: Arc<OnceLock<Vec<Sender<Message>>>> = Arc::default();
-        let guard_number = Arc::new(AtomicU64::new(0));
-        let guard = new_guard(config, &bell, &guard_number, &metrics);
+        let metrics = Arc::new(Metrics::new()?);
+        let workshop = Workshop { metrics: Arc::clone(&metrics), bell: Bell::default(), epoch: Instant::now() };
+        let way_out = WayOut::build(config, &workshop, None)?;
         let gate = Gate::new(config.allow_clients.clone(), config.max_tunnels);
         metrics.tunnels_max.set(i64::try_from(config.max_tunnels).unwrap_or(i64::MAX));
-        let settings = settings(config, &guard);
-        let epoch = Instant::now();
-        let shortage = Arc::new(Shortage::default());
+        let settings = settings(config, &way_out.fleet);
+        let names = Names::start()?;
         let mut shards = Vec::new();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (gate, settings, metrics) = (Arc::clone(&gate), settings.clone(), Arc::clone(&metrics));
-            let (pipes, warm) = (config.pipes_per_shard, config.warm_per_shard);
-            let shortage = Arc::clone(&shortage);
-            let options = ShardOptions { number, listeners, gate, settings, pipes, warm, shortage, metrics, epoch };
+            let (pipes, names, epoch) = (config.pipes_per_shard, names.clone(), workshop.epoch);
+            let options = ShardOptions { number, listeners, gate, settings, pipes, names, metrics, epoch };
             shards.push(Shard::new(options)?);
         }
         let senders: Vec<Sender<Message>> = shards.iter().map(|(_, sender)| sender.clone()).collect();
-        let _ = bell.set(senders.clone());
-        let resolved = Arc::new(AtomicBool::new(false));
-        let resolver = start_resolver(config, &senders, &metrics, &resolved)?;
+        let _ = workshop.bell.set(senders.clone());
+        // What was resolved before the shards were there to be told.
+        senders.iter().for_each(|shard| shard.send(Message::Resolved));
         let controls = Arc::new(Controls {
             shards: senders,
-            metrics,
-            guard: Mutex::new(guard),
-            guard_number,
-            resolved,
-            epoch,
+            workshop,
+            way_out: Mutex::new(Some(way_out)),
             shutting_down: AtomicBool::new(false),
+            shows_tunnels: AtomicBool::new(config.admin_tunnels),
         });
         let ended = Arc::new(AtomicUsize::new(0));
         let threads = start_threads(shards, &ended, on_shard_end)?;
         let admin = Admin::start(admin_listener, Arc::clone(&controls) as Arc<dyn Status>)
             .map_err(|source| StartError::Admin { address: config.admin, source })?;
-        Ok(Gateway { controls, threads, ended, listening, admin, _resolver: resolver })
+        Ok(Gateway { controls, threads, ended, listening, admin })
     }
 
     /// The addresses that workloads use, with the ports that came of port 0.
@@ -143,20 +140,26 @@ impl Gateway {
 
     /// All counters.
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.controls.metrics
+        &self.controls.workshop.metrics
     }
 
-    /// New tunnels go by the new configuration; those that stand are not touched. With `secret_changed` the credential
-    /// guard begins anew. Listeners, shards and the upstream's address stay as they were at the start.
-    pub fn reconfigure(&self, config: &Config, secret_changed: bool) {
-        let mut guard = self.controls.guard();
-        if secret_changed {
-            let bell = Arc::new(OnceLock::from(self.controls.shards.clone()));
-            *guard = new_guard(config, &bell, &self.controls.guard_number, &self.controls.metrics);
-        }
-        let settings = settings(config, &guard);
+    /// New tunnels go by the new configuration; those that stand are not touched. Upstreams and credential guards of which
+    /// nothing has changed live on; listeners and shards stay as they were at the start. Says whether an account or a
+    /// secret has changed.
+    ///
+    /// # Errors
+    /// When a thread for a new upstream cannot be started.
+    pub fn reconfigure(&self, config: &Config) -> io::Result<bool> {
+        let mut way_out = self.controls.way_out();
+        let secrets_changed = way_out.as_ref().is_none_or(|old| old.has_other_secrets(config));
+        let fresh = WayOut::build(config, &self.controls.workshop, way_out.take())?;
+        let settings = settings(config, &fresh.fleet);
+        *way_out = Some(fresh);
+        self.controls.shows_tunnels.store(config.admin_tunnels, Ordering::Relaxed);
         self.controls.tell_all(|| Message::Settings(Box::new(settings.clone())));
         self.controls.tell_all(|| Message::GuardChanged);
+        self.controls.tell_all(|| Message::Resolved);
+        Ok(secrets_changed)
     }
 
     /// How long the credentials are not tried any more, if they were refused.
@@ -183,7 +186,7 @@ impl Gateway {
 
     /// Tunnels that are open.
     pub fn tunnels_open(&self) -> i64 {
-        self.controls.metrics.tunnels_open.get()
+        self.controls.workshop.metrics.tunnels_open.get()
     }
 
     /// Whether all shards have ended.
@@ -208,6 +211,27 @@ impl Gateway {
         }
         outcome
     }
+
+    /// What `/healthz` asks, for another thread: whether the event loops turn. It waits up to
+    /// [`limits::SHARD_PATIENCE`].
+    pub fn heartbeat(&self) -> impl Fn() -> bool + Send + 'static {
+        let controls = Arc::clone(&self.controls);
+        move || controls.alive().is_ok()
+    }
+
+    /// What all tunnels are doing. It waits up to [`limits::SHARD_PATIENCE`].
+    pub fn tunnels(&self) -> TunnelList {
+        self.controls.describe()
+    }
+
+    /// Begins to write a line a tunnel into the log, on a thread of its own, for it waits for the shards.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn log_tunnels(&self) -> io::Result<JoinHandle<()>> {
+        let controls = Arc::clone(&self.controls);
+        thread::Builder::new().name("tunnels".into()).spawn(move || controls.describe().log())
+    }
 }
 
 impl Controls {
@@ -218,31 +242,57 @@ impl Controls {
     }
 
     fn credentials_held(&self) -> Option<Duration> {
-        self.guard().held(limits::millis(self.epoch.elapsed()))
+        self.way_out().as_ref()?.held(limits::millis(self.workshop.epoch.elapsed()))
     }
 
-    fn guard(&self) -> std::sync::MutexGuard<'_, Arc<Guard>> {
-        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What all tunnels are doing.
+    fn describe(&self) -> TunnelList {
+        let (answer, answers) = mpsc::channel();
+        self.tell_all(|| Message::Describe(answer.clone()));
+        drop(answer);
+        let until = Instant::now() + limits::SHARD_PATIENCE;
+        let mut list = TunnelList::default();
+        for heard in 0..self.shards.len() {
+            match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(described) => list.add(described),
+                // One that has ended has no tunnels.
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    list.without_shards(self.shards.len() - heard);
+                    break;
+                }
+            }
+        }
+        list
+    }
+
+    fn way_out(&self) -> std::sync::MutexGuard<'_, Option<WayOut>> {
+        self.way_out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Status for Controls {
     fn metrics(&self) -> Result<Vec<u8>, String> {
-        let counted = self.metrics.log_lines_dropped.get();
-        self.metrics.log_lines_dropped.inc_by(logging::dropped_lines().saturating_sub(counted));
-        self.metrics.encode().map_err(|error| error.to_string())
+        let metrics = &self.workshop.metrics;
+        let counted = metrics.log_lines_dropped.get();
+        metrics.log_lines_dropped.inc_by(logging::dropped_lines().saturating_sub(counted));
+        metrics.encode().map_err(|error| error.to_string())
     }
 
     fn alive(&self) -> Result<(), String> {
-        const PATIENCE: Duration = Duration::from_secs(2);
         let (answer, answers) = mpsc::channel();
         self.tell_all(|| Message::Ping(answer.clone()));
         drop(answer);
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + limits::SHARD_PATIENCE;
         for heard in 0..self.shards.len() {
-            if answers.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
-                let silent = self.shards.len() - heard;
-                return Err(format!("{silent} of {} event loops do not turn", self.shards.len()));
+            match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(_) => {}
+                // The others have ended; in a shutdown that is what they are to do when their last tunnel has.
+                Err(RecvTimeoutError::Disconnected) if self.shutting_down.load(Ordering::Relaxed) => break,
+                Err(_) => {
+                    let silent = self.shards.len() - heard;
+                    return Err(format!("{silent} of {} event loops do not turn", self.shards.len()));
+                }
             }
         }
         Ok(())
@@ -252,8 +302,8 @@ impl Status for Controls {
         if self.shutting_down.load(Ordering::Relaxed) {
             return Err("shutting down".into());
         }
-        if !self.resolved.load(Ordering::Relaxed) {
-            return Err("the upstream's name is not resolved".into());
+        if let Some(why) = self.way_out().as_ref().and_then(WayOut::unready) {
+            return Err(why);
         }
         match self.credentials_held() {
             Some(rest) => {
@@ -262,25 +312,15 @@ impl Status for Controls {
             None => Ok(()),
         }
     }
-}
 
-/// The identity's name in metrics. Not its account: that may change with a reload, and is nobody's business there.
-const IDENTITY: &str = "default";
-
-/// `DOMAIN\user`, or the user alone.
-fn identity_label(config: &Config) -> String {
-    match config.identity.domain() {
-        "" => config.identity.user().to_owned(),
-        domain => format!("{domain}\\{}", config.identity.user()),
+    fn tunnels(&self) -> Option<String> {
+        self.shows_tunnels.load(Ordering::Relaxed).then(|| self.describe().to_json())
     }
 }
 
-fn settings(config: &Config, guard: &Arc<Guard>) -> Settings {
-    let credentials = Credentials::new(config.identity.clone(), config.upstream.host(), config.first_leg);
+fn settings(config: &Config, fleet: &Arc<Fleet>) -> Settings {
     Settings {
-        upstream_name: config.upstream.to_string().into(),
-        credentials: Arc::new(credentials),
-        guard: Arc::clone(guard),
+        fleet: Arc::clone(fleet),
         timeouts: TimeoutsMs {
             head: limits::millis(config.timeouts.head),
             connect: limits::millis(config.timeouts.connect),
@@ -292,56 +332,6 @@ fn settings(config: &Config, guard: &Arc<Guard>) -> Settings {
         },
         head_limit_bytes: config.head_limit_bytes,
     }
-}
-
-/// A guard whose changes are counted, logged and told to all shards.
-fn new_guard(
-    config: &Config,
-    bell: &Arc<OnceLock<Vec<Sender<Message>>>>,
-    numbers: &Arc<AtomicU64>,
-    metrics: &Arc<Metrics>,
-) -> Arc<Guard> {
-    let number = numbers.fetch_add(1, Ordering::Relaxed) + 1;
-    let (bell, numbers, metrics) = (Arc::clone(bell), Arc::clone(numbers), Arc::clone(metrics));
-    metrics.guard_changed(GuardState::Unproven);
-    let account = identity_label(config);
-    let upstream = config.upstream.to_string();
-    Guard::new(GuardPolicy::default(), move |state, rest| {
-        if numbers.load(Ordering::Relaxed) != number {
-            return;
-        }
-        metrics.guard_changed(state);
-        match state {
-            GuardState::Proven => log::info!("{upstream} accepts the credentials of {account}"),
-            GuardState::Unproven => log::debug!("the credentials of {account} are to be proven anew"),
-            GuardState::Refused => log::error!(
-                "{upstream} refuses the credentials of {account}: no further attempt for {} min, so that the account is not locked; \
-                 correct the password and reload (SIGHUP), which tries it at once",
-                rest.as_secs().div_ceil(60)
-            ),
-        }
-        for shard in bell.get().into_iter().flatten() {
-            shard.send(Message::GuardChanged);
-        }
-    })
-}
-
-fn start_resolver(
-    config: &Config,
-    shards: &[Sender<Message>],
-    metrics: &Arc<Metrics>,
-    resolved: &Arc<AtomicBool>,
-) -> io::Result<Resolver> {
-    let (shards, metrics, resolved) = (shards.to_vec(), Arc::clone(metrics), Arc::clone(resolved));
-    Resolver::start(config.upstream.clone(), move |resolution| {
-        if let Resolution::Addresses(addresses) = &resolution {
-            metrics.upstream_addresses.set(i64::try_from(addresses.len()).unwrap_or(i64::MAX));
-            resolved.store(true, Ordering::Relaxed);
-        }
-        for shard in &shards {
-            shard.send(Message::Resolved(resolution.clone()));
-        }
-    })
 }
 
 fn start_threads(

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   accept → read request head → route → dial upstream → NTLM handshake → answer the client → relay → close
-//!   shard    http                tunnel  tunnel          handshake        tunnel              relay   tunnel
+//!   shard    http                route   tunnel          handshake        tunnel              relay   tunnel
 //! ```
 //!
 //! The dependency rule: `cli → supervisor → gateway → shard → tunnel → {handshake, relay, upstream, event}`;
@@ -14,16 +14,22 @@ pub mod cli;
 pub mod config;
 pub mod event;
 pub mod fault;
+pub mod fleet;
+pub mod forward;
 pub mod gateway;
 pub mod handshake;
 pub mod http;
+pub mod inspect;
 pub mod limits;
 pub mod logging;
 pub mod metrics;
+pub mod notify;
 pub mod ntlm;
 pub mod relay;
+pub mod route;
 pub mod shard;
 pub mod stub;
 pub mod supervisor;
 pub mod tunnel;
 pub mod upstream;
+pub mod watch;

@@ -164,3 +164,63 @@ pub const LOG_GATHER: Duration = Duration::from_millis(20);
 
 /// Challenges that take longer than this, in ms, and than four times the usual, come out of a queue at the upstream.
 pub const WARM_QUEUE_MS: u64 = 50;
+
+/// Upstreams that a configuration may name; a request remembers those it has tried in one word.
+pub const UPSTREAMS: usize = 64;
+
+/// Identities that a configuration may name.
+pub const IDENTITIES: usize = 64;
+
+/// Faults in a row that eject an upstream.
+pub const EJECT_AFTER: u32 = 3;
+
+/// From an upstream's ejection to its first check; each that fails rests twice as long, up to [`CHECK_LONGEST_REST`].
+pub const CHECK_REST: Duration = Duration::from_secs(1);
+
+/// See [`CHECK_REST`].
+pub const CHECK_LONGEST_REST: Duration = Duration::from_secs(30);
+
+/// Longest wait of a check for a connection, and for each answer.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The next address is tried beside one that has not answered for so long (RFC 8305 §5, Connection Attempt Delay).
+pub const RACE_DELAY: Duration = Duration::from_millis(250);
+
+/// Connections that one dial has under way at once.
+pub const RACERS: usize = 4;
+
+/// Threads that look up the names of origins that are reached without an upstream.
+pub const NAME_THREADS: usize = 4;
+
+/// Names that wait to be looked up; past them a request is told so.
+pub const NAME_QUEUE: usize = 1024;
+
+/// How long a name's addresses are remembered.
+pub const NAME_AGE: Duration = Duration::from_secs(30);
+
+/// Names that are remembered.
+pub const NAMES_KEPT: usize = 4096;
+/// From a file's change to the reload, so that a file that is being written is not read half; each further change
+/// begins it anew.
+pub const WATCH_SETTLE: Duration = Duration::from_millis(200);
+
+/// Files that never come to rest are read after this all the same.
+pub const WATCH_SETTLE_MAX: Duration = Duration::from_secs(2);
+
+/// The watched files are read this often without a sign of change: some mounts (NFS, FUSE) give none.
+pub const WATCH_POLL: Duration = Duration::from_secs(30);
+
+/// As much of a watched file tells whether it has changed, in bytes: no configuration is longer.
+pub const WATCH_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Symbolic links followed on the way to a watched file, as many as the kernel follows.
+pub const WATCH_LINKS: usize = 40;
+
+/// Tunnels that are described at once, in the log or at `/tunnels`; of further ones only the number is told.
+pub const DESCRIBED_TUNNELS: usize = 10_000;
+
+/// Longest wait for the shards' answers to a question: a loop's turn takes milliseconds.
+pub const SHARD_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Longest wait for the service manager to take a notification.
+pub const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,21 +1,31 @@
-//! The process: its limits, its signals, its end.
+//! The process: its limits, its signals, its files, its end; and what it tells the service manager of them.
+//!
+//! ```text
+//!   signals ───────┐                       ┌─▶ gateway: reconfigure, drain, stop, list the tunnels
+//!   files ─────────┼─▶ supervise (a poll) ─┼─▶ log, metrics
+//!   ends of shards ┘                       └─▶ service manager: READY, RELOADING, STOPPING, STATUS
+//! ```
 
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token, Waker};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::config::{Config, Sources, load};
 use crate::gateway::Gateway;
 use crate::limits;
+use crate::notify::{Notifier, Watchdog};
+use crate::watch::{Look, Watcher};
 
 const SIGNALS: Token = Token(0);
 const SHARD_ENDED: Token = Token(1);
+const FILES: Token = Token(2);
 
 /// How far the shutdown has come.
 enum Phase {
@@ -47,8 +57,10 @@ pub fn run(mut config: Config, sources: &Sources) -> ExitCode {
 
 fn supervise(config: Config, sources: &Sources) -> Result<(), Box<dyn std::error::Error>> {
     let mut poll = Poll::new()?;
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     poll.registry().register(&mut signals, SIGNALS, mio::Interest::READABLE)?;
+    // Before all that takes time: what changes from here on is noticed.
+    let watcher = Watcher::new(poll.registry(), FILES, &config.files);
     // Kept here too: a waker that is dropped takes its unread wake-up with it.
     let waker = Arc::new(Waker::new(poll.registry(), SHARD_ENDED)?);
     let for_shards = Arc::clone(&waker);
@@ -57,7 +69,12 @@ fn supervise(config: Config, sources: &Sources) -> Result<(), Box<dyn std::error
         let _ = for_shards.wake();
     })?;
     announce(&gateway, &config);
-    let mut process = Process { gateway, config, phase: Phase::Serving };
+    let notifier = Arc::new(Notifier::new(|name| std::env::var_os(name)));
+    let _watchdog = Watchdog::start(&notifier, gateway.heartbeat())?;
+    gateway.metrics().config.started(config.digest);
+    notifier.ready(SERVING);
+    let phase = Phase::Serving;
+    let mut process = Process { gateway, config, sources, phase, watcher, notifier, refused: None, listing: None };
     let mut events = Events::with_capacity(8);
     loop {
         match poll.poll(&mut events, process.time_to_wait()) {
@@ -65,8 +82,9 @@ fn supervise(config: Config, sources: &Sources) -> Result<(), Box<dyn std::error
             _ => {}
         }
         for signal in signals.pending() {
-            process.on_signal(signal, sources);
+            process.on_signal(signal);
         }
+        process.on_files();
         process.on_time();
         if process.gateway.has_ended() || process.gateway.is_broken() {
             break;
@@ -87,40 +105,58 @@ fn announce(gateway: &Gateway, config: &Config) {
         log::info!("listening on {address}");
     }
     log::info!("admin on http://{}", gateway.admin_address());
-    let (domain, user) = (config.identity.domain(), config.identity.user());
-    let separator = if domain.is_empty() { "" } else { "\\" };
-    log::info!(
-        "upstream {} as {domain}{separator}{user}; shards: {}, tunnels at most: {}",
-        config.upstream,
-        config.shards,
-        config.max_tunnels
-    );
+    for upstream in &config.upstreams {
+        let addresses: Vec<String> = upstream.addresses.iter().map(ToString::to_string).collect();
+        log::info!("upstream {} at {}", upstream.name, addresses.join(", "));
+    }
+    for identity in &config.identities {
+        let (domain, user) = (identity.identity.domain(), identity.identity.user());
+        let separator = if domain.is_empty() { "" } else { "\\" };
+        log::info!("identity {}: {domain}{separator}{user}", identity.name);
+    }
+    log::info!("shards: {}, tunnels at most: {}", config.shards, config.max_tunnels);
 }
 
-struct Process {
+/// The service manager hears this while all is well.
+const SERVING: &str = "serving";
+
+struct Process<'a> {
     gateway: Gateway,
     config: Config,
+    sources: &'a Sources,
     phase: Phase,
+    watcher: Watcher,
+    notifier: Arc<Notifier>,
+    /// What was wrong with the last configuration that was read, if it was refused.
+    refused: Option<String>,
+    /// Writes the list of tunnels.
+    listing: Option<JoinHandle<()>>,
 }
 
-impl Process {
+impl Process<'_> {
     fn time_to_wait(&self) -> Option<Duration> {
-        match self.phase {
-            Phase::Announced { until } | Phase::Draining { until } => {
-                Some(until.saturating_duration_since(Instant::now()))
-            }
-            Phase::Serving | Phase::Stopping => None,
-        }
+        let until = match self.phase {
+            Phase::Announced { until } | Phase::Draining { until } => Some(until),
+            Phase::Serving => self.watcher.due(),
+            Phase::Stopping => None,
+        };
+        until.map(|until| until.saturating_duration_since(Instant::now()))
     }
 
-    fn on_signal(&mut self, signal: i32, sources: &Sources) {
+    fn on_signal(&mut self, signal: i32) {
         match (signal, &self.phase) {
-            (SIGHUP, Phase::Serving) => self.reload(sources),
+            (SIGUSR1, _) => self.list_tunnels(),
+            (SIGHUP, Phase::Serving) => {
+                self.refused = None;
+                self.watcher.accept();
+                self.reload();
+            }
             (SIGHUP, _) => log::info!("shutting down already; no reload"),
             (_, Phase::Serving) => {
                 self.gateway.announce_shutdown();
                 let delay = self.config.timeouts.shutdown_delay;
                 log::info!("shutting down: not ready from now on; the listeners close after {} s", delay.as_secs_f64());
+                self.notifier.stopping("shutting down");
                 self.phase = Phase::Announced { until: Instant::now() + delay };
             }
             _ => {
@@ -138,6 +174,7 @@ impl Process {
                 let patience = self.config.timeouts.drain;
                 let left = self.gateway.tunnels_open();
                 log::info!("listeners closed; tunnels open: {left}, which have {} s to end", patience.as_secs_f64());
+                self.notifier.status(&format!("draining; tunnels open: {left}"));
                 self.phase = Phase::Draining { until: Instant::now() + patience };
             }
             Phase::Draining { until } if until <= Instant::now() => {
@@ -149,21 +186,59 @@ impl Process {
         }
     }
 
-    /// Takes a new configuration over if it is valid; otherwise the old one stays.
-    fn reload(&mut self, sources: &Sources) {
-        let mut fresh = match load(sources) {
-            Ok(fresh) => fresh,
-            Err(errors) => {
-                log::error!("the configuration is not reloaded, the old one stays: {errors}");
-                return;
+    /// Reloads if a file has other contents than before. While the last configuration is refused for a reason that may lie
+    /// outside of the known files, it is tried again now and then.
+    fn on_files(&mut self) {
+        let now = Instant::now();
+        self.watcher.on_event(now);
+        if !matches!(self.phase, Phase::Serving) {
+            return;
+        }
+        match self.watcher.look(now) {
+            Look::Changed => {
+                log::info!("the configuration's files have changed");
+                self.refused = None;
+                self.reload();
             }
-        };
+            Look::Unchanged if self.refused.is_some() => self.reload(),
+            Look::Unchanged | Look::NotYet => {}
+        }
+    }
+
+    fn reload(&mut self) {
+        self.notifier.reloading();
+        match load(self.sources) {
+            Ok(fresh) => self.apply(fresh),
+            Err(errors) => self.refuse(errors.to_string()),
+        }
+        match self.refused {
+            None => self.notifier.ready(SERVING),
+            Some(_) => self.notifier.ready("serving; the last configuration that was read was refused, see the log"),
+        }
+    }
+
+    /// The old configuration stays. The same errors again are no news.
+    fn refuse(&mut self, errors: String) {
+        if self.refused.as_ref() != Some(&errors) {
+            log::error!("the configuration is not reloaded, the old one stays: {errors}");
+            self.gateway.metrics().config.refused();
+        }
+        self.refused = Some(errors);
+    }
+
+    /// Takes a valid configuration over.
+    fn apply(&mut self, mut fresh: Config) {
         let unchanged = keep_what_needs_a_start(&self.config, &mut fresh);
         for setting in unchanged {
             log::warn!("{setting} has changed; that takes effect at the next start");
         }
-        let secret_changed = !same_secret(&self.config, &fresh);
-        self.gateway.reconfigure(&fresh, secret_changed);
+        let secret_changed = match self.gateway.reconfigure(&fresh) {
+            Ok(changed) => changed,
+            Err(error) => {
+                log::error!("the configuration cannot be taken over: {error}");
+                return;
+            }
+        };
         match (secret_changed, self.gateway.credentials_held()) {
             (true, _) => log::info!("configuration reloaded, with new credentials"),
             (false, None) => log::info!("configuration reloaded; the credentials are the same"),
@@ -172,7 +247,21 @@ impl Process {
                 rest.as_secs()
             ),
         }
+        self.gateway.metrics().config.applied(fresh.digest);
+        self.watcher.follow(&fresh.files);
         self.config = fresh;
+        self.refused = None;
+    }
+
+    /// One list at a time, however often it is asked for.
+    fn list_tunnels(&mut self) {
+        if self.listing.as_ref().is_some_and(|listing| !listing.is_finished()) {
+            return log::info!("the list of tunnels is being written already");
+        }
+        match self.gateway.log_tunnels() {
+            Ok(listing) => self.listing = Some(listing),
+            Err(error) => log::error!("the tunnels cannot be listed: {error}"),
+        }
     }
 }
 
@@ -190,23 +279,15 @@ fn keep_what_needs_a_start(old: &Config, fresh: &mut Config) -> Vec<&'static str
     keep! {
         listen: "listen",
         admin: "admin",
-        upstream: "upstream",
         allow_clients: "allow_clients",
         shards: "shards",
         pipes_per_shard: "limits.pipes_per_shard",
-        warm_per_shard: "warm",
         log_format: "log_format",
         log_level: "log_level",
     }
     // Cut to what the descriptors allow, it differs from what is written there.
     fresh.max_tunnels = old.max_tunnels;
     changed
-}
-
-fn same_secret(old: &Config, new: &Config) -> bool {
-    let (old, new) = (&old.identity, &new.identity);
-    old.nt_hash().to_hex() == new.nt_hash().to_hex()
-        && (old.domain(), old.user(), old.method()) == (new.domain(), new.user(), new.method())
 }
 
 /// Core files would hold the secret (invariant 5).

@@ -1,4 +1,5 @@
-//! The README says what the program does: its tables list what there is, no less and no more, and its commands work.
+//! The README and METRICS.md say what the program does: their tables list what there is, no less and no more, and the
+//! README's commands work.
 
 mod support;
 
@@ -22,12 +23,17 @@ use support::in_process::{self, ACCOUNT};
 use support::scratch::{Scratch, wait_for};
 
 const README: &str = include_str!("../README.md");
+const METRICS: &str = include_str!("../METRICS.md");
 
-/// What stands between `<!-- name -->` and `<!-- /name -->`.
+/// What stands between `<!-- name -->` and `<!-- /name -->`, in whichever page has it.
 fn section(name: &str) -> &'static str {
     let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
-    let rest = README.split_once(&begin).unwrap_or_else(|| panic!("README.md has no {begin}")).1;
-    rest.split_once(&end).unwrap_or_else(|| panic!("README.md has no {end}")).0
+    let rest = [README, METRICS]
+        .into_iter()
+        .find_map(|page| page.split_once(&begin))
+        .unwrap_or_else(|| panic!("no {begin}"))
+        .1;
+    rest.split_once(&end).unwrap_or_else(|| panic!("no {end}")).0
 }
 
 /// The cells of a table's rows, without its head.
@@ -102,25 +108,48 @@ fn the_tables_of_metrics_and_log_fields_list_what_comes_out() {
     let exported = exported_families();
 
     let mut documented: BTreeMap<String, Family> = BTreeMap::new();
-    for row in rows("metrics") {
-        let family = Family { kind: row[1].to_owned(), labels: codes(row[2]) };
+    for row in rows("metrics").into_iter().chain(rows("process")) {
+        let help = exported.get(code(row[0])).map(|family| family.help.clone()).unwrap_or_default();
+        let family = Family { kind: row[1].to_owned(), labels: codes(row[2]), help };
         assert!(documented.insert(code(row[0]).to_owned(), family).is_none(), "{} stands twice", row[0]);
+        assert!(!row[3].is_empty(), "{} has no meaning", row[0]);
     }
-    assert!(documented.remove("process_*").is_some(), "the row of process_* is missing");
-    assert_eq!(documented, exported);
+    assert!(documented == exported, "{}", differences(&documented, &exported));
+    let names: Vec<&str> = rows("metrics").iter().map(|row| code(row[0])).collect();
+    assert!(names.is_sorted(), "METRICS.md is not in alphabetical order: {names:?}");
 
     let fields: Vec<String> = rows("access").into_iter().map(|row| code(row[0]).to_owned()).collect();
     assert_eq!(*lines.0.lock().expect("the names"), fields);
 }
 
-/// A metric family as far as the README tells of it.
+/// A metric family as far as METRICS.md tells of it.
 #[derive(Debug, PartialEq, Eq)]
 struct Family {
     kind: String,
     labels: BTreeSet<String>,
+    /// What `/metrics` says of it.
+    help: String,
 }
 
-/// What `/metrics` has after a good tunnel and a fault; the families of the process collector are only looked for.
+/// What is to be done to METRICS.md, with the rows as they could stand there.
+fn differences(documented: &BTreeMap<String, Family>, exported: &BTreeMap<String, Family>) -> String {
+    let row = |name: &str, family: &Family| {
+        let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{} ", labels.join(", ")) };
+        format!("| `{name}` | {} | {labels}| {}. |\n", family.kind, family.help)
+    };
+    let mut text = "METRICS.md does not list what is exported.\n".to_owned();
+    for (name, family) in exported.iter().filter(|(name, family)| documented.get(*name) != Some(family)) {
+        let verb = if documented.contains_key(name) { "correct" } else { "add" };
+        write!(text, "{verb}: {}", row(name, family)).expect("writing to a string");
+    }
+    for name in documented.keys().filter(|name| !exported.contains_key(*name)) {
+        writeln!(text, "remove: {name}").expect("writing to a string");
+    }
+    text
+}
+
+/// What `/metrics` has after a good tunnel and a fault.
 fn exported_families() -> BTreeMap<String, Family> {
     let (domain, user, password) = ACCOUNT;
     let stub = StubServer::start(StubOptions::default().account(domain, user, password)).expect("a stub");
@@ -136,11 +165,7 @@ fn exported_families() -> BTreeMap<String, Family> {
     let text = scrape(gateway.admin_address());
     in_process::stop(gateway);
 
-    let mut families = families(&text);
-    let of_process = families.len();
-    families.retain(|name, _| !name.starts_with("process_"));
-    assert!(families.len() < of_process, "the process collector is gone");
-    families
+    families(&text)
 }
 
 /// `/metrics` as a scraper gets it.
@@ -155,9 +180,15 @@ fn scrape(admin: SocketAddr) -> String {
 
 fn families(text: &str) -> BTreeMap<String, Family> {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
+    let mut help = "";
     for line in text.lines() {
-        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
-            families.insert(name.to_owned(), Family { kind: kind.to_owned(), labels: BTreeSet::new() });
+        if let Some((_, rest)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            help = rest.trim_end_matches('.');
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            families.insert(
+                name.to_owned(),
+                Family { kind: kind.to_owned(), labels: BTreeSet::new(), help: help.to_owned() },
+            );
         } else if let Some((sample, labels)) = line.split_once('{').filter(|_| !line.starts_with('#')) {
             let stem = |suffix| sample.strip_suffix(suffix).unwrap_or(sample);
             let name = [sample, stem("_bucket"), stem("_sum"), stem("_count")]

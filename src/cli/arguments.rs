@@ -15,14 +15,18 @@ fn flag(key: &'static Key) -> Arg {
         Kind::List => ArgAction::Append,
         _ => ArgAction::Set,
     };
-    Arg::new(key.name)
+    let arg = Arg::new(key.name)
         .long(key.flag)
         .value_name(key.value_name)
         .help(key.help_line())
         .help_heading(key.heading)
         .action(action)
         // A text that begins with a dash is the setting's to judge; its errors say more than clap's.
-        .allow_hyphen_values(key.kind == Kind::Integer)
+        .allow_hyphen_values(key.kind == Kind::Integer);
+    match key.kind {
+        Kind::Switch => arg.num_args(0..=1).default_missing_value("true"),
+        _ => arg,
+    }
 }
 
 /// The flags given, with the process's environment below them.
@@ -59,6 +63,18 @@ mod tests {
         assert_eq!(settings.given("timeouts.idle"), Some(&setting("5m", "--idle-timeout")));
         assert_eq!(settings.given("listen"), Some(&setting("a:1,b:2,c:3", "--listen")));
         assert_eq!(settings.given("user"), None, "a flag that is not given is not a default");
+    }
+
+    #[test]
+    fn a_switch_needs_no_value_and_takes_one() {
+        for (line, expected) in [
+            (&["--admin-tunnels"][..], "true"),
+            (&["--admin-tunnels", "--shards", "1"], "true"),
+            (&["--admin-tunnels=false"], "false"),
+            (&["--admin-tunnels", "false"], "false"),
+        ] {
+            assert_eq!(given(line).given("admin_tunnels").unwrap().text, expected, "{line:?}");
+        }
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Command};
 
 use super::{arguments, fail, print};
-use crate::config::keys::KEYS;
+use crate::config::keys::{KEYS, TABLES};
 use crate::config::secrets::password_variable;
-use crate::config::{self, Config, Settings, Sources};
+use crate::config::table_keys::TABLE_KEYS;
+use crate::config::{self, Config, IdentityConfig, Settings, Sources};
 
 pub(super) fn command() -> Command {
     let about = "Check a configuration: prints every error and its place, or `ok` and the settings with their origin";
@@ -28,28 +29,43 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
 
 /// The settings in force and where each was given; of the secret, only the place.
 fn summary(config: &Config, settings: &Settings, sources: &Sources) -> String {
-    let mut rows: Vec<(&str, String, String)> = Vec::new();
+    let mut rows: Vec<(String, String, String)> = Vec::new();
     for key in KEYS {
         if let Some(setting) = settings.effective(key.name) {
-            rows.push((key.name, setting.text, setting.origin.to_string()));
+            rows.push((key.name.to_owned(), setting.text, setting.origin.to_string()));
         } else if key.name == "password" && sources.secrets.has_environment() {
-            rows.push((key.name, "(set)".into(), password_variable()));
+            rows.push((key.name.to_owned(), "(set)".into(), password_variable()));
         }
     }
-    let widest = |width: fn(&(&str, String, String)) -> usize| rows.iter().map(width).max().unwrap_or_default();
+    for table in TABLES {
+        for (number, entry) in settings.entries(table).iter().enumerate() {
+            let of_table = TABLE_KEYS.iter().filter(|key| key.name.starts_with(table));
+            for (key, setting) in of_table.filter_map(|key| Some((key, entry.settings.given(key.name)?.clone()))) {
+                let name = key.name.replacen(table, &format!("{table}[{number}]"), 1);
+                rows.push((name, setting.text, setting.origin.to_string()));
+            }
+        }
+    }
+    let widest = |width: fn(&(String, String, String)) -> usize| rows.iter().map(width).max().unwrap_or_default();
     let (names, texts) = (widest(|row| row.0.len()), widest(|row| row.1.chars().count()));
     let mut out = String::from("ok\n");
     for (name, text, origin) in &rows {
         // Writing to a string does not fail.
         let _ = writeln!(out, "{name:names$} = {text:texts$}  ({origin})");
     }
-    let identity = &config.identity;
-    let account = match identity.domain() {
-        "" => identity.user().to_owned(),
-        domain => format!(r"{domain}\{}", identity.user()),
-    };
-    let method = identity.method();
-    let _ = writeln!(out, "proves {account} by {method}, as workstation {}", identity.workstation());
+    for upstream in &config.upstreams {
+        let addresses: Vec<String> = upstream.addresses.iter().map(ToString::to_string).collect();
+        let group = config.groups.get(upstream.group).map_or("", String::as_str);
+        let _ = writeln!(out, "goes through {} at {} (group {group})", upstream.name, addresses.join(", "));
+    }
+    for IdentityConfig { name, identity, .. } in &config.identities {
+        let account = match identity.domain() {
+            "" => identity.user().to_owned(),
+            domain => format!(r"{domain}\{}", identity.user()),
+        };
+        let method = identity.method();
+        let _ = writeln!(out, "proves {account} ({name}) by {method}, as workstation {}", identity.workstation());
+    }
     out
 }
 
@@ -79,11 +95,11 @@ mod tests {
             "upstream = proxy.corp.example:8080 (--upstream)",
             "max_tunnels = 7 (NTLM_GATEWAY_MAX_TUNNELS)",
             "password = (set) (NTLM_GATEWAY_PASSWORD)",
-            r"proves CORP\alice by NTLMv2",
+            r"proves CORP\alice (default) by NTLMv2",
         ] {
             assert!(squeezed.contains(text), "{text}: {summary}");
         }
-        let hash = config.identity.nt_hash().to_hex();
+        let hash = config.first_identity().nt_hash().to_hex();
         assert!(!summary.contains("Qu33n") && !summary.contains(hash.as_str()), "{summary}");
     }
 }

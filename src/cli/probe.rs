@@ -50,6 +50,12 @@ pub(super) fn command() -> Command {
                 .value_parser(target)
                 .help("The origin to ask a tunnel to; nothing is sent through it"),
         )
+        .arg(
+            Arg::new("of")
+                .long("of")
+                .value_name("NAME")
+                .help("The upstream to probe, where several are configured; the first unless given"),
+        )
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one JSON object instead of text"))
         .after_help(AFTER);
     arguments::with_settings(command)
@@ -64,10 +70,16 @@ fn target(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    let config = match arguments::sources(matches).and_then(|sources| config::load(&sources)) {
+    let mut config = match arguments::sources(matches).and_then(|sources| config::load(&sources)) {
         Ok(config) => config,
         Err(errors) => return fail(errors),
     };
+    if let Some(name) = matches.get_one::<String>("of")
+        && !config.keep_upstream(name)
+    {
+        let known: Vec<&str> = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+        return fail(format!("--of: there is no upstream {name:?}; there is {}", known.join(", ")));
+    }
     let target = matches.get_one::<String>("target").map_or(DEFAULT_TARGET, String::as_str);
     let report = probe(&config, target);
     let shown = if matches.get_flag("json") { json::render(&report) } else { text::render(&report) };

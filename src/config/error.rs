@@ -10,6 +10,7 @@ use super::secrets::SecretError;
 use super::settings::Origin;
 use super::values::ValueError;
 use crate::ntlm::AccountError;
+use crate::route::PatternError;
 use crate::upstream::HostPortError;
 
 /// All that is wrong with a configuration; never empty.
@@ -161,6 +162,33 @@ pub enum Problem {
         /// The longest allowed.
         limit: usize,
     },
+    /// Not a name for an identity, an upstream or a group.
+    #[error("{text:?} is no name; write up to 64 letters, digits and signs, without blanks")]
+    Name {
+        /// What was given.
+        text: String,
+    },
+    /// Two of one name.
+    #[error("there are two called {0}; give each a name of its own")]
+    Twice(String),
+    /// More entries than can be.
+    #[error("there are more than {max}")]
+    TooMany {
+        /// The most allowed.
+        max: usize,
+    },
+    /// Two settings that exclude each other.
+    #[error("cannot be given together with the file's table; {0}")]
+    Together(&'static str),
+    /// A setting that is nothing without another.
+    #[error("needs {0} too")]
+    NeedsToo(&'static str),
+    /// Basic with a secret that is no password.
+    #[error("needs the password itself, from a file: give it with password_file")]
+    BasicNeedsPassword,
+    /// See [`PatternError`].
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
     /// See [`HostPortError`].
     #[error(transparent)]
     HostPort(#[from] HostPortError),

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Problem};
 use super::keys::{self, Key, Kind};
-use super::settings::{Origin, Setting, Settings};
+use super::settings::{Entry, Origin, Setting, Settings};
 
 /// The longest configuration file that is read, in bytes: a hundred times what one can sensibly have.
 const FILE_LIMIT_BYTES: usize = 1024 * 1024;
@@ -91,6 +91,10 @@ impl Flattening<'_> {
                 }
                 continue;
             }
+            if let Some(table) = keys::find_table(&name).filter(|_| prefix.is_empty()) {
+                self.entries(table, value.get_ref(), value.span());
+                continue;
+            }
             match keys::find(&name) {
                 Some(key) if key.in_file() => self.value(key, value.get_ref(), value.span()),
                 found => {
@@ -101,8 +105,29 @@ impl Flattening<'_> {
         }
     }
 
+    /// The entries of a table, each of which is a small file of its own.
+    fn entries(&mut self, table: &'static str, value: &DeValue<'_>, span: Range<usize>) {
+        let expected = "a list of entries, each under [[name]]";
+        let DeValue::Array(entries) = value else {
+            // What it was to give is not known, and not to be called missing.
+            self.settings.mark_all_broken();
+            return self.fail(span, table.into(), Problem::WrongType { expected, got: type_name(value) });
+        };
+        for entry in entries {
+            let DeValue::Table(content) = entry.get_ref() else {
+                let problem = Problem::WrongType { expected, got: type_name(entry.get_ref()) };
+                self.fail(entry.span(), table.into(), problem);
+                continue;
+            };
+            let outer = std::mem::take(&mut self.settings);
+            self.table(content, &format!("{table}."));
+            let settings = std::mem::replace(&mut self.settings, outer);
+            self.settings.give_entry(table, Entry { origin: self.origin(&entry.span()), settings });
+        }
+    }
+
     fn value(&mut self, key: &'static Key, value: &DeValue<'_>, span: Range<usize>) {
-        match text_for(key.kind, value) {
+        match text_for(key, value) {
             Ok(text) => {
                 let origin = self.origin(&span);
                 self.settings.give(key, Setting { text, origin });
@@ -154,15 +179,25 @@ fn misplaced(key: &'static Key) -> Problem {
     })
 }
 
-fn text_for(kind: Kind, value: &DeValue<'_>) -> Result<String, Problem> {
+fn text_for(key: &Key, value: &DeValue<'_>) -> Result<String, Problem> {
+    let kind = key.kind;
+    // Only ports are written as numbers in a list.
+    let takes_numbers = key.value_name == "PORT";
     let wrong = |value: &DeValue<'_>| Problem::WrongType { expected: expected(kind), got: type_name(value) };
     match (kind, value) {
         (_, DeValue::String(text)) => Ok(text.to_string()),
         (Kind::List, DeValue::Array(entries)) => {
-            let text_of = |entry: &DeValue<'_>| entry.as_str().map(str::to_owned).ok_or_else(|| wrong(entry));
+            let text_of = |entry: &DeValue<'_>| match entry {
+                DeValue::Integer(number) if number.radix() == 10 && takes_numbers => Ok(number.as_str().to_owned()),
+                other => other.as_str().map(str::to_owned).ok_or_else(|| wrong(other)),
+            };
             let texts: Result<Vec<String>, Problem> = entries.iter().map(|entry| text_of(entry.get_ref())).collect();
             Ok(texts?.join(","))
         }
+        (Kind::List, DeValue::Integer(number)) if number.radix() == 10 && takes_numbers => {
+            Ok(number.as_str().to_owned())
+        }
+        (Kind::Switch, DeValue::Boolean(value)) => Ok(value.to_string()),
         // A duration without a unit goes on as text: its own error shows the form.
         (Kind::Integer | Kind::Size | Kind::Duration, DeValue::Integer(number)) if number.radix() == 10 => {
             Ok(number.as_str().to_owned())
@@ -177,6 +212,7 @@ fn expected(kind: Kind) -> &'static str {
         Kind::List => "an array of strings, or one string",
         Kind::Integer => "a whole number",
         Kind::Duration => "a string such as \"30s\"",
+        Kind::Switch => "true or false",
         Kind::Size => "a string such as \"64KiB\", or a number of bytes",
     }
 }
@@ -220,7 +256,7 @@ mod tests {
     fn the_types_that_make_sense_are_taken() {
         let (settings, errors) = parsed(
             "listen = ['127.0.0.1:1', '127.0.0.1:2']\nallow_clients = '10.0.0.0/8'\nshards = 4\nmax_tunnels = '1_0'\n\
-             limits = { head = 65_536 }\ntimeouts.drain = 30",
+             limits = { head = 65_536 }\ntimeouts.drain = 30\nadmin_tunnels = true",
         );
         assert_eq!(errors, Vec::<String>::new());
         for (name, text) in [
@@ -229,6 +265,7 @@ mod tests {
             ("shards", "4"),
             ("limits.head", "65536"),
             ("timeouts.drain", "30"),
+            ("admin_tunnels", "true"),
         ] {
             assert_eq!(settings.given(name).unwrap().text, text, "{name}");
         }
@@ -249,12 +286,12 @@ mod tests {
     #[test]
     fn wrong_types_are_named() {
         assert_eq!(
-            errors("listen = [1]\nshards = 1.5\ntimeouts = '5s'\nupstream = ['a:1']\nuser = 42\nlog_level = true"),
+            errors("listen = [1]\nshards = 1.5\ntimeouts = '5s'\nfirst_leg = ['a:1']\nuser = 42\nlog_level = true"),
             [
                 "gateway.toml:1:10: listen: must be an array of strings, or one string, but is an integer",
                 "gateway.toml:2:10: shards: must be a whole number, but is a number with a fraction",
                 "gateway.toml:3:12: timeouts: must be a section, but is a string",
-                "gateway.toml:4:12: upstream: must be a string in quotes, but is an array",
+                "gateway.toml:4:13: first_leg: must be a string in quotes, but is an array",
                 "gateway.toml:5:8: user: must be a string in quotes, but is an integer",
                 "gateway.toml:6:13: log_level: must be a string in quotes, but is a boolean",
             ]

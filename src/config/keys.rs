@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::host_name;
+use super::table_keys::TABLE_KEYS;
 use super::values::{format_duration, format_size};
 use crate::limits;
 
@@ -42,6 +43,8 @@ pub enum Places {
     FlagAndEnv,
     /// In the environment alone: a flag would show a secret to whoever lists the processes.
     EnvOnly,
+    /// In an entry of one of the file's tables.
+    Table,
 }
 
 /// What a setting's value is.
@@ -57,6 +60,8 @@ pub enum Kind {
     Duration,
     /// A number of bytes, with or without a unit.
     Size,
+    /// `true` or `false`; its flag alone means `true`.
+    Switch,
 }
 
 /// What holds when a setting is not given.
@@ -109,13 +114,13 @@ impl Key {
     /// Whether the file may have it.
     #[must_use]
     pub fn in_file(&self) -> bool {
-        self.places == Places::Everywhere
+        matches!(self.places, Places::Everywhere | Places::Table)
     }
 
     /// Whether there is a flag for it.
     #[must_use]
     pub fn has_flag(&self) -> bool {
-        self.places != Places::EnvOnly
+        matches!(self.places, Places::Everywhere | Places::FlagAndEnv)
     }
 
     /// What it does, its variable and its default.
@@ -133,6 +138,9 @@ impl Key {
     #[must_use]
     pub fn ways(&self) -> String {
         let Key { name, flag, value_name, .. } = self;
+        if self.places == Places::Table {
+            return format!("{} = \"{value_name}\" in this entry", name.rsplit('.').next().unwrap_or_default());
+        }
         format!("--{flag} {value_name}, {} in the environment, or {name} = \"{value_name}\" in the file", self.env())
     }
 }
@@ -140,7 +148,16 @@ impl Key {
 /// The setting of this name.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.name == name)
+    KEYS.iter().chain(TABLE_KEYS).find(|key| key.name == name)
+}
+
+/// The tables of the file of which there can be several entries (`[[name]]`).
+pub const TABLES: [&str; 3] = ["identities", "upstreams", "routes"];
+
+/// The table of this name.
+#[must_use]
+pub fn find_table(name: &str) -> Option<&'static str> {
+    TABLES.into_iter().find(|table| *table == name)
 }
 
 /// Whether the file has a section of this name.
@@ -166,10 +183,15 @@ pub fn nearest(unknown: &str) -> Option<&'static str> {
             nearest = Some((name, distance));
         }
     };
+    let in_table = |table: &str| wanted.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
+    if TABLES.into_iter().any(in_table) {
+        TABLE_KEYS.iter().for_each(|key| compare(key.name, &wanted, key.name));
+        return nearest.map(|(name, _)| name);
+    }
     for key in KEYS.iter().filter(|key| key.in_file()) {
         compare(key.name, &wanted, key.name);
     }
-    for section in sections() {
+    for section in sections().chain(TABLES) {
         compare(section, &wanted, section);
     }
     // Told apart only where nothing matched as well: a key in the wrong section, or a flag's name in the file.
@@ -184,6 +206,7 @@ const CONFIGURATION: &str = "Configuration";
 const LISTENING: &str = "Listening";
 const UPSTREAM: &str = "Upstream proxy";
 const IDENTITY: &str = "Identity";
+const ROUTES: &str = "Routes";
 const LIMITS: &str = "Limits";
 const TIMEOUTS: &str = "Timeouts";
 const OUTPUT: &str = "Output";
@@ -232,14 +255,56 @@ pub static KEYS: &[Key] = &[
         default: Fallback::Value(|| "127.0.0.1:9100".into()),
     },
     Key {
+        name: "admin_tunnels",
+        flag: "admin-tunnels",
+        places: Places::Everywhere,
+        kind: Kind::Switch,
+        value_name: "true|false",
+        heading: LISTENING,
+        help: "Whether /tunnels on the administration address lists the open tunnels, with who uses them and for which \
+               destination",
+        default: Fallback::Value(|| "false".into()),
+    },
+    Key {
         name: "upstream",
         flag: "upstream",
+        places: Places::Everywhere,
+        kind: Kind::List,
+        value_name: "HOST:PORT",
+        heading: UPSTREAM,
+        help: "The corporate proxy that asks for NTLM; several with commas, in the order in which they are tried",
+        default: Fallback::Required("name the corporate proxy"),
+    },
+    Key {
+        name: "order",
+        flag: "order",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "failover|balance",
+        heading: UPSTREAM,
+        help: "Which of several upstreams a request goes to: the first that is up, or the one with the fewest tunnels for its weight",
+        default: Fallback::Value(|| "failover".into()),
+    },
+    Key {
+        name: "check",
+        flag: "check",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "tcp|handshake",
+        heading: UPSTREAM,
+        help: "How an upstream that failed is tried before clients are sent to it again: by a connection, or by a whole handshake \
+               for --check-target as far as the credential guard allows it",
+        default: Fallback::Value(|| "tcp".into()),
+    },
+    Key {
+        name: "check_target",
+        flag: "check-target",
         places: Places::Everywhere,
         kind: Kind::Text,
         value_name: "HOST:PORT",
         heading: UPSTREAM,
-        help: "The corporate proxy that asks for NTLM",
-        default: Fallback::Required("name the corporate proxy"),
+        help: "The destination that --check handshake asks for",
+        default: Fallback::Nothing,
     },
     Key {
         name: "first_leg",
@@ -343,6 +408,49 @@ pub static KEYS: &[Key] = &[
         heading: IDENTITY,
         help: "How the password is proved. ntlmv1-ess can be cracked by whoever sees it: only for proxies that know no better",
         default: Fallback::Value(|| "ntlmv2".into()),
+    },
+    Key {
+        name: "target_domain",
+        flag: "target-domain",
+        places: Places::Everywhere,
+        kind: Kind::Switch,
+        value_name: "true|false",
+        heading: IDENTITY,
+        help: "Prove the account in the domain that the proxy names in its challenge, and not in its own",
+        default: Fallback::Value(|| "false".into()),
+    },
+    Key {
+        name: "allow_basic",
+        flag: "allow-basic",
+        places: Places::Everywhere,
+        kind: Kind::Switch,
+        value_name: "true|false",
+        heading: IDENTITY,
+        help: "Send the password itself (Basic) to a proxy that offers neither NTLM nor Negotiate; needs --password-file. Whoever sees \
+               the connection to the proxy sees the password",
+        default: Fallback::Value(|| "false".into()),
+    },
+    Key {
+        name: "no_proxy",
+        flag: "no-proxy",
+        places: Places::Everywhere,
+        kind: Kind::List,
+        value_name: "LIST",
+        heading: ROUTES,
+        help: "Destinations that are reached without the upstream, in the syntax of NO_PROXY: domains, addresses, networks, each with \
+               or without :port, with commas",
+        default: Fallback::Nothing,
+    },
+    Key {
+        name: "without_credentials",
+        flag: "without-credentials",
+        places: Places::Everywhere,
+        kind: Kind::List,
+        value_name: "HOST",
+        heading: ROUTES,
+        help: "Hosts that the upstream is asked for without credentials, because it exempts them and stumbles over a handshake: names, \
+               .suffixes and globs, with commas",
+        default: Fallback::Nothing,
     },
     Key {
         name: "shards",

@@ -14,8 +14,11 @@
 //! | `file` | the TOML file |
 //! | `values` | durations, sizes, numbers |
 //! | `secrets` | where the password comes from |
+//! | `table_keys` | the same table for the entries of the file's tables |
 //! | `reading` | settings to values |
+//! | `parties` | identities, upstreams and routes |
 //! | `host_name` | the default workstation |
+//! | `digest` | a number that tells two configurations apart |
 //! | `error` | what can be wrong |
 
 use std::ffi::OsString;
@@ -26,16 +29,22 @@ use std::time::Duration;
 use ipnet::IpNet;
 use log::LevelFilter;
 
-use crate::ntlm::Identity;
+use crate::ntlm::{Identity, NtHash};
+use crate::route::Rules;
 use crate::upstream::HostPort;
 
+mod digest;
 mod error;
 mod file;
 mod host_name;
 pub mod keys;
+mod parties;
 mod reading;
 pub mod secrets;
 mod settings;
+pub mod table_keys;
+#[cfg(test)]
+mod table_tests;
 #[cfg(test)]
 mod tests;
 pub mod values;
@@ -56,12 +65,20 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Where metrics and health are served.
     pub admin: SocketAddr,
-    /// The parent proxy.
-    pub upstream: HostPort,
-    /// The account to prove, with its secret.
-    pub identity: Identity,
-    /// What the first request on an upstream connection carries.
-    pub first_leg: FirstLeg,
+    /// Whether the open tunnels are shown there.
+    pub admin_tunnels: bool,
+    /// The accounts to prove, with their secrets; at least one. The first is that of clients for whom nothing else is said.
+    pub identities: Vec<IdentityConfig>,
+    /// The parent proxies, at least one, in the order in which they are tried.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// The names of the upstreams' groups; the first takes what no route names.
+    pub groups: Vec<String>,
+    /// Which upstream of a group a request goes to.
+    pub order: Order,
+    /// How an upstream that failed is brought back.
+    pub check: Check,
+    /// Where requests go.
+    pub rules: Rules,
     /// Networks whose clients are served. Empty: whoever reaches the port; all listeners are then on loopback.
     pub allow_clients: Vec<IpNet>,
     /// Event loops, from 1 to [`MAX_SHARDS`].
@@ -70,8 +87,6 @@ pub struct Config {
     pub max_tunnels: usize,
     /// Pipes a shard lends out at once; 0 for no splicing.
     pub pipes_per_shard: usize,
-    /// Upstream connections that a shard challenges ahead at most; 0 for none.
-    pub warm_per_shard: usize,
     /// See [`Timeouts`].
     pub timeouts: Timeouts,
     /// The longest head, in bytes, from 1 KiB to 1 MiB.
@@ -82,6 +97,113 @@ pub struct Config {
     pub log_level: LevelFilter,
     /// The files this was read from: a change in one of them calls for a reload.
     pub files: Vec<PathBuf>,
+    /// A number of 48 bits made of the settings' texts, the secret not among them: the same in all processes that were
+    /// configured alike.
+    pub digest: u64,
+}
+
+impl Config {
+    /// The first upstream: the one that is meant where there is no choice.
+    #[must_use]
+    pub fn first_upstream(&self) -> &UpstreamConfig {
+        &self.upstreams[0]
+    }
+
+    /// The first address of the first upstream.
+    #[must_use]
+    pub fn first_address(&self) -> &HostPort {
+        &self.first_upstream().addresses[0]
+    }
+
+    /// The account of the first identity.
+    #[must_use]
+    pub fn first_identity(&self) -> &Identity {
+        &self.identities[0].identity
+    }
+
+    /// Keeps one upstream alone, by its name, with the identity of clients that have none of their own there. `false` when there is
+    /// none of this name.
+    pub fn keep_upstream(&mut self, name: &str) -> bool {
+        let Some(place) = self.upstreams.iter().position(|upstream| upstream.name == name) else { return false };
+        let upstream = self.upstreams.swap_remove(place);
+        if let Some(identity) = upstream.identity {
+            self.identities.swap(0, identity);
+        }
+        self.upstreams = vec![upstream];
+        true
+    }
+}
+
+/// An account to prove, and the clients that it is for.
+#[derive(Clone, Debug)]
+pub struct IdentityConfig {
+    /// Unique; what logs and metrics call it.
+    pub name: String,
+    /// The account with its secret.
+    pub identity: Identity,
+    /// The password itself, where it may be sent to a proxy that offers nothing better.
+    pub basic_password: Option<secrets::Password>,
+    /// Clients that come in here go by this identity; these are among [`Config::listen`].
+    pub listen: Vec<SocketAddr>,
+    /// Clients from these networks go by this identity.
+    pub clients: Vec<IpNet>,
+    /// Clients that log on like this go by this identity.
+    pub login: Option<ProxyLogin>,
+}
+
+/// A name and a password that a client shows to the gateway (Basic, RFC 7617).
+#[derive(Clone)]
+pub struct ProxyLogin {
+    /// The name; has no colon.
+    pub user: String,
+    /// Its password, as a hash: it is compared and never sent.
+    pub password: NtHash,
+}
+
+impl std::fmt::Debug for ProxyLogin {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("ProxyLogin").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// A parent proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamConfig {
+    /// Unique; what logs and metrics call it.
+    pub name: String,
+    /// Its addresses, at least one, in the order in which they are tried.
+    pub addresses: Vec<HostPort>,
+    /// Its group's place in [`Config::groups`].
+    pub group: usize,
+    /// Its share of the tunnels when they are balanced, from 1 to 1000.
+    pub weight: u32,
+    /// The identity of clients that have none of their own, by its place in [`Config::identities`].
+    pub identity: Option<usize>,
+    /// What the first request on a connection carries.
+    pub first_leg: FirstLeg,
+    /// Connections that a shard challenges ahead at most; 0 for none.
+    pub warm: usize,
+}
+
+/// Which upstream of a group a request goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The first that is up.
+    Failover,
+    /// The one with the fewest tunnels for its weight.
+    Balance,
+}
+
+/// How an upstream that failed is tried before it gets clients again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// By a TCP connection.
+    Tcp,
+    /// By a handshake for a CONNECT, as far as the credential guard allows it.
+    Handshake {
+        /// `host:port`.
+        target: String,
+    },
 }
 
 /// How long each stage may take; from a millisecond to a week.
@@ -174,6 +296,7 @@ pub fn load_with_settings(sources: &Sources) -> Result<(Config, Settings), Confi
         (_, Some(errors)) => Err(errors),
         (Some(mut config), None) => {
             config.files.extend(sources.file.clone());
+            config.digest = digest::of(&settings);
             Ok((config, settings))
         }
         (None, None) => unreachable!("a configuration was refused without an error"),

@@ -11,9 +11,8 @@ use super::error::{ConfigError, Problem};
 use super::keys::{self, Fallback};
 use super::settings::{Origin, Setting, Settings};
 use super::values::{parse_duration, parse_integer, parse_size};
-use super::{Config, FirstLeg, LogFormat, MAX_SHARDS, SecretStore, Timeouts};
-use crate::ntlm::{Account, Identity, Method};
-use crate::upstream::HostPort;
+use super::{Config, FirstLeg, IdentityConfig, LogFormat, MAX_SHARDS, SecretStore, Timeouts};
+use crate::ntlm::{Account, Method};
 
 /// The longest workstation name, in characters: that of a DNS name.
 const WORKSTATION_LIMIT: usize = 255;
@@ -23,13 +22,13 @@ const TUNNELS_LIMIT: usize = 1_000_000;
 
 /// The most pipes a shard that can be asked for: two descriptors each.
 const PIPES_LIMIT: usize = 65_536;
-const WARM_LIMIT: usize = 1_000;
+pub(super) const WARM_LIMIT: usize = 1_000;
 
 /// The head limits that can be asked for, in bytes.
 const HEAD_LIMITS: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
 
-const METHODS: &[(&str, Method)] = &[("ntlmv2", Method::NtlmV2), ("ntlmv1-ess", Method::NtlmV1Ess)];
-const FIRST_LEGS: &[(&str, FirstLeg)] = &[("negotiate", FirstLeg::Negotiate), ("plain", FirstLeg::Plain)];
+pub(super) const METHODS: &[(&str, Method)] = &[("ntlmv2", Method::NtlmV2), ("ntlmv1-ess", Method::NtlmV1Ess)];
+pub(super) const FIRST_LEGS: &[(&str, FirstLeg)] = &[("negotiate", FirstLeg::Negotiate), ("plain", FirstLeg::Plain)];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 const LOG_LEVELS: &[(&str, LevelFilter)] = &[
     ("error", LevelFilter::Error),
@@ -43,15 +42,17 @@ const LOG_LEVELS: &[(&str, LevelFilter)] = &[
 ///
 /// No configuration without an error, but for settings that are broken: theirs is with who read them.
 pub(super) fn read(settings: &Settings, secrets: &SecretStore) -> (Option<Config>, Vec<ConfigError>) {
-    let mut reader = Reader { settings, errors: Vec::new() };
+    let mut reader = Reader { settings, entry: None, errors: Vec::new() };
     let config = reader.config(secrets);
     (config, reader.errors)
 }
 
 /// Reads on after an error, so that all are found; `None` means that an error was noted.
-struct Reader<'a> {
-    settings: &'a Settings,
-    errors: Vec<ConfigError>,
+pub(super) struct Reader<'a> {
+    pub settings: &'a Settings,
+    /// The place of the entry that the settings are those of, if they are.
+    pub entry: Option<&'a Origin>,
+    pub errors: Vec<ConfigError>,
 }
 
 impl Reader<'_> {
@@ -60,10 +61,8 @@ impl Reader<'_> {
         let allow_clients = self.optional("allow_clients", networks).map(Option::unwrap_or_default);
         let listen = self.listen(allow_clients.as_deref(), account.as_ref());
         let admin = self.admin(listen.as_deref());
-        let upstream = self.required("upstream", |text| Ok(text.parse::<HostPort>()?));
-        let identity = self.identity(account, secrets);
-        let first_leg = self.choice("first_leg", FIRST_LEGS);
-        let warm = self.required("warm", |text| Ok(parse_integer(text, 0..=WARM_LIMIT)?));
+        let admin_tunnels = self.flag("admin_tunnels");
+        let parties = self.parties(account, secrets);
         let shards = self.required("shards", |text| Ok(parse_integer(text, 1..=MAX_SHARDS)?));
         let max_tunnels = self.required("max_tunnels", |text| Ok(parse_integer(text, 1..=TUNNELS_LIMIT)?));
         let pipes = self.required("limits.pipes_per_shard", |text| Ok(parse_integer(text, 0..=PIPES_LIMIT)?));
@@ -71,22 +70,28 @@ impl Reader<'_> {
         let timeouts = self.timeouts();
         let log_format = self.choice("log_format", LOG_FORMATS);
         let log_level = self.choice("log_level", LOG_LEVELS);
+        let parties = parties?;
+        let listen = self.all_listeners(listen?, &parties.identities, allow_clients.as_deref())?;
         Some(Config {
-            listen: listen?,
+            listen,
             admin: admin?,
-            upstream: upstream?,
-            identity: identity?,
-            first_leg: first_leg?,
+            admin_tunnels: admin_tunnels?,
             allow_clients: allow_clients?,
             shards: shards?,
             max_tunnels: max_tunnels?,
             pipes_per_shard: pipes?,
-            warm_per_shard: warm?,
             timeouts: timeouts?,
             head_limit_bytes: head_limit?,
             log_format: log_format?,
             log_level: log_level?,
             files: self.files(),
+            identities: parties.identities,
+            upstreams: parties.upstreams,
+            groups: parties.groups,
+            order: parties.order,
+            check: parties.check,
+            rules: parties.rules,
+            digest: 0,
         })
     }
 
@@ -109,19 +114,38 @@ impl Reader<'_> {
         })
     }
 
+    /// The account of the plain settings; it need not be given where the file has `[[identities]]`.
     fn account(&mut self) -> Option<Account> {
         let domain = self.optional("domain", |text| Ok(text.to_owned()))?;
-        self.required("user", |text| Ok(Account::parse(text, domain.as_deref())?))
+        match self.settings.given("user").is_none() && !self.settings.entries("identities").is_empty() {
+            true => None,
+            false => self.required("user", |text| Ok(Account::parse(text, domain.as_deref())?)),
+        }
     }
 
-    fn identity(&mut self, account: Option<Account>, secrets: &SecretStore) -> Option<Identity> {
-        let workstation = self.required("workstation", workstation);
-        let method = self.choice("method", METHODS);
-        let nt_hash = match SecretStore::is_broken(self.settings) {
-            true => None,
-            false => secrets.nt_hash(self.settings).map_err(|error| self.note(*error)).ok(),
-        };
-        Some(Identity::new(account?, &workstation?, nt_hash?, method?, false))
+    /// The addresses of `listen`, and those of the identities that have some of their own.
+    fn all_listeners(
+        &mut self,
+        mut listen: Vec<SocketAddr>,
+        identities: &[IdentityConfig],
+        allow_clients: Option<&[IpNet]>,
+    ) -> Option<Vec<SocketAddr>> {
+        let open = allow_clients.is_some_and(<[IpNet]>::is_empty);
+        for identity in identities {
+            for address in &identity.listen {
+                let problem = if open && !is_loopback(address.ip()) {
+                    Problem::OpenListener { address: *address, account: identity.name.clone() }
+                } else if address.port() != 0 && listen.contains(address) {
+                    Problem::SameAddress(*address)
+                } else {
+                    listen.push(*address);
+                    continue;
+                };
+                self.note(ConfigError { origin: Origin::Default, key: "identities.listen".into(), problem });
+                return None;
+            }
+        }
+        Some(listen)
     }
 
     fn listen(&mut self, allow_clients: Option<&[IpNet]>, account: Option<&Account>) -> Option<Vec<SocketAddr>> {
@@ -145,8 +169,13 @@ impl Reader<'_> {
         })
     }
 
+    /// The files that secrets are read from.
     fn files(&self) -> Vec<PathBuf> {
-        let named = ["password_file", "nt_hash_file"].into_iter().filter_map(|name| self.settings.given(name));
+        let plain = ["password_file", "nt_hash_file"].map(|name| (self.settings, name));
+        let names = ["identities.password_file", "identities.nt_hash_file", "identities.proxy_password_file"];
+        let entries = self.settings.entries("identities").iter();
+        let in_entries = entries.flat_map(|entry| names.map(|name| (&entry.settings, name)));
+        let named = plain.into_iter().chain(in_entries).filter_map(|(settings, name)| settings.given(name));
         named.map(|setting| PathBuf::from(&setting.text)).collect()
     }
 
@@ -154,18 +183,16 @@ impl Reader<'_> {
         self.required(name, |text| Ok(parse_duration(text, shortest)?))
     }
 
-    fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> Option<T> {
-        self.required(name, |text| {
-            let found = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-            found.ok_or_else(|| {
-                let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-                Problem::Choice { text: text.into(), choices: words.join(", ") }
-            })
-        })
+    pub(super) fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> Option<T> {
+        self.required(name, |text| choose(text, choices))
+    }
+
+    pub(super) fn optional_choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> Option<Option<T>> {
+        self.optional(name, |text| choose(text, choices))
     }
 
     /// The value given or the default; an error where there is neither.
-    fn required<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Problem>) -> Option<T> {
+    pub(super) fn required<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Problem>) -> Option<T> {
         match self.settings.effective(name) {
             Some(setting) => self.parse(name, setting, parse),
             None => {
@@ -176,7 +203,11 @@ impl Reader<'_> {
     }
 
     /// The value given, if any.
-    fn optional<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Problem>) -> Option<Option<T>> {
+    pub(super) fn optional<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, Problem>,
+    ) -> Option<Option<T>> {
         match self.settings.given(name) {
             Some(setting) => self.parse(name, setting.clone(), parse).map(Some),
             None if self.settings.is_broken(name) => None,
@@ -184,7 +215,12 @@ impl Reader<'_> {
         }
     }
 
-    fn parse<T>(&mut self, name: &str, setting: Setting, parse: impl FnOnce(&str) -> Result<T, Problem>) -> Option<T> {
+    pub(super) fn parse<T>(
+        &mut self,
+        name: &str,
+        setting: Setting,
+        parse: impl FnOnce(&str) -> Result<T, Problem>,
+    ) -> Option<T> {
         let noted = |problem| self.note(ConfigError { origin: setting.origin, key: name.into(), problem });
         parse(setting.text.trim()).map_err(noted).ok()
     }
@@ -193,16 +229,25 @@ impl Reader<'_> {
         let key = keys::find(name).filter(|_| !self.settings.is_broken(name));
         if let Some((key, Fallback::Required(purpose))) = key.map(|key| (key, key.default)) {
             let problem = Problem::Missing { purpose, ways: key.ways() };
-            self.note(ConfigError { origin: Origin::Default, key: name.into(), problem });
+            let origin = self.entry.cloned().unwrap_or(Origin::Default);
+            self.note(ConfigError { origin, key: name.into(), problem });
         }
     }
 
-    fn note(&mut self, error: ConfigError) {
+    pub(super) fn note(&mut self, error: ConfigError) {
         self.errors.push(error);
     }
 }
 
-fn listeners(text: &str) -> Result<Vec<SocketAddr>, Problem> {
+fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Problem> {
+    let found = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+    found.ok_or_else(|| {
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        Problem::Choice { text: text.into(), choices: words.join(", ") }
+    })
+}
+
+pub(super) fn listeners(text: &str) -> Result<Vec<SocketAddr>, Problem> {
     let mut addresses = Vec::new();
     for entry in entries(text) {
         let address = listener(entry, "127.0.0.1:3128")?;
@@ -222,7 +267,7 @@ fn listener(text: &str, example: &'static str) -> Result<SocketAddr, Problem> {
 }
 
 /// Networks; an address alone is a network of its own. An empty list is refused: it could be read as nobody and as all.
-fn networks(text: &str) -> Result<Vec<IpNet>, Problem> {
+pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, Problem> {
     let network = |entry: &str| {
         let alone = || entry.parse::<IpAddr>().map(IpNet::from);
         entry.parse::<IpNet>().or_else(|_| alone()).map(|network| network.trunc())
@@ -235,11 +280,11 @@ fn networks(text: &str) -> Result<Vec<IpNet>, Problem> {
     }
 }
 
-fn entries(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn entries(text: &str) -> impl Iterator<Item = &str> {
     text.split([',', ' ']).map(str::trim).filter(|entry| !entry.is_empty())
 }
 
-fn workstation(text: &str) -> Result<String, Problem> {
+pub(super) fn workstation(text: &str) -> Result<String, Problem> {
     let fits = (1..=WORKSTATION_LIMIT).contains(&text.chars().count());
     match fits && !text.chars().any(char::is_control) {
         true => Ok(text.to_owned()),

@@ -30,6 +30,9 @@ pub enum SecretError {
          hash), a descriptor with --password-fd NUMBER, or set NTLM_GATEWAY_PASSWORD"
     )]
     NoSource,
+    /// No place is given for an identity of the file's table.
+    #[error("no password given; name a file that holds it with password_file, or its NT hash with nt_hash_file")]
+    NoFile,
     /// More than one place is given.
     #[error("the password is given in several places, and only one can be meant: {}", .0.join(", "))]
     SeveralSources(Vec<String>),
@@ -106,8 +109,8 @@ impl SecretStore {
     }
 
     /// Whether a place was named in a form that cannot be read, so that which secret is meant is not known.
-    pub(super) fn is_broken(settings: &Settings) -> bool {
-        PLACES.iter().any(|name| settings.is_broken(name))
+    pub(super) fn is_broken(settings: &Settings, prefix: &str) -> bool {
+        PLACES.iter().any(|name| settings.is_broken(&format!("{prefix}{name}")))
     }
 
     /// Whether the environment has a password.
@@ -116,17 +119,22 @@ impl SecretStore {
         self.environment.is_some()
     }
 
-    /// Reads the one secret that the settings name.
-    pub(super) fn nt_hash(&self, settings: &Settings) -> Result<NtHash, Box<ConfigError>> {
+    /// Reads the one secret that the settings name, those that begin with `prefix`: "" for the plain ones, which alone may take
+    /// theirs from the environment.
+    pub(super) fn nt_hash(&self, settings: &Settings, prefix: &str) -> Result<NtHash, Box<ConfigError>> {
         let fail = |origin, key: &str, error: SecretError| {
             Box::new(ConfigError { origin, key: key.into(), problem: error.into() })
         };
-        let given: Vec<_> = PLACES.iter().filter_map(|name| Some((*name, settings.given(name)?))).collect();
-        match (given.as_slice(), &self.environment) {
-            ([], None) => Err(fail(Origin::Default, "password", SecretError::NoSource)),
+        let place = |name: &&'static str| Some((*name, settings.given(&format!("{prefix}{name}"))?));
+        let given: Vec<_> = PLACES.iter().filter_map(place).collect();
+        let environment = self.environment.as_ref().filter(|_| prefix.is_empty());
+        match (given.as_slice(), environment) {
+            ([], None) if prefix.is_empty() => Err(fail(Origin::Default, "password", SecretError::NoSource)),
+            ([], None) => Err(fail(Origin::Default, "identities.password_file", SecretError::NoFile)),
             ([], Some(hash)) => Ok(hash.clone()),
             ([(name, setting)], None) => {
-                self.read(name, &setting.text).map_err(|error| fail(setting.origin.clone(), name, error))
+                let key = format!("{prefix}{name}");
+                self.read(name, &setting.text).map_err(|error| fail(setting.origin.clone(), &key, error))
             }
             (several, environment) => {
                 let named = several.iter().map(|(name, setting)| match &setting.origin {
@@ -166,13 +174,41 @@ impl SecretStore {
     }
 }
 
+/// A password as it is sent; overwritten when it is dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(Zeroizing<String>);
+
+impl Password {
+    /// The text.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Password")
+    }
+}
+
+/// The password in a file, for the one scheme that sends it.
+pub(super) fn password_of_file(path: &Path) -> Result<Password, SecretError> {
+    from_file(path, |bytes| line(bytes).map(|text| Password(Zeroizing::new(text.to_owned()))))
+}
+
+/// The hash of the password in a file.
+pub(super) fn nt_hash_of_password_file(path: &Path) -> Result<NtHash, SecretError> {
+    from_file(path, password)
+}
+
 /// The variable that may hold the password.
 #[must_use]
 pub fn password_variable() -> String {
     format!("{}PASSWORD", keys::ENV_PREFIX)
 }
 
-fn from_file(path: &Path, parse: fn(&[u8]) -> Result<NtHash, ContentError>) -> Result<NtHash, SecretError> {
+fn from_file<T>(path: &Path, parse: fn(&[u8]) -> Result<T, ContentError>) -> Result<T, SecretError> {
     let read = File::open(path).and_then(read_bounded);
     let bytes = read.map_err(|source| SecretError::File { path: path.into(), source })?;
     parse(&bytes).map_err(|source| SecretError::Content { place: path.display().to_string(), source })
@@ -264,7 +300,7 @@ mod tests {
     }
 
     fn failure(store: &SecretStore, given: &[(&str, &str)]) -> String {
-        store.nt_hash(&settings(given)).unwrap_err().to_string()
+        store.nt_hash(&settings(given), "").unwrap_err().to_string()
     }
 
     #[test]
@@ -277,7 +313,7 @@ mod tests {
             ("bom", format!("\u{feff}{PASSWORD}\r\n")),
         ] {
             let file = TestFile::new(name, content.as_bytes());
-            let hash = SecretStore::default().nt_hash(&settings(&[("password_file", &file.path())])).unwrap();
+            let hash = SecretStore::default().nt_hash(&settings(&[("password_file", &file.path())]), "").unwrap();
             assert!(hash == expected, "{name}");
         }
         assert!(password(b" blank ").unwrap() == NtHash::from_password(" blank "));
@@ -286,7 +322,7 @@ mod tests {
     #[test]
     fn a_hash_file_holds_hexadecimal_digits() {
         let file = TestFile::new("hash", b"AA8CEA2A92B3CE52E8362A64302EA129 \n");
-        let hash = SecretStore::default().nt_hash(&settings(&[("nt_hash_file", &file.path())])).unwrap();
+        let hash = SecretStore::default().nt_hash(&settings(&[("nt_hash_file", &file.path())]), "").unwrap();
         assert!(hash == NtHash::from_password("qa"));
     }
 
@@ -303,7 +339,7 @@ mod tests {
             ("nohash", "nt_hash_file", PASSWORD.as_bytes(), "is no NT hash: an NT hash has 32"),
         ] {
             let file = TestFile::new(name, content);
-            let error = SecretStore::default().nt_hash(&settings(&[(key, &file.path())])).unwrap_err();
+            let error = SecretStore::default().nt_hash(&settings(&[(key, &file.path())]), "").unwrap_err();
             let texts = format!("{error} {error:?}");
             assert!(texts.contains(expected) && texts.contains(&file.path()), "{texts}");
             assert!(!texts.contains("Qu33n"), "{texts}");
@@ -329,7 +365,7 @@ mod tests {
 
     #[test]
     fn the_environment_gives_a_password_and_an_empty_one_is_none() {
-        assert!(environment().nt_hash(&Settings::default()).unwrap() == NtHash::from_password(PASSWORD));
+        assert!(environment().nt_hash(&Settings::default(), "").unwrap() == NtHash::from_password(PASSWORD));
         let empty = SecretStore::from_environment(|_| Some(OsString::new())).unwrap();
         assert!(!empty.has_environment());
     }
@@ -343,7 +379,7 @@ mod tests {
         let store = SecretStore::default();
         let number = reader.as_raw_fd().to_string();
         for _ in 0..2 {
-            let hash = store.nt_hash(&settings(&[("password_fd", &number)])).unwrap();
+            let hash = store.nt_hash(&settings(&[("password_fd", &number)]), "").unwrap();
             assert!(hash == NtHash::from_password(PASSWORD));
         }
     }

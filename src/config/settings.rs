@@ -55,6 +55,17 @@ pub struct Settings {
     given: BTreeMap<&'static str, Setting>,
     /// Given, but in a form that has an error of its own already: not to be called missing as well.
     broken: BTreeSet<&'static str>,
+    /// The entries of the file's tables, in their order.
+    tables: BTreeMap<&'static str, Vec<Entry>>,
+}
+
+/// One entry of a table.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Where it begins.
+    pub origin: Origin,
+    /// Its settings, as `table.setting`.
+    pub settings: Settings,
 }
 
 impl Settings {
@@ -80,6 +91,16 @@ impl Settings {
     /// Adds a setting.
     pub fn give(&mut self, key: &'static Key, setting: Setting) {
         self.given.insert(key.name, setting);
+    }
+
+    pub(super) fn give_entry(&mut self, table: &'static str, entry: Entry) {
+        self.tables.entry(table).or_default().push(entry);
+    }
+
+    /// The entries of a table, in their order.
+    #[must_use]
+    pub fn entries(&self, table: &str) -> &[Entry] {
+        self.tables.get(table).map(Vec::as_slice).unwrap_or_default()
     }
 
     pub(super) fn mark_broken(&mut self, key: &'static Key) {
@@ -113,6 +134,9 @@ impl Settings {
     pub fn over(mut self, lower: Settings) -> Settings {
         for (name, setting) in lower.given {
             self.given.entry(name).or_insert(setting);
+        }
+        for (table, entries) in lower.tables {
+            self.tables.entry(table).or_insert(entries);
         }
         self.broken.extend(lower.broken);
         self

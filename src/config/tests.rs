@@ -95,15 +95,16 @@ fn defaults_are_those_of_the_limits() {
     let config = Given::enough().config();
     assert_eq!(config.listen, ["127.0.0.1:3128".parse().unwrap()]);
     assert_eq!(config.admin, "127.0.0.1:9100".parse().unwrap());
-    assert_eq!(config.upstream.to_string(), "proxy.corp.example:8080");
-    assert_eq!((config.identity.domain(), config.identity.user()), ("CORP", "alice"));
-    assert_eq!(config.identity.method(), Method::NtlmV2);
-    assert_eq!(config.first_leg, FirstLeg::Negotiate);
+    assert!(!config.admin_tunnels);
+    assert_eq!(config.first_address().to_string(), "proxy.corp.example:8080");
+    assert_eq!((config.first_identity().domain(), config.first_identity().user()), ("CORP", "alice"));
+    assert_eq!(config.first_identity().method(), Method::NtlmV2);
+    assert_eq!(config.first_upstream().first_leg, FirstLeg::Negotiate);
     assert!(config.allow_clients.is_empty());
     assert!(config.shards >= 1);
     assert_eq!(config.max_tunnels, crate::limits::MAX_TUNNELS);
     assert_eq!(config.pipes_per_shard, crate::limits::PIPES_PER_SHARD);
-    assert_eq!(config.warm_per_shard, crate::limits::WARM_PER_SHARD);
+    assert_eq!(config.first_upstream().warm, crate::limits::WARM_PER_SHARD);
     assert_eq!(config.head_limit_bytes, crate::limits::HEAD_LIMIT_BYTES);
     let expected = Timeouts {
         connect: crate::limits::CONNECT_TIMEOUT,
@@ -122,8 +123,15 @@ fn defaults_are_those_of_the_limits() {
 #[test]
 fn every_setting_reaches_the_configuration() {
     let given = Given::enough()
+        .flag("order", "balance")
+        .flag("check", "handshake")
+        .flag("check_target", "example.com:443")
+        .flag("target_domain", "true")
+        .flag("no_proxy", "localhost,10.0.0.0/8")
+        .flag("without_credentials", ".exempt.example, *.update.example")
         .flag("listen", "127.0.0.1:1, [::1]:2")
         .flag("admin", "0.0.0.0:3")
+        .flag("admin_tunnels", "true")
         .flag("allow_clients", "10.1.2.3/8,2001:db8::/32,192.0.2.7")
         .flag("first_leg", "plain")
         .flag("warm", "7")
@@ -146,22 +154,26 @@ fn every_setting_reaches_the_configuration() {
         .flag("log_format", "json")
         .flag("log_level", "debug");
     let told: BTreeSet<&str> = given.flags.iter().map(|(name, _)| *name).collect();
-    let secret = ["config", "password", "password_file", "nt_hash_file", "password_fd"];
+    let secret = ["config", "password", "password_file", "nt_hash_file", "password_fd", "allow_basic"];
     let untold: Vec<&str> = KEYS.iter().map(|key| key.name).filter(|name| !told.contains(name)).collect();
     assert!(untold.iter().all(|name| secret.contains(name)), "not in this test: {untold:?}");
 
     let config = given.config();
     assert_eq!(config.listen, ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
     assert_eq!(config.admin, "0.0.0.0:3".parse().unwrap());
+    assert!(config.admin_tunnels);
     let networks: Vec<String> = config.allow_clients.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7/32"]);
-    assert_eq!(config.first_leg, FirstLeg::Plain);
-    let identity = &config.identity;
+    assert_eq!(config.first_upstream().first_leg, FirstLeg::Plain);
+    let identity = config.first_identity();
     assert_eq!((identity.domain(), identity.user(), identity.workstation()), ("CORP", "alice", "EGRESS1"));
     assert_eq!(identity.method(), Method::NtlmV1Ess);
     assert_eq!((config.shards, config.max_tunnels), (3, 44));
     assert_eq!((config.pipes_per_shard, config.head_limit_bytes), (0, 16 * 1024));
-    assert_eq!(config.warm_per_shard, 7);
+    assert_eq!(config.first_upstream().warm, 7);
+    assert_eq!((config.order, identity.target_domain()), (Order::Balance, true));
+    assert_eq!(config.check, Check::Handshake { target: "example.com:443".into() });
+    assert_eq!((config.rules.no_proxy.len(), config.rules.without_credentials.len()), (2, 2));
     let Timeouts { connect, head, handshake, idle, warm, half_closed, drain, shutdown_delay } = config.timeouts;
     let seconds = [connect, head, handshake, idle, warm, half_closed, drain, shutdown_delay].map(|time| time.as_secs());
     assert_eq!(seconds, [1, 2, 3, 4, 7, 5, 0, 6]);
@@ -220,7 +232,7 @@ fn what_is_missing_is_named_with_the_ways_to_give_it() {
     let errors = Given::default().errors();
     assert_eq!(errors.len(), 3, "{errors:#?}");
     assert!(
-        errors[1].starts_with(
+        errors[2].starts_with(
             "upstream: not given; name the corporate proxy with --upstream HOST:PORT, NTLM_GATEWAY_UPSTREAM"
         ),
         "{errors:#?}"
@@ -282,7 +294,7 @@ fn a_configuration_prints_without_its_secrets() {
     let sources = given.sources();
     let printed = format!("{sources:?} {:?}", given.config()).to_lowercase();
     assert!(!printed.contains("qu33n"), "{printed}");
-    let hash = crate::ntlm::NtHash::from_password(PASSWORD).to_hex().to_string();
+    let hash = NtHash::from_password(PASSWORD).to_hex().to_string();
     assert!(!printed.contains(&hash), "{printed}");
 }
 
@@ -325,6 +337,7 @@ fn the_example_file_documents_every_setting_with_a_valid_value_and_its_default()
     let others: Vec<_> = errors.iter().filter(|error| !matches!(error.problem, Problem::Secret(_))).collect();
     assert!(others.is_empty(), "{others:?}");
     let in_force = file::parse(Path::new("gateway.example.toml"), EXAMPLE).0;
+    assert_eq!(settings.entries("upstreams").len(), 0, "the tables are examples of their own");
     for key in KEYS.iter().filter(|key| key.in_file()) {
         let shown = settings.given(key.name).unwrap_or_else(|| panic!("{} is not in the example", key.name));
         if let (Fallback::Value(default), None) = (key.default, in_force.given(key.name)) {

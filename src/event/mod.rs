@@ -8,4 +8,4 @@ mod token;
 pub use mailbox::{Mailbox, Sender, mailbox};
 pub use readiness::{Endpoint, Readiness};
 pub use timers::{Deadline, TICK_MS, Timers};
-pub use token::{EventToken, Key, Lane};
+pub use token::{DIALS, EventToken, Key, Lane};

@@ -23,4 +23,5 @@ mod tests;
 
 pub use credentials::{Credentials, FirstLeg};
 pub use scheme::KnownScheme;
+pub use scheme::Scheme;
 pub use state::{Declined, Handshake, Nonces, Progress, Request, Tally};

@@ -14,6 +14,8 @@ pub enum Scheme {
     NegotiateRaw,
     /// `Negotiate <SPNEGO token with the message>`.
     NegotiateSpnego,
+    /// `Basic <user:password>`: no NTLM at all, for an upstream that offers nothing better and an identity that allows it.
+    Basic,
 }
 
 /// What an upstream took the last time, so that the next handshake begins with it.
@@ -25,8 +27,14 @@ impl KnownScheme {
         match self.0.load(Ordering::Relaxed) {
             1 => Scheme::NegotiateRaw,
             2 => Scheme::NegotiateSpnego,
+            3 => Scheme::Basic,
             _ => Scheme::Ntlm,
         }
+    }
+
+    /// Whether a fresh connection needs no challenge.
+    pub fn needs_no_challenge(&self) -> bool {
+        self.recall() == Scheme::Basic
     }
 
     pub(super) fn remember(&self, scheme: Scheme) {
@@ -34,6 +42,7 @@ impl KnownScheme {
             Scheme::Ntlm => 0,
             Scheme::NegotiateRaw => 1,
             Scheme::NegotiateSpnego => 2,
+            Scheme::Basic => 3,
         };
         self.0.store(number, Ordering::Relaxed);
     }
@@ -41,10 +50,11 @@ impl KnownScheme {
 
 impl Scheme {
     /// The scheme's name in Proxy-Authorization and Proxy-Authenticate.
-    pub(super) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Scheme::Ntlm => "NTLM",
             Scheme::NegotiateRaw | Scheme::NegotiateSpnego => "Negotiate",
+            Scheme::Basic => "Basic",
         }
     }
 

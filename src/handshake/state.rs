@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::credentials::{Credentials, FirstLeg};
+use super::credentials::{BasicCredentials, Credentials, FirstLeg};
 use super::scheme::{Scheme, response_token};
 use crate::fault::{At, Cause, Fault};
 use crate::http::{self, BodyDrain, BodyFraming, FieldStorage, HeadEnd, ResponseHead, ResponseTo};
@@ -117,11 +117,7 @@ pub struct Handshake {
 impl Handshake {
     /// A handshake that has sent nothing yet. Heads of more than `head_limit_bytes` are a fault.
     pub fn new(request: Request, credentials: Arc<Credentials>, head_limit_bytes: usize) -> Handshake {
-        let first = match credentials.first_leg {
-            FirstLeg::Negotiate => Leg::Negotiate,
-            FirstLeg::Plain => Leg::Plain,
-        };
-        let state = State::Ready(first);
+        let state = State::Ready(first_leg(&credentials));
         let scheme = credentials.scheme.recall();
         Handshake {
             request,
@@ -165,6 +161,24 @@ impl Handshake {
         self.request = request;
     }
 
+    /// Asks without credentials first.
+    pub fn ask_plainly(&mut self) {
+        self.state = State::Ready(Leg::Plain);
+    }
+
+    /// Turns to another upstream: what the last one said is forgotten.
+    pub fn turn_to(&mut self, credentials: Arc<Credentials>) {
+        self.state = State::Ready(first_leg(&credentials));
+        self.scheme = credentials.scheme.recall();
+        self.beginnings = 0;
+        self.credentials = credentials;
+    }
+
+    /// The form in which messages go out.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
     /// The challenge is there and has not been answered.
     pub fn is_challenged(&self) -> bool {
         matches!(self.state, State::Challenged { .. })
@@ -178,6 +192,10 @@ impl Handshake {
             _ => Leg::Negotiate,
         };
         self.beginnings += 1;
+        if self.scheme == Scheme::Basic && leg == Leg::Negotiate {
+            self.state = State::Challenged { challenge: Vec::new() };
+            return;
+        }
         let message = self.credentials.negotiate.as_slice();
         match leg {
             Leg::Plain => write_request(&self.request, None, out),
@@ -198,6 +216,12 @@ impl Handshake {
         let State::Challenged { challenge } = std::mem::replace(&mut self.state, State::Ended) else {
             return Err(fault(Cause::ChallengeMalformed, "there is no challenge to answer"));
         };
+        if self.scheme == Scheme::Basic {
+            let basic = self.credentials.basic.as_ref().map(BasicCredentials::reveal).unwrap_or_default();
+            write_request(&self.request, Some((self.scheme.name(), basic)), out);
+            self.sent(Leg::Authenticate);
+            return Ok(());
+        }
         let inputs = AuthenticateInputs {
             client_challenge: nonces.client_challenge,
             exported_session_key: nonces.exported_session_key,
@@ -232,8 +256,8 @@ impl Handshake {
                         return Ok((used, Progress::More));
                     };
                     used += length;
-                    let scheme = self.scheme;
-                    let decision = with_head(&rest[..length], |head| decide(head, sent, scheme))??;
+                    let (scheme, basic) = (self.scheme, self.credentials.basic.is_some());
+                    let decision = with_head(&rest[..length], |head| decide(head, sent, scheme, basic))??;
                     if let Some(progress) = self.follow(decision)? {
                         return Ok((used, progress));
                     }
@@ -314,6 +338,15 @@ impl Handshake {
                         .map(Some),
                 }
             }
+            Decision::AskedForBasic { framing } => {
+                self.tally.unprompted = self.tally.unprompted.saturating_add(1);
+                self.scheme = Scheme::Basic;
+                self.credentials.scheme.remember(self.scheme);
+                match framing {
+                    Some(framing) => Ok(self.drain(framing, AfterDrain::Answer(Vec::new()))),
+                    None => self.again(Cause::HandshakeBroken, ASKED_AGAIN).map(Some),
+                }
+            }
             Decision::AskedAgain { framing, scheme } => {
                 self.scheme = scheme;
                 self.tally.unprompted = self.tally.unprompted.saturating_add(1);
@@ -366,6 +399,13 @@ impl Handshake {
     }
 }
 
+fn first_leg(credentials: &Credentials) -> Leg {
+    match credentials.first_leg {
+        FirstLeg::Negotiate => Leg::Negotiate,
+        FirstLeg::Plain => Leg::Plain,
+    }
+}
+
 const ASKED_AGAIN: &str = "the upstream asks for authentication and answers a NEGOTIATE_MESSAGE with no challenge";
 
 const TRANSPARENT: &str = "the upstream asks with 401 and WWW-Authenticate, as an origin would: it is set up as a transparent proxy \
@@ -383,6 +423,10 @@ enum Decision {
         /// The form that the answer is to have.
         scheme: Scheme,
     },
+    /// Nothing better than Basic is offered, and the identity allows it.
+    AskedForBasic {
+        framing: Option<BodyFraming>,
+    },
     AskedAgain {
         framing: Option<BodyFraming>,
         /// What to try next.
@@ -394,14 +438,14 @@ enum Decision {
     },
 }
 
-fn decide(head: &ResponseHead<'_>, sent: Leg, scheme: Scheme) -> Result<Decision, Fault> {
+fn decide(head: &ResponseHead<'_>, sent: Leg, scheme: Scheme, basic: bool) -> Result<Decision, Fault> {
     let framing =
         head.framing(ResponseTo::Connect).map_err(|error| fault(Cause::ResponseMalformed, error.to_string()))?;
     match head.status {
         _ if head.is_informational() => Ok(Decision::Skip),
         200..=299 => Ok(Decision::Established),
         401 => Err(fault(Cause::TransparentProxy, TRANSPARENT)),
-        407 => decide_407(head, framing, sent, scheme),
+        407 => decide_407(head, framing, sent, scheme, basic),
         status => {
             let mut fields = Vec::new();
             http::copy_end_to_end_fields(&head.fields, &mut fields);
@@ -411,7 +455,13 @@ fn decide(head: &ResponseHead<'_>, sent: Leg, scheme: Scheme) -> Result<Decision
     }
 }
 
-fn decide_407(head: &ResponseHead<'_>, framing: BodyFraming, sent: Leg, scheme: Scheme) -> Result<Decision, Fault> {
+fn decide_407(
+    head: &ResponseHead<'_>,
+    framing: BodyFraming,
+    sent: Leg,
+    scheme: Scheme,
+    basic: bool,
+) -> Result<Decision, Fault> {
     let persists = head.persists() && framing != BodyFraming::ToClose;
     let framing = persists.then_some(framing);
     let of = |name| http::find_challenge(&head.fields, name);
@@ -438,6 +488,9 @@ fn decide_407(head: &ResponseHead<'_>, framing: BodyFraming, sent: Leg, scheme: 
             let (ntlm, negotiate) = (of("NTLM").is_some(), of("Negotiate").is_some());
             if ntlm || negotiate {
                 return Ok(Decision::AskedAgain { framing, scheme: scheme.after_refusal(ntlm, negotiate) });
+            }
+            if basic && of("Basic").is_some() {
+                return Ok(Decision::AskedForBasic { framing });
             }
             let offered = http::offered(&head.fields);
             Err(fault(

@@ -182,6 +182,7 @@ fn the_example_of_the_specification_is_replayed_byte_for_byte() {
         first_leg: FirstLeg::Plain,
         negotiate: message_1,
         target_name: Some("HTTP/spirit1b".into()),
+        basic: None,
         scheme: KnownScheme::default(),
     });
     let fields = b"User-Agent: Mozilla/4.0 (compatible; MSIE 5.5; Win32)\r\nPragma: no-cache\r\n";
@@ -357,7 +358,7 @@ fn where_only_negotiate_is_offered_ntlm_goes_raw_under_it_and_is_remembered() {
 #[test]
 fn a_challenge_in_spnego_is_answered_in_spnego() {
     let challenge = decode_token(&challenge()).unwrap();
-    let wrapped = scheme::Scheme::NegotiateSpnego.wrap_answer(&challenge).unwrap();
+    let wrapped = Scheme::NegotiateSpnego.wrap_answer(&challenge).unwrap();
     // It takes nothing raw: asked again, the NEGOTIATE_MESSAGE goes wrapped, too.
     let script = [keeps(&[NEGOTIATE_ONLY, NEGOTIATE_ONLY, &challenged_under_negotiate(&wrapped), OK])];
     let ended = drive(fresh(), &script, &NONCES, &[usize::MAX]);

@@ -16,8 +16,11 @@ pub const CHUNK_LINE_LIMIT_BYTES: usize = 4096;
 /// The longest trailer section in bytes.
 pub const TRAILER_LIMIT_BYTES: usize = 16 * 1024;
 
-/// The most hexadecimal digits of a chunk size: 2^64 - 1 has 16.
+/// The most hexadecimal digits of a chunk size, leading zeros included.
 const SIZE_DIGITS_MAX: usize = 16;
+
+/// The largest chunk, in bytes: what is above it is negative to a parser that counts with a sign.
+const SIZE_MAX: u64 = u64::MAX >> 1;
 
 /// What is wrong with a chunked body. No bytes of the peer are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -25,8 +28,8 @@ pub enum ChunkError {
     /// No hexadecimal digit where a size must be, or something else than an extension behind it.
     #[error("a chunk size is not a hexadecimal number")]
     InvalidSize,
-    /// More than 16 digits.
-    #[error("a chunk size has more than {SIZE_DIGITS_MAX} digits")]
+    /// More than 16 digits, or 2^63 and more.
+    #[error("a chunk size has more than {SIZE_DIGITS_MAX} digits or does not fit into 63 bits")]
     SizeOverflow,
     /// A control character in an extension.
     #[error("a chunk extension has a control character")]
@@ -69,6 +72,30 @@ impl Segment {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// What the bytes of a [`Run`] are to a chunked body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChunkPart {
+    /// Digits of a size, the CRLF behind a size and behind data, the CRLF that ends the body.
+    Framing,
+    /// Chunk extensions, and blanks behind a size.
+    Extension,
+    /// Content.
+    Data,
+    /// The name of a trailer field; its last run ends with the colon.
+    TrailerName,
+    /// What follows the colon, up to the CRLF and with it.
+    TrailerValue,
+}
+
+/// Bytes at the front of the input that are all the same to a chunked body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// What they are.
+    pub part: ChunkPart,
+    /// How many, in bytes, never 0.
+    pub len: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,14 +167,67 @@ impl ChunkedDecoder {
             self.state = self.step(byte)?;
             overhead += 1;
         }
-        let mut data = 0;
+        let available = input.len() - overhead;
+        let data = usize::try_from(self.data_left()).map_or(available, |left| left.min(available));
+        self.skip_data(data as u64);
+        Ok(Segment { overhead, data, done: self.is_done() })
+    }
+
+    /// As [`ChunkedDecoder::decode`], for those to whom overhead is not all the same: the bytes at the front of `input`
+    /// that are of one part. `None` where `decode` gives an empty segment. A part may come in several runs.
+    ///
+    /// # Errors
+    /// [`ChunkError`]; the decoder and the connection are of no further use.
+    pub fn run(&mut self, input: &[u8]) -> Result<Option<Run>, ChunkError> {
+        let Some(part) = input.first().and_then(|&byte| self.part(byte)) else {
+            return Ok(None);
+        };
+        if part == ChunkPart::Data {
+            let len = usize::try_from(self.data_left()).map_or(input.len(), |left| left.min(input.len()));
+            self.skip_data(len as u64);
+            return Ok(Some(Run { part, len }));
+        }
+        let mut len = 0;
+        for &byte in input {
+            if self.part(byte) != Some(part) {
+                break;
+            }
+            self.state = self.step(byte)?;
+            len += 1;
+        }
+        Ok(Some(Run { part, len }))
+    }
+
+    /// How much of a chunk's data comes next, in bytes; 0 where overhead does.
+    pub fn data_left(&self) -> u64 {
+        match self.state {
+            State::Data { left } => left,
+            _ => 0,
+        }
+    }
+
+    /// Tells that `count` bytes of data were moved past the decoder: no more than [`ChunkedDecoder::data_left`].
+    pub fn skip_data(&mut self, count: u64) {
         if let State::Data { left } = self.state {
-            let available = input.len() - overhead;
-            data = usize::try_from(left).map_or(available, |left| left.min(available));
-            let left = left - data as u64;
+            debug_assert!(count <= left, "skipped past the end of a chunk");
+            let left = left.saturating_sub(count);
             self.state = if left == 0 { State::DataCr } else { State::Data { left } };
         }
-        Ok(Segment { overhead, data, done: self.is_done() })
+    }
+
+    /// What `byte` is if it comes next, should it be accepted; `None` when the body is done.
+    fn part(&self, byte: u8) -> Option<ChunkPart> {
+        let framing_if = |is_framing, otherwise| if is_framing { ChunkPart::Framing } else { otherwise };
+        Some(match self.state {
+            State::Size { .. } => framing_if(byte.is_ascii_hexdigit() || byte == b'\r', ChunkPart::Extension),
+            State::Extension { .. } => framing_if(byte == b'\r', ChunkPart::Extension),
+            State::SizeLf { .. } | State::DataCr | State::DataLf | State::FinalLf => ChunkPart::Framing,
+            State::Data { .. } => ChunkPart::Data,
+            State::TrailerStart => framing_if(byte == b'\r', ChunkPart::TrailerName),
+            State::TrailerName => ChunkPart::TrailerName,
+            State::TrailerValue | State::TrailerLf => ChunkPart::TrailerValue,
+            State::Done => return None,
+        })
     }
 
     /// One byte of overhead.
@@ -214,7 +294,11 @@ fn step_size(value: u64, digits: usize, byte: u8) -> Result<State, ChunkError> {
         if digits == SIZE_DIGITS_MAX {
             return Err(ChunkError::SizeOverflow);
         }
-        return Ok(State::Size { value: value << 4 | u64::from(digit), digits: digits + 1 });
+        let value = value << 4 | u64::from(digit);
+        if value > SIZE_MAX {
+            return Err(ChunkError::SizeOverflow);
+        }
+        return Ok(State::Size { value, digits: digits + 1 });
     }
     match byte {
         _ if digits == 0 => Err(ChunkError::InvalidSize),
@@ -261,6 +345,66 @@ mod tests {
         }
     }
 
+    /// The bytes of each part, fed in pieces of `step` bytes.
+    fn runs(body: &[u8], step: usize) -> Vec<(ChunkPart, Vec<u8>)> {
+        let mut decoder = ChunkedDecoder::new();
+        let mut parts: Vec<(ChunkPart, Vec<u8>)> = Vec::new();
+        for mut piece in body.chunks(step) {
+            while let Some(Run { part, len }) = decoder.run(piece).unwrap() {
+                let (bytes, rest) = piece.split_at(len);
+                match parts.last_mut() {
+                    Some((last, text)) if *last == part => text.extend_from_slice(bytes),
+                    _ => parts.push((part, bytes.to_vec())),
+                }
+                piece = rest;
+            }
+        }
+        parts
+    }
+
+    #[test]
+    fn each_byte_belongs_to_a_part_however_it_is_split() {
+        use ChunkPart::*;
+        let body = [BODY, b"leftover"].concat();
+        let expected: [(ChunkPart, &[u8]); 15] = [
+            (Framing, b"4"),
+            (Extension, b";name=\"a;b\""),
+            (Framing, b"\r\n"),
+            (Data, b"Wiki"),
+            (Framing, b"\r\n05"),
+            (Extension, b"  "),
+            (Framing, b"\r\n"),
+            (Data, b"pedia"),
+            (Framing, b"\r\nA\r\n"),
+            (Data, b"0123456789"),
+            (Framing, b"\r\n0\r\n"),
+            (TrailerName, b"Expires:"),
+            (TrailerValue, b" x\r\n"),
+            (TrailerName, b"T:"),
+            (TrailerValue, b"\r\n"),
+        ];
+        for step in 1..=body.len() {
+            let mut parts = runs(&body, step);
+            assert_eq!(parts.pop(), Some((Framing, b"\r\n".to_vec())));
+            let parts: Vec<_> = parts.iter().map(|(part, bytes)| (*part, &bytes[..])).collect();
+            assert_eq!(parts, expected, "in steps of {step}");
+        }
+    }
+
+    #[test]
+    fn data_may_be_moved_past_the_decoder() {
+        let mut decoder = ChunkedDecoder::new();
+        assert_eq!(decoder.data_left(), 0);
+        assert_eq!(decoder.run(b"A\r\n").unwrap(), Some(Run { part: ChunkPart::Framing, len: 3 }));
+        assert_eq!(decoder.data_left(), 10);
+        decoder.skip_data(4);
+        assert_eq!(decoder.data_left(), 6);
+        decoder.skip_data(6);
+        assert_eq!(decoder.data_left(), 0);
+        let segment = decoder.decode(b"\r\n0\r\n\r\n").unwrap();
+        assert_eq!((segment.overhead, segment.done), (7, true));
+    }
+
     #[test]
     fn no_truncated_body_is_done() {
         for len in 0..BODY.len() {
@@ -284,6 +428,8 @@ mod tests {
             (b"1_0\r\n", InvalidSize),
             (b"00000000000000001\r\n", SizeOverflow),
             (b"10000000000000000\r\n", SizeOverflow),
+            (b"8000000000000000\r\n", SizeOverflow),
+            (b"ffffffffffffffff\r\n", SizeOverflow),
             (b"1\na", BareLineEnd),
             (b"1\ra", BareLineEnd),
             (b"1;a\nb", BareLineEnd),
@@ -308,7 +454,7 @@ mod tests {
 
     #[test]
     fn the_largest_size_fits() {
-        let (content, ..) = decode(b"ffffFFFFffffFFFF\r\nabc", 64).unwrap();
+        let (content, ..) = decode(b"7fffFFFFffffFFFF\r\nabc", 64).unwrap();
         assert_eq!(content, b"abc");
     }
 

@@ -8,40 +8,70 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::io::Write as _;
 
-/// A request to send to an upstream proxy. Its texts come from parsed heads or the configuration, never raw from a
+/// What stands at the other end of the connection a request goes out on.
+#[derive(Clone, Copy)]
+pub enum NextHop<'a> {
+    /// A proxy. It hears `Proxy-Connection: Keep-Alive`, and the credentials if there are any: scheme and message of the
+    /// Proxy-Authorization field; the message is encoded here.
+    Proxy(Option<(&'a str, &'a [u8])>),
+    /// The origin itself: it hears nothing that is meant for proxies.
+    Origin,
+}
+
+/// A request to send upstream. Its texts come from parsed heads or the configuration, never raw from a
 /// peer: none may hold a CR or LF.
 #[derive(Clone, Copy)]
 pub struct UpstreamRequest<'a> {
     /// A token.
     pub method: &'a str,
-    /// `host:port` for CONNECT, else the absolute form.
+    /// `host:port` for CONNECT, the absolute form for a proxy, the origin form for an origin.
     pub target: &'a str,
     /// The value of the Host field.
     pub host: &'a str,
     /// HTTP/1.1, unless the upstream is known not to bear it.
     pub version: Version,
-    /// Ready field lines, each ended by CRLF; see [`copy_end_to_end_fields`].
-    pub extra_fields: &'a [u8],
+    /// Pieces of ready field lines, each piece empty or ended by CRLF; see [`copy_end_to_end_fields`].
+    pub extra_fields: &'a [&'a [u8]],
     /// The body to follow. [`BodyFraming::None`] writes no framing field at all; a NEGOTIATE leg of a request that has
     /// a body takes `Length(0)`. [`BodyFraming::ToClose`] frames no request and writes nothing either.
     pub framing: BodyFraming,
-    /// Scheme and message of the Proxy-Authorization field; the message is encoded here.
-    pub proxy_authorization: Option<(&'a str, &'a [u8])>,
+    /// Who is to read it.
+    pub next_hop: NextHop<'a>,
 }
 
 /// Appends a request head to `out`: Host first, `Proxy-Connection: Keep-Alive` for HTTP/1.0 proxies, credentials last.
 pub fn upstream_request(out: &mut Vec<u8>, request: &UpstreamRequest<'_>) {
-    let UpstreamRequest { method, target, host, version, extra_fields, framing, proxy_authorization } = *request;
+    let UpstreamRequest { method, target, host, version, extra_fields, framing, next_hop } = *request;
     debug_assert!(
         ![method, target, host].iter().any(|text| text.contains(['\r', '\n', ' '])),
         "a part of the head could break out of its line"
     );
-    debug_assert!(extra_fields.is_empty() || extra_fields.ends_with(b"\r\n"));
-    let token_bytes = proxy_authorization.map_or(0, |(_, message)| message.len().div_ceil(3) * 4);
-    out.reserve(192 + 2 * target.len() + host.len() + extra_fields.len() + token_bytes);
+    debug_assert!(extra_fields.iter().all(|piece| piece.is_empty() || piece.ends_with(b"\r\n")));
+    let token_bytes = match next_hop {
+        NextHop::Proxy(Some((_, message))) => message.len().div_ceil(3) * 4,
+        _ => 0,
+    };
+    let extra_bytes: usize = extra_fields.iter().map(|piece| piece.len()).sum();
+    out.reserve(192 + target.len() + host.len() + extra_bytes + token_bytes);
     extend(out, &[method, " ", target, " ", version.as_str()]);
     extend(out, &["\r\nHost: ", host, "\r\n"]);
-    out.extend_from_slice(extra_fields);
+    for piece in extra_fields {
+        out.extend_from_slice(piece);
+    }
+    framing_field(out, framing);
+    if let NextHop::Proxy(credentials) = next_hop {
+        extend(out, &["Proxy-Connection: Keep-Alive\r\n"]);
+        if let Some((scheme, message)) = credentials {
+            extend(out, &["Proxy-Authorization: ", scheme, " "]);
+            append_base64(out, message);
+            extend(out, &["\r\n"]);
+        }
+    }
+    extend(out, &["\r\n"]);
+}
+
+/// Appends the field line that announces a body framed so: none for [`BodyFraming::None`] and [`BodyFraming::ToClose`].
+pub fn framing_field(out: &mut Vec<u8>, framing: BodyFraming) {
     match framing {
         BodyFraming::None | BodyFraming::ToClose => {}
         BodyFraming::Length(length) => {
@@ -49,13 +79,6 @@ pub fn upstream_request(out: &mut Vec<u8>, request: &UpstreamRequest<'_>) {
         }
         BodyFraming::Chunked => extend(out, &["Transfer-Encoding: chunked\r\n"]),
     }
-    extend(out, &["Proxy-Connection: Keep-Alive\r\n"]);
-    if let Some((scheme, message)) = proxy_authorization {
-        extend(out, &["Proxy-Authorization: ", scheme, " "]);
-        append_base64(out, message);
-        extend(out, &["\r\n"]);
-    }
-    extend(out, &["\r\n"]);
 }
 
 /// Appends a CONNECT to `authority` (`host:port`); see [`upstream_request`].
@@ -73,9 +96,9 @@ pub fn connect_request(
             target: authority,
             host: authority,
             version,
-            extra_fields,
+            extra_fields: &[extra_fields],
             framing: BodyFraming::None,
-            proxy_authorization,
+            next_hop: NextHop::Proxy(proxy_authorization),
         },
     );
 }
@@ -236,9 +259,9 @@ mod tests {
                     target: "http://h/a",
                     host: "h",
                     version: Version::Http11,
-                    extra_fields: b"",
+                    extra_fields: &[],
                     framing,
-                    proxy_authorization: None,
+                    next_hop: NextHop::Proxy(None),
                 },
             );
             assert_eq!(
@@ -246,6 +269,22 @@ mod tests {
                 format!("POST http://h/a HTTP/1.1\r\nHost: h\r\n{line}Proxy-Connection: Keep-Alive\r\n\r\n")
             );
         }
+    }
+
+    #[test]
+    fn an_origin_hears_nothing_that_is_meant_for_proxies() {
+        let mut out = Vec::new();
+        let request = UpstreamRequest {
+            method: "GET",
+            target: "/a",
+            host: "h",
+            version: Version::Http11,
+            extra_fields: &[b"A: b\r\n", b"", b"C: d\r\n"],
+            framing: BodyFraming::None,
+            next_hop: NextHop::Origin,
+        };
+        upstream_request(&mut out, &request);
+        assert_eq!(text(out), "GET /a HTTP/1.1\r\nHost: h\r\nA: b\r\nC: d\r\n\r\n");
     }
 
     #[test]

@@ -24,6 +24,12 @@ const HOP_BY_HOP: [&str; 10] = [
     "upgrade",
 ];
 
+/// Whether a field of this name, in any letter case, speaks of one connection only, even where Connection does not name
+/// it (RFC 9110 §7.6.1, §11.7).
+pub fn is_hop_by_hop(name: &str) -> bool {
+    HOP_BY_HOP.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
 /// How many fields the usual head has at most: room for them costs next to nothing to prepare.
 const USUAL_FIELDS_MAX: usize = 24;
 
@@ -195,10 +201,7 @@ impl<'b> Fields<'b> {
     /// those that Connection names (RFC 9110 §7.6.1).
     pub fn end_to_end(&self) -> impl Iterator<Item = Field<'b>> + use<'b> {
         let fields = *self;
-        self.iter().filter(move |field| {
-            !HOP_BY_HOP.iter().any(|name| name.eq_ignore_ascii_case(field.name))
-                && !fields.has_token("connection", field.name)
-        })
+        self.iter().filter(move |field| !is_hop_by_hop(field.name) && !fields.has_token("connection", field.name))
     }
 }
 

@@ -19,22 +19,22 @@ pub enum BodyFraming {
 /// Why the length of a body cannot be told. No bytes of the peer are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FramingError {
-    /// Not a list of decimal numbers below 2^64.
-    #[error("Content-Length is not a decimal number")]
+    /// Not a list of decimal numbers below 2^63, above which parsers that count with a sign go astray.
+    #[error("Content-Length is not a decimal number that fits into 63 bits")]
     InvalidContentLength,
     /// RFC 9112 §6.3, rule 5
     #[error("Content-Length is given more than once, with different values")]
     ConflictingContentLengths,
-    /// A request with both: the mark of request smuggling (RFC 9112 §6.3, rule 3).
+    /// A message with both: the mark of request smuggling (RFC 9112 §6.3, rule 3).
     #[error("Content-Length and Transfer-Encoding are both given")]
     LengthWithTransferEncoding,
     /// RFC 9112 §6.1
-    #[error("Transfer-Encoding in an HTTP/1.0 request")]
+    #[error("Transfer-Encoding in an HTTP/1.0 message")]
     TransferEncodingInHttp10,
-    /// `chunked` is missing or not the last coding of a request, or is applied twice.
+    /// `chunked` is missing or not the last coding, or is applied twice.
     #[error("Transfer-Encoding does not end in a single chunked coding")]
     ChunkedNotLast,
-    /// A request coding other than `chunked`.
+    /// A coding other than `chunked`.
     #[error("a transfer coding other than chunked")]
     UnsupportedCoding,
     /// A Transfer-Encoding field that names no coding.
@@ -66,12 +66,30 @@ impl ResponseTo {
 
 /// The body of a request (RFC 9112 §6.3, rules 3 to 7), refused wherever two parsers could differ.
 pub(super) fn request_framing(version: Version, fields: &Fields<'_>) -> Result<BodyFraming, FramingError> {
+    Ok(announced_framing(version, fields)?.unwrap_or(BodyFraming::None))
+}
+
+/// The body of a response that is passed on (RFC 9112 §6.3): as [`response_framing`], but wherever two parsers could
+/// differ it is refused as in a request, because what is passed on is framed anew from what was understood.
+///
+/// A response that has no body by its status or method has no framing to misread; its fields are not looked at.
+pub(super) fn forwarded_response_framing(
+    version: Version,
+    status: u16,
+    fields: &Fields<'_>,
+    response_to: ResponseTo,
+) -> Result<BodyFraming, FramingError> {
+    if is_bodiless(status, response_to) {
+        return Ok(BodyFraming::None);
+    }
+    Ok(announced_framing(version, fields)?.unwrap_or(BodyFraming::ToClose))
+}
+
+/// What Content-Length and Transfer-Encoding say where they can be read in one way only; `None` when neither is there.
+fn announced_framing(version: Version, fields: &Fields<'_>) -> Result<Option<BodyFraming>, FramingError> {
     let length = content_length(fields)?;
     if !fields.has("transfer-encoding") {
-        return Ok(match length {
-            None => BodyFraming::None,
-            Some(length) => BodyFraming::Length(length),
-        });
+        return Ok(length.map(BodyFraming::Length));
     }
     if length.is_some() {
         return Err(FramingError::LengthWithTransferEncoding);
@@ -81,7 +99,7 @@ pub(super) fn request_framing(version: Version, fields: &Fields<'_>) -> Result<B
     }
     let codings = TransferCodings::of(fields)?;
     match codings {
-        TransferCodings { others: 0, chunked: 1, chunked_last: true } => Ok(BodyFraming::Chunked),
+        TransferCodings { others: 0, chunked: 1, chunked_last: true } => Ok(Some(BodyFraming::Chunked)),
         TransferCodings { chunked: 1, chunked_last: true, .. } => Err(FramingError::UnsupportedCoding),
         _ => Err(FramingError::ChunkedNotLast),
     }
@@ -94,10 +112,7 @@ pub(super) fn response_framing(
     fields: &Fields<'_>,
     response_to: ResponseTo,
 ) -> Result<BodyFraming, FramingError> {
-    let bodiless = matches!(status, 100..=199 | 204 | 304)
-        || response_to == ResponseTo::Head
-        || (response_to == ResponseTo::Connect && matches!(status, 200..=299));
-    if bodiless {
+    if is_bodiless(status, response_to) {
         return Ok(BodyFraming::None);
     }
     if fields.has("transfer-encoding") {
@@ -112,6 +127,13 @@ pub(super) fn response_framing(
         Some(length) => BodyFraming::Length(length),
         None => BodyFraming::ToClose,
     })
+}
+
+/// Whether a response ends at its head whatever its fields say (RFC 9112 §6.3, rules 1 and 2).
+fn is_bodiless(status: u16, response_to: ResponseTo) -> bool {
+    matches!(status, 100..=199 | 204 | 304)
+        || response_to == ResponseTo::Head
+        || (response_to == ResponseTo::Connect && matches!(status, 200..=299))
 }
 
 /// What Transfer-Encoding names, over all its lines.
@@ -140,7 +162,7 @@ impl TransferCodings {
 }
 
 /// The one value of all Content-Length fields and list elements; equal repetitions count as one (RFC 9110 §8.6).
-fn content_length(fields: &Fields<'_>) -> Result<Option<u64>, FramingError> {
+pub(super) fn content_length(fields: &Fields<'_>) -> Result<Option<u64>, FramingError> {
     let mut length = None;
     let elements = fields.get_all("content-length").flat_map(|value| value.split(|&byte| byte == b','));
     for element in elements {
@@ -159,9 +181,12 @@ fn parse_decimal(digits: &[u8]) -> Option<u64> {
     }
     digits.iter().try_fold(0u64, |value, &digit| {
         let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
-        value.checked_mul(10)?.checked_add(digit)
+        value.checked_mul(10)?.checked_add(digit).filter(|&value| value <= LENGTH_MAX)
     })
 }
+
+/// The longest body that can be announced, in bytes.
+const LENGTH_MAX: u64 = u64::MAX >> 1;
 
 #[cfg(test)]
 mod tests {
@@ -203,7 +228,8 @@ mod tests {
             ("Content-Length: 5 5\r\n", InvalidContentLength),
             ("Content-Length: 5,\r\n", InvalidContentLength),
             ("Content-Length:\r\n", InvalidContentLength),
-            ("Content-Length: 18446744073709551616\r\n", InvalidContentLength),
+            ("Content-Length: 9223372036854775808\r\n", InvalidContentLength),
+            ("Content-Length: 18446744073709551621\r\n", InvalidContentLength),
             ("Transfer-Encoding: gzip\r\n", ChunkedNotLast),
             ("Transfer-Encoding: chunked, gzip\r\n", ChunkedNotLast),
             ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", ChunkedNotLast),
@@ -222,8 +248,8 @@ mod tests {
             Ok(BodyFraming::Length(5))
         );
         assert_eq!(
-            request(Version::Http11, "Content-Length: 18446744073709551615\r\n"),
-            Ok(BodyFraming::Length(u64::MAX))
+            request(Version::Http11, "Content-Length: 9223372036854775807\r\n"),
+            Ok(BodyFraming::Length(LENGTH_MAX))
         );
     }
 
@@ -258,6 +284,31 @@ mod tests {
         assert_eq!(framing("Transfer-Encoding: chunked, gzip\r\n"), Err(FramingError::ChunkedNotLast));
         assert_eq!(framing("Content-Length: 1\r\nContent-Length: 2\r\n"), Err(FramingError::ConflictingContentLengths));
         assert_eq!(framing("Content-Length: many\r\n"), Err(FramingError::InvalidContentLength));
+    }
+
+    #[test]
+    fn a_response_to_pass_on_is_refused_where_two_parsers_could_differ() {
+        use FramingError::*;
+        let framing = |version, status, section: &str| {
+            let section = format!("{section}\r\n");
+            let mut storage = FieldStorage::new();
+            let fields = Fields::parse(section.as_bytes(), &mut storage).unwrap();
+            forwarded_response_framing(version, status, &fields, ResponseTo::Other)
+        };
+        let both = "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n";
+        for (version, status, section, expected) in [
+            (Version::Http11, 200, "", Ok(BodyFraming::ToClose)),
+            (Version::Http10, 200, "Content-Length: 3\r\n", Ok(BodyFraming::Length(3))),
+            (Version::Http11, 200, "Transfer-Encoding: chunked\r\n", Ok(BodyFraming::Chunked)),
+            (Version::Http11, 304, both, Ok(BodyFraming::None)),
+            (Version::Http11, 200, both, Err(LengthWithTransferEncoding)),
+            (Version::Http11, 200, "Content-Length: 3\r\nContent-Length: 4\r\n", Err(ConflictingContentLengths)),
+            (Version::Http11, 200, "Transfer-Encoding: gzip\r\n", Err(ChunkedNotLast)),
+            (Version::Http11, 200, "Transfer-Encoding: gzip, chunked\r\n", Err(UnsupportedCoding)),
+            (Version::Http10, 200, "Transfer-Encoding: chunked\r\n", Err(TransferEncodingInHttp10)),
+        ] {
+            assert_eq!(framing(version, status, section), expected, "{version:?} {status} {section}");
+        }
     }
 
     #[test]

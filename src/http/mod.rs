@@ -45,13 +45,13 @@ pub use challenges::{
     Challenge, Challenges, TOKEN_LIMIT_BYTES, TokenError, challenges, challenges_in, decode_token, find_challenge,
     offered,
 };
-pub use chunked::{CHUNK_LINE_LIMIT_BYTES, ChunkError, ChunkedDecoder, Segment, TRAILER_LIMIT_BYTES};
+pub use chunked::{CHUNK_LINE_LIMIT_BYTES, ChunkError, ChunkPart, ChunkedDecoder, Run, Segment, TRAILER_LIMIT_BYTES};
 pub use drain::{BodyDrain, DrainError, Drained};
 pub use encode::{
-    ErrorResponse, UpstreamRequest, connect_request, copy_end_to_end_fields, error_response, established_response,
-    reason_phrase, upstream_request,
+    ErrorResponse, NextHop, UpstreamRequest, connect_request, copy_end_to_end_fields, error_response,
+    established_response, framing_field, reason_phrase, upstream_request,
 };
-pub use fields::{CONNECTION_OPTIONS_MAX, FIELDS_MAX, Field, FieldError, FieldStorage, Fields, Values};
+pub use fields::{CONNECTION_OPTIONS_MAX, FIELDS_MAX, Field, FieldError, FieldStorage, Fields, Values, is_hop_by_hop};
 pub use framing::{BodyFraming, FramingError, ResponseTo};
 pub use head_end::{HeadEnd, HeadTooLarge};
 pub use proxy_status::{ErrorType, PROXY_NAME, ProxyStatus};

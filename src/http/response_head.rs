@@ -1,7 +1,9 @@
 //! What an upstream proxy answers (RFC 9112 §4).
 
 use super::fields::{FieldError, FieldStorage, Fields};
-use super::framing::{BodyFraming, FramingError, ResponseTo, response_framing};
+use super::framing::{
+    BodyFraming, FramingError, ResponseTo, content_length, forwarded_response_framing, response_framing,
+};
 use super::request_head::persists;
 use super::start_line::{Version, check_line_ends, is_blank, split_start_line, trim_blanks};
 
@@ -87,6 +89,23 @@ impl<'b> ResponseHead<'b> {
     /// [`FramingError`]: the connection cannot be used any further.
     pub fn framing(&self, response_to: ResponseTo) -> Result<BodyFraming, FramingError> {
         response_framing(self.status, &self.fields, response_to)
+    }
+
+    /// As [`ResponseHead::framing`], for a response that is passed on: what two parsers could read in two ways is
+    /// refused (Content-Length beside Transfer-Encoding, codings other than one `chunked`, any coding in HTTP/1.0).
+    ///
+    /// # Errors
+    /// [`FramingError`]: the connection cannot be used any further.
+    pub fn framing_to_pass_on(&self, response_to: ResponseTo) -> Result<BodyFraming, FramingError> {
+        forwarded_response_framing(self.version, self.status, &self.fields, response_to)
+    }
+
+    /// What Content-Length says, whether a body of that length follows or, as behind a HEAD, does not (RFC 9110 §8.6).
+    ///
+    /// # Errors
+    /// [`FramingError`] when it says several things, or none that is a length.
+    pub fn content_length(&self) -> Result<Option<u64>, FramingError> {
+        content_length(&self.fields)
     }
 }
 

@@ -7,5 +7,5 @@ mod run;
 
 pub use accept::Gate;
 pub use listener::{Listeners, bind};
-pub use message::Message;
+pub use message::{Described, Message};
 pub use run::{Shard, ShardOptions};

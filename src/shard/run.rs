@@ -10,14 +10,15 @@ use slab::Slab;
 
 use super::accept::Gate;
 use super::listener::Listeners;
-use super::message::Message;
+use super::message::{Described, Message};
 use crate::event::{self, EventToken, Key, Lane, Mailbox, Readiness, Sender, Timers};
 use crate::fault::is_exhaustion;
 use crate::limits::{self, millis};
 use crate::metrics::Metrics;
 use crate::relay::PipePool;
 use crate::tunnel::warm::{self, WarmPool};
-use crate::tunnel::{Context, Entropy, Next, Settings, Shortage, Tunnel};
+use crate::tunnel::{Came, Context, Entropy, Next, Settings, Tunnel};
+use crate::upstream::{HostPort, Names};
 
 const WAKER: Token = Token(0);
 /// The first listener; the others follow.
@@ -35,10 +36,8 @@ pub struct ShardOptions {
     pub settings: Settings,
     /// Pipes that it lends at most.
     pub pipes: usize,
-    /// Warm connections that it keeps at most.
-    pub warm: usize,
-    /// What the clients of all shards experience of the upstream's challenges.
-    pub shortage: Arc<Shortage>,
+    /// Looks up the names of origins.
+    pub names: Names,
     /// All counters.
     pub metrics: Arc<Metrics>,
     /// When the process's clock began; the same for all shards.
@@ -84,8 +83,7 @@ impl Shard {
     /// # Errors
     /// When the system has no descriptor for the poll or its waker, or a listener cannot be registered.
     pub fn new(options: ShardOptions) -> io::Result<(Shard, Sender<Message>)> {
-        let ShardOptions { number, mut listeners, gate, settings, pipes, warm: warm_cap, shortage, metrics, epoch } =
-            options;
+        let ShardOptions { number, mut listeners, gate, settings, pipes, names, metrics, epoch } = options;
         let poll = Poll::new()?;
         let (sender, mailbox) = event::mailbox(poll.registry(), WAKER)?;
         for (index, listener) in listeners.iter_mut().enumerate() {
@@ -97,12 +95,11 @@ impl Shard {
             timers: Timers::new(now_us / 1000),
             scratch: vec![0; limits::SCRATCH_BYTES].into_boxed_slice(),
             pipes: PipePool::new(pipes),
-            warm: WarmPool::new(warm_cap, shortage),
+            warm: WarmPool::new(),
             entropy: Entropy::default(),
             metrics,
             settings,
-            resolution: None,
-            preferred_address: 0,
+            look_up: look_up_by(names, sender.clone()),
             address_waiters: Vec::new(),
             guard_waiters: Vec::new(),
             guard_round: 0,
@@ -280,9 +277,13 @@ impl Shard {
         let mut stop = false;
         for message in messages {
             match message {
-                Message::Resolved(resolution) => {
-                    self.context.resolution = Some(resolution);
-                    self.context.preferred_address = 0;
+                Message::Found(key, resolution) => {
+                    if let Some(slot) = live(&mut self.slots, key) {
+                        slot.tunnel.found(resolution);
+                        self.enqueue(key);
+                    }
+                }
+                Message::Resolved => {
                     let waiters = std::mem::take(&mut self.context.address_waiters);
                     waiters.into_iter().for_each(|key| self.enqueue(key));
                 }
@@ -293,6 +294,7 @@ impl Shard {
                 }
                 // Who asked may have stopped waiting.
                 Message::Ping(answer) => drop(answer.send(self.number)),
+                Message::Describe(answer) => drop(answer.send(self.describe())),
                 Message::Drain => self.drain(),
                 Message::Stop => stop = true,
             }
@@ -341,7 +343,7 @@ impl Shard {
                 return false;
             }
             match self.listeners[index].accept() {
-                Ok((stream, peer)) => self.admit(stream, peer),
+                Ok((stream, peer)) => self.admit(stream, peer, index),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(error) if is_exhaustion(&error) => {
                     self.pause_accepting(&error.to_string());
@@ -365,7 +367,7 @@ impl Shard {
         }
     }
 
-    fn admit(&mut self, mut stream: mio::net::TcpStream, peer: std::net::SocketAddr) {
+    fn admit(&mut self, mut stream: mio::net::TcpStream, from: std::net::SocketAddr, listener: usize) {
         self.context.metrics.accepted.inc();
         let generation = self.next_generation;
         self.next_generation = self.next_generation.wrapping_add(1).max(1);
@@ -378,12 +380,23 @@ impl Shard {
             log::warn!("a client's connection cannot be watched and is closed: {error}");
             return;
         }
-        let admission = self.gate.enter(peer);
+        let came = Came { from, listener, admission: self.gate.enter(from) };
         self.context.metrics.tunnels_open.inc();
-        let tunnel = Tunnel::new(key, stream, peer, admission, &mut self.context);
+        let tunnel = Tunnel::new(key, stream, came, &mut self.context);
         let slot = entry.insert(Slot { generation, tunnel, queued: false });
         let next = slot.tunnel.step(key, &mut self.context);
         self.follow(key, next);
+    }
+
+    /// Takes a few ms at the most, because it is bounded: about 0.1 µs a tunnel (`benches/runtime.rs`).
+    fn describe(&self) -> Described {
+        let state = |(index, slot): (usize, &Slot)| {
+            // It was made from a `u32`.
+            let key = Key { index: u32::try_from(index).unwrap_or(u32::MAX), generation: slot.generation };
+            slot.tunnel.describe(self.number, key, &self.context)
+        };
+        let tunnels: Vec<_> = self.slots.iter().take(limits::DESCRIBED_TUNNELS).map(state).collect();
+        Described { left_out: self.slots.len() - tunnels.len(), tunnels }
     }
 
     fn cut_all(&mut self) {
@@ -394,6 +407,14 @@ impl Shard {
             self.context.metrics.tunnels_open.dec();
         }
     }
+}
+
+/// Answers come back as messages to the shard.
+fn look_up_by(names: Names, sender: Sender<Message>) -> Box<dyn Fn(HostPort, Key) -> bool + Send> {
+    Box::new(move |host, key| {
+        let sender = sender.clone();
+        names.ask(host, move |resolution| sender.send(Message::Found(key, resolution)))
+    })
 }
 
 /// The slot of a key, if its tunnel still lives.

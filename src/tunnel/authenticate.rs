@@ -9,7 +9,7 @@ use super::inbox::{Got, Inbox};
 use super::reply::Reply;
 use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, Key};
-use crate::fault::{At, Cause, Fault};
+use crate::fault::{At, Cause, Culprit, Fault};
 use crate::handshake::{Declined, Nonces, Progress};
 use crate::metrics::{Outcome, Path, Phase, Reason407};
 use crate::ntlm::FileTime;
@@ -40,6 +40,8 @@ pub(super) struct Authenticate {
 enum Next {
     /// Look at the sockets again.
     On,
+    /// The challenge is there.
+    Challenged,
     /// The stage is over; the number of the handshake's outcome is counted already.
     Over(Progress),
 }
@@ -77,9 +79,15 @@ impl Authenticate {
         client: &mut Client,
         context: &mut Context,
     ) -> Step {
-        client.set_deadline(key, context, attempt.until_ms);
+        let challenged = attempt.handshake.is_challenged();
+        // Where there is another upstream, this one is not waited for as long as an answer to a CONNECT may take.
+        let at_ms = match !challenged && attempt.wish.has_next(&attempt.fleet) {
+            true => attempt.until_ms.min(context.now_ms() + context.settings.timeouts.connect),
+            false => attempt.until_ms,
+        };
+        client.set_deadline(key, context, at_ms);
         let stage = Authenticate {
-            waits_for_guard: attempt.handshake.is_challenged(),
+            waits_for_guard: challenged,
             attempt,
             upstream,
             inbox: Inbox::default(),
@@ -93,7 +101,7 @@ impl Authenticate {
     }
 
     pub(super) fn endpoint(&mut self, attempt: u8) -> Option<&mut Endpoint> {
-        (self.attempt.number % 3 == attempt).then_some(&mut self.upstream)
+        (self.attempt.number == attempt).then_some(&mut self.upstream)
     }
 
     pub(super) fn step(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
@@ -117,6 +125,7 @@ impl Authenticate {
             }
             match self.read(context) {
                 Ok(Next::On) => {}
+                Ok(Next::Challenged) => client.set_deadline(key, context, self.attempt.until_ms),
                 Ok(Next::Over(Progress::Redial)) => return Dial::anew(self.attempt, key, client, context),
                 Ok(Next::Over(Progress::Declined(declined))) => return self.declined(declined, client, context),
                 Ok(Next::Over(_)) => return self.established(client, context),
@@ -126,8 +135,10 @@ impl Authenticate {
     }
 
     pub(super) fn expired(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        // Out of time is out of time: no second try.
-        self.attempt.path = Path::Cold;
+        if context.now_ms() >= self.attempt.until_ms {
+            // Out of time is out of time: no second try.
+            self.attempt.path = Path::Cold;
+        }
         let fault = match self.waits_for_guard {
             true => fault(Cause::GuardTimeout, "another handshake was to prove the identity first and took too long"),
             false => fault(Cause::HandshakeTimeout, "the upstream did not answer in time"),
@@ -172,7 +183,8 @@ impl Authenticate {
                     waiting.challenged(context.now_ms());
                 }
                 self.waits_for_guard = true;
-                Ok(Next::On)
+                self.attempt.hop.upstream.health.succeeded();
+                Ok(Next::Challenged)
             }
             Progress::Redial | Progress::Established | Progress::Declined(_) => Ok(Next::Over(progress)),
         }
@@ -184,7 +196,7 @@ impl Authenticate {
             return Ok(());
         }
         let destination = &self.attempt.handshake.request().authority;
-        match context.settings.guard.ask(context.now_ms(), destination) {
+        match self.attempt.hop.identity.guard.ask(context.now_ms(), destination) {
             Permission::Wait => {
                 if self.listed_in_round != Some(context.guard_round) {
                     self.listed_in_round = Some(context.guard_round);
@@ -202,7 +214,7 @@ impl Authenticate {
                 match answered {
                     Ok(()) => {
                         self.ticket = Some(ticket);
-                        context.metrics.authenticates.inc();
+                        self.attempt.hop.metrics.authenticates.inc();
                     }
                     Err(_) => ticket.unused(),
                 }
@@ -256,17 +268,29 @@ impl Authenticate {
             ticket.refused(context.now_ms());
         }
         let held = matches!(fault.cause, Cause::CredentialsHeld | Cause::DestinationHeld);
+        let is_upstreams = fault.cause.culprit() == Culprit::Upstream && !held;
         // A bare 407 is a refusal wherever it comes; one with a new challenge says that ours was too old.
         let refused = outcome == Outcome::Refused && self.attempt.handshake.tally().rechallenge == 0;
         if self.attempt.path == Path::Warm && !held && !refused {
             return Dial::anew(self.attempt, key, client, context);
         }
         self.count(outcome, client, context);
+        if is_upstreams {
+            // An answer that does not come may be waiting for the origin.
+            if !self.attempt.handshake.awaits_verdict() || fault.cause != Cause::HandshakeTimeout {
+                self.attempt.hop.upstream.health.failed(context.now_ms(), &fault.detail);
+            }
+            if context.now_ms() < self.attempt.until_ms && self.attempt.wish.has_next(&self.attempt.fleet) {
+                log::debug!("{} fails: {fault}; on to the next upstream", self.attempt.hop.upstream.name());
+                let attempt = self.attempt;
+                return Dial::elsewhere(attempt, key, client, context);
+            }
+        }
         Reply::to_fault(fault, client, context)
     }
 
     fn end_phase(&mut self, phase: Phase, context: &Context) {
-        context.metrics.phase(phase, context.now_us - self.phase_us);
+        self.attempt.hop.metrics.phase(phase, context.now_us - self.phase_us);
         self.phase_us = context.now_us;
     }
 
@@ -275,7 +299,8 @@ impl Authenticate {
         let duration_us = client.handshake_us(self.attempt.started_us, context);
         client.record.handshake_us = duration_us;
         client.record.legs = self.attempt.handshake.legs();
-        context.metrics.handshake(self.attempt.path, outcome, u64::from(duration_us));
+        client.record.scheme = Some(self.attempt.handshake.scheme());
+        self.attempt.hop.metrics.handshake(self.attempt.path, outcome, u64::from(duration_us));
         let tally = self.attempt.handshake.take_tally();
         for (reason, times) in [
             (Reason407::Unprompted, tally.unprompted),
@@ -283,7 +308,7 @@ impl Authenticate {
             (Reason407::Refused, tally.refused),
             (Reason407::Rechallenge, tally.rechallenge),
         ] {
-            context.metrics.answered_407(reason, u64::from(times));
+            self.attempt.hop.metrics.answered_407(reason, u64::from(times));
         }
     }
 }

@@ -1,6 +1,5 @@
 //! What a shard lends to the tunnel that it steps.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mio::Registry;
@@ -10,10 +9,10 @@ use super::record::End;
 use super::warm::WarmPool;
 use crate::event::{Key, Timers};
 use crate::fault::Fault;
-use crate::handshake::Credentials;
+use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::relay::{PipePool, Resources};
-use crate::upstream::{Guard, Resolution};
+use crate::upstream::HostPort;
 
 /// Time-outs in milliseconds, as the tunnels use them.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +36,8 @@ pub struct TimeoutsMs {
 /// The part of the configuration that tunnels go by. Replaced as a whole; a tunnel uses what is there when it needs it.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The upstream's name as configured.
-    pub upstream_name: Arc<str>,
-    /// What is proved to it.
-    pub credentials: Arc<Credentials>,
-    /// Who watches over that.
-    pub guard: Arc<Guard>,
+    /// The way out.
+    pub fleet: Arc<Fleet>,
     /// How long things may take.
     pub timeouts: TimeoutsMs,
     /// Longest head in bytes.
@@ -67,10 +62,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// The present configuration.
     pub settings: Settings,
-    /// What the upstream's name resolves to; `None` until the resolver has spoken.
-    pub resolution: Option<Resolution>,
-    /// Which of the addresses is tried first: the last one that could be reached.
-    pub preferred_address: usize,
+    /// Asks for an origin's addresses on behalf of a tunnel; `false` when too many wait for theirs.
+    pub look_up: Box<dyn Fn(HostPort, Key) -> bool + Send>,
     /// Tunnels that wait for the upstream's addresses.
     pub address_waiters: Vec<Key>,
     /// Tunnels that wait for the guard to change.
@@ -96,15 +89,5 @@ impl Context {
     /// What the relay needs.
     pub fn relay_resources(&mut self) -> Resources<'_> {
         Resources { scratch: &mut self.scratch, pipes: &mut self.pipes }
-    }
-
-    /// The address to try as the `tried`-th, round from the preferred one; `None` when all have been tried.
-    pub fn address(&self, tried: usize) -> Option<(usize, SocketAddr)> {
-        let Some(Resolution::Addresses(addresses)) = &self.resolution else { return None };
-        if tried >= addresses.len() {
-            return None;
-        }
-        let index = (self.preferred_address + tried) % addresses.len();
-        addresses.get(index).map(|address| (index, *address))
     }
 }

@@ -105,7 +105,7 @@ impl DeclinedPage {
 
     fn pass_on(self, client: &mut Client, context: &mut Context) -> Step {
         let status = self.declined.status;
-        let upstream_name = context.settings.upstream_name.clone();
+        let upstream_name = client.record.upstream().to_owned();
         let proxy_status = ProxyStatus {
             name: crate::http::PROXY_NAME,
             error: None,

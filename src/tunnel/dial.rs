@@ -1,32 +1,39 @@
-//! The second stage: finding the upstream and connecting to it.
+//! The second stage: choosing an upstream and connecting to it.
+//!
+//! One address is tried after the other, the next beside a slow one; behind the last address of an upstream comes the next
+//! upstream of the group. Whoever takes the connection first gets the request.
 
 use std::net::SocketAddr;
-
-use mio::net::TcpStream;
-use mio::{Interest, Token};
+use std::sync::Arc;
 
 use super::authenticate::Authenticate;
+use super::race::{Candidate, Race, Racer};
 use super::reply::Reply;
-use super::shortage::Waiting;
-use super::warm;
 use super::{Client, Context, Stage, Step};
-use crate::event::{Endpoint, EventToken, Key, Lane, Readiness};
+use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Fault, is_exhaustion};
-use crate::handshake::{Handshake, Request};
+use crate::fleet::{Fleet, Hop, OnHop, Tried};
+use crate::handshake::Handshake;
+use crate::limits::{RACE_DELAY, millis};
 use crate::metrics::{Outcome, Path, Phase};
-use crate::upstream::Resolution;
+use crate::upstream::{Resolution, Waiting};
 
 /// What a handshake takes along over all its connections.
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub handshake: Handshake,
+    pub fleet: Arc<Fleet>,
+    pub hop: Arc<Hop>,
+    pub wish: Wish,
+    /// The place of the hop's upstream in the fleet.
+    pub member: usize,
     /// What the client sent behind its head.
     pub leftover: Vec<u8>,
     /// When the first dial began, in µs.
     pub started_us: u64,
     /// When the client must have its answer, in ms.
     pub until_ms: u64,
-    /// Connections dialled so far, wrapping; tells the events of one from those of the next.
+    /// Which of the tunnel's dials the present connection came of.
     pub number: u8,
     /// Whether the present connection was challenged ahead.
     pub path: Path,
@@ -34,185 +41,252 @@ pub(super) struct Attempt {
     pub waiting: Option<Waiting>,
 }
 
-#[derive(Debug)]
-enum State {
-    WaitForAddresses,
-    Connecting { endpoint: Endpoint, peer: SocketAddr, index: usize, since_us: u64 },
+/// Which upstreams will do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish {
+    /// Those of this group,
+    pub group: usize,
+    /// as this identity, if the client has one of its own,
+    pub identity: Option<usize>,
+    /// but for these.
+    pub tried: Tried,
 }
 
-/// Connecting, one address after the other.
+impl Wish {
+    /// The next upstream that will do, by its place, and the hop there.
+    pub(super) fn next<'a>(&mut self, fleet: &'a Fleet) -> Option<(usize, &'a Arc<Hop>)> {
+        loop {
+            let member = fleet.choose(self.group, self.tried)?;
+            self.tried.insert(member);
+            if let Some(hop) = fleet.hop(member, self.identity) {
+                return Some((member, hop));
+            }
+        }
+    }
+
+    /// Whether there is one.
+    pub(super) fn has_next(&self, fleet: &Fleet) -> bool {
+        fleet.choose(self.group, self.tried).is_some()
+    }
+}
+
+/// Connecting.
 #[derive(Debug)]
 pub(super) struct Dial {
     attempt: Attempt,
-    state: State,
-    /// Addresses tried for this connection.
-    tried: usize,
+    race: Race,
+    /// The upstream whose addresses are being tried, and those.
+    member: usize,
+    addresses: Arc<[SocketAddr]>,
+    preferred: usize,
+    tried_addresses: usize,
+    /// Upstreams that were tried in this dial.
+    launched: Vec<usize>,
+    waits_for_addresses: bool,
+    last: Option<Fault>,
 }
 
 impl Dial {
-    /// Begins a request's way upstream; gives up at once while the credential guard is closed.
-    pub(super) fn start(
-        request: Request,
-        leftover: Vec<u8>,
-        key: Key,
-        client: &mut Client,
-        context: &mut Context,
-    ) -> Step {
-        if let Some(rest) = context.settings.guard.held(context.now_ms()) {
-            return Reply::to_fault(super::authenticate::held_fault(rest), client, context);
-        }
-        if let Some(rest) = context.settings.guard.barred(context.now_ms(), &request.authority) {
-            return Reply::to_fault(super::authenticate::barred_fault(rest), client, context);
-        }
-        let until_ms = context.now_ms() + context.settings.timeouts.handshake;
-        let started_us = context.now_us;
-        let request = match warm::take(request, key, 0, context) {
-            Ok((upstream, handshake)) => {
-                let attempt =
-                    Attempt { handshake, leftover, started_us, until_ms, number: 0, path: Path::Warm, waiting: None };
-                return Authenticate::resume(attempt, upstream, key, client, context);
-            }
-            Err(request) => request,
-        };
-        let settings = &context.settings;
-        let handshake = Handshake::new(request, settings.credentials.clone(), settings.head_limit_bytes);
-        let attempt = Attempt { handshake, leftover, started_us, until_ms, number: 0, path: Path::Cold, waiting: None };
-        Dial::anew(attempt, key, client, context)
-    }
-
     /// Dials a fresh connection for a handshake that may have used up others.
     pub(super) fn anew(mut attempt: Attempt, key: Key, client: &mut Client, context: &mut Context) -> Step {
         attempt.path = Path::Cold;
-        attempt.waiting = Some(context.warm.shortage.client_waits(context.now_ms()));
-        let dial = Box::new(Dial { attempt, state: State::WaitForAddresses, tried: 0 });
-        match &context.resolution {
-            Some(Resolution::Addresses(_)) => dial.connect_next(None, key, client, context),
-            Some(Resolution::Failed(why)) => {
-                let fault = fault(Cause::ResolveFailed, format!("the upstream's name does not resolve: {why}"));
-                dial.give_up(fault, client, context)
-            }
-            None => {
-                context.address_waiters.push(key);
-                let at_ms = context.now_ms() + context.settings.timeouts.connect;
-                client.set_deadline(key, context, at_ms.min(dial.attempt.until_ms));
-                Step::Wait(Stage::Dial(dial))
-            }
-        }
+        attempt.waiting = Some(attempt.hop.upstream.shortage.client_waits(context.now_ms()));
+        let race = Race::new(attempt.number);
+        let member = attempt.member;
+        let mut dial = Box::new(Dial {
+            attempt,
+            race,
+            member,
+            addresses: Arc::default(),
+            preferred: 0,
+            tried_addresses: 0,
+            launched: Vec::new(),
+            waits_for_addresses: false,
+            last: None,
+        });
+        dial.turn_to(member);
+        dial.go_on(key, client, context)
     }
 
-    pub(super) fn endpoint(&mut self, attempt: u8) -> Option<&mut Endpoint> {
-        match &mut self.state {
-            State::Connecting { endpoint, .. } if self.attempt.number % 3 == attempt => Some(endpoint),
-            _ => None,
+    /// Leaves the upstream that a handshake failed with for the next one.
+    pub(super) fn elsewhere(mut attempt: Attempt, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        let fleet = Arc::clone(&attempt.fleet);
+        if let Some((member, hop)) = attempt.wish.next(&fleet) {
+            attempt.move_to(member, hop, client);
         }
+        Dial::anew(attempt, key, client, context)
+    }
+
+    pub(super) fn endpoint(&mut self, number: u8) -> Option<&mut Endpoint> {
+        self.race.endpoint(number)
     }
 
     pub(super) fn step(self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
         if client.endpoint.ready.reset() {
             return self.client_gone(context);
         }
-        match &self.state {
-            State::WaitForAddresses if context.resolution.is_none() => Step::Wait(Stage::Dial(self)),
-            State::WaitForAddresses => {
-                context.metrics.phase(Phase::Resolve, context.now_us - self.attempt.started_us);
-                Dial::anew(self.attempt, key, client, context)
+        if self.waits_for_addresses {
+            if self.attempt.hop.upstream.resolution().is_none() {
+                return Step::Wait(Stage::Dial(self));
             }
-            State::Connecting { endpoint, .. } if !endpoint.ready.writable() => Step::Wait(Stage::Dial(self)),
-            State::Connecting { endpoint, peer, .. } => match endpoint.stream.take_error() {
-                Ok(None) => self.connected(key, client, context),
-                Ok(Some(error)) | Err(error) => {
-                    let fault = Fault::dial_io(*peer, &error);
-                    self.connect_next(Some(fault), key, client, context)
-                }
-            },
+            self.attempt.hop.metrics.phase(Phase::Resolve, context.now_us - self.attempt.started_us);
+            return Dial::anew(self.attempt, key, client, context);
         }
+        self.go_on(key, client, context)
     }
 
-    pub(super) fn expired(self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        match self.state {
-            State::WaitForAddresses => {
-                let fault = fault(Cause::ResolveTimeout, "the upstream's name was not resolved in time");
-                self.give_up(fault, client, context)
-            }
-            State::Connecting { peer, .. } => {
-                let fault = fault(Cause::ConnectTimeout, format!("{peer} did not take the connection in time"));
-                match context.now_ms() >= self.attempt.until_ms {
-                    true => self.give_up(fault, client, context),
-                    false => self.connect_next(Some(fault), key, client, context),
-                }
-            }
+    pub(super) fn expired(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        let now_ms = context.now_ms();
+        if self.waits_for_addresses {
+            let fault = fault(Cause::ResolveTimeout, "the upstream's name was not resolved in time");
+            return self.give_up(fault, client, context);
         }
+        while let Some(racer) = self.race.overdue(now_ms) {
+            let detail = format!("{} did not take the connection in time", racer.candidate.address);
+            self.last = Some(fault(Cause::ConnectTimeout, detail));
+        }
+        if now_ms >= self.attempt.until_ms {
+            let late = || fault(Cause::ConnectTimeout, "the upstream did not take the connection in time");
+            let fault = self.last.take().unwrap_or_else(late);
+            return self.give_up(fault, client, context);
+        }
+        self.go_on(key, client, context)
     }
 
-    /// Begins connecting to the next address; with none left, the last fault is the answer.
-    fn connect_next(
-        mut self: Box<Self>,
-        mut last: Option<Fault>,
-        key: Key,
-        client: &mut Client,
-        context: &mut Context,
-    ) -> Step {
+    /// Sees who has arrived, and sends as many on their way as may be.
+    fn go_on(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        while let Some((racer, outcome)) = self.race.finished() {
+            match outcome {
+                Ok(()) => return self.connected(racer, key, client, context),
+                Err(error) => self.last = Some(Fault::dial_io(racer.candidate.address, &error)),
+            }
+        }
+        while self.race.may_launch(context.now_ms()) {
+            let Some(candidate) = self.next_candidate() else { break };
+            let hop = self.attempt.fleet.hop(candidate.member, self.attempt.wish.identity);
+            hop.into_iter().for_each(|hop| hop.metrics.dials.inc());
+            if let Err(error) = self.race.launch(candidate, key, context) {
+                let fault = Fault::dial_io(candidate.address, &error);
+                if is_exhaustion(&error) && self.race.is_empty() {
+                    self.launched.clear();
+                    return self.give_up(fault, client, context);
+                }
+                self.last = Some(fault);
+            }
+        }
+        if self.race.is_empty() {
+            return self.nobody_left(key, client, context);
+        }
+        let is_next = self.tried_addresses < self.addresses.len() || self.attempt.wish.has_next(&self.attempt.fleet);
+        let due_ms = self.race.due_ms(is_next).unwrap_or(self.attempt.until_ms);
+        client.set_deadline(key, context, due_ms.min(self.attempt.until_ms));
+        Step::Wait(Stage::Dial(self))
+    }
+
+    /// The next address of the present upstream, or the first of the next one.
+    fn next_candidate(&mut self) -> Option<Candidate> {
         loop {
-            let Some((index, address)) = context.address(self.tried) else {
-                let none = || fault(Cause::ResolveFailed, "the upstream's name has no address");
-                return self.give_up(last.unwrap_or_else(none), client, context);
-            };
-            self.tried += 1;
-            self.attempt.number = self.attempt.number.wrapping_add(1) % 3;
-            context.metrics.dials.inc();
-            match connect(address, key, self.attempt.number, context) {
-                Ok(endpoint) => {
-                    self.state = State::Connecting { endpoint, peer: address, index, since_us: context.now_us };
-                    let at_ms = context.now_ms() + context.settings.timeouts.connect;
-                    client.set_deadline(key, context, at_ms.min(self.attempt.until_ms));
-                    return Step::Wait(Stage::Dial(self));
-                }
-                Err(error) => {
-                    let exhausted = is_exhaustion(&error);
-                    let fault = Fault::dial_io(address, &error);
-                    if exhausted {
-                        return self.give_up(fault, client, context);
-                    }
-                    last = Some(fault);
-                }
+            if self.tried_addresses < self.addresses.len() {
+                let place = (self.preferred + self.tried_addresses) % self.addresses.len();
+                self.tried_addresses += 1;
+                let address = *self.addresses.get(place)?;
+                return Some(Candidate { address, member: self.member, place });
+            }
+            let fleet = Arc::clone(&self.attempt.fleet);
+            let (member, _) = self.attempt.wish.next(&fleet)?;
+            self.turn_to(member);
+        }
+    }
+
+    /// Begins with an upstream's addresses, as far as they are known.
+    fn turn_to(&mut self, member: usize) {
+        self.member = member;
+        (self.tried_addresses, self.addresses) = (0, Arc::default());
+        let Some(upstream) = self.attempt.fleet.members.get(member).map(|member| &member.upstream) else { return };
+        match upstream.resolution() {
+            Some(Resolution::Addresses(addresses)) => {
+                self.launched.push(member);
+                self.preferred = upstream.preferred();
+                self.addresses = addresses;
+            }
+            Some(Resolution::Failed(why)) => {
+                self.launched.push(member);
+                let detail = format!("the name of the upstream {} does not resolve: {why}", upstream.name());
+                self.last = Some(fault(Cause::ResolveFailed, detail));
+            }
+            None => {}
+        }
+    }
+
+    /// Every address of every upstream has failed, unless the names are still being looked up.
+    fn nobody_left(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        match self.last.take() {
+            Some(fault) => self.give_up(fault, client, context),
+            None => {
+                self.waits_for_addresses = true;
+                context.address_waiters.push(key);
+                let at_ms = context.now_ms() + context.settings.timeouts.connect;
+                client.set_deadline(key, context, at_ms.min(self.attempt.until_ms));
+                Step::Wait(Stage::Dial(self))
             }
         }
     }
 
-    fn connected(self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        let Dial { attempt, state, .. } = *self;
-        let State::Connecting { endpoint, index, since_us, .. } = state else {
-            unreachable!("only a connecting dial connects")
+    fn connected(self: Box<Self>, winner: Racer, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        let member = winner.candidate.member;
+        self.blame(Some(member), context);
+        let mut attempt = self.attempt;
+        if member != attempt.member
+            && let Some(hop) = attempt.fleet.hop(member, attempt.wish.identity).cloned()
+        {
+            attempt.move_to(member, &hop, client);
+            attempt.waiting = Some(hop.upstream.shortage.client_waits(context.now_ms()));
+        }
+        attempt.number = winner.number;
+        attempt.hop.upstream.reached(winner.candidate.place);
+        attempt.hop.metrics.phase(Phase::Connect, context.now_us - winner.since_us);
+        Authenticate::begin(attempt, winner.endpoint, key, client, context)
+    }
+
+    /// Tells the health of those upstreams that were tried, and did not take the connection first.
+    fn blame(&self, winner: Option<usize>, context: &Context) {
+        let why = || match &self.last {
+            Some(fault) => fault.detail.to_string(),
+            None => format!("took longer than {} ms to take a connection", millis(RACE_DELAY)),
         };
-        context.preferred_address = index;
-        context.metrics.phase(Phase::Connect, context.now_us - since_us);
-        Authenticate::begin(attempt, endpoint, key, client, context)
+        for member in self.launched.iter().filter(|member| Some(**member) != winner) {
+            if let Some(member) = self.attempt.fleet.members.get(*member) {
+                member.upstream.health.failed(context.now_ms(), &why());
+            }
+        }
     }
 
     fn give_up(self: Box<Self>, fault: Fault, client: &mut Client, context: &mut Context) -> Step {
+        if fault.cause != Cause::ResourcesExhausted {
+            self.blame(None, context);
+        }
         let duration_us = client.handshake_us(self.attempt.started_us, context);
-        context.metrics.handshake(Path::Cold, Outcome::Failed, u64::from(duration_us));
+        self.attempt.hop.metrics.handshake(Path::Cold, Outcome::Failed, u64::from(duration_us));
         client.record.handshake_us = duration_us;
         client.record.legs = self.attempt.handshake.legs();
         Reply::to_fault(fault, client, context)
     }
 
     fn client_gone(self: Box<Self>, context: &Context) -> Step {
-        context.metrics.handshake(Path::Cold, Outcome::Failed, context.now_us - self.attempt.started_us);
+        let duration_us = context.now_us - self.attempt.started_us;
+        self.attempt.hop.metrics.handshake(Path::Cold, Outcome::Failed, duration_us);
         Step::end(context.fault(fault(Cause::ClientGone, "the client reset its connection")))
     }
 }
 
-/// Begins to connect and registers the connection, for reading and writing at once and for good.
-pub(super) fn connect(address: SocketAddr, key: Key, number: u8, context: &Context) -> std::io::Result<Endpoint> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    // The request follows at once: its segment carries the handshake's last ACK, which saves a packet a tunnel. A kernel that
-    // declines sends that ACK by itself.
-    let _ = rustix::net::sockopt::set_tcp_quickack(&stream, false);
-    let token = Token::from(EventToken { key, lane: Lane::Upstream(number) });
-    context.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-    Ok(Endpoint { stream, ready: Readiness::NOTHING })
+impl Attempt {
+    /// Goes on with another upstream; what the last one said is forgotten.
+    fn move_to(&mut self, member: usize, hop: &Arc<Hop>, client: &mut Client) {
+        self.member = member;
+        self.hop = Arc::clone(hop);
+        self.handshake.turn_to(Arc::clone(&hop.credentials));
+        client.record.on_hop = Some(OnHop::new(hop));
+    }
 }
 
 fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {

@@ -15,14 +15,17 @@ mod authenticate;
 mod closing;
 mod context;
 mod declined;
+mod departure;
 mod dial;
+mod direct;
 mod entropy;
 mod inbox;
+mod race;
 mod read_head;
 mod record;
 mod relaying;
 mod reply;
-mod shortage;
+mod state;
 pub mod warm;
 
 use std::net::SocketAddr;
@@ -31,10 +34,12 @@ use mio::net::TcpStream;
 
 use crate::event::{Deadline, Endpoint, Key, Lane, Readiness};
 use crate::fault::{At, Cause, Fault};
+use crate::upstream::Resolution;
 use authenticate::Authenticate;
 use closing::Closing;
 use declined::DeclinedPage;
 use dial::Dial;
+use direct::Direct;
 use read_head::ReadHead;
 use relaying::{Relayed, Relaying};
 use reply::Reply;
@@ -43,7 +48,7 @@ pub use context::{Context, Settings, TimeoutsMs};
 pub use entropy::Entropy;
 pub use read_head::Admission;
 pub use record::{ACCESS, End, Record};
-pub use shortage::Shortage;
+pub use state::TunnelState;
 
 /// The client's side of a tunnel: there at every stage.
 #[derive(Debug)]
@@ -70,6 +75,7 @@ impl Client {
 enum Stage {
     ReadHead(ReadHead),
     Dial(Box<Dial>),
+    Direct(Box<Direct>),
     Authenticate(Box<Authenticate>),
     Declined(Box<DeclinedPage>),
     Reply(Box<Reply>),
@@ -83,7 +89,7 @@ impl Stage {
     fn at(&self) -> At {
         match self {
             Stage::ReadHead(_) => At::ReadHead,
-            Stage::Dial(_) => At::Dial,
+            Stage::Dial(_) | Stage::Direct(_) => At::Dial,
             Stage::Authenticate(_) => At::Authenticate,
             Stage::Declined(_) | Stage::Reply(_) | Stage::Closing(_) => At::Reply,
             Stage::Relay(_) | Stage::Stepping => At::Relay,
@@ -119,6 +125,17 @@ pub enum Next {
     Close,
 }
 
+/// How a client came.
+#[derive(Clone, Copy, Debug)]
+pub struct Came {
+    /// Its address.
+    pub from: SocketAddr,
+    /// The number of the listener that it came in by.
+    pub listener: usize,
+    /// What was decided about it.
+    pub admission: Admission,
+}
+
 /// One tunnel.
 #[derive(Debug)]
 pub struct Tunnel {
@@ -128,13 +145,13 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// A tunnel for a connection that was just accepted and registered. Its deadline is set.
-    pub fn new(key: Key, stream: TcpStream, peer: SocketAddr, admission: Admission, context: &mut Context) -> Tunnel {
+    pub fn new(key: Key, stream: TcpStream, came: Came, context: &mut Context) -> Tunnel {
         let endpoint = Endpoint { stream, ready: Readiness::HOPEFUL };
-        let record = Record::new(peer, context.now_us);
+        let record = Record::new(came.from, context.now_us);
         let mut client = Client { endpoint, record, deadline: Deadline::UNARMED };
         let at_ms = context.now_ms() + context.settings.timeouts.head;
         client.set_deadline(key, context, at_ms);
-        Tunnel { client, stage: Stage::ReadHead(ReadHead::new(admission)) }
+        Tunnel { client, stage: Stage::ReadHead(ReadHead::new(came)) }
     }
 
     /// Takes note of an event; `false` when it came for a connection that has been given up.
@@ -142,6 +159,7 @@ impl Tunnel {
         let endpoint = match (lane, &mut self.stage) {
             (Lane::Downstream, _) => Some(&mut self.client.endpoint),
             (Lane::Upstream(attempt), Stage::Dial(dial)) => dial.endpoint(attempt),
+            (Lane::Upstream(attempt), Stage::Direct(stage)) => stage.endpoint(attempt),
             (Lane::Upstream(attempt), Stage::Authenticate(stage)) => stage.endpoint(attempt),
             (Lane::Upstream(_), Stage::Declined(stage)) => Some(stage.endpoint()),
             (Lane::Upstream(_), Stage::Reply(stage)) => stage.endpoint(),
@@ -149,6 +167,13 @@ impl Tunnel {
             _ => None,
         };
         endpoint.map(|endpoint| endpoint.ready.learn(ready)).is_some()
+    }
+
+    /// The name of its origin was looked up; it must be stepped then.
+    pub fn found(&mut self, resolution: Resolution) {
+        if let Stage::Direct(direct) = &mut self.stage {
+            direct.found(resolution);
+        }
     }
 
     /// Does all that can be done now.
@@ -168,6 +193,7 @@ impl Tunnel {
             let step = match std::mem::replace(&mut self.stage, Stage::Stepping) {
                 Stage::ReadHead(stage) => stage.step(key, &mut self.client, context),
                 Stage::Dial(stage) => stage.step(key, &mut self.client, context),
+                Stage::Direct(stage) => stage.step(key, &mut self.client, context),
                 Stage::Authenticate(stage) => stage.step(key, &mut self.client, context),
                 Stage::Declined(stage) => stage.step(&mut self.client, context),
                 Stage::Reply(stage) => stage.step(key, &mut self.client, context),
@@ -191,6 +217,7 @@ impl Tunnel {
         let step = match std::mem::replace(&mut self.stage, Stage::Stepping) {
             Stage::ReadHead(stage) => stage.expired(&mut self.client, context),
             Stage::Dial(stage) => stage.expired(key, &mut self.client, context),
+            Stage::Direct(stage) => stage.expired(key, &mut self.client, context),
             Stage::Authenticate(stage) => stage.expired(key, &mut self.client, context),
             Stage::Declined(stage) => stage.expired(&mut self.client, context),
             Stage::Relay(stage) => {
@@ -245,7 +272,7 @@ impl Tunnel {
     /// Counts and logs the end of the tunnel.
     fn conclude(&self, context: &Context, end: &End, bytes_up: u64, bytes_down: u64) {
         context.metrics.closed(end.label());
-        self.client.record.log(&context.settings.upstream_name, bytes_up, bytes_down, context.now_us, end);
+        self.client.record.log(bytes_up, bytes_down, context.now_us, end);
     }
 }
 
@@ -257,6 +284,6 @@ mod tests {
     #[test]
     fn a_tunnel_takes_little_room_in_the_slab() {
         let bytes = size_of::<Tunnel>();
-        assert!(bytes <= 216, "{bytes} bytes");
+        assert!(bytes <= 224, "{bytes} bytes");
     }
 }

@@ -1,11 +1,12 @@
 //! The first stage: reading what the client wants.
 
-use super::dial::Dial;
+use super::departure::{Departure, Way};
 use super::inbox::{Got, Inbox};
 use super::reply::Reply;
-use super::{Client, Context, End, Stage, Step};
+use super::{Came, Client, Context, End, Stage, Step};
 use crate::event::Key;
 use crate::fault::{At, Cause, Fault};
+use crate::fleet::Fleet;
 use crate::handshake::Request;
 use crate::http::{self, FieldStorage, HeadEnd, RequestError, RequestHead, RequestTarget};
 
@@ -26,12 +27,12 @@ pub enum Admission {
 pub(super) struct ReadHead {
     inbox: Inbox,
     head_end: HeadEnd,
-    admission: Admission,
+    came: Came,
 }
 
 impl ReadHead {
-    pub(super) fn new(admission: Admission) -> ReadHead {
-        ReadHead { inbox: Inbox::default(), head_end: HeadEnd::request(), admission }
+    pub(super) fn new(came: Came) -> ReadHead {
+        ReadHead { inbox: Inbox::default(), head_end: HeadEnd::request(), came }
     }
 
     pub(super) fn step(mut self, key: Key, client: &mut Client, context: &mut Context) -> Step {
@@ -40,21 +41,22 @@ impl ReadHead {
                 return Step::Wait(Stage::ReadHead(self));
             }
             let limit_bytes = context.settings.head_limit_bytes;
-            let (head_end, admission) = (&mut self.head_end, self.admission);
+            let (head_end, came, fleet) = (&mut self.head_end, &self.came, &context.settings.fleet);
             let got = self.inbox.read(&mut client.endpoint, &mut context.scratch, |bytes| {
                 match head_end.find(bytes, limit_bytes) {
                     // Never a method's first byte; without this the client would wait for its time-out.
                     _ if bytes.first() == Some(&TLS_HANDSHAKE) => (0, Err(fault(Cause::RequestMalformed, SPEAKS_TLS))),
                     Ok(None) => (0, Ok(None)),
-                    Ok(Some(length)) => (length, understand(&bytes[..length], admission).map(Some)),
+                    Ok(Some(length)) => (length, understand(&bytes[..length], came, fleet).map(Some)),
                     Err(error) => (0, Err(fault(Cause::RequestHeadTooLarge, error.to_string()))),
                 }
             });
             match got {
                 Ok(Got::Blocked) | Ok(Got::Bytes(Ok(None))) => {}
-                Ok(Got::Bytes(Ok(Some(request)))) => {
+                Ok(Got::Bytes(Ok(Some((request, way))))) => {
                     client.record.target = request.authority.clone();
-                    return Dial::start(request, self.inbox.into_leftover(), key, client, context);
+                    let leftover = self.inbox.into_leftover();
+                    return Departure { request, way, leftover }.begin(key, client, context);
                 }
                 Ok(Got::Bytes(Err(fault))) => return Reply::to_fault(fault, client, context),
                 Ok(Got::End) => {
@@ -86,8 +88,8 @@ const SPEAKS_TLS: &str =
     "the client speaks TLS to the gateway: the proxy's own URL must begin with http://, also for https:// sites";
 
 /// Makes a request out of a whole head, or the fault that answers it.
-fn understand(head: &[u8], admission: Admission) -> Result<Request, Fault> {
-    match admission {
+fn understand(head: &[u8], came: &Came, fleet: &Fleet) -> Result<(Request, Way), Fault> {
+    match came.admission {
         Admission::Welcome => {}
         Admission::Full => return Err(fault(Cause::TunnelLimit, "as many tunnels are open as max_tunnels allows")),
         Admission::NotAllowed => {
@@ -100,9 +102,10 @@ fn understand(head: &[u8], admission: Admission) -> Result<Request, Fault> {
         let detail = "only CONNECT is served: set HTTPS_PROXY to this address, and reach plain http:// another way";
         return Err(fault(Cause::MethodNotSupported, detail));
     };
+    let way = Way::find(fleet, &authority, &head.fields, came.listener, came.from.ip())?;
     let mut fields = Vec::new();
     http::copy_end_to_end_fields(&head.fields, &mut fields);
-    Ok(Request { authority: authority.to_string().into(), fields: fields.into() })
+    Ok((Request { authority: authority.to_string().into(), fields: fields.into() }, way))
 }
 
 fn malformed(error: &RequestError) -> Fault {

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 
 use crate::fault::Fault;
+use crate::fleet::OnHop;
+use crate::handshake::Scheme;
 
 /// How a tunnel ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,16 +46,34 @@ pub struct Record {
     pub legs: u8,
     /// The status that the client got; 0 when it got none.
     pub status: u16,
+    /// The scheme that the identity was proved under; empty where it was not.
+    pub scheme: Option<Scheme>,
+    /// The upstream and the identity, once they are known.
+    pub on_hop: Option<OnHop>,
 }
 
 impl Record {
     /// A record that begins with the client.
     pub fn new(client: SocketAddr, accepted_us: u64) -> Record {
-        Record { client, target: Box::default(), accepted_us, handshake_us: 0, legs: 0, status: 0 }
+        Record {
+            client,
+            target: Box::default(),
+            accepted_us,
+            handshake_us: 0,
+            legs: 0,
+            status: 0,
+            scheme: None,
+            on_hop: None,
+        }
+    }
+
+    /// The upstream's name, as far as there is one.
+    pub fn upstream(&self) -> &str {
+        self.on_hop.as_ref().map_or("-", |hop| hop.upstream.name())
     }
 
     /// Writes the access-log line.
-    pub fn log(&self, upstream: &str, bytes_up: u64, bytes_down: u64, now_us: u64, end: &End) {
+    pub fn log(&self, bytes_up: u64, bytes_down: u64, now_us: u64, end: &End) {
         let level = match end {
             End::Silent => log::Level::Debug,
             _ => log::Level::Info,
@@ -69,7 +89,9 @@ impl Record {
             target: ACCESS, level,
             client:% = self.client,
             target:% = if self.target.is_empty() { "-" } else { &self.target },
-            upstream:% = upstream,
+            upstream:% = self.upstream(),
+            identity:% = self.on_hop.as_ref().map_or("-", |hop| &hop.identity.name),
+            scheme:% = self.scheme.map_or("-", Scheme::name),
             status = self.status,
             handshake_ms = f64::from(self.handshake_us / 10) / 100.0,
             legs = self.legs,

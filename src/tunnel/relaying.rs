@@ -14,6 +14,8 @@ pub(super) struct Relaying {
     upstream: Endpoint,
     up: Half,
     down: Half,
+    /// When bytes moved last, in ms of the shard's clock.
+    active_ms: u64,
 }
 
 /// What came of stepping a standing tunnel.
@@ -36,7 +38,18 @@ impl Relaying {
         context.metrics.tunnels_relaying.inc();
         let at_ms = context.now_ms() + context.settings.timeouts.idle;
         client.set_deadline(key, context, at_ms);
-        Step::Go(Stage::Relay(Relaying { upstream, up, down }))
+        Step::Go(Stage::Relay(Relaying { upstream, up, down, active_ms: context.now_ms() }))
+    }
+
+    /// Bytes relayed so far, up and down.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        let sum = |half: &Half| half.moved().copied + half.moved().spliced;
+        (sum(&self.up), sum(&self.down))
+    }
+
+    /// When bytes moved last, in ms of the shard's clock.
+    pub(super) fn active_ms(&self) -> u64 {
+        self.active_ms
     }
 
     pub(super) fn endpoint(&mut self) -> &mut Endpoint {
@@ -61,8 +74,12 @@ impl Relaying {
         if self.up.is_finished() && self.down.is_finished() {
             return Relayed::Over(End::Finished);
         }
-        if moved != (Moved::default(), Moved::default()) || self.up.is_finished() || self.down.is_finished() {
-            self.restart_deadline(moved != (Moved::default(), Moved::default()), key, client, context);
+        let active = moved != (Moved::default(), Moved::default());
+        if active {
+            self.active_ms = context.now_ms();
+        }
+        if active || self.up.is_finished() || self.down.is_finished() {
+            self.restart_deadline(active, key, client, context);
         }
         match turn {
             Turn::Yielded => Relayed::Yield,

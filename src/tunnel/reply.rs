@@ -50,7 +50,7 @@ impl Reply {
             return Step::end(context.fault(fault));
         }
         let kind = if fault.cause == Cause::MethodNotSupported { "other" } else { "connect" };
-        let answer = fault_answer(&fault, &context.settings.upstream_name);
+        let answer = fault_answer(&fault, client.record.upstream());
         let end = context.fault(fault);
         Reply::page(kind, answer, status, end, client, context)
     }
@@ -119,10 +119,12 @@ impl Reply {
 /// The response that names a fault to the client.
 fn fault_answer(fault: &Fault, upstream_name: &str) -> Vec<u8> {
     let mut answer = Vec::new();
-    let next_hop = (fault.at == At::Dial || fault.at == At::Authenticate).then_some(upstream_name);
+    let reached_out = upstream_name != "-" && (fault.at == At::Dial || fault.at == At::Authenticate);
+    let next_hop = reached_out.then_some(upstream_name);
     let received_status = (fault.cause == Cause::CredentialsRefused).then_some(407);
     let error = ProxyStatus::error(fault.cause.error_type(), &fault.detail);
     let extra_fields: &[(&str, &str)] = match fault.cause {
+        Cause::LoginRequired => &[("Proxy-Authenticate", "Basic realm=\"ntlm-gateway\", charset=\"UTF-8\"")],
         Cause::TunnelLimit | Cause::ResourcesExhausted => &[("Retry-After", "5")],
         _ => &[],
     };

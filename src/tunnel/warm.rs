@@ -7,7 +7,7 @@
 //! The pool follows demand: each request that finds it empty makes it one larger, up to the cap, and each connection that
 //! grows old unused makes it one smaller. A quiet gateway keeps nothing. It grows only while the credentials are proven. And it
 //! gives way: some proxies (Squid) hold a helper process for every connection that they have challenged, and those belong to
-//! clients first, so nothing is warmed, and what is warm is closed, while clients stand still ([`Shortage`]).
+//! clients first, so nothing is warmed, and what is warm is closed, while clients stand still ([`Shortage`](crate::upstream::Shortage)).
 
 use std::sync::Arc;
 
@@ -15,21 +15,22 @@ use mio::{Interest, Token};
 use slab::Slab;
 
 use super::Context;
-use super::dial::connect;
 use super::inbox::{Got, Inbox};
-use super::shortage::Shortage;
+use super::race::connect;
 use crate::event::{Deadline, Endpoint, EventToken, Key, Lane, Readiness};
+use crate::fleet::Hop;
 use crate::handshake::{FirstLeg, Handshake, Progress, Request};
 use crate::limits;
 use crate::metrics::{Discarded, Reason407};
-use crate::upstream::GuardState;
+use crate::upstream::{GuardState, Resolution};
 
 /// Marks the keys of warm connections, which live beside the slab of tunnels.
-const WARM_INDEX: u32 = 1 << 29;
+const WARM_INDEX: u32 = 1 << 28;
 
 /// A connection on its way to its challenge, or with it.
 struct Warm {
     generation: u32,
+    hop: Arc<Hop>,
     upstream: Endpoint,
     handshake: Handshake,
     inbox: Inbox,
@@ -40,26 +41,33 @@ struct Warm {
     until_ms: u64,
 }
 
-/// A shard's warm connections to its upstream.
+/// The connections of one hop.
+#[derive(Default)]
+struct OfHop {
+    hop: Option<Arc<Hop>>,
+    /// Those with a challenge, the youngest last.
+    ready: Vec<usize>,
+    /// All of them.
+    count: usize,
+    /// As many as present demand calls for.
+    wanted: usize,
+    /// What the NEGOTIATE leg asks for: a request that was really made.
+    request: Option<Request>,
+}
+
+/// A shard's warm connections.
 #[derive(Default)]
 pub struct WarmPool {
     connections: Slab<Warm>,
     next_generation: u32,
-    /// Those with a challenge, the youngest last.
-    ready: Vec<usize>,
-    /// As many as present demand calls for.
-    wanted: usize,
-    cap: usize,
-    /// What the NEGOTIATE leg asks for: a request that was really made.
-    request: Option<Request>,
-    /// What the clients of all shards experience without it.
-    pub(super) shortage: Arc<Shortage>,
+    /// By the hops' numbers.
+    hops: Vec<OfHop>,
 }
 
 impl WarmPool {
-    /// A pool of at most `cap` connections; 0 turns it off. `shortage` is shared by the pools of all shards.
-    pub fn new(cap: usize, shortage: Arc<Shortage>) -> WarmPool {
-        WarmPool { cap, shortage, next_generation: 1, ..WarmPool::default() }
+    /// A pool without connections.
+    pub fn new() -> WarmPool {
+        WarmPool { next_generation: 1, ..WarmPool::default() }
     }
 
     /// Whether a key is one of this pool's.
@@ -76,23 +84,43 @@ impl WarmPool {
         let generation = self.connections.get(index)?.generation;
         Some(Key { index: u32::try_from(index).ok()? | WARM_INDEX, generation })
     }
+
+    fn of(&mut self, hop: &Arc<Hop>) -> &mut OfHop {
+        if self.hops.len() <= hop.number {
+            self.hops.resize_with(hop.number + 1, OfHop::default);
+        }
+        let of_hop = &mut self.hops[hop.number];
+        of_hop.hop.get_or_insert_with(|| Arc::clone(hop));
+        of_hop
+    }
+
+    /// Takes a connection out, whatever becomes of it.
+    fn remove(&mut self, index: usize) -> Option<Warm> {
+        let warm = self.connections.try_remove(index)?;
+        let of_hop = self.of(&warm.hop);
+        of_hop.count = of_hop.count.saturating_sub(1);
+        if warm.challenged {
+            of_hop.ready.retain(|ready| *ready != index);
+            warm.hop.metrics.warm_ready.dec();
+        }
+        Some(warm)
+    }
 }
 
 /// Takes a challenged connection for a client's request and gives its events to the client's tunnel. A miss gives the
 /// request back and makes the pool grow.
 pub(super) fn take(
     request: Request,
+    hop: &Arc<Hop>,
     key: Key,
     number: u8,
     context: &mut Context,
 ) -> Result<(Endpoint, Handshake), Request> {
-    let pool = &mut context.warm;
-    if pool.cap == 0 {
+    if hop.warm_cap == 0 {
         return Err(request);
     }
-    while let Some(index) = pool.ready.pop() {
-        let Some(warm) = pool.connections.try_remove(index) else { continue };
-        context.metrics.warm_ready.dec();
+    while let Some(index) = context.warm.of(hop).ready.last().copied() {
+        let Some(warm) = context.warm.remove(index) else { continue };
         let (mut upstream, mut handshake) = (warm.upstream, warm.handshake);
         // Anything that came since the challenge is its end.
         let usable = !upstream.ready.readable();
@@ -100,52 +128,69 @@ pub(super) fn take(
         let interest = Interest::READABLE | Interest::WRITABLE;
         if usable && context.registry.reregister(&mut upstream.stream, token, interest).is_ok() {
             handshake.retarget(request);
-            context.metrics.warm_hits.inc();
+            hop.metrics.warm_hits.inc();
             return Ok((upstream, handshake));
         }
-        context.metrics.warm_discarded(Discarded::Failed);
+        hop.metrics.warm_discarded(Discarded::Failed);
     }
-    context.metrics.warm_misses.inc();
-    context.warm.wanted = (context.warm.wanted + 1).min(context.warm.cap);
-    context.warm.request = Some(request.clone());
+    hop.metrics.warm_misses.inc();
+    let of_hop = context.warm.of(hop);
+    of_hop.wanted = (of_hop.wanted + 1).min(hop.warm_cap);
+    of_hop.request = Some(request.clone());
     Err(request)
 }
 
 /// Dials as many connections as are wanted and missing; called once a turn.
 pub fn refill(context: &mut Context) {
-    let pool = &context.warm;
-    if pool.connections.len() >= pool.wanted
-        || pool.shortage.forbids_warming(context.now_ms())
-        || context.settings.credentials.first_leg != FirstLeg::Negotiate
-        || context.settings.guard.state() != GuardState::Proven
-    {
-        return;
-    }
-    let Some(request) = pool.request.clone() else { return };
-    for _ in pool.connections.len()..pool.wanted {
-        if dial(request.clone(), context).is_none() {
-            rest(context);
-            return;
+    for number in 0..context.warm.hops.len() {
+        let Some(of_hop) = context.warm.hops.get(number).filter(|of_hop| of_hop.count < of_hop.wanted) else {
+            continue;
+        };
+        let (Some(hop), Some(request)) = (of_hop.hop.clone(), of_hop.request.clone()) else { continue };
+        let missing = of_hop.wanted - of_hop.count;
+        if hop.credentials.first_leg != FirstLeg::Negotiate
+            || hop.credentials.scheme.needs_no_challenge()
+            || hop.identity.guard.state() != GuardState::Proven
+            || !hop.upstream.health.is_up()
+            || hop.upstream.shortage.forbids_warming(context.now_ms())
+        {
+            continue;
+        }
+        for _ in 0..missing {
+            if dial(&hop, request.clone(), context).is_none() {
+                rest(&hop, context);
+                break;
+            }
         }
     }
 }
 
-fn dial(request: Request, context: &mut Context) -> Option<()> {
-    let (_, address) = context.address(0)?;
+fn dial(hop: &Arc<Hop>, request: Request, context: &mut Context) -> Option<()> {
+    let Some(Resolution::Addresses(addresses)) = hop.upstream.resolution() else { return None };
+    let address = *addresses.get(hop.upstream.preferred()).or(addresses.first())?;
     let generation = context.warm.next_generation;
     context.warm.next_generation = generation.wrapping_add(1).max(1);
     let index = context.warm.connections.vacant_key();
     let key = Key { index: u32::try_from(index).ok()? | WARM_INDEX, generation };
-    context.metrics.dials.inc();
+    hop.metrics.dials.inc();
     let upstream = connect(address, key, 0, context).ok()?;
     let settings = &context.settings;
-    let handshake = Handshake::new(request, settings.credentials.clone(), settings.head_limit_bytes);
+    let handshake = Handshake::new(request, hop.credentials.clone(), settings.head_limit_bytes);
     let mut deadline = Deadline::UNARMED;
     let at_ms = context.now_ms() + settings.timeouts.connect;
     context.timers.set(key, &mut deadline, at_ms);
-    let (inbox, outbox) = (Inbox::default(), Vec::new());
-    let warm = Warm { generation, upstream, handshake, inbox, outbox, deadline, challenged: false, until_ms: 0 };
-    context.warm.connections.insert(warm);
+    context.warm.connections.insert(Warm {
+        generation,
+        hop: Arc::clone(hop),
+        upstream,
+        handshake,
+        inbox: Inbox::default(),
+        outbox: Vec::new(),
+        deadline,
+        challenged: false,
+        until_ms: 0,
+    });
+    context.warm.of(hop).count += 1;
     Some(())
 }
 
@@ -171,17 +216,15 @@ pub fn on_event(key: Key, ready: Readiness, context: &mut Context) -> bool {
                 // The room that the NEGOTIATE leg took is not needed to wait.
                 warm.outbox = Vec::new();
                 context.timers.set(key, &mut warm.deadline, until_ms.min(now_ms + limits::WARM_LOOK_MS));
-                context.warm.ready.push(index);
                 let answered = warm.handshake.take_tally();
-                context.metrics.answered_407(Reason407::Challenge, u64::from(answered.challenge));
-                context.metrics.warm_ready.inc();
+                let hop = Arc::clone(&warm.hop);
+                hop.metrics.answered_407(Reason407::Challenge, u64::from(answered.challenge));
+                hop.metrics.warm_ready.inc();
+                context.warm.of(&hop).ready.push(index);
             }
         }
         Some(false) => {}
-        None => {
-            discard(index, Discarded::Failed, context);
-            rest(context);
-        }
+        None => fail(index, context),
     }
     true
 }
@@ -227,12 +270,13 @@ pub fn deadline_due(key: Key, context: &mut Context) {
     if !context.timers.expired(key, &mut warm.deadline, now_ms) {
         return;
     }
+    let hop = Arc::clone(&warm.hop);
     if !warm.challenged {
-        discard(index, Discarded::Failed, context);
-        rest(context);
+        fail(index, context);
     } else if now_ms >= warm.until_ms {
         discard(index, Discarded::Aged, context);
-        context.warm.wanted = context.warm.wanted.saturating_sub(1);
+        let of_hop = context.warm.of(&hop);
+        of_hop.wanted = of_hop.wanted.saturating_sub(1);
     } else {
         look(index, key, context);
     }
@@ -242,9 +286,10 @@ pub fn deadline_due(key: Key, context: &mut Context) {
 /// very helper that they need.
 fn look(index: usize, key: Key, context: &mut Context) {
     let now_ms = context.now_ms();
-    if context.warm.shortage.forbids_warming(now_ms) {
+    let Some(warm) = context.warm.connections.get_mut(index) else { return };
+    if warm.hop.upstream.shortage.forbids_warming(now_ms) {
         discard(index, Discarded::Yielded, context);
-    } else if let Some(warm) = context.warm.connections.get_mut(index) {
+    } else {
         context.timers.set(key, &mut warm.deadline, warm.until_ms.min(now_ms + limits::WARM_LOOK_MS));
     }
 }
@@ -255,20 +300,26 @@ pub fn clear(context: &mut Context) {
     for index in all {
         discard(index, Discarded::Outdated, context);
     }
+    context.warm.hops.clear();
 }
 
 fn discard(index: usize, cause: Discarded, context: &mut Context) {
-    if let Some(warm) = context.warm.connections.try_remove(index) {
-        context.metrics.warm_discarded(cause);
-        if warm.challenged {
-            context.warm.ready.retain(|ready| *ready != index);
-            context.metrics.warm_ready.dec();
-        }
+    if let Some(warm) = context.warm.remove(index) {
+        warm.hop.metrics.warm_discarded(cause);
+    }
+}
+
+/// A challenge will not come.
+fn fail(index: usize, context: &mut Context) {
+    let hop = context.warm.connections.get(index).map(|warm| Arc::clone(&warm.hop));
+    discard(index, Discarded::Failed, context);
+    if let Some(hop) = hop {
+        rest(&hop, context);
     }
 }
 
 /// An upstream that does not play along is left alone for a while.
-fn rest(context: &mut Context) {
-    context.warm.shortage.rest(context.now_ms());
-    context.warm.wanted = 0;
+fn rest(hop: &Arc<Hop>, context: &mut Context) {
+    hop.upstream.shortage.rest(context.now_ms());
+    context.warm.of(hop).wanted = 0;
 }

@@ -1,9 +1,20 @@
-//! What is known of the upstream beyond one connection: its name, its addresses, whether it takes our identity.
+//! What is known of the upstreams beyond one connection: their names, their addresses, their health, whether they take our
+//! identity.
 
+mod checker;
 mod guard;
+mod health;
 mod host_port;
+mod member;
+mod names;
 mod resolver;
+mod shortage;
 
+pub use checker::Checker;
 pub use guard::{Guard, GuardPolicy, GuardState, Permission, Ticket};
+pub use health::{Health, HealthChange};
 pub use host_port::{HostPort, HostPortError};
+pub use member::Upstream;
+pub use names::Names;
 pub use resolver::{Resolution, Resolver};
+pub use shortage::{Shortage, Waiting};

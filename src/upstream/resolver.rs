@@ -76,7 +76,8 @@ fn should_tell(known: Option<&Resolution>, found: &Resolution) -> bool {
     }
 }
 
-fn look_up(host: &HostPort) -> Resolution {
+/// Looks a name up the way the system does; blocks for as long as that takes.
+pub(super) fn look_up(host: &HostPort) -> Resolution {
     match (host.host(), host.port()).to_socket_addrs() {
         Ok(found) => {
             let mut addresses: Vec<SocketAddr> = Vec::new();

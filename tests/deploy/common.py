@@ -19,6 +19,7 @@ NEEDED = {
     "networkPolicy": {"upstreamCidrs": ["192.0.2.10/32"]},
 }
 EVERYTHING = NEEDED | {
+    "upstream": ["a.corp.example:8080", "b.corp.example:8080"],
     "password": {"value": "placeholder \"'<&"},
     "image": {"tag": "1", "pullSecrets": ["registry"]},
     "limits": {"head": "32KiB"},

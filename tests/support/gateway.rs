@@ -1,7 +1,8 @@
 //! The gateway under test, as a process of its own.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub const GATEWAY: &str = env!("CARGO_BIN_EXE_ntlm-gateway");
 /// How long the gateway may take to say where it listens.
 const START_BOUND: Duration = Duration::from_secs(20);
 
+const ANY_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+
 /// What a test may choose about its gateway.
 pub struct GatewayOptions {
     /// Each becomes an `--upstream`.
@@ -27,6 +30,14 @@ pub struct GatewayOptions {
     pub user: String,
     /// The contents of the file for `--password-file`.
     pub password: String,
+    /// In place of a file that is made of `password`.
+    pub password_file: Option<PathBuf>,
+    /// The file has the NT hash instead: it is named with `--nt-hash-file`.
+    pub secret_is_hash: bool,
+    /// For `--listen` and `--admin`; free ports unless a test must know them before.
+    pub listen: SocketAddr,
+    /// See `listen`.
+    pub admin: SocketAddr,
     /// Further arguments of `run`.
     pub args: Vec<String>,
     /// Further environment.
@@ -42,6 +53,10 @@ impl GatewayOptions {
             upstreams: vec![upstream.to_string()],
             user: USER.to_owned(),
             password: PASSWORD.to_owned(),
+            password_file: None,
+            secret_is_hash: false,
+            listen: ANY_PORT,
+            admin: ANY_PORT,
             args: Vec::new(),
             env: Vec::new(),
             before: None,
@@ -62,7 +77,8 @@ impl Gateway {
     /// Starts it on free ports and waits until it has said where they are.
     pub fn start(options: &GatewayOptions) -> Self {
         let scratch = Scratch::new("gateway");
-        let password_file = scratch.write("password", format!("{}\n", options.password));
+        let own_file = scratch.write("password", format!("{}\n", options.password));
+        let password_file = options.password_file.as_ref().unwrap_or(&own_file);
         let mut command = match &options.before {
             None => Process::command(GATEWAY),
             Some(line) => {
@@ -71,13 +87,14 @@ impl Gateway {
                 shell
             }
         };
-        command.args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--user", &options.user]);
-        command.arg("--password-file").arg(password_file);
+        let (listen, admin) = (options.listen.to_string(), options.admin.to_string());
+        command.args(["run", "--listen", &listen, "--admin", &admin, "--user", &options.user]);
+        command.arg(if options.secret_is_hash { "--nt-hash-file" } else { "--password-file" }).arg(password_file);
         for upstream in &options.upstreams {
             command.arg("--upstream").arg(upstream);
         }
         command.args(&options.args).env_remove("RUST_LOG").envs(options.env.iter().map(|(k, v)| (k, v)));
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = Process::spawn("ntlm-gateway", &mut command);
         let log = collect_lines(&mut process);
         let find = |marker: &str| {
@@ -110,9 +127,15 @@ impl Gateway {
         format!("http://{}", self.listen)
     }
 
-    /// Where it answers /metrics.
+    /// Where its metrics and health are.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Waits until a line of the log has `part`, and gives that line.
+    pub fn wait_for_line(&self, part: &str) -> String {
+        let line = || self.log().into_iter().find(|line| line.contains(part));
+        wait_for(START_BOUND, line).unwrap_or_else(|| panic!("no line has {part:?}"))
     }
 
     /// Its process id.
@@ -179,17 +202,24 @@ impl Drop for Gateway {
     }
 }
 
-/// Reads the process's standard error on a thread that ends with the process.
+/// Reads the process's standard output and standard error on threads that end with the process.
 fn collect_lines(process: &mut Process) -> Arc<Mutex<Vec<String>>> {
+    let stdout = process.leader().stdout.take().expect("the gateway's piped standard output");
     let stderr = process.leader().stderr.take().expect("the gateway's piped standard error");
     let lines = Arc::new(Mutex::new(Vec::new()));
-    let sink = Arc::clone(&lines);
+    collect_from(stdout, &lines);
+    collect_from(stderr, &lines);
+    lines
+}
+
+fn collect_from(stream: impl Read + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) {
+    let sink = Arc::clone(lines);
     std::thread::spawn(move || {
-        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
             sink.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
     });
-    lines
 }
 
 /// The address that follows `marker`, whatever follows the address.

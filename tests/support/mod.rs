@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod in_process;
 pub mod listener;
 pub mod metrics;
+pub mod mount;
 pub mod origin;
 pub mod process;
 pub mod scratch;

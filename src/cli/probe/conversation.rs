@@ -78,7 +78,7 @@ pub(super) struct Conversation {
 /// no challenge although one was offered, it is done once more with a plain first leg; no AUTHENTICATE_MESSAGE has been sent then.
 pub(super) fn hold(config: &Config, target: &str) -> Conversation {
     let mut probe = Probe { config, target, began: Instant::now(), events: Vec::new(), authenticated: false };
-    let mut first_leg = config.first_leg;
+    let mut first_leg = config.first_upstream().first_leg;
     let mut open = false;
     let outcome = match probe.resolve() {
         Err(fault) => Outcome::Failed(fault),
@@ -138,7 +138,7 @@ impl Probe<'_> {
 
     /// Resolves the upstream's name within the time that a connection may take.
     fn resolve(&mut self) -> Result<Vec<SocketAddr>, Fault> {
-        let upstream = self.config.upstream.clone();
+        let upstream = self.config.first_address().clone();
         let begin = Instant::now();
         let (tell, told) = mpsc::channel();
         let name = upstream.to_string();
@@ -184,8 +184,8 @@ impl Probe<'_> {
     }
 
     fn handshake(&self, first_leg: FirstLeg) -> Handshake {
-        let identity = self.config.identity.clone();
-        let credentials = Credentials::new(identity, self.config.upstream.host(), first_leg);
+        let identity = self.config.first_identity().clone();
+        let credentials = Credentials::new(identity, self.config.first_address().host(), first_leg);
         let request = Request { authority: self.target.into(), fields: Box::default() };
         Handshake::new(request, Arc::new(credentials), self.config.head_limit_bytes)
     }

@@ -48,11 +48,11 @@ impl Report {
             _ => None,
         });
         Report {
-            upstream: config.upstream.to_string(),
+            upstream: config.first_address().to_string(),
             target: target.to_owned(),
             account: account(config),
-            method: config.identity.method().to_string(),
-            workstation: config.identity.workstation().to_owned(),
+            method: config.first_identity().method().to_string(),
+            workstation: config.first_identity().workstation().to_owned(),
             challenge: challenge_rows(behaviours::challenge(&conversation.events)),
             authenticate: authenticate_rows(proof),
             product,

@@ -94,13 +94,13 @@ impl Verdict {
 
     /// The lines to run with, and what is to be known of them.
     fn lines(&mut self, config: &Config, conversation: &Conversation, shows: &impl Fn(&str) -> bool) {
-        self.settings.push(format!("upstream = \"{}\"", config.upstream));
+        self.settings.push(format!("upstream = \"{}\"", config.first_address()));
         self.settings.push(format!("user = '{}'", account(config)));
         let plain = conversation.first_leg == FirstLeg::Plain || shows("asks-first");
         if plain {
             self.settings.push("first_leg = \"plain\"".into());
         }
-        if plain && config.first_leg != FirstLeg::Plain {
+        if plain && config.first_upstream().first_leg != FirstLeg::Plain {
             self.advise("It takes a NEGOTIATE_MESSAGE only after it has asked for one: set first_leg = \"plain\".");
         }
         if shows("open") || shows("no-proof") {
@@ -117,7 +117,7 @@ impl Verdict {
         self.advise(format!("Check the account {account}, its domain and its password. Do not try at random: each refusal counts towards a lock-out."));
         let message = challenge(&conversation.events).and_then(|carried| carried.message.as_deref());
         let domain = message.and_then(|message| ChallengeMessage::decode(message).ok()?.target_name_text().ok());
-        let own = config.identity.domain();
+        let own = config.first_identity().domain();
         if let Some(domain) = domain.filter(|domain| !domain.is_empty() && !domain.eq_ignore_ascii_case(own)) {
             let own = if own.is_empty() { "no domain".to_owned() } else { format!("the domain {own:?}") };
             self.advise(format!("The upstream calls its domain {domain:?}, and the account is tried with {own}."));
@@ -222,9 +222,9 @@ fn heard(conversation: &Conversation) -> bool {
 
 /// The account as it is written in the settings.
 pub(super) fn account(config: &Config) -> String {
-    match config.identity.domain() {
-        "" => config.identity.user().to_owned(),
-        domain => format!(r"{domain}\{}", config.identity.user()),
+    match config.first_identity().domain() {
+        "" => config.first_identity().user().to_owned(),
+        domain => format!(r"{domain}\{}", config.first_identity().user()),
     }
 }
 

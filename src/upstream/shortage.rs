@@ -24,13 +24,14 @@ pub struct Shortage {
 
 /// A client that waits for a challenge on a connection of its own, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub struct Waiting {
     shortage: Arc<Shortage>,
     since_ms: u64,
 }
 
 impl Shortage {
-    pub(super) fn client_waits(self: &Arc<Shortage>, now_ms: u64) -> Waiting {
+    /// A client begins to wait for a challenge.
+    pub fn client_waits(self: &Arc<Shortage>, now_ms: u64) -> Waiting {
         if self.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
             self.progress_ms.store(now_ms, Ordering::Relaxed);
         }
@@ -39,7 +40,7 @@ impl Shortage {
 
     /// Whether nothing is to be challenged ahead now: during a shortage, and for [`limits::WARM_REST`] after it was seen, for the
     /// next connections would take the same helpers away again.
-    pub(super) fn forbids_warming(&self, now_ms: u64) -> bool {
+    pub fn forbids_warming(&self, now_ms: u64) -> bool {
         if self.is_acute(now_ms) {
             self.rest(now_ms);
         }
@@ -47,7 +48,7 @@ impl Shortage {
     }
 
     /// Leaves the upstream alone for [`limits::WARM_REST`]; clients still get their cold connections.
-    pub(super) fn rest(&self, now_ms: u64) {
+    pub fn rest(&self, now_ms: u64) {
         self.rests_until_ms.store(now_ms + limits::millis(limits::WARM_REST), Ordering::Relaxed);
     }
 
@@ -63,7 +64,7 @@ impl Shortage {
 
 impl Waiting {
     /// The challenge is there.
-    pub(super) fn challenged(self, now_ms: u64) {
+    pub fn challenged(self, now_ms: u64) {
         let took_us = 1000 * now_ms.saturating_sub(self.since_ms);
         let usual_us = self.shortage.usual_us.load(Ordering::Relaxed);
         let next_us = match usual_us {

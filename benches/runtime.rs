@@ -1,0 +1,63 @@
+//! What it costs to be asked: a scrape, and the list of tunnels, while thousands of tunnels stand.
+//!
+//! The figures of the list are of one shard that has all tunnels, the way through its mailbox and back included: the longest
+//! that an event of another tunnel may wait for it.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use ntlm_gateway::config::{self, Origin, Setting, Settings, Sources, keys, secrets};
+use ntlm_gateway::gateway::Gateway;
+use ntlm_gateway::stub::{StubOptions, StubServer};
+
+/// Four descriptors each in this one process, of which many systems allow 20,000.
+const TUNNELS: usize = 4_000;
+
+fn gateway(upstream: SocketAddr) -> Gateway {
+    let mut settings = Settings::default();
+    for (name, text) in [
+        ("listen", "127.0.0.1:0"),
+        ("admin", "127.0.0.1:0"),
+        ("upstream", &upstream.to_string()),
+        ("user", "CORP\\alice"),
+        ("shards", "1"),
+    ] {
+        let key = keys::find(name).expect("a setting");
+        settings.give(key, Setting { text: text.to_owned(), origin: Origin::Default });
+    }
+    let lookup = |name: &str| (name == secrets::password_variable()).then(|| "SecREt01".into());
+    let sources = Sources::new(settings, lookup).expect("settings");
+    Gateway::start(&config::load(&sources).expect("a configuration"), || {}).expect("a gateway")
+}
+
+fn open(gateway: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(gateway).expect("a connection");
+    stream.write_all(b"CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n").expect("a request");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    stream
+}
+
+fn asked(criterion: &mut Criterion) {
+    let stub = StubServer::start(StubOptions::default().account("CORP", "alice", "SecREt01")).expect("a stub");
+    let gateway = gateway(stub.address());
+    let address = *gateway.listening().first().expect("an address");
+    let tunnels: Vec<TcpStream> = (0..TUNNELS).map(|_| open(address)).collect();
+    assert_eq!(gateway.tunnels().len(), TUNNELS);
+    let mut group = criterion.benchmark_group(format!("with {TUNNELS} tunnels"));
+    group.measurement_time(Duration::from_secs(3)).sample_size(20);
+    group.bench_function("encode the metrics", |bencher| bencher.iter(|| gateway.metrics().encode().expect("text")));
+    group.bench_function("list the tunnels", |bencher| bencher.iter(|| gateway.tunnels()));
+    let list = gateway.tunnels();
+    group.bench_function("write the list as JSON", |bencher| bencher.iter(|| list.to_json()));
+    group.finish();
+    drop(tunnels);
+    gateway.stop();
+    gateway.join().expect("an end");
+}
+
+criterion_group!(benches, asked);
+criterion_main!(benches);

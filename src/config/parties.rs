@@ -1,0 +1,342 @@
+//! Identities, upstreams and routes: who there is, from the plain settings and from the entries of the file's tables.
+
+use std::path::Path;
+
+use super::error::{ConfigError, Problem};
+use super::reading::{FIRST_LEGS, METHODS, Reader, WARM_LIMIT, entries, listeners, networks, workstation};
+use super::settings::{Entry, Origin};
+use super::{Check, FirstLeg, IdentityConfig, Order, ProxyLogin, SecretStore, UpstreamConfig, secrets};
+use crate::limits;
+use crate::ntlm::{Account, Identity, Method};
+use crate::route::{Decision, Rule, Rules};
+use crate::upstream::HostPort;
+
+const ORDERS: &[(&str, Order)] = &[("failover", Order::Failover), ("balance", Order::Balance)];
+const WEIGHTS: std::ops::RangeInclusive<usize> = 1..=1000;
+
+/// The identity that the plain settings make.
+const DEFAULT: &str = "default";
+
+/// What the entries of `[[identities]]` take from the plain settings.
+struct Common {
+    workstation: String,
+    method: Method,
+    target_domain: bool,
+}
+
+/// All that the three tables and their plain counterparts say.
+pub(super) struct Parties {
+    pub identities: Vec<IdentityConfig>,
+    pub upstreams: Vec<UpstreamConfig>,
+    pub groups: Vec<String>,
+    pub order: Order,
+    pub check: Check,
+    pub rules: Rules,
+}
+
+impl Reader<'_> {
+    pub(super) fn parties(&mut self, account: Option<Account>, secrets: &SecretStore) -> Option<Parties> {
+        let identities = self.identities(account, secrets);
+        let names: Option<Vec<&str>> =
+            identities.as_ref().map(|all| all.iter().map(|identity| identity.name.as_str()).collect());
+        let upstreams = self.upstreams(names.as_deref());
+        let groups = upstreams.as_ref().map(|(_, groups)| groups.clone());
+        let order = self.choice("order", ORDERS);
+        let check = self.check();
+        let rules = self.rules(groups.as_deref());
+        Some(Parties {
+            identities: identities?,
+            upstreams: upstreams?.0,
+            groups: groups?,
+            order: order?,
+            check: check?,
+            rules: rules?,
+        })
+    }
+
+    fn identities(&mut self, account: Option<Account>, secrets: &SecretStore) -> Option<Vec<IdentityConfig>> {
+        let workstation = self.required("workstation", workstation);
+        let method = self.choice("method", METHODS);
+        let target_domain = self.flag("target_domain");
+        let common = Common { workstation: workstation?, method: method?, target_domain: target_domain? };
+        let mut all = Vec::new();
+        if self.settings.given("user").is_some() || self.settings.entries("identities").is_empty() {
+            all.push(self.identity("", DEFAULT.into(), account, &common, secrets));
+        }
+        for entry in self.settings.entries("identities") {
+            let identity = self.entry(entry, |reader| {
+                let name = reader.required("identities.name", name);
+                let domain = reader.optional("identities.domain", |text| Ok(text.to_owned()));
+                let account = match domain {
+                    Some(domain) => {
+                        reader.required("identities.user", |text| Ok(Account::parse(text, domain.as_deref())?))
+                    }
+                    None => None,
+                };
+                reader.identity("identities.", name?, account, &common, secrets)
+            });
+            all.push(identity);
+        }
+        let all: Vec<IdentityConfig> = all.into_iter().collect::<Option<_>>()?;
+        self.unique("identities", all.iter().map(|identity| identity.name.as_str()), limits::IDENTITIES)?;
+        Some(all)
+    }
+
+    /// One identity, from the settings that begin with `prefix`.
+    fn identity(
+        &mut self,
+        prefix: &str,
+        name: String,
+        account: Option<Account>,
+        common: &Common,
+        secrets: &SecretStore,
+    ) -> Option<IdentityConfig> {
+        let key = |setting: &str| format!("{prefix}{setting}");
+        let (workstation, method, target_domain) = match prefix {
+            "" => (Some(None), Some(None), Some(None)),
+            _ => (
+                self.optional(&key("workstation"), workstation),
+                self.optional_choice(&key("method"), METHODS),
+                self.optional(&key("target_domain"), truth),
+            ),
+        };
+        let nt_hash = match SecretStore::is_broken(self.settings, prefix) {
+            true => None,
+            false => secrets.nt_hash(self.settings, prefix).map_err(|error| self.note_in_entry(*error)).ok(),
+        };
+        let allow_basic = self.flag(&key("allow_basic"));
+        let basic = match (allow_basic, &nt_hash) {
+            (Some(true), Some(_)) => self.basic_password(&key("allow_basic"), &key("password_file")),
+            _ => Some(None),
+        };
+        let (listen, clients, login) = match prefix {
+            "" => (Some(None), Some(None), Some(None)),
+            _ => (self.optional(&key("listen"), listeners), self.optional(&key("clients"), networks), self.login()),
+        };
+        let identity = Identity::new(
+            account?,
+            &workstation?.unwrap_or_else(|| common.workstation.clone()),
+            nt_hash?,
+            method?.unwrap_or(common.method),
+            target_domain?.unwrap_or(common.target_domain),
+        );
+        Some(IdentityConfig {
+            name,
+            identity,
+            basic_password: basic?,
+            listen: listen?.unwrap_or_default(),
+            clients: clients?.unwrap_or_default(),
+            login: login?,
+        })
+    }
+
+    /// Basic sends the password itself, so that its hash is not enough.
+    fn basic_password(&mut self, allow_basic: &str, password_file: &str) -> Option<Option<secrets::Password>> {
+        let Some(setting) = self.settings.given(password_file).cloned() else {
+            return self.required(allow_basic, |_| Err(Problem::BasicNeedsPassword)).map(Some);
+        };
+        self.parse(password_file, setting, |text| Ok(secrets::password_of_file(Path::new(text))?)).map(Some)
+    }
+
+    fn login(&mut self) -> Option<Option<ProxyLogin>> {
+        let user = self.optional("identities.proxy_user", |text| match text.contains(':') {
+            true => Err(Problem::Name { text: text.into() }),
+            false => name(text),
+        })?;
+        let Some(user) = user else {
+            return self
+                .optional("identities.proxy_password_file", |_| Err::<(), _>(Problem::NeedsToo("proxy_user")))
+                .map(|_| None);
+        };
+        let password = self.optional("identities.proxy_password_file", |text| {
+            Ok(secrets::nt_hash_of_password_file(Path::new(text))?)
+        })?;
+        match password {
+            Some(password) => Some(Some(ProxyLogin { user, password })),
+            None => {
+                self.required::<()>("identities.proxy_user", |_| Err(Problem::NeedsToo("proxy_password_file")));
+                None
+            }
+        }
+    }
+
+    /// The upstreams, and the names of their groups in the order of their first mention.
+    fn upstreams(&mut self, identities: Option<&[&str]>) -> Option<(Vec<UpstreamConfig>, Vec<String>)> {
+        let first_leg = self.choice("first_leg", FIRST_LEGS);
+        let warm = self.required("warm", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
+        let table = self.settings.entries("upstreams");
+        let mut groups = Vec::new();
+        let mut all = Vec::new();
+        if table.is_empty() {
+            groups.push(DEFAULT.to_owned());
+            let alone = |host: HostPort| UpstreamConfig {
+                name: host.to_string(),
+                addresses: vec![host],
+                group: 0,
+                weight: 1,
+                identity: None,
+                first_leg: first_leg.unwrap_or_default(),
+                warm: warm.unwrap_or_default(),
+            };
+            all.push(self.required("upstream", hosts).map(|hosts| hosts.into_iter().map(alone).collect()));
+        } else if self.settings.given("upstream").is_some() {
+            let problem = |_: &str| {
+                Err::<(), _>(Problem::Together("put it among the [[upstreams]] of the file, or take those out"))
+            };
+            self.required("upstream", problem);
+            all.push(None);
+        }
+        for entry in table {
+            let upstream = self.entry(entry, |reader| reader.upstream(&mut groups, identities, first_leg, warm));
+            all.push(upstream.map(|upstream| vec![upstream]));
+        }
+        let all: Vec<Vec<UpstreamConfig>> = all.into_iter().collect::<Option<_>>()?;
+        let all = all.concat();
+        self.unique("upstreams", all.iter().map(|upstream| upstream.name.as_str()), limits::UPSTREAMS)?;
+        Some((all, groups))
+    }
+
+    fn upstream(
+        &mut self,
+        groups: &mut Vec<String>,
+        identities: Option<&[&str]>,
+        first_leg: Option<FirstLeg>,
+        warm: Option<usize>,
+    ) -> Option<UpstreamConfig> {
+        let addresses = self.required("upstreams.address", hosts);
+        let given_name = self.optional("upstreams.name", name);
+        let group = self.required("upstreams.group", name);
+        let weight = self.required("upstreams.weight", |text| Ok(super::values::parse_integer(text, WEIGHTS)?));
+        let identity = self.optional("upstreams.identity", |text| one_of(identities, text, "identities"));
+        let own_leg = self.optional_choice("upstreams.first_leg", FIRST_LEGS);
+        let own_warm = self.optional("upstreams.warm", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
+        let (group, addresses) = (group?, addresses?);
+        let number = groups.iter().position(|known| *known == group).unwrap_or_else(|| {
+            groups.push(group);
+            groups.len() - 1
+        });
+        Some(UpstreamConfig {
+            name: given_name?.unwrap_or_else(|| addresses.first().map(ToString::to_string).unwrap_or_default()),
+            addresses,
+            group: number,
+            weight: u32::try_from(weight?).unwrap_or(1),
+            identity: identity?,
+            first_leg: own_leg?.or(first_leg)?,
+            warm: own_warm?.or(warm)?,
+        })
+    }
+
+    fn check(&mut self) -> Option<Check> {
+        let target = self.optional("check_target", |text| Ok(text.parse::<HostPort>()?))?;
+        let ways = [("tcp", false), ("handshake", true)];
+        match (self.choice("check", &ways)?, target) {
+            (false, _) => Some(Check::Tcp),
+            (true, Some(target)) => Some(Check::Handshake { target: target.to_string() }),
+            (true, None) => self.required("check", |_| Err(Problem::NeedsToo("check_target"))),
+        }
+    }
+
+    fn rules(&mut self, groups: Option<&[String]>) -> Option<Rules> {
+        let names: Option<Vec<&str>> = groups.map(|groups| groups.iter().map(String::as_str).collect());
+        let mut rules = Vec::new();
+        for entry in self.settings.entries("routes") {
+            rules.push(self.entry(entry, |reader| reader.rule(names.as_deref())));
+        }
+        let no_proxy = self.optional("no_proxy", patterns);
+        let without_credentials = self.optional("without_credentials", patterns);
+        Some(Rules {
+            rules: rules.into_iter().collect::<Option<_>>()?,
+            no_proxy: no_proxy?.unwrap_or_default(),
+            without_credentials: without_credentials?.unwrap_or_default(),
+        })
+    }
+
+    fn rule(&mut self, groups: Option<&[&str]>) -> Option<Rule> {
+        let hosts = self.optional("routes.host", patterns);
+        let networks = self.optional("routes.network", networks);
+        let ports = self.optional("routes.port", patterns);
+        let decision = self.required("routes.to", |text| match text {
+            "direct" => Ok(Decision::Direct),
+            "deny" => Ok(Decision::Deny),
+            group => one_of(groups, group, "groups, direct, deny").map(Decision::Group),
+        });
+        Some(Rule {
+            hosts: hosts?.unwrap_or_default(),
+            networks: networks?.unwrap_or_default(),
+            ports: ports?.unwrap_or_default(),
+            decision: decision?,
+        })
+    }
+
+    /// Reads the settings of one entry; its errors join the others.
+    fn entry<T>(&mut self, entry: &Entry, read: impl FnOnce(&mut Reader<'_>) -> Option<T>) -> Option<T> {
+        let mut reader = Reader { settings: &entry.settings, entry: Some(&entry.origin), errors: Vec::new() };
+        let value = read(&mut reader);
+        self.errors.append(&mut reader.errors);
+        value
+    }
+
+    /// An error about a secret knows no place if nothing was given; then the entry's is the place.
+    fn note_in_entry(&mut self, mut error: ConfigError) {
+        if let (Origin::Default, Some(entry)) = (&error.origin, self.entry) {
+            error.origin = entry.clone();
+        }
+        self.note(error);
+    }
+
+    fn unique<'a>(&mut self, table: &str, names: impl Iterator<Item = &'a str>, max: usize) -> Option<()> {
+        let names: Vec<&str> = names.collect();
+        let twice = names
+            .iter()
+            .enumerate()
+            .find(|(index, name)| names.get(..*index).is_some_and(|before| before.contains(name)));
+        let problem = match twice {
+            Some((_, name)) => Problem::Twice((*name).to_owned()),
+            None if names.len() > max => Problem::TooMany { max },
+            None => return Some(()),
+        };
+        let origin = self.settings.entries(table).last().map_or(Origin::Default, |entry| entry.origin.clone());
+        self.note(ConfigError { origin, key: table.into(), problem });
+        None
+    }
+}
+
+/// A name that stands in logs, metrics and routes.
+fn name(text: &str) -> Result<String, Problem> {
+    let fits = (1..=64).contains(&text.len()) && text.chars().all(|letter| letter.is_ascii_graphic());
+    if fits { Ok(text.to_owned()) } else { Err(Problem::Name { text: text.into() }) }
+}
+
+fn truth(text: &str) -> Result<bool, Problem> {
+    text.parse().map_err(|_| Problem::Choice { text: text.into(), choices: "true, false".into() })
+}
+
+fn hosts(text: &str) -> Result<Vec<HostPort>, Problem> {
+    let hosts: Vec<HostPort> = entries(text).map(str::parse).collect::<Result<_, _>>()?;
+    match hosts.is_empty() {
+        true => Err(Problem::EmptyList("name at least one HOST:PORT, for example proxy.corp.example:8080")),
+        false => Ok(hosts),
+    }
+}
+
+fn patterns<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, Problem>
+where
+    Problem: From<T::Err>,
+{
+    Ok(entries(text).map(str::parse).collect::<Result<_, _>>()?)
+}
+
+/// The place of a name among those known. Where they could not be read, any name will do: they have errors of their own.
+fn one_of(known: Option<&[&str]>, text: &str, what: &str) -> Result<usize, Problem> {
+    let Some(known) = known else { return Ok(0) };
+    known
+        .iter()
+        .position(|name| *name == text)
+        .ok_or_else(|| Problem::Choice { text: text.into(), choices: format!("the {what}: {}", known.join(", ")) })
+}
+
+impl Reader<'_> {
+    pub(super) fn flag(&mut self, name: &str) -> Option<bool> {
+        self.required(name, truth)
+    }
+}

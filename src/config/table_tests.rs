@@ -1,0 +1,189 @@
+//! Several upstreams, identities and routes.
+
+use std::path::Path;
+
+use super::table_keys::TABLE_KEYS;
+use super::*;
+use crate::route::Decision;
+
+const EXAMPLE: &str = include_str!("../../deploy/gateway.example.toml");
+const PASSWORD: &str = "Qu33n-of-Spades";
+
+/// A directory of secrets that goes when it is dropped.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(test: &str) -> Directory {
+        let path = std::env::temp_dir().join(format!("ntlm-gateway-tables-{}-{test}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        for name in ["password", "ci-password", "batch-login", "partner-password"] {
+            std::fs::write(path.join(name), PASSWORD).unwrap();
+        }
+        std::fs::write(path.join("batch-nt-hash"), NtHash::from_password(PASSWORD).to_hex().as_str()).unwrap();
+        Directory(path)
+    }
+
+    /// What comes of a text in which the secrets' directory is the example's.
+    fn read(&self, text: &str) -> Result<Config, Vec<String>> {
+        let text = text.replace("/run/secrets/ntlm-gateway", &self.0.display().to_string());
+        let (settings, mut errors) = file::parse(Path::new("gateway.toml"), &text);
+        let (config, more) = reading::read(&settings, &SecretStore::default());
+        errors.extend(more);
+        let directory = format!("{}/", self.0.display());
+        match errors.is_empty() {
+            true => Ok(config.unwrap()),
+            false => Err(errors.iter().map(|error| error.to_string().replace(&directory, "")).collect()),
+        }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The example's tables, which stand in it as comments.
+fn tables_of_the_example() -> String {
+    let tables = EXAMPLE.split_once("# Several upstreams").map(|(_, tables)| tables).unwrap_or_default();
+    tables.lines().filter_map(|line| line.strip_prefix("#   ")).fold(String::new(), |text, line| text + line + "\n")
+}
+
+const PLAIN: &str = "user = 'CORP\\svc'\npassword_file = '/run/secrets/ntlm-gateway/password'\n";
+
+#[test]
+fn the_tables_of_the_example_are_valid_and_show_every_setting() {
+    let tables = tables_of_the_example();
+    let (settings, errors) = file::parse(Path::new("gateway.toml"), &tables);
+    assert!(errors.is_empty(), "{errors:?}");
+    for key in TABLE_KEYS {
+        let table = key.name.split('.').next().unwrap();
+        let shown = settings.entries(table).iter().any(|entry| entry.settings.given(key.name).is_some());
+        assert!(shown, "{} is not in the example", key.name);
+    }
+    let config = Directory::new("example").read(&format!("{PLAIN}{tables}")).unwrap();
+    let names: Vec<&str> = config.identities.iter().map(|identity| identity.name.as_str()).collect();
+    assert_eq!(names, ["default", "ci", "batch", "partner"]);
+    assert_eq!(config.groups, ["default", "partners"]);
+    let upstreams: Vec<_> = config
+        .upstreams
+        .iter()
+        .map(|upstream| (upstream.name.as_str(), upstream.addresses.len(), upstream.group, upstream.weight))
+        .collect();
+    assert_eq!(upstreams, [("east", 2, 0, 3), ("west", 1, 0, 1), ("partner", 1, 1, 1)]);
+    let partner = &config.upstreams[2];
+    assert_eq!((partner.identity, partner.first_leg, partner.warm), (Some(3), FirstLeg::Plain, 0));
+    assert_eq!(config.upstreams[0].warm, crate::limits::WARM_PER_SHARD);
+    assert_eq!(config.listen, ["127.0.0.1:3128".parse().unwrap(), "127.0.0.1:3129".parse().unwrap()]);
+    let batch = &config.identities[2];
+    assert_eq!(batch.identity.nt_hash(), &NtHash::from_password(PASSWORD));
+    let login = batch.login.as_ref().unwrap();
+    assert_eq!((login.user.as_str(), &login.password), ("batch", &NtHash::from_password(PASSWORD)));
+    let decisions: Vec<Decision> = config.rules.rules.iter().map(|rule| rule.decision).collect();
+    assert_eq!(decisions, [Decision::Group(1), Decision::Direct, Decision::Deny]);
+    assert_eq!(config.files.len(), 5, "every file with a secret is watched: {:?}", config.files);
+}
+
+#[test]
+fn several_plain_upstreams_are_tried_in_their_order() {
+    let config = Directory::new("plain").read(&format!("{PLAIN}upstream = ['a:1', 'b:2']\n")).unwrap();
+    let names: Vec<&str> = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+    assert_eq!(names, ["a:1", "b:2"]);
+    assert_eq!(config.order, Order::Failover);
+}
+
+#[test]
+fn the_tables_alone_are_enough() {
+    let text = "[[upstreams]]\naddress = 'a:1'\n[[identities]]\nname = 'one'\nuser = 'x@corp'\n\
+                password_file = '/run/secrets/ntlm-gateway/password'\n";
+    let config = Directory::new("alone").read(text).unwrap();
+    assert_eq!((config.identities.len(), config.upstreams.len()), (1, 1));
+}
+
+#[test]
+fn basic_keeps_the_password_and_needs_its_file() {
+    let directory = Directory::new("basic");
+    let text = format!("{PLAIN}upstream = 'a:1'\nallow_basic = true\n");
+    let config = directory.read(&text).unwrap();
+    assert_eq!(config.identities[0].basic_password.as_ref().map(|password| password.reveal()), Some(PASSWORD));
+    assert!(!format!("{config:?}").contains(PASSWORD));
+    let hashed = text.replace(
+        "password_file = '/run/secrets/ntlm-gateway/password'",
+        "nt_hash_file = '/run/secrets/ntlm-gateway/batch-nt-hash'",
+    );
+    let errors = directory.read(&hashed).unwrap_err();
+    assert_eq!(
+        errors,
+        ["gateway.toml:4:15: allow_basic: needs the password itself, from a file: give it with password_file"]
+    );
+}
+
+#[test]
+fn what_is_wrong_in_a_table_is_told_with_its_place() {
+    let directory = Directory::new("wrong");
+    let with = |tables: &str| directory.read(&format!("{PLAIN}{tables}")).unwrap_err();
+    for (tables, expected) in [
+        ("upstreams = 'a:1'", "3:13: upstreams: must be a list of entries, each under [[name]], but is a string"),
+        (
+            "[[upstreams]]\nadress = 'a:1'\naddress = 'a:1'",
+            "4:1: upstreams.adress: unknown setting; did you mean upstreams.address?",
+        ),
+        (
+            "[[upstreams]]\nname = 'a'",
+            "3:1: upstreams.address: not given; name the proxy with address = \"HOST:PORT\" in this entry",
+        ),
+        (
+            "[[upstreams]]\naddress = 'a'",
+            "4:11: upstreams.address: \"a\" has no port; write HOST:PORT, for example proxy.corp.example:8080",
+        ),
+        (
+            "upstream = 'a:1'\n[[upstreams]]\naddress = 'b:1'",
+            "3:12: upstream: cannot be given together with the file's table; put it among the [[upstreams]] of the file, or take those out",
+        ),
+        (
+            "[[upstreams]]\naddress = 'a:1'\n[[upstreams]]\naddress = 'a:1'",
+            "5:1: upstreams: there are two called a:1; give each a name of its own",
+        ),
+        (
+            "[[upstreams]]\naddress = 'a:1'\nidentity = 'nobody'",
+            "5:12: upstreams.identity: \"nobody\" is none of the identities: default",
+        ),
+        (
+            "[[upstreams]]\naddress = 'a:1'\nweight = 0",
+            "5:10: upstreams.weight: \"0\" is no whole number from 1 to 1000",
+        ),
+        (
+            "[[upstreams]]\naddress = 'a:1'\n[[routes]]\nhost = 'x'\nto = 'west'",
+            "7:6: routes.to: \"west\" is none of the groups, direct, deny: default",
+        ),
+        (
+            "upstream = 'a:1'\n[[routes]]\nhost = 'a b'\nto = 'deny'\nport = 'http'",
+            "7:8: routes.port: \"http\" is no port",
+        ),
+        (
+            "upstream = 'a:1'\n[[identities]]\nname = 'default'\nuser = 'y'\npassword_file = '/run/secrets/ntlm-gateway/password'",
+            "4:1: identities: there are two called default; give each a name of its own",
+        ),
+        (
+            "upstream = 'a:1'\n[[identities]]\nname = 'x'\nuser = 'y'",
+            "4:1: identities.password_file: no password given; name a file",
+        ),
+        (
+            "upstream = 'a:1'\n[[identities]]\nname = 'x'\nuser = 'y'\nproxy_user = 'z'\npassword_file = '/run/secrets/ntlm-gateway/password'",
+            "7:14: identities.proxy_user: needs proxy_password_file too",
+        ),
+        (
+            "upstream = 'a:1'\n[[identities]]\nname = 'x'\nuser = 'y'\nlisten = '0.0.0.0:1'\npassword_file = '/run/secrets/ntlm-gateway/password'",
+            "identities.listen: 0.0.0.0:1 can be reached from other machines",
+        ),
+        ("upstream = 'a:1'\ncheck = 'handshake'", "4:9: check: needs check_target too"),
+    ] {
+        let errors = with(tables);
+        assert_eq!(errors.len(), 1, "{tables}: {errors:#?}");
+        assert!(
+            errors[0].trim_start_matches("gateway.toml:").starts_with(expected),
+            "{tables}:\n{}\n{expected}",
+            errors[0]
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! Building the fleet from the configuration, at the start and at each reload: what both configurations name alike lives on.
+
+use std::io;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::{self, Check, Config, IdentityConfig, UpstreamConfig};
+use crate::event::Sender;
+use crate::fleet::{Fleet, Hop, KnownIdentity, Member, Order, check_by_handshake};
+use crate::handshake::Credentials;
+use crate::metrics::{Metrics, UpstreamMetrics};
+use crate::shard::Message;
+use crate::upstream::{
+    Checker, Guard, GuardPolicy, GuardState, HealthChange, HostPort, Resolution, Resolver, Upstream,
+};
+
+/// What the shards are told by; filled once they are there.
+pub(super) type Bell = Arc<OnceLock<Vec<Sender<Message>>>>;
+
+/// What every part of the fleet is made with.
+pub(super) struct Workshop {
+    pub metrics: Arc<Metrics>,
+    pub bell: Bell,
+    /// When the process's clock began.
+    pub epoch: Instant,
+}
+
+/// The fleet, and what keeps it going.
+pub(super) struct WayOut {
+    pub fleet: Arc<Fleet>,
+    identities: Vec<OwnIdentity>,
+    upstreams: Vec<OwnUpstream>,
+}
+
+struct OwnIdentity {
+    config: IdentityConfig,
+    guard: Arc<Guard>,
+    /// Its guard has no say in logs and metrics any more.
+    retired: Arc<AtomicBool>,
+}
+
+struct OwnUpstream {
+    addresses: Vec<HostPort>,
+    upstream: Arc<Upstream>,
+    metrics: UpstreamMetrics,
+    /// The handshake that a check does, if it does one.
+    check: CheckSlot,
+    _resolvers: Vec<Resolver>,
+}
+
+type CheckSlot = Arc<Mutex<Option<(Arc<Hop>, String)>>>;
+
+/// The hop in the slot holds the upstream, whose checker holds the slot.
+impl Drop for OwnUpstream {
+    fn drop(&mut self) {
+        *lock(&self.check) = None;
+    }
+}
+
+impl WayOut {
+    /// Builds the fleet of a configuration; upstreams and guards of `old` live on where nothing about them has changed.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub(super) fn build(config: &Config, workshop: &Workshop, old: Option<WayOut>) -> io::Result<WayOut> {
+        let (mut old_identities, mut old_upstreams) =
+            old.map_or_else(Default::default, |old| (old.identities, old.upstreams));
+        let identities: Vec<OwnIdentity> =
+            config.identities.iter().map(|identity| workshop.identity(identity, &mut old_identities)).collect();
+        for gone in old_identities {
+            gone.retired.store(true, Ordering::Relaxed);
+        }
+        let mut upstreams = Vec::new();
+        for upstream in &config.upstreams {
+            upstreams.push(workshop.upstream(upstream, &mut old_upstreams)?);
+        }
+        let fleet = Arc::new(fleet(config, workshop, &identities, &upstreams));
+        for (member, own) in upstreams.iter().enumerate() {
+            let hop = fleet.hop(member, None).cloned();
+            *lock(&own.check) = match &config.check {
+                Check::Tcp => None,
+                Check::Handshake { target } => hop.map(|hop| (hop, target.clone())),
+            };
+        }
+        Ok(WayOut { fleet, identities, upstreams })
+    }
+
+    /// How long no identity is tried any more, if all were refused.
+    pub(super) fn held(&self, now_ms: u64) -> Option<Duration> {
+        let rests: Option<Vec<Duration>> = self.identities.iter().map(|own| own.guard.held(now_ms)).collect();
+        rests?.into_iter().min()
+    }
+
+    /// Why no client could be served now, if so.
+    pub(super) fn unready(&self) -> Option<String> {
+        let mut why = String::new();
+        for own in &self.upstreams {
+            match (own.upstream.health.why_down(), own.upstream.resolution()) {
+                (Some(down), _) => why = format!("no upstream is up; {}: {down}", own.upstream.name()),
+                (None, Some(Resolution::Addresses(_))) => return None,
+                (None, _) => why = "the upstream's name is not resolved".into(),
+            }
+        }
+        Some(why)
+    }
+
+    /// Whether a configuration has other secrets or accounts than this was built of.
+    pub(super) fn has_other_secrets(&self, config: &Config) -> bool {
+        let same = |own: &OwnIdentity, new: &IdentityConfig| is_same_account(&own.config, new);
+        self.identities.len() != config.identities.len()
+            || !self.identities.iter().zip(&config.identities).all(|(own, new)| same(own, new))
+    }
+}
+
+fn fleet(config: &Config, workshop: &Workshop, identities: &[OwnIdentity], upstreams: &[OwnUpstream]) -> Fleet {
+    let known: Vec<Arc<KnownIdentity>> = identities.iter().map(known_identity).collect();
+    let mut hops = Vec::new();
+    for (own, of_config) in upstreams.iter().zip(&config.upstreams) {
+        for (identity, known) in identities.iter().zip(&known) {
+            hops.push(Arc::new(Hop {
+                number: hops.len(),
+                upstream: Arc::clone(&own.upstream),
+                identity: Arc::clone(known),
+                credentials: Arc::new(credentials(&identity.config, of_config)),
+                metrics: workshop.metrics.hop(own.upstream.name(), &known.name),
+                upstream_metrics: own.metrics.clone(),
+                warm_cap: of_config.warm,
+            }));
+        }
+    }
+    let member = |(own, of_config): (&OwnUpstream, &UpstreamConfig)| Member {
+        upstream: Arc::clone(&own.upstream),
+        metrics: own.metrics.clone(),
+        group: of_config.group,
+        weight: of_config.weight,
+        identity: of_config.identity,
+    };
+    Fleet {
+        members: upstreams.iter().zip(&config.upstreams).map(member).collect(),
+        identities: known,
+        hops,
+        order: match config.order {
+            config::Order::Failover => Order::Failover,
+            config::Order::Balance => Order::Balance,
+        },
+        rules: config.rules.clone(),
+        by_listener: identities_of_listeners(config),
+    }
+}
+
+fn known_identity(own: &OwnIdentity) -> Arc<KnownIdentity> {
+    Arc::new(KnownIdentity {
+        name: own.config.name.as_str().into(),
+        guard: Arc::clone(&own.guard),
+        clients: own.config.clients.clone(),
+        has_listener: !own.config.listen.is_empty(),
+        login: own.config.login.as_ref().map(|login| (login.user.clone(), login.password.clone())),
+    })
+}
+
+fn credentials(identity: &IdentityConfig, upstream: &UpstreamConfig) -> Credentials {
+    let host = upstream.addresses.first().map(HostPort::host).unwrap_or_default();
+    Credentials::new(identity.identity.clone(), host, upstream.first_leg)
+        .with_basic(identity.basic_password.as_ref().map(|password| password.reveal()))
+}
+
+/// The addresses of the identities stand behind those of all, in the identities' order.
+fn identities_of_listeners(config: &Config) -> Vec<Option<usize>> {
+    let own: Vec<usize> = config
+        .identities
+        .iter()
+        .enumerate()
+        .flat_map(|(place, identity)| identity.listen.iter().map(move |_| place))
+        .collect();
+    let common = config.listen.len().saturating_sub(own.len());
+    std::iter::repeat_n(None, common).chain(own.into_iter().map(Some)).collect()
+}
+
+impl Workshop {
+    fn identity(&self, config: &IdentityConfig, old: &mut Vec<OwnIdentity>) -> OwnIdentity {
+        let same = |own: &OwnIdentity| own.config.name == config.name && is_same_account(&own.config, config);
+        if let Some(place) = old.iter().position(same) {
+            let kept = old.swap_remove(place);
+            return OwnIdentity { config: config.clone(), ..kept };
+        }
+        let retired = Arc::new(AtomicBool::new(false));
+        let guard = self.guard(config, Arc::clone(&retired));
+        OwnIdentity { config: config.clone(), guard, retired }
+    }
+
+    /// A guard whose changes are counted, logged and told to all shards.
+    fn guard(&self, config: &IdentityConfig, retired: Arc<AtomicBool>) -> Arc<Guard> {
+        let (bell, metrics, name) = (Arc::clone(&self.bell), Arc::clone(&self.metrics), config.name.clone());
+        metrics.guard_changed(&name, GuardState::Unproven);
+        let account = account_of(config);
+        Guard::new(GuardPolicy::default(), move |state, rest| {
+            if retired.load(Ordering::Relaxed) {
+                return;
+            }
+            metrics.guard_changed(&name, state);
+            match state {
+                GuardState::Proven => log::info!("the credentials of {account} are accepted"),
+                GuardState::Unproven => log::debug!("the credentials of {account} are to be proven anew"),
+                GuardState::Refused => log::error!(
+                    "the credentials of {account} are refused: no further attempt for {} min, so that the account is not locked; \
+                     correct the password: a changed one is tried at once",
+                    rest.as_secs().div_ceil(60)
+                ),
+            }
+            tell(&bell, || Message::GuardChanged);
+        })
+    }
+
+    fn upstream(&self, config: &UpstreamConfig, old: &mut Vec<OwnUpstream>) -> io::Result<OwnUpstream> {
+        let same = |own: &OwnUpstream| **own.upstream.name() == *config.name && own.addresses == config.addresses;
+        if let Some(place) = old.iter().position(same) {
+            return Ok(old.swap_remove(place));
+        }
+        let metrics = self.metrics.upstream(&config.name);
+        metrics.up.set(1);
+        let (checker, call) = Checker::new();
+        let (told, name) = (metrics.clone(), config.name.clone());
+        let upstream = Upstream::new(&config.name, config.addresses.clone(), move |change| {
+            told.up.set(i64::from(*change == HealthChange::Returned));
+            match change {
+                HealthChange::Ejected(why) => {
+                    told.ejections.inc();
+                    log::warn!("upstream {name} is ejected: {why}; it is checked until it answers again");
+                }
+                HealthChange::Returned => log::info!("upstream {name} answers again"),
+            }
+            // The checker is gone only when the upstream is.
+            let _ = call.send(());
+        });
+        let check = CheckSlot::default();
+        let slot = Arc::clone(&check);
+        let epoch = self.epoch;
+        checker.start(&upstream, epoch, move |stream: TcpStream| match lock(&slot).clone() {
+            Some((hop, target)) => check_by_handshake(&hop, &target, epoch, stream),
+            None => Ok(()),
+        })?;
+        let mut resolvers = Vec::new();
+        for (place, host) in config.addresses.iter().enumerate() {
+            resolvers.push(self.resolver(host, place, &upstream, &metrics)?);
+        }
+        Ok(OwnUpstream { addresses: config.addresses.clone(), upstream, metrics, check, _resolvers: resolvers })
+    }
+
+    fn resolver(
+        &self,
+        host: &HostPort,
+        place: usize,
+        upstream: &Arc<Upstream>,
+        metrics: &UpstreamMetrics,
+    ) -> io::Result<Resolver> {
+        let (upstream, addresses) = (Arc::downgrade(upstream), metrics.addresses.clone());
+        let bell = Arc::clone(&self.bell);
+        Resolver::start(host.clone(), move |resolution| {
+            let Some(upstream) = upstream.upgrade() else { return };
+            let count = upstream.resolved(place, resolution);
+            addresses.set(i64::try_from(count).unwrap_or(i64::MAX));
+            tell(&bell, || Message::Resolved);
+        })
+    }
+}
+
+fn tell(bell: &Bell, message: impl Fn() -> Message) {
+    for shard in bell.get().into_iter().flatten() {
+        shard.send(message());
+    }
+}
+
+/// `DOMAIN\user`, or the user alone.
+pub(super) fn account_of(config: &IdentityConfig) -> String {
+    match config.identity.domain() {
+        "" => config.identity.user().to_owned(),
+        domain => format!("{domain}\\{}", config.identity.user()),
+    }
+}
+
+fn is_same_account(old: &IdentityConfig, new: &IdentityConfig) -> bool {
+    let account = |config: &IdentityConfig| {
+        let identity = &config.identity;
+        (identity.domain().to_owned(), identity.user().to_owned(), identity.method(), identity.target_domain())
+    };
+    old.name == new.name
+        && old.identity.nt_hash() == new.identity.nt_hash()
+        && old.basic_password == new.basic_password
+        && account(old) == account(new)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

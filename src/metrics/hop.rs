@@ -1,0 +1,301 @@
+//! What is counted of the upstreams, and of each as each identity.
+
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use super::Maker;
+
+/// Bounds of the handshake histograms in seconds: from a proxy in the same rack to one that waits for its domain controller.
+const HANDSHAKE_BUCKETS_SECONDS: &[f64] =
+    &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 75.0];
+
+/// Why an upstream answered 407.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason407 {
+    /// To a request without credentials, or a NEGOTIATE_MESSAGE that it did not look at.
+    Unprompted,
+    /// With a CHALLENGE_MESSAGE, as it should.
+    Challenge,
+    /// To an AUTHENTICATE_MESSAGE, without a new challenge.
+    Refused,
+    /// To an AUTHENTICATE_MESSAGE, with a new challenge.
+    Rechallenge,
+}
+
+impl Reason407 {
+    const ALL: [(Reason407, &'static str); 4] = [
+        (Reason407::Unprompted, "unprompted"),
+        (Reason407::Challenge, "challenge"),
+        (Reason407::Refused, "refused"),
+        (Reason407::Rechallenge, "rechallenge"),
+    ];
+}
+
+/// A part of what a client waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for the upstream's addresses.
+    Resolve,
+    /// The TCP connection.
+    Connect,
+    /// From the NEGOTIATE_MESSAGE to the whole CHALLENGE_MESSAGE, dialling again included.
+    Challenge,
+    /// Waiting for the credential guard.
+    Guard,
+    /// From the AUTHENTICATE_MESSAGE to its answer; the upstream's own way to the origin included.
+    Authenticate,
+}
+
+impl Phase {
+    const ALL: [(Phase, &'static str); 5] = [
+        (Phase::Resolve, "resolve"),
+        (Phase::Connect, "connect"),
+        (Phase::Challenge, "challenge"),
+        (Phase::Guard, "guard"),
+        (Phase::Authenticate, "authenticate"),
+    ];
+}
+
+/// Why a warm connection was thrown away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discarded {
+    /// Nobody wanted it in time.
+    Aged,
+    /// The upstream closed it, or failed on the way to its challenge.
+    Failed,
+    /// Clients waited for a challenge meanwhile, perhaps for the helper that this one held.
+    Yielded,
+    /// The configuration or the credentials' state changed.
+    Outdated,
+}
+
+impl Discarded {
+    /// All causes with their metric labels.
+    pub const ALL: [(Discarded, &'static str); 4] = [
+        (Discarded::Aged, "aged"),
+        (Discarded::Failed, "failed"),
+        (Discarded::Yielded, "yielded"),
+        (Discarded::Outdated, "outdated"),
+    ];
+}
+
+/// Where a handshake's connection came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// Dialled for the request.
+    Cold,
+    /// Dialled and challenged ahead.
+    Warm,
+}
+
+/// How a handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// With a tunnel.
+    Established,
+    /// The upstream took the credentials and refused the request (403, 503 …).
+    Declined,
+    /// The upstream refused the credentials.
+    Refused,
+    /// A fault.
+    Failed,
+}
+
+impl Outcome {
+    const ALL: [(Outcome, &'static str); 4] = [
+        (Outcome::Established, "established"),
+        (Outcome::Declined, "declined"),
+        (Outcome::Refused, "refused"),
+        (Outcome::Failed, "failed"),
+    ];
+}
+
+/// What is counted of one upstream as one identity.
+#[derive(Clone, Debug)]
+pub struct HopMetrics {
+    /// Cold and warm.
+    handshakes: [Vec<Histogram>; 2],
+    phases: Vec<Histogram>,
+    reasons_407: Vec<IntCounter>,
+    warm_discarded: Vec<IntCounter>,
+    /// Connections dialled.
+    pub dials: IntCounter,
+    /// AUTHENTICATE_MESSAGEs sent.
+    pub authenticates: IntCounter,
+    /// Warm connections that have their challenge.
+    pub warm_ready: IntGauge,
+    /// Requests that found a warm connection.
+    pub warm_hits: IntCounter,
+    /// Requests that would have taken one and found none.
+    pub warm_misses: IntCounter,
+}
+
+impl HopMetrics {
+    /// A handshake has ended.
+    pub fn handshake(&self, path: Path, outcome: Outcome, duration_us: u64) {
+        let [cold, warm] = &self.handshakes;
+        let histograms = if path == Path::Warm { warm } else { cold };
+        observe(histograms, Outcome::ALL.iter().position(|(known, _)| *known == outcome), duration_us);
+    }
+
+    /// A phase of a handshake has ended.
+    pub fn phase(&self, phase: Phase, duration_us: u64) {
+        observe(&self.phases, Phase::ALL.iter().position(|(known, _)| *known == phase), duration_us);
+    }
+
+    /// The upstream answered 407, so many times.
+    pub fn answered_407(&self, reason: Reason407, times: u64) {
+        if let Some((_, counter)) =
+            Reason407::ALL.iter().zip(&self.reasons_407).find(|((known, _), _)| *known == reason)
+        {
+            counter.inc_by(times);
+        }
+    }
+
+    /// A warm connection was thrown away.
+    pub fn warm_discarded(&self, cause: Discarded) {
+        let position = Discarded::ALL.iter().position(|(known, _)| *known == cause);
+        if let Some(counter) = position.and_then(|index| self.warm_discarded.get(index)) {
+            counter.inc();
+        }
+    }
+}
+
+/// What is counted of one upstream.
+#[derive(Clone, Debug)]
+pub struct UpstreamMetrics {
+    /// 1 while clients are sent to it, 0 while it is ejected.
+    pub up: IntGauge,
+    /// Times that it was ejected.
+    pub ejections: IntCounter,
+    /// Clients that are on it or on their way to it.
+    pub tunnels: IntGauge,
+    /// Addresses that its names resolve to.
+    pub addresses: IntGauge,
+}
+
+pub(super) struct HopFamilies {
+    handshakes: HistogramVec,
+    phases: HistogramVec,
+    reasons_407: IntCounterVec,
+    dials: IntCounterVec,
+    authenticates: IntCounterVec,
+    warm_ready: IntGaugeVec,
+    warm_hits: IntCounterVec,
+    warm_misses: IntCounterVec,
+    warm_discarded: IntCounterVec,
+}
+
+impl HopFamilies {
+    pub(super) fn new(make: &Maker) -> prometheus::Result<HopFamilies> {
+        const HOP: [&str; 2] = ["upstream", "identity"];
+        Ok(HopFamilies {
+            handshakes: make.histograms(
+                "handshake_duration_seconds",
+                "From the first dial to the upstream to its answer to the request",
+                &["upstream", "identity", "path", "outcome"],
+                HANDSHAKE_BUCKETS_SECONDS,
+            )?,
+            phases: make.histograms(
+                "handshake_phase_duration_seconds",
+                "Parts of the handshake: resolve, connect, challenge, guard, authenticate",
+                &["upstream", "identity", "phase"],
+                HANDSHAKE_BUCKETS_SECONDS,
+            )?,
+            reasons_407: make.counters(
+                "407_total",
+                "Answers 407 of the upstream by reason: unprompted, challenge, refused, rechallenge",
+                &["upstream", "identity", "reason"],
+            )?,
+            dials: make.counters("dials_total", "Connections dialled to the upstream", &HOP)?,
+            authenticates: make.counters("authenticate_messages_total", "AUTHENTICATE_MESSAGEs sent", &HOP)?,
+            warm_ready: make.gauges(
+                "warm_connections",
+                "Upstream connections that are dialled and challenged ahead",
+                &HOP,
+            )?,
+            warm_hits: make.counters("warm_hits_total", "Requests that found a warm connection", &HOP)?,
+            warm_misses: make.counters(
+                "warm_misses_total",
+                "Requests that would have taken a warm connection and found none",
+                &HOP,
+            )?,
+            warm_discarded: make.counters(
+                "warm_discarded_total",
+                "Warm connections thrown away by cause (aged, failed, yielded, outdated)",
+                &["upstream", "identity", "cause"],
+            )?,
+        })
+    }
+
+    pub(super) fn of(&self, upstream: &str, identity: &str) -> HopMetrics {
+        let hop = [upstream, identity];
+        let with = |label| [upstream, identity, label];
+        let outcomes = |path: &str| -> Vec<Histogram> {
+            let of = |label| self.handshakes.with_label_values(&[upstream, identity, path, label]);
+            Outcome::ALL.map(|(_, label)| of(label)).into()
+        };
+        HopMetrics {
+            handshakes: [outcomes("cold"), outcomes("warm")],
+            phases: Phase::ALL.map(|(_, label)| self.phases.with_label_values(&with(label))).into(),
+            reasons_407: Reason407::ALL.map(|(_, label)| self.reasons_407.with_label_values(&with(label))).into(),
+            warm_discarded: Discarded::ALL.map(|(_, label)| self.warm_discarded.with_label_values(&with(label))).into(),
+            dials: self.dials.with_label_values(&hop),
+            authenticates: self.authenticates.with_label_values(&hop),
+            warm_ready: self.warm_ready.with_label_values(&hop),
+            warm_hits: self.warm_hits.with_label_values(&hop),
+            warm_misses: self.warm_misses.with_label_values(&hop),
+        }
+    }
+}
+
+pub(super) struct UpstreamFamilies {
+    up: IntGaugeVec,
+    ejections: IntCounterVec,
+    tunnels: IntGaugeVec,
+    addresses: IntGaugeVec,
+}
+
+impl UpstreamFamilies {
+    pub(super) fn new(make: &Maker) -> prometheus::Result<UpstreamFamilies> {
+        const UPSTREAM: [&str; 1] = ["upstream"];
+        Ok(UpstreamFamilies {
+            up: make.gauges(
+                "upstream_up",
+                "1 while clients are sent to the upstream, 0 while it is ejected",
+                &UPSTREAM,
+            )?,
+            ejections: make.counters(
+                "upstream_ejections_total",
+                "Times that the upstream was ejected for its faults",
+                &UPSTREAM,
+            )?,
+            tunnels: make.gauges(
+                "upstream_tunnels",
+                "Clients that are on the upstream or on their way to it",
+                &UPSTREAM,
+            )?,
+            addresses: make.gauges(
+                "upstream_addresses",
+                "Addresses that the upstream's names resolve to",
+                &UPSTREAM,
+            )?,
+        })
+    }
+
+    pub(super) fn of(&self, name: &str) -> UpstreamMetrics {
+        let label = [name];
+        UpstreamMetrics {
+            up: self.up.with_label_values(&label),
+            ejections: self.ejections.with_label_values(&label),
+            tunnels: self.tunnels.with_label_values(&label),
+            addresses: self.addresses.with_label_values(&label),
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "durations in µs are far below 2^52")]
+fn observe(histograms: &[Histogram], index: Option<usize>, duration_us: u64) {
+    if let Some(histogram) = index.and_then(|index| histograms.get(index)) {
+        histogram.observe(duration_us as f64 / 1e6);
+    }
+}

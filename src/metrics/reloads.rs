@@ -1,0 +1,56 @@
+//! What became of the configurations that were read.
+
+use prometheus::{IntCounter, IntGauge};
+
+use super::Maker;
+
+/// The families of the configuration.
+pub struct ConfigMetrics {
+    applied: IntCounter,
+    refused: IntCounter,
+    last_successful: IntGauge,
+    hash: IntGauge,
+}
+
+impl ConfigMetrics {
+    pub(super) fn new(make: &Maker) -> prometheus::Result<ConfigMetrics> {
+        let reloads = make.counters(
+            "config_reloads_total",
+            "Times that the configuration was read again, by outcome: applied, refused",
+            &["outcome"],
+        )?;
+        let last_successful = make.gauge(
+            "config_last_reload_successful",
+            "1 if the configuration in force is the last one that was read, 0 if that one was refused",
+        )?;
+        last_successful.set(1);
+        Ok(ConfigMetrics {
+            applied: reloads.with_label_values(&["applied"]),
+            refused: reloads.with_label_values(&["refused"]),
+            last_successful,
+            hash: make.gauge(
+                "config_hash",
+                "A number made of the settings in force: the same in all processes with the same settings. No secret is in it",
+            )?,
+        })
+    }
+
+    /// The configuration with this digest is in force from the start.
+    pub fn started(&self, digest: u64) {
+        // A digest has 48 bits.
+        self.hash.set(i64::try_from(digest).unwrap_or(i64::MAX));
+    }
+
+    /// A configuration was read again and is in force.
+    pub fn applied(&self, digest: u64) {
+        self.applied.inc();
+        self.last_successful.set(1);
+        self.started(digest);
+    }
+
+    /// A configuration was read again and is not valid.
+    pub fn refused(&self) {
+        self.refused.inc();
+        self.last_successful.set(0);
+    }
+}

@@ -1,0 +1,195 @@
+//! Telling a service manager how the process is doing: the protocol of sd_notify(3).
+//!
+//! It is a datagram of `NAME=value` lines to the socket in `NOTIFY_SOCKET`. Without that variable nothing is told. The
+//! gateway starts no other process, so that the variables need not be taken out of the environment.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::limits;
+
+/// Where notifications go, if anybody wants them.
+#[derive(Debug)]
+pub struct Notifier {
+    to: Option<(UnixDatagram, SocketAddr)>,
+    watchdog: Option<Duration>,
+}
+
+impl Notifier {
+    /// Takes `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` by `lookup` of a variable's name. A socket that cannot be is
+    /// logged and then as good as none.
+    pub fn new(lookup: impl Fn(&str) -> Option<OsString>) -> Notifier {
+        let Some(name) = lookup("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
+            return Notifier { to: None, watchdog: None };
+        };
+        let to = open(name.as_bytes())
+            .inspect_err(|error| log::warn!("nothing is told to the socket in NOTIFY_SOCKET: {error}"))
+            .ok();
+        let number = |name| lookup(name).and_then(|text| text.to_str()?.parse::<u64>().ok());
+        let for_us = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+        let watchdog = number("WATCHDOG_USEC").filter(|micros| *micros > 0 && for_us).map(Duration::from_micros);
+        Notifier { to, watchdog }
+    }
+
+    /// The time within which the service manager wants [`Notifier::alive`], if it does.
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.watchdog.filter(|_| self.to.is_some())
+    }
+
+    /// The start, or a reload, has come to its end.
+    pub fn ready(&self, status: &str) {
+        self.tell(&format!("READY=1\nSTATUS={status}"));
+    }
+
+    /// A reload begins; [`Notifier::ready`] ends it.
+    pub fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let micros = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000);
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+    }
+
+    /// The shutdown has begun.
+    pub fn stopping(&self, status: &str) {
+        self.tell(&format!("STOPPING=1\nSTATUS={status}"));
+    }
+
+    /// What it is doing, in a line.
+    pub fn status(&self, status: &str) {
+        self.tell(&format!("STATUS={status}"));
+    }
+
+    /// The watchdog need not bite.
+    pub fn alive(&self) {
+        self.tell("WATCHDOG=1");
+    }
+
+    fn tell(&self, lines: &str) {
+        let Some((socket, address)) = &self.to else { return };
+        if let Err(error) = socket.send_to_addr(lines.as_bytes(), address) {
+            log::warn!("the service manager does not take a notification: {error}");
+        }
+    }
+}
+
+/// A path, or with `@` in front a name in the abstract namespace.
+fn open(name: &[u8]) -> io::Result<(UnixDatagram, SocketAddr)> {
+    let address = match name {
+        [b'/', ..] => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(name))?,
+        [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest)?,
+        _ => return Err(io::Error::other("it is neither an absolute path nor an abstract name")),
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(limits::NOTIFY_TIMEOUT))?;
+    Ok((socket, address))
+}
+
+/// Keeps the service manager's watchdog quiet for as long as the gateway lives; ends when dropped.
+#[derive(Debug)]
+pub struct Watchdog {
+    _ending: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    /// Asks `alive` twice in each period that the service manager set, on a thread of its own, and tells of it only when it
+    /// answers yes. `None` when no watchdog waits.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(notifier: &Arc<Notifier>, alive: impl Fn() -> bool + Send + 'static) -> io::Result<Option<Watchdog>> {
+        let Some(period) = notifier.watchdog() else { return Ok(None) };
+        let (ending, ended) = mpsc::channel();
+        let notifier = Arc::clone(notifier);
+        thread::Builder::new().name("watchdog".into()).spawn(move || {
+            while ended.recv_timeout(period / 2) == Err(RecvTimeoutError::Timeout) {
+                if alive() {
+                    notifier.alive();
+                }
+            }
+        })?;
+        Ok(Some(Watchdog { _ending: ending }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// A service manager's socket with an abstract name, and the notifier that speaks to it.
+    fn manager(name: &str, watchdog: Option<(&str, &str)>) -> (UnixDatagram, Arc<Notifier>) {
+        let name = format!("ntlm-gateway-notify-{name}-{}", std::process::id());
+        let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let notifier = Notifier::new(|variable| match variable {
+            "NOTIFY_SOCKET" => Some(format!("@{name}").into()),
+            "WATCHDOG_USEC" => watchdog.map(|(micros, _)| micros.into()),
+            "WATCHDOG_PID" => watchdog.map(|(_, pid)| pid.into()),
+            _ => None,
+        });
+        (socket, Arc::new(notifier))
+    }
+
+    fn heard(socket: &UnixDatagram) -> String {
+        let mut buffer = [0; 512];
+        let count = socket.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..count].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn each_state_is_told_in_the_words_of_sd_notify() {
+        let (socket, notifier) = manager("states", None);
+        notifier.ready("serving");
+        assert_eq!(heard(&socket), "READY=1\nSTATUS=serving");
+        notifier.reloading();
+        let reloading = heard(&socket);
+        let micros = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_else(|| panic!("{reloading}"));
+        assert!(micros.parse::<u64>().unwrap() > 0);
+        notifier.status("waiting");
+        assert_eq!(heard(&socket), "STATUS=waiting");
+        notifier.stopping("draining");
+        assert_eq!(heard(&socket), "STOPPING=1\nSTATUS=draining");
+        assert_eq!(notifier.watchdog(), None);
+    }
+
+    #[test]
+    fn the_watchdog_hears_of_it_while_the_gateway_lives_and_not_a_moment_longer() {
+        let pid = std::process::id().to_string();
+        let (socket, notifier) = manager("watchdog", Some(("20000", &pid)));
+        let lives = Arc::new(AtomicBool::new(true));
+        let asked = Arc::clone(&lives);
+        let watchdog = Watchdog::start(&notifier, move || asked.load(Ordering::SeqCst)).unwrap();
+        assert!(watchdog.is_some());
+        assert_eq!((heard(&socket).as_str(), heard(&socket).as_str()), ("WATCHDOG=1", "WATCHDOG=1"));
+        lives.store(false, Ordering::SeqCst);
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let mut buffer = [0; 64];
+        // One may be on its way.
+        let told = std::iter::from_fn(|| socket.recv(&mut buffer).ok()).take(20).count();
+        assert!(told <= 3, "{told} more");
+    }
+
+    #[test]
+    fn a_watchdog_of_another_process_and_no_socket_want_nothing() {
+        let (_socket, notifier) = manager("other", Some(("20000", "1")));
+        assert_eq!(notifier.watchdog(), None);
+        for name in ["", "relative", "vsock:2:1"] {
+            let lookup = |variable: &str| Some(if variable == "NOTIFY_SOCKET" { name } else { "20000" }.into());
+            let notifier = Arc::new(Notifier::new(lookup));
+            assert_eq!(notifier.watchdog(), None, "{name}");
+            notifier.ready("nobody hears it");
+            assert!(Watchdog::start(&notifier, || true).unwrap().is_none());
+        }
+    }
+}

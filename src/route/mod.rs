@@ -1,0 +1,15 @@
+//! Where a request goes: through a group of upstreams, straight to its origin, or nowhere.
+//!
+//! Pure: a destination as the client named it, and rules from the configuration. No name is looked up here; networks match
+//! addresses that are written out.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `pattern` | what a rule may say of a host, a port, a network |
+//! | `rules` | the ordered rules, and what they decide |
+
+mod pattern;
+mod rules;
+
+pub use pattern::{HostPattern, NoProxyEntry, PatternError, PortRange};
+pub use rules::{Decision, Rule, Rules, is_link_local};

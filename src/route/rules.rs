@@ -1,0 +1,182 @@
+//! The ordered rules, and what they decide.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::pattern::{HostPattern, NoProxyEntry, PortRange};
+use crate::http::{Authority, Host};
+
+/// What is done with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It goes through one of the upstreams of this group, by the group's number.
+    Group(usize),
+    /// It goes straight to its origin.
+    Direct,
+    /// It is refused.
+    Deny,
+}
+
+/// A rule: what it is about, and what is decided.
+///
+/// It fits when the host fits one of `hosts` or is an address in one of `networks` (or both lists are empty), and the port is among
+/// `ports` (or that list is empty).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Patterns for names.
+    pub hosts: Vec<HostPattern>,
+    /// Networks for addresses that are written out.
+    pub networks: Vec<IpNet>,
+    /// Ports.
+    pub ports: Vec<PortRange>,
+    /// What then.
+    pub decision: Decision,
+}
+
+impl Rule {
+    fn fits(&self, host: &str, address: Option<IpAddr>, port: u16) -> bool {
+        let anywhere = self.hosts.is_empty() && self.networks.is_empty();
+        let host_fits = anywhere
+            || self.hosts.iter().any(|pattern| pattern.matches(host))
+            || address.is_some_and(|address| self.networks.iter().any(|network| network.contains(&address)));
+        host_fits && (self.ports.is_empty() || self.ports.iter().any(|range| range.contains(port)))
+    }
+}
+
+/// All rules: the configured ones in their order, then the denial of link-local addresses, then `NO_PROXY`, then the first
+/// group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// The first that fits decides.
+    pub rules: Vec<Rule>,
+    /// What goes straight to its origin when no rule fits.
+    pub no_proxy: Vec<NoProxyEntry>,
+    /// Destinations that the upstream is asked for without credentials.
+    pub without_credentials: Vec<HostPattern>,
+}
+
+impl Rules {
+    /// Decides where a request goes.
+    #[must_use]
+    pub fn decide(&self, destination: &Authority<'_>) -> Decision {
+        let address = address_of(destination.host);
+        if self.rules.is_empty() && self.no_proxy.is_empty() && address.is_none() {
+            return Decision::Group(0);
+        }
+        let host = plain(destination.host);
+        if let Some(rule) = self.rules.iter().find(|rule| rule.fits(&host, address, destination.port)) {
+            return rule.decision;
+        }
+        if address.is_some_and(is_link_local) {
+            return Decision::Deny;
+        }
+        match self.no_proxy.iter().any(|entry| entry.matches(&host, address, destination.port)) {
+            true => Decision::Direct,
+            false => Decision::Group(0),
+        }
+    }
+
+    /// Whether the upstream is asked for this host without credentials.
+    #[must_use]
+    pub fn goes_without_credentials(&self, host: Host<'_>) -> bool {
+        !self.without_credentials.is_empty() && {
+            let host = plain(host);
+            self.without_credentials.iter().any(|pattern| pattern.matches(&host))
+        }
+    }
+}
+
+/// Addresses that mean the machine's own link, where clouds keep their metadata services and with them the credentials of
+/// the node: 169.254.0.0/16, fe80::/10, and fd00:ec2::254 of AWS. Never meant to be reached through a proxy.
+#[must_use]
+pub fn is_link_local(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => {
+            address.segments()[0] & 0xffc0 == 0xfe80 || address.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254]
+        }
+    }
+}
+
+fn address_of(host: Host<'_>) -> Option<IpAddr> {
+    match host {
+        Host::Name(_) => None,
+        Host::V4(address) => Some(IpAddr::V4(address)),
+        // An IPv4 address in IPv6 clothing is the IPv4 address.
+        Host::V6(address) => Some(IpAddr::V6(address).to_canonical()),
+    }
+}
+
+/// In lower case, without brackets and the final dot.
+fn plain(host: Host<'_>) -> String {
+    match host {
+        Host::Name(name) => name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase(),
+        Host::V4(_) | Host::V6(_) => address_of(host).map(|address| address.to_string()).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(hosts: &[&str], networks: &[&str], ports: &[&str], decision: Decision) -> Rule {
+        Rule {
+            hosts: hosts.iter().map(|text| text.parse().unwrap()).collect(),
+            networks: networks.iter().map(|text| text.parse().unwrap()).collect(),
+            ports: ports.iter().map(|text| text.parse().unwrap()).collect(),
+            decision,
+        }
+    }
+
+    fn rules() -> Rules {
+        Rules {
+            rules: vec![
+                rule(&["login.corp.example"], &[], &[], Decision::Group(1)),
+                rule(&[".corp.example"], &["10.0.0.0/8"], &[], Decision::Direct),
+                rule(&[], &[], &["25", "465-587"], Decision::Deny),
+            ],
+            no_proxy: vec![".svc".parse().unwrap(), "*".parse().unwrap()],
+            without_credentials: vec![".exempt.example".parse().unwrap()],
+        }
+    }
+
+    fn decide(rules: &Rules, host: &str, port: u16) -> Decision {
+        let text = format!("{host}:{port}");
+        rules.decide(&Authority::parse(&text).unwrap())
+    }
+
+    #[test]
+    fn the_first_rule_that_fits_decides() {
+        let rules = Rules { no_proxy: vec![], ..rules() };
+        assert_eq!(decide(&rules, "LOGIN.corp.example.", 443), Decision::Group(1));
+        assert_eq!(decide(&rules, "git.corp.example", 443), Decision::Direct);
+        assert_eq!(decide(&rules, "10.1.2.3", 443), Decision::Direct);
+        assert_eq!(decide(&rules, "[::ffff:10.1.2.3]", 443), Decision::Direct);
+        assert_eq!(decide(&rules, "mail.example", 465), Decision::Deny);
+        assert_eq!(decide(&rules, "www.example", 443), Decision::Group(0));
+    }
+
+    #[test]
+    fn no_proxy_is_asked_after_the_rules() {
+        assert_eq!(decide(&rules(), "mail.svc", 25), Decision::Deny);
+        assert_eq!(decide(&rules(), "redis.svc", 6379), Decision::Direct);
+    }
+
+    #[test]
+    fn metadata_services_are_out_of_reach_unless_a_rule_names_them() {
+        for host in ["169.254.169.254", "[fe80::1]", "[fd00:ec2::254]", "[::ffff:169.254.169.254]"] {
+            assert_eq!(decide(&Rules::default(), host, 80), Decision::Deny, "{host}");
+            assert_eq!(decide(&rules(), host, 80), Decision::Deny, "{host}: `*` in NO_PROXY is no such rule");
+        }
+        let named = Rules { rules: vec![rule(&[], &["169.254.0.0/16"], &[], Decision::Direct)], ..Rules::default() };
+        assert_eq!(decide(&named, "169.254.169.254", 80), Decision::Direct);
+    }
+
+    #[test]
+    fn destinations_without_credentials_are_found_by_pattern() {
+        assert!(rules().goes_without_credentials(Host::Name("Pki.Exempt.Example")));
+        assert!(!rules().goes_without_credentials(Host::Name("exempt.example")));
+        assert!(!Rules::default().goes_without_credentials(Host::Name("exempt.example")));
+    }
+}

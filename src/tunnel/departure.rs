@@ -1,0 +1,166 @@
+//! Between the request's head and the first dial: which way it goes, and as whom.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::authenticate::{self, Authenticate};
+use super::dial::{Attempt, Dial, Wish};
+use super::direct::Direct;
+use super::reply::Reply;
+use super::{Client, Context, Step, warm};
+use crate::event::Key;
+use crate::fault::{At, Cause, Fault};
+use crate::fleet::{Fleet, Hop, Login, OnHop, Tried};
+use crate::handshake::{Handshake, Request};
+use crate::http::{Authority, Fields};
+use crate::metrics::Path;
+use crate::route::Decision;
+use crate::upstream::HostPort;
+
+/// A request that is on its way.
+pub(super) struct Departure {
+    pub request: Request,
+    pub way: Way,
+    /// What the client sent behind its head.
+    pub leftover: Vec<u8>,
+}
+
+/// Which way a request goes.
+pub(super) enum Way {
+    /// Through an upstream.
+    Through {
+        wish: Wish,
+        /// The upstream is asked without credentials first.
+        plainly: bool,
+    },
+    /// To its origin.
+    Straight(HostPort),
+}
+
+impl Way {
+    /// Decides for a destination and a client.
+    ///
+    /// # Errors
+    /// The fault that answers the request.
+    pub(super) fn find(
+        fleet: &Fleet,
+        destination: &Authority<'_>,
+        fields: &Fields<'_>,
+        listener: usize,
+        client: IpAddr,
+    ) -> Result<Way, Fault> {
+        let shown = fields.get("proxy-authorization").and_then(basic_login);
+        let login = shown.as_ref().map(|(user, password)| Login { user, password });
+        let identity = fleet
+            .identity_of(listener, client, login)
+            .map_err(|_| fault(Cause::LoginRequired, "the gateway knows no such user and password"))?;
+        match fleet.decide(destination) {
+            Decision::Deny => Err(fault(Cause::DestinationDenied, format!("the routes deny {destination}"))),
+            Decision::Direct => destination
+                .to_string()
+                .parse()
+                .map(Way::Straight)
+                .map_err(|error| fault(Cause::RequestMalformed, format!("{error}"))),
+            Decision::Group(group) => Ok(Way::Through {
+                wish: Wish { group, identity, tried: Tried::default() },
+                plainly: fleet.rules.goes_without_credentials(destination.host),
+            }),
+        }
+    }
+}
+
+impl Departure {
+    /// Sets out; gives up at once where no upstream is up, or its credential guard is closed.
+    pub(super) fn begin(self, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        let Departure { request, way, leftover } = self;
+        let (mut wish, plainly) = match way {
+            Way::Straight(origin) => return Direct::begin(origin, leftover, key, client, context),
+            Way::Through { wish, plainly } => (wish, plainly),
+        };
+        let fleet = Arc::clone(&context.settings.fleet);
+        let (member, hop) = match first_hop(&fleet, &mut wish, &request.authority, context.now_ms()) {
+            Ok((member, hop)) => (member, Arc::clone(hop)),
+            Err(fault) => return Reply::to_fault(fault, client, context),
+        };
+        client.record.on_hop = Some(OnHop::new(&hop));
+        let (started_us, until_ms) = (context.now_us, context.now_ms() + context.settings.timeouts.handshake);
+        let attempt = |handshake, fleet, hop, path| Attempt {
+            handshake,
+            fleet,
+            hop,
+            wish,
+            member,
+            leftover,
+            started_us,
+            until_ms,
+            number: 0,
+            path,
+            waiting: None,
+        };
+        let request = match plainly {
+            true => request,
+            false => match warm::take(request, &hop, key, 0, context) {
+                Ok((upstream, handshake)) => {
+                    let attempt = attempt(handshake, fleet, hop, Path::Warm);
+                    return Authenticate::resume(attempt, upstream, key, client, context);
+                }
+                Err(request) => request,
+            },
+        };
+        let mut handshake = Handshake::new(request, hop.credentials.clone(), context.settings.head_limit_bytes);
+        if plainly {
+            handshake.ask_plainly();
+        }
+        Dial::anew(attempt(handshake, fleet, hop, Path::Cold), key, client, context)
+    }
+}
+
+/// The first upstream that is up and whose identity may be proved there now.
+fn first_hop<'a>(
+    fleet: &'a Fleet,
+    wish: &mut Wish,
+    destination: &str,
+    now_ms: u64,
+) -> Result<(usize, &'a Arc<Hop>), Fault> {
+    let mut held = None;
+    while let Some((member, hop)) = wish.next(fleet) {
+        let guard = &hop.identity.guard;
+        if let Some(rest) = guard.held(now_ms) {
+            held = held.or(Some(authenticate::held_fault(rest)));
+        } else if let Some(rest) = guard.barred(now_ms, destination) {
+            held = held.or(Some(authenticate::barred_fault(rest)));
+        } else {
+            return Ok((member, hop));
+        }
+    }
+    Err(held.unwrap_or_else(|| nobody(fleet, wish)))
+}
+
+/// Why there is no upstream for a request.
+fn nobody(fleet: &Fleet, wish: &Wish) -> Fault {
+    let why = fleet.why_down(wish.group);
+    match (why.is_empty(), fleet.takes_logins()) {
+        (false, _) => fault_at_dial(Cause::UpstreamsDown, format!("no upstream is up: {why}")),
+        (true, true) => fault(Cause::LoginRequired, "the gateway needs to be told a user and a password"),
+        (true, false) => fault(Cause::NoIdentity, "no identity is configured for this client"),
+    }
+}
+
+/// The user and the password of a Basic credential (RFC 7617); what else is shown was not meant for the gateway.
+fn basic_login(value: &[u8]) -> Option<(String, String)> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (scheme, token) = text.trim().split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(crate::http::decode_token(token.trim()).ok()?).ok()?;
+    decoded.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()))
+}
+
+fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
+    Fault::new(At::ReadHead, cause, detail)
+}
+
+fn fault_at_dial(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
+    Fault::new(At::Dial, cause, detail)
+}

@@ -1,0 +1,148 @@
+//! A tunnel that leads straight to its origin, past all upstreams.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::race::{Candidate, Race, Racer};
+use super::reply::Reply;
+use super::{Client, Context, Stage, Step};
+use crate::event::{Endpoint, Key};
+use crate::fault::{At, Cause, Fault};
+use crate::route::is_link_local;
+use crate::upstream::{HostPort, Resolution};
+
+/// Finding the origin and connecting to it.
+#[derive(Debug)]
+pub(super) struct Direct {
+    origin: HostPort,
+    leftover: Vec<u8>,
+    race: Race,
+    /// `None` while the name is looked up.
+    addresses: Option<Arc<[SocketAddr]>>,
+    tried: usize,
+    started_us: u64,
+    until_ms: u64,
+    last: Option<Fault>,
+}
+
+impl Direct {
+    pub(super) fn begin(
+        origin: HostPort,
+        leftover: Vec<u8>,
+        key: Key,
+        client: &mut Client,
+        context: &mut Context,
+    ) -> Step {
+        let until_ms = context.now_ms() + context.settings.timeouts.handshake;
+        let literal = origin.host().parse().ok().map(|address| SocketAddr::new(address, origin.port()));
+        let mut direct = Box::new(Direct {
+            origin,
+            leftover,
+            race: Race::new(0),
+            addresses: None,
+            tried: 0,
+            started_us: context.now_us,
+            until_ms,
+            last: None,
+        });
+        if let Some(address) = literal {
+            direct.addresses = Some([address].into());
+            return direct.go_on(key, client, context);
+        }
+        if !(context.look_up)(direct.origin.clone(), key) {
+            let fault = fault(Cause::ResourcesExhausted, "too many names are being looked up");
+            return direct.give_up(fault, client, context);
+        }
+        client.set_deadline(key, context, (context.now_ms() + context.settings.timeouts.connect).min(until_ms));
+        Step::Wait(Stage::Direct(direct))
+    }
+
+    /// The origin's name was looked up.
+    pub(super) fn found(&mut self, resolution: Resolution) {
+        match resolution {
+            Resolution::Addresses(addresses) => {
+                // A name must not lead where its address would not.
+                let allowed: Vec<SocketAddr> =
+                    addresses.iter().filter(|address| !is_link_local(address.ip())).copied().collect();
+                if allowed.is_empty() {
+                    let detail = format!("{} is a link-local address, which the routes deny", self.origin);
+                    self.last = Some(fault(Cause::DestinationDenied, detail));
+                }
+                self.addresses = Some(allowed.into());
+            }
+            Resolution::Failed(why) => {
+                self.last =
+                    Some(fault(Cause::ResolveFailed, format!("{} does not resolve: {why}", self.origin.host())));
+                self.addresses = Some(Arc::default());
+            }
+        }
+    }
+
+    pub(super) fn endpoint(&mut self, number: u8) -> Option<&mut Endpoint> {
+        self.race.endpoint(number)
+    }
+
+    pub(super) fn step(self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        if client.endpoint.ready.reset() {
+            return Step::end(context.fault(fault(Cause::ClientGone, "the client reset its connection")));
+        }
+        match &self.addresses {
+            None => Step::Wait(Stage::Direct(self)),
+            Some(_) => self.go_on(key, client, context),
+        }
+    }
+
+    pub(super) fn expired(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        let now_ms = context.now_ms();
+        if self.addresses.is_none() {
+            let detail = format!("{} was not resolved in time", self.origin.host());
+            return self.give_up(fault(Cause::ResolveTimeout, detail), client, context);
+        }
+        while let Some(racer) = self.race.overdue(now_ms) {
+            let detail = format!("{} did not take the connection in time", racer.candidate.address);
+            self.last = Some(fault(Cause::ConnectTimeout, detail));
+        }
+        self.go_on(key, client, context)
+    }
+
+    fn go_on(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        while let Some((racer, outcome)) = self.race.finished() {
+            match outcome {
+                Ok(()) => return self.connected(racer, client, context),
+                Err(error) => self.last = Some(Fault::dial_io(racer.candidate.address, &error)),
+            }
+        }
+        let addresses = self.addresses.clone().unwrap_or_default();
+        while self.race.may_launch(context.now_ms())
+            && let Some(address) = addresses.get(self.tried).copied()
+        {
+            let candidate = Candidate { address, member: 0, place: self.tried };
+            self.tried += 1;
+            if let Err(error) = self.race.launch(candidate, key, context) {
+                self.last = Some(Fault::dial_io(address, &error));
+            }
+        }
+        if self.race.is_empty() {
+            let none = || fault(Cause::ResolveFailed, "the origin's name has no address");
+            let fault = self.last.take().unwrap_or_else(none);
+            return self.give_up(fault, client, context);
+        }
+        let due_ms = self.race.due_ms(self.tried < addresses.len()).unwrap_or(self.until_ms);
+        client.set_deadline(key, context, due_ms.min(self.until_ms));
+        Step::Wait(Stage::Direct(self))
+    }
+
+    fn connected(self, winner: Racer, client: &mut Client, context: &mut Context) -> Step {
+        client.record.handshake_us = client.handshake_us(self.started_us, context);
+        Reply::established(winner.endpoint, Vec::new(), self.leftover, client, context)
+    }
+
+    fn give_up(self, fault: Fault, client: &mut Client, context: &mut Context) -> Step {
+        client.record.handshake_us = client.handshake_us(self.started_us, context);
+        Reply::to_fault(fault, client, context)
+    }
+}
+
+fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
+    Fault::new(At::Dial, cause, detail)
+}

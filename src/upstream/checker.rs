@@ -1,0 +1,109 @@
+//! Brings an ejected upstream back: a thread that sleeps while all is well.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Resolution, Upstream};
+use crate::limits::{self, millis};
+
+/// The way to call a checker.
+#[derive(Debug)]
+pub struct Checker {
+    calls: mpsc::Receiver<()>,
+}
+
+impl Checker {
+    /// A checker to be started, and what calls it: to be sent to at each ejection.
+    pub fn new() -> (Checker, mpsc::Sender<()>) {
+        let (call, calls) = mpsc::channel();
+        (Checker { calls }, call)
+    }
+
+    /// Starts checking `upstream` whenever it is ejected, by `check` on a connection to it. Ends with the upstream.
+    ///
+    /// `epoch` is when the process's clock began.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(
+        self,
+        upstream: &Arc<Upstream>,
+        epoch: Instant,
+        check: impl Fn(TcpStream) -> Result<(), String> + Send + 'static,
+    ) -> io::Result<()> {
+        let upstream = Arc::downgrade(upstream);
+        thread::Builder::new().name("checker".into()).spawn(move || self.run(&upstream, epoch, check)).map(drop)
+    }
+
+    fn run(self, upstream: &Weak<Upstream>, epoch: Instant, check: impl Fn(TcpStream) -> Result<(), String>) {
+        let now_ms = || millis(epoch.elapsed());
+        loop {
+            let Some(next_ms) = upstream.upgrade().map(|upstream| upstream.health.next_check_in_ms(now_ms())) else {
+                return;
+            };
+            // A client may hurry the next check meanwhile.
+            let rest = next_ms.map(|rest_ms| Duration::from_millis(rest_ms).min(limits::CHECK_REST));
+            let called = match rest {
+                None => self.calls.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(rest) => self.calls.recv_timeout(rest),
+            };
+            if called == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
+            let Some(upstream) = upstream.upgrade() else { return };
+            if upstream.health.next_check_in_ms(now_ms()) == Some(0) {
+                let outcome = connect(&upstream).and_then(&check);
+                upstream.health.checked(now_ms(), outcome);
+            }
+        }
+    }
+}
+
+/// A connection to the first address that takes one.
+fn connect(upstream: &Upstream) -> Result<TcpStream, String> {
+    let addresses: Arc<[SocketAddr]> = match upstream.resolution() {
+        Some(Resolution::Addresses(addresses)) => addresses,
+        Some(Resolution::Failed(why)) => return Err(format!("its name does not resolve: {why}")),
+        None => return Err("its name is not resolved yet".into()),
+    };
+    let mut last = String::new();
+    for address in addresses.iter() {
+        match TcpStream::connect_timeout(address, limits::CHECK_TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = format!("{address}: {error}"),
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::HealthChange;
+    use std::net::TcpListener;
+
+    #[test]
+    fn an_ejected_upstream_returns_when_it_takes_connections_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let (told, changes) = mpsc::channel();
+        let (checker, call) = Checker::new();
+        let upstream = Upstream::new("one", vec![address.to_string().parse().unwrap()], move |change| {
+            let _ = call.send(());
+            let _ = told.send(change.clone());
+        });
+        upstream.resolved(0, Resolution::Addresses([address].into()));
+        checker.start(&upstream, Instant::now(), |_| Ok(())).unwrap();
+        (0..limits::EJECT_AFTER).for_each(|_| upstream.health.failed(0, "refused"));
+        assert_eq!(changes.recv_timeout(Duration::from_secs(1)), Ok(HealthChange::Ejected("refused".into())));
+        assert!(!upstream.health.is_up());
+        let _listener = TcpListener::bind(address).unwrap();
+        assert_eq!(changes.recv_timeout(Duration::from_secs(20)), Ok(HealthChange::Returned));
+        assert!(upstream.health.is_up());
+    }
+}

@@ -1,0 +1,147 @@
+//! One upstream: its addresses, its health, its load. Shared by all shards; lives as long as the configuration names it.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::health::{Health, HealthChange};
+use super::resolver::Resolution;
+use super::{HostPort, Shortage};
+
+/// One upstream.
+#[derive(Debug)]
+pub struct Upstream {
+    name: Arc<str>,
+    hosts: Vec<HostPort>,
+    /// What each host resolves to.
+    found: RwLock<Vec<Option<Resolution>>>,
+    /// The address that was reached last, by its place among all.
+    preferred: AtomicUsize,
+    open: AtomicUsize,
+    /// Whether clients are sent to it.
+    pub health: Health,
+    /// What clients experience of its challenges.
+    pub shortage: Arc<Shortage>,
+}
+
+impl Upstream {
+    /// An upstream whose addresses are not known yet. See [`Health::new`] for `on_health`.
+    pub fn new(
+        name: &str,
+        hosts: Vec<HostPort>,
+        on_health: impl Fn(&HealthChange) + Send + Sync + 'static,
+    ) -> Arc<Upstream> {
+        Arc::new(Upstream {
+            name: name.into(),
+            found: RwLock::new(vec![None; hosts.len()]),
+            hosts,
+            preferred: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            health: Health::new(on_health),
+            shortage: Arc::default(),
+        })
+    }
+
+    /// What logs and metrics call it.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Its hosts as configured.
+    pub fn hosts(&self) -> &[HostPort] {
+        &self.hosts
+    }
+
+    /// Takes note of what one of its hosts resolves to; returns how many addresses there are now.
+    pub fn resolved(&self, host: usize, resolution: Resolution) -> usize {
+        let mut found = self.found.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = found.get_mut(host) {
+            *slot = Some(resolution);
+        }
+        self.preferred.store(0, Ordering::Relaxed);
+        found.iter().flatten().map(|resolution| addresses_of(resolution).len()).sum()
+    }
+
+    /// What is known of its addresses: `None` until the resolver has spoken of every host or found an address of one.
+    pub fn resolution(&self) -> Option<Resolution> {
+        let found = self.found.read().unwrap_or_else(PoisonError::into_inner);
+        if let [only] = found.as_slice() {
+            return only.clone();
+        }
+        let all: Vec<SocketAddr> = found.iter().flatten().flat_map(addresses_of).copied().collect();
+        if !all.is_empty() {
+            return Some(Resolution::Addresses(all.into()));
+        }
+        let mut failures = found.iter().map(|resolution| match resolution {
+            Some(Resolution::Failed(why)) => Some(why.clone()),
+            _ => None,
+        });
+        let first = failures.next().flatten()?;
+        failures.all(|failure| failure.is_some()).then_some(Resolution::Failed(first))
+    }
+
+    /// Where among its addresses to begin: at the one that was reached last.
+    pub fn preferred(&self) -> usize {
+        self.preferred.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of the address that was reached, by its place.
+    pub fn reached(&self, address: usize) {
+        if self.preferred() != address {
+            self.preferred.store(address, Ordering::Relaxed);
+        }
+    }
+
+    /// Clients that are on it or on their way to it.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// A client is on its way.
+    pub fn enter(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client that had entered is gone.
+    pub fn leave(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn addresses_of(resolution: &Resolution) -> &[SocketAddr] {
+    match resolution {
+        Resolution::Addresses(addresses) => addresses,
+        Resolution::Failed(_) => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Resolution {
+        Resolution::Addresses(texts.iter().map(|text| text.parse().unwrap()).collect())
+    }
+
+    #[test]
+    fn the_addresses_of_all_hosts_are_tried_in_their_order() {
+        let hosts = vec!["a.example:1".parse().unwrap(), "b.example:2".parse().unwrap()];
+        let upstream = Upstream::new("both", hosts, |_| {});
+        assert_eq!(upstream.resolution(), None);
+        upstream.resolved(0, Resolution::Failed("no such name".into()));
+        assert_eq!(upstream.resolution(), None, "the other may still be found");
+        upstream.resolved(1, addresses(&["10.0.0.2:2"]));
+        assert_eq!(upstream.resolution(), Some(addresses(&["10.0.0.2:2"])));
+        assert_eq!(upstream.resolved(0, addresses(&["10.0.0.1:1"])), 2);
+        assert_eq!(upstream.resolution(), Some(addresses(&["10.0.0.1:1", "10.0.0.2:2"])));
+    }
+
+    #[test]
+    fn when_no_host_resolves_the_first_failure_is_told() {
+        let hosts = vec!["a.example:1".parse().unwrap(), "b.example:2".parse().unwrap()];
+        let upstream = Upstream::new("both", hosts, |_| {});
+        upstream.resolved(1, Resolution::Failed("second".into()));
+        upstream.resolved(0, Resolution::Failed("first".into()));
+        assert_eq!(upstream.resolution(), Some(Resolution::Failed("first".into())));
+    }
+}

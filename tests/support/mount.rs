@@ -1,0 +1,43 @@
+//! A directory as the kubelet mounts a Secret or a ConfigMap: each version in a directory of its own, behind a link.
+
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::scratch::Scratch;
+
+/// A mounted volume with one file.
+pub struct Mount {
+    scratch: Scratch,
+    name: &'static str,
+    versions: AtomicU32,
+}
+
+impl Mount {
+    /// A volume whose file `name` has these contents.
+    pub fn new(name: &'static str, contents: &str) -> Self {
+        let mount = Self { scratch: Scratch::new("mount"), name, versions: AtomicU32::new(0) };
+        mount.publish(contents);
+        symlink(format!("..data/{name}"), mount.path()).expect("the link of the file");
+        mount
+    }
+
+    /// The file as programs open it.
+    pub fn path(&self) -> PathBuf {
+        self.scratch.join(self.name)
+    }
+
+    /// Puts new contents in place: at no moment is the file missing, or half written.
+    pub fn publish(&self, contents: &str) {
+        let version = format!("..version_{}", self.versions.fetch_add(1, Ordering::Relaxed));
+        std::fs::create_dir(self.scratch.join(&version)).expect("the version's directory");
+        self.scratch.write(&format!("{version}/{}", self.name), contents);
+        let data = self.scratch.join("..data");
+        let old = std::fs::read_link(&data).ok();
+        symlink(&version, self.scratch.join("..data_tmp")).expect("the new link");
+        std::fs::rename(self.scratch.join("..data_tmp"), data).expect("the swap");
+        if let Some(old) = old {
+            std::fs::remove_dir_all(self.scratch.path().join(old)).expect("the old version goes");
+        }
+    }
+}
