@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws the dashboard's panels from a Prometheus, without Grafana. Needs matplotlib.
+"""Draws the dashboard's panels from a Prometheus, without Grafana. Needs matplotlib, which brings Pillow.
 
     deploy/grafana/render.py [--minutes N] [--window 15s] URL FILE.png
 
@@ -8,6 +8,7 @@ URL is Prometheus' address, such as http://127.0.0.1:9090. Every query is the da
 """
 
 import argparse
+import io
 import json
 import pathlib
 import re
@@ -19,7 +20,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.ticker import EngFormatter, PercentFormatter  # noqa: E402
+from PIL import Image  # noqa: E402
+from matplotlib.ticker import EngFormatter, FuncFormatter, PercentFormatter  # noqa: E402
 
 DASHBOARD = pathlib.Path(__file__).with_name("ntlm-gateway.json")
 UNITS = {"s": "s", "Bps": "B/s", "bytes": "B", "reqps": "/s", "ops": "/s", "short": ""}
@@ -34,7 +36,18 @@ def answer(url, path, **parameters):
 
 
 def formatter(unit):
-    return PercentFormatter(1) if unit == "percentunit" else EngFormatter(UNITS.get(unit, ""), sep="")
+    if unit == "percentunit":
+        return PercentFormatter(1)
+    if unit == "short":
+        return FuncFormatter(lambda value, _: f"{value:g}" if abs(value) < 1000 else EngFormatter(sep="").format_eng(value))
+    return EngFormatter(UNITS.get(unit, ""), sep="")
+
+
+def save(figure, path):
+    """As a picture of few colours, a third of the size."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=80)
+    Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def legend(template, metric):
@@ -64,8 +77,10 @@ def draw_stat(axes, panel, source):
         text = "no data"
     elif unit == "percentunit":
         text = f"{values[0][-1]:.1%}"
+    elif unit == "short":
+        text = formatter(unit)(values[0][-1], None)
     else:
-        text = formatter(unit).format_data(values[0][-1])
+        text = formatter(unit).format_eng(float(f"{values[0][-1]:.3g}")) + UNITS[unit]
     axes.axis("off")
     axes.text(0.5, 0.35, text, ha="center", va="center", fontsize=16, color="#1f60c4")
 
@@ -82,7 +97,8 @@ def draw_lines(axes, panel, source):
             axes.plot(minutes, values, linewidth=1, label=name)
     axes.yaxis.set_major_formatter(formatter(defaults["unit"]))
     axes.set_xlim(0, (source.end - source.start) / 60)
-    axes.set_ylim(bottom=0)
+    # Room for the legend.
+    axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
     axes.tick_params(labelsize=6)
     axes.grid(alpha=0.3, linewidth=0.5)
     if drawn:
@@ -115,8 +131,7 @@ def main():
     parser.add_argument("url")
     parser.add_argument("file")
     options = parser.parse_args()
-    # Few colours need no more, and the file stays small.
-    draw(Source(options)).savefig(options.file, dpi=80)
+    save(draw(Source(options)), options.file)
 
 
 if __name__ == "__main__":
