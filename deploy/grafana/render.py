@@ -80,7 +80,7 @@ def draw_stat(axes, panel, source):
     elif unit == "short":
         text = formatter(unit)(values[0][-1], None)
     else:
-        text = formatter(unit).format_eng(float(f"{values[0][-1]:.3g}")) + UNITS[unit]
+        text = formatter(unit).format_eng(float(f"{values[0][-1]:.3g}"))
     axes.axis("off")
     axes.text(0.5, 0.35, text, ha="center", va="center", fontsize=16, color="#1f60c4")
 
