@@ -91,16 +91,9 @@ def tests(promtool):
     yield from noticed(promtool)
 
 
-def metrics(text, pending):
+def metrics(text):
     exported = families(pathlib.Path(text).read_text(encoding="utf-8"))
     recorded = {rule["record"] for rule in rules("recording.yaml")}
-    labelled = dict(re.findall(r"(\w+)\{(\w+)\}", pending))
-    pending = set(filter(None, pending.split(","))) - {f"{name}{{{label}}}" for name, label in labelled.items()}
-    for name, label in labelled.items():
-        if label in exported.get(name, {label}):
-            yield f"{name} has the label {label} now: take it off the list of those to come"
-        exported.get(name, set()).add(label)
-    seen = set()
     for where, expression in expressions():
         labels = set()
         for name, selected in asked(expression):
@@ -110,10 +103,8 @@ def metrics(text, pending):
                 labels |= grouped(next((rule["expr"] for rule in rules("recording.yaml") if rule["record"] == name), ""))
                 continue
             family = stem(name, exported)
-            seen.add(family)
             if family not in exported:
-                if family not in pending:
-                    yield f"{where} asks for {name}, which the gateway does not export"
+                yield f"{where} asks for {name}, which the gateway does not export"
                 labels |= grouped(expression)
                 continue
             labels |= exported[family]
@@ -121,8 +112,6 @@ def metrics(text, pending):
                 yield f"{where}: {name} has no label {unknown}"
         if unknown := grouped(expression) - labels - ADDED:
             yield f"{where} groups by {unknown}, which nothing in it has"
-    yield from (f"{name} is exported now: take it off the list of those to come" for name in pending & set(exported))
-    yield from (f"{name} is on the list of those to come, and nothing asks for it" for name in pending - seen)
     asked_for = {name for panel in panels() for target in panel["targets"] for name, _ in asked(target["expr"])}
     yield from (f"the dashboard does not show {name}" for name in exported if name.startswith("ntlm_gateway_") and not any(
         stem(shown, exported) == name for shown in asked_for))
