@@ -329,7 +329,10 @@ impl Shard {
         // Clients between two requests are in the middle of nothing.
         let resting: Vec<Key> = self.slots.iter().filter(|(_, slot)| slot.tunnel.rests()).filter_map(key_of).collect();
         for key in resting {
-            self.follow(key, Next::Close);
+            if let Some(slot) = live(&mut self.slots, key) {
+                slot.tunnel.dismiss(&self.context);
+                self.follow(key, Next::Close);
+            }
         }
     }
 
