@@ -173,7 +173,11 @@ fn configure(scratch: &Scratch, address: SocketAddr, options: &SquidOptions) {
     let smb_conf = scratch.write("smb.conf", samba_conf(&samba));
     let users = scratch.write("users", basic_users(options.basic.as_deref().unwrap_or_default()));
     let scheme = match options.basic {
-        Some(_) => format!("auth_param basic program /usr/lib/squid/basic_ncsa_auth {}", users.display()),
+        // Or else it looks the user up in lower case.
+        Some(_) => format!(
+            "auth_param basic program /usr/lib/squid/basic_ncsa_auth {}\nauth_param basic casesensitive on",
+            users.display()
+        ),
         None => ntlm_scheme(&smb_conf, options.helpers),
     };
     let mut conf = format!(
