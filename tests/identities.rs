@@ -18,7 +18,7 @@ use support::in_process::{self, ACCOUNT, metric};
 use support::listener::Listener;
 use support::origin::{HttpOrigin, echo_origin};
 use support::scratch::{Scratch, wait_for};
-use support::squid::{Leg, Squid, SquidOptions};
+use support::squid::{Leg, LogLine, Squid, SquidOptions};
 use support::tools::say;
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -271,10 +271,10 @@ fn a_reload_gives_no_listener_to_another_identity() {
     let gateway = support::gateway::Gateway::start(&options);
     let counted = |identity| gateway.metric("ntlm_gateway_authenticate_messages_total", &[("identity", identity)]);
     let expect_own = |round: f64| {
-        for port in [ci_port, batch_port] {
+        for (name, port) in [("ci", ci_port), ("batch", batch_port)] {
             expect_tunnel(&connect_name(SocketAddr::from(([127, 0, 0, 1], port)), TARGET).expect("an answer"));
+            assert_eq!(counted(name), Some(round), "{name}");
         }
-        assert_eq!((counted("ci"), counted("batch")), (Some(round), Some(round)));
     };
     expect_own(1.0);
     // In another order, and with one more that would need a start.
@@ -437,9 +437,10 @@ fn a_real_squid_that_wants_basic_gets_it_and_a_wrong_password_once() {
     let https = HttpOrigin::https();
     let (certificate, proxy, url) = (https.certificate(), gateway.url(), https.url("/bytes/100?seed=1"));
     curl(BOUND, ["--fail", "--cacert", &certificate, "--proxy", &proxy, &url]).expect_success("through Basic");
-    let granted =
-        || squid.log().iter().any(|line| line.user.contains(user) && line.status == "TCP_TUNNEL/200").then_some(());
-    assert!(wait_for(BOUND, granted).is_some(), "{:?}", squid.log());
+    // A tunnel is logged when it closes.
+    let granted = |line: &&LogLine| line.user.contains(user) && line.status == "TCP_TUNNEL/200";
+    let both = || (squid.log().iter().filter(granted).count() == 2).then_some(());
+    assert!(wait_for(BOUND, both).is_some(), "{:?}", squid.log());
     assert!(gateway.log().iter().all(|line| !line.contains(password)));
 
     let before = others();
@@ -448,6 +449,7 @@ fn a_real_squid_that_wants_basic_gets_it_and_a_wrong_password_once() {
     for _ in 0..10 {
         assert_eq!(connect(gateway.address(), origin.address(), b"").expect("an answer").status(), 502);
     }
+    assert!(wait_for(BOUND, || (others() > before).then_some(())).is_some());
     assert_eq!(others(), before + 1);
 
     options.args.clear();
