@@ -183,6 +183,9 @@ pub const CHECK_LONGEST_REST: Duration = Duration::from_secs(30);
 /// Longest wait of a check for a connection, and for each answer.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Longest check by a handshake: its answers may each come in pieces.
+pub const CHECK_WHOLE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The next address is tried beside one that has not answered for so long (RFC 8305 §5, Connection Attempt Delay).
 pub const RACE_DELAY: Duration = Duration::from_millis(250);
 

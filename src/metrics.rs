@@ -157,6 +157,19 @@ impl Metrics {
         self.upstreams.of(name)
     }
 
+    /// The configuration names an upstream no more: what was counted stays, its state goes.
+    pub fn forget_upstream(&self, name: &str) {
+        self.upstreams.forget(name);
+    }
+
+    /// The configuration names an identity no more.
+    pub fn forget_identity(&self, name: &str) {
+        for known in GuardState::ALL {
+            // It may never have been there.
+            let _ = self.guard_state.remove_label_values(&[name, known.label()]);
+        }
+    }
+
     /// A request has been answered, by whomever.
     pub fn request(&self, kind: &str, status: u16) {
         self.requests.count(kind, status);

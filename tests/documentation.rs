@@ -14,6 +14,7 @@ use std::time::Duration;
 use log::kv::{self, Key, Value, VisitSource};
 use ntlm_gateway::cli;
 use ntlm_gateway::config::keys::{Fallback, KEYS, Key as SettingKey};
+use ntlm_gateway::config::table_keys::TABLE_KEYS;
 use ntlm_gateway::config::{self, Settings, Sources};
 use ntlm_gateway::fault::Cause;
 use ntlm_gateway::stub::{StubOptions, StubServer};
@@ -79,6 +80,21 @@ fn settings_table() -> String {
         table.push_str("|\n");
     }
     table
+}
+
+#[test]
+fn the_table_of_the_tables_settings_is_the_programs_own() {
+    let mut expected = "| in the file | value | default | meaning |\n|---|---|---|---|\n".to_owned();
+    for key in TABLE_KEYS {
+        let cells = [format!("`{}`", key.name), format!("`{}`", key.value_name), default_of(key), key.help.to_owned()];
+        for cell in cells {
+            let cell = cell.replace('|', "\\|");
+            let space = if cell.is_empty() { "" } else { " " };
+            write!(expected, "|{space}{cell} ").expect("writing to a string");
+        }
+        expected.push_str("|\n");
+    }
+    assert_eq!(section("tables"), expected, "README.md must have this between its tables marks:\n\n{expected}");
 }
 
 fn default_of(key: &SettingKey) -> String {
@@ -269,11 +285,15 @@ fn words(line: &str) -> Vec<String> {
 #[test]
 fn the_example_file_of_the_readme_is_valid() {
     let scratch = Scratch::new("readme");
-    let password = scratch.write("password", "SecREt01\n");
+    // Whatever file of secrets they name; a hash is a password, too.
+    for name in ["password", "ci-password", "batch-nt-hash", "desk-password", "joe-password"] {
+        scratch.write(name, "cd06ca7c7e10c99b1d33b7485a2ed808\n");
+    }
     let examples = blocks("toml");
     assert!(!examples.is_empty());
     for example in examples {
-        let file = scratch.write("gateway.toml", example.replace("./password", &password.display().to_string()));
+        let here = format!("\"{}/", scratch.path().display());
+        let file = scratch.write("gateway.toml", example.replace("\"./", &here));
         let lookup = |name: &str| (name == "NTLM_GATEWAY_CONFIG").then(|| file.clone().into_os_string());
         let sources = Sources::new(Settings::default(), lookup).unwrap_or_else(|errors| panic!("{errors}"));
         config::load(&sources).unwrap_or_else(|errors| panic!("{errors}"));

@@ -11,6 +11,7 @@ use ntlm_gateway::gateway::Gateway;
 use ntlm_gateway::stub::{StubOptions, StubServer};
 use support::client::{Answered, ask, connect_name, echo_through};
 use support::in_process::{self, ACCOUNT};
+use support::listener::BlackHole;
 use support::scratch::wait_for;
 
 const CONNECT: &str = "CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n";
@@ -159,16 +160,8 @@ fn an_upstream_whose_name_does_not_resolve_gets_502_at_once_and_is_no_reason_not
 
 #[test]
 fn an_upstream_that_takes_no_connection_gets_504() {
-    // A listener whose queue is full: the kernel drops further SYNs.
-    let socket =
-        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).expect("a socket");
-    rustix::net::bind(&socket, &"127.0.0.1:0".parse::<std::net::SocketAddr>().expect("an address")).expect("a port");
-    rustix::net::listen(&socket, 0).expect("a listener");
-    let listener = TcpListener::from(socket);
-    let address = listener.local_addr().expect("an address");
-    let fill = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
-    let _queued: Vec<TcpStream> = std::iter::from_fn(fill).take(16).collect();
-    let gateway = in_process::gateway(&address.to_string(), &[("timeouts.connect", "300ms")]);
+    let hole = BlackHole::new();
+    let gateway = in_process::gateway(&hole.address.to_string(), &[("timeouts.connect", "300ms")]);
     let answer = connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
     assert_fault(&gateway, answer, At::Dial, Cause::ConnectTimeout);
     in_process::stop(gateway);

@@ -208,6 +208,44 @@ fn the_report_of_a_good_proxy_and_of_a_refusal_read_as_before() {
     }
 }
 
+#[test]
+fn the_upstream_to_probe_is_chosen_by_its_name_and_probed_as_its_own_identity() {
+    let account = |user, password| StubServer::start(StubOptions::default().account("CORP", user, password));
+    let (own, partner) = (account("alice", PASSWORD).expect("a stub"), account("partner", "P4rtner").expect("a stub"));
+    let scratch = Scratch::new("probe");
+    let secret = |name: &str, password: &str| scratch.write(name, password).display().to_string();
+    let (wrong, right, theirs) =
+        (secret("wrong", "Wr0ng-Horse"), secret("right", PASSWORD), secret("theirs", "P4rtner"));
+    // The first identity is for certain clients, and so neither upstream's.
+    let identity = |name: &str, user: &str, file: &str, further: &str| {
+        format!("[[identities]]\nname = '{name}'\nuser = 'CORP\\{user}'\npassword_file = '{file}'\n{further}\n")
+    };
+    let file = scratch.write(
+        "gateway.toml",
+        [
+            identity("ci", "alice", &wrong, "clients = '10.0.0.0/8'"),
+            identity("everybody", "alice", &right, ""),
+            identity("partner", "partner", &theirs, "clients = '192.0.2.0/24'"),
+            format!("[[upstreams]]\nname = 'own'\naddress = '{}'\n", own.address()),
+            format!("[[upstreams]]\nname = 'theirs'\naddress = '{}'\nidentity = 'partner'\n", partner.address()),
+        ]
+        .concat(),
+    );
+    let probe = |args: &[&str]| {
+        run(GATEWAY, BOUND, |command| {
+            command.args(["probe", "--target", "echo.test:7", "--config"]).arg(&file).args(args).env_remove("RUST_LOG");
+        })
+    };
+    probe(&[]).expect_success("the first");
+    probe(&["--of", "own"]).expect_success("by name");
+    assert_eq!((own.counters().accepted, partner.counters().connections_opened), (2, 0));
+    probe(&["--of", "theirs"]).expect_success("the other");
+    assert_eq!((own.counters().accepted, partner.counters().accepted), (2, 1));
+    let unknown = probe(&["--of", "nobody"]);
+    assert_eq!(unknown.code, Some(1));
+    assert!(unknown.stderr.contains("no upstream \"nobody\"; there is own, theirs"), "{}", unknown.stderr);
+}
+
 /// Without what differs from run to run: the port, times in milliseconds, the server's time.
 fn masked(text: &str, port: &str) -> String {
     let mut out = String::new();

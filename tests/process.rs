@@ -113,6 +113,45 @@ fn the_access_log_is_json_where_that_is_asked_for() {
     assert_eq!(bad["status"], 400);
 }
 
+#[test]
+fn check_shows_the_tables_with_their_places_or_everything_that_is_wrong_with_them() {
+    let scratch = Scratch::new("check");
+    let password = scratch.write("password", "S3cret-of-ci").display().to_string();
+    let check = |text: &str| {
+        let file = scratch.write("gateway.toml", text.replace("PASSWORD", &password)).display().to_string();
+        (gateway_says(&["check", "--config", &file]), file)
+    };
+    let (good, file) = check(
+        "[[identities]]\nname = 'ci'\nuser = 'CORP\\ci'\npassword_file = 'PASSWORD'\n\
+         [[upstreams]]\nname = 'east'\naddress = ['east-1:8080', 'east-2:8080']\n\
+         [[upstreams]]\naddress = 'west:8080'\ngroup = 'others'\n\
+         [[routes]]\nhost = '.example'\nport = [443]\nto = 'others'\n",
+    );
+    let text = good.expect_success("check").text();
+    let squeezed = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [
+        format!("identities[0].user = CORP\\ci ({file}:3:8)"),
+        format!("upstreams[1].group = others ({file}:10:9)"),
+        format!("routes[0].to = others ({file}:14:6)"),
+        "goes through east at east-1:8080, east-2:8080 (group default)".into(),
+        "goes through west:8080 at west:8080 (group others)".into(),
+        "proves CORP\\ci (ci) by NTLMv2".into(),
+    ] {
+        assert!(squeezed.contains(&part), "{part:?} in\n{text}");
+    }
+    assert!(!text.contains("S3cret-of-ci"), "{text}");
+
+    let (bad, file) = check(
+        "user = 'CORP\\alice'\npassword_file = 'PASSWORD'\n\
+         [[upstreams]]\naddress = 'no-port'\nidentity = 'nobody'\n\
+         [[routes]]\nhost = 'a b/c'\nto = 'nowhere'\n[[routes]]\nprot = 1\n",
+    );
+    assert_eq!(bad.code, Some(1));
+    for place in ["4:11", "5:12", "7:8", "10:1", "9:1"] {
+        assert!(bad.stderr.contains(&format!("{file}:{place}: ")), "{place} in\n{}", bad.stderr);
+    }
+}
+
 /// CPU time that the gateway has used so far, from /proc, in milliseconds (ticks of ten).
 fn cpu_ms(gateway: &Gateway) -> u64 {
     let pid = gateway.pid().as_raw_nonzero();

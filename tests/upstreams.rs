@@ -1,7 +1,7 @@
 //! The gateway before every personality of the stub: what real proxies do, and what the client gets.
 //!
 //! The rows of `cases!` below map the list of behaviours that users have reported, by its line numbers, to tests. What concerns
-//! no proxy but the gateway's own doing is tested elsewhere: 26 (request bodies) waits for plain HTTP; 32, 33 and 40 (names
+//! no proxy but the gateway's own doing is tested elsewhere: 18 (destinations asked for without credentials) in `tests/routes.rs`; 26 (request bodies) waits for plain HTTP; 32, 33 and 40 (names
 //! of domains, users and workstations) and 41 (channel bindings) are in `src/ntlm/tests` and `src/config/tests.rs`.
 
 mod support;
@@ -129,6 +129,7 @@ cases! {
     0 asks_first_gets_what_it_deserves AsksFirst;
     17 a_200_to_negotiate_is_a_tunnel_at_once Open;
     18 a_proxy_that_hangs_on_credentials_is_named_in_time HangsOnCredentials;
+    18 a_proxy_that_exempts_some_destinations_serves_the_others ExemptHangs;
     19 challenges_joined_on_one_line_are_found ChallengesJoined;
     19 challenges_in_any_case_are_found ChallengesAnyCase;
     19 ntlm_is_found_behind_other_schemes ChallengesNotFirst;

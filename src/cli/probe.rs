@@ -74,9 +74,9 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return fail(errors),
     };
-    if let Some(name) = matches.get_one::<String>("of")
-        && !config.keep_upstream(name)
-    {
+    let first = config.first_upstream().name.clone();
+    let name = matches.get_one::<String>("of").unwrap_or(&first);
+    if !config.keep_upstream(name) {
         let known: Vec<&str> = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
         return fail(format!("--of: there is no upstream {name:?}; there is {}", known.join(", ")));
     }

@@ -132,7 +132,8 @@ impl Config {
     pub fn keep_upstream(&mut self, name: &str) -> bool {
         let Some(place) = self.upstreams.iter().position(|upstream| upstream.name == name) else { return false };
         let upstream = self.upstreams.swap_remove(place);
-        if let Some(identity) = upstream.identity {
+        let for_all = || self.identities.iter().position(IdentityConfig::is_for_everybody);
+        if let Some(identity) = upstream.identity.or_else(for_all) {
             self.identities.swap(0, identity);
         }
         self.upstreams = vec![upstream];
@@ -155,6 +156,12 @@ pub struct IdentityConfig {
     pub clients: Vec<IpNet>,
     /// Clients that log on like this go by this identity.
     pub login: Option<ProxyLogin>,
+}
+
+impl IdentityConfig {
+    fn is_for_everybody(&self) -> bool {
+        self.clients.is_empty() && self.listen.is_empty() && self.login.is_none()
+    }
 }
 
 /// A name and a password that a client shows to the gateway (Basic, RFC 7617).

@@ -8,7 +8,7 @@ pub static TABLE_KEYS: &[Key] = &[
         "identities.name",
         Kind::Text,
         "NAME",
-        "What routes, upstreams, logs and metrics call it",
+        "What upstreams, logs and metrics call it",
         Fallback::Required("name the identity"),
     ),
     key("identities.user", Kind::Text, "ACCOUNT", "As `user`", Fallback::Required("name the account to prove")),
@@ -85,7 +85,7 @@ pub static TABLE_KEYS: &[Key] = &[
         "upstreams.identity",
         Kind::Text,
         "NAME",
-        "The identity of clients that have none of their own; the first identity unless given",
+        "The identity of clients that have none of their own; the first that is for everybody unless given",
         Fallback::Nothing,
     ),
     key(

@@ -58,19 +58,24 @@ impl Conversation<'_> {
         let mut handshake = Handshake::new(request, self.hop.credentials.clone(), limits::HEAD_LIMIT_BYTES);
         let (mut unused, mut out) = (Vec::new(), Vec::new());
         handshake.begin(&mut out);
+        // Basic needs no challenge.
+        if handshake.is_challenged() && !self.answer(&mut handshake, &mut out)? {
+            return Ok(());
+        }
+        let until = Instant::now() + limits::CHECK_WHOLE_TIMEOUT;
         loop {
+            if Instant::now() >= until {
+                return Err(Failure::Other("it does not come to an end with its answers".into()));
+            }
             self.stream.write_all(&out).map_err(|error| other(&error))?;
             out.clear();
             let mut buffer = [0; 8192];
             let count = self.stream.read(&mut buffer).map_err(|error| other(&error))?;
-            let progress = match count {
-                0 => handshake.closed().map(|progress| (0, progress)),
-                _ => {
-                    unused.extend_from_slice(&buffer[..count]);
-                    handshake.receive(&unused, &mut out)
-                }
-            };
-            let (used, progress) = progress.map_err(|fault| match fault.cause {
+            if count == 0 {
+                return Err(Failure::Other("it closes the connection without an answer".into()));
+            }
+            unused.extend_from_slice(&buffer[..count]);
+            let (used, progress) = handshake.receive(&unused, &mut out).map_err(|fault| match fault.cause {
                 Cause::CredentialsRefused => Failure::Refused,
                 _ => Failure::Other(fault.to_string()),
             })?;
@@ -78,7 +83,7 @@ impl Conversation<'_> {
             match progress {
                 Progress::More | Progress::Send => {}
                 Progress::Challenged if self.answer(&mut handshake, &mut out)? => {}
-                // It speaks HTTP and asks for the right thing; a second connection would tell no more.
+                // It has answered, and asks for the right thing; a second connection would tell no more.
                 Progress::Redial
                 | Progress::Challenged
                 | Progress::Answered

@@ -58,6 +58,7 @@ type CheckSlot = Arc<Mutex<Option<(Arc<Hop>, String)>>>;
 impl Drop for OwnUpstream {
     fn drop(&mut self) {
         *lock(&self.check) = None;
+        self.upstream.health.retire();
     }
 }
 
@@ -73,10 +74,18 @@ impl WayOut {
             config.identities.iter().map(|identity| workshop.identity(identity, &mut old_identities)).collect();
         for gone in old_identities {
             gone.retired.store(true, Ordering::Relaxed);
+            if !config.identities.iter().any(|identity| identity.name == gone.config.name) {
+                workshop.metrics.forget_identity(&gone.config.name);
+            }
         }
         let mut upstreams = Vec::new();
         for upstream in &config.upstreams {
             upstreams.push(workshop.upstream(upstream, &mut old_upstreams)?);
+        }
+        for gone in old_upstreams {
+            if !config.upstreams.iter().any(|upstream| *upstream.name == **gone.upstream.name()) {
+                workshop.metrics.forget_upstream(gone.upstream.name());
+            }
         }
         let fleet = Arc::new(fleet(config, workshop, &identities, &upstreams));
         for (member, own) in upstreams.iter().enumerate() {
@@ -171,16 +180,11 @@ fn credentials(identity: &IdentityConfig, upstream: &UpstreamConfig) -> Credenti
         .with_basic(identity.basic_password.as_ref().map(|password| password.reveal()))
 }
 
-/// The addresses of the identities stand behind those of all, in the identities' order.
+/// Whose each listening address is. By the addresses and not by their order, for a reload changes the identities and leaves the
+/// listeners as they are.
 fn identities_of_listeners(config: &Config) -> Vec<Option<usize>> {
-    let own: Vec<usize> = config
-        .identities
-        .iter()
-        .enumerate()
-        .flat_map(|(place, identity)| identity.listen.iter().map(move |_| place))
-        .collect();
-    let common = config.listen.len().saturating_sub(own.len());
-    std::iter::repeat_n(None, common).chain(own.into_iter().map(Some)).collect()
+    let owner = |address| config.identities.iter().position(|identity| identity.listen.contains(address));
+    config.listen.iter().map(owner).collect()
 }
 
 impl Workshop {

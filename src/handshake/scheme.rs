@@ -37,6 +37,11 @@ impl KnownScheme {
         self.recall() == Scheme::Basic
     }
 
+    /// An upstream that refused Basic is to say anew what it offers.
+    pub(super) fn forget_basic(&self) {
+        let _ = self.0.compare_exchange(3, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     pub(super) fn remember(&self, scheme: Scheme) {
         let number = match scheme {
             Scheme::Ntlm => 0,

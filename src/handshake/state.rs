@@ -104,6 +104,8 @@ pub struct Handshake {
     request: Request,
     credentials: Arc<Credentials>,
     scheme: Scheme,
+    /// The upstream exempts the destination: credentials are sent only if it asks for them all the same.
+    exempt: bool,
     state: State,
     head_limit_bytes: usize,
     /// Times that NEGOTIATE (or the request without credentials) was sent.
@@ -121,6 +123,7 @@ impl Handshake {
             request,
             credentials,
             scheme,
+            exempt: false,
             state,
             head_limit_bytes,
             beginnings: 0,
@@ -154,19 +157,28 @@ impl Handshake {
         matches!(self.state, State::Awaiting { sent: Leg::Authenticate, .. })
     }
 
+    /// The request that is out may be answered only when the upstream has reached the origin, or has failed to.
+    pub fn awaits_origin(&self) -> bool {
+        match self.state {
+            State::Awaiting { sent: Leg::Plain, .. } => self.exempt,
+            _ => self.awaits_verdict(),
+        }
+    }
+
     /// Asks for something else from now on. What the upstream has answered so far named no target.
     pub fn retarget(&mut self, request: Request) {
         self.request = request;
     }
 
-    /// Asks without credentials first.
+    /// Asks without credentials, and with them only if the upstream demands it.
     pub fn ask_plainly(&mut self) {
+        self.exempt = true;
         self.state = State::Ready(Leg::Plain);
     }
 
     /// Turns to another upstream: what the last one said is forgotten.
     pub fn turn_to(&mut self, credentials: Arc<Credentials>) {
-        self.state = State::Ready(first_leg(&credentials));
+        self.state = State::Ready(if self.exempt { Leg::Plain } else { first_leg(&credentials) });
         self.scheme = credentials.scheme.recall();
         self.beginnings = 0;
         self.credentials = credentials;
@@ -300,8 +312,14 @@ impl Handshake {
                 Cause::UpstreamClosed,
                 "the upstream closed the connection without an answer to AUTHENTICATE",
             )),
+            // Nobody has asked for credentials yet.
+            State::Awaiting { sent: Leg::Plain, .. } if self.exempt => {
+                self.check_beginnings(Cause::UpstreamClosed, CLOSED)?;
+                self.state = State::Ready(Leg::Plain);
+                Ok(Progress::Redial)
+            }
             // Whether the body was whole no longer matters: all that it was waiting for has gone.
-            _ => self.again(Cause::UpstreamClosed, "the upstream closed the connection in the middle of the handshake"),
+            _ => self.again(Cause::UpstreamClosed, CLOSED),
         }
     }
 
@@ -337,6 +355,8 @@ impl Handshake {
             }
             Decision::Refused { rechallenged, detail } => {
                 self.state = State::Ended;
+                // It may have been Basic, of which the upstream thinks better by now.
+                self.credentials.scheme.forget_basic();
                 match rechallenged {
                     true => self.tally.rechallenge += 1,
                     false => self.tally.refused += 1,
@@ -426,6 +446,8 @@ fn first_leg(credentials: &Credentials) -> Leg {
         FirstLeg::Plain => Leg::Plain,
     }
 }
+
+const CLOSED: &str = "the upstream closed the connection in the middle of the handshake";
 
 const ASKED_AGAIN: &str = "the upstream asks for authentication and answers a NEGOTIATE_MESSAGE with no challenge";
 

@@ -323,6 +323,32 @@ fn a_proxy_without_ntlm_is_named_with_what_it_offers() {
     assert!(ended.outcome.unwrap_err().detail.contains("Basic, Digest"));
 }
 
+#[test]
+fn an_upstream_that_has_refused_basic_is_asked_anew_what_it_offers() {
+    const ASKS: &[u8] = b"HTTP/1.1 407 R\r\nProxy-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\n\r\n";
+    let account = Account::parse("Domain\\User", None).unwrap();
+    let identity = Identity::new(account, "COMPUTER", NtHash::from_password("Password"), Method::NtlmV2, false);
+    let credentials = Credentials::new(identity, "proxy.test", FirstLeg::Negotiate).with_basic(Some("Password"));
+    let credentials = Arc::new(credentials);
+    let begin = || {
+        let mut handshake = Handshake::new(request(), Arc::clone(&credentials), HEAD_LIMIT_BYTES);
+        let mut out = Vec::new();
+        handshake.begin(&mut out);
+        (handshake, String::from_utf8(out).unwrap())
+    };
+    let (mut handshake, first) = begin();
+    assert!(first.contains("Proxy-Authorization: NTLM "), "{first}");
+    let mut out = Vec::new();
+    assert!(matches!(handshake.receive(ASKS, &mut out), Ok((_, Progress::Challenged))));
+    handshake.authenticate(&NONCES, &mut out).unwrap();
+    assert!(String::from_utf8(out.clone()).unwrap().contains("Proxy-Authorization: Basic "));
+    let (known, nothing) = begin();
+    assert!(known.is_challenged() && nothing.is_empty(), "what it wants is known");
+    assert_eq!(handshake.receive(ASKS, &mut out).unwrap_err().cause, Cause::CredentialsRefused);
+    let (_, again) = begin();
+    assert!(again.contains("Proxy-Authorization: NTLM "), "{again}");
+}
+
 const NEGOTIATE_ONLY: &str = "HTTP/1.1 407 R\r\nProxy-Authenticate: Negotiate\r\nContent-Length: 0\r\n\r\n";
 
 /// A 407 whose challenge comes under Negotiate.

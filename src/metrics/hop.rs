@@ -321,6 +321,13 @@ impl UpstreamFamilies {
         })
     }
 
+    pub(super) fn forget(&self, name: &str) {
+        for gauges in [&self.up, &self.addresses] {
+            // It may never have been there.
+            let _ = gauges.remove_label_values(&[name]);
+        }
+    }
+
     pub(super) fn of(&self, name: &str) -> UpstreamMetrics {
         let label = [name];
         UpstreamMetrics {

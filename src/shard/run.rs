@@ -104,6 +104,7 @@ impl Shard {
             settings,
             look_up: look_up_by(names, sender.clone()),
             address_waiters: Vec::new(),
+            address_round: 0,
             guard_waiters: Vec::new(),
             guard_round: 0,
             now_us,
@@ -293,6 +294,7 @@ impl Shard {
                     }
                 }
                 Message::Resolved => {
+                    self.context.address_round += 1;
                     let waiters = std::mem::take(&mut self.context.address_waiters);
                     waiters.into_iter().for_each(|key| self.enqueue(key));
                 }

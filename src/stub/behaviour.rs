@@ -205,6 +205,8 @@ pub(super) struct Rules {
     pub never_challenges: bool,
     /// A right proof does not help with destinations under `blocked.`.
     pub blocks_by_name: bool,
+    /// Destinations whose second label is `exempt` are let in without credentials, and not answered with them.
+    pub exempts_by_name: bool,
     /// A request with a client's own hop fields is denied.
     pub denies_client_fields: bool,
 }
@@ -248,6 +250,7 @@ pub(super) const PLAIN: Behaviour = Behaviour {
         asks_first: false,
         never_challenges: false,
         blocks_by_name: false,
+        exempts_by_name: false,
         denies_client_fields: false,
     },
 };

@@ -84,6 +84,7 @@ impl Personality {
             Self::OneConnection => with_rules(Rules { resets_unchallenged: true, ..PLAIN.rules }),
             Self::AsksFirst => with_rules(Rules { asks_first: true, ..PLAIN.rules }),
             Self::Policy407 => with_rules(Rules { blocks_by_name: true, ..PLAIN.rules }),
+            Self::ExemptHangs => with_rules(Rules { exempts_by_name: true, ..PLAIN.rules }),
             Self::DeniesClientFields => with_rules(Rules { denies_client_fields: true, ..PLAIN.rules }),
             _ => self.odd_framing(),
         }

@@ -95,6 +95,8 @@ personalities! {
     Open = "open",
     /// Answers a request without credentials and never one with them (exempt destinations of some filters).
     HangsOnCredentials = "hangs-on-credentials",
+    /// Exempts destinations named `….exempt.…`: it lets them in without credentials and never answers with them.
+    ExemptHangs = "exempt-hangs",
     /// All challenges stand on one line, with commas in quoted strings between them.
     ChallengesJoined = "challenges-joined-on-one-line",
     /// Field name and scheme are in odd letter case.

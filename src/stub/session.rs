@@ -205,6 +205,9 @@ impl Session {
             Gate::NoCredentials => return Outcome::Silence,
             Gate::Proof => {}
         }
+        if self.behaviour.rules.exempts_by_name && request.host.split('.').nth(1) == Some("exempt") {
+            return if matches!(request.credentials, Credentials::None) { Outcome::Admit } else { Outcome::Silence };
+        }
         if self.behaviour.rules.denies_client_fields && request.client_fields {
             return Outcome::Page(Page::error(403, "Forbidden", "A field that belongs to another connection."));
         }

@@ -82,7 +82,8 @@ impl Authenticate {
     ) -> Step {
         let challenged = attempt.handshake.is_challenged();
         // Where there is another upstream, this one is not waited for as long as an answer to a CONNECT may take.
-        let at_ms = match !challenged && attempt.wish.has_next(&attempt.fleet) {
+        let waits_long = challenged || attempt.handshake.awaits_origin();
+        let at_ms = match !waits_long && attempt.wish.has_next(&attempt.fleet) {
             true => attempt.until_ms.min(context.now_ms() + context.settings.timeouts.connect),
             false => attempt.until_ms,
         };
@@ -188,7 +189,6 @@ impl Authenticate {
                     waiting.challenged(context.now_ms());
                 }
                 self.waits_for_guard = true;
-                self.attempt.hop.upstream.health.succeeded();
                 Ok(Next::Challenged)
             }
             Progress::Redial | Progress::Answered | Progress::Established | Progress::Declined(_) => {
@@ -270,6 +270,7 @@ impl Authenticate {
 
     /// Any answer but a 407 to an AUTHENTICATE_MESSAGE says that the credentials were taken.
     fn verdict(&mut self, context: &Context) {
+        self.attempt.hop.upstream.health.succeeded();
         if let Some(ticket) = self.ticket.take() {
             self.end_phase(Phase::Authenticate, context);
             ticket.accepted(context.now_ms());
@@ -288,6 +289,8 @@ impl Authenticate {
         {
             self.end_phase(Phase::Authenticate, context);
             ticket.refused(context.now_ms());
+            // It is in order: what it says of the credentials is another matter.
+            self.attempt.hop.upstream.health.succeeded();
         }
         let held = matches!(fault.cause, Cause::CredentialsHeld | Cause::DestinationHeld);
         let is_upstreams = fault.cause.culprit() == Culprit::Upstream && !held;
@@ -299,7 +302,7 @@ impl Authenticate {
         self.count(outcome, client, context);
         if is_upstreams {
             // An answer that does not come may be waiting for the origin.
-            if !self.attempt.handshake.awaits_verdict() || fault.cause != Cause::HandshakeTimeout {
+            if !self.attempt.handshake.awaits_origin() || fault.cause != Cause::HandshakeTimeout {
                 self.attempt.hop.upstream.health.failed(context.now_ms(), &fault.detail);
             }
             if context.now_ms() < self.attempt.until_ms && self.attempt.wish.has_next(&self.attempt.fleet) {

@@ -92,6 +92,8 @@ pub struct Context {
     pub look_up: Box<dyn Fn(HostPort, Key) -> bool + Send>,
     /// Tunnels that wait for the upstream's addresses.
     pub address_waiters: Vec<Key>,
+    /// How often that list was called up; who was listed in this round need not be listed again.
+    pub address_round: u64,
     /// Tunnels that wait for the guard to change.
     pub guard_waiters: Vec<Key>,
     /// How often the list of waiters was called up; who was listed in this round need not be listed again.

@@ -82,7 +82,11 @@ pub(super) struct Dial {
     tried_addresses: usize,
     /// Upstreams that were tried in this dial.
     launched: Vec<usize>,
+    /// Upstreams whose names had not been looked up when their turn came.
+    unresolved: Vec<usize>,
     waits_for_addresses: bool,
+    /// The round in which this tunnel was put on the list of those that wait for addresses.
+    listed_in_round: Option<u64>,
     last: Option<Fault>,
 }
 
@@ -101,7 +105,9 @@ impl Dial {
             preferred: 0,
             tried_addresses: 0,
             launched: Vec::new(),
+            unresolved: Vec::new(),
             waits_for_addresses: false,
+            listed_in_round: None,
             last: None,
         });
         dial.turn_to(member);
@@ -121,24 +127,43 @@ impl Dial {
         self.race.endpoint(number)
     }
 
-    pub(super) fn step(self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+    pub(super) fn step(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
         if client.endpoint.ready.reset() {
             return self.client_gone(context);
         }
         if self.waits_for_addresses {
-            if self.attempt.hop.upstream.resolution().is_none() {
+            let Some(member) = self.take_resolved() else {
+                self.list(key, context);
                 return Step::Wait(Stage::Dial(self));
-            }
+            };
+            self.waits_for_addresses = false;
             self.attempt.hop.metrics.phase(Phase::Resolve, context.now_us - self.attempt.started_us);
-            return Dial::anew(self.attempt, key, client, context);
+            self.turn_to(member);
         }
         self.go_on(key, client, context)
+    }
+
+    /// One of the upstreams that were waited for and of whose names something is known now.
+    fn take_resolved(&mut self) -> Option<usize> {
+        let fleet = &self.attempt.fleet;
+        let is_known = |member: &usize| fleet.members.get(*member).is_none_or(|of| of.upstream.resolution().is_some());
+        let position = self.unresolved.iter().position(is_known)?;
+        Some(self.unresolved.remove(position))
+    }
+
+    /// Asks to be stepped when something new is known of an upstream's name.
+    fn list(&mut self, key: Key, context: &mut Context) {
+        if self.listed_in_round != Some(context.address_round) {
+            self.listed_in_round = Some(context.address_round);
+            context.address_waiters.push(key);
+        }
     }
 
     pub(super) fn expired(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
         let now_ms = context.now_ms();
         if self.waits_for_addresses {
-            let fault = fault(Cause::ResolveTimeout, "the upstream's name was not resolved in time");
+            let late = || fault(Cause::ResolveTimeout, "the upstream's name was not resolved in time");
+            let fault = self.last.take().unwrap_or_else(late);
             return self.give_up(fault, client, context);
         }
         while let Some(racer) = self.race.overdue(now_ms) {
@@ -214,22 +239,22 @@ impl Dial {
                 let detail = format!("the name of the upstream {} does not resolve: {why}", upstream.name());
                 self.last = Some(fault(Cause::ResolveFailed, detail));
             }
-            None => {}
+            None => self.unresolved.push(member),
         }
     }
 
-    /// Every address of every upstream has failed, unless the names are still being looked up.
+    /// Every address of every upstream has failed, but for those whose names are still being looked up.
     fn nobody_left(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        match self.last.take() {
-            Some(fault) => self.give_up(fault, client, context),
-            None => {
-                self.waits_for_addresses = true;
-                context.address_waiters.push(key);
-                let at_ms = context.now_ms() + context.settings.timeouts.connect;
-                client.set_deadline(key, context, at_ms.min(self.attempt.until_ms));
-                Step::Wait(Stage::Dial(self))
-            }
+        if self.unresolved.is_empty() {
+            let none = || fault(Cause::ResolveFailed, "the upstream's name has no address");
+            let fault = self.last.take().unwrap_or_else(none);
+            return self.give_up(fault, client, context);
         }
+        self.waits_for_addresses = true;
+        self.list(key, context);
+        let at_ms = context.now_ms() + context.settings.timeouts.connect;
+        client.set_deadline(key, context, at_ms.min(self.attempt.until_ms));
+        Step::Wait(Stage::Dial(self))
     }
 
     fn connected(self: Box<Self>, winner: Racer, key: Key, client: &mut Client, context: &mut Context) -> Step {

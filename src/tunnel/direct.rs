@@ -1,6 +1,6 @@
 //! A tunnel that leads straight to its origin, past all upstreams.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::exchange::Exchange;
@@ -9,8 +9,10 @@ use super::reply::Reply;
 use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Fault};
+use crate::fleet::Fleet;
 use crate::forward::ForwardRequest;
-use crate::route::is_link_local;
+use crate::http::{Authority, Host};
+use crate::route::{Decision, is_link_local};
 use crate::upstream::{HostPort, Resolution};
 
 /// Finding the origin and connecting to it.
@@ -19,6 +21,8 @@ pub(super) struct Direct {
     origin: HostPort,
     /// Plain HTTP; `None` for a tunnel.
     request: Option<Arc<ForwardRequest>>,
+    /// By whose rules it is reached.
+    fleet: Arc<Fleet>,
     leftover: Vec<u8>,
     race: Race,
     /// `None` while the name is looked up.
@@ -43,6 +47,7 @@ impl Direct {
         let mut direct = Box::new(Direct {
             origin,
             request,
+            fleet: Arc::clone(&context.settings.fleet),
             leftover,
             race: Race::new(0),
             addresses: None,
@@ -69,7 +74,7 @@ impl Direct {
             Resolution::Addresses(addresses) => {
                 // A name must not lead where its address would not.
                 let allowed: Vec<SocketAddr> =
-                    addresses.iter().filter(|address| !is_link_local(address.ip())).copied().collect();
+                    addresses.iter().filter(|address| self.is_allowed(**address)).copied().collect();
                 if allowed.is_empty() {
                     let detail = format!("{} is a link-local address, which the routes deny", self.origin);
                     self.last = Some(fault(Cause::DestinationDenied, detail));
@@ -82,6 +87,16 @@ impl Direct {
                 self.addresses = Some(Arc::default());
             }
         }
+    }
+
+    /// A link-local address is, where a route names its network.
+    fn is_allowed(&self, address: SocketAddr) -> bool {
+        let host = match address.ip().to_canonical() {
+            IpAddr::V4(address) => Host::V4(address),
+            IpAddr::V6(address) => Host::V6(address),
+        };
+        let written_out = Authority { host, port: address.port() };
+        !is_link_local(address.ip()) || self.fleet.decide(&written_out) == Decision::Direct
     }
 
     pub(super) fn endpoint(&mut self, number: u8) -> Option<&mut Endpoint> {
@@ -107,6 +122,11 @@ impl Direct {
         while let Some(racer) = self.race.overdue(now_ms) {
             let detail = format!("{} did not take the connection in time", racer.candidate.address);
             self.last = Some(fault(Cause::ConnectTimeout, detail));
+        }
+        if now_ms >= self.until_ms {
+            let late = || fault(Cause::ConnectTimeout, "the origin did not take the connection in time");
+            let fault = self.last.take().unwrap_or_else(late);
+            return self.give_up(fault, client, context);
         }
         self.go_on(key, client, context)
     }

@@ -24,6 +24,8 @@ pub struct Health {
     up: AtomicBool,
     /// Nothing has failed since the last success: one more need not be noted.
     spotless: AtomicBool,
+    /// The configuration names it no more.
+    retired: AtomicBool,
     inner: Mutex<Inner>,
     on_change: Box<dyn Fn(&HealthChange) + Send + Sync>,
 }
@@ -59,6 +61,7 @@ impl Health {
         Health {
             up: AtomicBool::new(true),
             spotless: AtomicBool::new(true),
+            retired: AtomicBool::new(false),
             inner: Mutex::default(),
             on_change: Box::new(on_change),
         }
@@ -86,9 +89,19 @@ impl Health {
         }
     }
 
+    /// The configuration names the upstream no more: no further change is told of, and nothing is checked. Tunnels that stand may
+    /// keep it for long.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.lock().down = None;
+    }
+
     /// A dial or a handshake failed for a reason that is the upstream's.
     pub fn failed(&self, now_ms: u64, why: &str) {
         let mut inner = self.lock();
+        if self.retired.load(Ordering::Relaxed) {
+            return;
+        }
         self.spotless.store(false, Ordering::Relaxed);
         inner.failures = inner.failures.saturating_add(1);
         if inner.down.is_some() || (inner.failures < limits::EJECT_AFTER && !inner.on_probation) {
@@ -195,6 +208,17 @@ mod tests {
         eject(&health, 4_000);
         assert_eq!(health.next_check_in_ms(4_000), Some(1_000), "a handshake has made up for what was before");
         assert_eq!(changes.lock().unwrap().len(), 5);
+    }
+
+    #[test]
+    fn what_the_configuration_names_no_more_is_neither_checked_nor_told_of() {
+        let (health, changes) = health();
+        eject(&health, 0);
+        health.retire();
+        health.checked(1_000, Ok(()));
+        eject(&health, 2_000);
+        assert_eq!(health.next_check_in_ms(2_000), None);
+        assert_eq!(changes.lock().unwrap().len(), 1);
     }
 
     #[test]

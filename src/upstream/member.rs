@@ -25,7 +25,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// An upstream whose addresses are not known yet. See [`Health::new`] for `on_health`.
+    /// An upstream of which those addresses are known that are written out. See [`Health::new`] for `on_health`.
     pub fn new(
         name: &str,
         hosts: Vec<HostPort>,
@@ -33,7 +33,7 @@ impl Upstream {
     ) -> Arc<Upstream> {
         Arc::new(Upstream {
             name: name.into(),
-            found: RwLock::new(vec![None; hosts.len()]),
+            found: RwLock::new(hosts.iter().map(written_out).collect()),
             hosts,
             preferred: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
@@ -108,6 +108,11 @@ impl Upstream {
     }
 }
 
+fn written_out(host: &HostPort) -> Option<Resolution> {
+    let address = host.host().parse().ok()?;
+    Some(Resolution::Addresses([SocketAddr::new(address, host.port())].into()))
+}
+
 fn addresses_of(resolution: &Resolution) -> &[SocketAddr] {
     match resolution {
         Resolution::Addresses(addresses) => addresses,
@@ -134,6 +139,12 @@ mod tests {
         assert_eq!(upstream.resolution(), Some(addresses(&["10.0.0.2:2"])));
         assert_eq!(upstream.resolved(0, addresses(&["10.0.0.1:1"])), 2);
         assert_eq!(upstream.resolution(), Some(addresses(&["10.0.0.1:1", "10.0.0.2:2"])));
+    }
+
+    #[test]
+    fn what_is_written_out_is_known_from_the_start() {
+        let upstream = Upstream::new("both", vec!["10.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()], |_| {});
+        assert_eq!(upstream.resolution(), Some(addresses(&["10.0.0.1:1", "[::1]:2"])));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A client that speaks CONNECT by hand, to send and see exact bytes.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// How long a client here waits for bytes unless its test says otherwise.
@@ -59,6 +59,19 @@ pub fn ask(proxy: SocketAddr, bytes: &[u8]) -> io::Result<Answered> {
     let mut stream = TcpStream::connect_timeout(&proxy, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(bytes)?;
+    let head = read_head(&mut stream)?;
+    Ok(Answered { stream, head })
+}
+
+/// Asks `proxy` for a tunnel to a host by name, `host:port`, from an address of this machine's choice.
+pub fn connect_name_from(source: IpAddr, proxy: SocketAddr, authority: &str) -> io::Result<Answered> {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    bind(&socket, &SocketAddr::new(source, 0))?;
+    connect(&socket, &proxy)?;
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").as_bytes())?;
     let head = read_head(&mut stream)?;
     Ok(Answered { stream, head })
 }

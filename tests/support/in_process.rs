@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 
-use ntlm_gateway::config::{self, Origin, Setting, Settings, Sources, keys, secrets};
+use ntlm_gateway::config::{self, Config, Origin, Setting, Settings, Sources, keys, secrets};
 use ntlm_gateway::gateway::Gateway;
+
+use super::client::ask;
+use super::scratch::Scratch;
 
 /// Domain, user and password that [`gateway`] proves.
 pub const ACCOUNT: (&str, &str, &str) = ("CORP", "alice", "SecREt01");
@@ -32,6 +35,60 @@ pub fn gateway(upstream: &str, further: &[(&str, &str)]) -> Gateway {
     let sources = Sources::new(settings, lookup).unwrap_or_else(|errors| panic!("{errors}"));
     let config = config::load(&sources).unwrap_or_else(|errors| panic!("{errors}"));
     Gateway::start(&config, || {}).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Starts a gateway on free ports of loopback from a configuration file's text. What the text does not say at its top is as for
+/// [`gateway`], but for the upstream and the account; the environment has the password of the plain account.
+///
+/// # Panics
+/// When the text is wrong or the gateway does not start.
+pub fn gateway_of(text: &str) -> Gateway {
+    Gateway::start(&config_of(text), || {}).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The configuration that [`gateway_of`] starts with.
+///
+/// # Panics
+/// When the text is wrong.
+pub fn config_of(text: &str) -> Config {
+    let scratch = Scratch::new("config");
+    let file = scratch.write("gateway.toml", text).display().to_string();
+    let top = text.split("[[").next().unwrap_or_default();
+    let is_said = |name: &str| top.lines().any(|line| line.split('=').next().is_some_and(|key| key.trim() == name));
+    let given = [
+        ("config", file.as_str()),
+        ("listen", "127.0.0.1:0"),
+        ("admin", "127.0.0.1:0"),
+        ("shards", "1"),
+        ("max_tunnels", "500"),
+    ];
+    let mut settings = Settings::default();
+    for (name, text) in given.into_iter().filter(|(name, _)| !is_said(name)) {
+        let key = keys::find(name).unwrap_or_else(|| panic!("no setting is called {name}"));
+        settings.give(key, Setting { text: text.to_owned(), origin: Origin::Default });
+    }
+    let lookup = |name: &str| (name == secrets::password_variable()).then(|| ACCOUNT.2.into());
+    let sources = Sources::new(settings, lookup).unwrap_or_else(|errors| panic!("{errors}"));
+    config::load(&sources).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// The status of its `/readyz`, and the line that it says.
+///
+/// # Panics
+/// When the administration address does not answer.
+pub fn readyz(gateway: &Gateway) -> (u16, String) {
+    let mut answer = ask(gateway.admin_address(), b"GET /readyz HTTP/1.0\r\n\r\n").expect("an answer");
+    let mut line = String::new();
+    std::io::Read::read_to_string(&mut answer.stream, &mut line).expect("a line");
+    (answer.status(), line)
+}
+
+/// The sum of a metric's samples that carry all of `labels`; 0 when there is none.
+///
+/// # Panics
+/// When the metrics cannot be written.
+pub fn metric(gateway: &Gateway, name: &str, labels: &[(&str, &str)]) -> f64 {
+    super::metrics::sum(&metrics(gateway), &format!("ntlm_gateway_{name}"), labels).unwrap_or_default()
 }
 
 /// Where its clients go.

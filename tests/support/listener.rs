@@ -1,6 +1,7 @@
 //! A TCP server that plays a part written in the test.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -44,6 +45,51 @@ impl Listener {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+}
+
+/// An address that refuses every connection for as long as this lives: its port is taken, and nobody listens.
+pub struct Refusing {
+    _socket: OwnedFd,
+    /// Where.
+    pub address: SocketAddr,
+}
+
+impl Refusing {
+    /// Takes a port of loopback.
+    pub fn new() -> Self {
+        let socket = bound_socket();
+        let address = rustix::net::getsockname(&socket).expect("the address of a bound socket");
+        Self { _socket: socket, address: SocketAddr::try_from(address).expect("an address of IPv4") }
+    }
+}
+
+/// An address that swallows every attempt to connect: its queue is full, and the kernel drops what comes.
+pub struct BlackHole {
+    _queued: Vec<TcpStream>,
+    _listener: TcpListener,
+    /// Where.
+    pub address: SocketAddr,
+}
+
+impl BlackHole {
+    /// Takes a port of loopback and fills its queue.
+    pub fn new() -> Self {
+        let socket = bound_socket();
+        rustix::net::listen(&socket, 0).expect("a listening socket");
+        let listener = TcpListener::from(socket);
+        let address = listener.local_addr().expect("the address of a bound socket");
+        let fill = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+        let queued: Vec<TcpStream> = std::iter::from_fn(fill).take(16).collect();
+        assert!(queued.len() < 16, "the queue is never full");
+        Self { _queued: queued, _listener: listener, address }
+    }
+}
+
+fn bound_socket() -> OwnedFd {
+    use rustix::net::{AddressFamily, SocketType, bind, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port of loopback");
+    socket
 }
 
 impl Drop for Listener {

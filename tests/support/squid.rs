@@ -24,11 +24,13 @@ pub struct SquidOptions {
     pub helpers: u32,
     /// Further lines of squid.conf, ahead of the access rules.
     pub extra: String,
+    /// It asks for Basic with these users and passwords, and not for NTLM.
+    pub basic: Option<Vec<(String, String)>>,
 }
 
 impl Default for SquidOptions {
     fn default() -> Self {
-        Self { helpers: 20, extra: String::new() }
+        Self { helpers: 20, extra: String::new(), basic: None }
     }
 }
 
@@ -68,6 +70,13 @@ impl Squid {
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.stop(Duration::from_secs(10));
+        }
+    }
+
+    /// Ends it without a word to anybody.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.stop(Duration::ZERO);
         }
     }
 
@@ -162,13 +171,19 @@ fn configure(scratch: &Scratch, address: SocketAddr, options: &SquidOptions) {
     let samba = scratch.join("samba");
     std::fs::create_dir_all(&samba).expect("mkdir for Samba");
     let smb_conf = scratch.write("smb.conf", samba_conf(&samba));
+    let users = scratch.write("users", basic_users(options.basic.as_deref().unwrap_or_default()));
+    let scheme = match options.basic {
+        // Or else it looks the user up in lower case.
+        Some(_) => format!(
+            "auth_param basic program /usr/lib/squid/basic_ncsa_auth {}\nauth_param basic casesensitive on",
+            users.display()
+        ),
+        None => ntlm_scheme(&smb_conf, options.helpers),
+    };
     let mut conf = format!(
         "http_port {address}\n\
          visible_hostname squid.test\n\
-         auth_param ntlm program {ntlm_auth} --helper-protocol=squid-2.5-ntlmssp --configfile={smb_conf} \
-         --username=alice --domain=CORP --password={PASSWORD}\n\
-         auth_param ntlm children {helpers} startup={startup} idle=1 queue-size=4096\n\
-         auth_param ntlm keep_alive on\n\
+         {scheme}\n\
          acl authenticated proxy_auth REQUIRED\n\
          {extra}\n\
          http_access allow authenticated\n\
@@ -184,21 +199,40 @@ fn configure(scratch: &Scratch, address: SocketAddr, options: &SquidOptions) {
          logformat rig {LOG_FORMAT}\n\
          access_log stdio:{directory}/access.log rig\n\
          logfile_rotate 0\n",
-        ntlm_auth = path_of("ntlm_auth").display(),
-        smb_conf = smb_conf.display(),
-        helpers = options.helpers,
-        startup = options.helpers.min(4),
         extra = options.extra,
     );
     // Started as root, Squid gives root up; what it reads and writes must then belong to that user.
     if rustix::process::geteuid().is_root() {
         let (user, uid, gid) = unprivileged_user();
         let _ = writeln!(conf, "cache_effective_user {user}");
-        for path in [scratch.path(), &samba, &smb_conf] {
+        for path in [scratch.path(), &samba, &smb_conf, &users] {
             std::os::unix::fs::chown(path, Some(uid), Some(gid)).expect("chown for Squid");
         }
     }
     scratch.write("squid.conf", conf);
+}
+
+fn ntlm_scheme(smb_conf: &Path, helpers: u32) -> String {
+    format!(
+        "auth_param ntlm program {ntlm_auth} --helper-protocol=squid-2.5-ntlmssp --configfile={smb_conf} \
+         --username=alice --domain=CORP --password={PASSWORD}\n\
+         auth_param ntlm children {helpers} startup={startup} idle=1 queue-size=4096\n\
+         auth_param ntlm keep_alive on",
+        ntlm_auth = path_of("ntlm_auth").display(),
+        smb_conf = smb_conf.display(),
+        startup = helpers.min(4),
+    )
+}
+
+/// The file that `basic_ncsa_auth` reads: a user and the MD5 of a password, a line.
+fn basic_users(users: &[(String, String)]) -> String {
+    let line = |(user, password): &(String, String)| {
+        let hash = run(path_of("openssl"), Duration::from_secs(10), |command| {
+            command.args(["passwd", "-apr1", password]);
+        });
+        format!("{user}:{}\n", hash.text().trim())
+    };
+    users.iter().map(line).collect()
 }
 
 /// Settings that keep Samba's helper in its own directory; it checks the one password it was started with.
