@@ -248,3 +248,7 @@ pub const KEEP_AGE: Duration = Duration::from_secs(8);
 
 /// Authenticated upstream connections that a shard keeps for an upstream and an identity.
 pub const KEEP_PER_SHARD: usize = 32;
+
+/// An upstream that asked for authentication again so often in a row, on connections that it had authenticated, is taken to
+/// authenticate single requests; its connections are not kept any more.
+pub const FORGETS: u32 = 3;

@@ -329,6 +329,9 @@ impl Shard {
         // Clients between two requests are in the middle of nothing.
         let resting: Vec<Key> = self.slots.iter().filter(|(_, slot)| slot.tunnel.rests()).filter_map(key_of).collect();
         for key in resting {
+            if let Some(slot) = live(&mut self.slots, key) {
+                slot.tunnel.leave(&self.context);
+            }
             self.follow(key, Next::Close);
         }
     }

@@ -258,6 +258,11 @@ impl Tunnel {
         self.end_relay(&end, context);
     }
 
+    /// Ends a tunnel that [rests](Tunnel::rests): nothing is lost.
+    pub fn leave(&self, context: &Context) {
+        self.conclude(context, &End::Finished, 0, 0);
+    }
+
     /// Ends a tunnel whose halves may hold pipes.
     fn end_relay(&mut self, end: &End, context: &mut Context) {
         let (up, down) = match std::mem::replace(&mut self.stage, Stage::Stepping) {

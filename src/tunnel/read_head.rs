@@ -44,7 +44,8 @@ pub(super) struct ReadHead {
 pub(super) struct Pinned {
     pub upstream: Endpoint,
     pub number: u8,
-    pub hop: Arc<Hop>,
+    /// `None` where it leads straight to its origin.
+    pub hop: Option<Arc<Hop>>,
     /// `host:port`.
     pub origin: Box<str>,
 }
