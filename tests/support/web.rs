@@ -38,6 +38,9 @@ use super::wire::{Wire, field};
 /// Between two server-sent events.
 pub const EVENT_PAUSE: Duration = Duration::from_millis(150);
 
+/// Given, because a proxy adds its own where there is none.
+const DATE: &str = "Date: Mon, 01 Jan 2024 00:00:00 GMT\r\n";
+
 /// What was asked for, and how often.
 #[derive(Default)]
 pub struct Seen {
@@ -256,7 +259,7 @@ fn files<'a>(asked: &Asked<'a>) -> &'a std::path::Path {
 }
 
 fn page(wire: &mut Wire, asked: &Asked<'_>, status: u16, fields: &str, body: &[u8]) -> io::Result<()> {
-    let mut answer = format!("HTTP/1.1 {status} Said\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\n{fields}").into_bytes();
+    let mut answer = format!("HTTP/1.1 {status} Said\r\n{DATE}{fields}").into_bytes();
     let bodiless = matches!(status, 204 | 304);
     if !bodiless {
         write!(answer, "Content-Length: {}\r\n", body.len())?;
@@ -307,7 +310,7 @@ fn stream(wire: &mut Wire, asked: &Asked<'_>, kind: &str, number: usize, seed: u
         _ => format!("Content-Length: {number}\r\n"),
     };
     let kind_of_content = if kind == "events" { "text/event-stream" } else { "application/octet-stream" };
-    wire.send(format!("HTTP/1.1 200 OK\r\nContent-Type: {kind_of_content}\r\n{head}\r\n"))?;
+    wire.send(format!("HTTP/1.1 200 OK\r\n{DATE}Content-Type: {kind_of_content}\r\n{head}\r\n"))?;
     if asked.method == "HEAD" {
         return Ok(kind != "close");
     }
