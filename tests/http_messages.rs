@@ -293,3 +293,23 @@ fn a_protocol_that_was_not_asked_for_is_no_switch() {
     }
     rig.stop();
 }
+
+/// A client that leaves Nagle's algorithm on, as Python's requests does towards proxies: its body waits in its kernel until the
+/// head is acknowledged, which a kernel that has nothing else to say puts off for 40 ms.
+#[test]
+fn a_body_that_waits_for_the_heads_acknowledgement_is_not_kept_waiting() {
+    let rig = Rig::new(&[]);
+    let mut client = rig.client();
+    client.stream.set_nodelay(false).unwrap();
+    let head = rig.head("POST", "/sink", "Content-Length: 10\r\n");
+    let mut slow = 0;
+    for _ in 0..40 {
+        let began = std::time::Instant::now();
+        client.send(&head).unwrap();
+        client.send("0123456789").unwrap();
+        assert_eq!(client.answer("POST").unwrap().status(), 200);
+        slow += u32::from(began.elapsed() > Duration::from_millis(38));
+    }
+    assert!(slow < 10, "{slow} of 40 waited for a delayed acknowledgement");
+    rig.stop();
+}
