@@ -7,6 +7,7 @@
 //! | `/huge/N` | N zeros that are stored nowhere |
 //! | `/status/N` | that status and a short page |
 //! | `/sink` | what came: method, length and checksum of the body |
+//! | `/swallow` | the length of a body that is stored nowhere |
 //! | `/headers` | the request's head |
 //! | `/encoded` | a `Content-Encoding` that nobody must undo |
 //! | `/trailers`, `/hints` | chunk extensions and trailers; a 103 before the answer |
@@ -217,6 +218,12 @@ pub fn web_part(wire: &mut Wire, asked: &Asked<'_>) -> io::Result<bool> {
         "early" => return early(wire),
         "git" => return cgi::git(wire, asked, files(asked), rest, query),
         "echo-upgrade" if field(asked.head, "upgrade").is_some() => return upgrade(wire, asked.head),
+        "swallow" => {
+            let length = field(asked.head, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+            wire.skip(length)?;
+            page(wire, asked, 200, "", format!("{length}\n").as_bytes())?;
+            return Ok(true);
+        }
         "sink" if field(asked.head, "expect").is_some() => wire.send("HTTP/1.1 100 Continue\r\n\r\n")?,
         _ => {}
     }
