@@ -191,11 +191,11 @@ fn pip_downloads_from_an_index() {
 /// A repository of one package, flat, unsigned.
 fn make_repository(at: &Path) {
     let tree = at.join("tree");
-    std::fs::create_dir_all(tree.join("DEBIAN")).unwrap();
-    std::fs::create_dir_all(tree.join("usr/share/gateway-test")).unwrap();
-    std::fs::write(tree.join("usr/share/gateway-test/data"), pseudo_random(4, 2 << 20)).unwrap();
+    std::fs::create_dir_all(tree.join("DEBIAN")).expect("mkdir");
+    std::fs::create_dir_all(tree.join("usr/share/gateway-test")).expect("mkdir");
+    std::fs::write(tree.join("usr/share/gateway-test/data"), pseudo_random(4, 2 << 20)).expect("write the data");
     let control = "Package: gateway-test\nVersion: 1.0\nArchitecture: all\nMaintainer: Test <test@example.test>\nDescription: a test\n";
-    std::fs::write(tree.join("DEBIAN/control"), control).unwrap();
+    std::fs::write(tree.join("DEBIAN/control"), control).expect("write control");
     let package = at.join("gateway-test_1.0_all.deb");
     run(path_of("dpkg-deb"), MAX_TIME, |command| {
         command.args(["--root-owner-group", "--build", "-Znone"]).arg(&tree).arg(&package);
@@ -204,10 +204,10 @@ fn make_repository(at: &Path) {
     let sum = run(path_of("sha256sum"), MAX_TIME, |command| {
         command.arg(&package);
     });
-    let (sum, size) = (sum.text(), std::fs::metadata(&package).unwrap().len());
+    let (sum, size) = (sum.text(), std::fs::metadata(&package).expect("the package").len());
     let sum = sum.split(' ').next().unwrap_or_default();
     let packages = format!("{control}Filename: ./gateway-test_1.0_all.deb\nSize: {size}\nSHA256: {sum}\n");
-    std::fs::write(at.join("Packages"), packages).unwrap();
+    std::fs::write(at.join("Packages"), packages).expect("write Packages");
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn a_bad_chunk_ends_the_upload_without_an_end() {
         client.send(format!("{}{chunks}", rig.head("POST", "/sink", "Transfer-Encoding: chunked\r\n"))).unwrap();
         let answer = client.answer("POST").unwrap_or_else(|error| panic!("{chunks:?}: {error}"));
         assert_eq!(answer.status(), 400, "{chunks:?}: {}", answer.text());
-        assert!(client.to_end().is_ok_and(|rest| rest.is_empty()), "{chunks:?}: the connection ends");
+        assert!(client.rest().is_ok_and(|rest| rest.is_empty()), "{chunks:?}: the connection ends");
     }
     assert_eq!(rig.client().ask(rig.get("/bytes/5")).unwrap().body.len(), 5, "others are served");
     rig.stop();
@@ -129,7 +129,7 @@ fn what_is_smuggled_behind_a_good_request_is_refused_by_itself() {
         client.send(format!("{}{}", rig.get("/bytes/5"), text.replace('U', &rig.proxy.url("/bytes/6")))).unwrap();
         assert_eq!(client.answer("GET").unwrap().body.len(), 5, "{text:?}");
         assert_eq!(client.answer("GET").unwrap().status(), *status, "{text:?}");
-        assert!(client.to_end().is_ok_and(|rest| rest.is_empty()), "{text:?}");
+        assert!(client.rest().is_ok_and(|rest| rest.is_empty()), "{text:?}");
     }
     assert_eq!(rig.proxy.seen.requests(), REFUSED.len(), "only the good ones arrive");
     rig.stop();
@@ -203,7 +203,7 @@ fn a_body_that_is_cut_short_is_never_a_clean_end() {
         for version in ["1.0", "1.1"] {
             let mut client = rig.client();
             client.send(format!("GET {} HTTP/{version}\r\nHost: h\r\n\r\n", rig.proxy.url(path))).unwrap();
-            let error = client.to_end().expect_err("a reset");
+            let error = client.rest().expect_err("a reset");
             assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{path} {version}");
         }
     }

@@ -46,9 +46,9 @@ fn authenticates(rig: &Rig) -> usize {
 /// Sends the same request on so many connections at once.
 fn at_once(rig: &Rig, count: usize, path: &str) {
     let mut clients: Vec<Wire> = (0..count).map(|_| rig.client()).collect();
-    clients.iter_mut().for_each(|client| client.send(rig.get(path)).unwrap());
+    clients.iter_mut().for_each(|client| client.send(rig.get(path)).expect("send"));
     for client in &mut clients {
-        assert_eq!(client.answer("GET").unwrap().status(), 200);
+        assert_eq!(client.answer("GET").expect("an answer").status(), 200);
     }
 }
 
@@ -144,7 +144,7 @@ fn stub_and_gateway(
 ) -> (StubServer, ntlm_gateway::gateway::Gateway) {
     let (domain, user, password) = ACCOUNT;
     let options = StubOptions::default().account(domain, user, password).personality(personality);
-    let stub = StubServer::start(options).unwrap();
+    let stub = StubServer::start(options).expect("start the stub");
     let gateway = in_process::gateway(&stub.address().to_string(), settings);
     (stub, gateway)
 }

@@ -175,7 +175,7 @@ fn a_body_of_unknown_length_is_framed_for_each_client() {
 
 /// What arrives at the proxy for a request with these fields.
 fn passed_on(rig: &Rig, target: &str, fields: &str) -> Message {
-    rig.client().ask(format!("GET {target} HTTP/1.1\r\n{fields}\r\n")).unwrap()
+    rig.client().ask(format!("GET {target} HTTP/1.1\r\n{fields}\r\n")).expect("an answer")
 }
 
 #[test]

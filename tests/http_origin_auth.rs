@@ -17,7 +17,7 @@ use support::wire::{Message, Wire};
 /// A NEGOTIATE_MESSAGE and an AUTHENTICATE_MESSAGE of `user`, as an origin that does not verify takes them.
 fn messages(user: &str) -> [String; 2] {
     let negotiate = [&b"NTLMSSP\0\x01\0\0\0"[..], &[0x05, 0x82, 0x08, 0], &[0; 16]].concat();
-    let length = u8::try_from(user.len()).unwrap();
+    let length = u8::try_from(user.len()).expect("a short name");
     let mut authenticate = b"NTLMSSP\0\x03\0\0\0".to_vec();
     authenticate.extend([0; 24]);
     authenticate.extend([length, 0, length, 0, 64, 0, 0, 0]);
@@ -27,7 +27,7 @@ fn messages(user: &str) -> [String; 2] {
 }
 
 fn ask(client: &mut Wire, origin: &Web, path: &str, fields: &str) -> Message {
-    client.ask(origin.request("GET", path, fields)).unwrap()
+    client.ask(origin.request("GET", path, fields)).expect("an answer")
 }
 
 /// Two clients that prove themselves to the origin, and a third that does not.

@@ -102,7 +102,7 @@ fn a_body_of_unknown_length_waits_for_its_100() {
     client.send(origin.request("POST", "/early", "Content-Length: 1000\r\nExpect: 100-continue\r\n")).unwrap();
     let answer = client.answer("POST").unwrap();
     assert_eq!((answer.status(), answer.field("connection")), (413, Some("close")));
-    assert!(client.to_end().is_ok_and(|rest| rest.is_empty()));
+    assert!(client.rest().is_ok_and(|rest| rest.is_empty()));
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn a_client_between_two_requests_is_closed_after_its_time() {
         assert_eq!(client.ask(rig.get("/bytes/5")).unwrap().body.len(), 5);
     }
     let began = Instant::now();
-    assert!(client.to_end().unwrap().is_empty());
+    assert!(client.rest().unwrap().is_empty());
     assert!((400..5000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
     rig.stop();
 }
@@ -305,14 +305,14 @@ fn a_shutdown_finishes_what_has_begun_and_nothing_more() {
     assert!(arrived.is_some());
     let began = Instant::now();
     gateway.signal(Signal::TERM);
-    assert!(resting.to_end().unwrap().is_empty());
+    assert!(resting.rest().unwrap().is_empty());
     assert!(began.elapsed() < Duration::from_millis(900), "a client at rest is let go at once: {:?}", began.elapsed());
     let answer = waiting.answer("GET").unwrap();
     assert_eq!((answer.status(), answer.field("connection")), (200, Some("close")), "{}", answer.head);
-    assert!(waiting.to_end().unwrap().is_empty());
+    assert!(waiting.rest().unwrap().is_empty());
     // Its head had promised more.
     assert!(!head.to_ascii_lowercase().contains("connection: close"), "{head}");
-    let rest = streaming.to_end().unwrap();
+    let rest = streaming.rest().unwrap();
     assert!(rest.ends_with(b"\r\n0\r\n\r\n"), "{:?}", String::from_utf8_lossy(&rest));
     assert_eq!(gateway.wait(Duration::from_secs(10)).and_then(|status| status.code()), Some(0));
 }

@@ -186,7 +186,7 @@ fn serve(stream: TcpStream, asks: bool, seen: &Seen, part: &Part) -> io::Result<
             // Not at once: a close on unread bytes would become a reset and destroy the answer.
             wire.stream.shutdown(std::net::Shutdown::Write)?;
             wire.wait_at_most(Duration::from_secs(5));
-            wire.to_end()?;
+            wire.rest()?;
             return Ok(());
         }
         before += 1;

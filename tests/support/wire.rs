@@ -104,7 +104,7 @@ impl Wire {
         match (field(&head, "transfer-encoding"), length) {
             (Some(_), _) => self.chunked(head),
             (None, Some(length)) => Ok(Message { body: self.exactly(length)?, head, ..Message::default() }),
-            (None, None) => Ok(Message { body: self.to_end()?, head, ..Message::default() }),
+            (None, None) => Ok(Message { body: self.rest()?, head, ..Message::default() }),
         }
     }
 
@@ -146,7 +146,7 @@ impl Wire {
     }
 
     /// Reads up to the end of the connection, which must be in good order.
-    pub fn to_end(&mut self) -> io::Result<Vec<u8>> {
+    pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         while self.fill()? > 0 {}
         Ok(std::mem::take(&mut self.buffer))
     }
