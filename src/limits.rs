@@ -254,3 +254,6 @@ pub const KEEP_PER_SHARD: usize = 32;
 
 /// Addresses of clients that are remembered for their limits, in each of 16 parts.
 pub const CLIENTS_REMEMBERED: usize = 1024;
+/// An upstream that asked for authentication again so often in a row, on connections that it had authenticated, is taken to
+/// authenticate single requests; its connections are not kept any more.
+pub const FORGETS: u32 = 3;

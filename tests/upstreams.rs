@@ -1,7 +1,8 @@
 //! The gateway before every personality of the stub: what real proxies do, and what the client gets.
 //!
 //! The rows of `cases!` below map the list of behaviours that users have reported, by its line numbers, to tests. What concerns
-//! no proxy but the gateway's own doing is tested elsewhere: 18 (destinations asked for without credentials) in `tests/routes.rs`; 26 (request bodies) waits for plain HTTP; 32, 33 and 40 (names
+//! no proxy but the gateway's own doing is tested elsewhere: 18 (destinations asked for without credentials) in
+//! `tests/routes.rs`; 26 (request bodies) at the end of this file; 32, 33 and 40 (names
 //! of domains, users and workstations) and 41 (channel bindings) are in `src/ntlm/tests` and `src/config/tests.rs`.
 
 mod support;
@@ -168,5 +169,30 @@ cases! {
 fn every_personality_has_its_test() {
     for personality in Personality::ALL {
         assert!(COVERED.contains(personality), "{personality} has no test");
+    }
+}
+
+/// Behaviour 26: the NEGOTIATE leg of a request with a body announces an empty one; the body goes once, with AUTHENTICATE.
+#[test]
+fn a_requests_body_goes_once_and_with_the_authenticate_message() {
+    let (domain, user, password) = ACCOUNT;
+    let body = support::bytes::pseudo_random(26, 300_000);
+    for personality in
+        [Personality::Plain, Personality::AsksFirst, Personality::IsaFirst407Closes, Personality::Http10KeepAlive]
+    {
+        let stub =
+            StubServer::start(StubOptions::default().account(domain, user, password).personality(personality)).unwrap();
+        let gateway = in_process::gateway(&stub.address().to_string(), &[("warm", "0")]);
+        let mut client = support::wire::Wire::connect(in_process::address(&gateway));
+        let head = support::web::request("POST", "http://sink.test/", "Content-Length: 300000\r\n");
+        let answer = client.ask([head.as_bytes(), &body].concat()).unwrap();
+        let mut sum = ntlm_gateway::stub::Checksum::default();
+        sum.update(&body);
+        assert_eq!(answer.text(), ntlm_gateway::stub::sink_line(&sum), "{personality}: {}", answer.head);
+        let counts = stub.counters();
+        in_process::stop(gateway);
+        assert_eq!((counts.protocol_errors(), counts.negotiates_with_body), (0, 0), "{personality}: {counts}");
+        assert_eq!(counts.body_bytes, body.len() as u64, "{personality}: once");
+        assert_eq!(counts.authenticates, 1, "{personality}: {counts}");
     }
 }

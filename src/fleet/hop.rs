@@ -2,10 +2,11 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::KnownIdentity;
 use crate::handshake::Credentials;
+use crate::limits;
 use crate::metrics::{HopMetrics, UpstreamMetrics};
 use crate::upstream::Upstream;
 
@@ -35,21 +36,30 @@ pub struct Hop {
 /// What an upstream does with a connection that it has authenticated; learnt from what it did.
 #[derive(Debug, Default)]
 pub struct Habits {
-    /// It has asked for authentication again on one.
-    forgetful: AtomicBool,
+    /// How often it has asked for authentication again on one, since it last did not.
+    forgot: AtomicU32,
     /// It has asked for authentication when a CONNECT came on one.
     no_connect: AtomicBool,
 }
 
 impl Hop {
-    /// The upstream has asked for authentication again on an authenticated connection.
+    /// The upstream has asked for authentication again on an authenticated connection. Once may be a destination's policy,
+    /// or a connection's old age.
     pub fn forgets(&self) {
-        self.habits.forgetful.store(true, Ordering::Relaxed);
+        self.habits.forgot.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether a connection's authentication is good for one request only.
+    /// The upstream has served a request on an authenticated connection.
+    pub fn remembers(&self) {
+        if self.habits.forgot.load(Ordering::Relaxed) != 0 && !self.is_forgetful() {
+            self.habits.forgot.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a connection's authentication is good for one request only: so it seems after [`limits::FORGETS`] times in a
+    /// row.
     pub fn is_forgetful(&self) -> bool {
-        self.habits.forgetful.load(Ordering::Relaxed)
+        self.habits.forgot.load(Ordering::Relaxed) >= limits::FORGETS
     }
 
     /// The upstream wants CONNECT to be authenticated, whatever went before.

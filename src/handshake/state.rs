@@ -112,6 +112,8 @@ pub struct Handshake {
     beginnings: u8,
     legs: u8,
     tally: Tally,
+    /// The present connection has borne credentials.
+    has_shown_credentials: bool,
 }
 
 impl Handshake {
@@ -129,6 +131,7 @@ impl Handshake {
             beginnings: 0,
             legs: 0,
             tally: Tally::default(),
+            has_shown_credentials: false,
         }
     }
 
@@ -163,6 +166,11 @@ impl Handshake {
             State::Awaiting { sent: Leg::Plain, .. } => self.exempt,
             _ => self.awaits_verdict(),
         }
+    }
+
+    /// Whether the present connection has borne credentials, be it a NEGOTIATE_MESSAGE that the upstream did not care for.
+    pub fn has_shown_credentials(&self) -> bool {
+        self.has_shown_credentials
     }
 
     /// Asks for something else from now on. What the upstream has answered so far named no target.
@@ -325,6 +333,11 @@ impl Handshake {
 
     fn sent(&mut self, leg: Leg) {
         self.legs = self.legs.saturating_add(1);
+        self.has_shown_credentials = match leg {
+            Leg::Plain => false,
+            Leg::Bare => self.has_shown_credentials,
+            Leg::Negotiate | Leg::Authenticate => true,
+        };
         self.state = State::Awaiting { sent: leg, head_end: HeadEnd::response() };
     }
 

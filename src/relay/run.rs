@@ -81,6 +81,11 @@ impl Run {
         self.moved
     }
 
+    /// Whether some are in the pipe.
+    pub fn holds_bytes(&self) -> bool {
+        self.held > 0
+    }
+
     /// Ends it; an empty pipe goes back to the pool.
     pub fn dismantle(self, pipes: &mut PipePool) {
         match self.held {

@@ -81,6 +81,11 @@ impl Departure {
         let (mut wish, plainly) = match way {
             Way::Straight(origin) => {
                 let forward = if let Request::Forward(request) = request { Some(request) } else { None };
+                if let Some(request) = &forward
+                    && let Some(Pinned { upstream, number, .. }) = fitting(pinned, request.origin(), None, client)
+                {
+                    return Exchange::straight(Arc::clone(request), upstream, number, leftover, key, client, context);
+                }
                 return Direct::begin(origin, forward, leftover, key, client, context);
             }
             Way::Through { wish, plainly } => (wish, plainly),
@@ -105,7 +110,7 @@ impl Departure {
             waiting: None,
         };
         if let Request::Forward(request) = &request
-            && let Some(pinned) = pinned.filter(|pinned| pinned.fits(request.origin(), &attempt.hop))
+            && let Some(pinned) = fitting(pinned, request.origin(), Some(&attempt.hop), client)
         {
             (attempt.number, attempt.path) = (pinned.number, Path::Kept);
             return on_kept(attempt, &request.clone(), pinned.upstream, key, client, context);
@@ -152,11 +157,18 @@ fn on_kept(
     Exchange::on_kept(attempt, Arc::clone(request), upstream, key, client, context)
 }
 
-impl Pinned {
-    /// Whether it leads to the same origin in the same way, and still stands.
-    fn fits(&self, origin: &str, hop: &Arc<Hop>) -> bool {
-        *self.origin == *origin && Arc::ptr_eq(&self.hop, hop) && !self.upstream.ready.readable()
-    }
+/// The client's own upstream connection if it leads to the same origin in the same way, and still stands. One that does not is
+/// closed, and the client's next connection may be shared again.
+fn fitting(pinned: Option<Box<Pinned>>, origin: &str, hop: Option<&Arc<Hop>>, client: &mut Client) -> Option<Pinned> {
+    let mut pinned = *pinned?;
+    let same_way = match (&pinned.hop, hop) {
+        (Some(own), Some(hop)) => Arc::ptr_eq(own, hop),
+        (None, None) => true,
+        _ => false,
+    };
+    let fits = same_way && *pinned.origin == *origin && kept::is_at_rest(&mut pinned.upstream);
+    client.record.pinned = fits;
+    fits.then_some(pinned)
 }
 
 /// The first upstream that is up and whose identity may be proved there now.

@@ -305,6 +305,12 @@ impl Dial {
 }
 
 impl Attempt {
+    /// Whether the present connection is one on which the upstream asks for no further proof, as far as is known: its last
+    /// request went without credentials for another reason than that they were to be withheld.
+    pub(super) fn is_proven(&self) -> bool {
+        self.path == Path::Kept || self.handshake.has_shown_credentials()
+    }
+
     /// Goes on with another upstream; what the last one said is forgotten.
     fn move_to(&mut self, member: usize, hop: &Arc<Hop>, client: &mut Client) {
         self.member = member;

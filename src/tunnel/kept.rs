@@ -2,6 +2,7 @@
 //!
 //! The one used last is taken first, so that what is too many grows old and goes.
 
+use std::io;
 use std::sync::Arc;
 
 use mio::{Interest, Token};
@@ -63,17 +64,32 @@ pub(super) fn take(hop: &Arc<Hop>, key: Key, number: u8, context: &mut Context) 
         let mut upstream = kept.upstream;
         let token = Token::from(EventToken { key, lane: Lane::Upstream(number) });
         let interest = Interest::READABLE | Interest::WRITABLE;
-        // Anything that came since its last answer is its end.
-        if !upstream.ready.readable() && context.registry.reregister(&mut upstream.stream, token, interest).is_ok() {
+        // A reload numbers the hops anew: the number alone may be another upstream's or another identity's.
+        if Arc::ptr_eq(&kept.hop, hop)
+            && is_at_rest(&mut upstream)
+            && context.registry.reregister(&mut upstream.stream, token, interest).is_ok()
+        {
             return Some(upstream);
         }
     }
     None
 }
 
+/// Whether a connection stands and nothing has come since its last answer; what has come would be taken for the answer to the
+/// next request. Asks the socket, because an event may be on its way.
+pub(super) fn is_at_rest(upstream: &mut Endpoint) -> bool {
+    let nothing = upstream.stream.peek(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+    if nothing {
+        upstream.ready.read_blocked();
+    }
+    nothing && !upstream.ready.read_closed() && !upstream.ready.reset()
+}
+
 /// Keeps a connection whose last answer has been read to its end; the oldest of too many goes.
 pub(super) fn put(hop: &Arc<Hop>, mut upstream: Endpoint, context: &mut Context) {
-    if hop.keep_cap == 0 || upstream.ready.read_closed() || upstream.ready.reset() {
+    let is_of_present_fleet = context.settings.fleet.hops.get(hop.number).is_some_and(|other| Arc::ptr_eq(other, hop));
+    if hop.keep_cap == 0 || hop.is_forgetful() || context.draining || !is_of_present_fleet || !is_at_rest(&mut upstream)
+    {
         return;
     }
     let pool = &mut context.kept;
@@ -88,7 +104,6 @@ pub(super) fn put(hop: &Arc<Hop>, mut upstream: Endpoint, context: &mut Context)
     let key = Key { index: slot | KEPT_INDEX, generation: pool.next_generation };
     let token = Token::from(EventToken { key, lane: Lane::Upstream(0) });
     // The edge that this brings tells whether something has come meanwhile.
-    upstream.ready.read_blocked();
     if context.registry.reregister(&mut upstream.stream, token, Interest::READABLE | Interest::WRITABLE).is_err() {
         return;
     }

@@ -148,6 +148,17 @@ impl Gateway {
         self.process.exit_status().is_none()
     }
 
+    /// What /proc tells of its memory now and at its highest, in KiB: VmRSS and VmHWM.
+    pub fn memory_kib(&self) -> (u64, u64) {
+        let path = format!("/proc/{}/status", self.process.pid().as_raw_nonzero());
+        let status = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {path}: {e}"));
+        let value = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
+            line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().expect("a number of KiB")
+        };
+        (value("VmRSS"), value("VmHWM"))
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);

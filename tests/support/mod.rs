@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of the support code")]
 
 pub mod bytes;
+pub mod cgi;
 pub mod client;
 pub mod command;
 pub mod gateway;
@@ -14,12 +15,15 @@ pub mod listener;
 pub mod metrics;
 pub mod mount;
 pub mod origin;
+pub mod plain;
 pub mod process;
 pub mod scratch;
 pub mod squid;
 pub mod toolbox;
 pub mod tools;
 pub mod upstream;
+pub mod web;
+pub mod wire;
 
 /// The user and the secret that every real or stub verifier here accepts.
 pub const USER: &str = r"CORP\alice";

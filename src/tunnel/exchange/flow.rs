@@ -207,18 +207,22 @@ impl Flow {
         let turn = run.pump(from, to, budget_bytes);
         self.moved.spliced += run.moved() - before;
         let turn = turn.map_err(FlowError::Relay)?;
-        match turn {
-            RunTurn::Waiting if !to.ready.writable() => return Ok(Some(FlowTurn::WaitsForDestination)),
-            RunTurn::Waiting => return Ok(Some(FlowTurn::WaitsForSource)),
+        let outcome = match turn {
+            RunTurn::Waiting if !to.ready.writable() => Some(FlowTurn::WaitsForDestination),
+            RunTurn::Waiting => Some(FlowTurn::WaitsForSource),
             RunTurn::Yielded => return Ok(Some(FlowTurn::Yielded)),
-            RunTurn::Done | RunTurn::SourceEnded => {}
+            RunTurn::Done | RunTurn::SourceEnded => None,
+        };
+        if outcome.is_some() && run.holds_bytes() {
+            return Ok(outcome);
         }
+        // An empty pipe is not kept waiting: others may need it.
         pump.skip(run.moved());
         if turn == RunTurn::SourceEnded {
             pump.finish(&mut self.out).map_err(FlowError::Body)?;
         }
         self.dismantle(pipes);
-        Ok(None)
+        Ok(outcome)
     }
 
     /// `true` when all that goes out has gone.

@@ -23,8 +23,8 @@ use super::reply::Reply;
 use super::{Client, Context, End, Stage, Step, kept};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Culprit, Fault};
-use crate::forward::{BodyToSend, ForwardRequest};
-use crate::http::HeadEnd;
+use crate::forward::{BodyError, BodyPump, BodyToSend, ForwardRequest};
+use crate::http::{BodyFraming, HeadEnd};
 use crate::limits;
 use crate::metrics::{Outcome, Path, Phase, Reason407};
 use crate::relay::RelayError;
@@ -199,8 +199,11 @@ impl Exchange {
     }
 
     pub(super) fn expired(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        if self.waits == Waits::ForClient && self.all_moved() - self.moved_at_wait >= limits::BODY_FLOOR_BYTES {
-            self.wait_for(Waits::ForClient, key, client, context);
+        // A way that never waits sets no deadline anew, so that what moved since is looked at here.
+        let moved = self.all_moved() - self.moved_at_wait;
+        let floor_bytes = if self.waits == Waits::ForClient { limits::BODY_FLOOR_BYTES } else { 1 };
+        if moved >= floor_bytes {
+            self.wait_for(self.waits_for(), key, client, context);
             return Step::Wait(Stage::Exchange(self));
         }
         let fault = match self.waits {
@@ -226,13 +229,19 @@ impl Exchange {
             // The answer may say why it takes no more.
             Err(FlowError::Relay(RelayError::Destination(error))) => {
                 self.up_broken = true;
-                if !self.upstream.ready.readable() {
-                    return Then::Fail(Fault::upstream_io(At::Reply, &error));
+                if self.answer.is_none() && !self.upstream.ready.readable() {
+                    return self.closed(Some(error));
                 }
                 FlowTurn::Done
             }
             Err(FlowError::Relay(RelayError::Source(error))) => {
                 return Then::Fail(Fault::downstream_io(At::Reply, &error));
+            }
+            Err(FlowError::Body(BodyError::Truncated)) => {
+                return Then::Fail(fault(
+                    Cause::ClientGone,
+                    "the client ended its connection before its request's body",
+                ));
             }
             Err(FlowError::Body(error)) => {
                 let detail = format!("the body of the client's request: {error}");
@@ -289,10 +298,13 @@ impl Exchange {
         }
     }
 
-    /// The connection ended before the answer.
+    /// The connection ended before the answer. One that was kept may have been closed before the request reached it: then
+    /// the request is sent again, unless it may have been carried out and must not be twice (RFC 9110 §9.2.2). Nobody
+    /// carries a request out of whose body nothing has come.
     fn closed(&self, error: Option<std::io::Error>) -> Then {
-        let was_kept = self.path() == Path::Kept;
-        if was_kept && self.from_upstream.is_empty() && self.interim == 0 && !self.up.has_begun() {
+        let unheard = self.from_upstream.is_empty() && self.interim == 0 && !self.up.has_begun();
+        let repeatable = self.request.is_idempotent() || self.request.has_body();
+        if self.path() == Path::Kept && unheard && repeatable {
             return Then::Again;
         }
         Then::Fail(match error {
@@ -305,28 +317,38 @@ impl Exchange {
     fn heed(&mut self, head: &[u8], client: &mut Client, context: &mut Context) -> Option<Then> {
         let may_keep = self.request.client_keeps_alive()
             && !context.draining
-            && (self.up.is_read() || self.request.expects_continue())
+            && self.up.is_read()
+            && self.up.is_flushed()
             && client.record.requests < limits::REQUESTS_PER_CONNECTION;
         let options = context.settings.forward_options();
         match hear(head, &self.request, &options, may_keep, &mut self.down.out) {
             Err(fault) => Some(Then::Fail(fault)),
+            // No verdict: some proxies ask for the body before they look at the credentials.
             Ok(Heard::Interim) => {
-                self.verdict(client, context);
                 self.interim += 1;
                 (self.interim > limits::INTERIM_ANSWERS)
                     .then(|| Then::Fail(fault(Cause::ResponseMalformed, "the upstream sends 1xx answers without end")))
             }
             Ok(Heard::Switching) => {
                 self.verdict(client, context);
-                Some(Then::Switch)
+                Some(match self.up.is_read() && self.up.is_flushed() {
+                    true => Then::Switch,
+                    false => Then::Fail(fault(
+                        Cause::ResponseMalformed,
+                        "the upstream switches protocols before it has the request's body",
+                    )),
+                })
             }
             Ok(Heard::Asked { rechallenge, line }) => Some(self.asked(rechallenge, &line, client, context)),
             Ok(Heard::Final(mut answer)) => {
                 self.verdict(client, context);
                 client.record.status = answer.status;
-                context.metrics.request("http", answer.status);
-                let pump =
-                    std::mem::replace(&mut answer.pump, crate::forward::BodyPump::same(crate::http::BodyFraming::None));
+                if self.path() == Path::Kept
+                    && let Some(attempt) = &self.attempt
+                {
+                    attempt.hop.remembers();
+                }
+                let pump = std::mem::replace(&mut answer.pump, BodyPump::same(BodyFraming::None));
                 self.down.set_body(pump);
                 self.answer = Some(answer);
                 None
@@ -342,12 +364,15 @@ impl Exchange {
         let metrics = &attempt.hop.metrics;
         let Some(ticket) = self.ticket.take() else {
             metrics.answered_407(Reason407::Unprompted, 1);
-            attempt.hop.forgets();
-            return match self.up.has_begun() {
-                false => Then::Again,
-                true => Then::Fail(fault(
+            if self.path() == Path::Kept {
+                attempt.hop.forgets();
+            }
+            // Once only: the next connection is a fresh one.
+            return match self.path() == Path::Kept && !self.up.has_begun() {
+                true => Then::Again,
+                false => Then::Fail(fault(
                     Cause::Reauthentication,
-                    "the upstream asked for authentication anew when a part of the request's body was sent already",
+                    "the upstream asks for authentication anew in the middle of a request that cannot be repeated",
                 )),
             };
         };
@@ -391,26 +416,23 @@ impl Exchange {
         };
         let whole = self.up.is_read() && self.up.is_flushed() && !self.up_broken;
         let reusable = answer.keeps_upstream && whole && self.from_upstream.is_empty();
+        context.metrics.request("http", answer.status);
         self.account(client, context);
         let Exchange { request, attempt, upstream, number, from_client, .. } = *self;
-        let pinned = match attempt {
-            Some(attempt) if reusable => {
-                let hop = attempt.hop;
-                match answer.pins || client.record.pinned {
-                    true => Some(Pinned { upstream, number, hop, origin: request.origin().into() }),
-                    false => {
-                        if !hop.is_forgetful() {
-                            kept::put(&hop, upstream, context);
-                        }
-                        None
-                    }
-                }
+        let proven = attempt.as_ref().is_some_and(|attempt| attempt.is_proven());
+        let hop = attempt.map(|attempt| attempt.hop);
+        let pins = answer.pins || client.record.pinned;
+        let pinned = match hop {
+            hop if reusable && pins => Some(Pinned { upstream, number, hop, origin: request.origin().into() }),
+            Some(hop) if reusable && proven => {
+                kept::put(&hop, upstream, context);
+                None
             }
             _ => None,
         };
         client.record.pinned = pinned.is_some();
         client.record.finish_request(&End::Finished, context.now_us);
-        match answer.keeps_client && whole {
+        match answer.keeps_client && whole && !context.draining {
             true => ReadHead::again(from_client, pinned, key, client, context),
             false => Closing::begin(End::Finished, key, client, context),
         }
@@ -441,12 +463,16 @@ impl Exchange {
         self.ticket = None;
         // Whether the upstream is to blame or its origin cannot be told here: its health hears of it from handshakes.
         let of_upstream = fault.cause.culprit() == Culprit::Upstream;
-        if self.answer.is_some() || !self.down.is_flushed() {
+        let is_silent = self.answer.is_none() && self.interim == 0 && self.from_upstream.is_empty();
+        let down = self.down.moved();
+        if down.copied + down.spliced == 0 {
+            self.down.take_unsent();
+        } else if self.answer.is_some() || !self.down.is_flushed() {
             // A part of the answer is out: the client must not take it for the whole.
             super::relaying::reset_instead_of_close(client);
             return self.end(context.fault(fault), client, context);
         }
-        let repeatable = !self.up.has_begun() && self.request.is_idempotent() && self.interim == 0;
+        let repeatable = is_silent && !self.up.has_begun() && self.request.is_idempotent();
         if of_upstream
             && repeatable
             && context.now_ms() < self.attempt.as_ref().map_or(0, |attempt| attempt.until_ms)
@@ -461,6 +487,9 @@ impl Exchange {
     }
 
     fn end(mut self: Box<Self>, end: End, client: &mut Client, context: &mut Context) -> Step {
+        if let Some(answer) = &self.answer {
+            context.metrics.request("http", answer.status);
+        }
         self.account(client, context);
         Step::end(end)
     }
@@ -489,15 +518,22 @@ impl Exchange {
     /// Sets the deadline by who is waited for now. A client has its time from when it began to be waited for, whatever it
     /// moves; an upstream has it anew with each byte.
     fn restart_deadline(&mut self, key: Key, client: &mut Client, context: &mut Context) {
-        let waits = match &self.answer {
-            _ if !self.down.is_flushed() => Waits::ForClient,
-            None if !self.up.is_read() && !self.up_broken && self.upstream.ready.writable() => Waits::ForClient,
-            None => Waits::ForAnswer,
-            Some(_) => Waits::ForMore,
-        };
+        let waits = self.waits_for();
         let moved = self.all_moved() != self.moved_at_wait;
         if waits != self.waits || (waits != Waits::ForClient && moved) {
             self.wait_for(waits, key, client, context);
+        }
+    }
+
+    fn waits_for(&self) -> Waits {
+        let takes_body = !self.up.is_read() && !self.up_broken && self.upstream.ready.writable();
+        // Until then it is the upstream's turn.
+        let was_invited = !self.request.expects_continue() || self.interim > 0 || self.up.has_begun();
+        match &self.answer {
+            _ if !self.down.is_flushed() => Waits::ForClient,
+            None if takes_body && was_invited => Waits::ForClient,
+            None => Waits::ForAnswer,
+            Some(_) => Waits::ForMore,
         }
     }
 

@@ -1,0 +1,220 @@
+//! HTTP/1.1 by hand: one connection, read message by message, for tests that must see and send exact bytes.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use super::client::PATIENCE;
+
+/// Longest head that is read, in bytes.
+const HEAD_LIMIT_BYTES: usize = 256 * 1024;
+
+/// A connection with the bytes that were read ahead.
+pub struct Wire {
+    /// The connection.
+    pub stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// What a whole message held.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Start line and fields, up to and with the empty line.
+    pub head: String,
+    /// The content, without its framing.
+    pub body: Vec<u8>,
+    /// The trailer section of a chunked body, as it came.
+    pub trailers: String,
+}
+
+impl Message {
+    /// The status of an answer; 0 when it has none.
+    pub fn status(&self) -> u16 {
+        self.head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+    }
+
+    /// The first value of a field, its name in any letter case.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        field(&self.head, name)
+    }
+
+    /// The content as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// The first value of a field in a head.
+pub fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    fields(head, name).next()
+}
+
+/// All values of a field in a head.
+pub fn fields<'a>(head: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    let lines = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    lines.filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+}
+
+impl Wire {
+    /// Connects; every read and write is bounded by [`PATIENCE`].
+    pub fn connect(to: SocketAddr) -> Wire {
+        let stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap_or_else(|e| panic!("connect to {to}: {e}"));
+        stream.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
+        stream.set_write_timeout(Some(PATIENCE)).expect("set a time-out");
+        stream.set_nodelay(true).expect("set TCP_NODELAY");
+        Wire::on(stream)
+    }
+
+    /// Takes a connection over.
+    pub fn on(stream: TcpStream) -> Wire {
+        Wire { stream, buffer: Vec::new() }
+    }
+
+    /// Sends bytes; a test whose peer may be gone ignores the result.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.write_all(bytes.as_ref())
+    }
+
+    /// Bounds the next reads.
+    pub fn wait_at_most(&self, bound: Duration) {
+        self.stream.set_read_timeout(Some(bound)).expect("set a time-out");
+    }
+
+    /// Sends a request and reads its final answer; interim ones are passed over.
+    pub fn ask(&mut self, request: impl AsRef<[u8]>) -> io::Result<Message> {
+        self.send(&request)?;
+        let method = String::from_utf8_lossy(request.as_ref()).split(' ').next().unwrap_or_default().to_owned();
+        loop {
+            let answer = self.answer(&method)?;
+            if !(100..200).contains(&answer.status()) || answer.status() == 101 {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Reads one answer, interim or final, to a request of this method. An end of the connection in a body that has not
+    /// ended is an error.
+    pub fn answer(&mut self, method: &str) -> io::Result<Message> {
+        let head = self.head()?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+        let status: u16 = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        if method == "HEAD" || matches!(status, 100..=199 | 204 | 304) {
+            return Ok(Message { head, ..Message::default() });
+        }
+        let length = field(&head, "content-length").and_then(|length| length.parse().ok());
+        match (field(&head, "transfer-encoding"), length) {
+            (Some(_), _) => self.chunked(head),
+            (None, Some(length)) => Ok(Message { body: self.exactly(length)?, head, ..Message::default() }),
+            (None, None) => Ok(Message { body: self.rest()?, head, ..Message::default() }),
+        }
+    }
+
+    /// Reads the body of a request with this head.
+    pub fn request_body(&mut self, head: &str) -> io::Result<Vec<u8>> {
+        if field(head, "transfer-encoding").is_some() {
+            return self.chunked(String::new()).map(|message| message.body);
+        }
+        self.exactly(field(head, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0))
+    }
+
+    /// Reads a head; `None` when the connection ends where one would begin.
+    pub fn head(&mut self) -> io::Result<Option<String>> {
+        loop {
+            if let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+                let head = self.buffer.drain(..end + 4).collect();
+                return String::from_utf8(head).map(Some).map_err(|_| io::ErrorKind::InvalidData.into());
+            }
+            if self.buffer.len() > HEAD_LIMIT_BYTES {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            if self.fill()? == 0 {
+                return match self.buffer.is_empty() {
+                    true => Ok(None),
+                    false => Err(io::ErrorKind::UnexpectedEof.into()),
+                };
+            }
+        }
+    }
+
+    /// Reads so many bytes.
+    pub fn exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        while self.buffer.len() < length {
+            if self.fill()? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(self.buffer.drain(..length).collect())
+    }
+
+    /// Reads up to the end of the connection, which must be in good order.
+    pub fn rest(&mut self) -> io::Result<Vec<u8>> {
+        while self.fill()? > 0 {}
+        Ok(std::mem::take(&mut self.buffer))
+    }
+
+    /// Reads what comes next; at least a byte, unless the connection has ended.
+    pub fn some(&mut self) -> io::Result<Vec<u8>> {
+        if self.buffer.is_empty() {
+            self.fill()?;
+        }
+        Ok(std::mem::take(&mut self.buffer))
+    }
+
+    /// Reads and forgets so many bytes.
+    pub fn skip(&mut self, mut count: u64) -> io::Result<()> {
+        let held = self.buffer.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+        self.buffer.drain(..held);
+        count -= held as u64;
+        let mut piece = vec![0; 64 * 1024];
+        while count > 0 {
+            let most = piece.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+            match self.stream.read(&mut piece[..most])? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                length => count -= length as u64,
+            }
+        }
+        Ok(())
+    }
+
+    fn chunked(&mut self, head: String) -> io::Result<Message> {
+        let mut message = Message { head, ..Message::default() };
+        loop {
+            let line = self.line()?;
+            let size = line.split(';').next().unwrap_or_default().trim();
+            let size = usize::from_str_radix(size, 16).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+            if size == 0 {
+                break;
+            }
+            message.body.extend(self.exactly(size)?);
+            if self.exactly(2)? != b"\r\n" {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        }
+        loop {
+            let line = self.line()?;
+            if line.is_empty() {
+                return Ok(message);
+            }
+            message.trailers += &line;
+            message.trailers += "\n";
+        }
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        loop {
+            if let Some(end) = self.buffer.windows(2).position(|two| two == b"\r\n") {
+                let line: Vec<u8> = self.buffer.drain(..end + 2).take(end).collect();
+                return Ok(String::from_utf8_lossy(&line).into_owned());
+            }
+            if self.fill()? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    fn fill(&mut self) -> io::Result<usize> {
+        let mut piece = [0; 16 * 1024];
+        let count = self.stream.read(&mut piece)?;
+        self.buffer.extend_from_slice(&piece[..count]);
+        Ok(count)
+    }
+}
