@@ -8,6 +8,7 @@
 pub mod bytes;
 pub mod client;
 pub mod command;
+pub mod cutter;
 pub mod gateway;
 pub mod in_process;
 pub mod listener;
@@ -20,6 +21,7 @@ pub mod squid;
 pub mod toolbox;
 pub mod tools;
 pub mod upstream;
+pub mod vitals;
 
 /// The user and the secret that every real or stub verifier here accepts.
 pub const USER: &str = r"CORP\alice";
