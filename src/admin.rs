@@ -4,16 +4,19 @@
 //! can hold a loop up. It is our own because it must also answer when the process is out of descriptors, which the
 //! small HTTP servers at hand do not survive.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use crate::http::{FieldStorage, HeadEnd, RequestHead, RequestTarget, reason_phrase};
 use crate::limits;
+use visitors::{Visitor, Visitors};
 
 mod encoding;
+mod visitors;
 
 /// What is asked of the gateway.
 pub trait Status: Send + Sync {
@@ -79,37 +82,38 @@ impl Drop for Admin {
 }
 
 fn serve(listener: &TcpListener, status: &Arc<dyn Status>, ending: &AtomicBool) {
-    let busy = Arc::new(AtomicUsize::new(0));
+    let visitors = Arc::new(Visitors::default());
     while !ending.load(Ordering::Acquire) {
         let Ok((stream, _)) = listener.accept() else {
             // Out of descriptors, most likely; they do not come back faster by asking.
             thread::sleep(limits::ACCEPT_PAUSE);
             continue;
         };
-        if busy.fetch_add(1, Ordering::AcqRel) >= limits::ADMIN_CONNECTIONS {
-            busy.fetch_sub(1, Ordering::AcqRel);
-            continue;
-        }
-        let (status, busy_then) = (Arc::clone(status), Arc::clone(&busy));
+        let Some(visitor) = visitors.enter(stream) else { continue };
+        let (status, visitors_then) = (Arc::clone(status), Arc::clone(&visitors));
+        let for_thread = Arc::clone(&visitor);
         let spawned = thread::Builder::new().name("admin-client".into()).spawn(move || {
             // A client that goes away or is too slow has nothing more to hear.
-            let _ = answer(stream, &*status);
-            busy_then.fetch_sub(1, Ordering::AcqRel);
+            let _ = answer(&for_thread, &*status);
+            visitors_then.leave(&for_thread);
         });
         if spawned.is_err() {
-            busy.fetch_sub(1, Ordering::AcqRel);
+            visitors.leave(&visitor);
         }
     }
 }
 
-fn answer(mut stream: TcpStream, status: &dyn Status) -> io::Result<()> {
-    stream.set_read_timeout(Some(limits::ADMIN_TIMEOUT))?;
-    stream.set_write_timeout(Some(limits::ADMIN_TIMEOUT))?;
-    let answer = match read_head(&mut stream)? {
-        Some(head) => respond(&head, status),
+fn answer(visitor: &Visitor, status: &dyn Status) -> io::Result<()> {
+    let answer = match read_head(visitor)? {
+        Some(head) => {
+            visitor.is_waited_for.store(false, Ordering::Release);
+            respond(&head, status)
+        }
         None => Answer::text(400, "the request is malformed or too long"),
     };
-    stream.write_all(&answer.into_bytes()?)
+    let bytes = answer.into_bytes()?;
+    visitor.is_waited_for.store(true, Ordering::Release);
+    visitor.write(&bytes)
 }
 
 /// What a request is answered with.
@@ -142,11 +146,12 @@ impl Answer {
 }
 
 /// Reads up to the empty line; `None` for a head that is too long.
-fn read_head(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
+fn read_head(visitor: &Visitor) -> io::Result<Option<Vec<u8>>> {
     let (mut head, mut end) = (Vec::new(), HeadEnd::request());
     let mut buffer = [0; 2048];
+    let until = Instant::now() + limits::ADMIN_TIMEOUT;
     loop {
-        let count = stream.read(&mut buffer)?;
+        let count = visitor.read(&mut buffer, until)?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -205,7 +210,8 @@ fn health(state: Result<(), String>) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::io::{Read as _, Write as _};
+    use std::time::Duration;
 
     use super::*;
 
@@ -272,6 +278,35 @@ mod tests {
             thread::yield_now();
         }
         assert_eq!(Arc::strong_count(&status), 1, "its threads have ended");
+    }
+
+    fn silent(address: SocketAddr, count: usize) -> Vec<TcpStream> {
+        (0..count).map(|_| TcpStream::connect(address).unwrap()).collect()
+    }
+
+    #[test]
+    fn connections_that_say_nothing_do_not_keep_a_probe_out() {
+        let admin = Admin::start(TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(Fixed)).unwrap();
+        let held = silent(admin.address(), 3 * limits::ADMIN_CONNECTIONS);
+        let began = Instant::now();
+        for _ in 0..20 {
+            let answer = ask(admin.address(), "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
+        assert!(began.elapsed() < limits::ADMIN_TIMEOUT, "{:?}: they had to be waited for", began.elapsed());
+        drop(held);
+    }
+
+    #[test]
+    fn a_head_that_comes_a_byte_at_a_time_is_given_up_in_time() {
+        let admin = Admin::start(TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(Fixed)).unwrap();
+        let mut stream = TcpStream::connect(admin.address()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let began = Instant::now();
+        // It would never end otherwise: each byte comes well within the time of one read.
+        while stream.write_all(b"G").is_ok() && !matches!(stream.read(&mut [0]), Ok(0)) {
+            assert!(began.elapsed() < 4 * limits::ADMIN_TIMEOUT, "still read after {:?}", began.elapsed());
+        }
     }
 
     #[test]

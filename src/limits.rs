@@ -136,10 +136,11 @@ pub const RESOLVE_RETRY: Duration = Duration::from_secs(1);
 /// still must not stand a shard still.
 pub const LOG_QUEUE_LINES: usize = 16 * 1024;
 
-/// Connections to the administration address that are served at once; further ones are closed.
+/// Connections to the administration address that are served at once; a further one takes the place of the oldest that has
+/// not sent its request or read its answer.
 pub const ADMIN_CONNECTIONS: usize = 16;
 
-/// Longest wait for a client of the administration address, each way.
+/// Longest time that a client of the administration address may take for its request, and for reading its answer.
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest request head on the administration address, in bytes.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 
 use super::command::curl;
-use super::process::Process;
+use super::process::{LIFETIME_BOUND, Process, bounded_command};
 use super::scratch::{Scratch, wait_for};
 use super::{PASSWORD, USER, metrics};
 
@@ -44,6 +44,8 @@ pub struct GatewayOptions {
     pub env: Vec<(String, String)>,
     /// A shell line to run before it, in the process that becomes it: limits, mounts.
     pub before: Option<String>,
+    /// How long it may live, whatever becomes of the test.
+    pub lifetime: Duration,
 }
 
 impl GatewayOptions {
@@ -60,6 +62,7 @@ impl GatewayOptions {
             args: Vec::new(),
             env: Vec::new(),
             before: None,
+            lifetime: LIFETIME_BOUND,
         }
     }
 }
@@ -80,9 +83,9 @@ impl Gateway {
         let own_file = scratch.write("password", format!("{}\n", options.password));
         let password_file = options.password_file.as_ref().unwrap_or(&own_file);
         let mut command = match &options.before {
-            None => Process::command(GATEWAY),
+            None => bounded_command(GATEWAY, options.lifetime),
             Some(line) => {
-                let mut shell = Process::command("unshare");
+                let mut shell = bounded_command("unshare", options.lifetime);
                 shell.args(["--mount", "sh", "-ec", &format!("{line}; exec \"$0\" \"$@\""), GATEWAY]);
                 shell
             }

@@ -16,6 +16,15 @@ pub const ACCOUNT: (&str, &str, &str) = ("CORP", "alice", "SecREt01");
 /// # Panics
 /// When the settings are wrong or the gateway does not start.
 pub fn gateway(upstream: &str, further: &[(&str, &str)]) -> Gateway {
+    let config = config::load(&sources(upstream, further)).unwrap_or_else(|errors| panic!("{errors}"));
+    Gateway::start(&config, || {}).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The settings of [`gateway`].
+///
+/// # Panics
+/// When they are wrong.
+pub fn sources(upstream: &str, further: &[(&str, &str)]) -> Sources {
     let (domain, user, password) = ACCOUNT;
     let account = format!("{domain}\\{user}");
     let given = [
@@ -32,9 +41,7 @@ pub fn gateway(upstream: &str, further: &[(&str, &str)]) -> Gateway {
         settings.give(key, Setting { text: (*text).to_owned(), origin: Origin::Default });
     }
     let lookup = |name: &str| (name == secrets::password_variable()).then(|| password.into());
-    let sources = Sources::new(settings, lookup).unwrap_or_else(|errors| panic!("{errors}"));
-    let config = config::load(&sources).unwrap_or_else(|errors| panic!("{errors}"));
-    Gateway::start(&config, || {}).unwrap_or_else(|error| panic!("{error}"))
+    Sources::new(settings, lookup).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 /// Starts a gateway on free ports of loopback from a configuration file's text. What the text does not say at its top is as for

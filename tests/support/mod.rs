@@ -9,6 +9,7 @@ pub mod bytes;
 pub mod cgi;
 pub mod client;
 pub mod command;
+pub mod cutter;
 pub mod gateway;
 pub mod in_process;
 pub mod listener;
@@ -22,6 +23,7 @@ pub mod squid;
 pub mod toolbox;
 pub mod tools;
 pub mod upstream;
+pub mod vitals;
 pub mod web;
 pub mod wire;
 

@@ -1,0 +1,193 @@
+//! An upstream whose connection ends at every byte there is.
+
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use ntlm_gateway::stub::{StubServer, pattern_mismatch};
+
+use crate::stub;
+use crate::support::bytes::pseudo_random;
+use crate::support::client::{Answered, ask};
+use crate::support::cutter::{Cut, Cutter, How, Way};
+use crate::support::gateway::{Gateway, GatewayOptions};
+use crate::support::in_process;
+use crate::support::vitals::{Vitals, assert_nothing_leaked};
+
+/// Nothing here waits for a time-out of the gateway; a standstill this long is one.
+const STANDSTILL: Duration = Duration::from_secs(30);
+
+const BODY_BYTES: u64 = 700;
+
+/// What a client saw, and no byte of it was wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// All of it.
+    Whole,
+    /// A status that is the gateway's own.
+    Told(u16),
+    /// A beginning, then a reset.
+    Reset,
+    /// A beginning, then an end of stream.
+    Ended,
+}
+
+type Exchange = fn(SocketAddr) -> Result<Seen, String>;
+
+fn own_fault(answer: &Answered) -> Result<Seen, String> {
+    let told = answer.field("proxy-status").unwrap_or_default();
+    let honest = (502..=504).contains(&answer.status()) && told.starts_with("ntlm-gateway; error=");
+    if honest { Ok(Seen::Told(answer.status())) } else { Err(format!("no answer of the gateway: {}", answer.head)) }
+}
+
+/// Reads on until the end or until `most` bytes have come; what came, and how it ended if it did.
+fn read_up_to(stream: &mut TcpStream, most: usize) -> Result<(Vec<u8>, Option<Seen>), String> {
+    stream.set_read_timeout(Some(STANDSTILL)).map_err(|error| error.to_string())?;
+    let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
+    while bytes.len() < most {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok((bytes, Some(Seen::Ended))),
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok((bytes, Some(Seen::Reset))),
+            Err(error) => return Err(format!("a standstill after {} bytes: {error}", bytes.len())),
+        }
+    }
+    Ok((bytes, None))
+}
+
+/// Bytes behind the CONNECT head, which come back from the origin.
+fn through_a_tunnel(gateway: SocketAddr) -> Result<Seen, String> {
+    let sent = pseudo_random(7, 300);
+    let request = [b"CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n".as_slice(), &sent].concat();
+    // Whatever becomes of the handshake, the client hears of it.
+    let mut answer = ask(gateway, &request).map_err(|error| format!("no answer: {error}"))?;
+    if answer.status() != 200 {
+        return own_fault(&answer);
+    }
+    let (back, end) = read_up_to(&mut answer.stream, sent.len())?;
+    match sent.starts_with(&back) {
+        true => Ok(end.unwrap_or(Seen::Whole)),
+        false => Err(format!("a wrong byte among {}", back.len())),
+    }
+}
+
+fn by_plain_http(gateway: SocketAddr) -> Result<Seen, String> {
+    let request = format!("GET http://source-{BODY_BYTES}.test/ HTTP/1.1\r\nHost: source-{BODY_BYTES}.test\r\n\r\n");
+    let mut answer = ask(gateway, request.as_bytes()).map_err(|error| format!("no answer: {error}"))?;
+    if answer.status() != 200 {
+        return own_fault(&answer);
+    }
+    if answer.field("content-length") != Some(&BODY_BYTES.to_string()) {
+        return Err(format!("a client cannot tell a cut body from a whole one: {}", answer.head));
+    }
+    let (body, end) = read_up_to(&mut answer.stream, usize::try_from(BODY_BYTES).expect("a length"))?;
+    match pattern_mismatch(&body, 0) {
+        None => Ok(end.unwrap_or(Seen::Whole)),
+        Some(place) => Err(format!("byte {place} is wrong")),
+    }
+}
+
+fn lengths(stub: &StubServer, exchange: Exchange) -> (u64, u64) {
+    let cutter = Cutter::start(stub.address());
+    let gateway = in_process::gateway(&cutter.address().to_string(), &[("warm", "0"), ("keep", "0")]);
+    assert_eq!(exchange(in_process::address(&gateway)), Ok(Seen::Whole));
+    in_process::stop(gateway);
+    cutter.moved()
+}
+
+/// One gateway lives through a cut at each byte, and serves the next client whole each time.
+fn one_cut_at_each_byte(stub: &StubServer, exchange: Exchange, way: Way, how: How, bytes: u64) {
+    let cutter = Cutter::start(stub.address());
+    let mut options = GatewayOptions::through(cutter.address());
+    options.args = ["--shards", "1", "--warm", "0", "--keep", "0", "--log-level", "info"].map(String::from).into();
+    let mut gateway = Gateway::start(&options);
+    assert_eq!(exchange(gateway.address()), Ok(Seen::Whole));
+    let before = Vitals::of(gateway.admin_address()).expect("metrics");
+    let mut seen = std::collections::BTreeMap::<String, u64>::new();
+    for after in 0..=bytes {
+        cutter.arm(Cut { way, after, how }, 1);
+        let at = format!("{how:?} after {after} of {bytes} bytes {way:?}");
+        let outcome = exchange(gateway.address()).unwrap_or_else(|why| panic!("{at}: {why}"));
+        // An end of stream is the origin's word, and this origin has not given it.
+        assert!(how != How::Reset || outcome != Seen::Ended, "{at}: a reset was passed on as an orderly end");
+        *seen.entry(format!("{outcome:?}")).or_default() += 1;
+        cutter.disarm();
+        assert_eq!(exchange(gateway.address()), Ok(Seen::Whole), "{at}: the next client");
+    }
+    println!("{how:?} {way:?}, {bytes} bytes: {seen:?}");
+    assert!(gateway.is_running());
+    assert_nothing_leaked(gateway.admin_address(), before, 0);
+}
+
+fn at_each_byte(exchange: Exchange) {
+    let stub = stub();
+    let (up, down) = lengths(&stub, exchange);
+    std::thread::scope(|scope| {
+        for (way, bytes) in [(Way::Up, up), (Way::Down, down)] {
+            for how in [How::Reset, How::Finish] {
+                let stub = &stub;
+                scope.spawn(move || one_cut_at_each_byte(stub, exchange, way, how, bytes));
+            }
+        }
+    });
+    assert_eq!(stub.counters().protocol_errors() - stub.counters().malformed, 0, "{}", stub.counters());
+}
+
+#[test]
+fn a_tunnel_whose_upstream_is_cut_at_any_byte_is_told_so_or_reset_and_the_next_is_whole() {
+    at_each_byte(through_a_tunnel);
+}
+
+#[test]
+fn a_plain_request_whose_upstream_is_cut_at_any_byte_is_told_so_or_reset_and_the_next_is_whole() {
+    at_each_byte(by_plain_http);
+}
+
+/// No attempt gets further: a gateway of its own each time, for it ejects the upstream.
+#[test]
+fn an_upstream_that_is_always_cut_at_the_same_byte_is_given_up_with_an_honest_answer() {
+    let stub = stub();
+    for exchange in [through_a_tunnel as Exchange, by_plain_http] {
+        let (up, down) = lengths(&stub, exchange);
+        for (way, bytes) in [(Way::Up, up), (Way::Down, down)] {
+            for (number, after) in (0..bytes).step_by(61).enumerate() {
+                let how = if number % 2 == 0 { How::Reset } else { How::Finish };
+                let cutter = Cutter::start(stub.address());
+                let gateway = in_process::gateway(&cutter.address().to_string(), &[]);
+                cutter.arm(Cut { way, after, how }, usize::MAX);
+                let at = format!("{how:?} after {after} of {bytes} bytes {way:?}");
+                let outcome = exchange(in_process::address(&gateway)).unwrap_or_else(|why| panic!("{at}: {why}"));
+                let in_mid_answer = matches!(outcome, Seen::Reset | Seen::Ended);
+                assert!(matches!(outcome, Seen::Told(502)) || in_mid_answer, "{at}: {outcome:?}");
+                assert!(cutter.accepted() <= 4, "{at}: {} dials for one request", cutter.accepted());
+                in_process::stop(gateway);
+            }
+        }
+    }
+}
+
+/// Nothing comes and nothing is read any more, at some byte of each part of the exchange.
+#[test]
+fn an_upstream_that_stands_still_at_any_byte_is_told_as_504_in_time() {
+    let stub = stub();
+    // Without the bytes of the origin: once they are on their way there is nobody to tell any more.
+    for (exchange, of_origin) in [(through_a_tunnel as Exchange, (300, 300)), (by_plain_http, (0, BODY_BYTES))] {
+        let (up, down) = lengths(&stub, exchange);
+        std::thread::scope(|scope| {
+            for (way, bytes) in [(Way::Up, up - of_origin.0), (Way::Down, down - of_origin.1)] {
+                for after in (0..bytes).step_by(197) {
+                    let stub = &stub;
+                    scope.spawn(move || {
+                        let cutter = Cutter::start(stub.address());
+                        let short = [("timeouts.handshake", "1s"), ("timeouts.response", "1s")];
+                        let gateway = in_process::gateway(&cutter.address().to_string(), &short);
+                        cutter.arm(Cut { way, after, how: How::Stall }, usize::MAX);
+                        let outcome = exchange(in_process::address(&gateway));
+                        assert!(outcome == Ok(Seen::Told(504)), "after {after} of {bytes} bytes {way:?}: {outcome:?}");
+                        in_process::stop(gateway);
+                    });
+                }
+            }
+        });
+    }
+}

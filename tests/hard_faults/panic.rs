@@ -1,0 +1,86 @@
+//! A mistake of the program's own: a shard's thread that panics.
+//!
+//! No peer can cause one, so the panic comes from a part that the embedding program brings along: the logger, which is called
+//! on the shard's thread. The process under test is this test's own program, started once more.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use ntlm_gateway::{config, supervisor, tunnel};
+
+use crate::stub;
+use crate::support::client::{connect_name, echo_through};
+use crate::support::in_process;
+use crate::support::process::Process;
+use crate::support::scratch::{Scratch, free_port, wait_for};
+
+/// The upstream, and the port to listen on.
+const TOLD: &str = "HARD_FAULTS_PANIC";
+
+const POISON: &str = "poison.test:7";
+
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Writes lines to standard error, and panics at one of the access log.
+struct Poisoned;
+
+impl log::Log for Poisoned {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let target = record.key_values().get("target".into()).map(|target| target.to_string());
+        let is_poison = record.target() == tunnel::ACCESS && target.as_deref() == Some(POISON);
+        assert!(!is_poison, "a shard panics in {:?}", std::thread::current().name());
+        if record.level() <= log::Level::Info {
+            eprintln!("{} {}", record.level(), record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Not a test of its own: the process of the next one.
+#[test]
+#[ignore = "started by the test of the panicking shard"]
+fn a_gateway_with_a_poisoned_logger() {
+    let Ok(told) = std::env::var(TOLD) else { return };
+    let (upstream, port) = told.split_once(' ').expect("an upstream and a port");
+    log::set_boxed_logger(Box::new(Poisoned)).expect("the first logger");
+    log::set_max_level(log::LevelFilter::Info);
+    let listen = format!("127.0.0.1:{port}");
+    let sources = in_process::sources(upstream, &[("listen", &listen), ("shards", "2")]);
+    let config = config::load(&sources).expect("a configuration");
+    // Any status but 0, for this function's return is a success.
+    let status = supervisor::run(config, &sources);
+    if format!("{status:?}") != format!("{:?}", std::process::ExitCode::SUCCESS) {
+        std::process::exit(7);
+    }
+}
+
+#[test]
+fn a_shard_that_panics_ends_the_process_with_a_line_and_a_failure_and_leaves_nobody_waiting() {
+    let (stub, scratch) = (stub(), Scratch::new("panic"));
+    let said = scratch.join("said");
+    let port = free_port();
+    let mut command = Process::command(std::env::current_exe().expect("this program"));
+    command.args(["--exact", "panic::a_gateway_with_a_poisoned_logger", "--ignored", "--nocapture"]);
+    command.env(TOLD, format!("{} {port}", stub.address())).stdout(Stdio::null());
+    command.stderr(std::fs::File::create(&said).expect("a file"));
+    let mut process = Process::spawn("gateway", &mut command);
+    let address = ([127, 0, 0, 1], port).into();
+    let first = wait_for(BOUND, || connect_name(address, "echo.test:7").ok());
+    let other = first.expect("a tunnel");
+    assert_eq!(echo_through(&other.stream, b"before").expect("an echo"), b"before");
+
+    // No origin has this name: the stub's answer is passed on, and then the tunnel's line is written.
+    let began = Instant::now();
+    drop(connect_name(address, POISON));
+    let status = process.wait(BOUND).expect("it ends, and does not limp on with one shard");
+    let said = std::fs::read_to_string(&said).expect("what it said");
+    assert_eq!(status.code(), Some(7), "{said}");
+    assert!(said.contains("a shard panics in Some(\"shard-"), "{said}");
+    assert!(said.contains("ERROR a shard has ended"), "{said}");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
