@@ -25,6 +25,11 @@ impl Tried {
         self.0 |= 1 << member;
     }
 
+    /// Forgets a member.
+    pub fn remove(&mut self, member: usize) {
+        self.0 &= !(1 << member);
+    }
+
     /// Whether a member was noted.
     pub fn contains(self, member: usize) -> bool {
         self.0 & 1 << member != 0

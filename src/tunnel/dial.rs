@@ -80,8 +80,8 @@ pub(super) struct Dial {
     addresses: Arc<[SocketAddr]>,
     preferred: usize,
     tried_addresses: usize,
-    /// Upstreams that were tried in this dial.
-    launched: Vec<usize>,
+    /// Upstreams that were tried in this dial, and what they failed with.
+    launched: Vec<(usize, Option<String>)>,
     /// Upstreams whose names had not been looked up when their turn came.
     unresolved: Vec<usize>,
     waits_for_addresses: bool,
@@ -168,7 +168,7 @@ impl Dial {
         }
         while let Some(racer) = self.race.overdue(now_ms) {
             let detail = format!("{} did not take the connection in time", racer.candidate.address);
-            self.last = Some(fault(Cause::ConnectTimeout, detail));
+            self.note(racer.candidate.member, fault(Cause::ConnectTimeout, detail));
         }
         if now_ms >= self.attempt.until_ms {
             let late = || fault(Cause::ConnectTimeout, "the upstream did not take the connection in time");
@@ -183,7 +183,7 @@ impl Dial {
         while let Some((racer, outcome)) = self.race.finished() {
             match outcome {
                 Ok(()) => return self.connected(racer, key, client, context),
-                Err(error) => self.last = Some(Fault::dial_io(racer.candidate.address, &error)),
+                Err(error) => self.note(racer.candidate.member, Fault::dial_io(racer.candidate.address, &error)),
             }
         }
         while self.race.may_launch(context.now_ms()) {
@@ -192,11 +192,15 @@ impl Dial {
             hop.into_iter().for_each(|hop| hop.metrics.dials.inc());
             if let Err(error) = self.race.launch(candidate, key, context) {
                 let fault = Fault::dial_io(candidate.address, &error);
-                if is_exhaustion(&error) && self.race.is_empty() {
-                    self.launched.clear();
+                if !is_exhaustion(&error) {
+                    self.note(candidate.member, fault);
+                } else if self.race.is_empty() {
                     return self.give_up(fault, client, context);
+                } else {
+                    // It is ours, and no fault of the upstream.
+                    self.launched.retain(|(tried, _)| *tried != candidate.member);
+                    self.last = Some(fault);
                 }
-                self.last = Some(fault);
             }
         }
         if self.race.is_empty() {
@@ -230,14 +234,14 @@ impl Dial {
         let Some(upstream) = self.attempt.fleet.members.get(member).map(|member| &member.upstream) else { return };
         match upstream.resolution() {
             Some(Resolution::Addresses(addresses)) => {
-                self.launched.push(member);
+                self.launched.push((member, None));
                 self.preferred = upstream.preferred();
                 self.addresses = addresses;
             }
             Some(Resolution::Failed(why)) => {
-                self.launched.push(member);
                 let detail = format!("the name of the upstream {} does not resolve: {why}", upstream.name());
-                self.last = Some(fault(Cause::ResolveFailed, detail));
+                self.launched.push((member, None));
+                self.note(member, fault(Cause::ResolveFailed, detail));
             }
             None => self.unresolved.push(member),
         }
@@ -261,6 +265,10 @@ impl Dial {
         let member = winner.candidate.member;
         self.blame(Some(member), context);
         let mut attempt = self.attempt;
+        // Who was only slower will do, should the winner fail later on.
+        for (slower, _) in self.launched.iter().filter(|(tried, why)| *tried != member && why.is_none()) {
+            attempt.wish.tried.remove(*slower);
+        }
         if member != attempt.member
             && let Some(hop) = attempt.fleet.hop(member, attempt.wish.identity).cloned()
         {
@@ -273,15 +281,29 @@ impl Dial {
         Authenticate::begin(attempt, winner.endpoint, key, client, context)
     }
 
-    /// Tells the health of those upstreams that were tried, and did not take the connection first.
+    /// Something went wrong with an upstream.
+    fn note(&mut self, member: usize, fault: Fault) {
+        if let Some((_, why)) = self.launched.iter_mut().find(|(tried, _)| *tried == member) {
+            *why = Some(fault.detail.to_string());
+        }
+        self.last = Some(fault);
+    }
+
+    /// Tells the health of those upstreams that were tried, and did not take the connection.
     fn blame(&self, winner: Option<usize>, context: &Context) {
-        let why = || match &self.last {
-            Some(fault) => fault.detail.to_string(),
-            None => format!("took longer than {} ms to take a connection", millis(RACE_DELAY)),
-        };
-        for member in self.launched.iter().filter(|member| Some(**member) != winner) {
-            if let Some(member) = self.attempt.fleet.members.get(*member) {
-                member.upstream.health.failed(context.now_ms(), &why());
+        let members = &self.attempt.fleet.members;
+        let is_up = |member: usize| members.get(member).is_some_and(|member| member.upstream.health.is_up());
+        for (member, why) in self.launched.iter().filter(|(member, _)| Some(*member) != winner) {
+            let why = match why {
+                // A loop that lags must not take its own delay for the upstreams'.
+                _ if self.race.has_arrived(*member) => continue,
+                Some(why) if !self.race.has(*member) => why.clone(),
+                // Being slower than another is a fault only while there is that other.
+                _ if winner.is_some_and(|winner| !is_up(winner)) => continue,
+                _ => format!("took longer than {} ms to take a connection", millis(RACE_DELAY)),
+            };
+            if let Some(member) = members.get(*member) {
+                member.upstream.health.failed(context.now_ms(), &why);
             }
         }
     }

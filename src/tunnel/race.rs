@@ -98,6 +98,17 @@ impl Race {
         Some(self.racers.remove(index))
     }
 
+    /// Whether one is on the way to this upstream.
+    pub(super) fn has(&self, member: usize) -> bool {
+        self.racers.iter().any(|racer| racer.candidate.member == member)
+    }
+
+    /// Whether one to this upstream has arrived in truth, and only its event has not been heard yet.
+    pub(super) fn has_arrived(&self, member: usize) -> bool {
+        let of_member = |racer: &&Racer| racer.candidate.member == member;
+        self.racers.iter().filter(of_member).any(|racer| racer.endpoint.stream.peer_addr().is_ok())
+    }
+
     /// When something is to be done if nobody arrives: give one up, or send the next if there `is_next`. In ms.
     pub(super) fn due_ms(&self, is_next: bool) -> Option<u64> {
         let give_up_ms = self.racers.iter().map(|racer| racer.until_ms).min();
