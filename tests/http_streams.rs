@@ -314,5 +314,6 @@ fn a_shutdown_finishes_what_has_begun_and_nothing_more() {
     assert!(!head.to_ascii_lowercase().contains("connection: close"), "{head}");
     let rest = streaming.rest().unwrap();
     assert!(rest.ends_with(b"\r\n0\r\n\r\n"), "{:?}", String::from_utf8_lossy(&rest));
+    assert!(began.elapsed() < Duration::from_secs(15), "its connection is not kept: {:?}", began.elapsed());
     assert_eq!(gateway.wait(Duration::from_secs(10)).and_then(|status| status.code()), Some(0));
 }
