@@ -37,14 +37,15 @@ pub struct Timers {
     occupied: [u64; WORDS],
     /// The tick that is dealt with next.
     next_tick: u64,
-    /// Lent to the caller while it deals with a slot, to keep the allocation.
-    due: Vec<Key>,
+    /// An empty list for the next slot that is filled, to keep the allocation. An empty slot keeps none: over all slots they would
+    /// add up to megabytes.
+    spare: Vec<Key>,
 }
 
 impl Timers {
     /// An empty wheel that begins at `now_ms`.
     pub fn new(now_ms: u64) -> Timers {
-        Timers { slots: vec![Vec::new(); SLOTS], occupied: [0; WORDS], next_tick: now_ms / TICK_MS, due: Vec::new() }
+        Timers { slots: vec![Vec::new(); SLOTS], occupied: [0; WORDS], next_tick: now_ms / TICK_MS, spare: Vec::new() }
     }
 
     /// Sets a deadline. An entry is added only if none comes up early enough.
@@ -86,7 +87,7 @@ impl Timers {
             self.next_tick += 1;
             if self.occupied[slot / 64] & (1 << (slot % 64)) != 0 {
                 self.occupied[slot / 64] &= !(1 << (slot % 64));
-                return Some(std::mem::replace(&mut self.slots[slot], std::mem::take(&mut self.due)));
+                return Some(std::mem::take(&mut self.slots[slot]));
             }
         }
         None
@@ -95,9 +96,9 @@ impl Timers {
     /// Takes back the list that [`Timers::pop`] gave out.
     pub fn done(&mut self, mut list: Vec<Key>) {
         list.clear();
-        // A slot that once held a burst would keep its memory for ever.
+        // What once held a burst would keep its memory for ever.
         if list.capacity() <= 1024 {
-            self.due = list;
+            self.spare = list;
         }
     }
 
@@ -122,6 +123,9 @@ impl Timers {
         let tick = tick.min(self.next_tick + SLOTS as u64 - 1);
         deadline.armed_tick = tick;
         let slot = slot_of(tick);
+        if self.slots[slot].capacity() == 0 {
+            self.slots[slot] = std::mem::take(&mut self.spare);
+        }
         self.slots[slot].push(key);
         self.occupied[slot / 64] |= 1 << (slot % 64);
     }
@@ -209,6 +213,19 @@ mod tests {
         assert_eq!(bench.fired.len(), 1);
         let (_, fired_ms) = bench.fired[0];
         assert!((10_990..10_990 + 2 * TICK_MS).contains(&fired_ms), "fired at {fired_ms}");
+    }
+
+    #[test]
+    fn slots_that_are_empty_keep_no_memory() {
+        let mut bench = Bench::new();
+        for now_ms in (0..600_000).step_by(10) {
+            bench.advance(now_ms);
+            bench.deadlines.clear();
+            bench.set(1, now_ms + 30_000);
+        }
+        bench.advance(700_000);
+        let capacity: usize = bench.timers.slots.iter().map(Vec::capacity).sum();
+        assert_eq!(capacity, 0, "entries' worth of memory in an empty wheel");
     }
 
     #[test]

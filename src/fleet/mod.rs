@@ -88,9 +88,11 @@ impl Fleet {
     }
 
     /// Whether a connection from `local` to `peer` has come out at the gateway itself: a connection to an address of the own
-    /// machine comes from that address.
+    /// machine comes from that address, or goes to one of the many of loopback (127.0.0.0/8), which need not be where it
+    /// comes from.
     pub fn is_gateway(&self, peer: SocketAddr, local: SocketAddr) -> bool {
-        peer.ip() == local.ip() && self.own_ports.contains(&peer.port())
+        let is_own_address = peer.ip() == local.ip() || peer.ip().to_canonical().is_loopback();
+        is_own_address && self.own_ports.contains(&peer.port())
     }
 
     /// Whether clients may log on to the gateway.
