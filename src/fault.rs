@@ -119,6 +119,8 @@ causes! {
     LoginRequired "login_required" 407 Downstream HttpRequestDenied;
     /// No identity is configured for the client.
     NoIdentity "no_identity" 403 Gateway HttpRequestDenied;
+    /// The client has as many tunnels open as one client may, or opens them too fast.
+    ClientLimit "client_limit" 429 Downstream ConnectionLimitReached;
     /// As many tunnels are open as may be.
     TunnelLimit "tunnel_limit" 503 Gateway ConnectionLimitReached;
     /// The process has no descriptor or memory left for another connection.

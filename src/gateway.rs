@@ -20,7 +20,7 @@ use crate::inspect::TunnelList;
 use crate::limits;
 use crate::logging;
 use crate::metrics::Metrics;
-use crate::shard::{self, Gate, Message, Shard, ShardOptions};
+use crate::shard::{self, Gate, GateRules, Message, Shard, ShardOptions};
 use crate::tunnel::{Settings, TimeoutsMs};
 use crate::upstream::Names;
 use way_out::{Bell, WayOut, Workshop};
@@ -97,9 +97,20 @@ impl Gateway {
         let admin_listener = std::net::TcpListener::bind(config.admin)
             .map_err(|source| StartError::Admin { address: config.admin, source })?;
         let metrics = Arc::new(Metrics::new()?);
-        let workshop = Workshop { metrics: Arc::clone(&metrics), bell: Bell::default(), epoch: Instant::now() };
+        let admin_port = admin_listener.local_addr().map_or(config.admin.port(), |address| address.port());
+        let workshop = Workshop {
+            metrics: Arc::clone(&metrics),
+            bell: Bell::default(),
+            epoch: Instant::now(),
+            own_ports: listening.iter().map(SocketAddr::port).chain([admin_port]).collect(),
+        };
         let way_out = WayOut::build(config, &workshop, None)?;
-        let gate = Gate::new(config.allow_clients.clone(), config.max_tunnels);
+        let gate = Gate::new(GateRules {
+            allow_clients: config.allow_clients.clone(),
+            max_tunnels: config.max_tunnels,
+            per_client: config.tunnels_per_client,
+            per_client_second: config.new_tunnels_per_client,
+        });
         metrics.tunnels_max.set(i64::try_from(config.max_tunnels).unwrap_or(i64::MAX));
         let settings = settings(config, &way_out.fleet);
         let names = Names::start()?;

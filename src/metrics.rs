@@ -13,12 +13,14 @@ use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
+use requests::RequestCounters;
 
 use crate::fault::{At, Cause, Fault};
 use crate::relay::Moved;
 use crate::upstream::GuardState;
 
 mod reloads;
+mod requests;
 
 pub use reloads::ConfigMetrics;
 
@@ -31,9 +33,7 @@ pub struct Metrics {
     hops: HopFamilies,
     upstreams: UpstreamFamilies,
     guard_state: IntGaugeVec,
-    requests: IntCounterVec,
-    /// The request that nearly all are: a CONNECT that was granted.
-    granted: IntCounter,
+    requests: RequestCounters,
     finished: IntCounter,
     faults: IntCounterVec,
     closed: IntCounterVec,
@@ -112,8 +112,6 @@ impl Metrics {
             "State of the credential guard: 1 for the present state (unproven, proven, refused), 0 for the others",
             &["identity", "state"],
         )?;
-        let requests =
-            make.counters("requests_total", "Requests by kind and status class of the answer", &["kind", "status"])?;
         let closed = make.counters("tunnels_closed_total", "Tunnels closed by cause", &["cause"])?;
         let way = |direction: &str| ["copy", "splice"].map(|way| bytes.with_label_values(&[direction, way]));
         Ok(Metrics {
@@ -122,8 +120,7 @@ impl Metrics {
             guard_state: guard,
             bytes_up: way("up"),
             bytes_down: way("down"),
-            granted: requests.with_label_values(&["connect", "2xx"]),
-            requests,
+            requests: RequestCounters::new(&make)?,
             finished: closed.with_label_values(&["finished"]),
             closed,
             faults: make.counters("faults_total", "Failures by side, stage and cause", &["side", "stage", "cause"])?,
@@ -162,17 +159,7 @@ impl Metrics {
 
     /// A request has been answered, by whomever.
     pub fn request(&self, kind: &str, status: u16) {
-        if (kind, status) == ("connect", 200) {
-            self.granted.inc();
-            return;
-        }
-        let class = match status {
-            200..=299 => "2xx",
-            300..=399 => "3xx",
-            400..=499 => "4xx",
-            _ => "5xx",
-        };
-        self.requests.with_label_values(&[kind, class]).inc();
+        self.requests.count(kind, status);
     }
 
     /// Something failed.

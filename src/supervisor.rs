@@ -280,6 +280,8 @@ fn keep_what_needs_a_start(old: &Config, fresh: &mut Config) -> Vec<&'static str
         listen: "listen",
         admin: "admin",
         allow_clients: "allow_clients",
+        tunnels_per_client: "limits.tunnels_per_client",
+        new_tunnels_per_client: "limits.new_tunnels_per_client",
         shards: "shards",
         pipes_per_shard: "limits.pipes_per_shard",
         log_format: "log_format",

@@ -85,6 +85,10 @@ pub struct Config {
     pub shards: usize,
     /// Tunnels open at once in the whole process, at least 1.
     pub max_tunnels: usize,
+    /// Tunnels open at once of one client's address; 0 for no such limit.
+    pub tunnels_per_client: usize,
+    /// New tunnels of one client's address a second; 0 for no such limit.
+    pub new_tunnels_per_client: usize,
     /// Pipes a shard lends out at once; 0 for no splicing.
     pub pipes_per_shard: usize,
     /// See [`Timeouts`].

@@ -65,6 +65,9 @@ impl Reader<'_> {
         let parties = self.parties(account, secrets);
         let shards = self.required("shards", |text| Ok(parse_integer(text, 1..=MAX_SHARDS)?));
         let max_tunnels = self.required("max_tunnels", |text| Ok(parse_integer(text, 1..=TUNNELS_LIMIT)?));
+        let per_client = self.required("limits.tunnels_per_client", |text| Ok(parse_integer(text, 0..=TUNNELS_LIMIT)?));
+        let per_client_second =
+            self.required("limits.new_tunnels_per_client", |text| Ok(parse_integer(text, 0..=TUNNELS_LIMIT)?));
         let pipes = self.required("limits.pipes_per_shard", |text| Ok(parse_integer(text, 0..=PIPES_LIMIT)?));
         let head_limit = self.required("limits.head", |text| Ok(parse_size(text, HEAD_LIMITS)?));
         let timeouts = self.timeouts();
@@ -80,6 +83,8 @@ impl Reader<'_> {
             allow_clients: allow_clients?,
             shards: shards?,
             max_tunnels: max_tunnels?,
+            tunnels_per_client: per_client?,
+            new_tunnels_per_client: per_client_second?,
             pipes_per_shard: pipes?,
             timeouts: timeouts?,
             head_limit_bytes: head_limit?,

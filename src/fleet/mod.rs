@@ -12,7 +12,7 @@ mod choice;
 mod hop;
 mod identity;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::http::Authority;
@@ -55,6 +55,8 @@ pub struct Fleet {
     pub rules: Rules,
     /// The identity of each listener's clients, where it has one.
     pub by_listener: Vec<Option<usize>>,
+    /// The ports that the gateway itself listens on, the administration's among them.
+    pub own_ports: Vec<u16>,
 }
 
 impl Fleet {
@@ -83,6 +85,12 @@ impl Fleet {
         let by_listener = self.by_listener.get(listener).copied().flatten();
         let client = client.to_canonical();
         Ok(by_listener.or_else(|| self.identities.iter().position(|identity| identity.is_for(client))))
+    }
+
+    /// Whether a connection from `local` to `peer` has come out at the gateway itself: a connection to an address of the own
+    /// machine comes from that address.
+    pub fn is_gateway(&self, peer: SocketAddr, local: SocketAddr) -> bool {
+        peer.ip() == local.ip() && self.own_ports.contains(&peer.port())
     }
 
     /// Whether clients may log on to the gateway.

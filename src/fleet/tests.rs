@@ -46,7 +46,7 @@ fn fleet(order: Order, upstreams: &[(usize, u32)], identities: Vec<Arc<KnownIden
         members.push(Member { upstream, metrics, group: *group, weight: *weight, identity: None });
     }
     let by_listener = vec![None, Some(0)];
-    Fleet { members, identities, hops, order, rules: Rules::default(), by_listener }
+    Fleet { members, identities, hops, order, rules: Rules::default(), by_listener, own_ports: vec![3128] }
 }
 
 fn for_all() -> Vec<Arc<KnownIdentity>> {

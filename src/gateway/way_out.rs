@@ -25,6 +25,8 @@ pub(super) struct Workshop {
     pub bell: Bell,
     /// When the process's clock began.
     pub epoch: Instant,
+    /// The ports that the gateway listens on.
+    pub own_ports: Vec<u16>,
 }
 
 /// The fleet, and what keeps it going.
@@ -149,6 +151,7 @@ fn fleet(config: &Config, workshop: &Workshop, identities: &[OwnIdentity], upstr
         },
         rules: config.rules.clone(),
         by_listener: identities_of_listeners(config),
+        own_ports: workshop.own_ports.clone(),
     }
 }
 

@@ -5,7 +5,7 @@ mod listener;
 mod message;
 mod run;
 
-pub use accept::Gate;
+pub use accept::{Gate, GateRules};
 pub use listener::{Listeners, bind};
 pub use message::{Described, Message};
 pub use run::{Shard, ShardOptions};

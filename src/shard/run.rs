@@ -229,8 +229,8 @@ impl Shard {
             Next::Wait => {}
             Next::Yield => self.enqueue(key),
             Next::Close => {
-                self.slots.remove(key.index as usize);
-                self.gate.leave();
+                let slot = self.slots.remove(key.index as usize);
+                self.gate.leave(slot.tunnel.client());
                 self.context.metrics.tunnels_open.dec();
             }
         }
@@ -329,7 +329,10 @@ impl Shard {
         // Clients between two requests are in the middle of nothing.
         let resting: Vec<Key> = self.slots.iter().filter(|(_, slot)| slot.tunnel.rests()).filter_map(key_of).collect();
         for key in resting {
-            self.follow(key, Next::Close);
+            if let Some(slot) = live(&mut self.slots, key) {
+                slot.tunnel.dismiss(&self.context);
+                self.follow(key, Next::Close);
+            }
         }
     }
 
@@ -397,7 +400,7 @@ impl Shard {
             log::warn!("a client's connection cannot be watched and is closed: {error}");
             return;
         }
-        let came = Came { from, listener, admission: self.gate.enter(from) };
+        let came = Came { from, listener, admission: self.gate.enter(from, self.context.now_ms()) };
         self.context.metrics.tunnels_open.inc();
         let tunnel = Tunnel::new(key, stream, came, &mut self.context);
         let slot = entry.insert(Slot { generation, tunnel, queued: false });
@@ -421,7 +424,7 @@ impl Shard {
         kept::clear(&mut self.context);
         for (_, mut slot) in std::mem::take(&mut self.slots) {
             slot.tunnel.cut(&mut self.context);
-            self.gate.leave();
+            self.gate.leave(slot.tunnel.client());
             self.context.metrics.tunnels_open.dec();
         }
     }

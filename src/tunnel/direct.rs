@@ -139,6 +139,13 @@ impl Direct {
     }
 
     fn connected(self, winner: Racer, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        let ends = (winner.endpoint.stream.peer_addr(), winner.endpoint.stream.local_addr());
+        if let (Ok(peer), Ok(local)) = ends
+            && context.settings.fleet.is_gateway(peer, local)
+        {
+            let detail = format!("{} is the gateway itself", self.origin);
+            return self.give_up(fault(Cause::DestinationDenied, detail), client, context);
+        }
         client.record.handshake_us = client.handshake_us(self.started_us, context);
         if let Some(request) = self.request {
             return Exchange::straight(request, winner.endpoint, winner.number, self.leftover, key, client, context);

@@ -178,6 +178,16 @@ impl Tunnel {
         endpoint.map(|endpoint| endpoint.ready.learn(ready)).is_some()
     }
 
+    /// Ends it between two requests.
+    pub fn dismiss(&self, context: &Context) {
+        self.conclude(context, &End::Finished, 0, 0);
+    }
+
+    /// The client's address.
+    pub fn client(&self) -> SocketAddr {
+        self.client.record.client
+    }
+
     /// Whether it is between two requests.
     pub fn rests(&self) -> bool {
         matches!(&self.stage, Stage::ReadHead(stage) if stage.rests()) && self.client.record.is_between_requests()

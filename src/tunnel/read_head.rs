@@ -23,6 +23,8 @@ pub enum Admission {
     Full,
     /// Its address is not among those allowed.
     NotAllowed,
+    /// Its address has as many connections as one may have, or makes them too fast.
+    TooMany,
 }
 
 /// Waiting for a whole request head.
@@ -176,6 +178,10 @@ fn understand(head: &[u8], came: &Came, settings: &Settings) -> Result<(Request,
     match came.admission {
         Admission::Welcome => {}
         Admission::Full => return Err(fault(Cause::TunnelLimit, "as many tunnels are open as max_tunnels allows")),
+        Admission::TooMany => {
+            let detail = "this client's address has too many connections, or opens them too fast";
+            return Err(fault(Cause::ClientLimit, detail));
+        }
         Admission::NotAllowed => {
             return Err(fault(Cause::ClientNotAllowed, "the client's address is not among allow_clients"));
         }

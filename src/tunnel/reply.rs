@@ -135,7 +135,7 @@ fn fault_answer(fault: &Fault, upstream_name: &str, omit_body: bool) -> Vec<u8> 
     let error = ProxyStatus::error(fault.cause.error_type(), &fault.detail);
     let extra_fields: &[(&str, &str)] = match fault.cause {
         Cause::LoginRequired => &[("Proxy-Authenticate", "Basic realm=\"ntlm-gateway\", charset=\"UTF-8\"")],
-        Cause::TunnelLimit | Cause::ResourcesExhausted => &[("Retry-After", "5")],
+        Cause::TunnelLimit | Cause::ClientLimit | Cause::ResourcesExhausted => &[("Retry-After", "5")],
         _ => &[],
     };
     let response = ErrorResponse {

@@ -17,6 +17,7 @@ pub mod origin;
 pub mod process;
 pub mod scratch;
 pub mod squid;
+pub mod toolbox;
 pub mod tools;
 pub mod upstream;
 

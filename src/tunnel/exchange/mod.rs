@@ -439,10 +439,8 @@ impl Exchange {
     fn fail(mut self: Box<Self>, fault: Fault, key: Key, client: &mut Client, context: &mut Context) -> Step {
         // A ticket that is dropped counts as unanswered.
         self.ticket = None;
+        // Whether the upstream is to blame or its origin cannot be told here: its health hears of it from handshakes.
         let of_upstream = fault.cause.culprit() == Culprit::Upstream;
-        if of_upstream && let Some(attempt) = &self.attempt {
-            attempt.hop.upstream.health.failed(context.now_ms(), &fault.detail);
-        }
         if self.answer.is_some() || !self.down.is_flushed() {
             // A part of the answer is out: the client must not take it for the whole.
             super::relaying::reset_instead_of_close(client);

@@ -1,0 +1,28 @@
+//! Answers to clients by kind and class, counted without a lock.
+
+use prometheus::IntCounter;
+
+use super::Maker;
+
+const KINDS: [&str; 3] = ["connect", "http", "other"];
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// A counter for each kind and class; all are there from the start.
+pub(super) struct RequestCounters([[IntCounter; CLASSES.len()]; KINDS.len()]);
+
+impl RequestCounters {
+    pub(super) fn new(make: &Maker) -> prometheus::Result<RequestCounters> {
+        let requests =
+            make.counters("requests_total", "Requests by kind and status class of the answer", &["kind", "status"])?;
+        Ok(RequestCounters(KINDS.map(|kind| CLASSES.map(|class| requests.with_label_values(&[kind, class])))))
+    }
+
+    /// Counts an answer; a kind that is none of the known ones is `other`.
+    pub(super) fn count(&self, kind: &str, status: u16) {
+        let place = KINDS.iter().position(|known| *known == kind).unwrap_or(KINDS.len() - 1);
+        let class = usize::from(status / 100).clamp(1, CLASSES.len()) - 1;
+        if let Some(counter) = self.0.get(place).and_then(|classes| classes.get(class)) {
+            counter.inc();
+        }
+    }
+}

@@ -1,0 +1,69 @@
+"""What the deployment's tests share: where things are, running programs, rendering both kinds of manifests."""
+
+import pathlib
+import subprocess
+import sys
+
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+CHART = DEPLOY / "helm" / "ntlm-gateway"
+TOOLBOX = pathlib.Path(sys.prefix)
+
+# What a chart must be given, and what makes it render everything it has.
+NEEDED = {
+    "upstream": "proxy.corp.example:8080",
+    "user": r"CORP\svc-egress",
+    "password": {"existingSecret": "egress-account"},
+    "networkPolicy": {"upstreamCidrs": ["192.0.2.10/32"]},
+}
+EVERYTHING = NEEDED | {
+    "upstream": ["a.corp.example:8080", "b.corp.example:8080"],
+    "password": {"value": "placeholder \"'<&"},
+    "image": {"tag": "1", "pullSecrets": ["registry"]},
+    "limits": {"head": "32KiB"},
+    "timeouts": {"idle": "30m"},
+    "networkPolicy": {"upstreamCidrs": ["192.0.2.10/32", "2001:db8::/64"], "dnsCidrs": ["169.254.20.10/32"]},
+    "autoscaling": {"enabled": True},
+    "monitoring": {"monitor": "pod", "rules": True, "dashboard": True, "labels": {"release": "prometheus"}},
+    "nodeSelector": {"kubernetes.io/os": "linux"},
+    "tolerations": [{"operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "priorityClassName": "system-cluster-critical",
+    "podAnnotations": {"a": "b"},
+    "podLabels": {"c": "d"},
+}
+SERVICE_MONITOR = NEEDED | {"monitoring": {"monitor": "service"}, "networkPolicy": {"enabled": False}}
+
+
+def run(*command, **options):
+    """The finished program, with its output as text."""
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60, check=False, **options)
+
+
+def documents(*command, **options):
+    finished = run(*command, **options)
+    if finished.returncode:
+        sys.exit(f"{command[0]} failed:\n{finished.stderr}")
+    return [document for document in yaml.safe_load_all(finished.stdout) if document]
+
+
+def helm(values):
+    """The chart's manifests with `values`."""
+    return documents(TOOLBOX / "helm", "template", "gw", CHART, "--namespace", "egress", "--values", "-", input=yaml.safe_dump(values))
+
+
+def kustomize(directory):
+    return documents(TOOLBOX / "kubectl", "kustomize", directory)
+
+
+def overlays():
+    return sorted(path.parent for path in (DEPLOY / "kustomize" / "overlays").glob("*/kustomization.yaml"))
+
+
+def end(findings):
+    """Ends the program: with 1 and the findings, if there are any."""
+    for finding in findings:
+        print(finding)
+    sys.exit(1 if findings else 0)

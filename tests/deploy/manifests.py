@@ -1,0 +1,272 @@
+"""Do the manifests fit Kubernetes' schemas, and do they keep what deploy/README.md promises?
+
+    python manifests.py GATEWAY              looks at every overlay and at the chart with several values
+    python manifests.py GATEWAY --spoilt     spoils them in every way that it looks for, and sees whether it notices
+
+GATEWAY is the program, which has to accept the configuration that is in them.
+"""
+
+import base64
+import copy
+import os
+import re
+import sys
+import tempfile
+import tomllib
+
+import kubernetes_validate
+from common import DEPLOY, EVERYTHING, NEEDED, SERVICE_MONITOR, helm, kustomize, end, overlays, run
+
+# The oldest that the chart allows and is still looked after somewhere, and the newest that is known.
+VERSIONS = ["1.27", "1.33", "1.37"]
+UNITS_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+# The fields of custom resources that are used; their schemas are not in Kubernetes.
+CUSTOM = {
+    "ServiceMonitor": ("endpoints", {"jobLabel", "selector", "endpoints"}),
+    "PodMonitor": ("podMetricsEndpoints", {"jobLabel", "selector", "podMetricsEndpoints"}),
+    "PrometheusRule": (None, {"groups"}),
+}
+
+
+def one(manifests, kind):
+    found = [manifest for manifest in manifests if manifest["kind"] == kind]
+    return found[0] if found else None
+
+
+def names(manifests, kind):
+    return {manifest["metadata"]["name"] for manifest in manifests if manifest["kind"] == kind}
+
+
+def schema(manifests):
+    for manifest in manifests:
+        if manifest["kind"] in CUSTOM:
+            if not manifest["apiVersion"].startswith("monitoring.coreos.com/v1"):
+                yield f"{manifest['kind']}: apiVersion {manifest['apiVersion']}"
+            unknown = set(manifest["spec"]) - CUSTOM[manifest["kind"]][1]
+            if unknown:
+                yield f"{manifest['kind']}: unknown {unknown}"
+            continue
+        for version in VERSIONS:
+            try:
+                kubernetes_validate.validate(manifest, version, strict=True)
+            except kubernetes_validate.ValidationError as error:
+                place = ".".join(map(str, error.path))
+                yield f"{manifest['kind']} against {version}: {place}: {error.message}"
+
+
+def security(manifests):
+    spec = one(manifests, "Deployment")["spec"]["template"]["spec"]
+    pod, container = spec.get("securityContext", {}), spec["containers"][0].get("securityContext", {})
+    wanted = [
+        ("runAsNonRoot", pod.get("runAsNonRoot") is True),
+        ("runAsUser", pod.get("runAsUser", 0) > 0 and pod.get("runAsGroup", 0) > 0),
+        ("seccompProfile", pod.get("seccompProfile") == {"type": "RuntimeDefault"}),
+        ("readOnlyRootFilesystem", container.get("readOnlyRootFilesystem") is True),
+        ("allowPrivilegeEscalation", container.get("allowPrivilegeEscalation") is False),
+        ("capabilities", container.get("capabilities") == {"drop": ["ALL"]}),
+        ("automountServiceAccountToken", spec.get("automountServiceAccountToken") is False),
+        ("automountServiceAccountToken of the ServiceAccount", one(manifests, "ServiceAccount").get("automountServiceAccountToken") is False),
+        ("enableServiceLinks: NTLM_GATEWAY_PORT would be in the environment", spec.get("enableServiceLinks") is False),
+        ("limits.memory", "memory" in spec["containers"][0]["resources"].get("limits", {})),
+    ]
+    yield from (f"Deployment: {what}" for what, holds in wanted if not holds)
+
+
+def configuration(manifests):
+    """The settings of gateway.toml, and the environment beside them."""
+    spec = one(manifests, "Deployment")["spec"]["template"]["spec"]
+    maps = {manifest["metadata"]["name"]: manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap"}
+    text = next(data["gateway.toml"] for data in maps.values() if "gateway.toml" in data)
+    environment = {}
+    for source in spec["containers"][0].get("envFrom", []):
+        environment |= maps.get(source["configMapRef"]["name"], {})
+    return text, environment
+
+
+def seconds(text):
+    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", text).groups()
+    return int(number) * UNITS_SECONDS[unit]
+
+
+def shutdown(manifests):
+    timeouts = tomllib.loads(configuration(manifests)[0])["timeouts"]
+    needed = seconds(timeouts["shutdown_delay"]) + seconds(timeouts["drain"])
+    grace = one(manifests, "Deployment")["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30)
+    if not needed + 10 <= grace <= needed + 60:
+        yield f"terminationGracePeriodSeconds is {grace}; shutdown_delay + drain are {needed:.0f}"
+    if seconds(timeouts["shutdown_delay"]) < 5:
+        yield "shutdown_delay is too short for a Service to notice"
+
+
+def accepted(manifests, gateway):
+    """Whether the program takes what the pod would be given."""
+    text, environment = configuration(manifests)
+    secret = one(manifests, "Secret")
+    password = base64.b64decode(secret["data"]["password"]) if secret else b"some password\n"
+    with tempfile.TemporaryDirectory() as directory:
+        for name, contents in (("password", password), ("gateway.toml", text.encode())):
+            with open(os.path.join(directory, name), "wb") as file:
+                file.write(contents.replace(b"/run/secrets/ntlm-gateway", directory.encode()))
+        finished = run(gateway, "check", "--config", f"{directory}/gateway.toml", env=environment)
+    if finished.returncode:
+        yield f"the gateway refuses the configuration: {finished.stdout}{finished.stderr}"
+    for key, part in (("listen", "0.0.0.0:3128"), ("admin", "0.0.0.0:9100"), ("allow_clients", "10.0.0.0/8")):
+        if part not in str(tomllib.loads(text).get(key)):
+            yield f"gateway.toml: {key} is {tomllib.loads(text).get(key)}"
+
+
+def probes(manifests):
+    container = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    if ports != {"proxy": 3128, "admin": 9100}:
+        yield f"ports are {ports}"
+    for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+        if container.get(probe, {}).get("httpGet") != {"path": path, "port": "admin"}:
+            yield f"{probe} does not ask for {path}"
+        # /healthz takes up to two seconds to say that a loop stands still.
+        elif container[probe].get("timeoutSeconds", 1) <= 2:
+            yield f"{probe} is not patient enough"
+
+
+def connected(manifests):
+    """Whether names and labels that must meet do so."""
+    deployment = one(manifests, "Deployment")
+    template = deployment["spec"]["template"]
+    labels, spec = template["metadata"]["labels"], template["spec"]
+    service_labels = one(manifests, "Service")["metadata"]["labels"]
+    selectors = [("Deployment", deployment["spec"]["selector"]["matchLabels"], labels)]
+    selectors.append(("Service", one(manifests, "Service")["spec"]["selector"], labels))
+    for kind, field, target in (
+        ("PodDisruptionBudget", "selector", labels),
+        ("NetworkPolicy", "podSelector", labels),
+        ("PodMonitor", "selector", labels),
+        ("ServiceMonitor", "selector", service_labels),
+    ):
+        if manifest := one(manifests, kind):
+            selectors.append((kind, manifest["spec"][field].get("matchLabels"), target))
+            if "jobLabel" in manifest["spec"] and target.get(manifest["spec"]["jobLabel"]) != "ntlm-gateway":
+                yield f"{kind}: the job would not be called ntlm-gateway"
+    for constraint in spec["topologySpreadConstraints"]:
+        selectors.append(("topologySpreadConstraints", constraint["labelSelector"]["matchLabels"], labels))
+    for what, selector, target in selectors:
+        if not selector or not selector.items() <= target.items():
+            yield f"{what} selects {selector}, and there are {target}"
+    for volume in spec["volumes"]:
+        if "configMap" in volume and volume["configMap"]["name"] not in names(manifests, "ConfigMap"):
+            yield f"no ConfigMap {volume['configMap']['name']}"
+        if "secret" in volume and one(manifests, "Secret") and volume["secret"]["secretName"] not in names(manifests, "Secret"):
+            yield f"no Secret {volume['secret']['secretName']}"
+    if spec["serviceAccountName"] not in names(manifests, "ServiceAccount"):
+        yield f"no ServiceAccount {spec['serviceAccountName']}"
+    scaler = one(manifests, "HorizontalPodAutoscaler")
+    if scaler and scaler["spec"]["scaleTargetRef"]["name"] != deployment["metadata"]["name"]:
+        yield "the HorizontalPodAutoscaler scales something else"
+    if bool(scaler) == ("replicas" in deployment["spec"]):
+        yield "replicas must be given by the Deployment or by the HorizontalPodAutoscaler"
+
+
+def network(manifests):
+    policy = one(manifests, "NetworkPolicy")
+    if policy is None:
+        return
+    spec = policy["spec"]
+    if sorted(spec["policyTypes"]) != ["Egress", "Ingress"]:
+        yield "NetworkPolicy: not both ways"
+    allowed = {rule["ports"][0]["port"] for rule in spec["ingress"] if rule.get("from")}
+    if len(spec["ingress"]) != 2 or allowed != {"proxy", "admin"}:
+        yield "NetworkPolicy: the way in is not just proxy and admin, each from somewhere"
+    name_server, upstream = spec["egress"]
+    # A label too many, and no name resolves.
+    if name_server["to"][0]["podSelector"]["matchLabels"] != {"k8s-app": "kube-dns"} or len(name_server["ports"]) != 2:
+        yield "NetworkPolicy: the way to the name server"
+    if any("ipBlock" not in peer or peer["ipBlock"]["cidr"].endswith("/0") for peer in upstream.get("to", [{}])):
+        yield "NetworkPolicy: the way to the proxy is not limited to its addresses"
+
+
+def scaled(manifests):
+    scaler = one(manifests, "HorizontalPodAutoscaler")
+    if scaler is None:
+        return
+    most = tomllib.loads(configuration(manifests)[0]).get("max_tunnels", 10000)
+    pods = [metric["pods"] for metric in scaler["spec"]["metrics"] if metric["type"] == "Pods"]
+    if not pods or pods[0]["metric"]["name"] != "ntlm_gateway_tunnels_open":
+        yield "HorizontalPodAutoscaler: not by ntlm_gateway_tunnels_open"
+    elif int(pods[0]["target"]["averageValue"]) > 0.85 * most:
+        yield f"HorizontalPodAutoscaler: waits for more tunnels than a pod should have of {most}"
+
+
+def findings(manifests, gateway):
+    checks = (security, shutdown, probes, connected, network, scaled)
+    return [*schema(manifests), *(finding for check in checks for finding in check(manifests)), *accepted(manifests, gateway)]
+
+
+def sources():
+    for overlay in overlays():
+        yield f"overlay {overlay.name}", kustomize(overlay)
+    for name, values in (("needed", NEEDED), ("everything", EVERYTHING), ("a ServiceMonitor", SERVICE_MONITOR)):
+        yield f"chart with {name}", helm(values)
+
+
+def pod(manifests):
+    return one(manifests, "Deployment")["spec"]["template"]["spec"]
+
+
+def set_toml(manifests, old, new):
+    for manifest in manifests:
+        if manifest["kind"] == "ConfigMap" and "gateway.toml" in manifest["data"]:
+            manifest["data"]["gateway.toml"] = manifest["data"]["gateway.toml"].replace(old, new)
+
+
+# One for each thing that is looked for; each must be found.
+SPOILT = {
+    "a field that Kubernetes does not know": lambda m: pod(m).update(terminationGracePeriod=330),
+    "a number where text belongs": lambda m: one(m, "Deployment")["metadata"]["labels"].update(x=1),
+    "an unknown field of a monitor": lambda m: one(m, "ServiceMonitor")["spec"].update(endpoint=[]),
+    "a run as root": lambda m: pod(m)["securityContext"].update(runAsUser=0),
+    "a run as perhaps root": lambda m: pod(m)["securityContext"].pop("runAsNonRoot"),
+    "no seccomp": lambda m: pod(m)["securityContext"].pop("seccompProfile"),
+    "a root file system to write on": lambda m: pod(m)["containers"][0]["securityContext"].pop("readOnlyRootFilesystem"),
+    "capabilities": lambda m: pod(m)["containers"][0]["securityContext"].pop("capabilities"),
+    "privilege escalation": lambda m: pod(m)["containers"][0]["securityContext"].pop("allowPrivilegeEscalation"),
+    "a token": lambda m: pod(m).pop("automountServiceAccountToken"),
+    "service links": lambda m: pod(m).pop("enableServiceLinks"),
+    "too little grace": lambda m: pod(m).update(terminationGracePeriodSeconds=300),
+    "a longer drain": lambda m: set_toml(m, '"5m"', '"10m"'),
+    "no delay": lambda m: set_toml(m, 'shutdown_delay = "10s"', 'shutdown_delay = "0s"'),
+    "a setting that there is not": lambda m: set_toml(m, "max_tunnels", "maximum_tunnels"),
+    "a listener on loopback": lambda m: set_toml(m, "0.0.0.0:3128", "127.0.0.1:3128"),
+    "no upstream": lambda m: one(m, "ConfigMap") and pod(m)["containers"][0].pop("envFrom"),
+    "readiness asking for liveness": lambda m: pod(m)["containers"][0]["readinessProbe"]["httpGet"].update(path="/healthz"),
+    "impatience": lambda m: pod(m)["containers"][0]["livenessProbe"].update(timeoutSeconds=1),
+    "a Service that selects nothing": lambda m: one(m, "Service")["spec"]["selector"].update(x="y"),
+    "a monitor that selects nothing": lambda m: one(m, "ServiceMonitor")["spec"]["selector"].update(matchLabels={"x": "y"}),
+    "a missing ConfigMap": lambda m: pod(m)["volumes"][0]["configMap"].update(name="x"),
+    "a missing Secret": lambda m: pod(m)["volumes"][1]["secret"].update(secretName="x"),
+    "two masters of replicas": lambda m: one(m, "Deployment")["spec"].update(replicas=2),
+    "DNS with a label too many": lambda m: one(m, "NetworkPolicy")["spec"]["egress"][0]["to"][0]["podSelector"]["matchLabels"].update(x="y"),
+    "a way out to everywhere": lambda m: one(m, "NetworkPolicy")["spec"]["egress"][1]["to"][0]["ipBlock"].update(cidr="0.0.0.0/0"),
+    "a way in from everywhere": lambda m: one(m, "NetworkPolicy")["spec"]["ingress"][0].pop("from"),
+    "scaling too late": lambda m: set_toml(m, "max_tunnels = 10000", "max_tunnels = 7000"),
+}
+
+
+def main():
+    gateway = sys.argv[1]
+    found = []
+    if sys.argv[2:] == ["--spoilt"]:
+        good = kustomize(DEPLOY / "kustomize" / "overlays" / "prometheus-operator")
+        for what, spoil in SPOILT.items():
+            manifests = copy.deepcopy(good)
+            spoil(manifests)
+            if not findings(manifests, gateway):
+                found.append(f"nothing was found wrong with {what}")
+        print(f"{len(SPOILT)} ways to spoil them")
+    else:
+        for source, manifests in sources():
+            found += [f"{source}: {finding}" for finding in findings(manifests, gateway)]
+            print(f"{source}: {len(manifests)} manifests")
+    end(found)
+
+
+if __name__ == "__main__":
+    main()

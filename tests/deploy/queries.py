@@ -1,0 +1,67 @@
+"""What the rules and the dashboard ask Prometheus, and what the gateway has to answer with."""
+
+import json
+import re
+
+import yaml
+from common import DEPLOY
+
+DASHBOARD = DEPLOY / "grafana" / "ntlm-gateway.json"
+# Labels that Prometheus or the cluster adds.
+ADDED = {"job", "instance", "namespace", "pod", "le", "__name__"}
+
+
+def rules(name):
+    groups = yaml.safe_load((DEPLOY / "prometheus" / name).read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def panels():
+    """Each panel of the dashboard that asks something."""
+    every = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    return [panel for panel in every if panel.get("targets")]
+
+
+def expressions():
+    """Where, and what."""
+    for name in ("recording.yaml", "alerts.yaml"):
+        for rule in rules(name):
+            yield rule.get("alert") or rule["record"], rule["expr"]
+    for panel in panels():
+        for target in panel["targets"]:
+            yield f"dashboard, {panel['title']} {target['refId']}", target["expr"]
+
+
+def concrete(expression, window="15s"):
+    """A dashboard's query as Grafana sends it, all of each variable chosen."""
+    return re.sub(r"\$(job|instance)\b", ".*", expression.replace("$__rate_interval", window))
+
+
+def families(text):
+    """Name → labels, of the text that /metrics answers."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            name = line.split()[2]
+            found[name] = set()
+        elif line and not line.startswith("#"):
+            sample = re.match(r"([\w:]+)(?:\{(.*)\})? ", line)
+            found[stem(sample[1], found)] |= set(re.findall(r'(\w+)="', re.sub(r'"(?:[^"\\]|\\.)*"', '""', sample[2] or "")))
+    return found
+
+
+def stem(name, known):
+    """The family of a histogram's series."""
+    return name if name in known else re.sub(r"_(bucket|sum|count)$", "", name)
+
+
+def asked(expression):
+    """The metrics that an expression names, each with the labels by which it selects them."""
+    text = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expression)
+    for name, selector in re.findall(r"((?<![\w:$])[a-z_]\w*[\w:]*)(\{[^}]*\})?", text):
+        if name.startswith(("ntlm_gateway_", "process_")) or ":" in name:
+            yield name, set(re.findall(r"(\w+)\s*(?:=|!)", selector))
+
+
+def grouped(expression):
+    return {label.strip() for group in re.findall(r"\b(?:by|on|without)\s*\(([^)]*)\)", expression) for label in group.split(",")} - {""}
