@@ -222,7 +222,8 @@ fn squid(site: &Site<'_>, listen: SocketAddr) -> io::Result<Command> {
     let path = site.scratch.join("squid.conf");
     fs::write(&path, config)?;
     let mut command = Command::new(find("squid").ok_or(io::ErrorKind::NotFound)?);
-    command.arg("-N").arg("-f").arg(path);
+    // Its name distinguishes its shared memory from that of another Squid on this machine.
+    command.arg("-N").arg("-n").arg(format!("loadtest{}", std::process::id())).arg("-f").arg(path);
     Ok(command)
 }
 
