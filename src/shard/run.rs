@@ -16,7 +16,7 @@ use crate::fault::is_exhaustion;
 use crate::limits::{self, millis};
 use crate::metrics::Metrics;
 use crate::relay::PipePool;
-use crate::tunnel::kept::{self, KeptPool};
+use crate::tunnel::kept::{self, KeptPool, Whose};
 use crate::tunnel::warm::{self, WarmPool};
 use crate::tunnel::{Came, Context, Entropy, Next, Settings, Tunnel};
 use crate::upstream::{HostPort, Names};
@@ -199,15 +199,19 @@ impl Shard {
     }
 
     fn on_event(&mut self, token: EventToken, ready: Readiness) {
-        if WarmPool::owns(token.key) || KeptPool::owns(token.key) {
-            let came_in_time = match WarmPool::owns(token.key) {
-                true => warm::on_event(token.key, ready, &mut self.context),
-                false => kept::on_event(token.key, ready, &mut self.context),
-            };
-            if !came_in_time {
+        let mut token = token;
+        if WarmPool::owns(token.key) {
+            if !warm::on_event(token.key, ready, &mut self.context) {
                 self.context.metrics.stale_events.inc();
             }
             return;
+        }
+        if KeptPool::owns(token.key) {
+            match kept::on_event(token.key, ready, &mut self.context) {
+                Whose::Pool => return,
+                Whose::Nobody => return self.context.metrics.stale_events.inc(),
+                Whose::Tunnel(of_tunnel) => token = of_tunnel,
+            }
         }
         let Some(slot) = live(&mut self.slots, token.key) else {
             self.context.metrics.stale_events.inc();

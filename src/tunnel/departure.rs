@@ -7,6 +7,7 @@ use super::authenticate::{self, Authenticate};
 use super::dial::{Attempt, Dial, Wish};
 use super::direct::Direct;
 use super::exchange::Exchange;
+use super::kept::Place;
 use super::read_head::Pinned;
 use super::reply::Reply;
 use super::{Client, Context, Step, kept, warm};
@@ -108,7 +109,7 @@ impl Departure {
             && let Some(pinned) = pinned.filter(|pinned| pinned.fits(request.origin(), &attempt.hop))
         {
             (attempt.number, attempt.path) = (pinned.number, Path::Kept);
-            return on_kept(attempt, &request.clone(), pinned.upstream, key, client, context);
+            return on_kept(attempt, &request.clone(), (pinned.upstream, None), key, client, context);
         }
         if plainly {
             attempt.handshake.ask_plainly();
@@ -117,10 +118,13 @@ impl Departure {
         let may_be_kept = request.is_forward() || attempt.hop.takes_connect_on_kept();
         // Not 0, which a connection that was kept before may have had at this tunnel.
         let number = u8::try_from(client.record.requests % u32::from(DIALS)).unwrap_or(0);
-        if may_be_kept && let Some(upstream) = kept::take(&attempt.hop, key, number, context) {
+        if may_be_kept && let Some((mut upstream, place)) = kept::take(&attempt.hop, key, number, context) {
             (attempt.number, attempt.path) = (number, Path::Kept);
             if let Request::Forward(request) = &request {
-                return on_kept(attempt, request, upstream, key, client, context);
+                return on_kept(attempt, request, (upstream, Some(place)), key, client, context);
+            }
+            if kept::own(place, &mut upstream, key, number, context).is_err() {
+                return Dial::anew(attempt, key, client, context);
             }
             // Asked without credentials, and proved anew on the same connection if that is what it takes.
             attempt.handshake.ask_plainly();
@@ -142,7 +146,7 @@ impl Departure {
 fn on_kept(
     attempt: Attempt,
     request: &Arc<ForwardRequest>,
-    upstream: Endpoint,
+    upstream: (Endpoint, Option<Place>),
     key: Key,
     client: &mut Client,
     context: &mut Context,

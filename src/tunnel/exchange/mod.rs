@@ -18,6 +18,7 @@ use std::sync::Arc;
 use super::authenticate::Authenticate;
 use super::closing::Closing;
 use super::dial::{Attempt, Dial};
+use super::kept::Place;
 use super::read_head::{Pinned, ReadHead};
 use super::reply::Reply;
 use super::{Client, Context, End, Stage, Step, kept};
@@ -40,6 +41,8 @@ pub(super) struct Exchange {
     attempt: Option<Box<Attempt>>,
     upstream: Endpoint,
     number: u8,
+    /// Where the connection was lent from, if it was.
+    place: Option<Place>,
     /// Came from the client and was not used: the body, then the next request.
     from_client: Vec<u8>,
     /// Came from the upstream and was not used.
@@ -90,7 +93,7 @@ impl Exchange {
     pub(super) fn on_kept(
         attempt: Attempt,
         request: Arc<ForwardRequest>,
-        upstream: Endpoint,
+        (upstream, place): (Endpoint, Option<Place>),
         key: Key,
         client: &mut Client,
         context: &mut Context,
@@ -98,7 +101,9 @@ impl Exchange {
         let mut out = Vec::with_capacity(1024);
         request.write_head(&mut out, None, BodyToSend::Real);
         let number = attempt.number;
-        Exchange::begin(Some(attempt), request, upstream, number, out, Vec::new(), None, key, client, context)
+        let mut exchange = Exchange::new(Some(attempt), request, upstream, number, out, Vec::new(), None, context);
+        exchange.place = place;
+        exchange.set_out(key, client, context)
     }
 
     /// Straight to the origin.
@@ -156,6 +161,7 @@ impl Exchange {
             attempt,
             upstream,
             number,
+            place: None,
             from_client,
             from_upstream,
             up,
@@ -192,7 +198,7 @@ impl Exchange {
             }
             Then::Yield => Step::Yield(Stage::Exchange(self)),
             Then::Over => self.over(key, client, context),
-            Then::Switch => self.switch(client, context),
+            Then::Switch => self.switch(key, client, context),
             Then::Fail(fault) => self.fail(fault, key, client, context),
             Then::Again => self.again(key, client, context),
         }
@@ -391,23 +397,21 @@ impl Exchange {
         };
         let whole = self.up.is_read() && self.up.is_flushed() && !self.up_broken;
         let reusable = answer.keeps_upstream && whole && self.from_upstream.is_empty();
+        let place = self.place.take();
         self.account(client, context);
-        let Exchange { request, attempt, upstream, number, from_client, .. } = *self;
-        let pinned = match attempt {
-            Some(attempt) if reusable => {
-                let hop = attempt.hop;
-                match answer.pins || client.record.pinned {
-                    true => Some(Pinned { upstream, number, hop, origin: request.origin().into() }),
-                    false => {
-                        if !hop.is_forgetful() {
-                            kept::put(&hop, upstream, context);
-                        }
-                        None
-                    }
+        let Exchange { request, attempt, mut upstream, number, from_client, .. } = *self;
+        let mut pinned = None;
+        match attempt {
+            Some(attempt) if reusable && (answer.pins || client.record.pinned) => {
+                if place.is_none_or(|place| kept::own(place, &mut upstream, key, number, context).is_ok()) {
+                    pinned = Some(Pinned { upstream, number, hop: attempt.hop, origin: request.origin().into() });
                 }
             }
-            _ => None,
-        };
+            Some(attempt) if reusable && !attempt.hop.is_forgetful() => {
+                kept::put(&attempt.hop, upstream, place, context);
+            }
+            _ => place.into_iter().for_each(|place| kept::forget(place, context)),
+        }
         client.record.pinned = pinned.is_some();
         client.record.finish_request(&End::Finished, context.now_us);
         match answer.keeps_client && whole {
@@ -417,7 +421,12 @@ impl Exchange {
     }
 
     /// 101: from here on it is a tunnel.
-    fn switch(mut self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
+    fn switch(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        if let Some(place) = self.place.take()
+            && let Err(error) = kept::own(place, &mut self.upstream, key, self.number, context)
+        {
+            return self.end(context.fault(Fault::upstream_io(At::Reply, &error)), client, context);
+        }
         self.account(client, context);
         client.record.status = 101;
         context.metrics.request("http", 101);
@@ -429,6 +438,7 @@ impl Exchange {
 
     /// Goes on with another connection; nothing of the body has been taken.
     fn again(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        self.let_go(context);
         let Some(mut attempt) = self.attempt.take() else {
             return self.end(End::Finished, client, context);
         };
@@ -453,6 +463,7 @@ impl Exchange {
             && self.attempt.as_ref().is_some_and(|attempt| attempt.wish.has_next(&attempt.fleet))
             && let Some(mut attempt) = self.attempt.take()
         {
+            self.let_go(context);
             attempt.leftover = std::mem::take(&mut self.from_client);
             return Dial::elsewhere(*attempt, key, client, context);
         }
@@ -465,8 +476,16 @@ impl Exchange {
         Step::end(end)
     }
 
+    /// The connection will not go back to where it was lent from.
+    fn let_go(&mut self, context: &mut Context) {
+        if let Some(place) = self.place.take() {
+            kept::forget(place, context);
+        }
+    }
+
     /// Counts the bytes, and gives back what was borrowed.
     fn account(&mut self, client: &mut Client, context: &mut Context) {
+        self.let_go(context);
         let (up, down) = (self.up.moved(), self.down.moved());
         context.metrics.bytes_up(up);
         context.metrics.bytes_down(down);
