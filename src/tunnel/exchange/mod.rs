@@ -274,10 +274,13 @@ impl Exchange {
                 Ok(found) => found,
                 Err(error) => return Some(Then::Fail(fault(Cause::ResponseHeadTooLarge, error.to_string()))),
             } {
-                let head: Vec<u8> = self.from_upstream.drain(..length).collect();
+                let mut bytes = std::mem::take(&mut self.from_upstream);
                 self.head_end = HeadEnd::response();
-                if let Some(then) = self.heed(&head, client, context) {
-                    return Some(then);
+                let then = self.heed(bytes.get(..length).unwrap_or_default(), client, context);
+                bytes.drain(..length);
+                self.from_upstream = bytes;
+                if then.is_some() {
+                    return then;
                 }
                 if self.answer.is_some() {
                     return None;
