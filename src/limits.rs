@@ -251,7 +251,7 @@ pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 pub const KEEP_AGE: Duration = Duration::from_secs(8);
 
 /// Authenticated upstream connections that a shard keeps for an upstream and an identity.
-pub const KEEP_PER_SHARD: usize = 32;
+pub const KEEP_PER_SHARD: usize = 256;
 
 /// Addresses of clients that are remembered for their limits, in each of 16 parts.
 pub const CLIENTS_REMEMBERED: usize = 1024;

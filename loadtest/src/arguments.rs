@@ -66,17 +66,17 @@ pub const DEFAULT_PASSWORD: &str = "correct horse";
 
 #[derive(Args)]
 pub struct RunOptions {
-    /// What the tunnels do
+    /// What the tunnels do; for http, the clients
     pub scenario: Scenario,
     /// The proxies; tunnels are dealt out to them in turn
     #[arg(long, value_name = "HOST:PORT", required = true, num_args = 1.., value_parser = resolve)]
     pub proxy: Vec<SocketAddr>,
     #[command(flatten)]
     pub load: LoadOptions,
-    /// Tunnels that the scenario comes to, all in all; for pingpong, messages per tunnel
-    #[arg(long, value_name = "N")]
+    /// Tunnels that the scenario comes to, all in all; for pingpong, messages per tunnel; for http, requests
+    #[arg(long, value_name = "N", visible_alias = "requests")]
     pub count: Option<u64>,
-    /// Open loop: tunnels begun per second, however the earlier ones fare. Latencies count from the intended start
+    /// Open loop: tunnels begun (http: requests sent) per second, however the earlier ones fare. Latencies count from the intended start
     #[arg(long, value_name = "PER_SECOND")]
     pub rate: Option<f64>,
     /// The gateway's admin address: its metrics are read before and after and must agree with the client
@@ -85,6 +85,9 @@ pub struct RunOptions {
     /// The stub's control address: its counters are read before and after and must agree, too
     #[arg(long, value_name = "HOST:PORT", value_parser = resolve)]
     pub control: Option<SocketAddr>,
+    /// The proxy's process, on this machine: its CPU and its children's is measured
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
     /// Write the outcome there as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -96,11 +99,12 @@ pub struct RunOptions {
 /// What shapes the load of one run.
 #[derive(Args, Clone)]
 pub struct LoadOptions {
-    /// Tunnels at once (closed loop); at most so many open at once (open loop); for hold, being opened at once
+    /// Tunnels at once (closed loop); at most so many open at once (open loop); for hold, being opened at once; for http,
+    /// connections
     #[arg(long, value_name = "N")]
     pub concurrency: Option<usize>,
     /// Seconds that it lasts; for hold, seconds of idleness
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", visible_alias = "seconds")]
     pub duration: Option<f64>,
     /// Bytes of one echoed message
     #[arg(long, value_name = "BYTES")]
@@ -108,6 +112,9 @@ pub struct LoadOptions {
     /// Bytes of one bulk transfer
     #[arg(long, value_name = "BYTES")]
     pub bytes: Option<u64>,
+    /// Bytes of the body of each request (http): with 0 it is a GET, otherwise a POST
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub body_bytes: usize,
     /// Seconds that a tunnel may stand still before it counts as failed
     #[arg(long, value_name = "SECONDS", default_value_t = 20.0)]
     pub patience: f64,
@@ -124,7 +131,7 @@ pub struct LoadOptions {
 
 #[derive(Args)]
 pub struct CompareOptions {
-    /// gateway, cntlm, haproxy, haproxy-splice, nginx, px, direct; or NAME=PATH, another gateway binary; or NAME=ADDR or
+    /// gateway, cntlm, haproxy, haproxy-splice, haproxy-http, nginx, squid, px, direct; or NAME=PATH, another gateway binary; or NAME=ADDR or
     /// NAME=ADDR@PID, a proxy that runs already
     #[arg(required = true, value_name = "NAME[=PATH|=ADDR[@PID]]")]
     pub candidates: Vec<String>,

@@ -13,6 +13,10 @@ use crate::scenario::Scenario;
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 const OPEN: &str = "ntlm_gateway_tunnels_open";
 const WARM: &str = "ntlm_gateway_warm_connections";
+const REQUESTS: &str = "ntlm_gateway_requests_total{";
+/// Counters of the stub that a right gateway leaves at zero.
+const BREACHES: [&str; 4] =
+    ["malformed", "unchallenged_authenticates", "misplaced_authenticates", "negotiates_with_body"];
 
 /// Where the two other sides tell what they saw.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,12 +45,27 @@ impl Witnesses {
         Ok(Snapshot { gateway: gateway.map(|text| parse(&text)), stub })
     }
 
+    /// Puts into the outcome what both sides saw of it.
+    ///
+    /// # Errors
+    /// When one of them does not answer.
+    pub fn testify(&self, before: &Snapshot, outcome: &mut Outcome) -> io::Result<()> {
+        outcome.checks = self.compare(before, outcome)?;
+        if let Some(requests) = &mut outcome.requests {
+            let authenticates = |stub: &HashMap<String, u64>| sum(stub, "authenticates", "");
+            let after = self.ask()?;
+            let pair = before.stub.as_ref().zip(after.stub.as_ref());
+            requests.authentications = pair.map(|(old, new)| authenticates(new).saturating_sub(authenticates(old)));
+        }
+        Ok(())
+    }
+
     /// Asks again and compares, until both sides agree or five seconds have passed: the gateway may still be closing what
     /// the client has closed, and connections that it keeps challenged in advance may be on their way.
     ///
     /// # Errors
     /// When one of them does not answer.
-    pub fn compare(&self, before: &Snapshot, outcome: &Outcome) -> io::Result<Vec<Check>> {
+    fn compare(&self, before: &Snapshot, outcome: &Outcome) -> io::Result<Vec<Check>> {
         let deadline = Instant::now() + SETTLE_LIMIT;
         loop {
             let checks = checks(before, &self.ask()?, outcome);
@@ -105,6 +124,9 @@ impl Checks {
 /// The comparison itself. Where clients vanished or tunnels failed, the two sides cannot have seen the same bytes, and
 /// only bounds are checked.
 fn checks(before: &Snapshot, after: &Snapshot, outcome: &Outcome) -> Vec<Check> {
+    if let Some(requests) = &outcome.requests {
+        return request_checks(before, after, outcome, requests.answered + requests.around);
+    }
     let mut checks = Checks(Vec::new());
     let tunnels = &outcome.tunnels;
     let exact = tunnels.failed == 0 && tunnels.vanished == 0 && outcome.load.scenario != Scenario::Churn;
@@ -142,9 +164,38 @@ fn checks(before: &Snapshot, after: &Snapshot, outcome: &Outcome) -> Vec<Check> 
                 checks.equal("AUTHENTICATE_MESSAGEs, as the upstream counts", counted("authenticates"), proofs);
             }
             checks.equal("proofs refused by the upstream", 0, counted("refused"));
-            let wrongs = ["malformed", "unchallenged_authenticates", "misplaced_authenticates", "negotiates_with_body"];
-            checks.equal("breaches of protocol seen by the upstream", 0, wrongs.iter().map(|name| counted(name)).sum());
+            checks.equal(
+                "breaches of protocol seen by the upstream",
+                0,
+                BREACHES.iter().map(|name| counted(name)).sum(),
+            );
         }
+    }
+    checks.0
+}
+
+/// The comparison for plain HTTP: bytes differ on the two sides of a proxy, since it writes heads of its own.
+fn request_checks(before: &Snapshot, after: &Snapshot, outcome: &Outcome, answered: u64) -> Vec<Check> {
+    let mut checks = Checks(Vec::new());
+    let most = answered + outcome.tunnels.failed;
+    let (Some(old), Some(new)) = (&before.gateway, &after.gateway) else { return checks.0 };
+    let delta = |family: &str, label: &str| sum(new, family, label).saturating_sub(sum(old, family, label));
+    checks.within("connections open afterwards", (0, before.open()), after.open());
+    let of_http = |series: &HashMap<String, u64>| -> u64 {
+        let is_http = |name: &str| name.starts_with(REQUESTS) && name.contains("\"http\"") && name.contains("\"2xx\"");
+        series.iter().filter(|(name, _)| is_http(name)).map(|(_, value)| value).sum()
+    };
+    checks.within("requests answered", (answered, most), of_http(new).saturating_sub(of_http(old)));
+    let refused = delta("ntlm_gateway_407_total", "reason=\"refused\"");
+    checks.within("407 that refuse", (0, outcome.tunnels.failed), refused);
+    if let (Some(earlier), Some(now)) = (&before.stub, &after.stub) {
+        let counted = |name: &str| sum(now, name, "").saturating_sub(sum(earlier, name, ""));
+        let asked = counted("requests").saturating_sub(counted("negotiates") + counted("unprompted"));
+        checks.within("requests, as the upstream counts", (answered, most), asked);
+        let proofs = delta("ntlm_gateway_authenticate_messages_total", "");
+        checks.equal("AUTHENTICATE_MESSAGEs, as the upstream counts", counted("authenticates"), proofs);
+        checks.equal("proofs refused by the upstream", 0, counted("refused"));
+        checks.equal("breaches of protocol seen by the upstream", 0, BREACHES.iter().map(|name| counted(name)).sum());
     }
     checks.0
 }
@@ -164,6 +215,7 @@ mod tests {
             count: Some(3),
             message_bytes: 64,
             bulk_bytes: 1,
+            body_bytes: 0,
             patience: SETTLE_LIMIT,
             cap: SETTLE_LIMIT,
             verify: true,
@@ -178,8 +230,10 @@ mod tests {
             bytes_up: 192,
             bytes_down: 192,
             messages: 3,
+            requests: None,
             latencies: Default::default(),
             client_cpu_s: 0.0,
+            proxy_cpu_s: None,
             checks: Vec::new(),
         }
     }

@@ -26,10 +26,17 @@ pub struct Outcome {
     pub bytes_down: u64,
     /// Messages sent and received back.
     pub messages: u64,
-    /// Latencies by name: `connect` (TCP), `ready` (from the intended start to the 200), `message`, `transfer`.
+    /// Plain HTTP requests; `None` where the load is tunnels. `tunnels` are the client's connections then.
+    #[serde(default)]
+    pub requests: Option<Requests>,
+    /// Latencies by name: `connect` (TCP), `ready` (from the intended start to the 200; for requests, to the first answer on a
+    /// connection), `message`, `request`, `transfer`.
     pub latencies: BTreeMap<String, Latency>,
     /// CPU of this process, which is the client, in seconds.
     pub client_cpu_s: f64,
+    /// CPU of the proxy's process tree over the work, in seconds; `None` if nobody named it.
+    #[serde(default)]
+    pub proxy_cpu_s: Option<f64>,
     /// What the gateway's metrics said; empty if nobody asked.
     #[serde(default)]
     pub checks: Vec<Check>,
@@ -46,6 +53,17 @@ pub struct Tunnels {
     /// Vanished on purpose.
     pub vanished: u64,
     pub failed: u64,
+}
+
+/// Plain HTTP requests of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requests {
+    /// Answered as they should be, while the work lasted.
+    pub answered: u64,
+    /// The same before and after: the first on each connection, and those under way when the time was up.
+    pub around: u64,
+    /// AUTHENTICATE_MESSAGEs that the upstream got during the run; `None` if nobody asked it.
+    pub authentications: Option<u64>,
 }
 
 /// One number that two sides must agree on.
@@ -121,6 +139,28 @@ impl Outcome {
         self.messages as f64 / self.work_s.max(1e-9)
     }
 
+    /// Requests answered in a second of work; `None` where the load is tunnels.
+    #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    pub fn requests_per_s(&self) -> Option<f64> {
+        Some(self.requests?.answered as f64 / self.work_s.max(1e-9))
+    }
+
+    /// AUTHENTICATE_MESSAGEs by answered requests.
+    #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    pub fn authentications_per_request(&self) -> Option<f64> {
+        let requests = self.requests?;
+        let answered = requests.answered + requests.around;
+        (answered > 0).then_some(requests.authentications? as f64 / answered as f64)
+    }
+
+    /// Whether anything was brought to its end.
+    pub fn has_done_something(&self) -> bool {
+        match &self.requests {
+            Some(requests) => requests.answered > 0,
+            None => self.tunnels.completed + self.tunnels.vanished > 0,
+        }
+    }
+
     /// Checks that do not hold.
     pub fn broken_checks(&self) -> impl Iterator<Item = &Check> {
         self.checks.iter().filter(|check| !check.holds)
@@ -138,11 +178,17 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Tunnels { begun, opened, completed, vanished, failed } = self.tunnels;
         writeln!(f, "{}: {:.2} s", self.load.scenario.name(), self.elapsed_s)?;
-        writeln!(
-            f,
-            "  tunnels   {begun} begun, {opened} opened, {completed} completed, {vanished} vanished, {failed} failed"
-        )?;
-        if !self.load.opens_all_first() {
+        match &self.requests {
+            Some(requests) => {
+                writeln!(f, "  clients   {begun} connections, {opened} had an answer, {failed} failed")?;
+                self.write_requests(f, requests)?;
+            }
+            None => writeln!(
+                f,
+                "  tunnels   {begun} begun, {opened} opened, {completed} completed, {vanished} vanished, {failed} failed"
+            )?,
+        }
+        if self.requests.is_none() && !self.load.opens_all_first() {
             writeln!(f, "  rate      {:.0} tunnels/s", self.tunnels_per_s())?;
         }
         if self.messages > 0 {
@@ -167,7 +213,26 @@ impl fmt::Display for Outcome {
         for check in &self.checks {
             writeln!(f, "  check     {check}")?;
         }
+        if let Some(cpu_s) = self.proxy_cpu_s {
+            writeln!(f, "  proxy     {cpu_s:.2} s of CPU")?;
+        }
         write!(f, "  client    {:.2} s of CPU", self.client_cpu_s)
+    }
+}
+
+impl Outcome {
+    #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    fn write_requests(&self, f: &mut fmt::Formatter<'_>, requests: &Requests) -> fmt::Result {
+        let Requests { answered, around, authentications } = *requests;
+        let rate = self.requests_per_s().unwrap_or_default();
+        writeln!(f, "  requests  {answered} answered, {rate:.0}/s; {around} before and after")?;
+        if let (Some(count), Some(each)) = (authentications, self.authentications_per_request()) {
+            writeln!(f, "  proofs    {count} authentications, {each:.6} a request")?;
+        }
+        match self.proxy_cpu_s.filter(|_| answered > 0) {
+            Some(cpu_s) => writeln!(f, "  cost      {:.4} s of CPU for 1,000 requests", cpu_s * 1e3 / answered as f64),
+            None => Ok(()),
+        }
     }
 }
 

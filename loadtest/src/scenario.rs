@@ -1,4 +1,4 @@
-//! What the tunnels of a run do.
+//! What the tunnels of a run do, or the clients of plain HTTP.
 
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub enum Scenario {
     Pingpong,
     /// A day at a cluster: many short tunnels, some long ones, a few bulk transfers
     Mixed,
+    /// Plain HTTP requests, no tunnels: keep-alive clients send one after the other
+    Http,
     /// Clients that vanish at every stage, and some that stay to see whether it still works
     Churn,
 }
@@ -38,6 +40,7 @@ impl Scenario {
             Scenario::Pingpong => "pingpong",
             Scenario::Mixed => "mixed",
             Scenario::Churn => "churn",
+            Scenario::Http => "http",
         }
     }
 }
@@ -46,18 +49,21 @@ impl Scenario {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Load {
     pub scenario: Scenario,
-    /// Tunnels at once; for hold, being opened at once.
+    /// Tunnels at once; for hold, being opened at once; for http, connections.
     pub concurrency: usize,
-    /// Tunnels begun per second; `None` for a closed loop.
+    /// Tunnels begun or requests sent per second; `None` for a closed loop.
     pub rate: Option<f64>,
     /// How long tunnels are begun; for hold, how long they idle.
     pub duration: Option<Duration>,
-    /// Tunnels in all; for pingpong, messages per tunnel.
+    /// Tunnels in all; for pingpong, messages per tunnel; for http, requests.
     pub count: Option<u64>,
     /// Bytes of a message.
     pub message_bytes: usize,
     /// Bytes of a bulk transfer.
     pub bulk_bytes: u64,
+    /// Bytes of a request's body; 0 for a GET.
+    #[serde(default)]
+    pub body_bytes: usize,
     /// How long a tunnel may stand still.
     pub patience: Duration,
     /// When the run is cut off.
@@ -97,12 +103,17 @@ impl Load {
         };
         let load = Load {
             scenario,
-            concurrency: options.concurrency.unwrap_or(if rate.is_some() { 8192 } else { defaults.concurrency }),
+            concurrency: options.concurrency.unwrap_or(match scenario {
+                Scenario::Http => defaults.concurrency,
+                _ if rate.is_some() => 8192,
+                _ => defaults.concurrency,
+            }),
             rate,
             duration,
             count: count.or(defaults.count.filter(|_| options.duration.is_none() || scenario == Scenario::Hold)),
             message_bytes: options.size.unwrap_or(defaults.message_bytes),
             bulk_bytes: options.bytes.unwrap_or(64 << 20),
+            body_bytes: options.body_bytes,
             patience: seconds("patience", options.patience)?,
             cap: seconds("cap", options.cap)?,
             verify: !options.no_verify,
@@ -117,6 +128,8 @@ impl Load {
         must((1..=MESSAGE_LIMIT_BYTES).contains(&self.message_bytes), "--size must be 1 to 262144")?;
         must((1..=CONCURRENCY_LIMIT).contains(&self.concurrency), "--concurrency must be 1 to 60000")?;
         must(self.bulk_bytes > 0, "--bytes must not be 0")?;
+        must(self.body_bytes <= MESSAGE_LIMIT_BYTES, "--body-bytes must be at most 262144")?;
+        must(self.body_bytes == 0 || self.scenario == Scenario::Http, "--body-bytes has a meaning for http only")?;
         must(self.count != Some(0), "--count must not be 0")?;
         must(self.rate.is_none_or(|rate| rate > 0.0 && rate <= 1e6), "--rate must be above 0 and at most 1000000")?;
         let together = matches!(self.scenario, Scenario::Hold | Scenario::Pingpong);
@@ -125,7 +138,7 @@ impl Load {
 
     /// Whether all tunnels are opened before any of them does its work.
     pub fn opens_all_first(&self) -> bool {
-        matches!(self.scenario, Scenario::Hold | Scenario::Pingpong)
+        matches!(self.scenario, Scenario::Hold | Scenario::Pingpong | Scenario::Http)
     }
 }
 
@@ -140,7 +153,7 @@ impl Defaults {
     fn of(scenario: Scenario) -> Defaults {
         let ten_seconds = Some(Duration::from_secs(10));
         match scenario {
-            Scenario::Setup | Scenario::Mixed | Scenario::Churn => {
+            Scenario::Setup | Scenario::Mixed | Scenario::Churn | Scenario::Http => {
                 Defaults { concurrency: 64, duration: ten_seconds, count: None, message_bytes: 64 }
             }
             Scenario::Hold => Defaults { concurrency: 64, duration: ten_seconds, count: Some(1000), message_bytes: 64 },
@@ -162,6 +175,7 @@ mod tests {
             duration: None,
             size: None,
             bytes: None,
+            body_bytes: 0,
             patience: 5.0,
             cap: 60.0,
             no_verify: false,

@@ -63,6 +63,7 @@ fn address_after(from: impl Read + Send + 'static, markers: &[&str]) -> Vec<Sock
 struct Rig {
     _stub: Process,
     _gateway: Process,
+    gateway_pid: String,
     scratch: PathBuf,
     proxy: String,
     metrics: String,
@@ -94,6 +95,7 @@ impl Rig {
         let addresses = address_after(log, &["listening on ", "admin on "]);
         Rig {
             _stub: stub,
+            gateway_pid: gateway.0.id().to_string(),
             _gateway: gateway,
             scratch,
             proxy: addresses[0].to_string(),
@@ -158,6 +160,24 @@ fn every_scenario_passes_and_the_gateway_agrees() {
 }
 
 #[test]
+fn plain_http_goes_over_few_authenticated_connections() {
+    let rig = Rig::start("http");
+    let answered = |outcome: &Value| outcome["requests"]["answered"].as_u64().unwrap();
+    let closed = rig.run(&["http", "--seconds", "2", "--concurrency", "8", "--pid", &rig.gateway_pid]);
+    assert!(answered(&closed) > 100, "{}", closed["requests"]);
+    assert_eq!(closed["latencies"]["request"]["count"], answered(&closed));
+    assert!(closed["requests"]["authentications"].as_u64().unwrap() <= 8, "{}", closed["requests"]);
+    assert!(closed["proxy_cpu_s"].as_f64().unwrap() > 0.0);
+    assert_eq!((&closed["tunnels"]["opened"], &closed["tunnels"]["failed"]), (&8.into(), &0.into()));
+
+    let counted = rig.run(&["http", "--requests", "300", "--body-bytes", "5000", "--concurrency", "4"]);
+    assert_eq!(answered(&counted), 300);
+
+    let open = rig.run(&["http", "--rate", "200", "--seconds", "0.5", "--concurrency", "4"]);
+    assert_eq!(answered(&open), 100, "an open loop begins exactly what was scheduled");
+}
+
+#[test]
 fn a_run_that_nothing_passes_through_fails_in_time_and_says_why() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let begun = Instant::now();
@@ -175,7 +195,7 @@ fn a_run_that_nothing_passes_through_fails_in_time_and_says_why() {
 #[test]
 fn the_cap_cuts_a_run_off_whatever_its_state() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
-    for scenario in ["hold", "setup", "pingpong"] {
+    for scenario in ["hold", "setup", "pingpong", "http"] {
         let output = Command::new(LOADTEST)
             .args(["run", scenario, "--proxy", &mute.local_addr().unwrap().to_string()])
             .args(["--concurrency", "2", "--cap", "0.4"])
@@ -192,7 +212,12 @@ fn compare_starts_its_candidates_and_the_report_shows_them() {
     let (json, html) = (directory.join("compare.json"), directory.join("report.html"));
     let output = Command::new(LOADTEST)
         .args(["compare", "gateway", "direct", "--quick", "--rounds", "1", "--seconds", "0.3", "--tunnels", "40"])
-        .args(["--bytes", "1048576", "--scenarios", "hold,setup:8,open:100,pingpong:1,bulk-down,bulk-up"])
+        .args([
+            "--bytes",
+            "1048576",
+            "--scenarios",
+            "hold,setup:8,open:100,pingpong:1,http:4,http-post:4,bulk-down,bulk-up",
+        ])
         .arg("--gateway")
         .arg(gateway_binary())
         .arg("--scratch")
@@ -204,7 +229,7 @@ fn compare_starts_its_candidates_and_the_report_shows_them() {
     assert_success(&output, "compare");
     let comparison: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
     let sections = comparison["sections"].as_array().unwrap();
-    assert_eq!(sections.len(), 6);
+    assert_eq!(sections.len(), 8);
     for section in sections {
         let measured = section["measurements"].as_array().unwrap();
         assert_eq!(measured.len(), 2, "{}", section["name"]);

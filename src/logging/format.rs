@@ -1,6 +1,6 @@
 //! One record, one line: whatever a peer put into a value.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::io::{self, Write};
 
 use log::Record;
@@ -22,14 +22,14 @@ pub(super) fn line(out: &mut impl Write, format: LogFormat, time: &dyn Display, 
         LogFormat::Text => {
             write!(out, "{time} {:<5} ", record.level())?;
             write_escaped(out, &record.args().to_string())?;
-            visit(record, |name, value| write_text_field(out, name, &value))?;
+            visit(record, |name, value| write_text_field(out, name, value))?;
         }
         LogFormat::Json => {
             write!(out, "{{\"time\":\"{time}\",\"level\":\"{}\",\"logger\":", record.level())?;
             write_json(out, record.target())?;
             out.write_all(b",\"message\":")?;
             write_json(out, &record.args().to_string())?;
-            visit(record, |name, value| write_json_field(out, name, &value))?;
+            visit(record, |name, value| write_json_field(out, name, value))?;
             out.write_all(b"}")?;
         }
     }
@@ -40,15 +40,21 @@ fn write_text_field(out: &mut impl Write, name: &str, value: &Field) -> io::Resu
     out.write_all(b" ")?;
     write_escaped(out, name)?;
     out.write_all(b"=")?;
-    match value {
-        Field::Text(text) if needs_quotes(text) => {
-            out.write_all(b"\"")?;
-            write_escaped(out, &text.replace('\\', "\\\\").replace('"', "\\\""))?;
-            out.write_all(b"\"")
-        }
-        Field::Text(text) => write_escaped(out, text),
-        Field::Bare(text) => out.write_all(text.as_bytes()),
+    let text = &value.text;
+    if value.is_bare || is_plain(text) {
+        out.write_all(text.as_bytes())
+    } else if needs_quotes(text) {
+        out.write_all(b"\"")?;
+        write_escaped(out, &text.replace('\\', "\\\\").replace('"', "\\\""))?;
+        out.write_all(b"\"")
+    } else {
+        write_escaped(out, text)
     }
+}
+
+/// What most values are: neither to be quoted nor to be escaped, which is seen without decoding a character.
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'='))
 }
 
 /// Text that could be taken for the end of its field, or for none.
@@ -84,9 +90,9 @@ fn write_json_field(out: &mut impl Write, name: &str, value: &Field) -> io::Resu
         false => write_json(out, name)?,
     }
     out.write_all(b":")?;
-    match value {
-        Field::Text(text) => write_json(out, text),
-        Field::Bare(text) => out.write_all(text.as_bytes()),
+    match value.is_bare {
+        true => out.write_all(value.text.as_bytes()),
+        false => write_json(out, &value.text),
     }
 }
 
@@ -94,36 +100,43 @@ fn write_json(out: &mut impl Write, text: &str) -> io::Result<()> {
     serde_json::to_writer(out, text).map_err(io::Error::other)
 }
 
-/// A field's value: text, or what JSON writes without quotes.
-enum Field {
-    Text(String),
-    Bare(String),
+/// A field's value. A record has many, so the text's room is used for one after the other.
+struct Field {
+    text: String,
+    /// What JSON writes without quotes.
+    is_bare: bool,
 }
 
-fn visit(record: &Record<'_>, write: impl FnMut(&str, Field) -> io::Result<()>) -> io::Result<()> {
-    struct Fields<W>(W);
+fn visit(record: &Record<'_>, write: impl FnMut(&str, &Field) -> io::Result<()>) -> io::Result<()> {
+    struct Fields<W>(W, Field);
 
-    impl<'kvs, W: FnMut(&str, Field) -> io::Result<()>> VisitSource<'kvs> for Fields<W> {
+    impl<'kvs, W: FnMut(&str, &Field) -> io::Result<()>> VisitSource<'kvs> for Fields<W> {
         fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-            let mut field = Field::Text(String::new());
-            value.visit(&mut field)?;
-            (self.0)(key.as_str(), field).map_err(kv::Error::from)
+            self.1.text.clear();
+            self.1.is_bare = false;
+            value.visit(&mut self.1)?;
+            (self.0)(key.as_str(), &self.1).map_err(kv::Error::from)
         }
     }
 
-    record.key_values().visit(&mut Fields(write)).map_err(io::Error::other)
+    let room = Field { text: String::with_capacity(128), is_bare: false };
+    record.key_values().visit(&mut Fields(write, room)).map_err(io::Error::other)
 }
 
 impl Field {
     fn bare(&mut self, value: impl Display) -> Result<(), kv::Error> {
-        *self = Field::Bare(value.to_string());
-        Ok(())
+        self.is_bare = true;
+        write!(self.text, "{value}").map_err(kv::Error::boxed)
     }
 }
 
 impl<'v> VisitValue<'v> for &mut Field {
     fn visit_any(&mut self, value: Value<'_>) -> Result<(), kv::Error> {
-        **self = Field::Text(value.to_string());
+        write!(self.text, "{value}").map_err(kv::Error::boxed)
+    }
+
+    fn visit_str(&mut self, value: &str) -> Result<(), kv::Error> {
+        self.text.push_str(value);
         Ok(())
     }
 

@@ -128,21 +128,21 @@ impl Record {
         log::log!(
             target: ACCESS, level,
             client:% = self.client,
-            method:% = if self.method.is_empty() { "-" } else { &self.method },
-            target:% = if self.target.is_empty() { "-" } else { &self.target },
-            upstream:% = self.upstream(),
-            identity:% = self.on_hop.as_ref().map_or("-", |hop| &hop.identity.name),
-            scheme:% = self.scheme.map_or("-", Scheme::name),
-            connection:% = self.path.map_or("-", Path::label),
+            method = if self.method.is_empty() { "-" } else { &*self.method },
+            target = if self.target.is_empty() { "-" } else { &*self.target },
+            upstream = self.upstream(),
+            identity = self.on_hop.as_ref().map_or("-", |hop| &*hop.identity.name),
+            scheme = self.scheme.map_or("-", Scheme::name),
+            connection = self.path.map_or("-", Path::label),
             status = self.status,
             handshake_ms = f64::from(self.handshake_us / 10) / 100.0,
             legs = self.legs,
             bytes_up = bytes_up,
             bytes_down = bytes_down,
             duration_ms = now_us.saturating_sub(self.accepted_us) / 1000,
-            end:% = end.label(),
-            at:% = at,
-            detail:% = detail;
+            end = end.label(),
+            at = at,
+            detail = detail;
             "{}", if self.is_tunnel() { "tunnel closed" } else { "request answered" }
         );
     }

@@ -21,8 +21,12 @@ pub enum Kind {
     Haproxy {
         forced_splice: bool,
     },
+    /// HTTP proxy without authentication.
+    HaproxyHttp,
     /// TCP relay without authentication.
     Nginx,
+    /// HTTP proxy with a parent that asks for nothing: Squid cannot prove an identity by NTLM to a parent.
+    Squid,
     Px,
     /// No proxy between: the client's CONNECT goes to the stub.
     Direct,
@@ -47,13 +51,15 @@ impl Candidate {
             ("cntlm", None) => Kind::Cntlm,
             ("haproxy", None) => Kind::Haproxy { forced_splice: false },
             ("haproxy-splice", None) => Kind::Haproxy { forced_splice: true },
+            ("haproxy-http", None) => Kind::HaproxyHttp,
             ("nginx", None) => Kind::Nginx,
+            ("squid", None) => Kind::Squid,
             ("px", None) => Kind::Px,
             ("direct", None) => Kind::Direct,
             (name, None) => {
                 return Err(format!(
-                    "no candidate is called {name:?}; there are gateway, cntlm, haproxy, haproxy-splice, nginx, px, \
-                     direct, NAME=PATH of a gateway binary, and NAME=ADDR or NAME=ADDR@PID of a running proxy"
+                    "no candidate is called {name:?}; there are gateway, cntlm, haproxy, haproxy-splice, \
+                     haproxy-http, nginx, squid, px, direct, NAME=PATH of a gateway binary, and NAME=ADDR or NAME=ADDR@PID of a running proxy"
                 ));
             }
         };
@@ -74,7 +80,8 @@ impl Candidate {
             }
             Kind::Direct | Kind::Running { .. } => return None,
             Kind::Cntlm => "cntlm",
-            Kind::Haproxy { .. } => "haproxy",
+            Kind::Haproxy { .. } | Kind::HaproxyHttp => "haproxy",
+            Kind::Squid => "squid",
             Kind::Nginx => "nginx",
             Kind::Px => "px",
         };
@@ -90,13 +97,21 @@ impl Candidate {
     /// What it is, in a phrase for the report.
     pub fn what(&self) -> String {
         match &self.kind {
-            Kind::Gateway(_) => "ntlm-gateway: the whole NTLMv2 handshake for every tunnel".to_owned(),
+            Kind::Gateway(_) => {
+                "ntlm-gateway: the whole NTLMv2 handshake for every tunnel, kept connections for requests".to_owned()
+            }
             Kind::Cntlm => "Cntlm: NTLMv2 handshake, one thread a tunnel".to_owned(),
             Kind::Haproxy { forced_splice: false } => {
                 "HAProxy, mode tcp, option splice-auto: a relay without any authentication".to_owned()
             }
             Kind::Haproxy { forced_splice: true } => {
                 "HAProxy, mode tcp, splicing forced, pipes of 512 KiB: a relay without any authentication".to_owned()
+            }
+            Kind::HaproxyHttp => {
+                "HAProxy, mode http, http-reuse always: forwards requests without any authentication".to_owned()
+            }
+            Kind::Squid => {
+                "Squid without cache, to a parent that asks for nothing: Squid speaks no NTLM to a parent".to_owned()
             }
             Kind::Nginx => "nginx stream: a relay without any authentication".to_owned(),
             Kind::Px => "Px: NTLM by libcurl, in Python".to_owned(),
@@ -145,6 +160,6 @@ mod tests {
         assert_eq!(parse("mine=127.0.0.1:3128"), Ok(Kind::Running { address, pid: None }));
         assert_eq!(parse("mine=127.0.0.1:3128@77"), Ok(Kind::Running { address, pid: Some(77) }));
         assert!(parse("mine=localhost").unwrap_err().contains("localhost"));
-        assert!(parse("squid").unwrap_err().contains("haproxy-splice"));
+        assert!(parse("sqiud").unwrap_err().contains("haproxy-splice"));
     }
 }

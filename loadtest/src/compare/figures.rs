@@ -99,7 +99,7 @@ const READY: [Kind; 3] = [
 ];
 const CPU_PER_TUNNEL: Kind =
     lower("cpu_per_tunnel", "CPU per tunnel", "µs", |m| per(m.cpu_us, m.outcome.tunnels.completed));
-const FAILED: Kind = lower("failed", "failed tunnels", "", |m| Some(count(m.outcome.tunnels.failed)));
+const FAILED: Kind = lower("failed", "failed tunnels or requests", "", |m| Some(count(m.outcome.tunnels.failed)));
 const THREADS: Kind = lower("threads", "threads", "", |m| Some(count(m.threads?)));
 
 #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
@@ -124,6 +124,21 @@ fn kinds(kind: ItemKind) -> Vec<Kind> {
             lower("message_p99", "round trip, p99", "µs", |m| Some(latency(m, "message")?.p99_us)),
             lower("message_p999", "round trip, p99.9", "µs", |m| Some(latency(m, "message")?.p999_us)),
             lower("cpu_per_message", "CPU per message", "µs", |m| per(m.cpu_us, m.outcome.messages)),
+        ],
+        ItemKind::Http => vec![
+            higher("requests_per_s", "requests a second", "/s", |m| m.outcome.requests_per_s()),
+            lower("cpu_per_request", "CPU per request", "µs", |m| per(m.cpu_us, m.outcome.requests?.answered)),
+            higher("requests_per_cpu_s", "requests per second of CPU", "", |m| {
+                let cpu_us = m.cpu_us.filter(|cpu_us| *cpu_us > 0.0)?;
+                Some(count(m.outcome.requests?.answered) / cpu_us * 1e6)
+            }),
+            lower("request_p50", "request to whole answer, p50", "µs", |m| Some(latency(m, "request")?.p50_us)),
+            lower("request_p99", "request to whole answer, p99", "µs", |m| Some(latency(m, "request")?.p99_us)),
+            lower("request_p999", "request to whole answer, p99.9", "µs", |m| Some(latency(m, "request")?.p999_us)),
+            lower("authentications", "authentications per 1,000 requests", "", |m| {
+                Some(m.outcome.authentications_per_request()? * 1000.0)
+            }),
+            THREADS,
         ],
         ItemKind::Bulk => vec![
             higher("mib_per_s", "throughput", "MiB/s", |m| Some(m.outcome.mib_per_s())),

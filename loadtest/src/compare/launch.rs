@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -112,7 +113,9 @@ pub fn launch(candidate: &Candidate, site: &Site<'_>) -> Result<Running, String>
         }
         Kind::Cntlm => (cntlm(site, address), None),
         Kind::Haproxy { forced_splice } => (haproxy(site, address, *forced_splice), None),
+        Kind::HaproxyHttp => (haproxy_http(site, address), None),
         Kind::Nginx => (nginx(site, address), None),
+        Kind::Squid => (squid(site, address), None),
         Kind::Px => (px(site, address), None),
     };
     let mut command = command.map_err(|error| failed(&error))?;
@@ -179,6 +182,48 @@ fn haproxy(site: &Site<'_>, listen: SocketAddr, forced_splice: bool) -> io::Resu
     fs::write(&path, config)?;
     let mut command = Command::new(find("haproxy").ok_or(io::ErrorKind::NotFound)?);
     command.arg("-db").arg("-f").arg(path);
+    Ok(command)
+}
+
+fn haproxy_http(site: &Site<'_>, listen: SocketAddr) -> io::Result<Command> {
+    let config = format!(
+        "global\n  nbthread {}\n  maxconn {most}\ndefaults\n  mode http\n  http-reuse always\n  timeout connect 5s\n  \
+         timeout client 1h\n  timeout server 1h\n  timeout http-keep-alive 1h\nlisten proxy\n  bind {listen}\n  \
+         maxconn {most}\n  server stub {}\n",
+        site.shards,
+        site.open_upstream,
+        most = site.tunnels + 64
+    );
+    let path = site.scratch.join("haproxy-http.cfg");
+    fs::write(&path, config)?;
+    let mut command = Command::new(find("haproxy").ok_or(io::ErrorKind::NotFound)?);
+    command.arg("-db").arg("-f").arg(path);
+    Ok(command)
+}
+
+fn squid(site: &Site<'_>, listen: SocketAddr) -> io::Result<Command> {
+    let log = |name: &str| -> io::Result<PathBuf> {
+        let path = site.scratch.join(name);
+        // Squid gives root up and writes as a user of its own.
+        File::create(&path)?.set_permissions(fs::Permissions::from_mode(0o666))?;
+        Ok(path)
+    };
+    let (access, messages) = (log("squid-access.log")?, log("squid-cache.log")?);
+    let config = format!(
+        "http_port {listen}\nworkers {}\ncache deny all\nhttp_access allow all\nnever_direct allow all\n\
+         cache_peer {} parent {} 0 no-query no-digest default name=stub\nbuffered_logs on\naccess_log stdio:{}\n\
+         cache_log {}\npid_filename none\npinger_enable off\nshutdown_lifetime 0 seconds\nvisible_hostname squid.test\n",
+        site.shards,
+        site.open_upstream.ip(),
+        site.open_upstream.port(),
+        access.display(),
+        messages.display()
+    );
+    let path = site.scratch.join("squid.conf");
+    fs::write(&path, config)?;
+    let mut command = Command::new(find("squid").ok_or(io::ErrorKind::NotFound)?);
+    // Its name distinguishes its shared memory from that of another Squid on this machine.
+    command.arg("-N").arg("-n").arg(format!("loadtest{}", std::process::id())).arg("-f").arg(path);
     Ok(command)
 }
 

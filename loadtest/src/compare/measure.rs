@@ -17,6 +17,8 @@ use crate::scenario::{Load, Scenario};
 
 /// Tunnels that a candidate is warmed up with, so that pages it touches once are not charged to the load.
 const WARM_UP_TUNNELS: u64 = 64;
+/// The same for requests.
+const WARM_UP_REQUESTS: u64 = 500;
 /// After the last tunnel, for a candidate to close what the client has closed. It sleeps through the rest.
 const TIDY_UP: Duration = Duration::from_millis(60);
 
@@ -59,7 +61,7 @@ pub fn measure(
     let running = launch(candidate, site)?;
     warm_up(candidate, item, &running)?;
     let control = if candidate.authenticates() { stubs.ntlm.control } else { stubs.open.control };
-    let witnesses = Witnesses { metrics: running.admin, control: running.admin.map(|_| control) };
+    let witnesses = Witnesses { metrics: running.admin, control: Some(control) };
     let failed = |error: io::Error| format!("{}: {error}", candidate.name);
     let before = witnesses.ask().map_err(failed)?;
     std::thread::sleep(TIDY_UP);
@@ -81,7 +83,7 @@ pub fn measure(
         }
     })
     .map_err(failed)?;
-    outcome.checks = witnesses.compare(&before, &outcome).map_err(failed)?;
+    witnesses.testify(&before, &mut outcome).map_err(failed)?;
     let (with_load, kernel_with_load) = begin.unwrap_or((None, kernel_before));
     let cpu = end.zip(with_load).map(|(end, begin)| end.cpu.saturating_sub(begin.cpu));
     Ok(Measurement {
@@ -117,7 +119,11 @@ fn warm_up(candidate: &Candidate, item: &Item, running: &Running) -> Result<(), 
         bulk_bytes: 1 << 20,
         ..setup.clone()
     });
-    for load in std::iter::once(setup).chain(bulk) {
+    let loads = match item.kind {
+        ItemKind::Http => vec![Load { scenario: Scenario::Http, count: Some(WARM_UP_REQUESTS), ..setup }],
+        _ => std::iter::once(setup).chain(bulk).collect(),
+    };
+    for load in loads {
         let outcome = driver::run(&load, &[running.address], false, &mut |_| {})
             .map_err(|error| format!("{}: {error}", candidate.name))?;
         if outcome.tunnels.opened == 0 {

@@ -10,7 +10,10 @@ pub const LEG_MS: u64 = 20;
 /// Tunnels of a bulk measurement.
 const BULK_TUNNELS: usize = 8;
 /// `hold` comes first: connections of others that linger in TIME_WAIT would blur the kernel's memory.
-pub const ALL: [&str; 8] = ["hold", "setup", "open", "legs", "pingpong", "pingpong:1", "bulk-down", "bulk-up"];
+pub const ALL: [&str; 10] =
+    ["hold", "setup", "open", "legs", "pingpong", "pingpong:1", "http", "http-post", "bulk-down", "bulk-up"];
+/// Bytes of a request's body in `http-post`.
+const POST_BYTES: usize = 4096;
 
 /// One thing to measure.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub enum ItemKind {
     /// Setup with an upstream that answers after a round trip.
     Legs,
     Pingpong,
+    /// Plain HTTP requests.
+    Http,
     Bulk,
 }
 
@@ -93,12 +98,13 @@ fn item(name: &str, sizes: &Sizes, rate: Option<f64>) -> Result<Item, String> {
         "open" => (ItemKind::Open, Scenario::Setup),
         "legs" => (ItemKind::Legs, Scenario::Setup),
         "pingpong" => (ItemKind::Pingpong, Scenario::Pingpong),
+        "http" | "http-post" => (ItemKind::Http, Scenario::Http),
         "bulk-down" => (ItemKind::Bulk, Scenario::BulkDown),
         "bulk-up" => (ItemKind::Bulk, Scenario::BulkUp),
         _ => {
             return Err(format!(
                 "nothing is measured by the name {name:?}; there are {}; setup, hold, legs, pingpong \
-            and bulk take a number of tunnels, as in hold:3000, and open takes a rate",
+            and bulk take a number of tunnels, as in hold:3000, http a number of clients, and open takes a rate",
                 ALL.join(", ")
             ));
         }
@@ -112,6 +118,7 @@ fn item(name: &str, sizes: &Sizes, rate: Option<f64>) -> Result<Item, String> {
         count: None,
         message_bytes: if scenario == Scenario::Pingpong { 1024 } else { 64 },
         bulk_bytes: sizes.bytes,
+        body_bytes: if word == "http-post" { POST_BYTES } else { 0 },
         patience: Duration::from_secs(5),
         cap: duration * 2 + Duration::from_secs(20),
         verify: sizes.verify,
@@ -137,7 +144,7 @@ fn item(name: &str, sizes: &Sizes, rate: Option<f64>) -> Result<Item, String> {
             load.duration = None;
             load.cap += Duration::from_secs(60);
         }
-        ItemKind::Setup | ItemKind::Pingpong => {}
+        ItemKind::Setup | ItemKind::Pingpong | ItemKind::Http => {}
     }
     Ok(Item { name: name.to_owned(), kind, title: String::new(), load }.titled())
 }
@@ -158,6 +165,13 @@ impl Item {
                 format!("tunnels through an upstream that is {LEG_MS} ms away; {concurrency} at a time")
             }
             ItemKind::Pingpong => format!("1 KiB to and fro; tunnels that stay open: {concurrency}"),
+            ItemKind::Http if self.load.body_bytes > 0 => format!(
+                "plain HTTP requests with {} bytes of body, one after the other; keep-alive clients: {concurrency}",
+                self.load.body_bytes
+            ),
+            ItemKind::Http => {
+                format!("plain HTTP requests for a small page, one after the other; keep-alive clients: {concurrency}")
+            }
             ItemKind::Bulk if self.load.scenario == Scenario::BulkDown => {
                 format!("{concurrency} downloads of {mib} MiB at once")
             }

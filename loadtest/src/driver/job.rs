@@ -46,7 +46,8 @@ impl Job {
     pub fn of(load: &Load, number: u64) -> Job {
         let bytes = load.message_bytes;
         match load.scenario {
-            Scenario::Setup | Scenario::Hold => Job::Echo { messages: 1, bytes, pause: NO_PAUSE },
+            // Http has no tunnels, and never comes here.
+            Scenario::Setup | Scenario::Hold | Scenario::Http => Job::Echo { messages: 1, bytes, pause: NO_PAUSE },
             Scenario::Pingpong => Job::Echo { messages: load.count.unwrap_or(u64::MAX), bytes, pause: NO_PAUSE },
             Scenario::BulkUp => Job::Up { bytes: load.bulk_bytes },
             Scenario::BulkDown => Job::Down { bytes: load.bulk_bytes },

@@ -1,31 +1,36 @@
-//! The client: one thread and one poll, thousands of tunnels in a slab.
+//! The client: one thread and one poll, thousands of tunnels or of connections with requests in a slab.
 //!
 //! | file | subject |
 //! |---|---|
 //! | `pace` | when tunnels begin: closed and open loop |
 //! | `job` | what each of them does |
 //! | `conn` | one tunnel |
+//! | `requests` | plain HTTP: when requests are sent, on which connection |
+//! | `requester` | one connection that requests go over |
+//! | `answer` | what comes back on it |
+//! | `waiter` | the poll and its timer |
 //! | `dial` | TCP connections and their source addresses |
 //! | `tally` | counts, latencies, errors |
 //! | `progress` | the line that shows it going on |
 
+mod answer;
 mod conn;
 mod dial;
 mod job;
 mod pace;
 mod progress;
+mod requester;
+mod requests;
 mod tally;
+mod waiter;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use mio::{Events, Interest, Token};
 use slab::Slab;
 
 use crate::outcome::Outcome;
@@ -35,10 +40,10 @@ use dial::Dialler;
 use job::Job;
 use pace::{Pace, Turn};
 use progress::Progress;
+use requests::Requests;
 use tally::Failure;
+use waiter::{TIMER, Waiter};
 
-/// The timer's token; tunnels have their slot's number.
-const TIMER: Token = Token(usize::MAX);
 /// How often tunnels are looked through for those that stand still.
 const SWEEP: Duration = Duration::from_millis(200);
 /// After the last tunnel of a crowd has opened, nothing is measured until the other side has come to rest.
@@ -64,7 +69,10 @@ pub type Observer<'a> = dyn FnMut(Moment) + 'a;
 /// # Errors
 /// When the system has no poll or timer left. Whatever happens to tunnels is in the outcome.
 pub fn run(load: &Load, proxies: &[SocketAddr], show: bool, observer: &mut Observer<'_>) -> io::Result<Outcome> {
-    Driver::new(load, proxies, show)?.run(observer)
+    match load.scenario {
+        Scenario::Http => Requests::new(load, proxies, show)?.run(observer),
+        _ => Driver::new(load, proxies, show)?.run(observer),
+    }
 }
 
 /// How far a crowd, whose tunnels are all opened before any works, has come.
@@ -84,8 +92,7 @@ enum Phase {
 
 struct Driver<'a> {
     common: Common<'a>,
-    poll: Poll,
-    timer: OwnedFd,
+    waiter: Waiter,
     conns: Slab<Conn>,
     dialler: Dialler,
     pace: Pace,
@@ -111,11 +118,6 @@ struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     fn new(load: &'a Load, proxies: &[SocketAddr], show: bool) -> io::Result<Driver<'a>> {
-        let poll = Poll::new()?;
-        // The poll's own timeout is in milliseconds, too coarse for an open loop.
-        let timer =
-            rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        poll.registry().register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
         let mut common = Common::new(load);
         (0..100).for_each(|number| common.prepare(&Job::of(load, number)));
         let now = Instant::now();
@@ -124,8 +126,7 @@ impl<'a> Driver<'a> {
         Ok(Driver {
             progress: Progress::new(load, pace.extent(), show),
             common,
-            poll,
-            timer,
+            waiter: Waiter::new()?,
             conns: Slab::new(),
             dialler: Dialler::new(proxies, load.sources),
             pace,
@@ -206,7 +207,7 @@ impl<'a> Driver<'a> {
         self.common.tally.tunnels.begun += 1;
         let key = self.conns.vacant_key();
         let registered = self.dialler.dial(number).and_then(|mut stream| {
-            self.poll.registry().register(&mut stream, Token(key), Interest::READABLE | Interest::WRITABLE)?;
+            self.waiter.registry().register(&mut stream, Token(key), Interest::READABLE | Interest::WRITABLE)?;
             Ok(stream)
         });
         match registered {
@@ -272,7 +273,7 @@ impl<'a> Driver<'a> {
                 self.working = self.working.saturating_sub(1);
             }
             // Closing takes it out of the poll as well; this is for a kernel that says otherwise.
-            let _ = self.poll.registry().deregister(&mut conn.stream);
+            let _ = self.waiter.registry().deregister(&mut conn.stream);
             if reset {
                 dial::reset(conn.stream);
             }
@@ -385,25 +386,6 @@ impl<'a> Driver<'a> {
         };
         let pause_end = self.pauses.peek().map(|Reverse((when, ..))| *when);
         let when = [next_start, phase_end, pause_end].into_iter().flatten().fold(self.next_sweep, Instant::min);
-        let now = Instant::now();
-        let mut timeout = Some(Duration::from_secs(1));
-        if !self.again.is_empty() || when <= now {
-            timeout = Some(Duration::ZERO);
-        } else {
-            let wait = when - now;
-            let value = Timespec {
-                tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: i64::from(wait.subsec_nanos()),
-            };
-            let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
-            rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
-        }
-        match self.poll.poll(events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                events.clear();
-                Ok(())
-            }
-            result => result,
-        }
+        self.waiter.wait(if self.again.is_empty() { when } else { Instant::now() }, events)
     }
 }

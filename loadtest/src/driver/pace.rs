@@ -97,6 +97,7 @@ mod tests {
             count,
             message_bytes: 64,
             bulk_bytes: 1,
+            body_bytes: 0,
             patience: Duration::from_secs(1),
             cap: Duration::from_secs(1),
             verify: true,

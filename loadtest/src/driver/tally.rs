@@ -42,6 +42,14 @@ pub enum Failure {
     NoReceipt,
     #[error("receipt for an upload differs")]
     WrongReceipt,
+    #[error("no HTTP answer to a request")]
+    NoAnswer,
+    #[error("an answer without Content-Length")]
+    NoLength,
+    #[error("end before the answer to a request")]
+    EndBeforeAnswer,
+    #[error("an answer's body is not what it should be")]
+    BodyDiffers,
     #[error("stood still {0}")]
     StoodStill(&'static str),
     #[error("cut off by the run's end {0}")]
@@ -112,6 +120,8 @@ impl Tally {
             bytes_up: self.bytes_up,
             bytes_down: self.bytes_down,
             messages: self.messages,
+            requests: None,
+            proxy_cpu_s: None,
             client_cpu_s: own_cpu().saturating_sub(self.cpu_at_begin).as_secs_f64(),
             checks: Vec::new(),
         }

@@ -154,10 +154,16 @@ fn section(out: &mut String, comparison: &Comparison, part: &Section) {
     );
     failures(out, part);
     out.push_str("<div class=\"charts\">");
-    for (name, heading) in
-        [("ready", "Time from asking for a tunnel to having it"), ("message", "Round trip of a message")]
-    {
-        let wanted = if part.name.starts_with("pingpong") { "message" } else { "ready" };
+    for (name, heading) in [
+        ("ready", "Time from asking for a tunnel to having it"),
+        ("message", "Round trip of a message"),
+        ("request", "Time from a request to its whole answer"),
+    ] {
+        let wanted = match part.name.split([':', '-']).next() {
+            Some("pingpong") => "message",
+            Some("http") => "request",
+            _ => "ready",
+        };
         if name != wanted || part.name.starts_with("bulk") || part.name.starts_with("hold") {
             continue;
         }
@@ -216,7 +222,7 @@ fn failures(out: &mut String, part: &Section) {
     if kinds.is_empty() {
         return;
     }
-    out.push_str("<div class=\"note\"><b>Failed tunnels</b> (all rounds together)<br>");
+    out.push_str("<div class=\"note\"><b>Failed tunnels or requests</b> (all rounds together)<br>");
     for (kind, count) in kinds {
         let _ = write!(out, "{} × {count}<br>", escape(&kind));
     }
@@ -243,6 +249,22 @@ fn single(out: &mut String, file: &str, outcome: &Outcome) {
         number(outcome.mib_per_s()),
         outcome.client_cpu_s
     );
+    if let (Some(requests), Some(rate)) = (&outcome.requests, outcome.requests_per_s()) {
+        let _ = write!(
+            out,
+            "<p>Plain HTTP: “tunnels” are the client's connections. {} requests answered ({}/s), {} before and after",
+            requests.answered,
+            number(rate),
+            requests.around
+        );
+        if let Some(count) = requests.authentications {
+            let _ = write!(out, "; {count} authentications");
+        }
+        out.push_str(".</p>");
+    }
+    if let Some(cpu_s) = outcome.proxy_cpu_s {
+        let _ = write!(out, "<p>The proxy used {cpu_s:.2} s of CPU.</p>");
+    }
     for (kind, count) in &outcome.errors {
         let _ = write!(out, "<div class=\"note\">{} × {count}</div>", escape(kind));
     }

@@ -25,6 +25,12 @@ pub fn explain(name: &str) -> &'static str {
             "Small messages go to and fro on tunnels that stay open, as in a remote call or a database session. What a \
              candidate adds to each is its latency."
         }
+        "http" | "http-post" => {
+            "Programs ask for plain http:// pages through the proxy, one request after the other on connections that stay open. \
+             A connection to the upstream is authenticated once and then carries many requests, so what counts is what a \
+             candidate does per request: read, understand, pass on. HAProxy, nginx, Squid and the direct way have an \
+             upstream that asks for no proof."
+        }
         "bulk-down" => "Origins send as fast as they can through a few tunnels, and the client checks every byte.",
         "bulk-up" => "Clients send as fast as they can through a few tunnels, and the origin confirms what it got.",
         _ => "",
@@ -44,7 +50,7 @@ pub const ABOUT_CPU: &str = "CPU is the candidate's whole process tree, user and
     client and the stub upstream run in processes of their own and are not in it, though they share the machine.";
 
 /// The figures that stand at the top, by section and key.
-pub const AT_A_GLANCE: [(&str, &str, &str); 11] = [
+pub const AT_A_GLANCE: [(&str, &str, &str); 13] = [
     ("setup", "tunnels_per_s", "Tunnels opened per second"),
     ("setup", "cpu_per_tunnel", "CPU per tunnel"),
     ("setup", "ready_p50", "Time to open one, median, busy machine"),
@@ -54,6 +60,8 @@ pub const AT_A_GLANCE: [(&str, &str, &str); 11] = [
     ("hold", "kernel_net_per_tunnel", "Kernel memory per idle tunnel"),
     ("pingpong", "cpu_per_message", "CPU per 1 KiB message"),
     ("pingpong:1", "message_p50", "Round trip of a message, median"),
+    ("http", "requests_per_cpu_s", "Plain HTTP requests per second of CPU"),
+    ("http", "request_p50", "Time of a request, median"),
     ("bulk-down", "cpu_per_gib", "CPU per GiB down"),
     ("bulk-up", "cpu_per_gib", "CPU per GiB up"),
 ];

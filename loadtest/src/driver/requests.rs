@@ -1,0 +1,327 @@
+//! Plain HTTP: keep-alive connections and when requests go over them.
+//!
+//! First every connection is opened and gets one answer. Then the work begins: in a closed loop a connection asks again as soon
+//! as it has its answer; in an open loop requests begin on schedule, on whichever connection is free, and wait where none is.
+//! A connection that the proxy ends in good order is replaced.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Token};
+use slab::Slab;
+
+use super::dial::Dialler;
+use super::progress::Progress;
+use super::requester::{Errand, Next, Requester};
+use super::tally::{Failure, Tally};
+use super::waiter::{TIMER, Waiter};
+use super::{Moment, Observer, SETTLE, SWEEP};
+use crate::outcome::{self, Outcome};
+use crate::scenario::Load;
+
+/// Bytes of one read.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Each connection gets its first answer.
+    Opening,
+    Settling {
+        until: Instant,
+    },
+    Working {
+        until: Option<Instant>,
+    },
+    /// Requests that are under way come to their end.
+    Ending,
+}
+
+/// The client of a run of plain HTTP.
+pub struct Requests<'a> {
+    load: &'a Load,
+    errand: Errand,
+    tally: Tally,
+    scratch: Vec<u8>,
+    waiter: Waiter,
+    dialler: Dialler,
+    clients: Slab<Requester>,
+    /// Slots that can take a request, as far as they are not used otherwise meanwhile.
+    free: Vec<usize>,
+    /// Requests of an open loop that found no free connection, by their intended begin.
+    backlog: VecDeque<Instant>,
+    phase: Phase,
+    /// Connections dialled.
+    dialled: u64,
+    /// Requests begun in the work, and those of all phases that have no answer yet.
+    asked: u64,
+    under_way: usize,
+    requests: outcome::Requests,
+    work_begun: Instant,
+    work: Option<Duration>,
+    begun: Instant,
+    next_sweep: Instant,
+    progress: Progress,
+}
+
+impl<'a> Requests<'a> {
+    pub fn new(load: &'a Load, proxies: &[SocketAddr], show: bool) -> io::Result<Requests<'a>> {
+        let now = Instant::now();
+        Ok(Requests {
+            load,
+            errand: Errand::new(load),
+            tally: Tally::new(),
+            scratch: vec![0; SCRATCH_BYTES],
+            waiter: Waiter::new()?,
+            dialler: Dialler::new(proxies, load.sources),
+            clients: Slab::new(),
+            free: Vec::new(),
+            backlog: VecDeque::new(),
+            phase: Phase::Opening,
+            dialled: 0,
+            asked: 0,
+            under_way: 0,
+            requests: outcome::Requests::default(),
+            work_begun: now,
+            work: None,
+            begun: now,
+            next_sweep: now + SWEEP,
+            progress: Progress::new(load, (load.count, load.duration), show),
+        })
+    }
+
+    pub fn run(mut self, observer: &mut Observer<'_>) -> io::Result<Outcome> {
+        (0..self.load.concurrency).for_each(|_| self.dial());
+        let mut events = Events::with_capacity(1024);
+        loop {
+            let now = Instant::now();
+            self.move_on(now, observer);
+            let next_start = self.hand_out(now);
+            if self.phase == Phase::Ending && self.under_way == 0 {
+                break;
+            }
+            self.sweep(now);
+            let phase_end = match self.phase {
+                Phase::Settling { until } | Phase::Working { until: Some(until) } => Some(until),
+                _ => None,
+            };
+            let when = [next_start, phase_end].into_iter().flatten().fold(self.next_sweep, Instant::min);
+            self.waiter.wait(when, &mut events)?;
+            for event in &events {
+                if event.token() != TIMER {
+                    self.drive(event.token().0);
+                }
+            }
+        }
+        if self.work.is_none() {
+            self.end_work(observer);
+        }
+        self.progress.finish();
+        self.tally.tunnels.completed += self.clients.len() as u64;
+        let mut outcome = self.tally.finish(self.load, self.work.unwrap_or_default());
+        outcome.requests = Some(self.requests);
+        Ok(outcome)
+    }
+
+    fn dial(&mut self) {
+        self.tally.tunnels.begun += 1;
+        let number = self.dialled;
+        self.dialled += 1;
+        let key = self.clients.vacant_key();
+        let registered = self.dialler.dial(number).and_then(|mut stream| {
+            self.waiter.registry().register(&mut stream, Token(key), Interest::READABLE | Interest::WRITABLE)?;
+            Ok(stream)
+        });
+        match registered {
+            Ok(stream) => {
+                self.clients.insert(Requester::new(stream));
+            }
+            Err(error) => self.tally.failed(&Failure::io("connecting")(error)),
+        }
+    }
+
+    /// From one phase to the next.
+    fn move_on(&mut self, now: Instant, observer: &mut Observer<'_>) {
+        match self.phase {
+            Phase::Opening if self.clients.iter().all(|(_, client)| client.is_free() && client.answered > 0) => {
+                self.phase = Phase::Settling { until: now + SETTLE };
+            }
+            Phase::Settling { until } if now >= until => {
+                observer(Moment::WorkBegins);
+                self.work_begun = Instant::now();
+                self.phase = Phase::Working { until: self.load.duration.map(|duration| self.work_begun + duration) };
+                self.free = self.clients.iter().map(|(key, _)| key).collect();
+            }
+            Phase::Working { until } => {
+                let time_is_up = until.is_some_and(|until| now >= until);
+                let all_asked = self.load.count.is_some_and(|count| self.asked >= count);
+                // In an open loop what was to begin in time counts, however late it is answered.
+                let waits_for_rest = all_asked || self.load.rate.is_some();
+                let rest = self.under_way > 0 || !self.backlog.is_empty();
+                if (time_is_up && !(waits_for_rest && rest)) || (all_asked && !rest) || self.clients.is_empty() {
+                    self.end_work(observer);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn end_work(&mut self, observer: &mut Observer<'_>) {
+        self.work = Some(self.work_begun.elapsed());
+        observer(Moment::WorkEnds);
+        self.phase = Phase::Ending;
+    }
+
+    /// Gives requests to free connections; when the next one is to begin.
+    fn hand_out(&mut self, now: Instant) -> Option<Instant> {
+        match self.phase {
+            Phase::Opening => {
+                while let Some(key) = self.free.pop() {
+                    // Those that have their first answer wait for the others.
+                    if self.clients.get(key).is_some_and(|client| client.answered == 0) {
+                        self.ask(key, now);
+                    }
+                }
+                None
+            }
+            Phase::Working { until } => {
+                let next = self.fill_backlog(now, until);
+                while self.has_request(until)
+                    && let Some(key) = self.free.pop()
+                {
+                    let since = self.backlog.pop_front().unwrap_or_else(Instant::now);
+                    if self.clients.get(key).is_some_and(Requester::is_free) {
+                        self.ask(key, since);
+                    } else if self.load.rate.is_some() {
+                        self.backlog.push_front(since);
+                    }
+                }
+                next
+            }
+            Phase::Settling { .. } | Phase::Ending => None,
+        }
+    }
+
+    /// Whether a request waits for a connection.
+    fn has_request(&self, until: Option<Instant>) -> bool {
+        if self.load.rate.is_some() {
+            return !self.backlog.is_empty();
+        }
+        let in_time = until.is_none_or(|until| Instant::now() < until);
+        in_time && self.load.count.is_none_or(|count| self.asked < count)
+    }
+
+    /// Puts requests that are due in an open loop on the list; when the next one is.
+    fn fill_backlog(&mut self, now: Instant, until: Option<Instant>) -> Option<Instant> {
+        let interval = Duration::from_secs_f64(1.0 / self.load.rate?);
+        loop {
+            let number = self.asked + self.backlog.len() as u64;
+            let ns = interval.as_nanos().saturating_mul(u128::from(number));
+            let intended = self.work_begun + Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX));
+            if self.load.count.is_some_and(|count| number >= count) || until.is_some_and(|until| intended >= until) {
+                return None;
+            }
+            if intended > now {
+                return Some(intended);
+            }
+            self.backlog.push_back(intended);
+        }
+    }
+
+    fn ask(&mut self, key: usize, since: Instant) {
+        if let Some(client) = self.clients.get_mut(key) {
+            client.ask(since);
+            self.under_way += 1;
+            self.asked += u64::from(self.is_work());
+            self.drive(key);
+        }
+    }
+
+    fn is_work(&self) -> bool {
+        matches!(self.phase, Phase::Working { .. })
+    }
+
+    /// Lets a connection go on as far as it can; in a closed loop it takes its next request at once.
+    fn drive(&mut self, key: usize) {
+        while let Some(client) = self.clients.get_mut(key) {
+            match client.drive(&self.errand, &mut self.scratch, &mut self.tally) {
+                Ok(Next::Wait) => return,
+                Ok(Next::Free) => return self.free.push(key),
+                Ok(Next::Answered { since, keeps }) => {
+                    let touched = client.touched;
+                    self.under_way -= 1;
+                    let Phase::Working { until } = self.phase else {
+                        self.requests.around += 1;
+                        return if keeps { self.free.push(key) } else { self.replace(key) };
+                    };
+                    self.requests.answered += 1;
+                    self.tally.latency("request", touched - since);
+                    if !keeps {
+                        return self.replace(key);
+                    }
+                    if self.load.rate.is_some() || !self.has_request(until) {
+                        return self.free.push(key);
+                    }
+                    if let Some(client) = self.clients.get_mut(key) {
+                        client.ask(Instant::now());
+                        self.under_way += 1;
+                        self.asked += 1;
+                    }
+                }
+                Ok(Next::Ended) => return self.replace(key),
+                Err(failure) => return self.fail(key, &failure),
+            }
+        }
+    }
+
+    /// A connection has come to its end in good order.
+    fn replace(&mut self, key: usize) {
+        self.tally.tunnels.completed += 1;
+        self.close(key);
+        if self.phase != Phase::Ending {
+            self.dial();
+        }
+    }
+
+    fn fail(&mut self, key: usize, failure: &Failure) {
+        self.tally.failed(failure);
+        // What never got an answer is not tried again: nobody may be there.
+        let had_answer = self.clients.get(key).is_some_and(|client| client.answered > 0);
+        self.close(key);
+        if had_answer && self.is_work() {
+            self.dial();
+        }
+    }
+
+    fn close(&mut self, key: usize) {
+        let Some(mut client) = self.clients.try_remove(key) else { return };
+        if client.is_asking() {
+            self.under_way -= 1;
+        }
+        // Closing takes it out of the poll as well; this is for a kernel that says otherwise.
+        let _ = self.waiter.registry().deregister(&mut client.stream);
+    }
+
+    /// Ends connections that stand still, and all of them when the run has lasted too long.
+    fn sweep(&mut self, now: Instant) {
+        if now < self.next_sweep {
+            return;
+        }
+        self.next_sweep = now + SWEEP;
+        self.progress.show(&self.tally, self.clients.len());
+        let cut_off = now - self.begun >= self.load.cap;
+        let patience = self.load.patience;
+        let stands = |client: &Requester| now.saturating_duration_since(client.touched) > patience;
+        let stuck = self.clients.iter().filter(|(_, client)| !client.is_free() && (cut_off || stands(client)));
+        let stuck: Vec<(usize, &'static str)> = stuck.map(|(key, client)| (key, client.doing())).collect();
+        for (key, doing) in stuck {
+            let failure = if cut_off { Failure::CutOff(doing) } else { Failure::StoodStill(doing) };
+            self.fail(key, &failure);
+        }
+        if cut_off {
+            self.backlog.clear();
+            self.phase = Phase::Ending;
+        }
+    }
+}
