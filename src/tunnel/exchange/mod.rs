@@ -11,26 +11,25 @@
 //! Both directions go on at the same time: an answer may come before the request's body has ended.
 
 mod answer;
+mod ending;
 mod flow;
+mod listening;
+mod waiting;
 
 use std::sync::Arc;
 
-use super::authenticate::Authenticate;
-use super::closing::Closing;
-use super::dial::{Attempt, Dial};
-use super::read_head::{Pinned, ReadHead};
-use super::reply::Reply;
-use super::{Client, Context, End, Stage, Step, kept};
+use super::dial::Attempt;
+use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, Key};
-use crate::fault::{At, Cause, Culprit, Fault};
-use crate::forward::{BodyError, BodyPump, BodyToSend, ForwardRequest};
-use crate::http::{BodyFraming, HeadEnd};
+use crate::fault::{At, Cause, Fault};
+use crate::forward::{BodyError, BodyToSend, ForwardRequest};
+use crate::http::HeadEnd;
 use crate::limits;
-use crate::metrics::{Outcome, Path, Phase, Reason407};
 use crate::relay::RelayError;
 use crate::upstream::Ticket;
-use answer::{Final, Heard, hear};
+use answer::Final;
 use flow::{BUDGET_BYTES, Flow, FlowError, FlowTurn};
+use waiting::Waits;
 
 /// One request and its answer.
 #[derive(Debug)]
@@ -59,19 +58,6 @@ pub(super) struct Exchange {
     /// What the deadline waits for, and what has moved since it was set.
     waits: Waits,
     moved_at_wait: u64,
-}
-
-/// Who is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waits {
-    /// Nobody yet.
-    Unset,
-    /// The client is to send its body, or to read its answer: at a minimum rate.
-    ForClient,
-    /// The upstream is to begin its answer.
-    ForAnswer,
-    /// The upstream is to go on with it.
-    ForMore,
 }
 
 /// What to do after a step.
@@ -268,284 +254,6 @@ impl Exchange {
                 Then::Fail(fault(Cause::UpstreamClosed, format!("the body of the upstream's answer: {error}")))
             }
         }
-    }
-
-    /// Reads heads until the answer's own; `None` when there is nothing more to read now or the body can follow.
-    fn listen(&mut self, client: &mut Client, context: &mut Context) -> Option<Then> {
-        loop {
-            while let Some(length) = match self.head_end.find(&self.from_upstream, context.settings.head_limit_bytes) {
-                Ok(found) => found,
-                Err(error) => return Some(Then::Fail(fault(Cause::ResponseHeadTooLarge, error.to_string()))),
-            } {
-                let head: Vec<u8> = self.from_upstream.drain(..length).collect();
-                self.head_end = HeadEnd::response();
-                if let Some(then) = self.heed(&head, client, context) {
-                    return Some(then);
-                }
-                if self.answer.is_some() {
-                    return None;
-                }
-            }
-            if !self.upstream.ready.readable() {
-                return None;
-            }
-            match self.upstream.read(&mut context.scratch) {
-                Ok(None) => return None,
-                Ok(Some(0)) => return Some(self.closed(None)),
-                Ok(Some(count)) => self.from_upstream.extend_from_slice(&context.scratch[..count]),
-                Err(error) => return Some(self.closed(Some(error))),
-            }
-        }
-    }
-
-    /// The connection ended before the answer. One that was kept may have been closed before the request reached it: then
-    /// the request is sent again, unless it may have been carried out and must not be twice (RFC 9110 §9.2.2). Nobody
-    /// carries a request out of whose body nothing has come.
-    fn closed(&self, error: Option<std::io::Error>) -> Then {
-        let unheard = self.from_upstream.is_empty() && self.interim == 0 && !self.up.has_begun();
-        let repeatable = self.request.is_idempotent() || self.request.has_body();
-        if self.path() == Path::Kept && unheard && repeatable {
-            return Then::Again;
-        }
-        Then::Fail(match error {
-            Some(error) => Fault::upstream_io(At::Reply, &error),
-            None => fault(Cause::UpstreamClosed, "the upstream closed the connection without an answer"),
-        })
-    }
-
-    /// Acts on one head.
-    fn heed(&mut self, head: &[u8], client: &mut Client, context: &mut Context) -> Option<Then> {
-        let may_keep = self.request.client_keeps_alive()
-            && !context.draining
-            && self.up.is_read()
-            && self.up.is_flushed()
-            && client.record.requests < limits::REQUESTS_PER_CONNECTION;
-        let options = context.settings.forward_options();
-        match hear(head, &self.request, &options, may_keep, &mut self.down.out) {
-            Err(fault) => Some(Then::Fail(fault)),
-            // No verdict: some proxies ask for the body before they look at the credentials.
-            Ok(Heard::Interim) => {
-                self.interim += 1;
-                (self.interim > limits::INTERIM_ANSWERS)
-                    .then(|| Then::Fail(fault(Cause::ResponseMalformed, "the upstream sends 1xx answers without end")))
-            }
-            Ok(Heard::Switching) => {
-                self.verdict(client, context);
-                Some(match self.up.is_read() && self.up.is_flushed() {
-                    true => Then::Switch,
-                    false => Then::Fail(fault(
-                        Cause::ResponseMalformed,
-                        "the upstream switches protocols before it has the request's body",
-                    )),
-                })
-            }
-            Ok(Heard::Asked { rechallenge, line }) => Some(self.asked(rechallenge, &line, client, context)),
-            Ok(Heard::Final(mut answer)) => {
-                self.verdict(client, context);
-                client.record.status = answer.status;
-                if self.path() == Path::Kept
-                    && let Some(attempt) = &self.attempt
-                {
-                    attempt.hop.remembers();
-                }
-                let pump = std::mem::replace(&mut answer.pump, BodyPump::same(BodyFraming::None));
-                self.down.set_body(pump);
-                self.answer = Some(answer);
-                None
-            }
-        }
-    }
-
-    /// A 407: the verdict on our AUTHENTICATE_MESSAGE, or the end of a connection's authentication.
-    fn asked(&mut self, rechallenge: bool, line: &str, client: &mut Client, context: &mut Context) -> Then {
-        let Some(attempt) = &self.attempt else {
-            return Then::Fail(fault(Cause::ResponseMalformed, "the origin answers 407, which is a proxy's to say"));
-        };
-        let metrics = &attempt.hop.metrics;
-        let Some(ticket) = self.ticket.take() else {
-            metrics.answered_407(Reason407::Unprompted, 1);
-            if self.path() == Path::Kept {
-                attempt.hop.forgets();
-            }
-            // Once only: the next connection is a fresh one.
-            return match self.path() == Path::Kept && !self.up.has_begun() {
-                true => Then::Again,
-                false => Then::Fail(fault(
-                    Cause::Reauthentication,
-                    "the upstream asks for authentication anew in the middle of a request that cannot be repeated",
-                )),
-            };
-        };
-        ticket.refused(context.now_ms());
-        metrics.answered_407(if rechallenge { Reason407::Rechallenge } else { Reason407::Refused }, 1);
-        let too_old = rechallenge && attempt.path == Path::Warm && !self.up.has_begun();
-        if too_old {
-            return Then::Again;
-        }
-        self.count(Outcome::Refused, client, context);
-        Then::Fail(fault(Cause::CredentialsRefused, format!("the upstream refused the credentials: {line}")))
-    }
-
-    /// Any answer but a 407 to an AUTHENTICATE_MESSAGE says that the credentials were taken.
-    fn verdict(&mut self, client: &mut Client, context: &Context) {
-        if let Some(ticket) = self.ticket.take() {
-            ticket.accepted(context.now_ms());
-            if let Some(attempt) = &self.attempt {
-                attempt.hop.metrics.phase(Phase::Authenticate, context.now_us - self.phase_us);
-                attempt.hop.upstream.health.succeeded();
-            }
-            self.count(Outcome::Established, client, context);
-        }
-    }
-
-    /// Writes down how the handshake went.
-    fn count(&self, outcome: Outcome, client: &mut Client, context: &Context) {
-        if let Some(attempt) = &self.attempt {
-            Authenticate::write_down(attempt, outcome, client, context);
-        }
-    }
-
-    fn path(&self) -> Path {
-        self.attempt.as_ref().map_or(Path::Cold, |attempt| attempt.path)
-    }
-
-    /// The answer is delivered.
-    fn over(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        let Some(answer) = self.answer.take() else {
-            return self.end(End::Finished, client, context);
-        };
-        let whole = self.up.is_read() && self.up.is_flushed() && !self.up_broken;
-        let reusable = answer.keeps_upstream && whole && self.from_upstream.is_empty();
-        context.metrics.request("http", answer.status);
-        self.account(client, context);
-        let Exchange { request, attempt, upstream, number, from_client, .. } = *self;
-        let proven = attempt.as_ref().is_some_and(|attempt| attempt.is_proven());
-        let hop = attempt.map(|attempt| attempt.hop);
-        let pins = answer.pins || client.record.pinned;
-        let pinned = match hop {
-            hop if reusable && pins => Some(Pinned { upstream, number, hop, origin: request.origin().into() }),
-            Some(hop) if reusable && proven => {
-                kept::put(&hop, upstream, context);
-                None
-            }
-            _ => None,
-        };
-        client.record.pinned = pinned.is_some();
-        client.record.finish_request(&End::Finished, context.now_us);
-        match answer.keeps_client && whole && !context.draining {
-            true => ReadHead::again(from_client, pinned, key, client, context),
-            false => Closing::begin(End::Finished, key, client, context),
-        }
-    }
-
-    /// 101: from here on it is a tunnel.
-    fn switch(mut self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
-        self.account(client, context);
-        client.record.status = 101;
-        context.metrics.request("http", 101);
-        let answer = self.down.take_unsent();
-        let from_client = std::mem::take(&mut self.from_client);
-        let Exchange { upstream, from_upstream, .. } = *self;
-        Reply::relay(answer, upstream, from_upstream, from_client)
-    }
-
-    /// Goes on with another connection; nothing of the body has been taken.
-    fn again(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        let Some(mut attempt) = self.attempt.take() else {
-            return self.end(End::Finished, client, context);
-        };
-        attempt.leftover = std::mem::take(&mut self.from_client);
-        Dial::anew(*attempt, key, client, context)
-    }
-
-    fn fail(mut self: Box<Self>, fault: Fault, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        // A ticket that is dropped counts as unanswered.
-        self.ticket = None;
-        // Whether the upstream is to blame or its origin cannot be told here: its health hears of it from handshakes.
-        let of_upstream = fault.cause.culprit() == Culprit::Upstream;
-        let is_silent = self.answer.is_none() && self.interim == 0 && self.from_upstream.is_empty();
-        let down = self.down.moved();
-        if down.copied + down.spliced == 0 {
-            self.down.take_unsent();
-        } else if self.answer.is_some() || !self.down.is_flushed() {
-            // A part of the answer is out: the client must not take it for the whole.
-            super::relaying::reset_instead_of_close(client);
-            return self.end(context.fault(fault), client, context);
-        }
-        let repeatable = is_silent && !self.up.has_begun() && self.request.is_idempotent();
-        if of_upstream
-            && repeatable
-            && context.now_ms() < self.attempt.as_ref().map_or(0, |attempt| attempt.until_ms)
-            && self.attempt.as_ref().is_some_and(|attempt| attempt.wish.has_next(&attempt.fleet))
-            && let Some(mut attempt) = self.attempt.take()
-        {
-            attempt.leftover = std::mem::take(&mut self.from_client);
-            return Dial::elsewhere(*attempt, key, client, context);
-        }
-        self.account(client, context);
-        Reply::to_fault(fault, client, context)
-    }
-
-    fn end(mut self: Box<Self>, end: End, client: &mut Client, context: &mut Context) -> Step {
-        if let Some(answer) = &self.answer {
-            context.metrics.request("http", answer.status);
-        }
-        self.account(client, context);
-        Step::end(end)
-    }
-
-    /// Counts the bytes, and gives back what was borrowed.
-    fn account(&mut self, client: &mut Client, context: &mut Context) {
-        let (up, down) = (self.up.moved(), self.down.moved());
-        context.metrics.bytes_up(up);
-        context.metrics.bytes_down(down);
-        client.record.bytes_up += up.copied + up.spliced;
-        client.record.bytes_down += down.copied + down.spliced;
-        self.up.dismantle(&mut context.pipes);
-        self.down.dismantle(&mut context.pipes);
-    }
-
-    /// Gives back what was borrowed, because the gateway is shutting down.
-    pub(super) fn cut(mut self: Box<Self>, client: &mut Client, context: &mut Context) {
-        self.account(client, context);
-    }
-
-    fn all_moved(&self) -> u64 {
-        let (up, down) = (self.up.moved(), self.down.moved());
-        up.copied + up.spliced + down.copied + down.spliced
-    }
-
-    /// Sets the deadline by who is waited for now. A client has its time from when it began to be waited for, whatever it
-    /// moves; an upstream has it anew with each byte.
-    fn restart_deadline(&mut self, key: Key, client: &mut Client, context: &mut Context) {
-        let waits = self.waits_for();
-        let moved = self.all_moved() != self.moved_at_wait;
-        if waits != self.waits || (waits != Waits::ForClient && moved) {
-            self.wait_for(waits, key, client, context);
-        }
-    }
-
-    fn waits_for(&self) -> Waits {
-        let takes_body = !self.up.is_read() && !self.up_broken && self.upstream.ready.writable();
-        // Until then it is the upstream's turn.
-        let was_invited = !self.request.expects_continue() || self.interim > 0 || self.up.has_begun();
-        match &self.answer {
-            _ if !self.down.is_flushed() => Waits::ForClient,
-            None if takes_body && was_invited => Waits::ForClient,
-            None => Waits::ForAnswer,
-            Some(_) => Waits::ForMore,
-        }
-    }
-
-    fn wait_for(&mut self, waits: Waits, key: Key, client: &mut Client, context: &mut Context) {
-        let timeouts = &context.settings.timeouts;
-        let wait_ms = match waits {
-            Waits::ForClient => timeouts.body,
-            Waits::ForAnswer | Waits::Unset => timeouts.response,
-            Waits::ForMore => timeouts.idle,
-        };
-        (self.waits, self.moved_at_wait) = (waits, self.all_moved());
-        client.set_deadline(key, context, context.now_ms() + wait_ms);
     }
 }
 

@@ -1,0 +1,119 @@
+//! How an exchange ends: with its answer, as a tunnel, on another connection, or with a fault.
+
+use super::Exchange;
+use crate::event::Key;
+use crate::fault::{Culprit, Fault};
+use crate::tunnel::closing::Closing;
+use crate::tunnel::dial::Dial;
+use crate::tunnel::read_head::{Pinned, ReadHead};
+use crate::tunnel::reply::Reply;
+use crate::tunnel::{Client, Context, End, Step, kept, relaying};
+
+impl Exchange {
+    /// The answer is delivered.
+    pub(super) fn over(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        let Some(answer) = self.answer.take() else {
+            return self.end(End::Finished, client, context);
+        };
+        let whole = self.up.is_read() && self.up.is_flushed() && !self.up_broken;
+        let reusable = answer.keeps_upstream && whole && self.from_upstream.is_empty();
+        context.metrics.request("http", answer.status);
+        self.account(client, context);
+        let Exchange { request, attempt, upstream, number, from_client, .. } = *self;
+        let proven = attempt.as_ref().is_some_and(|attempt| attempt.is_proven());
+        let hop = attempt.map(|attempt| attempt.hop);
+        let pins = answer.pins || client.record.pinned;
+        let pinned = match hop {
+            hop if reusable && pins => Some(Pinned { upstream, number, hop, origin: request.origin().into() }),
+            Some(hop) if reusable && proven => {
+                kept::put(&hop, upstream, context);
+                None
+            }
+            _ => None,
+        };
+        client.record.pinned = pinned.is_some();
+        client.record.finish_request(&End::Finished, context.now_us);
+        match answer.keeps_client && whole && !context.draining {
+            true => ReadHead::again(from_client, pinned, key, client, context),
+            false => Closing::begin(End::Finished, key, client, context),
+        }
+    }
+
+    /// 101: from here on it is a tunnel.
+    pub(super) fn switch(mut self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
+        self.account(client, context);
+        client.record.status = 101;
+        context.metrics.request("http", 101);
+        let answer = self.down.take_unsent();
+        let from_client = std::mem::take(&mut self.from_client);
+        let Exchange { upstream, from_upstream, .. } = *self;
+        Reply::relay(answer, upstream, from_upstream, from_client)
+    }
+
+    /// Goes on with another connection; nothing of the body has been taken.
+    pub(super) fn again(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        let Some(mut attempt) = self.attempt.take() else {
+            return self.end(End::Finished, client, context);
+        };
+        attempt.leftover = std::mem::take(&mut self.from_client);
+        Dial::anew(*attempt, key, client, context)
+    }
+
+    pub(super) fn fail(
+        mut self: Box<Self>,
+        fault: Fault,
+        key: Key,
+        client: &mut Client,
+        context: &mut Context,
+    ) -> Step {
+        // A ticket that is dropped counts as unanswered.
+        self.ticket = None;
+        // Whether the upstream is to blame or its origin cannot be told here: its health hears of it from handshakes.
+        let of_upstream = fault.cause.culprit() == Culprit::Upstream;
+        let is_silent = self.answer.is_none() && self.interim == 0 && self.from_upstream.is_empty();
+        let down = self.down.moved();
+        if down.copied + down.spliced == 0 {
+            self.down.take_unsent();
+        } else if self.answer.is_some() || !self.down.is_flushed() {
+            // A part of the answer is out: the client must not take it for the whole.
+            relaying::reset_instead_of_close(client);
+            return self.end(context.fault(fault), client, context);
+        }
+        let repeatable = is_silent && !self.up.has_begun() && self.request.is_idempotent();
+        if of_upstream
+            && repeatable
+            && context.now_ms() < self.attempt.as_ref().map_or(0, |attempt| attempt.until_ms)
+            && self.attempt.as_ref().is_some_and(|attempt| attempt.wish.has_next(&attempt.fleet))
+            && let Some(mut attempt) = self.attempt.take()
+        {
+            attempt.leftover = std::mem::take(&mut self.from_client);
+            return Dial::elsewhere(*attempt, key, client, context);
+        }
+        self.account(client, context);
+        Reply::to_fault(fault, client, context)
+    }
+
+    pub(super) fn end(mut self: Box<Self>, end: End, client: &mut Client, context: &mut Context) -> Step {
+        if let Some(answer) = &self.answer {
+            context.metrics.request("http", answer.status);
+        }
+        self.account(client, context);
+        Step::end(end)
+    }
+
+    /// Counts the bytes, and gives back what was borrowed.
+    fn account(&mut self, client: &mut Client, context: &mut Context) {
+        let (up, down) = (self.up.moved(), self.down.moved());
+        context.metrics.bytes_up(up);
+        context.metrics.bytes_down(down);
+        client.record.bytes_up += up.copied + up.spliced;
+        client.record.bytes_down += down.copied + down.spliced;
+        self.up.dismantle(&mut context.pipes);
+        self.down.dismantle(&mut context.pipes);
+    }
+
+    /// Gives back what was borrowed, because the gateway is shutting down.
+    pub(in crate::tunnel) fn cut(mut self: Box<Self>, client: &mut Client, context: &mut Context) {
+        self.account(client, context);
+    }
+}

@@ -1,0 +1,154 @@
+//! Hearing the upstream: heads until the answer's own, and the verdict on the proof among them.
+
+use std::io;
+
+use super::answer::{Heard, hear};
+use super::{Exchange, Then, fault};
+use crate::fault::{At, Cause, Fault};
+use crate::forward::BodyPump;
+use crate::http::{BodyFraming, HeadEnd};
+use crate::limits;
+use crate::metrics::{Outcome, Path, Phase, Reason407};
+use crate::tunnel::authenticate::Authenticate;
+use crate::tunnel::{Client, Context};
+
+impl Exchange {
+    /// Reads heads until the answer's own; `None` when there is nothing more to read now or the body can follow.
+    pub(super) fn listen(&mut self, client: &mut Client, context: &mut Context) -> Option<Then> {
+        loop {
+            while let Some(length) = match self.head_end.find(&self.from_upstream, context.settings.head_limit_bytes) {
+                Ok(found) => found,
+                Err(error) => return Some(Then::Fail(fault(Cause::ResponseHeadTooLarge, error.to_string()))),
+            } {
+                let head: Vec<u8> = self.from_upstream.drain(..length).collect();
+                self.head_end = HeadEnd::response();
+                if let Some(then) = self.heed(&head, client, context) {
+                    return Some(then);
+                }
+                if self.answer.is_some() {
+                    return None;
+                }
+            }
+            if !self.upstream.ready.readable() {
+                return None;
+            }
+            match self.upstream.read(&mut context.scratch) {
+                Ok(None) => return None,
+                Ok(Some(0)) => return Some(self.closed(None)),
+                Ok(Some(count)) => self.from_upstream.extend_from_slice(&context.scratch[..count]),
+                Err(error) => return Some(self.closed(Some(error))),
+            }
+        }
+    }
+
+    /// The connection ended before the answer. One that was kept may have been closed before the request reached it: then
+    /// the request is sent again, unless it may have been carried out and must not be twice (RFC 9110 §9.2.2). Nobody
+    /// carries a request out of whose body nothing has come.
+    pub(super) fn closed(&self, error: Option<io::Error>) -> Then {
+        let unheard = self.from_upstream.is_empty() && self.interim == 0 && !self.up.has_begun();
+        let repeatable = self.request.is_idempotent() || self.request.has_body();
+        if self.path() == Path::Kept && unheard && repeatable {
+            return Then::Again;
+        }
+        Then::Fail(match error {
+            Some(error) => Fault::upstream_io(At::Reply, &error),
+            None => fault(Cause::UpstreamClosed, "the upstream closed the connection without an answer"),
+        })
+    }
+
+    /// Acts on one head.
+    fn heed(&mut self, head: &[u8], client: &mut Client, context: &mut Context) -> Option<Then> {
+        let may_keep = self.request.client_keeps_alive()
+            && !context.draining
+            && self.up.is_read()
+            && self.up.is_flushed()
+            && client.record.requests < limits::REQUESTS_PER_CONNECTION;
+        let options = context.settings.forward_options();
+        match hear(head, &self.request, &options, may_keep, &mut self.down.out) {
+            Err(fault) => Some(Then::Fail(fault)),
+            // No verdict: some proxies ask for the body before they look at the credentials.
+            Ok(Heard::Interim) => {
+                self.interim += 1;
+                (self.interim > limits::INTERIM_ANSWERS)
+                    .then(|| Then::Fail(fault(Cause::ResponseMalformed, "the upstream sends 1xx answers without end")))
+            }
+            Ok(Heard::Switching) => {
+                self.verdict(client, context);
+                Some(match self.up.is_read() && self.up.is_flushed() {
+                    true => Then::Switch,
+                    false => Then::Fail(fault(
+                        Cause::ResponseMalformed,
+                        "the upstream switches protocols before it has the request's body",
+                    )),
+                })
+            }
+            Ok(Heard::Asked { rechallenge, line }) => Some(self.asked(rechallenge, &line, client, context)),
+            Ok(Heard::Final(mut answer)) => {
+                self.verdict(client, context);
+                client.record.status = answer.status;
+                if self.path() == Path::Kept
+                    && let Some(attempt) = &self.attempt
+                {
+                    attempt.hop.remembers();
+                }
+                let pump = std::mem::replace(&mut answer.pump, BodyPump::same(BodyFraming::None));
+                self.down.set_body(pump);
+                self.answer = Some(answer);
+                None
+            }
+        }
+    }
+
+    /// A 407: the verdict on our AUTHENTICATE_MESSAGE, or the end of a connection's authentication.
+    fn asked(&mut self, rechallenge: bool, line: &str, client: &mut Client, context: &mut Context) -> Then {
+        let Some(attempt) = &self.attempt else {
+            return Then::Fail(fault(Cause::ResponseMalformed, "the origin answers 407, which is a proxy's to say"));
+        };
+        let metrics = &attempt.hop.metrics;
+        let Some(ticket) = self.ticket.take() else {
+            metrics.answered_407(Reason407::Unprompted, 1);
+            if self.path() == Path::Kept {
+                attempt.hop.forgets();
+            }
+            // Once only: the next connection is a fresh one.
+            return match self.path() == Path::Kept && !self.up.has_begun() {
+                true => Then::Again,
+                false => Then::Fail(fault(
+                    Cause::Reauthentication,
+                    "the upstream asks for authentication anew in the middle of a request that cannot be repeated",
+                )),
+            };
+        };
+        ticket.refused(context.now_ms());
+        metrics.answered_407(if rechallenge { Reason407::Rechallenge } else { Reason407::Refused }, 1);
+        let too_old = rechallenge && attempt.path == Path::Warm && !self.up.has_begun();
+        if too_old {
+            return Then::Again;
+        }
+        self.count(Outcome::Refused, client, context);
+        Then::Fail(fault(Cause::CredentialsRefused, format!("the upstream refused the credentials: {line}")))
+    }
+
+    /// Any answer but a 407 to an AUTHENTICATE_MESSAGE says that the credentials were taken.
+    fn verdict(&mut self, client: &mut Client, context: &Context) {
+        if let Some(ticket) = self.ticket.take() {
+            ticket.accepted(context.now_ms());
+            if let Some(attempt) = &self.attempt {
+                attempt.hop.metrics.phase(Phase::Authenticate, context.now_us - self.phase_us);
+                attempt.hop.upstream.health.succeeded();
+            }
+            self.count(Outcome::Established, client, context);
+        }
+    }
+
+    /// Writes down how the handshake went.
+    pub(super) fn count(&self, outcome: Outcome, client: &mut Client, context: &Context) {
+        if let Some(attempt) = &self.attempt {
+            Authenticate::write_down(attempt, outcome, client, context);
+        }
+    }
+
+    pub(super) fn path(&self) -> Path {
+        self.attempt.as_ref().map_or(Path::Cold, |attempt| attempt.path)
+    }
+}
