@@ -9,4 +9,4 @@ mod pipe_pool;
 mod tests;
 
 pub use half::{Half, Moved, RelayError, Resources, Turn};
-pub use pipe_pool::{Pipe, PipePool};
+pub use pipe_pool::PipePool;

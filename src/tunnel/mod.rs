@@ -30,9 +30,7 @@ pub mod warm;
 
 use std::net::SocketAddr;
 
-use mio::net::TcpStream;
-
-use crate::event::{Deadline, Endpoint, Key, Lane, Readiness};
+use crate::event::{Deadline, Endpoint, Key, Lane, Readiness, Stream};
 use crate::fault::{At, Cause, Fault};
 use crate::upstream::Resolution;
 use authenticate::Authenticate;
@@ -145,7 +143,7 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// A tunnel for a connection that was just accepted and registered. Its deadline is set.
-    pub fn new(key: Key, stream: TcpStream, came: Came, context: &mut Context) -> Tunnel {
+    pub fn new(key: Key, stream: Stream, came: Came, context: &mut Context) -> Tunnel {
         let endpoint = Endpoint { stream, ready: Readiness::HOPEFUL };
         let record = Record::new(came.from, context.now_us);
         let mut client = Client { endpoint, record, deadline: Deadline::UNARMED };
@@ -272,6 +270,12 @@ impl Tunnel {
     /// Counts and logs the end of the tunnel.
     fn conclude(&self, context: &Context, end: &End, bytes_up: u64, bytes_down: u64) {
         context.metrics.closed(end.label());
+        #[cfg(test)]
+        self.client.endpoint.stream.conclude(
+            end.label(),
+            matches!(end, End::Fault(fault) if fault.at == At::Relay),
+            [bytes_up, bytes_down],
+        );
         self.client.record.log(bytes_up, bytes_down, context.now_us, end);
     }
 }

@@ -1,7 +1,5 @@
 //! The stage in which tunnels spend their lives: bytes both ways until both ways have ended.
 
-use std::time::Duration;
-
 use super::{Client, Context, End, Stage, Step};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Fault};
@@ -65,8 +63,9 @@ impl Relaying {
         let turn = match turn {
             Ok(turn) => turn,
             Err(fault) => {
+                // Its data ended in a failure: the client must not take what it got for the whole.
                 if fault.cause == Cause::UpstreamReset {
-                    reset_instead_of_close(client);
+                    client.endpoint.stream.reset_on_close();
                 }
                 return Relayed::Over(context.fault(fault));
             }
@@ -141,9 +140,4 @@ impl Relaying {
 
 fn since(now: Moved, before: Moved) -> Moved {
     Moved { copied: now.copied - before.copied, spliced: now.spliced - before.spliced }
-}
-
-/// The upstream's data ended in a failure: the client must not take what it got for the whole.
-fn reset_instead_of_close(client: &Client) {
-    let _ = rustix::net::sockopt::set_socket_linger(&client.endpoint.stream, Some(Duration::ZERO));
 }
