@@ -63,9 +63,14 @@ impl Relaying {
         let turn = match turn {
             Ok(turn) => turn,
             Err(fault) => {
-                // Its data ended in a failure: the client must not take what it got for the whole.
-                if fault.cause == Cause::UpstreamReset {
-                    client.endpoint.stream.reset_on_close();
+                // The data of one side ended in a failure: the other must not take what came of it for the whole. If it was the
+                // whole, what is still on its way must not be destroyed.
+                let (left, has_all) = match fault.cause {
+                    Cause::UpstreamReset => (&client.endpoint, self.down.is_finished()),
+                    _ => (&self.upstream, self.up.is_finished()),
+                };
+                if !has_all {
+                    left.stream.reset_on_close();
                 }
                 return Relayed::Over(context.fault(fault));
             }
