@@ -406,6 +406,7 @@ impl Shard {
             self.gate.leave();
             self.context.metrics.tunnels_open.dec();
         }
+        self.report_pipes();
     }
 }
 
