@@ -202,7 +202,11 @@ pub fn on_event(key: Key, ready: Readiness, context: &mut Context) -> bool {
     if warm.challenged {
         // Its deadline, or the client that takes it next, will find out; but a close frees its descriptor at once.
         if warm.upstream.ready.readable() {
+            let hop = Arc::clone(&warm.hop);
             discard(index, Discarded::Failed, context);
+            // Or an upstream that closes behind its challenges would be dialled again and again.
+            let of_hop = context.warm.of(&hop);
+            of_hop.wanted = of_hop.wanted.saturating_sub(1);
         }
         return true;
     }
