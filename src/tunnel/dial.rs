@@ -248,13 +248,14 @@ impl Dial {
         Authenticate::begin(attempt, winner.endpoint, key, client, context)
     }
 
-    /// Tells the health of those upstreams that were tried, and did not take the connection first.
+    /// Tells the health of those upstreams that were tried and did not take the connection. Who set out behind the winner was
+    /// not given its time, and is not blamed.
     fn blame(&self, winner: Option<usize>, context: &Context) {
         let why = || match &self.last {
             Some(fault) => fault.detail.to_string(),
             None => format!("took longer than {} ms to take a connection", millis(RACE_DELAY)),
         };
-        for member in self.launched.iter().filter(|member| Some(**member) != winner) {
+        for member in self.launched.iter().take_while(|member| Some(**member) != winner) {
             if let Some(member) = self.attempt.fleet.members.get(*member) {
                 member.upstream.health.failed(context.now_ms(), &why());
             }
