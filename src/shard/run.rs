@@ -1,5 +1,8 @@
 //! The event loop.
 
+#[cfg(test)]
+mod drive;
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

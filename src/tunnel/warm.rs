@@ -75,6 +75,12 @@ impl WarmPool {
         key.index & WARM_INDEX != 0
     }
 
+    /// Connections, with their challenge or without.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.connections.len()
+    }
+
     fn slot(&self, key: Key) -> Option<usize> {
         let index = (key.index & !WARM_INDEX) as usize;
         self.connections.get(index).filter(|warm| warm.generation == key.generation).map(|_| index)
