@@ -89,7 +89,7 @@ fn connected() -> (TcpStream, TcpStream) {
 }
 
 fn endpoint(stream: TcpStream) -> Endpoint {
-    Endpoint { stream: mio::net::TcpStream::from_std(stream), ready: Readiness::HOPEFUL }
+    Endpoint { stream: mio::net::TcpStream::from_std(stream).into(), ready: Readiness::HOPEFUL }
 }
 
 /// One direction of one tunnel, with its outer ends.

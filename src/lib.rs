@@ -28,6 +28,8 @@ pub mod ntlm;
 pub mod relay;
 pub mod route;
 pub mod shard;
+#[cfg(test)]
+mod sim;
 pub mod stub;
 pub mod supervisor;
 pub mod tunnel;

@@ -54,6 +54,12 @@ impl<T> Mailbox<T> {
         self.ringing.store(false, Ordering::Release);
         self.messages.try_iter()
     }
+
+    /// The loop has been woken and has not looked yet.
+    #[cfg(test)]
+    pub fn is_ringing(&self) -> bool {
+        self.ringing.load(Ordering::Acquire)
+    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! Primitives of the event loop that know nothing of tunnels.
 
 mod mailbox;
+mod pipe;
 mod readiness;
+mod stream;
 mod timers;
 mod token;
 
 pub use mailbox::{Mailbox, Sender, mailbox};
-pub use readiness::{Endpoint, Readiness};
+pub use pipe::Pipe;
+pub use readiness::{Endpoint, Readiness, Signs};
+pub use stream::{Listener, Stream};
 pub use timers::{Deadline, TICK_MS, Timers};
 pub use token::{DIALS, EventToken, Key, Lane};

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use mio::net::TcpStream;
+use super::Stream;
 
 /// What the kernel last said that a socket can do.
 ///
@@ -26,18 +26,29 @@ impl Readiness {
 
     /// Reads what an event says.
     pub fn of_event(event: &mio::event::Event) -> Readiness {
+        Readiness::of_signs(Signs {
+            readable: event.is_readable(),
+            writable: event.is_writable(),
+            read_closed: event.is_read_closed(),
+            write_closed: event.is_write_closed(),
+            error: event.is_error(),
+        })
+    }
+
+    /// Reads the signs of an event.
+    pub fn of_signs(signs: Signs) -> Readiness {
         let mut bits = 0;
-        if event.is_readable() {
+        if signs.readable {
             bits |= Self::READABLE;
         }
-        if event.is_writable() {
+        if signs.writable {
             bits |= Self::WRITABLE;
         }
-        if event.is_read_closed() {
+        if signs.read_closed {
             bits |= Self::READ_CLOSED | Self::READABLE;
         }
         // EPOLLERR or EPOLLHUP: both ways are at an end; a read or write tells why.
-        if event.is_error() || (event.is_read_closed() && event.is_write_closed()) {
+        if signs.error || (signs.read_closed && signs.write_closed) {
             bits |= Self::RESET | Self::READABLE | Self::WRITABLE;
         }
         Readiness(bits)
@@ -86,11 +97,26 @@ impl Readiness {
     }
 }
 
+/// What an event says, in mio's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signs {
+    /// There is something to read, or a read tells why not.
+    pub readable: bool,
+    /// There is room to write.
+    pub writable: bool,
+    /// The peer has ended its direction, or both are at an end.
+    pub read_closed: bool,
+    /// Our own direction is at an end.
+    pub write_closed: bool,
+    /// The connection has met an error.
+    pub error: bool,
+}
+
 /// A connection together with what is known of its readiness.
 #[derive(Debug)]
 pub struct Endpoint {
     /// The connection; closed when this is dropped.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What is known of it.
     pub ready: Readiness,
 }

@@ -14,10 +14,9 @@ use std::io;
 use std::net::Shutdown;
 
 use rustix::io::Errno;
-use rustix::pipe::{SpliceFlags, splice};
 
-use super::pipe_pool::{Pipe, PipePool};
-use crate::event::Endpoint;
+use super::pipe_pool::PipePool;
+use crate::event::{Endpoint, Pipe};
 use crate::limits;
 
 /// A read of at least so many bytes makes a half bulk. Measured (`benches/RESULTS.md`): at 16 KiB splicing saves 7 % of the
@@ -206,9 +205,8 @@ impl Half {
     }
 
     fn take_by_splice(&mut self, from: &mut Endpoint, pipe: Pipe, pipes: &mut PipePool) -> Result<usize, RelayError> {
-        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
         let spliced = loop {
-            match splice(&from.stream, None, &pipe.writer, None, limits::PIPE_BYTES, flags) {
+            match pipe.fill(&from.stream, limits::PIPE_BYTES) {
                 Err(Errno::INTR) => {}
                 other => break other,
             }
@@ -283,10 +281,8 @@ impl Half {
 
 /// Splices at most `bytes` out of a pipe that holds that many; 0 when the destination takes none now.
 pub(super) fn splice_out(pipe: &Pipe, to: &mut Endpoint, bytes: u32) -> io::Result<u32> {
-    // No SPLICE_F_MORE: it holds the tail back for 200 ms in spite of TCP_NODELAY.
-    let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
     loop {
-        match splice(&pipe.reader, None, &to.stream, None, bytes as usize, flags) {
+        match pipe.empty(&to.stream, bytes as usize) {
             Ok(count) => return Ok(u32::try_from(count).unwrap_or(bytes)),
             Err(Errno::INTR) => {}
             // The pipe is not empty, so this EAGAIN is surely the socket's.

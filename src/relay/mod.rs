@@ -10,5 +10,5 @@ mod run;
 mod tests;
 
 pub use half::{Half, Moved, RelayError, Resources, Turn};
-pub use pipe_pool::{Pipe, PipePool};
+pub use pipe_pool::PipePool;
 pub use run::{Run, RunTurn};

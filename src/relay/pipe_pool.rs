@@ -1,19 +1,7 @@
 //! Pipes for splicing: lent while bulk bytes are in them, kept for the next borrower, never more than a cap.
 
-use std::os::fd::OwnedFd;
-
-use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
-
+use crate::event::Pipe;
 use crate::limits;
-
-/// One pipe with nothing in it, or with exactly the bytes that its borrower put there.
-#[derive(Debug)]
-pub struct Pipe {
-    /// Bytes come out here.
-    pub reader: OwnedFd,
-    /// Bytes go in here.
-    pub writer: OwnedFd,
-}
 
 /// A shard's pipes.
 #[derive(Debug)]
@@ -72,21 +60,12 @@ impl PipePool {
             self.discouraged -= 1;
             return None;
         }
-        let pipe = open();
+        let pipe = Pipe::open(limits::PIPE_BYTES, limits::PIPE_FLOOR_BYTES);
         if pipe.is_none() {
             self.discouraged = DISCOURAGED_REQUESTS;
         }
         pipe
     }
-}
-
-/// Makes a pipe of a size that is worth it.
-fn open() -> Option<Pipe> {
-    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-    // EPERM past pipe-user-pages-soft, or past pipe-max-size: what counts is the size that came of it.
-    let _ = fcntl_setpipe_size(&writer, limits::PIPE_BYTES);
-    let size_bytes = fcntl_getpipe_size(&writer).ok()?;
-    (size_bytes >= limits::PIPE_FLOOR_BYTES).then_some(Pipe { reader, writer })
 }
 
 #[cfg(test)]
@@ -111,11 +90,13 @@ mod tests {
     fn a_discarded_pipe_is_not_lent_again_with_its_bytes() {
         let mut pool = PipePool::new(1);
         let pipe = pool.borrow().unwrap();
-        rustix::io::write(&pipe.writer, b"left over").unwrap();
+        let Pipe::Kernel { writer, .. } = &pipe else { panic!("not the kernel's") };
+        rustix::io::write(writer, b"left over").unwrap();
         pool.discard(pipe);
         let next = pool.borrow().unwrap();
         let mut buffer = [0; 16];
-        assert_eq!(rustix::io::read(&next.reader, &mut buffer), Err(rustix::io::Errno::AGAIN));
+        let Pipe::Kernel { reader, .. } = &next else { panic!("not the kernel's") };
+        assert_eq!(rustix::io::read(reader, &mut buffer), Err(rustix::io::Errno::AGAIN));
         pool.discard(next);
     }
 

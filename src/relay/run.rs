@@ -3,11 +3,10 @@
 use std::io;
 
 use rustix::io::Errno;
-use rustix::pipe::{SpliceFlags, splice};
 
 use super::half::{RelayError, splice_out};
-use super::pipe_pool::{Pipe, PipePool};
-use crate::event::Endpoint;
+use super::pipe_pool::PipePool;
+use crate::event::{Endpoint, Pipe};
 use crate::limits;
 
 /// How a call of [`Run::pump`] ended.
@@ -95,10 +94,9 @@ impl Run {
     }
 
     fn take(&mut self, from: &mut Endpoint) -> io::Result<usize> {
-        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(limits::PIPE_BYTES);
         loop {
-            match splice(&from.stream, None, &self.pipe.writer, None, most, flags) {
+            match self.pipe.fill(&from.stream, most) {
                 Ok(0) => {
                     self.ended = true;
                     return Ok(0);

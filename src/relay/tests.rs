@@ -53,7 +53,7 @@ fn endpoint(poll: &Poll, stream: TcpStream, token: Token) -> Endpoint {
     stream.set_nonblocking(true).unwrap();
     let mut stream = mio::net::TcpStream::from_std(stream);
     poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE).unwrap();
-    Endpoint { stream, ready: Readiness::NOTHING }
+    Endpoint { stream: stream.into(), ready: Readiness::NOTHING }
 }
 
 /// What a shard does for one tunnel: waits only when neither half has anything to do.

@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use mio::net::TcpListener;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt};
 
+use crate::event::Listener;
 use crate::limits;
 
 /// The listeners of one shard.
-pub type Listeners = Vec<TcpListener>;
+pub type Listeners = Vec<Listener>;
 
 /// Binds `addresses` for `shards` shards. Port 0 becomes one free port, the same for all shards; the addresses that came of
 /// it are returned.
@@ -46,7 +47,7 @@ fn exclusive_probe(address: SocketAddr) -> io::Result<SocketAddr> {
     SocketAddr::try_from(bound).map_err(|_| io::Error::other("the system bound an address of another family"))
 }
 
-fn open(address: SocketAddr) -> io::Result<TcpListener> {
+fn open(address: SocketAddr) -> io::Result<Listener> {
     let socket = socket(address)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, true)?;
@@ -56,7 +57,7 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     sockopt::set_tcp_keepidle(&socket, limits::KEEPALIVE_IDLE)?;
     bind_socket(&socket, &address)?;
     listen(&socket, limits::LISTEN_BACKLOG)?;
-    Ok(TcpListener::from_std(std::net::TcpListener::from(socket)))
+    Ok(Listener::Tcp(TcpListener::from_std(std::net::TcpListener::from(socket))))
 }
 
 fn socket(address: SocketAddr) -> io::Result<std::os::fd::OwnedFd> {

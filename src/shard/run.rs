@@ -1,5 +1,8 @@
 //! The event loop.
 
+#[cfg(test)]
+mod drive;
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +14,7 @@ use slab::Slab;
 use super::accept::Gate;
 use super::listener::Listeners;
 use super::message::{Described, Message};
-use crate::event::{self, EventToken, Key, Lane, Mailbox, Readiness, Sender, Timers};
+use crate::event::{self, EventToken, Key, Lane, Mailbox, Readiness, Sender, Stream, Timers};
 use crate::fault::is_exhaustion;
 use crate::limits::{self, millis};
 use crate::metrics::Metrics;
@@ -146,7 +149,7 @@ impl Shard {
             }
             let began = Instant::now();
             self.context.now_us = micros_since_at(self.epoch, began);
-            let stop = self.turn(&events);
+            let stop = self.turn(events.iter().map(|event| (event.token(), Readiness::of_event(event))));
             self.turns.observe(began.elapsed().as_secs_f64());
             if stop || (self.draining && self.slots.is_empty()) {
                 self.cut_all();
@@ -156,12 +159,12 @@ impl Shard {
     }
 
     /// One turn: events, new connections, those whose turn had to wait, deadlines. `true` to stop.
-    fn turn(&mut self, events: &Events) -> bool {
+    fn turn(&mut self, events: impl Iterator<Item = (Token, Readiness)>) -> bool {
         let mut stop = false;
-        for event in events {
-            match EventToken::read(event.token()) {
-                Some(token) => self.on_event(token, Readiness::of_event(event)),
-                None if event.token() == WAKER => stop |= self.on_messages(),
+        for (token, ready) in events {
+            match EventToken::read(token) {
+                Some(token) => self.on_event(token, ready),
+                None if token == WAKER => stop |= self.on_messages(),
                 None => self.accept_pending = true,
             }
         }
@@ -389,7 +392,7 @@ impl Shard {
         }
     }
 
-    fn admit(&mut self, mut stream: mio::net::TcpStream, from: std::net::SocketAddr, listener: usize) {
+    fn admit(&mut self, mut stream: Stream, from: std::net::SocketAddr, listener: usize) {
         self.context.metrics.accepted.inc();
         let generation = self.next_generation;
         self.next_generation = self.next_generation.wrapping_add(1).max(1);
@@ -429,6 +432,7 @@ impl Shard {
             self.gate.leave(slot.tunnel.client());
             self.context.metrics.tunnels_open.dec();
         }
+        self.report_pipes();
     }
 }
 

@@ -10,7 +10,7 @@ use super::counters::Counters;
 use super::personality::Personality;
 use super::session::{Session, Surroundings};
 use super::tunnel::{TURN_BYTES, Tunnel, Turn};
-use crate::event::{Endpoint, Readiness};
+use crate::event::{Endpoint, Readiness, Stream};
 
 /// Between two bytes of a trickle: the least time that makes them arrive apart.
 const TRICKLE_PAUSE: Duration = Duration::from_millis(1);
@@ -100,7 +100,7 @@ impl Connection {
     }
 
     /// The socket, to be registered.
-    pub(super) fn socket(&mut self) -> &mut mio::net::TcpStream {
+    pub(super) fn socket(&mut self) -> &mut Stream {
         &mut self.endpoint.stream
     }
 

@@ -293,11 +293,15 @@ impl Dial {
     fn blame(&self, winner: Option<usize>, context: &Context) {
         let members = &self.attempt.fleet.members;
         let is_up = |member: usize| members.get(member).is_some_and(|member| member.upstream.health.is_up());
-        for (member, why) in self.launched.iter().filter(|(member, _)| Some(*member) != winner) {
+        let winners_place = self.launched.iter().position(|(member, _)| Some(*member) == winner);
+        for (place, (member, why)) in self.launched.iter().enumerate() {
             let why = match why {
+                _ if Some(*member) == winner => continue,
                 // A loop that lags must not take its own delay for the upstreams'.
                 _ if self.race.has_arrived(*member) => continue,
                 Some(why) if !self.race.has(*member) => why.clone(),
+                // Who set out behind the winner was not given its time.
+                _ if winners_place.is_some_and(|winner| place > winner) => continue,
                 // Being slower than another is a fault only while there is that other.
                 _ if winner.is_some_and(|winner| !is_up(winner)) => continue,
                 _ => format!("took longer than {} ms to take a connection", millis(RACE_DELAY)),

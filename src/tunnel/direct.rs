@@ -159,8 +159,7 @@ impl Direct {
     }
 
     fn connected(self, winner: Racer, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        let ends = (winner.endpoint.stream.peer_addr(), winner.endpoint.stream.local_addr());
-        if let (Ok(peer), Ok(local)) = ends
+        if let Some((peer, local)) = winner.endpoint.stream.ends()
             && context.settings.fleet.is_gateway(peer, local)
         {
             let detail = format!("{} is the gateway itself", self.origin);

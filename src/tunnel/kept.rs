@@ -2,7 +2,6 @@
 //!
 //! The one used last is taken first, so that what is too many grows old and goes.
 
-use std::io;
 use std::sync::Arc;
 
 use mio::{Interest, Token};
@@ -78,7 +77,7 @@ pub(super) fn take(hop: &Arc<Hop>, key: Key, number: u8, context: &mut Context) 
 /// Whether a connection stands and nothing has come since its last answer; what has come would be taken for the answer to the
 /// next request. Asks the socket, because an event may be on its way.
 pub(super) fn is_at_rest(upstream: &mut Endpoint) -> bool {
-    let nothing = upstream.stream.peek(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+    let nothing = upstream.stream.is_silent();
     if nothing {
         upstream.ready.read_blocked();
     }

@@ -32,9 +32,7 @@ pub mod warm;
 
 use std::net::SocketAddr;
 
-use mio::net::TcpStream;
-
-use crate::event::{Deadline, Endpoint, Key, Lane, Readiness};
+use crate::event::{Deadline, Endpoint, Key, Lane, Readiness, Stream};
 use crate::fault::{At, Cause, Fault};
 use crate::upstream::Resolution;
 use authenticate::Authenticate;
@@ -151,7 +149,7 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// A tunnel for a connection that was just accepted and registered. Its deadline is set.
-    pub fn new(key: Key, stream: TcpStream, came: Came, context: &mut Context) -> Tunnel {
+    pub fn new(key: Key, stream: Stream, came: Came, context: &mut Context) -> Tunnel {
         let endpoint = Endpoint { stream, ready: Readiness::HOPEFUL };
         let listener = u16::try_from(came.listener).unwrap_or(u16::MAX);
         let record = Record { listener, ..Record::new(came.from, context.now_us) };
@@ -306,6 +304,12 @@ impl Tunnel {
     /// Counts and logs the end of the tunnel.
     fn conclude(&self, context: &Context, end: &End, bytes_up: u64, bytes_down: u64) {
         context.metrics.closed(end.label());
+        #[cfg(test)]
+        self.client.endpoint.stream.conclude(
+            end.label(),
+            matches!(end, End::Fault(fault) if fault.at == At::Relay),
+            [bytes_up, bytes_down],
+        );
         let record = &self.client.record;
         if !record.is_between_requests() {
             record.log(record.bytes_up + bytes_up, record.bytes_down + bytes_down, context.now_us, end);

@@ -3,11 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 
-use mio::net::TcpStream;
 use mio::{Interest, Token};
 
 use super::Context;
-use crate::event::{DIALS, Endpoint, EventToken, Key, Lane, Readiness};
+use crate::event::{DIALS, Endpoint, EventToken, Key, Lane, Readiness, Stream};
 use crate::limits::{self, millis};
 
 /// An address, and where it came from.
@@ -106,7 +105,7 @@ impl Race {
     /// Whether one to this upstream has arrived in truth, and only its event has not been heard yet.
     pub(super) fn has_arrived(&self, member: usize) -> bool {
         let of_member = |racer: &&Racer| racer.candidate.member == member;
-        self.racers.iter().filter(of_member).any(|racer| racer.endpoint.stream.peer_addr().is_ok())
+        self.racers.iter().filter(of_member).any(|racer| racer.endpoint.stream.is_connected())
     }
 
     /// When something is to be done if nobody arrives: give one up, or send the next if there `is_next`. In ms.
@@ -119,11 +118,7 @@ impl Race {
 
 /// Begins to connect and registers the connection, for reading and writing at once and for good.
 pub(super) fn connect(address: SocketAddr, key: Key, number: u8, context: &Context) -> io::Result<Endpoint> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    // The request follows at once: its segment carries the handshake's last ACK, which saves a packet a tunnel. A kernel that
-    // declines sends that ACK by itself.
-    let _ = rustix::net::sockopt::set_tcp_quickack(&stream, false);
+    let mut stream = Stream::connect(address)?;
     let token = Token::from(EventToken { key, lane: Lane::Upstream(number) });
     context.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
     Ok(Endpoint { stream, ready: Readiness::NOTHING })

@@ -159,8 +159,7 @@ impl ReadHead {
 /// Acknowledges the head at once. Clients that leave Nagle's algorithm on hold the body back until then, and the kernel would
 /// wait 40 ms for something to send along.
 fn hasten_body(client: &Client) {
-    // Without it the body comes all the same, only later.
-    let _ = rustix::net::sockopt::set_tcp_quickack(&client.endpoint.stream, true);
+    client.endpoint.stream.acknowledge();
 }
 
 /// The first byte of a TLS connection (RFC 8446 §5.1).

@@ -1,7 +1,5 @@
 //! The stage in which tunnels spend their lives: bytes both ways until both ways have ended.
 
-use std::time::Duration;
-
 use super::{Client, Context, End, Stage, Step};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Fault};
@@ -65,8 +63,14 @@ impl Relaying {
         let turn = match turn {
             Ok(turn) => turn,
             Err(fault) => {
-                if fault.cause == Cause::UpstreamReset {
-                    reset_instead_of_close(client);
+                // The data of one side ended in a failure: the other must not take what came of it for the whole. If it was the
+                // whole, what is still on its way must not be destroyed.
+                let (left, has_all) = match fault.cause {
+                    Cause::UpstreamReset => (&client.endpoint, self.down.is_finished()),
+                    _ => (&self.upstream, self.up.is_finished()),
+                };
+                if !has_all {
+                    left.stream.reset_on_close();
                 }
                 return Relayed::Over(context.fault(fault));
             }
@@ -141,9 +145,4 @@ impl Relaying {
 
 fn since(now: Moved, before: Moved) -> Moved {
     Moved { copied: now.copied - before.copied, spliced: now.spliced - before.spliced }
-}
-
-/// The upstream's data ended in a failure: the client must not take what it got for the whole.
-pub(super) fn reset_instead_of_close(client: &Client) {
-    let _ = rustix::net::sockopt::set_socket_linger(&client.endpoint.stream, Some(Duration::ZERO));
 }

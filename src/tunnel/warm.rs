@@ -75,6 +75,12 @@ impl WarmPool {
         key.index & WARM_INDEX != 0
     }
 
+    /// Connections, with their challenge or without.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.connections.len()
+    }
+
     fn slot(&self, key: Key) -> Option<usize> {
         let index = (key.index & !WARM_INDEX) as usize;
         self.connections.get(index).filter(|warm| warm.generation == key.generation).map(|_| index)
@@ -204,7 +210,11 @@ pub fn on_event(key: Key, ready: Readiness, context: &mut Context) -> bool {
     if warm.challenged {
         // Its deadline, or the client that takes it next, will find out; but a close frees its descriptor at once.
         if warm.upstream.ready.readable() {
+            let hop = Arc::clone(&warm.hop);
             discard(index, Discarded::Failed, context);
+            // Or an upstream that closes behind its challenges would be dialled again and again.
+            let of_hop = context.warm.of(&hop);
+            of_hop.wanted = of_hop.wanted.saturating_sub(1);
         }
         return true;
     }

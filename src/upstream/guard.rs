@@ -141,6 +141,8 @@ struct Inner {
     refusals: u32,
     ever_proven: bool,
     next_number: u64,
+    /// Tickets whose messages have no answer yet.
+    unanswered: u32,
     /// The youngest ticket that was refused, and the youngest that was accepted.
     refused_number: u64,
     accepted_number: u64,
@@ -180,6 +182,7 @@ impl Guard {
             refusals: 0,
             ever_proven: false,
             next_number: 1,
+            unanswered: 0,
             refused_number: 0,
             accepted_number: 0,
             suspects: Vec::new(),
@@ -228,6 +231,10 @@ impl Guard {
             }
             _ => {
                 if let Some(until_ms) = inner.budget_spent_until(&self.policy, now_ms) {
+                    // Slow is not refused: the answers that are still to come decide.
+                    if inner.unanswered > 0 {
+                        return Permission::Wait;
+                    }
                     inner.state = State::Refused { until_ms };
                     drop(inner);
                     let rest = Duration::from_millis(until_ms - now_ms);
@@ -242,11 +249,13 @@ impl Guard {
         }
         let number = inner.next_number;
         inner.next_number += 1;
+        inner.unanswered += 1;
         Permission::Go(Ticket { guard: Arc::clone(self), number, destination, answered: false })
     }
 
     fn accepted(&self, number: u64, destination: u64, now_ms: u64) {
         let mut inner = self.lock();
+        inner.unanswered -= 1;
         inner.suspects.retain(|suspect| suspect.destination != destination);
         if number <= inner.refused_number {
             inner.end_canary(number);
@@ -266,6 +275,7 @@ impl Guard {
 
     fn refused(&self, number: u64, destination: u64, now_ms: u64) {
         let mut inner = self.lock();
+        inner.unanswered -= 1;
         if number < inner.accepted_number {
             return;
         }
@@ -306,7 +316,10 @@ impl Guard {
     }
 
     fn unanswered(&self, number: u64) {
-        if self.lock().end_canary(number) {
+        let mut inner = self.lock();
+        inner.unanswered -= 1;
+        if inner.end_canary(number) {
+            drop(inner);
             (self.on_change)(GuardState::Unproven, Duration::ZERO);
         }
     }
@@ -314,6 +327,7 @@ impl Guard {
     /// Nothing was sent after all: the attempt is taken back.
     fn unused(&self, number: u64) {
         let mut inner = self.lock();
+        inner.unanswered -= 1;
         if inner.end_canary(number) {
             if !inner.ever_proven {
                 inner.attempts_ms.pop();
@@ -534,6 +548,18 @@ mod tests {
         go(&guard, 2_000).accepted(2_100);
         assert_eq!(guard.state(), GuardState::Proven);
         slow.accepted(70_000);
+        assert_eq!(guard.state(), GuardState::Proven);
+    }
+
+    #[test]
+    fn answers_that_are_slow_are_waited_for_and_not_taken_for_refusals() {
+        let guard = guard();
+        let mut tickets: Vec<Ticket> = (0..3).map(|number| go(&guard, number * 2_000)).collect();
+        assert!(matches!(guard.ask(60_000, "origin:443"), Permission::Wait));
+        assert_eq!(guard.held(60_000), None, "a newcomer may dial");
+        tickets.remove(0).accepted(61_000);
+        go(&guard, 61_000).accepted(61_100);
+        drop(tickets);
         assert_eq!(guard.state(), GuardState::Proven);
     }
 

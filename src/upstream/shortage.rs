@@ -47,6 +47,12 @@ impl Shortage {
         now_ms < self.rests_until_ms.load(Ordering::Relaxed)
     }
 
+    /// Clients that wait for a challenge.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Leaves the upstream alone for [`limits::WARM_REST`]; clients still get their cold connections.
     pub fn rest(&self, now_ms: u64) {
         self.rests_until_ms.store(now_ms + limits::millis(limits::WARM_REST), Ordering::Relaxed);

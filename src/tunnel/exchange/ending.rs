@@ -7,7 +7,7 @@ use crate::tunnel::closing::Closing;
 use crate::tunnel::dial::Dial;
 use crate::tunnel::read_head::{Pinned, ReadHead};
 use crate::tunnel::reply::Reply;
-use crate::tunnel::{Client, Context, End, Step, kept, relaying};
+use crate::tunnel::{Client, Context, End, Step, kept};
 
 impl Exchange {
     /// The answer is delivered.
@@ -76,7 +76,7 @@ impl Exchange {
             self.down.take_unsent();
         } else if self.answer.is_some() || !self.down.is_flushed() {
             // A part of the answer is out: the client must not take it for the whole.
-            relaying::reset_instead_of_close(client);
+            client.endpoint.stream.reset_on_close();
             return self.end(context.fault(fault), client, context);
         }
         let repeatable = is_silent && !self.up.has_begun() && self.request.is_idempotent();

@@ -1,0 +1,447 @@
+//! The simulated network of a thread: its connections, its listening door, its pipes, and what happens to them in time.
+//!
+//! The gateway's side reaches it through the handles [`Socket`], [`Door`] and [`Tube`], which `event::Stream`, `event::Listener` and
+//! `event::Pipe` hold in tests; the world of a simulation through [`with`]. Nothing in here waits, and all chance comes of one seed.
+
+mod handles;
+mod pipe;
+mod wire;
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+
+use mio::Token;
+use rustix::io::Errno;
+
+use super::rng::Rng;
+use super::trace::Trace;
+use crate::event::{Readiness, Signs};
+pub use handles::{Door, Socket, Tube, connect, open_pipe};
+use pipe::PipeState;
+pub use wire::{Conclusion, End, Pace, Phase, Traits, Wire};
+
+thread_local! {
+    static NETWORK: RefCell<Option<Network>> = const { RefCell::new(None) };
+}
+
+/// Puts a network in place for this thread, or takes it away.
+pub fn install(network: Option<Network>) {
+    NETWORK.set(network);
+}
+
+/// Lends this thread's network.
+pub fn with<T>(look: impl FnOnce(&mut Network) -> T) -> T {
+    NETWORK.with_borrow_mut(|network| look(network.as_mut().expect("a simulation runs on this thread")))
+}
+
+/// Calls that the gateway may make in one turn: one for every few bytes that a tunnel may move in it.
+const MOST_CALLS_PER_TURN: u64 = 300_000;
+
+/// What an address does to whoever connects to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// Takes the connection after so many µs at the least and at the most.
+    Takes(u64, u64),
+    /// Refuses it after so many µs at the most.
+    Refuses(u64),
+    /// Cannot be reached, which is told at once.
+    Unreachable,
+    /// Never answers.
+    Swallows,
+    /// The gateway's machine has no descriptor left every other time.
+    Exhausts,
+}
+
+/// What happens at its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Action {
+    Arrive(usize),
+    CarryIn(usize),
+    CarryOut(usize),
+    Wake(usize),
+    /// A timer of the world's own.
+    Alarm(u64),
+}
+
+/// What the world is to look after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// The peer of a connection may have something to do.
+    Peer(usize),
+    /// An alarm of its own.
+    Alarm(u64),
+}
+
+/// How the poll behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct PollTraits {
+    /// An event is held back once in so many times.
+    pub delays: u64,
+    /// An event is told twice, one that means nothing comes, or one of the past, once in so many turns.
+    pub noise: u64,
+}
+
+/// All of it.
+pub struct Network {
+    pub now_us: u64,
+    pub trace: Trace,
+    pub rng: Rng,
+    pub wires: Vec<Wire>,
+    pub addresses: BTreeMap<SocketAddr, Address>,
+    /// Which address each connection that the gateway made leads to.
+    pub dialled: BTreeMap<usize, SocketAddr>,
+    pub poll: PollTraits,
+    /// Slots of a new pipe; `None`: there are none.
+    pub pipe_slots: Option<(usize, usize)>,
+    /// The traits of connections that the gateway makes.
+    pub traits: Vec<Traits>,
+    /// Accepting fails once in so many times.
+    pub accept_fails: Option<u64>,
+    /// Upstreams that were ejected, by their places.
+    pub ejected: Vec<usize>,
+    /// Calls of the gateway, and bytes that it spliced.
+    pub calls: u64,
+    calls_before_turn: u64,
+    pub spliced: u64,
+    agenda: BinaryHeap<Reverse<(u64, u64, Action)>>,
+    next_number: u64,
+    backlog: VecDeque<(usize, SocketAddr)>,
+    door: Option<Token>,
+    door_edge: bool,
+    pipes: Vec<PipeState>,
+    /// Events of late, to be told once more.
+    past: VecDeque<(Token, Signs)>,
+}
+
+impl Network {
+    pub fn new(rng: Rng, trace: Trace) -> Network {
+        Network {
+            now_us: 0,
+            trace,
+            rng,
+            wires: Vec::new(),
+            addresses: BTreeMap::new(),
+            dialled: BTreeMap::new(),
+            poll: PollTraits { delays: 4, noise: 8 },
+            pipe_slots: None,
+            traits: Vec::new(),
+            accept_fails: None,
+            ejected: Vec::new(),
+            calls: 0,
+            calls_before_turn: 0,
+            spliced: 0,
+            agenda: BinaryHeap::new(),
+            next_number: 0,
+            backlog: VecDeque::new(),
+            door: None,
+            door_edge: false,
+            pipes: Vec::new(),
+            past: VecDeque::new(),
+        }
+    }
+
+    fn schedule(&mut self, delay_us: u64, action: Action) {
+        self.next_number += 1;
+        self.agenda.push(Reverse((self.now_us + delay_us, self.next_number, action)));
+    }
+
+    /// When the next thing happens, in µs.
+    pub fn next_us(&self) -> Option<u64> {
+        self.agenda.peek().map(|Reverse((at_us, ..))| *at_us)
+    }
+
+    /// Lets the next thing happen that is due; `None` when none is.
+    pub fn happen(&mut self) -> Option<Option<Call>> {
+        let at_us = self.next_us().filter(|at_us| *at_us <= self.now_us)?;
+        let Reverse((_, _, action)) = self.agenda.pop()?;
+        debug_assert!(at_us <= self.now_us);
+        Some(match action {
+            Action::Arrive(id) => {
+                self.arrive(id);
+                Some(Call::Peer(id))
+            }
+            Action::CarryIn(id) => {
+                let wire = &mut self.wires[id];
+                wire.moving_in = false;
+                let goes_on = wire.carry_in(&mut self.rng);
+                self.trace.note(self.now_us, "carry in", id, self.wires[id].rx.len());
+                if goes_on {
+                    self.carry_in(id);
+                }
+                self.wake(id);
+                None
+            }
+            Action::CarryOut(id) => {
+                let wire = &mut self.wires[id];
+                wire.moving_out = false;
+                let goes_on = wire.carry_out(&mut self.rng);
+                self.trace.note(self.now_us, "carry out", id, self.wires[id].inbox.len());
+                if goes_on {
+                    self.carry_out(id);
+                }
+                self.wake(id);
+                None
+            }
+            Action::Wake(id) => {
+                self.wires[id].waking = false;
+                Some(Call::Peer(id))
+            }
+            Action::Alarm(what) => Some(Call::Alarm(what)),
+        })
+    }
+
+    /// A connection that the gateway makes comes to its address.
+    fn arrive(&mut self, id: usize) {
+        let wire = &mut self.wires[id];
+        if !wire.held || wire.phase != Phase::Connecting {
+            return;
+        }
+        match self.addresses[&self.dialled[&id]] {
+            Address::Refuses(_) => wire.die(Errno::CONNREFUSED),
+            _ => {
+                wire.phase = Phase::Open;
+                wire.edge = true;
+            }
+        }
+        self.trace.note(self.now_us, "arrive", id, 0);
+    }
+
+    fn carry_in(&mut self, id: usize) {
+        if !self.wires[id].moving_in {
+            self.wires[id].moving_in = true;
+            let delay_us = self.wires[id].traits.pace.delay_us(&mut self.rng);
+            self.schedule(delay_us, Action::CarryIn(id));
+        }
+    }
+
+    fn carry_out(&mut self, id: usize) {
+        if !self.wires[id].moving_out {
+            self.wires[id].moving_out = true;
+            let delay_us = self.wires[id].traits.pace.delay_us(&mut self.rng);
+            self.schedule(delay_us, Action::CarryOut(id));
+        }
+    }
+
+    fn wake(&mut self, id: usize) {
+        if !self.wires[id].waking {
+            self.wires[id].waking = true;
+            let delay_us = self.rng.within(0..=20);
+            self.schedule(delay_us, Action::Wake(id));
+        }
+    }
+
+    /// Calls the world back.
+    pub fn alarm(&mut self, delay_us: u64, what: u64) {
+        self.schedule(delay_us, Action::Alarm(what));
+    }
+
+    /// Calls the peer of a connection later.
+    pub fn wake_in(&mut self, id: usize, delay_us: u64) {
+        self.schedule(delay_us, Action::Wake(id));
+    }
+
+    // What peers do.
+
+    /// A client connects; it is reset when nobody listens any more.
+    pub fn come(&mut self, traits: Traits, from: SocketAddr) -> usize {
+        let id = self.wires.len();
+        self.wires.push(Wire::new(traits, Phase::Open));
+        self.trace.note(self.now_us, "come", id, 0);
+        if self.door.is_none() {
+            let wire = &mut self.wires[id];
+            wire.close();
+            wire.reset_peer();
+            return id;
+        }
+        self.backlog.push_back((id, from));
+        self.door_edge = true;
+        id
+    }
+
+    /// A peer writes; returns how many bytes it could.
+    pub fn peer_write(&mut self, id: usize, bytes: &[u8]) -> usize {
+        let wire = &mut self.wires[id];
+        if wire.sent_end.is_some() {
+            return 0;
+        }
+        let count = bytes.len().min(wire.traits.sent_capacity.saturating_sub(wire.sent.len()));
+        wire.sent.push(&bytes[..count]);
+        if count > 0 {
+            self.trace.note(self.now_us, "peer writes", id, count);
+            self.carry_in(id);
+        }
+        count
+    }
+
+    /// A peer reads all there is.
+    pub fn peer_read(&mut self, id: usize, most: usize, into: &mut Vec<u8>) -> usize {
+        let wire = &mut self.wires[id];
+        let bytes = wire.inbox.front(most);
+        let count = bytes.len();
+        into.extend_from_slice(bytes);
+        wire.inbox.drop_front(count);
+        if count > 0 {
+            self.trace.note(self.now_us, "peer reads", id, count);
+            self.carry_out(id);
+        }
+        count
+    }
+
+    /// A peer ends its direction, or resets the connection and takes back some of what is on its way.
+    pub fn peer_end(&mut self, id: usize, end: End) {
+        let wire = &mut self.wires[id];
+        if wire.sent_end == Some(End::Reset) || wire.sent_end == Some(end) {
+            return;
+        }
+        wire.sent_end = Some(end);
+        if end == End::Reset {
+            let kept = self.rng.size(0..=wire.sent.len());
+            wire.sent.truncate(kept);
+            wire.peer_closed = true;
+        }
+        self.trace.note(self.now_us, if end == End::Fin { "peer ends" } else { "peer resets" }, id, 0);
+        self.carry_in(id);
+    }
+
+    /// A peer closes for good.
+    pub fn peer_close(&mut self, id: usize) {
+        let unread = !self.wires[id].inbox.is_empty();
+        self.peer_end(id, if unread { End::Reset } else { End::Fin });
+        self.wires[id].peer_closed = true;
+        self.carry_out(id);
+    }
+
+    /// A connection takes little more from now on, so that what comes stands still in the gateway.
+    pub fn narrow(&mut self, id: usize) {
+        let wire = &mut self.wires[id];
+        wire.traits.inbox_capacity = wire.traits.inbox_capacity.min(wire.inbox.len().max(1));
+        wire.traits.tx_capacity = wire.traits.tx_capacity.min(wire.tx.len().max(100));
+    }
+
+    // What the poll does.
+
+    /// Fetches events: those that are due, a few held back, a few twice, and a few that mean nothing.
+    pub fn fetch(&mut self) -> Vec<(Token, Readiness)> {
+        self.calls_before_turn = self.calls;
+        let mut events = Vec::new();
+        for wire in &mut self.wires {
+            let Some(token) = wire.token.filter(|_| wire.held && wire.edge) else { continue };
+            if self.poll.delays > 0 && self.rng.once_in(self.poll.delays) {
+                continue;
+            }
+            wire.edge = false;
+            let signs = wire.signs();
+            if signs != Signs::default() {
+                events.push((token, signs));
+            }
+        }
+        if self.poll.noise > 0 && self.rng.once_in(self.poll.noise) {
+            self.add_noise(&mut events);
+        }
+        self.rng.shuffle(&mut events);
+        for (token, signs) in &events {
+            self.trace.note(
+                self.now_us,
+                "event",
+                token.0,
+                usize::from(signs.readable) + 2 * usize::from(signs.writable),
+            );
+            self.past.push_back((*token, *signs));
+        }
+        while self.past.len() > 8 {
+            self.past.pop_front();
+        }
+        let mut events: Vec<_> = events.into_iter().map(|(token, signs)| (token, Readiness::of_signs(signs))).collect();
+        if self.door_edge
+            && let Some(token) = self.door
+        {
+            self.door_edge = false;
+            events.push((token, Readiness::of_signs(Signs { readable: true, ..Signs::default() })));
+        }
+        events
+    }
+
+    fn add_noise(&mut self, events: &mut Vec<(Token, Signs)>) {
+        match self.rng.within(0..=3) {
+            0 => {
+                let twice: Vec<_> = events.iter().take(2).copied().collect();
+                events.extend(twice);
+            }
+            // Of sockets that may have been closed, or registered anew, meanwhile; what was said of an end is not taken back.
+            1 => {
+                let mut again: Vec<_> = self.past.iter().copied().collect();
+                again.retain(|(token, _)| !self.wires.iter().any(|wire| wire.held && wire.token == Some(*token)));
+                events.extend(again);
+            }
+            2 => {
+                for wire in self.wires.iter_mut().filter(|wire| wire.held) {
+                    let signs = wire.signs();
+                    if let Some(token) = wire.token
+                        && signs != Signs::default()
+                    {
+                        events.push((token, signs));
+                    }
+                }
+            }
+            // Readable, though somebody has read it all.
+            _ => {
+                let open = self.wires.iter().filter(|wire| wire.held && wire.phase == Phase::Open);
+                let nothing = Signs { readable: true, ..Signs::default() };
+                events.extend(open.filter_map(|wire| Some((wire.token?, nothing))));
+            }
+        }
+    }
+
+    /// An event is due, if only after a while.
+    pub fn has_edge(&self) -> bool {
+        self.door_edge && self.door.is_some()
+            || self.wires.iter().any(|wire| wire.held && wire.edge && wire.token.is_some())
+    }
+
+    /// Clients that have not been accepted.
+    pub fn at_the_door(&self) -> usize {
+        self.backlog.len()
+    }
+
+    /// Pipes that the gateway holds, with bytes in them or without.
+    pub fn pipes_open(&self) -> usize {
+        self.pipes.iter().filter(|pipe| pipe.open).count()
+    }
+
+    /// Sockets that the gateway holds.
+    pub fn sockets_held(&self) -> usize {
+        self.wires.iter().filter(|wire| wire.held).count() - self.backlog.len()
+    }
+}
+
+impl Network {
+    fn connect(&mut self, address: SocketAddr) -> io::Result<Socket> {
+        let rule = self.addresses.get(&address).copied().unwrap_or(Address::Refuses(0));
+        let id = self.wires.len();
+        self.trace.note(self.now_us, "connect", id, usize::from(address.port()));
+        let delay_us = match rule {
+            Address::Unreachable => return Err(Errno::HOSTUNREACH.into()),
+            Address::Exhausts if self.rng.once_in(2) => return Err(Errno::MFILE.into()),
+            Address::Exhausts => 0,
+            Address::Swallows => u64::MAX,
+            Address::Takes(least, most) => self.rng.within(least..=most),
+            Address::Refuses(most) => self.rng.within(0..=most),
+        };
+        let traits = self.rng.pick(&self.traits);
+        self.wires.push(Wire::new(traits, Phase::Connecting));
+        self.dialled.insert(id, address);
+        // On the same machine the connection stands when connect returns.
+        match delay_us {
+            0 => {
+                self.arrive(id);
+                self.wake(id);
+            }
+            u64::MAX => {}
+            _ => self.schedule(delay_us, Action::Arrive(id)),
+        }
+        Ok(Socket::of(id))
+    }
+}

@@ -1,0 +1,248 @@
+//! What the gateway holds of a simulated network, in the place of descriptors.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+
+use mio::Token;
+use rustix::io::Errno;
+
+use super::pipe::PipeState;
+use super::{Conclusion, MOST_CALLS_PER_TURN, NETWORK, Network, Phase, with};
+use crate::event::{Signs, Stream};
+
+/// The gateway's end of a connection; closed when this is dropped.
+#[derive(Debug)]
+pub struct Socket(u32);
+
+/// The gateway's listening socket.
+#[derive(Debug)]
+pub struct Door;
+
+/// A pipe of the gateway's.
+#[derive(Debug)]
+pub struct Tube(u32);
+
+/// A signal comes in the middle of a call once in so many calls.
+const SIGNALS: u64 = 128;
+
+/// Connects, if this thread has a simulated network.
+pub fn connect(address: SocketAddr) -> Option<io::Result<Socket>> {
+    NETWORK.with_borrow_mut(|network| network.as_mut().map(|network| network.connect(address)))
+}
+
+/// Makes a pipe, if this thread has a simulated network.
+pub fn open_pipe() -> Option<Option<Tube>> {
+    NETWORK.with_borrow_mut(|network| network.as_mut().map(Network::open_pipe))
+}
+
+impl Network {
+    fn open_pipe(&mut self) -> Option<Tube> {
+        let (least, most) = self.pipe_slots?;
+        let slots = self.rng.size(least..=most);
+        self.pipes.push(PipeState::new(slots));
+        u32::try_from(self.pipes.len() - 1).ok().map(Tube)
+    }
+
+    fn is_interrupted(&mut self) -> bool {
+        self.calls += 1;
+        assert!(self.calls - self.calls_before_turn < MOST_CALLS_PER_TURN, "a turn without end");
+        self.rng.once_in(SIGNALS)
+    }
+}
+
+impl Socket {
+    pub(super) fn of(id: usize) -> Socket {
+        Socket(u32::try_from(id).unwrap())
+    }
+
+    /// Its number in the network.
+    pub fn id(&self) -> usize {
+        self.0 as usize
+    }
+
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        with(|network| {
+            if network.is_interrupted() {
+                return Err(Errno::INTR.into());
+            }
+            let outcome = network.wires[self.id()].read(buffer);
+            network.took(self.id(), "read", outcome).map_err(io::Error::from)
+        })
+    }
+
+    pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        with(|network| {
+            if network.is_interrupted() {
+                return Err(Errno::INTR.into());
+            }
+            let outcome = network.wires[self.id()].write(bytes);
+            network.gave(self.id(), "write", outcome).map_err(io::Error::from)
+        })
+    }
+
+    pub fn take_error(&self) -> Option<io::Error> {
+        with(|network| network.wires[self.id()].error.take().map(io::Error::from))
+    }
+
+    pub fn is_connected(&self) -> bool {
+        with(|network| {
+            let wire = &network.wires[self.id()];
+            wire.phase != Phase::Connecting && wire.error.is_none()
+        })
+    }
+
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        assert_eq!(how, Shutdown::Write);
+        with(|network| {
+            let outcome = network.wires[self.id()].shut();
+            network.gave(self.id(), "shutdown", outcome.map(|()| 0)).map(|_| ()).map_err(io::Error::from)
+        })
+    }
+
+    pub fn reset_on_close(&self) {
+        with(|network| network.wires[self.id()].resets_on_close = true);
+    }
+
+    pub fn register(&self, token: Token) -> io::Result<()> {
+        with(|network| {
+            let wire = &mut network.wires[self.id()];
+            wire.token = Some(token);
+            wire.edge = wire.signs() != Signs::default();
+        });
+        Ok(())
+    }
+
+    /// The tunnel of this client has ended.
+    pub fn conclude(&self, conclusion: Conclusion) {
+        with(|network| {
+            let bytes: u64 = conclusion.bytes.iter().sum();
+            network.trace.note(network.now_us, conclusion.label, self.id(), usize::try_from(bytes).unwrap());
+            let before = network.wires[self.id()].concluded.replace(conclusion);
+            assert_eq!(before, None, "a tunnel ends once");
+        });
+    }
+}
+
+impl Network {
+    /// The gateway has read: the way goes on.
+    fn took(&mut self, id: usize, what: &'static str, outcome: Result<usize, Errno>) -> Result<usize, Errno> {
+        self.trace.note(self.now_us, what, id, outcome.unwrap_or(usize::MAX));
+        let wire = &self.wires[id];
+        if outcome.is_ok() && (!wire.sent.is_empty() || wire.sent_end.is_some()) {
+            self.carry_in(id);
+        }
+        outcome
+    }
+
+    /// The gateway has written, or ended its direction.
+    fn gave(&mut self, id: usize, what: &'static str, outcome: Result<usize, Errno>) -> Result<usize, Errno> {
+        self.trace.note(self.now_us, what, id, outcome.unwrap_or(usize::MAX));
+        if outcome.is_ok() {
+            self.carry_out(id);
+        }
+        outcome
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // The network may be gone already when a failed test is unwound.
+        NETWORK.with_borrow_mut(|network| {
+            let Some(network) = network.as_mut() else { return };
+            let id = self.id();
+            network.trace.note(network.now_us, "close", id, 0);
+            let wire = &mut network.wires[id];
+            if wire.phase == Phase::Connecting {
+                wire.phase = Phase::Dead;
+            }
+            if wire.close() {
+                wire.reset_peer();
+                network.wake(id);
+            } else {
+                network.carry_out(id);
+                network.carry_in(id);
+            }
+        });
+    }
+}
+
+impl Door {
+    pub fn register(&self, token: Token) -> io::Result<()> {
+        with(|network| {
+            network.door = Some(token);
+            network.door_edge = true;
+        });
+        Ok(())
+    }
+
+    pub fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
+        with(|network| {
+            if !network.backlog.is_empty()
+                && let Some(times) = network.accept_fails
+                && network.rng.once_in(times)
+            {
+                return Err(network.rng.pick(&[Errno::MFILE, Errno::NFILE, Errno::INTR]).into());
+            }
+            let (id, from) = network.backlog.pop_front().ok_or(io::Error::from(Errno::AGAIN))?;
+            network.trace.note(network.now_us, "accept", id, 0);
+            Ok((Socket::of(id), from))
+        })
+    }
+}
+
+/// Who has not been accepted yet is reset.
+impl Drop for Door {
+    fn drop(&mut self) {
+        NETWORK.with_borrow_mut(|network| {
+            let Some(network) = network.as_mut() else { return };
+            network.door = None;
+            for (id, _) in std::mem::take(&mut network.backlog) {
+                let wire = &mut network.wires[id];
+                wire.resets_on_close = true;
+                wire.close();
+                wire.reset_peer();
+                network.wake(id);
+            }
+        });
+    }
+}
+
+impl Tube {
+    pub fn fill(&self, from: &Stream, bytes: usize) -> rustix::io::Result<usize> {
+        let Stream::Simulated(socket) = from else { unreachable!("a pipe of the same network") };
+        with(|network| {
+            if network.is_interrupted() {
+                return Err(Errno::INTR);
+            }
+            let Network { wires, pipes, rng, .. } = network;
+            let outcome = wires[socket.id()].splice(&mut pipes[self.0 as usize], bytes, rng);
+            network.spliced += outcome.unwrap_or(0) as u64;
+            network.took(socket.id(), "splice in", outcome)
+        })
+    }
+
+    pub fn empty(&self, to: &Stream, bytes: usize) -> rustix::io::Result<usize> {
+        let Stream::Simulated(socket) = to else { unreachable!("a pipe of the same network") };
+        with(|network| {
+            if network.is_interrupted() {
+                return Err(Errno::INTR);
+            }
+            let pipe = &mut network.pipes[self.0 as usize];
+            // What the borrower asks for is what it believes to be in there.
+            assert_eq!(pipe.front(usize::MAX).len(), bytes, "a pipe holds what its borrower says");
+            let outcome = network.wires[socket.id()].write(pipe.front(bytes));
+            pipe.gone(outcome.unwrap_or(0));
+            network.gave(socket.id(), "splice out", outcome)
+        })
+    }
+}
+
+impl Drop for Tube {
+    fn drop(&mut self) {
+        NETWORK.with_borrow_mut(|network| {
+            if let Some(network) = network.as_mut() {
+                network.pipes[self.0 as usize].open = false;
+            }
+        });
+    }
+}

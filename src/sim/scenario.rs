@@ -1,0 +1,383 @@
+//! What a seed decides before anything happens.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::network::{Address, Pace, PollTraits, Traits};
+use super::rng::Rng;
+use crate::handshake::FirstLeg;
+use crate::stub::Personality;
+use crate::tunnel::TimeoutsMs;
+
+/// Everything that a seed decides.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Everybody behaves, some upstream can always be reached, and no time is short: every byte must arrive.
+    pub strict: bool,
+    pub clients: Vec<ClientPlan>,
+    pub upstreams: Vec<UpstreamPlan>,
+    /// The traits of connections that the gateway makes.
+    pub traits: Vec<Traits>,
+    pub timeouts: TimeoutsMs,
+    pub head_limit_bytes: usize,
+    pub scratch_bytes: usize,
+    pub pipes: usize,
+    pub pipe_slots: Option<(usize, usize)>,
+    pub warm: usize,
+    pub first_leg: FirstLeg,
+    pub balance: bool,
+    pub max_tunnels: usize,
+    pub poll: PollTraits,
+    pub accept_fails: Option<u64>,
+    /// The secret is right.
+    pub right_password: bool,
+    pub drain_at_us: Option<u64>,
+    pub stop_at_us: Option<u64>,
+    pub reload_at_us: Option<u64>,
+}
+
+/// Where a client wants to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To an origin, through an upstream.
+    Through,
+    /// The same, and the upstream is asked without credentials first.
+    Plainly,
+    /// Straight to an origin's address.
+    Address,
+    /// Straight to an origin's name, which is found after so many µs.
+    Name(u64),
+    /// To where nobody may go.
+    Denied,
+}
+
+/// One client.
+#[derive(Clone, Debug)]
+pub struct ClientPlan {
+    pub from: SocketAddr,
+    pub comes_at_us: u64,
+    pub traits: Traits,
+    pub target: Target,
+    /// Bytes of a field that makes its head longer.
+    pub filler: usize,
+    /// What it sends, and what its origin sends.
+    pub up: FlowPlan,
+    pub down: FlowPlan,
+    /// As much of what it sends goes out before it has its answer.
+    pub early: u64,
+    pub oddity: Option<ClientOddity>,
+}
+
+/// One direction of a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowPlan {
+    pub bytes: u64,
+    pub piece: usize,
+    pub rest_us: u64,
+    /// It ends only when the other direction has.
+    pub ends_last: bool,
+    pub oddity: Option<FlowOddity>,
+}
+
+/// What goes wrong in a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowOddity {
+    /// Resets the connection when that many bytes are written.
+    Resets(u64),
+    /// Closes it then, read or unread.
+    Closes(u64),
+    /// Reads nothing after that many bytes.
+    GoesDeaf(u64),
+    /// Writes nothing after that many bytes, and does not say that it has ended.
+    FallsSilent(u64),
+}
+
+/// What a client does that it should not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientOddity {
+    /// Connects and closes.
+    SaysNothing,
+    /// Connects and waits.
+    Waits,
+    /// Sends half of a head and waits.
+    SendsHalf,
+    /// Sends half of a head and closes.
+    ClosesInHead,
+    /// Speaks TLS.
+    SpeaksTls,
+    /// Sends what is no request.
+    Babbles,
+    /// Resets its connection after so many µs.
+    Resets(u64),
+    /// Closes its connection after so many µs.
+    Closes(u64),
+}
+
+/// One upstream.
+#[derive(Clone, Debug)]
+pub struct UpstreamPlan {
+    pub personality: Personality,
+    pub addresses: Vec<(SocketAddr, Address)>,
+    /// Its name resolves after so many µs; 0: it is known from the start.
+    pub resolves_after_us: u64,
+    /// What goes wrong on its connections, once in so many.
+    pub odd_once_in: Option<u64>,
+}
+
+/// With these a handshake always succeeds.
+const GOOD: &[Personality] = &[
+    Personality::Plain,
+    Personality::Plain,
+    Personality::Plain,
+    Personality::IsaFirst407Closes,
+    Personality::Http10KeepAlive,
+    Personality::Http10,
+    Personality::BodyLength3k,
+    Personality::BodyChunkedTrailers,
+    Personality::BodyToClose,
+    Personality::InformationalFirst,
+    Personality::NoReason,
+    Personality::OddReason,
+    Personality::FoldedLines,
+    Personality::OkWithContentLength,
+    Personality::OkWithTransferEncoding,
+    Personality::ByteAtATime,
+    Personality::OneConnection,
+    Personality::AsksFirst,
+    Personality::Open,
+    Personality::ChallengesJoined,
+    Personality::ChallengesAnyCase,
+    Personality::ChallengesNotFirst,
+    Personality::OtherSchemesBeside,
+    Personality::Forgets,
+    Personality::PerRequestAuth,
+    Personality::DeniesClientFields,
+    Personality::NegotiateOnly,
+    Personality::Wingate,
+    Personality::Strict128Ess,
+    Personality::TimestampMic,
+    Personality::KeyExchange,
+    Personality::NoTargetInfo,
+    Personality::OemOnly,
+    Personality::Slow,
+];
+
+/// The origins that are reached without an upstream.
+pub const ORIGINS: [&str; 2] = ["10.7.0.1", "10.7.0.2"];
+
+impl Scenario {
+    /// What this seed decides.
+    pub fn of(seed: u64) -> Scenario {
+        let mut rng = Rng::new(seed);
+        let rng = &mut rng;
+        let strict = rng.once_in(2);
+        // More than one turn may move: then tunnels yield to each other.
+        let bulky = rng.once_in(40);
+        let traits: Vec<Traits> = (0..rng.size(1..=3)).map(|_| traits(rng, bulky)).collect();
+        let upstreams = upstreams(rng, strict, &traits);
+        let resolved_late = upstreams.iter().any(|upstream| upstream.resolves_after_us > 0);
+        let clients: Vec<ClientPlan> =
+            (0..rng.size(1..=6)).map(|number| client(rng, strict, bulky, number, &traits, resolved_late)).collect();
+        let lenient =
+            |rng: &mut Rng, times: u64, most_us: u64| (!strict && rng.once_in(times)).then(|| rng.within(0..=most_us));
+        Scenario {
+            strict,
+            traits,
+            upstreams,
+            clients,
+            timeouts: if strict { PATIENT } else { hasty(rng) },
+            head_limit_bytes: if strict || rng.once_in(2) { 64 * 1024 } else { rng.size(150..=2_000) },
+            scratch_bytes: if bulky { 65_536 } else { rng.pick(&[64, 64, 300, 300, 1_500, 4_096, 16_384, 65_536]) },
+            pipes: rng.pick(&[0, 1, 2, 32]),
+            pipe_slots: rng.pick(&[None, Some((16, 16)), Some((2, 3)), Some((1, 40)), Some((256, 256))]),
+            warm: rng.pick(&[0, 0, 1, 3]),
+            first_leg: if rng.once_in(4) { FirstLeg::Plain } else { FirstLeg::Negotiate },
+            balance: rng.once_in(3),
+            max_tunnels: if strict || rng.once_in(2) { 100 } else { rng.size(1..=4) },
+            poll: PollTraits { delays: rng.pick(&[0, 2, 4, 10]), noise: rng.pick(&[0, 2, 10]) },
+            accept_fails: rng.once_in(4).then(|| rng.within(2..=4)),
+            right_password: strict || !rng.once_in(6),
+            drain_at_us: lenient(rng, 4, 1_000_000),
+            stop_at_us: lenient(rng, 5, 3_000_000),
+            reload_at_us: rng.once_in(6).then(|| rng.within(0..=300_000)),
+        }
+    }
+}
+
+const PATIENT: TimeoutsMs = TimeoutsMs {
+    head: 600_000,
+    connect: 60_000,
+    handshake: 1_000_000,
+    idle: 2_000_000,
+    warm: 2_000,
+    half_closed: 2_000_000,
+    linger: 2_000,
+    body: 60_000,
+    response: 300_000,
+    keep_alive: 60_000,
+    keep: 8_000,
+};
+
+fn hasty(rng: &mut Rng) -> TimeoutsMs {
+    TimeoutsMs {
+        head: rng.within(100..=3_000),
+        connect: rng.within(50..=2_000),
+        handshake: rng.within(100..=6_000),
+        idle: rng.within(50..=5_000),
+        warm: rng.within(50..=2_000),
+        half_closed: rng.within(50..=3_000),
+        linger: rng.within(2_000..=4_000),
+        ..PATIENT
+    }
+}
+
+/// From 1 up to `most`, small ones as often as large ones.
+fn magnitude(rng: &mut Rng, most: usize) -> usize {
+    let bits = rng.size(0..=most.ilog2() as usize);
+    rng.size(1 << bits..=(2 << bits) - 1).min(most)
+}
+
+fn traits(rng: &mut Rng, bulky: bool) -> Traits {
+    if bulky {
+        let (pace, large) = (rng.pick(&[Pace::AT_ONCE, Pace::BURSTS]), 4 << 20);
+        let (rx_capacity, tx_capacity) = (large, rng.pick(&[large, 100_000]));
+        let harsh = rng.once_in(2);
+        return Traits { pace, rx_capacity, tx_capacity, inbox_capacity: large, sent_capacity: large, harsh };
+    }
+    let pace = if rng.once_in(12) { Pace::CRUMBS } else { rng.pick(&Pace::ALL[1..]) };
+    let mut capacity = || {
+        let least = if rng.once_in(30) { 1 } else { 200 };
+        magnitude(rng, 300_000).max(least)
+    };
+    let (rx_capacity, tx_capacity, inbox_capacity, sent_capacity) = (capacity(), capacity(), capacity(), capacity());
+    Traits { pace, rx_capacity, tx_capacity, inbox_capacity, sent_capacity, harsh: rng.once_in(2) }
+}
+
+/// As many bytes as go that way in a bearable number of steps.
+fn bearable(traits: &Traits) -> usize {
+    let by_pace = match traits.pace.piece.1 {
+        ..10 => 200,
+        10..2_000 => 60_000,
+        2_000..100_000 => 200_000,
+        _ if traits.rx_capacity > 1 << 20 => 3_000_000,
+        _ => 500_000,
+    };
+    let least = [traits.rx_capacity, traits.tx_capacity, traits.inbox_capacity, traits.sent_capacity];
+    by_pace.min(60 * least.into_iter().min().unwrap_or(1))
+}
+
+fn flow(rng: &mut Rng, most: usize, strict: bool) -> FlowPlan {
+    let most = if rng.once_in(4) { most } else { most.min(50_000) };
+    let bytes = if rng.once_in(6) { 0 } else { magnitude(rng, most) };
+    // In at most forty pieces.
+    let piece = magnitude(rng, bytes.max(1)).max(bytes / 40 + 1);
+    let rest_us = if rng.once_in(2) { 0 } else { rng.within(0..=10_000) };
+    let bytes = bytes as u64;
+    let oddity = (!strict && rng.once_in(3)).then(|| {
+        let after = rng.within(0..=bytes);
+        let deaf = FlowOddity::GoesDeaf;
+        let odd = [FlowOddity::Resets, FlowOddity::Closes, deaf, deaf, FlowOddity::FallsSilent];
+        rng.pick(&odd)(after)
+    });
+    FlowPlan { bytes, piece, rest_us, ends_last: false, oddity }
+}
+
+fn client(rng: &mut Rng, strict: bool, bulky: bool, number: usize, ways: &[Traits], resolved_late: bool) -> ClientPlan {
+    let traits = traits(rng, bulky);
+    let most = ways.iter().chain([&traits]).map(bearable).min().unwrap_or(1);
+    let (mut up, mut down) = (flow(rng, most, strict), flow(rng, most, strict));
+    match rng.within(0..=3) {
+        0 => up.ends_last = true,
+        1 => down.ends_last = true,
+        _ => {}
+    }
+    let stranger = !strict && rng.once_in(20);
+    let ip = if stranger { Ipv4Addr::new(10, 1, 1, 1) } else { Ipv4Addr::LOCALHOST };
+    let port = 40_000 + u16::try_from(number).unwrap();
+    let oddity = (!strict && rng.once_in(4)).then(|| {
+        let after_us = rng.within(0..=200_000);
+        rng.pick(&[
+            ClientOddity::SaysNothing,
+            ClientOddity::Waits,
+            ClientOddity::SendsHalf,
+            ClientOddity::ClosesInHead,
+            ClientOddity::SpeaksTls,
+            ClientOddity::Babbles,
+            ClientOddity::Resets(after_us),
+            ClientOddity::Resets(after_us),
+            ClientOddity::Closes(after_us),
+            ClientOddity::Closes(after_us),
+        ])
+    });
+    let target = match rng.within(0..=11) {
+        0 => Target::Plainly,
+        1 => Target::Address,
+        2 => Target::Name(rng.within(0..=50_000)),
+        3 if !strict => Target::Denied,
+        _ => Target::Through,
+    };
+    let at_first = resolved_late || rng.once_in(3);
+    ClientPlan {
+        from: SocketAddr::new(IpAddr::V4(ip), port),
+        comes_at_us: rng.within(0..=if at_first { 2_000 } else { 600_000 }),
+        traits,
+        target,
+        filler: if rng.once_in(3) { rng.size(0..=if most > 1_000 { 6_000 } else { 60 }) } else { 0 },
+        early: if rng.once_in(2) { rng.within(0..=up.bytes.min(80_000)) } else { 0 },
+        up,
+        down,
+        oddity,
+    }
+}
+
+fn upstreams(rng: &mut Rng, strict: bool, traits: &[Traits]) -> Vec<UpstreamPlan> {
+    let fast = traits.iter().all(|traits| bearable(traits) > 100_000);
+    let count = rng.size(1..=3);
+    let mut plans: Vec<UpstreamPlan> = (0..count)
+        .map(|member| UpstreamPlan {
+            personality: personality(rng, strict, fast),
+            addresses: (0..rng.size(1..=3))
+                .map(|place| (upstream_address(member, place), address(rng, strict)))
+                .collect(),
+            resolves_after_us: if rng.once_in(6) && (count == 1 || !strict) { rng.within(1..=400_000) } else { 0 },
+            odd_once_in: (!strict && rng.once_in(2)).then(|| rng.within(1..=4)),
+        })
+        .collect();
+    if strict && let Some(last) = plans.last_mut().and_then(|plan| plan.addresses.last_mut()) {
+        last.1 = Address::Takes(0, rng.pick(&[0, 100, 30_000]));
+    }
+    plans
+}
+
+fn upstream_address(member: usize, place: usize) -> SocketAddr {
+    let octet = |number: usize| u8::try_from(number + 1).unwrap();
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, octet(member), octet(place))), 3128)
+}
+
+fn personality(rng: &mut Rng, strict: bool, fast: bool) -> Personality {
+    if strict || rng.once_in(3) {
+        return rng.pick(GOOD);
+    }
+    use Personality::{BigTargetInfo, BodyEndless, BodyHuge, BytesAfterBody, HugeTargetInfo};
+    loop {
+        let chosen = rng.pick(Personality::ALL);
+        // What comes behind a body when its request is answered already is an answer to the next: nobody can tell.
+        if chosen == BytesAfterBody {
+            continue;
+        }
+        if fast || !matches!(chosen, BigTargetInfo | BodyEndless | BodyHuge | HugeTargetInfo) {
+            return chosen;
+        }
+    }
+}
+
+fn address(rng: &mut Rng, strict: bool) -> Address {
+    match rng.within(0..=11) {
+        0 => Address::Refuses(rng.within(0..=300_000)),
+        1 => Address::Unreachable,
+        2 => Address::Swallows,
+        3 if !strict => Address::Exhausts,
+        4 => Address::Takes(0, 600_000),
+        5 | 6 => Address::Takes(0, 0),
+        _ => Address::Takes(0, rng.within(1..=50_000)),
+    }
+}

@@ -1,0 +1,418 @@
+//! A shard, its clients and its upstreams on one virtual clock, until nothing is left to do.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::client::{self, Client};
+use super::network::{self, Address, Call, Network, Phase, with};
+use super::rng::Rng;
+use super::scenario::{FlowOddity, FlowPlan, ORIGINS, Scenario, Target};
+use super::trace::Trace;
+use super::upstream::{Peer, Shared};
+use crate::event::{Key, Listener, Sender};
+use crate::fleet::{Fleet, Habits, Hop, KnownIdentity, Member, Order};
+use crate::handshake::Credentials;
+use crate::metrics::Metrics;
+use crate::ntlm::{Account, Identity, Method, NtHash};
+use crate::route::{Decision, Rule, Rules};
+use crate::shard::{Gate, GateRules, Message, Shard, ShardOptions};
+use crate::stub::{Counters, ServerNames, Setup, StubAccount};
+use crate::tunnel::Settings;
+use crate::upstream::{Guard, GuardPolicy, HealthChange, HostPort, Names, Resolution, Upstream};
+
+/// Turns that no run may need.
+const MOST_TURNS: u64 = 400_000;
+
+/// Virtual time that no run may need, in µs.
+const LONGEST_US: u64 = 6_000_000_000;
+
+/// Turns in a row in which the loop is busy and does nothing.
+const MOST_SPINS: u32 = 64;
+
+// The world's alarms: what, and of which.
+const COMES: u64 = 1 << 32;
+const RESOLVES: u64 = 2 << 32;
+const CHECKS: u64 = 3 << 32;
+const FOUND: u64 = 4 << 32;
+const DRAINS: u64 = 5 << 32;
+const STOPS: u64 = 6 << 32;
+const RELOADS: u64 = 7 << 32;
+const SETTLED: u64 = 8 << 32;
+
+thread_local! {
+    /// Making the families costs more than a run.
+    static METRICS: RefCell<Option<Arc<Metrics>>> = const { RefCell::new(None) };
+}
+
+/// Forgets what a run that went wrong has left in the gauges.
+pub fn forget_metrics() {
+    METRICS.set(None);
+}
+
+/// Threads that nobody asks, for the questions are put to the world.
+static NAMES: OnceLock<Names> = OnceLock::new();
+
+type Questions = Arc<Mutex<Vec<(HostPort, Key)>>>;
+
+/// Everything of one run.
+pub struct World {
+    pub scenario: Scenario,
+    pub clients: Vec<Option<Client>>,
+    pub peers: BTreeMap<usize, Peer>,
+    pub fleet: Arc<Fleet>,
+    pub metrics: Arc<Metrics>,
+    pub counters: Counters,
+    settings: Settings,
+    setup: Setup,
+    flows: Vec<FlowPlan>,
+    sender: Sender<Message>,
+    questions: Questions,
+    rng: Rng,
+    drains: bool,
+}
+
+/// Builds the world of a scenario and its shard; what is left to chance comes of the seed.
+pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
+    let mut rng = Rng::new(!seed);
+    network::install(Some(new_network(&scenario, rng.fork(), prints)));
+    let metrics =
+        METRICS.with_borrow_mut(|kept| Arc::clone(kept.get_or_insert_with(|| Arc::new(Metrics::new().unwrap()))));
+    let bell: Arc<OnceLock<Sender<Message>>> = Arc::default();
+    let fleet = Arc::new(new_fleet(&scenario, &metrics, &bell));
+    let settings = Settings {
+        fleet: Arc::clone(&fleet),
+        timeouts: scenario.timeouts,
+        head_limit_bytes: scenario.head_limit_bytes,
+        via: true,
+    };
+    let (mut shard, sender) = Shard::new(ShardOptions {
+        number: 0,
+        listeners: vec![Listener::Simulated(network::Door)],
+        gate: Gate::new(GateRules { max_tunnels: scenario.max_tunnels, ..GateRules::default() }),
+        settings: settings.clone(),
+        pipes: scenario.pipes,
+        names: NAMES.get_or_init(|| Names::start().unwrap()).clone(),
+        metrics: Arc::clone(&metrics),
+        epoch: Instant::now(),
+    })
+    .unwrap();
+    bell.set(sender.clone()).ok().unwrap();
+    let questions = Questions::default();
+    let context = shard.context();
+    context.timers = crate::event::Timers::new(0);
+    context.scratch = vec![0; scenario.scratch_bytes].into();
+    context.look_up = ask_world(Arc::clone(&questions), &scenario);
+    let account = StubAccount { domain: "CORP".into(), user: "alice".into(), nt_hash: NtHash::from_password("right") };
+    let world = World {
+        clients: scenario.clients.iter().map(|_| None).collect(),
+        peers: BTreeMap::new(),
+        fleet,
+        metrics,
+        counters: Counters::default(),
+        settings,
+        setup: Setup::new(ServerNames::new("CORP", "PROXY"), vec![account], Duration::ZERO),
+        flows: scenario.clients.iter().map(|client| client.down).collect(),
+        sender,
+        questions,
+        rng,
+        drains: false,
+        scenario,
+    };
+    world.set_alarms();
+    (world, shard)
+}
+
+fn new_network(scenario: &Scenario, rng: Rng, prints: bool) -> Network {
+    let mut network = Network::new(rng, Trace::new(prints));
+    network.traits.clone_from(&scenario.traits);
+    network.poll = scenario.poll;
+    network.pipe_slots = scenario.pipe_slots;
+    network.accept_fails = scenario.accept_fails;
+    network.addresses.extend(scenario.upstreams.iter().flat_map(|upstream| upstream.addresses.iter().copied()));
+    for number in 0..scenario.clients.len() {
+        let address = |host: &str| SocketAddr::new(host.parse().unwrap(), 9_000 + u16::try_from(number).unwrap());
+        network.addresses.insert(address(ORIGINS[0]), Address::Takes(0, 5_000));
+        network.addresses.insert(address(ORIGINS[1]), Address::Swallows);
+    }
+    network
+}
+
+fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Sender<Message>>>) -> Fleet {
+    let bell = Arc::clone(bell);
+    let guard = Guard::new(GuardPolicy::default(), move |_, _| {
+        bell.get().into_iter().for_each(|sender| sender.send(Message::GuardChanged));
+    });
+    let known = Arc::new(KnownIdentity {
+        name: "default".into(),
+        guard,
+        clients: Vec::new(),
+        has_listener: false,
+        login: None,
+    });
+    let (mut members, mut hops) = (Vec::new(), Vec::new());
+    for (place, plan) in scenario.upstreams.iter().enumerate() {
+        let name = format!("u{place}");
+        let upstream = Upstream::new(&name, vec![format!("{name}.test:3128").parse().unwrap()], move |change| {
+            if matches!(change, HealthChange::Ejected(_)) {
+                with(|network| {
+                    network.ejected.push(place);
+                    network.alarm(500_000, CHECKS + place as u64);
+                });
+            }
+        });
+        let password = if scenario.right_password { "right" } else { "wrong" };
+        let account = Account::parse(r"CORP\alice", None).unwrap();
+        let proved = Identity::new(account, "WS", NtHash::from_password(password), Method::NtlmV2, false);
+        hops.push(Arc::new(Hop {
+            number: place,
+            upstream: Arc::clone(&upstream),
+            identity: Arc::clone(&known),
+            credentials: Arc::new(Credentials::new(proved, "proxy.corp.test", scenario.first_leg)),
+            metrics: metrics.hop(&name, &known.name),
+            upstream_metrics: metrics.upstream(&name),
+            warm_cap: scenario.warm,
+            keep_cap: 0,
+            habits: Habits::default(),
+        }));
+        if plan.resolves_after_us == 0 {
+            upstream.resolved(0, addresses_of(scenario, place));
+        }
+        let metrics = metrics.upstream(&name);
+        members.push(Member { upstream, metrics, group: 0, weight: 1, identity: None });
+    }
+    let order = if scenario.balance { Order::Balance } else { Order::Failover };
+    Fleet {
+        members,
+        identities: vec![known],
+        hops,
+        order,
+        rules: rules(),
+        by_listener: Vec::new(),
+        own_ports: Vec::new(),
+    }
+}
+
+fn addresses_of(scenario: &Scenario, member: usize) -> Resolution {
+    Resolution::Addresses(scenario.upstreams[member].addresses.iter().map(|(address, _)| *address).collect())
+}
+
+fn rules() -> Rules {
+    let rule = |hosts: &[&str], networks: &[&str], decision| Rule {
+        hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+        networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
+        ports: Vec::new(),
+        decision,
+    };
+    Rules {
+        rules: vec![rule(&[".direct"], &["10.7.0.0/16"], Decision::Direct), rule(&[".denied"], &[], Decision::Deny)],
+        no_proxy: Vec::new(),
+        without_credentials: vec![".open".parse().unwrap()],
+    }
+}
+
+/// Names are found by the world, after the time that the client's plan says.
+fn ask_world(questions: Questions, scenario: &Scenario) -> Box<dyn Fn(HostPort, Key) -> bool + Send> {
+    let delays: Vec<u64> = scenario
+        .clients
+        .iter()
+        .map(|client| if let Target::Name(after_us) = client.target { after_us } else { 0 })
+        .collect();
+    Box::new(move |host, key| {
+        let mut questions = questions.lock().unwrap();
+        let delay_us = delays[usize::from(host.port()) - 9_000];
+        with(|network| network.alarm(delay_us, FOUND + questions.len() as u64));
+        questions.push((host, key));
+        true
+    })
+}
+
+impl World {
+    fn set_alarms(&self) {
+        let scenario = &self.scenario;
+        with(|network| {
+            for (number, plan) in scenario.clients.iter().enumerate() {
+                network.alarm(plan.comes_at_us, COMES + number as u64);
+            }
+            for (member, plan) in scenario.upstreams.iter().enumerate().filter(|(_, plan)| plan.resolves_after_us > 0) {
+                network.alarm(plan.resolves_after_us, RESOLVES + member as u64);
+            }
+            for (at_us, what) in
+                [(scenario.drain_at_us, DRAINS), (scenario.stop_at_us, STOPS), (scenario.reload_at_us, RELOADS)]
+            {
+                at_us.into_iter().for_each(|at_us| network.alarm(at_us, what));
+            }
+        });
+    }
+
+    /// Lets the world turn until the shard ends.
+    ///
+    /// # Errors
+    /// When it does not come to its end.
+    pub fn run(&mut self, shard: &mut Shard) -> Result<(), String> {
+        let mut spins = 0;
+        for _ in 0..MOST_TURNS {
+            self.happen();
+            let (now_us, calls, events) = with(|network| (network.now_us, network.calls, network.fetch()));
+            let quiet = events.is_empty() && !shard.is_called();
+            let with_messages = !self.rng.once_in(3);
+            if shard.drive(now_us, events, with_messages) {
+                return Ok(());
+            }
+            let busy = shard.patience() == Some(Duration::ZERO);
+            let did_nothing = calls == with(|network| network.calls);
+            spins = if busy && quiet && did_nothing { spins + 1 } else { 0 };
+            if spins > MOST_SPINS {
+                return Err("the loop spins and does nothing".into());
+            }
+            if now_us > LONGEST_US {
+                return Err("time passes and the tunnels do not end".into());
+            }
+            self.end_when_all_is_over(shard);
+            if !self.advance(shard) {
+                return Err("nothing will ever happen, and the shard has not ended".into());
+            }
+        }
+        Err("turns without end".into())
+    }
+
+    /// What is left to happen when the shard is gone.
+    ///
+    /// # Errors
+    /// When it has no end.
+    pub fn settle(&mut self) -> Result<(), String> {
+        for _ in 0..MOST_TURNS {
+            self.happen();
+            let Some(next_us) = with(|network| network.next_us()) else { return Ok(()) };
+            with(|network| network.now_us = next_us);
+        }
+        Err("the peers go on without end".into())
+    }
+
+    /// Everything that is due.
+    fn happen(&mut self) {
+        while let Some(call) = with(Network::happen) {
+            match call {
+                None => {}
+                Some(Call::Peer(wire)) => self.call_peer(wire),
+                Some(Call::Alarm(what)) => self.alarm(what),
+            }
+        }
+    }
+
+    fn call_peer(&mut self, wire: usize) {
+        if let Some(client) = self.clients.iter_mut().flatten().find(|client| client.wire == wire) {
+            with(|network| client.step(network));
+            return;
+        }
+        if !self.peers.contains_key(&wire) {
+            let Some(address) =
+                with(|network| (network.wires[wire].phase == Phase::Open).then(|| network.dialled[&wire]))
+            else {
+                return;
+            };
+            let peer = self.new_peer(wire, address);
+            self.peers.insert(wire, peer);
+        }
+        let shared = Shared { setup: &self.setup, counters: &self.counters, flows: &self.flows };
+        let peer = self.peers.get_mut(&wire);
+        with(|network| peer.into_iter().for_each(|peer| peer.step(network, &shared)));
+    }
+
+    fn new_peer(&mut self, wire: usize, address: SocketAddr) -> Peer {
+        let member = self.scenario.upstreams.iter().find(|plan| plan.addresses.iter().any(|known| known.0 == address));
+        let Some(plan) = member else {
+            let number = usize::from(address.port()) - 9_000;
+            return Peer::origin(wire, number, self.flows[number]);
+        };
+        let odd = plan.odd_once_in.is_some_and(|times| self.rng.once_in(times));
+        let after = self.rng.within(0..=3_000);
+        let kinds = [FlowOddity::Resets, FlowOddity::Closes, FlowOddity::GoesDeaf, FlowOddity::FallsSilent];
+        let oddity = odd.then(|| self.rng.pick(&kinds)(after));
+        Peer::upstream(wire, plan.personality, self.rng.next(), oddity)
+    }
+
+    fn alarm(&mut self, what: u64) {
+        let index = usize::try_from(what & 0xffff_ffff).unwrap();
+        match what & !0xffff_ffff {
+            COMES => {
+                let plan = self.scenario.clients[index].clone();
+                self.clients[index] = Some(with(|network| Client::come(index, plan, network)));
+            }
+            RESOLVES => {
+                self.fleet.members[index].upstream.resolved(0, addresses_of(&self.scenario, index));
+                self.sender.send(Message::Resolved);
+            }
+            CHECKS => self.check(index),
+            FOUND => self.found(index),
+            DRAINS => self.drain(),
+            STOPS => {
+                self.drains = true;
+                self.sender.send(Message::Stop);
+            }
+            RELOADS => self.sender.send(Message::Settings(Box::new(self.settings.clone()))),
+            SETTLED => {}
+            _ => unreachable!("an alarm of the world's"),
+        }
+    }
+
+    fn drain(&mut self) {
+        self.drains = true;
+        self.sender.send(Message::Drain);
+    }
+
+    /// What the checker of an upstream does.
+    fn check(&self, member: usize) {
+        let health = &self.fleet.members[member].upstream.health;
+        let now_ms = with(|network| network.now_us) / 1000;
+        let Some(rest_ms) = health.next_check_in_ms(now_ms) else { return };
+        if rest_ms == 0 {
+            let takes = |address: &(SocketAddr, Address)| matches!(address.1, Address::Takes(..));
+            let answers = self.scenario.upstreams[member].addresses.iter().any(takes);
+            health.checked(now_ms, if answers { Ok(()) } else { Err("nobody answers".into()) });
+        }
+        // Not for ever: the run ends when nothing is left to happen.
+        if !self.drains {
+            with(|network| network.alarm(1_000_000, CHECKS + member as u64));
+        }
+    }
+
+    /// A name was looked up.
+    fn found(&self, index: usize) {
+        let (host, key) = self.questions.lock().unwrap()[index].clone();
+        let address = |origin: &str| SocketAddr::new(origin.parse().unwrap(), host.port());
+        // The first of two does not answer.
+        let found = [address(ORIGINS[1]), address(ORIGINS[0])];
+        assert_eq!(host.host(), client::host(usize::from(host.port()) - 9_000, Target::Name(0)));
+        self.sender.send(Message::Found(key, Resolution::Addresses(found.into())));
+    }
+
+    /// When every client has come and no tunnel is left the shard is told to end, at times only after a while.
+    fn end_when_all_is_over(&mut self, shard: &Shard) {
+        let all_came = self.clients.iter().all(Option::is_some);
+        if self.drains || !all_came || shard.tunnels() > 0 || with(|network| network.at_the_door()) > 0 {
+            return;
+        }
+        self.drains = true;
+        let after_us = if self.rng.once_in(3) { self.rng.within(0..=4_000_000) } else { 0 };
+        with(|network| network.alarm(after_us, DRAINS));
+    }
+
+    /// Moves the clock to when something happens next; `false` if nothing ever does.
+    fn advance(&mut self, shard: &Shard) -> bool {
+        let soon_us = self.rng.within(0..=40);
+        let patience_us = shard.patience().map(|patience| u64::try_from(patience.as_micros()).unwrap());
+        let called = shard.is_called();
+        with(|network| {
+            let now_us = network.now_us;
+            let soon = (called || network.has_edge()).then(|| now_us + soon_us);
+            let in_time = patience_us.map(|patience_us| now_us + patience_us);
+            let Some(next_us) = [soon, in_time, network.next_us()].into_iter().flatten().min() else { return false };
+            // A turn takes time itself.
+            network.now_us = next_us.max(now_us) + soon_us % 4;
+            true
+        })
+    }
+}
