@@ -166,9 +166,8 @@ impl Dial {
             let fault = self.last.take().unwrap_or_else(late);
             return self.give_up(fault, client, context);
         }
-        while let Some(racer) = self.race.overdue(now_ms) {
-            let detail = format!("{} did not take the connection in time", racer.candidate.address);
-            self.note(racer.candidate.member, fault(Cause::ConnectTimeout, detail));
+        while let Some((candidate, fault)) = self.race.overdue(now_ms) {
+            self.note(candidate.member, fault);
         }
         if now_ms >= self.attempt.until_ms {
             let late = || fault(Cause::ConnectTimeout, "the upstream did not take the connection in time");

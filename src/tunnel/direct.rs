@@ -119,9 +119,8 @@ impl Direct {
             let detail = format!("{} was not resolved in time", self.origin.host());
             return self.give_up(fault(Cause::ResolveTimeout, detail), client, context);
         }
-        while let Some(racer) = self.race.overdue(now_ms) {
-            let detail = format!("{} did not take the connection in time", racer.candidate.address);
-            self.last = Some(fault(Cause::ConnectTimeout, detail));
+        while let Some((_, fault)) = self.race.overdue(now_ms) {
+            self.last = Some(fault);
         }
         if now_ms >= self.until_ms {
             let late = || fault(Cause::ConnectTimeout, "the origin did not take the connection in time");

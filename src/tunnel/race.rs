@@ -7,6 +7,7 @@ use mio::{Interest, Token};
 
 use super::Context;
 use crate::event::{DIALS, Endpoint, EventToken, Key, Lane, Readiness, Stream};
+use crate::fault::{At, Cause, Fault};
 use crate::limits::{self, millis};
 
 /// An address, and where it came from.
@@ -91,10 +92,12 @@ impl Race {
         Some((racer, outcome))
     }
 
-    /// One that has been on its way for too long.
-    pub(super) fn overdue(&mut self, now_ms: u64) -> Option<Racer> {
+    /// One that has been on its way for too long is given up; where it was to go, and the fault.
+    pub(super) fn overdue(&mut self, now_ms: u64) -> Option<(Candidate, Fault)> {
         let index = self.racers.iter().position(|racer| now_ms >= racer.until_ms)?;
-        Some(self.racers.remove(index))
+        let candidate = self.racers.remove(index).candidate;
+        let detail = format!("{} did not take the connection in time", candidate.address);
+        Some((candidate, Fault::new(At::Dial, Cause::ConnectTimeout, detail)))
     }
 
     /// Whether one is on the way to this upstream.
