@@ -3,10 +3,13 @@
 //! Clients exchange checked bytes in all ways there are while upstreams are killed and come back, their connections are reset,
 //! clients vanish, the configuration is read again, the tunnels are listed and the process is stopped for moments.
 //!
-//! `NTLM_GATEWAY_SOAK_SECONDS` says how long (12), `NTLM_GATEWAY_SOAK_DIR` where `soak.csv` and `soak.svg` are kept.
+//! `NTLM_GATEWAY_SOAK_SECONDS` says how long (12), `NTLM_GATEWAY_SOAK_DIR` where `soak.csv` and `soak.svg` are kept, and
+//! `NTLM_GATEWAY_SOAK_LOADTEST` names the `ntlm-loadtest` that adds half of the most tunnels that go through.
 
 #[path = "soak/client.rs"]
 mod client;
+#[path = "soak/mixed.rs"]
+mod mixed;
 #[path = "soak/plot.rs"]
 mod plot;
 mod support;
@@ -18,6 +21,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use client::{Dice, Outcome, exchange};
+use mixed::Mixed;
 use ntlm_gateway::stub::{StubOptions, StubServer};
 use plot::Curve;
 use rustix::process::Signal;
@@ -179,9 +183,19 @@ fn keep(directory: &Path, samples: &[Sample]) {
         let points = samples.iter().map(|sample| (sample.seconds, value(sample) as f64)).collect();
         Curve { title: title.to_owned(), points }
     }
+    /// Over ten samples, for it is counted in whole seconds.
+    fn cpu_share(title: &str, samples: &[Sample]) -> Curve {
+        let share = |span: &[Sample]| {
+            let (from, to) = (&span[0], &span[span.len() - 1]);
+            let cpu_seconds = to.vitals.cpu_seconds - from.vitals.cpu_seconds;
+            (to.seconds, 100.0 * cpu_seconds / (to.seconds - from.seconds))
+        };
+        Curve { title: title.to_owned(), points: samples.windows(11).map(share).collect() }
+    }
     let curves = [
         curve("memory in use (RSS), KiB", samples, |sample| sample.vitals.rss_kib),
         curve("open descriptors", samples, |sample| sample.vitals.descriptors),
+        cpu_share("CPU of the gateway, % of a core", samples),
         curve("exchanges whose every byte was right", samples, |sample| sample.counts[0]),
         curve("exchanges that failed, as they should", samples, |sample| sample.counts[1] + sample.counts[2]),
         curve("wrong bytes, standstills, untold cuts", samples, |sample| sample.counts[6]),
@@ -232,6 +246,8 @@ fn hours_of_faults_leave_no_wrong_byte_and_nothing_behind() {
     std::thread::sleep(Duration::from_secs(1));
     let before = Vitals::of(gateway.admin_address()).expect("metrics");
 
+    let measured = (lasts / 60).max(Duration::from_secs(5));
+    let half_load = mixed::program().map(|program| Mixed::at_half_load(&program, &gateway, measured, lasts));
     let (over, began) = (AtomicBool::new(false), Instant::now());
     let mut samples = Vec::new();
     std::thread::scope(|scope| {
@@ -275,7 +291,11 @@ fn hours_of_faults_leave_no_wrong_byte_and_nothing_behind() {
         upstream.cutter.disarm();
     }
     assert!(gateway.is_running());
-    let wrong = tally.wrong();
+    let mut wrong = tally.wrong();
+    if let Some(report) = half_load.map(|load| load.end(Duration::ZERO)) {
+        println!("{report:?}");
+        wrong.extend(report.wrong);
+    }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_flat(&samples);
     // An upstream that is ejected is checked after 30 s at the latest.

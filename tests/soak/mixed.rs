@@ -1,0 +1,113 @@
+//! Half of the most that goes through: `ntlm-loadtest run mixed`, a process of its own that checks every byte, too.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::gateway::Gateway;
+use crate::support::process::{Process, bounded_command};
+use crate::support::scratch::Scratch;
+
+/// Tunnels at once when it is measured how many go through; enough to keep all cores busy beside those that only pause.
+const AT_ONCE_UNBRIDLED: &str = "400";
+
+/// Tunnels at once at most while the load lasts: what piles up when nobody answers for a second.
+const AT_ONCE: &str = "2000";
+
+/// Longer than any fault lasts.
+const PATIENCE_SECONDS: &str = "60";
+
+/// The program, where one is to be used; an ordinary test run has none.
+pub fn program() -> Option<PathBuf> {
+    std::env::var_os("NTLM_GATEWAY_SOAK_LOADTEST").map(PathBuf::from)
+}
+
+/// What a run said of itself in the end.
+#[derive(Debug)]
+pub struct Report {
+    /// Tunnels that did all they should, each byte being right, and those that failed.
+    pub completed: u64,
+    pub failed: u64,
+    pub tunnels_per_second: f64,
+    pub bytes: u64,
+    /// Failures that no fault accounts for, with how often there were such.
+    pub wrong: Vec<String>,
+}
+
+/// A run under way.
+pub struct Mixed {
+    process: Process,
+    scratch: Scratch,
+}
+
+impl Mixed {
+    fn start(program: &PathBuf, gateway: SocketAddr, lasts: Duration, pace: &[&str]) -> Self {
+        let scratch = Scratch::new("soak-load");
+        // The last tunnels take their time.
+        let bound = lasts + Duration::from_secs(120);
+        let (seconds, cap) = (lasts.as_secs().to_string(), (bound - Duration::from_secs(20)).as_secs().to_string());
+        let mut command = bounded_command(program, bound);
+        command.args(["run", "mixed", "--proxy", &gateway.to_string(), "--duration", &seconds, "--cap", &cap]);
+        command.args(["--patience", PATIENCE_SECONDS, "--allow-failures", "1000000000", "--json"]);
+        command.arg(scratch.join("report.json")).args(pace).stdout(Stdio::null()).stderr(Stdio::null());
+        Self { process: Process::spawn("ntlm-loadtest", &mut command), scratch }
+    }
+
+    /// As many tunnels a second as `lasts` at half of what went through in the `measured` time before.
+    pub fn at_half_load(program: &PathBuf, gateway: &Gateway, measured: Duration, lasts: Duration) -> Self {
+        let most =
+            Self::start(program, gateway.address(), measured, &["--concurrency", AT_ONCE_UNBRIDLED]).end(measured);
+        assert!(most.wrong.is_empty(), "{most:?}");
+        println!("at most {:.0} tunnels/s went through; half of that from now on", most.tunnels_per_second);
+        let rate = format!("{:.1}", most.tunnels_per_second / 2.0);
+        Self::start(program, gateway.address(), lasts, &["--rate", &rate, "--concurrency", AT_ONCE])
+    }
+
+    /// Waits for its end, which is due in `left`.
+    pub fn end(mut self, left: Duration) -> Report {
+        let status = self.process.wait(left + Duration::from_secs(120)).expect("the load ends");
+        assert!(status.success(), "the load ended with {status}");
+        let report = std::fs::read(self.scratch.join("report.json")).expect("a report");
+        report_of(&serde_json::from_slice(&report).expect("JSON"))
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "tunnels of some hours are below 2^52")]
+fn report_of(said: &Value) -> Report {
+    let count = |value: &Value| value.as_u64().expect("a count");
+    let completed = count(&said["tunnels"]["completed"]);
+    let errors = said["errors"].as_object().expect("errors by kind");
+    Report {
+        completed,
+        failed: count(&said["tunnels"]["failed"]),
+        tunnels_per_second: completed as f64 / said["elapsed_s"].as_f64().expect("seconds"),
+        bytes: count(&said["bytes_up"]) + count(&said["bytes_down"]),
+        wrong: errors
+            .iter()
+            .filter(|(kind, _)| !is_told(kind))
+            .map(|(kind, times)| format!("{times} × {kind}"))
+            .collect(),
+    }
+}
+
+/// Whether the gateway said that it could not, by a status or by a reset; all else must never be.
+fn is_told(kind: &str) -> bool {
+    matches!(kind, "status 502" | "status 503" | "status 504")
+        || kind.ends_with(": connection reset")
+        || kind.ends_with(": broken pipe")
+}
+
+#[test]
+fn only_what_was_told_is_forgiven() {
+    let said = serde_json::json!({
+        "tunnels": {"completed": 90, "failed": 10}, "elapsed_s": 9.0, "bytes_up": 5, "bytes_down": 6,
+        "errors": {"status 502": 4, "in a download: connection reset": 3, "echo differs": 2, "stood still idling": 1},
+    });
+    let report = report_of(&said);
+    assert_eq!((report.completed, report.failed, report.bytes), (90, 10, 11));
+    assert!((report.tunnels_per_second - 10.0).abs() < 1e-9);
+    assert_eq!(report.wrong, ["2 × echo differs", "1 × stood still idling"]);
+}
