@@ -18,6 +18,7 @@ mod conn;
 mod dial;
 mod job;
 mod pace;
+mod phase;
 mod progress;
 mod requester;
 mod requests;
@@ -39,6 +40,7 @@ use conn::{Common, Conn, Next};
 use dial::Dialler;
 use job::Job;
 use pace::{Pace, Turn};
+use phase::Phase;
 use progress::Progress;
 use requests::Requests;
 use tally::Failure;
@@ -73,21 +75,6 @@ pub fn run(load: &Load, proxies: &[SocketAddr], show: bool, observer: &mut Obser
         Scenario::Http => Requests::new(load, proxies, show)?.run(observer),
         _ => Driver::new(load, proxies, show)?.run(observer),
     }
-}
-
-/// How far a crowd, whose tunnels are all opened before any works, has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Opening,
-    Settling {
-        until: Instant,
-    },
-    /// `hold`: idle; `pingpong`: at it.
-    Working {
-        until: Option<Instant>,
-    },
-    /// `hold`: each one is proven alive; `pingpong`: last messages. Also what a load without a crowd is in all along.
-    Ending,
 }
 
 struct Driver<'a> {
@@ -380,12 +367,9 @@ impl<'a> Driver<'a> {
 
     /// Waits for sockets, the next start, the end of a pause, or the next sweep.
     fn wait(&mut self, next_start: Option<Instant>, events: &mut Events) -> io::Result<()> {
-        let phase_end = match self.phase {
-            Phase::Settling { until } | Phase::Working { until: Some(until) } => Some(until),
-            _ => None,
-        };
         let pause_end = self.pauses.peek().map(|Reverse((when, ..))| *when);
-        let when = [next_start, phase_end, pause_end].into_iter().flatten().fold(self.next_sweep, Instant::min);
+        let when =
+            [next_start, self.phase.until(), pause_end].into_iter().flatten().fold(self.next_sweep, Instant::min);
         self.waiter.wait(if self.again.is_empty() { when } else { Instant::now() }, events)
     }
 }

@@ -13,6 +13,7 @@ use mio::{Events, Interest, Token};
 use slab::Slab;
 
 use super::dial::Dialler;
+use super::phase::Phase;
 use super::progress::Progress;
 use super::requester::{Errand, Next, Requester};
 use super::tally::{Failure, Tally};
@@ -23,20 +24,6 @@ use crate::scenario::Load;
 
 /// Bytes of one read.
 const SCRATCH_BYTES: usize = 64 * 1024;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Each connection gets its first answer.
-    Opening,
-    Settling {
-        until: Instant,
-    },
-    Working {
-        until: Option<Instant>,
-    },
-    /// Requests that are under way come to their end.
-    Ending,
-}
 
 /// The client of a run of plain HTTP.
 pub struct Requests<'a> {
@@ -102,11 +89,7 @@ impl<'a> Requests<'a> {
                 break;
             }
             self.sweep(now);
-            let phase_end = match self.phase {
-                Phase::Settling { until } | Phase::Working { until: Some(until) } => Some(until),
-                _ => None,
-            };
-            let when = [next_start, phase_end].into_iter().flatten().fold(self.next_sweep, Instant::min);
+            let when = [next_start, self.phase.until()].into_iter().flatten().fold(self.next_sweep, Instant::min);
             self.waiter.wait(when, &mut events)?;
             for event in &events {
                 if event.token() != TIMER {
