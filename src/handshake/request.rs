@@ -41,9 +41,12 @@ impl Request {
         }
     }
 
-    /// Plain HTTP.
-    pub fn is_forward(&self) -> bool {
-        matches!(self, Request::Forward(_))
+    /// Plain HTTP, if it is.
+    pub fn forward(&self) -> Option<&Arc<ForwardRequest>> {
+        match self {
+            Request::Connect { .. } => None,
+            Request::Forward(request) => Some(request),
+        }
     }
 
     /// A body follows the head.

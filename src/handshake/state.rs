@@ -173,6 +173,11 @@ impl Handshake {
         self.has_shown_credentials
     }
 
+    /// What it asked for, to be asked for in another way.
+    pub fn into_request(self) -> Request {
+        self.request
+    }
+
     /// Asks for something else from now on. What the upstream has answered so far named no target.
     pub fn retarget(&mut self, request: Request) {
         self.request = request;
@@ -512,7 +517,7 @@ fn decide(head: &ResponseHead<'_>, asked: &Asked<'_>) -> Result<Decision, Fault>
     let framing = head
         .framing(asked.request.response_to())
         .map_err(|error| fault(Cause::ResponseMalformed, error.to_string()))?;
-    if asked.request.is_forward() && head.status != 407 {
+    if asked.request.forward().is_some() && head.status != 407 {
         return Ok(decide_forward(head, framing, asked));
     }
     match head.status {

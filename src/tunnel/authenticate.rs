@@ -5,16 +5,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::declined::DeclinedPage;
 use super::dial::{Attempt, Dial};
-use super::exchange::Exchange;
+use super::exchange::{Connected, Exchange};
 use super::inbox::{Got, Inbox};
 use super::reply::Reply;
 use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Culprit, Fault};
-use crate::handshake::{Declined, Nonces, Progress, Request};
+use crate::handshake::{Declined, Nonces, Progress};
 use crate::metrics::{Outcome, Path, Phase, Reason407};
 use crate::ntlm::FileTime;
-use crate::upstream::{Permission, Ticket};
+use crate::upstream::{Permission, Refusal, Ticket};
 
 /// Room for a request with an AUTHENTICATE_MESSAGE, so that writing one grows no buffer.
 const OUTBOX_BYTES: usize = 2048;
@@ -118,7 +118,7 @@ impl Authenticate {
             {
                 return self.fail(fault, key, client, context);
             }
-            if self.ticket.is_some() && self.attempt.handshake.request().is_forward() {
+            if self.ticket.is_some() && self.attempt.handshake.request().forward().is_some() {
                 return self.exchange(key, client, context);
             }
             match self.flush() {
@@ -211,8 +211,7 @@ impl Authenticate {
                 }
                 Ok(())
             }
-            Permission::Held(rest) => Err(held_fault(rest)),
-            Permission::Barred(rest) => Err(barred_fault(rest)),
+            Permission::No(refusal) => Err(refusal_fault(refusal)),
             Permission::Go(ticket) => {
                 self.waits_for_guard = false;
                 self.end_phase(Phase::Guard, context);
@@ -232,17 +231,16 @@ impl Authenticate {
 
     /// Plain HTTP: the body follows its head at once, and the answer is the exchange's business.
     fn exchange(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        let Request::Forward(request) = self.attempt.handshake.request().clone() else {
+        let Some(request) = self.attempt.handshake.request().forward().cloned() else {
             return self.established(client, context);
         };
         let out = self.outbox.split_off(self.sent.min(self.outbox.len()));
-        let number = self.attempt.number;
         if self.ticket.is_none() {
             self.count(Outcome::Established, client, context);
         }
-        let (upstream, from_upstream) = (self.upstream, self.inbox.into_leftover());
-        let (attempt, ticket) = (self.attempt, self.ticket);
-        Exchange::begin(Some(attempt), request, upstream, number, out, from_upstream, ticket, key, client, context)
+        let (attempt, upstream, ticket) = (self.attempt, self.upstream, self.ticket);
+        let connected = Connected { attempt, upstream, out, from_upstream: self.inbox.into_leftover(), ticket };
+        Exchange::begin(request, connected, key, client, context)
     }
 
     /// A write failed: the connection is gone, which is no verdict.
@@ -346,24 +344,27 @@ impl Authenticate {
     }
 }
 
-/// The fault of a request for a destination that was refused while others were accepted.
-pub(super) fn barred_fault(rest: Duration) -> Fault {
-    let minutes = rest.as_secs().div_ceil(60);
-    let detail = format!(
-        "the upstream refused the credentials for this destination, which its policy may forbid, and takes them for others; \
-         not tried again for {minutes} min"
-    );
-    fault(Cause::DestinationHeld, detail)
-}
-
-/// The fault of a request that comes while the guard is closed.
-pub(super) fn held_fault(rest: Duration) -> Fault {
-    let minutes = rest.as_secs().div_ceil(60);
-    let detail = format!(
-        "the upstream refused the gateway's credentials; to keep the account from being locked they are not tried again for {minutes} min, \
-         or until the secret changes"
-    );
-    fault(Cause::CredentialsHeld, detail)
+/// The fault of a request that comes while the guard lets nothing pass.
+pub(super) fn refusal_fault(refusal: Refusal) -> Fault {
+    let minutes = |rest: Duration| rest.as_secs().div_ceil(60);
+    match refusal {
+        Refusal::Held(rest) => {
+            let detail = format!(
+                "the upstream refused the gateway's credentials; to keep the account from being locked they are not tried again for {} min, \
+                 or until the secret changes",
+                minutes(rest)
+            );
+            fault(Cause::CredentialsHeld, detail)
+        }
+        Refusal::Barred(rest) => {
+            let detail = format!(
+                "the upstream refused the credentials for this destination, which its policy may forbid, and takes them for others; \
+                 not tried again for {} min",
+                minutes(rest)
+            );
+            fault(Cause::DestinationHeld, detail)
+        }
+    }
 }
 
 fn nonces(context: &mut Context) -> Result<Nonces, Fault> {

@@ -78,9 +78,9 @@ impl Departure {
     /// Sets out; gives up at once where no upstream is up, or its credential guard is closed.
     pub(super) fn begin(self, key: Key, client: &mut Client, context: &mut Context) -> Step {
         let Departure { request, way, leftover, pinned } = self;
+        let forward = request.forward().cloned();
         let (mut wish, plainly) = match way {
             Way::Straight(origin) => {
-                let forward = if let Request::Forward(request) = request { Some(request) } else { None };
                 if let Some(request) = &forward
                     && let Some(Pinned { upstream, number, .. }) = fitting(pinned, request.origin(), None, client)
                 {
@@ -97,7 +97,7 @@ impl Departure {
         };
         client.record.on_hop = Some(OnHop::new(&hop));
         let mut attempt = Attempt {
-            handshake: Handshake::new(request.clone(), hop.credentials.clone(), context.settings.head_limit_bytes),
+            handshake: Handshake::new(request, hop.credentials.clone(), context.settings.head_limit_bytes),
             fleet,
             hop,
             wish,
@@ -109,37 +109,34 @@ impl Departure {
             path: Path::Cold,
             waiting: None,
         };
-        if let Request::Forward(request) = &request
+        if let Some(request) = &forward
             && let Some(pinned) = fitting(pinned, request.origin(), Some(&attempt.hop), client)
         {
             (attempt.number, attempt.path) = (pinned.number, Path::Kept);
-            return on_kept(attempt, &request.clone(), pinned.upstream, key, client, context);
+            return on_kept(attempt, request, pinned.upstream, key, client, context);
         }
         if plainly {
             attempt.handshake.ask_plainly();
             return Dial::anew(attempt, key, client, context);
         }
-        let may_be_kept = request.is_forward() || attempt.hop.takes_connect_on_kept();
+        let may_be_kept = forward.is_some() || attempt.hop.takes_connect_on_kept();
         // Not 0, which a connection that was kept before may have had at this tunnel.
-        let number = u8::try_from(client.record.requests % u32::from(DIALS)).unwrap_or(0);
-        if may_be_kept && let Some(upstream) = kept::take(&attempt.hop, key, number, context) {
-            (attempt.number, attempt.path) = (number, Path::Kept);
-            if let Request::Forward(request) = &request {
+        attempt.number = u8::try_from(client.record.requests % u32::from(DIALS)).unwrap_or(0);
+        if may_be_kept && let Some(upstream) = kept::take(&attempt.hop, key, attempt.number, context) {
+            attempt.path = Path::Kept;
+            if let Some(request) = &forward {
                 return on_kept(attempt, request, upstream, key, client, context);
             }
             // Asked without credentials, and proved anew on the same connection if that is what it takes.
             attempt.handshake.ask_plainly();
             return Authenticate::begin(attempt, upstream, key, client, context);
         }
-        match warm::take(request, &attempt.hop, key, number, context) {
-            Ok((upstream, handshake)) => {
-                (attempt.handshake, attempt.number, attempt.path) = (handshake, number, Path::Warm);
+        match warm::take(&mut attempt, key, context) {
+            Some(upstream) => {
+                attempt.path = Path::Warm;
                 Authenticate::resume(attempt, upstream, key, client, context)
             }
-            Err(_) => {
-                attempt.number = number;
-                Dial::anew(attempt, key, client, context)
-            }
+            None => Dial::anew(attempt, key, client, context),
         }
     }
 }
@@ -178,18 +175,14 @@ fn first_hop<'a>(
     destination: &str,
     now_ms: u64,
 ) -> Result<(usize, &'a Arc<Hop>), Fault> {
-    let mut held = None;
+    let mut refused = None;
     while let Some((member, hop)) = wish.next(fleet) {
-        let guard = &hop.identity.guard;
-        if let Some(rest) = guard.held(now_ms) {
-            held = held.or(Some(authenticate::held_fault(rest)));
-        } else if let Some(rest) = guard.barred(now_ms, destination) {
-            held = held.or(Some(authenticate::barred_fault(rest)));
-        } else {
-            return Ok((member, hop));
+        match hop.identity.guard.refuses(now_ms, destination) {
+            Some(refusal) => refused = refused.or(Some(refusal)),
+            None => return Ok((member, hop)),
         }
     }
-    Err(held.unwrap_or_else(|| nobody(fleet, wish)))
+    Err(refused.map_or_else(|| nobody(fleet, wish), authenticate::refusal_fault))
 }
 
 /// Why there is no upstream for a request.

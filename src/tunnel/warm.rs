@@ -15,6 +15,7 @@ use mio::{Interest, Token};
 use slab::Slab;
 
 use super::Context;
+use super::dial::Attempt;
 use super::inbox::{Got, Inbox};
 use super::race::connect;
 use crate::event::{Deadline, Endpoint, EventToken, Key, Lane, Readiness};
@@ -113,39 +114,36 @@ impl WarmPool {
     }
 }
 
-/// Takes a challenged connection for a client's request and gives its events to the client's tunnel. A miss gives the
-/// request back and makes the pool grow.
-pub(super) fn take(
-    request: Request,
-    hop: &Arc<Hop>,
-    key: Key,
-    number: u8,
-    context: &mut Context,
-) -> Result<(Endpoint, Handshake), Request> {
+/// Takes a challenged connection for a client's attempt and gives its events to the client's tunnel: the attempt goes on with its
+/// handshake. A miss leaves the attempt as it is and makes the pool grow.
+pub(super) fn take(attempt: &mut Attempt, key: Key, context: &mut Context) -> Option<Endpoint> {
+    let hop = &attempt.hop;
     if hop.warm_cap == 0 {
-        return Err(request);
+        return None;
     }
     while let Some(index) = context.warm.of(hop).ready.last().copied() {
         let Some(warm) = context.warm.remove(index) else { continue };
-        let (mut upstream, mut handshake) = (warm.upstream, warm.handshake);
+        let mut upstream = warm.upstream;
         // Anything that came since the challenge is its end.
         let usable = !upstream.ready.readable();
-        let token = Token::from(EventToken { key, lane: Lane::Upstream(number) });
+        let token = Token::from(EventToken { key, lane: Lane::Upstream(attempt.number) });
         let interest = Interest::READABLE | Interest::WRITABLE;
         if usable && context.registry.reregister(&mut upstream.stream, token, interest).is_ok() {
-            handshake.retarget(request);
+            let own = std::mem::replace(&mut attempt.handshake, warm.handshake);
+            attempt.handshake.retarget(own.into_request());
             hop.metrics.warm_hits.inc();
-            return Ok((upstream, handshake));
+            return Some(upstream);
         }
         hop.metrics.warm_discarded(Discarded::Failed);
     }
     hop.metrics.warm_misses.inc();
     let of_hop = context.warm.of(hop);
     of_hop.wanted = (of_hop.wanted + 1).min(hop.warm_cap);
+    let request = attempt.handshake.request();
     if request.is_harmless() {
         of_hop.request = Some(request.clone());
     }
-    Err(request)
+    None
 }
 
 /// Dials as many connections as are wanted and missing; called once a turn.

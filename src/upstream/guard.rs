@@ -97,9 +97,16 @@ pub enum Permission {
     Go(Ticket),
     /// Another handshake is proving the identity; ask again after the next change.
     Wait,
-    /// The identity was refused; nothing may be sent for this long.
+    /// Nothing may be sent yet.
+    No(Refusal),
+}
+
+/// Why no AUTHENTICATE_MESSAGE may be sent, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The identity was refused.
     Held(Duration),
-    /// It was refused for this destination, and is or was accepted for others; nothing may be sent there for this long.
+    /// It was refused for this destination, and is or was accepted for others.
     Barred(Duration),
 }
 
@@ -200,34 +207,28 @@ impl Guard {
         }
     }
 
-    /// How long nothing may be sent yet, if so; lets a newcomer give up before it dials.
+    /// How long nothing may be sent for any destination yet, if so.
     pub fn held(&self, now_ms: u64) -> Option<Duration> {
-        match self.lock().state {
-            State::Refused { until_ms } if now_ms < until_ms => Some(Duration::from_millis(until_ms - now_ms)),
-            _ => None,
-        }
+        self.lock().held(now_ms)
     }
 
-    /// How long nothing may be sent for this destination yet, if so.
-    pub fn barred(&self, now_ms: u64, destination: &str) -> Option<Duration> {
+    /// Whether nothing may be sent for this destination yet; lets a newcomer give up before it dials.
+    pub fn refuses(&self, now_ms: u64, destination: &str) -> Option<Refusal> {
         let destination = self.hasher.hash_one(destination);
-        self.lock().barred(now_ms, destination)
+        self.lock().refuses(now_ms, destination)
     }
 
     /// Asks to send one AUTHENTICATE_MESSAGE with a request for `destination` (`host:port`).
     pub fn ask(self: &Arc<Guard>, now_ms: u64, destination: &str) -> Permission {
         let destination = self.hasher.hash_one(destination);
         let mut inner = self.lock();
-        if let Some(rest) = inner.barred(now_ms, destination) {
-            return Permission::Barred(rest);
+        if let Some(refusal) = inner.refuses(now_ms, destination) {
+            return Permission::No(refusal);
         }
         match inner.state {
             State::Proven { at_ms } if now_ms < at_ms + millis(self.policy.proof_age) => {}
             State::Unproven { canary: Some(canary) } if now_ms < canary.sent_ms + millis(self.policy.patience) => {
                 return Permission::Wait;
-            }
-            State::Refused { until_ms } if now_ms < until_ms => {
-                return Permission::Held(Duration::from_millis(until_ms - now_ms));
             }
             _ => {
                 if let Some(until_ms) = inner.budget_spent_until(&self.policy, now_ms) {
@@ -239,7 +240,7 @@ impl Guard {
                     drop(inner);
                     let rest = Duration::from_millis(until_ms - now_ms);
                     (self.on_change)(GuardState::Refused, rest);
-                    return Permission::Held(rest);
+                    return Permission::No(Refusal::Held(rest));
                 }
                 inner.state = State::Unproven { canary: Some(Canary { number: inner.next_number, sent_ms: now_ms }) };
                 if !inner.ever_proven {
@@ -349,9 +350,17 @@ impl Inner {
         self.attempts_ms.drain(..surplus);
     }
 
-    fn barred(&self, now_ms: u64, destination: u64) -> Option<Duration> {
-        let suspect = self.suspects.iter().find(|suspect| suspect.destination == destination)?;
-        suspect.until_ms.checked_sub(now_ms).filter(|rest_ms| *rest_ms > 0).map(Duration::from_millis)
+    fn held(&self, now_ms: u64) -> Option<Duration> {
+        match self.state {
+            State::Refused { until_ms } => rest_until(until_ms, now_ms),
+            _ => None,
+        }
+    }
+
+    fn refuses(&self, now_ms: u64, destination: u64) -> Option<Refusal> {
+        let barred = |suspect: &&Suspect| suspect.destination == destination;
+        let held = self.held(now_ms).map(Refusal::Held);
+        held.or_else(|| rest_until(self.suspects.iter().find(barred)?.until_ms, now_ms).map(Refusal::Barred))
     }
 
     /// Makes a destination a suspect, or puts off its next try once more.
@@ -417,6 +426,10 @@ impl Drop for Ticket {
             self.guard.unanswered(self.number);
         }
     }
+}
+
+fn rest_until(until_ms: u64, now_ms: u64) -> Option<Duration> {
+    until_ms.checked_sub(now_ms).filter(|rest_ms| *rest_ms > 0).map(Duration::from_millis)
 }
 
 #[cfg(test)]
@@ -572,7 +585,7 @@ mod tests {
         let waiting = (0..1_000).filter(|_| matches!(guard.ask(night_ms, "origin:443"), Permission::Wait)).count();
         assert_eq!(waiting, 1_000);
         canary.refused(night_ms);
-        assert!(matches!(guard.ask(night_ms, "origin:443"), Permission::Held(_)));
+        assert!(matches!(guard.ask(night_ms, "origin:443"), Permission::No(Refusal::Held(_))));
         assert!(guard.held(night_ms + MINUTE_MS).is_none(), "the time is over, though nobody has asked yet");
     }
 
@@ -616,7 +629,7 @@ mod tests {
         let guard = guard();
         go(&guard, 0).accepted(0);
         go_to(&guard, 1, "forbidden:443").refused(1);
-        assert!(matches!(guard.ask(2, "forbidden:443"), Permission::Barred(_)));
+        assert!(matches!(guard.ask(2, "forbidden:443"), Permission::No(Refusal::Barred(_))));
         go_to(&guard, 2, "other:443").refused(2);
         assert_eq!(guard.state(), GuardState::Refused, "two destinations refused in a row: it is the password");
     }

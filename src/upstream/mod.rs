@@ -11,7 +11,7 @@ mod resolver;
 mod shortage;
 
 pub use checker::Checker;
-pub use guard::{Guard, GuardPolicy, GuardState, Permission, Ticket};
+pub use guard::{Guard, GuardPolicy, GuardState, Permission, Refusal, Ticket};
 pub use health::{Health, HealthChange};
 pub use host_port::{HostPort, HostPortError};
 pub use member::Upstream;

@@ -71,6 +71,18 @@ enum Then {
     Again,
 }
 
+/// An upstream connection that the request has been, or is about to be, sent on as its handshake demands.
+pub(super) struct Connected {
+    pub attempt: Attempt,
+    pub upstream: Endpoint,
+    /// What of the request's head is still to be sent.
+    pub out: Vec<u8>,
+    /// What came behind the handshake.
+    pub from_upstream: Vec<u8>,
+    /// For the AUTHENTICATE_MESSAGE that is out.
+    pub ticket: Option<Ticket>,
+}
+
 impl Exchange {
     /// On a connection whose last answer has been read to its end.
     pub(super) fn on_kept(
@@ -83,8 +95,24 @@ impl Exchange {
     ) -> Step {
         let mut out = Vec::with_capacity(1024);
         request.write_head(&mut out, None, BodyToSend::Real);
-        let number = attempt.number;
-        Exchange::begin(Some(attempt), request, upstream, number, out, Vec::new(), None, key, client, context)
+        let connected = Connected { attempt, upstream, out, from_upstream: Vec::new(), ticket: None };
+        Exchange::begin(request, connected, key, client, context)
+    }
+
+    /// After the legs of a handshake.
+    pub(super) fn begin(
+        request: Arc<ForwardRequest>,
+        connected: Connected,
+        key: Key,
+        client: &mut Client,
+        context: &mut Context,
+    ) -> Step {
+        let Connected { mut attempt, upstream, out, from_upstream, ticket } = connected;
+        let mut exchange = Exchange::new(request, upstream, attempt.number, out, context);
+        exchange.from_client = std::mem::take(&mut attempt.leftover);
+        exchange.attempt = Some(Box::new(attempt));
+        (exchange.from_upstream, exchange.ticket) = (from_upstream, ticket);
+        exchange.set_out(key, client, context)
     }
 
     /// Straight to the origin.
@@ -99,58 +127,27 @@ impl Exchange {
     ) -> Step {
         let mut out = Vec::with_capacity(1024);
         request.write_origin_head(&mut out);
-        let mut exchange = Exchange::new(None, request, upstream, number, out, Vec::new(), None, context);
+        let mut exchange = Exchange::new(request, upstream, number, out, context);
         exchange.from_client = from_client;
         exchange.set_out(key, client, context)
     }
 
-    /// After the legs of a handshake: `out` holds what is still to be sent of the last one, `from_upstream` what came behind the
-    /// handshake.
-    #[allow(clippy::too_many_arguments, reason = "all that the handshake leaves")]
-    pub(super) fn begin(
-        attempt: Option<Attempt>,
-        request: Arc<ForwardRequest>,
-        upstream: Endpoint,
-        number: u8,
-        out: Vec<u8>,
-        from_upstream: Vec<u8>,
-        ticket: Option<Ticket>,
-        key: Key,
-        client: &mut Client,
-        context: &mut Context,
-    ) -> Step {
-        Exchange::new(attempt, request, upstream, number, out, from_upstream, ticket, context)
-            .set_out(key, client, context)
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "all that the handshake leaves")]
-    fn new(
-        attempt: Option<Attempt>,
-        request: Arc<ForwardRequest>,
-        upstream: Endpoint,
-        number: u8,
-        out: Vec<u8>,
-        from_upstream: Vec<u8>,
-        ticket: Option<Ticket>,
-        context: &Context,
-    ) -> Box<Exchange> {
-        let mut attempt = attempt.map(Box::new);
-        let from_client = attempt.as_mut().map(|attempt| std::mem::take(&mut attempt.leftover)).unwrap_or_default();
+    fn new(request: Arc<ForwardRequest>, upstream: Endpoint, number: u8, out: Vec<u8>, context: &Context) -> Box<Self> {
         let up = Flow::new(out, Some(request.pump()));
         Box::new(Exchange {
             request,
-            attempt,
+            attempt: None,
             upstream,
             number,
-            from_client,
-            from_upstream,
+            from_client: Vec::new(),
+            from_upstream: Vec::new(),
             up,
             up_broken: false,
             down: Flow::new(Vec::new(), None),
             head_end: HeadEnd::response(),
             interim: 0,
             answer: None,
-            ticket,
+            ticket: None,
             phase_us: context.now_us,
             waits: Waits::Unset,
             moved_at_wait: 0,
