@@ -16,6 +16,7 @@ pub mod in_process;
 pub mod listener;
 pub mod metrics;
 pub mod mount;
+pub mod name_server;
 pub mod origin;
 pub mod plain;
 pub mod process;

@@ -69,8 +69,8 @@ impl Tap {
     pub fn last_message(&self) -> Option<Vec<u8>> {
         let heard = self.state.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&heard);
-        let fields = text.lines().filter_map(|line| line.strip_prefix("Proxy-Authorization: NTLM "));
-        fields.last().and_then(|token| STANDARD.decode(token.trim()).ok())
+        let mut fields = text.lines().filter_map(|line| line.strip_prefix("Proxy-Authorization: NTLM "));
+        fields.next_back().and_then(|token| STANDARD.decode(token.trim()).ok())
     }
 }
 
