@@ -7,6 +7,8 @@ mod clock;
 mod cuts;
 #[path = "hard_faults/machine.rs"]
 mod machine;
+#[path = "hard_faults/memory.rs"]
+mod memory;
 #[path = "hard_faults/names.rs"]
 mod names;
 #[path = "hard_faults/panic.rs"]

@@ -7,6 +7,7 @@
 
 pub mod bytes;
 pub mod cgi;
+pub mod cgroup;
 pub mod client;
 pub mod command;
 pub mod cutter;
