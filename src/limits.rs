@@ -193,11 +193,18 @@ pub const RACE_DELAY: Duration = Duration::from_millis(250);
 /// Connections that one dial has under way at once.
 pub const RACERS: usize = 4;
 
-/// Threads that look up the names of origins that are reached without an upstream.
-pub const NAME_THREADS: usize = 4;
+/// Threads that look up the names of origins that are reached without an upstream, at most. They are started as they are needed: a name
+/// whose server does not answer keeps one for as long as the system waits (10 s and more), and others must not wait with it.
+pub const NAME_THREADS: usize = 64;
 
-/// Names that wait to be looked up; past them a request is told so.
+/// A thread that had no name to look up for this long ends.
+pub const NAME_THREAD_REST: Duration = Duration::from_secs(10);
+
+/// Requests that wait for a name; past them a request is told so.
 pub const NAME_QUEUE: usize = 1024;
+
+/// A name for which no thread was free for this long is not looked up any more: who asked has given up by then.
+pub const NAME_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a name's addresses are remembered.
 pub const NAME_AGE: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! Building the fleet from the configuration, at the start and at each reload: what both configurations name alike lives on.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -78,9 +78,11 @@ impl WayOut {
                 workshop.metrics.forget_identity(&gone.config.name);
             }
         }
+        // Names may be gone just now: what an upstream that was changed is known by, the new one is, too.
+        let known: Vec<Arc<Upstream>> = old_upstreams.iter().map(|own| Arc::clone(&own.upstream)).collect();
         let mut upstreams = Vec::new();
         for upstream in &config.upstreams {
-            upstreams.push(workshop.upstream(upstream, &mut old_upstreams)?);
+            upstreams.push(workshop.upstream(upstream, &mut old_upstreams, &known)?);
         }
         for gone in old_upstreams {
             if !config.upstreams.iter().any(|upstream| *upstream.name == **gone.upstream.name()) {
@@ -222,7 +224,12 @@ impl Workshop {
         })
     }
 
-    fn upstream(&self, config: &UpstreamConfig, old: &mut Vec<OwnUpstream>) -> io::Result<OwnUpstream> {
+    fn upstream(
+        &self,
+        config: &UpstreamConfig,
+        old: &mut Vec<OwnUpstream>,
+        known: &[Arc<Upstream>],
+    ) -> io::Result<OwnUpstream> {
         let same = |own: &OwnUpstream| **own.upstream.name() == *config.name && own.addresses == config.addresses;
         if let Some(place) = old.iter().position(same) {
             return Ok(old.swap_remove(place));
@@ -252,7 +259,8 @@ impl Workshop {
         })?;
         let mut resolvers = Vec::new();
         for (place, host) in config.addresses.iter().enumerate() {
-            resolvers.push(self.resolver(host, place, &upstream, &metrics)?);
+            let from_before = known_addresses(host, known);
+            resolvers.push(self.resolver(host, place, from_before, &upstream, &metrics)?);
         }
         Ok(OwnUpstream { addresses: config.addresses.clone(), upstream, metrics, check, _resolvers: resolvers })
     }
@@ -261,18 +269,28 @@ impl Workshop {
         &self,
         host: &HostPort,
         place: usize,
+        from_before: Option<Resolution>,
         upstream: &Arc<Upstream>,
         metrics: &UpstreamMetrics,
     ) -> io::Result<Resolver> {
-        let (upstream, addresses) = (Arc::downgrade(upstream), metrics.addresses.clone());
+        let (of_upstream, addresses) = (Arc::downgrade(upstream), metrics.addresses.clone());
         let bell = Arc::clone(&self.bell);
-        Resolver::start(host.clone(), move |resolution| {
-            let Some(upstream) = upstream.upgrade() else { return };
+        let take_note = move |resolution| {
+            let Some(upstream) = of_upstream.upgrade() else { return };
             let count = upstream.resolved(place, resolution);
             addresses.set(i64::try_from(count).unwrap_or(i64::MAX));
             tell(&bell, || Message::Resolved);
-        })
+        };
+        from_before.iter().cloned().for_each(&take_note);
+        Resolver::start(host.clone(), from_before, take_note)
     }
+}
+
+/// What a host's name resolved to for any of those upstreams.
+fn known_addresses(host: &HostPort, upstreams: &[Arc<Upstream>]) -> Option<Resolution> {
+    let found =
+        upstreams.iter().map(|upstream| upstream.addresses_of_host(host.host())).find(|found| !found.is_empty())?;
+    Some(Resolution::Addresses(found.into_iter().map(|address| SocketAddr::new(address.ip(), host.port())).collect()))
 }
 
 fn tell(bell: &Bell, message: impl Fn() -> Message) {

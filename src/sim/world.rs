@@ -94,7 +94,7 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
         gate: Gate::new(GateRules { max_tunnels: scenario.max_tunnels, ..GateRules::default() }),
         settings: settings.clone(),
         pipes: scenario.pipes,
-        names: NAMES.get_or_init(|| Names::start().unwrap()).clone(),
+        names: NAMES.get_or_init(Names::default).clone(),
         metrics: Arc::clone(&metrics),
         epoch: Instant::now(),
     })

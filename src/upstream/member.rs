@@ -62,6 +62,15 @@ impl Upstream {
         found.iter().flatten().map(|resolution| addresses_of(resolution).len()).sum()
     }
 
+    /// What is known of one of its hosts, by its name alone: the addresses, with whatever port it has there. Empty when it is none of them
+    /// or was never found.
+    pub fn addresses_of_host(&self, name: &str) -> Vec<SocketAddr> {
+        let found = self.found.read().unwrap_or_else(PoisonError::into_inner);
+        let of_name = self.hosts.iter().zip(found.iter()).filter(|(host, _)| host.host() == name);
+        let mut known = of_name.filter_map(|(_, found)| found.as_ref()).map(addresses_of);
+        known.find(|addresses| !addresses.is_empty()).unwrap_or_default().to_vec()
+    }
+
     /// What is known of its addresses: `None` until the resolver has spoken of every host or found an address of one.
     pub fn resolution(&self) -> Option<Resolution> {
         let found = self.found.read().unwrap_or_else(PoisonError::into_inner);
@@ -139,6 +148,18 @@ mod tests {
         assert_eq!(upstream.resolution(), Some(addresses(&["10.0.0.2:2"])));
         assert_eq!(upstream.resolved(0, addresses(&["10.0.0.1:1"])), 2);
         assert_eq!(upstream.resolution(), Some(addresses(&["10.0.0.1:1", "10.0.0.2:2"])));
+    }
+
+    #[test]
+    fn a_host_is_known_by_its_name_whatever_its_port() {
+        let hosts = ["a.example:1", "b.example:2", "b.example:3"].map(|host| host.parse().unwrap());
+        let upstream = Upstream::new("both", hosts.into(), |_| {});
+        upstream.resolved(0, Resolution::Failed("no such name".into()));
+        upstream.resolved(2, addresses(&["10.0.0.2:3"]));
+        assert_eq!(upstream.addresses_of_host("b.example"), ["10.0.0.2:3".parse().unwrap()]);
+        assert!(
+            upstream.addresses_of_host("a.example").is_empty() && upstream.addresses_of_host("c.example").is_empty()
+        );
     }
 
     #[test]

@@ -26,19 +26,22 @@ pub struct Resolver {
 impl Resolver {
     /// Starts looking `host` up the way the system does (hosts file, resolv.conf, both address families), again every
     /// [`limits::RESOLVE_REFRESH`], sooner after a failure. A name that does not resolve yet is no error: DNS may be down
-    /// when the gateway starts.
+    /// when the gateway starts. What is `known` of it from before need not be told again, and stays while it does not resolve.
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn start(host: HostPort, tell: impl FnMut(Resolution) + Send + 'static) -> std::io::Result<Resolver> {
+    pub fn start(
+        host: HostPort,
+        known: Option<Resolution>,
+        tell: impl FnMut(Resolution) + Send + 'static,
+    ) -> std::io::Result<Resolver> {
         let (stop, stopped) = mpsc::channel();
-        thread::Builder::new().name("resolver".into()).spawn(move || run(&host, &stopped, tell))?;
+        thread::Builder::new().name("resolver".into()).spawn(move || run(&host, known, &stopped, tell))?;
         Ok(Resolver { _stop: stop })
     }
 }
 
-fn run(host: &HostPort, stopped: &mpsc::Receiver<()>, mut tell: impl FnMut(Resolution)) {
-    let mut known: Option<Resolution> = None;
+fn run(host: &HostPort, mut known: Option<Resolution>, stopped: &mpsc::Receiver<()>, mut tell: impl FnMut(Resolution)) {
     let mut retry = limits::RESOLVE_RETRY;
     loop {
         let found = look_up(host);
@@ -112,9 +115,21 @@ mod tests {
     fn a_name_that_does_not_resolve_is_told_and_is_not_the_end() {
         let (tell, told) = mpsc::channel();
         let host: HostPort = "no-such-name.invalid:3128".parse().unwrap();
-        let resolver = Resolver::start(host, move |resolution| tell.send(resolution).unwrap()).unwrap();
+        let resolver = Resolver::start(host, None, move |resolution| tell.send(resolution).unwrap()).unwrap();
         assert!(matches!(told.recv_timeout(Duration::from_secs(20)), Ok(Resolution::Failed(_))));
         drop(resolver);
+    }
+
+    #[test]
+    fn what_is_known_from_before_stays_while_the_name_does_not_resolve() {
+        let (tell, told) = mpsc::channel();
+        let host: HostPort = "no-such-name.invalid:3128".parse().unwrap();
+        let known = Resolution::Addresses(vec!["127.0.0.1:3128".parse().unwrap()].into());
+        let (stop, stopped) = mpsc::channel();
+        // Ends after the first look-up.
+        drop(stop);
+        run(&host, Some(known), &stopped, |resolution| tell.send(resolution).unwrap());
+        assert_eq!(told.try_recv().ok(), None);
     }
 
     #[test]

@@ -17,12 +17,12 @@ use crate::support::scratch::{Scratch, wait_for};
 use crate::support::tools::find;
 use crate::support::vitals::{Vitals, assert_nothing_leaked, watch};
 
-const BOUND: Duration = Duration::from_secs(60);
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
 /// Empty pipes that a shard keeps, of two descriptors each.
-const PIPES_KEPT: u64 = 2 * 8;
+pub(crate) const PIPES_KEPT: u64 = 2 * 8;
 
-fn is_root(test: &str) -> bool {
+pub(crate) fn is_root(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         println!("SKIPPED {test}: it needs root, for mounts and users of its own");
@@ -30,17 +30,17 @@ fn is_root(test: &str) -> bool {
     root
 }
 
-fn tunnel(gateway: &Gateway) -> Option<Answered> {
+pub(crate) fn tunnel(gateway: &Gateway) -> Option<Answered> {
     connect_name(gateway.address(), "echo.test:7").ok().filter(|answer| answer.status() == 200)
 }
 
 #[track_caller]
-fn assert_flows(gateway: &Gateway) {
+pub(crate) fn assert_flows(gateway: &Gateway) {
     let tunnel = wait_for(BOUND, || tunnel(gateway)).expect("a tunnel");
     assert_same(&echo_through(&tunnel.stream, b"flows").expect("an echo"), b"flows", "the echo");
 }
 
-fn vitals(gateway: &Gateway) -> Vitals {
+pub(crate) fn vitals(gateway: &Gateway) -> Vitals {
     Vitals::of(gateway.admin_address()).expect("metrics")
 }
 
@@ -113,7 +113,7 @@ fn with_256_descriptors_a_thousand_clients_are_served_told_or_kept_waiting_and_t
 }
 
 /// Bulk bytes down many tunnels, whose every byte is checked.
-fn assert_bulk(gateway: &Gateway, tunnels: u64) {
+pub(crate) fn assert_bulk(gateway: &Gateway, tunnels: u64) {
     std::thread::scope(|scope| {
         for seed in 0..tunnels {
             scope.spawn(move || {

@@ -7,19 +7,23 @@
 
 pub mod bytes;
 pub mod cgi;
+pub mod cgroup;
 pub mod client;
 pub mod command;
 pub mod cutter;
+pub mod fake_clock;
 pub mod gateway;
 pub mod in_process;
 pub mod listener;
 pub mod metrics;
 pub mod mount;
+pub mod name_server;
 pub mod origin;
 pub mod plain;
 pub mod process;
 pub mod scratch;
 pub mod squid;
+pub mod tap;
 pub mod toolbox;
 pub mod tools;
 pub mod upstream;

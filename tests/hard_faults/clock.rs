@@ -1,0 +1,260 @@
+//! The wall clock is stepped while the gateway runs: by hours, days and years, to 1970 and before it, and in mid-handshake.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ntlm_gateway::ntlm::{AuthenticateMessage, FileTime, ResponseKind};
+use ntlm_gateway::stub::{Personality, StubServer};
+use rustix::process::Signal;
+
+use crate::machine::{BOUND, assert_flows, tunnel, vitals};
+use crate::stub;
+use crate::support::client::{connect_name, echo_through};
+use crate::support::fake_clock::{CleanUp, FakeClock, file_time, rfc3339, unix_seconds};
+use crate::support::gateway::{Gateway, GatewayOptions};
+use crate::support::metrics;
+use crate::support::scratch::wait_for;
+use crate::support::tap::Tap;
+use crate::support::tools::skip_for_want_of;
+use crate::support::vitals::{assert_nothing_leaked, get};
+
+const HOUR: i64 = 3600;
+const DAY: i64 = 24 * HOUR;
+
+/// How far a clock that was stepped may be from where it should be: what passes between two looks at it, on a busy machine.
+const LAG_SECONDS: i64 = 30;
+
+/// For every tunnel here.
+const IDLE: Duration = Duration::from_millis(1_500);
+
+/// A deadline comes this much late at most, on a busy machine.
+const LATE: Duration = Duration::from_millis(1_500);
+
+/// Where the clock goes, one after the other, in seconds ahead of the right time.
+fn steps() -> [(&'static str, i64); 6] {
+    let now = unix_seconds();
+    [
+        ("six hours forward", 6 * HOUR),
+        ("ten days back", -10 * DAY),
+        ("1970", 5 - now),
+        ("before 1970", -now - 400 * DAY),
+        ("two centuries forward", 73_000 * DAY),
+        ("right again", 0),
+    ]
+}
+
+struct Stepped {
+    gateway: Gateway,
+    /// Goes when the gateway is gone.
+    _clean_up: CleanUp,
+    clock: FakeClock,
+    tap: Tap,
+    stub: StubServer,
+}
+
+impl Stepped {
+    /// `None`, having said so, where the clock cannot be stepped.
+    fn start(stub: StubServer, args: &[&str]) -> Option<Self> {
+        let Some(clock) = FakeClock::new() else {
+            skip_for_want_of("libfaketime");
+            return None;
+        };
+        let tap = Tap::start(stub.address());
+        let mut options = GatewayOptions::through(tap.address());
+        options.args = ["--shards", "2", "--warm", "0"].iter().chain(args).map(ToString::to_string).collect();
+        options.env = clock.environment();
+        let gateway = Gateway::start(&options);
+        let clean_up = FakeClock::clean_up(gateway.pid());
+        Some(Self { gateway, _clean_up: clean_up, clock, tap, stub })
+    }
+
+    /// Ends it in good order.
+    fn stop(mut self) {
+        self.gateway.signal(Signal::TERM);
+        let status = self.gateway.wait(BOUND).expect("it ends");
+        assert!(status.success(), "{status}");
+    }
+
+    /// The time of the proof in the last handshake.
+    fn proved_at(&self) -> FileTime {
+        let message = self.tap.last_message().expect("a message");
+        let message = AuthenticateMessage::decode(&message).expect("an AUTHENTICATE_MESSAGE");
+        assert_eq!(message.response_kind(), ResponseKind::NtlmV2);
+        // MS-NLMP 2.2.2.7 behind the 16 bytes of NTProofStr.
+        let time = message.nt_response.get(24..32).expect("a time");
+        FileTime(u64::from_le_bytes(time.try_into().expect("eight bytes")))
+    }
+
+    /// A tunnel to a destination of its own, whose line is found by it.
+    fn line_of_a_tunnel(&self, port: u16) -> String {
+        let target = format!("echo.test:{port}");
+        let answer = connect_name(self.gateway.address(), &target).expect("an answer");
+        assert_eq!(answer.status(), 200, "{}", answer.head);
+        assert_eq!(echo_through(&answer.stream, b"a while").expect("an echo"), b"a while");
+        drop(answer);
+        self.gateway.wait_for_line(&format!("target={target} "))
+    }
+}
+
+/// Says a byte now and then, and hears it, until told to stop.
+fn keep_talking(stream: &TcpStream, over: &AtomicBool) -> u32 {
+    let mut said = 0;
+    while !over.load(Ordering::Relaxed) {
+        assert_eq!(echo_through(stream, b".").expect("a tunnel that is in use lives on"), b".");
+        said += 1;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    said
+}
+
+/// The seconds after which nothing more came.
+fn lasted(opened: Instant, stream: &mut TcpStream) -> Duration {
+    stream.set_read_timeout(Some(BOUND)).expect("a time-out");
+    match stream.read(&mut [0; 8]) {
+        Ok(0) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+        other => panic!("an idle tunnel's end: {other:?}"),
+    }
+    opened.elapsed()
+}
+
+/// One step of the clock, in mid-handshake, beside a tunnel that idles.
+fn step_by_step(rig: &Stepped, number: u16, name: &str, ahead: i64) {
+    let opened = Instant::now();
+    let mut idle = tunnel(&rig.gateway).expect("a tunnel").stream;
+    idle.write_all(b"x").and_then(|()| idle.read_exact(&mut [0])).expect("an echo");
+    let took = std::thread::scope(|scope| {
+        let idling = scope.spawn(|| lasted(opened, &mut idle));
+        step(rig, number, name, ahead);
+        idling.join().expect("who waits for its end")
+    });
+    assert!(took >= IDLE && took < IDLE + LATE, "{name}: an idle tunnel lasted {took:?}");
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(get(rig.gateway.admin_address(), path, BOUND).expect(path).0, 200, "{name}: {path}");
+    }
+    println!("{name}: idle for {took:?}");
+}
+
+fn step(rig: &Stepped, number: u16, name: &str, ahead: i64) {
+    let gateway = &rig.gateway;
+    rig.tap.hold(true);
+    let accepted = rig.tap.accepted();
+    let answer = std::thread::scope(|scope| {
+        let client = scope.spawn(|| connect_name(gateway.address(), "echo.test:7").expect("an answer"));
+        let negotiates = || rig.tap.last_message().is_some_and(|message| message.get(8) == Some(&1));
+        let under_way = || (rig.tap.accepted() > accepted && negotiates()).then_some(());
+        assert!(wait_for(BOUND, under_way).is_some(), "{name}: no handshake");
+        rig.clock.step(ahead);
+        std::thread::sleep(Duration::from_millis(100));
+        rig.tap.hold(false);
+        client.join().expect("the client")
+    });
+    assert_eq!(answer.status(), 200, "{name}, in mid-handshake: {}", answer.head);
+
+    // The server tells its time, and the proof is of that time.
+    rig.stub.set_personality(Personality::Plain);
+    rig.line_of_a_tunnel(1_000 + number);
+    let told = rig.proved_at();
+    let right = unix_seconds();
+    assert!(told >= file_time(right - LAG_SECONDS) && told <= file_time(right + 1), "{name}: proved at {told}");
+    // The server does not, and the proof is of the gateway's own, which so is seen to be stepped.
+    rig.stub.set_personality(Personality::IsaFirst407Closes);
+    let line = rig.line_of_a_tunnel(2_000 + number);
+    rig.stub.set_personality(Personality::Plain);
+    let (own, stepped) = (rig.proved_at(), unix_seconds() + ahead);
+    let (from, to) = (stepped - LAG_SECONDS, stepped + 1);
+    assert!(own >= file_time(from.max(0)) && own <= file_time(to.max(0)), "{name}: proved at {own}");
+    let said = line.get(..19).expect("a time");
+    assert!(*said >= *rfc3339(from) && *said <= *rfc3339(to), "{name}: {line}");
+    println!("{name}: proved at {own}, line of {said}");
+}
+
+#[test]
+fn steps_of_the_wall_clock_reach_log_lines_and_proofs_and_neither_tunnels_nor_deadlines() {
+    let idle = format!("{}ms", IDLE.as_millis());
+    let Some(rig) = Stepped::start(stub(), &["--idle-timeout", &idle]) else { return };
+    assert_flows(&rig.gateway);
+    let (before, began) = (vitals(&rig.gateway), Instant::now());
+    let talking = tunnel(&rig.gateway).expect("a tunnel");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let talk = scope.spawn(|| keep_talking(&talking.stream, &over));
+        // Whatever a step does, the talk must not outlive it.
+        let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for (number, (name, ahead)) in (0..).zip(steps()) {
+                step_by_step(&rig, number, name, ahead);
+            }
+        }));
+        over.store(true, Ordering::Relaxed);
+        let said = talk.join().expect("it talks through all steps");
+        stepped.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        assert!(said > 20, "{said}");
+    });
+    drop(talking);
+
+    // No duration is longer than the test, or than both of its shards' time.
+    let text = rig.gateway.metrics();
+    for family in ["handshake_duration", "handshake_phase_duration", "loop_turn_duration"] {
+        let name = format!("ntlm_gateway_{family}_seconds_sum");
+        let sum = metrics::sum(&text, &name, &[]).unwrap_or_else(|| panic!("no {name}"));
+        assert!(sum > 0.0 && sum < 2.0 * began.elapsed().as_secs_f64(), "{name} {sum}");
+    }
+    let durations = rig.gateway.log().into_iter().filter_map(|line| {
+        let (_, rest) = line.split_once(" duration_ms=")?;
+        rest.split(' ').next()?.parse::<u128>().ok()
+    });
+    let longest = durations.max().expect("lines of tunnels");
+    assert!(longest >= IDLE.as_millis() && longest <= began.elapsed().as_millis() + 1_000, "{longest} ms");
+    assert_eq!(rig.stub.counters().refused, 0, "{}", rig.stub.counters());
+    assert_nothing_leaked(rig.gateway.admin_address(), before, 0);
+    rig.stop();
+}
+
+#[test]
+fn steps_of_the_wall_clock_neither_hurry_nor_hinder_the_return_of_an_upstream() {
+    let Some(rig) = Stepped::start(stub(), &[]) else { return };
+    let up = || rig.gateway.metric("ntlm_gateway_upstream_up", &[]);
+    for (name, ahead) in [("six hours forward", 6 * HOUR), ("ten days back", -10 * DAY), ("right again", 0)] {
+        assert_flows(&rig.gateway);
+        rig.tap.set_down(true);
+        let ejected = || {
+            assert!(tunnel(&rig.gateway).is_none(), "{name}: through an upstream that is down");
+            (up() == Some(0.0)).then_some(())
+        };
+        assert!(wait_for(BOUND, ejected).is_some(), "{name}: it is never ejected");
+        let dialled = rig.tap.accepted();
+        rig.clock.step(ahead);
+        // A rest of a second or more between two checks, whatever the clock says.
+        std::thread::sleep(Duration::from_millis(2_200));
+        let checks = rig.tap.accepted() - dialled;
+        assert!(checks <= 3, "{name}: {checks} checks");
+        rig.tap.set_down(false);
+        let began = Instant::now();
+        assert!(wait_for(BOUND, || (up() == Some(1.0)).then_some(())).is_some(), "{name}: it never returns");
+        assert!(began.elapsed() < Duration::from_secs(5), "{name}: {:?}", began.elapsed());
+        println!("{name}: {checks} checks in 2.2 s, back after {:?}", began.elapsed());
+    }
+    rig.stop();
+}
+
+#[test]
+fn steps_of_the_wall_clock_do_not_let_a_refused_password_be_tried_again() {
+    let stub = stub();
+    stub.set_password("CORP", "alice", "changed meanwhile");
+    let Some(rig) = Stepped::start(stub, &[]) else { return };
+    let ask = || connect_name(rig.gateway.address(), "echo.test:7").expect("an answer");
+    assert_eq!(ask().status(), 502);
+    assert_eq!(rig.stub.counters().refused, 1);
+    for (name, ahead) in steps() {
+        rig.clock.step(ahead);
+        for _ in 0..5 {
+            let answer = ask();
+            let told = answer.field("proxy-status").unwrap_or_default();
+            assert!(answer.status() == 502 && told.contains("not tried again for 1 min"), "{name}: {}", answer.head);
+        }
+    }
+    assert_eq!(rig.stub.counters().refused, 1, "{}", rig.stub.counters());
+    rig.stop();
+}
