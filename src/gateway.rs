@@ -92,7 +92,7 @@ impl Gateway {
     /// # Errors
     /// [`StartError`]
     pub fn start(config: &Config, on_shard_end: impl Fn() + Send + Sync + 'static) -> Result<Gateway, StartError> {
-        let (listeners, listening) = shard::bind(&config.listen, config.shards)
+        let (listeners, listening) = shard::bind(&config.listen, config.shards, config.socket_buffer_bytes)
             .map_err(|(address, source)| StartError::Listen { address, source })?;
         let admin_listener = std::net::TcpListener::bind(config.admin)
             .map_err(|source| StartError::Admin { address: config.admin, source })?;
@@ -346,6 +346,7 @@ fn settings(config: &Config, fleet: &Arc<Fleet>) -> Settings {
             linger: limits::millis(limits::LINGER_TIMEOUT),
         },
         head_limit_bytes: config.head_limit_bytes,
+        socket_buffer_bytes: config.socket_buffer_bytes,
         via: config.via,
     }
 }

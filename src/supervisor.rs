@@ -284,6 +284,7 @@ fn keep_what_needs_a_start(old: &Config, fresh: &mut Config) -> Vec<&'static str
         new_tunnels_per_client: "limits.new_tunnels_per_client",
         shards: "shards",
         pipes_per_shard: "limits.pipes_per_shard",
+        socket_buffer_bytes: "limits.socket_buffer",
         log_format: "log_format",
         log_level: "log_level",
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ntlm_gateway::stub::{StubOptions, StubServer};
-use rustix::net::sockopt::set_socket_linger;
+use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size, set_socket_send_buffer_size};
 use rustix::net::{AddressFamily, SocketType};
 use support::bytes::{assert_same, pseudo_random};
 use support::client::{Answered, ask, connect_name, echo_through, read_head};
@@ -266,6 +266,45 @@ fn clients_that_never_read_take_bounded_memory_and_hold_nobody_up() {
         assert!(wait_for(BOUND, || (open() < 10).then_some(())).is_some(), "{} are still in", open());
         drop(held);
     });
+}
+
+/// Bytes that an origin gets rid of towards a client that reads none of them.
+fn bytes_towards_a_client_that_never_reads(args: &[&str]) -> usize {
+    let written = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&written);
+    let origin = Listener::start(move |mut stream| {
+        set_socket_send_buffer_size(&stream, 16 * 1024).expect("an option");
+        let piece = [0; 4096];
+        while let Ok(count @ 1..) = stream.write(&piece) {
+            counter.fetch_add(count, Ordering::SeqCst);
+        }
+    });
+    let gateway = start(&stub(), &[&["--no-proxy", "127.0.0.1", "--pipes-per-shard", "0"], args].concat());
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    set_socket_recv_buffer_size(&socket, 16 * 1024).expect("an option");
+    rustix::net::connect(&socket, &gateway.address()).expect("a connection");
+    let mut client = TcpStream::from(socket);
+    let origin_address = origin.address();
+    write!(client, "CONNECT {origin_address} HTTP/1.1\r\nHost: {origin_address}\r\n\r\n").expect("a request");
+    let mut seen = (0, Instant::now());
+    let stands_still = wait_for(BOUND, || {
+        let now = written.load(Ordering::SeqCst);
+        if now != seen.0 {
+            seen = (now, Instant::now());
+        }
+        (now > 0 && seen.1.elapsed() > Duration::from_secs(1)).then_some(now)
+    });
+    drop(client);
+    stands_still.expect("nobody takes the bytes for ever")
+}
+
+#[test]
+fn what_the_kernel_holds_back_for_a_client_that_never_reads_can_be_bounded() {
+    let unbounded = bytes_towards_a_client_that_never_reads(&[]);
+    let bounded = bytes_towards_a_client_that_never_reads(&["--socket-buffer", "64KiB"]);
+    println!("held back: {unbounded} bytes by themselves, {bounded} bytes with 64 KiB a socket");
+    // Twice that for each of two sockets, and what the origin, the client and the shard hold.
+    assert!(bounded < 700_000 && bounded < unbounded / 2, "{bounded} bytes of {unbounded}");
 }
 
 #[test]

@@ -536,6 +536,16 @@ pub static KEYS: &[Key] = &[
         default: Fallback::Value(|| limits::PIPES_PER_SHARD.to_string()),
     },
     Key {
+        name: "limits.socket_buffer",
+        flag: "socket-buffer",
+        places: Places::Everywhere,
+        kind: Kind::Size,
+        value_name: "SIZE",
+        heading: LIMITS,
+        help: "What a socket may hold back each way for a peer that does not read, up to 64MiB; 0B leaves it to the system",
+        default: Fallback::Value(|| format_size(0)),
+    },
+    Key {
         name: "timeouts.connect",
         flag: "connect-timeout",
         places: Places::Everywhere,

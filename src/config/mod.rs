@@ -91,6 +91,8 @@ pub struct Config {
     pub new_tunnels_per_client: usize,
     /// Pipes a shard lends out at once; 0 for no splicing.
     pub pipes_per_shard: usize,
+    /// Bytes that a socket may hold back each way; 0 leaves it to the system.
+    pub socket_buffer_bytes: usize,
     /// See [`Timeouts`].
     pub timeouts: Timeouts,
     /// The longest head, in bytes, from 1 KiB to 1 MiB.

@@ -24,6 +24,9 @@ const TUNNELS_LIMIT: usize = 1_000_000;
 const PIPES_LIMIT: usize = 65_536;
 pub(super) const WARM_LIMIT: usize = 1_000;
 
+/// What a socket may be asked to hold back each way, in bytes; 0 leaves it to the system.
+const SOCKET_BUFFERS: std::ops::RangeInclusive<usize> = 0..=64 * 1024 * 1024;
+
 /// The head limits that can be asked for, in bytes.
 const HEAD_LIMITS: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
 
@@ -69,6 +72,7 @@ impl Reader<'_> {
         let per_client_second =
             self.required("limits.new_tunnels_per_client", |text| Ok(parse_integer(text, 0..=TUNNELS_LIMIT)?));
         let pipes = self.required("limits.pipes_per_shard", |text| Ok(parse_integer(text, 0..=PIPES_LIMIT)?));
+        let socket_buffer = self.required("limits.socket_buffer", |text| Ok(parse_size(text, SOCKET_BUFFERS)?));
         let head_limit = self.required("limits.head", |text| Ok(parse_size(text, HEAD_LIMITS)?));
         let timeouts = self.timeouts();
         let via = self.flag("via");
@@ -86,6 +90,7 @@ impl Reader<'_> {
             tunnels_per_client: per_client?,
             new_tunnels_per_client: per_client_second?,
             pipes_per_shard: pipes?,
+            socket_buffer_bytes: socket_buffer?,
             timeouts: timeouts?,
             head_limit_bytes: head_limit?,
             via: via?,

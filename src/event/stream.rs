@@ -31,6 +31,15 @@ impl From<TcpStream> for Stream {
     }
 }
 
+/// As [`Stream::bound_buffers`]; what a listening socket has is inherited by those that it accepts.
+pub fn bound_buffers(socket: impl AsFd, bytes: usize) {
+    if bytes > 0 {
+        // Only a socket that is gone can refuse: the kernel takes any size and cuts it to its own bounds.
+        let _ = sockopt::set_socket_send_buffer_size(&socket, bytes);
+        let _ = sockopt::set_socket_recv_buffer_size(&socket, bytes);
+    }
+}
+
 impl Stream {
     /// Begins to connect. Small pieces will not be held back (TCP_NODELAY).
     ///
@@ -47,6 +56,16 @@ impl Stream {
         // that declines sends that ACK by itself.
         let _ = sockopt::set_tcp_quickack(&stream, false);
         Ok(Stream::Tcp(stream))
+    }
+
+    /// Holds back at most about `bytes` each way (SO_SNDBUF, SO_RCVBUF, of which the kernel takes twice as much for what it keeps beside
+    /// them); 0 leaves it to the system.
+    pub fn bound_buffers(&self, bytes: usize) {
+        match self {
+            Stream::Tcp(stream) => bound_buffers(stream, bytes),
+            #[cfg(test)]
+            Stream::Simulated(_) => {}
+        }
     }
 
     /// The error that the connection met since it was asked last (SO_ERROR).

@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use mio::net::TcpListener;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt};
 
-use crate::event::Listener;
+use crate::event::{Listener, bound_buffers};
 use crate::limits;
 
 /// The listeners of one shard.
 pub type Listeners = Vec<Listener>;
 
 /// Binds `addresses` for `shards` shards. Port 0 becomes one free port, the same for all shards; the addresses that came of
-/// it are returned.
+/// it are returned. Connections that come in hold back `socket_buffer_bytes` ([`bound_buffers`]).
 ///
 /// With SO_REUSEPORT a second gateway of the same user would share the port without a word; so each address is first
 /// bound without it, which fails while anybody listens there.
@@ -23,6 +23,7 @@ pub type Listeners = Vec<Listener>;
 pub fn bind(
     addresses: &[SocketAddr],
     shards: usize,
+    socket_buffer_bytes: usize,
 ) -> Result<(Vec<Listeners>, Vec<SocketAddr>), (SocketAddr, io::Error)> {
     let mut all: Vec<Listeners> = (0..shards).map(|_| Vec::new()).collect();
     let mut bound = Vec::new();
@@ -30,7 +31,7 @@ pub fn bind(
         let with_address = |error: io::Error| (*address, error);
         let address = exclusive_probe(*address).map_err(with_address)?;
         for listeners in &mut all {
-            listeners.push(open(address).map_err(with_address)?);
+            listeners.push(open(address, socket_buffer_bytes).map_err(with_address)?);
         }
         bound.push(address);
     }
@@ -47,7 +48,7 @@ fn exclusive_probe(address: SocketAddr) -> io::Result<SocketAddr> {
     SocketAddr::try_from(bound).map_err(|_| io::Error::other("the system bound an address of another family"))
 }
 
-fn open(address: SocketAddr) -> io::Result<Listener> {
+fn open(address: SocketAddr, socket_buffer_bytes: usize) -> io::Result<Listener> {
     let socket = socket(address)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, true)?;
@@ -55,6 +56,7 @@ fn open(address: SocketAddr) -> io::Result<Listener> {
     sockopt::set_tcp_nodelay(&socket, true)?;
     sockopt::set_socket_keepalive(&socket, true)?;
     sockopt::set_tcp_keepidle(&socket, limits::KEEPALIVE_IDLE)?;
+    bound_buffers(&socket, socket_buffer_bytes);
     bind_socket(&socket, &address)?;
     listen(&socket, limits::LISTEN_BACKLOG)?;
     Ok(Listener::Tcp(TcpListener::from_std(std::net::TcpListener::from(socket))))
@@ -79,9 +81,9 @@ mod tests {
 
     #[test]
     fn a_busy_port_is_an_error_even_though_shards_share_ports() {
-        let (held, bound) = bind(&["127.0.0.1:0".parse().unwrap()], 2).unwrap();
+        let (held, bound) = bind(&["127.0.0.1:0".parse().unwrap()], 2, 0).unwrap();
         assert_eq!(held.len(), 2);
-        let (address, error) = bind(&bound, 2).unwrap_err();
+        let (address, error) = bind(&bound, 2, 0).unwrap_err();
         assert_eq!(address, bound[0]);
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }

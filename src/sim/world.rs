@@ -86,6 +86,7 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
         fleet: Arc::clone(&fleet),
         timeouts: scenario.timeouts,
         head_limit_bytes: scenario.head_limit_bytes,
+        socket_buffer_bytes: 0,
         via: true,
     };
     let (mut shard, sender) = Shard::new(ShardOptions {
