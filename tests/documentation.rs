@@ -1,5 +1,5 @@
-//! The README and METRICS.md say what the program does: their tables list what there is, no less and no more, and the
-//! README's commands work.
+//! The README, METRICS.md and ARCHITECTURE.md say what the program does and is made of: their tables list what there is, no less and
+//! no more, and the README's commands work.
 
 mod support;
 
@@ -25,11 +25,12 @@ use support::scratch::{Scratch, wait_for};
 
 const README: &str = include_str!("../README.md");
 const METRICS: &str = include_str!("../METRICS.md");
+const ARCHITECTURE: &str = include_str!("../ARCHITECTURE.md");
 
 /// What stands between `<!-- name -->` and `<!-- /name -->`, in whichever page has it.
 fn section(name: &str) -> &'static str {
     let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
-    let rest = [README, METRICS]
+    let rest = [README, METRICS, ARCHITECTURE]
         .into_iter()
         .find_map(|page| page.split_once(&begin))
         .unwrap_or_else(|| panic!("no {begin}"))
@@ -298,4 +299,23 @@ fn the_example_file_of_the_readme_is_valid() {
         let sources = Sources::new(Settings::default(), lookup).unwrap_or_else(|errors| panic!("{errors}"));
         config::load(&sources).unwrap_or_else(|errors| panic!("{errors}"));
     }
+}
+
+#[test]
+fn every_direct_dependency_has_its_reason() {
+    let mut named = BTreeSet::new();
+    for manifest in
+        [include_str!("../Cargo.toml"), include_str!("../loadtest/Cargo.toml"), include_str!("../fuzz/Cargo.toml")]
+    {
+        let manifest: toml::Table = manifest.parse().expect("TOML");
+        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let dependencies = manifest.get(section).and_then(toml::Value::as_table);
+            named.extend(dependencies.into_iter().flat_map(toml::Table::keys).cloned());
+        }
+    }
+    named.remove("ntlm-gateway");
+    let reasons = rows("dependencies");
+    let explained: BTreeSet<String> = reasons.iter().flat_map(|row| row[0].split(", ")).map(str::to_owned).collect();
+    assert_eq!(explained, named);
+    assert!(reasons.iter().all(|row| row.len() == 2 && !row[1].is_empty()), "{reasons:?}");
 }
