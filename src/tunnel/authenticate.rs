@@ -118,7 +118,7 @@ impl Authenticate {
             {
                 return self.fail(fault, key, client, context);
             }
-            if self.ticket.is_some() && self.attempt.handshake.request().is_forward() {
+            if self.attempt.handshake.awaits_body() && self.attempt.handshake.request().is_forward() {
                 return self.exchange(key, client, context);
             }
             match self.flush() {
@@ -238,6 +238,8 @@ impl Authenticate {
         let out = self.outbox.split_off(self.sent.min(self.outbox.len()));
         let number = self.attempt.number;
         if self.ticket.is_none() {
+            // It has answered, be it only the request that went without its body.
+            self.attempt.hop.upstream.health.succeeded();
             self.count(Outcome::Established, client, context);
         }
         let (upstream, from_upstream) = (self.upstream, self.inbox.into_leftover());
