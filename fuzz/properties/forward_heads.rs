@@ -207,11 +207,9 @@ fn end_to_end(given: &Head, sent: &Head, own: &[&str], options: Options, is_http
 pub fn answer_is_the_same(asked: &Asked, answer: &Answer, out: &[u8]) {
     let (sent, length) = Head::read(out, Reader::Strict).expect("what goes out can be read");
     assert_eq!(length, out.len(), "what goes out is more than one head");
-    let mut given = answer.head.start.splitn(3, |&byte| byte == b' ');
-    let (version, status) = (given.next().unwrap_or_default(), given.next().unwrap_or_default());
-    let reason = String::from_utf8_lossy(given.next().unwrap_or_default()).trim_matches([' ', '\t']).to_owned();
+    let (version, status, reason) = answer.head.status_line();
     assert_eq!(status, answer.status.to_string().as_bytes());
-    assert_eq!(String::from_utf8_lossy(&sent.start), format!("HTTP/1.1 {} {reason}", answer.status));
+    assert_eq!(sent.start, [b"HTTP/1.1 ", status, b" ", reason].concat());
     assert_eq!(answer.is_407, answer.status == 407);
     let is_http11 = version == b"HTTP/1.1";
     end_to_end(&answer.head, &sent, &["content-length", "proxy-support"], asked.options, is_http11);
@@ -297,7 +295,7 @@ fn authenticates(answer: &Answer) {
 pub fn is_refused_rightly(given: &Head, request: &ForwardRequest, error: &ForwardResponseError) {
     let text = error.to_string();
     assert!(text.is_ascii() && !text.contains(['\r', '\n']));
-    let status = given.words().get(1).and_then(|status: &String| status.parse().ok()).unwrap_or_default();
+    let status = str::from_utf8(given.status_line().1).ok().and_then(|status| status.parse().ok()).unwrap_or_default();
     match error {
         ForwardResponseError::Framing(_) => {
             let framing = framing_of(given, request.method(), status);

@@ -103,6 +103,13 @@ impl Head {
         text.trim_end_matches([' ', '\t']).split(' ').map(str::to_owned).collect()
     }
 
+    /// The words of an answer's first line: version, status and reason. Blanks around the last are not of it.
+    pub fn status_line(&self) -> (&[u8], &[u8], &[u8]) {
+        let (version, rest) = self.start.split_at(self.start.len().min(8));
+        let (status, reason) = blanks_off(rest).split_at(blanks_off(rest).len().min(3));
+        (version, status, blanks_off(reason))
+    }
+
     /// The values of all fields of a name.
     pub fn all(&self, name: &str) -> Vec<&[u8]> {
         let named = self.fields.iter().filter(|field| field.0.eq_ignore_ascii_case(name));
