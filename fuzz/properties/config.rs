@@ -175,6 +175,11 @@ fn parties_are_valid(config: &Config, settings: &Settings) {
         assert!(!identity.identity.user().is_empty() && !identity.name.is_empty());
         assert!(identity.login.as_ref().is_none_or(|login| !login.user.contains(':') && !login.user.is_empty()));
     }
+    for (entry, upstream) in settings.entries("upstreams").iter().zip(upstreams) {
+        let given = |name: &str| entry.settings.given(name).map(|setting| setting.text.trim());
+        assert_eq!(given("upstreams.identity"), upstream.identity.map(|index| identities[index].name.as_str()));
+        assert_eq!(given("upstreams.group").unwrap_or("default"), groups[upstream.group]);
+    }
     let entries = settings.entries("identities");
     for (entry, identity) in entries.iter().rev().zip(identities.iter().rev()) {
         let given = |name: &str| entry.settings.given(name).map(|setting| setting.text.trim());
@@ -191,6 +196,12 @@ fn parties_are_valid(config: &Config, settings: &Settings) {
         let given = |name: &str| entry.settings.given(name).is_some();
         assert_eq!(given("routes.host"), !rule.hosts.is_empty(), "a route about no host is one about all");
         assert_eq!(given("routes.network"), !rule.networks.is_empty(), "a route about no network is one about all");
+        let to = match rule.decision {
+            Decision::Group(group) => groups[group].as_str(),
+            Decision::Direct => "direct",
+            Decision::Deny => "deny",
+        };
+        assert_eq!(entry.settings.given("routes.to").map(|setting| setting.text.trim()), Some(to));
         assert_eq!(given("routes.port"), !rule.ports.is_empty(), "a route about no port is one about all");
     }
 }
@@ -301,7 +312,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
     ];
     let mut seeds: Vec<Vec<u8>> = texts.into_iter().map(String::into_bytes).collect();
     seeds.extend(TABLE_SEEDS.iter().map(|text| text.as_bytes().to_vec()));
-    seeds.extend(TABLE_SEEDS.iter().map(|text| format!("{least}{text}").into_bytes()));
+    for before in [least, "user = 'CORP\\svc'\n"] {
+        seeds.extend(TABLE_SEEDS.iter().map(|text| format!("{before}{text}").into_bytes()));
+    }
     let example = include_str!("../../deploy/gateway.example.toml");
     let tables = example.split_once("# Several upstreams").map(|(_, tables)| tables).unwrap_or_default();
     let tables: Vec<&str> = tables.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
@@ -338,6 +351,10 @@ const TABLE_SEEDS: &[&str] = &[
     "[[routes]]\nport = ','\nto = 'deny'\n",
     "[[routes]]\nhost = 'x'\nto = 'west'\nport = 0\n[[routes]]\n[[routes]]\nto = ['direct']\n",
     "[[upstreams]]\nadress = 'a:1'\n[[upstreams]]\naddress = 'a:1'\nweight = 0\nidentity = 'nobody'\n[[upstreams]]\naddress = 'a:1'\n",
+    "[[upstreams]]\naddress = 'a:1'\nidentity = 'nobody'\n",
+    "[[upstreams]]\naddress = 'a:1'\n[[routes]]\nto = 'nowhere'\n",
+    "[[upstreams]]\naddress = 'a:1'\n[[upstreams]]\nname = 'a:1'\naddress = 'b:1'\n",
+    "[[upstreams]]\naddress = 'a:1'\n[[identities]]\nname = 'default'\nuser = 'a'\npassword_file = '/s/one'\n",
     "upstreams = 'a:1'\n",
     "identities = [1, {name = 'x'}]\nroutes = {}\n",
 ];

@@ -380,9 +380,10 @@ fn shows_no_secret(request: &ForwardRequest) {
 /// Exchanges of every kind, and those of people who try things.
 pub fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
-    for (number, (options, client, upstream)) in forward_heads::SEEDS.iter().enumerate() {
-        let seed = [0, 3, 255, 1, 7][number % 5];
-        seeds.push([&[seed, *options], client.as_bytes(), b"\x1e", upstream.as_bytes()].concat());
+    for (options, client, upstream) in forward_heads::SEEDS {
+        for seed in [0, 7, 50] {
+            seeds.push([&[seed, *options], client.as_bytes(), b"\x1e", upstream.as_bytes()].concat());
+        }
     }
     seeds
 }

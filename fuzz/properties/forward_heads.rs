@@ -404,4 +404,17 @@ pub const SEEDS: &[(u8, &str, &str)] = &[
     (0, "CONNECT h:443 HTTP/1.1\r\n\r\n", "HTTP/1.1 200 x\r\nContent-Length: x\r\n\r\n"),
     (0, "GET / HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: b\r\n\r\n"),
     (0, "POST http://h/ HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: tea\r\n\r\nx", "HTTP/2 200\r\n\r\n"),
+    (
+        1,
+        "POST http://h/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n0123456789abcdef\r\n0\r\n\
+         Transfer-Encoding: chunked\r\nA: b\r\nKeep-Alive: x\r\nProxy-Authorization: s3cr3t\r\nUpgrade: h2c\r\n\r\n",
+        "HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n0123456789abcdef\r\n0\r\nTrailer: x\r\nC:d \r\n\r\n",
+    ),
+    (48, "", "HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: b/1, c\r\n\r\n"),
+    (
+        17,
+        "",
+        "HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n\r\n20;a=b\r\n0123456789abcdef0123456789abcdef\r\n\
+         10\r\n0123456789abcdef\r\n0\r\nA: b\r\n\r\nbehind",
+    ),
 ];

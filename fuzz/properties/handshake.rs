@@ -353,6 +353,8 @@ impl Conversation {
                 Event::Declined { answer: format!("{declined:?}"), leftover }
             }
             Progress::Answered => {
+                let found = HeadEnd::response().find(&leftover, usize::MAX);
+                assert!(matches!(found, Ok(Some(_))), "the answer's head is gone");
                 let status = with_answer(&leftover, |head| head.status);
                 assert_ne!(status, Some(407), "a demand for a proof is taken for the answer");
                 Event::Answered { leftover }
@@ -521,6 +523,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         (9, page.to_owned()),
         (16, format!("{CHALLENGED}\x1eHTTP/1.1 100 C\r\n\r\n{page}")),
         (16, format!("{page}\x1e{page}")),
+        (16, [page; 6].join("\x1e")),
+        (128, format!("{}\x1e{CHALLENGED}\x1e{OK}", ASKED.replace(": Negotiate", ": Basic realm=\"x\""))),
         (17, format!("{page}\x1e{ASKED}\x1e{CHALLENGED}\x1e{page}")),
         (24, format!("{moved}\x1d{page}")),
         (24, format!("{page}poison\x1d{CHALLENGED}\x1e{ASKED}")),
