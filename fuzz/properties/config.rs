@@ -62,10 +62,11 @@ pub fn check(input: &[u8]) {
     }
 }
 
-/// A folder with the files of secrets, made once.
-fn folder() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
+/// A folder with the files of secrets, which goes with the thread that checks.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
         let path = std::env::temp_dir().join(format!("ntlm-gateway-properties-{}", std::process::id()));
         std::fs::create_dir_all(&path).expect("the temporary folder can be written to");
         for (name, secret) in FILES {
@@ -73,8 +74,19 @@ fn folder() -> &'static Path {
             let content = if name == "hash" { hash.as_str() } else { secret };
             std::fs::write(path.join(name), content).expect("the temporary folder can be written to");
         }
-        path
-    })
+        Folder(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn folder() -> PathBuf {
+    thread_local! { static FOLDER: Folder = Folder::new(); }
+    FOLDER.with(|folder| folder.0.clone())
 }
 
 fn with_folder(input: &[u8]) -> Cow<'_, [u8]> {
