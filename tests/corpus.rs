@@ -59,6 +59,7 @@ replays! {
     challenges challenges_mean_the_same_when_written_again
     chunked bodies_end_where_they_end_however_they_are_cut
     config a_configuration_is_valid_or_its_errors_have_their_places
+    forward what_is_passed_on_means_the_same_and_takes_nothing_that_is_behind_it
     handshake a_handshake_does_not_depend_on_how_its_bytes_are_cut_and_proves_only_what_was_asked_there
     negotiate_message a_negotiate_message_is_answered_by_a_challenge_that_can_be_read
     request_head a_request_head_is_read_one_way_and_passed_on_without_a_change_of_meaning

@@ -6,6 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use support::bytes::{assert_same, pseudo_random};
+use support::in_process;
 use support::plain::Rig;
 use support::web::{Web, checksum};
 use support::wire::{Message, Wire, fields};
@@ -312,4 +313,26 @@ fn a_body_that_waits_for_the_heads_acknowledgement_is_not_kept_waiting() {
     }
     assert!(slow < 10, "{slow} of 40 waited for a delayed acknowledgement");
     rig.stop();
+}
+
+#[test]
+fn a_body_goes_to_an_upstream_that_asks_for_no_proof() {
+    let proxy = Web::origin();
+    let body = pseudo_random(6, 100_000);
+    let sink = format!("POST {} {:016x}\n", body.len(), checksum(&body));
+    for settings in [[("first_leg", "plain")], [("without_credentials", "127.0.0.1")]] {
+        let gateway = in_process::gateway(&proxy.address().to_string(), &settings);
+        let mut client = Wire::connect(in_process::address(&gateway));
+        client.wait_at_most(Duration::from_secs(10));
+        for _ in 0..2 {
+            let sized = proxy.request("POST", "/sink", &format!("Content-Length: {}\r\n", body.len()));
+            let answer = client.ask([sized.as_bytes(), &body].concat()).unwrap();
+            assert_eq!(answer.text(), sink, "{settings:?}");
+            let head = proxy.request("POST", "/sink", "Transfer-Encoding: chunked\r\n");
+            let chunk = [format!("{head}{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
+            assert_eq!(client.ask(chunk).unwrap().text(), sink, "{settings:?}");
+        }
+        drop(client);
+        in_process::stop(gateway);
+    }
 }

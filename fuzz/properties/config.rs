@@ -1,28 +1,42 @@
 //! The configuration file: a valid configuration or errors that have a place; never a secret. The input is the file.
 //!
-//! The password comes from the environment, so that no file is read that the input names: two places for it are an error.
+//! The first password comes from the environment. Those of further identities lie in a folder that the input calls `/s/`.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use ntlm_gateway::config::keys::{KEYS, TABLES};
 use ntlm_gateway::config::table_keys::TABLE_KEYS;
 use ntlm_gateway::config::values::{format_duration, format_size, parse_duration, parse_size};
 use ntlm_gateway::config::{Config, ConfigErrors, MAX_SHARDS, Origin, Settings, Sources, load_with_settings, secrets};
+use ntlm_gateway::http::{Authority, Host};
+use ntlm_gateway::limits;
 use ntlm_gateway::ntlm::NtHash;
+use ntlm_gateway::route::Decision;
 
 const PASSWORD: &str = "Qu33n-of-Spades";
+/// The files under `/s/` with what lies in them; `hash` has the NT hash of its password instead.
+const FILES: [(&str, &str); 4] =
+    [("one", "K1ng-of-Hearts\n"), ("two", "J4ck-of-Clubs"), ("hash", "T3n-of-Diamonds"), ("bad", "N1ne-of\nHearts")];
+/// A password where none may stand: as the value of a setting that there is none of.
+const MISPLACED: &str = "Kn4ve-in-the-file";
 
 /// Checks one file.
 pub fn check(input: &[u8]) {
-    let path = std::env::temp_dir().join(format!("ntlm-gateway-properties-{}.toml", std::process::id()));
+    let path = folder().join("gateway.toml");
+    let input = &*with_folder(input);
     std::fs::write(&path, input).expect("the temporary folder can be written to");
     let outcome = load(&path);
     match &outcome {
         Ok((config, settings)) => {
             is_valid(config);
+            parties_are_valid(config, settings);
+            goes_somewhere(config);
             let text = file_of(settings);
             std::fs::write(&path, &text).expect("the temporary folder can be written to");
             match load(&path) {
@@ -32,18 +46,90 @@ pub fn check(input: &[u8]) {
         }
         Err(errors) => have_their_places(errors, input),
     }
-    let _ = std::fs::remove_file(&path);
     let shown = match &outcome {
         Ok((config, settings)) => format!("{config:?} {settings:?}"),
         Err(errors) => format!("{errors:?} {errors}"),
     };
-    for secret in [PASSWORD, NtHash::from_password(PASSWORD).to_hex().as_str()] {
+    for secret in secrets() {
         let given = input.windows(secret.len()).any(|window| window == secret.as_bytes());
-        assert!(given || !shown.contains(secret), "the secret is shown");
+        assert!(given || !shown.contains(secret), "a secret is shown");
+    }
+    if outcome.is_err() && is_misplaced(input) {
+        assert!(!shown.contains(MISPLACED), "a misplaced password is shown: {shown}");
     }
     if let Ok(text) = str::from_utf8(input) {
         values(text);
     }
+}
+
+/// A folder with the files of secrets, which goes with the thread that checks.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        let path = std::env::temp_dir().join(format!("ntlm-gateway-properties-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("the temporary folder can be written to");
+        for (name, secret) in FILES {
+            let hash = NtHash::from_password(secret).to_hex();
+            let content = if name == "hash" { hash.as_str() } else { secret };
+            std::fs::write(path.join(name), content).expect("the temporary folder can be written to");
+        }
+        Folder(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn folder() -> PathBuf {
+    thread_local! { static FOLDER: Folder = Folder::new(); }
+    FOLDER.with(|folder| folder.0.clone())
+}
+
+fn with_folder(input: &[u8]) -> Cow<'_, [u8]> {
+    match str::from_utf8(input) {
+        Ok(text) if text.contains("/s/") => {
+            let path = format!("{}/", folder().display());
+            Cow::Owned(text.replace("/s/", &path).into_bytes())
+        }
+        _ => Cow::Borrowed(input),
+    }
+}
+
+/// The passwords, their hashes, and the numbers of the bytes of either, as a derived `Debug` would print them.
+fn secrets() -> &'static [String] {
+    static SECRETS: OnceLock<Vec<String>> = OnceLock::new();
+    SECRETS.get_or_init(|| {
+        let numbers = |bytes: &[u8]| bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
+        let passwords = FILES.iter().flat_map(|(_, secret)| secret.trim_end().split('\n')).chain([PASSWORD]);
+        let of = |password: &str| {
+            let hash = NtHash::from_password(password).to_hex();
+            let bytes =
+                hash.as_bytes().chunks(2).filter_map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok());
+            let bytes: Vec<u8> = bytes.collect();
+            [password.to_owned(), hash.as_str().to_owned(), numbers(&bytes), numbers(password.as_bytes())]
+        };
+        passwords.flat_map(of).collect()
+    })
+}
+
+/// Whether the misplaced password stands only where a line begins with a name that no setting has, or one that the file must
+/// not give.
+fn is_misplaced(input: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(input) else {
+        return false;
+    };
+    let is_value = |line: &str| {
+        ["password", "passwd", "secret", "proxy_password"].iter().any(|name| {
+            let value = line.strip_prefix(name).and_then(|rest| rest.trim_start().strip_prefix('='));
+            value.is_some_and(|value| value.trim() == format!("'{MISPLACED}'"))
+        })
+    };
+    let one_line = !text.contains("'''") && !text.contains("\"\"\"") && text.contains(MISPLACED);
+    one_line && text.lines().filter(|line| line.contains(MISPLACED)).all(is_value)
 }
 
 /// Without the number of the texts: it tells a default from the same value given, where that depends on the machine.
@@ -77,6 +163,77 @@ fn is_valid(config: &Config) {
         assert!((Duration::from_millis(1)..=longest).contains(&time));
     }
     assert!(times.drain <= longest && times.shutdown_delay <= longest);
+}
+
+/// Whatever refers to another part of the configuration refers to one that is there.
+fn parties_are_valid(config: &Config, settings: &Settings) {
+    let Config { identities, upstreams, groups, .. } = config;
+    assert!((1..=limits::IDENTITIES).contains(&identities.len()));
+    assert!((1..=limits::UPSTREAMS).contains(&upstreams.len()));
+    let unique = |names: Vec<&str>| names.len() == names.iter().collect::<BTreeSet<_>>().len();
+    assert!(unique(identities.iter().map(|identity| identity.name.as_str()).collect()), "two identities of one name");
+    assert!(unique(upstreams.iter().map(|upstream| upstream.name.as_str()).collect()), "two upstreams of one name");
+    assert!(unique(groups.iter().map(String::as_str).collect()), "two groups of one name");
+    for upstream in upstreams {
+        assert!(!upstream.addresses.is_empty() && upstream.addresses.iter().all(|address| address.port() != 0));
+        assert!(upstream.group < groups.len());
+        assert!((1..=1000).contains(&upstream.weight) && upstream.warm <= 1000 && upstream.keep <= 1000);
+        assert!(upstream.identity.is_none_or(|identity| identity < identities.len()));
+    }
+    assert!((0..groups.len()).all(|group| upstreams.iter().any(|upstream| upstream.group == group)), "an empty group");
+    assert_eq!(upstreams[0].group, 0);
+    for identity in identities {
+        assert!(identity.listen.iter().all(|address| config.listen.contains(address)));
+        assert!(!identity.identity.user().is_empty() && !identity.name.is_empty());
+        assert!(identity.login.as_ref().is_none_or(|login| !login.user.contains(':') && !login.user.is_empty()));
+    }
+    for (entry, upstream) in settings.entries("upstreams").iter().zip(upstreams) {
+        let given = |name: &str| entry.settings.given(name).map(|setting| setting.text.trim());
+        assert_eq!(given("upstreams.identity"), upstream.identity.map(|index| identities[index].name.as_str()));
+        assert_eq!(given("upstreams.group").unwrap_or("default"), groups[upstream.group]);
+    }
+    let entries = settings.entries("identities");
+    for (entry, identity) in entries.iter().rev().zip(identities.iter().rev()) {
+        let given = |name: &str| entry.settings.given(name).map(|setting| setting.text.trim());
+        assert_eq!(given("identities.name"), Some(identity.name.as_str()));
+        assert_eq!(identity.basic_password.is_some(), given("identities.allow_basic") == Some("true"));
+        assert_eq!(identity.login.is_some(), given("identities.proxy_user").is_some());
+        for file in ["identities.password_file", "identities.nt_hash_file", "identities.proxy_password_file"] {
+            assert!(given(file).is_none_or(|file| config.files.iter().any(|known| known == Path::new(file))));
+        }
+    }
+    let rules = &config.rules.rules;
+    assert_eq!(rules.len(), settings.entries("routes").len());
+    for (entry, rule) in settings.entries("routes").iter().zip(rules) {
+        let given = |name: &str| entry.settings.given(name).is_some();
+        assert_eq!(given("routes.host"), !rule.hosts.is_empty(), "a route about no host is one about all");
+        assert_eq!(given("routes.network"), !rule.networks.is_empty(), "a route about no network is one about all");
+        let to = match rule.decision {
+            Decision::Group(group) => groups[group].as_str(),
+            Decision::Direct => "direct",
+            Decision::Deny => "deny",
+        };
+        assert_eq!(entry.settings.given("routes.to").map(|setting| setting.text.trim()), Some(to));
+        assert_eq!(given("routes.port"), !rule.ports.is_empty(), "a route about no port is one about all");
+    }
+}
+
+/// Requests are decided, to groups that there are, and to link-local addresses only by a route that names their network.
+fn goes_somewhere(config: &Config) {
+    let hosts = [Host::Name("h"), Host::Name("A.example."), Host::V4([10, 1, 2, 3].into()), Host::V6([0; 8].into())];
+    for host in hosts {
+        for port in [25, 80, 443] {
+            match config.rules.decide(&Authority { host, port }) {
+                Decision::Group(group) => assert!(group < config.groups.len()),
+                Decision::Direct | Decision::Deny => {}
+            }
+        }
+        let _ = config.rules.goes_without_credentials(host);
+    }
+    if config.rules.rules.is_empty() {
+        let metadata = Authority { host: Host::V4([169, 254, 169, 254].into()), port: 80 };
+        assert_eq!(config.rules.decide(&metadata), Decision::Deny);
+    }
 }
 
 /// Every error is one line that says something, and a place that is in the file.
@@ -166,6 +323,50 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "64KiB".to_owned(),
     ];
     let mut seeds: Vec<Vec<u8>> = texts.into_iter().map(String::into_bytes).collect();
+    seeds.extend(TABLE_SEEDS.iter().map(|text| text.as_bytes().to_vec()));
+    for before in [least, "user = 'CORP\\svc'\n"] {
+        seeds.extend(TABLE_SEEDS.iter().map(|text| format!("{before}{text}").into_bytes()));
+    }
+    let example = include_str!("../../deploy/gateway.example.toml");
+    let tables = example.split_once("# Several upstreams").map(|(_, tables)| tables).unwrap_or_default();
+    let tables: Vec<&str> = tables.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
+    let tables = tables.join("\n").replace("/run/secrets/ntlm-gateway/batch-nt-hash", "/s/hash");
+    let tables = tables.replace("/run/secrets/ntlm-gateway/batch-login", "/s/two");
+    let tables = ["ci", "partner"]
+        .iter()
+        .fold(tables, |tables, name| tables.replace(&format!("/run/secrets/ntlm-gateway/{name}-password"), "/s/one"));
+    seeds.push(format!("user = 'CORP\\svc'\n{tables}\n").into_bytes());
     seeds.push(b"\xff".to_vec());
     seeds
 }
+
+/// Tables, right and wrong, alone and behind the plain settings.
+const TABLE_SEEDS: &[&str] = &[
+    "[[upstreams]]\naddress = 'a:1'\n[[identities]]\nname = 'one'\nuser = 'x@corp'\npassword_file = '/s/one'\n",
+    "[[identities]]\nname = 'a'\nuser = 'a'\ndomain = 'D'\npassword_file = '/s/one'\nallow_basic = true\n\
+     listen = '127.0.0.1:9'\n[[identities]]\nname = 'b'\nuser = 'b'\nnt_hash_file = '/s/hash'\nproxy_user = 'b'\n\
+     proxy_password_file = '/s/two'\nclients = ['10.0.0.0/8', '::1']\nmethod = 'ntlmv1-ess'\ntarget_domain = true\n",
+    "[[identities]]\nname = 'a'\nuser = 'a'\npassword_file = '/s/bad'\n[[identities]]\nname = 'b'\nuser = 'b'\n\
+     nt_hash_file = '/s/one'\nproxy_user = 'x:y'\n",
+    "[[identities]]\nname = 'a'\nuser = 'a'\nnt_hash_file = '/s/hash'\nallow_basic = true\nlisten = '0.0.0.0:1'\n",
+    "[[identities]]\nname = 'default'\nuser = 'a'\npassword_file = '/s/one'\nnt_hash_file = '/s/hash'\nlisten = '127.0.0.1:3128'\n",
+    "[[identities]]\nname = 'a'\nuser = 'a'\nproxy_password_file = '/s/two'\npassword = 'Kn4ve-in-the-file'\n",
+    "password = 'Kn4ve-in-the-file'\npasswd = 'Kn4ve-in-the-file'\n[[upstreams]]\nsecret = 'Kn4ve-in-the-file'\n",
+    "password = 'Kn4ve-in-the-file'\nuser = \"CORP\\svc\"\n",
+    "[[upstreams]]\nname = 'e'\naddress = ['a:1', '[::1]:2']\nweight = 3\n[[upstreams]]\naddress = 'b:1'\ngroup = 'g'\n\
+     identity = 'default'\nfirst_leg = 'plain'\nwarm = 0\nkeep = 1000\n[[routes]]\nhost = ['.p.example', 'b-*.x']\nto = 'g'\n\
+     [[routes]]\nnetwork = ['169.254.0.0/16']\nport = [443, '8000-8999']\nto = 'direct'\n[[routes]]\nport = 25\nto = 'deny'\n",
+    "order = 'balance'\ncheck = 'handshake'\ncheck_target = 'h:443'\nno_proxy = '.svc, 10.0.0.0/8:80, *.a'\n\
+     without_credentials = ['x.y']\n",
+    "[[routes]]\nhost = []\nto = 'direct'\n",
+    "[[routes]]\nnetwork = ''\nto = 'direct'\n",
+    "[[routes]]\nport = ','\nto = 'deny'\n",
+    "[[routes]]\nhost = 'x'\nto = 'west'\nport = 0\n[[routes]]\n[[routes]]\nto = ['direct']\n",
+    "[[upstreams]]\nadress = 'a:1'\n[[upstreams]]\naddress = 'a:1'\nweight = 0\nidentity = 'nobody'\n[[upstreams]]\naddress = 'a:1'\n",
+    "[[upstreams]]\naddress = 'a:1'\nidentity = 'nobody'\n",
+    "[[upstreams]]\naddress = 'a:1'\n[[routes]]\nto = 'nowhere'\n",
+    "[[upstreams]]\naddress = 'a:1'\n[[upstreams]]\nname = 'a:1'\naddress = 'b:1'\n",
+    "[[upstreams]]\naddress = 'a:1'\n[[identities]]\nname = 'default'\nuser = 'a'\npassword_file = '/s/one'\n",
+    "upstreams = 'a:1'\n",
+    "identities = [1, {name = 'x'}]\nroutes = {}\n",
+];

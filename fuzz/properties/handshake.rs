@@ -1,8 +1,9 @@
 //! The whole handshake against an upstream that says anything at all: the same however its bytes are cut, within its
-//! bounds, and with a proof only for a challenge of the same connection.
+//! bounds, with a proof only for a challenge of the same connection, and with a body only for whoever takes it.
 //!
 //! The input is a byte that says how to cut, a byte of options (1: the first request is plain; 2: NTLMv1-ESS; 4: a second
-//! handshake follows with what the first has learned), and what the upstream says:
+//! handshake follows on the next connection, with what the first has learned; 8, 16, 32: what is asked for; 64: without
+//! credentials unless they are demanded; 128: Basic may be used), and what the upstream says:
 //!
 //! | byte | meaning |
 //! |---|---|
@@ -16,8 +17,11 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ntlm_gateway::fault::{Cause, Fault};
+use ntlm_gateway::forward::{ForwardOptions, ForwardRequest};
 use ntlm_gateway::handshake::{Credentials, FirstLeg, Handshake, Nonces, Progress, Request, Tally};
-use ntlm_gateway::http::{FieldStorage, HeadEnd, RequestHead, decode_token};
+use ntlm_gateway::http::{
+    BodyFraming, FieldStorage, HeadEnd, RequestHead, ResponseHead, decode_token, find_challenge, unfold_field_lines,
+};
 use ntlm_gateway::limits::HANDSHAKE_CONNECTIONS;
 use ntlm_gateway::ntlm::{
     MessageType, Method, NegotiateOptions, NtHash, ServerChallengeOptions, VerifyOptions, challenge, negotiate, verify,
@@ -29,6 +33,15 @@ use super::{parties, spnego, trace};
 const HEAD_LIMIT_BYTES: usize = 2048;
 const AUTHORITY: &str = "origin.test:443";
 const NONCES: Nonces = Nonces { client_challenge: [0xaa; 8], exported_session_key: [0x55; 16], now: parties::TIME };
+
+/// Plain requests; none of them is the first choice, which is a tunnel.
+const REQUESTS: [&str; 4] = [
+    "GET http://origin.test/ HTTP/1.1\r\nHost: x\r\nUser-Agent: t\r\nProxy-Authorization: Basic eDp5\r\n\r\n",
+    "POST http://origin.test/ HTTP/1.1\r\nHost: x\r\nUser-Agent: t\r\nContent-Length: 5\r\n\r\n",
+    "PUT http://origin.test/ HTTP/1.1\r\nHost: x\r\nUser-Agent: t\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\
+     Expect: 100-continue\r\nConnection: Upgrade\r\nUpgrade: a\r\n\r\n",
+    "HEAD http://origin.test/ HTTP/1.0\r\nUser-Agent: t\r\n\r\n",
+];
 
 /// What the upstream says on one connection, a part a request.
 struct Connection {
@@ -51,6 +64,9 @@ enum Event {
         answer: String,
         leftover: Vec<u8>,
     },
+    Answered {
+        leftover: Vec<u8>,
+    },
     Fault(Cause),
     /// The upstream says no more.
     Stalled,
@@ -67,13 +83,19 @@ pub fn check(input: &[u8]) {
     let conversations = |cut: Option<u8>| {
         let credentials = credentials(*options);
         let handshakes = if options & 4 == 0 { 1 } else { 2 };
-        (0..handshakes).map(|_| Conversation::hold(&script, &credentials, cut)).collect::<Vec<_>>()
+        let mut rest = script.as_slice();
+        let mut all = Vec::new();
+        for _ in 0..handshakes {
+            let conversation = Conversation::hold(rest, &credentials, cut, *options);
+            conversation.keeps_its_bounds(rest);
+            rest = rest.get(conversation.connection + 1..).filter(|rest| !rest.is_empty()).unwrap_or(&script);
+            all.push(conversation);
+        }
+        all
     };
     let whole = conversations(None);
     let cut = conversations(Some(*seed));
     for (whole, cut) in whole.iter().zip(&cut) {
-        whole.keeps_its_bounds(&script);
-        cut.keeps_its_bounds(&script);
         if !same(whole, cut) {
             // What the next handshake begins with may differ from here on.
             break;
@@ -111,18 +133,54 @@ fn expanded(turn: &[u8], message: &[u8]) -> Vec<u8> {
 fn credentials(options: u8) -> Arc<Credentials> {
     let first_leg = if options & 1 == 0 { FirstLeg::Negotiate } else { FirstLeg::Plain };
     let method = if options & 2 == 0 { Method::NtlmV2 } else { Method::NtlmV1Ess };
-    Arc::new(Credentials::new(parties::identity(method, false), "proxy.test", first_leg))
+    let password = (options & 128 != 0).then_some(parties::PASSWORD);
+    Arc::new(Credentials::new(parties::identity(method, false), "proxy.test", first_leg).with_basic(password))
+}
+
+fn request(options: u8) -> Request {
+    let number = usize::from(options >> 3 & 7) % (REQUESTS.len() + 1);
+    let Some(text) = number.checked_sub(1).and_then(|number| REQUESTS.get(number)) else {
+        return Request::connect(AUTHORITY, b"User-Agent: t\r\n".to_vec());
+    };
+    let mut storage = FieldStorage::new();
+    let head = RequestHead::parse(text.as_bytes(), &mut storage).expect("a request of our own is accepted");
+    let request = ForwardRequest::of(&head, &ForwardOptions::default()).expect("a request of our own is accepted");
+    Request::Forward(Arc::new(request))
+}
+
+/// The decisive head of an answer to one request: 1xx are passed over. Calls `look` with it, if it can be read.
+fn with_answer<T>(bytes: &[u8], look: impl Fn(&ResponseHead<'_>) -> T) -> Option<T> {
+    let mut rest = bytes;
+    loop {
+        let length = HeadEnd::response().find(rest, usize::MAX).ok()??;
+        let mut head = rest[..length].to_vec();
+        unfold_field_lines(&mut head);
+        let mut storage = FieldStorage::new();
+        let head = ResponseHead::parse(&head, &mut storage).ok()?;
+        if !head.is_informational() {
+            return Some(look(&head));
+        }
+        rest = &rest[length..];
+    }
 }
 
 /// One handshake, driven as the tunnel drives it.
 struct Conversation {
     handshake: Handshake,
+    request: Request,
     negotiate: Vec<u8>,
+    may_use_basic: bool,
     cut: Option<u8>,
     events: Vec<Event>,
     connection: usize,
     /// What has been fed of the present connection.
     heard: Vec<u8>,
+    /// What of it has come since a request was sent.
+    answer: Vec<u8>,
+    /// An upstream has answered without asking for a proof.
+    served: bool,
+    /// The last demand offered something better than Basic.
+    better: bool,
     tally: Tally,
 }
 
@@ -134,20 +192,29 @@ enum After {
 }
 
 impl Conversation {
-    fn hold(script: &[Connection], credentials: &Arc<Credentials>, cut: Option<u8>) -> Self {
-        let request = Request::connect(AUTHORITY, b"User-Agent: t\r\n".to_vec());
+    fn hold(script: &[Connection], credentials: &Arc<Credentials>, cut: Option<u8>, options: u8) -> Self {
+        let request = request(options);
         let mut conversation = Self {
-            handshake: Handshake::new(request, Arc::clone(credentials), HEAD_LIMIT_BYTES),
+            handshake: Handshake::new(request.clone(), Arc::clone(credentials), HEAD_LIMIT_BYTES),
+            request,
             negotiate: credentials.negotiate.clone(),
+            may_use_basic: credentials.basic.is_some(),
             cut,
             events: Vec::new(),
             connection: 0,
             heard: Vec::new(),
+            answer: Vec::new(),
+            served: false,
+            better: false,
             tally: Tally::default(),
         };
+        if options & 64 != 0 {
+            conversation.handshake.ask_plainly();
+        }
         for (number, connection) in script.iter().enumerate() {
             conversation.connection = number;
             conversation.heard.clear();
+            conversation.answer.clear();
             match conversation.on_one_connection(connection) {
                 After::NextConnection => {}
                 _ => break,
@@ -161,7 +228,15 @@ impl Conversation {
     fn on_one_connection(&mut self, connection: &Connection) -> After {
         let mut out = Vec::new();
         self.handshake.begin(&mut out);
-        self.sent(out, false);
+        if self.handshake.is_challenged() {
+            // Basic needs no challenge.
+            assert!(out.is_empty());
+            if let end @ (After::End | After::NextConnection) = self.prove() {
+                return end;
+            }
+        } else {
+            self.sent(out, false);
+        }
         let mut unused = Vec::new();
         for turn in &connection.turns {
             match self.take_turn(turn, &mut unused) {
@@ -194,6 +269,7 @@ impl Conversation {
             let rest = if self.cut.is_some() { pieces.rest() } else { &[] };
             unused.extend_from_slice(piece);
             self.heard.extend_from_slice(piece);
+            self.answer.extend_from_slice(piece);
             let mut out = Vec::new();
             let (used, progress) = match self.handshake.receive(unused, &mut out) {
                 Ok(received) => received,
@@ -201,6 +277,7 @@ impl Conversation {
             };
             assert!(used <= unused.len(), "more was used than there is");
             unused.drain(..used);
+            self.heed();
             assert_eq!(out.is_empty(), !matches!(progress, Progress::Send), "a request comes with Send and only then");
             match progress {
                 Progress::More if self.cut.is_some() => {}
@@ -221,6 +298,18 @@ impl Conversation {
                     return if self.handshake.is_challenged() { self.prove() } else { After::NextTurn };
                 }
             }
+        }
+    }
+
+    /// Notes what the upstream wants.
+    fn heed(&mut self) {
+        let better = |head: &ResponseHead<'_>| {
+            ["NTLM", "Negotiate"].iter().any(|scheme| find_challenge(&head.fields, scheme).is_some())
+        };
+        match with_answer(&self.answer, |head| (head.status == 407).then(|| better(head))) {
+            Some(Some(better)) => self.better = better,
+            Some(None) => self.served = true,
+            None => {}
         }
     }
 
@@ -248,30 +337,78 @@ impl Conversation {
         let shown = format!("{fault:?} {}", fault.cause.label());
         let hash = NtHash::from_password(parties::PASSWORD).to_hex();
         assert!(!shown.contains(hash.as_str()), "a fault shows the hash");
+        let given = self.heard.windows(parties::PASSWORD.len()).any(|window| window == parties::PASSWORD.as_bytes());
+        let shown = format!("{shown} {:?}", self.handshake);
+        assert!(given || !shown.contains(parties::PASSWORD), "the password is shown");
         self.events.push(Event::Fault(fault.cause));
         After::End
     }
 
     fn ended(&mut self, progress: Progress, leftover: Vec<u8>) -> After {
+        assert_eq!(matches!(progress, Progress::Answered), self.request.forward().is_some());
         self.events.push(match progress {
             Progress::Declined(declined) => {
                 assert!(declined.status != 407 && !matches!(declined.status, 200..=299));
                 assert!(!declined.reason.contains(|letter: char| letter.is_control()));
                 Event::Declined { answer: format!("{declined:?}"), leftover }
             }
+            Progress::Answered => {
+                let found = HeadEnd::response().find(&leftover, usize::MAX);
+                assert!(matches!(found, Ok(Some(_))), "the answer's head is gone");
+                let status = with_answer(&leftover, |head| head.status);
+                assert_ne!(status, Some(407), "a demand for a proof is taken for the answer");
+                Event::Answered { leftover }
+            }
             _ => Event::Established { leftover },
         });
         After::End
     }
 
-    /// What is sent is one CONNECT for the same target; only an asked-for proof is an AUTHENTICATE_MESSAGE.
-    fn sent(&mut self, request: Vec<u8>, proof: bool) {
-        assert_eq!(HeadEnd::request().find(&request, usize::MAX), Ok(Some(request.len())));
+    /// What is sent is one head for the same target; only an asked-for proof is an AUTHENTICATE_MESSAGE.
+    fn sent(&mut self, sent: Vec<u8>, proof: bool) {
+        assert_eq!(HeadEnd::request().find(&sent, usize::MAX), Ok(Some(sent.len())));
         let mut storage = FieldStorage::new();
-        let head = RequestHead::parse(&request, &mut storage).expect("what is sent can be read");
-        assert_eq!((head.method, head.target_text), ("CONNECT", AUTHORITY));
+        let head = RequestHead::parse(&sent, &mut storage).expect("what is sent can be read");
+        let target = match &self.request {
+            Request::Connect { .. } => AUTHORITY,
+            Request::Forward(request) => request.target(),
+        };
+        assert_eq!((head.method, head.target_text), (self.request.method(), target));
         assert_eq!(head.fields.get("user-agent"), Some(&b"t"[..]));
-        let token = ["NTLM", "Negotiate"].iter().find_map(|scheme| spnego::sent_token(&request, scheme));
+        self.promises_no_body_too_early(&head, proof);
+        if let Some(password) = spnego::sent_token(&sent, "Basic") {
+            assert!(proof && self.may_use_basic, "the password is sent against the configuration");
+            assert!(!self.better, "the password is sent to an upstream that offers something better");
+            assert_eq!(password, format!("Domain\\User:{}", parties::PASSWORD).into_bytes());
+        } else {
+            self.proves_what_was_asked(&sent, proof);
+        }
+        self.answer.clear();
+        self.events.push(Event::Sent { connection: self.connection, request: sent });
+    }
+
+    /// A body is promised with the proof, or where none is asked for; what depends on it goes along with it.
+    fn promises_no_body_too_early(&self, head: &RequestHead<'_>, proof: bool) {
+        let Request::Forward(request) = &self.request else {
+            assert_eq!((head.framing, self.handshake.awaits_body()), (BodyFraming::None, proof));
+            return;
+        };
+        let promised = request.has_body() && head.framing == request.framing();
+        assert_eq!(self.handshake.awaits_body(), proof || promised);
+        if !request.has_body() {
+            assert_eq!(head.framing, BodyFraming::None);
+            return;
+        }
+        assert!(promised || head.framing == BodyFraming::Length(0));
+        let bare = self.served && !head.fields.has("proxy-authorization");
+        assert!(promised == (proof || (promised && bare)), "a body is promised to somebody who may ask for a proof");
+        for name in ["expect", "upgrade", "trailer"] {
+            assert!(promised || !head.fields.has(name), "{name} goes along with no body");
+        }
+    }
+
+    fn proves_what_was_asked(&self, sent: &[u8], proof: bool) {
+        let token = ["NTLM", "Negotiate"].iter().find_map(|scheme| spnego::sent_token(sent, scheme));
         let signature = |token: &Vec<u8>| token.windows(8).position(|window| window == b"NTLMSSP\0");
         let message = token.as_ref().and_then(|token| token.get(signature(token)?..));
         match (proof, message.map(MessageType::of)) {
@@ -281,7 +418,6 @@ impl Conversation {
             (false, None | Some(Ok(MessageType::Negotiate))) => {}
             (_, message) => panic!("{message:?} is sent where a proof is due: {proof}"),
         }
-        self.events.push(Event::Sent { connection: self.connection, request });
     }
 
     fn proves_a_challenge_of_this_connection(&self, token: &[u8]) {
@@ -376,5 +512,37 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "HTTP/1.0 407 A\r\nProxy-Authenticate: NTLM \x1a\r\n\r\nto the close\x1d\x1d".to_owned(),
     ];
     let heads = [[0, 0], [3, 1], [255, 4], [7, 2], [1, 5]];
-    scripts.iter().zip(heads.iter().cycle()).map(|(said, head)| [&head[..], said.as_bytes()].concat()).collect()
+    let mut seeds: Vec<Vec<u8>> =
+        scripts.iter().zip(heads.iter().cycle()).map(|(said, head)| [&head[..], said.as_bytes()].concat()).collect();
+    let basic = only("Basic realm=\"x\"");
+    let page = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let moved = "HTTP/1.1 302 M\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    // GET, POST, PUT and HEAD are 8, 16, 24 and 32.
+    for (options, said) in [
+        (8, format!("{CHALLENGED}\x1e{page}")),
+        (9, page.to_owned()),
+        (16, format!("{CHALLENGED}\x1eHTTP/1.1 100 C\r\n\r\n{page}")),
+        (16, format!("{page}\x1e{page}")),
+        (16, [page; 6].join("\x1e")),
+        (128, format!("{}\x1e{CHALLENGED}\x1e{OK}", ASKED.replace(": Negotiate", ": Basic realm=\"x\""))),
+        (17, format!("{page}\x1e{ASKED}\x1e{CHALLENGED}\x1e{page}")),
+        (24, format!("{moved}\x1d{page}")),
+        (24, format!("{page}poison\x1d{CHALLENGED}\x1e{ASKED}")),
+        (25, format!("{ASKED}\x1e{CHALLENGED}\x1eHTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: a\r\n\r\n")),
+        (32, format!("{CHALLENGED}\x1eHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")),
+        (64, format!("{ASKED}\x1e{CHALLENGED}\x1e{OK}")),
+        (80, format!("{page}\x1e{page}")),
+        (128, format!("{basic}\x1e{OK}")),
+        (128 + 4, format!("{basic}\x1e{OK}")),
+        (128 + 4, format!("{basic}\x1e{OK}\x1d{OK}")),
+        (128 + 4 + 1, format!("{basic}\x1e{OK}\x1d{}\x1e{OK}", only("Negotiate"))),
+        (128 + 64 + 4, format!("{basic}\x1e{OK}\x1d{}\x1d{OK}", CLOSED.replace("NTLM", "Negotiate"))),
+        (128 + 16 + 5, format!("{basic}\x1e{page}")),
+        (128, format!("{}\x1d{OK}", CLOSED.replace("NTLM", "Basic"))),
+    ] {
+        for seed in [0, 5] {
+            seeds.push([&[seed, options], said.as_bytes()].concat());
+        }
+    }
+    seeds
 }

@@ -11,7 +11,10 @@ pub mod challenge_message;
 pub mod challenges;
 pub mod chunked;
 pub mod config;
+pub mod forward;
+pub mod forward_heads;
 pub mod handshake;
+pub mod messages;
 pub mod negotiate_message;
 pub mod parties;
 pub mod pieces;
@@ -40,6 +43,6 @@ macro_rules! targets {
 }
 
 targets! {
-    authenticate_message av_pairs base64_token challenge_message challenges chunked config handshake negotiate_message
-    request_head response_head spnego
+    authenticate_message av_pairs base64_token challenge_message challenges chunked config forward handshake
+    negotiate_message request_head response_head spnego
 }

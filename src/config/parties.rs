@@ -256,9 +256,9 @@ impl Reader<'_> {
     }
 
     fn rule(&mut self, groups: Option<&[&str]>) -> Option<Rule> {
-        let hosts = self.optional("routes.host", patterns);
+        let hosts = self.optional("routes.host", some_patterns);
         let networks = self.optional("routes.network", networks);
-        let ports = self.optional("routes.port", patterns);
+        let ports = self.optional("routes.port", some_patterns);
         let decision = self.required("routes.to", |text| match text {
             "direct" => Ok(Decision::Direct),
             "deny" => Ok(Decision::Deny),
@@ -328,6 +328,18 @@ where
     Problem: From<T::Err>,
 {
     Ok(entries(text).map(str::parse).collect::<Result<_, _>>()?)
+}
+
+/// What a route is about. An empty list is refused: it could be read as nothing and as everything.
+fn some_patterns<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, Problem>
+where
+    Problem: From<T::Err>,
+{
+    let patterns: Vec<T> = patterns(text)?;
+    match patterns.is_empty() {
+        true => Err(Problem::EmptyList("leave the setting out, or name at least one")),
+        false => Ok(patterns),
+    }
 }
 
 /// The place of a name among those known. Where they could not be read, any name will do: they have errors of their own.

@@ -187,3 +187,15 @@ fn what_is_wrong_in_a_table_is_told_with_its_place() {
         );
     }
 }
+
+#[test]
+fn a_route_about_nothing_is_not_taken_for_one_about_everything() {
+    let directory = Directory::new("nothing");
+    for (what, column) in [("host = []", 8), ("port = ' , '", 8), ("network = ''", 11)] {
+        let text = format!("{PLAIN}upstream = 'a:1'\n[[routes]]\n{what}\nto = 'direct'\n");
+        let errors = directory.read(&text).unwrap_err();
+        let name = what.split(' ').next().unwrap();
+        let expected = format!("gateway.toml:5:{column}: routes.{name}: the list is empty; leave the setting out");
+        assert!(errors.len() == 1 && errors[0].starts_with(&expected), "{errors:?}");
+    }
+}

@@ -66,8 +66,9 @@ impl Scheme {
     /// What to try when the upstream asks again: it offers NTLM and/or Negotiate, and did not take what was sent.
     pub(super) fn after_refusal(self, ntlm: bool, negotiate: bool) -> Scheme {
         match self {
-            Scheme::Ntlm if ntlm => Scheme::Ntlm,
-            Scheme::Ntlm if negotiate => Scheme::NegotiateRaw,
+            // Not Basic again, be it remembered: it is for upstreams that offer nothing better.
+            Scheme::Ntlm | Scheme::Basic if ntlm => Scheme::Ntlm,
+            Scheme::Ntlm | Scheme::Basic if negotiate => Scheme::NegotiateRaw,
             Scheme::NegotiateRaw if negotiate => Scheme::NegotiateSpnego,
             _ if ntlm => Scheme::Ntlm,
             other => other,
@@ -186,5 +187,11 @@ mod tests {
         assert_eq!(Scheme::Ntlm.after_refusal(false, true), Scheme::NegotiateRaw);
         assert_eq!(Scheme::NegotiateRaw.after_refusal(false, true), Scheme::NegotiateSpnego);
         assert_eq!(Scheme::NegotiateSpnego.after_refusal(true, false), Scheme::Ntlm);
+    }
+
+    #[test]
+    fn an_upstream_that_offers_something_better_by_now_gets_no_basic() {
+        assert_eq!(Scheme::Basic.after_refusal(true, true), Scheme::Ntlm);
+        assert_eq!(Scheme::Basic.after_refusal(false, true), Scheme::NegotiateRaw);
     }
 }

@@ -160,6 +160,11 @@ impl Handshake {
         matches!(self.state, State::Awaiting { sent: Leg::Authenticate, .. })
     }
 
+    /// The request that is out is the client's own, head and all: its body, if it has one, is to follow now.
+    pub fn awaits_body(&self) -> bool {
+        matches!(self.state, State::Awaiting { sent: Leg::Authenticate | Leg::Bare, .. })
+    }
+
     /// The request that is out may be answered only when the upstream has reached the origin, or has failed to.
     pub fn awaits_origin(&self) -> bool {
         match self.state {

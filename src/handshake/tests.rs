@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::fault::{Cause, Fault};
-use crate::http::{BodyFraming, decode_token, trace};
+use crate::forward::{ForwardOptions, ForwardRequest};
+use crate::http::{BodyFraming, FieldStorage, RequestHead, decode_token, trace};
 use crate::ntlm::{
     Account, FileTime, Identity, Method, NegotiateFlags, NegotiateOptions, NtHash, ServerChallengeOptions,
     VerifyOptions, Version, negotiate, verify,
@@ -447,4 +448,27 @@ fn an_endless_body_and_an_endless_head_are_given_up() {
 fn what_is_no_http_is_a_named_fault() {
     let ended = at_every_split(&[keeps(&["SSH-2.0-OpenSSH_9.2\r\n\r\n"])]);
     assert_eq!(cause(&ended), Cause::ResponseMalformed);
+}
+
+#[test]
+fn a_body_is_promised_to_an_upstream_that_asks_for_no_proof_once_it_has_shown_that() {
+    let head = b"POST http://h/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n";
+    let mut storage = FieldStorage::new();
+    let head = RequestHead::parse(head, &mut storage).unwrap();
+    let request = ForwardRequest::of(&head, &ForwardOptions::default()).unwrap();
+    let request = Arc::new(request);
+    for first_leg in [FirstLeg::Negotiate, FirstLeg::Plain] {
+        let request = Request::Forward(Arc::clone(&request));
+        let mut handshake = Handshake::new(request, credentials(first_leg), HEAD_LIMIT_BYTES);
+        let mut out = Vec::new();
+        handshake.begin(&mut out);
+        assert!(String::from_utf8_lossy(&out).contains("\r\nContent-Length: 0\r\n") && !handshake.awaits_body());
+        out.clear();
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        let (used, progress) = handshake.receive(answer, &mut out).unwrap();
+        assert!(matches!(progress, Progress::Send) && used == answer.len());
+        let sent = String::from_utf8_lossy(&out);
+        assert!(sent.contains("\r\nContent-Length: 5\r\n") && !sent.contains("Proxy-Authorization"), "{sent}");
+        assert!(handshake.awaits_body());
+    }
 }

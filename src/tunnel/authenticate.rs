@@ -118,7 +118,7 @@ impl Authenticate {
             {
                 return self.fail(fault, key, client, context);
             }
-            if self.ticket.is_some() && self.attempt.handshake.request().forward().is_some() {
+            if self.attempt.handshake.awaits_body() && self.attempt.handshake.request().forward().is_some() {
                 return self.exchange(key, client, context);
             }
             match self.flush() {
@@ -236,6 +236,8 @@ impl Authenticate {
         };
         let out = self.outbox.split_off(self.sent.min(self.outbox.len()));
         if self.ticket.is_none() {
+            // It has answered, be it only the request that went without its body.
+            self.attempt.hop.upstream.health.succeeded();
             self.count(Outcome::Established, client, context);
         }
         let (attempt, upstream, ticket) = (self.attempt, self.upstream, self.ticket);
