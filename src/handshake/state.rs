@@ -160,6 +160,11 @@ impl Handshake {
         matches!(self.state, State::Awaiting { sent: Leg::Authenticate, .. })
     }
 
+    /// The request is out in full, without a proof because the upstream asks for none: its body is to follow.
+    pub fn asks_in_full(&self) -> bool {
+        matches!(self.state, State::Awaiting { sent: Leg::Bare, .. })
+    }
+
     /// The request that is out may be answered only when the upstream has reached the origin, or has failed to.
     pub fn awaits_origin(&self) -> bool {
         match self.state {

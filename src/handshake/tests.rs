@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::fault::{Cause, Fault};
-use crate::http::{BodyFraming, decode_token, trace};
+use crate::http::{self, BodyFraming, decode_token, trace};
 use crate::ntlm::{
     Account, FileTime, Identity, Method, NegotiateFlags, NegotiateOptions, NtHash, ServerChallengeOptions,
     VerifyOptions, Version, negotiate, verify,
@@ -227,6 +227,24 @@ fn bytes_behind_the_200_are_left_for_the_tunnel() {
     let ended = drive(fresh(), &[keeps(&[&challenged("Content-Length: 0\r\n", ""), &answer])], &NONCES, &[usize::MAX]);
     assert!(matches!(ended.outcome, Ok(Progress::Established)));
     assert_eq!(ended.leftover, b"early");
+}
+
+#[test]
+fn a_body_may_follow_as_soon_as_the_upstream_has_shown_that_it_asks_for_no_proof() {
+    let head = b"POST http://origin.test/ HTTP/1.1\r\nHost: origin.test\r\nContent-Length: 5\r\n\r\n";
+    let mut storage = http::FieldStorage::new();
+    let parsed = http::RequestHead::parse(head, &mut storage).unwrap();
+    let forward = crate::forward::ForwardRequest::of(&parsed, &crate::forward::ForwardOptions::default()).unwrap();
+    let credentials = credentials(FirstLeg::Negotiate);
+    let mut handshake = Handshake::new(Request::Forward(Arc::new(forward)), credentials, HEAD_LIMIT_BYTES);
+    let mut out = Vec::new();
+    handshake.begin(&mut out);
+    assert!(out.windows(21).any(|line| line == b"\r\nContent-Length: 0\r\n") && !handshake.asks_in_full());
+    out.clear();
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let (used, progress) = handshake.receive(answer, &mut out).unwrap();
+    assert!(used == answer.len() && matches!(progress, Progress::Send));
+    assert!(out.windows(21).any(|line| line == b"\r\nContent-Length: 5\r\n") && handshake.asks_in_full());
 }
 
 #[test]

@@ -118,7 +118,9 @@ impl Authenticate {
             {
                 return self.fail(fault, key, client, context);
             }
-            if self.ticket.is_some() && self.attempt.handshake.request().is_forward() {
+            // A body that nobody sends would never be answered.
+            let body_may_go = self.ticket.is_some() || self.attempt.handshake.asks_in_full();
+            if body_may_go && self.attempt.handshake.request().is_forward() {
                 return self.exchange(key, client, context);
             }
             match self.flush() {
@@ -238,6 +240,8 @@ impl Authenticate {
         let out = self.outbox.split_off(self.sent.min(self.outbox.len()));
         let number = self.attempt.number;
         if self.ticket.is_none() {
+            // It has answered, and asks for no proof.
+            self.attempt.hop.upstream.health.succeeded();
             self.count(Outcome::Established, client, context);
         }
         let (upstream, from_upstream) = (self.upstream, self.inbox.into_leftover());
