@@ -1,6 +1,7 @@
 //! Scenarios that are not left to chance.
 
 use super::network::{self, Address};
+use super::plain::Framing;
 use super::scenario::{Scenario, Target};
 use super::{play, verdict, world};
 use crate::limits;
@@ -15,7 +16,7 @@ fn an_upstream_that_was_not_given_its_time_is_not_ejected() {
     scenario.warm = 0;
     for (upstream, takes_us) in scenario.upstreams.iter_mut().zip([300_000, 100_000]) {
         upstream.resolves_after_us = 0;
-        upstream.personality = crate::stub::Personality::Plain;
+        upstream.personality = Personality::Plain;
         upstream.addresses.truncate(1);
         upstream.addresses[0].1 = Address::Takes(takes_us, takes_us);
     }
@@ -57,4 +58,23 @@ fn an_upstream_that_asks_for_no_proof_makes_up_for_its_faults_by_plain_http() {
     fails(&world);
     assert!(world.fleet.members[0].upstream.health.is_up(), "that was not the last of several in a row");
     network::install(None);
+}
+
+#[test]
+fn an_answer_that_lasts_to_the_close_does_not_seem_whole_when_the_gateway_stops_in_it() {
+    let mut scenario = (0..).map(Scenario::of).find(|it| it.strict && !it.callers.is_empty()).unwrap();
+    scenario.clients.clear();
+    scenario.callers.truncate(1);
+    scenario.strict = false;
+    let caller = &mut scenario.callers[0];
+    (caller.http10, caller.target, caller.comes_at_us) = (true, Target::Address, 0);
+    caller.requests.truncate(1);
+    let request = &mut caller.requests[0];
+    (request.method, request.framing, request.bytes, request.expects) = ("GET", Framing::Nothing, 0, false);
+    let answer = &mut request.answer;
+    (answer.status, answer.framing, answer.bytes, answer.breath) = (200, Framing::ToClose, 3_000, Some(200));
+    (answer.early, answer.http10) = (None, false);
+    for stop_ms in 0..60 {
+        play(Scenario { stop_at_us: Some(stop_ms * 1_000), ..scenario.clone() }, stop_ms, false).unwrap();
+    }
 }

@@ -28,6 +28,8 @@ pub struct Scenario {
     pub warm: usize,
     /// Authenticated connections that are kept for an upstream.
     pub keep: usize,
+    /// Every other client goes by another identity than the rest.
+    pub two_identities: bool,
     pub first_leg: FirstLeg,
     pub balance: bool,
     pub max_tunnels: usize,
@@ -168,6 +170,12 @@ const GOOD: &[Personality] = &[
     Personality::Slow,
 ];
 
+/// Where the clients of the second identity come from.
+pub const OTHERS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// The accounts of both identities.
+pub const USERS: [&str; 2] = ["alice", "bob"];
+
 /// The origins that are reached without an upstream.
 pub const ORIGINS: [&str; 2] = ["10.7.0.1", "10.7.0.2"];
 
@@ -199,6 +207,7 @@ impl Scenario {
             pipe_slots: rng.pick(&[None, Some((16, 16)), Some((2, 3)), Some((1, 40)), Some((256, 256))]),
             warm: rng.pick(&[0, 0, 1, 3]),
             keep: 0,
+            two_identities: false,
             first_leg: if rng.once_in(4) { FirstLeg::Plain } else { FirstLeg::Negotiate },
             balance: rng.once_in(3),
             max_tunnels: if strict || rng.once_in(2) { 100 } else { rng.size(1..=4) },
@@ -221,6 +230,15 @@ impl Scenario {
         let first = self.clients.len();
         self.callers = plain::callers(rng, self.strict, bulky, &self.traits, first, resolved_late);
         self.keep = rng.pick(&[0, 1, 2, 8]);
+        self.two_identities = rng.once_in(2);
+        if self.two_identities {
+            let clients = self.clients.iter_mut().map(|client| &mut client.from);
+            for (number, from) in clients.chain(self.callers.iter_mut().map(|caller| &mut caller.from)).enumerate() {
+                if number % 2 == 1 && from.ip().is_loopback() {
+                    from.set_ip(OTHERS.into());
+                }
+            }
+        }
         // It looks for its own proof where an origin's is.
         if self.has(&[Personality::Transparent401]) {
             self.callers.iter_mut().flat_map(|caller| &mut caller.requests).for_each(|plan| plan.pins = false);

@@ -17,6 +17,8 @@ pub struct Shared<'a> {
     pub flows: &'a [FlowPlan],
     /// What the clients ask for that speak plain HTTP, whose numbers come behind the others'.
     pub callers: &'a [CallerPlan],
+    /// Every other client is of another identity than the rest.
+    pub two_identities: bool,
 }
 
 /// The far end of one connection.
@@ -153,8 +155,13 @@ impl Peer {
                 counters: shared.counters,
                 now: FileTime::from_unix(1_700_000_000, 0),
             };
-            let (session, callers, first) = (proxying.session.as_mut(), shared.callers, shared.flows.len());
-            let around = Around { session, surroundings, callers, first };
+            let around = Around {
+                session: proxying.session.as_mut(),
+                surroundings,
+                callers: shared.callers,
+                first: shared.flows.len(),
+                two_identities: shared.two_identities,
+            };
             self.desk.receive(&bytes, around, &mut proxying.steps);
             self.heard += count as u64;
             proxying.heard_us = network.now_us;
@@ -177,6 +184,11 @@ impl Peer {
     fn goes_wrong(&mut self, network: &mut Network) -> bool {
         match self.oddity {
             Some(FlowOddity::Resets(after)) if self.written >= after && self.heard > 0 => {
+                network.peer_end(self.wire, End::Reset);
+                true
+            }
+            // Nobody could tell an early end from the end.
+            Some(FlowOddity::Closes(after)) if self.written >= after && self.desk.lasts_to_close => {
                 network.peer_end(self.wire, End::Reset);
                 true
             }

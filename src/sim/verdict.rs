@@ -248,7 +248,8 @@ fn look_at_what_remains(world: &World, wrong: &mut Vec<String>) {
     if counts.protocol_errors() > 0 {
         wrong.push(format!("the upstreams were wronged: {counts}"));
     }
-    if counts.accepted == 0 && counts.refused > u64::from(limits::GUARD_ATTEMPTS) {
+    let accounts = world.fleet.identities.len() as u64;
+    if counts.accepted == 0 && counts.refused > accounts * u64::from(limits::GUARD_ATTEMPTS) {
         wrong.push(format!("{} refused proofs: the account is locked", counts.refused));
     }
 }

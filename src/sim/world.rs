@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::client::{self, Client};
 use super::network::{self, Address, Call, Network, Phase, with};
 use super::plain::Caller;
 use super::rng::Rng;
-use super::scenario::{FlowOddity, FlowPlan, ORIGINS, Scenario, Target};
+use super::scenario::{FlowOddity, FlowPlan, ORIGINS, OTHERS, Scenario, Target, USERS};
 use super::trace::Trace;
 use super::upstream::{Peer, Shared};
 use crate::event::{Key, Listener, Sender};
@@ -107,7 +107,8 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
     context.timers = crate::event::Timers::new(0);
     context.scratch = vec![0; scenario.scratch_bytes].into();
     context.look_up = ask_world(Arc::clone(&questions), &scenario);
-    let account = StubAccount { domain: "CORP".into(), user: "alice".into(), nt_hash: NtHash::from_password("right") };
+    let account =
+        |user: &str| StubAccount { domain: "CORP".into(), user: user.into(), nt_hash: NtHash::from_password("right") };
     let world = World {
         clients: scenario.clients.iter().map(|_| None).collect(),
         callers: scenario.callers.iter().map(|_| None).collect(),
@@ -116,7 +117,7 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
         metrics,
         counters: Counters::default(),
         settings,
-        setup: Setup::new(ServerNames::new("CORP", "PROXY"), vec![account], Duration::ZERO),
+        setup: Setup::new(ServerNames::new("CORP", "PROXY"), USERS.map(account).into(), Duration::ZERO),
         flows: scenario.clients.iter().map(|client| client.down).collect(),
         sender,
         questions,
@@ -144,17 +145,8 @@ fn new_network(scenario: &Scenario, rng: Rng, prints: bool) -> Network {
 }
 
 fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Sender<Message>>>) -> Fleet {
-    let bell = Arc::clone(bell);
-    let guard = Guard::new(GuardPolicy::default(), move |_, _| {
-        bell.get().into_iter().for_each(|sender| sender.send(Message::GuardChanged));
-    });
-    let known = Arc::new(KnownIdentity {
-        name: "default".into(),
-        guard,
-        clients: Vec::new(),
-        has_listener: false,
-        login: None,
-    });
+    let count = if scenario.two_identities { 2 } else { 1 };
+    let identities: Vec<_> = USERS.iter().take(count).map(|user| Arc::new(new_identity(user, bell))).collect();
     let (mut members, mut hops) = (Vec::new(), Vec::new());
     for (place, plan) in scenario.upstreams.iter().enumerate() {
         let name = format!("u{place}");
@@ -167,19 +159,21 @@ fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Se
             }
         });
         let password = if scenario.right_password { "right" } else { "wrong" };
-        let account = Account::parse(r"CORP\alice", None).unwrap();
-        let proved = Identity::new(account, "WS", NtHash::from_password(password), Method::NtlmV2, false);
-        hops.push(Arc::new(Hop {
-            number: place,
-            upstream: Arc::clone(&upstream),
-            identity: Arc::clone(&known),
-            credentials: Arc::new(Credentials::new(proved, "proxy.corp.test", scenario.first_leg)),
-            metrics: metrics.hop(&name, &known.name),
-            upstream_metrics: metrics.upstream(&name),
-            warm_cap: scenario.warm,
-            keep_cap: scenario.keep,
-            habits: Habits::default(),
-        }));
+        for (known, user) in identities.iter().zip(USERS) {
+            let account = Account::parse(&format!(r"CORP\{user}"), None).unwrap();
+            let proved = Identity::new(account, "WS", NtHash::from_password(password), Method::NtlmV2, false);
+            hops.push(Arc::new(Hop {
+                number: hops.len(),
+                upstream: Arc::clone(&upstream),
+                identity: Arc::clone(known),
+                credentials: Arc::new(Credentials::new(proved, "proxy.corp.test", scenario.first_leg)),
+                metrics: metrics.hop(&name, &known.name),
+                upstream_metrics: metrics.upstream(&name),
+                warm_cap: scenario.warm,
+                keep_cap: scenario.keep,
+                habits: Habits::default(),
+            }));
+        }
         if plan.resolves_after_us == 0 {
             upstream.resolved(0, addresses_of(scenario, place));
         }
@@ -187,15 +181,17 @@ fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Se
         members.push(Member { upstream, metrics, group: 0, weight: 1, identity: None });
     }
     let order = if scenario.balance { Order::Balance } else { Order::Failover };
-    Fleet {
-        members,
-        identities: vec![known],
-        hops,
-        order,
-        rules: rules(),
-        by_listener: Vec::new(),
-        own_ports: Vec::new(),
-    }
+    Fleet { members, identities, hops, order, rules: rules(), by_listener: Vec::new(), own_ports: Vec::new() }
+}
+
+/// The first is for everybody, the other for those who come from its address.
+fn new_identity(user: &str, bell: &Arc<OnceLock<Sender<Message>>>) -> KnownIdentity {
+    let bell = Arc::clone(bell);
+    let guard = Guard::new(GuardPolicy::default(), move |_, _| {
+        bell.get().into_iter().for_each(|sender| sender.send(Message::GuardChanged));
+    });
+    let clients = if user == USERS[0] { Vec::new() } else { vec![IpAddr::V4(OTHERS).into()] };
+    KnownIdentity { name: user.into(), guard, clients, has_listener: false, login: None }
 }
 
 fn addresses_of(scenario: &Scenario, member: usize) -> Resolution {
@@ -331,7 +327,8 @@ impl World {
 
     fn shared(&self) -> Shared<'_> {
         let callers = &self.scenario.callers;
-        Shared { setup: &self.setup, counters: &self.counters, flows: &self.flows, callers }
+        let two_identities = self.scenario.two_identities;
+        Shared { setup: &self.setup, counters: &self.counters, flows: &self.flows, callers, two_identities }
     }
 
     fn new_peer(&mut self, wire: usize, address: SocketAddr) -> Peer {

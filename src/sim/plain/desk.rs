@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::message::{Body, Framing, Head, base, encode};
 use super::plan::{AnswerOddity, AnswerPlan, CallerPlan, RequestPlan};
+use crate::sim::scenario::USERS;
 use crate::stub::{Session, Step, Surroundings};
 
 /// Names the request of a client.
@@ -29,10 +30,14 @@ pub struct Desk {
     receiving: Option<Receiving>,
     /// An answer to a request that has come whole, or to most of it, is on its way out.
     answering: bool,
+    /// Whose proof was shown last.
+    proven_as: Option<&'static str>,
     /// The client that an origin has pinned the connection to.
     pinned_to: Option<usize>,
     /// Whose tunnel was asked for last.
     pub asked_for: Option<usize>,
+    /// The close ends the last answer.
+    pub lasts_to_close: bool,
     /// Requests that were let in and answered.
     pub carried_out: Vec<Request>,
     pub wrong: Vec<String>,
@@ -59,6 +64,8 @@ pub struct Around<'a> {
     pub callers: &'a [CallerPlan],
     /// The number of the first of them.
     pub first: usize,
+    /// Every other client is of another identity than the rest.
+    pub two_identities: bool,
 }
 
 impl Desk {
@@ -125,6 +132,7 @@ impl Desk {
     fn connect(&mut self, head: &Head, around: &mut Around<'_>, steps: &mut VecDeque<Step>) {
         let port = head.word(1).rsplit_once(':').and_then(|(_, port)| port.parse::<usize>().ok());
         self.asked_for = port.map(|port| port - 9_000);
+        self.look_at_identity(head, self.asked_for, around);
         if self.pinned_to.is_some() {
             self.wrong.push("a tunnel on a connection that is somebody's own".into());
         }
@@ -138,6 +146,7 @@ impl Desk {
         let Some((request, plan)) = identify(head, around) else {
             return self.wrong.push(format!("a request of nobody: {}", head.line));
         };
+        self.look_at_identity(head, Some(request.caller), around);
         if let Err(why) = look_at(head, request, plan, around.session.is_none()) {
             self.wrong.push(format!("request {request}: {why}"));
         }
@@ -162,6 +171,7 @@ impl Desk {
                 if waits_for_us && plan.answer.invites && plan.answer.early != Some(0) {
                     steps.push_back(Step::Send(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()));
                 }
+                self.lasts_to_close = plan.answer.framing_to(plan.method) == Framing::ToClose;
                 (answer(request, plan, stays), plan.answer.early)
             }
         };
@@ -172,6 +182,15 @@ impl Desk {
         self.receiving = Some(Receiving { request, body, early, answer, counts: admitted && !withheld });
     }
 
+    /// A proof is for the client that it comes with, and so is all that comes behind it.
+    fn look_at_identity(&mut self, head: &Head, client: Option<usize>, around: &Around<'_>) {
+        let own = USERS[client.filter(|_| around.two_identities).unwrap_or(0) % 2];
+        self.proven_as = head.get("proxy-authorization").and_then(shown_user).or(self.proven_as);
+        if let Some(other) = self.proven_as.filter(|other| *other != own) {
+            self.wrong.push(format!("client {client:?} is {own}, and goes by {other}: {}", head.line));
+        }
+    }
+
     fn look_at_pin(&mut self, request: Request, plan: &RequestPlan) {
         if self.pinned_to.is_some_and(|owner| owner != request.caller) {
             self.wrong.push(format!("request {request} on a connection that is another's own"));
@@ -180,6 +199,14 @@ impl Desk {
             self.pinned_to = Some(request.caller);
         }
     }
+}
+
+/// Whose AUTHENTICATE_MESSAGE it is, if it is one.
+fn shown_user(credentials: &str) -> Option<&'static str> {
+    let token = crate::http::decode_token(credentials.split_once(' ')?.1).ok()?;
+    let wide = |user: &str| user.bytes().flat_map(|letter| [letter, 0]).collect::<Vec<u8>>();
+    let shows = |name: &[u8]| token.windows(name.len()).any(|window| window == name);
+    USERS.into_iter().find(|user| shows(&wide(user)) || shows(user.as_bytes()) || shows(user.to_uppercase().as_bytes()))
 }
 
 /// Whose request it is.
