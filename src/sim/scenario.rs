@@ -218,7 +218,7 @@ impl Scenario {
             stop_at_us: lenient(rng, 5, 3_000_000),
             reload_at_us: rng.once_in(6).then(|| rng.within(0..=300_000)),
         };
-        if rng.once_in(4) {
+        if rng.once_in(if bulky { 3 } else { 5 }) {
             scenario.add_plain_http(rng, bulky, resolved_late);
         }
         scenario

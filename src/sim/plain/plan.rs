@@ -121,7 +121,9 @@ pub fn callers(rng: &mut Rng, strict: bool, bulky: bool, ways: &[Traits], first:
             let most = ways.iter().chain([&traits]).map(bearable).min().unwrap_or(1);
             let http10 = rng.once_in(8);
             let count = rng.size(1..=5);
-            let most = (most / count).min(if rng.once_in(5) { 150_000 } else { 3_000 }).max(1);
+            // Only what is large is spliced.
+            let cap = if bulky { 600_000 } else { rng.pick(&[150_000, 3_000, 3_000, 3_000, 3_000]) };
+            let most = (most / count).min(cap).max(1);
             let requests = (0..count).map(|_| request(rng, strict, http10, most)).collect();
             let port = 40_000 + u16::try_from(first + place).unwrap();
             let pipelines = !http10 && rng.once_in(4);
@@ -155,10 +157,15 @@ fn oddity(rng: &mut Rng, most: u64) -> CallerOddity {
     ])
 }
 
+/// Bytes of a body: of any magnitude, but mostly a large one where that can be.
+fn amount(rng: &mut Rng, most: usize) -> usize {
+    if most > 200_000 && !rng.once_in(3) { rng.size(most / 3..=most) } else { magnitude(rng, most) }
+}
+
 fn request(rng: &mut Rng, strict: bool, http10: bool, most: usize) -> RequestPlan {
     let method = rng.pick(&["GET", "GET", "GET", "POST", "POST", "PUT", "HEAD", "DELETE"]);
     let with_body = matches!(method, "POST" | "PUT");
-    let bytes = if with_body && !rng.once_in(8) { magnitude(rng, most) } else { 0 };
+    let bytes = if with_body && !rng.once_in(8) { amount(rng, most) } else { 0 };
     let framing = match with_body {
         false => Framing::Nothing,
         true if !http10 && rng.once_in(2) => Framing::Chunked,
@@ -183,7 +190,7 @@ fn request(rng: &mut Rng, strict: bool, http10: bool, most: usize) -> RequestPla
 
 fn answer(rng: &mut Rng, strict: bool, body: u64, most: usize) -> AnswerPlan {
     let status = rng.pick(&[200, 200, 200, 200, 204, 304, 404, 500]);
-    let bytes = if rng.once_in(6) || matches!(status, 204 | 304) { 0 } else { magnitude(rng, most) };
+    let bytes = if rng.once_in(6) || matches!(status, 204 | 304) { 0 } else { amount(rng, most) };
     let http10 = rng.once_in(10);
     let framing = match rng.within(0..=5) {
         _ if matches!(status, 204 | 304) => Framing::Nothing,
