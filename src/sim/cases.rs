@@ -27,13 +27,15 @@ fn an_upstream_that_was_not_given_its_time_is_not_ejected() {
     play(scenario, 0, false).unwrap();
 }
 
-/// A scenario in which everybody behaves, and some client sends a body through an upstream; that asks for no proof.
+/// A scenario of plain HTTP in which everybody behaves, and some client sends a body through the upstream, which asks for no proof.
 fn with_a_body_and_without_a_proof() -> Scenario {
     let sends_body = |it: &Scenario| {
         let through = it.callers.iter().filter(|caller| caller.target == Target::Through);
         through.flat_map(|caller| &caller.requests).any(|request| request.has_body() && !request.expects)
     };
     let mut scenario = (0..).map(Scenario::of).find(|it| it.strict && sends_body(it)).unwrap();
+    scenario.clients.clear();
+    scenario.two_identities = false;
     scenario.upstreams.truncate(1);
     scenario.upstreams[0].addresses[0].1 = Address::Takes(0, 0);
     scenario.upstreams[0].resolves_after_us = 0;

@@ -130,6 +130,8 @@ pub struct UpstreamPlan {
     pub odd_once_in: Option<u64>,
     /// A connection that has served a request and lies idle for so many µs is closed.
     pub rest_us: Option<u64>,
+    /// It closes a connection that has served a request just when the next one comes, every other time.
+    pub slams: bool,
 }
 
 /// With these a handshake always succeeds.
@@ -255,6 +257,7 @@ impl Scenario {
         if !self.strict || repeatable {
             for upstream in &mut self.upstreams {
                 upstream.rest_us = rng.once_in(2).then(|| rng.within(0..=200_000));
+                upstream.slams = rng.once_in(4);
             }
         }
     }
@@ -410,6 +413,7 @@ fn upstreams(rng: &mut Rng, strict: bool, traits: &[Traits]) -> Vec<UpstreamPlan
             resolves_after_us: if rng.once_in(6) && (count == 1 || !strict) { rng.within(1..=400_000) } else { 0 },
             odd_once_in: (!strict && rng.once_in(2)).then(|| rng.within(1..=4)),
             rest_us: None,
+            slams: false,
         })
         .collect();
     if strict && let Some(last) = plans.last_mut().and_then(|plan| plan.addresses.last_mut()) {

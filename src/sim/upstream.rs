@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use super::network::{End, Network};
 use super::plain::{Around, CallerPlan, Desk};
 use super::pump::Pump;
-use super::scenario::{FlowOddity, FlowPlan};
+use super::scenario::{FlowOddity, FlowPlan, UpstreamPlan};
 use crate::ntlm::FileTime;
-use crate::stub::{Counters, Personality, Session, Setup, Step, Surroundings};
+use crate::stub::{Counters, Session, Setup, Step, Surroundings};
 
 /// What all of them share.
 pub struct Shared<'a> {
@@ -32,6 +32,8 @@ pub struct Peer {
     heard: u64,
     /// A connection that has served a request and lies idle for so many µs is closed.
     rest_us: Option<u64>,
+    /// It may be closed when another request comes.
+    slams: bool,
     pub desk: Desk,
 }
 
@@ -55,18 +57,20 @@ struct Proxying {
 
 impl Peer {
     /// An upstream that was just reached.
-    pub fn upstream(
-        wire: usize,
-        personality: Personality,
-        id: u64,
-        oddity: Option<FlowOddity>,
-        rest_us: Option<u64>,
-    ) -> Peer {
-        let (mut session, mut steps) = (Session::new(personality, id), VecDeque::new());
+    pub fn upstream(wire: usize, plan: &UpstreamPlan, id: u64, oddity: Option<FlowOddity>) -> Peer {
+        let (mut session, mut steps) = (Session::new(plan.personality, id), VecDeque::new());
         session.open(&mut steps);
         let proxying = Proxying { session: Some(session), steps, ..Proxying::default() };
-        let desk = Desk::new(id);
-        Peer { wire, stage: Stage::Proxy(Box::new(proxying)), oddity, written: 0, heard: 0, rest_us, desk }
+        Peer {
+            wire,
+            stage: Stage::Proxy(Box::new(proxying)),
+            oddity,
+            written: 0,
+            heard: 0,
+            rest_us: plan.rest_us,
+            slams: plan.slams,
+            desk: Desk::new(id),
+        }
     }
 
     /// The origin of a client, reached straight.
@@ -75,7 +79,7 @@ impl Peer {
             Some(flow) => Stage::Tunnel(client, Pump::new(wire, *flow, client, true)),
             None => Stage::Proxy(Box::default()),
         };
-        Peer { wire, stage, oddity: None, written: 0, heard: 0, rest_us: None, desk: Desk::default() }
+        Peer { wire, stage, oddity: None, written: 0, heard: 0, rest_us: None, slams: false, desk: Desk::default() }
     }
 
     /// The client and the end of its tunnel, once there is one.
@@ -149,6 +153,12 @@ impl Peer {
         }
         let mut bytes = Vec::new();
         let count = network.peer_read(self.wire, 1 << 16, &mut bytes);
+        if count > 0 && self.slams && self.desk.is_quiet() && network.rng.once_in(2) {
+            network.peer_end(self.wire, if count % 2 == 0 { End::Reset } else { End::Fin });
+            network.peer_close(self.wire);
+            self.stage = Stage::Done;
+            return false;
+        }
         if count > 0 {
             let surroundings = Surroundings {
                 setup: shared.setup,

@@ -341,7 +341,7 @@ impl World {
         let after = self.rng.within(0..=3_000);
         let kinds = [FlowOddity::Resets, FlowOddity::Closes, FlowOddity::GoesDeaf, FlowOddity::FallsSilent];
         let oddity = odd.then(|| self.rng.pick(&kinds)(after));
-        Peer::upstream(wire, plan.personality, self.rng.next(), oddity, plan.rest_us)
+        Peer::upstream(wire, plan, self.rng.next(), oddity)
     }
 
     fn alarm(&mut self, what: u64) {
