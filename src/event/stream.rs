@@ -102,9 +102,8 @@ impl Stream {
     pub fn is_silent(&self) -> bool {
         match self {
             Stream::Tcp(stream) => stream.peek(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock),
-            // Plain HTTP, which keeps connections, is not simulated.
             #[cfg(test)]
-            Stream::Simulated(_) => false,
+            Stream::Simulated(socket) => socket.is_silent(),
         }
     }
 

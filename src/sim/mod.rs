@@ -10,15 +10,19 @@
 //! | `scenario` | what a seed decides beforehand |
 //! | `network` | connections, pipes, the poll, and time |
 //! | `client`, `upstream`, `pump` | the peers |
+//! | `plain` | clients that speak plain HTTP, and who answers them |
 //! | `world` | all of them together, until the shard ends |
 //! | `verdict` | what must be true of every run |
+//! | `cases` | scenarios made up for one purpose |
 //! | `trace` | what happened, as a number and as text |
 //!
 //! To see one seed: `SIM_SEED=17 cargo test --lib sim::one_seed -- --ignored --nocapture`. To run many:
 //! `SIM_SEEDS=0..1000000 cargo test --release --lib sim::many_seeds -- --ignored --nocapture`.
 
+mod cases;
 mod client;
 pub mod network;
+mod plain;
 mod pump;
 mod rng;
 mod scenario;
@@ -34,8 +38,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use network::Address;
-use scenario::{Scenario, Target};
+use scenario::Scenario;
 use verdict::Outcome;
 
 /// Runs one seed from its beginning to its end.
@@ -128,26 +131,6 @@ fn a_seed_does_the_same_every_time() {
         let hash = || run(seed, false).map(|outcome| outcome.hash);
         assert_eq!(hash(), hash(), "seed {seed}");
     }
-}
-
-/// The first upstream takes a connection in 300 ms. The second is tried beside it after 250 ms, needs 100 ms, and loses.
-#[test]
-fn an_upstream_that_was_not_given_its_time_is_not_ejected() {
-    let mut scenario =
-        (0..).map(Scenario::of).find(|it| it.strict && it.upstreams.len() == 2 && it.clients.len() == 6).unwrap();
-    scenario.balance = false;
-    scenario.warm = 0;
-    for (upstream, takes_us) in scenario.upstreams.iter_mut().zip([300_000, 100_000]) {
-        upstream.resolves_after_us = 0;
-        upstream.personality = crate::stub::Personality::Plain;
-        upstream.addresses.truncate(1);
-        upstream.addresses[0].1 = Address::Takes(takes_us, takes_us);
-    }
-    for (client, comes_at_s) in scenario.clients.iter_mut().zip(0..) {
-        client.target = Target::Through;
-        client.comes_at_us = 1_000_000 * comes_at_s;
-    }
-    play(scenario, 0, false).unwrap();
 }
 
 #[test]

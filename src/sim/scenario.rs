@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::network::{Address, Pace, PollTraits, Traits};
+use super::plain::{self, CallerPlan};
 use super::rng::Rng;
 use crate::handshake::FirstLeg;
 use crate::stub::Personality;
@@ -14,6 +15,8 @@ pub struct Scenario {
     /// Everybody behaves, some upstream can always be reached, and no time is short: every byte must arrive.
     pub strict: bool,
     pub clients: Vec<ClientPlan>,
+    /// Clients that speak plain HTTP; their numbers come behind the others'.
+    pub callers: Vec<CallerPlan>,
     pub upstreams: Vec<UpstreamPlan>,
     /// The traits of connections that the gateway makes.
     pub traits: Vec<Traits>,
@@ -23,6 +26,10 @@ pub struct Scenario {
     pub pipes: usize,
     pub pipe_slots: Option<(usize, usize)>,
     pub warm: usize,
+    /// Authenticated connections that are kept for an upstream.
+    pub keep: usize,
+    /// Every other client goes by another identity than the rest.
+    pub two_identities: bool,
     pub first_leg: FirstLeg,
     pub balance: bool,
     pub max_tunnels: usize,
@@ -121,6 +128,10 @@ pub struct UpstreamPlan {
     pub resolves_after_us: u64,
     /// What goes wrong on its connections, once in so many.
     pub odd_once_in: Option<u64>,
+    /// A connection that has served a request and lies idle for so many µs is closed.
+    pub rest_us: Option<u64>,
+    /// It closes a connection that has served a request just when the next one comes, every other time.
+    pub slams: bool,
 }
 
 /// With these a handshake always succeeds.
@@ -161,6 +172,12 @@ const GOOD: &[Personality] = &[
     Personality::Slow,
 ];
 
+/// Where the clients of the second identity come from.
+pub const OTHERS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// The accounts of both identities.
+pub const USERS: [&str; 2] = ["alice", "bob"];
+
 /// The origins that are reached without an upstream.
 pub const ORIGINS: [&str; 2] = ["10.7.0.1", "10.7.0.2"];
 
@@ -179,17 +196,20 @@ impl Scenario {
             (0..rng.size(1..=6)).map(|number| client(rng, strict, bulky, number, &traits, resolved_late)).collect();
         let lenient =
             |rng: &mut Rng, times: u64, most_us: u64| (!strict && rng.once_in(times)).then(|| rng.within(0..=most_us));
-        Scenario {
+        let mut scenario = Scenario {
             strict,
             traits,
             upstreams,
             clients,
+            callers: Vec::new(),
             timeouts: if strict { PATIENT } else { hasty(rng) },
             head_limit_bytes: if strict || rng.once_in(2) { 64 * 1024 } else { rng.size(150..=2_000) },
             scratch_bytes: if bulky { 65_536 } else { rng.pick(&[64, 64, 300, 300, 1_500, 4_096, 16_384, 65_536]) },
             pipes: rng.pick(&[0, 1, 2, 32]),
             pipe_slots: rng.pick(&[None, Some((16, 16)), Some((2, 3)), Some((1, 40)), Some((256, 256))]),
             warm: rng.pick(&[0, 0, 1, 3]),
+            keep: 0,
+            two_identities: false,
             first_leg: if rng.once_in(4) { FirstLeg::Plain } else { FirstLeg::Negotiate },
             balance: rng.once_in(3),
             max_tunnels: if strict || rng.once_in(2) { 100 } else { rng.size(1..=4) },
@@ -199,7 +219,54 @@ impl Scenario {
             drain_at_us: lenient(rng, 4, 1_000_000),
             stop_at_us: lenient(rng, 5, 3_000_000),
             reload_at_us: rng.once_in(6).then(|| rng.within(0..=300_000)),
+        };
+        if rng.once_in(if bulky { 3 } else { 5 }) {
+            scenario.add_plain_http(rng, bulky, resolved_late);
         }
+        scenario
+    }
+
+    /// Clients that speak plain HTTP, and connections that are kept for them and for others.
+    fn add_plain_http(&mut self, rng: &mut Rng, bulky: bool, resolved_late: bool) {
+        self.clients.truncate(rng.size(0..=3));
+        let first = self.clients.len();
+        self.callers = plain::callers(rng, self.strict, bulky, &self.traits, first, resolved_late);
+        self.keep = rng.pick(&[0, 1, 2, 8]);
+        self.two_identities = rng.once_in(2);
+        if self.two_identities {
+            let clients = self.clients.iter_mut().map(|client| &mut client.from);
+            for (number, from) in clients.chain(self.callers.iter_mut().map(|caller| &mut caller.from)).enumerate() {
+                if number % 2 == 1 && from.ip().is_loopback() {
+                    from.set_ip(OTHERS.into());
+                }
+            }
+        }
+        // It looks for its own proof where an origin's is.
+        if self.has(&[Personality::Transparent401]) {
+            self.callers.iter_mut().flat_map(|caller| &mut caller.requests).for_each(|plan| plan.pins = false);
+        }
+        if !self.strict {
+            let timeouts = &mut self.timeouts;
+            timeouts.body = rng.within(100..=6_000);
+            timeouts.response = rng.within(100..=6_000);
+            timeouts.keep_alive = rng.within(50..=6_000);
+            timeouts.keep = rng.within(50..=6_000);
+        }
+        // A request that may not be made twice is lost with the connection that was closed before it came.
+        let repeatable = self.callers.iter().flat_map(|caller| &caller.requests).all(|plan| plan.is_repeatable());
+        if !self.strict || repeatable {
+            for upstream in &mut self.upstreams {
+                upstream.rest_us = rng.once_in(2).then(|| rng.within(0..=200_000));
+                upstream.slams = rng.once_in(4);
+            }
+        }
+    }
+}
+
+impl Scenario {
+    /// Some upstream has such a personality.
+    pub fn has(&self, personalities: &[Personality]) -> bool {
+        self.upstreams.iter().any(|upstream| personalities.contains(&upstream.personality))
     }
 }
 
@@ -231,12 +298,12 @@ fn hasty(rng: &mut Rng) -> TimeoutsMs {
 }
 
 /// From 1 up to `most`, small ones as often as large ones.
-fn magnitude(rng: &mut Rng, most: usize) -> usize {
+pub fn magnitude(rng: &mut Rng, most: usize) -> usize {
     let bits = rng.size(0..=most.ilog2() as usize);
     rng.size(1 << bits..=(2 << bits) - 1).min(most)
 }
 
-fn traits(rng: &mut Rng, bulky: bool) -> Traits {
+pub fn traits(rng: &mut Rng, bulky: bool) -> Traits {
     if bulky {
         let (pace, large) = (rng.pick(&[Pace::AT_ONCE, Pace::BURSTS]), 4 << 20);
         let (rx_capacity, tx_capacity) = (large, rng.pick(&[large, 100_000]));
@@ -253,7 +320,7 @@ fn traits(rng: &mut Rng, bulky: bool) -> Traits {
 }
 
 /// As many bytes as go that way in a bearable number of steps.
-fn bearable(traits: &Traits) -> usize {
+pub fn bearable(traits: &Traits) -> usize {
     let by_pace = match traits.pace.piece.1 {
         ..10 => 200,
         10..2_000 => 60_000,
@@ -308,13 +375,7 @@ fn client(rng: &mut Rng, strict: bool, bulky: bool, number: usize, ways: &[Trait
             ClientOddity::Closes(after_us),
         ])
     });
-    let target = match rng.within(0..=11) {
-        0 => Target::Plainly,
-        1 => Target::Address,
-        2 => Target::Name(rng.within(0..=50_000)),
-        3 if !strict => Target::Denied,
-        _ => Target::Through,
-    };
+    let target = target(rng, strict);
     let at_first = resolved_late || rng.once_in(3);
     ClientPlan {
         from: SocketAddr::new(IpAddr::V4(ip), port),
@@ -329,6 +390,17 @@ fn client(rng: &mut Rng, strict: bool, bulky: bool, number: usize, ways: &[Trait
     }
 }
 
+/// Where a client wants to go.
+pub fn target(rng: &mut Rng, strict: bool) -> Target {
+    match rng.within(0..=11) {
+        0 => Target::Plainly,
+        1 => Target::Address,
+        2 => Target::Name(rng.within(0..=50_000)),
+        3 if !strict => Target::Denied,
+        _ => Target::Through,
+    }
+}
+
 fn upstreams(rng: &mut Rng, strict: bool, traits: &[Traits]) -> Vec<UpstreamPlan> {
     let fast = traits.iter().all(|traits| bearable(traits) > 100_000);
     let count = rng.size(1..=3);
@@ -340,6 +412,8 @@ fn upstreams(rng: &mut Rng, strict: bool, traits: &[Traits]) -> Vec<UpstreamPlan
                 .collect(),
             resolves_after_us: if rng.once_in(6) && (count == 1 || !strict) { rng.within(1..=400_000) } else { 0 },
             odd_once_in: (!strict && rng.once_in(2)).then(|| rng.within(1..=4)),
+            rest_us: None,
+            slams: false,
         })
         .collect();
     if strict && let Some(last) = plans.last_mut().and_then(|plan| plan.addresses.last_mut()) {

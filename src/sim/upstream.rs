@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 
 use super::network::{End, Network};
+use super::plain::{Around, CallerPlan, Desk};
 use super::pump::Pump;
-use super::scenario::{FlowOddity, FlowPlan};
+use super::scenario::{FlowOddity, FlowPlan, UpstreamPlan};
 use crate::ntlm::FileTime;
-use crate::stub::{Counters, Personality, Session, Setup, Step, Surroundings};
+use crate::stub::{Counters, Session, Setup, Step, Surroundings};
 
 /// What all of them share.
 pub struct Shared<'a> {
@@ -14,6 +15,10 @@ pub struct Shared<'a> {
     pub counters: &'a Counters,
     /// What the origins of the clients send.
     pub flows: &'a [FlowPlan],
+    /// What the clients ask for that speak plain HTTP, whose numbers come behind the others'.
+    pub callers: &'a [CallerPlan],
+    /// Every other client is of another identity than the rest.
+    pub two_identities: bool,
 }
 
 /// The far end of one connection.
@@ -24,7 +29,12 @@ pub struct Peer {
     oddity: Option<FlowOddity>,
     /// Bytes written and read before it is a tunnel.
     written: u64,
-    heard: Vec<u8>,
+    heard: u64,
+    /// A connection that has served a request and lies idle for so many µs is closed.
+    rest_us: Option<u64>,
+    /// It may be closed when another request comes.
+    slams: bool,
+    pub desk: Desk,
 }
 
 enum Stage {
@@ -35,8 +45,10 @@ enum Stage {
     Done,
 }
 
+#[derive(Default)]
 struct Proxying {
-    session: Session,
+    /// None: it is an origin itself.
+    session: Option<Session>,
     steps: VecDeque<Step>,
     sent: usize,
     rests_until_us: Option<u64>,
@@ -45,17 +57,29 @@ struct Proxying {
 
 impl Peer {
     /// An upstream that was just reached.
-    pub fn upstream(wire: usize, personality: Personality, id: u64, oddity: Option<FlowOddity>) -> Peer {
-        let (mut session, mut steps) = (Session::new(personality, id), VecDeque::new());
+    pub fn upstream(wire: usize, plan: &UpstreamPlan, id: u64, oddity: Option<FlowOddity>) -> Peer {
+        let (mut session, mut steps) = (Session::new(plan.personality, id), VecDeque::new());
         session.open(&mut steps);
-        let proxying = Proxying { session, steps, sent: 0, rests_until_us: None, heard_us: 0 };
-        Peer { wire, stage: Stage::Proxy(Box::new(proxying)), oddity, written: 0, heard: Vec::new() }
+        let proxying = Proxying { session: Some(session), steps, ..Proxying::default() };
+        Peer {
+            wire,
+            stage: Stage::Proxy(Box::new(proxying)),
+            oddity,
+            written: 0,
+            heard: 0,
+            rest_us: plan.rest_us,
+            slams: plan.slams,
+            desk: Desk::new(id),
+        }
     }
 
     /// The origin of a client, reached straight.
-    pub fn origin(wire: usize, client: usize, flow: FlowPlan) -> Peer {
-        let pump = Pump::new(wire, flow, client, true);
-        Peer { wire, stage: Stage::Tunnel(client, pump), oddity: None, written: 0, heard: Vec::new() }
+    pub fn origin(wire: usize, client: usize, shared: &Shared<'_>) -> Peer {
+        let stage = match shared.flows.get(client) {
+            Some(flow) => Stage::Tunnel(client, Pump::new(wire, *flow, client, true)),
+            None => Stage::Proxy(Box::default()),
+        };
+        Peer { wire, stage, oddity: None, written: 0, heard: 0, rest_us: None, slams: false, desk: Desk::default() }
     }
 
     /// The client and the end of its tunnel, once there is one.
@@ -73,7 +97,7 @@ impl Peer {
                 Stage::Done => return,
                 Stage::Tunnel(_, pump) => return pump.step(network),
                 Stage::Lingering => {
-                    while network.peer_read(self.wire, 1 << 16, &mut self.heard) > 0 {}
+                    while network.peer_read(self.wire, 1 << 16, &mut Vec::new()) > 0 {}
                     let wire = &network.wires[self.wire];
                     if wire.inbox_ended || wire.inbox_reset {
                         network.peer_close(self.wire);
@@ -100,10 +124,10 @@ impl Peer {
         match proxying.carry_out(self.wire, network, &mut self.written) {
             Carried::Waits => return false,
             Carried::Tunnel(early) => {
-                let Some(client) = asked_for(&self.heard) else { panic!("a tunnel for nobody") };
-                let mut pump = Pump::new(self.wire, shared.flows[client], client, true);
-                assert!(early.is_empty(), "the client's bytes overtake its answer");
-                pump.check(&early);
+                let Some(client) = self.desk.asked_for else { panic!("a tunnel for nobody") };
+                let pump = Pump::new(self.wire, shared.flows[client], client, true);
+                let overtakes = !early.is_empty() || self.desk.has_leftover();
+                assert!(!overtakes, "the client's bytes overtake its answer");
                 self.stage = Stage::Tunnel(client, pump);
                 return true;
             }
@@ -117,42 +141,64 @@ impl Peer {
                 self.stage = Stage::Done;
                 return false;
             }
-            Carried::All => {}
+            Carried::All => self.desk.answered(network.wires[self.wire].inbox.len()),
         }
         self.listen(network, shared)
     }
 
     fn listen(&mut self, network: &mut Network, shared: &Shared<'_>) -> bool {
         let Stage::Proxy(proxying) = &mut self.stage else { return true };
-        if matches!(self.oddity, Some(FlowOddity::GoesDeaf(after)) if self.heard.len() as u64 >= after) {
+        if matches!(self.oddity, Some(FlowOddity::GoesDeaf(after)) if self.heard >= after) {
             return false;
         }
-        let before = self.heard.len();
-        if network.peer_read(self.wire, 1 << 16, &mut self.heard) > 0 {
-            let around = Surroundings {
+        let mut bytes = Vec::new();
+        let count = network.peer_read(self.wire, 1 << 16, &mut bytes);
+        if count > 0 && self.slams && self.desk.is_quiet() && network.rng.once_in(2) {
+            network.peer_end(self.wire, if count % 2 == 0 { End::Reset } else { End::Fin });
+            network.peer_close(self.wire);
+            self.stage = Stage::Done;
+            return false;
+        }
+        if count > 0 {
+            let surroundings = Surroundings {
                 setup: shared.setup,
                 counters: shared.counters,
                 now: FileTime::from_unix(1_700_000_000, 0),
             };
-            proxying.session.receive(&self.heard[before..], &around, &mut proxying.steps);
+            let around = Around {
+                session: proxying.session.as_mut(),
+                surroundings,
+                callers: shared.callers,
+                first: shared.flows.len(),
+                two_identities: shared.two_identities,
+            };
+            self.desk.receive(&bytes, around, &mut proxying.steps);
+            self.heard += count as u64;
             proxying.heard_us = network.now_us;
             return true;
         }
         let wire = &network.wires[self.wire];
-        let limit_us = proxying.session.idle_close().map(|limit| u64::try_from(limit.as_micros()).unwrap());
+        let idle_close = proxying.session.as_ref().and_then(Session::idle_close);
+        let limit_us = idle_close.map(|limit| u64::try_from(limit.as_micros()).unwrap());
+        let limit_us = limit_us.or(self.rest_us.filter(|_| self.desk.is_quiet()));
         let idle = limit_us.is_some_and(|limit_us| network.now_us >= proxying.heard_us + limit_us);
         if wire.inbox_ended || wire.inbox_reset || idle {
             network.peer_close(self.wire);
             self.stage = Stage::Done;
         } else if let Some(limit_us) = limit_us {
-            network.wake_in(self.wire, limit_us);
+            network.wake_in(self.wire, proxying.heard_us + limit_us - network.now_us);
         }
         false
     }
 
     fn goes_wrong(&mut self, network: &mut Network) -> bool {
         match self.oddity {
-            Some(FlowOddity::Resets(after)) if self.written >= after && !self.heard.is_empty() => {
+            Some(FlowOddity::Resets(after)) if self.written >= after && self.heard > 0 => {
+                network.peer_end(self.wire, End::Reset);
+                true
+            }
+            // Nobody could tell an early end from the end.
+            Some(FlowOddity::Closes(after)) if self.written >= after && self.desk.lasts_to_close => {
                 network.peer_end(self.wire, End::Reset);
                 true
             }
@@ -238,13 +284,4 @@ impl Proxying {
             self.sent = 0;
         }
     }
-}
-
-/// The client that a request is for: the last one's, as many as there were.
-fn asked_for(heard: &[u8]) -> Option<usize> {
-    let text = String::from_utf8_lossy(heard);
-    let (_, request) = text.rsplit_once("CONNECT ")?;
-    let (authority, _) = request.split_once(' ')?;
-    let (_, port) = authority.rsplit_once(':')?;
-    Some(port.parse::<usize>().ok()? - 9_000)
 }

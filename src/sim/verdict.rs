@@ -1,7 +1,10 @@
 //! What must be true of every run.
 
+use std::collections::BTreeMap;
+
 use super::client::Client;
 use super::network::{Address, Conclusion, with};
+use super::plain;
 use super::pump::Pump;
 use super::scenario::Target;
 use super::world::World;
@@ -42,12 +45,39 @@ pub fn judge(world: &World) -> Result<Outcome, Vec<String>> {
         outcome.carried += view.end.map_or(0, |end| end.bytes.iter().sum());
         wrong.extend(view.wrong.into_iter().map(|what| format!("client {number}: {what}")));
     }
+    look_at_plain_http(world, &mut outcome, &mut wrong);
     look_at_what_remains(world, &mut wrong);
     with(|network| {
         outcome.hash = network.trace.hash();
         outcome.spliced = network.spliced;
     });
     if wrong.is_empty() { Ok(outcome) } else { Err(wrong) }
+}
+
+/// Clients that speak plain HTTP, and what reached the other end.
+fn look_at_plain_http(world: &World, outcome: &mut Outcome, wrong: &mut Vec<String>) {
+    let mut carried_out = BTreeMap::new();
+    for (wire, peer) in &world.peers {
+        peer.desk.carried_out.iter().for_each(|request| *carried_out.entry(*request).or_default() += 1);
+        wrong.extend(peer.desk.wrong.iter().map(|what| format!("connection {wire}: {what}")));
+    }
+    for (place, caller) in world.callers.iter().enumerate() {
+        let Some(caller) = caller else { continue };
+        let number = world.clients.len() + place;
+        let (label, faults) = plain::judge(number, caller, &world.scenario, &carried_out);
+        outcome.ends.push(label.unwrap_or("never_accepted"));
+        wrong.extend(faults);
+        for answer in &caller.answers {
+            let kind = match (&answer.tag, &answer.fault, answer.whole) {
+                (_, Some(_), _) => "answer: a fault",
+                (Some(_), None, true) => "answer: whole",
+                (Some(_), None, false) => "answer: cut",
+                (None, None, _) => "answer: the upstream's own",
+            };
+            outcome.ends.push(kind);
+        }
+        outcome.carried += caller.received;
+    }
 }
 
 fn ended(client: &Client) -> Option<Conclusion> {
@@ -186,6 +216,7 @@ fn look_at_what_remains(world: &World, wrong: &mut Vec<String>) {
     for hop in &world.fleet.hops {
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         gauges.push(("warm_connections", hop.metrics.warm_ready.get()));
+        gauges.push(("kept_connections", hop.metrics.kept.get()));
         gauges.push(("upstream_tunnels", hop.upstream_metrics.tunnels.get()));
         gauges.push(("clients on an upstream", count(hop.upstream.open())));
         gauges.push(("clients that wait for a challenge", count(hop.upstream.shortage.waiting())));
@@ -206,8 +237,10 @@ fn look_at_what_remains(world: &World, wrong: &mut Vec<String>) {
         wrong.push(format!("connection {id} is reset behind the end of what it was sent"));
     }
     let dialled = with(|network| network.dialled.len());
-    if dialled > MOST_DIALS_PER_CLIENT * (world.clients.len() + 1) {
-        wrong.push(format!("{dialled} connections were made for {} clients", world.clients.len()));
+    let requests: usize = world.scenario.callers.iter().map(|caller| caller.requests.len()).sum();
+    let requests = requests + world.clients.len();
+    if dialled > MOST_DIALS_PER_CLIENT * (requests + 1) {
+        wrong.push(format!("{dialled} connections were made for {requests} requests"));
     }
     let left = gauges.into_iter().filter(|(_, value)| *value != 0);
     wrong.extend(left.map(|(name, value)| format!("{name} is {value} at the end")));
@@ -215,7 +248,8 @@ fn look_at_what_remains(world: &World, wrong: &mut Vec<String>) {
     if counts.protocol_errors() > 0 {
         wrong.push(format!("the upstreams were wronged: {counts}"));
     }
-    if counts.accepted == 0 && counts.refused > u64::from(limits::GUARD_ATTEMPTS) {
+    let accounts = world.fleet.identities.len() as u64;
+    if counts.accepted == 0 && counts.refused > accounts * u64::from(limits::GUARD_ATTEMPTS) {
         wrong.push(format!("{} refused proofs: the account is locked", counts.refused));
     }
 }

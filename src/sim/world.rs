@@ -2,14 +2,15 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::client::{self, Client};
 use super::network::{self, Address, Call, Network, Phase, with};
+use super::plain::Caller;
 use super::rng::Rng;
-use super::scenario::{FlowOddity, FlowPlan, ORIGINS, Scenario, Target};
+use super::scenario::{FlowOddity, FlowPlan, ORIGINS, OTHERS, Scenario, Target, USERS};
 use super::trace::Trace;
 use super::upstream::{Peer, Shared};
 use crate::event::{Key, Listener, Sender};
@@ -61,6 +62,7 @@ type Questions = Arc<Mutex<Vec<(HostPort, Key)>>>;
 pub struct World {
     pub scenario: Scenario,
     pub clients: Vec<Option<Client>>,
+    pub callers: Vec<Option<Caller>>,
     pub peers: BTreeMap<usize, Peer>,
     pub fleet: Arc<Fleet>,
     pub metrics: Arc<Metrics>,
@@ -106,15 +108,17 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
     context.timers = crate::event::Timers::new(0);
     context.scratch = vec![0; scenario.scratch_bytes].into();
     context.look_up = ask_world(Arc::clone(&questions), &scenario);
-    let account = StubAccount { domain: "CORP".into(), user: "alice".into(), nt_hash: NtHash::from_password("right") };
+    let account =
+        |user: &str| StubAccount { domain: "CORP".into(), user: user.into(), nt_hash: NtHash::from_password("right") };
     let world = World {
         clients: scenario.clients.iter().map(|_| None).collect(),
+        callers: scenario.callers.iter().map(|_| None).collect(),
         peers: BTreeMap::new(),
         fleet,
         metrics,
         counters: Counters::default(),
         settings,
-        setup: Setup::new(ServerNames::new("CORP", "PROXY"), vec![account], Duration::ZERO),
+        setup: Setup::new(ServerNames::new("CORP", "PROXY"), USERS.map(account).into(), Duration::ZERO),
         flows: scenario.clients.iter().map(|client| client.down).collect(),
         sender,
         questions,
@@ -133,7 +137,7 @@ fn new_network(scenario: &Scenario, rng: Rng, prints: bool) -> Network {
     network.pipe_slots = scenario.pipe_slots;
     network.accept_fails = scenario.accept_fails;
     network.addresses.extend(scenario.upstreams.iter().flat_map(|upstream| upstream.addresses.iter().copied()));
-    for number in 0..scenario.clients.len() {
+    for number in 0..scenario.clients.len() + scenario.callers.len() {
         let address = |host: &str| SocketAddr::new(host.parse().unwrap(), 9_000 + u16::try_from(number).unwrap());
         network.addresses.insert(address(ORIGINS[0]), Address::Takes(0, 5_000));
         network.addresses.insert(address(ORIGINS[1]), Address::Swallows);
@@ -142,17 +146,8 @@ fn new_network(scenario: &Scenario, rng: Rng, prints: bool) -> Network {
 }
 
 fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Sender<Message>>>) -> Fleet {
-    let bell = Arc::clone(bell);
-    let guard = Guard::new(GuardPolicy::default(), move |_, _| {
-        bell.get().into_iter().for_each(|sender| sender.send(Message::GuardChanged));
-    });
-    let known = Arc::new(KnownIdentity {
-        name: "default".into(),
-        guard,
-        clients: Vec::new(),
-        has_listener: false,
-        login: None,
-    });
+    let count = if scenario.two_identities { 2 } else { 1 };
+    let identities: Vec<_> = USERS.iter().take(count).map(|user| Arc::new(new_identity(user, bell))).collect();
     let (mut members, mut hops) = (Vec::new(), Vec::new());
     for (place, plan) in scenario.upstreams.iter().enumerate() {
         let name = format!("u{place}");
@@ -165,19 +160,21 @@ fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Se
             }
         });
         let password = if scenario.right_password { "right" } else { "wrong" };
-        let account = Account::parse(r"CORP\alice", None).unwrap();
-        let proved = Identity::new(account, "WS", NtHash::from_password(password), Method::NtlmV2, false);
-        hops.push(Arc::new(Hop {
-            number: place,
-            upstream: Arc::clone(&upstream),
-            identity: Arc::clone(&known),
-            credentials: Arc::new(Credentials::new(proved, "proxy.corp.test", scenario.first_leg)),
-            metrics: metrics.hop(&name, &known.name),
-            upstream_metrics: metrics.upstream(&name),
-            warm_cap: scenario.warm,
-            keep_cap: 0,
-            habits: Habits::default(),
-        }));
+        for (known, user) in identities.iter().zip(USERS) {
+            let account = Account::parse(&format!(r"CORP\{user}"), None).unwrap();
+            let proved = Identity::new(account, "WS", NtHash::from_password(password), Method::NtlmV2, false);
+            hops.push(Arc::new(Hop {
+                number: hops.len(),
+                upstream: Arc::clone(&upstream),
+                identity: Arc::clone(known),
+                credentials: Arc::new(Credentials::new(proved, "proxy.corp.test", scenario.first_leg)),
+                metrics: metrics.hop(&name, &known.name),
+                upstream_metrics: metrics.upstream(&name),
+                warm_cap: scenario.warm,
+                keep_cap: scenario.keep,
+                habits: Habits::default(),
+            }));
+        }
         if plan.resolves_after_us == 0 {
             upstream.resolved(0, addresses_of(scenario, place));
         }
@@ -185,15 +182,17 @@ fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Se
         members.push(Member { upstream, metrics, group: 0, weight: 1, identity: None });
     }
     let order = if scenario.balance { Order::Balance } else { Order::Failover };
-    Fleet {
-        members,
-        identities: vec![known],
-        hops,
-        order,
-        rules: rules(),
-        by_listener: Vec::new(),
-        own_ports: Vec::new(),
-    }
+    Fleet { members, identities, hops, order, rules: rules(), by_listener: Vec::new(), own_ports: Vec::new() }
+}
+
+/// The first is for everybody, the other for those who come from its address.
+fn new_identity(user: &str, bell: &Arc<OnceLock<Sender<Message>>>) -> KnownIdentity {
+    let bell = Arc::clone(bell);
+    let guard = Guard::new(GuardPolicy::default(), move |_, _| {
+        bell.get().into_iter().for_each(|sender| sender.send(Message::GuardChanged));
+    });
+    let clients = if user == USERS[0] { Vec::new() } else { vec![IpAddr::V4(OTHERS).into()] };
+    KnownIdentity { name: user.into(), guard, clients, has_listener: false, login: None }
 }
 
 fn addresses_of(scenario: &Scenario, member: usize) -> Resolution {
@@ -216,10 +215,10 @@ fn rules() -> Rules {
 
 /// Names are found by the world, after the time that the client's plan says.
 fn ask_world(questions: Questions, scenario: &Scenario) -> Box<dyn Fn(HostPort, Key) -> bool + Send> {
-    let delays: Vec<u64> = scenario
-        .clients
-        .iter()
-        .map(|client| if let Target::Name(after_us) = client.target { after_us } else { 0 })
+    let targets = scenario.clients.iter().map(|client| client.target);
+    let delays: Vec<u64> = targets
+        .chain(scenario.callers.iter().map(|caller| caller.target))
+        .map(|target| if let Target::Name(after_us) = target { after_us } else { 0 })
         .collect();
     Box::new(move |host, key| {
         let mut questions = questions.lock().unwrap();
@@ -234,8 +233,9 @@ impl World {
     fn set_alarms(&self) {
         let scenario = &self.scenario;
         with(|network| {
-            for (number, plan) in scenario.clients.iter().enumerate() {
-                network.alarm(plan.comes_at_us, COMES + number as u64);
+            let times = scenario.clients.iter().map(|plan| plan.comes_at_us);
+            for (number, at_us) in times.chain(scenario.callers.iter().map(|plan| plan.comes_at_us)).enumerate() {
+                network.alarm(at_us, COMES + number as u64);
             }
             for (member, plan) in scenario.upstreams.iter().enumerate().filter(|(_, plan)| plan.resolves_after_us > 0) {
                 network.alarm(plan.resolves_after_us, RESOLVES + member as u64);
@@ -308,6 +308,10 @@ impl World {
             with(|network| client.step(network));
             return;
         }
+        if let Some(caller) = self.callers.iter_mut().flatten().find(|caller| caller.wire == wire) {
+            with(|network| caller.step(network));
+            return;
+        }
         if !self.peers.contains_key(&wire) {
             let Some(address) =
                 with(|network| (network.wires[wire].phase == Phase::Open).then(|| network.dialled[&wire]))
@@ -317,27 +321,38 @@ impl World {
             let peer = self.new_peer(wire, address);
             self.peers.insert(wire, peer);
         }
-        let shared = Shared { setup: &self.setup, counters: &self.counters, flows: &self.flows };
-        let peer = self.peers.get_mut(&wire);
-        with(|network| peer.into_iter().for_each(|peer| peer.step(network, &shared)));
+        let Some(mut peer) = self.peers.remove(&wire) else { return };
+        with(|network| peer.step(network, &self.shared()));
+        self.peers.insert(wire, peer);
+    }
+
+    fn shared(&self) -> Shared<'_> {
+        let callers = &self.scenario.callers;
+        let two_identities = self.scenario.two_identities;
+        Shared { setup: &self.setup, counters: &self.counters, flows: &self.flows, callers, two_identities }
     }
 
     fn new_peer(&mut self, wire: usize, address: SocketAddr) -> Peer {
         let member = self.scenario.upstreams.iter().find(|plan| plan.addresses.iter().any(|known| known.0 == address));
         let Some(plan) = member else {
             let number = usize::from(address.port()) - 9_000;
-            return Peer::origin(wire, number, self.flows[number]);
+            return Peer::origin(wire, number, &self.shared());
         };
         let odd = plan.odd_once_in.is_some_and(|times| self.rng.once_in(times));
         let after = self.rng.within(0..=3_000);
         let kinds = [FlowOddity::Resets, FlowOddity::Closes, FlowOddity::GoesDeaf, FlowOddity::FallsSilent];
         let oddity = odd.then(|| self.rng.pick(&kinds)(after));
-        Peer::upstream(wire, plan.personality, self.rng.next(), oddity)
+        Peer::upstream(wire, plan, self.rng.next(), oddity)
     }
 
     fn alarm(&mut self, what: u64) {
         let index = usize::try_from(what & 0xffff_ffff).unwrap();
         match what & !0xffff_ffff {
+            COMES if index >= self.clients.len() => {
+                let place = index - self.clients.len();
+                let plan = self.scenario.callers[place].clone();
+                self.callers[place] = Some(with(|network| Caller::come(index, plan, network)));
+            }
             COMES => {
                 let plan = self.scenario.clients[index].clone();
                 self.clients[index] = Some(with(|network| Client::come(index, plan, network)));
@@ -392,7 +407,7 @@ impl World {
 
     /// When every client has come and no tunnel is left the shard is told to end, at times only after a while.
     fn end_when_all_is_over(&mut self, shard: &Shard) {
-        let all_came = self.clients.iter().all(Option::is_some);
+        let all_came = self.clients.iter().all(Option::is_some) && self.callers.iter().all(Option::is_some);
         if self.drains || !all_came || shard.tunnels() > 0 || with(|network| network.at_the_door()) > 0 {
             return;
         }

@@ -91,6 +91,15 @@ impl Socket {
         })
     }
 
+    pub fn is_silent(&self) -> bool {
+        with(|network| {
+            let wire = &mut network.wires[self.id()];
+            // Asking takes an error away, as a read does.
+            let nothing = wire.error.take().is_none() && wire.rx.is_empty();
+            nothing && !wire.rx_ended && wire.phase == Phase::Open
+        })
+    }
+
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         assert_eq!(how, Shutdown::Write);
         with(|network| {

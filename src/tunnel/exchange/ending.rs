@@ -112,8 +112,12 @@ impl Exchange {
         self.down.dismantle(&mut context.pipes);
     }
 
-    /// Gives back what was borrowed, because the gateway is shutting down.
+    /// Gives back what was borrowed, because the gateway is shutting down. An answer that lasts to the close must not seem to
+    /// have come to its end.
     pub(in crate::tunnel) fn cut(mut self: Box<Self>, client: &mut Client, context: &mut Context) {
+        if self.answer.is_some() {
+            client.endpoint.stream.reset_on_close();
+        }
         self.account(client, context);
     }
 }
