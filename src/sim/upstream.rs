@@ -154,7 +154,7 @@ impl Peer {
         let mut bytes = Vec::new();
         let count = network.peer_read(self.wire, 1 << 16, &mut bytes);
         if count > 0 && self.slams && self.desk.is_quiet() && network.rng.once_in(2) {
-            network.peer_end(self.wire, if count % 2 == 0 { End::Reset } else { End::Fin });
+            network.peer_end(self.wire, if count.is_multiple_of(2) { End::Reset } else { End::Fin });
             network.peer_close(self.wire);
             self.stage = Stage::Done;
             return false;
