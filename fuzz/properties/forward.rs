@@ -6,7 +6,7 @@
 //! the client's is refused), what the client says, 0x1e, and what the upstream says.
 
 use ntlm_gateway::forward::{
-    BodyError, BodyPump, BodyToSend, ForwardOptions, ForwardRequest, ForwardResponse, ResponseKind,
+    BodyError, BodyPump, ForwardOptions, ForwardRequest, ForwardResponse, HeadFor, ResponseKind,
 };
 use ntlm_gateway::http::{FieldStorage, HeadEnd, PROXY_NAME, RequestHead, ResponseHead, unfold_field_lines};
 
@@ -182,7 +182,7 @@ fn take_request(bytes: &[u8], options: Options, passed: &mut Passed) -> Result<F
         error.to_string()
     })?;
     let mut out = Vec::new();
-    request.write_head(&mut out, options.credentials(), BodyToSend::Real);
+    request.write_head(&mut out, options.credentials(), HeadFor::Answer);
     passed.heads.push((bytes.to_vec(), out));
     passed.used += bytes.len();
     Ok(request)

@@ -1,7 +1,7 @@
 //! What the heads of plain HTTP must say once they are passed on, by their own words and not by the gateway's
 //! reading of them.
 
-use ntlm_gateway::forward::{BodyToSend, ForwardRequest, ForwardResponse, ForwardResponseError, ResponseKind};
+use ntlm_gateway::forward::{ForwardRequest, ForwardResponse, ForwardResponseError, HeadFor, ResponseKind};
 use ntlm_gateway::http::{BodyFraming, PROXY_NAME, Version};
 
 use super::forward::Options;
@@ -74,6 +74,11 @@ impl Asked {
         !matches!(self.framing, Framing::None | Framing::Length(0))
     }
 
+    /// May be carried out once more.
+    fn is_harmless(&self) -> bool {
+        ["GET", "HEAD", "OPTIONS", "TRACE"].contains(&self.method.as_str()) && !self.has_body()
+    }
+
     fn expects(&self) -> bool {
         self.head.says("expect", "100-continue") && self.has_body() && self.is_http11
     }
@@ -137,21 +142,22 @@ pub fn request_is_the_same(asked: &Asked, request: &ForwardRequest) {
         assert_eq!(length, out.len(), "what goes out is more than one head");
         head
     };
-    let real = write(&|out| request.write_head(out, credentials, BodyToSend::Real));
+    let real = write(&|out| request.write_head(out, credentials, HeadFor::Answer));
     to_proxy(asked, &real, false);
-    let withheld = write(&|out| request.write_head(out, credentials, BodyToSend::Withheld));
-    to_proxy(asked, &withheld, asked.has_body());
+    let probe = write(&|out| request.write_head(out, credentials, HeadFor::Challenge));
+    to_proxy(asked, &probe, !asked.is_harmless());
     to_origin(asked, &write(&|out| request.write_origin_head(out)));
 }
 
-fn to_proxy(asked: &Asked, sent: &Head, withheld: bool) {
-    assert_eq!(sent.words(), [asked.method.as_str(), &asked.target, "HTTP/1.1"]);
+fn to_proxy(asked: &Asked, sent: &Head, is_probe: bool) {
+    let method = if is_probe { "HEAD" } else { &asked.method };
+    assert_eq!(sent.words(), [method, &asked.target, "HTTP/1.1"]);
     let credentials = asked.options.credentials().map(|_| "NTLM TlRMTVNTUAA=".to_owned());
     assert_eq!(sent.only("proxy-authorization"), credentials, "not the gateway's credentials");
     assert_eq!(sent.only("proxy-connection").as_deref(), Some("Keep-Alive"));
-    let upgrade = asked.upgrade().filter(|_| !withheld);
+    let upgrade = asked.upgrade().filter(|_| !is_probe);
     assert_eq!(sent.only("connection").as_deref(), upgrade.as_ref().map(|_| "Upgrade"));
-    to_either(asked, sent, withheld);
+    to_either(asked, sent, is_probe);
 }
 
 fn to_origin(asked: &Asked, sent: &Head) {
@@ -169,13 +175,13 @@ fn to_origin(asked: &Asked, sent: &Head) {
     to_either(asked, sent, false);
 }
 
-fn to_either(asked: &Asked, sent: &Head, withheld: bool) {
+fn to_either(asked: &Asked, sent: &Head, is_probe: bool) {
     assert_eq!(sent.only("host").as_deref(), Some(asked.parts().0), "Host and target differ");
-    let framing = if withheld { Framing::Length(0) } else { asked.framing };
+    let framing = if is_probe { Framing::None } else { asked.framing };
     assert_eq!(sent.announced(), Ok((framing != Framing::None).then_some(framing)));
-    let expect = (asked.expects() && !withheld).then(|| "100-continue".to_owned());
+    let expect = (asked.expects() && !is_probe).then(|| "100-continue".to_owned());
     assert_eq!(sent.only("expect"), expect);
-    assert_eq!(sent.only("upgrade"), asked.upgrade().filter(|_| !withheld));
+    assert_eq!(sent.only("upgrade"), asked.upgrade().filter(|_| !is_probe));
     let trailers = framing == Framing::Chunked && !asked.head.says("connection", "trailer");
     assert_eq!(sent.all("trailer"), if trailers { asked.head.all("trailer") } else { vec![] });
     let is_limited = ["TRACE", "OPTIONS"].contains(&asked.method.as_str());

@@ -30,7 +30,7 @@ mod trailers;
 mod upgrade;
 
 pub use body::{BodyError, BodyPump, Piece, Pushed};
-pub use request::{BodyToSend, ForwardError, ForwardRequest};
+pub use request::{ForwardError, ForwardRequest, HeadFor};
 pub use response::{ForwardResponse, ForwardResponseError, ResponseKind};
 
 /// How messages are passed on.

@@ -44,17 +44,15 @@ impl ForwardError {
     }
 }
 
-/// Whether the head that is written is followed by the request's body.
+/// What a head is sent for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyToSend {
-    /// It is.
-    Real,
-    /// The head asks for a challenge and its answer is not for the client: a body is announced as empty, and neither
-    /// an expectation nor an upgrade goes along. For a request without a body it is the same as [`BodyToSend::Real`].
-    ///
-    /// An upstream that asks for no proof carries such a request out. Where the body matters, get the challenge with
-    /// a request of another kind.
-    Withheld,
+pub enum HeadFor {
+    /// The client's answer: the body follows.
+    Answer,
+    /// A challenge. An upstream that asks for no proof carries it out, so that it is the request itself only if that
+    /// [does no harm](ForwardRequest::is_harmless); for all others it is a HEAD of the same target, without body, expectation
+    /// and upgrade, whose answer is not the client's.
+    Challenge,
 }
 
 /// A request on its way from a client to an upstream: what was understood of its head, owned, and ready to be written as
@@ -175,6 +173,11 @@ impl ForwardRequest {
         matches!(&*self.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
     }
 
+    /// Whether it does no harm when it is carried out once more: safe (RFC 9110 §9.2.1), and without a body.
+    pub fn is_harmless(&self) -> bool {
+        matches!(&*self.method, "GET" | "HEAD" | "OPTIONS" | "TRACE") && !self.has_body()
+    }
+
     /// Whether the client proves itself to the origin by a scheme that proves a whole connection (NTLM, Negotiate):
     /// from now on its connection and the upstream's belong together, and to nobody else (RFC 4559 §6).
     pub fn authenticates_connection(&self) -> bool {
@@ -188,19 +191,17 @@ impl ForwardRequest {
     }
 
     /// Appends the head for an upstream proxy, in absolute form, with these credentials (scheme and message) if any.
-    pub fn write_head(&self, out: &mut Vec<u8>, credentials: Option<(&str, &[u8])>, body: BodyToSend) {
-        let withheld = body == BodyToSend::Withheld && self.has_body();
-        let mut own_fields = Vec::new();
-        if !withheld {
-            own_fields.extend_from_slice(&self.trailer);
-            self.append_expectation(&mut own_fields);
-            if self.upgrade.is_some() {
-                own_fields.extend_from_slice(b"Connection: Upgrade\r\n");
-                self.append_upgrade(&mut own_fields);
-            }
+    pub fn write_head(&self, out: &mut Vec<u8>, credentials: Option<(&str, &[u8])>, purpose: HeadFor) {
+        if purpose == HeadFor::Challenge && !self.is_harmless() {
+            return self.write(out, "HEAD", &self.target, &[], BodyFraming::None, NextHop::Proxy(credentials));
         }
-        let framing = if withheld { BodyFraming::Length(0) } else { self.framing };
-        self.write(out, &self.target, &own_fields, framing, NextHop::Proxy(credentials));
+        let mut own_fields = self.trailer.to_vec();
+        self.append_expectation(&mut own_fields);
+        if self.upgrade.is_some() {
+            own_fields.extend_from_slice(b"Connection: Upgrade\r\n");
+            self.append_upgrade(&mut own_fields);
+        }
+        self.write(out, &self.method, &self.target, &own_fields, self.framing, NextHop::Proxy(credentials));
     }
 
     /// Appends the head for the origin itself, in origin form: nothing in it is meant for proxies (RFC 9112 §3.2.1).
@@ -212,12 +213,20 @@ impl ForwardRequest {
             None => own_fields.extend_from_slice(b"Connection: keep-alive\r\n"),
         }
         self.append_upgrade(&mut own_fields);
-        self.write(out, &self.origin_form(), &own_fields, self.framing, NextHop::Origin);
+        self.write(out, &self.method, &self.origin_form(), &own_fields, self.framing, NextHop::Origin);
     }
 
-    fn write(&self, out: &mut Vec<u8>, target: &str, own_fields: &[u8], framing: BodyFraming, next_hop: NextHop<'_>) {
+    fn write(
+        &self,
+        out: &mut Vec<u8>,
+        method: &str,
+        target: &str,
+        own_fields: &[u8],
+        framing: BodyFraming,
+        next_hop: NextHop<'_>,
+    ) {
         let request = UpstreamRequest {
-            method: &self.method,
+            method,
             target,
             host: self.target.get(self.authority.clone()).unwrap_or(&self.origin),
             version: Version::Http11,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::forward::{BodyToSend, ForwardRequest};
+use crate::forward::{ForwardRequest, HeadFor};
 use crate::http::{self, ResponseTo};
 
 /// A client's request as it goes upstream.
@@ -57,24 +57,29 @@ impl Request {
         }
     }
 
-    /// Whether it may be sent without its credentials and no harm is done if it is carried out.
+    /// Whether it may be sent without its credentials and no harm is done if it is carried out: what gets its challenge is the request
+    /// itself ([`HeadFor::Challenge`]).
     pub fn is_harmless(&self) -> bool {
         match self {
             Request::Connect { .. } => true,
-            Request::Forward(request) => matches!(request.method(), "GET" | "HEAD") && !request.has_body(),
+            Request::Forward(request) => request.is_harmless(),
         }
     }
 
-    pub(super) fn response_to(&self) -> ResponseTo {
-        ResponseTo::method(self.method())
+    /// How the answer to a head that was sent for this is framed.
+    pub(super) fn response_to(&self, purpose: HeadFor) -> ResponseTo {
+        match purpose {
+            HeadFor::Challenge if !self.is_harmless() => ResponseTo::method("HEAD"),
+            _ => ResponseTo::method(self.method()),
+        }
     }
 
-    pub(super) fn write(&self, credentials: Option<(&str, &[u8])>, body: BodyToSend, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, credentials: Option<(&str, &[u8])>, purpose: HeadFor, out: &mut Vec<u8>) {
         match self {
             Request::Connect { authority, fields } => {
                 http::connect_request(out, authority, http::Version::Http11, fields, credentials);
             }
-            Request::Forward(request) => request.write_head(out, credentials, body),
+            Request::Forward(request) => request.write_head(out, credentials, purpose),
         }
     }
 }

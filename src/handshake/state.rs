@@ -6,7 +6,7 @@ use super::credentials::{BasicCredentials, Credentials, FirstLeg};
 use super::request::Request;
 use super::scheme::{Scheme, response_token};
 use crate::fault::{At, Cause, Fault};
-use crate::forward::BodyToSend;
+use crate::forward::HeadFor;
 use crate::http::{self, BodyDrain, BodyFraming, FieldStorage, HeadEnd, ResponseHead};
 use crate::limits;
 use crate::ntlm::{self, AuthenticateInputs, FileTime};
@@ -73,8 +73,17 @@ enum Leg {
     Plain,
     Negotiate,
     Authenticate,
-    /// The request with its body and without credentials, after the upstream has shown that it asks for none.
+    /// The request with its body and without credentials: the upstream has shown that it asks for none, or exempts the destination.
     Bare,
+}
+
+impl Leg {
+    fn purpose(self) -> HeadFor {
+        match self {
+            Leg::Plain | Leg::Negotiate => HeadFor::Challenge,
+            Leg::Authenticate | Leg::Bare => HeadFor::Answer,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -119,19 +128,30 @@ pub struct Handshake {
 impl Handshake {
     /// A handshake that has sent nothing yet. Heads of more than `head_limit_bytes` are a fault.
     pub fn new(request: Request, credentials: Arc<Credentials>, head_limit_bytes: usize) -> Handshake {
-        let state = State::Ready(first_leg(&credentials));
         let scheme = credentials.scheme.recall();
-        Handshake {
+        let mut handshake = Handshake {
             request,
             credentials,
             scheme,
             exempt: false,
-            state,
+            state: State::Ended,
             head_limit_bytes,
             beginnings: 0,
             legs: 0,
             tally: Tally::default(),
             has_shown_credentials: false,
+        };
+        handshake.state = State::Ready(handshake.first_leg());
+        handshake
+    }
+
+    fn first_leg(&self) -> Leg {
+        match self.credentials.first_leg {
+            // There is no challenge to be got, and the request is not to be carried out twice.
+            _ if self.exempt && !self.request.is_harmless() => Leg::Bare,
+            _ if self.exempt => Leg::Plain,
+            FirstLeg::Negotiate => Leg::Negotiate,
+            FirstLeg::Plain => Leg::Plain,
         }
     }
 
@@ -191,15 +211,15 @@ impl Handshake {
     /// Asks without credentials, and with them only if the upstream demands it.
     pub fn ask_plainly(&mut self) {
         self.exempt = true;
-        self.state = State::Ready(Leg::Plain);
+        self.state = State::Ready(self.first_leg());
     }
 
     /// Turns to another upstream: what the last one said is forgotten.
     pub fn turn_to(&mut self, credentials: Arc<Credentials>) {
-        self.state = State::Ready(if self.exempt { Leg::Plain } else { first_leg(&credentials) });
         self.scheme = credentials.scheme.recall();
         self.beginnings = 0;
         self.credentials = credentials;
+        self.state = State::Ready(self.first_leg());
     }
 
     /// The form in which messages go out.
@@ -226,12 +246,11 @@ impl Handshake {
         }
         let message = self.credentials.negotiate.as_slice();
         match leg {
-            Leg::Plain => self.request.write(None, BodyToSend::Withheld, out),
-            Leg::Bare => self.request.write(None, BodyToSend::Real, out),
+            Leg::Plain | Leg::Bare => self.request.write(None, leg.purpose(), out),
             _ => {
                 let wrapped = self.scheme.wrap_first(message);
                 let token = wrapped.as_deref().unwrap_or(message);
-                self.request.write(Some((self.scheme.name(), token)), BodyToSend::Withheld, out);
+                self.request.write(Some((self.scheme.name(), token)), HeadFor::Challenge, out);
             }
         }
         self.sent(leg);
@@ -247,7 +266,7 @@ impl Handshake {
         };
         if self.scheme == Scheme::Basic {
             let basic = self.credentials.basic.as_ref().map(BasicCredentials::reveal).unwrap_or_default();
-            self.request.write(Some((self.scheme.name(), basic)), BodyToSend::Real, out);
+            self.request.write(Some((self.scheme.name(), basic)), HeadFor::Answer, out);
             self.sent(Leg::Authenticate);
             return Ok(());
         }
@@ -262,7 +281,7 @@ impl Handshake {
             .map_err(|error| fault(Cause::ChallengeMalformed, format!("the challenge cannot be answered: {error}")))?;
         let wrapped = self.scheme.wrap_answer(&message);
         let token = wrapped.as_deref().unwrap_or(&message);
-        self.request.write(Some((self.scheme.name(), token)), BodyToSend::Real, out);
+        self.request.write(Some((self.scheme.name(), token)), HeadFor::Answer, out);
         self.sent(Leg::Authenticate);
         Ok(())
     }
@@ -333,7 +352,7 @@ impl Handshake {
             // Nobody has asked for credentials yet.
             State::Awaiting { sent: Leg::Plain, .. } if self.exempt => {
                 self.check_beginnings(Cause::UpstreamClosed, CLOSED)?;
-                self.state = State::Ready(Leg::Plain);
+                self.state = State::Ready(self.first_leg());
                 Ok(Progress::Redial)
             }
             // Whether the body was whole no longer matters: all that it was waiting for has gone.
@@ -455,18 +474,16 @@ impl Handshake {
         Ok(Progress::Redial)
     }
 
+    /// Whether it has not used up too many connections yet.
+    pub fn may_begin_again(&self) -> bool {
+        self.beginnings < limits::HANDSHAKE_CONNECTIONS
+    }
+
     fn check_beginnings(&self, cause: Cause, detail: &'static str) -> Result<(), Fault> {
-        if self.beginnings < limits::HANDSHAKE_CONNECTIONS {
+        if self.may_begin_again() {
             return Ok(());
         }
         Err(fault(cause, format!("{detail}; gave up after {} attempts", self.beginnings)))
-    }
-}
-
-fn first_leg(credentials: &Credentials) -> Leg {
-    match credentials.first_leg {
-        FirstLeg::Negotiate => Leg::Negotiate,
-        FirstLeg::Plain => Leg::Plain,
     }
 }
 
@@ -481,7 +498,7 @@ const TRANSPARENT: &str = "the upstream asks with 401 and WWW-Authenticate, as a
 enum Decision {
     Skip,
     Answered,
-    /// The upstream asks for no proof, and has not seen the request's body.
+    /// The upstream asks for no proof, and has not seen the client's request.
     NoProof {
         framing: Option<BodyFraming>,
     },
@@ -520,7 +537,7 @@ struct Asked<'a> {
 
 fn decide(head: &ResponseHead<'_>, asked: &Asked<'_>) -> Result<Decision, Fault> {
     let framing = head
-        .framing(asked.request.response_to())
+        .framing(asked.request.response_to(asked.sent.purpose()))
         .map_err(|error| fault(Cause::ResponseMalformed, error.to_string()))?;
     if asked.request.forward().is_some() && head.status != 407 {
         return Ok(decide_forward(head, framing, asked));
@@ -541,10 +558,10 @@ fn decide(head: &ResponseHead<'_>, asked: &Asked<'_>) -> Result<Decision, Fault>
 
 /// An answer to a plain HTTP request that asks for no proof, or for no further one.
 fn decide_forward(head: &ResponseHead<'_>, framing: BodyFraming, asked: &Asked<'_>) -> Decision {
-    let withheld = matches!(asked.sent, Leg::Plain | Leg::Negotiate);
+    let for_challenge = asked.sent.purpose() == HeadFor::Challenge;
     match head.is_informational() {
-        true if withheld => Decision::Skip,
-        false if withheld && asked.request.has_body() => {
+        true if for_challenge => Decision::Skip,
+        false if for_challenge && !asked.request.is_harmless() => {
             let persists = head.persists() && framing != BodyFraming::ToClose;
             Decision::NoProof { framing: persists.then_some(framing) }
         }

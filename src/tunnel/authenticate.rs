@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::declined::DeclinedPage;
 use super::dial::{Attempt, Dial};
-use super::exchange::{Connected, Exchange};
+use super::exchange::{Connected, Exchange, Standing};
 use super::inbox::{Got, Inbox};
 use super::reply::Reply;
 use super::{Client, Context, Stage, Step};
@@ -235,13 +235,19 @@ impl Authenticate {
             return self.established(client, context);
         };
         let out = self.outbox.split_off(self.sent.min(self.outbox.len()));
-        if self.ticket.is_none() {
-            // It has answered, be it only the request that went without its body.
-            self.attempt.hop.upstream.health.succeeded();
-            self.count(Outcome::Established, client, context);
-        }
-        let (attempt, upstream, ticket) = (self.attempt, self.upstream, self.ticket);
-        let connected = Connected { attempt, upstream, out, from_upstream: self.inbox.into_leftover(), ticket };
+        // Nobody waits for a challenge any more.
+        self.attempt.waiting = None;
+        let standing = match self.ticket.take() {
+            Some(ticket) => Standing::Proving(ticket),
+            None if self.attempt.handshake.awaits_body() => Standing::Unproven,
+            None => {
+                self.attempt.hop.upstream.health.succeeded();
+                self.count(Outcome::Established, client, context);
+                Standing::Settled
+            }
+        };
+        let (attempt, upstream) = (self.attempt, self.upstream);
+        let connected = Connected { attempt, upstream, out, from_upstream: self.inbox.into_leftover(), standing };
         Exchange::begin(request, connected, key, client, context)
     }
 

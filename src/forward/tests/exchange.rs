@@ -1,6 +1,6 @@
 //! Whole exchanges: what goes in, byte for byte what goes out, at every split of the input.
 
-use crate::forward::{BodyPump, BodyToSend, ForwardOptions, ForwardRequest, ForwardResponse, ResponseKind};
+use crate::forward::{BodyPump, ForwardOptions, ForwardRequest, ForwardResponse, HeadFor, ResponseKind};
 use crate::http::{FieldStorage, HeadEnd, RequestHead, ResponseHead};
 
 const LIMIT_BYTES: usize = 64 * 1024;
@@ -114,7 +114,7 @@ impl Gateway {
             let mut storage = FieldStorage::new();
             let head = RequestHead::parse(&self.from_client[..len], &mut storage).unwrap();
             let request = ForwardRequest::of(&head, &ForwardOptions::default()).unwrap();
-            request.write_head(&mut self.upstream_gets, None, BodyToSend::Real);
+            request.write_head(&mut self.upstream_gets, None, HeadFor::Answer);
             let pump = request.pump();
             self.request = Some((request, pump));
             self.from_client.drain(..len);

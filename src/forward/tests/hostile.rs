@@ -1,6 +1,6 @@
 //! Corrupted input: nothing panics, and what is let through means to the next parser what it meant here.
 
-use crate::forward::{BodyPump, BodyToSend, ForwardOptions, ForwardRequest, ForwardResponse, ResponseKind};
+use crate::forward::{BodyPump, ForwardOptions, ForwardRequest, ForwardResponse, HeadFor, ResponseKind};
 use crate::http::{BodyFraming, FieldStorage, RequestHead, RequestTarget, ResponseHead, ResponseTo};
 
 const ROUNDS: usize = 20_000;
@@ -70,7 +70,7 @@ fn check_request(bytes: &[u8]) -> bool {
         return false;
     };
     let mut out = Vec::new();
-    request.write_head(&mut out, None, BodyToSend::Real);
+    request.write_head(&mut out, None, HeadFor::Answer);
     let mut storage = FieldStorage::new();
     let sent = RequestHead::parse(&out, &mut storage).unwrap();
     assert_eq!((sent.method, sent.target, sent.framing), (head.method, head.target, head.framing));

@@ -1,10 +1,10 @@
 use super::{get, request};
-use crate::forward::{BodyToSend, ForwardOptions, ForwardRequest};
+use crate::forward::{ForwardOptions, ForwardRequest, HeadFor};
 use crate::http::{BodyFraming, FieldStorage, RequestHead, Version};
 
 fn to_proxy(request: &ForwardRequest) -> String {
     let mut out = Vec::new();
-    request.write_head(&mut out, None, BodyToSend::Real);
+    request.write_head(&mut out, None, HeadFor::Answer);
     String::from_utf8(out).unwrap()
 }
 
@@ -26,7 +26,7 @@ fn an_ordinary_request_is_written_for_the_proxy_with_its_credentials() {
     )
     .unwrap();
     let mut out = b"before".to_vec();
-    request.write_head(&mut out, Some(("NTLM", b"NTLMSSP\0")), BodyToSend::Real);
+    request.write_head(&mut out, Some(("NTLM", b"NTLMSSP\0")), HeadFor::Answer);
     assert_eq!(
         String::from_utf8(out).unwrap(),
         "beforeGET http://h.example:8080/a?b=c HTTP/1.1\r\nHost: h.example:8080\r\nUser-Agent: u\r\nAccept: */*\r\n\
@@ -136,7 +136,7 @@ fn a_body_is_announced_as_it_was_understood() {
 }
 
 #[test]
-fn a_leg_that_asks_for_a_challenge_goes_without_body_expectation_trailer_and_upgrade() {
+fn the_challenge_of_what_must_not_be_carried_out_twice_is_got_by_a_head_without_body_expectation_trailer_and_upgrade() {
     for framing in ["Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\nTrailer: Digest\r\n"] {
         let request = request(&format!(
             "POST http://h/ HTTP/1.1\r\nHost: h\r\nExpect: 100-Continue\r\nConnection: upgrade\r\nUpgrade: foo\r\n{framing}\r\n"
@@ -144,10 +144,10 @@ fn a_leg_that_asks_for_a_challenge_goes_without_body_expectation_trailer_and_upg
         .unwrap();
         assert!(request.expects_continue());
         let mut out = Vec::new();
-        request.write_head(&mut out, Some(("NTLM", b"abc")), BodyToSend::Withheld);
+        request.write_head(&mut out, Some(("NTLM", b"abc")), HeadFor::Challenge);
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "POST http://h/ HTTP/1.1\r\nHost: h\r\nVia: 1.1 ntlm-gateway\r\nContent-Length: 0\r\n\
+            "HEAD http://h/ HTTP/1.1\r\nHost: h\r\nVia: 1.1 ntlm-gateway\r\n\
              Proxy-Connection: Keep-Alive\r\nProxy-Authorization: NTLM YWJj\r\n\r\n"
         );
         let real = to_proxy(&request);
@@ -157,10 +157,10 @@ fn a_leg_that_asks_for_a_challenge_goes_without_body_expectation_trailer_and_upg
 }
 
 #[test]
-fn a_request_without_a_body_withholds_nothing() {
+fn a_harmless_request_gets_its_challenge_itself() {
     let request = get("Connection: Upgrade\r\nUpgrade: websocket\r\n");
     let mut out = Vec::new();
-    request.write_head(&mut out, None, BodyToSend::Withheld);
+    request.write_head(&mut out, None, HeadFor::Challenge);
     assert_eq!(String::from_utf8(out).unwrap(), to_proxy(&request));
 }
 

@@ -151,8 +151,7 @@ impl Desk {
             self.wrong.push(format!("request {request}: {why}"));
         }
         let framing = head.framing(Framing::Nothing).unwrap_or(Framing::Nothing);
-        // What fetches a challenge goes without its body.
-        let withheld = plan.has_body() && framing == Framing::Length(0);
+        let is_probe = is_probe(head, plan);
         let mut proof = VecDeque::new();
         if let Some(session) = &mut around.session {
             let bare = head.without(&["content-length", "transfer-encoding", "expect", "trailer"]);
@@ -166,7 +165,7 @@ impl Desk {
         let stays = !proof.iter().any(|step| matches!(step, Step::Close));
         let (answer, early) = match admitted {
             false => (proof.into(), (self.hasty || waits_for_us).then_some(0)),
-            true if withheld => (withheld_answer(stays), None),
+            true if is_probe => (answer_to_probe(stays), None),
             true => {
                 if waits_for_us && plan.answer.invites && plan.answer.early != Some(0) {
                     steps.push_back(Step::Send(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()));
@@ -175,11 +174,11 @@ impl Desk {
                 (answer(request, plan, stays), plan.answer.early)
             }
         };
-        if admitted && !withheld && framing_differs(framing, plan.framing) {
+        if admitted && !is_probe && framing_differs(framing, plan.framing) {
             self.wrong.push(format!("request {request} is framed as {framing:?} and not as {:?}", plan.framing));
         }
         let body = Body::new(framing, base(request.caller, request.number, false), request.to_string());
-        self.receiving = Some(Receiving { request, body, early, answer, counts: admitted && !withheld });
+        self.receiving = Some(Receiving { request, body, early, answer, counts: admitted && !is_probe });
     }
 
     /// A proof is for the client that it comes with, and so is all that comes behind it.
@@ -218,6 +217,11 @@ fn identify<'a>(head: &Head, around: &Around<'a>) -> Option<(Request, &'a Reques
     Some((request, plan))
 }
 
+/// Fetches a challenge for a request that must not be carried out twice.
+fn is_probe(head: &Head, plan: &RequestPlan) -> bool {
+    head.word(0) == "HEAD" && !plan.is_harmless()
+}
+
 /// No body and an empty one are the same.
 fn framing_differs(one: Framing, other: Framing) -> bool {
     let plain = |framing| if framing == Framing::Length(0) { Framing::Nothing } else { framing };
@@ -227,7 +231,8 @@ fn framing_differs(one: Framing, other: Framing) -> bool {
 /// Whether a head says what its client said, and nothing that was for the gateway.
 fn look_at(head: &Head, request: Request, plan: &RequestPlan, to_origin: bool) -> Result<(), String> {
     let must = |holds: bool, what: &str| if holds { Ok(()) } else { Err(format!("{what}: {head:?}")) };
-    must(head.word(0) == plan.method && head.word(2) == "HTTP/1.1", "another method or version")?;
+    must(head.word(0) == plan.method || (!to_origin && is_probe(head, plan)), "another method")?;
+    must(head.word(2) == "HTTP/1.1", "another version")?;
     must(head.get("x-tag") == Some(&request.to_string()), "another's field")?;
     must(head.get("x-hop").is_none() && head.get("te").is_none(), "a field of the client's connection")?;
     must(head.get("via").is_some_and(|via| via.ends_with("ntlm-gateway")), "no Via")?;
@@ -260,11 +265,10 @@ fn final_status(steps: &VecDeque<Step>) -> Option<u16> {
 }
 
 /// What nobody may be told: the request was not made yet.
-fn withheld_answer(stays: bool) -> Vec<Step> {
+fn answer_to_probe(stays: bool) -> Vec<Step> {
     let ending = if stays { "" } else { "Connection: close\r\n" };
-    let mut steps = vec![Step::Send(
-        format!("HTTP/1.1 200 OK\r\nX-Answer: withheld\r\nContent-Length: 8\r\n{ending}\r\nwithheld").into_bytes(),
-    )];
+    let head = format!("HTTP/1.1 200 OK\r\nX-Answer: to a probe\r\nContent-Length: 8\r\n{ending}\r\n");
+    let mut steps = vec![Step::Send(head.into_bytes())];
     steps.extend((!stays).then_some(Step::Close));
     steps
 }

@@ -1,6 +1,6 @@
 //! How an exchange ends: with its answer, as a tunnel, on another connection, or with a fault.
 
-use super::Exchange;
+use super::{Exchange, Standing};
 use crate::event::Key;
 use crate::fault::{Culprit, Fault};
 use crate::tunnel::closing::Closing;
@@ -67,7 +67,7 @@ impl Exchange {
         context: &mut Context,
     ) -> Step {
         // A ticket that is dropped counts as unanswered.
-        self.ticket = None;
+        self.standing = Standing::Settled;
         // Whether the upstream is to blame or its origin cannot be told here: its health hears of it from handshakes.
         let of_upstream = fault.cause.culprit() == Culprit::Upstream;
         let is_silent = self.answer.is_none() && self.interim == 0 && self.from_upstream.is_empty();

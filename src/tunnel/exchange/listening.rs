@@ -3,7 +3,7 @@
 use std::io;
 
 use super::answer::{Heard, hear};
-use super::{Exchange, Then, fault};
+use super::{Exchange, Standing, Then, fault};
 use crate::fault::{At, Cause, Fault};
 use crate::forward::BodyPump;
 use crate::http::{BodyFraming, HeadEnd};
@@ -47,7 +47,7 @@ impl Exchange {
     pub(super) fn closed(&self, error: Option<io::Error>) -> Then {
         let unheard = self.from_upstream.is_empty() && self.interim == 0 && !self.up.has_begun();
         let repeatable = self.request.is_idempotent() || self.request.has_body();
-        if self.path() == Path::Kept && unheard && repeatable {
+        if self.may_be_sent_again() && unheard && repeatable {
             return Then::Again;
         }
         Then::Fail(match error {
@@ -104,18 +104,18 @@ impl Exchange {
         let Some(attempt) = &self.attempt else {
             return Then::Fail(fault(Cause::ResponseMalformed, "the origin answers 407, which is a proxy's to say"));
         };
+        let again = self.may_be_sent_again();
         let metrics = &attempt.hop.metrics;
-        let Some(ticket) = self.ticket.take() else {
+        let Standing::Proving(ticket) = std::mem::replace(&mut self.standing, Standing::Settled) else {
             metrics.answered_407(Reason407::Unprompted, 1);
             if self.path() == Path::Kept {
                 attempt.hop.forgets();
             }
-            // Once only: the next connection is a fresh one.
-            return match self.path() == Path::Kept && !self.up.has_begun() {
+            return match again && !self.up.has_begun() {
                 true => Then::Again,
                 false => Then::Fail(fault(
                     Cause::Reauthentication,
-                    "the upstream asks for authentication anew in the middle of a request that cannot be repeated",
+                    "the upstream asks for authentication in the middle of a request that cannot be repeated",
                 )),
             };
         };
@@ -129,16 +129,19 @@ impl Exchange {
         Then::Fail(fault(Cause::CredentialsRefused, format!("the upstream refused the credentials: {line}")))
     }
 
-    /// Any answer but a 407 to an AUTHENTICATE_MESSAGE says that the credentials were taken.
+    /// Any answer but a 407 says that the credentials were taken, or that none are asked for.
     fn verdict(&mut self, client: &mut Client, context: &Context) {
-        if let Some(ticket) = self.ticket.take() {
-            ticket.accepted(context.now_ms());
-            if let Some(attempt) = &self.attempt {
+        let Some(attempt) = &self.attempt else { return };
+        match std::mem::replace(&mut self.standing, Standing::Settled) {
+            Standing::Settled => return,
+            Standing::Unproven => {}
+            Standing::Proving(ticket) => {
+                ticket.accepted(context.now_ms());
                 attempt.hop.metrics.phase(Phase::Authenticate, context.now_us - self.phase_us);
-                attempt.hop.upstream.health.succeeded();
             }
-            self.count(Outcome::Established, client, context);
         }
+        attempt.hop.upstream.health.succeeded();
+        self.count(Outcome::Established, client, context);
     }
 
     /// Writes down how the handshake went.
@@ -146,6 +149,14 @@ impl Exchange {
         if let Some(attempt) = &self.attempt {
             Authenticate::write_down(attempt, outcome, client, context);
         }
+    }
+
+    /// Whether the request may go out on another connection, as far as the handshake is concerned: one that was kept may be outdated, which
+    /// the next is not, and an upstream that was thought to ask for no proof may ask for one after all.
+    fn may_be_sent_again(&self) -> bool {
+        let Some(attempt) = &self.attempt else { return false };
+        attempt.path == Path::Kept
+            || (matches!(self.standing, Standing::Unproven) && attempt.handshake.may_begin_again())
     }
 
     pub(super) fn path(&self) -> Path {

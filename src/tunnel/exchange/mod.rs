@@ -22,7 +22,7 @@ use super::dial::Attempt;
 use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Fault};
-use crate::forward::{BodyError, BodyToSend, ForwardRequest};
+use crate::forward::{BodyError, ForwardRequest, HeadFor};
 use crate::http::HeadEnd;
 use crate::limits;
 use crate::relay::RelayError;
@@ -51,13 +51,23 @@ pub(super) struct Exchange {
     /// Interim answers so far.
     interim: u8,
     answer: Option<Final>,
-    /// The right to have sent the AUTHENTICATE_MESSAGE that is out.
-    ticket: Option<Ticket>,
+    standing: Standing,
     /// When the present phase began, in µs.
     phase_us: u64,
     /// What the deadline waits for, and what has moved since it was set.
     waits: Waits,
     moved_at_wait: u64,
+}
+
+/// What the upstream's answer says about the handshake.
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// Nothing: it is over, or there was none.
+    Settled,
+    /// Whether the AUTHENTICATE_MESSAGE that is out, with this right to it, is accepted.
+    Proving(Ticket),
+    /// Whether the upstream does without a proof.
+    Unproven,
 }
 
 /// What to do after a step.
@@ -79,8 +89,7 @@ pub(super) struct Connected {
     pub out: Vec<u8>,
     /// What came behind the handshake.
     pub from_upstream: Vec<u8>,
-    /// For the AUTHENTICATE_MESSAGE that is out.
-    pub ticket: Option<Ticket>,
+    pub standing: Standing,
 }
 
 impl Exchange {
@@ -94,8 +103,8 @@ impl Exchange {
         context: &mut Context,
     ) -> Step {
         let mut out = Vec::with_capacity(1024);
-        request.write_head(&mut out, None, BodyToSend::Real);
-        let connected = Connected { attempt, upstream, out, from_upstream: Vec::new(), ticket: None };
+        request.write_head(&mut out, None, HeadFor::Answer);
+        let connected = Connected { attempt, upstream, out, from_upstream: Vec::new(), standing: Standing::Settled };
         Exchange::begin(request, connected, key, client, context)
     }
 
@@ -107,11 +116,11 @@ impl Exchange {
         client: &mut Client,
         context: &mut Context,
     ) -> Step {
-        let Connected { mut attempt, upstream, out, from_upstream, ticket } = connected;
+        let Connected { mut attempt, upstream, out, from_upstream, standing } = connected;
         let mut exchange = Exchange::new(request, upstream, attempt.number, out, context);
         exchange.from_client = std::mem::take(&mut attempt.leftover);
         exchange.attempt = Some(Box::new(attempt));
-        (exchange.from_upstream, exchange.ticket) = (from_upstream, ticket);
+        (exchange.from_upstream, exchange.standing) = (from_upstream, standing);
         exchange.set_out(key, client, context)
     }
 
@@ -147,7 +156,7 @@ impl Exchange {
             head_end: HeadEnd::response(),
             interim: 0,
             answer: None,
-            ticket: None,
+            standing: Standing::Settled,
             phase_us: context.now_us,
             waits: Waits::Unset,
             moved_at_wait: 0,
@@ -164,7 +173,7 @@ impl Exchange {
     }
 
     pub(super) fn step(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        if client.endpoint.ready.reset() && self.ticket.is_none() {
+        if client.endpoint.ready.reset() && !matches!(self.standing, Standing::Proving(_)) {
             let fault = fault(Cause::ClientGone, "the client reset its connection");
             return self.end(context.fault(fault), client, context);
         }
