@@ -21,7 +21,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use client::{Dice, Outcome, exchange};
-use mixed::Mixed;
+use mixed::HalfLoad;
 use ntlm_gateway::stub::{StubOptions, StubServer};
 use plot::Curve;
 use rustix::process::Signal;
@@ -247,7 +247,7 @@ fn hours_of_faults_leave_no_wrong_byte_and_nothing_behind() {
     let before = Vitals::of(gateway.admin_address()).expect("metrics");
 
     let measured = (lasts / 60).max(Duration::from_secs(5));
-    let half_load = mixed::program().map(|program| Mixed::at_half_load(&program, &gateway, measured, lasts));
+    let half_load = mixed::program().map(|program| HalfLoad::start(&program, &gateway, measured, lasts));
     let (over, began) = (AtomicBool::new(false), Instant::now());
     let mut samples = Vec::new();
     std::thread::scope(|scope| {
@@ -292,10 +292,7 @@ fn hours_of_faults_leave_no_wrong_byte_and_nothing_behind() {
     }
     assert!(gateway.is_running());
     let mut wrong = tally.wrong();
-    if let Some(report) = half_load.map(|load| load.end(Duration::ZERO)) {
-        println!("{report:?}");
-        wrong.extend(report.wrong);
-    }
+    wrong.extend(half_load.into_iter().flat_map(|load| load.end().wrong));
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_flat(&samples);
     // An upstream that is ejected is checked after 30 s at the latest.

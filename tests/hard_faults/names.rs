@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ntlm_gateway::stub::StubServer;
 use rustix::process::Signal;
 
-use crate::machine::{BOUND, assert_flows, is_root, vitals};
+use crate::machine::{BOUND, assert_flows, vitals};
 use crate::stub;
 use crate::support::client::{Answered, connect_name, echo_through};
 use crate::support::gateway::{Gateway, GatewayOptions};
@@ -15,7 +15,7 @@ use crate::support::name_server::{Answer, NameServer};
 use crate::support::origin::echo_origin;
 use crate::support::scratch::{Scratch, wait_for};
 use crate::support::tap::Tap;
-use crate::support::tools::say;
+use crate::support::tools::{skip_or_fail, skip_without_mounts, skip_without_root};
 use crate::support::vitals::assert_nothing_leaked;
 
 const HERE: Answer = Answer::Address(Ipv4Addr::LOCALHOST);
@@ -39,12 +39,13 @@ struct Named {
 impl Named {
     /// `None`, having said so, where a name server or a mount is not to be had. With an upstream called `proxy.test`, and routes that
     /// lead straight to `*.direct.test`, and to `local.test`, which the hosts file has.
-    fn start(test: &str) -> Option<Self> {
-        if !is_root(test) {
+    fn start() -> Option<Self> {
+        if skip_without_root() || skip_without_mounts() {
             return None;
         }
         let Some(names) = NameServer::start(&[("proxy.test", HERE), ("known.direct.test", HERE)]) else {
-            say(&format!("SKIPPED {test}: a name server's port is not to be had here"));
+            // Root may take it, and on a fresh machine nobody has it on all addresses: required with the tools.
+            skip_or_fail("a name server's port is not to be had here");
             return None;
         };
         let (stub, origin, scratch) = (stub(), echo_origin(), Scratch::new("names"));
@@ -126,8 +127,7 @@ fn assert_told(answer: &Answered, status: u16, error: &str) {
 /// Each name a new one, for what was found is remembered for a while.
 #[test]
 fn straight_to_a_name_that_is_gone_the_client_is_told_so_in_time_and_goes_on_when_it_is_back() {
-    let test = "straight_to_a_name_that_is_gone_the_client_is_told_so_in_time_and_goes_on_when_it_is_back";
-    let Some(mut named) = Named::start(test) else { return };
+    let Some(mut named) = Named::start() else { return };
     let before = vitals(&named.gateway);
     for (number, (answer, status, error)) in [
         (Answer::NoSuchName, 502, "dns_error"),
@@ -167,7 +167,7 @@ fn straight_to_a_name_that_is_gone_the_client_is_told_so_in_time_and_goes_on_whe
 
 #[test]
 fn names_whose_look_up_hangs_hold_up_nobody_who_asks_for_others() {
-    let Some(named) = Named::start("names_whose_look_up_hangs_hold_up_nobody_who_asks_for_others") else { return };
+    let Some(named) = Named::start() else { return };
     let before = vitals(&named.gateway);
     named.assert_straight("known.direct.test");
     for number in 0..16 {
@@ -213,8 +213,7 @@ fn failures(named: &Named) -> usize {
 
 #[test]
 fn an_upstream_whose_name_is_gone_is_used_by_its_last_addresses_through_reloads_too() {
-    let test = "an_upstream_whose_name_is_gone_is_used_by_its_last_addresses_through_reloads_too";
-    let Some(named) = Named::start(test) else { return };
+    let Some(named) = Named::start() else { return };
     let port = named.tap.address().port();
     let before = vitals(&named.gateway);
     let standing = connect_name(named.gateway.address(), "echo.test:7").expect("a tunnel");
@@ -262,8 +261,7 @@ fn an_upstream_whose_name_is_gone_is_used_by_its_last_addresses_through_reloads_
 #[test]
 #[ignore = "waits for look-ups that come every 30 s"]
 fn a_refresh_that_fails_takes_no_addresses_away_and_one_that_succeeds_is_followed() {
-    let test = "a_refresh_that_fails_takes_no_addresses_away_and_one_that_succeeds_is_followed";
-    let Some(named) = Named::start(test) else { return };
+    let Some(named) = Named::start() else { return };
     let port = named.tap.address().port();
     named.names.set_all(Some(Answer::Failure));
     let failed = wait_for(Duration::from_secs(45), || {

@@ -37,10 +37,27 @@ pub struct Report {
     pub wrong: Vec<String>,
 }
 
+impl Report {
+    /// Whether at least half of the tunnels that were to begin at `rate` a second for so long did all they should: what the faults
+    /// cut off or hold up is far less.
+    #[allow(clippy::cast_precision_loss, reason = "tunnels of some hours are below 2^52")]
+    pub fn is_load(&self, rate: f64, lasts: Duration) -> bool {
+        self.completed > 0 && self.completed as f64 >= rate * lasts.as_secs_f64() / 2.0
+    }
+}
+
 /// A run under way.
 pub struct Mixed {
     process: Process,
     scratch: Scratch,
+}
+
+/// A [`Mixed`] that keeps to a rate for a time.
+pub struct HalfLoad {
+    run: Mixed,
+    /// Tunnels begun per second.
+    rate: f64,
+    lasts: Duration,
 }
 
 impl Mixed {
@@ -56,22 +73,35 @@ impl Mixed {
         Self { process: Process::spawn("ntlm-loadtest", &mut command), scratch }
     }
 
-    /// As many tunnels a second as `lasts` at half of what went through in the `measured` time before.
-    pub fn at_half_load(program: &PathBuf, gateway: &Gateway, measured: Duration, lasts: Duration) -> Self {
-        let most =
-            Self::start(program, gateway.address(), measured, &["--concurrency", AT_ONCE_UNBRIDLED]).end(measured);
-        assert!(most.wrong.is_empty(), "{most:?}");
-        println!("at most {:.0} tunnels/s went through; half of that from now on", most.tunnels_per_second);
-        let rate = format!("{:.1}", most.tunnels_per_second / 2.0);
-        Self::start(program, gateway.address(), lasts, &["--rate", &rate, "--concurrency", AT_ONCE])
-    }
-
     /// Waits for its end, which is due in `left`.
-    pub fn end(mut self, left: Duration) -> Report {
+    fn end(mut self, left: Duration) -> Report {
         let status = self.process.wait(left + Duration::from_secs(120)).expect("the load ends");
         assert!(status.success(), "the load ended with {status}");
         let report = std::fs::read(self.scratch.join("report.json")).expect("a report");
         report_of(&serde_json::from_slice(&report).expect("JSON"))
+    }
+}
+
+impl HalfLoad {
+    /// Half as many tunnels a second, for as long as it `lasts`, as went through in the `measured` time before.
+    pub fn start(program: &PathBuf, gateway: &Gateway, measured: Duration, lasts: Duration) -> Self {
+        let unbridled = ["--concurrency", AT_ONCE_UNBRIDLED];
+        let most = Mixed::start(program, gateway.address(), measured, &unbridled).end(measured);
+        assert!(most.wrong.is_empty(), "{most:?}");
+        // Half of less would be no load, or a rate of 0.0.
+        assert!(most.tunnels_per_second >= 1.0, "hardly a tunnel goes through: {most:?}");
+        println!("at most {:.0} tunnels/s went through; half of that from now on", most.tunnels_per_second);
+        let rate = most.tunnels_per_second / 2.0;
+        let pace = ["--rate", &format!("{rate:.1}"), "--concurrency", AT_ONCE];
+        Self { run: Mixed::start(program, gateway.address(), lasts, &pace), rate, lasts }
+    }
+
+    /// Waits for its end, which is due now; panics when it was hardly a load.
+    pub fn end(self) -> Report {
+        let report = self.run.end(Duration::ZERO);
+        println!("{report:?}");
+        assert!(report.is_load(self.rate, self.lasts), "due {:.1}/s for {:?}: {report:?}", self.rate, self.lasts);
+        report
     }
 }
 
@@ -110,4 +140,13 @@ fn only_what_was_told_is_forgiven() {
     assert_eq!((report.completed, report.failed, report.bytes), (90, 10, 11));
     assert!((report.tunnels_per_second - 10.0).abs() < 1e-9);
     assert_eq!(report.wrong, ["2 × echo differs", "1 × stood still idling"]);
+}
+
+#[test]
+fn less_than_half_of_the_tunnels_that_were_due_is_no_load_and_none_never_is() {
+    let completed = |completed| Report { completed, failed: 0, tunnels_per_second: 0.0, bytes: 0, wrong: Vec::new() };
+    let lasts = Duration::from_secs(60);
+    assert!(completed(300).is_load(10.0, lasts));
+    assert!(!completed(299).is_load(10.0, lasts));
+    assert!(!completed(0).is_load(0.0, lasts));
 }

@@ -22,8 +22,10 @@ enum Version {
 /// What is charged to it, in bytes, and what became of the limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Charged {
-    /// All of it. In version 1 without `sockets`, which have a limit of their own there.
+    /// What the limit is for. In version 1 without `sockets`, which have a limit of their own there.
     pub all: u64,
+    /// All of it, `sockets` included in either version.
+    pub whole: u64,
     /// The kernel's own objects, such as sockets without their buffers. Part of `all`.
     pub kernel: u64,
     /// Socket buffers.
@@ -96,7 +98,11 @@ impl MemoryCgroup {
             ],
         }
         .map(Option::unwrap_or_default);
-        Charged { all, kernel, sockets, peak, reached, killed }
+        let whole = match self.version {
+            Version::One => all + sockets,
+            Version::Two => all,
+        };
+        Charged { all, whole, kernel, sockets, peak, reached, killed }
     }
 }
 

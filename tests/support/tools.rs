@@ -1,4 +1,4 @@
-//! Which outside programs are there; a test without its programs says SKIPPED, or fails where they are required.
+//! What a test needs of the machine, outside programs above all; a test without it says SKIPPED, or fails where it is required.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -34,14 +34,39 @@ pub fn python_with(module: &str) -> Option<PathBuf> {
 
 /// True when the test must be skipped for want of `tool`, having said so; panics where tools are required.
 pub fn skip_for_want_of(tool: &str) -> bool {
-    let thread = std::thread::current();
-    let test = thread.name().unwrap_or("test");
-    assert!(
-        std::env::var_os(REQUIRE_TOOLS).is_none_or(|v| v != "1"),
-        "{test}: {tool} not found, and {REQUIRE_TOOLS}=1"
-    );
-    say(&format!("SKIPPED {test}: {tool} not found"));
+    skip_or_fail(&format!("{tool} not found"))
+}
+
+/// True when the test must be skipped for it is not run by root, having said so; panics where tools are required.
+pub fn skip_without_root() -> bool {
+    // Whoever installs the tools is root.
+    !rustix::process::geteuid().is_root() && skip_or_fail("root alone may do what it does")
+}
+
+/// True when the test must be skipped for it may not have mounts of its own, having said so; wherever it is.
+pub fn skip_without_mounts() -> bool {
+    // No package brings it, and containers withhold it from root: never required.
+    let may =
+        std::process::Command::new("unshare").args(["--mount", "true"]).stderr(std::process::Stdio::null()).status();
+    !may.is_ok_and(|status| status.success()) && skip("a mount namespace is not to be had here")
+}
+
+/// True, having said SKIPPED and why; panics where tools are required.
+pub fn skip_or_fail(why: &str) -> bool {
+    let required = std::env::var_os(REQUIRE_TOOLS).is_some_and(|value| value == "1");
+    assert!(!required, "{}: {why}, and {REQUIRE_TOOLS}=1", test_name());
+    skip(why)
+}
+
+/// True, having said SKIPPED and why, for want of what no machine must have.
+pub fn skip(why: &str) -> bool {
+    say(&format!("SKIPPED {}: {why}", test_name()));
     true
+}
+
+/// The harness names the thread after its test.
+fn test_name() -> String {
+    std::thread::current().name().unwrap_or("test").to_owned()
 }
 
 /// Writes a line past the test harness's capture, which would swallow it in a test that passes.

@@ -75,14 +75,14 @@ pub fn assert_nothing_leaked(admin: SocketAddr, before: Vitals, kept: u64) {
     assert!(at_rest.is_some(), "before {before:?}, afterwards {last:?}");
 }
 
-/// Asks a path again and again until told to stop; how long each answer took.
+/// Asks a path again and again until told to stop; how long each question took, answered or not.
 pub fn watch(address: SocketAddr, path: &str, stop: &std::sync::atomic::AtomicBool) -> Watched {
     let mut watched = Watched::default();
     while !stop.load(std::sync::atomic::Ordering::Relaxed) {
         let began = Instant::now();
         match get(address, path, Duration::from_secs(20)) {
             Ok((200, _)) => watched.took.push(began.elapsed()),
-            other => watched.failed.push(format!("after {:?}: {other:?}", began.elapsed())),
+            other => watched.failed.push(Failed { took: began.elapsed(), outcome: format!("{other:?}") }),
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -95,12 +95,26 @@ pub fn watch(address: SocketAddr, path: &str, stop: &std::sync::atomic::AtomicBo
 pub struct Watched {
     /// Sorted.
     pub took: Vec<Duration>,
-    /// Answers that were none.
-    pub failed: Vec<String>,
+    /// Questions without an answer, or with another than 200.
+    pub failed: Vec<Failed>,
+}
+
+/// A question of [`watch`] in vain.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// How long it took to fail.
+    pub took: Duration,
+    /// What came instead of an answer.
+    pub outcome: String,
 }
 
 impl Watched {
-    /// The 99th percentile.
+    /// The longest that a question took, be it in vain.
+    pub fn longest(&self) -> Duration {
+        self.took.iter().chain(self.failed.iter().map(|failed| &failed.took)).max().copied().unwrap_or_default()
+    }
+
+    /// The 99th percentile of those that were answered.
     pub fn p99(&self) -> Duration {
         self.took.get(self.took.len() * 99 / 100).or(self.took.last()).copied().unwrap_or_default()
     }
