@@ -200,17 +200,19 @@ pub const NAME_THREADS: usize = 64;
 /// A thread that had no name to look up for this long ends.
 pub const NAME_THREAD_REST: Duration = Duration::from_secs(10);
 
-/// Requests that wait for a name; past them a request is told so.
+/// Names that wait for one of [`NAME_THREADS`]; past them a request for a further name is declined.
 pub const NAME_QUEUE: usize = 1024;
 
-/// A name for which no thread was free for this long is not looked up any more: who asked has given up by then.
-pub const NAME_PATIENCE: Duration = Duration::from_secs(10);
+/// Requests that wait for one name, and those that have given up since its look-up was asked for; past them a request for this name is
+/// declined, and others are not. Each takes less than a hundred bytes.
+pub const NAME_ASKERS: usize = 1024;
 
 /// How long a name's addresses are remembered.
 pub const NAME_AGE: Duration = Duration::from_secs(30);
 
 /// Names that are remembered.
 pub const NAMES_KEPT: usize = 4096;
+
 /// From a file's change to the reload, so that a file that is being written is not read half; each further change
 /// begins it anew.
 pub const WATCH_SETTLE: Duration = Duration::from_millis(200);

@@ -1,7 +1,7 @@
 //! Building the fleet from the configuration, at the start and at each reload: what both configurations name alike lives on.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -286,11 +286,12 @@ impl Workshop {
     }
 }
 
-/// What a host's name resolved to for any of those upstreams.
+/// What a host's name resolved to for any of those upstreams, with its own port. The rest of each address stays, as an IPv6 one's scope.
 fn known_addresses(host: &HostPort, upstreams: &[Arc<Upstream>]) -> Option<Resolution> {
-    let found =
+    let mut found =
         upstreams.iter().map(|upstream| upstream.addresses_of_host(host.host())).find(|found| !found.is_empty())?;
-    Some(Resolution::Addresses(found.into_iter().map(|address| SocketAddr::new(address.ip(), host.port())).collect()))
+    found.iter_mut().for_each(|address| address.set_port(host.port()));
+    Some(Resolution::Addresses(found.into()))
 }
 
 fn tell(bell: &Bell, message: impl Fn() -> Message) {
@@ -320,4 +321,23 @@ fn is_same_account(old: &IdentityConfig, new: &IdentityConfig) -> bool {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv6Addr, SocketAddrV6};
+
+    #[test]
+    fn a_known_address_takes_the_new_port_and_keeps_its_scope() {
+        let hosts = ["proxy.test:3128", "proxy.test:8080"].map(|host| host.parse::<HostPort>().unwrap());
+        let scoped = |host: &HostPort| {
+            let address = SocketAddrV6::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), host.port(), 7, 3);
+            Resolution::Addresses([address.into()].into())
+        };
+        let upstream = Upstream::new("before", vec![hosts[0].clone()], |_| {});
+        assert_eq!(known_addresses(&hosts[1], &[Arc::clone(&upstream)]), None);
+        upstream.resolved(0, scoped(&hosts[0]));
+        assert_eq!(known_addresses(&hosts[1], &[upstream]), Some(scoped(&hosts[1])));
+    }
 }

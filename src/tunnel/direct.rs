@@ -61,7 +61,8 @@ impl Direct {
             return direct.go_on(key, client, context);
         }
         if !(context.look_up)(direct.origin.clone(), key) {
-            let fault = fault(Cause::ResourcesExhausted, "too many names are being looked up");
+            let fault =
+                fault(Cause::ResourcesExhausted, "too many look-ups wait, or no thread can be started for this one");
             return direct.give_up(fault, client, context);
         }
         client.set_deadline(key, context, (context.now_ms() + context.settings.timeouts.connect).min(until_ms));

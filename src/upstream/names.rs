@@ -1,9 +1,12 @@
 //! Looking up origins' names for tunnels that lead straight to them: on threads of their own, with a short memory.
 //!
-//! What is remembered needs no thread, and a name keeps one thread however many ask for it, so that names whose server does not answer
-//! hold up only those who ask for them, as long as there are fewer of them than [`limits::NAME_THREADS`].
+//! What is remembered needs no thread, and a name keeps one thread however many ask for it, for whichever port and in whichever letter
+//! case. So names whose server does not answer hold up only those who ask for them, as long as there are fewer of them than
+//! [`limits::NAME_THREADS`]. A final dot makes another name: the system tries its search domains only without one (resolv.conf(5)), and
+//! what it finds with and without may be two different hosts.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,10 +15,6 @@ use super::HostPort;
 use super::resolver::{Resolution, look_up};
 use crate::limits;
 
-type Answer = Box<dyn FnOnce(Resolution) + Send>;
-
-type LookUp = fn(&HostPort) -> Resolution;
-
 /// The way to ask. Threads end when they have had nothing to do for a while.
 #[derive(Clone)]
 pub struct Names {
@@ -23,23 +22,42 @@ pub struct Names {
 }
 
 struct Shared {
-    look_up: LookUp,
+    system: System,
     state: Mutex<State>,
     /// There is a name in the queue.
     called: Condvar,
 }
 
+/// What the machine does for it.
+struct System {
+    look_up: Box<dyn Fn(&HostPort) -> Resolution + Send + Sync>,
+    /// Starts a thread; `false` when it cannot.
+    start: Box<dyn Fn(Task) -> bool + Send + Sync>,
+}
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// In small letters, as all writings of a name are one.
+type Name = String;
+
+/// One who waits for a name.
+struct Asker {
+    port: u16,
+    answer: Box<dyn FnOnce(Resolution) + Send>,
+}
+
 #[derive(Default)]
 struct State {
-    /// What was found lately, and when.
-    found: HashMap<HostPort, (Instant, Resolution)>,
+    /// What was found lately, and when; with any port.
+    found: HashMap<Name, (Instant, Resolution)>,
     /// Who waits for each name that is being looked up or is to be.
-    waiting: HashMap<HostPort, Vec<Answer>>,
-    /// Invariant: the sum of those.
-    questions: usize,
-    /// Names that no thread has taken yet, and since when they are there.
-    queue: VecDeque<(Instant, HostPort)>,
+    waiting: HashMap<Name, Vec<Asker>>,
+    /// Names that no thread has taken yet, as they were first asked for. Invariant: empty while `threads` is 0.
+    queue: VecDeque<HostPort>,
+    /// Threads that stand.
     threads: usize,
+    /// Threads that are being started, and may fail to.
+    starting: usize,
     /// Threads that wait for a name.
     idle: usize,
 }
@@ -47,49 +65,72 @@ struct State {
 impl Default for Names {
     /// Looks names up the way the system does, and remembers nothing yet.
     fn default() -> Names {
-        Names::looking_up_by(look_up)
+        let start = |task| thread::Builder::new().name("names".into()).spawn(task).is_ok();
+        Names::of(System { look_up: Box::new(look_up), start: Box::new(start) })
     }
 }
 
 impl Names {
-    fn looking_up_by(look_up: LookUp) -> Names {
-        Names { shared: Arc::new(Shared { look_up, state: Mutex::default(), called: Condvar::new() }) }
+    fn of(system: System) -> Names {
+        Names { shared: Arc::new(Shared { system, state: Mutex::default(), called: Condvar::new() }) }
     }
 
-    /// Asks for a name's addresses; `answer` is called from another thread, or at once if they are remembered. `false` when too many
-    /// questions wait already.
+    /// Asks for a name's addresses, with the port put in; `answer` is called from another thread, or at once if they are remembered.
+    /// `false`, and no answer, when [`limits::NAME_ASKERS`] wait for the name already or [`limits::NAME_QUEUE`] names for a thread, or
+    /// when there is no thread and none can be started.
     pub fn ask(&self, host: HostPort, answer: impl FnOnce(Resolution) + Send + 'static) -> bool {
+        let name = name_of(&host);
+        let asker = Asker { port: host.port(), answer: Box::new(answer) };
         let mut state = self.shared.lock();
-        if let Some(resolution) = state.recall(&host) {
+        let mut newcomer = None;
+        if state.needs_thread(&name) {
+            state.starting += 1;
             drop(state);
-            answer(resolution);
+            newcomer = self.start_thread();
+            state = self.shared.lock();
+            state.starting -= 1;
+            state.threads += usize::from(newcomer.is_some());
+        }
+        if let Some(resolution) = state.recall(&name) {
+            drop(state);
+            asker.tell(&resolution);
             return true;
         }
-        if state.questions >= limits::NAME_QUEUE {
+        if let Some(others) = state.waiting.get_mut(&name) {
+            let has_room = others.len() < limits::NAME_ASKERS;
+            if has_room {
+                others.push(asker);
+            }
+            return has_room;
+        }
+        if state.threads == 0 || state.queue.len() >= limits::NAME_QUEUE {
             return false;
         }
-        if let Some(others) = state.waiting.get_mut(&host) {
-            others.push(Box::new(answer));
-        } else {
-            if state.idle <= state.queue.len() && !self.start_thread(&mut state) {
-                return false;
-            }
-            state.queue.push_back((Instant::now(), host.clone()));
-            state.waiting.insert(host, vec![Box::new(answer)]);
-            self.shared.called.notify_one();
-        }
-        state.questions += 1;
+        state.queue.push_back(host);
+        state.waiting.insert(name, vec![asker]);
+        self.shared.called.notify_one();
+        // Only now, or it would wait for a name like any idle one, and another asker's name would count on it.
+        drop(newcomer);
         true
     }
 
-    /// One more thread, if there may be one; `false` when there is none at all.
-    fn start_thread(&self, state: &mut State) -> bool {
-        if state.threads < limits::NAME_THREADS {
-            let shared = Arc::clone(&self.shared);
-            let started = thread::Builder::new().name("names".into()).spawn(move || shared.work());
-            state.threads += usize::from(started.is_ok());
-        }
-        state.threads > 0
+    /// A thread that sets to work when what is returned is dropped; `None` when none can be started. Takes long on a busy machine, so
+    /// not to be called with the state locked.
+    fn start_thread(&self) -> Option<Sender<()>> {
+        let (hold, held) = mpsc::channel::<()>();
+        let shared = Arc::clone(&self.shared);
+        let task = move || {
+            // Comes to an error when the other end is dropped.
+            let _ = held.recv();
+            shared.work();
+        };
+        (self.shared.system.start)(Box::new(task)).then_some(hold)
+    }
+}
+
+impl Asker {
+    fn tell(self, found: &Resolution) {
+        (self.answer)(at_port(found, self.port));
     }
 }
 
@@ -102,7 +143,7 @@ impl Shared {
     fn work(&self) {
         let mut state = self.lock();
         loop {
-            let Some((since, host)) = state.queue.pop_front() else {
+            let Some(host) = state.queue.pop_front() else {
                 state.idle += 1;
                 let waited = self.called.wait_timeout(state, limits::NAME_THREAD_REST);
                 let (woken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -115,36 +156,57 @@ impl Shared {
                 continue;
             };
             drop(state);
-            let resolution = match since.elapsed() < limits::NAME_PATIENCE {
-                true => (self.look_up)(&host),
-                false => Resolution::Failed("too many names are being looked up".into()),
-            };
-            let answers = self.lock().looked_up(host, &resolution);
-            answers.into_iter().for_each(|answer| answer(resolution.clone()));
+            // Late or not: who has given up does not mind the answer, and the next who asks finds it remembered.
+            let resolution = (self.system.look_up)(&host);
+            let askers = self.lock().looked_up(name_of(&host), &resolution);
+            askers.into_iter().for_each(|asker| asker.tell(&resolution));
             state = self.lock();
         }
     }
 }
 
 impl State {
-    fn recall(&self, host: &HostPort) -> Option<Resolution> {
-        self.found.get(host).filter(|found| is_fresh(found, limits::NAME_AGE)).map(|found| found.1.clone())
+    /// Whether a name that is asked for now wants a look-up for which no thread is free, and one more may be started.
+    fn needs_thread(&self, name: &Name) -> bool {
+        self.threads + self.starting < limits::NAME_THREADS
+            && self.idle <= self.queue.len()
+            && !self.waiting.contains_key(name)
+            && self.recall(name).is_none()
+    }
+
+    fn recall(&self, name: &Name) -> Option<Resolution> {
+        self.found.get(name).filter(|found| is_fresh(found, limits::NAME_AGE)).map(|found| found.1.clone())
     }
 
     /// Remembers what was found, and gives those who wait for it.
-    fn looked_up(&mut self, host: HostPort, resolution: &Resolution) -> Vec<Answer> {
-        let answers = self.waiting.remove(&host).unwrap_or_default();
-        self.questions -= answers.len();
+    fn looked_up(&mut self, name: Name, resolution: &Resolution) -> Vec<Asker> {
+        let askers = self.waiting.remove(&name).unwrap_or_default();
         if matches!(resolution, Resolution::Addresses(_)) {
             if self.found.len() >= limits::NAMES_KEPT {
                 self.found.retain(|_, found| is_fresh(found, limits::NAME_AGE));
             }
             // One that is no longer fresh is replaced, whether or not there is room.
-            if self.found.len() < limits::NAMES_KEPT || self.found.contains_key(&host) {
-                self.found.insert(host, (Instant::now(), resolution.clone()));
+            if self.found.len() < limits::NAMES_KEPT || self.found.contains_key(&name) {
+                self.found.insert(name, (Instant::now(), resolution.clone()));
             }
         }
-        answers
+        askers
+    }
+}
+
+fn name_of(host: &HostPort) -> Name {
+    host.host().to_ascii_lowercase()
+}
+
+/// Leaves the rest of each address as it is, as an IPv6 one's scope.
+fn at_port(found: &Resolution, port: u16) -> Resolution {
+    match found {
+        Resolution::Addresses(addresses) if addresses.iter().any(|address| address.port() != port) => {
+            let mut addresses = addresses.to_vec();
+            addresses.iter_mut().for_each(|address| address.set_port(port));
+            Resolution::Addresses(addresses.into())
+        }
+        found => found.clone(),
     }
 }
 
@@ -153,76 +215,4 @@ fn is_fresh(found: &(Instant, Resolution), age: Duration) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::SocketAddr;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::mpsc::{self, Receiver};
-
-    const BOUND: Duration = Duration::from_secs(20);
-
-    fn ask(names: &Names, host: &str) -> Receiver<Resolution> {
-        let (answer, answers) = mpsc::channel();
-        assert!(names.ask(host.parse().unwrap(), move |resolution| drop(answer.send(resolution))), "{host}");
-        answers
-    }
-
-    #[test]
-    fn a_name_is_looked_up_and_remembered() {
-        let names = Names::default();
-        let ask = |host| ask(&names, host).recv_timeout(BOUND).unwrap();
-        let Resolution::Addresses(first) = ask("localhost:80") else { panic!("localhost has no address") };
-        let Resolution::Addresses(second) = ask("localhost:80") else { panic!("localhost has no address") };
-        assert!(Arc::ptr_eq(&first, &second), "the second answer comes from memory");
-        assert!(matches!(ask("no-such-name.invalid:80"), Resolution::Failed(_)));
-    }
-
-    #[test]
-    fn names_that_are_not_answered_hold_up_only_those_who_ask_for_them_and_one_thread_each() {
-        static GATE: Mutex<()> = Mutex::new(());
-        static HANGING: AtomicUsize = AtomicUsize::new(0);
-        let names = Names::looking_up_by(|host| {
-            if host.host().starts_with("hangs") {
-                HANGING.fetch_add(1, Ordering::SeqCst);
-                drop(GATE.lock());
-            }
-            Resolution::Addresses([SocketAddr::from(([127, 0, 0, 1], host.port()))].into())
-        });
-        let gate = GATE.lock();
-        let quick = ask(&names, "remembered.test:1");
-        quick.recv_timeout(BOUND).unwrap();
-        let hanging = limits::NAME_THREADS - 1;
-        let slow: Vec<_> =
-            (0..4 * hanging).map(|number| ask(&names, &format!("hangs{}.test:1", number % hanging))).collect();
-        ask(&names, "other.test:1").recv_timeout(BOUND).unwrap();
-        // With this one no thread is left, and memory still serves.
-        let last = ask(&names, "hangs-last.test:1");
-        ask(&names, "remembered.test:1").recv_timeout(BOUND).unwrap();
-        assert!(HANGING.load(Ordering::SeqCst) <= limits::NAME_THREADS);
-        assert!(slow.iter().chain([&last]).all(|answers| answers.try_recv().is_err()));
-        drop(gate);
-        for answers in slow.iter().chain([&last]) {
-            answers.recv_timeout(BOUND).unwrap();
-        }
-        assert_eq!(HANGING.load(Ordering::SeqCst), limits::NAME_THREADS, "each was looked up once");
-        assert_eq!(names.shared.lock().questions, 0);
-    }
-
-    #[test]
-    fn past_the_bound_a_question_is_declined() {
-        static GATE: Mutex<()> = Mutex::new(());
-        let names = Names::looking_up_by(|_| {
-            drop(GATE.lock());
-            Resolution::Failed("late".into())
-        });
-        let gate = GATE.lock();
-        let slow: Vec<_> = (0..limits::NAME_QUEUE).map(|number| ask(&names, &format!("n{number}.test:1"))).collect();
-        assert!(!names.ask("one-more.test:1".parse().unwrap(), |_| {}));
-        assert!(names.shared.lock().threads <= limits::NAME_THREADS);
-        drop(gate);
-        for answers in &slow {
-            answers.recv_timeout(BOUND).unwrap();
-        }
-        ask(&names, "one-more.test:1").recv_timeout(BOUND).unwrap();
-    }
-}
+mod tests;
