@@ -20,7 +20,7 @@ use support::listener::{BlackHole, Listener, Refusing};
 use support::origin::HttpOrigin;
 use support::scratch::{Scratch, wait_for};
 use support::squid::{Squid, SquidOptions};
-use support::tools::say;
+use support::tools::{skip_or_fail, skip_without_mounts};
 
 const BOUND: Duration = Duration::from_secs(20);
 
@@ -433,15 +433,6 @@ fn dns_answer(question: &[u8], address: Option<Ipv4Addr>) -> Vec<u8> {
     answer
 }
 
-/// Whether a process may be given files of its own in /etc.
-fn may_mount() -> bool {
-    let may = std::process::Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|s| s.success());
-    if !may {
-        say("SKIPPED: a mount namespace is not to be had here");
-    }
-    may
-}
-
 #[test]
 fn a_client_that_comes_before_any_name_is_known_is_served_when_one_is() {
     const SECOND: Duration = Duration::from_secs(1);
@@ -449,8 +440,12 @@ fn a_client_that_comes_before_any_name_is_known_is_served_when_one_is() {
         ("dead-proxy", Ipv4Addr::new(127, 0, 0, 1), SECOND),
         ("slow-proxy", Ipv4Addr::new(127, 0, 0, 1), Duration::from_secs(3)),
     ];
-    let Some(names) = SlowNames::start(NAMES).filter(|_| may_mount()) else {
-        return say("SKIPPED: a name server's port is not to be had here");
+    if skip_without_mounts() {
+        return;
+    }
+    let Some(names) = SlowNames::start(NAMES) else {
+        skip_or_fail("a name server's port is not to be had here");
+        return;
     };
     let (scratch, dead, alive) = (Scratch::new("names"), Refusing::new(), stub(Personality::Plain));
     let resolv = scratch.write("resolv.conf", format!("nameserver {}\noptions timeout:10 attempts:1\n", names.address));
@@ -469,7 +464,7 @@ fn a_client_that_comes_before_any_name_is_known_is_served_when_one_is() {
 
 #[test]
 fn an_upstream_that_moves_to_another_address_is_followed_without_a_restart() {
-    if !may_mount() {
+    if skip_without_mounts() {
         return;
     }
     let scratch = Scratch::new("hosts");

@@ -320,7 +320,8 @@ fn a_body_goes_to_an_upstream_that_asks_for_no_proof() {
     let proxy = Web::origin();
     let body = pseudo_random(6, 100_000);
     let sink = format!("POST {} {:016x}\n", body.len(), checksum(&body));
-    for settings in [[("first_leg", "plain")], [("without_credentials", "127.0.0.1")]] {
+    for (settings, probes) in [([("first_leg", "plain")], true), ([("without_credentials", "127.0.0.1")], false)] {
+        let before = proxy.seen.requests();
         let gateway = in_process::gateway(&proxy.address().to_string(), &settings);
         let mut client = Wire::connect(in_process::address(&gateway));
         client.wait_at_most(Duration::from_secs(10));
@@ -333,6 +334,10 @@ fn a_body_goes_to_an_upstream_that_asks_for_no_proof() {
             assert_eq!(client.ask(chunk).unwrap().text(), sink, "{settings:?}");
         }
         drop(client);
+        let heads = proxy.seen.heads().split_off(before);
+        let (made, others): (Vec<String>, Vec<String>) = heads.into_iter().partition(|head| head.starts_with("POST "));
+        assert_eq!(made.len(), 4, "each is made once: {made:?}");
+        assert!(others.iter().all(|head| head.starts_with("HEAD ")) && others.is_empty() != probes, "{others:?}");
         in_process::stop(gateway);
     }
 }

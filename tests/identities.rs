@@ -19,7 +19,7 @@ use support::listener::Listener;
 use support::origin::{HttpOrigin, echo_origin};
 use support::scratch::{Scratch, wait_for};
 use support::squid::{Leg, LogLine, Squid, SquidOptions};
-use support::tools::say;
+use support::tools::skip_for_want_of;
 
 const BOUND: Duration = Duration::from_secs(20);
 const TARGET: &str = "echo.test:7";
@@ -419,7 +419,8 @@ fn an_upstream_that_takes_basic_passes_its_check_by_handshake() {
 fn a_real_squid_that_wants_basic_gets_it_and_a_wrong_password_once() {
     require_tools!("squid", "openssl", "curl", "python3");
     if !std::path::Path::new("/usr/lib/squid/basic_ncsa_auth").exists() {
-        return say("SKIPPED: Squid's basic_ncsa_auth not found");
+        skip_for_want_of("Squid's basic_ncsa_auth");
+        return;
     }
     let (domain, user, password) = ACCOUNT;
     let users = vec![(format!("{domain}\\{user}"), password.to_owned())];

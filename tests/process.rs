@@ -12,6 +12,7 @@ use support::command::{Finished, run};
 use support::gateway::{GATEWAY, Gateway, GatewayOptions};
 use support::in_process::ACCOUNT;
 use support::scratch::{Scratch, wait_for};
+use support::tools::skip_without_mounts;
 
 const BOUND: Duration = Duration::from_secs(30);
 
@@ -186,8 +187,7 @@ fn out_of_descriptors_it_pauses_and_goes_on_when_there_are_some_again() {
 
 #[test]
 fn a_name_with_several_addresses_is_tried_round_until_one_answers() {
-    if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED a_name_with_several_addresses_is_tried_round_until_one_answers: mounting needs root");
+    if skip_without_mounts() {
         return;
     }
     let (domain, user, password) = ACCOUNT;

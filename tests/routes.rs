@@ -14,7 +14,7 @@ use support::in_process::{self, ACCOUNT, metric};
 use support::listener::{BlackHole, Listener, Refusing};
 use support::origin::echo_origin;
 use support::scratch::{Scratch, wait_for};
-use support::tools::say;
+use support::tools::skip_without_mounts;
 
 const BOUND: Duration = Duration::from_secs(20);
 
@@ -202,9 +202,8 @@ fn link_local_addresses_are_denied_unless_a_route_names_their_network() {
 
 #[test]
 fn a_name_leads_to_no_link_local_address_either_unless_a_route_names_its_network() {
-    let may_mount = std::process::Command::new("unshare").args(["--mount", "true"]).status();
-    if !may_mount.is_ok_and(|status| status.success()) {
-        return say("SKIPPED: a mount namespace is not to be had here");
+    if skip_without_mounts() {
+        return;
     }
     let (stub, scratch) = (stub(Personality::Plain), Scratch::new("hosts"));
     let hosts = scratch.write("hosts", "127.0.0.1 localhost\n169.254.169.254 metadata.invalid\n");
