@@ -24,7 +24,7 @@ mod client;
 pub mod network;
 mod plain;
 mod pump;
-mod rng;
+pub(crate) mod rng;
 mod scenario;
 mod trace;
 mod upstream;

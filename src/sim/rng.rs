@@ -30,6 +30,11 @@ impl Rng {
         range.start() + usize::try_from(self.next() % (range.end() - range.start() + 1) as u64).unwrap()
     }
 
+    /// Below `bound`; 0 for a bound of 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.size(0..=bound.max(1) - 1)
+    }
+
     /// True once in `times`.
     pub fn once_in(&mut self, times: u64) -> bool {
         self.next().is_multiple_of(times)

@@ -2,56 +2,41 @@
 
 use crate::forward::{BodyPump, ForwardOptions, ForwardRequest, ForwardResponse, HeadFor, ResponseKind};
 use crate::http::{BodyFraming, FieldStorage, RequestHead, RequestTarget, ResponseHead, ResponseTo};
+use crate::sim::rng::Rng;
 
 const ROUNDS: usize = 20_000;
 
-/// A small generator of its own, so that a failure comes back with its seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound.max(1) as u64).unwrap()
-    }
-
-    /// Swaps in, inserts or removes a few pieces that mean something.
-    fn corrupt(&mut self, bytes: &mut Vec<u8>) {
-        const TELLING: &[&[u8]] = &[
-            b"\r\n",
-            b"\n",
-            b"\r",
-            b" ",
-            b"\t",
-            b",",
-            b":",
-            b";",
-            b"0",
-            b"5",
-            b"\0",
-            b"\xff",
-            b"close",
-            b"Upgrade",
-            b"\r\nContent-Length: 5",
-            b"\r\nTransfer-Encoding: chunked",
-            b"\r\nHost: x",
-            b"\r\nConnection: Via, Host",
-            b"\r\nTrailer: x",
-        ];
-        for _ in 0..=self.below(3) {
-            let at = self.below(bytes.len() + 1);
-            let piece = TELLING[self.below(TELLING.len())];
-            let cut = match self.below(3) {
-                0 => at,
-                _ => (at + self.below(4)).min(bytes.len()),
-            };
-            bytes.splice(at..cut, piece.iter().copied());
-        }
+/// Swaps in, inserts or removes a few pieces that mean something.
+fn corrupt(random: &mut Rng, bytes: &mut Vec<u8>) {
+    const TELLING: &[&[u8]] = &[
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b" ",
+        b"\t",
+        b",",
+        b":",
+        b";",
+        b"0",
+        b"5",
+        b"\0",
+        b"\xff",
+        b"close",
+        b"Upgrade",
+        b"\r\nContent-Length: 5",
+        b"\r\nTransfer-Encoding: chunked",
+        b"\r\nHost: x",
+        b"\r\nConnection: Via, Host",
+        b"\r\nTrailer: x",
+    ];
+    for _ in 0..=random.below(3) {
+        let at = random.below(bytes.len() + 1);
+        let piece = TELLING[random.below(TELLING.len())];
+        let cut = match random.below(3) {
+            0 => at,
+            _ => (at + random.below(4)).min(bytes.len()),
+        };
+        bytes.splice(at..cut, piece.iter().copied());
     }
 }
 
@@ -118,11 +103,11 @@ fn corrupted_requests_are_refused_or_mean_the_same_to_the_next_hop() {
         "GET http://[::1] HTTP/1.0\r\nProxy-Connection: keep-alive\r\nVia: 1.1 a\r\nContent-Length: 5\r\n\r\n",
         "OPTIONS http://h HTTP/1.1\r\nHost: h\r\nMax-Forwards: 5\r\nConnection: Upgrade\r\nUpgrade: a, b/1\r\n\r\n",
     ];
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Rng::new(1);
     let mut accepted = 0;
     for round in 0..ROUNDS {
         let mut bytes = seeds[round % seeds.len()].as_bytes().to_vec();
-        random.corrupt(&mut bytes);
+        corrupt(&mut random, &mut bytes);
         accepted += usize::from(check_request(&bytes));
     }
     assert!(accepted > ROUNDS / 20, "only {accepted} were accepted: the test tests nothing");
@@ -142,11 +127,11 @@ fn corrupted_answers_are_refused_or_mean_the_same_to_the_client() {
         "HEAD http://h/ HTTP/1.1\r\nHost: h\r\n\r\n",
     ]
     .map(|head| super::request(head).unwrap());
-    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut random = Rng::new(2);
     let mut accepted = 0;
     for round in 0..ROUNDS {
         let mut bytes = seeds[round % seeds.len()].as_bytes().to_vec();
-        random.corrupt(&mut bytes);
+        corrupt(&mut random, &mut bytes);
         accepted += usize::from(check_response(&bytes, &requests[random.below(requests.len())]));
     }
     assert!(accepted > ROUNDS / 20, "only {accepted} were accepted: the test tests nothing");
@@ -168,11 +153,11 @@ fn pump(mut pump: BodyPump, input: &[u8], step: usize) -> Option<(Vec<u8>, usize
 #[test]
 fn corrupted_chunks_are_refused_or_mean_the_same_to_the_next_hop_however_they_are_split() {
     let seed = b"5;a=\"b\"\r\nhello\r\n0A  \r\n0123456789\r\n0\r\nT: v\r\nHost: x\r\nU: w\r\n\r\nleftover";
-    let mut random = Random(0x0dd0_feed_5eed_1234);
+    let mut random = Rng::new(3);
     let mut accepted = 0;
     for _ in 0..ROUNDS {
         let mut bytes = seed.to_vec();
-        random.corrupt(&mut bytes);
+        corrupt(&mut random, &mut bytes);
         let step = 1 + random.below(9);
         let whole = pump(BodyPump::same(BodyFraming::Chunked), &bytes, bytes.len());
         assert_eq!(whole, pump(BodyPump::same(BodyFraming::Chunked), &bytes, step), "{bytes:?} in steps of {step}");
