@@ -1,7 +1,7 @@
 //! Scenarios that are not left to chance.
 
 use super::network::{self, Address};
-use super::plain::Framing;
+use super::plain::{CallerOddity, Framing};
 use super::scenario::{Scenario, Target};
 use super::{play, verdict, world};
 use crate::limits;
@@ -78,5 +78,57 @@ fn an_answer_that_lasts_to_the_close_does_not_seem_whole_when_the_gateway_stops_
     (answer.early, answer.http10) = (None, false);
     for stop_ms in 0..60 {
         play(Scenario { stop_at_us: Some(stop_ms * 1_000), ..scenario.clone() }, stop_ms, false).unwrap();
+    }
+}
+
+/// What is large is spliced, and the answer is cut with bytes of it in a pipe.
+#[test]
+fn a_client_that_takes_no_more_of_a_large_answer_leaves_no_pipe_behind() {
+    let answers_much = |it: &Scenario| {
+        let answers = it.callers.iter().flat_map(|caller| &caller.requests).map(|request| request.answer.bytes);
+        answers.max().is_some_and(|bytes| bytes > 500_000)
+    };
+    let mut scenario = (0..).map(Scenario::of).find(|it| it.strict && answers_much(it)).unwrap();
+    scenario.clients.clear();
+    scenario.callers.truncate(1);
+    (scenario.strict, scenario.scratch_bytes, scenario.pipes, scenario.pipe_slots) = (false, 65_536, 2, Some((16, 16)));
+    let caller = &mut scenario.callers[0];
+    (caller.http10, caller.target, caller.comes_at_us) = (false, Target::Address, 0);
+    (caller.traits.rx_capacity, caller.traits.tx_capacity) = (30_000, 30_000);
+    caller.requests.truncate(1);
+    let request = &mut caller.requests[0];
+    (request.method, request.framing, request.bytes, request.expects) = ("GET", Framing::Nothing, 0, false);
+    let answer = &mut request.answer;
+    (answer.status, answer.framing, answer.bytes, answer.breath) = (200, Framing::Length(600_000), 600_000, None);
+    (answer.early, answer.oddity, answer.piece) = (None, None, 600_000);
+    let mut spliced = 0;
+    for after in (20_000..600_000).step_by(20_000) {
+        for oddity in [CallerOddity::ResetsBehind(after), CallerOddity::GoesDeaf(after)] {
+            let mut scenario = scenario.clone();
+            scenario.callers[0].oddity = Some(oddity);
+            spliced += play(scenario, after, false).unwrap().spliced;
+        }
+    }
+    assert!(spliced > 1_000_000, "{spliced} bytes were spliced: nothing is shown");
+}
+
+/// The destination is said to need no proof, and the upstream asks for one behind an interim answer that the client takes in pieces.
+#[test]
+fn an_interim_answer_comes_whole_though_the_request_goes_on_another_connection() {
+    let mut scenario = (0..).map(Scenario::of).find(|it| it.strict && !it.callers.is_empty()).unwrap();
+    scenario.clients.clear();
+    scenario.callers.truncate(1);
+    scenario.upstreams.truncate(1);
+    scenario.upstreams[0].personality = Personality::InformationalFirst;
+    let caller = &mut scenario.callers[0];
+    (caller.http10, caller.target, caller.comes_at_us) = (false, Target::Plainly, 0);
+    caller.requests.truncate(1);
+    let request = &mut caller.requests[0];
+    (request.method, request.framing, request.bytes, request.expects) = ("DELETE", Framing::Nothing, 0, false);
+    request.answer.early = None;
+    for room in 1..200 {
+        let mut scenario = scenario.clone();
+        scenario.callers[0].traits.tx_capacity = room;
+        play(scenario, 0, false).unwrap();
     }
 }

@@ -20,5 +20,6 @@ mod verdict;
 pub use caller::Caller;
 pub use desk::{Around, Desk};
 pub use message::Framing;
+pub use plan::CallerOddity;
 pub use plan::{CallerPlan, callers};
 pub use verdict::judge;

@@ -73,6 +73,11 @@ impl Flow {
         self.sent == self.out.len() && self.run.is_none()
     }
 
+    /// A part of what goes out is delivered, and the rest must follow.
+    pub(super) fn is_amid_delivery(&self) -> bool {
+        (1..self.out.len()).contains(&self.sent)
+    }
+
     /// Something of the body was taken from the source.
     pub(super) fn has_begun(&self) -> bool {
         self.begun

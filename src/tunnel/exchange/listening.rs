@@ -15,6 +15,10 @@ use crate::tunnel::{Client, Context};
 impl Exchange {
     /// Reads heads until the answer's own; `None` when there is nothing more to read now or the body can follow.
     pub(super) fn listen(&mut self, client: &mut Client, context: &mut Context) -> Option<Then> {
+        // Of an interim answer the client gets all or nothing, also if what comes next sends the request to another connection.
+        if self.down.is_amid_delivery() {
+            return None;
+        }
         loop {
             while let Some(length) = match self.head_end.find(&self.from_upstream, context.settings.head_limit_bytes) {
                 Ok(found) => found,
