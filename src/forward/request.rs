@@ -170,12 +170,17 @@ impl ForwardRequest {
     /// Whether sending it twice does no more than sending it once (RFC 9110 §9.2.2), so that it may be sent again
     /// when a kept connection closes under it.
     pub fn is_idempotent(&self) -> bool {
-        matches!(&*self.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+        self.is_safe() || matches!(&*self.method, "PUT" | "DELETE")
+    }
+
+    /// RFC 9110 §9.2.1
+    fn is_safe(&self) -> bool {
+        matches!(&*self.method, "GET" | "HEAD" | "OPTIONS" | "TRACE")
     }
 
     /// Whether it does no harm when it is carried out once more: safe (RFC 9110 §9.2.1), and without a body.
     pub fn is_harmless(&self) -> bool {
-        matches!(&*self.method, "GET" | "HEAD" | "OPTIONS" | "TRACE") && !self.has_body()
+        self.is_safe() && !self.has_body()
     }
 
     /// Whether the client proves itself to the origin by a scheme that proves a whole connection (NTLM, Negotiate):

@@ -77,6 +77,15 @@ enum Leg {
     Bare,
 }
 
+impl From<FirstLeg> for Leg {
+    fn from(first: FirstLeg) -> Leg {
+        match first {
+            FirstLeg::Negotiate => Leg::Negotiate,
+            FirstLeg::Plain => Leg::Plain,
+        }
+    }
+}
+
 impl Leg {
     fn purpose(self) -> HeadFor {
         match self {
@@ -129,29 +138,27 @@ impl Handshake {
     /// A handshake that has sent nothing yet. Heads of more than `head_limit_bytes` are a fault.
     pub fn new(request: Request, credentials: Arc<Credentials>, head_limit_bytes: usize) -> Handshake {
         let scheme = credentials.scheme.recall();
-        let mut handshake = Handshake {
+        let state = State::Ready(credentials.first_leg.into());
+        Handshake {
             request,
             credentials,
             scheme,
             exempt: false,
-            state: State::Ended,
+            state,
             head_limit_bytes,
             beginnings: 0,
             legs: 0,
             tally: Tally::default(),
             has_shown_credentials: false,
-        };
-        handshake.state = State::Ready(handshake.first_leg());
-        handshake
+        }
     }
 
     fn first_leg(&self) -> Leg {
-        match self.credentials.first_leg {
+        match self.exempt {
             // There is no challenge to be got, and the request is not to be carried out twice.
-            _ if self.exempt && !self.request.is_harmless() => Leg::Bare,
-            _ if self.exempt => Leg::Plain,
-            FirstLeg::Negotiate => Leg::Negotiate,
-            FirstLeg::Plain => Leg::Plain,
+            true if !self.request.is_harmless() => Leg::Bare,
+            true => Leg::Plain,
+            false => self.credentials.first_leg.into(),
         }
     }
 
