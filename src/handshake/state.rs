@@ -357,7 +357,7 @@ impl Handshake {
                 "the upstream closed the connection without an answer to AUTHENTICATE",
             )),
             // Nobody has asked for credentials yet.
-            State::Awaiting { sent: Leg::Plain, .. } if self.exempt => {
+            State::Awaiting { sent: Leg::Plain | Leg::Bare, .. } if self.exempt => {
                 self.check_beginnings(Cause::UpstreamClosed, CLOSED)?;
                 self.state = State::Ready(self.first_leg());
                 Ok(Progress::Redial)

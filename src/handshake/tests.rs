@@ -486,5 +486,10 @@ fn what_must_not_be_carried_out_twice_goes_at_once_where_the_upstream_exempts_th
         handshake.begin(&mut out);
         assert!(out.starts_with(format!("{method} ").as_bytes()), "{method}");
         assert_eq!(handshake.awaits_body(), at_once, "{method}");
+        // A connection that closes asks for no credentials.
+        assert!(matches!(handshake.closed(), Ok(Progress::Redial)), "{method}");
+        out.clear();
+        handshake.begin(&mut out);
+        assert!(!String::from_utf8_lossy(&out).contains("Proxy-Authorization"), "{method}");
     }
 }

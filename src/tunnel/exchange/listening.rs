@@ -48,10 +48,18 @@ impl Exchange {
     /// The connection ended before the answer. One that was kept may have been closed before the request reached it: then
     /// the request is sent again, unless it may have been carried out and must not be twice (RFC 9110 §9.2.2). Nobody
     /// carries a request out of whose body nothing has come.
-    pub(super) fn closed(&self, error: Option<io::Error>) -> Then {
+    pub(super) fn closed(&mut self, error: Option<io::Error>) -> Then {
         let unheard = self.from_upstream.is_empty() && self.interim == 0 && !self.up.has_begun();
         let repeatable = self.request.is_idempotent() || self.request.has_body();
-        if self.may_be_sent_again() && unheard && repeatable {
+        let again = match &mut self.attempt {
+            Some(attempt) if unheard && repeatable => match self.standing {
+                // With what the handshake makes of it.
+                Standing::Unproven => attempt.handshake.closed().is_ok(),
+                _ => attempt.path == Path::Kept,
+            },
+            _ => false,
+        };
+        if again {
             return Then::Again;
         }
         Then::Fail(match error {
