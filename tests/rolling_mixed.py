@@ -1,7 +1,7 @@
 """A rolling restart under `ntlm-loadtest run mixed`: two gateways behind HAProxy, each ended and replaced in turn.
 
 Fails when a new tunnel fails, a tunnel is cut before its gateway's drain ends, or a gateway does not end well. Wants HAProxy and
-the workspace built in release mode. `tests/rolling.rs` shows the same with clients of its own in the ordinary run.
+the workspace built in release mode. `tests/operations/rolling.rs` shows the same with clients of its own in the ordinary run.
 
     python3 tests/rolling_mixed.py [SECONDS]
 """

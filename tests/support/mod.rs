@@ -25,6 +25,7 @@ pub mod scratch;
 pub mod squid;
 pub mod tap;
 pub mod toolbox;
+#[macro_use]
 pub mod tools;
 pub mod upstream;
 pub mod vitals;

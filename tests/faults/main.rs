@@ -1,0 +1,22 @@
+//! Faults: how each is reported (`answers`), and those of everything below the gateway, which are the upstream's connections, names,
+//! descriptors, pipes, memory, files, time and its own threads. After each it holds what it held before, and traffic flows.
+
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod answers;
+mod clock;
+mod cuts;
+mod machine;
+mod memory;
+mod names;
+mod panic;
+
+use ntlm_gateway::stub::{StubOptions, StubServer};
+use support::in_process::ACCOUNT;
+
+fn stub() -> StubServer {
+    let (domain, user, password) = ACCOUNT;
+    StubServer::start(StubOptions::default().account(domain, user, password)).expect("a stub")
+}

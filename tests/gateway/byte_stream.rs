@@ -1,0 +1,91 @@
+//! Bytes and ends of stream through a tunnel, with the test itself as upstream and origin.
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use support::bytes::{assert_same, pseudo_random};
+use support::client::{Answered, PATIENCE, connect};
+use support::gateway::{Gateway, GatewayOptions};
+use support::listener::Listener;
+use support::upstream::open_upstream;
+
+/// Any origin will do: the upstream plays it.
+const ORIGIN: ([u8; 4], u16) = ([192, 0, 2, 1], 443);
+
+fn tunnel_through(upstream: &Listener) -> (Gateway, Answered) {
+    let gateway = Gateway::start(&GatewayOptions::through(upstream.address()));
+    let answer = connect(gateway.address(), ORIGIN.into(), b"").expect("an answer");
+    assert_eq!(answer.status(), 200, "{}", answer.head);
+    (gateway, answer)
+}
+
+fn read_all(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("bytes, then an orderly end of stream");
+    bytes
+}
+
+#[test]
+fn a_clients_half_close_reaches_the_origin_and_the_whole_answer_still_comes() {
+    let (question, answer) = (pseudo_random(1, 3 << 20), pseudo_random(2, 5 << 20));
+    let (sender, heard) = mpsc::channel();
+    let reply = answer.clone();
+    let upstream = open_upstream(b"", move |mut stream| {
+        // Only the end of stream ends this read.
+        let mut bytes = Vec::new();
+        if stream.read_to_end(&mut bytes).is_ok() && stream.write_all(&reply).is_ok() {
+            let _ = sender.send(bytes);
+        }
+    });
+    let (_gateway, mut tunnel) = tunnel_through(&upstream);
+    tunnel.stream.write_all(&question).expect("write the question");
+    tunnel.stream.shutdown(Shutdown::Write).expect("half-close");
+    assert_same(&read_all(&mut tunnel.stream), &answer, "the answer after the half-close");
+    assert_same(&heard.recv_timeout(PATIENCE).expect("the question"), &question, "the question");
+}
+
+#[test]
+fn an_origins_half_close_reaches_the_client_who_may_still_send() {
+    let (greeting, late) = (pseudo_random(3, 2 << 20), pseudo_random(4, 2 << 20));
+    let (sender, heard) = mpsc::channel();
+    let said = greeting.clone();
+    let upstream = open_upstream(b"", move |mut stream| {
+        let mut bytes = Vec::new();
+        if stream.write_all(&said).and_then(|()| stream.shutdown(Shutdown::Write)).is_ok()
+            && stream.read_to_end(&mut bytes).is_ok()
+        {
+            let _ = sender.send(bytes);
+        }
+    });
+    let (_gateway, mut tunnel) = tunnel_through(&upstream);
+    assert_same(&read_all(&mut tunnel.stream), &greeting, "the greeting");
+    tunnel.stream.write_all(&late).expect("write after the origin's half-close");
+    tunnel.stream.shutdown(Shutdown::Write).expect("close the other half");
+    assert_same(&heard.recv_timeout(PATIENCE).expect("the late bytes"), &late, "the late bytes");
+}
+
+#[test]
+fn bytes_in_the_same_segment_as_the_200_reach_the_client() {
+    let upstream = open_upstream(b"banner first, ", |mut stream| {
+        let _ = stream.write_all(b"then the rest");
+    });
+    let (_gateway, mut tunnel) = tunnel_through(&upstream);
+    assert_same(&read_all(&mut tunnel.stream), b"banner first, then the rest", "the origin's bytes");
+}
+
+#[test]
+fn a_client_that_reads_late_still_gets_every_byte() {
+    let bytes = pseudo_random(5, 20 << 20);
+    let sent = bytes.clone();
+    let upstream = open_upstream(b"", move |mut stream| {
+        let _ = stream.write_all(&sent);
+    });
+    let (_gateway, mut tunnel) = tunnel_through(&upstream);
+    // Long enough for every buffer on the way to be full.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_same(&read_all(&mut tunnel.stream), &bytes, "the origin's bytes");
+}

@@ -1,0 +1,461 @@
+//! Several identities: who goes by which, each with its own guard; Basic where it is allowed.
+
+use crate::support;
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ntlm_gateway::gateway::Gateway;
+use ntlm_gateway::stub::{Personality, StubOptions, StubServer};
+use rustix::process::Signal;
+use support::client::{Answered, ask, connect, connect_name, connect_name_from, echo_through, read_head};
+use support::command::{Finished, curl};
+use support::gateway::GatewayOptions;
+use support::in_process::{self, ACCOUNT, metric};
+use support::listener::Listener;
+use support::origin::{HttpOrigin, echo_origin};
+use support::scratch::{Scratch, wait_for};
+use support::squid::{Leg, LogLine, Squid, SquidOptions};
+use support::tools::skip_for_want_of;
+
+const BOUND: Duration = Duration::from_secs(20);
+const TARGET: &str = "echo.test:7";
+
+/// Accounts of the domain CORP with a password each; `alice`'s is [`ACCOUNT`]'s.
+const OTHERS: [(&str, &str); 4] =
+    [("ci", "ci-Secr3t"), ("batch", "batch-S3cret"), ("desk", "d3sk-secret"), ("partner", "P4rtner")];
+
+fn stub_of(personality: Personality) -> StubServer {
+    let (domain, user, password) = ACCOUNT;
+    let alice = StubOptions::default().account(domain, user, password).personality(personality);
+    let all = OTHERS.iter().fold(alice, |options, (user, password)| options.account(domain, user, password));
+    StubServer::start(all).expect("a stub")
+}
+
+fn stub() -> StubServer {
+    stub_of(Personality::Plain)
+}
+
+/// The entry of an identity with its right password in a file, and further lines.
+fn identity(scratch: &Scratch, name: &str, further: &str) -> String {
+    let password = OTHERS.iter().find(|known| known.0 == name).expect("a known account").1;
+    let file = scratch.write(name, format!("{password}\n"));
+    format!("[[identities]]\nname = '{name}'\nuser = 'CORP\\{name}'\npassword_file = '{}'\n{further}\n", file.display())
+}
+
+/// A file with alice for everybody, ci for 127.0.0.2, batch for a listener of its own and desk for those who log on.
+fn several(scratch: &Scratch, upstream: SocketAddr) -> String {
+    let login = scratch.write("login", "let me: in\n");
+    let entries = [
+        identity(scratch, "ci", "clients = ['127.0.0.2', '127.0.9.0/24']"),
+        identity(scratch, "batch", "listen = '127.0.0.4:0'"),
+        identity(scratch, "desk", &format!("proxy_user = 'joe'\nproxy_password_file = '{}'", login.display())),
+    ];
+    format!("upstream = '{upstream}'\nuser = 'CORP\\alice'\nwarm = 0\n{}", entries.concat())
+}
+
+/// AUTHENTICATE_MESSAGEs so far, by identity.
+fn proofs(gateway: &Gateway) -> [f64; 4] {
+    ["default", "ci", "batch", "desk"].map(|name| metric(gateway, "authenticate_messages_total", &[("identity", name)]))
+}
+
+#[track_caller]
+fn expect_tunnel(answer: &Answered) {
+    assert_eq!(answer.status(), 200, "{}", answer.head);
+    assert_eq!(echo_through(&answer.stream, b"as whom?").expect("an echo"), b"as whom?");
+}
+
+fn with_login(gateway: SocketAddr, credentials: &str) -> Answered {
+    use base64::Engine as _;
+    let token = base64::engine::general_purpose::STANDARD.encode(credentials);
+    let request = format!("CONNECT {TARGET} HTTP/1.1\r\nHost: {TARGET}\r\nProxy-Authorization: bAsIc {token}\r\n\r\n");
+    ask(gateway, request.as_bytes()).expect("an answer")
+}
+
+#[test]
+fn clients_go_by_the_identity_of_their_login_their_listener_or_their_address() {
+    let (stub, scratch) = (stub(), Scratch::new("identities"));
+    let gateway = in_process::gateway_of(&several(&scratch, stub.address()));
+    let (common, batch) = (gateway.listening()[0], gateway.listening()[1]);
+    let from = |source: &str| source.parse::<IpAddr>().expect("an address");
+
+    expect_tunnel(&connect_name(common, TARGET).expect("an answer"));
+    assert_eq!(proofs(&gateway), [1.0, 0.0, 0.0, 0.0]);
+    expect_tunnel(&connect_name_from(from("127.0.0.2"), common, TARGET).expect("an answer"));
+    expect_tunnel(&connect_name_from(from("127.0.9.77"), common, TARGET).expect("an answer"));
+    expect_tunnel(&connect_name_from(from("127.0.0.3"), common, TARGET).expect("an answer"));
+    assert_eq!(proofs(&gateway), [2.0, 2.0, 0.0, 0.0]);
+    expect_tunnel(&connect_name(batch, TARGET).expect("an answer"));
+    expect_tunnel(&connect_name_from(from("127.0.0.2"), batch, TARGET).expect("an answer"));
+    assert_eq!(proofs(&gateway), [2.0, 2.0, 2.0, 0.0], "the listener comes before the address");
+    expect_tunnel(&with_login(common, "joe:let me: in"));
+    expect_tunnel(&with_login(batch, "joe:let me: in"));
+    assert_eq!(proofs(&gateway), [2.0, 2.0, 2.0, 2.0], "the login comes before the listener");
+
+    // All four accounts have passwords of their own, so that none was proved for another.
+    assert_eq!((stub.counters().accepted, stub.counters().refused), (8, 0));
+    assert_eq!(stub.counters().protocol_errors(), 0, "a client's own login goes no further: {}", stub.counters());
+    in_process::stop(gateway);
+}
+
+/// curl through the gateway, logging on as `credentials`.
+fn curl_as(gateway: SocketAddr, credentials: &str) -> Finished {
+    let proxy = format!("http://{gateway}");
+    let args = ["--verbose", "--proxytunnel", "--proxy", &proxy, "--proxy-user", credentials, "http://hello.test/"];
+    curl(BOUND, args)
+}
+
+#[test]
+fn curl_logs_on_with_a_user_and_a_password_and_a_wrong_one_is_the_gateways_own_affair() {
+    require_tools!("curl");
+    let (stub, scratch) = (stub(), Scratch::new("identities"));
+    let gateway = in_process::gateway_of(&several(&scratch, stub.address()));
+    let address = in_process::address(&gateway);
+    let page = curl_as(address, "joe:let me: in").expect_success("curl -U").text();
+    assert!(page.contains("Hello"), "{page}");
+    assert_eq!(proofs(&gateway), [0.0, 0.0, 0.0, 1.0]);
+    for wrong in ["joe:let me out", "joe:", "jim:let me: in"] {
+        let refused = curl_as(address, wrong);
+        assert_ne!(refused.code, Some(0));
+        let said = &refused.stderr;
+        assert!(said.contains("< HTTP/1.1 407 ") && said.contains("< Proxy-Authenticate: Basic realm="), "{said}");
+    }
+    assert_eq!(stub.counters().connections_opened, 1, "the upstream and the account hear nothing of it");
+    assert_eq!(metric(&gateway, "faults_total", &[("cause", "login_required"), ("side", "downstream")]), 3.0);
+    assert_eq!(metric(&gateway, "guard_state", &[("state", "refused")]), 0.0);
+    in_process::stop(gateway);
+}
+
+#[test]
+fn who_has_no_identity_is_told_to_log_on_where_that_helps_and_refused_where_not() {
+    let (stub, scratch) = (stub(), Scratch::new("identities"));
+    let top = format!("upstream = '{}'\nwarm = 0\n", stub.address());
+    let ci = identity(&scratch, "ci", "clients = '127.0.0.2'");
+    let gateway = in_process::gateway_of(&format!("{top}{ci}"));
+    let answer = connect_name(in_process::address(&gateway), TARGET).expect("an answer");
+    assert_eq!((answer.status(), answer.field("proxy-authenticate")), (403, None), "{}", answer.head);
+    assert_eq!(metric(&gateway, "faults_total", &[("cause", "no_identity"), ("side", "gateway")]), 1.0);
+    in_process::stop(gateway);
+
+    let login = scratch.write("login", "let me in");
+    let desk = identity(&scratch, "desk", &format!("proxy_user = 'joe'\nproxy_password_file = '{}'", login.display()));
+    let gateway = in_process::gateway_of(&format!("{top}{ci}{desk}"));
+    let answer = connect_name(in_process::address(&gateway), TARGET).expect("an answer");
+    assert_eq!(answer.status(), 407, "{}", answer.head);
+    assert!(answer.field("proxy-authenticate").is_some_and(|told| told.starts_with("Basic ")), "{}", answer.head);
+    expect_tunnel(&with_login(in_process::address(&gateway), "joe:let me in"));
+    assert_eq!(stub.counters().connections_opened, 1);
+    in_process::stop(gateway);
+}
+
+#[test]
+fn an_upstream_has_an_identity_of_its_own_for_clients_that_have_none() {
+    let (stub, scratch) = (stub(), Scratch::new("identities"));
+    let text = format!(
+        "user = 'CORP\\alice'\nwarm = 0\n{}{}\
+         [[upstreams]]\nname = 'own'\naddress = '{}'\n\
+         [[upstreams]]\nname = 'theirs'\naddress = '{}'\ngroup = 'partners'\nidentity = 'partner'\n\
+         [[routes]]\nhost = '.partner.test'\nto = 'partners'\n",
+        identity(&scratch, "ci", "clients = '127.0.0.2'"),
+        identity(&scratch, "partner", "clients = '192.0.2.0/24'"),
+        stub.address(),
+        stub.address(),
+    );
+    let gateway = in_process::gateway_of(&text);
+    let address = in_process::address(&gateway);
+    let proofs = |upstream, identity| {
+        metric(&gateway, "authenticate_messages_total", &[("upstream", upstream), ("identity", identity)])
+    };
+    expect_tunnel(&connect_name(address, TARGET).expect("an answer"));
+    expect_tunnel(&connect_name(address, "echo.partner.test:7").expect("an answer"));
+    let ci = "127.0.0.2".parse().expect("an address");
+    expect_tunnel(&connect_name_from(ci, address, "echo.partner.test:7").expect("an answer"));
+    assert_eq!((proofs("own", "default"), proofs("own", "partner")), (1.0, 0.0));
+    assert_eq!((proofs("theirs", "partner"), proofs("theirs", "ci"), proofs("theirs", "default")), (1.0, 1.0, 0.0));
+    assert_eq!((stub.counters().accepted, stub.counters().refused), (3, 0));
+    in_process::stop(gateway);
+}
+
+#[test]
+fn one_identitys_wrong_password_closes_its_own_guard_and_no_other() {
+    let (stub, scratch) = (stub(), Scratch::new("identities"));
+    stub.set_password("CORP", "ci", "changed meanwhile");
+    let gateway = in_process::gateway_of(&several(&scratch, stub.address()));
+    let (address, ci) = (in_process::address(&gateway), "127.0.0.2".parse().expect("an address"));
+    let state = |identity, state| metric(&gateway, "guard_state", &[("identity", identity), ("state", state)]);
+    for _ in 0..10 {
+        assert_eq!(connect_name_from(ci, address, TARGET).expect("an answer").status(), 502);
+        expect_tunnel(&connect_name(address, TARGET).expect("an answer"));
+    }
+    assert_eq!(proofs(&gateway), [10.0, 1.0, 0.0, 0.0]);
+    assert_eq!((state("ci", "refused"), state("default", "proven"), state("batch", "unproven")), (1.0, 1.0, 1.0));
+    assert_eq!(in_process::readyz(&gateway).0, 200, "the others are served");
+    assert_eq!(metric(&gateway, "upstream_up", &[]), 1.0, "it is no fault of the upstream's");
+    in_process::stop(gateway);
+}
+
+#[test]
+fn readiness_ends_when_no_identity_is_accepted_any_more() {
+    let (stub, scratch) = (stub(), Scratch::new("identities"));
+    stub.set_password("CORP", "alice", "changed meanwhile");
+    stub.set_password("CORP", "ci", "changed meanwhile");
+    let ci = identity(&scratch, "ci", "clients = '127.0.0.2'");
+    let gateway =
+        in_process::gateway_of(&format!("upstream = '{}'\nuser = 'CORP\\alice'\nwarm = 0\n{ci}", stub.address()));
+    let (address, ci) = (in_process::address(&gateway), "127.0.0.2".parse().expect("an address"));
+    assert_eq!(connect_name(address, TARGET).expect("an answer").status(), 502);
+    assert_eq!(in_process::readyz(&gateway).0, 200);
+    assert_eq!(connect_name_from(ci, address, TARGET).expect("an answer").status(), 502);
+    let (status, why) = in_process::readyz(&gateway);
+    assert!(status == 503 && why.contains("refuses the credentials"), "{status} {why}");
+    in_process::stop(gateway);
+}
+
+#[test]
+fn a_reload_changes_one_identity_and_leaves_the_guards_of_the_others() {
+    let (stub, scratch) = (stub(), Scratch::new("identities"));
+    stub.set_password("CORP", "ci", "the new one");
+    stub.set_password("CORP", "partner", "unknown to all");
+    let text = |ci: &str, extra: &str| {
+        let partner = identity(&scratch, "partner", "clients = '127.0.0.3'");
+        scratch.write("gateway.toml", format!("warm = 0\n{extra}{ci}{partner}"))
+    };
+    let ci = identity(&scratch, "ci", "clients = '127.0.0.2'");
+    let file = text(&ci, "");
+    let mut options = GatewayOptions::through(stub.address());
+    options.args = vec!["--config".into(), file.display().to_string()];
+    let gateway = support::gateway::Gateway::start(&options);
+    let from =
+        |last: u8| connect_name_from(IpAddr::from([127, 0, 0, last]), gateway.address(), TARGET).expect("an answer");
+    let state = |identity: &str| {
+        let of = |state| gateway.metric("ntlm_gateway_guard_state", &[("identity", identity), ("state", state)]);
+        ["unproven", "proven", "refused"].into_iter().find(|state| of(state) == Some(1.0))
+    };
+    let standing = from(1);
+    expect_tunnel(&standing);
+    assert_eq!((from(2).status(), from(3).status()), (502, 502));
+    assert_eq!((state("default"), state("ci"), state("partner")), (Some("proven"), Some("refused"), Some("refused")));
+
+    scratch.write("ci", "the new one\n");
+    gateway.signal(Signal::HUP);
+    assert!(wait_for(BOUND, || (state("ci") == Some("unproven")).then_some(())).is_some(), "{:?}", state("ci"));
+    expect_tunnel(&from(2));
+    let held = from(3);
+    assert!(held.status() == 502 && held.head.contains("not tried again"), "{}", held.head);
+    assert_eq!((state("default"), state("ci"), state("partner")), (Some("proven"), Some("proven"), Some("refused")));
+    assert_eq!(stub.counters().refused, 2, "one each, before the reload");
+
+    // Without ci, its clients are as everybody.
+    text("", "");
+    gateway.signal(Signal::HUP);
+    assert!(wait_for(BOUND, || state("ci").is_none().then_some(())).is_some(), "{:?}", state("ci"));
+    let before = gateway.metric("ntlm_gateway_authenticate_messages_total", &[("identity", "default")]);
+    expect_tunnel(&from(2));
+    let after = gateway.metric("ntlm_gateway_authenticate_messages_total", &[("identity", "default")]);
+    assert_eq!(after, before.map(|count| count + 1.0));
+    expect_tunnel(&standing);
+}
+
+#[test]
+fn a_reload_gives_no_listener_to_another_identity() {
+    let (stub, scratch) = (stub(), Scratch::new("identities"));
+    let [ci_port, batch_port] = [(); 2].map(|()| support::scratch::free_port());
+    let entry = |name, port: u16| identity(&scratch, name, &format!("listen = '127.0.0.1:{port}'"));
+    let (ci, batch) = (entry("ci", ci_port), entry("batch", batch_port));
+    let file = scratch.write("gateway.toml", format!("warm = 0\n{ci}{batch}"));
+    let mut options = GatewayOptions::through(stub.address());
+    options.args = vec!["--config".into(), file.display().to_string()];
+    let gateway = support::gateway::Gateway::start(&options);
+    let counted = |identity| gateway.metric("ntlm_gateway_authenticate_messages_total", &[("identity", identity)]);
+    let expect_own = |round: f64| {
+        for (name, port) in [("ci", ci_port), ("batch", batch_port)] {
+            expect_tunnel(&connect_name(SocketAddr::from(([127, 0, 0, 1], port)), TARGET).expect("an answer"));
+            assert_eq!(counted(name), Some(round), "{name}");
+        }
+    };
+    expect_own(1.0);
+    // In another order, and with one more that would need a start.
+    let desk = entry("desk", support::scratch::free_port());
+    scratch.write("gateway.toml", format!("warm = 0\n{desk}{batch}{ci}"));
+    gateway.signal(Signal::HUP);
+    gateway.wait_for_line("listen has changed; that takes effect at the next start");
+    let applied =
+        || gateway.metric("ntlm_gateway_config_reloads_total", &[("outcome", "applied")]).filter(|n| *n >= 1.0);
+    assert!(wait_for(BOUND, applied).is_some());
+    expect_own(2.0);
+}
+
+/// A proxy that takes Basic from one user and plays an echo; counts its requests and the proofs among them.
+struct BasicProxy {
+    listener: Listener,
+    requests: Arc<AtomicUsize>,
+    proofs: Arc<AtomicUsize>,
+}
+
+impl BasicProxy {
+    /// `offer` stands in its 407.
+    fn start(credentials: &str, offer: &'static str) -> Self {
+        use base64::Engine as _;
+        let expected =
+            format!("Proxy-Authorization: Basic {}\r\n", base64::engine::general_purpose::STANDARD.encode(credentials));
+        let (requests, proofs) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (seen_requests, seen_proofs) = (Arc::clone(&requests), Arc::clone(&proofs));
+        let listener = Listener::start(move |mut stream| {
+            while let Ok(head) = read_head(&mut stream) {
+                seen_requests.fetch_add(1, Ordering::Relaxed);
+                if head.contains("Proxy-Authorization: Basic ") {
+                    seen_proofs.fetch_add(1, Ordering::Relaxed);
+                }
+                if !head.contains(&expected) {
+                    let answer =
+                        format!("HTTP/1.1 407 Who\r\nProxy-Authenticate: {offer}\r\nContent-Length: 4\r\n\r\nWho?");
+                    let _ = stream.write_all(answer.as_bytes());
+                    continue;
+                }
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+                let mut buffer = [0; 1024];
+                while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                    let _ = stream.write_all(&buffer[..length]);
+                }
+                return;
+            }
+        });
+        Self { listener, requests, proofs }
+    }
+
+    fn proofs(&self) -> usize {
+        self.proofs.load(Ordering::Relaxed)
+    }
+}
+
+/// A gateway as alice with her password in a file, and Basic allowed or not.
+fn as_alice(upstream: SocketAddr, password: &str, allow_basic: bool, further: &str) -> Gateway {
+    let scratch = Scratch::new("basic");
+    let file = scratch.write("password", password);
+    let text = format!("[[identities]]\nname = 'alice'\nuser = 'CORP\\alice'\npassword_file = '{}'\n", file.display());
+    in_process::gateway_of(&format!("upstream = '{upstream}'\n{further}\n{text}allow_basic = {allow_basic}\n"))
+}
+
+#[test]
+fn basic_goes_only_where_it_is_allowed_and_nothing_better_is_offered() {
+    let (_, _, password) = ACCOUNT;
+    let proxy = BasicProxy::start(&format!("CORP\\alice:{password}"), "Basic realm=\"proxy\"");
+    let gateway = as_alice(proxy.listener.address(), password, false, "");
+    let answer = connect_name(in_process::address(&gateway), TARGET).expect("an answer");
+    let told = answer.field("proxy-status").unwrap_or_default();
+    assert!(answer.status() == 502 && told.contains("it offers: Basic"), "{}", answer.head);
+    assert_eq!(proxy.proofs(), 0, "the password stays here");
+    in_process::stop(gateway);
+
+    let gateway = as_alice(proxy.listener.address(), password, true, "");
+    for _ in 0..5 {
+        expect_tunnel(&connect_name(in_process::address(&gateway), TARGET).expect("an answer"));
+    }
+    assert_eq!(proxy.proofs(), 5);
+    let first = proxy.requests.load(Ordering::Relaxed);
+    expect_tunnel(&connect_name(in_process::address(&gateway), TARGET).expect("an answer"));
+    assert_eq!(proxy.requests.load(Ordering::Relaxed), first + 1, "what it wants is known by then: one request");
+    in_process::stop(gateway);
+
+    // One that offers NTLM beside Basic; the stub counts what is neither NTLM nor Negotiate.
+    let better = stub_of(Personality::ChallengesNotFirst);
+    let gateway = as_alice(better.address(), password, true, "");
+    expect_tunnel(&connect_name(in_process::address(&gateway), TARGET).expect("an answer"));
+    assert_eq!(better.counters().protocol_errors(), 0, "{}", better.counters());
+    in_process::stop(gateway);
+}
+
+#[test]
+fn a_wrong_password_is_guarded_with_basic_as_with_ntlm() {
+    let proxy = BasicProxy::start("CORP\\alice:another", "Basic realm=\"proxy\"");
+    let gateway = as_alice(proxy.listener.address(), ACCOUNT.2, true, "");
+    for _ in 0..20 {
+        assert_eq!(connect_name(in_process::address(&gateway), TARGET).expect("an answer").status(), 502);
+    }
+    assert_eq!(proxy.proofs(), 1);
+    assert_eq!(metric(&gateway, "guard_state", &[("state", "refused")]), 1.0);
+    in_process::stop(gateway);
+}
+
+#[test]
+fn an_upstream_that_takes_basic_passes_its_check_by_handshake() {
+    let proxy = Arc::new(BasicProxy::start(&format!("CORP\\alice:{}", ACCOUNT.2), "Basic realm=\"proxy\""));
+    let broken = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    // In front of it something that can be cut.
+    let (through, is_broken) = (proxy.listener.address(), Arc::clone(&broken));
+    let cut = Listener::start(move |client| {
+        if is_broken.load(Ordering::Acquire) {
+            return;
+        }
+        let proxy = std::net::TcpStream::connect(through).expect("the proxy");
+        let copy = |mut from: std::net::TcpStream, mut to: std::net::TcpStream| {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(std::net::Shutdown::Write);
+        };
+        let (from, to) = (client.try_clone().expect("a socket"), proxy.try_clone().expect("a socket"));
+        let there = std::thread::spawn(move || copy(from, to));
+        copy(proxy, client);
+        let _ = there.join();
+    });
+    let check = format!("check = 'handshake'\ncheck_target = '{TARGET}'");
+    let gateway = as_alice(cut.address(), ACCOUNT.2, true, &check);
+    let ask = || connect_name(in_process::address(&gateway), TARGET).expect("an answer");
+    expect_tunnel(&ask());
+    broken.store(true, Ordering::Release);
+    let down = || {
+        ask();
+        (metric(&gateway, "upstream_up", &[]) < 1.0).then_some(())
+    };
+    assert!(wait_for(BOUND, down).is_some(), "it is never ejected");
+    broken.store(false, Ordering::Release);
+    assert!(wait_for(BOUND, || (ask().status() == 200).then_some(())).is_some(), "it never comes back");
+    in_process::stop(gateway);
+}
+
+#[test]
+fn a_real_squid_that_wants_basic_gets_it_and_a_wrong_password_once() {
+    require_tools!("squid", "openssl", "curl", "python3");
+    if !std::path::Path::new("/usr/lib/squid/basic_ncsa_auth").exists() {
+        skip_for_want_of("Squid's basic_ncsa_auth");
+        return;
+    }
+    let (domain, user, password) = ACCOUNT;
+    let users = vec![(format!("{domain}\\{user}"), password.to_owned())];
+    let squid = Squid::start(&SquidOptions { basic: Some(users), ..SquidOptions::default() });
+    let origin = echo_origin();
+    let others = || squid.log().iter().filter(|line| line.leg == Leg::Other).count();
+
+    let mut options = GatewayOptions::through(squid.address());
+    options.args = ["--allow-basic"].map(String::from).into();
+    let gateway = support::gateway::Gateway::start(&options);
+    let answer = connect(gateway.address(), origin.address(), b"").expect("an answer");
+    expect_tunnel(&answer);
+    drop(answer);
+    gateway.wait_for_line("scheme=Basic");
+    let https = HttpOrigin::https();
+    let (certificate, proxy, url) = (https.certificate(), gateway.url(), https.url("/bytes/100?seed=1"));
+    curl(BOUND, ["--fail", "--cacert", &certificate, "--proxy", &proxy, &url]).expect_success("through Basic");
+    // A tunnel is logged when it closes.
+    let granted = |line: &&LogLine| line.user.contains(user) && line.status == "TCP_TUNNEL/200";
+    let both = || (squid.log().iter().filter(granted).count() == 2).then_some(());
+    assert!(wait_for(BOUND, both).is_some(), "{:?}", squid.log());
+    assert!(gateway.log().iter().all(|line| !line.contains(password)));
+
+    let before = others();
+    options.password = "N0t-the-secret".into();
+    let gateway = support::gateway::Gateway::start(&options);
+    for _ in 0..10 {
+        assert_eq!(connect(gateway.address(), origin.address(), b"").expect("an answer").status(), 502);
+    }
+    assert!(wait_for(BOUND, || (others() > before).then_some(())).is_some());
+    assert_eq!(others(), before + 1);
+
+    options.args.clear();
+    let gateway = support::gateway::Gateway::start(&options);
+    let answer = connect(gateway.address(), origin.address(), b"").expect("an answer");
+    assert!(answer.head.contains("it offers: Basic"), "{}", answer.head);
+    assert_eq!(others(), before + 1);
+}

@@ -1,0 +1,22 @@
+//! The gateway between clients and upstreams: tunnels, authentication, failover, identities, routes, its life as a process.
+
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod byte_stream;
+mod failover;
+mod identities;
+mod lifecycle;
+mod probe;
+mod process;
+mod real_clients;
+mod real_squid;
+mod rig;
+mod routes;
+mod secrets;
+mod service;
+mod squid_restart;
+mod upstreams;
+mod warm_pool;
+mod watching;

@@ -1,0 +1,248 @@
+//! The program as its users start it: what it says, what it refuses, what it does at its limits.
+
+use crate::support;
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use ntlm_gateway::stub::{StubOptions, StubServer};
+use support::client::{connect_name, connect_within, echo_through};
+use support::command::{Finished, run};
+use support::gateway::{GATEWAY, Gateway, GatewayOptions};
+use support::in_process::ACCOUNT;
+use support::scratch::{Scratch, wait_for};
+use support::tools::skip_without_mounts;
+
+const BOUND: Duration = Duration::from_secs(30);
+
+fn gateway_says(args: &[&str]) -> Finished {
+    run(GATEWAY, BOUND, |command| {
+        command.args(args).env_remove("RUST_LOG");
+    })
+}
+
+fn stub() -> StubServer {
+    let (domain, user, password) = ACCOUNT;
+    StubServer::start(StubOptions::default().account(domain, user, password)).expect("a stub")
+}
+
+#[test]
+fn the_demo_shows_every_leg_and_ends_by_itself() {
+    let began = Instant::now();
+    let shown = gateway_says(&["demo", "--once"]).expect_success("demo --once").text();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let mut rest = shown.as_str();
+    for part in [
+        "client → gateway    CONNECT hello.demo:80",
+        "gateway → upstream",
+        "<NEGOTIATE_MESSAGE, ",
+        "upstream → gateway  HTTP/1.1 407",
+        "<CHALLENGE_MESSAGE, ",
+        "<AUTHENTICATE_MESSAGE, ",
+        "upstream → gateway  HTTP/1.1 200",
+        "gateway → client    HTTP/1.1 200",
+        "Hello from behind the proxy.",
+        "ntlm_gateway_tunnels_opened_total: 0 → 1",
+    ] {
+        let (_, behind) =
+            rest.split_once(part).unwrap_or_else(|| panic!("{part:?} is missing or out of order in\n{shown}"));
+        rest = behind;
+    }
+}
+
+/// A start that is expected to fail, on these two addresses.
+fn refused_start(listen: &str, admin: &str) -> Finished {
+    let scratch = Scratch::new("refused");
+    let password = scratch.write("password", "x").display().to_string();
+    let upstream = ["--upstream", "127.0.0.1:9", "--user", "a", "--password-file", &password];
+    let said = gateway_says(&[["run", "--listen", listen, "--admin", admin].as_slice(), &upstream].concat());
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    said
+}
+
+#[test]
+fn a_busy_port_is_one_clear_error() {
+    let held = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = held.local_addr().expect("an address").to_string();
+    for (listen, admin) in [(address.as_str(), "127.0.0.1:0"), ("127.0.0.1:0", &address)] {
+        let said = refused_start(listen, admin);
+        let errors: Vec<&str> = said.stderr.lines().filter(|line| line.contains("ERROR")).collect();
+        assert_eq!(errors.len(), 1, "{}", said.stderr);
+        assert!(errors[0].contains(&address) && errors[0].contains("another process listens there"), "{}", errors[0]);
+    }
+}
+
+#[test]
+fn listening_beyond_loopback_without_a_word_on_who_may_come_is_refused() {
+    let said = refused_start("0.0.0.0:0", "127.0.0.1:0");
+    assert!(said.stderr.contains("allow_clients"), "{}", said.stderr);
+}
+
+/// One good tunnel and one malformed request; their lines in the access log.
+fn access_log(format: &str, good_end: &str, bad_end: &str) -> (String, String) {
+    let stub = stub();
+    let mut options = GatewayOptions::through(stub.address());
+    options.args = vec!["--log-format".into(), format.into()];
+    let gateway = Gateway::start(&options);
+    let tunnel = connect_name(gateway.address(), "echo.test:7").expect("a tunnel");
+    assert_eq!(echo_through(&tunnel.stream, b"12345").expect("an echo"), b"12345");
+    drop(tunnel);
+    assert_eq!(connect_name(gateway.address(), "bad host:7").expect("an answer").status(), 400);
+    let line =
+        |part: &str| gateway.log().into_iter().find(|line| line.contains("tunnel closed") && line.contains(part));
+    let good = wait_for(BOUND, || line(good_end)).expect("the tunnel's line");
+    let bad = wait_for(BOUND, || line(bad_end)).expect("the fault's line");
+    (good, bad)
+}
+
+#[test]
+fn every_tunnel_has_its_line_in_the_access_log_and_every_fault_its_name() {
+    let (good, bad) = access_log("text", "end=finished", "end=request_malformed");
+    for part in ["client=127.0.0.1:", "target=echo.test:7", "status=200", "legs=2", "bytes_up=5", "bytes_down=5"] {
+        assert!(good.contains(part), "{part} in {good}");
+    }
+    assert!(bad.contains("status=400") && bad.contains("read_head"), "{bad}");
+}
+
+#[test]
+fn the_access_log_is_json_where_that_is_asked_for() {
+    let (good, bad) = access_log("json", r#""end":"finished""#, r#""end":"request_malformed""#);
+    let good: serde_json::Value = serde_json::from_str(&good).expect("JSON");
+    assert_eq!((&good["target"], &good["bytes_up"], &good["legs"]), (&"echo.test:7".into(), &5.into(), &2.into()));
+    let bad: serde_json::Value = serde_json::from_str(&bad).expect("JSON");
+    assert_eq!(bad["status"], 400);
+}
+
+#[test]
+fn check_shows_the_tables_with_their_places_or_everything_that_is_wrong_with_them() {
+    let scratch = Scratch::new("check");
+    let password = scratch.write("password", "S3cret-of-ci").display().to_string();
+    let check = |text: &str| {
+        let file = scratch.write("gateway.toml", text.replace("PASSWORD", &password)).display().to_string();
+        (gateway_says(&["check", "--config", &file]), file)
+    };
+    let (good, file) = check(
+        "[[identities]]\nname = 'ci'\nuser = 'CORP\\ci'\npassword_file = 'PASSWORD'\n\
+         [[upstreams]]\nname = 'east'\naddress = ['east-1:8080', 'east-2:8080']\n\
+         [[upstreams]]\naddress = 'west:8080'\ngroup = 'others'\n\
+         [[routes]]\nhost = '.example'\nport = [443]\nto = 'others'\n",
+    );
+    let text = good.expect_success("check").text();
+    let squeezed = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [
+        format!("identities[0].user = CORP\\ci ({file}:3:8)"),
+        format!("upstreams[1].group = others ({file}:10:9)"),
+        format!("routes[0].to = others ({file}:14:6)"),
+        "goes through east at east-1:8080, east-2:8080 (group default)".into(),
+        "goes through west:8080 at west:8080 (group others)".into(),
+        "proves CORP\\ci (ci) by NTLMv2".into(),
+    ] {
+        assert!(squeezed.contains(&part), "{part:?} in\n{text}");
+    }
+    assert!(!text.contains("S3cret-of-ci"), "{text}");
+
+    let (bad, file) = check(
+        "user = 'CORP\\alice'\npassword_file = 'PASSWORD'\n\
+         [[upstreams]]\naddress = 'no-port'\nidentity = 'nobody'\n\
+         [[routes]]\nhost = 'a b/c'\nto = 'nowhere'\n[[routes]]\nprot = 1\n",
+    );
+    assert_eq!(bad.code, Some(1));
+    for place in ["4:11", "5:12", "7:8", "10:1", "9:1"] {
+        assert!(bad.stderr.contains(&format!("{file}:{place}: ")), "{place} in\n{}", bad.stderr);
+    }
+}
+
+/// CPU time that the gateway has used so far, from /proc, in milliseconds (ticks of ten).
+fn cpu_ms(gateway: &Gateway) -> u64 {
+    let pid = gateway.pid().as_raw_nonzero();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process's line");
+    let (_, fields) = stat.rsplit_once(')').expect("the name's end");
+    let ticks = fields.split_ascii_whitespace().skip(11).take(2);
+    ticks.map(|ticks| ticks.parse::<u64>().expect("ticks") * 10).sum()
+}
+
+#[test]
+fn out_of_descriptors_it_pauses_and_goes_on_when_there_are_some_again() {
+    let stub = stub();
+    let mut options = GatewayOptions::through(stub.address());
+    options.before = Some("ulimit -n 64".into());
+    let mut gateway = Gateway::start(&options);
+    let idle: Vec<TcpStream> =
+        (0..150).map(|_| TcpStream::connect(gateway.address()).expect("a place in the queue")).collect();
+    let told = || gateway.log().iter().filter(|line| line.contains("accepting pauses")).count();
+    assert!(wait_for(BOUND, || (told() > 0).then_some(())).is_some());
+    let before = cpu_ms(&gateway);
+    std::thread::sleep(Duration::from_secs(1));
+    let spent = cpu_ms(&gateway) - before;
+    assert!(spent < 200, "{spent} ms of CPU in a second without descriptors: it spins");
+    assert!(told() <= 2, "each loop tells of it once");
+    drop(idle);
+    let answered =
+        wait_for(BOUND, || connect_name(gateway.address(), "echo.test:7").ok().filter(|answer| answer.status() == 200));
+    let tunnel = answered.expect("a tunnel after the crowd has gone");
+    assert_eq!(echo_through(&tunnel.stream, b"back").expect("an echo"), b"back");
+    assert!(gateway.is_running());
+}
+
+#[test]
+fn a_name_with_several_addresses_is_tried_round_until_one_answers() {
+    if skip_without_mounts() {
+        return;
+    }
+    let (domain, user, password) = ACCOUNT;
+    let scratch = Scratch::new("hosts");
+    let hosts =
+        scratch.write("hosts", "127.0.0.9 proxy.test\n127.0.0.1 proxy.test\n::1 proxy.test\n").display().to_string();
+    for listen in ["127.0.0.1:0", "[::1]:0"] {
+        let options = StubOptions { listen: listen.parse().expect("an address"), ..StubOptions::default() };
+        // A machine without IPv6 has only one of the two.
+        let Ok(stub) = StubServer::start(options.account(domain, user, password)) else { continue };
+        let mut options = GatewayOptions::through(stub.address());
+        options.upstreams = vec![format!("proxy.test:{}", stub.address().port())];
+        options.before = Some(format!("mount --bind {hosts} /etc/hosts"));
+        options.args = ["--shards", "1", "--warm", "0"].map(String::from).into();
+        let gateway = Gateway::start(&options);
+        for _ in 0..3 {
+            let answer = connect_name(gateway.address(), "echo.test:7").expect("an answer");
+            assert_eq!(answer.status(), 200, "{listen}: {}\n{:?}", answer.head, gateway.log());
+        }
+        let dials = gateway.metric("ntlm_gateway_dials_total", &[]).expect("a counter");
+        // Only the first of them had to look for the address that answers.
+        assert!((3.0..=5.0).contains(&dials), "{dials} dials");
+    }
+}
+
+#[test]
+fn health_is_about_the_loops_and_readiness_about_the_upstream() {
+    let stub = stub();
+    let mut gateway = Gateway::start(&GatewayOptions::through(stub.address()));
+    assert_eq!(gateway.admin("/healthz"), (200, "ok\n".into()));
+    assert!(wait_for(BOUND, || (gateway.admin("/readyz").0 == 200).then_some(())).is_some());
+    stub.set_password("CORP", "alice", "changed meanwhile");
+    assert_eq!(connect_name(gateway.address(), "echo.test:7").expect("an answer").status(), 502);
+    let (status, why) = gateway.admin("/readyz");
+    assert!(status == 503 && why.contains("refuses the credentials"), "{status} {why}");
+    assert_eq!(gateway.admin("/healthz").0, 200);
+    assert!(gateway.is_running());
+}
+
+#[test]
+fn a_second_signal_ends_at_once_and_cuts_what_is_left() {
+    let stub = stub();
+    let mut gateway = Gateway::start(&GatewayOptions::through(stub.address()));
+    let mut tunnel = connect_name(gateway.address(), "echo.test:7").expect("a tunnel");
+    gateway.signal(rustix::process::Signal::TERM);
+    assert!(
+        wait_for(BOUND, || gateway.log().iter().any(|line| line.contains("listeners closed")).then_some(())).is_some()
+    );
+    // By then another test may listen there, but it opens no tunnel.
+    let late = connect_within(Duration::from_secs(2), gateway.address(), gateway.address(), b"");
+    assert!(!late.is_ok_and(|answer| answer.status() == 200), "the port is closed while it drains");
+    tunnel.stream.write_all(b"still").expect("a write");
+    let mut back = [0; 5];
+    tunnel.stream.read_exact(&mut back).expect("an echo while draining");
+    gateway.signal(rustix::process::Signal::TERM);
+    assert_eq!(gateway.wait(Duration::from_secs(10)).and_then(|status| status.code()), Some(0));
+    assert!(gateway.log().iter().any(|line| line.contains("end=drained")), "{:?}", gateway.log());
+}

@@ -1,0 +1,241 @@
+//! Nothing that the process says holds a secret, or what could be made into one: not on standard output or standard error at
+//! the finest log level, not in its metrics, its list of tunnels, its health, or its answers to clients.
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ntlm_gateway::ntlm::NtHash;
+use ntlm_gateway::stub::{Personality, StubOptions, StubServer};
+use rustix::process::Signal;
+use support::client::{ask, connect_name, echo_through};
+use support::gateway::{Gateway, GatewayOptions};
+use support::listener::Listener;
+use support::scratch::{Scratch, wait_for};
+
+const BOUND: Duration = Duration::from_secs(20);
+const PASSWORD: &str = "Qu33n-of-Spades";
+const WRONG: &str = "Kn4ve-of-Hearts";
+
+/// What the gateway sends upstream passes here and is kept.
+struct Tap {
+    listener: Listener,
+    sent: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Tap {
+    fn new(upstream: SocketAddr) -> Self {
+        let sent: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let kept = Arc::clone(&sent);
+        let listener = Listener::start(move |mut client| {
+            let Ok(mut upstream) = TcpStream::connect(upstream) else { return };
+            let (Ok(mut back), Ok(mut answers)) = (client.try_clone(), upstream.try_clone()) else { return };
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut answers, &mut back);
+                let _ = back.shutdown(Shutdown::Write);
+            });
+            let mut buffer = [0; 16 * 1024];
+            while let Ok(count @ 1..) = client.read(&mut buffer) {
+                kept.lock().expect("the bytes").extend_from_slice(&buffer[..count]);
+                if upstream.write_all(&buffer[..count]).is_err() {
+                    return;
+                }
+            }
+            let _ = upstream.shutdown(Shutdown::Write);
+        });
+        Self { listener, sent }
+    }
+
+    /// The AUTHENTICATE_MESSAGEs that went by, in base64.
+    fn authenticates(&self) -> Vec<String> {
+        let sent = String::from_utf8_lossy(&self.sent.lock().expect("the bytes")).into_owned();
+        let tokens = sent.lines().filter_map(|line| line.strip_prefix("Proxy-Authorization: NTLM "));
+        let is_authenticate = |token: &&str| STANDARD.decode(token).is_ok_and(|message| message.get(8) == Some(&3));
+        tokens.map(str::trim).filter(is_authenticate).map(str::to_owned).collect()
+    }
+}
+
+/// Texts that must not come out, each with its name.
+#[derive(Default)]
+struct Secrets(Vec<(String, String)>);
+
+impl Secrets {
+    /// A password as it is and in the forms into which it is made.
+    fn password(&mut self, password: &str) {
+        let utf16: Vec<u8> = password.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let hash = NtHash::from_password(password).to_hex().to_string();
+        let bytes: Vec<u8> = (0..16).map(|at| u8::from_str_radix(&hash[2 * at..][..2], 16).expect("hex")).collect();
+        self.0.push((format!("the password {password}"), password.to_owned()));
+        self.bytes("a password", password.as_bytes());
+        self.bytes("a password in UTF-16", &utf16);
+        self.bytes("an NT hash", &bytes);
+    }
+
+    /// An AUTHENTICATE_MESSAGE (MS-NLMP 2.2.1.3) and the secret parts of it.
+    fn authenticate(&mut self, token: &str) {
+        let message = STANDARD.decode(token).expect("base64");
+        let field = |at: usize| {
+            let length = usize::from(u16::from_le_bytes([message[at], message[at + 1]]));
+            let offset = u32::from_le_bytes([message[at + 4], message[at + 5], message[at + 6], message[at + 7]]);
+            (offset as usize, length)
+        };
+        self.0.push(("a whole AUTHENTICATE_MESSAGE".into(), token.to_owned()));
+        for (name, at) in [("the LM response", 12), ("the NT response", 20), ("the session key", 52)] {
+            let (offset, length) = field(at);
+            let bytes = &message[offset..][..length];
+            // An LM response of zeros says nothing.
+            if length < 16 || bytes.iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            // With NTLMv2 the first 16 bytes of the NT response are the NTProofStr.
+            self.bytes(&format!("the beginning of {name}"), &bytes[..16]);
+            // As it stands within the token, from the first character that is its own.
+            let begin = offset.div_ceil(3) * 4;
+            self.0.push((format!("{name} within the token"), token[begin..begin + 16].to_owned()));
+        }
+    }
+
+    /// Bytes in hexadecimal digits, in base64, and as Rust prints a list.
+    fn bytes(&mut self, name: &str, bytes: &[u8]) {
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.0.push((format!("{name} in upper-case hex"), hex.to_uppercase()));
+        self.0.push((format!("{name} in hex"), hex));
+        self.0.push((format!("{name} in base64"), STANDARD.encode(bytes).trim_end_matches('=').to_owned()));
+        let list = format!("{bytes:?}");
+        self.0.push((format!("{name} as a list"), list.trim_matches(['[', ']']).to_owned()));
+    }
+
+    /// The names of those that stand in a text.
+    fn found_in(&self, text: &str) -> Vec<&str> {
+        self.0.iter().filter(|(_, secret)| text.contains(secret.as_str())).map(|(name, _)| name.as_str()).collect()
+    }
+}
+
+/// What a gateway said in its life, with the answers to its clients.
+struct Said {
+    text: String,
+    authenticates: Vec<String>,
+}
+
+/// Leads a gateway through success, refusals, faults, reloads, lists and its end.
+fn life(further: &[&str]) -> Said {
+    let personality = if further.contains(&"ntlmv1-ess") { Personality::V1Ess } else { Personality::Plain };
+    let options = StubOptions { personality, ..StubOptions::default() };
+    let stub = StubServer::start(options.account("CORP", "alice", PASSWORD)).expect("a stub");
+    let tap = Tap::new(stub.address());
+    let scratch = Scratch::new("secrets");
+    let by_hash = further.contains(&"--nt-hash-file");
+    let secret_of = |password: &str| match by_hash {
+        true => NtHash::from_password(password).to_hex().to_string(),
+        false => password.to_owned(),
+    };
+    let file = scratch.write("secret", secret_of(PASSWORD));
+    let mut options = GatewayOptions::through(tap.listener.address());
+    options.password_file = Some(file);
+    options.secret_is_hash = by_hash;
+    options.args = further.iter().filter(|arg| **arg != "--nt-hash-file").map(|arg| (*arg).to_owned()).collect();
+    options.args.extend(["--admin-tunnels".into(), "--shards".into(), "1".into()]);
+    options.env = vec![("RUST_LOG".into(), "trace".into())];
+    let mut gateway = Gateway::start(&options);
+    let mut text = String::new();
+    let mut tell = |gateway: &Gateway, requests: &[&str]| {
+        for request in requests {
+            let answer = ask(gateway.address(), request.as_bytes()).expect("an answer");
+            let mut body = String::new();
+            answer.stream.set_read_timeout(Some(Duration::from_millis(300))).expect("a time-out");
+            let _ = (&answer.stream).read_to_string(&mut body);
+            text.push_str(&format!("{}{body}\n", answer.head));
+        }
+        for path in ["/metrics", "/tunnels", "/readyz", "/healthz"] {
+            text.push_str(&gateway.admin(path).1);
+        }
+    };
+    let connect = "CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n";
+    let with_token = "CONNECT echo.test:7 HTTP/1.1\r\nProxy-Authorization: NTLM TlRMTVNTUAABAAAA\r\n\r\n";
+
+    let tunnel = connect_name(gateway.address(), "echo.test:7").expect("an answer");
+    assert_eq!(tunnel.status(), 200, "{}", tunnel.head);
+    assert_eq!(echo_through(&tunnel.stream, b"12345").expect("an echo"), b"12345");
+    tell(&gateway, &[connect, with_token, "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n", "nonsense\r\n\r\n"]);
+    gateway.signal(Signal::USR1);
+    gateway.wait_for_line("tunnels open: ");
+
+    // A secret that is none, with the real one in it; then a wrong one; then the right one again.
+    scratch.write("secret", format!("{}\n{}\n", secret_of(PASSWORD), secret_of(WRONG)));
+    gateway.wait_for_line("the configuration is not reloaded");
+    scratch.write("secret", secret_of(WRONG));
+    gateway.wait_for_line("configuration reloaded, with new credentials");
+    let refused = connect_name(gateway.address(), "echo.test:7").expect("an answer");
+    assert_eq!(refused.status(), 502, "{}", refused.head);
+    tell(&gateway, &[connect]);
+    scratch.write("secret", secret_of(PASSWORD));
+    let status = || connect_name(gateway.address(), "echo.test:7").expect("an answer").status();
+    assert!(wait_for(BOUND, || (status() == 200).then_some(())).is_some(), "the right secret is taken again");
+    // The domain changes it, and the gateway does not know.
+    stub.set_password("CORP", "alice", "changed meanwhile");
+    assert!(wait_for(BOUND, || (status() == 502).then_some(())).is_some(), "the old secret is refused");
+    gateway.signal(Signal::HUP);
+    gateway.wait_for_line("configuration reloaded; the credentials are the same");
+    tell(&gateway, &[connect]);
+    gateway.signal(Signal::TERM);
+    gateway.wait_for_line("listeners closed");
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait(BOUND).and_then(|status| status.code()), Some(0));
+    gateway.wait_for_line("the gateway has ended");
+    drop(tunnel);
+    text.push_str(&gateway.log().join("\n"));
+    Said { text, authenticates: tap.authenticates() }
+}
+
+#[track_caller]
+fn expect_no_secret(said: &Said) {
+    for part in
+        ["end=finished", "end=credentials_refused", "end=request_malformed", "end=drained", " DEBUG ", "tunnel open"]
+    {
+        assert!(said.text.contains(part), "{part} is not in what was said, which then proves little");
+    }
+    assert!(said.authenticates.len() >= 3, "{} AUTHENTICATE_MESSAGEs", said.authenticates.len());
+    let mut secrets = Secrets::default();
+    [PASSWORD, WRONG].into_iter().for_each(|password| secrets.password(password));
+    said.authenticates.iter().for_each(|token| secrets.authenticate(token));
+    let found = secrets.found_in(&said.text);
+    let lines = said.text.lines().filter(|line| !secrets.found_in(line).is_empty());
+    assert!(found.is_empty(), "{found:?} in\n{}", lines.collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn no_secret_comes_out_with_a_password_and_ntlmv2() {
+    require_tools!("curl");
+    expect_no_secret(&life(&[]));
+}
+
+#[test]
+fn no_secret_comes_out_with_an_nt_hash_and_the_old_method() {
+    require_tools!("curl");
+    expect_no_secret(&life(&["--nt-hash-file", "--method", "ntlmv1-ess"]));
+}
+
+/// The search above is worth something only if it finds what is there.
+#[test]
+fn the_search_finds_each_form_of_a_secret() {
+    let said = life(&["--warm", "0"]);
+    let token = said.authenticates.first().expect("a message");
+    let mut secrets = Secrets::default();
+    secrets.password(PASSWORD);
+    secrets.authenticate(token);
+    assert!(secrets.0.len() >= 19, "{}", secrets.0.len());
+    for (name, secret) in &secrets.0 {
+        assert!(secrets.found_in(&format!("2026-01-01 TRACE x={secret} y")).contains(&name.as_str()), "{name}");
+    }
+    // A field of a request as a careless line of a log would have it, and as a debugger prints its parts.
+    let line = format!("TRACE sent: Proxy-Authorization: NTLM {}…", &token[..token.len() - 40]);
+    assert!(secrets.found_in(&line).contains(&"the NT response within the token"), "{:?}", secrets.found_in(&line));
+    let message = STANDARD.decode(token).expect("base64");
+    let found = secrets.found_in(&format!("{message:?}")).join(", ");
+    assert!(found.contains("the beginning of the NT response as a list"), "{found}");
+}

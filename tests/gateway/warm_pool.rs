@@ -1,0 +1,197 @@
+//! Upstream connections that are challenged ahead.
+
+use crate::support;
+
+use std::time::{Duration, Instant};
+
+use ntlm_gateway::gateway::Gateway;
+use ntlm_gateway::stub::{Personality, StubOptions, StubServer};
+use support::client::{Answered, connect, connect_name, echo_through};
+use support::gateway::GatewayOptions;
+use support::in_process::{self, ACCOUNT};
+use support::origin::echo_origin;
+use support::scratch::wait_for;
+use support::squid::{Squid, SquidOptions};
+
+const BOUND: Duration = Duration::from_secs(20);
+/// Stands for a round trip to the upstream.
+const LEG: Duration = Duration::from_millis(20);
+
+fn stub(personality: Personality, delay: Duration) -> StubServer {
+    let (domain, user, password) = ACCOUNT;
+    let options = StubOptions { delay, ..StubOptions::default() };
+    StubServer::start(options.account(domain, user, password).personality(personality)).expect("a stub")
+}
+
+fn before(stub: &StubServer, warm: &str) -> Gateway {
+    in_process::gateway(&stub.address().to_string(), &[("warm", warm)])
+}
+
+fn open(gateway: &Gateway) -> Answered {
+    let answer = connect_name(in_process::address(gateway), "echo.test:7").expect("an answer");
+    assert_eq!(answer.status(), 200, "{}", answer.head);
+    assert_eq!(echo_through(&answer.stream, b"warm?").expect("an echo"), b"warm?");
+    answer
+}
+
+fn until_ready(gateway: &Gateway, count: i64) {
+    let ready = wait_for(BOUND, || (counted(gateway, "warm_connections") == count).then_some(()));
+    assert!(ready.is_some(), "{} of {count} are ready", counted(gateway, "warm_connections"));
+}
+
+/// The value of a whole-numbered family, over all its labels.
+fn counted(gateway: &Gateway, family: &str) -> i64 {
+    let name = format!("ntlm_gateway_{family}");
+    let sum = support::metrics::sum(&in_process::metrics(gateway), &name, &[]).unwrap_or_default();
+    #[allow(clippy::cast_possible_truncation, reason = "a count")]
+    let whole = sum as i64;
+    whole
+}
+
+fn sample(gateway: &Gateway, part: &str) -> f64 {
+    let text = in_process::metrics(gateway);
+    let line = text.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("no {part} in\n{text}"));
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a value")
+}
+
+#[test]
+fn a_warm_connection_opens_a_tunnel_in_one_leg_and_a_cold_one_in_two() {
+    let stub = stub(Personality::Plain, LEG);
+    let gateway = before(&stub, "1");
+    let began = Instant::now();
+    open(&gateway);
+    assert!(began.elapsed() >= 2 * LEG, "{:?}: the first is cold", began.elapsed());
+    for _ in 0..10 {
+        until_ready(&gateway, 1);
+        let began = Instant::now();
+        let answer = connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
+        let took = began.elapsed();
+        assert_eq!(answer.status(), 200);
+        assert!(took >= LEG && took < LEG * 2, "{took:?}: one leg");
+    }
+    assert_eq!(counted(&gateway, "warm_hits_total"), 10);
+    assert_eq!(counted(&gateway, "warm_misses_total"), 1);
+    assert!(
+        (sample(&gateway, r#"handshake_duration_seconds_count{identity="default",outcome="established",path="warm""#)
+            - 10.0)
+            .abs()
+            < 0.1
+    );
+    assert_eq!(stub.counters().protocol_errors(), 0, "{}", stub.counters());
+    in_process::stop(gateway);
+}
+
+#[test]
+fn nothing_is_warmed_before_demand_or_with_the_pool_off() {
+    let stub = stub(Personality::Plain, Duration::ZERO);
+    let gateway = before(&stub, "0");
+    for _ in 0..5 {
+        open(&gateway);
+    }
+    assert_eq!(stub.counters().connections_opened, 5);
+    in_process::stop(gateway);
+    let gateway = before(&stub, "4");
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(stub.counters().connections_opened, 5, "nobody asked");
+    in_process::stop(gateway);
+}
+
+#[test]
+fn a_quiet_gateway_keeps_nothing() {
+    let stub = stub(Personality::Plain, Duration::ZERO);
+    let gateway = in_process::gateway(&stub.address().to_string(), &[("warm", "3"), ("timeouts.warm", "300ms")]);
+    open(&gateway);
+    until_ready(&gateway, 1);
+    until_ready(&gateway, 0);
+    assert!((sample(&gateway, r#"warm_discarded_total{cause="aged",identity="default""#) - 1.0).abs() < 0.1);
+    let opened = stub.counters().connections_opened;
+    std::thread::sleep(Duration::from_millis(700));
+    assert_eq!(stub.counters().connections_opened, opened, "it is not dialled again without demand");
+    in_process::stop(gateway);
+}
+
+#[test]
+fn a_warm_connection_that_the_upstream_closed_is_never_noticed_by_a_client() {
+    let stub = stub(Personality::ClosesIdle, Duration::ZERO);
+    let gateway = before(&stub, "2");
+    for round in 0..4 {
+        open(&gateway);
+        // Around the half second after which this upstream closes idle connections, before it and after it.
+        std::thread::sleep(Duration::from_millis(300 + 150 * round));
+    }
+    assert_eq!(stub.counters().protocol_errors(), 0, "{}", stub.counters());
+    in_process::stop(gateway);
+}
+
+#[test]
+fn a_changed_password_costs_two_attempts_however_many_ask() {
+    let stub = stub(Personality::Plain, Duration::ZERO);
+    let gateway = before(&stub, "1");
+    open(&gateway);
+    until_ready(&gateway, 1);
+    stub.set_password("CORP", "alice", "changed meanwhile");
+    // Ever other destinations: the second refusal tells that it is not the first one's.
+    for number in 0..40 {
+        let answer =
+            connect_name(in_process::address(&gateway), &format!("echo.test:{}", 7 + number)).expect("an answer");
+        assert_eq!(answer.status(), 502, "{}", answer.head);
+    }
+    assert_eq!(stub.counters().authenticates, 3, "the good one, and two");
+    in_process::stop(gateway);
+}
+
+#[test]
+fn a_destination_that_policy_forbids_neither_closes_the_guard_nor_is_hammered() {
+    let stub = stub(Personality::Policy407, Duration::ZERO);
+    let gateway = before(&stub, "2");
+    open(&gateway);
+    for _ in 0..10 {
+        let answer = connect_name(in_process::address(&gateway), "blocked.test:443").expect("an answer");
+        assert_eq!(answer.status(), 502, "{}", answer.head);
+        open(&gateway);
+    }
+    assert_eq!(stub.counters().declined, 1, "{}", stub.counters());
+    in_process::stop(gateway);
+}
+
+#[test]
+fn an_upstream_that_asks_for_no_proof_is_not_asked_ahead() {
+    let stub = stub(Personality::Open, Duration::ZERO);
+    let gateway = before(&stub, "4");
+    for _ in 0..5 {
+        open(&gateway);
+    }
+    assert_eq!(stub.counters().connections_opened, 5);
+    in_process::stop(gateway);
+}
+
+#[test]
+fn fifty_clients_never_lack_a_helper_of_a_squid_that_has_five() {
+    require_tools!("squid", "ntlm_auth");
+    let squid = Squid::start(&SquidOptions { helpers: 5, ..SquidOptions::default() });
+    let mut options = GatewayOptions::through(squid.address());
+    options.args = ["--warm", "8"].map(String::from).into();
+    let gateway = support::gateway::Gateway::start(&options);
+    let origin = echo_origin();
+    let began = Instant::now();
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let client = || {
+            for _ in 0..6 {
+                let answer = connect(gateway.address(), origin.address(), b"").map_err(|error| error.to_string())?;
+                if answer.status() != 200 {
+                    return Err(answer.head);
+                }
+                match echo_through(&answer.stream, b"through five helpers") {
+                    Ok(back) if back == b"through five helpers" => {}
+                    other => return Err(format!("{other:?}")),
+                }
+            }
+            Ok(())
+        };
+        let clients: Vec<_> = (0..50).map(|_| scope.spawn(client)).collect();
+        clients.into_iter().filter_map(|client| client.join().expect("a client").err()).collect()
+    });
+    assert!(failures.is_empty(), "{} of 50 clients failed: {:?}", failures.len(), failures.first());
+    // Far below the age at which a warm connection lets its helper go by itself.
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+}

@@ -1,0 +1,7 @@
+//! Clients that harm. In a binary of its own: Cargo runs nothing beside it, and it measures what other clients notice.
+
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod clients;

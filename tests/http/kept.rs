@@ -1,0 +1,278 @@
+//! Authenticated upstream connections that are kept between requests and shared between clients.
+
+use crate::support;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use support::client;
+use support::gateway::{Gateway, GatewayOptions};
+use support::in_process::{self, ACCOUNT};
+use support::origin::echo_origin;
+use support::plain::Rig;
+use support::scratch::wait_for;
+use support::squid::{Leg, Squid, SquidOptions};
+use support::web::{Web, request};
+use support::wire::Wire;
+
+use ntlm_gateway::stub::{Personality, StubOptions, StubServer};
+
+const GAUGE: &str = "ntlm_gateway_kept_connections";
+
+/// A proxy that answers with the number of its connection, after a while for `/slow`.
+fn numbered(settings: &[(&str, &str)]) -> Rig {
+    Rig::playing(settings, |wire, asked| {
+        if asked.path == "/slow" {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let text = asked.connection.to_string();
+        wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()))?;
+        Ok(true)
+    })
+}
+
+/// Waits until so many are kept: the gateway puts a connection away a moment after its client has the answer.
+#[track_caller]
+fn expect_kept(rig: &Rig, count: f64) {
+    let there = wait_for(Duration::from_secs(5), || (rig.metric(GAUGE, &[]) == count).then_some(()));
+    assert!(there.is_some(), "{} are kept, not {count}", rig.metric(GAUGE, &[]));
+}
+
+fn authenticates(rig: &Rig) -> usize {
+    rig.proxy.seen.authenticates.load(Ordering::Relaxed)
+}
+
+/// Sends the same request on so many connections at once.
+fn at_once(rig: &Rig, count: usize, path: &str) {
+    let mut clients: Vec<Wire> = (0..count).map(|_| rig.client()).collect();
+    clients.iter_mut().for_each(|client| client.send(rig.get(path)).expect("send"));
+    for client in &mut clients {
+        assert_eq!(client.answer("GET").expect("an answer").status(), 200);
+    }
+}
+
+#[test]
+fn another_client_uses_the_connection_that_was_used_last() {
+    let rig = numbered(&[("warm", "0")]);
+    at_once(&rig, 1, "/");
+    at_once(&rig, 5, "/slow");
+    expect_kept(&rig, 5.0);
+    let last = rig.client().ask(rig.get("/slow")).unwrap().text();
+    for _ in 0..10 {
+        assert_eq!(rig.client().ask(rig.get("/")).unwrap().text(), last);
+    }
+    assert_eq!(authenticates(&rig), 5, "each connection was authenticated once");
+    rig.stop();
+}
+
+#[test]
+fn no_more_are_kept_than_may_be() {
+    let rig = numbered(&[("keep", "2")]);
+    at_once(&rig, 1, "/");
+    at_once(&rig, 8, "/slow");
+    expect_kept(&rig, 2.0);
+    rig.stop();
+    let rig = numbered(&[("keep", "0")]);
+    at_once(&rig, 1, "/");
+    at_once(&rig, 1, "/");
+    assert_eq!((rig.metric(GAUGE, &[]), authenticates(&rig)), (0.0, 2), "0 keeps none");
+    rig.stop();
+}
+
+#[test]
+fn what_is_not_used_is_closed_after_its_time() {
+    let rig = numbered(&[("timeouts.keep", "400ms"), ("warm", "0")]);
+    at_once(&rig, 1, "/");
+    expect_kept(&rig, 1.0);
+    expect_kept(&rig, 0.0);
+    at_once(&rig, 1, "/");
+    assert_eq!(authenticates(&rig), 2);
+    rig.stop();
+}
+
+/// A proxy that closes each connection at its second request, unanswered; `/reset` by a reset.
+fn closes_at_the_second() -> Rig {
+    Rig::playing(&[("warm", "0")], |wire, asked| {
+        if asked.before > 0 {
+            if asked.path == "/reset" {
+                rustix::net::sockopt::set_socket_linger(&wire.stream, Some(Duration::ZERO))?;
+                return Err(std::io::ErrorKind::ConnectionReset.into());
+            }
+            return Ok(false);
+        }
+        wire.request_body(asked.head)?;
+        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+        Ok(true)
+    })
+}
+
+#[test]
+fn a_kept_connection_that_dies_costs_a_repeatable_request_nothing() {
+    let rig = closes_at_the_second();
+    let mut client = rig.client();
+    assert_eq!(client.ask(rig.get("/")).unwrap().text(), "ok");
+    for (number, (method, path)) in
+        [("GET", "/"), ("GET", "/reset"), ("DELETE", "/"), ("OPTIONS", "/reset")].into_iter().enumerate()
+    {
+        assert_eq!(client.ask(rig.head(method, path, "")).unwrap().text(), "ok", "{method} {path}");
+        assert_eq!(rig.proxy.seen.requests(), 1 + 2 * (number + 1), "sent once more and not oftener");
+    }
+    assert_eq!(rig.metric("ntlm_gateway_upstream_up", &[]), 1.0);
+    rig.stop();
+}
+
+#[test]
+fn what_may_have_been_carried_out_is_not_sent_twice() {
+    let rig = closes_at_the_second();
+    for (fields, body) in [("Content-Length: 5\r\n", "hello"), ("", ""), ("Content-Length: 0\r\n", "")] {
+        let mut client = rig.client();
+        assert_eq!(client.ask(rig.get("/")).unwrap().text(), "ok");
+        let before = rig.proxy.seen.requests();
+        let answer = client.ask(format!("{}{body}", rig.head("POST", "/", fields))).unwrap();
+        assert_eq!(answer.status(), 502, "{fields}");
+        assert!(answer.head.contains("error=connection_terminated"), "{}", answer.head);
+        assert_eq!(rig.proxy.seen.requests(), before + 1, "{fields}: once");
+    }
+    rig.stop();
+}
+
+/// A stub that verifies, and the gateway before it.
+fn stub_and_gateway(
+    personality: Personality,
+    settings: &[(&str, &str)],
+) -> (StubServer, ntlm_gateway::gateway::Gateway) {
+    let (domain, user, password) = ACCOUNT;
+    let options = StubOptions::default().account(domain, user, password).personality(personality);
+    let stub = StubServer::start(options).expect("start the stub");
+    let gateway = in_process::gateway(&stub.address().to_string(), settings);
+    (stub, gateway)
+}
+
+#[test]
+fn a_proxy_that_forgets_or_authenticates_single_requests_is_asked_anew() {
+    for personality in [Personality::Forgets, Personality::PerRequestAuth] {
+        let (stub, gateway) = stub_and_gateway(personality, &[("warm", "0")]);
+        let mut client = Wire::connect(in_process::address(&gateway));
+        for number in 0..20 {
+            let answer = client.ask(request("GET", "http://hello.test/", "")).unwrap();
+            assert_eq!(answer.status(), 200, "{personality}, request {number}: {}", answer.head);
+        }
+        let counts = stub.counters();
+        in_process::stop(gateway);
+        assert_eq!((counts.protocol_errors(), counts.refused), (0, 0), "{personality}: {counts}");
+        match personality {
+            Personality::Forgets => assert_eq!(counts.authenticates, 10, "one for two requests: {counts}"),
+            _ => {
+                assert_eq!(counts.authenticates, 20, "{counts}");
+                let bound = u64::from(ntlm_gateway::limits::FORGETS);
+                assert!(counts.unprompted <= bound, "learnt after {bound}: {counts}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_destination_that_is_forbidden_does_not_end_the_keeping_for_others() {
+    let (stub, gateway) = stub_and_gateway(Personality::Policy407, &[("warm", "0")]);
+    let ask = |host: &str| {
+        Wire::connect(in_process::address(&gateway)).ask(request("GET", &format!("http://{host}/"), "")).unwrap()
+    };
+    assert_eq!(ask("hello.test").status(), 200);
+    assert_eq!(ask("blocked.test").status(), 502);
+    for _ in 0..10 {
+        assert_eq!(ask("hello.test").status(), 200);
+    }
+    let counts = stub.counters();
+    in_process::stop(gateway);
+    // One for the first, one for the forbidden one, one for the first after it.
+    assert!(counts.authenticates <= 3, "{counts}");
+}
+
+#[test]
+fn a_proxy_that_asks_for_the_body_before_it_looks_at_the_credentials_gets_no_false_verdict() {
+    let rig = Rig::playing(&[("warm", "0")], |wire, asked| {
+        wire.send("HTTP/1.1 100 Continue\r\n\r\n")?;
+        wire.request_body(asked.head)?;
+        wire.send(support::web::demand(407, "Proxy-Authenticate", false))?;
+        Ok(true)
+    });
+    let fields = "Content-Length: 5\r\nExpect: 100-continue\r\n";
+    for _ in 0..10 {
+        let answer = rig.client().ask(format!("{}hello", rig.head("POST", "/", fields))).unwrap();
+        assert_eq!(answer.status(), 502, "{}", answer.head);
+    }
+    assert!(authenticates(&rig) <= 3, "a refused password is not tried again and again: {}", authenticates(&rig));
+    rig.stop();
+}
+
+#[test]
+fn what_went_without_credentials_is_not_kept_for_those_who_need_them() {
+    let (stub, gateway) = stub_and_gateway(Personality::HangsOnCredentials, &[("without_credentials", "hello.test")]);
+    for _ in 0..3 {
+        let mut client = Wire::connect(in_process::address(&gateway));
+        assert_eq!(client.ask(request("GET", "http://hello.test/", "")).unwrap().status(), 200);
+    }
+    assert_eq!(support::metrics::sum(&in_process::metrics(&gateway), GAUGE, &[]).unwrap_or(0.0), 0.0);
+    assert_eq!(stub.counters().requests, 3);
+    in_process::stop(gateway);
+}
+
+#[test]
+fn a_tunnel_on_a_kept_connection_costs_squid_no_authentication() {
+    require_tools!("squid", "ntlm_auth", "curl");
+    let squid = Squid::start(&SquidOptions::default());
+    let options = GatewayOptions::through(squid.address());
+    let gateway =
+        Gateway::start(&GatewayOptions { args: ["--warm", "0", "--shards", "1"].map(str::to_owned).into(), ..options });
+    let (origin, echo) = (Web::origin(), echo_origin());
+    for round in 1..=3 {
+        let answer = Wire::connect(gateway.address()).ask(origin.request("GET", "/bytes/5", "")).unwrap();
+        assert_eq!(answer.status(), 200);
+        let tunnel = client::connect(gateway.address(), echo.address(), b"").unwrap();
+        assert_eq!(tunnel.status(), 200, "{}", tunnel.head);
+        assert_eq!(client::echo_through(&tunnel.stream, b"there and back").unwrap(), b"there and back");
+        // The tunnel took the connection along: each round needs one.
+        assert_eq!(squid.count(Leg::Negotiate), round, "{:#?}", squid.log());
+    }
+    assert_eq!(gateway.metric("ntlm_gateway_authenticate_messages_total", &[]), Some(3.0));
+}
+
+#[test]
+fn a_tunnel_on_a_kept_connection_is_proved_anew_where_the_proxy_asks() {
+    let (stub, gateway) = stub_and_gateway(Personality::PerRequestAuth, &[("warm", "0")]);
+    let address = in_process::address(&gateway);
+    for _ in 0..4 {
+        assert_eq!(Wire::connect(address).ask(request("GET", "http://hello.test/", "")).unwrap().status(), 200);
+        let tunnel = client::connect_name(address, "echo.test:7").unwrap();
+        assert_eq!(tunnel.status(), 200, "{}", tunnel.head);
+        assert_eq!(client::echo_through(&tunnel.stream, b"there and back").unwrap(), b"there and back");
+    }
+    let counts = stub.counters();
+    in_process::stop(gateway);
+    assert_eq!((counts.protocol_errors(), counts.refused), (0, 0), "{counts}");
+}
+
+#[test]
+fn a_connection_of_an_old_configuration_is_not_kept_for_the_new_one() {
+    require_tools!("curl");
+    let proxy = Web::proxy();
+    let options = GatewayOptions::through(proxy.address());
+    let gateway =
+        Gateway::start(&GatewayOptions { args: ["--warm", "0", "--shards", "1"].map(str::to_owned).into(), ..options });
+    let mut client = Wire::connect(gateway.address());
+    client.send(proxy.request("GET", "/pause/1500", "")).unwrap();
+    assert!(wait_for(Duration::from_secs(5), || (proxy.seen.requests() == 1).then_some(())).is_some());
+    gateway.write_password("another");
+    gateway.signal(Signal::HUP);
+    let reloaded = || gateway.metric("ntlm_gateway_config_reloads_total", &[("outcome", "applied")]);
+    assert!(
+        wait_for(Duration::from_secs(5), || reloaded().filter(|count| *count >= 1.0)).is_some(),
+        "{}",
+        gateway.metrics()
+    );
+    assert_eq!(client.answer("GET").unwrap().status(), 200);
+    assert_eq!(gateway.metric(GAUGE, &[]).unwrap_or(0.0), 0.0);
+    assert_eq!(client.ask(proxy.request("GET", "/bytes/5", "")).unwrap().status(), 200);
+    assert_eq!(proxy.seen.authenticates.load(Ordering::Relaxed), 2, "proved again as who it is now");
+}

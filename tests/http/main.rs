@@ -1,0 +1,14 @@
+//! Plain HTTP requests, which the gateway reads, authenticates and forwards one by one.
+
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod clients;
+mod differential;
+mod hostile;
+mod kept;
+mod messages;
+mod origin_auth;
+mod plain;
+mod streams;

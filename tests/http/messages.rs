@@ -1,0 +1,343 @@
+//! Plain HTTP, message by message: what clients of either version get, and what upstreams are sent.
+
+use crate::support;
+
+use std::io;
+use std::time::Duration;
+
+use support::bytes::{assert_same, pseudo_random};
+use support::in_process;
+use support::plain::Rig;
+use support::web::{Web, checksum};
+use support::wire::{Message, Wire, fields};
+
+/// Whether the connection has ended in good order.
+fn is_closed(wire: &mut Wire) -> bool {
+    wire.wait_at_most(Duration::from_secs(10));
+    wire.some().is_ok_and(|rest| rest.is_empty())
+}
+
+#[test]
+fn connections_persist_as_each_version_says() {
+    let rig = Rig::new(&[]);
+    let url = rig.proxy.url("/bytes/100");
+    for (version, fields, persists) in [
+        ("1.1", "", true),
+        ("1.1", "Connection: close\r\n", false),
+        ("1.1", "Connection: keep-alive, close\r\n", false),
+        ("1.0", "", false),
+        ("1.0", "Connection: keep-alive\r\n", true),
+        ("1.0", "Proxy-Connection: Keep-Alive\r\n", true),
+    ] {
+        let mut client = rig.client();
+        let request = format!("GET {url} HTTP/{version}\r\nHost: x\r\n{fields}\r\n");
+        for _ in 0..3 {
+            let answer = client.ask(&request).unwrap();
+            assert_eq!((answer.status(), answer.body.len()), (200, 100), "{version} {fields}");
+            let said = answer.field("connection").unwrap_or_default();
+            assert_eq!(said == "close", !persists, "{version} {fields}: {}", answer.head);
+            assert_eq!(said == "keep-alive", persists && version == "1.0", "{version} {fields}: {}", answer.head);
+            if !persists {
+                assert!(is_closed(&mut client), "{version} {fields}");
+                break;
+            }
+        }
+    }
+    rig.stop();
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_their_order() {
+    let rig = Rig::new(&[]);
+    let body = pseudo_random(5, 30_000);
+    let mut requests: Vec<u8> = Vec::new();
+    for round in 0..10 {
+        requests.extend(rig.get(&format!("/bytes/{}?seed={round}", 10 + 1000 * round)).into_bytes());
+        requests.extend(rig.head("POST", "/sink", &format!("Content-Length: {}\r\n", body.len())).into_bytes());
+        requests.extend(&body);
+        requests.extend(rig.head("POST", "/sink", "Transfer-Encoding: chunked\r\n").into_bytes());
+        requests.extend(b"3;x=y\r\nabc\r\n0\r\nX: y\r\n\r\n");
+        requests.extend(rig.head("HEAD", "/bytes/77", "").into_bytes());
+    }
+    for step in [usize::MAX, 997, 4096] {
+        let mut client = rig.client();
+        let mut writer = client.stream.try_clone().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for piece in requests.chunks(step.min(requests.len())) {
+                    io::Write::write_all(&mut writer, piece).unwrap();
+                }
+            });
+            for round in 0..10 {
+                let got = client.answer("GET").unwrap();
+                assert_same(&got.body, &pseudo_random(round, 10 + 1000 * usize::try_from(round).unwrap()), "GET");
+                assert_eq!(client.answer("POST").unwrap().text(), format!("POST 30000 {:016x}\n", checksum(&body)));
+                assert_eq!(client.answer("POST").unwrap().text(), format!("POST 3 {:016x}\n", checksum(b"abc")));
+                assert_eq!(client.answer("HEAD").unwrap().field("content-length"), Some("77"));
+            }
+        });
+    }
+    rig.stop();
+}
+
+#[test]
+fn an_empty_line_before_a_request_is_passed_over() {
+    let rig = Rig::new(&[]);
+    let mut client = rig.client();
+    let posted = format!("{}ab\r\n{}", rig.head("POST", "/sink", "Content-Length: 2\r\n"), rig.get("/bytes/5"));
+    client.send(posted).unwrap();
+    assert_eq!(client.answer("POST").unwrap().status(), 200);
+    assert_eq!(client.answer("GET").unwrap().body.len(), 5);
+    rig.stop();
+}
+
+#[test]
+fn answers_without_a_body_end_with_their_head() {
+    let rig = Rig::new(&[]);
+    let mut client = rig.client();
+    for _ in 0..3 {
+        let head = client.ask(rig.head("HEAD", "/bytes/100", "")).unwrap();
+        assert_eq!((head.status(), head.field("content-length")), (200, Some("100")));
+        let head = client.ask(rig.head("HEAD", "/chunked/100", "")).unwrap();
+        assert_eq!((head.status(), head.field("content-length")), (200, None));
+        for status in [204, 304] {
+            let answer = client.ask(rig.get(&format!("/status/{status}"))).unwrap();
+            assert_eq!((answer.status(), answer.field("content-length")), (status, None), "{}", answer.head);
+        }
+        assert_eq!(client.ask(rig.get("/status/205")).unwrap().status(), 205);
+    }
+    assert_eq!(rig.proxy.seen.authenticates.load(std::sync::atomic::Ordering::Relaxed), 1, "one connection for all");
+    rig.stop();
+}
+
+#[test]
+fn early_hints_go_to_clients_that_understand_them() {
+    let rig = Rig::new(&[]);
+    let mut client = rig.client();
+    client.send(rig.get("/hints")).unwrap();
+    let hints = client.answer("GET").unwrap();
+    assert_eq!((hints.status(), hints.field("link")), (103, Some("</style.css>; rel=preload")));
+    assert_eq!(client.answer("GET").unwrap().text(), "hinted\n");
+    let mut old = rig.client();
+    old.send(format!("GET {} HTTP/1.0\r\n\r\n", rig.proxy.url("/hints"))).unwrap();
+    let answer = old.answer("GET").unwrap();
+    assert_eq!((answer.status(), answer.text()), (200, "hinted\n".to_owned()));
+    rig.stop();
+}
+
+#[test]
+fn interim_answers_without_end_are_an_upstreams_fault() {
+    let rig = Rig::playing(&[], |wire, _| {
+        for _ in 0..100 {
+            wire.send("HTTP/1.1 102 Processing\r\n\r\n")?;
+        }
+        Ok(true)
+    });
+    let mut client = rig.client();
+    client.send(format!("GET {} HTTP/1.0\r\n\r\n", rig.proxy.url("/"))).unwrap();
+    let answer = client.answer("GET").unwrap();
+    assert_eq!(answer.status(), 502);
+    assert!(answer.field("proxy-status").is_some_and(|told| told.contains("without end")), "{}", answer.head);
+    rig.stop();
+}
+
+#[test]
+fn chunk_extensions_end_here_and_harmless_trailers_pass() {
+    let rig = Rig::new(&[]);
+    let mut client = rig.client();
+    let answer = client.ask(rig.get("/trailers")).unwrap();
+    assert_eq!((answer.text().as_str(), answer.trailers.as_str()), ("hello world", "X-Sum: 11\n"));
+    assert_eq!(answer.field("trailer"), Some("X-Sum"));
+    client.send(rig.get("/trailers")).unwrap();
+    client.head().unwrap();
+    assert_eq!(client.exactly(6).unwrap(), b"5\r\nhel", "no extension");
+    rig.stop();
+}
+
+#[test]
+fn a_body_of_unknown_length_is_framed_for_each_client() {
+    let rig = Rig::new(&[]);
+    let expected = pseudo_random(3, 200_000);
+    for kind in ["chunked", "close"] {
+        let mut client = rig.client();
+        for _ in 0..2 {
+            let answer = client.ask(rig.get(&format!("/{kind}/200000?seed=3"))).unwrap();
+            assert_eq!(answer.field("transfer-encoding"), Some("chunked"), "{kind}");
+            assert_same(&answer.body, &expected, kind);
+        }
+        let mut old = rig.client();
+        let url = rig.proxy.url(&format!("/{kind}/200000?seed=3"));
+        let answer = old.ask(format!("GET {url} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")).unwrap();
+        assert_eq!((answer.field("transfer-encoding"), answer.field("connection")), (None, Some("close")), "{kind}");
+        assert_same(&answer.body, &expected, kind);
+    }
+    rig.stop();
+}
+
+/// What arrives at the proxy for a request with these fields.
+fn passed_on(rig: &Rig, target: &str, fields: &str) -> Message {
+    rig.client().ask(format!("GET {target} HTTP/1.1\r\n{fields}\r\n")).expect("an answer")
+}
+
+#[test]
+fn fields_of_the_clients_connection_stay_on_it() {
+    let rig = Rig::new(&[]);
+    let fields = "Host: x\r\nConnection: X-Hop, keep-alive\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\n\
+        Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eDp5\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\
+        X-End: kept\r\nAuthorization: Basic eDp5\r\nCookie: a=b\r\nVia: 1.0 before\r\n";
+    passed_on(&rig, &rig.proxy.url("/headers"), fields);
+    let head = rig.proxy.seen.heads().pop().unwrap();
+    let seen = head.to_ascii_lowercase();
+    for absent in ["x-hop", "basic edp5\r\nx", "upgrade", "http2-settings", "keep-alive: timeout", "\r\nte:"] {
+        assert!(!seen.contains(absent), "{absent}: {head}");
+    }
+    let proxy_authorization: Vec<_> = support::wire::fields(&head, "proxy-authorization").collect();
+    assert!(proxy_authorization.iter().all(|value| value.starts_with("NTLM ")), "{head}");
+    for present in
+        ["x-end: kept", "authorization: basic edp5", "cookie: a=b", "via: 1.0 before\r\nvia: 1.1 ntlm-gateway"]
+    {
+        assert!(seen.contains(present), "{present}: {head}");
+    }
+    rig.stop();
+}
+
+#[test]
+fn host_is_made_to_agree_with_the_target() {
+    let rig = Rig::new(&[]);
+    let url = rig.proxy.url("/headers?q=http://other/");
+    for host in ["other.example", "127.0.0.1"] {
+        passed_on(&rig, &url, &format!("Host: {host}\r\n"));
+        let head = rig.proxy.seen.heads().pop().unwrap();
+        assert!(head.starts_with(&format!("GET {url} HTTP/1.1\r\n")), "{head}");
+        assert_eq!(fields(&head, "host").collect::<Vec<_>>(), [rig.proxy.address().to_string()], "{head}");
+    }
+    rig.stop();
+}
+
+#[test]
+fn a_request_that_was_here_before_is_refused() {
+    let rig = Rig::new(&[]);
+    let answer = passed_on(&rig, &rig.proxy.url("/headers"), "Host: x\r\nVia: 1.1 ntlm-gateway\r\n");
+    assert_eq!(answer.status(), 508, "{}", answer.head);
+    assert_eq!(rig.proxy.seen.requests(), 0);
+    rig.stop();
+}
+
+#[test]
+fn fields_of_the_upstreams_connection_stay_on_it() {
+    let rig = Rig::playing(&[], |wire, _| {
+        wire.send(
+            "HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\n\
+             Proxy-Authenticate: NTLM\r\nUpgrade: h2c\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 2\r\n\r\nok",
+        )?;
+        Ok(true)
+    });
+    let answer = rig.client().ask(rig.get("/")).unwrap();
+    for absent in ["x-hop", "keep-alive", "proxy-connection", "proxy-authenticate", "upgrade", "connection"] {
+        assert_eq!(answer.field(absent), None, "{}", answer.head);
+    }
+    assert_eq!(fields(&answer.head, "set-cookie").collect::<Vec<_>>(), ["a=1", "b=2"]);
+    assert_eq!(answer.field("via"), Some("1.1 ntlm-gateway"));
+    rig.stop();
+}
+
+#[test]
+fn a_direct_request_comes_to_its_origin_in_origin_form() {
+    let origin = Web::origin();
+    let rig = Rig::new(&[("no_proxy", "127.0.0.1")]);
+    let mut client = rig.client();
+    let body = pseudo_random(9, 300_000);
+    for _ in 0..3 {
+        let fields = "Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eDp5\r\n";
+        let answer = client.ask(origin.request("GET", "/headers?a=b", fields)).unwrap();
+        let head = answer.text();
+        assert!(head.starts_with("GET /headers?a=b HTTP/1.1\r\n"), "{head}");
+        assert_eq!(fields_of(&head, "host"), [origin.address().to_string()]);
+        assert!(!head.to_ascii_lowercase().contains("proxy-"), "{head}");
+        let length = format!("Content-Length: {}\r\n", body.len());
+        let posted = [origin.request("POST", "/sink", &length).as_bytes(), &body].concat();
+        assert_eq!(client.ask(posted).unwrap().text(), format!("POST 300000 {:016x}\n", checksum(&body)));
+    }
+    assert_eq!(rig.proxy.seen.requests(), 0, "nothing goes through the upstream");
+    rig.stop();
+}
+
+fn fields_of(head: &str, name: &str) -> Vec<String> {
+    fields(head, name).map(str::to_owned).collect()
+}
+
+#[test]
+fn an_upgrade_turns_the_exchange_into_a_tunnel() {
+    let rig = Rig::new(&[]);
+    let mut client = rig.client();
+    let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    client.send(format!("{}early ", rig.head("GET", "/echo-upgrade", fields))).unwrap();
+    let answer = client.answer("GET").unwrap();
+    assert_eq!((answer.status(), answer.field("upgrade")), (101, Some("websocket")), "{}", answer.head);
+    client.send("late").unwrap();
+    assert_eq!(client.exactly("hello early late".len()).unwrap(), b"hello early late");
+    let bulk = pseudo_random(8, 2 << 20);
+    let back = support::client::echo_through(&client.stream, &bulk).unwrap();
+    assert_same(&back, &bulk, "through the upgraded connection");
+    drop(client);
+    rig.stop();
+}
+
+#[test]
+fn a_protocol_that_was_not_asked_for_is_no_switch() {
+    let rig = Rig::playing(&[], |wire, _| {
+        wire.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n")?;
+        Ok(true)
+    });
+    for fields in ["", "Connection: Upgrade\r\nUpgrade: websocket\r\n"] {
+        assert_eq!(rig.client().ask(rig.head("GET", "/", fields)).unwrap().status(), 502, "{fields}");
+    }
+    rig.stop();
+}
+
+/// A client that leaves Nagle's algorithm on, as Python's requests does towards proxies: its body waits in its kernel until the
+/// head is acknowledged, which a kernel that has nothing else to say puts off for 40 ms.
+#[test]
+fn a_body_that_waits_for_the_heads_acknowledgement_is_not_kept_waiting() {
+    let rig = Rig::new(&[]);
+    let mut client = rig.client();
+    client.stream.set_nodelay(false).unwrap();
+    let head = rig.head("POST", "/sink", "Content-Length: 10\r\n");
+    let mut slow = 0;
+    for _ in 0..40 {
+        let began = std::time::Instant::now();
+        client.send(&head).unwrap();
+        client.send("0123456789").unwrap();
+        assert_eq!(client.answer("POST").unwrap().status(), 200);
+        slow += u32::from(began.elapsed() > Duration::from_millis(38));
+    }
+    assert!(slow < 10, "{slow} of 40 waited for a delayed acknowledgement");
+    rig.stop();
+}
+
+#[test]
+fn a_body_goes_to_an_upstream_that_asks_for_no_proof() {
+    let proxy = Web::origin();
+    let body = pseudo_random(6, 100_000);
+    let sink = format!("POST {} {:016x}\n", body.len(), checksum(&body));
+    for (settings, probes) in [([("first_leg", "plain")], true), ([("without_credentials", "127.0.0.1")], false)] {
+        let before = proxy.seen.requests();
+        let gateway = in_process::gateway(&proxy.address().to_string(), &settings);
+        let mut client = Wire::connect(in_process::address(&gateway));
+        client.wait_at_most(Duration::from_secs(10));
+        for _ in 0..2 {
+            let sized = proxy.request("POST", "/sink", &format!("Content-Length: {}\r\n", body.len()));
+            let answer = client.ask([sized.as_bytes(), &body].concat()).unwrap();
+            assert_eq!(answer.text(), sink, "{settings:?}");
+            let head = proxy.request("POST", "/sink", "Transfer-Encoding: chunked\r\n");
+            let chunk = [format!("{head}{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
+            assert_eq!(client.ask(chunk).unwrap().text(), sink, "{settings:?}");
+        }
+        drop(client);
+        let heads = proxy.seen.heads().split_off(before);
+        let (made, others): (Vec<String>, Vec<String>) = heads.into_iter().partition(|head| head.starts_with("POST "));
+        assert_eq!(made.len(), 4, "each is made once: {made:?}");
+        assert!(others.iter().all(|head| head.starts_with("HEAD ")) && others.is_empty() != probes, "{others:?}");
+        in_process::stop(gateway);
+    }
+}

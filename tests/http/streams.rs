@@ -1,0 +1,319 @@
+//! Plain HTTP over time: bodies that are long, slow, early or late, and the bounds on all of them.
+
+use crate::support;
+
+use std::io::{ErrorKind, Write};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use support::bytes::pseudo_random;
+use support::gateway::{Gateway, GatewayOptions};
+use support::plain::Rig;
+use support::scratch::wait_for;
+use support::squid::{Squid, SquidOptions};
+use support::web::{EVENT_PAUSE, Web, checksum, moment_ms};
+use support::wire::Wire;
+
+/// Bytes of the long bodies here; `NTLM_GATEWAY_TESTS_BULK_MIB` asks for more.
+fn bulk_bytes() -> u64 {
+    let asked = std::env::var("NTLM_GATEWAY_TESTS_BULK_MIB").ok().and_then(|number| number.parse().ok());
+    asked.unwrap_or(256) << 20
+}
+
+/// A process whose highest memory has grown by more than this, in KiB, has kept a body.
+const FLAT_KIB: u64 = 6 * 1024;
+
+fn through_squid() -> (Squid, Gateway, Web) {
+    let squid = Squid::start(&SquidOptions::default());
+    let gateway = Gateway::start(&GatewayOptions::through(squid.address()));
+    (squid, gateway, Web::origin())
+}
+
+/// Sends `left` zeros; gives up in good order when the other side has had enough.
+fn send_zeros(wire: &Wire, mut left: u64) -> u64 {
+    let zeros = vec![0; 256 * 1024];
+    let mut sent = 0;
+    while left > 0 {
+        let length = zeros.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        match (&wire.stream).write(&zeros[..length]) {
+            Ok(count) => (sent, left) = (sent + count as u64, left - count as u64),
+            Err(_) => break,
+        }
+    }
+    sent
+}
+
+#[test]
+fn long_bodies_pass_through_squid_in_flat_memory() {
+    require_tools!("squid", "ntlm_auth", "curl");
+    let (_squid, gateway, origin) = through_squid();
+    let length = bulk_bytes();
+    let mut client = Wire::connect(gateway.address());
+    // What every exchange costs once is there.
+    client.ask(origin.request("GET", "/bytes/3000000", "")).unwrap();
+    let before = gateway.memory_kib();
+    client.send(origin.request("GET", &format!("/huge/{length}"), "")).unwrap();
+    client.head().unwrap().expect("an answer");
+    client.skip(length).unwrap();
+    client.send(origin.request("POST", "/swallow", &format!("Content-Length: {length}\r\n"))).unwrap();
+    assert_eq!(send_zeros(&client, length), length);
+    assert_eq!(client.answer("POST").unwrap().text(), format!("{length}\n"));
+    let after = gateway.memory_kib();
+    assert!(after.1 <= before.1 + FLAT_KIB, "highest memory before and after: {before:?}, {after:?} KiB");
+    for direction in ["up", "down"] {
+        let labels = [("direction", direction), ("way", "splice")];
+        #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let share = gateway.metric("ntlm_gateway_bytes_total", &labels).unwrap_or(0.0) / length as f64;
+        assert!(share > 0.8, "{share} of the bytes {direction} were spliced");
+    }
+}
+
+#[test]
+fn an_answer_before_the_end_of_the_upload_reaches_the_client() {
+    require_tools!("squid", "ntlm_auth");
+    let (_squid, gateway, origin) = through_squid();
+    for fields in ["Content-Length: 500000000\r\n", "Transfer-Encoding: chunked\r\n"] {
+        let mut client = Wire::connect(gateway.address());
+        client.ask(origin.request("GET", "/bytes/5", "")).unwrap();
+        client.send(origin.request("POST", "/early", fields)).unwrap();
+        let piece = [&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat();
+        client.send(&piece).unwrap();
+        let answer = client.answer("POST").unwrap();
+        assert_eq!((answer.status(), answer.text()), (413, "too much\n".to_owned()), "{fields}");
+        assert_eq!(answer.field("connection"), Some("close"), "{}", answer.head);
+    }
+}
+
+#[test]
+fn a_body_of_unknown_length_waits_for_its_100() {
+    require_tools!("squid", "ntlm_auth");
+    let (_squid, gateway, origin) = through_squid();
+    let mut client = Wire::connect(gateway.address());
+    for _ in 0..3 {
+        let fields = "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n";
+        client.send(origin.request("POST", "/sink", fields)).unwrap();
+        let interim = client.answer("POST").unwrap();
+        assert_eq!(interim.status(), 100, "{}", interim.head);
+        client.send("5\r\nhello\r\n").unwrap();
+        client.send("6\r\n world\r\n0\r\n\r\n").unwrap();
+        assert_eq!(client.answer("POST").unwrap().text(), format!("POST 11 {:016x}\n", checksum(b"hello world")));
+    }
+    // Told no before the body: the client may keep it.
+    client.send(origin.request("POST", "/early", "Content-Length: 1000\r\nExpect: 100-continue\r\n")).unwrap();
+    let answer = client.answer("POST").unwrap();
+    assert_eq!((answer.status(), answer.field("connection")), (413, Some("close")));
+    assert!(client.rest().is_ok_and(|rest| rest.is_empty()));
+}
+
+#[test]
+fn server_sent_events_arrive_when_they_are_sent() {
+    require_tools!("squid", "ntlm_auth");
+    let (_squid, gateway, origin) = through_squid();
+    let mut client = Wire::connect(gateway.address());
+    let events = 12;
+    client.send(origin.request("GET", &format!("/events/{events}"), "Accept: text/event-stream\r\n")).unwrap();
+    client.head().unwrap().expect("an answer");
+    let (mut text, mut delays_ms) = (String::new(), Vec::new());
+    while delays_ms.len() < events {
+        text += &String::from_utf8_lossy(&client.some().unwrap());
+        let now_ms = moment_ms();
+        while let Some((event, rest)) = text.split_once("\n\n").map(|(event, rest)| (event.to_owned(), rest.to_owned()))
+        {
+            let sent_ms: u128 = event.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a moment");
+            delays_ms.push(now_ms - sent_ms);
+            text = rest;
+        }
+    }
+    // What is gathered somewhere is late by the pause to the next event; a busy machine may delay one or two.
+    let late = delays_ms.iter().filter(|delay| **delay >= EVENT_PAUSE.as_millis()).count();
+    assert!(late <= 2, "late by {delays_ms:?} ms");
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_its_origin_back() {
+    require_tools!("curl");
+    let proxy = Web::proxy();
+    let gateway = Gateway::start(&GatewayOptions::through(proxy.address()));
+    let mut client = Wire::connect(gateway.address());
+    client.ask(proxy.request("GET", "/bytes/3000000", "")).unwrap();
+    let before = gateway.memory_kib();
+    let length = 64 << 20;
+    client.send(proxy.request("GET", &format!("/huge/{length}"), "")).unwrap();
+    client.head().unwrap().expect("an answer");
+    std::thread::sleep(Duration::from_millis(700));
+    let during = gateway.memory_kib();
+    client.skip(length).unwrap();
+    assert!(during.1 <= before.1 + FLAT_KIB, "highest memory before and during: {before:?}, {during:?} KiB");
+    assert_eq!(client.ask(proxy.request("GET", "/bytes/5", "")).unwrap().body.len(), 5);
+}
+
+#[test]
+fn an_origin_that_does_not_read_holds_its_client_back() {
+    require_tools!("curl");
+    let proxy = Web::proxy_with(|wire, asked| {
+        if asked.path == "/slow" {
+            std::thread::sleep(Duration::from_millis(700));
+        }
+        let length = support::wire::field(asked.head, "content-length").and_then(|length| length.parse().ok());
+        wire.skip(length.unwrap_or(0))?;
+        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+        Ok(true)
+    });
+    let gateway = Gateway::start(&GatewayOptions::through(proxy.address()));
+    let mut client = Wire::connect(gateway.address());
+    let length = 64 << 20;
+    client.send(proxy.request("POST", "/quick", &format!("Content-Length: {length}\r\n"))).unwrap();
+    assert_eq!(send_zeros(&client, length), length);
+    client.answer("POST").unwrap();
+    let before = gateway.memory_kib();
+    client.send(proxy.request("POST", "/slow", &format!("Content-Length: {length}\r\n"))).unwrap();
+    let began = Instant::now();
+    assert_eq!(send_zeros(&client, length), length);
+    assert!(began.elapsed() > Duration::from_millis(500), "the client was held back");
+    assert_eq!(client.answer("POST").unwrap().status(), 200);
+    let after = gateway.memory_kib();
+    assert!(after.1 <= before.1 + FLAT_KIB, "highest memory before and after: {before:?}, {after:?} KiB");
+}
+
+#[test]
+fn a_body_that_trickles_is_given_up_and_a_steady_one_is_not() {
+    let rig = Rig::new(&[("timeouts.body", "1s")]);
+    assert_eq!(rig.client().ask(rig.get("/bytes/5")).unwrap().body.len(), 5);
+    let began = Instant::now();
+    let mut client = rig.client();
+    client.send(rig.head("POST", "/sink", "Content-Length: 100000\r\n")).unwrap();
+    let mut writer = client.stream.try_clone().unwrap();
+    let trickle = std::thread::spawn(move || {
+        while writer.write_all(b"x").is_ok() && began.elapsed() < Duration::from_secs(8) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    assert_eq!(client.answer("POST").unwrap().status(), 408);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    drop(client);
+    trickle.join().unwrap();
+    let mut steady = rig.client();
+    let body = pseudo_random(2, 10 * 3000);
+    steady.send(rig.head("POST", "/sink", "Content-Length: 30000\r\n")).unwrap();
+    for piece in body.chunks(3000) {
+        steady.send(piece).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(steady.answer("POST").unwrap().text(), format!("POST 30000 {:016x}\n", checksum(&body)));
+    rig.stop();
+}
+
+#[test]
+fn a_client_that_never_reads_its_answer_is_given_up() {
+    let rig = Rig::new(&[("timeouts.body", "1s")]);
+    let mut client = rig.client();
+    client.send(rig.get("/huge/100000000")).unwrap();
+    let ended = wait_for(Duration::from_secs(10), || {
+        (rig.metric("ntlm_gateway_tunnels_closed_total", &[("cause", "body_timeout")]) == 1.0).then_some(())
+    });
+    assert!(ended.is_some());
+    let error = client.skip(100_000_000).expect_err("a reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    rig.stop();
+}
+
+#[test]
+fn an_upstream_that_rests_in_its_answer_is_not_taken_for_a_slow_client() {
+    // Longer than the client's time, shorter than the upstream's; the first part is large enough to be spliced.
+    let rig = Rig::playing(&[("timeouts.body", "500ms"), ("timeouts.idle", "3s")], |wire, asked| {
+        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2000001\r\n\r\n")?;
+        wire.send(vec![0; 2_000_000])?;
+        std::thread::sleep(Duration::from_millis(if asked.path == "/long" { 8000 } else { 1500 }));
+        wire.send("x")?;
+        Ok(true)
+    });
+    let mut client = rig.client();
+    assert_eq!(client.ask(rig.get("/")).unwrap().body.len(), 2_000_001);
+    client.send(rig.get("/long")).unwrap();
+    client.head().unwrap();
+    client.skip(2_000_000).unwrap();
+    let home = wait_for(Duration::from_secs(1), || (rig.metric("ntlm_gateway_pipes_in_use", &[]) == 0.0).then_some(()));
+    assert!(home.is_some(), "an empty pipe is not kept waiting");
+    assert_eq!(client.skip(1).expect_err("a reset").kind(), ErrorKind::ConnectionReset);
+    rig.stop();
+}
+
+#[test]
+fn an_answer_that_does_not_begin_in_time_is_a_504() {
+    let rig = Rig::new(&[("timeouts.response", "500ms")]);
+    let began = Instant::now();
+    let answer = rig.client().ask(rig.get("/pause/6000")).unwrap();
+    assert_eq!(answer.status(), 504);
+    assert!(answer.head.contains("http_response_timeout"), "{}", answer.head);
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert_eq!(
+        rig.metric("ntlm_gateway_upstream_up", &[]),
+        1.0,
+        "an origin's slowness is not held against the upstream"
+    );
+    rig.stop();
+}
+
+#[test]
+fn a_client_between_two_requests_is_closed_after_its_time() {
+    let rig = Rig::new(&[("timeouts.keep_alive", "500ms")]);
+    let mut client = rig.client();
+    for _ in 0..2 {
+        assert_eq!(client.ask(rig.get("/bytes/5")).unwrap().body.len(), 5);
+    }
+    let began = Instant::now();
+    assert!(client.rest().unwrap().is_empty());
+    assert!((400..5000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    rig.stop();
+}
+
+#[test]
+fn one_connection_bears_a_bounded_number_of_requests() {
+    let rig = Rig::new(&[]);
+    let mut client = rig.client();
+    let mut writer = client.stream.try_clone().unwrap();
+    let bound = usize::try_from(ntlm_gateway::limits::REQUESTS_PER_CONNECTION).unwrap();
+    let requests = rig.get("/bytes/5").repeat(bound + 100);
+    let sender = std::thread::spawn(move || writer.write_all(requests.as_bytes()));
+    let mut answered = 0;
+    loop {
+        let answer = client.answer("GET").unwrap();
+        answered += 1;
+        if answer.field("connection") == Some("close") {
+            break;
+        }
+    }
+    assert!((bound..=bound + 1).contains(&answered), "{answered}");
+    drop(client);
+    // The rest of the requests may find the connection closed.
+    let _ = sender.join().unwrap();
+    rig.stop();
+}
+
+#[test]
+fn a_shutdown_finishes_what_has_begun_and_nothing_more() {
+    require_tools!("curl");
+    let proxy = Web::proxy();
+    let mut gateway = Gateway::start(&GatewayOptions::through(proxy.address()));
+    let mut resting = Wire::connect(gateway.address());
+    assert_eq!(resting.ask(proxy.request("GET", "/bytes/5", "")).unwrap().body.len(), 5);
+    let (mut waiting, mut streaming) = (Wire::connect(gateway.address()), Wire::connect(gateway.address()));
+    streaming.send(proxy.request("GET", "/events/10", "")).unwrap();
+    let head = streaming.head().unwrap().expect("an answer");
+    waiting.send(proxy.request("GET", "/pause/1000", "")).unwrap();
+    let arrived = wait_for(Duration::from_secs(5), || (proxy.seen.requests() == 3).then_some(()));
+    assert!(arrived.is_some());
+    let began = Instant::now();
+    gateway.signal(Signal::TERM);
+    assert!(resting.rest().unwrap().is_empty());
+    assert!(began.elapsed() < Duration::from_millis(900), "a client at rest is let go at once: {:?}", began.elapsed());
+    let answer = waiting.answer("GET").unwrap();
+    assert_eq!((answer.status(), answer.field("connection")), (200, Some("close")), "{}", answer.head);
+    assert!(waiting.rest().unwrap().is_empty());
+    // Its head had promised more.
+    assert!(!head.to_ascii_lowercase().contains("connection: close"), "{head}");
+    let rest = streaming.rest().unwrap();
+    assert!(rest.ends_with(b"\r\n0\r\n\r\n"), "{:?}", String::from_utf8_lossy(&rest));
+    assert!(began.elapsed() < Duration::from_secs(15), "its connection is not kept: {:?}", began.elapsed());
+    assert_eq!(gateway.wait(Duration::from_secs(10)).and_then(|status| status.code()), Some(0));
+}

@@ -1,0 +1,162 @@
+//! What is in `deploy/` is valid, keeps what `deploy/README.md` promises, and asks for nothing that there is not.
+//!
+//! The checks themselves are scripts in `tests/deploy/`; most have a way to be shown faulty input, and a test that they notice.
+
+use crate::support;
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+use ntlm_gateway::stub::{StubOptions, StubServer};
+use support::client::{ask, connect_name};
+use support::command::run;
+use support::gateway::GATEWAY;
+use support::in_process::{self, ACCOUNT};
+use support::scratch::{Scratch, wait_for};
+use support::toolbox::{ROOT, script, toolbox};
+use support::tools::{find, path_of, python_with, skip_for_want_of};
+
+/// Runs one script and fails with what it found.
+fn passes(toolbox: &Path, name: &str, arguments: &[&str]) {
+    let finished = script(toolbox, name, arguments);
+    assert_eq!(finished.code, Some(0), "{name}:\n{}{}", finished.text(), finished.stderr);
+}
+
+#[test]
+fn the_manifests_fit_kubernetes_and_keep_their_promises() {
+    let Some(toolbox) = toolbox() else { return };
+    passes(&toolbox, "tests/deploy/manifests.py", &[GATEWAY]);
+}
+
+#[test]
+fn a_manifest_that_breaks_a_promise_is_noticed() {
+    let Some(toolbox) = toolbox() else { return };
+    passes(&toolbox, "tests/deploy/manifests.py", &[GATEWAY, "--spoilt"]);
+}
+
+#[test]
+fn the_chart_refuses_wrong_values_and_makes_what_kustomize_makes() {
+    let Some(toolbox) = toolbox() else { return };
+    passes(&toolbox, "tests/deploy/chart.py", &[]);
+}
+
+#[test]
+fn each_alert_fires_in_a_test_and_keeps_quiet_in_another() {
+    require_tools!("promtool");
+    let Some(toolbox) = toolbox() else { return };
+    passes(&toolbox, "tests/deploy/rules.py", &["tests", &path_of("promtool").display().to_string()]);
+}
+
+#[test]
+fn the_operators_rule_is_made_of_the_rules() {
+    require_tools!("python3");
+    let finished = run(path_of("python3"), Duration::from_secs(20), |command| {
+        command.arg(format!("{ROOT}/deploy/prometheus/make_prometheusrule.py")).arg("--check");
+    });
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+}
+
+#[test]
+fn rules_and_dashboard_ask_for_metrics_that_the_gateway_exports() {
+    let Some(toolbox) = toolbox() else { return };
+    let scratch = Scratch::new("metrics");
+    let text = scratch.write("metrics", exported());
+    passes(&toolbox, "tests/deploy/rules.py", &["metrics", &text.display().to_string()]);
+}
+
+/// What `/metrics` answers after a good tunnel, a bad request and a plain one.
+fn exported() -> String {
+    let (domain, user, password) = ACCOUNT;
+    let stub = StubServer::start(StubOptions::default().account(domain, user, password)).expect("a stub");
+    let gateway = in_process::gateway(&stub.address().to_string(), &[]);
+    let address = in_process::address(&gateway);
+    assert_eq!(connect_name(address, "echo.test:7").expect("an answer").status(), 200);
+    assert_eq!(ask(address, b"NONSENSE\r\n\r\n").expect("an answer").status(), 400);
+    ask(address, b"GET http://hello.test/ HTTP/1.1\r\nHost: hello.test\r\n\r\n").expect("an answer");
+    let closed = wait_for(Duration::from_secs(10), || (gateway.tunnels_open() == 0).then_some(()));
+    assert!(closed.is_some(), "the tunnels stay open");
+    let mut stream = TcpStream::connect(gateway.admin_address()).expect("the administration address");
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    in_process::stop(gateway);
+    answer.split_once("\r\n\r\n").expect("a body").1.to_owned()
+}
+
+#[test]
+fn systemd_understands_the_unit_and_finds_it_hardened() {
+    require_tools!("systemd-analyze");
+    let scratch = Scratch::new("unit");
+    let unit = std::fs::read_to_string(format!("{ROOT}/deploy/systemd/ntlm-gateway.service")).expect("the unit");
+    let check = |text: &str, arguments: &[&str]| {
+        let path = scratch.write("ntlm-gateway.service", text.replace("/usr/bin/ntlm-gateway", GATEWAY));
+        let finished = run(path_of("systemd-analyze"), Duration::from_secs(30), |command| {
+            command.args(arguments).arg(path);
+        });
+        (finished.code, finished.stderr.clone() + &finished.text())
+    };
+    let (code, said) = check(&unit, &["verify"]);
+    // It also tells of the machine's other units.
+    assert!(code == Some(0) && !said.contains("ntlm-gateway.service"), "{said}");
+    let (_, said) = check(&unit.replace("Type=notify", "Type=notifi"), &["verify"]);
+    assert!(said.contains("ntlm-gateway.service"), "a wrong unit is not noticed: {said}");
+    // In tenths: 0 is fully confined, 10.0 not at all.
+    let (code, said) = check(&unit, &["security", "--offline=true", "--threshold=15", "--no-pager"]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn the_bill_of_materials_lists_what_is_linked_and_nothing_else() {
+    let Some(python) = python_with("tomllib") else {
+        skip_for_want_of("python3 with tomllib");
+        return;
+    };
+    let made = run(python, Duration::from_secs(60), |command| {
+        command.arg(format!("{ROOT}/deploy/sbom.py"));
+    })
+    .expect_success("deploy/sbom.py");
+    let bill: serde_json::Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    let components = bill["components"].as_array().expect("components");
+    let text = |component: &serde_json::Value, field: &str| component[field].as_str().unwrap_or_default().to_owned();
+    let listed: BTreeSet<String> = components
+        .iter()
+        .map(|component| format!("{}-{}", text(component, "name"), text(component, "version")))
+        .collect();
+    for component in components {
+        let (licence, hash) = (&component["licenses"][0]["expression"], &component["hashes"][0]["content"]);
+        assert!(licence.is_string() && hash.as_str().is_some_and(|hash| hash.len() == 64), "{component}");
+    }
+    // The program's debugging information names the source of each crate that has code in it.
+    let program = std::fs::read(GATEWAY).expect("the program");
+    let linked = crates_named_in(&String::from_utf8_lossy(&program));
+    assert!(linked.len() > 20, "only {linked:?} were found");
+    assert_eq!(linked.difference(&listed).collect::<Vec<_>>(), Vec::<&String>::new(), "not in the list");
+    for kept_out in ["criterion-", "ntlmclient-", "syn-"] {
+        assert!(!listed.iter().any(|name| name.starts_with(kept_out)), "{kept_out} is in the list");
+    }
+}
+
+/// `name-version` of each path into Cargo's registry.
+fn crates_named_in(text: &str) -> BTreeSet<String> {
+    let paths = text.split("/registry/src/").skip(1).filter_map(|rest| rest.split('/').nth(1));
+    let plausible =
+        |name: &&str| name.len() < 60 && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+".contains(c));
+    paths.filter(plausible).filter(|name| name.contains('-')).map(str::to_owned).collect()
+}
+
+#[test]
+#[ignore = "builds the program in release mode inside of an image: some minutes"]
+fn the_image_serves_on_a_read_only_root_without_privileges_and_drains() {
+    require_tools!("buildah", "unshare", "setpriv");
+    if find("cargo").is_none() && skip_for_want_of("cargo") {
+        return;
+    }
+    let finished = run("bash", Duration::from_secs(1800), |command| {
+        command.arg(format!("{ROOT}/tests/deploy/image.sh")).arg(GATEWAY);
+    });
+    support::tools::say(&finished.text());
+    assert_eq!(finished.code, Some(0), "{}\n{}", finished.text(), finished.stderr);
+}

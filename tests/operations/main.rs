@@ -1,0 +1,9 @@
+//! What surrounds a running gateway: deployment files, Prometheus, rolling restarts.
+
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod deploy;
+mod prometheus;
+mod rolling;

@@ -1,0 +1,188 @@
+//! A real Prometheus scrapes a gateway under load, with the rules of `deploy/`, and answers the dashboard's queries.
+
+use crate::support;
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use ntlm_gateway::stub::{StubOptions, StubServer};
+use rustix::process::Signal;
+use support::PASSWORD;
+use support::client::{ask, connect_name, echo_through};
+use support::command::{curl, run};
+use support::gateway::{Gateway, GatewayOptions};
+use support::process::Process;
+use support::scratch::{Scratch, free_port, wait_for};
+use support::toolbox::{ROOT, script, toolbox};
+use support::tools::path_of;
+
+/// How long until each query must have had data: some scrapes, and rates over 15 s of them.
+const DATA_BOUND: Duration = Duration::from_secs(60);
+
+/// The gateway, what it goes through, and who watches it. They end in this order.
+struct Rig {
+    prometheus: Prometheus,
+    gateway: Gateway,
+    _stub: StubServer,
+}
+
+impl Rig {
+    fn start(delay: Duration) -> Self {
+        let options = StubOptions { delay, ..StubOptions::default() };
+        let stub = StubServer::start(options.account("CORP", "alice", PASSWORD)).expect("a stub");
+        let mut options = GatewayOptions::through(stub.address());
+        options.args = vec!["--max-tunnels=200".into(), "--shards=2".into(), "--warm-timeout=1s".into()];
+        let gateway = Gateway::start(&options);
+        let prometheus = Prometheus::start(gateway.admin_address());
+        Self { prometheus, gateway, _stub: stub }
+    }
+}
+
+/// A Prometheus that scrapes one target every second.
+struct Prometheus {
+    _process: Process,
+    url: String,
+    _scratch: Scratch,
+}
+
+impl Prometheus {
+    fn start(target: SocketAddr) -> Self {
+        let scratch = Scratch::new("prometheus");
+        let configuration = format!(
+            "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\n\
+             rule_files: [{ROOT}/deploy/prometheus/recording.yaml, {ROOT}/deploy/prometheus/alerts.yaml]\n\
+             scrape_configs:\n  - job_name: ntlm-gateway\n    static_configs: [{{ targets: ['{target}'] }}]\n"
+        );
+        let file = scratch.write("prometheus.yaml", configuration);
+        // The port was free a moment ago; another process may have been quicker.
+        for _ in 0..3 {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+            let log = std::fs::File::create(scratch.join("log")).expect("create Prometheus' log");
+            let mut command = Process::command(path_of("prometheus"));
+            command.arg(format!("--config.file={}", file.display()));
+            command.arg(format!("--storage.tsdb.path={}", scratch.join("data").display()));
+            command.arg(format!("--web.listen-address={address}")).arg("--log.level=warn");
+            command.stdout(Stdio::null()).stderr(log);
+            let mut process = Process::spawn("prometheus", &mut command);
+            let url = format!("http://{address}");
+            let ready = wait_for(Duration::from_secs(30), || {
+                let ended = process.exit_status().is_some();
+                let answer =
+                    curl(Duration::from_secs(5), ["--fail", "--output", "/dev/null", &format!("{url}/-/ready")]);
+                (ended || answer.code == Some(0)).then_some(!ended)
+            });
+            if ready == Some(true) {
+                return Self { _process: process, url, _scratch: scratch };
+            }
+        }
+        let log = std::fs::read_to_string(scratch.join("log")).unwrap_or_default();
+        panic!("Prometheus did not start:\n{log}");
+    }
+}
+
+/// Sets a flag when dropped, so that a panic, too, ends the threads that look at it.
+struct EndOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Traffic of every kind that the dashboard shows, from as many clients as `clients` says, until `ended` is set.
+fn load(gateway: &Gateway, clients: &AtomicUsize, ended: &AtomicBool) {
+    let address = gateway.address();
+    std::thread::scope(|scope| {
+        for number in 0..16 {
+            scope.spawn(move || {
+                let mut round = number;
+                while !ended.load(Ordering::Relaxed) {
+                    if number < clients.load(Ordering::Relaxed) {
+                        one_client(address, round);
+                        round += 1;
+                    }
+                    // A pace, not a wait for anything: two cores have more to do.
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            });
+        }
+        let mut reloaded = Instant::now();
+        while !ended.load(Ordering::Relaxed) {
+            if reloaded.elapsed() > Duration::from_secs(3) {
+                gateway.signal(Signal::HUP);
+                reloaded = Instant::now();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+}
+
+/// Failures are the gateway's to count; here they do not matter.
+fn one_client(gateway: SocketAddr, round: usize) {
+    match round % 24 {
+        0 => drop(ask(gateway, b"NONSENSE\r\n\r\n")),
+        1 => drop(ask(gateway, b"GET http://hello.test/ HTTP/1.1\r\nHost: hello.test\r\n\r\n")),
+        _ => {
+            if let Ok(answered) = connect_name(gateway, "echo.test:7") {
+                let bytes = vec![7; if round.is_multiple_of(5) { 4 << 20 } else { 16 << 10 }];
+                drop(echo_through(&answered.stream, &bytes));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_query_of_the_dashboard_has_data() {
+    require_tools!("prometheus", "curl");
+    let Some(toolbox) = toolbox() else { return };
+    let rig = Rig::start(Duration::ZERO);
+    let (clients, ended) = (AtomicUsize::new(4), AtomicBool::new(false));
+    let asked = std::thread::scope(|scope| {
+        let _end = EndOnDrop(&ended);
+        scope.spawn(|| load(&rig.gateway, &clients, &ended));
+        let bound = DATA_BOUND.as_secs().to_string();
+        script(&toolbox, "tests/deploy/live.py", &[&rig.prometheus.url, &bound])
+    });
+    assert_eq!(asked.code, Some(0), "{}{}", asked.text(), asked.stderr);
+}
+
+#[test]
+#[ignore = "writes deploy/grafana/dashboard.png: four minutes of load, and a picture"]
+fn the_dashboard_is_drawn() {
+    require_tools!("prometheus", "curl");
+    let Some(toolbox) = toolbox() else { return };
+    let rig = Rig::start(Duration::from_millis(3));
+    let (clients, ended) = (AtomicUsize::new(2), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let _end = EndOnDrop(&ended);
+        scope.spawn(|| load(&rig.gateway, &clients, &ended));
+        let held: Vec<TcpStream> = (0..40).filter_map(|_| hold(rig.gateway.address())).collect();
+        for now in [2, 4, 8, 12, 16, 12, 6, 3] {
+            clients.store(now, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_secs(25));
+        }
+        draw(&toolbox, &rig.prometheus.url);
+        drop(held);
+    });
+}
+
+/// A tunnel that stays open and is idle.
+fn hold(gateway: SocketAddr) -> Option<TcpStream> {
+    let mut stream = connect_name(gateway, "echo.test:7").ok()?.stream;
+    stream.write_all(b"x").ok()?;
+    stream.read_exact(&mut [0]).ok()?;
+    Some(stream)
+}
+
+fn draw(toolbox: &Path, url: &str) {
+    let picture = format!("{ROOT}/deploy/grafana/dashboard.png");
+    run(toolbox.join("bin/python"), Duration::from_secs(120), |command| {
+        command.env("PYTHONDONTWRITEBYTECODE", "1").arg(format!("{ROOT}/deploy/grafana/render.py"));
+        command.args(["--minutes", "3", url, &picture]);
+    })
+    .expect_success("render.py");
+}

@@ -1,0 +1,286 @@
+//! The dependency rule: which module may name which other, and who may touch sockets, clocks and the system.
+//!
+//! The rule is the table below; the test reads every `use` line and every path in `src`, outside of tests. To let a
+//! module name another, edit the table and `ARCHITECTURE.md` together.
+
+mod source;
+
+use std::path::{Path, PathBuf};
+
+use source::{File, read_tree};
+
+/// The most lines a file may have; past it, it has more than one subject.
+const FILE_LIMIT_LINES: usize = 800;
+
+/// What a module may name outside of the crate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outside {
+    /// Bytes in, bytes out: no sockets, clocks, files, threads or randomness.
+    Pure,
+    /// No mio.
+    NoMio,
+    /// Anything.
+    Any,
+}
+
+use Outside::{Any, NoMio, Pure};
+
+/// Module, the modules it may name, what it may name outside. `main` is `src/main.rs`.
+const TABLE: &[(&str, &[&str], Outside)] = &[
+    ("limits", &[], NoMio),
+    ("ntlm", &[], Pure),
+    ("http", &[], Pure),
+    ("forward", &["http"], Pure),
+    ("fault", &["http"], NoMio),
+    ("handshake", &["ntlm", "http", "forward", "fault", "limits"], NoMio),
+    ("route", &["http"], NoMio),
+    ("config", &["upstream", "handshake", "route", "ntlm", "limits"], NoMio),
+    ("logging", &["config", "limits"], NoMio),
+    ("event", &["limits"], Any),
+    ("relay", &["event", "limits"], Any),
+    ("upstream", &["limits"], Any),
+    ("metrics", &["fault", "relay", "upstream"], NoMio),
+    ("fleet", &["upstream", "handshake", "metrics", "route", "http", "fault", "ntlm", "limits"], NoMio),
+    (
+        "tunnel",
+        &[
+            "fleet",
+            "route",
+            "forward",
+            "handshake",
+            "relay",
+            "upstream",
+            "event",
+            "http",
+            "fault",
+            "metrics",
+            "ntlm",
+            "limits",
+        ],
+        Any,
+    ),
+    ("shard", &["tunnel", "relay", "upstream", "event", "metrics", "fault", "limits"], Any),
+    ("admin", &["http", "limits"], NoMio),
+    ("inspect", &["shard", "tunnel", "limits"], NoMio),
+    ("notify", &["limits"], NoMio),
+    (
+        "gateway",
+        &[
+            "shard",
+            "admin",
+            "inspect",
+            "tunnel",
+            "fleet",
+            "handshake",
+            "upstream",
+            "event",
+            "config",
+            "logging",
+            "metrics",
+            "limits",
+        ],
+        NoMio,
+    ),
+    ("watch", &["limits"], Any),
+    ("supervisor", &["gateway", "watch", "notify", "config", "limits"], Any),
+    ("stub", &["ntlm", "http", "event", "limits"], Any),
+    (
+        "cli",
+        &[
+            "supervisor",
+            "gateway",
+            "handshake",
+            "stub",
+            "config",
+            "logging",
+            "upstream",
+            "fault",
+            "http",
+            "ntlm",
+            "metrics",
+            "limits",
+        ],
+        NoMio,
+    ),
+    ("main", &["cli"], NoMio),
+];
+
+/// What a pure module must not name; time, nonces and bytes reach it as arguments.
+const IMPURE: &[&str] = &[
+    "mio",
+    "rustix",
+    "getrandom",
+    "std::net",
+    "std::fs",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "std::time::Instant",
+    "std::time::SystemTime",
+];
+
+/// Addresses are values, not sockets: what a pure module may name all the same.
+const PURE_AFTER_ALL: &[&str] = &["std::net::IpAddr", "std::net::Ipv4Addr", "std::net::Ipv6Addr"];
+
+/// Whether `path` is `name` or something in it.
+fn lies_in(path: &str, name: &str) -> bool {
+    path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// Each place where `file` names what the table does not let it name, as `path:line: what`.
+fn offences(file: &File) -> Vec<String> {
+    let module = file.module();
+    let Some((_, allowed, outside)) = TABLE.iter().find(|rule| rule.0 == module) else {
+        return vec![format!("{}: the table has no row for the module `{module}`", file.name)];
+    };
+    let forbidden: &[&str] = match outside {
+        Pure => IMPURE,
+        NoMio => &["mio"],
+        Any => &[],
+    };
+    let mut found = Vec::new();
+    for path in file.paths() {
+        let line = format!("{}:{}: {}", file.name, path.line, file.line(path.line));
+        if let Some(target) = path.module(&file.module_path()) {
+            let known = TABLE.iter().any(|rule| rule.0 == target);
+            if known && target != module && !allowed.contains(&target) {
+                found.push(format!("{line}\n    `{module}` may not name `{target}`"));
+            } else if !known && path.is_absolute() {
+                found.push(format!("{line}\n    `{target}` is not a module of the table"));
+            }
+        }
+        let full = path.segments.join("::");
+        let harmless = PURE_AFTER_ALL.iter().any(|name| lies_in(&full, name));
+        if let Some(name) = forbidden.iter().find(|name| !harmless && lies_in(&full, name)) {
+            found.push(format!("{line}\n    `{module}` may not name {name}"));
+        }
+    }
+    found.dedup();
+    found
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The crate's files, without those that only its tests see. `lib.rs` is the list of modules and has no row.
+fn sources() -> Vec<File> {
+    let mut files = read_tree(root(), "src");
+    let tests: Vec<PathBuf> = files.iter().flat_map(File::test_modules).collect();
+    files.retain(|file| {
+        let path = Path::new(&file.name);
+        file.name != "src/lib.rs" && !tests.iter().any(|test| path.with_extension("").starts_with(test))
+    });
+    files
+}
+
+#[test]
+fn every_module_names_only_what_the_table_lets_it_name() {
+    let found: Vec<String> = sources().iter().flat_map(offences).collect();
+    assert!(found.is_empty(), "the dependency rule is broken:\n{}", found.join("\n"));
+}
+
+#[test]
+fn the_table_lets_no_two_modules_depend_on_each_other() {
+    // A row may only name modules that are already done, so take away what is done until nothing is left.
+    let mut left: Vec<_> = TABLE.iter().collect();
+    while !left.is_empty() {
+        let names: Vec<&str> = left.iter().map(|rule| rule.0).collect();
+        let before = left.len();
+        left.retain(|rule| rule.1.iter().any(|target| names.contains(target)));
+        assert!(left.len() < before, "a circle among {names:?}");
+    }
+}
+
+#[test]
+fn no_file_is_too_long_to_have_one_subject() {
+    let trees = ["src", "tests", "benches", "loadtest/src"];
+    let files = trees.iter().flat_map(|tree| read_tree(root(), tree));
+    let long: Vec<String> = files
+        .map(|file| (file.text.lines().count(), file))
+        .filter(|(lines, _)| *lines > FILE_LIMIT_LINES)
+        .map(|(lines, file)| format!("{}: {lines} lines", file.name))
+        .collect();
+    assert!(long.is_empty(), "more than {FILE_LIMIT_LINES} lines:\n{}", long.join("\n"));
+}
+
+/// The offences in a file of that name with that text.
+fn offences_in(name: &str, text: &str) -> Vec<String> {
+    offences(&File { name: name.to_owned(), text: text.to_owned() })
+}
+
+#[test]
+fn a_forbidden_use_line_is_found_with_its_number() {
+    let found = offences_in("src/ntlm/wire.rs", "//! Doc.\n\nuse crate::http::Head;\n");
+    assert_eq!(found, ["src/ntlm/wire.rs:3: use crate::http::Head;\n    `ntlm` may not name `http`"]);
+}
+
+#[test]
+fn a_forbidden_name_is_found_in_groups_in_plain_paths_and_through_super() {
+    for text in [
+        "use crate::{\n    fault::Fault,\n    relay::{Half, Pipe},\n};\n",
+        "fn f() -> crate::relay::Half { todo!() }\n",
+        "use super::super::relay::Half;\n",
+        "use super::{super::relay, other};\n",
+        "pub(crate) use crate::relay::*;\n",
+    ] {
+        let found = offences_in("src/handshake/step.rs", text);
+        assert_eq!(found.len(), 1, "{text}{found:#?}");
+        assert!(found[0].ends_with("`handshake` may not name `relay`"), "{found:#?}");
+    }
+}
+
+#[test]
+fn sockets_clocks_and_mio_are_found_where_they_do_not_belong() {
+    for (name, text, forbidden) in [
+        ("src/ntlm/exchange.rs", "use std::{fmt, time::{Duration, SystemTime}};", "std::time::SystemTime"),
+        ("src/http/encode.rs", "fn f(stream: &std::net::TcpStream) {}", "std::net"),
+        ("src/http/mod.rs", "use std::net::{IpAddr, TcpStream};", "std::net"),
+        ("src/handshake/mod.rs", "use mio::Token;", "mio"),
+        ("src/main.rs", "fn main() { mio::Poll::new(); }", "mio"),
+    ] {
+        let found = offences_in(name, text);
+        assert!(!found.is_empty(), "{text}");
+        assert!(found.iter().all(|line| line.ends_with(&format!("may not name {forbidden}"))), "{found:#?}");
+    }
+}
+
+#[test]
+fn what_the_table_allows_is_let_through() {
+    for (name, text) in [
+        ("src/ntlm/wire.rs", "use std::time::Duration;\nuse super::flags::Flags;\nuse crate::ntlm::av_pair;\n"),
+        ("src/handshake/mod.rs", "use crate::{fault::Fault, http, ntlm::Exchange};\n"),
+        ("src/relay/splice.rs", "use mio::net::TcpStream;\nuse crate::event::Readiness;\n"),
+        ("src/http/authority.rs", "use std::net::{Ipv4Addr, Ipv6Addr};\n"),
+        ("src/main.rs", "use ntlm_gateway::cli;\n"),
+    ] {
+        assert_eq!(offences_in(name, text), Vec::<String>::new(), "{text}");
+    }
+}
+
+#[test]
+fn comments_strings_and_tests_name_nothing() {
+    let text = "// use crate::relay::Half;\n/* crate::relay /* nested */ crate::relay */\n\
+                const A: &str = \"crate::relay\\\" crate::relay\"; const B: &str = r#\"crate::relay \" \"#;\n\
+                const C: char = '\"'; fn f<'a>(x: &'a str) {}\n\
+                #[cfg(test)]\nmod tests {\n    use crate::relay::Half;\n    fn g() { if true { } }\n}\n\
+                #[cfg(test)]\nuse crate::relay::Half;\n";
+    assert_eq!(offences_in("src/http/head.rs", text), Vec::<String>::new());
+    // What stands behind all that is still seen.
+    assert_eq!(offences_in("src/http/head.rs", &format!("{text}use crate::relay;\n")).len(), 1);
+}
+
+#[test]
+fn a_module_that_the_table_lacks_is_found() {
+    assert_eq!(offences_in("src/novel/mod.rs", "").len(), 1);
+    assert_eq!(offences_in("src/tunnel/mod.rs", "use crate::novel::X;\n").len(), 1);
+}
+
+#[test]
+fn a_file_that_only_tests_see_is_known_from_its_declaration() {
+    let file = |name: &str, text: &str| File { name: name.to_owned(), text: text.to_owned() };
+    let declared = "#[cfg(test)]\nmod tests;\nmod wire;\n";
+    assert_eq!(file("src/ntlm/mod.rs", declared).test_modules(), [Path::new("src/ntlm/tests")]);
+    assert_eq!(file("src/ntlm/wire.rs", declared).test_modules(), [Path::new("src/ntlm/wire/tests")]);
+    assert_eq!(file("src/lib.rs", declared).test_modules(), [Path::new("src/tests")]);
+}

@@ -1,0 +1,108 @@
+//! Every input that fuzzing has kept holds its property, on any compiler and without a fuzzer.
+//!
+//! `fuzz/properties` has the properties, `fuzz/corpus` the inputs. `tests/long` looks for new ones.
+
+#[path = "../../fuzz/properties/mod.rs"]
+mod properties;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use properties::{TARGETS, Target};
+
+/// The whole corpus, in bytes: it is cloned with the repository and read at every run of the tests.
+const CORPUS_LIMIT_BYTES: u64 = 500 * 1024;
+/// Files of one target.
+const FILES_LIMIT: usize = 150;
+
+fn fuzz() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
+}
+
+/// The files of a folder with their contents, in the order of their names.
+fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let paths: BTreeSet<PathBuf> =
+        entries.map(|entry| entry.expect("a folder can be read to its end").path()).collect();
+    let read = |path: PathBuf| {
+        let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        (path, bytes)
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// Checks the seeds and the corpus of one target, and names every input that fails.
+fn replay(name: &str) {
+    let target = TARGETS.iter().find(|target| target.name == name).expect("the target is in the table");
+    let seeds = (target.seeds)().into_iter().enumerate();
+    let mut inputs: Vec<_> = seeds.map(|(number, bytes)| (PathBuf::from(format!("seed {number}")), bytes)).collect();
+    inputs.extend(files(&fuzz().join("corpus").join(name)));
+    let holds = |bytes: &[u8]| catch_unwind(AssertUnwindSafe(|| (target.check)(bytes))).is_ok();
+    let failed: Vec<PathBuf> = inputs.into_iter().filter(|(_, bytes)| !holds(bytes)).map(|(path, _)| path).collect();
+    assert!(failed.is_empty(), "{name} does not hold for {failed:?}");
+}
+
+macro_rules! replays {
+    ($($target:ident $test:ident)*) => {
+        $(#[test] fn $test() { replay(stringify!($target)); })*
+        const REPLAYED: &[&str] = &[$(stringify!($target)),*];
+    };
+}
+
+replays! {
+    authenticate_message an_authenticate_message_that_was_changed_is_believed_no_longer
+    av_pairs av_pair_lists_are_walked_within_their_bounds_and_read_back
+    base64_token base64_is_decoded_as_a_plain_decoder_does
+    challenge_message every_answer_to_a_challenge_message_is_a_proof
+    challenges challenges_mean_the_same_when_written_again
+    chunked bodies_end_where_they_end_however_they_are_cut
+    config a_configuration_is_valid_or_its_errors_have_their_places
+    forward what_is_passed_on_means_the_same_and_takes_nothing_that_is_behind_it
+    handshake a_handshake_does_not_depend_on_how_its_bytes_are_cut_and_proves_only_what_was_asked_there
+    negotiate_message a_negotiate_message_is_answered_by_a_challenge_that_can_be_read
+    request_head a_request_head_is_read_one_way_and_passed_on_without_a_change_of_meaning
+    response_head a_response_head_is_read_one_way_and_framed_one_way
+    spnego a_token_under_negotiate_is_answered_if_there_is_a_message_in_it
+}
+
+#[test]
+fn every_property_has_its_fuzz_target_its_test_and_its_corpus() {
+    let names: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+    assert_eq!(names, REPLAYED);
+    let named = |folder: &str| -> Vec<String> {
+        let stem = |(path, _): &(PathBuf, _)| Some(path.file_stem()?.to_str()?.to_owned());
+        files(&fuzz().join(folder)).iter().filter_map(stem).collect()
+    };
+    assert_eq!(named("fuzz_targets"), names);
+    let manifest = fs::read_to_string(fuzz().join("Cargo.toml")).expect("the fuzz package has a manifest");
+    for name in names {
+        assert!(manifest.contains(&format!("name = \"{name}\"")), "{name} is not in fuzz/Cargo.toml");
+        assert!(!files(&fuzz().join("corpus").join(name)).is_empty(), "{name} has no corpus");
+    }
+}
+
+#[test]
+fn the_corpus_is_small() {
+    let mut bytes = 0;
+    for Target { name, .. } in TARGETS {
+        let files = files(&fuzz().join("corpus").join(name));
+        assert!(files.len() <= FILES_LIMIT, "{name} has {} files; minimise it: cargo fuzz cmin {name}", files.len());
+        bytes += files.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+    }
+    assert!(bytes <= CORPUS_LIMIT_BYTES, "the corpus has {bytes} bytes");
+}
+
+/// `cargo test --test project write_the_seeds -- --ignored` lays the seeds into the corpus, for a fuzzer to begin with.
+#[test]
+#[ignore = "writes to fuzz/corpus"]
+fn write_the_seeds() {
+    for target in TARGETS {
+        let folder = fuzz().join("corpus").join(target.name);
+        fs::create_dir_all(&folder).unwrap();
+        for (number, bytes) in (target.seeds)().iter().enumerate() {
+            fs::write(folder.join(format!("seed-{number:02}")), bytes).unwrap();
+        }
+    }
+}
