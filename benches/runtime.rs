@@ -25,7 +25,7 @@ fn gateway(upstream: SocketAddr) -> Gateway {
         ("shards", "1"),
     ] {
         let key = keys::find(name).expect("a setting");
-        settings.give(key, Setting { text: text.to_owned(), origin: Origin::Default });
+        settings.give(key, Setting::new(text.to_owned(), Origin::Default));
     }
     let lookup = |name: &str| (name == secrets::password_variable()).then(|| "SecREt01".into());
     let sources = Sources::new(settings, lookup).expect("settings");

@@ -13,7 +13,9 @@ use std::time::Duration;
 use ntlm_gateway::config::keys::{KEYS, TABLES};
 use ntlm_gateway::config::table_keys::TABLE_KEYS;
 use ntlm_gateway::config::values::{format_duration, format_size, parse_duration, parse_size};
-use ntlm_gateway::config::{Config, ConfigErrors, MAX_SHARDS, Origin, Settings, Sources, load_with_settings, secrets};
+use ntlm_gateway::config::{
+    Config, ConfigErrors, MAX_SHARDS, Origin, Setting, Settings, Sources, load_with_settings, secrets,
+};
 use ntlm_gateway::http::{Authority, Host};
 use ntlm_gateway::limits;
 use ntlm_gateway::ntlm::NtHash;
@@ -199,7 +201,8 @@ fn parties_are_valid(config: &Config, settings: &Settings) {
         assert_eq!(identity.basic_password.is_some(), given("identities.allow_basic") == Some("true"));
         assert_eq!(identity.login.is_some(), given("identities.proxy_user").is_some());
         for file in ["identities.password_file", "identities.nt_hash_file", "identities.proxy_password_file"] {
-            assert!(given(file).is_none_or(|file| config.files.iter().any(|known| known == Path::new(file))));
+            let path = entry.settings.given(file).map(Setting::path);
+            assert!(path.is_none_or(|path| config.files.contains(&path)));
         }
     }
     let rules = &config.rules.rules;

@@ -40,7 +40,7 @@ fn settings(matches: &ArgMatches) -> Settings {
         if let Some(texts) = matches.get_many::<String>(key.name) {
             let texts: Vec<&str> = texts.map(String::as_str).collect();
             let origin = Origin::Flag(format!("--{}", key.flag));
-            settings.give(key, Setting { text: texts.join(","), origin });
+            settings.give(key, Setting::joined(&texts, origin));
         }
     }
     settings
@@ -58,10 +58,10 @@ mod tests {
     #[test]
     fn flags_become_settings_that_know_their_flag() {
         let settings = given(&["--upstream", "p:1", "--idle-timeout=5m", "--listen", "a:1,b:2", "--listen", "c:3"]);
-        let setting = |text: &str, flag: &str| Setting { text: text.into(), origin: Origin::Flag(flag.into()) };
+        let setting = |text: &str, flag: &str| Setting::new(text, Origin::Flag(flag.into()));
         assert_eq!(settings.given("upstream"), Some(&setting("p:1", "--upstream")));
         assert_eq!(settings.given("timeouts.idle"), Some(&setting("5m", "--idle-timeout")));
-        assert_eq!(settings.given("listen"), Some(&setting("a:1,b:2,c:3", "--listen")));
+        assert_eq!(settings.given("listen").map(|setting| setting.text.as_str()), Some("a:1,b:2,c:3"));
         assert_eq!(settings.given("user"), None, "a flag that is not given is not a default");
     }
 

@@ -79,7 +79,7 @@ mod tests {
         let mut flags = Settings::default();
         for (name, text) in [("upstream", "proxy.corp.example:8080"), ("user", r"CORP\alice")] {
             let key = keys::find(name).unwrap();
-            flags.give(key, Setting { text: text.into(), origin: Origin::Flag(format!("--{}", key.flag)) });
+            flags.give(key, Setting::new(text, Origin::Flag(format!("--{}", key.flag))));
         }
         let environment = |name: &str| match name {
             "NTLM_GATEWAY_PASSWORD" => Some("Qu33n-of-Spades".into()),

@@ -130,7 +130,7 @@ fn config(options: &DemoOptions, upstream: SocketAddr) -> Result<Config, ConfigE
         ("warm", "0".into()),
     ] {
         if let Some(key) = keys::find(name) {
-            settings.give(key, Setting { text, origin: Origin::Default });
+            settings.give(key, Setting::new(text, Origin::Default));
         }
     }
     let password = |name: &str| (name == secrets::password_variable()).then(|| PASSWORD.into());

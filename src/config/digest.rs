@@ -50,7 +50,7 @@ mod tests {
         let mut settings = Settings::default();
         for (name, text) in given {
             let origin = Origin::Flag((*name).to_owned());
-            settings.give(find(name).unwrap(), Setting { text: (*text).to_owned(), origin });
+            settings.give(find(name).unwrap(), Setting::new(*text, origin));
         }
         of(&settings)
     }

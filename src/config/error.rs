@@ -19,11 +19,12 @@ pub struct ConfigErrors(Vec<ConfigError>);
 
 impl ConfigErrors {
     /// `None` where there are no errors.
-    pub(super) fn of(errors: Vec<ConfigError>) -> Option<ConfigErrors> {
+    pub(super) fn of(mut errors: Vec<ConfigError>) -> Option<ConfigErrors> {
+        errors.sort_by(|one, other| one.origin.order().cmp(&other.origin.order()));
         (!errors.is_empty()).then_some(ConfigErrors(errors))
     }
 
-    /// The errors, in the order in which they were found.
+    /// The errors: first those of flags and environment, then the file's in the order of its lines, then what is given nowhere.
     pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
         self.0.iter()
     }
@@ -137,8 +138,13 @@ pub enum Problem {
         example: &'static str,
     },
     /// Two listeners on one address.
-    #[error("{0} is given twice")]
-    SameAddress(std::net::SocketAddr),
+    #[error("{address} is given twice; the other is {other}")]
+    SameAddress {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// The setting that has it as well, and its place.
+        other: String,
+    },
     /// Not a network.
     #[error("{0:?} is no network; write an address and a prefix length, for example 10.0.0.0/8 or 2001:db8::/32")]
     Network(String),
@@ -170,9 +176,23 @@ pub enum Problem {
         /// What was given.
         text: String,
     },
+    /// Not a name for a client's login. It is not repeated: the password may stand behind the colon.
+    #[error("must be up to 64 letters, digits and signs without blanks and colons; its password goes into a file")]
+    LoginName,
     /// Two of one name.
-    #[error("there are two called {0}; give each a name of its own")]
-    Twice(String),
+    #[error("there are two called {name}; give each a name of its own; the other is at {other}")]
+    Twice {
+        /// The name.
+        name: String,
+        /// Where the first is.
+        other: Origin,
+    },
+    /// A password in a setting that is not for one.
+    #[error(
+        "has the form of a URL with a password in it, and is therefore not shown; name the account with user, and put its \
+         password into a file for password_file"
+    )]
+    Credentials,
     /// More entries than can be.
     #[error("there are more than {max}")]
     TooMany {

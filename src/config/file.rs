@@ -9,10 +9,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Problem};
 use super::keys::{self, Key, Kind};
-use super::settings::{Entry, Origin, Setting, Settings};
+use super::settings::{self, Entry, Origin, Part, Setting, Settings};
 
 /// The longest configuration file that is read, in bytes: a hundred times what one can sensibly have.
 const FILE_LIMIT_BYTES: usize = 1024 * 1024;
+
+/// What the parser says of a key that a table has already.
+const DUPLICATE_KEY: &str = "duplicate key";
 
 /// Reads a file.
 pub(super) fn read(path: &Path, named_by: Origin) -> (Settings, Vec<ConfigError>) {
@@ -41,11 +44,16 @@ fn text_of(path: &Path) -> Result<String, Problem> {
 
 /// Reads a file's text. After a syntax error, the settings that could be read are there nonetheless.
 pub(super) fn parse(path: &Path, text: &str) -> (Settings, Vec<ConfigError>) {
-    let mut flattening = Flattening { path, text, settings: Settings::default(), errors: Vec::new() };
+    let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+    let mut flattening = Flattening { path, text, line_starts, settings: Settings::default(), errors: Vec::new() };
     let (document, syntax_errors) = DeTable::parse_recoverable(text);
     for error in &syntax_errors {
         let span = error.span().unwrap_or(text.len()..text.len());
-        let problem = Problem::Syntax(format!("{}{}", error.message(), flattening.hint(&span)));
+        let hint = match error.message() {
+            DUPLICATE_KEY => flattening.first_use(document.get_ref(), &span),
+            _ => flattening.hint(&span).to_owned(),
+        };
+        let problem = Problem::Syntax(format!("{}{hint}", error.message()));
         flattening.fail(span, String::new(), problem);
     }
     flattening.table(document.get_ref(), "");
@@ -72,6 +80,8 @@ fn place(error: &ConfigError) -> (usize, usize) {
 struct Flattening<'a> {
     path: &'a Path,
     text: &'a str,
+    /// The byte at which each line begins, in ascending order; the first is 0.
+    line_starts: Vec<usize>,
     settings: Settings,
     errors: Vec<ConfigError>,
 }
@@ -127,10 +137,13 @@ impl Flattening<'_> {
     }
 
     fn value(&mut self, key: &'static Key, value: &DeValue<'_>, span: Range<usize>) {
+        if key.kind == Kind::List {
+            return self.list(key, value, span);
+        }
         match text_for(key, value) {
             Ok(text) => {
                 let origin = self.origin(&span);
-                self.settings.give(key, Setting { text, origin });
+                self.settings.give(key, Setting::new(text, origin));
             }
             Err(problem) => {
                 self.settings.mark_broken(key);
@@ -139,17 +152,68 @@ impl Flattening<'_> {
         }
     }
 
+    /// A list; what is right in it is given even where something else in it is not, to have its own errors.
+    fn list(&mut self, key: &'static Key, value: &DeValue<'_>, span: Range<usize>) {
+        let alone = [(value, span.clone())];
+        let in_array: Vec<(&DeValue<'_>, Range<usize>)>;
+        let elements = match value {
+            DeValue::Array(array) => {
+                in_array = array.iter().map(|element| (element.get_ref(), element.span())).collect();
+                in_array.as_slice()
+            }
+            _ => alone.as_slice(),
+        };
+        let mut parts = Vec::new();
+        for (element, span) in elements {
+            match text_for(key, element) {
+                Ok(text) => parts.extend(self.parts(&text, span)),
+                Err(problem) => {
+                    self.settings.mark_broken(key);
+                    self.fail(span.clone(), key.name.into(), problem);
+                }
+            }
+        }
+        let origin = self.origin(&span);
+        self.settings.give(key, Setting::list(parts, origin));
+    }
+
+    /// The entries of one string. Those behind the first have columns of their own where the string has no escapes.
+    fn parts(&self, text: &str, span: &Range<usize>) -> Vec<Part> {
+        let quoted = self.text.get(span.clone()).unwrap_or_default();
+        let is_plain = quoted.len() == text.len() + 2 && quoted.get(1..=text.len()) == Some(text);
+        settings::split(text, |at| match is_plain && at > 0 {
+            true => self.origin(&(span.start + 1 + at..span.end)),
+            false => self.origin(span),
+        })
+    }
+
     fn fail(&mut self, span: Range<usize>, key: String, problem: Problem) {
         let origin = self.origin(&span);
         self.errors.push(ConfigError { origin, key, problem });
     }
 
     fn origin(&self, span: &Range<usize>) -> Origin {
-        let before = self.text.get(..span.start).unwrap_or(self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-        let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
-        Origin::File { path: self.path.into(), line, column }
+        let line = self.line_starts.partition_point(|start| *start <= span.start);
+        let line_start = line.checked_sub(1).and_then(|index| self.line_starts.get(index)).copied().unwrap_or(0);
+        let before = self.text.get(line_start..span.start.min(self.text.len())).unwrap_or_default();
+        Origin::File { path: self.path.into(), line, column: before.chars().count() + 1 }
+    }
+
+    /// Where the key at `span` stands for the first time: the nearest before it that is called the same.
+    fn first_use(&self, document: &DeTable<'_>, span: &Range<usize>) -> String {
+        let key = self.text.get(span.clone()).unwrap_or_default().trim_matches(['"', '\'']);
+        let mut first = None;
+        nearest_before(document, DEPTH, key, span.start, &mut first);
+        let first = first.or_else(|| self.header_before(key, span.start));
+        first.map_or_else(String::new, |at| format!("; the first is at {}", self.origin(&(at..at))))
+    }
+
+    /// The key of a section's header before `end`: the document has only one of two sections of one name.
+    fn header_before(&self, key: &str, end: usize) -> Option<usize> {
+        let starts = self.line_starts.iter().filter(|start| **start < end);
+        let header = format!("[{key}]");
+        let of_section = |start: &&usize| self.text.get(**start..).is_some_and(|line| line.starts_with(&header));
+        starts.filter(of_section).map(|start| start + 1).find(|at| *at < end)
     }
 
     /// A Windows account in double quotes is the one syntax error that everybody makes.
@@ -161,6 +225,27 @@ impl Flattening<'_> {
             r"; a backslash needs single quotes: user = 'DOMAIN\name'"
         } else {
             ""
+        }
+    }
+}
+
+/// How deep settings can be: in an entry of a table.
+const DEPTH: usize = 3;
+
+/// Looks for the last place before `end` at which a table, or one in it, has a key of this name.
+fn nearest_before(table: &DeTable<'_>, depth: usize, name: &str, end: usize, found: &mut Option<usize>) {
+    for (key, value) in table {
+        let at = key.span().start;
+        if key.get_ref() == name && at < end && found.is_none_or(|best| best < at) {
+            *found = Some(at);
+        }
+        let inner = match value.get_ref() {
+            DeValue::Table(inner) => vec![inner],
+            DeValue::Array(entries) => entries.iter().filter_map(|entry| entry.get_ref().as_table()).collect(),
+            _ => Vec::new(),
+        };
+        if let Some(depth) = depth.checked_sub(1) {
+            inner.into_iter().for_each(|inner| nearest_before(inner, depth, name, end, found));
         }
     }
 }
@@ -179,30 +264,21 @@ fn misplaced(key: &'static Key) -> Problem {
     })
 }
 
+/// The text of a value, or of one entry of a list.
 fn text_for(key: &Key, value: &DeValue<'_>) -> Result<String, Problem> {
     let kind = key.kind;
     // Only ports are written as numbers in a list.
     let takes_numbers = key.value_name == "PORT";
-    let wrong = |value: &DeValue<'_>| Problem::WrongType { expected: expected(kind), got: type_name(value) };
+    let is_decimal = matches!(value, DeValue::Integer(number) if number.radix() == 10);
     match (kind, value) {
         (_, DeValue::String(text)) => Ok(text.to_string()),
-        (Kind::List, DeValue::Array(entries)) => {
-            let text_of = |entry: &DeValue<'_>| match entry {
-                DeValue::Integer(number) if number.radix() == 10 && takes_numbers => Ok(number.as_str().to_owned()),
-                other => other.as_str().map(str::to_owned).ok_or_else(|| wrong(other)),
-            };
-            let texts: Result<Vec<String>, Problem> = entries.iter().map(|entry| text_of(entry.get_ref())).collect();
-            Ok(texts?.join(","))
-        }
-        (Kind::List, DeValue::Integer(number)) if number.radix() == 10 && takes_numbers => {
-            Ok(number.as_str().to_owned())
-        }
+        (Kind::List, DeValue::Integer(number)) if is_decimal && takes_numbers => Ok(number.as_str().to_owned()),
         (Kind::Switch, DeValue::Boolean(value)) => Ok(value.to_string()),
         // A duration without a unit goes on as text: its own error shows the form.
-        (Kind::Integer | Kind::Size | Kind::Duration, DeValue::Integer(number)) if number.radix() == 10 => {
+        (Kind::Integer | Kind::Size | Kind::Duration, DeValue::Integer(number)) if is_decimal => {
             Ok(number.as_str().to_owned())
         }
-        _ => Err(wrong(value)),
+        _ => Err(Problem::WrongType { expected: expected(kind), got: type_name(value) }),
     }
 }
 
@@ -248,8 +324,8 @@ mod tests {
         assert_eq!(errors, Vec::<String>::new());
         let at = |line, column| Origin::File { path: "gateway.toml".into(), line, column };
         let given = |name: &str| settings.given(name).unwrap().clone();
-        assert_eq!(given("upstream"), Setting { text: "proxy.corp".into(), origin: at(3, 12) });
-        assert_eq!(given("timeouts.idle"), Setting { text: "5m".into(), origin: at(5, 10) });
+        assert_eq!((given("upstream").text.as_str(), given("upstream").origin), ("proxy.corp", at(3, 12)));
+        assert_eq!(given("timeouts.idle"), Setting::new("5m", at(5, 10)));
     }
 
     #[test]
@@ -288,7 +364,7 @@ mod tests {
         assert_eq!(
             errors("listen = [1]\nshards = 1.5\ntimeouts = '5s'\nfirst_leg = ['a:1']\nuser = 42\nlog_level = true"),
             [
-                "gateway.toml:1:10: listen: must be an array of strings, or one string, but is an integer",
+                "gateway.toml:1:11: listen: must be an array of strings, or one string, but is an integer",
                 "gateway.toml:2:10: shards: must be a whole number, but is a number with a fraction",
                 "gateway.toml:3:12: timeouts: must be a section, but is a string",
                 "gateway.toml:4:13: first_leg: must be a string in quotes, but is an array",

@@ -39,7 +39,10 @@ mod file;
 mod host_name;
 pub mod keys;
 mod parties;
+#[cfg(test)]
+mod place_tests;
 mod reading;
+pub mod redact;
 pub mod secrets;
 mod settings;
 pub mod table_keys;
@@ -51,7 +54,7 @@ pub mod values;
 
 pub use error::{ConfigError, ConfigErrors, Problem};
 pub use secrets::SecretStore;
-pub use settings::{Origin, Setting, Settings};
+pub use settings::{Origin, Part, Setting, Settings};
 
 pub use crate::handshake::FirstLeg;
 

@@ -1,9 +1,9 @@
 //! Identities, upstreams and routes: who there is, from the plain settings and from the entries of the file's tables.
 
-use std::path::Path;
+use std::net::SocketAddr;
 
 use super::error::{ConfigError, Problem};
-use super::reading::{FIRST_LEGS, METHODS, Reader, WARM_LIMIT, entries, listeners, networks, workstation};
+use super::reading::{FIRST_LEGS, METHODS, Placed, Reader, SOME_NETWORK, WARM_LIMIT, network, workstation};
 use super::settings::{Entry, Origin};
 use super::{Check, FirstLeg, IdentityConfig, Order, ProxyLogin, SecretStore, UpstreamConfig, secrets};
 use crate::limits;
@@ -13,6 +13,10 @@ use crate::upstream::HostPort;
 
 const ORDERS: &[(&str, Order)] = &[("failover", Order::Failover), ("balance", Order::Balance)];
 const WEIGHTS: std::ops::RangeInclusive<usize> = 1..=1000;
+
+const SOME_HOST: Option<&str> = Some("name at least one HOST:PORT, for example proxy.corp.example:8080");
+/// What a route is about. An empty list is refused: it could be read as nothing and as everything.
+const SOME_PATTERN: Option<&str> = Some("leave the setting out, or name at least one");
 
 /// The identity that the plain settings make.
 const DEFAULT: &str = "default";
@@ -60,12 +64,17 @@ impl Reader<'_> {
         let target_domain = self.flag("target_domain");
         let common = Common { workstation: workstation?, method: method?, target_domain: target_domain? };
         let mut all = Vec::new();
-        if self.settings.given("user").is_some() || self.settings.entries("identities").is_empty() {
+        let mut names = Vec::new();
+        let plain = self.settings.given("user");
+        if plain.is_some() || self.settings.entries("identities").is_empty() {
+            let origin = plain.map_or(Origin::Default, |setting| setting.origin.clone());
+            names.push(Placed { value: DEFAULT.into(), origin });
             all.push(self.identity("", DEFAULT.into(), account, &common, secrets));
         }
         for entry in self.settings.entries("identities") {
             let identity = self.entry(entry, |reader| {
                 let name = reader.required("identities.name", name);
+                names.extend(name.clone().map(|name| entry.named("identities.name", name)));
                 let domain = reader.optional("identities.domain", |text| Ok(text.to_owned()));
                 let account = match domain {
                     Some(domain) => {
@@ -77,9 +86,8 @@ impl Reader<'_> {
             });
             all.push(identity);
         }
-        let all: Vec<IdentityConfig> = all.into_iter().collect::<Option<_>>()?;
-        self.unique("identities", all.iter().map(|identity| identity.name.as_str()), limits::IDENTITIES)?;
-        Some(all)
+        self.unique("identities", &names, limits::IDENTITIES)?;
+        all.into_iter().collect()
     }
 
     /// One identity, from the settings that begin with `prefix`.
@@ -110,8 +118,8 @@ impl Reader<'_> {
             _ => Some(None),
         };
         let (listen, clients, login) = match prefix {
-            "" => (Some(None), Some(None), Some(None)),
-            _ => (self.optional(&key("listen"), listeners), self.optional(&key("clients"), networks), self.login()),
+            "" => (Some(Vec::new()), Some(Vec::new()), Some(None)),
+            _ => (self.own_listeners(&name), self.list(&key("clients"), SOME_NETWORK, network).values(), self.login()),
         };
         let identity = Identity::new(
             account?,
@@ -124,10 +132,18 @@ impl Reader<'_> {
             name,
             identity,
             basic_password: basic?,
-            listen: listen?.unwrap_or_default(),
-            clients: clients?.unwrap_or_default(),
+            listen: listen?,
+            clients: clients?,
             login: login?,
         })
+    }
+
+    /// The addresses of an identity that has some of its own.
+    fn own_listeners(&mut self, identity: &str) -> Option<Vec<SocketAddr>> {
+        match self.settings.given("identities.listen") {
+            Some(_) => self.listeners("identities.listen", identity),
+            None => (!self.settings.is_broken("identities.listen")).then(Vec::new),
+        }
     }
 
     /// Basic sends the password itself, so that its hash is not enough.
@@ -135,29 +151,27 @@ impl Reader<'_> {
         let Some(setting) = self.settings.given(password_file).cloned() else {
             return self.required(allow_basic, |_| Err(Problem::BasicNeedsPassword)).map(Some);
         };
-        self.parse(password_file, setting, |text| Ok(secrets::password_of_file(Path::new(text))?)).map(Some)
+        self.parse(password_file, setting.clone(), |_| Ok(secrets::password_of_file(&setting)?)).map(Some)
     }
 
     fn login(&mut self) -> Option<Option<ProxyLogin>> {
-        let user = self.optional("identities.proxy_user", |text| match text.contains(':') {
-            true => Err(Problem::Name { text: text.into() }),
-            false => name(text),
+        let user = self.optional("identities.proxy_user", |text| {
+            name(text).ok().filter(|name| !name.contains(':')).ok_or(Problem::LoginName)
         })?;
         let Some(user) = user else {
             return self
                 .optional("identities.proxy_password_file", |_| Err::<(), _>(Problem::NeedsToo("proxy_user")))
                 .map(|_| None);
         };
-        let password = self.optional("identities.proxy_password_file", |text| {
-            Ok(secrets::nt_hash_of_password_file(Path::new(text))?)
-        })?;
-        match password {
-            Some(password) => Some(Some(ProxyLogin { user, password })),
-            None => {
+        let Some(setting) = self.settings.given("identities.proxy_password_file").cloned() else {
+            if !self.settings.is_broken("identities.proxy_password_file") {
                 self.required::<()>("identities.proxy_user", |_| Err(Problem::NeedsToo("proxy_password_file")));
-                None
             }
-        }
+            return None;
+        };
+        let read = |_: &str| Ok(secrets::nt_hash_of_password_file(&setting)?);
+        let password = self.parse("identities.proxy_password_file", setting.clone(), read)?;
+        Some(Some(ProxyLogin { user, password }))
     }
 
     /// The upstreams, and the names of their groups in the order of their first mention.
@@ -167,6 +181,7 @@ impl Reader<'_> {
         let keep = self.required("keep", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
         let table = self.settings.entries("upstreams");
         let mut groups = Vec::new();
+        let mut names = Vec::new();
         let mut all = Vec::new();
         if table.is_empty() {
             groups.push(DEFAULT.to_owned());
@@ -180,7 +195,10 @@ impl Reader<'_> {
                 warm: warm.unwrap_or_default(),
                 keep: keep.unwrap_or_default(),
             };
-            all.push(self.required("upstream", hosts).map(|hosts| hosts.into_iter().map(alone).collect()));
+            let hosts = self.list("upstream", SOME_HOST, host);
+            let name = |host: &Placed<HostPort>| Placed { value: host.value.to_string(), origin: host.origin.clone() };
+            names.extend(hosts.entries.iter().map(name));
+            all.push(hosts.values().map(|hosts| hosts.into_iter().map(alone).collect()));
         } else if self.settings.given("upstream").is_some() {
             let problem = |_: &str| {
                 Err::<(), _>(Problem::Together("put it among the [[upstreams]] of the file, or take those out"))
@@ -191,12 +209,12 @@ impl Reader<'_> {
         for entry in table {
             let upstream =
                 self.entry(entry, |reader| reader.upstream(&mut groups, identities, (first_leg, warm, keep)));
+            names.extend(upstream.iter().map(|upstream| entry.named("upstreams.name", upstream.name.clone())));
             all.push(upstream.map(|upstream| vec![upstream]));
         }
+        self.unique("upstreams", &names, limits::UPSTREAMS)?;
         let all: Vec<Vec<UpstreamConfig>> = all.into_iter().collect::<Option<_>>()?;
-        let all = all.concat();
-        self.unique("upstreams", all.iter().map(|upstream| upstream.name.as_str()), limits::UPSTREAMS)?;
-        Some((all, groups))
+        Some((all.concat(), groups))
     }
 
     fn upstream(
@@ -205,7 +223,7 @@ impl Reader<'_> {
         identities: Option<&[&str]>,
         (first_leg, warm, keep): (Option<FirstLeg>, Option<usize>, Option<usize>),
     ) -> Option<UpstreamConfig> {
-        let addresses = self.required("upstreams.address", hosts);
+        let addresses = self.list("upstreams.address", SOME_HOST, host).values();
         let given_name = self.optional("upstreams.name", name);
         let group = self.required("upstreams.group", name);
         let weight = self.required("upstreams.weight", |text| Ok(super::values::parse_integer(text, WEIGHTS)?));
@@ -246,36 +264,38 @@ impl Reader<'_> {
         for entry in self.settings.entries("routes") {
             rules.push(self.entry(entry, |reader| reader.rule(names.as_deref())));
         }
-        let no_proxy = self.optional("no_proxy", patterns);
-        let without_credentials = self.optional("without_credentials", patterns);
+        let no_proxy = self.list("no_proxy", None, pattern).values();
+        let without_credentials = self.list("without_credentials", None, pattern).values();
         Some(Rules {
             rules: rules.into_iter().collect::<Option<_>>()?,
-            no_proxy: no_proxy?.unwrap_or_default(),
-            without_credentials: without_credentials?.unwrap_or_default(),
+            no_proxy: no_proxy?,
+            without_credentials: without_credentials?,
         })
     }
 
     fn rule(&mut self, groups: Option<&[&str]>) -> Option<Rule> {
-        let hosts = self.optional("routes.host", some_patterns);
-        let networks = self.optional("routes.network", networks);
-        let ports = self.optional("routes.port", some_patterns);
+        let hosts = self.list("routes.host", SOME_PATTERN, pattern).values();
+        let networks = self.list("routes.network", SOME_NETWORK, network).values();
+        let ports = self.list("routes.port", SOME_PATTERN, pattern).values();
         let decision = self.required("routes.to", |text| match text {
             "direct" => Ok(Decision::Direct),
             "deny" => Ok(Decision::Deny),
             group => one_of(groups, group, "groups, direct, deny").map(Decision::Group),
         });
-        Some(Rule {
-            hosts: hosts?.unwrap_or_default(),
-            networks: networks?.unwrap_or_default(),
-            ports: ports?.unwrap_or_default(),
-            decision: decision?,
-        })
+        Some(Rule { hosts: hosts?, networks: networks?, ports: ports?, decision: decision? })
     }
 
     /// Reads the settings of one entry; its errors join the others.
     fn entry<T>(&mut self, entry: &Entry, read: impl FnOnce(&mut Reader<'_>) -> Option<T>) -> Option<T> {
-        let mut reader = Reader { settings: &entry.settings, entry: Some(&entry.origin), errors: Vec::new() };
+        let mut reader = Reader {
+            settings: &entry.settings,
+            entry: Some(&entry.origin),
+            is_open: self.is_open,
+            addresses: Vec::new(),
+            errors: Vec::new(),
+        };
         let value = read(&mut reader);
+        self.addresses.append(&mut reader.addresses);
         self.errors.append(&mut reader.errors);
         value
     }
@@ -288,20 +308,19 @@ impl Reader<'_> {
         self.note(error);
     }
 
-    fn unique<'a>(&mut self, table: &str, names: impl Iterator<Item = &'a str>, max: usize) -> Option<()> {
-        let names: Vec<&str> = names.collect();
-        let twice = names
-            .iter()
-            .enumerate()
-            .find(|(index, name)| names.get(..*index).is_some_and(|before| before.contains(name)));
-        let problem = match twice {
-            Some((_, name)) => Problem::Twice((*name).to_owned()),
-            None if names.len() > max => Problem::TooMany { max },
-            None => return Some(()),
-        };
-        let origin = self.settings.entries(table).last().map_or(Origin::Default, |entry| entry.origin.clone());
-        self.note(ConfigError { origin, key: table.into(), problem });
-        None
+    /// Notes each name that an earlier one is equal to, and the first beyond `max`.
+    fn unique(&mut self, table: &str, names: &[Placed<String>], max: usize) -> Option<()> {
+        let noted = self.errors.len();
+        for (index, Placed { value, origin }) in names.iter().enumerate() {
+            let first = names.iter().take(index).find(|first| first.value == *value);
+            let problem = match first {
+                Some(first) => Problem::Twice { name: value.clone(), other: first.origin.clone() },
+                None if index == max => Problem::TooMany { max },
+                None => continue,
+            };
+            self.note(ConfigError { origin: origin.clone(), key: table.into(), problem });
+        }
+        (self.errors.len() == noted).then_some(())
     }
 }
 
@@ -315,31 +334,15 @@ fn truth(text: &str) -> Result<bool, Problem> {
     text.parse().map_err(|_| Problem::Choice { text: text.into(), choices: "true, false".into() })
 }
 
-fn hosts(text: &str) -> Result<Vec<HostPort>, Problem> {
-    let hosts: Vec<HostPort> = entries(text).map(str::parse).collect::<Result<_, _>>()?;
-    match hosts.is_empty() {
-        true => Err(Problem::EmptyList("name at least one HOST:PORT, for example proxy.corp.example:8080")),
-        false => Ok(hosts),
-    }
+fn host(text: &str) -> Result<HostPort, Problem> {
+    Ok(text.parse()?)
 }
 
-fn patterns<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, Problem>
+fn pattern<T: std::str::FromStr>(text: &str) -> Result<T, Problem>
 where
     Problem: From<T::Err>,
 {
-    Ok(entries(text).map(str::parse).collect::<Result<_, _>>()?)
-}
-
-/// What a route is about. An empty list is refused: it could be read as nothing and as everything.
-fn some_patterns<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, Problem>
-where
-    Problem: From<T::Err>,
-{
-    let patterns: Vec<T> = patterns(text)?;
-    match patterns.is_empty() {
-        true => Err(Problem::EmptyList("leave the setting out, or name at least one")),
-        false => Ok(patterns),
-    }
+    Ok(text.parse()?)
 }
 
 /// The place of a name among those known. Where they could not be read, any name will do: they have errors of their own.

@@ -9,9 +9,10 @@ use log::LevelFilter;
 
 use super::error::{ConfigError, Problem};
 use super::keys::{self, Fallback};
-use super::settings::{Origin, Setting, Settings};
+use super::redact;
+use super::settings::{Origin, Part, Setting, Settings};
 use super::values::{parse_duration, parse_integer, parse_size};
-use super::{Config, FirstLeg, IdentityConfig, LogFormat, MAX_SHARDS, SecretStore, Timeouts};
+use super::{Config, FirstLeg, LogFormat, MAX_SHARDS, SecretStore, Timeouts};
 use crate::ntlm::{Account, Method};
 
 /// The longest workstation name, in characters: that of a DNS name.
@@ -30,6 +31,11 @@ const SOCKET_BUFFERS: std::ops::RangeInclusive<usize> = 0..=64 * 1024 * 1024;
 /// The head limits that can be asked for, in bytes.
 const HEAD_LIMITS: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
 
+const SOME_LISTENER: Option<&str> = Some("name at least one ADDR:PORT, for example 127.0.0.1:3128");
+/// An empty list is refused: it could be read as nobody and as all.
+pub(super) const SOME_NETWORK: Option<&str> =
+    Some("leave the setting out, or name at least one network such as 10.0.0.0/8");
+
 pub(super) const METHODS: &[(&str, Method)] = &[("ntlmv2", Method::NtlmV2), ("ntlmv1-ess", Method::NtlmV1Ess)];
 pub(super) const FIRST_LEGS: &[(&str, FirstLeg)] = &[("negotiate", FirstLeg::Negotiate), ("plain", FirstLeg::Plain)];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
@@ -45,9 +51,30 @@ const LOG_LEVELS: &[(&str, LevelFilter)] = &[
 ///
 /// No configuration without an error, but for settings that are broken: theirs is with who read them.
 pub(super) fn read(settings: &Settings, secrets: &SecretStore) -> (Option<Config>, Vec<ConfigError>) {
-    let mut reader = Reader { settings, entry: None, errors: Vec::new() };
+    let mut reader = Reader { settings, entry: None, is_open: false, addresses: Vec::new(), errors: Vec::new() };
     let config = reader.config(secrets);
     (config, reader.errors)
+}
+
+/// A value and where it was given.
+#[derive(Clone, Debug)]
+pub(super) struct Placed<T> {
+    pub value: T,
+    pub origin: Origin,
+}
+
+/// The entries of a list that could be read.
+pub(super) struct List<T> {
+    pub entries: Vec<Placed<T>>,
+    /// Whether these are all: otherwise an error was noted.
+    pub is_whole: bool,
+}
+
+impl<T> List<T> {
+    /// The values, if all could be read.
+    pub fn values(self) -> Option<Vec<T>> {
+        self.is_whole.then(|| self.entries.into_iter().map(|entry| entry.value).collect())
+    }
 }
 
 /// Reads on after an error, so that all are found; `None` means that an error was noted.
@@ -55,15 +82,22 @@ pub(super) struct Reader<'a> {
     pub settings: &'a Settings,
     /// The place of the entry that the settings are those of, if they are.
     pub entry: Option<&'a Origin>,
+    /// Whether nothing says which clients may come, so that listening beyond loopback is refused.
+    pub is_open: bool,
+    /// All addresses to listen on, each with the setting that gives it.
+    pub addresses: Vec<(&'static str, Placed<SocketAddr>)>,
     pub errors: Vec<ConfigError>,
 }
 
 impl Reader<'_> {
     fn config(&mut self, secrets: &SecretStore) -> Option<Config> {
         let account = self.account();
-        let allow_clients = self.optional("allow_clients", networks).map(Option::unwrap_or_default);
-        let listen = self.listen(allow_clients.as_deref(), account.as_ref());
-        let admin = self.admin(listen.as_deref());
+        let allow_clients = self.list("allow_clients", SOME_NETWORK, network);
+        // A list of clients that cannot be read has its own error, and there was the will to restrict.
+        self.is_open = allow_clients.is_whole && allow_clients.entries.is_empty();
+        let lent = account.as_ref().map_or_else(|| "the configured account".into(), name_of);
+        let listen = self.listeners("listen", &lent);
+        let admin = self.admin();
         let admin_tunnels = self.flag("admin_tunnels");
         let parties = self.parties(account, secrets);
         let shards = self.required("shards", |text| Ok(parse_integer(text, 1..=MAX_SHARDS)?));
@@ -78,13 +112,14 @@ impl Reader<'_> {
         let via = self.flag("via");
         let log_format = self.choice("log_format", LOG_FORMATS);
         let log_level = self.choice("log_level", LOG_LEVELS);
+        self.distinct_addresses();
         let parties = parties?;
-        let listen = self.all_listeners(listen?, &parties.identities, allow_clients.as_deref())?;
+        let of_identities = parties.identities.iter().flat_map(|identity| identity.listen.iter().copied());
         Some(Config {
-            listen,
+            listen: listen?.into_iter().chain(of_identities).collect(),
             admin: admin?,
             admin_tunnels: admin_tunnels?,
-            allow_clients: allow_clients?,
+            allow_clients: allow_clients.values()?,
             shards: shards?,
             max_tunnels: max_tunnels?,
             tunnels_per_client: per_client?,
@@ -141,50 +176,39 @@ impl Reader<'_> {
         }
     }
 
-    /// The addresses of `listen`, and those of the identities that have some of their own.
-    fn all_listeners(
-        &mut self,
-        mut listen: Vec<SocketAddr>,
-        identities: &[IdentityConfig],
-        allow_clients: Option<&[IpNet]>,
-    ) -> Option<Vec<SocketAddr>> {
-        let open = allow_clients.is_some_and(<[IpNet]>::is_empty);
-        for identity in identities {
-            for address in &identity.listen {
-                let problem = if open && !is_loopback(address.ip()) {
-                    Problem::OpenListener { address: *address, account: identity.name.clone() }
-                } else if address.port() != 0 && listen.contains(address) {
-                    Problem::SameAddress(*address)
-                } else {
-                    listen.push(*address);
-                    continue;
-                };
-                self.note(ConfigError { origin: Origin::Default, key: "identities.listen".into(), problem });
-                return None;
+    /// The addresses that a setting says to listen on; `lent` is the account that whoever reaches them uses.
+    pub(super) fn listeners(&mut self, name: &'static str, lent: &str) -> Option<Vec<SocketAddr>> {
+        let is_open = self.is_open;
+        let list = self.list(name, SOME_LISTENER, |text| {
+            let address = listener(text, "127.0.0.1:3128")?;
+            match is_open && !is_loopback(address.ip()) {
+                true => Err(Problem::OpenListener { address, account: lent.to_owned() }),
+                false => Ok(address),
+            }
+        });
+        self.addresses.extend(list.entries.iter().map(|entry| (name, entry.clone())));
+        list.values()
+    }
+
+    fn admin(&mut self) -> Option<SocketAddr> {
+        let value = self.required("admin", |text| listener(text, "127.0.0.1:9100"))?;
+        let origin = self.settings.given("admin").map_or(Origin::Default, |setting| setting.origin.clone());
+        self.addresses.push(("admin", Placed { value, origin }));
+        Some(value)
+    }
+
+    /// Notes each address that another setting, or an earlier entry, has as well. Port 0 is another port each time.
+    fn distinct_addresses(&mut self) {
+        let addresses = std::mem::take(&mut self.addresses);
+        for (index, (name, placed)) in addresses.iter().enumerate() {
+            let address = placed.value;
+            let mut before = addresses.iter().take(index);
+            if let Some((other, first)) = before.find(|(_, other)| address.port() != 0 && other.value == address) {
+                let other = format!("{other} ({})", first.origin);
+                let problem = Problem::SameAddress { address, other };
+                self.note(ConfigError { origin: placed.origin.clone(), key: (*name).into(), problem });
             }
         }
-        Some(listen)
-    }
-
-    fn listen(&mut self, allow_clients: Option<&[IpNet]>, account: Option<&Account>) -> Option<Vec<SocketAddr>> {
-        // A list of clients that cannot be read has its own error, and there was the will to restrict.
-        let open = allow_clients.is_some_and(<[IpNet]>::is_empty);
-        let lent = account.map_or_else(|| "the configured account".into(), name_of);
-        self.required("listen", |text| {
-            let addresses = listeners(text)?;
-            match addresses.iter().find(|address| open && !is_loopback(address.ip())) {
-                Some(address) => Err(Problem::OpenListener { address: *address, account: lent }),
-                None => Ok(addresses),
-            }
-        })
-    }
-
-    fn admin(&mut self, listen: Option<&[SocketAddr]>) -> Option<SocketAddr> {
-        self.required("admin", |text| {
-            let address = listener(text, "127.0.0.1:9100")?;
-            let taken = address.port() != 0 && listen.is_some_and(|listen| listen.contains(&address));
-            if taken { Err(Problem::SameAddress(address)) } else { Ok(address) }
-        })
     }
 
     /// The files that secrets are read from.
@@ -194,7 +218,7 @@ impl Reader<'_> {
         let entries = self.settings.entries("identities").iter();
         let in_entries = entries.flat_map(|entry| names.map(|name| (&entry.settings, name)));
         let named = plain.into_iter().chain(in_entries).filter_map(|(settings, name)| settings.given(name));
-        named.map(|setting| PathBuf::from(&setting.text)).collect()
+        named.map(Setting::path).collect()
     }
 
     fn duration(&mut self, name: &str, shortest: Duration) -> Option<Duration> {
@@ -233,6 +257,33 @@ impl Reader<'_> {
         }
     }
 
+    /// The entries of a list, given or by default; what is wrong with any of them is noted at the entry's own place. An empty list is
+    /// refused with the words of `when_empty`, if there are any.
+    pub(super) fn list<T>(
+        &mut self,
+        name: &str,
+        when_empty: Option<&'static str>,
+        parse: impl Fn(&str) -> Result<T, Problem>,
+    ) -> List<T> {
+        let noted = self.errors.len();
+        let mut entries = Vec::new();
+        if let Some(setting) = self.settings.effective(name) {
+            let parts = setting.parts();
+            if let Some(help) = when_empty.filter(|_| parts.is_empty() && !self.settings.is_broken(name)) {
+                self.note(ConfigError { origin: setting.origin, key: name.into(), problem: Problem::EmptyList(help) });
+            }
+            for Part { text, origin } in parts {
+                match checked(name, &text, &parse) {
+                    Ok(value) => entries.push(Placed { value, origin }),
+                    Err(problem) => self.note(ConfigError { origin, key: name.into(), problem }),
+                }
+            }
+        } else {
+            self.missing(name);
+        }
+        List { entries, is_whole: self.errors.len() == noted && !self.settings.is_broken(name) }
+    }
+
     pub(super) fn parse<T>(
         &mut self,
         name: &str,
@@ -240,7 +291,7 @@ impl Reader<'_> {
         parse: impl FnOnce(&str) -> Result<T, Problem>,
     ) -> Option<T> {
         let noted = |problem| self.note(ConfigError { origin: setting.origin, key: name.into(), problem });
-        parse(setting.text.trim()).map_err(noted).ok()
+        checked(name, setting.text.trim(), parse).map_err(noted).ok()
     }
 
     fn missing(&mut self, name: &str) {
@@ -257,6 +308,17 @@ impl Reader<'_> {
     }
 }
 
+/// What `parse` makes of a text. What has the form of a URL with a password is refused before anything repeats it, unless the setting
+/// may have that form; none of those is repeated in an error.
+fn checked<T>(name: &str, text: &str, parse: impl FnOnce(&str) -> Result<T, Problem>) -> Result<T, Problem> {
+    let setting = name.rsplit('.').next().unwrap_or(name);
+    let may_be = matches!(setting, "user" | "domain" | "workstation" | "proxy_user") || setting.ends_with("_file");
+    match !may_be && redact::has_credentials(text) {
+        true => Err(Problem::Credentials),
+        false => parse(text),
+    }
+}
+
 fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Problem> {
     let found = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
     found.ok_or_else(|| {
@@ -265,41 +327,15 @@ fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Problem> {
     })
 }
 
-pub(super) fn listeners(text: &str) -> Result<Vec<SocketAddr>, Problem> {
-    let mut addresses = Vec::new();
-    for entry in entries(text) {
-        let address = listener(entry, "127.0.0.1:3128")?;
-        if address.port() != 0 && addresses.contains(&address) {
-            return Err(Problem::SameAddress(address));
-        }
-        addresses.push(address);
-    }
-    match addresses.is_empty() {
-        true => Err(Problem::EmptyList("name at least one ADDR:PORT, for example 127.0.0.1:3128")),
-        false => Ok(addresses),
-    }
-}
-
 fn listener(text: &str, example: &'static str) -> Result<SocketAddr, Problem> {
     text.parse().map_err(|_| Problem::Address { text: text.into(), example })
 }
 
-/// Networks; an address alone is a network of its own. An empty list is refused: it could be read as nobody and as all.
-pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, Problem> {
-    let network = |entry: &str| {
-        let alone = || entry.parse::<IpAddr>().map(IpNet::from);
-        entry.parse::<IpNet>().or_else(|_| alone()).map(|network| network.trunc())
-    };
-    let networks: Result<Vec<IpNet>, Problem> =
-        entries(text).map(|entry| network(entry).map_err(|_| Problem::Network(entry.into()))).collect();
-    match networks?.as_slice() {
-        [] => Err(Problem::EmptyList("leave the setting out, or name at least one network such as 10.0.0.0/8")),
-        networks => Ok(networks.to_vec()),
-    }
-}
-
-pub(super) fn entries(text: &str) -> impl Iterator<Item = &str> {
-    text.split([',', ' ']).map(str::trim).filter(|entry| !entry.is_empty())
+/// A network; an address alone is one of its own.
+pub(super) fn network(text: &str) -> Result<IpNet, Problem> {
+    let alone = || text.parse::<IpAddr>().map(IpNet::from);
+    let network = text.parse::<IpNet>().or_else(|_| alone()).map_err(|_| Problem::Network(text.into()))?;
+    Ok(network.trunc())
 }
 
 pub(super) fn workstation(text: &str) -> Result<String, Problem> {

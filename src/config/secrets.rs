@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use thiserror::Error;
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::error::ConfigError;
 use super::keys;
-use super::settings::{Origin, Settings};
+use super::settings::{Origin, Setting, Settings};
 use super::values::parse_integer;
 use crate::ntlm::{NtHash, NtHashError};
 
@@ -37,12 +37,14 @@ pub enum SecretError {
     #[error("the password is given in several places, and only one can be meant: {}", .0.join(", "))]
     SeveralSources(Vec<String>),
     /// The file cannot be read.
-    #[error("cannot read {}: {source}; it must be a file that the gateway's user may read", path.display())]
+    #[error("cannot read {}: {source}; it must be a file that the gateway's user may read{help}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// Why.
         source: io::Error,
+        /// Where a relative path counts from, if it was one.
+        help: &'static str,
     },
     /// The descriptor cannot be read.
     #[error("cannot read descriptor {number}: {source}; it must be open for reading when the gateway starts")]
@@ -134,7 +136,7 @@ impl SecretStore {
             ([], Some(hash)) => Ok(hash.clone()),
             ([(name, setting)], None) => {
                 let key = format!("{prefix}{name}");
-                self.read(name, &setting.text).map_err(|error| fail(setting.origin.clone(), &key, error))
+                self.read(name, setting).map_err(|error| fail(setting.origin.clone(), &key, error))
             }
             (several, environment) => {
                 let named = several.iter().map(|(name, setting)| match &setting.origin {
@@ -147,11 +149,11 @@ impl SecretStore {
         }
     }
 
-    fn read(&self, name: &str, text: &str) -> Result<NtHash, SecretError> {
+    fn read(&self, name: &str, setting: &Setting) -> Result<NtHash, SecretError> {
         match name {
-            "password_file" => from_file(Path::new(text), password),
-            "nt_hash_file" => from_file(Path::new(text), nt_hash),
-            _ => self.descriptor_hash(text),
+            "password_file" => from_file(setting, password),
+            "nt_hash_file" => from_file(setting, nt_hash),
+            _ => self.descriptor_hash(&setting.text),
         }
     }
 
@@ -193,13 +195,13 @@ impl std::fmt::Debug for Password {
 }
 
 /// The password in a file, for the one scheme that sends it.
-pub(super) fn password_of_file(path: &Path) -> Result<Password, SecretError> {
-    from_file(path, |bytes| line(bytes).map(|text| Password(Zeroizing::new(text.to_owned()))))
+pub(super) fn password_of_file(setting: &Setting) -> Result<Password, SecretError> {
+    from_file(setting, |bytes| line(bytes).map(|text| Password(Zeroizing::new(text.to_owned()))))
 }
 
 /// The hash of the password in a file.
-pub(super) fn nt_hash_of_password_file(path: &Path) -> Result<NtHash, SecretError> {
-    from_file(path, password)
+pub(super) fn nt_hash_of_password_file(setting: &Setting) -> Result<NtHash, SecretError> {
+    from_file(setting, password)
 }
 
 /// The variable that may hold the password.
@@ -208,10 +210,12 @@ pub fn password_variable() -> String {
     format!("{}PASSWORD", keys::ENV_PREFIX)
 }
 
-fn from_file<T>(path: &Path, parse: fn(&[u8]) -> Result<T, ContentError>) -> Result<T, SecretError> {
-    let read = File::open(path).and_then(read_bounded);
-    let bytes = read.map_err(|source| SecretError::File { path: path.into(), source })?;
-    parse(&bytes).map_err(|source| SecretError::Content { place: path.display().to_string(), source })
+fn from_file<T>(setting: &Setting, parse: fn(&[u8]) -> Result<T, ContentError>) -> Result<T, SecretError> {
+    let path = setting.path();
+    match File::open(&path).and_then(read_bounded) {
+        Ok(bytes) => parse(&bytes).map_err(|source| SecretError::Content { place: path.display().to_string(), source }),
+        Err(source) => Err(SecretError::File { path, source, help: setting.path_help() }),
+    }
 }
 
 /// Reads up to one byte past [`SECRET_LIMIT_BYTES`]. The buffer never grows, so that no copy stays behind.
@@ -290,7 +294,7 @@ mod tests {
         let mut settings = Settings::default();
         for (name, text) in given {
             let key = find(name).unwrap();
-            settings.give(key, Setting { text: (*text).into(), origin: Origin::Flag(format!("--{}", key.flag)) });
+            settings.give(key, Setting::new(*text, Origin::Flag(format!("--{}", key.flag))));
         }
         settings
     }

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Problem};
 use super::keys::{self, KEYS, Key};
+use super::reading::Placed;
+use super::redact;
+use super::table_keys::TABLE_KEYS;
 
 /// Where a setting was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +31,17 @@ pub enum Origin {
     Default,
 }
 
+impl Origin {
+    /// What errors are sorted by: what overrides the file comes before it, what was given nowhere comes last.
+    pub(super) fn order(&self) -> (u8, &Path, usize, usize) {
+        match self {
+            Origin::Flag(_) | Origin::Env(_) => (0, Path::new(""), 0, 0),
+            Origin::File { path, line, column } => (1, path, *line, *column),
+            Origin::Default => (2, Path::new(""), 0, 0),
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -39,12 +53,108 @@ impl fmt::Display for Origin {
 }
 
 /// A setting's text and where it was given.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Setting {
     /// What was given; the entries of a list are joined with commas.
     pub text: String,
     /// Where.
     pub origin: Origin,
+    /// The entries of a list where each has a place of its own; otherwise `text` is split.
+    parts: Vec<Part>,
+}
+
+/// One entry of a list.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Without the blanks around it.
+    pub text: String,
+    /// Where this entry was given.
+    pub origin: Origin,
+}
+
+impl Setting {
+    /// A text from one place.
+    #[must_use]
+    pub fn new(text: impl Into<String>, origin: Origin) -> Setting {
+        Setting { text: text.into(), origin, parts: Vec::new() }
+    }
+
+    /// A list whose entries have places of their own; `origin` is the list's.
+    #[must_use]
+    pub fn list(parts: Vec<Part>, origin: Origin) -> Setting {
+        let texts: Vec<&str> = parts.iter().map(|part| part.text.as_str()).collect();
+        Setting { text: texts.join(","), origin, parts }
+    }
+
+    /// What one flag was given, once or several times.
+    #[must_use]
+    pub fn joined(texts: &[&str], origin: Origin) -> Setting {
+        match texts {
+            [text] => Setting::new(*text, origin),
+            texts => {
+                Setting::list(texts.iter().flat_map(|text| split(text, |_| origin.clone())).collect(), origin.clone())
+            }
+        }
+    }
+
+    /// The entries of a list.
+    pub(super) fn parts(&self) -> Vec<Part> {
+        match self.parts.is_empty() {
+            true => split(&self.text, |_| self.origin.clone()),
+            false => self.parts.clone(),
+        }
+    }
+
+    /// The absolute path that the text names. A relative one in a file counts from that file's directory, so that a configuration means
+    /// the same wherever the gateway is started; one from a flag or the environment counts from the working directory.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        let named = Path::new(self.text.trim());
+        let path = match &self.origin {
+            Origin::File { path, .. } => path.parent().unwrap_or(Path::new("")).join(named),
+            _ => named.to_owned(),
+        };
+        // It fails for an empty path, and where the working directory is gone.
+        std::path::absolute(&path).unwrap_or(path)
+    }
+
+    /// What to say of a path that leads to nothing.
+    pub(super) fn path_help(&self) -> &'static str {
+        match &self.origin {
+            _ if Path::new(self.text.trim()).is_absolute() => "",
+            Origin::File { .. } => "; a relative path in a file counts from that file's directory",
+            _ => "; a relative path counts from the working directory",
+        }
+    }
+}
+
+/// Not the text: it may hold a password that stands in the wrong place.
+impl fmt::Debug for Setting {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Setting").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+/// The entries of a text, with `place` giving the origin of each by the byte at which it begins.
+///
+/// A URL with a password is left whole: the password may have commas, and no part of it may be taken for an entry that can be
+/// shown.
+pub(super) fn split(text: &str, place: impl Fn(usize) -> Origin) -> Vec<Part> {
+    let part = |entry: &str, at: usize| Part { text: entry.to_owned(), origin: place(at) };
+    if redact::has_credentials(text) {
+        return vec![part(text.trim(), 0)];
+    }
+    let mut parts = Vec::new();
+    let mut at = 0;
+    for piece in text.split([',', ' ']) {
+        let entry = piece.trim();
+        if !entry.is_empty() {
+            parts.push(part(entry, at + piece.len() - piece.trim_start().len()));
+        }
+        // Both separators are one byte.
+        at += piece.len() + 1;
+    }
+    parts
 }
 
 /// The settings that were given in one place, or in several of which the higher ones win.
@@ -68,6 +178,14 @@ pub struct Entry {
     pub settings: Settings,
 }
 
+impl Entry {
+    /// A name that this entry has, where the setting `key` gives it; otherwise with the place of the entry.
+    pub(super) fn named(&self, key: &str, name: String) -> Placed<String> {
+        let origin = self.settings.given(key).map_or(&self.origin, |setting| &setting.origin);
+        Placed { value: name, origin: origin.clone() }
+    }
+}
+
 impl Settings {
     /// What the environment gives, by `lookup` of a variable's name. An empty variable counts as not set, for that is how
     /// deployment templates leave one out.
@@ -77,7 +195,7 @@ impl Settings {
         for key in KEYS.iter().filter(|key| key.has_flag()) {
             let origin = Origin::Env(key.env());
             match lookup(&key.env()).filter(|text| !text.is_empty()).map(OsString::into_string) {
-                Some(Ok(text)) => settings.give(key, Setting { text, origin }),
+                Some(Ok(text)) => settings.give(key, Setting::new(text, origin)),
                 Some(Err(_)) => {
                     settings.mark_broken(key);
                     errors.push(ConfigError { origin, key: key.name.into(), problem: Problem::NotUtf8 });
@@ -110,6 +228,9 @@ impl Settings {
     /// For a file of which it is not known what it gives.
     pub(super) fn mark_all_broken(&mut self) {
         self.broken.extend(KEYS.iter().map(|key| key.name));
+        for entry in self.tables.values_mut().flatten() {
+            entry.settings.broken.extend(TABLE_KEYS.iter().map(|key| key.name));
+        }
     }
 
     pub(super) fn is_broken(&self, name: &str) -> bool {
@@ -125,7 +246,7 @@ impl Settings {
     /// The setting of this name as given, or else its default.
     #[must_use]
     pub fn effective(&self, name: &str) -> Option<Setting> {
-        let default = || Some(Setting { text: keys::find(name)?.default.value()?, origin: Origin::Default });
+        let default = || Some(Setting::new(keys::find(name)?.default.value()?, Origin::Default));
         self.given(name).cloned().or_else(default)
     }
 

@@ -142,7 +142,7 @@ fn what_is_wrong_in_a_table_is_told_with_its_place() {
         ),
         (
             "[[upstreams]]\naddress = 'a:1'\n[[upstreams]]\naddress = 'a:1'",
-            "5:1: upstreams: there are two called a:1; give each a name of its own",
+            "5:1: upstreams: there are two called a:1; give each a name of its own; the other is at gateway.toml:3:1",
         ),
         (
             "[[upstreams]]\naddress = 'a:1'\nidentity = 'nobody'",
@@ -162,7 +162,7 @@ fn what_is_wrong_in_a_table_is_told_with_its_place() {
         ),
         (
             "upstream = 'a:1'\n[[identities]]\nname = 'default'\nuser = 'y'\npassword_file = '/run/secrets/ntlm-gateway/password'",
-            "4:1: identities: there are two called default; give each a name of its own",
+            "5:8: identities: there are two called default; give each a name of its own; the other is at gateway.toml:1:8",
         ),
         (
             "upstream = 'a:1'\n[[identities]]\nname = 'x'\nuser = 'y'",
@@ -174,7 +174,7 @@ fn what_is_wrong_in_a_table_is_told_with_its_place() {
         ),
         (
             "upstream = 'a:1'\n[[identities]]\nname = 'x'\nuser = 'y'\nlisten = '0.0.0.0:1'\npassword_file = '/run/secrets/ntlm-gateway/password'",
-            "identities.listen: 0.0.0.0:1 can be reached from other machines",
+            "7:10: identities.listen: 0.0.0.0:1 can be reached from other machines",
         ),
         ("upstream = 'a:1'\ncheck = 'handshake'", "4:9: check: needs check_target too"),
     ] {

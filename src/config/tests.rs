@@ -48,10 +48,10 @@ impl Given {
         let mut flags = Settings::default();
         for (name, text) in &self.flags {
             let key = find(name).unwrap();
-            flags.give(key, Setting { text: (*text).into(), origin: Origin::Flag(format!("--{}", key.flag)) });
+            flags.give(key, Setting::new(*text, Origin::Flag(format!("--{}", key.flag))));
         }
         if let Some(path) = &self.file {
-            let setting = Setting { text: path.display().to_string(), origin: Origin::Flag("--config".into()) };
+            let setting = Setting::new(path.display().to_string(), Origin::Flag("--config".into()));
             flags.give(find("config").unwrap(), setting);
         }
         let lookup = |name: &str| {

@@ -23,6 +23,26 @@ pub enum HostPortError {
     /// The host is empty or has characters that no host name has.
     #[error("{0:?} has no valid host; write HOST:PORT, and an IPv6 address in brackets: [2001:db8::1]:8080")]
     BadHost(String),
+    /// An `https://` URL.
+    #[error("{0:?}: TLS to the proxy is not supported; write HOST:PORT of the port where the proxy takes plain HTTP")]
+    Tls(String),
+    /// A URL of another scheme than `http`.
+    #[error("{text:?}: the scheme {scheme} is not supported, only HTTP proxies are; write HOST:PORT")]
+    Scheme {
+        /// The whole text.
+        text: String,
+        /// What stands before `://`.
+        scheme: String,
+    },
+    /// A URL with more than a host and a port.
+    #[error("{0:?} has a path behind the port; write HOST:PORT alone")]
+    Path(String),
+    /// Something before an `@`. It is not in here, because it is likely to be a password.
+    #[error(
+        "has a user name or password before the @, which is not shown here; write HOST:PORT alone, name the account with \
+         user, and put its password into a file for password_file"
+    )]
+    Credentials,
 }
 
 impl HostPort {
@@ -41,9 +61,21 @@ impl FromStr for HostPort {
     type Err = HostPortError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // Before all that repeats the text.
+        if text.contains('@') {
+            return Err(HostPortError::Credentials);
+        }
         // The form in which people copy a proxy's address from HTTPS_PROXY.
-        let bare = text.strip_prefix("http://").unwrap_or(text);
+        let bare = match text.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => return Err(HostPortError::Tls(text.into())),
+            Some((scheme, _)) => return Err(HostPortError::Scheme { text: text.into(), scheme: scheme.into() }),
+            None => text,
+        };
         let bare = bare.strip_suffix('/').unwrap_or(bare);
+        if bare.contains('/') {
+            return Err(HostPortError::Path(text.into()));
+        }
         let (host, port) = bare.rsplit_once(':').ok_or_else(|| HostPortError::NoPort(text.into()))?;
         let number = port.parse().ok().filter(|number| *number != 0 && port.bytes().all(|byte| byte.is_ascii_digit()));
         let port = number.ok_or_else(|| HostPortError::BadPort(text.into(), port.into()))?;
@@ -81,6 +113,7 @@ mod tests {
             ("10.1.2.3:3128", "10.1.2.3", 3128),
             ("[2001:db8::1]:80", "2001:db8::1", 80),
             ("http://proxy.corp:8080/", "proxy.corp", 8080),
+            ("HTTP://proxy.corp:8080", "proxy.corp", 8080),
         ] {
             let parsed: HostPort = text.parse().unwrap();
             assert_eq!((parsed.host(), parsed.port()), (host, port), "{text}");
@@ -103,6 +136,29 @@ mod tests {
         ] {
             let error = text.parse::<HostPort>().expect_err(text).to_string();
             assert!(error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_refused_for_its_scheme_or_path_and_not_for_its_host() {
+        for (text, expected) in [
+            ("https://proxy.corp:8443", "TLS to the proxy is not supported"),
+            ("HTTPS://proxy.corp", "TLS to the proxy is not supported"),
+            ("socks5://proxy.corp:1080", "the scheme socks5 is not supported"),
+            ("http://proxy.corp:8080/proxy.pac", "has a path behind the port"),
+        ] {
+            let error = text.parse::<HostPort>().expect_err(text).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_stands_before_an_at_sign_is_in_no_error() {
+        for text in [r"http://CORP\svc:s3cret@proxy:8080", "s3cret@proxy:8080", "https://u:s3@cret@proxy", "u:s3cret@"]
+        {
+            let error = text.parse::<HostPort>().expect_err(text);
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains("Credentials") && !shown.contains("s3"), "{shown}");
         }
     }
 }

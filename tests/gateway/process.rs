@@ -148,7 +148,7 @@ fn check_shows_the_tables_with_their_places_or_everything_that_is_wrong_with_the
          [[routes]]\nhost = 'a b/c'\nto = 'nowhere'\n[[routes]]\nprot = 1\n",
     );
     assert_eq!(bad.code, Some(1));
-    for place in ["4:11", "5:12", "7:8", "10:1", "9:1"] {
+    for place in ["4:11", "5:12", "7:11", "10:1", "9:1"] {
         assert!(bad.stderr.contains(&format!("{file}:{place}: ")), "{place} in\n{}", bad.stderr);
     }
 }

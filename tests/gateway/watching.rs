@@ -134,3 +134,22 @@ fn a_file_that_is_written_with_the_same_contents_is_not_read_again() {
     std::fs::rename(scratch.write("other", "timeouts.idle = '11m'\n"), &file).expect("a rename");
     wait_for_reloads(&gateway, 1.0, 0.0);
 }
+
+#[test]
+fn a_relative_password_file_is_read_and_watched_beside_the_file_that_names_it() {
+    let stub = stub();
+    let scratch = Scratch::new("relative");
+    scratch.write("password", ACCOUNT.2);
+    let upstream = stub.address();
+    let text = format!("upstream = '{upstream}'\nuser = 'CORP\\alice'\npassword_file = 'password'\n");
+    let file = scratch.write("gateway.toml", text);
+    // The working directory is another one: that of the tests.
+    let mut options = GatewayOptions::through(upstream);
+    options.only_args = true;
+    options.args = vec!["--config".into(), file.display().to_string()];
+    let gateway = Gateway::start(&options);
+    expect_echo(&open(&gateway));
+    scratch.write("password", "N0t-the-secret");
+    wait_for_reloads(&gateway, 1.0, 0.0);
+    assert_eq!(open(&gateway).status(), 502, "the new secret is in use");
+}

@@ -38,6 +38,8 @@ pub struct GatewayOptions {
     pub listen: SocketAddr,
     /// See `listen`.
     pub admin: SocketAddr,
+    /// Whether the account, its secret and the upstreams are left to `args`, such as to a file that those name.
+    pub only_args: bool,
     /// Further arguments of `run`.
     pub args: Vec<String>,
     /// Further environment.
@@ -59,6 +61,7 @@ impl GatewayOptions {
             secret_is_hash: false,
             listen: ANY_PORT,
             admin: ANY_PORT,
+            only_args: false,
             args: Vec::new(),
             env: Vec::new(),
             before: None,
@@ -91,10 +94,11 @@ impl Gateway {
             }
         };
         let (listen, admin) = (options.listen.to_string(), options.admin.to_string());
-        command.args(["run", "--listen", &listen, "--admin", &admin, "--user", &options.user]);
-        command.arg(if options.secret_is_hash { "--nt-hash-file" } else { "--password-file" }).arg(password_file);
-        for upstream in &options.upstreams {
-            command.arg("--upstream").arg(upstream);
+        command.args(["run", "--listen", &listen, "--admin", &admin]);
+        if !options.only_args {
+            command.args(["--user", &options.user]);
+            command.arg(if options.secret_is_hash { "--nt-hash-file" } else { "--password-file" }).arg(password_file);
+            command.args(options.upstreams.iter().flat_map(|upstream| ["--upstream", upstream]));
         }
         command.args(&options.args).env_remove("RUST_LOG").envs(options.env.iter().map(|(k, v)| (k, v)));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -38,7 +38,7 @@ pub fn sources(upstream: &str, further: &[(&str, &str)]) -> Sources {
     let mut settings = Settings::default();
     for (name, text) in given.iter().chain(further) {
         let key = keys::find(name).unwrap_or_else(|| panic!("no setting is called {name}"));
-        settings.give(key, Setting { text: (*text).to_owned(), origin: Origin::Default });
+        settings.give(key, Setting::new((*text).to_owned(), Origin::Default));
     }
     let lookup = |name: &str| (name == secrets::password_variable()).then(|| password.into());
     Sources::new(settings, lookup).unwrap_or_else(|errors| panic!("{errors}"))
@@ -72,7 +72,7 @@ pub fn config_of(text: &str) -> Config {
     let mut settings = Settings::default();
     for (name, text) in given.into_iter().filter(|(name, _)| !is_said(name)) {
         let key = keys::find(name).unwrap_or_else(|| panic!("no setting is called {name}"));
-        settings.give(key, Setting { text: text.to_owned(), origin: Origin::Default });
+        settings.give(key, Setting::new(text.to_owned(), Origin::Default));
     }
     let lookup = |name: &str| (name == secrets::password_variable()).then(|| ACCOUNT.2.into());
     let sources = Sources::new(settings, lookup).unwrap_or_else(|errors| panic!("{errors}"));

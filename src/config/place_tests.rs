@@ -1,0 +1,195 @@
+//! Where errors are: each with its own place, in the order of the file's lines; and where files are that a file names.
+
+use std::path::Path;
+
+use super::*;
+
+const PASSWORD: &str = "Qu33n-of-Spades";
+
+/// A directory with a configuration and a password in it, removed when it is dropped.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(test: &str) -> Directory {
+        let path = std::env::temp_dir().join(format!("ntlm-gateway-places-{}-{test}", std::process::id()));
+        std::fs::create_dir_all(path.join("secrets")).unwrap();
+        for name in ["password", "secrets/ci", "secrets/joe"] {
+            std::fs::write(path.join(name), PASSWORD).unwrap();
+        }
+        Directory(path)
+    }
+
+    fn load(&self, text: &str) -> Result<Config, ConfigErrors> {
+        let file = self.0.join("gateway.toml");
+        std::fs::write(&file, text).unwrap();
+        let mut flags = Settings::default();
+        let name = Setting::new(file.display().to_string(), Origin::Flag("--config".into()));
+        flags.give(keys::find("config").unwrap(), name);
+        load(&Sources::new(flags, |_| None).unwrap())
+    }
+
+    /// The errors, without the directory.
+    fn errors(&self, text: &str) -> Vec<String> {
+        let errors = self.load(text).expect_err("no error");
+        let directory = format!("{}/", self.0.display());
+        errors.iter().map(|error| error.to_string().replace(&directory, "")).collect()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Checks that the errors begin with these texts, behind the file's name.
+#[track_caller]
+fn expect(errors: &[String], expected: &[&str]) {
+    let begins = |(error, expected): (&String, &&str)| error.starts_with(&format!("gateway.toml:{expected}"));
+    let fits = errors.len() == expected.len() && errors.iter().zip(expected).all(begins);
+    assert!(fits, "{errors:#?}\ninstead of {expected:#?}");
+}
+
+const PLAIN: &str = "upstream = 'a:1'\nuser = 'CORP\\svc'\npassword_file = 'password'\n";
+
+#[test]
+fn every_bad_entry_of_a_list_is_told_with_its_own_column() {
+    let directory = Directory::new("entries");
+    let text = "upstream = ['a:1', 'b', 'https://c:1']\nuser = 'CORP\\svc'\npassword_file = 'password'\n\
+                listen = \"127.0.0.1:1, localhost:2 127.0.0.1\"\nallow_clients = [\n  '10.0.0.0/8',\n  'x',\n  7, '10.0.0.0/33',\n]\n\
+                no_proxy = 'a, b c/d, *.e:0'\n";
+    expect(
+        &directory.errors(text),
+        &[
+            "1:20: upstream: \"b\" has no port",
+            "1:25: upstream: \"https://c:1\": TLS to the proxy is not supported",
+            "4:24: listen: \"localhost:2\" is no address",
+            "4:36: listen: \"127.0.0.1\" is no address",
+            "7:3: allow_clients: \"x\" is no network",
+            "8:3: allow_clients: must be an array of strings, or one string, but is an integer",
+            "8:6: allow_clients: \"10.0.0.0/33\" is no network",
+            "10:18: no_proxy: \"c/d\" is no entry",
+            "10:23: no_proxy: \"*.e:0\" is no entry",
+        ],
+    );
+}
+
+#[test]
+fn every_bad_entry_of_a_list_in_a_table_is_told_with_its_own_column() {
+    let text = "user = 'CORP\\svc'\npassword_file = 'password'\n[[upstreams]]\naddress = ['a', 'b:1', 'c:0']\n\
+                [[routes]]\nhost = ['a b/c', '*.ok', '..']\nport = [443, 0, '9-8']\nto = 'deny'\n\
+                [[identities]]\nname = 'ci'\nuser = 'CORP\\ci'\npassword_file = 'secrets/ci'\nclients = ['10.0.0.0/8', 'y', 'z']\n";
+    expect(
+        &Directory::new("table-entries").errors(text),
+        &[
+            "4:12: upstreams.address: \"a\" has no port",
+            "4:24: upstreams.address: \"0\" in \"c:0\" is no port",
+            "6:12: routes.host: \"b/c\" is no host pattern",
+            "6:26: routes.host: \"..\" is no host pattern",
+            "7:14: routes.port: \"0\" is no port",
+            "7:17: routes.port: \"9-8\" is no port",
+            "13:26: identities.clients: \"y\" is no network",
+            "13:31: identities.clients: \"z\" is no network",
+        ],
+    );
+}
+
+#[test]
+fn an_address_that_is_given_twice_is_told_with_both_places() {
+    let directory = Directory::new("twice");
+    let text = format!(
+        "{PLAIN}listen = ['127.0.0.1:1', '127.0.0.1:2', '127.0.0.1:1']\nadmin = '127.0.0.1:2'\n\
+         [[identities]]\nname = 'ci'\nuser = 'CORP\\ci'\npassword_file = 'secrets/ci'\nlisten = ['127.0.0.1:3', '127.0.0.1:3', '127.0.0.1:2']\n"
+    );
+    expect(
+        &directory.errors(&text),
+        &[
+            "4:41: listen: 127.0.0.1:1 is given twice; the other is listen (gateway.toml:4:11)",
+            "5:9: admin: 127.0.0.1:2 is given twice; the other is listen (gateway.toml:4:26)",
+            "10:26: identities.listen: 127.0.0.1:3 is given twice; the other is identities.listen (gateway.toml:10:11)",
+            "10:41: identities.listen: 127.0.0.1:2 is given twice; the other is listen (gateway.toml:4:26)",
+        ],
+    );
+    let text = format!("{PLAIN}admin = '127.0.0.1:3128'\n");
+    expect(&directory.errors(&text), &["4:9: admin: 127.0.0.1:3128 is given twice; the other is listen (default)"]);
+    let text = format!("{PLAIN}listen = ['127.0.0.1:0', '127.0.0.1:0']\nadmin = '127.0.0.1:0'\n");
+    assert!(directory.load(&text).is_ok(), "port 0 is another port each time");
+}
+
+#[test]
+fn a_name_or_a_key_that_is_given_twice_is_told_with_both_places() {
+    let directory = Directory::new("names");
+    let text = "upstream = ['a:1', 'b:1', 'a:1']\nuser = 'CORP\\svc'\npassword_file = 'password'\n";
+    expect(
+        &directory.errors(text),
+        &["1:27: upstreams: there are two called a:1; give each a name of its own; the other is at gateway.toml:1:13"],
+    );
+    let text = "[[identities]]\nname = 'ci'\nuser = 'a@b'\npassword_file = 'password'\n[[identities]]\nuser = 'c@d'\npassword_file = 'password'\nname = 'ci'\n\
+                [[upstreams]]\naddress = 'a:1'\n[[upstreams]]\nname = 'a:1'\naddress = 'b:1'\n";
+    expect(
+        &directory.errors(text),
+        &[
+            "8:8: identities: there are two called ci; give each a name of its own; the other is at gateway.toml:2:8",
+            "12:8: upstreams: there are two called a:1; give each a name of its own; the other is at gateway.toml:9:1",
+        ],
+    );
+    let errors = directory.errors("shards = 1\nuser = 'a'\nshards = 2\n");
+    expect(&errors, &["3:1: duplicate key; the first is at gateway.toml:1:1"]);
+    let errors = directory
+        .errors("[timeouts]\nidle = '1s'\n[[upstreams]]\nname = 'a'\n[[upstreams]]\nname = 'b'\n\"name\" = 'c'\n");
+    expect(&errors, &["7:1: duplicate key; the first is at gateway.toml:6:1"]);
+    let errors = directory.errors("[timeouts]\nidle = '1s'\n[limits]\n[timeouts]\nhead = '1s'\n");
+    expect(&errors, &["4:2: duplicate key; the first is at gateway.toml:1:2"]);
+}
+
+#[test]
+fn errors_come_in_the_order_of_the_lines_and_the_missing_last() {
+    let text = "log_level = 'loud'\n[[routes]]\nto = 'nowhere'\n[[upstreams]]\naddress = 'a:1'\nweight = 0\n[timeouts]\nidle = 30\n[limits]\ncolour = 1\nhead = 1\n";
+    let errors = Directory::new("order").errors(text);
+    let (placed, missing) = errors.split_at(errors.len() - 2);
+    expect(
+        placed,
+        &[
+            "1:13: log_level",
+            "6:10: upstreams.weight",
+            "8:8: timeouts.idle",
+            "10:1: limits.colour",
+            "11:8: limits.head",
+        ],
+    );
+    assert!(missing[0].starts_with("user: ") && missing[1].starts_with("password: "), "{errors:#?}");
+}
+
+#[test]
+fn a_relative_path_in_a_file_counts_from_the_files_directory() {
+    let directory = Directory::new("relative");
+    let text = format!(
+        "{PLAIN}allow_basic = true\n[[identities]]\nname = 'ci'\nuser = 'CORP\\ci'\npassword_file = './secrets/ci'\n\
+         proxy_user = 'joe'\nproxy_password_file = 'secrets/joe'\n"
+    );
+    let config = directory.load(&text).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.identities[0].basic_password.as_ref().map(secrets::Password::reveal), Some(PASSWORD));
+    let files: Vec<&Path> = config.files.iter().filter_map(|file| file.strip_prefix(&directory.0).ok()).collect();
+    assert_eq!(files, ["password", "secrets/ci", "secrets/joe", "gateway.toml"].map(Path::new), "all are watched");
+}
+
+#[test]
+fn a_file_that_is_missing_is_named_with_its_whole_path() {
+    let directory = Directory::new("missing");
+    let text = "upstream = 'a:1'\nuser = 'CORP\\svc'\npassword_file = 'nowhere'\n";
+    let error = directory.load(text).unwrap_err().to_string();
+    let path = directory.0.join("nowhere");
+    assert!(error.contains(&format!("cannot read {}: No such file", path.display())), "{error}");
+    assert!(error.contains("a relative path in a file counts from that file's directory"), "{error}");
+}
+
+#[test]
+fn a_relative_path_of_a_flag_or_variable_counts_from_the_working_directory() {
+    let here = std::env::current_dir().unwrap();
+    for origin in [Origin::Flag("--password-file".into()), Origin::Env("NTLM_GATEWAY_PASSWORD_FILE".into())] {
+        assert_eq!(Setting::new("x/password", origin).path(), here.join("x/password"));
+    }
+    let origin = Origin::File { path: "sub/gateway.toml".into(), line: 1, column: 1 };
+    assert_eq!(Setting::new("password", origin.clone()).path(), here.join("sub/password"));
+    assert_eq!(Setting::new("/run/password", origin).path(), Path::new("/run/password"));
+}

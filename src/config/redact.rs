@@ -1,0 +1,37 @@
+//! What of a text may be shown: a password in the wrong place is neither printed nor logged.
+
+/// What stands for the part that is left out.
+const LEFT_OUT: char = '…';
+
+/// Whether a text has the form `…name:password@…`, as a proxy's URL does in which somebody put the account.
+#[must_use]
+pub fn has_credentials(text: &str) -> bool {
+    text.rsplit_once('@').is_some_and(|(before, _)| before.contains(':'))
+}
+
+/// A text as it may be shown: of one that [has credentials](has_credentials) only what is behind them.
+#[must_use]
+pub fn shown(text: &str) -> String {
+    match text.rsplit_once('@') {
+        Some((before, behind)) if before.contains(':') => format!("{LEFT_OUT}@{behind}"),
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_information_of_a_url_is_not_shown() {
+        for (text, expected) in [
+            (r"http://CORP\svc:pw@proxy:8080", "…@proxy:8080"),
+            ("svc:p@ss,w:rd@proxy:8080", "…@proxy:8080"),
+            ("http://svc@proxy:8080", "…@proxy:8080"),
+            ("proxy:8080", "proxy:8080"),
+            ("svc@corp.example", "svc@corp.example"),
+        ] {
+            assert_eq!(shown(text), expected);
+        }
+    }
+}
