@@ -47,8 +47,7 @@ fn without_names_it_starts_says_so_and_serves_as_soon_as_there_are_some() {
     let servers = scratch.write("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n");
     let mut options = GatewayOptions::through(stub.address());
     options.upstreams = vec![format!("proxy.test:{}", stub.address().port())];
-    let mount = |file: &std::path::Path, over: &str| format!("mount --bind {} {over}", file.display());
-    options.before = Some(format!("{}; {}", mount(&hosts, "/etc/hosts"), mount(&servers, "/etc/resolv.conf")));
+    options.mounts = vec![(hosts.clone(), "/etc/hosts"), (servers, "/etc/resolv.conf")];
     let mut gateway = Gateway::start(&options);
     let answer = connect_name(gateway.address(), "echo.test:7").expect("an answer");
     assert_eq!(answer.status(), 502, "{}", answer.head);
@@ -63,12 +62,9 @@ fn without_names_it_starts_says_so_and_serves_as_soon_as_there_are_some() {
 /// A thousand clients at once, of which the descriptors suffice for a hundred.
 #[test]
 fn with_256_descriptors_a_thousand_clients_are_served_told_or_kept_waiting_and_then_all_is_as_before() {
-    if skip_without_mounts() {
-        return;
-    }
     let stub = stub();
     let mut options = GatewayOptions::through(stub.address());
-    options.before = Some("ulimit -n 256".into());
+    options.setup = Some("ulimit -n 256".into());
     options.args = ["--shards", "2", "--head-timeout", "5s"].map(String::from).into();
     let mut gateway = Gateway::start(&options);
     assert_flows(&gateway);
@@ -138,7 +134,7 @@ fn one_pipe_for_a_dozen_bulk_tunnels_loses_nothing_and_comes_back() {
 /// `pipe-user-pages-soft` counts all pipes of a user: another process of the same one takes them all.
 #[test]
 fn when_another_process_of_the_user_holds_all_pipes_it_copies_and_splices_again_afterwards() {
-    if skip_without_root() || skip_without_mounts() {
+    if skip_without_root() {
         return;
     }
     // The distribution's Python: one that is installed for root is out of another user's reach.
@@ -164,7 +160,7 @@ fn when_another_process_of_the_user_holds_all_pipes_it_copies_and_splices_again_
     let stub = stub();
     let mut options = GatewayOptions::through(stub.address());
     // The file is root's; the variable is this test's own password.
-    options.before = Some(format!("exec {become_user} \"$0\" \"$@\""));
+    options.setup = Some(format!("exec {become_user} \"$0\" \"$@\""));
     options.args = ["--shards", "1"].map(String::from).into();
     let scratch = Scratch::new("pipes");
     let readable = scratch.write("password", crate::support::PASSWORD);

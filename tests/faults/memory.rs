@@ -15,7 +15,7 @@ use crate::support::cgroup::{Charged, MemoryCgroup};
 use crate::support::client::{Answered, connect_name, echo_through, read_head};
 use crate::support::gateway::{Gateway, GatewayOptions};
 use crate::support::scratch::wait_for;
-use crate::support::tools::{skip, skip_without_mounts, skip_without_root};
+use crate::support::tools::{skip, skip_without_root};
 use crate::support::vitals::{assert_nothing_leaked, watch};
 
 const MIB: u64 = 1 << 20;
@@ -34,7 +34,7 @@ const HEALTH_BOUND: Duration = Duration::from_secs(10);
 
 /// `None`, having said so, where a limit cannot be set.
 fn limited(bytes: u64) -> Option<MemoryCgroup> {
-    if skip_without_root() || skip_without_mounts() {
+    if skip_without_root() {
         return None;
     }
     let group = MemoryCgroup::new(bytes);
@@ -47,7 +47,7 @@ fn limited(bytes: u64) -> Option<MemoryCgroup> {
 
 fn start_in(group: &MemoryCgroup, stub: &StubServer) -> Gateway {
     let mut options = GatewayOptions::through(stub.address());
-    options.before = Some(group.enter());
+    options.setup = Some(group.enter());
     options.args = ["--shards", "2", "--head-timeout", "60s"].map(String::from).into();
     options.env = vec![("RUST_LOG".into(), "info,access=off".into())];
     let gateway = Gateway::start(&options);

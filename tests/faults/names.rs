@@ -56,8 +56,7 @@ impl Named {
         let hosts = scratch.write("hosts", "127.0.0.1 localhost local.test\n");
         let mut options = GatewayOptions::through(tap.address());
         options.upstreams.clear();
-        let mount = |file: &std::path::Path, over: &str| format!("mount --bind {} {over}", file.display());
-        options.before = Some(format!("{}; {}", mount(&servers, "/etc/resolv.conf"), mount(&hosts, "/etc/hosts")));
+        options.mounts = vec![(servers, "/etc/resolv.conf"), (hosts, "/etc/hosts")];
         let config = scratch.write("gateway.toml", configuration(&[tap.address().port()]));
         let connect = format!("{}ms", CONNECT_TIMEOUT.as_millis());
         let args = ["--config", &config.display().to_string(), "--connect-timeout", &connect, "--warm", "0"];

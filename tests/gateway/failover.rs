@@ -453,7 +453,7 @@ fn a_client_that_comes_before_any_name_is_known_is_served_when_one_is() {
     let mut options = GatewayOptions::through(alive.address());
     options.upstreams =
         vec![format!("slow-proxy.test:{}", alive.address().port()), format!("dead-proxy.test:{}", dead.address.port())];
-    options.before = Some(format!("mount --bind {} /etc/resolv.conf", resolv.display()));
+    options.mounts = vec![(resolv, "/etc/resolv.conf")];
     let began = Instant::now();
     let gateway = support::gateway::Gateway::start(&options);
     let answer = connect_name(gateway.address(), "echo.test:7").expect("an answer");
@@ -475,7 +475,7 @@ fn an_upstream_that_moves_to_another_address_is_followed_without_a_restart() {
     let mut options = GatewayOptions::through(old.address());
     options.upstreams = vec![format!("moving-proxy.invalid:{port}")];
     options.args = ["--warm", "0"].map(String::from).into();
-    options.before = Some(format!("mount --bind {} /etc/hosts", hosts.display()));
+    options.mounts = vec![(hosts.clone(), "/etc/hosts")];
     let gateway = support::gateway::Gateway::start(&options);
     let ask = || connect_name(gateway.address(), "echo.test:7").expect("an answer").status();
     assert_eq!(ask(), 502, "nobody knows the name yet");

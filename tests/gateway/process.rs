@@ -166,7 +166,7 @@ fn cpu_ms(gateway: &Gateway) -> u64 {
 fn out_of_descriptors_it_pauses_and_goes_on_when_there_are_some_again() {
     let stub = stub();
     let mut options = GatewayOptions::through(stub.address());
-    options.before = Some("ulimit -n 64".into());
+    options.setup = Some("ulimit -n 64".into());
     let mut gateway = Gateway::start(&options);
     let idle: Vec<TcpStream> =
         (0..150).map(|_| TcpStream::connect(gateway.address()).expect("a place in the queue")).collect();
@@ -192,15 +192,14 @@ fn a_name_with_several_addresses_is_tried_round_until_one_answers() {
     }
     let (domain, user, password) = ACCOUNT;
     let scratch = Scratch::new("hosts");
-    let hosts =
-        scratch.write("hosts", "127.0.0.9 proxy.test\n127.0.0.1 proxy.test\n::1 proxy.test\n").display().to_string();
+    let hosts = scratch.write("hosts", "127.0.0.9 proxy.test\n127.0.0.1 proxy.test\n::1 proxy.test\n");
     for listen in ["127.0.0.1:0", "[::1]:0"] {
         let options = StubOptions { listen: listen.parse().expect("an address"), ..StubOptions::default() };
         // A machine without IPv6 has only one of the two.
         let Ok(stub) = StubServer::start(options.account(domain, user, password)) else { continue };
         let mut options = GatewayOptions::through(stub.address());
         options.upstreams = vec![format!("proxy.test:{}", stub.address().port())];
-        options.before = Some(format!("mount --bind {hosts} /etc/hosts"));
+        options.mounts = vec![(hosts.clone(), "/etc/hosts")];
         options.args = ["--shards", "1", "--warm", "0"].map(String::from).into();
         let gateway = Gateway::start(&options);
         for _ in 0..3 {

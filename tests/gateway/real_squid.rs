@@ -68,7 +68,7 @@ fn a_20_mib_upload_over_https_arrives_whole() {
 
 #[test]
 fn two_hundred_tunnels_at_once_carry_each_its_own_bytes() {
-    require_tools!("squid", "ntlm_auth", "curl");
+    require_tools!("squid", "ntlm_auth");
     const TUNNELS: u16 = 200;
     let (squid, gateway) = squid_and_gateway();
     let origin = echo_origin();
@@ -120,7 +120,7 @@ fn two_hundred_https_transfers_at_once_by_one_curl_arrive_whole() {
 
 #[test]
 fn a_wrong_password_is_tried_once_however_many_clients_press() {
-    require_tools!("squid", "ntlm_auth", "curl");
+    require_tools!("squid", "ntlm_auth");
     const CLIENTS: usize = 200;
     const WRONG: &str = "N0t-the-secret";
     let squid = Squid::start(&SquidOptions::default());
@@ -193,7 +193,7 @@ fn an_origin_that_squid_cannot_reach_is_an_honest_error_and_no_refusal() {
 
 #[test]
 fn promtool_finds_nothing_to_say_about_the_metrics() {
-    require_tools!("squid", "ntlm_auth", "curl", "promtool");
+    require_tools!("squid", "ntlm_auth", "promtool");
     let (_squid, gateway) = squid_and_gateway();
     let origin = echo_origin();
     let answer = connect(gateway.address(), origin.address(), b"").expect("an answer");
@@ -255,7 +255,7 @@ fn an_origin_that_closes_loses_none_of_its_last_bytes() {
 
 #[test]
 fn the_right_password_is_told_nowhere() {
-    require_tools!("squid", "ntlm_auth", "curl");
+    require_tools!("squid", "ntlm_auth");
     let squid = Squid::start(&SquidOptions::default());
     let mut options = GatewayOptions::through(squid.address());
     options.env.push(("RUST_LOG".to_owned(), "trace".to_owned()));

@@ -212,7 +212,7 @@ fn a_name_leads_to_no_link_local_address_either_unless_a_route_names_its_network
     let mut options = GatewayOptions::through(stub.address());
     options.args = ["--connect-timeout", "500ms", "--config"].map(String::from).into();
     options.args.push(file.display().to_string());
-    options.before = Some(format!("mount --bind {} /etc/hosts", hosts.display()));
+    options.mounts = vec![(hosts, "/etc/hosts")];
     let gateway = support::gateway::Gateway::start(&options);
     let ask = || connect_name(gateway.address(), "metadata.invalid:80").expect("an answer");
     let answer = ask();

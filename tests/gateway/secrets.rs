@@ -210,13 +210,11 @@ fn expect_no_secret(said: &Said) {
 
 #[test]
 fn no_secret_comes_out_with_a_password_and_ntlmv2() {
-    require_tools!("curl");
     expect_no_secret(&life(&[]));
 }
 
 #[test]
 fn no_secret_comes_out_with_an_nt_hash_and_the_old_method() {
-    require_tools!("curl");
     expect_no_secret(&life(&["--nt-hash-file", "--method", "ntlmv1-ess"]));
 }
 

@@ -96,7 +96,7 @@ impl Drop for EndLoad<'_> {
 
 #[test]
 fn tunnels_fail_only_while_squid_is_down() {
-    require_tools!("squid", "ntlm_auth", "curl");
+    require_tools!("squid", "ntlm_auth");
     let mut squid = Squid::start(&SquidOptions::default());
     let mut gateway = Gateway::start(&GatewayOptions::through(squid.address()));
     let origin = echo_origin();

@@ -417,9 +417,9 @@ fn a_name_that_leads_to_a_metadata_service_is_denied_where_it_is_looked_up() {
     }
     let (stub, scratch) = (stub(), Scratch::new("names"));
     let names = "127.0.0.1 localhost\n169.254.169.254 rebound.test\nfd00:ec2::254 rebound6.test\n127.0.0.1 own.test\n";
-    let hosts = scratch.write("hosts", names).display().to_string();
+    let hosts = scratch.write("hosts", names);
     let mut options = GatewayOptions::through(stub.address());
-    options.before = Some(format!("mount --bind {hosts} /etc/hosts"));
+    options.mounts = vec![(hosts, "/etc/hosts")];
     options.args = ["--no-proxy", "rebound.test,rebound6.test,own.test"].map(String::from).into();
     let gateway = Gateway::start(&options);
     for host in ["rebound.test:80", "rebound6.test:80"] {

@@ -220,7 +220,7 @@ fn what_went_without_credentials_is_not_kept_for_those_who_need_them() {
 
 #[test]
 fn a_tunnel_on_a_kept_connection_costs_squid_no_authentication() {
-    require_tools!("squid", "ntlm_auth", "curl");
+    require_tools!("squid", "ntlm_auth");
     let squid = Squid::start(&SquidOptions::default());
     let options = GatewayOptions::through(squid.address());
     let gateway =
@@ -255,7 +255,6 @@ fn a_tunnel_on_a_kept_connection_is_proved_anew_where_the_proxy_asks() {
 
 #[test]
 fn a_connection_of_an_old_configuration_is_not_kept_for_the_new_one() {
-    require_tools!("curl");
     let proxy = Web::proxy();
     let options = GatewayOptions::through(proxy.address());
     let gateway =

@@ -45,7 +45,7 @@ fn send_zeros(wire: &Wire, mut left: u64) -> u64 {
 
 #[test]
 fn long_bodies_pass_through_squid_in_flat_memory() {
-    require_tools!("squid", "ntlm_auth", "curl");
+    require_tools!("squid", "ntlm_auth");
     let (_squid, gateway, origin) = through_squid();
     let length = bulk_bytes();
     let mut client = Wire::connect(gateway.address());
@@ -131,7 +131,6 @@ fn server_sent_events_arrive_when_they_are_sent() {
 
 #[test]
 fn a_client_that_does_not_read_holds_its_origin_back() {
-    require_tools!("curl");
     let proxy = Web::proxy();
     let gateway = Gateway::start(&GatewayOptions::through(proxy.address()));
     let mut client = Wire::connect(gateway.address());
@@ -149,7 +148,6 @@ fn a_client_that_does_not_read_holds_its_origin_back() {
 
 #[test]
 fn an_origin_that_does_not_read_holds_its_client_back() {
-    require_tools!("curl");
     let proxy = Web::proxy_with(|wire, asked| {
         if asked.path == "/slow" {
             std::thread::sleep(Duration::from_millis(700));
@@ -292,7 +290,6 @@ fn one_connection_bears_a_bounded_number_of_requests() {
 
 #[test]
 fn a_shutdown_finishes_what_has_begun_and_nothing_more() {
-    require_tools!("curl");
     let proxy = Web::proxy();
     let mut gateway = Gateway::start(&GatewayOptions::through(proxy.address()));
     let mut resting = Wire::connect(gateway.address());

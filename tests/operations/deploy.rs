@@ -88,7 +88,8 @@ fn exported() -> String {
 
 #[test]
 fn systemd_understands_the_unit_and_finds_it_hardened() {
-    require_tools!("systemd-analyze");
+    // The unit reloads with `kill`, which systemd looks for.
+    require_tools!("systemd-analyze", "kill");
     let scratch = Scratch::new("unit");
     let unit = std::fs::read_to_string(format!("{ROOT}/deploy/systemd/ntlm-gateway.service")).expect("the unit");
     let check = |text: &str, arguments: &[&str]| {

@@ -161,7 +161,7 @@ fn end(mut gateway: Gateway) -> Instant {
 
 #[test]
 fn a_rolling_restart_fails_no_new_tunnel_and_cuts_none_before_its_time() {
-    require_tools!("haproxy", "curl");
+    require_tools!("haproxy");
     let (domain, user, password) = ACCOUNT;
     let stub = StubServer::start(StubOptions::default().account(domain, user, password)).expect("a stub");
     let places = [Place::new(), Place::new(), Place::new()];

@@ -11,3 +11,4 @@ mod corpus;
 mod documentation;
 mod paths;
 mod security;
+mod tools;

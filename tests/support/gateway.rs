@@ -3,15 +3,16 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
-use super::command::curl;
 use super::process::{LIFETIME_BOUND, Process, bounded_command};
 use super::scratch::{Scratch, wait_for};
+use super::tools::path_of;
+use super::vitals::get;
 use super::{PASSWORD, USER, metrics};
 
 /// The program under test.
@@ -44,8 +45,10 @@ pub struct GatewayOptions {
     pub args: Vec<String>,
     /// Further environment.
     pub env: Vec<(String, String)>,
-    /// A shell line to run before it, in the process that becomes it: limits, mounts.
-    pub before: Option<String>,
+    /// A shell line to run before it, in the process that becomes it: limits, a control group, another user.
+    pub setup: Option<String>,
+    /// Files that it alone sees in place of others. Whoever has some asks [`super::tools::skip_without_mounts`] first.
+    pub mounts: Vec<(PathBuf, &'static str)>,
     /// How long it may live, whatever becomes of the test.
     pub lifetime: Duration,
 }
@@ -64,7 +67,8 @@ impl GatewayOptions {
             only_args: false,
             args: Vec::new(),
             env: Vec::new(),
-            before: None,
+            setup: None,
+            mounts: Vec::new(),
             lifetime: LIFETIME_BOUND,
         }
     }
@@ -85,14 +89,7 @@ impl Gateway {
         let scratch = Scratch::new("gateway");
         let own_file = scratch.write("password", format!("{}\n", options.password));
         let password_file = options.password_file.as_ref().unwrap_or(&own_file);
-        let mut command = match &options.before {
-            None => bounded_command(GATEWAY, options.lifetime),
-            Some(line) => {
-                let mut shell = bounded_command("unshare", options.lifetime);
-                shell.args(["--mount", "sh", "-ec", &format!("{line}; exec \"$0\" \"$@\""), GATEWAY]);
-                shell
-            }
-        };
+        let mut command = command_of(options);
         let (listen, admin) = (options.listen.to_string(), options.admin.to_string());
         command.args(["run", "--listen", &listen, "--admin", &admin]);
         if !options.only_args {
@@ -188,11 +185,7 @@ impl Gateway {
 
     /// The status and the body of a GET to its admin address.
     pub fn admin(&self, path: &str) -> (u16, String) {
-        let url = format!("http://{}{path}", self.admin);
-        let answer = curl(Duration::from_secs(10), ["--write-out", "\n%{http_code}", &url]).expect_success(&url);
-        let text = answer.text();
-        let (body, status) = text.rsplit_once('\n').expect("curl's status line");
-        (status.parse().expect("a status code"), body.to_owned())
+        get(self.admin, path, Duration::from_secs(10)).unwrap_or_else(|error| panic!("GET {path}: {error}"))
     }
 
     /// The text of /metrics.
@@ -218,6 +211,24 @@ impl Drop for Gateway {
             }
         }
     }
+}
+
+/// The gateway's command without its arguments.
+fn command_of(options: &GatewayOptions) -> Command {
+    let mounts = options.mounts.iter().map(|(file, over)| format!("mount --bind {} {over}", file.display()));
+    let lines: Vec<String> = mounts.chain(options.setup.clone()).collect();
+    if lines.is_empty() {
+        return bounded_command(GATEWAY, options.lifetime);
+    }
+    let mut command = if options.mounts.is_empty() {
+        bounded_command("sh", options.lifetime)
+    } else {
+        let mut unshare = bounded_command(path_of("unshare"), options.lifetime);
+        unshare.args(["--mount", "sh"]);
+        unshare
+    };
+    command.args(["-ec", &format!("{}; exec \"$0\" \"$@\"", lines.join("; ")), GATEWAY]);
+    command
 }
 
 /// Reads the process's standard output and standard error on threads that end with the process.

@@ -10,7 +10,7 @@ use super::PASSWORD;
 use super::command::run;
 use super::process::Process;
 use super::scratch::{Scratch, accepts, free_port, wait_for};
-use super::tools::{path_of, say};
+use super::tools::{find, path_of, say};
 
 /// How long Squid may take to accept its first connection on a busy machine.
 const START_BOUND: Duration = Duration::from_secs(20);
@@ -299,7 +299,9 @@ fn launch(scratch: &Scratch, address: SocketAddr) -> Result<Process, String> {
 fn say_versions_once() {
     static SAID: std::sync::Once = std::sync::Once::new();
     let first_line = |program: &str, flag: &str| {
-        let version = run(path_of(program), Duration::from_secs(10), |command| {
+        // A Squid that asks for Basic does without `ntlm_auth`.
+        let Some(program) = find(program) else { return "not found".to_owned() };
+        let version = run(program, Duration::from_secs(10), |command| {
             command.arg(flag);
         });
         version.text().lines().next().unwrap_or_default().to_owned()

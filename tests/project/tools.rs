@@ -1,0 +1,50 @@
+//! Tests use only the programs that they have named, so that each of them can be skipped where a program is missing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use crate::support::tools::{find, path_of};
+
+/// Part of every Debian, or wanted by `tests/long` only.
+const NOT_INSTALLED: [&str; 4] = ["apt-get", "sh", "sha256sum", "buildah"];
+
+#[test]
+#[should_panic(expected = "sh is used without require_tools!(\"sh\")")]
+fn a_program_that_a_test_has_not_named_is_refused_though_it_is_installed() {
+    assert!(find("sh").is_some());
+    path_of("sh");
+}
+
+#[test]
+fn a_program_that_a_test_has_named_is_found() {
+    require_tools!("sh");
+    assert!(path_of("sh").is_file());
+}
+
+/// The string literals of each `require_tools!` below a folder.
+fn collect_named(folder: &Path, named: &mut BTreeSet<String>) {
+    for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        if path.is_dir() {
+            collect_named(&path, named);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let lists = text.split("require_tools!(\"").skip(1).filter_map(|rest| rest.split("\")").next());
+            named.extend(lists.flat_map(|list| list.split("\", \"")).map(str::to_owned));
+        }
+    }
+}
+
+#[test]
+fn every_program_that_a_test_names_is_installed_by_the_runner() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let runner = fs::read_to_string(root.join("tests/run")).expect("the runner");
+    let list = runner.split_once("\ntools=(\n").and_then(|(_, rest)| rest.split_once("\n)")).expect("its list").0;
+    let installed: BTreeSet<&str> = list.lines().filter_map(|line| Some(line.trim().split_once(':')?.0)).collect();
+    let mut named = BTreeSet::new();
+    collect_named(&root.join("tests"), &mut named);
+    assert!(named.len() >= 10, "only {named:?} were found");
+    let known = |name: &str| installed.contains(name) || NOT_INSTALLED.contains(&name);
+    let missing: Vec<&String> = named.iter().filter(|name| !known(name)).collect();
+    assert!(missing.is_empty(), "tests/run does not install {missing:?}");
+}
