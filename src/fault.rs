@@ -165,6 +165,8 @@ causes! {
     CredentialsRefused "credentials_refused" 502 Gateway ProxyConfigurationError;
     /// No AUTHENTICATE_MESSAGE was sent, because the credential guard is closed.
     CredentialsHeld "credentials_held" 502 Gateway ProxyConfigurationError;
+    /// A reload took the credentials out of force while the request was under way, and has no others for it.
+    CredentialsWithdrawn "credentials_withdrawn" 503 Gateway ProxyInternalError;
     /// No AUTHENTICATE_MESSAGE was sent, because the upstream refused the credentials for this destination and takes them for others.
     DestinationHeld "destination_held" 502 Upstream ProxyConfigurationError;
     /// The credential guard let another handshake go first, and that one took too long.

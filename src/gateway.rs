@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::admin::{Admin, Status};
 use crate::config::Config;
 use crate::event::Sender;
-use crate::fleet::Fleet;
+use crate::fleet::InForce;
 use crate::inspect::TunnelList;
 use crate::limits;
 use crate::logging;
@@ -329,9 +329,9 @@ impl Status for Controls {
     }
 }
 
-fn settings(config: &Config, fleet: &Arc<Fleet>) -> Settings {
+fn settings(config: &Config, fleet: &InForce) -> Settings {
     Settings {
-        fleet: Arc::clone(fleet),
+        fleet: fleet.clone(),
         timeouts: TimeoutsMs {
             head: limits::millis(config.timeouts.head),
             connect: limits::millis(config.timeouts.connect),

@@ -200,7 +200,7 @@ impl Conversation {
             handshake: Handshake::new(request.clone(), Arc::clone(credentials), HEAD_LIMIT_BYTES),
             request,
             negotiate: credentials.negotiate.clone(),
-            may_use_basic: credentials.basic.is_some(),
+            may_use_basic: credentials.allows_basic(),
             cut,
             events: Vec::new(),
             connection: 0,

@@ -19,7 +19,7 @@ const ASKED: &[u8] = b"HTTP/1.1 407 Denied\r\nProxy-Authenticate: Negotiate\r\nC
 /// Checks one token.
 pub fn check(input: &[u8]) {
     let identity = parties::identity(Method::NtlmV2, false);
-    let credentials = Arc::new(Credentials::new(identity, "proxy.test", FirstLeg::Negotiate));
+    let credentials = Arc::new(Credentials::new(identity.clone(), "proxy.test", FirstLeg::Negotiate));
     let request = Request::connect("origin.test:443", Vec::new());
     let mut handshake = Handshake::new(request, Arc::clone(&credentials), HEAD_LIMIT_BYTES);
     let mut out = Vec::new();
@@ -51,7 +51,7 @@ pub fn check(input: &[u8]) {
     let nonces = Nonces { client_challenge: [1; 8], exported_session_key: [2; 16], now: parties::TIME };
     let challenge = message.unwrap_or_default();
     if handshake.authenticate(&nonces, &mut out).is_err() {
-        let answer = authenticate(&credentials.identity, &credentials.negotiate, challenge, &parties::inputs());
+        let answer = authenticate(&identity, &credentials.negotiate, challenge, &parties::inputs());
         return assert!(out.is_empty() && answer.is_err(), "a challenge that can be answered is not");
     }
     let token = sent_token(&out, "Negotiate").expect("the answer has credentials");

@@ -6,11 +6,13 @@
 //! | `hop` | an upstream as one identity: what a connection to it needs |
 //! | `choice` | which upstream of a group a request goes to |
 //! | `check` | the handshake that tries an upstream before clients do |
+//! | `in_force` | how long a fleet's secrets are kept |
 
 mod check;
 mod choice;
 mod hop;
 mod identity;
+mod in_force;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,6 +26,7 @@ pub use check::check_by_handshake;
 pub use choice::{Order, Tried};
 pub use hop::{Habits, Hop, OnHop};
 pub use identity::{KnownIdentity, Login, LoginError};
+pub use in_force::InForce;
 
 /// An upstream as a member of the fleet.
 #[derive(Debug)]

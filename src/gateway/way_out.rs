@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{self, Check, Config, IdentityConfig, UpstreamConfig};
 use crate::event::Sender;
-use crate::fleet::{Fleet, Habits, Hop, KnownIdentity, Member, Order, check_by_handshake};
+use crate::fleet::{Fleet, Habits, Hop, InForce, KnownIdentity, Member, Order, check_by_handshake};
 use crate::handshake::Credentials;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::shard::Message;
@@ -31,7 +31,7 @@ pub(super) struct Workshop {
 
 /// The fleet, and what keeps it going.
 pub(super) struct WayOut {
-    pub fleet: Arc<Fleet>,
+    pub fleet: InForce,
     identities: Vec<OwnIdentity>,
     upstreams: Vec<OwnUpstream>,
 }
@@ -89,7 +89,7 @@ impl WayOut {
                 workshop.metrics.forget_upstream(gone.upstream.name());
             }
         }
-        let fleet = Arc::new(fleet(config, workshop, &identities, &upstreams));
+        let fleet = InForce::new(fleet(config, workshop, &identities, &upstreams));
         for (member, own) in upstreams.iter().enumerate() {
             let hop = fleet.hop(member, None).cloned();
             *lock(&own.check) = match &config.check {

@@ -24,6 +24,5 @@ mod tests;
 
 pub use credentials::{Credentials, FirstLeg};
 pub use request::Request;
-pub use scheme::KnownScheme;
 pub use scheme::Scheme;
 pub use state::{Declined, Handshake, Nonces, Progress, Tally};

@@ -20,7 +20,7 @@ pub enum Scheme {
 
 /// What an upstream took the last time, so that the next handshake begins with it.
 #[derive(Debug, Default)]
-pub struct KnownScheme(AtomicU8);
+pub(super) struct KnownScheme(AtomicU8);
 
 impl KnownScheme {
     pub(super) fn recall(&self) -> Scheme {
@@ -30,11 +30,6 @@ impl KnownScheme {
             3 => Scheme::Basic,
             _ => Scheme::Ntlm,
         }
-    }
-
-    /// Whether a fresh connection needs no challenge.
-    pub fn needs_no_challenge(&self) -> bool {
-        self.recall() == Scheme::Basic
     }
 
     /// An upstream that refused Basic is to say anew what it offers.

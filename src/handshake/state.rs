@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::credentials::{BasicCredentials, Credentials, FirstLeg};
+use super::credentials::{BasicCredentials, Credentials, FirstLeg, Secret};
 use super::request::Request;
 use super::scheme::{Scheme, response_token};
 use crate::fault::{At, Cause, Fault};
@@ -121,6 +121,8 @@ enum AfterDrain {
 pub struct Handshake {
     request: Request,
     credentials: Arc<Credentials>,
+    /// Borrowed from the credentials while an AUTHENTICATE_MESSAGE may have to be made: they may be withdrawn meanwhile.
+    secret: Option<Arc<Secret>>,
     scheme: Scheme,
     /// The upstream exempts the destination: credentials are sent only if it asks for them all the same.
     exempt: bool,
@@ -142,6 +144,7 @@ impl Handshake {
         Handshake {
             request,
             credentials,
+            secret: None,
             scheme,
             exempt: false,
             state,
@@ -226,6 +229,7 @@ impl Handshake {
         self.scheme = credentials.scheme.recall();
         self.beginnings = 0;
         self.credentials = credentials;
+        self.secret = None;
         self.state = State::Ready(self.first_leg());
     }
 
@@ -247,6 +251,7 @@ impl Handshake {
             _ => Leg::Negotiate,
         };
         self.beginnings += 1;
+        self.secret = self.credentials.secret();
         if self.scheme == Scheme::Basic && leg == Leg::Negotiate {
             self.state = State::Challenged { challenge: Vec::new() };
             return;
@@ -271,8 +276,12 @@ impl Handshake {
         let State::Challenged { challenge } = std::mem::replace(&mut self.state, State::Ended) else {
             return Err(fault(Cause::ChallengeMalformed, "there is no challenge to answer"));
         };
+        let Some(secret) = self.secret.take() else {
+            let detail = "a reload replaced the credentials while the request was under way, and not by others for it";
+            return Err(fault(Cause::CredentialsWithdrawn, detail));
+        };
         if self.scheme == Scheme::Basic {
-            let basic = self.credentials.basic.as_ref().map(BasicCredentials::reveal).unwrap_or_default();
+            let basic = secret.basic.as_ref().map(BasicCredentials::reveal).unwrap_or_default();
             self.request.write(Some((self.scheme.name(), basic)), HeadFor::Answer, out);
             self.sent(Leg::Authenticate);
             return Ok(());
@@ -284,7 +293,7 @@ impl Handshake {
             target_name: self.credentials.target_name.as_deref(),
             channel_bindings: None,
         };
-        let message = ntlm::authenticate(&self.credentials.identity, &self.credentials.negotiate, &challenge, &inputs)
+        let message = ntlm::authenticate(&secret.identity, &self.credentials.negotiate, &challenge, &inputs)
             .map_err(|error| fault(Cause::ChallengeMalformed, format!("the challenge cannot be answered: {error}")))?;
         let wrapped = self.scheme.wrap_answer(&message);
         let token = wrapped.as_deref().unwrap_or(&message);
@@ -314,11 +323,11 @@ impl Handshake {
                         request: &self.request,
                         sent,
                         scheme: self.scheme,
-                        basic: self.credentials.basic.is_some(),
+                        basic: self.credentials.allows_basic(),
                     };
                     let decision = with_head(&rest[..length], |head| decide(head, &asked))??;
                     if let Decision::Answered = decision {
-                        self.state = State::Ended;
+                        self.end();
                         return Ok((used, Progress::Answered));
                     }
                     used += length;
@@ -367,7 +376,16 @@ impl Handshake {
         }
     }
 
+    /// An outcome has been reported: the secret is not needed any more, however long the exchange may last.
+    fn end(&mut self) {
+        self.state = State::Ended;
+        self.secret = None;
+    }
+
     fn sent(&mut self, leg: Leg) {
+        if leg == Leg::Bare {
+            self.secret = None;
+        }
         self.legs = self.legs.saturating_add(1);
         self.has_shown_credentials = match leg {
             Leg::Plain => false,
@@ -395,15 +413,15 @@ impl Handshake {
                 }),
             },
             Decision::Established => {
-                self.state = State::Ended;
+                self.end();
                 Ok(Some(Progress::Established))
             }
             Decision::Declined(declined) => {
-                self.state = State::Ended;
+                self.end();
                 Ok(Some(Progress::Declined(declined)))
             }
             Decision::Refused { rechallenged, detail } => {
-                self.state = State::Ended;
+                self.end();
                 // It may have been Basic, of which the upstream thinks better by now.
                 self.credentials.scheme.forget_basic();
                 match rechallenged {

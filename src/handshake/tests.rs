@@ -178,14 +178,9 @@ fn the_example_of_the_specification_is_replayed_byte_for_byte() {
         workstation: Some("LABSMOKE3".into()),
     };
     let message_1 = negotiate(&identity, &options);
-    let credentials = Arc::new(Credentials {
-        identity,
-        first_leg: FirstLeg::Plain,
-        negotiate: message_1,
-        target_name: Some("HTTP/spirit1b".into()),
-        basic: None,
-        scheme: KnownScheme::default(),
-    });
+    let mut credentials = Credentials::new(identity, "spirit1b", FirstLeg::Plain);
+    credentials.negotiate = message_1;
+    let credentials = Arc::new(credentials);
     let fields = b"User-Agent: Mozilla/4.0 (compatible; MSIE 5.5; Win32)\r\nPragma: no-cache\r\n";
     let request = Request::connect("server.domain.net:443", fields.to_vec());
     let nonces = Nonces {
@@ -350,7 +345,52 @@ fn an_upstream_that_has_refused_basic_is_asked_anew_what_it_offers() {
     assert!(again.contains("Proxy-Authorization: NTLM "), "{again}");
 }
 
+/// How many others hold the secret.
+fn borrowers(credentials: &Credentials) -> usize {
+    Arc::strong_count(&credentials.secret().unwrap()) - 2
+}
+
+#[test]
+fn a_secret_is_borrowed_until_the_authenticate_message_is_made() {
+    let credentials = credentials(FirstLeg::Negotiate);
+    let mut handshake = Handshake::new(request(), Arc::clone(&credentials), HEAD_LIMIT_BYTES);
+    assert_eq!(borrowers(&credentials), 0, "nothing is under way");
+    let (mut out, challenged) = (Vec::new(), challenged_under_ntlm());
+    handshake.begin(&mut out);
+    assert_eq!(borrowers(&credentials), 1);
+    assert!(matches!(handshake.receive(challenged.as_bytes(), &mut out), Ok((_, Progress::Challenged))));
+    handshake.authenticate(&NONCES, &mut out).unwrap();
+    assert_eq!(borrowers(&credentials), 0, "the answer may take hours");
+
+    // An upstream that asks for no proof.
+    let mut handshake = Handshake::new(request(), Arc::clone(&credentials), HEAD_LIMIT_BYTES);
+    handshake.begin(&mut out);
+    assert!(matches!(handshake.receive(OK.as_bytes(), &mut out), Ok((_, Progress::Established))));
+    assert_eq!(borrowers(&credentials), 0);
+}
+
+#[test]
+fn a_withdrawn_secret_serves_the_handshakes_under_way_and_no_others() {
+    let credentials = credentials(FirstLeg::Negotiate);
+    let mut handshake = Handshake::new(request(), Arc::clone(&credentials), HEAD_LIMIT_BYTES);
+    let (mut out, challenged) = (Vec::new(), challenged_under_ntlm());
+    handshake.begin(&mut out);
+    credentials.withdraw();
+    assert!(matches!(handshake.receive(challenged.as_bytes(), &mut out), Ok((_, Progress::Challenged))));
+    handshake.authenticate(&NONCES, &mut out).unwrap();
+
+    let mut late = Handshake::new(request(), Arc::clone(&credentials), HEAD_LIMIT_BYTES);
+    late.begin(&mut out);
+    assert!(matches!(late.receive(challenged.as_bytes(), &mut out), Ok((_, Progress::Challenged))));
+    assert_eq!(late.authenticate(&NONCES, &mut out).unwrap_err().cause, Cause::CredentialsWithdrawn);
+}
+
 const NEGOTIATE_ONLY: &str = "HTTP/1.1 407 R\r\nProxy-Authenticate: Negotiate\r\nContent-Length: 0\r\n\r\n";
+
+/// A 407 whose challenge comes under NTLM.
+fn challenged_under_ntlm() -> String {
+    format!("HTTP/1.1 407 R\r\nProxy-Authenticate: NTLM {}\r\nContent-Length: 0\r\n\r\n", challenge())
+}
 
 /// A 407 whose challenge comes under Negotiate.
 fn challenged_under_negotiate(token: &[u8]) -> String {

@@ -3,17 +3,18 @@
 use std::fmt;
 
 use thiserror::Error;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
-use super::crypto::{Key, ntowf_v1, ntowf_v2};
+use super::crypto::{Key, SecretKey, ntowf_v1, ntowf_v2};
 use super::wire::utf16le;
 
 /// The longest user, domain or workstation name, in UTF-16 units. A UPN has at most 1,024 characters.
 const NAME_LIMIT_UNITS: usize = 1024;
 
-/// NTOWFv1: the MD4 of a password. It opens every door the password opens, so it is wiped on drop and never printed.
+/// NTOWFv1: the MD4 of a password. It opens every door the password opens, so it is never printed. All clones share one
+/// place in memory, which is overwritten when the last of them is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct NtHash(Key);
+pub struct NtHash(SecretKey);
 
 /// Why text is not a password hash. The text itself is never in here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -48,15 +49,19 @@ impl NtHash {
         if got != 32 {
             return Err(NtHashError::Length { got });
         }
-        let mut hash = Self([0; 16]);
-        for (index, character) in text.chars().enumerate() {
-            let digit = character.to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-            let digit = digit.ok_or(NtHashError::Digit { position: index + 1 })?;
-            if let Some(byte) = hash.0.get_mut(index / 2) {
-                *byte = *byte << 4 | digit;
+        let mut problem = None;
+        let hash = SecretKey::written_by(|key| {
+            for (index, character) in text.chars().enumerate() {
+                let Some(digit) = character.to_digit(16).and_then(|digit| u8::try_from(digit).ok()) else {
+                    problem = Some(NtHashError::Digit { position: index + 1 });
+                    return;
+                };
+                if let Some(byte) = key.get_mut(index / 2) {
+                    *byte = *byte << 4 | digit;
+                }
             }
-        }
-        Ok(hash)
+        });
+        problem.map_or(Ok(Self(hash)), Err)
     }
 
     /// The hash as 32 lower-case hexadecimal digits: a secret, to be shown only to who asked for it.
@@ -64,7 +69,7 @@ impl NtHash {
     pub fn to_hex(&self) -> Zeroizing<String> {
         // All room at once: growing would leave copies behind that nobody wipes.
         let mut text = Zeroizing::new(String::with_capacity(32));
-        for byte in &self.0 {
+        for byte in self.key() {
             for digit in [byte >> 4, byte & 15] {
                 text.extend(char::from_digit(u32::from(digit), 16));
             }
@@ -72,14 +77,8 @@ impl NtHash {
         text
     }
 
-    pub(super) const fn key(&self) -> &Key {
+    pub(super) fn key(&self) -> &Key {
         &self.0
-    }
-}
-
-impl Drop for NtHash {
-    fn drop(&mut self) {
-        self.0.zeroize();
     }
 }
 
@@ -199,7 +198,7 @@ pub struct Identity {
     method: Method,
     target_domain: bool,
     /// Invariant: NTOWFv2 of `nt_hash`, `account.user` and `account.domain`.
-    ntowf_v2: Zeroizing<Key>,
+    ntowf_v2: SecretKey,
     /// Invariant: `account.domain`, `account.user`, `workstation` in UTF-16LE.
     unicode: Names,
 }
@@ -226,7 +225,7 @@ impl Identity {
         };
         let workstation: String = workstation.chars().take_while(fits).collect();
         Self {
-            ntowf_v2: Zeroizing::new(ntowf_v2(nt_hash.key(), &account.user, &account.domain)),
+            ntowf_v2: ntowf_v2(nt_hash.key(), &account.user, &account.domain),
             unicode: Names {
                 domain: utf16le(&account.domain),
                 user: utf16le(&account.user),

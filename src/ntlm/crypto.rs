@@ -1,13 +1,43 @@
 //! Hashes, responses and session keys (MS-NLMP 3.3, 3.4, 6). The names are the specification's.
 
 use des::cipher::BlockCipherEncrypt;
+use hmac::digest::FixedOutput;
 use hmac::{Hmac, KeyInit, Mac};
 use md4::Md4;
 use md5::{Digest, Md5};
 use rc4::{Rc4, StreamCipher};
+use std::sync::Arc;
+use zeroize::{Zeroize, Zeroizing};
 
 /// A 128-bit key or digest.
 pub(super) type Key = [u8; 16];
+
+/// A key that stays at one address until its last owner drops it, and is overwritten then.
+///
+/// A key inside a struct would be copied by every move of the struct (out of a function, into a vector that grows), and
+/// the places it was moved out of are never overwritten.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct SecretKey(Arc<Zeroizing<Key>>);
+
+impl SecretKey {
+    /// A key written in place by `write`.
+    pub(super) fn written_by(write: impl FnOnce(&mut Key)) -> Self {
+        let mut key = Arc::new(Zeroizing::new([0; 16]));
+        // There is no other owner yet.
+        if let Some(room) = Arc::get_mut(&mut key) {
+            write(room);
+        }
+        Self(key)
+    }
+}
+
+impl std::ops::Deref for SecretKey {
+    type Target = Key;
+
+    fn deref(&self) -> &Key {
+        &self.0
+    }
+}
 
 /// MD5 over the parts in turn.
 pub(super) fn md5(parts: &[&[u8]]) -> Key {
@@ -23,8 +53,8 @@ fn keyed(key: &Key) -> Hmac<Md5> {
     // A key of exactly one block takes the constructor that cannot fail; zeros are how HMAC pads a short key.
     let mut block = [0; 64];
     block[..key.len()].copy_from_slice(key);
-    let mac = Hmac::<Md5>::new(&block.into());
-    zeroize::Zeroize::zeroize(&mut block);
+    let mac = Hmac::<Md5>::new((&block).into());
+    block.zeroize();
     mac
 }
 
@@ -41,18 +71,18 @@ pub(super) fn hmac_md5(key: &Key, parts: &[&[u8]]) -> Key {
 }
 
 /// NTOWFv1: MD4 over the password in UTF-16LE (MS-NLMP 3.3.1). Nothing is buffered that would have to be wiped.
-pub(super) fn ntowf_v1(password: &str) -> Key {
+pub(super) fn ntowf_v1(password: &str) -> SecretKey {
     let mut hash = Md4::new();
     for unit in password.encode_utf16() {
         hash.update(unit.to_le_bytes());
     }
-    hash.finalize().into()
+    SecretKey::written_by(|key| hash.finalize_into_reset(key.into()))
 }
 
 /// NTOWFv2 (and LMOWFv2, which is the same): HMAC_MD5(NTOWFv1, UPPER(user) + domain) (MS-NLMP 3.3.2).
 ///
 /// The user is upper-cased, the domain is not.
-pub(super) fn ntowf_v2(nt_hash: &Key, user: &str, domain: &str) -> Key {
+pub(super) fn ntowf_v2(nt_hash: &Key, user: &str, domain: &str) -> SecretKey {
     let mut mac = keyed(nt_hash);
     let mut unit_buffer = [0; 2];
     for character in user.chars().map(upper_case).chain(domain.chars()) {
@@ -60,7 +90,7 @@ pub(super) fn ntowf_v2(nt_hash: &Key, user: &str, domain: &str) -> Key {
             mac.update(&unit.to_le_bytes());
         }
     }
-    mac.finalize().into_bytes().into()
+    SecretKey::written_by(|key| mac.finalize_into(key.into()))
 }
 
 /// Upper-cases as Windows does: one UTF-16 unit to one unit, or not at all.
@@ -99,7 +129,7 @@ pub(super) fn des(key: [u8; 7], block: [u8; 8]) -> [u8; 8] {
     }
     let mut block = block.into();
     des::Des::new(&spread.into()).encrypt_block(&mut block);
-    zeroize::Zeroize::zeroize(&mut spread);
+    spread.zeroize();
     block.into()
 }
 
@@ -158,8 +188,8 @@ mod tests {
     #[test]
     fn the_domain_keeps_its_case_and_the_user_does_not() {
         let hash = ntowf_v1("Password");
-        assert_eq!(ntowf_v2(&hash, "user", "Domain"), ntowf_v2(&hash, "USER", "Domain"));
-        assert_ne!(ntowf_v2(&hash, "user", "Domain"), ntowf_v2(&hash, "user", "DOMAIN"));
+        assert_eq!(*ntowf_v2(&hash, "user", "Domain"), *ntowf_v2(&hash, "USER", "Domain"));
+        assert_ne!(*ntowf_v2(&hash, "user", "Domain"), *ntowf_v2(&hash, "user", "DOMAIN"));
     }
 
     #[test]

@@ -293,7 +293,7 @@ fn prove_v2(
     let ntowf_v2 = if domain == identity.domain() {
         identity.ntowf_v2()
     } else {
-        computed = zeroize::Zeroizing::new(crypto::ntowf_v2(identity.nt_hash().key(), identity.user(), domain));
+        computed = crypto::ntowf_v2(identity.nt_hash().key(), identity.user(), domain);
         &computed
     };
     let told = challenge.target_info.map(ServerTold::read).transpose()?.unwrap_or_default();

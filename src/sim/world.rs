@@ -14,7 +14,7 @@ use super::scenario::{FlowOddity, FlowPlan, ORIGINS, OTHERS, Scenario, Target, U
 use super::trace::Trace;
 use super::upstream::{Peer, Shared};
 use crate::event::{Key, Listener, Sender};
-use crate::fleet::{Fleet, Habits, Hop, KnownIdentity, Member, Order};
+use crate::fleet::{Fleet, Habits, Hop, InForce, KnownIdentity, Member, Order};
 use crate::handshake::Credentials;
 use crate::metrics::Metrics;
 use crate::ntlm::{Account, Identity, Method, NtHash};
@@ -64,7 +64,7 @@ pub struct World {
     pub clients: Vec<Option<Client>>,
     pub callers: Vec<Option<Caller>>,
     pub peers: BTreeMap<usize, Peer>,
-    pub fleet: Arc<Fleet>,
+    pub fleet: InForce,
     pub metrics: Arc<Metrics>,
     pub counters: Counters,
     settings: Settings,
@@ -83,9 +83,9 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
     let metrics =
         METRICS.with_borrow_mut(|kept| Arc::clone(kept.get_or_insert_with(|| Arc::new(Metrics::new().unwrap()))));
     let bell: Arc<OnceLock<Sender<Message>>> = Arc::default();
-    let fleet = Arc::new(new_fleet(&scenario, &metrics, &bell));
+    let fleet = InForce::new(new_fleet(&scenario, &metrics, &bell));
     let settings = Settings {
-        fleet: Arc::clone(&fleet),
+        fleet: fleet.clone(),
         timeouts: scenario.timeouts,
         head_limit_bytes: scenario.head_limit_bytes,
         socket_buffer_bytes: 0,

@@ -10,7 +10,7 @@ use super::record::End;
 use super::warm::WarmPool;
 use crate::event::{Key, Timers};
 use crate::fault::Fault;
-use crate::fleet::Fleet;
+use crate::fleet::InForce;
 use crate::forward::ForwardOptions;
 use crate::metrics::Metrics;
 use crate::relay::{PipePool, Resources};
@@ -47,7 +47,7 @@ pub struct TimeoutsMs {
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The way out.
-    pub fleet: Arc<Fleet>,
+    pub fleet: InForce,
     /// How long things may take.
     pub timeouts: TimeoutsMs,
     /// Longest head in bytes.

@@ -90,7 +90,7 @@ impl Departure {
             }
             Way::Through { wish, plainly } => (wish, plainly),
         };
-        let fleet = Arc::clone(&context.settings.fleet);
+        let fleet = context.settings.fleet.fleet();
         let (member, hop) = match first_hop(&fleet, &mut wish, request.origin(), context.now_ms()) {
             Ok((member, hop)) => (member, Arc::clone(hop)),
             Err(fault) => return Reply::to_fault(fault, client, context),

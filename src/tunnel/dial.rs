@@ -12,7 +12,7 @@ use super::reply::Reply;
 use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Fault, is_exhaustion};
-use crate::fleet::{Fleet, Hop, OnHop, Tried};
+use crate::fleet::{Fleet, Hop, Member, OnHop, Tried};
 use crate::handshake::Handshake;
 use crate::limits::{RACE_DELAY, millis};
 use crate::metrics::{Outcome, Path, Phase};
@@ -94,6 +94,7 @@ impl Dial {
     /// Dials a fresh connection for a handshake that may have used up others.
     pub(super) fn anew(mut attempt: Attempt, key: Key, client: &mut Client, context: &mut Context) -> Step {
         attempt.path = Path::Cold;
+        attempt.catch_up(client, context);
         attempt.waiting = Some(attempt.hop.upstream.shortage.client_waits(context.now_ms()));
         let race = Race::new(attempt.number);
         let member = attempt.member;
@@ -334,6 +335,30 @@ impl Attempt {
     /// request went without credentials for another reason than that they were to be withheld.
     pub(super) fn is_proven(&self) -> bool {
         self.path == Path::Kept || self.handshake.has_shown_credentials()
+    }
+
+    /// Moves a request whose credentials a reload has withdrawn over to the present fleet, to the same upstream as the same
+    /// identity. Where they are gone it stays, and fails when it comes to authenticate.
+    fn catch_up(&mut self, client: &mut Client, context: &Context) {
+        let present = &context.settings.fleet;
+        if !self.hop.credentials.is_withdrawn() {
+            return;
+        }
+        let name_of = |own: usize| self.fleet.identities.get(own).map(|identity| &identity.name);
+        let own = self.wish.identity.map(|own| {
+            let name = name_of(own);
+            present.identities.iter().position(|identity| Some(&identity.name) == name)
+        });
+        let is_same = |member: &Member| member.upstream.name() == self.hop.upstream.name();
+        let Some(place) = present.members.iter().position(is_same) else { return };
+        let (Some(member), false) = (present.members.get(place), own == Some(None)) else { return };
+        let mut tried = Tried::default();
+        tried.insert(place);
+        let wish = Wish { group: member.group, identity: own.flatten(), tried };
+        if let Some(hop) = present.hop(place, wish.identity) {
+            (self.fleet, self.wish) = (present.fleet(), wish);
+            self.move_to(place, hop, client);
+        }
     }
 
     /// Goes on with another upstream; what the last one said is forgotten.

@@ -47,7 +47,7 @@ impl Direct {
         let mut direct = Box::new(Direct {
             origin,
             request,
-            fleet: Arc::clone(&context.settings.fleet),
+            fleet: context.settings.fleet.fleet(),
             leftover,
             race: Race::new(0),
             addresses: None,

@@ -155,7 +155,7 @@ pub fn refill(context: &mut Context) {
         let (Some(hop), Some(request)) = (of_hop.hop.clone(), of_hop.request.clone()) else { continue };
         let missing = of_hop.wanted - of_hop.count;
         if hop.credentials.first_leg != FirstLeg::Negotiate
-            || hop.credentials.scheme.needs_no_challenge()
+            || hop.credentials.needs_no_challenge()
             || hop.identity.guard.state() != GuardState::Proven
             || !hop.upstream.health.is_up()
             || hop.upstream.shortage.forbids_warming(context.now_ms())

@@ -17,6 +17,7 @@ use support::client::{ask, connect_name, echo_through};
 use support::gateway::{Gateway, GatewayOptions};
 use support::listener::Listener;
 use support::scratch::{Scratch, wait_for};
+use support::tools::skip_without_root;
 
 const BOUND: Duration = Duration::from_secs(20);
 const PASSWORD: &str = "Qu33n-of-Spades";
@@ -236,4 +237,156 @@ fn the_search_finds_each_form_of_a_secret() {
     let message = STANDARD.decode(token).expect("base64");
     let found = secrets.found_in(&format!("{message:?}")).join(", ");
     assert!(found.contains("the beginning of the NT response as a list"), "{found}");
+}
+
+/// A span of a process's memory that can be read, with its name in /proc/PID/maps.
+struct Span {
+    range: std::ops::Range<u64>,
+    name: String,
+}
+
+fn spans(pid: rustix::process::Pid) -> Vec<Span> {
+    let path = format!("/proc/{}/maps", pid.as_raw_nonzero());
+    let maps = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {path}: {error}"));
+    let span = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let (range, access) = (words.next()?, words.next()?);
+        let (begin, end) = range.split_once('-')?;
+        let number = |text: &str| u64::from_str_radix(text, 16).ok();
+        // What the kernel lends for its own clocks cannot be read.
+        let name = words.nth(3).unwrap_or("anonymous").to_owned();
+        let readable = access.starts_with("rw") && !name.starts_with("[vv");
+        readable.then_some(Span { range: number(begin)?..number(end)?, name })
+    };
+    maps.lines().filter_map(span).collect()
+}
+
+const PAGE_BYTES: usize = 4096;
+
+/// Where in a process's writable memory bytes stand, by the name of the mapping.
+fn places_in_memory(pid: rustix::process::Pid, wanted: &[u8]) -> Vec<String> {
+    use std::os::unix::fs::FileExt as _;
+    let path = format!("/proc/{}/mem", pid.as_raw_nonzero());
+    let memory = std::fs::File::open(&path).unwrap_or_else(|error| panic!("open {path}: {error}"));
+    let mut found = Vec::new();
+    for span in spans(pid) {
+        let mut bytes = vec![0; usize::try_from(span.range.end - span.range.start).expect("a length")];
+        // A mapping may have gone since the list was made.
+        if memory.read_exact_at(&mut bytes, span.range.start).is_err() {
+            continue;
+        }
+        // Most pages hold nothing; those without the first byte are passed over quickly.
+        for page in (0..bytes.len()).step_by(PAGE_BYTES) {
+            let end = (page + PAGE_BYTES + wanted.len() - 1).min(bytes.len());
+            let page_bytes = &bytes[page..end];
+            if !page_bytes.contains(&wanted[0]) {
+                continue;
+            }
+            let at = page_bytes.windows(wanted.len()).enumerate().filter(|(_, window)| *window == wanted);
+            found.extend(at.map(|(offset, _)| format!("{} +{:#x} of {:#x?}", span.name, page + offset, span.range)));
+        }
+    }
+    found
+}
+
+/// The forms in which a password is kept: NTOWFv1, for `CORP\alice` NTOWFv2 (MS-NLMP 3.3.2), and for Basic itself.
+fn kept_forms(password: &str) -> [(&'static str, Vec<u8>); 3] {
+    use hmac::{KeyInit as _, Mac as _};
+    let hex = NtHash::from_password(password).to_hex();
+    let hash: Vec<u8> = (0..16).map(|at| u8::from_str_radix(&hex[2 * at..][..2], 16).expect("hex")).collect();
+    let mut mac = hmac::Hmac::<md5::Md5>::new_from_slice(&hash).expect("any length is a key");
+    "ALICECORP".encode_utf16().for_each(|unit| mac.update(&unit.to_le_bytes()));
+    let second = mac.finalize().into_bytes().to_vec();
+    [("the NT hash", hash), ("NTOWFv2", second), ("the password", password.as_bytes().to_vec())]
+}
+
+#[test]
+fn an_old_secret_is_gone_from_memory_once_the_new_one_is_in_force() {
+    require_tools!("curl");
+    if skip_without_root() {
+        return;
+    }
+    let stub = StubServer::start(StubOptions::default().account("CORP", "alice", PASSWORD)).expect("a stub");
+    let mut options = GatewayOptions { password: PASSWORD.into(), ..GatewayOptions::through(stub.address()) };
+    options.args = vec!["--allow-basic".into()];
+    let gateway = Gateway::start(&options);
+    let found = |password: &str| -> Vec<String> {
+        let forms = kept_forms(password).into_iter();
+        forms
+            .flat_map(|(name, bytes)| {
+                places_in_memory(gateway.pid(), &bytes).into_iter().map(move |place| format!("{name}: {place}"))
+            })
+            .collect()
+    };
+    // A tunnel that outlives its credentials, a connection that is kept, others that are pre-challenged.
+    let tunnel = || {
+        let answer = connect_name(gateway.address(), "echo.test:7").expect("an answer");
+        assert_eq!(answer.status(), 200, "{}", answer.head);
+        assert_eq!(echo_through(&answer.stream, b"12345").expect("an echo"), b"12345");
+        answer
+    };
+    let get = || {
+        let answer = ask(gateway.address(), b"GET http://hello.test/ HTTP/1.1\r\nHost: hello.test\r\n\r\n");
+        assert_eq!(answer.as_ref().map(support::client::Answered::status).ok(), Some(200));
+        answer
+    };
+    let standing: Vec<_> = (0..3).map(|_| tunnel()).collect();
+    let _idle = get();
+    let present = found(PASSWORD);
+    for (name, _) in kept_forms(PASSWORD) {
+        assert!(present.iter().any(|place| place.starts_with(name)), "the search finds no {name}: {present:?}");
+    }
+
+    let mut old = PASSWORD;
+    for (round, new) in ["Ace-of-Spades", "T3n-of-Clubs", PASSWORD].into_iter().enumerate() {
+        stub.set_password("CORP", "alice", new);
+        gateway.write_password(new);
+        let reloaded = || {
+            let log = gateway.log();
+            let times = log.iter().filter(|line| line.contains("reloaded, with new credentials")).count();
+            (times > round).then_some(())
+        };
+        assert!(wait_for(BOUND, reloaded).is_some(), "no reload");
+        // The shards take the new configuration over at their next turn.
+        let gone = || found(old).is_empty().then_some(());
+        assert!(wait_for(Duration::from_secs(2), gone).is_some(), "round {round}: {:#?}", found(old));
+        drop((tunnel(), get()));
+        assert!(!found(new).is_empty(), "the new one is in force");
+        old = new;
+    }
+    drop(standing);
+}
+
+#[test]
+fn a_request_that_a_reload_overtakes_goes_on_with_the_new_secret() {
+    let stub = StubServer::start(StubOptions::default().account("CORP", "alice", PASSWORD)).expect("a stub");
+    // Takes the first connection with its NEGOTIATE_MESSAGE, and closes it without an answer once it is told to.
+    let (close, told) = std::sync::mpsc::channel::<()>();
+    let (first, through) = (Mutex::new(Some(told)), stub.address());
+    let front = Listener::start(move |mut client| {
+        if let Some(told) = first.lock().expect("the first").take() {
+            let _ = told.recv_timeout(BOUND);
+            return;
+        }
+        let Ok(mut upstream) = TcpStream::connect(through) else { return };
+        let (Ok(mut back), Ok(mut answers)) = (client.try_clone(), upstream.try_clone()) else { return };
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut answers, &mut back);
+            let _ = back.shutdown(Shutdown::Write);
+        });
+        let _ = std::io::copy(&mut client, &mut upstream);
+        let _ = upstream.shutdown(Shutdown::Write);
+    });
+    let options = GatewayOptions { password: PASSWORD.into(), ..GatewayOptions::through(front.address()) };
+    let gateway = Gateway::start(&options);
+    let address = gateway.address();
+    let client = std::thread::spawn(move || connect_name(address, "echo.test:7").expect("an answer").status());
+    assert!(wait_for(BOUND, || (gateway.metric("ntlm_gateway_dials_total", &[]) == Some(1.0)).then_some(())).is_some());
+
+    stub.set_password("CORP", "alice", WRONG);
+    gateway.write_password(WRONG);
+    gateway.wait_for_line("configuration reloaded, with new credentials");
+    close.send(()).expect("the first connection is held");
+    assert_eq!(client.join().expect("the client"), 200);
+    assert_eq!((stub.counters().accepted, stub.counters().refused), (1, 0), "the old secret was not tried");
 }

@@ -41,7 +41,7 @@ const SERVER_CHALLENGE: &str = "0123456789abcdef";
 const RANDOM_SESSION_KEY: Key = [0x55; 16];
 
 fn nt_hash() -> Key {
-    crypto::ntowf_v1("Password")
+    *crypto::ntowf_v1("Password")
 }
 
 /// LMOWFv1 of the password (3.3.1). Only the vectors need it: the gateway sends no LM response of that kind.
@@ -82,7 +82,7 @@ fn v1_ess() -> ([u8; 24], Key) {
 }
 
 fn ntowf_v2() -> Key {
-    crypto::ntowf_v2(&nt_hash(), "User", "Domain")
+    *crypto::ntowf_v2(&nt_hash(), "User", "Domain")
 }
 
 fn temp() -> Vec<u8> {
