@@ -155,6 +155,8 @@ causes! {
     Reauthentication "reauthentication" 502 Upstream HttpProtocolError;
     /// The upstream asks for authentication but not for NTLM.
     SchemeNotOffered "scheme_not_offered" 502 Upstream ProxyConfigurationError;
+    /// The upstream spoke NTLM before and now offers only Basic, which is allowed for upstreams that never offered better.
+    SchemeDowngraded "scheme_downgraded" 502 Upstream ProxyConfigurationError;
     /// The upstream asks with 401, as an origin would: it is set up as a transparent proxy.
     TransparentProxy "transparent_proxy" 502 Upstream HttpProtocolError;
     /// The CHALLENGE_MESSAGE is none, or cannot be answered.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::config::{self, Check, Config, IdentityConfig, UpstreamConfig};
 use crate::event::Sender;
 use crate::fleet::{Fleet, Habits, Hop, InForce, KnownIdentity, Member, Order, check_by_handshake};
-use crate::handshake::Credentials;
+use crate::handshake::{Credentials, SpeaksNtlm};
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::shard::Message;
 use crate::upstream::{
@@ -49,6 +49,8 @@ struct OwnUpstream {
     metrics: UpstreamMetrics,
     /// The handshake that a check does, if it does one.
     check: CheckSlot,
+    /// Forgotten with the upstream: at a reload that changes its name or addresses.
+    speaks_ntlm: Arc<SpeaksNtlm>,
     _resolvers: Vec<Resolver>,
 }
 
@@ -136,7 +138,7 @@ fn fleet(config: &Config, workshop: &Workshop, identities: &[OwnIdentity], upstr
                 number: hops.len(),
                 upstream: Arc::clone(&own.upstream),
                 identity: Arc::clone(known),
-                credentials: Arc::new(credentials(&identity.config, of_config)),
+                credentials: Arc::new(credentials(&identity.config, of_config).with_knowledge(&own.speaks_ntlm)),
                 metrics: workshop.metrics.hop(own.upstream.name(), &known.name),
                 upstream_metrics: own.metrics.clone(),
                 warm_cap: of_config.warm,
@@ -262,7 +264,14 @@ impl Workshop {
             let from_before = known_addresses(host, known);
             resolvers.push(self.resolver(host, place, from_before, &upstream, &metrics)?);
         }
-        Ok(OwnUpstream { addresses: config.addresses.clone(), upstream, metrics, check, _resolvers: resolvers })
+        Ok(OwnUpstream {
+            addresses: config.addresses.clone(),
+            upstream,
+            metrics,
+            check,
+            speaks_ntlm: Arc::default(),
+            _resolvers: resolvers,
+        })
     }
 
     fn resolver(

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zeroize::Zeroizing;
 
-use super::scheme::{KnownScheme, Scheme};
-use crate::ntlm::{Identity, NegotiateOptions, negotiate};
+use super::scheme::{KnownScheme, Scheme, SpeaksNtlm};
+use crate::ntlm::{ChallengeMessage, Identity, NegotiateOptions, negotiate};
 
 /// What the first request on a cold connection carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Credentials {
     pub target_name: Option<String>,
     /// The scheme that the upstream took the last time.
     pub(super) scheme: KnownScheme,
+    /// Shared by all identities of the upstream.
+    speaks_ntlm: Arc<SpeaksNtlm>,
     /// Basic may be sent to an upstream that offers nothing better (RFC 7617).
     allows_basic: bool,
     /// `None` once it is withdrawn. A mutex because shards read it; it is held to copy a pointer.
@@ -53,6 +55,7 @@ impl Credentials {
             negotiate: negotiate(&identity, &NegotiateOptions::default()),
             target_name: Some(format!("HTTP/{upstream_host}")),
             scheme: KnownScheme::default(),
+            speaks_ntlm: Arc::default(),
             allows_basic: false,
             secret: Mutex::new(Some(Arc::new(Secret { identity, basic: None }))),
         }
@@ -69,14 +72,42 @@ impl Credentials {
         self
     }
 
-    /// Whether Basic may be sent to an upstream that offers nothing better.
+    /// The same, with what is known of the upstream by its other identities.
+    #[must_use]
+    pub fn with_knowledge(mut self, speaks_ntlm: &Arc<SpeaksNtlm>) -> Credentials {
+        self.speaks_ntlm = Arc::clone(speaks_ntlm);
+        self
+    }
+
+    /// Whether Basic is allowed for an upstream that offers nothing better.
     pub fn allows_basic(&self) -> bool {
         self.allows_basic
     }
 
+    /// Whether the upstream has ever sent a CHALLENGE_MESSAGE: then it gets no Basic, whatever it offers now.
+    pub fn withholds_basic(&self) -> bool {
+        self.speaks_ntlm.is_known()
+    }
+
     /// Whether a fresh connection needs no challenge.
     pub fn needs_no_challenge(&self) -> bool {
-        self.scheme.recall() == Scheme::Basic
+        self.recall_scheme() == Scheme::Basic
+    }
+
+    /// The scheme to begin with.
+    pub(super) fn recall_scheme(&self) -> Scheme {
+        match self.scheme.recall() {
+            Scheme::Basic if self.withholds_basic() => Scheme::Ntlm,
+            known => known,
+        }
+    }
+
+    /// The upstream took a scheme as far as to send this CHALLENGE_MESSAGE.
+    pub(super) fn challenged(&self, scheme: Scheme, message: &[u8]) {
+        self.scheme.remember(scheme);
+        if !self.speaks_ntlm.is_known() && ChallengeMessage::decode(message).is_ok() {
+            self.speaks_ntlm.note();
+        }
     }
 
     /// Takes the secret out of force. It is wiped at once, or when the handshakes that have borrowed it are past their

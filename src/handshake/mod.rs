@@ -24,5 +24,5 @@ mod tests;
 
 pub use credentials::{Credentials, FirstLeg};
 pub use request::Request;
-pub use scheme::Scheme;
+pub use scheme::{Scheme, SpeaksNtlm};
 pub use state::{Declined, Handshake, Nonces, Progress, Tally};

@@ -2,7 +2,7 @@
 //!
 //! Only as much of SPNEGO is spoken as carries NTLM: one mechanism, no mechListMIC.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// The form in which NTLM messages go out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +45,26 @@ impl KnownScheme {
             Scheme::Basic => 3,
         };
         self.0.store(number, Ordering::Relaxed);
+    }
+}
+
+/// Whether an upstream has ever challenged with NTLM, whichever identity it was for.
+///
+/// Whoever stands between can strip the offers of a 407 down to Basic and would get the password in clear text. So an
+/// upstream that has once sent a CHALLENGE_MESSAGE gets no Basic any more. This outlives the identities and the reloads
+/// that carry the upstream over.
+#[derive(Debug, Default)]
+pub struct SpeaksNtlm(AtomicBool);
+
+impl SpeaksNtlm {
+    /// It has sent a CHALLENGE_MESSAGE.
+    pub(super) fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is known to.
+    pub fn is_known(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

@@ -139,7 +139,7 @@ pub struct Handshake {
 impl Handshake {
     /// A handshake that has sent nothing yet. Heads of more than `head_limit_bytes` are a fault.
     pub fn new(request: Request, credentials: Arc<Credentials>, head_limit_bytes: usize) -> Handshake {
-        let scheme = credentials.scheme.recall();
+        let scheme = credentials.recall_scheme();
         let state = State::Ready(credentials.first_leg.into());
         Handshake {
             request,
@@ -226,7 +226,7 @@ impl Handshake {
 
     /// Turns to another upstream: what the last one said is forgotten.
     pub fn turn_to(&mut self, credentials: Arc<Credentials>) {
-        self.scheme = credentials.scheme.recall();
+        self.scheme = credentials.recall_scheme();
         self.beginnings = 0;
         self.credentials = credentials;
         self.secret = None;
@@ -281,6 +281,10 @@ impl Handshake {
             return Err(fault(Cause::CredentialsWithdrawn, detail));
         };
         if self.scheme == Scheme::Basic {
+            // Another handshake may have seen a challenge while this one waited.
+            if self.credentials.withholds_basic() {
+                return Err(downgraded("Basic"));
+            }
             let basic = secret.basic.as_ref().map(BasicCredentials::reveal).unwrap_or_default();
             self.request.write(Some((self.scheme.name(), basic)), HeadFor::Answer, out);
             self.sent(Leg::Authenticate);
@@ -323,7 +327,11 @@ impl Handshake {
                         request: &self.request,
                         sent,
                         scheme: self.scheme,
-                        basic: self.credentials.allows_basic(),
+                        basic: match self.credentials.allows_basic() {
+                            false => BasicUse::NotAllowed,
+                            true if self.credentials.withholds_basic() => BasicUse::Withheld,
+                            true => BasicUse::Allowed,
+                        },
                     };
                     let decision = with_head(&rest[..length], |head| decide(head, &asked))??;
                     if let Decision::Answered = decision {
@@ -432,7 +440,7 @@ impl Handshake {
             }
             Decision::Challenge { token, framing, scheme } => {
                 self.tally.challenge = self.tally.challenge.saturating_add(1);
-                self.credentials.scheme.remember(self.scheme);
+                self.credentials.challenged(self.scheme, &token);
                 self.scheme = scheme;
                 match framing {
                     Some(framing) => Ok(self.drain(framing, AfterDrain::Answer(token))),
@@ -556,8 +564,17 @@ struct Asked<'a> {
     request: &'a Request,
     sent: Leg,
     scheme: Scheme,
-    /// Basic may be used.
-    basic: bool,
+    basic: BasicUse,
+}
+
+/// What becomes of an offer of Basic where nothing better is offered.
+#[derive(Clone, Copy)]
+enum BasicUse {
+    /// The identity does not allow it.
+    NotAllowed,
+    Allowed,
+    /// The identity allows it, and the upstream is known to speak NTLM.
+    Withheld,
 }
 
 fn decide(head: &ResponseHead<'_>, asked: &Asked<'_>) -> Result<Decision, Fault> {
@@ -623,10 +640,12 @@ fn decide_407(head: &ResponseHead<'_>, framing: BodyFraming, asked: &Asked<'_>) 
             if ntlm || negotiate {
                 return Ok(Decision::AskedAgain { framing, scheme: scheme.after_refusal(ntlm, negotiate) });
             }
-            if basic && of("Basic").is_some() {
-                return Ok(Decision::AskedForBasic { framing });
-            }
             let offered = http::offered(&head.fields);
+            match basic {
+                BasicUse::Allowed if of("Basic").is_some() => return Ok(Decision::AskedForBasic { framing }),
+                BasicUse::Withheld if of("Basic").is_some() => return Err(downgraded(&offered)),
+                _ => {}
+            }
             Err(fault(
                 Cause::SchemeNotOffered,
                 format!("the upstream offers neither NTLM nor Negotiate; it offers: {offered}"),
@@ -655,6 +674,15 @@ fn ntlm_message(token: Vec<u8>, scheme: Scheme) -> Result<(Vec<u8>, Scheme), Fau
         }
         _ => Err(fault(Cause::ChallengeMalformed, format!("the token under {} holds no NTLM message", scheme.name()))),
     }
+}
+
+/// The upstream spoke NTLM before and now offers only what would give the password away.
+fn downgraded(offered: &str) -> Fault {
+    let detail = format!(
+        "the upstream authenticated with NTLM before and now offers: {offered}; the password is not sent as Basic, because the \
+         offer may have been altered on the way. If the upstream gave NTLM up, restart the gateway or rename the upstream"
+    );
+    fault(Cause::SchemeDowngraded, detail)
 }
 
 /// Parses a head, unfolding its lines where that is what it takes.

@@ -345,6 +345,60 @@ fn an_upstream_that_has_refused_basic_is_asked_anew_what_it_offers() {
     assert!(again.contains("Proxy-Authorization: NTLM "), "{again}");
 }
 
+#[test]
+fn an_upstream_that_once_spoke_ntlm_gets_no_basic_for_any_identity() {
+    const STRIPPED: &[u8] = b"HTTP/1.1 407 R\r\nProxy-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\n\r\n";
+    let known = Arc::new(SpeaksNtlm::default());
+    let [one, other] = ["One", "Other"].map(|user| {
+        let account = Account::parse(&format!("Domain\\{user}"), None).unwrap();
+        let identity = Identity::new(account, "COMPUTER", NtHash::from_password("Password"), Method::NtlmV2, false);
+        let credentials = Credentials::new(identity, "proxy.test", FirstLeg::Negotiate);
+        Arc::new(credentials.with_basic(Some("Password")).with_knowledge(&known))
+    });
+    let begin = |credentials: &Arc<Credentials>| {
+        let (mut handshake, mut out) =
+            (Handshake::new(request(), Arc::clone(credentials), HEAD_LIMIT_BYTES), Vec::new());
+        handshake.begin(&mut out);
+        handshake
+    };
+    // As long as it has offered nothing better, Basic it is.
+    let mut waiting = begin(&one);
+    assert!(matches!(waiting.receive(STRIPPED, &mut Vec::new()), Ok((_, Progress::Challenged))));
+    assert!(one.needs_no_challenge());
+
+    let mut better = begin(&other);
+    assert!(matches!(
+        better.receive(challenged_under_ntlm().as_bytes(), &mut Vec::new()),
+        Ok((_, Progress::Challenged))
+    ));
+    assert!(known.is_known());
+    for credentials in [&one, &other] {
+        let mut handshake = begin(credentials);
+        let fault = handshake.receive(STRIPPED, &mut Vec::new()).unwrap_err();
+        assert_eq!(fault.cause, Cause::SchemeDowngraded, "{fault}");
+        assert!(!credentials.needs_no_challenge());
+    }
+    // Nor does one that was about to send it.
+    let mut out = Vec::new();
+    assert_eq!(waiting.authenticate(&NONCES, &mut out).unwrap_err().cause, Cause::SchemeDowngraded);
+    assert!(out.is_empty());
+}
+
+#[test]
+fn a_challenge_that_is_none_does_not_keep_basic_from_an_upstream() {
+    let known = Arc::new(SpeaksNtlm::default());
+    let account = Account::parse("Domain\\User", None).unwrap();
+    let identity = Identity::new(account, "COMPUTER", NtHash::from_password("Password"), Method::NtlmV2, false);
+    let credentials = Credentials::new(identity, "proxy.test", FirstLeg::Negotiate).with_knowledge(&known);
+    let mut handshake = Handshake::new(request(), Arc::new(credentials), HEAD_LIMIT_BYTES);
+    let mut out = Vec::new();
+    handshake.begin(&mut out);
+    // The signature alone.
+    let answer = "HTTP/1.1 407 R\r\nProxy-Authenticate: NTLM TlRMTVNTUAA=\r\nContent-Length: 0\r\n\r\n";
+    let _ = handshake.receive(answer.as_bytes(), &mut out);
+    assert!(!known.is_known());
+}
+
 /// How many others hold the secret.
 fn borrowers(credentials: &Credentials) -> usize {
     Arc::strong_count(&credentials.secret().unwrap()) - 2

@@ -5,7 +5,7 @@ use crate::support;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ntlm_gateway::gateway::Gateway;
@@ -383,7 +383,7 @@ fn a_wrong_password_is_guarded_with_basic_as_with_ntlm() {
 #[test]
 fn an_upstream_that_takes_basic_passes_its_check_by_handshake() {
     let proxy = Arc::new(BasicProxy::start(&format!("CORP\\alice:{}", ACCOUNT.2), "Basic realm=\"proxy\""));
-    let broken = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let broken = Arc::new(AtomicBool::new(false));
     // In front of it something that can be cut.
     let (through, is_broken) = (proxy.listener.address(), Arc::clone(&broken));
     let cut = Listener::start(move |client| {
@@ -413,6 +413,102 @@ fn an_upstream_that_takes_basic_passes_its_check_by_handshake() {
     broken.store(false, Ordering::Release);
     assert!(wait_for(BOUND, || (ask().status() == 200).then_some(())).is_some(), "it never comes back");
     in_process::stop(gateway);
+}
+
+/// Passes everything on to a proxy, until it is told to answer in its place and to offer nothing but Basic.
+struct Stripper {
+    listener: Listener,
+    strips: Arc<AtomicBool>,
+    /// Requests that showed the password.
+    basic: Arc<AtomicUsize>,
+}
+
+impl Stripper {
+    fn before(proxy: SocketAddr) -> Self {
+        let (strips, basic) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (does_strip, seen) = (Arc::clone(&strips), Arc::clone(&basic));
+        let listener = Listener::start(move |mut client| {
+            if does_strip.load(Ordering::Acquire) {
+                while let Ok(head) = read_head(&mut client) {
+                    let shown = head.contains("Proxy-Authorization: Basic ");
+                    seen.fetch_add(usize::from(shown), Ordering::AcqRel);
+                    let answer = match shown {
+                        true => "HTTP/1.1 200 OK\r\n\r\n",
+                        false => {
+                            "HTTP/1.1 407 Who\r\nProxy-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\n\r\n"
+                        }
+                    };
+                    let _ = client.write_all(answer.as_bytes());
+                }
+                return;
+            }
+            let Ok(proxy) = std::net::TcpStream::connect(proxy) else { return };
+            let copy = |mut from: std::net::TcpStream, mut to: std::net::TcpStream| {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(std::net::Shutdown::Write);
+            };
+            let (from, to) = (client.try_clone().expect("a socket"), proxy.try_clone().expect("a socket"));
+            let there = std::thread::spawn(move || copy(from, to));
+            copy(proxy, client);
+            let _ = there.join();
+        });
+        Self { listener, strips, basic }
+    }
+}
+
+/// Five logons through `proxy` by NTLM, then 407s that are stripped of it: nobody's password goes out, whatever the request
+/// and whatever was reloaded, until the operator gives the upstream another name.
+fn never_gets_basic_again(proxy: SocketAddr, target: &str, url: &str) {
+    let (stripper, scratch) = (Stripper::before(proxy), Scratch::new("downgrade"));
+    let text = |name: &str, ci_password: &str| {
+        let alice = scratch.write("alice", ACCOUNT.2);
+        let ci = scratch.write("ci", ci_password);
+        let entry = |name: &str, file: &std::path::Path, further: &str| {
+            format!(
+                "[[identities]]\nname = '{name}'\nuser = 'CORP\\{name}'\npassword_file = '{}'\nallow_basic = true\n{further}\n",
+                file.display()
+            )
+        };
+        let upstream = format!("[[upstreams]]\nname = '{name}'\naddress = '{}'\n", stripper.listener.address());
+        format!("warm = 0\n{}{}{upstream}", entry("alice", &alice, ""), entry("ci", &ci, "clients = '127.0.0.2'"))
+    };
+    let gateway = in_process::gateway_of(&text("first", OTHERS[0].1));
+    let address = in_process::address(&gateway);
+    let ci = || connect_name_from("127.0.0.2".parse().expect("an address"), address, target).expect("an answer");
+    let get = || ask(address, format!("GET {url} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).expect("an answer");
+    for _ in 0..5 {
+        assert_eq!(connect_name(address, target).expect("an answer").status(), 200);
+    }
+
+    stripper.strips.store(true, Ordering::Release);
+    let answer = connect_name(address, target).expect("an answer");
+    let told = answer.field("proxy-status").unwrap_or_default();
+    assert!(answer.status() == 502 && told.contains("not sent as Basic"), "{}", answer.head);
+    assert_eq!(metric(&gateway, "faults_total", &[("cause", "scheme_downgraded"), ("side", "upstream")]), 1.0);
+    assert_eq!([ci().status(), get().status()], [502, 502], "nor for others");
+    gateway.reconfigure(&in_process::config_of(&text("first", "another"))).expect("a reload");
+    assert_eq!([ci().status(), get().status(), connect_name(address, target).expect("an answer").status()], [502; 3]);
+    assert_eq!(stripper.basic.load(Ordering::Acquire), 0, "the password stays here");
+
+    // What it would have got.
+    gateway.reconfigure(&in_process::config_of(&text("second", "another"))).expect("a reload");
+    assert_eq!(connect_name(address, target).expect("an answer").status(), 200);
+    assert_eq!(stripper.basic.load(Ordering::Acquire), 1);
+    in_process::stop(gateway);
+}
+
+#[test]
+fn an_upstream_that_spoke_ntlm_never_gets_the_password_as_basic() {
+    never_gets_basic_again(stub().address(), TARGET, "http://hello.test/");
+}
+
+#[test]
+fn a_stripped_407_in_front_of_a_real_squid_gets_no_password() {
+    require_tools!("squid", "ntlm_auth");
+    let squid = Squid::start(&SquidOptions::default());
+    let origin = echo_origin();
+    let target = origin.address().to_string();
+    never_gets_basic_again(squid.address(), &target, &format!("http://{target}/"));
 }
 
 #[test]
