@@ -6,19 +6,25 @@
 import copy
 import json
 import re
+import shlex
 
 import jsonschema
 import yaml
-from common import CHART, DEPLOY, EVERYTHING, NEEDED, SERVICE_MONITOR, TOOLBOX, end, helm, kustomize, run
+from common import CHART, DEPLOY, EVERYTHING, NEEDED, ROOT, SERVICE_MONITOR, TABLES, TOOLBOX, end, helm, kustomize, run
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+
+PARTNER = TABLES["identities"][0]
+# Their keys are the program's; tests/operations/chart.rs compares them.
+SECTIONS = ("settings", "limits", "timeouts")
 
 # Values that must be refused, by what they change.
 WRONG = {
     "no upstream": {"upstream": ""},
     "an upstream without a port": {"upstream": "proxy.corp.example"},
     "no user": {"user": ""},
+    "no image": {"image": {"repository": ""}},
     "no password": {"password": {"existingSecret": ""}},
     "two passwords": {"password": {"existingSecret": "a", "value": "b"}},
     "a network policy without the proxy": {"networkPolicy": {"upstreamCidrs": []}},
@@ -27,6 +33,18 @@ WRONG = {
     "a drain that the grace would not know of": {"timeouts": {"drain": "1h"}},
     "nobody allowed": {"allowClients": []},
     "an unknown monitor": {"monitoring": {"monitor": "both"}},
+    "a misspelt setting": {"settings": {"max_tunels": 5}},
+    "a misspelt time-out": {"timeouts": {"idel": "5m"}},
+    "a misspelt limit": {"limits": {"heads": "5KiB"}},
+    "a choice that there is not": {"settings": {"order": "random"}},
+    "a table among the settings": {"settings": {"routes": [{"to": "deny"}]}},
+    "an upstream given twice": {"upstreams": [{"address": "other.corp.example:8080"}]},
+    "an upstream of a table without an address": {"upstream": "", "upstreams": [{"name": "east"}]},
+    "an upstream of a table without a port": {"upstream": "", "upstreams": [{"address": "proxy"}]},
+    "a misspelt setting of a route": {"routes": [{"hosts": "a", "to": "deny"}]},
+    "an identity whose secret the pod would not have": {"identities": [PARTNER | {"password_file": "/etc/partner"}]},
+    "an identity beside a Secret of one key": {"password": {"value": "a"}, "identities": [PARTNER]},
+    "an identity that nobody could reach": {"identities": [PARTNER | {"listen": "127.0.0.1:3129"}]},
 }
 
 
@@ -35,14 +53,15 @@ def paths(values, schema, above=""):
     for key, value in values.items():
         inner = (schema or {}).get("properties", {}).get(key, {})
         yield f"{above}{key}"
-        if isinstance(value, dict) and "properties" in inner:
+        if isinstance(value, dict) and "properties" in inner and key not in SECTIONS:
             yield from paths(value, inner, f"{above}{key}.")
 
 
 def in_schema(schema, above=""):
     for key, inner in schema.get("properties", {}).items():
         yield f"{above}{key}"
-        yield from in_schema(inner, f"{above}{key}.")
+        if key not in SECTIONS:
+            yield from in_schema(inner, f"{above}{key}.")
 
 
 def in_templates():
@@ -53,6 +72,9 @@ def in_templates():
         used |= set(re.findall(r"\.Values\.([A-Za-z.]+)", text))
         if block := re.match(r"\{\{- with \.Values\.(\w+) \}\}", text):
             used |= {f"{block[1]}.{name}" for name in re.findall(r"[\s(]\.([a-z]\w+)", text)}
+        # `get $.Values $name` over a list of names.
+        for names in re.findall(r"range \$table := list ([^}]*)", text):
+            used |= set(re.findall(r'"(\w+)"', names))
     return used
 
 
@@ -68,15 +90,44 @@ def agreement():
 def lint():
     # Against the meta-schema; helm itself holds the values against the schema.
     jsonschema.Draft7Validator.check_schema(SCHEMA)
-    for values in (NEEDED, EVERYTHING, SERVICE_MONITOR):
+    for values in ({}, NEEDED, EVERYTHING, SERVICE_MONITOR, TABLES):
         finished = run(TOOLBOX / "helm", "lint", "--strict", CHART, "--values", "-", input=yaml.safe_dump(values))
         if finished.returncode:
             yield finished.stdout
     for what, change in WRONG.items():
         values = yaml.safe_dump(NEEDED | change)
         finished = run(TOOLBOX / "helm", "template", CHART, "--values", "-", input=values)
-        if "specifications of the schema" not in finished.stderr:
-            yield f"{what} was not refused by the schema"
+        if "specifications of the schema" not in finished.stderr and "execution error" not in finished.stderr:
+            yield f"{what} was not refused: {finished.stderr}"
+
+
+def ports():
+    """The NetworkPolicy follows the upstreams' ports, and with the Service those of identities."""
+    cases = [
+        ({}, [8080]),
+        ({"upstream": "proxy.corp.example:3128"}, [3128]),
+        ({"upstream": ["a.corp.example:8080", "b.corp.example:3128", "c.corp.example:8080"]}, [8080, 3128]),
+        ({"upstream": "a.corp.example:8080, b.corp.example:81"}, [8080, 81]),
+        ({"upstream": "[2001:db8::1]:3128"}, [3128]),
+        (TABLES | {"upstream": ""}, [8080, 3128, 8443]),
+        ({"networkPolicy": {"upstreamCidrs": ["192.0.2.10/32"], "upstreamPorts": [9090]}}, [9090]),
+    ]
+    for change, wanted in cases:
+        manifests = {manifest["kind"]: manifest for manifest in helm(NEEDED | change)}
+        got = [port["port"] for port in manifests["NetworkPolicy"]["spec"]["egress"][1]["ports"]]
+        if got != wanted:
+            yield f"with {change} the NetworkPolicy lets {got} through"
+    manifests = {manifest["kind"]: manifest for manifest in helm(TABLES)}
+    container = manifests["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    if {"name": "proxy-3129", "containerPort": 3129} not in container["ports"]:
+        yield f"an identity's port is none of the container's: {container['ports']}"
+    if {"name": "proxy-3129", "port": 3129, "targetPort": "proxy-3129"} not in manifests["Service"]["spec"]["ports"]:
+        yield "an identity's port is none of the Service's"
+    policy = manifests["NetworkPolicy"]["spec"]
+    if {"protocol": "TCP", "port": "proxy-3129"} not in policy["ingress"][0]["ports"]:
+        yield "an identity's port is not let through"
+    if policy["egress"][2:] != TABLES["networkPolicy"]["extraEgress"]:
+        yield f"the further rules are {policy['egress'][2:]}"
 
 
 def bare(manifests, kind):
@@ -116,6 +167,20 @@ def likeness():
                 yield f"{overlay}: {kind} differs\n  kustomize {json.dumps(one, sort_keys=True)}\n  helm      {json.dumps(other, sort_keys=True)}"
 
 
+def documented():
+    """The command that deploy/README.md gives makes what the values make that it stands for."""
+    text = (DEPLOY / "README.md").read_text(encoding="utf-8")
+    command = shlex.split(re.search(r"^helm install .*?[^\\]$", text, re.M | re.S)[0].replace("\\\n", " "))
+    if "kubectl create namespace egress" not in text:
+        yield "the README makes no namespace"
+    finished = run(TOOLBOX / "helm", "template", *command[2:], cwd=ROOT)
+    if finished.returncode:
+        yield f"the README's command fails: {finished.stderr}"
+    ours = run(TOOLBOX / "helm", "template", "ntlm-gateway", CHART, "--namespace", "egress", "--values", "-", input=yaml.safe_dump(NEEDED))
+    if finished.stdout != ours.stdout:
+        yield f"the README's command makes something else:\n{finished.stdout}"
+
+
 def notes():
     finished = run(TOOLBOX / "helm", "install", "gw", CHART, "--dry-run=client", "--values", "-", input=yaml.safe_dump(EVERYTHING))
     text = finished.stdout.partition("NOTES:")[2]
@@ -125,4 +190,4 @@ def notes():
 
 
 if __name__ == "__main__":
-    end([*agreement(), *lint(), *likeness(), *notes()])
+    end([*agreement(), *lint(), *ports(), *likeness(), *documented(), *notes()])

@@ -16,12 +16,13 @@ NEEDED = {
     "upstream": "proxy.corp.example:8080",
     "user": r"CORP\svc-egress",
     "password": {"existingSecret": "egress-account"},
+    "image": {"repository": "registry.corp.example/ntlm-gateway"},
     "networkPolicy": {"upstreamCidrs": ["192.0.2.10/32"]},
 }
 EVERYTHING = NEEDED | {
     "upstream": ["a.corp.example:8080", "b.corp.example:8080"],
     "password": {"value": "placeholder \"'<&"},
-    "image": {"tag": "1", "pullSecrets": ["registry"]},
+    "image": NEEDED["image"] | {"tag": "1", "pullSecrets": ["registry"]},
     "limits": {"head": "32KiB"},
     "timeouts": {"idle": "30m"},
     "networkPolicy": {"upstreamCidrs": ["192.0.2.10/32", "2001:db8::/64"], "dnsCidrs": ["169.254.20.10/32"]},
@@ -33,6 +34,28 @@ EVERYTHING = NEEDED | {
     "priorityClassName": "system-cluster-critical",
     "podAnnotations": {"a": "b"},
     "podLabels": {"c": "d"},
+}
+# The tables of the configuration file.
+TABLES = {
+    "upstreams": [
+        {"name": "east", "address": ["east-1.corp.example:8080", "east-2.corp.example:3128"], "weight": 3},
+        {"name": "partner", "address": "proxy.partner.example:8443", "group": "partners", "identity": "partner", "warm": 0},
+    ],
+    "user": r"CORP\svc-egress",
+    "password": {"existingSecret": "egress-account"},
+    "image": NEEDED["image"],
+    "identities": [
+        {"name": "partner", "user": r"PARTNER\svc", "password_file": "/run/secrets/ntlm-gateway/partner-password", "clients": "192.0.2.0/24"},
+        {"name": "batch", "user": r"CORP\batch", "password_file": "/run/secrets/ntlm-gateway/batch-password", "listen": "0.0.0.0:3129"},
+    ],
+    "routes": [
+        {"host": [".partner.example", "build-*.example.net"], "to": "partners"},
+        {"network": ["10.0.0.0/8"], "port": [443, "8000-8999"], "to": "direct"},
+    ],
+    "networkPolicy": {
+        "upstreamCidrs": ["192.0.2.10/32"],
+        "extraEgress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"protocol": "TCP", "port": 443}]}],
+    },
 }
 SERVICE_MONITOR = NEEDED | {"monitoring": {"monitor": "service"}, "networkPolicy": {"enabled": False}}
 
@@ -49,9 +72,9 @@ def documents(*command, **options):
     return [document for document in yaml.safe_load_all(finished.stdout) if document]
 
 
-def helm(values):
+def helm(values, chart=CHART):
     """The chart's manifests with `values`."""
-    return documents(TOOLBOX / "helm", "template", "gw", CHART, "--namespace", "egress", "--values", "-", input=yaml.safe_dump(values))
+    return documents(TOOLBOX / "helm", "template", "gw", chart, "--namespace", "egress", "--values", "-", input=yaml.safe_dump(values))
 
 
 def kustomize(directory):

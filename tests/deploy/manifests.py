@@ -15,7 +15,7 @@ import tempfile
 import tomllib
 
 import kubernetes_validate
-from common import DEPLOY, EVERYTHING, NEEDED, SERVICE_MONITOR, helm, kustomize, end, overlays, run
+from common import DEPLOY, EVERYTHING, NEEDED, SERVICE_MONITOR, TABLES, helm, kustomize, end, overlays, run
 
 # The oldest that the chart allows and is still looked after somewhere, and the newest that is known.
 VERSIONS = ["1.27", "1.33", "1.37"]
@@ -103,8 +103,10 @@ def accepted(manifests, gateway):
     text, environment = configuration(manifests)
     secret = one(manifests, "Secret")
     password = base64.b64decode(secret["data"]["password"]) if secret else b"some password\n"
+    # Each key of the Secret is a file there.
+    named = {name: b"another password\n" for name in re.findall(r"/run/secrets/ntlm-gateway/([-.\w]+)", text)}
     with tempfile.TemporaryDirectory() as directory:
-        for name, contents in (("password", password), ("gateway.toml", text.encode())):
+        for name, contents in (named | {"password": password, "gateway.toml": text.encode()}).items():
             with open(os.path.join(directory, name), "wb") as file:
                 file.write(contents.replace(b"/run/secrets/ntlm-gateway", directory.encode()))
         finished = run(gateway, "check", "--config", f"{directory}/gateway.toml", env=environment)
@@ -118,7 +120,8 @@ def accepted(manifests, gateway):
 def probes(manifests):
     container = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    if ports != {"proxy": 3128, "admin": 9100}:
+    own = {name: port for name, port in ports.items() if name == f"proxy-{port}"}
+    if ports != {"proxy": 3128, "admin": 9100} | own:
         yield f"ports are {ports}"
     for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
         if container.get(probe, {}).get("httpGet") != {"path": path, "port": "admin"}:
@@ -175,7 +178,7 @@ def network(manifests):
     allowed = {rule["ports"][0]["port"] for rule in spec["ingress"] if rule.get("from")}
     if len(spec["ingress"]) != 2 or allowed != {"proxy", "admin"}:
         yield "NetworkPolicy: the way in is not just proxy and admin, each from somewhere"
-    name_server, upstream = spec["egress"]
+    name_server, upstream = spec["egress"][:2]
     # A label too many, and no name resolves.
     if name_server["to"][0]["podSelector"]["matchLabels"] != {"k8s-app": "kube-dns"} or len(name_server["ports"]) != 2:
         yield "NetworkPolicy: the way to the name server"
@@ -196,14 +199,17 @@ def scaled(manifests):
 
 
 def findings(manifests, gateway):
-    checks = (security, shutdown, probes, connected, network, scaled)
-    return [*schema(manifests), *(finding for check in checks for finding in check(manifests)), *accepted(manifests, gateway)]
+    """All of them, those first that take no time to find."""
+    for check in (security, shutdown, probes, connected, network, scaled):
+        yield from check(manifests)
+    yield from accepted(manifests, gateway)
+    yield from schema(manifests)
 
 
 def sources():
     for overlay in overlays():
         yield f"overlay {overlay.name}", kustomize(overlay)
-    for name, values in (("needed", NEEDED), ("everything", EVERYTHING), ("a ServiceMonitor", SERVICE_MONITOR)):
+    for name, values in (("needed", NEEDED), ("everything", EVERYTHING), ("a ServiceMonitor", SERVICE_MONITOR), ("tables", TABLES)):
         yield f"chart with {name}", helm(values)
 
 
@@ -258,7 +264,7 @@ def main():
         for what, spoil in SPOILT.items():
             manifests = copy.deepcopy(good)
             spoil(manifests)
-            if not findings(manifests, gateway):
+            if next(findings(manifests, gateway), None) is None:
                 found.append(f"nothing was found wrong with {what}")
         print(f"{len(SPOILT)} ways to spoil them")
     else:

@@ -44,6 +44,12 @@ fn the_chart_refuses_wrong_values_and_makes_what_kustomize_makes() {
 }
 
 #[test]
+fn a_copied_chart_and_a_copied_overlay_make_what_the_originals_make() {
+    let Some(toolbox) = toolbox() else { return };
+    passes(&toolbox, "tests/deploy/copies.py", &[]);
+}
+
+#[test]
 fn each_alert_fires_in_a_test_and_keeps_quiet_in_another() {
     require_tools!("promtool");
     let Some(toolbox) = toolbox() else { return };
@@ -51,10 +57,10 @@ fn each_alert_fires_in_a_test_and_keeps_quiet_in_another() {
 }
 
 #[test]
-fn the_operators_rule_is_made_of_the_rules() {
+fn what_is_made_from_the_rules_and_the_dashboard_is_up_to_date() {
     require_tools!("python3");
     let finished = run(path_of("python3"), Duration::from_secs(20), |command| {
-        command.arg(format!("{ROOT}/deploy/prometheus/make_prometheusrule.py")).arg("--check");
+        command.arg(format!("{ROOT}/deploy/make_copies.py")).arg("--check");
     });
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
 }
