@@ -20,7 +20,8 @@ const SIGNATURE: &[u8] = b"NTLMSSP\0";
 const AFTER: &str = "Examples:
   ntlm-gateway decode TlRMTVNTUAABAAAAt4II4gAAAAAAAAAAAAAAAAAAAAAFASgKAAAADw==
   ntlm-gateway decode 'Proxy-Authenticate: NTLM TlRMTVNTUAAC...'
-  curl -v --proxy-ntlm -U ... 2>&1 | grep -m1 -i 'proxy-authenticate: NTLM T' | ntlm-gateway decode
+  curl -v --proxy-ntlm -U ... 2>&1 |
+    grep -m1 -i 'proxy-authenticate: NTLM T' | ntlm-gateway decode
 
 A message shows account, domain and host names. An AUTHENTICATE_MESSAGE can be cracked for a weak password: do not share it.";
 

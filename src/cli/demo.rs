@@ -11,7 +11,7 @@ mod legs;
 mod tap;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -93,17 +93,18 @@ fn demonstrate(options: &DemoOptions) -> Result<(), Box<dyn std::error::Error>> 
     let tap = Tap::start(stub.address())?;
     let gateway = Gateway::start(&config(options, tap.address())?, || {})?;
     let listening = gateway.listening().first().copied().ok_or("the gateway has no address")?;
-    say!("An upstream proxy that demands NTLM, and verifies it, is on {}; it knows {DOMAIN}\\{USER}.", stub.address());
+    say!("An upstream proxy that demands NTLM, and verifies it, is on {}; it knows {DOMAIN}\\{USER}.", tap.address());
     say!("The gateway is on {listening}, its metrics on http://{}/metrics.\n", gateway.admin_address());
     say!("One request of a client that knows nothing of NTLM:\n");
     let before = gateway.metrics().encode()?;
-    let page = fetch(listening, &tap)?;
+    let page = fetch(reachable(listening), &tap)?;
     say!("\nThrough the tunnel came the origin's page: {}\n", page.trim_end());
     say!("What it changed in the metrics:\n");
     changed(&before, &gateway.metrics().encode()?).iter().for_each(|line| say!("  {line}"));
     if !options.once {
-        say!("\nNow you:\n\n  curl --proxytunnel -x http://{listening} http://{HOST}/");
-        say!("  curl http://{}/metrics\n", gateway.admin_address());
+        let (proxy, admin) = (reachable(listening), reachable(gateway.admin_address()));
+        say!("\nNow you:\n\n  curl --proxytunnel -x http://{proxy} http://{HOST}/");
+        say!("  curl http://{admin}/metrics\n");
         say!(
             "There is no way out of the demonstration: its proxy plays the host {HOST} itself, and others it does not reach."
         );
@@ -124,6 +125,9 @@ fn config(options: &DemoOptions, upstream: SocketAddr) -> Result<Config, ConfigE
         ("admin", options.admin.to_string()),
         ("upstream", upstream.to_string()),
         ("user", account),
+        // Beyond loopback a gateway must be told who may come. Here all may: the account is known to this process alone, and the proxy
+        // reaches nothing.
+        ("allow_clients", "0.0.0.0/0,::/0".into()),
         ("shards", "1".into()),
         ("max_tunnels", "1000".into()),
         // What is challenged ahead would stand among the legs and the metrics of the one request.
@@ -135,6 +139,15 @@ fn config(options: &DemoOptions, upstream: SocketAddr) -> Result<Config, ConfigE
     }
     let password = |name: &str| (name == secrets::password_variable()).then(|| PASSWORD.into());
     config::load(&Sources::new(settings, password)?)
+}
+
+/// An address that a client on this machine can use: where all are listened on, that of loopback.
+fn reachable(listening: SocketAddr) -> SocketAddr {
+    match listening.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, listening.port())),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::from((Ipv6Addr::LOCALHOST, listening.port())),
+        _ => listening,
+    }
 }
 
 /// Sends the request as a client does, printing each leg; returns the page that came back.

@@ -1,9 +1,13 @@
 //! `ntlm-gateway hash`: the NT hash of a password, for `--nt-hash-file`.
 
+use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Command;
+use clap::{Arg, ArgMatches, Command, value_parser};
+use rustix::fs::{FileType, fstat};
 use zeroize::Zeroizing;
 
 use super::fail;
@@ -12,28 +16,75 @@ use crate::ntlm::NtHash;
 
 const AFTER: &str =
     "The password is the first line of standard input, so that it is in no process list and no shell history:
-  ntlm-gateway hash < ./password > ./nt-hash
-  systemd-ask-password | ntlm-gateway hash > ./nt-hash
+  ntlm-gateway hash --output ./nt-hash < ./password
+  systemd-ask-password | ntlm-gateway hash --output ./nt-hash
 
-Keep the hash like the password: whoever has it can log on with it.";
+Keep the hash like the password: whoever has it can log on with it. Only you can read the file that --output makes. A file that the shell \
+makes, as with > ./nt-hash, can usually be read by others.";
+
+/// Readable or writable by anyone but its owner.
+const OPEN_TO_OTHERS: u32 = 0o077;
 
 const PROMPT: &str = "Password (it is shown as you type; to hide it, pipe it in): ";
 
 pub(super) fn command() -> Command {
-    Command::new("hash").about("Print the NT hash of a password read from standard input").after_help(AFTER)
+    Command::new("hash")
+        .about("Print the NT hash of a password read from standard input")
+        .arg(
+            Arg::new("output")
+                .long("output")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Write it to this file, which only you can read, instead of standard output"),
+        )
+        .after_help(AFTER)
 }
 
-pub(super) fn run() -> ExitCode {
+pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     let stdin = io::stdin();
     if stdin.is_terminal() {
         let _ = io::stderr().write_all(PROMPT.as_bytes());
     }
     match first_line(stdin.lock()) {
-        Ok(hash) => match writeln!(io::stdout(), "{}", hash.to_hex().as_str()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(format_args!("cannot write: {error}")),
+        Ok(hash) => match matches.get_one::<PathBuf>("output") {
+            Some(path) => match write_private(path, &hash) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(format_args!("cannot write {}: {error}", path.display())),
+            },
+            None => match writeln!(io::stdout(), "{}", hash.to_hex().as_str()) {
+                Ok(()) => {
+                    warn_if_open_to_others();
+                    ExitCode::SUCCESS
+                }
+                Err(error) => fail(format_args!("cannot write: {error}")),
+            },
         },
         Err(what) => fail(what),
+    }
+}
+
+/// Puts the hash into a file that only its owner can read. A gateway that watches the file never sees a part of it.
+fn write_private(path: &Path, hash: &NtHash) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(io::Error::other("it is there and is no file"));
+    }
+    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let fresh = path.with_file_name(name);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    let written = writeln!(file, "{}", hash.to_hex().as_str()).and_then(|()| file.sync_all());
+    written.and_then(|()| fs::rename(&fresh, path)).inspect_err(|_| {
+        // What matters is the error that is returned.
+        let _ = fs::remove_file(&fresh);
+    })
+}
+
+/// The shell makes the file of a redirection before the program starts, so that only a word is left.
+fn warn_if_open_to_others() {
+    let is_open = fstat(io::stdout())
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_mode & OPEN_TO_OTHERS != 0);
+    if is_open {
+        let _ = writeln!(io::stderr(), "others can read that file: chmod 600 it, or use --output");
     }
 }
 

@@ -20,7 +20,8 @@ const EXAMPLES: &str = r"Try it, with no proxy and no account (starts a proxy th
   ntlm-gateway demo --once
 
 Run it against a proxy, and send a request through it:
-  ntlm-gateway run --upstream proxy.corp.example:8080 --user 'CORP\alice' --password-file ./password
+  ntlm-gateway run --upstream proxy.corp.example:8080 \
+    --user 'CORP\alice' --password-file ./password
   curl -x http://127.0.0.1:3128 https://example.com/
 
 See what is wrong with a configuration before it runs:
@@ -51,7 +52,7 @@ fn dispatch(matches: &ArgMatches) -> ExitCode {
         Some(("demo", matches)) => demo::run(matches),
         Some(("check", matches)) => check::run(matches),
         Some(("probe", matches)) => probe::run(matches),
-        Some(("hash", _)) => hash::run(),
+        Some(("hash", matches)) => hash::run(matches),
         Some(("decode", matches)) => decode::run(matches),
         _ => unreachable!("clap lets only the subcommands above pass"),
     }
@@ -107,6 +108,23 @@ mod tests {
         let help = command().render_help().to_string();
         for text in ["ntlm-gateway demo --once", "curl -x http://127.0.0.1:3128", "check --config"] {
             assert!(help.contains(text), "{help}");
+        }
+    }
+
+    /// clap wraps a paragraph to the terminal's width; one that is broken in its source as well comes out ragged.
+    #[test]
+    fn help_breaks_no_paragraph_itself_and_its_examples_fit_80_columns() {
+        let all = command();
+        for one in std::iter::once(&all).chain(all.get_subcommands()) {
+            let after = one.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines: Vec<&str> = after.lines().collect();
+            let is_prose = |line: &str| !line.is_empty() && !line.starts_with(' ');
+            for pair in lines.windows(2) {
+                assert!(!pair.iter().all(|line| is_prose(line)), "{}: {pair:#?}", one.get_name());
+            }
+            for example in lines.iter().filter(|line| line.starts_with(' ')) {
+                assert!(example.chars().count() < 80, "{}: {example}", one.get_name());
+            }
         }
     }
 

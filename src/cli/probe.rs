@@ -21,21 +21,24 @@ use report::Report;
 /// Lies at no one proxy's door, and answers on its port.
 const DEFAULT_TARGET: &str = "example.com:443";
 
-const AFTER: &str = r"It sends one request without credentials, then one handshake with at most one AUTHENTICATE_MESSAGE; no more is counted
-against the account, and no byte is sent through the tunnel. Passwords, hashes and responses are never shown.
+const AFTER: &str =
+    "It sends one request without credentials, then one handshake with at most one AUTHENTICATE_MESSAGE; no more is \
+counted against the account, and no byte is sent through the tunnel. Passwords, hashes and responses are never shown.
 
 Exit codes:
   0  the handshake works, and the tunnel was opened
   1  the configuration is wrong, or this machine failed
   2  the command line is wrong
   3  the upstream refused the credentials
-  4  the upstream cannot be reached: its name does not resolve, or it takes no connection
+  4  the upstream cannot be reached, or its name does not resolve
   5  the upstream does not offer NTLM, or the handshake cannot work
   6  the upstream takes the credentials, but declined the target
 
 Examples:
-  ntlm-gateway probe --upstream proxy.corp.example:8080 --user 'CORP\alice' --password-file ./password
-  ntlm-gateway probe --config gateway.toml --target intranet.corp.example:443 --json";
+  ntlm-gateway probe --upstream proxy.corp.example:8080 \\
+    --user 'CORP\\alice' --password-file ./password
+  ntlm-gateway probe --config gateway.toml --json \\
+    --target intranet.corp.example:443";
 
 pub(super) fn command() -> Command {
     let about =

@@ -7,11 +7,13 @@ use clap::{ArgMatches, Command};
 use super::{arguments, fail};
 use crate::{config, logging, supervisor};
 
-const AFTER: &str = r"The password comes from exactly one of --password-file, --nt-hash-file, --password-fd and the variable
-NTLM_GATEWAY_PASSWORD; there is no flag for the password itself, for flags are seen by whoever lists the processes.
+const AFTER: &str =
+    "The password comes from exactly one of --password-file, --nt-hash-file, --password-fd and the variable \
+NTLM_GATEWAY_PASSWORD. There is no flag for the password itself, since anyone who lists the processes sees their flags.
 
 Example:
-  ntlm-gateway run --upstream proxy.corp.example:8080 --user 'CORP\alice' --password-file ./password
+  ntlm-gateway run --upstream proxy.corp.example:8080 \\
+    --user 'CORP\\alice' --password-file ./password
   curl -x http://127.0.0.1:3128 https://example.com/";
 
 pub(super) fn command() -> Command {

@@ -5,6 +5,7 @@
 mod support;
 
 mod byte_stream;
+mod command_line;
 mod failover;
 mod identities;
 mod lifecycle;

@@ -10,6 +10,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
+use ntlm_gateway::config::keys;
 use ntlm_gateway::stub::{StubOptions, StubServer};
 use support::client::{ask, connect_name};
 use support::command::run;
@@ -99,7 +100,7 @@ fn systemd_understands_the_unit_and_finds_it_hardened() {
     let scratch = Scratch::new("unit");
     let unit = std::fs::read_to_string(format!("{ROOT}/deploy/systemd/ntlm-gateway.service")).expect("the unit");
     let check = |text: &str, arguments: &[&str]| {
-        let path = scratch.write("ntlm-gateway.service", text.replace("/usr/bin/ntlm-gateway", GATEWAY));
+        let path = scratch.write("ntlm-gateway.service", text.replace("/usr/local/bin/ntlm-gateway", GATEWAY));
         let finished = run(path_of("systemd-analyze"), Duration::from_secs(30), |command| {
             command.args(arguments).arg(path);
         });
@@ -113,6 +114,34 @@ fn systemd_understands_the_unit_and_finds_it_hardened() {
     // In tenths: 0 is fully confined, 10.0 not at all.
     let (code, said) = check(&unit, &["security", "--offline=true", "--threshold=15", "--no-pager"]);
     assert_eq!(code, Some(0), "{said}");
+}
+
+/// The text of a file of the repository.
+fn text_of(name: &str) -> String {
+    std::fs::read_to_string(format!("{ROOT}/{name}")).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[test]
+fn the_unit_starts_the_program_where_the_document_installs_it() {
+    let (unit, document) = (text_of("deploy/systemd/ntlm-gateway.service"), text_of("deploy/README.md"));
+    let program = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")?.split(' ').next()).expect("ExecStart");
+    let directory = program.strip_suffix("ntlm-gateway").expect("the program's name");
+    let install = format!("install -m 755 target/release/ntlm-gateway {directory}\n");
+    assert!(document.contains(&install), "deploy/README.md does not say: {install}");
+}
+
+#[test]
+fn load_tests_ask_for_the_metrics_where_the_gateway_serves_them() {
+    let default = keys::find("admin").and_then(|key| key.default.value()).expect("a default");
+    let port_after = |text: &str, before: &str| -> String {
+        let rest = text.split_once(before).unwrap_or_else(|| panic!("no {before}")).1;
+        rest.chars().take_while(char::is_ascii_digit).collect()
+    };
+    let readme = port_after(&text_of("loadtest/README.md"), "--metrics 127.0.0.1:");
+    assert!(default.ends_with(&format!(":{readme}")), "loadtest/README.md says {readme}, and it is {default}");
+    let job = port_after(&text_of("deploy/loadtest/job.yaml"), "--metrics ntlm-gateway:");
+    let service = port_after(&text_of("deploy/kustomize/base/service.yaml"), "{ name: admin, port: ");
+    assert_eq!(job, service, "the Job's port and the Service's");
 }
 
 #[test]
