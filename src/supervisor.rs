@@ -17,7 +17,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpabl
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 
-use crate::config::{Config, Sources, load};
+use crate::config::{Config, Sources, Warning, load};
 use crate::gateway::Gateway;
 use crate::limits;
 use crate::notify::{Notifier, Watchdog};
@@ -56,6 +56,7 @@ pub fn run(mut config: Config, sources: &Sources) -> ExitCode {
 }
 
 fn supervise(config: Config, sources: &Sources) -> Result<(), Box<dyn std::error::Error>> {
+    warn_of(&config.warnings, &[]);
     let mut poll = Poll::new()?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     poll.registry().register(&mut signals, SIGNALS, mio::Interest::READABLE)?;
@@ -110,11 +111,16 @@ fn announce(gateway: &Gateway, config: &Config) {
         log::info!("upstream {} at {}", upstream.name, addresses.join(", "));
     }
     for identity in &config.identities {
-        let (domain, user) = (identity.identity.domain(), identity.identity.user());
-        let separator = if domain.is_empty() { "" } else { "\\" };
-        log::info!("identity {}: {domain}{separator}{user}", identity.name);
+        log::info!("identity {}: {}", identity.name, identity.identity.account());
     }
     log::info!("shards: {}, tunnels at most: {}", config.shards, config.max_tunnels);
+}
+
+/// Logs what is likely to be a mistake, but for what is known.
+fn warn_of(warnings: &[Warning], known: &[Warning]) {
+    for warning in warnings.iter().filter(|warning| known.iter().all(|known| !warning.says_as(known))) {
+        log::warn!("{warning}");
+    }
 }
 
 /// The service manager hears this while all is well.
@@ -228,6 +234,7 @@ impl Process<'_> {
 
     /// Takes a valid configuration over.
     fn apply(&mut self, mut fresh: Config) {
+        warn_of(&fresh.warnings, &self.config.warnings);
         let unchanged = keep_what_needs_a_start(&self.config, &mut fresh);
         for setting in unchanged {
             log::warn!("{setting} has changed; that takes effect at the next start");

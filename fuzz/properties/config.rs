@@ -134,9 +134,10 @@ fn is_misplaced(input: &[u8]) -> bool {
     one_line && text.lines().filter(|line| line.contains(MISPLACED)).all(is_value)
 }
 
-/// Without the number of the texts: it tells a default from the same value given, where that depends on the machine.
+/// Without the number of the texts: it tells a default from the same value given, where that depends on the machine. Also without the
+/// warnings, for they have lines.
 fn shown(config: &Config) -> String {
-    format!("{:?}", Config { digest: 0, ..config.clone() })
+    format!("{:?}", Config { digest: 0, warnings: Vec::new(), ..config.clone() })
 }
 
 fn load(path: &Path) -> Result<(Config, Settings), ConfigErrors> {

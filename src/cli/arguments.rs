@@ -2,12 +2,16 @@
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::config::keys::{KEYS, Key, Kind};
-use crate::config::{ConfigErrors, Origin, Setting, Settings, Sources};
+use crate::config::keys::{self, KEYS, Key, Kind};
+use crate::config::{self, Config, ConfigErrors, Origin, Setting, Settings, Sources, environment};
 
-/// A subcommand's flags for all settings.
+/// The argument that names the configuration file, as `--config` does.
+const FILE: &str = "FILE";
+
+/// A subcommand's flags for all settings; the configuration file can also be given without its flag.
 pub(super) fn with_settings(command: Command) -> Command {
-    command.args(KEYS.iter().filter(|key| key.has_flag()).map(flag))
+    let file = Arg::new(FILE).value_name(FILE).help("The same as --config FILE").conflicts_with("config");
+    command.args(KEYS.iter().filter(|key| key.has_flag()).map(flag)).arg(file)
 }
 
 fn flag(key: &'static Key) -> Arg {
@@ -29,9 +33,21 @@ fn flag(key: &'static Key) -> Arg {
     }
 }
 
-/// The flags given, with the process's environment below them.
-pub(super) fn sources(matches: &ArgMatches) -> Result<Sources, ConfigErrors> {
-    Sources::new(settings(matches), |name| std::env::var_os(name))
+/// What a subcommand is to do, as the flags, the environment and the file say.
+pub(super) struct Configured {
+    pub sources: Sources,
+    pub config: Config,
+    pub settings: Settings,
+}
+
+/// Reads the configuration from the flags given, the process's environment below them, and the file.
+pub(super) fn configured(matches: &ArgMatches) -> Result<Configured, ConfigErrors> {
+    let lookup = |name: &str| std::env::var_os(name);
+    let (sources, mut errors) = Sources::gather(settings(matches), lookup);
+    let (unknown, warnings) = environment::judge(environment::names(), lookup);
+    errors.extend(unknown);
+    let (config, settings) = config::load_beside(&sources, errors, warnings)?;
+    Ok(Configured { sources, config, settings })
 }
 
 fn settings(matches: &ArgMatches) -> Settings {
@@ -42,6 +58,9 @@ fn settings(matches: &ArgMatches) -> Settings {
             let origin = Origin::Flag(format!("--{}", key.flag));
             settings.give(key, Setting::joined(&texts, origin));
         }
+    }
+    if let (Some(file), Some(key)) = (matches.get_one::<String>(FILE), keys::find("config")) {
+        settings.give(key, Setting::new(file, Origin::Flag(FILE.to_owned())));
     }
     settings
 }
@@ -63,6 +82,21 @@ mod tests {
         assert_eq!(settings.given("timeouts.idle"), Some(&setting("5m", "--idle-timeout")));
         assert_eq!(settings.given("listen").map(|setting| setting.text.as_str()), Some("a:1,b:2,c:3"));
         assert_eq!(settings.given("user"), None, "a flag that is not given is not a default");
+    }
+
+    #[test]
+    fn the_file_is_an_argument_or_a_flag_and_not_both() {
+        for line in [&["gateway.toml"][..], &["--config", "gateway.toml"], &["--shards", "1", "gateway.toml"]] {
+            assert_eq!(
+                given(line).given("config").map(|setting| setting.text.as_str()),
+                Some("gateway.toml"),
+                "{line:?}"
+            );
+        }
+        assert_eq!(given(&["gateway.toml"]).given("config").unwrap().origin, Origin::Flag("FILE".into()));
+        let command = with_settings(Command::new("run")).no_binary_name(true);
+        let error = command.try_get_matches_from(["--config", "a.toml", "b.toml"]).unwrap_err().to_string();
+        assert!(error.contains("cannot be used with"), "{error}");
     }
 
     #[test]

@@ -3,27 +3,43 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::{arguments, fail, print};
-use crate::config::keys::{KEYS, TABLES};
+use super::arguments::{self, Configured};
+use super::{fail, print, show_warnings};
+use crate::config::keys::{KEYS, Key, TABLES};
 use crate::config::secrets::password_variable;
 use crate::config::table_keys::TABLE_KEYS;
-use crate::config::{self, Config, IdentityConfig, Settings, Sources};
+use crate::config::{Config, IdentityConfig, Settings, Sources};
 
 pub(super) fn command() -> Command {
-    let about = "Check a configuration: prints every error and its place, or `ok` and the settings with their origin";
-    arguments::with_settings(Command::new("check").about(about))
+    let about = "Check a configuration: prints every error and its place, or `ok` and the settings with their origin; and warnings of \
+                 what is valid and most likely a mistake";
+    let strict = Arg::new("strict").long("strict").action(ArgAction::SetTrue).help("Take warnings for errors");
+    arguments::with_settings(Command::new("check").about(about).arg(strict))
 }
 
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    let checked = arguments::sources(matches).and_then(|sources| {
-        let (config, settings) = config::load_with_settings(&sources)?;
-        Ok(summary(&config, &settings, &sources))
-    });
-    match checked {
-        Ok(summary) => print(&summary),
-        Err(errors) => fail(errors),
+    match arguments::configured(matches) {
+        Ok(Configured { sources, config, settings }) => {
+            show_warnings(&config.warnings);
+            match matches.get_flag("strict") && !config.warnings.is_empty() {
+                true => fail("with --strict, warnings are errors"),
+                false => print(&summary(&config, &settings, &sources)),
+            }
+        }
+        Err(errors) => {
+            show_warnings(errors.warnings());
+            fail(errors)
+        }
+    }
+}
+
+/// A setting's text; of an account's only what is no password.
+fn shown(key: &Key, text: String) -> String {
+    match (key.name.rsplit('.').next(), text.split_once(':')) {
+        (Some("user"), Some((before, _))) => format!("{before}:…"),
+        _ => text,
     }
 }
 
@@ -32,7 +48,7 @@ fn summary(config: &Config, settings: &Settings, sources: &Sources) -> String {
     let mut rows: Vec<(String, String, String)> = Vec::new();
     for key in KEYS {
         if let Some(setting) = settings.effective(key.name) {
-            rows.push((key.name.to_owned(), setting.text, setting.origin.to_string()));
+            rows.push((key.name.to_owned(), shown(key, setting.text), setting.origin.to_string()));
         } else if key.name == "password" && sources.secrets.has_environment() {
             rows.push((key.name.to_owned(), "(set)".into(), password_variable()));
         }
@@ -42,7 +58,7 @@ fn summary(config: &Config, settings: &Settings, sources: &Sources) -> String {
             let of_table = TABLE_KEYS.iter().filter(|key| key.name.starts_with(table));
             for (key, setting) in of_table.filter_map(|key| Some((key, entry.settings.given(key.name)?.clone()))) {
                 let name = key.name.replacen(table, &format!("{table}[{number}]"), 1);
-                rows.push((name, setting.text, setting.origin.to_string()));
+                rows.push((name, shown(key, setting.text), setting.origin.to_string()));
             }
         }
     }
@@ -59,10 +75,7 @@ fn summary(config: &Config, settings: &Settings, sources: &Sources) -> String {
         let _ = writeln!(out, "goes through {} at {} (group {group})", upstream.name, addresses.join(", "));
     }
     for IdentityConfig { name, identity, .. } in &config.identities {
-        let account = match identity.domain() {
-            "" => identity.user().to_owned(),
-            domain => format!(r"{domain}\{}", identity.user()),
-        };
+        let account = identity.account();
         let method = identity.method();
         let _ = writeln!(out, "proves {account} ({name}) by {method}, as workstation {}", identity.workstation());
     }
@@ -72,7 +85,7 @@ fn summary(config: &Config, settings: &Settings, sources: &Sources) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Origin, Setting, keys};
+    use crate::config::{self, Origin, Setting, keys};
 
     #[test]
     fn the_summary_shows_each_setting_with_its_origin_and_no_secret() {

@@ -14,6 +14,8 @@ mod probe;
 mod run;
 mod words;
 
+use crate::config::{Warning, redact};
+
 pub use demo::DemoOptions;
 
 const EXAMPLES: &str = r"Try it, with no proxy and no account (starts a proxy that asks for NTLM, too):
@@ -25,10 +27,10 @@ Run it against a proxy, and send a request through it:
   curl -x http://127.0.0.1:3128 https://example.com/
 
 See what is wrong with a configuration before it runs:
-  ntlm-gateway check --config gateway.toml
+  ntlm-gateway check gateway.toml
 
 See whether the proxy takes it, with one handshake:
-  ntlm-gateway probe --config gateway.toml
+  ntlm-gateway probe gateway.toml
 
 `ntlm-gateway run --help` lists every setting.";
 
@@ -40,10 +42,20 @@ pub fn main() -> ExitCode {
         Ok(matches) => dispatch(&matches),
         Err(error) => {
             // With its output closed there is nothing left to say.
-            let _ = error.print();
+            let _ = match redacted(&error.to_string(), std::env::args()) {
+                None => error.print(),
+                Some(text) => std::io::stderr().write_all(text.as_bytes()),
+            };
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
     }
+}
+
+/// An error's text without the passwords that an argument has in it; `None` where no argument has one.
+fn redacted(error: &str, arguments: impl Iterator<Item = String>) -> Option<String> {
+    let secret = arguments.filter(|argument| redact::has_credentials(argument) && error.contains(argument.as_str()));
+    let text = secret.fold(error.to_owned(), |text, argument| text.replace(&argument, &redact::shown(&argument)));
+    (text != error).then_some(text)
 }
 
 fn dispatch(matches: &ArgMatches) -> ExitCode {
@@ -85,6 +97,14 @@ fn fail(what: impl std::fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Says what is likely to be a mistake.
+fn show_warnings(warnings: &[Warning]) {
+    let mut out = std::io::stderr().lock();
+    for warning in warnings {
+        let _ = writeln!(out, "warning: {warning}");
+    }
+}
+
 /// Prints to standard output; a reader that went away, such as `head`, is no failure.
 fn print(text: &str) -> ExitCode {
     let mut out = std::io::stdout().lock();
@@ -106,7 +126,7 @@ mod tests {
     #[test]
     fn help_shows_how_to_begin() {
         let help = command().render_help().to_string();
-        for text in ["ntlm-gateway demo --once", "curl -x http://127.0.0.1:3128", "check --config"] {
+        for text in ["ntlm-gateway demo --once", "curl -x http://127.0.0.1:3128", "check gateway.toml"] {
             assert!(help.contains(text), "{help}");
         }
     }
@@ -125,6 +145,19 @@ mod tests {
             for example in lines.iter().filter(|line| line.starts_with(' ')) {
                 assert!(example.chars().count() < 80, "{}: {example}", one.get_name());
             }
+        }
+    }
+
+    #[test]
+    fn a_password_in_an_argument_that_is_not_known_is_not_repeated() {
+        for line in [
+            &["ntlm-gateway", "run", "a.toml", r"http://CORP\svc:s3cret@proxy:8080"][..],
+            &["ntlm-gateway", "hash", "svc:s3cret@proxy:8080"],
+            &["ntlm-gateway", "check", "--upsteam=http://svc:s3cret@proxy:8080"],
+        ] {
+            let error = command().try_get_matches_from(line).unwrap_err().to_string();
+            let shown = redacted(&error, line.iter().map(|word| (*word).to_owned())).unwrap_or(error);
+            assert!(!shown.contains("s3cret"), "{shown}");
         }
     }
 

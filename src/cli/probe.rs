@@ -13,8 +13,8 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::{arguments, fail, print};
-use crate::config::{self, Config};
+use super::{arguments, fail, print, show_warnings};
+use crate::config::Config;
 use crate::http::Authority;
 use report::Report;
 
@@ -37,7 +37,7 @@ Exit codes:
 Examples:
   ntlm-gateway probe --upstream proxy.corp.example:8080 \\
     --user 'CORP\\alice' --password-file ./password
-  ntlm-gateway probe --config gateway.toml --json \\
+  ntlm-gateway probe gateway.toml --json \\
     --target intranet.corp.example:443";
 
 pub(super) fn command() -> Command {
@@ -73,10 +73,11 @@ fn target(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    let mut config = match arguments::sources(matches).and_then(|sources| config::load(&sources)) {
-        Ok(config) => config,
+    let mut config = match arguments::configured(matches) {
+        Ok(configured) => configured.config,
         Err(errors) => return fail(errors),
     };
+    show_warnings(&config.warnings);
     let first = config.first_upstream().name.clone();
     let name = matches.get_one::<String>("of").unwrap_or(&first);
     if !config.keep_upstream(name) {

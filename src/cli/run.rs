@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
-use super::{arguments, fail};
-use crate::{config, logging, supervisor};
+use super::arguments::{self, Configured};
+use super::fail;
+use crate::{logging, supervisor};
 
 const AFTER: &str =
     "The password comes from exactly one of --password-file, --nt-hash-file, --password-fd and the variable \
@@ -21,12 +22,8 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    let sources = match arguments::sources(matches) {
-        Ok(sources) => sources,
-        Err(errors) => return fail(errors),
-    };
-    let config = match config::load(&sources) {
-        Ok(config) => config,
+    let Configured { sources, config, .. } = match arguments::configured(matches) {
+        Ok(configured) => configured,
         Err(errors) => return fail(errors),
     };
     match logging::init(config.log_format, config.log_level) {

@@ -2,38 +2,49 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::redact;
 use super::secrets::SecretError;
 use super::settings::Origin;
 use super::values::ValueError;
+use super::warning::Warning;
 use crate::ntlm::AccountError;
 use crate::route::PatternError;
 use crate::upstream::HostPortError;
 
-/// All that is wrong with a configuration; never empty.
+/// All that is wrong with a configuration; never without an error.
 #[derive(Debug)]
-pub struct ConfigErrors(Vec<ConfigError>);
+pub struct ConfigErrors {
+    errors: Vec<ConfigError>,
+    warnings: Vec<Warning>,
+}
 
 impl ConfigErrors {
     /// `None` where there are no errors.
-    pub(super) fn of(mut errors: Vec<ConfigError>) -> Option<ConfigErrors> {
+    pub(super) fn of(mut errors: Vec<ConfigError>, warnings: Vec<Warning>) -> Option<ConfigErrors> {
         errors.sort_by(|one, other| one.origin.order().cmp(&other.origin.order()));
-        (!errors.is_empty()).then_some(ConfigErrors(errors))
+        (!errors.is_empty()).then_some(ConfigErrors { errors, warnings })
     }
 
     /// The errors: first those of flags and environment, then the file's in the order of its lines, then what is given nowhere.
     pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
-        self.0.iter()
+        self.errors.iter()
+    }
+
+    /// What is likely to be wrong besides.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 }
 
 /// One error a line.
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().enumerate() {
+        for (index, error) in self.errors.iter().enumerate() {
             let line_end = if index == 0 { "" } else { "\n" };
             write!(out, "{line_end}{error}")?;
         }
@@ -56,26 +67,39 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ConfigError { origin, key, problem } = self;
+        write_placed(out, &self.origin, &self.key, &self.problem)
+    }
+}
+
+/// One line: the place, the setting where the place does not name it, and what is to be said.
+pub(super) fn write_placed(
+    out: &mut fmt::Formatter<'_>,
+    origin: &Origin,
+    key: &str,
+    what: &dyn fmt::Display,
+) -> fmt::Result {
+    match origin {
+        // These name the setting themselves.
+        Origin::Flag(_) | Origin::Env(_) => write!(out, "{origin}: {what}"),
+        Origin::File { .. } if key.is_empty() => write!(out, "{origin}: {what}"),
         // A name in the file may hold a line end or what a terminal obeys.
-        let key = key.escape_debug();
-        match origin {
-            // These name the setting themselves.
-            Origin::Flag(_) | Origin::Env(_) => write!(out, "{origin}: {problem}"),
-            Origin::File { .. } if self.key.is_empty() => write!(out, "{origin}: {problem}"),
-            Origin::File { .. } => write!(out, "{origin}: {key}: {problem}"),
-            Origin::Default => write!(out, "{key}: {problem}"),
-        }
+        Origin::File { .. } => write!(out, "{origin}: {}: {what}", key.escape_debug()),
+        Origin::Default => write!(out, "{}: {what}", key.escape_debug()),
     }
 }
 
 impl std::error::Error for ConfigError {}
 
+/// The whole path of a file; of what is no path but a URL with a password, only what may be shown.
+fn whole(path: &Path) -> String {
+    redact::shown(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string())
+}
+
 /// How a setting is wrong. No variant carries a secret.
 #[derive(Debug, Error)]
 pub enum Problem {
     /// The configuration file cannot be read.
-    #[error("cannot read {}: {source}; give the path of a TOML file, or leave it out", path.display())]
+    #[error("cannot read {}: {source}; give the path of a TOML file, or leave it out", whole(path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -83,7 +107,7 @@ pub enum Problem {
         source: io::Error,
     },
     /// The configuration file is far too long to be one.
-    #[error("{} is longer than {limit_bytes} bytes and cannot be a configuration", path.display())]
+    #[error("{} is longer than {limit_bytes} bytes and cannot be a configuration", whole(path))]
     TooLong {
         /// The file.
         path: PathBuf,
@@ -98,6 +122,15 @@ pub enum Problem {
     Unknown {
         /// The known name that comes nearest.
         nearest: Option<&'static str>,
+    },
+    /// A variable with the gateway's prefix is no setting.
+    #[error("unknown setting{}", nearest.as_ref().map_or_else(
+        || "; `ntlm-gateway run --help` lists the variables".into(),
+        |nearest| format!("; did you mean {nearest}?"),
+    ))]
+    UnknownVariable {
+        /// The variable that comes nearest.
+        nearest: Option<String>,
     },
     /// The file has a setting that is known, but must not be given there.
     #[error("cannot be given in the file; {0}")]

@@ -12,6 +12,7 @@
 //! | `keys` | the table of all settings, from which everything else is made |
 //! | `settings` | texts with their origin, and which of them wins |
 //! | `file` | the TOML file |
+//! | `environment` | variables that look like settings and are none |
 //! | `values` | durations, sizes, numbers |
 //! | `secrets` | where the password comes from |
 //! | `table_keys` | the same table for the entries of the file's tables |
@@ -20,6 +21,9 @@
 //! | `host_name` | the default workstation |
 //! | `digest` | a number that tells two configurations apart |
 //! | `error` | what can be wrong |
+//! | `warning` | what is valid and most likely a mistake |
+//! | `exposure` | who else can read a secret's file |
+//! | `redact` | what of a text may be shown |
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -34,7 +38,9 @@ use crate::route::Rules;
 use crate::upstream::HostPort;
 
 mod digest;
+pub mod environment;
 mod error;
+mod exposure;
 mod file;
 mod host_name;
 pub mod keys;
@@ -51,10 +57,14 @@ mod table_tests;
 #[cfg(test)]
 mod tests;
 pub mod values;
+mod warning;
+#[cfg(test)]
+mod warning_tests;
 
 pub use error::{ConfigError, ConfigErrors, Problem};
 pub use secrets::SecretStore;
 pub use settings::{Origin, Part, Setting, Settings};
+pub use warning::{Advice, Warning};
 
 pub use crate::handshake::FirstLeg;
 
@@ -106,6 +116,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// The least grave log lines to write; `RUST_LOG` wins over it.
     pub log_level: LevelFilter,
+    /// What is likely to be a mistake, in the order of the file's lines.
+    pub warnings: Vec<Warning>,
     /// The files this was read from: a change in one of them calls for a reload.
     pub files: Vec<PathBuf>,
     /// A number of 48 bits made of the settings' texts, the secret not among them: the same in all processes that were
@@ -281,19 +293,21 @@ impl Sources {
     /// # Errors
     /// What is wrong with the environment's texts as such. What they mean is [`load`]'s to judge.
     pub fn new(flags: Settings, lookup: impl Fn(&str) -> Option<OsString>) -> Result<Sources, ConfigErrors> {
-        let (environment, mut errors) = Settings::from_environment(&lookup);
-        let secrets = SecretStore::from_environment(&lookup).unwrap_or_else(|error| {
-            errors.push(*error);
-            SecretStore::default()
-        });
-        match ConfigErrors::of(errors) {
+        let (sources, errors) = Sources::gather(flags, lookup);
+        match ConfigErrors::of(errors, Vec::new()) {
             Some(errors) => Err(errors),
-            None => {
-                let overrides = flags.over(environment);
-                let file = overrides.given("config").map(|setting| PathBuf::from(&setting.text));
-                Ok(Sources { overrides, file, secrets })
-            }
+            None => Ok(sources),
         }
+    }
+
+    /// [`Sources::new`], with what could be read beside the errors, so that [`load_beside`] can add all that is wrong with that.
+    pub fn gather(flags: Settings, lookup: impl Fn(&str) -> Option<OsString>) -> (Sources, Vec<ConfigError>) {
+        let (environment, mut errors) = Settings::from_environment(&lookup);
+        let (secrets, error) = SecretStore::from_environment(&lookup);
+        errors.extend(error);
+        let overrides = flags.over(environment);
+        let file = overrides.given("config").map(|setting| PathBuf::from(&setting.text));
+        (Sources { overrides, file, secrets }, errors)
     }
 }
 
@@ -310,19 +324,35 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigErrors> {
 /// # Errors
 /// As of [`load`].
 pub fn load_with_settings(sources: &Sources) -> Result<(Config, Settings), ConfigErrors> {
-    let (settings, mut errors) = match &sources.file {
+    load_beside(sources, Vec::new(), Vec::new())
+}
+
+/// [`load_with_settings`], together with what is known already to be wrong, or likely to be.
+///
+/// # Errors
+/// As of [`load`]; also where there are `errors`.
+pub fn load_beside(
+    sources: &Sources,
+    mut errors: Vec<ConfigError>,
+    mut warnings: Vec<Warning>,
+) -> Result<(Config, Settings), ConfigErrors> {
+    let settings = match &sources.file {
         Some(path) => {
             let named_by = sources.overrides.given("config").map_or(Origin::Default, |setting| setting.origin.clone());
-            let (in_file, errors) = file::read(path, named_by);
-            (sources.overrides.clone().over(in_file), errors)
+            let (in_file, more) = file::read(path, named_by);
+            errors.extend(more);
+            sources.overrides.clone().over(in_file)
         }
-        None => (sources.overrides.clone(), Vec::new()),
+        None => sources.overrides.clone(),
     };
-    let (config, more) = reading::read(&settings, &sources.secrets);
+    let (config, more, further) = reading::read(&settings, &sources.secrets);
     errors.extend(more);
-    match (config, ConfigErrors::of(errors)) {
+    warnings.extend(further);
+    warnings.sort_by(|one, other| one.origin.order().cmp(&other.origin.order()));
+    match (config, ConfigErrors::of(errors, warnings.clone())) {
         (_, Some(errors)) => Err(errors),
         (Some(mut config), None) => {
+            config.warnings = warnings;
             config.files.extend(sources.file.clone());
             config.digest = digest::of(&settings);
             Ok((config, settings))

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 
 use super::error::{ConfigError, Problem};
 use super::reading::{FIRST_LEGS, METHODS, Placed, Reader, SOME_NETWORK, WARM_LIMIT, network, workstation};
+use super::secrets::Secret;
 use super::settings::{Entry, Origin};
+use super::warning;
 use super::{Check, FirstLeg, IdentityConfig, Order, ProxyLogin, SecretStore, UpstreamConfig, secrets};
 use crate::limits;
-use crate::ntlm::{Account, Identity, Method};
+use crate::ntlm::{Account, Identity, Method, NtHash};
 use crate::route::{Decision, Rule, Rules};
 use crate::upstream::HostPort;
 
@@ -108,10 +110,15 @@ impl Reader<'_> {
                 self.optional(&key("target_domain"), truth),
             ),
         };
-        let nt_hash = match SecretStore::is_broken(self.settings, prefix) {
+        let nt_hash = match secrets.is_broken(self.settings, prefix) {
             true => None,
-            false => secrets.nt_hash(self.settings, prefix).map_err(|error| self.note_in_entry(*error)).ok(),
+            false => secrets.secret(self.settings, prefix).map_err(|error| self.note_in_entry(*error)).ok(),
         };
+        let nt_hash = nt_hash.map(|secret| self.judged(secret));
+        let is_replaced = target_domain.map(|own| own.unwrap_or(common.target_domain));
+        if account.is_some() {
+            self.judge_account(prefix, is_replaced == Some(true));
+        }
         let allow_basic = self.flag(&key("allow_basic"));
         let basic = match (allow_basic, &nt_hash) {
             (Some(true), Some(_)) => self.basic_password(&key("allow_basic"), &key("password_file")),
@@ -136,6 +143,24 @@ impl Reader<'_> {
             clients: clients?,
             login: login?,
         })
+    }
+
+    /// The hash of a secret, with a warning of all that is odd about it.
+    fn judged(&mut self, secret: Secret) -> NtHash {
+        for advice in secret.oddities {
+            self.warn(secret.origin.clone(), &secret.key, advice);
+        }
+        secret.hash
+    }
+
+    fn judge_account(&mut self, prefix: &str, is_replaced: bool) {
+        let settings = self.settings;
+        let user_key = format!("{prefix}user");
+        let Some(user) = settings.given(&user_key) else { return };
+        let domain = settings.given(&format!("{prefix}domain")).map(|setting| setting.text.as_str());
+        for advice in warning::of_account(&user.text, domain, is_replaced) {
+            self.warn(user.origin.clone(), &user_key, advice);
+        }
     }
 
     /// The addresses of an identity that has some of its own.
@@ -169,8 +194,9 @@ impl Reader<'_> {
             }
             return None;
         };
-        let read = |_: &str| Ok(secrets::nt_hash_of_password_file(&setting)?);
-        let password = self.parse("identities.proxy_password_file", setting.clone(), read)?;
+        let key = "identities.proxy_password_file";
+        let secret = self.parse(key, setting.clone(), |_| Ok(secrets::of_password_file(key, &setting)?))?;
+        let password = self.judged(secret);
         Some(Some(ProxyLogin { user, password }))
     }
 
@@ -293,10 +319,12 @@ impl Reader<'_> {
             is_open: self.is_open,
             addresses: Vec::new(),
             errors: Vec::new(),
+            warnings: Vec::new(),
         };
         let value = read(&mut reader);
         self.addresses.append(&mut reader.addresses);
         self.errors.append(&mut reader.errors);
+        self.warnings.append(&mut reader.warnings);
         value
     }
 

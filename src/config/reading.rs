@@ -12,6 +12,7 @@ use super::keys::{self, Fallback};
 use super::redact;
 use super::settings::{Origin, Part, Setting, Settings};
 use super::values::{parse_duration, parse_integer, parse_size};
+use super::warning::{self, Advice, Warning};
 use super::{Config, FirstLeg, LogFormat, MAX_SHARDS, SecretStore, Timeouts};
 use crate::ntlm::{Account, Method};
 
@@ -50,10 +51,17 @@ const LOG_LEVELS: &[(&str, LevelFilter)] = &[
 /// Makes a configuration of settings, reading the secret that they name, and notes all that is wrong with them.
 ///
 /// No configuration without an error, but for settings that are broken: theirs is with who read them.
-pub(super) fn read(settings: &Settings, secrets: &SecretStore) -> (Option<Config>, Vec<ConfigError>) {
-    let mut reader = Reader { settings, entry: None, is_open: false, addresses: Vec::new(), errors: Vec::new() };
+pub(super) fn read(settings: &Settings, secrets: &SecretStore) -> (Option<Config>, Vec<ConfigError>, Vec<Warning>) {
+    let mut reader = Reader {
+        settings,
+        entry: None,
+        is_open: false,
+        addresses: Vec::new(),
+        errors: Vec::new(),
+        warnings: Vec::new(),
+    };
     let config = reader.config(secrets);
-    (config, reader.errors)
+    (config, reader.errors, reader.warnings)
 }
 
 /// A value and where it was given.
@@ -87,6 +95,7 @@ pub(super) struct Reader<'a> {
     /// All addresses to listen on, each with the setting that gives it.
     pub addresses: Vec<(&'static str, Placed<SocketAddr>)>,
     pub errors: Vec<ConfigError>,
+    pub warnings: Vec<Warning>,
 }
 
 impl Reader<'_> {
@@ -95,7 +104,7 @@ impl Reader<'_> {
         let allow_clients = self.list("allow_clients", SOME_NETWORK, network);
         // A list of clients that cannot be read has its own error, and there was the will to restrict.
         self.is_open = allow_clients.is_whole && allow_clients.entries.is_empty();
-        let lent = account.as_ref().map_or_else(|| "the configured account".into(), name_of);
+        let lent = account.as_ref().map_or_else(|| "the configured account".into(), Account::to_string);
         let listen = self.listeners("listen", &lent);
         let admin = self.admin();
         let admin_tunnels = self.flag("admin_tunnels");
@@ -112,6 +121,7 @@ impl Reader<'_> {
         let via = self.flag("via");
         let log_format = self.choice("log_format", LOG_FORMATS);
         let log_level = self.choice("log_level", LOG_LEVELS);
+        self.clients_are_plausible(&allow_clients);
         self.distinct_addresses();
         let parties = parties?;
         let of_identities = parties.identities.iter().flat_map(|identity| identity.listen.iter().copied());
@@ -139,6 +149,7 @@ impl Reader<'_> {
             check: parties.check,
             rules: parties.rules,
             digest: 0,
+            warnings: Vec::new(),
         })
     }
 
@@ -195,6 +206,21 @@ impl Reader<'_> {
         let origin = self.settings.given("admin").map_or(Origin::Default, |setting| setting.origin.clone());
         self.addresses.push(("admin", Placed { value, origin }));
         Some(value)
+    }
+
+    /// Warns of networks that hold everybody, and of listeners that nobody is allowed to use.
+    fn clients_are_plausible(&mut self, allowed: &List<IpNet>) {
+        for Placed { value, origin } in allowed.entries.iter().filter(|entry| warning::holds_everybody(&entry.value)) {
+            self.warn(origin.clone(), "allow_clients", Advice::Everybody(*value));
+        }
+        let networks: Vec<IpNet> = allowed.entries.iter().map(|entry| entry.value).collect();
+        let shut_out = |(name, entry): &&(&'static str, Placed<SocketAddr>)| {
+            *name != "admin" && allowed.is_whole && warning::shuts_out_loopback(entry.value, &networks)
+        };
+        let found: Vec<_> = self.addresses.iter().filter(shut_out).cloned().collect();
+        for (name, Placed { value, origin }) in found {
+            self.warn(origin, name, Advice::LoopbackShutOut(value));
+        }
     }
 
     /// Notes each address that another setting, or an earlier entry, has as well. Port 0 is another port each time.
@@ -306,13 +332,17 @@ impl Reader<'_> {
     pub(super) fn note(&mut self, error: ConfigError) {
         self.errors.push(error);
     }
+
+    pub(super) fn warn(&mut self, origin: Origin, key: &str, advice: Advice) {
+        self.warnings.push(Warning { origin, key: key.into(), advice });
+    }
 }
 
 /// What `parse` makes of a text. What has the form of a URL with a password is refused before anything repeats it, unless the setting
 /// may have that form; none of those is repeated in an error.
 fn checked<T>(name: &str, text: &str, parse: impl FnOnce(&str) -> Result<T, Problem>) -> Result<T, Problem> {
     let setting = name.rsplit('.').next().unwrap_or(name);
-    let may_be = matches!(setting, "user" | "domain" | "workstation" | "proxy_user") || setting.ends_with("_file");
+    let may_be = matches!(setting, "user" | "proxy_user") || setting.ends_with("_file");
     match !may_be && redact::has_credentials(text) {
         true => Err(Problem::Credentials),
         false => parse(text),
@@ -348,11 +378,4 @@ pub(super) fn workstation(text: &str) -> Result<String, Problem> {
 
 fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
-}
-
-fn name_of(account: &Account) -> String {
-    match account.domain.as_str() {
-        "" => account.user.clone(),
-        domain => format!(r"{domain}\{}", account.user),
-    }
 }

@@ -10,13 +10,18 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::error::ConfigError;
+use super::exposure;
 use super::keys;
 use super::settings::{Origin, Setting, Settings};
 use super::values::parse_integer;
+use super::warning::Advice;
 use crate::ntlm::{NtHash, NtHashError};
 
 /// The longest password, in bytes with its newline; Windows takes 256 characters at most.
 pub const SECRET_LIMIT_BYTES: usize = 4096;
+
+/// What the password in the example overlay begins with. It must not reach a proxy: three attempts may lock the account.
+const PLACEHOLDER: &str = "PLACEHOLDER";
 
 /// The settings that name a secret's place, without the environment's own.
 const PLACES: [&str; 3] = ["password_file", "nt_hash_file", "password_fd"];
@@ -82,37 +87,60 @@ pub enum ContentError {
     /// It has more than one line.
     #[error("has more than one line")]
     Lines,
+    /// It is what the examples have in the place of a password.
+    #[error("is the placeholder of the example; write the account's password there")]
+    Placeholder,
     /// It is no NT hash.
     #[error("is no NT hash: {0}")]
     NtHash(#[from] NtHashError),
 }
 
+/// A secret as it was read.
+#[derive(Clone, Debug)]
+pub(super) struct Secret {
+    pub hash: NtHash,
+    /// The setting that names its place.
+    pub key: String,
+    pub origin: Origin,
+    /// What is odd about it.
+    pub oddities: Vec<Advice>,
+}
+
+/// The hash of a secret's text, and what is odd about the text.
+type Judged = (NtHash, Vec<Advice>);
+
 /// The secrets that can be read only once: kept, as hashes, for later reloads.
 #[derive(Debug, Default)]
 pub struct SecretStore {
-    environment: Option<NtHash>,
-    descriptor: OnceLock<(usize, NtHash)>,
+    environment: Option<Judged>,
+    /// The environment's password cannot be read, and has an error of its own.
+    is_broken: bool,
+    descriptor: OnceLock<(usize, Judged)>,
 }
 
 impl SecretStore {
     /// Takes the password from the environment, by `lookup` of a variable's name; an empty one counts as not set.
-    pub(super) fn from_environment(lookup: impl Fn(&str) -> Option<OsString>) -> Result<SecretStore, Box<ConfigError>> {
+    pub(super) fn from_environment(lookup: impl Fn(&str) -> Option<OsString>) -> (SecretStore, Option<ConfigError>) {
         let variable = password_variable();
         let Some(value) = lookup(&variable).filter(|value| !value.is_empty()) else {
-            return Ok(SecretStore::default());
+            return (SecretStore::default(), None);
         };
         let bytes = Zeroizing::new(value.into_encoded_bytes());
-        let hash = password(&bytes).map_err(|source| ConfigError {
-            origin: Origin::Env(variable.clone()),
-            key: "password".into(),
-            problem: SecretError::Content { place: variable, source }.into(),
-        })?;
-        Ok(SecretStore { environment: Some(hash), descriptor: OnceLock::new() })
+        match judged_password(&bytes) {
+            Ok(judged) => (SecretStore { environment: Some(judged), ..SecretStore::default() }, None),
+            Err(source) => {
+                let origin = Origin::Env(variable.clone());
+                let problem = SecretError::Content { place: variable, source }.into();
+                let error = ConfigError { origin, key: "password".into(), problem };
+                (SecretStore { is_broken: true, ..SecretStore::default() }, Some(error))
+            }
+        }
     }
 
     /// Whether a place was named in a form that cannot be read, so that which secret is meant is not known.
-    pub(super) fn is_broken(settings: &Settings, prefix: &str) -> bool {
-        PLACES.iter().any(|name| settings.is_broken(&format!("{prefix}{name}")))
+    pub(super) fn is_broken(&self, settings: &Settings, prefix: &str) -> bool {
+        let broken = |name: &&str| settings.is_broken(&format!("{prefix}{name}"));
+        (self.is_broken && prefix.is_empty()) || PLACES.iter().any(broken)
     }
 
     /// Whether the environment has a password.
@@ -123,7 +151,7 @@ impl SecretStore {
 
     /// Reads the one secret that the settings name, those that begin with `prefix`: "" for the plain ones, which alone may take
     /// theirs from the environment.
-    pub(super) fn nt_hash(&self, settings: &Settings, prefix: &str) -> Result<NtHash, Box<ConfigError>> {
+    pub(super) fn secret(&self, settings: &Settings, prefix: &str) -> Result<Secret, Box<ConfigError>> {
         let fail = |origin, key: &str, error: SecretError| {
             Box::new(ConfigError { origin, key: key.into(), problem: error.into() })
         };
@@ -133,10 +161,16 @@ impl SecretStore {
         match (given.as_slice(), environment) {
             ([], None) if prefix.is_empty() => Err(fail(Origin::Default, "password", SecretError::NoSource)),
             ([], None) => Err(fail(Origin::Default, "identities.password_file", SecretError::NoFile)),
-            ([], Some(hash)) => Ok(hash.clone()),
+            ([], Some((hash, oddities))) => {
+                let origin = Origin::Env(password_variable());
+                Ok(Secret { hash: hash.clone(), key: "password".into(), origin, oddities: oddities.clone() })
+            }
             ([(name, setting)], None) => {
                 let key = format!("{prefix}{name}");
-                self.read(name, setting).map_err(|error| fail(setting.origin.clone(), &key, error))
+                match self.read(name, setting) {
+                    Ok((hash, oddities)) => Ok(Secret { hash, key, origin: setting.origin.clone(), oddities }),
+                    Err(error) => Err(fail(setting.origin.clone(), &key, error)),
+                }
             }
             (several, environment) => {
                 let named = several.iter().map(|(name, setting)| match &setting.origin {
@@ -149,30 +183,30 @@ impl SecretStore {
         }
     }
 
-    fn read(&self, name: &str, setting: &Setting) -> Result<NtHash, SecretError> {
+    fn read(&self, name: &str, setting: &Setting) -> Result<Judged, SecretError> {
         match name {
-            "password_file" => from_file(setting, password),
-            "nt_hash_file" => from_file(setting, nt_hash),
-            _ => self.descriptor_hash(&setting.text),
+            "password_file" => from_file(setting, judged_password).map(|judged| with_exposure(judged, setting)),
+            "nt_hash_file" => from_file(setting, nt_hash).map(|hash| with_exposure((hash, Vec::new()), setting)),
+            _ => self.of_descriptor(setting.text.trim()),
         }
     }
 
-    fn descriptor_hash(&self, text: &str) -> Result<NtHash, SecretError> {
+    fn of_descriptor(&self, text: &str) -> Result<Judged, SecretError> {
         let number = parse_integer(text, 0..=1_048_576).map_err(|_| SecretError::DescriptorNumber)?;
         if matches!(number, 1 | 2) {
             return Err(SecretError::DescriptorNumber);
         }
-        if let Some((_, hash)) = self.descriptor.get().filter(|(known, _)| *known == number) {
-            return Ok(hash.clone());
+        if let Some((_, judged)) = self.descriptor.get().filter(|(known, _)| *known == number) {
+            return Ok(judged.clone());
         }
         // Opening it by name makes a descriptor that the program owns, which taking over a bare number would not.
         let read = File::open(format!("/dev/fd/{number}")).and_then(read_bounded);
         let bytes = read.map_err(|source| SecretError::Descriptor { number, source })?;
         let content = |source| SecretError::Content { place: format!("descriptor {number}"), source };
-        let hash = password(&bytes).map_err(content)?;
+        let judged = judged_password(&bytes).map_err(content)?;
         // A second number after a reload is read afresh each time; only the first is kept.
-        let _ = self.descriptor.set((number, hash.clone()));
-        Ok(hash)
+        let _ = self.descriptor.set((number, judged.clone()));
+        Ok(judged)
     }
 }
 
@@ -199,9 +233,10 @@ pub(super) fn password_of_file(setting: &Setting) -> Result<Password, SecretErro
     from_file(setting, |bytes| line(bytes).map(|text| Password(Zeroizing::new(text.to_owned()))))
 }
 
-/// The hash of the password in a file.
-pub(super) fn nt_hash_of_password_file(setting: &Setting) -> Result<NtHash, SecretError> {
-    from_file(setting, password)
+/// The password in a file that the setting `key` names.
+pub(super) fn of_password_file(key: &str, setting: &Setting) -> Result<Secret, SecretError> {
+    let (hash, oddities) = with_exposure(from_file(setting, judged_password)?, setting);
+    Ok(Secret { hash, key: key.into(), origin: setting.origin.clone(), oddities })
 }
 
 /// The variable that may hold the password.
@@ -242,6 +277,25 @@ pub fn password(bytes: &[u8]) -> Result<NtHash, ContentError> {
     line(bytes).map(NtHash::from_password)
 }
 
+fn judged_password(bytes: &[u8]) -> Result<Judged, ContentError> {
+    let text = line(bytes)?;
+    let mut oddities = Vec::new();
+    // With the LM hash before it, as password dumps have it.
+    let last = text.trim().rsplit(':').next().unwrap_or_default();
+    if NtHash::from_hex(last).is_ok() {
+        oddities.push(Advice::LikeHash);
+    }
+    if text != text.trim() {
+        oddities.push(Advice::PasswordBlanks);
+    }
+    Ok((NtHash::from_password(text), oddities))
+}
+
+fn with_exposure((hash, mut oddities): Judged, setting: &Setting) -> Judged {
+    oddities.extend(exposure::of(&setting.path()).map(Advice::from));
+    (hash, oddities)
+}
+
 fn nt_hash(bytes: &[u8]) -> Result<NtHash, ContentError> {
     Ok(NtHash::from_hex(line(bytes)?.trim_ascii())?)
 }
@@ -256,6 +310,7 @@ fn line(bytes: &[u8]) -> Result<&str, ContentError> {
     match text {
         "" => Err(ContentError::Empty),
         _ if text.contains(['\n', '\r', '\0']) => Err(ContentError::Lines),
+        _ if text.starts_with(PLACEHOLDER) => Err(ContentError::Placeholder),
         _ => Ok(text),
     }
 }
@@ -300,11 +355,11 @@ mod tests {
     }
 
     fn environment() -> SecretStore {
-        SecretStore::from_environment(|name| (name == "NTLM_GATEWAY_PASSWORD").then(|| PASSWORD.into())).unwrap()
+        SecretStore::from_environment(|name| (name == "NTLM_GATEWAY_PASSWORD").then(|| PASSWORD.into())).0
     }
 
     fn failure(store: &SecretStore, given: &[(&str, &str)]) -> String {
-        store.nt_hash(&settings(given), "").unwrap_err().to_string()
+        store.secret(&settings(given), "").unwrap_err().to_string()
     }
 
     #[test]
@@ -317,7 +372,7 @@ mod tests {
             ("bom", format!("\u{feff}{PASSWORD}\r\n")),
         ] {
             let file = TestFile::new(name, content.as_bytes());
-            let hash = SecretStore::default().nt_hash(&settings(&[("password_file", &file.path())]), "").unwrap();
+            let hash = SecretStore::default().secret(&settings(&[("password_file", &file.path())]), "").unwrap().hash;
             assert!(hash == expected, "{name}");
         }
         assert!(password(b" blank ").unwrap() == NtHash::from_password(" blank "));
@@ -326,7 +381,7 @@ mod tests {
     #[test]
     fn a_hash_file_holds_hexadecimal_digits() {
         let file = TestFile::new("hash", b"AA8CEA2A92B3CE52E8362A64302EA129 \n");
-        let hash = SecretStore::default().nt_hash(&settings(&[("nt_hash_file", &file.path())]), "").unwrap();
+        let hash = SecretStore::default().secret(&settings(&[("nt_hash_file", &file.path())]), "").unwrap().hash;
         assert!(hash == NtHash::from_password("qa"));
     }
 
@@ -340,10 +395,16 @@ mod tests {
             ("lines", "password_file", two_lines.as_bytes(), "has more than one line"),
             ("long", "password_file", long.as_bytes(), "is longer than 4096 bytes"),
             ("utf8", "password_file", &no_utf8, "is not UTF-8"),
+            (
+                "example",
+                "password_file",
+                include_bytes!("../../deploy/kustomize/overlays/example/password"),
+                "is the placeholder",
+            ),
             ("nohash", "nt_hash_file", PASSWORD.as_bytes(), "is no NT hash: an NT hash has 32"),
         ] {
             let file = TestFile::new(name, content);
-            let error = SecretStore::default().nt_hash(&settings(&[(key, &file.path())]), "").unwrap_err();
+            let error = SecretStore::default().secret(&settings(&[(key, &file.path())]), "").unwrap_err();
             let texts = format!("{error} {error:?}");
             assert!(texts.contains(expected) && texts.contains(&file.path()), "{texts}");
             assert!(!texts.contains("Qu33n"), "{texts}");
@@ -369,8 +430,8 @@ mod tests {
 
     #[test]
     fn the_environment_gives_a_password_and_an_empty_one_is_none() {
-        assert!(environment().nt_hash(&Settings::default(), "").unwrap() == NtHash::from_password(PASSWORD));
-        let empty = SecretStore::from_environment(|_| Some(OsString::new())).unwrap();
+        assert!(environment().secret(&Settings::default(), "").unwrap().hash == NtHash::from_password(PASSWORD));
+        let empty = SecretStore::from_environment(|_| Some(OsString::new())).0;
         assert!(!empty.has_environment());
     }
 
@@ -383,7 +444,7 @@ mod tests {
         let store = SecretStore::default();
         let number = reader.as_raw_fd().to_string();
         for _ in 0..2 {
-            let hash = store.nt_hash(&settings(&[("password_fd", &number)]), "").unwrap();
+            let hash = store.secret(&settings(&[("password_fd", &number)]), "").unwrap().hash;
             assert!(hash == NtHash::from_password(PASSWORD));
         }
     }

@@ -311,10 +311,7 @@ fn tell(bell: &Bell, message: impl Fn() -> Message) {
 
 /// `DOMAIN\user`, or the user alone.
 pub(super) fn account_of(config: &IdentityConfig) -> String {
-    match config.identity.domain() {
-        "" => config.identity.user().to_owned(),
-        domain => format!("{domain}\\{}", config.identity.user()),
-    }
+    config.identity.account().to_string()
 }
 
 fn is_same_account(old: &IdentityConfig, new: &IdentityConfig) -> bool {

@@ -111,21 +111,41 @@ pub enum AccountError {
         /// `user name` or `domain`.
         part: &'static str,
     },
+    /// A slash where the backslash belongs.
+    #[error("the account has a slash, which no Windows account has")]
+    Slash,
     /// The account's name says its domain, and another one is given beside it.
-    #[error("the user name already says its domain; the separate domain {separate:?} contradicts it")]
-    TwoDomains {
-        /// The separate domain.
-        separate: String,
-    },
+    #[error("the user name already says its domain; the separate domain contradicts it")]
+    TwoDomains,
 }
 
 /// A user and the domain that knows it, as they go into DomainName and UserName.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// It is shown as `DOMAIN\user`, or the user alone. A colon and what is behind it are not shown: no Windows account has a colon, so that a
+/// password is likely to stand there.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Account {
     /// The domain as written, not upper-cased; empty for a UPN and for a local account.
     pub domain: String,
     /// The user as written; for a UPN the whole of `user@domain`.
     pub user: String,
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let separator = if self.domain.is_empty() { "" } else { "\\" };
+        let whole = format!("{}{separator}{}", self.domain, self.user);
+        match whole.split_once(':') {
+            Some((before, _)) => write!(f, "{before}:…"),
+            None => f.write_str(&whole),
+        }
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Account({self})")
+    }
 }
 
 impl Account {
@@ -143,16 +163,20 @@ impl Account {
             Some(("", _)) => return Err(AccountError::Empty { part: "domain" }),
             Some((domain, user)) => (domain, user, contradicts(domain)),
             None if name.contains('@') => ("", name, separate),
+            None if name.contains('/') => return Err(AccountError::Slash),
             None => (separate.unwrap_or_default(), name, None),
         };
-        if let Some(separate) = contradiction {
-            return Err(AccountError::TwoDomains { separate: separate.to_owned() });
+        if contradiction.is_some() {
+            return Err(AccountError::TwoDomains);
         }
         if user.is_empty() {
             return Err(AccountError::Empty { part: "user name" });
         }
         check(user, "user name")?;
         check(domain, "domain")?;
+        if !domain.is_empty() && [domain, user].iter().any(|part| part.contains('/')) {
+            return Err(AccountError::Slash);
+        }
         Ok(Self { domain: domain.to_owned(), user: user.to_owned() })
     }
 }
@@ -239,6 +263,12 @@ impl Identity {
         }
     }
 
+    /// The account.
+    #[must_use]
+    pub const fn account(&self) -> &Account {
+        &self.account
+    }
+
     /// The configured domain; empty for a UPN.
     #[must_use]
     pub fn domain(&self) -> &str {
@@ -287,8 +317,7 @@ impl Identity {
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity")
-            .field("domain", &self.account.domain)
-            .field("user", &self.account.user)
+            .field("account", &self.account)
             .field("workstation", &self.workstation)
             .finish_non_exhaustive()
     }
@@ -312,11 +341,33 @@ mod tests {
     }
 
     #[test]
+    fn a_slash_for_a_backslash_is_refused() {
+        for (name, domain) in [("CORP/svc", None), ("svc/x", Some("CORP")), ("CORP/svc:s3cret", None), ("A\\b/c", None)]
+        {
+            assert_eq!(Account::parse(name, domain), Err(AccountError::Slash), "{name}");
+        }
+        assert!(Account::parse("HTTP/gw@CORP.EXAMPLE", None).is_ok(), "a principal may have one");
+    }
+
+    #[test]
+    fn what_is_behind_a_colon_is_not_shown() {
+        for (account, shown) in [
+            (account("CORP", "svc"), "CORP\\svc"),
+            (account("", "svc@corp"), "svc@corp"),
+            (account("CORP", "svc:s3cret"), "CORP\\svc:…"),
+            (account("svc:s3", "cret"), "svc:…"),
+            (account("", "svc:s3@cret"), "svc:…"),
+        ] {
+            assert_eq!(account.to_string(), shown);
+            assert_eq!(format!("{account:?}"), format!("Account({shown})"));
+        }
+    }
+
+    #[test]
     fn two_different_domains_are_refused_and_the_same_twice_is_not() {
         assert_eq!(Account::parse("CORP\\svc", Some("corp")), Ok(account("CORP", "svc")));
-        let error = AccountError::TwoDomains { separate: "LAB".to_owned() };
-        assert_eq!(Account::parse("CORP\\svc", Some("LAB")), Err(error.clone()));
-        assert_eq!(Account::parse("svc@corp.example", Some("LAB")), Err(error));
+        assert_eq!(Account::parse("CORP\\svc", Some("LAB")), Err(AccountError::TwoDomains));
+        assert_eq!(Account::parse("svc@corp.example", Some("LAB")), Err(AccountError::TwoDomains));
     }
 
     #[test]
@@ -352,7 +403,7 @@ mod tests {
         let identity = Identity::new(account("CORP", "svc"), "WS", NtHash::from_password("qa"), Method::NtlmV2, false);
         assert_eq!(
             format!("{identity:?} {:?}", identity.nt_hash()),
-            r#"Identity { domain: "CORP", user: "svc", workstation: "WS", .. } NtHash(..)"#
+            r#"Identity { account: Account(CORP\svc), workstation: "WS", .. } NtHash(..)"#
         );
     }
 

@@ -98,18 +98,28 @@ def shutdown(manifests):
         yield "shutdown_delay is too short for a Service to notice"
 
 
+def check(gateway, text, environment, password):
+    """What the program says of a configuration and a password."""
+    # Each key of the Secret is a file there.
+    named = {name: b"another password\n" for name in re.findall(r"/run/secrets/ntlm-gateway/([-.\w]+)", text)}
+    with tempfile.TemporaryDirectory() as directory:
+        for name, contents in (named | {"password": password, "gateway.toml": text.encode()}).items():
+            descriptor = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_CREAT, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(contents.replace(b"/run/secrets/ntlm-gateway", directory.encode()))
+        return run(gateway, "check", "--strict", f"{directory}/gateway.toml", env=environment)
+
+
 def accepted(manifests, gateway):
     """Whether the program takes what the pod would be given."""
     text, environment = configuration(manifests)
     secret = one(manifests, "Secret")
     password = base64.b64decode(secret["data"]["password"]) if secret else b"some password\n"
-    # Each key of the Secret is a file there.
-    named = {name: b"another password\n" for name in re.findall(r"/run/secrets/ntlm-gateway/([-.\w]+)", text)}
-    with tempfile.TemporaryDirectory() as directory:
-        for name, contents in (named | {"password": password, "gateway.toml": text.encode()}).items():
-            with open(os.path.join(directory, name), "wb") as file:
-                file.write(contents.replace(b"/run/secrets/ntlm-gateway", directory.encode()))
-        finished = run(gateway, "check", "--config", f"{directory}/gateway.toml", env=environment)
+    if password.startswith(b"PLACEHOLDER"):
+        if "placeholder" not in check(gateway, text, environment, password).stderr:
+            yield "the gateway takes the example's placeholder for a password"
+        password = b"some password\n"
+    finished = check(gateway, text, environment, password)
     if finished.returncode:
         yield f"the gateway refuses the configuration: {finished.stdout}{finished.stderr}"
     for key, part in (("listen", "0.0.0.0:3128"), ("admin", "0.0.0.0:9100"), ("allow_clients", "10.0.0.0/8")):

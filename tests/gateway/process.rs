@@ -245,3 +245,128 @@ fn a_second_signal_ends_at_once_and_cuts_what_is_left() {
     assert_eq!(gateway.wait(Duration::from_secs(10)).and_then(|status| status.code()), Some(0));
     assert!(gateway.log().iter().any(|line| line.contains("end=drained")), "{:?}", gateway.log());
 }
+
+/// A directory with a password and a configuration that is right but for `further`.
+fn written(test: &str, further: &str) -> (Scratch, String) {
+    let scratch = Scratch::new(test);
+    scratch.write("password", "S3cret-of-svc");
+    let text = format!("upstream = '127.0.0.1:9'\nuser = 'CORP\\svc'\npassword_file = 'password'\n{further}");
+    let file = scratch.write("gateway.toml", text).display().to_string();
+    (scratch, file)
+}
+
+#[test]
+fn check_prints_warnings_and_strict_makes_them_errors() {
+    let (_scratch, file) = written("strict", "");
+    let said = gateway_says(&["check", "--strict", "--config", &file]).expect_success("nothing to warn about");
+    assert_eq!(said.stderr, "");
+    for (user, warning) in [
+        ("CORPsvc-egress", "--user: \"CORPsvc-egress\" has no domain"),
+        ("CORP\\svc:S3cret", "--user: \"CORP\\\\svc\" has a colon"),
+        ("CORP\\svc ", "--user: has blanks at its ends"),
+    ] {
+        let said = gateway_says(&["check", "--config", &file, "--user", user]).expect_success("a warning is no error");
+        assert!(said.stderr.starts_with(&format!("warning: {warning}")), "{}", said.stderr);
+        let text = said.text();
+        assert!(text.starts_with("ok\n") && !text.contains("S3cret") && !said.stderr.contains("S3cret"), "{text}");
+        let said = gateway_says(&["check", "--strict", "--config", &file, "--user", user]);
+        assert_eq!(said.code, Some(1));
+        assert!(said.stderr.contains(warning) && said.text().is_empty(), "{}{}", said.stderr, said.text());
+    }
+    let said = gateway_says(&["check", "--config", &file, "--user", "CORP/svc"]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr.starts_with("--user: the account has a slash") && said.stderr.contains(r"'DOMAIN\name'"),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
+fn run_logs_warnings_at_the_start_and_new_ones_at_a_reload() {
+    let stub = stub();
+    let (scratch, file) = written("warnings", "");
+    let mut options = GatewayOptions::through(stub.address());
+    options.args =
+        vec!["--config".into(), file, "--password-file".into(), scratch.join("password").display().to_string()];
+    options.only_args = true;
+    options.args.extend(["--user".into(), "CORPalice:S3cret".into()]);
+    let gateway = Gateway::start(&options);
+    let line = gateway.wait_for_line("--user: ");
+    assert!(line.contains("WARN") && line.contains("\"CORPalice\" has a colon"), "{line}");
+    scratch.write("gateway.toml", "upstream = '127.0.0.1:9'\nallow_clients = ['127.0.0.0/8', '0.0.0.0/0']\n");
+    let line = gateway.wait_for_line("allow_clients: 0.0.0.0/0");
+    assert!(line.contains("WARN") && line.contains("gateway.toml:2:33"), "{line}");
+    gateway.wait_for_line("configuration reloaded");
+    let log = gateway.log();
+    assert_eq!(log.iter().filter(|line| line.contains("has a colon")).count(), 1, "what is known is no news: {log:#?}");
+    assert!(!log.concat().contains("S3cret"), "{log:#?}");
+}
+
+#[test]
+fn a_variable_that_is_no_setting_stops_check_and_run_with_the_nearest_name() {
+    let (_scratch, file) = written("variables", "shards = 0\n");
+    for command in ["check", "run", "probe"] {
+        let said = run(GATEWAY, BOUND, |process| {
+            process.args([command, "--config", &file]).env_remove("RUST_LOG");
+            process.env("NTLM_GATEWAY_UPSTREAMS", "S3cret").env("NTLM_GATEWAY_PASWORD_FILE", "S3cret");
+            process.env("NTLM_GATEWAY_SERVICE_HOST", "10.0.0.1").env("NTLM_GATEWAY_PORT", "tcp://10.0.0.1:3128");
+            process.env("NTLM_GATEWAY_PORT_3128_TCP_ADDR", "10.0.0.1").env("NTLM_GATEWAY_SERVICE_PORT_PROXY", "3128");
+        });
+        assert_eq!(said.code, Some(1), "{command}");
+        let lines: Vec<&str> = said.stderr.lines().collect();
+        assert_eq!(
+            lines[..2],
+            [
+                "NTLM_GATEWAY_PASWORD_FILE: unknown setting; did you mean NTLM_GATEWAY_PASSWORD_FILE?",
+                "NTLM_GATEWAY_UPSTREAMS: unknown setting; did you mean NTLM_GATEWAY_UPSTREAM?"
+            ],
+            "{command}"
+        );
+        assert!(lines.len() == 3 && lines[2].contains("gateway.toml:4:10: shards:"), "{}", said.stderr);
+    }
+}
+
+#[test]
+fn the_configuration_file_is_taken_without_its_flag() {
+    let (_scratch, file) = written("argument", "shards = 0\n");
+    for command in ["check", "run", "probe"] {
+        let said = gateway_says(&[command, &file]);
+        assert_eq!(said.code, Some(1), "{command}");
+        assert!(said.stderr.contains("gateway.toml:4:10: shards:"), "{command}: {}", said.stderr);
+    }
+    let (_scratch, file) = written("argument", "");
+    let text = gateway_says(&["check", &file, "--shards", "3"]).expect_success("check").text();
+    assert!(text.contains(&format!("= {file}")) && text.contains("(FILE)"), "{text}");
+    let said = gateway_says(&["check", "nowhere.toml"]);
+    assert!(
+        said.stderr.contains("FILE: cannot read /") && said.stderr.contains("/nowhere.toml: No such file"),
+        "{}",
+        said.stderr
+    );
+    assert_eq!(gateway_says(&["check", &file, "--config", &file]).code, Some(2), "one file");
+}
+
+#[test]
+fn a_password_in_an_upstreams_url_is_shown_by_no_subcommand() {
+    let (_scratch, file) = written("url", "");
+    let url = r"http://CORP\svc:S3cret,w0rd@127.0.0.1:9";
+    for command in ["check", "run", "probe"] {
+        for args in [
+            vec![command, &file, "--upstream", url],
+            vec![command, &file, "--upstream", "a:1", "--upstream", url],
+            vec![command, &file, "--listen", url],
+            vec![command, &file, "--no-proxy", url],
+            vec![command, url],
+            vec![command, &file, url],
+            vec![command, &file, "--upsteam", url],
+        ] {
+            let said = gateway_says(&args);
+            assert!(matches!(said.code, Some(1 | 2)), "{args:?}: {:?}", said.code);
+            let text = format!("{}{}", said.stderr, said.text());
+            assert!(!text.contains("S3cret") && !text.contains("w0rd") && text.contains(':'), "{args:?}: {text}");
+        }
+    }
+    let said = gateway_says(&["check", &file, "--upstream", "https://127.0.0.1:9"]);
+    assert!(said.stderr.contains("TLS to the proxy is not supported"), "{}", said.stderr);
+}

@@ -8,7 +8,7 @@ use super::message::{Answer, Carried};
 use super::product::{self, Guess};
 use super::verdict::{Verdict, account};
 use crate::config::Config;
-use crate::ntlm;
+use crate::ntlm::{self, Account};
 
 /// What is shown of an AUTHENTICATE_MESSAGE: names and kinds. A password can be guessed from the rest.
 const AUTHENTICATE_ROWS: &[&str] =
@@ -90,6 +90,10 @@ fn authenticate_rows(carried: Option<&Carried>) -> Rows {
     let rows = described(carried);
     let mic = rows.iter().find(|(name, _)| name == "MIC").map(|(_, value)| value != "none");
     let mut shown: Rows = rows.into_iter().filter(|(name, _)| AUTHENTICATE_ROWS.contains(&name.as_str())).collect();
+    for (_, value) in shown.iter_mut().filter(|(name, _)| matches!(name.as_str(), "DomainName" | "UserName")) {
+        // A password that was written behind the name.
+        *value = Account { domain: String::new(), user: std::mem::take(value) }.to_string();
+    }
     if let Some(sent) = mic {
         shown.push(("MIC".to_owned(), if sent { "sent" } else { "none" }.to_owned()));
     }

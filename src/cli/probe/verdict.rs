@@ -222,10 +222,7 @@ fn heard(conversation: &Conversation) -> bool {
 
 /// The account as it is written in the settings.
 pub(super) fn account(config: &Config) -> String {
-    match config.first_identity().domain() {
-        "" => config.first_identity().user().to_owned(),
-        domain => format!(r"{domain}\{}", config.first_identity().user()),
-    }
+    config.first_identity().account().to_string()
 }
 
 #[cfg(test)]

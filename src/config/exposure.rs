@@ -1,0 +1,83 @@
+//! Who besides the gateway can read or replace the file of a secret.
+
+use std::fs::Metadata;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// A file of a secret that is open to others.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{} can be {what} by {who} (mode {mode:04o}); {remedy}", path.display())]
+pub struct Exposure {
+    /// The file.
+    path: PathBuf,
+    /// Its permissions.
+    mode: u32,
+    what: &'static str,
+    who: &'static str,
+    remedy: &'static str,
+}
+
+/// Whether a secret's file is open to others than those who must read it. Only regular files are judged: a pipe is nobody else's.
+pub(super) fn of(path: &Path) -> Option<Exposure> {
+    // A file that cannot be looked at has errors of its own.
+    let metadata = std::fs::metadata(path).ok().filter(Metadata::is_file)?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    let (who, remedy) = judge(mode, metadata.uid(), metadata.gid(), rustix::process::geteuid().as_raw())?;
+    let what = if mode & 0o022 == 0 { "read" } else { "read or replaced" };
+    Some(Exposure { path: path.into(), mode, what, who, remedy })
+}
+
+/// Who can get at a file, and the remedy.
+///
+/// A group that can read it is mostly there for the gateway: a Kubernetes volume with `fsGroup` is `root:GROUP 0440`, a package's file
+/// `root:ntlm-gateway 0640`. It has no purpose where the gateway's own user owns the file, unless it is that user's private group, which
+/// mostly has the same number. Root is not judged, because it also checks files that are another user's.
+fn judge(mode: u32, owner: u32, group: u32, user: u32) -> Option<(&'static str, &'static str)> {
+    if mode & 0o006 != 0 {
+        return Some((
+            "every user of this machine",
+            "take that away: chmod o= FILE, for a Kubernetes Secret defaultMode: 0440 together with fsGroup",
+        ));
+    }
+    let is_shared = mode & 0o060 != 0 && owner == user && user != 0 && group != user;
+    is_shared.then_some(("the members of its group", "the owner alone needs it: chmod 600 FILE"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_every_user_can_read_or_write_is_open_to_others() {
+        for (mode, owner, group, user) in [
+            (0o644, 0, 0, 0),
+            (0o604, 1000, 1000, 1000),
+            (0o666, 0, 0, 1000),
+            (0o602, 0, 0, 0),
+            (0o444, 0, 31280, 31280),
+        ] {
+            assert_eq!(
+                judge(mode, owner, group, user).map(|(who, _)| who),
+                Some("every user of this machine"),
+                "{mode:o}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_group_that_is_there_for_the_gateway_is_not_warned_about() {
+        for (what, mode, owner, group, user) in [
+            ("the owner's alone", 0o600, 1000, 1000, 1000),
+            ("a Kubernetes volume with fsGroup", 0o440, 0, 31280, 31280),
+            ("the same in a pod that runs as root", 0o440, 0, 31280, 0),
+            ("a package's file", 0o640, 0, 998, 998),
+            ("a package's file that root checks", 0o640, 0, 998, 0),
+            ("a private group", 0o660, 1000, 1000, 1000),
+        ] {
+            assert_eq!(judge(mode, owner, group, user), None, "{what}");
+        }
+        assert!(judge(0o640, 1000, 100, 1000).is_some(), "the gateway's own file for the group users");
+    }
+}

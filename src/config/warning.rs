@@ -1,0 +1,256 @@
+//! What is valid in a configuration and most likely a mistake all the same.
+//!
+//! A warning stops nothing: `check` prints it, `check --strict` fails for it, and `run` logs it at the start and at each reload.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+use super::error::write_placed;
+use super::exposure::Exposure;
+use super::settings::Origin;
+
+/// One thing that is likely to be a mistake: where, in which setting, and what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Where the setting was given.
+    pub origin: Origin,
+    /// The setting's name in the file.
+    pub key: String,
+    /// What is likely to be wrong with it.
+    pub advice: Advice,
+}
+
+impl Warning {
+    /// Whether another one says the same of the same setting, wherever that stands.
+    #[must_use]
+    pub fn says_as(&self, other: &Warning) -> bool {
+        (&self.key, &self.advice) == (&other.key, &other.advice)
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_placed(out, &self.origin, &self.key, &self.advice)
+    }
+}
+
+/// What is likely to be wrong, and what to write instead. No variant carries a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Advice {
+    /// An account without a domain.
+    #[error(
+        r#"{account:?} has no domain, so that the proxy looks for a local account; write 'DOMAIN\name' in single quotes (without them the shell removes the backslash) or name@domain; for a local account, set domain to """#
+    )]
+    NoDomain {
+        /// The account.
+        account: String,
+    },
+    /// A colon, as in `name:password`.
+    #[error(
+        "{account:?} has a colon, which no Windows account has; a password does not belong here: put it into a file for password_file"
+    )]
+    Colon {
+        /// The account up to the colon.
+        account: String,
+    },
+    /// Blanks that do not count.
+    #[error("has blanks at its ends, which are ignored")]
+    OuterBlanks,
+    /// Blanks that count.
+    #[error(r"has a blank beside the backslash or the @, which is sent as a part of the name")]
+    InnerBlank,
+    /// Quotation marks that count.
+    #[error(
+        "is in quotation marks, which are sent as a part of the name; `docker --env-file` for one takes them literally"
+    )]
+    Quoted,
+    /// `DOMAIN\name@domain`.
+    #[error(r"has a backslash and an @; write either 'DOMAIN\name' or name@domain")]
+    TwoForms,
+    /// A character that no Windows account has.
+    #[error("has the character {0:?}, which no Windows account has")]
+    Character(char),
+    /// A password that has the form of an NT hash.
+    #[error("the password has the form of an NT hash; if it is one, name its file with nt_hash_file")]
+    LikeHash,
+    /// A password with blanks at its ends.
+    #[error("the password has a blank at its beginning or end, which is used as a part of it")]
+    PasswordBlanks,
+    /// See [`Exposure`].
+    #[error(transparent)]
+    Exposed(#[from] Exposure),
+    /// Clients from everywhere, or nearly.
+    #[error(
+        "{0} is larger than any private network: whoever reaches the port uses the account; name the networks of your workloads"
+    )]
+    Everybody(IpNet),
+    /// A listener on loopback that answers 403 to all.
+    #[error(
+        "only this machine reaches {0}, and allow_clients does not have its address: every client gets 403; add 127.0.0.0/8 and ::1 to allow_clients, or listen elsewhere"
+    )]
+    LoopbackShutOut(SocketAddr),
+    /// A variable that has nearly the name of a setting's.
+    #[error("is not a setting; did you mean {0}?")]
+    Variable(String),
+}
+
+/// What is odd about an account as it was written. `domain` is the text of the setting beside it, if it was given; `is_replaced` says that the
+/// proxy names the domain.
+pub(super) fn of_account(user: &str, domain: Option<&str>, is_replaced: bool) -> Vec<Advice> {
+    let mut found = Vec::new();
+    let name = user.trim();
+    let shown = name.split_once(':').map_or(name, |(before, _)| before).to_owned();
+    let has_domain = name.contains(['\\', '@']) || domain.is_some() || is_replaced;
+    if !has_domain && !name.contains(':') {
+        found.push(Advice::NoDomain { account: shown.clone() });
+    }
+    if name.contains(':') {
+        found.push(Advice::Colon { account: shown.clone() });
+    }
+    if user != name || domain.is_some_and(|domain| domain != domain.trim()) {
+        found.push(Advice::OuterBlanks);
+    }
+    let mut parts = shown.split(['\\', '@']);
+    if parts.any(|part| part != part.trim()) {
+        found.push(Advice::InnerBlank);
+    }
+    let is_quoted = |quote| name.len() > 1 && name.starts_with(quote) && name.ends_with(quote);
+    if ['"', '\'', '`'].into_iter().any(is_quoted) {
+        found.push(Advice::Quoted);
+    } else if let Some(odd) = shown.chars().find(|character| is_odd(*character, name)) {
+        found.push(Advice::Character(odd));
+    }
+    if name.contains('\\') && shown.contains('@') {
+        found.push(Advice::TwoForms);
+    }
+    found
+}
+
+/// Whether a name's character cannot be meant: it is forbidden in sAMAccountName ([MS-ADA3] and "Naming conventions in Active Directory"), it
+/// cannot be seen, or it is a quotation mark of a word processor. A user principal name may have more.
+fn is_odd(character: char, name: &str) -> bool {
+    let is_principal = name.contains('@') && !name.contains('\\');
+    let forbidden = if is_principal { "\"<>|" } else { "\"[];|=,+*?<>" };
+    let invisible = matches!(character, '\u{a0}' | '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}' | '\u{feff}');
+    let typeset = matches!(character, '\u{2018}'..='\u{201f}' | '\u{ab}' | '\u{bb}' | '\u{2216}' | '\u{ff3c}');
+    forbidden.contains(character) || invisible || typeset
+}
+
+/// Whether a network is larger than 10.0.0.0/8 and fc00::/7, the largest private ones.
+pub(super) fn holds_everybody(network: &IpNet) -> bool {
+    match network {
+        IpNet::V4(network) => network.prefix_len() < 8,
+        IpNet::V6(network) => network.prefix_len() < 7,
+    }
+}
+
+/// Whether no client of a listener on loopback is allowed. Connections to any of 127.0.0.0/8 come from 127.0.0.1, unless the client chooses another.
+pub(super) fn shuts_out_loopback(listener: SocketAddr, allowed: &[IpNet]) -> bool {
+    let own = listener.ip().to_canonical();
+    let usual = match own {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    own.is_loopback()
+        && !allowed.is_empty()
+        && !allowed.iter().any(|network| [own, usual].iter().any(|ip| network.contains(ip)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn advice(user: &str) -> Vec<Advice> {
+        of_account(user, None, false)
+    }
+
+    #[test]
+    fn accounts_as_they_should_be_are_not_warned_about() {
+        for user in [
+            r"CORP\svc-egress",
+            "svc-egress@corp.example",
+            r"corp.example\svc_1",
+            r"CORP\Jörg O'Neil",
+            r"CORP\svc$",
+            "a+b@corp.example",
+        ] {
+            assert_eq!(advice(user), [], "{user}");
+        }
+        for domain in ["CORP", ""] {
+            assert_eq!(of_account("svc", Some(domain), false), [], "a domain beside it, or none on purpose");
+        }
+        assert_eq!(of_account("svc", None, true), [], "the proxy names the domain");
+    }
+
+    #[test]
+    fn an_account_that_lost_its_backslash_is_warned_about() {
+        for user in ["CORPsvc-egress", "svc", "CORP.svc"] {
+            assert_eq!(advice(user), [Advice::NoDomain { account: user.into() }]);
+        }
+    }
+
+    #[test]
+    fn a_password_behind_a_colon_is_warned_about_and_not_shown() {
+        for (user, account) in [
+            (r"CORP\svc:s3cret", r"CORP\svc"),
+            ("svc:s3cret", "svc"),
+            (r"svc:s3\cret", "svc"),
+            ("svc:s3@cret", "svc"),
+            ("svc@corp:s3c*ret", "svc@corp"),
+        ] {
+            assert_eq!(advice(user), [Advice::Colon { account: account.into() }], "{user}");
+        }
+    }
+
+    #[test]
+    fn blanks_quotes_and_characters_that_cannot_be_meant_are_warned_about() {
+        for (user, expected) in [
+            (r"CORP\svc ", Advice::OuterBlanks),
+            (" svc@corp", Advice::OuterBlanks),
+            (r"CORP\ svc", Advice::InnerBlank),
+            ("svc @corp", Advice::InnerBlank),
+            (r"'CORP\svc'", Advice::Quoted),
+            ("\"svc@corp\"", Advice::Quoted),
+            ("‘CORP\\svc’", Advice::Character('‘')),
+            ("CORP\\svc\u{200b}", Advice::Character('\u{200b}')),
+            (r"CORP\svc,", Advice::Character(',')),
+            (r"CORP\svc@corp.example", Advice::TwoForms),
+        ] {
+            assert_eq!(advice(user), [expected], "{user}");
+        }
+        assert_eq!(of_account("svc", Some("CORP "), false), [Advice::OuterBlanks]);
+    }
+
+    #[test]
+    fn networks_beyond_the_private_ones_are_warned_about() {
+        for text in ["0.0.0.0/0", "::/0", "128.0.0.0/1", "0.0.0.0/7", "2000::/3"] {
+            assert!(holds_everybody(&text.parse().unwrap()), "{text}");
+        }
+        for text in ["10.0.0.0/8", "fc00::/7", "192.0.2.1/32", "100.64.0.0/10"] {
+            assert!(!holds_everybody(&text.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_loopback_listener_needs_loopback_among_the_allowed_clients() {
+        let shut_out = |listener: &str, allowed: &[&str]| {
+            let allowed: Vec<IpNet> = allowed.iter().map(|network| network.parse().unwrap()).collect();
+            shuts_out_loopback(listener.parse().unwrap(), &allowed)
+        };
+        assert!(shut_out("127.0.0.1:3128", &["10.0.0.0/8"]));
+        assert!(shut_out("[::1]:3128", &["10.0.0.0/8", "127.0.0.0/8"]));
+        assert!(shut_out("[::ffff:127.0.0.1]:3128", &["10.0.0.0/8", "::1/128"]));
+        for (listener, allowed) in [
+            ("127.0.0.1:3128", "127.0.0.0/8"),
+            ("127.0.0.2:1", "127.0.0.1/32"),
+            ("[::1]:1", "::1/128"),
+            ("0.0.0.0:1", "10.0.0.0/8"),
+        ] {
+            assert!(!shut_out(listener, &[allowed]), "{listener} {allowed}");
+        }
+        assert!(!shut_out("127.0.0.1:3128", &[]), "nobody is refused without a list");
+    }
+}
