@@ -44,6 +44,16 @@ pub const PIPES_KEPT_PER_SHARD: usize = 8;
 /// Bytes that one tunnel may move in one turn before it yields to the others, in bytes.
 pub const TURN_BYTES: usize = 1024 * 1024;
 
+/// One read while a head is waited for, in bytes: what comes behind it has to be kept, so that it bounds what a client that
+/// pipelines makes the gateway hold.
+pub const HEAD_READ_BYTES: usize = 16 * 1024;
+
+/// Reads of a head, or of what nobody wants, that a tunnel may make in one turn: whoever sends without end yields to the others.
+pub const READS_PER_TURN: usize = 1;
+
+/// Reads on the way to a challenge that is fetched ahead, in one turn: enough for the longest 407 that is read past.
+pub const WARM_READS_PER_TURN: usize = 24;
+
 /// Connections accepted in one turn, so that a burst of new clients does not starve the tunnels that are there.
 pub const ACCEPTS_PER_TURN: usize = 64;
 
@@ -135,6 +145,15 @@ pub const RESOLVE_RETRY: Duration = Duration::from_secs(1);
 /// Log lines that wait for the writer; what comes past them is dropped and counted, because a log reader that stands
 /// still must not stand a shard still.
 pub const LOG_QUEUE_LINES: usize = 16 * 1024;
+
+/// The same in bytes: peers choose how long a part of a line is.
+pub const LOG_QUEUE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Longest value of a field in a log line, in bytes; the rest is left out. Targets have up to 262.
+pub const LOG_FIELD_BYTES: usize = 1024;
+
+/// Longest message of a log line, in bytes: the errors of a configuration are one.
+pub const LOG_MESSAGE_BYTES: usize = 16 * 1024;
 
 /// Connections to the administration address that are served at once; a further one takes the place of the oldest that has
 /// not sent its request or read its answer.
@@ -240,6 +259,12 @@ pub const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Requests on one connection of a client, so that connections move over to new gateways and upstreams in the end.
 pub const REQUESTS_PER_CONNECTION: u32 = 10_000;
+
+/// Interim (1xx) answers that are passed over in a handshake; an upstream that sends more never comes to its answer.
+pub const HANDSHAKE_INTERIM_ANSWERS: u16 = 100;
+
+/// Interim answers that wait for a client that does not read, in bytes; past them the upstream is not read.
+pub const INTERIM_UNSENT_BYTES: usize = 8 * 1024;
 
 /// Interim (1xx) answers to one request.
 pub const INTERIM_ANSWERS: u8 = 16;

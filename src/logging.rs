@@ -8,7 +8,7 @@
 //! Whoever reads standard error may stand still, and a pipe then fills up; the queue takes the wait in the loops' place.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -43,7 +43,7 @@ pub fn dropped_lines() -> u64 {
 /// # Errors
 /// When the writer's thread cannot be started, or a logger is installed already.
 pub fn init(format: LogFormat, level: LevelFilter) -> io::Result<LogGuard> {
-    let (queue, progress) = start_writer(io::stderr(), limits::LOG_QUEUE_LINES, &DROPPED)?;
+    let (queue, progress) = start_writer(io::stderr(), (limits::LOG_QUEUE_LINES, limits::LOG_QUEUE_BYTES), &DROPPED)?;
     let mut builder = Builder::new();
     match std::env::var("RUST_LOG") {
         Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
@@ -79,16 +79,21 @@ impl Drop for LogGuard {
 /// The sending end, one whole line a `write`.
 struct LineQueue {
     lines: SyncSender<Vec<u8>>,
+    limit_bytes: usize,
     progress: Arc<Progress>,
     dropped: &'static AtomicU64,
 }
 
 impl Write for LineQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match self.lines.try_send(line.to_vec()) {
-            Ok(()) => self.progress.queued.fetch_add(1, Ordering::Release),
-            Err(_) => self.dropped.fetch_add(1, Ordering::Relaxed),
-        };
+        let waiting = &self.progress.waiting_bytes;
+        let fits = waiting.fetch_add(line.len(), Ordering::Relaxed) + line.len() <= self.limit_bytes;
+        if fits && self.lines.try_send(line.to_vec()).is_ok() {
+            self.progress.queued.fetch_add(1, Ordering::Release);
+        } else {
+            waiting.fetch_sub(line.len(), Ordering::Relaxed);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(line.len())
     }
 
@@ -101,6 +106,8 @@ impl Write for LineQueue {
 #[derive(Default)]
 struct Progress {
     queued: AtomicU64,
+    /// In the queue.
+    waiting_bytes: AtomicUsize,
     written: Mutex<u64>,
     moved_on: Condvar,
 }
@@ -123,26 +130,32 @@ impl Progress {
 /// The thread ends with the queue.
 fn start_writer(
     to: impl Write + Send + 'static,
-    lines: usize,
+    (lines, limit_bytes): (usize, usize),
     dropped: &'static AtomicU64,
 ) -> io::Result<(LineQueue, Arc<Progress>)> {
     let (queue, waiting) = sync_channel(lines);
     let progress = Arc::new(Progress::default());
     let of_writer = Arc::clone(&progress);
     thread::Builder::new().name("log".into()).spawn(move || write_lines(&waiting, to, &of_writer))?;
-    Ok((LineQueue { lines: queue, progress: Arc::clone(&progress), dropped }, progress))
+    Ok((LineQueue { lines: queue, limit_bytes, progress: Arc::clone(&progress), dropped }, progress))
 }
 
 fn write_lines(waiting: &Receiver<Vec<u8>>, mut to: impl Write, progress: &Progress) {
+    let mut behind = false;
     while let Ok(mut batch) = waiting.recv() {
         let mut lines = 1;
-        // Woken for every line, this thread took a sixth of the CPU that a busy gateway spends on a tunnel.
-        thread::sleep(limits::LOG_GATHER);
+        // Woken for every line, this thread took a sixth of the CPU that a busy gateway spends on a tunnel. With more in the queue
+        // than one write takes, resting would be the bound on what can be logged.
+        if !behind {
+            thread::sleep(limits::LOG_GATHER);
+        }
         while batch.len() < BATCH_BYTES {
             let Ok(line) = waiting.try_recv() else { break };
             batch.extend_from_slice(&line);
             lines += 1;
         }
+        behind = batch.len() >= BATCH_BYTES;
+        progress.waiting_bytes.fetch_sub(batch.len(), Ordering::Relaxed);
         // There is nobody left to tell of a standard error that is closed.
         let _ = to.write_all(&batch).and_then(|()| to.flush());
         progress.add_written(lines);
@@ -181,7 +194,7 @@ mod tests {
     fn a_reader_that_stands_still_costs_lines_and_not_time() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
         let (gate, writes, tokens) = gate();
-        let (mut queue, progress) = start_writer(gate, 4, &DROPPED).unwrap();
+        let (mut queue, progress) = start_writer(gate, (4, 1000), &DROPPED).unwrap();
         queue.write_all(b"0\n").unwrap();
         assert_eq!(writes.recv().unwrap(), b"0\n");
         for number in 1..=6 {
@@ -197,11 +210,48 @@ mod tests {
     }
 
     #[test]
+    fn the_queue_is_bounded_in_bytes_and_what_does_not_fit_is_counted() {
+        static DROPPED: AtomicU64 = AtomicU64::new(0);
+        let (gate, writes, tokens) = gate();
+        let (mut queue, progress) = start_writer(gate, (1000, 1000), &DROPPED).unwrap();
+        queue.write_all(b"first\n").unwrap();
+        assert_eq!(writes.recv().unwrap(), b"first\n");
+        for _ in 0..20 {
+            queue.write_all(&[b'x'; 300]).unwrap();
+        }
+        queue.write_all(b"short\n").unwrap();
+        assert_eq!(DROPPED.load(Ordering::Relaxed), 17);
+        for _ in 0..2 {
+            tokens.send(()).unwrap();
+        }
+        assert_eq!(writes.recv().unwrap().len(), 906);
+        assert!(progress.wait(Duration::from_secs(60)));
+        queue.write_all(&[b'x'; 300]).unwrap();
+        assert_eq!(writes.recv().unwrap().len(), 300, "there is room again");
+        assert_eq!(DROPPED.load(Ordering::Relaxed), 17);
+    }
+
+    #[test]
+    fn the_writer_does_not_rest_while_it_is_behind() {
+        static DROPPED: AtomicU64 = AtomicU64::new(0);
+        const BATCHES: usize = 100;
+        let (mut queue, progress) = start_writer(io::sink(), (BATCHES, usize::MAX), &DROPPED).unwrap();
+        let began = std::time::Instant::now();
+        for _ in 0..BATCHES {
+            queue.write_all(&[b'x'; BATCH_BYTES]).unwrap();
+        }
+        assert!(progress.wait(Duration::from_secs(60)));
+        assert_eq!(DROPPED.load(Ordering::Relaxed), 0);
+        let resting = limits::LOG_GATHER * u32::try_from(BATCHES).unwrap();
+        assert!(began.elapsed() < resting, "{:?}", began.elapsed());
+    }
+
+    #[test]
     fn a_closed_standard_error_holds_nothing_up() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
         let (gate, _writes, tokens) = gate();
         drop(tokens);
-        let (mut queue, progress) = start_writer(gate, 4, &DROPPED).unwrap();
+        let (mut queue, progress) = start_writer(gate, (4, 1000), &DROPPED).unwrap();
         queue.write_all(b"lost\n").unwrap();
         assert!(progress.wait(Duration::from_secs(60)));
     }

@@ -39,6 +39,9 @@ pub struct Piece<'i> {
     pub used: usize,
     /// The body ends here; what lies behind in the input is not of it.
     pub done: bool,
+    /// Steps of the parser that it took: one for each byte of chunk framing and for each run of data. A peer that chooses
+    /// tiny chunks makes this many times the length of the data.
+    pub work: usize,
 }
 
 impl<'i> Piece<'i> {
@@ -207,6 +210,14 @@ impl BodyPump {
         }
     }
 
+    /// What is left of a body whose length is known, in bytes: reading no more than that leaves what lies behind it to whom it is for.
+    pub fn length_left(&self) -> Option<u64> {
+        match &self.way {
+            Way::Length { left } => Some(*left),
+            _ => None,
+        }
+    }
+
     /// Tells that `count` bytes were moved past the pump: no more than [`BodyPump::splice_run`].
     pub fn skip(&mut self, count: u64) {
         debug_assert!(count <= self.splice_run(), "moved past the end of what may be");
@@ -238,10 +249,11 @@ fn step_chunks<'i>(
     input: &'i [u8],
 ) -> Result<Piece<'i>, BodyError> {
     let mut lead = trailers.as_mut().map(|filter| filter.take_owed()).unwrap_or_default();
-    let (mut used, mut passes_from, mut passes_to) = (0, 0, 0);
+    let (mut used, mut passes_from, mut passes_to, mut work) = (0, 0, 0, 0);
     while let Some(run) = decoder.run(input.get(used..).unwrap_or_default())? {
         let from = used;
         used += run.len;
+        work += if run.part == ChunkPart::Data { 1 } else { run.len };
         let passes = match (&mut trailers, run.part) {
             (_, ChunkPart::Data) | (Some(_), ChunkPart::Framing) => true,
             (Some(filter), ChunkPart::TrailerValue) => filter.passes(),
@@ -265,7 +277,7 @@ fn step_chunks<'i>(
         }
     }
     let data = input.get(passes_from..passes_to).unwrap_or_default();
-    Ok(Piece { lead, used, ..Piece::of(data) })
+    Ok(Piece { lead, used, work, ..Piece::of(data) })
 }
 
 #[cfg(test)]

@@ -132,6 +132,8 @@ pub struct Handshake {
     beginnings: u8,
     legs: u8,
     tally: Tally,
+    /// Interim answers so far, over all its connections.
+    interim: u16,
     /// The present connection has borne credentials.
     has_shown_credentials: bool,
 }
@@ -152,6 +154,7 @@ impl Handshake {
             beginnings: 0,
             legs: 0,
             tally: Tally::default(),
+            interim: 0,
             has_shown_credentials: false,
         }
     }
@@ -407,6 +410,10 @@ impl Handshake {
     fn follow(&mut self, decision: Decision) -> Result<Option<Progress>, Fault> {
         match decision {
             Decision::Skip => {
+                self.interim += 1;
+                if self.interim > limits::HANDSHAKE_INTERIM_ANSWERS {
+                    return Err(fault(Cause::ResponseMalformed, "the upstream sends 1xx answers without end"));
+                }
                 if let State::Awaiting { head_end, .. } = &mut self.state {
                     *head_end = HeadEnd::response();
                 }

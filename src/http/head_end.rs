@@ -1,7 +1,7 @@
 //! Finds where a head ends, looking at every byte once.
 
 /// How many empty lines before a request line are passed over (RFC 9112 §2.2 asks for at least one).
-pub(super) const LEADING_BLANK_LINES_MAX: usize = 4;
+pub(super) const LEADING_BLANK_LINES_MAX: u8 = 4;
 
 /// No end of the head within the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -19,21 +19,23 @@ pub struct HeadTooLarge {
 #[derive(Debug, Clone)]
 pub struct HeadEnd {
     /// Where the start line begins: behind the empty lines passed over.
-    start: usize,
+    start: u8,
     /// Invariant: every LF before this index was looked at, and none of them ended the head.
     scanned: usize,
-    blank_lines_left: usize,
+    blank_lines_left: u8,
+    /// Where the start line ends, behind its LF; 0 until that has come.
+    line_end: usize,
 }
 
 impl HeadEnd {
     /// For a request: passes over up to four CRLF before the request line (RFC 9112 §2.2).
     pub fn request() -> Self {
-        Self { start: 0, scanned: 0, blank_lines_left: LEADING_BLANK_LINES_MAX }
+        Self { start: 0, scanned: 0, blank_lines_left: LEADING_BLANK_LINES_MAX, line_end: 0 }
     }
 
     /// For a response: its status line comes first.
     pub fn response() -> Self {
-        Self { start: 0, scanned: 0, blank_lines_left: 0 }
+        Self { start: 0, scanned: 0, blank_lines_left: 0, line_end: 0 }
     }
 
     /// The length of the head at the front of `buf` in bytes, its empty line and any empty lines passed over included;
@@ -51,6 +53,9 @@ impl HeadEnd {
         {
             let line_feed = self.scanned + step;
             self.scanned = line_feed + 1;
+            if self.line_end == 0 {
+                self.line_end = line_feed + 1;
+            }
             if self.ends_head(window, line_feed) {
                 return Ok(Some(line_feed + 1));
             }
@@ -62,12 +67,17 @@ impl HeadEnd {
         Ok(None)
     }
 
+    /// The start line in `buf`, with its line end, once it has come: also of a head that has not ended.
+    pub fn start_line<'b>(&self, buf: &'b [u8]) -> Option<&'b [u8]> {
+        buf.get(usize::from(self.start)..self.line_end).filter(|line| !line.is_empty())
+    }
+
     fn skip_blank_lines(&mut self, window: &[u8]) {
         while self.blank_lines_left > 0 {
-            match window.get(self.start..) {
+            match window.get(usize::from(self.start)..) {
                 Some([b'\r', b'\n', ..]) => {
                     self.start += 2;
-                    self.scanned = self.scanned.max(self.start);
+                    self.scanned = self.scanned.max(self.start.into());
                     self.blank_lines_left -= 1;
                 }
                 Some([] | [b'\r']) | None => return,
@@ -77,7 +87,7 @@ impl HeadEnd {
     }
 
     fn ends_head(&self, window: &[u8], line_feed: usize) -> bool {
-        match window.get(self.start..line_feed) {
+        match window.get(usize::from(self.start)..line_feed) {
             Some([.., b'\n', b'\r'] | [.., b'\n']) => true,
             // An empty start line: no head, but nothing better will come.
             Some([b'\r'] | []) => true,
@@ -130,11 +140,22 @@ mod tests {
     }
 
     #[test]
+    fn the_start_line_is_there_before_the_head_is() {
+        let head = b"\r\nGET / HTTP/1.0\r\nA: b\r\n";
+        for length in 0..=head.len() {
+            let mut end = HeadEnd::request();
+            assert_eq!(end.find(&head[..length], 1024), Ok(None));
+            let expected = (length >= 18).then_some(&b"GET / HTTP/1.0\r\n"[..]);
+            assert_eq!(end.start_line(&head[..length]), expected, "{length}");
+        }
+    }
+
+    #[test]
     fn passes_over_few_blank_lines_before_a_request_only() {
         let head = b"\r\n\r\nGET / HTTP/1.0\r\n\r\n";
         assert_eq!(HeadEnd::request().find(head, 1024), Ok(Some(head.len())));
         assert_eq!(HeadEnd::response().find(head, 1024), Ok(Some(2)));
-        let blank = b"\r\n".repeat(LEADING_BLANK_LINES_MAX + 1);
+        let blank = b"\r\n".repeat(usize::from(LEADING_BLANK_LINES_MAX) + 1);
         assert_eq!(HeadEnd::request().find(&blank, 1024), Ok(Some(blank.len())));
     }
 

@@ -9,6 +9,7 @@
 //! | `fields` | [`Fields`]: the header fields of a head, hop-by-hop and end-to-end |
 //! | `authority` | [`Authority`]: host and port |
 //! | `target` | [`RequestTarget`]: the four forms of a request target |
+//! | `opening` | [`NotHttp`]: first bytes that cannot begin a request |
 //! | `request_head` | [`RequestHead`]: what a client asks for, or the status it earns instead |
 //! | `response_head` | [`ResponseHead`]: what an upstream proxy answers |
 //! | `framing` | [`BodyFraming`]: how long a body is |
@@ -30,6 +31,7 @@ mod encode;
 mod fields;
 mod framing;
 mod head_end;
+mod opening;
 mod proxy_status;
 mod request_head;
 mod response_head;
@@ -54,8 +56,9 @@ pub use encode::{
 pub use fields::{CONNECTION_OPTIONS_MAX, FIELDS_MAX, Field, FieldError, FieldStorage, Fields, Values, is_hop_by_hop};
 pub use framing::{BodyFraming, FramingError, ResponseTo};
 pub use head_end::{HeadEnd, HeadTooLarge};
+pub use opening::{NotHttp, has_overlong_method, what_else};
 pub use proxy_status::{ErrorType, PROXY_NAME, ProxyStatus};
-pub use request_head::{RequestError, RequestHead};
+pub use request_head::{METHOD_LIMIT_BYTES, RequestError, RequestHead, check_request_line};
 pub use response_head::{ResponseError, ResponseHead, unfold_field_lines};
 pub use start_line::Version;
 pub use target::{RequestTarget, TargetError};

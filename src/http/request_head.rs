@@ -6,6 +6,9 @@ use super::head_end::LEADING_BLANK_LINES_MAX;
 use super::start_line::{Version, check_line_ends, is_blank, is_token_char, looks_like_version, split_start_line};
 use super::target::{RequestTarget, TargetError};
 
+/// The longest method, in bytes. The longest registered one, UPDATEREDIRECTREF, has 17.
+pub const METHOD_LIMIT_BYTES: usize = 64;
+
 /// Why a request head is refused. Its text holds no bytes of the peer and may be shown to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
@@ -15,6 +18,9 @@ pub enum RequestError {
     /// RFC 9110 §9.1
     #[error("the method is not a token")]
     InvalidMethod,
+    /// Longer than [`METHOD_LIMIT_BYTES`].
+    #[error("the method has more than {METHOD_LIMIT_BYTES} letters")]
+    MethodTooLong,
     /// Neither HTTP/1.0 nor HTTP/1.1.
     #[error("the HTTP version is neither 1.0 nor 1.1")]
     UnsupportedVersion,
@@ -47,7 +53,9 @@ impl RequestError {
         match self {
             Self::UnsupportedVersion => 505,
             Self::Field(FieldError::TooManyFields) => 431,
-            Self::Target(TargetError::UnsupportedScheme) | Self::Framing(FramingError::UnsupportedCoding) => 501,
+            Self::MethodTooLong
+            | Self::Target(TargetError::UnsupportedScheme)
+            | Self::Framing(FramingError::UnsupportedCoding) => 501,
             _ => 400,
         }
     }
@@ -122,6 +130,17 @@ impl<'b> RequestHead<'b> {
     }
 }
 
+/// Checks a request line with its line end, before the fields behind it have come.
+///
+/// # Errors
+/// Those of [`RequestHead::parse`] that lie in the line.
+pub fn check_request_line(line: &[u8]) -> Result<(), RequestError> {
+    let line = line.strip_suffix(b"\r\n").ok_or(FieldError::BareLineEnd)?;
+    let RequestLine { method, target_text, .. } = RequestLine::parse(line)?;
+    RequestTarget::parse(method, target_text)?;
+    Ok(())
+}
+
 /// Whether the connection may carry another message (RFC 9112 §9.3); Proxy-Connection is heard beside Connection,
 /// because proxies and clients that speak to proxies use it so.
 pub(super) fn persists(version: Version, fields: &Fields<'_>) -> bool {
@@ -144,6 +163,9 @@ impl<'b> RequestLine<'b> {
         else {
             return Err(RequestError::InvalidRequestLine);
         };
+        if method.len() > METHOD_LIMIT_BYTES && method.iter().copied().all(is_token_char) {
+            return Err(RequestError::MethodTooLong);
+        }
         if method.is_empty() || !method.iter().copied().all(is_token_char) {
             return Err(RequestError::InvalidMethod);
         }

@@ -7,6 +7,7 @@ use log::Record;
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
 
 use crate::config::LogFormat;
+use crate::limits;
 
 /// What stands before a record's own fields; a field of such a name gets a `_` behind it.
 const OWN_NAMES: [&str; 4] = ["time", "level", "logger", "message"];
@@ -21,14 +22,14 @@ pub(super) fn line(out: &mut impl Write, format: LogFormat, time: &dyn Display, 
     match format {
         LogFormat::Text => {
             write!(out, "{time} {:<5} ", record.level())?;
-            write_escaped(out, &record.args().to_string())?;
+            write_escaped(out, &message(record))?;
             visit(record, |name, value| write_text_field(out, name, value))?;
         }
         LogFormat::Json => {
             write!(out, "{{\"time\":\"{time}\",\"level\":\"{}\",\"logger\":", record.level())?;
             write_json(out, record.target())?;
             out.write_all(b",\"message\":")?;
-            write_json(out, &record.args().to_string())?;
+            write_json(out, &message(record))?;
             visit(record, |name, value| write_json_field(out, name, value))?;
             out.write_all(b"}")?;
         }
@@ -36,11 +37,51 @@ pub(super) fn line(out: &mut impl Write, format: LogFormat, time: &dyn Display, 
     out.write_all(b"\n")
 }
 
+fn message(record: &Record<'_>) -> String {
+    let mut bounded = Bounded::new(0, limits::LOG_MESSAGE_BYTES);
+    // It does not fail, and what a value's own formatting says is in the text as far as it came.
+    let _ = bounded.write_fmt(*record.args());
+    bounded.text
+}
+
+/// Text up to a length; what goes past it is left out, and an ellipsis says so.
+struct Bounded {
+    text: String,
+    limit_bytes: usize,
+    cut: bool,
+}
+
+impl Bounded {
+    fn new(capacity: usize, limit_bytes: usize) -> Bounded {
+        Bounded { text: String::with_capacity(capacity), limit_bytes, cut: false }
+    }
+
+    fn clear(&mut self) {
+        self.text.clear();
+        self.cut = false;
+    }
+}
+
+impl std::fmt::Write for Bounded {
+    fn write_str(&mut self, more: &str) -> std::fmt::Result {
+        if self.cut {
+            return Ok(());
+        }
+        let room = self.limit_bytes.saturating_sub(self.text.len());
+        self.text.push_str(&more[..more.floor_char_boundary(room)]);
+        if more.len() > room {
+            self.cut = true;
+            self.text.push('…');
+        }
+        Ok(())
+    }
+}
+
 fn write_text_field(out: &mut impl Write, name: &str, value: &Field) -> io::Result<()> {
     out.write_all(b" ")?;
     write_escaped(out, name)?;
     out.write_all(b"=")?;
-    let text = &value.text;
+    let text = &value.bounded.text;
     if value.is_bare || is_plain(text) {
         out.write_all(text.as_bytes())
     } else if needs_quotes(text) {
@@ -91,8 +132,8 @@ fn write_json_field(out: &mut impl Write, name: &str, value: &Field) -> io::Resu
     }
     out.write_all(b":")?;
     match value.is_bare {
-        true => out.write_all(value.text.as_bytes()),
-        false => write_json(out, &value.text),
+        true => out.write_all(value.bounded.text.as_bytes()),
+        false => write_json(out, &value.bounded.text),
     }
 }
 
@@ -102,7 +143,7 @@ fn write_json(out: &mut impl Write, text: &str) -> io::Result<()> {
 
 /// A field's value. A record has many, so the text's room is used for one after the other.
 struct Field {
-    text: String,
+    bounded: Bounded,
     /// What JSON writes without quotes.
     is_bare: bool,
 }
@@ -112,32 +153,32 @@ fn visit(record: &Record<'_>, write: impl FnMut(&str, &Field) -> io::Result<()>)
 
     impl<'kvs, W: FnMut(&str, &Field) -> io::Result<()>> VisitSource<'kvs> for Fields<W> {
         fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-            self.1.text.clear();
+            self.1.bounded.clear();
             self.1.is_bare = false;
             value.visit(&mut self.1)?;
             (self.0)(key.as_str(), &self.1).map_err(kv::Error::from)
         }
     }
 
-    let room = Field { text: String::with_capacity(128), is_bare: false };
+    let bounded = Bounded::new(128, limits::LOG_FIELD_BYTES);
+    let room = Field { bounded, is_bare: false };
     record.key_values().visit(&mut Fields(write, room)).map_err(io::Error::other)
 }
 
 impl Field {
     fn bare(&mut self, value: impl Display) -> Result<(), kv::Error> {
         self.is_bare = true;
-        write!(self.text, "{value}").map_err(kv::Error::boxed)
+        write!(self.bounded, "{value}").map_err(kv::Error::boxed)
     }
 }
 
 impl<'v> VisitValue<'v> for &mut Field {
     fn visit_any(&mut self, value: Value<'_>) -> Result<(), kv::Error> {
-        write!(self.text, "{value}").map_err(kv::Error::boxed)
+        write!(self.bounded, "{value}").map_err(kv::Error::boxed)
     }
 
     fn visit_str(&mut self, value: &str) -> Result<(), kv::Error> {
-        self.text.push_str(value);
-        Ok(())
+        self.bounded.write_str(value).map_err(kv::Error::boxed)
     }
 
     fn visit_null(&mut self) -> Result<(), kv::Error> {
@@ -203,6 +244,24 @@ mod tests {
             text("tunnel closed", &fields),
             "2026-01-02T03:04:05.678Z INFO  tunnel closed client=10.1.2.3:40000 status=200\n"
         );
+    }
+
+    #[test]
+    fn a_line_is_bounded_whatever_a_peer_puts_into_its_fields() {
+        let long = "ü".repeat(40_000);
+        let fields =
+            [("method", Value::from(long.as_str())), ("detail", Value::from_display(&long)), ("end", "x".into())];
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let line = written(format, &long, &fields);
+            assert!(line.len() < limits::LOG_MESSAGE_BYTES + 2 * limits::LOG_FIELD_BYTES + 200, "{}", line.len());
+            assert_eq!(line.matches('…').count(), 3);
+        }
+        let line = text("closed", &fields);
+        let method = line.split("method=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        assert_eq!(method.len(), limits::LOG_FIELD_BYTES + '…'.len_utf8());
+        assert!(line.ends_with(" end=x\n"), "what follows is there: {}", &line[line.len() - 20..]);
+        let fits = "x".repeat(limits::LOG_FIELD_BYTES);
+        assert!(text("closed", &[("target", Value::from(fits.as_str()))]).ends_with(&format!("={fits}\n")));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::buffer::take_front;
 use super::declined::DeclinedPage;
 use super::dial::{Attempt, Dial};
 use super::exchange::{Connected, Exchange, Standing};
@@ -12,6 +13,7 @@ use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Culprit, Fault};
 use crate::handshake::{Declined, Nonces, Progress};
+use crate::limits;
 use crate::metrics::{Outcome, Path, Phase, Reason407};
 use crate::ntlm::FileTime;
 use crate::upstream::{Permission, Refusal, Ticket};
@@ -112,6 +114,7 @@ impl Authenticate {
             self.count(Outcome::Failed, client, context);
             return Step::end(context.fault(fault(Cause::ClientGone, "the client reset its connection")));
         }
+        let mut reads_left = limits::READS_PER_TURN;
         loop {
             if self.waits_for_guard
                 && let Err(fault) = self.ask_guard(key, context)
@@ -128,6 +131,10 @@ impl Authenticate {
             if !self.upstream.ready.readable() {
                 return Step::Wait(Stage::Authenticate(self));
             }
+            if reads_left == 0 {
+                return Step::Yield(Stage::Authenticate(self));
+            }
+            reads_left -= 1;
             match self.read(context) {
                 Ok(Next::On) => {}
                 Ok(Next::Challenged) => client.set_deadline(key, context, self.attempt.until_ms),
@@ -157,7 +164,7 @@ impl Authenticate {
         if self.sent < self.outbox.len() && self.upstream.ready.writable() {
             self.sent += self.upstream.write(&self.outbox[self.sent..])?;
             if self.sent == self.outbox.len() {
-                self.outbox.clear();
+                take_front(&mut self.outbox, self.sent);
                 self.sent = 0;
             }
         }

@@ -4,6 +4,7 @@ use std::net::Shutdown;
 
 use super::{Client, Context, End, Stage, Step};
 use crate::event::Key;
+use crate::limits;
 
 /// Waiting for the client to close, reading past what it still sends.
 #[derive(Debug)]
@@ -23,14 +24,16 @@ impl Closing {
     }
 
     pub(super) fn step(self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
-        while client.endpoint.ready.readable() {
+        for _ in 0..limits::READS_PER_TURN {
+            if !client.endpoint.ready.readable() {
+                return Step::Wait(Stage::Closing(self));
+            }
             match client.endpoint.read(&mut context.scratch) {
-                Ok(None) => break,
                 Ok(Some(0)) | Err(_) => return Step::end(self.end),
-                Ok(Some(_)) => {}
+                Ok(_) => {}
             }
         }
-        Step::Wait(Stage::Closing(self))
+        Step::Yield(Stage::Closing(self))
     }
 
     pub(super) fn into_end(self) -> End {

@@ -12,6 +12,7 @@ use crate::event::{Key, Timers};
 use crate::fault::Fault;
 use crate::fleet::InForce;
 use crate::forward::ForwardOptions;
+use crate::limits;
 use crate::metrics::Metrics;
 use crate::relay::{PipePool, Resources};
 use crate::upstream::HostPort;
@@ -114,6 +115,12 @@ impl Context {
     pub fn fault(&self, fault: Fault) -> End {
         self.metrics.fault(&fault);
         End::Fault(fault)
+    }
+
+    /// Room for one read of a head.
+    pub fn head_scratch(&mut self) -> &mut [u8] {
+        let most = self.scratch.len().min(limits::HEAD_READ_BYTES);
+        &mut self.scratch[..most]
     }
 
     /// What the relay needs.

@@ -9,6 +9,9 @@ use crate::handshake::Declined;
 use crate::http::{BodyFraming, ChunkError, ChunkedDecoder, ProxyStatus};
 use crate::limits;
 
+/// The longest page as it comes, framing included, in bytes: honest framing does not double it.
+const PAGE_LIMIT_BYTES: usize = 2 * limits::REFUSAL_BODY_LIMIT_BYTES;
+
 /// Collecting the page. It is kept whole because its length must be told before it: the client's connection ends with
 /// it, and a page that is cut short must not pass for a whole one.
 #[derive(Debug)]
@@ -17,6 +20,8 @@ pub(super) struct DeclinedPage {
     upstream: Endpoint,
     body: Vec<u8>,
     left: Left,
+    /// Bytes that may still come, framing included: chunk extensions have no end of their own.
+    may_come_bytes: usize,
 }
 
 /// What of the body is still to come.
@@ -36,7 +41,7 @@ impl DeclinedPage {
             BodyFraming::Chunked => Left::Chunked(ChunkedDecoder::new()),
             BodyFraming::ToClose => Left::ToClose,
         };
-        let mut page = DeclinedPage { declined, upstream, body: Vec::new(), left };
+        let mut page = DeclinedPage { declined, upstream, body: Vec::new(), left, may_come_bytes: PAGE_LIMIT_BYTES };
         if page.collect(&leftover).is_err() {
             page.left = Left::Length(0);
         }
@@ -48,11 +53,16 @@ impl DeclinedPage {
     }
 
     pub(super) fn step(mut self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
+        let mut reads_left = limits::READS_PER_TURN;
         while !self.is_whole() {
             if !self.upstream.ready.readable() {
                 return Step::Wait(Stage::Declined(self));
             }
-            match self.upstream.read(&mut context.scratch) {
+            if reads_left == 0 {
+                return Step::Yield(Stage::Declined(self));
+            }
+            reads_left -= 1;
+            match self.upstream.read(context.head_scratch()) {
                 Ok(None) => {}
                 // The end, or what there is of it: the status is what matters, and it is known.
                 Ok(Some(0)) | Err(_) => break,
@@ -77,10 +87,11 @@ impl DeclinedPage {
             Left::Chunked(decoder) => decoder.is_done(),
             Left::ToClose => false,
         };
-        complete || self.body.len() >= limits::REFUSAL_BODY_LIMIT_BYTES
+        complete || self.may_come_bytes == 0 || self.body.len() >= limits::REFUSAL_BODY_LIMIT_BYTES
     }
 
     fn collect(&mut self, bytes: &[u8]) -> Result<(), ChunkError> {
+        self.may_come_bytes = self.may_come_bytes.saturating_sub(bytes.len());
         match &mut self.left {
             Left::ToClose => keep(&mut self.body, bytes),
             Left::Length(left) => {

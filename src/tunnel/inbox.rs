@@ -2,7 +2,9 @@
 
 use std::io;
 
+use super::buffer::take_front;
 use crate::event::Endpoint;
+use crate::limits;
 
 /// What a read brought.
 pub enum Got<T> {
@@ -32,7 +34,8 @@ impl Inbox {
         scratch: &mut [u8],
         look: impl FnOnce(&[u8]) -> (usize, T),
     ) -> io::Result<Got<T>> {
-        let count = match endpoint.read(scratch)? {
+        let most = scratch.len().min(limits::HEAD_READ_BYTES);
+        let count = match endpoint.read(&mut scratch[..most])? {
             None => return Ok(Got::Blocked),
             Some(0) => return Ok(Got::End),
             Some(count) => count,
@@ -45,7 +48,7 @@ impl Inbox {
         }
         self.kept.extend_from_slice(fresh);
         let (used, outcome) = look(&self.kept);
-        self.kept.drain(..used);
+        take_front(&mut self.kept, used);
         Ok(Got::Bytes(outcome))
     }
 
@@ -60,7 +63,7 @@ impl Inbox {
             return None;
         }
         let (used, outcome) = look(&self.kept);
-        self.kept.drain(..used);
+        take_front(&mut self.kept, used);
         Some(outcome)
     }
 

@@ -12,6 +12,7 @@
 //! stage has, the client's side, is [`Client`].
 
 mod authenticate;
+mod buffer;
 mod closing;
 mod context;
 mod declined;

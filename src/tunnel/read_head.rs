@@ -11,7 +11,7 @@ use crate::fault::{At, Cause, Fault};
 use crate::fleet::Hop;
 use crate::forward::{ForwardError, ForwardRequest};
 use crate::handshake::Request;
-use crate::http::{self, Authority, FieldStorage, HeadEnd, RequestError, RequestHead, RequestTarget};
+use crate::http::{self, Authority, FieldStorage, HeadEnd, NotHttp, RequestError, RequestHead, RequestTarget};
 
 /// What was decided about a client when it was accepted. It is told after its head, because an answer that comes before
 /// the question is lost when the connection closes on unread bytes.
@@ -33,6 +33,8 @@ pub(super) struct ReadHead {
     inbox: Inbox,
     head_end: HeadEnd,
     came: Came,
+    /// The request line has been looked at, though its head has not come to its end.
+    line_checked: bool,
     /// What came behind the last request has not been looked at.
     unread: bool,
     /// Nothing of a further request has come.
@@ -58,6 +60,7 @@ impl ReadHead {
             inbox: Inbox::default(),
             head_end: HeadEnd::request(),
             came,
+            line_checked: false,
             unread: false,
             resting: false,
             pinned: None,
@@ -84,6 +87,7 @@ impl ReadHead {
                 listener: client.record.listener.into(),
                 admission: Admission::Welcome,
             },
+            line_checked: false,
             unread: !resting,
             resting,
             pinned: pinned.map(Box::new),
@@ -101,8 +105,9 @@ impl ReadHead {
 
     pub(super) fn step(mut self, key: Key, client: &mut Client, context: &mut Context) -> Step {
         loop {
-            let (head_end, came, settings) = (&mut self.head_end, &self.came, &context.settings);
-            let look = |bytes: &[u8]| look_at(bytes, head_end, came, settings);
+            let (came, settings) = (&self.came, &context.settings);
+            let (head_end, line_checked) = (&mut self.head_end, &mut self.line_checked);
+            let look = |bytes: &[u8]| look_at(bytes, head_end, line_checked, came, settings);
             let got = if std::mem::take(&mut self.unread) {
                 self.inbox.look(look).map_or(Ok(Got::Blocked), |outcome| Ok(Got::Bytes(outcome)))
             } else if client.endpoint.ready.readable() {
@@ -162,40 +167,74 @@ fn hasten_body(client: &Client) {
     client.endpoint.stream.acknowledge();
 }
 
-/// The first byte of a TLS connection (RFC 8446 §5.1).
-const TLS_HANDSHAKE: u8 = 22;
-const SPEAKS_TLS: &str =
-    "the client speaks TLS to the gateway: the proxy's own URL must begin with http://, also for https:// sites";
-
 /// What the bytes that have come amount to: how many were used, and a request when there is a whole one.
 fn look_at(
     bytes: &[u8],
     head_end: &mut HeadEnd,
+    line_checked: &mut bool,
     came: &Came,
     settings: &Settings,
 ) -> (usize, Result<Option<(Request, Way)>, Fault>) {
     match head_end.find(bytes, settings.head_limit_bytes) {
-        // Never a method's first byte; without this the client would wait for its time-out.
-        _ if bytes.first() == Some(&TLS_HANDSHAKE) => (0, Err(fault(Cause::RequestMalformed, SPEAKS_TLS))),
-        Ok(None) => (0, Ok(None)),
-        Ok(Some(length)) => (length, understand(&bytes[..length], came, settings).map(Some)),
-        Err(error) => (0, Err(fault(Cause::RequestHeadTooLarge, error.to_string()))),
+        Ok(None) => (0, look_at_beginning(bytes, head_end, line_checked, came).map(|()| None)),
+        Ok(Some(length)) => {
+            let understood = understand(&bytes[..length], came, settings);
+            (length, understood.map(Some).map_err(|fault| by_name(bytes, fault)))
+        }
+        Err(error) => (0, Err(by_name(bytes, fault(Cause::RequestHeadTooLarge, error.to_string())))),
+    }
+}
+
+/// Refuses an unfinished head that cannot become a good one, so that its client need not wait for a time-out.
+fn look_at_beginning(bytes: &[u8], head_end: &HeadEnd, line_checked: &mut bool, came: &Came) -> Result<(), Fault> {
+    let refused = if let Some(other) = http::what_else(bytes) {
+        Err(not_http(other, bytes))
+    } else if http::has_overlong_method(bytes) {
+        Err(malformed(&RequestError::MethodTooLong))
+    } else if let Some(line) = head_end.start_line(bytes).filter(|_| !std::mem::replace(line_checked, true)) {
+        http::check_request_line(line).map_err(|error| malformed(&error))
+    } else {
+        Ok(())
+    };
+    refused.map_err(|fault| admitted(came).err().unwrap_or(fault))
+}
+
+/// A head that is malformed because it is something else is told as that.
+fn by_name(bytes: &[u8], fault: Fault) -> Fault {
+    match fault.cause {
+        Cause::RequestMalformed | Cause::RequestHeadTooLarge => {
+            http::what_else(bytes).map_or(fault, |other| not_http(other, bytes))
+        }
+        _ => fault,
+    }
+}
+
+fn not_http(other: NotHttp, bytes: &[u8]) -> Fault {
+    match other {
+        NotHttp::Unknown => {
+            let shown: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            fault(Cause::RequestMalformed, format!("{}: {}", other.describe(), shown.join(" ")))
+        }
+        _ => fault(Cause::RequestMalformed, other.describe()),
+    }
+}
+
+/// What was decided when the connection was accepted.
+fn admitted(came: &Came) -> Result<(), Fault> {
+    match came.admission {
+        Admission::Welcome => Ok(()),
+        Admission::Full => Err(fault(Cause::TunnelLimit, "as many tunnels are open as max_tunnels allows")),
+        Admission::TooMany => {
+            let detail = "this client's address has too many connections, or opens them too fast";
+            Err(fault(Cause::ClientLimit, detail))
+        }
+        Admission::NotAllowed => Err(fault(Cause::ClientNotAllowed, "the client's address is not among allow_clients")),
     }
 }
 
 /// Makes a request out of a whole head, or the fault that answers it.
 fn understand(head: &[u8], came: &Came, settings: &Settings) -> Result<(Request, Way), Fault> {
-    match came.admission {
-        Admission::Welcome => {}
-        Admission::Full => return Err(fault(Cause::TunnelLimit, "as many tunnels are open as max_tunnels allows")),
-        Admission::TooMany => {
-            let detail = "this client's address has too many connections, or opens them too fast";
-            return Err(fault(Cause::ClientLimit, detail));
-        }
-        Admission::NotAllowed => {
-            return Err(fault(Cause::ClientNotAllowed, "the client's address is not among allow_clients"));
-        }
-    }
+    admitted(came)?;
     let mut storage = FieldStorage::new();
     let head = RequestHead::parse(head, &mut storage).map_err(|error| malformed(&error))?;
     let find = |destination: &Authority<'_>| {

@@ -256,7 +256,10 @@ fn advance(index: usize, context: &mut Context) -> Option<bool> {
             return None;
         }
     }
-    while warm.upstream.ready.readable() {
+    for _ in 0..limits::WARM_READS_PER_TURN {
+        if !warm.upstream.ready.readable() {
+            return Some(false);
+        }
         let Warm { upstream, handshake, inbox, outbox, .. } = &mut *warm;
         let got = inbox.read(upstream, scratch, |bytes| match handshake.receive(bytes, outbox) {
             Ok((used, progress)) => (used, Some(progress)),
@@ -269,7 +272,8 @@ fn advance(index: usize, context: &mut Context) -> Option<bool> {
             _ => return None,
         }
     }
-    Some(false)
+    // It sends without end.
+    None
 }
 
 /// The entry of a warm connection's deadline has come up.

@@ -1,18 +1,26 @@
 //! One direction of an exchange: a head, then a body that may change its framing on the way.
 //!
-//! What was read is parsed where the read put it and written from there; only what the destination does not take is kept.
-//! Large pieces that go through unchanged are spliced.
+//! What was read is parsed where the read put it. A read that goes on as it is is written from there; where the body makes several
+//! pieces of it they are gathered first, so that a read costs one write however small the peer's chunks are. Only what the destination
+//! does not take is kept, and no longer than until it does. Large pieces that go through unchanged are spliced.
 
 use crate::event::Endpoint;
 use crate::forward::{BodyError, BodyPump};
 use crate::limits;
 use crate::relay::{Moved, PipePool, RelayError, Resources, Run, RunTurn};
+use crate::tunnel::buffer::take_front;
 
 /// So much is gathered before a write, in bytes, so that a head and a small body go out together.
 const GATHER_BYTES: usize = 16 * 1024;
 
 /// A piece of at least so many bytes is spliced, once reads come large.
 const RUN_BYTES: u64 = 64 * 1024;
+
+/// What a step of the chunk parser takes from the budget of a turn, in bytes: it costs about as much as moving so many.
+const STEP_BYTES: usize = 128;
+
+/// Reads from a peer that sends tiny chunks are this long at most, in bytes, so that its turns stay short.
+const COSTLY_READ_BYTES: usize = 16 * 1024;
 
 /// How a call of [`Flow::pump`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +55,8 @@ pub(super) struct Flow {
     run: Option<Run>,
     /// The last read was large.
     bulk: bool,
+    /// The last read took more steps to parse than an eighth of its bytes.
+    costly: bool,
     /// Something of the body was taken from the source.
     begun: bool,
     moved: Moved,
@@ -55,7 +65,7 @@ pub(super) struct Flow {
 impl Flow {
     /// Begins with what stands in `out`.
     pub(super) fn new(out: Vec<u8>, pump: Option<BodyPump>) -> Flow {
-        Flow { out, sent: 0, pump, run: None, bulk: false, begun: false, moved: Moved::default() }
+        Flow { out, sent: 0, pump, run: None, bulk: false, costly: false, begun: false, moved: Moved::default() }
     }
 
     /// From now on there is a body.
@@ -66,6 +76,11 @@ impl Flow {
     /// The whole body has been taken from the source.
     pub(super) fn is_read(&self) -> bool {
         self.pump.as_ref().is_some_and(BodyPump::is_done)
+    }
+
+    /// Bytes that wait for the destination, those in a pipe not counted.
+    pub(super) fn unsent_bytes(&self) -> usize {
+        self.out.len() - self.sent
     }
 
     /// Everything that there is so far is delivered.
@@ -113,7 +128,7 @@ impl Flow {
         budget_bytes: &mut usize,
     ) -> Result<FlowTurn, FlowError> {
         loop {
-            self.use_held(held)?;
+            self.use_held(held, budget_bytes)?;
             if !self.flush(to)? {
                 return Ok(FlowTurn::WaitsForDestination);
             }
@@ -128,7 +143,7 @@ impl Flow {
                 return Ok(FlowTurn::Done);
             }
             if !held.is_empty() {
-                match self.use_held(held)? {
+                match self.use_held(held, budget_bytes)? {
                     true => continue,
                     false => return Ok(FlowTurn::WaitsForSource),
                 }
@@ -147,21 +162,27 @@ impl Flow {
                 self.run = Some(Run::new(pump.splice_run(), pipe));
                 continue;
             }
-            match from.read(resources.scratch).map_err(|error| FlowError::Relay(RelayError::Source(error)))? {
+            let wanted = pump.length_left().map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
+            let scratch_bytes = resources.scratch.len();
+            let bound = if self.costly { COSTLY_READ_BYTES.min(scratch_bytes) } else { scratch_bytes };
+            match from
+                .read(&mut resources.scratch[..wanted.min(bound)])
+                .map_err(|error| FlowError::Relay(RelayError::Source(error)))?
+            {
                 None => {}
                 Some(0) => pump.finish(&mut self.out).map_err(FlowError::Body)?,
                 Some(count) => {
                     *budget_bytes = budget_bytes.saturating_sub(count);
                     self.begun = true;
                     self.bulk = count as u64 >= RUN_BYTES / 4;
-                    self.pass(&resources.scratch[..count], to, held)?;
+                    self.pass(&resources.scratch[..count], to, held, budget_bytes)?;
                 }
             }
         }
     }
 
     /// Puts what was held with what goes out, as long as that is little; `false` when nothing of it could be used.
-    fn use_held(&mut self, held: &mut Vec<u8>) -> Result<bool, FlowError> {
+    fn use_held(&mut self, held: &mut Vec<u8>, budget_bytes: &mut usize) -> Result<bool, FlowError> {
         let Some(pump) = &mut self.pump else { return Ok(false) };
         let mut used = 0;
         while used < held.len() && !pump.is_done() && self.out.len() - self.sent < GATHER_BYTES {
@@ -171,30 +192,41 @@ impl Flow {
             }
             piece.copy_rest(0, &mut self.out);
             used += piece.used;
+            *budget_bytes = budget_bytes.saturating_sub(piece.used + STEP_BYTES * piece.work);
             self.begun = true;
         }
-        held.drain(..used);
+        take_front(held, used);
         Ok(used > 0)
     }
 
     /// Passes one read on; what lies behind the body's end is held.
-    fn pass(&mut self, bytes: &[u8], to: &mut Endpoint, held: &mut Vec<u8>) -> Result<(), FlowError> {
+    fn pass(
+        &mut self,
+        bytes: &[u8],
+        to: &mut Endpoint,
+        held: &mut Vec<u8>,
+        budget_bytes: &mut usize,
+    ) -> Result<(), FlowError> {
         let Some(pump) = &mut self.pump else { return Ok(()) };
-        let mut used = 0;
+        let (mut used, mut work) = (0, 0);
         while used < bytes.len() && !pump.is_done() {
             let piece = pump.step(&bytes[used..]).map_err(FlowError::Body)?;
             if piece.used == 0 && piece.is_empty() {
                 break;
             }
-            let alone = self.out.is_empty() && piece.lead.is_empty() && piece.tail.is_empty();
-            let sent = match alone && to.ready.writable() {
+            used += piece.used;
+            work += piece.work;
+            let is_all = used == bytes.len() || piece.done;
+            let goes_as_it_is = is_all && self.out.is_empty() && piece.lead.is_empty() && piece.tail.is_empty();
+            let sent = match goes_as_it_is && to.ready.writable() {
                 true => to.write(piece.data).map_err(|error| FlowError::Relay(RelayError::Destination(error)))?,
                 false => 0,
             };
             self.moved.copied += sent as u64;
             piece.copy_rest(sent, &mut self.out);
-            used += piece.used;
         }
+        self.costly = work > bytes.len() / 8;
+        *budget_bytes = budget_bytes.saturating_sub(STEP_BYTES * work);
         held.extend_from_slice(&bytes[used..]);
         Ok(())
     }
@@ -241,7 +273,7 @@ impl Flow {
             self.sent += sent;
             self.moved.copied += sent as u64;
         }
-        self.out.clear();
+        take_front(&mut self.out, self.sent);
         self.sent = 0;
         Ok(true)
     }

@@ -10,39 +10,52 @@ use crate::http::{BodyFraming, HeadEnd};
 use crate::limits;
 use crate::metrics::{Outcome, Path, Phase, Reason407};
 use crate::tunnel::authenticate::Authenticate;
+use crate::tunnel::buffer::take_front;
 use crate::tunnel::{Client, Context};
 
 impl Exchange {
     /// Reads heads until the answer's own; `None` when there is nothing more to read now or the body can follow.
     pub(super) fn listen(&mut self, client: &mut Client, context: &mut Context) -> Option<Then> {
         // Of an interim answer the client gets all or nothing, also if what comes next sends the request to another connection.
-        if self.down.is_amid_delivery() {
+        if self.client_comes_first() {
             return None;
         }
+        let mut reads_left = limits::READS_PER_TURN;
         loop {
             while let Some(length) = match self.head_end.find(&self.from_upstream, context.settings.head_limit_bytes) {
                 Ok(found) => found,
                 Err(error) => return Some(Then::Fail(fault(Cause::ResponseHeadTooLarge, error.to_string()))),
             } {
-                let head: Vec<u8> = self.from_upstream.drain(..length).collect();
+                let head = self.from_upstream[..length].to_vec();
+                take_front(&mut self.from_upstream, length);
                 self.head_end = HeadEnd::response();
                 if let Some(then) = self.heed(&head, client, context) {
                     return Some(then);
                 }
-                if self.answer.is_some() {
+                if self.answer.is_some() || self.client_comes_first() {
                     return None;
                 }
             }
             if !self.upstream.ready.readable() {
                 return None;
             }
-            match self.upstream.read(&mut context.scratch) {
+            if reads_left == 0 {
+                return Some(Then::Yield);
+            }
+            reads_left -= 1;
+            match self.upstream.read(context.head_scratch()) {
                 Ok(None) => return None,
                 Ok(Some(0)) => return Some(self.closed(None)),
                 Ok(Some(count)) => self.from_upstream.extend_from_slice(&context.scratch[..count]),
                 Err(error) => return Some(self.closed(Some(error))),
             }
         }
+    }
+
+    /// Whether nothing more is heard until the client has read: it gets an interim answer whole before the next head is looked at, and
+    /// those that wait for it must not grow without end.
+    pub(super) fn client_comes_first(&self) -> bool {
+        self.down.is_amid_delivery() || self.down.unsent_bytes() > limits::INTERIM_UNSENT_BYTES
     }
 
     /// The connection ended before the answer. One that was kept may have been closed before the request reached it: then

@@ -245,14 +245,14 @@ impl Exchange {
         {
             return then;
         }
-        let held_back = self.answer.is_none() && self.down.is_amid_delivery();
+        let held_back = self.answer.is_none() && self.client_comes_first();
         let mut resources = context.relay_resources();
         let (from, held, to) = (&mut self.upstream, &mut self.from_upstream, &mut client.endpoint);
         match self.down.pump(from, held, to, &mut resources, &mut { BUDGET_BYTES }) {
             Ok(FlowTurn::Done) => Then::Over,
             Ok(FlowTurn::Yielded) => Then::Yield,
             Ok(_) if up == FlowTurn::Yielded => Then::Yield,
-            Ok(_) if held_back && !self.down.is_amid_delivery() => Then::Yield,
+            Ok(_) if held_back && !self.client_comes_first() => Then::Yield,
             Ok(_) => Then::Wait,
             Err(FlowError::Relay(RelayError::Destination(error))) => {
                 Then::Fail(Fault::downstream_io(At::Reply, &error))

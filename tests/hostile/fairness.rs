@@ -1,0 +1,318 @@
+//! Fairness as a number: what another client notices of each shape of attack, on one shard.
+//!
+//! The 99th percentile of its requests may be five times what it is without the attack, and 20 ms more. Both are measured in turns in the
+//! same run, because the machine is busy with other things as well.
+
+use crate::support;
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use support::gateway::{Gateway, GatewayOptions};
+use support::web::{Asked, Web};
+use support::wire::Wire;
+
+/// Attack and rest take turns so often, each for so long.
+const ROUNDS: usize = 5;
+const TURN: Duration = Duration::from_millis(400);
+
+/// Measured again when something else kept the machine busy in one half of the run; a shard that stalls stalls each time.
+const ATTEMPTS: usize = 3;
+
+/// What is written at once: much for the gateway to do, and short for the attacker.
+const BLOCK_BYTES: usize = 16 * 1024;
+
+/// Between two blocks of one attacker.
+const PACE: Duration = Duration::from_millis(20);
+
+/// One at a time, or they measure each other.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Whether the attack is on; shared with the upstream that takes part in it.
+#[derive(Clone, Default)]
+struct Phase(Arc<AtomicUsize>);
+
+impl Phase {
+    const REST: usize = 0;
+    const ATTACK: usize = 1;
+    const OVER: usize = 2;
+
+    fn set(&self, phase: usize) {
+        self.0.store(phase, Ordering::SeqCst);
+    }
+
+    fn is(&self, phase: usize) -> bool {
+        self.0.load(Ordering::SeqCst) == phase
+    }
+
+    /// Waits for the next turn of the attack; `false` when there is none.
+    fn wait(&self) -> bool {
+        while self.is(Phase::REST) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.is(Phase::ATTACK)
+    }
+
+    /// Sends the same again and again, as long as there are turns of the attack and the other side takes it.
+    fn send_in_turns(&self, to: &mut TcpStream, block: &[u8], pace: Duration) -> io::Result<()> {
+        to.set_write_timeout(Some(Duration::from_secs(5)))?;
+        while self.wait() {
+            to.write_all(block)?;
+            std::thread::sleep(pace);
+        }
+        Ok(())
+    }
+}
+
+/// A gateway of one shard before an upstream that plays a part of the attack, and an origin that it reaches without it.
+struct Rig {
+    gateway: Gateway,
+    origin: Web,
+    phase: Phase,
+    _upstream: Web,
+}
+
+impl Rig {
+    fn new(
+        args: &[&str],
+        part: impl Fn(&Phase, &mut Wire, &Asked<'_>) -> io::Result<bool> + Send + Sync + 'static,
+    ) -> Rig {
+        let phase = Phase::default();
+        let of_upstream = phase.clone();
+        let upstream = Web::proxy_with(move |wire, asked| part(&of_upstream, wire, asked));
+        let mut options = GatewayOptions::through(upstream.address());
+        let own = ["--shards", "1", "--no-proxy", "127.0.0.1"];
+        options.args = own.iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+        options.env = vec![("RUST_LOG".into(), "info".into())];
+        Rig { gateway: Gateway::start(&options), origin: Web::origin(), phase, _upstream: upstream }
+    }
+
+    /// A request of a client like any other, on a connection of its own.
+    fn victim(&self) -> Duration {
+        let began = Instant::now();
+        let mut wire = Wire::connect(self.gateway.address());
+        wire.send(self.origin.request("GET", "/bytes/100", "Connection: close\r\n")).expect("a request");
+        let answer = wire.answer("GET").expect("an answer");
+        assert_eq!((answer.status(), answer.body.len()), (200, 100), "{}", answer.head);
+        began.elapsed()
+    }
+
+    /// Plays the attack in turns and compares.
+    fn compare(&self, attackers: usize, attack: impl Fn(SocketAddr, &Phase) -> io::Result<()> + Sync) {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        self.phase.set(Phase::REST);
+        let (unharmed, _) = self.measure([Phase::REST, Phase::REST]);
+        let blows = AtomicUsize::new(0);
+        let mut seen = String::new();
+        let fair = std::thread::scope(|scope| {
+            for _ in 0..attackers {
+                scope.spawn(|| {
+                    while self.phase.wait() {
+                        // Being turned away is what an attacker must expect.
+                        let _ = attack(self.gateway.address(), &self.phase);
+                        blows.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            let fair = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                (0..ATTEMPTS).any(|_| {
+                    let (rest, attacked) = self.measure([Phase::REST, Phase::ATTACK]);
+                    // A stall that lasts into the rest must not pass for a busy machine.
+                    let rest = rest.min(4 * unharmed);
+                    seen = format!("{rest:?} without it, {attacked:?} with it");
+                    support::tools::say(&format!("p99 {seen}"));
+                    attacked <= 5 * rest + Duration::from_millis(20)
+                })
+            }));
+            self.phase.set(Phase::OVER);
+            fair
+        });
+        assert!(fair.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), "p99 {seen}");
+        assert!(blows.load(Ordering::Relaxed) > 0, "nothing was attacked");
+    }
+
+    /// The 99th percentiles in two phases that take turns.
+    fn measure(&self, phases: [usize; 2]) -> (Duration, Duration) {
+        let mut took = [Vec::new(), Vec::new()];
+        for _ in 0..ROUNDS {
+            for (phase, took) in phases.into_iter().zip(&mut took) {
+                self.phase.set(phase);
+                // What the last turn left behind is over then, or this one's attack is on its way.
+                std::thread::sleep(Duration::from_millis(50));
+                let began = Instant::now();
+                while began.elapsed() < TURN {
+                    took.push(self.victim());
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+        self.phase.set(Phase::REST);
+        let [rest, attacked] = took.map(|mut took| {
+            took.sort();
+            took.get(took.len() * 99 / 100).or(took.last()).copied().unwrap_or_default()
+        });
+        (rest, attacked)
+    }
+}
+
+fn nothing(_: &Phase, _: &mut Wire, _: &Asked<'_>) -> io::Result<bool> {
+    Ok(false)
+}
+
+fn connect(gateway: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(gateway)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn read_to_end(mut stream: TcpStream) -> io::Result<()> {
+    let mut piece = [0; 64 * 1024];
+    while stream.read(&mut piece)? > 0 {}
+    Ok(())
+}
+
+/// Sends `request` and reads whatever comes for as long as anything does.
+fn ask_and_read(gateway: SocketAddr, request: &str) -> io::Result<()> {
+    let mut stream = connect(gateway)?;
+    stream.write_all(request.as_bytes())?;
+    read_to_end(stream)
+}
+
+fn tiny_chunks() -> Vec<u8> {
+    b"1;\r\na\r\n".repeat(BLOCK_BYTES / 7)
+}
+
+const CONNECT: &str = "CONNECT attack.test:7 HTTP/1.1\r\nHost: attack.test:7\r\n\r\n";
+
+#[test]
+fn first_bytes_that_are_no_request_cost_the_others_little() {
+    let rig = Rig::new(&[], nothing);
+    rig.compare(4, |gateway, _| {
+        let mut stream = connect(gateway)?;
+        stream.write_all(b"\x05\x01\x00")?;
+        read_to_end(stream)?;
+        std::thread::sleep(PACE / 4);
+        Ok(())
+    });
+}
+
+#[test]
+fn methods_of_64_000_letters_cost_the_others_little() {
+    let rig = Rig::new(&[], nothing);
+    let head = [&[b'A'; 64_000][..], b" http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n"].concat();
+    rig.compare(4, |gateway, _| {
+        let mut stream = connect(gateway)?;
+        stream.write_all(&head)?;
+        read_to_end(stream)?;
+        std::thread::sleep(PACE / 4);
+        Ok(())
+    });
+}
+
+#[test]
+fn an_origin_that_sends_tiny_chunks_costs_the_others_little() {
+    let block = tiny_chunks();
+    let rig = Rig::new(&[], move |phase, wire, _| {
+        wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        phase.send_in_turns(&mut wire.stream, &block, PACE)?;
+        Ok(false)
+    });
+    rig.compare(4, |gateway, _| ask_and_read(gateway, "GET http://attack.test/ HTTP/1.1\r\nHost: attack.test\r\n\r\n"));
+}
+
+#[test]
+fn a_client_that_sends_tiny_chunks_costs_the_others_little() {
+    let rig = Rig::new(&[], |_, wire, _| {
+        while !wire.some()?.is_empty() {}
+        Ok(false)
+    });
+    let block = tiny_chunks();
+    rig.compare(4, |gateway, phase| {
+        let mut stream = connect(gateway)?;
+        stream.write_all(
+            b"POST http://attack.test/ HTTP/1.1\r\nHost: attack.test\r\nTransfer-Encoding: chunked\r\n\r\n",
+        )?;
+        phase.send_in_turns(&mut stream, &block, PACE)
+    });
+}
+
+#[test]
+fn a_declined_page_of_chunk_extensions_costs_the_others_little() {
+    let block = tiny_chunks();
+    let rig = Rig::new(&[], move |phase, wire, _| {
+        wire.send("HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        phase.send_in_turns(&mut wire.stream, &block, Duration::ZERO)?;
+        Ok(false)
+    });
+    rig.compare(1, |gateway, _| ask_and_read(gateway, CONNECT));
+}
+
+#[test]
+fn endless_interim_answers_to_a_connect_cost_the_others_little() {
+    let block = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(BLOCK_BYTES / 25);
+    let rig = Rig::new(&[], move |phase, wire, _| {
+        phase.send_in_turns(&mut wire.stream, &block, Duration::ZERO)?;
+        Ok(false)
+    });
+    rig.compare(1, |gateway, _| {
+        std::thread::sleep(Duration::from_millis(1));
+        ask_and_read(gateway, CONNECT)
+    });
+}
+
+#[test]
+fn answers_unread_behind_pipelined_requests_cost_the_others_little() {
+    let rig = Rig::new(&["--socket-buffer", "64KiB"], |_, wire, _| {
+        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")?;
+        wire.stream.set_write_timeout(Some(Duration::from_secs(1)))?;
+        while wire.stream.write(&[0; 64 * 1024])? > 0 {}
+        Ok(false)
+    });
+    let requests = "GET http://attack.test/ HTTP/1.1\r\nHost: attack.test\r\n\r\n".repeat(1000);
+    rig.compare(4, |gateway, phase| {
+        let mut held = Vec::new();
+        while phase.is(Phase::ATTACK) && held.len() < 30 {
+            let mut stream = connect(gateway)?;
+            stream.set_write_timeout(Some(Duration::from_millis(5)))?;
+            let _ = stream.write(requests.as_bytes());
+            held.push(stream);
+            std::thread::sleep(PACE);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn heads_that_never_end_cost_the_others_little() {
+    let rig = Rig::new(&[], nothing);
+    let head = format!("GET http://attack.test/ HTTP/1.1\r\nX: {}", "x".repeat(60_000));
+    rig.compare(4, |gateway, phase| {
+        let mut held = Vec::new();
+        while phase.is(Phase::ATTACK) && held.len() < 200 {
+            let mut stream = connect(gateway)?;
+            stream.write_all(head.as_bytes())?;
+            held.push(stream);
+            std::thread::sleep(PACE / 2);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_client_that_goes_on_sending_behind_its_refusal_costs_the_others_little() {
+    let rig = Rig::new(&[], nothing);
+    let noise = vec![b'x'; 256 * 1024];
+    rig.compare(4, |gateway, phase| {
+        let mut stream = connect(gateway)?;
+        stream.write_all(b"no request\r\n\r\n")?;
+        while phase.is(Phase::ATTACK) {
+            stream.write_all(&noise)?;
+        }
+        Ok(())
+    });
+}
