@@ -117,6 +117,10 @@ causes! {
     DestinationDenied "destination_denied" 403 Downstream HttpRequestDenied;
     /// The client showed no login, or one that nobody has, and needs one.
     LoginRequired "login_required" 407 Downstream HttpRequestDenied;
+    /// The client's address showed too many wrong logins; this one was not looked at.
+    LoginThrottled "login_throttled" 429 Downstream HttpRequestDenied;
+    /// The client came in by a listening address that a reload took away from its identity.
+    ListenerWithdrawn "listener_withdrawn" 403 Gateway HttpRequestDenied;
     /// No identity is configured for the client.
     NoIdentity "no_identity" 403 Gateway HttpRequestDenied;
     /// The client has as many tunnels open as one client may, or opens them too fast.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::admin::{Admin, Status};
 use crate::config::Config;
 use crate::event::Sender;
-use crate::fleet::InForce;
+use crate::fleet::{Guesses, InForce};
 use crate::inspect::TunnelList;
 use crate::limits;
 use crate::logging;
@@ -29,7 +29,7 @@ use way_out::{Bell, WayOut, Workshop};
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A listening address is not to be had.
-    #[error("cannot listen on {address}: {source}{}", hint(source))]
+    #[error("cannot listen on {address}: {source}{}", hint(source, "--listen"))]
     Listen {
         /// The address as configured.
         address: SocketAddr,
@@ -37,7 +37,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The administration address is not to be had.
-    #[error("cannot serve metrics on {address}: {source}{}", hint(source))]
+    #[error("cannot serve metrics on {address}: {source}{}", hint(source, "--admin"))]
     Admin {
         /// The address as configured.
         address: SocketAddr,
@@ -52,14 +52,15 @@ pub enum StartError {
     Metrics(#[from] prometheus::Error),
 }
 
-fn hint(error: &io::Error) -> &'static str {
+/// What to do about an address that is not to be had; `flag` chooses another.
+fn hint(error: &io::Error, flag: &str) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "; another process listens there (another gateway?): stop it or choose another port"
+            format!("; another process listens there (another gateway?): stop it, or choose another port with {flag}")
         }
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need the capability NET_BIND_SERVICE",
-        io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
-        _ => "",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need the capability NET_BIND_SERVICE".into(),
+        io::ErrorKind::AddrNotAvailable => "; this machine has no such address".into(),
+        _ => String::new(),
     }
 }
 
@@ -102,7 +103,9 @@ impl Gateway {
             metrics: Arc::clone(&metrics),
             bell: Bell::default(),
             epoch: Instant::now(),
+            listen: config.listen.clone(),
             own_ports: listening.iter().map(SocketAddr::port).chain([admin_port]).collect(),
+            guesses: Arc::new(Guesses::new(metrics.logins())),
         };
         let way_out = WayOut::build(config, &workshop, None)?;
         let gate = Gate::new(GateRules {

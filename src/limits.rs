@@ -73,6 +73,10 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The log hears of such pauses this often at most.
 pub const ACCEPT_PAUSE_TOLD: Duration = Duration::from_secs(10);
 
+/// Where metrics and health are served. Not in the range 9100 to 9999, which Prometheus' exporters have divided among
+/// themselves (9100 is node_exporter's), and below the ports that the system gives to outgoing connections.
+pub const ADMIN_ADDRESS: &str = "127.0.0.1:8128";
+
 /// Tunnels open at once in the whole process; cut to what `RLIMIT_NOFILE` allows.
 pub const MAX_TUNNELS: usize = 10_000;
 
@@ -286,6 +290,16 @@ pub const KEEP_AGE: Duration = Duration::from_secs(8);
 
 /// Authenticated upstream connections that a shard keeps for an upstream and an identity.
 pub const KEEP_PER_SHARD: usize = 256;
+
+/// Wrong logins to the gateway that an address may show at once; then one in each [`LOGIN_REST`].
+pub const LOGIN_TRIES: u32 = 5;
+
+/// From one wrong login of an address past [`LOGIN_TRIES`] to the next that is looked at: 8,640 guesses a day, and a short
+/// wait for a client whose password was just corrected.
+pub const LOGIN_REST: Duration = Duration::from_secs(10);
+
+/// Addresses that are remembered for their wrong logins. Some 40 bytes each.
+pub const LOGIN_ADDRESSES: usize = 4096;
 
 /// Addresses of clients that are remembered for their limits, in each of 16 parts.
 pub const CLIENTS_REMEMBERED: usize = 1024;

@@ -19,9 +19,11 @@ use crate::fault::{At, Cause, Fault};
 use crate::relay::Moved;
 use crate::upstream::GuardState;
 
+mod logins;
 mod reloads;
 mod requests;
 
+pub use logins::LoginMetrics;
 pub use reloads::ConfigMetrics;
 
 /// Bounds of the loop's turns in seconds.
@@ -34,6 +36,7 @@ pub struct Metrics {
     upstreams: UpstreamFamilies,
     guard_state: IntGaugeVec,
     requests: RequestCounters,
+    logins: LoginMetrics,
     finished: IntCounter,
     faults: IntCounterVec,
     closed: IntCounterVec,
@@ -121,6 +124,7 @@ impl Metrics {
             bytes_up: way("up"),
             bytes_down: way("down"),
             requests: RequestCounters::new(&make)?,
+            logins: LoginMetrics::new(&make)?,
             finished: closed.with_label_values(&["finished"]),
             closed,
             faults: make.counters("faults_total", "Failures by side, stage and cause", &["side", "stage", "cause"])?,
@@ -173,6 +177,11 @@ impl Metrics {
     /// A request has been answered, by whomever.
     pub fn request(&self, kind: &str, status: u16) {
         self.requests.count(kind, status);
+    }
+
+    /// What became of the logins that clients showed.
+    pub fn logins(&self) -> LoginMetrics {
+        self.logins.clone()
     }
 
     /// Something failed.

@@ -252,7 +252,7 @@ pub static KEYS: &[Key] = &[
         value_name: "ADDR:PORT",
         heading: LISTENING,
         help: "Where /metrics, /healthz and /readyz are served",
-        default: Fallback::Value(|| "127.0.0.1:9100".into()),
+        default: Fallback::Value(|| limits::ADMIN_ADDRESS.into()),
     },
     Key {
         name: "admin_tunnels",

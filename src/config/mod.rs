@@ -76,6 +76,8 @@ pub const MAX_SHARDS: usize = 1024;
 pub struct Config {
     /// Where workloads are accepted; at least one, none twice.
     pub listen: Vec<SocketAddr>,
+    /// Those of `listen` that are not an identity's own.
+    pub common_listen: Vec<SocketAddr>,
     /// Where metrics and health are served.
     pub admin: SocketAddr,
     /// Whether the open tunnels are shown there.

@@ -14,6 +14,7 @@ use super::settings::{Origin, Part, Setting, Settings};
 use super::values::{parse_duration, parse_integer, parse_size};
 use super::warning::{self, Advice, Warning};
 use super::{Config, FirstLeg, LogFormat, MAX_SHARDS, SecretStore, Timeouts};
+use crate::limits;
 use crate::ntlm::{Account, Method};
 
 /// The longest workstation name, in characters: that of a DNS name.
@@ -125,8 +126,10 @@ impl Reader<'_> {
         self.distinct_addresses();
         let parties = parties?;
         let of_identities = parties.identities.iter().flat_map(|identity| identity.listen.iter().copied());
+        let common_listen = listen?;
         Some(Config {
-            listen: listen?.into_iter().chain(of_identities).collect(),
+            listen: common_listen.iter().copied().chain(of_identities).collect(),
+            common_listen,
             admin: admin?,
             admin_tunnels: admin_tunnels?,
             allow_clients: allow_clients.values()?,
@@ -202,7 +205,7 @@ impl Reader<'_> {
     }
 
     fn admin(&mut self) -> Option<SocketAddr> {
-        let value = self.required("admin", |text| listener(text, "127.0.0.1:9100"))?;
+        let value = self.required("admin", |text| listener(text, limits::ADMIN_ADDRESS))?;
         let origin = self.settings.given("admin").map_or(Origin::Default, |setting| setting.origin.clone());
         self.addresses.push(("admin", Placed { value, origin }));
         Some(value)

@@ -94,7 +94,7 @@ impl Drop for Given {
 fn defaults_are_those_of_the_limits() {
     let config = Given::enough().config();
     assert_eq!(config.listen, ["127.0.0.1:3128".parse().unwrap()]);
-    assert_eq!(config.admin, "127.0.0.1:9100".parse().unwrap());
+    assert_eq!(config.admin, "127.0.0.1:8128".parse().unwrap());
     assert!(!config.admin_tunnels);
     assert_eq!(config.first_address().to_string(), "proxy.corp.example:8080");
     assert_eq!((config.first_identity().domain(), config.first_identity().user()), ("CORP", "alice"));

@@ -2,6 +2,7 @@
 
 use super::{Fleet, Member};
 use crate::limits;
+use crate::upstream::without_name;
 
 /// The order in which the upstreams of a group are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,8 @@ impl Fleet {
         let reasons: Vec<String> = members
             .filter_map(|member| {
                 member.upstream.health.hurry();
-                Some(format!("{}: {}", member.upstream.name(), member.upstream.health.why_down()?))
+                let (name, why) = (member.upstream.name(), member.upstream.health.why_down()?);
+                Some(format!("{name}: {}", without_name(name, &why)))
             })
             .collect();
         reasons.join("; ")

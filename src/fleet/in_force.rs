@@ -1,9 +1,10 @@
-//! How long a fleet's secrets are kept: as long as new requests set out with it.
+//! The fleet that new requests set out with, and its secrets, which are kept no longer than that.
 
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::Fleet;
+use super::{Fleet, Guesses, ListenerUse, LoginError, Logins, Shown};
 
 /// A fleet that new requests set out with. When the last clone is dropped, the secrets of the fleet are withdrawn.
 ///
@@ -13,17 +14,51 @@ use super::Fleet;
 pub struct InForce(Arc<Tenure>);
 
 #[derive(Debug)]
-struct Tenure(Arc<Fleet>);
+struct Tenure {
+    fleet: Arc<Fleet>,
+    logins: Logins,
+    guesses: Arc<Guesses>,
+}
+
+/// Why a client is not served, whatever it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientError {
+    /// Its login was not accepted.
+    Login(LoginError),
+    /// Its listener was taken away from the identity whose clients came in by it.
+    ListenerWithdrawn,
+}
 
 impl InForce {
-    /// Puts a fleet in force.
-    pub fn new(fleet: Fleet) -> InForce {
-        InForce(Arc::new(Tenure(Arc::new(fleet))))
+    /// Puts a fleet in force, with the logins of its identities; wrong ones are counted with `guesses`.
+    pub fn new(fleet: Fleet, logins: Logins, guesses: Arc<Guesses>) -> InForce {
+        InForce(Arc::new(Tenure { fleet: Arc::new(fleet), logins, guesses }))
     }
 
     /// The fleet itself, for a tunnel to refer to.
     pub fn fleet(&self) -> Arc<Fleet> {
-        Arc::clone(&self.0.0)
+        Arc::clone(&self.0.fleet)
+    }
+
+    /// The identity that a client is to use, if something about it says so: its login, the listener it came in by, its
+    /// address, in this order. What it shows is not looked at where no logins are configured.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub fn identity_of(
+        &self,
+        listener: usize,
+        client: IpAddr,
+        shown: &Shown,
+        now_ms: u64,
+    ) -> Result<Option<usize>, ClientError> {
+        let by_listener = match self.listeners.get(listener) {
+            Some(ListenerUse::Withdrawn) => return Err(ClientError::ListenerWithdrawn),
+            Some(ListenerUse::Own(identity)) => Some(*identity),
+            Some(ListenerUse::Common) | None => None,
+        };
+        let by_login = self.0.logins.identity_of(client, shown, now_ms, &self.0.guesses).map_err(ClientError::Login)?;
+        Ok(by_login.or(by_listener).or_else(|| self.identity_of_address(client)))
     }
 }
 
@@ -31,12 +66,12 @@ impl Deref for InForce {
     type Target = Fleet;
 
     fn deref(&self) -> &Fleet {
-        &self.0.0
+        &self.0.fleet
     }
 }
 
 impl Drop for Tenure {
     fn drop(&mut self) {
-        self.0.hops.iter().for_each(|hop| hop.credentials.withdraw());
+        self.fleet.hops.iter().for_each(|hop| hop.credentials.withdraw());
     }
 }

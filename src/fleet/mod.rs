@@ -6,13 +6,15 @@
 //! | `hop` | an upstream as one identity: what a connection to it needs |
 //! | `choice` | which upstream of a group a request goes to |
 //! | `check` | the handshake that tries an upstream before clients do |
-//! | `in_force` | how long a fleet's secrets are kept |
+//! | `in_force` | the fleet that new requests set out with, and its secrets |
+//! | `logins` | clients that log on to the gateway |
 
 mod check;
 mod choice;
 mod hop;
 mod identity;
 mod in_force;
+mod logins;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -25,8 +27,9 @@ use crate::upstream::Upstream;
 pub use check::check_by_handshake;
 pub use choice::{Order, Tried};
 pub use hop::{Habits, Hop, OnHop};
-pub use identity::{KnownIdentity, Login, LoginError};
-pub use in_force::InForce;
+pub use identity::KnownIdentity;
+pub use in_force::{ClientError, InForce};
+pub use logins::{Guesses, LoginError, Logins, Shown};
 
 /// An upstream as a member of the fleet.
 #[derive(Debug)]
@@ -43,6 +46,17 @@ pub struct Member {
     pub identity: Option<usize>,
 }
 
+/// Whose clients come in by a listener. A reload changes the identities and cannot close the listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerUse {
+    /// Anybody's.
+    Common,
+    /// Those of the identity at this place.
+    Own(usize),
+    /// Those of an identity that it was taken away from: they must not become anybody's.
+    Withdrawn,
+}
+
 /// Upstreams, identities and rules.
 #[derive(Debug)]
 pub struct Fleet {
@@ -56,8 +70,8 @@ pub struct Fleet {
     pub order: Order,
     /// Where requests go.
     pub rules: Rules,
-    /// The identity of each listener's clients, where it has one.
-    pub by_listener: Vec<Option<usize>>,
+    /// Whose clients come in by each listener.
+    pub listeners: Vec<ListenerUse>,
     /// The ports that the gateway itself listens on, the administration's among them.
     pub own_ports: Vec<u16>,
 }
@@ -68,26 +82,10 @@ impl Fleet {
         self.rules.decide(destination)
     }
 
-    /// The identity that a client is to go by, if something about it says so: its login, the listener it came in by, its address, in
-    /// this order.
-    ///
-    /// # Errors
-    /// [`LoginError`] when it shows a login that is none.
-    pub fn identity_of(
-        &self,
-        listener: usize,
-        client: IpAddr,
-        login: Option<Login<'_>>,
-    ) -> Result<Option<usize>, LoginError> {
-        if let Some(login) = login
-            && self.takes_logins()
-        {
-            let known = self.identities.iter().position(|identity| identity.is_shown_by(&login));
-            return known.map(Some).ok_or(LoginError);
-        }
-        let by_listener = self.by_listener.get(listener).copied().flatten();
+    /// The first identity that is for clients of an address.
+    fn identity_of_address(&self, client: IpAddr) -> Option<usize> {
         let client = client.to_canonical();
-        Ok(by_listener.or_else(|| self.identities.iter().position(|identity| identity.is_for(client))))
+        self.identities.iter().position(|identity| identity.is_for(client))
     }
 
     /// Whether a connection from `local` to `peer` has come out at the gateway itself: a connection to an address of the own
@@ -100,7 +98,7 @@ impl Fleet {
 
     /// Whether clients may log on to the gateway.
     pub fn takes_logins(&self) -> bool {
-        self.identities.iter().any(|identity| identity.login.is_some())
+        self.identities.iter().any(|identity| identity.has_login)
     }
 
     /// The identity for a client on an upstream: the client's own, the upstream's, or the first that is for everybody.

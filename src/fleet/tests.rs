@@ -9,13 +9,13 @@ use crate::metrics::Metrics;
 use crate::ntlm::{Account, Identity, Method, NtHash};
 use crate::upstream::{Guard, GuardPolicy};
 
-fn identity(name: &str, clients: &[&str], login: Option<(&str, &str)>, has_listener: bool) -> Arc<KnownIdentity> {
+fn identity(name: &str, clients: &[&str], has_login: bool, has_listener: bool) -> Arc<KnownIdentity> {
     Arc::new(KnownIdentity {
         name: name.into(),
         guard: Guard::new(GuardPolicy::default(), |_, _| {}),
         clients: clients.iter().map(|network| network.parse().unwrap()).collect(),
         has_listener,
-        login: login.map(|(user, password)| (user.to_owned(), NtHash::from_password(password))),
+        has_login,
     })
 }
 
@@ -45,12 +45,20 @@ fn fleet(order: Order, upstreams: &[(usize, u32)], identities: Vec<Arc<KnownIden
         let metrics = metrics.upstream(&name);
         members.push(Member { upstream, metrics, group: *group, weight: *weight, identity: None });
     }
-    let by_listener = vec![None, Some(0)];
-    Fleet { members, identities, hops, order, rules: Rules::default(), by_listener, own_ports: vec![3128] }
+    let listeners = vec![ListenerUse::Common, ListenerUse::Own(0), ListenerUse::Withdrawn];
+    Fleet { members, identities, hops, order, rules: Rules::default(), listeners, own_ports: vec![3128] }
+}
+
+fn in_force(fleet: Fleet, logins: Logins) -> InForce {
+    InForce::new(fleet, logins, Arc::new(Guesses::new(Metrics::new().unwrap().logins())))
+}
+
+fn login(user: &str, password: &str) -> Shown {
+    Shown::Login { user: user.to_owned().into(), password: password.to_owned().into() }
 }
 
 fn for_all() -> Vec<Arc<KnownIdentity>> {
-    vec![identity("default", &[], None, false)]
+    vec![identity("default", &[], false, false)]
 }
 
 fn eject(fleet: &Fleet, member: usize) {
@@ -89,37 +97,43 @@ fn balance_gives_each_its_share_by_weight() {
 #[test]
 fn a_login_comes_before_the_listener_and_that_before_the_address() {
     let identities = vec![
-        identity("listener", &[], None, true),
-        identity("network", &["10.1.0.0/16"], None, false),
-        identity("login", &[], Some(("ci", "s3cret:with colon")), false),
-        identity("everybody", &[], None, false),
+        identity("listener", &[], false, true),
+        identity("network", &["10.1.0.0/16"], false, false),
+        identity("login", &[], true, false),
+        identity("everybody", &[], false, false),
     ];
-    let fleet = fleet(Order::Failover, &[(0, 1)], identities);
-    let login = |user, password| Some(Login { user, password });
+    let mut logins = Logins::default();
+    logins.add("ci", NtHash::from_password("s3cret:with colon"), 2);
+    let fleet = in_force(fleet(Order::Failover, &[(0, 1)], identities), logins);
+    let ask = |listener, client, shown| fleet.identity_of(listener, client, &shown, 0);
     let inside = "10.1.2.3".parse().unwrap();
     let mapped = "::ffff:10.1.2.3".parse().unwrap();
     let outside = "10.2.2.3".parse().unwrap();
-    assert_eq!(fleet.identity_of(0, inside, None), Ok(Some(1)));
-    assert_eq!(fleet.identity_of(0, mapped, None), Ok(Some(1)));
-    assert_eq!(fleet.identity_of(1, inside, None), Ok(Some(0)));
-    assert_eq!(fleet.identity_of(1, inside, login("ci", "s3cret:with colon")), Ok(Some(2)));
-    assert_eq!(fleet.identity_of(0, inside, login("ci", "wrong")), Err(LoginError));
-    assert_eq!(fleet.identity_of(0, inside, login("nobody", "s3cret:with colon")), Err(LoginError));
-    assert_eq!(fleet.identity_of(0, outside, None), Ok(None));
+    let wrong = Err(ClientError::Login(LoginError::Wrong));
+    assert_eq!(ask(0, inside, Shown::Nothing), Ok(Some(1)));
+    assert_eq!(ask(0, mapped, Shown::Nothing), Ok(Some(1)));
+    assert_eq!(ask(1, inside, Shown::Nothing), Ok(Some(0)));
+    assert_eq!(ask(1, inside, login("ci", "s3cret:with colon")), Ok(Some(2)));
+    assert_eq!(ask(0, inside, login("ci", "wrong")), wrong);
+    assert_eq!(ask(0, inside, login("nobody", "s3cret:with colon")), wrong);
+    assert_eq!(ask(0, outside, Shown::Nothing), Ok(None));
+    assert_eq!(ask(2, inside, Shown::Nothing), Err(ClientError::ListenerWithdrawn));
+    assert_eq!(ask(2, inside, login("ci", "s3cret:with colon")), Err(ClientError::ListenerWithdrawn));
     assert_eq!(&*fleet.hop(0, None).unwrap().identity.name, "everybody");
     assert_eq!(&*fleet.hop(0, Some(1)).unwrap().identity.name, "network");
 }
 
 #[test]
 fn who_is_nobodys_gets_no_hop_when_every_identity_is_somebodys() {
-    let fleet = fleet(Order::Failover, &[(0, 1)], vec![identity("network", &["10.1.0.0/16"], None, false)]);
+    let fleet = fleet(Order::Failover, &[(0, 1)], vec![identity("network", &["10.1.0.0/16"], false, false)]);
     assert!(fleet.hop(0, None).is_none());
     assert!(fleet.hop(0, Some(0)).is_some());
 }
 
 #[test]
 fn a_login_is_not_looked_at_where_none_is_configured() {
-    let fleet = fleet(Order::Failover, &[(0, 1)], for_all());
-    let login = Some(Login { user: "x", password: "y" });
-    assert_eq!(fleet.identity_of(0, "127.0.0.1".parse().unwrap(), login), Ok(None));
+    let fleet = in_force(fleet(Order::Failover, &[(0, 1)], for_all()), Logins::default());
+    let client = "127.0.0.1".parse().unwrap();
+    assert_eq!(fleet.identity_of(0, client, &login("x", "y"), 0), Ok(None));
+    assert_eq!(fleet.identity_of(0, client, &Shown::Unreadable, 0), Ok(None));
 }

@@ -1,19 +1,21 @@
 //! Building the fleet from the configuration, at the start and at each reload: what both configurations name alike lives on.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Check, Config, IdentityConfig, UpstreamConfig};
 use crate::event::Sender;
-use crate::fleet::{Fleet, Habits, Hop, InForce, KnownIdentity, Member, Order, check_by_handshake};
+use crate::fleet::{
+    Fleet, Guesses, Habits, Hop, InForce, KnownIdentity, ListenerUse, Logins, Member, Order, check_by_handshake,
+};
 use crate::handshake::{Credentials, SpeaksNtlm};
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::shard::Message;
 use crate::upstream::{
-    Checker, Guard, GuardPolicy, GuardState, HealthChange, HostPort, Resolution, Resolver, Upstream,
+    Checker, Guard, GuardPolicy, GuardState, HealthChange, HostPort, Resolution, Resolver, Upstream, without_name,
 };
 
 /// What the shards are told by; filled once they are there.
@@ -25,8 +27,12 @@ pub(super) struct Workshop {
     pub bell: Bell,
     /// When the process's clock began.
     pub epoch: Instant,
+    /// The addresses that clients come in by, as configured at the start.
+    pub listen: Vec<SocketAddr>,
     /// The ports that the gateway listens on.
     pub own_ports: Vec<u16>,
+    /// Counts clients' wrong logins.
+    pub guesses: Arc<Guesses>,
 }
 
 /// The fleet, and what keeps it going.
@@ -70,6 +76,7 @@ impl WayOut {
     /// # Errors
     /// When a thread cannot be started.
     pub(super) fn build(config: &Config, workshop: &Workshop, old: Option<WayOut>) -> io::Result<WayOut> {
+        let listeners = uses_of_listeners(config, &workshop.listen, old.as_ref().map(|old| &*old.fleet.listeners));
         let (mut old_identities, mut old_upstreams) =
             old.map_or_else(Default::default, |old| (old.identities, old.upstreams));
         let identities: Vec<OwnIdentity> =
@@ -91,7 +98,8 @@ impl WayOut {
                 workshop.metrics.forget_upstream(gone.upstream.name());
             }
         }
-        let fleet = InForce::new(fleet(config, workshop, &identities, &upstreams));
+        let fleet = fleet(config, workshop, &identities, &upstreams, listeners);
+        let fleet = InForce::new(fleet, logins(config), Arc::clone(&workshop.guesses));
         for (member, own) in upstreams.iter().enumerate() {
             let hop = fleet.hop(member, None).cloned();
             *lock(&own.check) = match &config.check {
@@ -113,7 +121,10 @@ impl WayOut {
         let mut why = String::new();
         for own in &self.upstreams {
             match (own.upstream.health.why_down(), own.upstream.resolution()) {
-                (Some(down), _) => why = format!("no upstream is up; {}: {down}", own.upstream.name()),
+                (Some(down), _) => {
+                    let name = own.upstream.name();
+                    why = format!("no upstream is up; {name}: {}", without_name(name, &down));
+                }
                 (None, Some(Resolution::Addresses(_))) => return None,
                 (None, _) => why = "the upstream's name is not resolved".into(),
             }
@@ -129,7 +140,13 @@ impl WayOut {
     }
 }
 
-fn fleet(config: &Config, workshop: &Workshop, identities: &[OwnIdentity], upstreams: &[OwnUpstream]) -> Fleet {
+fn fleet(
+    config: &Config,
+    workshop: &Workshop,
+    identities: &[OwnIdentity],
+    upstreams: &[OwnUpstream],
+    listeners: Vec<ListenerUse>,
+) -> Fleet {
     let known: Vec<Arc<KnownIdentity>> = identities.iter().map(known_identity).collect();
     let mut hops = Vec::new();
     for (own, of_config) in upstreams.iter().zip(&config.upstreams) {
@@ -163,7 +180,7 @@ fn fleet(config: &Config, workshop: &Workshop, identities: &[OwnIdentity], upstr
             config::Order::Balance => Order::Balance,
         },
         rules: config.rules.clone(),
-        by_listener: identities_of_listeners(config),
+        listeners,
         own_ports: workshop.own_ports.clone(),
     }
 }
@@ -174,7 +191,7 @@ fn known_identity(own: &OwnIdentity) -> Arc<KnownIdentity> {
         guard: Arc::clone(&own.guard),
         clients: own.config.clients.clone(),
         has_listener: !own.config.listen.is_empty(),
-        login: own.config.login.as_ref().map(|login| (login.user.clone(), login.password.clone())),
+        has_login: own.config.login.is_some(),
     })
 }
 
@@ -184,11 +201,39 @@ fn credentials(identity: &IdentityConfig, upstream: &UpstreamConfig) -> Credenti
         .with_basic(identity.basic_password.as_ref().map(|password| password.reveal()))
 }
 
-/// Whose each listening address is. By the addresses and not by their order, for a reload changes the identities and leaves the
-/// listeners as they are.
-fn identities_of_listeners(config: &Config) -> Vec<Option<usize>> {
-    let owner = |address| config.identities.iter().position(|identity| identity.listen.contains(address));
-    config.listen.iter().map(owner).collect()
+fn logins(config: &Config) -> Logins {
+    let mut logins = Logins::default();
+    for (place, identity) in config.identities.iter().enumerate() {
+        if let Some(login) = &identity.login {
+            logins.add(&login.user, login.password.clone(), place);
+        }
+    }
+    logins
+}
+
+/// Whose clients come in by each of the addresses that were bound at the start, `listen`; `before` says whose they were until
+/// now. By the addresses and not by their order, for a reload changes the identities and leaves the listeners as they are.
+///
+/// An address that was an identity's and is mentioned no more, or as another port, must not become everybody's: its clients
+/// would use the default identity without a word. One that was everybody's stays so until the next start.
+fn uses_of_listeners(config: &Config, listen: &[SocketAddr], before: Option<&[ListenerUse]>) -> Vec<ListenerUse> {
+    let use_of = |(place, address): (usize, &SocketAddr)| {
+        let owner = config.identities.iter().position(|identity| identity.listen.contains(address));
+        let before = before.and_then(|before| before.get(place)).copied();
+        match (owner, before) {
+            (Some(owner), _) => ListenerUse::Own(owner),
+            (None, _) if config.common_listen.contains(address) => ListenerUse::Common,
+            (None, Some(ListenerUse::Own(_))) => {
+                log::warn!(
+                    "{address} is no identity's listening address any more: requests there are refused until the next start"
+                );
+                ListenerUse::Withdrawn
+            }
+            (None, Some(ListenerUse::Withdrawn)) => ListenerUse::Withdrawn,
+            (None, Some(ListenerUse::Common) | None) => ListenerUse::Common,
+        }
+    };
+    listen.iter().enumerate().map(use_of).collect()
 }
 
 impl Workshop {
@@ -245,6 +290,7 @@ impl Workshop {
             match change {
                 HealthChange::Ejected(why) => {
                     told.ejections.inc();
+                    let why = without_name(&name, why);
                     log::warn!("upstream {name} is ejected: {why}; it is checked until it answers again");
                 }
                 HealthChange::Returned => log::info!("upstream {name} answers again"),

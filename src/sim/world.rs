@@ -14,7 +14,7 @@ use super::scenario::{FlowOddity, FlowPlan, ORIGINS, OTHERS, Scenario, Target, U
 use super::trace::Trace;
 use super::upstream::{Peer, Shared};
 use crate::event::{Key, Listener, Sender};
-use crate::fleet::{Fleet, Habits, Hop, InForce, KnownIdentity, Member, Order};
+use crate::fleet::{Fleet, Guesses, Habits, Hop, InForce, KnownIdentity, Logins, Member, Order};
 use crate::handshake::Credentials;
 use crate::metrics::Metrics;
 use crate::ntlm::{Account, Identity, Method, NtHash};
@@ -83,7 +83,11 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
     let metrics =
         METRICS.with_borrow_mut(|kept| Arc::clone(kept.get_or_insert_with(|| Arc::new(Metrics::new().unwrap()))));
     let bell: Arc<OnceLock<Sender<Message>>> = Arc::default();
-    let fleet = InForce::new(new_fleet(&scenario, &metrics, &bell));
+    let fleet = InForce::new(
+        new_fleet(&scenario, &metrics, &bell),
+        Logins::default(),
+        Arc::new(Guesses::new(metrics.logins())),
+    );
     let settings = Settings {
         fleet: fleet.clone(),
         timeouts: scenario.timeouts,
@@ -182,7 +186,7 @@ fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Se
         members.push(Member { upstream, metrics, group: 0, weight: 1, identity: None });
     }
     let order = if scenario.balance { Order::Balance } else { Order::Failover };
-    Fleet { members, identities, hops, order, rules: rules(), by_listener: Vec::new(), own_ports: Vec::new() }
+    Fleet { members, identities, hops, order, rules: rules(), listeners: Vec::new(), own_ports: Vec::new() }
 }
 
 /// The first is for everybody, the other for those who come from its address.
@@ -192,7 +196,7 @@ fn new_identity(user: &str, bell: &Arc<OnceLock<Sender<Message>>>) -> KnownIdent
         bell.get().into_iter().for_each(|sender| sender.send(Message::GuardChanged));
     });
     let clients = if user == USERS[0] { Vec::new() } else { vec![IpAddr::V4(OTHERS).into()] };
-    KnownIdentity { name: user.into(), guard, clients, has_listener: false, login: None }
+    KnownIdentity { name: user.into(), guard, clients, has_listener: false, has_login: false }
 }
 
 fn addresses_of(scenario: &Scenario, member: usize) -> Resolution {

@@ -12,7 +12,7 @@ use super::reply::Reply;
 use super::{Client, Context, Step, kept, warm};
 use crate::event::{DIALS, Endpoint, Key};
 use crate::fault::{At, Cause, Fault};
-use crate::fleet::{Fleet, Hop, Login, OnHop, Tried};
+use crate::fleet::{ClientError, Fleet, Hop, InForce, LoginError, OnHop, Shown, Tried};
 use crate::forward::ForwardRequest;
 use crate::handshake::{Handshake, Request};
 use crate::http::{Authority, Fields};
@@ -48,17 +48,14 @@ impl Way {
     /// # Errors
     /// The fault that answers the request.
     pub(super) fn find(
-        fleet: &Fleet,
+        fleet: &InForce,
         destination: &Authority<'_>,
         fields: &Fields<'_>,
         listener: usize,
         client: IpAddr,
+        now_ms: u64,
     ) -> Result<Way, Fault> {
-        let shown = fields.get("proxy-authorization").and_then(basic_login);
-        let login = shown.as_ref().map(|(user, password)| Login { user, password });
-        let identity = fleet
-            .identity_of(listener, client, login)
-            .map_err(|_| fault(Cause::LoginRequired, "the gateway knows no such user and password"))?;
+        let identity = fleet.identity_of(listener, client, &Shown::read(fields), now_ms).map_err(client_fault)?;
         match fleet.decide(destination) {
             Decision::Deny => Err(fault(Cause::DestinationDenied, format!("the routes deny {destination}"))),
             Decision::Direct => destination
@@ -195,15 +192,23 @@ fn nobody(fleet: &Fleet, wish: &Wish) -> Fault {
     }
 }
 
-/// The user and the password of a Basic credential (RFC 7617); what else is shown was not meant for the gateway.
-fn basic_login(value: &[u8]) -> Option<(String, String)> {
-    let text = std::str::from_utf8(value).ok()?;
-    let (scheme, token) = text.trim().split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = String::from_utf8(crate::http::decode_token(token.trim()).ok()?).ok()?;
-    decoded.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()))
+fn client_fault(error: ClientError) -> Fault {
+    let (cause, detail) = match error {
+        ClientError::Login(LoginError::Wrong) => (Cause::LoginRequired, "the gateway knows no such user and password"),
+        ClientError::Login(LoginError::Unreadable) => (
+            Cause::LoginRequired,
+            "the Basic credentials for the gateway cannot be read: they must be one field with the base64 of user:password in UTF-8",
+        ),
+        ClientError::Login(LoginError::Throttled) => (
+            Cause::LoginThrottled,
+            "too many wrong logins came from this address; for a few seconds none is looked at, not even a right one",
+        ),
+        ClientError::ListenerWithdrawn => (
+            Cause::ListenerWithdrawn,
+            "a reload took this listening address away from its identity; it closes when the gateway is restarted",
+        ),
+    };
+    fault(cause, detail)
 }
 
 fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {

@@ -136,6 +136,8 @@ fn fault_answer(fault: &Fault, upstream_name: &str, omit_body: bool) -> Vec<u8> 
     let extra_fields: &[(&str, &str)] = match fault.cause {
         Cause::LoginRequired => &[("Proxy-Authenticate", "Basic realm=\"ntlm-gateway\", charset=\"UTF-8\"")],
         Cause::TunnelLimit | Cause::ClientLimit | Cause::ResourcesExhausted => &[("Retry-After", "5")],
+        // As long as until the next login is looked at.
+        Cause::LoginThrottled => &[("Retry-After", "10")],
         _ => &[],
     };
     let response = ErrorResponse {

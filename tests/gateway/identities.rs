@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ntlm_gateway::config::Config;
 use ntlm_gateway::gateway::Gateway;
 use ntlm_gateway::stub::{Personality, StubOptions, StubServer};
 use rustix::process::Signal;
-use support::client::{Answered, ask, connect, connect_name, connect_name_from, echo_through, read_head};
+use support::client::{Answered, ask, ask_from, connect, connect_name, connect_name_from, echo_through, read_head};
 use support::command::{Finished, curl};
 use support::gateway::GatewayOptions;
 use support::in_process::{self, ACCOUNT, metric};
@@ -286,6 +287,119 @@ fn a_reload_gives_no_listener_to_another_identity() {
         || gateway.metric("ntlm_gateway_config_reloads_total", &[("outcome", "applied")]).filter(|n| *n >= 1.0);
     assert!(wait_for(BOUND, applied).is_some());
     expect_own(2.0);
+}
+
+/// As alice for everybody, with further entries; `common` is listened on.
+fn with_entries(common: SocketAddr, upstream: SocketAddr, entries: &[String]) -> Config {
+    let entries = entries.concat();
+    in_process::config_of(&format!(
+        "listen = '{common}'\nupstream = '{upstream}'\nuser = 'CORP\\alice'\nwarm = 0\n{entries}"
+    ))
+}
+
+#[test]
+fn a_port_that_a_reload_takes_from_its_identity_refuses_its_clients() {
+    let (stub, scratch) = (stub(), Scratch::new("identities"));
+    let [common, own, moved] = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], support::scratch::free_port())));
+    let entry = |name, address: SocketAddr| identity(&scratch, name, &format!("listen = '{address}'"));
+    let config = |entries: &[String]| with_entries(common, stub.address(), entries);
+    let gateway = Gateway::start(&config(&[entry("ci", own)]), || {}).expect("a gateway");
+    let counted = || {
+        ["default", "ci", "batch"].map(|name| metric(&gateway, "authenticate_messages_total", &[("identity", name)]))
+    };
+    let reload = |config: &Config| gateway.reconfigure(config).map(drop).expect("a reload");
+    let withdrawn = || metric(&gateway, "faults_total", &[("cause", "listener_withdrawn"), ("side", "gateway")]);
+    let ask_own = || connect_name(own, TARGET).expect("an answer");
+
+    expect_tunnel(&ask_own());
+    // A client that stays connected is asked again with each request.
+    let mut resting = ask(own, b"GET http://hello.test/ HTTP/1.1\r\nHost: hello.test\r\n\r\n").expect("an answer");
+    let length = resting.field("content-length").and_then(|length| length.parse().ok()).expect("a length");
+    resting.stream.read_exact(&mut vec![0; length]).expect("the page");
+    let before = counted();
+    assert!(before[0] < 1.0 && before[1] > 0.0, "{before:?}");
+
+    // Taken out, moved, or the whole identity gone.
+    let ci = identity(&scratch, "ci", "clients = '192.0.2.0/24'");
+    for (round, entries) in [vec![ci], vec![entry("ci", moved)], vec![]].into_iter().enumerate() {
+        reload(&config(&entries));
+        let answer = ask_own();
+        assert_eq!(answer.status(), 403, "round {round}: {}", answer.head);
+        assert!(answer.field("proxy-status").is_some_and(|told| told.contains("from its identity")), "{}", answer.head);
+        let by_get = ask(own, b"GET http://hello.test/ HTTP/1.1\r\nHost: hello.test\r\n\r\n").expect("an answer");
+        assert_eq!(by_get.status(), 403);
+        assert_eq!(withdrawn(), 2.0 * (round + 1) as f64);
+    }
+    resting.stream.write_all(b"GET http://hello.test/ HTTP/1.1\r\nHost: hello.test\r\n\r\n").expect("a request");
+    assert!(read_head(&mut resting.stream).expect("an answer").starts_with("HTTP/1.1 403 "));
+    assert_eq!(counted(), before, "nobody was served there");
+    expect_tunnel(&connect_name(common, TARGET).expect("an answer"));
+
+    // Given to another, made everybody's on purpose, given back.
+    reload(&config(&[entry("batch", own)]));
+    expect_tunnel(&ask_own());
+    let mut for_all = config(&[]);
+    for_all.common_listen.push(own);
+    reload(&for_all);
+    expect_tunnel(&ask_own());
+    reload(&config(&[entry("ci", own)]));
+    expect_tunnel(&ask_own());
+    let rise = [0, 1, 2].map(|place| counted()[place] - before[place]);
+    assert_eq!(rise, [2.0, 1.0, 1.0]);
+    in_process::stop(gateway);
+}
+
+#[test]
+fn a_basic_login_that_cannot_be_decoded_never_gets_the_default_identity() {
+    let (stub, scratch) = (stub(), Scratch::new("identities"));
+    let gateway = in_process::gateway_of(&several(&scratch, stub.address()));
+    let address = in_process::address(&gateway);
+    let show = |gateway, value: &[u8]| {
+        let head = format!("CONNECT {TARGET} HTTP/1.1\r\nHost: {TARGET}\r\nProxy-Authorization: ");
+        ask(gateway, &[head.as_bytes(), value, b"\r\n\r\n"].concat()).expect("an answer")
+    };
+    // No base64, no UTF-8, no colon, nothing.
+    for value in [b"Basic ~~~~".as_slice(), b"Basic /zp4", b"Basic am9l", b"Basic ", b"Basic"] {
+        let answer = show(address, value);
+        assert_eq!(answer.status(), 407, "{}", answer.head);
+        assert!(answer.field("proxy-authenticate").is_some_and(|told| told.starts_with("Basic ")), "{}", answer.head);
+    }
+    assert_eq!(proofs(&gateway), [0.0; 4]);
+    assert_eq!(metric(&gateway, "client_logins_total", &[("outcome", "refused")]), 5.0);
+    in_process::stop(gateway);
+
+    // Where nobody can log on, whatever a client sends as credentials was not meant for the gateway.
+    let gateway = in_process::gateway(&stub.address().to_string(), &[]);
+    expect_tunnel(&show(in_process::address(&gateway), b"Basic am9l"));
+    in_process::stop(gateway);
+}
+
+#[test]
+fn wrong_logins_are_slowed_down_by_address_after_five() {
+    let (stub, scratch) = (stub(), Scratch::new("identities"));
+    let config = || in_process::config_of(&several(&scratch, stub.address()));
+    let gateway = Gateway::start(&config(), || {}).expect("a gateway");
+    let address = in_process::address(&gateway);
+    let outcomes = |outcome| metric(&gateway, "client_logins_total", &[("outcome", outcome)]);
+    for guess in 0..5 {
+        assert_eq!(with_login(address, &format!("joe:guess {guess}")).status(), 407);
+    }
+    // Nothing is learnt from what comes next, right or wrong, by whatever user; and a reload changes nothing.
+    for (round, credentials) in ["joe:guess 5", "jim:x", "joe:let me: in", "joe:let me: in"].into_iter().enumerate() {
+        let answer = with_login(address, credentials);
+        assert_eq!((answer.status(), answer.field("retry-after")), (429, Some("10")), "{}", answer.head);
+        if round == 2 {
+            gateway.reconfigure(&config()).expect("a reload");
+        }
+    }
+    assert_eq!((outcomes("refused"), outcomes("throttled"), outcomes("accepted")), (5.0, 4.0, 0.0));
+    assert_eq!(metric(&gateway, "faults_total", &[("cause", "login_throttled"), ("side", "downstream")]), 4.0);
+    // Others are not concerned, nor is the same address without a login.
+    let joe = b"CONNECT echo.test:7 HTTP/1.1\r\nHost: x\r\nProxy-Authorization: Basic am9lOmxldCBtZTogaW4=\r\n\r\n";
+    expect_tunnel(&ask_from([127, 0, 0, 3].into(), address, joe).expect("an answer"));
+    expect_tunnel(&connect_name(address, TARGET).expect("an answer"));
+    assert_eq!(proofs(&gateway), [1.0, 0.0, 0.0, 1.0]);
+    in_process::stop(gateway);
 }
 
 /// A proxy that takes Basic from one user and plays an echo; counts its requests and the proofs among them.

@@ -65,13 +65,18 @@ pub fn ask(proxy: SocketAddr, bytes: &[u8]) -> io::Result<Answered> {
 
 /// Asks `proxy` for a tunnel to a host by name, `host:port`, from an address of this machine's choice.
 pub fn connect_name_from(source: IpAddr, proxy: SocketAddr, authority: &str) -> io::Result<Answered> {
+    ask_from(source, proxy, format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").as_bytes())
+}
+
+/// [`ask`] from an address of this machine's choice.
+pub fn ask_from(source: IpAddr, proxy: SocketAddr, bytes: &[u8]) -> io::Result<Answered> {
     use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
     bind(&socket, &SocketAddr::new(source, 0))?;
     connect(&socket, &proxy)?;
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").as_bytes())?;
+    stream.write_all(bytes)?;
     let head = read_head(&mut stream)?;
     Ok(Answered { stream, head })
 }
