@@ -44,6 +44,7 @@ enum Phase {
 
 /// Runs the gateway until a signal ends it; 0 after an orderly end.
 pub fn run(mut config: Config, sources: &Sources) -> ExitCode {
+    log::info!("ntlm-gateway {} starts", env!("CARGO_PKG_VERSION"));
     forbid_core_dumps();
     fit_to_descriptors(&mut config);
     match supervise(config, sources) {

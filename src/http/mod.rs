@@ -11,6 +11,7 @@
 //! | `target` | [`RequestTarget`]: the four forms of a request target |
 //! | `opening` | [`NotHttp`]: first bytes that cannot begin a request |
 //! | `request_head` | [`RequestHead`]: what a client asks for, or the status it earns instead |
+//! | `asked` | [`Asked`]: what a refused request asked for, for the log |
 //! | `response_head` | [`ResponseHead`]: what an upstream proxy answers |
 //! | `framing` | [`BodyFraming`]: how long a body is |
 //! | `chunked` | [`ChunkedDecoder`]: where data and overhead lie in a chunked body |
@@ -23,6 +24,7 @@
 //! two parsers could read in two ways is refused with a status. A *response* head comes from the organisation's
 //! own proxy, which cannot be changed, so what real proxies send is accepted wherever its meaning is certain.
 
+mod asked;
 mod authority;
 mod challenges;
 mod chunked;
@@ -42,6 +44,7 @@ mod tests;
 #[cfg(test)]
 pub(crate) mod trace;
 
+pub use asked::Asked;
 pub use authority::{Authority, AuthorityError, HOST_NAME_LIMIT_BYTES, Host};
 pub use challenges::{
     Challenge, Challenges, TOKEN_LIMIT_BYTES, TokenError, challenges, challenges_in, decode_token, find_challenge,

@@ -148,14 +148,14 @@ pub(super) fn persists(version: Version, fields: &Fields<'_>) -> bool {
     !says("close") && (version == Version::Http11 || says("keep-alive"))
 }
 
-struct RequestLine<'b> {
-    method: &'b str,
-    target_text: &'b str,
+pub(super) struct RequestLine<'b> {
+    pub method: &'b str,
+    pub target_text: &'b str,
     version: Version,
 }
 
 impl<'b> RequestLine<'b> {
-    fn parse(line: &'b [u8]) -> Result<Self, RequestError> {
+    pub fn parse(line: &'b [u8]) -> Result<Self, RequestError> {
         let end = line.iter().rposition(|&byte| !is_blank(byte)).map_or(0, |last| last + 1);
         let mut words = line[..end].split(|&byte| byte == b' ');
         let (Some(method), Some(target), Some(version), None) =
@@ -185,7 +185,7 @@ impl<'b> RequestLine<'b> {
     }
 }
 
-fn skip_blank_lines(mut bytes: &[u8]) -> &[u8] {
+pub(super) fn skip_blank_lines(mut bytes: &[u8]) -> &[u8] {
     for _ in 0..LEADING_BLANK_LINES_MAX {
         let Some(rest) = bytes.strip_prefix(b"\r\n") else {
             break;

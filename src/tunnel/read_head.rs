@@ -11,7 +11,7 @@ use crate::fault::{At, Cause, Fault};
 use crate::fleet::Hop;
 use crate::forward::{ForwardError, ForwardRequest};
 use crate::handshake::Request;
-use crate::http::{self, Authority, FieldStorage, HeadEnd, NotHttp, RequestError, RequestHead, RequestTarget};
+use crate::http::{self, Asked, Authority, FieldStorage, HeadEnd, NotHttp, RequestError, RequestHead, RequestTarget};
 
 /// What was decided about a client when it was accepted. It is told after its head, because an answer that comes before
 /// the question is lost when the connection closes on unread bytes.
@@ -107,7 +107,8 @@ impl ReadHead {
         loop {
             let (came, settings) = (&self.came, &context.settings);
             let (head_end, line_checked) = (&mut self.head_end, &mut self.line_checked);
-            let look = |bytes: &[u8]| look_at(bytes, head_end, line_checked, came, settings);
+            let now_ms = context.now_us / 1000;
+            let look = |bytes: &[u8]| look_at(bytes, head_end, line_checked, came, settings, now_ms);
             let got = if std::mem::take(&mut self.unread) {
                 self.inbox.look(look).map_or(Ok(Got::Blocked), |outcome| Ok(Got::Bytes(outcome)))
             } else if client.endpoint.ready.readable() {
@@ -127,7 +128,10 @@ impl ReadHead {
                     }
                     return Departure { request, way, leftover, pinned }.begin(key, client, context);
                 }
-                Ok(Got::Bytes(Err(fault))) => return Reply::to_fault(fault, client, context),
+                Ok(Got::Bytes(Err(refused))) => {
+                    (client.record.method, client.record.target) = (refused.asked.method, refused.asked.target);
+                    return Reply::to_fault(refused.fault, client, context);
+                }
                 Ok(Got::End) => {
                     return self.gone(client, context, "the client closed its connection in the middle of its request");
                 }
@@ -167,22 +171,33 @@ fn hasten_body(client: &Client) {
     client.endpoint.stream.acknowledge();
 }
 
-/// What the bytes that have come amount to: how many were used, and a request when there is a whole one.
+/// A head that is answered with a fault, and what it asked for as far as it can be told.
+struct Refused {
+    fault: Fault,
+    asked: Asked,
+}
+
+/// What the bytes that have come amount to; `None` when the head is not whole yet.
+type Look = Result<Option<(Request, Way)>, Box<Refused>>;
+
+/// What the bytes that have come amount to, and how many of them were used.
 fn look_at(
     bytes: &[u8],
     head_end: &mut HeadEnd,
     line_checked: &mut bool,
     came: &Came,
     settings: &Settings,
-) -> (usize, Result<Option<(Request, Way)>, Fault>) {
-    match head_end.find(bytes, settings.head_limit_bytes) {
+    now_ms: u64,
+) -> (usize, Look) {
+    let (used, outcome) = match head_end.find(bytes, settings.head_limit_bytes) {
         Ok(None) => (0, look_at_beginning(bytes, head_end, line_checked, came).map(|()| None)),
         Ok(Some(length)) => {
-            let understood = understand(&bytes[..length], came, settings);
+            let understood = understand(&bytes[..length], came, settings, now_ms);
             (length, understood.map(Some).map_err(|fault| by_name(bytes, fault)))
         }
         Err(error) => (0, Err(by_name(bytes, fault(Cause::RequestHeadTooLarge, error.to_string())))),
-    }
+    };
+    (used, outcome.map_err(|fault| Box::new(Refused { fault, asked: Asked::of(bytes) })))
 }
 
 /// Refuses an unfinished head that cannot become a good one, so that its client need not wait for a time-out.
@@ -233,12 +248,12 @@ fn admitted(came: &Came) -> Result<(), Fault> {
 }
 
 /// Makes a request out of a whole head, or the fault that answers it.
-fn understand(head: &[u8], came: &Came, settings: &Settings) -> Result<(Request, Way), Fault> {
+fn understand(head: &[u8], came: &Came, settings: &Settings, now_ms: u64) -> Result<(Request, Way), Fault> {
     admitted(came)?;
     let mut storage = FieldStorage::new();
     let head = RequestHead::parse(head, &mut storage).map_err(|error| malformed(&error))?;
     let find = |destination: &Authority<'_>| {
-        Way::find(&settings.fleet, destination, &head.fields, came.listener, came.from.ip())
+        Way::find(&settings.fleet, destination, &head.fields, came.listener, came.from.ip(), now_ms)
     };
     if let RequestTarget::Authority(authority) = &head.target {
         let way = find(authority)?;

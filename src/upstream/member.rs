@@ -129,6 +129,12 @@ fn addresses_of(resolution: &Resolution) -> &[SocketAddr] {
     }
 }
 
+/// Why something failed, without the upstream's name in front, for lines that have that already: an upstream is often named
+/// by its address, and so is the reason.
+pub fn without_name<'w>(name: &str, why: &'w str) -> &'w str {
+    why.strip_prefix(name).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(why)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

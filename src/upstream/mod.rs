@@ -14,7 +14,7 @@ pub use checker::Checker;
 pub use guard::{Guard, GuardPolicy, GuardState, Permission, Refusal, Ticket};
 pub use health::{Health, HealthChange};
 pub use host_port::{HostPort, HostPortError};
-pub use member::Upstream;
+pub use member::{Upstream, without_name};
 pub use names::Names;
 pub use resolver::{Resolution, Resolver};
 pub use shortage::{Shortage, Waiting};

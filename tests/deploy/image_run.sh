@@ -48,7 +48,7 @@ user = 'DEMO\\alice'
 password_file = "/run/secrets/password"
 listen = ["0.0.0.0:3128"]
 allow_clients = ["127.0.0.0/8"]
-admin = "0.0.0.0:9100"
+admin = "0.0.0.0:8128"
 shards = 2
 [timeouts]
 shutdown_delay = "1s"
@@ -80,7 +80,7 @@ process_one() {
   echo "${child// /}"
 }
 q() { curl -q -sS --noproxy '' --max-time 10 "$@"; }
-ready() { [[ "$(q -o /dev/null -w '%{http_code}' http://127.0.0.1:9100/readyz 2>/dev/null)" == 200 ]]; }
+ready() { [[ "$(q -o /dev/null -w '%{http_code}' http://127.0.0.1:8128/readyz 2>/dev/null)" == 200 ]]; }
 await ready || fail "it does not become ready: its proxy's name comes from the DNS"
 pid="$(process_one)"
 grep -E '^(Uid|Gid|CapEff|CapBnd|NoNewPrivs|NSpid)' "/proc/$pid/status" | tr '\t' ' '
@@ -99,7 +99,7 @@ read -r -t 10 status <&3
 [[ "$status" == *" 200 "* ]] || fail "the tunnel: $status"
 while read -r -t 10 line <&3 && [[ "$line" != $'\r' ]]; do :; done
 kill -TERM "$pid"
-unready() { [[ "$(q -o /dev/null -w '%{http_code}' http://127.0.0.1:9100/readyz 2>/dev/null)" == 503 ]]; }
+unready() { [[ "$(q -o /dev/null -w '%{http_code}' http://127.0.0.1:8128/readyz 2>/dev/null)" == 503 ]]; }
 await unready || fail "still ready after SIGTERM"
 closed() { ! (exec 4<>/dev/tcp/127.0.0.1/3128) 2>/dev/null; }
 await closed || fail "it still accepts"

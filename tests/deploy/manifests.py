@@ -122,7 +122,7 @@ def accepted(manifests, gateway):
     finished = check(gateway, text, environment, password)
     if finished.returncode:
         yield f"the gateway refuses the configuration: {finished.stdout}{finished.stderr}"
-    for key, part in (("listen", "0.0.0.0:3128"), ("admin", "0.0.0.0:9100"), ("allow_clients", "10.0.0.0/8")):
+    for key, part in (("listen", "0.0.0.0:3128"), ("admin", "0.0.0.0:8128"), ("allow_clients", "10.0.0.0/8")):
         if part not in str(tomllib.loads(text).get(key)):
             yield f"gateway.toml: {key} is {tomllib.loads(text).get(key)}"
 
@@ -131,7 +131,7 @@ def probes(manifests):
     container = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     own = {name: port for name, port in ports.items() if name == f"proxy-{port}"}
-    if ports != {"proxy": 3128, "admin": 9100} | own:
+    if ports != {"proxy": 3128, "admin": 8128} | own:
         yield f"ports are {ports}"
     for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
         if container.get(probe, {}).get("httpGet") != {"path": path, "port": "admin"}:

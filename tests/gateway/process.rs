@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use ntlm_gateway::stub::{StubOptions, StubServer};
-use support::client::{connect_name, connect_within, echo_through};
+use support::client::{ask, connect_name, connect_within, echo_through};
 use support::command::{Finished, run};
 use support::gateway::{GATEWAY, Gateway, GatewayOptions};
 use support::in_process::ACCOUNT;
@@ -65,11 +65,12 @@ fn refused_start(listen: &str, admin: &str) -> Finished {
 fn a_busy_port_is_one_clear_error() {
     let held = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = held.local_addr().expect("an address").to_string();
-    for (listen, admin) in [(address.as_str(), "127.0.0.1:0"), ("127.0.0.1:0", &address)] {
+    for (listen, admin, flag) in [(address.as_str(), "127.0.0.1:0", "--listen"), ("127.0.0.1:0", &address, "--admin")] {
         let said = refused_start(listen, admin);
         let errors: Vec<&str> = said.stderr.lines().filter(|line| line.contains("ERROR")).collect();
         assert_eq!(errors.len(), 1, "{}", said.stderr);
         assert!(errors[0].contains(&address) && errors[0].contains("another process listens there"), "{}", errors[0]);
+        assert!(errors[0].ends_with(&format!("with {flag}")), "{}", errors[0]);
     }
 }
 
@@ -94,6 +95,63 @@ fn access_log(format: &str, good_end: &str, bad_end: &str) -> (String, String) {
     let good = wait_for(BOUND, || line(good_end)).expect("the tunnel's line");
     let bad = wait_for(BOUND, || line(bad_end)).expect("the fault's line");
     (good, bad)
+}
+
+#[test]
+fn the_first_line_of_the_log_has_the_version() {
+    let stub = stub();
+    let gateway = Gateway::start(&GatewayOptions::through(stub.address()));
+    let first = gateway.log().first().cloned().unwrap_or_default();
+    assert!(first.ends_with(concat!(" INFO  ntlm-gateway ", env!("CARGO_PKG_VERSION"), " starts")), "{first}");
+}
+
+#[test]
+fn a_request_that_is_not_served_is_logged_with_its_method_and_target() {
+    let (stub, scratch) = (stub(), Scratch::new("refused"));
+    let secret = scratch.write("joe", "let me in").display().to_string();
+    let file = scratch.write(
+        "gateway.toml",
+        format!(
+            "[[routes]]\nhost = 'denied.test'\nto = 'deny'\n[[identities]]\nname = 'desk'\nuser = 'CORP\\alice'\n\
+             password_file = '{secret}'\nproxy_user = 'joe'\nproxy_password_file = '{secret}'\n"
+        ),
+    );
+    let mut options = GatewayOptions::through(stub.address());
+    options.args = ["--config", &file.display().to_string()].map(String::from).into();
+    let gateway = Gateway::start(&options);
+    let wrong = "Proxy-Authorization: Basic am9lOng=\r\n";
+    for (request, status, expected) in [
+        ("CONNECT denied.test:443 HTTP/1.1\r\n", 403, "method=CONNECT target=denied.test:443 "),
+        ("GET http://denied.test/a?token=1 HTTP/1.1\r\n", 403, "method=GET target=denied.test:80 "),
+        (&format!("CONNECT a.test:443 HTTP/1.1\r\n{wrong}"), 407, "method=CONNECT target=a.test:443 "),
+        (&format!("HEAD http://b.test/ HTTP/1.1\r\n{wrong}"), 407, "method=HEAD target=b.test:80 "),
+        ("GET ftp://joe:secret@c.test/a HTTP/1.1\r\n", 501, "method=GET target=ftp://c.test "),
+        ("GET http://d.test/ HTTP/1.1\r\nExpect: cake\r\n", 417, "method=GET target=d.test:80 "),
+        ("PUT http://e.test/ HTTP/1.1\r\nContent-Length: 1, 2\r\n", 400, "method=PUT target=e.test:80 "),
+        ("GET /f?token=1 HTTP/1.1\r\n", 400, "method=GET target=- "),
+    ] {
+        let answer = ask(gateway.address(), format!("{request}Host: x\r\n\r\n").as_bytes()).expect("an answer");
+        assert_eq!(answer.status(), status, "{request}{}", answer.head);
+        let line = gateway.wait_for_line(expected);
+        assert!(line.contains(&format!(" status={status} ")), "{line}");
+    }
+    let log = gateway.log().join("\n");
+    assert!(!log.contains("token=1") && !log.contains("secret@"), "{log}");
+}
+
+#[test]
+fn a_reason_names_the_address_of_an_upstream_once() {
+    let nobody = std::net::SocketAddr::from(([127, 0, 0, 1], support::scratch::free_port()));
+    let gateway = Gateway::start(&GatewayOptions::through(nobody));
+    let ask = || connect_name(gateway.address(), "echo.test:7").expect("an answer").head;
+    let heads: Vec<String> = (0..4).map(|_| ask()).collect();
+    let head = &heads[3];
+    let told = format!("no upstream is up: {nobody}: Connection refused");
+    assert!(head.contains(&told), "{head}");
+    let line = gateway.wait_for_line("is ejected: ");
+    assert!(line.contains(&format!("upstream {nobody} is ejected: Connection refused")), "{line}");
+    let (status, why) = gateway.admin("/readyz");
+    assert!(status == 503 && why.contains(&format!("no upstream is up; {nobody}: Connection")), "{why}");
 }
 
 #[test]

@@ -69,7 +69,7 @@ password_file = "/run/secrets/ntlm-gateway/password"
 {{- end }}
 listen = ["0.0.0.0:3128"]
 allow_clients = {{ toJson .Values.allowClients }}
-admin = "0.0.0.0:9100"
+admin = "0.0.0.0:8128"
 {{- include "ntlm-gateway.settings" .Values.settings }}
 {{- with .Values.limits }}
 
