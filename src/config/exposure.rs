@@ -31,18 +31,19 @@ pub(super) fn of(path: &Path) -> Option<Exposure> {
 
 /// Who can get at a file, and the remedy.
 ///
-/// A group that can read it is mostly there for the gateway: a Kubernetes volume with `fsGroup` is `root:GROUP 0440`, a package's file
-/// `root:ntlm-gateway 0640`. It has no purpose where the gateway's own user owns the file, unless it is that user's private group, which
-/// mostly has the same number. Root is not judged, because it also checks files that are another user's.
+/// Group access usually exists for the gateway itself: a Kubernetes volume with `fsGroup` is `root:GROUP 0440`, a package's file
+/// `root:ntlm-gateway 0640`. Where the gateway's own user owns the file, group access is unnecessary and therefore suspicious, unless the group
+/// is the user's private one, which usually has the same number. As root, group access is not judged: root also runs `check` for files of
+/// a service that has another user.
 fn judge(mode: u32, owner: u32, group: u32, user: u32) -> Option<(&'static str, &'static str)> {
     if mode & 0o006 != 0 {
         return Some((
             "every user of this machine",
-            "take that away: chmod o= FILE, for a Kubernetes Secret defaultMode: 0440 together with fsGroup",
+            "remove access for others: chmod o= FILE, or defaultMode: 0440 with fsGroup for a Kubernetes Secret",
         ));
     }
     let is_shared = mode & 0o060 != 0 && owner == user && user != 0 && group != user;
-    is_shared.then_some(("the members of its group", "the owner alone needs it: chmod 600 FILE"))
+    is_shared.then_some(("the members of its group", "only the owner needs access: chmod 600 FILE"))
 }
 
 #[cfg(test)]

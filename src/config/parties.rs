@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::error::{ConfigError, Problem};
 use super::reading::{FIRST_LEGS, METHODS, Placed, Reader, SOME_NETWORK, WARM_LIMIT, network, workstation};
 use super::secrets::Secret;
-use super::settings::{Entry, Origin};
+use super::settings::{Entry, Origin, Setting};
 use super::warning;
 use super::{Check, FirstLeg, IdentityConfig, Order, ProxyLogin, SecretStore, UpstreamConfig, secrets};
 use crate::limits;
@@ -155,11 +155,17 @@ impl Reader<'_> {
 
     fn judge_account(&mut self, prefix: &str, is_replaced: bool) {
         let settings = self.settings;
-        let user_key = format!("{prefix}user");
-        let Some(user) = settings.given(&user_key) else { return };
-        let domain = settings.given(&format!("{prefix}domain")).map(|setting| setting.text.as_str());
-        for advice in warning::of_account(&user.text, domain, is_replaced) {
-            self.warn(user.origin.clone(), &user_key, advice);
+        let (user_key, domain_key) = (format!("{prefix}user"), format!("{prefix}domain"));
+        let (user, domain) = (settings.given(&user_key), settings.given(&domain_key));
+        if let Some(Setting { text, origin, .. }) = domain {
+            for advice in warning::of_domain(text) {
+                self.warn(origin.clone(), &domain_key, advice);
+            }
+        }
+        if let Some(Setting { text, origin, .. }) = user {
+            for advice in warning::of_account(text, domain.is_some() || is_replaced) {
+                self.warn(origin.clone(), &user_key, advice);
+            }
         }
     }
 

@@ -133,6 +133,12 @@ fn a_name_or_a_key_that_is_given_twice_is_told_with_both_places() {
             "12:8: upstreams: there are two called a:1; give each a name of its own; the other is at gateway.toml:9:1",
         ],
     );
+    let errors = directory.errors(&format!("{PLAIN}nt_hash_file = 'password'\n"));
+    expect(
+        &errors,
+        &["4:16: password: the password is given in several places, and only one can be meant: \
+           password_file (gateway.toml:3:17), nt_hash_file (gateway.toml:4:16)"],
+    );
     let errors = directory.errors("shards = 1\nuser = 'a'\nshards = 2\n");
     expect(&errors, &["3:1: duplicate key; the first is at gateway.toml:1:1"]);
     let errors = directory

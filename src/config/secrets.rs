@@ -178,7 +178,8 @@ impl SecretStore {
                     origin => origin.to_string(),
                 });
                 let named = named.chain(environment.iter().map(|_| password_variable())).collect();
-                Err(fail(Origin::Default, "password", SecretError::SeveralSources(named)))
+                let last = several.last().map_or(Origin::Default, |(_, setting)| setting.origin.clone());
+                Err(fail(last, "password", SecretError::SeveralSources(named)))
             }
         }
     }

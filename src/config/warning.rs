@@ -64,7 +64,7 @@ pub enum Advice {
     InnerBlank,
     /// Quotation marks that count.
     #[error(
-        "is in quotation marks, which are sent as a part of the name; `docker --env-file` for one takes them literally"
+        "is in quotation marks, which are sent as a part of the name (`docker run --env-file`, for example, keeps them)"
     )]
     Quoted,
     /// `DOMAIN\name@domain`.
@@ -97,34 +97,45 @@ pub enum Advice {
     Variable(String),
 }
 
-/// What is odd about an account as it was written. `domain` is the text of the setting beside it, if it was given; `is_replaced` says that the
-/// proxy names the domain.
-pub(super) fn of_account(user: &str, domain: Option<&str>, is_replaced: bool) -> Vec<Advice> {
+/// What is odd about an account as it was written; `has_domain` says that a domain comes from elsewhere, or that there is none on purpose.
+pub(super) fn of_account(user: &str, has_domain: bool) -> Vec<Advice> {
     let mut found = Vec::new();
     let name = user.trim();
     let shown = name.split_once(':').map_or(name, |(before, _)| before).to_owned();
-    let has_domain = name.contains(['\\', '@']) || domain.is_some() || is_replaced;
-    if !has_domain && !name.contains(':') {
+    if !has_domain && !name.contains(['\\', '@', ':']) {
         found.push(Advice::NoDomain { account: shown.clone() });
     }
     if name.contains(':') {
         found.push(Advice::Colon { account: shown.clone() });
     }
-    if user != name || domain.is_some_and(|domain| domain != domain.trim()) {
-        found.push(Advice::OuterBlanks);
-    }
     let mut parts = shown.split(['\\', '@']);
     if parts.any(|part| part != part.trim()) {
         found.push(Advice::InnerBlank);
+    }
+    found.extend(of_name(user, &shown));
+    if name.contains('\\') && shown.contains('@') {
+        found.push(Advice::TwoForms);
+    }
+    found
+}
+
+/// What is odd about the domain of an account, where it has a setting of its own.
+pub(super) fn of_domain(text: &str) -> Vec<Advice> {
+    of_name(text, text.trim())
+}
+
+/// What is odd about the letters of a name; `shown` is the part of `text` that may be shown.
+fn of_name(text: &str, shown: &str) -> Vec<Advice> {
+    let mut found = Vec::new();
+    let name = text.trim();
+    if text != name {
+        found.push(Advice::OuterBlanks);
     }
     let is_quoted = |quote| name.len() > 1 && name.starts_with(quote) && name.ends_with(quote);
     if ['"', '\'', '`'].into_iter().any(is_quoted) {
         found.push(Advice::Quoted);
     } else if let Some(odd) = shown.chars().find(|character| is_odd(*character, name)) {
         found.push(Advice::Character(odd));
-    }
-    if name.contains('\\') && shown.contains('@') {
-        found.push(Advice::TwoForms);
     }
     found
 }
@@ -164,7 +175,7 @@ mod tests {
     use super::*;
 
     fn advice(user: &str) -> Vec<Advice> {
-        of_account(user, None, false)
+        of_account(user, false)
     }
 
     #[test]
@@ -179,10 +190,10 @@ mod tests {
         ] {
             assert_eq!(advice(user), [], "{user}");
         }
-        for domain in ["CORP", ""] {
-            assert_eq!(of_account("svc", Some(domain), false), [], "a domain beside it, or none on purpose");
+        assert_eq!(of_account("svc", true), [], "the domain comes from elsewhere");
+        for domain in ["CORP", "", "corp.example"] {
+            assert_eq!(of_domain(domain), [], "{domain}");
         }
-        assert_eq!(of_account("svc", None, true), [], "the proxy names the domain");
     }
 
     #[test]
@@ -221,7 +232,9 @@ mod tests {
         ] {
             assert_eq!(advice(user), [expected], "{user}");
         }
-        assert_eq!(of_account("svc", Some("CORP "), false), [Advice::OuterBlanks]);
+        assert_eq!(of_domain("CORP "), [Advice::OuterBlanks]);
+        assert_eq!(of_domain("\"CORP\""), [Advice::Quoted]);
+        assert_eq!(of_domain("CORP\u{a0}X"), [Advice::Character('\u{a0}')]);
     }
 
     #[test]

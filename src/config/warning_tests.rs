@@ -66,6 +66,7 @@ fn an_account_that_is_mistyped_is_warned_about_at_its_place() {
     directory.expect(&with("'CORPsvc-egress'\ndomain = ''"), &[]);
     directory.expect(&with("'svc'\ndomain = 'CORP'"), &[]);
     directory.expect(&with("'svc'\ntarget_domain = true"), &[]);
+    directory.expect(&with("'svc'\ndomain = ' CORP'"), &["gateway.toml:3:10: domain: has blanks at its ends"]);
     directory.expect(&with(r"'CORP\svc '"), &["gateway.toml:2:8: user: has blanks at its ends"]);
     directory.expect(&with(r"'CORP\svc:S3cret'"), &["gateway.toml:2:8: user: \"CORP\\\\svc\" has a colon"]);
     let error = directory.load(&with("'CORP/svc'"), &[]).unwrap_err().to_string();
