@@ -116,7 +116,8 @@ pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// Connections that one client request may use up in its handshake before the upstream is called at fault.
 pub const HANDSHAKE_CONNECTIONS: u8 = 3;
 
-/// Refused AUTHENTICATE_MESSAGEs that an unproven identity may cause within [`GUARD_WINDOW`].
+/// Failed logons that one account may cause within [`GUARD_WINDOW`], over all its secrets, identities and upstreams. Active Directory
+/// often locks at five, sometimes at three.
 pub const GUARD_ATTEMPTS: u32 = 3;
 
 /// The window over which [`GUARD_ATTEMPTS`] counts; the usual observation window of an account lock-out policy.
@@ -128,14 +129,45 @@ pub const GUARD_BACKOFF: Duration = Duration::from_secs(60);
 /// See [`GUARD_BACKOFF`].
 pub const GUARD_BACKOFF_FACTOR: u32 = 5;
 
-/// A canary without an answer holds other handshakes up for this long.
+/// A logon attempt that has had no answer for this long no longer holds the others up.
 pub const GUARD_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Without an acceptance for this long, one canary goes first again.
+/// Without an acceptance for this long, one logon goes first again.
 pub const GUARD_PROOF_AGE: Duration = Duration::from_secs(60);
 
-/// Destinations that the guard remembers as refused while others were accepted.
+/// Answers without a verdict that an account not known to be right may get within [`GUARD_WINDOW`] before its attempts are spaced by
+/// [`GUARD_UNDECIDED_REST`]: such an answer may hide a failed logon.
+pub const GUARD_UNDECIDED: usize = 10;
+
+/// See [`GUARD_UNDECIDED`].
+pub const GUARD_UNDECIDED_REST: Duration = Duration::from_secs(60);
+
+/// Accounts that a process remembers before it forgets those that no identity uses and nothing is counted against.
+pub const GUARD_ACCOUNTS: usize = 256;
+
+/// Secrets times upstreams that an account remembers before it forgets those that no identity uses and nothing is counted against.
+pub const GUARD_TRACKS: usize = 128;
+
+/// Destinations that the guard remembers as refused while others were accepted, an upstream.
 pub const GUARD_SUSPECTS: usize = 256;
+
+/// Accepted destinations that the guard remembers by name, an upstream: enough to confirm the secret with one of them.
+pub const GUARD_KNOWN_GOOD: usize = 4;
+
+/// Destinations that the guard remembers as demanding authentication, an account, and as accepted, an upstream. A hash and a time each.
+pub const GUARD_RECENT: usize = 1024;
+
+/// For how long it remembers them.
+pub const GUARD_RECENT_AGE: Duration = Duration::from_secs(10 * 60);
+
+/// Unused room for logons without an answer shrinks by half this often.
+pub const GUARD_ROOM_AGE: Duration = Duration::from_secs(10);
+
+/// After a handshake of the gateway's own that told nothing, the next one is not made before this.
+pub const GUARD_CONFIRM_REST: Duration = Duration::from_secs(5);
+
+/// Connections a shard that wait for a verdict without a client. Past them a verdict that nobody waits for is lost, and counts as none.
+pub const UNATTENDED_PER_SHARD: usize = 256;
 
 /// How often those who wait for the guard ask again, besides at its changes.
 pub const GUARD_LOOK: Duration = Duration::from_millis(250);
@@ -306,3 +338,6 @@ pub const CLIENTS_REMEMBERED: usize = 1024;
 /// An upstream that asked for authentication again so often in a row, on connections that it had authenticated, is taken to
 /// authenticate single requests; its connections are not kept any more.
 pub const FORGETS: u32 = 3;
+
+/// Requests in a row that an upstream has to grant without asking for authentication before clients no longer wait until it has accepted one.
+pub const UNASKED: u32 = 3;

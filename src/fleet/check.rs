@@ -9,7 +9,7 @@ use crate::fault::Cause;
 use crate::handshake::{Handshake, Nonces, Progress, Request};
 use crate::limits::{self, millis};
 use crate::ntlm::FileTime;
-use crate::upstream::{Permission, Ticket};
+use crate::upstream::{Answer, Asking, Permission, Ticket};
 
 /// Does a handshake for a CONNECT to `target` on a fresh connection; blocks. The AUTHENTICATE_MESSAGE goes out only if the
 /// credential guard lets it; without it, a challenge is good enough.
@@ -20,22 +20,23 @@ pub fn check_by_handshake(hop: &Hop, target: &str, epoch: Instant, stream: TcpSt
     let mut conversation = Conversation { hop, target, epoch, stream, ticket: None };
     let outcome = conversation.hold();
     let now_ms = millis(epoch.elapsed());
-    match (outcome, conversation.ticket.take()) {
-        (Ok(()), ticket) => {
-            ticket.into_iter().for_each(|ticket| ticket.accepted(now_ms));
-            Ok(())
-        }
-        (Err(Failure::Refused), ticket) => {
-            ticket.into_iter().for_each(|ticket| ticket.refused(now_ms));
-            Ok(())
-        }
-        (Err(Failure::Other(why)), _) => Err(why),
+    let (answer, outcome) = match outcome {
+        Ok(status) => (status.map(Answer::Status), Ok(())),
+        Err(Failure::Refused) => (Some(Answer::Refused), Ok(())),
+        Err(Failure::Closed) => (Some(Answer::Closed), Err("it closes the connection without an answer".into())),
+        // A check does not wait long enough to know that no refusal will come.
+        Err(Failure::Other(why)) => (Some(Answer::Closed), Err(why)),
+    };
+    if let (Some(answer), Some(ticket)) = (answer, conversation.ticket.take()) {
+        ticket.settle(now_ms, answer);
     }
+    outcome
 }
 
 enum Failure {
     /// The credentials were.
     Refused,
+    Closed,
     Other(String),
 }
 
@@ -48,7 +49,8 @@ struct Conversation<'a> {
 }
 
 impl Conversation<'_> {
-    fn hold(&mut self) -> Result<(), Failure> {
+    /// The status of the answer to the AUTHENTICATE_MESSAGE, if it came to that.
+    fn hold(&mut self) -> Result<Option<u16>, Failure> {
         let other = |error: &dyn std::fmt::Display| Failure::Other(error.to_string());
         self.stream
             .set_read_timeout(Some(limits::CHECK_TIMEOUT))
@@ -57,10 +59,11 @@ impl Conversation<'_> {
         let request = Request::connect(self.target, Vec::new());
         let mut handshake = Handshake::new(request, self.hop.credentials.clone(), limits::HEAD_LIMIT_BYTES);
         let (mut unused, mut out) = (Vec::new(), Vec::new());
+        handshake.await_demand();
         handshake.begin(&mut out);
         // Basic needs no challenge.
         if handshake.is_challenged() && !self.answer(&mut handshake, &mut out)? {
-            return Ok(());
+            return Ok(None);
         }
         let until = Instant::now() + limits::CHECK_WHOLE_TIMEOUT;
         loop {
@@ -72,7 +75,7 @@ impl Conversation<'_> {
             let mut buffer = [0; 8192];
             let count = self.stream.read(&mut buffer).map_err(|error| other(&error))?;
             if count == 0 {
-                return Err(Failure::Other("it closes the connection without an answer".into()));
+                return Err(Failure::Closed);
             }
             unused.extend_from_slice(&buffer[..count]);
             let (used, progress) = handshake.receive(&unused, &mut out).map_err(|fault| match fault.cause {
@@ -84,21 +87,20 @@ impl Conversation<'_> {
                 Progress::More | Progress::Send => {}
                 Progress::Challenged if self.answer(&mut handshake, &mut out)? => {}
                 // It has answered, and asks for the right thing; a second connection would tell no more.
-                Progress::Redial
-                | Progress::Challenged
-                | Progress::Answered
-                | Progress::Established
-                | Progress::Declined(_) => {
-                    return Ok(());
-                }
+                Progress::Redial | Progress::Challenged | Progress::Answered => return Ok(None),
+                Progress::Established => return Ok(Some(200)),
+                Progress::Declined(declined) => return Ok(Some(declined.status)),
             }
         }
     }
 
     /// Writes the AUTHENTICATE_MESSAGE, if the guard lets it go.
     fn answer(&mut self, handshake: &mut Handshake, out: &mut Vec<u8>) -> Result<bool, Failure> {
-        let guard = &self.hop.identity.guard;
-        let Permission::Go(ticket) = guard.ask(millis(self.epoch.elapsed()), self.target) else { return Ok(false) };
+        let (guard, upstream, now_ms) =
+            (&self.hop.identity.guard, self.hop.upstream.name(), millis(self.epoch.elapsed()));
+        let challenged = handshake.is_demanded();
+        let asking = Asking { upstream, method: "CONNECT", destination: self.target, challenged, confirms: false };
+        let Permission::Go(ticket) = guard.ask(now_ms, &asking) else { return Ok(false) };
         let (mut client_challenge, mut exported_session_key) = ([0; 8], [0; 16]);
         let random = getrandom::fill(&mut client_challenge).and_then(|()| getrandom::fill(&mut exported_session_key));
         if random.is_err() {

@@ -7,12 +7,12 @@ use crate::handshake::{Credentials, FirstLeg};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::ntlm::{Account, Identity, Method, NtHash};
-use crate::upstream::{Guard, GuardPolicy};
+use crate::upstream::{Accounts, Guard};
 
 fn identity(name: &str, clients: &[&str], has_login: bool, has_listener: bool) -> Arc<KnownIdentity> {
     Arc::new(KnownIdentity {
         name: name.into(),
-        guard: Guard::new(GuardPolicy::default(), |_, _| {}),
+        guard: Guard::of(Accounts::default().of("", name), 0, |_| {}),
         clients: clients.iter().map(|network| network.parse().unwrap()).collect(),
         has_listener,
         has_login,

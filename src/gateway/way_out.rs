@@ -15,7 +15,8 @@ use crate::handshake::{Credentials, SpeaksNtlm};
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::shard::Message;
 use crate::upstream::{
-    Checker, Guard, GuardPolicy, GuardState, HealthChange, HostPort, Resolution, Resolver, Upstream, without_name,
+    Account, Accounts, Checker, Guard, GuardChange, GuardState, HealthChange, HostPort, Resolution, Resolver, Upstream,
+    without_name,
 };
 
 /// What the shards are told by; filled once they are there.
@@ -25,6 +26,8 @@ pub(super) type Bell = Arc<OnceLock<Vec<Sender<Message>>>>;
 pub(super) struct Workshop {
     pub metrics: Arc<Metrics>,
     pub bell: Bell,
+    /// What was found out about accounts outlives every configuration.
+    pub accounts: Accounts,
     /// When the process's clock began.
     pub epoch: Instant,
     /// The addresses that clients come in by, as configured at the start.
@@ -112,7 +115,10 @@ impl WayOut {
 
     /// How long no identity is tried any more, if all were refused.
     pub(super) fn held(&self, now_ms: u64) -> Option<Duration> {
-        let rests: Option<Vec<Duration>> = self.identities.iter().map(|own| own.guard.held(now_ms)).collect();
+        let held = |own: &OwnIdentity, upstream: &OwnUpstream| own.guard.held(now_ms, upstream.upstream.name());
+        let ways =
+            self.identities.iter().flat_map(|own| self.upstreams.iter().map(move |upstream| held(own, upstream)));
+        let rests: Option<Vec<Duration>> = ways.collect();
         rests?.into_iter().min()
     }
 
@@ -248,27 +254,25 @@ impl Workshop {
         OwnIdentity { config: config.clone(), guard, retired }
     }
 
-    /// A guard whose changes are counted, logged and told to all shards.
+    /// A guard whose changes are counted, logged and told to all shards. The account keeps what was counted against it, whatever the
+    /// configuration makes of its secret.
     fn guard(&self, config: &IdentityConfig, retired: Arc<AtomicBool>) -> Arc<Guard> {
         let (bell, metrics, name) = (Arc::clone(&self.bell), Arc::clone(&self.metrics), config.name.clone());
-        metrics.guard_changed(&name, GuardState::Unproven);
-        let account = account_of(config);
-        Guard::new(GuardPolicy::default(), move |state, rest| {
+        let account = self.accounts.of(config.identity.domain(), config.identity.user());
+        let secret = fingerprint(&account, config);
+        let shown = account_of(config);
+        let guard = Guard::of(account, secret, move |change| {
             if retired.load(Ordering::Relaxed) {
                 return;
             }
-            metrics.guard_changed(&name, state);
-            match state {
-                GuardState::Proven => log::info!("the credentials of {account} are accepted"),
-                GuardState::Unproven => log::debug!("the credentials of {account} are to be proven anew"),
-                GuardState::Refused => log::error!(
-                    "the credentials of {account} are refused: no further attempt for {} min, so that the account is not locked; \
-                     correct the password: a changed one is tried at once",
-                    rest.as_secs().div_ceil(60)
-                ),
+            if let GuardChange::State { upstream, at_upstream, overall, rest } = change {
+                metrics.guard_changed(&name, *overall);
+                log_guard(&shown, upstream, *at_upstream, *rest);
             }
             tell(&bell, || Message::GuardChanged);
-        })
+        });
+        self.metrics.guard_changed(&config.name, guard.state());
+        guard
     }
 
     fn upstream(
@@ -353,6 +357,28 @@ fn tell(bell: &Bell, message: impl Fn() -> Message) {
     for shard in bell.get().into_iter().flatten() {
         shard.send(message());
     }
+}
+
+fn log_guard(account: &str, upstream: &str, state: GuardState, rest: Duration) {
+    match state {
+        GuardState::Proven => log::info!("upstream {upstream} accepts the credentials of {account}"),
+        GuardState::Unproven => {
+            log::debug!("the credentials of {account} are to be checked again at upstream {upstream}")
+        }
+        GuardState::Refused => log::error!(
+            "upstream {upstream} refuses the credentials of {account}: no further attempt for {} min, so that the account is not \
+             locked; correct the password: a changed one is tried at once while the account has attempts left",
+            rest.as_secs().div_ceil(60)
+        ),
+    }
+}
+
+/// Of everything that an upstream could tell apart from another secret.
+fn fingerprint(account: &Account, config: &IdentityConfig) -> u64 {
+    let identity = &config.identity;
+    let method = format!("{:?}", identity.method());
+    let basic = config.basic_password.as_ref().map(|password| password.reveal());
+    account.fingerprint((identity.nt_hash().to_hex().as_str(), basic, method, identity.target_domain()))
 }
 
 /// `DOMAIN\user`, or the user alone.

@@ -18,6 +18,7 @@ mod credentials;
 mod request;
 mod scheme;
 mod state;
+mod verdict;
 
 #[cfg(test)]
 mod tests;
@@ -25,4 +26,5 @@ mod tests;
 pub use credentials::{Credentials, FirstLeg};
 pub use request::Request;
 pub use scheme::{Scheme, SpeaksNtlm};
-pub use state::{Declined, Handshake, Nonces, Progress, Tally};
+pub use state::{Declined, Handshake, Nonces, Progress, Tally, is_of_proxy};
+pub use verdict::{FinalAnswer, final_answer};

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::forward::{ForwardRequest, HeadFor};
-use crate::http::{self, ResponseTo};
+use crate::forward::{ForwardOptions, ForwardRequest, HeadFor};
+use crate::http::{self, FieldStorage, RequestHead, ResponseTo};
 
 /// A client's request as it goes upstream.
 #[derive(Clone, Debug)]
@@ -23,6 +23,14 @@ impl Request {
     /// A tunnel to `authority`; `fields` as in [`Request::Connect`].
     pub fn connect(authority: impl Into<Box<str>>, fields: impl Into<Box<[u8]>>) -> Request {
         Request::Connect { authority: authority.into(), fields: fields.into() }
+    }
+
+    /// A HEAD of an origin's root with nothing of a client's in it; `None` where `origin` is no `host:port`.
+    pub fn bare_head(origin: &str) -> Option<Request> {
+        let head = format!("HEAD http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n\r\n");
+        let mut storage = FieldStorage::new();
+        let head = RequestHead::parse(head.as_bytes(), &mut storage).ok()?;
+        ForwardRequest::of(&head, &ForwardOptions { via: None }).ok().map(|request| Request::Forward(Arc::new(request)))
     }
 
     /// `host:port` of the origin.

@@ -44,7 +44,7 @@ pub enum Progress {
 /// An upstream's own answer to a CONNECT that it did not grant. Its body follows unconsumed.
 #[derive(Debug)]
 pub struct Declined {
-    /// Not 2xx, not 407.
+    /// Not 2xx, and 407 only if it is not the upstream's own.
     pub status: u16,
     /// The reason phrase, made printable.
     pub reason: String,
@@ -136,6 +136,10 @@ pub struct Handshake {
     interim: u16,
     /// The present connection has borne credentials.
     has_shown_credentials: bool,
+    /// The upstream has answered this very request with a 407 of its own.
+    demanded: bool,
+    /// Nothing that needs no challenge is sent before that.
+    awaits_demand: bool,
 }
 
 impl Handshake {
@@ -156,6 +160,8 @@ impl Handshake {
             tally: Tally::default(),
             interim: 0,
             has_shown_credentials: false,
+            demanded: false,
+            awaits_demand: false,
         }
     }
 
@@ -219,6 +225,23 @@ impl Handshake {
     /// Asks for something else from now on. What the upstream has answered so far named no target.
     pub fn retarget(&mut self, request: Request) {
         self.request = request;
+        self.demanded = false;
+    }
+
+    /// Whether the upstream has demanded authentication for this very request.
+    pub fn is_demanded(&self) -> bool {
+        self.demanded
+    }
+
+    /// Whether the upstream is asked without credentials first, because it exempts the destination.
+    pub fn is_exempt(&self) -> bool {
+        self.exempt
+    }
+
+    /// Lets the upstream demand authentication before a password is sent that needs no challenge (Basic): only then does its answer tell
+    /// whether the password is right.
+    pub fn await_demand(&mut self) {
+        self.awaits_demand = true;
     }
 
     /// Asks without credentials, and with them only if the upstream demands it.
@@ -231,6 +254,7 @@ impl Handshake {
     pub fn turn_to(&mut self, credentials: Arc<Credentials>) {
         self.scheme = credentials.recall_scheme();
         self.beginnings = 0;
+        self.demanded = false;
         self.credentials = credentials;
         self.secret = None;
         self.state = State::Ready(self.first_leg());
@@ -239,6 +263,11 @@ impl Handshake {
     /// The form in which messages go out.
     pub fn scheme(&self) -> Scheme {
         self.scheme
+    }
+
+    /// Nothing has been sent on the present connection.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready(_))
     }
 
     /// The challenge is there and has not been answered.
@@ -250,6 +279,9 @@ impl Handshake {
     /// challenge above all.
     pub fn begin(&mut self, out: &mut Vec<u8>) {
         let leg = match &self.state {
+            State::Ready(Leg::Negotiate) if self.scheme == Scheme::Basic && self.awaits_demand && !self.demanded => {
+                Leg::Plain
+            }
             State::Ready(leg) => *leg,
             _ => Leg::Negotiate,
         };
@@ -446,6 +478,7 @@ impl Handshake {
                 Err(fault(Cause::CredentialsRefused, detail))
             }
             Decision::Challenge { token, framing, scheme } => {
+                self.demanded = true;
                 self.tally.challenge = self.tally.challenge.saturating_add(1);
                 self.credentials.challenged(self.scheme, &token);
                 self.scheme = scheme;
@@ -457,6 +490,7 @@ impl Handshake {
                 }
             }
             Decision::AskedForBasic { framing } => {
+                self.demanded = true;
                 self.tally.unprompted = self.tally.unprompted.saturating_add(1);
                 self.scheme = Scheme::Basic;
                 self.credentials.scheme.remember(self.scheme);
@@ -466,6 +500,7 @@ impl Handshake {
                 }
             }
             Decision::AskedAgain { framing, scheme } => {
+                self.demanded = true;
                 self.scheme = scheme;
                 self.tally.unprompted = self.tally.unprompted.saturating_add(1);
                 match framing {
@@ -588,14 +623,14 @@ fn decide(head: &ResponseHead<'_>, asked: &Asked<'_>) -> Result<Decision, Fault>
     let framing = head
         .framing(asked.request.response_to(asked.sent.purpose()))
         .map_err(|error| fault(Cause::ResponseMalformed, error.to_string()))?;
-    if asked.request.forward().is_some() && head.status != 407 {
+    if asked.request.forward().is_some() && (head.status != 407 || !is_of_proxy(head)) {
         return Ok(decide_forward(head, framing, asked));
     }
     match head.status {
         _ if head.is_informational() => Ok(Decision::Skip),
         200..=299 => Ok(Decision::Established),
         401 => Err(fault(Cause::TransparentProxy, TRANSPARENT)),
-        407 => decide_407(head, framing, asked),
+        407 if is_of_proxy(head) || asked.sent != Leg::Authenticate => decide_407(head, framing, asked),
         status => {
             let mut fields = Vec::new();
             http::copy_end_to_end_fields(&head.fields, &mut fields);
@@ -603,6 +638,11 @@ fn decide(head: &ResponseHead<'_>, asked: &Asked<'_>) -> Result<Decision, Fault>
             Ok(Decision::Declined(Declined { status, reason, fields, framing }))
         }
     }
+}
+
+/// Whether a 407 is the proxy's own: one without Proxy-Authenticate (RFC 9110 §15.5.8) comes from the origin.
+pub fn is_of_proxy(head: &ResponseHead<'_>) -> bool {
+    head.fields.get("proxy-authenticate").is_some()
 }
 
 /// An answer to a plain HTTP request that asks for no proof, or for no further one.

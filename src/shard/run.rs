@@ -20,6 +20,7 @@ use crate::limits::{self, millis};
 use crate::metrics::Metrics;
 use crate::relay::PipePool;
 use crate::tunnel::kept::{self, KeptPool};
+use crate::tunnel::unattended::{self, UnattendedPool};
 use crate::tunnel::warm::{self, WarmPool};
 use crate::tunnel::{Came, Context, Entropy, Next, Settings, Tunnel};
 use crate::upstream::{HostPort, Names};
@@ -101,6 +102,7 @@ impl Shard {
             pipes: PipePool::new(pipes),
             warm: WarmPool::new(),
             kept: KeptPool::default(),
+            unattended: UnattendedPool::default(),
             draining: false,
             entropy: Entropy::default(),
             metrics,
@@ -203,11 +205,7 @@ impl Shard {
     }
 
     fn on_event(&mut self, token: EventToken, ready: Readiness) {
-        if WarmPool::owns(token.key) || KeptPool::owns(token.key) {
-            let came_in_time = match WarmPool::owns(token.key) {
-                true => warm::on_event(token.key, ready, &mut self.context),
-                false => kept::on_event(token.key, ready, &mut self.context),
-            };
+        if let Some(came_in_time) = self.on_event_beside_the_tunnels(token.key, ready) {
             if !came_in_time {
                 self.context.metrics.stale_events.inc();
             }
@@ -225,6 +223,16 @@ impl Shard {
         if !slot.queued {
             let next = slot.tunnel.step(token.key, &mut self.context);
             self.follow(token.key, next);
+        }
+    }
+
+    /// An event of a connection that has no tunnel, if it is one; `false` when it came too late.
+    fn on_event_beside_the_tunnels(&mut self, key: Key, ready: Readiness) -> Option<bool> {
+        match key {
+            key if WarmPool::owns(key) => Some(warm::on_event(key, ready, &mut self.context)),
+            key if KeptPool::owns(key) => Some(kept::on_event(key, ready, &mut self.context)),
+            key if UnattendedPool::owns(key) => Some(unattended::on_event(key, ready, &mut self.context)),
+            _ => None,
         }
     }
 
@@ -268,6 +276,8 @@ impl Shard {
                     warm::deadline_due(*key, &mut self.context);
                 } else if KeptPool::owns(*key) {
                     kept::deadline_due(*key, &mut self.context);
+                } else if UnattendedPool::owns(*key) {
+                    unattended::deadline_due(*key, &mut self.context);
                 } else if let Some(slot) = live(&mut self.slots, *key) {
                     let next = slot.tunnel.deadline_due(*key, &mut self.context);
                     self.follow(*key, next);
@@ -279,6 +289,9 @@ impl Shard {
 
     /// Those who wait for the guard ask again: at its changes, and now and then because its patience ends silently.
     fn call_guard_waiters(&mut self) {
+        if !self.draining {
+            unattended::confirm(&mut self.context);
+        }
         self.context.guard_round += 1;
         self.guard_look_ms = self.context.now_ms() + millis(limits::GUARD_LOOK);
         let waiters = std::mem::take(&mut self.context.guard_waiters);
@@ -427,6 +440,7 @@ impl Shard {
     fn cut_all(&mut self) {
         warm::clear(&mut self.context);
         kept::clear(&mut self.context);
+        unattended::clear(&mut self.context);
         for (_, mut slot) in std::mem::take(&mut self.slots) {
             slot.tunnel.cut(&mut self.context);
             self.gate.leave(slot.tunnel.client());

@@ -22,7 +22,7 @@ use crate::route::{Decision, Rule, Rules};
 use crate::shard::{Gate, GateRules, Message, Shard, ShardOptions};
 use crate::stub::{Counters, ServerNames, Setup, StubAccount};
 use crate::tunnel::Settings;
-use crate::upstream::{Guard, GuardPolicy, HealthChange, HostPort, Names, Resolution, Upstream};
+use crate::upstream::{Accounts, Guard, HealthChange, HostPort, Names, Resolution, Upstream};
 
 /// Turns that no run may need.
 const MOST_TURNS: u64 = 400_000;
@@ -192,7 +192,7 @@ fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Se
 /// The first is for everybody, the other for those who come from its address.
 fn new_identity(user: &str, bell: &Arc<OnceLock<Sender<Message>>>) -> KnownIdentity {
     let bell = Arc::clone(bell);
-    let guard = Guard::new(GuardPolicy::default(), move |_, _| {
+    let guard = Guard::of(Accounts::default().of("CORP", user), 0, move |_| {
         bell.get().into_iter().for_each(|sender| sender.send(Message::GuardChanged));
     });
     let clients = if user == USERS[0] { Vec::new() } else { vec![IpAddr::V4(OTHERS).into()] };

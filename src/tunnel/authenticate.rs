@@ -1,6 +1,7 @@
 //! The third stage: the NTLM handshake on an open upstream connection.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::buffer::take_front;
@@ -9,6 +10,8 @@ use super::dial::{Attempt, Dial};
 use super::exchange::{Connected, Exchange, Standing};
 use super::inbox::{Got, Inbox};
 use super::reply::Reply;
+use super::unattended::{Orphan, adopt};
+use super::verdict;
 use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Culprit, Fault};
@@ -16,7 +19,7 @@ use crate::handshake::{Declined, Nonces, Progress};
 use crate::limits;
 use crate::metrics::{Outcome, Path, Phase, Reason407};
 use crate::ntlm::FileTime;
-use crate::upstream::{Permission, Refusal, Ticket};
+use crate::upstream::{Answer, Asking, Permission, Refusal, Ticket};
 
 /// Room for a request with an AUTHENTICATE_MESSAGE, so that writing one grows no buffer.
 const OUTBOX_BYTES: usize = 2048;
@@ -109,9 +112,9 @@ impl Authenticate {
     }
 
     pub(super) fn step(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        // Not once the AUTHENTICATE_MESSAGE is out: the guard needs the verdict, or clients that vanish could close it.
-        if client.endpoint.ready.reset() && self.ticket.is_none() {
+        if client.endpoint.ready.reset() {
             self.count(Outcome::Failed, client, context);
+            self.leave_to_itself(context);
             return Step::end(context.fault(fault(Cause::ClientGone, "the client reset its connection")));
         }
         let mut reads_left = limits::READS_PER_TURN;
@@ -153,7 +156,7 @@ impl Authenticate {
             self.attempt.path = Path::Cold;
         }
         let fault = match self.waits_for_guard {
-            true => fault(Cause::GuardTimeout, "another handshake was to prove the identity first and took too long"),
+            true => guard_timeout(),
             false => fault(Cause::HandshakeTimeout, "the upstream did not answer in time"),
         };
         self.fail(fault, key, client, context)
@@ -192,6 +195,7 @@ impl Authenticate {
             Progress::More | Progress::Send => Ok(Next::On),
             Progress::Challenged => {
                 self.end_phase(Phase::Challenge, context);
+                self.attempt.hop.asked_for_authentication(true);
                 if let Some(waiting) = self.attempt.waiting.take() {
                     waiting.challenged(context.now_ms());
                 }
@@ -209,18 +213,23 @@ impl Authenticate {
         if self.ticket.is_some() {
             return Ok(());
         }
-        let destination = self.attempt.handshake.request().origin();
-        match self.attempt.hop.identity.guard.ask(context.now_ms(), destination) {
+        let Attempt { hop, handshake, .. } = &self.attempt;
+        let asking = Asking {
+            upstream: hop.upstream.name(),
+            method: handshake.request().method(),
+            destination: handshake.request().origin(),
+            challenged: handshake.is_demanded(),
+            confirms: false,
+        };
+        match hop.identity.guard.ask(context.now_ms(), &asking) {
             Permission::Wait => {
-                if self.listed_in_round != Some(context.guard_round) {
-                    self.listed_in_round = Some(context.guard_round);
-                    context.guard_waiters.push(key);
-                }
+                context.await_guard(key, &mut self.listed_in_round);
                 Ok(())
             }
             Permission::No(refusal) => Err(refusal_fault(refusal)),
             Permission::Go(ticket) => {
                 self.waits_for_guard = false;
+                self.attempt.scout = None;
                 self.end_phase(Phase::Guard, context);
                 let answered =
                     nonces(context).and_then(|nonces| self.attempt.handshake.authenticate(&nonces, &mut self.outbox));
@@ -248,7 +257,7 @@ impl Authenticate {
             Some(ticket) => Standing::Proving(ticket),
             None if self.attempt.handshake.awaits_body() => Standing::Unproven,
             None => {
-                self.attempt.hop.upstream.health.succeeded();
+                self.succeeded_unasked();
                 self.count(Outcome::Established, client, context);
                 Standing::Settled
             }
@@ -270,23 +279,63 @@ impl Authenticate {
     }
 
     fn established(mut self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
-        self.verdict(context);
+        self.answered(200, context);
         self.count(Outcome::Established, client, context);
         Reply::established(self.upstream, self.inbox.into_leftover(), self.attempt.leftover, client, context)
     }
 
     fn declined(mut self: Box<Self>, declined: Declined, client: &mut Client, context: &mut Context) -> Step {
-        self.verdict(context);
+        self.answered(declined.status, context);
         self.count(Outcome::Declined, client, context);
         Step::Go(Stage::Declined(Box::new(DeclinedPage::new(declined, self.upstream, self.inbox.into_leftover()))))
     }
 
-    /// Any answer but a 407 to an AUTHENTICATE_MESSAGE says that the credentials were taken.
-    fn verdict(&mut self, context: &Context) {
-        self.attempt.hop.upstream.health.succeeded();
-        if let Some(ticket) = self.ticket.take() {
-            self.end_phase(Phase::Authenticate, context);
-            ticket.accepted(context.now_ms());
+    /// The upstream has answered the request itself.
+    fn answered(&mut self, status: u16, context: &Context) {
+        match self.ticket.take() {
+            Some(ticket) => {
+                self.attempt.hop.upstream.health.succeeded();
+                self.end_phase(Phase::Authenticate, context);
+                ticket.settle(context.now_ms(), Answer::Status(status));
+            }
+            None => self.succeeded_unasked(),
+        }
+    }
+
+    /// The upstream has answered a request that bore no proof.
+    fn succeeded_unasked(&self) {
+        let Attempt { hop, handshake, path, .. } = &self.attempt;
+        hop.upstream.health.succeeded();
+        if *path == Path::Cold && !handshake.is_exempt() && !handshake.is_demanded() {
+            hop.asked_for_authentication(false);
+        }
+    }
+
+    /// The client is gone. An AUTHENTICATE_MESSAGE that is out is waited for without it.
+    fn leave_to_itself(mut self: Box<Self>, context: &mut Context) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let orphan = Orphan {
+            hop: Arc::clone(&self.attempt.hop),
+            upstream: self.upstream,
+            ticket,
+            unsent: self.outbox.split_off(self.sent.min(self.outbox.len())),
+            heard: self.inbox.into_leftover(),
+            until_ms: self.attempt.until_ms,
+        };
+        adopt(orphan, context);
+    }
+
+    /// What a fault says about the AUTHENTICATE_MESSAGE that is out, if it says anything.
+    fn answer_in(&mut self, fault: &Fault) -> Answer {
+        let stale = self.attempt.path == Path::Warm && self.attempt.handshake.tally().rechallenge > 0;
+        match fault.cause {
+            Cause::CredentialsRefused if stale => Answer::Stale,
+            Cause::CredentialsRefused => Answer::Refused,
+            Cause::HandshakeTimeout => Answer::Nothing,
+            Cause::UpstreamClosed | Cause::UpstreamReset => {
+                self.inbox.look(|bytes| (0, verdict::cut_off(bytes))).unwrap_or(Answer::Closed)
+            }
+            _ => self.inbox.look(|bytes| (0, verdict::unread(bytes))).unwrap_or(Answer::Nothing),
         }
     }
 
@@ -297,13 +346,17 @@ impl Authenticate {
             Cause::CredentialsRefused => Outcome::Refused,
             _ => Outcome::Failed,
         };
-        if let Some(ticket) = self.ticket.take()
-            && outcome == Outcome::Refused
-        {
-            self.end_phase(Phase::Authenticate, context);
-            ticket.refused(context.now_ms());
-            // It is in order: what it says of the credentials is another matter.
-            self.attempt.hop.upstream.health.succeeded();
+        if let Some(ticket) = self.ticket.take() {
+            let answer = self.answer_in(&fault);
+            if answer == Answer::Stale {
+                self.attempt.hop.challenge_spoiled(context.now_ms().saturating_sub(self.attempt.challenged_ms));
+            }
+            if outcome == Outcome::Refused {
+                self.end_phase(Phase::Authenticate, context);
+                // It is in order: what it says of the credentials is another matter.
+                self.attempt.hop.upstream.health.succeeded();
+            }
+            ticket.settle(context.now_ms(), answer);
         }
         let held = matches!(fault.cause, Cause::CredentialsHeld | Cause::DestinationHeld);
         let is_upstreams = fault.cause.culprit() == Culprit::Upstream && !held;
@@ -313,6 +366,9 @@ impl Authenticate {
             return Dial::anew(self.attempt, key, client, context);
         }
         self.count(outcome, client, context);
+        if outcome == Outcome::Refused && self.attempt.is_accepted_elsewhere(context.now_ms()) {
+            return Dial::elsewhere(self.attempt, key, client, context);
+        }
         if is_upstreams {
             // An answer that does not come may be waiting for the origin.
             if !self.attempt.handshake.awaits_origin() || fault.cause != Cause::HandshakeTimeout {
@@ -359,6 +415,11 @@ impl Authenticate {
     }
 }
 
+/// The fault of a request for which other attempts took too long.
+pub(super) fn guard_timeout() -> Fault {
+    fault(Cause::GuardTimeout, "another logon was to show first that the credentials are right, and took too long")
+}
+
 /// The fault of a request that comes while the guard lets nothing pass.
 pub(super) fn refusal_fault(refusal: Refusal) -> Fault {
     let minutes = |rest: Duration| rest.as_secs().div_ceil(60);
@@ -382,7 +443,7 @@ pub(super) fn refusal_fault(refusal: Refusal) -> Fault {
     }
 }
 
-fn nonces(context: &mut Context) -> Result<Nonces, Fault> {
+pub(super) fn nonces(context: &mut Context) -> Result<Nonces, Fault> {
     let no_randomness = |error| fault(Cause::ResourcesExhausted, format!("the system has no random numbers: {error}"));
     let client_challenge = context.entropy.take().map_err(no_randomness)?;
     let exported_session_key = context.entropy.take().map_err(no_randomness)?;

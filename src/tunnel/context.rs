@@ -7,6 +7,7 @@ use mio::Registry;
 use super::entropy::Entropy;
 use super::kept::KeptPool;
 use super::record::End;
+use super::unattended::UnattendedPool;
 use super::warm::WarmPool;
 use crate::event::{Key, Timers};
 use crate::fault::Fault;
@@ -83,6 +84,8 @@ pub struct Context {
     pub warm: WarmPool,
     /// Upstream connections that are authenticated.
     pub kept: KeptPool,
+    /// Upstream connections without a client, that wait for a verdict.
+    pub unattended: UnattendedPool,
     /// No new connections are taken, and none is kept for another request.
     pub draining: bool,
     /// Random numbers.
@@ -121,6 +124,14 @@ impl Context {
     pub fn head_scratch(&mut self) -> &mut [u8] {
         let most = self.scratch.len().min(limits::HEAD_READ_BYTES);
         &mut self.scratch[..most]
+    }
+
+    /// Has a tunnel stepped when the guard has changed. `listed_in_round` is the tunnel's own note of it.
+    pub fn await_guard(&mut self, key: Key, listed_in_round: &mut Option<u64>) {
+        if *listed_in_round != Some(self.guard_round) {
+            *listed_in_round = Some(self.guard_round);
+            self.guard_waiters.push(key);
+        }
     }
 
     /// What the relay needs.

@@ -105,6 +105,8 @@ impl Departure {
             number: 0,
             path: Path::Cold,
             waiting: None,
+            scout: None,
+            challenged_ms: 0,
         };
         if let Some(request) = &forward
             && let Some(pinned) = fitting(pinned, request.origin(), Some(&attempt.hop), client)
@@ -174,7 +176,7 @@ fn first_hop<'a>(
 ) -> Result<(usize, &'a Arc<Hop>), Fault> {
     let mut refused = None;
     while let Some((member, hop)) = wish.next(fleet) {
-        match hop.identity.guard.refuses(now_ms, destination) {
+        match hop.identity.guard.refuses(now_ms, hop.upstream.name(), destination) {
             Some(refusal) => refused = refused.or(Some(refusal)),
             None => return Ok((member, hop)),
         }

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::authenticate::Authenticate;
+use super::authenticate::{self, Authenticate};
 use super::race::{Candidate, Race, Racer};
 use super::reply::Reply;
 use super::{Client, Context, Stage, Step};
@@ -16,7 +16,7 @@ use crate::fleet::{Fleet, Hop, Member, OnHop, Tried};
 use crate::handshake::Handshake;
 use crate::limits::{RACE_DELAY, millis};
 use crate::metrics::{Outcome, Path, Phase};
-use crate::upstream::{Resolution, Waiting};
+use crate::upstream::{Entry, Refusal, Resolution, Scout, Waiting};
 
 /// What a handshake takes along over all its connections.
 #[derive(Debug)]
@@ -39,6 +39,10 @@ pub(super) struct Attempt {
     pub path: Path,
     /// Held from the dial to the challenge.
     pub waiting: Option<Waiting>,
+    /// The right to dial while others wait for the guard; held until the AUTHENTICATE_MESSAGE goes out.
+    pub scout: Option<Scout>,
+    /// When the present connection was challenged, in ms, if that was before the client came.
+    pub challenged_ms: u64,
 }
 
 /// Which upstreams will do.
@@ -85,6 +89,10 @@ pub(super) struct Dial {
     /// Upstreams whose names had not been looked up when their turn came.
     unresolved: Vec<usize>,
     waits_for_addresses: bool,
+    /// The guard has not let it dial yet.
+    waits_for_guard: bool,
+    /// The guard's round in which this tunnel was put on the list of waiters.
+    listed_with_guard: Option<u64>,
     /// The round in which this tunnel was put on the list of those that wait for addresses.
     listed_in_round: Option<u64>,
     last: Option<Fault>,
@@ -95,10 +103,9 @@ impl Dial {
     pub(super) fn anew(mut attempt: Attempt, key: Key, client: &mut Client, context: &mut Context) -> Step {
         attempt.path = Path::Cold;
         attempt.catch_up(client, context);
-        attempt.waiting = Some(attempt.hop.upstream.shortage.client_waits(context.now_ms()));
         let race = Race::new(attempt.number);
         let member = attempt.member;
-        let mut dial = Box::new(Dial {
+        let dial = Box::new(Dial {
             attempt,
             race,
             member,
@@ -108,11 +115,54 @@ impl Dial {
             launched: Vec::new(),
             unresolved: Vec::new(),
             waits_for_addresses: false,
+            waits_for_guard: true,
+            listed_with_guard: None,
             listed_in_round: None,
             last: None,
         });
-        dial.turn_to(member);
-        dial.go_on(key, client, context)
+        dial.knock(key, client, context)
+    }
+
+    /// Dials if the guard lets it; otherwise waits for its next change, or goes to the next upstream.
+    fn knock(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        match self.enter(context) {
+            Ok(true) => {
+                self.waits_for_guard = false;
+                self.turn_to(self.member);
+                let shortage = &self.attempt.hop.upstream.shortage;
+                self.attempt.waiting = Some(shortage.client_waits(context.now_ms()));
+                self.go_on(key, client, context)
+            }
+            Ok(false) => {
+                context.await_guard(key, &mut self.listed_with_guard);
+                client.set_deadline(key, context, self.attempt.until_ms);
+                Step::Wait(Stage::Dial(self))
+            }
+            Err(_) if self.attempt.wish.has_next(&self.attempt.fleet) => {
+                Dial::elsewhere(self.attempt, key, client, context)
+            }
+            Err(refusal) => Reply::to_fault(authenticate::refusal_fault(refusal), client, context),
+        }
+    }
+
+    /// Whether the guard lets it dial now.
+    fn enter(&mut self, context: &Context) -> Result<bool, Refusal> {
+        let Attempt { hop, handshake, scout, .. } = &mut self.attempt;
+        if scout.is_some() || handshake.is_exempt() || hop.grants_unasked() {
+            return Ok(true);
+        }
+        let destination = handshake.request().origin();
+        match hop.identity.guard.enter(context.now_ms(), hop.upstream.name(), destination) {
+            Entry::Go => Ok(true),
+            Entry::Scout(granted) => {
+                *scout = Some(granted);
+                // Its answer is to decide about the secret.
+                handshake.await_demand();
+                Ok(true)
+            }
+            Entry::Wait => Ok(false),
+            Entry::No(refusal) => Err(refusal),
+        }
     }
 
     /// Leaves the upstream that a handshake failed with for the next one.
@@ -131,6 +181,9 @@ impl Dial {
     pub(super) fn step(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
         if client.endpoint.ready.reset() {
             return self.client_gone(context);
+        }
+        if self.waits_for_guard {
+            return self.knock(key, client, context);
         }
         if self.waits_for_addresses {
             let Some(member) = self.take_resolved() else {
@@ -162,6 +215,10 @@ impl Dial {
 
     pub(super) fn expired(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
         let now_ms = context.now_ms();
+        if self.waits_for_guard {
+            self.launched.clear();
+            return self.give_up(authenticate::guard_timeout(), client, context);
+        }
         if self.waits_for_addresses {
             let late = || fault(Cause::ResolveTimeout, "the upstream's name was not resolved in time");
             let fault = self.last.take().unwrap_or_else(late);
@@ -361,10 +418,18 @@ impl Attempt {
         }
     }
 
+    /// Whether the next upstream accepts the secret that the present one refuses.
+    pub(super) fn is_accepted_elsewhere(&self, now_ms: u64) -> bool {
+        let mut wish = self.wish;
+        let next = wish.next(&self.fleet);
+        next.is_some_and(|(_, hop)| hop.identity.guard.is_fresh(now_ms, hop.upstream.name()))
+    }
+
     /// Goes on with another upstream; what the last one said is forgotten.
     fn move_to(&mut self, member: usize, hop: &Arc<Hop>, client: &mut Client) {
         self.member = member;
         self.hop = Arc::clone(hop);
+        self.scout = None;
         self.handshake.turn_to(Arc::clone(&hop.credentials));
         client.record.on_hop = Some(OnHop::new(hop));
     }

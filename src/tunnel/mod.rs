@@ -29,6 +29,8 @@ mod record;
 mod relaying;
 mod reply;
 mod state;
+pub mod unattended;
+mod verdict;
 pub mod warm;
 
 use std::net::SocketAddr;

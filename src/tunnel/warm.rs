@@ -23,7 +23,7 @@ use crate::fleet::Hop;
 use crate::handshake::{FirstLeg, Handshake, Progress, Request};
 use crate::limits;
 use crate::metrics::{Discarded, Reason407};
-use crate::upstream::{GuardState, Resolution};
+use crate::upstream::Resolution;
 
 /// Marks the keys of warm connections, which live beside the slab of tunnels.
 const WARM_INDEX: u32 = 1 << 28;
@@ -38,7 +38,8 @@ struct Warm {
     outbox: Vec<u8>,
     deadline: Deadline,
     challenged: bool,
-    /// When it is too old, in ms; from its challenge on.
+    /// When it was challenged, and when it is too old, in ms; from its challenge on.
+    challenged_ms: u64,
     until_ms: u64,
 }
 
@@ -118,19 +119,24 @@ impl WarmPool {
 /// handshake. A miss leaves the attempt as it is and makes the pool grow.
 pub(super) fn take(attempt: &mut Attempt, key: Key, context: &mut Context) -> Option<Endpoint> {
     let hop = &attempt.hop;
+    let now_ms = context.now_ms();
     if hop.warm_cap == 0 {
         return None;
     }
-    while let Some(index) = context.warm.of(hop).ready.last().copied() {
+    // While the secret is in doubt the request itself is to be challenged: only then does its answer tell.
+    let usable_now = hop.identity.guard.is_fresh(now_ms, hop.upstream.name());
+    let most_age_ms = hop.challenge_age_ms(context.settings.timeouts.warm);
+    while let Some(index) = context.warm.of(hop).ready.last().copied().filter(|_| usable_now) {
         let Some(warm) = context.warm.remove(index) else { continue };
         let mut upstream = warm.upstream;
         // Anything that came since the challenge is its end.
-        let usable = !upstream.ready.readable();
+        let usable = !upstream.ready.readable() && now_ms <= warm.challenged_ms + most_age_ms;
         let token = Token::from(EventToken { key, lane: Lane::Upstream(attempt.number) });
         let interest = Interest::READABLE | Interest::WRITABLE;
         if usable && context.registry.reregister(&mut upstream.stream, token, interest).is_ok() {
             let own = std::mem::replace(&mut attempt.handshake, warm.handshake);
             attempt.handshake.retarget(own.into_request());
+            attempt.challenged_ms = warm.challenged_ms;
             hop.metrics.warm_hits.inc();
             return Some(upstream);
         }
@@ -156,7 +162,7 @@ pub fn refill(context: &mut Context) {
         let missing = of_hop.wanted - of_hop.count;
         if hop.credentials.first_leg != FirstLeg::Negotiate
             || hop.credentials.needs_no_challenge()
-            || hop.identity.guard.state() != GuardState::Proven
+            || !hop.identity.guard.is_fresh(context.now_ms(), hop.upstream.name())
             || !hop.upstream.health.is_up()
             || hop.upstream.shortage.forbids_warming(context.now_ms())
         {
@@ -194,6 +200,7 @@ fn dial(hop: &Arc<Hop>, request: Request, context: &mut Context) -> Option<()> {
         outbox: Vec::new(),
         deadline,
         challenged: false,
+        challenged_ms: 0,
         until_ms: 0,
     });
     context.warm.of(hop).count += 1;
@@ -219,10 +226,11 @@ pub fn on_event(key: Key, ready: Readiness, context: &mut Context) -> bool {
     match advance(index, context) {
         Some(true) => {
             let now_ms = context.now_ms();
-            let until_ms = now_ms + context.settings.timeouts.warm;
+            let of_settings_ms = context.settings.timeouts.warm;
             if let (Some(key), Some(warm)) = (context.warm.key(index), context.warm.connections.get_mut(index)) {
+                let until_ms = now_ms + warm.hop.challenge_age_ms(of_settings_ms);
                 warm.challenged = true;
-                warm.until_ms = until_ms;
+                (warm.challenged_ms, warm.until_ms) = (now_ms, until_ms);
                 // The room that the NEGOTIATE leg took is not needed to wait.
                 warm.outbox = Vec::new();
                 context.timers.set(key, &mut warm.deadline, until_ms.min(now_ms + limits::WARM_LOOK_MS));

@@ -11,7 +11,10 @@ mod resolver;
 mod shortage;
 
 pub use checker::Checker;
-pub use guard::{Guard, GuardPolicy, GuardState, Permission, Refusal, Ticket};
+pub use guard::{
+    Account, Accounts, Answer, Asking, Confirmation, Entry, Guard, GuardChange, GuardPolicy, GuardState, KnownGood,
+    Permission, Refusal, Scout, Ticket,
+};
 pub use health::{Health, HealthChange};
 pub use host_port::{HostPort, HostPortError};
 pub use member::{Upstream, without_name};

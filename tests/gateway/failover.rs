@@ -65,9 +65,17 @@ fn wait_until_up(gateway: &Gateway, upstream: &str) {
     assert!(wait_for(BOUND, up).is_some(), "{upstream} does not come back");
 }
 
-/// Three clients meet the first upstream's fault and notice nothing; then it is left alone.
+/// Three clients meet the first upstream's fault and notice nothing; then it is ejected and left alone.
 #[track_caller]
 fn is_passed_over(first: SocketAddr, within: Duration, top: &str) {
+    let gateway = passes_over(first, within, top);
+    assert_eq!(of_upstream(&gateway, "upstream_up", "first"), 0.0);
+    assert_eq!(of_upstream(&gateway, "upstream_ejections_total", "first"), 1.0);
+    in_process::stop(gateway);
+}
+
+#[track_caller]
+fn passes_over(first: SocketAddr, within: Duration, top: &str) -> Gateway {
     let second = stub(Personality::Plain);
     // By a handshake, for most of them take connections.
     let top = format!("warm = 0\ncheck = 'handshake'\ncheck_target = 'echo.test:7'\n{top}");
@@ -76,8 +84,6 @@ fn is_passed_over(first: SocketAddr, within: Duration, top: &str) {
         let (_tunnel, took) = open(&gateway);
         assert!(took < within, "client {number}: {took:?}");
     }
-    assert_eq!(of_upstream(&gateway, "upstream_up", "first"), 0.0);
-    assert_eq!(of_upstream(&gateway, "upstream_ejections_total", "first"), 1.0);
     assert_eq!(of_upstream(&gateway, "upstream_up", "second"), 1.0);
     let dials = of_upstream(&gateway, "dials_total", "first");
     let tunnels: Vec<Answered> = (0..10).map(|_| open(&gateway).0).collect();
@@ -85,7 +91,7 @@ fn is_passed_over(first: SocketAddr, within: Duration, top: &str) {
     assert_eq!(of_upstream(&gateway, "upstream_tunnels", "second"), 10.0);
     drop(tunnels);
     assert_eq!(second.counters().protocol_errors(), 0, "{}", second.counters());
-    in_process::stop(gateway);
+    gateway
 }
 
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -124,10 +130,19 @@ fn an_upstream_that_speaks_no_http_is_passed_over() {
 
 #[test]
 fn an_upstream_that_stops_in_mid_handshake_is_passed_over() {
-    for personality in [Personality::ResetsMidHandshake, Personality::ChallengeThenClose, Personality::LyingLengths] {
+    for personality in [Personality::ChallengeThenClose, Personality::LyingLengths] {
         let first = stub(personality);
         is_passed_over(first.address(), AT_ONCE, "");
     }
+}
+
+#[test]
+fn an_upstream_that_resets_instead_of_refusing_is_passed_over_and_tried_no_more() {
+    let first = stub(Personality::ResetsMidHandshake);
+    let gateway = passes_over(first.address(), AT_ONCE, "");
+    assert_eq!(first.counters().authenticates, 1, "it may be its way to refuse: {}", first.counters());
+    assert_eq!(of_upstream(&gateway, "upstream_up", "first"), 1.0);
+    in_process::stop(gateway);
 }
 
 #[test]

@@ -54,6 +54,7 @@ impl Shard {
             ("tunnels in the gate", self.gate.open()),
             ("pipes lent", self.context.pipes.lent()),
             ("warm connections", self.context.warm.held()),
+            ("connections that wait for a verdict", self.context.unattended.held()),
             ("tunnels that wait for the guard or their turn", waiting),
         ];
         found.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")).collect()

@@ -2,6 +2,7 @@
 
 use crate::fault::{At, Cause, Fault};
 use crate::forward::{BodyPump, ForwardOptions, ForwardRequest, ForwardResponse, ResponseKind};
+use crate::handshake::is_of_proxy;
 use crate::http::{self, FieldStorage, ResponseHead};
 
 /// What was heard. The head for the client, if there is one, has been written.
@@ -56,7 +57,8 @@ pub(super) fn hear(
             }
         }
     };
-    if parsed.status == 407 {
+    // One without Proxy-Authenticate is the origin's own, and the client's answer.
+    if parsed.status == 407 && is_of_proxy(&parsed) {
         let challenge = |scheme| http::find_challenge(&parsed.fields, scheme).and_then(|found| found.token68);
         let rechallenge = challenge("NTLM").is_some() || challenge("Negotiate").is_some();
         let line = format!("407 {}", String::from_utf8_lossy(parsed.reason).escape_debug());

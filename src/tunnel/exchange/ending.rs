@@ -1,12 +1,15 @@
 //! How an exchange ends: with its answer, as a tunnel, on another connection, or with a fault.
 
+use std::sync::Arc;
+
 use super::{Exchange, Standing};
 use crate::event::Key;
 use crate::fault::{Culprit, Fault};
 use crate::tunnel::closing::Closing;
-use crate::tunnel::dial::Dial;
+use crate::tunnel::dial::{Attempt, Dial};
 use crate::tunnel::read_head::{Pinned, ReadHead};
 use crate::tunnel::reply::Reply;
+use crate::tunnel::unattended::{Orphan, adopt};
 use crate::tunnel::{Client, Context, End, Step, kept};
 
 impl Exchange {
@@ -66,8 +69,6 @@ impl Exchange {
         client: &mut Client,
         context: &mut Context,
     ) -> Step {
-        // A ticket that is dropped counts as unanswered.
-        self.standing = Standing::Settled;
         // Whether the upstream is to blame or its origin cannot be told here: its health hears of it from handshakes.
         let of_upstream = fault.cause.culprit() == Culprit::Upstream;
         let is_silent = self.answer.is_none() && self.interim == 0 && self.from_upstream.is_empty();
@@ -87,9 +88,13 @@ impl Exchange {
             && let Some(mut attempt) = self.attempt.take()
         {
             attempt.leftover = std::mem::take(&mut self.from_client);
+            self.leave_to_itself(&attempt, context);
             return Dial::elsewhere(*attempt, key, client, context);
         }
         self.account(client, context);
+        if let Some(attempt) = self.attempt.take() {
+            self.leave_to_itself(&attempt, context);
+        }
         Reply::to_fault(fault, client, context)
     }
 
@@ -98,7 +103,24 @@ impl Exchange {
             context.metrics.request("http", answer.status);
         }
         self.account(client, context);
+        if let Some(attempt) = self.attempt.take() {
+            self.leave_to_itself(&attempt, context);
+        }
         Step::end(end)
+    }
+
+    /// The exchange ends before the upstream has answered. The answer to an AUTHENTICATE_MESSAGE that is out is waited for without the client.
+    fn leave_to_itself(mut self: Box<Self>, attempt: &Attempt, context: &mut Context) {
+        let Standing::Proving(ticket) = std::mem::replace(&mut self.standing, Standing::Settled) else { return };
+        let orphan = Orphan {
+            hop: Arc::clone(&attempt.hop),
+            unsent: if self.up.has_begun() { Vec::new() } else { self.up.take_unsent() },
+            heard: std::mem::take(&mut self.from_upstream),
+            upstream: self.upstream,
+            ticket,
+            until_ms: attempt.until_ms,
+        };
+        adopt(orphan, context);
     }
 
     /// Counts the bytes, and gives back what was borrowed.

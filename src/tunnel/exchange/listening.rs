@@ -11,7 +11,9 @@ use crate::limits;
 use crate::metrics::{Outcome, Path, Phase, Reason407};
 use crate::tunnel::authenticate::Authenticate;
 use crate::tunnel::buffer::take_front;
+use crate::tunnel::verdict;
 use crate::tunnel::{Client, Context};
+use crate::upstream::Answer;
 
 impl Exchange {
     /// Reads heads until the answer's own; `None` when there is nothing more to read now or the body can follow.
@@ -24,7 +26,11 @@ impl Exchange {
         loop {
             while let Some(length) = match self.head_end.find(&self.from_upstream, context.settings.head_limit_bytes) {
                 Ok(found) => found,
-                Err(error) => return Some(Then::Fail(fault(Cause::ResponseHeadTooLarge, error.to_string()))),
+                Err(error) => {
+                    let heard = std::mem::take(&mut self.from_upstream);
+                    self.settle_unread(&heard, context);
+                    return Some(Then::Fail(fault(Cause::ResponseHeadTooLarge, error.to_string())));
+                }
             } {
                 let head = self.from_upstream[..length].to_vec();
                 take_front(&mut self.from_upstream, length);
@@ -45,9 +51,9 @@ impl Exchange {
             reads_left -= 1;
             match self.upstream.read(context.head_scratch()) {
                 Ok(None) => return None,
-                Ok(Some(0)) => return Some(self.closed(None)),
+                Ok(Some(0)) => return Some(self.closed(None, context)),
                 Ok(Some(count)) => self.from_upstream.extend_from_slice(&context.scratch[..count]),
-                Err(error) => return Some(self.closed(Some(error))),
+                Err(error) => return Some(self.closed(Some(error), context)),
             }
         }
     }
@@ -61,7 +67,7 @@ impl Exchange {
     /// The connection ended before the answer. One that was kept may have been closed before the request reached it: then
     /// the request is sent again, unless it may have been carried out and must not be twice (RFC 9110 §9.2.2). Nobody
     /// carries a request out of whose body nothing has come.
-    pub(super) fn closed(&mut self, error: Option<io::Error>) -> Then {
+    pub(super) fn closed(&mut self, error: Option<io::Error>, context: &Context) -> Then {
         let unheard = self.from_upstream.is_empty() && self.interim == 0 && !self.up.has_begun();
         let repeatable = self.request.is_idempotent() || self.request.has_body();
         let again = match &mut self.attempt {
@@ -72,6 +78,8 @@ impl Exchange {
             },
             _ => false,
         };
+        let heard = std::mem::take(&mut self.from_upstream);
+        self.settle(context, verdict::cut_off(&heard));
         if again {
             return Then::Again;
         }
@@ -90,7 +98,10 @@ impl Exchange {
             && client.record.requests < limits::REQUESTS_PER_CONNECTION;
         let options = context.settings.forward_options();
         match hear(head, &self.request, &options, may_keep, &mut self.down.out) {
-            Err(fault) => Some(Then::Fail(fault)),
+            Err(fault) => {
+                self.settle_unread(head, context);
+                Some(Then::Fail(fault))
+            }
             // No verdict: some proxies ask for the body before they look at the credentials.
             Ok(Heard::Interim) => {
                 self.interim += 1;
@@ -98,7 +109,7 @@ impl Exchange {
                     .then(|| Then::Fail(fault(Cause::ResponseMalformed, "the upstream sends 1xx answers without end")))
             }
             Ok(Heard::Switching) => {
-                self.verdict(client, context);
+                self.verdict(101, client, context);
                 Some(match self.up.is_read() && self.up.is_flushed() {
                     true => Then::Switch,
                     false => Then::Fail(fault(
@@ -109,7 +120,7 @@ impl Exchange {
             }
             Ok(Heard::Asked { rechallenge, line }) => Some(self.asked(rechallenge, &line, client, context)),
             Ok(Heard::Final(mut answer)) => {
-                self.verdict(client, context);
+                self.verdict(answer.status, client, context);
                 client.record.status = answer.status;
                 if self.path() == Path::Kept
                     && let Some(attempt) = &self.attempt
@@ -144,29 +155,43 @@ impl Exchange {
                 )),
             };
         };
-        ticket.refused(context.now_ms());
         metrics.answered_407(if rechallenge { Reason407::Rechallenge } else { Reason407::Refused }, 1);
-        let too_old = rechallenge && attempt.path == Path::Warm && !self.up.has_begun();
+        let too_old = rechallenge && attempt.path == Path::Warm;
+        ticket.settle(context.now_ms(), if too_old { Answer::Stale } else { Answer::Refused });
         if too_old {
-            return Then::Again;
+            attempt.hop.challenge_spoiled(context.now_ms().saturating_sub(attempt.challenged_ms));
+            if !self.up.has_begun() {
+                return Then::Again;
+            }
         }
         self.count(Outcome::Refused, client, context);
         Then::Fail(fault(Cause::CredentialsRefused, format!("the upstream refused the credentials: {line}")))
     }
 
-    /// Any answer but a 407 says that the credentials were taken, or that none are asked for.
-    fn verdict(&mut self, client: &mut Client, context: &Context) {
+    /// The upstream has answered the request itself.
+    fn verdict(&mut self, status: u16, client: &mut Client, context: &Context) {
         let Some(attempt) = &self.attempt else { return };
         match std::mem::replace(&mut self.standing, Standing::Settled) {
             Standing::Settled => return,
             Standing::Unproven => {}
             Standing::Proving(ticket) => {
-                ticket.accepted(context.now_ms());
+                ticket.settle(context.now_ms(), Answer::Status(status));
                 attempt.hop.metrics.phase(Phase::Authenticate, context.now_us - self.phase_us);
             }
         }
         attempt.hop.upstream.health.succeeded();
         self.count(Outcome::Established, client, context);
+    }
+
+    /// An answer that the client cannot have: its status line may tell all the same what has become of the AUTHENTICATE_MESSAGE.
+    fn settle_unread(&mut self, heard: &[u8], context: &Context) {
+        self.settle(context, verdict::unread(heard));
+    }
+
+    fn settle(&mut self, context: &Context, answer: Answer) {
+        if let Standing::Proving(ticket) = std::mem::replace(&mut self.standing, Standing::Settled) {
+            ticket.settle(context.now_ms(), answer);
+        }
     }
 
     /// Writes down how the handshake went.

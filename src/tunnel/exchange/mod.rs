@@ -173,7 +173,7 @@ impl Exchange {
     }
 
     pub(super) fn step(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        if client.endpoint.ready.reset() && !matches!(self.standing, Standing::Proving(_)) {
+        if client.endpoint.ready.reset() {
             let fault = fault(Cause::ClientGone, "the client reset its connection");
             return self.end(context.fault(fault), client, context);
         }
@@ -222,7 +222,7 @@ impl Exchange {
             Err(FlowError::Relay(RelayError::Destination(error))) => {
                 self.up_broken = true;
                 if self.answer.is_none() && !self.upstream.ready.readable() {
-                    return self.closed(Some(error));
+                    return self.closed(Some(error), context);
                 }
                 FlowTurn::Done
             }

@@ -1,0 +1,598 @@
+//! The table of verdicts, the budget, and how a policy is told from a wrong secret.
+
+use std::sync::Mutex;
+
+use super::*;
+
+const MINUTE_MS: u64 = 60_000;
+
+/// A guard at one account, and what it has told.
+struct Bench {
+    accounts: Accounts,
+    told: Arc<Mutex<Vec<GuardChange>>>,
+}
+
+fn name(upstream: &str) -> Arc<str> {
+    upstream.into()
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench { accounts: Accounts::default(), told: Arc::default() }
+    }
+
+    fn guard(&self, secret: u64) -> Arc<Guard> {
+        let told = Arc::clone(&self.told);
+        Guard::of(self.accounts.of("CORP", "svc"), secret, move |change| told.lock().unwrap().push(change.clone()))
+    }
+
+    fn told(&self) -> Vec<GuardChange> {
+        std::mem::take(&mut *self.told.lock().unwrap())
+    }
+}
+
+fn guard() -> Arc<Guard> {
+    Bench::new().guard(1)
+}
+
+fn asking<'a>(upstream: &'a Arc<str>, destination: &'a str, challenged: bool) -> Asking<'a> {
+    Asking { upstream, method: "CONNECT", destination, challenged, confirms: false }
+}
+
+/// On a fresh connection: the request itself was challenged.
+fn ask(guard: &Arc<Guard>, now_ms: u64, upstream: &str, destination: &str) -> Permission {
+    guard.ask(now_ms, &asking(&name(upstream), destination, true))
+}
+
+fn go_to(guard: &Arc<Guard>, now_ms: u64, destination: &str) -> Ticket {
+    match ask(guard, now_ms, "u", destination) {
+        Permission::Go(ticket) => ticket,
+        other => panic!("expected a ticket for {destination} at {now_ms}, got {other:?}"),
+    }
+}
+
+fn go(guard: &Arc<Guard>, now_ms: u64) -> Ticket {
+    go_to(guard, now_ms, "origin:443")
+}
+
+fn proven() -> Arc<Guard> {
+    let guard = guard();
+    go(&guard, 0).settle(0, Answer::Status(200));
+    guard
+}
+
+fn state(guard: &Guard) -> GuardState {
+    guard.state()
+}
+
+fn confirm(guard: &Arc<Guard>, now_ms: u64, answer: Answer) {
+    let upstream = name("u");
+    let confirmation = guard.take_confirmation(now_ms, &upstream).expect("a confirmation is wanted");
+    let destination = confirmation.good().destination.clone();
+    let asking = Asking { confirms: true, ..asking(&upstream, &destination, true) };
+    match guard.ask(now_ms, &asking) {
+        Permission::Go(ticket) => ticket.settle(now_ms, answer),
+        other => panic!("expected a ticket to confirm, got {other:?}"),
+    }
+}
+
+/// How many attempts a wrong secret gets out of this, in which every client's attempt is answered as `answer` says, and when.
+fn press(guard: &Arc<Guard>, seconds: u64, mut answer: impl FnMut(u64) -> (&'static str, Answer)) -> Vec<u64> {
+    let mut sent_ms = Vec::new();
+    for second in 0..seconds {
+        let now_ms = second * 1_000;
+        for client in 0..100 {
+            let (destination, answer) = answer(client);
+            if let Permission::Go(ticket) = ask(guard, now_ms, "u", destination) {
+                sent_ms.push(now_ms);
+                ticket.settle(now_ms, answer);
+            }
+        }
+    }
+    sent_ms
+}
+
+fn assert_budget(sent_ms: &[u64]) {
+    for window in sent_ms.windows(4) {
+        assert!(window[3] - window[0] >= 30 * MINUTE_MS, "{window:?}");
+    }
+}
+
+// The table of verdicts.
+
+/// Each row, from an upstream that has challenged this very request: what is known after it, from *unproven* and from *proven*.
+const ROWS: [(Answer, GuardState, GuardState); 12] = [
+    (Answer::Status(200), GuardState::Proven, GuardState::Proven),
+    (Answer::Status(101), GuardState::Proven, GuardState::Proven),
+    (Answer::Status(304), GuardState::Proven, GuardState::Proven),
+    (Answer::Status(404), GuardState::Proven, GuardState::Proven),
+    (Answer::Status(407), GuardState::Unproven, GuardState::Proven),
+    (Answer::Status(302), GuardState::Unproven, GuardState::Proven),
+    (Answer::Status(403), GuardState::Unproven, GuardState::Proven),
+    (Answer::Status(431), GuardState::Unproven, GuardState::Proven),
+    (Answer::Status(503), GuardState::Unproven, GuardState::Proven),
+    (Answer::Refused, GuardState::Refused, GuardState::Unproven),
+    (Answer::Closed, GuardState::Refused, GuardState::Proven),
+    (Answer::Nothing, GuardState::Unproven, GuardState::Proven),
+];
+
+#[test]
+fn every_row_of_the_table_of_verdicts_holds_unproven_and_proven() {
+    for (answer, from_unproven, from_proven) in ROWS {
+        let guard = guard();
+        go(&guard, 0).settle(1, answer);
+        assert_eq!(state(&guard), from_unproven, "{answer:?} while unproven");
+        let guard = proven();
+        go(&guard, 1).settle(2, answer);
+        assert_eq!(state(&guard), from_proven, "{answer:?} while proven");
+    }
+}
+
+#[test]
+fn no_status_accepts_for_a_destination_that_is_not_known_to_demand_authentication() {
+    let upstream = name("u");
+    for (method, destination) in [("CONNECT", "exempt:443"), ("GET", "origin:443"), ("POST", "exempt:80")] {
+        for (answer, ..) in ROWS.iter().filter(|(answer, ..)| matches!(answer, Answer::Status(_))) {
+            let guard = guard();
+            // Another request was challenged; this one goes out on a connection that was challenged before it came.
+            go(&guard, 0).settle(1, Answer::Status(403));
+            let asking = Asking { method, ..asking(&upstream, destination, false) };
+            let Permission::Go(ticket) = guard.ask(2, &asking) else { panic!("a ticket") };
+            ticket.settle(3, *answer);
+            assert_eq!(state(&guard), GuardState::Unproven, "{answer:?} to {method} {destination}");
+        }
+    }
+}
+
+#[test]
+fn a_destination_that_demanded_authentication_lately_proves_on_a_pre_challenged_connection() {
+    let (guard, upstream) = (guard(), name("u"));
+    go(&guard, 0).settle(1, Answer::Status(502));
+    let asking = asking(&upstream, "ORIGIN.:443", false);
+    let Permission::Go(ticket) = guard.ask(2, &asking) else { panic!("a ticket") };
+    ticket.settle(3, Answer::Status(200));
+    assert_eq!(state(&guard), GuardState::Proven);
+}
+
+#[test]
+fn a_ticket_that_is_dropped_is_undecided() {
+    let guard = guard();
+    drop(go(&guard, 0));
+    assert_eq!(state(&guard), GuardState::Unproven);
+    go(&guard, 1).settle(1, Answer::Status(200));
+    for _ in 0..100 {
+        drop(go(&guard, 2));
+    }
+    assert_eq!(state(&guard), GuardState::Proven);
+}
+
+// The budget.
+
+#[test]
+fn a_wrong_password_under_load_is_tried_three_times_in_thirty_minutes() {
+    let guard = guard();
+    let sent_ms = press(&guard, 7_200, |_| ("origin:443", Answer::Refused));
+    assert_budget(&sent_ms);
+    assert_eq!(sent_ms[..4], [0, MINUTE_MS, 6 * MINUTE_MS, 31 * MINUTE_MS]);
+}
+
+#[test]
+fn a_proxy_that_closes_instead_of_refusing_gets_three_attempts_too() {
+    assert_budget(&press(&guard(), 7_200, |_| ("origin:443", Answer::Closed)));
+}
+
+#[test]
+fn answers_given_before_the_password_is_looked_at_open_nothing_for_a_wrong_one() {
+    let mixed = |client: u64| {
+        if client.is_multiple_of(2) { ("a:443", Answer::Status(431)) } else { ("b:443", Answer::Refused) }
+    };
+    let guard = guard();
+    let mut refused_ms = Vec::new();
+    for second in 0..7_200 {
+        for client in 0..100 {
+            let (destination, answer) = mixed(client);
+            if let Permission::Go(ticket) = ask(&guard, second * 1_000, "u", destination) {
+                refused_ms.extend((answer == Answer::Refused).then_some(second * 1_000));
+                ticket.settle(second * 1_000, answer);
+            }
+        }
+    }
+    assert_budget(&refused_ms);
+}
+
+#[test]
+fn undecided_attempts_go_at_once_ten_times_and_then_once_a_minute() {
+    let sent_ms = press(&guard(), 600, |_| ("origin:443", Answer::Status(403)));
+    assert_eq!(sent_ms.iter().filter(|at_ms| **at_ms == 0).count(), limits::GUARD_UNDECIDED);
+    for pair in sent_ms[limits::GUARD_UNDECIDED - 1..].windows(2) {
+        assert_eq!(pair[1] - pair[0], MINUTE_MS);
+    }
+}
+
+#[test]
+fn an_attempt_that_was_not_made_is_no_attempt() {
+    let guard = guard();
+    for now_ms in 0..100 {
+        go(&guard, now_ms).unused();
+    }
+    go(&guard, 200).settle(200, Answer::Status(200));
+    assert_eq!(state(&guard), GuardState::Proven);
+}
+
+#[test]
+fn one_account_has_one_budget_over_secrets_spellings_and_upstreams() {
+    let bench = Bench::new();
+    let mut sent = 0;
+    for (number, (domain, user)) in [("CORP", "svc"), ("corp", "SVC"), ("Corp", "Svc")].into_iter().enumerate() {
+        for secret in 0..4 {
+            let guard = Guard::of(bench.accounts.of(domain, user), secret, |_| {});
+            for upstream in ["u", "v"] {
+                if let Permission::Go(ticket) = ask(&guard, number as u64, upstream, "origin:443") {
+                    sent += 1;
+                    ticket.settle(1, Answer::Refused);
+                }
+            }
+        }
+    }
+    assert_eq!(sent, 3);
+}
+
+#[test]
+fn a_changed_secret_goes_at_once_and_a_refused_one_that_returns_does_not() {
+    let bench = Bench::new();
+    let (first, second) = (bench.guard(1), bench.guard(2));
+    go(&first, 0).settle(0, Answer::Refused);
+    assert!(matches!(ask(&first, 1, "u", "origin:443"), Permission::No(Refusal::Held(_))));
+    go(&second, 1).settle(1, Answer::Refused);
+    drop((first, second));
+    let first = bench.guard(1);
+    assert!(matches!(ask(&first, 2, "u", "origin:443"), Permission::No(Refusal::Held(_))), "it is remembered");
+    let right = bench.guard(3);
+    go(&right, 2).settle(2, Answer::Status(200));
+    assert_eq!(state(&right), GuardState::Proven);
+}
+
+#[test]
+fn pending_attempts_count_and_slow_ones_let_the_next_go_within_the_budget() {
+    let guard = guard();
+    let tickets: Vec<Ticket> = (0..3).map(|number| go(&guard, number * 2_000)).collect();
+    assert!(matches!(ask(&guard, 1_000_000, "u", "origin:443"), Permission::Wait));
+    assert_eq!(guard.held(1_000_000, &name("u")), None, "slow is not refused");
+    for ticket in tickets {
+        ticket.settle(1_000_000, Answer::Status(200));
+    }
+    go(&guard, 1_000_001).settle(1_000_001, Answer::Status(200));
+    assert_eq!(state(&guard), GuardState::Proven);
+}
+
+#[test]
+fn slow_destinations_at_the_start_hold_nobody_longer_than_they_last() {
+    let guard = guard();
+    let tickets: Vec<Ticket> = (0..3).map(|number| go_to(&guard, number * 2_000, "black-hole:443")).collect();
+    for ticket in tickets {
+        ticket.settle(75_000, Answer::Status(503));
+    }
+    go(&guard, 75_000).settle(75_010, Answer::Status(200));
+    assert_eq!(state(&guard), GuardState::Proven);
+}
+
+#[test]
+fn refusals_that_come_late_stop_the_attempts_before_they_come() {
+    for delay_ms in [10_000, 30_000, 70_000] {
+        let guard = proven();
+        let (mut pending, mut sent) = (Vec::new(), Vec::new());
+        for step in 1..20_000 {
+            let now_ms = step * 250;
+            if let Some(confirmation) = guard.take_confirmation(now_ms, &name("u")) {
+                let upstream = name("u");
+                let asking = Asking { confirms: true, ..asking(&upstream, "origin:443", true) };
+                if let Permission::Go(ticket) = guard.ask(now_ms, &asking) {
+                    pending.push((now_ms + delay_ms, ticket, Some(confirmation)));
+                    sent.push(now_ms);
+                }
+            }
+            if let Permission::Go(ticket) = ask(&guard, now_ms, "u", "origin:443") {
+                pending.push((now_ms + delay_ms, ticket, None));
+                sent.push(now_ms);
+            }
+            let (due, rest) = pending.into_iter().partition(|(at_ms, ..)| *at_ms <= now_ms);
+            let due: Vec<(u64, Ticket, Option<Confirmation>)> = due;
+            pending = rest;
+            for (_, ticket, _confirmation) in due {
+                ticket.settle(now_ms, Answer::Refused);
+            }
+            if now_ms >= 29 * MINUTE_MS {
+                break;
+            }
+        }
+        assert!(sent.len() <= 3, "{sent:?} with refusals after {delay_ms} ms");
+    }
+}
+
+#[test]
+fn closes_in_a_row_cast_doubt_on_what_was_proven() {
+    let guard = proven();
+    go_to(&guard, 1, "a:443").settle(1, Answer::Closed);
+    assert_eq!(state(&guard), GuardState::Proven, "the fault of a destination");
+    go_to(&guard, 2, "b:443").settle(2, Answer::Closed);
+    assert_eq!(state(&guard), GuardState::Unproven);
+    confirm(&guard, 3, Answer::Closed);
+    assert!(guard.held(4, &name("u")).is_some_and(|rest| rest > Duration::from_secs(29 * 60)), "three have failed");
+}
+
+#[test]
+fn an_acceptance_between_closes_makes_up_for_them() {
+    let guard = proven();
+    for now_ms in 1..100 {
+        go_to(&guard, now_ms, "reset:443").settle(now_ms, Answer::Closed);
+        go(&guard, now_ms).settle(now_ms, Answer::Status(200));
+    }
+    assert_eq!(state(&guard), GuardState::Proven);
+}
+
+#[test]
+fn an_upstream_that_rejects_what_another_accepts_closes_only_itself_and_is_counted() {
+    let (guard, mut sent) = (guard(), Vec::new());
+    for second in 0..7_200 {
+        let now_ms = second * 1_000;
+        for _ in 0..20 {
+            match ask(&guard, now_ms, "good", "origin:443") {
+                Permission::Go(ticket) => ticket.settle(now_ms, Answer::Status(200)),
+                other => panic!("the good upstream is closed at {now_ms}: {other:?}"),
+            }
+            if let Permission::Go(ticket) = ask(&guard, now_ms, "broken", "origin:443") {
+                sent.push(now_ms);
+                ticket.settle(now_ms, Answer::Refused);
+            }
+        }
+    }
+    assert_eq!(state(&guard), GuardState::Proven);
+    for window in sent.windows(3) {
+        assert!(window[2] - window[0] >= 30 * MINUTE_MS, "one attempt is left for the others: {window:?}");
+    }
+}
+
+#[test]
+fn with_two_attempts_configured_two_are_made() {
+    let accounts = Accounts::new(GuardPolicy { attempts: 2, ..GuardPolicy::default() });
+    let guard = Guard::of(accounts.of("CORP", "svc"), 1, |_| {});
+    let sent_ms = press(&guard, 7_200, |_| ("origin:443", Answer::Refused));
+    for window in sent_ms.windows(3) {
+        assert!(window[2] - window[0] >= 30 * MINUTE_MS, "{window:?}");
+    }
+}
+
+// Order of answers.
+
+#[test]
+fn while_unproven_one_goes_and_the_others_wait() {
+    let guard = guard();
+    let canary = go(&guard, 0);
+    assert!(matches!(ask(&guard, 0, "u", "origin:443"), Permission::Wait));
+    canary.settle(1, Answer::Status(200));
+    let _together = (go(&guard, 1), go(&guard, 1));
+}
+
+#[test]
+fn an_acceptance_that_was_sent_before_a_refusal_proves_nothing() {
+    let guard = proven();
+    let in_flight = go(&guard, 1);
+    go_to(&guard, 1, "other:443").settle(2, Answer::Refused);
+    assert_eq!(state(&guard), GuardState::Unproven);
+    in_flight.settle(3, Answer::Status(200));
+    assert_eq!(state(&guard), GuardState::Unproven);
+    confirm(&guard, 3, Answer::Status(200));
+    assert_eq!(state(&guard), GuardState::Proven);
+}
+
+#[test]
+fn a_refusal_that_is_older_than_the_proof_is_about_its_destination() {
+    let guard = proven();
+    let old = go_to(&guard, 1, "forbidden:443");
+    go(&guard, 2).settle(2, Answer::Status(200));
+    old.settle(3, Answer::Refused);
+    assert_eq!(state(&guard), GuardState::Proven);
+    assert!(matches!(ask(&guard, 4, "u", "forbidden:443"), Permission::No(Refusal::Barred(_))));
+}
+
+#[test]
+fn after_a_quiet_time_one_attempt_finds_out_whether_the_password_still_holds() {
+    let guard = proven();
+    let night_ms = 8 * 60 * MINUTE_MS;
+    let canary = go(&guard, night_ms);
+    let waiting = (0..1_000).filter(|_| matches!(ask(&guard, night_ms, "u", "origin:443"), Permission::Wait)).count();
+    assert_eq!(waiting, 1_000);
+    canary.settle(night_ms, Answer::Refused);
+    confirm(&guard, night_ms, Answer::Refused);
+    assert!(matches!(ask(&guard, night_ms, "u", "origin:443"), Permission::No(Refusal::Held(_))));
+}
+
+#[test]
+fn a_burst_within_the_age_of_a_proof_does_not_find_out_together_that_the_password_has_changed() {
+    let guard = proven();
+    let burst: Vec<Ticket> = (0..1_000)
+        .filter_map(|_| match ask(&guard, 30_000, "u", "origin:443") {
+            Permission::Go(ticket) => Some(ticket),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(burst.len(), 2);
+    burst.into_iter().for_each(|ticket| ticket.settle(30_001, Answer::Refused));
+    confirm(&guard, 30_002, Answer::Refused);
+    assert!(guard.held(30_003, &name("u")).is_some());
+}
+
+#[test]
+fn a_burst_of_clients_is_served_within_a_few_round_trips() {
+    let guard = proven();
+    let (mut served, mut round_trips) = (0, 0);
+    while served < 1_000 {
+        round_trips += 1;
+        let now_ms = 100 + round_trips * 20;
+        let round: Vec<Ticket> = (served..1_000)
+            .map_while(|_| match ask(&guard, now_ms, "u", "origin:443") {
+                Permission::Go(ticket) => Some(ticket),
+                _ => None,
+            })
+            .collect();
+        served += round.len();
+        round.into_iter().for_each(|ticket| ticket.settle(now_ms + 20, Answer::Status(200)));
+    }
+    assert!(round_trips <= 10, "{round_trips} round trips");
+}
+
+// Before the dial.
+
+#[test]
+fn while_unproven_one_dials_and_the_others_wait_for_what_it_finds() {
+    let (guard, upstream) = (guard(), name("u"));
+    let enter = |now_ms| guard.enter(now_ms, &upstream, "origin:443");
+    let Entry::Scout(scout) = enter(0) else { panic!("the first may dial") };
+    assert!(matches!(enter(1), Entry::Wait));
+    let ticket = go(&guard, 5);
+    drop(scout);
+    assert!(matches!(enter(6), Entry::Wait), "its attempt is out");
+    ticket.settle(7, Answer::Status(200));
+    assert!(matches!(enter(7), Entry::Go));
+}
+
+#[test]
+fn a_scout_that_comes_back_or_is_slow_lets_the_next_one_dial() {
+    let bench = Bench::new();
+    let (guard, upstream) = (bench.guard(1), name("u"));
+    let enter = |now_ms| guard.enter(now_ms, &upstream, "origin:443");
+    let scout = enter(0);
+    assert!(matches!(enter(1_999), Entry::Wait));
+    let second = enter(2_000);
+    assert!(matches!((&scout, &second), (Entry::Scout(_), Entry::Scout(_))));
+    assert!(matches!(enter(2_001), Entry::Wait));
+    drop(scout);
+    assert!(matches!(enter(2_002), Entry::Wait), "the second is still out");
+    drop(second);
+    assert_eq!(bench.told(), [GuardChange::Freed], "those who wait are told");
+    assert!(matches!(enter(2_003), Entry::Scout(_)));
+}
+
+#[test]
+fn a_closed_guard_lets_nobody_dial() {
+    let (guard, upstream) = (guard(), name("u"));
+    go(&guard, 0).settle(0, Answer::Refused);
+    assert!(matches!(guard.enter(1, &upstream, "origin:443"), Entry::No(Refusal::Held(_))));
+    assert!(matches!(guard.enter(1, &name("v"), "origin:443"), Entry::Scout(_)), "another upstream decides for itself");
+}
+
+// Policy or password.
+
+/// An hour in which all of this is asked for each second; what was sent to the forbidden destinations.
+fn forbidden_hour(guard: &Arc<Guard>, forbidden: &[&str]) -> usize {
+    let mut sent = 0;
+    for second in 1..3_600 {
+        let now_ms = second * 1_000;
+        for destination in forbidden {
+            if let Permission::Go(ticket) = ask(guard, now_ms, "u", destination) {
+                sent += 1;
+                ticket.settle(now_ms, Answer::Refused);
+                confirm(guard, now_ms, Answer::Status(200));
+            }
+        }
+        go(guard, now_ms).settle(now_ms, Answer::Status(200));
+    }
+    sent
+}
+
+#[test]
+fn a_forbidden_destination_is_left_alone_and_closes_nothing_for_the_others() {
+    // At once, after one minute, five, twenty-five, and then every thirty.
+    assert_eq!(forbidden_hour(&proven(), &["forbidden:443"]), 4);
+}
+
+#[test]
+fn forbidden_destinations_in_all_spellings_close_nothing() {
+    let guard = proven();
+    assert_eq!(forbidden_hour(&guard, &["a.blocked.test:443", "A.blocked.test:443", "a.blocked.test.:443"]), 4);
+    assert_eq!(forbidden_hour(&proven(), &["a.blocked.test:443", "b.blocked.test:443"]), 8);
+}
+
+#[test]
+fn a_handshake_of_its_own_tells_the_password_from_the_policy() {
+    let bench = Bench::new();
+    let guard = bench.guard(1);
+    go(&guard, 0).settle(0, Answer::Status(200));
+    go_to(&guard, 1, "forbidden:443").settle(1, Answer::Refused);
+    assert!(
+        bench
+            .told()
+            .iter()
+            .any(|change| matches!(change, GuardChange::State { at_upstream: GuardState::Unproven, .. }))
+    );
+    assert!(matches!(ask(&guard, 2, "u", "new:443"), Permission::Wait), "it is being found out");
+    confirm(&guard, 3, Answer::Refused);
+    assert_eq!(state(&guard), GuardState::Refused);
+}
+
+#[test]
+fn a_blip_of_a_second_costs_a_minute() {
+    let guard = proven();
+    go(&guard, 1_000).settle(1_000, Answer::Refused);
+    confirm(&guard, 1_001, Answer::Refused);
+    let rest = guard.held(1_001, &name("u")).expect("it is closed");
+    assert_eq!(rest, Duration::from_secs(60));
+    go(&guard, 61_001).settle(61_002, Answer::Status(200));
+    assert_eq!(state(&guard), GuardState::Proven);
+}
+
+#[test]
+fn a_blip_under_load_costs_a_minute_too() {
+    let guard = proven();
+    // Load makes room for many at once.
+    let origin = |number: u64| format!("origin-{number}:443");
+    for now_ms in 1..2_000 {
+        let tickets: Vec<Ticket> = (0..50)
+            .map_while(|number| match ask(&guard, now_ms, "u", &origin(number)) {
+                Permission::Go(ticket) => Some(ticket),
+                _ => None,
+            })
+            .collect();
+        tickets.into_iter().for_each(|ticket| ticket.settle(now_ms, Answer::Status(200)));
+    }
+    let in_flight: Vec<Ticket> = (0..40).map(|number| go_to(&guard, 2_000, &origin(number))).collect();
+    in_flight.into_iter().for_each(|ticket| ticket.settle(2_001, Answer::Refused));
+    assert!(guard.take_confirmation(2_002, &name("u")).is_none(), "they have told enough");
+    assert_eq!(guard.held(2_001, &name("u")), Some(Duration::from_secs(60)));
+    go(&guard, 62_001).settle(62_002, Answer::Status(200));
+    assert_eq!(state(&guard), GuardState::Proven);
+}
+
+#[test]
+fn a_stale_challenge_is_no_ones_fault_if_the_secret_is_confirmed() {
+    let guard = proven();
+    let stale = [go(&guard, 1), go(&guard, 1)];
+    stale.into_iter().for_each(|ticket| ticket.settle(2, Answer::Stale));
+    confirm(&guard, 300, Answer::Status(200));
+    assert_eq!(state(&guard), GuardState::Proven);
+    go(&guard, 301).settle(301, Answer::Status(200));
+}
+
+#[test]
+fn a_confirmation_that_tells_nothing_leaves_the_decision_to_clients() {
+    let guard = proven();
+    go_to(&guard, 1, "forbidden:443").settle(1, Answer::Refused);
+    drop(guard.take_confirmation(2, &name("u")).expect("a confirmation is wanted"));
+    go(&guard, 3).settle(3, Answer::Status(200));
+    assert_eq!(state(&guard), GuardState::Proven);
+}
+
+#[test]
+fn the_guard_tells_of_every_change_that_can_free_a_waiter() {
+    let bench = Bench::new();
+    let guard = bench.guard(1);
+    let first = go(&guard, 0);
+    assert!(matches!(ask(&guard, 0, "u", "origin:443"), Permission::Wait));
+    drop(first);
+    assert_eq!(bench.told(), [GuardChange::Freed], "undecided");
+    go(&guard, 1).settle(1, Answer::Status(200));
+    let proven = |change: &GuardChange| matches!(change, GuardChange::State { overall: GuardState::Proven, .. });
+    assert!(matches!(bench.told().as_slice(), [change] if proven(change)));
+    go(&guard, 2).settle(2, Answer::Status(200));
+    assert_eq!(bench.told(), [], "nobody waits");
+}
