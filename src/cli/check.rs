@@ -10,7 +10,7 @@ use super::{fail, print, show_warnings};
 use crate::config::keys::{KEYS, Key, TABLES};
 use crate::config::secrets::password_variable;
 use crate::config::table_keys::TABLE_KEYS;
-use crate::config::{Config, IdentityConfig, Settings, Sources};
+use crate::config::{Config, IdentityConfig, Settings, Sources, redact};
 
 pub(super) fn command() -> Command {
     let about = "Check a configuration: prints every error and its place, or `ok` and the settings with their origin; and warnings of \
@@ -37,8 +37,8 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
 
 /// A setting's text; of an account's only what is no password.
 fn shown(key: &Key, text: String) -> String {
-    match (key.name.rsplit('.').next(), text.split_once(':')) {
-        (Some("user"), Some((before, _))) => format!("{before}:…"),
+    match key.name.rsplit('.').next() {
+        Some("user") => redact::account(&text),
         _ => text,
     }
 }

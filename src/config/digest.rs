@@ -3,6 +3,7 @@
 use md5::{Digest, Md5};
 
 use super::keys::{Fallback, KEYS, Key, TABLES};
+use super::redact;
 use super::settings::Settings;
 use super::table_keys::TABLE_KEYS;
 
@@ -30,6 +31,9 @@ fn update(hash: &mut Md5, settings: &Settings, keys: &[Key]) {
             _ => None,
         };
         let text = settings.given(key.name).map(|setting| setting.text.clone()).or_else(default);
+        let is_account = key.name.rsplit('.').next() == Some("user");
+        // A password behind the account must not be guessed at by means of the number.
+        let text = text.map(|text| if is_account { redact::account(&text) } else { text });
         if let Some(text) = text {
             // With the lengths, no two lists of settings are one text.
             hash.update((key.name.len() as u64).to_be_bytes());
@@ -63,6 +67,7 @@ mod tests {
         assert_ne!(one, digest(&[("upstream", "proxy.corp:8080"), ("user", "a")]));
         assert_eq!(one, digest(&[("upstream", "proxy.corp:8080"), ("first_leg", "negotiate")]), "the default");
         assert_ne!(digest(&[("user", "ab"), ("domain", "c")]), digest(&[("user", "a"), ("domain", "bc")]));
+        assert_eq!(digest(&[("user", "a:s3cret")]), digest(&[("user", "a:other")]), "no secret is in it");
         assert!(one < 1 << 48);
     }
 }

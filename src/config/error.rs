@@ -178,6 +178,14 @@ pub enum Problem {
         /// The setting that has it as well, and its place.
         other: String,
     },
+    /// A listener on one address, and another on all addresses with the same port.
+    #[error("{address} and {other} cannot both be listened on: one of them is on all addresses of this machine")]
+    Overlapping {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// The other one, the setting that has it and its place.
+        other: String,
+    },
     /// Not a network.
     #[error("{0:?} is no network; write an address and a prefix length, for example 10.0.0.0/8 or 2001:db8::/32")]
     Network(String),

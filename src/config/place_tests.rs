@@ -117,6 +117,31 @@ fn an_address_that_is_given_twice_is_told_with_both_places() {
 }
 
 #[test]
+fn an_address_that_a_listener_on_all_addresses_covers_is_told_with_both_places() {
+    let directory = Directory::new("overlap");
+    let open = format!("{PLAIN}allow_clients = ['127.0.0.0/8', '::1']\n");
+    for (listen, expected) in [
+        (
+            "['0.0.0.0:1', '127.0.0.1:1']",
+            "5:24: listen: 127.0.0.1:1 and 0.0.0.0:1 of listen (gateway.toml:5:11) cannot both",
+        ),
+        ("['[::1]:1', '[::]:1']", "5:22: listen: [::]:1 and [::1]:1 of listen (gateway.toml:5:11) cannot both"),
+        (
+            "'0.0.0.0:9100'\nadmin = '127.0.0.1:9100'",
+            "6:9: admin: 127.0.0.1:9100 and 0.0.0.0:9100 of listen (gateway.toml:5:10)",
+        ),
+    ] {
+        expect(&directory.errors(&format!("{open}listen = {listen}\n")), &[expected]);
+    }
+    for listen in
+        ["['0.0.0.0:1', '127.0.0.1:2']", "['[::]:1', '0.0.0.0:1', '127.0.0.1:3']", "['127.0.0.1:1', '127.0.0.2:1']"]
+    {
+        let loaded = directory.load(&format!("{open}listen = {listen}\n"));
+        assert!(loaded.is_ok(), "{listen}: {}", loaded.unwrap_err());
+    }
+}
+
+#[test]
 fn a_name_or_a_key_that_is_given_twice_is_told_with_both_places() {
     let directory = Directory::new("names");
     let text = "upstream = ['a:1', 'b:1', 'a:1']\nuser = 'CORP\\svc'\npassword_file = 'password'\n";
@@ -177,6 +202,21 @@ fn a_relative_path_in_a_file_counts_from_the_files_directory() {
     assert_eq!(config.identities[0].basic_password.as_ref().map(secrets::Password::reveal), Some(PASSWORD));
     let files: Vec<&Path> = config.files.iter().filter_map(|file| file.strip_prefix(&directory.0).ok()).collect();
     assert_eq!(files, ["password", "secrets/ci", "secrets/joe", "gateway.toml"].map(Path::new), "all are watched");
+}
+
+#[test]
+fn a_link_to_the_configuration_counts_as_the_file_that_names_the_paths() {
+    let directory = Directory::new("link");
+    // As in a mounted ConfigMap, whose files are links into a directory that changes its name.
+    let text = "upstream = 'a:1'\nuser = 'CORP\\svc'\npassword_file = 'password'\n";
+    std::fs::write(directory.0.join("secrets/data.toml"), text).unwrap();
+    let link = directory.0.join("link.toml");
+    std::os::unix::fs::symlink("secrets/data.toml", &link).unwrap();
+    let mut flags = Settings::default();
+    let name = Setting::new(link.display().to_string(), Origin::Flag("--config".into()));
+    flags.give(keys::find("config").unwrap(), name);
+    let config = load(&Sources::new(flags, |_| None).unwrap()).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.files, [directory.0.join("password"), link]);
 }
 
 #[test]

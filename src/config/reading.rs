@@ -226,17 +226,20 @@ impl Reader<'_> {
         }
     }
 
-    /// Notes each address that another setting, or an earlier entry, has as well. Port 0 is another port each time.
+    /// Notes each address that another setting, or an earlier entry, takes as well: the second could not be listened on.
     fn distinct_addresses(&mut self) {
         let addresses = std::mem::take(&mut self.addresses);
         for (index, (name, placed)) in addresses.iter().enumerate() {
             let address = placed.value;
             let mut before = addresses.iter().take(index);
-            if let Some((other, first)) = before.find(|(_, other)| address.port() != 0 && other.value == address) {
-                let other = format!("{other} ({})", first.origin);
-                let problem = Problem::SameAddress { address, other };
-                self.note(ConfigError { origin: placed.origin.clone(), key: (*name).into(), problem });
-            }
+            let Some((key, first)) = before.find(|(_, first)| collide(first.value, address)) else { continue };
+            let problem = match first.value == address {
+                true => Problem::SameAddress { address, other: format!("{key} ({})", first.origin) },
+                false => {
+                    Problem::Overlapping { address, other: format!("{} of {key} ({})", first.value, first.origin) }
+                }
+            };
+            self.note(ConfigError { origin: placed.origin.clone(), key: (*name).into(), problem });
         }
     }
 
@@ -350,6 +353,14 @@ fn checked<T>(name: &str, text: &str, parse: impl FnOnce(&str) -> Result<T, Prob
         true => Err(Problem::Credentials),
         false => parse(text),
     }
+}
+
+/// Whether only one of two addresses can be listened on. Port 0 is another port each time; a listener on all IPv6 addresses leaves IPv4 alone.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers_all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0
+        && one.port() == other.port()
+        && (one.ip() == other.ip() || covers_all && one.is_ipv4() == other.is_ipv4())
 }
 
 fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Problem> {

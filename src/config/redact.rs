@@ -18,6 +18,15 @@ pub fn shown(text: &str) -> String {
     }
 }
 
+/// An account as it may be shown: a colon and what stands behind it are left out, for no Windows account has one.
+#[must_use]
+pub fn account(text: &str) -> String {
+    match text.split_once(':') {
+        Some((before, _)) => format!("{before}:{LEFT_OUT}"),
+        None => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
