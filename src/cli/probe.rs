@@ -1,25 +1,31 @@
 //! `ntlm-gateway probe`: one handshake with the configured upstream, and what it tells about that upstream.
 
+mod advice;
 mod behaviours;
 mod conversation;
 mod json;
 mod message;
 mod product;
 mod report;
+mod secret;
 mod text;
 mod verdict;
+mod web_server;
 
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::{arguments, fail, print, show_warnings};
-use crate::config::Config;
-use crate::http::Authority;
+use crate::http::{Authority, AuthorityError};
 use report::Report;
+use secret::SecretPlace;
 
 /// Lies at no one proxy's door, and answers on its port.
 const DEFAULT_TARGET: &str = "example.com:443";
+
+/// The port of a target that is named without one.
+const DEFAULT_PORT: u16 = 443;
 
 const AFTER: &str =
     "It sends one request without credentials, then one handshake with at most one AUTHENTICATE_MESSAGE; no more is \
@@ -31,7 +37,7 @@ Exit codes:
   2  the command line is wrong
   3  the upstream refused the credentials
   4  the upstream cannot be reached, or its name does not resolve
-  5  the upstream does not offer NTLM, or the handshake cannot work
+  5  the upstream does not offer NTLM, is no proxy, or the handshake cannot work
   6  the upstream takes the credentials, but declined the target
 
 Examples:
@@ -48,10 +54,10 @@ pub(super) fn command() -> Command {
         .arg(
             Arg::new("target")
                 .long("target")
-                .value_name("HOST:PORT")
+                .value_name("HOST[:PORT]")
                 .default_value(DEFAULT_TARGET)
                 .value_parser(target)
-                .help("The origin to ask a tunnel to; nothing is sent through it"),
+                .help("The origin to ask a tunnel to, port 443 unless given; nothing is sent through it"),
         )
         .arg(
             Arg::new("of")
@@ -64,17 +70,21 @@ pub(super) fn command() -> Command {
     arguments::with_settings(command)
 }
 
-/// A target as a client would name it.
+/// A target as a client would name it; without a port, that of https.
 fn target(text: &str) -> Result<String, String> {
-    match Authority::parse(text) {
-        Ok(authority) => Ok(authority.to_string()),
-        Err(error) => Err(error.to_string()),
+    if text.contains("://") {
+        return Err("name HOST:PORT, as a CONNECT does, and no URL".into());
     }
+    let parse = |text: &str| Authority::parse(text).map(|authority| authority.to_string());
+    parse(text).or_else(|error| match error {
+        AuthorityError::MissingPort => parse(&format!("{text}:{DEFAULT_PORT}")).map_err(|error| error.to_string()),
+        error => Err(error.to_string()),
+    })
 }
 
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    let mut config = match arguments::configured(matches) {
-        Ok(configured) => configured.config,
+    let (mut config, settings) = match arguments::configured(matches) {
+        Ok(configured) => (configured.config, configured.settings),
         Err(errors) => return fail(errors),
     };
     show_warnings(&config.warnings);
@@ -85,16 +95,13 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
         return fail(format!("--of: there is no upstream {name:?}; there is {}", known.join(", ")));
     }
     let target = matches.get_one::<String>("target").map_or(DEFAULT_TARGET, String::as_str);
-    let report = probe(&config, target);
+    let secret = SecretPlace::of(&config.identities[0], &settings);
+    let report = Report::of(&config, secret, target, conversation::hold(&config, target));
     let shown = if matches.get_flag("json") { json::render(&report) } else { text::render(&report) };
     match print(&shown) {
         ExitCode::SUCCESS => ExitCode::from(report.verdict.exit_code()),
         failed => failed,
     }
-}
-
-fn probe(config: &Config, target: &str) -> Report {
-    Report::of(config, target, conversation::hold(config, target))
 }
 
 #[cfg(test)]
@@ -110,9 +117,17 @@ mod tests {
     }
 
     #[test]
-    fn a_target_needs_a_host_and_a_port() {
-        assert_eq!(target("example.com:443").as_deref(), Ok("example.com:443"));
-        for text in ["example.com", ":443", "http://example.com:443", "a b:1", "x:0"] {
+    fn a_target_has_a_host_and_port_443_unless_it_names_another() {
+        for (text, expected) in [
+            ("Example.com:8443", "Example.com:8443"),
+            ("example.com", "example.com:443"),
+            ("192.0.2.1", "192.0.2.1:443"),
+            ("[2001:db8::1]", "[2001:db8::1]:443"),
+        ] {
+            assert_eq!(target(text).as_deref(), Ok(expected));
+        }
+        assert!(target("https://example.com/").unwrap_err().contains("no URL"));
+        for text in ["", ":443", "http://example.com:443", "a b:1", "x:0", "a b", "x:"] {
             assert!(target(text).is_err(), "{text}");
         }
     }

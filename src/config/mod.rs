@@ -63,7 +63,7 @@ mod warning_tests;
 
 pub use error::{ConfigError, ConfigErrors, Problem};
 pub use secrets::SecretStore;
-pub use settings::{Origin, Part, Setting, Settings};
+pub use settings::{Entry, Origin, Part, Setting, Settings};
 pub use warning::{Advice, Warning};
 
 pub use crate::handshake::FirstLeg;

@@ -37,6 +37,11 @@ fn probe(upstream: &str, password: &str, args: &[&str]) -> Finished {
     finished
 }
 
+fn json(finished: &Finished) -> Value {
+    serde_json::from_slice(&finished.stdout)
+        .unwrap_or_else(|error| panic!("{error}\n{}{}", finished.text(), finished.stderr))
+}
+
 fn stub(personality: Personality) -> StubServer {
     let (domain, user, password) = ACCOUNT;
     StubServer::start(StubOptions::default().account(domain, user, password).personality(personality)).expect("a stub")
@@ -139,8 +144,8 @@ fn a_wrong_password_is_refused_once_and_exits_with_3() {
 #[test]
 fn a_proxy_that_asks_first_gets_the_line_to_use() {
     let asks = seen(Personality::AsksFirst, PASSWORD, &[]);
-    let settings = asks.report["verdict"]["settings"].to_string();
-    assert!(settings.contains(r#"first_leg = \"plain\""#), "{settings}");
+    let settings = &asks.report["verdict"]["settings"];
+    assert_eq!(settings["first_leg"], "plain", "{settings}");
     // With that line there is nothing left to say.
     let told = seen(Personality::AsksFirst, PASSWORD, &["--first-leg", "plain"]);
     assert_eq!((told.code, told.verdict()), (Some(0), "works"), "{}", told.report);
@@ -176,7 +181,7 @@ fn a_transparent_proxy_is_named_with_its_cookie() {
     let seen = seen(Personality::Transparent401, PASSWORD, &[]);
     let told = seen.report["behaviours"].to_string();
     assert!(told.contains("BCSI-CS-5a3c1e02f9d4b786"), "{told}");
-    assert_eq!(seen.report["proxy"]["guess"], "Symantec (Blue Coat) ProxySG");
+    assert_eq!(seen.report["proxy"]["id"], "symantec-blue-coat-proxysg");
     assert_eq!(seen.counts.authenticates, 0);
 }
 
@@ -186,10 +191,162 @@ fn what_cannot_be_reached_exits_with_4_and_what_is_misconfigured_with_1_or_2() {
     let refused = probe(&nobody, PASSWORD, &[]);
     assert_eq!(refused.code, Some(4), "{}{}", refused.text(), refused.stderr);
     assert!(refused.text().contains("Verdict: unreachable"), "{}", refused.text());
-    let unknown = probe("proxy.invalid:3128", PASSWORD, &["--connect-timeout", "3s"]);
-    assert_eq!(unknown.code, Some(4), "{}{}", unknown.text(), unknown.stderr);
     assert_eq!(probe(&nobody, PASSWORD, &["--method", "kerberos"]).code, Some(1));
-    assert_eq!(probe(&nobody, PASSWORD, &["--target", "no-port"]).code, Some(2));
+    assert_eq!(probe(&nobody, PASSWORD, &["--target", "http://no-url/"]).code, Some(2));
+}
+
+#[test]
+fn a_name_that_does_not_resolve_has_its_line_with_its_time_and_stays_as_typed() {
+    let args = ["--connect-timeout", "3s"];
+    let unknown = probe("proxy.invalid:3128", PASSWORD, &args);
+    let text = unknown.text();
+    assert_eq!(unknown.code, Some(4), "{text}{}", unknown.stderr);
+    assert!(text.contains(" ms  no address for proxy.invalid:3128 after "), "{text}");
+    assert!(text.contains("\n  proxy.invalid:3128: "), "{text}");
+    let report = json(&probe("proxy.invalid:3128", PASSWORD, &[args.as_slice(), &["--json"]].concat()));
+    let event = &report["events"][0];
+    assert_eq!((&event["event"], &event["name"]), (&"resolve_failed".into(), &"proxy.invalid:3128".into()), "{report}");
+    let took = |value: &Value| value.as_f64().expect("milliseconds");
+    assert!(took(&event["took_ms"]) > 0.0 && took(&report["took_ms"]) >= took(&event["took_ms"]), "{report}");
+}
+
+#[test]
+fn a_failure_tells_the_time_that_it_took() {
+    let silent = seen(Personality::Silent, PASSWORD, &["--handshake-timeout", "400ms"]);
+    let took = |value: &Value| value.as_f64().expect("milliseconds");
+    let waited = events(&silent.report, "unanswered").into_iter().map(|event| took(&event["after_ms"]));
+    assert!(waited.clone().count() > 0 && waited.into_iter().all(|ms| ms >= 390.0), "{}", silent.report);
+    assert!(took(&silent.report["took_ms"]) >= 390.0, "{}", silent.report);
+    let closes = seen(Personality::ClosesOnAccept, PASSWORD, &[]);
+    assert!(events(&closes.report, "closed").iter().all(|event| event["after_ms"].is_f64()), "{}", closes.report);
+}
+
+/// The events of one kind.
+fn events<'r>(report: &'r Value, kind: &str) -> Vec<&'r Value> {
+    let all = report["events"].as_array().expect("events").iter();
+    all.filter(|event| event["event"] == kind).collect()
+}
+
+#[test]
+fn a_web_server_is_no_proxy() {
+    for (answer, advice) in [
+        ("HTTP/1.1 405 Not Allowed\r\nServer: nginx\r\nContent-Length: 0\r\n\r\n", "check-port"),
+        ("HTTP/1.0 501 Unsupported method ('CONNECT')\r\nServer: SimpleHTTP/0.6\r\n\r\n", "check-port"),
+        ("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\nHello", "check-port"),
+        (
+            "HTTP/1.1 400 Bad Request\r\nContent-Length: 49\r\nConnection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\r\n",
+            "tls-port",
+        ),
+    ] {
+        let web = Listener::start(move |mut client| {
+            if read_head(&mut client).is_ok() {
+                let _ = client.write_all(answer.as_bytes());
+            }
+        });
+        let finished = probe(&web.address().to_string(), PASSWORD, &["--json", "--handshake-timeout", "2s"]);
+        let verdict = &json(&finished)["verdict"];
+        assert_eq!((finished.code, &verdict["id"]), (Some(5), &"not_a_proxy".into()), "{verdict}");
+        assert_eq!(verdict["advice"][0]["id"], advice, "{verdict}");
+    }
+}
+
+#[test]
+fn a_proxy_with_nothing_but_basic_gets_the_lines_that_allow_it() {
+    let seen_first = seen(Personality::BasicOnly, PASSWORD, &[]);
+    let verdict = &seen_first.report["verdict"];
+    assert_eq!((&verdict["id"], &verdict["cause"]), (&"not_ntlm".into(), &"scheme_not_offered".into()), "{verdict}");
+    assert_eq!(verdict["advice"][0]["id"], "allow-basic", "{verdict}");
+    let settings = &verdict["settings"];
+    assert_eq!((&settings["allow_basic"], &settings["user"]), (&true.into(), &USER.into()), "{settings}");
+    assert!(settings["password_file"].as_str().is_some_and(|path| path.starts_with('/')), "{settings}");
+    let text = probe(&stub(Personality::BasicOnly).address().to_string(), PASSWORD, &[]).text();
+    assert!(
+        text.contains("allow_basic = true and the password itself") && text.contains("\n  allow_basic = true\n"),
+        "{text}"
+    );
+    // Where it is allowed already there is nothing to add.
+    let allowed = seen(Personality::BasicOnly, PASSWORD, &["--allow-basic"]);
+    let verdict = &allowed.report["verdict"];
+    assert_eq!((&verdict["advice"][0]["id"], &verdict["settings"]), (&"basic-allowed".into(), &serde_json::json!({})));
+}
+
+#[test]
+fn the_lines_to_use_name_the_file_of_the_secret() {
+    let (stub, scratch) = (stub(Personality::Plain), Scratch::new("probe"));
+    let upstream = stub.address().to_string();
+    let hash = scratch.write("hash", NtHash::from_password(PASSWORD).to_hex().as_bytes());
+    let password = scratch.write("password", PASSWORD);
+    let file = scratch.write(
+        "gateway.toml",
+        format!("[[upstreams]]\naddress = '{upstream}'\n[[identities]]\nname = 'one'\nuser = 'CORP\\alice'\npassword_file = './password'\n"),
+    );
+    let secret_of = |args: &[&str], environment: Option<&str>| {
+        let finished = run(GATEWAY, BOUND, |command| {
+            command.args(["probe", "--json", "--target", "echo.test:7"]).args(args).env_remove("RUST_LOG");
+            command.envs(environment.map(|password| ("NTLM_GATEWAY_PASSWORD", password)));
+        });
+        let report = json(&finished.expect_success("probe"));
+        assert_eq!(report["verdict"]["id"], "works", "{report}");
+        let settings = report["verdict"]["settings"].clone();
+        (report["secret"]["from"].clone(), settings["password_file"].clone(), settings["nt_hash_file"].clone())
+    };
+    let [hash, password, file] = [hash, password, file].map(|path| path.display().to_string());
+    let plain = ["--upstream", &upstream, "--user", USER];
+    let by_hash = [plain.as_slice(), &["--nt-hash-file", &hash]].concat();
+    assert_eq!(secret_of(&by_hash, None), ("nt_hash_file".into(), Value::Null, hash.as_str().into()));
+    assert_eq!(secret_of(&plain, Some(PASSWORD)), ("environment".into(), Value::Null, Value::Null));
+    let (from, path, _) = secret_of(&[&file], None);
+    assert_eq!(from, "password_file");
+    let same = |path: &str| std::fs::canonicalize(path).expect("a path");
+    assert_eq!(same(path.as_str().expect("a path")), same(&password));
+}
+
+/// The paths of all keys, `[]` for the entries of a list.
+fn keys_of(value: &Value, path: &str, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                found.insert(path.clone());
+                // Its keys are those of the configuration.
+                if path != "verdict.settings" {
+                    keys_of(value, &path, found);
+                }
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|entry| keys_of(entry, &format!("{path}[]"), found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_readme_documents_every_key_of_the_json() {
+    let readme = include_str!("../../README.md");
+    let (_, rest) = readme.split_once("<!-- probe-json -->\n").expect("the table");
+    let (table, _) = rest.split_once("<!-- /probe-json -->").expect("its end");
+    let documented: std::collections::BTreeSet<String> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(key, _)| key.to_owned())
+        .collect();
+    let mut found = std::collections::BTreeSet::new();
+    let personalities = [
+        Personality::Plain,
+        Personality::AsksFirst,
+        Personality::LyingLengths,
+        Personality::Silent,
+        Personality::ClosesOnAccept,
+    ];
+    for personality in personalities {
+        keys_of(&seen(personality, PASSWORD, &["--handshake-timeout", "2s"]).report, "", &mut found);
+    }
+    let nobody = SocketAddr::from(([127, 0, 0, 1], free_port())).to_string();
+    for upstream in [nobody.as_str(), "proxy.invalid:3128"] {
+        keys_of(&json(&probe(upstream, PASSWORD, &["--json", "--connect-timeout", "3s"])), "", &mut found);
+    }
+    let undocumented: Vec<_> = found.difference(&documented).collect();
+    let unseen: Vec<_> = documented.difference(&found).collect();
+    assert!(undocumented.is_empty() && unseen.is_empty(), "undocumented: {undocumented:#?}, never seen: {unseen:#?}");
 }
 
 #[test]
@@ -251,6 +408,7 @@ fn masked(text: &str, port: &str) -> String {
     let mut out = String::new();
     for line in text.replace(&format!(":{port}"), ":PORT").lines() {
         let line = line.split_once("FILETIME").map_or(line, |(before, _)| before);
+        let line = if line.starts_with("  password_file = \"/") { "  password_file = \"FILE\"" } else { line };
         let mut words: Vec<String> = line.split(' ').map(str::to_owned).collect();
         for at in 1..words.len() {
             if words[at].starts_with("ms") && words[at - 1].parse::<f64>().is_ok() {

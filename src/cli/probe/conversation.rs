@@ -34,6 +34,11 @@ pub(super) enum What {
         addresses: Vec<SocketAddr>,
         took: Duration,
     },
+    ResolveFailed {
+        name: String,
+        error: String,
+        took: Duration,
+    },
     Connected {
         address: SocketAddr,
         took: Duration,
@@ -49,8 +54,14 @@ pub(super) enum What {
         answer: Box<Answer>,
         after: Duration,
     },
-    /// The upstream ended the connection.
-    Closed,
+    /// No answer came within the time that there is, `after` the request.
+    Unanswered {
+        after: Duration,
+    },
+    /// The upstream ended the connection, `after` the request.
+    Closed {
+        after: Duration,
+    },
 }
 
 /// How it ended.
@@ -72,6 +83,8 @@ pub(super) struct Conversation {
     pub open: bool,
     /// This machine's time when it ended.
     pub now: FileTime,
+    /// From the beginning to the end, waiting in vain included.
+    pub took: Duration,
 }
 
 /// Looks at what the upstream says to a request without credentials, then does the handshake as configured. Where that gets
@@ -98,7 +111,8 @@ pub(super) fn hold(config: &Config, target: &str) -> Conversation {
             }
         }
     };
-    Conversation { events: probe.events, outcome, first_leg, open, now: now() }
+    let took = probe.began.elapsed();
+    Conversation { events: probe.events, outcome, first_leg, open, now: now(), took }
 }
 
 /// What the request without credentials brought.
@@ -147,15 +161,18 @@ impl Probe<'_> {
             // Nobody listens once the time is up.
             let _ = tell.send(addresses);
         });
-        let fault = |cause, detail: String| Fault::new(At::Dial, cause, detail);
-        let addresses = match told.recv_timeout(self.config.timeouts.connect) {
-            Ok(Ok(addresses)) if !addresses.is_empty() => addresses,
-            Ok(Ok(_)) => return Err(fault(Cause::ResolveFailed, format!("{name} has no addresses"))),
-            Ok(Err(error)) => return Err(fault(Cause::ResolveFailed, format!("{name}: {error}"))),
-            Err(_) => return Err(fault(Cause::ResolveTimeout, format!("{name} was not resolved in time"))),
+        let (cause, error) = match told.recv_timeout(self.config.timeouts.connect) {
+            Ok(Ok(addresses)) if !addresses.is_empty() => {
+                self.note(What::Resolved { addresses: addresses.clone(), took: begin.elapsed() });
+                return Ok(addresses);
+            }
+            Ok(Ok(_)) => (Cause::ResolveFailed, "the name has no addresses".to_owned()),
+            Ok(Err(error)) => (Cause::ResolveFailed, error.to_string()),
+            Err(_) => (Cause::ResolveTimeout, "the name was not resolved in time".to_owned()),
         };
-        self.note(What::Resolved { addresses: addresses.clone(), took: begin.elapsed() });
-        Ok(addresses)
+        let fault = Fault::new(At::Dial, cause, format!("{name}: {error}"));
+        self.note(What::ResolveFailed { name, error, took: begin.elapsed() });
+        Err(fault)
     }
 
     /// Connects to the first address that takes the connection.
@@ -281,11 +298,13 @@ impl Probe<'_> {
         if !goes_on && !closed {
             closed = connection.hear_page(self.config.head_limit_bytes);
         }
-        if let Some(answer) = Answer::of(&connection.heard, self.config.head_limit_bytes) {
-            self.events.push(Event { at, what: What::Answered { answer: Box::new(answer), after } });
+        match Answer::of(&connection.heard, self.config.head_limit_bytes) {
+            Some(answer) => self.events.push(Event { at, what: What::Answered { answer: Box::new(answer), after } }),
+            None if !closed => self.note(What::Unanswered { after }),
+            None => {}
         }
         if closed {
-            self.note(What::Closed);
+            self.note(What::Closed { after: sent.elapsed() });
         }
         progress
     }

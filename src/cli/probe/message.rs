@@ -113,6 +113,8 @@ pub(super) struct Answer {
     pub framing: Option<BodyFraming>,
     /// The body, as far as it came.
     pub body: Vec<u8>,
+    /// It brings a text with a length: no proxy does with a 2xx to CONNECT.
+    pub has_page: bool,
 }
 
 impl Answer {
@@ -160,6 +162,7 @@ impl Answer {
             http10: head.version == Version::Http10,
             framing,
             body: body.to_vec(),
+            has_page: has_page(head),
         }
     }
 
@@ -175,6 +178,7 @@ impl Answer {
             http10: false,
             framing: None,
             body: Vec::new(),
+            has_page: false,
         }
     }
 
@@ -197,6 +201,12 @@ impl Answer {
             Some(BodyFraming::None) | None => false,
         }
     }
+}
+
+fn has_page(head: &ResponseHead<'_>) -> bool {
+    let says = |name, test: fn(&[u8]) -> bool| head.fields.get(name).is_some_and(test);
+    let has_text = says("content-type", |kind| kind.to_ascii_lowercase().starts_with(b"text/"));
+    has_text && (says("content-length", |length| length != b"0") || head.fields.has("transfer-encoding"))
 }
 
 fn start_line(head: &[u8]) -> String {

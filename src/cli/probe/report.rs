@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::behaviours::{self, Behaviour};
 use super::conversation::{Conversation, Event, What};
-use super::message::{Answer, Carried};
+use super::message::Answer;
 use super::product::{self, Guess};
-use super::verdict::{Verdict, account};
+use super::secret::SecretPlace;
+use super::verdict::Verdict;
 use crate::config::Config;
-use crate::ntlm::{self, Account};
+use crate::ntlm::{self, Account, Identity};
 
 /// What is shown of an AUTHENTICATE_MESSAGE: names and kinds. A password can be guessed from the rest.
 const AUTHENTICATE_ROWS: &[&str] =
@@ -20,14 +21,16 @@ pub(super) type Rows = Vec<(String, String)>;
 pub(super) struct Report {
     pub upstream: String,
     pub target: String,
-    pub account: String,
-    pub method: String,
-    pub workstation: String,
+    /// Who authenticates.
+    pub identity: Identity,
+    /// What the configuration calls it.
+    pub identity_name: String,
+    pub secret: SecretPlace,
     pub events: Vec<Event>,
-    /// The essential rows of the CHALLENGE_MESSAGE.
-    pub challenge: Rows,
-    /// The harmless rows of the AUTHENTICATE_MESSAGE.
-    pub authenticate: Rows,
+    /// The CHALLENGE_MESSAGE that came last.
+    pub challenge: Option<Vec<u8>>,
+    /// The AUTHENTICATE_MESSAGE that was sent. Its responses are not to be shown: a password can be guessed from them.
+    pub authenticate: Option<Vec<u8>>,
     pub product: Option<Guess>,
     /// Fields by which the proxy tells of itself.
     pub marks: Rows,
@@ -37,12 +40,12 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn of(config: &Config, target: &str, conversation: Conversation) -> Report {
+    pub(super) fn of(config: &Config, secret: SecretPlace, target: &str, conversation: Conversation) -> Report {
         let answers = || conversation.events.iter().filter_map(answer);
         let product = product::guess(answers());
         let marks = product::marks(answers());
         let behaviours = behaviours::observe(&conversation);
-        let verdict = Verdict::of(config, target, &conversation, &behaviours);
+        let verdict = Verdict::of(config, &secret, target, &conversation, &behaviours);
         let proof = conversation.events.iter().rev().find_map(|event| match &event.what {
             What::Sent(sent) if sent.carries("AUTHENTICATE_MESSAGE") => sent.carried.as_ref(),
             _ => None,
@@ -50,16 +53,16 @@ impl Report {
         Report {
             upstream: config.first_address().to_string(),
             target: target.to_owned(),
-            account: account(config),
-            method: config.first_identity().method().to_string(),
-            workstation: config.first_identity().workstation().to_owned(),
-            challenge: challenge_rows(behaviours::challenge(&conversation.events)),
-            authenticate: authenticate_rows(proof),
+            identity: config.first_identity().clone(),
+            identity_name: config.identities.first().map(|identity| identity.name.clone()).unwrap_or_default(),
+            secret,
+            challenge: behaviours::challenge(&conversation.events).and_then(|carried| carried.message.clone()),
+            authenticate: proof.and_then(|carried| carried.message.clone()),
             product,
             marks,
             behaviours,
             verdict,
-            took: conversation.events.last().map(|event| event.at).unwrap_or_default(),
+            took: conversation.took,
             events: conversation.events,
         }
     }
@@ -72,30 +75,33 @@ fn answer(event: &Event) -> Option<&Answer> {
     }
 }
 
-fn described(carried: Option<&Carried>) -> Rows {
-    let Some(message) = carried.and_then(|carried| carried.message.as_deref()) else {
-        return Rows::new();
-    };
+fn described(message: Option<&[u8]>) -> Rows {
+    let Some(message) = message else { return Rows::new() };
     ntlm::describe(message).unwrap_or_else(|error| vec![("error".to_owned(), error.to_string())])
 }
 
 /// All but the challenge itself, which says nothing to a person and helps to guess at the response to it.
-fn challenge_rows(carried: Option<&Carried>) -> Rows {
-    let mut rows = described(carried);
+pub(super) fn challenge_rows(message: Option<&[u8]>) -> Rows {
+    let mut rows = described(message);
     rows.retain(|(name, _)| name != "ServerChallenge");
     rows
 }
 
-fn authenticate_rows(carried: Option<&Carried>) -> Rows {
-    let rows = described(carried);
+/// The names and kinds of an AUTHENTICATE_MESSAGE.
+pub(super) fn authenticate_rows(message: Option<&[u8]>) -> Rows {
+    let rows = described(message);
     let mic = rows.iter().find(|(name, _)| name == "MIC").map(|(_, value)| value != "none");
     let mut shown: Rows = rows.into_iter().filter(|(name, _)| AUTHENTICATE_ROWS.contains(&name.as_str())).collect();
     for (_, value) in shown.iter_mut().filter(|(name, _)| matches!(name.as_str(), "DomainName" | "UserName")) {
-        // A password that was written behind the name.
-        *value = Account { domain: String::new(), user: std::mem::take(value) }.to_string();
+        *value = without_password(value);
     }
     if let Some(sent) = mic {
         shown.push(("MIC".to_owned(), if sent { "sent" } else { "none" }.to_owned()));
     }
     shown
+}
+
+/// A user's name without a password that was written behind it.
+pub(super) fn without_password(name: &str) -> String {
+    Account { domain: String::new(), user: name.to_owned() }.to_string()
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::conversation::{Event, What};
 use super::message::{Answer, Sent};
-use super::report::{Report, Rows};
+use super::report::{Report, Rows, authenticate_rows, challenge_rows};
 use crate::cli::words::{aligned, printable};
 
 pub(super) fn render(report: &Report) -> String {
     let mut out = String::new();
-    let Report { upstream, target, account, method, workstation, .. } = report;
+    let Report { upstream, target, identity, .. } = report;
+    let (account, method, workstation) = (identity.account(), identity.method(), identity.workstation());
     line(
         &mut out,
         0,
@@ -20,8 +21,9 @@ pub(super) fn render(report: &Report) -> String {
     for event in &report.events {
         show_event(&mut out, event);
     }
-    show_rows(&mut out, "The challenge", &report.challenge);
-    show_rows(&mut out, "The proof (its responses are not shown)", &report.authenticate);
+    show_rows(&mut out, "The challenge", &challenge_rows(report.challenge.as_deref()));
+    let authenticate = authenticate_rows(report.authenticate.as_deref());
+    show_rows(&mut out, "The proof (its responses are not shown)", &authenticate);
     show_product(&mut out, report);
     if !report.behaviours.is_empty() {
         out.push_str("\nWhat it does\n");
@@ -54,13 +56,19 @@ fn describe(what: &What) -> (String, Vec<String>) {
             ips.dedup();
             (format!("resolved to {} in {} ms", ips.join(", "), ms(*took)), Vec::new())
         }
+        What::ResolveFailed { name, error, took } => {
+            (format!("no address for {name} after {} ms: {error}", ms(*took)), Vec::new())
+        }
         What::Connected { address, took } => (format!("connected to {address} in {} ms", ms(*took)), Vec::new()),
         What::ConnectFailed { address, error, took } => {
             (format!("no connection to {address} after {} ms: {error}", ms(*took)), Vec::new())
         }
         What::Sent(sent) => describe_request(sent),
         What::Answered { answer, after } => describe_answer(answer, *after),
-        What::Closed => ("the upstream closed the connection".to_owned(), Vec::new()),
+        What::Unanswered { after } => (format!("no answer within {} ms", ms(*after)), Vec::new()),
+        What::Closed { after } => {
+            (format!("the upstream closed the connection  ({} ms after the request)", ms(*after)), Vec::new())
+        }
     }
 }
 
@@ -110,13 +118,13 @@ fn show_verdict(out: &mut String, report: &Report) {
     );
     line(out, 2, &verdict.summary);
     for advice in &verdict.advice {
-        line(out, 2, advice);
+        line(out, 2, &advice.text);
     }
     if !verdict.settings.is_empty() {
         out.push_str("\nThe lines to use\n");
     }
     for setting in &verdict.settings {
-        line(out, 2, setting);
+        line(out, 2, &setting.to_string());
     }
 }
 

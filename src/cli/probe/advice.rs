@@ -1,0 +1,45 @@
+//! What to do about a verdict: sentences with a name for programs, and lines of configuration.
+
+use std::fmt;
+
+use toml::Value;
+
+/// What to know or to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Advice {
+    /// For programs.
+    pub id: &'static str,
+    /// For people.
+    pub text: String,
+}
+
+/// A line for the TOML file.
+#[derive(Debug, PartialEq)]
+pub(super) struct Line {
+    pub key: &'static str,
+    pub value: Value,
+}
+
+impl Line {
+    pub(super) fn new(key: &'static str, value: impl Into<Value>) -> Line {
+        Line { key, value: value.into() }
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} = {}", self.key, self.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_toml() {
+        assert_eq!(Line::new("upstream", "p:1").to_string(), "upstream = \"p:1\"");
+        assert_eq!(Line::new("user", r"CORP\svc").to_string(), r"user = 'CORP\svc'");
+        assert_eq!(Line::new("allow_basic", true).to_string(), "allow_basic = true");
+    }
+}
