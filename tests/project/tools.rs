@@ -1,8 +1,11 @@
-//! Tests use only the programs that they have named, so that each of them can be skipped where a program is missing.
+//! Tests use only the programs that they have named, so that each of them can be skipped where a program is missing; and `tests/run`
+//! installs those programs and ends with what became of the tests.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use crate::support::tools::{find, path_of};
 
@@ -47,4 +50,33 @@ fn every_program_that_a_test_names_is_installed_by_the_runner() {
     let known = |name: &str| installed.contains(name) || NOT_INSTALLED.contains(&name);
     let missing: Vec<&String> = named.iter().filter(|name| !known(name)).collect();
     assert!(missing.is_empty(), "tests/run does not install {missing:?}");
+}
+
+/// What cargo prints for two binaries.
+const PRINTED: &str = "     Running tests/a.rs (target/a-1)\n\nrunning 2 tests\ntest one ... ok\ntest two::three ... FAILED\n\n\
+    test result: FAILED. 1 passed; 1 failed\n\n   Doc-tests it\n\ntest result: ok. 0 passed; 0 failed\n\nerror: 1 target failed:";
+
+#[test]
+fn the_runner_keeps_cargos_results_for_its_end_and_passes_the_rest_through() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let runner = fs::read_to_string(root.join("tests/run")).expect("the runner");
+    let begin = runner.find("hold_results() {\n").expect("the function");
+    let function = runner[begin..].split_inclusive("\n}\n").next().expect("its end");
+    let script = format!(
+        "set -euo pipefail; work=$(mktemp -d)\n{function}\nhold_results\necho '=='; cat \"$work/failed\"; cat \"$work/results\"; rm -r \"$work\""
+    );
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut bash = bash.spawn().expect("bash");
+    bash.stdin.take().expect("its input").write_all(PRINTED.as_bytes()).expect("a write");
+    let output = bash.wait_with_output().expect("its end");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (passed, end) = printed.split_once("\n==\n").expect("two parts");
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    let is_result = |line: &String| line.starts_with("test result: ");
+    let (results, others): (Vec<_>, Vec<_>) = lines(PRINTED).into_iter().partition(is_result);
+    assert_eq!(lines(passed), others);
+    let wanted =
+        ["FAILED two::three", "     Running tests/a.rs (target/a-1)", &results[0], "   Doc-tests it", &results[1]];
+    assert_eq!(lines(end), wanted);
 }
