@@ -10,7 +10,7 @@ use std::time::Duration;
 use support::bytes::{assert_same, pseudo_random};
 use support::command::{Finished, curl, run};
 use support::gateway::{Gateway, GatewayOptions};
-use support::scratch::Scratch;
+use support::scratch::{Scratch, wait_for};
 use support::squid::{Leg, Squid, SquidOptions};
 use support::tools::{path_of, python_with, skip_for_want_of};
 use support::web::Web;
@@ -47,8 +47,13 @@ impl Site {
     /// Panics unless Squid let so many requests through or more, for the gateway's user, on far fewer authentications.
     #[track_caller]
     fn expect_shared(&self, requests: usize, authentications: usize) {
-        let log = self.squid.log();
-        let served = log.iter().filter(|line| line.user == support::USER && !line.status.ends_with("/407")).count();
+        let served = || {
+            let log = self.squid.log();
+            log.iter().filter(|line| line.user == support::USER && !line.status.ends_with("/407")).count()
+        };
+        // Squid logs a request only after its client has the whole answer.
+        wait_for(Duration::from_secs(10), || (served() >= requests).then_some(()));
+        let (served, log) = (served(), self.squid.log());
         let authenticated = self.squid.count(Leg::Authenticate);
         assert!(served >= requests, "{served} requests served, expected {requests}: {log:#?}");
         assert!(authenticated <= authentications, "{authenticated} authentications for {served} requests");
