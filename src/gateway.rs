@@ -109,12 +109,13 @@ impl Gateway {
             guesses: Arc::new(Guesses::new(metrics.logins())),
         };
         let way_out = WayOut::build(config, &workshop, None)?;
-        let gate = Gate::new(GateRules {
+        let rules = GateRules {
             allow_clients: config.allow_clients.clone(),
             max_tunnels: config.max_tunnels,
             per_client: config.tunnels_per_client,
             per_client_second: config.new_tunnels_per_client,
-        });
+        };
+        let gate = Gate::new(rules, config.shards);
         metrics.tunnels_max.set(i64::try_from(config.max_tunnels).unwrap_or(i64::MAX));
         let settings = settings(config, &way_out.fleet);
         let names = Names::default();
@@ -126,6 +127,7 @@ impl Gateway {
             shards.push(Shard::new(options)?);
         }
         let senders: Vec<Sender<Message>> = shards.iter().map(|(_, sender)| sender.clone()).collect();
+        gate.set_shards(senders.clone());
         let _ = workshop.bell.set(senders.clone());
         // What was resolved before the shards were there to be told.
         senders.iter().for_each(|shard| shard.send(Message::Resolved));

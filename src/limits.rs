@@ -64,6 +64,12 @@ pub const EVENTS_PER_TURN: usize = 1024;
 /// each.
 pub const TURNED_AWAY_AT_ONCE: usize = 128;
 
+/// A connection that has become idle gives way to others after this at the earliest: its request may be on its way.
+pub const IDLE_GRACE: Duration = Duration::from_millis(250);
+
+/// Idle connections that are closed at once when the process runs out of descriptors.
+pub const CLOSED_FOR_DESCRIPTORS: usize = 8;
+
 /// Connections that wait for `accept` in the kernel, a listening socket. The kernel cuts it to `net.core.somaxconn`.
 pub const LISTEN_BACKLOG: i32 = 4096;
 

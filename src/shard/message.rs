@@ -2,6 +2,7 @@
 
 use std::sync::mpsc;
 
+use super::accept::GiveWay;
 use crate::event::Key;
 use crate::tunnel::{Settings, TunnelState};
 use crate::upstream::Resolution;
@@ -17,6 +18,8 @@ pub enum Message {
     GuardChanged,
     /// New tunnels go by this configuration.
     Settings(Box<Settings>),
+    /// Another shard has let somebody in: the oldest idle connection makes room.
+    GiveWay(GiveWay),
     /// Answer with the shard's number: the loop turns.
     Ping(mpsc::Sender<usize>),
     /// Answer with what the tunnels are doing.

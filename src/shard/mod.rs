@@ -3,9 +3,10 @@
 mod accept;
 mod listener;
 mod message;
+mod queue;
 mod run;
 
-pub use accept::{Gate, GateRules};
+pub use accept::{Entry, Gate, GateRules, GiveWay};
 pub use listener::{Listeners, bind};
 pub use message::{Described, Message};
 pub use run::{Shard, ShardOptions};

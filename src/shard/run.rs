@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod drive;
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,9 +12,10 @@ use mio::{Events, Interest, Poll, Token};
 use prometheus::Histogram;
 use slab::Slab;
 
-use super::accept::Gate;
+use super::accept::{Gate, GiveWay};
 use super::listener::Listeners;
 use super::message::{Described, Message};
+use super::queue::{IdleQueue, Turn};
 use crate::event::{self, EventToken, Key, Lane, Mailbox, Readiness, Sender, Stream, Timers};
 use crate::fault::is_exhaustion;
 use crate::limits::{self, millis};
@@ -22,7 +24,7 @@ use crate::relay::PipePool;
 use crate::tunnel::kept::{self, KeptPool};
 use crate::tunnel::unattended::{self, UnattendedPool};
 use crate::tunnel::warm::{self, WarmPool};
-use crate::tunnel::{Came, Context, Entropy, Next, Settings, Tunnel};
+use crate::tunnel::{Admission, Came, Context, Entropy, Idle, Next, Settings, Tunnel};
 use crate::upstream::{HostPort, Names};
 
 const WAKER: Token = Token(0);
@@ -54,6 +56,20 @@ struct Slot {
     tunnel: Tunnel,
     /// It is in the run queue already.
     queued: bool,
+    admission: Admission,
+    /// How it is idle, if it is.
+    idle: Option<Idle>,
+    /// Counts the times that this has changed, for entries in `fresh`.
+    changes: u32,
+    /// Its turn to give way.
+    turn: Option<Turn>,
+}
+
+impl Slot {
+    /// It was let in, and is not to be turned away.
+    fn has_place(&self) -> bool {
+        self.admission == Admission::Welcome
+    }
 }
 
 /// One event loop and its tunnels.
@@ -68,8 +84,15 @@ pub struct Shard {
     accept_rests_until_ms: Option<u64>,
     /// The log has heard of a pause; it hears of the next after this, in ms.
     pause_told_until_ms: u64,
+    /// The same of connections that gave way.
+    give_way_told_until_ms: u64,
     gate: Arc<Gate>,
     slots: Slab<Slot>,
+    /// Idle connections with a place, and those that are to be turned away.
+    idle: IdleQueue,
+    turned_away: IdleQueue,
+    /// Those that have become idle and have some time yet: until when in ms, and the changes of their slots then.
+    fresh: VecDeque<(u64, Key, u32)>,
     next_generation: u32,
     /// Tunnels that used up their budget, or that a message called up: no event will come for them.
     run_queue: Vec<Key>,
@@ -123,8 +146,12 @@ impl Shard {
             accept_pending: false,
             accept_rests_until_ms: None,
             pause_told_until_ms: 0,
+            give_way_told_until_ms: 0,
             gate,
             slots: Slab::new(),
+            idle: IdleQueue::default(),
+            turned_away: IdleQueue::default(),
+            fresh: VecDeque::new(),
             next_generation: 1,
             run_queue: Vec::new(),
             context,
@@ -170,6 +197,7 @@ impl Shard {
                 None => self.accept_pending = true,
             }
         }
+        self.queue_fresh();
         self.accept();
         self.run_queued();
         self.run_deadlines();
@@ -200,7 +228,8 @@ impl Shard {
         let rest = self.accept_rests_until_ms.map(|until_ms| until_ms.saturating_sub(now_ms));
         let waits_for_guard = !self.context.guard_waiters.is_empty();
         let look = waits_for_guard.then(|| self.guard_look_ms.saturating_sub(now_ms));
-        let wait_ms = [rest, look, self.context.timers.next_ms(now_ms)].into_iter().flatten().min()?;
+        let fresh = self.fresh.front().map(|(until_ms, ..)| until_ms.saturating_sub(now_ms));
+        let wait_ms = [rest, look, fresh, self.context.timers.next_ms(now_ms)].into_iter().flatten().min()?;
         Some(Duration::from_millis(wait_ms))
     }
 
@@ -238,14 +267,114 @@ impl Shard {
 
     fn follow(&mut self, key: Key, next: Next) {
         match next {
-            Next::Wait => {}
-            Next::Yield => self.enqueue(key),
+            Next::Wait => self.queue_if_idle(key),
+            Next::Yield => {
+                self.queue_if_idle(key);
+                self.enqueue(key);
+            }
             Next::Close => {
+                self.leave_queue(key);
                 let slot = self.slots.remove(key.index as usize);
-                self.gate.leave(slot.tunnel.client());
+                self.gate.leave(slot.tunnel.client(), slot.has_place());
                 self.context.metrics.tunnels_open.dec();
             }
         }
+    }
+
+    /// Takes note of a connection that has become idle, is idle in another way, or is not idle any more.
+    fn queue_if_idle(&mut self, key: Key) {
+        let Some(slot) = live(&mut self.slots, key) else { return };
+        // One that was let in and answered is about to go by itself, and its answer may still be on its way.
+        let idle = slot.tunnel.idle().filter(|idle| *idle != Idle::Answered || !slot.has_place());
+        if slot.idle == idle {
+            return;
+        }
+        slot.idle = idle;
+        slot.changes = slot.changes.wrapping_add(1);
+        let (changes, admission) = (slot.changes, slot.admission);
+        self.leave_queue(key);
+        match (idle, admission) {
+            (None, _) => {}
+            // They are to be refused anyway.
+            (_, Admission::NotAllowed | Admission::TooMany) => self.join_queue(key),
+            _ => self.fresh.push_back((self.context.now_ms() + millis(limits::IDLE_GRACE), key, changes)),
+        }
+    }
+
+    /// Queues those that are still idle when their time is over.
+    fn queue_fresh(&mut self) {
+        let now_ms = self.context.now_ms();
+        while let Some((_, key, changes)) = self.fresh.pop_front_if(|(until_ms, ..)| *until_ms <= now_ms) {
+            if live(&mut self.slots, key).is_some_and(|slot| slot.changes == changes) {
+                self.join_queue(key);
+            }
+        }
+    }
+
+    /// Puts an idle connection behind those that have been idle longer.
+    fn join_queue(&mut self, key: Key) {
+        let Some(slot) = live(&mut self.slots, key) else { return };
+        let client = slot.tunnel.client();
+        let queue = if slot.has_place() { &mut self.idle } else { &mut self.turned_away };
+        slot.turn = Some(queue.join(key, client.ip().to_canonical()));
+        if slot.has_place() {
+            self.gate.count_idle(client, self.number, 1);
+        } else if self.turned_away.len() > self.gate.turned_away_per_shard()
+            && let Some(oldest) = self.turned_away.oldest(None)
+        {
+            self.close_idle(oldest);
+        }
+    }
+
+    fn leave_queue(&mut self, key: Key) {
+        let Some(slot) = live(&mut self.slots, key) else { return };
+        let Some(turn) = slot.turn.take() else { return };
+        let client = slot.tunnel.client();
+        let queue = if slot.has_place() { &mut self.idle } else { &mut self.turned_away };
+        queue.leave(turn, client.ip().to_canonical());
+        if slot.has_place() {
+            self.gate.count_idle(client, self.number, -1);
+        }
+    }
+
+    fn close_idle(&mut self, key: Key) {
+        if let Some(slot) = live(&mut self.slots, key) {
+            slot.tunnel.give_way(&mut self.context);
+            self.follow(key, Next::Close);
+        }
+    }
+
+    /// The oldest idle connection makes room; somebody has been let in already.
+    fn give_way(&mut self, room: GiveWay) {
+        // It may have begun its request meanwhile: then there is one more for a while.
+        if let Some(oldest) = self.idle.oldest(room.client) {
+            self.close_idle(oldest);
+        }
+        self.gate.done(room);
+        if self.context.now_ms() >= self.give_way_told_until_ms {
+            self.give_way_told_until_ms = self.context.now_ms() + millis(limits::ACCEPT_PAUSE_TOLD);
+            log::warn!(
+                "no place is left: idle connections give way to new ones, the oldest first; the next 10 s of it are not told"
+            );
+        }
+    }
+
+    /// Closes a few idle connections for their descriptors, here or, where there are none, on another shard; `false` when there are none
+    /// at all.
+    fn free_descriptors(&mut self) -> bool {
+        let mut freed = 0;
+        while freed < limits::CLOSED_FOR_DESCRIPTORS
+            && let Some(oldest) = self.idle.oldest(None)
+        {
+            self.close_idle(oldest);
+            freed += 1;
+        }
+        if freed == 0
+            && let Some(shard) = self.gate.promise(self.number)
+        {
+            self.gate.ask(GiveWay { shard, client: None });
+        }
+        freed > 0
     }
 
     fn enqueue(&mut self, key: Key) {
@@ -315,6 +444,7 @@ impl Shard {
                     waiters.into_iter().for_each(|key| self.enqueue(key));
                 }
                 Message::GuardChanged => self.call_guard_waiters(),
+                Message::GiveWay(room) => self.give_way(room),
                 Message::Settings(settings) => {
                     self.context.settings = *settings;
                     warm::clear(&mut self.context);
@@ -383,6 +513,7 @@ impl Shard {
             match self.listeners[index].accept() {
                 Ok((stream, peer)) => self.admit(stream, peer, index),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) if is_exhaustion(&error) && self.free_descriptors() => {}
                 Err(error) if is_exhaustion(&error) => {
                     self.pause_accepting(&error.to_string());
                     return false;
@@ -418,12 +549,20 @@ impl Shard {
             log::warn!("a client's connection cannot be watched and is closed: {error}");
             return;
         }
-        let came = Came { from, listener, admission: self.gate.enter(from, self.context.now_ms()) };
+        let entered = self.gate.enter(from, self.number, self.context.now_ms());
+        let admission = entered.admission;
+        let came = Came { from, listener, admission };
         self.context.metrics.tunnels_open.inc();
         let tunnel = Tunnel::new(key, stream, came, &mut self.context);
-        let slot = entry.insert(Slot { generation, tunnel, queued: false });
+        let slot =
+            entry.insert(Slot { generation, tunnel, queued: false, admission, idle: None, changes: 0, turn: None });
         let next = slot.tunnel.step(key, &mut self.context);
         self.follow(key, next);
+        match entered.gives_way {
+            Some(room) if room.shard == self.number => self.give_way(room),
+            Some(room) => self.gate.ask(room),
+            None => {}
+        }
     }
 
     /// Takes a few ms at the most, because it is bounded: about 0.1 µs a tunnel (`benches/runtime.rs`).
@@ -443,7 +582,7 @@ impl Shard {
         unattended::clear(&mut self.context);
         for (_, mut slot) in std::mem::take(&mut self.slots) {
             slot.tunnel.cut(&mut self.context);
-            self.gate.leave(slot.tunnel.client());
+            self.gate.leave(slot.tunnel.client(), slot.has_place());
             self.context.metrics.tunnels_open.dec();
         }
         self.report_pipes();

@@ -268,6 +268,11 @@ impl Scenario {
     pub fn has(&self, personalities: &[Personality]) -> bool {
         self.upstreams.iter().any(|upstream| personalities.contains(&upstream.personality))
     }
+
+    /// Idle connections may have to give way.
+    pub fn may_run_short(&self) -> bool {
+        self.accept_fails.is_some() || self.clients.len() + self.callers.len() > self.max_tunnels
+    }
 }
 
 const PATIENT: TimeoutsMs = TimeoutsMs {

@@ -117,6 +117,9 @@ impl View<'_> {
                 || self.client.is_late;
             return self.must(excused, || "it was never accepted, or its tunnel never ended".into());
         };
+        if label == "gave_way" {
+            return self.must(self.world.scenario.may_run_short(), || "it gave way though there was room".into());
+        }
         // An upstream may grant more tunnels than one: on a connection that did not live to tell, or one that was to be warm.
         let got = self.client.pump.received;
         let fit = |pump: &&&Pump| (pump.received, pump.written.min(got), pump.heard_end, pump.written);

@@ -98,7 +98,7 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
     let (mut shard, sender) = Shard::new(ShardOptions {
         number: 0,
         listeners: vec![Listener::Simulated(network::Door)],
-        gate: Gate::new(GateRules { max_tunnels: scenario.max_tunnels, ..GateRules::default() }),
+        gate: Gate::new(GateRules { max_tunnels: scenario.max_tunnels, ..GateRules::default() }, 1),
         settings: settings.clone(),
         pipes: scenario.pipes,
         names: NAMES.get_or_init(Names::default).clone(),

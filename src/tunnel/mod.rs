@@ -132,6 +132,17 @@ pub enum Next {
     Close,
 }
 
+/// How a connection is idle: there is no request on it that anybody works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Nothing of a request has come.
+    Silent,
+    /// A part of a request's head has come.
+    Begun,
+    /// It was answered, and the client has not closed it.
+    Answered,
+}
+
 /// How a client came.
 #[derive(Clone, Copy, Debug)]
 pub struct Came {
@@ -187,6 +198,27 @@ impl Tunnel {
     /// The client's address.
     pub fn client(&self) -> SocketAddr {
         self.client.record.client
+    }
+
+    /// How it is idle, if it is.
+    pub fn idle(&self) -> Option<Idle> {
+        match &self.stage {
+            Stage::ReadHead(stage) if stage.rests() => Some(Idle::Silent),
+            Stage::ReadHead(_) => Some(Idle::Begun),
+            Stage::Closing(_) => Some(Idle::Answered),
+            _ => None,
+        }
+    }
+
+    /// Ends it while it is idle, because others need its place or its descriptor now. Who has begun a request is told, as far as the
+    /// connection takes it at once.
+    pub fn give_way(&mut self, context: &mut Context) {
+        let end = match std::mem::replace(&mut self.stage, Stage::Stepping) {
+            Stage::Closing(stage) => stage.into_end(),
+            Stage::ReadHead(stage) if !stage.rests() => reply::give_way(&mut self.client, context),
+            _ => End::GaveWay,
+        };
+        self.conclude(context, &end, 0, 0);
     }
 
     /// Whether it is between two requests.

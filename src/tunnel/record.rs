@@ -16,6 +16,8 @@ pub enum End {
     Declined(u16),
     /// Something failed.
     Fault(Fault),
+    /// It was idle, and others needed its place.
+    GaveWay,
     /// The client connected and went away without a word, as TCP health checks do.
     Silent,
 }
@@ -28,6 +30,7 @@ impl End {
             End::Declined(_) => "declined",
             End::Fault(fault) => fault.cause.label(),
             End::Silent => "silent",
+            End::GaveWay => "gave_way",
         }
     }
 }
@@ -115,7 +118,7 @@ impl Record {
     /// Writes the access-log line.
     pub fn log(&self, bytes_up: u64, bytes_down: u64, now_us: u64, end: &End) {
         let level = match end {
-            End::Silent => log::Level::Debug,
+            End::Silent | End::GaveWay => log::Level::Debug,
             _ => log::Level::Info,
         };
         if !log::log_enabled!(target: ACCESS, level) {

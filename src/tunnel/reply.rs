@@ -126,6 +126,17 @@ impl Reply {
     }
 }
 
+/// Tells a client whose request has not come to the end of its head that it gives way to others.
+pub(super) fn give_way(client: &mut Client, context: &Context) -> End {
+    let detail = "no place is left, and connections whose requests have not come whole give way to new ones";
+    let fault = Fault::new(At::ReadHead, Cause::GaveWay, detail);
+    client.record.status = fault.cause.status();
+    context.metrics.request("other", fault.cause.status());
+    // Its place is needed now: what the connection does not take at once is not told.
+    let _ = client.endpoint.write(&fault_answer(&fault, "-", false));
+    context.fault(fault)
+}
+
 /// The response that names a fault to the client.
 fn fault_answer(fault: &Fault, upstream_name: &str, omit_body: bool) -> Vec<u8> {
     let mut answer = Vec::new();
@@ -135,7 +146,7 @@ fn fault_answer(fault: &Fault, upstream_name: &str, omit_body: bool) -> Vec<u8> 
     let error = ProxyStatus::error(fault.cause.error_type(), &fault.detail);
     let extra_fields: &[(&str, &str)] = match fault.cause {
         Cause::LoginRequired => &[("Proxy-Authenticate", "Basic realm=\"ntlm-gateway\", charset=\"UTF-8\"")],
-        Cause::TunnelLimit | Cause::ClientLimit | Cause::ResourcesExhausted => &[("Retry-After", "5")],
+        Cause::TunnelLimit | Cause::GaveWay | Cause::ClientLimit | Cause::ResourcesExhausted => &[("Retry-After", "5")],
         // As long as until the next login is looked at.
         Cause::LoginThrottled => &[("Retry-After", "10")],
         _ => &[],

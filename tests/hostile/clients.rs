@@ -32,14 +32,18 @@ const CONNECT: &str = "CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n
 /// Empty pipes that two shards keep, of two descriptors each.
 const PIPES_KEPT: u64 = 2 * 8 * 2;
 
-fn stub() -> StubServer {
+pub fn stub() -> StubServer {
     let (domain, user, password) = ACCOUNT;
     StubServer::start(StubOptions::default().account(domain, user, password)).expect("a stub")
 }
 
-fn start(stub: &StubServer, args: &[&str]) -> Gateway {
+pub fn start(stub: &StubServer, args: &[&str]) -> Gateway {
+    start_with_shards("2", stub, args)
+}
+
+pub fn start_with_shards(shards: &str, stub: &StubServer, args: &[&str]) -> Gateway {
     let mut options = GatewayOptions::through(stub.address());
-    options.args = ["--shards", "2"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+    options.args = ["--shards", shards].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
     options.env = vec![("RUST_LOG".into(), "info,access=off".into())];
     let gateway = Gateway::start(&options);
     assert_flows(&gateway);
@@ -57,7 +61,7 @@ fn good_tunnel(gateway: SocketAddr) -> Option<Answered> {
 }
 
 /// A connection from an address of the caller's choice.
-fn connect_from(source: Ipv4Addr, gateway: SocketAddr) -> io::Result<TcpStream> {
+pub fn connect_from(source: Ipv4Addr, gateway: SocketAddr) -> io::Result<TcpStream> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
     rustix::net::bind(&socket, &SocketAddr::from((source, 0)))?;
     rustix::net::connect(&socket, &gateway)?;

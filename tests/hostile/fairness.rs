@@ -187,6 +187,19 @@ fn tiny_chunks() -> Vec<u8> {
     b"1;\r\na\r\n".repeat(BLOCK_BYTES / 7)
 }
 
+#[test]
+fn silent_connections_without_end_cost_the_others_little() {
+    let rig = Rig::new(&["--max-tunnels", "2000"], nothing);
+    rig.compare(4, |gateway, phase| {
+        let mut held = Vec::new();
+        while phase.is(Phase::ATTACK) && held.len() < 500 {
+            held.push(connect(gateway)?);
+            std::thread::sleep(PACE / 20);
+        }
+        Ok(())
+    });
+}
+
 const CONNECT: &str = "CONNECT attack.test:7 HTTP/1.1\r\nHost: attack.test:7\r\n\r\n";
 
 #[test]

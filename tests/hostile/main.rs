@@ -7,3 +7,4 @@ mod support;
 mod bounds;
 mod clients;
 mod fairness;
+mod idle;

@@ -1,0 +1,203 @@
+//! Connections that take a place for nothing: they give it up when it is needed, the oldest first, and nobody else notices.
+
+use crate::support;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use ntlm_gateway::stub::StubServer;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use support::client::{Answered, connect_name, echo_through, read_head};
+use support::gateway::Gateway;
+use support::scratch::wait_for;
+use support::vitals::Vitals;
+
+use super::clients::{connect_from, start, start_with_shards, stub};
+
+const BOUND: Duration = Duration::from_secs(60);
+
+/// A request that is not held up takes milliseconds; this is what a busy machine may add.
+const PROMPT: Duration = Duration::from_secs(2);
+
+/// What a connection has for its request before it gives way, and a little more.
+const GRACE: Duration = Duration::from_millis(400);
+
+const CONNECT: &[u8] = b"CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n";
+
+fn tunnel(gateway: SocketAddr) -> Answered {
+    let began = Instant::now();
+    let answer = connect_name(gateway, "echo.test:7").expect("an answer");
+    assert_eq!(answer.status(), 200, "{}", answer.head);
+    assert_eq!(echo_through(&answer.stream, b"prompt").expect("an echo"), b"prompt");
+    assert!(began.elapsed() < PROMPT, "{:?}", began.elapsed());
+    answer
+}
+
+#[track_caller]
+fn assert_echoes(tunnels: &[Answered]) {
+    for tunnel in tunnels {
+        assert_eq!(echo_through(&tunnel.stream, b"still").expect("an echo"), b"still");
+    }
+}
+
+fn open_at(gateway: &Gateway) -> u64 {
+    Vitals::of(gateway.admin_address()).map_or(0, |vitals| vitals.tunnels_open)
+}
+
+/// Connections that have sent `bytes`, as many as `count`.
+fn crowd(gateway: SocketAddr, count: usize, bytes: &[u8]) -> Vec<TcpStream> {
+    let connect = |_| {
+        let mut stream = TcpStream::connect(gateway).expect("a connection");
+        // One that has given way already refuses it.
+        let _ = stream.write_all(bytes);
+        stream
+    };
+    (0..count).map(connect).collect()
+}
+
+fn gateway_of(places: usize, further: &[&str]) -> (StubServer, Gateway) {
+    let (stub, places) = (stub(), places.to_string());
+    let own = ["--max-tunnels", &places, "--head-timeout", "600s", "--keep-alive-timeout", "600s", "--warm", "0"];
+    let gateway = start(&stub, &[&own[..], further].concat());
+    (stub, gateway)
+}
+
+/// Whether this process may have so many descriptors; raises its limit as far as it goes.
+fn may_have_descriptors(count: u64) -> bool {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    getrlimit(Resource::Nofile).current.is_none_or(|current| current >= count)
+}
+
+#[test]
+fn a_request_is_answered_beside_10_000_silent_connections_of_one_client() {
+    let stub = stub();
+    // Where descriptors are fewer, so are the places.
+    let (count, args): (usize, &[&str]) = match may_have_descriptors(16_000) {
+        true => (10_000, &[]),
+        false => (600, &["--max-tunnels", "500"]),
+    };
+    let gateway = start(&stub, args);
+    let held: Vec<Answered> = (0..5).map(|_| tunnel(gateway.address())).collect();
+    let silent = crowd(gateway.address(), count, b"");
+    let began = Instant::now();
+    drop(tunnel(gateway.address()));
+    println!("beside {} silent connections a tunnel and an echo took {:?}", silent.len(), began.elapsed());
+    for _ in 0..20 {
+        drop(tunnel(gateway.address()));
+    }
+    assert_echoes(&held);
+}
+
+#[test]
+fn whatever_is_idle_gives_way_and_what_is_in_use_does_not() {
+    let get: &[u8] = b"GET http://source-10.test/ HTTP/1.1\r\nHost: source-10.test\r\n\r\n";
+    for (what, bytes) in [
+        ("silent", &b""[..]),
+        ("one byte", b"G"),
+        ("an empty line", b"\r\n"),
+        ("half a head", &CONNECT[..30]),
+        ("at rest", get),
+    ] {
+        let (_stub, gateway) = gateway_of(60, &[]);
+        let held: Vec<Answered> = (0..10).map(|_| tunnel(gateway.address())).collect();
+        let mut idle = crowd(gateway.address(), 200, bytes);
+        if bytes == get {
+            // Before their answers are there they are in use, and those over the limit are told so.
+            idle.iter_mut().for_each(|stream| drop(read_head(stream)));
+        }
+        std::thread::sleep(GRACE);
+        for _ in 0..20 {
+            drop(tunnel(gateway.address()));
+        }
+        assert_echoes(&held);
+        // Those that are told so are there for a moment more.
+        assert!(open_at(&gateway) <= 60 + 128, "{what}: {} are open", open_at(&gateway));
+        drop(idle);
+    }
+}
+
+#[test]
+fn the_oldest_gives_way_first_and_who_has_begun_is_told_503() {
+    let stub = stub();
+    let gateway = start_with_shards("1", &stub, &["--max-tunnels", "4", "--head-timeout", "600s", "--warm", "0"]);
+    let mut oldest = crowd(gateway.address(), 1, &CONNECT[..20]).remove(0);
+    let all_in = |count| wait_for(BOUND, || (open_at(&gateway) == count).then_some(())).expect("all are in");
+    all_in(1);
+    let mut others = crowd(gateway.address(), 3, b"");
+    all_in(4);
+    std::thread::sleep(GRACE);
+    drop(tunnel(gateway.address()));
+    oldest.set_read_timeout(Some(BOUND)).expect("a time-out");
+    let told = read_head(&mut oldest).expect("an answer");
+    assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("give way to new ones"), "{told}");
+    // The others can still begin.
+    for stream in &mut others {
+        stream.set_read_timeout(Some(BOUND)).expect("a time-out");
+        stream.write_all(CONNECT).expect("a request");
+        let head = read_head(stream).expect("an answer");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    }
+    assert_eq!(gateway.metric("ntlm_gateway_tunnels_closed_total", &[("cause", "gave_way")]), Some(1.0));
+    gateway.wait_for_line("idle connections give way to new ones");
+}
+
+#[test]
+fn with_nobody_idle_the_limit_holds_to_the_connection() {
+    let (_stub, gateway) = gateway_of(20, &[]);
+    let held: Vec<Answered> = (0..20).map(|_| tunnel(gateway.address())).collect();
+    for _ in 0..10 {
+        let answer = connect_name(gateway.address(), "echo.test:7").expect("an answer");
+        assert_eq!(answer.status(), 503, "{}", answer.head);
+    }
+    assert_echoes(&held);
+}
+
+#[test]
+fn a_clients_own_idle_connections_give_way_to_it_and_nobody_elses() {
+    let further = ["--allow-clients", "127.0.0.0/8", "--tunnels-per-client", "20"];
+    let (_stub, gateway) = gateway_of(500, &further);
+    let (greedy, modest) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3));
+    let silent_of = |source| connect_from(source, gateway.address()).expect("a connection");
+    let mut quiet: Vec<TcpStream> = (0..5).map(|_| silent_of(modest)).collect();
+    let _crowd: Vec<TcpStream> = (0..200).map(|_| silent_of(greedy)).collect();
+    std::thread::sleep(GRACE);
+    for _ in 0..30 {
+        let began = Instant::now();
+        let mut stream = silent_of(greedy);
+        stream.write_all(CONNECT).expect("a request");
+        let head = read_head(&mut stream).expect("an answer");
+        assert!(head.starts_with("HTTP/1.1 200 ") && began.elapsed() < PROMPT, "{head} {:?}", began.elapsed());
+    }
+    for stream in &mut quiet {
+        stream.write_all(CONNECT).expect("a request");
+        let head = read_head(stream).expect("an answer");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    }
+}
+
+#[test]
+fn clients_that_are_not_allowed_do_not_keep_others_out_by_waiting() {
+    let (_stub, gateway) = gateway_of(50, &["--allow-clients", "127.0.0.1/32"]);
+    let other = Ipv4Addr::new(127, 0, 0, 2);
+    for bytes in [&b""[..], b"GET", CONNECT] {
+        let crowd: Vec<TcpStream> = (0..600)
+            .map(|_| {
+                let mut stream = connect_from(other, gateway.address()).expect("a connection");
+                let _ = stream.write_all(bytes);
+                stream
+            })
+            .collect();
+        for _ in 0..10 {
+            drop(tunnel(gateway.address()));
+        }
+        drop(crowd);
+    }
+    // One of them that asks whole hears why.
+    let mut stream = connect_from(other, gateway.address()).expect("a connection");
+    stream.write_all(CONNECT).expect("a request");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 403");
+}
