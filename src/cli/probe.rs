@@ -37,7 +37,7 @@ Exit codes:
   2  the command line is wrong
   3  the upstream refused the credentials
   4  the upstream cannot be reached, or its name does not resolve
-  5  the upstream does not offer NTLM, is no proxy, or the handshake cannot work
+  5  the upstream is no proxy, offers no NTLM, or the handshake cannot work
   6  the upstream takes the credentials, but declined the target
 
 Examples:
