@@ -28,17 +28,26 @@ struct Rig {
     prometheus: Prometheus,
     gateway: Gateway,
     _stub: StubServer,
+    _scratch: Scratch,
 }
+
+/// An identity that clients log on to, so that one can do so with a wrong password.
+const IDENTITY: &str = "[[identities]]\nname = 'own'\nuser = 'CORP\\alice'\npassword_file = 'password'\n\
+    proxy_user = 'own'\nproxy_password_file = 'password'\n";
 
 impl Rig {
     fn start(delay: Duration) -> Self {
         let options = StubOptions { delay, ..StubOptions::default() };
         let stub = StubServer::start(options.account("CORP", "alice", PASSWORD)).expect("a stub");
         let mut options = GatewayOptions::through(stub.address());
-        options.args = vec!["--max-tunnels=200".into(), "--shards=2".into(), "--warm-timeout=1s".into()];
+        let scratch = Scratch::new("identity");
+        scratch.write("password", PASSWORD);
+        let file = scratch.write("gateway.toml", IDENTITY).display().to_string();
+        options.args =
+            ["--max-tunnels=200", "--shards=2", "--warm-timeout=1s", "--config", &file].map(String::from).into();
         let gateway = Gateway::start(&options);
         let prometheus = Prometheus::start(gateway.admin_address());
-        Self { prometheus, gateway, _stub: stub }
+        Self { prometheus, gateway, _stub: stub, _scratch: scratch }
     }
 }
 
@@ -121,11 +130,16 @@ fn load(gateway: &Gateway, clients: &AtomicUsize, ended: &AtomicBool) {
     });
 }
 
+/// The name of [`IDENTITY`], and not its password.
+const WRONG_LOGIN: &[u8] =
+    b"CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\nProxy-Authorization: Basic b3duOndyb25n\r\n\r\n";
+
 /// Failures are the gateway's to count; here they do not matter.
 fn one_client(gateway: SocketAddr, round: usize) {
     match round % 24 {
         0 => drop(ask(gateway, b"NONSENSE\r\n\r\n")),
         1 => drop(ask(gateway, b"GET http://hello.test/ HTTP/1.1\r\nHost: hello.test\r\n\r\n")),
+        2 => drop(ask(gateway, WRONG_LOGIN)),
         _ => {
             if let Ok(answered) = connect_name(gateway, "echo.test:7") {
                 let bytes = vec![7; if round.is_multiple_of(5) { 4 << 20 } else { 16 << 10 }];
