@@ -177,6 +177,8 @@ pub(super) enum Verdict {
     Refuse,
     /// A new challenge in any case.
     Rechallenge,
+    /// As the proof is, if the challenge is not older than this; a new challenge otherwise.
+    JustWithin(Duration),
     /// As the proof is; then 403.
     Forbid,
     /// A reset before the proof is looked at.

@@ -20,6 +20,7 @@ const BCSI_COOKIE: &str = "Set-Cookie: BCSI-CS-5a3c1e02f9d4b786=2; Path=/\r\n";
 const FALSE_ANSWER: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 const GIB: u64 = 1 << 30;
 const IDLE_CLOSE: Duration = Duration::from_millis(500);
+const CHALLENGE_LIFE: Duration = Duration::from_millis(500);
 const SLOW_ANSWER: Duration = Duration::from_secs(2);
 
 /// A plain proxy whose every 407 has this body.
@@ -63,6 +64,7 @@ impl Personality {
             Self::Forbidden => with_verdict(Verdict::Forbid),
             Self::Refuses => with_verdict(Verdict::Refuse),
             Self::Rechallenges => with_verdict(Verdict::Rechallenge),
+            Self::StaleChallenges => with_verdict(Verdict::JustWithin(CHALLENGE_LIFE)),
             Self::ResetsMidHandshake => with_verdict(Verdict::Reset),
             Self::Unavailable => Behaviour { gate: Gate::Shut, ..PLAIN },
             Self::Open => Behaviour { gate: Gate::Open, ..PLAIN },

@@ -166,6 +166,8 @@ personalities! {
     ResetsMidHandshake = "resets-mid-handshake",
     /// Answers every AUTHENTICATE_MESSAGE with a new CHALLENGE_MESSAGE.
     Rechallenges = "rechallenge-after-authenticate",
+    /// Answers an AUTHENTICATE_MESSAGE with a new CHALLENGE_MESSAGE where the first one is older than half a second.
+    StaleChallenges = "stale-challenges",
 }
 
 impl fmt::Display for Personality {

@@ -48,6 +48,8 @@ pub struct Session {
     /// Tells it from all others; its challenges are drawn from it, too.
     id: u64,
     challenges: u64,
+    /// When the last challenge was made.
+    challenged_at: FileTime,
     buffer: Vec<u8>,
     head_end: HeadEnd,
     standing: Standing,
@@ -88,6 +90,7 @@ impl Session {
             behaviour: personality.behaviour(),
             id,
             challenges: 0,
+            challenged_at: FileTime::default(),
             buffer: Vec::new(),
             head_end: HeadEnd::request(),
             standing: Standing::Stranger,
@@ -296,6 +299,7 @@ impl Session {
             return Outcome::Bare;
         };
         around.counters.challenges.increment();
+        self.challenged_at = around.now;
         let token = if wrapped || style.wrapped { spnego::wrap(&challenge) } else { challenge.clone() };
         let issued = Arc::new(Issued { connection: self.id, negotiate: negotiate.to_vec(), challenge });
         around.setup.issue(&issued);
@@ -321,7 +325,11 @@ impl Session {
                 around.counters.refused.increment();
                 return self.challenge(&issued.negotiate, wrapped, around);
             }
-            Verdict::Just | Verdict::Forbid => {}
+            Verdict::JustWithin(life) if u128::from(around.now.0 - self.challenged_at.0) * 100 > life.as_nanos() => {
+                around.counters.refused.increment();
+                return self.challenge(&issued.negotiate, wrapped, around);
+            }
+            Verdict::Just | Verdict::JustWithin(_) | Verdict::Forbid => {}
         }
         match around.setup.judge(message, &issued, &options) {
             Ok(verified) if (verified.method == Method::NtlmV1Ess) == proof.v1_ess => {

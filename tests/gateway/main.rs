@@ -7,6 +7,7 @@ mod support;
 mod byte_stream;
 mod command_line;
 mod failover;
+mod guard;
 mod identities;
 mod lifecycle;
 mod probe;

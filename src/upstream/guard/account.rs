@@ -267,7 +267,7 @@ impl Inner {
             self.tracks[place].has_waiters = true;
             return Decision::Wait;
         }
-        self.may_try(place, policy).map(|()| {
+        self.may_try(place, destination, policy).map(|()| {
             let number = self.number();
             self.tracks[place].set_scout(number, now_ms);
             Some(number)
@@ -293,19 +293,19 @@ impl Inner {
             }
             return Decision::Wait;
         } else if !fresh {
-            match self.may_try(place, policy) {
+            match self.may_try(place, destination, policy) {
                 Decision::Go(()) => {}
                 Decision::Wait => return Decision::Wait,
                 Decision::No(refusal) => return Decision::No(refusal),
             }
         }
         let number = self.number();
-        self.tracks[place].send(number, now_ms);
+        self.tracks[place].send(number, now_ms, destination);
         Decision::Go((number, fresh && !confirms))
     }
 
     /// Whether one attempt may be made with a secret that is not known to be right.
-    fn may_try(&mut self, place: usize, policy: &GuardPolicy) -> Decision<()> {
+    fn may_try(&mut self, place: usize, destination: u64, policy: &GuardPolicy) -> Decision<()> {
         let now_ms = self.now_ms;
         let track = &mut self.tracks[place];
         if track.is_stuck(now_ms) {
@@ -315,7 +315,9 @@ impl Inner {
             track.has_waiters = true;
             return Decision::Wait;
         }
-        let Some(until_ms) = self.spent_until(place, policy) else { return Decision::Go(()) };
+        // The last attempt is not for a destination that may never answer.
+        let spare = usize::from(track.awaits(destination));
+        let Some(until_ms) = self.spent_until(place, spare, policy) else { return Decision::Go(()) };
         let track = &mut self.tracks[place];
         match until_ms {
             // Slow is not refused: the answers that are still to come decide.
@@ -335,8 +337,9 @@ impl Inner {
         self.tracks.iter_mut().map(|track| track.failures(policy, now_ms).len()).sum()
     }
 
-    /// `None` while the budget allows an attempt; otherwise until when it does not, which is not known while attempts are pending.
-    fn spent_until(&mut self, place: usize, policy: &GuardPolicy) -> Option<Option<u64>> {
+    /// `None` while the budget allows an attempt and leaves as many as are to be spared; otherwise until when it does not, which is not known
+    /// while attempts are pending.
+    fn spent_until(&mut self, place: usize, spare: usize, policy: &GuardPolicy) -> Option<Option<u64>> {
         let now_ms = self.now_ms;
         let attempts = policy.attempts as usize;
         // An upstream that rejects what another one accepts must leave an attempt for the others.
@@ -348,7 +351,7 @@ impl Inner {
         }
         all_ms.sort_unstable();
         let own_ms: Vec<u64> = self.tracks[place].failures(policy, now_ms).iter().copied().collect();
-        let over = all_ms.len() + pending.iter().sum::<usize>() >= attempts;
+        let over = all_ms.len() + pending.iter().sum::<usize>() + spare >= attempts;
         let over_share = own_ms.len() + pending[place] >= share;
         if !over && !over_share {
             return None;
@@ -396,7 +399,7 @@ impl Inner {
     /// Closes the guard after a strike: for the schedule's rest, or until the budget allows an attempt.
     fn close(&mut self, place: usize, policy: &GuardPolicy) {
         let by_schedule_ms = self.now_ms + self.tracks[place].rest_ms(policy);
-        let spent_until_ms = self.spent_until(place, policy).flatten().unwrap_or(0);
+        let spent_until_ms = self.spent_until(place, 0, policy).flatten().unwrap_or(0);
         self.tracks[place].close(by_schedule_ms.max(spent_until_ms));
     }
 

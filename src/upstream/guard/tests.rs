@@ -255,7 +255,8 @@ fn a_changed_secret_goes_at_once_and_a_refused_one_that_returns_does_not() {
 #[test]
 fn pending_attempts_count_and_slow_ones_let_the_next_go_within_the_budget() {
     let guard = guard();
-    let tickets: Vec<Ticket> = (0..3).map(|number| go(&guard, number * 2_000)).collect();
+    let slow = ["a:443", "b:443", "c:443"];
+    let tickets: Vec<Ticket> = (0..3).map(|number| go_to(&guard, number as u64 * 2_000, slow[number])).collect();
     assert!(matches!(ask(&guard, 1_000_000, "u", "origin:443"), Permission::Wait));
     assert_eq!(guard.held(1_000_000, &name("u")), None, "slow is not refused");
     for ticket in tickets {
@@ -267,13 +268,25 @@ fn pending_attempts_count_and_slow_ones_let_the_next_go_within_the_budget() {
 
 #[test]
 fn slow_destinations_at_the_start_hold_nobody_longer_than_they_last() {
-    let guard = guard();
-    let tickets: Vec<Ticket> = (0..3).map(|number| go_to(&guard, number * 2_000, "black-hole:443")).collect();
+    let slow = guard();
+    let tickets: Vec<Ticket> =
+        (0..3).map(|number| go_to(&slow, number * 2_000, &format!("black-hole-{number}:443"))).collect();
     for ticket in tickets {
         ticket.settle(75_000, Answer::Status(503));
     }
-    go(&guard, 75_000).settle(75_010, Answer::Status(200));
+    go(&slow, 75_000).settle(75_010, Answer::Status(200));
+    assert_eq!(state(&slow), GuardState::Proven);
+}
+
+#[test]
+fn one_slow_destination_leaves_an_attempt_for_another() {
+    let guard = guard();
+    let _first = go_to(&guard, 0, "black-hole:443");
+    let _second = go_to(&guard, 2_000, "Black-Hole:443");
+    assert!(matches!(ask(&guard, 60_000, "u", "black-hole:443"), Permission::Wait));
+    go(&guard, 60_000).settle(60_010, Answer::Status(200));
     assert_eq!(state(&guard), GuardState::Proven);
+    go_to(&guard, 60_020, "black-hole:443").settle(60_030, Answer::Status(503));
 }
 
 #[test]

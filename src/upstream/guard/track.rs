@@ -57,6 +57,8 @@ enum State {
 struct Sent {
     number: u64,
     at_ms: u64,
+    /// 0 for a scout, which has asked for nothing yet.
+    destination: u64,
 }
 
 /// A destination that the upstream's policy may forbid.
@@ -189,6 +191,11 @@ impl Track {
         if self.is_fresh(policy, now_ms) { 0 } else { self.ahead.len() }
     }
 
+    /// Whether an attempt for this destination has no answer yet.
+    pub(super) fn awaits(&self, destination: u64) -> bool {
+        self.ahead.iter().any(|sent| sent.destination == destination)
+    }
+
     /// Whether nothing is left that could matter to a later attempt.
     pub(super) fn is_idle(&self) -> bool {
         self.failures_ms.is_empty() && self.ahead.is_empty() && self.scout.is_none()
@@ -214,7 +221,7 @@ impl Track {
     }
 
     pub(super) fn set_scout(&mut self, number: u64, now_ms: u64) {
-        self.scout = Some(Sent { number, at_ms: now_ms });
+        self.scout = Some(Sent { number, at_ms: now_ms, destination: 0 });
     }
 
     /// `false` if another one has taken its place.
@@ -227,12 +234,12 @@ impl Track {
     }
 
     /// An attempt goes out.
-    pub(super) fn send(&mut self, number: u64, now_ms: u64) {
+    pub(super) fn send(&mut self, number: u64, now_ms: u64, destination: u64) {
         if matches!(self.state, State::Refused { .. }) {
             self.state = State::Unproven;
         }
         self.scout = None;
-        self.ahead.push_back(Sent { number, at_ms: now_ms });
+        self.ahead.push_back(Sent { number, at_ms: now_ms, destination });
     }
 
     /// An attempt was not sent after all, or is over.

@@ -1,0 +1,318 @@
+//! What the credential guard believes, through a real Squid that verifies NTLM with Samba's `ntlm_auth`.
+
+use crate::support;
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use ntlm_gateway::stub::{Personality, StubOptions, StubServer};
+use rustix::process::Signal;
+use support::client::{Answered, ask, connect, connect_name, connect_within, read_head};
+use support::command::curl;
+use support::gateway::{Gateway, GatewayOptions};
+use support::in_process::{self, ACCOUNT, metric};
+use support::listener::{BlackHole, Listener};
+use support::origin::echo_origin;
+use support::scratch::{Scratch, wait_for};
+use support::squid::{Leg, Squid, SquidOptions};
+use support::{PASSWORD, USER};
+
+const BOUND: Duration = Duration::from_secs(30);
+const WRONG: &str = "N0t-the-secret";
+
+fn squid_with(extra: String) -> Squid {
+    Squid::start(&SquidOptions { extra, ..SquidOptions::default() })
+}
+
+/// AUTHENTICATE_MESSAGEs that Squid's helper has rejected.
+fn rejected(squid: &Squid) -> usize {
+    squid.log().iter().filter(|line| line.leg == Leg::Authenticate && line.status == "TCP_DENIED/407").count()
+}
+
+fn with_password(squid: &Squid, password: &str) -> Gateway {
+    let mut options = GatewayOptions::through(squid.address());
+    options.password = password.to_owned();
+    Gateway::start(&options)
+}
+
+/// An origin that sends the same bytes behind every request's head.
+fn origin_that_says(answer: String) -> Listener {
+    Listener::start(move |mut stream| {
+        if read_head(&mut stream).is_ok() {
+            // The client compares what arrives.
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    })
+}
+
+fn get(gateway: SocketAddr, origin: SocketAddr, padding: usize) -> Answered {
+    let pad = "p".repeat(padding);
+    let request = format!("GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\nX-Pad: {pad}\r\n\r\n");
+    ask(gateway, request.as_bytes()).expect("an answer")
+}
+
+#[track_caller]
+fn expect_served(gateway: &Gateway) {
+    let origin = echo_origin();
+    let answer = connect_within(BOUND, gateway.address(), origin.address(), b"").expect("an answer");
+    assert_eq!(answer.status(), 200, "{}", answer.head);
+}
+
+#[test]
+fn answers_given_before_the_password_is_looked_at_do_not_open_the_guard() {
+    require_tools!("squid", "ntlm_auth");
+    let squid = squid_with("request_header_max_size 8 KB".into());
+    let gateway = with_password(&squid, WRONG);
+    let origin = echo_origin();
+    let mut too_large = 0;
+    // The NEGOTIATE leg is below the limit and the AUTHENTICATE leg above it, somewhere on the way.
+    for padding in (7_000..8_000).step_by(25) {
+        let answer = get(gateway.address(), origin.address(), padding);
+        too_large += usize::from(answer.status() == 431);
+        let fresh = echo_origin();
+        assert_ne!(connect(gateway.address(), fresh.address(), b"").expect("an answer").status(), 200);
+    }
+    assert!(rejected(&squid) <= 3, "{} wrong passwords", rejected(&squid));
+    // With the right one the same requests get their 431, or nothing was shown.
+    let right = with_password(&squid, PASSWORD);
+    expect_served(&right);
+    for padding in (7_000..8_000).step_by(25) {
+        too_large += usize::from(get(right.address(), origin.address(), padding).status() == 431);
+    }
+    assert!(too_large > 0, "no answer was given before the password was looked at");
+}
+
+#[test]
+fn unreadable_answers_behind_an_accepted_logon_close_nothing() {
+    require_tools!("squid", "ntlm_auth");
+    let cookies: String = (0..150).map(|number| format!("Set-Cookie: c{number}=v\r\n")).collect();
+    let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(40);
+    let answers = [
+        format!("HTTP/1.1 200 OK\r\n{cookies}Content-Length: 0\r\nConnection: close\r\n\r\n"),
+        format!("{interim}HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+        format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\nConnection: close\r\n\r\n", "x".repeat(60_000)),
+    ];
+    for answer in answers {
+        let squid = squid_with("reply_header_max_size 128 KB".into());
+        let gateway = with_password(&squid, PASSWORD);
+        let origin = origin_that_says(answer);
+        for _ in 0..3 {
+            get(gateway.address(), origin.address(), 0);
+        }
+        expect_served(&gateway);
+        assert_eq!(rejected(&squid), 0);
+    }
+}
+
+#[test]
+fn clients_that_give_up_on_a_black_hole_close_nothing() {
+    require_tools!("squid", "ntlm_auth");
+    let squid = squid_with(String::new());
+    let gateway = with_password(&squid, PASSWORD);
+    let black_hole = BlackHole::new();
+    for _ in 0..3 {
+        let given_up = connect_within(Duration::from_millis(300), gateway.address(), black_hole.address, b"");
+        assert!(given_up.is_err(), "a black hole answers");
+    }
+    let began = Instant::now();
+    expect_served(&gateway);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[test]
+fn clients_that_give_up_before_the_verdict_do_not_multiply_a_wrong_password() {
+    require_tools!("squid", "ntlm_auth");
+    let squid = squid_with(String::new());
+    let gateway = with_password(&squid, WRONG);
+    for _ in 0..40 {
+        let origin = echo_origin();
+        let mut stream = TcpStream::connect(gateway.address()).expect("the gateway");
+        let target = origin.address();
+        write!(stream, "POST http://{target}/ HTTP/1.1\r\nHost: {target}\r\nContent-Length: 100000\r\n\r\nabc")
+            .expect("write");
+        // Until the proof is out; then the client breaks off in its body.
+        std::thread::sleep(Duration::from_millis(30));
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("a reset");
+    }
+    wait_for(Duration::from_secs(2), || (rejected(&squid) > 0).then_some(()));
+    assert!((1..=3).contains(&rejected(&squid)), "{} wrong passwords: {:#?}", rejected(&squid), squid.log());
+}
+
+#[test]
+fn answers_407_by_an_origin_or_by_policy_close_nothing() {
+    require_tools!("squid", "ntlm_auth");
+    let (first, second) = (echo_origin(), echo_origin());
+    let ports = format!("{} {}", first.address().port(), second.address().port());
+    let squid = squid_with(format!(
+        "acl forbidden port {ports}\nacl blocked dstdomain .blocked.test\n\
+         http_access deny forbidden authenticated\nhttp_access deny blocked authenticated"
+    ));
+    let gateway = with_password(&squid, PASSWORD);
+    expect_served(&gateway);
+
+    let own_407 = "HTTP/1.1 407 Not Here\r\nContent-Length: 4\r\nConnection: close\r\n\r\nmine";
+    for _ in 0..2 {
+        let origin = origin_that_says(own_407.into());
+        let mut answer = get(gateway.address(), origin.address(), 0);
+        assert_eq!(answer.status(), 407, "the origin's answer is the client's: {}", answer.head);
+        let mut body = [0; 4];
+        answer.stream.read_exact(&mut body).expect("its body");
+        assert_eq!(&body, b"mine");
+        expect_served(&gateway);
+    }
+    for _ in 0..3 {
+        for target in ["a.blocked.test:443", "A.blocked.test:443", "a.blocked.test.:443", "b.blocked.test:443"] {
+            assert_eq!(connect_name(gateway.address(), target).expect("an answer").status(), 502, "{target}");
+            expect_served(&gateway);
+        }
+        for origin in [&first, &second] {
+            assert_eq!(connect(gateway.address(), origin.address(), b"").expect("an answer").status(), 502);
+            expect_served(&gateway);
+        }
+    }
+    assert_eq!(rejected(&squid), 4, "one for each of the forbidden: {:#?}", squid.log());
+}
+
+#[test]
+fn clients_that_wait_for_the_guard_hold_no_helper_of_the_proxy() {
+    require_tools!("squid", "ntlm_auth", "curl", "python3");
+    let squid = Squid::start(&SquidOptions { helpers: 5, ..SquidOptions::default() });
+    let gateway = with_password(&squid, PASSWORD);
+    let (black_hole, origin) = (BlackHole::new(), support::origin::HttpOrigin::http());
+    std::thread::scope(|scope| {
+        let first = || connect_within(Duration::from_secs(1), gateway.address(), black_hole.address, b"");
+        let canary = scope.spawn(first);
+        assert!(wait_for(BOUND, || (squid.count(Leg::Negotiate) > 0).then_some(())).is_some(), "no canary");
+        let waiting: Vec<_> =
+            (0..30).map(|_| scope.spawn(|| connect(gateway.address(), origin.address(), b""))).collect();
+        let began = Instant::now();
+        let login = format!("CORP\\{USER}:{PASSWORD}");
+        let proxy = format!("http://{}", squid.address());
+        let args = ["--proxy-ntlm", "--proxy", &proxy, "--proxy-user", &login, "--fail", &origin.url("/bytes/10")];
+        curl(BOUND, args).expect_success("somebody who does not use the gateway");
+        assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
+        assert!(canary.join().expect("the canary").is_err(), "a black hole answers");
+        for client in waiting {
+            assert_eq!(client.join().expect("a client").expect("an answer").status(), 200);
+        }
+    });
+}
+
+#[test]
+fn nine_identities_of_one_account_have_one_budget() {
+    require_tools!("squid", "ntlm_auth");
+    let (squid, scratch) = (squid_with(String::new()), Scratch::new("one-account"));
+    let entry = |number: usize| {
+        let password = scratch.write(&format!("password-{number}"), format!("{WRONG}-{number}"));
+        let domain = ["CORP", "corp", "Corp"][number % 3];
+        format!(
+            "[[identities]]\nname = 'i{number}'\nuser = '{domain}\\alice'\npassword_file = '{}'\nclients = ['127.0.1.{number}']\n",
+            password.display()
+        )
+    };
+    let identities: String = (1..=9).map(entry).collect();
+    let gateway = in_process::gateway_of(&format!("upstream = '{}'\n{identities}", squid.address()));
+    let origin = echo_origin();
+    std::thread::scope(|scope| {
+        for number in 1..=9 {
+            let (gateway, target) = (in_process::address(&gateway), origin.address().to_string());
+            scope.spawn(move || {
+                let from = format!("127.0.1.{number}").parse().expect("an address");
+                support::client::connect_name_from(from, gateway, &target).expect("an answer")
+            });
+        }
+    });
+    assert!((1..=3).contains(&rejected(&squid)), "{} wrong passwords", rejected(&squid));
+    in_process::stop(gateway);
+}
+
+#[test]
+fn a_secret_that_flaps_between_two_wrong_values_has_one_budget() {
+    require_tools!("squid", "ntlm_auth");
+    let squid = squid_with(String::new());
+    let gateway = with_password(&squid, WRONG);
+    for round in 0..12 {
+        let origin = echo_origin();
+        assert_eq!(connect(gateway.address(), origin.address(), b"").expect("an answer").status(), 502);
+        gateway.write_password(if round % 2 == 0 { "N0t-this-one-either" } else { WRONG });
+        gateway.signal(Signal::HUP);
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    // Written in pieces, as an editor may.
+    for length in 1..8 {
+        gateway.write_password(&"wrong-too"[..length]);
+        gateway.signal(Signal::HUP);
+        std::thread::sleep(Duration::from_millis(100));
+        let origin = echo_origin();
+        assert_eq!(connect(gateway.address(), origin.address(), b"").expect("an answer").status(), 502);
+    }
+    assert!((2..=3).contains(&rejected(&squid)), "{} wrong passwords", rejected(&squid));
+}
+
+fn stub(personality: Personality) -> StubServer {
+    let (domain, user, password) = ACCOUNT;
+    let options = StubOptions::default().account(domain, user, password).personality(personality);
+    StubServer::start(options).expect("a stub")
+}
+
+#[test]
+fn an_upstream_that_refuses_beside_one_that_accepts_closes_nothing_and_is_left_alone() {
+    let (good, broken) = (stub(Personality::Plain), stub(Personality::Refuses));
+    let entry = |name: &str, address| format!("[[upstreams]]\nname = '{name}'\naddress = '{address}'\n");
+    let upstreams = entry("broken", broken.address()) + &entry("good", good.address());
+    let gateway = in_process::gateway_of(&format!("user = 'CORP\\alice'\norder = 'balance'\nwarm = 0\n{upstreams}"));
+    let mut failed = Vec::new();
+    for number in 0..100 {
+        let answer =
+            connect_name(in_process::address(&gateway), &format!("echo.test:{}", 7 + number)).expect("an answer");
+        failed.extend((answer.status() != 200).then_some((number, answer.head)));
+    }
+    // Until one of them has accepted, nothing tells that the other one is wrong.
+    assert!(failed.len() <= 1, "{failed:?}");
+    assert!(broken.counters().refused <= 2, "one attempt is left for the others: {}", broken.counters());
+    in_process::stop(gateway);
+}
+
+#[test]
+fn a_proxy_that_resets_instead_of_refusing_gets_three_attempts_once_proven() {
+    let stub = stub(Personality::Plain);
+    let gateway = in_process::gateway(&stub.address().to_string(), &[("warm", "2")]);
+    let open =
+        |number: u16| connect_name(in_process::address(&gateway), &format!("echo.test:{number}")).expect("an answer");
+    assert_eq!(open(7).status(), 200);
+    let before = stub.counters().authenticates;
+    stub.set_personality(Personality::ResetsMidHandshake);
+    for number in 0..60 {
+        assert_ne!(open(8 + number).status(), 200);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let tried = stub.counters().authenticates - before;
+    assert!((1..=3).contains(&tried), "{tried} attempts: {}", stub.counters());
+    in_process::stop(gateway);
+}
+
+#[test]
+fn a_stale_pre_challenged_connection_is_replaced_and_closes_nothing() {
+    let stub = stub(Personality::StaleChallenges);
+    let gateway = in_process::gateway(&stub.address().to_string(), &[("warm", "4"), ("timeouts.warm", "20s")]);
+    let open = || connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
+    let ready = |count: f64| wait_for(BOUND, || (metric(&gateway, "warm_connections", &[]) >= count).then_some(()));
+    assert_eq!(open().status(), 200);
+    for _ in 0..2 {
+        // As many are stale at once as are taken at once.
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
+            clients.into_iter().for_each(|client| assert_eq!(client.join().expect("a client").status(), 200));
+        });
+        ready(1.0);
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
+        clients.into_iter().for_each(|client| assert_eq!(client.join().expect("a client").status(), 200));
+    });
+    assert!(stub.counters().refused >= 1, "nothing was stale: {}", stub.counters());
+    assert_eq!(metric(&gateway, "guard_state", &[("state", "proven")]), 1.0);
+    in_process::stop(gateway);
+}
