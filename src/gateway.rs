@@ -22,7 +22,7 @@ use crate::logging;
 use crate::metrics::Metrics;
 use crate::shard::{self, Gate, GateRules, Message, Shard, ShardOptions};
 use crate::tunnel::{Settings, TimeoutsMs};
-use crate::upstream::{Accounts, Names};
+use crate::upstream::{Accounts, GuardPolicy, Names};
 use way_out::{Bell, WayOut, Workshop};
 
 /// Why a gateway did not start.
@@ -102,7 +102,7 @@ impl Gateway {
         let workshop = Workshop {
             metrics: Arc::clone(&metrics),
             bell: Bell::default(),
-            accounts: Accounts::default(),
+            accounts: Accounts::new(GuardPolicy { attempts: config.guard_attempts, ..GuardPolicy::default() }),
             epoch: Instant::now(),
             listen: config.listen.clone(),
             own_ports: listening.iter().map(SocketAddr::port).chain([admin_port]).collect(),

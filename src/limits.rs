@@ -124,7 +124,7 @@ pub const HANDSHAKE_CONNECTIONS: u8 = 3;
 
 /// Failed logons that one account may cause within [`GUARD_WINDOW`], over all its secrets, identities and upstreams. Active Directory
 /// often locks at five, sometimes at three.
-pub const GUARD_ATTEMPTS: u32 = 3;
+pub const GUARD_ATTEMPTS: usize = 3;
 
 /// The window over which [`GUARD_ATTEMPTS`] counts; the usual observation window of an account lock-out policy.
 pub const GUARD_WINDOW: Duration = Duration::from_secs(30 * 60);

@@ -516,6 +516,16 @@ pub static KEYS: &[Key] = &[
         default: Fallback::Value(|| "0".into()),
     },
     Key {
+        name: "guard.attempts",
+        flag: "guard-attempts",
+        places: Places::Everywhere,
+        kind: Kind::Integer,
+        value_name: "NUMBER",
+        heading: LIMITS,
+        help: "Failed logons that an account may have in 30 minutes, from 1 to 10; at least one fewer than the number at which the domain locks it",
+        default: Fallback::Value(|| limits::GUARD_ATTEMPTS.to_string()),
+    },
+    Key {
         name: "limits.head",
         flag: "head-limit",
         places: Places::Everywhere,

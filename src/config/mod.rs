@@ -104,6 +104,8 @@ pub struct Config {
     pub tunnels_per_client: usize,
     /// New tunnels of one client's address a second; 0 for no such limit.
     pub new_tunnels_per_client: usize,
+    /// Failed logons that an account may have in 30 minutes, from 1 to 10.
+    pub guard_attempts: usize,
     /// Pipes a shard lends out at once; 0 for no splicing.
     pub pipes_per_shard: usize,
     /// Bytes that a socket may hold back each way; 0 leaves it to the system.

@@ -25,6 +25,9 @@ const TUNNELS_LIMIT: usize = 1_000_000;
 
 /// The most pipes a shard that can be asked for: two descriptors each.
 const PIPES_LIMIT: usize = 65_536;
+
+/// No domain that locks accounts waits for many more.
+const GUARD_ATTEMPTS_LIMIT: usize = 10;
 pub(super) const WARM_LIMIT: usize = 1_000;
 
 /// What a socket may be asked to hold back each way, in bytes; 0 leaves it to the system.
@@ -115,6 +118,7 @@ impl Reader<'_> {
         let per_client = self.required("limits.tunnels_per_client", |text| Ok(parse_integer(text, 0..=TUNNELS_LIMIT)?));
         let per_client_second =
             self.required("limits.new_tunnels_per_client", |text| Ok(parse_integer(text, 0..=TUNNELS_LIMIT)?));
+        let guard_attempts = self.required("guard.attempts", |text| Ok(parse_integer(text, 1..=GUARD_ATTEMPTS_LIMIT)?));
         let pipes = self.required("limits.pipes_per_shard", |text| Ok(parse_integer(text, 0..=PIPES_LIMIT)?));
         let socket_buffer = self.required("limits.socket_buffer", |text| Ok(parse_size(text, SOCKET_BUFFERS)?));
         let head_limit = self.required("limits.head", |text| Ok(parse_size(text, HEAD_LIMITS)?));
@@ -137,6 +141,7 @@ impl Reader<'_> {
             max_tunnels: max_tunnels?,
             tunnels_per_client: per_client?,
             new_tunnels_per_client: per_client_second?,
+            guard_attempts: guard_attempts?,
             pipes_per_shard: pipes?,
             socket_buffer_bytes: socket_buffer?,
             timeouts: timeouts?,

@@ -161,6 +161,7 @@ fn every_setting_reaches_the_configuration() {
         .flag("keep", "12")
         .flag("limits.tunnels_per_client", "13")
         .flag("limits.new_tunnels_per_client", "14")
+        .flag("guard.attempts", "2")
         .flag("via", "false")
         .flag("timeouts.drain", "0s")
         .flag("timeouts.shutdown_delay", "6s")
@@ -195,6 +196,7 @@ fn every_setting_reaches_the_configuration() {
     assert_eq!([body, response, keep_alive, keep].map(|time| time.as_secs()), [8, 9, 10, 11]);
     assert_eq!((config.first_upstream().keep, config.via), (12, false));
     assert_eq!((config.tunnels_per_client, config.new_tunnels_per_client), (13, 14));
+    assert_eq!(config.guard_attempts, 2);
     assert_eq!((config.log_format, config.log_level), (LogFormat::Json, LevelFilter::Debug));
 }
 

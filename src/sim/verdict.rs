@@ -252,7 +252,7 @@ fn look_at_what_remains(world: &World, wrong: &mut Vec<String>) {
         wrong.push(format!("the upstreams were wronged: {counts}"));
     }
     let accounts = world.fleet.identities.len() as u64;
-    if counts.accepted == 0 && counts.refused > accounts * u64::from(limits::GUARD_ATTEMPTS) {
+    if counts.accepted == 0 && counts.refused > accounts * limits::GUARD_ATTEMPTS as u64 {
         wrong.push(format!("{} refused proofs: the account is locked", counts.refused));
     }
 }

@@ -280,8 +280,9 @@ impl Inner {
         let track = &mut self.tracks[place];
         let fresh = track.is_fresh(policy, now_ms);
         if confirms {
-            // It is the way out of waiting for attempts that have no answer yet: only those that failed stand in its way.
-            if self.failures(policy) >= policy.attempts as usize {
+            // It is the way out of waiting for attempts that went out while the secret was accepted: those do not stand in its way.
+            let tries: usize = self.tracks.iter().map(Track::tries).sum();
+            if self.failures(policy) + tries >= policy.attempts {
                 return Decision::Wait;
             }
         } else if let Some(refusal) = track.refuses(now_ms, destination) {
@@ -300,8 +301,9 @@ impl Inner {
             }
         }
         let number = self.number();
-        self.tracks[place].send(number, now_ms, destination);
-        Decision::Go((number, fresh && !confirms))
+        let was_fresh = fresh && !confirms;
+        self.tracks[place].send(number, now_ms, destination, was_fresh);
+        Decision::Go((number, was_fresh))
     }
 
     /// Whether one attempt may be made with a secret that is not known to be right.
@@ -341,7 +343,7 @@ impl Inner {
     /// while attempts are pending.
     fn spent_until(&mut self, place: usize, spare: usize, policy: &GuardPolicy) -> Option<Option<u64>> {
         let now_ms = self.now_ms;
-        let attempts = policy.attempts as usize;
+        let attempts = policy.attempts;
         // An upstream that rejects what another one accepts must leave an attempt for the others.
         let share = if self.is_proven_elsewhere(place) { policy.least_room() } else { attempts };
         let pending: Vec<usize> = self.tracks.iter().map(|track| track.pending(policy, now_ms)).collect();

@@ -52,7 +52,7 @@ pub use verdict::Answer;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuardPolicy {
     /// Failed logons within `window` at the most; at least 1.
-    pub attempts: u32,
+    pub attempts: usize,
     /// The sliding window that `attempts` speaks of.
     pub window: Duration,
     /// Rest after the first refusal.
@@ -76,7 +76,7 @@ impl GuardPolicy {
 
     /// Attempts that leave one for finding out: those that are on their way unasked for at least may be this many.
     fn least_room(&self) -> usize {
-        (self.attempts as usize).saturating_sub(1).max(1)
+        self.attempts.saturating_sub(1).max(1)
     }
 }
 

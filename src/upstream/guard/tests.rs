@@ -1,5 +1,7 @@
 //! The table of verdicts, the budget, and how a policy is told from a wrong secret.
 
+mod simulation;
+
 use std::sync::Mutex;
 
 use super::*;

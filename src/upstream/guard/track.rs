@@ -59,6 +59,8 @@ struct Sent {
     at_ms: u64,
     /// 0 for a scout, which has asked for nothing yet.
     destination: u64,
+    /// The secret was accepted at the time.
+    was_fresh: bool,
 }
 
 /// A destination that the upstream's policy may forbid.
@@ -71,13 +73,13 @@ struct Suspect {
     number: u64,
 }
 
-/// How many attempts may be without an answer while the secret is accepted. It doubles with each round trip in which it was used up
+/// How many attempts may be without an answer while the secret is accepted. It doubles with each round trip in which it was too small
 /// and shrinks when it is not needed, so that a burst does not find out all at once that the secret has changed.
 #[derive(Debug)]
 struct Room {
     size: usize,
-    /// When it was last used up, or shrank, in ms.
-    used_ms: Option<u64>,
+    /// When it was last too small, or shrank, in ms.
+    lacked_ms: Option<u64>,
 }
 
 /// The handshake of the gateway's own that tells a policy from a wrong secret.
@@ -115,7 +117,7 @@ impl Track {
             state: State::Unproven,
             ever_proven: false,
             strikes: 0,
-            room: Room { size: policy.least_room(), used_ms: None },
+            room: Room { size: policy.least_room(), lacked_ms: None },
             ahead: VecDeque::new(),
             accepted_number: 0,
             refused_number: 0,
@@ -169,10 +171,11 @@ impl Track {
 
     pub(super) fn has_room(&mut self, policy: &GuardPolicy, now_ms: u64) -> bool {
         self.room.shrink(policy, now_ms);
-        if self.ahead.len() + 1 >= self.room.size {
-            self.room.used_ms = Some(now_ms);
+        let has_room = self.ahead.len() < self.room.size;
+        if !has_room {
+            self.room.lacked_ms = Some(now_ms);
         }
-        self.ahead.len() < self.room.size
+        has_room
     }
 
     /// Waiters need not be called at every acceptance: that would be as many calls as there are waiters, each.
@@ -189,6 +192,11 @@ impl Track {
     /// Attempts without an answer that may turn out to have failed.
     pub(super) fn pending(&self, policy: &GuardPolicy, now_ms: u64) -> usize {
         if self.is_fresh(policy, now_ms) { 0 } else { self.ahead.len() }
+    }
+
+    /// Attempts without an answer that were made to find out.
+    pub(super) fn tries(&self) -> usize {
+        self.ahead.iter().filter(|sent| !sent.was_fresh).count()
     }
 
     /// Whether an attempt for this destination has no answer yet.
@@ -221,7 +229,7 @@ impl Track {
     }
 
     pub(super) fn set_scout(&mut self, number: u64, now_ms: u64) {
-        self.scout = Some(Sent { number, at_ms: now_ms, destination: 0 });
+        self.scout = Some(Sent { number, at_ms: now_ms, destination: 0, was_fresh: false });
     }
 
     /// `false` if another one has taken its place.
@@ -234,12 +242,12 @@ impl Track {
     }
 
     /// An attempt goes out.
-    pub(super) fn send(&mut self, number: u64, now_ms: u64, destination: u64) {
+    pub(super) fn send(&mut self, number: u64, now_ms: u64, destination: u64, was_fresh: bool) {
         if matches!(self.state, State::Refused { .. }) {
             self.state = State::Unproven;
         }
         self.scout = None;
-        self.ahead.push_back(Sent { number, at_ms: now_ms, destination });
+        self.ahead.push_back(Sent { number, at_ms: now_ms, destination, was_fresh });
     }
 
     /// An attempt was not sent after all, or is over.
@@ -268,7 +276,7 @@ impl Track {
         self.undecided_ms.clear();
         self.confirmation.wanted_ms = None;
         self.confirmation.not_before_ms = 0;
-        if self.room.used_ms.is_some_and(|used_ms| attempt.sent_ms <= used_ms) {
+        if self.room.lacked_ms.is_some_and(|lacked_ms| attempt.sent_ms <= lacked_ms) {
             self.room.size += 1;
         }
     }
@@ -435,10 +443,10 @@ impl Room {
     fn shrink(&mut self, policy: &GuardPolicy, now_ms: u64) {
         let age_ms = millis(limits::GUARD_ROOM_AGE);
         while self.size > policy.least_room()
-            && let Some(used_ms) = self.used_ms.filter(|used_ms| now_ms >= used_ms + age_ms)
+            && let Some(lacked_ms) = self.lacked_ms.filter(|lacked_ms| now_ms >= lacked_ms + age_ms)
         {
             self.size = (self.size / 2).max(policy.least_room());
-            self.used_ms = Some(used_ms + age_ms);
+            self.lacked_ms = Some(lacked_ms + age_ms);
         }
     }
 }
