@@ -17,7 +17,7 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 
 PARTNER = TABLES["identities"][0]
 # Their keys are the program's; tests/operations/chart.rs compares them.
-SECTIONS = ("settings", "limits", "timeouts")
+SECTIONS = ("settings", "guard", "limits", "timeouts")
 
 # Values that must be refused, by what they change.
 WRONG = {
@@ -36,6 +36,7 @@ WRONG = {
     "a misspelt setting": {"settings": {"max_tunels": 5}},
     "a misspelt time-out": {"timeouts": {"idel": "5m"}},
     "a misspelt limit": {"limits": {"heads": "5KiB"}},
+    "a misspelt setting of the guard": {"guard": {"attempt": 2}},
     "a choice that there is not": {"settings": {"order": "random"}},
     "a table among the settings": {"settings": {"routes": [{"to": "deny"}]}},
     "an upstream given twice": {"upstreams": [{"address": "other.corp.example:8080"}]},

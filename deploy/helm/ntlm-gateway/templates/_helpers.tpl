@@ -71,6 +71,11 @@ listen = ["0.0.0.0:3128"]
 allow_clients = {{ toJson .Values.allowClients }}
 admin = "0.0.0.0:8128"
 {{- include "ntlm-gateway.settings" .Values.settings }}
+{{- with .Values.guard }}
+
+[guard]
+{{- include "ntlm-gateway.settings" . }}
+{{- end }}
 {{- with .Values.limits }}
 
 [limits]
