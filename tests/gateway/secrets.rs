@@ -308,8 +308,22 @@ fn an_old_secret_is_gone_from_memory_once_the_new_one_is_in_force() {
     }
     let stub = StubServer::start(StubOptions::default().account("CORP", "alice", PASSWORD)).expect("a stub");
     let mut options = GatewayOptions { password: PASSWORD.into(), ..GatewayOptions::through(stub.address()) };
-    options.args = vec!["--allow-basic".into()];
+    // The secrets of clients that log on are kept as hashes.
+    let scratch = Scratch::new("logins");
+    let login = |password: &str| scratch.write("joe", password).display().to_string();
+    let (logins, desk) = (["J4ck-of-Diamonds", "Tw0-of-Diamonds"], scratch.write("desk", "any"));
+    let file = scratch.write(
+        "gateway.toml",
+        format!(
+            "[[identities]]\nname = 'desk'\nuser = 'desk'\npassword_file = '{}'\nproxy_user = 'joe'\nproxy_password_file = '{}'\n",
+            desk.display(),
+            login(logins[0])
+        ),
+    );
+    options.args = ["--allow-basic", "--config", &file.display().to_string()].map(String::from).into();
     let gateway = Gateway::start(&options);
+    let found_login = |password| places_in_memory(gateway.pid(), &kept_forms(password)[0].1);
+    assert!(!found_login(logins[0]).is_empty(), "the search finds no login");
     let found = |password: &str| -> Vec<String> {
         let forms = kept_forms(password).into_iter();
         forms
@@ -337,6 +351,7 @@ fn an_old_secret_is_gone_from_memory_once_the_new_one_is_in_force() {
         assert!(present.iter().any(|place| place.starts_with(name)), "the search finds no {name}: {present:?}");
     }
 
+    login(logins[1]);
     let mut old = PASSWORD;
     for (round, new) in ["Ace-of-Spades", "T3n-of-Clubs", PASSWORD].into_iter().enumerate() {
         stub.set_password("CORP", "alice", new);
@@ -354,6 +369,7 @@ fn an_old_secret_is_gone_from_memory_once_the_new_one_is_in_force() {
         assert!(!found(new).is_empty(), "the new one is in force");
         old = new;
     }
+    assert_eq!((found_login(logins[0]), found_login(logins[1]).is_empty()), (Vec::new(), false));
     drop(standing);
 }
 
