@@ -287,6 +287,15 @@ fn a_reload_gives_no_listener_to_another_identity() {
         || gateway.metric("ntlm_gateway_config_reloads_total", &[("outcome", "applied")]).filter(|n| *n >= 1.0);
     assert!(wait_for(BOUND, applied).is_some());
     expect_own(2.0);
+    // Taken from ci by the file that the process watches.
+    scratch.write("gateway.toml", format!("warm = 0\n{batch}"));
+    gateway.signal(Signal::HUP);
+    let told = gateway.wait_for_line("is no identity's listening address any more");
+    assert!(told.contains(" WARN ") && told.contains(&format!("127.0.0.1:{ci_port} ")), "{told}");
+    let ask = || connect_name(SocketAddr::from(([127, 0, 0, 1], ci_port)), TARGET).expect("an answer").status();
+    assert!(wait_for(BOUND, || (ask() == 403).then_some(())).is_some(), "{}", ask());
+    assert_eq!(counted("default").unwrap_or_default(), 0.0);
+    gateway.wait_for_line("end=listener_withdrawn");
 }
 
 /// As alice for everybody, with further entries; `common` is listened on.
