@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-use crate::http::ErrorType;
+use crate::http::{ErrorType, FieldError, ResponseError};
 
 /// Who is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,8 +97,10 @@ macro_rules! causes {
 causes! {
     /// The request breaks the syntax of RFC 9112.
     RequestMalformed "request_malformed" 400 Downstream HttpRequestError;
-    /// The request head is longer than the limit, or has too many fields.
+    /// The request head is longer than the limit.
     RequestHeadTooLarge "request_head_too_large" 431 Downstream HttpRequestError;
+    /// The request head has more field lines than the limit.
+    RequestFields "request_fields" 431 Downstream HttpRequestError;
     /// HTTP of a version that is not 1.0 or 1.1.
     RequestVersion "request_version" 505 Downstream HttpRequestError;
     /// A request that is not for a proxy, or for a scheme that goes through a tunnel.
@@ -151,6 +153,10 @@ causes! {
     ResponseMalformed "response_malformed" 502 Upstream HttpProtocolError;
     /// The upstream's head is longer than the limit.
     ResponseHeadTooLarge "response_head_too_large" 502 Upstream HttpResponseHeaderSectionSize;
+    /// The upstream's head has more field lines than the limit.
+    ResponseFields "response_fields" 502 Upstream HttpResponseHeaderSectionSize;
+    /// The upstream's interim answers are together longer than a head may be.
+    InterimTooLarge "interim_too_large" 502 Upstream HttpResponseHeaderSectionSize;
     /// The body of a 407 is longer than is read past.
     ResponseBodyTooLarge "response_body_too_large" 502 Upstream HttpResponseBodySize;
     /// The upstream did not answer in time.
@@ -214,6 +220,15 @@ impl Fault {
     /// Names what the system said of an upstream connection that stood.
     pub fn upstream_io(at: At, error: &io::Error) -> Fault {
         Fault::new(at, Cause::UpstreamReset, format!("the connection to the upstream failed: {error}"))
+    }
+
+    /// Names what is wrong with the head of an upstream's answer.
+    pub fn malformed_response(at: At, error: &ResponseError) -> Fault {
+        let cause = match error {
+            ResponseError::Field(FieldError::TooManyFields { .. }) => Cause::ResponseFields,
+            _ => Cause::ResponseMalformed,
+        };
+        Fault::new(at, cause, format!("the upstream's answer is malformed: {error}"))
     }
 
     /// Names what the system said of an attempt to connect to an upstream's address.

@@ -352,6 +352,7 @@ fn settings(config: &Config, fleet: &InForce) -> Settings {
             linger: limits::millis(limits::LINGER_TIMEOUT),
         },
         head_limit_bytes: config.head_limit_bytes,
+        field_limit: config.field_limit,
         socket_buffer_bytes: config.socket_buffer_bytes,
         via: config.via,
     }

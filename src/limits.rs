@@ -14,6 +14,10 @@ pub fn millis(duration: Duration) -> u64 {
 /// honest comes near 64 KiB.
 pub const HEAD_LIMIT_BYTES: usize = 64 * 1024;
 
+/// Most field lines of a request or response head. Pages that set a hundred cookies exist; what a thousand fields cost is
+/// some 32 KiB while the head is read.
+pub const FIELDS: usize = 1_000;
+
 /// Longest body of a 407 that is read past to keep its connection, in bytes. Squid's page has 3 KB; what is longer is
 /// not worth the connection it saves.
 pub const DRAIN_LIMIT_BYTES: u64 = 256 * 1024;
@@ -308,8 +312,12 @@ pub const HANDSHAKE_INTERIM_ANSWERS: u16 = 100;
 /// Interim answers that wait for a client that does not read, in bytes; past them the upstream is not read.
 pub const INTERIM_UNSENT_BYTES: usize = 8 * 1024;
 
-/// Interim (1xx) answers to one request.
-pub const INTERIM_ANSWERS: u8 = 16;
+/// How long the body of a request is held back until the upstream has shown whether it asks for credentials, where that is
+/// not known. An upstream that asks says so at once; one that does not waits for the body without a word.
+pub const BODY_HELD_BACK: Duration = Duration::from_secs(2);
+
+/// A body of at most so many bytes is not held back but kept until the upstream has shown that.
+pub const KEPT_BODY_BYTES: usize = 16 * 1024;
 
 /// What must move within [`BODY_TIMEOUT`] while a client is waited for, in bytes, or it is too slow.
 pub const BODY_FLOOR_BYTES: u64 = 4 * 1024;
@@ -339,11 +347,22 @@ pub const LOGIN_REST: Duration = Duration::from_secs(10);
 /// Addresses that are remembered for their wrong logins. Some 40 bytes each.
 pub const LOGIN_ADDRESSES: usize = 4096;
 
+/// A request that must not be made twice goes on a kept connection only if that was used within this time, in ms: an
+/// upstream that closes idle connections does so after some seconds, and a request that meets the close is lost.
+pub const KEPT_FRESH_MS: u64 = 1_000;
+
 /// Addresses of clients that are remembered for their limits, in each of 16 parts.
 pub const CLIENTS_REMEMBERED: usize = 1024;
-/// An upstream that asked for authentication again so often in a row, on connections that it had authenticated, is taken to
-/// authenticate single requests; its connections are not kept any more.
+
+/// An upstream that asked for authentication again so often in a row, on connections that it had authenticated, and then
+/// served the same destination on a fresh one, is taken to authenticate single requests: its connections are not kept.
 pub const FORGETS: u32 = 3;
 
 /// Requests in a row that an upstream has to grant without asking for authentication before clients no longer wait until it has accepted one.
 pub const UNASKED: u32 = 3;
+
+/// What was learnt of an upstream's habits is forgotten after this and learnt again.
+pub const HABIT_AGE: Duration = Duration::from_secs(10 * 60);
+
+/// Destinations of which it is remembered whether the upstream asks for credentials there.
+pub const DESTINATIONS_REMEMBERED: usize = 1024;

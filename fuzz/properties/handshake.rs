@@ -377,8 +377,8 @@ impl Conversation {
             Request::Connect { .. } => AUTHORITY,
             Request::Forward(request) => request.target(),
         };
-        let is_probe = head.method == "HEAD" && !self.request.is_harmless() && !proof;
-        assert_eq!((head.method, head.target_text), (if is_probe { "HEAD" } else { self.request.method() }, target));
+        let of_head = self.request.method() == "HEAD" && head.method == "GET" && !proof;
+        assert_eq!((head.method, head.target_text), (if of_head { "GET" } else { self.request.method() }, target));
         assert_eq!(head.fields.get("user-agent"), Some(&b"t"[..]));
         self.promises_no_body_too_early(&head, proof);
         if let Some(password) = spnego::sent_token(&sent, "Basic") {
@@ -398,14 +398,15 @@ impl Conversation {
             assert_eq!((head.framing, self.handshake.awaits_body()), (BodyFraming::None, proof));
             return;
         };
-        let whole = head.method == request.method() && head.framing == request.framing();
-        let without_proof = whole && !proof && !request.is_harmless();
+        let whole = head.framing == request.framing() && head.method == request.method();
+        let without_proof = whole && !proof && request.has_stand_in();
         assert_eq!(self.handshake.awaits_body(), proof || without_proof);
-        if request.is_harmless() {
-            assert_eq!(head.framing, BodyFraming::None);
+        if !request.has_stand_in() {
+            assert_eq!(head.framing, request.framing());
             return;
         }
-        assert!(whole || (head.method == "HEAD" && head.framing == BodyFraming::None));
+        let empty = if request.method() == "HEAD" { BodyFraming::None } else { BodyFraming::Length(0) };
+        assert!(whole || head.framing == empty);
         let bare = (self.served || self.exempt) && !head.fields.has("proxy-authorization");
         assert!(whole == (proof || (without_proof && bare)), "it is made before somebody who may ask for a proof");
         for name in ["expect", "upgrade", "trailer"] {

@@ -137,7 +137,9 @@ impl Head {
 
     /// The fields that belong to the message and not to the connection, but for those named.
     pub fn end_to_end(&self, but: &[&str]) -> Vec<Field> {
-        let stays = |name: &str| is_one_of(name, but) || is_hop_by_hop(name) || self.says("connection", name);
+        let stays = |name: &str| {
+            is_one_of(name, but) || is_hop_by_hop(name) || is_disguised(name) || self.says("connection", name)
+        };
         self.fields.iter().filter(|field| !stays(&field.0)).cloned().collect()
     }
 
@@ -229,6 +231,13 @@ impl Body {
 /// Whether a field speaks of one connection only.
 pub fn is_hop_by_hop(name: &str) -> bool {
     is_one_of(name, &HOP_BY_HOP)
+}
+
+/// Whether a name becomes that of a field of the connection, or of one that frames the message, when its signs are read as
+/// hyphens.
+pub fn is_disguised(name: &str) -> bool {
+    let read: String = name.chars().map(|sign| if sign.is_ascii_alphanumeric() { sign } else { '-' }).collect();
+    read != name && (is_hop_by_hop(&read) || is_one_of(&read, &["content-length"]))
 }
 
 /// Whether a name is among some, in any letter case.

@@ -114,6 +114,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The longest head, in bytes, from 1 KiB to 1 MiB.
     pub head_limit_bytes: usize,
+    /// The most field lines of a head.
+    pub field_limit: usize,
     /// Whether plain HTTP messages say in their Via field that they came this way.
     pub via: bool,
     /// The form of log lines.

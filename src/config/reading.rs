@@ -36,6 +36,9 @@ const SOCKET_BUFFERS: std::ops::RangeInclusive<usize> = 0..=64 * 1024 * 1024;
 /// The head limits that can be asked for, in bytes.
 const HEAD_LIMITS: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
 
+/// The numbers of field lines a head that can be asked for.
+const FIELD_LIMITS: std::ops::RangeInclusive<usize> = 16..=10_000;
+
 const SOME_LISTENER: Option<&str> = Some("name at least one ADDR:PORT, for example 127.0.0.1:3128");
 /// An empty list is refused: it could be read as nobody and as all.
 pub(super) const SOME_NETWORK: Option<&str> =
@@ -122,6 +125,7 @@ impl Reader<'_> {
         let pipes = self.required("limits.pipes_per_shard", |text| Ok(parse_integer(text, 0..=PIPES_LIMIT)?));
         let socket_buffer = self.required("limits.socket_buffer", |text| Ok(parse_size(text, SOCKET_BUFFERS)?));
         let head_limit = self.required("limits.head", |text| Ok(parse_size(text, HEAD_LIMITS)?));
+        let field_limit = self.required("limits.fields", |text| Ok(parse_integer(text, FIELD_LIMITS)?));
         let timeouts = self.timeouts();
         let via = self.flag("via");
         let log_format = self.choice("log_format", LOG_FORMATS);
@@ -146,6 +150,7 @@ impl Reader<'_> {
             socket_buffer_bytes: socket_buffer?,
             timeouts: timeouts?,
             head_limit_bytes: head_limit?,
+            field_limit: field_limit?,
             via: via?,
             log_format: log_format?,
             log_level: log_level?,

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `identity` | who is proved, and which clients go by it |
 //! | `hop` | an upstream as one identity: what a connection to it needs |
+//! | `habits` | what was learnt of an upstream from what it did |
 //! | `choice` | which upstream of a group a request goes to |
 //! | `check` | the handshake that tries an upstream before clients do |
 //! | `in_force` | the fleet that new requests set out with, and its secrets |
@@ -11,6 +12,7 @@
 
 mod check;
 mod choice;
+mod habits;
 mod hop;
 mod identity;
 mod in_force;
@@ -26,7 +28,8 @@ use crate::upstream::Upstream;
 
 pub use check::check_by_handshake;
 pub use choice::{Order, Tried};
-pub use hop::{Habits, Hop, OnHop};
+pub use habits::{Asks, Habits};
+pub use hop::{Hop, OnHop};
 pub use identity::KnownIdentity;
 pub use in_force::{ClientError, InForce};
 pub use logins::{Guesses, LoginError, Logins, Shown};

@@ -39,6 +39,7 @@ fn fleet(order: Order, upstreams: &[(usize, u32)], identities: Vec<Arc<KnownIden
                 upstream_metrics: metrics.upstream(&name),
                 warm_cap: 0,
                 keep_cap: 0,
+                check_target: None,
                 habits: Habits::default(),
             }));
         }

@@ -49,9 +49,7 @@ impl ForwardError {
 pub enum HeadFor {
     /// The client's answer: the body follows.
     Answer,
-    /// A challenge. An upstream that asks for no proof carries it out, so that it is the request itself only if that
-    /// [does no harm](ForwardRequest::is_harmless); for all others it is a HEAD of the same target, without body, expectation
-    /// and upgrade, whose answer is not the client's.
+    /// A challenge: the request itself, or its [stand-in](ForwardRequest::has_stand_in), whose answer is not the client's.
     Challenge,
 }
 
@@ -178,9 +176,21 @@ impl ForwardRequest {
         matches!(&*self.method, "GET" | "HEAD" | "OPTIONS" | "TRACE")
     }
 
-    /// Whether it does no harm when it is carried out once more: safe (RFC 9110 §9.2.1), and without a body.
-    pub fn is_harmless(&self) -> bool {
-        self.is_safe() && !self.has_body()
+    /// Whether something else is sent in its place to get its challenge:
+    ///
+    /// - for a request with a body the same with an empty one (`Content-Length: 0`), and without what belongs to the body:
+    ///   expectation, trailer and upgrade. A body that is answered with 407 would have to be sent whole before the connection
+    ///   could go on.
+    /// - for a HEAD a GET: some proxies send the page of their 407 behind a HEAD as well.
+    pub fn has_stand_in(&self) -> bool {
+        self.has_body() || &*self.method == "HEAD"
+    }
+
+    /// Whether it has a body although its method gives a body no meaning (RFC 9110 §9.3). Some servers do not read such a
+    /// body and take it for the next request; the connection it went on is not used again.
+    pub fn has_unexpected_body(&self) -> bool {
+        let methods = ["GET", "HEAD", "OPTIONS", "DELETE", "TRACE"];
+        self.has_body() && methods.iter().any(|method| method.eq_ignore_ascii_case(&self.method))
     }
 
     /// Whether the client proves itself to the origin by a scheme that proves a whole connection (NTLM, Negotiate):
@@ -197,8 +207,12 @@ impl ForwardRequest {
 
     /// Appends the head for an upstream proxy, in absolute form, with these credentials (scheme and message) if any.
     pub fn write_head(&self, out: &mut Vec<u8>, credentials: Option<(&str, &[u8])>, purpose: HeadFor) {
-        if purpose == HeadFor::Challenge && !self.is_harmless() {
-            return self.write(out, "HEAD", &self.target, &[], BodyFraming::None, NextHop::Proxy(credentials));
+        if purpose == HeadFor::Challenge && self.has_stand_in() {
+            let (method, framing) = match (&*self.method, self.has_body()) {
+                ("HEAD", _) => ("GET", BodyFraming::None),
+                (method, _) => (method, BodyFraming::Length(0)),
+            };
+            return self.write(out, method, &self.target, &[], framing, NextHop::Proxy(credentials));
         }
         let mut own_fields = self.trailer.to_vec();
         self.append_expectation(&mut own_fields);

@@ -61,7 +61,9 @@ impl TrailerFilter {
 }
 
 fn may_pass(name: &str) -> bool {
-    !http::is_hop_by_hop(name) && !FORBIDDEN.iter().any(|known| known.eq_ignore_ascii_case(name))
+    !http::is_hop_by_hop(name)
+        && !http::resembles_hop_by_hop(name)
+        && !FORBIDDEN.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]
@@ -87,9 +89,16 @@ mod tests {
 
     #[test]
     fn framing_routing_and_credentials_do_not_pass() {
-        for name in
-            ["Transfer-Encoding", "content-length", "Trailer", "TE", "Host", "Proxy-Authorization", "Set-Cookie"]
-        {
+        for name in [
+            "Transfer-Encoding",
+            "content-length",
+            "Trailer",
+            "TE",
+            "Host",
+            "Proxy-Authorization",
+            "Set-Cookie",
+            "Content_Length",
+        ] {
             assert!(!may_pass(name), "{name}");
         }
         for name in ["Server-Timing", "grpc-status", "Digest", "Authentication-Info"] {

@@ -165,6 +165,10 @@ fn fleet(
                 metrics: workshop.metrics.hop(own.upstream.name(), &known.name),
                 upstream_metrics: own.metrics.clone(),
                 warm_cap: of_config.warm,
+                check_target: match &config.check {
+                    Check::Tcp => None,
+                    Check::Handshake { target } => Some(target.as_str().into()),
+                },
                 keep_cap: of_config.keep,
                 habits: Habits::default(),
             }));

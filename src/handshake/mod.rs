@@ -15,6 +15,7 @@
 //! Random numbers and the time are arguments.
 
 mod credentials;
+mod decision;
 mod request;
 mod scheme;
 mod state;
@@ -24,7 +25,8 @@ mod verdict;
 mod tests;
 
 pub use credentials::{Credentials, FirstLeg};
+pub use decision::is_of_proxy;
 pub use request::Request;
 pub use scheme::{Scheme, SpeaksNtlm};
-pub use state::{Declined, Handshake, Nonces, Progress, Tally, is_of_proxy};
+pub use state::{Declined, Handshake, Nonces, Progress, Tally};
 pub use verdict::{FinalAnswer, final_answer};

@@ -1,5 +1,6 @@
 //! What a handshake is for: a client's request, as often as its legs need it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::forward::{ForwardOptions, ForwardRequest, HeadFor};
@@ -65,19 +66,35 @@ impl Request {
         }
     }
 
-    /// Whether it may be sent without its credentials and no harm is done if it is carried out: what gets its challenge is the request
-    /// itself ([`HeadFor::Challenge`]).
-    pub fn is_harmless(&self) -> bool {
+    /// Whether it may be made again when nobody knows whether it has been carried out (RFC 9110 §9.2.2).
+    pub fn is_idempotent(&self) -> bool {
         match self {
             Request::Connect { .. } => true,
-            Request::Forward(request) => request.is_harmless(),
+            Request::Forward(request) => request.is_idempotent(),
+        }
+    }
+
+    /// Whether something else is sent in its place to get its challenge ([`ForwardRequest::has_stand_in`]).
+    pub fn has_stand_in(&self) -> bool {
+        match self {
+            Request::Connect { .. } => false,
+            Request::Forward(request) => request.has_stand_in(),
+        }
+    }
+
+    /// What it is remembered by whether its upstream asks for credentials: the destination, and for a HEAD the method, which
+    /// rules often treat in its own way.
+    pub fn demand_key(&self) -> Cow<'_, str> {
+        match self.method() {
+            "HEAD" => Cow::Owned(format!("HEAD {}", self.origin())),
+            _ => Cow::Borrowed(self.origin()),
         }
     }
 
     /// How the answer to a head that was sent for this is framed.
     pub(super) fn response_to(&self, purpose: HeadFor) -> ResponseTo {
         match purpose {
-            HeadFor::Challenge if !self.is_harmless() => ResponseTo::method("HEAD"),
+            HeadFor::Challenge if self.has_stand_in() => ResponseTo::Other,
             _ => ResponseTo::method(self.method()),
         }
     }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::credentials::{BasicCredentials, Credentials, FirstLeg, Secret};
+use super::decision::{Asked, BasicUse, Decision, decide, downgraded, with_head};
 use super::request::Request;
-use super::scheme::{Scheme, response_token};
+use super::scheme::Scheme;
 use crate::fault::{At, Cause, Fault};
 use crate::forward::HeadFor;
-use crate::http::{self, BodyDrain, BodyFraming, FieldStorage, HeadEnd, ResponseHead};
+use crate::http::{self, BodyDrain, BodyFraming, HeadEnd};
 use crate::limits;
 use crate::ntlm::{self, AuthenticateInputs, FileTime};
 
@@ -69,7 +70,7 @@ pub struct Tally {
 
 /// What a request carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leg {
+pub(super) enum Leg {
     Plain,
     Negotiate,
     Authenticate,
@@ -87,7 +88,7 @@ impl From<FirstLeg> for Leg {
 }
 
 impl Leg {
-    fn purpose(self) -> HeadFor {
+    pub(super) fn purpose(self) -> HeadFor {
         match self {
             Leg::Plain | Leg::Negotiate => HeadFor::Challenge,
             Leg::Authenticate | Leg::Bare => HeadFor::Answer,
@@ -116,6 +117,17 @@ enum AfterDrain {
     Bare,
 }
 
+/// When the upstream gets to see credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    /// From the first leg on, as the configuration has it.
+    AtOnce,
+    /// When it asks for them: the destination is said to be exempt.
+    WhenAsked,
+    /// As before, and the body is held back for a while, because nobody knows whether it will ask.
+    Tentatively,
+}
+
 /// One handshake, over as many connections as it takes.
 #[derive(Debug)]
 pub struct Handshake {
@@ -124,10 +136,11 @@ pub struct Handshake {
     /// Borrowed from the credentials while an AUTHENTICATE_MESSAGE may have to be made: they may be withdrawn meanwhile.
     secret: Option<Arc<Secret>>,
     scheme: Scheme,
-    /// The upstream exempts the destination: credentials are sent only if it asks for them all the same.
-    exempt: bool,
+    asks: Asks,
     state: State,
     head_limit_bytes: usize,
+    /// Field lines that a head may have.
+    field_limit: usize,
     /// Times that NEGOTIATE (or the request without credentials) was sent.
     beginnings: u8,
     legs: u8,
@@ -152,9 +165,10 @@ impl Handshake {
             credentials,
             secret: None,
             scheme,
-            exempt: false,
+            asks: Asks::AtOnce,
             state,
             head_limit_bytes,
+            field_limit: limits::FIELDS,
             beginnings: 0,
             legs: 0,
             tally: Tally::default(),
@@ -165,12 +179,19 @@ impl Handshake {
         }
     }
 
+    /// The same, for heads of up to so many field lines.
+    #[must_use]
+    pub fn with_field_limit(mut self, field_limit: usize) -> Handshake {
+        self.field_limit = field_limit;
+        self
+    }
+
     fn first_leg(&self) -> Leg {
-        match self.exempt {
-            // There is no challenge to be got, and the request is not to be carried out twice.
-            true if !self.request.is_harmless() => Leg::Bare,
-            true => Leg::Plain,
-            false => self.credentials.first_leg.into(),
+        match self.asks {
+            Asks::AtOnce => self.credentials.first_leg.into(),
+            // There is no challenge to be got.
+            _ if self.request.has_stand_in() => Leg::Bare,
+            _ => Leg::Plain,
         }
     }
 
@@ -207,9 +228,17 @@ impl Handshake {
     /// The request that is out may be answered only when the upstream has reached the origin, or has failed to.
     pub fn awaits_origin(&self) -> bool {
         match self.state {
-            State::Awaiting { sent: Leg::Plain, .. } => self.exempt,
-            _ => self.awaits_verdict(),
+            State::Awaiting { sent: Leg::Plain, .. } if self.asks != Asks::AtOnce => true,
+            _ => self.awaits_verdict() || self.may_be_under_way(),
         }
+    }
+
+    /// The request that is out without a proof is the client's whole request, and must not be made twice: an upstream that
+    /// asks nobody may be carrying it out.
+    pub fn may_be_under_way(&self) -> bool {
+        matches!(self.state, State::Awaiting { sent: Leg::Plain | Leg::Negotiate, .. })
+            && !self.request.is_idempotent()
+            && !self.request.has_stand_in()
     }
 
     /// Whether the present connection has borne credentials, be it a NEGOTIATE_MESSAGE that the upstream did not care for.
@@ -235,7 +264,7 @@ impl Handshake {
 
     /// Whether the upstream is asked without credentials first, because it exempts the destination.
     pub fn is_exempt(&self) -> bool {
-        self.exempt
+        self.asks != Asks::AtOnce
     }
 
     /// Lets the upstream demand authentication before a password is sent that needs no challenge (Basic): only then does its answer tell
@@ -244,10 +273,28 @@ impl Handshake {
         self.awaits_demand = true;
     }
 
+    /// Asks with credentials, as the configuration has it.
+    pub fn ask_at_once(&mut self) {
+        self.asks = Asks::AtOnce;
+        self.state = State::Ready(self.first_leg());
+    }
+
     /// Asks without credentials, and with them only if the upstream demands it.
     pub fn ask_plainly(&mut self) {
-        self.exempt = true;
+        self.asks = Asks::WhenAsked;
         self.state = State::Ready(self.first_leg());
+    }
+
+    /// Asks without credentials and, at first, without the body: nobody knows yet whether the upstream asks for credentials
+    /// here. A stand-in could be carried out as a request of its own by one that does not.
+    pub fn ask_tentatively(&mut self) {
+        self.asks = Asks::Tentatively;
+        self.state = State::Ready(self.first_leg());
+    }
+
+    /// Whether the body is to wait until the upstream has shown that it asks for no credentials.
+    pub fn holds_body_back(&self) -> bool {
+        self.asks == Asks::Tentatively && matches!(self.state, State::Awaiting { sent: Leg::Bare, .. })
     }
 
     /// Turns to another upstream: what the last one said is forgotten.
@@ -283,6 +330,11 @@ impl Handshake {
                 Leg::Plain
             }
             State::Ready(leg) => *leg,
+            // It has asked for credentials after all.
+            State::Awaiting { sent: Leg::Bare, .. } => {
+                self.asks = Asks::AtOnce;
+                self.first_leg()
+            }
             _ => Leg::Negotiate,
         };
         self.beginnings += 1;
@@ -368,7 +420,7 @@ impl Handshake {
                             true => BasicUse::Allowed,
                         },
                     };
-                    let decision = with_head(&rest[..length], |head| decide(head, &asked))??;
+                    let decision = with_head(&rest[..length], self.field_limit, |head| decide(head, &asked))??;
                     if let Decision::Answered = decision {
                         self.end();
                         return Ok((used, Progress::Answered));
@@ -378,8 +430,13 @@ impl Handshake {
                         return Ok((used, progress));
                     }
                 }
-                State::Draining { drain, .. } => {
-                    let drained = drain.feed(rest).map_err(drain_fault)?;
+                State::Draining { drain, then } => {
+                    let drained = match (drain.feed(rest), then) {
+                        (Ok(drained), _) => drained,
+                        // The body of an answer that is not the client's: the connection is not worth reading it.
+                        (Err(_), AfterDrain::Bare) => return Ok((bytes.len(), self.again_bare()?)),
+                        (Err(error), _) => return Err(drain_fault(error)),
+                    };
                     used += drained.consumed;
                     if !drained.done {
                         return Ok((used, Progress::More));
@@ -408,8 +465,12 @@ impl Handshake {
                 Cause::UpstreamClosed,
                 "the upstream closed the connection without an answer to AUTHENTICATE",
             )),
+            _ if self.may_be_under_way() => Err(fault(
+                Cause::UpstreamClosed,
+                "the upstream closed the connection without an answer to a request that must not be made twice",
+            )),
             // Nobody has asked for credentials yet.
-            State::Awaiting { sent: Leg::Plain | Leg::Bare, .. } if self.exempt => {
+            State::Awaiting { sent: Leg::Plain | Leg::Bare, .. } if self.asks != Asks::AtOnce => {
                 self.check_beginnings(Cause::UpstreamClosed, CLOSED)?;
                 self.state = State::Ready(self.first_leg());
                 Ok(Progress::Redial)
@@ -454,10 +515,7 @@ impl Handshake {
             Decision::Answered => Ok(Some(Progress::Answered)),
             Decision::NoProof { framing } => match framing {
                 Some(framing) => Ok(self.drain(framing, AfterDrain::Bare)),
-                None => self.again(Cause::HandshakeBroken, ASKED_AGAIN).map(|progress| {
-                    self.state = State::Ready(Leg::Bare);
-                    Some(progress)
-                }),
+                None => self.again_bare().map(Some),
             },
             Decision::Established => {
                 self.end();
@@ -549,6 +607,13 @@ impl Handshake {
         Ok(Progress::Redial)
     }
 
+    /// The same, for the request with its body and without credentials.
+    fn again_bare(&mut self) -> Result<Progress, Fault> {
+        let progress = self.again(Cause::HandshakeBroken, ASKED_AGAIN)?;
+        self.state = State::Ready(Leg::Bare);
+        Ok(progress)
+    }
+
     /// Whether it has not used up too many connections yet.
     pub fn may_begin_again(&self) -> bool {
         self.beginnings < limits::HANDSHAKE_CONNECTIONS
@@ -566,187 +631,6 @@ const CLOSED: &str = "the upstream closed the connection in the middle of the ha
 
 const ASKED_AGAIN: &str = "the upstream asks for authentication and answers a NEGOTIATE_MESSAGE with no challenge";
 
-const TRANSPARENT: &str = "the upstream asks with 401 and WWW-Authenticate, as an origin would: it is set up as a transparent proxy \
-    (Blue Coat with BCSI cookies does so); use its explicit proxy port";
-
-/// What an answer means, as far as it can be told from the answer and what was sent.
-enum Decision {
-    Skip,
-    Answered,
-    /// The upstream asks for no proof, and has not seen the client's request.
-    NoProof {
-        framing: Option<BodyFraming>,
-    },
-    Established,
-    Declined(Declined),
-    /// `framing` is `None` when the connection will not go on.
-    Challenge {
-        token: Vec<u8>,
-        framing: Option<BodyFraming>,
-        /// The form that the answer is to have.
-        scheme: Scheme,
-    },
-    /// Nothing better than Basic is offered, and the identity allows it.
-    AskedForBasic {
-        framing: Option<BodyFraming>,
-    },
-    AskedAgain {
-        framing: Option<BodyFraming>,
-        /// What to try next.
-        scheme: Scheme,
-    },
-    Refused {
-        rechallenged: bool,
-        detail: String,
-    },
-}
-
-/// What an answer is judged by.
-struct Asked<'a> {
-    request: &'a Request,
-    sent: Leg,
-    scheme: Scheme,
-    basic: BasicUse,
-}
-
-/// What becomes of an offer of Basic where nothing better is offered.
-#[derive(Clone, Copy)]
-enum BasicUse {
-    /// The identity does not allow it.
-    NotAllowed,
-    Allowed,
-    /// The identity allows it, and the upstream is known to speak NTLM.
-    Withheld,
-}
-
-fn decide(head: &ResponseHead<'_>, asked: &Asked<'_>) -> Result<Decision, Fault> {
-    let framing = head
-        .framing(asked.request.response_to(asked.sent.purpose()))
-        .map_err(|error| fault(Cause::ResponseMalformed, error.to_string()))?;
-    if asked.request.forward().is_some() && (head.status != 407 || !is_of_proxy(head)) {
-        return Ok(decide_forward(head, framing, asked));
-    }
-    match head.status {
-        _ if head.is_informational() => Ok(Decision::Skip),
-        200..=299 => Ok(Decision::Established),
-        401 => Err(fault(Cause::TransparentProxy, TRANSPARENT)),
-        407 if is_of_proxy(head) || asked.sent != Leg::Authenticate => decide_407(head, framing, asked),
-        status => {
-            let mut fields = Vec::new();
-            http::copy_end_to_end_fields(&head.fields, &mut fields);
-            let reason = String::from_utf8_lossy(head.reason).chars().filter(|letter| !letter.is_control()).collect();
-            Ok(Decision::Declined(Declined { status, reason, fields, framing }))
-        }
-    }
-}
-
-/// Whether a 407 is the proxy's own: one without Proxy-Authenticate (RFC 9110 §15.5.8) comes from the origin.
-pub fn is_of_proxy(head: &ResponseHead<'_>) -> bool {
-    head.fields.get("proxy-authenticate").is_some()
-}
-
-/// An answer to a plain HTTP request that asks for no proof, or for no further one.
-fn decide_forward(head: &ResponseHead<'_>, framing: BodyFraming, asked: &Asked<'_>) -> Decision {
-    let for_challenge = asked.sent.purpose() == HeadFor::Challenge;
-    match head.is_informational() {
-        true if for_challenge => Decision::Skip,
-        false if for_challenge && !asked.request.is_harmless() => {
-            let persists = head.persists() && framing != BodyFraming::ToClose;
-            Decision::NoProof { framing: persists.then_some(framing) }
-        }
-        _ => Decision::Answered,
-    }
-}
-
-fn decide_407(head: &ResponseHead<'_>, framing: BodyFraming, asked: &Asked<'_>) -> Result<Decision, Fault> {
-    let Asked { sent, scheme, basic, .. } = *asked;
-    let persists = head.persists() && framing != BodyFraming::ToClose;
-    let framing = persists.then_some(framing);
-    let of = |name| http::find_challenge(&head.fields, name);
-    let token = of(scheme.name()).and_then(|challenge| challenge.token68);
-    match (sent, token) {
-        (Leg::Authenticate, token) => {
-            let status_line = format!("407 {}", String::from_utf8_lossy(head.reason).escape_debug());
-            Ok(Decision::Refused {
-                rechallenged: token.is_some(),
-                detail: format!("the upstream refused the credentials: {status_line}"),
-            })
-        }
-        (Leg::Negotiate, Some(token)) => {
-            let token = http::decode_token(token).map_err(|error| {
-                fault(
-                    Cause::ChallengeMalformed,
-                    format!("the challenge under {} is not base64: {error}", scheme.name()),
-                )
-            })?;
-            let (token, scheme) = ntlm_message(token, scheme)?;
-            Ok(Decision::Challenge { token, framing, scheme })
-        }
-        _ => {
-            let (ntlm, negotiate) = (of("NTLM").is_some(), of("Negotiate").is_some());
-            if ntlm || negotiate {
-                return Ok(Decision::AskedAgain { framing, scheme: scheme.after_refusal(ntlm, negotiate) });
-            }
-            let offered = http::offered(&head.fields);
-            match basic {
-                BasicUse::Allowed if of("Basic").is_some() => return Ok(Decision::AskedForBasic { framing }),
-                BasicUse::Withheld if of("Basic").is_some() => return Err(downgraded(&offered)),
-                _ => {}
-            }
-            Err(fault(
-                Cause::SchemeNotOffered,
-                format!("the upstream offers neither NTLM nor Negotiate; it offers: {offered}"),
-            ))
-        }
-    }
-}
-
-/// The NTLM message in a token. Some proxies send SPNEGO under NTLM's name; what they would take for an answer is anybody's
-/// guess, so that is a fault of its own.
-///
-/// The second is the form that the answer is to have: that of the challenge.
-fn ntlm_message(token: Vec<u8>, scheme: Scheme) -> Result<(Vec<u8>, Scheme), Fault> {
-    const SIGNATURE: &[u8] = b"NTLMSSP\0";
-    if token.starts_with(SIGNATURE) {
-        let raw = if scheme == Scheme::Ntlm { Scheme::Ntlm } else { Scheme::NegotiateRaw };
-        return Ok((token, raw));
-    }
-    let looks_like_spnego = matches!(token.first(), Some(0x60 | 0xa1));
-    match (scheme, response_token(&token)) {
-        (Scheme::Ntlm, _) if looks_like_spnego => {
-            Err(fault(Cause::ChallengeMalformed, "the upstream sends a SPNEGO token under the scheme NTLM"))
-        }
-        (Scheme::NegotiateRaw | Scheme::NegotiateSpnego, Some(message)) if message.starts_with(SIGNATURE) => {
-            Ok((message.to_vec(), Scheme::NegotiateSpnego))
-        }
-        _ => Err(fault(Cause::ChallengeMalformed, format!("the token under {} holds no NTLM message", scheme.name()))),
-    }
-}
-
-/// The upstream spoke NTLM before and now offers only what would give the password away.
-fn downgraded(offered: &str) -> Fault {
-    let detail = format!(
-        "the upstream authenticated with NTLM before and now offers: {offered}; the password is not sent as Basic, because the \
-         offer may have been altered on the way. If the upstream gave NTLM up, restart the gateway or rename the upstream"
-    );
-    fault(Cause::SchemeDowngraded, detail)
-}
-
-/// Parses a head, unfolding its lines where that is what it takes.
-fn with_head<T>(bytes: &[u8], look: impl Fn(&ResponseHead<'_>) -> T) -> Result<T, Fault> {
-    let refused = match ResponseHead::parse(bytes, &mut FieldStorage::new()) {
-        Ok(head) => return Ok(look(&head)),
-        Err(error) => error,
-    };
-    let mut unfolded = bytes.to_vec();
-    if http::unfold_field_lines(&mut unfolded)
-        && let Ok(head) = ResponseHead::parse(&unfolded, &mut FieldStorage::new())
-    {
-        return Ok(look(&head));
-    }
-    Err(fault(Cause::ResponseMalformed, format!("the upstream's answer is malformed: {refused}")))
-}
-
 fn drain_fault(error: http::DrainError) -> Fault {
     let cause = match error {
         http::DrainError::TooLarge { .. } => Cause::ResponseBodyTooLarge,
@@ -755,6 +639,6 @@ fn drain_fault(error: http::DrainError) -> Fault {
     fault(cause, format!("the body of the upstream's 407: {error}"))
 }
 
-fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
+pub(super) fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
     Fault::new(At::Authenticate, cause, detail)
 }

@@ -556,9 +556,11 @@ fn a_body_is_promised_to_an_upstream_that_asks_for_no_proof_once_it_has_shown_th
         let mut handshake = Handshake::new(request, credentials(first_leg), HEAD_LIMIT_BYTES);
         let mut out = Vec::new();
         handshake.begin(&mut out);
-        assert!(out.starts_with(b"HEAD http://h/ HTTP/1.1\r\n") && !handshake.awaits_body());
+        let sent = String::from_utf8_lossy(&out);
+        assert!(sent.starts_with("POST http://h/ ") && sent.contains("\r\nContent-Length: 0\r\n"), "{sent}");
+        assert!(!handshake.awaits_body());
         out.clear();
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
         let (used, progress) = handshake.receive(answer, &mut out).unwrap();
         assert!(matches!(progress, Progress::Send) && used == answer.len());
         let sent = String::from_utf8_lossy(&out);
@@ -567,23 +569,89 @@ fn a_body_is_promised_to_an_upstream_that_asks_for_no_proof_once_it_has_shown_th
     }
 }
 
+fn plain_http(method: &str, fields: &str) -> Handshake {
+    let head = format!("{method} http://h/ HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+    let mut storage = FieldStorage::new();
+    let head = RequestHead::parse(head.as_bytes(), &mut storage).unwrap();
+    let request = Request::Forward(Arc::new(ForwardRequest::of(&head, &ForwardOptions::default()).unwrap()));
+    Handshake::new(request, credentials(FirstLeg::Negotiate), HEAD_LIMIT_BYTES)
+}
+
 #[test]
-fn what_must_not_be_carried_out_twice_goes_at_once_where_the_upstream_exempts_the_destination() {
-    for (method, at_once) in [("POST", true), ("DELETE", true), ("GET", false)] {
-        let head = format!("{method} http://h/ HTTP/1.1\r\nHost: h\r\n\r\n");
-        let mut storage = FieldStorage::new();
-        let head = RequestHead::parse(head.as_bytes(), &mut storage).unwrap();
-        let request = Request::Forward(Arc::new(ForwardRequest::of(&head, &ForwardOptions::default()).unwrap()));
-        let mut handshake = Handshake::new(request, credentials(FirstLeg::Negotiate), HEAD_LIMIT_BYTES);
+fn a_request_for_an_exempt_destination_goes_at_once_body_and_all() {
+    for (method, fields, has_body) in
+        [("POST", "Content-Length: 5\r\n", true), ("DELETE", "", false), ("HEAD", "", true), ("POST", "", false)]
+    {
+        let mut handshake = plain_http(method, fields);
         handshake.ask_plainly();
         let mut out = Vec::new();
         handshake.begin(&mut out);
         assert!(out.starts_with(format!("{method} ").as_bytes()), "{method}");
-        assert_eq!(handshake.awaits_body(), at_once, "{method}");
+        assert_eq!(handshake.awaits_body(), has_body, "{method}");
+        let whole = String::from_utf8(std::mem::take(&mut out)).unwrap();
+        assert!(whole.contains(fields) && !whole.contains("Proxy-Authorization"), "{whole}");
+        if method == "POST" && !has_body {
+            assert!(handshake.closed().is_err(), "it may have been carried out");
+            continue;
+        }
         // A connection that closes asks for no credentials.
         assert!(matches!(handshake.closed(), Ok(Progress::Redial)), "{method}");
-        out.clear();
         handshake.begin(&mut out);
-        assert!(!String::from_utf8_lossy(&out).contains("Proxy-Authorization"), "{method}");
+        assert_eq!(String::from_utf8(out).unwrap(), whole, "{method}");
+    }
+}
+
+#[test]
+fn a_body_held_back_is_asked_for_with_credentials_once_the_upstream_has_said_407() {
+    let mut handshake = plain_http("POST", "Content-Length: 5\r\n");
+    handshake.ask_tentatively();
+    let mut out = Vec::new();
+    handshake.begin(&mut out);
+    assert!(handshake.awaits_body() && handshake.holds_body_back());
+    out.clear();
+    handshake.begin(&mut out);
+    let sent = String::from_utf8(out).unwrap();
+    assert!(sent.contains("\r\nContent-Length: 0\r\n") && sent.contains("Proxy-Authorization: NTLM "), "{sent}");
+    assert!(!handshake.awaits_body() && !handshake.holds_body_back());
+}
+
+#[test]
+fn what_must_not_be_made_twice_is_not_sent_again_when_its_connection_closes_unanswered() {
+    for (method, fields, may_be_again) in
+        [("POST", "", false), ("PATCH", "", false), ("POST", "Content-Length: 5\r\n", true), ("PUT", "", true)]
+    {
+        let mut handshake = plain_http(method, fields);
+        handshake.begin(&mut Vec::new());
+        assert_eq!(handshake.may_be_under_way(), !may_be_again, "{method} {fields}");
+        assert_eq!(handshake.closed().is_ok(), may_be_again, "{method} {fields}");
+    }
+}
+
+#[test]
+fn the_challenge_for_a_head_is_got_with_a_get_because_some_proxies_send_a_page_behind_their_407() {
+    let mut handshake = plain_http("HEAD", "");
+    let mut out = Vec::new();
+    handshake.begin(&mut out);
+    assert!(out.starts_with(b"GET http://h/ HTTP/1.1\r\n"));
+    out.clear();
+    let answer = challenged("Content-Length: 4\r\n", "page");
+    let (used, progress) = handshake.receive(answer.as_bytes(), &mut out).unwrap();
+    assert!(used == answer.len() && matches!(progress, Progress::Challenged), "{progress:?}");
+    handshake.authenticate(&NONCES, &mut out).unwrap();
+    assert!(out.starts_with(b"HEAD http://h/ HTTP/1.1\r\n"));
+}
+
+#[test]
+fn an_answer_to_an_empty_body_that_is_too_long_to_read_past_costs_a_connection_and_no_more() {
+    for fields in ["Content-Length: 99999999\r\n", "", "Content-Length: 5\r\nConnection: close\r\n"] {
+        let mut handshake = plain_http("POST", "Content-Length: 5\r\n");
+        handshake.begin(&mut Vec::new());
+        let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\nx");
+        let (_, progress) = handshake.receive(answer.as_bytes(), &mut Vec::new()).unwrap();
+        assert!(matches!(progress, Progress::Redial), "{fields}: {progress:?}");
+        let mut out = Vec::new();
+        handshake.begin(&mut out);
+        let sent = String::from_utf8(out).unwrap();
+        assert!(sent.contains("\r\nContent-Length: 5\r\n") && !sent.contains("Proxy-Authorization"), "{sent}");
     }
 }

@@ -4,8 +4,8 @@ use super::start_line::{is_blank, is_token_char, trim_blanks};
 use httparse::{EMPTY_HEADER, Header, Status};
 use std::fmt;
 
-/// The most field lines a head may have.
-pub const FIELDS_MAX: usize = 128;
+/// The most field lines that any head may have, whatever a [`FieldStorage`] was asked to hold.
+pub const FIELDS_MAX: usize = 10_000;
 
 /// The most options the Connection fields of a head may name; it bounds the work of [`Fields::end_to_end`].
 pub const CONNECTION_OPTIONS_MAX: usize = 64;
@@ -30,20 +30,51 @@ pub fn is_hop_by_hop(name: &str) -> bool {
     HOP_BY_HOP.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
+/// Fields that say where a message ends.
+const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
+
+/// Whether a lax peer may take this name for one of `names`: `Content_Length` and `Content.Length` become the variable
+/// `CONTENT_LENGTH` behind a CGI-like interface, as `Content-Length` does.
+fn is_lax_spelling(name: &str, names: &[&str]) -> bool {
+    let letter = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
+    let is_lax = |known: &&str| {
+        known.len() == name.len() && known.bytes().eq(name.bytes().map(letter)) && !known.eq_ignore_ascii_case(name)
+    };
+    names.iter().any(is_lax)
+}
+
+/// Whether a lax peer may take this name for Content-Length or Transfer-Encoding although it is neither.
+pub(super) fn resembles_framing(name: &str) -> bool {
+    is_lax_spelling(name, &FRAMING)
+}
+
+/// Whether a lax peer may take this name for a field that frames a message or speaks of one connection only although it
+/// is none: such a field is not passed on.
+pub fn resembles_hop_by_hop(name: &str) -> bool {
+    resembles_framing(name) || is_lax_spelling(name, &HOP_BY_HOP)
+}
+
 /// How many fields the usual head has at most: room for them costs next to nothing to prepare.
 const USUAL_FIELDS_MAX: usize = 24;
 
-/// Room for the fields of one head, on the caller's stack. Parsing a usual head allocates nothing; room for
-/// [`FIELDS_MAX`] fields is allocated for the rare head that needs it.
+/// Room for the fields of one head, on the caller's stack. Parsing a usual head allocates nothing; the rare head that has
+/// more fields gets as much room as it needs, up to the bound.
 pub struct FieldStorage<'b> {
     usual: [Header<'b>; USUAL_FIELDS_MAX],
     many: Vec<Header<'b>>,
+    most: usize,
 }
 
 impl FieldStorage<'_> {
-    /// Empty room, about 1 KiB.
+    /// Empty room, about 1 KiB, for up to [`FIELDS_MAX`] field lines.
     pub fn new() -> Self {
-        Self { usual: [EMPTY_HEADER; USUAL_FIELDS_MAX], many: Vec::new() }
+        Self::for_at_most(FIELDS_MAX)
+    }
+
+    /// Empty room for up to `most` field lines, and never more than [`FIELDS_MAX`]; a head that has more is
+    /// [`FieldError::TooManyFields`].
+    pub fn for_at_most(most: usize) -> Self {
+        Self { usual: [EMPTY_HEADER; USUAL_FIELDS_MAX], many: Vec::new(), most: most.min(FIELDS_MAX) }
     }
 }
 
@@ -89,9 +120,12 @@ pub enum FieldError {
         /// The line at fault.
         line: usize,
     },
-    /// More than [`FIELDS_MAX`].
-    #[error("more than {FIELDS_MAX} field lines")]
-    TooManyFields,
+    /// More than the [`FieldStorage`] was to hold.
+    #[error("more than {most} field lines")]
+    TooManyFields {
+        /// The bound.
+        most: usize,
+    },
     /// More than [`CONNECTION_OPTIONS_MAX`].
     #[error("more than {CONNECTION_OPTIONS_MAX} connection options")]
     TooManyConnectionOptions,
@@ -125,10 +159,12 @@ pub struct Fields<'b> {
 impl<'b> Fields<'b> {
     /// Parses a whole field section, its closing empty line included, whose line ends were checked before.
     pub(super) fn parse(section: &'b [u8], storage: &'b mut FieldStorage<'b>) -> Result<Self, FieldError> {
-        let FieldStorage { usual, many } = storage;
-        let parsed = match httparse::parse_headers(section, usual) {
+        let FieldStorage { usual, many, most } = storage;
+        let most = *most;
+        let parsed = match httparse::parse_headers(section, &mut usual[..most.min(USUAL_FIELDS_MAX)]) {
             Err(httparse::Error::TooManyHeaders) => {
-                many.resize(FIELDS_MAX, EMPTY_HEADER);
+                let lines = section.iter().filter(|&&byte| byte == b'\n').count();
+                many.resize(lines.min(most), EMPTY_HEADER);
                 httparse::parse_headers(section, many)
             }
             parsed => parsed,
@@ -140,7 +176,7 @@ impl<'b> Fields<'b> {
                 Ok(fields)
             }
             Ok(_) => Err(FieldError::Incomplete),
-            Err(httparse::Error::TooManyHeaders) => Err(FieldError::TooManyFields),
+            Err(httparse::Error::TooManyHeaders) => Err(FieldError::TooManyFields { most }),
             Err(_) => Err(diagnose(section)),
         }
     }
@@ -199,9 +235,15 @@ impl<'b> Fields<'b> {
 
     /// The fields that belong to the message and not to the connection it came on: all but the hop-by-hop ones and
     /// those that Connection names (RFC 9110 §7.6.1).
+    ///
+    /// Fields that a lax peer may take for one of these ([`resembles_hop_by_hop`]) are left out, too.
     pub fn end_to_end(&self) -> impl Iterator<Item = Field<'b>> + use<'b> {
-        let fields = *self;
-        self.iter().filter(move |field| !is_hop_by_hop(field.name) && !fields.has_token("connection", field.name))
+        // Looked up once: a head may have a thousand fields and name [`CONNECTION_OPTIONS_MAX`] options.
+        let options: Vec<&[u8]> = self.list("connection").collect();
+        let is_named = move |name: &str| options.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()));
+        self.iter().filter(move |field| {
+            !is_hop_by_hop(field.name) && !resembles_hop_by_hop(field.name) && !is_named(field.name)
+        })
     }
 }
 
@@ -325,13 +367,29 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_fields_is_bounded() {
-        let mut section = b"A: b\r\n".repeat(FIELDS_MAX);
-        section.extend_from_slice(b"\r\n");
-        with(&section, |fields| assert_eq!(fields.unwrap().len(), FIELDS_MAX));
-        let mut section = b"A: b\r\n".repeat(FIELDS_MAX + 1);
-        section.extend_from_slice(b"\r\n");
-        with(&section, |fields| assert_eq!(fields.unwrap_err(), FieldError::TooManyFields));
+    fn the_number_of_fields_is_bounded_by_the_storage() {
+        for most in [1, 24, 25, 128, 1000, FIELDS_MAX] {
+            for (count, fits) in [(most, true), (most + 1, false)] {
+                let mut section = b"A: b\r\n".repeat(count);
+                section.extend_from_slice(b"\r\n");
+                let mut storage = FieldStorage::for_at_most(most);
+                match Fields::parse(&section, &mut storage) {
+                    Ok(fields) => assert!(fits && fields.len() == count, "{count} of {most}"),
+                    Err(error) => assert!(!fits && error == FieldError::TooManyFields { most }, "{count} of {most}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_that_a_lax_peer_reads_as_framing_or_connection_fields_are_not_passed_on() {
+        let section = b"Content_Length: 5\r\nTransfer.Encoding: chunked\r\nProxy_Authorization: x\r\nKeep_Alive: 1\r\n\
+            content_type: kept\r\nX-Content_Length: kept\r\nContentLength: kept\r\n\r\n";
+        with(section, |fields| {
+            let names: Vec<&str> = fields.unwrap().end_to_end().map(|field| field.name).collect();
+            assert_eq!(names, ["content_type", "X-Content_Length", "ContentLength"]);
+        });
+        assert!(!resembles_hop_by_hop("Content-Length") && !resembles_hop_by_hop("connection"));
     }
 
     #[test]

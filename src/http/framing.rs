@@ -1,6 +1,6 @@
 //! How long the body of a message is (RFC 9112 §6).
 
-use super::fields::Fields;
+use super::fields::{Fields, resembles_framing};
 use super::start_line::{Version, trim_blanks};
 
 /// Where a body ends.
@@ -40,6 +40,9 @@ pub enum FramingError {
     /// A Transfer-Encoding field that names no coding.
     #[error("Transfer-Encoding is empty")]
     EmptyTransferEncoding,
+    /// A field such as `Content_Length`, which some parsers take for the real one.
+    #[error("a field whose name some parsers take for Content-Length or Transfer-Encoding")]
+    LaxName,
 }
 
 /// The request a response answers, as far as its framing depends on it.
@@ -66,6 +69,9 @@ impl ResponseTo {
 
 /// The body of a request (RFC 9112 §6.3, rules 3 to 7), refused wherever two parsers could differ.
 pub(super) fn request_framing(version: Version, fields: &Fields<'_>) -> Result<BodyFraming, FramingError> {
+    if fields.iter().any(|field| resembles_framing(field.name)) {
+        return Err(FramingError::LaxName);
+    }
     Ok(announced_framing(version, fields)?.unwrap_or(BodyFraming::None))
 }
 
@@ -235,6 +241,9 @@ mod tests {
             ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", ChunkedNotLast),
             ("Transfer-Encoding: gzip, chunked\r\n", UnsupportedCoding),
             ("Transfer-Encoding:\r\n", EmptyTransferEncoding),
+            ("Content_Length: 5\r\n", LaxName),
+            ("content.length: 5\r\nContent-Length: 5\r\n", LaxName),
+            ("TRANSFER_ENCODING: chunked\r\n", LaxName),
         ] {
             assert_eq!(request(Version::Http11, section), Err(error), "{section}");
         }

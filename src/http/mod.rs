@@ -56,7 +56,10 @@ pub use encode::{
     ErrorResponse, NextHop, UpstreamRequest, connect_request, copy_end_to_end_fields, error_response,
     established_response, framing_field, reason_phrase, upstream_request,
 };
-pub use fields::{CONNECTION_OPTIONS_MAX, FIELDS_MAX, Field, FieldError, FieldStorage, Fields, Values, is_hop_by_hop};
+pub use fields::{
+    CONNECTION_OPTIONS_MAX, FIELDS_MAX, Field, FieldError, FieldStorage, Fields, Values, is_hop_by_hop,
+    resembles_hop_by_hop,
+};
 pub use framing::{BodyFraming, FramingError, ResponseTo};
 pub use head_end::{HeadEnd, HeadTooLarge};
 pub use opening::{NotHttp, has_overlong_method, what_else};

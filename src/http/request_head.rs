@@ -52,7 +52,7 @@ impl RequestError {
     pub fn status(&self) -> u16 {
         match self {
             Self::UnsupportedVersion => 505,
-            Self::Field(FieldError::TooManyFields) => 431,
+            Self::Field(FieldError::TooManyFields { .. }) => 431,
             Self::MethodTooLong
             | Self::Target(TargetError::UnsupportedScheme)
             | Self::Framing(FramingError::UnsupportedCoding) => 501,

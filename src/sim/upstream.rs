@@ -69,7 +69,8 @@ impl Peer {
             heard: 0,
             rest_us: plan.rest_us,
             slams: plan.slams,
-            desk: Desk::new(id),
+            // Not by connection: what one does is learnt, and expected of the others.
+            desk: Desk::new(plan.personality as usize % 2 == 1),
         }
     }
 

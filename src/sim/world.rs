@@ -92,6 +92,7 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
         fleet: fleet.clone(),
         timeouts: scenario.timeouts,
         head_limit_bytes: scenario.head_limit_bytes,
+        field_limit: crate::limits::FIELDS,
         socket_buffer_bytes: 0,
         via: true,
     };
@@ -176,6 +177,7 @@ fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Se
                 upstream_metrics: metrics.upstream(&name),
                 warm_cap: scenario.warm,
                 keep_cap: scenario.keep,
+                check_target: None,
                 habits: Habits::default(),
             }));
         }

@@ -13,7 +13,7 @@ use super::reply::Reply;
 use super::unattended::{Orphan, adopt};
 use super::verdict;
 use super::{Client, Context, Stage, Step};
-use crate::event::{Endpoint, Key};
+use crate::event::{Endpoint, Key, Readiness};
 use crate::fault::{At, Cause, Culprit, Fault};
 use crate::handshake::{Declined, Nonces, Progress};
 use crate::limits;
@@ -36,6 +36,8 @@ pub(super) struct Authenticate {
     waits_for_guard: bool,
     /// The guard's round in which this tunnel was put on the list of waiters.
     listed_in_round: Option<u64>,
+    /// What a write failed with: what has arrived is read, and then the connection is given up.
+    broken: Option<io::Error>,
     /// The right to have sent the AUTHENTICATE_MESSAGE that is out.
     ticket: Option<Ticket>,
     /// When the present phase began, in µs.
@@ -101,6 +103,7 @@ impl Authenticate {
             outbox,
             sent: 0,
             listed_in_round: None,
+            broken: None,
             ticket: None,
             phase_us: context.now_us,
         };
@@ -127,12 +130,19 @@ impl Authenticate {
             if self.attempt.handshake.awaits_body() && self.attempt.handshake.request().forward().is_some() {
                 return self.exchange(key, client, context);
             }
-            match self.flush() {
-                Ok(()) => {}
-                Err(error) => return self.lost(&error, key, client, context),
+            if let Err(error) = self.flush() {
+                // The upstream may have answered, and closed on what it did not read.
+                self.outbox.clear();
+                self.sent = 0;
+                if self.broken.replace(error).is_none() {
+                    self.upstream.ready.learn(Readiness::HOPEFUL);
+                }
             }
             if !self.upstream.ready.readable() {
-                return Step::Wait(Stage::Authenticate(self));
+                return match self.broken.take() {
+                    Some(error) => self.lost(&error, key, client, context),
+                    None => Step::Wait(Stage::Authenticate(self)),
+                };
             }
             if reads_left == 0 {
                 return Step::Yield(Stage::Authenticate(self));
@@ -195,9 +205,13 @@ impl Authenticate {
             Progress::More | Progress::Send => Ok(Next::On),
             Progress::Challenged => {
                 self.end_phase(Phase::Challenge, context);
-                self.attempt.hop.asked_for_authentication(true);
+                self.attempt.hop.habits.asked_for_authentication(true);
                 if let Some(waiting) = self.attempt.waiting.take() {
                     waiting.challenged(context.now_ms());
+                }
+                if self.attempt.handshake.request().forward().is_some() {
+                    let key = self.attempt.handshake.request().demand_key();
+                    self.attempt.hop.habits.asks(&key, context.now_ms());
                 }
                 self.waits_for_guard = true;
                 Ok(Next::Challenged)
@@ -307,7 +321,7 @@ impl Authenticate {
         let Attempt { hop, handshake, path, .. } = &self.attempt;
         hop.upstream.health.succeeded();
         if *path == Path::Cold && !handshake.is_exempt() && !handshake.is_demanded() {
-            hop.asked_for_authentication(false);
+            hop.habits.asked_for_authentication(false);
         }
     }
 
@@ -349,7 +363,7 @@ impl Authenticate {
         if let Some(ticket) = self.ticket.take() {
             let answer = self.answer_in(&fault);
             if answer == Answer::Stale {
-                self.attempt.hop.challenge_spoiled(context.now_ms().saturating_sub(self.attempt.challenged_ms));
+                self.attempt.hop.habits.challenge_spoiled(context.now_ms().saturating_sub(self.attempt.challenged_ms));
             }
             if outcome == Outcome::Refused {
                 self.end_phase(Phase::Authenticate, context);
@@ -362,7 +376,8 @@ impl Authenticate {
         let is_upstreams = fault.cause.culprit() == Culprit::Upstream && !held;
         // A bare 407 is a refusal wherever it comes; one with a new challenge says that ours was too old.
         let refused = outcome == Outcome::Refused && self.attempt.handshake.tally().rechallenge == 0;
-        if self.attempt.path != Path::Cold && !held && !refused {
+        let once = self.attempt.handshake.may_be_under_way();
+        if self.attempt.path != Path::Cold && !held && !refused && !once {
             return Dial::anew(self.attempt, key, client, context);
         }
         self.count(outcome, client, context);
@@ -374,7 +389,8 @@ impl Authenticate {
             if !self.attempt.handshake.awaits_origin() || fault.cause != Cause::HandshakeTimeout {
                 self.attempt.hop.upstream.health.failed(context.now_ms(), &fault.detail);
             }
-            if context.now_ms() < self.attempt.until_ms && self.attempt.wish.has_next(&self.attempt.fleet) {
+            let is_next = self.attempt.wish.has_next(&self.attempt.fleet);
+            if context.now_ms() < self.attempt.until_ms && is_next && !once {
                 log::debug!("{} fails: {fault}; on to the next upstream", self.attempt.hop.upstream.name());
                 let attempt = self.attempt;
                 return Dial::elsewhere(attempt, key, client, context);
@@ -389,8 +405,10 @@ impl Authenticate {
     }
 
     fn count(&mut self, outcome: Outcome, client: &mut Client, context: &Context) {
-        if self.attempt.path == Path::Kept && self.attempt.handshake.tally().unprompted > 0 {
-            self.attempt.hop.refuses_connect_on_kept();
+        // Granted after all: the 407 was not about the destination.
+        let granted = matches!(outcome, Outcome::Established | Outcome::Declined);
+        if granted && self.attempt.path == Path::Kept && self.attempt.handshake.tally().unprompted > 0 {
+            self.attempt.hop.habits.kept_refuses_connect(context.now_ms());
         }
         Authenticate::write_down(&self.attempt, outcome, client, context);
         let tally = self.attempt.handshake.take_tally();

@@ -54,6 +54,8 @@ pub struct Settings {
     pub timeouts: TimeoutsMs,
     /// Longest head in bytes.
     pub head_limit_bytes: usize,
+    /// Most field lines of a head.
+    pub field_limit: usize,
     /// What an upstream's socket may hold back each way, in bytes; 0 leaves it to the system.
     pub socket_buffer_bytes: usize,
     /// Whether plain HTTP messages say in their Via field that they came this way.

@@ -94,7 +94,8 @@ impl Departure {
         };
         client.record.on_hop = Some(OnHop::new(&hop));
         let mut attempt = Attempt {
-            handshake: Handshake::new(request, hop.credentials.clone(), context.settings.head_limit_bytes),
+            handshake: Handshake::new(request, hop.credentials.clone(), context.settings.head_limit_bytes)
+                .with_field_limit(context.settings.field_limit),
             fleet,
             hop,
             wish,
@@ -107,6 +108,8 @@ impl Departure {
             waiting: None,
             scout: None,
             challenged_ms: 0,
+            plainly,
+            asked_on_kept: false,
         };
         if let Some(request) = &forward
             && let Some(pinned) = fitting(pinned, request.origin(), Some(&attempt.hop), client)
@@ -118,10 +121,11 @@ impl Departure {
             attempt.handshake.ask_plainly();
             return Dial::anew(attempt, key, client, context);
         }
-        let may_be_kept = forward.is_some() || attempt.hop.takes_connect_on_kept();
+        let may_be_kept = forward.is_some() || attempt.hop.habits.takes_connect_on_kept(context.now_ms());
         // Not 0, which a connection that was kept before may have had at this tunnel.
         attempt.number = u8::try_from(client.record.requests % u32::from(DIALS)).unwrap_or(0);
-        if may_be_kept && let Some(upstream) = kept::take(&attempt.hop, key, attempt.number, context) {
+        let can_be_repeated = attempt.handshake.request().is_idempotent();
+        if may_be_kept && let Some(upstream) = kept::take(&attempt.hop, key, attempt.number, can_be_repeated, context) {
             attempt.path = Path::Kept;
             if let Some(request) = &forward {
                 return on_kept(attempt, request, upstream, key, client, context);
@@ -130,12 +134,15 @@ impl Departure {
             attempt.handshake.ask_plainly();
             return Authenticate::begin(attempt, upstream, key, client, context);
         }
-        match warm::take(&mut attempt, key, context) {
+        match warm::take(&mut attempt, key, can_be_repeated, context) {
             Some(upstream) => {
                 attempt.path = Path::Warm;
                 Authenticate::resume(attempt, upstream, key, client, context)
             }
-            None => Dial::anew(attempt, key, client, context),
+            None => {
+                attempt.choose_first_leg(context.now_ms());
+                Dial::anew(attempt, key, client, context)
+            }
         }
     }
 }

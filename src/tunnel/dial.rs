@@ -12,7 +12,7 @@ use super::reply::Reply;
 use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Fault, is_exhaustion};
-use crate::fleet::{Fleet, Hop, Member, OnHop, Tried};
+use crate::fleet::{Asks, Fleet, Hop, Member, OnHop, Tried};
 use crate::handshake::Handshake;
 use crate::limits::{RACE_DELAY, millis};
 use crate::metrics::{Outcome, Path, Phase};
@@ -43,6 +43,10 @@ pub(super) struct Attempt {
     pub scout: Option<Scout>,
     /// When the present connection was challenged, in ms, if that was before the client came.
     pub challenged_ms: u64,
+    /// The configuration has the upstream asked without credentials first.
+    pub plainly: bool,
+    /// The request has got a 407 on an authenticated connection and is made again.
+    pub asked_on_kept: bool,
 }
 
 /// Which upstreams will do.
@@ -148,7 +152,7 @@ impl Dial {
     /// Whether the guard lets it dial now.
     fn enter(&mut self, context: &Context) -> Result<bool, Refusal> {
         let Attempt { hop, handshake, scout, .. } = &mut self.attempt;
-        if scout.is_some() || handshake.is_exempt() || hop.grants_unasked() {
+        if scout.is_some() || handshake.is_exempt() || hop.habits.grants_unasked() {
             return Ok(true);
         }
         let destination = handshake.request().origin();
@@ -169,7 +173,7 @@ impl Dial {
     pub(super) fn elsewhere(mut attempt: Attempt, key: Key, client: &mut Client, context: &mut Context) -> Step {
         let fleet = Arc::clone(&attempt.fleet);
         if let Some((member, hop)) = attempt.wish.next(&fleet) {
-            attempt.move_to(member, hop, client);
+            attempt.move_to(member, hop, client, context.now_ms());
         }
         Dial::anew(attempt, key, client, context)
     }
@@ -329,7 +333,7 @@ impl Dial {
         if member != attempt.member
             && let Some(hop) = attempt.fleet.hop(member, attempt.wish.identity).cloned()
         {
-            attempt.move_to(member, &hop, client);
+            attempt.move_to(member, &hop, client, context.now_ms());
             attempt.waiting = Some(hop.upstream.shortage.client_waits(context.now_ms()));
         }
         attempt.number = winner.number;
@@ -394,6 +398,20 @@ impl Attempt {
         self.path == Path::Kept || self.handshake.has_shown_credentials()
     }
 
+    /// Decides how a request with a body, or a HEAD, is begun on a cold connection: with a stand-in only where the upstream is
+    /// known to ask for credentials, because elsewhere that may be carried out.
+    pub(super) fn choose_first_leg(&mut self, now_ms: u64) {
+        let request = self.handshake.request();
+        if !request.has_stand_in() || self.plainly {
+            return;
+        }
+        match self.hop.habits.asks_at(&request.demand_key(), now_ms) {
+            Asks::Yes => self.handshake.ask_at_once(),
+            Asks::No => self.handshake.ask_plainly(),
+            Asks::Unknown => self.handshake.ask_tentatively(),
+        }
+    }
+
     /// Moves a request whose credentials a reload has withdrawn over to the present fleet, to the same upstream as the same
     /// identity. Where they are gone it stays, and fails when it comes to authenticate.
     fn catch_up(&mut self, client: &mut Client, context: &Context) {
@@ -414,7 +432,7 @@ impl Attempt {
         let wish = Wish { group: member.group, identity: own.flatten(), tried };
         if let Some(hop) = present.hop(place, wish.identity) {
             (self.fleet, self.wish) = (present.fleet(), wish);
-            self.move_to(place, hop, client);
+            self.move_to(place, hop, client, context.now_ms());
         }
     }
 
@@ -426,11 +444,12 @@ impl Attempt {
     }
 
     /// Goes on with another upstream; what the last one said is forgotten.
-    fn move_to(&mut self, member: usize, hop: &Arc<Hop>, client: &mut Client) {
+    fn move_to(&mut self, member: usize, hop: &Arc<Hop>, client: &mut Client, now_ms: u64) {
         self.member = member;
         self.hop = Arc::clone(hop);
         self.scout = None;
         self.handshake.turn_to(Arc::clone(&hop.credentials));
+        self.choose_first_leg(now_ms);
         client.record.on_hop = Some(OnHop::new(hop));
     }
 }

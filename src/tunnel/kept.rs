@@ -10,6 +10,7 @@ use slab::Slab;
 use super::Context;
 use crate::event::{Deadline, Endpoint, EventToken, Key, Lane, Readiness};
 use crate::fleet::Hop;
+use crate::limits;
 
 /// Marks the keys of kept connections, which live beside the slab of tunnels.
 const KEPT_INDEX: u32 = 1 << 27;
@@ -19,6 +20,8 @@ struct Kept {
     hop: Arc<Hop>,
     upstream: Endpoint,
     deadline: Deadline,
+    /// When its last answer had been read, in ms.
+    since_ms: u64,
 }
 
 /// A shard's kept connections.
@@ -56,9 +59,21 @@ impl KeptPool {
     }
 }
 
-/// Takes a connection for a client's request and gives its events to the client's tunnel.
-pub(super) fn take(hop: &Arc<Hop>, key: Key, number: u8, context: &mut Context) -> Option<Endpoint> {
+/// Takes a connection for a client's request and gives its events to the client's tunnel. One that was used so long ago that
+/// its upstream may be closing it just now is only for requests that can be made again.
+pub(super) fn take(
+    hop: &Arc<Hop>,
+    key: Key,
+    number: u8,
+    can_be_repeated: bool,
+    context: &mut Context,
+) -> Option<Endpoint> {
     while let Some(index) = context.kept.of(hop).last().copied() {
+        let since_ms = context.kept.connections.get(index).map_or(0, |kept| kept.since_ms);
+        if !can_be_repeated && context.now_ms() - since_ms > limits::KEPT_FRESH_MS {
+            // The others were used even earlier.
+            return None;
+        }
         let Some(kept) = context.kept.remove(index) else { continue };
         let mut upstream = kept.upstream;
         let token = Token::from(EventToken { key, lane: Lane::Upstream(number) });
@@ -87,7 +102,11 @@ pub(super) fn is_at_rest(upstream: &mut Endpoint) -> bool {
 /// Keeps a connection whose last answer has been read to its end; the oldest of too many goes.
 pub(super) fn put(hop: &Arc<Hop>, mut upstream: Endpoint, context: &mut Context) {
     let is_of_present_fleet = context.settings.fleet.hops.get(hop.number).is_some_and(|other| Arc::ptr_eq(other, hop));
-    if hop.keep_cap == 0 || hop.is_forgetful() || context.draining || !is_of_present_fleet || !is_at_rest(&mut upstream)
+    if hop.keep_cap == 0
+        || hop.habits.is_forgetful(context.now_ms())
+        || context.draining
+        || !is_of_present_fleet
+        || !is_at_rest(&mut upstream)
     {
         return;
     }
@@ -108,8 +127,9 @@ pub(super) fn put(hop: &Arc<Hop>, mut upstream: Endpoint, context: &mut Context)
     }
     let mut deadline = Deadline::UNARMED;
     context.timers.set(key, &mut deadline, context.now_us / 1000 + context.settings.timeouts.keep);
+    let since_ms = context.now_ms();
     let pool = &mut context.kept;
-    pool.connections.insert(Kept { generation: key.generation, hop: Arc::clone(hop), upstream, deadline });
+    pool.connections.insert(Kept { generation: key.generation, hop: Arc::clone(hop), upstream, deadline, since_ms });
     pool.of(hop).push(index);
     hop.metrics.kept.inc();
 }

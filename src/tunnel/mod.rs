@@ -32,6 +32,7 @@ mod state;
 pub mod unattended;
 mod verdict;
 pub mod warm;
+mod warm_up;
 
 use std::net::SocketAddr;
 

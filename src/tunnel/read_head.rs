@@ -250,7 +250,7 @@ fn admitted(came: &Came) -> Result<(), Fault> {
 /// Makes a request out of a whole head, or the fault that answers it.
 fn understand(head: &[u8], came: &Came, settings: &Settings, now_ms: u64) -> Result<(Request, Way), Fault> {
     admitted(came)?;
-    let mut storage = FieldStorage::new();
+    let mut storage = FieldStorage::for_at_most(settings.field_limit);
     let head = RequestHead::parse(head, &mut storage).map_err(|error| malformed(&error))?;
     let find = |destination: &Authority<'_>| {
         Way::find(&settings.fleet, destination, &head.fields, came.listener, came.from.ip(), now_ms)
@@ -282,7 +282,7 @@ fn unforwardable(error: &ForwardError) -> Fault {
 
 fn malformed(error: &RequestError) -> Fault {
     let cause = match error.status() {
-        431 => Cause::RequestHeadTooLarge,
+        431 => Cause::RequestFields,
         501 => Cause::MethodNotSupported,
         505 => Cause::RequestVersion,
         _ => Cause::RequestMalformed,

@@ -51,6 +51,16 @@ impl Reply {
 
     /// Answers with a fault, if its cause is one that the client can be told.
     pub(super) fn to_fault(fault: Fault, client: &mut Client, context: &mut Context) -> Step {
+        Reply::to_fault_behind(Vec::new(), fault, client, context)
+    }
+
+    /// The same behind what is still to be sent of interim answers.
+    pub(super) fn to_fault_behind(
+        mut answer: Vec<u8>,
+        fault: Fault,
+        client: &mut Client,
+        context: &mut Context,
+    ) -> Step {
         let status = fault.cause.status();
         if status == 0 {
             return Step::end(context.fault(fault));
@@ -60,7 +70,7 @@ impl Reply {
             "" => "other",
             _ => "http",
         };
-        let answer = fault_answer(&fault, client.record.upstream(), &*client.record.method == "HEAD");
+        fault_answer(&fault, client.record.upstream(), &*client.record.method == "HEAD", &mut answer);
         let end = context.fault(fault);
         Reply::page(kind, answer, status, end, client, context)
     }
@@ -133,13 +143,14 @@ pub(super) fn give_way(client: &mut Client, context: &Context) -> End {
     client.record.status = fault.cause.status();
     context.metrics.request("other", fault.cause.status());
     // Its place is needed now: what the connection does not take at once is not told.
-    let _ = client.endpoint.write(&fault_answer(&fault, "-", false));
+    let mut answer = Vec::new();
+    fault_answer(&fault, "-", false, &mut answer);
+    let _ = client.endpoint.write(&answer);
     context.fault(fault)
 }
 
-/// The response that names a fault to the client.
-fn fault_answer(fault: &Fault, upstream_name: &str, omit_body: bool) -> Vec<u8> {
-    let mut answer = Vec::new();
+/// Appends the response that names a fault to the client.
+fn fault_answer(fault: &Fault, upstream_name: &str, omit_body: bool, answer: &mut Vec<u8>) {
     let reached_out = upstream_name != "-" && (fault.at == At::Dial || fault.at == At::Authenticate);
     let next_hop = reached_out.then_some(upstream_name);
     let received_status = (fault.cause == Cause::CredentialsRefused).then_some(407);
@@ -158,6 +169,5 @@ fn fault_answer(fault: &Fault, upstream_name: &str, omit_body: bool) -> Vec<u8> 
         extra_fields,
         omit_body,
     };
-    http::error_response(&mut answer, &response);
-    answer
+    http::error_response(answer, &response);
 }

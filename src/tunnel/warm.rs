@@ -4,6 +4,9 @@
 //! NTLM authenticates a connection, and a proxy answers the NEGOTIATE leg with its challenge before it looks at the
 //! target; so that leg can be done in advance, and the client's own target goes with the AUTHENTICATE_MESSAGE.
 //!
+//! What gets the challenge is a request of the gateway's own, for a destination that does not exist ([`WarmUp`]): nothing of a
+//! client's is in it, and nobody is harmed where an upstream carries it out.
+//!
 //! The pool follows demand: each request that finds it empty makes it one larger, up to the cap, and each connection that
 //! grows old unused makes it one smaller. A quiet gateway keeps nothing. It grows only while the credentials are proven. And it
 //! gives way: some proxies (Squid) hold a helper process for every connection that they have challenged, and those belong to
@@ -18,9 +21,10 @@ use super::Context;
 use super::dial::Attempt;
 use super::inbox::{Got, Inbox};
 use super::race::connect;
+use super::warm_up::WarmUp;
 use crate::event::{Deadline, Endpoint, EventToken, Key, Lane, Readiness};
 use crate::fleet::Hop;
-use crate::handshake::{FirstLeg, Handshake, Progress, Request};
+use crate::handshake::{FirstLeg, Handshake, Progress};
 use crate::limits;
 use crate::metrics::{Discarded, Reason407};
 use crate::upstream::Resolution;
@@ -38,6 +42,8 @@ struct Warm {
     outbox: Vec<u8>,
     deadline: Deadline,
     challenged: bool,
+    /// Which request was to get its challenge.
+    warm_up: WarmUp,
     /// When it was challenged, and when it is too old, in ms; from its challenge on.
     challenged_ms: u64,
     until_ms: u64,
@@ -53,8 +59,8 @@ struct OfHop {
     count: usize,
     /// As many as present demand calls for.
     wanted: usize,
-    /// What the NEGOTIATE leg asks for: a request that was really made.
-    request: Option<Request>,
+    /// What the NEGOTIATE leg asks for.
+    warm_up: WarmUp,
 }
 
 /// A shard's warm connections.
@@ -117,7 +123,9 @@ impl WarmPool {
 
 /// Takes a challenged connection for a client's attempt and gives its events to the client's tunnel: the attempt goes on with its
 /// handshake. A miss leaves the attempt as it is and makes the pool grow.
-pub(super) fn take(attempt: &mut Attempt, key: Key, context: &mut Context) -> Option<Endpoint> {
+///
+/// As with kept connections, one that has rested for a while is only for requests that can be made again.
+pub(super) fn take(attempt: &mut Attempt, key: Key, can_be_repeated: bool, context: &mut Context) -> Option<Endpoint> {
     let hop = &attempt.hop;
     let now_ms = context.now_ms();
     if hop.warm_cap == 0 {
@@ -125,8 +133,12 @@ pub(super) fn take(attempt: &mut Attempt, key: Key, context: &mut Context) -> Op
     }
     // While the secret is in doubt the request itself is to be challenged: only then does its answer tell.
     let usable_now = hop.identity.guard.is_fresh(now_ms, hop.upstream.name());
-    let most_age_ms = hop.challenge_age_ms(context.settings.timeouts.warm);
+    let most_age_ms = hop.habits.challenge_age_ms(context.settings.timeouts.warm);
     while let Some(index) = context.warm.of(hop).ready.last().copied().filter(|_| usable_now) {
+        let challenged_ms = context.warm.connections.get(index).map_or(0, |warm| warm.challenged_ms);
+        if !can_be_repeated && now_ms - challenged_ms > limits::KEPT_FRESH_MS {
+            break;
+        }
         let Some(warm) = context.warm.remove(index) else { continue };
         let mut upstream = warm.upstream;
         // Anything that came since the challenge is its end.
@@ -145,10 +157,6 @@ pub(super) fn take(attempt: &mut Attempt, key: Key, context: &mut Context) -> Op
     hop.metrics.warm_misses.inc();
     let of_hop = context.warm.of(hop);
     of_hop.wanted = (of_hop.wanted + 1).min(hop.warm_cap);
-    let request = attempt.handshake.request();
-    if request.is_harmless() {
-        of_hop.request = Some(request.clone());
-    }
     None
 }
 
@@ -158,7 +166,7 @@ pub fn refill(context: &mut Context) {
         let Some(of_hop) = context.warm.hops.get(number).filter(|of_hop| of_hop.count < of_hop.wanted) else {
             continue;
         };
-        let (Some(hop), Some(request)) = (of_hop.hop.clone(), of_hop.request.clone()) else { continue };
+        let (Some(hop), warm_up) = (of_hop.hop.clone(), of_hop.warm_up) else { continue };
         let missing = of_hop.wanted - of_hop.count;
         if hop.credentials.first_leg != FirstLeg::Negotiate
             || hop.credentials.needs_no_challenge()
@@ -169,7 +177,7 @@ pub fn refill(context: &mut Context) {
             continue;
         }
         for _ in 0..missing {
-            if dial(&hop, request.clone(), context).is_none() {
+            if dial(&hop, warm_up, context).is_none() {
                 rest(&hop, context);
                 break;
             }
@@ -177,7 +185,7 @@ pub fn refill(context: &mut Context) {
     }
 }
 
-fn dial(hop: &Arc<Hop>, request: Request, context: &mut Context) -> Option<()> {
+fn dial(hop: &Arc<Hop>, warm_up: WarmUp, context: &mut Context) -> Option<()> {
     let Some(Resolution::Addresses(addresses)) = hop.upstream.resolution() else { return None };
     let address = *addresses.get(hop.upstream.preferred()).or(addresses.first())?;
     let generation = context.warm.next_generation;
@@ -187,7 +195,9 @@ fn dial(hop: &Arc<Hop>, request: Request, context: &mut Context) -> Option<()> {
     hop.metrics.dials.inc();
     let upstream = connect(address, key, 0, context).ok()?;
     let settings = &context.settings;
-    let handshake = Handshake::new(request, hop.credentials.clone(), settings.head_limit_bytes);
+    let request = warm_up.request(hop.check_target.as_deref());
+    let handshake = Handshake::new(request, hop.credentials.clone(), settings.head_limit_bytes)
+        .with_field_limit(settings.field_limit);
     let mut deadline = Deadline::UNARMED;
     let at_ms = context.now_ms() + settings.timeouts.connect;
     context.timers.set(key, &mut deadline, at_ms);
@@ -200,6 +210,7 @@ fn dial(hop: &Arc<Hop>, request: Request, context: &mut Context) -> Option<()> {
         outbox: Vec::new(),
         deadline,
         challenged: false,
+        warm_up,
         challenged_ms: 0,
         until_ms: 0,
     });
@@ -224,11 +235,11 @@ pub fn on_event(key: Key, ready: Readiness, context: &mut Context) -> bool {
         return true;
     }
     match advance(index, context) {
-        Some(true) => {
+        Advanced::Challenged => {
             let now_ms = context.now_ms();
             let of_settings_ms = context.settings.timeouts.warm;
             if let (Some(key), Some(warm)) = (context.warm.key(index), context.warm.connections.get_mut(index)) {
-                let until_ms = now_ms + warm.hop.challenge_age_ms(of_settings_ms);
+                let until_ms = now_ms + warm.hop.habits.challenge_age_ms(of_settings_ms);
                 warm.challenged = true;
                 (warm.challenged_ms, warm.until_ms) = (now_ms, until_ms);
                 // The room that the NEGOTIATE leg took is not needed to wait.
@@ -241,47 +252,60 @@ pub fn on_event(key: Key, ready: Readiness, context: &mut Context) -> bool {
                 context.warm.of(&hop).ready.push(index);
             }
         }
-        Some(false) => {}
-        None => fail(index, context),
+        Advanced::NotYet => {}
+        Advanced::Answered => ask_otherwise(index, context),
+        Advanced::Lost => fail(index, context),
     }
     true
 }
 
-/// One step towards the challenge: `true` when it is there, `None` when it will not come.
-fn advance(index: usize, context: &mut Context) -> Option<bool> {
+/// How far a connection has come.
+enum Advanced {
+    NotYet,
+    Challenged,
+    /// The upstream has answered the request and not asked for credentials, or not for ours.
+    Answered,
+    /// The connection is gone.
+    Lost,
+}
+
+/// One step towards the challenge.
+fn advance(index: usize, context: &mut Context) -> Advanced {
     let Context { warm: pool, scratch, .. } = context;
-    let warm = pool.connections.get_mut(index)?;
+    let Some(warm) = pool.connections.get_mut(index) else { return Advanced::Lost };
     if !warm.upstream.ready.writable() && !warm.upstream.ready.readable() {
-        return Some(false);
+        return Advanced::NotYet;
     }
     if warm.handshake.legs() == 0 {
-        if warm.upstream.stream.take_error().ok()?.is_some() {
-            return None;
+        if !matches!(warm.upstream.stream.take_error(), Ok(None)) {
+            return Advanced::Lost;
         }
         warm.handshake.begin(&mut warm.outbox);
         // A fresh connection takes a request whole, or is no good.
-        if warm.upstream.write(&warm.outbox).ok()? != warm.outbox.len() {
-            return None;
+        if !warm.upstream.write(&warm.outbox).is_ok_and(|sent| sent == warm.outbox.len()) {
+            return Advanced::Lost;
         }
     }
     for _ in 0..limits::WARM_READS_PER_TURN {
         if !warm.upstream.ready.readable() {
-            return Some(false);
+            return Advanced::NotYet;
         }
         let Warm { upstream, handshake, inbox, outbox, .. } = &mut *warm;
         let got = inbox.read(upstream, scratch, |bytes| match handshake.receive(bytes, outbox) {
             Ok((used, progress)) => (used, Some(progress)),
             Err(_) => (0, None),
         });
-        match got.ok()? {
-            Got::Blocked | Got::Bytes(Some(Progress::More)) => {}
-            Got::Bytes(Some(Progress::Challenged)) => return Some(true),
-            // A proxy that asks for no proof, or for more than one round, gains nothing from being asked ahead.
-            _ => return None,
+        match got {
+            Ok(Got::Blocked | Got::Bytes(Some(Progress::More))) => {}
+            Ok(Got::Bytes(Some(Progress::Challenged))) => return Advanced::Challenged,
+            // A proxy that asks for more than one round gains nothing from being asked ahead.
+            Ok(Got::Bytes(Some(Progress::Send | Progress::Redial))) => return Advanced::Lost,
+            Ok(Got::Bytes(_)) => return Advanced::Answered,
+            Ok(Got::End) | Err(_) => return Advanced::Lost,
         }
     }
     // It sends without end.
-    None
+    Advanced::Lost
 }
 
 /// The entry of a warm connection's deadline has come up.
@@ -294,7 +318,8 @@ pub fn deadline_due(key: Key, context: &mut Context) {
     }
     let hop = Arc::clone(&warm.hop);
     if !warm.challenged {
-        fail(index, context);
+        // It may be looking for the destination.
+        ask_otherwise(index, context);
     } else if now_ms >= warm.until_ms {
         discard(index, Discarded::Aged, context);
         let of_hop = context.warm.of(&hop);
@@ -328,6 +353,23 @@ pub fn clear(context: &mut Context) {
 fn discard(index: usize, cause: Discarded, context: &mut Context) {
     if let Some(warm) = context.warm.remove(index) {
         warm.hop.metrics.warm_discarded(cause);
+    }
+}
+
+/// A challenge does not come for this request: a rule may answer it before credentials are asked for. Another one is tried,
+/// and when all have been, the upstream is left alone for a while.
+fn ask_otherwise(index: usize, context: &mut Context) {
+    let Some(warm) = context.warm.connections.get(index) else { return };
+    let (hop, warm_up) = (Arc::clone(&warm.hop), warm.warm_up);
+    let of_hop = context.warm.of(&hop);
+    // Not if another connection has found that out before.
+    if of_hop.warm_up != warm_up {
+        return discard(index, Discarded::Failed, context);
+    }
+    of_hop.warm_up = warm_up.next(hop.check_target.as_deref());
+    match of_hop.warm_up == WarmUp::default() {
+        true => fail(index, context),
+        false => discard(index, Discarded::Failed, context),
     }
 }
 

@@ -11,7 +11,9 @@ use support::gateway::GatewayOptions;
 use support::in_process::{self, ACCOUNT};
 use support::origin::echo_origin;
 use support::scratch::wait_for;
-use support::squid::{Squid, SquidOptions};
+use support::squid::{Leg, Squid, SquidOptions};
+use support::web::Web;
+use support::wire::Wire;
 
 const BOUND: Duration = Duration::from_secs(20);
 /// Stands for a round trip to the upstream.
@@ -194,4 +196,89 @@ fn fifty_clients_never_lack_a_helper_of_a_squid_that_has_five() {
     assert!(failures.is_empty(), "{} of 50 clients failed: {:?}", failures.len(), failures.first());
     // Far below the age at which a warm connection lets its helper go by itself.
     assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+}
+
+/// A gateway that warms, in front of a Squid with rules ahead of its authentication rule.
+fn warmed_through_squid(extra: impl Into<String>, args: &[&str]) -> (Squid, support::gateway::Gateway) {
+    let squid = Squid::start(&SquidOptions { extra: extra.into(), ..SquidOptions::default() });
+    let mut options = GatewayOptions::through(squid.address());
+    options.args =
+        ["--shards", "1", "--warm", "2", "--keep", "0"].iter().chain(args).copied().map(String::from).collect();
+    (squid, support::gateway::Gateway::start(&options))
+}
+
+/// Waits until a connection is warm.
+fn until_warm(gateway: &support::gateway::Gateway) {
+    let warm = || gateway.metric("ntlm_gateway_warm_connections", &[]).filter(|count| *count >= 1.0);
+    assert!(wait_for(BOUND, warm).is_some(), "{}", gateway.metrics());
+}
+
+#[test]
+fn nothing_of_a_client_is_sent_to_squid_behind_its_back() {
+    require_tools!("squid", "ntlm_auth", "curl");
+    let (free, other) = (Web::origin(), Web::origin());
+    let port = free.address().port();
+    let (squid, gateway) = warmed_through_squid(format!("acl free port {port}\nhttp_access allow free"), &[]);
+    let ask = |origin: &Web, number: usize| {
+        let fields = format!("Cookie: session={number}\r\nAuthorization: Basic c2VjcmV0\r\n");
+        let request = origin.request("GET", &format!("/bytes/5?once={number}"), &fields);
+        assert_eq!(Wire::connect(gateway.address()).ask(request).expect("an answer").status(), 200);
+    };
+    ask(&other, 0);
+    for number in 1..=10 {
+        until_warm(&gateway);
+        ask(if number % 2 == 0 { &other } else { &free }, number);
+    }
+    until_warm(&gateway);
+    assert!(gateway.metric("ntlm_gateway_warm_hits_total", &[]) >= Some(9.0), "{}", gateway.metrics());
+    for (origin, count) in [(&free, 5), (&other, 6)] {
+        let heads = origin.seen.heads();
+        assert_eq!(heads.len(), count, "each is made once: {heads:#?}");
+        let once: std::collections::HashSet<_> = heads.iter().map(|head| head.split(' ').nth(1)).collect();
+        assert_eq!(once.len(), count, "{heads:#?}");
+    }
+    let log = squid.log();
+    let warmed: Vec<_> =
+        log.iter().filter(|line| line.leg == Leg::Negotiate && line.target.contains("invalid")).collect();
+    assert!(warmed.len() >= 10, "{log:#?}");
+    assert!(warmed.iter().all(|line| line.method == "CONNECT" && line.target == "ntlm-gateway.invalid:443"));
+}
+
+#[test]
+fn a_rule_that_answers_before_squid_asks_for_credentials_does_not_end_the_warming() {
+    require_tools!("squid", "ntlm_auth", "curl");
+    let origin = Web::origin();
+    for (extra, args, method) in [
+        ("acl tunnels method CONNECT\nhttp_access deny tunnels", &[][..], "GET"),
+        (
+            "acl nowhere dstdomain .invalid\nhttp_access allow nowhere",
+            &["--check", "handshake", "--check-target", "127.0.0.1:9"],
+            "CONNECT",
+        ),
+    ] {
+        let (squid, gateway) = warmed_through_squid(extra, args);
+        for _ in 0..4 {
+            let answer =
+                Wire::connect(gateway.address()).ask(origin.request("GET", "/bytes/5", "")).expect("an answer");
+            assert_eq!(answer.status(), 200, "{extra}");
+            until_warm(&gateway);
+        }
+        assert!(gateway.metric("ntlm_gateway_warm_hits_total", &[]) >= Some(3.0), "{extra}: {}", gateway.metrics());
+        let last = squid.log().into_iter().rfind(|line| line.leg == Leg::Negotiate).expect("a challenge");
+        assert_eq!(last.method, method, "{extra}");
+    }
+}
+
+#[test]
+fn a_proxy_that_answers_whatever_is_asked_ahead_is_left_alone_and_serves_its_clients() {
+    require_tools!("squid", "ntlm_auth", "curl");
+    let origin = Web::origin();
+    let (squid, gateway) = warmed_through_squid("acl nowhere dstdomain .invalid\nhttp_access deny nowhere", &[]);
+    for _ in 0..10 {
+        let answer = Wire::connect(gateway.address()).ask(origin.request("GET", "/bytes/5", "")).expect("an answer");
+        assert_eq!(answer.status(), 200);
+    }
+    assert_eq!(gateway.metric("ntlm_gateway_warm_hits_total", &[]).unwrap_or(0.0), 0.0);
+    let asked = squid.log().iter().filter(|line| line.target.contains("invalid")).count();
+    assert!((1..=4).contains(&asked), "{asked}: {:#?}", squid.log());
 }

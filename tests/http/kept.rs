@@ -137,6 +137,92 @@ fn what_may_have_been_carried_out_is_not_sent_twice() {
     rig.stop();
 }
 
+#[test]
+fn what_must_not_be_made_twice_goes_on_connections_that_were_used_just_now() {
+    let rig = numbered(&[("warm", "0")]);
+    let mut client = rig.client();
+    let on =
+        |client: &mut Wire, method: &str| client.ask(rig.head(method, "/", "Content-Length: 0\r\n")).unwrap().text();
+    let first = on(&mut client, "GET");
+    assert_eq!(on(&mut client, "POST"), first, "used just now");
+    std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::KEPT_FRESH_MS + 300));
+    let second = on(&mut client, "POST");
+    assert_ne!(second, first, "its proxy may be closing it");
+    assert_eq!(on(&mut client, "POST"), second);
+    std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::KEPT_FRESH_MS + 300));
+    assert_eq!(on(&mut client, "PUT"), second, "what can be made again may meet its end");
+    assert_eq!(authenticates(&rig), 2);
+    rig.stop();
+}
+
+#[test]
+fn what_must_not_be_made_twice_goes_on_warm_connections_that_are_young() {
+    let stub = StubServer::start(StubOptions::default().account(ACCOUNT.0, ACCOUNT.1, ACCOUNT.2)).unwrap();
+    let gateway = in_process::gateway(&stub.address().to_string(), &[("warm", "1"), ("keep", "0")]);
+    let ask = |method: &str| {
+        let warm = wait_for(Duration::from_secs(5), || {
+            (in_process::metric(&gateway, "warm_connections", &[]) == 1.0).then_some(())
+        });
+        assert!(warm.is_some() || method == "first");
+        let method = if method == "first" { "GET" } else { method };
+        let request = request(method, "http://hello.test/", "Content-Length: 0\r\n");
+        assert_eq!(Wire::connect(in_process::address(&gateway)).ask(request).unwrap().status(), 200);
+        in_process::metric(&gateway, "warm_hits_total", &[])
+    };
+    assert_eq!(ask("first"), 0.0);
+    assert_eq!(ask("POST"), 1.0);
+    let rest = || std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::KEPT_FRESH_MS + 300));
+    rest();
+    assert_eq!(ask("POST"), 1.0, "too old");
+    rest();
+    assert_eq!(ask("GET"), 2.0);
+    in_process::stop(gateway);
+}
+
+/// A proxy that takes a warm connection's request and closes without an answer, a number of times.
+#[test]
+fn a_warm_connection_that_dies_costs_a_repeatable_request_nothing() {
+    let stub = StubServer::start(
+        StubOptions::default().account(ACCOUNT.0, ACCOUNT.1, ACCOUNT.2).personality(Personality::ClosesIdle),
+    )
+    .unwrap();
+    let gateway = in_process::gateway(&stub.address().to_string(), &[("warm", "2"), ("keep", "0")]);
+    for round in 0..6 {
+        let answer =
+            Wire::connect(in_process::address(&gateway)).ask(request("GET", "http://hello.test/", "")).unwrap();
+        assert_eq!(answer.status(), 200, "round {round}: {}", answer.head);
+        // Around the half second after which this upstream closes idle connections.
+        std::thread::sleep(Duration::from_millis(480 + 8 * round));
+    }
+    in_process::stop(gateway);
+}
+
+/// A proxy that reads no body of a GET, HEAD, OPTIONS or DELETE: what comes behind such a head is the next request to it.
+#[test]
+fn a_body_that_the_proxy_takes_for_a_request_is_nobodys_answer() {
+    let rig = Rig::playing(&[("warm", "0")], |wire, asked| {
+        if asked.path == "/smuggled" {
+            // So that its answer comes behind the next client's request.
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let text = if asked.method == "HEAD" { "" } else { asked.path };
+        wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()))?;
+        Ok(true)
+    });
+    let smuggled = rig.get("/smuggled");
+    for method in ["GET", "HEAD", "OPTIONS", "DELETE", "get"] {
+        assert_eq!(rig.client().ask(rig.get("/before")).unwrap().text(), "/before");
+        let mut attacker = rig.client();
+        let head = rig.head(method, "/attack", &format!("Content-Length: {}\r\n", smuggled.len()));
+        assert_eq!(attacker.ask(format!("{head}{smuggled}")).unwrap().status(), 200, "{method}");
+        // Its own next request is another matter, too.
+        for client in [&mut rig.client(), &mut attacker, &mut rig.client()] {
+            assert_eq!(client.ask(rig.get("/own")).unwrap().text(), "/own", "behind {method}");
+        }
+    }
+    rig.stop();
+}
+
 /// A stub that verifies, and the gateway before it.
 fn stub_and_gateway(
     personality: Personality,
@@ -187,6 +273,25 @@ fn a_destination_that_is_forbidden_does_not_end_the_keeping_for_others() {
     in_process::stop(gateway);
     // One for the first, one for the forbidden one, one of the gateway's own that confirms the secret, one for the first after it.
     assert!(counts.authenticates <= 4, "{counts}");
+}
+
+#[test]
+fn many_forbidden_destinations_do_not_end_the_keeping_for_others() {
+    let (stub, gateway) = stub_and_gateway(Personality::Policy407, &[("warm", "0")]);
+    let ask = |host: &str| {
+        Wire::connect(in_process::address(&gateway)).ask(request("GET", &format!("http://{host}/"), "")).unwrap()
+    };
+    for round in 0..2 * ntlm_gateway::limits::FORGETS {
+        assert_eq!(ask("hello.test").status(), 200);
+        assert_eq!(ask(&format!("blocked.n{round}.test")).status(), 502);
+        assert_eq!(ask("hello.test").status(), 200);
+    }
+    let before = stub.counters().authenticates;
+    for _ in 0..10 {
+        assert_eq!(ask("hello.test").status(), 200);
+    }
+    assert_eq!(stub.counters().authenticates, before, "its connections are kept: {}", stub.counters());
+    in_process::stop(gateway);
 }
 
 #[test]

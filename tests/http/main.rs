@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod challenges;
 mod clients;
 mod differential;
 mod hostile;

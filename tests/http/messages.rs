@@ -6,8 +6,10 @@ use std::io;
 use std::time::Duration;
 
 use support::bytes::{assert_same, pseudo_random};
+use support::gateway::{Gateway, GatewayOptions};
 use support::in_process;
 use support::plain::Rig;
+use support::squid::{Squid, SquidOptions};
 use support::web::{Web, checksum};
 use support::wire::{Message, Wire, fields};
 
@@ -126,18 +128,65 @@ fn early_hints_go_to_clients_that_understand_them() {
 }
 
 #[test]
-fn interim_answers_without_end_are_an_upstreams_fault() {
-    let rig = Rig::playing(&[], |wire, _| {
-        for _ in 0..100 {
-            wire.send("HTTP/1.1 102 Processing\r\n\r\n")?;
+fn as_many_interim_answers_as_fit_into_a_head_reach_the_client_before_the_answer() {
+    const COUNT: usize = 400;
+    let rig = Rig::playing(&[], |wire, asked| {
+        for number in 0..COUNT {
+            wire.send(format!("HTTP/1.1 103 Early Hints\r\nLink: </{number}>\r\n\r\n"))?;
+            // Now and then, so that they come one by one as well as many at once.
+            if number % 40 == 0 {
+                std::thread::sleep(Duration::from_millis(2));
+            }
         }
+        let text = asked.path;
+        wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()))?;
         Ok(true)
     });
     let mut client = rig.client();
-    client.send(format!("GET {} HTTP/1.0\r\n\r\n", rig.proxy.url("/"))).unwrap();
-    let answer = client.answer("GET").unwrap();
-    assert_eq!(answer.status(), 502);
-    assert!(answer.field("proxy-status").is_some_and(|told| told.contains("without end")), "{}", answer.head);
+    for path in ["/a", "/b"] {
+        client.send(rig.get(path)).unwrap();
+        for number in 0..COUNT {
+            let hint = client.answer("GET").unwrap();
+            assert_eq!((hint.status(), hint.field("link")), (103, Some(&*format!("</{number}>"))));
+        }
+        assert_eq!(client.answer("GET").unwrap().text(), path, "on the same connection");
+    }
+    rig.stop();
+}
+
+#[test]
+fn interim_answers_without_end_end_in_a_502_and_not_in_a_reset() {
+    let rig = Rig::playing(&[("limits.head", "4KiB")], |wire, asked| {
+        if asked.path == "/good" {
+            wire.send("HTTP/1.1 204 No Content\r\n\r\n")?;
+            return Ok(true);
+        }
+        let pause = if asked.path == "/slow" { 1 } else { 0 };
+        for number in 0..10_000 {
+            wire.send(format!("HTTP/1.1 102 Processing\r\nX-Number: {number}\r\n\r\n"))?;
+            std::thread::sleep(Duration::from_millis(pause));
+        }
+        Ok(true)
+    });
+    assert_eq!(rig.client().ask(rig.get("/good")).unwrap().status(), 204);
+    for (path, version) in [("/slow", "1.1"), ("/fast", "1.1"), ("/slow", "1.0"), ("/fast", "1.0")] {
+        let mut client = rig.client();
+        client.wait_at_most(Duration::from_secs(30));
+        client.send(format!("GET {} HTTP/{version}\r\nHost: x\r\n\r\n", rig.proxy.url(path))).unwrap();
+        let mut interim = 0;
+        let answer = loop {
+            let answer = client.answer("GET").unwrap_or_else(|error| panic!("{path} {version}: {error}"));
+            if answer.status() != 102 {
+                break answer;
+            }
+            assert_eq!(answer.field("x-number"), Some(&*interim.to_string()));
+            interim += 1;
+        };
+        assert_eq!(answer.status(), 502, "{path} {version}");
+        assert!(answer.field("proxy-status").is_some_and(|told| told.contains("1xx")), "{}", answer.head);
+        assert!((version == "1.1" || interim == 0) && interim < 200, "{path} {version}: {interim}");
+    }
+    assert_eq!(rig.metric("ntlm_gateway_faults_total", &[("cause", "interim_too_large")]), 4.0);
     rig.stop();
 }
 
@@ -228,12 +277,16 @@ fn fields_of_the_upstreams_connection_stay_on_it() {
     let rig = Rig::playing(&[], |wire, _| {
         wire.send(
             "HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\n\
-             Proxy-Authenticate: NTLM\r\nUpgrade: h2c\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 2\r\n\r\nok",
+             Proxy-Authenticate: NTLM\r\nUpgrade: h2c\r\nTransfer_Encoding: chunked\r\nProxy_Authenticate: NTLM\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 2\r\n\r\nok",
         )?;
         Ok(true)
     });
     let answer = rig.client().ask(rig.get("/")).unwrap();
     for absent in ["x-hop", "keep-alive", "proxy-connection", "proxy-authenticate", "upgrade", "connection"] {
+        assert_eq!(answer.field(absent), None, "{}", answer.head);
+    }
+    // Names that some clients would take for one of these.
+    for absent in ["transfer_encoding", "proxy_authenticate"] {
         assert_eq!(answer.field(absent), None, "{}", answer.head);
     }
     assert_eq!(fields(&answer.head, "set-cookie").collect::<Vec<_>>(), ["a=1", "b=2"]);
@@ -316,28 +369,95 @@ fn a_body_that_waits_for_the_heads_acknowledgement_is_not_kept_waiting() {
 }
 
 #[test]
-fn a_body_goes_to_an_upstream_that_asks_for_no_proof() {
+fn a_body_goes_once_to_an_upstream_that_asks_for_no_credentials() {
     let proxy = Web::origin();
     let body = pseudo_random(6, 100_000);
-    let sink = format!("POST {} {:016x}\n", body.len(), checksum(&body));
-    for (settings, probes) in [([("first_leg", "plain")], true), ([("without_credentials", "127.0.0.1")], false)] {
+    let sink = |body: &[u8]| format!("POST {} {:016x}\n", body.len(), checksum(body));
+    for settings in [[("first_leg", "plain")], [("first_leg", "negotiate")], [("without_credentials", "127.0.0.1")]] {
         let before = proxy.seen.requests();
         let gateway = in_process::gateway(&proxy.address().to_string(), &settings);
         let mut client = Wire::connect(in_process::address(&gateway));
         client.wait_at_most(Duration::from_secs(10));
-        for _ in 0..2 {
+        for body in [&b"short"[..], &body, b""] {
             let sized = proxy.request("POST", "/sink", &format!("Content-Length: {}\r\n", body.len()));
-            let answer = client.ask([sized.as_bytes(), &body].concat()).unwrap();
-            assert_eq!(answer.text(), sink, "{settings:?}");
+            assert_eq!(client.ask([sized.as_bytes(), body].concat()).unwrap().text(), sink(body), "{settings:?}");
             let head = proxy.request("POST", "/sink", "Transfer-Encoding: chunked\r\n");
-            let chunk = [format!("{head}{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
-            assert_eq!(client.ask(chunk).unwrap().text(), sink, "{settings:?}");
+            let chunk = match body.len() {
+                0 => format!("{head}0\r\n\r\n").into_bytes(),
+                length => [format!("{head}{length:x}\r\n").as_bytes(), body, b"\r\n0\r\n\r\n"].concat(),
+            };
+            assert_eq!(client.ask(chunk).unwrap().text(), sink(body), "{settings:?}");
         }
         drop(client);
         let heads = proxy.seen.heads().split_off(before);
-        let (made, others): (Vec<String>, Vec<String>) = heads.into_iter().partition(|head| head.starts_with("POST "));
-        assert_eq!(made.len(), 4, "each is made once: {made:?}");
-        assert!(others.iter().all(|head| head.starts_with("HEAD ")) && others.is_empty() != probes, "{others:?}");
+        assert_eq!(heads.len(), 6, "{settings:?}: each is made once: {heads:?}");
         in_process::stop(gateway);
+    }
+}
+
+/// Whether the upstream asks for credentials is not known, and the body is too long to be kept until that is.
+#[test]
+fn a_long_body_to_an_upstream_of_which_nothing_is_known_arrives_whole() {
+    let proxy = Web::origin();
+    let body = pseudo_random(6, 100_000);
+    let gateway = in_process::gateway(&proxy.address().to_string(), &[("first_leg", "plain")]);
+    let mut client = Wire::connect(in_process::address(&gateway));
+    for requests in [3, 4] {
+        let head = proxy.request("POST", "/sink", &format!("Content-Length: {}\r\n", body.len()));
+        let answer = client.ask([head.as_bytes(), &body].concat()).unwrap();
+        assert_eq!(answer.text(), format!("POST {} {:016x}\n", body.len(), checksum(&body)));
+        // The first time: its head alone, then with an empty body, then whole.
+        assert_eq!(proxy.seen.requests(), requests, "{:#?}", proxy.seen.heads());
+    }
+    in_process::stop(gateway);
+}
+
+#[test]
+fn the_number_of_fields_is_bounded_by_its_setting_and_says_so() {
+    let rig = Rig::playing(&[("limits.fields", "100")], |wire, asked| {
+        let count: usize = asked.path.trim_start_matches('/').parse().unwrap_or(0);
+        wire.request_body(asked.head)?;
+        let fields = "Set-Cookie: a=b\r\n".repeat(count - 1);
+        wire.send(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 2\r\n\r\nok"))?;
+        Ok(true)
+    });
+    for (path, status, cause) in [("/100", 200, None), ("/101", 502, Some("response_fields"))] {
+        let answer = rig.client().ask(rig.get(path)).unwrap();
+        assert_eq!(answer.status(), status, "{path}: {}", answer.head);
+        if let Some(cause) = cause {
+            assert_eq!(rig.metric("ntlm_gateway_faults_total", &[("cause", cause)]), 1.0);
+        }
+    }
+    // Host is one of them.
+    for (more, status) in [(99, 200), (100, 431)] {
+        let answer = rig.client().ask(rig.head("GET", "/5", &"X-Field: y\r\n".repeat(more))).unwrap();
+        assert_eq!(answer.status(), status, "{more}: {}", answer.head);
+    }
+    assert_eq!(rig.metric("ntlm_gateway_faults_total", &[("cause", "request_fields")]), 1.0);
+    rig.stop();
+}
+
+#[test]
+fn hundreds_of_fields_and_interim_answers_pass_through_squid_both_ways() {
+    require_tools!("squid", "ntlm_auth");
+    let squid = Squid::start(&SquidOptions::default());
+    let gateway = Gateway::start(&GatewayOptions::through(squid.address()));
+    let origin = Web::origin_with(|wire, asked| {
+        wire.request_body(asked.head)?;
+        if asked.path == "/hints" {
+            wire.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(30))?;
+        }
+        let received = fields(asked.head, "x-field").count();
+        let cookies: String = (0..150).map(|number| format!("Set-Cookie: c{number}={number}\r\n")).collect();
+        let text = received.to_string();
+        wire.send(format!("HTTP/1.1 200 OK\r\n{cookies}Content-Length: {}\r\n\r\n{text}", text.len()))?;
+        Ok(true)
+    });
+    for path in ["/", "/hints"] {
+        let more: String = (0..200).map(|number| format!("X-Field: {number}\r\n")).collect();
+        let mut client = Wire::connect(gateway.address());
+        let answer = client.ask(origin.request("GET", path, &more)).unwrap();
+        assert_eq!((answer.status(), answer.text()), (200, "200".to_owned()), "{path}: {}", answer.head);
+        assert_eq!(fields(&answer.head, "set-cookie").count(), 150, "{path}");
     }
 }

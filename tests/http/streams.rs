@@ -84,6 +84,64 @@ fn an_answer_before_the_end_of_the_upload_reaches_the_client() {
     }
 }
 
+/// Answers 413 with the upload unread, so that its close becomes a reset.
+fn early_and_gone(wire: &mut Wire) -> std::io::Result<bool> {
+    wire.send("HTTP/1.1 413 Too much\r\nContent-Length: 9\r\nConnection: close\r\n\r\ntoo much\n")?;
+    Err(ErrorKind::ConnectionAborted.into())
+}
+
+/// Uploads and reads the answer meanwhile.
+fn upload(gateway: std::net::SocketAddr, head: &str, length: u64) -> std::io::Result<support::wire::Message> {
+    let mut client = Wire::connect(gateway);
+    client.send(head)?;
+    let writer = Wire::on(client.stream.try_clone()?);
+    std::thread::scope(|scope| {
+        scope.spawn(|| send_zeros(&writer, length));
+        let answer = client.answer("POST");
+        // The writer may be blocked.
+        let _ = client.stream.shutdown(std::net::Shutdown::Both);
+        answer
+    })
+}
+
+#[test]
+fn a_413_that_came_before_the_reset_reaches_the_client_two_hundred_times() {
+    let rig = Rig::playing(&[("warm", "0")], |wire, asked| match asked.path {
+        "/early" => early_and_gone(wire),
+        _ => support::web::web_part(wire, asked),
+    });
+    // The destination is known to ask for credentials.
+    assert_eq!(rig.client().ask(rig.get("/bytes/5")).unwrap().body.len(), 5);
+    let address = rig.client().stream.peer_addr().unwrap();
+    for run in 0..200 {
+        let length = 50_000 + 17_000 * (run % 40);
+        let head = rig.head("POST", "/early", &format!("Content-Length: {length}\r\n"));
+        let answer = upload(address, &head, length).unwrap_or_else(|error| panic!("run {run}: {error}"));
+        assert_eq!((answer.status(), answer.text()), (413, "too much\n".to_owned()), "run {run}: {}", answer.head);
+    }
+    rig.stop();
+}
+
+#[test]
+fn a_413_from_an_origin_that_closes_on_the_upload_reaches_the_client_through_squid() {
+    require_tools!("squid", "ntlm_auth");
+    let squid = Squid::start(&SquidOptions::default());
+    let gateway = Gateway::start(&GatewayOptions::through(squid.address()));
+    let origin = Web::origin_with(|wire, asked| match asked.path {
+        "/early" => early_and_gone(wire),
+        _ => support::web::web_part(wire, asked),
+    });
+    assert_eq!(Wire::connect(gateway.address()).ask(origin.request("GET", "/bytes/5", "")).unwrap().body.len(), 5);
+    for run in 0..40 {
+        let length = 20_000 + 17_000 * run;
+        let head = origin.request("POST", "/early", &format!("Content-Length: {length}\r\n"));
+        let answer = upload(gateway.address(), &head, length).unwrap_or_else(|error| panic!("run {run}: {error}"));
+        // Squid itself may meet the reset first, and says so.
+        let from_squid = answer.status() == 502 && answer.field("x-squid-error").is_some();
+        assert!(answer.status() == 413 || from_squid, "run {run}: {}", answer.head);
+    }
+}
+
 #[test]
 fn a_body_of_unknown_length_waits_for_its_100() {
     require_tools!("squid", "ntlm_auth");

@@ -98,6 +98,11 @@ impl Web {
         Web::start(false, web_part)
     }
 
+    /// An origin with a part written in the test.
+    pub fn origin_with(part: impl Fn(&mut Wire, &Asked<'_>) -> io::Result<bool> + Send + Sync + 'static) -> Web {
+        Web::start(false, part)
+    }
+
     /// An origin that serves the files and the repositories of a directory, too.
     pub fn of_files(directory: PathBuf) -> Web {
         let web = Web::origin();

@@ -205,6 +205,7 @@ impl Probe<'_> {
         let credentials = Credentials::new(identity, self.config.first_address().host(), first_leg);
         let request = Request::connect(self.target, Vec::new());
         Handshake::new(request, Arc::new(credentials), self.config.head_limit_bytes)
+            .with_field_limit(self.config.field_limit)
     }
 
     /// One request without credentials on a connection of its own.

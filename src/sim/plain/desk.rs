@@ -69,8 +69,8 @@ pub struct Around<'a> {
 }
 
 impl Desk {
-    pub fn new(id: u64) -> Desk {
-        Desk { hasty: id & 1 == 1, ..Desk::default() }
+    pub fn new(hasty: bool) -> Desk {
+        Desk { hasty, ..Desk::default() }
     }
 
     /// Nothing is asked and nothing is answered.
@@ -131,7 +131,8 @@ impl Desk {
     /// The session grants tunnels, or asks for a proof.
     fn connect(&mut self, head: &Head, around: &mut Around<'_>, steps: &mut VecDeque<Step>) {
         let port = head.word(1).rsplit_once(':').and_then(|(_, port)| port.parse::<usize>().ok());
-        self.asked_for = port.map(|port| port - 9_000);
+        // Nobody's, if the gateway asks ahead.
+        self.asked_for = port.and_then(|port| port.checked_sub(9_000));
         self.look_at_identity(head, self.asked_for, around);
         if self.pinned_to.is_some() {
             self.wrong.push("a tunnel on a connection that is somebody's own".into());
@@ -143,6 +144,11 @@ impl Desk {
     }
 
     fn request(&mut self, head: &Head, around: &mut Around<'_>, steps: &mut VecDeque<Step>) {
+        if let Some(session) = &mut around.session
+            && head.word(1) == "http://ntlm-gateway.invalid/"
+        {
+            return session.receive(&head.without(&[]), &around.surroundings, steps);
+        }
         let Some((request, plan)) = identify(head, around) else {
             return self.wrong.push(format!("a request of nobody: {}", head.line));
         };
@@ -217,9 +223,10 @@ fn identify<'a>(head: &Head, around: &Around<'a>) -> Option<(Request, &'a Reques
     Some((request, plan))
 }
 
-/// Fetches a challenge for a request that must not be carried out twice.
+/// Fetches a challenge in the place of a HEAD, or of a request that has a body.
 fn is_probe(head: &Head, plan: &RequestPlan) -> bool {
-    head.word(0) == "HEAD" && !plan.is_harmless()
+    let is_empty = || plan.has_body() && head.framing(Framing::Nothing) == Ok(Framing::Length(0));
+    (plan.method == "HEAD" && head.word(0) == "GET") || is_empty()
 }
 
 /// No body and an empty one are the same.
@@ -267,7 +274,7 @@ fn final_status(steps: &VecDeque<Step>) -> Option<u16> {
 /// What nobody may be told: the request was not made yet.
 fn answer_to_probe(stays: bool) -> Vec<Step> {
     let ending = if stays { "" } else { "Connection: close\r\n" };
-    let head = format!("HTTP/1.1 200 OK\r\nX-Answer: to a probe\r\nContent-Length: 8\r\n{ending}\r\n");
+    let head = format!("HTTP/1.1 200 OK\r\nX-Answer: to a probe\r\nContent-Length: 8\r\n{ending}\r\nnobody's");
     let mut steps = vec![Step::Send(head.into_bytes())];
     steps.extend((!stays).then_some(Step::Close));
     steps

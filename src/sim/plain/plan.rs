@@ -101,11 +101,6 @@ impl RequestPlan {
         !matches!(self.method, "POST" | "PUT")
     }
 
-    /// It may be carried out twice.
-    pub fn is_harmless(&self) -> bool {
-        matches!(self.method, "GET" | "HEAD") && !self.has_body()
-    }
-
     pub fn has_body(&self) -> bool {
         !matches!(self.framing, Framing::Nothing | Framing::Length(0))
     }

@@ -42,18 +42,20 @@ pub(super) fn hear(
     request: &ForwardRequest,
     options: &ForwardOptions<'_>,
     may_keep: bool,
+    field_limit: usize,
     out: &mut Vec<u8>,
 ) -> Result<Heard, Fault> {
     let mut unfolded;
-    let mut storage = FieldStorage::new();
-    let mut second = FieldStorage::new();
+    let mut storage = FieldStorage::for_at_most(field_limit);
+    let mut second = FieldStorage::for_at_most(field_limit);
+    let malformed_head = |error| Fault::malformed_response(At::Reply, &error);
     let parsed = match ResponseHead::parse(head, &mut storage) {
         Ok(parsed) => parsed,
         Err(error) => {
             unfolded = head.to_vec();
             match http::unfold_field_lines(&mut unfolded) {
-                true => ResponseHead::parse(&unfolded, &mut second).map_err(|error| malformed(&error))?,
-                false => return Err(malformed(&error)),
+                true => ResponseHead::parse(&unfolded, &mut second).map_err(malformed_head)?,
+                false => return Err(malformed_head(error)),
             }
         }
     };

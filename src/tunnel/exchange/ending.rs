@@ -19,7 +19,8 @@ impl Exchange {
             return self.end(End::Finished, client, context);
         };
         let whole = self.up.is_read() && self.up.is_flushed() && !self.up_broken;
-        let reusable = answer.keeps_upstream && whole && self.from_upstream.is_empty();
+        let unread = self.may_be_unread(answer.status);
+        let reusable = answer.keeps_upstream && whole && !unread && self.from_upstream.is_empty();
         context.metrics.request("http", answer.status);
         self.account(client, context);
         let Exchange { request, attempt, upstream, number, from_client, .. } = *self;
@@ -42,6 +43,13 @@ impl Exchange {
         }
     }
 
+    /// Whether the upstream may have left a part of the request's body unread. Some would take that for the next client's
+    /// request, and others (Squid) close the connection a moment after their answer.
+    fn may_be_unread(&self, status: u16) -> bool {
+        let is_error_to_long_body = status >= 400 && self.request.has_body() && self.short_body().is_none();
+        self.request.has_unexpected_body() || is_error_to_long_body
+    }
+
     /// 101: from here on it is a tunnel.
     pub(super) fn switch(mut self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
         self.account(client, context);
@@ -59,6 +67,7 @@ impl Exchange {
             return self.end(End::Finished, client, context);
         };
         attempt.leftover = std::mem::take(&mut self.from_client);
+        attempt.choose_first_leg(context.now_ms());
         Dial::anew(*attempt, key, client, context)
     }
 
@@ -71,16 +80,21 @@ impl Exchange {
     ) -> Step {
         // Whether the upstream is to blame or its origin cannot be told here: its health hears of it from handshakes.
         let of_upstream = fault.cause.culprit() == Culprit::Upstream;
-        let is_silent = self.answer.is_none() && self.interim == 0 && self.from_upstream.is_empty();
+        let is_silent = self.answer.is_none() && !self.interim && self.from_upstream.is_empty();
         let down = self.down.moved();
-        if down.copied + down.spliced == 0 {
-            self.down.take_unsent();
-        } else if self.answer.is_some() || !self.down.is_flushed() {
+        let sent = down.copied + down.spliced;
+        if self.answer.is_some() && sent > self.before_answer {
             // A part of the answer is out: the client must not take it for the whole.
             client.endpoint.stream.reset_on_close();
             return self.end(context.fault(fault), client, context);
         }
-        let repeatable = is_silent && !self.up.has_begun() && self.request.is_idempotent();
+        // Interim answers are delivered whole, before the one that names the fault.
+        let mut interim = self.down.take_unsent();
+        if self.answer.is_some() {
+            interim.truncate(usize::try_from(self.before_answer - sent).unwrap_or(0));
+        }
+        let repeatable =
+            is_silent && !self.body_has_begun() && (self.request.is_idempotent() || self.request.has_body());
         if of_upstream
             && repeatable
             && context.now_ms() < self.attempt.as_ref().map_or(0, |attempt| attempt.until_ms)
@@ -95,7 +109,7 @@ impl Exchange {
         if let Some(attempt) = self.attempt.take() {
             self.leave_to_itself(&attempt, context);
         }
-        Reply::to_fault(fault, client, context)
+        Reply::to_fault_behind(interim, fault, client, context)
     }
 
     pub(super) fn end(mut self: Box<Self>, end: End, client: &mut Client, context: &mut Context) -> Step {

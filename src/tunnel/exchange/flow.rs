@@ -68,6 +68,11 @@ impl Flow {
         Flow { out, sent: 0, pump, run: None, bulk: false, costly: false, begun: false, moved: Moved::default() }
     }
 
+    /// Nothing but what stands in `out` goes until there is a body again.
+    pub(super) fn hold_body(&mut self) {
+        self.pump = None;
+    }
+
     /// From now on there is a body.
     pub(super) fn set_body(&mut self, pump: BodyPump) {
         self.pump = Some(pump);
@@ -101,6 +106,11 @@ impl Flow {
     /// Bytes delivered, heads included.
     pub(super) fn moved(&self) -> Moved {
         self.moved
+    }
+
+    /// Bytes delivered and to be delivered, as far as is known.
+    pub(super) fn promised(&self) -> u64 {
+        self.moved.copied + self.moved.spliced + (self.out.len() - self.sent) as u64
     }
 
     /// What has not been delivered; nothing is delivered after this.

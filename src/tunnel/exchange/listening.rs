@@ -3,6 +3,7 @@
 use std::io;
 
 use super::answer::{Heard, hear};
+use super::held_body::RequestBody;
 use super::{Exchange, Standing, Then, fault};
 use crate::fault::{At, Cause, Fault};
 use crate::forward::BodyPump;
@@ -68,13 +69,13 @@ impl Exchange {
     /// the request is sent again, unless it may have been carried out and must not be twice (RFC 9110 §9.2.2). Nobody
     /// carries a request out of whose body nothing has come.
     pub(super) fn closed(&mut self, error: Option<io::Error>, context: &Context) -> Then {
-        let unheard = self.from_upstream.is_empty() && self.interim == 0 && !self.up.has_begun();
+        let unheard = self.from_upstream.is_empty() && !self.interim && !self.body_has_begun();
         let repeatable = self.request.is_idempotent() || self.request.has_body();
         let again = match &mut self.attempt {
             Some(attempt) if unheard && repeatable => match self.standing {
                 // With what the handshake makes of it.
                 Standing::Unproven => attempt.handshake.closed().is_ok(),
-                _ => attempt.path == Path::Kept,
+                _ => attempt.path != Path::Cold,
             },
             _ => false,
         };
@@ -97,18 +98,22 @@ impl Exchange {
             && self.up.is_flushed()
             && client.record.requests < limits::REQUESTS_PER_CONNECTION;
         let options = context.settings.forward_options();
-        match hear(head, &self.request, &options, may_keep, &mut self.down.out) {
+        let before = self.down.promised();
+        match hear(head, &self.request, &options, may_keep, context.settings.field_limit, &mut self.down.out) {
             Err(fault) => {
                 self.settle_unread(head, context);
                 Some(Then::Fail(fault))
             }
             // No verdict: some proxies ask for the body before they look at the credentials.
             Ok(Heard::Interim) => {
-                self.interim += 1;
-                (self.interim > limits::INTERIM_ANSWERS)
-                    .then(|| Then::Fail(fault(Cause::ResponseMalformed, "the upstream sends 1xx answers without end")))
+                self.let_body_go();
+                (self.interim, self.interim_bytes) = (true, self.interim_bytes + head.len());
+                (self.interim_bytes > context.settings.head_limit_bytes).then(|| {
+                    Then::Fail(fault(Cause::InterimTooLarge, "the upstream's 1xx answers are too long together"))
+                })
             }
             Ok(Heard::Switching) => {
+                self.forget_body();
                 self.verdict(101, client, context);
                 Some(match self.up.is_read() && self.up.is_flushed() {
                     true => Then::Switch,
@@ -118,15 +123,16 @@ impl Exchange {
                     )),
                 })
             }
-            Ok(Heard::Asked { rechallenge, line }) => Some(self.asked(rechallenge, &line, client, context)),
+            Ok(Heard::Asked { rechallenge, line }) => {
+                self.note_demand(context.now_ms());
+                Some(self.asked(rechallenge, &line, client, context))
+            }
             Ok(Heard::Final(mut answer)) => {
+                self.forget_body();
+                self.note_service(context.now_ms());
                 self.verdict(answer.status, client, context);
                 client.record.status = answer.status;
-                if self.path() == Path::Kept
-                    && let Some(attempt) = &self.attempt
-                {
-                    attempt.hop.remembers();
-                }
+                self.before_answer = before;
                 let pump = std::mem::replace(&mut answer.pump, BodyPump::same(BodyFraming::None));
                 self.down.set_body(pump);
                 self.answer = Some(answer);
@@ -144,9 +150,6 @@ impl Exchange {
         let metrics = &attempt.hop.metrics;
         let Standing::Proving(ticket) = std::mem::replace(&mut self.standing, Standing::Settled) else {
             metrics.answered_407(Reason407::Unprompted, 1);
-            if self.path() == Path::Kept {
-                attempt.hop.forgets();
-            }
             return match again && !self.up.has_begun() {
                 true => Then::Again,
                 false => Then::Fail(fault(
@@ -159,13 +162,43 @@ impl Exchange {
         let too_old = rechallenge && attempt.path == Path::Warm;
         ticket.settle(context.now_ms(), if too_old { Answer::Stale } else { Answer::Refused });
         if too_old {
-            attempt.hop.challenge_spoiled(context.now_ms().saturating_sub(attempt.challenged_ms));
+            attempt.hop.habits.challenge_spoiled(context.now_ms().saturating_sub(attempt.challenged_ms));
             if !self.up.has_begun() {
                 return Then::Again;
             }
         }
         self.count(Outcome::Refused, client, context);
         Then::Fail(fault(Cause::CredentialsRefused, format!("the upstream refused the credentials: {line}")))
+    }
+
+    /// Learns from a 407 where the upstream asks for credentials, and on which connections.
+    fn note_demand(&mut self, now_ms: u64) {
+        let repeatable = !self.up.has_begun();
+        let is_held = self.body == RequestBody::Waits;
+        let Some(attempt) = &mut self.attempt else { return };
+        if is_held {
+            attempt.hop.habits.asks_before_body(now_ms);
+        }
+        attempt.hop.habits.asks(&attempt.handshake.request().demand_key(), now_ms);
+        match attempt.path {
+            Path::Kept if repeatable => attempt.asked_on_kept = true,
+            Path::Kept => attempt.hop.habits.kept_is_asked(self.request.origin()),
+            _ => {}
+        }
+    }
+
+    /// Learns the same from an answer.
+    fn note_service(&self, now_ms: u64) {
+        let Some(attempt) = &self.attempt else { return };
+        let (habits, origin) = (&attempt.hop.habits, self.request.origin());
+        match &self.standing {
+            _ if attempt.path == Path::Kept => habits.kept_is_served(),
+            Standing::Proving(_) => habits.fresh_is_served(origin, attempt.asked_on_kept, now_ms),
+            Standing::Unproven if self.request.has_stand_in() => {
+                habits.serves_unasked(&attempt.handshake.request().demand_key(), now_ms);
+            }
+            _ => {}
+        }
     }
 
     /// The upstream has answered the request itself.
@@ -207,9 +240,5 @@ impl Exchange {
         let Some(attempt) = &self.attempt else { return false };
         attempt.path == Path::Kept
             || (matches!(self.standing, Standing::Unproven) && attempt.handshake.may_begin_again())
-    }
-
-    pub(super) fn path(&self) -> Path {
-        self.attempt.as_ref().map_or(Path::Cold, |attempt| attempt.path)
     }
 }

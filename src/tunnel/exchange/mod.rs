@@ -13,6 +13,7 @@
 mod answer;
 mod ending;
 mod flow;
+mod held_body;
 mod listening;
 mod waiting;
 
@@ -20,7 +21,7 @@ use std::sync::Arc;
 
 use super::dial::Attempt;
 use super::{Client, Context, Stage, Step};
-use crate::event::{Endpoint, Key};
+use crate::event::{Endpoint, Key, Readiness};
 use crate::fault::{At, Cause, Fault};
 use crate::forward::{BodyError, ForwardRequest, HeadFor};
 use crate::http::HeadEnd;
@@ -29,6 +30,7 @@ use crate::relay::RelayError;
 use crate::upstream::Ticket;
 use answer::Final;
 use flow::{BUDGET_BYTES, Flow, FlowError, FlowTurn};
+use held_body::RequestBody;
 use waiting::Waits;
 
 /// One request and its answer.
@@ -48,9 +50,13 @@ pub(super) struct Exchange {
     up_broken: bool,
     down: Flow,
     head_end: HeadEnd,
-    /// Interim answers so far.
-    interim: u8,
+    body: RequestBody,
+    /// Whether there were interim answers, and how long they were together.
+    interim: bool,
+    interim_bytes: usize,
     answer: Option<Final>,
+    /// How much went, or will go, to the client before the answer: interim answers.
+    before_answer: u64,
     standing: Standing,
     /// When the present phase began, in µs.
     phase_us: u64,
@@ -118,6 +124,9 @@ impl Exchange {
     ) -> Step {
         let Connected { mut attempt, upstream, out, from_upstream, standing } = connected;
         let mut exchange = Exchange::new(request, upstream, attempt.number, out, context);
+        if attempt.handshake.holds_body_back() && exchange.request.has_body() {
+            exchange.hold_body();
+        }
         exchange.from_client = std::mem::take(&mut attempt.leftover);
         exchange.attempt = Some(Box::new(attempt));
         (exchange.from_upstream, exchange.standing) = (from_upstream, standing);
@@ -154,8 +163,11 @@ impl Exchange {
             up_broken: false,
             down: Flow::new(Vec::new(), None),
             head_end: HeadEnd::response(),
-            interim: 0,
+            body: RequestBody::Streams,
+            interim: false,
+            interim_bytes: 0,
             answer: None,
+            before_answer: 0,
             standing: Standing::Settled,
             phase_us: context.now_us,
             waits: Waits::Unset,
@@ -164,7 +176,7 @@ impl Exchange {
     }
 
     fn set_out(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        self.wait_for(Waits::ForAnswer, key, client, context);
+        self.wait_for(self.waits_for(), key, client, context);
         Step::Go(Stage::Exchange(self))
     }
 
@@ -191,6 +203,9 @@ impl Exchange {
     }
 
     pub(super) fn expired(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        if self.waits == Waits::ForDemand {
+            return self.held_long_enough(key, client, context);
+        }
         // A way that never waits sets no deadline anew, so that what moved since is looked at here.
         let moved = self.all_moved() - self.moved_at_wait;
         let floor_bytes = if self.waits == Waits::ForClient { limits::BODY_FLOOR_BYTES } else { 1 };
@@ -200,7 +215,9 @@ impl Exchange {
         }
         let fault = match self.waits {
             Waits::ForClient => fault(Cause::BodyTimeout, "the client sends its body, or reads its answer, too slowly"),
-            Waits::ForAnswer | Waits::Unset => fault(Cause::ResponseTimeout, "the upstream did not answer in time"),
+            Waits::ForAnswer | Waits::ForDemand | Waits::Unset => {
+                fault(Cause::ResponseTimeout, "the upstream did not answer in time")
+            }
             Waits::ForMore => fault(Cause::ResponseTimeout, "the upstream did not go on with its answer"),
         };
         self.fail(fault, key, client, context)
@@ -208,6 +225,10 @@ impl Exchange {
 
     /// Moves what can be moved, each way within its budget.
     fn work(&mut self, client: &mut Client, context: &mut Context) -> Then {
+        if let Err(then) = self.gather_body(client, context) {
+            return then;
+        }
+        let mut broken = None;
         let up = match self.up_broken {
             true => Ok(FlowTurn::Done),
             false => {
@@ -221,19 +242,16 @@ impl Exchange {
             // The answer may say why it takes no more.
             Err(FlowError::Relay(RelayError::Destination(error))) => {
                 self.up_broken = true;
-                if self.answer.is_none() && !self.upstream.ready.readable() {
-                    return self.closed(Some(error), context);
-                }
+                // What has come is read before the connection is given up; its event may not have been heard yet.
+                self.upstream.ready.learn(Readiness::HOPEFUL);
+                broken = Some(error);
                 FlowTurn::Done
             }
             Err(FlowError::Relay(RelayError::Source(error))) => {
                 return Then::Fail(Fault::downstream_io(At::Reply, &error));
             }
             Err(FlowError::Body(BodyError::Truncated)) => {
-                return Then::Fail(fault(
-                    Cause::ClientGone,
-                    "the client ended its connection before its request's body",
-                ));
+                return Then::Fail(fault(Cause::ClientGone, ENDED_BEFORE_BODY));
             }
             Err(FlowError::Body(error)) => {
                 let detail = format!("the body of the client's request: {error}");
@@ -244,6 +262,9 @@ impl Exchange {
             && let Some(then) = self.listen(client, context)
         {
             return then;
+        }
+        if broken.is_some() && self.answer.is_none() && !self.upstream.ready.readable() {
+            return self.closed(broken, context);
         }
         let held_back = self.answer.is_none() && self.client_comes_first();
         let mut resources = context.relay_resources();
@@ -264,6 +285,8 @@ impl Exchange {
         }
     }
 }
+
+const ENDED_BEFORE_BODY: &str = "the client ended its connection before its request's body";
 
 fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
     Fault::new(At::Reply, cause, detail)

@@ -1,7 +1,9 @@
 //! Who is waited for, and for how long.
 
 use super::Exchange;
+use super::held_body::RequestBody;
 use crate::event::Key;
+use crate::limits::{self, millis};
 use crate::tunnel::{Client, Context};
 
 /// Who is waited for.
@@ -11,6 +13,8 @@ pub(super) enum Waits {
     Unset,
     /// The client is to send its body, or to read its answer: at a minimum rate.
     ForClient,
+    /// The upstream is to ask for credentials, if it does, before it gets the body; and a client is to send a short one.
+    ForDemand,
     /// The upstream is to begin its answer.
     ForAnswer,
     /// The upstream is to go on with it.
@@ -36,9 +40,10 @@ impl Exchange {
     pub(super) fn waits_for(&self) -> Waits {
         let takes_body = !self.up.is_read() && !self.up_broken && self.upstream.ready.writable();
         // Until then it is the upstream's turn.
-        let was_invited = !self.request.expects_continue() || self.interim > 0 || self.up.has_begun();
+        let was_invited = !self.request.expects_continue() || self.interim || self.up.has_begun();
         match &self.answer {
             _ if !self.down.is_flushed() => Waits::ForClient,
+            None if self.body == RequestBody::Waits => Waits::ForDemand,
             None if takes_body && was_invited => Waits::ForClient,
             None => Waits::ForAnswer,
             Some(_) => Waits::ForMore,
@@ -49,6 +54,7 @@ impl Exchange {
         let timeouts = &context.settings.timeouts;
         let wait_ms = match waits {
             Waits::ForClient => timeouts.body,
+            Waits::ForDemand => millis(limits::BODY_HELD_BACK),
             Waits::ForAnswer | Waits::Unset => timeouts.response,
             Waits::ForMore => timeouts.idle,
         };

@@ -1,0 +1,243 @@
+//! What was learnt of an upstream from what it did: how long it authenticates a connection for, and where it asks for
+//! credentials at all.
+//!
+//! A habit needs evidence, because a single 407 may be about its destination, and it is forgotten after
+//! [`limits::HABIT_AGE`], because an upstream's configuration changes.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::limits::{self, millis};
+
+/// The habits of an upstream as one identity.
+#[derive(Debug, Default)]
+pub struct Habits {
+    /// Times in a row that it asked for authentication again on a connection that it had authenticated.
+    asked_again: AtomicU32,
+    /// Its connections are not kept until then, in ms.
+    forgetful_until_ms: AtomicU64,
+    /// No CONNECT is tried on an authenticated connection until then, in ms.
+    no_connect_until_ms: AtomicU64,
+    /// It is known until then, in ms, that it asks for credentials before it has read a body.
+    hasty_until_ms: AtomicU64,
+    /// How many requests in a row it has granted without asking for authentication.
+    unasked: AtomicU32,
+    /// The age at which a challenge was too old for it, in ms; 0 while none was.
+    spoils_ms: AtomicU64,
+    /// Where a request on an authenticated connection got a 407 and could not be made again.
+    unresolved: Mutex<Option<Box<str>>>,
+    destinations: Mutex<HashMap<Box<str>, Remembered>>,
+}
+
+/// What is remembered of a destination.
+#[derive(Debug)]
+struct Remembered {
+    asks: Asks,
+    until_ms: u64,
+}
+
+/// Whether an upstream asks for credentials before it serves requests for a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// It does, at least for some of them.
+    Yes,
+    /// It has served one with a body, unasked.
+    No,
+    /// Nothing is known, or not any more.
+    Unknown,
+}
+
+impl Habits {
+    /// A request on an authenticated connection was served.
+    pub fn kept_is_served(&self) {
+        if self.asked_again.load(Ordering::Relaxed) != 0 {
+            self.asked_again.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// A request on an authenticated connection got a 407 and cannot be made again. What that means is known when a
+    /// request for the same destination is answered on a fresh connection.
+    pub fn kept_is_asked(&self, destination: &str) {
+        *lock(&self.unresolved) = Some(name(destination));
+    }
+
+    /// A request was served on a connection that was authenticated for it. `after_407` says whether the same request had
+    /// got a 407 on an authenticated connection just before: then that was not about its destination.
+    pub fn fresh_is_served(&self, destination: &str, after_407: bool, now_ms: u64) {
+        let resolved = || lock(&self.unresolved).take_if(|other| **other == *name(destination)).is_some();
+        if !(after_407 || resolved()) {
+            return;
+        }
+        let times = self.asked_again.fetch_add(1, Ordering::Relaxed) + 1;
+        if times >= limits::FORGETS {
+            self.forgetful_until_ms.store(now_ms + millis(limits::HABIT_AGE), Ordering::Relaxed);
+            // When that time is over, once more is enough.
+            self.asked_again.store(limits::FORGETS - 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a connection's authentication is good for one request only.
+    pub fn is_forgetful(&self, now_ms: u64) -> bool {
+        now_ms < self.forgetful_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// A CONNECT on an authenticated connection got a 407, and was granted once it was authenticated again.
+    pub fn kept_refuses_connect(&self, now_ms: u64) {
+        self.no_connect_until_ms.store(now_ms + millis(limits::HABIT_AGE), Ordering::Relaxed);
+    }
+
+    /// Whether a CONNECT may be tried on an authenticated connection.
+    pub fn takes_connect_on_kept(&self, now_ms: u64) -> bool {
+        now_ms >= self.no_connect_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// It has asked for authentication, or has granted a request without.
+    pub fn asked_for_authentication(&self, asked: bool) {
+        match asked {
+            true if self.unasked.load(Ordering::Relaxed) != 0 => self.unasked.store(0, Ordering::Relaxed),
+            true => {}
+            false => drop(self.unasked.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// Whether it seems to ask nobody for authentication: then nobody has to wait until it has accepted somebody.
+    pub fn grants_unasked(&self) -> bool {
+        self.unasked.load(Ordering::Relaxed) >= limits::UNASKED
+    }
+
+    /// A challenge of this age was too old.
+    pub fn challenge_spoiled(&self, age_ms: u64) {
+        let known_ms = self.spoils_ms.load(Ordering::Relaxed);
+        if known_ms == 0 || age_ms < known_ms {
+            self.spoils_ms.store(age_ms.max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// The longest that a challenge may wait for its client, in ms, where `most_ms` is configured: half of what was once too much.
+    pub fn challenge_age_ms(&self, most_ms: u64) -> u64 {
+        match self.spoils_ms.load(Ordering::Relaxed) {
+            0 => most_ms,
+            spoils_ms => most_ms.min(spoils_ms / 2),
+        }
+    }
+
+    /// It has asked for credentials before it had the body.
+    pub fn asks_before_body(&self, now_ms: u64) {
+        self.hasty_until_ms.store(now_ms + millis(limits::HABIT_AGE), Ordering::Relaxed);
+    }
+
+    /// Whether it is known to ask for credentials, where it does, before it has the body.
+    pub fn is_known_to_ask_before_body(&self, now_ms: u64) -> bool {
+        now_ms < self.hasty_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// It has asked for credentials before it served a request for a destination.
+    pub fn asks(&self, destination: &str, now_ms: u64) {
+        self.remember(destination, Asks::Yes, now_ms);
+    }
+
+    /// It has served a request with a body for a destination, unasked. Where it asks for some requests, that counts more.
+    pub fn serves_unasked(&self, destination: &str, now_ms: u64) {
+        if self.asks_at(destination, now_ms) != Asks::Yes {
+            self.remember(destination, Asks::No, now_ms);
+        }
+    }
+
+    /// Whether it asks for credentials at a destination.
+    pub fn asks_at(&self, destination: &str, now_ms: u64) -> Asks {
+        match lock(&self.destinations).get(&name(destination)) {
+            Some(remembered) if now_ms < remembered.until_ms => remembered.asks,
+            _ => Asks::Unknown,
+        }
+    }
+
+    fn remember(&self, destination: &str, asks: Asks, now_ms: u64) {
+        let mut destinations = lock(&self.destinations);
+        let name = name(destination);
+        if destinations.len() >= limits::DESTINATIONS_REMEMBERED && !destinations.contains_key(&name) {
+            destinations.retain(|_, remembered| now_ms < remembered.until_ms);
+            if destinations.len() >= limits::DESTINATIONS_REMEMBERED {
+                // Whoever it is: nothing but a leg depends on it.
+                destinations.clear();
+            }
+        }
+        destinations.insert(name, Remembered { asks, until_ms: now_ms + millis(limits::HABIT_AGE) });
+    }
+}
+
+/// A destination in one spelling (RFC 9110 §4.2.3).
+fn name(destination: &str) -> Box<str> {
+    destination.to_ascii_lowercase().into()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AGE_MS: u64 = limits::HABIT_AGE.as_secs() * 1000;
+
+    #[test]
+    fn a_407_on_a_kept_connection_counts_only_when_a_fresh_one_is_served() {
+        let habits = Habits::default();
+        for _ in 0..10 {
+            habits.kept_is_asked("blocked.test:80");
+            habits.fresh_is_served("other.test:80", false, 0);
+        }
+        assert!(!habits.is_forgetful(0), "it may be about the destination");
+        for round in 1..=limits::FORGETS {
+            assert!(!habits.is_forgetful(0), "after {round}");
+            habits.fresh_is_served("any.test:80", true, 0);
+        }
+        assert!(habits.is_forgetful(0));
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_made_again_counts_when_the_next_one_is_served() {
+        let habits = Habits::default();
+        for _ in 0..limits::FORGETS {
+            habits.kept_is_asked("Some.test:80");
+            habits.fresh_is_served("some.test:80", false, 0);
+        }
+        assert!(habits.is_forgetful(0));
+    }
+
+    #[test]
+    fn keeping_is_tried_again_after_its_time_and_given_up_sooner() {
+        let habits = Habits::default();
+        (0..limits::FORGETS).for_each(|_| habits.fresh_is_served("a:80", true, 5));
+        assert!(habits.is_forgetful(AGE_MS + 4) && !habits.is_forgetful(AGE_MS + 5));
+        habits.fresh_is_served("a:80", true, AGE_MS + 5);
+        assert!(habits.is_forgetful(AGE_MS + 5), "once is enough");
+        habits.kept_is_served();
+        (1..limits::FORGETS).for_each(|_| habits.fresh_is_served("a:80", true, 3 * AGE_MS));
+        assert!(!habits.is_forgetful(3 * AGE_MS), "a request that was served in between clears the count");
+    }
+
+    #[test]
+    fn a_connect_is_tried_on_kept_connections_again_after_its_time() {
+        let habits = Habits::default();
+        assert!(habits.takes_connect_on_kept(0));
+        habits.kept_refuses_connect(7);
+        assert!(!habits.takes_connect_on_kept(AGE_MS + 6) && habits.takes_connect_on_kept(AGE_MS + 7));
+    }
+
+    #[test]
+    fn where_credentials_are_asked_for_is_remembered_for_a_while() {
+        let habits = Habits::default();
+        habits.serves_unasked("Free.test:80", 0);
+        assert_eq!(habits.asks_at("free.test:80", AGE_MS - 1), Asks::No);
+        assert_eq!(habits.asks_at("free.test:80", AGE_MS), Asks::Unknown);
+        habits.asks("free.test:80", 0);
+        habits.serves_unasked("free.test:80", 0);
+        assert_eq!(habits.asks_at("free.test:80", 0), Asks::Yes, "it asks for some requests");
+        for number in 0..2 * limits::DESTINATIONS_REMEMBERED {
+            habits.asks(&format!("{number}.test:80"), 0);
+        }
+        assert!(lock(&habits.destinations).len() <= limits::DESTINATIONS_REMEMBERED);
+    }
+}

@@ -1,0 +1,210 @@
+//! How the challenge for a request with a body is got: through proxies that treat methods and destinations differently, as curl
+//! gets it, and without a request of the gateway's own at any origin.
+
+use crate::support;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use support::bytes::pseudo_random;
+use support::command::curl;
+use support::gateway::{Gateway, GatewayOptions};
+use support::in_process;
+use support::listener::Listener;
+use support::squid::{Leg, Squid, SquidOptions};
+use support::web::{Web, checksum, demand};
+use support::wire::{Wire, field};
+use support::{PASSWORD, USER};
+
+/// Rules that stand ahead of the authentication rule.
+fn squid_with(extra: impl Into<String>) -> (Squid, Gateway) {
+    let squid = Squid::start(&SquidOptions { extra: extra.into(), ..SquidOptions::default() });
+    let mut options = GatewayOptions::through(squid.address());
+    options.args = ["--shards", "1", "--warm", "0"].map(String::from).into();
+    (squid, Gateway::start(&options))
+}
+
+/// What the origin's sink says of a body.
+fn sunk(body: &[u8]) -> String {
+    format!("POST {} {:016x}\n", body.len(), checksum(body))
+}
+
+/// A POST with its length, or in chunks.
+fn post(origin: &Web, path: &str, body: &[u8], chunked: bool) -> Vec<u8> {
+    let fields = match chunked {
+        true => "Transfer-Encoding: chunked\r\n".to_owned(),
+        false => format!("Content-Length: {}\r\n", body.len()),
+    };
+    let head = origin.request("POST", path, &fields).into_bytes();
+    match chunked {
+        true => [&head[..], format!("{:x}\r\n", body.len()).as_bytes(), body, b"\r\n0\r\n\r\n"].concat(),
+        false => [&head[..], body].concat(),
+    }
+}
+
+/// curl's own NTLM gets 200 for a POST; through the gateway, each kind of body arrives once, and nothing else does.
+fn a_post_works_as_with_curl(squid: &Squid, gateway: &Gateway) {
+    let origin = Web::origin();
+    let (proxy, url) = (format!("http://{}", squid.address()), origin.url("/sink"));
+    let account = format!("{USER}:{PASSWORD}");
+    let args = ["--noproxy", "", "--proxy", &proxy, "--proxy-ntlm", "--proxy-user", &account, "-d", "hello", &url];
+    assert_eq!(curl(Duration::from_secs(30), args).expect_success("curl --proxy-ntlm").text(), sunk(b"hello"));
+
+    let origin = Web::origin();
+    let large = pseudo_random(7, 300_000);
+    let bodies = [(&b"hello"[..], false), (&large, false), (&large, true), (b"hello", true)];
+    for (number, (body, chunked)) in bodies.into_iter().enumerate() {
+        let began = Instant::now();
+        let mut client = Wire::connect(gateway.address());
+        client.wait_at_most(Duration::from_secs(30));
+        let answer = client.ask(post(&origin, "/sink", body, chunked)).expect("an answer");
+        assert_eq!(answer.text(), sunk(body), "{chunked}: {}", answer.head);
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        let heads = origin.seen.heads();
+        assert_eq!(heads.len(), number + 1, "each is made once, and nothing else: {heads:#?}");
+        assert!(heads.iter().all(|head| head.starts_with("POST ")), "{heads:#?}");
+    }
+}
+
+#[test]
+fn a_post_works_where_squid_lets_get_and_head_pass_without_credentials() {
+    require_tools!("squid", "ntlm_auth", "curl");
+    let (squid, gateway) = squid_with("acl reading method GET HEAD\nhttp_access allow reading");
+    a_post_works_as_with_curl(&squid, &gateway);
+    let origin = Web::origin();
+    for method in ["GET", "HEAD"] {
+        let answer = Wire::connect(gateway.address()).ask(origin.request(method, "/bytes/5", "")).expect("an answer");
+        assert_eq!(answer.status(), 200, "{method}");
+    }
+    assert_eq!(origin.seen.requests(), 2, "each is made once: {:#?}", origin.seen.heads());
+}
+
+#[test]
+fn a_post_works_where_squid_forbids_head() {
+    require_tools!("squid", "ntlm_auth", "curl");
+    let (squid, gateway) = squid_with("acl heads method HEAD\nhttp_access deny heads");
+    a_post_works_as_with_curl(&squid, &gateway);
+    let answer = Wire::connect(gateway.address()).ask(Web::origin().request("HEAD", "/bytes/5", ""));
+    assert_eq!(answer.expect("an answer").status(), 403, "Squid's own answer");
+}
+
+#[test]
+fn a_post_works_where_squid_never_answers_a_head() {
+    require_tools!("squid", "ntlm_auth", "curl");
+    // It answers when its input ends.
+    let extra = "external_acl_type stalling children-max=1 children-startup=1 ttl=0 %METHOD /usr/bin/tail\n\
+        acl stalls external stalling\nacl heads method HEAD\nhttp_access deny heads stalls";
+    let (squid, gateway) = squid_with(extra);
+    a_post_works_as_with_curl(&squid, &gateway);
+}
+
+/// A proxy that sends the page of its 407 behind a HEAD as well, and an origin in one.
+fn sends_pages_to_head(seen: Arc<AtomicUsize>) -> Listener {
+    Listener::start(move |stream| {
+        // The other side may end whenever it likes.
+        let _ = serve_pages(&mut Wire::on(stream), &seen);
+    })
+}
+
+fn serve_pages(wire: &mut Wire, seen: &AtomicUsize) -> io::Result<()> {
+    let mut proven = false;
+    while let Some(head) = wire.head()? {
+        let body = wire.request_body(&head)?;
+        let proof = field(&head, "proxy-authorization").unwrap_or_default().to_owned();
+        proven |= proof.contains("TlRMTVNTUAAD");
+        if !proven {
+            let asks = demand(407, "Proxy-Authenticate", proof.contains("TlRMTVNTUAAB"));
+            wire.send(asks.replace("Content-Length: 0\r\n\r\n", "Content-Length: 4\r\n\r\npage"))?;
+            continue;
+        }
+        seen.fetch_add(1, Ordering::Relaxed);
+        let text = sunk(&body);
+        let content = if head.starts_with("HEAD ") { "" } else { &*text };
+        wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{content}", text.len()))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn post_and_head_work_where_the_proxy_sends_a_page_behind_its_407_to_a_head() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let proxy = sends_pages_to_head(Arc::clone(&seen));
+    let gateway = in_process::gateway(&proxy.address().to_string(), &[("warm", "0"), ("keep", "0")]);
+    let (origin, large) = (Web::origin(), pseudo_random(3, 100_000));
+    let mut made = 0;
+    for body in [&b"hello"[..], &large, b""] {
+        let mut client = Wire::connect(in_process::address(&gateway));
+        let answer = client.ask(post(&origin, "/sink", body, false)).expect("an answer");
+        assert_eq!(answer.text(), sunk(body), "{}", answer.head);
+        let answer = client.ask(origin.request("HEAD", "/", "")).expect("an answer");
+        assert_eq!(answer.status(), 200, "{}", answer.head);
+        made += 2;
+        assert_eq!(seen.load(Ordering::Relaxed), made, "each is made once");
+    }
+    in_process::stop(gateway);
+}
+
+#[test]
+fn a_request_for_a_destination_that_squid_exempts_is_made_once() {
+    require_tools!("squid", "ntlm_auth");
+    let (free, other) = (Web::origin(), Web::origin());
+    let port = free.address().port();
+    let (squid, gateway) = squid_with(format!("acl free port {port}\nhttp_access allow free"));
+    let large = pseudo_random(9, 300_000);
+    // Squid is known to ask before it has a body.
+    let answer = Wire::connect(gateway.address()).ask(post(&other, "/sink", &large, false)).expect("an answer");
+    assert_eq!(answer.text(), sunk(&large));
+    for (number, (body, chunked)) in
+        [(&large[..], true), (&large, false), (b"hello", false), (b"", false), (b"x", true)].into_iter().enumerate()
+    {
+        let mut client = Wire::connect(gateway.address());
+        client.wait_at_most(Duration::from_secs(30));
+        let answer = client.ask(post(&free, "/sink", body, chunked)).expect("an answer");
+        assert_eq!(answer.text(), sunk(body), "{chunked}: {}", answer.head);
+        let heads = free.seen.heads();
+        assert_eq!(heads.len(), number + 1, "made once: {heads:#?}");
+    }
+    for method in ["DELETE", "PUT", "GET"] {
+        let before = free.seen.requests();
+        assert_eq!(
+            Wire::connect(gateway.address()).ask(free.request(method, "/", "")).expect("an answer").status(),
+            404
+        );
+        assert_eq!(free.seen.requests(), before + 1, "{method}");
+    }
+    assert_eq!(squid.count(Leg::Authenticate), 1, "{:#?}", squid.log());
+}
+
+/// A proxy that reads a body before it asks for credentials.
+#[test]
+fn a_long_post_works_where_the_proxy_wants_the_body_before_it_asks() {
+    let proxy = Web::proxy();
+    let gateway = in_process::gateway(&proxy.address().to_string(), &[("warm", "0"), ("keep", "0")]);
+    let large = pseudo_random(5, 200_000);
+    for chunked in [false, true] {
+        let mut client = Wire::connect(in_process::address(&gateway));
+        client.wait_at_most(Duration::from_secs(20));
+        let answer = client.ask(post(&proxy, "/sink", &large, chunked)).expect("an answer");
+        assert_eq!(answer.text(), sunk(&large), "{}", answer.head);
+    }
+    assert_eq!(proxy.seen.requests(), 2, "each is made once");
+    in_process::stop(gateway);
+}
+
+#[test]
+fn the_second_post_to_a_destination_needs_no_trial() {
+    require_tools!("squid", "ntlm_auth");
+    let (squid, gateway) = squid_with("");
+    let origin = Web::origin();
+    for _ in 0..3 {
+        let answer = Wire::connect(gateway.address()).ask(post(&origin, "/sink", b"hello", false)).expect("an answer");
+        assert_eq!(answer.text(), sunk(b"hello"));
+        // Too old for a request that must not be made twice.
+        std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::KEPT_FRESH_MS + 300));
+    }
+    let log = squid.log();
+    assert_eq!(log.iter().filter(|line| line.leg == Leg::None && line.status.ends_with("/407")).count(), 1, "{log:#?}");
+    assert_eq!(squid.count(Leg::Authenticate), 3, "{log:#?}");
+}
