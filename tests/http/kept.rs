@@ -276,6 +276,23 @@ fn a_destination_that_is_forbidden_does_not_end_the_keeping_for_others() {
 }
 
 #[test]
+fn an_origins_own_407s_on_kept_connections_do_not_end_the_keeping() {
+    let rig = Rig::playing(&[("warm", "0")], |wire, asked| {
+        let line = if asked.path == "/asks" { "407 Not a proxy's" } else { "200 OK" };
+        wire.send(format!("HTTP/1.1 {line}\r\nContent-Length: 2\r\n\r\nok"))?;
+        Ok(true)
+    });
+    let mut client = rig.client();
+    for _ in 0..2 * ntlm_gateway::limits::FORGETS {
+        assert_eq!(client.ask(rig.get("/")).unwrap().status(), 200);
+        assert_eq!(client.ask(rig.get("/asks")).unwrap().status(), 407, "the origin's answer");
+    }
+    assert_eq!(client.ask(rig.get("/")).unwrap().status(), 200);
+    assert_eq!(authenticates(&rig), 1, "one connection for all");
+    rig.stop();
+}
+
+#[test]
 fn many_forbidden_destinations_do_not_end_the_keeping_for_others() {
     let (stub, gateway) = stub_and_gateway(Personality::Policy407, &[("warm", "0")]);
     let ask = |host: &str| {
