@@ -172,8 +172,13 @@ fn a_rolling_restart_fails_no_new_tunnel_and_cuts_none_before_its_time() {
     let ending: Arc<AtomicBool> = Arc::default();
     let long_lived: Vec<_> =
         (0..LONG_LIVED).map(|_| keep_using(open(pool.address).expect("a tunnel"), &ending)).collect();
-    let on_first = opened(&first);
-    assert!(on_first >= 1.0 && opened(&second) >= 1.0, "both have some of them");
+    // A tunnel may be counted a moment after its client has it.
+    let all = || {
+        let (on_first, on_second) = (opened(&first), opened(&second));
+        (on_first + on_second == LONG_LIVED as f64).then_some((on_first, on_second))
+    };
+    let (on_first, on_second) = wait_for(BOUND, all).expect("all are counted");
+    assert!(on_first >= 1.0 && on_second >= 1.0, "both have some of them");
     let load = Load::start(pool.address);
     let takes_part = |gateway: &Gateway| {
         let before = opened(gateway);
