@@ -25,7 +25,6 @@ const NOT_SETTINGS: [&str; 11] = [
 fn schema_of(key: &Key) -> Value {
     let is_choice = |text: &str| text.contains('|') && !text.bytes().any(|byte| byte.is_ascii_uppercase());
     match (key.name, key.kind) {
-        ("guard.attempts", _) => json!({ "type": "integer", "minimum": 1, "maximum": 10 }),
         ("upstreams.address", _) => json!({ "$ref": "#/definitions/hostPorts" }),
         ("identities.listen", _) => json!({ "$ref": "#/definitions/listeners" }),
         (name, Kind::Text) if name.ends_with("_file") => json!({ "$ref": "#/definitions/secretFile" }),
