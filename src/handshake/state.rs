@@ -292,8 +292,8 @@ impl Handshake {
         self.state = State::Ready(self.first_leg());
     }
 
-    /// Whether the body is to wait until the upstream has shown that it asks for no credentials.
-    pub fn holds_body_back(&self) -> bool {
+    /// The request that is out is to show whether the upstream asks for credentials; its body waits, if it is long.
+    pub fn is_trial(&self) -> bool {
         self.asks == Asks::Tentatively && matches!(self.state, State::Awaiting { sent: Leg::Bare, .. })
     }
 

@@ -607,12 +607,12 @@ fn a_body_held_back_is_asked_for_with_credentials_once_the_upstream_has_said_407
     handshake.ask_tentatively();
     let mut out = Vec::new();
     handshake.begin(&mut out);
-    assert!(handshake.awaits_body() && handshake.holds_body_back());
+    assert!(handshake.awaits_body() && handshake.is_trial());
     out.clear();
     handshake.begin(&mut out);
     let sent = String::from_utf8(out).unwrap();
     assert!(sent.contains("\r\nContent-Length: 0\r\n") && sent.contains("Proxy-Authorization: NTLM "), "{sent}");
-    assert!(!handshake.awaits_body() && !handshake.holds_body_back());
+    assert!(!handshake.awaits_body() && !handshake.is_trial());
 }
 
 #[test]

@@ -177,6 +177,47 @@ fn a_request_for_a_destination_that_squid_exempts_is_made_once() {
     assert_eq!(squid.count(Leg::Authenticate), 1, "{:#?}", squid.log());
 }
 
+/// A proxy that closes on whatever comes without credentials.
+#[test]
+fn requests_work_where_the_proxy_closes_on_what_has_no_credentials() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&seen);
+    let proxy = Listener::start(move |stream| {
+        let mut wire = Wire::on(stream.try_clone().expect("a second handle"));
+        // What comes first decides, and whoever shows nothing is gone.
+        let mut first = [0; 4096];
+        let length = stream.peek(&mut first).unwrap_or(0);
+        if String::from_utf8_lossy(&first[..length]).contains("Proxy-Authorization") {
+            let _ = serve_pages(&mut wire, &counted);
+        }
+    });
+    let gateway = in_process::gateway(&proxy.address().to_string(), &[("warm", "0"), ("keep", "0")]);
+    let (origin, large) = (Web::origin(), pseudo_random(3, 100_000));
+    for (number, body) in [&large[..], b"hello", &large, b""].into_iter().enumerate() {
+        let answer =
+            Wire::connect(in_process::address(&gateway)).ask(post(&origin, "/sink", body, false)).expect("an answer");
+        assert_eq!(answer.text(), sunk(body), "{}", answer.head);
+        assert_eq!(seen.load(Ordering::Relaxed), number + 1, "each is made once");
+    }
+    let answer = Wire::connect(in_process::address(&gateway)).ask(origin.request("HEAD", "/", "")).expect("an answer");
+    assert_eq!(answer.status(), 200, "{}", answer.head);
+    in_process::stop(gateway);
+}
+
+#[test]
+fn a_short_body_survives_a_proxy_that_asks_at_an_exempt_destination_after_all() {
+    let proxy = Web::proxy();
+    let settings = [("warm", "0"), ("keep", "0"), ("without_credentials", "127.0.0.1")];
+    let gateway = in_process::gateway(&proxy.address().to_string(), &settings);
+    for _ in 0..2 {
+        let request = post(&proxy, "/sink", b"hello", false);
+        let answer = Wire::connect(in_process::address(&gateway)).ask(request).expect("an answer");
+        assert_eq!(answer.text(), sunk(b"hello"), "{}", answer.head);
+    }
+    assert_eq!(proxy.seen.requests(), 2, "each is made once");
+    in_process::stop(gateway);
+}
+
 /// A proxy that reads a body before it asks for credentials.
 #[test]
 fn a_long_post_works_where_the_proxy_wants_the_body_before_it_asks() {

@@ -89,7 +89,8 @@ impl Exchange {
     /// The upstream has said nothing to the head alone.
     pub(super) fn held_long_enough(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
         let now_ms = context.now_ms();
-        let asks_nobody = |attempt: &Attempt| attempt.hop.habits.is_known_to_ask_before_body(now_ms);
+        let asks_nobody =
+            |attempt: &Attempt| !attempt.handshake.is_trial() || attempt.hop.habits.is_known_to_ask_before_body(now_ms);
         let Some(mut attempt) = self.attempt.take_if(|attempt| !asks_nobody(attempt)) else {
             self.stream_body();
             self.wait_for(self.waits_for(), key, client, context);

@@ -71,6 +71,12 @@ impl Exchange {
     pub(super) fn closed(&mut self, error: Option<io::Error>, context: &Context) -> Then {
         let unheard = self.from_upstream.is_empty() && !self.interim && !self.body_has_begun();
         let repeatable = self.request.is_idempotent() || self.request.has_body();
+        // Some may close on what has no credentials.
+        if let (Standing::Unproven, Some(attempt)) = (&self.standing, &self.attempt)
+            && attempt.handshake.is_trial()
+        {
+            attempt.hop.habits.asks(&attempt.handshake.request().demand_key(), context.now_ms());
+        }
         let again = match &mut self.attempt {
             Some(attempt) if unheard && repeatable => match self.standing {
                 // With what the handshake makes of it.
@@ -129,7 +135,7 @@ impl Exchange {
             }
             Ok(Heard::Final(mut answer)) => {
                 self.forget_body();
-                self.note_service(context.now_ms());
+                self.note_service(answer.status, context.now_ms());
                 self.verdict(answer.status, client, context);
                 client.record.status = answer.status;
                 self.before_answer = before;
@@ -188,13 +194,13 @@ impl Exchange {
     }
 
     /// Learns the same from an answer.
-    fn note_service(&self, now_ms: u64) {
+    fn note_service(&self, status: u16, now_ms: u64) {
         let Some(attempt) = &self.attempt else { return };
         let (habits, origin) = (&attempt.hop.habits, self.request.origin());
         match &self.standing {
             _ if attempt.path == Path::Kept => habits.kept_is_served(),
             Standing::Proving(_) => habits.fresh_is_served(origin, attempt.asked_on_kept, now_ms),
-            Standing::Unproven if self.request.has_stand_in() => {
+            Standing::Unproven if self.request.has_stand_in() && status < 400 => {
                 habits.serves_unasked(&attempt.handshake.request().demand_key(), now_ms);
             }
             _ => {}

@@ -124,7 +124,9 @@ impl Exchange {
     ) -> Step {
         let Connected { mut attempt, upstream, out, from_upstream, standing } = connected;
         let mut exchange = Exchange::new(request, upstream, attempt.number, out, context);
-        if attempt.handshake.holds_body_back() && exchange.request.has_body() {
+        let is_unproven = matches!(standing, Standing::Unproven);
+        let is_kept = is_unproven && exchange.short_body().is_some();
+        if exchange.request.has_body() && (is_kept || attempt.handshake.is_trial()) {
             exchange.hold_body();
         }
         exchange.from_client = std::mem::take(&mut attempt.leftover);
