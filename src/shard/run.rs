@@ -25,7 +25,7 @@ use crate::tunnel::kept::{self, KeptPool};
 use crate::tunnel::unattended::{self, UnattendedPool};
 use crate::tunnel::warm::{self, WarmPool};
 use crate::tunnel::{Admission, Came, Context, Entropy, Idle, Next, Settings, Tunnel};
-use crate::upstream::{HostPort, Names};
+use crate::upstream::{Asked, Asker, HostPort, Names};
 
 const WAKER: Token = Token(0);
 /// The first listener; the others follow.
@@ -594,10 +594,10 @@ fn key_of((index, slot): (usize, &Slot)) -> Option<Key> {
 }
 
 /// Answers come back as messages to the shard.
-fn look_up_by(names: Names, sender: Sender<Message>) -> Box<dyn Fn(HostPort, Key) -> bool + Send> {
-    Box::new(move |host, key| {
+fn look_up_by(names: Names, sender: Sender<Message>) -> Box<dyn Fn(HostPort, Key, Asker) -> Asked + Send> {
+    Box::new(move |host, key, asker| {
         let sender = sender.clone();
-        names.ask(host, move |resolution| sender.send(Message::Found(key, resolution)))
+        names.ask(host, asker, move |resolution| sender.send(Message::Found(key, resolution)))
     })
 }
 

@@ -1,5 +1,6 @@
 //! What a shard lends to the tunnel that it steps.
 
+use std::io;
 use std::sync::Arc;
 
 use mio::Registry;
@@ -9,14 +10,15 @@ use super::kept::KeptPool;
 use super::record::End;
 use super::unattended::UnattendedPool;
 use super::warm::WarmPool;
-use crate::event::{Key, Timers};
+use crate::event::{KeepAlive, Key, Timers};
 use crate::fault::Fault;
 use crate::fleet::InForce;
 use crate::forward::ForwardOptions;
+use crate::http::PROXY_NAME;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::relay::{PipePool, Resources};
-use crate::upstream::HostPort;
+use crate::upstream::{Asked, Asker, HostPort};
 
 /// Time-outs in milliseconds, as the tunnels use them.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +27,8 @@ pub struct TimeoutsMs {
     pub head: u64,
     /// One attempt to connect.
     pub connect: u64,
+    /// From an upstream's connection to its challenge.
+    pub challenge: u64,
     /// From the first dial to the answer.
     pub handshake: u64,
     /// Nothing moves either way.
@@ -58,17 +62,16 @@ pub struct Settings {
     pub field_limit: usize,
     /// What an upstream's socket may hold back each way, in bytes; 0 leaves it to the system.
     pub socket_buffer_bytes: usize,
-    /// Whether plain HTTP messages say in their Via field that they came this way.
-    pub via: bool,
+    /// How upstreams' and origins' connections are probed while nothing moves.
+    pub keep_alive: Option<KeepAlive>,
+    /// The gateway's name in the Via fields of what it passes on; `None` adds none.
+    pub via: Option<Arc<str>>,
 }
 
 impl Settings {
-    /// How plain HTTP messages are passed on.
-    pub fn forward_options(&self) -> ForwardOptions<'static> {
-        match self.via {
-            true => ForwardOptions::default(),
-            false => ForwardOptions { via: None },
-        }
+    /// How requests and answers are passed on.
+    pub fn forward_options(&self) -> ForwardOptions<'_> {
+        ForwardOptions { via: self.via.as_deref() }
     }
 }
 
@@ -96,8 +99,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// The present configuration.
     pub settings: Settings,
-    /// Asks for an origin's addresses on behalf of a tunnel; `false` when too many wait for theirs.
-    pub look_up: Box<dyn Fn(HostPort, Key) -> bool + Send>,
+    /// Asks for an origin's addresses on behalf of a tunnel.
+    pub look_up: Box<dyn Fn(HostPort, Key, Asker) -> Asked + Send>,
     /// Tunnels that wait for the upstream's addresses.
     pub address_waiters: Vec<Key>,
     /// How often that list was called up; who was listed in this round need not be listed again.
@@ -140,4 +143,14 @@ impl Context {
     pub fn relay_resources(&mut self) -> Resources<'_> {
         Resources { scratch: &mut self.scratch, pipes: &mut self.pipes }
     }
+}
+
+/// A name for Via that no other process has (RFC 9110 §7.6.3): gateways in a row must not take each other for themselves.
+///
+/// # Errors
+/// When the system has no random numbers.
+pub fn pseudonym() -> io::Result<Arc<str>> {
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    Ok(format!("{PROXY_NAME}-{:08x}", u32::from_be_bytes(random)).into())
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::exchange::Exchange;
 use super::race::{Candidate, Race, Racer};
@@ -12,8 +13,8 @@ use crate::fault::{At, Cause, Fault};
 use crate::fleet::Fleet;
 use crate::forward::ForwardRequest;
 use crate::http::{Authority, Host};
-use crate::route::{Decision, is_link_local};
-use crate::upstream::{HostPort, Resolution};
+use crate::route::{Decision, metadata_network};
+use crate::upstream::{Asked, Asker, HostPort, Resolution};
 
 /// Finding the origin and connecting to it.
 #[derive(Debug)]
@@ -60,12 +61,21 @@ impl Direct {
             direct.addresses = Some([address].into());
             return direct.go_on(key, client, context);
         }
-        if !(context.look_up)(direct.origin.clone(), key) {
-            let fault =
-                fault(Cause::ResourcesExhausted, "too many look-ups wait, or no thread can be started for this one");
-            return direct.give_up(fault, client, context);
+        let patience_ms = context.settings.timeouts.connect.min(context.settings.timeouts.handshake);
+        let asker =
+            Asker { client: client.record.client.ip().to_canonical(), patience: Duration::from_millis(patience_ms) };
+        match (context.look_up)(direct.origin.clone(), key, asker) {
+            Asked::Taken => {}
+            Asked::Hangs => {
+                let detail = format!("nobody answers for {}: its look-up hangs", direct.origin.host());
+                return direct.give_up(fault(Cause::ResolveTimeout, detail), client, context);
+            }
+            Asked::Declined => {
+                let detail = "too many look-ups wait, or no thread can be started for this one";
+                return direct.give_up(fault(Cause::ResourcesExhausted, detail), client, context);
+            }
         }
-        client.set_deadline(key, context, (context.now_ms() + context.settings.timeouts.connect).min(until_ms));
+        client.set_deadline(key, context, context.now_ms() + patience_ms);
         Step::Wait(Stage::Direct(direct))
     }
 
@@ -77,7 +87,10 @@ impl Direct {
                 let allowed: Vec<SocketAddr> =
                     addresses.iter().filter(|address| self.is_allowed(**address)).copied().collect();
                 if allowed.is_empty() {
-                    let detail = format!("{} is a link-local address, which the routes deny", self.origin);
+                    let detail = format!(
+                        "{} leads to a link-local address or a metadata service, which the routes deny",
+                        self.origin
+                    );
                     self.last = Some(fault(Cause::DestinationDenied, detail));
                 }
                 self.addresses = Some(allowed.into());
@@ -90,14 +103,14 @@ impl Direct {
         }
     }
 
-    /// A link-local address is, where a route names its network.
+    /// A metadata service is, where a route names its address.
     fn is_allowed(&self, address: SocketAddr) -> bool {
         let host = match address.ip().to_canonical() {
             IpAddr::V4(address) => Host::V4(address),
             IpAddr::V6(address) => Host::V6(address),
         };
         let written_out = Authority { host, port: address.port() };
-        !is_link_local(address.ip()) || self.fleet.decide(&written_out) == Decision::Direct
+        metadata_network(address.ip()).is_none() || self.fleet.decide(&written_out) == Decision::Direct
     }
 
     pub(super) fn endpoint(&mut self, number: u8) -> Option<&mut Endpoint> {

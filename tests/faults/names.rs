@@ -40,6 +40,11 @@ impl Named {
     /// `None`, having said so, where a name server or a mount is not to be had. With an upstream called `proxy.test`, and routes that
     /// lead straight to `*.direct.test`, and to `local.test`, which the hosts file has.
     fn start() -> Option<Self> {
+        Self::start_with(&format!("{}ms", CONNECT_TIMEOUT.as_millis()))
+    }
+
+    /// With another time-out for a connection.
+    fn start_with(connect: &str) -> Option<Self> {
         if skip_without_root() || skip_without_mounts() {
             return None;
         }
@@ -58,8 +63,7 @@ impl Named {
         options.upstreams.clear();
         options.mounts = vec![(servers, "/etc/resolv.conf"), (hosts, "/etc/hosts")];
         let config = scratch.write("gateway.toml", configuration(&[tap.address().port()]));
-        let connect = format!("{}ms", CONNECT_TIMEOUT.as_millis());
-        let args = ["--config", &config.display().to_string(), "--connect-timeout", &connect, "--warm", "0"];
+        let args = ["--config", &config.display().to_string(), "--connect-timeout", connect, "--warm", "0"];
         options.args = args.map(String::from).into();
         let named = Self { gateway: Gateway::start(&options), names, stub, tap, origin, scratch };
         assert_flows(&named.gateway);
@@ -202,6 +206,40 @@ fn names_whose_look_up_hangs_hold_up_nobody_who_asks_for_others() {
     drop(hanging);
     // What is asked for again while it hangs is not asked for twice; A and AAAA are two questions.
     assert!(named.names.asked() <= asked + 2 * (16 + 16 + 4), "{}", named.names.asked() - asked);
+    assert_nothing_leaked(named.gateway.admin_address(), before, 0);
+}
+
+/// Each name another, as an attacker asks; all from one address, and with the default patience.
+#[test]
+fn two_hundred_clients_that_ask_for_hanging_names_starve_nobody() {
+    let Some(named) = Named::start_with("10s") else { return };
+    let before = vitals(&named.gateway);
+    for number in 0..200 {
+        named.names.set(&format!("hangs{number}.direct.test"), Answer::Silence);
+    }
+    for number in 0..40 {
+        named.names.set(&format!("later{number}.direct.test"), HERE);
+    }
+    let asked = named.names.asked();
+    std::thread::scope(|scope| {
+        let ask = |number| {
+            let named = &named;
+            move || named.straight(&format!("hangs{number}.direct.test"))
+        };
+        let hanging: Vec<_> = (0..200).map(|number| scope.spawn(ask(number))).collect();
+        assert!(wait_for(BOUND, || (named.names.asked() >= asked + 200).then_some(())).is_some(), "nobody asks");
+        for number in 0..40 {
+            named.assert_straight(&format!("later{number}.direct.test"));
+        }
+        for client in hanging {
+            let (answer, _) = client.join().expect("a client");
+            assert!(matches!(answer.status(), 502 | 504), "{}", answer.head);
+        }
+    });
+    // By now it is known of each that nobody answers.
+    let (answer, took) = named.straight("hangs7.direct.test");
+    assert_told(&answer, 504, "dns_timeout");
+    assert!(took < AT_ONCE, "{took:?}");
     assert_nothing_leaked(named.gateway.admin_address(), before, 0);
 }
 

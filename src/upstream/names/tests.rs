@@ -6,10 +6,24 @@ use std::sync::mpsc::Receiver;
 
 const BOUND: Duration = Duration::from_secs(20);
 
-fn try_ask(names: &Names, host: &str) -> Option<Receiver<Resolution>> {
-    let (answer, answers) = mpsc::channel();
-    names.ask(host.parse().unwrap(), move |resolution| drop(answer.send(resolution))).then_some(answers)
+/// Asks as the client of this number.
+fn ask_as(client: u8, names: &Names, host: &str) -> (Asked, Receiver<Resolution>) {
+    let asker = Asker { client: [127, 0, 0, client].into(), patience: BOUND };
+    ask_by(asker, names, host)
 }
+
+fn ask_by(asker: Asker, names: &Names, host: &str) -> (Asked, Receiver<Resolution>) {
+    let (answer, answers) = mpsc::channel();
+    (names.ask(host.parse().unwrap(), asker, move |resolution| drop(answer.send(resolution))), answers)
+}
+
+fn try_ask(names: &Names, host: &str) -> Option<Receiver<Resolution>> {
+    let (asked, answers) = ask_as(1, names, host);
+    (asked == Asked::Taken).then_some(answers)
+}
+
+/// As many names of one client as are looked up at once.
+const SHARE: usize = limits::NAME_THREADS * limits::NAME_SHARE / (limits::NAME_SHARE + 1);
 
 #[track_caller]
 fn ask(names: &Names, host: &str) -> Receiver<Resolution> {
@@ -66,7 +80,7 @@ impl Bench {
     #[track_caller]
     fn assert_at_rest(&self) {
         let state = self.names.shared.lock();
-        assert_eq!((state.waiting.len(), state.queue.len(), state.starting), (0, 0, 0));
+        assert_eq!((state.pending.len(), state.queue.len(), state.under_way.len(), state.starting), (0, 0, 0, 0));
     }
 }
 
@@ -80,25 +94,92 @@ fn a_name_is_looked_up_and_remembered() {
 }
 
 #[test]
-fn names_that_are_not_answered_hold_up_only_those_who_ask_for_them_and_one_thread_each() {
+fn names_that_nobody_answers_hold_up_neither_other_names_nor_more_than_one_thread_each() {
     let bench = Bench::new();
     let names = &bench.names;
     let gate = bench.gate.lock();
     addresses(&ask(names, "remembered.test:1"));
-    let hanging = limits::NAME_THREADS - 1;
+    let hanging = 200;
     let mut slow: Vec<_> =
         (0..4 * hanging).map(|number| ask(names, &format!("hangs{}.test:1", number % hanging))).collect();
     addresses(&ask(names, "other.test:1"));
-    // With this one no thread is left, and memory still serves.
-    slow.push(ask(names, "hangs-last.test:1"));
+    slow.extend((hanging..SHARE).map(|number| ask(names, &format!("hangs{number}.test:1"))));
+    // Its share is used up; memory still serves.
     addresses(&ask(names, "remembered.test:1"));
-    bench.await_look_ups(2 + hanging + 1);
+    bench.await_look_ups(2 + SHARE);
+    slow.push(ask(names, "hangs-last.test:1"));
     assert!(slow.iter().all(|answers| answers.try_recv().is_err()));
     drop(gate);
     slow.iter().for_each(|answers| drop(addresses(answers)));
+    bench.await_look_ups(1);
     assert!(bench.begun.try_recv().is_err(), "each was looked up once");
     assert!(names.shared.lock().threads <= limits::NAME_THREADS);
     bench.assert_at_rest();
+}
+
+#[test]
+fn clients_that_ask_for_hanging_names_leave_threads_for_every_other_client() {
+    let bench = Bench::new();
+    let names = &bench.names;
+    let gate = bench.gate.lock();
+    for client in 1..=3 {
+        for number in 0..limits::NAME_THREADS {
+            let (asked, _) = ask_as(client, names, &format!("hangs{number}.of{client}.test:1"));
+            assert_ne!(asked, Asked::Hangs);
+        }
+        let (asked, answers) = ask_as(100 + client, names, &format!("other{client}.test:1"));
+        assert_eq!(asked, Asked::Taken);
+        addresses(&answers);
+    }
+    drop(gate);
+}
+
+#[test]
+fn a_name_in_the_queue_is_dropped_when_its_askers_have_given_up() {
+    let bench = Bench::new();
+    let names = &bench.names;
+    let gate = bench.gate.lock();
+    let slow: Vec<_> = (0..SHARE).map(|number| ask(names, &format!("hangs{number}.test:1"))).collect();
+    bench.await_look_ups(SHARE);
+    let hasty = Asker { client: [127, 0, 0, 1].into(), patience: Duration::from_millis(1) };
+    let (asked, answers) = ask_by(hasty, names, "queued.test:1");
+    assert_eq!(asked, Asked::Taken);
+    thread::sleep(Duration::from_millis(10));
+    drop(gate);
+    slow.iter().for_each(|answers| drop(addresses(answers)));
+    assert!(answers.recv_timeout(BOUND).is_err(), "nobody answers");
+    assert!(bench.begun.try_recv().is_err(), "it was looked up for nobody");
+    bench.assert_at_rest();
+}
+
+#[test]
+fn who_asks_for_a_name_that_hangs_is_told_so_at_once() {
+    let bench = Bench::new();
+    let names = &bench.names;
+    let gate = bench.gate.lock();
+    let slow = ask(names, "hangs.test:1");
+    bench.await_look_ups(1);
+    let hasty = Asker { client: [127, 0, 0, 2].into(), patience: Duration::from_millis(20) };
+    thread::sleep(2 * hasty.patience);
+    assert_eq!(ask_by(hasty, names, "HANGS.test:2").0, Asked::Hangs);
+    assert_eq!(ask_as(2, names, "hangs.test:2").0, Asked::Taken, "who has more patience may wait");
+    drop(gate);
+    addresses(&slow);
+    assert_eq!(ask_by(hasty, names, "hangs.test:1").0, Asked::Taken, "it is remembered now");
+}
+
+#[test]
+fn a_look_up_that_failed_after_a_long_time_is_remembered_as_hanging_and_a_quick_failure_is_not() {
+    let failed = Resolution::Failed("no answer".into());
+    let client = [127, 0, 0, 1].into();
+    let mut state = State::default();
+    state.looked_up("slow.test".into(), client, &failed, limits::NAME_HANGS);
+    state.looked_up("quick.test".into(), client, &failed, limits::NAME_HANGS / 2);
+    let hangs = |state: &State, name: &str| state.hangs(&name.to_owned(), Instant::now(), BOUND);
+    assert!(hangs(&state, "slow.test") && !hangs(&state, "quick.test"));
+    let found = Resolution::Addresses(["127.0.0.1:1".parse().unwrap()].into());
+    state.looked_up("slow.test".into(), client, &found, limits::NAME_HANGS);
+    assert!(!hangs(&state, "slow.test"));
 }
 
 #[test]
@@ -115,16 +196,19 @@ fn those_who_ask_for_one_hanging_name_are_bounded_and_take_nothing_from_other_na
 }
 
 #[test]
-fn past_the_bound_a_further_name_is_declined_and_one_that_waits_may_be_joined() {
+fn past_its_share_of_the_queue_a_client_is_declined_and_another_is_not() {
     let bench = Bench::new();
     let gate = bench.gate.lock();
     let ask_for = |number: usize| ask(&bench.names, &format!("hangs{number}.test:1"));
-    let mut slow: Vec<_> = (0..limits::NAME_THREADS).map(ask_for).collect();
-    bench.await_look_ups(limits::NAME_THREADS);
-    slow.extend((limits::NAME_THREADS..limits::NAME_THREADS + limits::NAME_QUEUE).map(ask_for));
+    let mut slow: Vec<_> = (0..SHARE).map(ask_for).collect();
+    bench.await_look_ups(SHARE);
+    let queued = (limits::NAME_QUEUE * limits::NAME_SHARE).div_ceil(limits::NAME_SHARE + 1);
+    slow.extend((SHARE..SHARE + queued).map(ask_for));
     assert!(try_ask(&bench.names, "one-more.test:1").is_none());
-    slow.extend([ask_for(0), ask_for(limits::NAME_THREADS)]);
-    assert!(bench.begun.try_recv().is_err(), "there are more threads than there may be");
+    // One that waits may be joined.
+    slow.extend([ask_for(0), ask_for(SHARE)]);
+    assert!(bench.begun.try_recv().is_err(), "the client has more than its share");
+    addresses(&ask_as(2, &bench.names, "other.test:1").1);
     drop(gate);
     slow.iter().for_each(|answers| drop(addresses(answers)));
     addresses(&ask(&bench.names, "one-more.test:1"));
