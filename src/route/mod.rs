@@ -7,9 +7,12 @@
 //! |---|---|
 //! | `pattern` | what a rule may say of a host, a port, a network |
 //! | `rules` | the ordered rules, and what they decide |
+//! | `metadata` | addresses of metadata services, which are denied unless a rule names them |
 
+mod metadata;
 mod pattern;
 mod rules;
 
+pub use metadata::metadata_network;
 pub use pattern::{HostPattern, NoProxyEntry, PatternError, PortRange};
-pub use rules::{Decision, Rule, Rules, is_link_local};
+pub use rules::{Decision, Rule, Rules};

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::metadata::{metadata_network, names};
 use super::pattern::{HostPattern, NoProxyEntry, PortRange};
 use crate::http::{Authority, Host};
 
@@ -42,10 +43,16 @@ impl Rule {
             || address.is_some_and(|address| self.networks.iter().any(|network| network.contains(&address)));
         host_fits && (self.ports.is_empty() || self.ports.iter().any(|range| range.contains(port)))
     }
+
+    /// Whether it is about this address in particular, and not about all addresses or a wide network.
+    fn names(&self, host: &str, address: IpAddr) -> bool {
+        self.hosts.iter().any(|pattern| matches!(pattern, HostPattern::Exact(name) if **name == *host))
+            || self.networks.iter().any(|network| names(network, address))
+    }
 }
 
-/// All rules: the configured ones in their order, then the denial of link-local addresses, then `NO_PROXY`, then the first
-/// group.
+/// All rules: the configured ones in their order, then the denial of metadata services, then `NO_PROXY`, then the first
+/// group. A rule leads to a metadata service only if it names its address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// The first that fits decides.
@@ -65,10 +72,15 @@ impl Rules {
             return Decision::Group(0);
         }
         let host = plain(destination.host);
-        if let Some(rule) = self.rules.iter().find(|rule| rule.fits(&host, address, destination.port)) {
+        let banned = address.filter(|address| metadata_network(*address).is_some());
+        let decides = |rule: &&Rule| {
+            rule.fits(&host, address, destination.port)
+                && banned.is_none_or(|address| rule.decision == Decision::Deny || rule.names(&host, address))
+        };
+        if let Some(rule) = self.rules.iter().find(decides) {
             return rule.decision;
         }
-        if address.is_some_and(is_link_local) {
+        if banned.is_some() {
             return Decision::Deny;
         }
         match self.no_proxy.iter().any(|entry| entry.matches(&host, address, destination.port)) {
@@ -83,18 +95,6 @@ impl Rules {
         !self.without_credentials.is_empty() && {
             let host = plain(host);
             self.without_credentials.iter().any(|pattern| pattern.matches(&host))
-        }
-    }
-}
-
-/// Addresses that mean the machine's own link, where clouds keep their metadata services and with them the credentials of
-/// the node: 169.254.0.0/16, fe80::/10, and fd00:ec2::254 of AWS. Never meant to be reached through a proxy.
-#[must_use]
-pub fn is_link_local(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => {
-            address.segments()[0] & 0xffc0 == 0xfe80 || address.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254]
         }
     }
 }
@@ -171,6 +171,31 @@ mod tests {
         }
         let named = Rules { rules: vec![rule(&[], &["169.254.0.0/16"], &[], Decision::Direct)], ..Rules::default() };
         assert_eq!(decide(&named, "169.254.169.254", 80), Decision::Direct);
+        let by_host =
+            Rules { rules: vec![rule(&["169.254.169.254"], &[], &[], Decision::Group(1))], ..Rules::default() };
+        assert_eq!(decide(&by_host, "169.254.169.254", 80), Decision::Group(1));
+    }
+
+    #[test]
+    fn a_rule_about_everything_does_not_lead_to_a_metadata_service() {
+        for (hosts, networks, ports) in [
+            (&["*"][..], &[][..], &[][..]),
+            (&[], &["0.0.0.0/0", "::/0"], &[]),
+            (&[], &["100.64.0.0/10", "fd00::/8", "64:ff9b::/96"], &[]),
+            (&[], &[], &["80"]),
+        ] {
+            for decision in [Decision::Direct, Decision::Group(1)] {
+                let rules = Rules { rules: vec![rule(hosts, networks, ports, decision)], ..Rules::default() };
+                for host in ["169.254.169.254", "100.100.100.200", "[fd00:ec2::254]", "[64:ff9b::a9fe:a9fe]"] {
+                    assert_eq!(decide(&rules, host, 80), Decision::Deny, "{host} by {hosts:?} {networks:?} {ports:?}");
+                }
+            }
+        }
+        let rules =
+            [&["100.64.0.0/10"], &["100.100.100.200/32"]].map(|network| rule(&[], network, &[], Decision::Direct));
+        let rules = Rules { rules: rules.into(), ..Rules::default() };
+        assert_eq!(decide(&rules, "100.100.100.200", 80), Decision::Direct, "a later rule that names it decides");
+        assert_eq!(decide(&rules, "100.100.100.201", 80), Decision::Direct);
     }
 
     #[test]

@@ -396,18 +396,62 @@ fn a_direct_route_does_not_lead_back_into_the_gateway_by_whatever_name_of_it() {
     assert_eq!((answer.status(), &said), (200, b"other"));
 }
 
+/// Each address that clouds serve credentials at, and each way to write an IPv4 one within IPv6.
+const METADATA: [&str; 24] = [
+    "169.254.169.254",
+    "169.254.170.2",
+    "100.100.100.200",
+    "168.63.129.16",
+    "192.0.0.192",
+    "[fe80::a9fe:a9fe]",
+    "[fd00:ec2::254]",
+    "[fd00:ec2::23]",
+    "[fd00:ec2:ffff::1]",
+    "[fd20:ce::254]",
+    "[fd00:c1::a9fe:a9fe]",
+    "[fd00:42::42]",
+    "[fd00:a9fe:a9fe::1]",
+    "[fd00:100::100:200]",
+    "[::ffff:169.254.169.254]",
+    "[::ffff:0:169.254.169.254]",
+    "[::169.254.169.254]",
+    "[::a9fe:a9fe]",
+    "[64:ff9b::169.254.169.254]",
+    "[64:ff9b:1::168.63.129.16]",
+    "[64:ff9b:1:a9fe:a9:fe00::]",
+    "[2002:a9fe:a9fe::1]",
+    "[2001:0:808:808:0:0:5601:5601]",
+    "[2001:db8::5efe:169.254.169.254]",
+];
+
 #[test]
 fn metadata_services_are_denied_by_every_spelling_of_their_addresses() {
     let stub = stub();
     // Without connections that are warmed behind the first, which would be counted here.
-    let gateway = start(&stub, &["--warm", "0", "--no-proxy", "169.254.0.0/16,fd00:ec2::/32,fe80::/10,::ffff:0:0/96"]);
+    let gateway = start(
+        &stub,
+        &["--warm", "0", "--no-proxy", "0.0.0.0/0,::/0,169.254.0.0/16,fd00:ec2::/32,fe80::/10,::ffff:0:0/96"],
+    );
     let requests = stub.counters().requests;
-    for host in ["169.254.169.254", "169.254.170.2", "[fd00:ec2::254]", "[fe80::a9fe:a9fe]", "[::ffff:169.254.169.254]"]
-    {
+    for host in METADATA {
         assert_denied(gateway.address(), &format!("{host}:80"));
     }
     // What libraries other than ours take for addresses must not slip by as names.
-    for host in ["2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518", "169.254.169.254."] {
+    for host in [
+        "2852039166",
+        "0xa9fea9fe",
+        "0XA9FEA9FE",
+        "025177524776",
+        "0251.0376.0251.0376",
+        "0xa9.0xfe.0xa9.0xfe",
+        "169.254.43518",
+        "169.16689662",
+        "169.254.169.254.",
+        "0000169.254.169.254",
+        "169.254.169.0xfe",
+        "[fe80::a9fe:a9fe%25eth0]",
+        "[fe80::a9fe:a9fe%eth0]",
+    ] {
         let answer = connect_name(gateway.address(), &format!("{host}:80")).expect("an answer");
         assert!([400, 403].contains(&answer.status()), "{host}: {}", answer.head);
     }
@@ -420,14 +464,18 @@ fn a_name_that_leads_to_a_metadata_service_is_denied_where_it_is_looked_up() {
         return;
     }
     let (stub, scratch) = (stub(), Scratch::new("names"));
-    let names = "127.0.0.1 localhost\n169.254.169.254 rebound.test\nfd00:ec2::254 rebound6.test\n127.0.0.1 own.test\n";
+    // Every address that the hosts file can hold.
+    let addresses = METADATA.map(|host| host.trim_matches(['[', ']']));
+    let numbered = |(number, address): (usize, &&str)| format!("{address} rebound{number}.test\n");
+    let rebound: String = addresses.iter().enumerate().map(numbered).collect();
+    let names = format!("127.0.0.1 localhost\n{rebound}127.0.0.1 own.test\n");
     let hosts = scratch.write("hosts", names);
     let mut options = GatewayOptions::through(stub.address());
     options.mounts = vec![(hosts, "/etc/hosts")];
-    options.args = ["--no-proxy", "rebound.test,rebound6.test,own.test"].map(String::from).into();
+    options.args = ["--no-proxy", ".test"].map(String::from).into();
     let gateway = Gateway::start(&options);
-    for host in ["rebound.test:80", "rebound6.test:80"] {
-        assert_denied(gateway.address(), host);
+    for number in 0..METADATA.len() {
+        assert_denied(gateway.address(), &format!("rebound{number}.test:80"));
     }
     assert_denied(gateway.address(), &format!("own.test:{}", gateway.address().port()));
     assert_denied(gateway.address(), &format!("own.test:{}", gateway.admin_address().port()));
