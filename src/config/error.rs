@@ -13,7 +13,7 @@ use super::values::ValueError;
 use super::warning::Warning;
 use crate::ntlm::AccountError;
 use crate::route::PatternError;
-use crate::upstream::HostPortError;
+use crate::upstream::{HostPort, HostPortError};
 
 /// All that is wrong with a configuration; never without an error.
 #[derive(Debug)]
@@ -210,6 +210,30 @@ pub enum Problem {
     Workstation {
         /// The longest allowed.
         limit: usize,
+    },
+    /// Not a name for the Via field.
+    #[error("{text:?} is no name for Via; write up to {limit} letters, digits and signs such as - . _, without blanks")]
+    ViaName {
+        /// What was given.
+        text: String,
+        /// The longest allowed, in bytes.
+        limit: usize,
+    },
+    /// A time that the kernel takes in whole seconds.
+    #[error("{text:?} is no whole number of seconds up to 32767")]
+    WholeSeconds {
+        /// What was given.
+        text: String,
+    },
+    /// An upstream that is the gateway itself.
+    #[error(
+        "{upstream} is {address}, where the gateway itself listens: every request would come back; name the corporate proxy"
+    )]
+    OwnAddress {
+        /// As configured.
+        upstream: HostPort,
+        /// What it means here.
+        address: std::net::SocketAddr,
     },
     /// Not a name for an identity, an upstream or a group.
     #[error("{text:?} is no name; write up to 64 letters, digits and signs, without blanks")]

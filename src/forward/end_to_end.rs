@@ -25,7 +25,7 @@ pub(super) fn copy_trailer(fields: &Fields<'_>, out: &mut Vec<u8>) {
 
 /// Appends a Via line for a message that came in `received` (RFC 9110 §7.6.3). It stands behind those that are there, and
 /// lines of one list field count in their order.
-pub(super) fn append_via(received: Version, options: &ForwardOptions<'_>, out: &mut Vec<u8>) {
+pub fn append_via(received: Version, options: &ForwardOptions<'_>, out: &mut Vec<u8>) {
     let Some(pseudonym) = options.via else {
         return;
     };
@@ -39,7 +39,7 @@ pub(super) fn append_via(received: Version, options: &ForwardOptions<'_>, out: &
 }
 
 /// Whether Via says that the message has been with somebody of our pseudonym.
-pub(super) fn via_names_us(fields: &Fields<'_>, options: &ForwardOptions<'_>) -> bool {
+pub fn via_names_us(fields: &Fields<'_>, options: &ForwardOptions<'_>) -> bool {
     let Some(pseudonym) = options.via else {
         return false;
     };

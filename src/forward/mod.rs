@@ -30,6 +30,7 @@ mod trailers;
 mod upgrade;
 
 pub use body::{BodyError, BodyPump, Piece, Pushed};
+pub use end_to_end::{append_via, via_names_us};
 pub use request::{ForwardError, ForwardRequest, HeadFor};
 pub use response::{ForwardResponse, ForwardResponseError, ResponseKind};
 

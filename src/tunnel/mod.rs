@@ -49,7 +49,7 @@ use read_head::ReadHead;
 use relaying::{Relayed, Relaying};
 use reply::Reply;
 
-pub use context::{Context, Settings, TimeoutsMs};
+pub use context::{Context, Settings, TimeoutsMs, pseudonym};
 pub use entropy::Entropy;
 pub use read_head::Admission;
 pub use record::{ACCESS, End, Record};

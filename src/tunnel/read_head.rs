@@ -9,7 +9,7 @@ use super::{Came, Client, Context, End, Settings, Stage, Step};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Fault};
 use crate::fleet::Hop;
-use crate::forward::{ForwardError, ForwardRequest};
+use crate::forward::{self, ForwardError, ForwardRequest};
 use crate::handshake::Request;
 use crate::http::{self, Asked, Authority, FieldStorage, HeadEnd, NotHttp, RequestError, RequestHead, RequestTarget};
 
@@ -255,16 +255,18 @@ fn understand(head: &[u8], came: &Came, settings: &Settings, now_ms: u64) -> Res
     let find = |destination: &Authority<'_>| {
         Way::find(&settings.fleet, destination, &head.fields, came.listener, came.from.ip(), now_ms)
     };
+    let options = settings.forward_options();
+    if forward::via_names_us(&head.fields, &options) {
+        return Err(fault(Cause::ForwardLoop, "the request has been through this gateway already: the way leads back"));
+    }
     if let RequestTarget::Authority(authority) = &head.target {
         let way = find(authority)?;
         let mut fields = Vec::new();
         http::copy_end_to_end_fields(&head.fields, &mut fields);
+        forward::append_via(head.version, &options, &mut fields);
         return Ok((Request::connect(authority.to_string(), fields), way));
     }
-    let request = ForwardRequest::of(&head, &settings.forward_options()).map_err(|error| unforwardable(&error))?;
-    if request.has_been_here() {
-        return Err(fault(Cause::ForwardLoop, "the request has been through this gateway already: the way leads back"));
-    }
+    let request = ForwardRequest::of(&head, &options).map_err(|error| unforwardable(&error))?;
     let origin = Authority::parse(request.origin())
         .map_err(|error| fault(Cause::RequestMalformed, format!("the request's target: {error}")))?;
     let way = find(&origin)?;

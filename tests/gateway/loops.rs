@@ -1,0 +1,166 @@
+//! A gateway that leads back to itself serves nobody and says so; gateways in a row serve.
+
+use crate::support;
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use support::bytes::pseudo_random;
+use support::client::{Answered, ask, connect, connect_name, echo_through};
+use support::command::{curl, run};
+use support::gateway::{GATEWAY, Gateway, GatewayOptions};
+use support::in_process::{self, metric};
+use support::listener::Listener;
+use support::origin::{HttpOrigin, echo_origin};
+use support::scratch::{Scratch, free_port, wait_for};
+use support::squid::{Squid, SquidOptions};
+use support::tools::skip_without_mounts;
+
+const BOUND: Duration = Duration::from_secs(20);
+
+/// A relay whose far end is told later: how a translated address, such as a Service's, leads back to the gateway.
+struct Translated {
+    listener: Listener,
+    far: Arc<OnceLock<SocketAddr>>,
+}
+
+impl Translated {
+    fn start() -> Self {
+        let far: Arc<OnceLock<SocketAddr>> = Arc::default();
+        let known = Arc::clone(&far);
+        let listener = Listener::start(move |near| {
+            let Some(far) = known.get().and_then(|far| TcpStream::connect(far).ok()) else { return };
+            std::thread::scope(|scope| {
+                scope.spawn(|| pass(&near, &far));
+                pass(&far, &near);
+            });
+        });
+        Self { listener, far }
+    }
+}
+
+fn pass(mut from: &TcpStream, mut to: &TcpStream) {
+    // However it ends, the other side hears of the end.
+    let _ = std::io::copy(&mut from, &mut to);
+    let _ = to.shutdown(std::net::Shutdown::Write);
+}
+
+#[test]
+fn a_loop_behind_a_translated_address_ends_at_its_first_turn_for_connect_and_for_get() {
+    let translated = Translated::start();
+    let gateway = in_process::gateway(&translated.listener.address().to_string(), &[("warm", "0")]);
+    let address = in_process::address(&gateway);
+    translated.far.set(address).expect("once");
+    let requests = [
+        "CONNECT looped.test:443 HTTP/1.1\r\nHost: looped.test:443\r\n\r\n",
+        "GET http://looped.test/ HTTP/1.1\r\nHost: looped.test\r\n\r\n",
+    ];
+    for request in requests {
+        let before = metric(&gateway, "accepted_total", &[]);
+        let answer = ask(address, request.as_bytes()).expect("an answer");
+        assert_eq!(answer.status(), 508, "{}", answer.head);
+        let turns = metric(&gateway, "accepted_total", &[]) - before;
+        assert!((1.0..=2.0).contains(&turns), "{request}: {turns} connections");
+    }
+    in_process::stop(gateway);
+}
+
+#[test]
+fn an_upstream_that_is_the_gateways_own_address_is_refused_by_check_and_by_run() {
+    let scratch = Scratch::new("own");
+    let password = scratch.write("password", "secret\n").display().to_string();
+    for (listen, upstream) in [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "localhost"), ("0.0.0.0", "127.0.0.3")] {
+        let port = free_port();
+        let (listen, upstream) = (format!("{listen}:{port}"), format!("{upstream}:{port}"));
+        for command in ["check", "run"] {
+            let ended = run(GATEWAY, BOUND, |arguments| {
+                arguments.args([command, "--listen", &listen, "--admin", "127.0.0.1:0", "--upstream", &upstream]);
+                arguments.args(["--allow-clients", "127.0.0.0/8", "--user", r"CORP\x", "--password-file", &password]);
+            });
+            let told = format!("{}{}", ended.text(), ended.stderr);
+            assert!(ended.code == Some(1) && told.contains("the gateway itself listens"), "{command}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_name_that_comes_to_mean_the_gateway_itself_is_left_out() {
+    if skip_without_mounts() {
+        return;
+    }
+    let scratch = Scratch::new("hosts");
+    let hosts = scratch.write("hosts", "127.0.0.1 localhost\n");
+    let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let mut options = GatewayOptions::through(listen);
+    options.listen = listen;
+    options.upstreams = vec![format!("moving-proxy.invalid:{}", listen.port())];
+    options.mounts = vec![(hosts.clone(), "/etc/hosts")];
+    let gateway = Gateway::start(&options);
+    // In place: the mount is of the file, and not of its name.
+    std::fs::write(&hosts, "127.0.0.1 localhost moving-proxy.invalid\n").expect("the hosts");
+    gateway.wait_for_line("the gateway itself listens: it is left out");
+    let told = || {
+        let answer = connect_name(gateway.address(), "echo.test:7").expect("an answer");
+        assert_eq!(answer.status(), 502, "{}", answer.head);
+        answer.head.contains("leads to the gateway itself").then_some(())
+    };
+    assert!(wait_for(BOUND, told).is_some(), "it is not told");
+    let none_open = || (gateway.metric("ntlm_gateway_tunnels_open", &[]) == Some(0.0)).then_some(());
+    assert!(wait_for(BOUND, none_open).is_some(), "tunnels are left");
+}
+
+/// Two gateways in a row, the second before a real Squid.
+fn in_a_row() -> (Squid, [Gateway; 2]) {
+    let squid = Squid::start(&SquidOptions::default());
+    let second = Gateway::start(&GatewayOptions::through(squid.address()));
+    let first = Gateway::start(&GatewayOptions::through(second.address()));
+    (squid, [first, second])
+}
+
+#[test]
+fn two_gateways_in_a_row_pass_plain_http_and_tunnels() {
+    require_tools!("squid", "ntlm_auth", "curl", "python3");
+    let (_squid, [first, _second]) = in_a_row();
+    let (origin, echo) = (HttpOrigin::http(), echo_origin());
+    let proxy = first.url();
+    let fetch = |path: &str, further: &[&str]| {
+        let url = origin.url(path);
+        let args = ["--noproxy", "", "--fail", "--proxy", &proxy].into_iter().chain(further.iter().copied());
+        curl(BOUND, args.chain([url.as_str()])).expect_success(path).text()
+    };
+    let headers = fetch("/headers", &[]).to_lowercase();
+    let names = headers.matches("1.1 ntlm-gateway-").count();
+    assert_eq!(names, 2, "{headers}");
+    assert!(fetch("/sink", &["--data-binary", "abc"]).contains("\"length\": 3,"));
+    let tunnel = connect(first.address(), echo.address(), b"").expect("an answer");
+    assert_eq!(tunnel.status(), 200, "{}", tunnel.head);
+    let bytes = pseudo_random(3, 100_000);
+    assert_eq!(echo_through(&tunnel.stream, &bytes).expect("an echo"), bytes);
+}
+
+/// The gateway's name in the Via field of an answer.
+fn name_of(gateway: SocketAddr, origin: &str) -> String {
+    let request = format!("GET http://{origin}/headers HTTP/1.1\r\nHost: {origin}\r\n\r\n");
+    let answer: Answered = ask(gateway, request.as_bytes()).expect("an answer");
+    let via = answer.field("via").unwrap_or_default().to_owned();
+    via.rsplit(' ').next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn the_name_in_via_is_one_for_each_process_unless_it_is_given() {
+    let web = support::web::Web::proxy();
+    let (upstream, origin) = (web.address().to_string(), web.address().to_string());
+    let names = |further: &[(&str, &str)]| {
+        let gateway = in_process::gateway(&upstream, further);
+        let names = [(); 2].map(|()| name_of(in_process::address(&gateway), &origin));
+        in_process::stop(gateway);
+        names
+    };
+    let ([first, again], [other, _]) = (names(&[]), names(&[]));
+    assert_eq!(first, again);
+    assert_ne!(first, other);
+    let digits = first.strip_prefix("ntlm-gateway-").unwrap_or_default();
+    assert!(digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()), "{first}");
+    assert_eq!(names(&[("via_name", "egress-7")])[0], "egress-7");
+}
