@@ -294,6 +294,7 @@ fn keep_what_needs_a_start(old: &Config, fresh: &mut Config) -> Vec<&'static str
         shards: "shards",
         pipes_per_shard: "limits.pipes_per_shard",
         socket_buffer_bytes: "limits.socket_buffer",
+        keep_alive: "timeouts.tcp_idle, timeouts.tcp_probe or limits.tcp_probes",
         log_format: "log_format",
         log_level: "log_level",
     }

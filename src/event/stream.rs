@@ -40,6 +40,27 @@ pub fn bound_buffers(socket: impl AsFd, bytes: usize) {
     }
 }
 
+/// TCP keep-alive: how a peer that is gone without a word is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Rest before the first probe, in whole seconds.
+    pub idle: Duration,
+    /// Between two probes, in whole seconds.
+    pub probe: Duration,
+    /// Probes without an answer after which the connection is given up.
+    pub probes: u32,
+}
+
+/// As [`Stream::keep_alive`]; what a listening socket has is inherited by those that it accepts.
+pub fn keep_alive(socket: impl AsFd, keep_alive: Option<KeepAlive>) {
+    let Some(KeepAlive { idle, probe, probes }) = keep_alive else { return };
+    // Only a socket that is gone can refuse: the values are within what the kernel takes.
+    let _ = sockopt::set_socket_keepalive(&socket, true);
+    let _ = sockopt::set_tcp_keepidle(&socket, idle);
+    let _ = sockopt::set_tcp_keepintvl(&socket, probe);
+    let _ = sockopt::set_tcp_keepcnt(&socket, probes);
+}
+
 impl Stream {
     /// Begins to connect. Small pieces will not be held back (TCP_NODELAY).
     ///
@@ -63,6 +84,16 @@ impl Stream {
     pub fn bound_buffers(&self, bytes: usize) {
         match self {
             Stream::Tcp(stream) => bound_buffers(stream, bytes),
+            #[cfg(test)]
+            Stream::Simulated(_) => {}
+        }
+    }
+
+    /// Probes the peer while nothing moves, so that one that is gone without a word is noticed, and so that firewalls between do not forget
+    /// the connection.
+    pub fn keep_alive(&self, settings: Option<KeepAlive>) {
+        match self {
+            Stream::Tcp(stream) => keep_alive(stream, settings),
             #[cfg(test)]
             Stream::Simulated(_) => {}
         }

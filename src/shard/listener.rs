@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use mio::net::TcpListener;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt};
 
-use crate::event::{Listener, bound_buffers};
+use crate::event::{self, KeepAlive, Listener, bound_buffers};
 use crate::limits;
 
 /// The listeners of one shard.
 pub type Listeners = Vec<Listener>;
 
 /// Binds `addresses` for `shards` shards. Port 0 becomes one free port, the same for all shards; the addresses that came of
-/// it are returned. Connections that come in hold back `socket_buffer_bytes` ([`bound_buffers`]).
+/// it are returned. Connections that come in hold back `socket_buffer_bytes` ([`bound_buffers`]) and are probed as `keep_alive` says.
 ///
 /// With SO_REUSEPORT a second gateway of the same user would share the port without a word; so each address is first
 /// bound without it, which fails while anybody listens there.
@@ -24,6 +24,7 @@ pub fn bind(
     addresses: &[SocketAddr],
     shards: usize,
     socket_buffer_bytes: usize,
+    keep_alive: Option<KeepAlive>,
 ) -> Result<(Vec<Listeners>, Vec<SocketAddr>), (SocketAddr, io::Error)> {
     let mut all: Vec<Listeners> = (0..shards).map(|_| Vec::new()).collect();
     let mut bound = Vec::new();
@@ -31,7 +32,7 @@ pub fn bind(
         let with_address = |error: io::Error| (*address, error);
         let address = exclusive_probe(*address).map_err(with_address)?;
         for listeners in &mut all {
-            listeners.push(open(address, socket_buffer_bytes).map_err(with_address)?);
+            listeners.push(open(address, socket_buffer_bytes, keep_alive).map_err(with_address)?);
         }
         bound.push(address);
     }
@@ -48,14 +49,13 @@ fn exclusive_probe(address: SocketAddr) -> io::Result<SocketAddr> {
     SocketAddr::try_from(bound).map_err(|_| io::Error::other("the system bound an address of another family"))
 }
 
-fn open(address: SocketAddr, socket_buffer_bytes: usize) -> io::Result<Listener> {
+fn open(address: SocketAddr, socket_buffer_bytes: usize, keep_alive: Option<KeepAlive>) -> io::Result<Listener> {
     let socket = socket(address)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, true)?;
     // Accepted connections inherit these from the listener, which saves two calls a tunnel.
     sockopt::set_tcp_nodelay(&socket, true)?;
-    sockopt::set_socket_keepalive(&socket, true)?;
-    sockopt::set_tcp_keepidle(&socket, limits::KEEPALIVE_IDLE)?;
+    event::keep_alive(&socket, keep_alive);
     bound_buffers(&socket, socket_buffer_bytes);
     bind_socket(&socket, &address)?;
     listen(&socket, limits::LISTEN_BACKLOG)?;
@@ -81,9 +81,9 @@ mod tests {
 
     #[test]
     fn a_busy_port_is_an_error_even_though_shards_share_ports() {
-        let (held, bound) = bind(&["127.0.0.1:0".parse().unwrap()], 2, 0).unwrap();
+        let (held, bound) = bind(&["127.0.0.1:0".parse().unwrap()], 2, 0, None).unwrap();
         assert_eq!(held.len(), 2);
-        let (address, error) = bind(&bound, 2, 0).unwrap_err();
+        let (address, error) = bind(&bound, 2, 0, None).unwrap_err();
         assert_eq!(address, bound[0]);
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }

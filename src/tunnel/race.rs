@@ -123,6 +123,7 @@ impl Race {
 pub(super) fn connect(address: SocketAddr, key: Key, number: u8, context: &Context) -> io::Result<Endpoint> {
     let mut stream = Stream::connect(address)?;
     stream.bound_buffers(context.settings.socket_buffer_bytes);
+    stream.keep_alive(context.settings.keep_alive);
     let token = Token::from(EventToken { key, lane: Lane::Upstream(number) });
     context.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
     Ok(Endpoint { stream, ready: Readiness::NOTHING })
