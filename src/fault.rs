@@ -159,6 +159,8 @@ causes! {
     InterimTooLarge "interim_too_large" 502 Upstream HttpResponseHeaderSectionSize;
     /// The body of a 407 is longer than is read past.
     ResponseBodyTooLarge "response_body_too_large" 502 Upstream HttpResponseBodySize;
+    /// The upstream did not answer a request that needs no origin: it sends no challenge.
+    ChallengeTimeout "challenge_timeout" 504 Upstream HttpResponseTimeout;
     /// The upstream did not answer in time.
     HandshakeTimeout "handshake_timeout" 504 Upstream HttpResponseTimeout;
     /// The upstream did not begin its answer to a plain HTTP request, or go on with it, in time.

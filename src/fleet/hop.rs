@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::{Habits, KnownIdentity};
+use super::{Habits, KnownIdentity, Unasked};
 use crate::handshake::Credentials;
 use crate::metrics::{HopMetrics, UpstreamMetrics};
 use crate::upstream::Upstream;
@@ -31,6 +31,8 @@ pub struct Hop {
     pub keep_cap: usize,
     /// What was learnt of it.
     pub habits: Habits,
+    /// What it serves without authentication.
+    pub unasked: Unasked,
 }
 
 /// A client on a hop, counted among the upstream's until this is dropped.

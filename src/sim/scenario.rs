@@ -278,6 +278,7 @@ impl Scenario {
 const PATIENT: TimeoutsMs = TimeoutsMs {
     head: 600_000,
     connect: 60_000,
+    challenge: 500_000,
     handshake: 1_000_000,
     idle: 2_000_000,
     warm: 2_000,
@@ -293,6 +294,7 @@ fn hasty(rng: &mut Rng) -> TimeoutsMs {
     TimeoutsMs {
         head: rng.within(100..=3_000),
         connect: rng.within(50..=2_000),
+        challenge: rng.within(50..=4_000),
         handshake: rng.within(100..=6_000),
         idle: rng.within(50..=5_000),
         warm: rng.within(50..=2_000),
