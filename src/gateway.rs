@@ -13,16 +13,16 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::admin::{Admin, Status};
-use crate::config::Config;
-use crate::event::Sender;
+use crate::config::{self, Config};
+use crate::event::{KeepAlive, Sender};
 use crate::fleet::{Guesses, InForce};
 use crate::inspect::TunnelList;
 use crate::limits;
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::shard::{self, Gate, GateRules, Message, Shard, ShardOptions};
-use crate::tunnel::{Settings, TimeoutsMs};
-use crate::upstream::{Accounts, GuardPolicy, Names};
+use crate::tunnel::{Settings, TimeoutsMs, pseudonym};
+use crate::upstream::{Accounts, GuardPolicy, Names, OwnAddresses};
 use way_out::{Bell, WayOut, Workshop};
 
 /// Why a gateway did not start.
@@ -73,6 +73,8 @@ struct Controls {
     shutting_down: AtomicBool,
     /// Whether `/tunnels` is served.
     shows_tunnels: AtomicBool,
+    /// The process's name in Via fields, unless the configuration gives it one.
+    pseudonym: Arc<str>,
 }
 
 /// A gateway that is running.
@@ -93,19 +95,22 @@ impl Gateway {
     /// # Errors
     /// [`StartError`]
     pub fn start(config: &Config, on_shard_end: impl Fn() + Send + Sync + 'static) -> Result<Gateway, StartError> {
-        let (listeners, listening) = shard::bind(&config.listen, config.shards, config.socket_buffer_bytes)
+        let keep_alive = keep_alive(config);
+        let (listeners, listening) = shard::bind(&config.listen, config.shards, config.socket_buffer_bytes, keep_alive)
             .map_err(|(address, source)| StartError::Listen { address, source })?;
         let admin_listener = std::net::TcpListener::bind(config.admin)
             .map_err(|source| StartError::Admin { address: config.admin, source })?;
         let metrics = Arc::new(Metrics::new()?);
-        let admin_port = admin_listener.local_addr().map_or(config.admin.port(), |address| address.port());
+        let admin_address = admin_listener.local_addr().unwrap_or(config.admin);
+        let own: Vec<SocketAddr> = listening.iter().copied().chain([admin_address]).collect();
         let workshop = Workshop {
             metrics: Arc::clone(&metrics),
             bell: Bell::default(),
             accounts: Accounts::new(GuardPolicy { attempts: config.guard_attempts, ..GuardPolicy::default() }),
             epoch: Instant::now(),
             listen: config.listen.clone(),
-            own_ports: listening.iter().map(SocketAddr::port).chain([admin_port]).collect(),
+            own_ports: own.iter().map(SocketAddr::port).collect(),
+            own: OwnAddresses::new(own),
             guesses: Arc::new(Guesses::new(metrics.logins())),
         };
         let way_out = WayOut::build(config, &workshop, None)?;
@@ -117,7 +122,8 @@ impl Gateway {
         };
         let gate = Gate::new(rules, config.shards);
         metrics.tunnels_max.set(i64::try_from(config.max_tunnels).unwrap_or(i64::MAX));
-        let settings = settings(config, &way_out.fleet);
+        let pseudonym = pseudonym()?;
+        let settings = settings(config, &way_out.fleet, &pseudonym);
         let names = Names::default();
         let mut shards = Vec::new();
         for (number, listeners) in listeners.into_iter().enumerate() {
@@ -137,6 +143,7 @@ impl Gateway {
             way_out: Mutex::new(Some(way_out)),
             shutting_down: AtomicBool::new(false),
             shows_tunnels: AtomicBool::new(config.admin_tunnels),
+            pseudonym,
         });
         let ended = Arc::new(AtomicUsize::new(0));
         let threads = start_threads(shards, &ended, on_shard_end)?;
@@ -170,7 +177,7 @@ impl Gateway {
         let mut way_out = self.controls.way_out();
         let secrets_changed = way_out.as_ref().is_none_or(|old| old.has_other_secrets(config));
         let fresh = WayOut::build(config, &self.controls.workshop, way_out.take())?;
-        let settings = settings(config, &fresh.fleet);
+        let settings = settings(config, &fresh.fleet, &self.controls.pseudonym);
         *way_out = Some(fresh);
         self.controls.shows_tunnels.store(config.admin_tunnels, Ordering::Relaxed);
         self.controls.tell_all(|| Message::Settings(Box::new(settings.clone())));
@@ -335,12 +342,17 @@ impl Status for Controls {
     }
 }
 
-fn settings(config: &Config, fleet: &InForce) -> Settings {
+fn keep_alive(config: &Config) -> Option<KeepAlive> {
+    config.keep_alive.map(|config::KeepAlive { idle, probe, probes }| KeepAlive { idle, probe, probes })
+}
+
+fn settings(config: &Config, fleet: &InForce, pseudonym: &Arc<str>) -> Settings {
     Settings {
         fleet: fleet.clone(),
         timeouts: TimeoutsMs {
             head: limits::millis(config.timeouts.head),
             connect: limits::millis(config.timeouts.connect),
+            challenge: limits::millis(config.timeouts.challenge),
             handshake: limits::millis(config.timeouts.handshake),
             idle: limits::millis(config.timeouts.idle),
             warm: limits::millis(config.timeouts.warm),
@@ -354,7 +366,8 @@ fn settings(config: &Config, fleet: &InForce) -> Settings {
         head_limit_bytes: config.head_limit_bytes,
         field_limit: config.field_limit,
         socket_buffer_bytes: config.socket_buffer_bytes,
-        via: config.via,
+        keep_alive: keep_alive(config),
+        via: config.via.then(|| config.via_name.as_deref().map_or_else(|| Arc::clone(pseudonym), Arc::from)),
     }
 }
 

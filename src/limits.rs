@@ -91,8 +91,8 @@ pub const ADMIN_ADDRESS: &str = "127.0.0.1:8128";
 pub const MAX_TUNNELS: usize = 10_000;
 
 /// Descriptors kept back from tunnels: listeners, pipes, the log, the
-/// administration address, the resolver, and [`TURNED_AWAY_AT_ONCE`].
-pub const RESERVED_DESCRIPTORS: usize = 400;
+/// administration address, look-ups ([`NAME_THREADS`]), and [`TURNED_AWAY_AT_ONCE`].
+pub const RESERVED_DESCRIPTORS: usize = 720;
 
 /// One connection attempt to one upstream address.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -120,8 +120,24 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// From SIGTERM, while `/readyz` already fails, to the close of the listeners.
 pub const SHUTDOWN_DELAY: Duration = Duration::ZERO;
 
-/// TCP keep-alive: rest before the first probe. Below the idle limits of most NAT boxes.
-pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// From an upstream's connection to its challenge, or to whatever else it answers to a request that needs no origin. A domain controller
+/// answers in milliseconds; the rest is for a queue of helpers.
+pub const CHALLENGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What an upstream serves without a challenge is remembered for this long: meanwhile a first leg may be waiting for its origin.
+pub const UNASKED_AGE: Duration = Duration::from_secs(600);
+
+/// Destinations that are remembered as challenged at an upstream that serves others without a challenge.
+pub const CHALLENGED_KEPT: usize = 1024;
+
+/// TCP keep-alive, towards clients and upstreams: rest before the first probe. Below the idle limits of most NAT boxes.
+pub const TCP_IDLE: Duration = Duration::from_secs(60);
+
+/// TCP keep-alive: between two probes. With [`TCP_PROBES`] a peer that is gone is noticed two minutes after its last word.
+pub const TCP_PROBE: Duration = Duration::from_secs(15);
+
+/// TCP keep-alive: probes without an answer after which the connection is given up.
+pub const TCP_PROBES: u32 = 4;
 
 /// Connections that one client request may use up in its handshake before the upstream is called at fault.
 pub const HANDSHAKE_CONNECTIONS: u8 = 3;
@@ -182,6 +198,10 @@ pub const UNATTENDED_PER_SHARD: usize = 256;
 /// How often those who wait for the guard ask again, besides at its changes.
 pub const GUARD_LOOK: Duration = Duration::from_millis(250);
 
+/// Longest wait for the name of an upstream whose port is one of the gateway's own, before it starts. What comes later is found by the
+/// running gateway.
+pub const OWN_NAME_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Names are looked up again this often.
 pub const RESOLVE_REFRESH: Duration = Duration::from_secs(30);
 
@@ -240,6 +260,25 @@ pub const IDENTITIES: usize = 64;
 /// Faults in a row that eject an upstream.
 pub const EJECT_AFTER: u32 = 3;
 
+/// Faults that may be about their destinations eject an upstream only when nothing has succeeded since the first of them for this long:
+/// in a burst of requests for forbidden hosts the next success is still on its way.
+pub const EJECT_DOUBT: Duration = Duration::from_secs(1);
+
+/// Hosts that an upstream's health remembers as failed.
+pub const HEALTH_SUSPECTS: usize = 32;
+
+/// A destination for which an upstream ended connections before a challenge gets no pre-challenged one for this long.
+pub const CUT_OFF_AGE: Duration = Duration::from_secs(600);
+
+/// While a whole group is ejected, one client is sent to its best upstream this often.
+pub const TRIAL_REST: Duration = Duration::from_millis(10);
+
+/// As many of those clients may come at once.
+pub const TRIALS_AT_ONCE: u32 = 10;
+
+/// The same for each destination that has failed there.
+pub const SUSPECT_TRIAL_REST: Duration = Duration::from_secs(1);
+
 /// From an upstream's ejection to its first check; each that fails rests twice as long, up to [`CHECK_LONGEST_REST`].
 pub const CHECK_REST: Duration = Duration::from_secs(1);
 
@@ -260,12 +299,23 @@ pub const RACERS: usize = 4;
 
 /// Threads that look up the names of origins that are reached without an upstream, at most. They are started as they are needed: a name
 /// whose server does not answer keeps one for as long as the system waits (10 s and more), and others must not wait with it.
-pub const NAME_THREADS: usize = 64;
+pub const NAME_THREADS: usize = 384;
+
+/// A client may have this many times as many names looked up as there are threads left for others: alone 256, which leaves 128; each
+/// further one that asks for as many as it can gets two thirds of the rest.
+pub const NAME_SHARE: usize = 2;
+
+/// A look-up that takes this long hangs: who asks for the name then is told so at once, and for [`NAME_HANGS_AGE`] after it has failed.
+pub const NAME_HANGS: Duration = Duration::from_secs(5);
+
+/// See [`NAME_HANGS`].
+pub const NAME_HANGS_AGE: Duration = Duration::from_secs(10);
 
 /// A thread that had no name to look up for this long ends.
 pub const NAME_THREAD_REST: Duration = Duration::from_secs(10);
 
-/// Names that wait for one of [`NAME_THREADS`]; past them a request for a further name is declined.
+/// Names that wait for one of [`NAME_THREADS`], of all clients; past them, and past a client's share of them ([`NAME_SHARE`]), a request for
+/// a further name is declined.
 pub const NAME_QUEUE: usize = 1024;
 
 /// Requests that wait for one name, and those that have given up since its look-up was asked for; past them a request for this name is

@@ -346,8 +346,18 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Switch,
         value_name: "true|false",
         heading: UPSTREAM,
-        help: "Whether plain HTTP messages say in their Via field that they came this way; a request that comes back is then known",
+        help: "Whether plain HTTP messages and CONNECT requests say in their Via field that they came this way; one that comes back is then known",
         default: Fallback::Value(|| "true".into()),
+    },
+    Key {
+        name: "via_name",
+        flag: "via-name",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "NAME",
+        heading: UPSTREAM,
+        help: "The gateway's name in Via fields; ntlm-gateway- and 8 random digits unless given, another at each start",
+        default: Fallback::Nothing,
     },
     Key {
         name: "user",
@@ -556,6 +566,16 @@ pub static KEYS: &[Key] = &[
         default: Fallback::Value(|| limits::PIPES_PER_SHARD.to_string()),
     },
     Key {
+        name: "limits.tcp_probes",
+        flag: "tcp-probes",
+        places: Places::Everywhere,
+        kind: Kind::Integer,
+        value_name: "NUMBER",
+        heading: LIMITS,
+        help: "TCP keep-alive probes without an answer, from 1 to 127, after which a connection is given up",
+        default: Fallback::Value(|| limits::TCP_PROBES.to_string()),
+    },
+    Key {
         name: "limits.socket_buffer",
         flag: "socket-buffer",
         places: Places::Everywhere,
@@ -584,6 +604,16 @@ pub static KEYS: &[Key] = &[
         heading: TIMEOUTS,
         help: "From accept to a whole request head",
         default: Fallback::Value(|| format_duration(limits::HEAD_TIMEOUT)),
+    },
+    Key {
+        name: "timeouts.challenge",
+        flag: "challenge-timeout",
+        places: Places::Everywhere,
+        kind: Kind::Duration,
+        value_name: "DURATION",
+        heading: TIMEOUTS,
+        help: "From the connection to the proxy to its challenge, for which it needs no origin; then the next proxy is tried",
+        default: Fallback::Value(|| format_duration(limits::CHALLENGE_TIMEOUT)),
     },
     Key {
         name: "timeouts.handshake",
@@ -666,6 +696,26 @@ pub static KEYS: &[Key] = &[
         default: Fallback::Value(|| format_duration(limits::HALF_CLOSED_TIMEOUT)),
     },
     Key {
+        name: "timeouts.tcp_idle",
+        flag: "tcp-idle",
+        places: Places::Everywhere,
+        kind: Kind::Duration,
+        value_name: "DURATION",
+        heading: TIMEOUTS,
+        help: "A connection to a client, a proxy or an origin on which nothing moves is probed (TCP keep-alive) after this; 0s for no probes",
+        default: Fallback::Value(|| format_duration(limits::TCP_IDLE)),
+    },
+    Key {
+        name: "timeouts.tcp_probe",
+        flag: "tcp-probe-timeout",
+        places: Places::Everywhere,
+        kind: Kind::Duration,
+        value_name: "DURATION",
+        heading: TIMEOUTS,
+        help: "From one such probe to the next, in whole seconds",
+        default: Fallback::Value(|| format_duration(limits::TCP_PROBE)),
+    },
+    Key {
         name: "timeouts.drain",
         flag: "drain-timeout",
         places: Places::Everywhere,
@@ -708,43 +758,4 @@ pub static KEYS: &[Key] = &[
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_flags_and_variables_are_each_used_once() {
-        let count = |text: fn(&Key) -> String| KEYS.iter().map(text).collect::<std::collections::HashSet<_>>().len();
-        assert_eq!(count(|key| key.name.into()), KEYS.len());
-        assert_eq!(count(|key| key.flag.into()), KEYS.len());
-        assert_eq!(count(Key::env), KEYS.len());
-    }
-
-    #[test]
-    fn no_variable_is_one_that_kubernetes_sets_for_a_service_called_ntlm_gateway() {
-        for key in KEYS {
-            let env = key.env();
-            let rest = env.strip_prefix(ENV_PREFIX).unwrap();
-            assert!(!rest.starts_with("PORT") && !rest.starts_with("SERVICE"), "{env}");
-        }
-    }
-
-    #[test]
-    fn a_misspelt_name_finds_its_nearest() {
-        for (unknown, expected) in [
-            ("upsteam", "upstream"),
-            ("Upstream", "upstream"),
-            ("allow-clients", "allow_clients"),
-            ("allowed_clients", "allow_clients"),
-            ("timeout", "timeouts"),
-            ("idle_timeout", "timeouts.idle"),
-            ("timeouts.halfclosed", "timeouts.half_closed"),
-            ("timeouts.idle_timeout", "timeouts.idle"),
-            ("limits.max_tunnels", "max_tunnels"),
-        ] {
-            assert_eq!(nearest(unknown), Some(expected), "{unknown}");
-        }
-        for unknown in ["colour", "x", "", "proxy_auth"] {
-            assert_eq!(nearest(unknown), None, "{unknown}");
-        }
-    }
-}
+mod tests;

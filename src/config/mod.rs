@@ -19,6 +19,7 @@
 //! | `reading` | settings to values |
 //! | `parties` | identities, upstreams and routes |
 //! | `host_name` | the default workstation |
+//! | `loops` | upstreams that are the gateway itself |
 //! | `digest` | a number that tells two configurations apart |
 //! | `error` | what can be wrong |
 //! | `warning` | what is valid and most likely a mistake |
@@ -44,6 +45,7 @@ mod exposure;
 mod file;
 mod host_name;
 pub mod keys;
+mod loops;
 mod parties;
 #[cfg(test)]
 mod place_tests;
@@ -116,8 +118,12 @@ pub struct Config {
     pub head_limit_bytes: usize,
     /// The most field lines of a head.
     pub field_limit: usize,
-    /// Whether plain HTTP messages say in their Via field that they came this way.
+    /// Whether requests and answers say in their Via field that they came this way.
     pub via: bool,
+    /// The gateway's name there; a token. Each process has one of its own where it is not given.
+    pub via_name: Option<String>,
+    /// How connections on which nothing moves are probed; `None` for not at all.
+    pub keep_alive: Option<KeepAlive>,
     /// The form of log lines.
     pub log_format: LogFormat,
     /// The least grave log lines to write; `RUST_LOG` wins over it.
@@ -251,6 +257,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From accept to a whole request head.
     pub head: Duration,
+    /// From an upstream's connection to its challenge.
+    pub challenge: Duration,
     /// From the first upstream byte to the answer for the client.
     pub handshake: Duration,
     /// A tunnel on which nothing moves.
@@ -271,6 +279,17 @@ pub struct Timeouts {
     pub drain: Duration,
     /// From SIGTERM to the close of the listeners; may be zero.
     pub shutdown_delay: Duration,
+}
+
+/// TCP keep-alive: how a peer that is gone without a word is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Rest before the first probe, in whole seconds.
+    pub idle: Duration,
+    /// Between two probes, in whole seconds.
+    pub probe: Duration,
+    /// Probes without an answer after which the connection is given up, from 1 to 127.
+    pub probes: u32,
 }
 
 /// The form of log lines.

@@ -13,7 +13,7 @@ use super::redact;
 use super::settings::{Origin, Part, Setting, Settings};
 use super::values::{parse_duration, parse_integer, parse_size};
 use super::warning::{self, Advice, Warning};
-use super::{Config, FirstLeg, LogFormat, MAX_SHARDS, SecretStore, Timeouts};
+use super::{Config, FirstLeg, KeepAlive, LogFormat, MAX_SHARDS, SecretStore, Timeouts};
 use crate::limits;
 use crate::ntlm::{Account, Method};
 
@@ -32,6 +32,13 @@ pub(super) const WARM_LIMIT: usize = 1_000;
 
 /// What a socket may be asked to hold back each way, in bytes; 0 leaves it to the system.
 const SOCKET_BUFFERS: std::ops::RangeInclusive<usize> = 0..=64 * 1024 * 1024;
+
+/// What the kernel takes for TCP keep-alive (tcp(7)): times in whole seconds, and numbers of probes.
+const TCP_TIMES_LIMIT: Duration = Duration::from_secs(32_767);
+const TCP_PROBES: std::ops::RangeInclusive<usize> = 1..=127;
+
+/// The longest name in Via, in bytes.
+const VIA_NAME_LIMIT: usize = 64;
 
 /// The head limits that can be asked for, in bytes.
 const HEAD_LIMITS: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
@@ -127,7 +134,8 @@ impl Reader<'_> {
         let head_limit = self.required("limits.head", |text| Ok(parse_size(text, HEAD_LIMITS)?));
         let field_limit = self.required("limits.fields", |text| Ok(parse_integer(text, FIELD_LIMITS)?));
         let timeouts = self.timeouts();
-        let via = self.flag("via");
+        let (via, via_name) = (self.flag("via"), self.optional("via_name", via_name));
+        let keep_alive = self.keep_alive();
         let log_format = self.choice("log_format", LOG_FORMATS);
         let log_level = self.choice("log_level", LOG_LEVELS);
         self.clients_are_plausible(&allow_clients);
@@ -135,6 +143,8 @@ impl Reader<'_> {
         let parties = parties?;
         let of_identities = parties.identities.iter().flat_map(|identity| identity.listen.iter().copied());
         let common_listen = listen?;
+        let own = common_listen.iter().copied().chain(of_identities.clone()).chain(admin);
+        self.refuse_loops(own.collect(), &parties.upstreams);
         Some(Config {
             listen: common_listen.iter().copied().chain(of_identities).collect(),
             common_listen,
@@ -152,6 +162,8 @@ impl Reader<'_> {
             head_limit_bytes: head_limit?,
             field_limit: field_limit?,
             via: via?,
+            via_name: via_name?,
+            keep_alive: keep_alive?,
             log_format: log_format?,
             log_level: log_level?,
             files: self.files(),
@@ -169,6 +181,7 @@ impl Reader<'_> {
     fn timeouts(&mut self) -> Option<Timeouts> {
         let mut some_time = |name| self.duration(name, Duration::from_millis(1));
         let (connect, head) = (some_time("timeouts.connect"), some_time("timeouts.head"));
+        let challenge = some_time("timeouts.challenge");
         let (handshake, idle) = (some_time("timeouts.handshake"), some_time("timeouts.idle"));
         let (warm, half_closed) = (some_time("timeouts.warm"), some_time("timeouts.half_closed"));
         let (body, response) = (some_time("timeouts.body"), some_time("timeouts.response"));
@@ -178,6 +191,7 @@ impl Reader<'_> {
         Some(Timeouts {
             connect: connect?,
             head: head?,
+            challenge: challenge?,
             handshake: handshake?,
             idle: idle?,
             warm: warm?,
@@ -189,6 +203,24 @@ impl Reader<'_> {
             drain: drain?,
             shutdown_delay: shutdown_delay?,
         })
+    }
+
+    /// `None` in it for no probes.
+    fn keep_alive(&mut self) -> Option<Option<KeepAlive>> {
+        let mut seconds = |name, shortest| {
+            self.required(name, |text| {
+                let time = parse_duration(text, shortest)?;
+                match time.subsec_nanos() == 0 && time <= TCP_TIMES_LIMIT {
+                    true => Ok(time),
+                    false => Err(Problem::WholeSeconds { text: text.into() }),
+                }
+            })
+        };
+        let idle = seconds("timeouts.tcp_idle", Duration::ZERO);
+        let probe = seconds("timeouts.tcp_probe", Duration::from_secs(1));
+        let probes = self.required("limits.tcp_probes", |text| Ok(parse_integer(text, TCP_PROBES)?));
+        let keep_alive = KeepAlive { idle: idle?, probe: probe?, probes: u32::try_from(probes?).ok()? };
+        Some(Some(keep_alive).filter(|keep_alive| !keep_alive.idle.is_zero()))
     }
 
     /// The account of the plain settings; it need not be given where the file has `[[identities]]`.
@@ -397,6 +429,15 @@ pub(super) fn workstation(text: &str) -> Result<String, Problem> {
     match fits && !text.chars().any(char::is_control) {
         true => Ok(text.to_owned()),
         false => Err(Problem::Workstation { limit: WORKSTATION_LIMIT }),
+    }
+}
+
+/// A pseudonym for Via (RFC 9110 §7.6.3): a token, so that no reader takes it for two.
+fn via_name(text: &str) -> Result<String, Problem> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    match (1..=VIA_NAME_LIMIT).contains(&text.len()) && text.bytes().all(is_token) {
+        true => Ok(text.to_owned()),
+        false => Err(Problem::ViaName { text: text.into(), limit: VIA_NAME_LIMIT }),
     }
 }
 

@@ -109,6 +109,7 @@ fn defaults_are_those_of_the_limits() {
     let expected = Timeouts {
         connect: crate::limits::CONNECT_TIMEOUT,
         head: crate::limits::HEAD_TIMEOUT,
+        challenge: crate::limits::CHALLENGE_TIMEOUT,
         handshake: crate::limits::HANDSHAKE_TIMEOUT,
         idle: crate::limits::IDLE_TIMEOUT,
         warm: crate::limits::WARM_AGE,
@@ -122,6 +123,8 @@ fn defaults_are_those_of_the_limits() {
     };
     assert_eq!(config.timeouts, expected);
     assert_eq!((config.log_format, config.log_level), (LogFormat::Text, LevelFilter::Info));
+    let (idle, probe, probes) = (crate::limits::TCP_IDLE, crate::limits::TCP_PROBE, crate::limits::TCP_PROBES);
+    assert_eq!((config.keep_alive, config.via_name), (Some(KeepAlive { idle, probe, probes }), None));
 }
 
 #[test]
@@ -164,6 +167,11 @@ fn every_setting_reaches_the_configuration() {
         .flag("limits.new_tunnels_per_client", "14")
         .flag("guard.attempts", "2")
         .flag("via", "false")
+        .flag("via_name", "egress-7")
+        .flag("timeouts.challenge", "17s")
+        .flag("timeouts.tcp_idle", "2m")
+        .flag("timeouts.tcp_probe", "20s")
+        .flag("limits.tcp_probes", "5")
         .flag("timeouts.drain", "0s")
         .flag("timeouts.shutdown_delay", "6s")
         .flag("log_format", "json")
@@ -196,6 +204,9 @@ fn every_setting_reaches_the_configuration() {
     assert_eq!(seconds, [1, 2, 3, 4, 7, 5, 0, 6]);
     assert_eq!([body, response, keep_alive, keep].map(|time| time.as_secs()), [8, 9, 10, 11]);
     assert_eq!((config.first_upstream().keep, config.via), (12, false));
+    assert_eq!((config.via_name.as_deref(), config.timeouts.challenge.as_secs()), (Some("egress-7"), 17));
+    let seconds = Duration::from_secs;
+    assert_eq!(config.keep_alive, Some(KeepAlive { idle: seconds(120), probe: seconds(20), probes: 5 }));
     assert_eq!((config.tunnels_per_client, config.new_tunnels_per_client), (13, 14));
     assert_eq!(config.guard_attempts, 2);
     assert_eq!((config.log_format, config.log_level), (LogFormat::Json, LevelFilter::Debug));
@@ -364,5 +375,46 @@ fn the_example_file_documents_every_setting_with_a_valid_value_and_its_default()
         if let (Fallback::Value(default), None) = (key.default, in_force.given(key.name)) {
             assert_eq!(shown.text, default(), "{}", key.name);
         }
+    }
+}
+
+#[test]
+fn tcp_keep_alive_takes_whole_seconds_that_the_kernel_takes_and_none_for_no_probes() {
+    assert_eq!(Given::enough().flag("timeouts.tcp_idle", "0s").config().keep_alive, None);
+    for (name, text) in [
+        ("timeouts.tcp_idle", "1500ms"),
+        ("timeouts.tcp_idle", "10h"),
+        ("timeouts.tcp_probe", "0s"),
+        ("limits.tcp_probes", "0"),
+        ("limits.tcp_probes", "128"),
+    ] {
+        assert_eq!(Given::enough().flag(name, text).errors().len(), 1, "{name} = {text}");
+    }
+}
+
+#[test]
+fn a_name_for_via_is_one_token() {
+    for text in ["two words", "a,b", "(comment)", "é"] {
+        assert_eq!(Given::enough().flag("via_name", text).errors().len(), 1, "{text}");
+    }
+}
+
+#[test]
+fn an_upstream_that_is_the_gateway_itself_is_refused_by_whatever_address_it_is_named() {
+    for (listen, upstream) in [
+        ("127.0.0.1:3128", "127.0.0.1:3128"),
+        ("127.0.0.1:3128", "localhost:3128"),
+        ("127.0.0.1:3128", "0.0.0.0:3128"),
+        ("127.0.0.1:3128", "[::ffff:127.0.0.1]:3128"),
+        ("127.0.0.1:3128,[::1]:3129", "other.invalid:1,[::1]:3129"),
+    ] {
+        let errors = Given::enough().flag("listen", listen).flag("upstream", upstream).errors();
+        assert!(errors.len() == 1 && errors[0].contains("the gateway itself listens"), "{upstream}: {errors:?}");
+        assert!(errors[0].starts_with("--upstream: "), "{errors:?}");
+    }
+    let of_admin = Given::enough().flag("admin", "127.0.0.1:3130").flag("upstream", "127.0.0.1:3130").errors();
+    assert_eq!(of_admin.len(), 1);
+    for upstream in ["127.0.0.1:3129", "127.0.0.2:3128", "192.0.2.1:3128", "no-such-proxy.invalid:3128"] {
+        Given::enough().flag("listen", "127.0.0.1:3128").flag("upstream", upstream).config();
     }
 }

@@ -1,43 +1,80 @@
 //! The handshake that tries an upstream before clients are sent to it again.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::Hop;
 use crate::fault::Cause;
-use crate::handshake::{Handshake, Nonces, Progress, Request};
+use crate::handshake::{Handshake, Nonces, Progress, Request, Scheme};
 use crate::limits::{self, millis};
 use crate::ntlm::FileTime;
-use crate::upstream::{Answer, Asking, Permission, Ticket};
+use crate::upstream::{Answer, Asking, CheckFailure, Permission, Ticket};
 
 /// Does a handshake for a CONNECT to `target` on a fresh connection; blocks. The AUTHENTICATE_MESSAGE goes out only if the
 /// credential guard lets it; without it, a challenge is good enough.
 ///
 /// # Errors
 /// Why clients would fail too. A refusal of the credentials is not among them: that is the guard's business.
-pub fn check_by_handshake(hop: &Hop, target: &str, epoch: Instant, stream: TcpStream) -> Result<(), String> {
-    let mut conversation = Conversation { hop, target, epoch, stream, ticket: None };
+pub fn check_by_handshake(hop: &Hop, target: &str, epoch: Instant, stream: TcpStream) -> Result<(), CheckFailure> {
+    let mut conversation =
+        Conversation { hop, target, epoch, stream, ticket: None, answers: false, purpose: Purpose::Check };
     let outcome = conversation.hold();
     let now_ms = millis(epoch.elapsed());
-    let (answer, outcome) = match outcome {
-        Ok(status) => (status.map(Answer::Status), Ok(())),
-        Err(Failure::Refused) => (Some(Answer::Refused), Ok(())),
-        Err(Failure::Closed) => (Some(Answer::Closed), Err("it closes the connection without an answer".into())),
+    let closed = || Failure::CLOSED.to_owned();
+    let (answer, failure) = match outcome {
+        Ok(status) => (status.map(Answer::Status), None),
+        Err(Failure::Refused) => (Some(Answer::Refused), None),
+        Err(Failure::Closed) => (Some(Answer::Closed), Some(closed())),
         // A check does not wait long enough to know that no refusal will come.
-        Err(Failure::Other(why)) => (Some(Answer::Closed), Err(why)),
+        Err(Failure::Slow(why) | Failure::Other(why)) => (Some(Answer::Closed), Some(why)),
     };
     if let (Some(answer), Some(ticket)) = (answer, conversation.ticket.take()) {
         ticket.settle(now_ms, answer);
     }
-    outcome
+    match failure {
+        Some(why) => Err(CheckFailure { why, answers: conversation.answers }),
+        None => Ok(()),
+    }
+}
+
+/// A destination that no proxy has a policy for: the top-level domain is reserved (RFC 6761 §6.4).
+const NOWHERE: &str = "ntlm-gateway.invalid:443";
+
+/// Asks for a destination that does not exist, as far as a challenge; blocks. No AUTHENTICATE_MESSAGE goes out.
+///
+/// # Errors
+/// Why clients would fail too. An upstream that is slow does not fail: it may be looking for the destination.
+pub fn probe(hop: &Hop, epoch: Instant, stream: TcpStream) -> Result<(), CheckFailure> {
+    let mut conversation =
+        Conversation { hop, target: NOWHERE, epoch, stream, ticket: None, answers: false, purpose: Purpose::Probe };
+    let why = match conversation.hold() {
+        Ok(_) | Err(Failure::Refused | Failure::Slow(_)) => return Ok(()),
+        Err(Failure::Closed) => Failure::CLOSED.to_owned(),
+        Err(Failure::Other(why)) => why,
+    };
+    Err(CheckFailure { why, answers: conversation.answers })
+}
+
+impl Failure {
+    const CLOSED: &str = "it closes the connection without an answer";
 }
 
 enum Failure {
     /// The credentials were.
     Refused,
     Closed,
+    /// It did not answer in time.
+    Slow(String),
     Other(String),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Everything that clients need.
+    Check,
+    /// Whether it answers at all, and with a challenge that can be answered.
+    Probe,
 }
 
 struct Conversation<'a> {
@@ -46,6 +83,9 @@ struct Conversation<'a> {
     epoch: Instant,
     stream: TcpStream,
     ticket: Option<Ticket>,
+    /// Something has come of it, be it the connection's end.
+    answers: bool,
+    purpose: Purpose,
 }
 
 impl Conversation<'_> {
@@ -70,10 +110,15 @@ impl Conversation<'_> {
             if Instant::now() >= until {
                 return Err(Failure::Other("it does not come to an end with its answers".into()));
             }
-            self.stream.write_all(&out).map_err(|error| other(&error))?;
-            out.clear();
             let mut buffer = [0; 8192];
-            let count = self.stream.read(&mut buffer).map_err(|error| other(&error))?;
+            let exchanged = self.stream.write_all(&out).and_then(|()| self.stream.read(&mut buffer));
+            out.clear();
+            // The connection's end is an answer as well.
+            self.answers |= exchanged.as_ref().map_or_else(|error| !is_slow(error), |_| true);
+            let count = exchanged.map_err(|error| match is_slow(&error) {
+                true => Failure::Slow(error.to_string()),
+                false => other(&error),
+            })?;
             if count == 0 {
                 return Err(Failure::Closed);
             }
@@ -94,8 +139,11 @@ impl Conversation<'_> {
         }
     }
 
-    /// Writes the AUTHENTICATE_MESSAGE, if the guard lets it go.
+    /// Writes the AUTHENTICATE_MESSAGE, if the guard lets it go and it is to go.
     fn answer(&mut self, handshake: &mut Handshake, out: &mut Vec<u8>) -> Result<bool, Failure> {
+        if self.purpose == Purpose::Probe {
+            return if handshake.scheme() == Scheme::Basic { Ok(false) } else { try_out(handshake) };
+        }
         let (guard, upstream, now_ms) =
             (&self.hop.identity.guard, self.hop.upstream.name(), millis(self.epoch.elapsed()));
         let challenged = handshake.is_demanded();
@@ -121,4 +169,16 @@ impl Conversation<'_> {
             }
         }
     }
+}
+
+fn is_slow(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// Whether the challenge could be answered; the answer is thrown away.
+fn try_out(handshake: &mut Handshake) -> Result<bool, Failure> {
+    let now = FileTime::from_unix(0, 0);
+    let nonces = Nonces { client_challenge: [0; 8], exported_session_key: [0; 16], now };
+    let answered = handshake.authenticate(&nonces, &mut Vec::new());
+    answered.map(|()| false).map_err(|fault| Failure::Other(fault.to_string()))
 }

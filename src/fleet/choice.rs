@@ -49,6 +49,18 @@ impl Fleet {
         }
     }
 
+    /// The member of a group to which a client may be sent although all of them are ejected: the one against which the least speaks, at a
+    /// bounded rate. `None` while one of them is up.
+    pub fn choose_for_trial(&self, group: usize, destination: &str, now_ms: u64) -> Option<usize> {
+        let of_group = || self.members.iter().enumerate().filter(|(_, member)| member.group == group);
+        if of_group().any(|(_, member)| member.upstream.health.is_up()) {
+            return None;
+        }
+        let ranked = of_group().filter_map(|(place, member)| Some((member.upstream.health.trial_rank()?, place)));
+        let (_, best) = ranked.min()?;
+        self.members.get(best)?.upstream.health.claim_trial(now_ms, destination).then_some(best)
+    }
+
     /// What a client is told when no member of a group is up: each with its reason. Their checks are hurried.
     pub fn why_down(&self, group: usize) -> String {
         let members = self.members.iter().filter(|member| member.group == group);

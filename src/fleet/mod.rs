@@ -6,6 +6,7 @@
 //! | `hop` | an upstream as one identity: what a connection to it needs |
 //! | `habits` | what was learnt of an upstream from what it did |
 //! | `choice` | which upstream of a group a request goes to |
+//! | `unasked` | what an upstream serves without asking for authentication |
 //! | `check` | the handshake that tries an upstream before clients do |
 //! | `in_force` | the fleet that new requests set out with, and its secrets |
 //! | `logins` | clients that log on to the gateway |
@@ -17,6 +18,7 @@ mod hop;
 mod identity;
 mod in_force;
 mod logins;
+mod unasked;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -26,13 +28,14 @@ use crate::metrics::UpstreamMetrics;
 use crate::route::{Decision, Rules};
 use crate::upstream::Upstream;
 
-pub use check::check_by_handshake;
+pub use check::{check_by_handshake, probe};
 pub use choice::{Order, Tried};
 pub use habits::{Asks, Habits};
 pub use hop::{Hop, OnHop};
 pub use identity::KnownIdentity;
 pub use in_force::{ClientError, InForce};
 pub use logins::{Guesses, LoginError, Logins, Shown};
+pub use unasked::Unasked;
 
 /// An upstream as a member of the fleet.
 #[derive(Debug)]

@@ -41,6 +41,7 @@ fn fleet(order: Order, upstreams: &[(usize, u32)], identities: Vec<Arc<KnownIden
                 keep_cap: 0,
                 check_target: None,
                 habits: Habits::default(),
+                unasked: Unasked::default(),
             }));
         }
         let metrics = metrics.upstream(&name);

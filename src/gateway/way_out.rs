@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use crate::config::{self, Check, Config, IdentityConfig, UpstreamConfig};
 use crate::event::Sender;
 use crate::fleet::{
-    Fleet, Guesses, Habits, Hop, InForce, KnownIdentity, ListenerUse, Logins, Member, Order, check_by_handshake,
+    Fleet, Guesses, Habits, Hop, InForce, KnownIdentity, ListenerUse, Logins, Member, Order, Unasked,
+    check_by_handshake, probe,
 };
 use crate::handshake::{Credentials, SpeaksNtlm};
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::shard::Message;
 use crate::upstream::{
-    Account, Accounts, Checker, Guard, GuardChange, GuardState, HealthChange, HostPort, Resolution, Resolver, Upstream,
-    without_name,
+    Account, Accounts, Checker, Guard, GuardChange, GuardState, HealthChange, HostPort, OwnAddresses, Question,
+    Resolution, Resolver, Upstream, without_name,
 };
 
 /// What the shards are told by; filled once they are there.
@@ -36,6 +37,8 @@ pub(super) struct Workshop {
     pub own_ports: Vec<u16>,
     /// Counts clients' wrong logins.
     pub guesses: Arc<Guesses>,
+    /// The addresses that it listens on.
+    pub own: OwnAddresses,
 }
 
 /// The fleet, and what keeps it going.
@@ -63,7 +66,8 @@ struct OwnUpstream {
     _resolvers: Vec<Resolver>,
 }
 
-type CheckSlot = Arc<Mutex<Option<(Arc<Hop>, String)>>>;
+/// As whom it is checked, and by a handshake for which target, if by one.
+type CheckSlot = Arc<Mutex<Option<(Arc<Hop>, Option<String>)>>>;
 
 /// The hop in the slot holds the upstream, whose checker holds the slot.
 impl Drop for OwnUpstream {
@@ -105,10 +109,11 @@ impl WayOut {
         let fleet = InForce::new(fleet, logins(config), Arc::clone(&workshop.guesses));
         for (member, own) in upstreams.iter().enumerate() {
             let hop = fleet.hop(member, None).cloned();
-            *lock(&own.check) = match &config.check {
+            let target = match &config.check {
                 Check::Tcp => None,
-                Check::Handshake { target } => hop.map(|hop| (hop, target.clone())),
+                Check::Handshake { target } => Some(target.clone()),
             };
+            *lock(&own.check) = hop.map(|hop| (hop, target));
         }
         Ok(WayOut { fleet, identities, upstreams })
     }
@@ -171,6 +176,7 @@ fn fleet(
                 },
                 keep_cap: of_config.keep,
                 habits: Habits::default(),
+                unasked: Unasked::default(),
             }));
         }
     }
@@ -294,14 +300,18 @@ impl Workshop {
         let (checker, call) = Checker::new();
         let (told, name) = (metrics.clone(), config.name.clone());
         let upstream = Upstream::new(&config.name, config.addresses.clone(), move |change| {
-            told.up.set(i64::from(*change == HealthChange::Returned));
             match change {
+                HealthChange::Doubted => log::debug!("upstream {name} fails some clients and is probed"),
                 HealthChange::Ejected(why) => {
+                    told.up.set(0);
                     told.ejections.inc();
                     let why = without_name(&name, why);
                     log::warn!("upstream {name} is ejected: {why}; it is checked until it answers again");
                 }
-                HealthChange::Returned => log::info!("upstream {name} answers again"),
+                HealthChange::Returned => {
+                    told.up.set(1);
+                    log::info!("upstream {name} answers again");
+                }
             }
             // The checker is gone only when the upstream is.
             let _ = call.send(());
@@ -309,9 +319,13 @@ impl Workshop {
         let check = CheckSlot::default();
         let slot = Arc::clone(&check);
         let epoch = self.epoch;
-        checker.start(&upstream, epoch, move |stream: TcpStream| match lock(&slot).clone() {
-            Some((hop, target)) => check_by_handshake(&hop, &target, epoch, stream),
-            None => Ok(()),
+        checker.start(&upstream, epoch, move |stream: TcpStream, question| {
+            let slot = lock(&slot).clone();
+            match (question, slot) {
+                (Question::MayItReturn, Some((hop, Some(target)))) => check_by_handshake(&hop, &target, epoch, stream),
+                (Question::IsItAlive, Some((hop, _))) => probe(&hop, epoch, stream),
+                _ => Ok(()),
+            }
         })?;
         let mut resolvers = Vec::new();
         for (place, host) in config.addresses.iter().enumerate() {
@@ -337,9 +351,13 @@ impl Workshop {
         metrics: &UpstreamMetrics,
     ) -> io::Result<Resolver> {
         let (of_upstream, addresses) = (Arc::downgrade(upstream), metrics.addresses.clone());
-        let bell = Arc::clone(&self.bell);
+        let (bell, own, name) = (Arc::clone(&self.bell), self.own.clone(), host.clone());
         let take_note = move |resolution| {
             let Some(upstream) = of_upstream.upgrade() else { return };
+            let (resolution, left_out) = own.strip(resolution);
+            for address in left_out {
+                log::error!("upstream {name} is {address}, where the gateway itself listens: it is left out");
+            }
             let count = upstream.resolved(place, resolution);
             addresses.set(i64::try_from(count).unwrap_or(i64::MAX));
             tell(&bell, || Message::Resolved);

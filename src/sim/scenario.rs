@@ -291,10 +291,11 @@ const PATIENT: TimeoutsMs = TimeoutsMs {
 };
 
 fn hasty(rng: &mut Rng) -> TimeoutsMs {
+    let (head, connect) = (rng.within(100..=3_000), rng.within(50..=2_000));
     TimeoutsMs {
-        head: rng.within(100..=3_000),
-        connect: rng.within(50..=2_000),
-        challenge: rng.within(50..=4_000),
+        head,
+        connect,
+        challenge: 2 * connect,
         handshake: rng.within(100..=6_000),
         idle: rng.within(50..=5_000),
         warm: rng.within(50..=2_000),

@@ -14,7 +14,7 @@ use super::scenario::{FlowOddity, FlowPlan, ORIGINS, OTHERS, Scenario, Target, U
 use super::trace::Trace;
 use super::upstream::{Peer, Shared};
 use crate::event::{Key, Listener, Sender};
-use crate::fleet::{Fleet, Guesses, Habits, Hop, InForce, KnownIdentity, Logins, Member, Order};
+use crate::fleet::{Fleet, Guesses, Habits, Hop, InForce, KnownIdentity, Logins, Member, Order, Unasked};
 use crate::handshake::Credentials;
 use crate::metrics::Metrics;
 use crate::ntlm::{Account, Identity, Method, NtHash};
@@ -22,7 +22,9 @@ use crate::route::{Decision, Rule, Rules};
 use crate::shard::{Gate, GateRules, Message, Shard, ShardOptions};
 use crate::stub::{Counters, ServerNames, Setup, StubAccount};
 use crate::tunnel::Settings;
-use crate::upstream::{Accounts, Guard, HealthChange, HostPort, Names, Resolution, Upstream};
+use crate::upstream::{
+    Accounts, Asked, Asker, CheckFailure, Guard, HealthChange, HostPort, Names, Resolution, Upstream,
+};
 
 /// Turns that no run may need.
 const MOST_TURNS: u64 = 400_000;
@@ -94,7 +96,8 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
         head_limit_bytes: scenario.head_limit_bytes,
         field_limit: crate::limits::FIELDS,
         socket_buffer_bytes: 0,
-        via: true,
+        keep_alive: None,
+        via: Some(crate::http::PROXY_NAME.into()),
     };
     let (mut shard, sender) = Shard::new(ShardOptions {
         number: 0,
@@ -179,6 +182,7 @@ fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Se
                 keep_cap: scenario.keep,
                 check_target: None,
                 habits: Habits::default(),
+                unasked: Unasked::default(),
             }));
         }
         if plan.resolves_after_us == 0 {
@@ -220,18 +224,18 @@ fn rules() -> Rules {
 }
 
 /// Names are found by the world, after the time that the client's plan says.
-fn ask_world(questions: Questions, scenario: &Scenario) -> Box<dyn Fn(HostPort, Key) -> bool + Send> {
+fn ask_world(questions: Questions, scenario: &Scenario) -> Box<dyn Fn(HostPort, Key, Asker) -> Asked + Send> {
     let targets = scenario.clients.iter().map(|client| client.target);
     let delays: Vec<u64> = targets
         .chain(scenario.callers.iter().map(|caller| caller.target))
         .map(|target| if let Target::Name(after_us) = target { after_us } else { 0 })
         .collect();
-    Box::new(move |host, key| {
+    Box::new(move |host, key, _| {
         let mut questions = questions.lock().unwrap();
         let delay_us = delays[usize::from(host.port()) - 9_000];
         with(|network| network.alarm(delay_us, FOUND + questions.len() as u64));
         questions.push((host, key));
-        true
+        Asked::Taken
     })
 }
 
@@ -393,7 +397,8 @@ impl World {
         if rest_ms == 0 {
             let takes = |address: &(SocketAddr, Address)| matches!(address.1, Address::Takes(..));
             let answers = self.scenario.upstreams[member].addresses.iter().any(takes);
-            health.checked(now_ms, if answers { Ok(()) } else { Err("nobody answers".into()) });
+            let failure = || CheckFailure { why: "nobody answers".into(), answers: false };
+            health.checked(now_ms, answers.then_some(()).ok_or_else(failure));
         }
         // Not for ever: the run ends when nothing is left to happen.
         if !self.drains {

@@ -48,6 +48,8 @@ pub(super) struct Authenticate {
 enum Next {
     /// Look at the sockets again.
     On,
+    /// Another leg has begun on the same connection.
+    Sent,
     /// The challenge is there.
     Challenged,
     /// The stage is over; the number of the handshake's outcome is counted already.
@@ -88,13 +90,7 @@ impl Authenticate {
         context: &mut Context,
     ) -> Step {
         let challenged = attempt.handshake.is_challenged();
-        // Where there is another upstream, this one is not waited for as long as an answer to a CONNECT may take.
-        let waits_long = challenged || attempt.handshake.awaits_origin();
-        let at_ms = match !waits_long && attempt.wish.has_next(&attempt.fleet) {
-            true => attempt.until_ms.min(context.now_ms() + context.settings.timeouts.connect),
-            false => attempt.until_ms,
-        };
-        client.set_deadline(key, context, at_ms);
+        client.set_deadline(key, context, attempt.leg_until_ms(context));
         let stage = Authenticate {
             waits_for_guard: challenged,
             attempt,
@@ -150,6 +146,7 @@ impl Authenticate {
             reads_left -= 1;
             match self.read(context) {
                 Ok(Next::On) => {}
+                Ok(Next::Sent) => client.set_deadline(key, context, self.attempt.leg_until_ms(context)),
                 Ok(Next::Challenged) => client.set_deadline(key, context, self.attempt.until_ms),
                 Ok(Next::Over(Progress::Redial)) => return Dial::anew(self.attempt, key, client, context),
                 Ok(Next::Over(Progress::Answered)) => return self.exchange(key, client, context),
@@ -167,6 +164,9 @@ impl Authenticate {
         }
         let fault = match self.waits_for_guard {
             true => guard_timeout(),
+            false if context.now_ms() < self.attempt.until_ms => {
+                fault(Cause::ChallengeTimeout, "the upstream sent no challenge in time")
+            }
             false => fault(Cause::HandshakeTimeout, "the upstream did not answer in time"),
         };
         self.fail(fault, key, client, context)
@@ -202,8 +202,10 @@ impl Authenticate {
             Err(_) => self.attempt.handshake.closed()?,
         };
         match progress {
-            Progress::More | Progress::Send => Ok(Next::On),
+            Progress::More => Ok(Next::On),
+            Progress::Send => Ok(Next::Sent),
             Progress::Challenged => {
+                self.attempt.hop.unasked.challenged(self.attempt.handshake.request().origin());
                 self.end_phase(Phase::Challenge, context);
                 self.attempt.hop.habits.asked_for_authentication(true);
                 if let Some(waiting) = self.attempt.waiting.take() {
@@ -271,7 +273,7 @@ impl Authenticate {
             Some(ticket) => Standing::Proving(ticket),
             None if self.attempt.handshake.awaits_body() => Standing::Unproven,
             None => {
-                self.succeeded_unasked();
+                self.succeeded_unasked(context.now_ms());
                 self.count(Outcome::Established, client, context);
                 Standing::Settled
             }
@@ -294,6 +296,7 @@ impl Authenticate {
 
     fn established(mut self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
         self.answered(200, context);
+        self.attempt.blame_those_that_failed(context.now_ms());
         self.count(Outcome::Established, client, context);
         Reply::established(self.upstream, self.inbox.into_leftover(), self.attempt.leftover, client, context)
     }
@@ -312,16 +315,17 @@ impl Authenticate {
                 self.end_phase(Phase::Authenticate, context);
                 ticket.settle(context.now_ms(), Answer::Status(status));
             }
-            None => self.succeeded_unasked(),
+            None => self.succeeded_unasked(context.now_ms()),
         }
     }
 
     /// The upstream has answered a request that bore no proof.
-    fn succeeded_unasked(&self) {
+    fn succeeded_unasked(&self, now_ms: u64) {
         let Attempt { hop, handshake, path, .. } = &self.attempt;
         hop.upstream.health.succeeded();
         if *path == Path::Cold && !handshake.is_exempt() && !handshake.is_demanded() {
             hop.habits.asked_for_authentication(false);
+            hop.unasked.served(now_ms, handshake.request().origin());
         }
     }
 
@@ -345,7 +349,7 @@ impl Authenticate {
         match fault.cause {
             Cause::CredentialsRefused if stale => Answer::Stale,
             Cause::CredentialsRefused => Answer::Refused,
-            Cause::HandshakeTimeout => Answer::Nothing,
+            Cause::HandshakeTimeout | Cause::ChallengeTimeout => Answer::Nothing,
             Cause::UpstreamClosed | Cause::UpstreamReset => {
                 self.inbox.look(|bytes| (0, verdict::cut_off(bytes))).unwrap_or(Answer::Closed)
             }
@@ -360,6 +364,10 @@ impl Authenticate {
             Cause::CredentialsRefused => Outcome::Refused,
             _ => Outcome::Failed,
         };
+        // Cut off behind a logon that is good: at an upstream that has not accepted the account yet it would look like a refusal.
+        let is_destinations = self.ticket.is_some()
+            && matches!(fault.cause, Cause::UpstreamClosed | Cause::UpstreamReset)
+            && self.attempt.is_fresh(context.now_ms());
         if let Some(ticket) = self.ticket.take() {
             let answer = self.answer_in(&fault);
             if answer == Answer::Stale {
@@ -385,11 +393,11 @@ impl Authenticate {
             return Dial::elsewhere(self.attempt, key, client, context);
         }
         if is_upstreams {
-            // An answer that does not come may be waiting for the origin.
-            if !self.attempt.handshake.awaits_origin() || fault.cause != Cause::HandshakeTimeout {
-                self.attempt.hop.upstream.health.failed(context.now_ms(), &fault.detail);
-            }
-            let is_next = self.attempt.wish.has_next(&self.attempt.fleet);
+            self.attempt.blame(&fault, context.now_ms());
+            let is_next = match is_destinations {
+                true => self.attempt.is_accepted_elsewhere(context.now_ms()),
+                false => self.attempt.wish.has_next(&self.attempt.fleet),
+            };
             if context.now_ms() < self.attempt.until_ms && is_next && !once {
                 log::debug!("{} fails: {fault}; on to the next upstream", self.attempt.hop.upstream.name());
                 let attempt = self.attempt;

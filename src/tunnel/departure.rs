@@ -110,6 +110,7 @@ impl Departure {
             challenged_ms: 0,
             plainly,
             asked_on_kept: false,
+            failed: Vec::new(),
         };
         if let Some(request) = &forward
             && let Some(pinned) = fitting(pinned, request.origin(), Some(&attempt.hop), client)
@@ -134,7 +135,9 @@ impl Departure {
             attempt.handshake.ask_plainly();
             return Authenticate::begin(attempt, upstream, key, client, context);
         }
-        match warm::take(&mut attempt, key, can_be_repeated, context) {
+        let cut_off = attempt.hop.upstream.health.cuts_off(context.now_ms(), attempt.handshake.request().origin());
+        let warm = if cut_off { None } else { warm::take(&mut attempt, key, can_be_repeated, context) };
+        match warm {
             Some(upstream) => {
                 attempt.path = Path::Warm;
                 Authenticate::resume(attempt, upstream, key, client, context)
@@ -185,6 +188,14 @@ fn first_hop<'a>(
     while let Some((member, hop)) = wish.next(fleet) {
         match hop.identity.guard.refuses(now_ms, hop.upstream.name(), destination) {
             Some(refusal) => refused = refused.or(Some(refusal)),
+            None => return Ok((member, hop)),
+        }
+    }
+    if refused.is_none()
+        && let Some((member, hop)) = wish.next_for_trial(fleet, destination, now_ms)
+    {
+        match hop.identity.guard.refuses(now_ms, hop.upstream.name(), destination) {
+            Some(refusal) => refused = Some(refusal),
             None => return Ok((member, hop)),
         }
     }

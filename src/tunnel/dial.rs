@@ -47,6 +47,8 @@ pub(super) struct Attempt {
     pub plainly: bool,
     /// The request has got a 407 on an authenticated connection and is made again.
     pub asked_on_kept: bool,
+    /// Upstreams, by their places, that have failed this request behind its connection, and with what.
+    pub failed: Vec<(usize, Box<str>)>,
 }
 
 /// Which upstreams will do.
@@ -70,6 +72,18 @@ impl Wish {
                 return Some((member, hop));
             }
         }
+    }
+
+    /// An upstream that is ejected as all the others are, to be tried all the same.
+    pub(super) fn next_for_trial<'a>(
+        &mut self,
+        fleet: &'a Fleet,
+        destination: &str,
+        now_ms: u64,
+    ) -> Option<(usize, &'a Arc<Hop>)> {
+        let member = fleet.choose_for_trial(self.group, destination, now_ms)?;
+        self.tried.insert(member);
+        Some((member, fleet.hop(member, self.identity)?))
     }
 
     /// Whether there is one.
@@ -436,11 +450,60 @@ impl Attempt {
         }
     }
 
+    /// Whether the present upstream has accepted the secret lately.
+    pub(super) fn is_fresh(&self, now_ms: u64) -> bool {
+        self.hop.identity.guard.is_fresh(now_ms, self.hop.upstream.name())
+    }
+
     /// Whether the next upstream accepts the secret that the present one refuses.
     pub(super) fn is_accepted_elsewhere(&self, now_ms: u64) -> bool {
         let mut wish = self.wish;
         let next = wish.next(&self.fleet);
         next.is_some_and(|(_, hop)| hop.identity.guard.is_fresh(now_ms, hop.upstream.name()))
+    }
+
+    /// Until when the upstream may leave the present leg without an answer, in ms. Only one that may be waiting for its origin has all the
+    /// time there is.
+    pub(super) fn leg_until_ms(&self, context: &Context) -> u64 {
+        let (now_ms, timeouts) = (context.now_ms(), &context.settings.timeouts);
+        let may_wait_for_origin = self.handshake.is_challenged()
+            || self.handshake.awaits_origin()
+            || self.hop.unasked.may_serve(now_ms, self.handshake.request().origin());
+        let wait_ms = match self.wish.has_next(&self.fleet) {
+            _ if may_wait_for_origin => return self.until_ms,
+            true => timeouts.challenge.min(timeouts.connect),
+            false => timeouts.challenge,
+        };
+        self.until_ms.min(now_ms + wait_ms)
+    }
+
+    /// Tells the health of the present upstream about a fault behind the connection.
+    pub(super) fn blame(&mut self, fault: &Fault, now_ms: u64) {
+        let health = &self.hop.upstream.health;
+        match fault.cause {
+            // An answer that does not come may be waiting for the origin.
+            Cause::HandshakeTimeout if self.handshake.awaits_origin() => {}
+            Cause::HandshakeTimeout | Cause::ChallengeTimeout => health.failed(now_ms, &fault.detail),
+            _ => {
+                let origin = self.handshake.request().origin();
+                match self.handshake.awaits_origin() {
+                    true => health.failed_for(now_ms, origin, &fault.detail),
+                    false => health.failed_unheard(now_ms, origin, &fault.detail),
+                }
+                self.failed.push((self.member, (&*fault.detail).into()));
+            }
+        }
+    }
+
+    /// The present upstream serves the request: those that failed it before had no reason in its destination.
+    pub(super) fn blame_those_that_failed(&mut self, now_ms: u64) {
+        for (member, why) in std::mem::take(&mut self.failed) {
+            if member != self.member
+                && let Some(member) = self.fleet.members.get(member)
+            {
+                member.upstream.health.failed_alone(now_ms, &why);
+            }
+        }
     }
 
     /// Goes on with another upstream; what the last one said is forgotten.

@@ -1,4 +1,4 @@
-//! Brings an ejected upstream back: a thread that sleeps while all is well.
+//! Brings an ejected upstream back, and probes one that is in doubt: a thread that sleeps while all is well.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -7,8 +7,17 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Resolution, Upstream};
+use super::{CheckFailure, Resolution, Upstream};
 use crate::limits::{self, millis};
+
+/// What an upstream is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// It is ejected: whether clients are to be sent there again.
+    MayItReturn,
+    /// It has failed some clients before a challenge: whether it fails others as well.
+    IsItAlive,
+}
 
 /// The way to call a checker.
 #[derive(Debug)]
@@ -23,7 +32,7 @@ impl Checker {
         (Checker { calls }, call)
     }
 
-    /// Starts checking `upstream` whenever it is ejected, by `check` on a connection to it. Ends with the upstream.
+    /// Starts checking `upstream` whenever it is ejected or in doubt, by `check` on a connection to it. Ends with the upstream.
     ///
     /// `epoch` is when the process's clock began.
     ///
@@ -33,14 +42,23 @@ impl Checker {
         self,
         upstream: &Arc<Upstream>,
         epoch: Instant,
-        check: impl Fn(TcpStream) -> Result<(), String> + Send + 'static,
+        check: impl Fn(TcpStream, Question) -> Result<(), CheckFailure> + Send + 'static,
     ) -> io::Result<()> {
         let upstream = Arc::downgrade(upstream);
         thread::Builder::new().name("checker".into()).spawn(move || self.run(&upstream, epoch, check)).map(drop)
     }
 
-    fn run(self, upstream: &Weak<Upstream>, epoch: Instant, check: impl Fn(TcpStream) -> Result<(), String>) {
+    fn run(
+        self,
+        upstream: &Weak<Upstream>,
+        epoch: Instant,
+        check: impl Fn(TcpStream, Question) -> Result<(), CheckFailure>,
+    ) {
         let now_ms = || millis(epoch.elapsed());
+        let ask = |upstream: &Upstream, question| {
+            let connected = connect(upstream).map_err(|why| CheckFailure { why, answers: false });
+            connected.and_then(|stream| check(stream, question))
+        };
         loop {
             let Some(next_ms) = upstream.upgrade().map(|upstream| upstream.health.next_check_in_ms(now_ms())) else {
                 return;
@@ -55,8 +73,12 @@ impl Checker {
                 return;
             }
             let Some(upstream) = upstream.upgrade() else { return };
+            if upstream.health.wants_probe() {
+                let outcome = ask(&upstream, Question::IsItAlive);
+                upstream.health.probed(now_ms(), outcome);
+            }
             if upstream.health.next_check_in_ms(now_ms()) == Some(0) {
-                let outcome = connect(&upstream).and_then(&check);
+                let outcome = ask(&upstream, Question::MayItReturn);
                 upstream.health.checked(now_ms(), outcome);
             }
         }
@@ -98,7 +120,7 @@ mod tests {
             let _ = told.send(change.clone());
         });
         upstream.resolved(0, Resolution::Addresses([address].into()));
-        checker.start(&upstream, Instant::now(), |_| Ok(())).unwrap();
+        checker.start(&upstream, Instant::now(), |_, _| Ok(())).unwrap();
         (0..limits::EJECT_AFTER).for_each(|_| upstream.health.failed(0, "refused"));
         assert_eq!(changes.recv_timeout(Duration::from_secs(1)), Ok(HealthChange::Ejected("refused".into())));
         assert!(!upstream.health.is_up());

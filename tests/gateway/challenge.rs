@@ -22,11 +22,11 @@ fn stub(personality: Personality) -> StubServer {
     StubServer::start(StubOptions::default().account(domain, user, password).personality(personality)).expect("a stub")
 }
 
-fn requests() -> [&'static str; 3] {
+/// A POST is another matter: at an upstream that is not known yet its first leg may be with the origin.
+fn requests() -> [&'static str; 2] {
     [
         "CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n",
         "GET http://echo.test/ HTTP/1.1\r\nHost: echo.test\r\n\r\n",
-        "POST http://echo.test/ HTTP/1.1\r\nHost: echo.test\r\nContent-Length: 3\r\n\r\nabc",
     ]
 }
 
@@ -49,8 +49,8 @@ fn an_upstream_that_never_answers_the_first_leg_is_told_after_the_time_of_a_chal
     let silent = stub(Personality::Silent);
     for further in [("first_leg", "negotiate"), ("first_leg", "plain")] {
         let gateway = in_process::gateway(&silent.address().to_string(), &[SHORT, further]);
-        // Two and no more: the third would find it ejected.
-        for request in &requests()[..2] {
+        // No more: the third would find it ejected.
+        for request in requests() {
             assert_told_in_time(&gateway, request);
         }
         let faults = [("cause", "challenge_timeout"), ("side", "upstream"), ("stage", "authenticate")];
@@ -73,7 +73,7 @@ fn an_upstream_that_trickles_its_challenge_is_told_after_the_time_of_a_challenge
         });
     });
     let gateway = in_process::gateway(&trickling.address().to_string(), &[SHORT]);
-    assert_told_in_time(&gateway, requests()[2]);
+    assert_told_in_time(&gateway, requests()[0]);
     in_process::stop(gateway);
 }
 

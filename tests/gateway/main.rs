@@ -5,11 +5,14 @@
 mod support;
 
 mod byte_stream;
+mod challenge;
 mod command_line;
 mod failover;
 mod guard;
 mod identities;
 mod lifecycle;
+mod loops;
+mod one_destination;
 mod probe;
 mod process;
 mod real_clients;
@@ -18,6 +21,7 @@ mod rig;
 mod routes;
 mod secrets;
 mod service;
+mod silent_peers;
 mod squid_restart;
 mod upstreams;
 mod warm_pool;

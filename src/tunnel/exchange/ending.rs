@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Exchange, Standing};
 use crate::event::Key;
-use crate::fault::{Culprit, Fault};
+use crate::fault::{Cause, Culprit, Fault};
 use crate::tunnel::closing::Closing;
 use crate::tunnel::dial::{Attempt, Dial};
 use crate::tunnel::read_head::{Pinned, ReadHead};
@@ -78,7 +78,7 @@ impl Exchange {
         client: &mut Client,
         context: &mut Context,
     ) -> Step {
-        // Whether the upstream is to blame or its origin cannot be told here: its health hears of it from handshakes.
+        // Whether the upstream is to blame or its origin cannot be told before another upstream has served the request.
         let of_upstream = fault.cause.culprit() == Culprit::Upstream;
         let is_silent = self.answer.is_none() && !self.interim && self.from_upstream.is_empty();
         let down = self.down.moved();
@@ -103,6 +103,9 @@ impl Exchange {
         {
             attempt.leftover = std::mem::take(&mut self.from_client);
             self.leave_to_itself(&attempt, context);
+            if fault.cause != Cause::ResponseTimeout {
+                attempt.failed.push((attempt.member, (&*fault.detail).into()));
+            }
             return Dial::elsewhere(*attempt, key, client, context);
         }
         self.account(client, context);

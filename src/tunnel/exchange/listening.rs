@@ -138,6 +138,11 @@ impl Exchange {
                 self.note_service(answer.status, context.now_ms());
                 self.verdict(answer.status, client, context);
                 client.record.status = answer.status;
+                if answer.status < 400
+                    && let Some(attempt) = &mut self.attempt
+                {
+                    attempt.blame_those_that_failed(context.now_ms());
+                }
                 self.before_answer = before;
                 let pump = std::mem::replace(&mut answer.pump, BodyPump::same(BodyFraming::None));
                 self.down.set_body(pump);
