@@ -177,6 +177,34 @@ fn a_request_for_a_destination_that_squid_exempts_is_made_once() {
     assert_eq!(squid.count(Leg::Authenticate), 1, "{:#?}", squid.log());
 }
 
+/// An upstream that asks nobody for credentials, and for each body.
+#[test]
+fn a_body_that_has_come_goes_out_when_the_upstream_asks_for_it() {
+    let proxy = Listener::start(|stream| {
+        let mut wire = Wire::on(stream);
+        while let Ok(Some(head)) = wire.head() {
+            let body = wire.send("HTTP/1.1 100 Continue\r\n\r\n").and_then(|()| wire.request_body(&head));
+            let Ok(body) = body else { return };
+            let text = sunk(&body);
+            if wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())).is_err() {
+                return;
+            }
+        }
+    });
+    let gateway = in_process::gateway(&proxy.address().to_string(), &[("warm", "0"), ("keep", "0")]);
+    let body = pseudo_random(1, 1000);
+    for number in 0..3 {
+        let origin = format!("http://origin-{number}.test/");
+        let head = support::web::request("POST", &origin, "Transfer-Encoding: chunked\r\n");
+        let whole = [head.as_bytes(), b"3e8\r\n", &body, b"\r\n0\r\n\r\n"].concat();
+        let began = Instant::now();
+        let answer = Wire::connect(in_process::address(&gateway)).ask(whole).expect("an answer");
+        assert_eq!(answer.text(), sunk(&body), "{}", answer.head);
+        assert!(began.elapsed() < ntlm_gateway::limits::BODY_HELD_BACK, "{:?}: it need not wait", began.elapsed());
+    }
+    in_process::stop(gateway);
+}
+
 /// A proxy that closes on whatever comes without credentials.
 #[test]
 fn requests_work_where_the_proxy_closes_on_what_has_no_credentials() {

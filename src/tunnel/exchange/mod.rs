@@ -230,6 +230,7 @@ impl Exchange {
         if let Err(then) = self.gather_body(client, context) {
             return then;
         }
+        let was_held = self.body == RequestBody::Waits;
         let mut broken = None;
         let up = match self.up_broken {
             true => Ok(FlowTurn::Done),
@@ -264,6 +265,10 @@ impl Exchange {
             && let Some(then) = self.listen(client, context)
         {
             return then;
+        }
+        if was_held && self.body == RequestBody::Streams {
+            // What has come of it brings no further event.
+            return Then::Yield;
         }
         if broken.is_some() && self.answer.is_none() && !self.upstream.ready.readable() {
             return self.closed(broken, context);
