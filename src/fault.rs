@@ -131,6 +131,8 @@ causes! {
     TunnelLimit "tunnel_limit" 503 Gateway ConnectionLimitReached;
     /// The request's head had not come whole when others needed the place.
     GaveWay "gave_way" 503 Gateway ConnectionLimitReached;
+    /// Requests and answers on their way hold as much memory as they may.
+    MemoryLimit "memory_limit" 503 Gateway ConnectionLimitReached;
     /// The process has no descriptor or memory left for another connection.
     ResourcesExhausted "resources_exhausted" 503 Gateway ProxyInternalError;
     /// Every upstream that would do is ejected for its faults.

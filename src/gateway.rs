@@ -121,6 +121,7 @@ impl Gateway {
             per_client_second: config.new_tunnels_per_client,
         };
         let gate = Gate::new(rules, config.shards);
+        metrics.buffered_bytes_max.set(i64::try_from(config.memory_limit_bytes).unwrap_or(i64::MAX));
         metrics.tunnels_max.set(i64::try_from(config.max_tunnels).unwrap_or(i64::MAX));
         let pseudonym = pseudonym()?;
         let settings = settings(config, &way_out.fleet, &pseudonym);
@@ -180,6 +181,8 @@ impl Gateway {
         let settings = settings(config, &fresh.fleet, &self.controls.pseudonym);
         *way_out = Some(fresh);
         self.controls.shows_tunnels.store(config.admin_tunnels, Ordering::Relaxed);
+        let memory_limit = i64::try_from(config.memory_limit_bytes).unwrap_or(i64::MAX);
+        self.metrics().buffered_bytes_max.set(memory_limit);
         self.controls.tell_all(|| Message::Settings(Box::new(settings.clone())));
         self.controls.tell_all(|| Message::GuardChanged);
         self.controls.tell_all(|| Message::Resolved);
@@ -366,6 +369,7 @@ fn settings(config: &Config, fleet: &InForce, pseudonym: &Arc<str>) -> Settings 
         head_limit_bytes: config.head_limit_bytes,
         field_limit: config.field_limit,
         socket_buffer_bytes: config.socket_buffer_bytes,
+        memory_limit_bytes: config.memory_limit_bytes,
         keep_alive: keep_alive(config),
         via: config.via.then(|| config.via_name.as_deref().map_or_else(|| Arc::clone(pseudonym), Arc::from)),
     }

@@ -71,6 +71,18 @@ pub const TURNED_AWAY_AT_ONCE: usize = 128;
 /// A connection that has become idle gives way to others after this at the earliest: its request may be on its way.
 pub const IDLE_GRACE: Duration = Duration::from_millis(250);
 
+/// An unfinished head of at least so many bytes is closed, the oldest first, when memory runs short.
+pub const HELD_MUCH_BYTES: usize = 4 * 1024;
+
+/// Such heads that a shard closes in one turn.
+pub const CLOSED_FOR_MEMORY: usize = 64;
+
+/// How often a shard that has none of them asks the others to.
+pub const ASK_FOR_MEMORY: Duration = Duration::from_millis(50);
+
+/// The least that `limits.memory` may be, in bytes: some hundred requests.
+pub const MEMORY_LEAST_BYTES: usize = 4 * 1024 * 1024;
+
 /// Idle connections that are closed at once when the process runs out of descriptors.
 pub const CLOSED_FOR_DESCRIPTORS: usize = 8;
 

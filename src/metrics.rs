@@ -55,6 +55,10 @@ pub struct Metrics {
     pub established: IntCounter,
     /// Times that accepting rested for want of descriptors, memory or room.
     pub accept_pauses: IntCounter,
+    /// What the buffers of all connections take.
+    pub buffered_bytes: IntGauge,
+    /// As much as they may.
+    pub buffered_bytes_max: IntGauge,
     /// Pipes lent out.
     pub pipes_lent: IntGauge,
     /// Events that came for a slot's earlier owner.
@@ -141,6 +145,9 @@ impl Metrics {
             established: make.counter("tunnels_opened_total", "Tunnels that were opened through the upstream")?,
             accept_pauses: make
                 .counter("accept_pauses_total", "Times that accepting rested for want of descriptors or room")?,
+            buffered_bytes: make
+                .gauge("buffered_bytes", "Bytes that requests and answers on their way hold in buffers")?,
+            buffered_bytes_max: make.gauge("buffered_bytes_max", "The limit of buffered_bytes; 0 if there is none")?,
             pipes_lent: make.gauge("pipes_in_use", "Pipes that splice bulk bytes at the moment")?,
             stale_events: make
                 .counter("stale_events_total", "Readiness events that came for an earlier owner of a slot")?,

@@ -350,11 +350,11 @@ mod tests {
     #[test]
     fn an_unknown_setting_is_refused_with_its_place_and_its_nearest() {
         assert_eq!(
-            errors("listen = '127.0.0.1:1'\n  upsteam = 'p:1'\n[timeout]\nidle = '1s'\n[limits]\ncolour = 1"),
+            errors("listen = '127.0.0.1:1'\n  upsteam = 'p:1'\n[timeout]\nidle = '1s'\n[limits]\nflavour = 1"),
             [
                 "gateway.toml:2:3: upsteam: unknown setting; did you mean upstream?",
                 "gateway.toml:3:2: timeout: unknown setting; did you mean timeouts?",
-                "gateway.toml:6:1: limits.colour: unknown setting",
+                "gateway.toml:6:1: limits.flavour: unknown setting",
             ]
         );
     }

@@ -576,6 +576,18 @@ pub static KEYS: &[Key] = &[
         default: Fallback::Value(|| limits::TCP_PROBES.to_string()),
     },
     Key {
+        name: "limits.memory",
+        flag: "memory-limit",
+        places: Places::Everywhere,
+        kind: Kind::Size,
+        value_name: "SIZE",
+        heading: LIMITS,
+        help: "What the requests and answers on their way may hold in all, 4MiB at least; at this limit new requests get 503. 0B sets no limit",
+        default: Fallback::Machine("half of the memory that the control group or the machine has", || {
+            format_size(super::machine::memory_bytes() / 2)
+        }),
+    },
+    Key {
         name: "limits.socket_buffer",
         flag: "socket-buffer",
         places: Places::Everywhere,

@@ -20,6 +20,7 @@
 //! | `parties` | identities, upstreams and routes |
 //! | `host_name` | the default workstation |
 //! | `loops` | upstreams that are the gateway itself |
+//! | `machine` | the memory that there is |
 //! | `digest` | a number that tells two configurations apart |
 //! | `error` | what can be wrong |
 //! | `warning` | what is valid and most likely a mistake |
@@ -46,6 +47,7 @@ mod file;
 mod host_name;
 pub mod keys;
 mod loops;
+mod machine;
 mod parties;
 #[cfg(test)]
 mod place_tests;
@@ -112,6 +114,8 @@ pub struct Config {
     pub pipes_per_shard: usize,
     /// Bytes that a socket may hold back each way; 0 leaves it to the system.
     pub socket_buffer_bytes: usize,
+    /// What requests and answers on their way may hold in all, in bytes; 0 for no such limit.
+    pub memory_limit_bytes: usize,
     /// See [`Timeouts`].
     pub timeouts: Timeouts,
     /// The longest head, in bytes, from 1 KiB to 1 MiB.

@@ -131,6 +131,7 @@ impl Reader<'_> {
         let guard_attempts = self.required("guard.attempts", |text| Ok(parse_integer(text, 1..=GUARD_ATTEMPTS_LIMIT)?));
         let pipes = self.required("limits.pipes_per_shard", |text| Ok(parse_integer(text, 0..=PIPES_LIMIT)?));
         let socket_buffer = self.required("limits.socket_buffer", |text| Ok(parse_size(text, SOCKET_BUFFERS)?));
+        let memory_limit = self.required("limits.memory", memory_limit);
         let head_limit = self.required("limits.head", |text| Ok(parse_size(text, HEAD_LIMITS)?));
         let field_limit = self.required("limits.fields", |text| Ok(parse_integer(text, FIELD_LIMITS)?));
         let timeouts = self.timeouts();
@@ -158,6 +159,7 @@ impl Reader<'_> {
             guard_attempts: guard_attempts?,
             pipes_per_shard: pipes?,
             socket_buffer_bytes: socket_buffer?,
+            memory_limit_bytes: memory_limit?,
             timeouts: timeouts?,
             head_limit_bytes: head_limit?,
             field_limit: field_limit?,
@@ -403,6 +405,14 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() != 0
         && one.port() == other.port()
         && (one.ip() == other.ip() || covers_all && one.is_ipv4() == other.is_ipv4())
+}
+
+/// 0 for no limit.
+fn memory_limit(text: &str) -> Result<usize, Problem> {
+    match parse_size(text, 0..=usize::MAX / 2)? {
+        0 => Ok(0),
+        _ => Ok(parse_size(text, limits::MEMORY_LEAST_BYTES..=usize::MAX / 2)?),
+    }
 }
 
 fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Problem> {

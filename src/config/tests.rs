@@ -152,6 +152,7 @@ fn every_setting_reaches_the_configuration() {
         .flag("limits.head", "16KiB")
         .flag("limits.fields", "200")
         .flag("limits.socket_buffer", "15KiB")
+        .flag("limits.memory", "96MiB")
         .flag("timeouts.connect", "1s")
         .flag("timeouts.head", "2s")
         .flag("timeouts.handshake", "3s")
@@ -193,7 +194,7 @@ fn every_setting_reaches_the_configuration() {
     assert_eq!(identity.method(), Method::NtlmV1Ess);
     assert_eq!((config.shards, config.max_tunnels), (3, 44));
     assert_eq!((config.pipes_per_shard, config.head_limit_bytes, config.field_limit), (0, 16 * 1024, 200));
-    assert_eq!(config.socket_buffer_bytes, 15 * 1024);
+    assert_eq!((config.socket_buffer_bytes, config.memory_limit_bytes), (15 * 1024, 96 * 1024 * 1024));
     assert_eq!(config.first_upstream().warm, 7);
     assert_eq!((config.order, identity.target_domain()), (Order::Balance, true));
     assert_eq!(config.check, Check::Handshake { target: "example.com:443".into() });

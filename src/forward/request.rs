@@ -165,6 +165,11 @@ impl ForwardRequest {
         self.client_keeps_alive
     }
 
+    /// What it takes, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.target.len() + self.origin.len() + self.fields.len() + self.trailer.len()
+    }
+
     /// Whether sending it twice does no more than sending it once (RFC 9110 §9.2.2), so that it may be sent again
     /// when a kept connection closes under it.
     pub fn is_idempotent(&self) -> bool {

@@ -58,6 +58,14 @@ impl Request {
         }
     }
 
+    /// What it takes, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        match self {
+            Request::Connect { authority, fields } => authority.len() + fields.len(),
+            Request::Forward(request) => request.held_bytes(),
+        }
+    }
+
     /// A body follows the head.
     pub fn has_body(&self) -> bool {
         match self {

@@ -114,6 +114,14 @@ impl Half {
         self.moved
     }
 
+    /// What its buffer takes, in bytes. What is in a pipe is the kernel's, and bounded by the number of pipes.
+    pub fn held_bytes(&self) -> usize {
+        match &self.held {
+            Held::Buffer(buffer) => buffer.bytes.capacity(),
+            Held::Nothing | Held::Piped { .. } => 0,
+        }
+    }
+
     /// The source has ended and everything is delivered.
     pub fn is_finished(&self) -> bool {
         self.flow == Flow::Finished

@@ -160,6 +160,13 @@ impl Gate {
         }
     }
 
+    /// Tells the other shards that memory runs short.
+    pub fn ask_for_memory(&self, own: usize) {
+        for (_, shard) in self.shards.get().into_iter().flatten().enumerate().filter(|(number, _)| *number != own) {
+            shard.send(Message::FreeMemory);
+        }
+    }
+
     /// The shard has done what it was asked to, or had no such connection any more.
     pub fn done(&self, room: GiveWay) {
         self.idle[room.shard].fetch_add(1, Ordering::Relaxed);

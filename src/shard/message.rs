@@ -20,6 +20,8 @@ pub enum Message {
     Settings(Box<Settings>),
     /// Another shard has let somebody in: the oldest idle connection makes room.
     GiveWay(GiveWay),
+    /// Memory runs short, and it is not the sender that has unfinished heads.
+    FreeMemory,
     /// Answer with the shard's number: the loop turns.
     Ping(mpsc::Sender<usize>),
     /// Answer with what the tunnels are doing.

@@ -11,18 +11,15 @@ pub(super) type Turn = u64;
 /// The connections in their order. Every operation takes logarithmic time, however many there are.
 #[derive(Debug, Default)]
 pub(super) struct IdleQueue {
-    next: Turn,
     order: BTreeMap<Turn, Key>,
     by_client: BTreeSet<(IpAddr, Turn)>,
 }
 
 impl IdleQueue {
-    /// Adds a connection behind all others; the number takes it out again.
-    pub(super) fn join(&mut self, key: Key, client: IpAddr) -> Turn {
-        self.next += 1;
-        self.order.insert(self.next, key);
-        self.by_client.insert((client, self.next));
-        self.next
+    /// Adds a connection; numbers grow, and none is given twice.
+    pub(super) fn join(&mut self, turn: Turn, key: Key, client: IpAddr) {
+        self.order.insert(turn, key);
+        self.by_client.insert((client, turn));
     }
 
     /// Takes a connection out.
@@ -60,12 +57,14 @@ mod tests {
     fn the_oldest_comes_first_of_all_and_of_each_client() {
         let (one, other) = ("10.0.0.1".parse().unwrap(), "::1".parse().unwrap());
         let mut queue = IdleQueue::default();
-        let turns = [queue.join(key(7), other), queue.join(key(3), one), queue.join(key(5), one)];
+        queue.join(1, key(7), other);
+        queue.join(2, key(3), one);
+        queue.join(3, key(5), one);
         assert_eq!((queue.oldest(None), queue.oldest(Some(one))), (Some(key(7)), Some(key(3))));
-        queue.leave(turns[0], other);
+        queue.leave(1, other);
         assert_eq!((queue.oldest(None), queue.oldest(Some(other))), (Some(key(3)), None));
-        queue.leave(turns[1], one);
-        queue.join(key(3), one);
+        queue.leave(2, one);
+        queue.join(4, key(3), one);
         assert_eq!((queue.oldest(Some(one)), queue.len()), (Some(key(5)), 2), "who comes back is last");
     }
 }

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod drive;
+mod room;
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,7 +13,7 @@ use mio::{Events, Interest, Poll, Token};
 use prometheus::Histogram;
 use slab::Slab;
 
-use super::accept::{Gate, GiveWay};
+use super::accept::Gate;
 use super::listener::Listeners;
 use super::message::{Described, Message};
 use super::queue::{IdleQueue, Turn};
@@ -63,6 +64,10 @@ struct Slot {
     changes: u32,
     /// Its turn to give way.
     turn: Option<Turn>,
+    /// The same of an unfinished head that takes much memory.
+    turn_of_head: Option<Turn>,
+    /// What its buffers take, in bytes, as counted.
+    held_bytes: usize,
 }
 
 impl Slot {
@@ -91,8 +96,13 @@ pub struct Shard {
     /// Idle connections with a place, and those that are to be turned away.
     idle: IdleQueue,
     turned_away: IdleQueue,
+    last_turn: Turn,
     /// Those that have become idle and have some time yet: until when in ms, and the changes of their slots then.
     fresh: VecDeque<(u64, Key, u32)>,
+    /// Those whose unfinished heads take much memory.
+    large_heads: IdleQueue,
+    /// The other shards are asked for memory after this, in ms.
+    memory_asked_until_ms: u64,
     next_generation: u32,
     /// Tunnels that used up their budget, or that a message called up: no event will come for them.
     run_queue: Vec<Key>,
@@ -151,7 +161,10 @@ impl Shard {
             slots: Slab::new(),
             idle: IdleQueue::default(),
             turned_away: IdleQueue::default(),
+            last_turn: 0,
             fresh: VecDeque::new(),
+            large_heads: IdleQueue::default(),
+            memory_asked_until_ms: 0,
             next_generation: 1,
             run_queue: Vec::new(),
             context,
@@ -198,6 +211,9 @@ impl Shard {
             }
         }
         self.queue_fresh();
+        if self.context.is_short_of_memory() {
+            self.free_memory();
+        }
         self.accept();
         self.run_queued();
         self.run_deadlines();
@@ -249,7 +265,13 @@ impl Shard {
             return;
         }
         // One that is queued is stepped once, in its turn.
-        if !slot.queued {
+        if slot.queued {
+            return;
+        }
+        if self.context.is_short_of_memory() {
+            self.free_memory();
+        }
+        if let Some(slot) = live(&mut self.slots, token.key) {
             let next = slot.tunnel.step(token.key, &mut self.context);
             self.follow(token.key, next);
         }
@@ -267,114 +289,20 @@ impl Shard {
 
     fn follow(&mut self, key: Key, next: Next) {
         match next {
-            Next::Wait => self.queue_if_idle(key),
+            Next::Wait => self.look_after(key),
             Next::Yield => {
-                self.queue_if_idle(key);
+                self.look_after(key);
                 self.enqueue(key);
             }
             Next::Close => {
                 self.leave_queue(key);
+                self.queue_if_large(key, false);
+                self.count_held(key, 0);
                 let slot = self.slots.remove(key.index as usize);
                 self.gate.leave(slot.tunnel.client(), slot.has_place());
                 self.context.metrics.tunnels_open.dec();
             }
         }
-    }
-
-    /// Takes note of a connection that has become idle, is idle in another way, or is not idle any more.
-    fn queue_if_idle(&mut self, key: Key) {
-        let Some(slot) = live(&mut self.slots, key) else { return };
-        // One that was let in and answered is about to go by itself, and its answer may still be on its way.
-        let idle = slot.tunnel.idle().filter(|idle| *idle != Idle::Answered || !slot.has_place());
-        if slot.idle == idle {
-            return;
-        }
-        slot.idle = idle;
-        slot.changes = slot.changes.wrapping_add(1);
-        let (changes, admission) = (slot.changes, slot.admission);
-        self.leave_queue(key);
-        match (idle, admission) {
-            (None, _) => {}
-            // They are to be refused anyway.
-            (_, Admission::NotAllowed | Admission::TooMany) => self.join_queue(key),
-            _ => self.fresh.push_back((self.context.now_ms() + millis(limits::IDLE_GRACE), key, changes)),
-        }
-    }
-
-    /// Queues those that are still idle when their time is over.
-    fn queue_fresh(&mut self) {
-        let now_ms = self.context.now_ms();
-        while let Some((_, key, changes)) = self.fresh.pop_front_if(|(until_ms, ..)| *until_ms <= now_ms) {
-            if live(&mut self.slots, key).is_some_and(|slot| slot.changes == changes) {
-                self.join_queue(key);
-            }
-        }
-    }
-
-    /// Puts an idle connection behind those that have been idle longer.
-    fn join_queue(&mut self, key: Key) {
-        let Some(slot) = live(&mut self.slots, key) else { return };
-        let client = slot.tunnel.client();
-        let queue = if slot.has_place() { &mut self.idle } else { &mut self.turned_away };
-        slot.turn = Some(queue.join(key, client.ip().to_canonical()));
-        if slot.has_place() {
-            self.gate.count_idle(client, self.number, 1);
-        } else if self.turned_away.len() > self.gate.turned_away_per_shard()
-            && let Some(oldest) = self.turned_away.oldest(None)
-        {
-            self.close_idle(oldest);
-        }
-    }
-
-    fn leave_queue(&mut self, key: Key) {
-        let Some(slot) = live(&mut self.slots, key) else { return };
-        let Some(turn) = slot.turn.take() else { return };
-        let client = slot.tunnel.client();
-        let queue = if slot.has_place() { &mut self.idle } else { &mut self.turned_away };
-        queue.leave(turn, client.ip().to_canonical());
-        if slot.has_place() {
-            self.gate.count_idle(client, self.number, -1);
-        }
-    }
-
-    fn close_idle(&mut self, key: Key) {
-        if let Some(slot) = live(&mut self.slots, key) {
-            slot.tunnel.give_way(&mut self.context);
-            self.follow(key, Next::Close);
-        }
-    }
-
-    /// The oldest idle connection makes room; somebody has been let in already.
-    fn give_way(&mut self, room: GiveWay) {
-        // It may have begun its request meanwhile: then there is one more for a while.
-        if let Some(oldest) = self.idle.oldest(room.client) {
-            self.close_idle(oldest);
-        }
-        self.gate.done(room);
-        if self.context.now_ms() >= self.give_way_told_until_ms {
-            self.give_way_told_until_ms = self.context.now_ms() + millis(limits::ACCEPT_PAUSE_TOLD);
-            log::warn!(
-                "no place is left: idle connections give way to new ones, the oldest first; the next 10 s of it are not told"
-            );
-        }
-    }
-
-    /// Closes a few idle connections for their descriptors, here or, where there are none, on another shard; `false` when there are none
-    /// at all.
-    fn free_descriptors(&mut self) -> bool {
-        let mut freed = 0;
-        while freed < limits::CLOSED_FOR_DESCRIPTORS
-            && let Some(oldest) = self.idle.oldest(None)
-        {
-            self.close_idle(oldest);
-            freed += 1;
-        }
-        if freed == 0
-            && let Some(shard) = self.gate.promise(self.number)
-        {
-            self.gate.ask(GiveWay { shard, client: None });
-        }
-        freed > 0
     }
 
     fn enqueue(&mut self, key: Key) {
@@ -445,6 +373,8 @@ impl Shard {
                 }
                 Message::GuardChanged => self.call_guard_waiters(),
                 Message::GiveWay(room) => self.give_way(room),
+                // The turn sees to it.
+                Message::FreeMemory => {}
                 Message::Settings(settings) => {
                     self.context.settings = *settings;
                     warm::clear(&mut self.context);
@@ -554,8 +484,17 @@ impl Shard {
         let came = Came { from, listener, admission };
         self.context.metrics.tunnels_open.inc();
         let tunnel = Tunnel::new(key, stream, came, &mut self.context);
-        let slot =
-            entry.insert(Slot { generation, tunnel, queued: false, admission, idle: None, changes: 0, turn: None });
+        let slot = entry.insert(Slot {
+            generation,
+            tunnel,
+            queued: false,
+            admission,
+            idle: None,
+            changes: 0,
+            turn: None,
+            turn_of_head: None,
+            held_bytes: 0,
+        });
         let next = slot.tunnel.step(key, &mut self.context);
         self.follow(key, next);
         match entered.gives_way {
@@ -582,6 +521,7 @@ impl Shard {
         unattended::clear(&mut self.context);
         for (_, mut slot) in std::mem::take(&mut self.slots) {
             slot.tunnel.cut(&mut self.context);
+            self.context.metrics.buffered_bytes.sub(i64::try_from(slot.held_bytes).unwrap_or(i64::MAX));
             self.gate.leave(slot.tunnel.client(), slot.has_place());
             self.context.metrics.tunnels_open.dec();
         }

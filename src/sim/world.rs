@@ -96,6 +96,7 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
         head_limit_bytes: scenario.head_limit_bytes,
         field_limit: crate::limits::FIELDS,
         socket_buffer_bytes: 0,
+        memory_limit_bytes: 0,
         keep_alive: None,
         via: Some(crate::http::PROXY_NAME.into()),
     };

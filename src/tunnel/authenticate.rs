@@ -106,6 +106,11 @@ impl Authenticate {
         Step::Go(Stage::Authenticate(Box::new(stage)))
     }
 
+    /// What its buffers take, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.attempt.held_bytes() + self.inbox.held_bytes() + self.outbox.capacity()
+    }
+
     pub(super) fn endpoint(&mut self, attempt: u8) -> Option<&mut Endpoint> {
         (self.attempt.number == attempt).then_some(&mut self.upstream)
     }

@@ -56,6 +56,8 @@ pub struct Settings {
     pub fleet: InForce,
     /// How long things may take.
     pub timeouts: TimeoutsMs,
+    /// What requests and answers on their way may hold in all, in bytes; 0 for no such limit.
+    pub memory_limit_bytes: usize,
     /// Longest head in bytes.
     pub head_limit_bytes: usize,
     /// Most field lines of a head.
@@ -123,6 +125,20 @@ impl Context {
     pub fn fault(&self, fault: Fault) -> End {
         self.metrics.fault(&fault);
         End::Fault(fault)
+    }
+
+    /// Requests and answers on their way hold as much as they may, over all shards: nothing new is begun.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.holds_at_least(self.settings.memory_limit_bytes)
+    }
+
+    /// So much of that is held that heads which do not come to their end have to go.
+    pub fn is_short_of_memory(&self) -> bool {
+        self.holds_at_least(self.settings.memory_limit_bytes / 8 * 7)
+    }
+
+    fn holds_at_least(&self, bytes: usize) -> bool {
+        bytes > 0 && usize::try_from(self.metrics.buffered_bytes.get()).is_ok_and(|held| held >= bytes)
     }
 
     /// Room for one read of a head.

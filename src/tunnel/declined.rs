@@ -48,13 +48,19 @@ impl DeclinedPage {
         page
     }
 
+    /// What its buffers take, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.body.capacity() + self.declined.fields.capacity()
+    }
+
     pub(super) fn endpoint(&mut self) -> &mut Endpoint {
         &mut self.upstream
     }
 
     pub(super) fn step(mut self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
         let mut reads_left = limits::READS_PER_TURN;
-        while !self.is_whole() {
+        // Of a page that there is no room for, what there is of it is passed on.
+        while !self.is_whole() && !context.is_out_of_memory() {
             if !self.upstream.ready.readable() {
                 return Step::Wait(Stage::Declined(self));
             }

@@ -192,6 +192,11 @@ impl Dial {
         Dial::anew(attempt, key, client, context)
     }
 
+    /// What its buffers take, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.attempt.held_bytes()
+    }
+
     pub(super) fn endpoint(&mut self, number: u8) -> Option<&mut Endpoint> {
         self.race.endpoint(number)
     }
@@ -406,6 +411,11 @@ impl Dial {
 }
 
 impl Attempt {
+    /// What its buffers take, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.leftover.capacity() + self.handshake.request().held_bytes()
+    }
+
     /// Whether the present connection is one on which the upstream asks for no further proof, as far as is known: its last
     /// request went without credentials for another reason than that they were to be withheld.
     pub(super) fn is_proven(&self) -> bool {

@@ -113,6 +113,11 @@ impl Direct {
         metadata_network(address.ip()).is_none() || self.fleet.decide(&written_out) == Decision::Direct
     }
 
+    /// What its buffers take, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.leftover.capacity() + self.request.as_ref().map_or(0, |request| request.held_bytes())
+    }
+
     pub(super) fn endpoint(&mut self, number: u8) -> Option<&mut Endpoint> {
         self.race.endpoint(number)
     }

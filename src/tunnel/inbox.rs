@@ -72,6 +72,11 @@ impl Inbox {
         self.kept.is_empty()
     }
 
+    /// What its buffers take, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.kept.capacity()
+    }
+
     /// What was not used: the leftover behind a head.
     pub fn into_leftover(self) -> Vec<u8> {
         self.kept

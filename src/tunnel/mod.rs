@@ -211,6 +211,21 @@ impl Tunnel {
         }
     }
 
+    /// What its buffers take, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        match &self.stage {
+            Stage::ReadHead(stage) => stage.held_bytes(),
+            Stage::Dial(stage) => stage.held_bytes(),
+            Stage::Direct(stage) => stage.held_bytes(),
+            Stage::Exchange(stage) => stage.held_bytes(),
+            Stage::Authenticate(stage) => stage.held_bytes(),
+            Stage::Declined(stage) => stage.held_bytes(),
+            Stage::Reply(stage) => stage.held_bytes(),
+            Stage::Relay(stage) => stage.held_bytes(),
+            Stage::Closing(_) | Stage::Stepping => 0,
+        }
+    }
+
     /// Ends it while it is idle, because others need its place or its descriptor now. Who has begun a request is told, as far as the
     /// connection takes it at once.
     pub fn give_way(&mut self, context: &mut Context) {

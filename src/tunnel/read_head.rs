@@ -12,6 +12,7 @@ use crate::fleet::Hop;
 use crate::forward::{self, ForwardError, ForwardRequest};
 use crate::handshake::Request;
 use crate::http::{self, Asked, Authority, FieldStorage, HeadEnd, NotHttp, RequestError, RequestHead, RequestTarget};
+use crate::limits;
 
 /// What was decided about a client when it was accepted. It is told after its head, because an answer that comes before
 /// the question is lost when the connection closes on unread bytes.
@@ -99,6 +100,11 @@ impl ReadHead {
         self.inbox.is_empty()
     }
 
+    /// What its buffers take, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.inbox.held_bytes()
+    }
+
     pub(super) fn endpoint(&mut self, number: u8) -> Option<&mut Endpoint> {
         self.pinned.as_mut().filter(|pinned| pinned.number == number).map(|pinned| &mut pinned.upstream)
     }
@@ -118,10 +124,18 @@ impl ReadHead {
             };
             match got {
                 Ok(Got::Blocked) => {}
+                Ok(Got::Bytes(Ok(None)))
+                    if context.is_out_of_memory() && self.held_bytes() >= limits::HELD_MUCH_BYTES =>
+                {
+                    return Reply::to_fault(out_of_memory(), client, context);
+                }
                 Ok(Got::Bytes(Ok(None))) => self.begun(key, client, context),
                 Ok(Got::Bytes(Ok(Some((request, way))))) => {
                     client.record.target = request.origin().into();
                     client.record.method = request.method().into();
+                    if context.is_out_of_memory() {
+                        return Reply::to_fault(out_of_memory(), client, context);
+                    }
                     let (leftover, pinned) = (self.inbox.into_leftover(), self.pinned);
                     if request.has_body() && leftover.is_empty() {
                         hasten_body(client);
@@ -290,6 +304,10 @@ fn malformed(error: &RequestError) -> Fault {
         _ => Cause::RequestMalformed,
     };
     fault(cause, error.to_string())
+}
+
+fn out_of_memory() -> Fault {
+    fault(Cause::MemoryLimit, "requests and answers on their way hold as much memory as limits.memory allows")
 }
 
 fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {

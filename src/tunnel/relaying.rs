@@ -50,6 +50,11 @@ impl Relaying {
         self.active_ms
     }
 
+    /// What its buffers take, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.up.held_bytes() + self.down.held_bytes()
+    }
+
     pub(super) fn endpoint(&mut self) -> &mut Endpoint {
         &mut self.upstream
     }

@@ -89,6 +89,15 @@ impl Reply {
         Step::Go(Stage::Reply(Box::new(Reply { answer, sent: 0, bounded: false, then: Then::Close(end) })))
     }
 
+    /// What its buffers take, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        let behind = match &self.then {
+            Then::Relay { up, down, .. } => up.held_bytes() + down.held_bytes(),
+            Then::Close(_) => 0,
+        };
+        self.answer.capacity() + behind
+    }
+
     pub(super) fn endpoint(&mut self) -> Option<&mut Endpoint> {
         match &mut self.then {
             Then::Relay { upstream, .. } => Some(upstream),
@@ -157,7 +166,9 @@ fn fault_answer(fault: &Fault, upstream_name: &str, omit_body: bool, answer: &mu
     let error = ProxyStatus::error(fault.cause.error_type(), &fault.detail);
     let extra_fields: &[(&str, &str)] = match fault.cause {
         Cause::LoginRequired => &[("Proxy-Authenticate", "Basic realm=\"ntlm-gateway\", charset=\"UTF-8\"")],
-        Cause::TunnelLimit | Cause::GaveWay | Cause::ClientLimit | Cause::ResourcesExhausted => &[("Retry-After", "5")],
+        Cause::TunnelLimit | Cause::GaveWay | Cause::MemoryLimit | Cause::ClientLimit | Cause::ResourcesExhausted => {
+            &[("Retry-After", "5")]
+        }
         // As long as until the next login is looked at.
         Cause::LoginThrottled => &[("Retry-After", "10")],
         _ => &[],

@@ -8,3 +8,4 @@ mod bounds;
 mod clients;
 mod fairness;
 mod idle;
+mod memory;

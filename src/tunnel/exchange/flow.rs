@@ -88,6 +88,18 @@ impl Flow {
         self.out.len() - self.sent
     }
 
+    /// Gives back room that a head has not used, for a client may take long to read it.
+    pub(super) fn trim(&mut self) {
+        if self.out.capacity() - self.out.len() > limits::HEAD_READ_BYTES {
+            self.out.shrink_to_fit();
+        }
+    }
+
+    /// What its buffer takes, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.out.capacity()
+    }
+
     /// Everything that there is so far is delivered.
     pub(super) fn is_flushed(&self) -> bool {
         self.sent == self.out.len() && self.run.is_none()

@@ -36,7 +36,9 @@ impl Exchange {
                 let head = self.from_upstream[..length].to_vec();
                 take_front(&mut self.from_upstream, length);
                 self.head_end = HeadEnd::response();
-                if let Some(then) = self.heed(&head, client, context) {
+                let heeded = self.heed(&head, client, context);
+                self.down.trim();
+                if let Some(then) = heeded {
                     return Some(then);
                 }
                 if self.answer.is_some() || self.client_comes_first() {

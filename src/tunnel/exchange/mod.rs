@@ -182,6 +182,13 @@ impl Exchange {
         Step::Go(Stage::Exchange(self))
     }
 
+    /// What its buffers take, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        let of_attempt = self.attempt.as_ref().map_or(0, |attempt| attempt.leftover.capacity());
+        let held = self.from_client.capacity() + self.from_upstream.capacity() + of_attempt;
+        held + self.request.held_bytes() + self.up.held_bytes() + self.down.held_bytes()
+    }
+
     pub(super) fn endpoint(&mut self, number: u8) -> Option<&mut Endpoint> {
         (self.number == number).then_some(&mut self.upstream)
     }
