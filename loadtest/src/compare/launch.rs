@@ -1,5 +1,6 @@
 //! Starts candidates and stubs, and ends them.
 
+use std::env;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
@@ -140,6 +141,10 @@ fn password_file(site: &Site<'_>) -> io::Result<PathBuf> {
 
 fn gateway(binary: &Path, site: &Site<'_>, listen: SocketAddr, admin: SocketAddr) -> io::Result<Command> {
     let mut command = Command::new(binary);
+    // All its settings are given here, and it refuses a variable of that kind that it does not know.
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("NTLM_GATEWAY_")) {
+        command.env_remove(name);
+    }
     command.arg("run").args(["--listen", &listen.to_string(), "--admin", &admin.to_string()]);
     command.args(["--upstream", &site.upstream.to_string(), "--user", DEFAULT_USER]);
     command.arg("--password-file").arg(password_file(site)?);
