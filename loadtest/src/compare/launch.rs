@@ -281,7 +281,7 @@ impl StubProcess {
     /// # Errors
     /// When it cannot be started or says nothing of its addresses.
     pub fn start(personality: &str, threads: NonZeroUsize, delay_ms: u64) -> io::Result<StubProcess> {
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = Command::new(env::current_exe()?)
             .args(["upstream", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--until-eof"])
             .args(["--personality", personality, "--threads", &threads.to_string()])
             .args(["--delay-ms", &delay_ms.to_string()])
