@@ -163,6 +163,7 @@ cases! {
     0 closes_on_accept_gets_what_it_deserves ClosesOnAccept;
     0 resets_mid_handshake_gets_what_it_deserves ResetsMidHandshake;
     0 rechallenge_after_authenticate_gets_what_it_deserves Rechallenges;
+    0 stale_challenges_get_what_they_deserve StaleChallenges;
 }
 
 #[test]
