@@ -426,5 +426,8 @@ pub const UNASKED: u32 = 3;
 /// What was learnt of an upstream's habits is forgotten after this and learnt again.
 pub const HABIT_AGE: Duration = Duration::from_secs(10 * 60);
 
+/// An upstream that has been heard of within this time is not taken for mute: a short body goes to it at once.
+pub const HEARD_AGE: Duration = Duration::from_secs(60);
+
 /// Destinations of which it is remembered whether the upstream asks for credentials there.
 pub const DESTINATIONS_REMEMBERED: usize = 1024;

@@ -19,6 +19,8 @@ pub struct Habits {
     forgetful_until_ms: AtomicU64,
     /// No CONNECT is tried on an authenticated connection until then, in ms.
     no_connect_until_ms: AtomicU64,
+    /// When it answered last, in ms; 0 while it has not.
+    heard_ms: AtomicU64,
     /// It is known until then, in ms, that it asks for credentials before it has read a body.
     hasty_until_ms: AtomicU64,
     /// How many requests in a row it has granted without asking for authentication.
@@ -120,6 +122,17 @@ impl Habits {
             0 => most_ms,
             spoils_ms => most_ms.min(spoils_ms / 2),
         }
+    }
+
+    /// It has answered something.
+    pub fn heard(&self, now_ms: u64) {
+        self.heard_ms.store(now_ms.max(1), Ordering::Relaxed);
+    }
+
+    /// Whether it has answered lately.
+    pub fn is_heard_of(&self, now_ms: u64) -> bool {
+        let heard_ms = self.heard_ms.load(Ordering::Relaxed);
+        heard_ms != 0 && now_ms.saturating_sub(heard_ms) < millis(limits::HEARD_AGE)
     }
 
     /// It has asked for credentials before it had the body.

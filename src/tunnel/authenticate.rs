@@ -216,6 +216,7 @@ impl Authenticate {
                 if let Some(waiting) = self.attempt.waiting.take() {
                     waiting.challenged(context.now_ms());
                 }
+                self.attempt.hop.habits.heard(context.now_ms());
                 if self.attempt.handshake.request().forward().is_some() {
                     let key = self.attempt.handshake.request().demand_key();
                     self.attempt.hop.habits.asks(&key, context.now_ms());

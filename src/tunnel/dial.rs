@@ -432,6 +432,10 @@ impl Attempt {
         match self.hop.habits.asks_at(&request.demand_key(), now_ms) {
             Asks::Yes => self.handshake.ask_at_once(),
             Asks::No => self.handshake.ask_plainly(),
+            // A GET in its place does no harm, and tells a mute upstream in time.
+            Asks::Unknown if !request.has_body() && !self.hop.habits.is_heard_of(now_ms) => {
+                self.handshake.ask_at_once()
+            }
             Asks::Unknown => self.handshake.ask_tentatively(),
         }
     }

@@ -205,6 +205,28 @@ fn a_body_that_has_come_goes_out_when_the_upstream_asks_for_it() {
     in_process::stop(gateway);
 }
 
+#[test]
+fn requests_go_to_the_next_upstream_when_the_first_says_nothing() {
+    let mute = Listener::start(|stream| {
+        let mut wire = Wire::on(stream);
+        while wire.some().is_ok_and(|bytes| !bytes.is_empty()) {}
+    });
+    let proxy = Web::proxy();
+    for method in ["POST", "HEAD", "DELETE"] {
+        let settings = [("warm", "0"), ("timeouts.challenge", "500ms")];
+        let gateway = in_process::gateway(&format!("{},{}", mute.address(), proxy.address()), &settings);
+        let fields = if method == "POST" { "Content-Length: 5\r\n" } else { "" };
+        let body = if method == "POST" { "hello" } else { "" };
+        let began = Instant::now();
+        let request = format!("{}{body}", proxy.request(method, "/sink", fields));
+        let answer = Wire::connect(in_process::address(&gateway)).ask(request).expect("an answer");
+        assert_eq!(answer.status(), 200, "{method}: {}", answer.head);
+        assert!(began.elapsed() < Duration::from_secs(8), "{method}: {:?}", began.elapsed());
+        in_process::stop(gateway);
+    }
+    assert_eq!(proxy.seen.requests(), 3, "each is made once: {:#?}", proxy.seen.heads());
+}
+
 /// A proxy that closes on whatever comes without credentials.
 #[test]
 fn requests_work_where_the_proxy_closes_on_what_has_no_credentials() {

@@ -1,7 +1,7 @@
 //! A body that does not go out with its head, because nobody knows whether the upstream asks for credentials there.
 //!
-//! Should it answer 407, the request is made again, with credentials. A short body is sent all the same and kept until the
-//! answer: so do browsers. A longer one waits until the upstream has spoken. If it says nothing for a while, it asks nobody
+//! Should it answer 407, the request is made again, with credentials. A short body is sent all the same to an upstream that
+//! has answered lately, and kept until the answer: so do browsers. A longer one waits until the upstream has spoken. If it says nothing for a while, it asks nobody
 //! here, or reads the body before it asks. One that is known to ask before gets the body; with any other, a request with an
 //! empty body finds out, which an upstream that asks nobody may carry out as a request of its own.
 
@@ -21,21 +21,33 @@ pub(super) enum RequestBody {
     Streams,
     /// Not yet.
     Waits,
+    /// As soon as all of it has come.
+    Gathers,
     /// It was sent, and is still at the front of what came from the client: so many bytes.
     Kept(usize),
 }
 
 impl Exchange {
-    /// Holds the body back.
-    pub(super) fn hold_body(&mut self) {
-        self.body = RequestBody::Waits;
+    /// Holds the body back; a short one only until all of it has come, if it may go.
+    pub(super) fn hold_body(&mut self, short_may_go: bool) {
+        self.body = match self.short_body() {
+            Some(_) if short_may_go => RequestBody::Gathers,
+            _ => RequestBody::Waits,
+        };
         self.up.hold_body();
+    }
+
+    /// Whether nothing of the body goes out yet.
+    pub(super) fn is_body_held(&self) -> bool {
+        matches!(self.body, RequestBody::Waits | RequestBody::Gathers)
     }
 
     /// The upstream has asked for more than the head.
     pub(super) fn let_body_go(&mut self) {
-        if self.body == RequestBody::Waits && self.short_body().is_none() {
-            self.stream_body();
+        match (self.body, self.short_body()) {
+            (RequestBody::Waits, Some(_)) => self.body = RequestBody::Gathers,
+            (RequestBody::Waits, None) => self.stream_body(),
+            _ => {}
         }
     }
 
@@ -58,7 +70,7 @@ impl Exchange {
 
     /// Sends a short body once all of it has come.
     pub(super) fn gather_body(&mut self, client: &mut Client, context: &mut Context) -> Result<(), Then> {
-        let Some(length) = self.short_body().filter(|_| self.body == RequestBody::Waits) else { return Ok(()) };
+        let Some(length) = self.short_body().filter(|_| self.body == RequestBody::Gathers) else { return Ok(()) };
         while self.from_client.len() < length && client.endpoint.ready.readable() {
             let room = (length - self.from_client.len()).min(context.scratch.len());
             match client.endpoint.read(&mut context.scratch[..room]) {

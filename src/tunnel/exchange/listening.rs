@@ -3,7 +3,6 @@
 use std::io;
 
 use super::answer::{Heard, hear};
-use super::held_body::RequestBody;
 use super::{Exchange, Standing, Then, fault};
 use crate::fault::{At, Cause, Fault};
 use crate::forward::BodyPump;
@@ -187,8 +186,9 @@ impl Exchange {
     /// Learns from a 407 where the upstream asks for credentials, and on which connections.
     fn note_demand(&mut self, now_ms: u64) {
         let repeatable = !self.up.has_begun();
-        let is_held = self.body == RequestBody::Waits;
+        let is_held = self.is_body_held();
         let Some(attempt) = &mut self.attempt else { return };
+        attempt.hop.habits.heard(now_ms);
         if is_held {
             attempt.hop.habits.asks_before_body(now_ms);
         }
@@ -204,6 +204,7 @@ impl Exchange {
     fn note_service(&self, status: u16, now_ms: u64) {
         let Some(attempt) = &self.attempt else { return };
         let (habits, origin) = (&attempt.hop.habits, self.request.origin());
+        habits.heard(now_ms);
         match &self.standing {
             _ if attempt.path == Path::Kept => habits.kept_is_served(),
             Standing::Proving(_) => habits.fresh_is_served(origin, attempt.asked_on_kept, now_ms),

@@ -127,7 +127,9 @@ impl Exchange {
         let is_unproven = matches!(standing, Standing::Unproven);
         let is_kept = is_unproven && exchange.short_body().is_some();
         if exchange.request.has_body() && (is_kept || attempt.handshake.is_trial()) {
-            exchange.hold_body();
+            // A mute upstream must not get what cannot be sent to the next one.
+            let may_go = !attempt.handshake.is_trial() || attempt.hop.habits.is_heard_of(context.now_ms());
+            exchange.hold_body(may_go);
         }
         exchange.from_client = std::mem::take(&mut attempt.leftover);
         exchange.attempt = Some(Box::new(attempt));
@@ -273,7 +275,7 @@ impl Exchange {
         {
             return then;
         }
-        if was_held && self.body == RequestBody::Streams {
+        if was_held && self.body != RequestBody::Waits {
             // What has come of it brings no further event.
             return Then::Yield;
         }

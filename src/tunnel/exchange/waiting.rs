@@ -1,7 +1,6 @@
 //! Who is waited for, and for how long.
 
 use super::Exchange;
-use super::held_body::RequestBody;
 use crate::event::Key;
 use crate::limits::{self, millis};
 use crate::tunnel::{Client, Context};
@@ -43,7 +42,7 @@ impl Exchange {
         let was_invited = !self.request.expects_continue() || self.interim || self.up.has_begun();
         match &self.answer {
             _ if !self.down.is_flushed() => Waits::ForClient,
-            None if self.body == RequestBody::Waits => Waits::ForDemand,
+            None if self.is_body_held() => Waits::ForDemand,
             None if takes_body && was_invited => Waits::ForClient,
             None => Waits::ForAnswer,
             Some(_) => Waits::ForMore,
