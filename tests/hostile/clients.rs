@@ -125,7 +125,9 @@ fn end_of(stream: &mut TcpStream) -> String {
 #[test]
 fn heads_and_bodies_of_a_byte_at_a_time_end_in_time() {
     let stub = stub();
-    let mut gateway = start(&stub, &["--head-timeout", "1500ms", "--body-timeout", "1500ms"]);
+    // The gateway waits for the verdict on a client's credentials after the client is gone, for as long as a handshake may take.
+    let timeouts = ["--head-timeout", "1500ms", "--body-timeout", "1500ms", "--handshake-timeout", "15s"];
+    let mut gateway = start(&stub, &timeouts);
     let ends = meanwhile("slow heads and bodies", &mut gateway, |gateway| {
         let head = CONNECT.as_bytes();
         let post = b"POST http://sink.test/ HTTP/1.1\r\nHost: sink.test\r\nContent-Length: 100000\r\n\r\n";
