@@ -265,13 +265,7 @@ impl Shard {
             return;
         }
         // One that is queued is stepped once, in its turn.
-        if slot.queued {
-            return;
-        }
-        if self.context.is_short_of_memory() {
-            self.free_memory();
-        }
-        if let Some(slot) = live(&mut self.slots, token.key) {
+        if !slot.queued {
             let next = slot.tunnel.step(token.key, &mut self.context);
             self.follow(token.key, next);
         }

@@ -16,6 +16,9 @@ impl Shard {
         }
         self.queue_if_large(key, idle == Some(Idle::Begun) && held_bytes >= limits::HELD_MUCH_BYTES);
         self.queue_if_idle(key);
+        if self.context.is_short_of_memory() {
+            self.free_memory();
+        }
     }
 
     pub(super) fn count_held(&mut self, key: Key, held_bytes: usize) {
