@@ -381,7 +381,10 @@ impl Inner {
         policy: &GuardPolicy,
     ) -> Strike {
         let now_ms = self.now_ms;
+        let others = self.tracks.iter_mut().enumerate().filter(|(other, _)| *other != place);
+        let elsewhere = others.map(|(_, track)| track.failures(policy, now_ms).len()).sum();
         let track = &mut self.tracks[place];
+        track.failures_elsewhere = elsewhere;
         match verdict {
             Verdict::Accepted => {
                 track.accepted(attempt);

@@ -26,6 +26,8 @@ pub(super) struct Track {
     closes: u32,
     /// When attempts failed, in ms, the oldest first.
     failures_ms: VecDeque<u64>,
+    /// How many the account's other upstreams and secrets have had, when this was looked at last.
+    pub(super) failures_elsewhere: usize,
     /// When attempts ended without a verdict while the secret was never accepted, in ms; at most [`limits::GUARD_UNDECIDED`].
     undecided_ms: VecDeque<u64>,
     /// Destinations that were refused while others were accepted; at most [`limits::GUARD_SUSPECTS`], the oldest first.
@@ -123,6 +125,7 @@ impl Track {
             refused_number: 0,
             closes: 0,
             failures_ms: VecDeque::new(),
+            failures_elsewhere: 0,
             undecided_ms: VecDeque::new(),
             suspects: Vec::new(),
             accepted_lately: Recent::default(),
@@ -419,10 +422,11 @@ impl Track {
         Strike::Secret
     }
 
-    /// What was on its way together when the secret stopped being accepted leaves one attempt: by then nothing can call it back.
+    /// What was on its way together when the secret stopped being accepted leaves the account one attempt: by then nothing can call it back,
+    /// and the handshake that finds out needs it.
     fn count_failure(&mut self, was_fresh: bool, policy: &GuardPolicy, now_ms: u64) {
         forget_before(&mut self.failures_ms, policy, now_ms);
-        if !was_fresh || self.failures_ms.len() < policy.least_room() {
+        if !was_fresh || self.failures_ms.len() + self.failures_elsewhere < policy.least_room() {
             self.failures_ms.push_back(now_ms);
         }
     }
