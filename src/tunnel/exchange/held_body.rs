@@ -104,7 +104,10 @@ impl Exchange {
         let asks_nobody =
             |attempt: &Attempt| !attempt.handshake.is_trial() || attempt.hop.habits.is_known_to_ask_before_body(now_ms);
         let Some(mut attempt) = self.attempt.take_if(|attempt| !asks_nobody(attempt)) else {
-            self.stream_body();
+            match (self.body, self.short_body()) {
+                (RequestBody::Waits, Some(_)) => self.body = RequestBody::Gathers,
+                _ => self.stream_body(),
+            }
             self.wait_for(self.waits_for(), key, client, context);
             return Step::Go(Stage::Exchange(self));
         };
