@@ -172,10 +172,10 @@ fn a_dead_address_of_an_upstream_is_passed_over_for_its_next_one_which_is_then_p
         assert!(took < AT_ONCE, "{took:?}");
         let dials = of_upstream(&gateway, "dials_total", "only");
         assert_eq!(dials, 2.0);
-        for number in 1..=5 {
-            open(&gateway);
-            assert_eq!(of_upstream(&gateway, "dials_total", "only"), dials + f64::from(number), "straight to it");
-        }
+        (0..5).for_each(|_| drop(open(&gateway)));
+        // Twice as many if each began with the dead one. On a busy machine a good one may take so long that the next is tried as well.
+        let more = of_upstream(&gateway, "dials_total", "only") - dials;
+        assert!((5.0..8.0).contains(&more), "straight to it, but {more} dials");
         assert_eq!(of_upstream(&gateway, "upstream_up", "only"), 1.0);
         assert_eq!(of_upstream(&gateway, "upstream_addresses", "only"), 2.0);
         in_process::stop(gateway);
