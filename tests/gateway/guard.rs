@@ -283,11 +283,14 @@ fn a_proxy_that_resets_instead_of_refusing_gets_three_attempts_once_proven() {
     assert_eq!(open(7).status(), 200);
     let before = stub.counters().authenticates;
     stub.set_personality(Personality::ResetsMidHandshake);
+    let mut accepted = 0;
     for number in 0..60 {
-        assert_ne!(open(8 + number).status(), 200);
+        accepted += u64::from(open(8 + number).status() == 200);
         std::thread::sleep(Duration::from_millis(20));
     }
-    let tried = stub.counters().authenticates - before;
+    // On the connections that were pre-challenged before the change.
+    assert!(accepted <= 2, "{accepted} were accepted");
+    let tried = stub.counters().authenticates - before - accepted;
     assert!((1..=3).contains(&tried), "{tried} attempts: {}", stub.counters());
     in_process::stop(gateway);
 }
