@@ -37,6 +37,8 @@ pub struct Scenario {
     pub accept_fails: Option<u64>,
     /// The secret is right.
     pub right_password: bool,
+    /// When it stops being right.
+    pub password_changes_at_us: Option<u64>,
     pub drain_at_us: Option<u64>,
     pub stop_at_us: Option<u64>,
     pub reload_at_us: Option<u64>,
@@ -219,9 +221,13 @@ impl Scenario {
             drain_at_us: lenient(rng, 4, 1_000_000),
             stop_at_us: lenient(rng, 5, 3_000_000),
             reload_at_us: rng.once_in(6).then(|| rng.within(0..=300_000)),
+            password_changes_at_us: None,
         };
         if rng.once_in(if bulky { 3 } else { 5 }) {
             scenario.add_plain_http(rng, bulky, resolved_late);
+        }
+        if !strict && scenario.right_password && rng.once_in(3) {
+            scenario.password_changes_at_us = Some(rng.within(0..=400_000));
         }
         scenario
     }

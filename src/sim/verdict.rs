@@ -255,4 +255,12 @@ fn look_at_what_remains(world: &World, wrong: &mut Vec<String>) {
     if counts.accepted == 0 && counts.refused > accounts * limits::GUARD_ATTEMPTS as u64 {
         wrong.push(format!("{} refused proofs: the account is locked", counts.refused));
     }
+    // What was on its way when the password changed cannot be called back.
+    if let Some((refused_before, in_flight)) = world.at_change {
+        let refused = counts.refused - refused_before;
+        if refused > accounts * limits::GUARD_ATTEMPTS as u64 + in_flight {
+            wrong
+                .push(format!("{refused} refused proofs after the password changed, {in_flight} of them on their way"));
+        }
+    }
 }

@@ -44,6 +44,7 @@ const DRAINS: u64 = 5 << 32;
 const STOPS: u64 = 6 << 32;
 const RELOADS: u64 = 7 << 32;
 const SETTLED: u64 = 8 << 32;
+const PASSWORD_CHANGES: u64 = 9 << 32;
 
 thread_local! {
     /// Making the families costs more than a run.
@@ -76,6 +77,10 @@ pub struct World {
     questions: Questions,
     rng: Rng,
     drains: bool,
+    /// AUTHENTICATE_MESSAGEs that were counted before this run.
+    counted_before: u64,
+    /// When the password changed: proofs rejected so far, and proofs on their way.
+    pub at_change: Option<(u64, u64)>,
 }
 
 /// Builds the world of a scenario and its shard; what is left to chance comes of the seed.
@@ -119,7 +124,9 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
     context.look_up = ask_world(Arc::clone(&questions), &scenario);
     let account =
         |user: &str| StubAccount { domain: "CORP".into(), user: user.into(), nt_hash: NtHash::from_password("right") };
-    let world = World {
+    let mut world = World {
+        counted_before: 0,
+        at_change: None,
         clients: scenario.clients.iter().map(|_| None).collect(),
         callers: scenario.callers.iter().map(|_| None).collect(),
         peers: BTreeMap::new(),
@@ -135,6 +142,7 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
         drains: false,
         scenario,
     };
+    world.counted_before = world.proofs_sent();
     world.set_alarms();
     (world, shard)
 }
@@ -251,9 +259,12 @@ impl World {
             for (member, plan) in scenario.upstreams.iter().enumerate().filter(|(_, plan)| plan.resolves_after_us > 0) {
                 network.alarm(plan.resolves_after_us, RESOLVES + member as u64);
             }
-            for (at_us, what) in
-                [(scenario.drain_at_us, DRAINS), (scenario.stop_at_us, STOPS), (scenario.reload_at_us, RELOADS)]
-            {
+            for (at_us, what) in [
+                (scenario.drain_at_us, DRAINS),
+                (scenario.stop_at_us, STOPS),
+                (scenario.reload_at_us, RELOADS),
+                (scenario.password_changes_at_us, PASSWORD_CHANGES),
+            ] {
                 at_us.into_iter().for_each(|at_us| network.alarm(at_us, what));
             }
         });
@@ -380,9 +391,22 @@ impl World {
                 self.sender.send(Message::Stop);
             }
             RELOADS => self.sender.send(Message::Settings(Box::new(self.settings.clone()))),
+            PASSWORD_CHANGES => self.change_password(),
             SETTLED => {}
             _ => unreachable!("an alarm of the world's"),
         }
+    }
+
+    fn proofs_sent(&self) -> u64 {
+        self.fleet.hops.iter().map(|hop| hop.metrics.authenticates.get()).sum()
+    }
+
+    fn change_password(&mut self) {
+        let counts = self.counters.counts();
+        let sent = self.proofs_sent() - self.counted_before;
+        self.at_change = Some((counts.refused, sent.saturating_sub(counts.authenticates)));
+        let changed = NtHash::from_password("changed");
+        USERS.iter().for_each(|user| self.setup.set_password("CORP", user, changed.clone()));
     }
 
     fn drain(&mut self) {

@@ -151,6 +151,9 @@ impl Desk {
         {
             return session.receive(&head.without(&[]), &around.surroundings, steps);
         }
+        if is_confirmation(head) {
+            return confirm(head, around, steps);
+        }
         let Some((request, plan)) = identify(head, around) else {
             return self.wrong.push(format!("a request of nobody: {}", head.line));
         };
@@ -223,6 +226,23 @@ fn identify<'a>(head: &Head, around: &Around<'a>) -> Option<(Request, &'a Reques
     let callers: &'a [CallerPlan] = around.callers;
     let plan = callers.get(request.caller.checked_sub(around.first)?)?.requests.get(request.number)?;
     Some((request, plan))
+}
+
+/// The gateway's own, to confirm its secret: with nothing of a client's in it.
+fn is_confirmation(head: &Head) -> bool {
+    let is_root = head.word(1).strip_prefix("http://").is_some_and(|rest| rest.find('/') == Some(rest.len() - 1));
+    let is_bare = ["x-tag", "authorization", "cookie", "via"].iter().all(|name| head.get(name).is_none());
+    head.word(0) == "HEAD" && is_root && is_bare
+}
+
+fn confirm(head: &Head, around: &mut Around<'_>, steps: &mut VecDeque<Step>) {
+    let Some(session) = &mut around.session else { return };
+    let mut proof = VecDeque::new();
+    session.receive(&head.without(&[]), &around.surroundings, &mut proof);
+    match final_status(&proof) {
+        Some(200) => steps.extend(answer_to_probe(false)),
+        _ => steps.extend(proof),
+    }
 }
 
 /// Fetches a challenge in the place of a HEAD, or of a request that has a body.
