@@ -173,7 +173,7 @@ pub const GUARD_PATIENCE: Duration = Duration::from_secs(2);
 /// Without an acceptance for this long, one logon goes first again.
 pub const GUARD_PROOF_AGE: Duration = Duration::from_secs(60);
 
-/// Answers without a verdict that an account not known to be right may get within [`GUARD_WINDOW`] before its attempts are spaced by
+/// Answers without a verdict that an account may get within [`GUARD_WINDOW`] since it was last accepted before its attempts are spaced by
 /// [`GUARD_UNDECIDED_REST`]: such an answer may hide a failed logon.
 pub const GUARD_UNDECIDED: usize = 10;
 
@@ -199,13 +199,16 @@ pub const GUARD_RECENT: usize = 1024;
 pub const GUARD_RECENT_AGE: Duration = Duration::from_secs(10 * 60);
 
 /// Unused room for logons without an answer shrinks by half this often.
-pub const GUARD_ROOM_AGE: Duration = Duration::from_secs(10);
+pub const GUARD_ROOM_AGE: Duration = Duration::from_secs(30);
 
 /// After a handshake of the gateway's own that told nothing, the next one is not made before this.
 pub const GUARD_CONFIRM_REST: Duration = Duration::from_secs(5);
 
 /// Connections a shard that wait for a verdict without a client. Past them a verdict that nobody waits for is lost, and counts as none.
 pub const UNATTENDED_PER_SHARD: usize = 256;
+
+/// Of them so many are kept for handshakes of the gateway's own.
+pub const UNATTENDED_OWN: usize = 16;
 
 /// How often those who wait for the guard ask again, besides at its changes.
 pub const GUARD_LOOK: Duration = Duration::from_millis(250);

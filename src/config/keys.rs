@@ -532,7 +532,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         value_name: "NUMBER",
         heading: LIMITS,
-        help: "Failed logons that an account may have in 30 minutes, from 1 to 10; at least one fewer than the number at which the domain locks it",
+        help: "Failed logons that an account may have in 30 minutes, from 2 to 10; at least one fewer than the number at which the domain locks it",
         default: Fallback::Value(|| limits::GUARD_ATTEMPTS.to_string()),
     },
     Key {

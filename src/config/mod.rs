@@ -108,7 +108,7 @@ pub struct Config {
     pub tunnels_per_client: usize,
     /// New tunnels of one client's address a second; 0 for no such limit.
     pub new_tunnels_per_client: usize,
-    /// Failed logons that an account may have in 30 minutes, from 1 to 10.
+    /// Failed logons that an account may have in 30 minutes, from 2 to 10.
     pub guard_attempts: usize,
     /// Pipes a shard lends out at once; 0 for no splicing.
     pub pipes_per_shard: usize,

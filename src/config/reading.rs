@@ -26,8 +26,8 @@ const TUNNELS_LIMIT: usize = 1_000_000;
 /// The most pipes a shard that can be asked for: two descriptors each.
 const PIPES_LIMIT: usize = 65_536;
 
-/// No domain that locks accounts waits for many more.
-const GUARD_ATTEMPTS_LIMIT: usize = 10;
+/// One to find out that something is wrong and one to find out what; and no domain that locks accounts waits for many more.
+const GUARD_ATTEMPTS: std::ops::RangeInclusive<usize> = 2..=10;
 pub(super) const WARM_LIMIT: usize = 1_000;
 
 /// What a socket may be asked to hold back each way, in bytes; 0 leaves it to the system.
@@ -128,7 +128,7 @@ impl Reader<'_> {
         let per_client = self.required("limits.tunnels_per_client", |text| Ok(parse_integer(text, 0..=TUNNELS_LIMIT)?));
         let per_client_second =
             self.required("limits.new_tunnels_per_client", |text| Ok(parse_integer(text, 0..=TUNNELS_LIMIT)?));
-        let guard_attempts = self.required("guard.attempts", |text| Ok(parse_integer(text, 1..=GUARD_ATTEMPTS_LIMIT)?));
+        let guard_attempts = self.required("guard.attempts", |text| Ok(parse_integer(text, GUARD_ATTEMPTS)?));
         let pipes = self.required("limits.pipes_per_shard", |text| Ok(parse_integer(text, 0..=PIPES_LIMIT)?));
         let socket_buffer = self.required("limits.socket_buffer", |text| Ok(parse_size(text, SOCKET_BUFFERS)?));
         let memory_limit = self.required("limits.memory", memory_limit);

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::Hop;
+use super::verdict::{cut_off, unread};
 use crate::fault::Cause;
 use crate::handshake::{Handshake, Nonces, Progress, Request, Scheme};
 use crate::limits::{self, millis};
@@ -17,17 +18,15 @@ use crate::upstream::{Answer, Asking, CheckFailure, Permission, Ticket};
 /// # Errors
 /// Why clients would fail too. A refusal of the credentials is not among them: that is the guard's business.
 pub fn check_by_handshake(hop: &Hop, target: &str, epoch: Instant, stream: TcpStream) -> Result<(), CheckFailure> {
-    let mut conversation =
-        Conversation { hop, target, epoch, stream, ticket: None, answers: false, purpose: Purpose::Check };
+    let mut conversation = Conversation::new(hop, target, epoch, stream, Purpose::Check);
     let outcome = conversation.hold();
     let now_ms = millis(epoch.elapsed());
     let closed = || Failure::CLOSED.to_owned();
     let (answer, failure) = match outcome {
         Ok(status) => (status.map(Answer::Status), None),
         Err(Failure::Refused) => (Some(Answer::Refused), None),
-        Err(Failure::Closed) => (Some(Answer::Closed), Some(closed())),
-        // A check does not wait long enough to know that no refusal will come.
-        Err(Failure::Slow(why) | Failure::Other(why)) => (Some(Answer::Closed), Some(why)),
+        Err(Failure::Closed) => (Some(cut_off(&conversation.unused)), Some(closed())),
+        Err(Failure::Slow(why) | Failure::Other(why)) => (Some(unread(&conversation.unused)), Some(why)),
     };
     if let (Some(answer), Some(ticket)) = (answer, conversation.ticket.take()) {
         ticket.settle(now_ms, answer);
@@ -46,8 +45,7 @@ const NOWHERE: &str = "ntlm-gateway.invalid:443";
 /// # Errors
 /// Why clients would fail too. An upstream that is slow does not fail: it may be looking for the destination.
 pub fn probe(hop: &Hop, epoch: Instant, stream: TcpStream) -> Result<(), CheckFailure> {
-    let mut conversation =
-        Conversation { hop, target: NOWHERE, epoch, stream, ticket: None, answers: false, purpose: Purpose::Probe };
+    let mut conversation = Conversation::new(hop, NOWHERE, epoch, stream, Purpose::Probe);
     let why = match conversation.hold() {
         Ok(_) | Err(Failure::Refused | Failure::Slow(_)) => return Ok(()),
         Err(Failure::Closed) => Failure::CLOSED.to_owned(),
@@ -82,13 +80,19 @@ struct Conversation<'a> {
     target: &'a str,
     epoch: Instant,
     stream: TcpStream,
+    /// What came and has not been understood.
+    unused: Vec<u8>,
     ticket: Option<Ticket>,
     /// Something has come of it, be it the connection's end.
     answers: bool,
     purpose: Purpose,
 }
 
-impl Conversation<'_> {
+impl<'a> Conversation<'a> {
+    fn new(hop: &'a Hop, target: &'a str, epoch: Instant, stream: TcpStream, purpose: Purpose) -> Conversation<'a> {
+        Conversation { hop, target, epoch, stream, unused: Vec::new(), ticket: None, answers: false, purpose }
+    }
+
     /// The status of the answer to the AUTHENTICATE_MESSAGE, if it came to that.
     fn hold(&mut self) -> Result<Option<u16>, Failure> {
         let other = |error: &dyn std::fmt::Display| Failure::Other(error.to_string());
@@ -98,7 +102,7 @@ impl Conversation<'_> {
             .map_err(|error| other(&error))?;
         let request = Request::connect(self.target, Vec::new());
         let mut handshake = Handshake::new(request, self.hop.credentials.clone(), limits::HEAD_LIMIT_BYTES);
-        let (mut unused, mut out) = (Vec::new(), Vec::new());
+        let mut out = Vec::new();
         handshake.await_demand();
         handshake.begin(&mut out);
         // Basic needs no challenge.
@@ -122,12 +126,12 @@ impl Conversation<'_> {
             if count == 0 {
                 return Err(Failure::Closed);
             }
-            unused.extend_from_slice(&buffer[..count]);
-            let (used, progress) = handshake.receive(&unused, &mut out).map_err(|fault| match fault.cause {
+            self.unused.extend_from_slice(&buffer[..count]);
+            let (used, progress) = handshake.receive(&self.unused, &mut out).map_err(|fault| match fault.cause {
                 Cause::CredentialsRefused => Failure::Refused,
                 _ => Failure::Other(fault.to_string()),
             })?;
-            unused.drain(..used);
+            self.unused.drain(..used);
             match progress {
                 Progress::More | Progress::Send => {}
                 Progress::Challenged if self.answer(&mut handshake, &mut out)? => {}

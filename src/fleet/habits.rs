@@ -5,7 +5,7 @@
 //! [`limits::HABIT_AGE`], because an upstream's configuration changes.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::limits::{self, millis};
@@ -23,8 +23,10 @@ pub struct Habits {
     heard_ms: AtomicU64,
     /// It is known until then, in ms, that it asks for credentials before it has read a body.
     hasty_until_ms: AtomicU64,
-    /// How many requests in a row it has granted without asking for authentication.
+    /// How many requests it has granted without asking for authentication, as long as it has asked nobody.
     unasked: AtomicU32,
+    /// It has asked for authentication.
+    asks: AtomicBool,
     /// The age at which a challenge was too old for it, in ms; 0 while none was.
     spoils_ms: AtomicU64,
     /// Where a request on an authenticated connection got a 407 and could not be made again.
@@ -97,15 +99,15 @@ impl Habits {
     /// It has asked for authentication, or has granted a request without.
     pub fn asked_for_authentication(&self, asked: bool) {
         match asked {
-            true if self.unasked.load(Ordering::Relaxed) != 0 => self.unasked.store(0, Ordering::Relaxed),
-            true => {}
+            true if self.asks.load(Ordering::Relaxed) => {}
+            true => self.asks.store(true, Ordering::Relaxed),
             false => drop(self.unasked.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
     /// Whether it seems to ask nobody for authentication: then nobody has to wait until it has accepted somebody.
     pub fn grants_unasked(&self) -> bool {
-        self.unasked.load(Ordering::Relaxed) >= limits::UNASKED
+        !self.asks.load(Ordering::Relaxed) && self.unasked.load(Ordering::Relaxed) >= limits::UNASKED
     }
 
     /// A challenge of this age was too old.

@@ -7,6 +7,7 @@
 //! | `habits` | what was learnt of an upstream from what it did |
 //! | `choice` | which upstream of a group a request goes to |
 //! | `unasked` | what an upstream serves without asking for authentication |
+//! | `verdict` | what an answer says about the AUTHENTICATE_MESSAGE before it |
 //! | `check` | the handshake that tries an upstream before clients do |
 //! | `in_force` | the fleet that new requests set out with, and its secrets |
 //! | `logins` | clients that log on to the gateway |
@@ -19,6 +20,7 @@ mod identity;
 mod in_force;
 mod logins;
 mod unasked;
+pub mod verdict;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -271,12 +271,15 @@ impl Workshop {
         let account = self.accounts.of(config.identity.domain(), config.identity.user());
         let secret = fingerprint(&account, config);
         let shown = account_of(config);
+        let latest = AtomicU64::new(0);
         let guard = Guard::of(account, secret, move |change| {
             if retired.load(Ordering::Relaxed) {
                 return;
             }
-            if let GuardChange::State { upstream, at_upstream, overall, rest } = change {
-                metrics.guard_changed(&name, *overall);
+            if let GuardChange::State { upstream, at_upstream, overall, rest, number } = change {
+                if latest.fetch_max(*number, Ordering::Relaxed) < *number {
+                    metrics.guard_changed(&name, *overall);
+                }
                 log_guard(&shown, upstream, *at_upstream, *rest);
             }
             tell(&bell, || Message::GuardChanged);

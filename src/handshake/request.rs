@@ -26,9 +26,9 @@ impl Request {
         Request::Connect { authority: authority.into(), fields: fields.into() }
     }
 
-    /// A HEAD of an origin's root with nothing of a client's in it; `None` where `origin` is no `host:port`.
-    pub fn bare_head(origin: &str) -> Option<Request> {
-        let head = format!("HEAD http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n\r\n");
+    /// A GET of an origin's root with nothing of a client's in it; `None` where `origin` is no `host:port`.
+    pub fn bare_get(origin: &str) -> Option<Request> {
+        let head = format!("GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n\r\n");
         let mut storage = FieldStorage::new();
         let head = RequestHead::parse(head.as_bytes(), &mut storage).ok()?;
         ForwardRequest::of(&head, &ForwardOptions { via: None }).ok().map(|request| Request::Forward(Arc::new(request)))

@@ -111,6 +111,8 @@ pub struct Shard {
     turns: Histogram,
     /// When those who wait for the guard are called up next, in ms.
     guard_look_ms: u64,
+    /// A handshake of the gateway's own is wanted that may not begin yet.
+    confirms_soon: bool,
     pipes_reported: i64,
     draining: bool,
 }
@@ -171,6 +173,7 @@ impl Shard {
             epoch,
             turns,
             guard_look_ms: 0,
+            confirms_soon: false,
             pipes_reported: 0,
             draining: false,
         };
@@ -217,7 +220,7 @@ impl Shard {
         self.accept();
         self.run_queued();
         self.run_deadlines();
-        if !self.context.guard_waiters.is_empty() && self.context.now_ms() >= self.guard_look_ms {
+        if self.looks_at_guard() && self.context.now_ms() >= self.guard_look_ms {
             self.call_guard_waiters();
         }
         if !self.draining {
@@ -242,8 +245,7 @@ impl Shard {
         }
         let now_ms = self.context.now_ms();
         let rest = self.accept_rests_until_ms.map(|until_ms| until_ms.saturating_sub(now_ms));
-        let waits_for_guard = !self.context.guard_waiters.is_empty();
-        let look = waits_for_guard.then(|| self.guard_look_ms.saturating_sub(now_ms));
+        let look = self.looks_at_guard().then(|| self.guard_look_ms.saturating_sub(now_ms));
         let fresh = self.fresh.front().map(|(until_ms, ..)| until_ms.saturating_sub(now_ms));
         let wait_ms = [rest, look, fresh, self.context.timers.next_ms(now_ms)].into_iter().flatten().min()?;
         Some(Duration::from_millis(wait_ms))
@@ -338,11 +340,13 @@ impl Shard {
         }
     }
 
+    fn looks_at_guard(&self) -> bool {
+        self.confirms_soon || !self.context.guard_waiters.is_empty()
+    }
+
     /// Those who wait for the guard ask again: at its changes, and now and then because its patience ends silently.
     fn call_guard_waiters(&mut self) {
-        if !self.draining {
-            unattended::confirm(&mut self.context);
-        }
+        self.confirms_soon = !self.draining && unattended::confirm(&mut self.context);
         self.context.guard_round += 1;
         self.guard_look_ms = self.context.now_ms() + millis(limits::GUARD_LOOK);
         let waiters = std::mem::take(&mut self.context.guard_waiters);

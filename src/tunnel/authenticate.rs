@@ -11,10 +11,10 @@ use super::exchange::{Connected, Exchange, Standing};
 use super::inbox::{Got, Inbox};
 use super::reply::Reply;
 use super::unattended::{Orphan, adopt};
-use super::verdict;
 use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, Key, Readiness};
 use crate::fault::{At, Cause, Culprit, Fault};
+use crate::fleet::verdict;
 use crate::handshake::{Declined, Nonces, Progress};
 use crate::limits;
 use crate::metrics::{Outcome, Path, Phase, Reason407};
@@ -240,7 +240,8 @@ impl Authenticate {
             upstream: hop.upstream.name(),
             method: handshake.request().method(),
             destination: handshake.request().origin(),
-            challenged: handshake.is_demanded(),
+            // A HEAD gets its challenge by a GET, and proxies have rules by method.
+            challenged: handshake.is_demanded() && handshake.request().method() != "HEAD",
             confirms: false,
         };
         match hop.identity.guard.ask(context.now_ms(), &asking) {
@@ -273,8 +274,8 @@ impl Authenticate {
             return self.established(client, context);
         };
         let out = self.outbox.split_off(self.sent.min(self.outbox.len()));
-        // Nobody waits for a challenge any more.
-        self.attempt.waiting = None;
+        // Nobody waits for a challenge any more, or for what this one finds out.
+        (self.attempt.waiting, self.attempt.scout) = (None, None);
         let standing = match self.ticket.take() {
             Some(ticket) => Standing::Proving(ticket),
             None if self.attempt.handshake.awaits_body() => Standing::Unproven,
@@ -395,7 +396,7 @@ impl Authenticate {
             return Dial::anew(self.attempt, key, client, context);
         }
         self.count(outcome, client, context);
-        if outcome == Outcome::Refused && self.attempt.is_accepted_elsewhere(context.now_ms()) {
+        if outcome == Outcome::Refused && self.attempt.is_accepted_elsewhere_only() {
             return Dial::elsewhere(self.attempt, key, client, context);
         }
         if is_upstreams {
@@ -449,7 +450,7 @@ impl Authenticate {
 
 /// The fault of a request for which other attempts took too long.
 pub(super) fn guard_timeout() -> Fault {
-    fault(Cause::GuardTimeout, "another logon was to show first that the credentials are right, and took too long")
+    fault(Cause::GuardTimeout, "the request had to wait for another logon attempt, which took too long")
 }
 
 /// The fault of a request that comes while the guard lets nothing pass.

@@ -88,7 +88,7 @@ impl Departure {
             Way::Through { wish, plainly } => (wish, plainly),
         };
         let fleet = context.settings.fleet.fleet();
-        let (member, hop) = match first_hop(&fleet, &mut wish, request.origin(), context.now_ms()) {
+        let (member, hop) = match first_hop(&fleet, &mut wish, &request, context.now_ms()) {
             Ok((member, hop)) => (member, Arc::clone(hop)),
             Err(fault) => return Reply::to_fault(fault, client, context),
         };
@@ -181,20 +181,20 @@ fn fitting(pinned: Option<Box<Pinned>>, origin: &str, hop: Option<&Arc<Hop>>, cl
 fn first_hop<'a>(
     fleet: &'a Fleet,
     wish: &mut Wish,
-    destination: &str,
+    request: &Request,
     now_ms: u64,
 ) -> Result<(usize, &'a Arc<Hop>), Fault> {
     let mut refused = None;
     while let Some((member, hop)) = wish.next(fleet) {
-        match hop.identity.guard.refuses(now_ms, hop.upstream.name(), destination) {
+        match hop.identity.guard.refuses(now_ms, hop.upstream.name(), request.method(), request.origin()) {
             Some(refusal) => refused = refused.or(Some(refusal)),
             None => return Ok((member, hop)),
         }
     }
     if refused.is_none()
-        && let Some((member, hop)) = wish.next_for_trial(fleet, destination, now_ms)
+        && let Some((member, hop)) = wish.next_for_trial(fleet, request.origin(), now_ms)
     {
-        match hop.identity.guard.refuses(now_ms, hop.upstream.name(), destination) {
+        match hop.identity.guard.refuses(now_ms, hop.upstream.name(), request.method(), request.origin()) {
             Some(refusal) => refused = Some(refusal),
             None => return Ok((member, hop)),
         }

@@ -151,6 +151,10 @@ impl Dial {
                 self.attempt.waiting = Some(shortage.client_waits(context.now_ms()));
                 self.go_on(key, client, context)
             }
+            // Rather than wait here for what others find out.
+            Ok(false) if self.attempt.is_accepted_elsewhere(context.now_ms()) => {
+                Dial::elsewhere(self.attempt, key, client, context)
+            }
             Ok(false) => {
                 context.await_guard(key, &mut self.listed_with_guard);
                 client.set_deadline(key, context, self.attempt.until_ms);
@@ -169,8 +173,8 @@ impl Dial {
         if scout.is_some() || handshake.is_exempt() || hop.habits.grants_unasked() {
             return Ok(true);
         }
-        let destination = handshake.request().origin();
-        match hop.identity.guard.enter(context.now_ms(), hop.upstream.name(), destination) {
+        let (method, destination) = (handshake.request().method(), handshake.request().origin());
+        match hop.identity.guard.enter(context.now_ms(), hop.upstream.name(), method, destination) {
             Entry::Go => Ok(true),
             Entry::Scout(granted) => {
                 *scout = Some(granted);
@@ -366,6 +370,9 @@ impl Dial {
         if let Some((_, why)) = self.launched.iter_mut().find(|(tried, _)| *tried == member) {
             *why = Some(fault.detail.to_string());
         }
+        if let Some(hop) = self.attempt.fleet.hop(member, self.attempt.wish.identity) {
+            hop.identity.guard.unreachable(hop.upstream.name());
+        }
         self.last = Some(fault);
     }
 
@@ -469,11 +476,19 @@ impl Attempt {
         self.hop.identity.guard.is_fresh(now_ms, self.hop.upstream.name())
     }
 
-    /// Whether the next upstream accepts the secret that the present one refuses.
+    /// Whether the next upstream has accepted the secret lately.
     pub(super) fn is_accepted_elsewhere(&self, now_ms: u64) -> bool {
         let mut wish = self.wish;
         let next = wish.next(&self.fleet);
         next.is_some_and(|(_, hop)| hop.identity.guard.is_fresh(now_ms, hop.upstream.name()))
+    }
+
+    /// Whether the next upstream accepts the secret, and the present one has always refused it: then it is the present one that is wrong.
+    pub(super) fn is_accepted_elsewhere_only(&self) -> bool {
+        let mut wish = self.wish;
+        let next = wish.next(&self.fleet);
+        let accepts = |hop: &Hop| hop.identity.guard.was_proven(hop.upstream.name());
+        !accepts(&self.hop) && next.is_some_and(|(_, hop)| accepts(hop))
     }
 
     /// Until when the upstream may leave the present leg without an answer, in ms. Only one that may be waiting for its origin has all the

@@ -30,7 +30,6 @@ mod relaying;
 mod reply;
 mod state;
 pub mod unattended;
-mod verdict;
 pub mod warm;
 mod warm_up;
 

@@ -13,9 +13,8 @@ use super::Context;
 use super::authenticate::nonces;
 use super::inbox::{Got, Inbox};
 use super::race::connect;
-use super::verdict;
 use crate::event::{Deadline, Endpoint, EventToken, Key, Lane, Readiness};
-use crate::fleet::Hop;
+use crate::fleet::{Hop, verdict};
 use crate::handshake::{Handshake, Progress, Request};
 use crate::limits;
 use crate::metrics::Reason407;
@@ -23,6 +22,9 @@ use crate::upstream::{Answer, Asking, Confirmation, Permission, Resolution, Tick
 
 /// Marks the keys of these connections, which live beside the slab of tunnels.
 const UNATTENDED_INDEX: u32 = 1 << 26;
+
+/// In so many reads a status line has come, even a byte at a time and behind some interim answers.
+const READS: u16 = 512;
 
 struct Unattended {
     generation: u32,
@@ -40,7 +42,7 @@ enum Stage {
     /// A handshake of the gateway's own, on its way to the challenge.
     Asking { handshake: Box<Handshake>, inbox: Inbox },
     /// The AUTHENTICATE_MESSAGE is out.
-    Awaiting { ticket: Ticket, heard: Vec<u8> },
+    Awaiting { ticket: Ticket, heard: Vec<u8>, reads_left: u16 },
 }
 
 /// A shard's connections that wait for a verdict; at most [`limits::UNATTENDED_PER_SHARD`].
@@ -67,9 +69,13 @@ impl UnattendedPool {
         self.connections.get(index).filter(|connection| connection.generation == key.generation).map(|_| index)
     }
 
-    /// The key of the next connection, if there is room for one.
-    fn next_key(&mut self) -> Option<Key> {
-        if self.connections.len() >= limits::UNATTENDED_PER_SHARD {
+    fn is_full(&self, most: usize) -> bool {
+        self.connections.len() >= most
+    }
+
+    /// The key of the next connection, if there are fewer than `most`.
+    fn next_key(&mut self, most: usize) -> Option<Key> {
+        if self.is_full(most) {
             return None;
         }
         let index = u32::try_from(self.connections.vacant_key()).ok()?;
@@ -94,7 +100,9 @@ pub(super) struct Orphan {
 /// Goes on waiting for a verdict without the client.
 pub(super) fn adopt(orphan: Orphan, context: &mut Context) {
     let Orphan { hop, mut upstream, ticket, unsent, heard, until_ms } = orphan;
-    let Some(key) = context.unattended.next_key() else { return };
+    // Some places are left for handshakes of the gateway's own, on which everybody may wait.
+    let most = limits::UNATTENDED_PER_SHARD - limits::UNATTENDED_OWN;
+    let Some(key) = context.unattended.next_key(most) else { return };
     let token = Token::from(EventToken { key, lane: Lane::Upstream(0) });
     if context.registry.reregister(&mut upstream.stream, token, Interest::READABLE | Interest::WRITABLE).is_err() {
         return;
@@ -105,7 +113,7 @@ pub(super) fn adopt(orphan: Orphan, context: &mut Context) {
         upstream,
         deadline: Deadline::UNARMED,
         outbox: unsent,
-        stage: Stage::Awaiting { ticket, heard },
+        stage: Stage::Awaiting { ticket, heard, reads_left: READS },
         _confirmation: None,
     };
     insert(key, connection, until_ms, context);
@@ -113,26 +121,37 @@ pub(super) fn adopt(orphan: Orphan, context: &mut Context) {
     advance(key, context);
 }
 
-/// Makes the handshakes of the gateway's own that guards want; each goes to whichever shard asks first.
-pub fn confirm(context: &mut Context) {
+/// Makes the handshakes of the gateway's own that guards want; each goes to whichever shard asks first. `true` when one is wanted that may
+/// not begin yet.
+pub fn confirm(context: &mut Context) -> bool {
     let fleet = context.settings.fleet.fleet();
+    let mut is_one_left = false;
     for hop in &fleet.hops {
-        let wanted = hop.identity.guard.take_confirmation(context.now_ms(), hop.upstream.name());
-        if let Some(confirmation) = wanted {
-            // Where it cannot even begin, the confirmation is given back, and a client's request decides.
-            let _ = begin(hop, confirmation, context);
+        let (guard, upstream) = (&hop.identity.guard, hop.upstream.name());
+        if !guard.wants_confirmation(upstream) || context.unattended.is_full(limits::UNATTENDED_PER_SHARD) {
+            continue;
+        }
+        match guard.take_confirmation(context.now_ms(), upstream) {
+            None => is_one_left = true,
+            // Where it cannot even begin, it is given back, and a client's request decides.
+            Some(confirmation) => {
+                if begin(hop, confirmation, context).is_none() {
+                    guard.unreachable(upstream);
+                }
+            }
         }
     }
+    is_one_left
 }
 
 fn begin(hop: &Arc<Hop>, confirmation: Confirmation, context: &mut Context) -> Option<()> {
     let good = confirmation.good();
     let request = match good.by_connect {
         true => Request::connect(good.destination.clone(), Vec::new()),
-        false => Request::bare_head(&good.destination)?,
+        false => Request::bare_get(&good.destination)?,
     };
     log::debug!("confirming the credentials at upstream {} by a {}", hop.upstream.name(), request.method());
-    let key = context.unattended.next_key()?;
+    let key = context.unattended.next_key(limits::UNATTENDED_PER_SHARD)?;
     let upstream = dial(hop, key, context)?;
     let mut handshake = Box::new(Handshake::new(request, hop.credentials.clone(), context.settings.head_limit_bytes));
     handshake.await_demand();
@@ -209,7 +228,9 @@ fn advance(key: Key, context: &mut Context) {
         let Some(connection) = context.unattended.connections.get_mut(index) else { return };
         match next {
             Next::Wait => return,
-            Next::Awaiting(ticket) => connection.stage = Stage::Awaiting { ticket, heard: Vec::new() },
+            Next::Awaiting(ticket) => {
+                connection.stage = Stage::Awaiting { ticket, heard: Vec::new(), reads_left: READS }
+            }
             Next::Redial => {
                 let hop = Arc::clone(&connection.hop);
                 match (dial(&hop, key, context), context.unattended.connections.get_mut(index)) {
@@ -248,6 +269,7 @@ fn ask(index: usize, context: &mut Context) -> Next {
         }
         if handshake.is_ready() {
             if !matches!(upstream.stream.take_error(), Ok(None)) {
+                hop.identity.guard.unreachable(hop.upstream.name());
                 return Next::Over;
             }
             handshake.begin(outbox);
@@ -318,16 +340,17 @@ fn answer(hop: &Arc<Hop>, index: usize, context: &mut Context) -> Next {
 /// One step towards the verdict.
 fn listen(connection: &mut Unattended, scratch: &mut [u8], limit_bytes: usize) -> Next {
     let Unattended { upstream, outbox, stage, .. } = connection;
-    let Stage::Awaiting { heard, .. } = stage else { return Next::Over };
+    let Stage::Awaiting { heard, reads_left, .. } = stage else { return Next::Over };
     // The answer may be there though the upstream takes no more.
     let _ = flush(upstream, outbox);
     loop {
         if let Some(answer) = verdict::so_far(heard) {
             return Next::Verdict(answer);
         }
-        if heard.len() >= limit_bytes {
+        if heard.len() >= limit_bytes || *reads_left == 0 {
             return Next::Verdict(verdict::unread(heard));
         }
+        *reads_left -= 1;
         if !upstream.ready.readable() {
             return Next::Wait;
         }

@@ -5,13 +5,13 @@ use std::io;
 use super::answer::{Heard, hear};
 use super::{Exchange, Standing, Then, fault};
 use crate::fault::{At, Cause, Fault};
+use crate::fleet::verdict;
 use crate::forward::BodyPump;
 use crate::http::{BodyFraming, HeadEnd};
 use crate::limits;
 use crate::metrics::{Outcome, Path, Phase, Reason407};
 use crate::tunnel::authenticate::Authenticate;
 use crate::tunnel::buffer::take_front;
-use crate::tunnel::verdict;
 use crate::tunnel::{Client, Context};
 use crate::upstream::Answer;
 

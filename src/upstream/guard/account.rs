@@ -1,12 +1,12 @@
 //! The budget of an account: failed logons over all its secrets, identities and upstreams.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::destination::{Recent, demand_hash, destination_hash};
-use super::track::{Attempted, Strike, Track};
+use super::track::{Attempted, Failure, Strike, Tally, Track};
 use super::verdict::{self, Answer, Verdict};
 use super::{Asking, GuardChange, GuardPolicy, GuardState, KnownGood, OnChange, Refusal};
 use crate::limits::{self, millis};
@@ -28,7 +28,7 @@ impl Accounts {
     pub fn of(&self, domain: &str, user: &str) -> Arc<Account> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= limits::GUARD_ACCOUNTS {
-            known.retain(|_, account| Arc::strong_count(account) > 1 || !account.lock().is_idle());
+            known.retain(|_, account| Arc::strong_count(account) > 1 || !account.lock().is_idle(&self.policy));
         }
         let name = (domain.to_lowercase(), user.to_lowercase());
         Arc::clone(known.entry(name).or_insert_with(|| Account::new(self.policy)))
@@ -61,6 +61,10 @@ pub(super) struct Inner {
     next_number: u64,
     /// Requests that were answered with a challenge.
     demanding: Recent,
+    /// When attempts ended without a verdict since the last acceptance, in ms, the oldest first; at most [`limits::GUARD_UNDECIDED`].
+    undecided_ms: VecDeque<u64>,
+    /// Secrets of which nothing is found out before a time, in ms.
+    pauses: Vec<(u64, u64)>,
     /// The latest time that anybody has told.
     now_ms: u64,
 }
@@ -97,6 +101,16 @@ pub(super) struct Outgoing {
     pub was_fresh: bool,
 }
 
+/// What the budget says to one more attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Budget {
+    Free,
+    /// Attempts without an answer use it up.
+    Pending,
+    /// Attempts that failed use it up, until then, in ms.
+    SpentUntil(u64),
+}
+
 /// Whether something that others wait for has become free.
 type Frees = bool;
 
@@ -125,8 +139,8 @@ impl Account {
         self.lock().watchers.retain(|watcher| watcher.number != number);
     }
 
-    pub(super) fn destination(&self, destination: &str) -> u64 {
-        destination_hash(&self.hasher, destination)
+    pub(super) fn destination(&self, method: &str, destination: &str) -> u64 {
+        destination_hash(&self.hasher, method == "CONNECT", destination)
     }
 
     /// Whether a request may be dialled for; with the number of its scout where it is one.
@@ -136,7 +150,7 @@ impl Account {
 
     /// Whether an attempt may go out now.
     pub(super) fn ask(&self, at: At<'_>, now_ms: u64, asking: &Asking<'_>) -> Decision<Outgoing> {
-        let destination = self.destination(asking.destination);
+        let destination = self.destination(asking.method, asking.destination);
         let demand = demand_hash(&self.hasher, at.upstream, asking.method, asking.destination);
         self.change(at, now_ms, |inner, place| {
             if asking.challenged {
@@ -160,23 +174,28 @@ impl Account {
         good: KnownGood,
     ) {
         self.change(at, now_ms, |inner, place| {
-            let verdict = verdict::of(answer, demands);
+            let verdict = verdict::of(answer, demands, attempt.challenged);
             let strike = inner.settle(place, attempt, verdict, good, &self.policy);
             if strike == Strike::Secret {
                 inner.close(place, &self.policy);
             }
-            let track = &inner.tracks[place];
-            ((), verdict != Verdict::Accepted || track.has_much_room())
+            let is_fresh = inner.is_fresh(place, &self.policy);
+            ((), !is_fresh || inner.tracks[place].has_much_room())
         });
     }
 
     /// An attempt ended without an answer, at a time that nobody tells.
     pub(super) fn abandon(&self, at: At<'_>, attempt: &Attempted) {
         let now_ms = self.lock().now_ms;
-        self.change(at, now_ms, |inner, place| {
-            inner.tracks[place].undecided(attempt, now_ms);
-            ((), true)
-        });
+        self.change(at, now_ms, |inner, place| (inner.undecided(place, attempt, &self.policy), true));
+    }
+
+    /// See [`Guard::unreachable`](super::Guard::unreachable).
+    pub(super) fn unreachable(&self, at: At<'_>) {
+        if self.lock().existing(at).is_some() {
+            let now_ms = self.lock().now_ms;
+            self.change(at, now_ms, |inner, place| (inner.tracks[place].unreachable(), true));
+        }
     }
 
     /// An attempt was not sent after all.
@@ -195,6 +214,15 @@ impl Account {
     }
 
     pub(super) fn take_confirmation(&self, at: At<'_>, now_ms: u64) -> Option<KnownGood> {
+        let inner = self.lock();
+        let is_running = inner.tracks.iter().any(|track| track.secret == at.secret && track.is_running());
+        let may_begin = !is_running
+            && !inner.is_paused(at.secret)
+            && inner.existing(at).is_some_and(|track| track.may_confirm(now_ms));
+        drop(inner);
+        if !may_begin {
+            return None;
+        }
         self.change(at, now_ms, |inner, place| (inner.tracks[place].take_confirmation(now_ms), false))
     }
 
@@ -207,7 +235,9 @@ impl Account {
     }
 
     pub(super) fn is_fresh(&self, at: At<'_>, now_ms: u64) -> bool {
-        self.lock().existing(at).is_some_and(|track| track.is_fresh(&self.policy, now_ms))
+        let inner = self.lock();
+        let place = inner.tracks.iter().position(|track| track.is_of(at.secret, at.upstream));
+        place.is_some_and(|place| inner.is_fresh_at(place, &self.policy, now_ms))
     }
 
     /// Acts on a track, and tells the watchers of its secret what has changed when the lock is released.
@@ -228,8 +258,20 @@ impl Account {
 }
 
 impl Inner {
-    fn is_idle(&self) -> bool {
-        self.tracks.iter().all(Track::is_idle)
+    fn is_idle(&mut self, policy: &GuardPolicy) -> bool {
+        let now_ms = self.now_ms;
+        self.tracks.iter_mut().all(|track| track.is_idle(policy, now_ms))
+    }
+
+    fn is_fresh(&self, place: usize, policy: &GuardPolicy) -> bool {
+        self.is_fresh_at(place, policy, self.now_ms)
+    }
+
+    fn is_fresh_at(&self, place: usize, policy: &GuardPolicy, now_ms: u64) -> bool {
+        let own = &self.tracks[place];
+        let is_other = |(other, track): &(usize, &Track)| *other != place && track.secret == own.secret;
+        let others = self.tracks.iter().enumerate().filter(is_other).map(|(_, track)| track.failed_after());
+        own.is_fresh(policy, now_ms, others.max().unwrap_or(0))
     }
 
     fn number(&mut self) -> u64 {
@@ -247,8 +289,9 @@ impl Inner {
             return place;
         }
         if self.tracks.len() >= limits::GUARD_TRACKS {
-            let watchers = &self.watchers;
-            self.tracks.retain(|track| !track.is_idle() || watchers.iter().any(|other| other.secret == track.secret));
+            let (watchers, now_ms) = (&self.watchers, self.now_ms);
+            let is_used = |track: &Track| watchers.iter().any(|other| other.secret == track.secret);
+            self.tracks.retain_mut(|track| is_used(track) || !track.is_idle(policy, now_ms));
         }
         self.tracks.push(Track::new(at.secret, Arc::clone(at.upstream), policy));
         self.tracks.len() - 1
@@ -260,7 +303,7 @@ impl Inner {
         if let Some(refusal) = track.refuses(now_ms, destination) {
             return Decision::No(refusal);
         }
-        if track.is_fresh(policy, now_ms) {
+        if self.is_fresh(place, policy) {
             return Decision::Go(None);
         }
         if track.has_scout(policy, now_ms) {
@@ -277,12 +320,13 @@ impl Inner {
     /// The number of the attempt that goes out, and whether it goes because the secret was accepted lately.
     fn ask(&mut self, place: usize, destination: u64, confirms: bool, policy: &GuardPolicy) -> Decision<(u64, bool)> {
         let now_ms = self.now_ms;
+        let fresh = self.is_fresh(place, policy);
         let track = &mut self.tracks[place];
-        let fresh = track.is_fresh(policy, now_ms);
         if confirms {
-            // It is the way out of waiting for attempts that went out while the secret was accepted: those do not stand in its way.
-            let tries: usize = self.tracks.iter().map(Track::tries).sum();
-            if self.failures(policy) + tries >= policy.attempts {
+            // What went out while the secret was accepted does not stand in its way: it is to find out what becomes of that.
+            let tries = track.tries();
+            let (is_held, is_first) = (track.held(now_ms).is_some(), !track.was_struck());
+            if is_held || self.failed_for_sure(is_first, policy) + tries >= policy.attempts {
                 return Decision::Wait;
             }
         } else if let Some(refusal) = track.refuses(now_ms, destination) {
@@ -313,56 +357,99 @@ impl Inner {
         if track.is_stuck(now_ms) {
             track.want_confirmation(now_ms);
         }
-        if track.must_wait(policy, now_ms) {
-            track.has_waiters = true;
+        // Too many answers without a verdict may hide failed logons.
+        let last_ms = self.undecided_ms.back().copied().unwrap_or(0);
+        let spaced = self.undecided_ms.len() >= limits::GUARD_UNDECIDED
+            && now_ms < last_ms + millis(limits::GUARD_UNDECIDED_REST);
+        let (must_wait, secret) = (track.must_wait(policy, now_ms), track.secret);
+        let mut of_secret = self.tracks.iter().filter(|track| track.secret == secret);
+        if spaced || must_wait || self.is_paused(secret) || of_secret.any(|track| track.is_confirming(policy, now_ms)) {
+            self.tracks[place].has_waiters = true;
             return Decision::Wait;
         }
-        // The last attempt is not for a destination that may never answer.
-        let spare = usize::from(track.awaits(destination));
-        let Some(until_ms) = self.spent_until(place, spare, policy) else { return Decision::Go(()) };
-        let track = &mut self.tracks[place];
-        match until_ms {
-            // Slow is not refused: the answers that are still to come decide.
-            None => {
-                track.has_waiters = true;
+        // The last attempt is kept for one that is sure to tell.
+        let is_unknown = self.is_known(secret) && !self.is_known_good(secret, destination);
+        let spare = usize::from(is_unknown || self.tracks[place].may_tell_nothing(destination));
+        match self.budget(place, spare, policy) {
+            Budget::Free => Decision::Go(()),
+            Budget::Pending => {
+                self.tracks[place].has_waiters = true;
                 Decision::Wait
             }
-            Some(until_ms) => {
-                track.close(until_ms);
+            // For others than this destination there is one.
+            Budget::SpentUntil(_) if spare > 0 && self.budget(place, 0, policy) == Budget::Free => {
+                self.tracks[place].want_confirmation(now_ms);
+                self.tracks[place].has_waiters = true;
+                Decision::Wait
+            }
+            // What a handshake of the gateway's own finds out may take failures back.
+            Budget::SpentUntil(_) if self.is_being_confirmed(secret) => {
+                self.tracks[place].has_waiters = true;
+                Decision::Wait
+            }
+            Budget::SpentUntil(until_ms) => {
+                self.tracks[place].close(until_ms);
                 Decision::No(Refusal::held(until_ms - now_ms))
             }
         }
     }
 
-    fn failures(&mut self, policy: &GuardPolicy) -> usize {
+    /// Attempts of the account that failed, the oldest first. What failed before the same secret was accepted, at whichever upstream, no
+    /// longer counts: an accepted logon takes failed ones back.
+    fn failures(&mut self, policy: &GuardPolicy) -> Vec<Failure> {
         let now_ms = self.now_ms;
-        self.tracks.iter_mut().map(|track| track.failures(policy, now_ms).len()).sum()
+        let mut all: Vec<Failure> = Vec::new();
+        for place in 0..self.tracks.len() {
+            let accepted_number = self.accepted_number(self.tracks[place].secret);
+            let failures = self.tracks[place].failures(policy, now_ms).iter();
+            all.extend(failures.filter(|failure| failure.after > accepted_number));
+        }
+        all.sort_unstable_by_key(|failure| failure.at_ms);
+        all
     }
 
-    /// `None` while the budget allows an attempt and leaves as many as are to be spared; otherwise until when it does not, which is not known
-    /// while attempts are pending.
-    fn spent_until(&mut self, place: usize, spare: usize, policy: &GuardPolicy) -> Option<Option<u64>> {
-        let now_ms = self.now_ms;
-        let attempts = policy.attempts;
-        // An upstream that rejects what another one accepts must leave an attempt for the others.
-        let share = if self.is_proven_elsewhere(place) { policy.least_room() } else { attempts };
-        let pending: Vec<usize> = self.tracks.iter().map(|track| track.pending(policy, now_ms)).collect();
-        let mut all_ms: Vec<u64> = Vec::new();
-        for track in &mut self.tracks {
-            all_ms.extend(track.failures(policy, now_ms));
+    /// Failures that stand in the way of a handshake of the gateway's own: what destinations did to clients' connections counts as one, as long as
+    /// none of its own has failed.
+    fn failed_for_sure(&mut self, is_first: bool, policy: &GuardPolicy) -> usize {
+        let failures = self.failures(policy);
+        if !is_first {
+            return failures.len();
         }
-        all_ms.sort_unstable();
-        let own_ms: Vec<u64> = self.tracks[place].failures(policy, now_ms).iter().copied().collect();
-        let over = all_ms.len() + pending.iter().sum::<usize>() + spare >= attempts;
-        let over_share = own_ms.len() + pending[place] >= share;
+        let closes = failures.iter().filter(|failure| failure.by_close && failure.was_fresh).count();
+        failures.len() - closes + closes.min(1)
+    }
+
+    /// The youngest accepted attempt with a secret.
+    fn accepted_number(&self, secret: u64) -> u64 {
+        let of_secret = self.tracks.iter().filter(|track| track.secret == secret);
+        of_secret.map(Track::accepted_number).max().unwrap_or(0)
+    }
+
+    /// Whether one more attempt fits into the budget and leaves `spare` others.
+    fn budget(&mut self, place: usize, spare: usize, policy: &GuardPolicy) -> Budget {
+        let now_ms = self.now_ms;
+        // An upstream that rejects what another one accepts must leave an attempt for the others.
+        let share = policy.attempts - usize::from(self.is_proven_elsewhere(place));
+        let is_fresh: Vec<bool> = (0..self.tracks.len()).map(|track| self.is_fresh(track, policy)).collect();
+        let pending = |track: usize| if is_fresh[track] { 0 } else { self.tracks[track].pending() };
+        let (own_pending, all_pending) = (pending(place), (0..self.tracks.len()).map(pending).sum::<usize>());
+        let all_ms: Vec<u64> = self.failures(policy).iter().map(|failure| failure.at_ms).collect();
+        let own_ms: Vec<u64> =
+            self.tracks[place].failures(policy, now_ms).iter().map(|failure| failure.at_ms).collect();
+        let over = all_ms.len() + all_pending + spare >= policy.attempts;
+        let over_share = own_ms.len() + own_pending + spare >= share;
         if !over && !over_share {
-            return None;
+            return Budget::Free;
         }
         let expiry = |times_ms: &[u64], most: usize| {
-            let oldest = times_ms.len().checked_sub(most)?;
-            Some(times_ms[oldest] + millis(policy.window))
+            let oldest = (times_ms.len() + spare).checked_sub(most)?;
+            Some(times_ms.get(oldest)? + millis(policy.window))
         };
-        Some(expiry(&all_ms, attempts).max(expiry(&own_ms, share)))
+        match expiry(&all_ms, policy.attempts).max(expiry(&own_ms, share)) {
+            // Slow is not refused: the answers that are still to come decide.
+            None => Budget::Pending,
+            Some(until_ms) => Budget::SpentUntil(until_ms),
+        }
     }
 
     /// Whether another upstream accepts the same secret.
@@ -381,31 +468,84 @@ impl Inner {
         policy: &GuardPolicy,
     ) -> Strike {
         let now_ms = self.now_ms;
-        let others = self.tracks.iter_mut().enumerate().filter(|(other, _)| *other != place);
-        let elsewhere = others.map(|(_, track)| track.failures(policy, now_ms).len()).sum();
+        let secret = self.tracks[place].secret;
+        let others =
+            self.tracks.iter_mut().enumerate().filter(|(other, track)| *other != place && track.secret == secret);
+        let in_batch = others.map(|(_, track)| track.batch(policy, now_ms)).sum();
+        let tally = Tally {
+            newest: self.next_number,
+            in_batch,
+            is_known: self.is_known(secret),
+            is_known_good: self.is_known_good(secret, attempt.destination),
+        };
         let track = &mut self.tracks[place];
-        track.failures_elsewhere = elsewhere;
         match verdict {
             Verdict::Accepted => {
-                track.accepted(attempt);
-                track.remember(attempt.destination, now_ms, good);
+                if track.accepted(attempt) {
+                    track.remember(attempt.destination, now_ms, good);
+                    self.undecided_ms.clear();
+                }
                 Strike::None
             }
-            Verdict::Refused => track.refused(attempt, false, policy, now_ms),
-            Verdict::Stale => track.refused(attempt, true, policy, now_ms),
-            Verdict::Closed => track.closed(attempt, policy, now_ms),
+            Verdict::Passed => {
+                track.passed(attempt);
+                Strike::None
+            }
+            Verdict::Refused => track.refused(attempt, false, tally, policy, now_ms),
+            Verdict::Stale => track.refused(attempt, true, tally, policy, now_ms),
+            Verdict::Closed => track.closed(attempt, tally, policy, now_ms),
             Verdict::Undecided => {
-                track.undecided(attempt, now_ms);
+                self.undecided(place, attempt, policy);
                 Strike::None
             }
         }
     }
 
+    fn undecided(&mut self, place: usize, attempt: &Attempted, policy: &GuardPolicy) {
+        let now_ms = self.now_ms;
+        while self.undecided_ms.front().is_some_and(|at_ms| now_ms >= at_ms + millis(policy.window)) {
+            self.undecided_ms.pop_front();
+        }
+        self.undecided_ms.push_back(now_ms);
+        let many = self.undecided_ms.len() >= limits::GUARD_UNDECIDED;
+        if self.undecided_ms.len() > limits::GUARD_UNDECIDED {
+            self.undecided_ms.pop_front();
+        }
+        self.tracks[place].undecided(attempt, many, now_ms);
+    }
+
     /// Closes the guard after a strike: for the schedule's rest, or until the budget allows an attempt.
     fn close(&mut self, place: usize, policy: &GuardPolicy) {
         let by_schedule_ms = self.now_ms + self.tracks[place].rest_ms(policy);
-        let spent_until_ms = self.spent_until(place, 0, policy).flatten().unwrap_or(0);
+        let spent_until_ms =
+            if let Budget::SpentUntil(until_ms) = self.budget(place, 0, policy) { until_ms } else { 0 };
         self.tracks[place].close(by_schedule_ms.max(spent_until_ms));
+        // Other upstreams are tried a moment later: by then a second without a domain controller is over.
+        if self.tracks[place].was_proven() {
+            let secret = self.tracks[place].secret;
+            self.pauses.retain(|(paused, _)| *paused != secret);
+            self.pauses.push((secret, self.now_ms + millis(limits::GUARD_CONFIRM_REST)));
+        }
+    }
+
+    fn is_being_confirmed(&self, secret: u64) -> bool {
+        self.tracks.iter().any(|track| track.secret == secret && (track.is_running() || track.wants_confirmation()))
+    }
+
+    /// Whether some upstream has accepted the secret.
+    fn is_known(&self, secret: u64) -> bool {
+        self.tracks.iter().any(|track| track.secret == secret && track.was_proven())
+    }
+
+    /// Whether some upstream has lately accepted the secret for a destination.
+    fn is_known_good(&self, secret: u64, destination: u64) -> bool {
+        let mut of_secret = self.tracks.iter().filter(|track| track.secret == secret);
+        of_secret.any(|track| track.accepted_lately(destination, self.now_ms))
+    }
+
+    /// Whether an upstream that used to accept the secret has just come to reject it.
+    fn is_paused(&self, secret: u64) -> bool {
+        self.pauses.iter().any(|(paused, until_ms)| *paused == secret && self.now_ms < *until_ms)
     }
 
     /// What all the tracks of a secret amount to: one upstream that accepts it is enough to serve clients.
@@ -427,8 +567,8 @@ impl Inner {
         let (upstream, at_upstream) = (Arc::clone(&track.upstream), track.state());
         let change = if at_upstream != before {
             let rest = Duration::from_millis(track.held(now_ms).unwrap_or(0));
-            GuardChange::State { upstream, at_upstream, overall, rest }
-        } else if track.wants_confirmation() && !wanted {
+            GuardChange::State { upstream, at_upstream, overall, rest, number: self.number() }
+        } else if track.wants_confirmation() && (!wanted || track.may_confirm(now_ms)) {
             GuardChange::WantsConfirmation
         } else if frees && track.has_waiters {
             GuardChange::Freed

@@ -5,9 +5,11 @@ use std::hash::{BuildHasher, Hash, Hasher};
 
 use crate::limits;
 
-/// Hashes `host:port` for an upstream. Two spellings of one destination have one hash.
-pub(super) fn destination_hash(hasher: &impl BuildHasher, destination: &str) -> u64 {
+/// Hashes `host:port`. Two spellings of one destination have one hash; a tunnel and plain HTTP are two destinations, because proxies
+/// have rules for each.
+pub(super) fn destination_hash(hasher: &impl BuildHasher, by_connect: bool, destination: &str) -> u64 {
     let mut state = hasher.build_hasher();
+    by_connect.hash(&mut state);
     write_folded(&mut state, destination);
     state.finish()
 }
@@ -65,7 +67,7 @@ mod tests {
     #[test]
     fn spellings_of_one_destination_are_one() {
         let hasher = RandomState::new();
-        let hash = |destination| destination_hash(&hasher, destination);
+        let hash = |destination| destination_hash(&hasher, true, destination);
         for spelling in ["A.Blocked.Test:443", "a.blocked.test.:443", "A.BLOCKED.TEST.:443"] {
             assert_eq!(hash(spelling), hash("a.blocked.test:443"), "{spelling}");
         }

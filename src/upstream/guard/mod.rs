@@ -21,11 +21,11 @@
 //!
 //! **Budget.** Failed attempts, and those without an answer that may have failed, are at most [`GuardPolicy::attempts`] in
 //! [`GuardPolicy::window`] for an account. Only an acceptance at the same upstream takes failures back. What was sent while the secret was accepted
-//! cannot be called back when it stops being; how much may be on its way then is bounded by what the last round trips needed.
+//! cannot be called back when it stops being; it counts as one batch. How much may be on its way then is bounded by what the last round trips needed.
 //!
 //! **Policy or password.** Some proxies answer 407 to what their policy forbids. A destination that is refused while others are accepted becomes a
 //! suspect and gets nothing sent for a while. Then the gateway confirms the secret by a handshake of its own for a destination that was accepted
-//! lately: no client's request for a destination that never was can close the guard.
+//! lately: clients' requests for other destinations cannot close the guard.
 //!
 //! Attempts are numbered in the order of sending: an acceptance that was sent before a refusal does not overrule it, and a refusal that
 //! was sent before an acceptance is about its destination.
@@ -51,7 +51,7 @@ pub use verdict::Answer;
 /// How many attempts the guard allows, and how fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuardPolicy {
-    /// Failed logons within `window` at the most; at least 1.
+    /// Failed logons within `window` at the most; at least 2.
     pub attempts: usize,
     /// The sliding window that `attempts` speaks of.
     pub window: Duration,
@@ -74,9 +74,15 @@ impl GuardPolicy {
         self.backoff.saturating_mul(factor).min(self.window)
     }
 
-    /// Attempts that leave one for finding out: those that are on their way unasked for at least may be this many.
-    fn least_room(&self) -> usize {
-        self.attempts.saturating_sub(1).max(1)
+    /// How many attempts may be without an answer on a quiet gateway while the secret is accepted. If they fail, one is left to confirm that it is the
+    /// secret, and one to try again.
+    fn batch(&self) -> usize {
+        self.attempts.saturating_sub(2).max(1)
+    }
+
+    /// How many connections in a row may end without an answer before that is taken for a way to reject the secret.
+    fn closes(&self) -> usize {
+        self.attempts.saturating_sub(1).clamp(1, 2)
     }
 }
 
@@ -131,6 +137,8 @@ pub enum GuardChange {
         overall: GuardState,
         /// How long nothing is sent to this upstream.
         rest: Duration,
+        /// Changes are told in no particular order: one with a lower number than the last is out of date.
+        number: u64,
     },
     /// [`Guard::take_confirmation`] has something to do.
     WantsConfirmation,
@@ -254,15 +262,25 @@ impl Guard {
         self.account.lock().existing(self.at(upstream))?.held(now_ms).map(Duration::from_millis)
     }
 
+    /// Whether an upstream has accepted the secret at some time.
+    pub fn was_proven(&self, upstream: &Arc<str>) -> bool {
+        self.account.lock().existing(self.at(upstream)).is_some_and(track::Track::was_proven)
+    }
+
+    /// The upstream takes no connections now. What it closed without an answer before is no sign that it rejects the secret.
+    pub fn unreachable(&self, upstream: &Arc<str>) {
+        self.account.unreachable(self.at(upstream));
+    }
+
     /// Whether nothing may be sent for this destination yet.
-    pub fn refuses(&self, now_ms: u64, upstream: &Arc<str>, destination: &str) -> Option<Refusal> {
-        let destination = self.account.destination(destination);
+    pub fn refuses(&self, now_ms: u64, upstream: &Arc<str>, method: &str, destination: &str) -> Option<Refusal> {
+        let destination = self.account.destination(method, destination);
         self.account.lock().existing(self.at(upstream))?.refuses(now_ms, destination)
     }
 
     /// Asks to dial for a request, so that whoever has to wait does so before a helper of the proxy waits for it.
-    pub fn enter(self: &Arc<Guard>, now_ms: u64, upstream: &Arc<str>, destination: &str) -> Entry {
-        let destination = self.account.destination(destination);
+    pub fn enter(self: &Arc<Guard>, now_ms: u64, upstream: &Arc<str>, method: &str, destination: &str) -> Entry {
+        let destination = self.account.destination(method, destination);
         match self.account.enter(self.at(upstream), now_ms, destination) {
             Decision::Go(None) => Entry::Go,
             Decision::Go(Some(number)) => {
@@ -281,7 +299,14 @@ impl Guard {
             Decision::Go(Outgoing { number, destination, demands, was_fresh }) => Permission::Go(Ticket {
                 guard: Arc::clone(self),
                 upstream: Arc::clone(asking.upstream),
-                attempt: Attempted { number, sent_ms: now_ms, destination, was_fresh, confirms: asking.confirms },
+                attempt: Attempted {
+                    number,
+                    sent_ms: now_ms,
+                    destination,
+                    was_fresh,
+                    confirms: asking.confirms,
+                    challenged: asking.challenged,
+                },
                 demands,
                 good: KnownGood { destination: asking.destination.into(), by_connect: asking.method == "CONNECT" },
                 settled: false,
@@ -289,10 +314,14 @@ impl Guard {
         }
     }
 
-    /// The handshake of the gateway's own that is wanted at an upstream: whoever gets it makes it.
+    /// Whether a handshake of the gateway's own is wanted at an upstream, now or soon.
+    pub fn wants_confirmation(&self, upstream: &Arc<str>) -> bool {
+        self.account.lock().existing(self.at(upstream)).is_some_and(track::Track::wants_confirmation)
+    }
+
+    /// The handshake of the gateway's own that is wanted at an upstream and may begin now: whoever gets it makes it.
     pub fn take_confirmation(self: &Arc<Guard>, now_ms: u64, upstream: &Arc<str>) -> Option<Confirmation> {
-        let wanted = self.account.lock().existing(self.at(upstream)).is_some_and(track::Track::wants_confirmation);
-        let good = wanted.then(|| self.account.take_confirmation(self.at(upstream), now_ms)).flatten()?;
+        let good = self.account.take_confirmation(self.at(upstream), now_ms)?;
         Some(Confirmation { guard: Arc::clone(self), upstream: Arc::clone(upstream), good })
     }
 

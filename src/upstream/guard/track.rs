@@ -22,14 +22,12 @@ pub(super) struct Track {
     ahead: VecDeque<Sent>,
     accepted_number: u64,
     refused_number: u64,
+    /// The youngest number when an attempt failed last: what was accepted before is in doubt, at the other upstreams as well.
+    failed_after: u64,
     /// Connections that ended without an answer since the last acceptance.
-    closes: u32,
-    /// When attempts failed, in ms, the oldest first.
-    failures_ms: VecDeque<u64>,
-    /// How many the account's other upstreams and secrets have had, when this was looked at last.
-    pub(super) failures_elsewhere: usize,
-    /// When attempts ended without a verdict while the secret was never accepted, in ms; at most [`limits::GUARD_UNDECIDED`].
-    undecided_ms: VecDeque<u64>,
+    closes: usize,
+    /// Attempts that failed, the oldest first.
+    failures: VecDeque<Failure>,
     /// Destinations that were refused while others were accepted; at most [`limits::GUARD_SUSPECTS`], the oldest first.
     suspects: Vec<Suspect>,
     accepted_lately: Recent,
@@ -63,6 +61,31 @@ struct Sent {
     destination: u64,
     /// The secret was accepted at the time.
     was_fresh: bool,
+}
+
+/// An attempt that failed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failure {
+    pub at_ms: u64,
+    /// The youngest number of all at the time.
+    pub after: u64,
+    /// It was on its way already when the secret stopped being accepted.
+    pub was_fresh: bool,
+    /// A client's connection ended without an answer.
+    pub by_close: bool,
+}
+
+/// What the account knows when an attempt fails.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tally {
+    /// The youngest number of all.
+    pub newest: u64,
+    /// Failures of the same secret at other upstreams that were on their way together with it.
+    pub in_batch: usize,
+    /// Some upstream has accepted the secret.
+    pub is_known: bool,
+    /// Some upstream has lately accepted it for this destination.
+    pub is_known_good: bool,
 }
 
 /// A destination that the upstream's policy may forbid.
@@ -102,6 +125,8 @@ pub(super) struct Attempted {
     pub was_fresh: bool,
     /// It was the gateway's own, to confirm the secret.
     pub confirms: bool,
+    /// The request itself had been answered with a challenge.
+    pub challenged: bool,
 }
 
 /// Whether a refusal closes the guard.
@@ -119,14 +144,13 @@ impl Track {
             state: State::Unproven,
             ever_proven: false,
             strikes: 0,
-            room: Room { size: policy.least_room(), lacked_ms: None },
+            room: Room { size: policy.batch(), lacked_ms: None },
             ahead: VecDeque::new(),
             accepted_number: 0,
             refused_number: 0,
+            failed_after: 0,
             closes: 0,
-            failures_ms: VecDeque::new(),
-            failures_elsewhere: 0,
-            undecided_ms: VecDeque::new(),
+            failures: VecDeque::new(),
             suspects: Vec::new(),
             accepted_lately: Recent::default(),
             known_good: Vec::new(),
@@ -148,7 +172,26 @@ impl Track {
         }
     }
 
-    /// How long nothing may be sent yet, if so.
+    /// Whether the upstream has accepted the secret at some time.
+    pub(super) fn was_proven(&self) -> bool {
+        self.ever_proven
+    }
+
+    /// Until which number this upstream casts doubt on what others accept. One that has never accepted the secret says nothing of them.
+    pub(super) fn failed_after(&self) -> u64 {
+        if self.ever_proven { self.failed_after } else { 0 }
+    }
+
+    /// Whether it has been found out since the last acceptance that the secret is rejected.
+    pub(super) fn was_struck(&self) -> bool {
+        self.strikes > 0
+    }
+
+    pub(super) fn accepted_number(&self) -> u64 {
+        self.accepted_number
+    }
+
+    /// How long nothing may be sent yet, if so, in ms.
     pub(super) fn held(&self, now_ms: u64) -> Option<u64> {
         match self.state {
             State::Refused { until_ms } => rest_until(until_ms, now_ms),
@@ -165,9 +208,13 @@ impl Track {
         rest_until(suspect.until_ms, now_ms).map(Refusal::barred)
     }
 
-    /// Whether the secret was accepted lately, and nothing casts doubt on it.
-    pub(super) fn is_fresh(&self, policy: &GuardPolicy, now_ms: u64) -> bool {
+    /// Whether the secret was accepted lately, and nothing casts doubt on it. `failed_after` is the youngest of what other upstreams say of the
+    /// same secret.
+    pub(super) fn is_fresh(&self, policy: &GuardPolicy, now_ms: u64, failed_after: u64) -> bool {
         let State::Proven { at_ms } = self.state else { return false };
+        if self.accepted_number <= failed_after {
+            return false;
+        }
         let overdue = |sent: &Sent| now_ms >= sent.at_ms + millis(policy.patience);
         now_ms < at_ms + millis(policy.proof_age) && !self.ahead.front().is_some_and(overdue)
     }
@@ -187,14 +234,21 @@ impl Track {
     }
 
     /// Attempts that failed within the window.
-    pub(super) fn failures(&mut self, policy: &GuardPolicy, now_ms: u64) -> &VecDeque<u64> {
-        forget_before(&mut self.failures_ms, policy, now_ms);
-        &self.failures_ms
+    pub(super) fn failures(&mut self, policy: &GuardPolicy, now_ms: u64) -> &VecDeque<Failure> {
+        while self.failures.front().is_some_and(|failure| now_ms >= failure.at_ms + millis(policy.window)) {
+            self.failures.pop_front();
+        }
+        &self.failures
     }
 
-    /// Attempts without an answer that may turn out to have failed.
-    pub(super) fn pending(&self, policy: &GuardPolicy, now_ms: u64) -> usize {
-        if self.is_fresh(policy, now_ms) { 0 } else { self.ahead.len() }
+    /// Failures that were on their way when the secret stopped being accepted.
+    pub(super) fn batch(&mut self, policy: &GuardPolicy, now_ms: u64) -> usize {
+        self.failures(policy, now_ms).iter().filter(|failure| failure.was_fresh).count()
+    }
+
+    /// Attempts without an answer.
+    pub(super) fn pending(&self) -> usize {
+        self.ahead.len()
     }
 
     /// Attempts without an answer that were made to find out.
@@ -208,22 +262,28 @@ impl Track {
     }
 
     /// Whether nothing is left that could matter to a later attempt.
-    pub(super) fn is_idle(&self) -> bool {
-        self.failures_ms.is_empty() && self.ahead.is_empty() && self.scout.is_none()
+    pub(super) fn is_idle(&mut self, policy: &GuardPolicy, now_ms: u64) -> bool {
+        self.failures(policy, now_ms).is_empty() && self.ahead.is_empty() && self.scout.is_none()
+    }
+
+    /// Whether an attempt for this destination may never be answered, or was refused while others were accepted.
+    pub(super) fn may_tell_nothing(&self, destination: u64) -> bool {
+        self.suspects.iter().any(|suspect| suspect.destination == destination) || self.awaits(destination)
+    }
+
+    pub(super) fn accepted_lately(&self, destination: u64, now_ms: u64) -> bool {
+        self.accepted_lately.contains(destination, now_ms)
+    }
+
+    /// Whether a handshake of the gateway's own is under way, or about to be.
+    pub(super) fn is_confirming(&self, policy: &GuardPolicy, now_ms: u64) -> bool {
+        let since_ms = self.confirmation.wanted_ms.or(self.confirmation.running_ms);
+        since_ms.is_some_and(|since_ms| now_ms < since_ms + millis(policy.patience))
     }
 
     /// Whether another attempt holds the next one up for now.
-    pub(super) fn must_wait(&mut self, policy: &GuardPolicy, now_ms: u64) -> bool {
-        let recent = |at_ms: u64| now_ms < at_ms + millis(policy.patience);
-        let confirmation = &self.confirmation;
-        let confirming = confirmation.wanted_ms.or(confirmation.running_ms).is_some_and(recent);
-        if confirming || self.ahead.back().is_some_and(|sent| recent(sent.at_ms)) {
-            return true;
-        }
-        forget_before(&mut self.undecided_ms, policy, now_ms);
-        let spaced = self.undecided_ms.len() >= limits::GUARD_UNDECIDED;
-        let last_ms = self.undecided_ms.back().copied().unwrap_or(0);
-        spaced && now_ms < last_ms + millis(limits::GUARD_UNDECIDED_REST)
+    pub(super) fn must_wait(&self, policy: &GuardPolicy, now_ms: u64) -> bool {
+        self.ahead.back().is_some_and(|sent| now_ms < sent.at_ms + millis(policy.patience))
     }
 
     /// Whether another handshake is on its way to the challenge that decides.
@@ -260,12 +320,14 @@ impl Track {
         }
     }
 
-    pub(super) fn accepted(&mut self, attempt: &Attempted) {
-        self.forget(attempt.number);
+    /// The upstream has looked at the secret and taken it; `false` where that says nothing about now.
+    pub(super) fn accepted(&mut self, attempt: &Attempted) -> bool {
+        self.passed(attempt);
         self.suspects.retain(|suspect| suspect.destination != attempt.destination);
-        // Sent before another one was refused: it says nothing about now.
-        if attempt.number < self.refused_number {
-            return;
+        // Sent before another one was refused; or the request itself was not challenged, and may have been exempted for what it is.
+        let is_proven = matches!(self.state, State::Proven { .. });
+        if attempt.number < self.refused_number || (!attempt.challenged && !is_proven) {
+            return false;
         }
         while self.ahead.front().is_some_and(|sent| sent.number < attempt.number) {
             self.ahead.pop_front();
@@ -275,17 +337,29 @@ impl Track {
         self.state = State::Proven { at_ms: before_ms.max(attempt.sent_ms) };
         self.ever_proven = true;
         (self.strikes, self.closes) = (0, 0);
-        self.failures_ms.clear();
-        self.undecided_ms.clear();
+        self.failures.clear();
         self.confirmation.wanted_ms = None;
         self.confirmation.not_before_ms = 0;
+        true
+    }
+
+    /// The request went through.
+    pub(super) fn passed(&mut self, attempt: &Attempted) {
+        self.forget(attempt.number);
         if self.room.lacked_ms.is_some_and(|lacked_ms| attempt.sent_ms <= lacked_ms) {
             self.room.size += 1;
         }
     }
 
     /// The upstream looked at the secret and rejected it; `stale` says that the challenge may have been too old.
-    pub(super) fn refused(&mut self, attempt: &Attempted, stale: bool, policy: &GuardPolicy, now_ms: u64) -> Strike {
+    pub(super) fn refused(
+        &mut self,
+        attempt: &Attempted,
+        stale: bool,
+        tally: Tally,
+        policy: &GuardPolicy,
+        now_ms: u64,
+    ) -> Strike {
         self.forget(attempt.number);
         // A later one was accepted: this is about the destination.
         if attempt.number < self.accepted_number {
@@ -295,14 +369,13 @@ impl Track {
             return Strike::None;
         }
         self.refused_number = self.refused_number.max(attempt.number);
-        self.count_failure(attempt.was_fresh, policy, now_ms);
+        self.count_failure(attempt, false, tally, policy, now_ms);
         if matches!(self.state, State::Refused { .. }) {
             return Strike::None;
         }
         let is_suspect = self.suspects.iter().any(|suspect| suspect.destination == attempt.destination);
-        let is_known_good = self.accepted_lately.contains(attempt.destination, now_ms);
         let was_proven = matches!(self.state, State::Proven { .. });
-        let about_secret = attempt.confirms || !self.ever_proven || (is_known_good && !is_suspect && !stale);
+        let about_secret = attempt.confirms || !tally.is_known || (tally.is_known_good && !is_suspect && !stale);
         if about_secret && !was_proven {
             return self.strike();
         }
@@ -313,36 +386,47 @@ impl Track {
         Strike::None
     }
 
-    /// The upstream ended the connection without an answer. Of an attempt that was sent while the secret was accepted that is the destination's
-    /// fault, or the upstream's end, until a second one follows with no acceptance in between: then it may be a way to reject the secret.
-    pub(super) fn closed(&mut self, attempt: &Attempted, policy: &GuardPolicy, now_ms: u64) -> Strike {
-        if !attempt.was_fresh && !matches!(self.state, State::Proven { .. }) {
-            return self.refused(attempt, false, policy, now_ms);
+    /// The upstream ended the connection without an answer. Once the secret has been accepted that is the destination's fault, or the upstream's
+    /// end, until as many have followed without an acceptance as may be on their way: then it may be a way to reject the secret.
+    pub(super) fn closed(&mut self, attempt: &Attempted, tally: Tally, policy: &GuardPolicy, now_ms: u64) -> Strike {
+        if !tally.is_known {
+            return self.refused(attempt, false, tally, policy, now_ms);
         }
         self.forget(attempt.number);
         if attempt.number < self.accepted_number {
             return Strike::None;
         }
-        self.count_failure(true, policy, now_ms);
+        self.count_failure(attempt, !attempt.confirms, tally, policy, now_ms);
         self.closes += 1;
-        if self.closes > 1 {
+        if matches!(self.state, State::Refused { .. }) {
+            return Strike::None;
+        }
+        if attempt.confirms {
+            return self.strike();
+        }
+        if self.closes >= policy.closes() || !attempt.was_fresh {
             self.doubt(now_ms);
         }
         Strike::None
     }
 
-    pub(super) fn undecided(&mut self, attempt: &Attempted, now_ms: u64) {
-        self.forget(attempt.number);
-        if attempt.was_fresh {
-            return;
-        }
+    /// The upstream takes no connections: what it closed without an answer it did not close because of the secret.
+    pub(super) fn unreachable(&mut self) {
         if self.ever_proven {
-            self.want_confirmation(now_ms);
-            return;
+            self.failures.retain(|failure| !failure.by_close);
+            self.closes = 0;
         }
-        self.undecided_ms.push_back(now_ms);
-        if self.undecided_ms.len() > limits::GUARD_UNDECIDED {
-            self.undecided_ms.pop_front();
+    }
+
+    /// No verdict. `many` says that too many in a row had none.
+    pub(super) fn undecided(&mut self, attempt: &Attempted, many: bool, now_ms: u64) {
+        self.forget(attempt.number);
+        if attempt.confirms {
+            self.put_last(attempt.destination);
+        } else if many {
+            self.doubt(now_ms);
+        } else if self.ever_proven && !attempt.was_fresh {
+            self.want_confirmation(now_ms);
         }
     }
 
@@ -383,23 +467,41 @@ impl Track {
         self.confirmation.wanted_ms.is_some()
     }
 
+    /// Whether a handshake that is wanted may begin: while others have no answer yet, they may decide without it.
+    pub(super) fn may_confirm(&self, now_ms: u64) -> bool {
+        let waited = |wanted_ms: u64| now_ms >= wanted_ms + millis(limits::GUARD_LOOK);
+        self.confirmation.wanted_ms.is_some_and(|wanted_ms| self.ahead.is_empty() || waited(wanted_ms))
+    }
+
     /// Whether attempts without an answer have kept the next one waiting for long enough to find out.
     pub(super) fn is_stuck(&self, now_ms: u64) -> bool {
         self.ahead.front().is_some_and(|sent| now_ms >= sent.at_ms + millis(limits::GUARD_LOOK))
     }
 
-    /// Begins the handshake that is wanted: what to ask for. While others have no answer yet, they may decide without it.
+    /// Begins the handshake that is wanted: what to ask for. Rather what is neither forbidden nor without an answer, and by CONNECT.
     pub(super) fn take_confirmation(&mut self, now_ms: u64) -> Option<KnownGood> {
-        let wanted_ms = self.confirmation.wanted_ms?;
-        if !self.ahead.is_empty() && now_ms < wanted_ms + millis(limits::GUARD_LOOK) {
+        if !self.may_confirm(now_ms) {
             return None;
         }
         let is_suspect = |hash: u64| self.suspects.iter().any(|suspect| suspect.destination == hash);
-        let last_good = self.known_good.iter().rev().find(|(hash, _)| !is_suspect(*hash));
-        let (_, good) = last_good.or(self.known_good.last())?;
+        let worth = |(hash, good): &&(u64, KnownGood)| (!self.awaits(*hash), !is_suspect(*hash), good.by_connect);
+        // The last of several that are equal: the one that was accepted last.
+        let (_, good) = self.known_good.iter().max_by_key(worth)?;
+        let good = good.clone();
         let not_before_ms = now_ms + millis(limits::GUARD_CONFIRM_REST);
         self.confirmation = Confirmation { wanted_ms: None, running_ms: Some(now_ms), not_before_ms };
-        Some(good.clone())
+        Some(good)
+    }
+
+    /// A destination that could not confirm the secret is asked for again after all others.
+    fn put_last(&mut self, destination: u64) {
+        if let Some(place) = self.known_good.iter().position(|(known, _)| *known == destination) {
+            self.known_good[..=place].rotate_right(1);
+        }
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.confirmation.running_ms.is_some()
     }
 
     pub(super) fn end_confirmation(&mut self) {
@@ -422,20 +524,24 @@ impl Track {
         Strike::Secret
     }
 
-    /// What was on its way together when the secret stopped being accepted leaves the account one attempt: by then nothing can call it back,
-    /// and the handshake that finds out needs it.
-    fn count_failure(&mut self, was_fresh: bool, policy: &GuardPolicy, now_ms: u64) {
-        forget_before(&mut self.failures_ms, policy, now_ms);
-        if !was_fresh || self.failures_ms.len() + self.failures_elsewhere < policy.least_room() {
-            self.failures_ms.push_back(now_ms);
+    /// Attempts that were on their way together when the secret stopped being accepted count as one batch: nothing could call them back.
+    fn count_failure(&mut self, attempt: &Attempted, by_close: bool, tally: Tally, policy: &GuardPolicy, now_ms: u64) {
+        self.failed_after = tally.newest;
+        let was_fresh = attempt.was_fresh;
+        let in_batch = tally.in_batch + self.batch(policy, now_ms);
+        let most = if by_close { policy.attempts } else { policy.batch() };
+        if !was_fresh || in_batch < most {
+            self.failures.push_back(Failure { at_ms: now_ms, after: tally.newest, was_fresh, by_close });
         }
     }
 
-    /// Makes a destination a suspect, or puts off its next try.
+    /// Makes a destination a suspect, or puts off its next try. One that was accepted lately may have refused a single request: it is tried
+    /// once more at once.
     fn suspect(&mut self, attempt: &Attempted, policy: &GuardPolicy, now_ms: u64) {
         let known = self.suspects.iter().position(|suspect| suspect.destination == attempt.destination);
-        let refusals = known.map_or(1, |index| self.suspects.remove(index).refusals.saturating_add(1));
-        let until_ms = now_ms + millis(policy.rest(refusals));
+        let first = u32::from(!self.accepted_lately.contains(attempt.destination, now_ms));
+        let refusals = known.map_or(first, |index| self.suspects.remove(index).refusals.saturating_add(1));
+        let until_ms = if refusals == 0 { now_ms } else { now_ms + millis(policy.rest(refusals)) };
         let (destination, number) = (attempt.destination, attempt.number);
         self.suspects.push(Suspect { destination, refusals, until_ms, number });
         let surplus = self.suspects.len().saturating_sub(limits::GUARD_SUSPECTS);
@@ -446,18 +552,12 @@ impl Track {
 impl Room {
     fn shrink(&mut self, policy: &GuardPolicy, now_ms: u64) {
         let age_ms = millis(limits::GUARD_ROOM_AGE);
-        while self.size > policy.least_room()
+        while self.size > policy.batch()
             && let Some(lacked_ms) = self.lacked_ms.filter(|lacked_ms| now_ms >= lacked_ms + age_ms)
         {
-            self.size = (self.size / 2).max(policy.least_room());
+            self.size = (self.size / 2).max(policy.batch());
             self.lacked_ms = Some(lacked_ms + age_ms);
         }
-    }
-}
-
-fn forget_before(times_ms: &mut VecDeque<u64>, policy: &GuardPolicy, now_ms: u64) {
-    while times_ms.front().is_some_and(|at_ms| now_ms >= at_ms + millis(policy.window)) {
-        times_ms.pop_front();
     }
 }
 

@@ -4,7 +4,7 @@ use crate::handshake::{FinalAnswer, final_answer};
 use crate::upstream::Answer;
 
 /// The answer to the AUTHENTICATE_MESSAGE, as soon as enough of it has come.
-pub(super) fn so_far(heard: &[u8]) -> Option<Answer> {
+pub fn so_far(heard: &[u8]) -> Option<Answer> {
     match final_answer(heard, false) {
         FinalAnswer::More => None,
         answer => Some(of(answer, Answer::Nothing)),
@@ -12,12 +12,12 @@ pub(super) fn so_far(heard: &[u8]) -> Option<Answer> {
 }
 
 /// What an answer says that the client cannot have: its status line may be in order where the rest is not.
-pub(super) fn unread(heard: &[u8]) -> Answer {
+pub fn unread(heard: &[u8]) -> Answer {
     of(final_answer(heard, true), Answer::Nothing)
 }
 
 /// What an answer says behind which the connection has ended.
-pub(super) fn cut_off(heard: &[u8]) -> Answer {
+pub fn cut_off(heard: &[u8]) -> Answer {
     of(final_answer(heard, true), Answer::Closed)
 }
 
