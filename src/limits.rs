@@ -173,8 +173,8 @@ pub const GUARD_PATIENCE: Duration = Duration::from_secs(2);
 /// Without an acceptance for this long, one logon goes first again.
 pub const GUARD_PROOF_AGE: Duration = Duration::from_secs(60);
 
-/// Answers without a verdict that an account may get within [`GUARD_WINDOW`] since it was last accepted before its attempts are spaced by
-/// [`GUARD_UNDECIDED_REST`]: such an answer may hide a failed logon.
+/// Answers without a verdict within [`GUARD_WINDOW`] after which the attempts of an account that was never accepted are spaced by
+/// [`GUARD_UNDECIDED_REST`], because such an answer may hide a failed logon, and one that was is confirmed.
 pub const GUARD_UNDECIDED: usize = 10;
 
 /// See [`GUARD_UNDECIDED`].

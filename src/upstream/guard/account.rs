@@ -176,8 +176,8 @@ impl Account {
         self.change(at, now_ms, |inner, place| {
             let verdict = verdict::of(answer, demands, attempt.challenged);
             let strike = inner.settle(place, attempt, verdict, good, &self.policy);
-            if strike == Strike::Secret {
-                inner.close(place, &self.policy);
+            if strike != Strike::None {
+                inner.close(place, strike, &self.policy);
             }
             let is_fresh = inner.is_fresh(place, &self.policy);
             ((), !is_fresh || inner.tracks[place].has_much_room())
@@ -357,9 +357,12 @@ impl Inner {
         if track.is_stuck(now_ms) {
             track.want_confirmation(now_ms);
         }
-        // Too many answers without a verdict may hide failed logons.
+        // While nothing has been accepted, too many answers without a verdict may hide failed logons.
         let last_ms = self.undecided_ms.back().copied().unwrap_or(0);
-        let spaced = self.undecided_ms.len() >= limits::GUARD_UNDECIDED
+        let is_known = self.is_known(self.tracks[place].secret);
+        let track = &mut self.tracks[place];
+        let spaced = !is_known
+            && self.undecided_ms.len() >= limits::GUARD_UNDECIDED
             && now_ms < last_ms + millis(limits::GUARD_UNDECIDED_REST);
         let (must_wait, secret) = (track.must_wait(policy, now_ms), track.secret);
         let mut of_secret = self.tracks.iter().filter(|track| track.secret == secret);
@@ -515,13 +518,13 @@ impl Inner {
     }
 
     /// Closes the guard after a strike: for the schedule's rest, or until the budget allows an attempt.
-    fn close(&mut self, place: usize, policy: &GuardPolicy) {
+    fn close(&mut self, place: usize, strike: Strike, policy: &GuardPolicy) {
         let by_schedule_ms = self.now_ms + self.tracks[place].rest_ms(policy);
         let spent_until_ms =
             if let Budget::SpentUntil(until_ms) = self.budget(place, 0, policy) { until_ms } else { 0 };
         self.tracks[place].close(by_schedule_ms.max(spent_until_ms));
         // Other upstreams are tried a moment later: by then a second without a domain controller is over.
-        if self.tracks[place].was_proven() {
+        if strike == Strike::Refused && self.tracks[place].was_proven() {
             let secret = self.tracks[place].secret;
             self.pauses.retain(|(paused, _)| *paused != secret);
             self.pauses.push((secret, self.now_ms + millis(limits::GUARD_CONFIRM_REST)));

@@ -129,11 +129,14 @@ pub(super) struct Attempted {
     pub challenged: bool,
 }
 
-/// Whether a refusal closes the guard.
+/// Whether an answer closes the guard at an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Strike {
     None,
-    Secret,
+    /// By a 407.
+    Refused,
+    /// By a connection that ended without an answer.
+    Closed,
 }
 
 impl Track {
@@ -377,7 +380,7 @@ impl Track {
         let was_proven = matches!(self.state, State::Proven { .. });
         let about_secret = attempt.confirms || !tally.is_known || (tally.is_known_good && !is_suspect && !stale);
         if about_secret && !was_proven {
-            return self.strike();
+            return self.strike(Strike::Refused);
         }
         if !stale {
             self.suspect(attempt, policy, now_ms);
@@ -402,7 +405,7 @@ impl Track {
             return Strike::None;
         }
         if attempt.confirms {
-            return self.strike();
+            return self.strike(Strike::Closed);
         }
         if self.closes >= policy.closes() || !attempt.was_fresh {
             self.doubt(now_ms);
@@ -423,9 +426,7 @@ impl Track {
         self.forget(attempt.number);
         if attempt.confirms {
             self.put_last(attempt.destination);
-        } else if many {
-            self.doubt(now_ms);
-        } else if self.ever_proven && !attempt.was_fresh {
+        } else if many || (self.ever_proven && !attempt.was_fresh) {
             self.want_confirmation(now_ms);
         }
     }
@@ -515,18 +516,21 @@ impl Track {
         self.want_confirmation(now_ms);
     }
 
-    fn strike(&mut self) -> Strike {
+    fn strike(&mut self, strike: Strike) -> Strike {
         self.strikes = self.strikes.saturating_add(1);
         self.confirmation.wanted_ms = None;
         // It was the secret after all, and not those destinations.
         let accepted_number = self.accepted_number;
         self.suspects.retain(|suspect| suspect.number < accepted_number);
-        Strike::Secret
+        strike
     }
 
     /// Attempts that were on their way together when the secret stopped being accepted count as one batch: nothing could call them back.
     fn count_failure(&mut self, attempt: &Attempted, by_close: bool, tally: Tally, policy: &GuardPolicy, now_ms: u64) {
-        self.failed_after = tally.newest;
+        // What is closed to a client says nothing of other upstreams.
+        if !by_close {
+            self.failed_after = tally.newest;
+        }
         let was_fresh = attempt.was_fresh;
         let in_batch = tally.in_batch + self.batch(policy, now_ms);
         let most = if by_close { policy.attempts } else { policy.batch() };
