@@ -1,15 +1,15 @@
-//! The budget of an account: failed logons over all its secrets, identities and upstreams.
+//! The accounts of a process, and the lock and the news of each; what is known of one is in its [`Ledger`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use super::destination::{Recent, demand_hash, destination_hash};
-use super::track::{Attempted, Failure, Strike, Tally, Track};
-use super::verdict::{self, Answer, Verdict};
-use super::{Asking, GuardChange, GuardPolicy, GuardState, KnownGood, OnChange, Refusal};
-use crate::limits::{self, millis};
+use super::destination::{demand_hash, destination_hash};
+use super::ledger::{At, Decision, Ledger, Outgoing};
+use super::track::{Attempted, Strike};
+use super::verdict::{self, Answer};
+use super::{Asking, GuardPolicy, KnownGood, OnChange};
+use crate::limits;
 
 /// The accounts of a process. An account outlives the secrets and identities that use it, so that a reload forgets no failed logon.
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ impl Accounts {
 pub struct Account {
     policy: GuardPolicy,
     hasher: RandomState,
-    inner: Mutex<Inner>,
+    ledger: Mutex<Ledger>,
 }
 
 impl std::fmt::Debug for Account {
@@ -51,72 +51,12 @@ impl std::fmt::Debug for Account {
     }
 }
 
-/// What is known of an account.
-#[derive(Default)]
-pub(super) struct Inner {
-    /// One for each secret at each upstream.
-    tracks: Vec<Track>,
-    /// Identities that use the account.
-    watchers: Vec<Watcher>,
-    next_number: u64,
-    /// Requests that were answered with a challenge.
-    demanding: Recent,
-    /// When attempts ended without a verdict since the last acceptance, in ms, the oldest first; at most [`limits::GUARD_UNDECIDED`].
-    undecided_ms: VecDeque<u64>,
-    /// Secrets of which nothing is found out before a time, in ms.
-    pauses: Vec<(u64, u64)>,
-    /// The latest time that anybody has told.
-    now_ms: u64,
-}
-
-/// An identity that uses the account, with one secret.
-struct Watcher {
-    number: u64,
-    secret: u64,
-    tell: OnChange,
-}
-
-/// The way to one secret at one upstream.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct At<'a> {
-    pub secret: u64,
-    pub upstream: &'a Arc<str>,
-}
-
-/// The answer to a wish to go on.
-#[derive(Debug)]
-pub(super) enum Decision<T> {
-    Go(T),
-    Wait,
-    No(Refusal),
-}
-
-/// What is known of an attempt when it goes out.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Outgoing {
-    pub number: u64,
-    pub destination: u64,
-    /// The destination is known to demand authentication.
-    pub demands: bool,
-    pub was_fresh: bool,
-}
-
-/// What the budget says to one more attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Budget {
-    Free,
-    /// Attempts without an answer use it up.
-    Pending,
-    /// Attempts that failed use it up, until then, in ms.
-    SpentUntil(u64),
-}
-
 /// Whether something that others wait for has become free.
 type Frees = bool;
 
 impl Account {
     pub(super) fn new(policy: GuardPolicy) -> Arc<Account> {
-        Arc::new(Account { policy, hasher: RandomState::new(), inner: Mutex::default() })
+        Arc::new(Account { policy, hasher: RandomState::new(), ledger: Mutex::default() })
     }
 
     /// A fingerprint of a secret, of use in this process only.
@@ -124,19 +64,16 @@ impl Account {
         self.hasher.hash_one(secret)
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn watch(&self, secret: u64, tell: OnChange) -> u64 {
-        let mut inner = self.lock();
-        let number = inner.number();
-        inner.watchers.push(Watcher { number, secret, tell });
-        number
+        self.lock().watch(secret, tell)
     }
 
     pub(super) fn unwatch(&self, number: u64) {
-        self.lock().watchers.retain(|watcher| watcher.number != number);
+        self.lock().unwatch(number);
     }
 
     pub(super) fn destination(&self, method: &str, destination: &str) -> u64 {
@@ -145,19 +82,19 @@ impl Account {
 
     /// Whether a request may be dialled for; with the number of its scout where it is one.
     pub(super) fn enter(&self, at: At<'_>, now_ms: u64, destination: u64) -> Decision<Option<u64>> {
-        self.change(at, now_ms, |inner, place| (inner.enter(place, destination, &self.policy), false))
+        self.change(at, now_ms, |ledger, place| (ledger.enter(place, destination, &self.policy), false))
     }
 
     /// Whether an attempt may go out now.
     pub(super) fn ask(&self, at: At<'_>, now_ms: u64, asking: &Asking<'_>) -> Decision<Outgoing> {
         let destination = self.destination(asking.method, asking.destination);
         let demand = demand_hash(&self.hasher, at.upstream, asking.method, asking.destination);
-        self.change(at, now_ms, |inner, place| {
+        self.change(at, now_ms, |ledger, place| {
             if asking.challenged {
-                inner.demanding.note(demand, now_ms);
+                ledger.demanding.note(demand, now_ms);
             }
-            let demands = inner.demanding.contains(demand, now_ms);
-            let decision = inner.ask(place, destination, asking.confirms, &self.policy);
+            let demands = ledger.demanding.contains(demand, now_ms);
+            let decision = ledger.ask(place, destination, asking.confirms, &self.policy);
             let outgoing = |(number, was_fresh)| Outgoing { number, destination, demands, was_fresh };
             (decision.map(outgoing), false)
         })
@@ -173,36 +110,36 @@ impl Account {
         demands: bool,
         good: KnownGood,
     ) {
-        self.change(at, now_ms, |inner, place| {
+        self.change(at, now_ms, |ledger, place| {
             let verdict = verdict::of(answer, demands, attempt.challenged);
-            let strike = inner.settle(place, attempt, verdict, good, &self.policy);
+            let strike = ledger.settle(place, attempt, verdict, good, &self.policy);
             if strike != Strike::None {
-                inner.close(place, strike, &self.policy);
+                ledger.close(place, strike, &self.policy);
             }
-            let is_fresh = inner.is_fresh(place, &self.policy);
-            ((), !is_fresh || inner.tracks[place].has_much_room())
+            let is_fresh = ledger.is_fresh(place, &self.policy);
+            ((), !is_fresh || ledger.tracks[place].has_much_room())
         });
     }
 
     /// An attempt ended without an answer, at a time that nobody tells.
     pub(super) fn abandon(&self, at: At<'_>, attempt: &Attempted) {
         let now_ms = self.lock().now_ms;
-        self.change(at, now_ms, |inner, place| (inner.undecided(place, attempt, &self.policy), true));
+        self.change(at, now_ms, |ledger, place| (ledger.undecided(place, attempt, &self.policy), true));
     }
 
     /// See [`Guard::unreachable`](super::Guard::unreachable).
     pub(super) fn unreachable(&self, at: At<'_>) {
         if self.lock().existing(at).is_some() {
             let now_ms = self.lock().now_ms;
-            self.change(at, now_ms, |inner, place| (inner.tracks[place].unreachable(), true));
+            self.change(at, now_ms, |ledger, place| (ledger.tracks[place].unreachable(), true));
         }
     }
 
     /// An attempt was not sent after all.
     pub(super) fn take_back(&self, at: At<'_>, number: u64) {
         let now_ms = self.lock().now_ms;
-        self.change(at, now_ms, |inner, place| {
-            inner.tracks[place].forget(number);
+        self.change(at, now_ms, |ledger, place| {
+            ledger.tracks[place].forget(number);
             ((), true)
         });
     }
@@ -210,390 +147,49 @@ impl Account {
     /// A scout is back without having made an attempt, or has made it.
     pub(super) fn end_scout(&self, at: At<'_>, number: u64) {
         let now_ms = self.lock().now_ms;
-        self.change(at, now_ms, |inner, place| ((), inner.tracks[place].end_scout(number)));
+        self.change(at, now_ms, |ledger, place| ((), ledger.tracks[place].end_scout(number)));
     }
 
     pub(super) fn take_confirmation(&self, at: At<'_>, now_ms: u64) -> Option<KnownGood> {
-        let inner = self.lock();
-        let is_running = inner.tracks.iter().any(|track| track.secret == at.secret && track.is_running());
+        let ledger = self.lock();
+        let is_running = ledger.tracks.iter().any(|track| track.secret == at.secret && track.is_running());
         let may_begin = !is_running
-            && !inner.is_paused(at.secret)
-            && inner.existing(at).is_some_and(|track| track.may_confirm(now_ms));
-        drop(inner);
+            && !ledger.is_paused(at.secret)
+            && ledger.existing(at).is_some_and(|track| track.may_confirm(now_ms));
+        drop(ledger);
         if !may_begin {
             return None;
         }
-        self.change(at, now_ms, |inner, place| (inner.tracks[place].take_confirmation(now_ms), false))
+        self.change(at, now_ms, |ledger, place| (ledger.tracks[place].take_confirmation(now_ms), false))
     }
 
     pub(super) fn end_confirmation(&self, at: At<'_>) {
         let now_ms = self.lock().now_ms;
-        self.change(at, now_ms, |inner, place| {
-            inner.tracks[place].end_confirmation();
+        self.change(at, now_ms, |ledger, place| {
+            ledger.tracks[place].end_confirmation();
             ((), true)
         });
     }
 
     pub(super) fn is_fresh(&self, at: At<'_>, now_ms: u64) -> bool {
-        let inner = self.lock();
-        let place = inner.tracks.iter().position(|track| track.is_of(at.secret, at.upstream));
-        place.is_some_and(|place| inner.is_fresh_at(place, &self.policy, now_ms))
+        let ledger = self.lock();
+        let place = ledger.tracks.iter().position(|track| track.is_of(at.secret, at.upstream));
+        place.is_some_and(|place| ledger.is_fresh_at(place, &self.policy, now_ms))
     }
 
     /// Acts on a track, and tells the watchers of its secret what has changed when the lock is released.
-    fn change<T>(&self, at: At<'_>, now_ms: u64, act: impl FnOnce(&mut Inner, usize) -> (T, Frees)) -> T {
-        let mut inner = self.lock();
-        inner.now_ms = inner.now_ms.max(now_ms);
-        let place = inner.track(at, &self.policy);
-        let (before, wanted) = (inner.tracks[place].state(), inner.tracks[place].wants_confirmation());
-        let (outcome, frees) = act(&mut inner, place);
-        let change = inner.news(place, before, wanted, frees);
-        let tell = if change.is_some() { inner.told(at.secret) } else { Vec::new() };
-        drop(inner);
+    fn change<T>(&self, at: At<'_>, now_ms: u64, act: impl FnOnce(&mut Ledger, usize) -> (T, Frees)) -> T {
+        let mut ledger = self.lock();
+        ledger.now_ms = ledger.now_ms.max(now_ms);
+        let place = ledger.track(at, &self.policy);
+        let (before, wanted) = (ledger.tracks[place].state(), ledger.tracks[place].wants_confirmation());
+        let (outcome, frees) = act(&mut ledger, place);
+        let change = ledger.news(place, before, wanted, frees);
+        let tell = if change.is_some() { ledger.told(at.secret) } else { Vec::new() };
+        drop(ledger);
         if let Some(change) = change {
             tell.iter().for_each(|tell| tell(&change));
         }
         outcome
-    }
-}
-
-impl Inner {
-    fn is_idle(&mut self, policy: &GuardPolicy) -> bool {
-        let now_ms = self.now_ms;
-        self.tracks.iter_mut().all(|track| track.is_idle(policy, now_ms))
-    }
-
-    fn is_fresh(&self, place: usize, policy: &GuardPolicy) -> bool {
-        self.is_fresh_at(place, policy, self.now_ms)
-    }
-
-    fn is_fresh_at(&self, place: usize, policy: &GuardPolicy, now_ms: u64) -> bool {
-        let own = &self.tracks[place];
-        let is_other = |(other, track): &(usize, &Track)| *other != place && track.secret == own.secret;
-        let others = self.tracks.iter().enumerate().filter(is_other).map(|(_, track)| track.failed_after());
-        own.is_fresh(policy, now_ms, others.max().unwrap_or(0))
-    }
-
-    fn number(&mut self) -> u64 {
-        self.next_number += 1;
-        self.next_number
-    }
-
-    pub(super) fn existing(&self, at: At<'_>) -> Option<&Track> {
-        self.tracks.iter().find(|track| track.is_of(at.secret, at.upstream))
-    }
-
-    /// The place of a track; a new one is made where there is none.
-    fn track(&mut self, at: At<'_>, policy: &GuardPolicy) -> usize {
-        if let Some(place) = self.tracks.iter().position(|track| track.is_of(at.secret, at.upstream)) {
-            return place;
-        }
-        if self.tracks.len() >= limits::GUARD_TRACKS {
-            let (watchers, now_ms) = (&self.watchers, self.now_ms);
-            let is_used = |track: &Track| watchers.iter().any(|other| other.secret == track.secret);
-            self.tracks.retain_mut(|track| is_used(track) || !track.is_idle(policy, now_ms));
-        }
-        self.tracks.push(Track::new(at.secret, Arc::clone(at.upstream), policy));
-        self.tracks.len() - 1
-    }
-
-    fn enter(&mut self, place: usize, destination: u64, policy: &GuardPolicy) -> Decision<Option<u64>> {
-        let now_ms = self.now_ms;
-        let track = &self.tracks[place];
-        if let Some(refusal) = track.refuses(now_ms, destination) {
-            return Decision::No(refusal);
-        }
-        if self.is_fresh(place, policy) {
-            return Decision::Go(None);
-        }
-        if track.has_scout(policy, now_ms) {
-            self.tracks[place].has_waiters = true;
-            return Decision::Wait;
-        }
-        self.may_try(place, destination, policy).map(|()| {
-            let number = self.number();
-            self.tracks[place].set_scout(number, now_ms);
-            Some(number)
-        })
-    }
-
-    /// The number of the attempt that goes out, and whether it goes because the secret was accepted lately.
-    fn ask(&mut self, place: usize, destination: u64, confirms: bool, policy: &GuardPolicy) -> Decision<(u64, bool)> {
-        let now_ms = self.now_ms;
-        let fresh = self.is_fresh(place, policy);
-        let track = &mut self.tracks[place];
-        if confirms {
-            // What went out while the secret was accepted does not stand in its way: it is to find out what becomes of that.
-            let tries = track.tries();
-            let (is_held, is_first) = (track.held(now_ms).is_some(), !track.was_struck());
-            if is_held || self.failed_for_sure(is_first, policy) + tries >= policy.attempts {
-                return Decision::Wait;
-            }
-        } else if let Some(refusal) = track.refuses(now_ms, destination) {
-            return Decision::No(refusal);
-        } else if fresh && !track.has_room(policy, now_ms) {
-            track.has_waiters = true;
-            if track.is_stuck(now_ms) {
-                track.want_confirmation(now_ms);
-            }
-            return Decision::Wait;
-        } else if !fresh {
-            match self.may_try(place, destination, policy) {
-                Decision::Go(()) => {}
-                Decision::Wait => return Decision::Wait,
-                Decision::No(refusal) => return Decision::No(refusal),
-            }
-        }
-        let number = self.number();
-        let was_fresh = fresh && !confirms;
-        self.tracks[place].send(number, now_ms, destination, was_fresh);
-        Decision::Go((number, was_fresh))
-    }
-
-    /// Whether one attempt may be made with a secret that is not known to be right.
-    fn may_try(&mut self, place: usize, destination: u64, policy: &GuardPolicy) -> Decision<()> {
-        let now_ms = self.now_ms;
-        let track = &mut self.tracks[place];
-        if track.is_stuck(now_ms) {
-            track.want_confirmation(now_ms);
-        }
-        // While nothing has been accepted, too many answers without a verdict may hide failed logons.
-        let last_ms = self.undecided_ms.back().copied().unwrap_or(0);
-        let is_known = self.is_known(self.tracks[place].secret);
-        let track = &mut self.tracks[place];
-        let spaced = !is_known
-            && self.undecided_ms.len() >= limits::GUARD_UNDECIDED
-            && now_ms < last_ms + millis(limits::GUARD_UNDECIDED_REST);
-        let (must_wait, secret) = (track.must_wait(policy, now_ms), track.secret);
-        let mut of_secret = self.tracks.iter().filter(|track| track.secret == secret);
-        if spaced || must_wait || self.is_paused(secret) || of_secret.any(|track| track.is_confirming(policy, now_ms)) {
-            self.tracks[place].has_waiters = true;
-            return Decision::Wait;
-        }
-        // The last attempt is kept for one that is sure to tell.
-        let is_unknown = self.is_known(secret) && !self.is_known_good(secret, destination);
-        let spare = usize::from(is_unknown || self.tracks[place].may_tell_nothing(destination));
-        match self.budget(place, spare, policy) {
-            Budget::Free => Decision::Go(()),
-            Budget::Pending => {
-                self.tracks[place].has_waiters = true;
-                Decision::Wait
-            }
-            // For others than this destination there is one.
-            Budget::SpentUntil(_) if spare > 0 && self.budget(place, 0, policy) == Budget::Free => {
-                self.tracks[place].want_confirmation(now_ms);
-                self.tracks[place].has_waiters = true;
-                Decision::Wait
-            }
-            // What a handshake of the gateway's own finds out may take failures back.
-            Budget::SpentUntil(_) if self.is_being_confirmed(secret) => {
-                self.tracks[place].has_waiters = true;
-                Decision::Wait
-            }
-            Budget::SpentUntil(until_ms) => {
-                self.tracks[place].close(until_ms);
-                Decision::No(Refusal::held(until_ms - now_ms))
-            }
-        }
-    }
-
-    /// Attempts of the account that failed, the oldest first. What failed before the same secret was accepted, at whichever upstream, no
-    /// longer counts: an accepted logon takes failed ones back.
-    fn failures(&mut self, policy: &GuardPolicy) -> Vec<Failure> {
-        let now_ms = self.now_ms;
-        let mut all: Vec<Failure> = Vec::new();
-        for place in 0..self.tracks.len() {
-            let accepted_number = self.accepted_number(self.tracks[place].secret);
-            let failures = self.tracks[place].failures(policy, now_ms).iter();
-            all.extend(failures.filter(|failure| failure.after > accepted_number));
-        }
-        all.sort_unstable_by_key(|failure| failure.at_ms);
-        all
-    }
-
-    /// Failures that stand in the way of a handshake of the gateway's own: what destinations did to clients' connections counts as one, as long as
-    /// none of its own has failed.
-    fn failed_for_sure(&mut self, is_first: bool, policy: &GuardPolicy) -> usize {
-        let failures = self.failures(policy);
-        if !is_first {
-            return failures.len();
-        }
-        let closes = failures.iter().filter(|failure| failure.by_close && failure.was_fresh).count();
-        failures.len() - closes + closes.min(1)
-    }
-
-    /// The youngest accepted attempt with a secret.
-    fn accepted_number(&self, secret: u64) -> u64 {
-        let of_secret = self.tracks.iter().filter(|track| track.secret == secret);
-        of_secret.map(Track::accepted_number).max().unwrap_or(0)
-    }
-
-    /// Whether one more attempt fits into the budget and leaves `spare` others.
-    fn budget(&mut self, place: usize, spare: usize, policy: &GuardPolicy) -> Budget {
-        let now_ms = self.now_ms;
-        // An upstream that rejects what another one accepts must leave an attempt for the others.
-        let share = policy.attempts - usize::from(self.is_proven_elsewhere(place));
-        let is_fresh: Vec<bool> = (0..self.tracks.len()).map(|track| self.is_fresh(track, policy)).collect();
-        let pending = |track: usize| if is_fresh[track] { 0 } else { self.tracks[track].pending() };
-        let (own_pending, all_pending) = (pending(place), (0..self.tracks.len()).map(pending).sum::<usize>());
-        let all_ms: Vec<u64> = self.failures(policy).iter().map(|failure| failure.at_ms).collect();
-        let own_ms: Vec<u64> =
-            self.tracks[place].failures(policy, now_ms).iter().map(|failure| failure.at_ms).collect();
-        let over = all_ms.len() + all_pending + spare >= policy.attempts;
-        let over_share = own_ms.len() + own_pending + spare >= share;
-        if !over && !over_share {
-            return Budget::Free;
-        }
-        let expiry = |times_ms: &[u64], most: usize| {
-            let oldest = (times_ms.len() + spare).checked_sub(most)?;
-            Some(times_ms.get(oldest)? + millis(policy.window))
-        };
-        match expiry(&all_ms, policy.attempts).max(expiry(&own_ms, share)) {
-            // Slow is not refused: the answers that are still to come decide.
-            None => Budget::Pending,
-            Some(until_ms) => Budget::SpentUntil(until_ms),
-        }
-    }
-
-    /// Whether another upstream accepts the same secret.
-    fn is_proven_elsewhere(&self, place: usize) -> bool {
-        let own = &self.tracks[place];
-        let is_other = |track: &&Track| track.secret == own.secret && track.upstream != own.upstream;
-        self.tracks.iter().filter(is_other).any(|track| track.state() == GuardState::Proven)
-    }
-
-    fn settle(
-        &mut self,
-        place: usize,
-        attempt: &Attempted,
-        verdict: Verdict,
-        good: KnownGood,
-        policy: &GuardPolicy,
-    ) -> Strike {
-        let now_ms = self.now_ms;
-        let secret = self.tracks[place].secret;
-        let others =
-            self.tracks.iter_mut().enumerate().filter(|(other, track)| *other != place && track.secret == secret);
-        let in_batch = others.map(|(_, track)| track.batch(policy, now_ms)).sum();
-        let tally = Tally {
-            newest: self.next_number,
-            in_batch,
-            is_known: self.is_known(secret),
-            is_known_good: self.is_known_good(secret, attempt.destination),
-        };
-        let track = &mut self.tracks[place];
-        match verdict {
-            Verdict::Accepted => {
-                if track.accepted(attempt) {
-                    track.remember(attempt.destination, now_ms, good);
-                    self.undecided_ms.clear();
-                }
-                Strike::None
-            }
-            Verdict::Passed => {
-                track.passed(attempt);
-                Strike::None
-            }
-            Verdict::Refused => track.refused(attempt, false, tally, policy, now_ms),
-            Verdict::Stale => track.refused(attempt, true, tally, policy, now_ms),
-            Verdict::Closed => track.closed(attempt, tally, policy, now_ms),
-            Verdict::Undecided => {
-                self.undecided(place, attempt, policy);
-                Strike::None
-            }
-        }
-    }
-
-    fn undecided(&mut self, place: usize, attempt: &Attempted, policy: &GuardPolicy) {
-        let now_ms = self.now_ms;
-        while self.undecided_ms.front().is_some_and(|at_ms| now_ms >= at_ms + millis(policy.window)) {
-            self.undecided_ms.pop_front();
-        }
-        self.undecided_ms.push_back(now_ms);
-        let many = self.undecided_ms.len() >= limits::GUARD_UNDECIDED;
-        if self.undecided_ms.len() > limits::GUARD_UNDECIDED {
-            self.undecided_ms.pop_front();
-        }
-        self.tracks[place].undecided(attempt, many, now_ms);
-    }
-
-    /// Closes the guard after a strike: for the schedule's rest, or until the budget allows an attempt.
-    fn close(&mut self, place: usize, strike: Strike, policy: &GuardPolicy) {
-        let by_schedule_ms = self.now_ms + self.tracks[place].rest_ms(policy);
-        let spent_until_ms =
-            if let Budget::SpentUntil(until_ms) = self.budget(place, 0, policy) { until_ms } else { 0 };
-        self.tracks[place].close(by_schedule_ms.max(spent_until_ms));
-        // Other upstreams are tried a moment later: by then a second without a domain controller is over.
-        if strike == Strike::Refused && self.tracks[place].was_proven() {
-            let secret = self.tracks[place].secret;
-            self.pauses.retain(|(paused, _)| *paused != secret);
-            self.pauses.push((secret, self.now_ms + millis(limits::GUARD_CONFIRM_REST)));
-        }
-    }
-
-    fn is_being_confirmed(&self, secret: u64) -> bool {
-        self.tracks.iter().any(|track| track.secret == secret && (track.is_running() || track.wants_confirmation()))
-    }
-
-    /// Whether some upstream has accepted the secret.
-    fn is_known(&self, secret: u64) -> bool {
-        self.tracks.iter().any(|track| track.secret == secret && track.was_proven())
-    }
-
-    /// Whether some upstream has lately accepted the secret for a destination.
-    fn is_known_good(&self, secret: u64, destination: u64) -> bool {
-        let mut of_secret = self.tracks.iter().filter(|track| track.secret == secret);
-        of_secret.any(|track| track.accepted_lately(destination, self.now_ms))
-    }
-
-    /// Whether an upstream that used to accept the secret has just come to reject it.
-    fn is_paused(&self, secret: u64) -> bool {
-        self.pauses.iter().any(|(paused, until_ms)| *paused == secret && self.now_ms < *until_ms)
-    }
-
-    /// What all the tracks of a secret amount to: one upstream that accepts it is enough to serve clients.
-    pub(super) fn state_of(&self, secret: u64) -> GuardState {
-        let of_secret = || self.tracks.iter().filter(|track| track.secret == secret).map(Track::state);
-        if of_secret().any(|state| state == GuardState::Proven) {
-            GuardState::Proven
-        } else if of_secret().next().is_some() && of_secret().all(|state| state == GuardState::Refused) {
-            GuardState::Refused
-        } else {
-            GuardState::Unproven
-        }
-    }
-
-    fn news(&mut self, place: usize, before: GuardState, wanted: bool, frees: Frees) -> Option<GuardChange> {
-        let now_ms = self.now_ms;
-        let track = &self.tracks[place];
-        let overall = self.state_of(track.secret);
-        let (upstream, at_upstream) = (Arc::clone(&track.upstream), track.state());
-        let change = if at_upstream != before {
-            let rest = Duration::from_millis(track.held(now_ms).unwrap_or(0));
-            GuardChange::State { upstream, at_upstream, overall, rest, number: self.number() }
-        } else if track.wants_confirmation() && (!wanted || track.may_confirm(now_ms)) {
-            GuardChange::WantsConfirmation
-        } else if frees && track.has_waiters {
-            GuardChange::Freed
-        } else {
-            return None;
-        };
-        self.tracks[place].has_waiters = false;
-        Some(change)
-    }
-
-    fn told(&self, secret: u64) -> Vec<OnChange> {
-        let of_secret = self.watchers.iter().filter(|watcher| watcher.secret == secret);
-        of_secret.map(|watcher| Arc::clone(&watcher.tell)).collect()
-    }
-}
-
-impl<T> Decision<T> {
-    fn map<U>(self, make: impl FnOnce(T) -> U) -> Decision<U> {
-        match self {
-            Decision::Go(value) => Decision::Go(make(value)),
-            Decision::Wait => Decision::Wait,
-            Decision::No(refusal) => Decision::No(refusal),
-        }
     }
 }

@@ -12,7 +12,8 @@
 //! |---|---|
 //! | `verdict` | what an answer says about the secret |
 //! | `track` | what is known of one secret at one upstream |
-//! | `account` | the budget of failed logons, over everything that uses the account |
+//! | `ledger` | the budget of failed logons, over everything that uses the account |
+//! | `account` | the accounts of a process; the lock and the news of each |
 //! | `destination` | destinations in all their spellings |
 //!
 //! **Verdicts.** A proxy that rejects a secret answers 407 with Proxy-Authenticate. Anything else means that the secret was accepted, or not
@@ -32,6 +33,7 @@
 
 mod account;
 mod destination;
+mod ledger;
 #[cfg(test)]
 mod tests;
 mod track;
@@ -42,7 +44,7 @@ use std::time::Duration;
 
 use crate::limits;
 
-use account::{At, Decision, Outgoing};
+use ledger::{At, Decision, Outgoing};
 use track::Attempted;
 
 pub use account::{Account, Accounts};
