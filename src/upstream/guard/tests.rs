@@ -126,15 +126,28 @@ const ROWS: [(Answer, GuardState, GuardState); 12] = [
     (Answer::Nothing, GuardState::Unproven, GuardState::Proven),
 ];
 
+/// On a kept connection there is no attempt, and so no verdict.
 #[test]
 fn every_row_of_the_table_of_verdicts_holds_unproven_and_proven() {
+    let upstream = name("u");
     for (answer, from_unproven, from_proven) in ROWS {
-        let guard = guard();
-        go(&guard, 0).settle(1, answer);
-        assert_eq!(state(&guard), from_unproven, "{answer:?} while unproven");
-        let guard = proven();
-        go(&guard, 1).settle(2, answer);
-        assert_eq!(state(&guard), from_proven, "{answer:?} while proven");
+        for (method, challenged) in [("CONNECT", true), ("GET", true), ("CONNECT", false), ("GET", false)] {
+            let shown = format!("{answer:?} to {method}, {}", if challenged { "cold" } else { "pre-challenged" });
+            let asking = Asking { method, ..asking(&upstream, "origin:443", challenged) };
+            let settle = |guard: &Arc<Guard>, now_ms| match guard.ask(now_ms, &asking) {
+                Permission::Go(ticket) => ticket.settle(now_ms, answer),
+                other => panic!("{shown}: {other:?}"),
+            };
+            let guard = guard();
+            settle(&guard, 0);
+            // An answer proves only where the request itself was challenged.
+            let accepts = from_unproven == GuardState::Proven && !challenged;
+            let expected = if accepts { GuardState::Unproven } else { from_unproven };
+            assert_eq!(state(&guard), expected, "{shown}, while unproven");
+            let guard = proven();
+            settle(&guard, 1);
+            assert_eq!(state(&guard), from_proven, "{shown}, while proven");
+        }
     }
 }
 
