@@ -346,7 +346,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Switch,
         value_name: "true|false",
         heading: UPSTREAM,
-        help: "Whether plain HTTP messages and CONNECT requests say in their Via field that they came this way; one that comes back is then known",
+        help: "Whether plain HTTP messages and CONNECT requests name the gateway in their Via field, so that one that comes back is recognised",
         default: Fallback::Value(|| "true".into()),
     },
     Key {
@@ -356,7 +356,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "NAME",
         heading: UPSTREAM,
-        help: "The gateway's name in Via fields; ntlm-gateway- and 8 random digits unless given, another at each start",
+        help: "The gateway's name in Via fields; by default ntlm-gateway- and 8 random digits, chosen at each start",
         default: Fallback::Nothing,
     },
     Key {
@@ -532,7 +532,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         value_name: "NUMBER",
         heading: LIMITS,
-        help: "Failed logons that an account may have in 30 minutes, from 2 to 10; at least one fewer than the number at which the domain locks it",
+        help: "Failed logons allowed to an account in 30 minutes, from 2 to 10; at least one fewer than the domain's lockout threshold",
         default: Fallback::Value(|| limits::GUARD_ATTEMPTS.to_string()),
     },
     Key {
@@ -542,7 +542,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Size,
         value_name: "SIZE",
         heading: LIMITS,
-        help: "The longest request or response head, from 1KiB to 1MiB; also the bound on all interim (1xx) answers to one request together",
+        help: "The longest request or response head, from 1KiB to 1MiB; also the limit for all interim (1xx) answers to one request together",
         default: Fallback::Value(|| format_size(limits::HEAD_LIMIT_BYTES)),
     },
     Key {
@@ -552,7 +552,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         value_name: "NUMBER",
         heading: LIMITS,
-        help: "The most field lines of a request or response head, from 16 to 10000",
+        help: "The maximum number of field lines in a request or response head, from 16 to 10000",
         default: Fallback::Value(|| limits::FIELDS.to_string()),
     },
     Key {
@@ -572,7 +572,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         value_name: "NUMBER",
         heading: LIMITS,
-        help: "TCP keep-alive probes without an answer, from 1 to 127, after which a connection is given up",
+        help: "Unanswered TCP keep-alive probes, from 1 to 127, after which a connection is closed",
         default: Fallback::Value(|| limits::TCP_PROBES.to_string()),
     },
     Key {
@@ -582,7 +582,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Size,
         value_name: "SIZE",
         heading: LIMITS,
-        help: "What the requests and answers on their way may hold in all, 4MiB at least; at this limit new requests get 503. 0B sets no limit",
+        help: "The memory that all requests and answers in progress may take together, at least 4MiB; at this limit new requests get 503. 0B sets no limit",
         default: Fallback::Machine("half of the memory that the control group or the machine has", || {
             format_size(super::machine::memory_bytes() / 2)
         }),
@@ -624,7 +624,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "From the connection to the proxy to its challenge, for which it needs no origin; then the next proxy is tried",
+        help: "From connecting to the proxy to its challenge, in which the origin plays no part; after that the next proxy is tried",
         default: Fallback::Value(|| format_duration(limits::CHALLENGE_TIMEOUT)),
     },
     Key {
@@ -714,7 +714,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "A connection to a client, a proxy or an origin on which nothing moves is probed (TCP keep-alive) after this; 0s for no probes",
+        help: "How long a connection to a client, a proxy or an origin may be idle before it is probed (TCP keep-alive); 0s turns probes off",
         default: Fallback::Value(|| format_duration(limits::TCP_IDLE)),
     },
     Key {
@@ -724,7 +724,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "From one such probe to the next, in whole seconds",
+        help: "From one TCP keep-alive probe to the next, in whole seconds",
         default: Fallback::Value(|| format_duration(limits::TCP_PROBE)),
     },
     Key {
