@@ -204,6 +204,9 @@ pub const GUARD_ROOM_AGE: Duration = Duration::from_secs(30);
 /// After a handshake of the gateway's own that told nothing, the next one is not made before this.
 pub const GUARD_CONFIRM_REST: Duration = Duration::from_secs(5);
 
+/// After an upstream has taken no connection, ends of its connections say nothing of a secret for this long: they are the rest of its end.
+pub const GUARD_DOWN: Duration = Duration::from_secs(2);
+
 /// Connections a shard that wait for a verdict without a client. Past them a verdict that nobody waits for is lost, and counts as none.
 pub const UNATTENDED_PER_SHARD: usize = 256;
 

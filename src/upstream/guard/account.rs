@@ -131,7 +131,7 @@ impl Account {
     pub(super) fn unreachable(&self, at: At<'_>) {
         if self.lock().existing(at).is_some() {
             let now_ms = self.lock().now_ms;
-            self.change(at, now_ms, |ledger, place| (ledger.tracks[place].unreachable(), true));
+            self.change(at, now_ms, |ledger, place| (ledger.tracks[place].unreachable(now_ms), true));
         }
     }
 

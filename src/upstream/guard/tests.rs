@@ -364,6 +364,20 @@ fn closes_in_a_row_cast_doubt_on_what_was_proven() {
 }
 
 #[test]
+fn what_an_upstream_closes_when_it_dies_is_forgotten() {
+    let guard = roomy();
+    let in_flight: Vec<Ticket> = (0..4).map(|_| go(&guard, 1)).collect();
+    let mut in_flight = in_flight.into_iter();
+    in_flight.by_ref().take(2).for_each(|ticket| ticket.settle(2, Answer::Closed));
+    guard.unreachable(&name("u"));
+    in_flight.for_each(|ticket| ticket.settle(3, Answer::Closed));
+    assert!(guard.held(4, &name("u")).is_none());
+    // It is back.
+    go(&guard, 3_000).settle(3_001, Answer::Status(200));
+    assert_eq!(state(&guard), GuardState::Proven);
+}
+
+#[test]
 fn an_acceptance_between_closes_makes_up_for_them() {
     let guard = proven();
     for now_ms in 1..100 {

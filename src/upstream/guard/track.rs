@@ -26,6 +26,8 @@ pub(super) struct Track {
     failed_after: u64,
     /// Connections that ended without an answer since the last acceptance.
     closes: usize,
+    /// It was found to take no connections: until then a connection that ends says nothing, in ms.
+    down_until_ms: u64,
     /// Attempts that failed, the oldest first.
     failures: VecDeque<Failure>,
     /// Destinations that were refused while others were accepted; at most [`limits::GUARD_SUSPECTS`], the oldest first.
@@ -153,6 +155,7 @@ impl Track {
             refused_number: 0,
             failed_after: 0,
             closes: 0,
+            down_until_ms: 0,
             failures: VecDeque::new(),
             suspects: Vec::new(),
             accepted_lately: Recent::default(),
@@ -396,7 +399,7 @@ impl Track {
             return self.refused(attempt, false, tally, policy, now_ms);
         }
         self.forget(attempt.number);
-        if attempt.number < self.accepted_number {
+        if attempt.number < self.accepted_number || now_ms < self.down_until_ms {
             return Strike::None;
         }
         self.count_failure(attempt, !attempt.confirms, tally, policy, now_ms);
@@ -413,9 +416,10 @@ impl Track {
         Strike::None
     }
 
-    /// The upstream takes no connections: what it closed without an answer it did not close because of the secret.
-    pub(super) fn unreachable(&mut self) {
+    /// The upstream takes no connections: what it closed without an answer, and closes for a while, it did not close because of the secret.
+    pub(super) fn unreachable(&mut self, now_ms: u64) {
         if self.ever_proven {
+            self.down_until_ms = now_ms + millis(limits::GUARD_DOWN);
             self.failures.retain(|failure| !failure.by_close);
             self.closes = 0;
         }
