@@ -1,4 +1,4 @@
-//! The request that gets the challenge of a connection that is challenged ahead.
+//! The request that a pre-challenged connection gets its challenge with.
 //!
 //! Nothing of a client's is in it, neither target nor field: an upstream that asks for no credentials may carry it out. Its
 //! destination does not exist (`.invalid`, RFC 6761 §6.4), unless the operator has named one for checks.

@@ -6,7 +6,7 @@
 //!
 //! A name that nobody answers keeps its thread for 10 s and more, so that clients who ask for many of them could take all threads. Therefore
 //! a client's share is bounded by what is left for the others ([`limits::NAME_SHARE`]); what is over it waits behind the other clients'
-//! names, until its askers have given up; and who asks for a name that is known to hang is told so at once.
+//! names until its askers have given up. A request for a name that is known to hang fails at once.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;

@@ -144,7 +144,7 @@ impl Desk {
     }
 
     fn request(&mut self, head: &Head, around: &mut Around<'_>, steps: &mut VecDeque<Step>) {
-        // The gateway's own: to have a connection challenged ahead, or to tell policy from password.
+        // The gateway's own: to have a connection pre-challenged, or to tell policy from password.
         if let Some(session) = &mut around.session
             && head.get("x-tag").is_none()
             && head.word(1).splitn(4, '/').nth(3) == Some("")
