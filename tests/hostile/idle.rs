@@ -81,6 +81,8 @@ fn a_request_is_answered_beside_10_000_silent_connections_of_one_client() {
     let gateway = start(&stub, args);
     let held: Vec<Answered> = (0..5).map(|_| tunnel(gateway.address())).collect();
     let silent = crowd(gateway.address(), count, b"");
+    // A fast machine opens them all within the time that each has for its request.
+    std::thread::sleep(GRACE);
     let began = Instant::now();
     drop(tunnel(gateway.address()));
     println!("beside {} silent connections a tunnel and an echo took {:?}", silent.len(), began.elapsed());
