@@ -1,9 +1,10 @@
 //! A directory of a test's own, free ports, and waiting with a bound.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A directory that no other test has; removed with all it holds when dropped.
@@ -53,9 +54,18 @@ impl Drop for Scratch {
 
 /// A loopback port that nothing listened on a moment ago. A server that cannot pick its own port may still lose it
 /// to another process, so its start must be tried again with a new one.
+///
+/// It lies below those that the kernel gives to connections (`net.ipv4.ip_local_port_range`): one of them could take it meanwhile.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a loopback port");
-    listener.local_addr().expect("address of a bound socket").port()
+    static TRIED: AtomicU64 = AtomicU64::new(0);
+    let of_process = RandomState::new();
+    (0..1_000)
+        .map(|_| {
+            let number = of_process.hash_one((std::process::id(), TRIED.fetch_add(1, Ordering::Relaxed)));
+            10_000 + u16::try_from(number % 22_000).expect("below 22,000")
+        })
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .expect("a free loopback port")
 }
 
 /// Polls `condition` until it gives a value or `bound` has passed.
