@@ -2,7 +2,7 @@
 //!
 //! This is what the process runs, and what the demo, the tests and the benches run inside another.
 
-mod way_out;
+mod egress_builder;
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 
 use crate::admin::{Admin, Status};
 use crate::config::{self, Config};
+use crate::egress::{CurrentEgress, Guesses};
 use crate::event::{KeepAlive, Sender};
-use crate::fleet::{Guesses, InForce};
 use crate::inspect::TunnelList;
 use crate::limits;
 use crate::logging;
 use crate::metrics::Metrics;
+use crate::session::{SessionSettings, TimeoutsMs, pseudonym};
 use crate::shard::{self, Gate, GateRules, Message, Shard, ShardOptions};
-use crate::tunnel::{Settings, TimeoutsMs, pseudonym};
-use crate::upstream::{Accounts, GuardPolicy, Names, OwnAddresses};
-use way_out::{Bell, WayOut, Workshop};
+use crate::upstream::{Accounts, GuardPolicy, OriginResolver, OwnAddresses};
+use egress_builder::{Builder, ManagedEgress, ShardNotifier};
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +67,9 @@ fn hint(error: &io::Error, flag: &str) -> String {
 /// What reaches into the running shards, and what is asked about them.
 struct Controls {
     shards: Vec<Sender<Message>>,
-    workshop: Workshop,
+    builder: Builder,
     /// `None` only while it is being replaced, or after that has failed.
-    way_out: Mutex<Option<WayOut>>,
+    egress: Mutex<Option<ManagedEgress>>,
     shutting_down: AtomicBool,
     /// Whether `/tunnels` is served.
     shows_tunnels: AtomicBool,
@@ -103,9 +103,9 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new()?);
         let admin_address = admin_listener.local_addr().unwrap_or(config.admin);
         let own: Vec<SocketAddr> = listening.iter().copied().chain([admin_address]).collect();
-        let workshop = Workshop {
+        let builder = Builder {
             metrics: Arc::clone(&metrics),
-            bell: Bell::default(),
+            bell: ShardNotifier::default(),
             accounts: Accounts::new(GuardPolicy { attempts: config.guard_attempts, ..GuardPolicy::default() }),
             epoch: Instant::now(),
             listen: config.listen.clone(),
@@ -113,7 +113,7 @@ impl Gateway {
             own: OwnAddresses::new(own),
             guesses: Arc::new(Guesses::new(metrics.logins())),
         };
-        let way_out = WayOut::build(config, &workshop, None)?;
+        let egress = ManagedEgress::build(config, &builder, None)?;
         let rules = GateRules {
             allow_clients: config.allow_clients.clone(),
             max_tunnels: config.max_tunnels,
@@ -124,24 +124,24 @@ impl Gateway {
         metrics.buffered_bytes_max.set(i64::try_from(config.memory_limit_bytes).unwrap_or(i64::MAX));
         metrics.tunnels_max.set(i64::try_from(config.max_tunnels).unwrap_or(i64::MAX));
         let pseudonym = pseudonym()?;
-        let settings = settings(config, &way_out.fleet, &pseudonym);
-        let names = Names::default();
+        let settings = settings(config, &egress.current, &pseudonym);
+        let names = OriginResolver::default();
         let mut shards = Vec::new();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (gate, settings, metrics) = (Arc::clone(&gate), settings.clone(), Arc::clone(&metrics));
-            let (pipes, names, epoch) = (config.pipes_per_shard, names.clone(), workshop.epoch);
+            let (pipes, names, epoch) = (config.pipes_per_shard, names.clone(), builder.epoch);
             let options = ShardOptions { number, listeners, gate, settings, pipes, names, metrics, epoch };
             shards.push(Shard::new(options)?);
         }
         let senders: Vec<Sender<Message>> = shards.iter().map(|(_, sender)| sender.clone()).collect();
         gate.set_shards(senders.clone());
-        let _ = workshop.bell.set(senders.clone());
+        let _ = builder.bell.set(senders.clone());
         // What was resolved before the shards were there to be told.
         senders.iter().for_each(|shard| shard.send(Message::Resolved));
         let controls = Arc::new(Controls {
             shards: senders,
-            workshop,
-            way_out: Mutex::new(Some(way_out)),
+            builder,
+            egress: Mutex::new(Some(egress)),
             shutting_down: AtomicBool::new(false),
             shows_tunnels: AtomicBool::new(config.admin_tunnels),
             pseudonym,
@@ -165,7 +165,7 @@ impl Gateway {
 
     /// All counters.
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.controls.workshop.metrics
+        &self.controls.builder.metrics
     }
 
     /// New tunnels go by the new configuration; those that stand are not touched. Upstreams and credential guards of which
@@ -175,11 +175,11 @@ impl Gateway {
     /// # Errors
     /// When a thread for a new upstream cannot be started.
     pub fn reconfigure(&self, config: &Config) -> io::Result<bool> {
-        let mut way_out = self.controls.way_out();
-        let secrets_changed = way_out.as_ref().is_none_or(|old| old.has_other_secrets(config));
-        let fresh = WayOut::build(config, &self.controls.workshop, way_out.take())?;
-        let settings = settings(config, &fresh.fleet, &self.controls.pseudonym);
-        *way_out = Some(fresh);
+        let mut egress = self.controls.egress();
+        let secrets_changed = egress.as_ref().is_none_or(|old| old.has_other_secrets(config));
+        let fresh = ManagedEgress::build(config, &self.controls.builder, egress.take())?;
+        let settings = settings(config, &fresh.current, &self.controls.pseudonym);
+        *egress = Some(fresh);
         self.controls.shows_tunnels.store(config.admin_tunnels, Ordering::Relaxed);
         let memory_limit = i64::try_from(config.memory_limit_bytes).unwrap_or(i64::MAX);
         self.metrics().buffered_bytes_max.set(memory_limit);
@@ -213,7 +213,7 @@ impl Gateway {
 
     /// Tunnels that are open.
     pub fn tunnels_open(&self) -> i64 {
-        self.controls.workshop.metrics.tunnels_open.get()
+        self.controls.builder.metrics.tunnels_open.get()
     }
 
     /// Whether all shards have ended.
@@ -269,7 +269,7 @@ impl Controls {
     }
 
     fn credentials_held(&self) -> Option<Duration> {
-        self.way_out().as_ref()?.held(limits::millis(self.workshop.epoch.elapsed()))
+        self.egress().as_ref()?.held(limits::millis(self.builder.epoch.elapsed()))
     }
 
     /// What all tunnels are doing.
@@ -293,14 +293,14 @@ impl Controls {
         list
     }
 
-    fn way_out(&self) -> std::sync::MutexGuard<'_, Option<WayOut>> {
-        self.way_out.lock().unwrap_or_else(PoisonError::into_inner)
+    fn egress(&self) -> std::sync::MutexGuard<'_, Option<ManagedEgress>> {
+        self.egress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Status for Controls {
     fn metrics(&self) -> Result<Vec<u8>, String> {
-        let metrics = &self.workshop.metrics;
+        let metrics = &self.builder.metrics;
         let counted = metrics.log_lines_dropped.get();
         metrics.log_lines_dropped.inc_by(logging::dropped_lines().saturating_sub(counted));
         metrics.encode().map_err(|error| error.to_string())
@@ -329,7 +329,7 @@ impl Status for Controls {
         if self.shutting_down.load(Ordering::Relaxed) {
             return Err("shutting down".into());
         }
-        if let Some(why) = self.way_out().as_ref().and_then(WayOut::unready) {
+        if let Some(why) = self.egress().as_ref().and_then(ManagedEgress::unready) {
             return Err(why);
         }
         match self.credentials_held() {
@@ -349,9 +349,9 @@ fn keep_alive(config: &Config) -> Option<KeepAlive> {
     config.keep_alive.map(|config::KeepAlive { idle, probe, probes }| KeepAlive { idle, probe, probes })
 }
 
-fn settings(config: &Config, fleet: &InForce, pseudonym: &Arc<str>) -> Settings {
-    Settings {
-        fleet: fleet.clone(),
+fn settings(config: &Config, egress: &CurrentEgress, pseudonym: &Arc<str>) -> SessionSettings {
+    SessionSettings {
+        egress: egress.clone(),
         timeouts: TimeoutsMs {
             head: limits::millis(config.timeouts.head),
             connect: limits::millis(config.timeouts.connect),

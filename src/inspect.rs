@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::limits;
+use crate::session::SessionSnapshot;
 use crate::shard::Described;
-use crate::tunnel::TunnelState;
 
 /// The log target of the list of tunnels.
 pub const TUNNELS: &str = "tunnels";
@@ -12,7 +12,7 @@ pub const TUNNELS: &str = "tunnels";
 /// The tunnels of all shards at about one moment.
 #[derive(Debug, Default)]
 pub struct TunnelList {
-    tunnels: Vec<TunnelState>,
+    tunnels: Vec<SessionSnapshot>,
     left_out: usize,
     silent_shards: usize,
 }
@@ -44,7 +44,7 @@ impl TunnelList {
     /// Writes a line a tunnel at level info, and one that says how many there are.
     pub fn log(&self) {
         for tunnel in &self.tunnels {
-            let TunnelState { shard, key, client, target, upstream, stage, age_ms, idle_ms, bytes_up, bytes_down } =
+            let SessionSnapshot { shard, key, client, target, upstream, stage, age_ms, idle_ms, bytes_up, bytes_down } =
                 tunnel;
             log::info!(
                 target: TUNNELS,
@@ -81,10 +81,10 @@ impl TunnelList {
     }
 }
 
-fn write_tunnel(json: &mut String, tunnel: &TunnelState) {
+fn write_tunnel(json: &mut String, tunnel: &SessionSnapshot) {
     // What a peer or an operator has written; the rest needs no escapes.
     let (target, upstream) = (quoted(&tunnel.target), quoted(&tunnel.upstream));
-    let TunnelState { shard, key, client, stage, age_ms, bytes_up, bytes_down, .. } = tunnel;
+    let SessionSnapshot { shard, key, client, stage, age_ms, bytes_up, bytes_down, .. } = tunnel;
     let idle_ms = tunnel.idle_ms.map_or_else(|| "null".to_owned(), |ms| ms.to_string());
     let (index, generation) = (key.index, key.generation);
     let _ = write!(
@@ -103,8 +103,8 @@ mod tests {
     use super::*;
     use crate::event::Key;
 
-    fn tunnel(index: u32, target: &str, idle_ms: Option<u64>) -> TunnelState {
-        TunnelState {
+    fn tunnel(index: u32, target: &str, idle_ms: Option<u64>) -> SessionSnapshot {
+        SessionSnapshot {
             shard: 1,
             key: Key { index, generation: 7 },
             client: "127.0.0.1:4000".parse().unwrap(),

@@ -38,7 +38,7 @@ pub fn dropped_lines() -> u64 {
 }
 
 /// Starts logging to standard error. `RUST_LOG`, where it is set, wins over `level`, in the form of `env_logger`:
-/// `info,ntlm_gateway::handshake=trace`.
+/// `info,ntlm_gateway::auth=trace`.
 ///
 /// # Errors
 /// When the writer's thread cannot be started, or a logger is installed already.

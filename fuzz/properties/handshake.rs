@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ntlm_gateway::auth::{Credentials, FirstLeg, Handshake, Nonces, Progress, Request, Tally};
 use ntlm_gateway::fault::{Cause, Fault};
 use ntlm_gateway::forward::{ForwardOptions, ForwardRequest};
-use ntlm_gateway::handshake::{Credentials, FirstLeg, Handshake, Nonces, Progress, Request, Tally};
 use ntlm_gateway::http::{
     BodyFraming, FieldStorage, HeadEnd, RequestHead, ResponseHead, decode_token, find_challenge, unfold_field_lines,
 };

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ntlm_gateway::auth::{Credentials, FirstLeg, Handshake, Nonces, Progress, Request};
 use ntlm_gateway::fault::Cause;
-use ntlm_gateway::handshake::{Credentials, FirstLeg, Handshake, Nonces, Progress, Request};
 use ntlm_gateway::http::decode_token;
 use ntlm_gateway::ntlm::{Method, VerifyOptions, authenticate, verify};
 

@@ -6,7 +6,7 @@ use std::thread;
 
 use super::UpstreamConfig;
 use super::error::{ConfigError, Problem};
-use super::reading::Reader;
+use super::parse::Reader;
 use super::settings::Origin;
 use crate::limits;
 use crate::upstream::{HostPort, OwnAddresses};

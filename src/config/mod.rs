@@ -40,6 +40,7 @@ use crate::route::Rules;
 use crate::upstream::HostPort;
 
 mod digest;
+mod egress;
 pub mod environment;
 mod error;
 mod exposure;
@@ -48,10 +49,9 @@ mod host_name;
 pub mod keys;
 mod loops;
 mod machine;
-mod parties;
+mod parse;
 #[cfg(test)]
 mod place_tests;
-mod reading;
 pub mod redact;
 pub mod secrets;
 mod settings;
@@ -70,7 +70,7 @@ pub use secrets::SecretStore;
 pub use settings::{Entry, Origin, Part, Setting, Settings};
 pub use warning::{Advice, Warning};
 
-pub use crate::handshake::FirstLeg;
+pub use crate::auth::FirstLeg;
 
 /// The most event loops that can be asked for.
 pub const MAX_SHARDS: usize = 1024;
@@ -374,7 +374,7 @@ pub fn load_beside(
         }
         None => sources.overrides.clone(),
     };
-    let (config, more, further) = reading::read(&settings, &sources.secrets);
+    let (config, more, further) = parse::read(&settings, &sources.secrets);
     errors.extend(more);
     warnings.extend(further);
     warnings.sort_by(|one, other| one.origin.order().cmp(&other.origin.order()));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Problem};
 use super::keys::{self, KEYS, Key};
-use super::reading::Placed;
+use super::parse::Placed;
 use super::redact;
 use super::table_keys::TABLE_KEYS;
 

@@ -27,7 +27,7 @@ impl Directory {
     fn read(&self, text: &str) -> Result<Config, Vec<String>> {
         let text = text.replace("/run/secrets/ntlm-gateway", &self.0.display().to_string());
         let (settings, mut errors) = file::parse(Path::new("gateway.toml"), &text);
-        let (config, more, _) = reading::read(&settings, &SecretStore::default());
+        let (config, more, _) = parse::read(&settings, &SecretStore::default());
         errors.extend(more);
         let directory = format!("{}/", self.0.display());
         match errors.is_empty() {

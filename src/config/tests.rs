@@ -356,7 +356,7 @@ fn uncommented() -> String {
 fn the_example_file_is_valid_as_it_stands() {
     let (settings, errors) = file::parse(Path::new("gateway.example.toml"), EXAMPLE);
     assert!(errors.is_empty(), "{errors:?}");
-    let (_, errors, _) = reading::read(&settings, &SecretStore::default());
+    let (_, errors, _) = parse::read(&settings, &SecretStore::default());
     // The secret's file is not on this machine.
     let others: Vec<_> = errors.iter().filter(|error| !matches!(error.problem, Problem::Secret(_))).collect();
     assert!(others.is_empty(), "{others:?}");
@@ -366,7 +366,7 @@ fn the_example_file_is_valid_as_it_stands() {
 fn the_example_file_documents_every_setting_with_a_valid_value_and_its_default() {
     let (settings, errors) = file::parse(Path::new("gateway.example.toml"), &uncommented());
     assert!(errors.is_empty(), "{errors:?}");
-    let (_, errors, _) = reading::read(&settings, &SecretStore::default());
+    let (_, errors, _) = parse::read(&settings, &SecretStore::default());
     let others: Vec<_> = errors.iter().filter(|error| !matches!(error.problem, Problem::Secret(_))).collect();
     assert!(others.is_empty(), "{others:?}");
     let in_force = file::parse(Path::new("gateway.example.toml"), EXAMPLE).0;

@@ -2,9 +2,9 @@
 
 use std::sync::mpsc;
 
-use super::accept::GiveWay;
+use super::admission::GiveWay;
 use crate::event::Key;
-use crate::tunnel::{Settings, TunnelState};
+use crate::session::{SessionSettings, SessionSnapshot};
 use crate::upstream::Resolution;
 
 /// One message.
@@ -17,7 +17,7 @@ pub enum Message {
     /// The credential guard changed: who waits for it may ask again.
     GuardChanged,
     /// New tunnels go by this configuration.
-    Settings(Box<Settings>),
+    Settings(Box<SessionSettings>),
     /// Another shard has let somebody in: the oldest idle connection makes room.
     GiveWay(GiveWay),
     /// Memory runs short, and it is not the sender that has unfinished heads.
@@ -36,7 +36,7 @@ pub enum Message {
 #[derive(Debug)]
 pub struct Described {
     /// At most [`crate::limits::DESCRIBED_TUNNELS`] of them.
-    pub tunnels: Vec<TunnelState>,
+    pub tunnels: Vec<SessionSnapshot>,
     /// How many more there are.
     pub left_out: usize,
 }

@@ -13,7 +13,7 @@ use mio::{Events, Interest, Poll, Token};
 use prometheus::Histogram;
 use slab::Slab;
 
-use super::accept::Gate;
+use super::admission::Gate;
 use super::listener::Listeners;
 use super::message::{Described, Message};
 use super::queue::{IdleQueue, Turn};
@@ -22,11 +22,11 @@ use crate::fault::is_exhaustion;
 use crate::limits::{self, millis};
 use crate::metrics::Metrics;
 use crate::relay::PipePool;
-use crate::tunnel::kept::{self, KeptPool};
-use crate::tunnel::unattended::{self, UnattendedPool};
-use crate::tunnel::warm::{self, WarmPool};
-use crate::tunnel::{Admission, Came, Context, Entropy, Idle, Next, Settings, Tunnel};
-use crate::upstream::{Asked, Asker, HostPort, Names};
+use crate::session::pool::keep_alive::{self, KeepAlivePool};
+use crate::session::pool::pre_challenged::{self, PreChallengedPool};
+use crate::session::pool::unattended::{self, UnattendedPool};
+use crate::session::{Admission, Came, Context, Entropy, Idle, Next, Session, SessionSettings};
+use crate::upstream::{Asked, Asker, HostPort, OriginResolver};
 
 const WAKER: Token = Token(0);
 /// The first listener; the others follow.
@@ -41,11 +41,11 @@ pub struct ShardOptions {
     /// The rule at the door.
     pub gate: Arc<Gate>,
     /// The configuration that its tunnels go by.
-    pub settings: Settings,
+    pub settings: SessionSettings,
     /// Pipes that it lends at most.
     pub pipes: usize,
     /// Looks up the names of origins.
-    pub names: Names,
+    pub names: OriginResolver,
     /// All counters.
     pub metrics: Arc<Metrics>,
     /// When the process's clock began; the same for all shards.
@@ -54,7 +54,7 @@ pub struct ShardOptions {
 
 struct Slot {
     generation: u32,
-    tunnel: Tunnel,
+    session: Session,
     /// It is in the run queue already.
     queued: bool,
     admission: Admission,
@@ -135,8 +135,8 @@ impl Shard {
             timers: Timers::new(now_us / 1000),
             scratch: vec![0; limits::SCRATCH_BYTES].into_boxed_slice(),
             pipes: PipePool::new(pipes),
-            warm: WarmPool::new(),
-            kept: KeptPool::default(),
+            pre_challenged: PreChallengedPool::new(),
+            keep_alive: KeepAlivePool::default(),
             unattended: UnattendedPool::default(),
             draining: false,
             entropy: Entropy::default(),
@@ -224,7 +224,7 @@ impl Shard {
             self.call_guard_waiters();
         }
         if !self.draining {
-            warm::refill(&mut self.context);
+            pre_challenged::refill(&mut self.context);
         }
         self.report_pipes();
         stop
@@ -262,13 +262,13 @@ impl Shard {
             self.context.metrics.stale_events.inc();
             return;
         };
-        if !slot.tunnel.learn(token.lane, ready) {
+        if !slot.session.learn(token.lane, ready) {
             self.context.metrics.stale_events.inc();
             return;
         }
         // One that is queued is stepped once, in its turn.
         if !slot.queued {
-            let next = slot.tunnel.step(token.key, &mut self.context);
+            let next = slot.session.step(token.key, &mut self.context);
             self.follow(token.key, next);
         }
     }
@@ -276,8 +276,8 @@ impl Shard {
     /// An event of a connection that has no tunnel, if it is one; `false` when it came too late.
     fn on_event_beside_the_tunnels(&mut self, key: Key, ready: Readiness) -> Option<bool> {
         match key {
-            key if WarmPool::owns(key) => Some(warm::on_event(key, ready, &mut self.context)),
-            key if KeptPool::owns(key) => Some(kept::on_event(key, ready, &mut self.context)),
+            key if PreChallengedPool::owns(key) => Some(pre_challenged::on_event(key, ready, &mut self.context)),
+            key if KeepAlivePool::owns(key) => Some(keep_alive::on_event(key, ready, &mut self.context)),
             key if UnattendedPool::owns(key) => Some(unattended::on_event(key, ready, &mut self.context)),
             _ => None,
         }
@@ -295,7 +295,7 @@ impl Shard {
                 self.queue_if_large(key, false);
                 self.count_held(key, 0);
                 let slot = self.slots.remove(key.index as usize);
-                self.gate.leave(slot.tunnel.client(), slot.has_place());
+                self.gate.leave(slot.session.client(), slot.has_place());
                 self.context.metrics.tunnels_open.dec();
             }
         }
@@ -315,7 +315,7 @@ impl Shard {
         for key in std::mem::take(&mut self.run_queue) {
             if let Some(slot) = live(&mut self.slots, key) {
                 slot.queued = false;
-                let next = slot.tunnel.step(key, &mut self.context);
+                let next = slot.session.step(key, &mut self.context);
                 self.follow(key, next);
             }
         }
@@ -325,14 +325,14 @@ impl Shard {
         let now_ms = self.context.now_ms();
         while let Some(due) = self.context.timers.pop(now_ms) {
             for key in &due {
-                if WarmPool::owns(*key) {
-                    warm::deadline_due(*key, &mut self.context);
-                } else if KeptPool::owns(*key) {
-                    kept::deadline_due(*key, &mut self.context);
+                if PreChallengedPool::owns(*key) {
+                    pre_challenged::deadline_due(*key, &mut self.context);
+                } else if KeepAlivePool::owns(*key) {
+                    keep_alive::deadline_due(*key, &mut self.context);
                 } else if UnattendedPool::owns(*key) {
                     unattended::deadline_due(*key, &mut self.context);
                 } else if let Some(slot) = live(&mut self.slots, *key) {
-                    let next = slot.tunnel.deadline_due(*key, &mut self.context);
+                    let next = slot.session.deadline_due(*key, &mut self.context);
                     self.follow(*key, next);
                 }
             }
@@ -360,7 +360,7 @@ impl Shard {
             match message {
                 Message::Found(key, resolution) => {
                     if let Some(slot) = live(&mut self.slots, key) {
-                        slot.tunnel.found(resolution);
+                        slot.session.found(resolution);
                         self.enqueue(key);
                     }
                 }
@@ -375,8 +375,8 @@ impl Shard {
                 Message::FreeMemory => {}
                 Message::Settings(settings) => {
                     self.context.settings = *settings;
-                    warm::clear(&mut self.context);
-                    kept::clear(&mut self.context);
+                    pre_challenged::clear(&mut self.context);
+                    keep_alive::clear(&mut self.context);
                 }
                 // Who asked may have stopped waiting.
                 Message::Ping(answer) => drop(answer.send(self.number)),
@@ -392,8 +392,8 @@ impl Shard {
     fn drain(&mut self) {
         self.draining = true;
         self.context.draining = true;
-        warm::clear(&mut self.context);
-        kept::clear(&mut self.context);
+        pre_challenged::clear(&mut self.context);
+        keep_alive::clear(&mut self.context);
         self.accept_rests_until_ms = None;
         self.accept_pending = true;
         while self.accept_pending && self.accept_rests_until_ms.is_none() {
@@ -403,10 +403,10 @@ impl Shard {
         self.accept_rests_until_ms = None;
         self.listeners.clear();
         // Clients between two requests are in the middle of nothing.
-        let resting: Vec<Key> = self.slots.iter().filter(|(_, slot)| slot.tunnel.rests()).filter_map(key_of).collect();
+        let resting: Vec<Key> = self.slots.iter().filter(|(_, slot)| slot.session.rests()).filter_map(key_of).collect();
         for key in resting {
             if let Some(slot) = live(&mut self.slots, key) {
-                slot.tunnel.dismiss(&self.context);
+                slot.session.dismiss(&self.context);
                 self.follow(key, Next::Close);
             }
         }
@@ -481,10 +481,10 @@ impl Shard {
         let admission = entered.admission;
         let came = Came { from, listener, admission };
         self.context.metrics.tunnels_open.inc();
-        let tunnel = Tunnel::new(key, stream, came, &mut self.context);
+        let session = Session::new(key, stream, came, &mut self.context);
         let slot = entry.insert(Slot {
             generation,
-            tunnel,
+            session,
             queued: false,
             admission,
             idle: None,
@@ -493,7 +493,7 @@ impl Shard {
             turn_of_head: None,
             held_bytes: 0,
         });
-        let next = slot.tunnel.step(key, &mut self.context);
+        let next = slot.session.step(key, &mut self.context);
         self.follow(key, next);
         match entered.gives_way {
             Some(room) if room.shard == self.number => self.give_way(room),
@@ -507,20 +507,20 @@ impl Shard {
         let state = |(index, slot): (usize, &Slot)| {
             // It was made from a `u32`.
             let key = Key { index: u32::try_from(index).unwrap_or(u32::MAX), generation: slot.generation };
-            slot.tunnel.describe(self.number, key, &self.context)
+            slot.session.describe(self.number, key, &self.context)
         };
         let tunnels: Vec<_> = self.slots.iter().take(limits::DESCRIBED_TUNNELS).map(state).collect();
         Described { left_out: self.slots.len() - tunnels.len(), tunnels }
     }
 
     fn cut_all(&mut self) {
-        warm::clear(&mut self.context);
-        kept::clear(&mut self.context);
+        pre_challenged::clear(&mut self.context);
+        keep_alive::clear(&mut self.context);
         unattended::clear(&mut self.context);
         for (_, mut slot) in std::mem::take(&mut self.slots) {
-            slot.tunnel.cut(&mut self.context);
+            slot.session.cut(&mut self.context);
             self.context.metrics.buffered_bytes.sub(i64::try_from(slot.held_bytes).unwrap_or(i64::MAX));
-            self.gate.leave(slot.tunnel.client(), slot.has_place());
+            self.gate.leave(slot.session.client(), slot.has_place());
             self.context.metrics.tunnels_open.dec();
         }
         self.report_pipes();
@@ -532,7 +532,7 @@ fn key_of((index, slot): (usize, &Slot)) -> Option<Key> {
 }
 
 /// Answers come back as messages to the shard.
-fn look_up_by(names: Names, sender: Sender<Message>) -> Box<dyn Fn(HostPort, Key, Asker) -> Asked + Send> {
+fn look_up_by(names: OriginResolver, sender: Sender<Message>) -> Box<dyn Fn(HostPort, Key, Asker) -> Asked + Send> {
     Box::new(move |host, key, asker| {
         let sender = sender.clone();
         names.ask(host, asker, move |resolution| sender.send(Message::Found(key, resolution)))

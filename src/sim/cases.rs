@@ -51,14 +51,14 @@ fn a_body_reaches_an_upstream_that_asks_for_no_proof() {
 #[test]
 fn an_upstream_that_asks_for_no_proof_makes_up_for_its_faults_by_plain_http() {
     let (mut world, mut shard) = world::build(with_a_body_and_without_a_proof(), 0, false);
-    let fails = |world: &world::World| world.fleet.members[0].upstream.health.failed(0, "a test");
+    let fails = |world: &world::World| world.egress.members[0].upstream.health.failed(0, "a test");
     (1..limits::EJECT_AFTER).for_each(|_| fails(&world));
     world.run(&mut shard).unwrap();
     drop(shard);
     world.settle().unwrap();
     verdict::judge(&world).unwrap();
     fails(&world);
-    assert!(world.fleet.members[0].upstream.health.is_up(), "that was not the last of several in a row");
+    assert!(world.egress.members[0].upstream.health.is_up(), "that was not the last of several in a row");
     network::install(None);
 }
 

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::network::{Address, Pace, PollTraits, Traits};
 use super::plain::{self, CallerPlan};
 use super::rng::Rng;
-use crate::handshake::FirstLeg;
+use crate::auth::FirstLeg;
+use crate::session::TimeoutsMs;
 use crate::stub::Personality;
-use crate::tunnel::TimeoutsMs;
 
 /// Everything that a seed decides.
 #[derive(Clone, Debug)]

@@ -216,13 +216,13 @@ fn look_at_what_remains(world: &World, wrong: &mut Vec<String>) {
         ("tunnels_relaying", metrics.tunnels_relaying.get()),
         ("pipes_in_use", metrics.pipes_lent.get()),
     ];
-    for hop in &world.fleet.hops {
+    for hop in &world.egress.hops {
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         gauges.push(("warm_connections", hop.metrics.warm_ready.get()));
         gauges.push(("kept_connections", hop.metrics.kept.get()));
         gauges.push(("upstream_tunnels", hop.upstream_metrics.tunnels.get()));
         gauges.push(("clients on an upstream", count(hop.upstream.open())));
-        gauges.push(("clients that wait for a challenge", count(hop.upstream.shortage.waiting())));
+        gauges.push(("clients that wait for a challenge", count(hop.upstream.helper_pressure.waiting())));
     }
     with(|network| {
         gauges.push(("sockets", i64::try_from(network.sockets_held()).unwrap_or(i64::MAX)));
@@ -251,7 +251,7 @@ fn look_at_what_remains(world: &World, wrong: &mut Vec<String>) {
     if counts.protocol_errors() > 0 {
         wrong.push(format!("the upstreams were wronged: {counts}"));
     }
-    let accounts = world.fleet.identities.len() as u64;
+    let accounts = world.egress.identities.len() as u64;
     if counts.accepted == 0 && counts.refused > accounts * limits::GUARD_ATTEMPTS as u64 {
         wrong.push(format!("{} refused proofs: the account is locked", counts.refused));
     }

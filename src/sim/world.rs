@@ -13,17 +13,17 @@ use super::rng::Rng;
 use super::scenario::{FlowOddity, FlowPlan, ORIGINS, OTHERS, Scenario, Target, USERS};
 use super::trace::Trace;
 use super::upstream::{Peer, Shared};
+use crate::auth::Credentials;
+use crate::egress::{CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, Logins, Member, Order, Unasked};
 use crate::event::{Key, Listener, Sender};
-use crate::fleet::{Fleet, Guesses, Habits, Hop, InForce, KnownIdentity, Logins, Member, Order, Unasked};
-use crate::handshake::Credentials;
 use crate::metrics::Metrics;
 use crate::ntlm::{Account, Identity, Method, NtHash};
 use crate::route::{Decision, Rule, Rules};
+use crate::session::SessionSettings;
 use crate::shard::{Gate, GateRules, Message, Shard, ShardOptions};
 use crate::stub::{Counters, ServerNames, Setup, StubAccount};
-use crate::tunnel::Settings;
 use crate::upstream::{
-    Accounts, Asked, Asker, CheckFailure, Guard, HealthChange, HostPort, Names, Resolution, Upstream,
+    Accounts, Asked, Asker, CheckFailure, Guard, HealthChange, HostPort, OriginResolver, Resolution, Upstream,
 };
 
 /// Turns that no run may need.
@@ -57,7 +57,7 @@ pub fn forget_metrics() {
 }
 
 /// Threads that nobody asks, for the questions are put to the world.
-static NAMES: OnceLock<Names> = OnceLock::new();
+static NAMES: OnceLock<OriginResolver> = OnceLock::new();
 
 type Questions = Arc<Mutex<Vec<(HostPort, Key)>>>;
 
@@ -67,10 +67,10 @@ pub struct World {
     pub clients: Vec<Option<Client>>,
     pub callers: Vec<Option<Caller>>,
     pub peers: BTreeMap<usize, Peer>,
-    pub fleet: InForce,
+    pub egress: CurrentEgress,
     pub metrics: Arc<Metrics>,
     pub counters: Counters,
-    settings: Settings,
+    settings: SessionSettings,
     setup: Setup,
     flows: Vec<FlowPlan>,
     sender: Sender<Message>,
@@ -90,13 +90,13 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
     let metrics =
         METRICS.with_borrow_mut(|kept| Arc::clone(kept.get_or_insert_with(|| Arc::new(Metrics::new().unwrap()))));
     let bell: Arc<OnceLock<Sender<Message>>> = Arc::default();
-    let fleet = InForce::new(
+    let egress = CurrentEgress::new(
         new_fleet(&scenario, &metrics, &bell),
         Logins::default(),
         Arc::new(Guesses::new(metrics.logins())),
     );
-    let settings = Settings {
-        fleet: fleet.clone(),
+    let settings = SessionSettings {
+        egress: egress.clone(),
         timeouts: scenario.timeouts,
         head_limit_bytes: scenario.head_limit_bytes,
         field_limit: crate::limits::FIELDS,
@@ -111,7 +111,7 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
         gate: Gate::new(GateRules { max_tunnels: scenario.max_tunnels, ..GateRules::default() }, 1),
         settings: settings.clone(),
         pipes: scenario.pipes,
-        names: NAMES.get_or_init(Names::default).clone(),
+        names: NAMES.get_or_init(OriginResolver::default).clone(),
         metrics: Arc::clone(&metrics),
         epoch: Instant::now(),
     })
@@ -130,7 +130,7 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
         clients: scenario.clients.iter().map(|_| None).collect(),
         callers: scenario.callers.iter().map(|_| None).collect(),
         peers: BTreeMap::new(),
-        fleet,
+        egress,
         metrics,
         counters: Counters::default(),
         settings,
@@ -162,7 +162,7 @@ fn new_network(scenario: &Scenario, rng: Rng, prints: bool) -> Network {
     network
 }
 
-fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Sender<Message>>>) -> Fleet {
+fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Sender<Message>>>) -> Egress {
     let count = if scenario.two_identities { 2 } else { 1 };
     let identities: Vec<_> = USERS.iter().take(count).map(|user| Arc::new(new_identity(user, bell))).collect();
     let (mut members, mut hops) = (Vec::new(), Vec::new());
@@ -201,7 +201,7 @@ fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Se
         members.push(Member { upstream, metrics, group: 0, weight: 1, identity: None });
     }
     let order = if scenario.balance { Order::Balance } else { Order::Failover };
-    Fleet { members, identities, hops, order, rules: rules(), listeners: Vec::new(), own_ports: Vec::new() }
+    Egress { members, identities, hops, order, rules: rules(), listeners: Vec::new(), own_ports: Vec::new() }
 }
 
 /// The first is for everybody, the other for those who come from its address.
@@ -380,7 +380,7 @@ impl World {
                 self.clients[index] = Some(with(|network| Client::come(index, plan, network)));
             }
             RESOLVES => {
-                self.fleet.members[index].upstream.resolved(0, addresses_of(&self.scenario, index));
+                self.egress.members[index].upstream.resolved(0, addresses_of(&self.scenario, index));
                 self.sender.send(Message::Resolved);
             }
             CHECKS => self.check(index),
@@ -398,7 +398,7 @@ impl World {
     }
 
     fn proofs_sent(&self) -> u64 {
-        self.fleet.hops.iter().map(|hop| hop.metrics.authenticates.get()).sum()
+        self.egress.hops.iter().map(|hop| hop.metrics.authenticates.get()).sum()
     }
 
     fn change_password(&mut self) {
@@ -416,7 +416,7 @@ impl World {
 
     /// What the checker of an upstream does.
     fn check(&self, member: usize) {
-        let health = &self.fleet.members[member].upstream.health;
+        let health = &self.egress.members[member].upstream.health;
         let now_ms = with(|network| network.now_us) / 1000;
         let Some(rest_ms) = health.next_check_in_ms(now_ms) else { return };
         if rest_ms == 0 {

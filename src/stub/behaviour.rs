@@ -151,7 +151,7 @@ pub(super) struct MessageStyle {
 pub(super) enum TargetInfo {
     Absent,
     /// The four names.
-    Names,
+    OriginResolver,
     /// The four names and the time.
     NamesAndTime,
     /// The four names, and no MsvAvEOL.

@@ -98,7 +98,7 @@ impl Personality {
             Self::IsaFirst407Closes => Behaviour {
                 bare: Demand { body: Body::Length(701), ending: Ending::Close, stray: b"" },
                 offers: Offers { list: &["Negotiate", "Kerberos", "NTLM"], ..PLAIN.offers },
-                message: MessageStyle { target_info: TargetInfo::Names, ..PLAIN.message },
+                message: MessageStyle { target_info: TargetInfo::OriginResolver, ..PLAIN.message },
                 ..with_head(HeadStyle {
                     demand_reason: ISA_REASON,
                     challenge_field: "proxy-Authenticate",

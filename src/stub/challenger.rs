@@ -49,7 +49,7 @@ fn target_info(kind: TargetInfo, names: &ServerNames, now: FileTime) -> Result<O
     let mut list = ServerChallengeOptions::target_info_of(domain, computer, dns_domain, dns_computer, time)?;
     match kind {
         TargetInfo::Absent => return Ok(None),
-        TargetInfo::Names | TargetInfo::NamesAndTime | TargetInfo::Elsewhere => {}
+        TargetInfo::OriginResolver | TargetInfo::NamesAndTime | TargetInfo::Elsewhere => {}
         TargetInfo::NoEol => list.truncate(list.len().saturating_sub(EOL_BYTES)),
         TargetInfo::Padded(length) => {
             let mut pair = [PADDING_ID.to_le_bytes(), length.to_le_bytes()].concat();

@@ -24,7 +24,7 @@ mod challenger;
 mod connection;
 mod counters;
 mod event_loop;
-mod hello;
+mod hello_origin;
 mod origin;
 mod pattern;
 mod personality;
@@ -37,7 +37,7 @@ mod tunnel;
 
 pub use answer::Step;
 pub use counters::{Counter, Counters, Counts};
-pub use hello::HELLO_PAGE;
+pub use hello_origin::HELLO_PAGE;
 pub use origin::{GREETING, Origin, Reaction, sink_line};
 pub use pattern::{Checksum, PATTERN_PERIOD_BYTES, fill_pattern, pattern_at, pattern_block, pattern_mismatch};
 pub use personality::{Personality, UnknownPersonality};

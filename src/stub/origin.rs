@@ -12,7 +12,7 @@
 //!
 //! All of them end their direction, at the latest, when the client has ended its own.
 
-use super::hello::Hello;
+use super::hello_origin::Hello;
 use super::pattern::{Checksum, pattern_block};
 
 /// The line with which `greet.*` begins.

@@ -19,7 +19,7 @@ use super::behaviour::{Behaviour, Door, Gate, Verdict};
 use super::body::BodyReader;
 use super::challenger::challenge_in_style;
 use super::counters::Counters;
-use super::hello::HELLO_PAGE;
+use super::hello_origin::HELLO_PAGE;
 use super::origin::{Origin, sink_line};
 use super::personality::Personality;
 use super::request::{Credentials, Request};

@@ -370,6 +370,6 @@ fn system_time_now_is_called_in_the_four_files_of_proofs_and_challenges_alone() 
     found.sort();
     let found: Vec<&str> = found.iter().map(|path| path.trim_start_matches(source)).collect();
     // The first two for AUTHENTICATE_MESSAGEs, `probe` for its own, the stub for the challenges it gives.
-    let known = ["cli/probe/conversation.rs", "fleet/check.rs", "stub/event_loop.rs", "tunnel/authenticate.rs"];
+    let known = ["cli/probe/conversation.rs", "egress/check.rs", "stub/event_loop.rs", "session/authenticate.rs"];
     assert_eq!(found, known);
 }

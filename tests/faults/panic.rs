@@ -6,7 +6,7 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use ntlm_gateway::{config, supervisor, tunnel};
+use ntlm_gateway::{config, session, supervisor};
 
 use crate::stub;
 use crate::support::client::{connect_name, echo_through};
@@ -31,7 +31,7 @@ impl log::Log for Poisoned {
 
     fn log(&self, record: &log::Record<'_>) {
         let target = record.key_values().get("target".into()).map(|target| target.to_string());
-        let is_poison = record.target() == tunnel::ACCESS && target.as_deref() == Some(POISON);
+        let is_poison = record.target() == session::ACCESS && target.as_deref() == Some(POISON);
         assert!(!is_poison, "a shard panics in {:?}", std::thread::current().name());
         if record.level() <= log::Level::Info {
             eprintln!("{} {}", record.level(), record.args());

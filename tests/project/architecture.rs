@@ -32,52 +32,32 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
     ("http", &[], Pure),
     ("forward", &["http"], Pure),
     ("fault", &["http"], NoMio),
-    ("handshake", &["ntlm", "http", "forward", "fault", "limits"], NoMio),
+    ("auth", &["ntlm", "http", "forward", "fault", "limits"], NoMio),
     ("route", &["http"], NoMio),
-    ("config", &["upstream", "handshake", "route", "ntlm", "limits"], NoMio),
+    ("config", &["upstream", "auth", "route", "ntlm", "limits"], NoMio),
     ("logging", &["config", "limits"], NoMio),
     ("event", &["limits"], Any),
     ("relay", &["event", "limits"], Any),
     ("upstream", &["limits"], Any),
     ("metrics", &["fault", "relay", "upstream"], NoMio),
-    ("fleet", &["upstream", "handshake", "metrics", "route", "http", "fault", "ntlm", "limits"], NoMio),
+    ("egress", &["upstream", "auth", "metrics", "route", "http", "fault", "ntlm", "limits"], NoMio),
     (
-        "tunnel",
+        "session",
         &[
-            "fleet",
-            "route",
-            "forward",
-            "handshake",
-            "relay",
-            "upstream",
-            "event",
-            "http",
-            "fault",
-            "metrics",
-            "ntlm",
+            "egress", "route", "forward", "auth", "relay", "upstream", "event", "http", "fault", "metrics", "ntlm",
             "limits",
         ],
         Any,
     ),
-    ("shard", &["tunnel", "relay", "upstream", "event", "metrics", "fault", "limits"], Any),
+    ("shard", &["session", "relay", "upstream", "event", "metrics", "fault", "limits"], Any),
     ("admin", &["http", "limits"], NoMio),
-    ("inspect", &["shard", "tunnel", "limits"], NoMio),
+    ("inspect", &["shard", "session", "limits"], NoMio),
     ("notify", &["limits"], NoMio),
     (
         "gateway",
         &[
-            "shard",
-            "admin",
-            "inspect",
-            "tunnel",
-            "fleet",
-            "handshake",
-            "upstream",
-            "event",
-            "config",
-            "logging",
-            "metrics",
-            "limits",
+            "shard", "admin", "inspect", "session", "egress", "auth", "upstream", "event", "config", "logging",
+            "metrics", "limits",
         ],
         NoMio,
     ),
@@ -89,7 +69,7 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
         &[
             "supervisor",
             "gateway",
-            "handshake",
+            "auth",
             "stub",
             "config",
             "logging",
@@ -224,9 +204,9 @@ fn a_forbidden_name_is_found_in_groups_in_plain_paths_and_through_super() {
         "use super::{super::relay, other};\n",
         "pub(crate) use crate::relay::*;\n",
     ] {
-        let found = offences_in("src/handshake/step.rs", text);
+        let found = offences_in("src/auth/step.rs", text);
         assert_eq!(found.len(), 1, "{text}{found:#?}");
-        assert!(found[0].ends_with("`handshake` may not name `relay`"), "{found:#?}");
+        assert!(found[0].ends_with("`auth` may not name `relay`"), "{found:#?}");
     }
 }
 
@@ -236,7 +216,7 @@ fn sockets_clocks_and_mio_are_found_where_they_do_not_belong() {
         ("src/ntlm/exchange.rs", "use std::{fmt, time::{Duration, SystemTime}};", "std::time::SystemTime"),
         ("src/http/encode.rs", "fn f(stream: &std::net::TcpStream) {}", "std::net"),
         ("src/http/mod.rs", "use std::net::{IpAddr, TcpStream};", "std::net"),
-        ("src/handshake/mod.rs", "use mio::Token;", "mio"),
+        ("src/auth/mod.rs", "use mio::Token;", "mio"),
         ("src/main.rs", "fn main() { mio::Poll::new(); }", "mio"),
     ] {
         let found = offences_in(name, text);
@@ -249,7 +229,7 @@ fn sockets_clocks_and_mio_are_found_where_they_do_not_belong() {
 fn what_the_table_allows_is_let_through() {
     for (name, text) in [
         ("src/ntlm/wire.rs", "use std::time::Duration;\nuse super::flags::Flags;\nuse crate::ntlm::av_pair;\n"),
-        ("src/handshake/mod.rs", "use crate::{fault::Fault, http, ntlm::Exchange};\n"),
+        ("src/auth/mod.rs", "use crate::{fault::Fault, http, ntlm::Exchange};\n"),
         ("src/relay/splice.rs", "use mio::net::TcpStream;\nuse crate::event::Readiness;\n"),
         ("src/http/authority.rs", "use std::net::{Ipv4Addr, Ipv6Addr};\n"),
         ("src/main.rs", "use ntlm_gateway::cli;\n"),
@@ -273,7 +253,7 @@ fn comments_strings_and_tests_name_nothing() {
 #[test]
 fn a_module_that_the_table_lacks_is_found() {
     assert_eq!(offences_in("src/novel/mod.rs", "").len(), 1);
-    assert_eq!(offences_in("src/tunnel/mod.rs", "use crate::novel::X;\n").len(), 1);
+    assert_eq!(offences_in("src/session/mod.rs", "use crate::novel::X;\n").len(), 1);
 }
 
 #[test]

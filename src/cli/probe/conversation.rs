@@ -7,9 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::message::{Answer, Sent};
+use crate::auth::{Credentials, Handshake, Nonces, Progress, Request};
 use crate::config::{Config, FirstLeg};
 use crate::fault::{At, Cause, Fault};
-use crate::handshake::{Credentials, Handshake, Nonces, Progress, Request};
 use crate::ntlm::FileTime;
 
 /// How much of a page is read to see what it says, in bytes.

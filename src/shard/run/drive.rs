@@ -6,7 +6,7 @@ use mio::Token;
 
 use super::{Shard, WAKER};
 use crate::event::Readiness;
-use crate::tunnel::Context;
+use crate::session::Context;
 
 impl Shard {
     /// What [`Shard::run`] does when the poll returns; `true` when it would return itself.
@@ -53,7 +53,7 @@ impl Shard {
             ("tunnels", live.len()),
             ("tunnels in the gate", self.gate.open()),
             ("pipes lent", self.context.pipes.lent()),
-            ("warm connections", self.context.warm.held()),
+            ("warm connections", self.context.pre_challenged.held()),
             ("connections that wait for a verdict", self.context.unattended.held()),
             ("tunnels that wait for the guard or their turn", waiting),
         ];

@@ -3,14 +3,14 @@
 use super::{Shard, live};
 use crate::event::Key;
 use crate::limits::{self, millis};
-use crate::shard::accept::GiveWay;
-use crate::tunnel::{Admission, Idle, Next};
+use crate::session::{Admission, Idle, Next};
+use crate::shard::admission::GiveWay;
 
 impl Shard {
     /// Takes note of what a step has changed about a connection.
     pub(super) fn look_after(&mut self, key: Key) {
         let Some(slot) = live(&mut self.slots, key) else { return };
-        let (held_bytes, idle) = (slot.tunnel.held_bytes(), slot.tunnel.idle());
+        let (held_bytes, idle) = (slot.session.held_bytes(), slot.session.idle());
         if held_bytes != slot.held_bytes {
             self.count_held(key, held_bytes);
         }
@@ -31,7 +31,7 @@ impl Shard {
     /// Unfinished heads that take much memory are in a queue of their own, without any grace.
     pub(super) fn queue_if_large(&mut self, key: Key, is_large: bool) {
         let Some(slot) = live(&mut self.slots, key) else { return };
-        let client = slot.tunnel.client().ip().to_canonical();
+        let client = slot.session.client().ip().to_canonical();
         match (slot.turn_of_head, is_large) {
             (None, true) => {
                 self.last_turn += 1;
@@ -67,7 +67,7 @@ impl Shard {
     fn queue_if_idle(&mut self, key: Key) {
         let Some(slot) = live(&mut self.slots, key) else { return };
         // One that was let in and answered is about to go by itself, and its answer may still be on its way.
-        let idle = slot.tunnel.idle().filter(|idle| *idle != Idle::Answered || !slot.has_place());
+        let idle = slot.session.idle().filter(|idle| *idle != Idle::Answered || !slot.has_place());
         if slot.idle == idle {
             return;
         }
@@ -96,7 +96,7 @@ impl Shard {
     /// Puts an idle connection behind those that have been idle longer.
     fn join_queue(&mut self, key: Key) {
         let Some(slot) = live(&mut self.slots, key) else { return };
-        let client = slot.tunnel.client();
+        let client = slot.session.client();
         let queue = if slot.has_place() { &mut self.idle } else { &mut self.turned_away };
         self.last_turn += 1;
         let turn = self.last_turn;
@@ -114,7 +114,7 @@ impl Shard {
     pub(super) fn leave_queue(&mut self, key: Key) {
         let Some(slot) = live(&mut self.slots, key) else { return };
         let Some(turn) = slot.turn.take() else { return };
-        let client = slot.tunnel.client();
+        let client = slot.session.client();
         let queue = if slot.has_place() { &mut self.idle } else { &mut self.turned_away };
         queue.leave(turn, client.ip().to_canonical());
         if slot.has_place() {
@@ -124,7 +124,7 @@ impl Shard {
 
     fn close_idle(&mut self, key: Key) {
         if let Some(slot) = live(&mut self.slots, key) {
-            slot.tunnel.give_way(&mut self.context);
+            slot.session.give_way(&mut self.context);
             self.follow(key, Next::Close);
         }
     }

@@ -11,14 +11,14 @@
 //! | `desk` | what reads requests and answers them |
 //! | `verdict` | what must be true of every client |
 
-mod caller;
-mod desk;
+mod http_client;
+mod http_server;
 mod message;
 mod plan;
 mod verdict;
 
-pub use caller::Caller;
-pub use desk::{Around, Desk};
+pub use http_client::Caller;
+pub use http_server::{Around, Desk};
 pub use message::Framing;
 pub use plan::CallerOddity;
 pub use plan::{CallerPlan, callers};

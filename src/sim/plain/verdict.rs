@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::caller::{Answer, Caller};
-use super::desk::Request;
+use super::http_client::{Answer, Caller};
+use super::http_server::Request;
 use super::message::Framing;
 use crate::fault::Cause;
 use crate::limits;

@@ -1,0 +1,395 @@
+//! Identities, upstreams and routes: who there is, from the plain settings and from the entries of the file's tables.
+
+use std::net::SocketAddr;
+
+use super::error::{ConfigError, Problem};
+use super::parse::{FIRST_LEGS, METHODS, Placed, Reader, SOME_NETWORK, WARM_LIMIT, network, workstation};
+use super::secrets::Secret;
+use super::settings::{Entry, Origin, Setting};
+use super::warning;
+use super::{Check, FirstLeg, IdentityConfig, Order, ProxyLogin, SecretStore, UpstreamConfig, secrets};
+use crate::limits;
+use crate::ntlm::{Account, Identity, Method, NtHash};
+use crate::route::{Decision, Rule, Rules};
+use crate::upstream::HostPort;
+
+const ORDERS: &[(&str, Order)] = &[("failover", Order::Failover), ("balance", Order::Balance)];
+const WEIGHTS: std::ops::RangeInclusive<usize> = 1..=1000;
+
+const SOME_HOST: Option<&str> = Some("name at least one HOST:PORT, for example proxy.corp.example:8080");
+/// What a route is about. An empty list is refused: it could be read as nothing and as everything.
+const SOME_PATTERN: Option<&str> = Some("leave the setting out, or name at least one");
+
+/// The identity that the plain settings make.
+const DEFAULT: &str = "default";
+
+/// What the entries of `[[identities]]` take from the plain settings.
+struct Common {
+    workstation: String,
+    method: Method,
+    target_domain: bool,
+}
+
+/// All that the three tables and their plain counterparts say.
+pub(super) struct Parties {
+    pub identities: Vec<IdentityConfig>,
+    pub upstreams: Vec<UpstreamConfig>,
+    pub groups: Vec<String>,
+    pub order: Order,
+    pub check: Check,
+    pub rules: Rules,
+}
+
+impl Reader<'_> {
+    pub(super) fn parties(&mut self, account: Option<Account>, secrets: &SecretStore) -> Option<Parties> {
+        let identities = self.identities(account, secrets);
+        let names: Option<Vec<&str>> =
+            identities.as_ref().map(|all| all.iter().map(|identity| identity.name.as_str()).collect());
+        let upstreams = self.upstreams(names.as_deref());
+        let groups = upstreams.as_ref().map(|(_, groups)| groups.clone());
+        let order = self.choice("order", ORDERS);
+        let check = self.check();
+        let rules = self.rules(groups.as_deref());
+        Some(Parties {
+            identities: identities?,
+            upstreams: upstreams?.0,
+            groups: groups?,
+            order: order?,
+            check: check?,
+            rules: rules?,
+        })
+    }
+
+    fn identities(&mut self, account: Option<Account>, secrets: &SecretStore) -> Option<Vec<IdentityConfig>> {
+        let workstation = self.required("workstation", workstation);
+        let method = self.choice("method", METHODS);
+        let target_domain = self.flag("target_domain");
+        let common = Common { workstation: workstation?, method: method?, target_domain: target_domain? };
+        let mut all = Vec::new();
+        let mut names = Vec::new();
+        let plain = self.settings.given("user");
+        if plain.is_some() || self.settings.entries("identities").is_empty() {
+            let origin = plain.map_or(Origin::Default, |setting| setting.origin.clone());
+            names.push(Placed { value: DEFAULT.into(), origin });
+            all.push(self.identity("", DEFAULT.into(), account, &common, secrets));
+        }
+        for entry in self.settings.entries("identities") {
+            let identity = self.entry(entry, |reader| {
+                let name = reader.required("identities.name", name);
+                names.extend(name.clone().map(|name| entry.named("identities.name", name)));
+                let domain = reader.optional("identities.domain", |text| Ok(text.to_owned()));
+                let account = match domain {
+                    Some(domain) => {
+                        reader.required("identities.user", |text| Ok(Account::parse(text, domain.as_deref())?))
+                    }
+                    None => None,
+                };
+                reader.identity("identities.", name?, account, &common, secrets)
+            });
+            all.push(identity);
+        }
+        self.unique("identities", &names, limits::IDENTITIES)?;
+        all.into_iter().collect()
+    }
+
+    /// One identity, from the settings that begin with `prefix`.
+    fn identity(
+        &mut self,
+        prefix: &str,
+        name: String,
+        account: Option<Account>,
+        common: &Common,
+        secrets: &SecretStore,
+    ) -> Option<IdentityConfig> {
+        let key = |setting: &str| format!("{prefix}{setting}");
+        let (workstation, method, target_domain) = match prefix {
+            "" => (Some(None), Some(None), Some(None)),
+            _ => (
+                self.optional(&key("workstation"), workstation),
+                self.optional_choice(&key("method"), METHODS),
+                self.optional(&key("target_domain"), truth),
+            ),
+        };
+        let nt_hash = match secrets.is_broken(self.settings, prefix) {
+            true => None,
+            false => secrets.secret(self.settings, prefix).map_err(|error| self.note_in_entry(*error)).ok(),
+        };
+        let nt_hash = nt_hash.map(|secret| self.judged(secret));
+        let is_replaced = target_domain.map(|own| own.unwrap_or(common.target_domain));
+        if account.is_some() {
+            self.judge_account(prefix, is_replaced == Some(true));
+        }
+        let allow_basic = self.flag(&key("allow_basic"));
+        let basic = match (allow_basic, &nt_hash) {
+            (Some(true), Some(_)) => self.basic_password(&key("allow_basic"), &key("password_file")),
+            _ => Some(None),
+        };
+        let (listen, clients, login) = match prefix {
+            "" => (Some(Vec::new()), Some(Vec::new()), Some(None)),
+            _ => (self.own_listeners(&name), self.list(&key("clients"), SOME_NETWORK, network).values(), self.login()),
+        };
+        let identity = Identity::new(
+            account?,
+            &workstation?.unwrap_or_else(|| common.workstation.clone()),
+            nt_hash?,
+            method?.unwrap_or(common.method),
+            target_domain?.unwrap_or(common.target_domain),
+        );
+        Some(IdentityConfig {
+            name,
+            identity,
+            basic_password: basic?,
+            listen: listen?,
+            clients: clients?,
+            login: login?,
+        })
+    }
+
+    /// The hash of a secret, with a warning of all that is odd about it.
+    fn judged(&mut self, secret: Secret) -> NtHash {
+        for advice in secret.oddities {
+            self.warn(secret.origin.clone(), &secret.key, advice);
+        }
+        secret.hash
+    }
+
+    fn judge_account(&mut self, prefix: &str, is_replaced: bool) {
+        let settings = self.settings;
+        let (user_key, domain_key) = (format!("{prefix}user"), format!("{prefix}domain"));
+        let (user, domain) = (settings.given(&user_key), settings.given(&domain_key));
+        if let Some(Setting { text, origin, .. }) = domain {
+            for advice in warning::of_domain(text) {
+                self.warn(origin.clone(), &domain_key, advice);
+            }
+        }
+        if let Some(Setting { text, origin, .. }) = user {
+            for advice in warning::of_account(text, domain.is_some() || is_replaced) {
+                self.warn(origin.clone(), &user_key, advice);
+            }
+        }
+    }
+
+    /// The addresses of an identity that has some of its own.
+    fn own_listeners(&mut self, identity: &str) -> Option<Vec<SocketAddr>> {
+        match self.settings.given("identities.listen") {
+            Some(_) => self.listeners("identities.listen", identity),
+            None => (!self.settings.is_broken("identities.listen")).then(Vec::new),
+        }
+    }
+
+    /// Basic sends the password itself, so that its hash is not enough.
+    fn basic_password(&mut self, allow_basic: &str, password_file: &str) -> Option<Option<secrets::Password>> {
+        let Some(setting) = self.settings.given(password_file).cloned() else {
+            return self.required(allow_basic, |_| Err(Problem::BasicNeedsPassword)).map(Some);
+        };
+        self.parse(password_file, setting.clone(), |_| Ok(secrets::password_of_file(&setting)?)).map(Some)
+    }
+
+    fn login(&mut self) -> Option<Option<ProxyLogin>> {
+        let user = self.optional("identities.proxy_user", |text| {
+            name(text).ok().filter(|name| !name.contains(':')).ok_or(Problem::LoginName)
+        })?;
+        let Some(user) = user else {
+            return self
+                .optional("identities.proxy_password_file", |_| Err::<(), _>(Problem::NeedsToo("proxy_user")))
+                .map(|_| None);
+        };
+        let Some(setting) = self.settings.given("identities.proxy_password_file").cloned() else {
+            if !self.settings.is_broken("identities.proxy_password_file") {
+                self.required::<()>("identities.proxy_user", |_| Err(Problem::NeedsToo("proxy_password_file")));
+            }
+            return None;
+        };
+        let key = "identities.proxy_password_file";
+        let secret = self.parse(key, setting.clone(), |_| Ok(secrets::of_password_file(key, &setting)?))?;
+        let password = self.judged(secret);
+        Some(Some(ProxyLogin { user, password }))
+    }
+
+    /// The upstreams, and the names of their groups in the order of their first mention.
+    fn upstreams(&mut self, identities: Option<&[&str]>) -> Option<(Vec<UpstreamConfig>, Vec<String>)> {
+        let first_leg = self.choice("first_leg", FIRST_LEGS);
+        let warm = self.required("warm", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
+        let keep = self.required("keep", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
+        let table = self.settings.entries("upstreams");
+        let mut groups = Vec::new();
+        let mut names = Vec::new();
+        let mut all = Vec::new();
+        if table.is_empty() {
+            groups.push(DEFAULT.to_owned());
+            let alone = |host: HostPort| UpstreamConfig {
+                name: host.to_string(),
+                addresses: vec![host],
+                group: 0,
+                weight: 1,
+                identity: None,
+                first_leg: first_leg.unwrap_or_default(),
+                warm: warm.unwrap_or_default(),
+                keep: keep.unwrap_or_default(),
+            };
+            let hosts = self.list("upstream", SOME_HOST, host);
+            let name = |host: &Placed<HostPort>| Placed { value: host.value.to_string(), origin: host.origin.clone() };
+            names.extend(hosts.entries.iter().map(name));
+            all.push(hosts.values().map(|hosts| hosts.into_iter().map(alone).collect()));
+        } else if self.settings.given("upstream").is_some() {
+            let problem = |_: &str| {
+                Err::<(), _>(Problem::Together("put it among the [[upstreams]] of the file, or take those out"))
+            };
+            self.required("upstream", problem);
+            all.push(None);
+        }
+        for entry in table {
+            let upstream =
+                self.entry(entry, |reader| reader.upstream(&mut groups, identities, (first_leg, warm, keep)));
+            names.extend(upstream.iter().map(|upstream| entry.named("upstreams.name", upstream.name.clone())));
+            all.push(upstream.map(|upstream| vec![upstream]));
+        }
+        self.unique("upstreams", &names, limits::UPSTREAMS)?;
+        let all: Vec<Vec<UpstreamConfig>> = all.into_iter().collect::<Option<_>>()?;
+        Some((all.concat(), groups))
+    }
+
+    fn upstream(
+        &mut self,
+        groups: &mut Vec<String>,
+        identities: Option<&[&str]>,
+        (first_leg, warm, keep): (Option<FirstLeg>, Option<usize>, Option<usize>),
+    ) -> Option<UpstreamConfig> {
+        let addresses = self.list("upstreams.address", SOME_HOST, host).values();
+        let given_name = self.optional("upstreams.name", name);
+        let group = self.required("upstreams.group", name);
+        let weight = self.required("upstreams.weight", |text| Ok(super::values::parse_integer(text, WEIGHTS)?));
+        let identity = self.optional("upstreams.identity", |text| one_of(identities, text, "identities"));
+        let own_leg = self.optional_choice("upstreams.first_leg", FIRST_LEGS);
+        let own_warm = self.optional("upstreams.warm", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
+        let own_keep = self.optional("upstreams.keep", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
+        let (group, addresses) = (group?, addresses?);
+        let number = groups.iter().position(|known| *known == group).unwrap_or_else(|| {
+            groups.push(group);
+            groups.len() - 1
+        });
+        Some(UpstreamConfig {
+            name: given_name?.unwrap_or_else(|| addresses.first().map(ToString::to_string).unwrap_or_default()),
+            addresses,
+            group: number,
+            weight: u32::try_from(weight?).unwrap_or(1),
+            identity: identity?,
+            first_leg: own_leg?.or(first_leg)?,
+            warm: own_warm?.or(warm)?,
+            keep: own_keep?.or(keep)?,
+        })
+    }
+
+    fn check(&mut self) -> Option<Check> {
+        let target = self.optional("check_target", |text| Ok(text.parse::<HostPort>()?))?;
+        let ways = [("tcp", false), ("handshake", true)];
+        match (self.choice("check", &ways)?, target) {
+            (false, _) => Some(Check::Tcp),
+            (true, Some(target)) => Some(Check::Handshake { target: target.to_string() }),
+            (true, None) => self.required("check", |_| Err(Problem::NeedsToo("check_target"))),
+        }
+    }
+
+    fn rules(&mut self, groups: Option<&[String]>) -> Option<Rules> {
+        let names: Option<Vec<&str>> = groups.map(|groups| groups.iter().map(String::as_str).collect());
+        let mut rules = Vec::new();
+        for entry in self.settings.entries("routes") {
+            rules.push(self.entry(entry, |reader| reader.rule(names.as_deref())));
+        }
+        let no_proxy = self.list("no_proxy", None, pattern).values();
+        let without_credentials = self.list("without_credentials", None, pattern).values();
+        Some(Rules {
+            rules: rules.into_iter().collect::<Option<_>>()?,
+            no_proxy: no_proxy?,
+            without_credentials: without_credentials?,
+        })
+    }
+
+    fn rule(&mut self, groups: Option<&[&str]>) -> Option<Rule> {
+        let hosts = self.list("routes.host", SOME_PATTERN, pattern).values();
+        let networks = self.list("routes.network", SOME_NETWORK, network).values();
+        let ports = self.list("routes.port", SOME_PATTERN, pattern).values();
+        let decision = self.required("routes.to", |text| match text {
+            "direct" => Ok(Decision::Direct),
+            "deny" => Ok(Decision::Deny),
+            group => one_of(groups, group, "groups, direct, deny").map(Decision::Group),
+        });
+        Some(Rule { hosts: hosts?, networks: networks?, ports: ports?, decision: decision? })
+    }
+
+    /// Reads the settings of one entry; its errors join the others.
+    fn entry<T>(&mut self, entry: &Entry, read: impl FnOnce(&mut Reader<'_>) -> Option<T>) -> Option<T> {
+        let mut reader = Reader {
+            settings: &entry.settings,
+            entry: Some(&entry.origin),
+            is_open: self.is_open,
+            addresses: Vec::new(),
+            errors: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let value = read(&mut reader);
+        self.addresses.append(&mut reader.addresses);
+        self.errors.append(&mut reader.errors);
+        self.warnings.append(&mut reader.warnings);
+        value
+    }
+
+    /// An error about a secret knows no place if nothing was given; then the entry's is the place.
+    fn note_in_entry(&mut self, mut error: ConfigError) {
+        if let (Origin::Default, Some(entry)) = (&error.origin, self.entry) {
+            error.origin = entry.clone();
+        }
+        self.note(error);
+    }
+
+    /// Notes each name that an earlier one is equal to, and the first beyond `max`.
+    fn unique(&mut self, table: &str, names: &[Placed<String>], max: usize) -> Option<()> {
+        let noted = self.errors.len();
+        for (index, Placed { value, origin }) in names.iter().enumerate() {
+            let first = names.iter().take(index).find(|first| first.value == *value);
+            let problem = match first {
+                Some(first) => Problem::Twice { name: value.clone(), other: first.origin.clone() },
+                None if index == max => Problem::TooMany { max },
+                None => continue,
+            };
+            self.note(ConfigError { origin: origin.clone(), key: table.into(), problem });
+        }
+        (self.errors.len() == noted).then_some(())
+    }
+}
+
+/// A name that stands in logs, metrics and routes.
+fn name(text: &str) -> Result<String, Problem> {
+    let fits = (1..=64).contains(&text.len()) && text.chars().all(|letter| letter.is_ascii_graphic());
+    if fits { Ok(text.to_owned()) } else { Err(Problem::Name { text: text.into() }) }
+}
+
+fn truth(text: &str) -> Result<bool, Problem> {
+    text.parse().map_err(|_| Problem::Choice { text: text.into(), choices: "true, false".into() })
+}
+
+fn host(text: &str) -> Result<HostPort, Problem> {
+    Ok(text.parse()?)
+}
+
+fn pattern<T: std::str::FromStr>(text: &str) -> Result<T, Problem>
+where
+    Problem: From<T::Err>,
+{
+    Ok(text.parse()?)
+}
+
+/// The place of a name among those known. Where they could not be read, any name will do: they have errors of their own.
+fn one_of(known: Option<&[&str]>, text: &str, what: &str) -> Result<usize, Problem> {
+    let Some(known) = known else { return Ok(0) };
+    known
+        .iter()
+        .position(|name| *name == text)
+        .ok_or_else(|| Problem::Choice { text: text.into(), choices: format!("the {what}: {}", known.join(", ")) })
+}
+
+impl Reader<'_> {
+    pub(super) fn flag(&mut self, name: &str) -> Option<bool> {
+        self.required(name, truth)
+    }
+}

@@ -1,0 +1,188 @@
+//! The handshake that tries an upstream before clients are sent to it again.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::Hop;
+use super::verdict::{cut_off, unread};
+use crate::auth::{Handshake, Nonces, Progress, Request, Scheme};
+use crate::fault::Cause;
+use crate::limits::{self, millis};
+use crate::ntlm::FileTime;
+use crate::upstream::{Answer, Asking, CheckFailure, Permission, Ticket};
+
+/// Does a handshake for a CONNECT to `target` on a fresh connection; blocks. The AUTHENTICATE_MESSAGE goes out only if the
+/// credential guard lets it; without it, a challenge is good enough.
+///
+/// # Errors
+/// Why clients would fail too. A refusal of the credentials is not among them: that is the guard's business.
+pub fn check_by_handshake(hop: &Hop, target: &str, epoch: Instant, stream: TcpStream) -> Result<(), CheckFailure> {
+    let mut conversation = Conversation::new(hop, target, epoch, stream, Purpose::Check);
+    let outcome = conversation.hold();
+    let now_ms = millis(epoch.elapsed());
+    let closed = || Failure::CLOSED.to_owned();
+    let (answer, failure) = match outcome {
+        Ok(status) => (status.map(Answer::Status), None),
+        Err(Failure::Refused) => (Some(Answer::Refused), None),
+        Err(Failure::Closed) => (Some(cut_off(&conversation.unused)), Some(closed())),
+        Err(Failure::Slow(why) | Failure::Other(why)) => (Some(unread(&conversation.unused)), Some(why)),
+    };
+    if let (Some(answer), Some(ticket)) = (answer, conversation.ticket.take()) {
+        ticket.settle(now_ms, answer);
+    }
+    match failure {
+        Some(why) => Err(CheckFailure { why, answers: conversation.answers }),
+        None => Ok(()),
+    }
+}
+
+/// A destination that no proxy has a policy for: the top-level domain is reserved (RFC 6761 §6.4).
+const NOWHERE: &str = "ntlm-gateway.invalid:443";
+
+/// Asks for a destination that does not exist, as far as a challenge; blocks. No AUTHENTICATE_MESSAGE goes out.
+///
+/// # Errors
+/// Why clients would fail too. An upstream that is slow does not fail: it may be looking for the destination.
+pub fn probe(hop: &Hop, epoch: Instant, stream: TcpStream) -> Result<(), CheckFailure> {
+    let mut conversation = Conversation::new(hop, NOWHERE, epoch, stream, Purpose::Probe);
+    let why = match conversation.hold() {
+        Ok(_) | Err(Failure::Refused | Failure::Slow(_)) => return Ok(()),
+        Err(Failure::Closed) => Failure::CLOSED.to_owned(),
+        Err(Failure::Other(why)) => why,
+    };
+    Err(CheckFailure { why, answers: conversation.answers })
+}
+
+impl Failure {
+    const CLOSED: &str = "it closes the connection without an answer";
+}
+
+enum Failure {
+    /// The credentials were.
+    Refused,
+    Closed,
+    /// It did not answer in time.
+    Slow(String),
+    Other(String),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Everything that clients need.
+    Check,
+    /// Whether it answers at all, and with a challenge that can be answered.
+    Probe,
+}
+
+struct Conversation<'a> {
+    hop: &'a Hop,
+    target: &'a str,
+    epoch: Instant,
+    stream: TcpStream,
+    /// What came and has not been understood.
+    unused: Vec<u8>,
+    ticket: Option<Ticket>,
+    /// Something has come of it, be it the connection's end.
+    answers: bool,
+    purpose: Purpose,
+}
+
+impl<'a> Conversation<'a> {
+    fn new(hop: &'a Hop, target: &'a str, epoch: Instant, stream: TcpStream, purpose: Purpose) -> Conversation<'a> {
+        Conversation { hop, target, epoch, stream, unused: Vec::new(), ticket: None, answers: false, purpose }
+    }
+
+    /// The status of the answer to the AUTHENTICATE_MESSAGE, if it came to that.
+    fn hold(&mut self) -> Result<Option<u16>, Failure> {
+        let other = |error: &dyn std::fmt::Display| Failure::Other(error.to_string());
+        self.stream
+            .set_read_timeout(Some(limits::CHECK_TIMEOUT))
+            .and_then(|()| self.stream.set_write_timeout(Some(limits::CHECK_TIMEOUT)))
+            .map_err(|error| other(&error))?;
+        let request = Request::connect(self.target, Vec::new());
+        let mut handshake = Handshake::new(request, self.hop.credentials.clone(), limits::HEAD_LIMIT_BYTES);
+        let mut out = Vec::new();
+        handshake.await_demand();
+        handshake.begin(&mut out);
+        // Basic needs no challenge.
+        if handshake.is_challenged() && !self.answer(&mut handshake, &mut out)? {
+            return Ok(None);
+        }
+        let until = Instant::now() + limits::CHECK_WHOLE_TIMEOUT;
+        loop {
+            if Instant::now() >= until {
+                return Err(Failure::Other("it does not come to an end with its answers".into()));
+            }
+            let mut buffer = [0; 8192];
+            let exchanged = self.stream.write_all(&out).and_then(|()| self.stream.read(&mut buffer));
+            out.clear();
+            // The connection's end is an answer as well.
+            self.answers |= exchanged.as_ref().map_or_else(|error| !is_slow(error), |_| true);
+            let count = exchanged.map_err(|error| match is_slow(&error) {
+                true => Failure::Slow(error.to_string()),
+                false => other(&error),
+            })?;
+            if count == 0 {
+                return Err(Failure::Closed);
+            }
+            self.unused.extend_from_slice(&buffer[..count]);
+            let (used, progress) = handshake.receive(&self.unused, &mut out).map_err(|fault| match fault.cause {
+                Cause::CredentialsRefused => Failure::Refused,
+                _ => Failure::Other(fault.to_string()),
+            })?;
+            self.unused.drain(..used);
+            match progress {
+                Progress::More | Progress::Send => {}
+                Progress::Challenged if self.answer(&mut handshake, &mut out)? => {}
+                // It has answered, and asks for the right thing; a second connection would tell no more.
+                Progress::Redial | Progress::Challenged | Progress::Answered => return Ok(None),
+                Progress::Established => return Ok(Some(200)),
+                Progress::Declined(declined) => return Ok(Some(declined.status)),
+            }
+        }
+    }
+
+    /// Writes the AUTHENTICATE_MESSAGE, if the guard lets it go and it is to go.
+    fn answer(&mut self, handshake: &mut Handshake, out: &mut Vec<u8>) -> Result<bool, Failure> {
+        if self.purpose == Purpose::Probe {
+            return if handshake.scheme() == Scheme::Basic { Ok(false) } else { try_out(handshake) };
+        }
+        let (guard, upstream, now_ms) =
+            (&self.hop.identity.guard, self.hop.upstream.name(), millis(self.epoch.elapsed()));
+        let challenged = handshake.is_demanded();
+        let asking = Asking { upstream, method: "CONNECT", destination: self.target, challenged, confirms: false };
+        let Permission::Go(ticket) = guard.ask(now_ms, &asking) else { return Ok(false) };
+        let (mut client_challenge, mut exported_session_key) = ([0; 8], [0; 16]);
+        let random = getrandom::fill(&mut client_challenge).and_then(|()| getrandom::fill(&mut exported_session_key));
+        if random.is_err() {
+            ticket.unused();
+            return Ok(false);
+        }
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = FileTime::from_unix(since_1970.as_secs(), since_1970.subsec_nanos());
+        match handshake.authenticate(&Nonces { client_challenge, exported_session_key, now }, out) {
+            Ok(()) => {
+                self.ticket = Some(ticket);
+                self.hop.metrics.authenticates.inc();
+                Ok(true)
+            }
+            Err(fault) => {
+                ticket.unused();
+                Err(Failure::Other(fault.to_string()))
+            }
+        }
+    }
+}
+
+fn is_slow(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// Whether the challenge could be answered; the answer is thrown away.
+fn try_out(handshake: &mut Handshake) -> Result<bool, Failure> {
+    let now = FileTime::from_unix(0, 0);
+    let nonces = Nonces { client_challenge: [0; 8], exported_session_key: [0; 16], now };
+    let answered = handshake.authenticate(&nonces, &mut Vec::new());
+    answered.map(|()| false).map_err(|fault| Failure::Other(fault.to_string()))
+}

@@ -1,0 +1,82 @@
+//! Which upstream of a group a request goes to.
+
+use super::{Egress, Member};
+use crate::limits;
+use crate::upstream::without_name;
+
+/// The order in which the upstreams of a group are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As configured.
+    Failover,
+    /// The fewest tunnels for its weight first.
+    Balance,
+}
+
+/// The members that a request has tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried(u64);
+
+// One bit a member.
+const _: () = assert!(limits::UPSTREAMS <= 64);
+
+impl Tried {
+    /// Notes a member.
+    pub fn insert(&mut self, member: usize) {
+        self.0 |= 1 << member;
+    }
+
+    /// Forgets a member.
+    pub fn remove(&mut self, member: usize) {
+        self.0 &= !(1 << member);
+    }
+
+    /// Whether a member was noted.
+    pub fn contains(self, member: usize) -> bool {
+        self.0 & 1 << member != 0
+    }
+}
+
+impl Egress {
+    /// The member of a group that comes next for a request, by its place: up, and not tried yet.
+    pub fn choose(&self, group: usize, tried: Tried) -> Option<usize> {
+        let mut eligible = self.members.iter().enumerate().filter(|(place, member)| {
+            member.group == group && !tried.contains(*place) && member.upstream.health.is_up()
+        });
+        match self.order {
+            Order::Failover => eligible.next().map(|(place, _)| place),
+            Order::Balance => eligible.min_by(|(_, one), (_, other)| compare(one, other)).map(|(place, _)| place),
+        }
+    }
+
+    /// The member of a group to which a client may be sent although all of them are ejected: the one against which the least speaks, at a
+    /// bounded rate. `None` while one of them is up.
+    pub fn choose_for_trial(&self, group: usize, destination: &str, now_ms: u64) -> Option<usize> {
+        let of_group = || self.members.iter().enumerate().filter(|(_, member)| member.group == group);
+        if of_group().any(|(_, member)| member.upstream.health.is_up()) {
+            return None;
+        }
+        let ranked = of_group().filter_map(|(place, member)| Some((member.upstream.health.trial_rank()?, place)));
+        let (_, best) = ranked.min()?;
+        self.members.get(best)?.upstream.health.claim_trial(now_ms, destination).then_some(best)
+    }
+
+    /// What a client is told when no member of a group is up: each with its reason. Their checks are hurried.
+    pub fn why_down(&self, group: usize) -> String {
+        let members = self.members.iter().filter(|member| member.group == group);
+        let reasons: Vec<String> = members
+            .filter_map(|member| {
+                member.upstream.health.hurry();
+                let (name, why) = (member.upstream.name(), member.upstream.health.why_down()?);
+                Some(format!("{name}: {}", without_name(name, &why)))
+            })
+            .collect();
+        reasons.join("; ")
+    }
+}
+
+/// By what the share of tunnels would be with one more.
+fn compare(one: &Member, other: &Member) -> std::cmp::Ordering {
+    let load = |of: &Member, weight: u32| (of.upstream.open() as u64 + 1) * u64::from(weight);
+    load(one, other.weight).cmp(&load(other, one.weight))
+}

@@ -1,0 +1,296 @@
+//! Clients that log on to the gateway (Basic, RFC 7617): reading what they show, comparing it, slowing guesses down.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use zeroize::Zeroizing;
+
+use crate::http::{self, Fields};
+use crate::limits::{self, millis};
+use crate::metrics::LoginMetrics;
+use crate::ntlm::NtHash;
+
+/// What a client's Proxy-Authorization fields say.
+pub enum Shown {
+    /// Nothing that is meant for the gateway: no such field, or another scheme.
+    Nothing,
+    /// A user and a password.
+    Login {
+        /// The name.
+        user: Zeroizing<String>,
+        /// Its password.
+        password: Zeroizing<String>,
+    },
+    /// Basic, and what follows it is no user and password; or Basic more than once.
+    Unreadable,
+}
+
+impl Shown {
+    /// Reads the fields of a request.
+    pub fn read(fields: &Fields<'_>) -> Shown {
+        let mut basic = fields.get_all("proxy-authorization").filter_map(basic_credentials);
+        match (basic.next(), basic.next()) {
+            (None, _) => Shown::Nothing,
+            (Some(token), None) => Shown::decode(token).unwrap_or(Shown::Unreadable),
+            (Some(_), Some(_)) => Shown::Unreadable,
+        }
+    }
+
+    fn decode(token: &[u8]) -> Option<Shown> {
+        let token = std::str::from_utf8(token).ok()?;
+        let decoded = Zeroizing::new(http::decode_token(token).ok()?);
+        let (user, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+        let own = |text: &str| Zeroizing::new(text.to_owned());
+        Some(Shown::Login { user: own(user), password: own(password) })
+    }
+}
+
+/// What follows the scheme Basic; `None` for another scheme.
+fn basic_credentials(value: &[u8]) -> Option<&[u8]> {
+    let value = value.trim_ascii();
+    let end = value.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(value.len());
+    let (scheme, token) = value.split_at(end);
+    scheme.eq_ignore_ascii_case(b"basic").then(|| token.trim_ascii())
+}
+
+/// Why a login was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginError {
+    /// Nobody has it.
+    Wrong,
+    /// It cannot be decoded.
+    Unreadable,
+    /// It was not looked at: too many before it were wrong.
+    Throttled,
+}
+
+/// The logins that are configured.
+#[derive(Debug, Default)]
+pub struct Logins(Vec<Known>);
+
+#[derive(Debug)]
+struct Known {
+    user: String,
+    password: NtHash,
+    /// Its identity's place in the egress.
+    identity: usize,
+}
+
+impl Logins {
+    /// Adds one for an identity.
+    pub fn add(&mut self, user: &str, password: NtHash, identity: usize) {
+        self.0.push(Known { user: user.to_owned(), password, identity });
+    }
+
+    /// Whether there is any.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The identity of what a client shows; `None` where it shows nothing, or nothing is asked for.
+    ///
+    /// # Errors
+    /// [`LoginError`]
+    pub(super) fn identity_of(
+        &self,
+        client: IpAddr,
+        shown: &Shown,
+        now_ms: u64,
+        guesses: &Guesses,
+    ) -> Result<Option<usize>, LoginError> {
+        if self.is_empty() || matches!(shown, Shown::Nothing) {
+            return Ok(None);
+        }
+        if guesses.are_too_many(client, now_ms) {
+            guesses.metrics.throttled.inc();
+            return Err(LoginError::Throttled);
+        }
+        let (found, error) = match shown {
+            Shown::Login { user, password } => (self.find(user, password), LoginError::Wrong),
+            _ => (None, LoginError::Unreadable),
+        };
+        match found {
+            Some(identity) => {
+                guesses.metrics.accepted.inc();
+                Ok(Some(identity))
+            }
+            None => {
+                guesses.metrics.refused.inc();
+                guesses.wrong(client, now_ms);
+                Err(error)
+            }
+        }
+    }
+
+    /// Digests are compared, and of all entries, so that the time it takes tells nothing of the password.
+    fn find(&self, user: &str, password: &str) -> Option<usize> {
+        let shown = NtHash::from_password(password);
+        self.0.iter().fold(None, |found, known| {
+            let fits = (known.password == shown) & (known.user == user);
+            found.or(fits.then_some(known.identity))
+        })
+    }
+}
+
+/// Counts the wrong logins of each address, for all shards and over reloads.
+///
+/// Each address may be wrong [`limits::LOGIN_TRIES`] times at once, and once in [`limits::LOGIN_REST`] after that. What comes
+/// in between is turned away without being looked at, right or wrong, so that nothing can be learnt from it. Right logins
+/// use nothing up.
+pub struct Guesses {
+    /// When an address may be wrong [`limits::LOGIN_TRIES`] times again, in ms. Later by [`limits::LOGIN_REST`] with each
+    /// wrong login.
+    recovered_ms: Mutex<HashMap<IpAddr, u64>>,
+    /// How many addresses are remembered: with none, as nearly always, nobody takes the lock.
+    remembered: AtomicUsize,
+    metrics: LoginMetrics,
+}
+
+impl std::fmt::Debug for Guesses {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Guesses").field("remembered", &self.remembered).finish_non_exhaustive()
+    }
+}
+
+impl Guesses {
+    /// No address has been wrong.
+    pub fn new(metrics: LoginMetrics) -> Guesses {
+        Guesses { recovered_ms: Mutex::default(), remembered: AtomicUsize::new(0), metrics }
+    }
+
+    fn are_too_many(&self, client: IpAddr, now_ms: u64) -> bool {
+        if self.remembered.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let burst_ms = u64::from(limits::LOGIN_TRIES - 1) * millis(limits::LOGIN_REST);
+        self.lock().get(&source(client)).is_some_and(|recovered_ms| *recovered_ms > now_ms + burst_ms)
+    }
+
+    fn wrong(&self, client: IpAddr, now_ms: u64) {
+        let mut recovered_ms = self.lock();
+        let client = source(client);
+        if recovered_ms.len() >= limits::LOGIN_ADDRESSES && !recovered_ms.contains_key(&client) {
+            recovered_ms.retain(|_, recovered_ms| *recovered_ms > now_ms);
+            // The one that would be forgotten first makes room.
+            if recovered_ms.len() >= limits::LOGIN_ADDRESSES
+                && let Some(next) = recovered_ms.iter().min_by_key(|entry| *entry.1).map(|entry| *entry.0)
+            {
+                recovered_ms.remove(&next);
+            }
+        }
+        let own = recovered_ms.entry(client).or_insert(now_ms);
+        *own = (*own).max(now_ms) + millis(limits::LOGIN_REST);
+        self.remembered.store(recovered_ms.len(), Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, u64>> {
+        self.recovered_ms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, of which one machine has all addresses.
+fn source(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        own => own,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{FieldStorage, RequestHead};
+    use crate::metrics::Metrics;
+
+    const REST_MS: u64 = limits::LOGIN_REST.as_secs() * 1000;
+
+    fn shown(fields: &str) -> Shown {
+        let head = format!("CONNECT a.test:443 HTTP/1.1\r\n{fields}\r\n");
+        let mut storage = FieldStorage::new();
+        Shown::read(&RequestHead::parse(head.as_bytes(), &mut storage).unwrap().fields)
+    }
+
+    fn logins() -> (Logins, Guesses) {
+        let mut logins = Logins::default();
+        logins.add("joe", NtHash::from_password("let me: in"), 3);
+        (logins, Guesses::new(Metrics::new().unwrap().logins()))
+    }
+
+    fn login(user: &str, password: &str) -> Shown {
+        Shown::Login { user: Zeroizing::new(user.into()), password: Zeroizing::new(password.into()) }
+    }
+
+    #[test]
+    fn a_login_is_read_whatever_the_case_of_its_scheme_and_its_blanks() {
+        for value in ["Basic am9lOmxldCBtZTogaW4=", "bAsIc   am9lOmxldCBtZTogaW4=", "basic\tam9lOmxldCBtZTogaW4"] {
+            let Shown::Login { user, password } = shown(&format!("Proxy-Authorization: {value}\r\n")) else {
+                panic!("{value}");
+            };
+            assert_eq!((user.as_str(), password.as_str()), ("joe", "let me: in"));
+        }
+    }
+
+    #[test]
+    fn what_is_not_basic_is_not_meant_for_the_gateway() {
+        for fields in [
+            "",
+            "Proxy-Authorization: NTLM TlRM\r\n",
+            "Proxy-Authorization: Bearer x\r\n",
+            "Proxy-Authorization: basically x\r\n",
+        ] {
+            assert!(matches!(shown(fields), Shown::Nothing), "{fields}");
+        }
+    }
+
+    #[test]
+    fn a_basic_login_that_cannot_be_decoded_is_one_all_the_same() {
+        // Nothing, no base64, no colon, no UTF-8, and no blank behind the scheme.
+        for value in ["Basic", "Basic ", "Basic !!", "Basic am9l", "Basic /zp4", "Basic:am9lOng=", "Basic am9lOng= x"] {
+            assert!(matches!(shown(&format!("Proxy-Authorization: {value}\r\n")), Shown::Unreadable), "{value}");
+        }
+        let twice = "Proxy-Authorization: Basic am9lOng=\r\nProxy-Authorization: Basic am9lOng=\r\n";
+        assert!(matches!(shown(twice), Shown::Unreadable));
+        let (logins, guesses) = logins();
+        let client = "10.0.0.1".parse().unwrap();
+        assert_eq!(logins.identity_of(client, &Shown::Unreadable, 0, &guesses), Err(LoginError::Unreadable));
+        assert_eq!(Logins::default().identity_of(client, &Shown::Unreadable, 0, &guesses), Ok(None));
+    }
+
+    #[test]
+    fn after_five_wrong_logins_an_address_is_looked_at_once_in_ten_seconds() {
+        let (logins, guesses) = logins();
+        let ask =
+            |client: &str, shown: &Shown, now_ms| logins.identity_of(client.parse().unwrap(), shown, now_ms, &guesses);
+        let (wrong, right) = (login("joe", "x"), login("joe", "let me: in"));
+        for _ in 0..limits::LOGIN_TRIES {
+            assert_eq!(ask("10.0.0.1", &right, 0), Ok(Some(3)), "right ones use nothing up");
+            assert_eq!(ask("10.0.0.1", &wrong, 0), Err(LoginError::Wrong));
+        }
+        assert_eq!(ask("10.0.0.1", &wrong, REST_MS - 1), Err(LoginError::Throttled));
+        assert_eq!(ask("10.0.0.1", &right, REST_MS - 1), Err(LoginError::Throttled), "or a guess would tell");
+        assert_eq!(ask("10.0.0.2", &right, 0), Ok(Some(3)), "others notice nothing");
+        assert_eq!(ask("10.0.0.1", &Shown::Nothing, 0), Ok(None));
+        assert_eq!(ask("10.0.0.1", &right, REST_MS), Ok(Some(3)));
+        let looked_at = (REST_MS..REST_MS * 100)
+            .step_by(10)
+            .filter(|now_ms| ask("10.0.0.1", &wrong, *now_ms) == Err(LoginError::Wrong));
+        assert_eq!(looked_at.count(), 99);
+    }
+
+    #[test]
+    fn the_addresses_of_one_network_of_64_bits_count_together_and_the_table_is_bounded() {
+        let (logins, guesses) = logins();
+        let wrong = login("joe", "x");
+        let of_one = |host: u128| IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8_u128 << 96 | host));
+        let refused =
+            (0..100).filter(|host| logins.identity_of(of_one(*host), &wrong, 0, &guesses) == Err(LoginError::Wrong));
+        assert_eq!(refused.count(), limits::LOGIN_TRIES as usize);
+        for network in 0..20_000 {
+            let _ = logins.identity_of(of_one(network << 64), &wrong, 0, &guesses);
+        }
+        assert!(guesses.lock().len() <= limits::LOGIN_ADDRESSES);
+        assert!(guesses.are_too_many(of_one(1), 0), "those who were wrong most are not forgotten for others");
+    }
+}

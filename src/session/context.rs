@@ -1,0 +1,172 @@
+//! What a shard lends to the tunnel that it steps.
+
+use std::io;
+use std::sync::Arc;
+
+use mio::Registry;
+
+use super::entropy::Entropy;
+use super::pool::keep_alive::KeepAlivePool;
+use super::pool::pre_challenged::PreChallengedPool;
+use super::pool::unattended::UnattendedPool;
+use super::record::End;
+use crate::egress::CurrentEgress;
+use crate::event::{KeepAlive, Key, Timers};
+use crate::fault::Fault;
+use crate::forward::ForwardOptions;
+use crate::http::PROXY_NAME;
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::relay::{PipePool, Resources};
+use crate::upstream::{Asked, Asker, HostPort};
+
+/// Time-outs in milliseconds, as the tunnels use them.
+#[derive(Clone, Copy, Debug)]
+pub struct TimeoutsMs {
+    /// From accept to a whole request head.
+    pub head: u64,
+    /// One attempt to connect.
+    pub connect: u64,
+    /// From an upstream's connection to its challenge.
+    pub challenge: u64,
+    /// From the first dial to the answer.
+    pub handshake: u64,
+    /// Nothing moves either way.
+    pub idle: u64,
+    /// A connection that was challenged ahead is not used.
+    pub warm: u64,
+    /// A client sends its body, or reads its answer.
+    pub body: u64,
+    /// An upstream begins its answer to a plain HTTP request.
+    pub response: u64,
+    /// A client's connection between two requests.
+    pub keep_alive: u64,
+    /// An authenticated upstream connection between two requests.
+    pub keep: u64,
+    /// One direction has ended.
+    pub half_closed: u64,
+    /// Reading past what the client still sends after an error.
+    pub linger: u64,
+}
+
+/// The part of the configuration that tunnels go by. Replaced as a whole; a tunnel uses what is there when it needs it.
+#[derive(Clone, Debug)]
+pub struct SessionSettings {
+    /// The way out.
+    pub egress: CurrentEgress,
+    /// How long things may take.
+    pub timeouts: TimeoutsMs,
+    /// What requests and answers on their way may hold in all, in bytes; 0 for no such limit.
+    pub memory_limit_bytes: usize,
+    /// Longest head in bytes.
+    pub head_limit_bytes: usize,
+    /// Most field lines of a head.
+    pub field_limit: usize,
+    /// What an upstream's socket may hold back each way, in bytes; 0 leaves it to the system.
+    pub socket_buffer_bytes: usize,
+    /// How upstreams' and origins' connections are probed while nothing moves.
+    pub keep_alive: Option<KeepAlive>,
+    /// The gateway's name in the Via fields of what it passes on; `None` adds none.
+    pub via: Option<Arc<str>>,
+}
+
+impl SessionSettings {
+    /// How requests and answers are passed on.
+    pub fn forward_options(&self) -> ForwardOptions<'_> {
+        ForwardOptions { via: self.via.as_deref() }
+    }
+}
+
+/// Everything that tunnels of one shard share.
+pub struct Context {
+    /// Where sockets are registered.
+    pub registry: Registry,
+    /// The deadlines of all tunnels.
+    pub timers: Timers,
+    /// One read of whoever is being stepped.
+    pub scratch: Box<[u8]>,
+    /// Pipes for bulk.
+    pub pipes: PipePool,
+    /// Upstream connections that are challenged ahead.
+    pub pre_challenged: PreChallengedPool,
+    /// Upstream connections that are authenticated.
+    pub keep_alive: KeepAlivePool,
+    /// Upstream connections without a client, that wait for a verdict.
+    pub unattended: UnattendedPool,
+    /// No new connections are taken, and none is kept for another request.
+    pub draining: bool,
+    /// Random numbers.
+    pub entropy: Entropy,
+    /// All counters.
+    pub metrics: Arc<Metrics>,
+    /// The present configuration.
+    pub settings: SessionSettings,
+    /// Asks for an origin's addresses on behalf of a tunnel.
+    pub look_up: Box<dyn Fn(HostPort, Key, Asker) -> Asked + Send>,
+    /// Tunnels that wait for the upstream's addresses.
+    pub address_waiters: Vec<Key>,
+    /// How often that list was called up; who was listed in this round need not be listed again.
+    pub address_round: u64,
+    /// Tunnels that wait for the guard to change.
+    pub guard_waiters: Vec<Key>,
+    /// How often the list of waiters was called up; who was listed in this round need not be listed again.
+    pub guard_round: u64,
+    /// The time of this turn, in µs of the process's clock.
+    pub now_us: u64,
+}
+
+impl Context {
+    /// The time of this turn in milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        self.now_us / 1000
+    }
+
+    /// Counts a fault, where it happens and not when its tunnel has been taken down, and makes it the tunnel's end.
+    pub fn fault(&self, fault: Fault) -> End {
+        self.metrics.fault(&fault);
+        End::Fault(fault)
+    }
+
+    /// Requests and answers on their way hold as much as they may, over all shards: nothing new is begun.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.holds_at_least(self.settings.memory_limit_bytes)
+    }
+
+    /// So much of that is held that heads which do not come to their end have to go.
+    pub fn is_short_of_memory(&self) -> bool {
+        self.holds_at_least(self.settings.memory_limit_bytes / 8 * 7)
+    }
+
+    fn holds_at_least(&self, bytes: usize) -> bool {
+        bytes > 0 && usize::try_from(self.metrics.buffered_bytes.get()).is_ok_and(|held| held >= bytes)
+    }
+
+    /// Room for one read of a head.
+    pub fn head_scratch(&mut self) -> &mut [u8] {
+        let most = self.scratch.len().min(limits::HEAD_READ_BYTES);
+        &mut self.scratch[..most]
+    }
+
+    /// Has a tunnel stepped when the guard has changed. `listed_in_round` is the tunnel's own note of it.
+    pub fn await_guard(&mut self, key: Key, listed_in_round: &mut Option<u64>) {
+        if *listed_in_round != Some(self.guard_round) {
+            *listed_in_round = Some(self.guard_round);
+            self.guard_waiters.push(key);
+        }
+    }
+
+    /// What the relay needs.
+    pub fn relay_resources(&mut self) -> Resources<'_> {
+        Resources { scratch: &mut self.scratch, pipes: &mut self.pipes }
+    }
+}
+
+/// A name for Via that no other process has (RFC 9110 §7.6.3): gateways in a row must not take each other for themselves.
+///
+/// # Errors
+/// When the system has no random numbers.
+pub fn pseudonym() -> io::Result<Arc<str>> {
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    Ok(format!("{PROXY_NAME}-{:08x}", u32::from_be_bytes(random)).into())
+}

@@ -1,0 +1,305 @@
+//! One direction of an exchange: a head, then a body that may change its framing on the way.
+//!
+//! What was read is parsed where the read put it. A read that goes on as it is is written from there; where the body makes several
+//! pieces of it they are gathered first, so that a read costs one write however small the peer's chunks are. Only what the destination
+//! does not take is kept, and no longer than until it does. Large pieces that go through unchanged are spliced.
+
+use crate::event::Endpoint;
+use crate::forward::{BodyError, BodyPump};
+use crate::limits;
+use crate::relay::{Moved, PipePool, RelayError, Resources, Run, RunTurn};
+use crate::session::buffer::take_front;
+
+/// So much is gathered before a write, in bytes, so that a head and a small body go out together.
+const GATHER_BYTES: usize = 16 * 1024;
+
+/// A piece of at least so many bytes is spliced, once reads come large.
+const RUN_BYTES: u64 = 64 * 1024;
+
+/// What a step of the chunk parser takes from the budget of a turn, in bytes: it costs about as much as moving so many.
+const STEP_BYTES: usize = 128;
+
+/// Reads from a peer that sends tiny chunks are this long at most, in bytes, so that its turns stay short.
+const COSTLY_READ_BYTES: usize = 16 * 1024;
+
+/// How a call of [`Flow::pump`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FlowTurn {
+    /// The source has nothing now.
+    WaitsForSource,
+    /// The destination takes nothing now.
+    WaitsForDestination,
+    /// The budget is used up and there is more to do.
+    Yielded,
+    /// The body has come to its end and is delivered.
+    Done,
+}
+
+/// Why a direction cannot go on.
+#[derive(Debug)]
+pub(super) enum FlowError {
+    /// A connection failed.
+    Relay(RelayError),
+    /// The body is not what its head promised.
+    Body(BodyError),
+}
+
+/// One direction.
+#[derive(Debug)]
+pub(super) struct Flow {
+    /// Ready for the destination.
+    pub out: Vec<u8>,
+    sent: usize,
+    /// `None` until the head is there.
+    pump: Option<BodyPump>,
+    run: Option<Run>,
+    /// The last read was large.
+    bulk: bool,
+    /// The last read took more steps to parse than an eighth of its bytes.
+    costly: bool,
+    /// Something of the body was taken from the source.
+    begun: bool,
+    moved: Moved,
+}
+
+impl Flow {
+    /// Begins with what stands in `out`.
+    pub(super) fn new(out: Vec<u8>, pump: Option<BodyPump>) -> Flow {
+        Flow { out, sent: 0, pump, run: None, bulk: false, costly: false, begun: false, moved: Moved::default() }
+    }
+
+    /// Nothing but what stands in `out` goes until there is a body again.
+    pub(super) fn hold_body(&mut self) {
+        self.pump = None;
+    }
+
+    /// From now on there is a body.
+    pub(super) fn set_body(&mut self, pump: BodyPump) {
+        self.pump = Some(pump);
+    }
+
+    /// The whole body has been taken from the source.
+    pub(super) fn is_read(&self) -> bool {
+        self.pump.as_ref().is_some_and(BodyPump::is_done)
+    }
+
+    /// Bytes that wait for the destination, those in a pipe not counted.
+    pub(super) fn unsent_bytes(&self) -> usize {
+        self.out.len() - self.sent
+    }
+
+    /// Gives back room that a head has not used, for a client may take long to read it.
+    pub(super) fn trim(&mut self) {
+        if self.out.capacity() - self.out.len() > limits::HEAD_READ_BYTES {
+            self.out.shrink_to_fit();
+        }
+    }
+
+    /// What its buffer takes, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.out.capacity()
+    }
+
+    /// Everything that there is so far is delivered.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.sent == self.out.len() && self.run.is_none()
+    }
+
+    /// A part of what goes out is delivered, and the rest must follow.
+    pub(super) fn is_amid_delivery(&self) -> bool {
+        (1..self.out.len()).contains(&self.sent)
+    }
+
+    /// Something of the body was taken from the source.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Bytes delivered, heads included.
+    pub(super) fn moved(&self) -> Moved {
+        self.moved
+    }
+
+    /// Bytes delivered and to be delivered, as far as is known.
+    pub(super) fn promised(&self) -> u64 {
+        self.moved.copied + self.moved.spliced + (self.out.len() - self.sent) as u64
+    }
+
+    /// What has not been delivered; nothing is delivered after this.
+    pub(super) fn take_unsent(&mut self) -> Vec<u8> {
+        let unsent = self.out.split_off(self.sent);
+        self.out.clear();
+        self.sent = 0;
+        unsent
+    }
+
+    /// Gives a pipe that it borrowed back.
+    pub(super) fn dismantle(&mut self, pipes: &mut PipePool) {
+        if let Some(run) = self.run.take() {
+            run.dismantle(pipes);
+        }
+    }
+
+    /// Moves what can be moved. `held` is what came from the source before and was not used.
+    pub(super) fn pump(
+        &mut self,
+        from: &mut Endpoint,
+        held: &mut Vec<u8>,
+        to: &mut Endpoint,
+        resources: &mut Resources<'_>,
+        budget_bytes: &mut usize,
+    ) -> Result<FlowTurn, FlowError> {
+        loop {
+            self.use_held(held, budget_bytes)?;
+            if !self.flush(to)? {
+                return Ok(FlowTurn::WaitsForDestination);
+            }
+            if self.run.is_some() {
+                match self.pump_run(from, to, resources.pipes, budget_bytes)? {
+                    Some(turn) => return Ok(turn),
+                    None => continue,
+                }
+            }
+            let Some(pump) = &mut self.pump else { return Ok(FlowTurn::WaitsForSource) };
+            if pump.is_done() {
+                return Ok(FlowTurn::Done);
+            }
+            if !held.is_empty() {
+                match self.use_held(held, budget_bytes)? {
+                    true => continue,
+                    false => return Ok(FlowTurn::WaitsForSource),
+                }
+            }
+            if *budget_bytes == 0 {
+                return Ok(FlowTurn::Yielded);
+            }
+            if !from.ready.readable() {
+                return Ok(FlowTurn::WaitsForSource);
+            }
+            if self.bulk
+                && pump.splice_run() >= RUN_BYTES
+                && let Some(pipe) = resources.pipes.borrow()
+            {
+                self.begun = true;
+                self.run = Some(Run::new(pump.splice_run(), pipe));
+                continue;
+            }
+            let wanted = pump.length_left().map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
+            let scratch_bytes = resources.scratch.len();
+            let bound = if self.costly { COSTLY_READ_BYTES.min(scratch_bytes) } else { scratch_bytes };
+            match from
+                .read(&mut resources.scratch[..wanted.min(bound)])
+                .map_err(|error| FlowError::Relay(RelayError::Source(error)))?
+            {
+                None => {}
+                Some(0) => pump.finish(&mut self.out).map_err(FlowError::Body)?,
+                Some(count) => {
+                    *budget_bytes = budget_bytes.saturating_sub(count);
+                    self.begun = true;
+                    self.bulk = count as u64 >= RUN_BYTES / 4;
+                    self.pass(&resources.scratch[..count], to, held, budget_bytes)?;
+                }
+            }
+        }
+    }
+
+    /// Puts what was held with what goes out, as long as that is little; `false` when nothing of it could be used.
+    fn use_held(&mut self, held: &mut Vec<u8>, budget_bytes: &mut usize) -> Result<bool, FlowError> {
+        let Some(pump) = &mut self.pump else { return Ok(false) };
+        let mut used = 0;
+        while used < held.len() && !pump.is_done() && self.out.len() - self.sent < GATHER_BYTES {
+            let piece = pump.step(&held[used..]).map_err(FlowError::Body)?;
+            if piece.used == 0 && piece.is_empty() {
+                break;
+            }
+            piece.copy_rest(0, &mut self.out);
+            used += piece.used;
+            *budget_bytes = budget_bytes.saturating_sub(piece.used + STEP_BYTES * piece.work);
+            self.begun = true;
+        }
+        take_front(held, used);
+        Ok(used > 0)
+    }
+
+    /// Passes one read on; what lies behind the body's end is held.
+    fn pass(
+        &mut self,
+        bytes: &[u8],
+        to: &mut Endpoint,
+        held: &mut Vec<u8>,
+        budget_bytes: &mut usize,
+    ) -> Result<(), FlowError> {
+        let Some(pump) = &mut self.pump else { return Ok(()) };
+        let (mut used, mut work) = (0, 0);
+        while used < bytes.len() && !pump.is_done() {
+            let piece = pump.step(&bytes[used..]).map_err(FlowError::Body)?;
+            if piece.used == 0 && piece.is_empty() {
+                break;
+            }
+            used += piece.used;
+            work += piece.work;
+            let is_all = used == bytes.len() || piece.done;
+            let goes_as_it_is = is_all && self.out.is_empty() && piece.lead.is_empty() && piece.tail.is_empty();
+            let sent = match goes_as_it_is && to.ready.writable() {
+                true => to.write(piece.data).map_err(|error| FlowError::Relay(RelayError::Destination(error)))?,
+                false => 0,
+            };
+            self.moved.copied += sent as u64;
+            piece.copy_rest(sent, &mut self.out);
+        }
+        self.costly = work > bytes.len() / 8;
+        *budget_bytes = budget_bytes.saturating_sub(STEP_BYTES * work);
+        held.extend_from_slice(&bytes[used..]);
+        Ok(())
+    }
+
+    /// `None` when the run is over and copying goes on.
+    fn pump_run(
+        &mut self,
+        from: &mut Endpoint,
+        to: &mut Endpoint,
+        pipes: &mut PipePool,
+        budget_bytes: &mut usize,
+    ) -> Result<Option<FlowTurn>, FlowError> {
+        let (Some(run), Some(pump)) = (&mut self.run, &mut self.pump) else { return Ok(None) };
+        let before = run.moved();
+        let turn = run.pump(from, to, budget_bytes);
+        self.moved.spliced += run.moved() - before;
+        let turn = turn.map_err(FlowError::Relay)?;
+        let outcome = match turn {
+            RunTurn::Waiting if !to.ready.writable() => Some(FlowTurn::WaitsForDestination),
+            RunTurn::Waiting => Some(FlowTurn::WaitsForSource),
+            RunTurn::Yielded => return Ok(Some(FlowTurn::Yielded)),
+            RunTurn::Done | RunTurn::SourceEnded => None,
+        };
+        if outcome.is_some() && run.holds_bytes() {
+            return Ok(outcome);
+        }
+        // An empty pipe is not kept waiting: others may need it.
+        pump.skip(run.moved());
+        if turn == RunTurn::SourceEnded {
+            pump.finish(&mut self.out).map_err(FlowError::Body)?;
+        }
+        self.dismantle(pipes);
+        Ok(outcome)
+    }
+
+    /// `true` when all that goes out has gone.
+    fn flush(&mut self, to: &mut Endpoint) -> Result<bool, FlowError> {
+        while self.sent < self.out.len() {
+            if !to.ready.writable() {
+                return Ok(false);
+            }
+            let sent =
+                to.write(&self.out[self.sent..]).map_err(|error| FlowError::Relay(RelayError::Destination(error)))?;
+            self.sent += sent;
+            self.moved.copied += sent as u64;
+        }
+        take_front(&mut self.out, self.sent);
+        self.sent = 0;
+        Ok(true)
+    }
+}
+
+/// Bytes that one exchange may move in one turn.
+pub(super) const BUDGET_BYTES: usize = limits::TURN_BYTES;

@@ -1,0 +1,118 @@
+//! A body that does not go out with its head, because nobody knows whether the upstream asks for credentials there.
+//!
+//! Should it answer 407, the request is made again, with credentials. A short body is sent all the same to an upstream that
+//! has answered lately, and kept until the answer: so do browsers. A longer one waits until the upstream has spoken. If it says nothing for a while, it asks nobody
+//! here, or reads the body before it asks. One that is known to ask before gets the body; with any other, a request with an
+//! empty body finds out, which an upstream that asks nobody may carry out as a request of its own.
+
+use super::{Exchange, Then, fault};
+use crate::event::Key;
+use crate::fault::{At, Cause, Fault};
+use crate::forward::BodyPump;
+use crate::http::BodyFraming;
+use crate::limits;
+use crate::session::dial::{Attempt, Dial};
+use crate::session::{Client, Context, Stage, Step};
+
+/// How the request's body goes to the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestBody {
+    /// As it comes.
+    Streams,
+    /// Not yet.
+    Waits,
+    /// As soon as all of it has come.
+    Gathers,
+    /// It was sent, and is still at the front of what came from the client: so many bytes.
+    Kept(usize),
+}
+
+impl Exchange {
+    /// Holds the body back; a short one only until all of it has come, if it may go.
+    pub(super) fn hold_body(&mut self, short_may_go: bool) {
+        self.body = match self.short_body() {
+            Some(_) if short_may_go => RequestBody::Gathers,
+            _ => RequestBody::Waits,
+        };
+        self.up.hold_body();
+    }
+
+    /// Whether nothing of the body goes out yet.
+    pub(super) fn is_body_held(&self) -> bool {
+        matches!(self.body, RequestBody::Waits | RequestBody::Gathers)
+    }
+
+    /// The upstream has asked for more than the head.
+    pub(super) fn let_body_go(&mut self) {
+        match (self.body, self.short_body()) {
+            (RequestBody::Waits, Some(_)) => self.body = RequestBody::Gathers,
+            (RequestBody::Waits, None) => self.stream_body(),
+            _ => {}
+        }
+    }
+
+    fn stream_body(&mut self) {
+        self.body = RequestBody::Streams;
+        self.up.set_body(self.request.pump());
+    }
+
+    /// Whether something of the body may have reached the upstream.
+    pub(super) fn body_has_begun(&self) -> bool {
+        self.up.has_begun() || matches!(self.body, RequestBody::Kept(_))
+    }
+
+    /// The answer is there: the body will not be needed again.
+    pub(super) fn forget_body(&mut self) {
+        if let RequestBody::Kept(length) = std::mem::replace(&mut self.body, RequestBody::Streams) {
+            self.from_client.drain(..length);
+        }
+    }
+
+    /// Sends a short body once all of it has come.
+    pub(super) fn gather_body(&mut self, client: &mut Client, context: &mut Context) -> Result<(), Then> {
+        let Some(length) = self.short_body().filter(|_| self.body == RequestBody::Gathers) else { return Ok(()) };
+        while self.from_client.len() < length && client.endpoint.ready.readable() {
+            let room = (length - self.from_client.len()).min(context.scratch.len());
+            match client.endpoint.read(&mut context.scratch[..room]) {
+                Ok(None) => break,
+                Ok(Some(0)) => return Err(Then::Fail(fault(Cause::ClientGone, super::ENDED_BEFORE_BODY))),
+                Ok(Some(count)) => self.from_client.extend_from_slice(&context.scratch[..count]),
+                Err(error) => return Err(Then::Fail(Fault::downstream_io(At::Reply, &error))),
+            }
+        }
+        if let Some(body) = self.from_client.get(..length) {
+            self.up.out.extend_from_slice(body);
+            self.up.set_body(BodyPump::same(BodyFraming::None));
+            self.body = RequestBody::Kept(length);
+        }
+        Ok(())
+    }
+
+    /// The length of a body that is short enough to be kept.
+    pub(super) fn short_body(&self) -> Option<usize> {
+        match self.request.framing() {
+            BodyFraming::Length(length) => {
+                usize::try_from(length).ok().filter(|length| *length <= limits::KEPT_BODY_BYTES)
+            }
+            _ => None,
+        }
+    }
+
+    /// The upstream has said nothing to the head alone.
+    pub(super) fn held_long_enough(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+        let now_ms = context.now_ms();
+        let asks_nobody =
+            |attempt: &Attempt| !attempt.handshake.is_trial() || attempt.hop.habits.is_known_to_ask_before_body(now_ms);
+        let Some(mut attempt) = self.attempt.take_if(|attempt| !asks_nobody(attempt)) else {
+            match (self.body, self.short_body()) {
+                (RequestBody::Waits, Some(_)) => self.body = RequestBody::Gathers,
+                _ => self.stream_body(),
+            }
+            self.wait_for(self.waits_for(), key, client, context);
+            return Step::Go(Stage::Exchange(self));
+        };
+        attempt.leftover = std::mem::take(&mut self.from_client);
+        attempt.handshake.ask_at_once();
+        Dial::anew(*attempt, key, client, context)
+    }
+}

@@ -1,0 +1,130 @@
+//! Connecting to one of several addresses, the next beside those that are slow (RFC 8305 §5).
+
+use std::io;
+use std::net::SocketAddr;
+
+use mio::{Interest, Token};
+
+use super::Context;
+use crate::event::{DIALS, Endpoint, EventToken, Key, Lane, Readiness, Stream};
+use crate::fault::{At, Cause, Fault};
+use crate::limits::{self, millis};
+
+/// An address, and where it came from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    pub address: SocketAddr,
+    /// The upstream's place in the egress; of no meaning for an origin.
+    pub member: usize,
+    /// The address's place among those of the upstream.
+    pub place: usize,
+}
+
+/// A connection on its way.
+#[derive(Debug)]
+pub(super) struct Racer {
+    pub endpoint: Endpoint,
+    pub candidate: Candidate,
+    /// Tells its events from those of the others.
+    pub number: u8,
+    /// When it set out, in µs.
+    pub since_us: u64,
+    /// When it is given up, in ms.
+    until_ms: u64,
+}
+
+/// Connections on their way, in the order in which they set out; at most [`limits::RACERS`].
+#[derive(Debug)]
+pub(super) struct Race {
+    racers: Vec<Racer>,
+    last_number: u8,
+    /// When the next may set out beside these, in ms.
+    next_ms: u64,
+}
+
+// A number is free while that many are under way.
+const _: () = assert!(limits::RACERS < DIALS as usize);
+
+impl Race {
+    /// Nobody is on the way. `last_number` is that of the tunnel's last connection.
+    pub(super) fn new(last_number: u8) -> Race {
+        Race { racers: Vec::new(), last_number, next_ms: 0 }
+    }
+
+    /// The connection whose events bear this number.
+    pub(super) fn endpoint(&mut self, number: u8) -> Option<&mut Endpoint> {
+        self.racers.iter_mut().find(|racer| racer.number == number).map(|racer| &mut racer.endpoint)
+    }
+
+    /// Nobody is on the way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.racers.is_empty()
+    }
+
+    /// The next may set out.
+    pub(super) fn may_launch(&self, now_ms: u64) -> bool {
+        self.racers.is_empty() || (now_ms >= self.next_ms && self.racers.len() < limits::RACERS)
+    }
+
+    /// Sends a connection on its way.
+    pub(super) fn launch(&mut self, candidate: Candidate, key: Key, context: &Context) -> io::Result<()> {
+        let mut number = (self.last_number + 1) % DIALS;
+        while self.racers.iter().any(|racer| racer.number == number) {
+            number = (number + 1) % DIALS;
+        }
+        self.last_number = number;
+        let endpoint = connect(candidate.address, key, number, context)?;
+        let now_ms = context.now_ms();
+        self.next_ms = now_ms + millis(limits::RACE_DELAY);
+        let until_ms = now_ms + context.settings.timeouts.connect;
+        self.racers.push(Racer { endpoint, candidate, number, since_us: context.now_us, until_ms });
+        Ok(())
+    }
+
+    /// One that has arrived, or failed.
+    pub(super) fn finished(&mut self) -> Option<(Racer, io::Result<()>)> {
+        let index = self.racers.iter().position(|racer| racer.endpoint.ready.writable())?;
+        let racer = self.racers.remove(index);
+        let outcome = match racer.endpoint.stream.take_error() {
+            Ok(None) => Ok(()),
+            Ok(Some(error)) | Err(error) => Err(error),
+        };
+        Some((racer, outcome))
+    }
+
+    /// One that has been on its way for too long is given up; where it was to go, and the fault.
+    pub(super) fn overdue(&mut self, now_ms: u64) -> Option<(Candidate, Fault)> {
+        let index = self.racers.iter().position(|racer| now_ms >= racer.until_ms)?;
+        let candidate = self.racers.remove(index).candidate;
+        let detail = format!("{} did not take the connection in time", candidate.address);
+        Some((candidate, Fault::new(At::Dial, Cause::ConnectTimeout, detail)))
+    }
+
+    /// Whether one is on the way to this upstream.
+    pub(super) fn has(&self, member: usize) -> bool {
+        self.racers.iter().any(|racer| racer.candidate.member == member)
+    }
+
+    /// Whether one to this upstream has arrived in truth, and only its event has not been heard yet.
+    pub(super) fn has_arrived(&self, member: usize) -> bool {
+        let of_member = |racer: &&Racer| racer.candidate.member == member;
+        self.racers.iter().filter(of_member).any(|racer| racer.endpoint.stream.is_connected())
+    }
+
+    /// When something is to be done if nobody arrives: give one up, or send the next if there `is_next`. In ms.
+    pub(super) fn due_ms(&self, is_next: bool) -> Option<u64> {
+        let give_up_ms = self.racers.iter().map(|racer| racer.until_ms).min();
+        let launch_ms = (is_next && self.racers.len() < limits::RACERS).then_some(self.next_ms);
+        give_up_ms.into_iter().chain(launch_ms).min()
+    }
+}
+
+/// Begins to connect and registers the connection, for reading and writing at once and for good.
+pub(super) fn connect(address: SocketAddr, key: Key, number: u8, context: &Context) -> io::Result<Endpoint> {
+    let mut stream = Stream::connect(address)?;
+    stream.bound_buffers(context.settings.socket_buffer_bytes);
+    stream.keep_alive(context.settings.keep_alive);
+    let token = Token::from(EventToken { key, lane: Lane::Upstream(number) });
+    context.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+    Ok(Endpoint { stream, ready: Readiness::NOTHING })
+}
