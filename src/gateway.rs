@@ -240,13 +240,13 @@ impl Gateway {
     }
 
     /// What `/healthz` asks, for another thread: whether the event loops turn. It waits up to
-    /// [`limits::SHARD_PATIENCE`].
+    /// [`limits::SHARD_REPLY_TIMEOUT`].
     pub fn heartbeat(&self) -> impl Fn() -> bool + Send + 'static {
         let controls = Arc::clone(&self.controls);
         move || controls.alive().is_ok()
     }
 
-    /// What all tunnels are doing. It waits up to [`limits::SHARD_PATIENCE`].
+    /// What all tunnels are doing. It waits up to [`limits::SHARD_REPLY_TIMEOUT`].
     pub fn tunnels(&self) -> TunnelList {
         self.controls.describe()
     }
@@ -277,7 +277,7 @@ impl Controls {
         let (answer, answers) = mpsc::channel();
         self.tell_all(|| Message::Describe(answer.clone()));
         drop(answer);
-        let until = Instant::now() + limits::SHARD_PATIENCE;
+        let until = Instant::now() + limits::SHARD_REPLY_TIMEOUT;
         let mut list = TunnelList::default();
         for heard in 0..self.shards.len() {
             match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -310,7 +310,7 @@ impl Status for Controls {
         let (answer, answers) = mpsc::channel();
         self.tell_all(|| Message::Ping(answer.clone()));
         drop(answer);
-        let until = Instant::now() + limits::SHARD_PATIENCE;
+        let until = Instant::now() + limits::SHARD_REPLY_TIMEOUT;
         for heard in 0..self.shards.len() {
             match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(_) => {}

@@ -18,9 +18,9 @@ pub struct TunnelList {
 }
 
 impl TunnelList {
-    /// Adds those of a shard, up to [`limits::DESCRIBED_TUNNELS`] in all.
+    /// Adds those of a shard, up to [`limits::LISTED_TUNNELS`] in all.
     pub fn add(&mut self, mut described: Described) {
-        let room = limits::DESCRIBED_TUNNELS.saturating_sub(self.tunnels.len());
+        let room = limits::LISTED_TUNNELS.saturating_sub(self.tunnels.len());
         self.left_out += described.left_out + described.tunnels.len().saturating_sub(room);
         described.tunnels.truncate(room);
         self.tunnels.append(&mut described.tunnels);
@@ -139,6 +139,6 @@ mod tests {
         let many = || (0..6_000).map(|index| tunnel(index, "a:1", None)).collect();
         list.add(Described { tunnels: many(), left_out: 0 });
         list.add(Described { tunnels: many(), left_out: 10 });
-        assert_eq!((list.tunnels.len(), list.left_out), (limits::DESCRIBED_TUNNELS, 2_010));
+        assert_eq!((list.tunnels.len(), list.left_out), (limits::LISTED_TUNNELS, 2_010));
     }
 }

@@ -1,439 +1,492 @@
-//! Every bound and default of the gateway in one place, with its unit and its reason.
+//! Every limit and default of the gateway, in one place, with its unit and its reason.
 //!
-//! Nothing in the gateway grows without one of these in front of it (invariant 6 of `ARCHITECTURE.md`).
+//! Nothing in the gateway grows without one of these limits (invariant 6 in `ARCHITECTURE.md`). Times are a
+//! [`Duration`], sizes are in bytes and end in `_BYTES`; everything else is a count. Code that compares with a shard's
+//! clock converts with [`millis`].
 
 use std::time::Duration;
 
-/// A duration in whole milliseconds, as the shards' clocks count; what is too long for them is cut so that it can still be
-/// added to a time.
-pub fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
+/// A duration in whole milliseconds, the unit of the shards' clocks. The result is capped so that it can be added to a
+/// time without overflow.
+#[allow(clippy::cast_possible_truncation, reason = "compared with the largest value first")]
+pub const fn millis(duration: Duration) -> u64 {
+    const MAX: u64 = u64::MAX / 4;
+    let ms = duration.as_millis();
+    if ms > MAX as u128 { MAX } else { ms as u64 }
 }
 
-/// Longest request or response head, in bytes. Kerberos tickets of other clients make heads of 16 KiB and more; nothing
-/// honest comes near 64 KiB.
-pub const HEAD_LIMIT_BYTES: usize = 64 * 1024;
+// ---- The event loop: how much a session may do before the next one gets its turn ----
 
-/// Most field lines of a request or response head. Pages that set a hundred cookies exist; what a thousand fields cost is
-/// some 32 KiB while the head is read.
-pub const FIELDS: usize = 1_000;
-
-/// Longest body of a 407 that is read past to keep its connection, in bytes. Squid's page has 3 KB; what is longer is
-/// not worth the connection it saves.
-pub const DRAIN_LIMIT_BYTES: u64 = 256 * 1024;
-
-/// Longest body of an upstream's own refusal (403, 503 …) that is passed on to the client, in bytes. Block pages carry
-/// their pictures in line at times; the rest is cut.
-pub const REFUSAL_BODY_LIMIT_BYTES: usize = 256 * 1024;
-
-/// One read by copying, in bytes, and the size of the scratch buffer that each shard has once.
+/// Size of the scratch buffer that each shard has once; the most that one read copies.
 pub const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// Capacity asked of a relay pipe, in bytes: the most that an unprivileged process may have (`fs.pipe-max-size`). Against 512 KiB
-/// it took a sixth to a fifth less CPU a GiB (`benches/RESULTS.md`).
+/// Most bytes that one tunnel moves in a turn before it yields to the others.
+pub const TURN_BYTES: usize = 1024 * 1024;
+
+/// Reads of a head, or of bytes to discard, that a session makes in a turn. A peer that sends without end yields to the
+/// others.
+pub const READS_PER_TURN: usize = 1;
+
+/// Reads in a turn while a connection is being pre-challenged: enough for the longest 407 body that is discarded.
+pub const PRE_CHALLENGE_READS_PER_TURN: usize = 24;
+
+/// Connections accepted in a turn, so that a burst of new clients does not starve the existing tunnels.
+pub const ACCEPTS_PER_TURN: usize = 64;
+
+/// Events taken from the kernel in a turn.
+pub const EVENTS_PER_TURN: usize = 1024;
+
+/// Longest wait for the shards to answer a question. A turn takes milliseconds.
+pub const SHARD_REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+
+// ---- Heads and bodies ----
+
+/// Longest request or response head. Clients that send Kerberos tickets produce heads of 16 KiB and more; no legitimate
+/// head comes near 64 KiB.
+pub const HEAD_LIMIT_BYTES: usize = 64 * 1024;
+
+/// Most field lines of a request or response head. Some pages set a hundred cookies. A thousand fields cost about 32
+/// KiB while the head is parsed.
+pub const FIELD_LIMIT: usize = 1_000;
+
+/// One read while a head is incomplete. Bytes behind the head have to be kept, so this limits how much a client can
+/// make the gateway hold by pipelining.
+pub const HEAD_READ_BYTES: usize = 16 * 1024;
+
+/// Longest body of a 407 that is read and discarded to keep its connection. Squid's page has 3 KB; for a longer one the
+/// connection is not worth it.
+pub const DISCARD_LIMIT_BYTES: u64 = 256 * 1024;
+
+/// Longest body that is passed on when an upstream declines a CONNECT (403, 503 …). Block pages sometimes contain
+/// inline images; the rest is cut off.
+pub const DECLINED_BODY_LIMIT_BYTES: usize = 256 * 1024;
+
+/// Interim (1xx) responses that are skipped during a handshake. An upstream that sends more never gets to its final
+/// response.
+pub const HANDSHAKE_INTERIM_ANSWERS: u16 = 100;
+
+/// Unsent interim responses for a client that does not read. Beyond that, the upstream is not read.
+pub const INTERIM_UNSENT_BYTES: usize = 8 * 1024;
+
+/// Longest request body that is buffered, and not held back, until it is known whether the upstream asks for
+/// credentials.
+pub const BUFFERED_BODY_BYTES: usize = 16 * 1024;
+
+/// How long a request body is held back until the upstream has shown whether it asks for credentials, where that is not
+/// known. An upstream that asks does so at once; one that does not waits silently for the body.
+pub const HELD_BODY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A client that moves less than this within [`BODY_TIMEOUT`] is too slow.
+pub const BODY_PROGRESS_BYTES: u64 = 4 * 1024;
+
+/// Requests on one connection of a client, so that clients eventually move to new gateways and upstreams.
+pub const REQUESTS_PER_CONNECTION: u32 = 10_000;
+
+// ---- Splicing ----
+
+/// Requested capacity of a relay pipe: the most that an unprivileged process may have (`fs.pipe-max-size`). Compared
+/// with 512 KiB it takes a sixth to a fifth less CPU per GiB (`benches/RESULTS.md`).
 pub const PIPE_BYTES: usize = 1024 * 1024;
 
-/// A pipe that the kernel made smaller than this, in bytes, is not worth its two descriptors: past
-/// `pipe-user-pages-soft` the kernel hands out pipes of two pages.
-pub const PIPE_FLOOR_BYTES: usize = 64 * 1024;
+/// A pipe that the kernel made smaller than this is not worth its two descriptors. Beyond `pipe-user-pages-soft`, the
+/// kernel creates pipes of two pages.
+pub const PIPE_MIN_BYTES: usize = 64 * 1024;
 
-/// Pipes that a shard lends out at once. A pipe is lent only while bulk bytes are in it. Two shards' worth of
-/// [`PIPE_BYTES`] is what `fs.pipe-user-pages-soft` allows a user by default (16,384 pages); with more shards the pipes past it
-/// are too small to be worth it, and their halves copy.
+/// Pipes that a shard lends at once. A pipe is lent only while bulk data is in it. Two shards' worth of [`PIPE_BYTES`]
+/// is the default of `fs.pipe-user-pages-soft` for a user (16,384 pages). With more shards, pipes beyond that are too
+/// small to be used, and those halves copy.
 pub const PIPES_PER_SHARD: usize = 32;
 
 /// Empty pipes that a shard keeps for the next borrower.
-pub const PIPES_KEPT_PER_SHARD: usize = 8;
+pub const SPARE_PIPES_PER_SHARD: usize = 8;
 
-/// Bytes that one tunnel may move in one turn before it yields to the others, in bytes.
-pub const TURN_BYTES: usize = 1024 * 1024;
+// ---- Admission: connections, memory, descriptors ----
 
-/// One read while a head is waited for, in bytes: what comes behind it has to be kept, so that it bounds what a client that
-/// pipelines makes the gateway hold.
-pub const HEAD_READ_BYTES: usize = 16 * 1024;
-
-/// Reads of a head, or of what nobody wants, that a tunnel may make in one turn: whoever sends without end yields to the others.
-pub const READS_PER_TURN: usize = 1;
-
-/// Reads on the way to a challenge that is fetched ahead, in one turn: enough for the longest 407 that is read past.
-pub const WARM_READS_PER_TURN: usize = 24;
-
-/// Connections accepted in one turn, so that a burst of new clients does not starve the tunnels that are there.
-pub const ACCEPTS_PER_TURN: usize = 64;
-
-/// Events taken from the kernel in one turn.
-pub const EVENTS_PER_TURN: usize = 1024;
-
-/// Clients over `max_tunnels` that are let in only to be told 503; past them accepting pauses. They take one descriptor
-/// each.
-pub const TURNED_AWAY_AT_ONCE: usize = 128;
-
-/// A connection that has become idle gives way to others after this at the earliest: its request may be on its way.
-pub const IDLE_GRACE: Duration = Duration::from_millis(250);
-
-/// An unfinished head of at least so many bytes is closed, the oldest first, when memory runs short.
-pub const HELD_MUCH_BYTES: usize = 4 * 1024;
-
-/// Such heads that a shard closes in one turn.
-pub const CLOSED_FOR_MEMORY: usize = 64;
-
-/// How often a shard that has none of them asks the others to.
-pub const ASK_FOR_MEMORY: Duration = Duration::from_millis(50);
-
-/// The least that `limits.memory` may be, in bytes: some hundred requests.
-pub const MEMORY_LEAST_BYTES: usize = 4 * 1024 * 1024;
-
-/// Idle connections that are closed at once when the process runs out of descriptors.
-pub const CLOSED_FOR_DESCRIPTORS: usize = 8;
-
-/// Connections that wait for `accept` in the kernel, a listening socket. The kernel cuts it to `net.core.somaxconn`.
-pub const LISTEN_BACKLOG: i32 = 4096;
-
-/// How long accepting rests after the process ran out of descriptors or memory.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// The log hears of such pauses this often at most.
-pub const ACCEPT_PAUSE_TOLD: Duration = Duration::from_secs(10);
-
-/// Where metrics and health are served. Not in the range 9100 to 9999, which Prometheus' exporters have divided among
-/// themselves (9100 is node_exporter's), and below the ports that the system gives to outgoing connections.
-pub const ADMIN_ADDRESS: &str = "127.0.0.1:8128";
-
-/// Tunnels open at once in the whole process; cut to what `RLIMIT_NOFILE` allows.
+/// Tunnels open at once in the whole process; reduced to what `RLIMIT_NOFILE` allows.
 pub const MAX_TUNNELS: usize = 10_000;
 
-/// Descriptors kept back from tunnels: listeners, pipes, the log, the
-/// administration address, look-ups ([`NAME_THREADS`]), and [`TURNED_AWAY_AT_ONCE`].
+/// Descriptors that tunnels cannot use: for listeners, pipes, the log, the administration address, lookups
+/// ([`LOOKUP_THREADS`]) and [`REJECTIONS_AT_ONCE`].
 pub const RESERVED_DESCRIPTORS: usize = 720;
+
+/// Clients beyond `max_tunnels` that are accepted only to be answered with 503. They take one descriptor each. Beyond
+/// that, accepting pauses.
+pub const REJECTIONS_AT_ONCE: usize = 128;
+
+/// Length of the queue in which connections wait for `accept`, for each listening socket. The kernel caps it at
+/// `net.core.somaxconn`.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// How long accepting pauses when the process is out of descriptors or memory.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Such pauses are logged at most this often.
+pub const ACCEPT_PAUSE_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A connection that has just become idle is not closed to make room for others before this has passed: its request may
+/// be on the way.
+pub const IDLE_GRACE: Duration = Duration::from_millis(250);
+
+/// Idle connections that are closed at once when the process is out of descriptors.
+pub const IDLE_CLOSED_FOR_DESCRIPTORS: usize = 8;
+
+/// Smallest allowed value of `limits.memory`: a few hundred requests.
+pub const MEMORY_MIN_BYTES: usize = 4 * 1024 * 1024;
+
+/// An incomplete head of at least this size is closed when memory runs short, the oldest first.
+pub const LARGE_HEAD_BYTES: usize = 4 * 1024;
+
+/// Such heads that a shard closes in a turn.
+pub const LARGE_HEADS_CLOSED_PER_TURN: usize = 64;
+
+/// How often a shard that has no such heads asks the other shards to close theirs.
+pub const MEMORY_REQUEST_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Client addresses that are tracked for per-client limits, in each of 16 parts.
+pub const CLIENTS_REMEMBERED: usize = 1024;
+
+/// Wrong logins to the gateway that an address may send in a burst. After that, one per [`LOGIN_INTERVAL`] is checked.
+pub const LOGIN_ATTEMPTS: u32 = 5;
+
+/// See [`LOGIN_ATTEMPTS`]. This allows 8,640 guesses a day, and is a short wait for a client whose password has just
+/// been corrected.
+pub const LOGIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Addresses that are remembered for wrong logins, about 40 bytes each.
+pub const LOGIN_ADDRESSES: usize = 4096;
+
+// ---- Time-outs of a session ----
+
+/// From accept to a complete request head.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One connection attempt to one upstream address.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// From accept to a whole request head.
-pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// From an upstream's connection to its challenge, or to any other response to a request that needs no origin. A domain
+/// controller answers within milliseconds; the rest is for a queue of helpers.
+pub const CHALLENGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// From the first upstream byte to the answer for the client. A proxy answers a CONNECT only when its own attempt at the
-/// origin has ended, which takes a minute for a host that drops packets.
+/// From the first upstream byte to the response for the client. A proxy responds to a CONNECT only when its own
+/// connection attempt to the origin has ended, which takes a minute for a host that drops packets.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// A tunnel on which nothing moves either way. WebSockets, database sessions and git over SSH rest for many minutes.
+/// A tunnel on which nothing moves in either direction. WebSockets, database sessions and git over SSH are often idle
+/// for many minutes.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// A tunnel of which one direction has ended.
 pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// From an error's answer to the close, while what the client still sends is read past: a close on unread bytes would
-/// become a reset and destroy the answer on its way.
-pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// From the end of the shutdown delay to the close of what is left.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// From SIGTERM, while `/readyz` already fails, to the close of the listeners.
-pub const SHUTDOWN_DELAY: Duration = Duration::ZERO;
-
-/// From an upstream's connection to its challenge, or to whatever else it answers to a request that needs no origin. A domain controller
-/// answers in milliseconds; the rest is for a queue of helpers.
-pub const CHALLENGE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What an upstream serves without a challenge is remembered for this long: meanwhile a first leg may be waiting for its origin.
-pub const UNASKED_AGE: Duration = Duration::from_secs(600);
-
-/// Destinations that are remembered as challenged at an upstream that serves others without a challenge.
-pub const CHALLENGED_KEPT: usize = 1024;
-
-/// TCP keep-alive, towards clients and upstreams: rest before the first probe. Below the idle limits of most NAT boxes.
-pub const TCP_IDLE: Duration = Duration::from_secs(60);
-
-/// TCP keep-alive: between two probes. With [`TCP_PROBES`] a peer that is gone is noticed two minutes after its last word.
-pub const TCP_PROBE: Duration = Duration::from_secs(15);
-
-/// TCP keep-alive: probes without an answer after which the connection is given up.
-pub const TCP_PROBES: u32 = 4;
-
-/// Connections that one client request may use up in its handshake before the upstream is called at fault.
-pub const HANDSHAKE_CONNECTIONS: u8 = 3;
-
-/// Failed logons that one account may cause within [`GUARD_WINDOW`], over all its secrets, identities and upstreams. Active Directory
-/// often locks at five, sometimes at three.
-pub const GUARD_ATTEMPTS: usize = 3;
-
-/// The window over which [`GUARD_ATTEMPTS`] counts; the usual observation window of an account lock-out policy.
-pub const GUARD_WINDOW: Duration = Duration::from_secs(30 * 60);
-
-/// Rest after a first refusal; each further one rests [`GUARD_BACKOFF_FACTOR`] times as long.
-pub const GUARD_BACKOFF: Duration = Duration::from_secs(60);
-
-/// See [`GUARD_BACKOFF`].
-pub const GUARD_BACKOFF_FACTOR: u32 = 5;
-
-/// A logon attempt that has had no answer for this long no longer holds the others up.
-pub const GUARD_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Without an acceptance for this long, one logon goes first again.
-pub const GUARD_PROOF_AGE: Duration = Duration::from_secs(60);
-
-/// Answers without a verdict within [`GUARD_WINDOW`] after which the attempts of an account that was never accepted are spaced by
-/// [`GUARD_UNDECIDED_REST`], because such an answer may hide a failed logon, and one that was is confirmed.
-pub const GUARD_UNDECIDED: usize = 10;
-
-/// See [`GUARD_UNDECIDED`].
-pub const GUARD_UNDECIDED_REST: Duration = Duration::from_secs(60);
-
-/// Accounts that a process remembers before it forgets those that no identity uses and nothing is counted against.
-pub const GUARD_ACCOUNTS: usize = 256;
-
-/// Secrets times upstreams that an account remembers before it forgets those that no identity uses and nothing is counted against.
-pub const GUARD_TRACKS: usize = 128;
-
-/// Destinations that the guard remembers as refused while others were accepted, an upstream.
-pub const GUARD_SUSPECTS: usize = 256;
-
-/// Accepted destinations that the guard remembers by name, an upstream: enough to confirm the secret with one of them.
-pub const GUARD_KNOWN_GOOD: usize = 4;
-
-/// Destinations that the guard remembers as demanding authentication, an account, and as accepted, an upstream. A hash and a time each.
-pub const GUARD_RECENT: usize = 1024;
-
-/// For how long it remembers them.
-pub const GUARD_RECENT_AGE: Duration = Duration::from_secs(10 * 60);
-
-/// Unused room for logons without an answer shrinks by half this often.
-pub const GUARD_ROOM_AGE: Duration = Duration::from_secs(30);
-
-/// After a handshake of the gateway's own that told nothing, the next one is not made before this.
-pub const GUARD_CONFIRM_REST: Duration = Duration::from_secs(5);
-
-/// After an upstream has taken no connection, ends of its connections say nothing of a secret for this long: they are the rest of its end.
-pub const GUARD_DOWN: Duration = Duration::from_secs(2);
-
-/// Connections a shard that wait for a verdict without a client. Past them a verdict that nobody waits for is lost, and counts as none.
-pub const UNATTENDED_PER_SHARD: usize = 256;
-
-/// Of them so many are kept for handshakes of the gateway's own.
-pub const UNATTENDED_OWN: usize = 16;
-
-/// How often those who wait for the guard ask again, besides at its changes.
-pub const GUARD_LOOK: Duration = Duration::from_millis(250);
-
-/// Longest wait for the name of an upstream whose port is one of the gateway's own, before it starts. What comes later is found by the
-/// running gateway.
-pub const OWN_NAME_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Names are looked up again this often.
-pub const RESOLVE_REFRESH: Duration = Duration::from_secs(30);
-
-/// First rest after a look-up that failed; it doubles up to [`RESOLVE_REFRESH`].
-pub const RESOLVE_RETRY: Duration = Duration::from_secs(1);
-
-/// Log lines that wait for the writer; what comes past them is dropped and counted, because a log reader that stands
-/// still must not stand a shard still.
-pub const LOG_QUEUE_LINES: usize = 16 * 1024;
-
-/// The same in bytes: peers choose how long a part of a line is.
-pub const LOG_QUEUE_BYTES: usize = 4 * 1024 * 1024;
-
-/// Longest value of a field in a log line, in bytes; the rest is left out. Targets have up to 262.
-pub const LOG_FIELD_BYTES: usize = 1024;
-
-/// Longest message of a log line, in bytes: the errors of a configuration are one.
-pub const LOG_MESSAGE_BYTES: usize = 16 * 1024;
-
-/// Connections to the administration address that are served at once; a further one takes the place of the oldest that has
-/// not sent its request or read its answer.
-pub const ADMIN_CONNECTIONS: usize = 16;
-
-/// Longest time that a client of the administration address may take for its request, and for reading its answer.
-pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Longest request head on the administration address, in bytes.
-pub const ADMIN_HEAD_LIMIT_BYTES: usize = 16 * 1024;
-
-/// Warm connections that a shard keeps for its upstream at most. Squid holds one of its helpers (20 unless configured) for
-/// each, over all shards and all replicas of the gateway.
-pub const WARM_PER_SHARD: usize = 2;
-
-/// A warm connection that is not used is closed after this: below the 10 s after which some proxies close an idle one.
-pub const WARM_AGE: Duration = Duration::from_secs(8);
-
-/// Nothing is warmed for this long after an upstream failed to give a challenge ahead.
-pub const WARM_REST: Duration = Duration::from_secs(30);
-
-/// How often a warm connection looks whether clients stand still for want of a challenge, to give way to them; and the
-/// shortest standstill that counts. In milliseconds.
-pub const WARM_LOOK_MS: u64 = 200;
-
-/// Log lines are gathered for this long and written together.
-pub const LOG_GATHER: Duration = Duration::from_millis(20);
-
-/// Challenges that take longer than this, in ms, and than four times the usual, come out of a queue at the upstream.
-pub const WARM_QUEUE_MS: u64 = 50;
-
-/// Upstreams that a configuration may name; a request remembers those it has tried in one word.
-pub const UPSTREAMS: usize = 64;
-
-/// Identities that a configuration may name.
-pub const IDENTITIES: usize = 64;
-
-/// Faults in a row that eject an upstream.
-pub const EJECT_AFTER: u32 = 3;
-
-/// Faults that may be about their destinations eject an upstream only when nothing has succeeded since the first of them for this long:
-/// in a burst of requests for forbidden hosts the next success is still on its way.
-pub const EJECT_DOUBT: Duration = Duration::from_secs(1);
-
-/// Hosts that an upstream's health remembers as failed.
-pub const HEALTH_SUSPECTS: usize = 32;
-
-/// A destination for which an upstream ended connections before a challenge gets no pre-challenged one for this long.
-pub const CUT_OFF_AGE: Duration = Duration::from_secs(600);
-
-/// While a whole group is ejected, one client is sent to its best upstream this often.
-pub const TRIAL_REST: Duration = Duration::from_millis(10);
-
-/// As many of those clients may come at once.
-pub const TRIALS_AT_ONCE: u32 = 10;
-
-/// The same for each destination that has failed there.
-pub const SUSPECT_TRIAL_REST: Duration = Duration::from_secs(1);
-
-/// From an upstream's ejection to its first check; each that fails rests twice as long, up to [`CHECK_LONGEST_REST`].
-pub const CHECK_REST: Duration = Duration::from_secs(1);
-
-/// See [`CHECK_REST`].
-pub const CHECK_LONGEST_REST: Duration = Duration::from_secs(30);
-
-/// Longest wait of a check for a connection, and for each answer.
-pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Longest check by a handshake: its answers may each come in pieces.
-pub const CHECK_WHOLE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The next address is tried beside one that has not answered for so long (RFC 8305 §5, Connection Attempt Delay).
-pub const RACE_DELAY: Duration = Duration::from_millis(250);
-
-/// Connections that one dial has under way at once.
-pub const RACERS: usize = 4;
-
-/// Threads that look up the names of origins that are reached without an upstream, at most. They are started as they are needed: a name
-/// whose server does not answer keeps one for as long as the system waits (10 s and more), and others must not wait with it.
-pub const NAME_THREADS: usize = 384;
-
-/// A client may have this many times as many names looked up as there are threads left for others: alone 256, which leaves 128; each
-/// further one that asks for as many as it can gets two thirds of the rest.
-pub const NAME_SHARE: usize = 2;
-
-/// A look-up that takes this long hangs: who asks for the name then is told so at once, and for [`NAME_HANGS_AGE`] after it has failed.
-pub const NAME_HANGS: Duration = Duration::from_secs(5);
-
-/// See [`NAME_HANGS`].
-pub const NAME_HANGS_AGE: Duration = Duration::from_secs(10);
-
-/// A thread that had no name to look up for this long ends.
-pub const NAME_THREAD_REST: Duration = Duration::from_secs(10);
-
-/// Names that wait for one of [`NAME_THREADS`], of all clients; past them, and past a client's share of them ([`NAME_SHARE`]), a request for
-/// a further name is declined.
-pub const NAME_QUEUE: usize = 1024;
-
-/// Requests that wait for one name, and those that have given up since its look-up was asked for; past them a request for this name is
-/// declined, and others are not. Each takes less than a hundred bytes.
-pub const NAME_ASKERS: usize = 1024;
-
-/// How long a name's addresses are remembered.
-pub const NAME_AGE: Duration = Duration::from_secs(30);
-
-/// Names that are remembered.
-pub const NAMES_KEPT: usize = 4096;
-
-/// From a file's change to the reload, so that a file that is being written is not read half; each further change
-/// begins it anew.
-pub const WATCH_SETTLE: Duration = Duration::from_millis(200);
-
-/// Files that never come to rest are read after this all the same.
-pub const WATCH_SETTLE_MAX: Duration = Duration::from_secs(2);
-
-/// The watched files are read this often without a sign of change: some mounts (NFS, FUSE) give none.
-pub const WATCH_POLL: Duration = Duration::from_secs(30);
-
-/// As much of a watched file tells whether it has changed, in bytes: no configuration is longer.
-pub const WATCH_FILE_BYTES: u64 = 1024 * 1024;
-
-/// Symbolic links followed on the way to a watched file, as many as the kernel follows.
-pub const WATCH_LINKS: usize = 40;
-
-/// Tunnels that are described at once, in the log or at `/tunnels`; of further ones only the number is told.
-pub const DESCRIBED_TUNNELS: usize = 10_000;
-
-/// Longest wait for the shards' answers to a question: a loop's turn takes milliseconds.
-pub const SHARD_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Longest wait for the service manager to take a notification.
-pub const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Requests on one connection of a client, so that connections move over to new gateways and upstreams in the end.
-pub const REQUESTS_PER_CONNECTION: u32 = 10_000;
-
-/// Interim (1xx) answers that are passed over in a handshake; an upstream that sends more never comes to its answer.
-pub const HANDSHAKE_INTERIM_ANSWERS: u16 = 100;
-
-/// Interim answers that wait for a client that does not read, in bytes; past them the upstream is not read.
-pub const INTERIM_UNSENT_BYTES: usize = 8 * 1024;
-
-/// How long the body of a request is held back until the upstream has shown whether it asks for credentials, where that is
-/// not known. An upstream that asks says so at once; one that does not waits for the body without a word.
-pub const BODY_HELD_BACK: Duration = Duration::from_secs(2);
-
-/// A body of at most so many bytes is not held back but kept until the upstream has shown that.
-pub const KEPT_BODY_BYTES: usize = 16 * 1024;
-
-/// What must move within [`BODY_TIMEOUT`] while a client is waited for, in bytes, or it is too slow.
-pub const BODY_FLOOR_BYTES: u64 = 4 * 1024;
-
-/// How long a client may take for the next [`BODY_FLOOR_BYTES`] of its body or its answer.
+/// How long a client may take for the next [`BODY_PROGRESS_BYTES`] of its request body or its response.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// From the end of a request to the beginning of its answer.
+/// From the end of a request to the beginning of its response.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A client's connection between two requests.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// An authenticated upstream connection between two requests: below the 10 s after which some proxies close an idle one.
-pub const KEEP_AGE: Duration = Duration::from_secs(8);
+/// From an error response to the close. Meanwhile, whatever the client still sends is read and discarded: closing a
+/// socket with unread bytes sends a reset, which would destroy the response on its way.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Authenticated upstream connections that a shard keeps for an upstream and an identity.
+// ---- Connecting ----
+
+/// The next address is tried in parallel if the previous one has not answered after this (RFC 8305 §5, Connection
+/// Attempt Delay).
+pub const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Connection attempts that one session has under way at once.
+pub const CONNECTION_ATTEMPTS: usize = 4;
+
+/// TCP keep-alive for clients and upstreams: idle time before the first probe. Below the idle limit of most NAT
+/// devices.
+pub const TCP_IDLE: Duration = Duration::from_secs(60);
+
+/// TCP keep-alive: time between two probes. With [`TCP_PROBES`], a vanished peer is noticed two minutes after its last
+/// byte.
+pub const TCP_PROBE: Duration = Duration::from_secs(15);
+
+/// TCP keep-alive: unanswered probes after which the connection is closed.
+pub const TCP_PROBES: u32 = 4;
+
+/// Connections that the handshake of one client request may use before the upstream counts as failed.
+pub const HANDSHAKE_CONNECTIONS: u8 = 3;
+
+// ---- Connection pools ----
+
+/// Authenticated connections that a shard keeps for each upstream and identity.
 pub const KEEP_PER_SHARD: usize = 256;
 
-/// Wrong logins to the gateway that an address may show at once; then one in each [`LOGIN_REST`].
-pub const LOGIN_TRIES: u32 = 5;
+/// An authenticated upstream connection between two requests. Below the 10 s after which some proxies close an idle
+/// connection.
+pub const KEEP_AGE: Duration = Duration::from_secs(8);
 
-/// From one wrong login of an address past [`LOGIN_TRIES`] to the next that is looked at: 8,640 guesses a day, and a short
-/// wait for a client whose password was just corrected.
-pub const LOGIN_REST: Duration = Duration::from_secs(10);
+/// A request that must not be sent twice uses a pooled connection only if that was last used within this time.
+/// Upstreams that close idle connections do so after several seconds, and a request that meets such a close is lost.
+pub const KEPT_FRESH: Duration = Duration::from_secs(1);
 
-/// Addresses that are remembered for their wrong logins. Some 40 bytes each.
-pub const LOGIN_ADDRESSES: usize = 4096;
+/// Pre-challenged connections that a shard keeps for its upstream. Squid occupies one of its helpers (20 by default)
+/// for each, over all shards and all replicas of the gateway.
+pub const WARM_PER_SHARD: usize = 2;
 
-/// A request that must not be made twice goes on a kept connection only if that was used within this time, in ms: an
-/// upstream that closes idle connections does so after some seconds, and a request that meets the close is lost.
-pub const KEPT_FRESH_MS: u64 = 1_000;
+/// An unused pre-challenged connection is closed after this. Below the 10 s after which some proxies close an idle
+/// connection.
+pub const WARM_AGE: Duration = Duration::from_secs(8);
 
-/// Addresses of clients that are remembered for their limits, in each of 16 parts.
-pub const CLIENTS_REMEMBERED: usize = 1024;
+/// No connection is pre-challenged for this long after an upstream failed to send such a challenge.
+pub const PRE_CHALLENGE_PAUSE: Duration = Duration::from_secs(30);
 
-/// An upstream that asked for authentication again so often in a row, on connections that it had authenticated, and then
-/// served the same destination on a fresh one, is taken to authenticate single requests: its connections are not kept.
-pub const FORGETS: u32 = 3;
+/// How often a pre-challenged connection checks whether clients are stalled for lack of a challenge, to give way to
+/// them. Also the shortest stall that counts.
+pub const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Requests in a row that an upstream has to grant without asking for authentication before clients no longer wait until it has accepted one.
-pub const UNASKED: u32 = 3;
+/// A challenge that takes longer than this, and longer than four times the usual, has waited in a queue at the
+/// upstream.
+pub const CHALLENGE_QUEUE_DELAY: Duration = Duration::from_millis(50);
 
-/// What was learnt of an upstream's habits is forgotten after this and learnt again.
+/// Connections per shard that wait for a verdict after their client has left. Beyond that, such a verdict is lost and
+/// counts as undecided.
+pub const UNATTENDED_PER_SHARD: usize = 256;
+
+/// Of [`UNATTENDED_PER_SHARD`], the number reserved for handshakes that the gateway makes by itself.
+pub const UNATTENDED_RESERVED: usize = 16;
+
+// ---- The credential guard ----
+
+/// Failed logons that one account may cause within [`GUARD_WINDOW`], over all its secrets, identities and upstreams.
+/// Active Directory often locks an account at five, sometimes at three.
+pub const GUARD_ATTEMPTS: usize = 3;
+
+/// The window over which [`GUARD_ATTEMPTS`] counts: the usual observation window of an account lockout policy.
+pub const GUARD_WINDOW: Duration = Duration::from_secs(30 * 60);
+
+/// Pause after the first refusal. Each further refusal makes it [`GUARD_BACKOFF_FACTOR`] times as long.
+pub const GUARD_BACKOFF: Duration = Duration::from_secs(60);
+
+/// See [`GUARD_BACKOFF`].
+pub const GUARD_BACKOFF_FACTOR: u32 = 5;
+
+/// A logon attempt that is unanswered for this long no longer delays the others.
+pub const GUARD_PENDING_WAIT: Duration = Duration::from_secs(2);
+
+/// How long an acceptance counts. After that, one logon has to go first again.
+pub const GUARD_ACCEPTANCE_AGE: Duration = Duration::from_secs(60);
+
+/// For an account that was never accepted: after this many undecided answers within [`GUARD_WINDOW`], attempts are
+/// spaced by [`GUARD_UNDECIDED_INTERVAL`], because such an answer may hide a failed logon. For an account that was
+/// accepted, the secret is confirmed.
+pub const GUARD_UNDECIDED: usize = 10;
+
+/// See [`GUARD_UNDECIDED`].
+pub const GUARD_UNDECIDED_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Accounts that a process remembers before it forgets those that no identity uses and that have no failures counted.
+pub const GUARD_ACCOUNTS: usize = 256;
+
+/// Secrets times upstreams that an account remembers before it forgets those that no identity uses and that have no
+/// failures counted.
+pub const GUARD_TRACKS: usize = 128;
+
+/// Destinations per upstream that the guard remembers as refused while others were accepted.
+pub const GUARD_SUSPECTS: usize = 256;
+
+/// Accepted destinations per upstream that the guard remembers by name: enough to confirm the secret with one of them.
+pub const GUARD_KNOWN_GOOD: usize = 4;
+
+/// Destinations that the guard remembers as demanding authentication (per account) and as accepted (per upstream): a
+/// hash and a time each.
+pub const GUARD_RECENT: usize = 1024;
+
+/// How long the guard remembers those destinations.
+pub const GUARD_RECENT_AGE: Duration = Duration::from_secs(10 * 60);
+
+/// Half-life of unused room for unanswered logons.
+pub const GUARD_ROOM_HALF_LIFE: Duration = Duration::from_secs(30);
+
+/// Shortest time between two handshakes that the gateway makes by itself to confirm a secret, if the first was
+/// undecided.
+pub const GUARD_CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
+
+/// After an upstream accepted no connection, closed connections say nothing about a secret for this long: they belong
+/// to the same outage.
+pub const GUARD_OUTAGE_GRACE: Duration = Duration::from_secs(2);
+
+/// How often sessions that wait for the guard ask again, besides at each of its changes.
+pub const GUARD_RECHECK_INTERVAL: Duration = Duration::from_millis(250);
+
+// ---- Upstreams: health and habits ----
+
+/// Upstreams that a configuration may name. A request records the ones it has tried in one word.
+pub const MAX_UPSTREAMS: usize = 64;
+
+/// Identities that a configuration may name.
+pub const MAX_IDENTITIES: usize = 64;
+
+/// Consecutive faults that eject an upstream.
+pub const EJECT_AFTER: u32 = 3;
+
+/// Faults that may be about their destinations eject an upstream only if nothing has succeeded for this long since the
+/// first of them: in a burst of requests for forbidden hosts, the next success is still on its way.
+pub const EJECT_DOUBTFUL_AFTER: Duration = Duration::from_secs(1);
+
+/// Failed hosts that an upstream's health remembers.
+pub const HEALTH_SUSPECTS: usize = 32;
+
+/// No pre-challenged connection is used for this long for a destination for which an upstream closed connections before
+/// a challenge.
+pub const CUT_OFF_AGE: Duration = Duration::from_secs(600);
+
+/// While a whole group is ejected, one client is sent to its best upstream this often.
+pub const TRIAL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How many of those clients may come in a burst.
+pub const TRIAL_BURST: u32 = 10;
+
+/// The same as [`TRIAL_INTERVAL`], for each destination that has failed at that upstream.
+pub const SUSPECT_TRIAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// From an upstream's ejection to its first check. Each failed check doubles the delay, up to [`CHECK_MAX_DELAY`].
+pub const CHECK_DELAY: Duration = Duration::from_secs(1);
+
+/// See [`CHECK_DELAY`].
+pub const CHECK_MAX_DELAY: Duration = Duration::from_secs(30);
+
+/// Longest time that a check waits for a connection, and for each response.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest check by a handshake. Its responses may each arrive in pieces.
+pub const CHECK_TOTAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An upstream that asked for authentication again this many times in a row on authenticated connections, and then
+/// served the same destination on a fresh one, is assumed to authenticate single requests: its connections are not
+/// kept.
+pub const REAUTHENTICATIONS: u32 = 3;
+
+/// After this many requests in a row that an upstream served without a challenge, clients no longer wait for the first
+/// acceptance.
+pub const UNCHALLENGED_REQUESTS: u32 = 3;
+
+/// How long it is remembered that an upstream serves some destinations without a challenge. Meanwhile, a first leg may
+/// be waiting for its origin.
+pub const UNCHALLENGED_AGE: Duration = Duration::from_secs(600);
+
+/// Destinations that are remembered as challenged, at an upstream that serves others without a challenge.
+pub const CHALLENGED_DESTINATIONS: usize = 1024;
+
+/// What was learned about an upstream's habits is forgotten after this, and learned again.
 pub const HABIT_AGE: Duration = Duration::from_secs(10 * 60);
 
-/// An upstream that has been heard of within this time is not taken for mute: a short body goes to it at once.
-pub const HEARD_AGE: Duration = Duration::from_secs(60);
+/// An upstream that answered within this time counts as responsive: a short body is sent to it at once.
+pub const RESPONSIVE_AGE: Duration = Duration::from_secs(60);
 
-/// Destinations of which it is remembered whether the upstream asks for credentials there.
+/// Destinations for which it is remembered whether the upstream asks for credentials.
 pub const DESTINATIONS_REMEMBERED: usize = 1024;
+
+// ---- Name resolution ----
+
+/// How often the upstreams' names are resolved again.
+pub const RESOLVE_REFRESH: Duration = Duration::from_secs(30);
+
+/// Delay after the first failed lookup of an upstream's name. It doubles up to [`RESOLVE_REFRESH`].
+pub const RESOLVE_RETRY: Duration = Duration::from_secs(1);
+
+/// Before the start: longest wait for the name of an upstream whose port is one of the gateway's own. If it resolves
+/// later, the running gateway notices.
+pub const OWN_NAME_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Most threads that resolve the names of origins on direct routes. They are started on demand. A name whose server
+/// does not answer occupies one for as long as the system waits (10 s and more), and others must not wait with it.
+pub const LOOKUP_THREADS: usize = 384;
+
+/// A client may have this many times as many lookups as there are threads left for others. A single client gets 256,
+/// which leaves 128; each further greedy client gets two thirds of the rest.
+pub const LOOKUP_SHARE: usize = 2;
+
+/// A lookup that takes this long hangs. Requests for that name then fail at once, and for [`LOOKUP_HUNG_AGE`] after the
+/// lookup has failed.
+pub const LOOKUP_HUNG_AFTER: Duration = Duration::from_secs(5);
+
+/// See [`LOOKUP_HUNG_AFTER`].
+pub const LOOKUP_HUNG_AGE: Duration = Duration::from_secs(10);
+
+/// A lookup thread that has been idle for this long ends.
+pub const LOOKUP_THREAD_IDLE: Duration = Duration::from_secs(10);
+
+/// Names of all clients that wait for one of [`LOOKUP_THREADS`]. Beyond that, and beyond a client's share
+/// ([`LOOKUP_SHARE`]), a request for a further name is declined.
+pub const LOOKUP_QUEUE: usize = 1024;
+
+/// Requests that wait for one name, including those that gave up since its lookup began. Beyond that, requests for this
+/// name are declined; others are not. Each takes less than a hundred bytes.
+pub const LOOKUP_WAITERS: usize = 1024;
+
+/// How long the addresses of an origin's name are remembered.
+pub const RESOLVED_AGE: Duration = Duration::from_secs(30);
+
+/// Names of origins that are remembered.
+pub const RESOLVED_NAMES: usize = 4096;
+
+// ---- The administration address ----
+
+/// Where metrics and health are served. Not in the range 9100 to 9999, which the Prometheus exporters have divided
+/// among themselves (9100 is node_exporter's), and below the ports that the system uses for outgoing connections.
+pub const ADMIN_ADDRESS: &str = "127.0.0.1:8128";
+
+/// Connections to the administration address that are served at once. A further one replaces the oldest that has not
+/// sent its request or has not read its response.
+pub const ADMIN_CONNECTIONS: usize = 16;
+
+/// Longest time that a client of the administration address may take to send its request, and to read its response.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest request head on the administration address.
+pub const ADMIN_HEAD_LIMIT_BYTES: usize = 16 * 1024;
+
+/// Tunnels that are listed, in the log or at `/tunnels`. Further ones are only counted.
+pub const LISTED_TUNNELS: usize = 10_000;
+
+// ---- Logging ----
+
+/// Log lines that wait for the writer. Beyond that, lines are dropped and counted, because a log reader that stalls
+/// must not stall a shard.
+pub const LOG_QUEUE_LINES: usize = 16 * 1024;
+
+/// The same in bytes: peers choose the length of parts of a line.
+pub const LOG_QUEUE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Longest value of a field in a log line; the rest is cut off. Targets have up to 262 bytes.
+pub const LOG_FIELD_BYTES: usize = 1024;
+
+/// Longest message of a log line: all errors of a configuration are one message.
+pub const LOG_MESSAGE_BYTES: usize = 16 * 1024;
+
+/// Log lines are collected for this long and written together.
+pub const LOG_BATCH_DELAY: Duration = Duration::from_millis(20);
+
+// ---- The process: shutdown, files, service manager ----
+
+/// From SIGTERM, when `/readyz` begins to fail, to the close of the listeners.
+pub const SHUTDOWN_DELAY: Duration = Duration::ZERO;
+
+/// From the end of the shutdown delay to the close of the remaining tunnels.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// From a file's change to the reload, so that a half-written file is not read. Each further change restarts it.
+pub const WATCH_SETTLE: Duration = Duration::from_millis(200);
+
+/// Files that keep changing are read after this anyway.
+pub const WATCH_SETTLE_MAX: Duration = Duration::from_secs(2);
+
+/// How often the watched files are read without a notification: some file systems (NFS, FUSE) send none.
+pub const WATCH_POLL: Duration = Duration::from_secs(30);
+
+/// How much of a watched file is read to detect a change. No configuration is longer.
+pub const WATCH_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Symbolic links followed on the way to a watched file, as many as the kernel follows.
+pub const WATCH_LINKS: usize = 40;
+
+/// Longest time that the service manager may take to accept a notification.
+pub const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);

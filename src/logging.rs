@@ -147,7 +147,7 @@ fn write_lines(waiting: &Receiver<Vec<u8>>, mut to: impl Write, progress: &Progr
         // Woken for every line, this thread took a sixth of the CPU that a busy gateway spends on a tunnel. With more in the queue
         // than one write takes, resting would be the bound on what can be logged.
         if !behind {
-            thread::sleep(limits::LOG_GATHER);
+            thread::sleep(limits::LOG_BATCH_DELAY);
         }
         while batch.len() < BATCH_BYTES {
             let Ok(line) = waiting.try_recv() else { break };
@@ -242,7 +242,7 @@ mod tests {
         }
         assert!(progress.wait(Duration::from_secs(60)));
         assert_eq!(DROPPED.load(Ordering::Relaxed), 0);
-        let resting = limits::LOG_GATHER * u32::try_from(BATCHES).unwrap();
+        let resting = limits::LOG_BATCH_DELAY * u32::try_from(BATCHES).unwrap();
         assert!(began.elapsed() < resting, "{:?}", began.elapsed());
     }
 

@@ -177,8 +177,8 @@ fn is_valid(config: &Config) {
 /// Whatever refers to another part of the configuration refers to one that is there.
 fn parties_are_valid(config: &Config, settings: &Settings) {
     let Config { identities, upstreams, groups, .. } = config;
-    assert!((1..=limits::IDENTITIES).contains(&identities.len()));
-    assert!((1..=limits::UPSTREAMS).contains(&upstreams.len()));
+    assert!((1..=limits::MAX_IDENTITIES).contains(&identities.len()));
+    assert!((1..=limits::MAX_UPSTREAMS).contains(&upstreams.len()));
     let unique = |names: Vec<&str>| names.len() == names.iter().collect::<BTreeSet<_>>().len();
     assert!(unique(identities.iter().map(|identity| identity.name.as_str()).collect()), "two identities of one name");
     assert!(unique(upstreams.iter().map(|upstream| upstream.name.as_str()).collect()), "two upstreams of one name");

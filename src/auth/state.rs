@@ -168,7 +168,7 @@ impl Handshake {
             asks: Asks::AtOnce,
             state,
             head_limit_bytes,
-            field_limit: limits::FIELDS,
+            field_limit: limits::FIELD_LIMIT,
             beginnings: 0,
             legs: 0,
             tally: Tally::default(),
@@ -570,7 +570,7 @@ impl Handshake {
     }
 
     fn drain(&mut self, framing: BodyFraming, then: AfterDrain) -> Option<Progress> {
-        self.state = State::Draining { drain: BodyDrain::new(framing, limits::DRAIN_LIMIT_BYTES), then };
+        self.state = State::Draining { drain: BodyDrain::new(framing, limits::DISCARD_LIMIT_BYTES), then };
         None
     }
 

@@ -88,7 +88,7 @@ impl Reader<'_> {
             });
             all.push(identity);
         }
-        self.unique("identities", &names, limits::IDENTITIES)?;
+        self.unique("identities", &names, limits::MAX_IDENTITIES)?;
         all.into_iter().collect()
     }
 
@@ -244,7 +244,7 @@ impl Reader<'_> {
             names.extend(upstream.iter().map(|upstream| entry.named("upstreams.name", upstream.name.clone())));
             all.push(upstream.map(|upstream| vec![upstream]));
         }
-        self.unique("upstreams", &names, limits::UPSTREAMS)?;
+        self.unique("upstreams", &names, limits::MAX_UPSTREAMS)?;
         let all: Vec<Vec<UpstreamConfig>> = all.into_iter().collect::<Option<_>>()?;
         Some((all.concat(), groups))
     }

@@ -553,7 +553,7 @@ pub static KEYS: &[Key] = &[
         value_name: "NUMBER",
         heading: LIMITS,
         help: "The maximum number of field lines in a request or response head, from 16 to 10000",
-        default: Fallback::Value(|| limits::FIELDS.to_string()),
+        default: Fallback::Value(|| limits::FIELD_LIMIT.to_string()),
     },
     Key {
         name: "limits.pipes_per_shard",

@@ -411,7 +411,7 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
 fn memory_limit(text: &str) -> Result<usize, Problem> {
     match parse_size(text, 0..=usize::MAX / 2)? {
         0 => Ok(0),
-        _ => Ok(parse_size(text, limits::MEMORY_LEAST_BYTES..=usize::MAX / 2)?),
+        _ => Ok(parse_size(text, limits::MEMORY_MIN_BYTES..=usize::MAX / 2)?),
     }
 }
 

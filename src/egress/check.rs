@@ -109,7 +109,7 @@ impl<'a> Conversation<'a> {
         if handshake.is_challenged() && !self.answer(&mut handshake, &mut out)? {
             return Ok(None);
         }
-        let until = Instant::now() + limits::CHECK_WHOLE_TIMEOUT;
+        let until = Instant::now() + limits::CHECK_TOTAL_TIMEOUT;
         loop {
             if Instant::now() >= until {
                 return Err(Failure::Other("it does not come to an end with its answers".into()));

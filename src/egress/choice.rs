@@ -18,7 +18,7 @@ pub enum Order {
 pub struct Tried(u64);
 
 // One bit a member.
-const _: () = assert!(limits::UPSTREAMS <= 64);
+const _: () = assert!(limits::MAX_UPSTREAMS <= 64);
 
 impl Tried {
     /// Notes a member.

@@ -74,10 +74,10 @@ impl Habits {
             return;
         }
         let times = self.asked_again.fetch_add(1, Ordering::Relaxed) + 1;
-        if times >= limits::FORGETS {
+        if times >= limits::REAUTHENTICATIONS {
             self.forgetful_until_ms.store(now_ms + millis(limits::HABIT_AGE), Ordering::Relaxed);
             // When that time is over, once more is enough.
-            self.asked_again.store(limits::FORGETS - 1, Ordering::Relaxed);
+            self.asked_again.store(limits::REAUTHENTICATIONS - 1, Ordering::Relaxed);
         }
     }
 
@@ -107,7 +107,7 @@ impl Habits {
 
     /// Whether it seems to ask nobody for authentication: then nobody has to wait until it has accepted somebody.
     pub fn grants_unasked(&self) -> bool {
-        !self.asks.load(Ordering::Relaxed) && self.unasked.load(Ordering::Relaxed) >= limits::UNASKED
+        !self.asks.load(Ordering::Relaxed) && self.unasked.load(Ordering::Relaxed) >= limits::UNCHALLENGED_REQUESTS
     }
 
     /// A challenge of this age was too old.
@@ -134,7 +134,7 @@ impl Habits {
     /// Whether it has answered lately.
     pub fn is_heard_of(&self, now_ms: u64) -> bool {
         let heard_ms = self.heard_ms.load(Ordering::Relaxed);
-        heard_ms != 0 && now_ms.saturating_sub(heard_ms) < millis(limits::HEARD_AGE)
+        heard_ms != 0 && now_ms.saturating_sub(heard_ms) < millis(limits::RESPONSIVE_AGE)
     }
 
     /// It has asked for credentials before it had the body.
@@ -204,7 +204,7 @@ mod tests {
             habits.fresh_is_served("other.test:80", false, 0);
         }
         assert!(!habits.is_forgetful(0), "it may be about the destination");
-        for round in 1..=limits::FORGETS {
+        for round in 1..=limits::REAUTHENTICATIONS {
             assert!(!habits.is_forgetful(0), "after {round}");
             habits.fresh_is_served("any.test:80", true, 0);
         }
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_request_that_cannot_be_made_again_counts_when_the_next_one_is_served() {
         let habits = Habits::default();
-        for _ in 0..limits::FORGETS {
+        for _ in 0..limits::REAUTHENTICATIONS {
             habits.kept_is_asked("Some.test:80");
             habits.fresh_is_served("some.test:80", false, 0);
         }
@@ -224,12 +224,12 @@ mod tests {
     #[test]
     fn keeping_is_tried_again_after_its_time_and_given_up_sooner() {
         let habits = Habits::default();
-        (0..limits::FORGETS).for_each(|_| habits.fresh_is_served("a:80", true, 5));
+        (0..limits::REAUTHENTICATIONS).for_each(|_| habits.fresh_is_served("a:80", true, 5));
         assert!(habits.is_forgetful(AGE_MS + 4) && !habits.is_forgetful(AGE_MS + 5));
         habits.fresh_is_served("a:80", true, AGE_MS + 5);
         assert!(habits.is_forgetful(AGE_MS + 5), "once is enough");
         habits.kept_is_served();
-        (1..limits::FORGETS).for_each(|_| habits.fresh_is_served("a:80", true, 3 * AGE_MS));
+        (1..limits::REAUTHENTICATIONS).for_each(|_| habits.fresh_is_served("a:80", true, 3 * AGE_MS));
         assert!(!habits.is_forgetful(3 * AGE_MS), "a request that was served in between clears the count");
     }
 

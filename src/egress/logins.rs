@@ -136,11 +136,11 @@ impl Logins {
 
 /// Counts the wrong logins of each address, for all shards and over reloads.
 ///
-/// Each address may be wrong [`limits::LOGIN_TRIES`] times at once, and once in [`limits::LOGIN_REST`] after that. What comes
+/// Each address may be wrong [`limits::LOGIN_ATTEMPTS`] times at once, and once in [`limits::LOGIN_INTERVAL`] after that. What comes
 /// in between is turned away without being looked at, right or wrong, so that nothing can be learnt from it. Right logins
 /// use nothing up.
 pub struct Guesses {
-    /// When an address may be wrong [`limits::LOGIN_TRIES`] times again, in ms. Later by [`limits::LOGIN_REST`] with each
+    /// When an address may be wrong [`limits::LOGIN_ATTEMPTS`] times again, in ms. Later by [`limits::LOGIN_INTERVAL`] with each
     /// wrong login.
     recovered_ms: Mutex<HashMap<IpAddr, u64>>,
     /// How many addresses are remembered: with none, as nearly always, nobody takes the lock.
@@ -164,7 +164,7 @@ impl Guesses {
         if self.remembered.load(Ordering::Relaxed) == 0 {
             return false;
         }
-        let burst_ms = u64::from(limits::LOGIN_TRIES - 1) * millis(limits::LOGIN_REST);
+        let burst_ms = u64::from(limits::LOGIN_ATTEMPTS - 1) * millis(limits::LOGIN_INTERVAL);
         self.lock().get(&source(client)).is_some_and(|recovered_ms| *recovered_ms > now_ms + burst_ms)
     }
 
@@ -181,7 +181,7 @@ impl Guesses {
             }
         }
         let own = recovered_ms.entry(client).or_insert(now_ms);
-        *own = (*own).max(now_ms) + millis(limits::LOGIN_REST);
+        *own = (*own).max(now_ms) + millis(limits::LOGIN_INTERVAL);
         self.remembered.store(recovered_ms.len(), Ordering::Relaxed);
     }
 
@@ -204,7 +204,7 @@ mod tests {
     use crate::http::{FieldStorage, RequestHead};
     use crate::metrics::Metrics;
 
-    const REST_MS: u64 = limits::LOGIN_REST.as_secs() * 1000;
+    const REST_MS: u64 = limits::LOGIN_INTERVAL.as_secs() * 1000;
 
     fn shown(fields: &str) -> Shown {
         let head = format!("CONNECT a.test:443 HTTP/1.1\r\n{fields}\r\n");
@@ -264,7 +264,7 @@ mod tests {
         let ask =
             |client: &str, shown: &Shown, now_ms| logins.identity_of(client.parse().unwrap(), shown, now_ms, &guesses);
         let (wrong, right) = (login("joe", "x"), login("joe", "let me: in"));
-        for _ in 0..limits::LOGIN_TRIES {
+        for _ in 0..limits::LOGIN_ATTEMPTS {
             assert_eq!(ask("10.0.0.1", &right, 0), Ok(Some(3)), "right ones use nothing up");
             assert_eq!(ask("10.0.0.1", &wrong, 0), Err(LoginError::Wrong));
         }
@@ -286,7 +286,7 @@ mod tests {
         let of_one = |host: u128| IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8_u128 << 96 | host));
         let refused =
             (0..100).filter(|host| logins.identity_of(of_one(*host), &wrong, 0, &guesses) == Err(LoginError::Wrong));
-        assert_eq!(refused.count(), limits::LOGIN_TRIES as usize);
+        assert_eq!(refused.count(), limits::LOGIN_ATTEMPTS as usize);
         for network in 0..20_000 {
             let _ = logins.identity_of(of_one(network << 64), &wrong, 0, &guesses);
         }

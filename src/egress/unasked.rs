@@ -44,7 +44,7 @@ impl Unasked {
             return;
         }
         inner.order.push_back(destination.into());
-        if inner.order.len() > limits::CHALLENGED_KEPT
+        if inner.order.len() > limits::CHALLENGED_DESTINATIONS
             && let Some(oldest) = inner.order.pop_front()
         {
             inner.challenged.remove(&oldest);
@@ -57,7 +57,7 @@ impl Unasked {
             return false;
         }
         let mut inner = self.lock();
-        if now_ms.saturating_sub(inner.last_ms) >= millis(limits::UNASKED_AGE) {
+        if now_ms.saturating_sub(inner.last_ms) >= millis(limits::UNCHALLENGED_AGE) {
             *inner = Inner::default();
             self.any.store(false, Ordering::Relaxed);
             return false;
@@ -85,15 +85,18 @@ mod tests {
         assert!(!unasked.may_serve(1, "a:443"), "this one is asked about");
         unasked.served(2, "a:443");
         assert!(unasked.may_serve(3, "a:443"), "no longer");
-        assert!(!unasked.may_serve(2 + millis(limits::UNASKED_AGE), "free:443"));
+        assert!(!unasked.may_serve(2 + millis(limits::UNCHALLENGED_AGE), "free:443"));
     }
 
     #[test]
     fn the_destinations_that_are_remembered_are_bounded() {
         let unasked = Unasked::default();
         unasked.served(0, "free:443");
-        (0..3 * limits::CHALLENGED_KEPT).for_each(|number| unasked.challenged(&format!("h{number}:1")));
+        (0..3 * limits::CHALLENGED_DESTINATIONS).for_each(|number| unasked.challenged(&format!("h{number}:1")));
         let inner = unasked.lock();
-        assert_eq!((inner.challenged.len(), inner.order.len()), (limits::CHALLENGED_KEPT, limits::CHALLENGED_KEPT));
+        assert_eq!(
+            (inner.challenged.len(), inner.order.len()),
+            (limits::CHALLENGED_DESTINATIONS, limits::CHALLENGED_DESTINATIONS)
+        );
     }
 }

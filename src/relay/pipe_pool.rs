@@ -39,7 +39,7 @@ impl PipePool {
     /// Takes an empty pipe back.
     pub fn give_back(&mut self, pipe: Pipe) {
         self.lent -= 1;
-        if self.kept.len() < limits::PIPES_KEPT_PER_SHARD {
+        if self.kept.len() < limits::SPARE_PIPES_PER_SHARD {
             self.kept.push(pipe);
         }
     }
@@ -60,7 +60,7 @@ impl PipePool {
             self.discouraged -= 1;
             return None;
         }
-        let pipe = Pipe::open(limits::PIPE_BYTES, limits::PIPE_FLOOR_BYTES);
+        let pipe = Pipe::open(limits::PIPE_BYTES, limits::PIPE_MIN_BYTES);
         if pipe.is_none() {
             self.discouraged = DISCOURAGED_REQUESTS;
         }

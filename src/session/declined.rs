@@ -10,7 +10,7 @@ use crate::http::{BodyFraming, ChunkError, ChunkedDecoder, ProxyStatus};
 use crate::limits;
 
 /// The longest page as it comes, framing included, in bytes: honest framing does not double it.
-const PAGE_LIMIT_BYTES: usize = 2 * limits::REFUSAL_BODY_LIMIT_BYTES;
+const PAGE_LIMIT_BYTES: usize = 2 * limits::DECLINED_BODY_LIMIT_BYTES;
 
 /// Collecting the page. It is kept whole because its length must be told before it: the client's connection ends with
 /// it, and a page that is cut short must not pass for a whole one.
@@ -93,7 +93,7 @@ impl DeclinedPage {
             Left::Chunked(decoder) => decoder.is_done(),
             Left::ToClose => false,
         };
-        complete || self.may_come_bytes == 0 || self.body.len() >= limits::REFUSAL_BODY_LIMIT_BYTES
+        complete || self.may_come_bytes == 0 || self.body.len() >= limits::DECLINED_BODY_LIMIT_BYTES
     }
 
     fn collect(&mut self, bytes: &[u8]) -> Result<(), ChunkError> {
@@ -146,6 +146,6 @@ impl DeclinedPage {
 
 /// Keeps what fits.
 fn keep(body: &mut Vec<u8>, bytes: &[u8]) {
-    let room = limits::REFUSAL_BODY_LIMIT_BYTES.saturating_sub(body.len());
+    let room = limits::DECLINED_BODY_LIMIT_BYTES.saturating_sub(body.len());
     body.extend_from_slice(&bytes[..bytes.len().min(room)]);
 }

@@ -14,7 +14,7 @@ use crate::auth::Handshake;
 use crate::egress::{Asks, Egress, Hop, Member, OnHop, Tried};
 use crate::event::{Endpoint, Key};
 use crate::fault::{At, Cause, Fault, is_exhaustion};
-use crate::limits::{RACE_DELAY, millis};
+use crate::limits::{CONNECTION_ATTEMPT_DELAY, millis};
 use crate::metrics::{Outcome, Path, Phase};
 use crate::upstream::{Entry, Refusal, Resolution, Scout, Waiting};
 
@@ -391,7 +391,7 @@ impl Dial {
                 _ if winners_place.is_some_and(|winner| place > winner) => continue,
                 // Being slower than another is a fault only while there is that other.
                 _ if winner.is_some_and(|winner| !is_up(winner)) => continue,
-                _ => format!("took longer than {} ms to take a connection", millis(RACE_DELAY)),
+                _ => format!("took longer than {} ms to take a connection", millis(CONNECTION_ATTEMPT_DELAY)),
             };
             if let Some(member) = members.get(*member) {
                 member.upstream.health.failed(context.now_ms(), &why);

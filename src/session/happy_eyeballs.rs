@@ -33,7 +33,7 @@ pub(super) struct Racer {
     until_ms: u64,
 }
 
-/// Connections on their way, in the order in which they set out; at most [`limits::RACERS`].
+/// Connections on their way, in the order in which they set out; at most [`limits::CONNECTION_ATTEMPTS`].
 #[derive(Debug)]
 pub(super) struct Race {
     racers: Vec<Racer>,
@@ -43,7 +43,7 @@ pub(super) struct Race {
 }
 
 // A number is free while that many are under way.
-const _: () = assert!(limits::RACERS < DIALS as usize);
+const _: () = assert!(limits::CONNECTION_ATTEMPTS < DIALS as usize);
 
 impl Race {
     /// Nobody is on the way. `last_number` is that of the tunnel's last connection.
@@ -63,7 +63,7 @@ impl Race {
 
     /// The next may set out.
     pub(super) fn may_launch(&self, now_ms: u64) -> bool {
-        self.racers.is_empty() || (now_ms >= self.next_ms && self.racers.len() < limits::RACERS)
+        self.racers.is_empty() || (now_ms >= self.next_ms && self.racers.len() < limits::CONNECTION_ATTEMPTS)
     }
 
     /// Sends a connection on its way.
@@ -75,7 +75,7 @@ impl Race {
         self.last_number = number;
         let endpoint = connect(candidate.address, key, number, context)?;
         let now_ms = context.now_ms();
-        self.next_ms = now_ms + millis(limits::RACE_DELAY);
+        self.next_ms = now_ms + millis(limits::CONNECTION_ATTEMPT_DELAY);
         let until_ms = now_ms + context.settings.timeouts.connect;
         self.racers.push(Racer { endpoint, candidate, number, since_us: context.now_us, until_ms });
         Ok(())
@@ -114,7 +114,7 @@ impl Race {
     /// When something is to be done if nobody arrives: give one up, or send the next if there `is_next`. In ms.
     pub(super) fn due_ms(&self, is_next: bool) -> Option<u64> {
         let give_up_ms = self.racers.iter().map(|racer| racer.until_ms).min();
-        let launch_ms = (is_next && self.racers.len() < limits::RACERS).then_some(self.next_ms);
+        let launch_ms = (is_next && self.racers.len() < limits::CONNECTION_ATTEMPTS).then_some(self.next_ms);
         give_up_ms.into_iter().chain(launch_ms).min()
     }
 }

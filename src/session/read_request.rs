@@ -125,7 +125,7 @@ impl ReadRequest {
             match got {
                 Ok(Got::Blocked) => {}
                 Ok(Got::Bytes(Ok(None)))
-                    if context.is_out_of_memory() && self.held_bytes() >= limits::HELD_MUCH_BYTES =>
+                    if context.is_out_of_memory() && self.held_bytes() >= limits::LARGE_HEAD_BYTES =>
                 {
                     return Reply::to_fault(out_of_memory(), client, context);
                 }

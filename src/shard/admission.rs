@@ -193,12 +193,12 @@ impl Gate {
 
     /// Connections that may be in before accepting pauses: some room is left to tell 503 to those over `max_tunnels`.
     pub fn is_overcrowded(&self) -> bool {
-        self.open() >= self.rules.max_tunnels + limits::TURNED_AWAY_AT_ONCE
+        self.open() >= self.rules.max_tunnels + limits::REJECTIONS_AT_ONCE
     }
 
     /// Idle connections without a place that a shard may have.
     pub fn turned_away_per_shard(&self) -> usize {
-        (limits::TURNED_AWAY_AT_ONCE / 2 / self.idle.len().max(1)).max(1)
+        (limits::REJECTIONS_AT_ONCE / 2 / self.idle.len().max(1)).max(1)
     }
 
     fn allows(&self, peer: IpAddr) -> bool {

@@ -35,7 +35,7 @@ pub enum Message {
 /// A shard's tunnels at one moment.
 #[derive(Debug)]
 pub struct Described {
-    /// At most [`crate::limits::DESCRIBED_TUNNELS`] of them.
+    /// At most [`crate::limits::LISTED_TUNNELS`] of them.
     pub tunnels: Vec<SessionSnapshot>,
     /// How many more there are.
     pub left_out: usize,

@@ -348,7 +348,7 @@ impl Shard {
     fn call_guard_waiters(&mut self) {
         self.confirms_soon = !self.draining && unattended::confirm(&mut self.context);
         self.context.guard_round += 1;
-        self.guard_look_ms = self.context.now_ms() + millis(limits::GUARD_LOOK);
+        self.guard_look_ms = self.context.now_ms() + millis(limits::GUARD_RECHECK_INTERVAL);
         let waiters = std::mem::take(&mut self.context.guard_waiters);
         waiters.into_iter().for_each(|key| self.enqueue(key));
     }
@@ -459,7 +459,7 @@ impl Shard {
         self.context.metrics.accept_pauses.inc();
         // Said once a while and not at every pause.
         if self.context.now_ms() >= self.pause_told_until_ms {
-            self.pause_told_until_ms = self.context.now_ms() + millis(limits::ACCEPT_PAUSE_TOLD);
+            self.pause_told_until_ms = self.context.now_ms() + millis(limits::ACCEPT_PAUSE_LOG_INTERVAL);
             log::warn!("accepting pauses for {pause_ms} ms at a time: {why}");
         }
     }
@@ -509,7 +509,7 @@ impl Shard {
             let key = Key { index: u32::try_from(index).unwrap_or(u32::MAX), generation: slot.generation };
             slot.session.describe(self.number, key, &self.context)
         };
-        let tunnels: Vec<_> = self.slots.iter().take(limits::DESCRIBED_TUNNELS).map(state).collect();
+        let tunnels: Vec<_> = self.slots.iter().take(limits::LISTED_TUNNELS).map(state).collect();
         Described { left_out: self.slots.len() - tunnels.len(), tunnels }
     }
 

@@ -99,7 +99,7 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
         egress: egress.clone(),
         timeouts: scenario.timeouts,
         head_limit_bytes: scenario.head_limit_bytes,
-        field_limit: crate::limits::FIELDS,
+        field_limit: crate::limits::FIELD_LIMIT,
         socket_buffer_bytes: 0,
         memory_limit_bytes: 0,
         keep_alive: None,

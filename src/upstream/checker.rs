@@ -64,7 +64,7 @@ impl Checker {
                 return;
             };
             // A client may hurry the next check meanwhile.
-            let rest = next_ms.map(|rest_ms| Duration::from_millis(rest_ms).min(limits::CHECK_REST));
+            let rest = next_ms.map(|rest_ms| Duration::from_millis(rest_ms).min(limits::CHECK_DELAY));
             let called = match rest {
                 None => self.calls.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(rest) => self.calls.recv_timeout(rest),

@@ -7,7 +7,7 @@
 //! | it takes no connection, or does not answer a request that needs no origin | the upstream is at fault | [`limits::EJECT_AFTER`] in a row |
 //! | it fails a request that another upstream then serves | the same | the same |
 //! | it fails a request before it has sent a challenge, such as by a close | perhaps only that its policy forbids the destination | when it fails a probe for a name that does not exist, too |
-//! | it fails a request for which it is known to have a challenge, or that may be with its origin | the same | when [`limits::EJECT_AFTER`] *destinations* have failed and none has succeeded for [`limits::EJECT_DOUBT`] |
+//! | it fails a request for which it is known to have a challenge, or that may be with its origin | the same | when [`limits::EJECT_AFTER`] *destinations* have failed and none has succeeded for [`limits::EJECT_DOUBTFUL_AFTER`] |
 //!
 //! While it is on probation, one fault of the first three kinds is enough. An ejected upstream rests, is checked, and comes back on probation
 //! when the check passes; each ejection that follows without a success in between rests twice as long. A client that finds every upstream
@@ -125,7 +125,7 @@ impl Doubts {
             self.suspects.push(Suspect { host: host_of(destination), next_trial_ms: 0 });
         }
         self.suspects.len() >= limits::EJECT_AFTER as usize
-            && now_ms.saturating_sub(self.since_ms) >= millis(limits::EJECT_DOUBT)
+            && now_ms.saturating_sub(self.since_ms) >= millis(limits::EJECT_DOUBTFUL_AFTER)
     }
 
     fn about(&mut self, destination: &str) -> Option<&mut Suspect> {
@@ -286,8 +286,8 @@ impl Health {
         let Some(down) = down.as_mut().filter(|down| down.answers) else { return false };
         // Several may come at once, and the next ones later by as much.
         let (next_ms, rest, burst) = match doubts.about(destination) {
-            Some(suspect) => (&mut suspect.next_trial_ms, limits::SUSPECT_TRIAL_REST, 1),
-            None => (&mut down.next_trial_ms, limits::TRIAL_REST, limits::TRIALS_AT_ONCE),
+            Some(suspect) => (&mut suspect.next_trial_ms, limits::SUSPECT_TRIAL_INTERVAL, 1),
+            None => (&mut down.next_trial_ms, limits::TRIAL_INTERVAL, limits::TRIAL_BURST),
         };
         let is_due = *next_ms <= now_ms + millis(rest * (burst - 1));
         if is_due {
@@ -296,10 +296,10 @@ impl Health {
         is_due
     }
 
-    /// A client found nothing else to go to: the next check comes [`limits::CHECK_REST`] after the last one.
+    /// A client found nothing else to go to: the next check comes [`limits::CHECK_DELAY`] after the last one.
     pub fn hurry(&self) {
         if let Some(down) = &mut self.lock().down {
-            down.next_check_ms = down.next_check_ms.min(down.last_check_ms + millis(limits::CHECK_REST));
+            down.next_check_ms = down.next_check_ms.min(down.last_check_ms + millis(limits::CHECK_DELAY));
         }
     }
 
@@ -342,7 +342,7 @@ impl Probe {
         self.faults = self.faults.saturating_add(1);
         let is_due = (on_probation || self.faults >= limits::EJECT_AFTER) && !self.is_due && now_ms >= self.next_ms;
         if is_due {
-            (self.is_due, self.next_ms) = (true, now_ms + millis(limits::CHECK_REST));
+            (self.is_due, self.next_ms) = (true, now_ms + millis(limits::CHECK_DELAY));
         }
         is_due
     }
@@ -367,8 +367,8 @@ impl Inner {
 
 /// The rest before the next check, after so many ejections and failed checks.
 fn rest_ms(before: u32) -> u64 {
-    let longest_ms = millis(limits::CHECK_LONGEST_REST);
-    millis(limits::CHECK_REST).saturating_mul(1 << before.min(16)).min(longest_ms)
+    let longest_ms = millis(limits::CHECK_MAX_DELAY);
+    millis(limits::CHECK_DELAY).saturating_mul(1 << before.min(16)).min(longest_ms)
 }
 
 /// The host of `host:port` in the one spelling that is compared.
@@ -559,9 +559,13 @@ mod tests {
         let claims = |destination: &str| {
             (0..1_000).filter(|now_ms| health.claim_trial(LATER_MS + now_ms, destination)).count() as u64
         };
-        let in_a_second = 1_000 / millis(limits::TRIAL_REST) + u64::from(limits::TRIALS_AT_ONCE);
+        let in_a_second = 1_000 / millis(limits::TRIAL_INTERVAL) + u64::from(limits::TRIAL_BURST);
         assert!((in_a_second - 1..=in_a_second).contains(&claims("good:1")));
-        assert_eq!(claims("A.:1"), 1_000 / millis(limits::SUSPECT_TRIAL_REST), "one that failed takes no other's turn");
+        assert_eq!(
+            claims("A.:1"),
+            1_000 / millis(limits::SUSPECT_TRIAL_INTERVAL),
+            "one that failed takes no other's turn"
+        );
         health.succeeded();
         assert!(health.is_up() && health.trial_rank().is_none());
         assert_eq!(changes.lock().unwrap().last(), Some(&HealthChange::Returned));

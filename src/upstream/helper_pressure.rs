@@ -38,7 +38,7 @@ impl HelperPressure {
         Waiting { helper_pressure: Arc::clone(self), since_ms: now_ms }
     }
 
-    /// Whether nothing is to be challenged ahead now: during a shortage, and for [`limits::WARM_REST`] after it was seen, for the
+    /// Whether nothing is to be challenged ahead now: during a shortage, and for [`limits::PRE_CHALLENGE_PAUSE`] after it was seen, for the
     /// next connections would take the same helpers away again.
     pub fn forbids_warming(&self, now_ms: u64) -> bool {
         if self.is_acute(now_ms) {
@@ -53,17 +53,18 @@ impl HelperPressure {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Leaves the upstream alone for [`limits::WARM_REST`]; clients still get their cold connections.
+    /// Leaves the upstream alone for [`limits::PRE_CHALLENGE_PAUSE`]; clients still get their cold connections.
     pub fn rest(&self, now_ms: u64) {
-        self.rests_until_ms.store(now_ms + limits::millis(limits::WARM_REST), Ordering::Relaxed);
+        self.rests_until_ms.store(now_ms + limits::millis(limits::PRE_CHALLENGE_PAUSE), Ordering::Relaxed);
     }
 
     /// Clients wait, and challenges have lately taken several times the usual, or none has come for so long.
     fn is_acute(&self, now_ms: u64) -> bool {
         let much_us = 4 * self.usual_us.load(Ordering::Relaxed);
-        let queues = self.lately_us.load(Ordering::Relaxed) > much_us.max(1000 * limits::WARM_QUEUE_MS);
+        let queues =
+            self.lately_us.load(Ordering::Relaxed) > much_us.max(1000 * limits::millis(limits::CHALLENGE_QUEUE_DELAY));
         let since_progress_ms = now_ms.saturating_sub(self.progress_ms.load(Ordering::Relaxed));
-        let stands_still = since_progress_ms >= (much_us / 1000).max(limits::WARM_LOOK_MS);
+        let stands_still = since_progress_ms >= (much_us / 1000).max(limits::millis(limits::STALL_CHECK_INTERVAL));
         self.waiting.load(Ordering::Relaxed) > 0 && (queues || stands_still)
     }
 }

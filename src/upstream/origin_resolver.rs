@@ -5,7 +5,7 @@
 //! without may be two different hosts.
 //!
 //! A name that nobody answers keeps its thread for 10 s and more, so that clients who ask for many of them could take all threads. Therefore
-//! a client's share is bounded by what is left for the others ([`limits::NAME_SHARE`]); what is over it waits behind the other clients'
+//! a client's share is bounded by what is left for the others ([`limits::LOOKUP_SHARE`]); what is over it waits behind the other clients'
 //! names until its askers have given up. A request for a name that is known to hang fails at once.
 
 use std::collections::{HashMap, VecDeque};
@@ -120,7 +120,7 @@ impl OriginResolver {
 
     /// Asks for a name's addresses, with the port put in; `answer` is called from another thread, or at once if they are remembered. No
     /// answer comes when the asker's patience ends first, or when the question is not [`Asked::Taken`]: declined when
-    /// [`limits::NAME_ASKERS`] wait for the name already, when the queue of [`limits::NAME_QUEUE`] names has no room left for this
+    /// [`limits::LOOKUP_WAITERS`] wait for the name already, when the queue of [`limits::LOOKUP_QUEUE`] names has no room left for this
     /// client, or when there is no thread and none can be started.
     pub fn ask(&self, host: HostPort, asker: Asker, answer: impl FnOnce(Resolution) + Send + 'static) -> Asked {
         let name = name_of(&host);
@@ -145,7 +145,7 @@ impl OriginResolver {
             return Asked::Hangs;
         }
         if let Some(pending) = state.pending.get_mut(&name) {
-            if pending.waiters.len() >= limits::NAME_ASKERS {
+            if pending.waiters.len() >= limits::LOOKUP_WAITERS {
                 return Asked::Declined;
             }
             pending.waiters.push(waiter);
@@ -193,7 +193,7 @@ impl Shared {
         loop {
             let Some(Queued { host, client }) = state.take_next(Instant::now()) else {
                 state.idle += 1;
-                let waited = self.called.wait_timeout(state, limits::NAME_THREAD_REST);
+                let waited = self.called.wait_timeout(state, limits::LOOKUP_THREAD_IDLE);
                 let (woken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
                 state = woken;
                 state.idle -= 1;
@@ -221,13 +221,13 @@ impl Shared {
 impl State {
     /// Whether one more name of this client may be looked up now: the more are under way, the smaller is each client's share.
     fn may_start(&self, client: IpAddr) -> bool {
-        let free = limits::NAME_THREADS.saturating_sub(self.busy);
-        free > 0 && self.under_way.get(&client).copied().unwrap_or_default() < free * limits::NAME_SHARE
+        let free = limits::LOOKUP_THREADS.saturating_sub(self.busy);
+        free > 0 && self.under_way.get(&client).copied().unwrap_or_default() < free * limits::LOOKUP_SHARE
     }
 
     /// Whether a name that is asked for now wants a look-up for which no thread is free, and one more may be started.
     fn needs_thread(&self, name: &Name, client: IpAddr) -> bool {
-        self.threads + self.starting < limits::NAME_THREADS
+        self.threads + self.starting < limits::LOOKUP_THREADS
             && (self.threads == 0 || self.may_start(client))
             && self.idle <= self.queue.iter().filter(|queued| self.may_start(queued.client)).count()
             && !self.pending.contains_key(name)
@@ -264,23 +264,23 @@ impl State {
 
     /// Whether the queue takes one more name of this client: as with threads, less of it the fuller it is.
     fn has_room_for(&mut self, client: IpAddr, now: Instant) -> bool {
-        if self.queue.len() >= limits::NAME_QUEUE {
+        if self.queue.len() >= limits::LOOKUP_QUEUE {
             self.drop_given_up(now);
         }
-        let free = limits::NAME_QUEUE.saturating_sub(self.queue.len());
-        free > 0 && self.queue.iter().filter(|queued| queued.client == client).count() < free * limits::NAME_SHARE
+        let free = limits::LOOKUP_QUEUE.saturating_sub(self.queue.len());
+        free > 0 && self.queue.iter().filter(|queued| queued.client == client).count() < free * limits::LOOKUP_SHARE
     }
 
     fn recall(&self, name: &Name) -> Option<Resolution> {
-        self.found.get(name).filter(|found| is_fresh(found.0, limits::NAME_AGE)).map(|found| found.1.clone())
+        self.found.get(name).filter(|found| is_fresh(found.0, limits::RESOLVED_AGE)).map(|found| found.1.clone())
     }
 
     /// Whether the name has been looked up for longer than an asker should have to wait, or nobody answered for it lately.
     fn hangs(&self, name: &Name, now: Instant, patience: Duration) -> bool {
-        let long = patience.min(limits::NAME_HANGS);
+        let long = patience.min(limits::LOOKUP_HUNG_AFTER);
         let since = self.pending.get(name).and_then(|pending| pending.since);
         since.is_some_and(|since| now.saturating_duration_since(since) >= long)
-            || self.hanging.get(name).is_some_and(|found_out| is_fresh(*found_out, limits::NAME_HANGS_AGE))
+            || self.hanging.get(name).is_some_and(|found_out| is_fresh(*found_out, limits::LOOKUP_HUNG_AGE))
     }
 
     /// Remembers what was found, and gives those who wait for it.
@@ -297,10 +297,12 @@ impl State {
         match resolution {
             Resolution::Addresses(_) => {
                 self.hanging.remove(&name);
-                remember(&mut self.found, name, (now, resolution.clone()), |found| is_fresh(found.0, limits::NAME_AGE));
+                remember(&mut self.found, name, (now, resolution.clone()), |found| {
+                    is_fresh(found.0, limits::RESOLVED_AGE)
+                });
             }
-            Resolution::Failed(_) if took >= limits::NAME_HANGS => {
-                remember(&mut self.hanging, name, now, |found_out| is_fresh(*found_out, limits::NAME_HANGS_AGE));
+            Resolution::Failed(_) if took >= limits::LOOKUP_HUNG_AFTER => {
+                remember(&mut self.hanging, name, now, |found_out| is_fresh(*found_out, limits::LOOKUP_HUNG_AGE));
             }
             Resolution::Failed(_) => {}
         }
@@ -310,10 +312,10 @@ impl State {
 
 /// One that is no longer fresh is replaced, whether or not there is room.
 fn remember<T>(known: &mut HashMap<Name, T>, name: Name, value: T, is_fresh: impl Fn(&T) -> bool) {
-    if known.len() >= limits::NAMES_KEPT {
+    if known.len() >= limits::RESOLVED_NAMES {
         known.retain(|_, value| is_fresh(value));
     }
-    if known.len() < limits::NAMES_KEPT || known.contains_key(&name) {
+    if known.len() < limits::RESOLVED_NAMES || known.contains_key(&name) {
         known.insert(name, value);
     }
 }

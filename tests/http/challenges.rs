@@ -200,7 +200,7 @@ fn a_body_that_has_come_goes_out_when_the_upstream_asks_for_it() {
         let began = Instant::now();
         let answer = Wire::connect(in_process::address(&gateway)).ask(whole).expect("an answer");
         assert_eq!(answer.text(), sunk(&body), "{}", answer.head);
-        assert!(began.elapsed() < ntlm_gateway::limits::BODY_HELD_BACK, "{:?}: it need not wait", began.elapsed());
+        assert!(began.elapsed() < ntlm_gateway::limits::HELD_BODY_TIMEOUT, "{:?}: it need not wait", began.elapsed());
     }
     in_process::stop(gateway);
 }
@@ -293,7 +293,7 @@ fn the_second_post_to_a_destination_needs_no_trial() {
         let answer = Wire::connect(gateway.address()).ask(post(&origin, "/sink", b"hello", false)).expect("an answer");
         assert_eq!(answer.text(), sunk(b"hello"));
         // Too old for a request that must not be made twice.
-        std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::KEPT_FRESH_MS + 300));
+        std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::millis(limits::KEPT_FRESH) + 300));
     }
     let log = squid.log();
     assert_eq!(log.iter().filter(|line| line.leg == Leg::None && line.status.ends_with("/407")).count(), 1, "{log:#?}");

@@ -145,11 +145,11 @@ fn what_must_not_be_made_twice_goes_on_connections_that_were_used_just_now() {
         |client: &mut Wire, method: &str| client.ask(rig.head(method, "/", "Content-Length: 0\r\n")).unwrap().text();
     let first = on(&mut client, "GET");
     assert_eq!(on(&mut client, "POST"), first, "used just now");
-    std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::KEPT_FRESH_MS + 300));
+    std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::millis(limits::KEPT_FRESH) + 300));
     let second = on(&mut client, "POST");
     assert_ne!(second, first, "its proxy may be closing it");
     assert_eq!(on(&mut client, "POST"), second);
-    std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::KEPT_FRESH_MS + 300));
+    std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::millis(limits::KEPT_FRESH) + 300));
     assert_eq!(on(&mut client, "PUT"), second, "what can be made again may meet its end");
     assert_eq!(authenticates(&rig), 2);
     rig.stop();
@@ -171,7 +171,7 @@ fn what_must_not_be_made_twice_goes_on_warm_connections_that_are_young() {
     };
     assert_eq!(ask("first"), 0.0);
     assert_eq!(ask("POST"), 1.0);
-    let rest = || std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::KEPT_FRESH_MS + 300));
+    let rest = || std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::millis(limits::KEPT_FRESH) + 300));
     rest();
     assert_eq!(ask("POST"), 1.0, "too old");
     rest();
@@ -251,7 +251,7 @@ fn a_proxy_that_forgets_or_authenticates_single_requests_is_asked_anew() {
             Personality::Forgets => assert_eq!(counts.authenticates, 10, "one for two requests: {counts}"),
             _ => {
                 assert_eq!(counts.authenticates, 20, "{counts}");
-                let bound = u64::from(ntlm_gateway::limits::FORGETS);
+                let bound = u64::from(ntlm_gateway::limits::REAUTHENTICATIONS);
                 assert!(counts.unprompted <= bound, "learnt after {bound}: {counts}");
             }
         }
@@ -283,7 +283,7 @@ fn an_origins_own_407s_on_kept_connections_do_not_end_the_keeping() {
         Ok(true)
     });
     let mut client = rig.client();
-    for _ in 0..2 * ntlm_gateway::limits::FORGETS {
+    for _ in 0..2 * ntlm_gateway::limits::REAUTHENTICATIONS {
         assert_eq!(client.ask(rig.get("/")).unwrap().status(), 200);
         assert_eq!(client.ask(rig.get("/asks")).unwrap().status(), 407, "the origin's answer");
     }
@@ -298,7 +298,7 @@ fn many_forbidden_destinations_do_not_end_the_keeping_for_others() {
     let ask = |host: &str| {
         Wire::connect(in_process::address(&gateway)).ask(request("GET", &format!("http://{host}/"), "")).unwrap()
     };
-    for round in 0..2 * ntlm_gateway::limits::FORGETS {
+    for round in 0..2 * ntlm_gateway::limits::REAUTHENTICATIONS {
         assert_eq!(ask("hello.test").status(), 200);
         assert_eq!(ask(&format!("blocked.n{round}.test")).status(), 502);
         assert_eq!(ask("hello.test").status(), 200);

@@ -53,7 +53,7 @@ impl Exchange {
         let timeouts = &context.settings.timeouts;
         let wait_ms = match waits {
             Waits::ForClient => timeouts.body,
-            Waits::ForDemand => millis(limits::BODY_HELD_BACK),
+            Waits::ForDemand => millis(limits::HELD_BODY_TIMEOUT),
             Waits::ForAnswer | Waits::Unset => timeouts.response,
             Waits::ForMore => timeouts.idle,
         };

@@ -92,7 +92,7 @@ impl Exchange {
     pub(super) fn short_body(&self) -> Option<usize> {
         match self.request.framing() {
             BodyFraming::Length(length) => {
-                usize::try_from(length).ok().filter(|length| *length <= limits::KEPT_BODY_BYTES)
+                usize::try_from(length).ok().filter(|length| *length <= limits::BUFFERED_BODY_BYTES)
             }
             _ => None,
         }

@@ -219,7 +219,7 @@ impl Exchange {
         }
         // A way that never waits sets no deadline anew, so that what moved since is looked at here.
         let moved = self.all_moved() - self.moved_at_wait;
-        let floor_bytes = if self.waits == Waits::ForClient { limits::BODY_FLOOR_BYTES } else { 1 };
+        let floor_bytes = if self.waits == Waits::ForClient { limits::BODY_PROGRESS_BYTES } else { 1 };
         if moved >= floor_bytes {
             self.wait_for(self.waits_for(), key, client, context);
             return Step::Wait(Stage::Exchange(self));

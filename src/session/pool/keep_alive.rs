@@ -70,7 +70,7 @@ pub(in crate::session) fn take(
 ) -> Option<Endpoint> {
     while let Some(index) = context.keep_alive.of(hop).last().copied() {
         let since_ms = context.keep_alive.connections.get(index).map_or(0, |kept| kept.since_ms);
-        if !can_be_repeated && context.now_ms() - since_ms > limits::KEPT_FRESH_MS {
+        if !can_be_repeated && context.now_ms() - since_ms > limits::millis(limits::KEPT_FRESH) {
             // The others were used even earlier.
             return None;
         }

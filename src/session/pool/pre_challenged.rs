@@ -141,7 +141,7 @@ pub(in crate::session) fn take(
     let most_age_ms = hop.habits.challenge_age_ms(context.settings.timeouts.warm);
     while let Some(index) = context.pre_challenged.of(hop).ready.last().copied().filter(|_| usable_now) {
         let challenged_ms = context.pre_challenged.connections.get(index).map_or(0, |warm| warm.challenged_ms);
-        if !can_be_repeated && now_ms - challenged_ms > limits::KEPT_FRESH_MS {
+        if !can_be_repeated && now_ms - challenged_ms > limits::millis(limits::KEPT_FRESH) {
             break;
         }
         let Some(warm) = context.pre_challenged.remove(index) else { continue };
@@ -251,7 +251,11 @@ pub fn on_event(key: Key, ready: Readiness, context: &mut Context) -> bool {
                 (warm.challenged_ms, warm.until_ms) = (now_ms, until_ms);
                 // The room that the NEGOTIATE leg took is not needed to wait.
                 warm.outbox = Vec::new();
-                context.timers.set(key, &mut warm.deadline, until_ms.min(now_ms + limits::WARM_LOOK_MS));
+                context.timers.set(
+                    key,
+                    &mut warm.deadline,
+                    until_ms.min(now_ms + limits::millis(limits::STALL_CHECK_INTERVAL)),
+                );
                 let answered = warm.handshake.take_tally();
                 let hop = Arc::clone(&warm.hop);
                 hop.metrics.answered_407(Reason407::Challenge, u64::from(answered.challenge));
@@ -293,7 +297,7 @@ fn advance(index: usize, context: &mut Context) -> Advanced {
             return Advanced::Lost;
         }
     }
-    for _ in 0..limits::WARM_READS_PER_TURN {
+    for _ in 0..limits::PRE_CHALLENGE_READS_PER_TURN {
         if !warm.upstream.ready.readable() {
             return Advanced::NotYet;
         }
@@ -344,7 +348,11 @@ fn look(index: usize, key: Key, context: &mut Context) {
     if warm.hop.upstream.helper_pressure.forbids_warming(now_ms) {
         discard(index, Discarded::Yielded, context);
     } else {
-        context.timers.set(key, &mut warm.deadline, warm.until_ms.min(now_ms + limits::WARM_LOOK_MS));
+        context.timers.set(
+            key,
+            &mut warm.deadline,
+            warm.until_ms.min(now_ms + limits::millis(limits::STALL_CHECK_INTERVAL)),
+        );
     }
 }
 

@@ -101,7 +101,7 @@ pub(in crate::session) struct Orphan {
 pub(in crate::session) fn adopt(orphan: Orphan, context: &mut Context) {
     let Orphan { hop, mut upstream, ticket, unsent, heard, until_ms } = orphan;
     // Some places are left for handshakes of the gateway's own, on which everybody may wait.
-    let most = limits::UNATTENDED_PER_SHARD - limits::UNATTENDED_OWN;
+    let most = limits::UNATTENDED_PER_SHARD - limits::UNATTENDED_RESERVED;
     let Some(key) = context.unattended.next_key(most) else { return };
     let token = Token::from(EventToken { key, lane: Lane::Upstream(0) });
     if context.registry.reregister(&mut upstream.stream, token, Interest::READABLE | Interest::WRITABLE).is_err() {

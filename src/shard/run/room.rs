@@ -14,7 +14,7 @@ impl Shard {
         if held_bytes != slot.held_bytes {
             self.count_held(key, held_bytes);
         }
-        self.queue_if_large(key, idle == Some(Idle::Begun) && held_bytes >= limits::HELD_MUCH_BYTES);
+        self.queue_if_large(key, idle == Some(Idle::Begun) && held_bytes >= limits::LARGE_HEAD_BYTES);
         self.queue_if_idle(key);
         if self.context.is_short_of_memory() {
             self.free_memory();
@@ -49,7 +49,7 @@ impl Shard {
     /// Closes unfinished heads that take much memory, the oldest first, while memory is short. They are another shard's where this one has
     /// none.
     pub(super) fn free_memory(&mut self) {
-        for _ in 0..limits::CLOSED_FOR_MEMORY {
+        for _ in 0..limits::LARGE_HEADS_CLOSED_PER_TURN {
             if !self.context.is_short_of_memory() {
                 return;
             }
@@ -58,7 +58,7 @@ impl Shard {
         }
         let now_ms = self.context.now_ms();
         if self.context.is_short_of_memory() && now_ms >= self.memory_asked_until_ms {
-            self.memory_asked_until_ms = now_ms + millis(limits::ASK_FOR_MEMORY);
+            self.memory_asked_until_ms = now_ms + millis(limits::MEMORY_REQUEST_INTERVAL);
             self.gate.ask_for_memory(self.number);
         }
     }
@@ -137,7 +137,7 @@ impl Shard {
         }
         self.gate.done(room);
         if self.context.now_ms() >= self.give_way_told_until_ms {
-            self.give_way_told_until_ms = self.context.now_ms() + millis(limits::ACCEPT_PAUSE_TOLD);
+            self.give_way_told_until_ms = self.context.now_ms() + millis(limits::ACCEPT_PAUSE_LOG_INTERVAL);
             log::warn!(
                 "no place is left: idle connections give way to new ones, the oldest first; the next 10 s of it are not told"
             );
@@ -148,7 +148,7 @@ impl Shard {
     /// at all.
     pub(super) fn free_descriptors(&mut self) -> bool {
         let mut freed = 0;
-        while freed < limits::CLOSED_FOR_DESCRIPTORS
+        while freed < limits::IDLE_CLOSED_FOR_DESCRIPTORS
             && let Some(oldest) = self.idle.oldest(None)
         {
             self.close_idle(oldest);

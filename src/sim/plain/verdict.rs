@@ -95,7 +95,7 @@ impl View<'_> {
         // Nor where an upstream that is known to ask for credentials before it has a body takes longer than that is waited for.
         let last_plan = caller.answers.len().checked_sub(1).map(|last| &caller.plan.requests[last]);
         let is_long = last_plan.is_some_and(|plan| match plan.framing {
-            Framing::Length(length) => length > limits::KEPT_BODY_BYTES as u64,
+            Framing::Length(length) => length > limits::BUFFERED_BODY_BYTES as u64,
             _ => true,
         });
         let excused = forgets || caller.plan.target == Target::Plainly || is_long;

@@ -193,7 +193,7 @@ impl Ledger {
         let track = &mut self.tracks[place];
         let spaced = !is_known
             && self.undecided_ms.len() >= limits::GUARD_UNDECIDED
-            && now_ms < last_ms + millis(limits::GUARD_UNDECIDED_REST);
+            && now_ms < last_ms + millis(limits::GUARD_UNDECIDED_INTERVAL);
         let (must_wait, secret) = (track.must_wait(policy, now_ms), track.secret);
         let mut of_secret = self.tracks.iter().filter(|track| track.secret == secret);
         if spaced || must_wait || self.is_paused(secret) || of_secret.any(|track| track.is_confirming(policy, now_ms)) {
@@ -357,7 +357,7 @@ impl Ledger {
         if strike == Strike::Refused && self.tracks[place].was_proven() {
             let secret = self.tracks[place].secret;
             self.pauses.retain(|(paused, _)| *paused != secret);
-            self.pauses.push((secret, self.now_ms + millis(limits::GUARD_CONFIRM_REST)));
+            self.pauses.push((secret, self.now_ms + millis(limits::GUARD_CONFIRM_INTERVAL)));
         }
     }
 

@@ -95,8 +95,8 @@ impl Default for GuardPolicy {
             window: limits::GUARD_WINDOW,
             backoff: limits::GUARD_BACKOFF,
             backoff_factor: limits::GUARD_BACKOFF_FACTOR,
-            patience: limits::GUARD_PATIENCE,
-            proof_age: limits::GUARD_PROOF_AGE,
+            patience: limits::GUARD_PENDING_WAIT,
+            proof_age: limits::GUARD_ACCEPTANCE_AGE,
         }
     }
 }

@@ -419,7 +419,7 @@ impl Track {
     /// The upstream takes no connections: what it closed without an answer, and closes for a while, it did not close because of the secret.
     pub(super) fn unreachable(&mut self, now_ms: u64) {
         if self.ever_proven {
-            self.down_until_ms = now_ms + millis(limits::GUARD_DOWN);
+            self.down_until_ms = now_ms + millis(limits::GUARD_OUTAGE_GRACE);
             self.failures.retain(|failure| !failure.by_close);
             self.closes = 0;
         }
@@ -474,13 +474,13 @@ impl Track {
 
     /// Whether a handshake that is wanted may begin: while others have no answer yet, they may decide without it.
     pub(super) fn may_confirm(&self, now_ms: u64) -> bool {
-        let waited = |wanted_ms: u64| now_ms >= wanted_ms + millis(limits::GUARD_LOOK);
+        let waited = |wanted_ms: u64| now_ms >= wanted_ms + millis(limits::GUARD_RECHECK_INTERVAL);
         self.confirmation.wanted_ms.is_some_and(|wanted_ms| self.ahead.is_empty() || waited(wanted_ms))
     }
 
     /// Whether attempts without an answer have kept the next one waiting for long enough to find out.
     pub(super) fn is_stuck(&self, now_ms: u64) -> bool {
-        self.ahead.front().is_some_and(|sent| now_ms >= sent.at_ms + millis(limits::GUARD_LOOK))
+        self.ahead.front().is_some_and(|sent| now_ms >= sent.at_ms + millis(limits::GUARD_RECHECK_INTERVAL))
     }
 
     /// Begins the handshake that is wanted: what to ask for. Rather what is neither forbidden nor without an answer, and by CONNECT.
@@ -493,7 +493,7 @@ impl Track {
         // The last of several that are equal: the one that was accepted last.
         let (_, good) = self.known_good.iter().max_by_key(worth)?;
         let good = good.clone();
-        let not_before_ms = now_ms + millis(limits::GUARD_CONFIRM_REST);
+        let not_before_ms = now_ms + millis(limits::GUARD_CONFIRM_INTERVAL);
         self.confirmation = Confirmation { wanted_ms: None, running_ms: Some(now_ms), not_before_ms };
         Some(good)
     }
@@ -559,7 +559,7 @@ impl Track {
 
 impl Room {
     fn shrink(&mut self, policy: &GuardPolicy, now_ms: u64) {
-        let age_ms = millis(limits::GUARD_ROOM_AGE);
+        let age_ms = millis(limits::GUARD_ROOM_HALF_LIFE);
         while self.size > policy.batch()
             && let Some(lacked_ms) = self.lacked_ms.filter(|lacked_ms| now_ms >= lacked_ms + age_ms)
         {

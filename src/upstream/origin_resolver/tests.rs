@@ -23,7 +23,7 @@ fn try_ask(names: &OriginResolver, host: &str) -> Option<Receiver<Resolution>> {
 }
 
 /// As many names of one client as are looked up at once.
-const SHARE: usize = limits::NAME_THREADS * limits::NAME_SHARE / (limits::NAME_SHARE + 1);
+const SHARE: usize = limits::LOOKUP_THREADS * limits::LOOKUP_SHARE / (limits::LOOKUP_SHARE + 1);
 
 #[track_caller]
 fn ask(names: &OriginResolver, host: &str) -> Receiver<Resolution> {
@@ -113,7 +113,7 @@ fn names_that_nobody_answers_hold_up_neither_other_names_nor_more_than_one_threa
     slow.iter().for_each(|answers| drop(addresses(answers)));
     bench.await_look_ups(1);
     assert!(bench.begun.try_recv().is_err(), "each was looked up once");
-    assert!(names.shared.lock().threads <= limits::NAME_THREADS);
+    assert!(names.shared.lock().threads <= limits::LOOKUP_THREADS);
     bench.assert_at_rest();
 }
 
@@ -123,7 +123,7 @@ fn clients_that_ask_for_hanging_names_leave_threads_for_every_other_client() {
     let names = &bench.names;
     let gate = bench.gate.lock();
     for client in 1..=3 {
-        for number in 0..limits::NAME_THREADS {
+        for number in 0..limits::LOOKUP_THREADS {
             let (asked, _) = ask_as(client, names, &format!("hangs{number}.of{client}.test:1"));
             assert_ne!(asked, Asked::Hangs);
         }
@@ -173,12 +173,12 @@ fn a_look_up_that_failed_after_a_long_time_is_remembered_as_hanging_and_a_quick_
     let failed = Resolution::Failed("no answer".into());
     let client = [127, 0, 0, 1].into();
     let mut state = State::default();
-    state.looked_up("slow.test".into(), client, &failed, limits::NAME_HANGS);
-    state.looked_up("quick.test".into(), client, &failed, limits::NAME_HANGS / 2);
+    state.looked_up("slow.test".into(), client, &failed, limits::LOOKUP_HUNG_AFTER);
+    state.looked_up("quick.test".into(), client, &failed, limits::LOOKUP_HUNG_AFTER / 2);
     let hangs = |state: &State, name: &str| state.hangs(&name.to_owned(), Instant::now(), BOUND);
     assert!(hangs(&state, "slow.test") && !hangs(&state, "quick.test"));
     let found = Resolution::Addresses(["127.0.0.1:1".parse().unwrap()].into());
-    state.looked_up("slow.test".into(), client, &found, limits::NAME_HANGS);
+    state.looked_up("slow.test".into(), client, &found, limits::LOOKUP_HUNG_AFTER);
     assert!(!hangs(&state, "slow.test"));
 }
 
@@ -186,7 +186,7 @@ fn a_look_up_that_failed_after_a_long_time_is_remembered_as_hanging_and_a_quick_
 fn those_who_ask_for_one_hanging_name_are_bounded_and_take_nothing_from_other_names() {
     let bench = Bench::new();
     let gate = bench.gate.lock();
-    let slow: Vec<_> = (0..limits::NAME_ASKERS).map(|_| ask(&bench.names, "hangs.test:1")).collect();
+    let slow: Vec<_> = (0..limits::LOOKUP_WAITERS).map(|_| ask(&bench.names, "hangs.test:1")).collect();
     assert!(try_ask(&bench.names, "hangs.test:1").is_none());
     addresses(&ask(&bench.names, "other.test:1"));
     drop(gate);
@@ -202,7 +202,7 @@ fn past_its_share_of_the_queue_a_client_is_declined_and_another_is_not() {
     let ask_for = |number: usize| ask(&bench.names, &format!("hangs{number}.test:1"));
     let mut slow: Vec<_> = (0..SHARE).map(ask_for).collect();
     bench.await_look_ups(SHARE);
-    let queued = (limits::NAME_QUEUE * limits::NAME_SHARE).div_ceil(limits::NAME_SHARE + 1);
+    let queued = (limits::LOOKUP_QUEUE * limits::LOOKUP_SHARE).div_ceil(limits::LOOKUP_SHARE + 1);
     slow.extend((SHARE..SHARE + queued).map(ask_for));
     assert!(try_ask(&bench.names, "one-more.test:1").is_none());
     // One that waits may be joined.
