@@ -1,8 +1,8 @@
-//! Metrics and health, on an address of their own and threads of their own.
+//! Metrics and health, on a separate address and separate threads.
 //!
-//! A thread a connection, few of them, each bounded in time: nothing here is what the gateway exists for, and nothing here
-//! can hold a loop up. It is our own because it must also answer when the process is out of descriptors, which the
-//! small HTTP servers at hand do not survive.
+//! Each connection has a thread; there are few of them, each with a time limit, so nothing here can delay an event
+//! loop. This is not a library because it must keep answering when the process is out of descriptors, which the
+//! available small HTTP servers do not.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,31 +18,31 @@ use visitors::{Visitor, Visitors};
 mod encoding;
 mod visitors;
 
-/// What is asked of the gateway.
+/// What the administration server needs from the gateway.
 pub trait Status: Send + Sync {
     /// All metrics in Prometheus' text format.
     ///
     /// # Errors
-    /// Why they cannot be written.
+    /// The metrics cannot be encoded.
     fn metrics(&self) -> Result<Vec<u8>, String>;
 
-    /// Whether the event loops turn.
+    /// Whether all event loops respond.
     ///
     /// # Errors
-    /// Which do not.
+    /// How many of them do not.
     fn alive(&self) -> Result<(), String>;
 
     /// Whether new tunnels can be expected to succeed.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason why not.
     fn ready(&self) -> Result<(), String>;
 
-    /// The open tunnels as JSON; `None` where they are not to be shown.
+    /// The open tunnels as JSON; `None` if `/tunnels` is disabled.
     fn tunnels(&self) -> Option<String>;
 }
 
-/// The administration server; ends when dropped.
+/// The administration server; it stops when it is dropped.
 pub struct Admin {
     address: SocketAddr,
     ending: Arc<AtomicBool>,
@@ -53,7 +53,7 @@ impl Admin {
     /// Serves `/metrics`, `/healthz`, `/readyz` and `/tunnels` on a listener.
     ///
     /// # Errors
-    /// When the listener has no address or the thread cannot be started.
+    /// The listener has no address, or the thread cannot be started.
     pub fn start(listener: TcpListener, status: Arc<dyn Status>) -> io::Result<Admin> {
         let address = listener.local_addr()?;
         let ending = Arc::new(AtomicBool::new(false));
@@ -72,7 +72,7 @@ impl Admin {
 impl Drop for Admin {
     fn drop(&mut self) {
         self.ending.store(true, Ordering::Release);
-        // Wakes the thread from its accept; if that fails the thread ends with the process.
+        // Wakes the thread from `accept`. If that fails, the thread ends with the process.
         let woken = TcpStream::connect_timeout(&self.address, limits::ADMIN_TIMEOUT).is_ok();
         if let Some(thread) = self.thread.take().filter(|_| woken) {
             // It does not panic.
@@ -85,7 +85,7 @@ fn serve(listener: &TcpListener, status: &Arc<dyn Status>, ending: &AtomicBool) 
     let visitors = Arc::new(Visitors::default());
     while !ending.load(Ordering::Acquire) {
         let Ok((stream, _)) = listener.accept() else {
-            // Out of descriptors, most likely; they do not come back faster by asking.
+            // Most likely out of descriptors; retrying at once would not help.
             thread::sleep(limits::ACCEPT_PAUSE);
             continue;
         };
@@ -93,7 +93,7 @@ fn serve(listener: &TcpListener, status: &Arc<dyn Status>, ending: &AtomicBool) 
         let (status, visitors_then) = (Arc::clone(status), Arc::clone(&visitors));
         let for_thread = Arc::clone(&visitor);
         let spawned = thread::Builder::new().name("admin-client".into()).spawn(move || {
-            // A client that goes away or is too slow has nothing more to hear.
+            // A client that has gone away or is too slow needs no response.
             let _ = answer(&for_thread, &*status);
             visitors_then.leave(&for_thread);
         });
@@ -116,12 +116,12 @@ fn answer(visitor: &Visitor, status: &dyn Status) -> io::Result<()> {
     visitor.write(&bytes)
 }
 
-/// What a request is answered with.
+/// The response to a request.
 struct Answer {
     code: u16,
     content_type: &'static str,
     body: Vec<u8>,
-    /// It is long: compressed if the client wants that, `None` where it is always sent as it is.
+    /// Whether to compress a long body, as the client prefers; `None` for a body that is never compressed.
     gzip: Option<bool>,
 }
 
@@ -177,10 +177,10 @@ fn respond(head: &[u8], status: &dyn Status) -> Answer {
         return Answer::text(400, "the request is malformed");
     };
     let RequestTarget::Origin(target) = head.target else {
-        return Answer::text(400, "this is the administration address; the proxy is on another");
+        return Answer::text(400, "this is the administration address; the proxy listens on another address");
     };
     if head.method != "GET" {
-        return Answer::text(405, "only GET is served");
+        return Answer::text(405, "only GET is supported");
     }
     let long = |content_type, body| {
         let gzip = Some(encoding::prefers_gzip(head.fields.get_all("accept-encoding")));
@@ -195,9 +195,9 @@ fn respond(head: &[u8], status: &dyn Status) -> Answer {
         "/readyz" => health(status.ready()),
         "/tunnels" => match status.tunnels() {
             Some(json) => long(JSON, json.into_bytes()),
-            None => Answer::text(404, "the tunnels are not shown here unless admin_tunnels is true"),
+            None => Answer::text(404, "/tunnels is available only with admin_tunnels = true"),
         },
-        _ => Answer::text(404, "there are /metrics, /healthz, /readyz and, where admin_tunnels is true, /tunnels"),
+        _ => Answer::text(404, "available: /metrics, /healthz, /readyz and, with admin_tunnels = true, /tunnels"),
     }
 }
 
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn each_path_has_its_answer_and_it_ends_when_dropped() {
+    fn each_path_has_its_response_and_the_server_stops_when_dropped() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let status: Arc<dyn Status> = Arc::new(Fixed);
         let admin = Admin::start(listener, Arc::clone(&status)).unwrap();
@@ -252,18 +252,14 @@ mod tests {
             (
                 "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
                 404,
-                "there are /metrics, /healthz, /readyz and, where admin_tunnels is true, /tunnels\n",
+                "available: /metrics, /healthz, /readyz and, with admin_tunnels = true, /tunnels\n",
             ),
-            (
-                "GET /tunnels HTTP/1.1\r\nHost: h\r\n\r\n",
-                404,
-                "the tunnels are not shown here unless admin_tunnels is true\n",
-            ),
-            ("POST /metrics HTTP/1.1\r\nHost: h\r\n\r\n", 405, "only GET is served\n"),
+            ("GET /tunnels HTTP/1.1\r\nHost: h\r\n\r\n", 404, "/tunnels is available only with admin_tunnels = true\n"),
+            ("POST /metrics HTTP/1.1\r\nHost: h\r\n\r\n", 405, "only GET is supported\n"),
             (
                 "CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n",
                 400,
-                "this is the administration address; the proxy is on another\n",
+                "this is the administration address; the proxy listens on another address\n",
             ),
             ("nonsense\r\n\r\n", 400, "the request is malformed\n"),
         ] {
@@ -272,7 +268,7 @@ mod tests {
             assert!(answer.ends_with(&format!("\r\n\r\n{body}")), "{request}: {answer}");
         }
         drop(admin);
-        // The last client's thread may still be on its way out.
+        // The thread of the last client may still be ending.
         let ended = Instant::now() + Duration::from_secs(10);
         while Arc::strong_count(&status) > 1 && Instant::now() < ended {
             thread::yield_now();
@@ -285,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_that_say_nothing_do_not_keep_a_probe_out() {
+    fn silent_connections_do_not_block_a_probe() {
         let admin = Admin::start(TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(Fixed)).unwrap();
         let held = silent(admin.address(), 3 * limits::ADMIN_CONNECTIONS);
         let began = Instant::now();
@@ -293,19 +289,19 @@ mod tests {
             let answer = ask(admin.address(), "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
             assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         }
-        assert!(began.elapsed() < limits::ADMIN_TIMEOUT, "{:?}: they had to be waited for", began.elapsed());
+        assert!(began.elapsed() < limits::ADMIN_TIMEOUT, "{:?}: the probes had to wait", began.elapsed());
         drop(held);
     }
 
     #[test]
-    fn a_head_that_comes_a_byte_at_a_time_is_given_up_in_time() {
+    fn a_head_that_arrives_a_byte_at_a_time_times_out() {
         let admin = Admin::start(TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(Fixed)).unwrap();
         let mut stream = TcpStream::connect(admin.address()).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let began = Instant::now();
-        // It would never end otherwise: each byte comes well within the time of one read.
+        // Each byte arrives well within the time-out of one read, so only a limit on the whole head ends this.
         while stream.write_all(b"G").is_ok() && !matches!(stream.read(&mut [0]), Ok(0)) {
-            assert!(began.elapsed() < 4 * limits::ADMIN_TIMEOUT, "still read after {:?}", began.elapsed());
+            assert!(began.elapsed() < 4 * limits::ADMIN_TIMEOUT, "still reading after {:?}", began.elapsed());
         }
     }
 

@@ -1,6 +1,6 @@
-//! A running gateway: its shards, its resolver, its administration address, put together and taken apart.
+//! A running gateway: starts and stops its shards, its egress and its administration address.
 //!
-//! This is what the process runs, and what the demo, the tests and the benches run inside another.
+//! The process runs one; the demo, the tests and the benches run one in their own process.
 
 mod egress_builder;
 
@@ -20,7 +20,7 @@ use crate::inspect::TunnelList;
 use crate::limits;
 use crate::logging;
 use crate::metrics::Metrics;
-use crate::session::{SessionSettings, TimeoutsMs, pseudonym};
+use crate::session::{SessionSettings, pseudonym};
 use crate::shard::{self, Gate, GateRules, Message, Shard, ShardOptions};
 use crate::upstream::{Accounts, GuardPolicy, OriginResolver, OwnAddresses};
 use egress_builder::{Builder, ManagedEgress, ShardNotifier};
@@ -28,35 +28,37 @@ use egress_builder::{Builder, ManagedEgress, ShardNotifier};
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A listening address is not to be had.
+    /// A listening address is not available.
     #[error("cannot listen on {address}: {source}{}", hint(source, "--listen"))]
     Listen {
         /// The address as configured.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The administration address is not to be had.
+    /// The administration address is not available.
     #[error("cannot serve metrics on {address}: {source}{}", hint(source, "--admin"))]
     Admin {
         /// The address as configured.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A thread, a poll or a descriptor is not to be had.
+    /// A thread, a poll or a descriptor is not available.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
-    /// A metric family breaks the rules: a mistake of the program.
+    /// A metric family is invalid: a bug.
     #[error("cannot register the metrics: {0}")]
     Metrics(#[from] prometheus::Error),
 }
 
-/// What to do about an address that is not to be had; `flag` chooses another.
+/// What to do about an address that is not available; `flag` is the flag that sets it.
 fn hint(error: &io::Error, flag: &str) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            format!("; another process listens there (another gateway?): stop it, or choose another port with {flag}")
+            format!(
+                "; another process is listening there (another gateway?): stop it or choose another port with {flag}"
+            )
         }
         io::ErrorKind::PermissionDenied => "; ports below 1024 need the capability NET_BIND_SERVICE".into(),
         io::ErrorKind::AddrNotAvailable => "; this machine has no such address".into(),
@@ -64,33 +66,34 @@ fn hint(error: &io::Error, flag: &str) -> String {
     }
 }
 
-/// What reaches into the running shards, and what is asked about them.
+/// Access to the running shards and to the egress, shared with the administration address.
 struct Controls {
     shards: Vec<Sender<Message>>,
     builder: Builder,
-    /// `None` only while it is being replaced, or after that has failed.
+    /// `None` only while it is being replaced, or after its replacement has failed.
     egress: Mutex<Option<ManagedEgress>>,
     shutting_down: AtomicBool,
-    /// Whether `/tunnels` is served.
+    /// Whether `/tunnels` is enabled.
     shows_tunnels: AtomicBool,
-    /// The process's name in Via fields, unless the configuration gives it one.
+    /// The process's name in Via fields, unless the configuration sets one.
     pseudonym: Arc<str>,
 }
 
-/// A gateway that is running.
+/// A running gateway.
 pub struct Gateway {
     controls: Arc<Controls>,
     threads: Vec<JoinHandle<io::Result<()>>>,
-    /// Shards that have ended; a thread is not "finished" yet when it tells of its end.
+    /// Shards that have ended. `JoinHandle::is_finished` is of no use here: a thread that announces its end is still
+    /// running.
     ended: Arc<AtomicUsize>,
     listening: Vec<SocketAddr>,
     admin: Admin,
 }
 
 impl Gateway {
-    /// Binds everything, then starts every thread: what can fail fails before anybody is served.
+    /// Binds all addresses before it starts any thread, so that a failure comes before the first client is served.
     ///
-    /// `on_shard_end` is called from a shard's thread when it ends, for whatever reason.
+    /// `on_shard_end` is called on a shard's thread when the shard ends, for whatever reason.
     ///
     /// # Errors
     /// [`StartError`]
@@ -105,7 +108,7 @@ impl Gateway {
         let own: Vec<SocketAddr> = listening.iter().copied().chain([admin_address]).collect();
         let builder = Builder {
             metrics: Arc::clone(&metrics),
-            bell: ShardNotifier::default(),
+            notifier: ShardNotifier::default(),
             accounts: Accounts::new(GuardPolicy { attempts: config.guard_attempts, ..GuardPolicy::default() }),
             epoch: Instant::now(),
             listen: config.listen.clone(),
@@ -135,8 +138,8 @@ impl Gateway {
         }
         let senders: Vec<Sender<Message>> = shards.iter().map(|(_, sender)| sender.clone()).collect();
         gate.set_shards(senders.clone());
-        let _ = builder.bell.set(senders.clone());
-        // What was resolved before the shards were there to be told.
+        let _ = builder.notifier.set(senders.clone());
+        // Names may have been resolved before the shards could be notified.
         senders.iter().for_each(|shard| shard.send(Message::Resolved));
         let controls = Arc::new(Controls {
             shards: senders,
@@ -153,7 +156,7 @@ impl Gateway {
         Ok(Gateway { controls, threads, ended, listening, admin })
     }
 
-    /// The addresses that workloads use, with the ports that came of port 0.
+    /// The addresses that workloads use, with the actual ports where port 0 was configured.
     pub fn listening(&self) -> &[SocketAddr] {
         &self.listening
     }
@@ -163,17 +166,17 @@ impl Gateway {
         self.admin.address()
     }
 
-    /// All counters.
+    /// All metrics.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.controls.builder.metrics
     }
 
-    /// New tunnels go by the new configuration; those that stand are not touched. Upstreams and credential guards of which
-    /// nothing has changed live on; listeners and shards stay as they were at the start. Says whether an account or a
-    /// secret has changed.
+    /// Applies a new configuration to new sessions; existing tunnels are not affected. Unchanged upstreams and
+    /// credential guards keep their state; listeners and shards stay as they were at the start. Returns whether an
+    /// account or a secret has changed.
     ///
     /// # Errors
-    /// When a thread for a new upstream cannot be started.
+    /// A thread for a new upstream cannot be started.
     pub fn reconfigure(&self, config: &Config) -> io::Result<bool> {
         let mut egress = self.controls.egress();
         let secrets_changed = egress.as_ref().is_none_or(|old| old.has_other_secrets(config));
@@ -189,29 +192,29 @@ impl Gateway {
         Ok(secrets_changed)
     }
 
-    /// How long the credentials are not tried any more, if they were refused.
+    /// For how long the credentials are not tried, if they were refused.
     pub fn credentials_held(&self) -> Option<Duration> {
         self.controls.credentials_held()
     }
 
-    /// From now on `/readyz` fails, while everything else goes on.
+    /// From now on `/readyz` fails; everything else continues.
     pub fn announce_shutdown(&self) {
         self.controls.shutting_down.store(true, Ordering::Relaxed);
     }
 
-    /// Closes the listeners; tunnels live on.
+    /// Closes the listeners; tunnels continue.
     pub fn drain(&self) {
         self.announce_shutdown();
         self.controls.tell_all(|| Message::Drain);
     }
 
-    /// Closes whatever is left.
+    /// Closes everything that is still open.
     pub fn stop(&self) {
         self.announce_shutdown();
         self.controls.tell_all(|| Message::Stop);
     }
 
-    /// Tunnels that are open.
+    /// The number of open tunnels.
     pub fn tunnels_open(&self) -> i64 {
         self.controls.builder.metrics.tunnels_open.get()
     }
@@ -221,40 +224,40 @@ impl Gateway {
         self.ended.load(Ordering::Acquire) == self.threads.len()
     }
 
-    /// Whether a shard has ended although nobody asked it to.
+    /// Whether a shard has ended without a shutdown.
     pub fn is_broken(&self) -> bool {
         !self.controls.shutting_down.load(Ordering::Relaxed) && self.ended.load(Ordering::Acquire) != 0
     }
 
-    /// Waits until all shards have ended; the first failure of one.
+    /// Waits until all shards have ended.
     ///
     /// # Errors
-    /// What ended a shard that was not asked to end.
+    /// The first failure of a shard.
     pub fn join(self) -> io::Result<()> {
-        let mut outcome = Ok(());
+        let mut result = Ok(());
         for thread in self.threads {
-            let result = thread.join().unwrap_or_else(|_| Err(io::Error::other("a shard's thread panicked")));
-            outcome = outcome.and(result);
+            let of_shard = thread.join().unwrap_or_else(|_| Err(io::Error::other("a shard's thread panicked")));
+            result = result.and(of_shard);
         }
-        outcome
+        result
     }
 
-    /// What `/healthz` asks, for another thread: whether the event loops turn. It waits up to
+    /// The check behind `/healthz`, for use on another thread: whether all event loops respond. It waits up to
     /// [`limits::SHARD_REPLY_TIMEOUT`].
     pub fn heartbeat(&self) -> impl Fn() -> bool + Send + 'static {
         let controls = Arc::clone(&self.controls);
         move || controls.alive().is_ok()
     }
 
-    /// What all tunnels are doing. It waits up to [`limits::SHARD_REPLY_TIMEOUT`].
+    /// The state of all open tunnels. It waits up to [`limits::SHARD_REPLY_TIMEOUT`].
     pub fn tunnels(&self) -> TunnelList {
         self.controls.describe()
     }
 
-    /// Begins to write a line a tunnel into the log, on a thread of its own, for it waits for the shards.
+    /// Starts to log one line per tunnel, on a separate thread, because this waits for the shards.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// The thread cannot be started.
     pub fn log_tunnels(&self) -> io::Result<JoinHandle<()>> {
         let controls = Arc::clone(&self.controls);
         thread::Builder::new().name("tunnels".into()).spawn(move || controls.describe().log())
@@ -272,7 +275,7 @@ impl Controls {
         self.egress().as_ref()?.held(limits::millis(self.builder.epoch.elapsed()))
     }
 
-    /// What all tunnels are doing.
+    /// The state of all open tunnels.
     fn describe(&self) -> TunnelList {
         let (answer, answers) = mpsc::channel();
         self.tell_all(|| Message::Describe(answer.clone()));
@@ -282,7 +285,7 @@ impl Controls {
         for heard in 0..self.shards.len() {
             match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(described) => list.add(described),
-                // One that has ended has no tunnels.
+                // The remaining shards have ended and have no tunnels.
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
                     list.without_shards(self.shards.len() - heard);
@@ -314,11 +317,11 @@ impl Status for Controls {
         for heard in 0..self.shards.len() {
             match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(_) => {}
-                // The others have ended; in a shutdown that is what they are to do when their last tunnel has.
+                // The remaining shards have ended, as they should in a shutdown once their last tunnel is closed.
                 Err(RecvTimeoutError::Disconnected) if self.shutting_down.load(Ordering::Relaxed) => break,
                 Err(_) => {
                     let silent = self.shards.len() - heard;
-                    return Err(format!("{silent} of {} event loops do not turn", self.shards.len()));
+                    return Err(format!("{silent} of {} event loops do not respond", self.shards.len()));
                 }
             }
         }
@@ -334,7 +337,7 @@ impl Status for Controls {
         }
         match self.credentials_held() {
             Some(rest) => {
-                Err(format!("the upstream refuses the credentials; not tried again for {} s", rest.as_secs()))
+                Err(format!("the upstream refuses the credentials; no further attempt for {} s", rest.as_secs()))
             }
             None => Ok(()),
         }
@@ -352,20 +355,7 @@ fn keep_alive(config: &Config) -> Option<KeepAlive> {
 fn settings(config: &Config, egress: &CurrentEgress, pseudonym: &Arc<str>) -> SessionSettings {
     SessionSettings {
         egress: egress.clone(),
-        timeouts: TimeoutsMs {
-            head: limits::millis(config.timeouts.head),
-            connect: limits::millis(config.timeouts.connect),
-            challenge: limits::millis(config.timeouts.challenge),
-            handshake: limits::millis(config.timeouts.handshake),
-            idle: limits::millis(config.timeouts.idle),
-            warm: limits::millis(config.timeouts.warm),
-            body: limits::millis(config.timeouts.body),
-            response: limits::millis(config.timeouts.response),
-            keep_alive: limits::millis(config.timeouts.keep_alive),
-            keep: limits::millis(config.timeouts.keep),
-            half_closed: limits::millis(config.timeouts.half_closed),
-            linger: limits::millis(limits::LINGER_TIMEOUT),
-        },
+        timeouts: config.timeouts.to_ms(),
         head_limit_bytes: config.head_limit_bytes,
         field_limit: config.field_limit,
         socket_buffer_bytes: config.socket_buffer_bytes,
@@ -382,22 +372,22 @@ fn start_threads(
 ) -> io::Result<Vec<JoinHandle<io::Result<()>>>> {
     let on_end = Arc::new(on_end);
     let start = |(number, (shard, _)): (usize, (Shard, Sender<Message>))| {
-        let told = Told { ended: Arc::clone(ended), on_end: Arc::clone(&on_end) };
+        let end_notice = EndNotice { ended: Arc::clone(ended), on_end: Arc::clone(&on_end) };
         thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
-            let _told = told;
+            let _end_notice = end_notice;
             shard.run()
         })
     };
     shards.into_iter().enumerate().map(start).collect()
 }
 
-/// Tells of a shard's end when it is dropped, also when it panics.
-struct Told<F: Fn()> {
+/// Announces a shard's end when it is dropped, also after a panic.
+struct EndNotice<F: Fn()> {
     ended: Arc<AtomicUsize>,
     on_end: Arc<F>,
 }
 
-impl<F: Fn()> Drop for Told<F> {
+impl<F: Fn()> Drop for EndNotice<F> {
     fn drop(&mut self) {
         self.ended.fetch_add(1, Ordering::Release);
         (self.on_end)();

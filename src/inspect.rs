@@ -1,4 +1,4 @@
-//! The open tunnels, as log lines and as JSON.
+//! The list of open tunnels, as log lines and as JSON.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use crate::shard::Described;
 /// The log target of the list of tunnels.
 pub const TUNNELS: &str = "tunnels";
 
-/// The tunnels of all shards at about one moment.
+/// The tunnels of all shards, at about the same moment.
 #[derive(Debug, Default)]
 pub struct TunnelList {
     tunnels: Vec<SessionSnapshot>,
@@ -18,7 +18,7 @@ pub struct TunnelList {
 }
 
 impl TunnelList {
-    /// Adds those of a shard, up to [`limits::LISTED_TUNNELS`] in all.
+    /// Adds the tunnels of a shard, up to [`limits::LISTED_TUNNELS`] in total.
     pub fn add(&mut self, mut described: Described) {
         let room = limits::LISTED_TUNNELS.saturating_sub(self.tunnels.len());
         self.left_out += described.left_out + described.tunnels.len().saturating_sub(room);
@@ -26,22 +26,22 @@ impl TunnelList {
         self.tunnels.append(&mut described.tunnels);
     }
 
-    /// How many are listed.
+    /// The number of listed tunnels.
     pub fn len(&self) -> usize {
         self.tunnels.len()
     }
 
-    /// Whether none is listed.
+    /// Whether no tunnel is listed.
     pub fn is_empty(&self) -> bool {
         self.tunnels.is_empty()
     }
 
-    /// So many shards did not answer in time.
+    /// Records how many shards did not answer in time.
     pub fn without_shards(&mut self, silent: usize) {
         self.silent_shards = silent;
     }
 
-    /// Writes a line a tunnel at level info, and one that says how many there are.
+    /// Logs one line per tunnel at level info, and one with the number of tunnels.
     pub fn log(&self) {
         for tunnel in &self.tunnels {
             let SessionSnapshot { shard, key, client, target, upstream, stage, age_ms, idle_ms, bytes_up, bytes_down } =
@@ -63,11 +63,11 @@ impl TunnelList {
         let (listed, left_out) = (self.tunnels.len(), self.left_out);
         log::info!(target: TUNNELS, "tunnels open: {}, listed: {listed}, left out: {left_out}", listed + left_out);
         if self.silent_shards > 0 {
-            log::warn!(target: TUNNELS, "event loops that did not answer, and whose tunnels are missing: {}", self.silent_shards);
+            log::warn!(target: TUNNELS, "event loops that did not answer, so their tunnels are missing: {}", self.silent_shards);
         }
     }
 
-    /// One JSON object: `tunnels`, an array with an object a tunnel; `left_out`; `silent_shards`.
+    /// One JSON object: `tunnels`, an array with one object per tunnel; `left_out`; `silent_shards`.
     pub fn to_json(&self) -> String {
         let mut json = String::with_capacity(64 + 256 * self.tunnels.len());
         json.push_str("{\"tunnels\":[");
@@ -75,14 +75,14 @@ impl TunnelList {
             json.push_str(if number == 0 { "\n" } else { ",\n" });
             write_tunnel(&mut json, tunnel);
         }
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(json, "],\"left_out\":{},\"silent_shards\":{}}}", self.left_out, self.silent_shards);
         json
     }
 }
 
 fn write_tunnel(json: &mut String, tunnel: &SessionSnapshot) {
-    // What a peer or an operator has written; the rest needs no escapes.
+    // Only the texts from a peer or an operator need escaping.
     let (target, upstream) = (quoted(&tunnel.target), quoted(&tunnel.upstream));
     let SessionSnapshot { shard, key, client, stage, age_ms, bytes_up, bytes_down, .. } = tunnel;
     let idle_ms = tunnel.idle_ms.map_or_else(|| "null".to_owned(), |ms| ms.to_string());
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn json_says_it_all_and_escapes_what_peers_wrote() {
+    fn json_has_every_field_and_escapes_text_from_peers() {
         let mut list = TunnelList::default();
         let tunnels = vec![tunnel(0, "a\"b\\:1", Some(5)), tunnel(1, "", None)];
         list.add(Described { tunnels, left_out: 2 });
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_past_the_bound_is_counted() {
+    fn tunnels_beyond_the_limit_are_only_counted() {
         let mut list = TunnelList::default();
         let many = || (0..6_000).map(|index| tunnel(index, "a:1", None)).collect();
         list.add(Described { tunnels: many(), left_out: 0 });

@@ -1,12 +1,34 @@
-//! An egress gateway that proves an NTLM identity to an upstream HTTP proxy, so that workloads need not.
+//! An egress gateway that authenticates to an upstream NTLM proxy, so that workloads do not have to.
 //!
 //! ```text
-//!   accept → read request head → route → dial upstream → NTLM auth → answer the client → relay → close
-//!   shard    http                route   session          auth        session              relay   session
+//!   accept → read request → route → connect → authenticate → reply → relay | exchange → linger
+//!   shard    session, http  route   session   auth           session relay   forward    session
 //! ```
 //!
-//! The dependency rule: `cli → supervisor → gateway → shard → session → {auth, relay, upstream, event}`;
-//! `auth → {ntlm, http}`. `ntlm` and `http` know nothing of the rest, of sockets, clocks or mio.
+//! # Dependency rule
+//!
+//! A module may use the modules to the right of its arrow, and nothing else:
+//!
+//! ```text
+//!   main       → cli
+//!   cli        → supervisor, gateway, stub, config, logging, auth, upstream, metrics, fault, http, ntlm
+//!   supervisor → gateway, watch, notify, config
+//!   gateway    → shard, admin, inspect, session, egress, auth, upstream, event, metrics, config, logging
+//!   inspect    → shard, session
+//!   shard      → session, relay, upstream, event, metrics, fault
+//!   session    → egress, route, forward, auth, relay, upstream, event, metrics, fault, http, ntlm
+//!   egress     → upstream, auth, route, metrics, fault, http, ntlm
+//!   metrics    → relay, upstream, fault
+//!   relay      → event
+//!   auth       → forward, ntlm, http, fault
+//!   config     → upstream, auth, route, ntlm
+//!   logging    → config
+//!   stub       → event, ntlm, http
+//!   forward, route, fault, admin → http
+//! ```
+//!
+//! `limits` and `timeouts` are available to all but the pure modules. `ntlm`, `http` and `forward` are pure: bytes in,
+//! bytes out, no sockets, no clocks, no mio. `tests/project/architecture.rs` has the exact table and enforces it.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -33,5 +55,6 @@ pub mod shard;
 mod sim;
 pub mod stub;
 pub mod supervisor;
+pub mod timeouts;
 pub mod upstream;
 pub mod watch;

@@ -1,11 +1,11 @@
-//! Log lines on standard error, as text or JSON, without ever making a shard wait.
+//! Log lines on standard error, as text or JSON. Logging never blocks a shard.
 //!
 //! ```text
 //!   log! ─▶ env_logger: filter, format ─▶ bounded queue ─▶ writer thread ─▶ standard error
 //!                                             └─ full: the line is dropped and counted
 //! ```
 //!
-//! Whoever reads standard error may stand still, and a pipe then fills up; the queue takes the wait in the loops' place.
+//! If the reader of standard error stalls, its pipe fills up. Then the writer thread waits, not the event loops.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,26 +22,26 @@ use crate::limits;
 
 mod format;
 
-/// How long [`flush`] waits for a writer that makes no headway.
+/// How long [`flush`] waits for a writer that makes no progress.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the writer puts into one write at most, in bytes: more than a pipe takes at once is no gain.
+/// The most bytes in one write. More than the capacity of a pipe would gain nothing.
 const BATCH_BYTES: usize = 64 * 1024;
 
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 static PROGRESS: OnceLock<Arc<Progress>> = OnceLock::new();
 
-/// Lines that were dropped since the start because the queue was full.
+/// The number of lines dropped since the start because the queue was full.
 #[must_use]
 pub fn dropped_lines() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// Starts logging to standard error. `RUST_LOG`, where it is set, wins over `level`, in the form of `env_logger`:
-/// `info,ntlm_gateway::auth=trace`.
+/// Starts logging to standard error. `RUST_LOG`, if set, takes precedence over `level`; it has the syntax of
+/// `env_logger`: `info,ntlm_gateway::auth=trace`.
 ///
 /// # Errors
-/// When the writer's thread cannot be started, or a logger is installed already.
+/// The writer thread cannot be started, or a logger is already installed.
 pub fn init(format: LogFormat, level: LevelFilter) -> io::Result<LogGuard> {
     let (queue, progress) = start_writer(io::stderr(), (limits::LOG_QUEUE_LINES, limits::LOG_QUEUE_BYTES), &DROPPED)?;
     let mut builder = Builder::new();
@@ -58,14 +58,14 @@ pub fn init(format: LogFormat, level: LevelFilter) -> io::Result<LogGuard> {
     Ok(LogGuard(()))
 }
 
-/// Waits until the lines logged so far are written, for a second at most.
+/// Waits until the lines logged so far are written, for one second at most.
 pub fn flush() {
     if let Some(progress) = PROGRESS.get() {
         progress.wait(FLUSH_TIMEOUT);
     }
 }
 
-/// [`flush`]es when dropped; to be kept until the end of the program.
+/// Calls [`flush`] when dropped. Keep it until the end of the program.
 #[derive(Debug)]
 #[must_use = "the last lines are lost if it is dropped too early"]
 pub struct LogGuard(());
@@ -76,7 +76,7 @@ impl Drop for LogGuard {
     }
 }
 
-/// The sending end, one whole line a `write`.
+/// The sending end of the queue. Each `write` is one whole line.
 struct LineQueue {
     lines: SyncSender<Vec<u8>>,
     limit_bytes: usize,
@@ -102,11 +102,11 @@ impl Write for LineQueue {
     }
 }
 
-/// How far the writer is.
+/// The progress of the writer.
 #[derive(Default)]
 struct Progress {
     queued: AtomicU64,
-    /// In the queue.
+    /// The size of the lines in the queue.
     waiting_bytes: AtomicUsize,
     written: Mutex<u64>,
     moved_on: Condvar,
@@ -118,7 +118,7 @@ impl Progress {
         self.moved_on.notify_all();
     }
 
-    /// `false` when the time ran out.
+    /// Waits until the lines queued so far are written; `false` on a time-out.
     fn wait(&self, timeout: Duration) -> bool {
         let queued = self.queued.load(Ordering::Acquire);
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +127,7 @@ impl Progress {
     }
 }
 
-/// The thread ends with the queue.
+/// Starts the writer thread; it ends when the queue is dropped.
 fn start_writer(
     to: impl Write + Send + 'static,
     (lines, limit_bytes): (usize, usize),
@@ -144,8 +144,8 @@ fn write_lines(waiting: &Receiver<Vec<u8>>, mut to: impl Write, progress: &Progr
     let mut behind = false;
     while let Ok(mut batch) = waiting.recv() {
         let mut lines = 1;
-        // Woken for every line, this thread took a sixth of the CPU that a busy gateway spends on a tunnel. With more in the queue
-        // than one write takes, resting would be the bound on what can be logged.
+        // When this thread woke up for every line, it took a sixth of the CPU that a busy gateway spends on a tunnel.
+        // The delay is skipped while more than one write is queued, because it would then limit the throughput.
         if !behind {
             thread::sleep(limits::LOG_BATCH_DELAY);
         }
@@ -156,7 +156,7 @@ fn write_lines(waiting: &Receiver<Vec<u8>>, mut to: impl Write, progress: &Progr
         }
         behind = batch.len() >= BATCH_BYTES;
         progress.waiting_bytes.fetch_sub(batch.len(), Ordering::Relaxed);
-        // There is nobody left to tell of a standard error that is closed.
+        // If standard error is closed, there is nowhere to report the failure.
         let _ = to.write_all(&batch).and_then(|()| to.flush());
         progress.add_written(lines);
     }
@@ -167,16 +167,16 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    /// Lets one write through a token, and says when one has begun.
-    struct Gate {
+    /// A writer that reports each write and blocks until it gets a permit.
+    struct BlockingWriter {
         begun: mpsc::Sender<Vec<u8>>,
-        tokens: Receiver<()>,
+        permits: Receiver<()>,
     }
 
-    impl Write for Gate {
+    impl Write for BlockingWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.begun.send(bytes.to_vec()).unwrap();
-            self.tokens.recv().map_err(io::Error::other)?;
+            self.permits.recv().map_err(io::Error::other)?;
             Ok(bytes.len())
         }
 
@@ -185,16 +185,16 @@ mod tests {
         }
     }
 
-    fn gate() -> (Gate, Receiver<Vec<u8>>, mpsc::Sender<()>) {
-        let ((begun, writes), (tokens, waiting)) = (mpsc::channel(), mpsc::channel());
-        (Gate { begun, tokens: waiting }, writes, tokens)
+    fn blocking_writer() -> (BlockingWriter, Receiver<Vec<u8>>, mpsc::Sender<()>) {
+        let ((begun, writes), (permit, permits)) = (mpsc::channel(), mpsc::channel());
+        (BlockingWriter { begun, permits }, writes, permit)
     }
 
     #[test]
-    fn a_reader_that_stands_still_costs_lines_and_not_time() {
+    fn a_stalled_reader_costs_lines_but_no_time() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
-        let (gate, writes, tokens) = gate();
-        let (mut queue, progress) = start_writer(gate, (4, 1000), &DROPPED).unwrap();
+        let (writer, writes, permit) = blocking_writer();
+        let (mut queue, progress) = start_writer(writer, (4, 1000), &DROPPED).unwrap();
         queue.write_all(b"0\n").unwrap();
         assert_eq!(writes.recv().unwrap(), b"0\n");
         for number in 1..=6 {
@@ -203,17 +203,17 @@ mod tests {
         assert_eq!(DROPPED.load(Ordering::Relaxed), 2);
         assert!(!progress.wait(Duration::from_millis(1)), "nothing is written yet");
 
-        tokens.send(()).unwrap();
-        assert_eq!(writes.recv().unwrap(), b"1\n2\n3\n4\n", "what waits goes out in one write");
-        tokens.send(()).unwrap();
+        permit.send(()).unwrap();
+        assert_eq!(writes.recv().unwrap(), b"1\n2\n3\n4\n", "queued lines are written at once");
+        permit.send(()).unwrap();
         assert!(progress.wait(Duration::from_secs(60)));
     }
 
     #[test]
-    fn the_queue_is_bounded_in_bytes_and_what_does_not_fit_is_counted() {
+    fn the_queue_is_limited_in_bytes_and_dropped_lines_are_counted() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
-        let (gate, writes, tokens) = gate();
-        let (mut queue, progress) = start_writer(gate, (1000, 1000), &DROPPED).unwrap();
+        let (writer, writes, permit) = blocking_writer();
+        let (mut queue, progress) = start_writer(writer, (1000, 1000), &DROPPED).unwrap();
         queue.write_all(b"first\n").unwrap();
         assert_eq!(writes.recv().unwrap(), b"first\n");
         for _ in 0..20 {
@@ -222,7 +222,7 @@ mod tests {
         queue.write_all(b"short\n").unwrap();
         assert_eq!(DROPPED.load(Ordering::Relaxed), 17);
         for _ in 0..2 {
-            tokens.send(()).unwrap();
+            permit.send(()).unwrap();
         }
         assert_eq!(writes.recv().unwrap().len(), 906);
         assert!(progress.wait(Duration::from_secs(60)));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_writer_does_not_rest_while_it_is_behind() {
+    fn the_writer_does_not_pause_while_it_is_behind() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
         const BATCHES: usize = 100;
         let (mut queue, progress) = start_writer(io::sink(), (BATCHES, usize::MAX), &DROPPED).unwrap();
@@ -242,16 +242,16 @@ mod tests {
         }
         assert!(progress.wait(Duration::from_secs(60)));
         assert_eq!(DROPPED.load(Ordering::Relaxed), 0);
-        let resting = limits::LOG_BATCH_DELAY * u32::try_from(BATCHES).unwrap();
-        assert!(began.elapsed() < resting, "{:?}", began.elapsed());
+        let with_pauses = limits::LOG_BATCH_DELAY * u32::try_from(BATCHES).unwrap();
+        assert!(began.elapsed() < with_pauses, "{:?}", began.elapsed());
     }
 
     #[test]
-    fn a_closed_standard_error_holds_nothing_up() {
+    fn a_closed_standard_error_blocks_nothing() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
-        let (gate, _writes, tokens) = gate();
-        drop(tokens);
-        let (mut queue, progress) = start_writer(gate, (4, 1000), &DROPPED).unwrap();
+        let (writer, _writes, permit) = blocking_writer();
+        drop(permit);
+        let (mut queue, progress) = start_writer(writer, (4, 1000), &DROPPED).unwrap();
         queue.write_all(b"lost\n").unwrap();
         assert!(progress.wait(Duration::from_secs(60)));
     }

@@ -1,4 +1,4 @@
-//! `ntlm-gateway`: arguments to the subcommand that they name.
+//! `ntlm-gateway`: runs the subcommand that the arguments name.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
-//! Telling a service manager how the process is doing: the protocol of sd_notify(3).
+//! Notifications to the service manager: the protocol of sd_notify(3).
 //!
-//! It is a datagram of `NAME=value` lines to the socket in `NOTIFY_SOCKET`. Without that variable nothing is told. The
-//! gateway starts no other process, so that the variables need not be taken out of the environment.
+//! A notification is a datagram of `NAME=value` lines to the socket in `NOTIFY_SOCKET`. Without that variable, nothing
+//! is sent. The gateway starts no other processes, so the variables can stay in the environment.
 
 use std::ffi::OsString;
 use std::io;
@@ -17,7 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::limits;
 
-/// Where notifications go, if anybody wants them.
+/// Where notifications are sent, if anywhere.
 #[derive(Debug)]
 pub struct Notifier {
     to: Option<(UnixDatagram, SocketAddr)>,
@@ -25,14 +25,14 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Takes `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` by `lookup` of a variable's name. A socket that cannot be is
-    /// logged and then as good as none.
+    /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` with `lookup`. An unusable socket is logged and
+    /// otherwise ignored.
     pub fn new(lookup: impl Fn(&str) -> Option<OsString>) -> Notifier {
         let Some(name) = lookup("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
             return Notifier { to: None, watchdog: None };
         };
         let to = open(name.as_bytes())
-            .inspect_err(|error| log::warn!("nothing is told to the socket in NOTIFY_SOCKET: {error}"))
+            .inspect_err(|error| log::warn!("the socket in NOTIFY_SOCKET cannot be used: {error}"))
             .ok();
         let number = |name| lookup(name).and_then(|text| text.to_str()?.parse::<u64>().ok());
         let for_us = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
@@ -40,17 +40,17 @@ impl Notifier {
         Notifier { to, watchdog }
     }
 
-    /// The time within which the service manager wants [`Notifier::alive`], if it does.
+    /// The interval within which the service manager expects [`Notifier::alive`], if it does.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog.filter(|_| self.to.is_some())
     }
 
-    /// The start, or a reload, has come to its end.
+    /// The start or a reload is complete.
     pub fn ready(&self, status: &str) {
         self.tell(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// A reload begins; [`Notifier::ready`] ends it.
+    /// A reload begins; [`Notifier::ready`] completes it.
     pub fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000);
@@ -62,12 +62,12 @@ impl Notifier {
         self.tell(&format!("STOPPING=1\nSTATUS={status}"));
     }
 
-    /// What it is doing, in a line.
+    /// A one-line status.
     pub fn status(&self, status: &str) {
         self.tell(&format!("STATUS={status}"));
     }
 
-    /// The watchdog need not bite.
+    /// Resets the watchdog.
     pub fn alive(&self) {
         self.tell("WATCHDOG=1");
     }
@@ -75,12 +75,12 @@ impl Notifier {
     fn tell(&self, lines: &str) {
         let Some((socket, address)) = &self.to else { return };
         if let Err(error) = socket.send_to_addr(lines.as_bytes(), address) {
-            log::warn!("the service manager does not take a notification: {error}");
+            log::warn!("cannot send a notification to the service manager: {error}");
         }
     }
 }
 
-/// A path, or with `@` in front a name in the abstract namespace.
+/// Opens a path or, with a leading `@`, a name in the abstract namespace.
 fn open(name: &[u8]) -> io::Result<(UnixDatagram, SocketAddr)> {
     let address = match name {
         [b'/', ..] => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(name))?,
@@ -92,18 +92,18 @@ fn open(name: &[u8]) -> io::Result<(UnixDatagram, SocketAddr)> {
     Ok((socket, address))
 }
 
-/// Keeps the service manager's watchdog quiet for as long as the gateway lives; ends when dropped.
+/// Resets the service manager's watchdog while the gateway is alive; stops when it is dropped.
 #[derive(Debug)]
 pub struct Watchdog {
     _ending: mpsc::Sender<()>,
 }
 
 impl Watchdog {
-    /// Asks `alive` twice in each period that the service manager set, on a thread of its own, and tells of it only when it
-    /// answers yes. `None` when no watchdog waits.
+    /// Calls `alive` twice per watchdog interval, on a separate thread, and resets the watchdog only when that returns
+    /// `true`. `None` if there is no watchdog.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// The thread cannot be started.
     pub fn start(notifier: &Arc<Notifier>, alive: impl Fn() -> bool + Send + 'static) -> io::Result<Option<Watchdog>> {
         let Some(period) = notifier.watchdog() else { return Ok(None) };
         let (ending, ended) = mpsc::channel();
@@ -125,13 +125,13 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// A service manager's socket with an abstract name, and the notifier that speaks to it.
+    /// A service manager's socket with an abstract name, and a notifier that sends to it.
     fn manager(name: &str, watchdog: Option<(&str, &str)>) -> (UnixDatagram, Arc<Notifier>) {
         let name = format!("ntlm-gateway-notify-{name}-{}", std::process::id());
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         let notifier = Notifier::new(|variable| match variable {
             "NOTIFY_SOCKET" => Some(format!("@{name}").into()),
             "WATCHDOG_USEC" => watchdog.map(|(micros, _)| micros.into()),
@@ -141,54 +141,54 @@ mod tests {
         (socket, Arc::new(notifier))
     }
 
-    fn heard(socket: &UnixDatagram) -> String {
+    fn received(socket: &UnixDatagram) -> String {
         let mut buffer = [0; 512];
         let count = socket.recv(&mut buffer).unwrap();
         String::from_utf8(buffer[..count].to_vec()).unwrap()
     }
 
     #[test]
-    fn each_state_is_told_in_the_words_of_sd_notify() {
+    fn each_state_is_sent_in_the_format_of_sd_notify() {
         let (socket, notifier) = manager("states", None);
         notifier.ready("serving");
-        assert_eq!(heard(&socket), "READY=1\nSTATUS=serving");
+        assert_eq!(received(&socket), "READY=1\nSTATUS=serving");
         notifier.reloading();
-        let reloading = heard(&socket);
+        let reloading = received(&socket);
         let micros = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_else(|| panic!("{reloading}"));
         assert!(micros.parse::<u64>().unwrap() > 0);
         notifier.status("waiting");
-        assert_eq!(heard(&socket), "STATUS=waiting");
+        assert_eq!(received(&socket), "STATUS=waiting");
         notifier.stopping("draining");
-        assert_eq!(heard(&socket), "STOPPING=1\nSTATUS=draining");
+        assert_eq!(received(&socket), "STOPPING=1\nSTATUS=draining");
         assert_eq!(notifier.watchdog(), None);
     }
 
     #[test]
-    fn the_watchdog_hears_of_it_while_the_gateway_lives_and_not_a_moment_longer() {
+    fn the_watchdog_is_reset_only_while_the_gateway_is_alive() {
         let pid = std::process::id().to_string();
         let (socket, notifier) = manager("watchdog", Some(("20000", &pid)));
         let lives = Arc::new(AtomicBool::new(true));
         let asked = Arc::clone(&lives);
         let watchdog = Watchdog::start(&notifier, move || asked.load(Ordering::SeqCst)).unwrap();
         assert!(watchdog.is_some());
-        assert_eq!((heard(&socket).as_str(), heard(&socket).as_str()), ("WATCHDOG=1", "WATCHDOG=1"));
+        assert_eq!((received(&socket).as_str(), received(&socket).as_str()), ("WATCHDOG=1", "WATCHDOG=1"));
         lives.store(false, Ordering::SeqCst);
         socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let mut buffer = [0; 64];
-        // One may be on its way.
-        let told = std::iter::from_fn(|| socket.recv(&mut buffer).ok()).take(20).count();
-        assert!(told <= 3, "{told} more");
+        // A last reset may already be queued.
+        let further = std::iter::from_fn(|| socket.recv(&mut buffer).ok()).take(20).count();
+        assert!(further <= 3, "{further} more");
     }
 
     #[test]
-    fn a_watchdog_of_another_process_and_no_socket_want_nothing() {
+    fn without_a_socket_or_with_another_process_as_target_there_is_no_watchdog() {
         let (_socket, notifier) = manager("other", Some(("20000", "1")));
         assert_eq!(notifier.watchdog(), None);
         for name in ["", "relative", "vsock:2:1"] {
             let lookup = |variable: &str| Some(if variable == "NOTIFY_SOCKET" { name } else { "20000" }.into());
             let notifier = Arc::new(Notifier::new(lookup));
             assert_eq!(notifier.watchdog(), None, "{name}");
-            notifier.ready("nobody hears it");
+            notifier.ready("sent nowhere");
             assert!(Watchdog::start(&notifier, || true).unwrap().is_none());
         }
     }

@@ -1,9 +1,9 @@
-//! The process: its limits, its signals, its files, its end; and what it tells the service manager of them.
+//! The process: resource limits, signals, watched files, reload and shutdown, and notifications to the service manager.
 //!
 //! ```text
-//!   signals ───────┐                       ┌─▶ gateway: reconfigure, drain, stop, list the tunnels
-//!   files ─────────┼─▶ supervise (a poll) ─┼─▶ log, metrics
-//!   ends of shards ┘                       └─▶ service manager: READY, RELOADING, STOPPING, STATUS
+//!   signals ──────┐                       ┌─▶ gateway: reconfigure, drain, stop, list the tunnels
+//!   files ────────┼─▶ supervise (a poll) ─┼─▶ log, metrics
+//!   ended shards ─┘                       └─▶ service manager: READY, RELOADING, STOPPING, STATUS
 //! ```
 
 use std::io;
@@ -27,10 +27,10 @@ const SIGNALS: Token = Token(0);
 const SHARD_ENDED: Token = Token(1);
 const FILES: Token = Token(2);
 
-/// How far the shutdown has come.
+/// The progress of the shutdown.
 enum Phase {
     Serving,
-    /// `/readyz` fails, everything else goes on.
+    /// `/readyz` fails, everything else continues.
     Announced {
         until: Instant,
     },
@@ -38,13 +38,13 @@ enum Phase {
     Draining {
         until: Instant,
     },
-    /// Everything is being closed.
+    /// All remaining tunnels are being closed.
     Stopping,
 }
 
-/// Runs the gateway until a signal ends it; 0 after an orderly end.
+/// Runs the gateway until a signal ends it. The exit code is 0 after an orderly shutdown.
 pub fn run(mut config: Config, sources: &Sources) -> ExitCode {
-    log::info!("ntlm-gateway {} starts", env!("CARGO_PKG_VERSION"));
+    log::info!("ntlm-gateway {} is starting", env!("CARGO_PKG_VERSION"));
     forbid_core_dumps();
     fit_to_descriptors(&mut config);
     match supervise(config, sources) {
@@ -57,17 +57,17 @@ pub fn run(mut config: Config, sources: &Sources) -> ExitCode {
 }
 
 fn supervise(config: Config, sources: &Sources) -> Result<(), Box<dyn std::error::Error>> {
-    warn_of(&config.warnings, &[]);
+    log_warnings(&config.warnings, &[]);
     let mut poll = Poll::new()?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     poll.registry().register(&mut signals, SIGNALS, mio::Interest::READABLE)?;
-    // Before all that takes time: what changes from here on is noticed.
+    // First, so that changes during the start are noticed.
     let watcher = Watcher::new(poll.registry(), FILES, &config.files);
-    // Kept here too: a waker that is dropped takes its unread wake-up with it.
+    // Kept until the end: dropping a waker discards its pending wake-up.
     let waker = Arc::new(Waker::new(poll.registry(), SHARD_ENDED)?);
     let for_shards = Arc::clone(&waker);
     let gateway = Gateway::start(&config, move || {
-        // It can fail only when the supervisor is gone.
+        // This fails only when the supervisor is gone.
         let _ = for_shards.wake();
     })?;
     announce(&gateway, &config);
@@ -76,7 +76,7 @@ fn supervise(config: Config, sources: &Sources) -> Result<(), Box<dyn std::error
     gateway.metrics().config.started(config.digest);
     notifier.ready(SERVING);
     let phase = Phase::Serving;
-    let mut process = Process { gateway, config, sources, phase, watcher, notifier, refused: None, listing: None };
+    let mut process = Process { gateway, config, sources, phase, watcher, notifier, rejected: None, listing: None };
     let mut events = Events::with_capacity(8);
     loop {
         match poll.poll(&mut events, process.time_to_wait()) {
@@ -94,11 +94,11 @@ fn supervise(config: Config, sources: &Sources) -> Result<(), Box<dyn std::error
     }
     let Process { gateway, .. } = process;
     if gateway.is_broken() {
-        // Serving on with a part of the shards would leave a part of the clients without an answer.
-        return Err("a shard has ended; see the lines above".into());
+        // With some of the shards missing, some of the clients would get no response.
+        return Err("a shard has ended unexpectedly; see the lines above".into());
     }
     gateway.join()?;
-    log::info!("the gateway has ended");
+    log::info!("the gateway has stopped");
     Ok(())
 }
 
@@ -117,14 +117,14 @@ fn announce(gateway: &Gateway, config: &Config) {
     log::info!("shards: {}, tunnels at most: {}", config.shards, config.max_tunnels);
 }
 
-/// Logs what is likely to be a mistake, but for what is known.
-fn warn_of(warnings: &[Warning], known: &[Warning]) {
+/// Logs the warnings of a configuration that are not among the `known` ones.
+fn log_warnings(warnings: &[Warning], known: &[Warning]) {
     for warning in warnings.iter().filter(|warning| known.iter().all(|known| !warning.says_as(known))) {
         log::warn!("{warning}");
     }
 }
 
-/// The service manager hears this while all is well.
+/// The status for the service manager in normal operation.
 const SERVING: &str = "serving";
 
 struct Process<'a> {
@@ -134,9 +134,9 @@ struct Process<'a> {
     phase: Phase,
     watcher: Watcher,
     notifier: Arc<Notifier>,
-    /// What was wrong with the last configuration that was read, if it was refused.
-    refused: Option<String>,
-    /// Writes the list of tunnels.
+    /// The errors of the last configuration that was read, if it was rejected.
+    rejected: Option<String>,
+    /// The thread that logs the list of tunnels.
     listing: Option<JoinHandle<()>>,
 }
 
@@ -154,20 +154,20 @@ impl Process<'_> {
         match (signal, &self.phase) {
             (SIGUSR1, _) => self.list_tunnels(),
             (SIGHUP, Phase::Serving) => {
-                self.refused = None;
+                self.rejected = None;
                 self.watcher.accept();
                 self.reload();
             }
-            (SIGHUP, _) => log::info!("shutting down already; no reload"),
+            (SIGHUP, _) => log::info!("already shutting down; not reloading"),
             (_, Phase::Serving) => {
                 self.gateway.announce_shutdown();
                 let delay = self.config.timeouts.shutdown_delay;
-                log::info!("shutting down: not ready from now on; the listeners close after {} s", delay.as_secs_f64());
+                log::info!("shutting down: /readyz now fails; the listeners close in {} s", delay.as_secs_f64());
                 self.notifier.stopping("shutting down");
                 self.phase = Phase::Announced { until: Instant::now() + delay };
             }
             _ => {
-                log::info!("a second signal: closing everything at once; tunnels: {}", self.gateway.tunnels_open());
+                log::info!("second signal: closing all tunnels now; tunnels open: {}", self.gateway.tunnels_open());
                 self.gateway.stop();
                 self.phase = Phase::Stopping;
             }
@@ -178,14 +178,14 @@ impl Process<'_> {
         match self.phase {
             Phase::Announced { until } if until <= Instant::now() => {
                 self.gateway.drain();
-                let patience = self.config.timeouts.drain;
-                let left = self.gateway.tunnels_open();
-                log::info!("listeners closed; tunnels open: {left}, which have {} s to end", patience.as_secs_f64());
-                self.notifier.status(&format!("draining; tunnels open: {left}"));
-                self.phase = Phase::Draining { until: Instant::now() + patience };
+                let timeout = self.config.timeouts.drain;
+                let open = self.gateway.tunnels_open();
+                log::info!("listeners closed; tunnels open: {open}, to be closed in {} s", timeout.as_secs_f64());
+                self.notifier.status(&format!("draining; tunnels open: {open}"));
+                self.phase = Phase::Draining { until: Instant::now() + timeout };
             }
             Phase::Draining { until } if until <= Instant::now() => {
-                log::warn!("closing what did not end in time; tunnels: {}", self.gateway.tunnels_open());
+                log::warn!("closing tunnels that did not end in time; tunnels open: {}", self.gateway.tunnels_open());
                 self.gateway.stop();
                 self.phase = Phase::Stopping;
             }
@@ -193,8 +193,8 @@ impl Process<'_> {
         }
     }
 
-    /// Reloads if a file has other contents than before. While the last configuration is refused for a reason that may lie
-    /// outside of the known files, it is tried again now and then.
+    /// Reloads if the content of a file has changed. While the last configuration is rejected, the reason may lie
+    /// outside of the watched files, so it is retried at each regular look.
     fn on_files(&mut self) {
         let now = Instant::now();
         self.watcher.on_event(now);
@@ -204,10 +204,10 @@ impl Process<'_> {
         match self.watcher.look(now) {
             Look::Changed => {
                 log::info!("the configuration's files have changed");
-                self.refused = None;
+                self.rejected = None;
                 self.reload();
             }
-            Look::Unchanged if self.refused.is_some() => self.reload(),
+            Look::Unchanged if self.rejected.is_some() => self.reload(),
             Look::Unchanged | Look::NotYet => {}
         }
     }
@@ -216,55 +216,56 @@ impl Process<'_> {
         self.notifier.reloading();
         match load(self.sources) {
             Ok(fresh) => self.apply(fresh),
-            Err(errors) => self.refuse(errors.to_string()),
+            Err(errors) => self.reject(errors.to_string()),
         }
-        match self.refused {
+        match self.rejected {
             None => self.notifier.ready(SERVING),
-            Some(_) => self.notifier.ready("serving; the last configuration that was read was refused, see the log"),
+            Some(_) => {
+                self.notifier.ready("serving with the previous configuration; the last one was rejected, see the log")
+            }
         }
     }
 
-    /// The old configuration stays. The same errors again are no news.
-    fn refuse(&mut self, errors: String) {
-        if self.refused.as_ref() != Some(&errors) {
-            log::error!("the configuration is not reloaded, the old one stays: {errors}");
+    /// Keeps the old configuration. Errors that are the same as before are not logged again.
+    fn reject(&mut self, errors: String) {
+        if self.rejected.as_ref() != Some(&errors) {
+            log::error!("the new configuration is rejected, the old one stays in force: {errors}");
             self.gateway.metrics().config.refused();
         }
-        self.refused = Some(errors);
+        self.rejected = Some(errors);
     }
 
-    /// Takes a valid configuration over.
+    /// Applies a valid configuration.
     fn apply(&mut self, mut fresh: Config) {
-        warn_of(&fresh.warnings, &self.config.warnings);
-        let unchanged = keep_what_needs_a_start(&self.config, &mut fresh);
-        for setting in unchanged {
-            log::warn!("{setting} has changed; that takes effect at the next start");
+        log_warnings(&fresh.warnings, &self.config.warnings);
+        for setting in keep_startup_settings(&self.config, &mut fresh) {
+            log::warn!("{setting} has changed; this takes effect at the next start");
         }
         let secret_changed = match self.gateway.reconfigure(&fresh) {
             Ok(changed) => changed,
             Err(error) => {
-                log::error!("the configuration cannot be taken over: {error}");
+                log::error!("the new configuration cannot be applied: {error}");
                 return;
             }
         };
         match (secret_changed, self.gateway.credentials_held()) {
             (true, _) => log::info!("configuration reloaded, with new credentials"),
-            (false, None) => log::info!("configuration reloaded; the credentials are the same"),
+            (false, None) => log::info!("configuration reloaded; the credentials are unchanged"),
             (false, Some(rest)) => log::warn!(
-                "configuration reloaded; the credentials are the same that the upstream refused, and are not tried for another {} s",
+                "configuration reloaded; the credentials are still the ones that the upstream refused; no further attempt for {} s",
                 rest.as_secs()
             ),
         }
         self.gateway.metrics().config.applied(fresh.digest);
         self.watcher.follow(&fresh.files);
         self.config = fresh;
-        self.refused = None;
+        self.rejected = None;
     }
 
-    /// One list at a time, however often it is asked for.
+    /// Logs the list of tunnels, unless that is already in progress.
     fn list_tunnels(&mut self) {
         if self.listing.as_ref().is_some_and(|listing| !listing.is_finished()) {
-            return log::info!("the list of tunnels is being written already");
+            return log::info!("the list of tunnels is already being written");
         }
         match self.gateway.log_tunnels() {
             Ok(listing) => self.listing = Some(listing),
@@ -273,8 +274,8 @@ impl Process<'_> {
     }
 }
 
-/// Puts back what cannot change while the process runs; returns the names of the settings that would have.
-fn keep_what_needs_a_start(old: &Config, fresh: &mut Config) -> Vec<&'static str> {
+/// Restores the settings that cannot change while the process runs; returns the names of those that were different.
+fn keep_startup_settings(old: &Config, fresh: &mut Config) -> Vec<&'static str> {
     let mut changed = Vec::new();
     macro_rules! keep {
         ($($field:ident: $name:literal,)*) => {
@@ -298,25 +299,25 @@ fn keep_what_needs_a_start(old: &Config, fresh: &mut Config) -> Vec<&'static str
         log_format: "log_format",
         log_level: "log_level",
     }
-    // Cut to what the descriptors allow, it differs from what is written there.
+    // It was reduced to what the descriptors allow, so it may differ from the configured value.
     fresh.max_tunnels = old.max_tunnels;
     changed
 }
 
-/// Core files would hold the secret (invariant 5).
+/// Core files would contain the secrets (invariant 5).
 fn forbid_core_dumps() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        log::warn!("core dumps cannot be forbidden: {error}");
+        log::warn!("cannot disable core dumps: {error}");
     }
 }
 
-/// Raises RLIMIT_NOFILE as far as it goes and cuts `max_tunnels` to what fits, two descriptors a tunnel.
+/// Raises RLIMIT_NOFILE to its hard limit, and reduces `max_tunnels` to what fits at two descriptors per tunnel.
 fn fit_to_descriptors(config: &mut Config) {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            log::warn!("the limit of open files cannot be raised: {error}");
+            log::warn!("cannot raise the limit of open files: {error}");
         }
     }
     let Some(descriptors) = getrlimit(Resource::Nofile).current else { return };
@@ -325,7 +326,11 @@ fn fit_to_descriptors(config: &mut Config) {
     let fits = ((descriptors - reserved) / 2).max(1);
     if config.max_tunnels > fits {
         let level = if config.max_tunnels == limits::MAX_TUNNELS { log::Level::Debug } else { log::Level::Warn };
-        log::log!(level, "max_tunnels {} is cut to {fits}: RLIMIT_NOFILE is {descriptors}", config.max_tunnels);
+        log::log!(
+            level,
+            "max_tunnels is reduced from {} to {fits}: RLIMIT_NOFILE is {descriptors}",
+            config.max_tunnels
+        );
         config.max_tunnels = fits;
     }
 }

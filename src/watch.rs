@@ -1,16 +1,16 @@
-//! Watching files whose change calls for a reload: the configuration and the secret.
+//! Watches the files whose change requires a reload: the configuration and the secrets.
 //!
 //! ```text
-//!   inotify on each directory of the way ─▶ settle ─┐
-//!                                                   ├─▶ read, compare the hash ─▶ changed or not
-//!   every 30 s ─────────────────────────────────────┘
+//!   inotify on each directory of the path ─▶ settle ─┐
+//!                                                    ├─▶ read, compare the hash ─▶ changed or not
+//!   every 30 s ──────────────────────────────────────┘
 //! ```
 //!
-//! Watched are directories, not files: a file is replaced by a rename more often than it is written. Kubernetes puts
-//! a new version of a Secret into a directory of its own and renames the link `..data` to it; the way to
-//! `password → ..data/password` then leads elsewhere without anything having happened to the file or its name. So each
-//! directory that has a link of the way, or the file itself, is watched for the names on the way, and the way is walked
-//! anew after each event.
+//! Directories are watched, not files: a file is replaced by a rename more often than it is written in place.
+//! Kubernetes puts a new version of a Secret into a new directory and renames the link `..data` to it. The path
+//! `password → ..data/password` then leads to another file, although neither the old file nor its name has changed. So
+//! every directory that contains a link of the path, or the file itself, is watched for the names on the path, and the
+//! path is resolved again after each event.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -32,44 +32,44 @@ use zeroize::Zeroizing;
 
 use crate::limits;
 
-/// What came of [`Watcher::look`].
+/// The result of [`Watcher::look`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// It is not time to look yet.
+    /// It is too early to look.
     NotYet,
-    /// The files are what they were.
+    /// The files have not changed.
     Unchanged,
-    /// A file has other contents than before, or can be read only now or no longer.
+    /// The content of a file has changed, or a file has become readable or unreadable.
     Changed,
 }
 
-/// The files of a configuration, and what they held when they were last looked at.
+/// The files of a configuration, and hashes of their last known contents.
 pub struct Watcher {
-    /// `None` where it is not to be had: then a change is noticed within [`limits::WATCH_POLL`].
+    /// `None` if inotify is not available; a change is then noticed within [`limits::WATCH_POLL`].
     inotify: Option<Inotify>,
     files: Vec<PathBuf>,
-    /// Keys the hashes with random numbers of this process: they are made of secrets.
+    /// Random keys of this process for the hashes, because secrets are hashed.
     keys: RandomState,
-    /// A hash for each file; `None` for one that cannot be read, or is no regular file.
+    /// The hash of each file; `None` for one that cannot be read or is not a regular file.
     seen: Vec<Option<u64>>,
-    stirred: Option<Stirred>,
+    pending: Option<Pending>,
     poll_at: Instant,
 }
 
-/// Events came that were not looked after yet.
+/// The times of events after which the files have not been looked at yet.
 #[derive(Clone, Copy)]
-struct Stirred {
+struct Pending {
     first: Instant,
     last: Instant,
 }
 
 impl Watcher {
-    /// Begins to watch; its events come as `token`. What the files hold now is taken for known.
+    /// Starts to watch. Its events have `token`. The current contents count as known.
     pub fn new(registry: &Registry, token: Token, files: &[PathBuf]) -> Watcher {
         let inotify = Inotify::new(registry, token)
             .inspect_err(|error| {
                 let seconds = limits::WATCH_POLL.as_secs();
-                log::warn!("changes of files are noticed every {seconds} s only, for want of inotify: {error}");
+                log::warn!("inotify is not available, so files are only checked every {seconds} s: {error}");
             })
             .ok();
         Watcher::with(inotify, files, Instant::now())
@@ -81,14 +81,14 @@ impl Watcher {
             files: Vec::new(),
             keys: RandomState::new(),
             seen: Vec::new(),
-            stirred: None,
+            pending: None,
             poll_at: now + limits::WATCH_POLL,
         };
         watcher.follow(files);
         watcher
     }
 
-    /// Watches these files from now on. What a new one holds now is taken for known.
+    /// Watches these files from now on. The current content of a new one counts as known.
     pub fn follow(&mut self, files: &[PathBuf]) {
         if self.files == files {
             return;
@@ -100,30 +100,30 @@ impl Watcher {
         self.seen = self.files.iter().map(seen).collect();
     }
 
-    /// Takes what the files hold now for known, because it is about to be read.
+    /// Marks the current contents as known, because they are about to be read.
     pub fn accept(&mut self) {
         self.rearm();
         self.seen = self.files.iter().map(|file| self.hash(file)).collect();
-        self.stirred = None;
+        self.pending = None;
     }
 
-    /// Takes in the events that have come.
+    /// Processes the events that have arrived.
     pub fn on_event(&mut self, now: Instant) {
         if self.inotify.as_mut().is_some_and(Inotify::take_events) {
-            let first = self.stirred.map_or(now, |stirred| stirred.first);
-            self.stirred = Some(Stirred { first, last: now });
+            let first = self.pending.map_or(now, |pending| pending.first);
+            self.pending = Some(Pending { first, last: now });
         }
     }
 
-    /// When to [`look`](Watcher::look) next, whether events come or not; `None` when there is no file to look at.
+    /// When to call [`look`](Watcher::look) next, even without further events; `None` if there is no file to watch.
     pub fn due(&self) -> Option<Instant> {
-        let settled = |stirred: Stirred| {
-            (stirred.last + limits::WATCH_SETTLE).min(stirred.first + limits::WATCH_SETTLE_MAX).min(self.poll_at)
+        let settled = |pending: Pending| {
+            (pending.last + limits::WATCH_SETTLE).min(pending.first + limits::WATCH_SETTLE_MAX).min(self.poll_at)
         };
-        (!self.files.is_empty()).then(|| self.stirred.map_or(self.poll_at, settled))
+        (!self.files.is_empty()).then(|| self.pending.map_or(self.poll_at, settled))
     }
 
-    /// Reads the files if it is time to; what they hold is known from then on.
+    /// Reads the files if it is time to. The contents then count as known.
     pub fn look(&mut self, now: Instant) -> Look {
         if self.due().is_none_or(|due| now < due) {
             return Look::NotYet;
@@ -134,7 +134,7 @@ impl Watcher {
         if before == self.seen { Look::Unchanged } else { Look::Changed }
     }
 
-    /// The way first, the contents second: what changes in between makes an event.
+    /// Must come before the contents are read, so that a change in between causes an event.
     fn rearm(&mut self) {
         if let Some(inotify) = &mut self.inotify {
             inotify.watch(&places(&self.files));
@@ -146,8 +146,8 @@ impl Watcher {
     }
 }
 
-/// The hash of what a regular file holds. Anything else is refused without waiting for it: a pipe would be read empty, or
-/// hold the process up.
+/// The hash of a regular file's content. Anything else is rejected without waiting for it: reading a pipe would consume
+/// its content, or block the process.
 fn hash(file: &Path, mut hasher: impl Hasher) -> io::Result<u64> {
     let descriptor = rustix::fs::open(file, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
     let file = File::from(descriptor);
@@ -166,7 +166,7 @@ fn hash(file: &Path, mut hasher: impl Hasher) -> io::Result<u64> {
     }
 }
 
-/// Directories, and the names in them that are on the way to a file.
+/// Directories, and the names in them that are on the path to a file.
 type Places = BTreeMap<PathBuf, BTreeSet<OsString>>;
 
 fn places(files: &[PathBuf]) -> Places {
@@ -177,8 +177,8 @@ fn places(files: &[PathBuf]) -> Places {
     places
 }
 
-/// Walks the way to a file as the kernel does, link by link, and notes where a change would lead it elsewhere: at each link, at
-/// the file itself, and where the way ends because something is missing.
+/// Resolves a path as the kernel does, link by link, and records every place where a change would make it lead
+/// elsewhere: at each link, at the file itself, and where the path ends because something is missing.
 fn walk(file: &Path, places: &mut Places) {
     let Ok(file) = std::path::absolute(file) else { return };
     let mut at = PathBuf::from("/");
@@ -220,14 +220,14 @@ fn names(path: &Path) -> VecDeque<OsString> {
     path.components().filter_map(name).collect()
 }
 
-/// The kernel's watch over directories.
+/// The inotify instance.
 struct Inotify {
     descriptor: OwnedFd,
-    /// By watch descriptor: the names that matter there.
+    /// The relevant names, by watch descriptor.
     watches: BTreeMap<i32, BTreeSet<OsString>>,
 }
 
-/// What can lead the way to a file elsewhere, or change it.
+/// Events that can make a path lead elsewhere, or change a file.
 const EVENTS: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::MODIFY)
     .union(WatchFlags::CLOSE_WRITE)
@@ -246,24 +246,24 @@ impl Inotify {
         Ok(Inotify { descriptor, watches: BTreeMap::new() })
     }
 
-    /// Watches these places and no others. A directory that cannot be watched is left to the slow look.
+    /// Watches these places and no others. Changes in a directory that cannot be watched are found by polling.
     fn watch(&mut self, places: &Places) {
         let mut watches: BTreeMap<i32, BTreeSet<OsString>> = BTreeMap::new();
         for (directory, names) in places {
             match inotify::add_watch(&self.descriptor, directory, EVENTS) {
-                // Two paths to one directory have one watch.
+                // Two paths to the same directory share a watch.
                 Ok(watch) => watches.entry(watch).or_default().extend(names.iter().cloned()),
                 Err(error) => log::debug!("{} cannot be watched: {error}", directory.display()),
             }
         }
         for watch in self.watches.keys().filter(|watch| !watches.contains_key(watch)) {
-            // The kernel has removed it already if its directory is gone.
+            // This fails if the directory is gone: the kernel has then already removed the watch.
             let _ = inotify::remove_watch(&self.descriptor, *watch);
         }
         self.watches = watches;
     }
 
-    /// Takes in all events; whether one of them matters.
+    /// Reads all events; returns whether one of them is relevant.
     fn take_events(&mut self) -> bool {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(&self.descriptor, &mut buffer);
@@ -274,7 +274,7 @@ impl Inotify {
                     let names = self.watches.get(&event.wd());
                     matters |= match event.file_name() {
                         Some(name) => names.is_some_and(|names| names.contains(OsStr::from_bytes(name.to_bytes()))),
-                        // Of the directory itself, or too many to be told one by one.
+                        // About the directory itself, or an overflow of the event queue.
                         None => names.is_some() || event.events().contains(ReadFlags::QUEUE_OVERFLOW),
                     };
                 }

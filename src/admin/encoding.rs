@@ -1,12 +1,11 @@
-//! Which content coding a client wants (RFC 9110 §12.5.3), and gzip (RFC 1952).
+//! Choosing the content coding (RFC 9110 §12.5.3), and gzip (RFC 1952).
 
 use std::io::{self, Write};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-/// Whether the Accept-Encoding fields of a request prefer gzip to no coding at all. A field that breaks the grammar asks for
-/// nothing.
+/// Whether the Accept-Encoding fields of a request prefer gzip to no coding. A malformed field is ignored.
 pub(super) fn prefers_gzip<'a>(fields: impl Iterator<Item = &'a [u8]>) -> bool {
     let (mut gzip, mut identity, mut any) = (None, None, None);
     for member in fields.filter_map(|field| std::str::from_utf8(field).ok()).flat_map(|field| field.split(',')) {
@@ -19,7 +18,7 @@ pub(super) fn prefers_gzip<'a>(fields: impl Iterator<Item = &'a [u8]>) -> bool {
         }
     }
     let gzip = gzip.or(any).unwrap_or(0);
-    // No coding at all is acceptable unless it is ruled out, and worth less than what is named.
+    // No coding is acceptable unless it is excluded, and ranks below the codings that are named.
     gzip > 0 && gzip >= identity.unwrap_or(0)
 }
 
@@ -37,7 +36,7 @@ fn parse(member: &str) -> Option<(&str, u16)> {
     }
 }
 
-/// `qvalue` of RFC 9110 §12.4.2: 0 to 1 with at most three digits behind the point.
+/// `qvalue` of RFC 9110 §12.4.2: 0 to 1 with at most three digits after the point.
 fn thousandths(text: &str) -> Option<u16> {
     let (whole, digits) = text.split_once('.').unwrap_or((text, ""));
     if digits.len() > 3 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
@@ -51,11 +50,11 @@ fn thousandths(text: &str) -> Option<u16> {
     }
 }
 
-/// The bytes in gzip. Fast rather than small: a scrape is short-lived, and text as repetitive as metrics shrinks to a
-/// tenth all the same.
+/// Compresses with gzip at the fastest level: a scrape is short-lived, and text as repetitive as metrics still shrinks
+/// to a tenth.
 ///
 /// # Errors
-/// None but those of the system's memory.
+/// None in practice, because it writes to memory.
 pub(super) fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::fast());
     encoder.write_all(bytes)?;
@@ -69,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_decide_as_rfc_9110_says() {
+    fn weights_decide_as_in_rfc_9110() {
         for (fields, expected) in [
             (&["gzip"][..], true),
             (&["deflate, gzip;q=0.5"], true),
@@ -99,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_compressed_comes_out_whole_and_was_smaller() {
+    fn compressed_text_is_smaller_and_decompresses_to_the_original() {
         let text: String =
             (0..500).map(|number| format!("ntlm_gateway_some_metric{{number=\"{number}\"}} 0\n")).collect();
         let compressed = gzip(text.as_bytes()).unwrap();

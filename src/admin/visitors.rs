@@ -1,4 +1,4 @@
-//! Who is at the administration address: few at a time, each for a bounded time.
+//! The connections to the administration address: few at a time, each with a time limit.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -12,25 +12,25 @@ use crate::limits;
 #[derive(Debug)]
 pub(super) struct Visitor {
     stream: TcpStream,
-    /// Its next move is the client's: to send its request, or to read its answer.
+    /// Whether the gateway waits for the client to send its request or to read its response.
     pub is_waited_for: AtomicBool,
 }
 
-/// Those that are there, the oldest first; never more than [`limits::ADMIN_CONNECTIONS`].
+/// The open connections, the oldest first; never more than [`limits::ADMIN_CONNECTIONS`].
 #[derive(Debug, Default)]
 pub(super) struct Visitors {
     present: Mutex<Vec<Arc<Visitor>>>,
 }
 
 impl Visitors {
-    /// Lets a connection in. When all places are taken the oldest one that keeps the gateway waiting has to go: a probe
-    /// sends its request at once, so that whoever holds places for nothing cannot make it fail. `None`, and a closed
-    /// connection, when all are being answered.
+    /// Admits a connection. At the limit, the oldest connection that keeps the gateway waiting is closed: a probe sends
+    /// its request at once, so clients that occupy connections without using them cannot make a probe fail. If all are
+    /// being answered, the new connection is closed instead, and the result is `None`.
     pub(super) fn enter(&self, stream: TcpStream) -> Option<Arc<Visitor>> {
         let mut present = self.lock();
         if present.len() >= limits::ADMIN_CONNECTIONS {
             let place = present.iter().position(|visitor| visitor.is_waited_for.load(Ordering::Acquire))?;
-            // Its thread wakes up with an end of stream or an error. It may have been closed by its client before.
+            // Its thread wakes up with an end of stream or an error. This fails if the client has already closed it.
             let _ = present.remove(place).stream.shutdown(Shutdown::Both);
         }
         let visitor = Arc::new(Visitor { stream, is_waited_for: AtomicBool::new(true) });
@@ -38,7 +38,7 @@ impl Visitors {
         Some(visitor)
     }
 
-    /// A connection is over.
+    /// Removes a connection that has ended.
     pub(super) fn leave(&self, visitor: &Arc<Visitor>) {
         self.lock().retain(|other| !Arc::ptr_eq(other, visitor));
     }
@@ -49,13 +49,13 @@ impl Visitors {
 }
 
 impl Visitor {
-    /// Reads what there is, until then at the latest.
+    /// Reads what is available; waits until `until` at most.
     pub(super) fn read(&self, buffer: &mut [u8], until: Instant) -> io::Result<usize> {
         self.stream.set_read_timeout(Some(left(until)?))?;
         (&self.stream).read(buffer)
     }
 
-    /// Writes all within [`limits::ADMIN_TIMEOUT`].
+    /// Writes all bytes within [`limits::ADMIN_TIMEOUT`].
     pub(super) fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
         let until = Instant::now() + limits::ADMIN_TIMEOUT;
         while !bytes.is_empty() {

@@ -71,6 +71,7 @@ pub use settings::{Entry, Origin, Part, Setting, Settings};
 pub use warning::{Advice, Warning};
 
 pub use crate::auth::FirstLeg;
+pub use crate::timeouts::Timeouts;
 
 /// The most event loops that can be asked for.
 pub const MAX_SHARDS: usize = 1024;
@@ -252,37 +253,6 @@ pub enum Check {
         /// `host:port`.
         target: String,
     },
-}
-
-/// How long each stage may take; from a millisecond to a week.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// One connection attempt to one upstream address.
-    pub connect: Duration,
-    /// From accept to a whole request head.
-    pub head: Duration,
-    /// From an upstream's connection to its challenge.
-    pub challenge: Duration,
-    /// From the first upstream byte to the answer for the client.
-    pub handshake: Duration,
-    /// A tunnel on which nothing moves.
-    pub idle: Duration,
-    /// A connection that was challenged ahead and is not used.
-    pub warm: Duration,
-    /// The next few KiB of a client's body, or of its answer.
-    pub body: Duration,
-    /// From the end of a plain HTTP request to the beginning of its answer.
-    pub response: Duration,
-    /// A client's connection between two requests.
-    pub keep_alive: Duration,
-    /// An authenticated upstream connection between two requests.
-    pub keep: Duration,
-    /// A tunnel of which one direction has ended.
-    pub half_closed: Duration,
-    /// From the end of the shutdown delay to the close of what is left; may be zero.
-    pub drain: Duration,
-    /// From SIGTERM to the close of the listeners; may be zero.
-    pub shutdown_delay: Duration,
 }
 
 /// TCP keep-alive: how a peer that is gone without a word is noticed.

@@ -134,7 +134,7 @@ impl Reader<'_> {
         let memory_limit = self.required("limits.memory", memory_limit);
         let head_limit = self.required("limits.head", |text| Ok(parse_size(text, HEAD_LIMITS)?));
         let field_limit = self.required("limits.fields", |text| Ok(parse_integer(text, FIELD_LIMITS)?));
-        let timeouts = self.timeouts();
+        let timeouts = Timeouts::read(|name, shortest| self.duration(name, shortest));
         let (via, via_name) = (self.flag("via"), self.optional("via_name", via_name));
         let keep_alive = self.keep_alive();
         let log_format = self.choice("log_format", LOG_FORMATS);
@@ -177,33 +177,6 @@ impl Reader<'_> {
             rules: parties.rules,
             digest: 0,
             warnings: Vec::new(),
-        })
-    }
-
-    fn timeouts(&mut self) -> Option<Timeouts> {
-        let mut some_time = |name| self.duration(name, Duration::from_millis(1));
-        let (connect, head) = (some_time("timeouts.connect"), some_time("timeouts.head"));
-        let challenge = some_time("timeouts.challenge");
-        let (handshake, idle) = (some_time("timeouts.handshake"), some_time("timeouts.idle"));
-        let (warm, half_closed) = (some_time("timeouts.warm"), some_time("timeouts.half_closed"));
-        let (body, response) = (some_time("timeouts.body"), some_time("timeouts.response"));
-        let (keep_alive, keep) = (some_time("timeouts.keep_alive"), some_time("timeouts.keep"));
-        let drain = self.duration("timeouts.drain", Duration::ZERO);
-        let shutdown_delay = self.duration("timeouts.shutdown_delay", Duration::ZERO);
-        Some(Timeouts {
-            connect: connect?,
-            head: head?,
-            challenge: challenge?,
-            handshake: handshake?,
-            idle: idle?,
-            warm: warm?,
-            body: body?,
-            response: response?,
-            keep_alive: keep_alive?,
-            keep: keep?,
-            half_closed: half_closed?,
-            drain: drain?,
-            shutdown_delay: shutdown_delay?,
         })
     }
 

@@ -1,4 +1,5 @@
-//! Building the egress from the configuration, at the start and at each reload: what both configurations name alike lives on.
+//! Builds the egress from the configuration, at the start and at each reload. Unchanged upstreams and identities keep
+//! their state.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -20,57 +21,56 @@ use crate::upstream::{
     Resolution, Resolver, Upstream, without_name,
 };
 
-/// What the shards are told by; filled once they are there.
+/// The mailboxes through which the shards are notified; set once the shards exist.
 pub(super) type ShardNotifier = Arc<OnceLock<Vec<Sender<Message>>>>;
 
-/// What every part of the egress is made with.
+/// What the parts of the egress are built with, for the life of the process.
 pub(super) struct Builder {
     pub metrics: Arc<Metrics>,
-    pub bell: ShardNotifier,
-    /// What was found out about accounts outlives every configuration.
+    pub notifier: ShardNotifier,
+    /// The guard's accounts outlive every configuration.
     pub accounts: Accounts,
-    /// When the process's clock began.
+    /// The zero of the process's clock.
     pub epoch: Instant,
-    /// The addresses that clients come in by, as configured at the start.
+    /// The addresses for clients, as configured at the start.
     pub listen: Vec<SocketAddr>,
     /// The ports that the gateway listens on.
     pub own_ports: Vec<u16>,
-    /// Counts clients' wrong logins.
+    /// Counts wrong logins of clients.
     pub guesses: Arc<Guesses>,
     /// The addresses that it listens on.
     pub own: OwnAddresses,
 }
 
-/// The egress, and what keeps it going.
+/// The egress, with its threads and what the next reload needs.
 pub(super) struct ManagedEgress {
     pub current: CurrentEgress,
-    identities: Vec<OwnIdentity>,
-    upstreams: Vec<OwnUpstream>,
+    identities: Vec<ManagedIdentity>,
+    upstreams: Vec<ManagedUpstream>,
 }
 
-struct OwnIdentity {
+struct ManagedIdentity {
     config: IdentityConfig,
     guard: Arc<Guard>,
-    /// Its guard has no say in logs and metrics any more.
+    /// Set when the identity is gone: its guard then no longer writes logs and metrics.
     retired: Arc<AtomicBool>,
 }
 
-struct OwnUpstream {
+struct ManagedUpstream {
     addresses: Vec<HostPort>,
     upstream: Arc<Upstream>,
     metrics: UpstreamMetrics,
-    /// The handshake that a check does, if it does one.
     check: CheckSlot,
-    /// Forgotten with the upstream: at a reload that changes its name or addresses.
+    /// Lost with the upstream, at a reload that changes its name or addresses.
     speaks_ntlm: Arc<SpeaksNtlm>,
     _resolvers: Vec<Resolver>,
 }
 
-/// As whom it is checked, and by a handshake for which target, if by one.
+/// The identity for checks of an upstream, and the target if checks are handshakes.
 type CheckSlot = Arc<Mutex<Option<(Arc<Hop>, Option<String>)>>>;
 
-/// The hop in the slot holds the upstream, whose checker holds the slot.
-impl Drop for OwnUpstream {
+/// Breaks a cycle: the hop in the slot holds the upstream, whose checker holds the slot.
+impl Drop for ManagedUpstream {
     fn drop(&mut self) {
         *lock(&self.check) = None;
         self.upstream.health.retire();
@@ -78,15 +78,15 @@ impl Drop for OwnUpstream {
 }
 
 impl ManagedEgress {
-    /// Builds the egress of a configuration; upstreams and guards of `old` live on where nothing about them has changed.
+    /// Builds the egress of a configuration. Unchanged upstreams and guards are taken over from `old`.
     ///
     /// # Errors
-    /// When a thread cannot be started.
+    /// A thread cannot be started.
     pub(super) fn build(config: &Config, builder: &Builder, old: Option<ManagedEgress>) -> io::Result<ManagedEgress> {
         let listeners = uses_of_listeners(config, &builder.listen, old.as_ref().map(|old| &*old.current.listeners));
         let (mut old_identities, mut old_upstreams) =
             old.map_or_else(Default::default, |old| (old.identities, old.upstreams));
-        let identities: Vec<OwnIdentity> =
+        let identities: Vec<ManagedIdentity> =
             config.identities.iter().map(|identity| builder.identity(identity, &mut old_identities)).collect();
         for gone in old_identities {
             gone.retired.store(true, Ordering::Relaxed);
@@ -94,8 +94,8 @@ impl ManagedEgress {
                 builder.metrics.forget_identity(&gone.config.name);
             }
         }
-        // Names may be gone just now: what an upstream that was changed is known by, the new one is, too.
-        let known: Vec<Arc<Upstream>> = old_upstreams.iter().map(|own| Arc::clone(&own.upstream)).collect();
+        // DNS may be failing right now, so a changed upstream starts with the addresses known for its old names.
+        let known: Vec<Arc<Upstream>> = old_upstreams.iter().map(|old| Arc::clone(&old.upstream)).collect();
         let mut upstreams = Vec::new();
         for upstream in &config.upstreams {
             upstreams.push(builder.upstream(upstream, &mut old_upstreams, &known)?);
@@ -107,33 +107,37 @@ impl ManagedEgress {
         }
         let egress = egress(config, builder, &identities, &upstreams, listeners);
         let egress = CurrentEgress::new(egress, logins(config), Arc::clone(&builder.guesses));
-        for (member, own) in upstreams.iter().enumerate() {
+        for (member, upstream) in upstreams.iter().enumerate() {
             let hop = egress.hop(member, None).cloned();
             let target = match &config.check {
                 Check::Tcp => None,
                 Check::Handshake { target } => Some(target.clone()),
             };
-            *lock(&own.check) = hop.map(|hop| (hop, target));
+            *lock(&upstream.check) = hop.map(|hop| (hop, target));
         }
         Ok(ManagedEgress { current: egress, identities, upstreams })
     }
 
-    /// How long no identity is tried any more, if all were refused.
+    /// For how long no identity may be tried, if all of them were refused everywhere.
     pub(super) fn held(&self, now_ms: u64) -> Option<Duration> {
-        let held = |own: &OwnIdentity, upstream: &OwnUpstream| own.guard.held(now_ms, upstream.upstream.name());
-        let ways =
-            self.identities.iter().flat_map(|own| self.upstreams.iter().map(move |upstream| held(own, upstream)));
-        let rests: Option<Vec<Duration>> = ways.collect();
-        rests?.into_iter().min()
+        let held = |identity: &ManagedIdentity, upstream: &ManagedUpstream| {
+            identity.guard.held(now_ms, upstream.upstream.name())
+        };
+        let hops = self
+            .identities
+            .iter()
+            .flat_map(|identity| self.upstreams.iter().map(move |upstream| held(identity, upstream)));
+        let pauses: Option<Vec<Duration>> = hops.collect();
+        pauses?.into_iter().min()
     }
 
-    /// Why no client could be served now, if so.
+    /// Why no client could be served now; `None` if clients can be served.
     pub(super) fn unready(&self) -> Option<String> {
         let mut why = String::new();
-        for own in &self.upstreams {
-            match (own.upstream.health.why_down(), own.upstream.resolution()) {
+        for managed in &self.upstreams {
+            match (managed.upstream.health.why_down(), managed.upstream.resolution()) {
                 (Some(down), _) => {
-                    let name = own.upstream.name();
+                    let name = managed.upstream.name();
                     why = format!("no upstream is up; {name}: {}", without_name(name, &down));
                 }
                 (None, Some(Resolution::Addresses(_))) => return None,
@@ -143,32 +147,32 @@ impl ManagedEgress {
         Some(why)
     }
 
-    /// Whether a configuration has other secrets or accounts than this was built of.
+    /// Whether a configuration has other secrets or accounts than this egress.
     pub(super) fn has_other_secrets(&self, config: &Config) -> bool {
-        let same = |own: &OwnIdentity, new: &IdentityConfig| is_same_account(&own.config, new);
+        let same = |old: &ManagedIdentity, new: &IdentityConfig| is_same_account(&old.config, new);
         self.identities.len() != config.identities.len()
-            || !self.identities.iter().zip(&config.identities).all(|(own, new)| same(own, new))
+            || !self.identities.iter().zip(&config.identities).all(|(old, new)| same(old, new))
     }
 }
 
 fn egress(
     config: &Config,
     builder: &Builder,
-    identities: &[OwnIdentity],
-    upstreams: &[OwnUpstream],
+    identities: &[ManagedIdentity],
+    upstreams: &[ManagedUpstream],
     listeners: Vec<ListenerUse>,
 ) -> Egress {
     let known: Vec<Arc<KnownIdentity>> = identities.iter().map(known_identity).collect();
     let mut hops = Vec::new();
-    for (own, of_config) in upstreams.iter().zip(&config.upstreams) {
+    for (managed, of_config) in upstreams.iter().zip(&config.upstreams) {
         for (identity, known) in identities.iter().zip(&known) {
             hops.push(Arc::new(Hop {
                 number: hops.len(),
-                upstream: Arc::clone(&own.upstream),
+                upstream: Arc::clone(&managed.upstream),
                 identity: Arc::clone(known),
-                credentials: Arc::new(credentials(&identity.config, of_config).with_knowledge(&own.speaks_ntlm)),
-                metrics: builder.metrics.hop(own.upstream.name(), &known.name),
-                upstream_metrics: own.metrics.clone(),
+                credentials: Arc::new(credentials(&identity.config, of_config).with_knowledge(&managed.speaks_ntlm)),
+                metrics: builder.metrics.hop(managed.upstream.name(), &known.name),
+                upstream_metrics: managed.metrics.clone(),
                 warm_cap: of_config.warm,
                 check_target: match &config.check {
                     Check::Tcp => None,
@@ -180,9 +184,9 @@ fn egress(
             }));
         }
     }
-    let member = |(own, of_config): (&OwnUpstream, &UpstreamConfig)| Member {
-        upstream: Arc::clone(&own.upstream),
-        metrics: own.metrics.clone(),
+    let member = |(managed, of_config): (&ManagedUpstream, &UpstreamConfig)| Member {
+        upstream: Arc::clone(&managed.upstream),
+        metrics: managed.metrics.clone(),
         group: of_config.group,
         weight: of_config.weight,
         identity: of_config.identity,
@@ -201,13 +205,13 @@ fn egress(
     }
 }
 
-fn known_identity(own: &OwnIdentity) -> Arc<KnownIdentity> {
+fn known_identity(managed: &ManagedIdentity) -> Arc<KnownIdentity> {
     Arc::new(KnownIdentity {
-        name: own.config.name.as_str().into(),
-        guard: Arc::clone(&own.guard),
-        clients: own.config.clients.clone(),
-        has_listener: !own.config.listen.is_empty(),
-        has_login: own.config.login.is_some(),
+        name: managed.config.name.as_str().into(),
+        guard: Arc::clone(&managed.guard),
+        clients: managed.config.clients.clone(),
+        has_listener: !managed.config.listen.is_empty(),
+        has_login: managed.config.login.is_some(),
     })
 }
 
@@ -227,11 +231,12 @@ fn logins(config: &Config) -> Logins {
     logins
 }
 
-/// Whose clients come in by each of the addresses that were bound at the start, `listen`; `before` says whose they were until
-/// now. By the addresses and not by their order, for a reload changes the identities and leaves the listeners as they are.
+/// Which identity the clients of each bound address use. `listen` are the addresses bound at the start; `before` are
+/// their uses so far. Identities are matched by address, not by position, because a reload changes the identities but
+/// not the listeners.
 ///
-/// An address that was an identity's and is mentioned no more, or as another port, must not become everybody's: its clients
-/// would use the default identity without a word. One that was everybody's stays so until the next start.
+/// If an identity's own address is no longer in the configuration, or has another port, it must not become a common
+/// address: its clients would silently use the default identity. A common address stays common until the next start.
 fn uses_of_listeners(config: &Config, listen: &[SocketAddr], before: Option<&[ListenerUse]>) -> Vec<ListenerUse> {
     let use_of = |(place, address): (usize, &SocketAddr)| {
         let owner = config.identities.iter().position(|identity| identity.listen.contains(address));
@@ -253,21 +258,21 @@ fn uses_of_listeners(config: &Config, listen: &[SocketAddr], before: Option<&[Li
 }
 
 impl Builder {
-    fn identity(&self, config: &IdentityConfig, old: &mut Vec<OwnIdentity>) -> OwnIdentity {
-        let same = |own: &OwnIdentity| own.config.name == config.name && is_same_account(&own.config, config);
+    fn identity(&self, config: &IdentityConfig, old: &mut Vec<ManagedIdentity>) -> ManagedIdentity {
+        let same = |old: &ManagedIdentity| old.config.name == config.name && is_same_account(&old.config, config);
         if let Some(place) = old.iter().position(same) {
             let kept = old.swap_remove(place);
-            return OwnIdentity { config: config.clone(), ..kept };
+            return ManagedIdentity { config: config.clone(), ..kept };
         }
         let retired = Arc::new(AtomicBool::new(false));
         let guard = self.guard(config, Arc::clone(&retired));
-        OwnIdentity { config: config.clone(), guard, retired }
+        ManagedIdentity { config: config.clone(), guard, retired }
     }
 
-    /// A guard whose changes are counted, logged and told to all shards. The account keeps what was counted against it, whatever the
-    /// configuration makes of its secret.
+    /// A guard whose changes are counted, logged and sent to all shards. The account keeps its failure count, even if
+    /// the configuration changes its secret.
     fn guard(&self, config: &IdentityConfig, retired: Arc<AtomicBool>) -> Arc<Guard> {
-        let (bell, metrics, name) = (Arc::clone(&self.bell), Arc::clone(&self.metrics), config.name.clone());
+        let (notifier, metrics, name) = (Arc::clone(&self.notifier), Arc::clone(&self.metrics), config.name.clone());
         let account = self.accounts.of(config.identity.domain(), config.identity.user());
         let secret = fingerprint(&account, config);
         let shown = account_of(config);
@@ -282,7 +287,7 @@ impl Builder {
                 }
                 log_guard(&shown, upstream, *at_upstream, *rest);
             }
-            tell(&bell, || Message::GuardChanged);
+            notify(&notifier, || Message::GuardChanged);
         });
         self.metrics.guard_changed(&config.name, guard.state());
         guard
@@ -291,33 +296,33 @@ impl Builder {
     fn upstream(
         &self,
         config: &UpstreamConfig,
-        old: &mut Vec<OwnUpstream>,
+        old: &mut Vec<ManagedUpstream>,
         known: &[Arc<Upstream>],
-    ) -> io::Result<OwnUpstream> {
-        let same = |own: &OwnUpstream| **own.upstream.name() == *config.name && own.addresses == config.addresses;
+    ) -> io::Result<ManagedUpstream> {
+        let same = |old: &ManagedUpstream| **old.upstream.name() == *config.name && old.addresses == config.addresses;
         if let Some(place) = old.iter().position(same) {
             return Ok(old.swap_remove(place));
         }
         let metrics = self.metrics.upstream(&config.name);
         metrics.up.set(1);
-        let (checker, call) = Checker::new();
-        let (told, name) = (metrics.clone(), config.name.clone());
+        let (checker, wake_checker) = Checker::new();
+        let (counted, name) = (metrics.clone(), config.name.clone());
         let upstream = Upstream::new(&config.name, config.addresses.clone(), move |change| {
             match change {
-                HealthChange::Doubted => log::debug!("upstream {name} fails some clients and is probed"),
+                HealthChange::Doubted => log::debug!("upstream {name} fails for some clients and is probed"),
                 HealthChange::Ejected(why) => {
-                    told.up.set(0);
-                    told.ejections.inc();
+                    counted.up.set(0);
+                    counted.ejections.inc();
                     let why = without_name(&name, why);
                     log::warn!("upstream {name} is ejected: {why}; it is checked until it answers again");
                 }
                 HealthChange::Returned => {
-                    told.up.set(1);
+                    counted.up.set(1);
                     log::info!("upstream {name} answers again");
                 }
             }
-            // The checker is gone only when the upstream is.
-            let _ = call.send(());
+            // This fails only when the upstream is gone too.
+            let _ = wake_checker.send(());
         });
         let check = CheckSlot::default();
         let slot = Arc::clone(&check);
@@ -332,10 +337,10 @@ impl Builder {
         })?;
         let mut resolvers = Vec::new();
         for (place, host) in config.addresses.iter().enumerate() {
-            let from_before = known_addresses(host, known);
-            resolvers.push(self.resolver(host, place, from_before, &upstream, &metrics)?);
+            let initial = known_addresses(host, known);
+            resolvers.push(self.resolver(host, place, initial, &upstream, &metrics)?);
         }
-        Ok(OwnUpstream {
+        Ok(ManagedUpstream {
             addresses: config.addresses.clone(),
             upstream,
             metrics,
@@ -349,28 +354,31 @@ impl Builder {
         &self,
         host: &HostPort,
         place: usize,
-        from_before: Option<Resolution>,
+        initial: Option<Resolution>,
         upstream: &Arc<Upstream>,
         metrics: &UpstreamMetrics,
     ) -> io::Result<Resolver> {
         let (of_upstream, addresses) = (Arc::downgrade(upstream), metrics.addresses.clone());
-        let (bell, own, name) = (Arc::clone(&self.bell), self.own.clone(), host.clone());
-        let take_note = move |resolution| {
+        let (notifier, own, name) = (Arc::clone(&self.notifier), self.own.clone(), host.clone());
+        let on_resolution = move |resolution| {
             let Some(upstream) = of_upstream.upgrade() else { return };
             let (resolution, left_out) = own.strip(resolution);
             for address in left_out {
-                log::error!("upstream {name} is {address}, where the gateway itself listens: it is left out");
+                log::error!(
+                    "upstream {name} resolves to {address}, where the gateway itself listens; this address is not used"
+                );
             }
             let count = upstream.resolved(place, resolution);
             addresses.set(i64::try_from(count).unwrap_or(i64::MAX));
-            tell(&bell, || Message::Resolved);
+            notify(&notifier, || Message::Resolved);
         };
-        from_before.iter().cloned().for_each(&take_note);
-        Resolver::start(host.clone(), from_before, take_note)
+        initial.iter().cloned().for_each(&on_resolution);
+        Resolver::start(host.clone(), initial, on_resolution)
     }
 }
 
-/// What a host's name resolved to for any of those upstreams, with its own port. The rest of each address stays, as an IPv6 one's scope.
+/// The addresses of a host as known to one of the upstreams, with the host's port. The rest of an address, such as an
+/// IPv6 scope, is kept.
 fn known_addresses(host: &HostPort, upstreams: &[Arc<Upstream>]) -> Option<Resolution> {
     let mut found =
         upstreams.iter().map(|upstream| upstream.addresses_of_host(host.host())).find(|found| !found.is_empty())?;
@@ -378,8 +386,8 @@ fn known_addresses(host: &HostPort, upstreams: &[Arc<Upstream>]) -> Option<Resol
     Some(Resolution::Addresses(found.into()))
 }
 
-fn tell(bell: &ShardNotifier, message: impl Fn() -> Message) {
-    for shard in bell.get().into_iter().flatten() {
+fn notify(notifier: &ShardNotifier, message: impl Fn() -> Message) {
+    for shard in notifier.get().into_iter().flatten() {
         shard.send(message());
     }
 }
@@ -388,17 +396,17 @@ fn log_guard(account: &str, upstream: &str, state: GuardState, rest: Duration) {
     match state {
         GuardState::Proven => log::info!("upstream {upstream} accepts the credentials of {account}"),
         GuardState::Unproven => {
-            log::debug!("the credentials of {account} are to be checked again at upstream {upstream}")
+            log::debug!("the credentials of {account} have to be accepted again by upstream {upstream}")
         }
         GuardState::Refused => log::error!(
             "upstream {upstream} refuses the credentials of {account}: no further attempt for {} min, so that the account is not \
-             locked; correct the password: a changed one is tried at once while the account has attempts left",
+             locked; correct the password: a changed password is tried at once if the account has attempts left",
             rest.as_secs().div_ceil(60)
         ),
     }
 }
 
-/// Of everything that an upstream could tell apart from another secret.
+/// A fingerprint of everything about an identity that an upstream may accept or refuse.
 fn fingerprint(account: &Account, config: &IdentityConfig) -> u64 {
     let identity = &config.identity;
     let method = format!("{:?}", identity.method());

@@ -1,4 +1,4 @@
-//! One record, one line: whatever a peer put into a value.
+//! One record is one line, whatever a peer has put into a value.
 
 use std::fmt::{Display, Write as _};
 use std::io::{self, Write};
@@ -9,15 +9,15 @@ use log::kv::{self, Key, Value, VisitSource, VisitValue};
 use crate::config::LogFormat;
 use crate::limits;
 
-/// What stands before a record's own fields; a field of such a name gets a `_` behind it.
+/// Names in front of a record's own fields. A field with one of these names gets a trailing `_`.
 const OWN_NAMES: [&str; 4] = ["time", "level", "logger", "message"];
 
 /// Writes a record and a newline.
 ///
 /// Text: `2026-01-02T03:04:05.678Z INFO  tunnel closed client=10.1.2.3:40000 status=200`.
 ///
-/// JSON: an object with `time`, `level`, `logger` (the log's target, which is not the `target` of a tunnel), `message` and the
-/// record's fields; numbers and booleans are such.
+/// JSON: an object with `time`, `level`, `logger` (the log's target, not the `target` of a tunnel), `message` and the
+/// record's fields. Numbers and booleans are not quoted.
 pub(super) fn line(out: &mut impl Write, format: LogFormat, time: &dyn Display, record: &Record<'_>) -> io::Result<()> {
     match format {
         LogFormat::Text => {
@@ -39,12 +39,12 @@ pub(super) fn line(out: &mut impl Write, format: LogFormat, time: &dyn Display, 
 
 fn message(record: &Record<'_>) -> String {
     let mut bounded = Bounded::new(0, limits::LOG_MESSAGE_BYTES);
-    // It does not fail, and what a value's own formatting says is in the text as far as it came.
+    // `Bounded` cannot fail. If a value's own formatting does, the text up to there is used.
     let _ = bounded.write_fmt(*record.args());
     bounded.text
 }
 
-/// Text up to a length; what goes past it is left out, and an ellipsis says so.
+/// Text with a maximum length. Longer text is cut off and ends in an ellipsis.
 struct Bounded {
     text: String,
     limit_bytes: usize,
@@ -93,18 +93,18 @@ fn write_text_field(out: &mut impl Write, name: &str, value: &Field) -> io::Resu
     }
 }
 
-/// What most values are: neither to be quoted nor to be escaped, which is seen without decoding a character.
+/// Whether a value needs neither quotes nor escapes. Most values do not, and this test decodes no characters.
 fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'='))
 }
 
-/// Text that could be taken for the end of its field, or for none.
+/// Whether text without quotes could be mistaken for the end of its field, or for a missing value.
 fn needs_quotes(text: &str) -> bool {
     let special = |character: char| character.is_whitespace() || matches!(character, '"' | '\\' | '=');
     text.is_empty() || text.contains(|character| special(character) || is_unprintable(character))
 }
 
-/// What could end a line, move a cursor, or turn a line's direction of reading.
+/// Characters that could end a line, move the cursor, or change the reading direction.
 fn is_unprintable(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -141,10 +141,10 @@ fn write_json(out: &mut impl Write, text: &str) -> io::Result<()> {
     serde_json::to_writer(out, text).map_err(io::Error::other)
 }
 
-/// A field's value. A record has many, so the text's room is used for one after the other.
+/// A field's value. The buffer is reused for all fields of a record.
 struct Field {
     bounded: Bounded,
-    /// What JSON writes without quotes.
+    /// Written without quotes in JSON.
     is_bare: bool,
 }
 
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_bounded_whatever_a_peer_puts_into_its_fields() {
+    fn a_lines_length_is_limited_whatever_a_peer_puts_into_its_fields() {
         let long = "ü".repeat(40_000);
         let fields =
             [("method", Value::from(long.as_str())), ("detail", Value::from_display(&long)), ("end", "x".into())];
@@ -259,7 +259,7 @@ mod tests {
         let line = text("closed", &fields);
         let method = line.split("method=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
         assert_eq!(method.len(), limits::LOG_FIELD_BYTES + '…'.len_utf8());
-        assert!(line.ends_with(" end=x\n"), "what follows is there: {}", &line[line.len() - 20..]);
+        assert!(line.ends_with(" end=x\n"), "the fields behind it are still there: {}", &line[line.len() - 20..]);
         let fits = "x".repeat(limits::LOG_FIELD_BYTES);
         assert!(text("closed", &[("target", Value::from(fits.as_str()))]).ends_with(&format!("={fits}\n")));
     }
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_cannot_pass_for_another_field() {
+    fn a_value_cannot_be_mistaken_for_another_field() {
         let line = text(
             "m",
             &[("target", Value::from("x status=200")), ("agent", Value::from("a\"b\\")), ("none", Value::from(""))],
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_does_not_hide_the_records_own() {
+    fn a_field_does_not_hide_the_records_own_fields() {
         let fields = [("time", Value::from("x")), ("message", Value::from("y"))];
         let object = json("m", &fields);
         assert_eq!((&object["time"], &object["message"]), (&json!(TIME), &json!("m")));

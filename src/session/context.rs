@@ -18,36 +18,8 @@ use crate::http::PROXY_NAME;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::relay::{PipePool, Resources};
+use crate::timeouts::TimeoutsMs;
 use crate::upstream::{Asked, Asker, HostPort};
-
-/// Time-outs in milliseconds, as the tunnels use them.
-#[derive(Clone, Copy, Debug)]
-pub struct TimeoutsMs {
-    /// From accept to a whole request head.
-    pub head: u64,
-    /// One attempt to connect.
-    pub connect: u64,
-    /// From an upstream's connection to its challenge.
-    pub challenge: u64,
-    /// From the first dial to the answer.
-    pub handshake: u64,
-    /// Nothing moves either way.
-    pub idle: u64,
-    /// A connection that was challenged ahead is not used.
-    pub warm: u64,
-    /// A client sends its body, or reads its answer.
-    pub body: u64,
-    /// An upstream begins its answer to a plain HTTP request.
-    pub response: u64,
-    /// A client's connection between two requests.
-    pub keep_alive: u64,
-    /// An authenticated upstream connection between two requests.
-    pub keep: u64,
-    /// One direction has ended.
-    pub half_closed: u64,
-    /// Reading past what the client still sends after an error.
-    pub linger: u64,
-}
 
 /// The part of the configuration that tunnels go by. Replaced as a whole; a tunnel uses what is there when it needs it.
 #[derive(Clone, Debug)]

@@ -45,7 +45,8 @@ use read_request::ReadRequest;
 use relay::{Relay, Relayed};
 use reply::Reply;
 
-pub use context::{Context, SessionSettings, TimeoutsMs, pseudonym};
+pub use crate::timeouts::TimeoutsMs;
+pub use context::{Context, SessionSettings, pseudonym};
 pub use entropy::Entropy;
 pub use read_request::Admission;
 pub use record::{ACCESS, End, Record};

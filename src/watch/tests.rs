@@ -1,4 +1,4 @@
-//! Changes of real files, seen through a real inotify or without one.
+//! Changes of real files, with and without inotify.
 
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,7 +28,7 @@ impl Directory {
         self.join(name)
     }
 
-    /// A new version of a mounted Secret, as the kubelet puts it in place: a directory, a link beside it, a rename.
+    /// Publishes a new version of a mounted Secret as the kubelet does: a directory, a link next to it, a rename.
     fn publish(&self, version: &str, contents: &str) {
         std::fs::create_dir(self.join(version)).unwrap();
         self.write(&format!("{version}/password"), contents);
@@ -49,7 +49,7 @@ impl Drop for Directory {
     }
 }
 
-/// A watcher and the poll that its events come to; the slow look never helps it.
+/// A watcher, and the poll that receives its events. Regular polling is disabled.
 struct Watched {
     poll: Poll,
     watcher: Watcher,
@@ -64,7 +64,7 @@ impl Watched {
         Watched { poll, watcher }
     }
 
-    /// What the files' settling brings; `NotYet` when no event that matters came.
+    /// The result after the files have settled; `NotYet` if there was no relevant event.
     fn look(&mut self) -> Look {
         let mut events = Events::with_capacity(8);
         self.poll.poll(&mut events, Some(Duration::from_millis(50))).unwrap();
@@ -87,7 +87,7 @@ fn every_way_to_change_a_file_is_noticed() {
     // By a rename over it.
     std::fs::rename(directory.write("config.new", "three"), &file).unwrap();
     assert_eq!(watched.look(), Look::Changed);
-    // Deleted, and made again.
+    // Deleted and created again.
     std::fs::remove_file(&file).unwrap();
     assert_eq!(watched.look(), Look::Changed);
     directory.write("config", "three");
@@ -96,7 +96,7 @@ fn every_way_to_change_a_file_is_noticed() {
 }
 
 #[test]
-fn the_link_swap_of_a_kubernetes_secret_is_noticed_again_and_again() {
+fn every_link_swap_of_a_kubernetes_secret_is_noticed() {
     let directory = Directory::new();
     directory.publish("..2026_01", "one");
     let mut watched = Watched::new(&[directory.join("password")]);
@@ -104,7 +104,7 @@ fn the_link_swap_of_a_kubernetes_secret_is_noticed_again_and_again() {
         directory.publish(version, contents);
         assert_eq!(watched.look(), Look::Changed, "{version}");
     }
-    // A new version with the old contents is no change.
+    // A new version with the same content is not a change.
     directory.publish("..2026_04", "three");
     assert_eq!(watched.look(), Look::Unchanged);
 }
@@ -121,11 +121,11 @@ fn a_link_to_a_file_elsewhere_is_watched_at_both_ends() {
     symlink(other.write("another", "three"), one.join("secret")).unwrap();
     assert_eq!(watched.look(), Look::Changed);
     other.write("another", "four");
-    assert_eq!(watched.look(), Look::Changed, "the new target is watched, too");
+    assert_eq!(watched.look(), Look::Changed, "the new target is watched too");
 }
 
 #[test]
-fn a_file_whose_directory_comes_later_is_noticed() {
+fn a_file_is_noticed_when_its_directory_is_created_later() {
     let directory = Directory::new();
     let mut watched = Watched::new(&[directory.join("mount/secret")]);
     std::fs::create_dir(directory.join("mount")).unwrap();
@@ -135,34 +135,34 @@ fn a_file_whose_directory_comes_later_is_noticed() {
 }
 
 #[test]
-fn what_else_happens_in_the_directory_is_not_looked_at() {
+fn changes_of_other_files_in_the_directory_are_ignored() {
     let directory = Directory::new();
     let file = directory.write("config", "one");
     let mut watched = Watched::new(&[file]);
     directory.write("other", "one");
     assert_eq!(watched.look(), Look::NotYet);
     directory.write("config", "one");
-    assert_eq!(watched.look(), Look::Unchanged, "written, but with the same contents");
+    assert_eq!(watched.look(), Look::Unchanged, "written, but with the same content");
 }
 
 #[test]
-fn a_file_that_is_being_written_is_left_to_settle_but_not_for_ever() {
+fn a_file_that_keeps_changing_is_read_after_a_limited_time() {
     let directory = Directory::new();
     let begin = Instant::now();
     let mut watcher = Watcher::with(None, &[directory.write("config", "one")], begin);
     directory.write("config", "two");
     let (first, ms) = (begin + Duration::from_secs(1), Duration::from_millis);
-    watcher.stirred = Some(Stirred { first, last: first });
+    watcher.pending = Some(Pending { first, last: first });
     assert_eq!(watcher.look(first + ms(199)), Look::NotYet);
-    watcher.stirred = Some(Stirred { first, last: first + ms(150) });
+    watcher.pending = Some(Pending { first, last: first + ms(150) });
     assert_eq!(watcher.look(first + ms(300)), Look::NotYet);
-    watcher.stirred = Some(Stirred { first, last: first + ms(1_950) });
+    watcher.pending = Some(Pending { first, last: first + ms(1_950) });
     assert_eq!(watcher.look(first + ms(1_999)), Look::NotYet);
     assert_eq!(watcher.look(first + ms(2_000)), Look::Changed);
 }
 
 #[test]
-fn without_inotify_a_change_is_noticed_by_the_slow_look() {
+fn without_inotify_a_change_is_noticed_by_polling() {
     let directory = Directory::new();
     let begin = Instant::now();
     let mut watcher = Watcher::with(None, &[directory.write("config", "one")], begin);
@@ -173,7 +173,7 @@ fn without_inotify_a_change_is_noticed_by_the_slow_look() {
 }
 
 #[test]
-fn a_pipe_is_neither_read_nor_waited_for() {
+fn a_pipe_is_not_read_and_does_not_block() {
     let directory = Directory::new();
     let pipe = directory.join("pipe");
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
@@ -184,7 +184,7 @@ fn a_pipe_is_neither_read_nor_waited_for() {
 }
 
 #[test]
-fn a_circle_of_links_has_an_end_and_no_files_need_no_look() {
+fn a_cycle_of_links_terminates_and_without_files_no_look_is_due() {
     let directory = Directory::new();
     symlink("b", directory.join("a")).unwrap();
     symlink("a", directory.join("b")).unwrap();
@@ -194,7 +194,7 @@ fn a_circle_of_links_has_an_end_and_no_files_need_no_look() {
 }
 
 #[test]
-fn a_file_that_is_followed_later_is_noticed_and_one_that_is_not_any_more_is_left_alone() {
+fn after_a_change_of_the_file_list_only_the_new_files_are_watched() {
     let directory = Directory::new();
     let (old, new) = (directory.write("old", "one"), directory.write("new", "one"));
     let mut watched = Watched::new(std::slice::from_ref(&old));

@@ -99,7 +99,7 @@ fn a_name_that_comes_to_mean_the_gateway_itself_is_left_out() {
     let gateway = Gateway::start(&options);
     // In place: the mount is of the file, and not of its name.
     std::fs::write(&hosts, "127.0.0.1 localhost moving-proxy.invalid\n").expect("the hosts");
-    gateway.wait_for_line("the gateway itself listens: it is left out");
+    gateway.wait_for_line("the gateway itself listens; this address is not used");
     let told = || {
         let answer = connect_name(gateway.address(), "echo.test:7").expect("an answer");
         assert_eq!(answer.status(), 502, "{}", answer.head);

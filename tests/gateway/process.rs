@@ -69,7 +69,11 @@ fn a_busy_port_is_one_clear_error() {
         let said = refused_start(listen, admin);
         let errors: Vec<&str> = said.stderr.lines().filter(|line| line.contains("ERROR")).collect();
         assert_eq!(errors.len(), 1, "{}", said.stderr);
-        assert!(errors[0].contains(&address) && errors[0].contains("another process listens there"), "{}", errors[0]);
+        assert!(
+            errors[0].contains(&address) && errors[0].contains("another process is listening there"),
+            "{}",
+            errors[0]
+        );
         assert!(errors[0].ends_with(&format!("with {flag}")), "{}", errors[0]);
     }
 }

@@ -293,7 +293,7 @@ fn the_second_post_to_a_destination_needs_no_trial() {
         let answer = Wire::connect(gateway.address()).ask(post(&origin, "/sink", b"hello", false)).expect("an answer");
         assert_eq!(answer.text(), sunk(b"hello"));
         // Too old for a request that must not be made twice.
-        std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::millis(limits::KEPT_FRESH) + 300));
+        std::thread::sleep(ntlm_gateway::limits::KEPT_FRESH + Duration::from_millis(300));
     }
     let log = squid.log();
     assert_eq!(log.iter().filter(|line| line.leg == Leg::None && line.status.ends_with("/407")).count(), 1, "{log:#?}");

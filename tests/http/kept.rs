@@ -145,11 +145,11 @@ fn what_must_not_be_made_twice_goes_on_connections_that_were_used_just_now() {
         |client: &mut Wire, method: &str| client.ask(rig.head(method, "/", "Content-Length: 0\r\n")).unwrap().text();
     let first = on(&mut client, "GET");
     assert_eq!(on(&mut client, "POST"), first, "used just now");
-    std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::millis(limits::KEPT_FRESH) + 300));
+    std::thread::sleep(ntlm_gateway::limits::KEPT_FRESH + Duration::from_millis(300));
     let second = on(&mut client, "POST");
     assert_ne!(second, first, "its proxy may be closing it");
     assert_eq!(on(&mut client, "POST"), second);
-    std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::millis(limits::KEPT_FRESH) + 300));
+    std::thread::sleep(ntlm_gateway::limits::KEPT_FRESH + Duration::from_millis(300));
     assert_eq!(on(&mut client, "PUT"), second, "what can be made again may meet its end");
     assert_eq!(authenticates(&rig), 2);
     rig.stop();
@@ -171,7 +171,7 @@ fn what_must_not_be_made_twice_goes_on_warm_connections_that_are_young() {
     };
     assert_eq!(ask("first"), 0.0);
     assert_eq!(ask("POST"), 1.0);
-    let rest = || std::thread::sleep(Duration::from_millis(ntlm_gateway::limits::millis(limits::KEPT_FRESH) + 300));
+    let rest = || std::thread::sleep(ntlm_gateway::limits::KEPT_FRESH + Duration::from_millis(300));
     rest();
     assert_eq!(ask("POST"), 1.0, "too old");
     rest();

@@ -28,13 +28,14 @@ use Outside::{Any, NoMio, Pure};
 /// Module, the modules it may name, what it may name outside. `main` is `src/main.rs`.
 const TABLE: &[(&str, &[&str], Outside)] = &[
     ("limits", &[], NoMio),
+    ("timeouts", &["limits"], NoMio),
     ("ntlm", &[], Pure),
     ("http", &[], Pure),
     ("forward", &["http"], Pure),
     ("fault", &["http"], NoMio),
     ("auth", &["ntlm", "http", "forward", "fault", "limits"], NoMio),
     ("route", &["http"], NoMio),
-    ("config", &["upstream", "auth", "route", "ntlm", "limits"], NoMio),
+    ("config", &["upstream", "auth", "route", "ntlm", "timeouts", "limits"], NoMio),
     ("logging", &["config", "limits"], NoMio),
     ("event", &["limits"], Any),
     ("relay", &["event", "limits"], Any),
@@ -45,7 +46,7 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
         "session",
         &[
             "egress", "route", "forward", "auth", "relay", "upstream", "event", "http", "fault", "metrics", "ntlm",
-            "limits",
+            "timeouts", "limits",
         ],
         Any,
     ),
