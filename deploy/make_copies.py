@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes what is made of the rules in prometheus/ and the dashboard in grafana/: the PrometheusRule of kustomize/, and the chart's
-files, which are copies because a chart must be whole when it is copied elsewhere.
+"""Writes the files that are made from the rules in prometheus/ and the dashboard in grafana/: the PrometheusRule of
+kustomize/, and the chart's files, which are copies because a chart must be complete when it is copied elsewhere.
 
     deploy/make_copies.py            writes them
-    deploy/make_copies.py --check    ends with 1 when one is not what would be written
+    deploy/make_copies.py --check    exits with 1 if one is out of date
 """
 
 import pathlib
@@ -27,13 +27,13 @@ spec:
 
 
 def groups(path):
-    """The list under `groups:`, two columns further in."""
+    """The list under `groups:`, indented by two more columns."""
     text = path.read_text(encoding="utf-8").split("\ngroups:\n", 1)[1]
     return "".join(f"  {line}\n" if line else "\n" for line in text.splitlines())
 
 
 def made():
-    """Each file that is made, with its text."""
+    """Each generated file, with its text."""
     yield PROMETHEUS_RULE, HEAD + "".join(groups(path) for path in RULES)
     for path in (*RULES, DASHBOARD):
         yield FILES / path.name, path.read_text(encoding="utf-8")

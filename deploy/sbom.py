@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes what is linked into the program as CycloneDX 1.5 JSON.
+"""Lists what is linked into the program, as CycloneDX 1.5 JSON.
 
     deploy/sbom.py > ntlm-gateway.cdx.json
 
-The list is Cargo's own, of the locked versions for the machine's target: dependencies of the tests and of build scripts are
-not in it, and neither is the C library that a static program has in it besides.
+The list comes from Cargo, with the locked versions for the machine's target. Dependencies of tests and of build scripts
+are not in it, and neither is the C library that a static program contains.
 """
 
 import hashlib

@@ -111,15 +111,15 @@ impl Metrics {
         build_info(&make)?;
         let bytes = make.counters(
             "bytes_total",
-            "Bytes relayed by direction (up: to the upstream) and way (splice, copy)",
+            "Bytes forwarded in tunnels and plain HTTP, by direction (up: to the upstream) and way (splice, copy)",
             &["direction", "way"],
         )?;
         let guard = make.gauges(
             "guard_state",
-            "State of the credential guard: 1 for the present state (unproven, proven, refused), 0 for the others",
+            "State of the credential guard: 1 for the current state (unproven, proven, refused), 0 for the others",
             &["identity", "state"],
         )?;
-        let closed = make.counters("tunnels_closed_total", "Tunnels closed by cause", &["cause"])?;
+        let closed = make.counters("tunnels_closed_total", "Client connections that ended, by cause", &["cause"])?;
         let way = |direction: &str| ["copy", "splice"].map(|way| bytes.with_label_values(&[direction, way]));
         Ok(Metrics {
             hops: HopFamilies::new(&make)?,
@@ -134,25 +134,25 @@ impl Metrics {
             faults: make.counters("faults_total", "Failures by side, stage and cause", &["side", "stage", "cause"])?,
             turns: make.histograms(
                 "loop_turn_duration_seconds",
-                "How long a shard's loop was busy in one turn: the lag that an event meets at the most",
+                "How long an event loop was busy in one turn: the longest that an event waits",
                 &["shard"],
                 TURN_BUCKETS_SECONDS,
             )?,
-            tunnels_open: make.gauge("tunnels_open", "Tunnels that are open, from accept to close")?,
-            tunnels_relaying: make.gauge("tunnels_relaying", "Tunnels that are relaying bytes")?,
-            tunnels_max: make.gauge("tunnels_max", "Tunnels that may be open at once")?,
+            tunnels_open: make.gauge("tunnels_open", "Client connections that are open, from accept to close")?,
+            tunnels_relaying: make.gauge("tunnels_relaying", "Tunnels that are established at the moment")?,
+            tunnels_max: make.gauge("tunnels_max", "Maximum number of client connections")?,
             accepted: make.counter("accepted_total", "Connections accepted from clients")?,
-            established: make.counter("tunnels_opened_total", "Tunnels that were opened through the upstream")?,
+            established: make.counter("tunnels_opened_total", "Tunnels established, through an upstream or directly to their origin")?,
             accept_pauses: make
-                .counter("accept_pauses_total", "Times that accepting rested for want of descriptors or room")?,
+                .counter("accept_pauses_total", "Times that accepting paused because descriptors or memory ran out, or too many rejected connections were open")?,
             buffered_bytes: make
-                .gauge("buffered_bytes", "Bytes that requests and answers on their way hold in buffers")?,
+                .gauge("buffered_bytes", "Bytes that requests and responses in progress hold in buffers")?,
             buffered_bytes_max: make.gauge("buffered_bytes_max", "The limit of buffered_bytes; 0 if there is none")?,
-            pipes_lent: make.gauge("pipes_in_use", "Pipes that splice bulk bytes at the moment")?,
+            pipes_lent: make.gauge("pipes_in_use", "Pipes that hold bulk data at the moment")?,
             stale_events: make
-                .counter("stale_events_total", "Readiness events that came for an earlier owner of a slot")?,
+                .counter("stale_events_total", "Events for a connection that no longer existed")?,
             log_lines_dropped: make
-                .counter("log_lines_dropped_total", "Log lines dropped because their reader stood still")?,
+                .counter("log_lines_dropped_total", "Log lines dropped because standard error was not read fast enough")?,
             config: ConfigMetrics::new(&make)?,
             registry: make.0,
         })
@@ -244,7 +244,7 @@ impl Metrics {
 }
 
 fn build_info(make: &Maker) -> prometheus::Result<()> {
-    let options = Opts::new("ntlm_gateway_build_info", "Always 1; the labels tell the version")
+    let options = Opts::new("ntlm_gateway_build_info", "Always 1; the label has the version")
         .const_label("version", env!("CARGO_PKG_VERSION"));
     make.keep(Gauge::with_opts(options))?.set(1.0);
     make.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))

@@ -3,8 +3,8 @@
 
     deploy/grafana/render.py [--minutes N] [--window 15s] URL FILE.png
 
-URL is Prometheus' address, such as http://127.0.0.1:9090. Every query is the dashboard's own; `$job` and `$instance` mean all, and
-`$__rate_interval` is the window.
+URL is Prometheus' address, such as http://127.0.0.1:9090. The queries are the dashboard's; `$job` and `$instance` match
+all, and `$__rate_interval` is the window.
 """
 
 import argparse
@@ -29,7 +29,7 @@ COLUMNS = 24
 
 
 def answer(url, path, **parameters):
-    # Whatever proxy the environment names, it is not for this.
+    # Ignore any proxy from the environment.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{url}{path}?{urllib.parse.urlencode(parameters)}", timeout=30) as response:
         return json.load(response)["data"]["result"]
@@ -44,7 +44,7 @@ def formatter(unit):
 
 
 def save(figure, path):
-    """As a picture of few colours, a third of the size."""
+    """Saves a picture with few colours, which takes a third of the size."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=80)
     Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -220,7 +220,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "FILE",
         heading: CONFIGURATION,
-        help: "A TOML file with any of these settings; flags win over the environment, the environment over the file",
+        help: "A TOML file with any of these settings. Flags override the environment, and the environment overrides \
+               the file",
         default: Fallback::Nothing,
     },
     Key {
@@ -230,7 +231,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::List,
         value_name: "ADDR:PORT",
         heading: LISTENING,
-        help: "Where workloads reach the gateway; several with commas. Beyond loopback it needs --allow-clients",
+        help: "Addresses on which the gateway serves clients, separated by commas. Any address beyond loopback \
+               requires --allow-clients",
         default: Fallback::Value(|| "127.0.0.1:3128".into()),
     },
     Key {
@@ -240,8 +242,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::List,
         value_name: "CIDR",
         heading: LISTENING,
-        help: "Networks whose clients may use the gateway, for example 10.0.0.0/8; several with commas. Not given: whoever \
-               reaches the port, which must then be on loopback",
+        help: "Networks whose clients may use the gateway, separated by commas, for example 10.0.0.0/8. By default \
+               only loopback clients may",
         default: Fallback::Nothing,
     },
     Key {
@@ -251,7 +253,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "ADDR:PORT",
         heading: LISTENING,
-        help: "Where /metrics, /healthz and /readyz are served",
+        help: "The administration address, which serves /metrics, /healthz and /readyz",
         default: Fallback::Value(|| limits::ADMIN_ADDRESS.into()),
     },
     Key {
@@ -261,8 +263,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Switch,
         value_name: "true|false",
         heading: LISTENING,
-        help: "Whether /tunnels on the administration address lists the open tunnels, with who uses them and for which \
-               destination",
+        help: "Serve /tunnels on the administration address: a list of the open tunnels with their clients and \
+               destinations",
         default: Fallback::Value(|| "false".into()),
     },
     Key {
@@ -272,7 +274,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::List,
         value_name: "HOST:PORT",
         heading: UPSTREAM,
-        help: "The corporate proxy that asks for NTLM; several with commas, in the order in which they are tried",
+        help: "The corporate proxy that requires NTLM. Several are separated by commas and tried in this order",
         default: Fallback::Required("name the corporate proxy"),
     },
     Key {
@@ -282,7 +284,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "failover|balance",
         heading: UPSTREAM,
-        help: "Which of several upstreams a request goes to: the first that is up, or the one with the fewest tunnels for its weight",
+        help: "How to choose between several upstreams: the first one that is up, or the one with the fewest tunnels \
+               for its weight",
         default: Fallback::Value(|| "failover".into()),
     },
     Key {
@@ -292,8 +295,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "tcp|handshake",
         heading: UPSTREAM,
-        help: "How an upstream that failed is tried before clients are sent to it again: by a connection, or by a whole handshake \
-               for --check-target as far as the credential guard allows it",
+        help: "How to check whether a failed upstream has recovered: by connecting to it, or by a full handshake for \
+               --check-target if the credential guard allows one",
         default: Fallback::Value(|| "tcp".into()),
     },
     Key {
@@ -303,7 +306,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "HOST:PORT",
         heading: UPSTREAM,
-        help: "The destination that --check handshake asks for",
+        help: "The destination that --check handshake requests",
         default: Fallback::Nothing,
     },
     Key {
@@ -313,8 +316,9 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "negotiate|plain",
         heading: UPSTREAM,
-        help: "What the first request on an upstream connection carries: the NEGOTIATE_MESSAGE at once, or nothing until \
-               the proxy asks, for proxies that refuse to be told unasked",
+        help: "What the first request on an upstream connection carries: the NEGOTIATE_MESSAGE, or no credentials \
+               until the proxy asks for them. Use plain for proxies that reject a NEGOTIATE_MESSAGE they did not ask \
+               for",
         default: Fallback::Value(|| "negotiate".into()),
     },
     Key {
@@ -324,8 +328,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         value_name: "NUMBER",
         heading: UPSTREAM,
-        help: "Upstream connections that a shard dials and has challenged ahead while there is demand, so that a tunnel \
-               opens in one round trip; 0 for none. Squid holds one helper for each",
+        help: "How many upstream connections each shard keeps pre-challenged while there is demand, so that a tunnel \
+               opens in one round trip; 0 turns this off. Squid reserves one NTLM helper for each",
         default: Fallback::Value(|| limits::WARM_PER_SHARD.to_string()),
     },
     Key {
@@ -335,8 +339,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         value_name: "NUMBER",
         heading: UPSTREAM,
-        help: "Authenticated connections that a shard keeps for an upstream's further plain HTTP requests, whoever makes them; 0 for \
-               none",
+        help: "How many authenticated connections each shard keeps open for each upstream and identity, for later \
+               requests of any client; 0 turns this off",
         default: Fallback::Value(|| limits::KEEP_PER_SHARD.to_string()),
     },
     Key {
@@ -346,7 +350,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Switch,
         value_name: "true|false",
         heading: UPSTREAM,
-        help: "Whether plain HTTP messages and CONNECT requests name the gateway in their Via field, so that one that comes back is recognised",
+        help: "Add the gateway's name to the Via field of CONNECT requests and of plain HTTP requests and responses, \
+               so that a request that loops back is recognised",
         default: Fallback::Value(|| "true".into()),
     },
     Key {
@@ -356,7 +361,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "NAME",
         heading: UPSTREAM,
-        help: "The gateway's name in Via fields; by default ntlm-gateway- and 8 random digits, chosen at each start",
+        help: "The gateway's name in Via fields. Default: ntlm-gateway- and 8 random digits, new at each start",
         default: Fallback::Nothing,
     },
     Key {
@@ -366,8 +371,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "ACCOUNT",
         heading: IDENTITY,
-        help: r"The account to prove: 'DOMAIN\name', 'name@domain', or a plain name with --domain",
-        default: Fallback::Required("name the account to prove to the proxy"),
+        help: r"The account to authenticate with: 'DOMAIN\name', 'name@domain', or a plain name together with --domain",
+        default: Fallback::Required("name the account to authenticate with"),
     },
     Key {
         name: "domain",
@@ -376,7 +381,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "DOMAIN",
         heading: IDENTITY,
-        help: "The account's domain, where --user does not say it",
+        help: "The account's domain, if --user does not include it",
         default: Fallback::Nothing,
     },
     Key {
@@ -386,7 +391,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "FILE",
         heading: IDENTITY,
-        help: "A file with the account's password, such as a mounted Kubernetes Secret; one newline at its end is dropped",
+        help: "A file with the account's password, such as a mounted Kubernetes Secret. One newline at its end is \
+               ignored",
         default: Fallback::Nothing,
     },
     Key {
@@ -396,8 +402,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "FILE",
         heading: IDENTITY,
-        help: "A file with the password's NT hash in place of the password: 32 hexadecimal digits, as `ntlm-gateway hash` \
-               prints them",
+        help: "A file with the NT hash of the password instead of the password: 32 hexadecimal digits, as printed by \
+               `ntlm-gateway hash`",
         default: Fallback::Nothing,
     },
     Key {
@@ -407,7 +413,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         value_name: "NUMBER",
         heading: IDENTITY,
-        help: "An inherited descriptor to read the password from, once, at the start; 0 is standard input",
+        help: "An inherited file descriptor from which to read the password once, at the start; 0 is standard input",
         default: Fallback::Nothing,
     },
     Key {
@@ -417,7 +423,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "PASSWORD",
         heading: IDENTITY,
-        help: "The password itself; a file is safer, for the environment of a process is easily shown",
+        help: "The password itself. A file is safer, because the environment of a process is easily shown",
         default: Fallback::Nothing,
     },
     Key {
@@ -427,8 +433,9 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "NAME",
         heading: IDENTITY,
-        help: "The workstation to name to the proxy; matters for accounts that may log on from some workstations only",
-        default: Fallback::Machine("this host's name, upper-cased", host_name::workstation),
+        help: "The workstation name to send to the proxy. It matters for accounts that may log on only from certain \
+               workstations",
+        default: Fallback::Machine("this host's name in upper case", host_name::workstation),
     },
     Key {
         name: "method",
@@ -437,7 +444,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "ntlmv2|ntlmv1-ess",
         heading: IDENTITY,
-        help: "How the password is proved. ntlmv1-ess can be cracked by whoever sees it: only for proxies that know no better",
+        help: "The authentication method. ntlmv1-ess can be cracked by anyone who records a handshake: use it only for \
+               proxies that accept nothing better",
         default: Fallback::Value(|| "ntlmv2".into()),
     },
     Key {
@@ -447,7 +455,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Switch,
         value_name: "true|false",
         heading: IDENTITY,
-        help: "Prove the account in the domain that the proxy names in its challenge, and not in its own",
+        help: "Authenticate in the domain that the proxy names in its challenge instead of the account's own domain",
         default: Fallback::Value(|| "false".into()),
     },
     Key {
@@ -457,8 +465,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Switch,
         value_name: "true|false",
         heading: IDENTITY,
-        help: "Send the password itself (Basic) to a proxy that offers neither NTLM nor Negotiate; needs --password-file. Whoever sees \
-               the connection to the proxy sees the password",
+        help: "Send the password itself (Basic) to a proxy that offers neither NTLM nor Negotiate. Requires \
+               --password-file. Anyone who can read the connection to the proxy can read the password",
         default: Fallback::Value(|| "false".into()),
     },
     Key {
@@ -468,8 +476,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::List,
         value_name: "LIST",
         heading: ROUTES,
-        help: "Destinations that are reached without the upstream, in the syntax of NO_PROXY: domains, addresses, networks, each with \
-               or without :port, with commas",
+        help: "Destinations that are reached directly, without an upstream, in the syntax of NO_PROXY: domains, \
+               addresses and networks, each with or without :port, separated by commas",
         default: Fallback::Nothing,
     },
     Key {
@@ -479,8 +487,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::List,
         value_name: "HOST",
         heading: ROUTES,
-        help: "Hosts that the upstream is asked for without credentials, because it exempts them and stumbles over a handshake: names, \
-               .suffixes and globs, with commas",
+        help: "Hosts to request from the upstream without credentials, because it exempts them from authentication and \
+               mishandles a handshake for them: names, .suffixes and globs, separated by commas",
         default: Fallback::Nothing,
     },
     Key {
@@ -490,8 +498,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         value_name: "NUMBER",
         heading: LIMITS,
-        help: "Event loops, each on a thread of its own",
-        default: Fallback::Machine("one per core available", || {
+        help: "The number of event loops, each on its own thread",
+        default: Fallback::Machine("one per available core", || {
             std::thread::available_parallelism().map_or(1, |cores| cores.get().min(super::MAX_SHARDS)).to_string()
         }),
     },
@@ -502,7 +510,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         value_name: "NUMBER",
         heading: LIMITS,
-        help: "Tunnels open at once in the whole process; cut to what the limit on open files allows",
+        help: "The maximum number of client connections in the whole process; reduced to what the limit on open files \
+               allows",
         default: Fallback::Value(|| limits::MAX_TUNNELS.to_string()),
     },
     Key {
@@ -512,7 +521,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         value_name: "NUMBER",
         heading: LIMITS,
-        help: "Connections that one client's address may have open at once, so that no client takes the places of all others; 0 for no such limit",
+        help: "The maximum number of open connections from one client address, so that one client cannot use up all of \
+               max_tunnels; 0 sets no limit",
         default: Fallback::Value(|| "0".into()),
     },
     Key {
@@ -522,7 +532,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         value_name: "NUMBER",
         heading: LIMITS,
-        help: "Connections that one client's address may open a second; 0 for no such limit",
+        help: "The maximum number of new connections per second from one client address; 0 sets no limit",
         default: Fallback::Value(|| "0".into()),
     },
     Key {
@@ -532,7 +542,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         value_name: "NUMBER",
         heading: LIMITS,
-        help: "Failed logons allowed to an account in 30 minutes, from 2 to 10; at least one fewer than the domain's lockout threshold",
+        help: "The maximum number of failed logons for one account in 30 minutes, from 2 to 10. Keep it at least one \
+               below the domain's lockout threshold",
         default: Fallback::Value(|| limits::GUARD_ATTEMPTS.to_string()),
     },
     Key {
@@ -542,7 +553,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Size,
         value_name: "SIZE",
         heading: LIMITS,
-        help: "The longest request or response head, from 1KiB to 1MiB; also the limit for all interim (1xx) answers to one request together",
+        help: "The maximum size of a request or response head, from 1KiB to 1MiB. It also limits the total size of all \
+               interim (1xx) responses to one request",
         default: Fallback::Value(|| format_size(limits::HEAD_LIMIT_BYTES)),
     },
     Key {
@@ -562,7 +574,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         value_name: "NUMBER",
         heading: LIMITS,
-        help: "Pipes that a shard may use at once to splice bulk bytes; 0 never splices, but copies",
+        help: "How many pipes each shard may use at the same time to splice bulk data; with 0 all data is copied",
         default: Fallback::Value(|| limits::PIPES_PER_SHARD.to_string()),
     },
     Key {
@@ -572,7 +584,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         value_name: "NUMBER",
         heading: LIMITS,
-        help: "Unanswered TCP keep-alive probes, from 1 to 127, after which a connection is closed",
+        help: "How many TCP keep-alive probes may stay unanswered before a connection is closed, from 1 to 127",
         default: Fallback::Value(|| limits::TCP_PROBES.to_string()),
     },
     Key {
@@ -582,8 +594,9 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Size,
         value_name: "SIZE",
         heading: LIMITS,
-        help: "The memory that all requests and answers in progress may take together, at least 4MiB; at this limit new requests get 503. 0B sets no limit",
-        default: Fallback::Machine("half of the memory that the control group or the machine has", || {
+        help: "The maximum memory for the buffered data of all requests and responses in progress, at least 4MiB; at \
+               this limit new requests get 503. 0B sets no limit",
+        default: Fallback::Machine("half of the memory of the control group or the machine", || {
             format_size(super::machine::memory_bytes() / 2)
         }),
     },
@@ -594,7 +607,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Size,
         value_name: "SIZE",
         heading: LIMITS,
-        help: "What a socket may hold back each way for a peer that does not read, up to 64MiB; 0B leaves it to the system",
+        help: "The maximum amount of data that a socket buffers in each direction for a peer that does not read, up to \
+               64MiB; 0B leaves it to the kernel",
         default: Fallback::Value(|| format_size(0)),
     },
     Key {
@@ -604,7 +618,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "One connection attempt to one upstream address",
+        help: "The time limit for one connection attempt to one address",
         default: Fallback::Value(|| format_duration(limits::CONNECT_TIMEOUT)),
     },
     Key {
@@ -614,7 +628,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "From accept to a whole request head",
+        help: "The time limit for a client to send a complete request head, counted from accept",
         default: Fallback::Value(|| format_duration(limits::HEAD_TIMEOUT)),
     },
     Key {
@@ -624,7 +638,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "From connecting to the proxy to its challenge, in which the origin plays no part; after that the next proxy is tried",
+        help: "The time limit for the proxy to send a challenge, counted from the connection. The origin plays no part \
+               in it. When it is over, the next proxy is tried",
         default: Fallback::Value(|| format_duration(limits::CHALLENGE_TIMEOUT)),
     },
     Key {
@@ -634,7 +649,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "From the request's head to its answer for the client, the proxy's own attempt at the origin included",
+        help: "The time limit from the request head to the response for the client, including the proxy's own attempt \
+               to reach the origin",
         default: Fallback::Value(|| format_duration(limits::HANDSHAKE_TIMEOUT)),
     },
     Key {
@@ -644,7 +660,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "A tunnel on which nothing moves either way is closed after this",
+        help: "A tunnel in which nothing moves in either direction is closed after this time",
         default: Fallback::Value(|| format_duration(limits::IDLE_TIMEOUT)),
     },
     Key {
@@ -654,7 +670,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "How long a connection that was challenged ahead is kept unused; below the proxy's own limit for idle ones",
+        help: "How long a pre-challenged connection may stay unused. Keep it below the proxy's own limit for idle \
+               connections",
         default: Fallback::Value(|| format_duration(limits::WARM_AGE)),
     },
     Key {
@@ -664,7 +681,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "A client that sends less than 4 KiB of a plain HTTP request's body in this time, or reads less of its answer, is too slow",
+        help: "A client is too slow if, within this time, it sends less than 4 KiB of a plain HTTP request's body or \
+               reads less than 4 KiB of the response",
         default: Fallback::Value(|| format_duration(limits::BODY_TIMEOUT)),
     },
     Key {
@@ -674,7 +692,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "From the end of a plain HTTP request to the beginning of its answer",
+        help: "The time limit from the end of a plain HTTP request to the beginning of its response",
         default: Fallback::Value(|| format_duration(limits::RESPONSE_TIMEOUT)),
     },
     Key {
@@ -684,7 +702,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "A client's connection between two plain HTTP requests is closed after this",
+        help: "A client connection that is idle between two plain HTTP requests is closed after this time",
         default: Fallback::Value(|| format_duration(limits::KEEP_ALIVE_TIMEOUT)),
     },
     Key {
@@ -694,7 +712,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "How long an authenticated connection is kept unused; below the proxy's own limit for idle ones",
+        help: "How long an authenticated connection may stay unused. Keep it below the proxy's own limit for idle \
+               connections",
         default: Fallback::Value(|| format_duration(limits::KEEP_AGE)),
     },
     Key {
@@ -704,7 +723,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "A tunnel of which one direction has ended is closed after this",
+        help: "A tunnel in which one direction has ended is closed when nothing moves in the other for this time",
         default: Fallback::Value(|| format_duration(limits::HALF_CLOSED_TIMEOUT)),
     },
     Key {
@@ -714,7 +733,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "How long a connection to a client, a proxy or an origin may be idle before it is probed (TCP keep-alive); 0s turns probes off",
+        help: "How long a connection to a client, a proxy or an origin may be idle before TCP keep-alive probes it; 0s \
+               turns probes off",
         default: Fallback::Value(|| format_duration(limits::TCP_IDLE)),
     },
     Key {
@@ -724,7 +744,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "From one TCP keep-alive probe to the next, in whole seconds",
+        help: "The time between two TCP keep-alive probes, in whole seconds",
         default: Fallback::Value(|| format_duration(limits::TCP_PROBE)),
     },
     Key {
@@ -734,7 +754,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "How long open tunnels may live on after the shutdown delay, before what is left is closed",
+        help: "How long open tunnels may continue after the shutdown delay before they are closed",
         default: Fallback::Value(|| format_duration(limits::DRAIN_TIMEOUT)),
     },
     Key {
@@ -744,7 +764,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Duration,
         value_name: "DURATION",
         heading: TIMEOUTS,
-        help: "How long SIGTERM leaves the gateway accepting while /readyz already fails, so that load balancers notice",
+        help: "How long the gateway still accepts connections after SIGTERM while /readyz already fails, so that load \
+               balancers notice",
         default: Fallback::Value(|| format_duration(limits::SHUTDOWN_DELAY)),
     },
     Key {
@@ -754,7 +775,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "text|json",
         heading: OUTPUT,
-        help: "The form of log lines on standard error",
+        help: "The format of log lines on standard error",
         default: Fallback::Value(|| "text".into()),
     },
     Key {
@@ -764,7 +785,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Text,
         value_name: "error|warn|info|debug|trace",
         heading: OUTPUT,
-        help: "The least grave lines to log; RUST_LOG, where set, wins over this",
+        help: "The least severe level that is logged. RUST_LOG overrides it",
         default: Fallback::Value(|| "info".into()),
     },
 ];

@@ -218,7 +218,7 @@ impl HopFamilies {
         Ok(HopFamilies {
             handshakes: make.histograms(
                 "handshake_duration_seconds",
-                "From the first dial to the upstream to its answer to the request",
+                "Time from the first dial to the upstream's answer to the request",
                 &["upstream", "identity", "path", "outcome"],
                 HANDSHAKE_BUCKETS_SECONDS,
             )?,
@@ -230,14 +230,14 @@ impl HopFamilies {
             )?,
             reasons_407: make.counters(
                 "407_total",
-                "Answers 407 of the upstream by reason: unprompted, challenge, refused, rechallenge",
+                "407 responses from the upstream, by reason: unprompted, challenge, refused, rechallenge",
                 &["upstream", "identity", "reason"],
             )?,
-            dials: make.counters("dials_total", "Connections dialled to the upstream", &HOP)?,
+            dials: make.counters("dials_total", "Connections opened to the upstream", &HOP)?,
             authenticates: make.counters("authenticate_messages_total", "AUTHENTICATE_MESSAGEs sent", &HOP)?,
             warm_ready: make.gauges(
                 "warm_connections",
-                "Upstream connections that are dialled and challenged ahead",
+                "Upstream connections that are pre-challenged and wait for a request",
                 &HOP,
             )?,
             kept: make.gauges(
@@ -247,18 +247,18 @@ impl HopFamilies {
             )?,
             requests: make.counters(
                 "upstream_requests_total",
-                "Requests sent to the upstream by the connection they went on (cold, warm, kept)",
+                "Requests sent to the upstream, by the connection they used (cold, warm, kept)",
                 &["upstream", "identity", "connection"],
             )?,
-            warm_hits: make.counters("warm_hits_total", "Requests that found a warm connection", &HOP)?,
+            warm_hits: make.counters("warm_hits_total", "Requests that found a pre-challenged connection", &HOP)?,
             warm_misses: make.counters(
                 "warm_misses_total",
-                "Requests that would have taken a warm connection and found none",
+                "Requests that could have used a pre-challenged connection and found none",
                 &HOP,
             )?,
             warm_discarded: make.counters(
                 "warm_discarded_total",
-                "Warm connections thrown away by cause (aged, failed, yielded, outdated)",
+                "Pre-challenged connections closed unused, by cause (aged, failed, yielded, outdated)",
                 &["upstream", "identity", "cause"],
             )?,
         })
@@ -303,14 +303,10 @@ impl UpstreamFamilies {
                 "1 while clients are sent to the upstream, 0 while it is ejected",
                 &UPSTREAM,
             )?,
-            ejections: make.counters(
-                "upstream_ejections_total",
-                "Times that the upstream was ejected for its faults",
-                &UPSTREAM,
-            )?,
+            ejections: make.counters("upstream_ejections_total", "Times that the upstream was ejected", &UPSTREAM)?,
             tunnels: make.gauges(
                 "upstream_tunnels",
-                "Clients that are on the upstream or on their way to it",
+                "Clients whose requests or tunnels use the upstream at the moment",
                 &UPSTREAM,
             )?,
             addresses: make.gauges(

@@ -19,7 +19,7 @@ impl LoginMetrics {
     pub(super) fn new(make: &Maker) -> prometheus::Result<LoginMetrics> {
         let logins = make.counters(
             "client_logins_total",
-            "Logins that clients showed to the gateway, by outcome: accepted, refused, throttled",
+            "Logins that clients sent to the gateway, by outcome: accepted, refused, throttled",
             &["outcome"],
         )?;
         let with = |outcome: &str| logins.with_label_values(&[outcome]);

@@ -16,12 +16,12 @@ impl ConfigMetrics {
     pub(super) fn new(make: &Maker) -> prometheus::Result<ConfigMetrics> {
         let reloads = make.counters(
             "config_reloads_total",
-            "Times that the configuration was read again, by outcome: applied, refused",
+            "Reloads of the configuration, by outcome: applied, refused",
             &["outcome"],
         )?;
         let last_successful = make.gauge(
             "config_last_reload_successful",
-            "1 if the configuration in force is the last one that was read, 0 if that one was refused",
+            "1 if the configuration in use is the last one that was read, 0 if that one was rejected",
         )?;
         last_successful.set(1);
         Ok(ConfigMetrics {
@@ -30,7 +30,7 @@ impl ConfigMetrics {
             last_successful,
             hash: make.gauge(
                 "config_hash",
-                "A number made of the settings in force: the same in all processes with the same settings. No secret is in it",
+                "A number computed from the settings in use: the same in all processes with the same settings. No secret is part of it",
             )?,
         })
     }

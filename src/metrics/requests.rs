@@ -12,8 +12,11 @@ pub(super) struct RequestCounters([[IntCounter; CLASSES.len()]; KINDS.len()]);
 
 impl RequestCounters {
     pub(super) fn new(make: &Maker) -> prometheus::Result<RequestCounters> {
-        let requests =
-            make.counters("requests_total", "Requests by kind and status class of the answer", &["kind", "status"])?;
+        let requests = make.counters(
+            "requests_total",
+            "Responses to clients, by kind of request and class of status",
+            &["kind", "status"],
+        )?;
         Ok(RequestCounters(KINDS.map(|kind| CLASSES.map(|class| requests.with_label_values(&[kind, class])))))
     }
 

@@ -147,7 +147,7 @@ impl Reply {
 
 /// Tells a client whose request has not come to the end of its head that it gives way to others.
 pub(super) fn give_way(client: &mut Client, context: &Context) -> End {
-    let detail = "no place is left, and connections whose requests have not come whole give way to new ones";
+    let detail = "the gateway is short of connections, descriptors or memory, and closes connections with incomplete requests first";
     let fault = Fault::new(At::ReadHead, Cause::GaveWay, detail);
     client.record.status = fault.cause.status();
     context.metrics.request("other", fault.cause.status());

@@ -1,6 +1,7 @@
-//! The README, METRICS.md and ARCHITECTURE.md say what the program does and is made of: their tables list what there is, no less and
-//! no more, and the README's commands work.
+//! The documents describe the program: their tables list what exists, no less and no more, and the commands and the
+//! configuration files that they show are valid.
 
+use super::pages::{self, codes, rows, section};
 use crate::support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,47 +24,15 @@ use support::client::{ask, connect_name};
 use support::in_process::{self, ACCOUNT};
 use support::scratch::{Scratch, wait_for};
 
-const README: &str = include_str!("../../README.md");
-const METRICS: &str = include_str!("../../METRICS.md");
-const ARCHITECTURE: &str = include_str!("../../ARCHITECTURE.md");
-
-/// What stands between `<!-- name -->` and `<!-- /name -->`, in whichever page has it.
-fn section(name: &str) -> &'static str {
-    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
-    let rest = [README, METRICS, ARCHITECTURE]
-        .into_iter()
-        .find_map(|page| page.split_once(&begin))
-        .unwrap_or_else(|| panic!("no {begin}"))
-        .1;
-    rest.split_once(&end).unwrap_or_else(|| panic!("no {end}")).0
-}
-
-/// The cells of a table's rows, without its head.
-fn rows(name: &str) -> Vec<Vec<&'static str>> {
-    let cells = |line: &'static str| line.trim_matches('|').split('|').map(str::trim).collect();
-    section(name).lines().skip(2).map(cells).collect()
-}
-
-/// A cell's text out of its backticks.
+/// A cell's text without its backticks.
 fn code(cell: &str) -> &str {
     cell.trim_matches('`')
-}
-
-/// The texts in backticks in a cell.
-fn codes(cell: &str) -> BTreeSet<String> {
-    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
-}
-
-/// The contents of the fenced blocks of one language.
-fn blocks(language: &str) -> Vec<&'static str> {
-    let fence = format!("```{language}\n");
-    README.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).collect()
 }
 
 #[test]
 fn the_table_of_settings_is_the_programs_own() {
     let expected = settings_table();
-    assert_eq!(section("flags"), expected, "README.md must have this between its flags marks:\n\n{expected}");
+    assert_eq!(section("flags"), expected, "the table between the flags marks must be:\n\n{expected}");
 }
 
 fn settings_table() -> String {
@@ -95,7 +64,7 @@ fn the_table_of_the_tables_settings_is_the_programs_own() {
         }
         expected.push_str("|\n");
     }
-    assert_eq!(section("tables"), expected, "README.md must have this between its tables marks:\n\n{expected}");
+    assert_eq!(section("tables"), expected, "the table between the tables marks must be:\n\n{expected}");
 }
 
 fn default_of(key: &SettingKey) -> String {
@@ -133,13 +102,13 @@ fn the_tables_of_metrics_and_log_fields_list_what_comes_out() {
     }
     assert!(documented == exported, "{}", differences(&documented, &exported));
     let names: Vec<&str> = rows("metrics").iter().map(|row| code(row[0])).collect();
-    assert!(names.is_sorted(), "METRICS.md is not in alphabetical order: {names:?}");
+    assert!(names.is_sorted(), "the metrics are not in alphabetical order: {names:?}");
 
     let fields: Vec<String> = rows("access").into_iter().map(|row| code(row[0]).to_owned()).collect();
     assert_eq!(*lines.0.lock().expect("the names"), fields);
 }
 
-/// A metric family as far as METRICS.md tells of it.
+/// A metric family as documented.
 #[derive(Debug, PartialEq, Eq)]
 struct Family {
     kind: String,
@@ -148,14 +117,14 @@ struct Family {
     help: String,
 }
 
-/// What is to be done to METRICS.md, with the rows as they could stand there.
+/// How to correct the tables of metrics, with the rows to begin with.
 fn differences(documented: &BTreeMap<String, Family>, exported: &BTreeMap<String, Family>) -> String {
     let row = |name: &str, family: &Family| {
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{} ", labels.join(", ")) };
         format!("| `{name}` | {} | {labels}| {}. |\n", family.kind, family.help)
     };
-    let mut text = "METRICS.md does not list what is exported.\n".to_owned();
+    let mut text = "the tables of metrics do not list what is exported\n".to_owned();
     for (name, family) in exported.iter().filter(|(name, family)| documented.get(*name) != Some(family)) {
         let verb = if documented.contains_key(name) { "correct" } else { "add" };
         write!(text, "{verb}: {}", row(name, family)).expect("writing to a string");
@@ -251,7 +220,7 @@ impl log::Log for FieldNames {
 
 #[test]
 fn the_two_commands_to_begin_with_exist() {
-    let shown = blocks("sh");
+    let shown = pages::page("README.md").blocks("sh");
     assert_eq!(shown.first().map(|block| block.trim()), Some("cargo run --release -- demo --once"));
     assert_eq!(shown.get(1).map(|block| block.trim()), Some("tests/run"));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run");
@@ -260,9 +229,9 @@ fn the_two_commands_to_begin_with_exist() {
 }
 
 #[test]
-fn every_command_line_of_the_readme_is_understood() {
+fn every_command_line_of_the_manual_is_understood() {
     let mut understood = 0;
-    for line in blocks("sh").into_iter().flat_map(str::lines) {
+    for line in pages::manual().flat_map(|page| page.blocks("sh")).flat_map(str::lines) {
         let words = words(line);
         let before = |word: &str| words.iter().position(|known| known == word);
         let Some(at) = before("ntlm-gateway").or_else(|| before("--").filter(|_| words[0] == "cargo")) else {
@@ -272,7 +241,7 @@ fn every_command_line_of_the_readme_is_understood() {
         cli::command().try_get_matches_from(arguments).unwrap_or_else(|error| panic!("{line}\n{error}"));
         understood += 1;
     }
-    assert!(understood >= 8, "only {understood} command lines were found");
+    assert!(understood >= 15, "only {understood} command lines were found");
 }
 
 /// A command's words, up to a redirection, as the shell splits them where nothing but single quotes is special.
@@ -284,14 +253,14 @@ fn words(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_example_file_of_the_readme_is_valid() {
-    let scratch = Scratch::new("readme");
-    // Whatever file of secrets they name; a hash is a password, too.
+fn every_configuration_file_of_the_manual_is_valid() {
+    let scratch = Scratch::new("manual");
+    // All files of secrets that the examples name. A hash is valid as a password, too.
     for name in ["password", "ci-password", "batch-nt-hash", "desk-password", "joe-password"] {
         scratch.write(name, "cd06ca7c7e10c99b1d33b7485a2ed808\n");
     }
-    let examples = blocks("toml");
-    assert!(!examples.is_empty());
+    let examples: Vec<&str> = pages::manual().flat_map(|page| page.blocks("toml")).collect();
+    assert!(examples.len() >= 5, "only {} examples were found", examples.len());
     for example in examples {
         let here = format!("\"{}/", scratch.path().display());
         let file = scratch.write("gateway.toml", example.replace("\"./", &here));

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Trees whose files are named by their path from the repository's root.
-const TREES: [&str; 6] = ["tests/", "src/", "deploy/", "benches/", "fuzz/", "loadtest/"];
+const TREES: [&str; 7] = ["tests/", "src/", "docs/", "deploy/", "benches/", "fuzz/", "loadtest/"];
 
 /// The endings of files that hold prose or comments.
 const TEXTS: [&str; 6] = ["md", "rs", "py", "sh", "toml", "yaml"];

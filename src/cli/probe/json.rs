@@ -1,4 +1,4 @@
-//! A report as one JSON object. Its keys are documented in the README, and a test compares the two.
+//! A report as one JSON object. Its keys are documented in `docs/troubleshooting.md`, and a test compares the two.
 //!
 //! Values are for programs: identifiers, numbers with their unit in the key, and texts as they were on the wire. What is
 //! meant for people is called `text`.

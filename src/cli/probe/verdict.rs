@@ -318,7 +318,7 @@ fn kind_of(cause: Cause) -> Kind {
     }
 }
 
-/// A fault's detail as a sentence, with its cause for the tables of the README. A name at its beginning stays as it is.
+/// A fault's detail as a sentence, with its cause for the tables of `docs/errors.md`. A name at its beginning stays as it is.
 fn sentence(fault: &Fault) -> String {
     let begins_with_a_word =
         fault.detail.split(' ').next().is_some_and(|word| word.bytes().all(|byte| byte.is_ascii_lowercase()));

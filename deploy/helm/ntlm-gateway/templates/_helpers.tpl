@@ -36,7 +36,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- without $addresses "" | toJson -}}
 {{- end -}}
 
-{{- /* The ports of addresses, each once, as a JSON list; the addresses are a JSON list, too. */ -}}
+{{- /* The ports of addresses, each once, as a JSON list. The addresses are a JSON list, too. */ -}}
 {{- define "ntlm-gateway.ports" -}}
 {{- $ports := list -}}
 {{- range fromJsonArray . -}}
