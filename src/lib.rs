@@ -15,8 +15,9 @@
 //!   supervisor → gateway, watch, notify, config
 //!   gateway    → shard, admin, inspect, session, egress, auth, upstream, event, metrics, config, logging
 //!   inspect    → shard, session
-//!   shard      → session, relay, upstream, event, metrics, fault
-//!   session    → egress, route, forward, auth, relay, upstream, event, metrics, fault, http, ntlm
+//!   shard      → session, pool, relay, upstream, event, metrics, fault
+//!   session    → pool, egress, route, forward, auth, relay, upstream, event, metrics, fault, http
+//!   pool       → egress, auth, forward, upstream, event, metrics, http
 //!   egress     → upstream, auth, route, metrics, fault, http, ntlm
 //!   metrics    → relay, upstream, fault
 //!   relay      → event
@@ -47,6 +48,7 @@ pub mod logging;
 pub mod metrics;
 pub mod notify;
 pub mod ntlm;
+pub mod pool;
 pub mod relay;
 pub mod route;
 pub mod session;

@@ -248,10 +248,10 @@ pub const CHALLENGE_QUEUE_DELAY: Duration = Duration::from_millis(50);
 
 /// Connections per shard that wait for a verdict after their client has left. Beyond that, such a verdict is lost and
 /// counts as undecided.
-pub const UNATTENDED_PER_SHARD: usize = 256;
+pub const VERDICT_WAITS_PER_SHARD: usize = 256;
 
-/// Of [`UNATTENDED_PER_SHARD`], the number reserved for handshakes that the gateway makes by itself.
-pub const UNATTENDED_RESERVED: usize = 16;
+/// Of [`VERDICT_WAITS_PER_SHARD`], the number reserved for handshakes that the gateway makes by itself.
+pub const VERDICT_WAITS_RESERVED: usize = 16;
 
 // ---- The credential guard ----
 

@@ -16,6 +16,7 @@
 
 mod credentials;
 mod decision;
+mod nonces;
 mod request;
 mod scheme;
 mod state;
@@ -26,6 +27,7 @@ mod tests;
 
 pub use credentials::{Credentials, FirstLeg};
 pub use decision::is_of_proxy;
+pub use nonces::NonceSource;
 pub use request::Request;
 pub use scheme::{Scheme, SpeaksNtlm};
 pub use state::{Declined, Handshake, Nonces, Progress, Tally};

@@ -2,11 +2,11 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::Hop;
 use super::verdict::{cut_off, unread};
-use crate::auth::{Handshake, Nonces, Progress, Request, Scheme};
+use crate::auth::{Handshake, NonceSource, Nonces, Progress, Request, Scheme};
 use crate::fault::Cause;
 use crate::limits::{self, millis};
 use crate::ntlm::FileTime;
@@ -153,15 +153,11 @@ impl<'a> Conversation<'a> {
         let challenged = handshake.is_demanded();
         let asking = Asking { upstream, method: "CONNECT", destination: self.target, challenged, confirms: false };
         let Permission::Go(ticket) = guard.ask(now_ms, &asking) else { return Ok(false) };
-        let (mut client_challenge, mut exported_session_key) = ([0; 8], [0; 16]);
-        let random = getrandom::fill(&mut client_challenge).and_then(|()| getrandom::fill(&mut exported_session_key));
-        if random.is_err() {
+        let Ok(nonces) = NonceSource::default().draw() else {
             ticket.unused();
             return Ok(false);
-        }
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = FileTime::from_unix(since_1970.as_secs(), since_1970.subsec_nanos());
-        match handshake.authenticate(&Nonces { client_challenge, exported_session_key, now }, out) {
+        };
+        match handshake.authenticate(&nonces, out) {
             Ok(()) => {
                 self.ticket = Some(ticket);
                 self.hop.metrics.authenticates.inc();

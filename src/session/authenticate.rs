@@ -2,23 +2,20 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use super::buffer::take_front;
 use super::declined::DeclinedPage;
 use super::dial::{Attempt, Dial};
 use super::exchange::{Connected, Exchange, Standing};
-use super::head_reader::{Got, HeadReader};
-use super::pool::unattended::{Orphan, adopt};
 use super::reply::Reply;
 use super::{Client, Context, Stage, Step};
-use crate::auth::{Declined, Nonces, Progress};
+use crate::auth::{Declined, Progress};
 use crate::egress::verdict;
-use crate::event::{Endpoint, Key, Readiness};
+use crate::event::{Endpoint, Got, HeadReader, Key, Readiness, Seat, take_front};
 use crate::fault::{At, Cause, Culprit, Fault};
 use crate::limits;
 use crate::metrics::{Outcome, Path, Phase, Reason407};
-use crate::ntlm::FileTime;
+use crate::pool::Orphan;
 use crate::upstream::{Answer, Asking, Permission, Refusal, Ticket};
 
 /// Room for a request with an AUTHENTICATE_MESSAGE, so that writing one grows no buffer.
@@ -34,8 +31,8 @@ pub(super) struct Authenticate {
     sent: usize,
     /// The challenge is there and the guard has not let it be answered yet.
     waits_for_guard: bool,
-    /// The guard's round in which this tunnel was put on the list of waiters.
-    listed_in_round: Option<u64>,
+    /// Its place among those that wait for the guard.
+    guard_seat: Seat,
     /// What a write failed with: what has arrived is read, and then the connection is given up.
     broken: Option<io::Error>,
     /// The right to have sent the AUTHENTICATE_MESSAGE that is out.
@@ -98,7 +95,7 @@ impl Authenticate {
             inbox: HeadReader::default(),
             outbox,
             sent: 0,
-            listed_in_round: None,
+            guard_seat: Seat::default(),
             broken: None,
             ticket: None,
             phase_us: context.now_us,
@@ -246,7 +243,7 @@ impl Authenticate {
         };
         match hop.identity.guard.ask(context.now_ms(), &asking) {
             Permission::Wait => {
-                context.await_guard(key, &mut self.listed_in_round);
+                context.guard_waiters.join(key, &mut self.guard_seat);
                 Ok(())
             }
             Permission::No(refusal) => Err(refusal_fault(refusal)),
@@ -254,8 +251,10 @@ impl Authenticate {
                 self.waits_for_guard = false;
                 self.attempt.scout = None;
                 self.end_phase(Phase::Guard, context);
-                let answered =
-                    nonces(context).and_then(|nonces| self.attempt.handshake.authenticate(&nonces, &mut self.outbox));
+                let answered = context
+                    .nonces
+                    .draw()
+                    .and_then(|nonces| self.attempt.handshake.authenticate(&nonces, &mut self.outbox));
                 match answered {
                     Ok(()) => {
                         self.ticket = Some(ticket);
@@ -347,7 +346,8 @@ impl Authenticate {
             heard: self.inbox.into_leftover(),
             until_ms: self.attempt.until_ms,
         };
-        adopt(orphan, context);
+        let (pools, mut loan) = context.pools();
+        pools.verdict_wait.adopt(orphan, &mut loan);
     }
 
     /// What a fault says about the AUTHENTICATE_MESSAGE that is out, if it says anything.
@@ -474,15 +474,6 @@ pub(super) fn refusal_fault(refusal: Refusal) -> Fault {
             fault(Cause::DestinationHeld, detail)
         }
     }
-}
-
-pub(super) fn nonces(context: &mut Context) -> Result<Nonces, Fault> {
-    let no_randomness = |error| fault(Cause::ResourcesExhausted, format!("the system has no random numbers: {error}"));
-    let client_challenge = context.entropy.take().map_err(no_randomness)?;
-    let exported_session_key = context.entropy.take().map_err(no_randomness)?;
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = FileTime::from_unix(since_1970.as_secs(), since_1970.subsec_nanos());
-    Ok(Nonces { client_challenge, exported_session_key, now })
 }
 
 fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {

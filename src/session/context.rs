@@ -5,18 +5,16 @@ use std::sync::Arc;
 
 use mio::Registry;
 
-use super::entropy::Entropy;
-use super::pool::keep_alive::KeepAlivePool;
-use super::pool::pre_challenged::PreChallengedPool;
-use super::pool::unattended::UnattendedPool;
 use super::record::End;
+use crate::auth::NonceSource;
 use crate::egress::CurrentEgress;
-use crate::event::{KeepAlive, Key, Timers};
+use crate::event::{KeepAlive, Key, SocketOptions, Timers, WaitList};
 use crate::fault::Fault;
 use crate::forward::ForwardOptions;
 use crate::http::PROXY_NAME;
 use crate::limits;
 use crate::metrics::Metrics;
+use crate::pool::{Loan, Pools};
 use crate::relay::{PipePool, Resources};
 use crate::timeouts::TimeoutsMs;
 use crate::upstream::{Asked, Asker, HostPort};
@@ -43,6 +41,11 @@ pub struct SessionSettings {
 }
 
 impl SessionSettings {
+    /// Options of the sockets to upstreams and origins.
+    pub fn socket_options(&self) -> SocketOptions {
+        SocketOptions { buffer_bytes: self.socket_buffer_bytes, keep_alive: self.keep_alive }
+    }
+
     /// How requests and answers are passed on.
     pub fn forward_options(&self) -> ForwardOptions<'_> {
         ForwardOptions { via: self.via.as_deref() }
@@ -59,16 +62,12 @@ pub struct Context {
     pub scratch: Box<[u8]>,
     /// Pipes for bulk.
     pub pipes: PipePool,
-    /// Upstream connections that are challenged ahead.
-    pub pre_challenged: PreChallengedPool,
-    /// Upstream connections that are authenticated.
-    pub keep_alive: KeepAlivePool,
-    /// Upstream connections without a client, that wait for a verdict.
-    pub unattended: UnattendedPool,
+    /// Upstream connections without a client.
+    pub pools: Pools,
     /// No new connections are taken, and none is kept for another request.
     pub draining: bool,
-    /// Random numbers.
-    pub entropy: Entropy,
+    /// Random numbers and the time for AUTHENTICATE_MESSAGEs.
+    pub nonces: NonceSource,
     /// All counters.
     pub metrics: Arc<Metrics>,
     /// The present configuration.
@@ -76,13 +75,9 @@ pub struct Context {
     /// Asks for an origin's addresses on behalf of a tunnel.
     pub look_up: Box<dyn Fn(HostPort, Key, Asker) -> Asked + Send>,
     /// Tunnels that wait for the upstream's addresses.
-    pub address_waiters: Vec<Key>,
-    /// How often that list was called up; who was listed in this round need not be listed again.
-    pub address_round: u64,
+    pub address_waiters: WaitList,
     /// Tunnels that wait for the guard to change.
-    pub guard_waiters: Vec<Key>,
-    /// How often the list of waiters was called up; who was listed in this round need not be listed again.
-    pub guard_round: u64,
+    pub guard_waiters: WaitList,
     /// The time of this turn, in µs of the process's clock.
     pub now_us: u64,
 }
@@ -119,12 +114,22 @@ impl Context {
         &mut self.scratch[..most]
     }
 
-    /// Has a tunnel stepped when the guard has changed. `listed_in_round` is the tunnel's own note of it.
-    pub fn await_guard(&mut self, key: Key, listed_in_round: &mut Option<u64>) {
-        if *listed_in_round != Some(self.guard_round) {
-            *listed_in_round = Some(self.guard_round);
-            self.guard_waiters.push(key);
-        }
+    /// The pools, and what they need for a call.
+    pub fn pools(&mut self) -> (&mut Pools, Loan<'_>) {
+        let loan = Loan {
+            registry: &self.registry,
+            timers: &mut self.timers,
+            scratch: &mut self.scratch,
+            nonces: &mut self.nonces,
+            egress: &self.settings.egress,
+            timeouts: &self.settings.timeouts,
+            head_limit_bytes: self.settings.head_limit_bytes,
+            field_limit: self.settings.field_limit,
+            socket_options: self.settings.socket_options(),
+            draining: self.draining,
+            now_ms: self.now_us / 1000,
+        };
+        (&mut self.pools, loan)
     }
 
     /// What the relay needs.

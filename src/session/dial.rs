@@ -12,7 +12,7 @@ use super::reply::Reply;
 use super::{Client, Context, Stage, Step};
 use crate::auth::Handshake;
 use crate::egress::{Asks, Egress, Hop, Member, OnHop, Tried};
-use crate::event::{Endpoint, Key};
+use crate::event::{Endpoint, Key, Seat};
 use crate::fault::{At, Cause, Fault, is_exhaustion};
 use crate::limits::{CONNECTION_ATTEMPT_DELAY, millis};
 use crate::metrics::{Outcome, Path, Phase};
@@ -109,10 +109,9 @@ pub(super) struct Dial {
     waits_for_addresses: bool,
     /// The guard has not let it dial yet.
     waits_for_guard: bool,
-    /// The guard's round in which this tunnel was put on the list of waiters.
-    listed_with_guard: Option<u64>,
-    /// The round in which this tunnel was put on the list of those that wait for addresses.
-    listed_in_round: Option<u64>,
+    /// Its places among those that wait for the guard, and for addresses.
+    guard_seat: Seat,
+    address_seat: Seat,
     last: Option<Fault>,
 }
 
@@ -134,8 +133,8 @@ impl Dial {
             unresolved: Vec::new(),
             waits_for_addresses: false,
             waits_for_guard: true,
-            listed_with_guard: None,
-            listed_in_round: None,
+            guard_seat: Seat::default(),
+            address_seat: Seat::default(),
             last: None,
         });
         dial.knock(key, client, context)
@@ -156,7 +155,7 @@ impl Dial {
                 Dial::elsewhere(self.attempt, key, client, context)
             }
             Ok(false) => {
-                context.await_guard(key, &mut self.listed_with_guard);
+                context.guard_waiters.join(key, &mut self.guard_seat);
                 client.set_deadline(key, context, self.attempt.until_ms);
                 Step::Wait(Stage::Dial(self))
             }
@@ -234,10 +233,7 @@ impl Dial {
 
     /// Asks to be stepped when something new is known of an upstream's name.
     fn list(&mut self, key: Key, context: &mut Context) {
-        if self.listed_in_round != Some(context.address_round) {
-            self.listed_in_round = Some(context.address_round);
-            context.address_waiters.push(key);
-        }
+        context.address_waiters.join(key, &mut self.address_seat);
     }
 
     pub(super) fn expired(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {

@@ -3,10 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 
-use mio::{Interest, Token};
-
 use super::Context;
-use crate::event::{DIALS, Endpoint, EventToken, Key, Lane, Readiness, Stream};
+use crate::event::{DIALS, Endpoint, EventToken, Key};
 use crate::fault::{At, Cause, Fault};
 use crate::limits::{self, millis};
 
@@ -73,7 +71,8 @@ impl Race {
             number = (number + 1) % DIALS;
         }
         self.last_number = number;
-        let endpoint = connect(candidate.address, key, number, context)?;
+        let (token, options) = (EventToken::upstream(key, number), context.settings.socket_options());
+        let endpoint = Endpoint::connect(candidate.address, token, &options, &context.registry)?;
         let now_ms = context.now_ms();
         self.next_ms = now_ms + millis(limits::CONNECTION_ATTEMPT_DELAY);
         let until_ms = now_ms + context.settings.timeouts.connect;
@@ -117,14 +116,4 @@ impl Race {
         let launch_ms = (is_next && self.racers.len() < limits::CONNECTION_ATTEMPTS).then_some(self.next_ms);
         give_up_ms.into_iter().chain(launch_ms).min()
     }
-}
-
-/// Begins to connect and registers the connection, for reading and writing at once and for good.
-pub(super) fn connect(address: SocketAddr, key: Key, number: u8, context: &Context) -> io::Result<Endpoint> {
-    let mut stream = Stream::connect(address)?;
-    stream.bound_buffers(context.settings.socket_buffer_bytes);
-    stream.keep_alive(context.settings.keep_alive);
-    let token = Token::from(EventToken { key, lane: Lane::Upstream(number) });
-    context.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-    Ok(Endpoint { stream, ready: Readiness::NOTHING })
 }

@@ -12,17 +12,13 @@
 //! stage has, the client's side, is [`Client`].
 
 mod authenticate;
-mod buffer;
 mod context;
 mod declined;
 mod dial;
 mod direct;
-mod entropy;
 mod exchange;
 mod happy_eyeballs;
-mod head_reader;
 mod linger;
-pub mod pool;
 mod read_request;
 mod record;
 mod relay;
@@ -47,7 +43,6 @@ use reply::Reply;
 
 pub use crate::timeouts::TimeoutsMs;
 pub use context::{Context, SessionSettings, pseudonym};
-pub use entropy::Entropy;
 pub use read_request::Admission;
 pub use record::{ACCESS, End, Record};
 pub use snapshot::SessionSnapshot;

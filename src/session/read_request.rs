@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use super::head_reader::{Got, HeadReader};
 use super::reply::Reply;
 use super::select_hop::{Departure, Way};
 use super::{Came, Client, Context, End, SessionSettings, Stage, Step};
 use crate::auth::Request;
 use crate::egress::Hop;
-use crate::event::{Endpoint, Key};
+use crate::event::{Endpoint, Got, HeadReader, Key};
 use crate::fault::{At, Cause, Fault};
 use crate::forward::{self, ForwardError, ForwardRequest};
 use crate::http::{self, Asked, Authority, FieldStorage, HeadEnd, NotHttp, RequestError, RequestHead, RequestTarget};

@@ -9,14 +9,15 @@ use super::direct::Direct;
 use super::exchange::Exchange;
 use super::read_request::Pinned;
 use super::reply::Reply;
-use super::{Client, Context, Step, pool::keep_alive, pool::pre_challenged};
+use super::{Client, Context, Step};
 use crate::auth::{Handshake, Request};
 use crate::egress::{ClientError, CurrentEgress, Egress, Hop, LoginError, OnHop, Shown, Tried};
-use crate::event::{DIALS, Endpoint, Key};
+use crate::event::{DIALS, Endpoint, EventToken, Key};
 use crate::fault::{At, Cause, Fault};
 use crate::forward::ForwardRequest;
 use crate::http::{Authority, Fields};
 use crate::metrics::Path;
+use crate::pool;
 use crate::route::Decision;
 use crate::upstream::HostPort;
 
@@ -126,9 +127,9 @@ impl Departure {
         // Not 0, which a connection that was kept before may have had at this tunnel.
         attempt.number = u8::try_from(client.record.requests % u32::from(DIALS)).unwrap_or(0);
         let can_be_repeated = attempt.handshake.request().is_idempotent();
-        if may_be_kept
-            && let Some(upstream) = keep_alive::take(&attempt.hop, key, attempt.number, can_be_repeated, context)
-        {
+        let token = EventToken::upstream(key, attempt.number);
+        let (pools, loan) = context.pools();
+        if may_be_kept && let Some(upstream) = pools.keep_alive.take(&attempt.hop, token, can_be_repeated, &loan) {
             attempt.path = Path::Kept;
             if let Some(request) = &forward {
                 return on_kept(attempt, request, upstream, key, client, context);
@@ -138,11 +139,16 @@ impl Departure {
             return Authenticate::begin(attempt, upstream, key, client, context);
         }
         let cut_off = attempt.hop.upstream.health.cuts_off(context.now_ms(), attempt.handshake.request().origin());
-        let warm = if cut_off { None } else { pre_challenged::take(&mut attempt, key, can_be_repeated, context) };
-        match warm {
-            Some(upstream) => {
+        let (pools, loan) = context.pools();
+        let hop = &attempt.hop;
+        let found = if cut_off { None } else { pools.pre_challenged.take(hop, token, can_be_repeated, &loan) };
+        match found {
+            Some(found) => {
+                let own = std::mem::replace(&mut attempt.handshake, found.handshake);
+                attempt.handshake.retarget(own.into_request());
+                attempt.challenged_ms = found.challenged_ms;
                 attempt.path = Path::Warm;
-                Authenticate::resume(attempt, upstream, key, client, context)
+                Authenticate::resume(attempt, found.upstream, key, client, context)
             }
             None => {
                 attempt.choose_first_leg(context.now_ms());
@@ -174,7 +180,7 @@ fn fitting(pinned: Option<Box<Pinned>>, origin: &str, hop: Option<&Arc<Hop>>, cl
         (None, None) => true,
         _ => false,
     };
-    let fits = same_way && *pinned.origin == *origin && keep_alive::is_at_rest(&mut pinned.upstream);
+    let fits = same_way && *pinned.origin == *origin && pool::is_at_rest(&mut pinned.upstream);
     client.record.pinned = fits;
     fits.then_some(pinned)
 }

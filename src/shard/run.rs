@@ -17,15 +17,13 @@ use super::admission::Gate;
 use super::listener::Listeners;
 use super::message::{Described, Message};
 use super::queue::{IdleQueue, Turn};
-use crate::event::{self, EventToken, Key, Lane, Mailbox, Readiness, Sender, Stream, Timers};
+use crate::event::{self, EventToken, Key, Mailbox, Owner, Readiness, Sender, Stream, Timers};
 use crate::fault::is_exhaustion;
 use crate::limits::{self, millis};
 use crate::metrics::Metrics;
+use crate::pool::Pools;
 use crate::relay::PipePool;
-use crate::session::pool::keep_alive::{self, KeepAlivePool};
-use crate::session::pool::pre_challenged::{self, PreChallengedPool};
-use crate::session::pool::unattended::{self, UnattendedPool};
-use crate::session::{Admission, Came, Context, Entropy, Idle, Next, Session, SessionSettings};
+use crate::session::{Admission, Came, Context, Idle, Next, Session, SessionSettings};
 use crate::upstream::{Asked, Asker, HostPort, OriginResolver};
 
 const WAKER: Token = Token(0);
@@ -135,18 +133,14 @@ impl Shard {
             timers: Timers::new(now_us / 1000),
             scratch: vec![0; limits::SCRATCH_BYTES].into_boxed_slice(),
             pipes: PipePool::new(pipes),
-            pre_challenged: PreChallengedPool::new(),
-            keep_alive: KeepAlivePool::default(),
-            unattended: UnattendedPool::default(),
+            pools: Pools::default(),
             draining: false,
-            entropy: Entropy::default(),
+            nonces: Default::default(),
             metrics,
             settings,
             look_up: look_up_by(names, sender.clone()),
-            address_waiters: Vec::new(),
-            address_round: 0,
-            guard_waiters: Vec::new(),
-            guard_round: 0,
+            address_waiters: Default::default(),
+            guard_waiters: Default::default(),
             now_us,
         };
         let turns = context.metrics.turns_of_shard(number);
@@ -224,7 +218,8 @@ impl Shard {
             self.call_guard_waiters();
         }
         if !self.draining {
-            pre_challenged::refill(&mut self.context);
+            let (pools, mut loan) = self.context.pools();
+            pools.pre_challenged.refill(&mut loan);
         }
         self.report_pipes();
         stop
@@ -252,35 +247,30 @@ impl Shard {
     }
 
     fn on_event(&mut self, token: EventToken, ready: Readiness) {
-        if let Some(came_in_time) = self.on_event_beside_the_tunnels(token.key, ready) {
-            if !came_in_time {
-                self.context.metrics.stale_events.inc();
+        let is_current = match token.key.owner() {
+            Owner::Session => self.on_session_event(token, ready),
+            Owner::PreChallenged | Owner::KeepAlive | Owner::VerdictWait => {
+                let (pools, mut loan) = self.context.pools();
+                pools.on_event(token.key, ready, &mut loan)
             }
-            return;
-        }
-        let Some(slot) = live(&mut self.slots, token.key) else {
-            self.context.metrics.stale_events.inc();
-            return;
         };
-        if !slot.session.learn(token.lane, ready) {
+        if !is_current {
             self.context.metrics.stale_events.inc();
-            return;
         }
-        // One that is queued is stepped once, in its turn.
+    }
+
+    /// Handles an event of a session; `false` when it is stale.
+    fn on_session_event(&mut self, token: EventToken, ready: Readiness) -> bool {
+        let Some(slot) = live(&mut self.slots, token.key) else { return false };
+        if !slot.session.learn(token.lane, ready) {
+            return false;
+        }
+        // A queued session is stepped once, in its turn.
         if !slot.queued {
             let next = slot.session.step(token.key, &mut self.context);
             self.follow(token.key, next);
         }
-    }
-
-    /// An event of a connection that has no tunnel, if it is one; `false` when it came too late.
-    fn on_event_beside_the_tunnels(&mut self, key: Key, ready: Readiness) -> Option<bool> {
-        match key {
-            key if PreChallengedPool::owns(key) => Some(pre_challenged::on_event(key, ready, &mut self.context)),
-            key if KeepAlivePool::owns(key) => Some(keep_alive::on_event(key, ready, &mut self.context)),
-            key if UnattendedPool::owns(key) => Some(unattended::on_event(key, ready, &mut self.context)),
-            _ => None,
-        }
+        true
     }
 
     fn follow(&mut self, key: Key, next: Next) {
@@ -325,18 +315,24 @@ impl Shard {
         let now_ms = self.context.now_ms();
         while let Some(due) = self.context.timers.pop(now_ms) {
             for key in &due {
-                if PreChallengedPool::owns(*key) {
-                    pre_challenged::deadline_due(*key, &mut self.context);
-                } else if KeepAlivePool::owns(*key) {
-                    keep_alive::deadline_due(*key, &mut self.context);
-                } else if UnattendedPool::owns(*key) {
-                    unattended::deadline_due(*key, &mut self.context);
-                } else if let Some(slot) = live(&mut self.slots, *key) {
-                    let next = slot.session.deadline_due(*key, &mut self.context);
-                    self.follow(*key, next);
-                }
+                self.deadline_due(*key);
             }
             self.context.timers.done(due);
+        }
+    }
+
+    fn deadline_due(&mut self, key: Key) {
+        match key.owner() {
+            Owner::Session => {
+                if let Some(slot) = live(&mut self.slots, key) {
+                    let next = slot.session.deadline_due(key, &mut self.context);
+                    self.follow(key, next);
+                }
+            }
+            Owner::PreChallenged | Owner::KeepAlive | Owner::VerdictWait => {
+                let (pools, mut loan) = self.context.pools();
+                pools.deadline_due(key, &mut loan);
+            }
         }
     }
 
@@ -346,11 +342,10 @@ impl Shard {
 
     /// Those who wait for the guard ask again: at its changes, and now and then because its patience ends silently.
     fn call_guard_waiters(&mut self) {
-        self.confirms_soon = !self.draining && unattended::confirm(&mut self.context);
-        self.context.guard_round += 1;
+        let (pools, mut loan) = self.context.pools();
+        self.confirms_soon = !self.draining && pools.verdict_wait.confirm(&mut loan);
         self.guard_look_ms = self.context.now_ms() + millis(limits::GUARD_RECHECK_INTERVAL);
-        let waiters = std::mem::take(&mut self.context.guard_waiters);
-        waiters.into_iter().for_each(|key| self.enqueue(key));
+        self.context.guard_waiters.call_up().into_iter().for_each(|key| self.enqueue(key));
     }
 
     fn on_messages(&mut self) -> bool {
@@ -365,9 +360,7 @@ impl Shard {
                     }
                 }
                 Message::Resolved => {
-                    self.context.address_round += 1;
-                    let waiters = std::mem::take(&mut self.context.address_waiters);
-                    waiters.into_iter().for_each(|key| self.enqueue(key));
+                    self.context.address_waiters.call_up().into_iter().for_each(|key| self.enqueue(key));
                 }
                 Message::GuardChanged => self.call_guard_waiters(),
                 Message::GiveWay(room) => self.give_way(room),
@@ -375,8 +368,7 @@ impl Shard {
                 Message::FreeMemory => {}
                 Message::Settings(settings) => {
                     self.context.settings = *settings;
-                    pre_challenged::clear(&mut self.context);
-                    keep_alive::clear(&mut self.context);
+                    self.context.pools.close_usable();
                 }
                 // Who asked may have stopped waiting.
                 Message::Ping(answer) => drop(answer.send(self.number)),
@@ -392,8 +384,7 @@ impl Shard {
     fn drain(&mut self) {
         self.draining = true;
         self.context.draining = true;
-        pre_challenged::clear(&mut self.context);
-        keep_alive::clear(&mut self.context);
+        self.context.pools.close_usable();
         self.accept_rests_until_ms = None;
         self.accept_pending = true;
         while self.accept_pending && self.accept_rests_until_ms.is_none() {
@@ -471,7 +462,7 @@ impl Shard {
         let entry = self.slots.vacant_entry();
         let Ok(index) = u32::try_from(entry.key()) else { return };
         let key = Key { index, generation };
-        let token = Token::from(EventToken { key, lane: Lane::Downstream });
+        let token = Token::from(EventToken::downstream(key));
         if let Err(error) = self.context.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
         {
             log::warn!("a client's connection cannot be watched and is closed: {error}");
@@ -514,9 +505,7 @@ impl Shard {
     }
 
     fn cut_all(&mut self) {
-        pre_challenged::clear(&mut self.context);
-        keep_alive::clear(&mut self.context);
-        unattended::clear(&mut self.context);
+        self.context.pools.close_all();
         for (_, mut slot) in std::mem::take(&mut self.slots) {
             slot.session.cut(&mut self.context);
             self.context.metrics.buffered_bytes.sub(i64::try_from(slot.held_bytes).unwrap_or(i64::MAX));

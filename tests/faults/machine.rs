@@ -353,7 +353,7 @@ fn stopped_for_seconds_under_load_it_goes_on_and_loses_nothing() {
 /// A step of the wall clock moves no deadline, for deadlines are kept by the other clock; it reaches the time in a proof, which the
 /// domain controller judges. Log lines have their time from the logger.
 #[test]
-fn system_time_now_is_called_in_the_four_files_of_proofs_and_challenges_alone() {
+fn system_time_now_is_called_only_where_messages_carry_the_time() {
     fn visit(directory: &std::path::Path, found: &mut Vec<String>) {
         for entry in std::fs::read_dir(directory).expect("a directory") {
             let path = entry.expect("an entry").path();
@@ -369,7 +369,7 @@ fn system_time_now_is_called_in_the_four_files_of_proofs_and_challenges_alone() 
     visit(std::path::Path::new(source), &mut found);
     found.sort();
     let found: Vec<&str> = found.iter().map(|path| path.trim_start_matches(source)).collect();
-    // The first two for AUTHENTICATE_MESSAGEs, `probe` for its own, the stub for the challenges it gives.
-    let known = ["cli/probe/conversation.rs", "egress/check.rs", "stub/event_loop.rs", "session/authenticate.rs"];
+    // The first for AUTHENTICATE_MESSAGEs, `probe` to compare clocks, the stub for the challenges it gives.
+    let known = ["auth/nonces.rs", "cli/probe/conversation.rs", "stub/event_loop.rs"];
     assert_eq!(found, known);
 }

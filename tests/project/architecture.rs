@@ -42,15 +42,16 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
     ("upstream", &["limits"], Any),
     ("metrics", &["fault", "relay", "upstream"], NoMio),
     ("egress", &["upstream", "auth", "metrics", "route", "http", "fault", "ntlm", "limits"], NoMio),
+    ("pool", &["egress", "auth", "forward", "upstream", "event", "http", "metrics", "timeouts", "limits"], Any),
     (
         "session",
         &[
-            "egress", "route", "forward", "auth", "relay", "upstream", "event", "http", "fault", "metrics", "ntlm",
+            "pool", "egress", "route", "forward", "auth", "relay", "upstream", "event", "http", "fault", "metrics",
             "timeouts", "limits",
         ],
         Any,
     ),
-    ("shard", &["session", "relay", "upstream", "event", "metrics", "fault", "limits"], Any),
+    ("shard", &["session", "pool", "relay", "upstream", "event", "metrics", "fault", "limits"], Any),
     ("admin", &["http", "limits"], NoMio),
     ("inspect", &["shard", "session", "limits"], NoMio),
     ("notify", &["limits"], NoMio),

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::message::{Answer, Sent};
-use crate::auth::{Credentials, Handshake, Nonces, Progress, Request};
+use crate::auth::{Credentials, Handshake, NonceSource, Progress, Request};
 use crate::config::{Config, FirstLeg};
 use crate::fault::{At, Cause, Fault};
 use crate::ntlm::FileTime;
@@ -270,12 +270,7 @@ impl Probe<'_> {
         if std::mem::replace(&mut self.authenticated, true) {
             return Err(Fault::new(At::Authenticate, Cause::CredentialsHeld, "one AUTHENTICATE_MESSAGE has been sent"));
         }
-        let mut nonces = Nonces { client_challenge: [0; 8], exported_session_key: [0; 16], now: now() };
-        for nonce in [nonces.client_challenge.as_mut_slice(), nonces.exported_session_key.as_mut_slice()] {
-            getrandom::fill(nonce).map_err(|error| {
-                Fault::new(At::Authenticate, Cause::ResourcesExhausted, format!("no random numbers: {error}"))
-            })?;
-        }
+        let nonces = NonceSource::default().draw()?;
         handshake.authenticate(&nonces, out)
     }
 

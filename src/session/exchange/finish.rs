@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::{Exchange, Standing};
 use crate::event::Key;
 use crate::fault::{Cause, Culprit, Fault};
+use crate::pool::Orphan;
 use crate::session::dial::{Attempt, Dial};
 use crate::session::linger::Linger;
-use crate::session::pool::unattended::{Orphan, adopt};
 use crate::session::read_request::{Pinned, ReadRequest};
 use crate::session::reply::Reply;
-use crate::session::{Client, Context, End, Step, pool::keep_alive};
+use crate::session::{Client, Context, End, Step};
 
 impl Exchange {
     /// The answer is delivered.
@@ -30,7 +30,8 @@ impl Exchange {
         let pinned = match hop {
             hop if reusable && pins => Some(Pinned { upstream, number, hop, origin: request.origin().into() }),
             Some(hop) if reusable && proven => {
-                keep_alive::put(&hop, upstream, context);
+                let (pools, mut loan) = context.pools();
+                pools.keep_alive.put(&hop, upstream, &mut loan);
                 None
             }
             _ => None,
@@ -137,7 +138,8 @@ impl Exchange {
             ticket,
             until_ms: attempt.until_ms,
         };
-        adopt(orphan, context);
+        let (pools, mut loan) = context.pools();
+        pools.verdict_wait.adopt(orphan, &mut loan);
     }
 
     /// Counts the bytes, and gives back what was borrowed.

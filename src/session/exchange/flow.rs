@@ -4,11 +4,10 @@
 //! pieces of it they are gathered first, so that a read costs one write however small the peer's chunks are. Only what the destination
 //! does not take is kept, and no longer than until it does. Large pieces that go through unchanged are spliced.
 
-use crate::event::Endpoint;
+use crate::event::{Endpoint, take_front};
 use crate::forward::{BodyError, BodyPump};
 use crate::limits;
 use crate::relay::{Moved, PipePool, RelayError, Resources, Run, RunTurn};
-use crate::session::buffer::take_front;
 
 /// So much is gathered before a write, in bytes, so that a head and a small body go out together.
 const GATHER_BYTES: usize = 16 * 1024;

@@ -5,13 +5,13 @@ use std::io;
 use super::interpret::{Heard, hear};
 use super::{Exchange, Standing, Then, fault};
 use crate::egress::verdict;
+use crate::event::take_front;
 use crate::fault::{At, Cause, Fault};
 use crate::forward::BodyPump;
 use crate::http::{BodyFraming, HeadEnd};
 use crate::limits;
 use crate::metrics::{Outcome, Path, Phase, Reason407};
 use crate::session::authenticate::Authenticate;
-use crate::session::buffer::take_front;
 use crate::session::{Client, Context};
 use crate::upstream::Answer;
 

@@ -53,8 +53,8 @@ impl Shard {
             ("tunnels", live.len()),
             ("tunnels in the gate", self.gate.open()),
             ("pipes lent", self.context.pipes.lent()),
-            ("warm connections", self.context.pre_challenged.held()),
-            ("connections that wait for a verdict", self.context.unattended.held()),
+            ("warm connections", self.context.pools.pre_challenged.held()),
+            ("connections that wait for a verdict", self.context.pools.verdict_wait.held()),
             ("tunnels that wait for the guard or their turn", waiting),
         ];
         found.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")).collect()

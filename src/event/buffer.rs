@@ -1,11 +1,11 @@
-//! Buffers that give their room back once their bytes are used: ten thousand connections must not each keep what the longest
-//! head took.
+//! Buffers that give back their memory once their bytes are used: ten thousand connections must not each keep as much as the
+//! longest head took.
 
-/// Room that an empty buffer keeps for the next bytes, in bytes.
+/// Capacity that an empty buffer keeps for the next bytes.
 const KEPT_CAPACITY_BYTES: usize = 4 * 1024;
 
-/// Takes the first `used` bytes off, and with the last of them the room that they took, but for a little.
-pub(super) fn take_front(buffer: &mut Vec<u8>, used: usize) {
+/// Removes the first `used` bytes and gives back the memory that the rest does not need, except for a little.
+pub fn take_front(buffer: &mut Vec<u8>, used: usize) {
     if used < buffer.len() {
         buffer.drain(..used);
         if buffer.capacity() > KEPT_CAPACITY_BYTES.max(4 * buffer.len()) {
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_is_given_back_with_the_bytes_that_took_it() {
+    fn memory_is_given_back_with_the_bytes_that_took_it() {
         let mut buffer = vec![b'x'; 64 * 1024];
         take_front(&mut buffer, 1);
         assert_eq!(buffer.len(), 64 * 1024 - 1);
@@ -35,7 +35,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_buffer_keeps_its_room_for_the_next_bytes() {
+    fn a_small_buffer_keeps_its_capacity_for_the_next_bytes() {
         let mut buffer = Vec::with_capacity(2048);
         buffer.extend_from_slice(b"head");
         take_front(&mut buffer, 4);

@@ -1,30 +1,34 @@
-//! Reading heads: bytes are looked at where the read put them and kept only when they have to wait for more.
+//! Reading heads: bytes are looked at where the read put them, and kept only when they have to wait for more.
 
 use std::io;
 
-use super::buffer::take_front;
-use crate::event::Endpoint;
+use super::{Endpoint, take_front};
 use crate::limits;
 
-/// What a read brought.
+/// The outcome of a read.
 pub enum Got<T> {
-    /// Nothing now.
+    /// Nothing to read now.
     Blocked,
     /// The peer has ended its direction.
     End,
-    /// Bytes, and what the look at them came to.
+    /// Bytes came; this is what the reader made of them.
     Bytes(T),
 }
 
-/// Bytes of one connection that have not been used yet.
+/// The bytes of a connection that have not been used yet.
 #[derive(Debug, Default)]
 pub struct HeadReader {
-    /// Usually empty: a head mostly comes whole and is parsed in the shard's scratch buffer.
+    /// Usually empty: most heads arrive whole and are parsed in the shard's scratch buffer.
     kept: Vec<u8>,
 }
 
 impl HeadReader {
-    /// Reads once and shows all unused bytes to `look`, which returns how many it used.
+    /// Starts with bytes that came behind something else.
+    pub fn holding(kept: Vec<u8>) -> HeadReader {
+        HeadReader { kept }
+    }
+
+    /// Reads once and shows all unused bytes to `look`, which returns how many of them it used.
     ///
     /// # Errors
     /// What the socket says.
@@ -40,24 +44,19 @@ impl HeadReader {
             Some(0) => return Ok(Got::End),
             Some(count) => count,
         };
-        let fresh = &scratch[..count];
+        let read = &scratch[..count];
         if self.kept.is_empty() {
-            let (used, outcome) = look(fresh);
-            self.kept.extend_from_slice(&fresh[used..]);
+            let (used, outcome) = look(read);
+            self.kept.extend_from_slice(&read[used..]);
             return Ok(Got::Bytes(outcome));
         }
-        self.kept.extend_from_slice(fresh);
+        self.kept.extend_from_slice(read);
         let (used, outcome) = look(&self.kept);
         take_front(&mut self.kept, used);
         Ok(Got::Bytes(outcome))
     }
 
-    /// Begins with what came behind something else.
-    pub fn holding(kept: Vec<u8>) -> HeadReader {
-        HeadReader { kept }
-    }
-
-    /// Shows what has come and was not used to `look`, which returns how many bytes of it it used; `None` when there is nothing.
+    /// Shows the unused bytes to `look`, which returns how many of them it used; `None` when there are none.
     pub fn look<T>(&mut self, look: impl FnOnce(&[u8]) -> (usize, T)) -> Option<T> {
         if self.kept.is_empty() {
             return None;
@@ -67,17 +66,17 @@ impl HeadReader {
         Some(outcome)
     }
 
-    /// Nothing has come that was not used.
+    /// Whether there are no unused bytes.
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
 
-    /// What its buffers take, in bytes.
+    /// The size of the buffer in bytes.
     pub fn held_bytes(&self) -> usize {
         self.kept.capacity()
     }
 
-    /// What was not used: the leftover behind a head.
+    /// The unused bytes: the leftover behind a head.
     pub fn into_leftover(self) -> Vec<u8> {
         self.kept
     }

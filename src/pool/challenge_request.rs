@@ -1,7 +1,7 @@
-//! The request that a pre-challenged connection gets its challenge with.
+//! The request that gets a pre-challenged connection its challenge.
 //!
-//! Nothing of a client's is in it, neither target nor field: an upstream that asks for no credentials may carry it out. Its
-//! destination does not exist (`.invalid`, RFC 6761 §6.4), unless the operator has named one for checks.
+//! It contains nothing from a client, neither target nor field: an upstream that asks for no credentials may carry it out. Its
+//! destination does not exist (`.invalid`, RFC 6761 §6.4) unless the operator has named one for checks.
 
 use std::sync::Arc;
 
@@ -9,24 +9,24 @@ use crate::auth::Request;
 use crate::forward::{ForwardOptions, ForwardRequest};
 use crate::http::{FieldStorage, RequestHead};
 
-/// A name that never resolves, and that tells whoever reads the upstream's log where it comes from.
+/// A name that never resolves, and that says in the upstream's log where the request came from.
 const HOST: &str = "ntlm-gateway.invalid";
 
-/// Which request it is. The first that is answered with a challenge will do; an upstream may have rules that answer some
-/// before it asks for credentials.
+/// The kinds of request, in the order in which they are tried until one is answered with a challenge: an upstream may have
+/// rules that answer some before it asks for credentials.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum ChallengeRequest {
     /// A tunnel to a destination that does not exist.
     #[default]
     Tunnel,
-    /// A plain request for the same.
+    /// A plain HTTP request to the same.
     Plain,
     /// A tunnel to the destination that the configuration names for checks.
     Checked,
 }
 
 impl ChallengeRequest {
-    /// What is tried when this one was answered otherwise; the first again behind the last.
+    /// The kind to try after this one; the first again after the last.
     pub(super) fn next(self, check_target: Option<&str>) -> ChallengeRequest {
         match self {
             ChallengeRequest::Tunnel => ChallengeRequest::Plain,
@@ -59,16 +59,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_requests_are_tried_in_turn_and_name_no_destination_of_a_client() {
+    fn each_request_is_tried_in_turn_and_none_names_a_clients_destination() {
         let nowhere = [("CONNECT", "ntlm-gateway.invalid:443"), ("GET", "ntlm-gateway.invalid:80")];
         for check_target in [None, Some("example.com:443")] {
-            let mut warm_up = ChallengeRequest::default();
+            let mut kind = ChallengeRequest::default();
             let mut asked = Vec::new();
             loop {
-                let request = warm_up.request(check_target);
+                let request = kind.request(check_target);
                 asked.push((request.method().to_owned(), request.origin().to_owned()));
-                warm_up = warm_up.next(check_target);
-                if warm_up == ChallengeRequest::default() {
+                kind = kind.next(check_target);
+                if kind == ChallengeRequest::default() {
                     break;
                 }
             }

@@ -1,0 +1,69 @@
+//! Random numbers and the time for AUTHENTICATE_MESSAGEs. A [`Handshake`](super::Handshake) takes them as an argument; this is
+//! where the gateway gets them from.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use zeroize::Zeroize;
+
+use super::Nonces;
+use crate::fault::{At, Cause, Fault};
+use crate::ntlm::FileTime;
+
+const POOL_BYTES: usize = 1536;
+
+/// Random bytes, fetched from the system in bulk, each used once and wiped.
+pub struct NonceSource {
+    pool: Box<[u8; POOL_BYTES]>,
+    used: usize,
+}
+
+impl Default for NonceSource {
+    fn default() -> Self {
+        NonceSource { pool: Box::new([0; POOL_BYTES]), used: POOL_BYTES }
+    }
+}
+
+impl NonceSource {
+    /// Nonces for one AUTHENTICATE_MESSAGE that is sent now.
+    ///
+    /// # Errors
+    /// [`Cause::ResourcesExhausted`] when the system has no random numbers, which does not happen on Linux once it is up.
+    pub fn draw(&mut self) -> Result<Nonces, Fault> {
+        let no_randomness = |error| {
+            let detail = format!("the system has no random numbers: {error}");
+            Fault::new(At::Authenticate, Cause::ResourcesExhausted, detail)
+        };
+        let client_challenge = self.take().map_err(no_randomness)?;
+        let exported_session_key = self.take().map_err(no_randomness)?;
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = FileTime::from_unix(since_1970.as_secs(), since_1970.subsec_nanos());
+        Ok(Nonces { client_challenge, exported_session_key, now })
+    }
+
+    /// `N` random bytes, `N` far below the pool's size.
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], getrandom::Error> {
+        if POOL_BYTES - self.used < N {
+            getrandom::fill(self.pool.as_mut_slice())?;
+            self.used = 0;
+        }
+        let mut out = [0; N];
+        let from = &mut self.pool[self.used..self.used + N];
+        out.copy_from_slice(from);
+        from.zeroize();
+        self.used += N;
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_number_comes_twice() {
+        let mut source = NonceSource::default();
+        let drawn: HashSet<[u8; 16]> = (0..1_000).map(|_| source.take().unwrap()).collect();
+        assert_eq!(drawn.len(), 1_000);
+    }
+}

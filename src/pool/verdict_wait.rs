@@ -1,0 +1,345 @@
+//! Connections without a client that wait for the verdict on an AUTHENTICATE_MESSAGE.
+//!
+//! Either the client gave up before the upstream had answered. The answer still says whether the secret is right; if nobody waited
+//! for it, clients that come and go could try a wrong one as often as they like. Or the handshake is the gateway's own and
+//! confirms the secret with a destination that was accepted lately
+//! ([`Guard::take_confirmation`](crate::upstream::Guard::take_confirmation)).
+
+use std::io;
+use std::sync::Arc;
+
+use super::Loan;
+use crate::auth::{Handshake, Progress, Request};
+use crate::egress::{Hop, verdict};
+use crate::event::{Deadline, Endpoint, EventToken, Got, HeadReader, Key, Owner, Readiness, Slots, Vacancy};
+use crate::limits;
+use crate::metrics::Reason407;
+use crate::upstream::{Answer, Asking, Confirmation, Permission, Resolution, Ticket};
+
+/// Reads in which a status line has arrived, even one byte at a time and after some interim answers.
+const READS: u16 = 512;
+
+struct Connection {
+    hop: Arc<Hop>,
+    upstream: Endpoint,
+    deadline: Deadline,
+    /// Not sent yet.
+    outbox: Vec<u8>,
+    phase: Phase,
+    /// Other requests wait for as long as this is held.
+    _confirmation: Option<Confirmation>,
+}
+
+enum Phase {
+    /// A handshake of the gateway's own, up to its challenge.
+    Challenge { handshake: Box<Handshake>, inbox: HeadReader },
+    /// The AUTHENTICATE_MESSAGE is on its way; `answer` is what has come of the answer.
+    Verdict { ticket: Ticket, answer: Vec<u8>, reads_left: u16 },
+}
+
+/// What a step of a connection leads to.
+enum Advance {
+    Wait,
+    /// The AUTHENTICATE_MESSAGE is ready to be sent.
+    Authenticating(Ticket),
+    /// The handshake goes on, on a new connection.
+    Redial,
+    Verdict(Answer),
+    /// No verdict will come.
+    Over,
+}
+
+/// A shard's connections that wait for a verdict; at most [`limits::VERDICT_WAITS_PER_SHARD`].
+pub struct VerdictWaitPool {
+    connections: Slots<Connection>,
+}
+
+/// An AUTHENTICATE_MESSAGE whose client has gone.
+pub struct Orphan {
+    /// Where it was sent.
+    pub hop: Arc<Hop>,
+    /// On which connection.
+    pub upstream: Endpoint,
+    /// The right to have sent it.
+    pub ticket: Ticket,
+    /// The part of the request's head that is still to be sent.
+    pub unsent: Vec<u8>,
+    /// The part of the answer that has come.
+    pub heard: Vec<u8>,
+    /// How long to wait for the verdict, in ms of the shard's clock.
+    pub until_ms: u64,
+}
+
+impl Default for VerdictWaitPool {
+    fn default() -> Self {
+        VerdictWaitPool { connections: Slots::new(Owner::VerdictWait) }
+    }
+}
+
+impl VerdictWaitPool {
+    /// Goes on waiting for a verdict without the client.
+    pub fn adopt(&mut self, orphan: Orphan, loan: &mut Loan<'_>) {
+        let Orphan { hop, mut upstream, ticket, unsent, heard, until_ms } = orphan;
+        // Some places are reserved for the gateway's own handshakes: every request may be waiting for one.
+        let Some(vacancy) = self.vacancy(limits::VERDICT_WAITS_PER_SHARD - limits::VERDICT_WAITS_RESERVED) else {
+            return;
+        };
+        let key = vacancy.key();
+        if upstream.hand_over(EventToken::upstream(key, 0), loan.registry).is_err() {
+            return;
+        }
+        let mut deadline = Deadline::UNARMED;
+        loan.timers.set(key, &mut deadline, until_ms);
+        vacancy.insert(Connection {
+            hop,
+            upstream,
+            deadline,
+            outbox: unsent,
+            phase: Phase::Verdict { ticket, answer: heard, reads_left: READS },
+            _confirmation: None,
+        });
+        // What has come already brings no further event.
+        self.advance(key, loan);
+    }
+
+    /// Starts the gateway's own handshakes that guards want; each is started by the shard that asks first. `true` when one is
+    /// wanted that may not start yet.
+    pub fn confirm(&mut self, loan: &mut Loan<'_>) -> bool {
+        let egress = loan.egress.egress();
+        let mut is_one_left = false;
+        for hop in &egress.hops {
+            let (guard, upstream) = (&hop.identity.guard, hop.upstream.name());
+            if !guard.wants_confirmation(upstream) || self.is_full(limits::VERDICT_WAITS_PER_SHARD) {
+                continue;
+            }
+            match guard.take_confirmation(loan.now_ms, upstream) {
+                None => is_one_left = true,
+                Some(confirmation) => {
+                    if self.begin(hop, confirmation, loan).is_none() {
+                        // It is given back, and a client's request decides.
+                        guard.unreachable(upstream);
+                    }
+                }
+            }
+        }
+        is_one_left
+    }
+
+    fn begin(&mut self, hop: &Arc<Hop>, confirmation: Confirmation, loan: &mut Loan<'_>) -> Option<()> {
+        let good = confirmation.good();
+        let request = match good.by_connect {
+            true => Request::connect(good.destination.clone(), Vec::new()),
+            false => Request::bare_get(&good.destination)?,
+        };
+        log::debug!("confirming the credentials at upstream {} with a {}", hop.upstream.name(), request.method());
+        let vacancy = self.vacancy(limits::VERDICT_WAITS_PER_SHARD)?;
+        let key = vacancy.key();
+        let upstream = dial(hop, key, loan)?;
+        let mut handshake = Box::new(Handshake::new(request, hop.credentials.clone(), loan.head_limit_bytes));
+        handshake.await_demand();
+        let mut deadline = Deadline::UNARMED;
+        loan.timers.set(key, &mut deadline, loan.now_ms + loan.timeouts.handshake);
+        vacancy.insert(Connection {
+            hop: Arc::clone(hop),
+            upstream,
+            deadline,
+            outbox: Vec::new(),
+            phase: Phase::Challenge { handshake, inbox: HeadReader::default() },
+            _confirmation: Some(confirmation),
+        });
+        Some(())
+    }
+
+    /// Handles an event; `false` when it is stale.
+    pub(super) fn on_event(&mut self, key: Key, ready: Readiness, loan: &mut Loan<'_>) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else { return false };
+        connection.upstream.ready.learn(ready);
+        self.advance(key, loan);
+        true
+    }
+
+    pub(super) fn deadline_due(&mut self, key: Key, loan: &mut Loan<'_>) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if loan.timers.expired(key, &mut connection.deadline, loan.now_ms) {
+            self.connections.remove(key);
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.connections.take_all().for_each(drop);
+    }
+
+    fn advance(&mut self, key: Key, loan: &mut Loan<'_>) {
+        while let Some(connection) = self.connections.get_mut(key) {
+            match connection.advance(loan) {
+                Advance::Wait => return,
+                Advance::Authenticating(ticket) => {
+                    connection.phase = Phase::Verdict { ticket, answer: Vec::new(), reads_left: READS };
+                }
+                Advance::Redial => {
+                    match dial(&connection.hop, key, loan) {
+                        Some(upstream) => connection.upstream = upstream,
+                        None => drop(self.connections.remove(key)),
+                    }
+                    return;
+                }
+                Advance::Verdict(answer) => {
+                    let Some(Connection { hop, phase, .. }) = self.connections.remove(key) else { return };
+                    if let Phase::Verdict { ticket, .. } = phase {
+                        if let Answer::Refused = answer {
+                            hop.metrics.answered_407(Reason407::Refused, 1);
+                        }
+                        ticket.settle(loan.now_ms, answer);
+                    }
+                    return;
+                }
+                Advance::Over => {
+                    self.connections.remove(key);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn is_full(&self, most: usize) -> bool {
+        self.connections.len() >= most
+    }
+
+    /// A free slot if there are fewer than `most` connections.
+    fn vacancy(&mut self, most: usize) -> Option<Vacancy<'_, Connection>> {
+        if self.is_full(most) {
+            return None;
+        }
+        self.connections.vacancy()
+    }
+
+    /// How many connections there are.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.connections.len()
+    }
+}
+
+impl Connection {
+    fn advance(&mut self, loan: &mut Loan<'_>) -> Advance {
+        match &self.phase {
+            Phase::Challenge { .. } => self.authenticate(loan),
+            Phase::Verdict { .. } => self.listen(loan.scratch, loan.head_limit_bytes),
+        }
+    }
+
+    /// One step of the handshake, up to the AUTHENTICATE_MESSAGE.
+    fn authenticate(&mut self, loan: &mut Loan<'_>) -> Advance {
+        let Connection { hop, upstream, outbox, phase, .. } = self;
+        let Phase::Challenge { handshake, inbox } = phase else { return Advance::Over };
+        if !handshake.is_challenged() {
+            if !upstream.ready.writable() && !upstream.ready.readable() {
+                return Advance::Wait;
+            }
+            if handshake.is_ready() {
+                if !matches!(upstream.stream.take_error(), Ok(None)) {
+                    hop.identity.guard.unreachable(hop.upstream.name());
+                    return Advance::Over;
+                }
+                handshake.begin(outbox);
+            }
+            if flush(upstream, outbox).is_err() {
+                return Advance::Over;
+            }
+            match hear_challenge(upstream, inbox, handshake, outbox, loan.scratch) {
+                Ok(Progress::Challenged) => {}
+                Ok(Progress::Redial) => return Advance::Redial,
+                Ok(Progress::More) => return Advance::Wait,
+                // The upstream does not ask for credentials, or fails: a client's request decides.
+                _ => return Advance::Over,
+            }
+        }
+        answer_challenge(hop, handshake, outbox, loan)
+    }
+
+    /// One step towards the verdict.
+    fn listen(&mut self, scratch: &mut [u8], limit_bytes: usize) -> Advance {
+        let Connection { upstream, outbox, phase, .. } = self;
+        let Phase::Verdict { answer, reads_left, .. } = phase else { return Advance::Over };
+        // The answer may have come even if the upstream takes no more.
+        let _ = flush(upstream, outbox);
+        loop {
+            if let Some(verdict) = verdict::so_far(answer) {
+                return Advance::Verdict(verdict);
+            }
+            if answer.len() >= limit_bytes || *reads_left == 0 {
+                return Advance::Verdict(verdict::unread(answer));
+            }
+            *reads_left -= 1;
+            if !upstream.ready.readable() {
+                return Advance::Wait;
+            }
+            match upstream.read(scratch) {
+                Ok(None) => return Advance::Wait,
+                Ok(Some(0)) | Err(_) => return Advance::Verdict(verdict::cut_off(answer)),
+                Ok(Some(count)) => answer.extend_from_slice(&scratch[..count]),
+            }
+        }
+    }
+}
+
+/// Reads until the challenge has come, or there is nothing more to read.
+fn hear_challenge(
+    upstream: &mut Endpoint,
+    inbox: &mut HeadReader,
+    handshake: &mut Handshake,
+    outbox: &mut Vec<u8>,
+    scratch: &mut [u8],
+) -> Result<Progress, ()> {
+    while upstream.ready.readable() {
+        let got = inbox.read(upstream, scratch, |bytes| match handshake.receive(bytes, outbox) {
+            Ok((used, progress)) => (used, Ok(progress)),
+            Err(_) => (0, Err(())),
+        });
+        match got {
+            Ok(Got::Blocked | Got::Bytes(Ok(Progress::More))) => {}
+            Ok(Got::Bytes(Ok(Progress::Send))) => flush(upstream, outbox).map_err(drop)?,
+            Ok(Got::Bytes(progress)) => return progress,
+            Ok(Got::End) | Err(_) => return handshake.closed().map_err(drop),
+        }
+    }
+    Ok(Progress::More)
+}
+
+/// Puts the AUTHENTICATE_MESSAGE into `outbox` if the guard allows it.
+fn answer_challenge(hop: &Hop, handshake: &mut Handshake, outbox: &mut Vec<u8>, loan: &mut Loan<'_>) -> Advance {
+    let nonces = loan.nonces.draw();
+    let asking = Asking {
+        upstream: hop.upstream.name(),
+        method: handshake.request().method(),
+        destination: handshake.request().origin(),
+        challenged: handshake.is_demanded(),
+        confirms: true,
+    };
+    let Permission::Go(ticket) = hop.identity.guard.ask(loan.now_ms, &asking) else { return Advance::Over };
+    match nonces.and_then(|nonces| handshake.authenticate(&nonces, outbox)) {
+        Ok(()) => {
+            hop.metrics.authenticates.inc();
+            Advance::Authenticating(ticket)
+        }
+        Err(_) => {
+            ticket.unused();
+            Advance::Over
+        }
+    }
+}
+
+fn dial(hop: &Hop, key: Key, loan: &Loan<'_>) -> Option<Endpoint> {
+    let Some(Resolution::Addresses(addresses)) = hop.upstream.resolution() else { return None };
+    let address = *addresses.get(hop.upstream.preferred()).or(addresses.first())?;
+    hop.metrics.dials.inc();
+    Endpoint::connect(address, EventToken::upstream(key, 0), &loan.socket_options, loan.registry).ok()
+}
+
+fn flush(upstream: &mut Endpoint, outbox: &mut Vec<u8>) -> io::Result<()> {
+    if !outbox.is_empty() && upstream.ready.writable() {
+        let sent = upstream.write(outbox)?;
+        outbox.drain(..sent);
+    }
+    Ok(())
+}
