@@ -83,7 +83,7 @@ fn every_bad_entry_of_a_list_in_a_table_is_told_with_its_own_column() {
         &Directory::new("table-entries").errors(text),
         &[
             "4:12: upstreams.address: \"a\" has no port",
-            "4:24: upstreams.address: \"0\" in \"c:0\" is no port",
+            "4:24: upstreams.address: \"0\" in \"c:0\" is not a port",
             "6:12: routes.host: \"b/c\" is no host pattern",
             "6:26: routes.host: \"..\" is no host pattern",
             "7:14: routes.port: \"0\" is no port",

@@ -1,45 +1,45 @@
-//! The name of an upstream as the operator writes it.
+//! The address of an upstream as the operator writes it.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-/// `host:port`; an IPv6 address stands in brackets.
+/// A host, which is a name or an IP address, and a port. Parsed from `host:port`, with an IPv6 address in brackets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostPort {
     host: String,
     port: u16,
 }
 
-/// Why a text is no `host:port`.
+/// Why a text is not a valid `host:port`.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum HostPortError {
-    /// There is no colon with a port behind it.
+    /// There is no colon followed by a port.
     #[error("{0:?} has no port; write HOST:PORT, for example proxy.corp.example:8080")]
     NoPort(String),
     /// The port is not a number from 1 to 65535.
-    #[error("{1:?} in {0:?} is no port; it must be a number from 1 to 65535")]
+    #[error("{1:?} in {0:?} is not a port; it must be a number from 1 to 65535")]
     BadPort(String, String),
-    /// The host is empty or has characters that no host name has.
+    /// The host is empty, too long, or has characters that are not allowed in a host name.
     #[error("{0:?} has no valid host; write HOST:PORT, and an IPv6 address in brackets: [2001:db8::1]:8080")]
     BadHost(String),
     /// An `https://` URL.
-    #[error("{0:?}: TLS to the proxy is not supported; write HOST:PORT of the port where the proxy takes plain HTTP")]
+    #[error("{0:?}: TLS to the proxy is not supported; write the HOST:PORT on which the proxy accepts plain HTTP")]
     Tls(String),
-    /// A URL of another scheme than `http`.
+    /// A URL with a scheme other than `http`.
     #[error("{text:?}: the scheme {scheme} is not supported, only HTTP proxies are; write HOST:PORT")]
     Scheme {
         /// The whole text.
         text: String,
-        /// What stands before `://`.
+        /// The part before `://`.
         scheme: String,
     },
     /// A URL with more than a host and a port.
-    #[error("{0:?} has a path behind the port; write HOST:PORT alone")]
+    #[error("{0:?} has a path after the port; write HOST:PORT only")]
     Path(String),
-    /// Something before an `@`. It is not in here, because it is likely to be a password.
+    /// There is something before an `@`. It is not kept here, because it is likely to be a password.
     #[error(
-        "has a user name or password before the @, which is not shown here; write HOST:PORT alone, name the account with \
+        "has a user name or password before the @, which is not shown here; write HOST:PORT only, name the account with \
          user, and put its password into a file for password_file"
     )]
     Credentials,
@@ -61,11 +61,11 @@ impl FromStr for HostPort {
     type Err = HostPortError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // Before all that repeats the text.
+        // Comes first, because all other errors repeat the text.
         if text.contains('@') {
             return Err(HostPortError::Credentials);
         }
-        // The form in which people copy a proxy's address from HTTPS_PROXY.
+        // People copy URLs from HTTPS_PROXY.
         let bare = match text.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
             Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => return Err(HostPortError::Tls(text.into())),
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_addresses_of_both_families_are_read() {
+    fn names_and_addresses_of_both_families_are_parsed() {
         for (text, host, port) in [
             ("proxy.corp:8080", "proxy.corp", 8080),
             ("10.1.2.3:3128", "10.1.2.3", 3128),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_and_port_says_why() {
+    fn an_invalid_host_and_port_is_named_in_the_error() {
         for text in [
             "proxy.corp",
             "proxy.corp:",
@@ -140,12 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_refused_for_its_scheme_or_path_and_not_for_its_host() {
+    fn a_url_is_rejected_for_its_scheme_or_path_not_for_its_host() {
         for (text, expected) in [
             ("https://proxy.corp:8443", "TLS to the proxy is not supported"),
             ("HTTPS://proxy.corp", "TLS to the proxy is not supported"),
             ("socks5://proxy.corp:1080", "the scheme socks5 is not supported"),
-            ("http://proxy.corp:8080/proxy.pac", "has a path behind the port"),
+            ("http://proxy.corp:8080/proxy.pac", "has a path after the port"),
         ] {
             let error = text.parse::<HostPort>().expect_err(text).to_string();
             assert!(error.contains(expected), "{error}");
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_before_an_at_sign_is_in_no_error() {
+    fn errors_never_contain_what_precedes_an_at_sign() {
         for text in [r"http://CORP\svc:s3cret@proxy:8080", "s3cret@proxy:8080", "https://u:s3@cret@proxy", "u:s3cret@"]
         {
             let error = text.parse::<HostPort>().expect_err(text);

@@ -1,7 +1,5 @@
-//! What is known of the upstreams beyond one connection: their names, their addresses, their health, whether they take our
-//! identity.
-//!
-//! [`Upstream`] is one of them: its addresses, its health, its load. Shared by all shards; lives as long as the configuration names it.
+//! What is known of an upstream beyond a single connection: its names and addresses, its health, and whether it accepts
+//! our identities (the credential guard). Also the resolver for names of origins.
 
 mod checker;
 mod guard;
@@ -28,24 +26,27 @@ pub use origin_resolver::{Asked, Asker, OriginResolver};
 pub use own::OwnAddresses;
 pub use resolver::{Resolution, Resolver};
 
-/// One upstream.
+/// One upstream: its addresses, its health and its load. Shared by all shards; it lives as long as the configuration
+/// names it, and as long as a tunnel uses it.
 #[derive(Debug)]
 pub struct Upstream {
     name: Arc<str>,
     hosts: Vec<HostPort>,
-    /// What each host resolves to.
+    /// What each host resolves to; `None` until the first look-up is over.
     found: RwLock<Vec<Option<Resolution>>>,
-    /// The address that was reached last, by its place among all.
+    /// The index, among all addresses, of the one that was reached last.
     preferred: AtomicUsize,
+    /// Clients that are connected to it or connecting.
     open: AtomicUsize,
     /// Whether clients are sent to it.
     pub health: Health,
-    /// What clients experience of its challenges.
+    /// How long its clients wait for challenges.
     pub helper_pressure: Arc<HelperPressure>,
 }
 
 impl Upstream {
-    /// An upstream of which those addresses are known that are written out. See [`Health::new`] for `on_health`.
+    /// Creates an upstream. Hosts that are IP addresses are resolved from the start. See [`Health::new`] for
+    /// `on_health`.
     pub fn new(
         name: &str,
         hosts: Vec<HostPort>,
@@ -53,7 +54,7 @@ impl Upstream {
     ) -> Arc<Upstream> {
         Arc::new(Upstream {
             name: name.into(),
-            found: RwLock::new(hosts.iter().map(written_out).collect()),
+            found: RwLock::new(hosts.iter().map(literal_address).collect()),
             hosts,
             preferred: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
@@ -62,17 +63,18 @@ impl Upstream {
         })
     }
 
-    /// What logs and metrics call it.
+    /// The name in logs and metrics.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Its hosts as configured.
+    /// Its hosts, as configured.
     pub fn hosts(&self) -> &[HostPort] {
         &self.hosts
     }
 
-    /// Takes note of what one of its hosts resolves to; returns how many addresses there are now.
+    /// Records what a host resolves to, by its index in [`Upstream::hosts`]. Returns how many addresses the upstream
+    /// has now.
     pub fn resolved(&self, host: usize, resolution: Resolution) -> usize {
         let mut found = self.found.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = found.get_mut(host) {
@@ -82,8 +84,8 @@ impl Upstream {
         found.iter().flatten().map(|resolution| addresses_of(resolution).len()).sum()
     }
 
-    /// What is known of one of its hosts, by its name alone: the addresses, with whatever port it has there. Empty when it is none of them
-    /// or was never found.
+    /// The addresses of the host with this name, each with the host's port. Empty if no host has the name, or if it has
+    /// not been resolved.
     pub fn addresses_of_host(&self, name: &str) -> Vec<SocketAddr> {
         let found = self.found.read().unwrap_or_else(PoisonError::into_inner);
         let of_name = self.hosts.iter().zip(found.iter()).filter(|(host, _)| host.host() == name);
@@ -91,7 +93,8 @@ impl Upstream {
         known.find(|addresses| !addresses.is_empty()).unwrap_or_default().to_vec()
     }
 
-    /// What is known of its addresses: `None` until the resolver has spoken of every host or found an address of one.
+    /// The addresses of all hosts, in the order of the hosts. `None` while none is known and a look-up is still under
+    /// way.
     pub fn resolution(&self) -> Option<Resolution> {
         let found = self.found.read().unwrap_or_else(PoisonError::into_inner);
         if let [only] = found.as_slice() {
@@ -109,35 +112,35 @@ impl Upstream {
         failures.all(|failure| failure.is_some()).then_some(Resolution::Failed(first))
     }
 
-    /// Where among its addresses to begin: at the one that was reached last.
+    /// The index of the address to begin with: the one that was reached last.
     pub fn preferred(&self) -> usize {
         self.preferred.load(Ordering::Relaxed)
     }
 
-    /// Takes note of the address that was reached, by its place.
+    /// Records which address was reached, by its index.
     pub fn reached(&self, address: usize) {
         if self.preferred() != address {
             self.preferred.store(address, Ordering::Relaxed);
         }
     }
 
-    /// Clients that are on it or on their way to it.
+    /// Clients that are connected to it or connecting.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// A client is on its way.
+    /// Counts a client that is going to connect.
     pub fn enter(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A client that had entered is gone.
+    /// Counts off a client that had entered.
     pub fn leave(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-fn written_out(host: &HostPort) -> Option<Resolution> {
+fn literal_address(host: &HostPort) -> Option<Resolution> {
     let address = host.host().parse().ok()?;
     Some(Resolution::Addresses([SocketAddr::new(address, host.port())].into()))
 }
@@ -149,8 +152,8 @@ fn addresses_of(resolution: &Resolution) -> &[SocketAddr] {
     }
 }
 
-/// Why something failed, without the upstream's name in front, for lines that have that already: an upstream is often named
-/// by its address, and so is the reason.
+/// The reason `why` without `name: ` in front, for lines that name the upstream already. An upstream is often named by
+/// its address, and then the reason begins with the same address.
 pub fn without_name<'w>(name: &str, why: &'w str) -> &'w str {
     why.strip_prefix(name).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(why)
 }
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_known_by_its_name_whatever_its_port() {
+    fn a_host_is_found_by_its_name_whatever_its_port() {
         let hosts = ["a.example:1", "b.example:2", "b.example:3"].map(|host| host.parse().unwrap());
         let upstream = Upstream::new("both", hosts.into(), |_| {});
         upstream.resolved(0, Resolution::Failed("no such name".into()));
@@ -189,13 +192,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_out_is_known_from_the_start() {
+    fn hosts_that_are_addresses_need_no_look_up() {
         let upstream = Upstream::new("both", vec!["10.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()], |_| {});
         assert_eq!(upstream.resolution(), Some(addresses(&["10.0.0.1:1", "[::1]:2"])));
     }
 
     #[test]
-    fn when_no_host_resolves_the_first_failure_is_told() {
+    fn when_no_host_resolves_the_first_failure_is_reported() {
         let hosts = vec!["a.example:1".parse().unwrap(), "b.example:2".parse().unwrap()];
         let upstream = Upstream::new("both", hosts, |_| {});
         upstream.resolved(1, Resolution::Failed("second".into()));

@@ -1,12 +1,13 @@
-//! Looking up origins' names for tunnels that lead straight to them: on threads of their own, with a short memory.
+//! Resolves names of origins for direct connections, on threads of its own, with a short-lived cache.
 //!
-//! What is remembered needs no thread, and a name keeps one thread however many ask for it, for whichever port and in whichever letter
-//! case. A final dot makes another name: the system tries its search domains only without one (resolv.conf(5)), and what it finds with and
-//! without may be two different hosts.
+//! A cached name needs no thread. A name that is being looked up occupies one thread, however many requests wait for
+//! it, for whichever port and in whichever letter case. A name with a final dot is another name: the system applies its
+//! search domains only to names without one (resolv.conf(5)), so the two may be different hosts.
 //!
-//! A name that nobody answers keeps its thread for 10 s and more, so that clients who ask for many of them could take all threads. Therefore
-//! a client's share is bounded by what is left for the others ([`limits::LOOKUP_SHARE`]); what is over it waits behind the other clients'
-//! names until its askers have given up. A request for a name that is known to hang fails at once.
+//! A name that no name server answers for occupies its thread for 10 s or more. A client that asks for many of them
+//! could occupy all threads, so each client's share is bounded by what is left for the others ([`limits::LOOKUP_SHARE`]).
+//! Names beyond the share wait behind other clients' names, until their askers have given up. A request for a name that
+//! is known to hang fails at once.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -19,66 +20,67 @@ use super::HostPort;
 use super::resolver::{Resolution, look_up};
 use crate::limits;
 
-/// The way to ask. Threads end when they have had nothing to do for a while.
+/// The resolver, shared by all shards. Its threads are started on demand and end after [`limits::LOOKUP_THREAD_IDLE`]
+/// without work.
 #[derive(Clone)]
 pub struct OriginResolver {
     shared: Arc<Shared>,
 }
 
-/// Who asks, and for how long the answer is of use.
+/// The client that asks, and how long it needs the answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker {
-    /// The client's address: what its names take is its share.
+    /// The client's address. Names that it asks for count against its share.
     pub client: IpAddr,
-    /// It gives up after this.
+    /// The client gives up after this.
     pub patience: Duration,
 }
 
-/// What becomes of a question.
+/// Whether a name will be resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// It will be answered, or was.
+    /// The answer will come, or has come already.
     Taken,
-    /// The name is known to hang: nobody answers for it.
+    /// The name is known to hang: no name server answers for it.
     Hangs,
-    /// Too many wait already, or no thread can be started.
+    /// Too many requests are waiting already, or no thread can be started.
     Declined,
 }
 
 struct Shared {
     system: System,
     state: Mutex<State>,
-    /// There is a name in the queue.
+    /// Signals a name in the queue.
     called: Condvar,
 }
 
-/// What the machine does for it.
+/// What the operating system does; replaced in tests.
 struct System {
     look_up: Box<dyn Fn(&HostPort) -> Resolution + Send + Sync>,
-    /// Starts a thread; `false` when it cannot.
+    /// Starts a thread; `false` if that fails.
     start: Box<dyn Fn(Task) -> bool + Send + Sync>,
 }
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// In small letters, as all writings of a name are one.
+/// A name in lower case, so that all spellings are one name.
 type Name = String;
 
-/// One who waits for a name.
+/// A request that waits for a name.
 struct Waiter {
     port: u16,
     until: Instant,
     answer: Box<dyn FnOnce(Resolution) + Send>,
 }
 
-/// A name that is being looked up or is to be.
+/// A name that is queued or being looked up.
 struct Pending {
     waiters: Vec<Waiter>,
-    /// When a thread took it.
+    /// When a thread took it; `None` while it is queued.
     since: Option<Instant>,
 }
 
-/// A name that no thread has taken yet, as it was first asked for, and the client that asked first.
+/// A queued name as it was first asked for, and the client that asked first.
 struct Queued {
     host: HostPort,
     client: IpAddr,
@@ -86,27 +88,27 @@ struct Queued {
 
 #[derive(Default)]
 struct State {
-    /// What was found lately, and when; with any port.
+    /// The cache: what was found, and when, with the port of the first request.
     found: HashMap<Name, (Instant, Resolution)>,
-    /// Names for which nobody answered, and when that was found out.
+    /// Names for which no name server answered, and when that was found out.
     hanging: HashMap<Name, Instant>,
     pending: HashMap<Name, Pending>,
     /// Invariant: empty while `threads` is 0.
     queue: VecDeque<Queued>,
-    /// Names that threads are looking up, by the client that asked first.
+    /// How many names threads are looking up for each client, which is the one that asked first.
     under_way: HashMap<IpAddr, usize>,
     /// Their sum.
     busy: usize,
-    /// Threads that stand.
+    /// Threads that are running.
     threads: usize,
-    /// Threads that are being started, and may fail to.
+    /// Threads that are being started, which may fail.
     starting: usize,
-    /// Threads that wait for a name.
+    /// Running threads that wait for a name.
     idle: usize,
 }
 
 impl Default for OriginResolver {
-    /// Looks names up the way the system does, and remembers nothing yet.
+    /// Resolves names as the system does, and starts with an empty cache.
     fn default() -> OriginResolver {
         let start = |task| thread::Builder::new().name("names".into()).spawn(task).is_ok();
         OriginResolver::of(System { look_up: Box::new(look_up), start: Box::new(start) })
@@ -118,10 +120,12 @@ impl OriginResolver {
         OriginResolver { shared: Arc::new(Shared { system, state: Mutex::default(), called: Condvar::new() }) }
     }
 
-    /// Asks for a name's addresses, with the port put in; `answer` is called from another thread, or at once if they are remembered. No
-    /// answer comes when the asker's patience ends first, or when the question is not [`Asked::Taken`]: declined when
-    /// [`limits::LOOKUP_WAITERS`] wait for the name already, when the queue of [`limits::LOOKUP_QUEUE`] names has no room left for this
-    /// client, or when there is no thread and none can be started.
+    /// Asks for a name's addresses, with the port of `host`. `answer` is called from another thread, or at once if the
+    /// name is cached. It is not called if the asker's patience ends first, or if the result is not [`Asked::Taken`].
+    ///
+    /// The request is [`Asked::Declined`] when [`limits::LOOKUP_WAITERS`] requests wait for the name already, when the
+    /// queue of [`limits::LOOKUP_QUEUE`] names has no room left for this client, or when no thread runs and none can be
+    /// started.
     pub fn ask(&self, host: HostPort, asker: Asker, answer: impl FnOnce(Resolution) + Send + 'static) -> Asked {
         let name = name_of(&host);
         let now = Instant::now();
@@ -138,7 +142,7 @@ impl OriginResolver {
         }
         if let Some(resolution) = state.recall(&name) {
             drop(state);
-            waiter.tell(&resolution);
+            waiter.answer(&resolution);
             return Asked::Taken;
         }
         if state.hangs(&name, now, asker.patience) {
@@ -157,18 +161,18 @@ impl OriginResolver {
         state.queue.push_back(Queued { host, client: asker.client });
         state.pending.insert(name, Pending { waiters: vec![waiter], since: None });
         self.shared.called.notify_one();
-        // Only now, or it would wait for a name like any idle one, and another asker's name would count on it.
+        // Only now: earlier, it would be idle, and another client's name would count on it.
         drop(newcomer);
         Asked::Taken
     }
 
-    /// A thread that sets to work when what is returned is dropped; `None` when none can be started. Takes long on a busy machine, so
-    /// not to be called with the state locked.
+    /// Starts a thread that begins to work when the returned sender is dropped; `None` if that fails. This takes long
+    /// on a busy machine, so the state must not be locked.
     fn start_thread(&self) -> Option<Sender<()>> {
         let (hold, held) = mpsc::channel::<()>();
         let shared = Arc::clone(&self.shared);
         let task = move || {
-            // Comes to an error when the other end is dropped.
+            // Returns an error when the sender is dropped.
             let _ = held.recv();
             shared.work();
         };
@@ -177,7 +181,7 @@ impl OriginResolver {
 }
 
 impl Waiter {
-    fn tell(self, found: &Resolution) {
+    fn answer(self, found: &Resolution) {
         (self.answer)(at_port(found, self.port));
     }
 }
@@ -187,7 +191,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks names up until there are none for a while.
+    /// Looks up names from the queue until it has been empty for [`limits::LOOKUP_THREAD_IDLE`].
     fn work(&self) {
         let mut state = self.lock();
         loop {
@@ -205,12 +209,12 @@ impl Shared {
             };
             drop(state);
             let began = Instant::now();
-            // Late or not: who has given up does not mind the answer, and the next who asks finds it remembered.
+            // Even if every asker has given up meanwhile: the next one finds the answer in the cache.
             let resolution = (self.system.look_up)(&host);
             let waiters = self.lock().looked_up(name_of(&host), client, &resolution, began.elapsed());
-            waiters.into_iter().for_each(|waiter| waiter.tell(&resolution));
+            waiters.into_iter().for_each(|waiter| waiter.answer(&resolution));
             state = self.lock();
-            // With this name's thread several clients' shares have grown.
+            // This thread is free again, so several clients' shares have grown.
             if state.idle > 0 && !state.queue.is_empty() {
                 self.called.notify_all();
             }
@@ -219,13 +223,14 @@ impl Shared {
 }
 
 impl State {
-    /// Whether one more name of this client may be looked up now: the more are under way, the smaller is each client's share.
+    /// Whether one more name of this client may be looked up now: the fewer threads are free, the smaller is each
+    /// client's share.
     fn may_start(&self, client: IpAddr) -> bool {
         let free = limits::LOOKUP_THREADS.saturating_sub(self.busy);
         free > 0 && self.under_way.get(&client).copied().unwrap_or_default() < free * limits::LOOKUP_SHARE
     }
 
-    /// Whether a name that is asked for now wants a look-up for which no thread is free, and one more may be started.
+    /// Whether a request for this name needs one more thread, and one may be started.
     fn needs_thread(&self, name: &Name, client: IpAddr) -> bool {
         self.threads + self.starting < limits::LOOKUP_THREADS
             && (self.threads == 0 || self.may_start(client))
@@ -234,10 +239,10 @@ impl State {
             && self.recall(name).is_none()
     }
 
-    /// Takes the name that is to be looked up next: of the client that has the fewest under way. Names whose askers have given up are
-    /// dropped.
+    /// Takes the next name from the queue: of the client for which the fewest names are being looked up. Names that all
+    /// askers have given up are dropped.
     fn take_next(&mut self, now: Instant) -> Option<Queued> {
-        self.drop_given_up(now);
+        self.drop_abandoned(now);
         let of = |client: &IpAddr| self.under_way.get(client).copied().unwrap_or_default();
         let startable = self.queue.iter().enumerate().filter(|(_, queued)| self.may_start(queued.client));
         let (place, _) = startable.min_by_key(|(place, queued)| (of(&queued.client), *place))?;
@@ -250,7 +255,7 @@ impl State {
         Some(queued)
     }
 
-    fn drop_given_up(&mut self, now: Instant) {
+    fn drop_abandoned(&mut self, now: Instant) {
         let pending = &mut self.pending;
         self.queue.retain(|queued| {
             let name = name_of(&queued.host);
@@ -262,10 +267,11 @@ impl State {
         });
     }
 
-    /// Whether the queue takes one more name of this client: as with threads, less of it the fuller it is.
+    /// Whether the queue has room for one more name of this client: the fuller the queue, the smaller is each client's
+    /// share.
     fn has_room_for(&mut self, client: IpAddr, now: Instant) -> bool {
         if self.queue.len() >= limits::LOOKUP_QUEUE {
-            self.drop_given_up(now);
+            self.drop_abandoned(now);
         }
         let free = limits::LOOKUP_QUEUE.saturating_sub(self.queue.len());
         free > 0 && self.queue.iter().filter(|queued| queued.client == client).count() < free * limits::LOOKUP_SHARE
@@ -275,7 +281,7 @@ impl State {
         self.found.get(name).filter(|found| is_fresh(found.0, limits::RESOLVED_AGE)).map(|found| found.1.clone())
     }
 
-    /// Whether the name has been looked up for longer than an asker should have to wait, or nobody answered for it lately.
+    /// Whether the look-up has taken longer than this asker would wait, or no name server answered for the name lately.
     fn hangs(&self, name: &Name, now: Instant, patience: Duration) -> bool {
         let long = patience.min(limits::LOOKUP_HUNG_AFTER);
         let since = self.pending.get(name).and_then(|pending| pending.since);
@@ -283,7 +289,7 @@ impl State {
             || self.hanging.get(name).is_some_and(|found_out| is_fresh(*found_out, limits::LOOKUP_HUNG_AGE))
     }
 
-    /// Remembers what was found, and gives those who wait for it.
+    /// Records the outcome of a look-up and returns the requests that wait for it.
     fn looked_up(&mut self, name: Name, client: IpAddr, resolution: &Resolution, took: Duration) -> Vec<Waiter> {
         if let Some(under_way) = self.under_way.get_mut(&client) {
             *under_way -= 1;
@@ -310,7 +316,8 @@ impl State {
     }
 }
 
-/// One that is no longer fresh is replaced, whether or not there is room.
+/// Adds an entry to a table of at most [`limits::RESOLVED_NAMES`]. If the table is full, expired entries make room; if
+/// there are none, the entry is not added.
 fn remember<T>(known: &mut HashMap<Name, T>, name: Name, value: T, is_fresh: impl Fn(&T) -> bool) {
     if known.len() >= limits::RESOLVED_NAMES {
         known.retain(|_, value| is_fresh(value));
@@ -324,7 +331,7 @@ fn name_of(host: &HostPort) -> Name {
     host.host().to_ascii_lowercase()
 }
 
-/// Leaves the rest of each address as it is, as an IPv6 one's scope.
+/// The addresses with another port; everything else, such as an IPv6 scope, stays.
 fn at_port(found: &Resolution, port: u16) -> Resolution {
     match found {
         Resolution::Addresses(addresses) if addresses.iter().any(|address| address.port() != port) => {

@@ -1,26 +1,26 @@
-//! The addresses that the gateway itself listens on, however they are written.
+//! The addresses on which the gateway itself listens, in all spellings.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use super::Resolution;
 
-/// Listening addresses. To dial one of them as an upstream would be to serve oneself.
+/// The gateway's listening addresses. An upstream with one of them would be the gateway itself.
 #[derive(Clone, Debug, Default)]
 pub struct OwnAddresses(Arc<[SocketAddr]>);
 
 impl OwnAddresses {
-    /// The addresses as they are bound, `0.0.0.0` and `::` among them.
+    /// Takes the addresses as they are bound; `0.0.0.0` and `::` are allowed.
     pub fn new(listening: Vec<SocketAddr>) -> OwnAddresses {
         OwnAddresses(listening.into())
     }
 
-    /// Whether anything listens on this port, on whichever address.
+    /// Whether one of the addresses has this port; `false` for port 0.
     pub fn has_port(&self, port: u16) -> bool {
         port != 0 && self.0.iter().any(|own| own.port() == port)
     }
 
-    /// Whether a connection to `address` would come out here.
+    /// Whether a connection to `address` would reach the gateway itself.
     pub fn include(&self, address: SocketAddr) -> bool {
         if !self.has_port(address.port()) {
             return false;
@@ -33,7 +33,8 @@ impl OwnAddresses {
         })
     }
 
-    /// What was resolved without the gateway's own addresses, and those that were left out.
+    /// Removes the gateway's own addresses from a resolution and returns them as the second value. If no other address
+    /// is left, the resolution becomes a failure.
     pub fn strip(&self, resolution: Resolution) -> (Resolution, Vec<SocketAddr>) {
         let Resolution::Addresses(addresses) = &resolution else { return (resolution, Vec::new()) };
         let (own, others): (Vec<_>, Vec<_>) = addresses.iter().copied().partition(|address| self.include(*address));
@@ -45,7 +46,7 @@ impl OwnAddresses {
     }
 }
 
-/// Where a connection to an address goes: one to no address in particular goes to loopback.
+/// The address that a connection reaches: the unspecified address leads to loopback.
 fn destination(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -54,7 +55,8 @@ fn destination(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether an interface of this machine has the address: what is sent there is sent from the same address. Nothing is sent to find out.
+/// Whether an interface of this machine has the address: the kernel then chooses it as the source address as well. No
+/// packet is sent.
 fn is_of_this_machine(address: SocketAddr) -> bool {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gateway_is_known_by_every_address_that_leads_to_it() {
+    fn the_gateway_is_recognised_by_every_address_that_leads_to_it() {
         for address in ["127.0.0.1:3128", "0.0.0.0:3128", "[::ffff:127.0.0.1]:3128"] {
             assert!(include(&["127.0.0.1:3128"], address), "{address}");
             assert!(include(&["0.0.0.0:3128"], address), "{address}");
@@ -91,8 +93,8 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_an_interface_is_the_gateway_when_it_listens_on_all() {
-        // The address that this machine uses towards the world, where it has one.
+    fn an_interfaces_address_is_the_gateway_if_it_listens_on_all() {
+        // This machine's address towards the internet, if it has one.
         let source = || {
             let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
             socket.connect("192.0.2.1:9").ok()?;
@@ -120,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn own_addresses_are_left_out_of_what_resolves() {
+    fn own_addresses_are_removed_from_a_resolution() {
         let addresses =
             |texts: &[&str]| Resolution::Addresses(texts.iter().map(|text| text.parse().unwrap()).collect());
         let own = own(&["127.0.0.1:3128"]);

@@ -1,4 +1,4 @@
-//! Names to addresses, on a thread of its own: `getaddrinfo` blocks, and a loop must not.
+//! Resolves an upstream's name on a thread of its own, because `getaddrinfo` blocks and an event loop must not.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -9,27 +9,29 @@ use std::time::Duration;
 use super::HostPort;
 use crate::limits;
 
-/// What the resolver found; told at the first look-up and at every change.
+/// What a name resolves to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolution {
     /// The addresses, in the system's order of preference; never empty.
     Addresses(Arc<[SocketAddr]>),
-    /// No address so far, and why. Addresses that were found once are kept when a later look-up fails.
+    /// The name does not resolve, and why.
     Failed(Arc<str>),
 }
 
-/// Ends its thread when dropped.
+/// Keeps one name resolved. Dropping it ends its thread after the look-up under way.
 pub struct Resolver {
     _stop: mpsc::Sender<()>,
 }
 
 impl Resolver {
-    /// Starts looking `host` up the way the system does (hosts file, resolv.conf, both address families), again every
-    /// [`limits::RESOLVE_REFRESH`], sooner after a failure. A name that does not resolve yet is no error: DNS may be down
-    /// when the gateway starts. What is `known` of it from before need not be told again, and stays while it does not resolve.
+    /// Starts to resolve `host`: at once, then every [`limits::RESOLVE_REFRESH`], and sooner after a failure
+    /// ([`limits::RESOLVE_RETRY`], doubled each time). `tell` is called from the thread with the first result and with
+    /// every change. A failure after a success is not reported: the addresses stay valid. `known` is a result from
+    /// before, which is treated as reported. A name that does not resolve yet is no error, because DNS may be down when
+    /// the gateway starts.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// If the thread cannot be started.
     pub fn start(
         host: HostPort,
         known: Option<Resolution>,
@@ -51,27 +53,27 @@ fn run(host: &HostPort, mut known: Option<Resolution>, stopped: &mpsc::Receiver<
                 limits::RESOLVE_REFRESH
             }
             Resolution::Failed(why) => {
-                log::warn!("cannot resolve the upstream {host}: {why}; trying again in {} s", retry.as_secs());
+                log::warn!("cannot resolve the upstream {host}: {why}; retrying in {} s", retry.as_secs());
                 let rest = retry;
                 retry = (retry * 2).min(limits::RESOLVE_REFRESH);
                 rest
             }
         };
-        if should_tell(known.as_ref(), &found) {
+        if is_news(known.as_ref(), &found) {
             if let Resolution::Addresses(addresses) = &found {
                 log::info!("upstream {host} resolves to {}", list(addresses));
             }
             tell(found.clone());
             known = Some(found);
         }
-        if !rests(stopped, rest) {
+        if !waits(stopped, rest) {
             return;
         }
     }
 }
 
-/// A failure does not take known addresses away; an unchanged answer is no news.
-fn should_tell(known: Option<&Resolution>, found: &Resolution) -> bool {
+/// Whether a result is to be reported: known addresses survive a failure, and an unchanged result is not repeated.
+fn is_news(known: Option<&Resolution>, found: &Resolution) -> bool {
     match (known, found) {
         (Some(Resolution::Addresses(_)), Resolution::Failed(_)) => false,
         (Some(known), found) => known != found,
@@ -79,7 +81,8 @@ fn should_tell(known: Option<&Resolution>, found: &Resolution) -> bool {
     }
 }
 
-/// Looks a name up the way the system does; blocks for as long as that takes.
+/// Looks a name up as the system does: hosts file, resolv.conf, both address families. Blocks for as long as that
+/// takes.
 pub(super) fn look_up(host: &HostPort) -> Resolution {
     match (host.host(), host.port()).to_socket_addrs() {
         Ok(found) => {
@@ -102,8 +105,8 @@ fn list(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// `false` when the resolver's owner is gone.
-fn rests(stopped: &mpsc::Receiver<()>, rest: Duration) -> bool {
+/// Waits; `false` if the resolver was dropped meanwhile.
+fn waits(stopped: &mpsc::Receiver<()>, rest: Duration) -> bool {
     matches!(stopped.recv_timeout(rest), Err(mpsc::RecvTimeoutError::Timeout))
 }
 
@@ -112,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_does_not_resolve_is_told_and_is_not_the_end() {
+    fn a_failed_look_up_is_reported_and_does_not_end_the_thread() {
         let (tell, told) = mpsc::channel();
         let host: HostPort = "no-such-name.invalid:3128".parse().unwrap();
         let resolver = Resolver::start(host, None, move |resolution| tell.send(resolution).unwrap()).unwrap();
@@ -121,33 +124,33 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_from_before_stays_while_the_name_does_not_resolve() {
+    fn known_addresses_stay_while_the_name_does_not_resolve() {
         let (tell, told) = mpsc::channel();
         let host: HostPort = "no-such-name.invalid:3128".parse().unwrap();
         let known = Resolution::Addresses(vec!["127.0.0.1:3128".parse().unwrap()].into());
         let (stop, stopped) = mpsc::channel();
-        // Ends after the first look-up.
+        // So that it ends after the first look-up.
         drop(stop);
         run(&host, Some(known), &stopped, |resolution| tell.send(resolution).unwrap());
         assert_eq!(told.try_recv().ok(), None);
     }
 
     #[test]
-    fn localhost_is_found() {
+    fn localhost_resolves_to_loopback_addresses() {
         let host: HostPort = "localhost:3128".parse().unwrap();
         let Resolution::Addresses(addresses) = look_up(&host) else { panic!("localhost has no address") };
         assert!(addresses.iter().all(|address| address.ip().is_loopback() && address.port() == 3128));
     }
 
     #[test]
-    fn a_failure_keeps_known_addresses_and_the_same_answer_is_no_news() {
+    fn only_changes_are_reported_and_a_failure_after_success_is_none() {
         let here = Resolution::Addresses(vec!["127.0.0.1:1".parse().unwrap()].into());
         let there = Resolution::Addresses(vec!["127.0.0.2:1".parse().unwrap()].into());
         let failed = Resolution::Failed("down".into());
-        assert!(should_tell(None, &failed));
-        assert!(should_tell(Some(&failed), &here));
-        assert!(should_tell(Some(&here), &there));
-        assert!(!should_tell(Some(&here), &here));
-        assert!(!should_tell(Some(&here), &failed));
+        assert!(is_news(None, &failed));
+        assert!(is_news(Some(&failed), &here));
+        assert!(is_news(Some(&here), &there));
+        assert!(!is_news(Some(&here), &here));
+        assert!(!is_news(Some(&here), &failed));
     }
 }

@@ -1,17 +1,19 @@
-//! The accounts of a process, and the lock and the news of each; what is known of one is in its [`Ledger`].
+//! The accounts of a process: the lock of each, and the notification of its watchers. What is known of one is in its
+//! [`Ledger`].
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::destination::{demand_hash, destination_hash};
-use super::ledger::{At, Decision, Ledger, Outgoing};
+use super::ledger::{At, Ledger, Outgoing, Ruling};
 use super::track::{Attempted, Strike};
 use super::verdict::{self, Answer};
 use super::{Asking, GuardPolicy, KnownGood, OnChange};
 use crate::limits;
 
-/// The accounts of a process. An account outlives the secrets and identities that use it, so that a reload forgets no failed logon.
+/// The accounts of a process. An account outlives the secrets and identities that use it, so that failed logons are
+/// remembered across a reload.
 #[derive(Debug, Default)]
 pub struct Accounts {
     policy: GuardPolicy,
@@ -19,12 +21,13 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// No accounts yet.
+    /// Starts without accounts; each gets this policy.
     pub fn new(policy: GuardPolicy) -> Accounts {
         Accounts { policy, known: Mutex::default() }
     }
 
-    /// The account of a user in a domain; neither's letter case matters.
+    /// The account of a user in a domain, both compared case-insensitively. Beyond [`limits::GUARD_ACCOUNTS`], accounts
+    /// that no identity uses and that have no recent failures are forgotten.
     pub fn of(&self, domain: &str, user: &str) -> Arc<Account> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= limits::GUARD_ACCOUNTS {
@@ -35,10 +38,10 @@ impl Accounts {
     }
 }
 
-/// One account.
+/// One account, shared by all threads.
 ///
-/// A mutex and not a message to an owner: it is held for a few instructions, never over input or output, and the caller needs the
-/// answer in order to go on.
+/// It is behind a mutex and not owned by a thread, because callers need the answer in order to go on. The mutex is held
+/// for a few instructions, never over I/O.
 pub struct Account {
     policy: GuardPolicy,
     hasher: RandomState,
@@ -51,7 +54,7 @@ impl std::fmt::Debug for Account {
     }
 }
 
-/// Whether something that others wait for has become free.
+/// Whether waiting requests may be able to go on.
 type Frees = bool;
 
 impl Account {
@@ -59,7 +62,7 @@ impl Account {
         Arc::new(Account { policy, hasher: RandomState::new(), ledger: Mutex::default() })
     }
 
-    /// A fingerprint of a secret, of use in this process only.
+    /// A fingerprint of a secret, valid in this process only.
     pub fn fingerprint(&self, secret: impl Hash) -> u64 {
         self.hasher.hash_one(secret)
     }
@@ -80,13 +83,13 @@ impl Account {
         destination_hash(&self.hasher, method == "CONNECT", destination)
     }
 
-    /// Whether a request may be dialled for; with the number of its scout where it is one.
-    pub(super) fn enter(&self, at: At<'_>, now_ms: u64, destination: u64) -> Decision<Option<u64>> {
+    /// Whether a request may be dialled for; with the number of its scout if it has to be one.
+    pub(super) fn enter(&self, at: At<'_>, now_ms: u64, destination: u64) -> Ruling<Option<u64>> {
         self.change(at, now_ms, |ledger, place| (ledger.enter(place, destination, &self.policy), false))
     }
 
     /// Whether an attempt may go out now.
-    pub(super) fn ask(&self, at: At<'_>, now_ms: u64, asking: &Asking<'_>) -> Decision<Outgoing> {
+    pub(super) fn ask(&self, at: At<'_>, now_ms: u64, asking: &Asking<'_>) -> Ruling<Outgoing> {
         let destination = self.destination(asking.method, asking.destination);
         let demand = demand_hash(&self.hasher, at.upstream, asking.method, asking.destination);
         self.change(at, now_ms, |ledger, place| {
@@ -94,9 +97,9 @@ impl Account {
                 ledger.demanding.note(demand, now_ms);
             }
             let demands = ledger.demanding.contains(demand, now_ms);
-            let decision = ledger.ask(place, destination, asking.confirms, &self.policy);
+            let ruling = ledger.ask(place, destination, asking.confirms, &self.policy);
             let outgoing = |(number, was_fresh)| Outgoing { number, destination, demands, was_fresh };
-            (decision.map(outgoing), false)
+            (ruling.map(outgoing), false)
         })
     }
 
@@ -121,7 +124,7 @@ impl Account {
         });
     }
 
-    /// An attempt ended without an answer, at a time that nobody tells.
+    /// An attempt was abandoned without an answer, at an unknown time.
     pub(super) fn abandon(&self, at: At<'_>, attempt: &Attempted) {
         let now_ms = self.lock().now_ms;
         self.change(at, now_ms, |ledger, place| (ledger.undecided(place, attempt, &self.policy), true));
@@ -144,12 +147,13 @@ impl Account {
         });
     }
 
-    /// A scout is back without having made an attempt, or has made it.
+    /// A scout is over, with or without an attempt.
     pub(super) fn end_scout(&self, at: At<'_>, number: u64) {
         let now_ms = self.lock().now_ms;
         self.change(at, now_ms, |ledger, place| ((), ledger.tracks[place].end_scout(number)));
     }
 
+    /// Begins a wanted confirmation, unless one with the same secret is running at another upstream.
     pub(super) fn take_confirmation(&self, at: At<'_>, now_ms: u64) -> Option<KnownGood> {
         let ledger = self.lock();
         let is_running = ledger.tracks.iter().any(|track| track.secret == at.secret && track.is_running());
@@ -177,18 +181,18 @@ impl Account {
         place.is_some_and(|place| ledger.is_fresh_at(place, &self.policy, now_ms))
     }
 
-    /// Acts on a track, and tells the watchers of its secret what has changed when the lock is released.
+    /// Changes a track under the lock; once it is released, tells the watchers of the secret what has changed.
     fn change<T>(&self, at: At<'_>, now_ms: u64, act: impl FnOnce(&mut Ledger, usize) -> (T, Frees)) -> T {
         let mut ledger = self.lock();
         ledger.now_ms = ledger.now_ms.max(now_ms);
         let place = ledger.track(at, &self.policy);
         let (before, wanted) = (ledger.tracks[place].state(), ledger.tracks[place].wants_confirmation());
         let (outcome, frees) = act(&mut ledger, place);
-        let change = ledger.news(place, before, wanted, frees);
-        let tell = if change.is_some() { ledger.told(at.secret) } else { Vec::new() };
+        let change = ledger.change_since(place, before, wanted, frees);
+        let callbacks = if change.is_some() { ledger.callbacks(at.secret) } else { Vec::new() };
         drop(ledger);
         if let Some(change) = change {
-            tell.iter().for_each(|tell| tell(&change));
+            callbacks.iter().for_each(|tell| tell(&change));
         }
         outcome
     }

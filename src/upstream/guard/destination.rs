@@ -1,12 +1,12 @@
-//! Destinations as the guard tells them apart: by a keyed hash that ignores letter case and a final dot.
+//! Destinations as the guard distinguishes them: by a keyed hash that ignores letter case and a final dot.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, Hasher};
 
 use crate::limits;
 
-/// Hashes `host:port`. Two spellings of one destination have one hash; a tunnel and plain HTTP are two destinations, because proxies
-/// have rules for each.
+/// Hashes `host:port`. All spellings of a destination have the same hash. A tunnel and plain HTTP are two destinations,
+/// because proxies have separate rules for them.
 pub(super) fn destination_hash(hasher: &impl BuildHasher, by_connect: bool, destination: &str) -> u64 {
     let mut state = hasher.build_hasher();
     by_connect.hash(&mut state);
@@ -14,7 +14,7 @@ pub(super) fn destination_hash(hasher: &impl BuildHasher, by_connect: bool, dest
     state.finish()
 }
 
-/// Hashes what is asked of an upstream: proxies exempt destinations by method, too.
+/// Hashes a request to an upstream, the method included, because proxies exempt destinations by method, too.
 pub(super) fn demand_hash(hasher: &impl BuildHasher, upstream: &str, method: &str, destination: &str) -> u64 {
     let mut state = hasher.build_hasher();
     upstream.hash(&mut state);
@@ -33,7 +33,8 @@ fn write_folded(state: &mut impl Hasher, destination: &str) {
     state.write(port.as_bytes());
 }
 
-/// Hashes that were noted lately: at most [`limits::GUARD_RECENT`] for [`limits::GUARD_RECENT_AGE`], the oldest go first.
+/// Recently noted hashes: at most [`limits::GUARD_RECENT`], each for [`limits::GUARD_RECENT_AGE`]; the oldest are
+/// dropped first.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     seen_ms: HashMap<u64, u64>,
@@ -65,7 +66,7 @@ mod tests {
     use std::hash::RandomState;
 
     #[test]
-    fn spellings_of_one_destination_are_one() {
+    fn all_spellings_of_a_destination_have_one_hash() {
         let hasher = RandomState::new();
         let hash = |destination| destination_hash(&hasher, true, destination);
         for spelling in ["A.Blocked.Test:443", "a.blocked.test.:443", "A.BLOCKED.TEST.:443"] {
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_noted_is_bounded_and_forgotten() {
+    fn recent_hashes_are_bounded_and_expire() {
         let mut recent = Recent::default();
         for hash in 0..2 * limits::GUARD_RECENT as u64 {
             recent.note(hash, 5);

@@ -1,11 +1,12 @@
-//! What is known of an account: a track for each secret at each upstream, and the budget of failed logons over all of them.
+//! What is known of an account: a track for each secret at each upstream, and the budget of failed logons over all
+//! tracks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::destination::Recent;
-use super::track::{Attempted, Failure, Strike, Tally, Track};
+use super::track::{AccountView, Attempted, Failure, Strike, Track};
 use super::verdict::Verdict;
 use super::{GuardChange, GuardPolicy, GuardState, KnownGood, OnChange, Refusal};
 use crate::limits::{self, millis};
@@ -17,14 +18,17 @@ pub(super) struct Ledger {
     pub(super) tracks: Vec<Track>,
     /// Identities that use the account.
     watchers: Vec<Watcher>,
-    next_number: u64,
-    /// Requests that were answered with a challenge.
+    /// The highest number assigned so far. Attempts, scouts and watchers share the numbers, so that they show what came
+    /// first.
+    last_number: u64,
+    /// Requests that were answered with a challenge, by hash.
     pub(super) demanding: Recent,
-    /// When attempts ended without a verdict since the last acceptance, in ms, the oldest first; at most [`limits::GUARD_UNDECIDED`].
+    /// When attempts ended without a verdict since the last acceptance, in ms, the oldest first; at most
+    /// [`limits::GUARD_UNDECIDED`].
     undecided_ms: VecDeque<u64>,
-    /// Secrets of which nothing is found out before a time, in ms.
+    /// Secrets for which no canary and no confirmation goes out before a time, in ms.
     pauses: Vec<(u64, u64)>,
-    /// The latest time that anybody has told.
+    /// The latest time that a caller has passed.
     pub(super) now_ms: u64,
 }
 
@@ -35,43 +39,45 @@ struct Watcher {
     tell: OnChange,
 }
 
-/// The way to one secret at one upstream.
+/// Selects the track of one secret at one upstream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct At<'a> {
     pub secret: u64,
     pub upstream: &'a Arc<str>,
 }
 
-/// The answer to a wish to go on.
+/// The answer to a request to dial or to send an attempt.
 #[derive(Debug)]
-pub(super) enum Decision<T> {
+pub(super) enum Ruling<T> {
     Go(T),
     Wait,
     No(Refusal),
 }
 
-/// What is known of an attempt when it goes out.
+/// What is known about an attempt when it goes out.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outgoing {
     pub number: u64,
     pub destination: u64,
     /// The destination is known to demand authentication.
     pub demands: bool,
+    /// The secret is accepted now.
     pub was_fresh: bool,
 }
 
-/// What the budget says to one more attempt.
+/// Whether the budget allows one more attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Budget {
     Free,
-    /// Attempts without an answer use it up.
+    /// Unanswered attempts use it up.
     Pending,
-    /// Attempts that failed use it up, until then, in ms.
+    /// Failed attempts use it up, until then, in ms.
     SpentUntil(u64),
 }
 
 impl Ledger {
-    /// Tells an identity, from now on, what changes about its secret. The number is for [`Ledger::unwatch`].
+    /// Tells an identity of every change to its secret from now on, until [`Ledger::unwatch`] is called with the number
+    /// returned.
     pub(super) fn watch(&mut self, secret: u64, tell: OnChange) -> u64 {
         let number = self.number();
         self.watchers.push(Watcher { number, secret, tell });
@@ -98,16 +104,17 @@ impl Ledger {
         own.is_fresh(policy, now_ms, others.max().unwrap_or(0))
     }
 
+    /// Assigns the next number.
     pub(super) fn number(&mut self) -> u64 {
-        self.next_number += 1;
-        self.next_number
+        self.last_number += 1;
+        self.last_number
     }
 
     pub(super) fn existing(&self, at: At<'_>) -> Option<&Track> {
         self.tracks.iter().find(|track| track.is_of(at.secret, at.upstream))
     }
 
-    /// The place of a track; a new one is made where there is none.
+    /// The place of a track, which is created if there is none.
     pub(super) fn track(&mut self, at: At<'_>, policy: &GuardPolicy) -> usize {
         if let Some(place) = self.tracks.iter().position(|track| track.is_of(at.secret, at.upstream)) {
             return place;
@@ -121,73 +128,75 @@ impl Ledger {
         self.tracks.len() - 1
     }
 
-    pub(super) fn enter(&mut self, place: usize, destination: u64, policy: &GuardPolicy) -> Decision<Option<u64>> {
+    /// Whether a request may be dialled for; with the number of its scout if it has to be one.
+    pub(super) fn enter(&mut self, place: usize, destination: u64, policy: &GuardPolicy) -> Ruling<Option<u64>> {
         let now_ms = self.now_ms;
         let track = &self.tracks[place];
         if let Some(refusal) = track.refuses(now_ms, destination) {
-            return Decision::No(refusal);
+            return Ruling::No(refusal);
         }
         if self.is_fresh(place, policy) {
-            return Decision::Go(None);
+            return Ruling::Go(None);
         }
         if track.has_scout(policy, now_ms) {
             self.tracks[place].has_waiters = true;
-            return Decision::Wait;
+            return Ruling::Wait;
         }
-        self.may_try(place, destination, policy).map(|()| {
+        self.may_send_canary(place, destination, policy).map(|()| {
             let number = self.number();
             self.tracks[place].set_scout(number, now_ms);
             Some(number)
         })
     }
 
-    /// The number of the attempt that goes out, and whether it goes because the secret was accepted lately.
+    /// Whether an attempt may go out; with its number, and whether it goes because the secret is accepted.
     pub(super) fn ask(
         &mut self,
         place: usize,
         destination: u64,
         confirms: bool,
         policy: &GuardPolicy,
-    ) -> Decision<(u64, bool)> {
+    ) -> Ruling<(u64, bool)> {
         let now_ms = self.now_ms;
         let fresh = self.is_fresh(place, policy);
         let track = &mut self.tracks[place];
         if confirms {
-            // What went out while the secret was accepted does not stand in its way: it is to find out what becomes of that.
-            let tries = track.tries();
+            // Attempts that were sent while the secret was accepted do not count: the confirmation is there to decide
+            // about them.
+            let canaries = track.unanswered_canaries();
             let (is_held, is_first) = (track.held(now_ms).is_some(), !track.was_struck());
-            if is_held || self.failed_for_sure(is_first, policy) + tries >= policy.attempts {
-                return Decision::Wait;
+            if is_held || self.failures_against_confirmation(is_first, policy) + canaries >= policy.attempts {
+                return Ruling::Wait;
             }
         } else if let Some(refusal) = track.refuses(now_ms, destination) {
-            return Decision::No(refusal);
+            return Ruling::No(refusal);
         } else if fresh && !track.has_room(policy, now_ms) {
             track.has_waiters = true;
             if track.is_stuck(now_ms) {
                 track.want_confirmation(now_ms);
             }
-            return Decision::Wait;
+            return Ruling::Wait;
         } else if !fresh {
-            match self.may_try(place, destination, policy) {
-                Decision::Go(()) => {}
-                Decision::Wait => return Decision::Wait,
-                Decision::No(refusal) => return Decision::No(refusal),
+            match self.may_send_canary(place, destination, policy) {
+                Ruling::Go(()) => {}
+                Ruling::Wait => return Ruling::Wait,
+                Ruling::No(refusal) => return Ruling::No(refusal),
             }
         }
         let number = self.number();
         let was_fresh = fresh && !confirms;
         self.tracks[place].send(number, now_ms, destination, was_fresh);
-        Decision::Go((number, was_fresh))
+        Ruling::Go((number, was_fresh))
     }
 
-    /// Whether one attempt may be made with a secret that is not known to be right.
-    fn may_try(&mut self, place: usize, destination: u64, policy: &GuardPolicy) -> Decision<()> {
+    /// Whether one attempt may go out although the secret is in doubt.
+    fn may_send_canary(&mut self, place: usize, destination: u64, policy: &GuardPolicy) -> Ruling<()> {
         let now_ms = self.now_ms;
         let track = &mut self.tracks[place];
         if track.is_stuck(now_ms) {
             track.want_confirmation(now_ms);
         }
-        // While nothing has been accepted, too many answers without a verdict may hide failed logons.
+        // Until the secret has been accepted once, many answers without a verdict may hide failed logons.
         let last_ms = self.undecided_ms.back().copied().unwrap_or(0);
         let is_known = self.is_known(self.tracks[place].secret);
         let track = &mut self.tracks[place];
@@ -198,37 +207,37 @@ impl Ledger {
         let mut of_secret = self.tracks.iter().filter(|track| track.secret == secret);
         if spaced || must_wait || self.is_paused(secret) || of_secret.any(|track| track.is_confirming(policy, now_ms)) {
             self.tracks[place].has_waiters = true;
-            return Decision::Wait;
+            return Ruling::Wait;
         }
-        // The last attempt is kept for one that is sure to tell.
+        // The last attempt of the budget is reserved for a destination that is sure to give a verdict.
         let is_unknown = self.is_known(secret) && !self.is_known_good(secret, destination);
-        let spare = usize::from(is_unknown || self.tracks[place].may_tell_nothing(destination));
+        let spare = usize::from(is_unknown || self.tracks[place].is_inconclusive(destination));
         match self.budget(place, spare, policy) {
-            Budget::Free => Decision::Go(()),
+            Budget::Free => Ruling::Go(()),
             Budget::Pending => {
                 self.tracks[place].has_waiters = true;
-                Decision::Wait
+                Ruling::Wait
             }
-            // For others than this destination there is one.
+            // The reserved attempt is left, and a confirmation may use it.
             Budget::SpentUntil(_) if spare > 0 && self.budget(place, 0, policy) == Budget::Free => {
                 self.tracks[place].want_confirmation(now_ms);
                 self.tracks[place].has_waiters = true;
-                Decision::Wait
+                Ruling::Wait
             }
-            // What a handshake of the gateway's own finds out may take failures back.
+            // A confirmation that is accepted clears failures.
             Budget::SpentUntil(_) if self.is_being_confirmed(secret) => {
                 self.tracks[place].has_waiters = true;
-                Decision::Wait
+                Ruling::Wait
             }
             Budget::SpentUntil(until_ms) => {
                 self.tracks[place].close(until_ms);
-                Decision::No(Refusal::held(until_ms - now_ms))
+                Ruling::No(Refusal::held(until_ms - now_ms))
             }
         }
     }
 
-    /// Attempts of the account that failed, the oldest first. What failed before the same secret was accepted, at whichever upstream, no
-    /// longer counts: an accepted logon takes failed ones back.
+    /// Failed attempts of the account, the oldest first. Failures before the same secret was accepted, by any upstream,
+    /// do not count: an accepted logon clears them at the domain controller, too.
     fn failures(&mut self, policy: &GuardPolicy) -> Vec<Failure> {
         let now_ms = self.now_ms;
         let mut all: Vec<Failure> = Vec::new();
@@ -241,9 +250,9 @@ impl Ledger {
         all
     }
 
-    /// Failures that stand in the way of a handshake of the gateway's own: what destinations did to clients' connections counts as one, as long as
-    /// none of its own has failed.
-    fn failed_for_sure(&mut self, is_first: bool, policy: &GuardPolicy) -> usize {
+    /// Failures that count against a confirmation. Until one has failed (`is_first`), connections that were closed on
+    /// clients count as one failure together: their destinations may have been the reason.
+    fn failures_against_confirmation(&mut self, is_first: bool, policy: &GuardPolicy) -> usize {
         let failures = self.failures(policy);
         if !is_first {
             return failures.len();
@@ -252,19 +261,19 @@ impl Ledger {
         failures.len() - closes + closes.min(1)
     }
 
-    /// The youngest accepted attempt with a secret.
+    /// The number of the latest accepted attempt with a secret.
     fn accepted_number(&self, secret: u64) -> u64 {
         let of_secret = self.tracks.iter().filter(|track| track.secret == secret);
         of_secret.map(Track::accepted_number).max().unwrap_or(0)
     }
 
-    /// Whether one more attempt fits into the budget and leaves `spare` others.
+    /// Whether the budget allows one more attempt and leaves `spare` others.
     fn budget(&mut self, place: usize, spare: usize, policy: &GuardPolicy) -> Budget {
         let now_ms = self.now_ms;
-        // An upstream that rejects what another one accepts must leave an attempt for the others.
+        // An upstream that rejects a secret that another one accepts must leave one attempt for the others.
         let share = policy.attempts - usize::from(self.is_proven_elsewhere(place));
         let is_fresh: Vec<bool> = (0..self.tracks.len()).map(|track| self.is_fresh(track, policy)).collect();
-        let pending = |track: usize| if is_fresh[track] { 0 } else { self.tracks[track].pending() };
+        let pending = |track: usize| if is_fresh[track] { 0 } else { self.tracks[track].unanswered() };
         let (own_pending, all_pending) = (pending(place), (0..self.tracks.len()).map(pending).sum::<usize>());
         let all_ms: Vec<u64> = self.failures(policy).iter().map(|failure| failure.at_ms).collect();
         let own_ms: Vec<u64> =
@@ -279,7 +288,7 @@ impl Ledger {
             Some(times_ms.get(oldest)? + millis(policy.window))
         };
         match expiry(&all_ms, policy.attempts).max(expiry(&own_ms, share)) {
-            // Slow is not refused: the answers that are still to come decide.
+            // A slow answer is no refusal: wait for it.
             None => Budget::Pending,
             Some(until_ms) => Budget::SpentUntil(until_ms),
         }
@@ -292,6 +301,7 @@ impl Ledger {
         self.tracks.iter().filter(is_other).any(|track| track.state() == GuardState::Proven)
     }
 
+    /// Records the verdict on an attempt; returns whether it closes the guard.
     pub(super) fn settle(
         &mut self,
         place: usize,
@@ -305,8 +315,8 @@ impl Ledger {
         let others =
             self.tracks.iter_mut().enumerate().filter(|(other, track)| *other != place && track.secret == secret);
         let in_batch = others.map(|(_, track)| track.batch(policy, now_ms)).sum();
-        let tally = Tally {
-            newest: self.next_number,
+        let view = AccountView {
+            newest: self.last_number,
             in_batch,
             is_known: self.is_known(secret),
             is_known_good: self.is_known_good(secret, attempt.destination),
@@ -324,9 +334,9 @@ impl Ledger {
                 track.passed(attempt);
                 Strike::None
             }
-            Verdict::Refused => track.refused(attempt, false, tally, policy, now_ms),
-            Verdict::Stale => track.refused(attempt, true, tally, policy, now_ms),
-            Verdict::Closed => track.closed(attempt, tally, policy, now_ms),
+            Verdict::Refused => track.refused(attempt, false, view, policy, now_ms),
+            Verdict::Stale => track.refused(attempt, true, view, policy, now_ms),
+            Verdict::Closed => track.closed(attempt, view, policy, now_ms),
             Verdict::Undecided => {
                 self.undecided(place, attempt, policy);
                 Strike::None
@@ -334,6 +344,7 @@ impl Ledger {
         }
     }
 
+    /// Records that an attempt ended without a verdict.
     pub(super) fn undecided(&mut self, place: usize, attempt: &Attempted, policy: &GuardPolicy) {
         let now_ms = self.now_ms;
         while self.undecided_ms.front().is_some_and(|at_ms| now_ms >= at_ms + millis(policy.window)) {
@@ -347,14 +358,15 @@ impl Ledger {
         self.tracks[place].undecided(attempt, many, now_ms);
     }
 
-    /// Closes the guard after a strike: for the schedule's rest, or until the budget allows an attempt.
+    /// Closes the guard after a strike: for the rest that the schedule says, or longer until the budget allows an
+    /// attempt.
     pub(super) fn close(&mut self, place: usize, strike: Strike, policy: &GuardPolicy) {
         let by_schedule_ms = self.now_ms + self.tracks[place].rest_ms(policy);
         let spent_until_ms =
             if let Budget::SpentUntil(until_ms) = self.budget(place, 0, policy) { until_ms } else { 0 };
         self.tracks[place].close(by_schedule_ms.max(spent_until_ms));
-        // Other upstreams are tried a moment later: by then a second without a domain controller is over.
-        if strike == Strike::Refused && self.tracks[place].was_proven() {
+        // Canaries for other upstreams wait a moment: by then a short outage of the domain controller is over.
+        if strike == Strike::Refused && self.tracks[place].was_accepted() {
             let secret = self.tracks[place].secret;
             self.pauses.retain(|(paused, _)| *paused != secret);
             self.pauses.push((secret, self.now_ms + millis(limits::GUARD_CONFIRM_INTERVAL)));
@@ -365,9 +377,9 @@ impl Ledger {
         self.tracks.iter().any(|track| track.secret == secret && (track.is_running() || track.wants_confirmation()))
     }
 
-    /// Whether some upstream has accepted the secret.
+    /// Whether some upstream has accepted the secret at some time.
     fn is_known(&self, secret: u64) -> bool {
-        self.tracks.iter().any(|track| track.secret == secret && track.was_proven())
+        self.tracks.iter().any(|track| track.secret == secret && track.was_accepted())
     }
 
     /// Whether some upstream has lately accepted the secret for a destination.
@@ -376,12 +388,13 @@ impl Ledger {
         of_secret.any(|track| track.accepted_lately(destination, self.now_ms))
     }
 
-    /// Whether an upstream that used to accept the secret has just come to reject it.
+    /// Whether an upstream that used to accept the secret has just rejected it.
     pub(super) fn is_paused(&self, secret: u64) -> bool {
         self.pauses.iter().any(|(paused, until_ms)| *paused == secret && self.now_ms < *until_ms)
     }
 
-    /// What all the tracks of a secret amount to: one upstream that accepts it is enough to serve clients.
+    /// The state of a secret over all its tracks: *proven* if one upstream accepts it, which is enough to serve
+    /// clients; *refused* if all upstreams that were asked reject it.
     pub(super) fn state_of(&self, secret: u64) -> GuardState {
         let of_secret = || self.tracks.iter().filter(|track| track.secret == secret).map(Track::state);
         if of_secret().any(|state| state == GuardState::Proven) {
@@ -393,7 +406,15 @@ impl Ledger {
         }
     }
 
-    pub(super) fn news(&mut self, place: usize, before: GuardState, wanted: bool, frees: bool) -> Option<GuardChange> {
+    /// What has changed for the watchers of a track. `before` and `wanted` are its state, and whether it wanted a
+    /// confirmation, before the change; `frees` says that waiting requests may be able to go on.
+    pub(super) fn change_since(
+        &mut self,
+        place: usize,
+        before: GuardState,
+        wanted: bool,
+        frees: bool,
+    ) -> Option<GuardChange> {
         let now_ms = self.now_ms;
         let track = &self.tracks[place];
         let overall = self.state_of(track.secret);
@@ -412,18 +433,19 @@ impl Ledger {
         Some(change)
     }
 
-    pub(super) fn told(&self, secret: u64) -> Vec<OnChange> {
+    /// The callbacks of the identities that use a secret.
+    pub(super) fn callbacks(&self, secret: u64) -> Vec<OnChange> {
         let of_secret = self.watchers.iter().filter(|watcher| watcher.secret == secret);
         of_secret.map(|watcher| Arc::clone(&watcher.tell)).collect()
     }
 }
 
-impl<T> Decision<T> {
-    pub(super) fn map<U>(self, make: impl FnOnce(T) -> U) -> Decision<U> {
+impl<T> Ruling<T> {
+    pub(super) fn map<U>(self, make: impl FnOnce(T) -> U) -> Ruling<U> {
         match self {
-            Decision::Go(value) => Decision::Go(make(value)),
-            Decision::Wait => Decision::Wait,
-            Decision::No(refusal) => Decision::No(refusal),
+            Ruling::Go(value) => Ruling::Go(make(value)),
+            Ruling::Wait => Ruling::Wait,
+            Ruling::No(refusal) => Ruling::No(refusal),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The credential guard: what keeps a wrong password from locking an account.
+//! The credential guard: keeps a wrong password from locking an account.
 //!
 //! ```text
-//!               accepted                     refused, or no answer twice
-//!   Unproven ───────────────▶ Proven ───────────────────▶ Unproven (a handshake of the gateway's own decides)
+//!               accepted                     refused, or closed twice in a row
+//!   Unproven ───────────────▶ Proven ───────────────────▶ Unproven (a confirmation decides)
 //!      │ ▲ one attempt at a time                              │
 //!      │ └──────────────── the rest is over ──────┐           │
 //!      └──────── refused ─────────────────────▶ Refused ◀─────┘ refused
@@ -12,28 +12,37 @@
 //! |---|---|
 //! | `verdict` | what an answer says about the secret |
 //! | `track` | what is known of one secret at one upstream |
-//! | `ledger` | the budget of failed logons, over everything that uses the account |
-//! | `account` | the accounts of a process; the lock and the news of each |
+//! | `room` | how many attempts may be unanswered at once |
+//! | `suspects` | destinations that the upstream's policy may forbid |
+//! | `confirmation` | when the gateway makes a handshake of its own |
+//! | `ledger` | the budget of failed logons over everything that uses the account |
+//! | `account` | the accounts of a process: the lock of each, and the notification of its watchers |
 //! | `destination` | destinations in all their spellings |
 //!
-//! **Verdicts.** A proxy that rejects a secret answers 407 with Proxy-Authenticate. Anything else means that the secret was accepted, or not
-//! looked at; so only answers that come from behind the authentication, for a destination that is known to demand it, accept. The rest is
-//! *undecided*: it neither proves nor refuses.
+//! **Verdicts.** A proxy that rejects a secret answers 407 with Proxy-Authenticate. Any other answer means that the
+//! proxy accepted the secret, or did not check it. So an answer counts as *accepted* only if it comes from beyond the
+//! proxy's authentication, for a destination that is known to demand it. All other answers are *undecided*: they
+//! neither accept nor refuse.
 //!
-//! **Budget.** Failed attempts, and those without an answer that may have failed, are at most [`GuardPolicy::attempts`] in
-//! [`GuardPolicy::window`] for an account. Only an acceptance at the same upstream takes failures back. What was sent while the secret was accepted
-//! cannot be called back when it stops being; it counts as one batch. How much may be on its way then is bounded by what the last round trips needed.
+//! **Budget.** Failed attempts, plus unanswered ones that may have failed, number at most [`GuardPolicy::attempts`] in
+//! [`GuardPolicy::window`] for an account. Only an acceptance at the same upstream clears failures. Attempts that were
+//! sent while the secret was accepted cannot be called back when it is no longer accepted; they count as one batch. How
+//! many there can be is limited by what the last round trips needed.
 //!
-//! **Policy or password.** Some proxies answer 407 to what their policy forbids. A destination that is refused while others are accepted becomes a
-//! suspect and gets nothing sent for a while. Then the gateway confirms the secret by a handshake of its own for a destination that was accepted
-//! lately: clients' requests for other destinations cannot close the guard.
+//! **Policy or password.** Some proxies answer 407 to requests that their policy forbids. A destination that is refused
+//! while others are accepted becomes a suspect, and nothing is sent for it for a while. Then the gateway confirms the
+//! secret with a handshake of its own for a destination that was accepted lately, so clients' requests for other
+//! destinations cannot close the guard.
 //!
-//! Attempts are numbered in the order of sending: an acceptance that was sent before a refusal does not overrule it, and a refusal that
-//! was sent before an acceptance is about its destination.
+//! Attempts are numbered in the order of sending: an acceptance that was sent before a refusal does not overrule it,
+//! and a refusal that was sent before an acceptance is about its destination.
 
 mod account;
+mod confirmation;
 mod destination;
 mod ledger;
+mod room;
+mod suspects;
 #[cfg(test)]
 mod tests;
 mod track;
@@ -44,45 +53,45 @@ use std::time::Duration;
 
 use crate::limits;
 
-use ledger::{At, Decision, Outgoing};
+use ledger::{At, Outgoing, Ruling};
 use track::Attempted;
 
 pub use account::{Account, Accounts};
 pub use verdict::Answer;
 
-/// How many attempts the guard allows, and how fast.
+/// How many logon attempts the guard allows, and how fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuardPolicy {
-    /// Failed logons within `window` at the most; at least 2.
+    /// Most failed logons of an account within `window`; at least 2.
     pub attempts: usize,
-    /// The sliding window that `attempts` speaks of.
+    /// The sliding window over which `attempts` counts.
     pub window: Duration,
-    /// Rest after the first refusal.
+    /// How long nothing is sent after the first refusal.
     pub backoff: Duration,
-    /// Each further rest is this many times as long, up to `window`.
+    /// Each further rest is this many times as long as the one before, up to `window`.
     pub backoff_factor: u32,
-    /// An attempt that has had no answer for so long no longer holds the next one up. A refusal usually comes at once; what takes long is
-    /// the upstream's way to the origin.
+    /// An attempt that has been unanswered for this long no longer holds the next one up. A refusal usually comes at
+    /// once; what takes long is the upstream's connection to the origin.
     pub patience: Duration,
-    /// A proof that is older than this, and was not renewed since, is tested by one attempt before all go: the burst after a quiet
-    /// night must not find out together that the password has changed.
+    /// Once the last acceptance is older than this, one attempt goes out first and the others wait for its verdict. So
+    /// the burst after a quiet night costs one failed logon, not many, if the password has changed.
     pub proof_age: Duration,
 }
 
 impl GuardPolicy {
-    /// The rest after so many refusals in a row.
+    /// How long nothing is sent after so many refusals in a row.
     fn rest(&self, refusals: u32) -> Duration {
         let factor = self.backoff_factor.saturating_pow(refusals.saturating_sub(1));
         self.backoff.saturating_mul(factor).min(self.window)
     }
 
-    /// How many attempts may be without an answer on a quiet gateway while the secret is accepted. If they fail, one is left to confirm that it is the
-    /// secret, and one to try again.
+    /// How many attempts may be unanswered at once on a quiet gateway while the secret is accepted. If all of them
+    /// fail, one is left to confirm that the secret is the reason, and one to retry later.
     fn batch(&self) -> usize {
         self.attempts.saturating_sub(2).max(1)
     }
 
-    /// How many connections in a row may end without an answer before that is taken for a way to reject the secret.
+    /// How many connections in a row must end without an answer before that may mean that the secret is rejected.
     fn closes(&self) -> usize {
         self.attempts.saturating_sub(1).clamp(1, 2)
     }
@@ -101,14 +110,14 @@ impl Default for GuardPolicy {
     }
 }
 
-/// What the guard knows of a secret.
+/// What the guard knows about a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuardState {
-    /// Nothing has been accepted since the start, the change of the secret, or the last refusal.
+    /// The secret has not been accepted since the start, since it was changed, or since the last refusal.
     Unproven,
     /// The upstream accepts the secret.
     Proven,
-    /// The upstream refused it; nothing is sent for a while.
+    /// The upstream refused the secret; nothing is sent for a while.
     Refused,
 }
 
@@ -126,34 +135,34 @@ impl GuardState {
     }
 }
 
-/// What an identity is told about its secret.
+/// A change that an identity is told about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GuardChange {
     /// The state at an upstream has changed.
     State {
-        /// Which upstream, by name.
+        /// The upstream's name.
         upstream: Arc<str>,
         /// Its state now.
         at_upstream: GuardState,
-        /// What the states at all upstreams amount to: *proven* where one accepts the secret, *refused* where all refuse it.
+        /// The state over all upstreams: *proven* if one accepts the secret, *refused* if all refuse it.
         overall: GuardState,
-        /// How long nothing is sent to this upstream.
+        /// How long nothing is sent to this upstream; zero unless its state is *refused*.
         rest: Duration,
-        /// Changes are told in no particular order: one with a lower number than the last is out of date.
+        /// Changes may arrive out of order: one with a lower number than an earlier one is out of date.
         number: u64,
     },
-    /// [`Guard::take_confirmation`] has something to do.
+    /// A confirmation is wanted: call [`Guard::take_confirmation`].
     WantsConfirmation,
-    /// Those who wait may ask again.
+    /// Waiting requests may ask again.
     Freed,
 }
 
-/// The answer to a request that wants to be dialled for.
+/// Whether an upstream may be dialled for a request; see [`Guard::enter`].
 #[derive(Debug)]
 pub enum Entry {
     /// Dial.
     Go,
-    /// Dial; nobody else will until this one has asked for its attempt, or is dropped.
+    /// Dial; other requests wait until this one has asked for its attempt, or the scout is dropped.
     Scout(Scout),
     /// Another handshake goes first; ask again after the next change.
     Wait,
@@ -161,10 +170,10 @@ pub enum Entry {
     No(Refusal),
 }
 
-/// The answer to a request to send an AUTHENTICATE_MESSAGE.
+/// Whether an AUTHENTICATE_MESSAGE may be sent; see [`Guard::ask`].
 #[derive(Debug)]
 pub enum Permission {
-    /// Send it, and tell the ticket what came of it.
+    /// Send it, and settle the ticket with the answer.
     Go(Ticket),
     /// Another attempt goes first; ask again after the next change.
     Wait,
@@ -177,7 +186,7 @@ pub enum Permission {
 pub enum Refusal {
     /// The secret was refused.
     Held(Duration),
-    /// It was refused for this destination, and is or was accepted for others.
+    /// The secret was refused for this destination, but is or was accepted for others.
     Barred(Duration),
 }
 
@@ -191,7 +200,7 @@ impl Refusal {
     }
 }
 
-/// What an AUTHENTICATE_MESSAGE is sent for.
+/// The request for which an AUTHENTICATE_MESSAGE is to be sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Asking<'a> {
     /// The upstream's name.
@@ -200,9 +209,9 @@ pub struct Asking<'a> {
     pub method: &'a str,
     /// `host:port` of the origin.
     pub destination: &'a str,
-    /// This very request was answered with 407.
+    /// The upstream answered this very request with 407.
     pub challenged: bool,
-    /// It is the gateway's own, from [`Guard::take_confirmation`].
+    /// It is a confirmation, from [`Guard::take_confirmation`].
     pub confirms: bool,
 }
 
@@ -211,14 +220,16 @@ pub struct Asking<'a> {
 pub struct KnownGood {
     /// `host:port`.
     pub destination: Box<str>,
-    /// By CONNECT, and not by a plain request.
+    /// It was accepted for a CONNECT, not for a plain request.
     pub by_connect: bool,
 }
 
-/// Told every change that may let a waiter go on, from the thread that caused it; it must not block and not call the guard.
+/// Called for every change that may let a waiting request go on, on the thread that caused it. It must not block, and
+/// must not call the guard.
 type OnChange = Arc<dyn Fn(&GuardChange) + Send + Sync>;
 
-/// The guard of one identity: its secret, at all upstreams. Identities with the same account and secret share what is known.
+/// The guard of one identity: its secret, at all upstreams. Identities with the same account and secret share what is
+/// known about it.
 pub struct Guard {
     account: Arc<Account>,
     secret: u64,
@@ -238,7 +249,9 @@ impl Drop for Guard {
 }
 
 impl Guard {
-    /// The guard of an identity that uses `account` with a secret of this fingerprint ([`Account::fingerprint`]).
+    /// The guard of an identity that uses `account` with the secret of this fingerprint ([`Account::fingerprint`]).
+    /// `on_change` is called for every change to that secret, on the thread that caused it, until the guard is dropped;
+    /// it must not block, and must not call the guard.
     pub fn of(
         account: Arc<Account>,
         secret: u64,
@@ -248,57 +261,60 @@ impl Guard {
         Arc::new(Guard { account, secret, watcher })
     }
 
-    /// What the states at all upstreams amount to. *Refused* lasts until somebody asks again, though its time may be over: see
-    /// [`Guard::held`].
+    /// The state over all upstreams, see [`GuardChange::State`]. It stays *refused* after the rest is over, until the
+    /// next attempt; see [`Guard::held`].
     pub fn state(&self) -> GuardState {
         self.account.lock().state_of(self.secret)
     }
 
-    /// Whether an upstream accepted the secret lately, and nothing casts doubt on it since.
+    /// Whether an upstream accepted the secret lately ([`GuardPolicy::proof_age`]) and nothing has cast doubt on it
+    /// since.
     pub fn is_fresh(&self, now_ms: u64, upstream: &Arc<str>) -> bool {
         self.account.is_fresh(self.at(upstream), now_ms)
     }
 
-    /// How long nothing may be sent to an upstream yet, if so.
+    /// How long nothing may be sent to an upstream; `None` if the guard is not closed there.
     pub fn held(&self, now_ms: u64, upstream: &Arc<str>) -> Option<Duration> {
         self.account.lock().existing(self.at(upstream))?.held(now_ms).map(Duration::from_millis)
     }
 
     /// Whether an upstream has accepted the secret at some time.
     pub fn was_proven(&self, upstream: &Arc<str>) -> bool {
-        self.account.lock().existing(self.at(upstream)).is_some_and(track::Track::was_proven)
+        self.account.lock().existing(self.at(upstream)).is_some_and(track::Track::was_accepted)
     }
 
-    /// The upstream takes no connections now. What it closed without an answer before is no sign that it rejects the secret.
+    /// The upstream accepts no connections now. Connections that it closed without an answer are then no sign that it
+    /// rejects the secret.
     pub fn unreachable(&self, upstream: &Arc<str>) {
         self.account.unreachable(self.at(upstream));
     }
 
-    /// Whether nothing may be sent for this destination yet.
+    /// Why nothing may be sent for this destination (`host:port`) yet, if so.
     pub fn refuses(&self, now_ms: u64, upstream: &Arc<str>, method: &str, destination: &str) -> Option<Refusal> {
         let destination = self.account.destination(method, destination);
         self.account.lock().existing(self.at(upstream))?.refuses(now_ms, destination)
     }
 
-    /// Asks to dial for a request, so that whoever has to wait does so before a helper of the proxy waits for it.
+    /// Asks to dial for a request. A request that has to wait does so before it dials, so that it occupies no helper of
+    /// the proxy meanwhile.
     pub fn enter(self: &Arc<Guard>, now_ms: u64, upstream: &Arc<str>, method: &str, destination: &str) -> Entry {
         let destination = self.account.destination(method, destination);
         match self.account.enter(self.at(upstream), now_ms, destination) {
-            Decision::Go(None) => Entry::Go,
-            Decision::Go(Some(number)) => {
+            Ruling::Go(None) => Entry::Go,
+            Ruling::Go(Some(number)) => {
                 Entry::Scout(Scout { guard: Arc::clone(self), upstream: Arc::clone(upstream), number })
             }
-            Decision::Wait => Entry::Wait,
-            Decision::No(refusal) => Entry::No(refusal),
+            Ruling::Wait => Entry::Wait,
+            Ruling::No(refusal) => Entry::No(refusal),
         }
     }
 
     /// Asks to send one AUTHENTICATE_MESSAGE.
     pub fn ask(self: &Arc<Guard>, now_ms: u64, asking: &Asking<'_>) -> Permission {
         match self.account.ask(self.at(asking.upstream), now_ms, asking) {
-            Decision::Wait => Permission::Wait,
-            Decision::No(refusal) => Permission::No(refusal),
-            Decision::Go(Outgoing { number, destination, demands, was_fresh }) => Permission::Go(Ticket {
+            Ruling::Wait => Permission::Wait,
+            Ruling::No(refusal) => Permission::No(refusal),
+            Ruling::Go(Outgoing { number, destination, demands, was_fresh }) => Permission::Go(Ticket {
                 guard: Arc::clone(self),
                 upstream: Arc::clone(asking.upstream),
                 attempt: Attempted {
@@ -316,12 +332,12 @@ impl Guard {
         }
     }
 
-    /// Whether a handshake of the gateway's own is wanted at an upstream, now or soon.
+    /// Whether a confirmation is wanted at an upstream, now or soon.
     pub fn wants_confirmation(&self, upstream: &Arc<str>) -> bool {
         self.account.lock().existing(self.at(upstream)).is_some_and(track::Track::wants_confirmation)
     }
 
-    /// The handshake of the gateway's own that is wanted at an upstream and may begin now: whoever gets it makes it.
+    /// Takes the confirmation that is wanted at an upstream and may begin now. The caller has to make the handshake.
     pub fn take_confirmation(self: &Arc<Guard>, now_ms: u64, upstream: &Arc<str>) -> Option<Confirmation> {
         let good = self.account.take_confirmation(self.at(upstream), now_ms)?;
         Some(Confirmation { guard: Arc::clone(self), upstream: Arc::clone(upstream), good })
@@ -332,7 +348,7 @@ impl Guard {
     }
 }
 
-/// The right to dial while others wait. Given back by dropping it.
+/// The right to dial while other requests wait. Dropping it gives it back.
 #[derive(Debug)]
 pub struct Scout {
     guard: Arc<Guard>,
@@ -346,7 +362,7 @@ impl Drop for Scout {
     }
 }
 
-/// The handshake of the gateway's own that decides about the secret. Others wait until it is dropped.
+/// A handshake of the gateway's own that decides about the secret. Other requests wait until it is dropped.
 #[derive(Debug)]
 pub struct Confirmation {
     guard: Arc<Guard>,
@@ -355,7 +371,7 @@ pub struct Confirmation {
 }
 
 impl Confirmation {
-    /// What to ask for.
+    /// The destination to ask for.
     pub fn good(&self) -> &KnownGood {
         &self.good
     }
@@ -367,7 +383,7 @@ impl Drop for Confirmation {
     }
 }
 
-/// The right to send one AUTHENTICATE_MESSAGE. Dropped without an answer, it tells nothing.
+/// The right to send one AUTHENTICATE_MESSAGE. Dropping it without an answer counts as undecided.
 #[derive(Debug)]
 pub struct Ticket {
     guard: Arc<Guard>,
@@ -379,7 +395,7 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// The attempt is over.
+    /// The attempt is over, with this answer.
     pub fn settle(mut self, now_ms: u64, answer: Answer) {
         self.settled = true;
         let good = KnownGood { destination: std::mem::take(&mut self.good.destination), ..self.good };
@@ -387,7 +403,7 @@ impl Ticket {
         self.guard.account.settle(at, now_ms, &self.attempt, answer, self.demands, good);
     }
 
-    /// No AUTHENTICATE_MESSAGE was sent: the challenge could not be answered.
+    /// No AUTHENTICATE_MESSAGE was sent, because the challenge could not be answered. The attempt does not count.
     pub fn unused(mut self) {
         self.settled = true;
         self.guard.account.take_back(self.guard.at(&self.upstream), self.attempt.number);
@@ -400,4 +416,9 @@ impl Drop for Ticket {
             self.guard.account.abandon(self.guard.at(&self.upstream), &self.attempt);
         }
     }
+}
+
+/// How long it is until `until_ms`; `None` once it is reached.
+fn rest_until(until_ms: u64, now_ms: u64) -> Option<u64> {
+    until_ms.checked_sub(now_ms).filter(|rest_ms| *rest_ms > 0)
 }

@@ -1,4 +1,4 @@
-//! The table of verdicts, the budget, and how a policy is told from a wrong secret.
+//! The table of verdicts, the budget, and the distinction between a policy and a wrong secret.
 
 mod simulation;
 
@@ -8,10 +8,10 @@ use super::*;
 
 const MINUTE_MS: u64 = 60_000;
 
-/// A guard at one account, and what it has told.
+/// Guards of one account, and the changes they have reported.
 struct Bench {
     accounts: Accounts,
-    told: Arc<Mutex<Vec<GuardChange>>>,
+    changes: Arc<Mutex<Vec<GuardChange>>>,
 }
 
 fn name(upstream: &str) -> Arc<str> {
@@ -20,16 +20,17 @@ fn name(upstream: &str) -> Arc<str> {
 
 impl Bench {
     fn new() -> Bench {
-        Bench { accounts: Accounts::default(), told: Arc::default() }
+        Bench { accounts: Accounts::default(), changes: Arc::default() }
     }
 
     fn guard(&self, secret: u64) -> Arc<Guard> {
-        let told = Arc::clone(&self.told);
-        Guard::of(self.accounts.of("CORP", "svc"), secret, move |change| told.lock().unwrap().push(change.clone()))
+        let changes = Arc::clone(&self.changes);
+        Guard::of(self.accounts.of("CORP", "svc"), secret, move |change| changes.lock().unwrap().push(change.clone()))
     }
 
-    fn told(&self) -> Vec<GuardChange> {
-        std::mem::take(&mut *self.told.lock().unwrap())
+    /// The changes since the last call.
+    fn changes(&self) -> Vec<GuardChange> {
+        std::mem::take(&mut *self.changes.lock().unwrap())
     }
 }
 
@@ -63,7 +64,7 @@ fn proven() -> Arc<Guard> {
     guard
 }
 
-/// One that accepts the secret and has room for several attempts at once.
+/// A guard with an accepted secret and room for several attempts at once.
 fn roomy() -> Arc<Guard> {
     let accounts = Accounts::new(GuardPolicy { attempts: 6, ..GuardPolicy::default() });
     let guard = Guard::of(accounts.of("CORP", "svc"), 1, |_| {});
@@ -86,7 +87,8 @@ fn confirm(guard: &Arc<Guard>, now_ms: u64, answer: Answer) {
     }
 }
 
-/// How many attempts a wrong secret gets out of this, in which every client's attempt is answered as `answer` says, and when.
+/// When attempts go out, in ms, if a hundred clients a second ask and each attempt is answered as `answer` says for its
+/// client.
 fn press(guard: &Arc<Guard>, seconds: u64, mut answer: impl FnMut(u64) -> (&'static str, Answer)) -> Vec<u64> {
     let mut sent_ms = Vec::new();
     for second in 0..seconds {
@@ -110,7 +112,8 @@ fn assert_budget(sent_ms: &[u64]) {
 
 // The table of verdicts.
 
-/// Each row, from an upstream that has challenged this very request: what is known after it, from *unproven* and from *proven*.
+/// Each row: an answer from an upstream that has challenged this very request, and the state after it, from *unproven*
+/// and from *proven*.
 const ROWS: [(Answer, GuardState, GuardState); 12] = [
     (Answer::Status(200), GuardState::Proven, GuardState::Proven),
     (Answer::Status(101), GuardState::Proven, GuardState::Proven),
@@ -126,9 +129,9 @@ const ROWS: [(Answer, GuardState, GuardState); 12] = [
     (Answer::Nothing, GuardState::Unproven, GuardState::Proven),
 ];
 
-/// On a kept connection there is no attempt, and so no verdict.
+/// On a keep-alive connection there is no attempt, and so no verdict.
 #[test]
-fn every_row_of_the_table_of_verdicts_holds_unproven_and_proven() {
+fn the_table_of_verdicts_holds_from_unproven_and_from_proven() {
     let upstream = name("u");
     for (answer, from_unproven, from_proven) in ROWS {
         for (method, challenged) in [("CONNECT", true), ("GET", true), ("CONNECT", false), ("GET", false)] {
@@ -140,7 +143,7 @@ fn every_row_of_the_table_of_verdicts_holds_unproven_and_proven() {
             };
             let guard = guard();
             settle(&guard, 0);
-            // An answer proves only where the request itself was challenged.
+            // The first acceptance counts only if the request itself was challenged.
             let accepts = from_unproven == GuardState::Proven && !challenged;
             let expected = if accepts { GuardState::Unproven } else { from_unproven };
             assert_eq!(state(&guard), expected, "{shown}, while unproven");
@@ -152,7 +155,7 @@ fn every_row_of_the_table_of_verdicts_holds_unproven_and_proven() {
 }
 
 #[test]
-fn no_status_accepts_for_a_destination_that_is_not_known_to_demand_authentication() {
+fn no_status_counts_as_accepted_unless_the_destination_demands_authentication() {
     let upstream = name("u");
     for (method, destination) in [("CONNECT", "exempt:443"), ("GET", "origin:443"), ("POST", "exempt:80")] {
         for (answer, ..) in ROWS.iter().filter(|(answer, ..)| matches!(answer, Answer::Status(_))) {
@@ -168,7 +171,7 @@ fn no_status_accepts_for_a_destination_that_is_not_known_to_demand_authenticatio
 }
 
 #[test]
-fn a_pre_challenged_connection_renews_a_proof_and_makes_none() {
+fn an_answer_on_a_pre_challenged_connection_renews_an_acceptance_only() {
     let upstream = name("u");
     let pre_challenged = |guard: &Arc<Guard>, now_ms| {
         let asking = asking(&upstream, "ORIGIN.:443", false);
@@ -178,14 +181,14 @@ fn a_pre_challenged_connection_renews_a_proof_and_makes_none() {
     let guard = guard();
     go(&guard, 0).settle(1, Answer::Status(502));
     pre_challenged(&guard, 2);
-    assert_eq!(state(&guard), GuardState::Unproven, "it may have been exempted for what it is");
+    assert_eq!(state(&guard), GuardState::Unproven, "the request may have been exempt");
     go(&guard, 3).settle(4, Answer::Status(200));
     pre_challenged(&guard, 50_000);
     assert!(guard.is_fresh(100_000, &upstream), "renewed");
 }
 
 #[test]
-fn a_ticket_that_is_dropped_is_undecided() {
+fn a_dropped_ticket_is_undecided() {
     let guard = guard();
     drop(go(&guard, 0));
     assert_eq!(state(&guard), GuardState::Unproven);
@@ -207,12 +210,12 @@ fn a_wrong_password_under_load_is_tried_three_times_in_thirty_minutes() {
 }
 
 #[test]
-fn a_proxy_that_closes_instead_of_refusing_gets_three_attempts_too() {
+fn a_proxy_that_closes_instead_of_refusing_gets_three_attempts() {
     assert_budget(&press(&guard(), 7_200, |_| ("origin:443", Answer::Closed)));
 }
 
 #[test]
-fn answers_given_before_the_password_is_looked_at_open_nothing_for_a_wrong_one() {
+fn answers_sent_before_the_password_is_checked_do_not_widen_the_budget() {
     let mixed = |client: u64| {
         if client.is_multiple_of(2) { ("a:443", Answer::Status(431)) } else { ("b:443", Answer::Refused) }
     };
@@ -231,7 +234,7 @@ fn answers_given_before_the_password_is_looked_at_open_nothing_for_a_wrong_one()
 }
 
 #[test]
-fn undecided_attempts_go_at_once_ten_times_and_then_once_a_minute() {
+fn undecided_attempts_go_out_ten_times_at_once_and_then_once_a_minute() {
     let sent_ms = press(&guard(), 600, |_| ("origin:443", Answer::Status(403)));
     assert_eq!(sent_ms.iter().filter(|at_ms| **at_ms == 0).count(), limits::GUARD_UNDECIDED);
     for pair in sent_ms[limits::GUARD_UNDECIDED - 1..].windows(2) {
@@ -240,7 +243,7 @@ fn undecided_attempts_go_at_once_ten_times_and_then_once_a_minute() {
 }
 
 #[test]
-fn an_attempt_that_was_not_made_is_no_attempt() {
+fn an_unused_ticket_does_not_count_as_an_attempt() {
     let guard = guard();
     for now_ms in 0..100 {
         go(&guard, now_ms).unused();
@@ -250,7 +253,7 @@ fn an_attempt_that_was_not_made_is_no_attempt() {
 }
 
 #[test]
-fn one_account_has_one_budget_over_secrets_spellings_and_upstreams() {
+fn an_account_has_one_budget_over_secrets_spellings_and_upstreams() {
     let bench = Bench::new();
     let mut sent = 0;
     for (number, (domain, user)) in [("CORP", "svc"), ("corp", "SVC"), ("Corp", "Svc")].into_iter().enumerate() {
@@ -268,7 +271,7 @@ fn one_account_has_one_budget_over_secrets_spellings_and_upstreams() {
 }
 
 #[test]
-fn a_changed_secret_goes_at_once_and_a_refused_one_that_returns_does_not() {
+fn a_new_secret_is_tried_at_once_and_a_refused_one_stays_refused() {
     let bench = Bench::new();
     let (first, second) = (bench.guard(1), bench.guard(2));
     go(&first, 0).settle(0, Answer::Refused);
@@ -276,19 +279,19 @@ fn a_changed_secret_goes_at_once_and_a_refused_one_that_returns_does_not() {
     go(&second, 1).settle(1, Answer::Refused);
     drop((first, second));
     let first = bench.guard(1);
-    assert!(matches!(ask(&first, 2, "u", "origin:443"), Permission::No(Refusal::Held(_))), "it is remembered");
+    assert!(matches!(ask(&first, 2, "u", "origin:443"), Permission::No(Refusal::Held(_))), "the refusal is remembered");
     let right = bench.guard(3);
     go(&right, 2).settle(2, Answer::Status(200));
     assert_eq!(state(&right), GuardState::Proven);
 }
 
 #[test]
-fn pending_attempts_count_and_slow_ones_let_the_next_go_within_the_budget() {
+fn unanswered_attempts_count_but_slow_ones_let_the_next_one_go() {
     let guard = guard();
     let slow = ["a:443", "b:443", "c:443"];
     let tickets: Vec<Ticket> = (0..3).map(|number| go_to(&guard, number as u64 * 2_000, slow[number])).collect();
     assert!(matches!(ask(&guard, 1_000_000, "u", "origin:443"), Permission::Wait));
-    assert_eq!(guard.held(1_000_000, &name("u")), None, "slow is not refused");
+    assert_eq!(guard.held(1_000_000, &name("u")), None, "a slow answer is no refusal");
     for ticket in tickets {
         ticket.settle(1_000_000, Answer::Status(200));
     }
@@ -297,7 +300,7 @@ fn pending_attempts_count_and_slow_ones_let_the_next_go_within_the_budget() {
 }
 
 #[test]
-fn slow_destinations_at_the_start_hold_nobody_longer_than_they_last() {
+fn slow_destinations_at_the_start_hold_others_only_until_they_answer() {
     let slow = guard();
     let tickets: Vec<Ticket> =
         (0..3).map(|number| go_to(&slow, number * 2_000, &format!("black-hole-{number}:443"))).collect();
@@ -309,7 +312,7 @@ fn slow_destinations_at_the_start_hold_nobody_longer_than_they_last() {
 }
 
 #[test]
-fn one_slow_destination_leaves_an_attempt_for_another() {
+fn a_slow_destination_leaves_one_attempt_for_others() {
     let guard = guard();
     let _first = go_to(&guard, 0, "black-hole:443");
     let _second = go_to(&guard, 2_000, "Black-Hole:443");
@@ -320,7 +323,7 @@ fn one_slow_destination_leaves_an_attempt_for_another() {
 }
 
 #[test]
-fn refusals_that_come_late_stop_the_attempts_before_they_come() {
+fn the_budget_holds_even_if_refusals_take_a_minute() {
     for delay_ms in [10_000, 30_000, 70_000] {
         let guard = proven();
         let (mut pending, mut sent) = (Vec::new(), Vec::new());
@@ -353,10 +356,10 @@ fn refusals_that_come_late_stop_the_attempts_before_they_come() {
 }
 
 #[test]
-fn closes_in_a_row_cast_doubt_on_what_was_proven() {
+fn two_closes_in_a_row_cast_doubt_on_an_accepted_secret() {
     let guard = proven();
     go_to(&guard, 1, "a:443").settle(1, Answer::Closed);
-    assert_eq!(state(&guard), GuardState::Proven, "the fault of a destination");
+    assert_eq!(state(&guard), GuardState::Proven, "the destination may be the reason");
     go_to(&guard, 2, "b:443").settle(2, Answer::Closed);
     assert_eq!(state(&guard), GuardState::Unproven);
     confirm(&guard, 3, Answer::Closed);
@@ -364,7 +367,7 @@ fn closes_in_a_row_cast_doubt_on_what_was_proven() {
 }
 
 #[test]
-fn what_an_upstream_closes_when_it_dies_is_forgotten() {
+fn connections_closed_by_a_dying_upstream_do_not_count() {
     let guard = roomy();
     let in_flight: Vec<Ticket> = (0..4).map(|_| go(&guard, 1)).collect();
     let mut in_flight = in_flight.into_iter();
@@ -372,13 +375,13 @@ fn what_an_upstream_closes_when_it_dies_is_forgotten() {
     guard.unreachable(&name("u"));
     in_flight.for_each(|ticket| ticket.settle(3, Answer::Closed));
     assert!(guard.held(4, &name("u")).is_none());
-    // It is back.
+    // The upstream is back.
     go(&guard, 3_000).settle(3_001, Answer::Status(200));
     assert_eq!(state(&guard), GuardState::Proven);
 }
 
 #[test]
-fn an_acceptance_between_closes_makes_up_for_them() {
+fn an_acceptance_between_closes_clears_them() {
     let guard = proven();
     for now_ms in 1..100 {
         go_to(&guard, now_ms, "reset:443").settle(now_ms, Answer::Closed);
@@ -388,7 +391,7 @@ fn an_acceptance_between_closes_makes_up_for_them() {
 }
 
 #[test]
-fn an_upstream_that_rejects_what_another_accepts_closes_only_itself_and_is_counted() {
+fn an_upstream_that_alone_rejects_a_secret_closes_only_for_itself() {
     let (guard, mut sent) = (guard(), Vec::new());
     for second in 0..7_200 {
         let now_ms = second * 1_000;
@@ -405,12 +408,12 @@ fn an_upstream_that_rejects_what_another_accepts_closes_only_itself_and_is_count
     }
     assert_eq!(state(&guard), GuardState::Proven);
     for window in sent.windows(3) {
-        assert!(window[2] - window[0] >= 30 * MINUTE_MS, "one attempt is left for the others: {window:?}");
+        assert!(window[2] - window[0] >= 30 * MINUTE_MS, "one attempt must be left for the others: {window:?}");
     }
 }
 
 #[test]
-fn with_two_attempts_configured_two_are_made() {
+fn with_a_budget_of_two_two_attempts_go_out() {
     let accounts = Accounts::new(GuardPolicy { attempts: 2, ..GuardPolicy::default() });
     let guard = Guard::of(accounts.of("CORP", "svc"), 1, |_| {});
     let sent_ms = press(&guard, 7_200, |_| ("origin:443", Answer::Refused));
@@ -422,7 +425,7 @@ fn with_two_attempts_configured_two_are_made() {
 // Order of answers.
 
 #[test]
-fn while_unproven_one_goes_and_the_others_wait() {
+fn while_unproven_one_attempt_goes_out_and_the_others_wait() {
     let guard = guard();
     let canary = go(&guard, 0);
     assert!(matches!(ask(&guard, 0, "u", "origin:443"), Permission::Wait));
@@ -433,7 +436,7 @@ fn while_unproven_one_goes_and_the_others_wait() {
 }
 
 #[test]
-fn an_acceptance_that_was_sent_before_a_refusal_proves_nothing() {
+fn an_acceptance_sent_before_a_refusal_does_not_overrule_it() {
     let guard = roomy();
     let in_flight = go(&guard, 1);
     go_to(&guard, 1, "other:443").settle(2, Answer::Refused);
@@ -445,7 +448,7 @@ fn an_acceptance_that_was_sent_before_a_refusal_proves_nothing() {
 }
 
 #[test]
-fn a_refusal_that_is_older_than_the_proof_is_about_its_destination() {
+fn a_refusal_sent_before_an_acceptance_is_about_its_destination() {
     let guard = roomy();
     let old = go_to(&guard, 1, "forbidden:443");
     go(&guard, 2).settle(2, Answer::Status(200));
@@ -455,7 +458,7 @@ fn a_refusal_that_is_older_than_the_proof_is_about_its_destination() {
 }
 
 #[test]
-fn after_a_quiet_time_one_attempt_finds_out_whether_the_password_still_holds() {
+fn after_a_quiet_time_one_attempt_checks_the_password_first() {
     let guard = proven();
     let night_ms = 8 * 60 * MINUTE_MS;
     let canary = go(&guard, night_ms);
@@ -467,7 +470,7 @@ fn after_a_quiet_time_one_attempt_finds_out_whether_the_password_still_holds() {
 }
 
 #[test]
-fn a_burst_within_the_age_of_a_proof_does_not_find_out_together_that_the_password_has_changed() {
+fn a_burst_soon_after_an_acceptance_sends_one_attempt_first() {
     let guard = proven();
     let burst: Vec<Ticket> = (0..1_000)
         .filter_map(|_| match ask(&guard, 30_000, "u", "origin:443") {
@@ -503,20 +506,20 @@ fn a_burst_of_clients_is_served_within_a_few_round_trips() {
 // Before the dial.
 
 #[test]
-fn while_unproven_one_dials_and_the_others_wait_for_what_it_finds() {
+fn while_unproven_one_request_dials_and_the_others_wait_for_its_verdict() {
     let (guard, upstream) = (guard(), name("u"));
     let enter = |now_ms| guard.enter(now_ms, &upstream, "CONNECT", "origin:443");
     let Entry::Scout(scout) = enter(0) else { panic!("the first may dial") };
     assert!(matches!(enter(1), Entry::Wait));
     let ticket = go(&guard, 5);
     drop(scout);
-    assert!(matches!(enter(6), Entry::Wait), "its attempt is out");
+    assert!(matches!(enter(6), Entry::Wait), "its attempt is unanswered");
     ticket.settle(7, Answer::Status(200));
     assert!(matches!(enter(7), Entry::Go));
 }
 
 #[test]
-fn a_scout_that_comes_back_or_is_slow_lets_the_next_one_dial() {
+fn a_dropped_or_slow_scout_lets_the_next_request_dial() {
     let bench = Bench::new();
     let (guard, upstream) = (bench.guard(1), name("u"));
     let enter = |now_ms| guard.enter(now_ms, &upstream, "CONNECT", "origin:443");
@@ -526,26 +529,27 @@ fn a_scout_that_comes_back_or_is_slow_lets_the_next_one_dial() {
     assert!(matches!((&scout, &second), (Entry::Scout(_), Entry::Scout(_))));
     assert!(matches!(enter(2_001), Entry::Wait));
     drop(scout);
-    assert!(matches!(enter(2_002), Entry::Wait), "the second is still out");
+    assert!(matches!(enter(2_002), Entry::Wait), "the second scout is still out");
     drop(second);
-    assert_eq!(bench.told(), [GuardChange::Freed], "those who wait are told");
+    assert_eq!(bench.changes(), [GuardChange::Freed], "waiting requests are woken");
     assert!(matches!(enter(2_003), Entry::Scout(_)));
 }
 
 #[test]
-fn a_closed_guard_lets_nobody_dial() {
+fn a_closed_guard_lets_no_request_dial() {
     let (guard, upstream) = (guard(), name("u"));
     go(&guard, 0).settle(0, Answer::Refused);
     assert!(matches!(guard.enter(1, &upstream, "CONNECT", "origin:443"), Entry::No(Refusal::Held(_))));
     assert!(
         matches!(guard.enter(1, &name("v"), "CONNECT", "origin:443"), Entry::Scout(_)),
-        "another upstream decides for itself"
+        "the guard is closed at one upstream only"
     );
 }
 
 // Policy or password.
 
-/// An hour in which all of this is asked for each second; what was sent to the forbidden destinations.
+/// Asks for each forbidden destination, and for one that is not, every second for an hour. Returns how many attempts
+/// went out for the forbidden ones.
 fn forbidden_hour(guard: &Arc<Guard>, forbidden: &[&str]) -> usize {
     let mut sent = 0;
     for second in 1..3_600 {
@@ -563,50 +567,50 @@ fn forbidden_hour(guard: &Arc<Guard>, forbidden: &[&str]) -> usize {
 }
 
 #[test]
-fn a_forbidden_destination_is_left_alone_and_closes_nothing_for_the_others() {
+fn a_forbidden_destination_is_rarely_tried_and_does_not_close_the_guard() {
     // At once, after one minute, five, twenty-five, and then every thirty.
     assert_eq!(forbidden_hour(&proven(), &["forbidden:443"]), 4);
 }
 
 #[test]
-fn forbidden_destinations_in_all_spellings_close_nothing() {
+fn forbidden_destinations_in_any_spelling_do_not_close_the_guard() {
     let guard = proven();
     assert_eq!(forbidden_hour(&guard, &["a.blocked.test:443", "A.blocked.test:443", "a.blocked.test.:443"]), 4);
     assert_eq!(forbidden_hour(&proven(), &["a.blocked.test:443", "b.blocked.test:443"]), 8);
 }
 
 #[test]
-fn a_handshake_of_its_own_tells_the_password_from_the_policy() {
+fn a_confirmation_distinguishes_the_password_from_the_policy() {
     let bench = Bench::new();
     let guard = bench.guard(1);
     go(&guard, 0).settle(0, Answer::Status(200));
     go_to(&guard, 1, "forbidden:443").settle(1, Answer::Refused);
     assert!(
         bench
-            .told()
+            .changes()
             .iter()
             .any(|change| matches!(change, GuardChange::State { at_upstream: GuardState::Unproven, .. }))
     );
-    assert!(matches!(ask(&guard, 2, "u", "new:443"), Permission::Wait), "it is being found out");
+    assert!(matches!(ask(&guard, 2, "u", "new:443"), Permission::Wait), "a confirmation decides first");
     confirm(&guard, 3, Answer::Refused);
     assert_eq!(state(&guard), GuardState::Refused);
 }
 
 #[test]
-fn a_blip_of_a_second_costs_a_minute() {
+fn a_short_outage_of_the_domain_controller_costs_a_minute() {
     let guard = proven();
     go(&guard, 1_000).settle(1_000, Answer::Refused);
     confirm(&guard, 1_001, Answer::Refused);
-    let rest = guard.held(1_001, &name("u")).expect("it is closed");
+    let rest = guard.held(1_001, &name("u")).expect("the guard is closed");
     assert_eq!(rest, Duration::from_secs(60));
     go(&guard, 61_001).settle(61_002, Answer::Status(200));
     assert_eq!(state(&guard), GuardState::Proven);
 }
 
 #[test]
-fn a_blip_under_load_costs_a_minute_too() {
+fn a_short_outage_under_load_costs_a_minute() {
     let guard = proven();
-    // Load makes room for many at once.
+    // Under load there is room for many attempts at once.
     let origin = |number: u64| format!("origin-{number}:443");
     for now_ms in 1..2_000 {
         let tickets: Vec<Ticket> = (0..50)
@@ -619,14 +623,14 @@ fn a_blip_under_load_costs_a_minute_too() {
     }
     let in_flight: Vec<Ticket> = (0..40).map(|number| go_to(&guard, 2_000, &origin(number))).collect();
     in_flight.into_iter().for_each(|ticket| ticket.settle(2_001, Answer::Refused));
-    assert!(guard.take_confirmation(2_002, &name("u")).is_none(), "they have told enough");
+    assert!(guard.take_confirmation(2_002, &name("u")).is_none(), "the refusals have decided already");
     assert_eq!(guard.held(2_001, &name("u")), Some(Duration::from_secs(60)));
     go(&guard, 62_001).settle(62_002, Answer::Status(200));
     assert_eq!(state(&guard), GuardState::Proven);
 }
 
 #[test]
-fn a_stale_challenge_is_no_ones_fault_if_the_secret_is_confirmed() {
+fn a_stale_challenge_has_no_consequence_if_the_secret_is_confirmed() {
     let guard = roomy();
     let stale = [go(&guard, 1), go(&guard, 1)];
     stale.into_iter().for_each(|ticket| ticket.settle(2, Answer::Stale));
@@ -636,7 +640,7 @@ fn a_stale_challenge_is_no_ones_fault_if_the_secret_is_confirmed() {
 }
 
 #[test]
-fn a_confirmation_that_tells_nothing_leaves_the_decision_to_clients() {
+fn after_an_undecided_confirmation_clients_attempts_decide() {
     let guard = proven();
     go_to(&guard, 1, "forbidden:443").settle(1, Answer::Refused);
     drop(guard.take_confirmation(2, &name("u")).expect("a confirmation is wanted"));
@@ -645,16 +649,16 @@ fn a_confirmation_that_tells_nothing_leaves_the_decision_to_clients() {
 }
 
 #[test]
-fn the_guard_tells_of_every_change_that_can_free_a_waiter() {
+fn the_guard_reports_every_change_that_may_free_a_waiting_request() {
     let bench = Bench::new();
     let guard = bench.guard(1);
     let first = go(&guard, 0);
     assert!(matches!(ask(&guard, 0, "u", "origin:443"), Permission::Wait));
     drop(first);
-    assert_eq!(bench.told(), [GuardChange::Freed], "undecided");
+    assert_eq!(bench.changes(), [GuardChange::Freed], "undecided");
     go(&guard, 1).settle(1, Answer::Status(200));
     let proven = |change: &GuardChange| matches!(change, GuardChange::State { overall: GuardState::Proven, .. });
-    assert!(matches!(bench.told().as_slice(), [change] if proven(change)));
+    assert!(matches!(bench.changes().as_slice(), [change] if proven(change)));
     go(&guard, 2).settle(2, Answer::Status(200));
-    assert_eq!(bench.told(), [], "nobody waits");
+    assert_eq!(bench.changes(), [], "no request waits");
 }

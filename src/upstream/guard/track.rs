@@ -1,10 +1,13 @@
-//! What is known of one secret at one upstream. Pure: the budget that spans all of them is the account's.
+//! What is known of one secret at one upstream. Pure; the budget over all tracks is the ledger's.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::confirmation::ConfirmationSchedule;
 use super::destination::Recent;
-use super::{GuardPolicy, GuardState, KnownGood, Refusal};
+use super::room::Room;
+use super::suspects::Suspects;
+use super::{GuardPolicy, GuardState, KnownGood, Refusal, rest_until};
 use crate::limits::{self, millis};
 
 /// One secret at one upstream.
@@ -13,39 +16,40 @@ pub(super) struct Track {
     pub secret: u64,
     pub upstream: Arc<str>,
     state: State,
-    ever_proven: bool,
+    /// The upstream has accepted the secret at some time.
+    ever_accepted: bool,
     /// Refusals in a row that were about the secret.
     strikes: u32,
     room: Room,
-    /// Attempts without an answer that were sent after the one that was accepted last, the oldest first. What was sent before it no longer
-    /// matters: the secret has been accepted since.
-    ahead: VecDeque<Sent>,
+    /// Unanswered attempts that were sent after the last accepted one, the oldest first. Older ones no longer matter:
+    /// the secret has been accepted since.
+    unanswered: VecDeque<Sent>,
+    /// The number of the latest accepted attempt.
     accepted_number: u64,
+    /// The number of the latest refused attempt.
     refused_number: u64,
-    /// The youngest number when an attempt failed last: what was accepted before is in doubt, at the other upstreams as well.
+    /// The highest number that the account had assigned when an attempt last failed. Acceptances up to it are in doubt,
+    /// at the other upstreams as well.
     failed_after: u64,
     /// Connections that ended without an answer since the last acceptance.
     closes: usize,
-    /// It was found to take no connections: until then a connection that ends says nothing, in ms.
+    /// The upstream was found to accept no connections: until then a connection that ends says nothing, in ms.
     down_until_ms: u64,
-    /// Attempts that failed, the oldest first.
+    /// Failed attempts, the oldest first.
     failures: VecDeque<Failure>,
-    /// Destinations that were refused while others were accepted; at most [`limits::GUARD_SUSPECTS`], the oldest first.
-    suspects: Vec<Suspect>,
+    suspects: Suspects,
     accepted_lately: Recent,
-    /// Some of them by name, the last one behind the others; at most [`limits::GUARD_KNOWN_GOOD`].
-    known_good: Vec<(u64, KnownGood)>,
-    /// The handshake that is on its way to its challenge, before anything counts as an attempt.
+    /// A handshake that has not reached its challenge, before anything counts as an attempt.
     scout: Option<Sent>,
-    confirmation: Confirmation,
-    /// Somebody was told to wait and must be told when that changes.
+    confirmation: ConfirmationSchedule,
+    /// A request was told to wait and must be told when that changes.
     pub has_waiters: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Unproven,
-    /// As of an attempt that was sent then, in ms.
+    /// Accepted by the answer to an attempt that was sent then, in ms.
     Proven {
         at_ms: u64,
     },
@@ -54,24 +58,24 @@ enum State {
     },
 }
 
-/// A message that is out.
+/// An unanswered attempt, or a scout.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     number: u64,
     at_ms: u64,
-    /// 0 for a scout, which has asked for nothing yet.
+    /// 0 for a scout, which has not asked for anything yet.
     destination: u64,
     /// The secret was accepted at the time.
     was_fresh: bool,
 }
 
-/// An attempt that failed.
+/// A failed attempt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Failure {
     pub at_ms: u64,
-    /// The youngest number of all at the time.
+    /// The highest number that the account had assigned at the time.
     pub after: u64,
-    /// It was on its way already when the secret stopped being accepted.
+    /// It had been sent before the secret stopped being accepted.
     pub was_fresh: bool,
     /// A client's connection ended without an answer.
     pub by_close: bool,
@@ -79,42 +83,15 @@ pub(super) struct Failure {
 
 /// What the account knows when an attempt fails.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tally {
-    /// The youngest number of all.
+pub(super) struct AccountView {
+    /// The highest number that was assigned.
     pub newest: u64,
-    /// Failures of the same secret at other upstreams that were on their way together with it.
+    /// Failures of the same secret at other upstreams in the same batch.
     pub in_batch: usize,
-    /// Some upstream has accepted the secret.
+    /// Some upstream has accepted the secret at some time.
     pub is_known: bool,
     /// Some upstream has lately accepted it for this destination.
     pub is_known_good: bool,
-}
-
-/// A destination that the upstream's policy may forbid.
-#[derive(Clone, Copy, Debug)]
-struct Suspect {
-    destination: u64,
-    refusals: u32,
-    until_ms: u64,
-    /// The youngest of its refused attempts.
-    number: u64,
-}
-
-/// How many attempts may be without an answer while the secret is accepted. It doubles with each round trip in which it was too small
-/// and shrinks when it is not needed, so that a burst does not find out all at once that the secret has changed.
-#[derive(Debug)]
-struct Room {
-    size: usize,
-    /// When it was last too small, or shrank, in ms.
-    lacked_ms: Option<u64>,
-}
-
-/// The handshake of the gateway's own that tells a policy from a wrong secret.
-#[derive(Debug, Default)]
-struct Confirmation {
-    wanted_ms: Option<u64>,
-    running_ms: Option<u64>,
-    not_before_ms: u64,
 }
 
 /// An attempt that is over.
@@ -147,21 +124,20 @@ impl Track {
             secret,
             upstream,
             state: State::Unproven,
-            ever_proven: false,
+            ever_accepted: false,
             strikes: 0,
-            room: Room { size: policy.batch(), lacked_ms: None },
-            ahead: VecDeque::new(),
+            room: Room::new(policy),
+            unanswered: VecDeque::new(),
             accepted_number: 0,
             refused_number: 0,
             failed_after: 0,
             closes: 0,
             down_until_ms: 0,
             failures: VecDeque::new(),
-            suspects: Vec::new(),
+            suspects: Suspects::default(),
             accepted_lately: Recent::default(),
-            known_good: Vec::new(),
             scout: None,
-            confirmation: Confirmation::default(),
+            confirmation: ConfirmationSchedule::default(),
             has_waiters: false,
         }
     }
@@ -179,16 +155,17 @@ impl Track {
     }
 
     /// Whether the upstream has accepted the secret at some time.
-    pub(super) fn was_proven(&self) -> bool {
-        self.ever_proven
+    pub(super) fn was_accepted(&self) -> bool {
+        self.ever_accepted
     }
 
-    /// Until which number this upstream casts doubt on what others accept. One that has never accepted the secret says nothing of them.
+    /// The number up to which this upstream casts doubt on what others accept. An upstream that has never accepted the
+    /// secret casts none.
     pub(super) fn failed_after(&self) -> u64 {
-        if self.ever_proven { self.failed_after } else { 0 }
+        if self.ever_accepted { self.failed_after } else { 0 }
     }
 
-    /// Whether it has been found out since the last acceptance that the secret is rejected.
+    /// Whether the secret has been found rejected since the last acceptance.
     pub(super) fn was_struck(&self) -> bool {
         self.strikes > 0
     }
@@ -197,7 +174,7 @@ impl Track {
         self.accepted_number
     }
 
-    /// How long nothing may be sent yet, if so, in ms.
+    /// How long nothing may be sent, in ms; `None` if the guard is not closed here.
     pub(super) fn held(&self, now_ms: u64) -> Option<u64> {
         match self.state {
             State::Refused { until_ms } => rest_until(until_ms, now_ms),
@@ -207,39 +184,32 @@ impl Track {
 
     /// Why nothing may be sent for a destination yet, if so.
     pub(super) fn refuses(&self, now_ms: u64, destination: u64) -> Option<Refusal> {
-        if let Some(rest_ms) = self.held(now_ms) {
-            return Some(Refusal::held(rest_ms));
-        }
-        let suspect = self.suspects.iter().find(|suspect| suspect.destination == destination)?;
-        rest_until(suspect.until_ms, now_ms).map(Refusal::barred)
+        let held = self.held(now_ms).map(Refusal::held);
+        held.or_else(|| self.suspects.rest_ms(destination, now_ms).map(Refusal::barred))
     }
 
-    /// Whether the secret was accepted lately, and nothing casts doubt on it. `failed_after` is the youngest of what other upstreams say of the
-    /// same secret.
+    /// Whether the secret was accepted lately, and nothing casts doubt on it. `failed_after` is the highest of the
+    /// other upstreams' for the same secret.
     pub(super) fn is_fresh(&self, policy: &GuardPolicy, now_ms: u64, failed_after: u64) -> bool {
         let State::Proven { at_ms } = self.state else { return false };
         if self.accepted_number <= failed_after {
             return false;
         }
         let overdue = |sent: &Sent| now_ms >= sent.at_ms + millis(policy.patience);
-        now_ms < at_ms + millis(policy.proof_age) && !self.ahead.front().is_some_and(overdue)
+        now_ms < at_ms + millis(policy.proof_age) && !self.unanswered.front().is_some_and(overdue)
     }
 
+    /// Whether one more attempt may go out beside the unanswered ones while the secret is accepted.
     pub(super) fn has_room(&mut self, policy: &GuardPolicy, now_ms: u64) -> bool {
-        self.room.shrink(policy, now_ms);
-        let has_room = self.ahead.len() < self.room.size;
-        if !has_room {
-            self.room.lacked_ms = Some(now_ms);
-        }
-        has_room
+        self.room.has_place(self.unanswered.len(), policy, now_ms)
     }
 
-    /// Waiters need not be called at every acceptance: that would be as many calls as there are waiters, each.
+    /// Whether there is enough room to wake the waiting requests.
     pub(super) fn has_much_room(&self) -> bool {
-        2 * self.ahead.len() <= self.room.size
+        self.room.is_half_free(self.unanswered.len())
     }
 
-    /// Attempts that failed within the window.
+    /// Attempts that failed within the window, the oldest first.
     pub(super) fn failures(&mut self, policy: &GuardPolicy, now_ms: u64) -> &VecDeque<Failure> {
         while self.failures.front().is_some_and(|failure| now_ms >= failure.at_ms + millis(policy.window)) {
             self.failures.pop_front();
@@ -247,52 +217,46 @@ impl Track {
         &self.failures
     }
 
-    /// Failures that were on their way when the secret stopped being accepted.
+    /// Failures of attempts that had been sent before the secret stopped being accepted.
     pub(super) fn batch(&mut self, policy: &GuardPolicy, now_ms: u64) -> usize {
         self.failures(policy, now_ms).iter().filter(|failure| failure.was_fresh).count()
     }
 
-    /// Attempts without an answer.
-    pub(super) fn pending(&self) -> usize {
-        self.ahead.len()
+    pub(super) fn unanswered(&self) -> usize {
+        self.unanswered.len()
     }
 
-    /// Attempts without an answer that were made to find out.
-    pub(super) fn tries(&self) -> usize {
-        self.ahead.iter().filter(|sent| !sent.was_fresh).count()
-    }
-
-    /// Whether an attempt for this destination has no answer yet.
-    pub(super) fn awaits(&self, destination: u64) -> bool {
-        self.ahead.iter().any(|sent| sent.destination == destination)
+    /// Unanswered attempts that were sent while the secret was in doubt.
+    pub(super) fn unanswered_canaries(&self) -> usize {
+        self.unanswered.iter().filter(|sent| !sent.was_fresh).count()
     }
 
     /// Whether nothing is left that could matter to a later attempt.
     pub(super) fn is_idle(&mut self, policy: &GuardPolicy, now_ms: u64) -> bool {
-        self.failures(policy, now_ms).is_empty() && self.ahead.is_empty() && self.scout.is_none()
+        self.failures(policy, now_ms).is_empty() && self.unanswered.is_empty() && self.scout.is_none()
     }
 
-    /// Whether an attempt for this destination may never be answered, or was refused while others were accepted.
-    pub(super) fn may_tell_nothing(&self, destination: u64) -> bool {
-        self.suspects.iter().any(|suspect| suspect.destination == destination) || self.awaits(destination)
+    /// Whether an attempt for this destination may give no verdict: an earlier one is unanswered, or the upstream's
+    /// policy may forbid it.
+    pub(super) fn is_inconclusive(&self, destination: u64) -> bool {
+        self.suspects.contains(destination) || is_unanswered(&self.unanswered, destination)
     }
 
     pub(super) fn accepted_lately(&self, destination: u64, now_ms: u64) -> bool {
         self.accepted_lately.contains(destination, now_ms)
     }
 
-    /// Whether a handshake of the gateway's own is under way, or about to be.
+    /// Whether a confirmation that is wanted or running holds the next attempt up.
     pub(super) fn is_confirming(&self, policy: &GuardPolicy, now_ms: u64) -> bool {
-        let since_ms = self.confirmation.wanted_ms.or(self.confirmation.running_ms);
-        since_ms.is_some_and(|since_ms| now_ms < since_ms + millis(policy.patience))
+        self.confirmation.holds_others(policy.patience, now_ms)
     }
 
-    /// Whether another attempt holds the next one up for now.
+    /// Whether an unanswered attempt holds the next one up.
     pub(super) fn must_wait(&self, policy: &GuardPolicy, now_ms: u64) -> bool {
-        self.ahead.back().is_some_and(|sent| now_ms < sent.at_ms + millis(policy.patience))
+        self.unanswered.back().is_some_and(|sent| now_ms < sent.at_ms + millis(policy.patience))
     }
 
-    /// Whether another handshake is on its way to the challenge that decides.
+    /// Whether a scout holds the next request up.
     pub(super) fn has_scout(&self, policy: &GuardPolicy, now_ms: u64) -> bool {
         self.scout.is_some_and(|scout| now_ms < scout.at_ms + millis(policy.patience))
     }
@@ -301,13 +265,9 @@ impl Track {
         self.scout = Some(Sent { number, at_ms: now_ms, destination: 0, was_fresh: false });
     }
 
-    /// `false` if another one has taken its place.
+    /// Ends a scout; `false` if another one has taken its place.
     pub(super) fn end_scout(&mut self, number: u64) -> bool {
-        let is_it = self.scout.is_some_and(|scout| scout.number == number);
-        if is_it {
-            self.scout = None;
-        }
-        is_it
+        self.scout.take_if(|scout| scout.number == number).is_some()
     }
 
     /// An attempt goes out.
@@ -316,58 +276,54 @@ impl Track {
             self.state = State::Unproven;
         }
         self.scout = None;
-        self.ahead.push_back(Sent { number, at_ms: now_ms, destination, was_fresh });
+        self.unanswered.push_back(Sent { number, at_ms: now_ms, destination, was_fresh });
     }
 
     /// An attempt was not sent after all, or is over.
     pub(super) fn forget(&mut self, number: u64) {
-        if let Ok(place) = self.ahead.binary_search_by_key(&number, |sent| sent.number) {
-            self.ahead.remove(place);
+        if let Ok(place) = self.unanswered.binary_search_by_key(&number, |sent| sent.number) {
+            self.unanswered.remove(place);
         }
     }
 
-    /// The upstream has looked at the secret and taken it; `false` where that says nothing about now.
+    /// The upstream has checked the secret and accepted it. Returns `false` if that says nothing about the present: a
+    /// later attempt was refused, or the request was not challenged itself and may have been exempt.
     pub(super) fn accepted(&mut self, attempt: &Attempted) -> bool {
         self.passed(attempt);
-        self.suspects.retain(|suspect| suspect.destination != attempt.destination);
-        // Sent before another one was refused; or the request itself was not challenged, and may have been exempted for what it is.
-        let is_proven = matches!(self.state, State::Proven { .. });
-        if attempt.number < self.refused_number || (!attempt.challenged && !is_proven) {
+        self.suspects.clear(attempt.destination);
+        let before_ms = if let State::Proven { at_ms } = self.state { Some(at_ms) } else { None };
+        if attempt.number < self.refused_number || (!attempt.challenged && before_ms.is_none()) {
             return false;
         }
-        while self.ahead.front().is_some_and(|sent| sent.number < attempt.number) {
-            self.ahead.pop_front();
+        while self.unanswered.front().is_some_and(|sent| sent.number < attempt.number) {
+            self.unanswered.pop_front();
         }
         self.accepted_number = self.accepted_number.max(attempt.number);
-        let before_ms = if let State::Proven { at_ms } = self.state { at_ms } else { 0 };
-        self.state = State::Proven { at_ms: before_ms.max(attempt.sent_ms) };
-        self.ever_proven = true;
+        self.state = State::Proven { at_ms: before_ms.unwrap_or(0).max(attempt.sent_ms) };
+        self.ever_accepted = true;
         (self.strikes, self.closes) = (0, 0);
         self.failures.clear();
-        self.confirmation.wanted_ms = None;
-        self.confirmation.not_before_ms = 0;
+        self.confirmation.reset();
         true
     }
 
     /// The request went through.
     pub(super) fn passed(&mut self, attempt: &Attempted) {
         self.forget(attempt.number);
-        if self.room.lacked_ms.is_some_and(|lacked_ms| attempt.sent_ms <= lacked_ms) {
-            self.room.size += 1;
-        }
+        self.room.grow(attempt.sent_ms);
     }
 
-    /// The upstream looked at the secret and rejected it; `stale` says that the challenge may have been too old.
+    /// The upstream checked the secret and rejected it; `stale`: the challenge may have been too old.
     pub(super) fn refused(
         &mut self,
         attempt: &Attempted,
         stale: bool,
-        tally: Tally,
+        view: AccountView,
         policy: &GuardPolicy,
         now_ms: u64,
     ) -> Strike {
         self.forget(attempt.number);
-        // A later one was accepted: this is about the destination.
+        // A later attempt was accepted: this one failed because of its destination.
         if attempt.number < self.accepted_number {
             if !stale {
                 self.suspect(attempt, policy, now_ms);
@@ -375,14 +331,14 @@ impl Track {
             return Strike::None;
         }
         self.refused_number = self.refused_number.max(attempt.number);
-        self.count_failure(attempt, false, tally, policy, now_ms);
+        self.count_failure(attempt, false, view, policy, now_ms);
         if matches!(self.state, State::Refused { .. }) {
             return Strike::None;
         }
-        let is_suspect = self.suspects.iter().any(|suspect| suspect.destination == attempt.destination);
-        let was_proven = matches!(self.state, State::Proven { .. });
-        let about_secret = attempt.confirms || !tally.is_known || (tally.is_known_good && !is_suspect && !stale);
-        if about_secret && !was_proven {
+        let is_suspect = self.suspects.contains(attempt.destination);
+        let was_accepted = matches!(self.state, State::Proven { .. });
+        let about_secret = attempt.confirms || !view.is_known || (view.is_known_good && !is_suspect && !stale);
+        if about_secret && !was_accepted {
             return self.strike(Strike::Refused);
         }
         if !stale {
@@ -392,17 +348,24 @@ impl Track {
         Strike::None
     }
 
-    /// The upstream ended the connection without an answer. Once the secret has been accepted that is the destination's fault, or the upstream's
-    /// end, until as many have followed without an acceptance as may be on their way: then it may be a way to reject the secret.
-    pub(super) fn closed(&mut self, attempt: &Attempted, tally: Tally, policy: &GuardPolicy, now_ms: u64) -> Strike {
-        if !tally.is_known {
-            return self.refused(attempt, false, tally, policy, now_ms);
+    /// The upstream ended the connection without an answer. Before the secret was ever accepted, that counts as a
+    /// refusal. Afterwards the reason is the destination, or the upstream going down, until [`GuardPolicy::closes`] in
+    /// a row make it look like a way to reject the secret.
+    pub(super) fn closed(
+        &mut self,
+        attempt: &Attempted,
+        view: AccountView,
+        policy: &GuardPolicy,
+        now_ms: u64,
+    ) -> Strike {
+        if !view.is_known {
+            return self.refused(attempt, false, view, policy, now_ms);
         }
         self.forget(attempt.number);
         if attempt.number < self.accepted_number || now_ms < self.down_until_ms {
             return Strike::None;
         }
-        self.count_failure(attempt, !attempt.confirms, tally, policy, now_ms);
+        self.count_failure(attempt, !attempt.confirms, view, policy, now_ms);
         self.closes += 1;
         if matches!(self.state, State::Refused { .. }) {
             return Strike::None;
@@ -416,31 +379,33 @@ impl Track {
         Strike::None
     }
 
-    /// The upstream takes no connections: what it closed without an answer, and closes for a while, it did not close because of the secret.
+    /// The upstream accepts no connections: the secret is not the reason why it closed some without an answer, and
+    /// closes more of them for a while.
     pub(super) fn unreachable(&mut self, now_ms: u64) {
-        if self.ever_proven {
+        if self.ever_accepted {
             self.down_until_ms = now_ms + millis(limits::GUARD_OUTAGE_GRACE);
             self.failures.retain(|failure| !failure.by_close);
             self.closes = 0;
         }
     }
 
-    /// No verdict. `many` says that too many in a row had none.
+    /// An attempt ended without a verdict. `many`: [`limits::GUARD_UNDECIDED`] have since the last
+    /// acceptance.
     pub(super) fn undecided(&mut self, attempt: &Attempted, many: bool, now_ms: u64) {
         self.forget(attempt.number);
         if attempt.confirms {
-            self.put_last(attempt.destination);
-        } else if many || (self.ever_proven && !attempt.was_fresh) {
+            self.confirmation.put_last(attempt.destination);
+        } else if many || (self.ever_accepted && !attempt.was_fresh) {
             self.want_confirmation(now_ms);
         }
     }
 
-    /// Nothing is sent until then.
+    /// Closes the guard here until then.
     pub(super) fn close(&mut self, until_ms: u64) {
         self.state = State::Refused { until_ms };
     }
 
-    /// How long the guard closes after the last strike, in ms.
+    /// How long the guard closes after the latest strike, in ms.
     pub(super) fn rest_ms(&self, policy: &GuardPolicy) -> u64 {
         millis(policy.rest(self.strikes))
     }
@@ -448,69 +413,45 @@ impl Track {
     /// Remembers a destination that was accepted.
     pub(super) fn remember(&mut self, destination: u64, now_ms: u64, good: KnownGood) {
         self.accepted_lately.note(destination, now_ms);
-        match self.known_good.iter().position(|(known, _)| *known == destination) {
-            Some(place) if place + 1 == self.known_good.len() => {}
-            Some(place) => self.known_good[place..].rotate_left(1),
-            None => {
-                self.known_good.push((destination, good));
-                let surplus = self.known_good.len().saturating_sub(limits::GUARD_KNOWN_GOOD);
-                self.known_good.drain(..surplus);
-            }
-        }
+        self.confirmation.remember(destination, good);
     }
 
-    /// Asks for a handshake of the gateway's own, if there is a destination for it.
+    /// Asks for a confirmation, if there is a destination for it.
     pub(super) fn want_confirmation(&mut self, now_ms: u64) {
-        let confirmation = &mut self.confirmation;
-        let idle = confirmation.wanted_ms.is_none() && confirmation.running_ms.is_none();
-        if idle && now_ms >= confirmation.not_before_ms && !self.known_good.is_empty() {
-            confirmation.wanted_ms = Some(now_ms);
-        }
+        self.confirmation.want(now_ms);
     }
 
     pub(super) fn wants_confirmation(&self) -> bool {
-        self.confirmation.wanted_ms.is_some()
+        self.confirmation.is_wanted()
     }
 
-    /// Whether a handshake that is wanted may begin: while others have no answer yet, they may decide without it.
+    /// Whether a wanted confirmation may begin now.
     pub(super) fn may_confirm(&self, now_ms: u64) -> bool {
-        let waited = |wanted_ms: u64| now_ms >= wanted_ms + millis(limits::GUARD_RECHECK_INTERVAL);
-        self.confirmation.wanted_ms.is_some_and(|wanted_ms| self.ahead.is_empty() || waited(wanted_ms))
+        self.confirmation.may_begin(self.unanswered.is_empty(), now_ms)
     }
 
-    /// Whether attempts without an answer have kept the next one waiting for long enough to find out.
-    pub(super) fn is_stuck(&self, now_ms: u64) -> bool {
-        self.ahead.front().is_some_and(|sent| now_ms >= sent.at_ms + millis(limits::GUARD_RECHECK_INTERVAL))
-    }
-
-    /// Begins the handshake that is wanted: what to ask for. Rather what is neither forbidden nor without an answer, and by CONNECT.
+    /// Begins the wanted confirmation, if it may begin now, and returns its destination: preferably one without an
+    /// unanswered attempt, and not a suspect.
     pub(super) fn take_confirmation(&mut self, now_ms: u64) -> Option<KnownGood> {
         if !self.may_confirm(now_ms) {
             return None;
         }
-        let is_suspect = |hash: u64| self.suspects.iter().any(|suspect| suspect.destination == hash);
-        let worth = |(hash, good): &&(u64, KnownGood)| (!self.awaits(*hash), !is_suspect(*hash), good.by_connect);
-        // The last of several that are equal: the one that was accepted last.
-        let (_, good) = self.known_good.iter().max_by_key(worth)?;
-        let good = good.clone();
-        let not_before_ms = now_ms + millis(limits::GUARD_CONFIRM_INTERVAL);
-        self.confirmation = Confirmation { wanted_ms: None, running_ms: Some(now_ms), not_before_ms };
-        Some(good)
-    }
-
-    /// A destination that could not confirm the secret is asked for again after all others.
-    fn put_last(&mut self, destination: u64) {
-        if let Some(place) = self.known_good.iter().position(|(known, _)| *known == destination) {
-            self.known_good[..=place].rotate_right(1);
-        }
+        let (unanswered, suspects) = (&self.unanswered, &self.suspects);
+        let rank = |destination| (!is_unanswered(unanswered, destination), !suspects.contains(destination));
+        self.confirmation.begin(now_ms, rank)
     }
 
     pub(super) fn is_running(&self) -> bool {
-        self.confirmation.running_ms.is_some()
+        self.confirmation.is_running()
     }
 
     pub(super) fn end_confirmation(&mut self) {
-        self.confirmation.running_ms = None;
+        self.confirmation.end();
+    }
+
+    /// Whether unanswered attempts have held the next one up for so long that a confirmation is to decide.
+    pub(super) fn is_stuck(&self, now_ms: u64) -> bool {
+        self.unanswered.front().is_some_and(|sent| now_ms >= sent.at_ms + millis(limits::GUARD_RECHECK_INTERVAL))
     }
 
     fn doubt(&mut self, now_ms: u64) {
@@ -522,53 +463,40 @@ impl Track {
 
     fn strike(&mut self, strike: Strike) -> Strike {
         self.strikes = self.strikes.saturating_add(1);
-        self.confirmation.wanted_ms = None;
-        // It was the secret after all, and not those destinations.
-        let accepted_number = self.accepted_number;
-        self.suspects.retain(|suspect| suspect.number < accepted_number);
+        self.confirmation.cancel();
+        self.suspects.clear_refused_since(self.accepted_number);
         strike
     }
 
-    /// Attempts that were on their way together when the secret stopped being accepted count as one batch: nothing could call them back.
-    fn count_failure(&mut self, attempt: &Attempted, by_close: bool, tally: Tally, policy: &GuardPolicy, now_ms: u64) {
-        // What is closed to a client says nothing of other upstreams.
+    /// Attempts that had been sent when the secret stopped being accepted count as one batch: they could not be called
+    /// back.
+    fn count_failure(
+        &mut self,
+        attempt: &Attempted,
+        by_close: bool,
+        view: AccountView,
+        policy: &GuardPolicy,
+        now_ms: u64,
+    ) {
+        // A connection closed on a client says nothing about other upstreams.
         if !by_close {
-            self.failed_after = tally.newest;
+            self.failed_after = view.newest;
         }
         let was_fresh = attempt.was_fresh;
-        let in_batch = tally.in_batch + self.batch(policy, now_ms);
+        let in_batch = view.in_batch + self.batch(policy, now_ms);
         let most = if by_close { policy.attempts } else { policy.batch() };
         if !was_fresh || in_batch < most {
-            self.failures.push_back(Failure { at_ms: now_ms, after: tally.newest, was_fresh, by_close });
+            self.failures.push_back(Failure { at_ms: now_ms, after: view.newest, was_fresh, by_close });
         }
     }
 
-    /// Makes a destination a suspect, or puts off its next try. One that was accepted lately may have refused a single request: it is tried
-    /// once more at once.
     fn suspect(&mut self, attempt: &Attempted, policy: &GuardPolicy, now_ms: u64) {
-        let known = self.suspects.iter().position(|suspect| suspect.destination == attempt.destination);
-        let first = u32::from(!self.accepted_lately.contains(attempt.destination, now_ms));
-        let refusals = known.map_or(first, |index| self.suspects.remove(index).refusals.saturating_add(1));
-        let until_ms = if refusals == 0 { now_ms } else { now_ms + millis(policy.rest(refusals)) };
         let (destination, number) = (attempt.destination, attempt.number);
-        self.suspects.push(Suspect { destination, refusals, until_ms, number });
-        let surplus = self.suspects.len().saturating_sub(limits::GUARD_SUSPECTS);
-        self.suspects.drain(..surplus);
+        let was_accepted_lately = self.accepted_lately.contains(destination, now_ms);
+        self.suspects.add(destination, number, was_accepted_lately, policy, now_ms);
     }
 }
 
-impl Room {
-    fn shrink(&mut self, policy: &GuardPolicy, now_ms: u64) {
-        let age_ms = millis(limits::GUARD_ROOM_HALF_LIFE);
-        while self.size > policy.batch()
-            && let Some(lacked_ms) = self.lacked_ms.filter(|lacked_ms| now_ms >= lacked_ms + age_ms)
-        {
-            self.size = (self.size / 2).max(policy.batch());
-            self.lacked_ms = Some(lacked_ms + age_ms);
-        }
-    }
-}
-
-fn rest_until(until_ms: u64, now_ms: u64) -> Option<u64> {
-    until_ms.checked_sub(now_ms).filter(|rest_ms| *rest_ms > 0)
+fn is_unanswered(unanswered: &VecDeque<Sent>, destination: u64) -> bool {
+    unanswered.iter().any(|sent| sent.destination == destination)
 }

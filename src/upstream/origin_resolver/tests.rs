@@ -6,7 +6,7 @@ use std::sync::mpsc::Receiver;
 
 const BOUND: Duration = Duration::from_secs(20);
 
-/// Asks as the client of this number.
+/// Asks as the client with this number.
 fn ask_as(client: u8, names: &OriginResolver, host: &str) -> (Asked, Receiver<Resolution>) {
     let asker = Asker { client: [127, 0, 0, client].into(), patience: BOUND };
     ask_by(asker, names, host)
@@ -22,12 +22,12 @@ fn try_ask(names: &OriginResolver, host: &str) -> Option<Receiver<Resolution>> {
     (asked == Asked::Taken).then_some(answers)
 }
 
-/// As many names of one client as are looked up at once.
+/// How many names of a single client are looked up at once.
 const SHARE: usize = limits::LOOKUP_THREADS * limits::LOOKUP_SHARE / (limits::LOOKUP_SHARE + 1);
 
 #[track_caller]
 fn ask(names: &OriginResolver, host: &str) -> Receiver<Resolution> {
-    try_ask(names, host).unwrap_or_else(|| panic!("{host} is declined"))
+    try_ask(names, host).unwrap_or_else(|| panic!("{host} was declined"))
 }
 
 #[track_caller]
@@ -42,7 +42,8 @@ fn spawn(task: Task) -> bool {
     thread::Builder::new().spawn(task).is_ok()
 }
 
-/// Names that begin with `hangs` are not answered before the gate opens; every look-up is told of as it begins.
+/// A resolver with a name server of its own. Names that begin with `hangs` are not answered while the gate is locked;
+/// `begun` receives the name of every look-up as it begins.
 struct Bench {
     names: OriginResolver,
     gate: Arc<Mutex<()>>,
@@ -85,16 +86,16 @@ impl Bench {
 }
 
 #[test]
-fn a_name_is_looked_up_and_remembered() {
+fn a_name_is_resolved_once_and_cached() {
     let names = OriginResolver::default();
     let ask = |host| ask(&names, host);
     let (first, second) = (addresses(&ask("localhost:80")), addresses(&ask("localhost:80")));
-    assert!(Arc::ptr_eq(&first, &second), "the second answer comes from memory");
+    assert!(Arc::ptr_eq(&first, &second), "the second answer must come from the cache");
     assert!(matches!(ask("no-such-name.invalid:80").recv_timeout(BOUND), Ok(Resolution::Failed(_))));
 }
 
 #[test]
-fn names_that_nobody_answers_hold_up_neither_other_names_nor_more_than_one_thread_each() {
+fn a_hanging_name_occupies_one_thread_and_does_not_delay_other_names() {
     let bench = Bench::new();
     let names = &bench.names;
     let gate = bench.gate.lock();
@@ -104,7 +105,7 @@ fn names_that_nobody_answers_hold_up_neither_other_names_nor_more_than_one_threa
         (0..4 * hanging).map(|number| ask(names, &format!("hangs{}.test:1", number % hanging))).collect();
     addresses(&ask(names, "other.test:1"));
     slow.extend((hanging..SHARE).map(|number| ask(names, &format!("hangs{number}.test:1"))));
-    // Its share is used up; memory still serves.
+    // The client's share is used up; the cache still answers.
     addresses(&ask(names, "remembered.test:1"));
     bench.await_look_ups(2 + SHARE);
     slow.push(ask(names, "hangs-last.test:1"));
@@ -118,7 +119,7 @@ fn names_that_nobody_answers_hold_up_neither_other_names_nor_more_than_one_threa
 }
 
 #[test]
-fn clients_that_ask_for_hanging_names_leave_threads_for_every_other_client() {
+fn clients_with_hanging_names_leave_threads_for_other_clients() {
     let bench = Bench::new();
     let names = &bench.names;
     let gate = bench.gate.lock();
@@ -135,7 +136,7 @@ fn clients_that_ask_for_hanging_names_leave_threads_for_every_other_client() {
 }
 
 #[test]
-fn a_name_in_the_queue_is_dropped_when_its_askers_have_given_up() {
+fn a_queued_name_is_dropped_once_its_askers_have_given_up() {
     let bench = Bench::new();
     let names = &bench.names;
     let gate = bench.gate.lock();
@@ -147,13 +148,13 @@ fn a_name_in_the_queue_is_dropped_when_its_askers_have_given_up() {
     thread::sleep(Duration::from_millis(10));
     drop(gate);
     slow.iter().for_each(|answers| drop(addresses(answers)));
-    assert!(answers.recv_timeout(BOUND).is_err(), "nobody answers");
-    assert!(bench.begun.try_recv().is_err(), "it was looked up for nobody");
+    assert!(answers.recv_timeout(BOUND).is_err(), "no answer must come");
+    assert!(bench.begun.try_recv().is_err(), "it was looked up although no request waits for it");
     bench.assert_at_rest();
 }
 
 #[test]
-fn who_asks_for_a_name_that_hangs_is_told_so_at_once() {
+fn a_request_for_a_hanging_name_fails_at_once() {
     let bench = Bench::new();
     let names = &bench.names;
     let gate = bench.gate.lock();
@@ -162,14 +163,14 @@ fn who_asks_for_a_name_that_hangs_is_told_so_at_once() {
     let hasty = Asker { client: [127, 0, 0, 2].into(), patience: Duration::from_millis(20) };
     thread::sleep(2 * hasty.patience);
     assert_eq!(ask_by(hasty, names, "HANGS.test:2").0, Asked::Hangs);
-    assert_eq!(ask_as(2, names, "hangs.test:2").0, Asked::Taken, "who has more patience may wait");
+    assert_eq!(ask_as(2, names, "hangs.test:2").0, Asked::Taken, "an asker with more patience may wait");
     drop(gate);
     addresses(&slow);
-    assert_eq!(ask_by(hasty, names, "hangs.test:1").0, Asked::Taken, "it is remembered now");
+    assert_eq!(ask_by(hasty, names, "hangs.test:1").0, Asked::Taken, "it is cached now");
 }
 
 #[test]
-fn a_look_up_that_failed_after_a_long_time_is_remembered_as_hanging_and_a_quick_failure_is_not() {
+fn only_slow_failures_are_remembered_as_hanging() {
     let failed = Resolution::Failed("no answer".into());
     let client = [127, 0, 0, 1].into();
     let mut state = State::default();
@@ -183,7 +184,7 @@ fn a_look_up_that_failed_after_a_long_time_is_remembered_as_hanging_and_a_quick_
 }
 
 #[test]
-fn those_who_ask_for_one_hanging_name_are_bounded_and_take_nothing_from_other_names() {
+fn requests_for_a_hanging_name_are_bounded_and_do_not_affect_other_names() {
     let bench = Bench::new();
     let gate = bench.gate.lock();
     let slow: Vec<_> = (0..limits::LOOKUP_WAITERS).map(|_| ask(&bench.names, "hangs.test:1")).collect();
@@ -196,7 +197,7 @@ fn those_who_ask_for_one_hanging_name_are_bounded_and_take_nothing_from_other_na
 }
 
 #[test]
-fn past_its_share_of_the_queue_a_client_is_declined_and_another_is_not() {
+fn beyond_its_share_of_the_queue_a_client_is_declined_and_others_are_not() {
     let bench = Bench::new();
     let gate = bench.gate.lock();
     let ask_for = |number: usize| ask(&bench.names, &format!("hangs{number}.test:1"));
@@ -205,7 +206,7 @@ fn past_its_share_of_the_queue_a_client_is_declined_and_another_is_not() {
     let queued = (limits::LOOKUP_QUEUE * limits::LOOKUP_SHARE).div_ceil(limits::LOOKUP_SHARE + 1);
     slow.extend((SHARE..SHARE + queued).map(ask_for));
     assert!(try_ask(&bench.names, "one-more.test:1").is_none());
-    // One that waits may be joined.
+    // Requests for names that are waited for already are accepted.
     slow.extend([ask_for(0), ask_for(SHARE)]);
     assert!(bench.begun.try_recv().is_err(), "the client has more than its share");
     addresses(&ask_as(2, &bench.names, "other.test:1").1);
@@ -216,7 +217,7 @@ fn past_its_share_of_the_queue_a_client_is_declined_and_another_is_not() {
 }
 
 #[test]
-fn all_writings_and_ports_of_a_name_are_one_look_up_and_each_is_answered_with_its_port() {
+fn all_spellings_and_ports_of_a_name_share_one_look_up() {
     let bench = Bench::new();
     let gate = bench.gate.lock();
     let asked = [("hangs.test:80", 80), ("hangs.test:443", 443), ("HANGS.Test:8443", 8443)];
@@ -233,7 +234,7 @@ fn all_writings_and_ports_of_a_name_are_one_look_up_and_each_is_answered_with_it
 }
 
 #[test]
-fn a_final_dot_makes_another_name_for_the_search_domains_are_left_out() {
+fn a_name_with_a_final_dot_is_another_name() {
     let bench = Bench::new();
     for host in ["intranet:80", "intranet.:80"] {
         addresses(&ask(&bench.names, host));
@@ -242,7 +243,7 @@ fn a_final_dot_makes_another_name_for_the_search_domains_are_left_out() {
 }
 
 #[test]
-fn a_thread_is_started_without_holding_up_those_who_ask_meanwhile() {
+fn other_requests_do_not_wait_while_a_thread_is_started() {
     static NAMES: OnceLock<OriginResolver> = OnceLock::new();
     static FREE: AtomicUsize = AtomicUsize::new(0);
     let bench = Bench::starting_by(|task| {
@@ -256,13 +257,13 @@ fn a_thread_is_started_without_holding_up_those_who_ask_meanwhile() {
 }
 
 #[test]
-fn a_thread_that_was_started_for_one_name_is_not_counted_on_by_another() {
+fn a_thread_started_for_one_name_is_not_counted_on_for_another() {
     static NAMES: OnceLock<OriginResolver> = OnceLock::new();
     static STARTED: AtomicUsize = AtomicUsize::new(0);
     let bench = Bench::starting_by(|task| {
         let started = spawn(task);
         if STARTED.fetch_add(1, Ordering::SeqCst) == 0 {
-            // Time for the thread to come to rest, which it must not before its name is in the queue.
+            // Gives the new thread time to become idle, which must not happen before its name is in the queue.
             thread::sleep(Duration::from_millis(20));
             ask(NAMES.get().unwrap(), "hangs-other.test:1");
         }
@@ -276,12 +277,12 @@ fn a_thread_that_was_started_for_one_name_is_not_counted_on_by_another() {
 }
 
 #[test]
-fn when_no_thread_can_be_started_a_name_is_declined_and_the_next_attempt_finds_nothing_left_of_it() {
+fn without_a_thread_a_name_is_declined_and_leaves_no_trace() {
     static NAMES: OnceLock<OriginResolver> = OnceLock::new();
     static ATTEMPTS: AtomicUsize = AtomicUsize::new(0);
     let bench = Bench::starting_by(|task| match ATTEMPTS.fetch_add(1, Ordering::SeqCst) {
         0 => {
-            // One that is only being started is no thread yet, neither for another name nor for this.
+            // A thread that is being started does not count yet, neither for another name nor for this one.
             let names = NAMES.get().unwrap();
             assert!(["other.test:1", "some.test:1"].iter().all(|host| try_ask(names, host).is_none()));
             false
@@ -298,7 +299,7 @@ fn when_no_thread_can_be_started_a_name_is_declined_and_the_next_attempt_finds_n
 }
 
 #[test]
-fn when_no_further_thread_can_be_started_a_name_waits_for_one_that_stands() {
+fn if_no_further_thread_can_be_started_a_name_waits_for_a_running_one() {
     static ATTEMPTS: AtomicUsize = AtomicUsize::new(0);
     let bench = Bench::starting_by(|task| ATTEMPTS.fetch_add(1, Ordering::SeqCst) == 0 && spawn(task));
     let gate = bench.gate.lock();
