@@ -1,4 +1,4 @@
-//! The egress that new requests set out with, and its secrets, which are kept no longer than that.
+//! The egress that new requests use, and its secrets, which are not kept any longer.
 
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -6,45 +6,45 @@ use std::sync::Arc;
 
 use super::{Egress, Guesses, ListenerUse, LoginError, Logins, Shown};
 
-/// A egress that new requests set out with. When the last clone is dropped, the secrets of the egress are withdrawn.
+/// The egress that new requests use. When the last clone is dropped, the secrets of the egress are erased.
 ///
-/// Tunnels refer to the egress they set out with for as long as they last, which may be days; they hold [`CurrentEgress::egress`],
-/// which keeps names, metrics and health alive and no secret.
+/// A tunnel refers to the egress that it began with for as long as it lasts, which may be days. It holds
+/// [`CurrentEgress::egress`], which keeps names, metrics and health alive but no secrets.
 #[derive(Clone, Debug)]
-pub struct CurrentEgress(Arc<Tenure>);
+pub struct CurrentEgress(Arc<Shared>);
 
 #[derive(Debug)]
-struct Tenure {
+struct Shared {
     egress: Arc<Egress>,
     logins: Logins,
     guesses: Arc<Guesses>,
 }
 
-/// Why a client is not served, whatever it asks for.
+/// Why a client is rejected, whatever it asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientError {
     /// Its login was not accepted.
     Login(LoginError),
-    /// Its listener was taken away from the identity whose clients came in by it.
+    /// Its listener belonged to an identity that no longer has it.
     ListenerWithdrawn,
 }
 
 impl CurrentEgress {
-    /// Puts a egress in force, with the logins of its identities; wrong ones are counted with `guesses`.
+    /// Makes an egress current, with the logins of its identities. `guesses` counts wrong logins across reloads.
     pub fn new(egress: Egress, logins: Logins, guesses: Arc<Guesses>) -> CurrentEgress {
-        CurrentEgress(Arc::new(Tenure { egress: Arc::new(egress), logins, guesses }))
+        CurrentEgress(Arc::new(Shared { egress: Arc::new(egress), logins, guesses }))
     }
 
-    /// The egress itself, for a tunnel to refer to.
+    /// The egress itself, for a tunnel to refer to. It keeps no secrets alive.
     pub fn egress(&self) -> Arc<Egress> {
         Arc::clone(&self.0.egress)
     }
 
-    /// The identity that a client is to use, if something about it says so: its login, the listener it came in by, its
-    /// address, in this order. What it shows is not looked at where no logins are configured.
+    /// The identity, by index, that belongs to a client by its login, its listener or its address, in this order;
+    /// `None` if it has none of its own. Without configured logins, what the client shows is ignored.
     ///
     /// # Errors
-    /// [`ClientError`]
+    /// [`ClientError::ListenerWithdrawn`], or [`ClientError::Login`] if the client shows a login that is not accepted.
     pub fn identity_of(
         &self,
         listener: usize,
@@ -70,7 +70,7 @@ impl Deref for CurrentEgress {
     }
 }
 
-impl Drop for Tenure {
+impl Drop for Shared {
     fn drop(&mut self) {
         self.egress.hops.iter().for_each(|hop| hop.credentials.withdraw());
     }

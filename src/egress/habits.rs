@@ -1,8 +1,8 @@
-//! What was learnt of an upstream from what it did: how long it authenticates a connection for, and where it asks for
-//! credentials at all.
+//! What an upstream's behaviour has shown: how long it keeps a connection authenticated, and for which destinations it
+//! asks for credentials.
 //!
-//! A habit needs evidence, because a single 407 may be about its destination, and it is forgotten after
-//! [`limits::HABIT_AGE`], because an upstream's configuration changes.
+//! A habit needs evidence, because the reason for a single 407 may be its destination. It is forgotten after
+//! [`limits::HABIT_AGE`], because an upstream's configuration may change.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -10,31 +10,32 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::limits::{self, millis};
 
-/// The habits of an upstream as one identity.
+/// The habits of an upstream towards one identity, shared by all shards.
 #[derive(Debug, Default)]
 pub struct Habits {
-    /// Times in a row that it asked for authentication again on a connection that it had authenticated.
+    /// How many times in a row it has asked for authentication again on an authenticated connection.
     asked_again: AtomicU32,
-    /// Its connections are not kept until then, in ms.
+    /// Its connections are not reused until then, in ms.
     forgetful_until_ms: AtomicU64,
     /// No CONNECT is tried on an authenticated connection until then, in ms.
     no_connect_until_ms: AtomicU64,
-    /// When it answered last, in ms; 0 while it has not.
+    /// When it last answered, in ms; 0 if it has not.
     heard_ms: AtomicU64,
     /// It is known until then, in ms, that it asks for credentials before it has read a body.
     hasty_until_ms: AtomicU64,
-    /// How many requests it has granted without asking for authentication, as long as it has asked nobody.
+    /// How many requests it has served without authentication; counts only while `asks` is false.
     unasked: AtomicU32,
-    /// It has asked for authentication.
+    /// It has asked for authentication at least once.
     asks: AtomicBool,
-    /// The age at which a challenge was too old for it, in ms; 0 while none was.
+    /// The lowest age at which a challenge was too old for it, in ms; 0 if none was.
     spoils_ms: AtomicU64,
-    /// Where a request on an authenticated connection got a 407 and could not be made again.
+    /// The destination of the latest request on an authenticated connection that got a 407 and could not be retried.
     unresolved: Mutex<Option<Box<str>>>,
+    /// At most [`limits::DESTINATIONS_REMEMBERED`].
     destinations: Mutex<HashMap<Box<str>, Remembered>>,
 }
 
-/// What is remembered of a destination.
+/// What is known about a destination, until then, in ms.
 #[derive(Debug)]
 struct Remembered {
     asks: Asks,
@@ -44,11 +45,11 @@ struct Remembered {
 /// Whether an upstream asks for credentials before it serves requests for a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asks {
-    /// It does, at least for some of them.
+    /// It does, at least for some requests.
     Yes,
-    /// It has served one with a body, unasked.
+    /// It has served a request with a body without asking.
     No,
-    /// Nothing is known, or not any more.
+    /// Nothing is known, or it is too long ago.
     Unknown,
 }
 
@@ -60,14 +61,16 @@ impl Habits {
         }
     }
 
-    /// A request on an authenticated connection got a 407 and cannot be made again. What that means is known when a
-    /// request for the same destination is answered on a fresh connection.
+    /// A request on an authenticated connection got a 407 and cannot be retried. The reason shows when a request for
+    /// the same destination is answered on a fresh connection.
     pub fn kept_is_asked(&self, destination: &str) {
         *lock(&self.unresolved) = Some(name(destination));
     }
 
-    /// A request was served on a connection that was authenticated for it. `after_407` says whether the same request had
-    /// got a 407 on an authenticated connection just before: then that was not about its destination.
+    /// A request was served on a connection that was authenticated for it. `after_407`: the same request had got a 407
+    /// on an authenticated connection just before, so the destination was not the reason. After
+    /// [`limits::REAUTHENTICATIONS`] such 407s in a row, the upstream's connections are not reused for
+    /// [`limits::HABIT_AGE`].
     pub fn fresh_is_served(&self, destination: &str, after_407: bool, now_ms: u64) {
         let resolved = || lock(&self.unresolved).take_if(|other| **other == *name(destination)).is_some();
         if !(after_407 || resolved()) {
@@ -76,17 +79,17 @@ impl Habits {
         let times = self.asked_again.fetch_add(1, Ordering::Relaxed) + 1;
         if times >= limits::REAUTHENTICATIONS {
             self.forgetful_until_ms.store(now_ms + millis(limits::HABIT_AGE), Ordering::Relaxed);
-            // When that time is over, once more is enough.
+            // After that time, a single one is enough.
             self.asked_again.store(limits::REAUTHENTICATIONS - 1, Ordering::Relaxed);
         }
     }
 
-    /// Whether a connection's authentication is good for one request only.
+    /// Whether authentication is taken to last for one request only, so that connections are not worth reusing.
     pub fn is_forgetful(&self, now_ms: u64) -> bool {
         now_ms < self.forgetful_until_ms.load(Ordering::Relaxed)
     }
 
-    /// A CONNECT on an authenticated connection got a 407, and was granted once it was authenticated again.
+    /// A CONNECT on an authenticated connection got a 407, and was granted after another logon.
     pub fn kept_refuses_connect(&self, now_ms: u64) {
         self.no_connect_until_ms.store(now_ms + millis(limits::HABIT_AGE), Ordering::Relaxed);
     }
@@ -96,7 +99,7 @@ impl Habits {
         now_ms >= self.no_connect_until_ms.load(Ordering::Relaxed)
     }
 
-    /// It has asked for authentication, or has granted a request without.
+    /// It has asked for authentication (`asked`), or has served a request without.
     pub fn asked_for_authentication(&self, asked: bool) {
         match asked {
             true if self.asks.load(Ordering::Relaxed) => {}
@@ -105,12 +108,13 @@ impl Habits {
         }
     }
 
-    /// Whether it seems to ask nobody for authentication: then nobody has to wait until it has accepted somebody.
+    /// Whether it seems not to require authentication at all: it has served [`limits::UNCHALLENGED_REQUESTS`] requests
+    /// without, and never asked. Then requests need not wait for a scout.
     pub fn grants_unasked(&self) -> bool {
         !self.asks.load(Ordering::Relaxed) && self.unasked.load(Ordering::Relaxed) >= limits::UNCHALLENGED_REQUESTS
     }
 
-    /// A challenge of this age was too old.
+    /// A challenge of this age, in ms, was too old.
     pub fn challenge_spoiled(&self, age_ms: u64) {
         let known_ms = self.spoils_ms.load(Ordering::Relaxed);
         if known_ms == 0 || age_ms < known_ms {
@@ -118,7 +122,8 @@ impl Habits {
         }
     }
 
-    /// The longest that a challenge may wait for its client, in ms, where `most_ms` is configured: half of what was once too much.
+    /// How long a challenge may wait for a client, in ms: `most_ms` as configured, or half of the age that was once too
+    /// old if that is less.
     pub fn challenge_age_ms(&self, most_ms: u64) -> u64 {
         match self.spoils_ms.load(Ordering::Relaxed) {
             0 => most_ms,
@@ -126,40 +131,41 @@ impl Habits {
         }
     }
 
-    /// It has answered something.
+    /// It has answered.
     pub fn heard(&self, now_ms: u64) {
         self.heard_ms.store(now_ms.max(1), Ordering::Relaxed);
     }
 
-    /// Whether it has answered lately.
+    /// Whether it has answered within [`limits::RESPONSIVE_AGE`].
     pub fn is_heard_of(&self, now_ms: u64) -> bool {
         let heard_ms = self.heard_ms.load(Ordering::Relaxed);
         heard_ms != 0 && now_ms.saturating_sub(heard_ms) < millis(limits::RESPONSIVE_AGE)
     }
 
-    /// It has asked for credentials before it had the body.
+    /// It has asked for credentials before it had received the body.
     pub fn asks_before_body(&self, now_ms: u64) {
         self.hasty_until_ms.store(now_ms + millis(limits::HABIT_AGE), Ordering::Relaxed);
     }
 
-    /// Whether it is known to ask for credentials, where it does, before it has the body.
+    /// Whether it is known to ask for credentials, if it does, before it has received the body.
     pub fn is_known_to_ask_before_body(&self, now_ms: u64) -> bool {
         now_ms < self.hasty_until_ms.load(Ordering::Relaxed)
     }
 
-    /// It has asked for credentials before it served a request for a destination.
+    /// It has asked for credentials for a destination.
     pub fn asks(&self, destination: &str, now_ms: u64) {
         self.remember(destination, Asks::Yes, now_ms);
     }
 
-    /// It has served a request with a body for a destination, unasked. Where it asks for some requests, that counts more.
+    /// It has served a request with a body for a destination without asking. If it asks for other requests there, that
+    /// takes precedence.
     pub fn serves_unasked(&self, destination: &str, now_ms: u64) {
         if self.asks_at(destination, now_ms) != Asks::Yes {
             self.remember(destination, Asks::No, now_ms);
         }
     }
 
-    /// Whether it asks for credentials at a destination.
+    /// Whether it asks for credentials for a destination.
     pub fn asks_at(&self, destination: &str, now_ms: u64) -> Asks {
         match lock(&self.destinations).get(&name(destination)) {
             Some(remembered) if now_ms < remembered.until_ms => remembered.asks,
@@ -173,7 +179,7 @@ impl Habits {
         if destinations.len() >= limits::DESTINATIONS_REMEMBERED && !destinations.contains_key(&name) {
             destinations.retain(|_, remembered| now_ms < remembered.until_ms);
             if destinations.len() >= limits::DESTINATIONS_REMEMBERED {
-                // Whoever it is: nothing but a leg depends on it.
+                // All may go: a forgotten destination costs one round trip.
                 destinations.clear();
             }
         }
@@ -181,7 +187,7 @@ impl Habits {
     }
 }
 
-/// A destination in one spelling (RFC 9110 §4.2.3).
+/// A destination in lower case, because hosts are case-insensitive (RFC 9110 §4.2.3).
 fn name(destination: &str) -> Box<str> {
     destination.to_ascii_lowercase().into()
 }
@@ -197,13 +203,13 @@ mod tests {
     const AGE_MS: u64 = limits::HABIT_AGE.as_secs() * 1000;
 
     #[test]
-    fn a_407_on_a_kept_connection_counts_only_when_a_fresh_one_is_served() {
+    fn a_407_on_a_reused_connection_counts_once_a_fresh_one_is_served() {
         let habits = Habits::default();
         for _ in 0..10 {
             habits.kept_is_asked("blocked.test:80");
             habits.fresh_is_served("other.test:80", false, 0);
         }
-        assert!(!habits.is_forgetful(0), "it may be about the destination");
+        assert!(!habits.is_forgetful(0), "the destination may be the reason");
         for round in 1..=limits::REAUTHENTICATIONS {
             assert!(!habits.is_forgetful(0), "after {round}");
             habits.fresh_is_served("any.test:80", true, 0);
@@ -212,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_cannot_be_made_again_counts_when_the_next_one_is_served() {
+    fn a_407_without_retry_counts_once_the_next_request_is_served() {
         let habits = Habits::default();
         for _ in 0..limits::REAUTHENTICATIONS {
             habits.kept_is_asked("Some.test:80");
@@ -222,19 +228,19 @@ mod tests {
     }
 
     #[test]
-    fn keeping_is_tried_again_after_its_time_and_given_up_sooner() {
+    fn reuse_is_tried_again_after_a_while_and_given_up_sooner() {
         let habits = Habits::default();
         (0..limits::REAUTHENTICATIONS).for_each(|_| habits.fresh_is_served("a:80", true, 5));
         assert!(habits.is_forgetful(AGE_MS + 4) && !habits.is_forgetful(AGE_MS + 5));
         habits.fresh_is_served("a:80", true, AGE_MS + 5);
-        assert!(habits.is_forgetful(AGE_MS + 5), "once is enough");
+        assert!(habits.is_forgetful(AGE_MS + 5), "a single one is enough now");
         habits.kept_is_served();
         (1..limits::REAUTHENTICATIONS).for_each(|_| habits.fresh_is_served("a:80", true, 3 * AGE_MS));
-        assert!(!habits.is_forgetful(3 * AGE_MS), "a request that was served in between clears the count");
+        assert!(!habits.is_forgetful(3 * AGE_MS), "a request served in between resets the count");
     }
 
     #[test]
-    fn a_connect_is_tried_on_kept_connections_again_after_its_time() {
+    fn connect_on_reused_connections_is_tried_again_after_a_while() {
         let habits = Habits::default();
         assert!(habits.takes_connect_on_kept(0));
         habits.kept_refuses_connect(7);
@@ -242,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn where_credentials_are_asked_for_is_remembered_for_a_while() {
+    fn what_a_destination_requires_is_remembered_for_a_while() {
         let habits = Habits::default();
         habits.serves_unasked("Free.test:80", 0);
         assert_eq!(habits.asks_at("free.test:80", AGE_MS - 1), Asks::No);

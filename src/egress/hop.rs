@@ -1,4 +1,4 @@
-//! An upstream as one identity: what a connection to it needs.
+//! An upstream as one identity: all that a connection to it needs.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -8,39 +8,39 @@ use crate::auth::Credentials;
 use crate::metrics::{HopMetrics, UpstreamMetrics};
 use crate::upstream::Upstream;
 
-/// An upstream as one identity.
+/// An upstream as one identity: all that a connection to it needs.
 #[derive(Debug)]
 pub struct Hop {
-    /// Its place among the egress's hops.
+    /// Its index in [`Egress::hops`](super::Egress::hops).
     pub number: usize,
-    /// Where.
+    /// The upstream to connect to.
     pub upstream: Arc<Upstream>,
-    /// Who.
+    /// The identity to authenticate as.
     pub identity: Arc<KnownIdentity>,
-    /// What is proved.
+    /// The secret of the identity, and how it is used at this upstream.
     pub credentials: Arc<Credentials>,
-    /// What is counted of both together.
+    /// The metrics of upstream and identity together.
     pub metrics: HopMetrics,
-    /// What is counted of the upstream.
+    /// The metrics of the upstream.
     pub upstream_metrics: UpstreamMetrics,
-    /// Connections that a shard challenges ahead at most.
+    /// Most pre-challenged connections of a shard.
     pub warm_cap: usize,
-    /// `host:port` that those may name, where the configuration has one for checks.
+    /// `host:port` that pre-challenged connections may ask for: the configured destination of checks.
     pub check_target: Option<Box<str>>,
-    /// Authenticated connections that a shard keeps at most.
+    /// Most idle authenticated connections of a shard.
     pub keep_cap: usize,
-    /// What was learnt of it.
+    /// What its behaviour has shown.
     pub habits: Habits,
     /// What it serves without authentication.
     pub unasked: Unasked,
 }
 
-/// A client on a hop, counted among the upstream's until this is dropped.
+/// A client on a hop. It counts towards the upstream's load until this is dropped.
 #[derive(Debug)]
 pub struct OnHop(Arc<Hop>);
 
 impl OnHop {
-    /// A client goes there.
+    /// Counts a client on the hop.
     pub fn new(hop: &Arc<Hop>) -> OnHop {
         hop.upstream.enter();
         hop.upstream_metrics.tunnels.inc();

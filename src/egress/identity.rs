@@ -1,4 +1,4 @@
-//! Who is proved to the upstreams, and which clients go by it.
+//! The accounts that authenticate to upstreams, and which clients use them.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,27 +7,28 @@ use ipnet::IpNet;
 
 use crate::upstream::Guard;
 
-/// An identity with what watches over it.
+/// An identity: an account, its guard, and the clients that use it.
 #[derive(Debug)]
 pub struct KnownIdentity {
-    /// What logs and metrics call it.
+    /// The name in logs and metrics.
     pub name: Arc<str>,
-    /// What keeps its account from being locked; one for all upstreams and shards.
+    /// Keeps the account from being locked; one for all upstreams and shards.
     pub guard: Arc<Guard>,
-    /// Clients from these networks go by it.
+    /// Clients from these networks use it.
     pub clients: Vec<IpNet>,
-    /// It has a listener of its own.
+    /// It has a listener of its own, whose clients use it.
     pub has_listener: bool,
-    /// Clients that log on go by it.
+    /// It has a login, and clients that log on with it use it.
     pub has_login: bool,
 }
 
 impl KnownIdentity {
+    /// Whether it is configured for the networks of this client.
     pub(super) fn is_for(&self, client: IpAddr) -> bool {
         self.clients.iter().any(|network| network.contains(&client))
     }
 
-    /// Nothing singles its clients out.
+    /// Whether any client may use it: it has no networks, no listener and no login.
     pub(super) fn is_for_everybody(&self) -> bool {
         self.clients.is_empty() && !self.has_listener && !self.has_login
     }

@@ -1,4 +1,5 @@
-//! Clients that log on to the gateway (Basic, RFC 7617): reading what they show, comparing it, slowing guesses down.
+//! Clients that log on to the gateway (Basic, RFC 7617): reading their credentials, checking them, limiting wrong
+//! guesses.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,18 +13,18 @@ use crate::limits::{self, millis};
 use crate::metrics::LoginMetrics;
 use crate::ntlm::NtHash;
 
-/// What a client's Proxy-Authorization fields say.
+/// What a client's Proxy-Authorization fields contain.
 pub enum Shown {
-    /// Nothing that is meant for the gateway: no such field, or another scheme.
+    /// Nothing for the gateway: no such field, or another scheme.
     Nothing,
     /// A user and a password.
     Login {
-        /// The name.
+        /// The user.
         user: Zeroizing<String>,
-        /// Its password.
+        /// The user's password.
         password: Zeroizing<String>,
     },
-    /// Basic, and what follows it is no user and password; or Basic more than once.
+    /// Basic credentials that cannot be decoded, or more than one Basic field.
     Unreadable,
 }
 
@@ -47,7 +48,7 @@ impl Shown {
     }
 }
 
-/// What follows the scheme Basic; `None` for another scheme.
+/// The token after the scheme Basic; `None` for another scheme.
 fn basic_credentials(value: &[u8]) -> Option<&[u8]> {
     let value = value.trim_ascii();
     let end = value.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(value.len());
@@ -55,18 +56,18 @@ fn basic_credentials(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"basic").then(|| token.trim_ascii())
 }
 
-/// Why a login was not accepted.
+/// Why a login was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginError {
-    /// Nobody has it.
+    /// There is no such user with this password.
     Wrong,
-    /// It cannot be decoded.
+    /// The credentials cannot be decoded.
     Unreadable,
-    /// It was not looked at: too many before it were wrong.
+    /// It was not checked, because too many earlier logins from the address were wrong.
     Throttled,
 }
 
-/// The logins that are configured.
+/// The configured logins.
 #[derive(Debug, Default)]
 pub struct Logins(Vec<Known>);
 
@@ -74,25 +75,26 @@ pub struct Logins(Vec<Known>);
 struct Known {
     user: String,
     password: NtHash,
-    /// Its identity's place in the egress.
+    /// The index of its identity in the egress.
     identity: usize,
 }
 
 impl Logins {
-    /// Adds one for an identity.
+    /// Adds a login for an identity, by index.
     pub fn add(&mut self, user: &str, password: NtHash, identity: usize) {
         self.0.push(Known { user: user.to_owned(), password, identity });
     }
 
-    /// Whether there is any.
+    /// Whether there are no logins.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The identity of what a client shows; `None` where it shows nothing, or nothing is asked for.
+    /// The identity, by index, of the login that a client shows; `None` if it shows none, or if no logins are
+    /// configured.
     ///
     /// # Errors
-    /// [`LoginError`]
+    /// [`LoginError`], which also counts against the client's address unless it is [`LoginError::Throttled`].
     pub(super) fn identity_of(
         &self,
         client: IpAddr,
@@ -103,7 +105,7 @@ impl Logins {
         if self.is_empty() || matches!(shown, Shown::Nothing) {
             return Ok(None);
         }
-        if guesses.are_too_many(client, now_ms) {
+        if guesses.is_throttled(client, now_ms) {
             guesses.metrics.throttled.inc();
             return Err(LoginError::Throttled);
         }
@@ -124,7 +126,7 @@ impl Logins {
         }
     }
 
-    /// Digests are compared, and of all entries, so that the time it takes tells nothing of the password.
+    /// Compares hashes, and always with all entries, so that the time it takes reveals nothing about the password.
     fn find(&self, user: &str, password: &str) -> Option<usize> {
         let shown = NtHash::from_password(password);
         self.0.iter().fold(None, |found, known| {
@@ -134,16 +136,16 @@ impl Logins {
     }
 }
 
-/// Counts the wrong logins of each address, for all shards and over reloads.
+/// Counts wrong logins per client address, over all shards and across reloads.
 ///
-/// Each address may be wrong [`limits::LOGIN_ATTEMPTS`] times at once, and once in [`limits::LOGIN_INTERVAL`] after that. What comes
-/// in between is turned away without being looked at, right or wrong, so that nothing can be learnt from it. Right logins
-/// use nothing up.
+/// An address may send [`limits::LOGIN_ATTEMPTS`] wrong logins at once, and then one every [`limits::LOGIN_INTERVAL`].
+/// All others are rejected without being checked, right or wrong, so that the answer reveals nothing. Right logins do
+/// not count. At most [`limits::LOGIN_ADDRESSES`] addresses are remembered.
 pub struct Guesses {
-    /// When an address may be wrong [`limits::LOGIN_ATTEMPTS`] times again, in ms. Later by [`limits::LOGIN_INTERVAL`] with each
-    /// wrong login.
+    /// When each address may send [`limits::LOGIN_ATTEMPTS`] wrong logins again, in ms. Each wrong login moves it by
+    /// [`limits::LOGIN_INTERVAL`].
     recovered_ms: Mutex<HashMap<IpAddr, u64>>,
-    /// How many addresses are remembered: with none, as nearly always, nobody takes the lock.
+    /// The size of `recovered_ms`. While it is 0, which is the usual case, the lock is not taken.
     remembered: AtomicUsize,
     metrics: LoginMetrics,
 }
@@ -155,12 +157,12 @@ impl std::fmt::Debug for Guesses {
 }
 
 impl Guesses {
-    /// No address has been wrong.
+    /// Starts without wrong logins.
     pub fn new(metrics: LoginMetrics) -> Guesses {
         Guesses { recovered_ms: Mutex::default(), remembered: AtomicUsize::new(0), metrics }
     }
 
-    fn are_too_many(&self, client: IpAddr, now_ms: u64) -> bool {
+    fn is_throttled(&self, client: IpAddr, now_ms: u64) -> bool {
         if self.remembered.load(Ordering::Relaxed) == 0 {
             return false;
         }
@@ -173,7 +175,7 @@ impl Guesses {
         let client = source(client);
         if recovered_ms.len() >= limits::LOGIN_ADDRESSES && !recovered_ms.contains_key(&client) {
             recovered_ms.retain(|_, recovered_ms| *recovered_ms > now_ms);
-            // The one that would be forgotten first makes room.
+            // Replace the one that would be forgotten first.
             if recovered_ms.len() >= limits::LOGIN_ADDRESSES
                 && let Some(next) = recovered_ms.iter().min_by_key(|entry| *entry.1).map(|entry| *entry.0)
             {
@@ -190,7 +192,8 @@ impl Guesses {
     }
 }
 
-/// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, of which one machine has all addresses.
+/// What counts as one client: an IPv4 address, or an IPv6 /64 network, because one machine may use all of its
+/// addresses.
 fn source(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_is_read_whatever_the_case_of_its_scheme_and_its_blanks() {
+    fn a_login_is_read_whatever_the_case_of_its_scheme_and_its_spaces() {
         for value in ["Basic am9lOmxldCBtZTogaW4=", "bAsIc   am9lOmxldCBtZTogaW4=", "basic\tam9lOmxldCBtZTogaW4"] {
             let Shown::Login { user, password } = shown(&format!("Proxy-Authorization: {value}\r\n")) else {
                 panic!("{value}");
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_basic_is_not_meant_for_the_gateway() {
+    fn credentials_of_other_schemes_are_not_for_the_gateway() {
         for fields in [
             "",
             "Proxy-Authorization: NTLM TlRM\r\n",
@@ -245,8 +248,8 @@ mod tests {
     }
 
     #[test]
-    fn a_basic_login_that_cannot_be_decoded_is_one_all_the_same() {
-        // Nothing, no base64, no colon, no UTF-8, and no blank behind the scheme.
+    fn basic_credentials_that_cannot_be_decoded_are_rejected() {
+        // No token, no base64, no colon, no UTF-8, and no space after the scheme.
         for value in ["Basic", "Basic ", "Basic !!", "Basic am9l", "Basic /zp4", "Basic:am9lOng=", "Basic am9lOng= x"] {
             assert!(matches!(shown(&format!("Proxy-Authorization: {value}\r\n")), Shown::Unreadable), "{value}");
         }
@@ -259,18 +262,22 @@ mod tests {
     }
 
     #[test]
-    fn after_five_wrong_logins_an_address_is_looked_at_once_in_ten_seconds() {
+    fn after_five_wrong_logins_an_address_gets_one_check_every_ten_seconds() {
         let (logins, guesses) = logins();
         let ask =
             |client: &str, shown: &Shown, now_ms| logins.identity_of(client.parse().unwrap(), shown, now_ms, &guesses);
         let (wrong, right) = (login("joe", "x"), login("joe", "let me: in"));
         for _ in 0..limits::LOGIN_ATTEMPTS {
-            assert_eq!(ask("10.0.0.1", &right, 0), Ok(Some(3)), "right ones use nothing up");
+            assert_eq!(ask("10.0.0.1", &right, 0), Ok(Some(3)), "right logins do not count");
             assert_eq!(ask("10.0.0.1", &wrong, 0), Err(LoginError::Wrong));
         }
         assert_eq!(ask("10.0.0.1", &wrong, REST_MS - 1), Err(LoginError::Throttled));
-        assert_eq!(ask("10.0.0.1", &right, REST_MS - 1), Err(LoginError::Throttled), "or a guess would tell");
-        assert_eq!(ask("10.0.0.2", &right, 0), Ok(Some(3)), "others notice nothing");
+        assert_eq!(
+            ask("10.0.0.1", &right, REST_MS - 1),
+            Err(LoginError::Throttled),
+            "otherwise a guess would be confirmed"
+        );
+        assert_eq!(ask("10.0.0.2", &right, 0), Ok(Some(3)), "other addresses are not affected");
         assert_eq!(ask("10.0.0.1", &Shown::Nothing, 0), Ok(None));
         assert_eq!(ask("10.0.0.1", &right, REST_MS), Ok(Some(3)));
         let looked_at = (REST_MS..REST_MS * 100)
@@ -280,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_addresses_of_one_network_of_64_bits_count_together_and_the_table_is_bounded() {
+    fn addresses_of_an_ipv6_64_network_count_together_and_are_bounded() {
         let (logins, guesses) = logins();
         let wrong = login("joe", "x");
         let of_one = |host: u128| IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8_u128 << 96 | host));
@@ -291,6 +298,6 @@ mod tests {
             let _ = logins.identity_of(of_one(network << 64), &wrong, 0, &guesses);
         }
         assert!(guesses.lock().len() <= limits::LOGIN_ADDRESSES);
-        assert!(guesses.are_too_many(of_one(1), 0), "those who were wrong most are not forgotten for others");
+        assert!(guesses.is_throttled(of_one(1), 0), "the address with the most wrong logins is not forgotten");
     }
 }

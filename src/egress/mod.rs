@@ -1,15 +1,15 @@
-//! The way out as a whole: upstreams, identities and the rules that lead to them; replaced as one at a reload.
+//! Upstreams, identities and routing rules as one immutable whole, which a reload replaces.
 //!
 //! | file | subject |
 //! |---|---|
-//! | `identity` | who is proved, and which clients go by it |
-//! | `hop` | an upstream as one identity: what a connection to it needs |
-//! | `habits` | what was learnt of an upstream from what it did |
-//! | `choice` | which upstream of a group a request goes to |
-//! | `unasked` | what an upstream serves without asking for authentication |
+//! | `identity` | the accounts that authenticate to upstreams, and which clients use them |
+//! | `hop` | an upstream as one identity: all that a connection to it needs |
+//! | `habits` | what an upstream's behaviour has shown |
+//! | `choice` | the choice of an upstream within a group |
+//! | `unasked` | what an upstream serves without authentication |
 //! | `verdict` | what an answer says about the AUTHENTICATE_MESSAGE before it |
-//! | `check` | the handshake that tries an upstream before clients do |
-//! | `current` | the egress that new requests set out with, and its secrets |
+//! | `check` | the handshakes with which an upstream is checked |
+//! | `current` | the egress that new requests use, and its secrets |
 //! | `logins` | clients that log on to the gateway |
 
 mod check;
@@ -31,7 +31,7 @@ use crate::route::{Decision, Rules};
 use crate::upstream::Upstream;
 
 pub use check::{check_by_handshake, probe};
-pub use choice::{Order, Tried};
+pub use choice::{Tried, UpstreamOrder};
 pub use current::{ClientError, CurrentEgress};
 pub use habits::{Asks, Habits};
 pub use hop::{Hop, OnHop};
@@ -39,48 +39,48 @@ pub use identity::KnownIdentity;
 pub use logins::{Guesses, LoginError, Logins, Shown};
 pub use unasked::Unasked;
 
-/// An upstream as a member of the egress.
+/// An upstream as part of an egress.
 #[derive(Debug)]
 pub struct Member {
-    /// The upstream itself; outlives the egress if the next one names it too.
+    /// The upstream itself. It outlives the egress if the next one contains it, too.
     pub upstream: Arc<Upstream>,
-    /// What is counted of it.
+    /// Its metrics.
     pub metrics: UpstreamMetrics,
-    /// Its group.
+    /// Its group, by index.
     pub group: usize,
-    /// Its share when tunnels are balanced.
+    /// Its share of the tunnels with [`UpstreamOrder::Balance`], relative to the others' weights; at least 1.
     pub weight: u32,
-    /// The identity of clients that have none of their own.
+    /// The identity, by index, for clients that have none of their own.
     pub identity: Option<usize>,
 }
 
-/// Whose clients come in by a listener. A reload changes the identities and cannot close the listeners.
+/// The identity that a listener belongs to. A reload can change the identities, but cannot close listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListenerUse {
-    /// Anybody's.
+    /// To none: its clients are identified otherwise.
     Common,
-    /// Those of the identity at this place.
+    /// To the identity with this index.
     Own(usize),
-    /// Those of an identity that it was taken away from: they must not become anybody's.
+    /// To an identity that no longer has it. Its clients are rejected; they must not get another identity.
     Withdrawn,
 }
 
 /// Upstreams, identities and rules.
 #[derive(Debug)]
 pub struct Egress {
-    /// In the order in which they are tried.
+    /// The upstreams, in the order in which they are tried.
     pub members: Vec<Member>,
-    /// By name, unique.
+    /// The identities; their names are unique.
     pub identities: Vec<Arc<KnownIdentity>>,
-    /// Of every member every identity, member by member.
+    /// One for each member and identity: all identities of the first member, then those of the second, and so on.
     pub hops: Vec<Arc<Hop>>,
-    /// Which upstream of a group comes first.
-    pub order: Order,
-    /// Where requests go.
+    /// The order in which the upstreams of a group are tried.
+    pub order: UpstreamOrder,
+    /// The routing rules.
     pub rules: Rules,
-    /// Whose clients come in by each listener.
+    /// The identity of each listener.
     pub listeners: Vec<ListenerUse>,
-    /// The ports that the gateway itself listens on, the administration's among them.
+    /// The ports on which the gateway listens, including the administration port.
     pub own_ports: Vec<u16>,
 }
 
@@ -90,26 +90,27 @@ impl Egress {
         self.rules.decide(destination)
     }
 
-    /// The first identity that is for clients of an address.
+    /// The first identity whose networks contain a client's address.
     fn identity_of_address(&self, client: IpAddr) -> Option<usize> {
         let client = client.to_canonical();
         self.identities.iter().position(|identity| identity.is_for(client))
     }
 
-    /// Whether a connection from `local` to `peer` has come out at the gateway itself: a connection to an address of the own
-    /// machine comes from that address, or goes to one of the many of loopback (127.0.0.0/8), which need not be where it
-    /// comes from.
+    /// Whether a connection from `local` to `peer` leads to the gateway itself. A connection to an address of the same
+    /// machine has that address at both ends, or leads to one of the loopback addresses (127.0.0.0/8), where the two
+    /// may differ.
     pub fn is_gateway(&self, peer: SocketAddr, local: SocketAddr) -> bool {
         let is_own_address = peer.ip() == local.ip() || peer.ip().to_canonical().is_loopback();
         is_own_address && self.own_ports.contains(&peer.port())
     }
 
-    /// Whether clients may log on to the gateway.
+    /// Whether clients may log on to the gateway, because an identity has a login.
     pub fn takes_logins(&self) -> bool {
         self.identities.iter().any(|identity| identity.has_login)
     }
 
-    /// The identity for a client on an upstream: the client's own, the upstream's, or the first that is for everybody.
+    /// The hop for a client on a member (by index): with the client's own identity, else the upstream's, else the first
+    /// that any client may use. `None` if there is no such identity or member.
     pub fn hop(&self, member: usize, own: Option<usize>) -> Option<&Arc<Hop>> {
         let of_upstream = || self.members.get(member)?.identity;
         let for_all = || self.identities.iter().position(|identity| identity.is_for_everybody());

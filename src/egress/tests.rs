@@ -1,4 +1,4 @@
-//! Who goes where, and as whom.
+//! Which upstream a request goes to, and with which identity.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ fn identity(name: &str, clients: &[&str], has_login: bool, has_listener: bool) -
     })
 }
 
-/// Upstreams by group and weight, and the identities to go by.
-fn egress(order: Order, upstreams: &[(usize, u32)], identities: Vec<Arc<KnownIdentity>>) -> Egress {
+/// An egress of upstreams, each with a group and a weight, and of identities.
+fn egress(order: UpstreamOrder, upstreams: &[(usize, u32)], identities: Vec<Arc<KnownIdentity>>) -> Egress {
     let metrics = Metrics::new().unwrap();
     let account = Account::parse(r"CORP\alice", None).unwrap();
     let mut members = Vec::new();
@@ -29,12 +29,12 @@ fn egress(order: Order, upstreams: &[(usize, u32)], identities: Vec<Arc<KnownIde
         let name = format!("u{place}");
         let upstream = Upstream::new(&name, vec!["localhost:1".parse().unwrap()], |_| {});
         for known in &identities {
-            let proved = Identity::new(account.clone(), "WS", NtHash::from_password("x"), Method::NtlmV2, false);
+            let identity = Identity::new(account.clone(), "WS", NtHash::from_password("x"), Method::NtlmV2, false);
             hops.push(Arc::new(Hop {
                 number: hops.len(),
                 upstream: Arc::clone(&upstream),
                 identity: Arc::clone(known),
-                credentials: Arc::new(Credentials::new(proved, "localhost", FirstLeg::Negotiate)),
+                credentials: Arc::new(Credentials::new(identity, "localhost", FirstLeg::Negotiate)),
                 metrics: metrics.hop(&name, &known.name),
                 upstream_metrics: metrics.upstream(&name),
                 warm_cap: 0,
@@ -51,7 +51,7 @@ fn egress(order: Order, upstreams: &[(usize, u32)], identities: Vec<Arc<KnownIde
     Egress { members, identities, hops, order, rules: Rules::default(), listeners, own_ports: vec![3128] }
 }
 
-fn in_force(egress: Egress, logins: Logins) -> CurrentEgress {
+fn current(egress: Egress, logins: Logins) -> CurrentEgress {
     CurrentEgress::new(egress, logins, Arc::new(Guesses::new(Metrics::new().unwrap().logins())))
 }
 
@@ -68,8 +68,8 @@ fn eject(egress: &Egress, member: usize) {
 }
 
 #[test]
-fn failover_takes_the_first_that_is_up_and_not_tried() {
-    let egress = egress(Order::Failover, &[(0, 1), (1, 1), (0, 1), (0, 1)], for_all());
+fn failover_takes_the_first_upstream_that_is_up_and_not_tried() {
+    let egress = egress(UpstreamOrder::Failover, &[(0, 1), (1, 1), (0, 1), (0, 1)], for_all());
     let mut tried = Tried::default();
     assert_eq!(egress.choose(0, tried), Some(0));
     assert_eq!(egress.choose(1, tried), Some(1));
@@ -83,8 +83,8 @@ fn failover_takes_the_first_that_is_up_and_not_tried() {
 }
 
 #[test]
-fn balance_gives_each_its_share_by_weight() {
-    let egress = egress(Order::Balance, &[(0, 1), (0, 3)], for_all());
+fn balance_gives_each_upstream_its_share_by_weight() {
+    let egress = egress(UpstreamOrder::Balance, &[(0, 1), (0, 3)], for_all());
     let mut on = Vec::new();
     for _ in 0..40 {
         let member = egress.choose(0, Tried::default()).unwrap();
@@ -97,7 +97,7 @@ fn balance_gives_each_its_share_by_weight() {
 }
 
 #[test]
-fn a_login_comes_before_the_listener_and_that_before_the_address() {
+fn the_login_takes_precedence_over_the_listener_and_that_over_the_address() {
     let identities = vec![
         identity("listener", &[], false, true),
         identity("network", &["10.1.0.0/16"], false, false),
@@ -106,7 +106,7 @@ fn a_login_comes_before_the_listener_and_that_before_the_address() {
     ];
     let mut logins = Logins::default();
     logins.add("ci", NtHash::from_password("s3cret:with colon"), 2);
-    let egress = in_force(egress(Order::Failover, &[(0, 1)], identities), logins);
+    let egress = current(egress(UpstreamOrder::Failover, &[(0, 1)], identities), logins);
     let ask = |listener, client, shown| egress.identity_of(listener, client, &shown, 0);
     let inside = "10.1.2.3".parse().unwrap();
     let mapped = "::ffff:10.1.2.3".parse().unwrap();
@@ -126,15 +126,15 @@ fn a_login_comes_before_the_listener_and_that_before_the_address() {
 }
 
 #[test]
-fn who_is_nobodys_gets_no_hop_when_every_identity_is_somebodys() {
-    let egress = egress(Order::Failover, &[(0, 1)], vec![identity("network", &["10.1.0.0/16"], false, false)]);
+fn a_client_without_identity_gets_no_hop_if_no_identity_is_for_all() {
+    let egress = egress(UpstreamOrder::Failover, &[(0, 1)], vec![identity("network", &["10.1.0.0/16"], false, false)]);
     assert!(egress.hop(0, None).is_none());
     assert!(egress.hop(0, Some(0)).is_some());
 }
 
 #[test]
-fn a_login_is_not_looked_at_where_none_is_configured() {
-    let egress = in_force(egress(Order::Failover, &[(0, 1)], for_all()), Logins::default());
+fn a_clients_login_is_ignored_if_no_logins_are_configured() {
+    let egress = current(egress(UpstreamOrder::Failover, &[(0, 1)], for_all()), Logins::default());
     let client = "127.0.0.1".parse().unwrap();
     assert_eq!(egress.identity_of(0, client, &login("x", "y"), 0), Ok(None));
     assert_eq!(egress.identity_of(0, client, &Shown::Unreadable, 0), Ok(None));

@@ -1,5 +1,5 @@
-//! What an upstream serves without asking for authentication: a request for such a destination may wait for its origin from the first leg
-//! on.
+//! What an upstream serves without authentication. The first leg of a request for such a destination may already be
+//! waiting for the origin.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,24 +7,26 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::limits::{self, millis};
 
-/// What is known of one upstream as one identity.
+/// What one upstream serves without authentication, for one identity.
 #[derive(Debug, Default)]
 pub struct Unasked {
-    /// It has served something unasked lately; without the lock, for most upstreams never do.
+    /// It has served something without authentication lately. Read without the lock, because most upstreams never do.
     any: AtomicBool,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// When it last served something without authentication, in ms.
     last_ms: u64,
-    /// Destinations for which it has sent a challenge since, and their order.
+    /// Destinations for which it has sent a challenge since; at most [`limits::CHALLENGED_DESTINATIONS`].
     challenged: HashSet<Box<str>>,
+    /// The same, the oldest first.
     order: VecDeque<Box<str>>,
 }
 
 impl Unasked {
-    /// It has answered a request for `destination`, `host:port`, without asking for authentication.
+    /// It has answered a request for `destination` (`host:port`) without asking for authentication.
     pub fn served(&self, now_ms: u64, destination: &str) {
         let mut inner = self.lock();
         inner.last_ms = now_ms;
@@ -34,7 +36,7 @@ impl Unasked {
         self.any.store(true, Ordering::Relaxed);
     }
 
-    /// It has sent a challenge for `destination`.
+    /// It has sent a challenge for `destination` (`host:port`).
     pub fn challenged(&self, destination: &str) {
         if !self.any.load(Ordering::Relaxed) {
             return;
@@ -51,7 +53,9 @@ impl Unasked {
         }
     }
 
-    /// Whether the first leg of a request for `destination` may be waiting for its origin.
+    /// Whether the first leg of a request for `destination` (`host:port`) may already be waiting for the origin: the
+    /// upstream has served something without authentication within [`limits::UNCHALLENGED_AGE`], and sent no challenge
+    /// for this destination since.
     pub fn may_serve(&self, now_ms: u64, destination: &str) -> bool {
         if !self.any.load(Ordering::Relaxed) {
             return false;
@@ -75,21 +79,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_where_something_was_served_unasked_lately_may_a_first_leg_wait_for_its_origin() {
+    fn a_first_leg_may_wait_for_its_origin_if_requests_were_served_unasked() {
         let unasked = Unasked::default();
         unasked.challenged("a:443");
         assert!(!unasked.may_serve(0, "a:443"));
         unasked.served(0, "free:443");
         assert!(unasked.may_serve(1, "free:443") && unasked.may_serve(1, "unknown:443"));
         unasked.challenged("a:443");
-        assert!(!unasked.may_serve(1, "a:443"), "this one is asked about");
+        assert!(!unasked.may_serve(1, "a:443"), "this one requires authentication");
         unasked.served(2, "a:443");
         assert!(unasked.may_serve(3, "a:443"), "no longer");
         assert!(!unasked.may_serve(2 + millis(limits::UNCHALLENGED_AGE), "free:443"));
     }
 
     #[test]
-    fn the_destinations_that_are_remembered_are_bounded() {
+    fn the_number_of_remembered_destinations_is_bounded() {
         let unasked = Unasked::default();
         unasked.served(0, "free:443");
         (0..3 * limits::CHALLENGED_DESTINATIONS).for_each(|number| unasked.challenged(&format!("h{number}:1")));

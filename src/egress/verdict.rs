@@ -1,9 +1,9 @@
-//! From what came of an answer to what it says about an AUTHENTICATE_MESSAGE.
+//! What the bytes of an answer say about the AUTHENTICATE_MESSAGE before it.
 
 use crate::auth::{FinalAnswer, final_answer};
 use crate::upstream::Answer;
 
-/// The answer to the AUTHENTICATE_MESSAGE, as soon as enough of it has come.
+/// The answer, as soon as enough of it has been received; `None` until then.
 pub fn so_far(heard: &[u8]) -> Option<Answer> {
     match final_answer(heard, false) {
         FinalAnswer::More => None,
@@ -11,12 +11,12 @@ pub fn so_far(heard: &[u8]) -> Option<Answer> {
     }
 }
 
-/// What an answer says that the client cannot have: its status line may be in order where the rest is not.
+/// The answer, if no more of it is read. Its status line counts even if the rest is incomplete or invalid.
 pub fn unread(heard: &[u8]) -> Answer {
     of(final_answer(heard, true), Answer::Nothing)
 }
 
-/// What an answer says behind which the connection has ended.
+/// The answer, if the connection has ended after these bytes.
 pub fn cut_off(heard: &[u8]) -> Answer {
     of(final_answer(heard, true), Answer::Closed)
 }

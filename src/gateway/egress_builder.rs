@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::auth::{Credentials, SpeaksNtlm};
 use crate::config::{self, Check, Config, IdentityConfig, UpstreamConfig};
 use crate::egress::{
-    CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, ListenerUse, Logins, Member, Order, Unasked,
+    CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, ListenerUse, Logins, Member, Unasked, UpstreamOrder,
     check_by_handshake, probe,
 };
 use crate::event::Sender;
@@ -196,8 +196,8 @@ fn egress(
         identities: known,
         hops,
         order: match config.order {
-            config::Order::Failover => Order::Failover,
-            config::Order::Balance => Order::Balance,
+            config::Order::Failover => UpstreamOrder::Failover,
+            config::Order::Balance => UpstreamOrder::Balance,
         },
         rules: config.rules.clone(),
         listeners,

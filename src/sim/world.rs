@@ -14,7 +14,9 @@ use super::scenario::{FlowOddity, FlowPlan, ORIGINS, OTHERS, Scenario, Target, U
 use super::trace::Trace;
 use super::upstream::{Peer, Shared};
 use crate::auth::Credentials;
-use crate::egress::{CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, Logins, Member, Order, Unasked};
+use crate::egress::{
+    CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, Logins, Member, Unasked, UpstreamOrder,
+};
 use crate::event::{Key, Listener, Sender};
 use crate::metrics::Metrics;
 use crate::ntlm::{Account, Identity, Method, NtHash};
@@ -200,7 +202,7 @@ fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Se
         let metrics = metrics.upstream(&name);
         members.push(Member { upstream, metrics, group: 0, weight: 1, identity: None });
     }
-    let order = if scenario.balance { Order::Balance } else { Order::Failover };
+    let order = if scenario.balance { UpstreamOrder::Balance } else { UpstreamOrder::Failover };
     Egress { members, identities, hops, order, rules: rules(), listeners: Vec::new(), own_ports: Vec::new() }
 }
 

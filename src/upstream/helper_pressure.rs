@@ -38,8 +38,8 @@ impl HelperPressure {
         Waiting { helper_pressure: Arc::clone(self), since_ms: now_ms }
     }
 
-    /// Whether no connection may be pre-challenged now: during a shortage, and for [`limits::PRE_CHALLENGE_PAUSE`] after it was
-    /// seen, because the next pre-challenged connections would occupy the same helpers again.
+    /// Whether no connection may be pre-challenged now: during a shortage, and for [`limits::PRE_CHALLENGE_PAUSE`]
+    /// after it was seen, because the next pre-challenged connections would occupy the same helpers again.
     pub fn forbids_warming(&self, now_ms: u64) -> bool {
         if self.is_acute(now_ms) {
             self.rest(now_ms);
@@ -53,7 +53,8 @@ impl HelperPressure {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Lets no connection be pre-challenged for [`limits::PRE_CHALLENGE_PAUSE`]. Clients' own connections are not affected.
+    /// Lets no connection be pre-challenged for [`limits::PRE_CHALLENGE_PAUSE`]. Clients' own connections are not
+    /// affected.
     pub fn rest(&self, now_ms: u64) {
         self.rests_until_ms.store(now_ms + limits::millis(limits::PRE_CHALLENGE_PAUSE), Ordering::Relaxed);
     }

@@ -5,9 +5,9 @@
 //! search domains only to names without one (resolv.conf(5)), so the two may be different hosts.
 //!
 //! A name that no name server answers for occupies its thread for 10 s or more. A client that asks for many of them
-//! could occupy all threads, so each client's share is bounded by what is left for the others ([`limits::LOOKUP_SHARE`]).
-//! Names beyond the share wait behind other clients' names, until their askers have given up. A request for a name that
-//! is known to hang fails at once.
+//! could occupy all threads, so each client's share is bounded by what is left for the others
+//! ([`limits::LOOKUP_SHARE`]). Names beyond the share wait behind other clients' names, until their askers have given
+//! up. A request for a name that is known to hang fails at once.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;

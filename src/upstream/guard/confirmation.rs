@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::KnownGood;
 use crate::limits::{self, millis};
 
-/// The confirmations of one secret at one upstream: one at a time, and none within [`limits::GUARD_CONFIRM_INTERVAL`] of
-/// the last one unless an attempt was accepted in between.
+/// The confirmations of one secret at one upstream: one at a time, and none within [`limits::GUARD_CONFIRM_INTERVAL`]
+/// of the last one unless an attempt was accepted in between.
 #[derive(Debug, Default)]
 pub(super) struct ConfirmationSchedule {
     /// Since when one is wanted, in ms.
@@ -42,8 +42,8 @@ impl ConfirmationSchedule {
         since_ms.is_some_and(|since_ms| now_ms < since_ms + millis(patience))
     }
 
-    /// Whether a wanted one may begin. While other attempts are unanswered it waits for [`limits::GUARD_RECHECK_INTERVAL`]: their
-    /// answers may decide without it.
+    /// Whether a wanted one may begin. While other attempts are unanswered it waits for
+    /// [`limits::GUARD_RECHECK_INTERVAL`]: their answers may decide without it.
     pub(super) fn may_begin(&self, nothing_unanswered: bool, now_ms: u64) -> bool {
         let waited = |wanted_ms: u64| now_ms >= wanted_ms + millis(limits::GUARD_RECHECK_INTERVAL);
         self.wanted_ms.is_some_and(|wanted_ms| nothing_unanswered || waited(wanted_ms))

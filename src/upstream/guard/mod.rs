@@ -25,9 +25,10 @@
 //! neither accept nor refuse.
 //!
 //! **Budget.** Failed attempts, plus unanswered ones that may have failed, number at most [`GuardPolicy::attempts`] in
-//! [`GuardPolicy::window`] for an account. Only an acceptance at the same upstream clears failures. Attempts that were
-//! sent while the secret was accepted cannot be called back when it is no longer accepted; they count as one batch. How
-//! many there can be is limited by what the last round trips needed.
+//! [`GuardPolicy::window`] for an account. An acceptance clears earlier failures with the same secret
+//! from that budget; an upstream's own failures count against that upstream until it accepts. Attempts that were sent
+//! while the secret was accepted cannot be called back when it is no longer accepted; they count as one batch. How many
+//! there can be is limited by what the last round trips needed.
 //!
 //! **Policy or password.** Some proxies answer 407 to requests that their policy forbids. A destination that is refused
 //! while others are accepted becomes a suspect, and nothing is sent for it for a while. Then the gateway confirms the

@@ -4,8 +4,8 @@ use super::GuardPolicy;
 use crate::limits::{self, millis};
 
 /// A limit on unanswered attempts that works like a congestion window: it doubles with each round trip that needed
-/// more, and halves for every [`limits::GUARD_ROOM_HALF_LIFE`] without need, down to [`GuardPolicy::batch`]. So a burst after
-/// a quiet time does not send many attempts before the first answer shows that the password has changed.
+/// more, and halves for every [`limits::GUARD_ROOM_HALF_LIFE`] without need, down to [`GuardPolicy::batch`]. So a burst
+/// after a quiet time does not send many attempts before the first answer shows that the password has changed.
 #[derive(Debug)]
 pub(super) struct Room {
     /// In attempts.
