@@ -1,7 +1,8 @@
 """A rolling restart under `ntlm-loadtest run mixed`: two gateways behind HAProxy, each ended and replaced in turn.
 
-Fails when a new tunnel fails, a tunnel is cut before its gateway's drain ends, or a gateway does not end well. Wants HAProxy and
-the workspace built in release mode. `tests/operations/rolling.rs` shows the same with clients of its own in the ordinary run.
+Fails if a new tunnel fails, if a tunnel is cut before its gateway's drain ends, or if a gateway does not exit cleanly. Needs
+HAProxy and the workspace built in release mode. `tests/operations/rolling.rs` shows the same in the ordinary run, with its
+own clients.
 
     python3 tests/rolling_mixed.py [SECONDS]
 """
@@ -21,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 BINARIES = ROOT / "target" / "release"
 SECONDS = int(sys.argv[1]) if len(sys.argv) > 1 else 30
 DRAIN_SECONDS = 60
-# The gateway refuses a variable of its own kind that it does not know, such as those of the tests.
+# The gateway rejects unknown variables with its prefix, such as those of the tests.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("NTLM_GATEWAY_")}
 
 

@@ -1,4 +1,4 @@
-"""Is the chart what it says: its values, its schema and its templates one thing, and its manifests those of Kustomize?
+"""Checks that the chart's values, schema and templates agree, and that its manifests are those of Kustomize.
 
     python chart.py
 """
@@ -19,7 +19,7 @@ PARTNER = TABLES["identities"][0]
 # Their keys are the program's; tests/operations/chart.rs compares them.
 SECTIONS = ("settings", "guard", "limits", "timeouts")
 
-# Values that must be refused, by what they change.
+# Values that must be rejected, by what they change.
 WRONG = {
     "no upstream": {"upstream": ""},
     "an upstream without a port": {"upstream": "proxy.corp.example"},
@@ -50,7 +50,7 @@ WRONG = {
 
 
 def paths(values, schema, above=""):
-    """The dotted names of values, down to where the schema leaves them open."""
+    """The dotted names of values, as deep as the schema defines them."""
     for key, value in values.items():
         inner = (schema or {}).get("properties", {}).get(key, {})
         yield f"{above}{key}"
@@ -66,7 +66,7 @@ def in_schema(schema, above=""):
 
 
 def in_templates():
-    """What the templates ask for: `.Values.a.b`, and `.b` within `with .Values.a` at the file's top."""
+    """The values that the templates use: `.Values.a.b`, and `.b` within `with .Values.a` at the top of the file."""
     used = set()
     for template in (CHART / "templates").iterdir():
         text = template.read_text(encoding="utf-8")
@@ -89,7 +89,7 @@ def agreement():
 
 
 def lint():
-    # Against the meta-schema; helm itself holds the values against the schema.
+    # Against the meta-schema; helm itself validates the values.
     jsonschema.Draft7Validator.check_schema(SCHEMA)
     for values in ({}, NEEDED, EVERYTHING, SERVICE_MONITOR, TABLES):
         finished = run(TOOLBOX / "helm", "lint", "--strict", CHART, "--values", "-", input=yaml.safe_dump(values))
@@ -103,7 +103,7 @@ def lint():
 
 
 def ports():
-    """The NetworkPolicy follows the upstreams' ports, and with the Service those of identities."""
+    """The NetworkPolicy has the upstreams' ports and, like the Service, those of identities."""
     cases = [
         ({}, [8080]),
         ({"upstream": "proxy.corp.example:3128"}, [3128]),
@@ -132,7 +132,7 @@ def ports():
 
 
 def bare(manifests, kind):
-    """The manifest's spec without what is of the one kind of installation: names, labels, the image, the site's settings."""
+    """The spec without what differs between the installations: names, labels, the image, the site's settings."""
     found = copy.deepcopy([manifest for manifest in manifests if manifest["kind"] == kind])
     if len(found) != 1:
         return f"{len(found)} of them"
@@ -158,7 +158,7 @@ def bare(manifests, kind):
 
 
 def likeness():
-    """The chart with what it needs makes what the overlays make."""
+    """The chart with its required values renders what the overlays render."""
     monitoring = {"autoscaling": {"enabled": True}, "monitoring": {"monitor": "service", "rules": True}}
     for overlay, values in (("example", {}), ("prometheus-operator", monitoring)):
         ours, charts = kustomize(DEPLOY / "kustomize" / "overlays" / overlay), helm(NEEDED | values)
@@ -169,7 +169,7 @@ def likeness():
 
 
 def documented():
-    """The command that deploy/README.md gives makes what the values make that it stands for."""
+    """The command in deploy/README.md renders what the equivalent values render."""
     text = (DEPLOY / "README.md").read_text(encoding="utf-8")
     command = shlex.split(re.search(r"^helm install .*?[^\\]$", text, re.M | re.S)[0].replace("\\\n", " "))
     if "kubectl create namespace egress" not in text:

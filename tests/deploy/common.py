@@ -1,4 +1,4 @@
-"""What the deployment's tests share: where things are, running programs, rendering both kinds of manifests."""
+"""Shared by the deployment's tests: paths, running programs, rendering both kinds of manifests."""
 
 import pathlib
 import subprocess
@@ -11,7 +11,7 @@ DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "ntlm-gateway"
 TOOLBOX = pathlib.Path(sys.prefix)
 
-# What a chart must be given, and what makes it render everything it has.
+# The values that the chart requires, and values with which it renders everything.
 NEEDED = {
     "upstream": "proxy.corp.example:8080",
     "user": r"CORP\svc-egress",
@@ -86,7 +86,7 @@ def overlays():
 
 
 def end(findings):
-    """Ends the program: with 1 and the findings, if there are any."""
+    """Ends the program: with status 1 and the findings, if there are any."""
     for finding in findings:
         print(finding)
     sys.exit(1 if findings else 0)

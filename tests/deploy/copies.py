@@ -1,4 +1,4 @@
-"""Do a chart and overlays that were copied elsewhere, as deploy/README.md says, make what the originals make?
+"""Checks that copies of the chart and the overlays, made as in deploy/README.md, render the same as the originals.
 
     python copies.py
 """

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Builds deploy/Dockerfile with buildah, looks at the image, and runs it the way a kubelet would: on a read-only root, as a
-# user without privileges, as process 1, with the secret and resolv.conf mounted.
+# Builds deploy/Dockerfile with buildah, inspects the image, and runs it as a kubelet would: on a read-only root, as an
+# unprivileged user, as process 1, with the secret and resolv.conf mounted.
 #
-# The two base images are stand-ins made here: the build's is this machine's own compiler and crates, without a network; the
-# final one has the files of distroless/static that matter. NTLM_GATEWAY_IMAGE_BASES=pull takes the real ones.
+# The two base images are substitutes made here: the build image has this machine's compiler and crates and no network, and
+# the final one has the relevant files of distroless/static. NTLM_GATEWAY_IMAGE_BASES=pull uses the real ones.
 #
-#     tests/deploy/image.sh [PROGRAM]      PROGRAM plays the proxy; this machine's own build of the gateway unless given
+#     tests/deploy/image.sh [PROGRAM]      PROGRAM acts as the proxy; default: this machine's build of the gateway
 #
-# Not a container's runtime but chroot and namespaces run it: seccomp and cgroups are not part of this test.
+# It is run with chroot and namespaces instead of a container runtime: seccomp and cgroups are not part of this test.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 program="${1:-$root/target/debug/ntlm-gateway}"
@@ -48,7 +48,7 @@ stand_ins() {
   sysroot="$(rustc --print sysroot)"
   mkdir -p "$build"/{usr,etc,tmp,proc,dev,sys,root,opt/rust,opt/cargo} "$final"/{etc,tmp,proc,run/secrets}
   for directory in bin sbin lib lib64; do
-    # Where this machine has them merged into /usr.
+    # If this machine has them merged into /usr.
     [[ -L "/$directory" ]] && cp -P "/$directory" "$build/"
   done
   echo 'root:x:0:0:root:/root:/bin/sh' >"$build/etc/passwd"
@@ -68,7 +68,7 @@ if [[ "${NTLM_GATEWAY_IMAGE_BASES:-}" == pull ]]; then
 else
   stand_ins
 fi
-# All crates must be here before the build, which has no network.
+# Fetch all crates before the build, which has no network.
 (cd "$root" && cargo fetch --locked --quiet)
 b bud "$pull" --isolation chroot "${volumes[@]}" --file "$root/deploy/Dockerfile" --tag ntlm-gateway:test "$root" \
   >"$work/build.log" 2>&1 || { tail -40 "$work/build.log"; fail "the build"; }
@@ -83,5 +83,5 @@ echo "$told"
 [[ "$told" == "65532:65532 [/usr/bin/ntlm-gateway]"*org.opencontainers.image.licenses:Apache-2.0* ]] || fail "its configuration"
 
 mkdir -p "$work/secret"
-# A process namespace, too: nothing that it starts outlives it.
+# A process namespace as well, so that nothing it starts outlives it.
 unshare --net --mount --propagation private --pid --fork --kill-child --mount-proc bash "$root/tests/deploy/image_run.sh" "$image" "$work" "$program"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The second half of image.sh, in a network and a mount namespace of its own: IMAGE WORK PROGRAM.
+# The second half of image.sh, in its own network and mount namespaces: IMAGE WORK PROGRAM.
 set -euo pipefail
 image=$1 work=$2 program=$3
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
@@ -29,7 +29,7 @@ await() {
 }
 
 ip link set lo up
-# The proxy: the demonstration's, which verifies NTLM.
+# The proxy is that of the demonstration, which verifies NTLM.
 timeout 120 "$program" demo >"$work/demo.log" 2>&1 &
 demo=$!
 await grep -q 'is on 127.0.0.1:' "$work/demo.log" || fail "no demonstration"
@@ -59,7 +59,7 @@ printf '%s' "$(sed -n 's/^const PASSWORD: &str = "\(.*\)";/\1/p' "$root"/src/cli
 chown -R "0:$user" "$work/mounted"
 chmod 750 "$work/mounted"
 chmod 440 "$work/mounted"/*
-# Whatever the image lacks of these, a kubelet would make as well.
+# A kubelet would also create those that the image lacks.
 mkdir -p "$work/rootfs"/{etc,proc,run/secrets}
 touch "$work/rootfs/etc/resolv.conf"
 mount --bind "$work/mounted" "$work/rootfs/run/secrets"
@@ -92,7 +92,7 @@ page="$(q --proxytunnel -x http://127.0.0.1:3128 http://hello.demo/)" || fail "n
 echo "through the tunnel came: $page"
 [[ "$page" == *"behind the proxy"* ]] || fail "the page"
 
-# A tunnel that is open when SIGTERM comes goes on, the listener closes, and the end is orderly.
+# A tunnel that is open at SIGTERM continues, the listener closes, and the exit is clean.
 exec 3<>/dev/tcp/127.0.0.1/3128
 printf 'CONNECT hello.demo:80 HTTP/1.1\r\nHost: hello.demo:80\r\n\r\n' >&3
 read -r -t 10 status <&3

@@ -1,9 +1,9 @@
-"""Asks a Prometheus every query of the dashboard until each has data, for at most so many seconds.
+"""Sends every query of the dashboard to a Prometheus until each has data, for at most SECONDS.
 
     python live.py URL SECONDS MAY_BE_EMPTY
 
-A query of which a metric is in the list MAY_BE_EMPTY, with commas, may have none. Afterwards looks whether Prometheus has
-taken all rules and evaluates them.
+A query that uses a metric in the comma-separated list MAY_BE_EMPTY may have none. Then checks that Prometheus has loaded
+all rules and evaluates them.
 """
 
 import json
@@ -19,7 +19,7 @@ URL, SECONDS = sys.argv[1], float(sys.argv[2])
 
 
 def answer(path, **parameters):
-    # Whatever proxy the environment names, it is not for this.
+    # Ignore any proxy from the environment.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{URL}{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as response:
         return json.load(response)["data"]

@@ -1,9 +1,9 @@
-"""Do the manifests fit Kubernetes' schemas, and do they keep what deploy/README.md promises?
+"""Checks that the manifests match Kubernetes' schemas and do what deploy/README.md says.
 
-    python manifests.py GATEWAY              looks at every overlay and at the chart with several values
-    python manifests.py GATEWAY --spoilt     spoils them in every way that it looks for, and sees whether it notices
+    python manifests.py GATEWAY              checks every overlay, and the chart with several values
+    python manifests.py GATEWAY --spoilt     breaks them in every way that it checks, and verifies that it notices
 
-GATEWAY is the program, which has to accept the configuration that is in them.
+GATEWAY is the program, which must accept the configuration in them.
 """
 
 import base64
@@ -17,7 +17,7 @@ import tomllib
 import kubernetes_validate
 from common import DEPLOY, EVERYTHING, NEEDED, SERVICE_MONITOR, TABLES, helm, kustomize, end, overlays, run
 
-# The oldest that the chart allows and is still looked after somewhere, and the newest that is known.
+# The oldest version that the chart allows and that is still maintained somewhere, and the newest known one.
 VERSIONS = ["1.27", "1.33", "1.37"]
 UNITS_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 # The fields of custom resources that are used; their schemas are not in Kubernetes.
@@ -73,7 +73,7 @@ def security(manifests):
 
 
 def configuration(manifests):
-    """The settings of gateway.toml, and the environment beside them."""
+    """The settings of gateway.toml and the environment."""
     spec = one(manifests, "Deployment")["spec"]["template"]["spec"]
     maps = {manifest["metadata"]["name"]: manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap"}
     text = next(data["gateway.toml"] for data in maps.values() if "gateway.toml" in data)
@@ -99,7 +99,7 @@ def shutdown(manifests):
 
 
 def check(gateway, text, environment, password):
-    """What the program says of a configuration and a password."""
+    """The program's output for a configuration and a password."""
     # Each key of the Secret is a file there.
     named = {name: b"another password\n" for name in re.findall(r"/run/secrets/ntlm-gateway/([-.\w]+)", text)}
     with tempfile.TemporaryDirectory() as directory:
@@ -111,7 +111,7 @@ def check(gateway, text, environment, password):
 
 
 def accepted(manifests, gateway):
-    """Whether the program takes what the pod would be given."""
+    """Checks that the program accepts the pod's configuration."""
     text, environment = configuration(manifests)
     secret = one(manifests, "Secret")
     password = base64.b64decode(secret["data"]["password"]) if secret else b"some password\n"
@@ -136,13 +136,13 @@ def probes(manifests):
     for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
         if container.get(probe, {}).get("httpGet") != {"path": path, "port": "admin"}:
             yield f"{probe} does not ask for {path}"
-        # /healthz takes up to two seconds to say that a loop stands still.
+        # /healthz takes up to two seconds to report that an event loop does not respond.
         elif container[probe].get("timeoutSeconds", 1) <= 2:
             yield f"{probe} is not patient enough"
 
 
 def connected(manifests):
-    """Whether names and labels that must meet do so."""
+    """Checks that names and labels match where they must."""
     deployment = one(manifests, "Deployment")
     template = deployment["spec"]["template"]
     labels, spec = template["metadata"]["labels"], template["spec"]
@@ -189,7 +189,7 @@ def network(manifests):
     if len(spec["ingress"]) != 2 or allowed != {"proxy", "admin"}:
         yield "NetworkPolicy: the way in is not just proxy and admin, each from somewhere"
     name_server, upstream = spec["egress"][:2]
-    # A label too many, and no name resolves.
+    # With one label too many, no name resolves.
     if name_server["to"][0]["podSelector"]["matchLabels"] != {"k8s-app": "kube-dns"} or len(name_server["ports"]) != 2:
         yield "NetworkPolicy: the way to the name server"
     if any("ipBlock" not in peer or peer["ipBlock"]["cidr"].endswith("/0") for peer in upstream.get("to", [{}])):
@@ -209,7 +209,7 @@ def scaled(manifests):
 
 
 def findings(manifests, gateway):
-    """All of them, those first that take no time to find."""
+    """All findings, the quick checks first."""
     for check in (security, shutdown, probes, connected, network, scaled):
         yield from check(manifests)
     yield from accepted(manifests, gateway)
@@ -233,7 +233,7 @@ def set_toml(manifests, old, new):
             manifest["data"]["gateway.toml"] = manifest["data"]["gateway.toml"].replace(old, new)
 
 
-# One for each thing that is looked for; each must be found.
+# One for each check; each must be found.
 SPOILT = {
     "a field that Kubernetes does not know": lambda m: pod(m).update(terminationGracePeriod=330),
     "a number where text belongs": lambda m: one(m, "Deployment")["metadata"]["labels"].update(x=1),

@@ -1,4 +1,4 @@
-"""A name server for one name: python name_server.py NAME ADDRESS. Listens on port 53 of 127.0.0.1 over UDP."""
+"""A name server for one name: python name_server.py NAME ADDRESS. Listens on 127.0.0.1, UDP port 53."""
 
 import socket
 import struct

@@ -1,4 +1,4 @@
-"""What the rules and the dashboard ask Prometheus, and what the gateway has to answer with."""
+"""The queries of the rules and the dashboard, and the metrics that they need from the gateway."""
 
 import json
 import re
@@ -17,13 +17,13 @@ def rules(name):
 
 
 def panels():
-    """Each panel of the dashboard that asks something."""
+    """Each panel of the dashboard that has a query."""
     every = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
     return [panel for panel in every if panel.get("targets")]
 
 
 def expressions():
-    """Where, and what."""
+    """The places of queries, with the queries."""
     for name in ("recording.yaml", "alerts.yaml"):
         for rule in rules(name):
             yield rule.get("alert") or rule["record"], rule["expr"]
@@ -33,12 +33,12 @@ def expressions():
 
 
 def concrete(expression, window="15s"):
-    """A dashboard's query as Grafana sends it, all of each variable chosen."""
+    """A dashboard's query as Grafana sends it, with all values of each variable selected."""
     return re.sub(r"\$(job|instance)\b", ".*", expression.replace("$__rate_interval", window))
 
 
 def families(text):
-    """Name → labels, of the text that /metrics answers."""
+    """Name → labels, from the text of /metrics."""
     found = {}
     for line in text.splitlines():
         if line.startswith("# TYPE "):
@@ -56,7 +56,7 @@ def stem(name, known):
 
 
 def asked(expression):
-    """The metrics that an expression names, each with the labels by which it selects them."""
+    """The metrics that an expression uses, each with the labels by which it selects them."""
     text = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expression)
     for name, selector in re.findall(r"((?<![\w:$])[a-z_]\w*[\w:]*)(\{[^}]*\})?", text):
         if name.startswith(("ntlm_gateway_", "process_")) or ":" in name:

@@ -1,8 +1,8 @@
-"""Do the rules' tests hold what the rules promise, and do rules and dashboard ask for what there is?
+"""Checks that the rules' tests cover the rules, and that rules and dashboard query metrics that exist.
 
-    python rules.py tests PROMTOOL           each alert fires in a test and keeps quiet in one, and each would notice a wrong rule
-    python rules.py metrics TEXT PENDING     each metric asked for is in the file TEXT, as /metrics answers, or in PENDING, which
-                                             names metrics, or metric{label}, with commas
+    python rules.py tests PROMTOOL           each alert fires in one test and not in another, and each test would notice a wrong rule
+    python rules.py metrics TEXT PENDING     each metric used is in the file TEXT, the output of /metrics, or in PENDING, a
+                                             comma-separated list of metrics, or metric{label}
 """
 
 import pathlib
@@ -21,7 +21,7 @@ ALWAYS, NEVER = "vector(1)", "vector(1) > 2"
 
 
 def anchors():
-    """The anchors that the headings of deploy/README.md get."""
+    """The anchors of the headings in deploy/README.md."""
     text = (DEPLOY / "README.md").read_text(encoding="utf-8")
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
@@ -53,7 +53,7 @@ def covered():
 
 
 def passes(promtool, replaced):
-    """Whether the tests pass with other contents of some of the files."""
+    """Whether the tests pass with changed contents of some files."""
     with tempfile.TemporaryDirectory() as directory:
         for name in ("recording.yaml", "alerts.yaml", "tests.yaml"):
             shutil.copy(RULES / name, directory)
@@ -63,7 +63,7 @@ def passes(promtool, replaced):
 
 
 def noticed(promtool):
-    """Whether the tests fail for each rule when none ever fires or records, when all always do, and when all wait an hour."""
+    """Whether the tests fail for each rule if none ever fires or records, if all always do, and if all wait an hour."""
     finished = passes(promtool, {})
     if finished.returncode:
         yield f"the tests fail:\n{finished.stdout}{finished.stderr}"

