@@ -8,7 +8,8 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ntlm_gateway::http::{
     ErrorResponse, ErrorType, FieldStorage, HeadEnd, ProxyStatus, RequestHead, ResponseHead, Version, challenges,
-    connect_request, decode_token, error_response, established_response, find_challenge, offered, unfold_field_lines,
+    connect_request, decode_token, error_response, established_response, find_challenge, offered_schemes,
+    unfold_field_lines,
 };
 use ntlm_gateway::limits::HEAD_LIMIT_BYTES;
 use support::{CpuTime, on_cpu_time};
@@ -125,7 +126,7 @@ fn authentication(criterion: &mut Criterion<CpuTime>) {
     group.bench_function("find_challenge/token", |bench| {
         bench.iter(|| find_challenge(black_box(&challenge), "NTLM").unwrap())
     });
-    group.bench_function("offered", |bench| bench.iter(|| offered(black_box(&offers))));
+    group.bench_function("offered", |bench| bench.iter(|| offered_schemes(black_box(&offers))));
     group.bench_function("decode_token", |bench| bench.iter(|| decode_token(black_box(CHALLENGE)).unwrap()));
     group.finish();
 }

@@ -3,7 +3,7 @@
 
 use ntlm_gateway::http::{
     Challenge, FieldStorage, ResponseHead, TOKEN_LIMIT_BYTES, TokenError, challenges, decode_token, find_challenge,
-    offered,
+    offered_schemes,
 };
 
 /// Checks the challenges of one head.
@@ -21,7 +21,7 @@ pub fn check(input: &[u8]) {
             let expected = of_scheme().find(|challenge| challenge.token68.is_some()).or_else(|| of_scheme().next());
             assert_eq!(find_challenge(&head.fields, scheme).as_ref(), expected);
         }
-        let text = offered(&head.fields);
+        let text = offered_schemes(&head.fields);
         assert!(text.len() <= 8 * (32 + 2) + 3, "a text for people of {} bytes", text.len());
         assert!(!text.contains(|letter: char| letter.is_control()));
         assert_eq!(text == "none", found.is_empty() || text == "none" && found[0].scheme == "none");

@@ -1,7 +1,7 @@
 //! Chunked bodies and bodies that are read past: the same however they are cut, and as a plain decoder of this file and
 //! `httparse` read them. The input is a byte that says how to cut, two that are a length or a bound, and the body.
 
-use ntlm_gateway::http::{BodyDrain, BodyFraming, ChunkError, ChunkedDecoder, DrainError};
+use ntlm_gateway::http::{BodyDiscarder, BodyFraming, ChunkError, ChunkedDecoder, DiscardError};
 
 use super::pieces::Pieces;
 
@@ -30,15 +30,15 @@ pub fn check(input: &[u8]) {
         assert_eq!(plain(&body[..whole.consumed]).as_ref(), Some(&whole.content));
     }
     written_and_read(body, *seed);
-    for framing in [BodyFraming::None, BodyFraming::Length(number), BodyFraming::Chunked, BodyFraming::ToClose] {
+    for framing in [BodyFraming::None, BodyFraming::Length(number), BodyFraming::Chunked, BodyFraming::CloseDelimited] {
         for limit_bytes in [0, 16, number, u64::MAX] {
-            let drained = drain(framing, limit_bytes, [body]);
+            let discarded = discard(framing, limit_bytes, [body]);
             assert_eq!(
-                drained,
-                drain(framing, limit_bytes, Pieces::new(body, *seed)),
+                discarded,
+                discard(framing, limit_bytes, Pieces::new(body, *seed)),
                 "{framing:?} within {limit_bytes} depends on how the body is cut"
             );
-            drained_rightly(framing, limit_bytes, body, drained, &whole);
+            discarded_rightly(framing, limit_bytes, body, discarded, &whole);
         }
     }
 }
@@ -105,47 +105,47 @@ fn written_and_read(content: &[u8], seed: u8) {
 }
 
 /// How many bytes were taken, and whether the body has ended.
-fn drain<'a>(
+fn discard<'a>(
     framing: BodyFraming,
     limit_bytes: u64,
     pieces: impl IntoIterator<Item = &'a [u8]>,
-) -> Result<(usize, bool), DrainError> {
-    let mut drain = BodyDrain::new(framing, limit_bytes);
+) -> Result<(usize, bool), DiscardError> {
+    let mut discarder = BodyDiscarder::new(framing, limit_bytes);
     let mut consumed = 0;
     // As the handshake does: it looks at what follows the head even if nothing does.
     for piece in std::iter::once(&[][..]).chain(pieces) {
-        let drained = drain.feed(piece)?;
-        assert!(drained.consumed <= piece.len());
-        assert_eq!(drained.done, drain.is_done());
-        consumed += drained.consumed;
-        if drained.done {
+        let discarded = discarder.feed(piece)?;
+        assert!(discarded.consumed <= piece.len());
+        assert_eq!(discarded.done, discarder.is_done());
+        consumed += discarded.consumed;
+        if discarded.done {
             break;
         }
     }
-    let done = drain.is_done();
-    assert_eq!(drain.eof().is_ok(), done || framing == BodyFraming::ToClose);
+    let done = discarder.is_done();
+    assert_eq!(discarder.eof().is_ok(), done || framing == BodyFraming::CloseDelimited);
     Ok((consumed, done))
 }
 
-fn drained_rightly(
+fn discarded_rightly(
     framing: BodyFraming,
     limit_bytes: u64,
     body: &[u8],
-    drained: Result<(usize, bool), DrainError>,
+    discarded: Result<(usize, bool), DiscardError>,
     chunked: &Decoded,
 ) {
     let size = body.len() as u64;
-    match (framing, drained) {
+    match (framing, discarded) {
         (_, Ok((consumed, _))) if consumed as u64 > limit_bytes => panic!("{consumed} bytes past {limit_bytes}"),
         (BodyFraming::None, outcome) => assert_eq!(outcome, Ok((0, true))),
         (BodyFraming::Length(length), Ok((consumed, done))) => {
             assert_eq!((consumed as u64, done), (length.min(size), size >= length));
         }
         (BodyFraming::Length(length), Err(_)) => assert!(length > limit_bytes),
-        (BodyFraming::ToClose, Ok(outcome)) => assert_eq!(outcome, (body.len(), false)),
-        (BodyFraming::ToClose, Err(_)) => assert!(size > limit_bytes),
+        (BodyFraming::CloseDelimited, Ok(outcome)) => assert_eq!(outcome, (body.len(), false)),
+        (BodyFraming::CloseDelimited, Err(_)) => assert!(size > limit_bytes),
         (BodyFraming::Chunked, Ok(outcome)) => assert_eq!(outcome, (chunked.consumed, chunked.done)),
-        (BodyFraming::Chunked, Err(DrainError::BadChunk(error))) => assert_eq!(Some(error), chunked.error),
+        (BodyFraming::Chunked, Err(DiscardError::BadChunk(error))) => assert_eq!(Some(error), chunked.error),
         (BodyFraming::Chunked, Err(_)) => assert!(size > limit_bytes),
     }
 }

@@ -6,7 +6,7 @@
 //! the client's is refused), what the client says, 0x1e, and what the upstream says.
 
 use ntlm_gateway::forward::{
-    BodyError, BodyPump, ForwardOptions, ForwardRequest, ForwardResponse, HeadFor, ResponseKind,
+    BodyError, BodyPump, ForwardOptions, ForwardRequest, ForwardResponse, HeadPurpose, ResponseKind,
 };
 use ntlm_gateway::http::{FieldStorage, HeadEnd, PROXY_NAME, RequestHead, ResponseHead, unfold_field_lines};
 
@@ -182,7 +182,7 @@ fn take_request(bytes: &[u8], options: Options, passed: &mut Passed) -> Result<F
         error.to_string()
     })?;
     let mut out = Vec::new();
-    request.write_head(&mut out, options.credentials(), HeadFor::Answer);
+    request.write_head(&mut out, options.credentials(), HeadPurpose::Answer);
     passed.heads.push((bytes.to_vec(), out));
     passed.used += bytes.len();
     Ok(request)
@@ -298,12 +298,20 @@ impl Passed {
 /// Through the pump alone.
 fn push(pump: &mut BodyPump, input: &[u8], out: &mut Vec<u8>) -> Result<usize, BodyError> {
     let before = out.len();
-    let pushed = pump.push(input, out)?;
-    assert!(pushed.used <= input.len(), "more is taken than there is");
-    assert_eq!(pushed.done, pump.is_done());
+    let mut used = 0;
+    loop {
+        let piece = pump.step(&input[used..])?;
+        piece.copy_rest(0, out);
+        used += piece.used;
+        assert_eq!(piece.done, pump.is_done());
+        if piece.done || piece.is_empty() {
+            break;
+        }
+    }
+    assert!(used <= input.len(), "more is taken than there is");
     // A trailer's name may have been held.
     assert!(out.len() - before <= input.len() + 32 + HEAD_LIMIT_BYTES * 4, "a body swells");
-    Ok(pushed.used)
+    Ok(used)
 }
 
 /// Past the pump where it says so, otherwise piece by piece, each written in two.

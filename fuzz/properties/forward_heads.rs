@@ -1,7 +1,7 @@
 //! What the heads of plain HTTP must say once they are passed on, by their own words and not by the gateway's
 //! reading of them.
 
-use ntlm_gateway::forward::{ForwardRequest, ForwardResponse, ForwardResponseError, HeadFor, ResponseKind};
+use ntlm_gateway::forward::{ForwardRequest, ForwardResponse, ForwardResponseError, HeadPurpose, ResponseKind};
 use ntlm_gateway::http::{BodyFraming, PROXY_NAME, Version};
 
 use super::forward::Options;
@@ -56,7 +56,6 @@ pub struct Answer {
     /// Whether the client is told that its connection goes on.
     pub keeps: bool,
     upstream_keeps: bool,
-    is_407: bool,
     authenticates: bool,
 }
 
@@ -106,7 +105,6 @@ impl Answer {
             framing,
             keeps,
             upstream_keeps: response.upstream_keeps_alive(),
-            is_407: response.is_407(),
             authenticates: response.authenticates_connection(),
         }
     }
@@ -137,9 +135,9 @@ pub fn request_is_the_same(asked: &Asked, request: &ForwardRequest) {
         assert_eq!(length, out.len(), "what goes out is more than one head");
         head
     };
-    let real = write(&|out| request.write_head(out, credentials, HeadFor::Answer));
+    let real = write(&|out| request.write_head(out, credentials, HeadPurpose::Answer));
     to_proxy(asked, &real, false);
-    let probe = write(&|out| request.write_head(out, credentials, HeadFor::Challenge));
+    let probe = write(&|out| request.write_head(out, credentials, HeadPurpose::Challenge));
     to_proxy(asked, &probe, asked.has_body() || asked.method == "HEAD");
     to_origin(asked, &write(&|out| request.write_origin_head(out)));
 }
@@ -215,7 +213,6 @@ pub fn answer_is_the_same(asked: &Asked, answer: &Answer, out: &[u8]) {
     let (version, status, reason) = answer.head.status_line();
     assert_eq!(status, answer.status.to_string().as_bytes());
     assert_eq!(sent.start, [b"HTTP/1.1 ", status, b" ", reason].concat());
-    assert_eq!(answer.is_407, answer.status == 407);
     let is_http11 = version == b"HTTP/1.1";
     end_to_end(&answer.head, &sent, &["content-length", "proxy-support"], asked.options, is_http11);
     assert!(
@@ -306,8 +303,8 @@ pub fn is_refused_rightly(given: &Head, request: &ForwardRequest, error: &Forwar
             let framing = framing_of(given, request.method(), status);
             assert!(framing.is_none() || given.announced().is_err(), "{framing:?}: {text}");
         }
-        ForwardResponseError::UnaskedSwitch => assert_eq!((status, request.upgrade()), (101, None)),
-        ForwardResponseError::OtherProtocol => assert_eq!(status, 101),
+        ForwardResponseError::UnrequestedSwitch => assert_eq!((status, request.upgrade()), (101, None)),
+        ForwardResponseError::UnexpectedProtocol => assert_eq!(status, 101),
     }
 }
 
@@ -353,7 +350,7 @@ fn as_ours(framing: Framing) -> BodyFraming {
         Framing::None => BodyFraming::None,
         Framing::Length(length) => BodyFraming::Length(length),
         Framing::Chunked => BodyFraming::Chunked,
-        Framing::ToClose => BodyFraming::ToClose,
+        Framing::ToClose => BodyFraming::CloseDelimited,
     }
 }
 

@@ -104,7 +104,7 @@ fn framed_one_way(head: &RequestHead<'_>) {
             assert!(lengths.is_empty() && head.version == Version::Http11);
             assert!(codings.iter().filter(|coding| !coding.is_empty()).eq(["chunked"]), "{codings:?}");
         }
-        BodyFraming::ToClose => panic!("no request lasts to the close"),
+        BodyFraming::CloseDelimited => panic!("no request lasts to the close"),
     }
     assert!(!head.is_connect() || matches!(head.framing, BodyFraming::None | BodyFraming::Length(0)));
     assert!(head.fields.get_all("host").count() <= 1);

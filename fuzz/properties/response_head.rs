@@ -80,7 +80,7 @@ fn framed_one_way(head: &ResponseHead<'_>, response_to: ResponseTo) {
             assert!(lengths.iter().all(|text| text.parse() == Ok(length)), "{lengths:?}");
         }
         BodyFraming::Chunked => assert_eq!(chunked, 1),
-        BodyFraming::ToClose => assert!(chunked == 0 && (lengths.is_empty() || !codings.is_empty())),
+        BodyFraming::CloseDelimited => assert!(chunked == 0 && (lengths.is_empty() || !codings.is_empty())),
     }
 }
 

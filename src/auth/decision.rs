@@ -4,7 +4,7 @@ use super::request::Request;
 use super::scheme::{Scheme, response_token};
 use super::state::{Declined, Leg, fault};
 use crate::fault::{At, Cause, Fault};
-use crate::forward::HeadFor;
+use crate::forward::HeadPurpose;
 use crate::http::{self, BodyFraming, FieldStorage, ResponseHead};
 
 const TRANSPARENT: &str = "the upstream asks with 401 and WWW-Authenticate, as an origin would: it is set up as a transparent proxy \
@@ -88,12 +88,12 @@ pub fn is_of_proxy(head: &ResponseHead<'_>) -> bool {
 
 /// An answer to a plain HTTP request that asks for no proof, or for no further one.
 fn decide_forward(head: &ResponseHead<'_>, framing: BodyFraming, asked: &Asked<'_>) -> Decision {
-    let for_challenge = asked.sent.purpose() == HeadFor::Challenge;
+    let for_challenge = asked.sent.purpose() == HeadPurpose::Challenge;
     match head.is_informational() {
         true if for_challenge => Decision::Skip,
         // An answer to the stand-in: it is not the client's.
         false if for_challenge && asked.request.has_stand_in() => {
-            let persists = head.persists() && framing != BodyFraming::ToClose && head.status != 101;
+            let persists = head.persists() && framing != BodyFraming::CloseDelimited && head.status != 101;
             Decision::NoProof { framing: persists.then_some(framing) }
         }
         _ => Decision::Answered,
@@ -102,7 +102,7 @@ fn decide_forward(head: &ResponseHead<'_>, framing: BodyFraming, asked: &Asked<'
 
 fn decide_407(head: &ResponseHead<'_>, framing: BodyFraming, asked: &Asked<'_>) -> Result<Decision, Fault> {
     let Asked { sent, scheme, basic, .. } = *asked;
-    let persists = head.persists() && framing != BodyFraming::ToClose;
+    let persists = head.persists() && framing != BodyFraming::CloseDelimited;
     let framing = persists.then_some(framing);
     let of = |name| http::find_challenge(&head.fields, name);
     let token = of(scheme.name()).and_then(|challenge| challenge.token68);
@@ -129,7 +129,7 @@ fn decide_407(head: &ResponseHead<'_>, framing: BodyFraming, asked: &Asked<'_>) 
             if ntlm || negotiate {
                 return Ok(Decision::AskedAgain { framing, scheme: scheme.after_refusal(ntlm, negotiate) });
             }
-            let offered = http::offered(&head.fields);
+            let offered = http::offered_schemes(&head.fields);
             match basic {
                 BasicUse::Allowed if of("Basic").is_some() => return Ok(Decision::AskedForBasic { framing }),
                 BasicUse::Withheld if of("Basic").is_some() => return Err(downgraded(&offered)),
@@ -180,13 +180,13 @@ pub(super) fn with_head<T>(
     field_limit: usize,
     look: impl Fn(&ResponseHead<'_>) -> T,
 ) -> Result<T, Fault> {
-    let refused = match ResponseHead::parse(bytes, &mut FieldStorage::for_at_most(field_limit)) {
+    let refused = match ResponseHead::parse(bytes, &mut FieldStorage::with_limit(field_limit)) {
         Ok(head) => return Ok(look(&head)),
         Err(error) => error,
     };
     let mut unfolded = bytes.to_vec();
     if http::unfold_field_lines(&mut unfolded)
-        && let Ok(head) = ResponseHead::parse(&unfolded, &mut FieldStorage::for_at_most(field_limit))
+        && let Ok(head) = ResponseHead::parse(&unfolded, &mut FieldStorage::with_limit(field_limit))
     {
         return Ok(look(&head));
     }

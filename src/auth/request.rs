@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::forward::{ForwardOptions, ForwardRequest, HeadFor};
+use crate::forward::{ForwardOptions, ForwardRequest, HeadPurpose};
 use crate::http::{self, FieldStorage, RequestHead, ResponseTo};
 
 /// A client's request as it goes upstream.
@@ -100,14 +100,14 @@ impl Request {
     }
 
     /// How the answer to a head that was sent for this is framed.
-    pub(super) fn response_to(&self, purpose: HeadFor) -> ResponseTo {
+    pub(super) fn response_to(&self, purpose: HeadPurpose) -> ResponseTo {
         match purpose {
-            HeadFor::Challenge if self.has_stand_in() => ResponseTo::Other,
+            HeadPurpose::Challenge if self.has_stand_in() => ResponseTo::Other,
             _ => ResponseTo::method(self.method()),
         }
     }
 
-    pub(super) fn write(&self, credentials: Option<(&str, &[u8])>, purpose: HeadFor, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, credentials: Option<(&str, &[u8])>, purpose: HeadPurpose, out: &mut Vec<u8>) {
         match self {
             Request::Connect { authority, fields } => {
                 http::connect_request(out, authority, http::Version::Http11, fields, credentials);

@@ -7,8 +7,8 @@ use super::decision::{Asked, BasicUse, Decision, decide, downgraded, with_head};
 use super::request::Request;
 use super::scheme::Scheme;
 use crate::fault::{At, Cause, Fault};
-use crate::forward::HeadFor;
-use crate::http::{self, BodyDrain, BodyFraming, HeadEnd};
+use crate::forward::HeadPurpose;
+use crate::http::{self, BodyDiscarder, BodyFraming, HeadEnd};
 use crate::limits;
 use crate::ntlm::{self, AuthenticateInputs, FileTime};
 
@@ -88,10 +88,10 @@ impl From<FirstLeg> for Leg {
 }
 
 impl Leg {
-    pub(super) fn purpose(self) -> HeadFor {
+    pub(super) fn purpose(self) -> HeadPurpose {
         match self {
-            Leg::Plain | Leg::Negotiate => HeadFor::Challenge,
-            Leg::Authenticate | Leg::Bare => HeadFor::Answer,
+            Leg::Plain | Leg::Negotiate => HeadPurpose::Challenge,
+            Leg::Authenticate | Leg::Bare => HeadPurpose::Answer,
         }
     }
 }
@@ -103,7 +103,7 @@ enum State {
     /// A request is out.
     Awaiting { sent: Leg, head_end: HeadEnd },
     /// The body of a 407 is read past; then the connection goes on.
-    Draining { drain: BodyDrain, then: AfterDrain },
+    Draining { drain: BodyDiscarder, then: AfterDrain },
     /// The CHALLENGE_MESSAGE of this connection, not answered yet.
     Challenged { challenge: Vec<u8> },
     /// An outcome has been reported.
@@ -349,7 +349,7 @@ impl Handshake {
             _ => {
                 let wrapped = self.scheme.wrap_first(message);
                 let token = wrapped.as_deref().unwrap_or(message);
-                self.request.write(Some((self.scheme.name(), token)), HeadFor::Challenge, out);
+                self.request.write(Some((self.scheme.name(), token)), HeadPurpose::Challenge, out);
             }
         }
         self.sent(leg);
@@ -373,7 +373,7 @@ impl Handshake {
                 return Err(downgraded("Basic"));
             }
             let basic = secret.basic.as_ref().map(BasicCredentials::reveal).unwrap_or_default();
-            self.request.write(Some((self.scheme.name(), basic)), HeadFor::Answer, out);
+            self.request.write(Some((self.scheme.name(), basic)), HeadPurpose::Answer, out);
             self.sent(Leg::Authenticate);
             return Ok(());
         }
@@ -388,7 +388,7 @@ impl Handshake {
             .map_err(|error| fault(Cause::ChallengeMalformed, format!("the challenge cannot be answered: {error}")))?;
         let wrapped = self.scheme.wrap_answer(&message);
         let token = wrapped.as_deref().unwrap_or(&message);
-        self.request.write(Some((self.scheme.name(), token)), HeadFor::Answer, out);
+        self.request.write(Some((self.scheme.name(), token)), HeadPurpose::Answer, out);
         self.sent(Leg::Authenticate);
         Ok(())
     }
@@ -570,7 +570,7 @@ impl Handshake {
     }
 
     fn drain(&mut self, framing: BodyFraming, then: AfterDrain) -> Option<Progress> {
-        self.state = State::Draining { drain: BodyDrain::new(framing, limits::DISCARD_LIMIT_BYTES), then };
+        self.state = State::Draining { drain: BodyDiscarder::new(framing, limits::DISCARD_LIMIT_BYTES), then };
         None
     }
 
@@ -631,9 +631,9 @@ const CLOSED: &str = "the upstream closed the connection in the middle of the ha
 
 const ASKED_AGAIN: &str = "the upstream asks for authentication and answers a NEGOTIATE_MESSAGE with no challenge";
 
-fn drain_fault(error: http::DrainError) -> Fault {
+fn drain_fault(error: http::DiscardError) -> Fault {
     let cause = match error {
-        http::DrainError::TooLarge { .. } => Cause::ResponseBodyTooLarge,
+        http::DiscardError::TooLarge { .. } => Cause::ResponseBodyTooLarge,
         _ => Cause::ResponseMalformed,
     };
     fault(cause, format!("the body of the upstream's 407: {error}"))

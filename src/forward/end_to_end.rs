@@ -1,10 +1,10 @@
-//! Field lines that are passed on, and Via (RFC 9110 §7.6).
+//! Writes the field lines that are forwarded, and Via (RFC 9110 §7.6).
 
 use super::ForwardOptions;
 use crate::http::{Fields, Version};
 
-/// Appends the end-to-end fields as field lines, but for those named in `skip`, which are written anew or not at all.
-pub(super) fn copy_but(fields: &Fields<'_>, skip: &[&str], out: &mut Vec<u8>) {
+/// Appends the end-to-end fields as field lines, except those with a name in `skip`.
+pub(super) fn copy_except(fields: &Fields<'_>, skip: &[&str], out: &mut Vec<u8>) {
     for field in fields.end_to_end() {
         if !skip.iter().any(|name| name.eq_ignore_ascii_case(field.name)) {
             line(field.name, field.value, out);
@@ -12,8 +12,7 @@ pub(super) fn copy_but(fields: &Fields<'_>, skip: &[&str], out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the Trailer fields, which go along with a body that stays chunked (RFC 9110 §6.6.2), unless Connection
-/// names them.
+/// Appends the Trailer fields, for a body that stays chunked (RFC 9110 §6.6.2), unless Connection lists them.
 pub(super) fn copy_trailer(fields: &Fields<'_>, out: &mut Vec<u8>) {
     if fields.has_token("connection", "trailer") {
         return;
@@ -23,8 +22,8 @@ pub(super) fn copy_trailer(fields: &Fields<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a Via line for a message that came in `received` (RFC 9110 §7.6.3). It stands behind those that are there, and
-/// lines of one list field count in their order.
+/// Appends a Via line for a message that was received in version `received` (RFC 9110 §7.6.3). It must follow the Via
+/// lines that the message already has, because the order of the lines is the order of the recipients.
 pub fn append_via(received: Version, options: &ForwardOptions<'_>, out: &mut Vec<u8>) {
     let Some(pseudonym) = options.via else {
         return;
@@ -38,8 +37,9 @@ pub fn append_via(received: Version, options: &ForwardOptions<'_>, out: &mut Vec
     out.extend_from_slice(b"\r\n");
 }
 
-/// Whether Via says that the message has been with somebody of our pseudonym.
-pub fn via_names_us(fields: &Fields<'_>, options: &ForwardOptions<'_>) -> bool {
+/// Whether Via contains the gateway's pseudonym, so the message has already passed through a gateway with that
+/// pseudonym.
+pub fn via_names_gateway(fields: &Fields<'_>, options: &ForwardOptions<'_>) -> bool {
     let Some(pseudonym) = options.via else {
         return false;
     };

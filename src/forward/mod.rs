@@ -1,24 +1,24 @@
-//! Plain HTTP through the gateway (`GET http://origin/…`): pure, bytes in, bytes out.
+//! Rewrites plain HTTP messages (`GET http://origin/…`) that pass through the gateway. Pure: bytes in, bytes out.
 //!
 //! ```text
-//!   client's head ─▶ ForwardRequest ─▶ head for the proxy (once a leg) or the origin
+//!   client's head ─▶ ForwardRequest ─▶ head for the proxy (one for each leg) or the origin
 //!   client's body ─▶ BodyPump ───────▶ body for the upstream
-//!   upstream's head ─▶ ForwardResponse ─▶ head for the client, framed for the client
+//!   upstream's head ─▶ ForwardResponse ─▶ head for the client, with framing that the client supports
 //!   upstream's body ─▶ BodyPump ─────────▶ body for the client
 //! ```
 //!
-//! An intermediary understands a message before it passes it on (RFC 9110 §7.6), and what goes out says what was
-//! understood: framing, Host and the fields of the connection are written anew, never copied. What two parsers could
-//! read in two ways is refused in both directions, so that nobody behind the gateway sees another message than it did.
+//! An intermediary parses a message before it forwards it (RFC 9110 §7.6). Framing, Host and hop-by-hop fields are
+//! generated from the parsed message, never copied, and anything that two parsers could interpret differently is
+//! rejected in both directions. So no recipient can interpret a message differently than the gateway did.
 //!
 //! | file | subject |
 //! |---|---|
-//! | `request` | [`ForwardRequest`]: what a client asks for, ready to send |
-//! | `response` | [`ForwardResponse`]: what an upstream answers, as this client is to get it |
-//! | `body` | [`BodyPump`]: a body from one framing to another, mostly without touching it |
-//! | `trailers` | which trailer fields are passed on |
-//! | `upgrade` | the protocols of an Upgrade field |
-//! | `end_to_end` | field lines that are passed on, and Via |
+//! | `request` | [`ForwardRequest`]: a client's request, ready to be sent |
+//! | `response` | [`ForwardResponse`]: a response, ready to be sent to the client of its request |
+//! | `body` | [`BodyPump`]: converts a body from one framing to another, mostly without copying it |
+//! | `trailers` | which trailer fields are forwarded |
+//! | `upgrade` | the protocols in an Upgrade field |
+//! | `end_to_end` | field lines that are forwarded, and Via |
 
 mod body;
 mod end_to_end;
@@ -29,15 +29,16 @@ mod tests;
 mod trailers;
 mod upgrade;
 
-pub use body::{BodyError, BodyPump, Piece, Pushed};
-pub use end_to_end::{append_via, via_names_us};
-pub use request::{ForwardError, ForwardRequest, HeadFor};
+pub use body::{BodyError, BodyPump, Piece};
+pub use end_to_end::{append_via, via_names_gateway};
+pub use request::{ForwardError, ForwardRequest, HeadPurpose};
 pub use response::{ForwardResponse, ForwardResponseError, ResponseKind};
 
-/// How messages are passed on.
+/// How messages are forwarded.
 #[derive(Debug, Clone, Copy)]
 pub struct ForwardOptions<'a> {
-    /// The pseudonym in Via (RFC 9110 §7.6.3), a token; `None` adds no Via, for upstreams that take offence at it.
+    /// The gateway's pseudonym in Via (RFC 9110 §7.6.3), a token. With `None` no Via is added, for upstreams that
+    /// reject it.
     pub via: Option<&'a str>,
 }
 

@@ -1,4 +1,4 @@
-//! What a client asks for, ready to be sent on (RFC 9110 §7.6, RFC 9112 §3.2).
+//! A client's request, ready to be forwarded (RFC 9110 §7.6, RFC 9112 §3.2).
 
 use super::body::BodyPump;
 use super::{ForwardOptions, end_to_end, upgrade};
@@ -7,17 +7,17 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-/// Why a request is not forwarded. Its text holds no bytes of the peer and may be shown to it.
+/// Why a request is not forwarded. The text contains no bytes from the client and may be shown to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardError {
     /// `GET /path` or `OPTIONS *`: the client takes the gateway for an origin (RFC 9112 §3.2.2).
     #[error(
-        "this is a forward proxy: the request line must name a whole URL, as in GET http://host/path; \
-         set the proxy's address as HTTP_PROXY, not as the URL"
+        "this is a forward proxy: the request line must contain the whole URL, as in GET http://host/path; \
+         use the gateway's address as HTTP_PROXY, not as the URL"
     )]
     NotAbsoluteForm,
-    /// A CONNECT, or a method that differs from it in letter case only: another hop might take it for one.
-    #[error("a CONNECT is not forwarded but tunnelled")]
+    /// CONNECT, or a method that differs from it only in letter case, which another hop might take for CONNECT.
+    #[error("CONNECT requests are tunnelled, not forwarded")]
     Connect,
     /// RFC 9110 §10.1.1
     #[error("an expectation other than 100-continue")]
@@ -26,15 +26,15 @@ pub enum ForwardError {
     #[error("a TRACE request has no content")]
     TraceWithContent,
     /// RFC 9110 §7.6.2
-    #[error("Max-Forwards is not one decimal number")]
+    #[error("Max-Forwards is not a single decimal number")]
     InvalidMaxForwards,
-    /// RFC 9110 §7.6.2: the gateway is the last recipient, and answers no such request by itself.
-    #[error("Max-Forwards is 0, and the gateway answers neither TRACE nor OPTIONS by itself")]
+    /// The gateway would have to respond itself (RFC 9110 §7.6.2), which is not implemented.
+    #[error("Max-Forwards is 0, and the gateway itself answers neither TRACE nor OPTIONS")]
     LastRecipient,
 }
 
 impl ForwardError {
-    /// The status that answers the request: 400, 417 or 501.
+    /// The status of the response: 400, 417 or 501.
     pub fn status(&self) -> u16 {
         match self {
             Self::UnknownExpectation => 417,
@@ -44,27 +44,28 @@ impl ForwardError {
     }
 }
 
-/// What a head is sent for.
+/// Why a head is sent to the upstream proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HeadFor {
-    /// The client's answer: the body follows.
+pub enum HeadPurpose {
+    /// To get the response for the client. The body follows the head.
     Answer,
-    /// A challenge: the request itself, or its [stand-in](ForwardRequest::has_stand_in), whose answer is not the client's.
+    /// To get a challenge. The request itself is sent or, if it has one, its
+    /// [stand-in](ForwardRequest::has_stand_in), whose response does not go to the client.
     Challenge,
 }
 
-/// A request on its way from a client to an upstream: what was understood of its head, owned, and ready to be written as
-/// often as the handshake needs it.
+/// A parsed request that is forwarded. It owns its data, and its head can be written several times, as the handshake
+/// requires.
 pub struct ForwardRequest {
     method: Box<str>,
     /// As received.
     target: Box<str>,
-    /// Where in `target` the authority is: the value of Host.
+    /// The position of the authority in `target`, which is the value of the Host field.
     authority: Range<usize>,
     origin: Box<str>,
     /// End-to-end field lines and Via.
     fields: Box<[u8]>,
-    /// Trailer field lines, which go along with a chunked body only.
+    /// Trailer field lines, for a chunked body only.
     trailer: Box<[u8]>,
     upgrade: Option<Box<str>>,
     framing: BodyFraming,
@@ -72,14 +73,13 @@ pub struct ForwardRequest {
     client_keeps_alive: bool,
     expects_continue: bool,
     authenticates_connection: bool,
-    has_been_here: bool,
 }
 
 impl ForwardRequest {
-    /// Takes from a parsed head what is needed later; the head's bytes may go.
+    /// Copies what is needed from a parsed head.
     ///
     /// # Errors
-    /// [`ForwardError`], whose [`status`](ForwardError::status) answers the client.
+    /// [`ForwardError`]; respond to the client with its [`status`](ForwardError::status).
     pub fn of(head: &RequestHead<'_>, options: &ForwardOptions<'_>) -> Result<Self, ForwardError> {
         if head.method.eq_ignore_ascii_case("CONNECT") {
             return Err(ForwardError::Connect);
@@ -110,109 +110,103 @@ impl ForwardRequest {
             client_keeps_alive: head.persists(),
             expects_continue,
             authenticates_connection: authenticates_connection(&head.fields),
-            has_been_here: end_to_end::via_names_us(&head.fields, options),
         })
     }
 
-    /// A token; methods are case-sensitive.
+    /// The method, a token. Methods are case-sensitive.
     pub fn method(&self) -> &str {
         &self.method
     }
 
-    /// The absolute form as received. Its path may hold secrets: for the upstream, not for logs.
+    /// The target as received, in absolute form. Its path may contain secrets, so it must not be logged.
     pub fn target(&self) -> &str {
         &self.target
     }
 
-    /// Host and port of the origin, `host:port`, an IPv6 address in its brackets: for routing and logs, and what
-    /// [`Authority::parse`](http::Authority::parse) reads.
+    /// The origin as `host:port`, with IPv6 addresses in brackets, as accepted by
+    /// [`Authority::parse`](http::Authority::parse). For routing and logs.
     pub fn origin(&self) -> &str {
         &self.origin
     }
 
-    /// How the client's body comes and how it goes to the upstream; never [`BodyFraming::ToClose`].
+    /// The framing of the body, both from the client and to the upstream; never [`BodyFraming::CloseDelimited`].
     pub fn framing(&self) -> BodyFraming {
         self.framing
     }
 
-    /// Moves the body from the client to the upstream.
+    /// The pump for the body, from the client to the upstream.
     pub fn pump(&self) -> BodyPump {
         BodyPump::same(self.framing)
     }
 
-    /// Whether there is a body, be it of unknown length.
+    /// Whether there is a body that is not known to be empty.
     pub fn has_body(&self) -> bool {
         has_body(self.framing)
     }
 
-    /// Whether the client waits for a 100 before it sends its body (RFC 9110 §10.1.1).
+    /// Whether the client waits for a 100 response before it sends the body (RFC 9110 §10.1.1).
     pub fn expects_continue(&self) -> bool {
         self.expects_continue
     }
 
-    /// The protocols that the client would switch to, as `a, b` (RFC 9110 §7.8).
+    /// The protocols that the client offers to switch to, as `a, b` (RFC 9110 §7.8).
     pub fn upgrade(&self) -> Option<&str> {
         self.upgrade.as_deref()
     }
 
-    /// The version of the client's request.
+    /// The HTTP version of the client's request.
     pub fn client_version(&self) -> Version {
         self.client_version
     }
 
-    /// Whether the client means to send another request behind this one (RFC 9112 §9.3).
+    /// Whether the client keeps its connection open for another request (RFC 9112 §9.3).
     pub fn client_keeps_alive(&self) -> bool {
         self.client_keeps_alive
     }
 
-    /// What it takes, in bytes.
+    /// The memory held by the texts of the request, in bytes.
     pub fn held_bytes(&self) -> usize {
         self.target.len() + self.origin.len() + self.fields.len() + self.trailer.len()
     }
 
-    /// Whether sending it twice does no more than sending it once (RFC 9110 §9.2.2), so that it may be sent again
-    /// when a kept connection closes under it.
+    /// Whether the method is idempotent (RFC 9110 §9.2.2), so that the request may be sent again if a kept connection
+    /// closes before it is answered.
     pub fn is_idempotent(&self) -> bool {
         self.is_safe() || matches!(&*self.method, "PUT" | "DELETE")
     }
 
-    /// RFC 9110 §9.2.1
+    /// Whether the method is safe (RFC 9110 §9.2.1).
     fn is_safe(&self) -> bool {
         matches!(&*self.method, "GET" | "HEAD" | "OPTIONS" | "TRACE")
     }
 
-    /// Whether something else is sent in its place to get its challenge:
+    /// Whether a stand-in is sent in place of this request to get a challenge:
     ///
-    /// - for a request with a body the same with an empty one (`Content-Length: 0`), and without what belongs to the body:
-    ///   expectation, trailer and upgrade. A body that is answered with 407 would have to be sent whole before the connection
-    ///   could go on.
-    /// - for a HEAD a GET: some proxies send the page of their 407 behind a HEAD as well.
+    /// - For a request with a body, the same request with an empty body (`Content-Length: 0`) and without expectation,
+    ///   trailer and upgrade. If the request itself got a 407, its whole body would have to be sent before the
+    ///   connection could be used again.
+    /// - For HEAD, a GET, because some proxies send a body with their 407 even in response to HEAD.
     pub fn has_stand_in(&self) -> bool {
         self.has_body() || &*self.method == "HEAD"
     }
 
-    /// Whether it has a body although its method gives a body no meaning (RFC 9110 §9.3). Some servers do not read such a
-    /// body and take it for the next request; the connection it went on is not used again.
+    /// Whether the request has a body although its method defines no meaning for one (RFC 9110 §9.3). Some servers do
+    /// not read such a body and take it for the next request, so the upstream's connection must not be reused.
     pub fn has_unexpected_body(&self) -> bool {
         let methods = ["GET", "HEAD", "OPTIONS", "DELETE", "TRACE"];
         self.has_body() && methods.iter().any(|method| method.eq_ignore_ascii_case(&self.method))
     }
 
-    /// Whether the client proves itself to the origin by a scheme that proves a whole connection (NTLM, Negotiate):
-    /// from now on its connection and the upstream's belong together, and to nobody else (RFC 4559 §6).
+    /// Whether the client authenticates to the origin with a scheme that authenticates a connection (NTLM, Negotiate).
+    /// From then on, the upstream's connection may be used only for requests from this client's connection (RFC 4559
+    /// §6).
     pub fn authenticates_connection(&self) -> bool {
         self.authenticates_connection
     }
 
-    /// Whether Via says that the request has been with somebody of our pseudonym: with this gateway, should it be its own
-    /// upstream, or with another of its name.
-    pub fn has_been_here(&self) -> bool {
-        self.has_been_here
-    }
-
-    /// Appends the head for an upstream proxy, in absolute form, with these credentials (scheme and message) if any.
-    pub fn write_head(&self, out: &mut Vec<u8>, credentials: Option<(&str, &[u8])>, purpose: HeadFor) {
-        if purpose == HeadFor::Challenge && self.has_stand_in() {
+    /// Appends the head for an upstream proxy, in absolute form, with the credentials (scheme and message) if given.
+    pub fn write_head(&self, out: &mut Vec<u8>, credentials: Option<(&str, &[u8])>, purpose: HeadPurpose) {
+        if purpose == HeadPurpose::Challenge && self.has_stand_in() {
             let (method, framing) = match (&*self.method, self.has_body()) {
                 ("HEAD", _) => ("GET", BodyFraming::None),
                 (method, _) => (method, BodyFraming::Length(0)),
@@ -228,7 +222,7 @@ impl ForwardRequest {
         self.write(out, &self.method, &self.target, &own_fields, self.framing, NextHop::Proxy(credentials));
     }
 
-    /// Appends the head for the origin itself, in origin form: nothing in it is meant for proxies (RFC 9112 §3.2.1).
+    /// Appends the head for the origin itself, in origin form and without fields for proxies (RFC 9112 §3.2.1).
     pub fn write_origin_head(&self, out: &mut Vec<u8>) {
         let mut own_fields = self.trailer.to_vec();
         self.append_expectation(&mut own_fields);
@@ -261,7 +255,7 @@ impl ForwardRequest {
         http::upstream_request(out, &request);
     }
 
-    /// The path and query of the target; RFC 9112 §3.2.1 and §3.2.4 say what stands for an empty path.
+    /// The target in origin form. An empty path becomes `/`, or `*` for OPTIONS (RFC 9112 §3.2.1, §3.2.4).
     fn origin_form(&self) -> Cow<'_, str> {
         let path_and_query = self.target.get(self.authority.end..).unwrap_or_default();
         match path_and_query {
@@ -284,7 +278,7 @@ impl ForwardRequest {
     }
 }
 
-/// Prints neither field values nor the path: both may be secrets.
+/// Omits field values and the path, because both may be secrets.
 impl fmt::Debug for ForwardRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ForwardRequest")
@@ -301,12 +295,12 @@ fn has_body(framing: BodyFraming) -> bool {
 }
 
 fn end_to_end_fields(head: &RequestHead<'_>, options: &ForwardOptions<'_>) -> Result<Vec<u8>, ForwardError> {
-    // HTTP2-Settings goes with `Upgrade: h2c`, which is not passed on.
-    const WRITTEN_ANEW: [&str; 5] = ["host", "content-length", "expect", "http2-settings", "max-forwards"];
+    // HTTP2-Settings belongs to `Upgrade: h2c`, which is not forwarded. The others are generated.
+    const NOT_COPIED: [&str; 5] = ["host", "content-length", "expect", "http2-settings", "max-forwards"];
     let is_limited = matches!(head.method, "TRACE" | "OPTIONS");
-    let skip = if is_limited { &WRITTEN_ANEW[..] } else { &WRITTEN_ANEW[..4] };
+    let skip = if is_limited { &NOT_COPIED[..] } else { &NOT_COPIED[..4] };
     let mut out = Vec::with_capacity(512);
-    end_to_end::copy_but(&head.fields, skip, &mut out);
+    end_to_end::copy_except(&head.fields, skip, &mut out);
     if is_limited && let Some(forwards) = max_forwards(&head.fields)? {
         let left = forwards.checked_sub(1).ok_or(ForwardError::LastRecipient)?;
         end_to_end::line("Max-Forwards", left.to_string().as_bytes(), &mut out);
@@ -320,7 +314,7 @@ fn max_forwards(fields: &Fields<'_>) -> Result<Option<u64>, ForwardError> {
     let Some(value) = values.next() else {
         return Ok(None);
     };
-    // `u64::from_str` alone would take a sign.
+    // `u64::from_str` alone would accept a sign.
     let digits = str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     let number = digits.and_then(|digits| digits.parse().ok());
     match (number, values.next()) {

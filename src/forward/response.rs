@@ -1,39 +1,39 @@
-//! What an upstream answers, as this client is to get it (RFC 9110 §7.6, §15.2; RFC 9112 §6, §9).
+//! A response, ready to be forwarded to the client (RFC 9110 §7.6, §15.2; RFC 9112 §6, §9).
 
 use super::body::BodyPump;
 use super::{ForwardOptions, ForwardRequest, end_to_end, upgrade};
 use crate::http::{self, BodyFraming, Fields, FramingError, ResponseHead, ResponseTo, Version};
 use std::io::Write as _;
 
-/// Why an answer is not passed on: the client gets a 502 instead. Its text holds no bytes of the peer.
+/// Why a response is not forwarded. The client gets a 502 instead. The text contains no bytes from the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardResponseError {
     /// RFC 9112 §6.3
     #[error("{0}")]
     Framing(#[from] FramingError),
-    /// RFC 9110 §7.8: a 101 to a request that asked for no switch.
-    #[error("the upstream switches to another protocol unasked")]
-    UnaskedSwitch,
-    /// RFC 9110 §7.8: a 101 that names no protocol, or one that was not asked for.
-    #[error("the upstream switches to a protocol that was not asked for")]
-    OtherProtocol,
+    /// A 101 response to a request without Upgrade (RFC 9110 §7.8).
+    #[error("the upstream switches to another protocol although the request did not ask for it")]
+    UnrequestedSwitch,
+    /// A 101 response with no protocol, or with one that the request did not list (RFC 9110 §7.8).
+    #[error("the upstream switches to a protocol that the request did not ask for")]
+    UnexpectedProtocol,
 }
 
-/// What an answer is to the exchange.
+/// The role of a response in its exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResponseKind {
-    /// 1xx: another answer follows. How many is for the caller to bound.
+    /// A 1xx response, which another response follows. The caller must limit their number.
     Interim {
-        /// The client is to get it: it speaks HTTP/1.1 and, for a 100, waits for one (RFC 9110 §15.2).
+        /// Whether to forward it: the client uses HTTP/1.1 and, for a 100, has asked for it (RFC 9110 §15.2).
         pass_on: bool,
     },
-    /// 101: behind this head both connections carry another protocol.
+    /// A 101 response. After its head, both connections carry another protocol.
     Switching,
-    /// The answer.
+    /// The final response.
     Final,
 }
 
-/// An answer on its way to a client, borrowed from its head.
+/// A response that is forwarded to a client, borrowed from its head.
 #[derive(Debug)]
 pub struct ForwardResponse<'b> {
     head: ResponseHead<'b>,
@@ -41,7 +41,7 @@ pub struct ForwardResponse<'b> {
     kind: ResponseKind,
     framing: BodyFraming,
     client_framing: BodyFraming,
-    /// Content-Length of an answer that has no body: what a GET would have got (RFC 9110 §8.6).
+    /// The Content-Length of a response without a body, which is that of a response to GET (RFC 9110 §8.6).
     announced_length: Option<u64>,
     client_version: Version,
     client_keeps_alive: bool,
@@ -51,35 +51,32 @@ pub struct ForwardResponse<'b> {
 }
 
 impl<'b> ForwardResponse<'b> {
-    /// Decides how an answer to `request` goes to the client.
-    ///
-    /// A folded line must have been joined before the head was parsed
-    /// ([`unfold_field_lines`](http::unfold_field_lines)).
+    /// Determines how a response to `request` is forwarded.
     ///
     /// # Errors
-    /// [`ForwardResponseError`]: neither the answer nor the connection it came on is of any use.
+    /// [`ForwardResponseError`] if the response cannot be forwarded. The upstream's connection must be closed.
     pub fn of(
         head: &ResponseHead<'b>,
         request: &ForwardRequest,
         options: &ForwardOptions<'b>,
     ) -> Result<Self, ForwardResponseError> {
         let to = ResponseTo::method(request.method());
-        let framing = head.framing_to_pass_on(to)?;
+        let framing = head.forwarded_framing(to)?;
         let kind = kind(head, request);
         let upgrade = upgrade::protocols(&head.fields);
         if kind == ResponseKind::Switching {
-            let asked = request.upgrade().ok_or(ForwardResponseError::UnaskedSwitch)?;
-            let granted = upgrade.as_deref().is_some_and(|granted| upgrade::all_asked(granted, asked));
-            granted.then_some(()).ok_or(ForwardResponseError::OtherProtocol)?;
+            let offered = request.upgrade().ok_or(ForwardResponseError::UnrequestedSwitch)?;
+            let was_offered = upgrade.as_deref().is_some_and(|chosen| upgrade::all_offered(chosen, offered));
+            was_offered.then_some(()).ok_or(ForwardResponseError::UnexpectedProtocol)?;
         }
         let has_coding = head.fields.has("transfer-encoding");
         let announces = (to == ResponseTo::Head || head.status == 304) && kind == ResponseKind::Final;
         let announced_length =
             if announces && head.status != 204 && !has_coding { head.content_length()? } else { None };
-        // A body behind a 204 is no body, but somebody meant to send one.
-        let dubious =
+        // A 204 has no body, but an upstream that announces one may send it all the same.
+        let is_dubious =
             head.status == 204 && (has_coding || head.fields.get("content-length").is_some_and(|n| n != b"0"));
-        let ends_connection = framing == BodyFraming::ToClose || kind == ResponseKind::Switching || dubious;
+        let ends_connection = framing == BodyFraming::CloseDelimited || kind == ResponseKind::Switching || is_dubious;
         Ok(Self {
             head: *head,
             options: *options,
@@ -95,65 +92,61 @@ impl<'b> ForwardResponse<'b> {
         })
     }
 
-    /// 100 to 999.
+    /// The status, 100 to 999.
     pub fn status(&self) -> u16 {
         self.head.status
     }
 
-    /// What it is to the exchange.
+    /// The role of the response in its exchange.
     pub fn kind(&self) -> ResponseKind {
         self.kind
     }
 
-    /// Whether the upstream proxy asks the gateway for a proof: never for the client.
-    pub fn is_407(&self) -> bool {
-        self.head.status == 407
-    }
-
-    /// How the body comes.
+    /// The framing of the body as received.
     pub fn framing(&self) -> BodyFraming {
         self.framing
     }
 
-    /// How the body goes to the client: in chunks to HTTP/1.1, to the close to HTTP/1.0, where its length is not known.
+    /// The framing of the body as sent to the client. If its length is unknown, it is chunked for HTTP/1.1 clients and
+    /// close-delimited for HTTP/1.0 clients.
     pub fn client_framing(&self) -> BodyFraming {
         self.client_framing
     }
 
-    /// Moves the body from the upstream to the client; done from the start where there is none.
+    /// The pump for the body, from the upstream to the client. It is done from the start if there is no body.
     pub fn pump(&self) -> BodyPump {
         match (self.framing, self.client_framing) {
-            (BodyFraming::ToClose, BodyFraming::Chunked) => BodyPump::chunking(),
-            (BodyFraming::Chunked, BodyFraming::ToClose) => BodyPump::dechunking(),
+            (BodyFraming::CloseDelimited, BodyFraming::Chunked) => BodyPump::chunking(),
+            (BodyFraming::Chunked, BodyFraming::CloseDelimited) => BodyPump::dechunking(),
             (framing, _) => BodyPump::same(framing),
         }
     }
 
-    /// Whether the upstream's connection may carry another request behind this answer's body, provided that the
-    /// request's body was sent to its end and that nothing comes behind the answer's.
+    /// Whether the upstream's connection can carry another request after this response, provided that the whole request
+    /// body has been sent and that nothing follows the response body.
     pub fn upstream_keeps_alive(&self) -> bool {
         self.upstream_keeps_alive
     }
 
-    /// Whether the origin proves the client by a scheme that proves a whole connection: as
+    /// Whether the origin authenticates the client with a scheme that authenticates a connection; see
     /// [`ForwardRequest::authenticates_connection`].
     pub fn authenticates_connection(&self) -> bool {
         self.authenticates_connection
     }
 
-    /// Appends the head for the client, in HTTP/1.1 whatever came. `keep_alive` is whether the gateway would keep the
-    /// client's connection: it must not when it is to drain, or when the request's body is not all there yet.
+    /// Appends the head for the client, always as HTTP/1.1. `keep_alive` says whether the gateway is willing to keep
+    /// the client's connection open; it is not while it shuts down, or while part of the request body is missing.
     ///
-    /// Returns whether the client was told that its connection carries another request behind this answer; if not, close
-    /// it behind the body. Behind an interim answer and a 101 that says nothing.
+    /// Returns whether the head tells the client that the connection stays open. If it does not, close the connection
+    /// after the body. Ignore the result for interim responses and for 101.
     pub fn write_head(&self, out: &mut Vec<u8>, keep_alive: bool) -> bool {
-        let keeps = keep_alive && self.client_keeps_alive && self.client_framing != BodyFraming::ToClose;
+        let keeps = keep_alive && self.client_keeps_alive && self.client_framing != BodyFraming::CloseDelimited;
         out.reserve(512);
         // Writing to a Vec cannot fail.
         let _ = write!(out, "HTTP/1.1 {} ", self.head.status);
         out.extend_from_slice(self.head.reason);
         out.extend_from_slice(b"\r\n");
-        end_to_end::copy_but(&self.head.fields, &["content-length", "proxy-support"], out);
+        end_to_end::copy_except(&self.head.fields, &["content-length", "proxy-support"], out);
         end_to_end::append_via(self.head.version, &self.options, out);
         match self.kind {
             ResponseKind::Interim { .. } => {}
@@ -167,7 +160,7 @@ impl<'b> ForwardResponse<'b> {
         keeps
     }
 
-    /// What belongs to the client's connection.
+    /// Appends the framing and hop-by-hop fields of a final response.
     fn append_final_fields(&self, out: &mut Vec<u8>, keeps: bool) {
         let announced = self.announced_length.map_or(self.client_framing, BodyFraming::Length);
         http::framing_field(out, announced);
@@ -183,12 +176,12 @@ impl<'b> ForwardResponse<'b> {
             }
             (true, Version::Http11) => {}
         }
-        // Some clients prove a connection to an origin only through proxies that say they bear it (RFC 4559 §6).
+        // Some clients use connection-based authentication only through proxies that announce support (RFC 4559 §6).
         if self.head.fields.has_token("proxy-support", SESSION_BASED) {
             options.push("Proxy-Support");
             end_to_end::line("Proxy-Support", SESSION_BASED.as_bytes(), out);
         }
-        // A 426 must say what to upgrade to (RFC 9110 §15.5.22).
+        // A 426 must list the protocols to upgrade to (RFC 9110 §15.5.22).
         if self.head.status == 426 && self.client_version == Version::Http11 && self.upgrade.is_some() {
             options.push("Upgrade");
             self.append_upgrade(out);
@@ -219,8 +212,8 @@ fn kind(head: &ResponseHead<'_>, request: &ForwardRequest) -> ResponseKind {
 
 fn client_framing(framing: BodyFraming, client_version: Version) -> BodyFraming {
     match (framing, client_version) {
-        (BodyFraming::Chunked | BodyFraming::ToClose, Version::Http11) => BodyFraming::Chunked,
-        (BodyFraming::Chunked | BodyFraming::ToClose, Version::Http10) => BodyFraming::ToClose,
+        (BodyFraming::Chunked | BodyFraming::CloseDelimited, Version::Http11) => BodyFraming::Chunked,
+        (BodyFraming::Chunked | BodyFraming::CloseDelimited, Version::Http10) => BodyFraming::CloseDelimited,
         (BodyFraming::None | BodyFraming::Length(_), _) => framing,
     }
 }

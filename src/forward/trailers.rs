@@ -1,9 +1,9 @@
-//! Which trailer fields are passed on (RFC 9110 §6.5.1).
+//! Decides which trailer fields are forwarded (RFC 9110 §6.5.1).
 
 use crate::http;
 
-/// Fields that mean nothing, or something dangerous, behind the body they speak of: framing, routing, controls,
-/// credentials, and the content's own description. Hop-by-hop fields come on top.
+/// Fields that are useless or dangerous in a trailer section: framing, routing, request modifiers, credentials and
+/// content metadata. Hop-by-hop fields are excluded as well.
 const FORBIDDEN: [&str; 22] = [
     "host",
     "content-length",
@@ -29,8 +29,8 @@ const FORBIDDEN: [&str; 22] = [
     "vary",
 ];
 
-/// Decides on each trailer field once its name is complete. Until then it holds the name, which
-/// [`TRAILER_LIMIT_BYTES`](http::TRAILER_LIMIT_BYTES) bounds.
+/// Decides about each trailer field when its name is complete. Until then it buffers the name, of at most
+/// [`TRAILER_LIMIT_BYTES`](http::TRAILER_LIMIT_BYTES).
 #[derive(Debug, Default)]
 pub(super) struct TrailerFilter {
     name: Vec<u8>,
@@ -38,7 +38,7 @@ pub(super) struct TrailerFilter {
 }
 
 impl TrailerFilter {
-    /// Takes the next bytes of a name. The last of them is its colon.
+    /// Adds the next bytes of a name. The last byte of a name is its colon.
     pub(super) fn take_name(&mut self, bytes: &[u8]) {
         self.name.extend_from_slice(bytes);
         if let Some(name) = self.name.strip_suffix(b":") {
@@ -49,12 +49,12 @@ impl TrailerFilter {
         }
     }
 
-    /// The name and colon of a field that passes, once.
-    pub(super) fn take_owed(&mut self) -> Vec<u8> {
+    /// Returns the name and colon of an accepted field once, otherwise nothing.
+    pub(super) fn take_accepted_name(&mut self) -> Vec<u8> {
         if self.name.ends_with(b":") { std::mem::take(&mut self.name) } else { Vec::new() }
     }
 
-    /// Whether the field passes whose value comes now.
+    /// Whether the current field is accepted, so that its value is forwarded.
     pub(super) fn passes(&self) -> bool {
         self.passes
     }
@@ -71,24 +71,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_judged_when_it_is_whole() {
+    fn a_field_is_decided_when_its_name_is_complete() {
         let mut filter = TrailerFilter::default();
         filter.take_name(b"Ho");
-        assert_eq!(filter.take_owed(), b"");
+        assert_eq!(filter.take_accepted_name(), b"");
         filter.take_name(b"st-Digest:");
         assert!(filter.passes());
-        assert_eq!(filter.take_owed(), b"Host-Digest:");
-        assert_eq!(filter.take_owed(), b"");
+        assert_eq!(filter.take_accepted_name(), b"Host-Digest:");
+        assert_eq!(filter.take_accepted_name(), b"");
         filter.take_name(b"HOST:");
         assert!(!filter.passes());
-        assert_eq!(filter.take_owed(), b"");
+        assert_eq!(filter.take_accepted_name(), b"");
         filter.take_name(b"ETag:");
         assert!(filter.passes());
-        assert_eq!(filter.take_owed(), b"ETag:");
+        assert_eq!(filter.take_accepted_name(), b"ETag:");
     }
 
     #[test]
-    fn framing_routing_and_credentials_do_not_pass() {
+    fn framing_routing_and_credential_fields_are_not_forwarded() {
         for name in [
             "Transfer-Encoding",
             "content-length",

@@ -1,12 +1,12 @@
-//! The protocols of an Upgrade field (RFC 9110 §7.8).
+//! The protocols in an Upgrade field (RFC 9110 §7.8).
 
 use crate::http::Fields;
 
-/// The protocols that the Upgrade fields name and that may be switched to through a proxy, as `a, b`; `None` when there
-/// are none, or when Connection does not name Upgrade.
+/// The protocols in the Upgrade fields that a client and an origin may switch to through a proxy, as `a, b`. `None` if
+/// there are none, or if Connection does not list Upgrade.
 ///
-/// HTTP itself and TLS are left out: a switch to either (`h2c`, `HTTP/2.0`, `TLS/1.0`) concerns one connection, and
-/// behind it requests would go past the gateway unseen.
+/// HTTP and TLS are excluded: a switch to one of them (`h2c`, `HTTP/2.0`, `TLS/1.0`) applies to a single connection,
+/// and the gateway could no longer see the requests that follow it.
 pub(super) fn protocols(fields: &Fields<'_>) -> Option<Box<str>> {
     if !fields.has_token("connection", "upgrade") {
         return None;
@@ -16,12 +16,12 @@ pub(super) fn protocols(fields: &Fields<'_>) -> Option<Box<str>> {
     (!kept.is_empty()).then(|| kept.join(", ").into())
 }
 
-/// Whether every protocol of `answered` is one of `asked`; both as [`protocols`] gives them.
-pub(super) fn all_asked(answered: &str, asked: &str) -> bool {
-    answered.split(", ").all(|name| asked.split(", ").any(|asked| asked.eq_ignore_ascii_case(name)))
+/// Whether every protocol in `chosen` is also in `offered`. Both have the form that [`protocols`] returns.
+pub(super) fn all_offered(chosen: &str, offered: &str) -> bool {
+    chosen.split(", ").all(|name| offered.split(", ").any(|offered| offered.eq_ignore_ascii_case(name)))
 }
 
-/// `name` or `name/version`, in characters of a token.
+/// Whether `text` is `name` or `name/version`, both tokens.
 fn is_protocol(text: &str) -> bool {
     let is_token = |part: &str| {
         let in_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
@@ -59,10 +59,10 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_asked_for_may_be_answered() {
-        assert!(all_asked("WebSocket", "foo/2, websocket"));
-        assert!(all_asked("foo/2, websocket", "websocket, foo/2"));
-        assert!(!all_asked("foo/3", "foo/2, websocket"));
-        assert!(!all_asked("websocket, bar", "websocket"));
+    fn only_offered_protocols_may_be_chosen() {
+        assert!(all_offered("WebSocket", "foo/2, websocket"));
+        assert!(all_offered("foo/2, websocket", "websocket, foo/2"));
+        assert!(!all_offered("foo/3", "foo/2, websocket"));
+        assert!(!all_offered("websocket, bar", "websocket"));
     }
 }

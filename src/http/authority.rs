@@ -6,47 +6,47 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 /// The longest host name accepted, in bytes (RFC 1035 §2.3.4).
 pub const HOST_NAME_LIMIT_BYTES: usize = 255;
 
-/// Why a text is not a host and port. No bytes of the peer are held.
+/// Why a text is not a valid authority. The error contains no bytes from the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityError {
     /// `user:password@`: deprecated, and a way to disguise a host (RFC 9110 §4.2.4).
-    #[error("the authority carries user information")]
+    #[error("the authority contains user information")]
     UserInfo,
-    /// A CONNECT target must name its port (RFC 9110 §9.3.6).
+    /// A CONNECT target must include the port (RFC 9110 §9.3.6).
     #[error("the authority has no port")]
     MissingPort,
-    /// Not one to five decimal digits for 1 to 65535.
+    /// Not a decimal number from 1 to 65535 without leading zeros.
     #[error("the port is not a decimal number from 1 to 65535")]
     InvalidPort,
-    /// No host in front of the port.
+    /// There is no host before the port.
     #[error("the host is empty")]
     EmptyHost,
     /// Longer than [`HOST_NAME_LIMIT_BYTES`].
     #[error("the host name is longer than {HOST_NAME_LIMIT_BYTES} bytes")]
     HostTooLong,
-    /// A character outside letters, digits, `-`, `.`, `_`, or an empty label.
-    #[error("the host is neither a name of letters, digits, '-', '.', '_' nor an address")]
+    /// A character other than a letter, a digit, `-`, `.` or `_`, or an empty label.
+    #[error("the host is neither an IP address nor a name of letters, digits, '-', '.' and '_'")]
     InvalidHost,
-    /// `127.1`, `0x7f000001`, `0177.0.0.1`: resolvers read them as addresses, filters do not.
+    /// `127.1`, `0x7f000001`, `0177.0.0.1`: resolvers read these as addresses, filters do not.
     #[error("the host ends in a number but is not a dotted-quad IPv4 address")]
     AmbiguousIpv4,
-    /// Brackets without a valid IPv6 address between them; a zone identifier is not valid here.
-    #[error("the bracketed host is not an IPv6 address without a zone")]
+    /// The text in brackets is not an IPv6 address. Zone identifiers are not allowed.
+    #[error("the host in brackets is not an IPv6 address without a zone")]
     InvalidIpv6,
 }
 
-/// A host as a client names it.
+/// A host as the client wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Host<'b> {
-    /// A name to resolve, in the client's letter case, not empty; it may end in a dot.
+    /// A non-empty name of at most [`HOST_NAME_LIMIT_BYTES`], in the client's letter case. It may end in a dot.
     Name(&'b str),
-    /// A dotted quad.
+    /// A dotted-quad address.
     V4(Ipv4Addr),
-    /// An address that stood in brackets.
+    /// An address that was written in brackets.
     V6(Ipv6Addr),
 }
 
-/// Writes an IPv6 address in its brackets.
+/// Writes IPv6 addresses in brackets.
 impl fmt::Display for Host<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -57,7 +57,7 @@ impl fmt::Display for Host<'_> {
     }
 }
 
-/// A host and a port, never 0.
+/// A host and a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Authority<'b> {
     /// The host.
@@ -73,19 +73,19 @@ impl fmt::Display for Authority<'_> {
 }
 
 impl<'b> Authority<'b> {
-    /// Parses `host:port`, the port required: the target of a CONNECT (RFC 9112 §3.2.3).
+    /// Parses `host:port`, the target of a CONNECT (RFC 9112 §3.2.3). The port is required.
     ///
     /// # Errors
-    /// [`AuthorityError`] says which part is not as it must be.
+    /// [`AuthorityError`] if either part is invalid or the port is missing.
     pub fn parse(text: &'b str) -> Result<Self, AuthorityError> {
         let (host, port) = split(text)?;
         Ok(Self { port: parse_port(port.ok_or(AuthorityError::MissingPort)?)?, host: parse_host(host)? })
     }
 
-    /// Parses `host[:port]` (RFC 3986 §3.2): the authority of an absolute-form target.
+    /// Parses `host[:port]`, the authority of an absolute-form target (RFC 3986 §3.2).
     ///
     /// # Errors
-    /// As [`Authority::parse`].
+    /// [`AuthorityError`], but not [`AuthorityError::MissingPort`].
     pub fn parse_with_default_port(text: &'b str, default_port: u16) -> Result<Self, AuthorityError> {
         let (host, port) = split(text)?;
         Ok(Self { port: port.map_or(Ok(default_port), parse_port)?, host: parse_host(host)? })
@@ -111,7 +111,7 @@ fn split(text: &str) -> Result<(&str, Option<&str>), AuthorityError> {
 }
 
 fn parse_port(text: &str) -> Result<u16, AuthorityError> {
-    // `u16::from_str` alone would take a sign.
+    // `u16::from_str` alone would accept a sign.
     let decimal = text.bytes().all(|byte| byte.is_ascii_digit());
     if !decimal || text.starts_with('0') {
         return Err(AuthorityError::InvalidPort);
@@ -119,7 +119,7 @@ fn parse_port(text: &str) -> Result<u16, AuthorityError> {
     text.parse().map_err(|_| AuthorityError::InvalidPort)
 }
 
-/// `text` may begin with the bracket that [`split`] left on it.
+/// A bracketed address still has its opening bracket; [`split`] has removed the closing one.
 fn parse_host(text: &str) -> Result<Host<'_>, AuthorityError> {
     if let Some(address) = text.strip_prefix('[') {
         let address = address.parse().map_err(|_| AuthorityError::InvalidIpv6)?;
@@ -146,7 +146,7 @@ fn parse_host(text: &str) -> Result<Host<'_>, AuthorityError> {
     text.parse().map(Host::V4).map_err(|_| AuthorityError::AmbiguousIpv4)
 }
 
-/// Whether a resolver may read `label` as a number: decimal, octal or `0x` hexadecimal.
+/// Whether a resolver may read `label` as a number: decimal, octal, or hexadecimal with `0x`.
 fn is_number(label: &str) -> bool {
     let hexadecimal = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
     match hexadecimal {
@@ -161,7 +161,7 @@ mod tests {
     use AuthorityError as E;
 
     #[test]
-    fn names_and_addresses_are_told_apart() {
+    fn names_and_addresses_are_distinguished() {
         for (text, host, port) in [
             ("server.domain.net:443", Host::Name("server.domain.net"), 443),
             ("A_b-c.:1", Host::Name("A_b-c."), 1),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_ambiguous_is_refused() {
+    fn invalid_and_ambiguous_authorities_are_rejected() {
         for (text, error) in [
             ("host", E::MissingPort),
             ("[::1]", E::MissingPort),
@@ -219,14 +219,14 @@ mod tests {
     }
 
     #[test]
-    fn the_length_of_a_name_is_bounded() {
+    fn host_names_are_limited_in_length() {
         let name = "a".repeat(HOST_NAME_LIMIT_BYTES);
         assert!(Authority::parse(&format!("{name}:1")).is_ok());
         assert_eq!(Authority::parse(&format!("{name}a:1")), Err(E::HostTooLong));
     }
 
     #[test]
-    fn a_default_port_stands_in_for_a_missing_one_only() {
+    fn the_default_port_replaces_only_a_missing_port() {
         let authority = Authority::parse_with_default_port("host", 80).unwrap();
         assert_eq!(authority.port, 80);
         let authority = Authority::parse_with_default_port("[::1]:81", 80).unwrap();

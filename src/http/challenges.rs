@@ -1,7 +1,8 @@
-//! Authentication challenges (RFC 9110 §11.6.1) and the tokens in them.
+//! Authentication challenges (RFC 9110 §11.6.1) and their tokens.
 //!
-//! `Negotiate, Basic realm="a, b", NTLM TlRM…==` on one line, or each on a line of its own: a comma parts both
-//! challenges and the parameters of one challenge, so what follows a comma is a parameter only if it is `name=`.
+//! Challenges may share a field line, as in `Negotiate, Basic realm="a, b", NTLM TlRM…==`, or have one each. Commas
+//! separate both challenges and the parameters of a challenge, so the text after a comma is a parameter only if it
+//! begins with `name=`.
 
 use super::fields::{Fields, Values};
 use super::start_line::{is_blank, is_token_char, trim_blanks, trim_blanks_start};
@@ -10,15 +11,15 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use std::fmt;
 
-/// The longest token decoded, in bytes of base64. A CHALLENGE_MESSAGE whose TargetInfo is as large as its 16-bit length
-/// allows still fits.
+/// The longest token that is decoded, in bytes of base64. A CHALLENGE_MESSAGE with the largest TargetInfo that its
+/// 16-bit length allows fits.
 pub const TOKEN_LIMIT_BYTES: usize = 96 * 1024;
 
-/// How many schemes [`offered`] lists, and how much of each name.
+/// How many schemes [`offered_schemes`] lists, and how many bytes of each name.
 const OFFERED_MAX: usize = 8;
 const OFFERED_NAME_LIMIT_BYTES: usize = 32;
 
-/// Padding is often lost, and some encoders leave bits set in the last character.
+/// Padding is often missing, and some encoders set unused bits in the last character.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
@@ -26,30 +27,30 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// One challenge, borrowed from its field.
+/// One challenge, borrowed from its field value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Challenge<'b> {
-    /// The auth-scheme, a token, in the sender's letter case.
+    /// The auth-scheme as sent, a token.
     pub scheme: &'b str,
-    /// The token68 behind the scheme, not yet decoded; for NTLM and Negotiate the base64 of a message.
+    /// The token68 after the scheme, not decoded. For NTLM and Negotiate it is a message in base64.
     pub token68: Option<&'b str>,
-    /// The parameters as sent, from the first name to the last value.
+    /// The parameters as sent, from the first name to the last value, or empty.
     pub params: &'b [u8],
 }
 
 impl Challenge<'_> {
-    /// Whether the challenge is of this scheme, in any letter case.
+    /// Whether the challenge has this scheme. Case is ignored.
     pub fn is(&self, scheme: &str) -> bool {
         self.scheme.eq_ignore_ascii_case(scheme)
     }
 
-    /// Whether it is the scheme's name and nothing else: an offer, or, behind an AUTHENTICATE_MESSAGE, a refusal.
+    /// Whether the challenge is only a scheme name: an offer, or, in reply to an AUTHENTICATE_MESSAGE, a rejection.
     pub fn is_bare(&self) -> bool {
         self.token68.is_none() && self.params.is_empty()
     }
 }
 
-/// Prints no token.
+/// Omits the token and the parameters.
 impl fmt::Debug for Challenge<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Challenge")
@@ -60,7 +61,7 @@ impl fmt::Debug for Challenge<'_> {
     }
 }
 
-/// Why a token is not decoded. No bytes of the peer are held.
+/// Why a token cannot be decoded. The error contains no bytes from the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Longer than [`TOKEN_LIMIT_BYTES`].
@@ -69,22 +70,22 @@ pub enum TokenError {
         /// Its length in bytes of base64.
         bytes: usize,
     },
-    /// A character outside the alphabet, or a length that no encoding has.
+    /// A character outside the base64 alphabet, or an impossible length.
     #[error("the token is not base64")]
     NotBase64,
 }
 
-/// The challenges of all Proxy-Authenticate fields, in order. What cannot be read as a challenge is passed over.
+/// The challenges of all Proxy-Authenticate fields, in order. Anything that is not a challenge is skipped.
 pub fn challenges<'b>(fields: &Fields<'b>) -> Challenges<'b> {
     challenges_in(fields, "proxy-authenticate")
 }
 
-/// As [`challenges`], of the fields of another name, such as WWW-Authenticate.
+/// Like [`challenges`], for fields with another name, such as WWW-Authenticate.
 pub fn challenges_in<'b>(fields: &Fields<'b>, field_name: &'static str) -> Challenges<'b> {
     Challenges { lines: fields.get_all(field_name), line: b"" }
 }
 
-/// The challenge of this scheme, in any letter case; where there are several, the first that carries a token.
+/// The first challenge of this scheme that has a token or, if none has, the first of this scheme. Case is ignored.
 pub fn find_challenge<'b>(fields: &Fields<'b>, scheme: &str) -> Option<Challenge<'b>> {
     let mut of_scheme = challenges(fields).filter(|challenge| challenge.is(scheme));
     let first = of_scheme.next()?;
@@ -94,9 +95,10 @@ pub fn find_challenge<'b>(fields: &Fields<'b>, scheme: &str) -> Option<Challenge
     of_scheme.find(|challenge| challenge.token68.is_some()).or(Some(first))
 }
 
-/// The schemes on offer, for a message to people: `Negotiate, Basic`, or `none`. Bounded in number and length; holds
-/// token characters only.
-pub fn offered(fields: &Fields<'_>) -> String {
+/// The offered schemes as text for logs and error messages, such as `Negotiate, Basic`, or `none`.
+///
+/// At most 8 schemes of 32 bytes each are listed. The text consists of token characters, commas and spaces only.
+pub fn offered_schemes(fields: &Fields<'_>) -> String {
     let mut text = String::new();
     for (index, challenge) in challenges(fields).enumerate() {
         if index > 0 {
@@ -115,10 +117,10 @@ pub fn offered(fields: &Fields<'_>) -> String {
     text
 }
 
-/// Decodes the base64 of a token68; padding may be missing, blanks around it are passed over.
+/// Decodes a token68 from base64. Padding may be missing, and blanks around it are ignored.
 ///
 /// # Errors
-/// [`TokenError`]
+/// [`TokenError::TooLong`] for more than [`TOKEN_LIMIT_BYTES`], otherwise [`TokenError::NotBase64`].
 pub fn decode_token(token68: &str) -> Result<Vec<u8>, TokenError> {
     let text = trim_blanks(token68.as_bytes());
     if text.len() > TOKEN_LIMIT_BYTES {
@@ -127,7 +129,7 @@ pub fn decode_token(token68: &str) -> Result<Vec<u8>, TokenError> {
     LENIENT.decode(text).map_err(|_| TokenError::NotBase64)
 }
 
-/// See [`challenges`].
+/// An iterator over challenges; see [`challenges`].
 #[derive(Clone)]
 pub struct Challenges<'b> {
     lines: Values<'b>,
@@ -153,14 +155,15 @@ impl<'b> Iterator for Challenges<'b> {
     }
 }
 
-/// The challenge at the front of `line`, which is not empty, and what lies behind it. Always moves on.
+/// Splits the first challenge, or the first element that is not a challenge, off a non-empty `line`. The rest is always
+/// shorter than `line`.
 fn split_challenge(line: &[u8]) -> (Option<Challenge<'_>>, &[u8]) {
     let (scheme, rest) = line.split_at(token_len(line));
     let after = trim_blanks_start(rest);
     let scheme = str::from_utf8(scheme).unwrap_or_default();
     let ends = matches!(after.first(), None | Some(b','));
-    let parted = ends || after.len() < rest.len();
-    if scheme.is_empty() || !parted || after.first() == Some(&b'=') {
+    let separated = ends || after.len() < rest.len();
+    if scheme.is_empty() || !separated || after.first() == Some(&b'=') {
         return (None, line.split_at(element_len(line)).1);
     }
     let mut challenge = Challenge { scheme, token68: None, params: b"" };
@@ -177,7 +180,7 @@ fn split_challenge(line: &[u8]) -> (Option<Challenge<'_>>, &[u8]) {
     (Some(challenge), rest)
 }
 
-/// The first element and all that follow it as long as they are parameters.
+/// The length of the first element and all parameters that follow it.
 fn params_len(text: &[u8]) -> usize {
     let mut len = element_len(text);
     loop {
@@ -190,7 +193,7 @@ fn params_len(text: &[u8]) -> usize {
     }
 }
 
-/// Up to the next comma that is not inside a quoted-string (RFC 9110 §5.6.4).
+/// The length up to the next comma that is not inside a quoted-string (RFC 9110 §5.6.4).
 fn element_len(text: &[u8]) -> usize {
     let (mut quoted, mut escaped) = (false, false);
     for (index, &byte) in text.iter().enumerate() {
@@ -210,7 +213,8 @@ fn token_len(text: &[u8]) -> usize {
     end.unwrap_or(text.len())
 }
 
-/// RFC 9110 §11.2: letters, digits and `-._~+/`, then any number of `=`.
+/// The length of the token68 at the start of `text` (RFC 9110 §11.2): letters, digits and `-._~+/`, then any number of
+/// `=`.
 fn token68_len(text: &[u8]) -> usize {
     let is_token68_char = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
     let body = text.iter().take_while(|&&byte| is_token68_char(byte)).count();
@@ -266,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn challenges_stand_on_lines_or_behind_commas() {
+    fn challenges_may_share_a_line_or_have_one_each() {
         let expected = [bare("Negotiate"), bare("Kerberos"), bare("NTLM")];
         assert_eq!(parse(&["Negotiate ", "Kerberos ", "NTLM "]), expected);
         assert_eq!(parse(&["Negotiate, Kerberos, NTLM"]), expected);
@@ -290,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_spacing_is_read() {
+    fn unusual_spacing_is_accepted() {
         assert_eq!(
             parse(&["nTlM   TlRM==  ,  Basic  realm = \"x\" ,charset=\"UTF-8\"  ,,NEGOTIATE\t"]),
             [token("nTlM", "TlRM=="), params("Basic", "realm = \"x\" ,charset=\"UTF-8\""), bare("NEGOTIATE"),]
@@ -298,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_challenge_is_passed_over() {
+    fn elements_that_are_not_challenges_are_skipped() {
         for line in ["\"NTLM\"", "=", "NTLM: x", "(a)", "realm=\"a, b\"", "\u{e4}"] {
             assert_eq!(parse(&[line, "NTLM"]), [bare("NTLM")], "{line}");
             assert_eq!(parse(&[&format!("{line}, NTLM")]), [bare("NTLM")], "{line}");
@@ -308,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_token_is_no_bare_offer() {
+    fn a_challenge_with_an_invalid_token_is_not_a_bare_offer() {
         with(&["NTLM TlRM TVNT"], |fields| {
             let challenge = find_challenge(fields, "NTLM").unwrap();
             assert_eq!(challenge.token68, None);
@@ -320,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn ntlm_is_found_anywhere_and_with_its_token() {
+    fn the_ntlm_challenge_with_a_token_is_found_anywhere() {
         for lines in [
             &["Negotiate", "NTLM TlRM"][..],
             &["Basic realm=\"x\", ntlm TlRM"],
@@ -339,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn other_fields_hold_challenges_too() {
+    fn challenges_are_read_from_other_fields_too() {
         let section = b"WWW-Authenticate: NTLM\r\nProxy-Authenticate: Basic realm=x\r\n\r\n";
         let mut storage = FieldStorage::new();
         let fields = Fields::parse(section, &mut storage).unwrap();
@@ -348,21 +352,21 @@ mod tests {
     }
 
     #[test]
-    fn the_offer_is_listed_in_bounds() {
+    fn the_list_of_offered_schemes_is_bounded() {
         with(&["Basic realm=\"secret\"", "Negotiate, Bearer"], |fields| {
-            assert_eq!(offered(fields), "Basic, Negotiate, Bearer");
+            assert_eq!(offered_schemes(fields), "Basic, Negotiate, Bearer");
         });
-        with(&[], |fields| assert_eq!(offered(fields), "none"));
+        with(&[], |fields| assert_eq!(offered_schemes(fields), "none"));
         let long = ["x".repeat(1000), vec!["y"; 1000].join(",")];
         with(&[&long[0], &long[1]], |fields| {
-            let text = offered(fields);
+            let text = offered_schemes(fields);
             assert!(text.ends_with(", y, ..."), "{text}");
             assert!(text.len() < 100, "{text}");
         });
     }
 
     #[test]
-    fn tokens_are_decoded_in_bounds() {
+    fn tokens_are_decoded_up_to_the_limit() {
         assert_eq!(decode_token("TlRMTVNTUAA=").unwrap(), b"NTLMSSP\0");
         assert_eq!(decode_token(" TlRMTVNTUAA \t").unwrap(), b"NTLMSSP\0");
         assert_eq!(decode_token("TlRMTVNTUAB=").unwrap(), b"NTLMSSP\0");
@@ -378,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_prints_no_token() {
+    fn debug_output_contains_no_token() {
         with(&["NTLM TlRM"], |fields| {
             assert!(!format!("{:?}", find_challenge(fields, "NTLM")).contains("TlRM"));
         });

@@ -1,4 +1,4 @@
-//! Where data and overhead lie in a chunked body (RFC 9112 §7.1).
+//! Separates data from framing in a chunked body (RFC 9112 §7.1).
 //!
 //! ```text
 //!   Size ─(blank, ';')─▶ Extension ─(CR)─▶ SizeLf
@@ -10,25 +10,25 @@
 
 use super::start_line::{is_blank, is_token_char};
 
-/// The longest chunk-size line, extensions included, in bytes.
+/// The longest chunk-size line, in bytes, including extensions.
 pub const CHUNK_LINE_LIMIT_BYTES: usize = 4096;
 
-/// The longest trailer section in bytes.
+/// The longest trailer section, in bytes.
 pub const TRAILER_LIMIT_BYTES: usize = 16 * 1024;
 
-/// The most hexadecimal digits of a chunk size, leading zeros included.
+/// The most hexadecimal digits in a chunk size, including leading zeros.
 const SIZE_DIGITS_MAX: usize = 16;
 
-/// The largest chunk, in bytes: what is above it is negative to a parser that counts with a sign.
+/// The largest chunk, in bytes. A larger number is negative to a parser that uses signed integers.
 const SIZE_MAX: u64 = u64::MAX >> 1;
 
-/// What is wrong with a chunked body. No bytes of the peer are held.
+/// Why a chunked body is invalid. The error contains no bytes from the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChunkError {
-    /// No hexadecimal digit where a size must be, or something else than an extension behind it.
+    /// No hexadecimal digit where a size must be, or something other than an extension after the size.
     #[error("a chunk size is not a hexadecimal number")]
     InvalidSize,
-    /// More than 16 digits, or 2^63 and more.
+    /// More than 16 digits, or at least 2^63.
     #[error("a chunk size has more than {SIZE_DIGITS_MAX} digits or does not fit into 63 bits")]
     SizeOverflow,
     /// A control character in an extension.
@@ -37,10 +37,10 @@ pub enum ChunkError {
     /// Longer than [`CHUNK_LINE_LIMIT_BYTES`].
     #[error("a chunk size line is longer than {CHUNK_LINE_LIMIT_BYTES} bytes")]
     LineTooLong,
-    /// The chunk's data runs on past its size.
+    /// The data of a chunk is longer than its size.
     #[error("the data of a chunk is not followed by CRLF")]
     MissingChunkEnd,
-    /// A CR without LF or a LF without CR.
+    /// A CR without LF, or a LF without CR.
     #[error("a CR or LF that is not part of a CRLF")]
     BareLineEnd,
     /// Not `name: value`.
@@ -51,50 +51,50 @@ pub enum ChunkError {
     TrailerTooLarge,
 }
 
-/// The next stretch of a chunked body: first overhead, then data.
+/// The next part of a chunked body: framing, then data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// Bytes at the front of the input that are framing.
+    /// How many bytes of framing there are at the start of the input: sizes, extensions, trailers and line endings.
     pub overhead: usize,
-    /// Bytes of content behind the overhead.
+    /// How many bytes of data follow them.
     pub data: usize,
-    /// The body ends behind this segment.
+    /// Whether the body ends after this segment.
     pub done: bool,
 }
 
 impl Segment {
-    /// All the bytes of the segment.
+    /// The length of the segment in bytes.
     pub fn len(&self) -> usize {
         self.overhead + self.data
     }
 
-    /// Whether the input gave nothing.
+    /// Whether no input was consumed.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// What the bytes of a [`Run`] are to a chunked body.
+/// The role of the bytes of a [`Run`] in a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChunkPart {
-    /// Digits of a size, the CRLF behind a size and behind data, the CRLF that ends the body.
+    /// The digits of a size, the CRLF after a size or after data, and the CRLF that ends the body.
     Framing,
-    /// Chunk extensions, and blanks behind a size.
+    /// Chunk extensions, and blanks after a size.
     Extension,
-    /// Content.
+    /// The data of a chunk.
     Data,
-    /// The name of a trailer field; its last run ends with the colon.
+    /// The name of a trailer field. Its last run ends with the colon.
     TrailerName,
-    /// What follows the colon, up to the CRLF and with it.
+    /// The value of a trailer field, including its CRLF.
     TrailerValue,
 }
 
-/// Bytes at the front of the input that are all the same to a chunked body.
+/// Bytes at the start of the input that have the same role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// What they are.
+    /// Their role.
     pub part: ChunkPart,
-    /// How many, in bytes, never 0.
+    /// How many there are, at least 1.
     pub len: usize,
 }
 
@@ -104,7 +104,7 @@ enum State {
         value: u64,
         digits: usize,
     },
-    /// Behind the size; without a semicolon only blanks may come.
+    /// After the size. Before the first semicolon, only blanks are allowed.
     Extension {
         value: u64,
         semicolon: bool,
@@ -125,14 +125,14 @@ enum State {
     Done,
 }
 
-/// Walks over a chunked body as it arrives; keeps no bytes.
+/// Decodes a chunked body incrementally. It keeps none of the bytes.
 ///
-/// Bad sizes, bare line ends and overlong lines are refused; chunk extensions are passed over. Blanks behind a size are
-/// borne with, because old servers pad sizes with them.
+/// Invalid sizes, bare CR or LF and overlong lines are rejected. Chunk extensions are skipped. Blanks after a size are
+/// accepted, because old servers pad sizes with them.
 #[derive(Debug, Clone)]
 pub struct ChunkedDecoder {
     state: State,
-    /// Bytes of the size line or of the trailer section so far.
+    /// The length so far of the current size line, or of the trailer section.
     line_bytes: usize,
 }
 
@@ -143,21 +143,21 @@ impl Default for ChunkedDecoder {
 }
 
 impl ChunkedDecoder {
-    /// At the start of a body.
+    /// A decoder at the start of a body.
     pub fn new() -> Self {
         Self { state: State::Size { value: 0, digits: 0 }, line_bytes: 0 }
     }
 
-    /// Whether the last chunk and its trailers have passed.
+    /// Whether the body has ended, including its trailer section.
     pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
-    /// Takes the next segment off the front of `input`; call again with what lies behind it. An empty segment means
-    /// that all input was taken, or that the body is done and `input` is leftover.
+    /// Consumes the next segment at the start of `input`. Call again with the bytes after it. An empty segment means
+    /// that `input` is empty, or that the body is done and `input` is leftover.
     ///
     /// # Errors
-    /// [`ChunkError`]; the decoder and the connection are of no further use.
+    /// [`ChunkError`]; neither the decoder nor the connection can be used any further.
     pub fn decode(&mut self, input: &[u8]) -> Result<Segment, ChunkError> {
         let mut overhead = 0;
         for &byte in input {
@@ -173,11 +173,12 @@ impl ChunkedDecoder {
         Ok(Segment { overhead, data, done: self.is_done() })
     }
 
-    /// As [`ChunkedDecoder::decode`], for those to whom overhead is not all the same: the bytes at the front of `input`
-    /// that are of one part. `None` where `decode` gives an empty segment. A part may come in several runs.
+    /// Like [`ChunkedDecoder::decode`], but distinguishes the kinds of framing: consumes the bytes at the start of
+    /// `input` that have the same role. Returns `None` where `decode` returns an empty segment. One part of the body
+    /// may come in several runs.
     ///
     /// # Errors
-    /// [`ChunkError`]; the decoder and the connection are of no further use.
+    /// [`ChunkError`]; neither the decoder nor the connection can be used any further.
     pub fn run(&mut self, input: &[u8]) -> Result<Option<Run>, ChunkError> {
         let Some(part) = input.first().and_then(|&byte| self.part(byte)) else {
             return Ok(None);
@@ -198,7 +199,7 @@ impl ChunkedDecoder {
         Ok(Some(Run { part, len }))
     }
 
-    /// How much of a chunk's data comes next, in bytes; 0 where overhead does.
+    /// How many bytes of data come next; 0 if framing comes next.
     pub fn data_left(&self) -> u64 {
         match self.state {
             State::Data { left } => left,
@@ -206,16 +207,16 @@ impl ChunkedDecoder {
         }
     }
 
-    /// Tells that `count` bytes of data were moved past the decoder: no more than [`ChunkedDecoder::data_left`].
+    /// Skips `count` bytes of data that did not go through the decoder, at most [`ChunkedDecoder::data_left`].
     pub fn skip_data(&mut self, count: u64) {
         if let State::Data { left } = self.state {
-            debug_assert!(count <= left, "skipped past the end of a chunk");
+            debug_assert!(count <= left, "skipped beyond the end of a chunk");
             let left = left.saturating_sub(count);
             self.state = if left == 0 { State::DataCr } else { State::Data { left } };
         }
     }
 
-    /// What `byte` is if it comes next, should it be accepted; `None` when the body is done.
+    /// The role of `byte` as the next byte, provided that it is valid. `None` if the body is done.
     fn part(&self, byte: u8) -> Option<ChunkPart> {
         let framing_if = |is_framing, otherwise| if is_framing { ChunkPart::Framing } else { otherwise };
         Some(match self.state {
@@ -230,7 +231,7 @@ impl ChunkedDecoder {
         })
     }
 
-    /// One byte of overhead.
+    /// The state after one byte of framing.
     fn step(&mut self, byte: u8) -> Result<State, ChunkError> {
         match self.state {
             State::Size { .. } | State::Extension { .. } | State::SizeLf { .. } => self.step_size_line(byte),
@@ -316,36 +317,36 @@ mod tests {
 
     const BODY: &[u8] = b"4;name=\"a;b\"\r\nWiki\r\n05  \r\npedia\r\nA\r\n0123456789\r\n0\r\nExpires: x\r\nT:\r\n\r\n";
 
-    /// The content, how many bytes the body had, and whether it is done; fed in pieces of `step` bytes.
+    /// Feeds `body` in pieces of `step` bytes. Returns the data, how many bytes were consumed, and whether it is done.
     fn decode(body: &[u8], step: usize) -> Result<(Vec<u8>, usize, bool), ChunkError> {
         let mut decoder = ChunkedDecoder::new();
-        let (mut content, mut taken) = (Vec::new(), 0);
+        let (mut content, mut consumed) = (Vec::new(), 0);
         for piece in body.chunks(step) {
             let mut rest = piece;
             loop {
                 let segment = decoder.decode(rest)?;
                 content.extend_from_slice(&rest[segment.overhead..segment.len()]);
-                taken += segment.len();
+                consumed += segment.len();
                 rest = &rest[segment.len()..];
                 if segment.is_empty() {
                     break;
                 }
             }
         }
-        Ok((content, taken, decoder.is_done()))
+        Ok((content, consumed, decoder.is_done()))
     }
 
     #[test]
-    fn content_is_told_from_overhead_however_it_is_split() {
+    fn data_is_separated_from_framing_however_the_body_is_split() {
         let body = [BODY, b"leftover"].concat();
         for step in 1..=body.len() {
-            let (content, taken, done) = decode(&body, step).unwrap();
+            let (content, consumed, done) = decode(&body, step).unwrap();
             assert_eq!(content, b"Wikipedia0123456789", "in steps of {step}");
-            assert_eq!((taken, done), (BODY.len(), true));
+            assert_eq!((consumed, done), (BODY.len(), true));
         }
     }
 
-    /// The bytes of each part, fed in pieces of `step` bytes.
+    /// Feeds `body` in pieces of `step` bytes. Returns its parts, with adjacent runs of the same role joined.
     fn runs(body: &[u8], step: usize) -> Vec<(ChunkPart, Vec<u8>)> {
         let mut decoder = ChunkedDecoder::new();
         let mut parts: Vec<(ChunkPart, Vec<u8>)> = Vec::new();
@@ -363,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn each_byte_belongs_to_a_part_however_it_is_split() {
+    fn every_byte_has_the_same_role_however_the_body_is_split() {
         use ChunkPart::*;
         let body = [BODY, b"leftover"].concat();
         let expected: [(ChunkPart, &[u8]); 15] = [
@@ -392,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn data_may_be_moved_past_the_decoder() {
+    fn data_can_bypass_the_decoder() {
         let mut decoder = ChunkedDecoder::new();
         assert_eq!(decoder.data_left(), 0);
         assert_eq!(decoder.run(b"A\r\n").unwrap(), Some(Run { part: ChunkPart::Framing, len: 3 }));
@@ -406,15 +407,15 @@ mod tests {
     }
 
     #[test]
-    fn no_truncated_body_is_done() {
+    fn a_truncated_body_is_never_done() {
         for len in 0..BODY.len() {
-            let (_, taken, done) = decode(&BODY[..len], 7).unwrap();
-            assert_eq!((taken, done), (len, false), "cut at {len}");
+            let (_, consumed, done) = decode(&BODY[..len], 7).unwrap();
+            assert_eq!((consumed, done), (len, false), "cut at {len}");
         }
     }
 
     #[test]
-    fn whatever_is_no_chunk_is_refused() {
+    fn invalid_chunks_are_rejected() {
         use ChunkError::*;
         for (body, error) in [
             (&b"\r\n"[..], InvalidSize),
@@ -453,19 +454,19 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_size_fits() {
+    fn the_largest_chunk_size_is_accepted() {
         let (content, ..) = decode(b"7fffFFFFffffFFFF\r\nabc", 64).unwrap();
         assert_eq!(content, b"abc");
     }
 
     #[test]
-    fn extensions_and_trailers_are_bounded() {
+    fn extensions_and_trailers_are_limited_in_length() {
         let long = vec![b'a'; TRAILER_LIMIT_BYTES];
         let body = [b"1;", &long[..]].concat();
         assert_eq!(decode(&body, 64), Err(ChunkError::LineTooLong));
         let body = [b"0\r\na:", &long[..]].concat();
         assert_eq!(decode(&body, 64), Err(ChunkError::TrailerTooLarge));
-        // Many chunks with short lines are no long line.
+        // The limit is for each line, not for all lines of a body together.
         let body = [&b"1;ext\r\na\r\n".repeat(2000)[..], b"0\r\n\r\n"].concat();
         assert!(decode(&body, 64).unwrap().2);
     }

@@ -1,4 +1,4 @@
-//! Heads to send upstream, and whole answers to send downstream.
+//! Writes request heads for the next hop and complete responses for clients.
 
 use super::fields::Fields;
 use super::framing::BodyFraming;
@@ -8,38 +8,39 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::io::Write as _;
 
-/// What stands at the other end of the connection a request goes out on.
+/// The peer that a request is sent to.
 #[derive(Clone, Copy)]
 pub enum NextHop<'a> {
-    /// A proxy. It hears `Proxy-Connection: Keep-Alive`, and the credentials if there are any: scheme and message of the
-    /// Proxy-Authorization field; the message is encoded here.
+    /// A proxy. The request gets `Proxy-Connection: Keep-Alive` and, if there are credentials (scheme and message), a
+    /// Proxy-Authorization field with the message in base64.
     Proxy(Option<(&'a str, &'a [u8])>),
-    /// The origin itself: it hears nothing that is meant for proxies.
+    /// The origin itself. The request contains no fields for proxies.
     Origin,
 }
 
-/// A request to send upstream. Its texts come from parsed heads or the configuration, never raw from a
-/// peer: none may hold a CR or LF.
+/// A request for the next hop. Its texts must come from parsed heads or the configuration, never unparsed from a peer,
+/// so that none can contain a CR or LF.
 #[derive(Clone, Copy)]
 pub struct UpstreamRequest<'a> {
     /// A token.
     pub method: &'a str,
-    /// `host:port` for CONNECT, the absolute form for a proxy, the origin form for an origin.
+    /// `host:port` for CONNECT, otherwise the absolute form for a proxy and the origin form for an origin.
     pub target: &'a str,
     /// The value of the Host field.
     pub host: &'a str,
-    /// HTTP/1.1, unless the upstream is known not to bear it.
+    /// HTTP/1.1, unless the upstream is known not to support it.
     pub version: Version,
-    /// Pieces of ready field lines, each piece empty or ended by CRLF; see [`copy_end_to_end_fields`].
+    /// Field lines. Each slice is empty or ends in CRLF; see [`copy_end_to_end_fields`].
     pub extra_fields: &'a [&'a [u8]],
-    /// The body to follow. [`BodyFraming::None`] writes no framing field at all; a NEGOTIATE leg of a request that has
-    /// a body takes `Length(0)`. [`BodyFraming::ToClose`] frames no request and writes nothing either.
+    /// The framing of the body that follows. With [`BodyFraming::None`] no framing field is written; the NEGOTIATE leg
+    /// of a request that has a body uses `Length(0)`. [`BodyFraming::CloseDelimited`] is not valid for requests, and no
+    /// field is written for it.
     pub framing: BodyFraming,
-    /// Who is to read it.
+    /// The peer that the request is sent to.
     pub next_hop: NextHop<'a>,
 }
 
-/// Appends a request head to `out`: Host first, `Proxy-Connection: Keep-Alive` for HTTP/1.0 proxies, credentials last.
+/// Appends a request head to `out`, with Host first and credentials last.
 pub fn upstream_request(out: &mut Vec<u8>, request: &UpstreamRequest<'_>) {
     let UpstreamRequest { method, target, host, version, extra_fields, framing, next_hop } = *request;
     debug_assert!(
@@ -70,10 +71,11 @@ pub fn upstream_request(out: &mut Vec<u8>, request: &UpstreamRequest<'_>) {
     extend(out, &["\r\n"]);
 }
 
-/// Appends the field line that announces a body framed so: none for [`BodyFraming::None`] and [`BodyFraming::ToClose`].
+/// Appends the field line that announces a body with this framing; none for [`BodyFraming::None`] and
+/// [`BodyFraming::CloseDelimited`].
 pub fn framing_field(out: &mut Vec<u8>, framing: BodyFraming) {
     match framing {
-        BodyFraming::None | BodyFraming::ToClose => {}
+        BodyFraming::None | BodyFraming::CloseDelimited => {}
         BodyFraming::Length(length) => {
             let _ = write!(out, "Content-Length: {length}\r\n");
         }
@@ -81,7 +83,8 @@ pub fn framing_field(out: &mut Vec<u8>, framing: BodyFraming) {
     }
 }
 
-/// Appends a CONNECT to `authority` (`host:port`); see [`upstream_request`].
+/// Appends the head of a CONNECT to `authority` (`host:port`) for a proxy. `extra_fields` are field lines that end in
+/// CRLF, `proxy_authorization` is scheme and message as in [`NextHop::Proxy`].
 pub fn connect_request(
     out: &mut Vec<u8>,
     authority: &str,
@@ -103,11 +106,11 @@ pub fn connect_request(
     );
 }
 
-/// Appends the client's end-to-end fields as field lines, but for Host and Content-Length, which are written anew.
+/// Appends the client's end-to-end fields as field lines, except Host and Content-Length, which the gateway generates.
 pub fn copy_end_to_end_fields(fields: &Fields<'_>, out: &mut Vec<u8>) {
     for field in fields.end_to_end() {
-        let written_anew = ["host", "content-length"].iter().any(|name| name.eq_ignore_ascii_case(field.name));
-        if !written_anew {
+        let is_generated = ["host", "content-length"].iter().any(|name| name.eq_ignore_ascii_case(field.name));
+        if !is_generated {
             extend(out, &[field.name, ": "]);
             out.extend_from_slice(field.value);
             extend(out, &["\r\n"]);
@@ -115,22 +118,22 @@ pub fn copy_end_to_end_fields(fields: &Fields<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// An answer the gateway gives by itself.
+/// An error response that the gateway itself generates.
 #[derive(Debug, Clone, Copy)]
 pub struct ErrorResponse<'a> {
     /// 400 to 599.
     pub status: u16,
-    /// The failure's name.
+    /// The value of the Proxy-Status field.
     pub proxy_status: ProxyStatus<'a>,
-    /// For people; control characters are replaced.
+    /// An explanation for people, used as the second line of the body. Control characters are replaced by `?`.
     pub detail: &'a str,
-    /// More fields, such as Retry-After or Allow; constants of the program.
+    /// Names and values of further fields, such as Retry-After or Allow. Must not come from a peer.
     pub extra_fields: &'a [(&'a str, &'a str)],
-    /// The request was a HEAD: the answer ends with its head.
+    /// Whether to omit the body, for responses to HEAD.
     pub omit_body: bool,
 }
 
-/// Appends a complete answer that closes the connection. The body is two short lines of text.
+/// Appends a complete response that closes the connection. Its body is one or two lines of text.
 pub fn error_response(out: &mut Vec<u8>, response: &ErrorResponse<'_>) {
     let reason = reason_phrase(response.status);
     let mut body = format!("{} {reason}\n", response.status);
@@ -155,19 +158,19 @@ pub fn error_response(out: &mut Vec<u8>, response: &ErrorResponse<'_>) {
         debug_assert!(!name.contains(['\r', '\n', ':']) && !value.contains(['\r', '\n']));
         extend(out, &[name, ": ", value, "\r\n"]);
     }
-    // Some clients of proxies heed the one, some the other.
+    // Some clients of proxies look only at one of the two.
     extend(out, &["Connection: close\r\nProxy-Connection: close\r\n\r\n"]);
     if !response.omit_body {
         out.extend_from_slice(body.as_bytes());
     }
 }
 
-/// Appends the answer that opens a tunnel: no body, no framing (RFC 9110 §9.3.6).
+/// Appends the response that establishes a tunnel, without a body or framing fields (RFC 9110 §9.3.6).
 pub fn established_response(out: &mut Vec<u8>) {
     extend(out, &["HTTP/1.1 200 Connection established\r\n\r\n"]);
 }
 
-/// The reason phrase that goes with a status (RFC 9110 §15, RFC 6585); its class where it is not known.
+/// The reason phrase for a status (RFC 9110 §15, RFC 6585), or the name of its class if the status is not in the table.
 pub fn reason_phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
@@ -207,13 +210,13 @@ fn extend(out: &mut Vec<u8>, parts: &[&str]) {
     }
 }
 
-/// Encodes straight into `out`: no second copy of an AUTHENTICATE_MESSAGE is left behind.
+/// Encodes directly into `out`, so that no second copy of an AUTHENTICATE_MESSAGE remains in memory.
 fn append_base64(out: &mut Vec<u8>, message: &[u8]) {
     let start = out.len();
     out.resize(start + message.len().div_ceil(3) * 4, 0);
     let room = out.get_mut(start..).unwrap_or_default();
     let written = STANDARD.encode_slice(message, room);
-    debug_assert!(written.is_ok(), "the room is as long as the encoding");
+    debug_assert!(written.is_ok(), "the buffer has the length of the encoded message");
     out.truncate(start + written.unwrap_or(0));
 }
 
@@ -227,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_is_written_whole() {
+    fn a_connect_is_written_with_all_its_fields() {
         let mut out = Vec::new();
         connect_request(&mut out, "h.example:443", Version::Http11, b"User-Agent: u\r\n", Some(("NTLM", b"NTLMSSP\0")));
         assert_eq!(
@@ -238,14 +241,14 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_without_credentials_appends_to_what_is_there() {
+    fn a_connect_without_credentials_is_appended_to_the_buffer() {
         let mut out = b"before".to_vec();
         connect_request(&mut out, "h:1", Version::Http10, b"", None);
         assert_eq!(text(out), "beforeCONNECT h:1 HTTP/1.0\r\nHost: h:1\r\nProxy-Connection: Keep-Alive\r\n\r\n");
     }
 
     #[test]
-    fn the_body_is_announced_as_framed() {
+    fn the_framing_of_the_body_is_announced() {
         for (framing, line) in [
             (BodyFraming::None, ""),
             (BodyFraming::Length(0), "Content-Length: 0\r\n"),
@@ -272,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_hears_nothing_that_is_meant_for_proxies() {
+    fn a_request_to_an_origin_has_no_fields_for_proxies() {
         let mut out = Vec::new();
         let request = UpstreamRequest {
             method: "GET",
@@ -288,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_every_length_survive() {
+    fn messages_of_every_length_are_encoded_correctly() {
         for len in 0..200u8 {
             let message: Vec<u8> = (0..len).map(|byte| byte ^ 0x5a).collect();
             let mut out = Vec::new();
@@ -298,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn only_end_to_end_fields_are_passed_on() {
+    fn only_end_to_end_fields_are_copied() {
         let head = b"CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\nUser-Agent: u \r\nProxy-Authorization: Basic x\r\n\
             Proxy-Connection: close\r\nConnection: close, X-Mine\r\nX-Mine: 1\r\nContent-Length: 0\r\n\
             X-Latin: \xe4\r\n\r\n";
@@ -320,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_response_is_a_complete_answer() {
+    fn an_error_response_is_a_complete_response() {
         let mut out = Vec::new();
         error_response(&mut out, &error("too many\r\nInjected: tunnels", false));
         let len = HeadEnd::response().find(&out, 4096).unwrap().unwrap();
@@ -342,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_request_hears_the_head_only() {
+    fn the_error_response_to_a_head_request_has_no_body() {
         let (mut whole, mut head) = (Vec::new(), Vec::new());
         error_response(&mut whole, &error("", false));
         error_response(&mut head, &error("", true));
@@ -351,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_that_opens_a_tunnel_has_no_framing() {
+    fn the_response_that_establishes_a_tunnel_has_no_framing() {
         let mut out = Vec::new();
         established_response(&mut out);
         let mut storage = FieldStorage::new();

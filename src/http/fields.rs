@@ -4,13 +4,13 @@ use super::start_line::{is_blank, is_token_char, trim_blanks};
 use httparse::{EMPTY_HEADER, Header, Status};
 use std::fmt;
 
-/// The most field lines that any head may have, whatever a [`FieldStorage`] was asked to hold.
+/// The most field lines that any head may have, whatever the limit of its [`FieldStorage`].
 pub const FIELDS_MAX: usize = 10_000;
 
-/// The most options the Connection fields of a head may name; it bounds the work of [`Fields::end_to_end`].
+/// The most options in the Connection fields of a head. The limit bounds the work of [`Fields::end_to_end`].
 pub const CONNECTION_OPTIONS_MAX: usize = 64;
 
-/// Fields that speak of one connection only, whether Connection names them or not (RFC 9110 §7.6.1, §11.7).
+/// Fields that are always hop-by-hop, whether Connection lists them or not (RFC 9110 §7.6.1, §11.7).
 const HOP_BY_HOP: [&str; 10] = [
     "connection",
     "proxy-connection",
@@ -24,57 +24,57 @@ const HOP_BY_HOP: [&str; 10] = [
     "upgrade",
 ];
 
-/// Whether a field of this name, in any letter case, speaks of one connection only, even where Connection does not name
-/// it (RFC 9110 §7.6.1, §11.7).
+/// Whether a field with this name is hop-by-hop even if Connection does not list it (RFC 9110 §7.6.1, §11.7). Case is
+/// ignored.
 pub fn is_hop_by_hop(name: &str) -> bool {
     HOP_BY_HOP.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// Fields that say where a message ends.
+/// Fields that determine where a message ends.
 const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
 
-/// Whether a lax peer may take this name for one of `names`: `Content_Length` and `Content.Length` become the variable
-/// `CONTENT_LENGTH` behind a CGI-like interface, as `Content-Length` does.
-fn is_lax_spelling(name: &str, names: &[&str]) -> bool {
-    let letter = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
-    let is_lax = |known: &&str| {
-        known.len() == name.len() && known.bytes().eq(name.bytes().map(letter)) && !known.eq_ignore_ascii_case(name)
+/// Whether `name` differs from one of `names` only in its separators, so that lenient peers may take it for that one.
+/// Behind a CGI-like interface, `Content_Length` and `Content.Length` become the same variable, `CONTENT_LENGTH`, as
+/// `Content-Length`.
+fn resembles(name: &str, names: &[&str]) -> bool {
+    let normalize = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
+    let is_similar = |known: &&str| {
+        known.len() == name.len() && known.bytes().eq(name.bytes().map(normalize)) && !known.eq_ignore_ascii_case(name)
     };
-    names.iter().any(is_lax)
+    names.iter().any(is_similar)
 }
 
-/// Whether a lax peer may take this name for Content-Length or Transfer-Encoding although it is neither.
+/// Whether a lenient peer may take this name for Content-Length or Transfer-Encoding although it is neither.
 pub(super) fn resembles_framing(name: &str) -> bool {
-    is_lax_spelling(name, &FRAMING)
+    resembles(name, &FRAMING)
 }
 
-/// Whether a lax peer may take this name for a field that frames a message or speaks of one connection only although it
-/// is none: such a field is not passed on.
+/// Whether a lenient peer may take this name for a hop-by-hop or framing field although it is none. Such fields are not
+/// forwarded.
 pub fn resembles_hop_by_hop(name: &str) -> bool {
-    resembles_framing(name) || is_lax_spelling(name, &HOP_BY_HOP)
+    resembles_framing(name) || resembles(name, &HOP_BY_HOP)
 }
 
-/// How many fields the usual head has at most: room for them costs next to nothing to prepare.
-const USUAL_FIELDS_MAX: usize = 24;
+/// How many fields are stored inline, which is enough for most heads.
+const INLINE_FIELDS_MAX: usize = 24;
 
-/// Room for the fields of one head, on the caller's stack. Parsing a usual head allocates nothing; the rare head that has
-/// more fields gets as much room as it needs, up to the bound.
+/// Storage for the fields of one head, on the caller's stack. Only heads with more than 24 fields need an allocation.
 pub struct FieldStorage<'b> {
-    usual: [Header<'b>; USUAL_FIELDS_MAX],
-    many: Vec<Header<'b>>,
-    most: usize,
+    inline: [Header<'b>; INLINE_FIELDS_MAX],
+    heap: Vec<Header<'b>>,
+    limit: usize,
 }
 
 impl FieldStorage<'_> {
-    /// Empty room, about 1 KiB, for up to [`FIELDS_MAX`] field lines.
+    /// Empty storage, about 1 KiB in size, for up to [`FIELDS_MAX`] field lines.
     pub fn new() -> Self {
-        Self::for_at_most(FIELDS_MAX)
+        Self::with_limit(FIELDS_MAX)
     }
 
-    /// Empty room for up to `most` field lines, and never more than [`FIELDS_MAX`]; a head that has more is
-    /// [`FieldError::TooManyFields`].
-    pub fn for_at_most(most: usize) -> Self {
-        Self { usual: [EMPTY_HEADER; USUAL_FIELDS_MAX], many: Vec::new(), most: most.min(FIELDS_MAX) }
+    /// Empty storage for up to `limit` field lines, but never more than [`FIELDS_MAX`]. Parsing a head with more lines
+    /// fails with [`FieldError::TooManyFields`].
+    pub fn with_limit(limit: usize) -> Self {
+        Self { inline: [EMPTY_HEADER; INLINE_FIELDS_MAX], heap: Vec::new(), limit: limit.min(FIELDS_MAX) }
     }
 }
 
@@ -84,13 +84,14 @@ impl Default for FieldStorage<'_> {
     }
 }
 
-/// What is wrong with a field section. Lines are counted from 1 behind the start line; no bytes of the peer are held.
+/// Why a field section is invalid. Lines are counted from 1, after the start line. The error contains no bytes from the
+/// peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FieldError {
-    /// RFC 9112 §2.2
+    /// A CR without LF, or a LF without CR (RFC 9112 §2.2).
     #[error("a CR or LF that is not part of a CRLF")]
     BareLineEnd,
-    /// RFC 9112 §5.2
+    /// A field line that continues the one before it (RFC 9112 §5.2).
     #[error("field line {line} is folded (obs-fold)")]
     Folded {
         /// The line that begins with a blank.
@@ -99,73 +100,73 @@ pub enum FieldError {
     /// RFC 9112 §5.1
     #[error("field line {line} has a blank between name and colon")]
     BlankBeforeColon {
-        /// The line at fault.
+        /// The invalid line.
         line: usize,
     },
     /// RFC 9112 §5
     #[error("field line {line} has no colon")]
     MissingColon {
-        /// The line at fault.
+        /// The invalid line.
         line: usize,
     },
-    /// RFC 9110 §5.1
+    /// The name is not a token (RFC 9110 §5.1).
     #[error("field line {line} has an empty or invalid name")]
     InvalidName {
-        /// The line at fault.
+        /// The invalid line.
         line: usize,
     },
     /// RFC 9110 §5.5
     #[error("field line {line} has a control character in its value")]
     InvalidValue {
-        /// The line at fault.
+        /// The invalid line.
         line: usize,
     },
-    /// More than the [`FieldStorage`] was to hold.
-    #[error("more than {most} field lines")]
+    /// More than the limit of the [`FieldStorage`].
+    #[error("more than {limit} field lines")]
     TooManyFields {
-        /// The bound.
-        most: usize,
+        /// The limit.
+        limit: usize,
     },
     /// More than [`CONNECTION_OPTIONS_MAX`].
     #[error("more than {CONNECTION_OPTIONS_MAX} connection options")]
     TooManyConnectionOptions,
-    /// The bytes are not exactly one head.
+    /// The bytes are not exactly one complete head.
     #[error("the field section does not end at the end of the head")]
     Incomplete,
 }
 
-/// One field line: its name as sent, its value without blanks around it.
+/// One field line.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Field<'b> {
-    /// A token (RFC 9110 §5.1), in the sender's letter case.
+    /// The name as sent, a token (RFC 9110 §5.1).
     pub name: &'b str,
-    /// Any bytes but controls; HTAB may stand inside.
+    /// The value without leading and trailing blanks. It contains no control characters except HTAB.
     pub value: &'b [u8],
 }
 
-/// Prints the name only: a value may be a secret.
+/// Prints only the name, because the value may be a secret.
 impl fmt::Debug for Field<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
     }
 }
 
-/// The fields of a head, borrowed from its bytes, in their order. Names match in any letter case.
+/// The fields of a head, borrowed from its bytes, in their original order. Names are compared case-insensitively.
 #[derive(Clone, Copy)]
 pub struct Fields<'b> {
     headers: &'b [Header<'b>],
 }
 
 impl<'b> Fields<'b> {
-    /// Parses a whole field section, its closing empty line included, whose line ends were checked before.
+    /// Parses a complete field section including its final empty line. The caller must have checked the line endings.
     pub(super) fn parse(section: &'b [u8], storage: &'b mut FieldStorage<'b>) -> Result<Self, FieldError> {
-        let FieldStorage { usual, many, most } = storage;
-        let most = *most;
-        let parsed = match httparse::parse_headers(section, &mut usual[..most.min(USUAL_FIELDS_MAX)]) {
+        let FieldStorage { inline, heap, limit } = storage;
+        let limit = *limit;
+        let parsed = match httparse::parse_headers(section, &mut inline[..limit.min(INLINE_FIELDS_MAX)]) {
             Err(httparse::Error::TooManyHeaders) => {
                 let lines = section.iter().filter(|&&byte| byte == b'\n').count();
-                many.resize(lines.min(most), EMPTY_HEADER);
-                httparse::parse_headers(section, many)
+                heap.resize(lines.min(limit), EMPTY_HEADER);
+                httparse::parse_headers(section, heap)
             }
             parsed => parsed,
         };
@@ -176,7 +177,7 @@ impl<'b> Fields<'b> {
                 Ok(fields)
             }
             Ok(_) => Err(FieldError::Incomplete),
-            Err(httparse::Error::TooManyHeaders) => Err(FieldError::TooManyFields { most }),
+            Err(httparse::Error::TooManyHeaders) => Err(FieldError::TooManyFields { limit }),
             Err(_) => Err(diagnose(section)),
         }
     }
@@ -189,7 +190,7 @@ impl<'b> Fields<'b> {
         Ok(())
     }
 
-    /// Every field.
+    /// All fields.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Field<'b>> + use<'b> {
         self.headers.iter().map(|header| Field { name: header.name, value: header.value })
     }
@@ -199,28 +200,28 @@ impl<'b> Fields<'b> {
         self.headers.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no fields.
     pub fn is_empty(&self) -> bool {
         self.headers.is_empty()
     }
 
-    /// The value of the first field of that name.
+    /// The value of the first field with this name.
     pub fn get(&self, name: &str) -> Option<&'b [u8]> {
         self.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
     }
 
-    /// Whether there is a field of that name.
+    /// Whether there is a field with this name.
     pub fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
-    /// The values of all fields of that name, in order.
+    /// The values of all fields with this name, in order.
     pub fn get_all(&self, name: &'static str) -> Values<'b> {
         Values { headers: self.headers.iter(), name }
     }
 
-    /// The elements of a comma-separated list field over all its lines, blanks and empty elements left out
-    /// (RFC 9110 §5.6.1). Not for lists whose elements may hold quoted commas.
+    /// The elements of a comma-separated list field, over all its lines (RFC 9110 §5.6.1). Elements are trimmed and
+    /// empty ones omitted. Not for lists whose elements may contain quoted commas.
     pub fn list(&self, name: &'static str) -> impl Iterator<Item = &'b [u8]> + use<'b> {
         self.get_all(name)
             .flat_map(|value| value.split(|&byte| byte == b','))
@@ -228,33 +229,32 @@ impl<'b> Fields<'b> {
             .filter(|element| !element.is_empty())
     }
 
-    /// Whether the list field `name` holds `token`, in any letter case.
+    /// Whether the list field `name` contains `token`. Case is ignored.
     pub fn has_token(&self, name: &'static str, token: &str) -> bool {
         self.list(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
     }
 
-    /// The fields that belong to the message and not to the connection it came on: all but the hop-by-hop ones and
-    /// those that Connection names (RFC 9110 §7.6.1).
+    /// The end-to-end fields: all except hop-by-hop fields and those that Connection lists (RFC 9110 §7.6.1).
     ///
-    /// Fields that a lax peer may take for one of these ([`resembles_hop_by_hop`]) are left out, too.
+    /// Fields that a lenient peer may take for a hop-by-hop field ([`resembles_hop_by_hop`]) are omitted too.
     pub fn end_to_end(&self) -> impl Iterator<Item = Field<'b>> + use<'b> {
-        // Looked up once: a head may have a thousand fields and name [`CONNECTION_OPTIONS_MAX`] options.
+        // Collected once: a head may have thousands of fields, each of which is compared with every option.
         let options: Vec<&[u8]> = self.list("connection").collect();
-        let is_named = move |name: &str| options.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()));
+        let is_option = move |name: &str| options.iter().any(|option| option.eq_ignore_ascii_case(name.as_bytes()));
         self.iter().filter(move |field| {
-            !is_hop_by_hop(field.name) && !resembles_hop_by_hop(field.name) && !is_named(field.name)
+            !is_hop_by_hop(field.name) && !resembles_hop_by_hop(field.name) && !is_option(field.name)
         })
     }
 }
 
-/// Prints names only: a value may be a secret.
+/// Prints only the names, because values may be secrets.
 impl fmt::Debug for Fields<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
     }
 }
 
-/// The values of all fields of one name; see [`Fields::get_all`].
+/// An iterator over the values of all fields with one name; see [`Fields::get_all`].
 #[derive(Clone)]
 pub struct Values<'b> {
     headers: std::slice::Iter<'b, Header<'b>>,
@@ -270,7 +270,7 @@ impl<'b> Iterator for Values<'b> {
     }
 }
 
-/// Names what `httparse` refused; only walked when it did.
+/// Finds out what is wrong with a field section that `httparse` has rejected.
 fn diagnose(section: &[u8]) -> FieldError {
     let lines = section.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     for (index, text) in lines.enumerate() {
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn names_match_in_any_case_and_values_are_trimmed() {
+    fn names_are_case_insensitive_and_values_are_trimmed() {
         with(b"proxy-Connection: Keep-Alive \r\nUser-Agent:Mozilla/4.0\r\nEmpty:\r\nX:\t a\tb \t\r\n\r\n", |fields| {
             let fields = fields.unwrap();
             assert_eq!(fields.get("Proxy-Connection"), Some(&b"Keep-Alive"[..]));
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_run_over_lines_and_skip_empty_elements() {
+    fn a_list_spans_all_lines_and_skips_empty_elements() {
         with(b"Connection: , Keep-Alive ,\tX-Secret\r\nOther: close\r\nconnection: Close\r\n\r\n", |fields| {
             let fields = fields.unwrap();
             let options: Vec<_> = fields.list("connection").collect();
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn end_to_end_leaves_out_what_belongs_to_the_connection() {
+    fn end_to_end_fields_exclude_hop_by_hop_fields() {
         let section = b"Host: a\r\nConnection: close, x-mine\r\nX-Mine: 1\r\nProxy-Connection: Keep-Alive\r\n\
             Keep-Alive: timeout=5\r\nProxy-Authorization: Basic c2VjcmV0\r\nProxy-Authenticate: NTLM\r\n\
             Proxy-Authentication-Info: x\r\nTE: trailers\r\nTrailer: A\r\nTransfer-Encoding: chunked\r\n\
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_named_with_their_line() {
+    fn errors_report_the_invalid_line() {
         let cases: [(&[u8], FieldError); 10] = [
             (b"A: b\r\n c\r\n\r\n", FieldError::Folded { line: 2 }),
             (b" A: b\r\n\r\n", FieldError::Folded { line: 1 }),
@@ -367,22 +367,22 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_fields_is_bounded_by_the_storage() {
-        for most in [1, 24, 25, 128, 1000, FIELDS_MAX] {
-            for (count, fits) in [(most, true), (most + 1, false)] {
+    fn the_number_of_fields_is_limited_by_the_storage() {
+        for limit in [1, 24, 25, 128, 1000, FIELDS_MAX] {
+            for (count, fits) in [(limit, true), (limit + 1, false)] {
                 let mut section = b"A: b\r\n".repeat(count);
                 section.extend_from_slice(b"\r\n");
-                let mut storage = FieldStorage::for_at_most(most);
+                let mut storage = FieldStorage::with_limit(limit);
                 match Fields::parse(&section, &mut storage) {
-                    Ok(fields) => assert!(fits && fields.len() == count, "{count} of {most}"),
-                    Err(error) => assert!(!fits && error == FieldError::TooManyFields { most }, "{count} of {most}"),
+                    Ok(fields) => assert!(fits && fields.len() == count, "{count} of {limit}"),
+                    Err(error) => assert!(!fits && error == FieldError::TooManyFields { limit }, "{count} of {limit}"),
                 }
             }
         }
     }
 
     #[test]
-    fn names_that_a_lax_peer_reads_as_framing_or_connection_fields_are_not_passed_on() {
+    fn fields_that_resemble_framing_or_hop_by_hop_fields_are_not_end_to_end() {
         let section = b"Content_Length: 5\r\nTransfer.Encoding: chunked\r\nProxy_Authorization: x\r\nKeep_Alive: 1\r\n\
             content_type: kept\r\nX-Content_Length: kept\r\nContentLength: kept\r\n\r\n";
         with(section, |fields| {
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_connection_options_is_bounded() {
+    fn the_number_of_connection_options_is_limited() {
         for (options, fits) in [(CONNECTION_OPTIONS_MAX, true), (CONNECTION_OPTIONS_MAX + 1, false)] {
             let section = format!("Connection: {}\r\n\r\n", vec!["a"; options].join(","));
             with(section.as_bytes(), |fields| {
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_prints_no_values() {
+    fn debug_output_contains_no_values() {
         with(b"Proxy-Authorization: Basic c2VjcmV0\r\n\r\n", |fields| {
             let text = format!("{:?}", fields.unwrap());
             assert_eq!(text, "[Proxy-Authorization]");

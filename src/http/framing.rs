@@ -1,4 +1,4 @@
-//! How long the body of a message is (RFC 9112 §6).
+//! Where the body of a message ends (RFC 9112 §6).
 
 use super::fields::{Fields, resembles_framing};
 use super::start_line::{Version, trim_blanks};
@@ -8,56 +8,56 @@ use super::start_line::{Version, trim_blanks};
 pub enum BodyFraming {
     /// There is no body.
     None,
-    /// That many bytes.
+    /// After this many bytes, less than 2^63.
     Length(u64),
-    /// By the last chunk and its trailers (RFC 9112 §7.1).
+    /// After the last chunk and the trailer section (RFC 9112 §7.1).
     Chunked,
-    /// When the connection ends; it can carry nothing after it.
-    ToClose,
+    /// At the end of the connection, which therefore cannot be reused.
+    CloseDelimited,
 }
 
-/// Why the length of a body cannot be told. No bytes of the peer are held.
+/// Why the framing of a body cannot be determined. The error contains no bytes from the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FramingError {
-    /// Not a list of decimal numbers below 2^63, above which parsers that count with a sign go astray.
+    /// Not a list of decimal numbers below 2^63. Larger numbers overflow in parsers that use signed integers.
     #[error("Content-Length is not a decimal number that fits into 63 bits")]
     InvalidContentLength,
     /// RFC 9112 §6.3, rule 5
     #[error("Content-Length is given more than once, with different values")]
     ConflictingContentLengths,
-    /// A message with both: the mark of request smuggling (RFC 9112 §6.3, rule 3).
+    /// Both fields are present, which is a sign of request smuggling (RFC 9112 §6.3, rule 3).
     #[error("Content-Length and Transfer-Encoding are both given")]
     LengthWithTransferEncoding,
     /// RFC 9112 §6.1
     #[error("Transfer-Encoding in an HTTP/1.0 message")]
     TransferEncodingInHttp10,
-    /// `chunked` is missing or not the last coding, or is applied twice.
+    /// `chunked` is missing, is not the last coding, or is applied twice.
     #[error("Transfer-Encoding does not end in a single chunked coding")]
     ChunkedNotLast,
     /// A coding other than `chunked`.
     #[error("a transfer coding other than chunked")]
     UnsupportedCoding,
-    /// A Transfer-Encoding field that names no coding.
+    /// Transfer-Encoding lists no coding.
     #[error("Transfer-Encoding is empty")]
     EmptyTransferEncoding,
-    /// A field such as `Content_Length`, which some parsers take for the real one.
+    /// A field such as `Content_Length`, which some parsers take for Content-Length.
     #[error("a field whose name some parsers take for Content-Length or Transfer-Encoding")]
-    LaxName,
+    AmbiguousName,
 }
 
-/// The request a response answers, as far as its framing depends on it.
+/// What kind of request a response answers, as far as its framing depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResponseTo {
-    /// CONNECT: a 2xx ends at its head, and the tunnel follows.
+    /// CONNECT: a 2xx response has no body; the bytes after its head belong to the tunnel.
     Connect,
-    /// HEAD: there is never a body.
+    /// HEAD: no response has a body.
     Head,
     /// Any other method.
     Other,
 }
 
 impl ResponseTo {
-    /// By method name; methods are case-sensitive.
+    /// For a request with this method. Methods are case-sensitive.
     pub fn method(method: &str) -> Self {
         match method {
             "CONNECT" => Self::Connect,
@@ -67,18 +67,19 @@ impl ResponseTo {
     }
 }
 
-/// The body of a request (RFC 9112 §6.3, rules 3 to 7), refused wherever two parsers could differ.
+/// The framing of a request (RFC 9112 §6.3, rules 3 to 7). Anything that two parsers could interpret differently is an
+/// error.
 pub(super) fn request_framing(version: Version, fields: &Fields<'_>) -> Result<BodyFraming, FramingError> {
     if fields.iter().any(|field| resembles_framing(field.name)) {
-        return Err(FramingError::LaxName);
+        return Err(FramingError::AmbiguousName);
     }
     Ok(announced_framing(version, fields)?.unwrap_or(BodyFraming::None))
 }
 
-/// The body of a response that is passed on (RFC 9112 §6.3): as [`response_framing`], but wherever two parsers could
-/// differ it is refused as in a request, because what is passed on is framed anew from what was understood.
+/// The framing of a response that is forwarded (RFC 9112 §6.3). Anything that two parsers could interpret differently
+/// is an error, as in a request, because the gateway generates the framing of the forwarded response.
 ///
-/// A response that has no body by its status or method has no framing to misread; its fields are not looked at.
+/// If status or method exclude a body, the framing fields are ignored.
 pub(super) fn forwarded_response_framing(
     version: Version,
     status: u16,
@@ -88,10 +89,11 @@ pub(super) fn forwarded_response_framing(
     if is_bodiless(status, response_to) {
         return Ok(BodyFraming::None);
     }
-    Ok(announced_framing(version, fields)?.unwrap_or(BodyFraming::ToClose))
+    Ok(announced_framing(version, fields)?.unwrap_or(BodyFraming::CloseDelimited))
 }
 
-/// What Content-Length and Transfer-Encoding say where they can be read in one way only; `None` when neither is there.
+/// The framing that Content-Length or Transfer-Encoding announce; `None` if both are absent. Ambiguous framing is an
+/// error.
 fn announced_framing(version: Version, fields: &Fields<'_>) -> Result<Option<BodyFraming>, FramingError> {
     let length = content_length(fields)?;
     if !fields.has("transfer-encoding") {
@@ -111,8 +113,7 @@ fn announced_framing(version: Version, fields: &Fields<'_>) -> Result<Option<Bod
     }
 }
 
-/// The body of a response (RFC 9112 §6.3). Where Transfer-Encoding and Content-Length are both there, the former
-/// counts (rule 3).
+/// The framing of a response (RFC 9112 §6.3). If both are present, Transfer-Encoding overrides Content-Length (rule 3).
 pub(super) fn response_framing(
     status: u16,
     fields: &Fields<'_>,
@@ -124,25 +125,25 @@ pub(super) fn response_framing(
     if fields.has("transfer-encoding") {
         let codings = TransferCodings::of(fields)?;
         return match (codings.chunked, codings.chunked_last) {
-            (0, _) => Ok(BodyFraming::ToClose),
+            (0, _) => Ok(BodyFraming::CloseDelimited),
             (1, true) => Ok(BodyFraming::Chunked),
             _ => Err(FramingError::ChunkedNotLast),
         };
     }
     Ok(match content_length(fields)? {
         Some(length) => BodyFraming::Length(length),
-        None => BodyFraming::ToClose,
+        None => BodyFraming::CloseDelimited,
     })
 }
 
-/// Whether a response ends at its head whatever its fields say (RFC 9112 §6.3, rules 1 and 2).
+/// Whether a response has no body, whatever its fields say (RFC 9112 §6.3, rules 1 and 2).
 fn is_bodiless(status: u16, response_to: ResponseTo) -> bool {
     matches!(status, 100..=199 | 204 | 304)
         || response_to == ResponseTo::Head
         || (response_to == ResponseTo::Connect && matches!(status, 200..=299))
 }
 
-/// What Transfer-Encoding names, over all its lines.
+/// The codings in all Transfer-Encoding fields.
 struct TransferCodings {
     others: usize,
     chunked: usize,
@@ -167,7 +168,7 @@ impl TransferCodings {
     }
 }
 
-/// The one value of all Content-Length fields and list elements; equal repetitions count as one (RFC 9110 §8.6).
+/// The single value of all Content-Length fields and list elements. Repeated equal values are allowed (RFC 9110 §8.6).
 pub(super) fn content_length(fields: &Fields<'_>) -> Result<Option<u64>, FramingError> {
     let mut length = None;
     let elements = fields.get_all("content-length").flat_map(|value| value.split(|&byte| byte == b','));
@@ -191,7 +192,7 @@ fn parse_decimal(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// The longest body that can be announced, in bytes.
+/// The largest valid Content-Length, in bytes.
 const LENGTH_MAX: u64 = u64::MAX >> 1;
 
 #[cfg(test)]
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_no_body_unless_it_says_so() {
+    fn a_request_without_framing_fields_has_no_body() {
         let framing = |section| request(Version::Http11, section);
         assert_eq!(framing(""), Ok(BodyFraming::None));
         assert_eq!(framing("Content-Length: 5 \r\n"), Ok(BodyFraming::Length(5)));
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_of_two_readings_is_refused() {
+    fn a_request_with_ambiguous_framing_is_rejected() {
         use FramingError::*;
         for (section, error) in [
             ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", LengthWithTransferEncoding),
@@ -241,9 +242,9 @@ mod tests {
             ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", ChunkedNotLast),
             ("Transfer-Encoding: gzip, chunked\r\n", UnsupportedCoding),
             ("Transfer-Encoding:\r\n", EmptyTransferEncoding),
-            ("Content_Length: 5\r\n", LaxName),
-            ("content.length: 5\r\nContent-Length: 5\r\n", LaxName),
-            ("TRANSFER_ENCODING: chunked\r\n", LaxName),
+            ("Content_Length: 5\r\n", AmbiguousName),
+            ("content.length: 5\r\nContent-Length: 5\r\n", AmbiguousName),
+            ("TRANSFER_ENCODING: chunked\r\n", AmbiguousName),
         ] {
             assert_eq!(request(Version::Http11, section), Err(error), "{section}");
         }
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_lengths_count_as_one() {
+    fn repeated_equal_lengths_are_accepted() {
         assert_eq!(
             request(Version::Http11, "Content-Length: 5, 5\r\nContent-Length: 5\r\n"),
             Ok(BodyFraming::Length(5))
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_200_to_connect_has_no_body_whatever_it_says() {
+    fn a_2xx_response_to_connect_has_no_body_whatever_its_fields_say() {
         for section in
             ["Content-Length: 100\r\n", "Transfer-Encoding: chunked\r\n", "Content-Length: 1\r\nContent-Length: 2\r\n"]
         {
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_without_a_body_have_none() {
+    fn bodiless_statuses_have_no_body_whatever_their_fields_say() {
         for status in [100, 101, 103, 199, 204, 304] {
             assert_eq!(response(status, ResponseTo::Other, "Content-Length: 9\r\n"), Ok(BodyFraming::None));
         }
@@ -283,20 +284,20 @@ mod tests {
     }
 
     #[test]
-    fn a_response_is_framed_by_the_rules_in_their_order() {
+    fn transfer_encoding_takes_precedence_over_content_length_in_a_response() {
         let framing = |section| response(407, ResponseTo::Connect, section);
-        assert_eq!(framing(""), Ok(BodyFraming::ToClose));
+        assert_eq!(framing(""), Ok(BodyFraming::CloseDelimited));
         assert_eq!(framing("Content-Length: 0   \r\n"), Ok(BodyFraming::Length(0)));
         assert_eq!(framing("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n"), Ok(BodyFraming::Chunked));
         assert_eq!(framing("Transfer-Encoding: gzip, chunked\r\n"), Ok(BodyFraming::Chunked));
-        assert_eq!(framing("Transfer-Encoding: gzip\r\n"), Ok(BodyFraming::ToClose));
+        assert_eq!(framing("Transfer-Encoding: gzip\r\n"), Ok(BodyFraming::CloseDelimited));
         assert_eq!(framing("Transfer-Encoding: chunked, gzip\r\n"), Err(FramingError::ChunkedNotLast));
         assert_eq!(framing("Content-Length: 1\r\nContent-Length: 2\r\n"), Err(FramingError::ConflictingContentLengths));
         assert_eq!(framing("Content-Length: many\r\n"), Err(FramingError::InvalidContentLength));
     }
 
     #[test]
-    fn a_response_to_pass_on_is_refused_where_two_parsers_could_differ() {
+    fn a_forwarded_response_with_ambiguous_framing_is_rejected() {
         use FramingError::*;
         let framing = |version, status, section: &str| {
             let section = format!("{section}\r\n");
@@ -306,7 +307,7 @@ mod tests {
         };
         let both = "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n";
         for (version, status, section, expected) in [
-            (Version::Http11, 200, "", Ok(BodyFraming::ToClose)),
+            (Version::Http11, 200, "", Ok(BodyFraming::CloseDelimited)),
             (Version::Http10, 200, "Content-Length: 3\r\n", Ok(BodyFraming::Length(3))),
             (Version::Http11, 200, "Transfer-Encoding: chunked\r\n", Ok(BodyFraming::Chunked)),
             (Version::Http11, 304, both, Ok(BodyFraming::None)),
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_method_decides_what_a_response_answers() {
+    fn the_method_determines_the_kind_of_response() {
         assert_eq!(ResponseTo::method("CONNECT"), ResponseTo::Connect);
         assert_eq!(ResponseTo::method("HEAD"), ResponseTo::Head);
         assert_eq!(ResponseTo::method("head"), ResponseTo::Other);

@@ -1,50 +1,50 @@
-//! Finds where a head ends, looking at every byte once.
+//! Finds the end of a head, scanning every byte only once.
 
-/// How many empty lines before a request line are passed over (RFC 9112 §2.2 asks for at least one).
+/// How many empty lines before a request line are skipped (RFC 9112 §2.2 requires at least one).
 pub(super) const LEADING_BLANK_LINES_MAX: u8 = 4;
 
-/// No end of the head within the limit.
+/// The head does not end within the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the head does not end within {limit_bytes} bytes")]
 pub struct HeadTooLarge {
-    /// The limit that was passed, in bytes.
+    /// The limit, in bytes.
     pub limit_bytes: usize,
 }
 
-/// Looks for the empty line that ends a head and remembers how far it looked, so that a head that comes one byte at
-/// a time costs no more than one that comes whole.
+/// Looks for the empty line that ends a head. It remembers how far it has scanned, so a head that arrives one byte at a
+/// time costs no more than one that arrives whole.
 ///
-/// An empty line made with a bare LF ends the head too: the parsers refuse such a head, and finding its end here lets
-/// them say so at once instead of leaving the peer to a time-out.
+/// An empty line that ends in a bare LF ends the head too. The parsers reject such a head, and finding its end here
+/// lets them do so at once instead of leaving the peer to a timeout.
 #[derive(Debug, Clone)]
 pub struct HeadEnd {
-    /// Where the start line begins: behind the empty lines passed over.
+    /// Where the start line begins, after any empty lines that were skipped.
     start: u8,
-    /// Invariant: every LF before this index was looked at, and none of them ended the head.
+    /// Invariant: every LF before this index has been examined, and none of them ended the head.
     scanned: usize,
     blank_lines_left: u8,
-    /// Where the start line ends, behind its LF; 0 until that has come.
+    /// The index after the LF of the start line; 0 until that has arrived.
     line_end: usize,
 }
 
 impl HeadEnd {
-    /// For a request: passes over up to four CRLF before the request line (RFC 9112 §2.2).
+    /// For a request: skips up to four empty lines before the request line (RFC 9112 §2.2).
     pub fn request() -> Self {
         Self { start: 0, scanned: 0, blank_lines_left: LEADING_BLANK_LINES_MAX, line_end: 0 }
     }
 
-    /// For a response: its status line comes first.
+    /// For a response, which must begin with its status line.
     pub fn response() -> Self {
         Self { start: 0, scanned: 0, blank_lines_left: 0, line_end: 0 }
     }
 
-    /// The length of the head at the front of `buf` in bytes, its empty line and any empty lines passed over included;
-    /// `None` when more bytes are needed.
+    /// Returns the length in bytes of the head at the start of `buf`, including its final empty line and any skipped
+    /// empty lines before it, or `None` if more bytes are needed. Bytes after the head are leftover.
     ///
-    /// `buf` must be the buffer of the last call, grown at its end. What lies behind the length is leftover.
+    /// `buf` must be the buffer of the previous call, with bytes appended only.
     ///
     /// # Errors
-    /// [`HeadTooLarge`] when `buf` holds `limit_bytes` or more and the head does not end within them.
+    /// [`HeadTooLarge`] if `buf` holds at least `limit_bytes` and the head does not end within them.
     pub fn find(&mut self, buf: &[u8], limit_bytes: usize) -> Result<Option<usize>, HeadTooLarge> {
         let window = &buf[..buf.len().min(limit_bytes)];
         self.skip_blank_lines(window);
@@ -67,7 +67,7 @@ impl HeadEnd {
         Ok(None)
     }
 
-    /// The start line in `buf`, with its line end, once it has come: also of a head that has not ended.
+    /// The start line with its line ending, as soon as [`HeadEnd::find`] has seen it, even if the head is incomplete.
     pub fn start_line<'b>(&self, buf: &'b [u8]) -> Option<&'b [u8]> {
         buf.get(usize::from(self.start)..self.line_end).filter(|line| !line.is_empty())
     }
@@ -89,7 +89,7 @@ impl HeadEnd {
     fn ends_head(&self, window: &[u8], line_feed: usize) -> bool {
         match window.get(usize::from(self.start)..line_feed) {
             Some([.., b'\n', b'\r'] | [.., b'\n']) => true,
-            // An empty start line: no head, but nothing better will come.
+            // An empty start line is invalid, whatever follows.
             Some([b'\r'] | []) => true,
             _ => false,
         }
@@ -103,7 +103,7 @@ mod tests {
     const HEAD: &[u8] = b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n";
 
     #[test]
-    fn finds_the_end_and_leaves_the_leftover() {
+    fn finds_the_end_before_leftover_bytes() {
         let mut buf = HEAD.to_vec();
         buf.extend_from_slice(b"\x16\x03\x01\r\n\r\n");
         assert_eq!(HeadEnd::request().find(&buf, 1024), Ok(Some(HEAD.len())));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_at_every_byte_once() {
+    fn scans_every_byte_once() {
         let buf = vec![b'a'; 300];
         let mut end = HeadEnd::response();
         for len in 0..buf.len() {
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_start_line_is_there_before_the_head_is() {
+    fn the_start_line_is_available_before_the_head_is_complete() {
         let head = b"\r\nGET / HTTP/1.0\r\nA: b\r\n";
         for length in 0..=head.len() {
             let mut end = HeadEnd::request();
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_over_few_blank_lines_before_a_request_only() {
+    fn a_few_blank_lines_are_skipped_before_a_request_only() {
         let head = b"\r\n\r\nGET / HTTP/1.0\r\n\r\n";
         assert_eq!(HeadEnd::request().find(head, 1024), Ok(Some(head.len())));
         assert_eq!(HeadEnd::response().find(head, 1024), Ok(Some(2)));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_of_bare_line_feeds_ends_too() {
+    fn bare_line_feeds_end_a_head_too() {
         let head = b"GET / HTTP/1.0\nA: b\n\n";
         assert_eq!(HeadEnd::request().find(head, 1024), Ok(Some(head.len())));
     }

@@ -1,41 +1,43 @@
-//! HTTP/1 on the proxy hop: pure, bytes in, bytes out (RFC 9110, 9112, 9209).
+//! HTTP/1 messages between client, gateway and upstream proxy (RFC 9110, 9112, 9209).
 //!
-//! Nothing here knows a socket or a clock, and nothing here reaches out to another module of the gateway.
+//! Everything here is pure: bytes in, bytes out. This module uses no socket, no clock and no other module of the
+//! gateway.
 //!
 //! | file | subject |
 //! |---|---|
-//! | [`head_end`](HeadEnd) | where a head ends, found once however the bytes trickle in |
-//! | `start_line` | [`Version`], line ends, splitting a head into start line and field section |
+//! | `head_end` | [`HeadEnd`]: finds the end of a head without scanning any byte twice |
+//! | `start_line` | [`Version`], line endings, splitting a head into start line and field section |
 //! | `fields` | [`Fields`]: the header fields of a head, hop-by-hop and end-to-end |
 //! | `authority` | [`Authority`]: host and port |
 //! | `target` | [`RequestTarget`]: the four forms of a request target |
-//! | `opening` | [`NotHttp`]: first bytes that cannot begin a request |
-//! | `request_head` | [`RequestHead`]: what a client asks for, or the status it earns instead |
-//! | `asked` | [`Asked`]: what a refused request asked for, for the log |
-//! | `response_head` | [`ResponseHead`]: what an upstream proxy answers |
-//! | `framing` | [`BodyFraming`]: how long a body is |
-//! | `chunked` | [`ChunkedDecoder`]: where data and overhead lie in a chunked body |
-//! | `drain` | [`BodyDrain`]: reads a body nobody wants, exactly and within a bound |
+//! | `other_protocol` | [`OtherProtocol`]: recognises clients that do not speak HTTP by their first bytes |
+//! | `request_head` | [`RequestHead`]: a parsed request head, or the status that rejects it |
+//! | `request_summary` | [`RequestSummary`]: method and target of a rejected request, for the log |
+//! | `response_head` | [`ResponseHead`]: a parsed response head |
+//! | `framing` | [`BodyFraming`]: where a body ends |
+//! | `chunked` | [`ChunkedDecoder`]: separates data from framing in a chunked body |
+//! | `discard` | [`BodyDiscarder`]: reads to the end of an unwanted body, up to a size limit |
 //! | `challenges` | [`Challenge`]: authentication challenges and their tokens |
-//! | `encode` | heads and whole error responses to send |
-//! | `proxy_status` | [`ProxyStatus`]: the name of a failure, for the client |
+//! | `encode` | heads and complete error responses to send |
+//! | `proxy_status` | [`ProxyStatus`]: the Proxy-Status field, which names a failure for the client |
 //!
-//! Strictness is one-sided on purpose. A *request* head comes from a workload and decides where bytes go, so anything
-//! two parsers could read in two ways is refused with a status. A *response* head comes from the organisation's
-//! own proxy, which cannot be changed, so what real proxies send is accepted wherever its meaning is certain.
+//! The two parsers are deliberately not equally strict. A *request* head comes from a workload and decides where bytes
+//! go, so anything that two parsers could interpret differently is rejected. A *response* head comes from the
+//! organisation's own proxy, which cannot be changed, so whatever real proxies send is accepted as long as its meaning
+//! is unambiguous.
 
-mod asked;
 mod authority;
 mod challenges;
 mod chunked;
-mod drain;
+mod discard;
 mod encode;
 mod fields;
 mod framing;
 mod head_end;
-mod opening;
+mod other_protocol;
 mod proxy_status;
 mod request_head;
+mod request_summary;
 mod response_head;
 mod start_line;
 mod target;
@@ -44,14 +46,13 @@ mod tests;
 #[cfg(test)]
 pub(crate) mod trace;
 
-pub use asked::Asked;
 pub use authority::{Authority, AuthorityError, HOST_NAME_LIMIT_BYTES, Host};
 pub use challenges::{
     Challenge, Challenges, TOKEN_LIMIT_BYTES, TokenError, challenges, challenges_in, decode_token, find_challenge,
-    offered,
+    offered_schemes,
 };
 pub use chunked::{CHUNK_LINE_LIMIT_BYTES, ChunkError, ChunkPart, ChunkedDecoder, Run, Segment, TRAILER_LIMIT_BYTES};
-pub use drain::{BodyDrain, DrainError, Drained};
+pub use discard::{BodyDiscarder, DiscardError, Discarded};
 pub use encode::{
     ErrorResponse, NextHop, UpstreamRequest, connect_request, copy_end_to_end_fields, error_response,
     established_response, framing_field, reason_phrase, upstream_request,
@@ -62,9 +63,10 @@ pub use fields::{
 };
 pub use framing::{BodyFraming, FramingError, ResponseTo};
 pub use head_end::{HeadEnd, HeadTooLarge};
-pub use opening::{NotHttp, has_overlong_method, what_else};
+pub use other_protocol::{OtherProtocol, detect_other_protocol, has_overlong_method};
 pub use proxy_status::{ErrorType, PROXY_NAME, ProxyStatus};
 pub use request_head::{METHOD_LIMIT_BYTES, RequestError, RequestHead, check_request_line};
+pub use request_summary::RequestSummary;
 pub use response_head::{ResponseError, ResponseHead, unfold_field_lines};
 pub use start_line::Version;
 pub use target::{RequestTarget, TargetError};

@@ -1,31 +1,31 @@
-//! The Proxy-Status field (RFC 9209): which failure, at which hop, for the client to read.
+//! The Proxy-Status field (RFC 9209), which tells the client what failed, and at which hop.
 
 use std::fmt;
 
-/// How this proxy names itself; a token of Structured Fields (RFC 8941 §3.3.4).
+/// The name by which the gateway identifies itself, a Structured Fields token (RFC 8941 §3.3.4).
 pub const PROXY_NAME: &str = "ntlm-gateway";
 
-/// The longest text put into a parameter, in bytes; the rest is cut off.
+/// The longest text in a parameter, in bytes before escaping. Longer texts are truncated.
 const TEXT_LIMIT_BYTES: usize = 512;
 
 macro_rules! error_types {
     ($($(#[$doc:meta])* $name:ident => $token:literal, $status:literal;)+) => {
-        /// The error types of RFC 9209 §2.3 that a proxy to a proxy can meet.
+        /// The error types of RFC 9209 §2.3 that can occur in a proxy that forwards to another proxy.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum ErrorType {
             $($(#[$doc])* $name,)+
         }
 
         impl ErrorType {
-            /// Every type.
+            /// All types.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
-            /// Its registered name.
+            /// The registered name.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $token,)+ }
             }
 
-            /// The status RFC 9209 recommends for it; 400 for [`ErrorType::HttpRequestError`], which takes any 4xx.
+            /// The status that RFC 9209 recommends; 400 for [`ErrorType::HttpRequestError`], which allows any 4xx.
             pub fn status(self) -> u16 {
                 match self { $(Self::$name => $status,)+ }
             }
@@ -40,9 +40,9 @@ error_types! {
     DnsError => "dns_error", 502;
     /// No next hop is known for the request (§2.3.3).
     DestinationNotFound => "destination_not_found", 500;
-    /// Every next hop is considered out of order (§2.3.4).
+    /// All next hops are considered unavailable (§2.3.4).
     DestinationUnavailable => "destination_unavailable", 503;
-    /// The destination's address is forbidden (§2.3.5).
+    /// The destination's address is prohibited (§2.3.5).
     DestinationIpProhibited => "destination_ip_prohibited", 502;
     /// No route to the destination's address (§2.3.6).
     DestinationIpUnroutable => "destination_ip_unroutable", 502;
@@ -50,41 +50,41 @@ error_types! {
     ConnectionRefused => "connection_refused", 502;
     /// The next hop closed the connection before it answered (§2.3.8).
     ConnectionTerminated => "connection_terminated", 502;
-    /// The connection was not made in time (§2.3.9).
+    /// The connection was not established in time (§2.3.9).
     ConnectionTimeout => "connection_timeout", 504;
-    /// The next hop sent nothing for too long (§2.3.10).
+    /// The next hop sent no data in time (§2.3.10).
     ConnectionReadTimeout => "connection_read_timeout", 504;
-    /// The next hop took nothing for too long (§2.3.11).
+    /// The next hop accepted no data in time (§2.3.11).
     ConnectionWriteTimeout => "connection_write_timeout", 504;
-    /// A limit of connections is reached (§2.3.12).
+    /// A connection limit has been reached (§2.3.12).
     ConnectionLimitReached => "connection_limit_reached", 503;
-    /// The request is at fault (§2.3.16).
+    /// The request is invalid (§2.3.16).
     HttpRequestError => "http_request_error", 400;
-    /// The request is against policy (§2.3.17).
+    /// Policy forbids the request (§2.3.17).
     HttpRequestDenied => "http_request_denied", 403;
-    /// The answer ended early (§2.3.18).
+    /// The response is incomplete (§2.3.18).
     HttpResponseIncomplete => "http_response_incomplete", 502;
-    /// The answer's header section is too large (§2.3.19).
+    /// The header section of the response is too large (§2.3.19).
     HttpResponseHeaderSectionSize => "http_response_header_section_size", 502;
-    /// The answer's body is too large (§2.3.21).
+    /// The body of the response is too large (§2.3.21).
     HttpResponseBodySize => "http_response_body_size", 502;
-    /// The answer's transfer coding is broken (§2.3.24).
+    /// The transfer coding of the response cannot be decoded (§2.3.24).
     HttpResponseTransferCoding => "http_response_transfer_coding", 502;
-    /// The answer took too long (§2.3.26).
+    /// The response was not received in time (§2.3.26).
     HttpResponseTimeout => "http_response_timeout", 504;
-    /// The next hop does not keep to HTTP (§2.3.28).
+    /// The next hop violated HTTP (§2.3.28).
     HttpProtocolError => "http_protocol_error", 502;
-    /// This proxy answers by itself, and nothing failed (§2.3.29).
+    /// This proxy generated the response, and nothing failed (§2.3.29).
     ProxyInternalResponse => "proxy_internal_response", 200;
     /// This proxy failed (§2.3.30).
     ProxyInternalError => "proxy_internal_error", 500;
-    /// This proxy is configured wrongly (§2.3.31).
+    /// The configuration of this proxy is wrong (§2.3.31).
     ProxyConfigurationError => "proxy_configuration_error", 500;
-    /// The request came back to this proxy (§2.3.32).
+    /// The request has passed through this proxy before (§2.3.32).
     ProxyLoopDetected => "proxy_loop_detected", 502;
 }
 
-/// One member of a Proxy-Status field; `Display` writes its value.
+/// One member of a Proxy-Status field. `Display` writes it in the syntax of the field.
 ///
 /// ```
 /// use ntlm_gateway::http::{ErrorType, ProxyStatus};
@@ -99,26 +99,27 @@ error_types! {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyStatus<'a> {
-    /// Who speaks; a Structured Fields token.
+    /// The proxy that generated the response, a Structured Fields token.
     pub name: &'static str,
-    /// What failed, if anything did.
+    /// What failed, if anything.
     pub error: Option<ErrorType>,
-    /// For people; left out when empty. What is not printable ASCII is replaced, what is over 512 bytes cut off.
+    /// An explanation for people; omitted if empty. Characters other than printable ASCII are replaced by `?`, and the
+    /// text is truncated to 512 characters.
     pub details: &'a str,
-    /// The upstream proxy.
+    /// The upstream proxy, `host:port`.
     pub next_hop: Option<&'a str>,
-    /// The status the upstream proxy answered.
+    /// The status that the upstream proxy sent.
     pub received_status: Option<u16>,
 }
 
 impl<'a> ProxyStatus<'a> {
-    /// A failure met by this gateway.
+    /// A failure that this gateway reports.
     pub fn error(error: ErrorType, details: &'a str) -> Self {
         Self { name: PROXY_NAME, error: Some(error), details, next_hop: None, received_status: None }
     }
 }
 
-/// An item with parameters (RFC 8941 §4.1.3).
+/// Written as an Item with Parameters (RFC 8941 §4.1.3).
 impl fmt::Display for ProxyStatus<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)?;
@@ -138,7 +139,7 @@ impl fmt::Display for ProxyStatus<'_> {
     }
 }
 
-/// A String of Structured Fields (RFC 8941 §4.1.6).
+/// A Structured Fields String (RFC 8941 §4.1.6).
 struct QuotedString<'a>(&'a str);
 
 impl fmt::Display for QuotedString<'_> {
@@ -179,14 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn absent_parameters_are_left_out() {
+    fn absent_parameters_are_omitted() {
         let status = ProxyStatus { error: None, ..ProxyStatus::error(ErrorType::DnsError, "") };
         assert_eq!(status.to_string(), "ntlm-gateway");
         assert_eq!(ProxyStatus::error(ErrorType::DnsError, "").to_string(), "ntlm-gateway; error=dns_error");
     }
 
     #[test]
-    fn texts_are_escaped_and_cut() {
+    fn texts_are_escaped_and_truncated() {
         let status = ProxyStatus::error(ErrorType::DnsError, "a \"b\" \\ \u{e4}\r\nX: y");
         assert_eq!(status.to_string(), r#"ntlm-gateway; error=dns_error; details="a \"b\" \\ ???X: y""#);
         let long = "a".repeat(10_000);

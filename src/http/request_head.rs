@@ -1,4 +1,4 @@
-//! What a client asks for (RFC 9112 §3), or the status it earns instead.
+//! Parses request heads (RFC 9112 §3).
 
 use super::fields::{FieldError, FieldStorage, Fields};
 use super::framing::{BodyFraming, FramingError, request_framing};
@@ -6,20 +6,20 @@ use super::head_end::LEADING_BLANK_LINES_MAX;
 use super::start_line::{Version, check_line_ends, is_blank, is_token_char, looks_like_version, split_start_line};
 use super::target::{RequestTarget, TargetError};
 
-/// The longest method, in bytes. The longest registered one, UPDATEREDIRECTREF, has 17.
+/// The longest method, in bytes. The longest registered method, UPDATEREDIRECTREF, has 17.
 pub const METHOD_LIMIT_BYTES: usize = 64;
 
-/// Why a request head is refused. Its text holds no bytes of the peer and may be shown to it.
+/// Why a request head is rejected. The text contains no bytes from the client and may be shown to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// Not `method SP target SP version`.
-    #[error("the request line is not method, target and version, one blank apart")]
+    #[error("the request line is not a method, a target and a version separated by single spaces")]
     InvalidRequestLine,
     /// RFC 9110 §9.1
     #[error("the method is not a token")]
     InvalidMethod,
     /// Longer than [`METHOD_LIMIT_BYTES`].
-    #[error("the method has more than {METHOD_LIMIT_BYTES} letters")]
+    #[error("the method is longer than {METHOD_LIMIT_BYTES} bytes")]
     MethodTooLong,
     /// Neither HTTP/1.0 nor HTTP/1.1.
     #[error("the HTTP version is neither 1.0 nor 1.1")]
@@ -33,14 +33,14 @@ pub enum RequestError {
     /// RFC 9112 §6
     #[error("{0}")]
     Framing(#[from] FramingError),
-    /// RFC 9112 §3.2: HTTP/1.1 demands a Host. A CONNECT is let off, because its target says it all.
+    /// HTTP/1.1 requires a Host field (RFC 9112 §3.2). CONNECT is exempt here, because its target contains the host.
     #[error("an HTTP/1.1 request without a Host field")]
     MissingHost,
     /// RFC 9112 §3.2
     #[error("more than one Host field")]
     DuplicateHost,
     /// RFC 9112 §3.2
-    #[error("the Host field has a character that no host has")]
+    #[error("the Host field contains an invalid character")]
     InvalidHost,
     /// RFC 9110 §9.3.6
     #[error("a CONNECT request has no content")]
@@ -48,7 +48,7 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// The status that answers the request: 400, 431, 501 or 505.
+    /// The status of the response: 400, 431, 501 or 505.
     pub fn status(&self) -> u16 {
         match self {
             Self::UnsupportedVersion => 505,
@@ -64,29 +64,29 @@ impl RequestError {
 /// A request head, borrowed from its bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestHead<'b> {
-    /// A token; methods are case-sensitive.
+    /// A token. Methods are case-sensitive.
     pub method: &'b str,
-    /// What the request is for.
+    /// The parsed target.
     pub target: RequestTarget<'b>,
-    /// The target as sent: visible ASCII only.
+    /// The target as received, visible ASCII only.
     pub target_text: &'b str,
     /// HTTP/1.0 or HTTP/1.1.
     pub version: Version,
     /// The header fields.
     pub fields: Fields<'b>,
-    /// Where the body ends; never [`BodyFraming::ToClose`].
+    /// The framing of the body, never [`BodyFraming::CloseDelimited`].
     pub framing: BodyFraming,
 }
 
 impl<'b> RequestHead<'b> {
-    /// Parses exactly one head, as [`HeadEnd::find`](super::HeadEnd::find) measures it. Allocates nothing for a head of
-    /// up to 24 fields.
+    /// Parses exactly one head, of the length that [`HeadEnd::find`](super::HeadEnd::find) returned. Does not allocate
+    /// for heads of up to 24 fields.
     ///
-    /// Blanks behind the version are passed over, as RFC 9112 §3 allows; otherwise anything two parsers could read in
-    /// two ways is refused.
+    /// Blanks after the version are ignored, as RFC 9112 §3 allows. Anything else that two parsers could interpret
+    /// differently is rejected.
     ///
     /// # Errors
-    /// [`RequestError`], whose [`status`](RequestError::status) answers the client.
+    /// [`RequestError`]; respond to the client with its [`status`](RequestError::status).
     pub fn parse(bytes: &'b [u8], storage: &'b mut FieldStorage<'b>) -> Result<Self, RequestError> {
         let bytes = skip_blank_lines(bytes);
         check_line_ends(bytes).map_err(|_| FieldError::BareLineEnd)?;
@@ -103,12 +103,12 @@ impl<'b> RequestHead<'b> {
         Ok(head)
     }
 
-    /// Whether this asks for a tunnel.
+    /// Whether this is a request for a tunnel.
     pub fn is_connect(&self) -> bool {
         self.method == "CONNECT"
     }
 
-    /// Whether the client may send another request behind this one's body (RFC 9112 §9.3).
+    /// Whether the client may send another request on this connection (RFC 9112 §9.3).
     pub fn persists(&self) -> bool {
         persists(self.version, &self.fields)
     }
@@ -116,8 +116,8 @@ impl<'b> RequestHead<'b> {
     fn check_host(&self) -> Result<(), RequestError> {
         let mut hosts = self.fields.get_all("host");
         let Some(host) = hosts.next() else {
-            let excused = self.version == Version::Http10 || self.is_connect();
-            return if excused { Ok(()) } else { Err(RequestError::MissingHost) };
+            let optional = self.version == Version::Http10 || self.is_connect();
+            return if optional { Ok(()) } else { Err(RequestError::MissingHost) };
         };
         if hosts.next().is_some() {
             return Err(RequestError::DuplicateHost);
@@ -130,10 +130,10 @@ impl<'b> RequestHead<'b> {
     }
 }
 
-/// Checks a request line with its line end, before the fields behind it have come.
+/// Checks a request line, given with its line ending, before the rest of the head has arrived.
 ///
 /// # Errors
-/// Those of [`RequestHead::parse`] that lie in the line.
+/// As [`RequestHead::parse`], for errors in the request line.
 pub fn check_request_line(line: &[u8]) -> Result<(), RequestError> {
     let line = line.strip_suffix(b"\r\n").ok_or(FieldError::BareLineEnd)?;
     let RequestLine { method, target_text, .. } = RequestLine::parse(line)?;
@@ -141,8 +141,8 @@ pub fn check_request_line(line: &[u8]) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// Whether the connection may carry another message (RFC 9112 §9.3); Proxy-Connection is heard beside Connection,
-/// because proxies and clients that speak to proxies use it so.
+/// Whether the connection persists after this message (RFC 9112 §9.3). Proxy-Connection counts like Connection, because
+/// proxies and their clients use it that way.
 pub(super) fn persists(version: Version, fields: &Fields<'_>) -> bool {
     let says = |option| fields.has_token("connection", option) || fields.has_token("proxy-connection", option);
     !says("close") && (version == Version::Http11 || says("keep-alive"))
@@ -204,12 +204,12 @@ mod tests {
         check(RequestHead::parse(head, &mut FieldStorage::new()))
     }
 
-    fn refused(head: &[u8]) -> RequestError {
+    fn rejected(head: &[u8]) -> RequestError {
         with(head, |head| head.map(|_| ()).unwrap_err())
     }
 
     #[test]
-    fn a_connect_is_taken_apart() {
+    fn a_connect_is_parsed() {
         with(b"\r\nCONNECT h.example:443 HTTP/1.1\r\nHost: h.example:443\r\nUser-Agent:Mozilla \r\n\r\n", |head| {
             let head = head.unwrap();
             assert!(head.is_connect());
@@ -223,21 +223,21 @@ mod tests {
     }
 
     #[test]
-    fn a_post_keeps_its_framing() {
+    fn the_framing_of_a_post_is_parsed() {
         with(b"POST http://h/a HTTP/1.1\r\nHost: h\r\nContent-Length: 12\r\n\r\n", |head| {
             assert_eq!(head.unwrap().framing, BodyFraming::Length(12))
         });
     }
 
     #[test]
-    fn blanks_behind_the_version_are_passed_over() {
+    fn blanks_after_the_version_are_ignored() {
         with(b"CONNECT h:1 HTTP/1.0 \t\r\n\r\n", |head| {
             assert_eq!(head.unwrap().version, Version::Http10);
         });
     }
 
     #[test]
-    fn a_bad_request_line_is_refused() {
+    fn an_invalid_request_line_is_rejected() {
         use RequestError::*;
         for (head, error, status) in [
             (&b"GET /\r\n\r\n"[..], InvalidRequestLine, 400),
@@ -261,14 +261,14 @@ mod tests {
             (b"GET https://h/ HTTP/1.1\r\n\r\n", TargetError::UnsupportedScheme.into(), 501),
             (b"CONNECT h HTTP/1.1\r\n\r\n", TargetError::from(AuthorityError::MissingPort).into(), 400),
         ] {
-            let got = refused(head);
+            let got = rejected(head);
             assert_eq!(got, error, "{head:?}");
             assert_eq!(got.status(), status, "{head:?}");
         }
     }
 
     #[test]
-    fn bad_fields_are_refused() {
+    fn invalid_fields_are_rejected() {
         use FieldError::*;
         for (fields, error) in [
             ("A: b\nC: d\r\n", BareLineEnd),
@@ -280,17 +280,17 @@ mod tests {
             ("A\r\n", MissingColon { line: 1 }),
         ] {
             let head = format!("CONNECT h:1 HTTP/1.1\r\n{fields}\r\n");
-            let got = refused(head.as_bytes());
+            let got = rejected(head.as_bytes());
             assert_eq!(got, RequestError::Field(error), "{fields:?}");
             assert_eq!(got.status(), 400);
         }
         let many = "A: b\r\n".repeat(crate::http::FIELDS_MAX + 1);
-        let got = refused(format!("CONNECT h:1 HTTP/1.1\r\n{many}\r\n").as_bytes());
+        let got = rejected(format!("CONNECT h:1 HTTP/1.1\r\n{many}\r\n").as_bytes());
         assert_eq!(got.status(), 431);
     }
 
     #[test]
-    fn a_connect_carries_no_content() {
+    fn a_connect_with_content_is_rejected() {
         let connect = |fields: &str| {
             let head = format!("CONNECT h:1 HTTP/1.1\r\n{fields}\r\n");
             with(head.as_bytes(), |head| head.map(|head| head.framing))
@@ -306,17 +306,17 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_demanded_where_the_target_does_not_say_it_all() {
-        assert_eq!(refused(b"GET http://h/ HTTP/1.1\r\n\r\n"), RequestError::MissingHost);
+    fn host_is_required_in_http_1_1_except_for_connect() {
+        assert_eq!(rejected(b"GET http://h/ HTTP/1.1\r\n\r\n"), RequestError::MissingHost);
         with(b"GET http://h/ HTTP/1.0\r\n\r\n", |head| assert!(head.is_ok()));
         with(b"CONNECT h:1 HTTP/1.1\r\n\r\n", |head| assert!(head.is_ok()));
         with(b"CONNECT h:1 HTTP/1.1\r\nHost:\r\n\r\n", |head| assert!(head.is_ok()));
-        assert_eq!(refused(b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\nhost: h\r\n\r\n"), RequestError::DuplicateHost);
-        assert_eq!(refused(b"CONNECT h:1 HTTP/1.1\r\nHost: h, i\r\n\r\n"), RequestError::InvalidHost);
+        assert_eq!(rejected(b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\nhost: h\r\n\r\n"), RequestError::DuplicateHost);
+        assert_eq!(rejected(b"CONNECT h:1 HTTP/1.1\r\nHost: h, i\r\n\r\n"), RequestError::InvalidHost);
     }
 
     #[test]
-    fn persistence_follows_version_and_options() {
+    fn persistence_depends_on_version_and_connection_options() {
         for (version, fields, expected) in [
             ("1.1", "", true),
             ("1.1", "Connection: close\r\n", false),

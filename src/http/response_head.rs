@@ -1,4 +1,4 @@
-//! What an upstream proxy answers (RFC 9112 §4).
+//! Parses response heads (RFC 9112 §4).
 
 use super::fields::{FieldError, FieldStorage, Fields};
 use super::framing::{
@@ -7,16 +7,16 @@ use super::framing::{
 use super::request_head::persists;
 use super::start_line::{Version, check_line_ends, is_blank, split_start_line, trim_blanks};
 
-/// Why a response head is refused. Its text holds no bytes of the peer.
+/// Why a response head is rejected. The text contains no bytes from the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ResponseError {
     /// Not `version SP status [SP reason]`.
     #[error("the status line is not version, status and reason")]
     InvalidStatusLine,
     /// Neither HTTP/1.0 nor HTTP/1.1: the peer may not be an HTTP proxy at all.
-    #[error("the answer does not begin with HTTP/1.0 or HTTP/1.1")]
+    #[error("the response does not begin with HTTP/1.0 or HTTP/1.1")]
     UnsupportedVersion,
-    /// Not three digits from 100 on.
+    /// Not three digits, or less than 100.
     #[error("the status is not a number from 100 to 999")]
     InvalidStatus,
     /// RFC 9112 §5
@@ -31,21 +31,21 @@ pub struct ResponseHead<'b> {
     pub version: Version,
     /// 100 to 999.
     pub status: u16,
-    /// The reason phrase without blanks around it, in any encoding; often empty, never to be relied upon.
+    /// The reason phrase without leading and trailing blanks, in any encoding. It may be empty.
     pub reason: &'b [u8],
     /// The header fields.
     pub fields: Fields<'b>,
 }
 
 impl<'b> ResponseHead<'b> {
-    /// Parses exactly one head, as [`HeadEnd::find`](super::HeadEnd::find) measures it. Allocates nothing for a head of
-    /// up to 24 fields.
+    /// Parses exactly one head, of the length that [`HeadEnd::find`](super::HeadEnd::find) returned. Does not allocate
+    /// for heads of up to 24 fields.
     ///
-    /// The reason phrase may be odd, empty or missing. Run [`unfold_field_lines`] over the bytes first, or a folded
-    /// line is refused.
+    /// Any reason phrase is accepted, even a missing one. Folded lines are rejected, so call [`unfold_field_lines`]
+    /// first.
     ///
     /// # Errors
-    /// [`ResponseError`]
+    /// [`ResponseError`] if the status line or a field line is invalid.
     pub fn parse(bytes: &'b [u8], storage: &'b mut FieldStorage<'b>) -> Result<Self, ResponseError> {
         let (version, rest) = bytes.split_at_checked(8).unwrap_or((bytes, b""));
         let version = Version::parse(version).ok_or(ResponseError::UnsupportedVersion)?;
@@ -67,43 +67,44 @@ impl<'b> ResponseHead<'b> {
         })
     }
 
-    /// Whether another answer follows this one: 1xx, but for 101, which would end HTTP on the connection and is never
-    /// asked for here (RFC 9110 §15.2).
+    /// Whether another response to the same request follows (RFC 9110 §15.2): true for 1xx except 101, after which the
+    /// connection no longer carries HTTP.
     pub fn is_informational(&self) -> bool {
         matches!(self.status, 100..=199) && self.status != 101
     }
 
-    /// Whether the upstream means to keep the connection open behind this answer (RFC 9112 §9.3). Proxy-Connection
-    /// is heard beside Connection: `close` in either closes, `keep-alive` in either keeps an HTTP/1.0 connection.
-    /// An HTTP/1.0 answer with a Transfer-Encoding never persists (RFC 9112 §6.1).
+    /// Whether the connection persists after this response (RFC 9112 §9.3). Proxy-Connection counts like Connection:
+    /// `close` in either closes the connection, and `keep-alive` in either keeps an HTTP/1.0 connection open. An
+    /// HTTP/1.0 response with Transfer-Encoding never persists (RFC 9112 §6.1).
     ///
-    /// A body framed [`BodyFraming::ToClose`] ends the connection whatever this says.
+    /// This does not consider the body; after a [`BodyFraming::CloseDelimited`] one, no connection persists.
     pub fn persists(&self) -> bool {
-        let faulty = self.version == Version::Http10 && self.fields.has("transfer-encoding");
-        !faulty && persists(self.version, &self.fields)
+        let is_faulty = self.version == Version::Http10 && self.fields.has("transfer-encoding");
+        !is_faulty && persists(self.version, &self.fields)
     }
 
-    /// Where the body ends (RFC 9112 §6.3); a 2xx to CONNECT has none, whatever it says.
+    /// The framing of the body (RFC 9112 §6.3). A 2xx response to CONNECT has no body, whatever its fields say.
     ///
     /// # Errors
-    /// [`FramingError`]: the connection cannot be used any further.
+    /// [`FramingError`] if the framing cannot be determined. The connection must be closed.
     pub fn framing(&self, response_to: ResponseTo) -> Result<BodyFraming, FramingError> {
         response_framing(self.status, &self.fields, response_to)
     }
 
-    /// As [`ResponseHead::framing`], for a response that is passed on: what two parsers could read in two ways is
-    /// refused (Content-Length beside Transfer-Encoding, codings other than one `chunked`, any coding in HTTP/1.0).
+    /// Like [`ResponseHead::framing`], but for a response that is forwarded. Anything that two parsers could interpret
+    /// differently is an error: Content-Length together with Transfer-Encoding, codings other than a single `chunked`,
+    /// and any coding in HTTP/1.0.
     ///
     /// # Errors
-    /// [`FramingError`]: the connection cannot be used any further.
-    pub fn framing_to_pass_on(&self, response_to: ResponseTo) -> Result<BodyFraming, FramingError> {
+    /// [`FramingError`] if the framing is invalid or ambiguous. The connection must be closed.
+    pub fn forwarded_framing(&self, response_to: ResponseTo) -> Result<BodyFraming, FramingError> {
         forwarded_response_framing(self.version, self.status, &self.fields, response_to)
     }
 
-    /// What Content-Length says, whether a body of that length follows or, as behind a HEAD, does not (RFC 9110 §8.6).
+    /// The value of Content-Length, whether or not a body follows (RFC 9110 §8.6). In a response to HEAD, none does.
     ///
     /// # Errors
-    /// [`FramingError`] when it says several things, or none that is a length.
+    /// [`FramingError`] if the value is invalid, or there are several different values.
     pub fn content_length(&self) -> Result<Option<u64>, FramingError> {
         content_length(&self.fields)
     }
@@ -116,10 +117,11 @@ fn parse_status(digits: [u8; 3]) -> Result<u16, ResponseError> {
     Ok(digits.iter().fold(0, |value, digit| value * 10 + u16::from(digit - b'0')))
 }
 
-/// Joins folded field lines in place: the CRLF of a fold becomes two blanks, so the length stays the same, as RFC 9112
-/// §5.2 demands of a proxy before it interprets a response. Returns whether there was any fold.
+/// Unfolds folded field lines in place, as RFC 9112 §5.2 requires of a proxy before it interprets a response. The CRLF
+/// of each fold becomes two spaces, so the length does not change. Returns whether any line was folded.
 ///
-/// A blank right behind the status line continues no field; it stays and is refused by [`ResponseHead::parse`].
+/// A blank directly after the status line continues no field. It is left as it is, and [`ResponseHead::parse`] rejects
+/// it.
 pub fn unfold_field_lines(head: &mut [u8]) -> bool {
     let Some(first_field) = split_start_line(head).map(|(line, _)| line.len() + 2) else {
         return false;
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_refused() {
+    fn invalid_responses_are_rejected() {
         use ResponseError::*;
         for (head, error) in [
             (&b"HTTP/2.0 200 OK\r\n\r\n"[..], UnsupportedVersion),
@@ -192,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn folded_lines_are_joined_or_refused_by_name() {
+    fn folded_lines_are_rejected_unless_unfolded_first() {
         let mut head =
             b"HTTP/1.1 407 x\r\nProxy-Authenticate: Basic\r\n\trealm=\"a\"\r\n \r\nContent-Length:\r\n 5\r\n\r\n"
                 .to_vec();
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_without_folds_is_left_alone() {
+    fn unfolding_does_not_change_a_head_without_folded_lines() {
         let whole = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n";
         let mut head = whole.to_vec();
         assert!(!unfold_field_lines(&mut head));
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn persistence_follows_version_and_options() {
+    fn persistence_depends_on_version_and_connection_options() {
         for (version, fields, expected) in [
             ("1.1", "", true),
             ("1.1", "Connection: close\r\n", false),
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn only_answers_that_another_follows_are_informational() {
+    fn responses_before_the_final_one_are_informational() {
         for (status, expected) in [(100, true), (103, true), (101, false), (200, false)] {
             let head = format!("HTTP/1.1 {status} x\r\n\r\n");
             with(head.as_bytes(), |head| {

@@ -1,6 +1,6 @@
-//! What a request head and a response head have in common: version, line ends, start line.
+//! What request heads and response heads have in common: version, line endings, start line.
 
-/// The HTTP version of a message; no other is spoken here.
+/// The HTTP version of a message. Only these two are supported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
     /// HTTP/1.0
@@ -10,7 +10,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// As it stands on the wire.
+    /// The version as written in a message.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http10 => "HTTP/1.0",
@@ -27,19 +27,19 @@ impl Version {
     }
 }
 
-/// Whether `text` has the shape of an HTTP-version (RFC 9112 §2.3), spoken here or not.
+/// Whether `text` has the syntax of an HTTP version (RFC 9112 §2.3), supported or not.
 pub(super) fn looks_like_version(text: &[u8]) -> bool {
     matches!(text, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
         if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
-/// A CR without its LF or a LF without its CR (RFC 9112 §2.2): two parsers may see two different lines.
+/// A CR without LF, or a LF without CR (RFC 9112 §2.2). Parsers disagree on whether it ends a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BareLineEnd;
 
-/// Refuses heads in which CR and LF stand anywhere but side by side.
+/// Rejects heads in which a CR or LF is not part of a CRLF.
 ///
-/// Every pair of neighbours is looked at, without leaving early: the compiler turns that into vector code.
+/// It compares all pairs of adjacent bytes without an early exit, so that the compiler can vectorise the loop.
 pub(super) fn check_line_ends(head: &[u8]) -> Result<(), BareLineEnd> {
     let at_edge = head.first() == Some(&b'\n') || head.last() == Some(&b'\r');
     let next = head.get(1..).unwrap_or_default();
@@ -48,32 +48,33 @@ pub(super) fn check_line_ends(head: &[u8]) -> Result<(), BareLineEnd> {
     if at_edge || inside { Err(BareLineEnd) } else { Ok(()) }
 }
 
-/// The start line without its CRLF, and the field section behind it; `None` when the first line has no CRLF.
+/// Splits a head into the start line, without its CRLF, and the field section. `None` if the first line does not end in
+/// CRLF.
 pub(super) fn split_start_line(head: &[u8]) -> Option<(&[u8], &[u8])> {
     let line_feed = head.iter().position(|&byte| byte == b'\n')?;
     let (line, section) = head.split_at_checked(line_feed + 1)?;
     Some((line.strip_suffix(b"\r\n")?, section))
 }
 
-/// SP or HTAB, the blanks of OWS and BWS (RFC 9110 §5.6.3).
+/// Whether `byte` is SP or HTAB, the whitespace of OWS and BWS (RFC 9110 §5.6.3).
 pub(super) fn is_blank(byte: u8) -> bool {
     byte == b' ' || byte == b'\t'
 }
 
-/// A character of a token (RFC 9110 §5.6.2).
+/// Whether `byte` may occur in a token (RFC 9110 §5.6.2).
 pub(super) fn is_token_char(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.'
         | b'^'..=b'`' | b'|' | b'~')
 }
 
-/// `text` without blanks at either end.
+/// `text` without leading and trailing blanks.
 pub(super) fn trim_blanks(text: &[u8]) -> &[u8] {
     let text = trim_blanks_start(text);
     let len = text.iter().rposition(|&byte| !is_blank(byte)).map_or(0, |last| last + 1);
     text.get(..len).unwrap_or_default()
 }
 
-/// `text` without blanks at its start.
+/// `text` without leading blanks.
 pub(super) fn trim_blanks_start(text: &[u8]) -> &[u8] {
     let start = text.iter().position(|&byte| !is_blank(byte)).unwrap_or(text.len());
     text.get(start..).unwrap_or_default()
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn line_ends_are_pairs() {
+    fn a_bare_cr_or_lf_is_rejected() {
         assert_eq!(check_line_ends(b"a\r\nb\r\n\r\n"), Ok(()));
         assert_eq!(check_line_ends(b""), Ok(()));
         for bad in [&b"a\nb\r\n"[..], b"a\rb\r\n", b"\na", b"a\r", b"\r\r\n", b"\n\r"] {
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_made_of_the_characters_of_the_specification() {
+    fn token_characters_are_those_of_rfc_9110() {
         for byte in 0..=u8::MAX {
             let expected = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
             assert_eq!(is_token_char(byte), expected, "{byte}");
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_has_a_shape() {
+    fn versions_are_recognised_by_their_syntax() {
         assert!(looks_like_version(b"HTTP/2.0"));
         assert!(!looks_like_version(b"HTTP/2"));
         assert!(!looks_like_version(b"http/1.1"));

@@ -2,40 +2,40 @@
 
 use super::authority::{Authority, AuthorityError};
 
-/// Why a request target is refused. No bytes of the peer are held.
+/// Why a request target is rejected. The error contains no bytes from the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    /// None of the forms that go with the method.
+    /// None of the forms that the method allows.
     #[error("the request target has none of the forms of RFC 9112 section 3.2")]
     InvalidForm,
     /// A character outside visible ASCII, or a fragment.
     #[error("the request target has a character that must be percent-encoded")]
     InvalidCharacter,
-    /// An absolute-form target of another scheme than `http`.
+    /// An absolute-form target with a scheme other than `http`.
     #[error("the scheme of the request target is not http")]
     UnsupportedScheme,
-    /// The host or port is not as it must be.
+    /// The host or port is invalid.
     #[error("{0}")]
     Authority(#[from] AuthorityError),
 }
 
-/// What a request is for.
+/// A parsed request target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestTarget<'b> {
     /// `host:port`, the target of a CONNECT.
     Authority(Authority<'b>),
-    /// `http://host[:port]/path?query`, what a proxy is asked for.
+    /// `http://host[:port]/path?query`, the form for requests to a proxy.
     Absolute {
-        /// Host and port; the port is 80 where the target names none.
+        /// Host and port. The port defaults to 80.
         authority: Authority<'b>,
-        /// The authority as sent: the value of the Host field to send on (RFC 9112 §3.2.2).
+        /// The authority as received, which becomes the Host field of the forwarded request (RFC 9112 §3.2.2).
         authority_text: &'b str,
-        /// All that follows the authority as sent; may be empty or begin with `?`.
+        /// Everything after the authority, as received. It may be empty or begin with `?`.
         path_and_query: &'b str,
     },
-    /// `/path?query`: the client takes the gateway for an origin.
+    /// `/path?query`, the form for requests to an origin.
     Origin(&'b str),
-    /// `*` of OPTIONS.
+    /// `*`, for OPTIONS only.
     Asterisk,
 }
 
@@ -43,7 +43,7 @@ impl<'b> RequestTarget<'b> {
     /// Parses the target of a request with this method.
     ///
     /// # Errors
-    /// [`TargetError`]
+    /// [`TargetError`] if the target has no form that the method allows, or an invalid character, scheme or authority.
     pub fn parse(method: &str, text: &'b str) -> Result<Self, TargetError> {
         let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
         if !text.bytes().all(plain) {
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absolute_target_is_taken_apart() {
+    fn an_absolute_target_is_split_into_its_parts() {
         for (text, host, port, authority, path) in [
             ("http://h/a?b=http://c/", "h", 80, "h", "/a?b=http://c/"),
             ("HTTP://h:8080", "h", 8080, "h:8080", ""),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn forms_that_do_not_fit_are_refused() {
+    fn invalid_targets_are_rejected() {
         for (method, text, error) in [
             ("GET", "h:443", TargetError::InvalidForm),
             ("connect", "h:443", TargetError::InvalidForm),

@@ -1,4 +1,4 @@
-//! Tests across files: a whole proxy conversation, truncation everywhere, and corruption.
+//! Tests that involve several files: a complete proxy conversation, and truncated and corrupted input.
 
 use super::trace::{AUTHENTICATE, ESTABLISHED, FIRST_REFUSAL, NEGOTIATE, challenged};
 use super::*;
@@ -6,7 +6,7 @@ use crate::sim::rng::Rng;
 
 const LIMIT_BYTES: usize = 64 * 1024;
 
-/// The CONNECT of the conversation; all but the first have a blank behind the version.
+/// A CONNECT of the conversation. All but the first have a blank after the version.
 fn connect(credentials: Option<&str>) -> String {
     let (blank, authorization) = match credentials {
         Some(token) => (" ", format!("proxy-Authorization: NTLM {token} \r\n")),
@@ -24,7 +24,7 @@ fn response<T>(head: &str, check: impl FnOnce(ResponseHead<'_>) -> T) -> T {
 }
 
 #[test]
-fn the_clients_messages_of_the_isa_conversation_are_read() {
+fn the_requests_of_the_isa_conversation_are_parsed() {
     for credentials in [None, Some(NEGOTIATE), Some(AUTHENTICATE)] {
         let head = connect(credentials);
         let mut storage = FieldStorage::new();
@@ -40,18 +40,18 @@ fn the_clients_messages_of_the_isa_conversation_are_read() {
 }
 
 #[test]
-fn the_first_refusal_of_the_isa_conversation_closes_behind_701_bytes() {
+fn the_first_407_of_the_isa_conversation_closes_after_701_bytes() {
     response(FIRST_REFUSAL, |head| {
         assert_eq!(head.status, 407);
         assert!(!head.persists());
         assert_eq!(head.framing(ResponseTo::Connect), Ok(BodyFraming::Length(701)));
-        assert_eq!(offered(&head.fields), "Negotiate, Kerberos, NTLM");
+        assert_eq!(offered_schemes(&head.fields), "Negotiate, Kerberos, NTLM");
         assert!(find_challenge(&head.fields, "NTLM").unwrap().is_bare());
     });
 }
 
 #[test]
-fn the_challenge_of_the_isa_conversation_comes_on_a_connection_that_lives_on() {
+fn the_challenge_of_the_isa_conversation_keeps_the_connection_open() {
     response(&challenged(), |head| {
         assert!(head.persists());
         assert_eq!(head.framing(ResponseTo::Connect), Ok(BodyFraming::Length(0)));
@@ -63,7 +63,7 @@ fn the_challenge_of_the_isa_conversation_comes_on_a_connection_that_lives_on() {
 }
 
 #[test]
-fn the_success_of_the_isa_conversation_leaves_the_tunnels_bytes() {
+fn the_200_of_the_isa_conversation_ends_before_the_bytes_of_the_tunnel() {
     let buf = [ESTABLISHED.as_bytes(), b"\x16\x03\x01"].concat();
     let len = HeadEnd::response().find(&buf, LIMIT_BYTES).unwrap();
     assert_eq!(len, Some(ESTABLISHED.len()));
@@ -75,19 +75,19 @@ fn the_success_of_the_isa_conversation_leaves_the_tunnels_bytes() {
 }
 
 #[test]
-fn an_http_1_0_refusal_with_keep_alive_goes_on() {
+fn an_http_1_0_response_with_keep_alive_persists() {
     response("HTTP/1.0 407 x\r\nConnection: Keep-Alive\r\nContent-Length: 5\r\n\r\n", |head| assert!(head.persists()));
 }
 
 #[test]
-fn a_refusal_without_framing_lasts_to_the_close() {
+fn a_407_without_framing_is_close_delimited() {
     response("HTTP/1.1 407 x\r\nProxy-Authenticate: NTLM\r\n\r\n", |head| {
-        assert_eq!(head.framing(ResponseTo::Connect), Ok(BodyFraming::ToClose));
+        assert_eq!(head.framing(ResponseTo::Connect), Ok(BodyFraming::CloseDelimited));
     });
 }
 
 #[test]
-fn informational_answers_are_passed_over_to_the_final_one() {
+fn informational_responses_precede_the_final_one() {
     let mut buf = &b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"[..];
     let mut statuses = Vec::new();
     while let Some(len) = HeadEnd::response().find(buf, LIMIT_BYTES).unwrap() {
@@ -100,14 +100,14 @@ fn informational_answers_are_passed_over_to_the_final_one() {
 }
 
 #[test]
-fn bytes_behind_a_drained_body_are_seen() {
-    let mut drain = BodyDrain::new(BodyFraming::Length(4), 1024);
-    let drained = drain.feed(b"bodyHTTP/1.1 200 OK\r\n\r\n").unwrap();
-    assert_eq!((drained.consumed, drained.done), (4, true));
+fn bytes_after_a_discarded_body_are_not_consumed() {
+    let mut discarder = BodyDiscarder::new(BodyFraming::Length(4), 1024);
+    let discarded = discarder.feed(b"bodyHTTP/1.1 200 OK\r\n\r\n").unwrap();
+    assert_eq!((discarded.consumed, discarded.done), (4, true));
 }
 
 #[test]
-fn what_is_encoded_for_the_upstream_is_read_back() {
+fn a_request_for_the_upstream_can_be_parsed_again() {
     let message = decode_token(NEGOTIATE).unwrap();
     let mut out = Vec::new();
     connect_request(&mut out, "server.domain.net:443", Version::Http10, b"", Some(("NTLM", &message)));
@@ -121,7 +121,7 @@ fn what_is_encoded_for_the_upstream_is_read_back() {
 }
 
 #[test]
-fn a_head_cut_anywhere_is_neither_found_nor_accepted() {
+fn a_truncated_head_is_neither_found_nor_accepted() {
     for whole in
         [connect(None), connect(Some(AUTHENTICATE)), FIRST_REFUSAL.to_owned(), challenged(), ESTABLISHED.to_owned()]
     {
@@ -138,7 +138,7 @@ fn a_head_cut_anywhere_is_neither_found_nor_accepted() {
 }
 
 #[test]
-fn no_error_text_repeats_the_peers_bytes() {
+fn error_texts_contain_no_bytes_from_the_peer() {
     let head = b"GET http://sekrit@h/ HTTP/1.1\r\nHost: h\r\n\r\n";
     let error = RequestHead::parse(head, &mut FieldStorage::new()).unwrap_err();
     assert!(!format!("{error} {error:?}").contains("sekrit"));
@@ -147,14 +147,14 @@ fn no_error_text_repeats_the_peers_bytes() {
     assert!(!format!("{error} {error:?}").contains("sekrit"));
 }
 
-/// Changes, inserts, removes or doubles a few bytes, with a liking for those that mean something.
+/// Changes, inserts, removes or duplicates a few bytes. Most new bytes are significant to the parsers.
 fn corrupt(random: &mut Rng, bytes: &mut Vec<u8>) {
-    const TELLING: &[u8] = b"\r\n \t:,;=\"\\\0%[]@/?#0aF\x7f\x80\xff";
+    const SIGNIFICANT: &[u8] = b"\r\n \t:,;=\"\\\0%[]@/?#0aF\x7f\x80\xff";
     for _ in 0..=random.below(4) {
         let at = random.below(bytes.len());
         let byte = match random.below(3) {
             0 => random.next().to_le_bytes()[0],
-            _ => TELLING[random.below(TELLING.len())],
+            _ => SIGNIFICANT[random.below(SIGNIFICANT.len())],
         };
         match random.below(5) {
             0 => bytes.insert(at, byte),
@@ -166,7 +166,7 @@ fn corrupt(random: &mut Rng, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Walks every path a head can take. Parsing again what was accepted must give no other meaning.
+/// Runs a head through all parsers. An accepted authority must not change when it is formatted and parsed again.
 fn exercise(bytes: &[u8]) {
     let mut end = HeadEnd::request();
     let len = end.find(bytes, LIMIT_BYTES).ok().flatten();
@@ -175,7 +175,7 @@ fn exercise(bytes: &[u8]) {
     if let Ok(request) = RequestHead::parse(head, &mut storage) {
         let mut out = Vec::new();
         copy_end_to_end_fields(&request.fields, &mut out);
-        assert!(request.framing != BodyFraming::ToClose);
+        assert!(request.framing != BodyFraming::CloseDelimited);
         if let RequestTarget::Authority(authority) = request.target {
             let text = authority.to_string();
             assert_eq!(Authority::parse(&text), Ok(authority));
@@ -191,7 +191,7 @@ fn exercise(bytes: &[u8]) {
                 let _ = decode_token(token);
             }
         }
-        let _ = (find_challenge(&response.fields, "NTLM"), offered(&response.fields));
+        let _ = (find_challenge(&response.fields, "NTLM"), offered_schemes(&response.fields));
         let _ = (response.persists(), response.framing(ResponseTo::Other));
     }
 }
@@ -218,26 +218,26 @@ fn corrupted_heads_never_panic() {
 }
 
 #[test]
-fn corrupted_chunked_bodies_never_panic_nor_depend_on_how_they_are_split() {
+fn discarding_corrupted_chunks_never_panics_nor_depends_on_the_splitting() {
     let seed = b"5;a=\"b\"\r\nhello\r\n0A  \r\n0123456789\r\n0\r\nT: v\r\n\r\nleftover";
-    let drain = |bytes: &[u8], step: usize| {
-        let mut drain = BodyDrain::new(BodyFraming::Chunked, 4096);
+    let discard = |bytes: &[u8], step: usize| {
+        let mut discarder = BodyDiscarder::new(BodyFraming::Chunked, 4096);
         let mut consumed = 0;
         for piece in bytes.chunks(step.max(1)) {
-            let drained = drain.feed(piece)?;
-            consumed += drained.consumed;
-            if drained.done {
+            let discarded = discarder.feed(piece)?;
+            consumed += discarded.consumed;
+            if discarded.done {
                 break;
             }
         }
-        Ok::<_, DrainError>((consumed, drain.is_done()))
+        Ok::<_, DiscardError>((consumed, discarder.is_done()))
     };
     let mut random = Rng::new(2);
     for _ in 0..20_000 {
         let mut bytes = seed.to_vec();
         corrupt(&mut random, &mut bytes);
-        let whole = drain(&bytes, bytes.len());
+        let whole = discard(&bytes, bytes.len());
         let step = 1 + random.below(9);
-        assert_eq!(whole, drain(&bytes, step), "{bytes:?} in steps of {step}");
+        assert_eq!(whole, discard(&bytes, step), "{bytes:?} in steps of {step}");
     }
 }

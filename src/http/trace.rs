@@ -1,4 +1,4 @@
-//! The conversation of MS-NLMP's proxy example as it went over the wire, blanks at the ends of lines included, for tests.
+//! A recorded NTLM conversation with an ISA Server, byte for byte, including blanks at the ends of lines. For tests.
 
 /// Message 1 in base64.
 pub(crate) const NEGOTIATE: &str = "TlRMTVNTUAABAAAAt7II4gkACQAxAAAACQAJACgAAAAFASgKAAAAD0xBQlNNT0tFM1dPUktHUk9VUA==";
@@ -7,7 +7,7 @@ pub(crate) const CHALLENGE: &str = "TlRMTVNTUAACAAAAEAAQADgAAAA1goriluCDYHcYI/sA
 /// Message 3 in base64.
 pub(crate) const AUTHENTICATE: &str = "TlRMTVNTUAADAAAAGAAYAHIAAAAYABgAigAAABIAEgBIAAAABgAGAFoAAAASABIAYAAAABAAEACiAAAANYKI4gUBKAoAAAAPTABBAEIAUwBNAE8ASwBFADMAXwBxAGEATABBAEIAUwBNAE8ASwBFADMA0NKq8HYYhj8AAAAAAAAAAAAAAAAAAAAAOIiih3mR+AkyM4r99sy1mdFonCu2ILODro1WTTrJ4b4JcXEzUBA2Ig==";
 
-/// The head of the first answer; 701 bytes of body follow.
+/// The head of the first response, which is followed by a body of 701 bytes.
 pub(crate) const FIRST_REFUSAL: &str = "HTTP/1.1 407 ProxyAuthentication Required ( The ISA Server requires authorization to fulfill the request. Access to the Web proxy service is denied. ) \r\n\
     Via: 1.1 SPIRIT1B \r\n\
     proxy-Authenticate: Negotiate \r\n\
@@ -20,10 +20,10 @@ pub(crate) const FIRST_REFUSAL: &str = "HTTP/1.1 407 ProxyAuthentication Require
     Content-Type: text/html \r\n\
     Content-Length: 701  \r\n\r\n";
 
-/// The last answer.
+/// The final response.
 pub(crate) const ESTABLISHED: &str = "HTTP/1.1 200 Connection established \r\nVia: 1.1 SPIRIT1B \r\n\r\n";
 
-/// The answer that carries the CHALLENGE_MESSAGE.
+/// The response with the CHALLENGE_MESSAGE.
 pub(crate) fn challenged() -> String {
     format!(
         "HTTP/1.1 407 ProxyAuthentication Required ( Access is denied. ) \r\n\

@@ -55,7 +55,7 @@ impl PayloadOrder {
 
 /// What kind of proof NtChallengeResponse is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ResponseKind {
+pub enum NtResponseKind {
     /// No response: an anonymous client.
     Anonymous,
     /// NTLMv1 (MS-NLMP 3.3.1 without extended session security).
@@ -68,7 +68,7 @@ pub enum ResponseKind {
     Unknown,
 }
 
-impl std::fmt::Display for ResponseKind {
+impl std::fmt::Display for NtResponseKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Anonymous => "none (anonymous)",
@@ -175,26 +175,26 @@ impl<'a> AuthenticateMessage<'a> {
 
     /// What kind of proof the message bears, judged by sizes and flags alone.
     #[must_use]
-    pub fn response_kind(&self) -> ResponseKind {
+    pub fn response_kind(&self) -> NtResponseKind {
         match self.nt_response {
-            [] => ResponseKind::Anonymous,
+            [] => NtResponseKind::Anonymous,
             nt if nt.len() == SHORT_RESPONSE_SIZE => {
                 let padded = self.lm_response.len() == SHORT_RESPONSE_SIZE
                     && self.lm_response.iter().skip(8).all(|byte| *byte == 0);
                 if padded && self.flags.contains(NegotiateFlags::EXTENDED_SESSIONSECURITY) {
-                    ResponseKind::NtlmV1Ess
+                    NtResponseKind::NtlmV1Ess
                 } else {
-                    ResponseKind::NtlmV1
+                    NtResponseKind::NtlmV1
                 }
             }
-            nt if nt.len() >= LEAST_V2_RESPONSE_SIZE && nt.get(16..18) == Some(&[1, 1]) => ResponseKind::NtlmV2,
-            _ => ResponseKind::Unknown,
+            nt if nt.len() >= LEAST_V2_RESPONSE_SIZE && nt.get(16..18) == Some(&[1, 1]) => NtResponseKind::NtlmV2,
+            _ => NtResponseKind::Unknown,
         }
     }
 
     /// The parts of an NTLMv2 response; `None` for every other kind.
     pub(super) fn v2_response(&self) -> Option<V2Response<'a>> {
-        if self.response_kind() != ResponseKind::NtlmV2 {
+        if self.response_kind() != NtResponseKind::NtlmV2 {
             return None;
         }
         let (proof, temp) = self.nt_response.split_first_chunk::<16>()?;
@@ -251,10 +251,10 @@ mod tests {
 
     #[test]
     fn a_response_of_an_unknown_size_has_no_kind() {
-        assert_eq!(MESSAGE.response_kind(), ResponseKind::Unknown);
+        assert_eq!(MESSAGE.response_kind(), NtResponseKind::Unknown);
         let plain = AuthenticateMessage { nt_response: &[1; 24], lm_response: &[1; 24], ..MESSAGE };
-        assert_eq!(plain.response_kind(), ResponseKind::NtlmV1);
+        assert_eq!(plain.response_kind(), NtResponseKind::NtlmV1);
         let anonymous = AuthenticateMessage { nt_response: &[], ..MESSAGE };
-        assert_eq!(anonymous.response_kind(), ResponseKind::Anonymous);
+        assert_eq!(anonymous.response_kind(), NtResponseKind::Anonymous);
     }
 }

@@ -224,12 +224,12 @@ pub struct Identity {
     /// Invariant: NTOWFv2 of `nt_hash`, `account.user` and `account.domain`.
     ntowf_v2: SecretKey,
     /// Invariant: `account.domain`, `account.user`, `workstation` in UTF-16LE.
-    unicode: OriginResolver,
+    unicode: EncodedNames,
 }
 
 /// The three names of an AUTHENTICATE_MESSAGE in one charset.
 #[derive(Clone)]
-pub(super) struct OriginResolver {
+pub(super) struct EncodedNames {
     pub domain: Vec<u8>,
     pub user: Vec<u8>,
     pub workstation: Vec<u8>,
@@ -250,7 +250,7 @@ impl Identity {
         let workstation: String = workstation.chars().take_while(fits).collect();
         Self {
             ntowf_v2: ntowf_v2(nt_hash.key(), &account.user, &account.domain),
-            unicode: OriginResolver {
+            unicode: EncodedNames {
                 domain: utf16le(&account.domain),
                 user: utf16le(&account.user),
                 workstation: utf16le(&workstation),
@@ -309,7 +309,7 @@ impl Identity {
         &self.ntowf_v2
     }
 
-    pub(super) const fn unicode(&self) -> &OriginResolver {
+    pub(super) const fn unicode(&self) -> &EncodedNames {
         &self.unicode
     }
 }

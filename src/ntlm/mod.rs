@@ -5,9 +5,9 @@
 //!
 //! ```text
 //!   gateway                                          upstream proxy
-//!   exchange::negotiate     ── NEGOTIATE_MESSAGE ──►
+//!   client::negotiate     ── NEGOTIATE_MESSAGE ──►
 //!                           ◄─ CHALLENGE_MESSAGE ──  server::challenge
-//!   exchange::authenticate  ─ AUTHENTICATE_MESSAGE ► verify::verify
+//!   client::authenticate  ─ AUTHENTICATE_MESSAGE ► verify::verify
 //! ```
 //!
 //! | file | subject |
@@ -26,10 +26,10 @@
 mod authenticate;
 mod av_pair;
 mod challenge;
+mod client;
 mod credential;
 mod crypto;
 mod describe;
-mod exchange;
 mod file_time;
 mod flags;
 mod negotiate;
@@ -40,12 +40,12 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use authenticate::{AuthenticateMessage, PayloadOrder, ResponseKind};
+pub use authenticate::{AuthenticateMessage, NtResponseKind, PayloadOrder};
 pub use av_pair::{AvError, AvId, AvPair, AvPairs, TargetInfoBuilder};
 pub use challenge::ChallengeMessage;
+pub use client::{AuthenticateError, AuthenticateInputs, NegotiateOptions, authenticate, negotiate};
 pub use credential::{Account, AccountError, Identity, Method, NtHash, NtHashError};
 pub use describe::describe;
-pub use exchange::{AuthenticateInputs, ExchangeError, NegotiateOptions, authenticate, negotiate};
 pub use file_time::FileTime;
 pub use flags::NegotiateFlags;
 pub use negotiate::NegotiateMessage;

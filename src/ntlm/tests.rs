@@ -1,6 +1,6 @@
 //! Whole messages: the published vectors byte for byte, both sides against each other, and hostile bytes.
 
-mod exchange;
+mod handshake;
 mod hostile;
 mod proxy_example;
 mod spec_vectors;

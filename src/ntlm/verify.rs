@@ -2,12 +2,12 @@
 
 use thiserror::Error;
 
-use super::authenticate::{AuthenticateMessage, MIC_AT, MIC_SIZE, ResponseKind, V2Response};
+use super::authenticate::{AuthenticateMessage, MIC_AT, MIC_SIZE, NtResponseKind, V2Response};
 use super::av_pair::{self, AvError, AvId};
 use super::challenge::ChallengeMessage;
+use super::client::AV_FLAG_MIC;
 use super::credential::{Method, NtHash};
 use super::crypto::{self, Key};
-use super::exchange::AV_FLAG_MIC;
 use super::flags::NegotiateFlags;
 use super::wire::MessageError;
 
@@ -64,7 +64,7 @@ pub enum VerifyError {
     BadMic,
     /// The kind of response is not accepted.
     #[error("method not allowed: {0}")]
-    MethodNotAllowed(ResponseKind),
+    MethodNotAllowed(NtResponseKind),
 }
 
 /// Checks `authenticate` against the two messages before it and the account that `lookup` finds by user and domain.
@@ -86,7 +86,7 @@ pub fn verify<'h>(
     let kind = message.response_kind();
     let find = || lookup(&user, &domain).map(NtHash::key).ok_or(VerifyError::UnknownUser);
     let (method, mic) = match (kind, message.v2_response()) {
-        (ResponseKind::NtlmV2, Some(response)) => {
+        (NtResponseKind::NtlmV2, Some(response)) => {
             let ntowf_v2 = crypto::ntowf_v2(find()?, &user, &domain);
             let key_exchange_key = check_v2(&message, &asked, &response, &ntowf_v2)?;
             let mic = mic_announced(&response)?;
@@ -97,11 +97,11 @@ pub fn verify<'h>(
             }
             (Method::NtlmV2, mic)
         }
-        (ResponseKind::NtlmV1Ess, _) if options.allow_v1_ess => {
+        (NtResponseKind::NtlmV1Ess, _) if options.allow_v1_ess => {
             check_v1_ess(&message, &asked, find()?)?;
             (Method::NtlmV1Ess, false)
         }
-        (ResponseKind::Anonymous, _) => return Err(VerifyError::UnknownUser),
+        (NtResponseKind::Anonymous, _) => return Err(VerifyError::UnknownUser),
         _ => return Err(VerifyError::MethodNotAllowed(kind)),
     };
     Ok(Verified { user, domain, workstation, method, mic })

@@ -39,7 +39,7 @@ impl DeclinedPage {
             BodyFraming::None => Left::Length(0),
             BodyFraming::Length(length) => Left::Length(length),
             BodyFraming::Chunked => Left::Chunked(ChunkedDecoder::new()),
-            BodyFraming::ToClose => Left::ToClose,
+            BodyFraming::CloseDelimited => Left::ToClose,
         };
         let mut page = DeclinedPage { declined, upstream, body: Vec::new(), left, may_come_bytes: PAGE_LIMIT_BYTES };
         if page.collect(&leftover).is_err() {

@@ -10,7 +10,9 @@ use crate::egress::Hop;
 use crate::event::{Endpoint, Got, HeadReader, Key};
 use crate::fault::{At, Cause, Fault};
 use crate::forward::{self, ForwardError, ForwardRequest};
-use crate::http::{self, Asked, Authority, FieldStorage, HeadEnd, NotHttp, RequestError, RequestHead, RequestTarget};
+use crate::http::{
+    self, Authority, FieldStorage, HeadEnd, OtherProtocol, RequestError, RequestHead, RequestSummary, RequestTarget,
+};
 use crate::limits;
 
 /// What was decided about a client when it was accepted. It is told after its head, because an answer that comes before
@@ -187,7 +189,7 @@ fn hasten_body(client: &Client) {
 /// A head that is answered with a fault, and what it asked for as far as it can be told.
 struct Refused {
     fault: Fault,
-    asked: Asked,
+    asked: RequestSummary,
 }
 
 /// What the bytes that have come amount to; `None` when the head is not whole yet.
@@ -210,12 +212,12 @@ fn look_at(
         }
         Err(error) => (0, Err(by_name(bytes, fault(Cause::RequestHeadTooLarge, error.to_string())))),
     };
-    (used, outcome.map_err(|fault| Box::new(Refused { fault, asked: Asked::of(bytes) })))
+    (used, outcome.map_err(|fault| Box::new(Refused { fault, asked: RequestSummary::of(bytes) })))
 }
 
 /// Refuses an unfinished head that cannot become a good one, so that its client need not wait for a time-out.
 fn look_at_beginning(bytes: &[u8], head_end: &HeadEnd, line_checked: &mut bool, came: &Came) -> Result<(), Fault> {
-    let refused = if let Some(other) = http::what_else(bytes) {
+    let refused = if let Some(other) = http::detect_other_protocol(bytes) {
         Err(not_http(other, bytes))
     } else if http::has_overlong_method(bytes) {
         Err(malformed(&RequestError::MethodTooLong))
@@ -231,15 +233,15 @@ fn look_at_beginning(bytes: &[u8], head_end: &HeadEnd, line_checked: &mut bool, 
 fn by_name(bytes: &[u8], fault: Fault) -> Fault {
     match fault.cause {
         Cause::RequestMalformed | Cause::RequestHeadTooLarge => {
-            http::what_else(bytes).map_or(fault, |other| not_http(other, bytes))
+            http::detect_other_protocol(bytes).map_or(fault, |other| not_http(other, bytes))
         }
         _ => fault,
     }
 }
 
-fn not_http(other: NotHttp, bytes: &[u8]) -> Fault {
+fn not_http(other: OtherProtocol, bytes: &[u8]) -> Fault {
     match other {
-        NotHttp::Unknown => {
+        OtherProtocol::Unknown => {
             let shown: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
             fault(Cause::RequestMalformed, format!("{}: {}", other.describe(), shown.join(" ")))
         }
@@ -263,13 +265,13 @@ fn admitted(came: &Came) -> Result<(), Fault> {
 /// Makes a request out of a whole head, or the fault that answers it.
 fn understand(head: &[u8], came: &Came, settings: &SessionSettings, now_ms: u64) -> Result<(Request, Way), Fault> {
     admitted(came)?;
-    let mut storage = FieldStorage::for_at_most(settings.field_limit);
+    let mut storage = FieldStorage::with_limit(settings.field_limit);
     let head = RequestHead::parse(head, &mut storage).map_err(|error| malformed(&error))?;
     let find = |destination: &Authority<'_>| {
         Way::find(&settings.egress, destination, &head.fields, came.listener, came.from.ip(), now_ms)
     };
     let options = settings.forward_options();
-    if forward::via_names_us(&head.fields, &options) {
+    if forward::via_names_gateway(&head.fields, &options) {
         return Err(fault(Cause::ForwardLoop, "the request has been through this gateway already: the way leads back"));
     }
     if let RequestTarget::Authority(authority) = &head.target {

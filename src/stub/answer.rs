@@ -249,7 +249,7 @@ fn filler_chunk() -> &'static [u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{BodyDrain, FieldStorage, HeadEnd, ResponseHead, ResponseTo, Version};
+    use crate::http::{BodyDiscarder, FieldStorage, HeadEnd, ResponseHead, ResponseTo, Version};
     use crate::stub::{GREETING, Personality};
 
     const CONNECT: Reply = Reply { persists: true, wants_body: true };
@@ -285,7 +285,7 @@ mod tests {
                 let mut storage = FieldStorage::new();
                 let head = ResponseHead::parse(&bytes[..end], &mut storage).unwrap();
                 assert_eq!(head.status, 407);
-                let mut drain = BodyDrain::new(head.framing(ResponseTo::Connect).unwrap(), 10_000);
+                let mut drain = BodyDiscarder::new(head.framing(ResponseTo::Connect).unwrap(), 10_000);
                 let drained = drain.feed(&bytes[end..]).unwrap();
                 assert!(drained.done && drained.consumed == bytes.len() - end, "{personality}");
                 assert!(stays && head.persists(), "{personality}");

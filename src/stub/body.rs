@@ -20,7 +20,7 @@ impl BodyReader {
     /// For a body framed so. A request's body never lasts to the close.
     pub(super) fn new(framing: BodyFraming) -> BodyReader {
         let rest = match framing {
-            BodyFraming::None | BodyFraming::ToClose => Rest::Bytes(0),
+            BodyFraming::None | BodyFraming::CloseDelimited => Rest::Bytes(0),
             BodyFraming::Length(length) => Rest::Bytes(length),
             BodyFraming::Chunked => Rest::Chunks(ChunkedDecoder::new()),
         };

@@ -1,6 +1,6 @@
 //! A little HTTP origin: one small page for every request.
 
-use crate::http::{BodyDrain, BodyFraming};
+use crate::http::{BodyDiscarder, BodyFraming};
 use crate::http::{FieldStorage, HeadEnd, RequestHead};
 
 /// The page.
@@ -15,7 +15,7 @@ pub(super) struct Hello {
     buffer: Vec<u8>,
     head_end: HeadEnd,
     /// The body of the request that is to be answered next.
-    body: Option<(BodyDrain, Request)>,
+    body: Option<(BodyDiscarder, Request)>,
     ended: bool,
 }
 
@@ -70,7 +70,7 @@ impl Hello {
         let Ok(request) = read(&head) else {
             return self.refuse(answers);
         };
-        self.body = Some((BodyDrain::new(request.framing, u64::MAX), request));
+        self.body = Some((BodyDiscarder::new(request.framing, u64::MAX), request));
         true
     }
 

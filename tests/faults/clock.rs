@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ntlm_gateway::ntlm::{AuthenticateMessage, FileTime, ResponseKind};
+use ntlm_gateway::ntlm::{AuthenticateMessage, FileTime, NtResponseKind};
 use ntlm_gateway::stub::{Personality, StubServer};
 use rustix::process::Signal;
 
@@ -81,7 +81,7 @@ impl Stepped {
     fn proved_at(&self) -> FileTime {
         let message = self.tap.last_message().expect("a message");
         let message = AuthenticateMessage::decode(&message).expect("an AUTHENTICATE_MESSAGE");
-        assert_eq!(message.response_kind(), ResponseKind::NtlmV2);
+        assert_eq!(message.response_kind(), NtResponseKind::NtlmV2);
         // MS-NLMP 2.2.2.7 behind the 16 bytes of NTProofStr.
         let time = message.nt_response.get(24..32).expect("a time");
         FileTime(u64::from_le_bytes(time.try_into().expect("eight bytes")))

@@ -114,7 +114,7 @@ impl Seen {
                 self.add("407-body-length", format!("sends a page of {length} bytes with its 407, by Content-Length"));
             }
             Some(BodyFraming::Chunked) => self.add("407-body-chunked", "sends a chunked page with its 407"),
-            Some(BodyFraming::ToClose) => {
+            Some(BodyFraming::CloseDelimited) => {
                 self.add("407-body-to-close", "sends a page with its 407 that lasts to the close of the connection");
             }
             _ => {}

@@ -13,7 +13,7 @@ use super::report::{Report, Rows, without_password};
 use super::verdict::method_id;
 use crate::http::BodyFraming;
 use crate::ntlm::{
-    AuthenticateMessage, AvId, AvPairs, ChallengeMessage, MessageType, NegotiateFlags, ResponseKind, Version,
+    AuthenticateMessage, AvId, AvPairs, ChallengeMessage, MessageType, NegotiateFlags, NtResponseKind, Version,
 };
 
 /// Raised when a key changes its meaning or goes; new keys may come without.
@@ -109,7 +109,7 @@ fn response(answer: &Answer, after: Duration) -> Value {
     let (framing, length_bytes) = match answer.framing {
         Some(BodyFraming::Length(length)) => (Some("length"), Some(length)),
         Some(BodyFraming::Chunked) => (Some("chunked"), None),
-        Some(BodyFraming::ToClose) => (Some("to_close"), None),
+        Some(BodyFraming::CloseDelimited) => (Some("to_close"), None),
         Some(BodyFraming::None) => (Some("none"), None),
         None => (None, None),
     };
@@ -182,11 +182,11 @@ fn authenticate(message: &[u8]) -> Value {
     };
     let text = |bytes, name| text(decoded.flags, bytes, name);
     let response = match decoded.response_kind() {
-        ResponseKind::Anonymous => "anonymous",
-        ResponseKind::NtlmV1 => "ntlmv1",
-        ResponseKind::NtlmV1Ess => "ntlmv1-ess",
-        ResponseKind::NtlmV2 => "ntlmv2",
-        ResponseKind::Unknown => "unknown",
+        NtResponseKind::Anonymous => "anonymous",
+        NtResponseKind::NtlmV1 => "ntlmv1",
+        NtResponseKind::NtlmV1Ess => "ntlmv1-ess",
+        NtResponseKind::NtlmV2 => "ntlmv2",
+        NtResponseKind::Unknown => "unknown",
     };
     json!({
         "length_bytes": message.len(),

@@ -158,7 +158,7 @@ impl Answer {
             fields,
             offers: challenges().map(|challenge| printable(challenge.scheme)).take(16).collect(),
             carried,
-            persists: head.persists() && framing != Some(BodyFraming::ToClose),
+            persists: head.persists() && framing != Some(BodyFraming::CloseDelimited),
             http10: head.version == Version::Http10,
             framing,
             body: body.to_vec(),
@@ -197,7 +197,7 @@ impl Answer {
         match self.framing {
             Some(BodyFraming::Length(length)) => (self.body.len() as u64) < length,
             Some(BodyFraming::Chunked) => !self.body.ends_with(b"0\r\n\r\n"),
-            Some(BodyFraming::ToClose) => true,
+            Some(BodyFraming::CloseDelimited) => true,
             Some(BodyFraming::None) | None => false,
         }
     }

@@ -1,18 +1,19 @@
-//! Whole exchanges: what goes in, byte for byte what goes out, at every split of the input.
+//! Whole exchanges: for each input, the exact output at every split of the input.
 
-use crate::forward::{BodyPump, ForwardOptions, ForwardRequest, ForwardResponse, HeadFor, ResponseKind};
+use super::push;
+use crate::forward::{BodyPump, ForwardOptions, ForwardRequest, ForwardResponse, HeadPurpose, ResponseKind};
 use crate::http::{FieldStorage, HeadEnd, RequestHead, ResponseHead};
 
 const LIMIT_BYTES: usize = 64 * 1024;
 
-/// A client's request and what the upstream gets of it, its answer and what the client gets of it.
+/// A client's request and what the upstream receives, the upstream's response and what the client receives.
 struct Exchange {
     name: &'static str,
     request: &'static str,
     upstream_gets: &'static str,
     response: &'static str,
     client_gets: &'static str,
-    /// Whether the client's connection is kept.
+    /// Whether the client's connection stays open.
     keeps: bool,
 }
 
@@ -38,7 +39,7 @@ const EXCHANGES: &[Exchange] = &[
         keeps: true,
     },
     Exchange {
-        name: "an upload that waits for its 100",
+        name: "an upload that waits for a 100",
         request: "PUT http://h/a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello",
         upstream_gets: "PUT http://h/a HTTP/1.1\r\nHost: h\r\nVia: 1.1 ntlm-gateway\r\nExpect: 100-continue\r\n\
             Content-Length: 5\r\nProxy-Connection: Keep-Alive\r\n\r\nhello",
@@ -48,7 +49,7 @@ const EXCHANGES: &[Exchange] = &[
         keeps: true,
     },
     Exchange {
-        name: "interim answers that the client did not wait for",
+        name: "interim responses that the client did not ask for",
         request: "GET http://h/ HTTP/1.1\r\nHost: h\r\n\r\n",
         upstream_gets: "GET http://h/ HTTP/1.1\r\nHost: h\r\nVia: 1.1 ntlm-gateway\r\nProxy-Connection: Keep-Alive\r\n\r\n",
         response: "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
@@ -57,7 +58,7 @@ const EXCHANGES: &[Exchange] = &[
         keeps: true,
     },
     Exchange {
-        name: "chunks for a client of HTTP/1.0",
+        name: "chunks for an HTTP/1.0 client",
         request: "GET http://h/ HTTP/1.0\r\nProxy-Connection: Keep-Alive\r\n\r\n",
         upstream_gets: "GET http://h/ HTTP/1.1\r\nHost: h\r\nVia: 1.0 ntlm-gateway\r\nProxy-Connection: Keep-Alive\r\n\r\n",
         response: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x\r\nhello\r\n1\r\n!\r\n0\r\nA: b\r\n\r\n",
@@ -65,7 +66,7 @@ const EXCHANGES: &[Exchange] = &[
         keeps: false,
     },
     Exchange {
-        name: "a body to the close for a client of HTTP/1.0",
+        name: "a close-delimited body for an HTTP/1.0 client",
         request: "GET http://h/ HTTP/1.0\r\n\r\n",
         upstream_gets: "GET http://h/ HTTP/1.1\r\nHost: h\r\nVia: 1.0 ntlm-gateway\r\nProxy-Connection: Keep-Alive\r\n\r\n",
         response: "HTTP/1.0 200 OK\r\n\r\nhello\r\n\r\nworld",
@@ -92,9 +93,9 @@ const EXCHANGES: &[Exchange] = &[
     },
 ];
 
-/// Both sides of one exchange, fed as bytes come; panics on whatever is refused.
+/// Runs one exchange incrementally. Panics on any error.
 #[derive(Default)]
-struct Gateway {
+struct ExchangeHarness {
     request: Option<(ForwardRequest, BodyPump)>,
     answered: Option<BodyPump>,
     from_client: Vec<u8>,
@@ -104,7 +105,7 @@ struct Gateway {
     keeps: bool,
 }
 
-impl Gateway {
+impl ExchangeHarness {
     fn client_sends(&mut self, bytes: &[u8]) {
         self.from_client.extend_from_slice(bytes);
         if self.request.is_none() {
@@ -114,13 +115,13 @@ impl Gateway {
             let mut storage = FieldStorage::new();
             let head = RequestHead::parse(&self.from_client[..len], &mut storage).unwrap();
             let request = ForwardRequest::of(&head, &ForwardOptions::default()).unwrap();
-            request.write_head(&mut self.upstream_gets, None, HeadFor::Answer);
+            request.write_head(&mut self.upstream_gets, None, HeadPurpose::Answer);
             let pump = request.pump();
             self.request = Some((request, pump));
             self.from_client.drain(..len);
         }
         let (_, pump) = self.request.as_mut().unwrap();
-        let pushed = pump.push(&self.from_client, &mut self.upstream_gets).unwrap();
+        let pushed = push(pump, &self.from_client, &mut self.upstream_gets).unwrap();
         self.from_client.drain(..pushed.used);
     }
 
@@ -134,7 +135,7 @@ impl Gateway {
             self.from_upstream.drain(..len);
         }
         let pump = self.answered.as_mut().unwrap();
-        let pushed = pump.push(&self.from_upstream, &mut self.client_gets).unwrap();
+        let pushed = push(pump, &self.from_upstream, &mut self.client_gets).unwrap();
         self.from_upstream.drain(..pushed.used);
     }
 
@@ -160,7 +161,7 @@ impl Gateway {
     }
 }
 
-/// The ways to cut `text`: in two at every place, and into single bytes.
+/// The ways to split `text`: in two at every position, and into single bytes.
 fn cuts(text: &str) -> impl Iterator<Item = Vec<&[u8]>> {
     let bytes = text.as_bytes();
     let in_two = (0..=bytes.len()).map(|at| vec![&bytes[..at], &bytes[at..]]);
@@ -168,18 +169,18 @@ fn cuts(text: &str) -> impl Iterator<Item = Vec<&[u8]>> {
 }
 
 #[test]
-fn what_goes_in_comes_out_as_it_should_however_it_is_split() {
+fn exchanges_have_the_expected_output_however_the_input_is_split() {
     for exchange in EXCHANGES {
         let name = exchange.name;
         for request_cut in cuts(exchange.request) {
-            let mut gateway = Gateway::default();
+            let mut gateway = ExchangeHarness::default();
             request_cut.iter().for_each(|bytes| gateway.client_sends(bytes));
             assert_eq!(String::from_utf8_lossy(&gateway.upstream_gets), exchange.upstream_gets, "{name}");
             let (_, pump) = gateway.request.as_ref().unwrap();
             assert!(pump.is_done() && gateway.from_client.is_empty(), "{name}");
         }
         for response_cut in cuts(exchange.response) {
-            let mut gateway = Gateway::default();
+            let mut gateway = ExchangeHarness::default();
             gateway.client_sends(exchange.request.as_bytes());
             response_cut.iter().for_each(|bytes| gateway.upstream_sends(bytes));
             gateway.upstream_closes();
@@ -190,10 +191,10 @@ fn what_goes_in_comes_out_as_it_should_however_it_is_split() {
 }
 
 #[test]
-fn a_body_to_the_close_comes_out_in_chunks_that_hold_the_same_however_it_is_split() {
+fn a_close_delimited_body_keeps_its_content_in_chunks_however_it_is_split() {
     let response = "HTTP/1.1 200 OK\r\n\r\n0\r\n\r\nhello\r\n";
     for cut in cuts(response) {
-        let mut gateway = Gateway::default();
+        let mut gateway = ExchangeHarness::default();
         gateway.client_sends(EXCHANGES[0].request.as_bytes());
         cut.iter().for_each(|bytes| gateway.upstream_sends(bytes));
         assert!(!gateway.answered.as_ref().unwrap().is_done());
@@ -201,7 +202,7 @@ fn a_body_to_the_close_comes_out_in_chunks_that_hold_the_same_however_it_is_spli
         let head = b"HTTP/1.1 200 OK\r\nVia: 1.1 ntlm-gateway\r\nTransfer-Encoding: chunked\r\n\r\n";
         let body = gateway.client_gets.strip_prefix(head).unwrap();
         let mut content = Vec::new();
-        let pushed = BodyPump::dechunking().push(body, &mut content).unwrap();
+        let pushed = push(&mut BodyPump::dechunking(), body, &mut content).unwrap();
         assert_eq!((pushed.used, pushed.done), (body.len(), true));
         assert_eq!(content, b"0\r\n\r\nhello\r\n");
         assert!(gateway.keeps);
@@ -209,8 +210,8 @@ fn a_body_to_the_close_comes_out_in_chunks_that_hold_the_same_however_it_is_spli
 }
 
 #[test]
-fn what_comes_behind_a_body_is_left_over() {
-    let mut gateway = Gateway::default();
+fn bytes_after_a_body_are_left_over() {
+    let mut gateway = ExchangeHarness::default();
     let next = "GET http://h/2 HTTP/1.1\r\n";
     gateway.client_sends(format!("{}{next}", EXCHANGES[1].request).as_bytes());
     assert_eq!(gateway.from_client, next.as_bytes());

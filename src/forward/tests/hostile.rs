@@ -1,14 +1,15 @@
-//! Corrupted input: nothing panics, and what is let through means to the next parser what it meant here.
+//! Corrupted input: nothing panics, and the next parser interprets what is forwarded as the gateway did.
 
-use crate::forward::{BodyPump, ForwardOptions, ForwardRequest, ForwardResponse, HeadFor, ResponseKind};
+use super::push;
+use crate::forward::{BodyPump, ForwardOptions, ForwardRequest, ForwardResponse, HeadPurpose, ResponseKind};
 use crate::http::{BodyFraming, FieldStorage, RequestHead, RequestTarget, ResponseHead, ResponseTo};
 use crate::sim::rng::Rng;
 
 const ROUNDS: usize = 20_000;
 
-/// Swaps in, inserts or removes a few pieces that mean something.
+/// Inserts a few pieces that are significant to the parsers, or replaces bytes with them.
 fn corrupt(random: &mut Rng, bytes: &mut Vec<u8>) {
-    const TELLING: &[&[u8]] = &[
+    const SIGNIFICANT: &[&[u8]] = &[
         b"\r\n",
         b"\n",
         b"\r",
@@ -31,7 +32,7 @@ fn corrupt(random: &mut Rng, bytes: &mut Vec<u8>) {
     ];
     for _ in 0..=random.below(3) {
         let at = random.below(bytes.len() + 1);
-        let piece = TELLING[random.below(TELLING.len())];
+        let piece = SIGNIFICANT[random.below(SIGNIFICANT.len())];
         let cut = match random.below(3) {
             0 => at,
             _ => (at + random.below(4)).min(bytes.len()),
@@ -40,7 +41,7 @@ fn corrupt(random: &mut Rng, bytes: &mut Vec<u8>) {
     }
 }
 
-/// The names that only the gateway itself may say to the next hop.
+/// The names of the hop-by-hop fields in a head.
 fn connection_fields(head: &str) -> Vec<&str> {
     let names = head.lines().skip(1).filter_map(|line| line.split_once(':')).map(|(name, _)| name);
     names.filter(|name| crate::http::is_hop_by_hop(name)).collect()
@@ -55,7 +56,7 @@ fn check_request(bytes: &[u8]) -> bool {
         return false;
     };
     let mut out = Vec::new();
-    request.write_head(&mut out, None, HeadFor::Answer);
+    request.write_head(&mut out, None, HeadPurpose::Answer);
     let mut storage = FieldStorage::new();
     let sent = RequestHead::parse(&out, &mut storage).unwrap();
     assert_eq!((sent.method, sent.target, sent.framing), (head.method, head.target, head.framing));
@@ -88,7 +89,7 @@ fn check_response(bytes: &[u8], request: &ForwardRequest) -> bool {
     let mut storage = FieldStorage::new();
     let sent = ResponseHead::parse(&out, &mut storage).unwrap();
     assert_eq!((sent.status, sent.reason), (head.status, head.reason));
-    assert_eq!(sent.framing_to_pass_on(ResponseTo::method(request.method())), Ok(response.client_framing()));
+    assert_eq!(sent.forwarded_framing(ResponseTo::method(request.method())), Ok(response.client_framing()));
     if response.kind() == ResponseKind::Final {
         assert_eq!(sent.persists(), keeps);
     }
@@ -96,7 +97,7 @@ fn check_response(bytes: &[u8], request: &ForwardRequest) -> bool {
 }
 
 #[test]
-fn corrupted_requests_are_refused_or_mean_the_same_to_the_next_hop() {
+fn corrupted_requests_are_rejected_or_mean_the_same_to_the_next_hop() {
     let seeds = [
         "POST http://h.example:81/a?b HTTP/1.1\r\nHost: h\r\nConnection: close, X\r\nX: y\r\nTransfer-Encoding: chunked\r\n\
          Trailer: z\r\nExpect: 100-continue\r\n\r\n",
@@ -114,7 +115,7 @@ fn corrupted_requests_are_refused_or_mean_the_same_to_the_next_hop() {
 }
 
 #[test]
-fn corrupted_answers_are_refused_or_mean_the_same_to_the_client() {
+fn corrupted_responses_are_rejected_or_mean_the_same_to_the_client() {
     let seeds = [
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close, X\r\nX: y\r\nTrailer: z\r\n\r\n",
         "HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: b/1\r\n\r\n",
@@ -137,11 +138,12 @@ fn corrupted_answers_are_refused_or_mean_the_same_to_the_client() {
     assert!(accepted > ROUNDS / 20, "only {accepted} were accepted: the test tests nothing");
 }
 
-/// What comes out of `input` in pieces of `step`, how much was used, and whether it was done; `None` when it is refused.
+/// Feeds `input` in pieces of `step` bytes. Returns the output, how many bytes were used, and whether the body is done;
+/// `None` if it is rejected.
 fn pump(mut pump: BodyPump, input: &[u8], step: usize) -> Option<(Vec<u8>, usize, bool)> {
     let (mut out, mut used) = (Vec::new(), 0);
     for piece in input.chunks(step) {
-        let pushed = pump.push(piece, &mut out).ok()?;
+        let pushed = push(&mut pump, piece, &mut out).ok()?;
         used += pushed.used;
         if pushed.done {
             break;
@@ -151,7 +153,7 @@ fn pump(mut pump: BodyPump, input: &[u8], step: usize) -> Option<(Vec<u8>, usize
 }
 
 #[test]
-fn corrupted_chunks_are_refused_or_mean_the_same_to_the_next_hop_however_they_are_split() {
+fn corrupted_chunks_are_rejected_or_mean_the_same_to_the_next_hop() {
     let seed = b"5;a=\"b\"\r\nhello\r\n0A  \r\n0123456789\r\n0\r\nT: v\r\nHost: x\r\nU: w\r\n\r\nleftover";
     let mut random = Rng::new(3);
     let mut accepted = 0;

@@ -1,10 +1,10 @@
 use super::{get, request};
-use crate::forward::{ForwardOptions, ForwardRequest, HeadFor};
+use crate::forward::{ForwardOptions, ForwardRequest, HeadPurpose, via_names_gateway};
 use crate::http::{BodyFraming, FieldStorage, RequestHead, Version};
 
 fn to_proxy(request: &ForwardRequest) -> String {
     let mut out = Vec::new();
-    request.write_head(&mut out, None, HeadFor::Answer);
+    request.write_head(&mut out, None, HeadPurpose::Answer);
     String::from_utf8(out).unwrap()
 }
 
@@ -14,19 +14,19 @@ fn to_origin(request: &ForwardRequest) -> String {
     String::from_utf8(out).unwrap()
 }
 
-fn refused(head: &str) -> (u16, String) {
+fn rejected(head: &str) -> (u16, String) {
     request(head).map(|_| ()).unwrap_err()
 }
 
 #[test]
-fn an_ordinary_request_is_written_for_the_proxy_with_its_credentials() {
+fn a_request_to_the_proxy_contains_the_credentials() {
     let request = request(
         "GET http://h.example:8080/a?b=c HTTP/1.1\r\nHost: h.example:8080\r\nUser-Agent: u\r\nAccept: */*\r\n\
          Proxy-Connection: Keep-Alive\r\nProxy-Authorization: Basic c2VjcmV0\r\n\r\n",
     )
     .unwrap();
     let mut out = b"before".to_vec();
-    request.write_head(&mut out, Some(("NTLM", b"NTLMSSP\0")), HeadFor::Answer);
+    request.write_head(&mut out, Some(("NTLM", b"NTLMSSP\0")), HeadPurpose::Answer);
     assert_eq!(
         String::from_utf8(out).unwrap(),
         "beforeGET http://h.example:8080/a?b=c HTTP/1.1\r\nHost: h.example:8080\r\nUser-Agent: u\r\nAccept: */*\r\n\
@@ -40,7 +40,7 @@ fn an_ordinary_request_is_written_for_the_proxy_with_its_credentials() {
 }
 
 #[test]
-fn an_origin_hears_the_origin_form_and_nothing_of_proxies() {
+fn a_request_to_an_origin_is_in_origin_form_without_proxy_fields() {
     let head = "GET http://h.example/a?b HTTP/1.1\r\nHost: h.example\r\nProxy-Connection: Keep-Alive\r\n\
         Proxy-Authorization: Basic c2VjcmV0\r\nAccept: */*\r\n\r\n";
     assert_eq!(
@@ -51,7 +51,7 @@ fn an_origin_hears_the_origin_form_and_nothing_of_proxies() {
 }
 
 #[test]
-fn an_empty_path_has_its_form_for_an_origin_and_is_left_alone_for_a_proxy() {
+fn an_empty_path_is_completed_for_an_origin_and_unchanged_for_a_proxy() {
     for (method, target, line) in [
         ("GET", "http://h", "GET / HTTP/1.1\r\n"),
         ("GET", "http://h?q", "GET /?q HTTP/1.1\r\n"),
@@ -68,7 +68,7 @@ fn an_empty_path_has_its_form_for_an_origin_and_is_left_alone_for_a_proxy() {
 }
 
 #[test]
-fn host_is_made_to_agree_with_the_target() {
+fn the_host_field_is_taken_from_the_target() {
     for (target, host, origin) in [
         ("http://real.example/", "real.example", "real.example:80"),
         ("http://real.example:80/", "real.example:80", "real.example:80"),
@@ -83,12 +83,12 @@ fn host_is_made_to_agree_with_the_target() {
             assert_eq!(request.origin(), origin);
         }
     }
-    // An HTTP/1.0 client need not send one.
+    // An HTTP/1.0 client need not send Host.
     assert!(to_proxy(&request("GET http://h/ HTTP/1.0\r\n\r\n").unwrap()).contains("\r\nHost: h\r\n"));
 }
 
 #[test]
-fn fields_of_the_connection_stay_behind() {
+fn hop_by_hop_fields_are_not_forwarded() {
     let request = get(
         "Connection: close, X-Mine\r\nX-Mine: 1\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\nTrailer: X\r\n\
          Proxy-Authenticate: x\r\nProxy-Authorization: x\r\nUpgrade: websocket\r\nHTTP2-Settings: x\r\nCookie: a=b\r\n",
@@ -101,24 +101,24 @@ fn fields_of_the_connection_stay_behind() {
 }
 
 #[test]
-fn via_is_added_behind_those_that_are_there_with_the_version_that_came() {
+fn via_is_added_after_existing_ones_with_the_received_version() {
     let head = "GET http://h/ HTTP/1.0\r\nVia: 1.1 a, 1.1 NTLM-Gateway (x)\r\n\r\n";
     let mut storage = FieldStorage::new();
     let parsed = RequestHead::parse(head.as_bytes(), &mut storage).unwrap();
-    for (via, lines, has_been_here) in [
+    for (via, lines, names_gateway) in [
         (Some("ntlm-gateway"), "Via: 1.1 a, 1.1 NTLM-Gateway (x)\r\nVia: 1.0 ntlm-gateway\r\n", true),
         (Some("other"), "Via: 1.1 a, 1.1 NTLM-Gateway (x)\r\nVia: 1.0 other\r\n", false),
         (None, "Via: 1.1 a, 1.1 NTLM-Gateway (x)\r\nProxy-Connection", false),
     ] {
         let request = ForwardRequest::of(&parsed, &ForwardOptions { via }).unwrap();
         assert!(to_proxy(&request).contains(lines), "{via:?}");
-        assert_eq!(request.has_been_here(), has_been_here);
+        assert_eq!(via_names_gateway(&parsed.fields, &ForwardOptions { via }), names_gateway);
         assert_eq!(request.client_version(), Version::Http10);
     }
 }
 
 #[test]
-fn a_body_is_announced_as_it_was_understood() {
+fn the_framing_is_written_as_it_was_parsed() {
     for (fields, framing, line) in [
         ("Content-Length: 007\r\n", BodyFraming::Length(7), "Content-Length: 7\r\n"),
         ("Content-Length: 7, 7\r\n", BodyFraming::Length(7), "Content-Length: 7\r\n"),
@@ -136,7 +136,7 @@ fn a_body_is_announced_as_it_was_understood() {
 }
 
 #[test]
-fn a_request_for_a_challenge_has_neither_body_nor_what_belongs_to_it() {
+fn a_stand_in_has_no_body_expectation_trailer_or_upgrade() {
     for framing in ["Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\nTrailer: Digest\r\n"] {
         let request = request(&format!(
             "POST http://h/ HTTP/1.1\r\nHost: h\r\nExpect: 100-Continue\r\nConnection: upgrade\r\nUpgrade: foo\r\n{framing}\r\n"
@@ -144,7 +144,7 @@ fn a_request_for_a_challenge_has_neither_body_nor_what_belongs_to_it() {
         .unwrap();
         assert!(request.expects_continue());
         let mut out = Vec::new();
-        request.write_head(&mut out, Some(("NTLM", b"abc")), HeadFor::Challenge);
+        request.write_head(&mut out, Some(("NTLM", b"abc")), HeadPurpose::Challenge);
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "POST http://h/ HTTP/1.1\r\nHost: h\r\nVia: 1.1 ntlm-gateway\r\nContent-Length: 0\r\n\
@@ -157,15 +157,15 @@ fn a_request_for_a_challenge_has_neither_body_nor_what_belongs_to_it() {
 }
 
 #[test]
-fn a_request_without_a_body_gets_its_challenge_itself() {
+fn a_request_without_a_body_has_no_stand_in() {
     let request = get("Connection: Upgrade\r\nUpgrade: websocket\r\n");
     let mut out = Vec::new();
-    request.write_head(&mut out, None, HeadFor::Challenge);
+    request.write_head(&mut out, None, HeadPurpose::Challenge);
     assert_eq!(String::from_utf8(out).unwrap(), to_proxy(&request));
 }
 
 #[test]
-fn a_trailer_field_that_connection_names_stays_behind() {
+fn a_trailer_field_that_connection_lists_is_not_forwarded() {
     let head = |connection: &str| {
         format!(
             "POST http://h/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTrailer: Digest\r\n{connection}\r\n"
@@ -176,7 +176,7 @@ fn a_trailer_field_that_connection_names_stays_behind() {
 }
 
 #[test]
-fn an_expectation_is_heard_where_it_means_something() {
+fn an_expectation_counts_only_for_an_http_1_1_request_with_a_body() {
     let expects = |head: &str| request(head).map(|request| (request.expects_continue(), to_proxy(&request)));
     for (head, expected) in [
         ("POST http://h/ HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n", true),
@@ -188,11 +188,11 @@ fn an_expectation_is_heard_where_it_means_something() {
         assert_eq!((expects, written.contains("Expect")), (expected, expected), "{head}");
     }
     let head = "POST http://h/ HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue, tea\r\n\r\n";
-    assert_eq!(refused(head).0, 417);
+    assert_eq!(rejected(head).0, 417);
 }
 
 #[test]
-fn an_upgrade_is_asked_for_anew_on_the_next_connection() {
+fn an_upgrade_is_requested_on_the_next_connection() {
     let request = get("Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket, foo/2\r\nSec-WebSocket-Key: k\r\n");
     assert_eq!(request.upgrade(), Some("WebSocket, foo/2"));
     assert_eq!(
@@ -204,7 +204,7 @@ fn an_upgrade_is_asked_for_anew_on_the_next_connection() {
 }
 
 #[test]
-fn an_upgrade_that_does_not_count_is_left_out() {
+fn an_invalid_or_unsupported_upgrade_is_omitted() {
     for fields in [
         "Upgrade: websocket\r\n",
         "Connection: Upgrade\r\n",
@@ -221,7 +221,7 @@ fn an_upgrade_that_does_not_count_is_left_out() {
 }
 
 #[test]
-fn max_forwards_counts_down_for_the_methods_it_is_for() {
+fn max_forwards_is_decremented_for_trace_and_options() {
     let request_with = |method: &str, value: &str| {
         request(&format!("{method} http://h/ HTTP/1.1\r\nHost: h\r\nMax-Forwards: {value}\r\n\r\n"))
     };
@@ -237,7 +237,7 @@ fn max_forwards_counts_down_for_the_methods_it_is_for() {
 }
 
 #[test]
-fn what_is_no_request_for_a_proxy_is_refused_with_a_word_of_help() {
+fn requests_that_are_not_for_a_proxy_are_rejected_with_a_helpful_text() {
     for (head, status, word) in [
         ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", 400, "HTTP_PROXY"),
         ("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", 400, "HTTP_PROXY"),
@@ -249,14 +249,14 @@ fn what_is_no_request_for_a_proxy_is_refused_with_a_word_of_help() {
         ("connect http://h/ HTTP/1.1\r\nHost: h\r\n\r\n", 400, "CONNECT"),
         ("TRACE http://h/ HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n", 400, "TRACE"),
     ] {
-        let (got, text) = refused(head);
+        let (got, text) = rejected(head);
         assert_eq!(got, status, "{head}");
         assert!(text.contains(word), "{text}");
     }
 }
 
 #[test]
-fn what_two_parsers_could_read_in_two_ways_is_refused() {
+fn ambiguous_requests_are_rejected() {
     for (fields, status) in [
         ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400),
         ("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n", 400),
@@ -280,17 +280,17 @@ fn what_two_parsers_could_read_in_two_ways_is_refused() {
         ("Host: h\r\n", 400),
     ] {
         let head = format!("POST http://h/ HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
-        assert_eq!(refused(&head).0, status, "{fields:?}");
+        assert_eq!(rejected(&head).0, status, "{fields:?}");
     }
     let old = "POST http://h/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
-    assert_eq!(refused(old).0, 400);
+    assert_eq!(rejected(old).0, 400);
     for line in ["POST http://h/ HTTP/1.1\n", "POST  http://h/ HTTP/1.1\r\n", "POST http://h/\0 HTTP/1.1\r\n"] {
-        assert_eq!(refused(&format!("{line}Host: h\r\n\r\n")).0, 400, "{line:?}");
+        assert_eq!(rejected(&format!("{line}Host: h\r\n\r\n")).0, 400, "{line:?}");
     }
 }
 
 #[test]
-fn a_proof_to_the_origin_that_concerns_the_connection_is_seen() {
+fn connection_based_authentication_to_the_origin_is_detected() {
     for (value, expected) in
         [("NTLM TlRM", true), ("negotiate YII=", true), ("Basic x", false), ("Bearer NTLM", false), ("NTLMv2 x", false)]
     {
@@ -300,7 +300,7 @@ fn a_proof_to_the_origin_that_concerns_the_connection_is_seen() {
 }
 
 #[test]
-fn debug_prints_neither_values_nor_the_path() {
+fn debug_output_contains_neither_values_nor_the_path() {
     let head = "GET http://h/sekrit HTTP/1.1\r\nHost: h\r\nAuthorization: Basic sekrit\r\n\r\n";
     let text = format!("{:?}", request(head).unwrap());
     assert!(text.contains("h:80") && !text.contains("sekrit"), "{text}");

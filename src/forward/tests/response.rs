@@ -19,7 +19,7 @@ fn kind(request: &ForwardRequest, head: &str) -> ResponseKind {
 }
 
 #[test]
-fn an_answer_goes_on_without_what_belonged_to_its_connection() {
+fn hop_by_hop_fields_of_a_response_are_not_forwarded() {
     let head = "HTTP/1.1 200 Fine by me\r\nServer: s\r\nConnection: close, X-Mine\r\nX-Mine: 1\r\nProxy-Connection: close\r\n\
         Keep-Alive: timeout=5\r\nProxy-Authentication-Info: x\r\nUpgrade: h2c\r\nVia: 1.1 squid\r\n\
         Content-Length: 005\r\nTrailer: X\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\n";
@@ -34,18 +34,18 @@ fn an_answer_goes_on_without_what_belonged_to_its_connection() {
 }
 
 #[test]
-fn the_framing_is_chosen_for_the_client() {
-    use BodyFraming::{Chunked, Length, None as NoBody, ToClose};
+fn the_framing_suits_the_version_of_the_client() {
+    use BodyFraming::{Chunked, CloseDelimited, Length, None as NoBody};
     let keeping = "Proxy-Connection: Keep-Alive\r\n";
     let chunked = "Transfer-Encoding: chunked\r\nTrailer: Digest\r\n";
     for (request, fields, framing, for_client, lines, keeps) in [
         (get(""), "Content-Length: 5\r\n", Length(5), Length(5), "Content-Length: 5\r\n", true),
         (get(""), chunked, Chunked, Chunked, "Transfer-Encoding: chunked\r\nTrailer: Digest\r\n", true),
-        (get(""), "", ToClose, Chunked, "Transfer-Encoding: chunked\r\n", true),
+        (get(""), "", CloseDelimited, Chunked, "Transfer-Encoding: chunked\r\n", true),
         (
             get("Connection: close\r\n"),
             "",
-            ToClose,
+            CloseDelimited,
             Chunked,
             "Transfer-Encoding: chunked\r\nConnection: close\r\n",
             false,
@@ -59,8 +59,8 @@ fn the_framing_is_chosen_for_the_client() {
             "Content-Length: 5\r\nProxy-Connection: keep-alive\r\nConnection: keep-alive\r\n",
             true,
         ),
-        (old(keeping), chunked, Chunked, ToClose, "Connection: close\r\n", false),
-        (old(keeping), "", ToClose, ToClose, "Connection: close\r\n", false),
+        (old(keeping), chunked, Chunked, CloseDelimited, "Connection: close\r\n", false),
+        (old(keeping), "", CloseDelimited, CloseDelimited, "Connection: close\r\n", false),
         (head_request(), "Content-Length: 5\r\n", NoBody, NoBody, "Content-Length: 5\r\n", true),
         (head_request(), chunked, NoBody, NoBody, "", true),
         (head_request(), "", NoBody, NoBody, "", true),
@@ -70,7 +70,7 @@ fn the_framing_is_chosen_for_the_client() {
             let response = response.unwrap();
             assert_eq!((response.framing(), response.client_framing()), (framing, for_client), "{fields}");
             assert_eq!(response.pump().is_done(), framing == NoBody);
-            assert_eq!(response.upstream_keeps_alive(), framing != ToClose);
+            assert_eq!(response.upstream_keeps_alive(), framing != CloseDelimited);
         });
         let expected = format!("HTTP/1.1 200 OK\r\nVia: 1.1 ntlm-gateway\r\n{lines}\r\n");
         assert_eq!(answer(&request, &head, true), (expected, keeps), "{request:?} {fields}");
@@ -78,14 +78,14 @@ fn the_framing_is_chosen_for_the_client() {
 }
 
 #[test]
-fn the_gateway_may_close_where_the_client_would_not() {
+fn the_gateway_can_close_a_persistent_connection() {
     let (text, keeps) = answer(&get(""), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false);
     assert!(text.ends_with("Content-Length: 0\r\nConnection: close\r\n\r\n"), "{text}");
     assert!(!keeps);
 }
 
 #[test]
-fn statuses_without_a_body_announce_none_but_what_a_304_stands_for() {
+fn bodiless_statuses_have_no_framing_except_the_content_length_of_a_304() {
     for (status, fields, lines, upstream_keeps_alive) in [
         (204, "", "", true),
         (204, "Content-Length: 0\r\n", "", true),
@@ -107,13 +107,13 @@ fn statuses_without_a_body_announce_none_but_what_a_304_stands_for() {
 }
 
 #[test]
-fn a_204_to_a_head_announces_nothing() {
+fn a_204_to_a_head_has_no_content_length() {
     let (text, _) = answer(&head_request(), "HTTP/1.1 204 x\r\nContent-Length: 5\r\n\r\n", true);
     assert_eq!(text, "HTTP/1.1 204 x\r\nVia: 1.1 ntlm-gateway\r\n\r\n");
 }
 
 #[test]
-fn an_answer_of_two_readings_is_refused() {
+fn a_response_with_ambiguous_framing_is_rejected() {
     use FramingError::*;
     for (version, fields, error) in [
         ("1.1", "Content-Length: 5\r\nContent-Length: 6\r\n", ConflictingContentLengths),
@@ -135,7 +135,7 @@ fn an_answer_of_two_readings_is_refused() {
 }
 
 #[test]
-fn interim_answers_go_to_clients_that_know_them_and_a_100_to_those_that_wait() {
+fn interim_responses_go_to_http_1_1_clients_and_a_100_to_those_that_wait() {
     let waiting =
         request("POST http://h/ HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n").unwrap();
     for (request, status, pass_on) in [
@@ -156,7 +156,7 @@ fn interim_answers_go_to_clients_that_know_them_and_a_100_to_those_that_wait() {
 }
 
 #[test]
-fn a_switch_happens_only_to_what_was_asked_for() {
+fn a_switch_to_an_unrequested_protocol_is_rejected() {
     let switch =
         |protocol: &str| format!("HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n");
     assert_eq!(kind(&websocket(), &switch("WebSocket")), ResponseKind::Switching);
@@ -168,17 +168,17 @@ fn a_switch_happens_only_to_what_was_asked_for() {
     assert!(!keeps);
     response(&websocket(), &switch("websocket"), |response| assert!(!response.unwrap().upstream_keeps_alive()));
     for (request, head, error) in [
-        (get(""), switch("websocket"), ForwardResponseError::UnaskedSwitch),
-        (websocket(), switch("foo"), ForwardResponseError::OtherProtocol),
-        (websocket(), switch("h2c"), ForwardResponseError::OtherProtocol),
-        (websocket(), "HTTP/1.1 101 x\r\n\r\n".to_owned(), ForwardResponseError::OtherProtocol),
+        (get(""), switch("websocket"), ForwardResponseError::UnrequestedSwitch),
+        (websocket(), switch("foo"), ForwardResponseError::UnexpectedProtocol),
+        (websocket(), switch("h2c"), ForwardResponseError::UnexpectedProtocol),
+        (websocket(), "HTTP/1.1 101 x\r\n\r\n".to_owned(), ForwardResponseError::UnexpectedProtocol),
     ] {
         response(&request, &head, |response| assert_eq!(response.unwrap_err(), error, "{head}"));
     }
 }
 
 #[test]
-fn an_upgrade_that_was_declined_is_an_ordinary_answer() {
+fn a_response_to_a_declined_upgrade_is_final() {
     let declined = "HTTP/1.1 200 OK\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(kind(&websocket(), declined), ResponseKind::Final);
     assert!(!answer(&websocket(), declined, true).0.contains("Upgrade"));
@@ -188,7 +188,7 @@ fn an_upgrade_that_was_declined_is_an_ordinary_answer() {
 }
 
 #[test]
-fn an_origin_that_proves_a_connection_is_seen() {
+fn connection_based_authentication_by_the_origin_is_detected() {
     for (fields, expected) in [
         ("WWW-Authenticate: NTLM\r\n", true),
         ("WWW-Authenticate: Basic realm=\"a\", negotiate\r\n", true),
@@ -206,7 +206,7 @@ fn an_origin_that_proves_a_connection_is_seen() {
 }
 
 #[test]
-fn that_the_way_bears_proofs_of_connections_is_said_anew() {
+fn support_for_connection_based_authentication_is_announced_again() {
     let head = "HTTP/1.1 401 x\r\nWWW-Authenticate: NTLM\r\nProxy-Support: Session-Based-Authentication\r\n\
         Connection: Proxy-Support\r\nContent-Length: 0\r\n\r\n";
     let (text, _) = answer(&get("Connection: close\r\n"), head, true);
@@ -218,14 +218,7 @@ fn that_the_way_bears_proofs_of_connections_is_said_anew() {
 }
 
 #[test]
-fn a_407_is_known_as_what_is_not_for_the_client() {
-    let head = "HTTP/1.1 407 x\r\nProxy-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n";
-    response(&get(""), head, |response| assert!(response.unwrap().is_407()));
-    response(&get(""), "HTTP/1.1 401 x\r\n\r\n", |response| assert!(!response.unwrap().is_407()));
-}
-
-#[test]
-fn an_upstream_of_http_1_0_is_kept_when_it_says_so() {
+fn an_http_1_0_upstream_connection_persists_if_it_says_keep_alive() {
     for (head, expected) in [
         ("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n", false),
         ("HTTP/1.0 200 OK\r\nProxy-Connection: keep-alive\r\nContent-Length: 1\r\n\r\n", true),

@@ -91,7 +91,7 @@ fn message_3_decodes() {
     let bytes = hex(AUTHENTICATE);
     let message = AuthenticateMessage::decode(&bytes).unwrap();
     assert_eq!(message.flags.bits(), 0xe288_8235);
-    assert_eq!(message.response_kind(), ResponseKind::NtlmV1Ess);
+    assert_eq!(message.response_kind(), NtResponseKind::NtlmV1Ess);
     assert_eq!((message.version, message.mic), (Some(WINDOWS_XP), None));
     assert_eq!(message.encrypted_session_key, hex("ae8d564d3ac9e1be0971713350103622"));
     assert_eq!(recoded_authenticate(&bytes, PayloadOrder::NamesFirst), bytes);
@@ -108,7 +108,7 @@ fn message_3_verifies_where_the_method_is_allowed() {
     assert_eq!((verified.user.as_str(), verified.domain.as_str()), ("_qa", "LABSMOKE3"));
     assert_eq!(verified.method, Method::NtlmV1Ess);
     assert_eq!(check(&NtHash::from_password("aq"), true), Err(VerifyError::WrongPassword));
-    assert_eq!(check(&hash, false), Err(VerifyError::MethodNotAllowed(ResponseKind::NtlmV1Ess)));
+    assert_eq!(check(&hash, false), Err(VerifyError::MethodNotAllowed(NtResponseKind::NtlmV1Ess)));
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn an_ess_identity_does_not_fall_back_to_plain_ntlm_v1() {
     challenge[22] &= !0x08;
     let refused = authenticate(&identity(), &hex(NEGOTIATE), &challenge, &spec_inputs());
     let flags = NegotiateFlags::from_bits(0xe282_8235);
-    assert_eq!(refused, Err(ExchangeError::NoExtendedSessionSecurity { flags }));
+    assert_eq!(refused, Err(AuthenticateError::NoExtendedSessionSecurity { flags }));
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn v4_2_2_3_messages_are_recoded_byte_for_byte() {
     let bytes = hex(AUTHENTICATE_4_2_2);
     assert_eq!(recoded_authenticate(&bytes, PayloadOrder::NamesFirst), bytes);
     let message = AuthenticateMessage::decode(&bytes).unwrap();
-    assert_eq!(message.response_kind(), ResponseKind::NtlmV1);
+    assert_eq!(message.response_kind(), NtResponseKind::NtlmV1);
     assert_eq!(message.lm_response, lm_v1_response());
 }
 
@@ -146,7 +146,7 @@ fn v4_2_2_3_plain_ntlm_v1_is_never_accepted() {
     let hash = NtHash::from_password("Password");
     let options = VerifyOptions { allow_v1_ess: true, require_mic: false };
     let result = verify(&hex(AUTHENTICATE_4_2_2), &[], &hex(CHALLENGE_4_2_2), |_, _| Some(&hash), &options);
-    assert_eq!(result, Err(VerifyError::MethodNotAllowed(ResponseKind::NtlmV1)));
+    assert_eq!(result, Err(VerifyError::MethodNotAllowed(NtResponseKind::NtlmV1)));
 }
 
 #[test]

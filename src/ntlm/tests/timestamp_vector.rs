@@ -1,7 +1,7 @@
 //! NTLMv2 with MsvAvTimestamp and MIC, which section 4.2 has no vector for and every current Windows proxy does.
 
 use super::*;
-use crate::ntlm::exchange::{Form, authenticate_in_form};
+use crate::ntlm::client::{Form, authenticate_in_form};
 
 const NEGOTIATE: &str = "
     4e544c4d5353500001000000978208e2000000000000000000000000000000000a00614a0000000f";
@@ -77,7 +77,7 @@ fn type_3_comes_out_byte_for_byte() {
 fn type_3_decodes() {
     let bytes = hex(AUTHENTICATE);
     let message = AuthenticateMessage::decode(&bytes).unwrap();
-    assert_eq!(message.response_kind(), ResponseKind::NtlmV2);
+    assert_eq!(message.response_kind(), NtResponseKind::NtlmV2);
     assert_eq!(message.lm_response, [0; 24]);
     assert_eq!(message.nt_response[..16], hex("12101d9d2c17e55e2835e9843ae07485"));
     assert_eq!(message.encrypted_session_key, hex("c66170d5ea11f4444f6acee7d9641dc2"));

@@ -46,8 +46,8 @@ pub(super) fn hear(
     out: &mut Vec<u8>,
 ) -> Result<Heard, Fault> {
     let mut unfolded;
-    let mut storage = FieldStorage::for_at_most(field_limit);
-    let mut second = FieldStorage::for_at_most(field_limit);
+    let mut storage = FieldStorage::with_limit(field_limit);
+    let mut second = FieldStorage::with_limit(field_limit);
     let malformed_head = |error| Fault::malformed_response(At::Reply, &error);
     let parsed = match ResponseHead::parse(head, &mut storage) {
         Ok(parsed) => parsed,

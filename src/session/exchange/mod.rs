@@ -23,7 +23,7 @@ use super::dial::Attempt;
 use super::{Client, Context, Stage, Step};
 use crate::event::{Endpoint, Key, Readiness};
 use crate::fault::{At, Cause, Fault};
-use crate::forward::{BodyError, ForwardRequest, HeadFor};
+use crate::forward::{BodyError, ForwardRequest, HeadPurpose};
 use crate::http::HeadEnd;
 use crate::limits;
 use crate::relay::RelayError;
@@ -109,7 +109,7 @@ impl Exchange {
         context: &mut Context,
     ) -> Step {
         let mut out = Vec::with_capacity(1024);
-        request.write_head(&mut out, None, HeadFor::Answer);
+        request.write_head(&mut out, None, HeadPurpose::Answer);
         let connected = Connected { attempt, upstream, out, from_upstream: Vec::new(), standing: Standing::Settled };
         Exchange::begin(request, connected, key, client, context)
     }

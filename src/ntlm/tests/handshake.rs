@@ -213,7 +213,7 @@ fn a_name_that_oem_cannot_carry_is_a_named_error() {
     };
     let two = challenge(&one, &oem).unwrap();
     let result = authenticate(&identity, &one, &two, &spec_inputs());
-    assert_eq!(result, Err(ExchangeError::NotOem { field: "UserName" }));
+    assert_eq!(result, Err(AuthenticateError::NotOem { field: "UserName" }));
 }
 
 #[test]
@@ -294,14 +294,14 @@ fn a_malformed_target_info_is_a_named_error() {
     let whole = target_info(Some(TIME));
     let mut no_eol = whole.clone();
     no_eol.truncate(whole.len() - 4);
-    assert_eq!(answer(no_eol.clone()), Err(ExchangeError::TargetInfo(AvError::NoEol { at: no_eol.len() })));
+    assert_eq!(answer(no_eol.clone()), Err(AuthenticateError::TargetInfo(AvError::NoEol { at: no_eol.len() })));
     let short_time = [7, 0, 4, 0, 1, 2, 3, 4, 0, 0, 0, 0].to_vec();
     let error = AvError::Length { id: AvId::Timestamp, expected: 8, got: 4 };
-    assert_eq!(answer(short_time), Err(ExchangeError::TargetInfo(error)));
+    assert_eq!(answer(short_time), Err(AuthenticateError::TargetInfo(error)));
     // 64 KiB without end, and 64 KiB well-formed: the answer to the latter cannot fit its own field.
-    assert!(matches!(answer(vec![0xff; 65_535]), Err(ExchangeError::TargetInfo(AvError::Overrun { .. }))));
+    assert!(matches!(answer(vec![0xff; 65_535]), Err(AuthenticateError::TargetInfo(AvError::Overrun { .. }))));
     let full = TargetInfoBuilder::new().bytes(AvId::Other(99), &vec![1; 65_527]).map(TargetInfoBuilder::finish);
-    assert!(matches!(answer(full.unwrap()), Err(ExchangeError::Encode(MessageError::TooLong { .. }))));
+    assert!(matches!(answer(full.unwrap()), Err(AuthenticateError::Encode(MessageError::TooLong { .. }))));
 }
 
 #[test]
@@ -311,5 +311,5 @@ fn errors_name_whose_message_it_was() {
     let challenge = authenticate(&identity, &one, b"NTLMSSP\0\x03\0\0\0", &spec_inputs()).unwrap_err();
     assert_eq!(challenge.to_string(), "CHALLENGE_MESSAGE: expected message type 2, got 3");
     let negotiate = authenticate(&identity, b"", &one, &spec_inputs()).unwrap_err();
-    assert!(matches!(negotiate, ExchangeError::Negotiate(MessageError::Truncated { .. })));
+    assert!(matches!(negotiate, AuthenticateError::Negotiate(MessageError::Truncated { .. })));
 }

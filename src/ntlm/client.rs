@@ -85,7 +85,7 @@ pub struct AuthenticateInputs<'a> {
 
 /// Why a CHALLENGE_MESSAGE cannot be answered.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum ExchangeError {
+pub enum AuthenticateError {
     /// The NEGOTIATE_MESSAGE handed in is none: the caller's mistake.
     #[error("own NEGOTIATE_MESSAGE: {0}")]
     Negotiate(#[source] MessageError),
@@ -147,13 +147,13 @@ fn oem_hint(name: &str) -> Vec<u8> {
 /// LMv2 and no MIC.
 ///
 /// # Errors
-/// [`ExchangeError`]; all but `Negotiate` and `Encode` are the peer's doing.
+/// [`AuthenticateError`]; all but `Negotiate` and `Encode` are the peer's doing.
 pub fn authenticate(
     identity: &Identity,
     negotiate: &[u8],
     challenge: &[u8],
     inputs: &AuthenticateInputs<'_>,
-) -> Result<Vec<u8>, ExchangeError> {
+) -> Result<Vec<u8>, AuthenticateError> {
     authenticate_in_form(identity, negotiate, challenge, inputs, Form::default())
 }
 
@@ -171,9 +171,9 @@ pub(super) fn authenticate_in_form(
     challenge: &[u8],
     inputs: &AuthenticateInputs<'_>,
     form: Form,
-) -> Result<Vec<u8>, ExchangeError> {
-    let offer = NegotiateMessage::decode(negotiate).map_err(ExchangeError::Negotiate)?;
-    let answered = ChallengeMessage::decode(challenge).map_err(ExchangeError::Challenge)?;
+) -> Result<Vec<u8>, AuthenticateError> {
+    let offer = NegotiateMessage::decode(negotiate).map_err(AuthenticateError::Negotiate)?;
+    let answered = ChallengeMessage::decode(challenge).map_err(AuthenticateError::Challenge)?;
     let flags = agreed(offer.flags, answered.flags, form);
     let domain = domain_of(identity, &answered)?;
     let proof = match identity.method() {
@@ -194,7 +194,7 @@ pub(super) fn authenticate_in_form(
         version: Some(offer.version.filter(|_| flags.contains(NegotiateFlags::VERSION)).unwrap_or_default()),
         mic: proof.mic.then_some([0; MIC_SIZE]),
     };
-    let mut out = message.encode(form.order).map_err(ExchangeError::Encode)?;
+    let mut out = message.encode(form.order).map_err(AuthenticateError::Encode)?;
     if proof.mic {
         let mic = crypto::hmac_md5(&exported_session_key, &[negotiate, challenge, &out]);
         out[MIC_AT..MIC_AT + MIC_SIZE].copy_from_slice(&mic);
@@ -228,23 +228,27 @@ fn agreed(offered: NegotiateFlags, selected: NegotiateFlags, form: Form) -> Nego
 
 /// The domain to authenticate in: the configured one, or the server's where the identity says so and the server
 /// names one. MsvAvNbDomainName comes first, for TargetName may be a server's name.
-fn domain_of<'a>(identity: &'a Identity, challenge: &ChallengeMessage<'_>) -> Result<Cow<'a, str>, ExchangeError> {
+fn domain_of<'a>(identity: &'a Identity, challenge: &ChallengeMessage<'_>) -> Result<Cow<'a, str>, AuthenticateError> {
     if !identity.target_domain() {
         return Ok(Cow::Borrowed(identity.domain()));
     }
     let pair = challenge.target_info.map(|list| av_pair::find(list, AvId::NbDomainName)).transpose()?.flatten();
     let name = match pair.and_then(|pair| pair.text()) {
         Some(name) => name,
-        None => challenge.target_name_text().map_err(ExchangeError::Challenge)?,
+        None => challenge.target_name_text().map_err(AuthenticateError::Challenge)?,
     };
     Ok(if name.is_empty() { Cow::Borrowed(identity.domain()) } else { Cow::Owned(name) })
 }
 
 /// DomainName, UserName and Workstation in the message's charset.
-fn names<'a>(identity: &'a Identity, domain: &'a str, charset: Charset) -> Result<[Cow<'a, [u8]>; 3], ExchangeError> {
+fn names<'a>(
+    identity: &'a Identity,
+    domain: &'a str,
+    charset: Charset,
+) -> Result<[Cow<'a, [u8]>; 3], AuthenticateError> {
     let ready = identity.unicode();
     let oem = |name: &'a str, field| {
-        if name.is_ascii() { Ok(Cow::Borrowed(name.as_bytes())) } else { Err(ExchangeError::NotOem { field }) }
+        if name.is_ascii() { Ok(Cow::Borrowed(name.as_bytes())) } else { Err(AuthenticateError::NotOem { field }) }
     };
     Ok(match charset {
         Charset::Unicode => [
@@ -271,9 +275,9 @@ fn prove_v1_ess(
     identity: &Identity,
     challenge: &ChallengeMessage<'_>,
     inputs: &AuthenticateInputs<'_>,
-) -> Result<Proof, ExchangeError> {
+) -> Result<Proof, AuthenticateError> {
     if !challenge.flags.contains(NegotiateFlags::EXTENDED_SESSIONSECURITY) {
-        return Err(ExchangeError::NoExtendedSessionSecurity { flags: challenge.flags });
+        return Err(AuthenticateError::NoExtendedSessionSecurity { flags: challenge.flags });
     }
     let (nt_response, key_exchange_key) =
         crypto::v1_ess(identity.nt_hash().key(), challenge.server_challenge, inputs.client_challenge);
@@ -288,7 +292,7 @@ fn prove_v2(
     domain: &str,
     challenge: &ChallengeMessage<'_>,
     inputs: &AuthenticateInputs<'_>,
-) -> Result<Proof, ExchangeError> {
+) -> Result<Proof, AuthenticateError> {
     let computed;
     let ntowf_v2 = if domain == identity.domain() {
         identity.ntowf_v2()
@@ -349,7 +353,7 @@ fn write_av_pairs(
     server_flags: u32,
     mic: bool,
     inputs: &AuthenticateInputs<'_>,
-) -> Result<(), ExchangeError> {
+) -> Result<(), AuthenticateError> {
     for pair in AvPairs::new(list) {
         let pair = pair?;
         let ours = match pair.id {
@@ -359,18 +363,18 @@ fn write_av_pairs(
             _ => false,
         };
         if !ours {
-            av_pair::push(out, pair.id, pair.value).map_err(ExchangeError::Encode)?;
+            av_pair::push(out, pair.id, pair.value).map_err(AuthenticateError::Encode)?;
         }
     }
     let flags = (server_flags & !AV_FLAG_MIC) | if mic { AV_FLAG_MIC } else { 0 };
     if flags != 0 {
-        av_pair::push(out, AvId::Flags, &flags.to_le_bytes()).map_err(ExchangeError::Encode)?;
+        av_pair::push(out, AvId::Flags, &flags.to_le_bytes()).map_err(AuthenticateError::Encode)?;
     }
     if let Some(hash) = inputs.channel_bindings {
-        av_pair::push(out, AvId::ChannelBindings, &hash).map_err(ExchangeError::Encode)?;
+        av_pair::push(out, AvId::ChannelBindings, &hash).map_err(AuthenticateError::Encode)?;
     }
     if let Some(name) = inputs.target_name {
-        av_pair::push(out, AvId::TargetName, &utf16le(name)).map_err(ExchangeError::Encode)?;
+        av_pair::push(out, AvId::TargetName, &utf16le(name)).map_err(AuthenticateError::Encode)?;
     }
     Ok(())
 }
