@@ -1,7 +1,7 @@
-//! Failures by name: which side, at which stage, for which cause.
+//! Named failures: the stage, the cause, and who is at fault.
 //!
-//! The client's status and `Proxy-Status` field, the log line and the metric's labels all come from the one [`Fault`]
-//! (invariant 9 of `ARCHITECTURE.md`), so that they cannot contradict each other.
+//! The response to the client, the log line and the metric labels are all derived from one [`Fault`] (invariant 9 in
+//! `ARCHITECTURE.md`), so they cannot contradict each other.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,9 +15,9 @@ use crate::http::{ErrorType, FieldError, ResponseError};
 pub enum Culprit {
     /// The client.
     Downstream,
-    /// The parent proxy, or the way to it.
+    /// The upstream proxy, or the network between gateway and upstream.
     Upstream,
-    /// The gateway: its limits, its configuration, its machine.
+    /// The gateway: its limits, its configuration or its machine.
     Gateway,
 }
 
@@ -32,18 +32,18 @@ impl Culprit {
     }
 }
 
-/// The stage of a tunnel at which a fault happened, in the order of the way of the data.
+/// The stage at which a fault occurred, in the order in which a session passes through them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum At {
     /// Reading the client's request head.
     ReadHead,
-    /// Finding and dialling the upstream.
+    /// Selecting and connecting to the upstream or the origin.
     Dial,
-    /// The NTLM handshake.
+    /// Authenticating to the upstream.
     Authenticate,
-    /// Answering the client.
+    /// Sending the response to the client.
     Reply,
-    /// Moving bytes.
+    /// Relaying bytes, or forwarding a plain HTTP exchange.
     Relay,
 }
 
@@ -60,15 +60,16 @@ impl At {
     }
 }
 
-/// Declares the causes with what the client and the operator get to see of each: label, status (0: nobody to tell), culprit, error type of RFC 9209.
+/// Declares the causes with what the client and the operator get to see of each: label, status (0: nobody to tell),
+/// culprit, error type of RFC 9209.
 macro_rules! causes {
     ($($(#[$doc:meta])* $name:ident $label:literal $status:literal $culprit:ident $error:ident;)*) => {
-        /// Why something failed; a closed set.
+        /// Why something failed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Cause { $($(#[$doc])* $name,)* }
 
         impl Cause {
-            /// All causes, in the order of the way of the data.
+            /// All causes, roughly in the order of the stages.
             pub const ALL: &'static [Cause] = &[$(Cause::$name,)*];
 
             /// The metric label.
@@ -95,105 +96,106 @@ macro_rules! causes {
 }
 
 causes! {
-    /// The request breaks the syntax of RFC 9112.
+    /// The request violates the syntax of RFC 9112.
     RequestMalformed "request_malformed" 400 Downstream HttpRequestError;
-    /// The request head is longer than the limit.
+    /// The request head exceeds the size limit.
     RequestHeadTooLarge "request_head_too_large" 431 Downstream HttpRequestError;
-    /// The request head has more field lines than the limit.
+    /// The request head has too many field lines.
     RequestFields "request_fields" 431 Downstream HttpRequestError;
-    /// HTTP of a version that is not 1.0 or 1.1.
+    /// The HTTP version is neither 1.0 nor 1.1.
     RequestVersion "request_version" 505 Downstream HttpRequestError;
-    /// A request that is not for a proxy, or for a scheme that goes through a tunnel.
+    /// The gateway does not support the method or the form of the request.
     MethodNotSupported "method_not_supported" 501 Downstream HttpRequestError;
-    /// The client expects something that the gateway does not know.
+    /// The request has an Expect field that the gateway does not support.
     ExpectationFailed "expectation_failed" 417 Downstream HttpRequestError;
-    /// The request has been through this gateway already.
+    /// The request has already passed through this gateway.
     ForwardLoop "forward_loop" 508 Downstream ProxyLoopDetected;
-    /// The client sends its body, or reads its answer, too slowly.
+    /// The client sends the request body, or reads the response, too slowly.
     BodyTimeout "body_timeout" 408 Downstream HttpRequestError;
-    /// The client did not finish its head in time.
+    /// The client did not complete the request head in time.
     HeadTimeout "head_timeout" 408 Downstream HttpRequestError;
-    /// The client's address is not among those allowed.
+    /// The client's address is not allowed.
     ClientNotAllowed "client_not_allowed" 403 Downstream HttpRequestDenied;
     /// The routes deny the destination.
     DestinationDenied "destination_denied" 403 Downstream HttpRequestDenied;
-    /// The client showed no login, or one that nobody has, and needs one.
+    /// The client must log in and sent no valid login.
     LoginRequired "login_required" 407 Downstream HttpRequestDenied;
-    /// The client's address showed too many wrong logins; this one was not looked at.
+    /// The client's address sent too many invalid logins, so this one was not checked.
     LoginThrottled "login_throttled" 429 Downstream HttpRequestDenied;
-    /// The client came in by a listening address that a reload took away from its identity.
+    /// The client connected to a listening address that a reload has removed from its identity.
     ListenerWithdrawn "listener_withdrawn" 403 Gateway HttpRequestDenied;
     /// No identity is configured for the client.
     NoIdentity "no_identity" 403 Gateway HttpRequestDenied;
-    /// The client has as many tunnels open as one client may, or opens them too fast.
+    /// The client has reached its limit of open tunnels, or opens them too fast.
     ClientLimit "client_limit" 429 Downstream ConnectionLimitReached;
-    /// As many tunnels are open as may be.
+    /// The limit of open tunnels has been reached.
     TunnelLimit "tunnel_limit" 503 Gateway ConnectionLimitReached;
-    /// The request's head had not come whole when others needed the place.
+    /// The request head was incomplete when other connections needed the place.
     GaveWay "gave_way" 503 Gateway ConnectionLimitReached;
-    /// Requests and answers on their way hold as much memory as they may.
+    /// Requests and responses in progress have reached the memory limit.
     MemoryLimit "memory_limit" 503 Gateway ConnectionLimitReached;
-    /// The process has no descriptor or memory left for another connection.
+    /// The process has no descriptor, port or memory left for another connection.
     ResourcesExhausted "resources_exhausted" 503 Gateway ProxyInternalError;
-    /// Every upstream that would do is ejected for its faults.
+    /// All suitable upstreams have been ejected.
     UpstreamsDown "upstreams_down" 502 Upstream DestinationUnavailable;
-    /// The upstream's name does not resolve.
+    /// The name of the upstream or origin cannot be resolved.
     ResolveFailed "resolve_failed" 502 Upstream DnsError;
-    /// The upstream's name was not resolved in time.
+    /// The name of the upstream or origin was not resolved in time.
     ResolveTimeout "resolve_timeout" 504 Upstream DnsTimeout;
     /// The upstream refused the TCP connection.
     ConnectRefused "connect_refused" 502 Upstream ConnectionRefused;
     /// The upstream's address cannot be reached.
     ConnectUnreachable "connect_unreachable" 502 Upstream DestinationIpUnroutable;
-    /// The TCP connection was not made in time.
+    /// The TCP connection was not established in time.
     ConnectTimeout "connect_timeout" 504 Upstream ConnectionTimeout;
-    /// The upstream closed the connection before its answer was complete.
+    /// The upstream closed the connection before its response was complete.
     UpstreamClosed "upstream_closed" 502 Upstream ConnectionTerminated;
     /// The upstream reset the connection, or a write to it failed.
     UpstreamReset "upstream_reset" 502 Upstream ConnectionTerminated;
-    /// The upstream's answer breaks the syntax of RFC 9112.
+    /// The upstream's response violates the syntax of RFC 9112.
     ResponseMalformed "response_malformed" 502 Upstream HttpProtocolError;
-    /// The upstream's head is longer than the limit.
+    /// The upstream's response head exceeds the size limit.
     ResponseHeadTooLarge "response_head_too_large" 502 Upstream HttpResponseHeaderSectionSize;
-    /// The upstream's head has more field lines than the limit.
+    /// The upstream's response head has too many field lines.
     ResponseFields "response_fields" 502 Upstream HttpResponseHeaderSectionSize;
-    /// The upstream's interim answers are together longer than a head may be.
+    /// The upstream's interim responses together exceed the size limit of a head.
     InterimTooLarge "interim_too_large" 502 Upstream HttpResponseHeaderSectionSize;
-    /// The body of a 407 is longer than is read past.
+    /// The body of a 407 response is too large to be discarded.
     ResponseBodyTooLarge "response_body_too_large" 502 Upstream HttpResponseBodySize;
-    /// The upstream did not answer a request that needs no origin: it sends no challenge.
+    /// The upstream sent no challenge in time, although it needs no origin for that.
     ChallengeTimeout "challenge_timeout" 504 Upstream HttpResponseTimeout;
-    /// The upstream did not answer in time.
+    /// The upstream did not respond in time.
     HandshakeTimeout "handshake_timeout" 504 Upstream HttpResponseTimeout;
-    /// The upstream did not begin its answer to a plain HTTP request, or go on with it, in time.
+    /// The upstream did not begin or continue its response to a plain HTTP request in time.
     ResponseTimeout "response_timeout" 504 Upstream HttpResponseTimeout;
-    /// The upstream asked for authentication anew in the middle of a request that cannot be repeated.
+    /// The upstream requested authentication again during a request that cannot be retried.
     Reauthentication "reauthentication" 502 Upstream HttpProtocolError;
-    /// The upstream asks for authentication but not for NTLM.
+    /// The upstream requests authentication, but offers no supported scheme.
     SchemeNotOffered "scheme_not_offered" 502 Upstream ProxyConfigurationError;
-    /// The upstream spoke NTLM before and now offers only Basic, which is allowed for upstreams that never offered better.
+    /// The upstream used NTLM before and now offers only Basic, which is allowed only for upstreams that never offered
+    /// anything better.
     SchemeDowngraded "scheme_downgraded" 502 Upstream ProxyConfigurationError;
-    /// The upstream asks with 401, as an origin would: it is set up as a transparent proxy.
+    /// The upstream requests authentication with 401, like an origin, so it is configured as a transparent proxy.
     TransparentProxy "transparent_proxy" 502 Upstream HttpProtocolError;
-    /// The CHALLENGE_MESSAGE is none, or cannot be answered.
+    /// The CHALLENGE_MESSAGE is malformed or cannot be answered.
     ChallengeMalformed "challenge_malformed" 502 Upstream HttpProtocolError;
-    /// The upstream keeps closing the connection in the middle of the handshake, or never comes to an end with it.
+    /// The upstream repeatedly closes the connection during the handshake, or never completes it.
     HandshakeBroken "handshake_broken" 502 Upstream HttpProtocolError;
-    /// The upstream refused the AUTHENTICATE_MESSAGE.
+    /// The upstream rejected the credentials.
     CredentialsRefused "credentials_refused" 502 Gateway ProxyConfigurationError;
-    /// No AUTHENTICATE_MESSAGE was sent, because the credential guard is closed.
+    /// No credentials were sent, because the credential guard is closed.
     CredentialsHeld "credentials_held" 502 Gateway ProxyConfigurationError;
-    /// A reload took the credentials out of force while the request was under way, and has no others for it.
+    /// A reload withdrew the credentials while the request was in progress and provides no others for it.
     CredentialsWithdrawn "credentials_withdrawn" 503 Gateway ProxyInternalError;
-    /// No AUTHENTICATE_MESSAGE was sent, because the upstream refused the credentials for this destination and takes them for others.
+    /// No credentials were sent, because the upstream rejects them for this destination but accepts them for others.
     DestinationHeld "destination_held" 502 Upstream ProxyConfigurationError;
-    /// The credential guard let another handshake go first, and that one took too long.
+    /// The credential guard made this request wait for another handshake, which took too long.
     GuardTimeout "guard_timeout" 504 Gateway HttpResponseTimeout;
     /// The client closed or reset its connection.
     ClientGone "client_gone" 0 Downstream ConnectionTerminated;
-    /// Nothing moved for too long.
+    /// No bytes were transferred for too long.
     IdleTimeout "idle_timeout" 0 Gateway ConnectionReadTimeout;
-    /// One direction had ended and the other did not come to an end in time.
+    /// One direction had ended, and the other did not end in time.
     HalfClosedTimeout "half_closed_timeout" 0 Gateway ConnectionReadTimeout;
     /// The gateway is shutting down.
     Drained "drained" 0 Gateway ConnectionTerminated;
@@ -202,40 +204,40 @@ causes! {
 /// One named failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Where on the way of the data.
+    /// The stage.
     pub at: At,
-    /// Why.
+    /// The cause.
     pub cause: Cause,
-    /// What more there is to say, for a person. Never holds a secret, or bytes of a peer that were not made printable.
+    /// Details for people. Must not contain secrets, or bytes from a peer unless they were made printable.
     pub detail: Cow<'static, str>,
 }
 
 impl Fault {
-    /// Names a failure.
+    /// Creates a fault.
     pub fn new(at: At, cause: Cause, detail: impl Into<Cow<'static, str>>) -> Fault {
         Fault { at, cause, detail: detail.into() }
     }
 
-    /// Names what the system said of a downstream connection.
+    /// The fault for an I/O error on a client's connection.
     pub fn downstream_io(at: At, error: &io::Error) -> Fault {
         Fault::new(at, Cause::ClientGone, format!("the client's connection failed: {error}"))
     }
 
-    /// Names what the system said of an upstream connection that stood.
+    /// The fault for an I/O error on an established upstream connection.
     pub fn upstream_io(at: At, error: &io::Error) -> Fault {
         Fault::new(at, Cause::UpstreamReset, format!("the connection to the upstream failed: {error}"))
     }
 
-    /// Names what is wrong with the head of an upstream's answer.
+    /// The fault for an invalid response head.
     pub fn malformed_response(at: At, error: &ResponseError) -> Fault {
         let cause = match error {
             ResponseError::Field(FieldError::TooManyFields { .. }) => Cause::ResponseFields,
             _ => Cause::ResponseMalformed,
         };
-        Fault::new(at, cause, format!("the upstream's answer is malformed: {error}"))
+        Fault::new(at, cause, format!("the upstream's response is malformed: {error}"))
     }
 
-    /// Names what the system said of an attempt to connect to an upstream's address.
+    /// The fault for a failed attempt to connect to `address`.
     pub fn dial_io(address: SocketAddr, error: &io::Error) -> Fault {
         let cause = match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Cause::ConnectRefused,
@@ -253,7 +255,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Whether an error says that the process or the system has run out of descriptors, ports or memory.
+/// Whether an error means that the process or the system has run out of descriptors, ports or memory.
 pub fn is_exhaustion(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
