@@ -328,8 +328,8 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Integer,
         value_name: "NUMBER",
         heading: UPSTREAM,
-        help: "How many upstream connections each shard keeps pre-challenged while there is demand, so that a tunnel \
-               opens in one round trip; 0 turns this off. Squid reserves one NTLM helper for each",
+        help: "How many connections each shard keeps pre-challenged for each upstream and identity while there is demand, \
+               so that a tunnel opens in one round trip; 0 turns this off. Squid reserves one NTLM helper for each",
         default: Fallback::Value(|| limits::WARM_PER_SHARD.to_string()),
     },
     Key {

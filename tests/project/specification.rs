@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use ntlm_gateway::limits;
@@ -37,23 +38,55 @@ fn promises(text: &'static str) -> Vec<Promise> {
 }
 
 /// Why a promise's tests do not count, if they do not.
-fn fault(promise: &Promise, has_test: impl Fn(&str, &str) -> bool) -> Option<String> {
+fn fault(promise: &Promise) -> Option<String> {
     let tests = pages::codes(promise.enforced_by);
     let named: Vec<(&str, &str)> = tests.iter().filter_map(|test| test.split_once("::")).collect();
-    let missing = named.iter().find(|(path, name)| !has_test(path, name));
-    match missing {
-        Some((path, name)) => Some(format!("{}: {path} has no test {name}", promise.number)),
-        None if promise.enforced_by.starts_with(NOT_ENFORCED) => None,
-        None if named.is_empty() || named.len() < tests.len() => {
-            Some(format!("{}: name each test as `file::function`, or say \"{NOT_ENFORCED}\"", promise.number))
-        }
-        None => None,
+    let missing: Vec<String> =
+        named.iter().filter(|(path, name)| !has_test(path, name)).map(|(path, name)| missing(path, name)).collect();
+    let is_named = !named.is_empty() && named.len() == tests.len();
+    match promise.enforced_by.starts_with(NOT_ENFORCED) || is_named {
+        true if missing.is_empty() => None,
+        true => Some(format!("{}: {}", promise.number, missing.join("; "))),
+        false => Some(format!("{}: name each test as `file::function`, or say \"{NOT_ENFORCED}\"", promise.number)),
     }
+}
+
+/// Says that a test is missing, and where the one is whose name is the nearest: tests are renamed and moved.
+fn missing(path: &str, name: &str) -> String {
+    let likeness = |other: &str| strsim::normalized_damerau_levenshtein(name, other);
+    let functions = SOURCES.iter().flat_map(|(path, text)| functions(text).map(move |function| (path, function)));
+    let nearest = functions.max_by(|one, other| likeness(one.1).total_cmp(&likeness(other.1)));
+    let hint = nearest.map(|(path, function)| format!("; did you mean {path}::{function}?")).unwrap_or_default();
+    format!("{path} has no test {name}{hint}")
+}
+
+/// The Rust sources with their paths from the repository's root.
+static SOURCES: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
+    let mut sources = Vec::new();
+    let mut folders = vec!["src".to_owned(), "tests".to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(&folder));
+        for entry in entries.unwrap_or_else(|error| panic!("{folder}: {error}")).map(|entry| entry.expect("an entry")) {
+            let path = format!("{folder}/{}", entry.file_name().to_str().expect("UTF-8"));
+            if entry.path().is_dir() {
+                folders.push(path);
+            } else if path.ends_with(".rs") {
+                let text = fs::read_to_string(entry.path()).unwrap_or_else(|error| panic!("{path}: {error}"));
+                sources.push((path, text));
+            }
+        }
+    }
+    sources
+});
+
+/// The names of the functions in a source.
+fn functions(text: &str) -> impl Iterator<Item = &str> {
+    text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next())
 }
 
 /// Whether a source has this function under `#[test]`, or makes it with a macro of tests.
 fn has_test(path: &str, name: &str) -> bool {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_default();
+    let Some((_, text)) = SOURCES.iter().find(|(known, _)| known == path) else { return false };
     let is_function = |at: usize| {
         let before = text[..at].trim_end();
         text[..at].ends_with("fn ") && before.rfind("#[test]\n").is_some_and(|test| !before[test..].contains('}'))
@@ -72,7 +105,7 @@ fn every_promise_has_its_number_and_its_tests() {
     assert!(promises.len() > 80, "only {} promises were found", promises.len());
     let numbers: Vec<usize> = promises.iter().map(|promise| promise.number).collect();
     assert_eq!(numbers, (1..=promises.len()).collect::<Vec<_>>());
-    let faults: Vec<String> = promises.iter().filter_map(|promise| fault(promise, has_test)).collect();
+    let faults: Vec<String> = promises.iter().filter_map(fault).collect();
     assert!(faults.is_empty(), "{faults:#?}");
     let unenforced = promises.iter().filter(|promise| promise.enforced_by.starts_with(NOT_ENFORCED)).count();
     assert!(unenforced * 5 < promises.len(), "{unenforced} of {} promises are not enforced", promises.len());
@@ -80,10 +113,7 @@ fn every_promise_has_its_number_and_its_tests() {
 
 #[test]
 fn a_promise_without_a_test_or_with_one_that_is_missing_is_found() {
-    let fault_of = |enforced_by| {
-        let promise = Promise { number: 7, enforced_by, limit: None };
-        fault(&promise, has_test)
-    };
+    let fault_of = |enforced_by| fault(&Promise { number: 7, enforced_by, limit: None });
     let this = "tests/project/specification.rs";
     assert_eq!(fault_of("`tests/project/links.rs::every_link_of_the_documents_leads_to_a_file_and_a_heading`"), None);
     let replayed = "`tests/project/corpus.rs::base64_is_decoded_as_a_plain_decoder_does`";
@@ -96,6 +126,10 @@ fn a_promise_without_a_test_or_with_one_that_is_missing_is_found() {
     for name in ["has_test", "no_such_test", "every_promise_has_its_number"] {
         assert!(!has_test(this, name), "{name}");
     }
+    let moved = fault_of("`tests/none.rs::base64_is_decoded_as_a_plain_decoder_does`").unwrap_or_default();
+    assert!(moved.contains("tests/none.rs has no test"), "{moved}");
+    let renamed = fault_of("`tests/project/links.rs::every_link_of_a_document_leads_to_a_file`").unwrap_or_default();
+    assert!(renamed.contains("did you mean tests/project/links.rs::every_link_of_the_documents"), "{renamed}");
     assert!(promises("| 1 | a | b |\n| x | y | z |\n").len() == 1);
 }
 
