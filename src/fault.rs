@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-use crate::http::{ErrorType, FieldError, ResponseError};
+use crate::http::{FieldError, ResponseError};
 
 /// Who is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,10 +60,10 @@ impl At {
     }
 }
 
-/// Declares the causes with what the client and the operator get to see of each: label, status (0: nobody to tell),
-/// culprit, error type of RFC 9209.
+/// Declares the causes with their labels and culprits. What a client is told is its protocol's matter
+/// ([`crate::client_protocol`]).
 macro_rules! causes {
-    ($($(#[$doc:meta])* $name:ident $label:literal $status:literal $culprit:ident $error:ident;)*) => {
+    ($($(#[$doc:meta])* $name:ident $label:literal $culprit:ident;)*) => {
         /// Why something failed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Cause { $($(#[$doc])* $name,)* }
@@ -77,19 +77,9 @@ macro_rules! causes {
                 match self { $(Cause::$name => $label,)* }
             }
 
-            /// The status that the client gets where it can still be told.
-            pub fn status(self) -> u16 {
-                match self { $(Cause::$name => $status,)* }
-            }
-
             /// Who is at fault.
             pub fn culprit(self) -> Culprit {
                 match self { $(Cause::$name => Culprit::$culprit,)* }
-            }
-
-            /// The error type of RFC 9209 §2.3 that comes nearest.
-            pub fn error_type(self) -> ErrorType {
-                match self { $(Cause::$name => ErrorType::$error,)* }
             }
         }
     };
@@ -97,108 +87,108 @@ macro_rules! causes {
 
 causes! {
     /// The request violates the syntax of RFC 9112.
-    RequestMalformed "request_malformed" 400 Downstream HttpRequestError;
+    RequestMalformed "request_malformed" Downstream;
     /// The request head exceeds the size limit.
-    RequestHeadTooLarge "request_head_too_large" 431 Downstream HttpRequestError;
+    RequestHeadTooLarge "request_head_too_large" Downstream;
     /// The request head has too many field lines.
-    RequestFields "request_fields" 431 Downstream HttpRequestError;
+    RequestFields "request_fields" Downstream;
     /// The HTTP version is neither 1.0 nor 1.1.
-    RequestVersion "request_version" 505 Downstream HttpRequestError;
+    RequestVersion "request_version" Downstream;
     /// The gateway does not support the method or the form of the request.
-    MethodNotSupported "method_not_supported" 501 Downstream HttpRequestError;
+    MethodNotSupported "method_not_supported" Downstream;
     /// The request has an Expect field that the gateway does not support.
-    ExpectationFailed "expectation_failed" 417 Downstream HttpRequestError;
+    ExpectationFailed "expectation_failed" Downstream;
     /// The request has already passed through this gateway.
-    ForwardLoop "forward_loop" 508 Downstream ProxyLoopDetected;
+    ForwardLoop "forward_loop" Downstream;
     /// The client sends the request body, or reads the response, too slowly.
-    BodyTimeout "body_timeout" 408 Downstream HttpRequestError;
+    BodyTimeout "body_timeout" Downstream;
     /// The client did not complete the request head in time.
-    HeadTimeout "head_timeout" 408 Downstream HttpRequestError;
+    HeadTimeout "head_timeout" Downstream;
     /// The client's address is not allowed.
-    ClientNotAllowed "client_not_allowed" 403 Downstream HttpRequestDenied;
+    ClientNotAllowed "client_not_allowed" Downstream;
     /// The routes deny the destination.
-    DestinationDenied "destination_denied" 403 Downstream HttpRequestDenied;
+    DestinationDenied "destination_denied" Downstream;
     /// The client must log in and sent no valid login.
-    LoginRequired "login_required" 407 Downstream HttpRequestDenied;
+    LoginRequired "login_required" Downstream;
     /// The client's address sent too many invalid logins, so this one was not checked.
-    LoginThrottled "login_throttled" 429 Downstream HttpRequestDenied;
+    LoginThrottled "login_throttled" Downstream;
     /// The client connected to a listening address that a reload has removed from its identity.
-    ListenerWithdrawn "listener_withdrawn" 403 Gateway HttpRequestDenied;
+    ListenerWithdrawn "listener_withdrawn" Gateway;
     /// No identity is configured for the client.
-    NoIdentity "no_identity" 403 Gateway HttpRequestDenied;
+    NoIdentity "no_identity" Gateway;
     /// The client has reached its limit of open tunnels, or opens them too fast.
-    ClientLimit "client_limit" 429 Downstream ConnectionLimitReached;
+    ClientLimit "client_limit" Downstream;
     /// The limit of open tunnels has been reached.
-    TunnelLimit "tunnel_limit" 503 Gateway ConnectionLimitReached;
+    TunnelLimit "tunnel_limit" Gateway;
     /// The request head was incomplete when other connections needed the place.
-    GaveWay "gave_way" 503 Gateway ConnectionLimitReached;
+    GaveWay "gave_way" Gateway;
     /// Requests and responses in progress have reached the memory limit.
-    MemoryLimit "memory_limit" 503 Gateway ConnectionLimitReached;
+    MemoryLimit "memory_limit" Gateway;
     /// The process has no descriptor, port or memory left for another connection.
-    ResourcesExhausted "resources_exhausted" 503 Gateway ProxyInternalError;
+    ResourcesExhausted "resources_exhausted" Gateway;
     /// All suitable upstreams have been ejected.
-    UpstreamsDown "upstreams_down" 502 Upstream DestinationUnavailable;
+    UpstreamsDown "upstreams_down" Upstream;
     /// The name of the upstream or origin cannot be resolved.
-    ResolveFailed "resolve_failed" 502 Upstream DnsError;
+    ResolveFailed "resolve_failed" Upstream;
     /// The name of the upstream or origin was not resolved in time.
-    ResolveTimeout "resolve_timeout" 504 Upstream DnsTimeout;
+    ResolveTimeout "resolve_timeout" Upstream;
     /// The upstream refused the TCP connection.
-    ConnectRefused "connect_refused" 502 Upstream ConnectionRefused;
+    ConnectRefused "connect_refused" Upstream;
     /// The upstream's address cannot be reached.
-    ConnectUnreachable "connect_unreachable" 502 Upstream DestinationIpUnroutable;
+    ConnectUnreachable "connect_unreachable" Upstream;
     /// The TCP connection was not established in time.
-    ConnectTimeout "connect_timeout" 504 Upstream ConnectionTimeout;
+    ConnectTimeout "connect_timeout" Upstream;
     /// The upstream closed the connection before its response was complete.
-    UpstreamClosed "upstream_closed" 502 Upstream ConnectionTerminated;
+    UpstreamClosed "upstream_closed" Upstream;
     /// The upstream reset the connection, or a write to it failed.
-    UpstreamReset "upstream_reset" 502 Upstream ConnectionTerminated;
+    UpstreamReset "upstream_reset" Upstream;
     /// The upstream's response violates the syntax of RFC 9112.
-    ResponseMalformed "response_malformed" 502 Upstream HttpProtocolError;
+    ResponseMalformed "response_malformed" Upstream;
     /// The upstream's response head exceeds the size limit.
-    ResponseHeadTooLarge "response_head_too_large" 502 Upstream HttpResponseHeaderSectionSize;
+    ResponseHeadTooLarge "response_head_too_large" Upstream;
     /// The upstream's response head has too many field lines.
-    ResponseFields "response_fields" 502 Upstream HttpResponseHeaderSectionSize;
+    ResponseFields "response_fields" Upstream;
     /// The upstream's interim responses together exceed the size limit of a head.
-    InterimTooLarge "interim_too_large" 502 Upstream HttpResponseHeaderSectionSize;
+    InterimTooLarge "interim_too_large" Upstream;
     /// The body of a 407 response is too large to be discarded.
-    ResponseBodyTooLarge "response_body_too_large" 502 Upstream HttpResponseBodySize;
+    ResponseBodyTooLarge "response_body_too_large" Upstream;
     /// The upstream sent no challenge in time, although it needs no origin for that.
-    ChallengeTimeout "challenge_timeout" 504 Upstream HttpResponseTimeout;
+    ChallengeTimeout "challenge_timeout" Upstream;
     /// The upstream did not respond in time.
-    HandshakeTimeout "handshake_timeout" 504 Upstream HttpResponseTimeout;
+    HandshakeTimeout "handshake_timeout" Upstream;
     /// The upstream did not begin or continue its response to a plain HTTP request in time.
-    ResponseTimeout "response_timeout" 504 Upstream HttpResponseTimeout;
+    ResponseTimeout "response_timeout" Upstream;
     /// The upstream requested authentication again during a request that cannot be retried.
-    Reauthentication "reauthentication" 502 Upstream HttpProtocolError;
+    Reauthentication "reauthentication" Upstream;
     /// The upstream requests authentication, but offers no supported scheme.
-    SchemeNotOffered "scheme_not_offered" 502 Upstream ProxyConfigurationError;
+    SchemeNotOffered "scheme_not_offered" Upstream;
     /// The upstream used NTLM before and now offers only Basic, which is allowed only for upstreams that never offered
     /// anything better.
-    SchemeDowngraded "scheme_downgraded" 502 Upstream ProxyConfigurationError;
+    SchemeDowngraded "scheme_downgraded" Upstream;
     /// The upstream requests authentication with 401, like an origin, so it is configured as a transparent proxy.
-    TransparentProxy "transparent_proxy" 502 Upstream HttpProtocolError;
+    TransparentProxy "transparent_proxy" Upstream;
     /// The CHALLENGE_MESSAGE is malformed or cannot be answered.
-    ChallengeMalformed "challenge_malformed" 502 Upstream HttpProtocolError;
+    ChallengeMalformed "challenge_malformed" Upstream;
     /// The upstream repeatedly closes the connection during the handshake, or never completes it.
-    HandshakeBroken "handshake_broken" 502 Upstream HttpProtocolError;
+    HandshakeBroken "handshake_broken" Upstream;
     /// The upstream rejected the credentials.
-    CredentialsRefused "credentials_refused" 502 Gateway ProxyConfigurationError;
+    CredentialsRefused "credentials_refused" Gateway;
     /// No credentials were sent, because the credential guard is closed.
-    CredentialsHeld "credentials_held" 502 Gateway ProxyConfigurationError;
+    CredentialsHeld "credentials_held" Gateway;
     /// A reload withdrew the credentials while the request was in progress and provides no others for it.
-    CredentialsWithdrawn "credentials_withdrawn" 503 Gateway ProxyInternalError;
+    CredentialsWithdrawn "credentials_withdrawn" Gateway;
     /// No credentials were sent, because the upstream rejects them for this destination but accepts them for others.
-    DestinationHeld "destination_held" 502 Upstream ProxyConfigurationError;
+    DestinationHeld "destination_held" Upstream;
     /// The credential guard made this request wait for another handshake, which took too long.
-    GuardTimeout "guard_timeout" 504 Gateway HttpResponseTimeout;
+    GuardTimeout "guard_timeout" Gateway;
     /// The client closed or reset its connection.
-    ClientGone "client_gone" 0 Downstream ConnectionTerminated;
+    ClientGone "client_gone" Downstream;
     /// No bytes were transferred for too long.
-    IdleTimeout "idle_timeout" 0 Gateway ConnectionReadTimeout;
+    IdleTimeout "idle_timeout" Gateway;
     /// One direction had ended, and the other did not end in time.
-    HalfClosedTimeout "half_closed_timeout" 0 Gateway ConnectionReadTimeout;
+    HalfClosedTimeout "half_closed_timeout" Gateway;
     /// The gateway is shutting down.
-    Drained "drained" 0 Gateway ConnectionTerminated;
+    Drained "drained" Gateway;
 }
 
 /// One named failure.
@@ -267,12 +257,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_missing_login_to_the_gateway_is_told_as_407_and_labels_are_unique() {
+    fn labels_are_unique() {
         let mut labels = std::collections::HashSet::new();
         for cause in Cause::ALL {
-            let for_login = *cause == Cause::LoginRequired;
-            assert_eq!(cause.status() == 407, for_login, "{}: the client knows nothing of NTLM", cause.label());
-            assert!(cause.status() == 0 || (400..600).contains(&cause.status()));
             assert!(labels.insert(cause.label()), "{} twice", cause.label());
         }
     }

@@ -35,6 +35,7 @@
 pub mod admin;
 pub mod auth;
 pub mod cli;
+pub mod client_protocol;
 pub mod config;
 pub mod egress;
 pub mod event;

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::{Egress, Guesses, ListenerUse, LoginError, Logins, Shown};
+use super::{Egress, Guesses, ListenerUse, LoginError, Logins};
+use crate::client_protocol::ShownLogin;
 
 /// The egress that new requests use. When the last clone is dropped, the secrets of the egress are erased.
 ///
@@ -49,7 +50,7 @@ impl CurrentEgress {
         &self,
         listener: usize,
         client: IpAddr,
-        shown: &Shown,
+        shown: &ShownLogin,
         now_ms: u64,
     ) -> Result<Option<usize>, ClientError> {
         let by_listener = match self.listeners.get(listener) {

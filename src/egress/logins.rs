@@ -6,55 +6,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use zeroize::Zeroizing;
-
-use crate::http::{self, Fields};
+use crate::client_protocol::ShownLogin;
 use crate::limits::{self, millis};
 use crate::metrics::LoginMetrics;
 use crate::ntlm::NtHash;
-
-/// What a client's Proxy-Authorization fields contain.
-pub enum Shown {
-    /// Nothing for the gateway: no such field, or another scheme.
-    Nothing,
-    /// A user and a password.
-    Login {
-        /// The user.
-        user: Zeroizing<String>,
-        /// The user's password.
-        password: Zeroizing<String>,
-    },
-    /// Basic credentials that cannot be decoded, or more than one Basic field.
-    Unreadable,
-}
-
-impl Shown {
-    /// Reads the fields of a request.
-    pub fn read(fields: &Fields<'_>) -> Shown {
-        let mut basic = fields.get_all("proxy-authorization").filter_map(basic_credentials);
-        match (basic.next(), basic.next()) {
-            (None, _) => Shown::Nothing,
-            (Some(token), None) => Shown::decode(token).unwrap_or(Shown::Unreadable),
-            (Some(_), Some(_)) => Shown::Unreadable,
-        }
-    }
-
-    fn decode(token: &[u8]) -> Option<Shown> {
-        let token = std::str::from_utf8(token).ok()?;
-        let decoded = Zeroizing::new(http::decode_token(token).ok()?);
-        let (user, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-        let own = |text: &str| Zeroizing::new(text.to_owned());
-        Some(Shown::Login { user: own(user), password: own(password) })
-    }
-}
-
-/// The token after the scheme Basic; `None` for another scheme.
-fn basic_credentials(value: &[u8]) -> Option<&[u8]> {
-    let value = value.trim_ascii();
-    let end = value.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(value.len());
-    let (scheme, token) = value.split_at(end);
-    scheme.eq_ignore_ascii_case(b"basic").then(|| token.trim_ascii())
-}
 
 /// Why a login was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,11 +53,11 @@ impl Logins {
     pub(super) fn identity_of(
         &self,
         client: IpAddr,
-        shown: &Shown,
+        shown: &ShownLogin,
         now_ms: u64,
         guesses: &Guesses,
     ) -> Result<Option<usize>, LoginError> {
-        if self.is_empty() || matches!(shown, Shown::Nothing) {
+        if self.is_empty() || matches!(shown, ShownLogin::Nothing) {
             return Ok(None);
         }
         if guesses.is_throttled(client, now_ms) {
@@ -110,7 +65,7 @@ impl Logins {
             return Err(LoginError::Throttled);
         }
         let (found, error) = match shown {
-            Shown::Login { user, password } => (self.find(user, password), LoginError::Wrong),
+            ShownLogin::Login { user, password } => (self.find(user, password), LoginError::Wrong),
             _ => (None, LoginError::Unreadable),
         };
         match found {
@@ -206,13 +161,14 @@ mod tests {
     use super::*;
     use crate::http::{FieldStorage, RequestHead};
     use crate::metrics::Metrics;
+    use zeroize::Zeroizing;
 
     const REST_MS: u64 = limits::LOGIN_INTERVAL.as_secs() * 1000;
 
-    fn shown(fields: &str) -> Shown {
+    fn shown(fields: &str) -> ShownLogin {
         let head = format!("CONNECT a.test:443 HTTP/1.1\r\n{fields}\r\n");
         let mut storage = FieldStorage::new();
-        Shown::read(&RequestHead::parse(head.as_bytes(), &mut storage).unwrap().fields)
+        ShownLogin::read(&RequestHead::parse(head.as_bytes(), &mut storage).unwrap().fields)
     }
 
     fn logins() -> (Logins, Guesses) {
@@ -221,14 +177,14 @@ mod tests {
         (logins, Guesses::new(Metrics::new().unwrap().logins()))
     }
 
-    fn login(user: &str, password: &str) -> Shown {
-        Shown::Login { user: Zeroizing::new(user.into()), password: Zeroizing::new(password.into()) }
+    fn login(user: &str, password: &str) -> ShownLogin {
+        ShownLogin::Login { user: Zeroizing::new(user.into()), password: Zeroizing::new(password.into()) }
     }
 
     #[test]
     fn a_login_is_read_whatever_the_case_of_its_scheme_and_its_spaces() {
         for value in ["Basic am9lOmxldCBtZTogaW4=", "bAsIc   am9lOmxldCBtZTogaW4=", "basic\tam9lOmxldCBtZTogaW4"] {
-            let Shown::Login { user, password } = shown(&format!("Proxy-Authorization: {value}\r\n")) else {
+            let ShownLogin::Login { user, password } = shown(&format!("Proxy-Authorization: {value}\r\n")) else {
                 panic!("{value}");
             };
             assert_eq!((user.as_str(), password.as_str()), ("joe", "let me: in"));
@@ -243,7 +199,7 @@ mod tests {
             "Proxy-Authorization: Bearer x\r\n",
             "Proxy-Authorization: basically x\r\n",
         ] {
-            assert!(matches!(shown(fields), Shown::Nothing), "{fields}");
+            assert!(matches!(shown(fields), ShownLogin::Nothing), "{fields}");
         }
     }
 
@@ -251,21 +207,22 @@ mod tests {
     fn basic_credentials_that_cannot_be_decoded_are_rejected() {
         // No token, no base64, no colon, no UTF-8, and no space after the scheme.
         for value in ["Basic", "Basic ", "Basic !!", "Basic am9l", "Basic /zp4", "Basic:am9lOng=", "Basic am9lOng= x"] {
-            assert!(matches!(shown(&format!("Proxy-Authorization: {value}\r\n")), Shown::Unreadable), "{value}");
+            assert!(matches!(shown(&format!("Proxy-Authorization: {value}\r\n")), ShownLogin::Unreadable), "{value}");
         }
         let twice = "Proxy-Authorization: Basic am9lOng=\r\nProxy-Authorization: Basic am9lOng=\r\n";
-        assert!(matches!(shown(twice), Shown::Unreadable));
+        assert!(matches!(shown(twice), ShownLogin::Unreadable));
         let (logins, guesses) = logins();
         let client = "10.0.0.1".parse().unwrap();
-        assert_eq!(logins.identity_of(client, &Shown::Unreadable, 0, &guesses), Err(LoginError::Unreadable));
-        assert_eq!(Logins::default().identity_of(client, &Shown::Unreadable, 0, &guesses), Ok(None));
+        assert_eq!(logins.identity_of(client, &ShownLogin::Unreadable, 0, &guesses), Err(LoginError::Unreadable));
+        assert_eq!(Logins::default().identity_of(client, &ShownLogin::Unreadable, 0, &guesses), Ok(None));
     }
 
     #[test]
     fn after_five_wrong_logins_an_address_gets_one_check_every_ten_seconds() {
         let (logins, guesses) = logins();
-        let ask =
-            |client: &str, shown: &Shown, now_ms| logins.identity_of(client.parse().unwrap(), shown, now_ms, &guesses);
+        let ask = |client: &str, shown: &ShownLogin, now_ms| {
+            logins.identity_of(client.parse().unwrap(), shown, now_ms, &guesses)
+        };
         let (wrong, right) = (login("joe", "x"), login("joe", "let me: in"));
         for _ in 0..limits::LOGIN_ATTEMPTS {
             assert_eq!(ask("10.0.0.1", &right, 0), Ok(Some(3)), "right logins do not count");
@@ -278,7 +235,7 @@ mod tests {
             "otherwise a guess would be confirmed"
         );
         assert_eq!(ask("10.0.0.2", &right, 0), Ok(Some(3)), "other addresses are not affected");
-        assert_eq!(ask("10.0.0.1", &Shown::Nothing, 0), Ok(None));
+        assert_eq!(ask("10.0.0.1", &ShownLogin::Nothing, 0), Ok(None));
         assert_eq!(ask("10.0.0.1", &right, REST_MS), Ok(Some(3)));
         let looked_at = (REST_MS..REST_MS * 100)
             .step_by(10)

@@ -25,9 +25,8 @@ pub mod verdict;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::http::Authority;
 use crate::metrics::UpstreamMetrics;
-use crate::route::{Decision, Rules};
+use crate::route::Rules;
 use crate::upstream::Upstream;
 
 pub use check::{check_by_handshake, probe};
@@ -36,7 +35,7 @@ pub use current::{ClientError, CurrentEgress};
 pub use habits::{Asks, Habits};
 pub use hop::{Hop, OnHop};
 pub use identity::KnownIdentity;
-pub use logins::{Guesses, LoginError, Logins, Shown};
+pub use logins::{Guesses, LoginError, Logins};
 pub use unasked::Unasked;
 
 /// An upstream as part of an egress.
@@ -85,11 +84,6 @@ pub struct Egress {
 }
 
 impl Egress {
-    /// Decides where a request goes.
-    pub fn decide(&self, destination: &Authority<'_>) -> Decision {
-        self.rules.decide(destination)
-    }
-
     /// The first identity whose networks contain a client's address.
     fn identity_of_address(&self, client: IpAddr) -> Option<usize> {
         let client = client.to_canonical();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::auth::{Credentials, FirstLeg};
+use crate::client_protocol::ShownLogin;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::ntlm::{Account, Identity, Method, NtHash};
@@ -55,8 +56,8 @@ fn current(egress: Egress, logins: Logins) -> CurrentEgress {
     CurrentEgress::new(egress, logins, Arc::new(Guesses::new(Metrics::new().unwrap().logins())))
 }
 
-fn login(user: &str, password: &str) -> Shown {
-    Shown::Login { user: user.to_owned().into(), password: password.to_owned().into() }
+fn login(user: &str, password: &str) -> ShownLogin {
+    ShownLogin::Login { user: user.to_owned().into(), password: password.to_owned().into() }
 }
 
 fn for_all() -> Vec<Arc<KnownIdentity>> {
@@ -112,14 +113,14 @@ fn the_login_takes_precedence_over_the_listener_and_that_over_the_address() {
     let mapped = "::ffff:10.1.2.3".parse().unwrap();
     let outside = "10.2.2.3".parse().unwrap();
     let wrong = Err(ClientError::Login(LoginError::Wrong));
-    assert_eq!(ask(0, inside, Shown::Nothing), Ok(Some(1)));
-    assert_eq!(ask(0, mapped, Shown::Nothing), Ok(Some(1)));
-    assert_eq!(ask(1, inside, Shown::Nothing), Ok(Some(0)));
+    assert_eq!(ask(0, inside, ShownLogin::Nothing), Ok(Some(1)));
+    assert_eq!(ask(0, mapped, ShownLogin::Nothing), Ok(Some(1)));
+    assert_eq!(ask(1, inside, ShownLogin::Nothing), Ok(Some(0)));
     assert_eq!(ask(1, inside, login("ci", "s3cret:with colon")), Ok(Some(2)));
     assert_eq!(ask(0, inside, login("ci", "wrong")), wrong);
     assert_eq!(ask(0, inside, login("nobody", "s3cret:with colon")), wrong);
-    assert_eq!(ask(0, outside, Shown::Nothing), Ok(None));
-    assert_eq!(ask(2, inside, Shown::Nothing), Err(ClientError::ListenerWithdrawn));
+    assert_eq!(ask(0, outside, ShownLogin::Nothing), Ok(None));
+    assert_eq!(ask(2, inside, ShownLogin::Nothing), Err(ClientError::ListenerWithdrawn));
     assert_eq!(ask(2, inside, login("ci", "s3cret:with colon")), Err(ClientError::ListenerWithdrawn));
     assert_eq!(&*egress.hop(0, None).unwrap().identity.name, "everybody");
     assert_eq!(&*egress.hop(0, Some(1)).unwrap().identity.name, "network");
@@ -137,5 +138,5 @@ fn a_clients_login_is_ignored_if_no_logins_are_configured() {
     let egress = current(egress(UpstreamOrder::Failover, &[(0, 1)], for_all()), Logins::default());
     let client = "127.0.0.1".parse().unwrap();
     assert_eq!(egress.identity_of(0, client, &login("x", "y"), 0), Ok(None));
-    assert_eq!(egress.identity_of(0, client, &Shown::Unreadable, 0), Ok(None));
+    assert_eq!(egress.identity_of(0, client, &ShownLogin::Unreadable, 0), Ok(None));
 }

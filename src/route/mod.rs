@@ -7,12 +7,15 @@
 //! |---|---|
 //! | `pattern` | what a rule may say of a host, a port, a network |
 //! | `rules` | the ordered rules, and what they decide |
+//! | `plan` | what a source of routes answers: ordered candidates |
 //! | `metadata` | addresses of metadata services, which are denied unless a rule names them |
 
 mod metadata;
 mod pattern;
+mod plan;
 mod rules;
 
 pub use metadata::metadata_network;
 pub use pattern::{HostPattern, NoProxyEntry, PatternError, PortRange};
+pub use plan::{Candidate, Plan};
 pub use rules::{Decision, Rule, Rules};

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::metadata::{metadata_network, names};
 use super::pattern::{HostPattern, NoProxyEntry, PortRange};
+use super::plan::{Candidate, Plan};
 use crate::http::{Authority, Host};
 
 /// What is done with a request.
@@ -64,6 +65,18 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// Where a request may go: the rules know one candidate for each.
+    #[must_use]
+    pub fn plan(&self, destination: &Authority<'_>) -> Plan {
+        Plan::only(match self.decide(destination) {
+            Decision::Deny => Candidate::Deny,
+            Decision::Direct => Candidate::Direct,
+            Decision::Group(group) => {
+                Candidate::Group { group, without_credentials: self.goes_without_credentials(destination.host) }
+            }
+        })
+    }
+
     /// Decides where a request goes.
     #[must_use]
     pub fn decide(&self, destination: &Authority<'_>) -> Decision {

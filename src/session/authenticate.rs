@@ -1,22 +1,22 @@
-//! The third stage: the NTLM handshake on an open upstream connection.
+//! The handshake on an open upstream connection.
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::declined::DeclinedPage;
-use super::dial::{Attempt, Dial};
-use super::exchange::{Connected, Exchange, Standing};
-use super::reply::Reply;
-use super::{Client, Context, Stage, Step};
+use super::attempt::Attempt;
+use super::connection_source::ConnectionSource;
+use super::cx::Cx;
+use super::effects::HandshakeOutcome;
+use super::stage::{StageOps, Step};
+use super::transition::{Connected, Connecting, Declining, Handover, Opened, Pending, Transition};
+use super::{guard_faults, verdict};
 use crate::auth::{Declined, Progress};
-use crate::egress::verdict;
-use crate::event::{Endpoint, Got, HeadReader, Key, Readiness, Seat, take_front};
+use crate::egress::verdict as logon_verdict;
+use crate::event::{Endpoint, Got, HeadReader, Readiness, Seat, take_front};
 use crate::fault::{At, Cause, Culprit, Fault};
 use crate::limits;
-use crate::metrics::{Outcome, Path, Phase, Reason407};
 use crate::pool::Orphan;
-use crate::upstream::{Answer, Asking, Permission, Refusal, Ticket};
+use crate::upstream::{Answer, Asking, Permission, Ticket};
 
 /// Room for a request with an AUTHENTICATE_MESSAGE, so that writing one grows no buffer.
 const OUTBOX_BYTES: usize = 2048;
@@ -24,154 +24,56 @@ const OUTBOX_BYTES: usize = 2048;
 /// The handshake on one connection.
 #[derive(Debug)]
 pub(super) struct Authenticate {
-    attempt: Attempt,
+    attempt: Box<Attempt>,
     upstream: Endpoint,
-    inbox: HeadReader,
+    input: HeadReader,
     outbox: Vec<u8>,
     sent: usize,
-    /// The challenge is there and the guard has not let it be answered yet.
-    waits_for_guard: bool,
-    /// Its place among those that wait for the guard.
-    guard_seat: Seat,
+    logon: Logon,
     /// What a write failed with: what has arrived is read, and then the connection is given up.
     broken: Option<io::Error>,
-    /// The right to have sent the AUTHENTICATE_MESSAGE that is out.
-    ticket: Option<Ticket>,
     /// When the present phase began, in µs.
     phase_us: u64,
 }
 
-/// What to do after a piece of the handshake.
-enum Next {
-    /// Look at the sockets again.
-    On,
+/// How far the logon has come.
+#[derive(Debug)]
+enum Logon {
+    /// There is no challenge to be answered.
+    NotAsked,
+    /// The challenge is there, and the guard has not let it be answered yet.
+    WaitsForGuard { seat: Seat },
+    /// The AUTHENTICATE_MESSAGE was made by this right.
+    Sent(Ticket),
+}
+
+/// What a read has brought.
+enum Heard {
+    /// Nothing that ends the stage.
+    More,
     /// Another leg has begun on the same connection.
-    Sent,
-    /// The challenge is there.
+    NextLeg,
+    /// The challenge.
     Challenged,
-    /// The stage is over; the number of the handshake's outcome is counted already.
+    /// The handshake's end, as far as this connection goes.
     Over(Progress),
 }
 
 impl Authenticate {
-    /// Sends the first request on a fresh connection.
-    pub(super) fn begin(
-        mut attempt: Attempt,
-        upstream: Endpoint,
-        key: Key,
-        client: &mut Client,
-        context: &mut Context,
-    ) -> Step {
+    /// Begins with the first request, unless the connection has its challenge already.
+    pub(super) fn new(connected: Connected, cx: &mut Cx<'_>) -> Authenticate {
+        let Connected { mut attempt, upstream } = connected;
         let mut outbox = Vec::with_capacity(OUTBOX_BYTES);
-        attempt.handshake.begin(&mut outbox);
-        Authenticate::with(attempt, upstream, outbox, key, client, context)
-    }
-
-    /// Goes on from a challenge that was fetched ahead.
-    pub(super) fn resume(
-        attempt: Attempt,
-        upstream: Endpoint,
-        key: Key,
-        client: &mut Client,
-        context: &mut Context,
-    ) -> Step {
-        Authenticate::with(attempt, upstream, Vec::with_capacity(OUTBOX_BYTES), key, client, context)
-    }
-
-    fn with(
-        attempt: Attempt,
-        upstream: Endpoint,
-        outbox: Vec<u8>,
-        key: Key,
-        client: &mut Client,
-        context: &mut Context,
-    ) -> Step {
-        let challenged = attempt.handshake.is_challenged();
-        client.set_deadline(key, context, attempt.leg_until_ms(context));
-        let stage = Authenticate {
-            waits_for_guard: challenged,
-            attempt,
-            upstream,
-            inbox: HeadReader::default(),
-            outbox,
-            sent: 0,
-            guard_seat: Seat::default(),
-            broken: None,
-            ticket: None,
-            phase_us: context.now_us,
+        if attempt.source != ConnectionSource::Warm {
+            attempt.handshake.begin(&mut outbox);
+        }
+        cx.set_deadline(attempt.leg_until_ms(cx));
+        let logon = match attempt.handshake.is_challenged() {
+            true => Logon::WaitsForGuard { seat: Seat::default() },
+            false => Logon::NotAsked,
         };
-        Step::Go(Stage::Authenticate(Box::new(stage)))
-    }
-
-    /// What its buffers take, in bytes.
-    pub(super) fn held_bytes(&self) -> usize {
-        self.attempt.held_bytes() + self.inbox.held_bytes() + self.outbox.capacity()
-    }
-
-    pub(super) fn endpoint(&mut self, attempt: u8) -> Option<&mut Endpoint> {
-        (self.attempt.number == attempt).then_some(&mut self.upstream)
-    }
-
-    pub(super) fn step(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        if client.endpoint.ready.reset() {
-            self.count(Outcome::Failed, client, context);
-            self.leave_to_itself(context);
-            return Step::end(context.fault(fault(Cause::ClientGone, "the client reset its connection")));
-        }
-        let mut reads_left = limits::READS_PER_TURN;
-        loop {
-            if self.waits_for_guard
-                && let Err(fault) = self.ask_guard(key, context)
-            {
-                return self.fail(fault, key, client, context);
-            }
-            if self.attempt.handshake.awaits_body() && self.attempt.handshake.request().forward().is_some() {
-                return self.exchange(key, client, context);
-            }
-            if let Err(error) = self.flush() {
-                // The upstream may have answered, and closed on what it did not read.
-                self.outbox.clear();
-                self.sent = 0;
-                if self.broken.replace(error).is_none() {
-                    self.upstream.ready.learn(Readiness::HOPEFUL);
-                }
-            }
-            if !self.upstream.ready.readable() {
-                return match self.broken.take() {
-                    Some(error) => self.lost(&error, key, client, context),
-                    None => Step::Wait(Stage::Authenticate(self)),
-                };
-            }
-            if reads_left == 0 {
-                return Step::Yield(Stage::Authenticate(self));
-            }
-            reads_left -= 1;
-            match self.read(context) {
-                Ok(Next::On) => {}
-                Ok(Next::Sent) => client.set_deadline(key, context, self.attempt.leg_until_ms(context)),
-                Ok(Next::Challenged) => client.set_deadline(key, context, self.attempt.until_ms),
-                Ok(Next::Over(Progress::Redial)) => return Dial::anew(self.attempt, key, client, context),
-                Ok(Next::Over(Progress::Answered)) => return self.exchange(key, client, context),
-                Ok(Next::Over(Progress::Declined(declined))) => return self.declined(declined, client, context),
-                Ok(Next::Over(_)) => return self.established(client, context),
-                Err(fault) => return self.fail(fault, key, client, context),
-            }
-        }
-    }
-
-    pub(super) fn expired(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        if context.now_ms() >= self.attempt.until_ms {
-            // Out of time is out of time: no second try.
-            self.attempt.path = Path::Cold;
-        }
-        let fault = match self.waits_for_guard {
-            true => guard_timeout(),
-            false if context.now_ms() < self.attempt.until_ms => {
-                fault(Cause::ChallengeTimeout, "the upstream sent no challenge in time")
-            }
-            false => fault(Cause::HandshakeTimeout, "the upstream did not answer in time"),
-        };
-        self.fail(fault, key, client, context)
+        let (input, phase_us) = (HeadReader::default(), cx.now_us());
+        Authenticate { attempt, upstream, input, outbox, sent: 0, logon, broken: None, phase_us }
     }
 
     /// Sends what is in the outbox, as far as the upstream takes it.
@@ -186,16 +88,21 @@ impl Authenticate {
         Ok(())
     }
 
-    fn read(&mut self, context: &mut Context) -> Result<Next, Fault> {
+    /// What of the outbox was not sent.
+    fn take_unsent(&mut self) -> Vec<u8> {
+        self.outbox.split_off(self.sent.min(self.outbox.len()))
+    }
+
+    fn read(&mut self, cx: &mut Cx<'_>) -> Result<Heard, Fault> {
         let Authenticate { attempt, outbox, .. } = self;
-        let got = self.inbox.read(&mut self.upstream, &mut context.scratch, |bytes| {
+        let got = self.input.read(&mut self.upstream, &mut cx.shard.scratch, |bytes| {
             match attempt.handshake.receive(bytes, outbox) {
                 Ok((used, progress)) => (used, Ok(progress)),
                 Err(fault) => (0, Err(fault)),
             }
         });
         let progress = match got {
-            Ok(Got::Blocked) => return Ok(Next::On),
+            Ok(Got::Blocked) => return Ok(Heard::More),
             Ok(Got::Bytes(progress)) => progress?,
             Ok(Got::End) => self.attempt.handshake.closed()?,
             Err(error) if self.attempt.handshake.awaits_verdict() => {
@@ -203,36 +110,36 @@ impl Authenticate {
             }
             Err(_) => self.attempt.handshake.closed()?,
         };
-        match progress {
-            Progress::More => Ok(Next::On),
-            Progress::Send => Ok(Next::Sent),
-            Progress::Challenged => {
-                self.attempt.hop.unasked.challenged(self.attempt.handshake.request().origin());
-                self.end_phase(Phase::Challenge, context);
-                self.attempt.hop.habits.asked_for_authentication(true);
-                if let Some(waiting) = self.attempt.waiting.take() {
-                    waiting.challenged(context.now_ms());
-                }
-                self.attempt.hop.habits.heard(context.now_ms());
-                if self.attempt.handshake.request().forward().is_some() {
-                    let key = self.attempt.handshake.request().demand_key();
-                    self.attempt.hop.habits.asks(&key, context.now_ms());
-                }
-                self.waits_for_guard = true;
-                Ok(Next::Challenged)
-            }
+        Ok(match progress {
+            Progress::More => Heard::More,
+            Progress::Send => Heard::NextLeg,
+            Progress::Challenged => Heard::Challenged,
             Progress::Redial | Progress::Answered | Progress::Established | Progress::Declined(_) => {
-                Ok(Next::Over(progress))
+                Heard::Over(progress)
             }
+        })
+    }
+
+    /// Acts on what was read; `None` to go on.
+    fn heard(&mut self, heard: Heard, cx: &mut Cx<'_>) -> Result<Option<Progress>, Fault> {
+        match heard {
+            Heard::More => {}
+            Heard::NextLeg => cx.set_deadline(self.attempt.leg_until_ms(cx)),
+            Heard::Challenged => {
+                self.attempt.challenged(self.phase_us, cx);
+                self.phase_us = cx.now_us();
+                self.logon = Logon::WaitsForGuard { seat: Seat::default() };
+                cx.set_deadline(self.attempt.until_ms);
+            }
+            Heard::Over(progress) => return Ok(Some(progress)),
         }
+        Ok(None)
     }
 
     /// Answers the challenge if the guard allows it now; otherwise waits for its next change.
-    fn ask_guard(&mut self, key: Key, context: &mut Context) -> Result<(), Fault> {
-        if self.ticket.is_some() {
-            return Ok(());
-        }
-        let Attempt { hop, handshake, .. } = &self.attempt;
+    fn ask_guard(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let Logon::WaitsForGuard { seat } = &mut self.logon else { return Ok(()) };
+        let Attempt { hop, handshake, .. } = &*self.attempt;
         let asking = Asking {
             upstream: hop.upstream.name(),
             method: handshake.request().method(),
@@ -241,239 +148,271 @@ impl Authenticate {
             challenged: handshake.is_demanded() && handshake.request().method() != "HEAD",
             confirms: false,
         };
-        match hop.identity.guard.ask(context.now_ms(), &asking) {
+        match hop.identity.guard.ask(cx.now_ms(), &asking) {
             Permission::Wait => {
-                context.guard_waiters.join(key, &mut self.guard_seat);
+                cx.shard.guard_waiters.join(cx.key, seat);
                 Ok(())
             }
-            Permission::No(refusal) => Err(refusal_fault(refusal)),
+            Permission::No(refusal) => Err(guard_faults::refused(refusal)),
             Permission::Go(ticket) => {
-                self.waits_for_guard = false;
-                self.attempt.scout = None;
-                self.end_phase(Phase::Guard, context);
-                let answered = context
+                self.attempt.let_through(self.phase_us, cx);
+                self.phase_us = cx.now_us();
+                let answered = cx
+                    .shard
                     .nonces
                     .draw()
                     .and_then(|nonces| self.attempt.handshake.authenticate(&nonces, &mut self.outbox));
-                match answered {
+                self.logon = match &answered {
                     Ok(()) => {
-                        self.ticket = Some(ticket);
-                        self.attempt.hop.metrics.authenticates.inc();
+                        self.attempt.logon_sent();
+                        Logon::Sent(ticket)
                     }
-                    Err(_) => ticket.unused(),
-                }
+                    Err(_) => {
+                        ticket.unused();
+                        Logon::NotAsked
+                    }
+                };
                 answered
             }
         }
     }
 
+    fn take_ticket(&mut self) -> Option<Ticket> {
+        match std::mem::replace(&mut self.logon, Logon::NotAsked) {
+            Logon::Sent(ticket) => Some(ticket),
+            Logon::NotAsked | Logon::WaitsForGuard { .. } => None,
+        }
+    }
+
+    /// The stage is over.
+    fn over(self, progress: Progress, cx: &mut Cx<'_>) -> Transition {
+        match progress {
+            Progress::Redial => Transition::Connect(Connecting::Upstream(self.attempt)),
+            Progress::Answered => self.hand_over(cx),
+            Progress::Declined(declined) => self.declined(declined, cx),
+            _ => self.established(cx),
+        }
+    }
+
     /// Plain HTTP: the body follows its head at once, and the answer is the exchange's business.
-    fn exchange(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
+    fn hand_over(mut self, cx: &mut Cx<'_>) -> Transition {
         let Some(request) = self.attempt.handshake.request().forward().cloned() else {
-            return self.established(client, context);
+            return self.established(cx);
         };
-        let out = self.outbox.split_off(self.sent.min(self.outbox.len()));
-        // Nobody waits for a challenge any more, or for what this one finds out.
+        let out = self.take_unsent();
+        // Nobody waits for a challenge any more, or for what this request finds out.
         (self.attempt.waiting, self.attempt.scout) = (None, None);
-        let standing = match self.ticket.take() {
-            Some(ticket) => Standing::Proving(ticket),
-            None if self.attempt.handshake.awaits_body() => Standing::Unproven,
+        let pending = match self.take_ticket() {
+            Some(ticket) => Pending::Verdict(ticket),
+            None if self.attempt.handshake.awaits_body() => Pending::Demand,
             None => {
-                self.succeeded_unasked(context.now_ms());
-                self.count(Outcome::Established, client, context);
-                Standing::Settled
+                self.attempt.granted_unasked(cx);
+                self.attempt.handshake_ended(HandshakeOutcome::Established, cx);
+                Pending::Nothing
             }
         };
-        let (attempt, upstream) = (self.attempt, self.upstream);
-        let connected = Connected { attempt, upstream, out, from_upstream: self.inbox.into_leftover(), standing };
-        Exchange::begin(request, connected, key, client, context)
+        let (attempt, upstream, from_upstream) = (self.attempt, self.upstream, self.input.into_leftover());
+        let handover = Handover { request, attempt, upstream, out, from_upstream, pending };
+        Transition::Exchange(Opened::Authenticated(Box::new(handover)))
+    }
+
+    fn established(mut self, cx: &mut Cx<'_>) -> Transition {
+        self.granted(200, cx);
+        self.attempt.served_after_failures(cx);
+        self.attempt.handshake_ended(HandshakeOutcome::Established, cx);
+        let leftover = std::mem::take(&mut self.attempt.leftover);
+        verdict::established(self.upstream, self.input.into_leftover(), leftover, cx)
+    }
+
+    fn declined(mut self, declined: Declined, cx: &mut Cx<'_>) -> Transition {
+        self.granted(declined.status, cx);
+        self.attempt.handshake_ended(HandshakeOutcome::Declined, cx);
+        let (upstream, leftover) = (self.upstream, self.input.into_leftover());
+        Transition::Decline(Declining { declined, upstream, leftover })
+    }
+
+    fn granted(&mut self, status: u16, cx: &Cx<'_>) {
+        let ticket = self.take_ticket();
+        self.attempt.granted(status, ticket, self.phase_us, cx);
     }
 
     /// A write failed: the connection is gone, which is no verdict.
-    fn lost(mut self: Box<Self>, error: &io::Error, key: Key, client: &mut Client, context: &mut Context) -> Step {
+    fn lost(mut self, error: &io::Error, cx: &mut Cx<'_>) -> Transition {
         if self.attempt.handshake.awaits_verdict() {
-            return self.fail(Fault::upstream_io(At::Authenticate, error), key, client, context);
+            return self.fail(Fault::upstream_io(At::Authenticate, error), cx);
         }
         match self.attempt.handshake.closed() {
-            Ok(_) => Dial::anew(self.attempt, key, client, context),
-            Err(fault) => self.fail(fault, key, client, context),
+            Ok(_) => Transition::Connect(Connecting::Upstream(self.attempt)),
+            Err(fault) => self.fail(fault, cx),
         }
     }
 
-    fn established(mut self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
-        self.answered(200, context);
-        self.attempt.blame_those_that_failed(context.now_ms());
-        self.count(Outcome::Established, client, context);
-        Reply::established(self.upstream, self.inbox.into_leftover(), self.attempt.leftover, client, context)
-    }
-
-    fn declined(mut self: Box<Self>, declined: Declined, client: &mut Client, context: &mut Context) -> Step {
-        self.answered(declined.status, context);
-        self.count(Outcome::Declined, client, context);
-        Step::Go(Stage::Declined(Box::new(DeclinedPage::new(declined, self.upstream, self.inbox.into_leftover()))))
-    }
-
-    /// The upstream has answered the request itself.
-    fn answered(&mut self, status: u16, context: &Context) {
-        match self.ticket.take() {
-            Some(ticket) => {
-                self.attempt.hop.upstream.health.succeeded();
-                self.end_phase(Phase::Authenticate, context);
-                ticket.settle(context.now_ms(), Answer::Status(status));
-            }
-            None => self.succeeded_unasked(context.now_ms()),
+    /// The client is gone. The verdict on an AUTHENTICATE_MESSAGE that was sent is waited for without it.
+    fn abandon(mut self, cx: &mut Cx<'_>) -> Transition {
+        self.attempt.handshake_ended(HandshakeOutcome::Failed, cx);
+        if let Some(ticket) = self.take_ticket() {
+            let orphan = Orphan {
+                hop: Arc::clone(&self.attempt.hop),
+                unsent: self.take_unsent(),
+                upstream: self.upstream,
+                ticket,
+                heard: self.input.into_leftover(),
+                until_ms: self.attempt.until_ms,
+            };
+            let (pools, mut loan) = cx.shard.pools();
+            pools.verdict_wait.adopt(orphan, &mut loan);
         }
+        Transition::End(cx.end_by(fault(Cause::ClientGone, "the client reset its connection")))
     }
 
-    /// The upstream has answered a request that bore no proof.
-    fn succeeded_unasked(&self, now_ms: u64) {
-        let Attempt { hop, handshake, path, .. } = &self.attempt;
-        hop.upstream.health.succeeded();
-        if *path == Path::Cold && !handshake.is_exempt() && !handshake.is_demanded() {
-            hop.habits.asked_for_authentication(false);
-            hop.unasked.served(now_ms, handshake.request().origin());
-        }
-    }
-
-    /// The client is gone. An AUTHENTICATE_MESSAGE that is out is waited for without it.
-    fn leave_to_itself(mut self: Box<Self>, context: &mut Context) {
-        let Some(ticket) = self.ticket.take() else { return };
-        let orphan = Orphan {
-            hop: Arc::clone(&self.attempt.hop),
-            upstream: self.upstream,
-            ticket,
-            unsent: self.outbox.split_off(self.sent.min(self.outbox.len())),
-            heard: self.inbox.into_leftover(),
-            until_ms: self.attempt.until_ms,
-        };
-        let (pools, mut loan) = context.pools();
-        pools.verdict_wait.adopt(orphan, &mut loan);
-    }
-
-    /// What a fault says about the AUTHENTICATE_MESSAGE that is out, if it says anything.
+    /// What a fault says about the AUTHENTICATE_MESSAGE that was sent.
     fn answer_in(&mut self, fault: &Fault) -> Answer {
-        let stale = self.attempt.path == Path::Warm && self.attempt.handshake.tally().rechallenge > 0;
+        let stale = self.attempt.source == ConnectionSource::Warm && self.attempt.handshake.tally().rechallenge > 0;
         match fault.cause {
             Cause::CredentialsRefused if stale => Answer::Stale,
             Cause::CredentialsRefused => Answer::Refused,
             Cause::HandshakeTimeout | Cause::ChallengeTimeout => Answer::Nothing,
             Cause::UpstreamClosed | Cause::UpstreamReset => {
-                self.inbox.look(|bytes| (0, verdict::cut_off(bytes))).unwrap_or(Answer::Closed)
+                self.input.look(|bytes| (0, logon_verdict::cut_off(bytes))).unwrap_or(Answer::Closed)
             }
-            _ => self.inbox.look(|bytes| (0, verdict::unread(bytes))).unwrap_or(Answer::Nothing),
+            _ => self.input.look(|bytes| (0, logon_verdict::unread(bytes))).unwrap_or(Answer::Nothing),
         }
     }
 
-    /// The handshake has failed on this connection. One that was challenged ahead may have been too old: then a fresh one
-    /// decides, if the guard lets it, before the client hears of anything.
-    fn fail(mut self: Box<Self>, fault: Fault, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        let outcome = match fault.cause {
-            Cause::CredentialsRefused => Outcome::Refused,
-            _ => Outcome::Failed,
-        };
-        // Cut off behind a logon that is good: at an upstream that has not accepted the account yet it would look like a refusal.
-        let is_destinations = self.ticket.is_some()
+    /// The handshake has failed on this connection.
+    fn fail(mut self, fault: Fault, cx: &mut Cx<'_>) -> Transition {
+        let is_refusal = fault.cause == Cause::CredentialsRefused;
+        let is_cut_off = matches!(self.logon, Logon::Sent(_))
             && matches!(fault.cause, Cause::UpstreamClosed | Cause::UpstreamReset)
-            && self.attempt.is_fresh(context.now_ms());
-        if let Some(ticket) = self.ticket.take() {
+            && self.attempt.is_fresh(cx.now_ms());
+        if let Some(ticket) = self.take_ticket() {
             let answer = self.answer_in(&fault);
-            if answer == Answer::Stale {
-                self.attempt.hop.habits.challenge_spoiled(context.now_ms().saturating_sub(self.attempt.challenged_ms));
-            }
-            if outcome == Outcome::Refused {
-                self.end_phase(Phase::Authenticate, context);
-                // It is in order: what it says of the credentials is another matter.
-                self.attempt.hop.upstream.health.succeeded();
-            }
-            ticket.settle(context.now_ms(), answer);
+            self.attempt.logon_failed(ticket, answer, is_refusal, self.phase_us, cx);
         }
-        let held = matches!(fault.cause, Cause::CredentialsHeld | Cause::DestinationHeld);
-        let is_upstreams = fault.cause.culprit() == Culprit::Upstream && !held;
+        if self.is_for_a_fresh_connection(&fault) {
+            return Transition::Connect(Connecting::Upstream(self.attempt));
+        }
+        let outcome = if is_refusal { HandshakeOutcome::Refused } else { HandshakeOutcome::Failed };
+        self.attempt.handshake_ended(outcome, cx);
+        if is_refusal && self.attempt.is_accepted_elsewhere_only() {
+            return Transition::Connect(Connecting::NextUpstream(self.attempt));
+        }
+        match is_upstreams(&fault) {
+            true => self.fail_elsewhere(fault, is_cut_off, cx),
+            false => verdict::failed(fault, cx),
+        }
+    }
+
+    /// Whether a fresh connection decides before the client hears of a fault, if the guard lets it: this one may have been too old.
+    fn is_for_a_fresh_connection(&self, fault: &Fault) -> bool {
         // A bare 407 is a refusal wherever it comes; one with a new challenge says that ours was too old.
-        let refused = outcome == Outcome::Refused && self.attempt.handshake.tally().rechallenge == 0;
-        let once = self.attempt.handshake.may_be_under_way();
-        if self.attempt.path != Path::Cold && !held && !refused && !once {
-            return Dial::anew(self.attempt, key, client, context);
+        let is_refusal = fault.cause == Cause::CredentialsRefused && self.attempt.handshake.tally().rechallenge == 0;
+        self.attempt.source != ConnectionSource::Cold
+            && !is_held(fault)
+            && !is_refusal
+            && !self.attempt.handshake.may_be_under_way()
+    }
+
+    /// The upstream is at fault, or the destination is: the next upstream decides, if the request may go there.
+    fn fail_elsewhere(mut self, fault: Fault, is_cut_off: bool, cx: &mut Cx<'_>) -> Transition {
+        self.attempt.upstream_failed(&fault, cx);
+        let has_time = cx.now_ms() < self.attempt.until_ms;
+        if !has_time || !self.attempt.has_next() || self.attempt.handshake.may_be_under_way() {
+            return verdict::failed(fault, cx);
         }
-        self.count(outcome, client, context);
-        if outcome == Outcome::Refused && self.attempt.is_accepted_elsewhere_only() {
-            return Dial::elsewhere(self.attempt, key, client, context);
+        if is_cut_off && !self.attempt.is_accepted_elsewhere(cx.now_ms()) {
+            // An upstream that has not accepted the account yet must not be asked for a destination that may only be cut off
+            // again. If this one still gives a challenge, it is the destination's fault; if not, it is going down.
+            self.attempt.cut_off = Some(fault);
+            return Transition::Connect(Connecting::Upstream(self.attempt));
         }
-        if is_upstreams {
-            self.attempt.blame(&fault, context.now_ms());
-            let is_next = match is_destinations {
-                true => self.attempt.is_accepted_elsewhere(context.now_ms()),
-                false => self.attempt.wish.has_next(&self.attempt.egress),
-            };
-            if context.now_ms() < self.attempt.until_ms && is_next && !once {
-                log::debug!("{} fails: {fault}; on to the next upstream", self.attempt.hop.upstream.name());
-                let attempt = self.attempt;
-                return Dial::elsewhere(attempt, key, client, context);
+        log::debug!("{} fails: {fault}; on to the next upstream", self.attempt.hop.upstream.name());
+        Transition::Connect(Connecting::NextUpstream(self.attempt))
+    }
+}
+
+impl StageOps for Box<Authenticate> {
+    fn label(&self) -> &'static str {
+        "authenticate"
+    }
+
+    fn at(&self) -> At {
+        At::Authenticate
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.attempt.held_bytes() + self.input.held_bytes() + self.outbox.capacity()
+    }
+
+    fn upstream(&mut self, number: u8) -> Option<&mut Endpoint> {
+        (self.attempt.number == number).then_some(&mut self.upstream)
+    }
+
+    fn step(mut self, cx: &mut Cx<'_>) -> Step<Self> {
+        if cx.client.endpoint.ready.reset() {
+            return Step::Go(self.abandon(cx));
+        }
+        let mut reads_left = limits::READS_PER_TURN;
+        loop {
+            if self.attempt.handshake.is_challenged()
+                && let Some(fault) = self.attempt.cut_off.take()
+            {
+                return Step::Go(verdict::failed(fault, cx));
+            }
+            if let Err(fault) = self.ask_guard(cx) {
+                return Step::Go(self.fail(fault, cx));
+            }
+            if self.attempt.handshake.awaits_body() && self.attempt.handshake.request().forward().is_some() {
+                return Step::Go(self.hand_over(cx));
+            }
+            if let Err(error) = self.flush() {
+                // The upstream may have answered, and closed on what it did not read.
+                self.outbox.clear();
+                self.sent = 0;
+                if self.broken.replace(error).is_none() {
+                    self.upstream.ready.learn(Readiness::HOPEFUL);
+                }
+            }
+            if !self.upstream.ready.readable() {
+                return match self.broken.take() {
+                    Some(error) => Step::Go(self.lost(&error, cx)),
+                    None => Step::Wait(self),
+                };
+            }
+            if reads_left == 0 {
+                return Step::Yield(self);
+            }
+            reads_left -= 1;
+            match self.read(cx).and_then(|heard| self.heard(heard, cx)) {
+                Ok(None) => {}
+                Ok(Some(progress)) => return Step::Go(self.over(progress, cx)),
+                Err(fault) => return Step::Go(self.fail(fault, cx)),
             }
         }
-        Reply::to_fault(fault, client, context)
     }
 
-    fn end_phase(&mut self, phase: Phase, context: &Context) {
-        self.attempt.hop.metrics.phase(phase, context.now_us - self.phase_us);
-        self.phase_us = context.now_us;
-    }
-
-    fn count(&mut self, outcome: Outcome, client: &mut Client, context: &Context) {
-        // Granted after all: the 407 was not about the destination.
-        let granted = matches!(outcome, Outcome::Established | Outcome::Declined);
-        if granted && self.attempt.path == Path::Kept && self.attempt.handshake.tally().unprompted > 0 {
-            self.attempt.hop.habits.kept_refuses_connect(context.now_ms());
+    fn expired(mut self, cx: &mut Cx<'_>) -> Step<Self> {
+        let is_out_of_time = cx.now_ms() >= self.attempt.until_ms;
+        if is_out_of_time {
+            // No second try.
+            self.attempt.source = ConnectionSource::Cold;
         }
-        Authenticate::write_down(&self.attempt, outcome, client, context);
-        let tally = self.attempt.handshake.take_tally();
-        for (reason, times) in [(Reason407::Refused, tally.refused), (Reason407::Rechallenge, tally.rechallenge)] {
-            self.attempt.hop.metrics.answered_407(reason, u64::from(times));
-        }
-    }
-
-    /// Writes down how a handshake went, but for the verdict on its AUTHENTICATE_MESSAGE.
-    pub(super) fn write_down(attempt: &Attempt, outcome: Outcome, client: &mut Client, context: &Context) {
-        let duration_us = client.handshake_us(attempt.started_us, context);
-        client.record.handshake_us = duration_us;
-        client.record.legs = attempt.handshake.legs();
-        client.record.scheme = Some(attempt.handshake.scheme());
-        client.record.path = Some(attempt.path);
-        let metrics = &attempt.hop.metrics;
-        metrics.handshake(attempt.path, outcome, u64::from(duration_us));
-        metrics.request(attempt.path);
-        let tally = attempt.handshake.tally();
-        metrics.answered_407(Reason407::Unprompted, u64::from(tally.unprompted));
-        metrics.answered_407(Reason407::Challenge, u64::from(tally.challenge));
+        let fault = match self.logon {
+            Logon::WaitsForGuard { .. } => guard_faults::timed_out(),
+            _ if !is_out_of_time => fault(Cause::ChallengeTimeout, "the upstream sent no challenge in time"),
+            _ => fault(Cause::HandshakeTimeout, "the upstream did not answer in time"),
+        };
+        Step::Go(self.fail(fault, cx))
     }
 }
 
-/// The fault of a request for which other attempts took too long.
-pub(super) fn guard_timeout() -> Fault {
-    fault(Cause::GuardTimeout, "the request had to wait for another logon attempt, which took too long")
+/// Whether the guard has kept the request from being tried.
+fn is_held(fault: &Fault) -> bool {
+    matches!(fault.cause, Cause::CredentialsHeld | Cause::DestinationHeld)
 }
 
-/// The fault of a request that comes while the guard lets nothing pass.
-pub(super) fn refusal_fault(refusal: Refusal) -> Fault {
-    let minutes = |rest: Duration| rest.as_secs().div_ceil(60);
-    match refusal {
-        Refusal::Held(rest) => {
-            let detail = format!(
-                "the upstream refused the gateway's credentials; to keep the account from being locked they are not tried again for {} min, \
-                 or until the secret changes",
-                minutes(rest)
-            );
-            fault(Cause::CredentialsHeld, detail)
-        }
-        Refusal::Barred(rest) => {
-            let detail = format!(
-                "the upstream refused the credentials for this destination, which its policy may forbid, and takes them for others; \
-                 not tried again for {} min",
-                minutes(rest)
-            );
-            fault(Cause::DestinationHeld, detail)
-        }
-    }
+fn is_upstreams(fault: &Fault) -> bool {
+    fault.cause.culprit() == Culprit::Upstream && !is_held(fault)
 }
 
 fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {

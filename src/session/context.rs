@@ -5,11 +5,9 @@ use std::sync::Arc;
 
 use mio::Registry;
 
-use super::record::End;
 use crate::auth::NonceSource;
 use crate::egress::CurrentEgress;
 use crate::event::{KeepAlive, Key, SocketOptions, Timers, WaitList};
-use crate::fault::Fault;
 use crate::forward::ForwardOptions;
 use crate::http::PROXY_NAME;
 use crate::limits;
@@ -86,12 +84,6 @@ impl Context {
     /// The time of this turn in milliseconds.
     pub fn now_ms(&self) -> u64 {
         self.now_us / 1000
-    }
-
-    /// Counts a fault, where it happens and not when its tunnel has been taken down, and makes it the tunnel's end.
-    pub fn fault(&self, fault: Fault) -> End {
-        self.metrics.fault(&fault);
-        End::Fault(fault)
     }
 
     /// Requests and answers on their way hold as much as they may, over all shards: nothing new is begun.

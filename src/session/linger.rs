@@ -2,11 +2,15 @@
 
 use std::net::Shutdown;
 
-use super::{Client, Context, End, Stage, Step};
-use crate::event::Key;
+use super::cx::Cx;
+use super::record::End;
+use super::stage::{Idle, StageOps, Step};
+use super::transition::Transition;
+use crate::event::Endpoint;
+use crate::fault::At;
 use crate::limits;
 
-/// Waiting for the client to close, reading past what it still sends.
+/// Waiting for the client to close, and discarding what it still sends.
 #[derive(Debug)]
 pub(super) struct Linger {
     end: End,
@@ -14,29 +18,57 @@ pub(super) struct Linger {
 
 impl Linger {
     /// Ends our direction; the client's may take a moment ([`crate::limits::LINGER_TIMEOUT`]).
-    pub(super) fn begin(end: End, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        if client.endpoint.stream.shutdown(Shutdown::Write).is_err() {
-            return Step::end(end);
+    ///
+    /// # Errors
+    /// The end itself, if the connection is gone already.
+    pub(super) fn new(end: End, cx: &mut Cx<'_>) -> Result<Linger, End> {
+        if cx.client.endpoint.stream.shutdown(Shutdown::Write).is_err() {
+            return Err(end);
         }
-        let at_ms = context.now_ms() + context.settings.timeouts.linger;
-        client.set_deadline(key, context, at_ms);
-        Step::Go(Stage::Linger(Box::new(Linger { end })))
+        cx.set_deadline_in(cx.timeouts().linger);
+        Ok(Linger { end })
+    }
+}
+
+impl StageOps for Box<Linger> {
+    fn label(&self) -> &'static str {
+        "closing"
     }
 
-    pub(super) fn step(self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
+    fn at(&self) -> At {
+        At::Reply
+    }
+
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
+    fn upstream(&mut self, _number: u8) -> Option<&mut Endpoint> {
+        None
+    }
+
+    fn idle(&self) -> Option<Idle> {
+        Some(Idle::Answered)
+    }
+
+    fn step(self, cx: &mut Cx<'_>) -> Step<Self> {
         for _ in 0..limits::READS_PER_TURN {
-            if !client.endpoint.ready.readable() {
-                return Step::Wait(Stage::Linger(self));
+            if !cx.client.endpoint.ready.readable() {
+                return Step::Wait(self);
             }
-            match client.endpoint.read(&mut context.scratch) {
-                Ok(Some(0)) | Err(_) => return Step::end(self.end),
+            match cx.client.endpoint.read(&mut cx.shard.scratch) {
+                Ok(Some(0)) | Err(_) => return Step::Go(Transition::End(self.end)),
                 Ok(_) => {}
             }
         }
-        Step::Yield(Stage::Linger(self))
+        Step::Yield(self)
     }
 
-    pub(super) fn into_end(self) -> End {
+    fn expired(self, _cx: &mut Cx<'_>) -> Step<Self> {
+        Step::Go(Transition::End(self.end))
+    }
+
+    fn give_way(self, _cx: &mut Cx<'_>) -> End {
         self.end
     }
 }

@@ -1,120 +1,145 @@
-//! The session: a client's connection and what becomes of it, one stage at a time.
+//! A session: a client's connection and what becomes of it, one stage at a time.
 //!
 //! ```text
-//!   ReadRequest ──▶ Dial ──▶ Authenticate ──▶ Reply ──▶ Relay ──▶ end
-//!      │          ▲ │          │             │
-//!      │          │ └──────────┤ fault       └──▶ Linger ──▶ end
-//!      │          └────────────┘ redial             ▲
-//!      └──────────────── fault ─────────────────────┘ (through Reply)
+//!                                                      ┌────────────────────────── next request ─┐
+//!  accept ─▶ ReadRequest ─▶ (choose_route) ─▶ (select_hop) ─▶ Connect ─▶ Authenticate ─▶ Exchange ─┴─▶ Linger ─▶ end
+//!                                                  │            │             │  │           │           ▲
+//!                                                  │            │             │  └▶ Decline  │ 101       │
+//!                                                  └─ rejected ─┴─────────────┴──────┴───────┴─▶ Reply ──┤
+//!                                                                                                        └▶ Relay ─▶ end
 //! ```
 //!
-//! A stage is a struct that owns what it needs and nothing else; stepping consumes it and yields the next. What every
-//! stage has, the client's side, is [`Client`].
+//! A stage owns what it needs and nothing else. Stepping consumes it; it waits by returning itself, and ends by returning a
+//! [`Transition`], whose file has every edge. Only this file builds stages and acts on transitions; no stage names another.
+//! `choose_route` and `select_hop` decide at once and so are functions.
 
+mod attempt;
 mod authenticate;
+mod choose_route;
+mod connect;
+mod connection_source;
 mod context;
-mod declined;
-mod dial;
-mod direct;
+mod cx;
+mod decline;
+mod effects;
 mod exchange;
+mod guard_faults;
 mod happy_eyeballs;
 mod linger;
+mod pinned;
 mod read_request;
 mod record;
 mod relay;
 mod reply;
 mod select_hop;
 mod snapshot;
+mod stage;
+mod transition;
+mod verdict;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use crate::client_protocol::ClientProtocol;
 use crate::event::{Deadline, Endpoint, Key, Lane, Readiness, Stream};
 use crate::fault::{At, Cause, Fault};
 use crate::upstream::Resolution;
 use authenticate::Authenticate;
-use declined::DeclinedPage;
-use dial::Dial;
-use direct::Direct;
+use connect::Connect;
+use cx::{Client, Cx};
+use decline::Decline;
 use exchange::Exchange;
 use linger::Linger;
 use read_request::ReadRequest;
-use relay::{Relay, Relayed};
+use relay::Relay;
 use reply::Reply;
+use stage::{StageOps, Step, Wake};
+use transition::Transition;
 
 pub use crate::timeouts::TimeoutsMs;
 pub use context::{Context, SessionSettings, pseudonym};
 pub use read_request::Admission;
-pub use record::{ACCESS, End, Record};
+pub use record::ACCESS;
+use record::{End, Record};
 pub use snapshot::SessionSnapshot;
+pub use stage::Idle;
 
-/// The client's side of a tunnel: there at every stage.
-#[derive(Debug)]
-struct Client {
-    endpoint: Endpoint,
-    record: Record,
-    deadline: Deadline,
+/// Declares the stages and the only code that tells them apart.
+macro_rules! stages {
+    ($($name:ident($type:ty),)*) => {
+        /// Where a session is. What is rare and large is boxed, because ten thousand relaying sessions must be small.
+        #[derive(Debug)]
+        enum Stage {
+            $($name($type),)*
+            /// It is over.
+            Ended,
+        }
+
+        impl Stage {
+            fn wake(self, wake: Wake, cx: &mut Cx<'_>) -> Step<Stage> {
+                match self {
+                    $(Stage::$name(stage) => match wake {
+                        Wake::Ready => stage.step(cx).map(Stage::$name),
+                        Wake::Expired => stage.expired(cx).map(Stage::$name),
+                        Wake::GiveWay => Step::Go(Transition::End(stage.give_way(cx))),
+                    },)*
+                    Stage::Ended => Step::Wait(Stage::Ended),
+                }
+            }
+
+            fn dismantle(self, cx: &mut Cx<'_>) -> [u64; 2] {
+                match self {
+                    $(Stage::$name(stage) => stage.dismantle(cx),)*
+                    Stage::Ended => [0, 0],
+                }
+            }
+
+            fn ops(&self) -> Option<&dyn StageOps> {
+                match self {
+                    $(Stage::$name(stage) => Some(stage),)*
+                    Stage::Ended => None,
+                }
+            }
+
+            fn ops_mut(&mut self) -> Option<&mut dyn StageOps> {
+                match self {
+                    $(Stage::$name(stage) => Some(stage),)*
+                    Stage::Ended => None,
+                }
+            }
+        }
+    };
 }
 
-impl Client {
-    /// Sets the one deadline of the tunnel.
-    fn set_deadline(&mut self, key: Key, context: &mut Context, at_ms: u64) {
-        context.timers.set(key, &mut self.deadline, at_ms);
-    }
-
-    fn handshake_us(&self, started_us: u64, context: &Context) -> u32 {
-        u32::try_from(context.now_us.saturating_sub(started_us)).unwrap_or(u32::MAX)
-    }
-}
-
-/// Where a tunnel is on the way of the data. What is rare and large is boxed, because ten thousand relaying tunnels
-/// must be small.
-#[derive(Debug)]
-enum Stage {
+stages! {
     ReadRequest(ReadRequest),
-    Dial(Box<Dial>),
-    Direct(Box<Direct>),
-    Exchange(Box<Exchange>),
+    Connect(Box<Connect>),
     Authenticate(Box<Authenticate>),
-    Declined(Box<DeclinedPage>),
+    Exchange(Box<Exchange>),
+    Decline(Box<Decline>),
     Reply(Box<Reply>),
     Relay(Relay),
     Linger(Box<Linger>),
-    /// Only while a step is under way.
-    Stepping,
 }
 
-impl Stage {
-    fn at(&self) -> At {
-        match self {
-            Stage::ReadRequest(_) => At::ReadHead,
-            Stage::Dial(_) | Stage::Direct(_) => At::Dial,
-            Stage::Authenticate(_) => At::Authenticate,
-            Stage::Declined(_) | Stage::Exchange(_) | Stage::Reply(_) | Stage::Linger(_) => At::Reply,
-            Stage::Relay(_) | Stage::Stepping => At::Relay,
-        }
-    }
+/// Builds the stage that a transition leads to, or ends the session.
+fn enter(transition: Transition, cx: &mut Cx<'_>) -> Result<Stage, End> {
+    Ok(match transition {
+        Transition::ChooseRoute(received) => return enter(choose_route::choose(*received, cx), cx),
+        Transition::SelectHop(departure) => return enter(select_hop::select(*departure, cx), cx),
+        Transition::ReadRequest(next) => Stage::ReadRequest(ReadRequest::next(next, cx)),
+        Transition::Connect(target) => Stage::Connect(Box::new(Connect::new(target, cx))),
+        Transition::Authenticate(connected) => Stage::Authenticate(Box::new(Authenticate::new(connected, cx))),
+        Transition::Exchange(opened) => Stage::Exchange(Box::new(Exchange::new(opened, cx))),
+        Transition::Decline(declining) => Stage::Decline(Box::new(Decline::new(declining))),
+        Transition::Reply(answer) => Stage::Reply(Box::new(Reply::new(answer))),
+        Transition::Relay(halves) => Stage::Relay(Relay::new(halves, cx)),
+        Transition::Linger(end) => Stage::Linger(Box::new(Linger::new(end, cx)?)),
+        Transition::End(end) => return Err(end),
+    })
 }
 
-/// What came of stepping a stage.
-enum Step {
-    /// On to the next stage, at once.
-    Go(Stage),
-    /// Until an event, a deadline or a message comes.
-    Wait(Stage),
-    /// After the others: its budget is used up.
-    Yield(Stage),
-    /// The tunnel is over, with so many bytes relayed up and down.
-    End(End, u64, u64),
-}
-
-impl Step {
-    /// The end of a tunnel that never relayed.
-    fn end(end: End) -> Step {
-        Step::End(end, 0, 0)
-    }
-}
-
-/// What the shard is to do with a tunnel that it stepped.
+/// What the shard is to do with a session that it stepped.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     /// Leave it until something comes for it.
@@ -125,29 +150,18 @@ pub enum Next {
     Close,
 }
 
-/// How a connection is idle: there is no request on it that anybody works on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Idle {
-    /// Nothing of a request has come.
-    Silent,
-    /// A part of a request's head has come.
-    Begun,
-    /// It was answered, and the client has not closed it.
-    Answered,
-}
-
-/// How a client came.
+/// How a client arrived.
 #[derive(Clone, Copy, Debug)]
-pub struct Came {
+pub struct Arrival {
     /// Its address.
     pub from: SocketAddr,
-    /// The number of the listener that it came in by.
+    /// The number of the listener that accepted it.
     pub listener: usize,
     /// What was decided about it.
     pub admission: Admission,
 }
 
-/// One tunnel.
+/// One client's connection.
 #[derive(Debug)]
 pub struct Session {
     client: Client,
@@ -155,37 +169,27 @@ pub struct Session {
 }
 
 impl Session {
-    /// A tunnel for a connection that was just accepted and registered. Its deadline is set.
-    pub fn new(key: Key, stream: Stream, came: Came, context: &mut Context) -> Session {
-        let endpoint = Endpoint { stream, ready: Readiness::HOPEFUL };
-        let listener = u16::try_from(came.listener).unwrap_or(u16::MAX);
-        let record = Record { listener, ..Record::new(came.from, context.now_us) };
-        let mut client = Client { endpoint, record, deadline: Deadline::UNARMED };
-        let at_ms = context.now_ms() + context.settings.timeouts.head;
-        client.set_deadline(key, context, at_ms);
-        Session { client, stage: Stage::ReadRequest(ReadRequest::new(came)) }
+    /// A session for a connection that was just accepted and registered. Its deadline is set.
+    pub fn new(key: Key, stream: Stream, arrival: Arrival, context: &mut Context) -> Session {
+        let record = Record::new(arrival.from, arrival.listener, context.now_us);
+        let mut client = Client {
+            endpoint: Endpoint { stream, ready: Readiness::HOPEFUL },
+            record,
+            deadline: Deadline::UNARMED,
+            protocol: ClientProtocol::Http,
+        };
+        let mut cx = Cx { key, client: &mut client, shard: context };
+        let stage = Stage::ReadRequest(ReadRequest::first(arrival.admission, &mut cx));
+        Session { client, stage }
     }
 
-    /// Takes note of an event; `false` when it came for a connection that has been given up.
+    /// Takes note of an event; `false` if it is about a connection that was given up.
     pub fn learn(&mut self, lane: Lane, ready: Readiness) -> bool {
-        let endpoint = match (lane, &mut self.stage) {
-            (Lane::Downstream, _) => Some(&mut self.client.endpoint),
-            (Lane::Upstream(attempt), Stage::Dial(dial)) => dial.endpoint(attempt),
-            (Lane::Upstream(attempt), Stage::ReadRequest(stage)) => stage.endpoint(attempt),
-            (Lane::Upstream(attempt), Stage::Exchange(stage)) => stage.endpoint(attempt),
-            (Lane::Upstream(attempt), Stage::Direct(stage)) => stage.endpoint(attempt),
-            (Lane::Upstream(attempt), Stage::Authenticate(stage)) => stage.endpoint(attempt),
-            (Lane::Upstream(_), Stage::Declined(stage)) => Some(stage.endpoint()),
-            (Lane::Upstream(_), Stage::Reply(stage)) => stage.endpoint(),
-            (Lane::Upstream(_), Stage::Relay(stage)) => Some(stage.endpoint()),
-            _ => None,
+        let endpoint = match lane {
+            Lane::Downstream => Some(&mut self.client.endpoint),
+            Lane::Upstream(number) => self.stage.ops_mut().and_then(|stage| stage.upstream(number)),
         };
         endpoint.map(|endpoint| endpoint.ready.learn(ready)).is_some()
-    }
-
-    /// Ends it between two requests.
-    pub fn dismiss(&self, context: &Context) {
-        self.conclude(context, &End::Finished, 0, 0);
     }
 
     /// The client's address.
@@ -195,168 +199,120 @@ impl Session {
 
     /// How it is idle, if it is.
     pub fn idle(&self) -> Option<Idle> {
-        match &self.stage {
-            Stage::ReadRequest(stage) if stage.rests() => Some(Idle::Silent),
-            Stage::ReadRequest(_) => Some(Idle::Begun),
-            Stage::Linger(_) => Some(Idle::Answered),
-            _ => None,
-        }
+        self.stage.ops()?.idle()
     }
 
-    /// What its buffers take, in bytes.
+    /// The size of its buffers in bytes.
     pub fn held_bytes(&self) -> usize {
-        match &self.stage {
-            Stage::ReadRequest(stage) => stage.held_bytes(),
-            Stage::Dial(stage) => stage.held_bytes(),
-            Stage::Direct(stage) => stage.held_bytes(),
-            Stage::Exchange(stage) => stage.held_bytes(),
-            Stage::Authenticate(stage) => stage.held_bytes(),
-            Stage::Declined(stage) => stage.held_bytes(),
-            Stage::Reply(stage) => stage.held_bytes(),
-            Stage::Relay(stage) => stage.held_bytes(),
-            Stage::Linger(_) | Stage::Stepping => 0,
-        }
-    }
-
-    /// Ends it while it is idle, because others need its place or its descriptor now. Who has begun a request is told, as far as the
-    /// connection takes it at once.
-    pub fn give_way(&mut self, context: &mut Context) {
-        let end = match std::mem::replace(&mut self.stage, Stage::Stepping) {
-            Stage::Linger(stage) => stage.into_end(),
-            Stage::ReadRequest(stage) if !stage.rests() => reply::give_way(&mut self.client, context),
-            _ => End::GaveWay,
-        };
-        self.conclude(context, &end, 0, 0);
+        self.stage.ops().map_or(0, StageOps::held_bytes)
     }
 
     /// Whether it is between two requests.
     pub fn rests(&self) -> bool {
-        matches!(&self.stage, Stage::ReadRequest(stage) if stage.rests()) && self.client.record.is_between_requests()
+        self.idle() == Some(Idle::Silent) && self.client.record.is_between_requests()
     }
 
     /// The name of its origin was looked up; it must be stepped then.
     pub fn found(&mut self, resolution: Resolution) {
-        if let Stage::Direct(direct) = &mut self.stage {
-            direct.found(resolution);
+        if let Some(stage) = self.stage.ops_mut() {
+            stage.found(resolution);
+        }
+    }
+
+    /// What it is doing now.
+    pub fn describe(&self, shard: usize, key: Key, context: &Context) -> SessionSnapshot {
+        let record = &self.client.record;
+        let stage = self.stage.ops();
+        let relayed = stage.and_then(StageOps::relayed);
+        SessionSnapshot {
+            shard,
+            key,
+            client: record.client,
+            target: record.requested.target().unwrap_or_default().into(),
+            upstream: record.on_hop.as_ref().map_or_else(|| "-".into(), |hop| Arc::clone(hop.upstream.name())),
+            // Between two steps no session is asked, and one that has ended is gone.
+            stage: stage.map_or("closing", StageOps::label),
+            age_ms: context.now_us.saturating_sub(record.accepted_us) / 1000,
+            idle_ms: relayed.as_ref().map(|relayed| context.now_ms().saturating_sub(relayed.active_ms)),
+            bytes_up: relayed.as_ref().map_or(0, |relayed| relayed.bytes_up),
+            bytes_down: relayed.as_ref().map_or(0, |relayed| relayed.bytes_down),
         }
     }
 
     /// Does all that can be done now.
     pub fn step(&mut self, key: Key, context: &mut Context) -> Next {
-        loop {
-            // Stepped in place: to move this stage out and back would cost as much as a small message does.
-            if let Stage::Relay(stage) = &mut self.stage {
-                match stage.step(key, &mut self.client, context) {
-                    Relayed::Wait => return Next::Wait,
-                    Relayed::Yield => return Next::Yield,
-                    Relayed::Over(end) => {
-                        self.end_relay(&end, context);
-                        return Next::Close;
-                    }
-                }
-            }
-            let step = match std::mem::replace(&mut self.stage, Stage::Stepping) {
-                Stage::ReadRequest(stage) => stage.step(key, &mut self.client, context),
-                Stage::Dial(stage) => stage.step(key, &mut self.client, context),
-                Stage::Direct(stage) => stage.step(key, &mut self.client, context),
-                Stage::Exchange(stage) => stage.step(key, &mut self.client, context),
-                Stage::Authenticate(stage) => stage.step(key, &mut self.client, context),
-                Stage::Declined(stage) => stage.step(&mut self.client, context),
-                Stage::Reply(stage) => stage.step(key, &mut self.client, context),
-                Stage::Linger(stage) => stage.step(&mut self.client, context),
-                Stage::Relay(_) | Stage::Stepping => {
-                    unreachable!("the relay is stepped in place, and every stage is put back")
-                }
-            };
-            if let Some(next) = self.take(step, context) {
-                return next;
-            }
-        }
+        self.wake(Wake::Ready, key, context)
     }
 
     /// The deadline's entry in the timers has come up; steps on if the deadline has really passed.
     pub fn deadline_due(&mut self, key: Key, context: &mut Context) -> Next {
         let now_ms = context.now_ms();
-        if !context.timers.expired(key, &mut self.client.deadline, now_ms) {
-            return Next::Wait;
-        }
-        let step = match std::mem::replace(&mut self.stage, Stage::Stepping) {
-            Stage::ReadRequest(stage) => stage.expired(&mut self.client, context),
-            Stage::Dial(stage) => stage.expired(key, &mut self.client, context),
-            Stage::Direct(stage) => stage.expired(key, &mut self.client, context),
-            Stage::Exchange(stage) => stage.expired(key, &mut self.client, context),
-            Stage::Authenticate(stage) => stage.expired(key, &mut self.client, context),
-            Stage::Declined(stage) => stage.expired(&mut self.client, context),
-            Stage::Relay(stage) => {
-                let end = stage.timed_out(context);
-                self.stage = Stage::Relay(stage);
-                self.end_relay(&end, context);
-                return Next::Close;
-            }
-            Stage::Reply(stage) => stage.expired(context),
-            Stage::Linger(stage) => Step::end(stage.into_end()),
-            Stage::Stepping => unreachable!("a stage is put back after every step"),
-        };
-        match self.take(step, context) {
-            Some(next) => next,
-            None => self.step(key, context),
+        match context.timers.expired(key, &mut self.client.deadline, now_ms) {
+            true => self.wake(Wake::Expired, key, context),
+            false => Next::Wait,
         }
     }
 
-    /// Ends the tunnel wherever it is, because the gateway is shutting down.
-    pub fn cut(&mut self, context: &mut Context) {
-        let end = context.fault(Fault::new(self.stage.at(), Cause::Drained, "the gateway is shutting down"));
-        self.end_relay(&end, context);
+    /// Ends it while it is idle, because others need its place or its descriptor now. A client that has begun a request is
+    /// told, as far as its connection takes the answer at once.
+    pub fn give_way(&mut self, key: Key, context: &mut Context) {
+        self.wake(Wake::GiveWay, key, context);
     }
 
-    /// Ends a tunnel whose halves may hold pipes.
-    fn end_relay(&mut self, end: &End, context: &mut Context) {
-        let (up, down) = match std::mem::replace(&mut self.stage, Stage::Stepping) {
-            Stage::Relay(stage) => stage.dismantle(context),
-            Stage::Exchange(stage) => {
-                stage.cut(&mut self.client, context);
-                (0, 0)
-            }
-            _ => (0, 0),
-        };
-        self.conclude(context, end, up, down);
+    /// Ends it between two requests.
+    pub fn dismiss(&mut self, key: Key, context: &mut Context) {
+        self.end(&End::Finished, key, context);
     }
 
-    /// Puts the result of a step in place; `None` to go on at once.
-    fn take(&mut self, step: Step, context: &mut Context) -> Option<Next> {
-        match step {
-            Step::Go(stage) => {
-                self.stage = stage;
-                None
+    /// Ends it wherever it is, because the gateway is shutting down.
+    pub fn cut(&mut self, key: Key, context: &mut Context) {
+        let at = self.stage.ops().map_or(At::Relay, StageOps::at);
+        let fault = Fault::new(at, Cause::Drained, "the gateway is shutting down");
+        context.metrics.fault(&fault);
+        self.end(&End::Fault(fault), key, context);
+    }
+
+    fn wake(&mut self, mut wake: Wake, key: Key, context: &mut Context) -> Next {
+        loop {
+            let cx = &mut Cx { key, client: &mut self.client, shard: context };
+            // Stepped in place: to move this stage out and back would cost as much as a small message does.
+            if let Stage::Relay(stage) = &mut self.stage {
+                match stage.turn(wake == Wake::Expired, cx) {
+                    relay::Progress::Wait => return Next::Wait,
+                    relay::Progress::Yield => return Next::Yield,
+                    relay::Progress::Over(end) => {
+                        self.end(&end, key, context);
+                        return Next::Close;
+                    }
+                }
             }
-            Step::Wait(stage) => {
-                self.stage = stage;
-                Some(Next::Wait)
-            }
-            Step::Yield(stage) => {
-                self.stage = stage;
-                Some(Next::Yield)
-            }
-            Step::End(end, bytes_up, bytes_down) => {
-                self.conclude(context, &end, bytes_up, bytes_down);
-                Some(Next::Close)
+            let step = std::mem::replace(&mut self.stage, Stage::Ended).wake(wake, cx);
+            wake = Wake::Ready;
+            match step {
+                Step::Wait(stage) => {
+                    self.stage = stage;
+                    return Next::Wait;
+                }
+                Step::Yield(stage) => {
+                    self.stage = stage;
+                    return Next::Yield;
+                }
+                Step::Go(transition) => match enter(transition, cx) {
+                    Ok(stage) => self.stage = stage,
+                    Err(end) => {
+                        self.end(&end, key, context);
+                        return Next::Close;
+                    }
+                },
             }
         }
     }
 
-    /// Counts and logs the end of the tunnel.
-    fn conclude(&self, context: &Context, end: &End, bytes_up: u64, bytes_down: u64) {
-        context.metrics.closed(end.label());
-        #[cfg(test)]
-        self.client.endpoint.stream.conclude(
-            end.label(),
-            matches!(end, End::Fault(fault) if fault.at == At::Relay),
-            [bytes_up, bytes_down],
-        );
-        let record = &self.client.record;
-        if !record.is_between_requests() {
-            record.log(record.bytes_up + bytes_up, record.bytes_down + bytes_down, context.now_us, end);
-        }
+    /// Ends it wherever it is, and writes it down.
+    fn end(&mut self, end: &End, key: Key, context: &mut Context) {
+        let cx = &mut Cx { key, client: &mut self.client, shard: context };
+        let relayed = std::mem::replace(&mut self.stage, Stage::Ended).dismantle(cx);
+        cx.session_ended(end, relayed);
     }
 }
 
@@ -366,7 +322,7 @@ mod tests {
 
     /// Ten thousand of them are idle: what is rare and large must stay behind a pointer.
     #[test]
-    fn a_tunnel_takes_little_room_in_the_slab() {
+    fn a_session_takes_little_room_in_the_slab() {
         let bytes = size_of::<Session>();
         assert!(bytes <= 272, "{bytes} bytes");
     }

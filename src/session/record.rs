@@ -1,15 +1,16 @@
-//! What is remembered of a tunnel for its line in the access log.
+//! What the access log tells of a session.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 
+use super::connection_source::ConnectionSource;
 use crate::auth::Scheme;
 use crate::egress::OnHop;
 use crate::fault::Fault;
-use crate::metrics::Path;
 
-/// How a tunnel ended.
+/// How a session, or a request of it, ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
+pub(super) enum End {
     /// Both directions came to their end.
     Finished,
     /// The upstream declined the request with this status, and its answer was passed on.
@@ -35,88 +36,139 @@ impl End {
     }
 }
 
-/// What the access log tells of a tunnel.
-#[derive(Debug)]
-pub struct Record {
-    /// Who.
-    pub client: SocketAddr,
-    /// `host:port` as asked for; empty until it is known.
-    pub target: Box<str>,
-    /// When the connection was accepted, in µs of the shard's clock.
-    pub accepted_us: u64,
-    /// From the first dial to the upstream's answer, in µs.
-    pub handshake_us: u32,
-    /// The number of the listener that it came in by.
-    pub listener: u16,
-    /// The request's method; empty until it is known.
-    pub method: Box<str>,
-    /// Requests answered on this connection before.
-    pub requests: u32,
-    /// The upstream connection is this client's own, because an origin authenticates it.
-    pub pinned: bool,
-    /// Where the upstream connection came from, once there is one.
-    pub path: Option<Path>,
-    /// Bytes of plain HTTP to the upstream and to the client, heads included.
-    pub bytes_up: u64,
-    /// See `bytes_up`.
-    pub bytes_down: u64,
-    /// Requests sent upstream.
-    pub legs: u8,
-    /// The status that the client got; 0 when it got none.
-    pub status: u16,
-    /// The scheme that the identity was proved under; empty where it was not.
-    pub scheme: Option<Scheme>,
-    /// The upstream and the identity, once they are known.
-    pub on_hop: Option<OnHop>,
+/// What a client has asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Requested {
+    /// Nothing yet, or nothing that could be read.
+    Nothing,
+    /// A tunnel.
+    Tunnel {
+        /// `host:port`; `None` if it could not be read.
+        target: Option<Box<str>>,
+    },
+    /// A plain HTTP request.
+    Plain {
+        /// Its method.
+        method: Box<str>,
+        /// `host:port`, or `scheme://host` of what is not served; `None` if it could not be read.
+        target: Option<Box<str>>,
+    },
 }
 
-impl Record {
-    /// A record that begins with the client.
-    pub fn new(client: SocketAddr, accepted_us: u64) -> Record {
-        Record {
-            client,
-            target: Box::default(),
-            accepted_us,
-            handshake_us: 0,
-            legs: 0,
-            listener: 0,
-            method: Box::default(),
-            requests: 0,
-            pinned: false,
-            path: None,
-            bytes_up: 0,
-            bytes_down: 0,
-            status: 0,
-            scheme: None,
-            on_hop: None,
+impl Requested {
+    /// The request's method.
+    pub fn method(&self) -> Option<&str> {
+        match self {
+            Requested::Nothing => None,
+            Requested::Tunnel { .. } => Some("CONNECT"),
+            Requested::Plain { method, .. } => Some(method),
         }
     }
 
-    /// The upstream's name, as far as there is one.
-    pub fn upstream(&self) -> &str {
-        self.on_hop.as_ref().map_or("-", |hop| hop.upstream.name())
+    /// Where to.
+    pub fn target(&self) -> Option<&str> {
+        match self {
+            Requested::Nothing => None,
+            Requested::Tunnel { target } | Requested::Plain { target, .. } => target.as_deref(),
+        }
+    }
+
+    /// The label of the metric that counts answers.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Requested::Nothing => "other",
+            Requested::Tunnel { .. } => "connect",
+            Requested::Plain { .. } => "http",
+        }
+    }
+}
+
+/// What the access log tells.
+#[derive(Debug)]
+pub(super) struct Record {
+    /// The client's address.
+    pub client: SocketAddr,
+    /// What it has asked for.
+    pub requested: Requested,
+    /// When the connection was accepted, or the request before this one was answered, in µs of the shard's clock.
+    pub accepted_us: u64,
+    /// From the first dial to the upstream's answer, in µs.
+    pub handshake_us: u32,
+    /// The number of the listener that accepted the connection.
+    pub listener: u16,
+    /// The status that the client got, if it got one.
+    pub status: Option<NonZeroU16>,
+    /// Requests answered on this connection before.
+    pub requests: u32,
+    /// The upstream connection is this client's own, because an origin has authenticated it.
+    pub pinned: bool,
+    /// Requests sent upstream for the handshake.
+    pub legs: u8,
+    /// Where the upstream connection came from, if there was one.
+    pub source: Option<ConnectionSource>,
+    /// The scheme of the handshake, if there was one.
+    pub scheme: Option<Scheme>,
+    /// The upstream and the identity, once they are known.
+    pub on_hop: Option<OnHop>,
+    /// Bytes of plain HTTP to the upstream, heads included.
+    pub bytes_up: u64,
+    /// Bytes of plain HTTP to the client, heads included.
+    pub bytes_down: u64,
+}
+
+impl Record {
+    /// The record of a client that has asked for nothing yet.
+    pub fn new(client: SocketAddr, listener: usize, accepted_us: u64) -> Record {
+        Record {
+            client,
+            requested: Requested::Nothing,
+            accepted_us,
+            handshake_us: 0,
+            listener: u16::try_from(listener).unwrap_or(u16::MAX),
+            status: None,
+            requests: 0,
+            pinned: false,
+            legs: 0,
+            source: None,
+            scheme: None,
+            on_hop: None,
+            bytes_up: 0,
+            bytes_down: 0,
+        }
+    }
+
+    /// Notes what was asked for; what could not be read is empty.
+    pub(super) fn asked_for(&mut self, method: &str, target: &str) {
+        let target = (!target.is_empty()).then(|| target.into());
+        self.requested = match method {
+            "" => Requested::Nothing,
+            "CONNECT" => Requested::Tunnel { target },
+            _ => Requested::Plain { method: method.into(), target },
+        };
+    }
+
+    /// The upstream's name, if there is one.
+    pub fn upstream(&self) -> Option<&str> {
+        self.on_hop.as_ref().map(|hop| hop.upstream.name().as_ref())
     }
 
     /// One of several requests is answered: its line is written, and the next begins.
-    pub fn finish_request(&mut self, end: &End, now_us: u64) {
-        self.log(self.bytes_up, self.bytes_down, now_us, end);
-        let fresh = Record::new(self.client, now_us);
-        let (requests, pinned, listener) = (self.requests.saturating_add(1), self.pinned, self.listener);
-        *self = Record { requests, pinned, listener, ..fresh };
+    pub(super) fn finish_request(&mut self, now_us: u64) {
+        self.log([0, 0], now_us, &End::Finished);
+        *self = Record {
+            requests: self.requests.saturating_add(1),
+            pinned: self.pinned,
+            ..Record::new(self.client, self.listener.into(), now_us)
+        };
     }
 
-    /// A tunnel, or what never came to say what it is.
-    fn is_tunnel(&self) -> bool {
-        self.method.is_empty() || &*self.method == "CONNECT"
-    }
-
-    /// Whether it is between two requests: what there was to tell has been told.
+    /// Whether it is between two requests: everything has been logged.
     pub fn is_between_requests(&self) -> bool {
-        self.requests > 0 && self.method.is_empty()
+        self.requests > 0 && self.requested == Requested::Nothing
     }
 
-    /// Writes the access-log line.
-    pub fn log(&self, bytes_up: u64, bytes_down: u64, now_us: u64, end: &End) {
+    /// Writes the access-log line. `relayed` is what a tunnel moved up and down, in bytes.
+    pub fn log(&self, relayed: [u64; 2], now_us: u64, end: &End) {
         let level = match end {
             End::Silent | End::GaveWay => log::Level::Debug,
             _ => log::Level::Info,
@@ -124,29 +176,34 @@ impl Record {
         if !log::log_enabled!(target: ACCESS, level) {
             return;
         }
+        const UNKNOWN: &str = "-";
         let (at, detail) = match end {
             End::Fault(fault) => (fault.at.label(), fault.detail.as_ref()),
-            _ => ("-", "-"),
+            _ => (UNKNOWN, UNKNOWN),
         };
         log::log!(
             target: ACCESS, level,
             client:% = self.client,
-            method = if self.method.is_empty() { "-" } else { &*self.method },
-            target = if self.target.is_empty() { "-" } else { &*self.target },
-            upstream = self.upstream(),
-            identity = self.on_hop.as_ref().map_or("-", |hop| &*hop.identity.name),
-            scheme = self.scheme.map_or("-", Scheme::name),
-            connection = self.path.map_or("-", Path::label),
-            status = self.status,
+            method = self.requested.method().unwrap_or(UNKNOWN),
+            target = self.requested.target().unwrap_or(UNKNOWN),
+            upstream = self.upstream().unwrap_or(UNKNOWN),
+            identity = self.on_hop.as_ref().map_or(UNKNOWN, |hop| &*hop.identity.name),
+            scheme = self.scheme.map_or(UNKNOWN, Scheme::name),
+            connection = self.source.map_or(UNKNOWN, ConnectionSource::label),
+            status = self.status.map_or(0, NonZeroU16::get),
             handshake_ms = f64::from(self.handshake_us / 10) / 100.0,
             legs = self.legs,
-            bytes_up = bytes_up,
-            bytes_down = bytes_down,
+            bytes_up = self.bytes_up + relayed[0],
+            bytes_down = self.bytes_down + relayed[1],
             duration_ms = now_us.saturating_sub(self.accepted_us) / 1000,
             end = end.label(),
             at = at,
             detail = detail;
-            "{}", if self.is_tunnel() { "tunnel closed" } else { "request answered" }
+            "{}", match &self.requested {
+                Requested::Plain { .. } => "request answered",
+                // What never came to say what it is counts as a tunnel.
+                Requested::Nothing | Requested::Tunnel { .. } => "tunnel closed",
+            }
         );
     }
 }

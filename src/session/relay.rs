@@ -1,12 +1,15 @@
 //! The stage in which tunnels spend their lives: bytes both ways until both ways have ended.
 
-use super::{Client, Context, End, Stage, Step};
-use crate::event::{Endpoint, Key};
+use super::cx::Cx;
+use super::record::End;
+use super::stage::{Relayed, StageOps, Step};
+use super::transition::{Halves, Transition};
+use crate::event::Endpoint;
 use crate::fault::{At, Cause, Fault};
 use crate::limits;
 use crate::relay::{Half, Moved, RelayError, Turn};
 
-/// A standing tunnel. Small: ten thousand of them are idle.
+/// An established tunnel. Small: ten thousand of them are idle.
 #[derive(Debug)]
 pub(super) struct Relay {
     upstream: Endpoint,
@@ -16,120 +19,102 @@ pub(super) struct Relay {
     active_ms: u64,
 }
 
-/// What came of stepping a standing tunnel.
-pub(super) enum Relayed {
+/// How far a turn has come.
+pub(super) enum Progress {
     Wait,
     Yield,
     Over(End),
 }
 
 impl Relay {
-    pub(super) fn begin(
-        upstream: Endpoint,
-        up: Half,
-        down: Half,
-        key: Key,
-        client: &mut Client,
-        context: &mut Context,
-    ) -> Step {
-        context.metrics.established.inc();
-        context.metrics.tunnels_relaying.inc();
-        let at_ms = context.now_ms() + context.settings.timeouts.idle;
-        client.set_deadline(key, context, at_ms);
-        Step::Go(Stage::Relay(Relay { upstream, up, down, active_ms: context.now_ms() }))
+    pub(super) fn new(halves: Halves, cx: &mut Cx<'_>) -> Relay {
+        cx.tunnel_opened();
+        cx.set_deadline_in(cx.timeouts().idle);
+        let Halves { upstream, up, down } = halves;
+        Relay { upstream, up, down, active_ms: cx.now_ms() }
     }
 
-    /// Bytes relayed so far, up and down.
-    pub(super) fn bytes(&self) -> (u64, u64) {
-        let sum = |half: &Half| half.moved().copied + half.moved().spliced;
-        (sum(&self.up), sum(&self.down))
-    }
-
-    /// When bytes moved last, in ms of the shard's clock.
-    pub(super) fn active_ms(&self) -> u64 {
-        self.active_ms
-    }
-
-    /// What its buffers take, in bytes.
-    pub(super) fn held_bytes(&self) -> usize {
-        self.up.held_bytes() + self.down.held_bytes()
-    }
-
-    pub(super) fn endpoint(&mut self) -> &mut Endpoint {
-        &mut self.upstream
-    }
-
-    pub(super) fn step(&mut self, key: Key, client: &mut Client, context: &mut Context) -> Relayed {
+    /// Steps in place.
+    pub(super) fn turn(&mut self, has_expired: bool, cx: &mut Cx<'_>) -> Progress {
+        if has_expired {
+            return Progress::Over(cx.end_by(self.timed_out()));
+        }
         let before = (self.up.moved(), self.down.moved());
-        let turn = self.pump(client, context);
+        let turn = self.pump(cx);
         let moved = (since(self.up.moved(), before.0), since(self.down.moved(), before.1));
-        context.metrics.bytes_up(moved.0);
-        context.metrics.bytes_down(moved.1);
+        cx.moved(moved.0, moved.1);
         let turn = match turn {
             Ok(turn) => turn,
-            Err(fault) => {
-                // The data of one side ended in a failure: the other must not take what came of it for the whole. If it was the
-                // whole, what is still on its way must not be destroyed.
-                let (left, has_all) = match fault.cause {
-                    Cause::UpstreamReset => (&client.endpoint, self.down.is_finished()),
-                    _ => (&self.upstream, self.up.is_finished()),
-                };
-                if !has_all {
-                    left.stream.reset_on_close();
-                }
-                return Relayed::Over(context.fault(fault));
-            }
+            Err(fault) => return Progress::Over(self.fail(fault, cx)),
         };
         if self.up.is_finished() && self.down.is_finished() {
-            return Relayed::Over(End::Finished);
+            return Progress::Over(End::Finished);
         }
         let active = moved != (Moved::default(), Moved::default());
         if active {
-            self.active_ms = context.now_ms();
+            self.active_ms = cx.now_ms();
         }
         if active || self.up.is_finished() || self.down.is_finished() {
-            self.restart_deadline(active, key, client, context);
+            self.restart_deadline(active, cx);
         }
         match turn {
-            Turn::Yielded => Relayed::Yield,
-            _ => Relayed::Wait,
+            Turn::Yielded => Progress::Yield,
+            _ => Progress::Wait,
         }
     }
 
-    /// How it ends when its deadline has passed.
-    pub(super) fn timed_out(&self, context: &Context) -> End {
-        let fault = match self.up.is_finished() || self.down.is_finished() {
+    /// As [`Relay::turn`], for a stage that was moved out of its session.
+    fn turn_moved(mut self, has_expired: bool, cx: &mut Cx<'_>) -> Step<Relay> {
+        match self.turn(has_expired, cx) {
+            Progress::Wait => Step::Wait(self),
+            Progress::Yield => Step::Yield(self),
+            Progress::Over(end) => {
+                let [up, down] = self.dismantle(cx);
+                cx.client.record.bytes_up += up;
+                cx.client.record.bytes_down += down;
+                Step::Go(Transition::End(end))
+            }
+        }
+    }
+
+    /// The data of one side ended in a failure, and the other must not take what it got for the whole. If it was the whole, what
+    /// is still on its way must not be destroyed.
+    fn fail(&self, fault: Fault, cx: &Cx<'_>) -> End {
+        let (left, has_all) = match fault.cause {
+            Cause::UpstreamReset => (&cx.client.endpoint, self.down.is_finished()),
+            _ => (&self.upstream, self.up.is_finished()),
+        };
+        if !has_all {
+            left.stream.reset_on_close();
+        }
+        cx.end_by(fault)
+    }
+
+    fn timed_out(&self) -> Fault {
+        match self.up.is_finished() || self.down.is_finished() {
             true => {
                 Fault::new(At::Relay, Cause::HalfClosedTimeout, "one direction ended long ago and the other does not")
             }
             false => Fault::new(At::Relay, Cause::IdleTimeout, "nothing moved for too long"),
-        };
-        context.fault(fault)
-    }
-
-    /// Ends the stage wherever it is; returns the bytes relayed up and down.
-    pub(super) fn dismantle(self, context: &mut Context) -> (u64, u64) {
-        context.metrics.tunnels_relaying.dec();
-        let up = self.up.dismantle(&mut context.pipes);
-        let down = self.down.dismantle(&mut context.pipes);
-        (up.copied + up.spliced, down.copied + down.spliced)
+        }
     }
 
     /// Pumps both halves, each within its budget, so that neither starves the other.
-    fn pump(&mut self, client: &mut Client, context: &mut Context) -> Result<Turn, Fault> {
-        let mut resources = context.relay_resources();
+    fn pump(&mut self, cx: &mut Cx<'_>) -> Result<Turn, Fault> {
+        let client = &mut cx.client.endpoint;
+        let mut resources = cx.shard.relay_resources();
         let mut budget_bytes = limits::TURN_BYTES;
         let up = self
             .up
-            .pump(&mut client.endpoint, &mut self.upstream, self.down.is_finished(), &mut resources, &mut budget_bytes)
+            .pump(client, &mut self.upstream, self.down.is_finished(), &mut resources, &mut budget_bytes)
             .map_err(|error| match error {
-                RelayError::Source(error) => Fault::downstream_io(At::Relay, &error),
-                RelayError::Destination(error) => Fault::upstream_io(At::Relay, &error),
-            })?;
+            RelayError::Source(error) => Fault::downstream_io(At::Relay, &error),
+            RelayError::Destination(error) => Fault::upstream_io(At::Relay, &error),
+        })?;
         let mut budget_bytes = limits::TURN_BYTES;
         let down = self
             .down
-            .pump(&mut self.upstream, &mut client.endpoint, self.up.is_finished(), &mut resources, &mut budget_bytes)
+            .pump(&mut self.upstream, client, self.up.is_finished(), &mut resources, &mut budget_bytes)
             .map_err(|error| match error {
                 RelayError::Source(error) => Fault::upstream_io(At::Relay, &error),
                 RelayError::Destination(error) => Fault::downstream_io(At::Relay, &error),
@@ -138,13 +123,52 @@ impl Relay {
     }
 
     /// Activity puts the deadline off. A half that has just ended brings it forward; one that ended before does not.
-    fn restart_deadline(&self, active: bool, key: Key, client: &mut Client, context: &mut Context) {
-        let timeouts = context.settings.timeouts;
+    fn restart_deadline(&self, active: bool, cx: &mut Cx<'_>) {
+        let timeouts = cx.timeouts();
         let half_closed = self.up.is_finished() || self.down.is_finished();
-        let at_ms = context.now_ms() + if half_closed { timeouts.half_closed } else { timeouts.idle };
-        if active || at_ms < client.deadline.at_ms {
-            client.set_deadline(key, context, at_ms);
+        let at_ms = cx.now_ms() + if half_closed { timeouts.half_closed } else { timeouts.idle };
+        if active || at_ms < cx.client.deadline.at_ms {
+            cx.set_deadline(at_ms);
         }
+    }
+}
+
+impl StageOps for Relay {
+    fn label(&self) -> &'static str {
+        "relay"
+    }
+
+    fn at(&self) -> At {
+        At::Relay
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.up.held_bytes() + self.down.held_bytes()
+    }
+
+    fn upstream(&mut self, _number: u8) -> Option<&mut Endpoint> {
+        Some(&mut self.upstream)
+    }
+
+    fn relayed(&self) -> Option<Relayed> {
+        let sum = |half: &Half| half.moved().copied + half.moved().spliced;
+        Some(Relayed { bytes_up: sum(&self.up), bytes_down: sum(&self.down), active_ms: self.active_ms })
+    }
+
+    fn step(self, cx: &mut Cx<'_>) -> Step<Self> {
+        self.turn_moved(false, cx)
+    }
+
+    fn expired(self, cx: &mut Cx<'_>) -> Step<Self> {
+        self.turn_moved(true, cx)
+    }
+
+    fn dismantle(self, cx: &mut Cx<'_>) -> [u64; 2] {
+        cx.tunnel_closed();
+        [self.up, self.down].map(|half| {
+            let moved = half.dismantle(&mut cx.shard.pipes);
+            moved.copied + moved.spliced
+        })
     }
 }
 

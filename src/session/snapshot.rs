@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Context, Session, Stage};
 use crate::event::Key;
 
 /// A tunnel at one moment. Nothing of what it carries is in here.
@@ -29,47 +28,4 @@ pub struct SessionSnapshot {
     pub bytes_up: u64,
     /// Bytes relayed to the client.
     pub bytes_down: u64,
-}
-
-impl Session {
-    /// What it is doing now.
-    pub fn describe(&self, shard: usize, key: Key, context: &Context) -> SessionSnapshot {
-        let record = &self.client.record;
-        let (bytes_up, bytes_down, active_ms) = match &self.stage {
-            Stage::Relay(stage) => {
-                let (up, down) = stage.bytes();
-                (up, down, Some(stage.active_ms()))
-            }
-            _ => (0, 0, None),
-        };
-        SessionSnapshot {
-            shard,
-            key,
-            client: record.client,
-            target: record.target.clone(),
-            upstream: record.on_hop.as_ref().map_or_else(|| "-".into(), |hop| Arc::clone(hop.upstream.name())),
-            stage: self.stage.label(),
-            age_ms: context.now_us.saturating_sub(record.accepted_us) / 1000,
-            idle_ms: active_ms.map(|active_ms| context.now_ms().saturating_sub(active_ms)),
-            bytes_up,
-            bytes_down,
-        }
-    }
-}
-
-impl Stage {
-    fn label(&self) -> &'static str {
-        match self {
-            Stage::ReadRequest(_) => "read_head",
-            Stage::Direct(_) => "direct",
-            Stage::Exchange(_) => "exchange",
-            Stage::Dial(_) => "dial",
-            Stage::Authenticate(_) => "authenticate",
-            Stage::Declined(_) => "declined",
-            Stage::Reply(_) => "reply",
-            Stage::Relay(_) => "relay",
-            // Between two steps no tunnel is asked.
-            Stage::Linger(_) | Stage::Stepping => "closing",
-        }
-    }
 }

@@ -23,7 +23,7 @@ use crate::limits::{self, millis};
 use crate::metrics::Metrics;
 use crate::pool::Pools;
 use crate::relay::PipePool;
-use crate::session::{Admission, Came, Context, Idle, Next, Session, SessionSettings};
+use crate::session::{Admission, Arrival, Context, Idle, Next, Session, SessionSettings};
 use crate::upstream::{Asked, Asker, HostPort, OriginResolver};
 
 const WAKER: Token = Token(0);
@@ -397,7 +397,7 @@ impl Shard {
         let resting: Vec<Key> = self.slots.iter().filter(|(_, slot)| slot.session.rests()).filter_map(key_of).collect();
         for key in resting {
             if let Some(slot) = live(&mut self.slots, key) {
-                slot.session.dismiss(&self.context);
+                slot.session.dismiss(key, &mut self.context);
                 self.follow(key, Next::Close);
             }
         }
@@ -470,9 +470,9 @@ impl Shard {
         }
         let entered = self.gate.enter(from, self.number, self.context.now_ms());
         let admission = entered.admission;
-        let came = Came { from, listener, admission };
+        let arrival = Arrival { from, listener, admission };
         self.context.metrics.tunnels_open.inc();
-        let session = Session::new(key, stream, came, &mut self.context);
+        let session = Session::new(key, stream, arrival, &mut self.context);
         let slot = entry.insert(Slot {
             generation,
             session,
@@ -506,8 +506,10 @@ impl Shard {
 
     fn cut_all(&mut self) {
         self.context.pools.close_all();
-        for (_, mut slot) in std::mem::take(&mut self.slots) {
-            slot.session.cut(&mut self.context);
+        for (index, mut slot) in std::mem::take(&mut self.slots) {
+            if let Some(key) = key_of((index, &slot)) {
+                slot.session.cut(key, &mut self.context);
+            }
             self.context.metrics.buffered_bytes.sub(i64::try_from(slot.held_bytes).unwrap_or(i64::MAX));
             self.gate.leave(slot.session.client(), slot.has_place());
             self.context.metrics.tunnels_open.dec();

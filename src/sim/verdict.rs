@@ -8,6 +8,7 @@ use super::plain;
 use super::pump::Pump;
 use super::scenario::Target;
 use super::world::World;
+use crate::client_protocol;
 use crate::fault::Cause;
 use crate::limits;
 
@@ -22,7 +23,7 @@ pub struct Outcome {
 }
 
 /// Who takes a connection within this time, in µs, is not slow.
-const RACE_DELAY_US: u64 = 200_000;
+const CONNECTION_ATTEMPT_DELAY_US: u64 = 200_000;
 
 /// Connections that one request may use up: three at each of nine addresses, and those that are warmed for the next.
 const MOST_DIALS_PER_CLIENT: usize = 30;
@@ -199,7 +200,7 @@ impl View<'_> {
         let cause = Cause::ALL.iter().find(|cause| cause.label() == label);
         let expected = match (label, cause) {
             ("declined", _) => status.filter(|status| [403, 503].contains(status)),
-            (_, Some(cause)) if cause.status() != 0 => Some(cause.status()),
+            (_, Some(cause)) => client_protocol::status(*cause),
             _ => None,
         };
         self.must(expected.is_some() && status == expected, || {
@@ -230,7 +231,9 @@ fn look_at_what_remains(world: &World, wrong: &mut Vec<String>) {
     });
     let quick = |place: &usize| {
         let addresses = &world.scenario.upstreams[*place].addresses;
-        addresses.iter().all(|(_, address)| matches!(address, Address::Takes(_, most_us) if *most_us < RACE_DELAY_US))
+        addresses
+            .iter()
+            .all(|(_, address)| matches!(address, Address::Takes(_, most_us) if *most_us < CONNECTION_ATTEMPT_DELAY_US))
     };
     let blamed = with(|network| network.ejected.iter().copied().find(quick));
     if let Some(place) = blamed.filter(|_| world.scenario.strict) {

@@ -2,45 +2,47 @@
 
 use std::sync::Arc;
 
-use super::{Exchange, Standing};
-use crate::event::Key;
+use super::{Exchange, Phase};
 use crate::fault::{Cause, Culprit, Fault};
 use crate::pool::Orphan;
-use crate::session::dial::{Attempt, Dial};
-use crate::session::linger::Linger;
-use crate::session::read_request::{Pinned, ReadRequest};
-use crate::session::reply::Reply;
-use crate::session::{Client, Context, End, Step};
+use crate::relay::Half;
+use crate::session::attempt::Attempt;
+use crate::session::cx::Cx;
+use crate::session::pinned::Pinned;
+use crate::session::record::End;
+use crate::session::transition::{AfterAnswer, Answer, Connecting, Halves, NextRequest, Pending, Transition};
+use crate::session::verdict;
 
 impl Exchange {
     /// The answer is delivered.
-    pub(super) fn over(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        let Some(answer) = self.answer.take() else {
-            return self.end(End::Finished, client, context);
-        };
-        let whole = self.up.is_read() && self.up.is_flushed() && !self.up_broken;
+    pub(super) fn delivered(mut self: Box<Self>, cx: &mut Cx<'_>) -> Transition {
+        let Phase::Answering { answer, .. } = &self.phase else { return self.end(End::Finished, cx) };
+        let whole = self.up.is_delivered();
         let unread = self.may_be_unread(answer.status);
         let reusable = answer.keeps_upstream && whole && !unread && self.from_upstream.is_empty();
-        context.metrics.request("http", answer.status);
-        self.account(client, context);
+        let (status, answer_pins, keeps_client) = (answer.status, answer.pins, answer.keeps_client);
+        cx.answered(status);
+        self.account(cx);
         let Exchange { request, attempt, upstream, number, from_client, .. } = *self;
-        let proven = attempt.as_ref().is_some_and(|attempt| attempt.is_proven());
+        let authenticated = attempt.as_ref().is_some_and(|attempt| attempt.is_authenticated());
         let hop = attempt.map(|attempt| attempt.hop);
-        let pins = answer.pins || client.record.pinned;
+        let pins = answer_pins || cx.client.record.pinned;
         let pinned = match hop {
-            hop if reusable && pins => Some(Pinned { upstream, number, hop, origin: request.origin().into() }),
-            Some(hop) if reusable && proven => {
-                let (pools, mut loan) = context.pools();
+            hop if reusable && pins => {
+                Some(Box::new(Pinned { upstream, number, hop, origin: request.origin().into() }))
+            }
+            Some(hop) if reusable && authenticated => {
+                let (pools, mut loan) = cx.shard.pools();
                 pools.keep_alive.put(&hop, upstream, &mut loan);
                 None
             }
             _ => None,
         };
-        client.record.pinned = pinned.is_some();
-        client.record.finish_request(&End::Finished, context.now_us);
-        match answer.keeps_client && whole && !context.draining {
-            true => ReadRequest::again(from_client, pinned, key, client, context),
-            false => Linger::begin(End::Finished, key, client, context),
+        cx.client.record.pinned = pinned.is_some();
+        cx.client.record.finish_request(cx.shard.now_us);
+        match keeps_client && whole && !cx.shard.draining {
+            true => Transition::ReadRequest(NextRequest { held: from_client, pinned }),
+            false => Transition::Linger(End::Finished),
         }
     }
 
@@ -51,85 +53,87 @@ impl Exchange {
         self.request.has_unexpected_body() || is_error_to_long_body
     }
 
-    /// 101: from here on it is a tunnel.
-    pub(super) fn switch(mut self: Box<Self>, client: &mut Client, context: &mut Context) -> Step {
-        self.account(client, context);
-        client.record.status = 101;
-        context.metrics.request("http", 101);
-        let answer = self.down.take_unsent();
-        let from_client = std::mem::take(&mut self.from_client);
-        let Exchange { upstream, from_upstream, .. } = *self;
-        Reply::relay(answer, upstream, from_upstream, from_client)
+    /// 101: from here on it is a tunnel (RFC 9110 §7.8).
+    pub(super) fn switch_protocols(mut self: Box<Self>, cx: &mut Cx<'_>) -> Transition {
+        self.account(cx);
+        cx.answered(101);
+        let bytes = self.down.take_unsent();
+        let Exchange { upstream, from_upstream, from_client, .. } = *self;
+        let halves = Halves { upstream, up: Half::new(from_client), down: Half::new(from_upstream) };
+        Transition::Reply(Answer { bytes, then: AfterAnswer::Relay(halves) })
     }
 
-    /// Goes on with another connection; nothing of the body has been taken.
-    pub(super) fn again(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        let Some(mut attempt) = self.attempt.take() else {
-            return self.end(End::Finished, client, context);
-        };
+    /// Sends the request on another connection; nothing of its body has been used up.
+    pub(super) fn send_again(mut self: Box<Self>, cx: &mut Cx<'_>) -> Transition {
+        let Some(mut attempt) = self.attempt.take() else { return self.end(End::Finished, cx) };
         attempt.leftover = std::mem::take(&mut self.from_client);
-        attempt.choose_first_leg(context.now_ms());
-        Dial::anew(*attempt, key, client, context)
+        attempt.choose_first_leg(cx.now_ms());
+        Transition::Connect(Connecting::Upstream(attempt))
     }
 
-    pub(super) fn fail(
-        mut self: Box<Self>,
-        fault: Fault,
-        key: Key,
-        client: &mut Client,
-        context: &mut Context,
-    ) -> Step {
-        // Whether the upstream is to blame or its origin cannot be told before another upstream has served the request.
-        let of_upstream = fault.cause.culprit() == Culprit::Upstream;
-        let is_silent = self.answer.is_none() && !self.interim && self.from_upstream.is_empty();
+    /// Something failed: the request is sent through another upstream if it may be, and else the client is told.
+    pub(super) fn fail(mut self: Box<Self>, fault: Fault, cx: &mut Cx<'_>) -> Transition {
         let down = self.down.moved();
         let sent = down.copied + down.spliced;
-        if self.answer.is_some() && sent > self.before_answer {
-            // A part of the answer is out: the client must not take it for the whole.
-            client.endpoint.stream.reset_on_close();
-            return self.end(context.fault(fault), client, context);
-        }
         // Interim answers are delivered whole, before the one that names the fault.
-        let mut interim = self.down.take_unsent();
-        if self.answer.is_some() {
-            interim.truncate(usize::try_from(self.before_answer - sent).unwrap_or(0));
+        let mut interim = Vec::new();
+        match &self.phase {
+            Phase::Answering { before_bytes, .. } if sent > *before_bytes => {
+                // A part of the answer is out: the client must not take it for the whole.
+                cx.client.endpoint.stream.reset_on_close();
+                let end = cx.end_by(fault);
+                return self.end(end, cx);
+            }
+            Phase::Answering { before_bytes, .. } => {
+                interim = self.down.take_unsent();
+                interim.truncate(usize::try_from(before_bytes - sent).unwrap_or(0));
+            }
+            Phase::Awaiting(_) => {}
         }
-        let repeatable =
-            is_silent && !self.body_has_begun() && (self.request.is_idempotent() || self.request.has_body());
-        if of_upstream
-            && repeatable
-            && context.now_ms() < self.attempt.as_ref().map_or(0, |attempt| attempt.until_ms)
-            && self.attempt.as_ref().is_some_and(|attempt| attempt.wish.has_next(&attempt.egress))
-            && let Some(mut attempt) = self.attempt.take()
-        {
+        if let Some(mut attempt) = self.take_attempt_for_next(&fault, cx) {
             attempt.leftover = std::mem::take(&mut self.from_client);
-            self.leave_to_itself(&attempt, context);
+            self.leave_to_itself(&attempt, cx);
             if fault.cause != Cause::ResponseTimeout {
                 attempt.failed.push((attempt.member, (&*fault.detail).into()));
             }
-            return Dial::elsewhere(*attempt, key, client, context);
+            return Transition::Connect(Connecting::NextUpstream(attempt));
         }
-        self.account(client, context);
+        if self.awaiting().is_some() {
+            interim = self.down.take_unsent();
+        }
+        self.account(cx);
         if let Some(attempt) = self.attempt.take() {
-            self.leave_to_itself(&attempt, context);
+            self.leave_to_itself(&attempt, cx);
         }
-        Reply::to_fault_behind(interim, fault, client, context)
+        verdict::failed_behind(interim, fault, cx)
     }
 
-    pub(super) fn end(mut self: Box<Self>, end: End, client: &mut Client, context: &mut Context) -> Step {
-        if let Some(answer) = &self.answer {
-            context.metrics.request("http", answer.status);
-        }
-        self.account(client, context);
-        if let Some(attempt) = self.attempt.take() {
-            self.leave_to_itself(&attempt, context);
-        }
-        Step::end(end)
+    /// The attempt, if another upstream may get the request: whether this one is to blame or its origin shows only then.
+    fn take_attempt_for_next(&mut self, fault: &Fault, cx: &Cx<'_>) -> Option<Box<Attempt>> {
+        let is_silent = self.awaiting().is_some() && !self.has_interim() && self.from_upstream.is_empty();
+        let repeatable =
+            is_silent && !self.body_has_begun() && (self.request.is_idempotent() || self.request.has_body());
+        let may_go = fault.cause.culprit() == Culprit::Upstream && repeatable;
+        self.attempt.take_if(|attempt| may_go && cx.now_ms() < attempt.until_ms && attempt.has_next())
     }
 
-    /// The exchange ends before the upstream has answered. The answer to an AUTHENTICATE_MESSAGE that is out is waited for without the client.
-    fn leave_to_itself(mut self: Box<Self>, attempt: &Attempt, context: &mut Context) {
-        let Standing::Proving(ticket) = std::mem::replace(&mut self.standing, Standing::Settled) else { return };
+    /// Ends the session.
+    pub(super) fn end(mut self: Box<Self>, end: End, cx: &mut Cx<'_>) -> Transition {
+        if let Phase::Answering { answer, .. } = &self.phase {
+            cx.answered(answer.status);
+        }
+        self.account(cx);
+        if let Some(attempt) = self.attempt.take() {
+            self.leave_to_itself(&attempt, cx);
+        }
+        Transition::End(end)
+    }
+
+    /// The exchange ends before the upstream has answered. The verdict on an AUTHENTICATE_MESSAGE that was sent is waited for without
+    /// the client.
+    fn leave_to_itself(mut self: Box<Self>, attempt: &Attempt, cx: &mut Cx<'_>) {
+        let Phase::Awaiting(awaiting) = &mut self.phase else { return };
+        let Pending::Verdict(ticket) = std::mem::replace(&mut awaiting.pending, Pending::Nothing) else { return };
         let orphan = Orphan {
             hop: Arc::clone(&attempt.hop),
             unsent: if self.up.has_begun() { Vec::new() } else { self.up.take_unsent() },
@@ -138,27 +142,14 @@ impl Exchange {
             ticket,
             until_ms: attempt.until_ms,
         };
-        let (pools, mut loan) = context.pools();
+        let (pools, mut loan) = cx.shard.pools();
         pools.verdict_wait.adopt(orphan, &mut loan);
     }
 
     /// Counts the bytes, and gives back what was borrowed.
-    fn account(&mut self, client: &mut Client, context: &mut Context) {
-        let (up, down) = (self.up.moved(), self.down.moved());
-        context.metrics.bytes_up(up);
-        context.metrics.bytes_down(down);
-        client.record.bytes_up += up.copied + up.spliced;
-        client.record.bytes_down += down.copied + down.spliced;
-        self.up.dismantle(&mut context.pipes);
-        self.down.dismantle(&mut context.pipes);
-    }
-
-    /// Gives back what was borrowed, because the gateway is shutting down. An answer that lasts to the close must not seem to
-    /// have come to its end.
-    pub(in crate::session) fn cut(mut self: Box<Self>, client: &mut Client, context: &mut Context) {
-        if self.answer.is_some() {
-            client.endpoint.stream.reset_on_close();
-        }
-        self.account(client, context);
+    pub(super) fn account(&mut self, cx: &mut Cx<'_>) {
+        cx.exchanged(self.up.moved(), self.down.moved());
+        self.up.dismantle(&mut cx.shard.pipes);
+        self.down.dismantle(&mut cx.shard.pipes);
     }
 }

@@ -58,13 +58,25 @@ pub(super) struct Flow {
     costly: bool,
     /// Something of the body was taken from the source.
     begun: bool,
+    /// The destination takes nothing more.
+    refused: bool,
     moved: Moved,
 }
 
 impl Flow {
     /// Begins with what stands in `out`.
     pub(super) fn new(out: Vec<u8>, pump: Option<BodyPump>) -> Flow {
-        Flow { out, sent: 0, pump, run: None, bulk: false, costly: false, begun: false, moved: Moved::default() }
+        Flow {
+            out,
+            sent: 0,
+            pump,
+            run: None,
+            bulk: false,
+            costly: false,
+            begun: false,
+            refused: false,
+            moved: Moved::default(),
+        }
     }
 
     /// Nothing but what stands in `out` goes until there is a body again.
@@ -75,6 +87,21 @@ impl Flow {
     /// From now on there is a body.
     pub(super) fn set_body(&mut self, pump: BodyPump) {
         self.pump = Some(pump);
+    }
+
+    /// The destination takes nothing more: nothing is delivered from now on.
+    pub(super) fn refuse(&mut self) {
+        self.refused = true;
+    }
+
+    /// The destination takes nothing more.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// The whole body has been taken from the source and delivered.
+    pub(super) fn is_delivered(&self) -> bool {
+        self.is_read() && self.is_flushed() && !self.refused
     }
 
     /// The whole body has been taken from the source.
@@ -148,6 +175,9 @@ impl Flow {
         resources: &mut Resources<'_>,
         budget_bytes: &mut usize,
     ) -> Result<FlowTurn, FlowError> {
+        if self.refused {
+            return Ok(FlowTurn::Done);
+        }
         loop {
             self.use_held(held, budget_bytes)?;
             if !self.flush(to)? {

@@ -5,14 +5,15 @@
 //! here, or reads the body before it asks. One that is known to ask before gets the body; with any other, a request with an
 //! empty body finds out, which an upstream that asks nobody may carry out as a request of its own.
 
-use super::{Exchange, Then, fault};
-use crate::event::Key;
+use super::{Exchange, fault};
 use crate::fault::{At, Cause, Fault};
 use crate::forward::BodyPump;
 use crate::http::BodyFraming;
 use crate::limits;
-use crate::session::dial::{Attempt, Dial};
-use crate::session::{Client, Context, Stage, Step};
+use crate::session::attempt::Attempt;
+use crate::session::cx::Cx;
+use crate::session::stage::Step;
+use crate::session::transition::{Connecting, Transition};
 
 /// How the request's body goes to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,15 +70,15 @@ impl Exchange {
     }
 
     /// Sends a short body once all of it has come.
-    pub(super) fn gather_body(&mut self, client: &mut Client, context: &mut Context) -> Result<(), Then> {
+    pub(super) fn gather_body(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
         let Some(length) = self.short_body().filter(|_| self.body == RequestBody::Gathers) else { return Ok(()) };
-        while self.from_client.len() < length && client.endpoint.ready.readable() {
-            let room = (length - self.from_client.len()).min(context.scratch.len());
-            match client.endpoint.read(&mut context.scratch[..room]) {
+        while self.from_client.len() < length && cx.client.endpoint.ready.readable() {
+            let room = (length - self.from_client.len()).min(cx.shard.scratch.len());
+            match cx.client.endpoint.read(&mut cx.shard.scratch[..room]) {
                 Ok(None) => break,
-                Ok(Some(0)) => return Err(Then::Fail(fault(Cause::ClientGone, super::ENDED_BEFORE_BODY))),
-                Ok(Some(count)) => self.from_client.extend_from_slice(&context.scratch[..count]),
-                Err(error) => return Err(Then::Fail(Fault::downstream_io(At::Reply, &error))),
+                Ok(Some(0)) => return Err(fault(Cause::ClientGone, super::ENDED_BEFORE_BODY)),
+                Ok(Some(count)) => self.from_client.extend_from_slice(&cx.shard.scratch[..count]),
+                Err(error) => return Err(Fault::downstream_io(At::Reply, &error)),
             }
         }
         if let Some(body) = self.from_client.get(..length) {
@@ -99,8 +100,8 @@ impl Exchange {
     }
 
     /// The upstream has said nothing to the head alone.
-    pub(super) fn held_long_enough(mut self: Box<Self>, key: Key, client: &mut Client, context: &mut Context) -> Step {
-        let now_ms = context.now_ms();
+    pub(super) fn held_long_enough(mut self: Box<Self>, cx: &mut Cx<'_>) -> Step<Box<Self>> {
+        let now_ms = cx.now_ms();
         let asks_nobody =
             |attempt: &Attempt| !attempt.handshake.is_trial() || attempt.hop.habits.is_known_to_ask_before_body(now_ms);
         let Some(mut attempt) = self.attempt.take_if(|attempt| !asks_nobody(attempt)) else {
@@ -108,11 +109,12 @@ impl Exchange {
                 (RequestBody::Waits, Some(_)) => self.body = RequestBody::Gathers,
                 _ => self.stream_body(),
             }
-            self.wait_for(self.waits_for(), key, client, context);
-            return Step::Go(Stage::Exchange(self));
+            self.wait_for(self.waits_for(), cx);
+            // Nothing will come to step it.
+            return Step::Yield(self);
         };
         attempt.leftover = std::mem::take(&mut self.from_client);
         attempt.handshake.ask_at_once();
-        Dial::anew(*attempt, key, client, context)
+        Step::Go(Transition::Connect(Connecting::Upstream(attempt)))
     }
 }

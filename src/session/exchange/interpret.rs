@@ -12,8 +12,8 @@ pub(super) enum Heard {
     Interim,
     /// 101: the connection is a tunnel from here on.
     Switching,
-    /// 407: the proxy wants to know who asks.
-    Asked {
+    /// 407: the proxy demands authentication.
+    Demand {
         /// With a new challenge.
         rechallenge: bool,
         /// Its status line.
@@ -37,7 +37,7 @@ pub(super) struct Final {
 }
 
 /// Reads a whole head. `may_keep` says whether the client's connection may go on.
-pub(super) fn hear(
+pub(super) fn interpret(
     head: &[u8],
     request: &ForwardRequest,
     options: &ForwardOptions<'_>,
@@ -64,7 +64,7 @@ pub(super) fn hear(
         let challenge = |scheme| http::find_challenge(&parsed.fields, scheme).and_then(|found| found.token68);
         let rechallenge = challenge("NTLM").is_some() || challenge("Negotiate").is_some();
         let line = format!("407 {}", String::from_utf8_lossy(parsed.reason).escape_debug());
-        return Ok(Heard::Asked { rechallenge, line });
+        return Ok(Heard::Demand { rechallenge, line });
     }
     let response = ForwardResponse::of(&parsed, request, options).map_err(|error| malformed(&error))?;
     Ok(match response.kind() {

@@ -124,7 +124,7 @@ impl Shard {
 
     fn close_idle(&mut self, key: Key) {
         if let Some(slot) = live(&mut self.slots, key) {
-            slot.session.give_way(&mut self.context);
+            slot.session.give_way(key, &mut self.context);
             self.follow(key, Next::Close);
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::http_client::{Answer, Caller};
 use super::http_server::Request;
 use super::message::Framing;
+use crate::client_protocol;
 use crate::fault::Cause;
 use crate::limits;
 use crate::sim::network::{Conclusion, with};
@@ -129,10 +130,10 @@ impl View<'_> {
         if traits.tx_capacity.min(traits.inbox_capacity) < 200 && !self.scenario.strict {
             return;
         }
-        let cause = Cause::ALL.iter().find(|cause| cause.label() == label).filter(|cause| cause.status() != 0);
-        match cause {
-            Some(cause) => {
-                let told = last.is_some_and(|last| last.fault.is_some() && last.whole && last.status == cause.status());
+        let cause = Cause::ALL.iter().find(|cause| cause.label() == label);
+        match cause.and_then(|cause| client_protocol::status(*cause)) {
+            Some(status) => {
+                let told = last.is_some_and(|last| last.fault.is_some() && last.whole && last.status == status);
                 self.must(told, || format!("ended as {label}, and the client was told {last:?}"));
             }
             None if label == "finished" => {

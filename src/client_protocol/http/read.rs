@@ -1,0 +1,125 @@
+//! From the bytes of a head to what its client wants.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::auth::Request;
+use crate::client_protocol::{Demand, ReadOptions, Rejected, ShownLogin};
+use crate::fault::{At, Cause, Fault};
+use crate::forward::{self, ForwardError, ForwardRequest};
+use crate::http::{
+    self, FieldStorage, HeadEnd, OtherProtocol, RequestError, RequestHead, RequestSummary, RequestTarget,
+};
+
+/// An unfinished request head.
+#[derive(Debug)]
+pub struct RequestReader {
+    head_end: HeadEnd,
+    /// The request line has been looked at already.
+    line_checked: bool,
+}
+
+impl Default for RequestReader {
+    fn default() -> Self {
+        RequestReader { head_end: HeadEnd::request(), line_checked: false }
+    }
+}
+
+impl RequestReader {
+    /// See [`crate::client_protocol::RequestReader::read`].
+    pub fn read(
+        &mut self,
+        bytes: &[u8],
+        options: &ReadOptions<'_>,
+    ) -> (usize, Result<Option<Box<Demand>>, Box<Rejected>>) {
+        let (used, outcome) = match self.head_end.find(bytes, options.head_limit_bytes) {
+            Ok(None) => (0, self.check_beginning(bytes).map(|()| None)),
+            Ok(Some(length)) => {
+                let understood = understand(&bytes[..length], options);
+                (length, understood.map(|demand| Some(Box::new(demand))).map_err(|fault| by_protocol(bytes, fault)))
+            }
+            Err(error) => (0, Err(by_protocol(bytes, fault(Cause::RequestHeadTooLarge, error.to_string())))),
+        };
+        (used, outcome.map_err(|fault| Box::new(Rejected { fault, asked: RequestSummary::of(bytes) })))
+    }
+
+    /// Rejects an unfinished head that cannot become a valid one, so that its client need not wait for a time-out.
+    fn check_beginning(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        if let Some(other) = http::detect_other_protocol(bytes) {
+            return Err(not_http(other, bytes));
+        }
+        if http::has_overlong_method(bytes) {
+            return Err(malformed(&RequestError::MethodTooLong));
+        }
+        match self.head_end.start_line(bytes) {
+            Some(line) if !std::mem::replace(&mut self.line_checked, true) => {
+                http::check_request_line(line).map_err(|error| malformed(&error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Makes a demand out of a whole head.
+fn understand(head: &[u8], options: &ReadOptions<'_>) -> Result<Demand, Fault> {
+    let mut storage = FieldStorage::with_limit(options.field_limit);
+    let head = RequestHead::parse(head, &mut storage).map_err(|error| malformed(&error))?;
+    if forward::via_names_gateway(&head.fields, &options.forward) {
+        return Err(fault(
+            Cause::ForwardLoop,
+            "the request has already been through this gateway: the path leads back to it",
+        ));
+    }
+    let login = ShownLogin::read(&head.fields);
+    if let RequestTarget::Authority(authority) = &head.target {
+        let mut fields = Vec::new();
+        http::copy_end_to_end_fields(&head.fields, &mut fields);
+        forward::append_via(head.version, &options.forward, &mut fields);
+        return Ok(Demand { request: Request::connect(authority.to_string(), fields), login });
+    }
+    let request = ForwardRequest::of(&head, &options.forward).map_err(|error| unforwardable(&error))?;
+    Ok(Demand { request: Request::Forward(Arc::new(request)), login })
+}
+
+/// A head that is malformed because it belongs to another protocol is reported as that.
+fn by_protocol(bytes: &[u8], fault: Fault) -> Fault {
+    match fault.cause {
+        Cause::RequestMalformed | Cause::RequestHeadTooLarge => {
+            http::detect_other_protocol(bytes).map_or(fault, |other| not_http(other, bytes))
+        }
+        _ => fault,
+    }
+}
+
+fn not_http(other: OtherProtocol, bytes: &[u8]) -> Fault {
+    match other {
+        OtherProtocol::Unknown => {
+            let shown: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            fault(Cause::RequestMalformed, format!("{}: {}", other.describe(), shown.join(" ")))
+        }
+        _ => fault(Cause::RequestMalformed, other.describe()),
+    }
+}
+
+fn unforwardable(error: &ForwardError) -> Fault {
+    let cause = match error.status() {
+        417 => Cause::ExpectationFailed,
+        501 => Cause::MethodNotSupported,
+        _ => Cause::RequestMalformed,
+    };
+    fault(cause, error.to_string())
+}
+
+fn malformed(error: &RequestError) -> Fault {
+    let cause = match error.status() {
+        431 => Cause::RequestFields,
+        501 => Cause::MethodNotSupported,
+        505 => Cause::RequestVersion,
+        _ => Cause::RequestMalformed,
+    };
+    fault(cause, error.to_string())
+}
+
+fn fault(cause: Cause, detail: impl Into<Cow<'static, str>>) -> Fault {
+    Fault::new(At::ReadHead, cause, detail)
+}

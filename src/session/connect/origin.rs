@@ -1,0 +1,168 @@
+//! An origin as what is connected to, past all upstreams: its name is looked up on another thread.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Addresses, Target, fault};
+use crate::egress::Egress;
+use crate::fault::{Cause, Fault};
+use crate::forward::ForwardRequest;
+use crate::http::{Authority, Host};
+use crate::route::{Candidate as RouteCandidate, metadata_network};
+use crate::session::cx::Cx;
+use crate::session::happy_eyeballs::{Candidate, Racer};
+use crate::session::transition::{Opened, Transition};
+use crate::session::verdict;
+use crate::upstream::{Asked, Asker, HostPort, Resolution};
+
+/// An origin, and how far it has come with its addresses.
+#[derive(Debug)]
+pub(super) struct Origin {
+    origin: HostPort,
+    /// Plain HTTP; `None` for a tunnel.
+    request: Option<Arc<ForwardRequest>>,
+    /// By whose rules it is reached.
+    egress: Arc<Egress>,
+    leftover: Vec<u8>,
+    lookup: Lookup,
+    started_us: u64,
+}
+
+/// How far the look-up of its name has come.
+#[derive(Debug)]
+enum Lookup {
+    /// Not asked for yet.
+    Wanted,
+    /// Another thread does it.
+    UnderWay,
+    /// Its addresses, of which so many were tried.
+    Found { addresses: Arc<[SocketAddr]>, tried: usize },
+}
+
+impl Origin {
+    /// Returns the target, the number of the session's last connection, and when the client must have its answer, in ms.
+    pub(super) fn begin(
+        origin: HostPort,
+        request: Option<Arc<ForwardRequest>>,
+        leftover: Vec<u8>,
+        cx: &Cx<'_>,
+    ) -> (Target, u8, u64) {
+        let literal = origin.host().parse().ok().map(|address| SocketAddr::new(address, origin.port()));
+        let lookup = match literal {
+            Some(address) => Lookup::Found { addresses: [address].into(), tried: 0 },
+            None => Lookup::Wanted,
+        };
+        let egress = cx.shard.settings.egress.egress();
+        let origin = Origin { origin, request, egress, leftover, lookup, started_us: cx.now_us() };
+        (Target::Origin(origin), 0, cx.now_ms() + cx.timeouts().handshake)
+    }
+
+    pub(super) fn held_bytes(&self) -> usize {
+        self.leftover.capacity() + self.request.as_ref().map_or(0, |request| request.held_bytes())
+    }
+
+    pub(super) fn addresses(&mut self, cx: &mut Cx<'_>) -> Addresses {
+        match self.lookup {
+            Lookup::Found { .. } => Addresses::Ready,
+            Lookup::UnderWay => Addresses::Wait { until_ms: None },
+            Lookup::Wanted => self.look_up(cx),
+        }
+    }
+
+    fn look_up(&mut self, cx: &mut Cx<'_>) -> Addresses {
+        self.lookup = Lookup::UnderWay;
+        let patience_ms = cx.timeouts().connect.min(cx.timeouts().handshake);
+        let client = cx.client.record.client.ip().to_canonical();
+        let asker = Asker { client, patience: Duration::from_millis(patience_ms) };
+        match (cx.shard.look_up)(self.origin.clone(), cx.key, asker) {
+            Asked::Taken => Addresses::Wait { until_ms: Some(cx.now_ms() + patience_ms) },
+            Asked::Hangs => {
+                let detail = format!("nobody answers for {}: its look-up hangs", self.origin.host());
+                Addresses::Fail(fault(Cause::ResolveTimeout, detail))
+            }
+            Asked::Declined => {
+                let detail = "too many look-ups wait, or no thread can be started for this one";
+                Addresses::Fail(fault(Cause::ResourcesExhausted, detail))
+            }
+        }
+    }
+
+    /// The origin's name was looked up; returns what is wrong with its addresses.
+    pub(super) fn found(&mut self, resolution: Resolution) -> Option<Fault> {
+        let (addresses, fault) = match resolution {
+            Resolution::Addresses(addresses) => {
+                // A name must not lead where its address would not.
+                let allowed: Vec<SocketAddr> =
+                    addresses.iter().filter(|address| self.is_allowed(**address)).copied().collect();
+                let denied = allowed.is_empty().then(|| {
+                    let detail = format!(
+                        "{} leads to a link-local address or a metadata service, which the routes deny",
+                        self.origin
+                    );
+                    fault(Cause::DestinationDenied, detail)
+                });
+                (allowed.into(), denied)
+            }
+            Resolution::Failed(why) => {
+                let detail = format!("{} does not resolve: {why}", self.origin.host());
+                (Arc::default(), Some(fault(Cause::ResolveFailed, detail)))
+            }
+        };
+        self.lookup = Lookup::Found { addresses, tried: 0 };
+        fault
+    }
+
+    /// A metadata service is reached only where a route names its address.
+    fn is_allowed(&self, address: SocketAddr) -> bool {
+        let host = match address.ip().to_canonical() {
+            IpAddr::V4(address) => Host::V4(address),
+            IpAddr::V6(address) => Host::V6(address),
+        };
+        let written_out = Authority { host, port: address.port() };
+        metadata_network(address.ip()).is_none()
+            || self.egress.rules.plan(&written_out).first() == RouteCandidate::Direct
+    }
+
+    /// The fault, if its time is over before its addresses are known.
+    pub(super) fn timed_out(&self) -> Option<Fault> {
+        match self.lookup {
+            Lookup::Found { .. } => None,
+            Lookup::Wanted | Lookup::UnderWay => {
+                Some(fault(Cause::ResolveTimeout, format!("{} was not resolved in time", self.origin.host())))
+            }
+        }
+    }
+
+    pub(super) fn next_candidate(&mut self) -> Option<Candidate> {
+        let Lookup::Found { addresses, tried } = &mut self.lookup else { return None };
+        let address = addresses.get(*tried).copied()?;
+        *tried += 1;
+        Some(Candidate { address, member: 0, place: *tried - 1 })
+    }
+
+    pub(super) fn has_next(&self) -> bool {
+        matches!(&self.lookup, Lookup::Found { addresses, tried } if *tried < addresses.len())
+    }
+
+    /// The origin took the connection.
+    pub(super) fn connected(self, winner: Racer, cx: &mut Cx<'_>) -> Transition {
+        cx.reached_origin(self.started_us);
+        if let Some((peer, local)) = winner.endpoint.stream.ends()
+            && cx.shard.settings.egress.is_gateway(peer, local)
+        {
+            let detail = format!("{} is the gateway itself", self.origin);
+            return verdict::failed(fault(Cause::DestinationDenied, detail), cx);
+        }
+        let (upstream, number, leftover) = (winner.endpoint, winner.number, self.leftover);
+        match self.request {
+            Some(request) => Transition::Exchange(Opened::Origin { request, upstream, number, leftover }),
+            None => verdict::established(upstream, Vec::new(), leftover, cx),
+        }
+    }
+
+    /// The origin took no connection.
+    pub(super) fn gave_up(&self, cx: &mut Cx<'_>) {
+        cx.reached_origin(self.started_us);
+    }
+}

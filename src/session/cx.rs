@@ -1,0 +1,50 @@
+//! What a stage is stepped with.
+
+use super::context::Context;
+use super::record::Record;
+use crate::client_protocol::ClientProtocol;
+use crate::event::{Deadline, Endpoint, Key};
+use crate::timeouts::TimeoutsMs;
+
+/// The client's side of a session: the same at every stage.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub endpoint: Endpoint,
+    pub record: Record,
+    pub deadline: Deadline,
+    /// How it says what it wants, and is told what came of it.
+    pub protocol: ClientProtocol,
+}
+
+/// The session's key and client, and what all sessions of the shard share.
+pub(super) struct Cx<'a> {
+    pub key: Key,
+    pub client: &'a mut Client,
+    pub shard: &'a mut Context,
+}
+
+impl Cx<'_> {
+    /// The time of this turn in ms.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.shard.now_ms()
+    }
+
+    /// The time of this turn in µs.
+    pub(super) fn now_us(&self) -> u64 {
+        self.shard.now_us
+    }
+
+    pub(super) fn timeouts(&self) -> &TimeoutsMs {
+        &self.shard.settings.timeouts
+    }
+
+    /// Sets the session's one deadline.
+    pub(super) fn set_deadline(&mut self, at_ms: u64) {
+        self.shard.timers.set(self.key, &mut self.client.deadline, at_ms);
+    }
+
+    /// As [`Cx::set_deadline`], so many ms from now.
+    pub(super) fn set_deadline_in(&mut self, wait_ms: u64) {
+        self.set_deadline(self.now_ms() + wait_ms);
+    }
+}

@@ -1,0 +1,38 @@
+//! The faults of requests that the credential guard does not let log on.
+
+use std::time::Duration;
+
+use crate::fault::{At, Cause, Fault};
+use crate::upstream::Refusal;
+
+/// Other logon attempts, for which the request had to wait, took too long.
+pub(super) fn timed_out() -> Fault {
+    fault(Cause::GuardTimeout, "the request had to wait for another logon attempt, which took too long")
+}
+
+/// The guard lets nothing go for now.
+pub(super) fn refused(refusal: Refusal) -> Fault {
+    let minutes = |rest: Duration| rest.as_secs().div_ceil(60);
+    match refusal {
+        Refusal::Held(rest) => {
+            let detail = format!(
+                "the upstream refused the gateway's credentials; to keep the account from being locked they are not tried again for {} min, \
+                 or until the secret changes",
+                minutes(rest)
+            );
+            fault(Cause::CredentialsHeld, detail)
+        }
+        Refusal::Barred(rest) => {
+            let detail = format!(
+                "the upstream refused the credentials for this destination, which its policy may forbid, and takes them for others; \
+                 not tried again for {} min",
+                minutes(rest)
+            );
+            fault(Cause::DestinationHeld, detail)
+        }
+    }
+}
+
+fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
+    Fault::new(At::Authenticate, cause, detail)
+}
