@@ -7,7 +7,7 @@ use super::plain::{Around, CallerPlan, Desk};
 use super::pump::Pump;
 use super::scenario::{FlowOddity, FlowPlan, UpstreamPlan};
 use crate::ntlm::FileTime;
-use crate::stub::{Counters, Session, Setup, Step, Surroundings};
+use crate::stub::{Counters, ProxyAction, ProxyContext, ProxySession, Setup};
 
 /// What all of them share.
 pub struct Shared<'a> {
@@ -48,8 +48,8 @@ enum Stage {
 #[derive(Default)]
 struct Proxying {
     /// None: it is an origin itself.
-    session: Option<Session>,
-    steps: VecDeque<Step>,
+    session: Option<ProxySession>,
+    steps: VecDeque<ProxyAction>,
     sent: usize,
     rests_until_us: Option<u64>,
     heard_us: u64,
@@ -58,7 +58,7 @@ struct Proxying {
 impl Peer {
     /// An upstream that was just reached.
     pub fn upstream(wire: usize, plan: &UpstreamPlan, id: u64, oddity: Option<FlowOddity>) -> Peer {
-        let (mut session, mut steps) = (Session::new(plan.personality, id), VecDeque::new());
+        let (mut session, mut steps) = (ProxySession::new(plan.personality, id), VecDeque::new());
         session.open(&mut steps);
         let proxying = Proxying { session: Some(session), steps, ..Proxying::default() };
         Peer {
@@ -161,7 +161,7 @@ impl Peer {
             return false;
         }
         if count > 0 {
-            let surroundings = Surroundings {
+            let surroundings = ProxyContext {
                 setup: shared.setup,
                 counters: shared.counters,
                 now: FileTime::from_unix(1_700_000_000, 0),
@@ -179,7 +179,7 @@ impl Peer {
             return true;
         }
         let wire = &network.wires[self.wire];
-        let idle_close = proxying.session.as_ref().and_then(Session::idle_close);
+        let idle_close = proxying.session.as_ref().and_then(ProxySession::idle_close);
         let limit_us = idle_close.map(|limit| u64::try_from(limit.as_micros()).unwrap());
         let limit_us = limit_us.or(self.rest_us.filter(|_| self.desk.is_quiet()));
         let idle = limit_us.is_some_and(|limit_us| network.now_us >= proxying.heard_us + limit_us);
@@ -226,8 +226,8 @@ impl Proxying {
     fn carry_out(&mut self, id: usize, network: &mut Network, written: &mut u64) -> Carried {
         loop {
             let pause_us = match self.steps.front() {
-                Some(Step::Wait(pause)) => u64::try_from(pause.as_micros()).unwrap(),
-                Some(Step::Trickle(_)) => 1_000,
+                Some(ProxyAction::Wait(pause)) => u64::try_from(pause.as_micros()).unwrap(),
+                Some(ProxyAction::Trickle(_)) => 1_000,
                 _ => 0,
             };
             if pause_us > 0 {
@@ -242,14 +242,14 @@ impl Proxying {
             }
             let done = match self.steps.front_mut() {
                 None => return Carried::All,
-                Some(Step::Wait(_)) => true,
-                Some(Step::Send(bytes)) => {
+                Some(ProxyAction::Wait(_)) => true,
+                Some(ProxyAction::Send(bytes)) => {
                     let count = network.peer_write(id, &bytes[self.sent..]);
                     self.sent += count;
                     *written += count as u64;
                     self.sent == bytes.len()
                 }
-                Some(Step::Trickle(bytes)) => {
+                Some(ProxyAction::Trickle(bytes)) => {
                     let count = network.peer_write(id, &bytes[self.sent..=self.sent]);
                     self.sent += count;
                     *written += count as u64;
@@ -258,7 +258,7 @@ impl Proxying {
                     }
                     self.sent == bytes.len()
                 }
-                Some(Step::Repeat { block, offset, bytes }) => {
+                Some(ProxyAction::Repeat { block, offset, bytes }) => {
                     let rest = &block[*offset..];
                     let most = rest.len().min(usize::try_from(*bytes).unwrap_or(usize::MAX));
                     let count = network.peer_write(id, &rest[..most]);
@@ -269,12 +269,12 @@ impl Proxying {
                     }
                     *bytes == 0
                 }
-                Some(Step::Tunnel { .. }) => match self.steps.pop_front() {
-                    Some(Step::Tunnel { early, .. }) => return Carried::Tunnel(early),
+                Some(ProxyAction::Tunnel { .. }) => match self.steps.pop_front() {
+                    Some(ProxyAction::Tunnel { early, .. }) => return Carried::Tunnel(early),
                     _ => unreachable!(),
                 },
-                Some(Step::Close) => return Carried::Closed,
-                Some(Step::Reset) => return Carried::Reset,
+                Some(ProxyAction::Close) => return Carried::Closed,
+                Some(ProxyAction::Reset) => return Carried::Reset,
             };
             if !done {
                 // It is hopeless when nobody is there any more.

@@ -1,4 +1,4 @@
-//! What a personality is made of: one struct of knobs, so that a new behaviour is a line of data and no code path. The
+//! What a personality does: one struct of settings, so that most new behaviours need a line of data and no code. The
 //! lines are in `catalogue`.
 
 use std::time::Duration;
@@ -6,59 +6,61 @@ use std::time::Duration;
 use crate::http::Version;
 use crate::ntlm::NegotiateFlags;
 
-/// The knobs. [`PLAIN`] is a well-behaved proxy; every other personality says where it differs.
+/// The settings. [`PLAIN`] is a well-behaved proxy; the other personalities say where they differ from it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Behaviour {
-    /// What a connection meets before it has said anything.
-    pub door: Door,
-    /// What a request must bring to be let in.
-    pub gate: Gate,
-    /// How long each answer takes, beside the delay that all answers share.
+    /// What happens to a connection when it is accepted.
+    pub on_accept: OnAccept,
+    /// Which requests are admitted.
+    pub access: AccessRule,
+    /// The pause before each response, in addition to the delay that all personalities share.
     pub answer_wait: Duration,
-    /// A connection is closed when nothing came on it for that long.
+    /// A connection is closed when nothing was received on it for this long.
     pub idle_close: Option<Duration>,
-    /// How bytes are handed to the network.
+    /// How bytes are written to the network.
     pub delivery: Delivery,
-    /// Start line and fields that all answers share.
+    /// The start line and the fields that all responses share.
     pub head: HeadStyle,
     /// A 407 without a challenge.
-    pub bare: Demand,
+    pub unchallenged: AuthRequired,
     /// A 407 with a challenge.
-    pub challenge: Demand,
-    /// The challenges and how they are listed.
+    pub challenge: AuthRequired,
+    /// The challenges, and how they are listed.
     pub offers: Offers,
     /// The CHALLENGE_MESSAGE.
     pub message: MessageStyle,
     /// What a NEGOTIATE_MESSAGE must offer.
-    pub needed: NegotiateFlags,
-    /// What counts as a proof.
-    pub proof: Proof,
-    /// What is done about a proof.
-    pub verdict: Verdict,
-    /// How many requests one proof lets in; `None`: all of the connection.
-    pub lasts_requests: Option<u32>,
-    /// How a tunnel is granted.
+    pub required_flags: NegotiateFlags,
+    /// Which AUTHENTICATE_MESSAGEs are valid.
+    pub authenticate: AuthenticateRules,
+    /// What is done about an AUTHENTICATE_MESSAGE.
+    pub authenticate_handling: AuthenticateHandling,
+    /// How many requests one logon admits; `None`: all requests on the connection.
+    pub requests_per_logon: Option<u32>,
+    /// What the 200 to a CONNECT looks like.
     pub established: Established,
-    /// The rules about connections and fields.
-    pub rules: Rules,
+    /// Rules about connections, destinations and fields.
+    pub rules: ConnectionRules,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Door {
-    Opens,
-    Closes,
-    /// Reads and never answers.
+pub(super) enum OnAccept {
+    Serve,
+    Close,
+    /// Reads, and never responds.
     Mute,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Gate {
-    Proof,
+pub(super) enum AccessRule {
+    /// Admits authenticated requests.
+    Authenticated,
+    /// Admits all requests.
     Open,
-    /// Lets in what has no credentials, never answers what has.
+    /// Admits requests without credentials, and never responds to others.
     NoCredentials,
-    /// 503 for all.
-    Shut,
+    /// Answers all requests with 503.
+    Unavailable,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,80 +72,80 @@ pub(super) enum Delivery {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HeadStyle {
     pub version: Version,
-    /// 407, or 401 of a proxy that poses as the origin.
-    pub demand_status: u16,
-    /// All that follows the status: the blank and the reason phrase, if any.
-    pub demand_reason: &'static str,
-    /// Interim answers sent before, complete.
+    /// 407, or 401 for a proxy that poses as the origin.
+    pub auth_status: u16,
+    /// What follows the status: a space and the reason phrase, if any.
+    pub auth_reason: &'static str,
+    /// Interim responses that are sent before, complete.
     pub interim: &'static str,
-    /// The name of the field that bears the challenges.
+    /// The name of the field that contains the challenges.
     pub challenge_field: &'static str,
-    /// What stands between a field's value and its line end.
+    /// What follows a field's value on its line.
     pub line_tail: &'static str,
-    /// Further field lines of a demand, each with its line end.
+    /// Further field lines of a 407, each with its line end.
     pub more_fields: &'static str,
-    /// What stands between scheme and token.
-    pub token_blank: &'static str,
+    /// What separates scheme and token.
+    pub token_separator: &'static str,
 }
 
-/// A 407.
+/// What a 407 looks like.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Demand {
-    pub body: Body,
+pub(super) struct AuthRequired {
+    pub body: PageBody,
     pub ending: Ending,
-    /// Bytes that follow the body and belong to nothing.
+    /// Bytes after the body that belong to no response.
     pub stray: &'static [u8],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Body {
+pub(super) enum PageBody {
     /// `Content-Length: 0`.
     Empty,
-    /// That many bytes, with their Content-Length.
+    /// This many bytes, with their Content-Length.
     Length(u64),
-    /// The page of that text, with its Content-Length.
+    /// This text, with its Content-Length.
     Text(&'static str),
     /// Chunked, with an extension and trailers.
     Chunked,
-    /// Without a length; the close ends it.
+    /// Without a length; ended by the close.
     ToClose,
-    /// Chunked, without an end.
+    /// Chunked, endless.
     Endless,
 }
 
-/// What becomes of the connection behind a 407, and what the 407 says of it.
+/// What happens to the connection after a 407, and what the 407 says about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// Stays; says keep-alive in both fields.
+    /// Stays open; says keep-alive in both fields.
     KeepAlive,
-    /// Stays; says so only in HTTP/1.1's silence.
+    /// Stays open; says nothing, which means the same in HTTP/1.1.
     Unsaid,
     /// Closes; says so in both fields.
     Close,
-    /// Closes; says so in Proxy-Connection only.
+    /// Closes; says so only in Proxy-Connection.
     ProxyConnectionClose,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Offers {
-    /// The challenges in their order. The one whose scheme is `scheme` gets the token.
+    /// The challenges, in order. The one whose scheme is `scheme` gets the token.
     pub list: &'static [&'static str],
-    /// The scheme that is spoken; `None`: none that a proof could be given in.
+    /// The supported scheme; `None`: none that NTLM could be used with.
     pub scheme: Option<&'static str>,
     /// All on one line.
     pub joined: bool,
-    /// The others stand beside the one with the token, too.
+    /// The others are also listed beside the one with the token.
     pub beside_token: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MessageStyle {
     pub target_info: TargetInfo,
-    /// Flags that are not agreed to although they are offered.
+    /// Flags that are not accepted although the client offers them.
     pub unsupported: NegotiateFlags,
-    /// Flags that are selected unasked.
+    /// Flags that are selected although the client does not offer them.
     pub insisted: NegotiateFlags,
-    /// In a SPNEGO token, whatever the client's was.
+    /// Sent in a SPNEGO token, whether or not the client's message was.
     pub wrapped: bool,
 }
 
@@ -151,65 +153,66 @@ pub(super) struct MessageStyle {
 pub(super) enum TargetInfo {
     Absent,
     /// The four names.
-    OriginResolver,
+    Names,
     /// The four names and the time.
     NamesAndTime,
     /// The four names, and no MsvAvEOL.
     NoEol,
-    /// The four names and a pair of that many bytes.
+    /// The four names and a pair with this many bytes.
     Padded(u16),
     /// The four names, at an offset beyond the end of the message.
     Elsewhere,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Proof {
+pub(super) struct AuthenticateRules {
     /// NTLMv1 with extended session security instead of NTLMv2.
     pub v1_ess: bool,
     pub require_mic: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// As the proof is.
-    Just,
-    /// Refused in any case.
+pub(super) enum AuthenticateHandling {
+    /// It is verified.
+    Verify,
+    /// It is refused, valid or not.
     Refuse,
-    /// A new challenge in any case.
+    /// It is answered with a new challenge, valid or not.
     Rechallenge,
-    /// As the proof is, if the challenge is not older than this; a new challenge otherwise.
-    JustWithin(Duration),
-    /// As the proof is; then 403.
+    /// It is verified if the challenge is not older than this, and answered with a new challenge otherwise.
+    VerifyWithin(Duration),
+    /// It is verified, and a valid one is answered with 403.
     Forbid,
-    /// A reset before the proof is looked at.
+    /// The connection is reset.
     Reset,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Established {
-    /// A Via field and nothing else.
+    /// With a Via field only.
     Plain,
-    /// With fields that would frame a body, and have no meaning here (RFC 9110 §9.3.6).
+    /// With fields that would frame a body, which have no meaning here (RFC 9110 §9.3.6).
     WithFields(&'static str),
     /// With the origin's first bytes in the same segment.
     WithFirstBytes,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rules {
-    /// A connection stays only for a request that asks for it by Proxy-Connection.
+pub(super) struct ConnectionRules {
+    /// A connection stays open only if the request asks for it in Proxy-Connection.
     pub keep_alive_on_demand: bool,
-    /// An AUTHENTICATE_MESSAGE that answers nothing is answered with a reset.
+    /// An AUTHENTICATE_MESSAGE without a challenge before it is answered with a reset.
     pub resets_unchallenged: bool,
-    /// A NEGOTIATE_MESSAGE that was not asked for on this connection is not looked at.
+    /// A NEGOTIATE_MESSAGE is ignored on a connection that has not been answered with a 407 before.
     pub asks_first: bool,
     /// A NEGOTIATE_MESSAGE is never answered with a challenge.
     pub never_challenges: bool,
-    /// A right proof does not help with destinations under `blocked.`.
+    /// Destinations under `blocked.` are refused with 407 even if the AUTHENTICATE_MESSAGE is valid.
     pub blocks_by_name: bool,
-    /// Destinations whose second label is `exempt` are let in without credentials, and not answered with them.
+    /// Requests for destinations whose second label is `exempt` are admitted without credentials, and never answered
+    /// with them.
     pub exempts_by_name: bool,
-    /// A request with a client's own hop fields is denied.
+    /// A request with hop-by-hop fields of the client is denied.
     pub denies_client_fields: bool,
 }
 
@@ -217,23 +220,23 @@ const NO_FLAGS: NegotiateFlags = NegotiateFlags::from_bits(0);
 
 /// A well-behaved proxy.
 pub(super) const PLAIN: Behaviour = Behaviour {
-    door: Door::Opens,
-    gate: Gate::Proof,
+    on_accept: OnAccept::Serve,
+    access: AccessRule::Authenticated,
     answer_wait: Duration::ZERO,
     idle_close: None,
     delivery: Delivery::Whole,
     head: HeadStyle {
         version: Version::Http11,
-        demand_status: 407,
-        demand_reason: " Proxy Authentication Required",
+        auth_status: 407,
+        auth_reason: " Proxy Authentication Required",
         interim: "",
         challenge_field: "Proxy-Authenticate",
         line_tail: "",
         more_fields: "",
-        token_blank: " ",
+        token_separator: " ",
     },
-    bare: Demand { body: Body::Text(ASKING_PAGE), ending: Ending::KeepAlive, stray: b"" },
-    challenge: Demand { body: Body::Empty, ending: Ending::KeepAlive, stray: b"" },
+    unchallenged: AuthRequired { body: PageBody::Text(AUTH_REQUIRED_PAGE), ending: Ending::KeepAlive, stray: b"" },
+    challenge: AuthRequired { body: PageBody::Empty, ending: Ending::KeepAlive, stray: b"" },
     offers: Offers { list: &["NTLM"], scheme: Some("NTLM"), joined: false, beside_token: false },
     message: MessageStyle {
         target_info: TargetInfo::NamesAndTime,
@@ -241,12 +244,12 @@ pub(super) const PLAIN: Behaviour = Behaviour {
         insisted: NO_FLAGS,
         wrapped: false,
     },
-    needed: NO_FLAGS,
-    proof: Proof { v1_ess: false, require_mic: false },
-    verdict: Verdict::Just,
-    lasts_requests: None,
+    required_flags: NO_FLAGS,
+    authenticate: AuthenticateRules { v1_ess: false, require_mic: false },
+    authenticate_handling: AuthenticateHandling::Verify,
+    requests_per_logon: None,
     established: Established::Plain,
-    rules: Rules {
+    rules: ConnectionRules {
         keep_alive_on_demand: false,
         resets_unchallenged: false,
         asks_first: false,
@@ -257,4 +260,4 @@ pub(super) const PLAIN: Behaviour = Behaviour {
     },
 };
 
-const ASKING_PAGE: &str = "<html><body><h1>Proxy Authentication Required</h1></body></html>\n";
+const AUTH_REQUIRED_PAGE: &str = "<html><body><h1>Proxy Authentication Required</h1></body></html>\n";

@@ -1,9 +1,9 @@
-//! Request bodies, read to their end for their number of bytes and checksum.
+//! Request bodies, which are read to the end and counted and checksummed.
 
 use super::pattern::Checksum;
 use crate::http::{BodyFraming, ChunkError, ChunkedDecoder};
 
-/// One body on its way in.
+/// One body that is being received.
 #[derive(Debug)]
 pub(super) struct BodyReader {
     rest: Rest,
@@ -17,7 +17,8 @@ enum Rest {
 }
 
 impl BodyReader {
-    /// For a body framed so. A request's body never lasts to the close.
+    /// Starts to read a body with this framing. [`BodyFraming::ToClose`] means no body, because a request's body never
+    /// lasts to the close.
     pub(super) fn new(framing: BodyFraming) -> BodyReader {
         let rest = match framing {
             BodyFraming::None | BodyFraming::CloseDelimited => Rest::Bytes(0),
@@ -27,10 +28,10 @@ impl BodyReader {
         BodyReader { rest, sum: Checksum::default() }
     }
 
-    /// Takes its share off the front of `input`; returns how many bytes that was.
+    /// Consumes the body's part of `input`, and returns how many bytes that was.
     ///
     /// # Errors
-    /// Bad chunks.
+    /// If the chunks are malformed.
     pub(super) fn feed(&mut self, input: &[u8]) -> Result<usize, ChunkError> {
         match &mut self.rest {
             Rest::Bytes(left) => {
@@ -57,7 +58,7 @@ impl BodyReader {
         }
     }
 
-    /// Whether all of it has come.
+    /// Whether it has been received completely.
     pub(super) fn is_done(&self) -> bool {
         match &self.rest {
             Rest::Bytes(left) => *left == 0,
@@ -65,7 +66,7 @@ impl BodyReader {
         }
     }
 
-    /// Number and checksum of the content so far.
+    /// Length and checksum of the content so far.
     pub(super) fn sum(&self) -> &Checksum {
         &self.sum
     }
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_content_has_the_same_sum_in_both_framings() {
+    fn the_checksum_does_not_depend_on_the_framing() {
         let mut plain = BodyReader::new(BodyFraming::Length(5));
         assert_eq!(plain.feed(b"helloNEXT"), Ok(5));
         let mut chunked = BodyReader::new(BodyFraming::Chunked);

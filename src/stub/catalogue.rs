@@ -1,10 +1,10 @@
-//! The behaviour of every personality, each by where it differs from the plain one.
+//! The behaviour of every personality, as differences from the plain one.
 
 use std::time::Duration;
 
 use super::behaviour::{
-    Behaviour, Body, Delivery, Demand, Door, Ending, Established, Gate, HeadStyle, MessageStyle, Offers, PLAIN, Proof,
-    Rules, TargetInfo, Verdict,
+    AccessRule, AuthRequired, AuthenticateHandling, AuthenticateRules, Behaviour, ConnectionRules, Delivery, Ending,
+    Established, HeadStyle, MessageStyle, Offers, OnAccept, PLAIN, PageBody, TargetInfo,
 };
 use super::personality::Personality;
 use crate::http::Version;
@@ -16,16 +16,20 @@ const ISA_REASON: &str = " ProxyAuthentication Required ( The ISA Server require
     Access to the Web proxy service is denied. )";
 const INTERIM: &str = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\nX-Progress: half\r\n\r\n";
 const BCSI_COOKIE: &str = "Set-Cookie: BCSI-CS-5a3c1e02f9d4b786=2; Path=/\r\n";
-/// What a gateway that reuses a poisoned connection would take for the answer to its AUTHENTICATE_MESSAGE.
+/// A gateway that reuses a poisoned connection would take this for the answer to its AUTHENTICATE_MESSAGE.
 const FALSE_ANSWER: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 const GIB: u64 = 1 << 30;
 const IDLE_CLOSE: Duration = Duration::from_millis(500);
 const CHALLENGE_LIFE: Duration = Duration::from_millis(500);
 const SLOW_ANSWER: Duration = Duration::from_secs(2);
 
-/// A plain proxy whose every 407 has this body.
-const fn with_body(body: Body) -> Behaviour {
-    Behaviour { bare: Demand { body, ..PLAIN.bare }, challenge: Demand { body, ..PLAIN.challenge }, ..PLAIN }
+/// A plain proxy, except that all its 407s have this body.
+const fn with_body(body: PageBody) -> Behaviour {
+    Behaviour {
+        unchallenged: AuthRequired { body, ..PLAIN.unchallenged },
+        challenge: AuthRequired { body, ..PLAIN.challenge },
+        ..PLAIN
+    }
 }
 
 const fn with_head(head: HeadStyle) -> Behaviour {
@@ -33,7 +37,7 @@ const fn with_head(head: HeadStyle) -> Behaviour {
 }
 
 const fn with_challenge_ending(ending: Ending) -> Behaviour {
-    Behaviour { challenge: Demand { ending, ..PLAIN.challenge }, ..PLAIN }
+    Behaviour { challenge: AuthRequired { ending, ..PLAIN.challenge }, ..PLAIN }
 }
 
 const fn with_offers(offers: Offers) -> Behaviour {
@@ -48,34 +52,34 @@ const fn with_target_info(target_info: TargetInfo) -> Behaviour {
     with_message(MessageStyle { target_info, ..PLAIN.message })
 }
 
-const fn with_verdict(verdict: Verdict) -> Behaviour {
-    Behaviour { verdict, ..PLAIN }
+const fn with_authenticate_handling(authenticate_handling: AuthenticateHandling) -> Behaviour {
+    Behaviour { authenticate_handling, ..PLAIN }
 }
 
-const fn with_rules(rules: Rules) -> Behaviour {
+const fn with_rules(rules: ConnectionRules) -> Behaviour {
     Behaviour { rules, ..PLAIN }
 }
 
 impl Personality {
-    /// The knobs of this personality.
+    /// The settings of this personality.
     pub(super) const fn behaviour(self) -> Behaviour {
         match self {
             Self::Plain => PLAIN,
-            Self::Forbidden => with_verdict(Verdict::Forbid),
-            Self::Refuses => with_verdict(Verdict::Refuse),
-            Self::Rechallenges => with_verdict(Verdict::Rechallenge),
-            Self::StaleChallenges => with_verdict(Verdict::JustWithin(CHALLENGE_LIFE)),
-            Self::ResetsMidHandshake => with_verdict(Verdict::Reset),
-            Self::Unavailable => Behaviour { gate: Gate::Shut, ..PLAIN },
-            Self::Open => Behaviour { gate: Gate::Open, ..PLAIN },
-            Self::HangsOnCredentials => Behaviour { gate: Gate::NoCredentials, ..PLAIN },
-            Self::Silent => Behaviour { door: Door::Mute, ..PLAIN },
-            Self::ClosesOnAccept => Behaviour { door: Door::Closes, ..PLAIN },
+            Self::Forbidden => with_authenticate_handling(AuthenticateHandling::Forbid),
+            Self::Refuses => with_authenticate_handling(AuthenticateHandling::Refuse),
+            Self::Rechallenges => with_authenticate_handling(AuthenticateHandling::Rechallenge),
+            Self::StaleChallenges => with_authenticate_handling(AuthenticateHandling::VerifyWithin(CHALLENGE_LIFE)),
+            Self::ResetsMidHandshake => with_authenticate_handling(AuthenticateHandling::Reset),
+            Self::Unavailable => Behaviour { access: AccessRule::Unavailable, ..PLAIN },
+            Self::Open => Behaviour { access: AccessRule::Open, ..PLAIN },
+            Self::HangsOnCredentials => Behaviour { access: AccessRule::NoCredentials, ..PLAIN },
+            Self::Silent => Behaviour { on_accept: OnAccept::Mute, ..PLAIN },
+            Self::ClosesOnAccept => Behaviour { on_accept: OnAccept::Close, ..PLAIN },
             Self::Slow => Behaviour { answer_wait: SLOW_ANSWER, ..PLAIN },
             Self::ClosesIdle => Behaviour { idle_close: Some(IDLE_CLOSE), ..PLAIN },
             Self::ByteAtATime => Behaviour { delivery: Delivery::ByteAtATime, ..PLAIN },
-            Self::Forgets => Behaviour { lasts_requests: Some(2), ..PLAIN },
-            Self::PerRequestAuth => Behaviour { lasts_requests: Some(1), ..PLAIN },
+            Self::Forgets => Behaviour { requests_per_logon: Some(2), ..PLAIN },
+            Self::PerRequestAuth => Behaviour { requests_per_logon: Some(1), ..PLAIN },
             Self::OkWithContentLength => {
                 Behaviour { established: Established::WithFields("Content-Length: 4096\r\n"), ..PLAIN }
             }
@@ -83,24 +87,24 @@ impl Personality {
                 Behaviour { established: Established::WithFields("Transfer-Encoding: chunked\r\n"), ..PLAIN }
             }
             Self::OkWithTunnelBytes => Behaviour { established: Established::WithFirstBytes, ..PLAIN },
-            Self::OneConnection => with_rules(Rules { resets_unchallenged: true, ..PLAIN.rules }),
-            Self::AsksFirst => with_rules(Rules { asks_first: true, ..PLAIN.rules }),
-            Self::Policy407 => with_rules(Rules { blocks_by_name: true, ..PLAIN.rules }),
-            Self::ExemptHangs => with_rules(Rules { exempts_by_name: true, ..PLAIN.rules }),
-            Self::DeniesClientFields => with_rules(Rules { denies_client_fields: true, ..PLAIN.rules }),
+            Self::OneConnection => with_rules(ConnectionRules { resets_unchallenged: true, ..PLAIN.rules }),
+            Self::AsksFirst => with_rules(ConnectionRules { asks_first: true, ..PLAIN.rules }),
+            Self::Policy407 => with_rules(ConnectionRules { blocks_by_name: true, ..PLAIN.rules }),
+            Self::ExemptHangs => with_rules(ConnectionRules { exempts_by_name: true, ..PLAIN.rules }),
+            Self::DeniesClientFields => with_rules(ConnectionRules { denies_client_fields: true, ..PLAIN.rules }),
             _ => self.odd_framing(),
         }
     }
 
-    /// Personalities that differ in heads, bodies and what becomes of the connection.
+    /// Personalities that differ in heads, bodies and connection handling.
     const fn odd_framing(self) -> Behaviour {
         match self {
             Self::IsaFirst407Closes => Behaviour {
-                bare: Demand { body: Body::Length(701), ending: Ending::Close, stray: b"" },
+                unchallenged: AuthRequired { body: PageBody::Length(701), ending: Ending::Close, stray: b"" },
                 offers: Offers { list: &["Negotiate", "Kerberos", "NTLM"], ..PLAIN.offers },
-                message: MessageStyle { target_info: TargetInfo::OriginResolver, ..PLAIN.message },
+                message: MessageStyle { target_info: TargetInfo::Names, ..PLAIN.message },
                 ..with_head(HeadStyle {
-                    demand_reason: ISA_REASON,
+                    auth_reason: ISA_REASON,
                     challenge_field: "proxy-Authenticate",
                     line_tail: " ",
                     ..PLAIN.head
@@ -110,30 +114,31 @@ impl Personality {
             Self::ProxyConnectionCloseOnly => with_challenge_ending(Ending::ProxyConnectionClose),
             Self::Http10KeepAlive => with_head(HeadStyle { version: Version::Http10, ..PLAIN.head }),
             Self::Http10 => Behaviour {
-                rules: Rules { keep_alive_on_demand: true, ..PLAIN.rules },
+                rules: ConnectionRules { keep_alive_on_demand: true, ..PLAIN.rules },
                 ..with_head(HeadStyle { version: Version::Http10, ..PLAIN.head })
             },
-            Self::BodyLength3k => with_body(Body::Length(3 * 1024)),
-            Self::BodyChunkedTrailers => with_body(Body::Chunked),
-            Self::BodyEndless => with_body(Body::Endless),
-            Self::BodyHuge => with_body(Body::Length(GIB)),
-            Self::BodyToClose => {
-                Behaviour { bare: Demand { body: Body::ToClose, ending: Ending::Unsaid, stray: b"" }, ..PLAIN }
-            }
+            Self::BodyLength3k => with_body(PageBody::Length(3 * 1024)),
+            Self::BodyChunkedTrailers => with_body(PageBody::Chunked),
+            Self::BodyEndless => with_body(PageBody::Endless),
+            Self::BodyHuge => with_body(PageBody::Length(GIB)),
+            Self::BodyToClose => Behaviour {
+                unchallenged: AuthRequired { body: PageBody::ToClose, ending: Ending::Unsaid, stray: b"" },
+                ..PLAIN
+            },
             Self::BytesAfterBody => Behaviour {
-                bare: Demand { stray: FALSE_ANSWER, ..PLAIN.bare },
-                challenge: Demand { stray: FALSE_ANSWER, ..PLAIN.challenge },
+                unchallenged: AuthRequired { stray: FALSE_ANSWER, ..PLAIN.unchallenged },
+                challenge: AuthRequired { stray: FALSE_ANSWER, ..PLAIN.challenge },
                 ..PLAIN
             },
             Self::InformationalFirst => with_head(HeadStyle { interim: INTERIM, ..PLAIN.head }),
-            Self::NoReason => with_head(HeadStyle { demand_reason: "", ..PLAIN.head }),
+            Self::NoReason => with_head(HeadStyle { auth_reason: "", ..PLAIN.head }),
             Self::OddReason => {
-                with_head(HeadStyle { demand_reason: " D\u{e9}ni\u{e9} : (acc\u{e8}s); \"407\", 0x197", ..PLAIN.head })
+                with_head(HeadStyle { auth_reason: " D\u{e9}ni\u{e9} : (acc\u{e8}s); \"407\", 0x197", ..PLAIN.head })
             }
-            Self::FoldedLines => with_head(HeadStyle { token_blank: "\r\n\t", ..PLAIN.head }),
+            Self::FoldedLines => with_head(HeadStyle { token_separator: "\r\n\t", ..PLAIN.head }),
             Self::SquidNoKeepAlive => Behaviour {
-                bare: Demand { body: Body::Text(SQUID_PAGE), ending: Ending::Close, stray: b"" },
-                rules: Rules { never_challenges: true, ..PLAIN.rules },
+                unchallenged: AuthRequired { body: PageBody::Text(SQUID_PAGE), ending: Ending::Close, stray: b"" },
+                rules: ConnectionRules { never_challenges: true, ..PLAIN.rules },
                 ..with_head(HeadStyle { more_fields: "X-Squid-Error: ERR_CACHE_ACCESS_DENIED 0\r\n", ..PLAIN.head })
             },
             _ => self.odd_schemes(),
@@ -171,8 +176,8 @@ impl Personality {
             }
             Self::BasicOnly => with_offers(Offers { list: &["Basic realm=\"proxy\""], scheme: None, ..PLAIN.offers }),
             Self::Transparent401 => with_head(HeadStyle {
-                demand_status: 401,
-                demand_reason: " Unauthorized",
+                auth_status: 401,
+                auth_reason: " Unauthorized",
                 challenge_field: "WWW-Authenticate",
                 more_fields: BCSI_COOKIE,
                 ..PLAIN.head
@@ -181,18 +186,23 @@ impl Personality {
         }
     }
 
-    /// Personalities that differ in the NTLM messages. Every variant is named once in the four functions; a test
-    /// holds that none but the plain one behaves plainly.
+    /// Personalities that differ in the NTLM messages. Every variant is named once in the four functions; a test checks
+    /// that only the plain one behaves like `PLAIN`.
     const fn odd_messages(self) -> Behaviour {
         match self {
             Self::SpnegoUnderNtlm => with_message(MessageStyle { wrapped: true, ..PLAIN.message }),
-            Self::Wingate => Behaviour { needed: NegotiateFlags::NTLM.union(NegotiateFlags::ALWAYS_SIGN), ..PLAIN },
-            Self::Strict128Ess => {
-                Behaviour { needed: NegotiateFlags::KEY_128.union(NegotiateFlags::EXTENDED_SESSIONSECURITY), ..PLAIN }
+            Self::Wingate => {
+                Behaviour { required_flags: NegotiateFlags::NTLM.union(NegotiateFlags::ALWAYS_SIGN), ..PLAIN }
             }
-            Self::TimestampMic => Behaviour { proof: Proof { require_mic: true, ..PLAIN.proof }, ..PLAIN },
+            Self::Strict128Ess => Behaviour {
+                required_flags: NegotiateFlags::KEY_128.union(NegotiateFlags::EXTENDED_SESSIONSECURITY),
+                ..PLAIN
+            },
+            Self::TimestampMic => {
+                Behaviour { authenticate: AuthenticateRules { require_mic: true, ..PLAIN.authenticate }, ..PLAIN }
+            }
             Self::KeyExchange => Behaviour {
-                proof: Proof { require_mic: true, ..PLAIN.proof },
+                authenticate: AuthenticateRules { require_mic: true, ..PLAIN.authenticate },
                 ..with_message(MessageStyle {
                     insisted: NegotiateFlags::KEY_EXCH.union(NegotiateFlags::SIGN),
                     ..PLAIN.message
@@ -208,7 +218,9 @@ impl Personality {
             Self::NoEol => with_target_info(TargetInfo::NoEol),
             Self::BigTargetInfo => with_target_info(TargetInfo::Padded(16 * 1024)),
             Self::HugeTargetInfo => with_target_info(TargetInfo::Padded(65_000)),
-            Self::V1Ess => Behaviour { proof: Proof { v1_ess: true, ..PLAIN.proof }, ..PLAIN },
+            Self::V1Ess => {
+                Behaviour { authenticate: AuthenticateRules { v1_ess: true, ..PLAIN.authenticate }, ..PLAIN }
+            }
             _ => PLAIN,
         }
     }
@@ -219,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_personality_is_forgotten() {
+    fn every_personality_but_the_plain_one_differs_from_it() {
         let plain = format!("{PLAIN:?}");
         for personality in Personality::ALL {
             let same = format!("{:?}", personality.behaviour()) == plain;
@@ -228,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn every_scheme_that_is_spoken_is_offered() {
+    fn every_supported_scheme_is_offered_once() {
         for personality in Personality::ALL {
             let offers = personality.behaviour().offers;
             let Some(scheme) = offers.scheme else { continue };

@@ -4,19 +4,19 @@ use super::behaviour::{MessageStyle, TargetInfo};
 use super::setup::ServerNames;
 use crate::ntlm::{FileTime, MessageError, ServerChallengeOptions, challenge};
 
-/// Where the offset of TargetInfo stands in a CHALLENGE_MESSAGE (MS-NLMP 2.2.1.2).
+/// The position of TargetInfo's offset in a CHALLENGE_MESSAGE (MS-NLMP 2.2.1.2).
 const TARGET_INFO_OFFSET_AT: usize = 44;
 
-/// The size of MsvAvEOL.
+/// The size of MsvAvEOL, in bytes.
 const EOL_BYTES: usize = 4;
 
-/// MsvAvDnsTreeName: what pads a TargetInfo is the name of a very tall tree.
+/// MsvAvDnsTreeName, which pads a TargetInfo.
 const PADDING_ID: u16 = 5;
 
-/// Answers `negotiate` in the personality's style.
+/// The CHALLENGE_MESSAGE that answers `negotiate` in a personality's style.
 ///
 /// # Errors
-/// A malformed `negotiate`.
+/// If `negotiate` is malformed.
 pub(super) fn challenge_in_style(
     negotiate: &[u8],
     style: &MessageStyle,
@@ -49,7 +49,7 @@ fn target_info(kind: TargetInfo, names: &ServerNames, now: FileTime) -> Result<O
     let mut list = ServerChallengeOptions::target_info_of(domain, computer, dns_domain, dns_computer, time)?;
     match kind {
         TargetInfo::Absent => return Ok(None),
-        TargetInfo::OriginResolver | TargetInfo::NamesAndTime | TargetInfo::Elsewhere => {}
+        TargetInfo::Names | TargetInfo::NamesAndTime | TargetInfo::Elsewhere => {}
         TargetInfo::NoEol => list.truncate(list.len().saturating_sub(EOL_BYTES)),
         TargetInfo::Padded(length) => {
             let mut pair = [PADDING_ID.to_le_bytes(), length.to_le_bytes()].concat();
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_challenge_tells_names_and_time() {
+    fn a_plain_challenge_contains_names_and_time() {
         let message = message_of(Personality::Plain);
         let decoded = ChallengeMessage::decode(&message).unwrap();
         assert_eq!(decoded.target_name_text().unwrap(), "CORP");
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_challenges_are_odd_in_the_way_they_say() {
+    fn odd_challenges_are_odd_as_described() {
         assert!(ChallengeMessage::decode(&message_of(Personality::LyingLengths)).is_err());
 
         let message = message_of(Personality::NoEol);

@@ -1,40 +1,40 @@
-//! Drives one socket: feeds the session, carries out its steps, then plays the tunnel's end.
+//! Drives one socket: passes received bytes to the session, performs its actions, then runs the tunnel.
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use super::answer::Step;
 use super::counters::Counters;
 use super::personality::Personality;
-use super::session::{Session, Surroundings};
-use super::tunnel::{TURN_BYTES, Tunnel, Turn};
+use super::proxy_session::{ProxyContext, ProxySession};
+use super::response::ProxyAction;
+use super::tunnel::{TURN_BYTES, Tunnel, TunnelStatus};
 use crate::event::{Endpoint, Readiness, Stream};
 
-/// Between two bytes of a trickle: the least time that makes them arrive apart.
+/// The pause between two bytes of a trickle: just long enough for them to arrive separately.
 const TRICKLE_PAUSE: Duration = Duration::from_millis(1);
 
-/// How long what the client still sends is read past after the stub has ended its direction. A close on unread bytes
-/// would become a reset and destroy the answer on its way.
+/// How long the stub discards what the client still sends after it has shut down its own direction. Closing a socket
+/// with unread bytes would cause a reset, which could destroy the response in flight.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What is to be done about a connection next.
+/// When a connection needs its next turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    /// Wait for an event.
-    Event,
-    /// Wait for an event, but not beyond this moment.
-    Until(Instant),
-    /// More work now; no event will tell.
-    Again,
-    /// Drop it.
-    Drop,
+pub(super) enum NextTurn {
+    /// When an event arrives for it.
+    OnEvent,
+    /// When an event arrives for it, and at this moment at the latest.
+    OnEventOrAt(Instant),
+    /// At once: there is more to do, and no event will follow.
+    Immediately,
+    /// The connection is over and is to be dropped.
+    Never,
 }
 
-/// What a turn is given.
-pub(super) struct Context<'a> {
-    pub around: Surroundings<'a>,
+/// What a turn needs from the event loop.
+pub(super) struct TurnContext<'a> {
+    pub proxy: ProxyContext<'a>,
     pub now: Instant,
     pub scratch: &'a mut [u8],
 }
@@ -42,51 +42,54 @@ pub(super) struct Context<'a> {
 /// One client's connection.
 pub(super) struct Connection {
     endpoint: Endpoint,
-    stage: Stage,
-    /// It is dropped at this moment, whatever it is doing.
+    state: ConnectionState,
+    /// It is dropped at this moment, in any state.
     ends_at: Option<Instant>,
 }
 
-enum Stage {
+enum ConnectionState {
     Proxy(Box<Proxying>),
     Tunnel(Box<Tunnel>),
-    /// The own direction has ended.
+    /// The sending direction has been shut down.
     Lingering {
         until: Instant,
     },
 }
 
 struct Proxying {
-    session: Session,
-    steps: VecDeque<Step>,
-    /// How much of the first step was carried out, in bytes.
+    session: ProxySession,
+    actions: VecDeque<ProxyAction>,
+    /// How many bytes of the first action have been written.
     sent: usize,
-    /// When the first step's pause is over, if it has begun.
+    /// When the pause of the first action is over, if it has begun.
     resume_at: Option<Instant>,
-    heard_at: Instant,
+    /// When bytes were last received.
+    received_at: Instant,
 }
 
-/// What came of trying to carry out steps.
-enum Carried {
-    /// All of them are done.
-    All,
-    /// The socket takes no more now.
+/// How far the actions have been performed.
+enum ActionProgress {
+    /// Completely.
+    Done,
+    /// Until the socket accepted no more.
     Blocked,
-    /// There was enough for one turn.
+    /// As far as one turn may go.
     Yielded,
-    Paused(Instant),
-    /// The stage has changed.
-    Moved(Stage),
+    /// Up to a pause, which ends then.
+    PausedUntil(Instant),
+    /// To the end of the session; the connection has a new state.
+    NewState(ConnectionState),
+    /// To the end of the session; the connection is to be reset.
     Reset,
 }
 
 impl Connection {
-    /// A connection that was just accepted.
+    /// Takes a connection that was just accepted. `id` must be random, see [`ProxySession::new`].
     pub(super) fn new(endpoint: Endpoint, personality: Personality, id: u64, now: Instant) -> Connection {
-        let (mut session, mut steps) = (Session::new(personality, id), VecDeque::new());
-        session.open(&mut steps);
-        let proxying = Proxying { session, steps, sent: 0, resume_at: None, heard_at: now };
-        Connection { endpoint, stage: Stage::Proxy(Box::new(proxying)), ends_at: None }
+        let (mut session, mut actions) = (ProxySession::new(personality, id), VecDeque::new());
+        session.open(&mut actions);
+        let proxying = Proxying { session, actions, sent: 0, resume_at: None, received_at: now };
+        Connection { endpoint, state: ConnectionState::Proxy(Box::new(proxying)), ends_at: None }
     }
 
     /// Sets the moment at which it is dropped.
@@ -94,62 +97,64 @@ impl Connection {
         self.ends_at = Some(moment);
     }
 
-    /// Learns what an event says.
+    /// Records the readiness that an event reports.
     pub(super) fn learn(&mut self, ready: Readiness) {
         self.endpoint.ready.learn(ready);
     }
 
-    /// The socket, to be registered.
+    /// The socket, for registration.
     pub(super) fn socket(&mut self) -> &mut Stream {
         &mut self.endpoint.stream
     }
 
-    /// Whether it is a tunnel, or was granted one that it did not live to see; asked when it is dropped.
+    /// Whether it is a tunnel, or was granted one that has not begun. Called when the connection is dropped.
     pub(super) fn is_tunnel(&self) -> bool {
-        match &self.stage {
-            Stage::Proxy(proxying) => proxying.steps.iter().any(|step| matches!(step, Step::Tunnel { .. })),
-            Stage::Tunnel(_) => true,
-            Stage::Lingering { .. } => false,
+        match &self.state {
+            ConnectionState::Proxy(proxying) => {
+                proxying.actions.iter().any(|action| matches!(action, ProxyAction::Tunnel { .. }))
+            }
+            ConnectionState::Tunnel(_) => true,
+            ConnectionState::Lingering { .. } => false,
         }
     }
 
-    /// Does what can be done now.
-    pub(super) fn turn(&mut self, context: &mut Context<'_>) -> Next {
+    /// Does what can be done now, and returns when the next turn is due.
+    pub(super) fn turn(&mut self, context: &mut TurnContext<'_>) -> NextTurn {
         if self.ends_at.is_some_and(|moment| moment <= context.now) {
-            return Next::Drop;
+            return NextTurn::Never;
         }
-        // A socket's error ends the connection and nothing else; what the peer did is its own affair.
-        let next = self.step(context).unwrap_or(Next::Drop);
+        // A socket error ends this connection only.
+        let next = self.advance(context).unwrap_or(NextTurn::Never);
         match (next, self.ends_at) {
-            (Next::Event, Some(moment)) => Next::Until(moment),
-            (Next::Until(earlier), Some(moment)) => Next::Until(earlier.min(moment)),
+            (NextTurn::OnEvent, Some(moment)) => NextTurn::OnEventOrAt(moment),
+            (NextTurn::OnEventOrAt(earlier), Some(moment)) => NextTurn::OnEventOrAt(earlier.min(moment)),
             _ => next,
         }
     }
 
-    fn step(&mut self, context: &mut Context<'_>) -> io::Result<Next> {
+    fn advance(&mut self, context: &mut TurnContext<'_>) -> io::Result<NextTurn> {
         loop {
-            match &mut self.stage {
-                Stage::Lingering { until } => return linger(&mut self.endpoint, *until, context),
-                Stage::Tunnel(tunnel) => {
-                    let turn = tunnel.turn(&mut self.endpoint, context.scratch, context.around.counters)?;
+            match &mut self.state {
+                ConnectionState::Lingering { until } => return linger(&mut self.endpoint, *until, context),
+                ConnectionState::Tunnel(tunnel) => {
+                    let turn = tunnel.turn(&mut self.endpoint, context.scratch, context.proxy.counters)?;
                     return Ok(match turn {
-                        Turn::Waiting => Next::Event,
-                        Turn::Yielded => Next::Again,
-                        Turn::Finished => Next::Drop,
+                        TunnelStatus::Waiting => NextTurn::OnEvent,
+                        TunnelStatus::Yielded => NextTurn::Immediately,
+                        TunnelStatus::Finished => NextTurn::Never,
                     });
                 }
-                Stage::Proxy(proxying) => match proxying.carry_out(&mut self.endpoint, context)? {
-                    Carried::Blocked => return Ok(Next::Event),
-                    Carried::Yielded => return Ok(Next::Again),
-                    Carried::Paused(moment) => return Ok(Next::Until(moment)),
-                    Carried::Moved(stage) => self.stage = stage,
-                    Carried::Reset => {
+                ConnectionState::Proxy(proxying) => match proxying.perform(&mut self.endpoint, context)? {
+                    ActionProgress::Blocked => return Ok(NextTurn::OnEvent),
+                    ActionProgress::Yielded => return Ok(NextTurn::Immediately),
+                    ActionProgress::PausedUntil(moment) => return Ok(NextTurn::OnEventOrAt(moment)),
+                    ActionProgress::NewState(state) => self.state = state,
+                    ActionProgress::Reset => {
                         rustix::net::sockopt::set_socket_linger(&self.endpoint.stream, Some(Duration::ZERO))?;
-                        return Ok(Next::Drop);
+                        return Ok(NextTurn::Never);
                     }
-                    Carried::All => {
-                        if let Some(next) = proxying.listen(&mut self.endpoint, context)? {
+                    ActionProgress::Done => {
+                        if let Some(next) = proxying.receive(&mut self.endpoint, context)? {
                             return Ok(next);
                         }
                     }
@@ -160,56 +165,57 @@ impl Connection {
 }
 
 impl Proxying {
-    /// Reads once and lets the session hear it; `None` when something was heard.
-    fn listen(&mut self, endpoint: &mut Endpoint, context: &mut Context<'_>) -> io::Result<Option<Next>> {
+    /// Reads once and passes the bytes to the session. `None` if something was received; otherwise when the next turn
+    /// is due.
+    fn receive(&mut self, endpoint: &mut Endpoint, context: &mut TurnContext<'_>) -> io::Result<Option<NextTurn>> {
         if endpoint.ready.readable() {
             match endpoint.read(context.scratch)? {
-                Some(0) => return Ok(Some(Next::Drop)),
+                Some(0) => return Ok(Some(NextTurn::Never)),
                 Some(count) => {
-                    context.around.counters.bytes_received.add(count as u64);
+                    context.proxy.counters.bytes_received.add(count as u64);
                     let bytes = context.scratch.get(..count).unwrap_or_default();
-                    self.session.receive(bytes, &context.around, &mut self.steps);
-                    self.heard_at = context.now;
+                    self.session.receive(bytes, &context.proxy, &mut self.actions);
+                    self.received_at = context.now;
                     return Ok(None);
                 }
                 None => {}
             }
         }
-        Ok(Some(match self.session.idle_close().map(|limit| self.heard_at + limit) {
-            None => Next::Event,
-            Some(moment) if moment <= context.now => Next::Drop,
-            Some(moment) => Next::Until(moment),
+        Ok(Some(match self.session.idle_close().map(|limit| self.received_at + limit) {
+            None => NextTurn::OnEvent,
+            Some(moment) if moment <= context.now => NextTurn::Never,
+            Some(moment) => NextTurn::OnEventOrAt(moment),
         }))
     }
 
-    fn carry_out(&mut self, endpoint: &mut Endpoint, context: &Context<'_>) -> io::Result<Carried> {
-        let (counters, now) = (context.around.counters, context.now);
+    fn perform(&mut self, endpoint: &mut Endpoint, context: &TurnContext<'_>) -> io::Result<ActionProgress> {
+        let (counters, now) = (context.proxy.counters, context.now);
         loop {
-            let done = match self.steps.front_mut() {
-                None => return Ok(Carried::All),
-                Some(Step::Send(bytes)) => {
+            let done = match self.actions.front_mut() {
+                None => return Ok(ActionProgress::Done),
+                Some(ProxyAction::Send(bytes)) => {
                     self.sent += send(endpoint, bytes.get(self.sent..).unwrap_or_default(), counters)?;
                     self.sent == bytes.len()
                 }
-                Some(Step::Repeat { block, offset, bytes }) => {
+                Some(ProxyAction::Repeat { block, offset, bytes }) => {
                     repeat(endpoint, block, offset, bytes, counters)?;
                     if *bytes > 0 && endpoint.ready.writable() {
-                        return Ok(Carried::Yielded);
+                        return Ok(ActionProgress::Yielded);
                     }
                     *bytes == 0
                 }
-                Some(Step::Wait(pause)) => {
+                Some(ProxyAction::Wait(pause)) => {
                     let pause = *pause;
                     if let Some(moment) = self.still_pausing(pause, now) {
-                        return Ok(Carried::Paused(moment));
+                        return Ok(ActionProgress::PausedUntil(moment));
                     }
                     true
                 }
-                Some(Step::Trickle(bytes)) => {
+                Some(ProxyAction::Trickle(bytes)) => {
                     let length = bytes.len();
                     let byte: Option<[u8; 1]> = bytes.get(self.sent).map(|byte| [*byte]);
                     if let Some(moment) = self.still_pausing(TRICKLE_PAUSE, now) {
-                        return Ok(Carried::Paused(moment));
+                        return Ok(ActionProgress::PausedUntil(moment));
                     }
                     let count = send(endpoint, byte.as_ref().map_or(&[], |byte| byte), counters)?;
                     self.sent += count;
@@ -219,49 +225,53 @@ impl Proxying {
                     }
                     self.sent == length
                 }
-                Some(Step::Tunnel { .. } | Step::Close | Step::Reset) => return self.end(endpoint, now),
+                Some(ProxyAction::Tunnel { .. } | ProxyAction::Close | ProxyAction::Reset) => {
+                    return self.end(endpoint, now);
+                }
             };
             if !done {
-                return Ok(Carried::Blocked);
+                return Ok(ActionProgress::Blocked);
             }
-            self.steps.pop_front();
+            self.actions.pop_front();
             self.sent = 0;
             self.resume_at = None;
         }
     }
 
-    /// The end of the pause of the first step, if it is not over; the first call begins it.
+    /// When the pause of the first action ends; `None` if it is over. The first call begins the pause.
     fn still_pausing(&mut self, pause: Duration, now: Instant) -> Option<Instant> {
         let moment = *self.resume_at.get_or_insert(now + pause);
         (moment > now).then_some(moment)
     }
 
-    /// Carries out the step that ends the session.
-    fn end(&mut self, endpoint: &mut Endpoint, now: Instant) -> io::Result<Carried> {
-        Ok(match self.steps.pop_front() {
-            Some(Step::Tunnel { origin, early }) => Carried::Moved(Stage::Tunnel(Box::new(Tunnel::new(origin, early)))),
-            Some(Step::Reset) => Carried::Reset,
+    /// Performs the action that ends the session.
+    fn end(&mut self, endpoint: &mut Endpoint, now: Instant) -> io::Result<ActionProgress> {
+        Ok(match self.actions.pop_front() {
+            Some(ProxyAction::Tunnel { origin, early }) => {
+                ActionProgress::NewState(ConnectionState::Tunnel(Box::new(Tunnel::new(origin, early))))
+            }
+            Some(ProxyAction::Reset) => ActionProgress::Reset,
             _ => {
                 endpoint.stream.shutdown(Shutdown::Write)?;
-                Carried::Moved(Stage::Lingering { until: now + LINGER })
+                ActionProgress::NewState(ConnectionState::Lingering { until: now + LINGER })
             }
         })
     }
 }
 
-fn linger(endpoint: &mut Endpoint, until: Instant, context: &mut Context<'_>) -> io::Result<Next> {
-    // Bounded: a client that never stops sending is cut off by the clock, and yields in between.
+fn linger(endpoint: &mut Endpoint, until: Instant, context: &mut TurnContext<'_>) -> io::Result<NextTurn> {
+    // Bounded, so that a client that never stops sending yields to others, and is dropped at `until`.
     for _ in 0..16 {
         if until <= context.now {
-            return Ok(Next::Drop);
+            return Ok(NextTurn::Never);
         }
         match endpoint.read(context.scratch)? {
-            None => return Ok(Next::Until(until)),
-            Some(0) => return Ok(Next::Drop),
-            Some(count) => context.around.counters.bytes_received.add(count as u64),
+            None => return Ok(NextTurn::OnEventOrAt(until)),
+            Some(0) => return Ok(NextTurn::Never),
+            Some(count) => context.proxy.counters.bytes_received.add(count as u64),
         }
     }
-    Ok(Next::Again)
+    Ok(NextTurn::Immediately)
 }
 
 fn send(endpoint: &mut Endpoint, bytes: &[u8], counters: &Counters) -> io::Result<usize> {
@@ -273,7 +283,7 @@ fn send(endpoint: &mut Endpoint, bytes: &[u8], counters: &Counters) -> io::Resul
     Ok(count)
 }
 
-/// Writes until all is written, the socket takes no more, or the turn's share is used up.
+/// Writes until all is written, the socket accepts no more, or [`TURN_BYTES`] are written.
 fn repeat(
     endpoint: &mut Endpoint,
     block: &[u8],

@@ -1,27 +1,27 @@
-//! What the stub saw and did, in numbers.
+//! Counts of what the stub received and did.
 
 use std::fmt;
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Makes the counters, their snapshot and its text from one list.
+/// Generates the counters, their snapshot and its text from one list.
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// The counters of one loop. Aligned to cache lines of its own: loops count often and must not share one.
+        /// The counters of one event loop. Loops count often, so each has cache lines of its own.
         #[derive(Debug, Default)]
         #[repr(align(128))]
         pub struct Counters {
             $($(#[$doc])* pub $name: Counter,)*
         }
 
-        /// The counters at one moment, summed over the loops. Printed, it is a line `name value` for each.
+        /// A snapshot of the counters, summed over the loops. Its text has a line `name value` for each.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         pub struct Counts {
             $($(#[$doc])* pub $name: u64,)*
         }
 
         impl Counters {
-            /// The values now. Each is right; together they may be of slightly different moments.
+            /// The current values. They are read one after another, so they may be of slightly different moments.
             #[must_use]
             pub fn counts(&self) -> Counts {
                 Counts { $($name: self.$name.0.load(Ordering::Relaxed),)* }
@@ -46,11 +46,11 @@ macro_rules! counters {
 counters! {
     /// Connections accepted.
     connections_opened,
-    /// Connections that ended, in whatever way.
+    /// Connections that ended, for whatever reason.
     connections_closed,
-    /// Whole request heads.
+    /// Complete request heads.
     requests,
-    /// Requests without a token of the scheme that is spoken, on a connection that was not authenticated.
+    /// Requests without a token of the supported scheme, on a connection that was not authenticated.
     unprompted,
     /// NEGOTIATE_MESSAGEs.
     negotiates,
@@ -58,11 +58,12 @@ counters! {
     challenges,
     /// AUTHENTICATE_MESSAGEs.
     authenticates,
-    /// Proofs that were right.
+    /// Valid AUTHENTICATE_MESSAGEs.
     accepted,
-    /// Proofs that were wrong, or refused all the same: what a domain controller would count against the account.
+    /// AUTHENTICATE_MESSAGEs that were invalid or refused regardless: what a domain controller would count as failed
+    /// logons.
     refused,
-    /// Requests turned down in spite of a right proof.
+    /// Requests denied in spite of a valid AUTHENTICATE_MESSAGE.
     declined,
     /// Tunnels opened.
     tunnels_opened,
@@ -74,16 +75,16 @@ counters! {
     bytes_sent,
     /// Bytes of request bodies, chunk framing included.
     body_bytes,
-    /// Heads, bodies and tokens that could not be read.
+    /// Malformed heads, bodies and tokens.
     malformed,
-    /// AUTHENTICATE_MESSAGEs on a connection that had no CHALLENGE_MESSAGE to answer.
+    /// AUTHENTICATE_MESSAGEs on a connection on which no CHALLENGE_MESSAGE was pending.
     unchallenged_authenticates,
-    /// AUTHENTICATE_MESSAGEs that answer the CHALLENGE_MESSAGE of another connection.
+    /// AUTHENTICATE_MESSAGEs that answer a CHALLENGE_MESSAGE of another connection.
     misplaced_authenticates,
-    /// Requests with a field that a client meant for its own hop: a second Proxy-Authorization, a scheme that is not
-    /// NTLM's, a `close` on a CONNECT.
+    /// Requests with a hop-by-hop field of the client: a second Proxy-Authorization, a scheme other than NTLM's, a
+    /// `close` on a CONNECT.
     client_fields,
-    /// NEGOTIATE_MESSAGEs that came with a request body.
+    /// NEGOTIATE_MESSAGEs in a request with a body.
     negotiates_with_body,
 }
 
@@ -97,27 +98,27 @@ impl Counter {
         self.add(1);
     }
 
-    /// Counts `amount`.
+    /// Adds `amount`.
     pub fn add(&self, amount: u64) {
-        // Nothing else is ordered by a counter.
+        // Relaxed: no other memory access depends on a counter.
         self.0.fetch_add(amount, Ordering::Relaxed);
     }
 }
 
 impl Counts {
-    /// Connections open now.
+    /// Open connections.
     #[must_use]
     pub fn connections_open(&self) -> u64 {
         self.connections_opened.saturating_sub(self.connections_closed)
     }
 
-    /// Tunnels open now.
+    /// Open tunnels.
     #[must_use]
     pub fn tunnels_open(&self) -> u64 {
         self.tunnels_opened.saturating_sub(self.tunnels_closed)
     }
 
-    /// What a right gateway never causes, whatever the password.
+    /// Errors that a correct gateway never causes, whatever the password.
     #[must_use]
     pub fn protocol_errors(&self) -> u64 {
         self.malformed

@@ -1,4 +1,4 @@
-//! One thread's loop: a listener, a slab of connections, a heap of moments to wake for.
+//! The event loop of one thread: a listener, a slab of connections, a heap of timers.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,10 +10,10 @@ use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-use super::connection::{Connection, Context, Next};
+use super::connection::{Connection, NextTurn, TurnContext};
 use super::counters::Counters;
+use super::proxy_session::{ProxyContext, splitmix};
 use super::server::Shared;
-use super::session::{Surroundings, splitmix};
 use crate::event::{Endpoint, EventToken, Key, Lane, Mailbox, Readiness, Sender, mailbox};
 use crate::ntlm::FileTime;
 
@@ -22,25 +22,25 @@ const MAILBOX: Token = Token(1);
 
 /// Events taken from the kernel in one turn.
 const EVENTS_PER_TURN: usize = 1024;
-/// Connections accepted in one turn, so that a burst of new ones does not starve those that are there.
+/// Connections accepted in one turn, so that a burst of new ones does not starve the established ones.
 const ACCEPTS_PER_TURN: usize = 256;
-/// How long accepting rests after the process ran out of descriptors or memory.
+/// How long accepting pauses after the process ran out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// One read, in bytes.
+/// Size of one read.
 const SCRATCH_BYTES: usize = 256 * 1024;
 
 /// The only message to a loop.
 pub(super) struct Stop;
 
-/// A connection and what tells it from earlier ones in its slot.
+/// A connection, and the generation that distinguishes it from earlier ones in its slot.
 struct Slot {
     generation: u32,
     connection: Connection,
-    /// The earliest moment in the heap for it.
+    /// Its earliest timer.
     wakes_at: Option<Instant>,
 }
 
-/// One thread's loop.
+/// The event loop of one thread.
 pub(super) struct EventLoop {
     poll: Poll,
     listener: TcpListener,
@@ -49,22 +49,23 @@ pub(super) struct EventLoop {
     counters: Arc<Counters>,
     slots: Slab<Slot>,
     generation: u32,
-    /// From which the ids of connections are drawn.
+    /// The ids of connections are derived from it.
     seed: u64,
-    /// Moments at which connections want a turn. Entries of connections that have ended stay until they come up.
-    moments: BinaryHeap<Reverse<(Instant, u32, u32)>>,
-    /// Connections that have more to do and will get no event.
-    again: Vec<Key>,
-    /// When accepting goes on, if connections may be waiting.
+    /// When connections need a turn, by slot and generation. Timers of connections that have ended stay until they
+    /// expire.
+    timers: BinaryHeap<Reverse<(Instant, u32, u32)>>,
+    /// Connections that have more to do and get no further event.
+    run_queue: Vec<Key>,
+    /// When to accept next, if connections may be waiting.
     accept_at: Option<Instant>,
     scratch: Vec<u8>,
 }
 
 impl EventLoop {
-    /// A loop over `listener`, and the way to stop it.
+    /// Creates a loop for `listener`, and the sender that stops it.
     ///
     /// # Errors
-    /// When the kernel has no descriptors left, or no randomness.
+    /// If the kernel has no descriptors left, or no randomness.
     pub(super) fn new(
         mut listener: TcpListener,
         shared: Arc<Shared>,
@@ -82,19 +83,19 @@ impl EventLoop {
             slots: Slab::new(),
             generation: 0,
             seed: getrandom::u64().map_err(io::Error::other)?,
-            moments: BinaryHeap::new(),
-            again: Vec::new(),
+            timers: BinaryHeap::new(),
+            run_queue: Vec::new(),
             accept_at: None,
             scratch: vec![0; SCRATCH_BYTES],
         };
         Ok((event_loop, sender))
     }
 
-    /// Runs until it is told to stop. All connections end with it.
+    /// Runs until it is told to stop, then drops all connections.
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         loop {
-            if let Err(error) = self.poll.poll(&mut events, self.patience())
+            if let Err(error) = self.poll.poll(&mut events, self.poll_timeout())
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 return;
@@ -110,31 +111,31 @@ impl EventLoop {
                     self.turn(token.key, Some(Readiness::of_event(event)), now);
                 }
             }
-            for key in std::mem::take(&mut self.again) {
+            for key in std::mem::take(&mut self.run_queue) {
                 self.turn(key, None, now);
             }
-            self.wake(now);
+            self.run_timers(now);
             if self.accept_at.is_some_and(|moment| moment <= now) {
                 self.accept(now);
             }
         }
     }
 
-    fn patience(&self) -> Option<Duration> {
-        if !self.again.is_empty() {
+    fn poll_timeout(&self) -> Option<Duration> {
+        if !self.run_queue.is_empty() {
             return Some(Duration::ZERO);
         }
-        let moment = self.moments.peek().map(|Reverse((moment, ..))| *moment);
+        let moment = self.timers.peek().map(|Reverse((moment, ..))| *moment);
         let first = [moment, self.accept_at].into_iter().flatten().min()?;
         Some(first.saturating_duration_since(Instant::now()))
     }
 
-    fn wake(&mut self, now: Instant) {
-        while let Some(Reverse((moment, index, generation))) = self.moments.peek().copied() {
+    fn run_timers(&mut self, now: Instant) {
+        while let Some(Reverse((moment, index, generation))) = self.timers.peek().copied() {
             if moment > now {
                 return;
             }
-            self.moments.pop();
+            self.timers.pop();
             let key = Key { index, generation };
             if let Some(slot) = self.slot(key)
                 && slot.wakes_at == Some(moment)
@@ -157,17 +158,17 @@ impl EventLoop {
         if let Some(ready) = learnt {
             slot.connection.learn(ready);
         }
-        let around = Surroundings { setup: &self.shared.setup, counters: &self.counters, now: file_time() };
-        match slot.connection.turn(&mut Context { around, now, scratch: &mut self.scratch }) {
-            Next::Event => {}
-            Next::Again => self.again.push(key),
-            Next::Until(moment) => {
+        let proxy = ProxyContext { setup: &self.shared.setup, counters: &self.counters, now: file_time() };
+        match slot.connection.turn(&mut TurnContext { proxy, now, scratch: &mut self.scratch }) {
+            NextTurn::OnEvent => {}
+            NextTurn::Immediately => self.run_queue.push(key),
+            NextTurn::OnEventOrAt(moment) => {
                 if slot.wakes_at.is_none_or(|earlier| moment < earlier) {
                     slot.wakes_at = Some(moment);
-                    self.moments.push(Reverse((moment, key.index, key.generation)));
+                    self.timers.push(Reverse((moment, key.index, key.generation)));
                 }
             }
-            Next::Drop => {
+            NextTurn::Never => {
                 self.counters.tunnels_closed.add(u64::from(slot.connection.is_tunnel()));
                 self.counters.connections_closed.increment();
                 self.slots.remove(key.index as usize);
@@ -179,7 +180,7 @@ impl EventLoop {
         self.accept_at = None;
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listener.accept() {
-                // What cannot be registered is dropped, and so closed.
+                // A connection that cannot be registered is dropped, and so closed.
                 Ok((stream, _)) => drop(self.admit(stream, now)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_of_one_connection(&error) => {}
@@ -214,7 +215,7 @@ impl EventLoop {
     }
 }
 
-/// Errors of `accept` that concern the connection that was to be accepted and say nothing of the next.
+/// Whether an error of `accept` concerns only the connection that was to be accepted, and not the next one.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)

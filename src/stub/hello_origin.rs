@@ -1,53 +1,53 @@
-//! A little HTTP origin: one small page for every request.
+//! A small HTTP origin that answers every request with the same page.
 
 use crate::http::{BodyDiscarder, BodyFraming};
 use crate::http::{FieldStorage, HeadEnd, RequestHead};
 
-/// The page.
+/// The page that `hello.*` serves.
 pub const HELLO_PAGE: &str = "Hello from behind the proxy.\n";
 
-/// Longest request head, in bytes; a longer one is answered 400.
+/// Longest request head; a longer one is answered with 400.
 const HEAD_LIMIT_BYTES: usize = 16 * 1024;
 
 /// One connection to the origin.
 #[derive(Debug)]
-pub(super) struct Hello {
+pub(super) struct HelloOrigin {
     buffer: Vec<u8>,
     head_end: HeadEnd,
-    /// The body of the request that is to be answered next.
-    body: Option<(BodyDiscarder, Request)>,
+    /// The request that is answered next, while its body is being received.
+    body: Option<(BodyDiscarder, HelloRequest)>,
     ended: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Request {
+struct HelloRequest {
     persists: bool,
     wants_body: bool,
     framing: BodyFraming,
 }
 
-impl Default for Hello {
+impl Default for HelloOrigin {
     fn default() -> Self {
-        Hello { buffer: Vec::new(), head_end: HeadEnd::request(), body: None, ended: false }
+        HelloOrigin { buffer: Vec::new(), head_end: HeadEnd::request(), body: None, ended: false }
     }
 }
 
-impl Hello {
-    /// Takes in bytes of the client; the answers to the requests that are complete.
+impl HelloOrigin {
+    /// Receives bytes of the client. Returns the responses to the requests that are now complete.
     pub(super) fn receive(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.buffer.extend_from_slice(bytes);
         let mut answers = Vec::new();
-        while !self.ended && self.step(&mut answers) {}
+        while !self.ended && self.advance(&mut answers) {}
         answers
     }
 
-    /// Whether the connection is to be closed: after an error, or a request that asked for it.
+    /// Whether the connection is to be closed, after an error or at the client's request.
     pub(super) fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Deals with one head or one piece of a body; false when more bytes are needed.
-    fn step(&mut self, answers: &mut Vec<u8>) -> bool {
+    /// Processes one head or one piece of a body. Returns `false` if more bytes are needed, or after an error.
+    fn advance(&mut self, answers: &mut Vec<u8>) -> bool {
         if let Some((drain, request)) = &mut self.body {
             let request = *request;
             let Ok(drained) = drain.feed(&self.buffer) else {
@@ -74,7 +74,7 @@ impl Hello {
         true
     }
 
-    fn answer(&mut self, request: Request, answers: &mut Vec<u8>) {
+    fn answer(&mut self, request: HelloRequest, answers: &mut Vec<u8>) {
         self.ended = !request.persists;
         let connection = if request.persists { "keep-alive" } else { "close" };
         let head = format!(
@@ -94,10 +94,10 @@ impl Hello {
     }
 }
 
-fn read(head: &[u8]) -> Result<Request, crate::http::RequestError> {
+fn read(head: &[u8]) -> Result<HelloRequest, crate::http::RequestError> {
     let mut storage = FieldStorage::new();
     let head = RequestHead::parse(head, &mut storage)?;
-    Ok(Request { persists: head.persists(), wants_body: head.method != "HEAD", framing: head.framing })
+    Ok(HelloRequest { persists: head.persists(), wants_body: head.method != "HEAD", framing: head.framing })
 }
 
 #[cfg(test)]
@@ -105,8 +105,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_answered_in_turn_until_one_asks_for_the_end() {
-        let mut hello = Hello::default();
+    fn requests_are_answered_in_order_until_one_asks_to_close() {
+        let mut hello = HelloOrigin::default();
         let requests = b"GET / HTTP/1.1\r\nHost: h\r\n\r\nPOST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc\
             HEAD / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
         let answers: Vec<u8> = requests.iter().flat_map(|byte| hello.receive(&[*byte])).collect();
@@ -119,8 +119,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_ends_with_400() {
-        let mut hello = Hello::default();
+    fn a_malformed_request_is_answered_with_400_and_a_close() {
+        let mut hello = HelloOrigin::default();
         assert!(hello.receive(b"\x16\x03\x01\r\n\r\n").starts_with(b"HTTP/1.1 400"));
         assert!(hello.has_ended());
     }

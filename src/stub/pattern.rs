@@ -1,26 +1,26 @@
-//! The bytes that sources send and clients check, and the checksum that sinks give.
+//! The bytes that sources send and clients check, and the checksum that sinks compute.
 
 use std::sync::OnceLock;
 
-/// Length of the pattern in bytes. 8 times a prime, so that bytes lost or doubled in whole buffers of a power of two
-/// shift the pattern and are seen.
+/// Period of the pattern in bytes. It is 8 times a prime: if a buffer with the size of a power of two is lost or
+/// duplicated, the pattern is shifted, so the error is detected.
 pub const PATTERN_PERIOD_BYTES: usize = PERIOD_WORDS * 8;
 
 const PERIOD_WORDS: usize = 8191;
 
-/// Whole periods in the block that sources send from: about 512 KiB, the most one write is given.
+/// Periods in the block that sources send from: about 512 KiB, the most that one write gets.
 const BLOCK_PERIODS: usize = 8;
 
-/// 2^64 divided by the golden ratio, made odd: spreads any counter over all bits.
+/// 2^64 divided by the golden ratio, made odd: spreads a counter over all bits.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The byte at `offset` of the pattern, which goes on for ever.
+/// The byte at `offset` of the pattern, which is endless.
 #[must_use]
 pub fn pattern_at(offset: u64) -> u8 {
     pattern_block(offset).first().copied().unwrap_or_default()
 }
 
-/// Fills `buffer` with the pattern as from `offset`.
+/// Fills `buffer` with the pattern from `offset` on.
 pub fn fill_pattern(buffer: &mut [u8], mut offset: u64) {
     let mut rest = buffer;
     while !rest.is_empty() {
@@ -33,7 +33,7 @@ pub fn fill_pattern(buffer: &mut [u8], mut offset: u64) {
     }
 }
 
-/// Where `bytes`, received at `offset` of the pattern, first differ from it; `None` if they do not.
+/// The offset at which `bytes`, received at `offset` of the pattern, first differ from it; `None` if they do not.
 #[must_use]
 pub fn pattern_mismatch(bytes: &[u8], mut offset: u64) -> Option<u64> {
     let mut rest = bytes;
@@ -50,14 +50,14 @@ pub fn pattern_mismatch(bytes: &[u8], mut offset: u64) -> Option<u64> {
     None
 }
 
-/// The pattern as from `offset`, at least seven periods of it, from a block that is made once.
+/// The pattern from `offset` on, at least seven periods of it, from a block that is generated once.
 #[must_use]
 #[allow(clippy::cast_possible_truncation, reason = "a remainder of the period fits")]
 pub fn pattern_block(offset: u64) -> &'static [u8] {
     &whole_block()[(offset % PATTERN_PERIOD_BYTES as u64) as usize..]
 }
 
-/// A whole number of periods, to be sent again and again.
+/// A whole number of periods, to be sent repeatedly.
 pub(super) fn whole_block() -> &'static [u8] {
     static BLOCK: OnceLock<Vec<u8>> = OnceLock::new();
     BLOCK.get_or_init(|| {
@@ -67,17 +67,17 @@ pub(super) fn whole_block() -> &'static [u8] {
     })
 }
 
-/// A checksum that is cheap and does not depend on how the bytes were cut into pieces. Not for secrets.
+/// A cheap checksum that does not depend on how the bytes are split into pieces. Not cryptographic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Checksum {
     state: u64,
     count: u64,
-    /// The bytes behind the last whole word, little-endian; their number is `count % 8`.
+    /// The bytes after the last whole word, little-endian; their number is `count % 8`.
     partial: u64,
 }
 
 impl Checksum {
-    /// Takes in the next bytes.
+    /// Adds the next bytes.
     pub fn update(&mut self, mut bytes: &[u8]) {
         while !self.count.is_multiple_of(8) {
             let Some((first, rest)) = bytes.split_first() else { return };
@@ -94,13 +94,13 @@ impl Checksum {
         }
     }
 
-    /// How many bytes were taken in.
+    /// How many bytes were added.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The checksum of all that was taken in, its length included.
+    /// The checksum of all bytes added, and of their number.
     #[must_use]
     pub fn value(&self) -> u64 {
         let mut end = *self;
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lost_buffer_of_any_power_of_two_is_seen() {
+    fn a_lost_buffer_of_any_power_of_two_is_detected() {
         for shift in 0..40 {
             let mut expected = [0; 64];
             let mut got = [0; 64];
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn all_views_of_the_pattern_agree() {
+    fn all_functions_agree_on_the_pattern() {
         let mut bytes = vec![0; 600_000];
         fill_pattern(&mut bytes, 77);
         for offset in [0, 1, 65_527, 65_528, 524_223, 524_224, 599_999] {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checksum_does_not_depend_on_the_pieces_but_on_every_byte() {
+    fn a_checksum_depends_on_every_byte_but_not_on_the_pieces() {
         let mut bytes = vec![0; 1_001];
         fill_pattern(&mut bytes, 5);
         let sum = |bytes: &[u8], piece: usize| {

@@ -1,26 +1,25 @@
-//! The names under which the stub's behaviours are asked for.
+//! The names of the stub's behaviours.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Makes the enum, `ALL`, `name` and `description` from one list, so that none of them can miss a personality.
+/// Generates the enum, `ALL`, `name` and `description` from one list, so that none of them can miss a personality.
 macro_rules! personalities {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)*) => {
         /// How the stub upstream behaves.
         ///
-        /// A closed set. Each stands for something that real proxies were seen to do; what it is made of is data, see
-        /// `catalogue`. Unless it says otherwise a personality asks for NTLMv2, keeps connections alive and verifies
-        /// every proof.
+        /// Each personality imitates something that real proxies have been seen to do. Unless it says otherwise, it
+        /// requires NTLMv2, keeps connections alive and verifies every AUTHENTICATE_MESSAGE.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Personality {
             $($(#[doc = $doc])+ $variant,)*
         }
 
         impl Personality {
-            /// Every personality, in the order of the list.
+            /// All personalities, in the order of the list.
             pub const ALL: &'static [Personality] = &[$(Personality::$variant,)*];
 
-            /// The name it is asked for by, as in `--personality NAME`.
+            /// Its name, as in `--personality NAME`.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -28,7 +27,7 @@ macro_rules! personalities {
                 }
             }
 
-            /// What it does, in a sentence or two for a list of them.
+            /// What it does, in one or two sentences.
             #[must_use]
             pub fn description(self) -> &'static str {
                 match self {
@@ -44,115 +43,116 @@ personalities! {
     Plain = "plain",
 
     // Connections and framing.
-    /// The first 407 offers Negotiate, Kerberos and NTLM, bears a body of 701 bytes, and ends the connection (ISA
-    /// Server, IronPort).
+    /// The first 407 offers Negotiate, Kerberos and NTLM, has a body of 701 bytes, and ends the connection (ISA Server,
+    /// IronPort).
     IsaFirst407Closes = "isa-first-407-closes",
-    /// The CHALLENGE_MESSAGE comes with a close: no handshake can succeed.
+    /// Closes the connection after the CHALLENGE_MESSAGE, so no handshake can succeed.
     ChallengeThenClose = "challenge-then-close",
-    /// Says `Proxy-Connection: close`, and only that, with the CHALLENGE_MESSAGE, and closes.
+    /// Sends only `Proxy-Connection: close` with the CHALLENGE_MESSAGE, and closes the connection.
     ProxyConnectionCloseOnly = "proxy-connection-close-only",
     /// Answers in HTTP/1.0 with `Connection: Keep-Alive`.
     Http10KeepAlive = "http10-keep-alive",
-    /// Answers in HTTP/1.0 and keeps a connection only for a request that says `Proxy-Connection: Keep-Alive`.
+    /// Answers in HTTP/1.0, and keeps a connection only if the request has `Proxy-Connection: Keep-Alive`.
     Http10 = "http10",
     /// Every 407 has a body of 3 KB with its Content-Length (Squid).
     BodyLength3k = "body-length-3k",
     /// Every 407 has a chunked body with extensions and trailers.
     BodyChunkedTrailers = "body-chunked-trailers",
-    /// A 407 without a challenge has a body that lasts to the close.
+    /// A 407 without a challenge has a body that ends with the connection.
     BodyToClose = "body-to-close",
-    /// Every 407 has a chunked body that never ends.
+    /// Every 407 has an endless chunked body.
     BodyEndless = "body-endless",
     /// Every 407 has a body of 1 GiB.
     BodyHuge = "body-huge",
-    /// Behind the body of every 407 come bytes that look like a 200.
+    /// The body of every 407 is followed by bytes that look like a 200.
     BytesAfterBody = "bytes-after-body",
-    /// Two 1xx answers come before each final one.
+    /// Two 1xx responses precede each final one.
     InformationalFirst = "informational-first",
-    /// Status lines without a reason phrase, not even the blank before it.
+    /// Status lines have no reason phrase, and no space before it.
     NoReason = "no-reason",
-    /// A reason phrase with parentheses, colons and bytes beyond ASCII.
+    /// The reason phrase has parentheses, colons and non-ASCII bytes.
     OddReason = "odd-reason",
-    /// The token of the challenge stands on a folded line of its own.
+    /// The token of the challenge is on a folded line of its own.
     FoldedLines = "folded-lines",
     /// The 200 to a CONNECT has a Content-Length.
     OkWithContentLength = "ok-with-content-length",
     /// The 200 to a CONNECT has `Transfer-Encoding: chunked`.
     OkWithTransferEncoding = "ok-with-transfer-encoding",
-    /// The origin's first bytes come in the same segment as the 200.
+    /// The origin's first bytes arrive in the same segment as the 200.
     OkWithTunnelBytes = "ok-with-tunnel-bytes",
-    /// Every answer comes one byte at a time, a millisecond apart.
+    /// Sends every response one byte at a time, a millisecond apart.
     ByteAtATime = "byte-at-a-time",
-    /// Closes a connection, challenged or authenticated, on which nothing came for half a second (Blue Coat: 10–15 s).
+    /// Closes a connection, challenged or authenticated, after half a second without data (Blue Coat: 10–15 s).
     ClosesIdle = "closes-idle",
-    /// Resets a connection that brings an AUTHENTICATE_MESSAGE for a challenge it never had (McAfee).
+    /// Resets a connection on which an AUTHENTICATE_MESSAGE arrives without a challenge before it (McAfee).
     OneConnection = "one-connection",
-    /// Looks at no NEGOTIATE_MESSAGE before it has asked for one on that connection.
+    /// Ignores a NEGOTIATE_MESSAGE on a connection on which it has not sent a 407 before.
     AsksFirst = "asks-first",
 
     // Authentication.
-    /// Answers 200 to any CONNECT, with credentials or without (Cisco, which remembers the address).
+    /// Answers 200 to any CONNECT, with or without credentials (Cisco, which remembers the address).
     Open = "open",
-    /// Answers a request without credentials and never one with them (exempt destinations of some filters).
+    /// Answers requests without credentials, and never those with credentials (exempt destinations of some filters).
     HangsOnCredentials = "hangs-on-credentials",
-    /// Exempts destinations named `….exempt.…`: it lets them in without credentials and never answers with them.
+    /// Exempts destinations named `….exempt.…`: admits requests without credentials, and never answers those with
+    /// credentials.
     ExemptHangs = "exempt-hangs",
-    /// All challenges stand on one line, with commas in quoted strings between them.
+    /// All challenges are on one line, with commas in quoted strings among them.
     ChallengesJoined = "challenges-joined-on-one-line",
-    /// Field name and scheme are in odd letter case.
+    /// Field name and scheme are in unusual letter case.
     ChallengesAnyCase = "challenges-any-case",
     /// NTLM is the last of the schemes on separate lines.
     ChallengesNotFirst = "challenges-not-first",
-    /// Other schemes stand beside the CHALLENGE_MESSAGE, before and behind it.
+    /// Other schemes are listed before and after the CHALLENGE_MESSAGE.
     OtherSchemesBeside = "other-schemes-beside",
-    /// Refuses every proof with a bare 407, the right one too.
+    /// Refuses every AUTHENTICATE_MESSAGE with a 407, valid or not.
     Refuses = "refuses",
-    /// Answers a right proof with 407 if the destination's name begins with `blocked.`.
+    /// Answers a valid AUTHENTICATE_MESSAGE with 407 if the destination's name begins with `blocked.`.
     Policy407 = "policy-407",
-    /// Forgets after two requests that the connection was authenticated.
+    /// Asks for authentication again after two requests on a connection.
     Forgets = "forgets",
-    /// Authenticates one request and not the connection.
+    /// Authenticates single requests, not connections.
     PerRequestAuth = "per-request-auth",
-    /// Denies a request in which a client's own fields were passed on: a second Proxy-Authorization, a scheme that is
-    /// not NTLM's, a `close` (ISA).
+    /// Denies a request with forwarded hop-by-hop fields of the client: a second Proxy-Authorization, a scheme other
+    /// than NTLM's, a `close` (ISA).
     DeniesClientFields = "denies-client-fields",
-    /// Offers Negotiate only and takes NTLMSSP in it, raw or in SPNEGO.
+    /// Offers Negotiate only, and accepts NTLMSSP in it, raw or in SPNEGO.
     NegotiateOnly = "negotiate-only",
-    /// Answers under NTLM with a SPNEGO token.
+    /// Sends a SPNEGO token in the scheme NTLM.
     SpnegoUnderNtlm = "spnego-under-ntlm",
     /// Asks with 401, WWW-Authenticate and a BCSI cookie (Blue Coat, transparent).
     Transparent401 = "transparent-401",
     /// Offers Basic and nothing else.
     BasicOnly = "basic-only",
-    /// Answers a NEGOTIATE_MESSAGE with Squid's page that NTLM requires a persistent connection.
+    /// Answers a NEGOTIATE_MESSAGE with Squid's page that says NTLM requires a persistent connection.
     SquidNoKeepAlive = "squid-no-keep-alive",
 
     // NTLM messages.
     /// Refuses a NEGOTIATE_MESSAGE without NEGOTIATE_NTLM and ALWAYS_SIGN (WinGate).
     Wingate = "wingate",
-    /// Demands extended session security and 128-bit keys (NtlmMinServerSec 0x20080000).
+    /// Requires extended session security and 128-bit keys (NtlmMinServerSec 0x20080000).
     Strict128Ess = "strict-128-ess",
-    /// Tells its time and demands a MIC.
+    /// Sends a timestamp and requires a MIC.
     TimestampMic = "timestamp-mic",
-    /// Selects KEY_EXCH, tells its time and checks the MIC under the exchanged key.
+    /// Selects KEY_EXCH, sends a timestamp and verifies the MIC with the exchanged key.
     KeyExchange = "key-exchange",
-    /// A CHALLENGE_MESSAGE without TargetInfo.
+    /// Sends a CHALLENGE_MESSAGE without TargetInfo.
     NoTargetInfo = "no-target-info",
-    /// A CHALLENGE_MESSAGE that selects OEM strings.
+    /// Sends a CHALLENGE_MESSAGE that selects OEM strings.
     OemOnly = "oem-only",
-    /// A CHALLENGE_MESSAGE whose TargetInfo claims to lie beyond its end.
+    /// Sends a CHALLENGE_MESSAGE whose TargetInfo has an offset beyond its end.
     LyingLengths = "lying-lengths",
-    /// A TargetInfo without MsvAvEOL.
+    /// Sends a TargetInfo without MsvAvEOL.
     NoEol = "no-eol",
-    /// A TargetInfo of 16 KiB, well-formed.
+    /// Sends a well-formed TargetInfo of 16 KiB.
     BigTargetInfo = "big-target-info",
-    /// A TargetInfo of 64 KiB, well-formed.
+    /// Sends a well-formed TargetInfo of 64 KiB.
     HugeTargetInfo = "huge-target-info",
-    /// Takes NTLMv1 with extended session security and nothing else.
+    /// Accepts only NTLMv1 with extended session security.
     V1Ess = "v1-ess",
 
     // Failures.
-    /// Answers 403 with a page once the proof is right.
+    /// Answers a valid AUTHENTICATE_MESSAGE with 403 and a page.
     Forbidden = "forbidden",
     /// Answers everything with 503 and a page.
     Unavailable = "unavailable",
@@ -166,7 +166,7 @@ personalities! {
     ResetsMidHandshake = "resets-mid-handshake",
     /// Answers every AUTHENTICATE_MESSAGE with a new CHALLENGE_MESSAGE.
     Rechallenges = "rechallenge-after-authenticate",
-    /// Answers an AUTHENTICATE_MESSAGE with a new CHALLENGE_MESSAGE where the first one is older than half a second.
+    /// Answers an AUTHENTICATE_MESSAGE with a new CHALLENGE_MESSAGE if the first one is older than half a second.
     StaleChallenges = "stale-challenges",
 }
 
@@ -176,11 +176,11 @@ impl fmt::Display for Personality {
     }
 }
 
-/// A name that no personality has.
+/// No personality has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no personality is called {got:?}; there are: {}", Personality::names())]
+#[error("there is no personality {got:?}; known are: {}", Personality::names())]
 pub struct UnknownPersonality {
-    /// The name that was asked for.
+    /// The name.
     pub got: String,
 }
 
@@ -205,7 +205,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn every_personality_has_a_name_of_its_own_and_is_found_by_it() {
+    fn every_personality_is_found_by_its_unique_name() {
         let names: HashSet<_> = Personality::ALL.iter().map(|personality| personality.name()).collect();
         assert_eq!(names.len(), Personality::ALL.len());
         for personality in Personality::ALL {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn every_personality_says_what_it_does() {
+    fn every_personality_has_a_description() {
         for personality in Personality::ALL {
             let text = personality.description();
             assert!(text.ends_with(['.', ')']) && !text.contains("  "), "{personality}: {text}");
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_answered_with_the_known_ones() {
+    fn an_unknown_name_is_answered_with_the_known_names() {
         let error = "plane".parse::<Personality>().unwrap_err().to_string();
         assert!(error.contains("\"plane\"") && error.contains("plain, isa-first-407-closes"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! What the stub needs to know of a request, apart from its bytes.
+//! What the stub needs to know about a request.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -6,27 +6,27 @@ use base64::engine::general_purpose::STANDARD;
 use super::behaviour::Behaviour;
 use crate::http::{Authority, BodyFraming, FieldStorage, RequestError, RequestHead, RequestTarget};
 
-/// A request whose head was read.
+/// A request whose head was parsed.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) struct ProxyRequest {
     pub connect: bool,
     pub wants_body: bool,
-    /// The destination's host in lower case; empty where the target names none.
+    /// The destination's host in lower case; empty if the target has none.
     pub host: String,
-    /// The client means to go on with this connection.
+    /// The client wants to keep the connection.
     pub persists: bool,
-    pub credentials: Credentials,
-    /// There is a field that a client meant for its own hop.
+    pub credentials: RequestCredentials,
+    /// It has a hop-by-hop field of the gateway's client.
     pub client_fields: bool,
     /// `Expect: 100-continue`.
     pub expects_continue: bool,
     pub framing: BodyFraming,
 }
 
-/// What stands in the authorization field. No `Debug` of tokens: they are the proof.
-pub(super) enum Credentials {
+/// What the authorization field contains. Its `Debug` does not show tokens, because they are credentials.
+pub(super) enum RequestCredentials {
     None,
-    /// A decoded token of the scheme that is spoken.
+    /// A decoded token of the supported scheme.
     Token(Vec<u8>),
     /// A token of that scheme that is not base64.
     Garbled,
@@ -34,36 +34,36 @@ pub(super) enum Credentials {
     Foreign,
 }
 
-impl std::fmt::Debug for Credentials {
+impl std::fmt::Debug for RequestCredentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Credentials::None => "None",
-            Credentials::Token(_) => "Token",
-            Credentials::Garbled => "Garbled",
-            Credentials::Foreign => "Foreign",
+            RequestCredentials::None => "None",
+            RequestCredentials::Token(_) => "Token",
+            RequestCredentials::Garbled => "Garbled",
+            RequestCredentials::Foreign => "Foreign",
         })
     }
 }
 
-impl Request {
-    /// Reads exactly one head.
+impl ProxyRequest {
+    /// Parses exactly one head.
     ///
     /// # Errors
-    /// What the parser says.
-    pub(super) fn read(head: &[u8], behaviour: &Behaviour) -> Result<Request, RequestError> {
+    /// If the head is malformed.
+    pub(super) fn read(head: &[u8], behaviour: &Behaviour) -> Result<ProxyRequest, RequestError> {
         let mut storage = FieldStorage::new();
         let head = RequestHead::parse(head, &mut storage)?;
-        let (connect, credentials) = (head.is_connect(), Credentials::read(&head, behaviour));
+        let (connect, credentials) = (head.is_connect(), RequestCredentials::read(&head, behaviour));
         let says_close = ["connection", "proxy-connection"].iter().any(|name| head.fields.has_token(name, "close"));
         let doubled = head.fields.get_all("proxy-authorization").count() > 1;
-        // A gateway that speaks NTLM has nothing else to say, even where NTLM is not what was offered.
+        // A gateway that speaks NTLM never sends another scheme, whatever the stub offers.
         let not_ntlm = head.fields.get_all("proxy-authorization").any(|value| {
             let scheme = value.split(|byte| *byte == b' ').next().unwrap_or_default();
             ![&b"NTLM"[..], b"Negotiate"].iter().any(|known| known.eq_ignore_ascii_case(scheme))
         });
         let asks_to_stay =
             ["connection", "proxy-connection"].iter().any(|name| head.fields.has_token(name, "keep-alive"));
-        Ok(Request {
+        Ok(ProxyRequest {
             connect,
             wants_body: head.method != "HEAD",
             host: host_of(&head.target).to_ascii_lowercase(),
@@ -81,22 +81,22 @@ impl Request {
     }
 }
 
-impl Credentials {
-    fn read(head: &RequestHead<'_>, behaviour: &Behaviour) -> Credentials {
-        // A proxy that poses as the origin looks where an origin looks.
-        let field = if behaviour.head.demand_status == 401 { "authorization" } else { "proxy-authorization" };
+impl RequestCredentials {
+    fn read(head: &RequestHead<'_>, behaviour: &Behaviour) -> RequestCredentials {
+        // A proxy that poses as the origin uses the origin's field.
+        let field = if behaviour.head.auth_status == 401 { "authorization" } else { "proxy-authorization" };
         let mut values = head.fields.get_all(field).peekable();
         if values.peek().is_none() {
-            return Credentials::None;
+            return RequestCredentials::None;
         }
         let mut tokens = values.filter_map(|value| {
             let (scheme, token) = str::from_utf8(value).ok()?.split_once(' ')?;
             behaviour.offers.scheme.is_some_and(|spoken| spoken.eq_ignore_ascii_case(scheme)).then(|| token.trim())
         });
         match tokens.next().map(|token| STANDARD.decode(token)) {
-            Some(Ok(token)) => Credentials::Token(token),
-            Some(Err(_)) => Credentials::Garbled,
-            None => Credentials::Foreign,
+            Some(Ok(token)) => RequestCredentials::Token(token),
+            Some(Err(_)) => RequestCredentials::Garbled,
+            None => RequestCredentials::Foreign,
         }
     }
 }
@@ -114,21 +114,21 @@ mod tests {
     use super::*;
     use crate::stub::Personality;
 
-    fn read(head: &str, personality: Personality) -> Request {
-        Request::read(head.as_bytes(), &personality.behaviour()).unwrap()
+    fn read(head: &str, personality: Personality) -> ProxyRequest {
+        ProxyRequest::read(head.as_bytes(), &personality.behaviour()).unwrap()
     }
 
     #[test]
-    fn the_token_of_the_spoken_scheme_is_found_in_any_case() {
+    fn the_supported_schemes_token_is_found_in_any_letter_case() {
         let request =
             read("CONNECT Echo.Test:443 HTTP/1.1\r\nPROXY-authorization: ntlm  TlRMTQ== \r\n\r\n", Personality::Plain);
-        assert!(matches!(&request.credentials, Credentials::Token(token) if token == b"NTLM"));
+        assert!(matches!(&request.credentials, RequestCredentials::Token(token) if token == b"NTLM"));
         assert_eq!(request.host, "echo.test");
         assert!(request.connect && request.persists && !request.client_fields);
     }
 
     #[test]
-    fn fields_of_the_clients_own_hop_are_noticed() {
+    fn hop_by_hop_fields_of_the_client_are_noticed() {
         for fields in [
             "Connection: close\r\n",
             "Proxy-Connection: close\r\n",
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_proxy_keeps_a_connection_only_on_demand() {
+    fn an_http_1_0_proxy_keeps_a_connection_only_on_request() {
         assert!(!read("CONNECT a:1 HTTP/1.1\r\n\r\n", Personality::Http10).persists);
         let head = "CONNECT a:1 HTTP/1.1\r\nProxy-Connection: Keep-Alive\r\n\r\n";
         assert!(read(head, Personality::Http10).persists);

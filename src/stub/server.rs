@@ -17,30 +17,30 @@ use super::setup::{ServerNames, Setup, StubAccount};
 use crate::event::Sender;
 use crate::ntlm::NtHash;
 
-/// Connections that wait for `accept`, a loop; the kernel cuts it to `net.core.somaxconn`.
+/// Connections per loop that may wait for `accept`; the kernel limits it to `net.core.somaxconn`.
 const LISTEN_BACKLOG: i32 = 4096;
 
-/// What a stub is started with.
+/// The settings of a stub.
 #[derive(Debug, Clone)]
 pub struct StubOptions {
-    /// Where to listen; port 0 takes any free one.
+    /// The address to listen on; port 0 means any free port.
     pub listen: SocketAddr,
-    /// How to behave.
+    /// How it behaves.
     pub personality: Personality,
-    /// Who may pass.
+    /// The accounts that may authenticate.
     pub accounts: Vec<StubAccount>,
-    /// The names told in challenges.
+    /// The names in challenges.
     pub names: ServerNames,
-    /// How many loops to run, each on a thread of its own.
+    /// The number of event loops, each on a thread of its own.
     pub threads: NonZeroUsize,
-    /// Passes before every answer, to stand for a round trip.
+    /// The pause before every response, which simulates a round trip.
     pub delay: Duration,
-    /// How long a connection lasts from its accept, tunnels included; `None`: as long as both sides like.
+    /// How long a connection may last, tunnels included; `None`: as long as both sides want.
     pub lifetime: Option<Duration>,
 }
 
 impl Default for StubOptions {
-    /// A plain proxy of the domain `CORP` on a free port of 127.0.0.1, one thread, no delay, and nobody may pass.
+    /// A plain proxy of the domain `CORP` on a free port of 127.0.0.1, with one thread, no delay and no accounts.
     fn default() -> Self {
         StubOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -55,7 +55,7 @@ impl Default for StubOptions {
 }
 
 impl StubOptions {
-    /// Lets an account pass.
+    /// Adds an account.
     #[must_use]
     pub fn account(mut self, domain: &str, user: &str, password: &str) -> Self {
         let nt_hash = NtHash::from_password(password);
@@ -63,7 +63,7 @@ impl StubOptions {
         self
     }
 
-    /// Behaves so.
+    /// Sets the personality.
     #[must_use]
     pub fn personality(mut self, personality: Personality) -> Self {
         self.personality = personality;
@@ -71,7 +71,7 @@ impl StubOptions {
     }
 }
 
-/// What the loops share with the handle.
+/// What the event loops share with the [`StubServer`].
 pub(super) struct Shared {
     pub setup: Setup,
     pub lifetime: Option<Duration>,
@@ -80,7 +80,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// How a connection that is accepted now behaves.
+    /// The personality for connections that are accepted now.
     pub(super) fn personality(&self) -> Personality {
         Personality::ALL.get(self.personality.load(Ordering::Relaxed)).copied().unwrap_or(Personality::Plain)
     }
@@ -96,7 +96,7 @@ struct Worker {
     thread: JoinHandle<()>,
 }
 
-/// A running stub. It stops, and all its connections end, when this is dropped.
+/// A running stub. Dropping it stops the stub and ends all its connections.
 pub struct StubServer {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -105,16 +105,16 @@ pub struct StubServer {
 }
 
 impl StubServer {
-    /// Starts a stub. It accepts connections when this returns.
+    /// Starts a stub. It accepts connections as soon as this returns.
     ///
     /// # Errors
-    /// When the address cannot be listened on, or the system has no descriptors or threads left.
+    /// If the address is not available, or the system has no descriptors or threads left.
     pub fn start(options: StubOptions) -> io::Result<StubServer> {
         let setup = Setup::new(options.names, options.accounts, options.delay);
         let shared = Arc::new(Shared { setup, lifetime: options.lifetime, personality: AtomicUsize::default() });
         shared.set_personality(options.personality);
         let mut server = StubServer { address: options.listen, shared, counters: Vec::new(), workers: Vec::new() };
-        // Every loop has a listener of its own on the same address; the kernel spreads the connections over them.
+        // Every loop has its own listener on the same address; the kernel distributes connections over them.
         let listeners = listeners(options.listen, options.threads)?;
         for (number, listener) in listeners.into_iter().enumerate() {
             server.address = listener.local_addr()?;
@@ -128,13 +128,13 @@ impl StubServer {
         Ok(server)
     }
 
-    /// Where it listens, with the port that was taken.
+    /// The address it listens on, with the actual port.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it has seen and done so far.
+    /// The counters so far, summed over the loops.
     #[must_use]
     pub fn counters(&self) -> Counts {
         self.counters.iter().fold(Counts::default(), |mut sum, counters| {
@@ -143,17 +143,17 @@ impl StubServer {
         })
     }
 
-    /// Changes an account's password, or adds the account. The next proof is judged by it.
+    /// Changes an account's password, or adds the account. The next AUTHENTICATE_MESSAGE is verified with it.
     pub fn set_password(&self, domain: &str, user: &str, password: &str) {
         self.shared.setup.set_password(domain, user, NtHash::from_password(password));
     }
 
-    /// Changes how connections behave that are accepted from now on.
+    /// Changes the personality for connections that are accepted from now on.
     pub fn set_personality(&self, personality: Personality) {
         self.shared.set_personality(personality);
     }
 
-    /// Stops it, waits for its threads, and returns the last counts.
+    /// Stops the stub, waits for its threads, and returns the final counts.
     pub fn stop(mut self) -> Counts {
         self.shut_down();
         self.counters()
@@ -164,7 +164,7 @@ impl StubServer {
             worker.stop.send(Stop);
         }
         for worker in self.workers.drain(..) {
-            // A loop that panicked has said so already.
+            // A loop that panicked has printed that already.
             let _ = worker.thread.join();
         }
     }
@@ -176,8 +176,8 @@ impl Drop for StubServer {
     }
 }
 
-/// One listener a loop on the same address. Only if there are several do they share the port (SO_REUSEPORT), for a
-/// shared port could be shared by a stranger.
+/// One listener per loop, all on the same address. They share the port (SO_REUSEPORT) only if there are several,
+/// because another process could share such a port, too.
 fn listeners(address: SocketAddr, count: NonZeroUsize) -> io::Result<Vec<TcpListener>> {
     let share = count.get() > 1;
     let first = listener(address, share)?;

@@ -1,4 +1,4 @@
-//! The stub on real sockets, among them curl's, which nobody here wrote.
+//! The stub on real sockets, also with curl as an independent client.
 
 use super::*;
 use crate::stub::{Checksum, HELLO_PAGE, fill_pattern, pattern_mismatch, sink_line};
@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpStream};
 use std::process::{Command, Output};
 use std::time::Instant;
 
-/// Far beyond what anything here takes; reached only when something hangs.
+/// Far longer than anything here takes; reached only if something hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn options() -> StubOptions {
@@ -25,7 +25,7 @@ fn dial(server: &StubServer) -> TcpStream {
     stream
 }
 
-/// A tunnel through a stub that asks for no proof.
+/// A tunnel through a stub that does not require authentication.
 fn tunnel(server: &StubServer, host: &str) -> TcpStream {
     let mut stream = dial(server);
     write!(stream, "CONNECT {host}:443 HTTP/1.1\r\n\r\n").unwrap();
@@ -33,7 +33,7 @@ fn tunnel(server: &StubServer, host: &str) -> TcpStream {
     stream
 }
 
-/// Reads up to the empty line and not beyond.
+/// Reads up to the empty line, and no further.
 fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -52,7 +52,7 @@ fn read_all(stream: &mut TcpStream) -> Vec<u8> {
     bytes
 }
 
-/// Runs curl through the stub; `None`, with a word on it, where there is no curl that knows NTLM.
+/// Runs curl through the stub. If there is no curl with NTLM, says so and returns `None`.
 fn curl(server: &StubServer, password: &str, arguments: &[&str]) -> Option<Output> {
     let able = Command::new("curl").arg("--version").output();
     if !able.is_ok_and(|version| String::from_utf8_lossy(&version.stdout).contains(" NTLM ")) {
@@ -66,7 +66,7 @@ fn curl(server: &StubServer, password: &str, arguments: &[&str]) -> Option<Outpu
 }
 
 #[test]
-fn curl_with_the_right_password_gets_through() {
+fn curl_with_the_right_password_is_served() {
     let server = start(Personality::Plain);
     for way in [&["-p", "http://hello.demo/"][..], &["http://hello.demo/", "http://hello.demo/again"]] {
         let Some(output) = curl(&server, "SecREt01", way) else { return };
@@ -94,7 +94,7 @@ fn curl_with_a_wrong_password_is_refused_until_the_account_has_it() {
 }
 
 #[test]
-fn curl_gets_through_the_personalities_that_it_can_cope_with() {
+fn curl_is_served_by_the_personalities_that_it_supports() {
     use Personality as P;
     let server = start(P::Plain);
     for personality in [
@@ -132,7 +132,7 @@ fn curl_uploads_a_body_once() {
 }
 
 #[test]
-fn a_source_gives_its_bytes_and_then_the_end() {
+fn a_source_sends_its_bytes_and_then_ends() {
     let server = start(Personality::Open);
     let mut stream = tunnel(&server, "source-3000000.test");
     let bytes = read_all(&mut stream);
@@ -141,7 +141,7 @@ fn a_source_gives_its_bytes_and_then_the_end() {
 }
 
 #[test]
-fn a_sink_reads_to_the_end_and_tells_what_it_got() {
+fn a_sink_reads_to_the_end_and_reports_what_it_received() {
     let server = start(Personality::Open);
     let mut stream = tunnel(&server, "sink.test");
     let mut bytes = vec![0; 2_000_003];
@@ -154,7 +154,7 @@ fn a_sink_reads_to_the_end_and_tells_what_it_got() {
 }
 
 #[test]
-fn an_echo_gives_back_more_than_the_sockets_hold() {
+fn an_echo_returns_more_than_the_socket_buffers_hold() {
     let server = start(Personality::Open);
     let mut stream = tunnel(&server, "echo.test");
     let mut bytes = vec![0; 16 * 1024 * 1024];
@@ -171,7 +171,7 @@ fn an_echo_gives_back_more_than_the_sockets_hold() {
 }
 
 #[test]
-fn first_bytes_come_with_the_200_and_the_others_behind_them() {
+fn first_bytes_come_with_the_200_and_the_others_follow() {
     let server = start(Personality::OkWithTunnelBytes);
     let Some(output) = curl(&server, "SecREt01", &["-p", "http://source-5000.test/", "--http0.9", "-o", "-"]) else {
         return;
@@ -181,7 +181,7 @@ fn first_bytes_come_with_the_200_and_the_others_behind_them() {
 }
 
 #[test]
-fn the_delay_passes_before_each_answer() {
+fn the_delay_passes_before_each_response() {
     let delay = Duration::from_millis(30);
     let server = StubServer::start(StubOptions { delay, ..options().personality(Personality::Open) }).unwrap();
     let before = Instant::now();
@@ -190,7 +190,7 @@ fn the_delay_passes_before_each_answer() {
 }
 
 #[test]
-fn a_connection_ends_with_its_lifetime() {
+fn a_connection_ends_after_its_lifetime() {
     let lifetime = Some(Duration::from_millis(50));
     let server = StubServer::start(StubOptions { lifetime, ..options().personality(Personality::Open) }).unwrap();
     let mut stream = tunnel(&server, "silent.test");
@@ -200,7 +200,7 @@ fn a_connection_ends_with_its_lifetime() {
 }
 
 #[test]
-fn idle_connections_are_closed_where_the_personality_says_so() {
+fn idle_connections_are_closed_if_the_personality_says_so() {
     let server = start(Personality::ClosesIdle);
     let mut stream = dial(&server);
     assert_eq!(read_all(&mut stream), b"");
@@ -212,14 +212,14 @@ fn a_reset_arrives_as_a_reset_and_a_close_as_an_end() {
     assert_eq!(read_all(&mut dial(&server)), b"");
     server.set_personality(Personality::OneConnection);
     let mut stream = dial(&server);
-    // An AUTHENTICATE_MESSAGE, as far as its type tells.
+    // An AUTHENTICATE_MESSAGE, according to its type field.
     stream.write_all(b"CONNECT a:1 HTTP/1.1\r\nProxy-Authorization: NTLM TlRMTVNTUAADAAAA\r\n\r\n").unwrap();
     let error = stream.read(&mut [0; 16]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
 #[test]
-fn an_endless_body_does_not_hold_up_others() {
+fn an_endless_body_does_not_block_other_connections() {
     let server = start(Personality::BodyEndless);
     let mut greedy = dial(&server);
     greedy.write_all(b"CONNECT a:1 HTTP/1.1\r\n\r\n").unwrap();
@@ -248,9 +248,9 @@ fn several_loops_share_one_port() {
     }
     assert!(server.counters.iter().all(|counters| counters.counts().tunnels_opened > 0));
     assert_eq!(server.counters().tunnels_open(), 200);
-    // Not by connecting to its port: another test may have got that one meanwhile.
+    // Do not connect to its port to find out: another test may have got that port meanwhile.
     drop(server);
     for stream in &mut streams {
-        assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)), "all its connections end with it");
+        assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)), "its connections must end with it");
     }
 }

@@ -1,4 +1,4 @@
-//! What all connections of a stub share: its names, its accounts, and the challenges it gave lately.
+//! What all connections of a stub share: its names, its accounts, and recent challenges.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::ntlm::{NtHash, Verified, VerifyError, VerifyOptions, verify};
 
-/// Challenges remembered in order to recognise an AUTHENTICATE_MESSAGE that strayed onto another connection.
-const LEDGER_LENGTH: usize = 128;
+/// How many challenges are remembered, to recognise an AUTHENTICATE_MESSAGE that was sent on the wrong connection.
+const RECENT_CHALLENGES: usize = 128;
 
-/// An account that the stub knows.
+/// An account that may authenticate to the stub.
 #[derive(Debug, Clone)]
 pub struct StubAccount {
     /// The domain, in any letter case.
@@ -20,10 +20,10 @@ pub struct StubAccount {
     pub nt_hash: NtHash,
 }
 
-/// The names that a CHALLENGE_MESSAGE tells.
+/// The names in a CHALLENGE_MESSAGE.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerNames {
-    /// NetBIOS name of the domain; the TargetName, too.
+    /// NetBIOS name of the domain; also the TargetName.
     pub domain: String,
     /// NetBIOS name of the computer.
     pub computer: String,
@@ -34,7 +34,7 @@ pub struct ServerNames {
 }
 
 impl ServerNames {
-    /// All four from two: `CORP` and `PROXY` have the DNS names `corp.test` and `proxy.corp.test`.
+    /// Derives the DNS names from the NetBIOS names: `CORP` and `PROXY` get `corp.test` and `proxy.corp.test`.
     #[must_use]
     pub fn new(domain: &str, computer: &str) -> ServerNames {
         let dns_domain = format!("{}.test", domain.to_lowercase());
@@ -43,29 +43,29 @@ impl ServerNames {
     }
 }
 
-/// A challenge and where it was given.
-pub(super) struct Issued {
+/// A challenge, the NEGOTIATE_MESSAGE it answers, and its connection.
+pub(super) struct IssuedChallenge {
     pub connection: u64,
     pub negotiate: Vec<u8>,
     pub challenge: Vec<u8>,
 }
 
-/// What all sessions share. Sessions on any thread may use it at once.
+/// What all sessions share, on any thread.
 pub struct Setup {
     names: ServerNames,
     delay: Duration,
     accounts: RwLock<Vec<StubAccount>>,
-    ledger: Mutex<VecDeque<Arc<Issued>>>,
+    recent: Mutex<VecDeque<Arc<IssuedChallenge>>>,
 }
 
 impl Setup {
-    /// A setup. `delay` passes before every answer and stands for a round trip.
+    /// Creates a setup. `delay` passes before every response and simulates a round trip.
     #[must_use]
     pub fn new(names: ServerNames, accounts: Vec<StubAccount>, delay: Duration) -> Setup {
-        Setup { names, delay, accounts: RwLock::new(accounts), ledger: Mutex::default() }
+        Setup { names, delay, accounts: RwLock::new(accounts), recent: Mutex::default() }
     }
 
-    /// Changes the password of an account, or adds the account. The next proof is judged by it.
+    /// Changes the password of an account, or adds the account. The next AUTHENTICATE_MESSAGE is verified with it.
     pub fn set_password(&self, domain: &str, user: &str, nt_hash: NtHash) {
         let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
         let known = accounts.iter_mut().find(|account| same(&account.domain, domain) && same(&account.user, user));
@@ -83,20 +83,23 @@ impl Setup {
         self.delay
     }
 
-    /// Notes a challenge that is on its way.
-    pub(super) fn issue(&self, issued: &Arc<Issued>) {
-        let mut ledger = self.ledger();
-        if ledger.len() == LEDGER_LENGTH {
-            ledger.pop_front();
+    /// Remembers a challenge that is being sent.
+    pub(super) fn remember(&self, issued: &Arc<IssuedChallenge>) {
+        let mut recent = self.recent();
+        if recent.len() == RECENT_CHALLENGES {
+            recent.pop_front();
         }
-        ledger.push_back(Arc::clone(issued));
+        recent.push_back(Arc::clone(issued));
     }
 
-    /// Judges an AUTHENTICATE_MESSAGE as the answer to `issued`.
-    pub(super) fn judge(
+    /// Verifies an AUTHENTICATE_MESSAGE as the answer to `issued`.
+    ///
+    /// # Errors
+    /// If it is malformed, or not a valid answer for any account.
+    pub(super) fn verify(
         &self,
         authenticate: &[u8],
-        issued: &Issued,
+        issued: &IssuedChallenge,
         options: &VerifyOptions,
     ) -> Result<Verified, VerifyError> {
         let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
@@ -106,14 +109,16 @@ impl Setup {
         verify(authenticate, &issued.negotiate, &issued.challenge, lookup, options)
     }
 
-    /// Whether an AUTHENTICATE_MESSAGE that came on `connection` is a right answer to a challenge that was given on
-    /// another one lately. Costs a verification for each remembered challenge, so only for messages that failed.
-    pub(super) fn strayed(&self, authenticate: &[u8], connection: u64, options: &VerifyOptions) -> bool {
-        let others: Vec<_> = self.ledger().iter().filter(|issued| issued.connection != connection).cloned().collect();
-        others.iter().any(|issued| self.judge(authenticate, issued, options).is_ok())
+    /// Whether an AUTHENTICATE_MESSAGE that was received on `connection` is a valid answer to a recent challenge of
+    /// another connection. This takes a verification for each remembered challenge, so call it only for messages that
+    /// failed.
+    pub(super) fn is_misplaced(&self, authenticate: &[u8], connection: u64, options: &VerifyOptions) -> bool {
+        let others: Vec<_> = self.recent().iter().filter(|issued| issued.connection != connection).cloned().collect();
+        others.iter().any(|issued| self.verify(authenticate, issued, options).is_ok())
     }
 
-    /// A UPN comes as user, with an empty domain; a domain is known by both its names.
+    /// Whether the names in a message mean this account. A UPN arrives as the user, with an empty domain; a domain has
+    /// two names.
     fn is_meant(&self, account: &StubAccount, user: &str, domain: &str) -> bool {
         let (user, domain) = match user.rsplit_once('@') {
             Some((name, realm)) if domain.is_empty() => (name, realm),
@@ -124,8 +129,8 @@ impl Setup {
         same(&account.user, user) && domain_known
     }
 
-    fn ledger(&self) -> MutexGuard<'_, VecDeque<Arc<Issued>>> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn recent(&self) -> MutexGuard<'_, VecDeque<Arc<IssuedChallenge>>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_is_found_by_every_name_it_has() {
+    fn an_account_is_found_by_each_of_its_names() {
         let setup = Setup::new(ServerNames::new("CORP", "PROXY"), Vec::new(), Duration::ZERO);
         let alice = account("CORP", "alice");
         for (user, domain) in [("alice", "CORP"), ("ALICE", "corp"), ("alice@corp.test", ""), ("alice", "corp.TEST")] {

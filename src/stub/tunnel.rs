@@ -1,4 +1,4 @@
-//! A tunnel's end: moves bytes between one socket and the origin that the stub plays.
+//! The end of a tunnel: moves bytes between a socket and a built-in origin.
 
 use std::io;
 use std::net::Shutdown;
@@ -7,24 +7,24 @@ use super::counters::Counters;
 use super::origin::{Origin, Reaction};
 use crate::event::Endpoint;
 
-/// Bytes that one connection may move in one turn before it yields to the others.
+/// Bytes that a connection may move in one turn before it yields to others.
 pub(super) const TURN_BYTES: usize = 1024 * 1024;
 
 /// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// Nothing can be done until the socket becomes ready.
+pub(super) enum TunnelStatus {
+    /// Nothing can be done until the socket is ready.
     Waiting,
-    /// There is more to do: no further event will come for it.
+    /// There is more to do, and no further event will follow.
     Yielded,
     /// Both directions have ended.
     Finished,
 }
 
-/// The state of a tunnel. At rest it owns no buffer.
+/// The state of a tunnel. While idle it owns no buffer.
 pub(super) struct Tunnel {
     origin: Origin,
-    /// What the origin said and the socket has not taken yet; nothing is read before it is gone.
+    /// What the origin sent and the socket has not accepted yet. Nothing is read until it is written.
     pending: Vec<u8>,
     sent: usize,
     read_ended: bool,
@@ -32,7 +32,7 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// A tunnel whose origin has `early` to read already.
+    /// Starts a tunnel; `early` are the first bytes for the origin.
     pub(super) fn new(mut origin: Origin, early: Vec<u8>) -> Tunnel {
         let pending = match early.is_empty() {
             true => Vec::new(),
@@ -45,45 +45,45 @@ impl Tunnel {
         Tunnel { origin, pending, sent: 0, read_ended: false, write_ended: false }
     }
 
-    /// Moves what can be moved.
+    /// Moves as many bytes as possible, up to [`TURN_BYTES`].
     ///
     /// # Errors
-    /// What the socket says; the tunnel is of no further use.
+    /// The socket's error. The tunnel must not be used any more.
     pub(super) fn turn(
         &mut self,
         endpoint: &mut Endpoint,
         scratch: &mut [u8],
         counters: &Counters,
-    ) -> io::Result<Turn> {
+    ) -> io::Result<TunnelStatus> {
         let mut budget = TURN_BYTES;
         loop {
             let written = self.write(endpoint, counters)?;
             let read = if self.pending.is_empty() { self.read(endpoint, scratch, counters)? } else { 0 };
             self.end_writing(endpoint)?;
             if self.read_ended && self.write_ended {
-                return Ok(Turn::Finished);
+                return Ok(TunnelStatus::Finished);
             }
             if written + read == 0 {
-                return Ok(Turn::Waiting);
+                return Ok(TunnelStatus::Waiting);
             }
             budget = budget.saturating_sub(written + read);
             if budget == 0 {
-                return Ok(Turn::Yielded);
+                return Ok(TunnelStatus::Yielded);
             }
         }
     }
 
-    /// Writes what is pending, then what the origin says unasked; one write of each.
+    /// Writes what the origin sends on its own initiative, then what is pending.
     fn write(&mut self, endpoint: &mut Endpoint, counters: &Counters) -> io::Result<usize> {
         let mut written = 0;
-        // What the origin says unasked comes before its answers.
+        // Unsolicited bytes come before answers.
         while endpoint.ready.writable() && written < TURN_BYTES {
-            let bytes = self.origin.unasked();
+            let bytes = self.origin.unsolicited();
             if bytes.is_empty() {
                 break;
             }
             let count = endpoint.write(bytes)?;
-            self.origin.unasked_sent(count);
+            self.origin.unsolicited_sent(count);
             written += count;
         }
         if endpoint.ready.writable() && !self.pending.is_empty() {
@@ -99,8 +99,8 @@ impl Tunnel {
         Ok(written)
     }
 
-    /// Reads once and lets the origin react. A mirrored piece goes straight back; only what the socket does not take
-    /// is kept.
+    /// Reads once and lets the origin react. Mirrored bytes are written back at once; only what the socket does not
+    /// accept is kept.
     fn read(&mut self, endpoint: &mut Endpoint, scratch: &mut [u8], counters: &Counters) -> io::Result<usize> {
         if self.read_ended || !endpoint.ready.readable() {
             return Ok(0);
@@ -125,7 +125,7 @@ impl Tunnel {
             }
             Reaction::Send(bytes) => self.pending = bytes,
         }
-        // The end of the direction is progress, too: what the origin says to it is to be written.
+        // The end of the direction counts as progress, because the origin's reaction to it has to be written.
         Ok(count.max(usize::from(self.read_ended)))
     }
 

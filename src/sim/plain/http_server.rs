@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::message::{Body, Framing, Head, base, encode};
 use super::plan::{AnswerOddity, AnswerPlan, CallerPlan, RequestPlan};
 use crate::sim::scenario::USERS;
-use crate::stub::{Session, Step, Surroundings};
+use crate::stub::{ProxyAction, ProxyContext, ProxySession};
 
 /// Names the request of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,15 +52,15 @@ struct Receiving {
     body: Body,
     /// The answer, when so many bytes of the body have come; `None`: when all have.
     early: Option<u64>,
-    answer: Vec<Step>,
+    answer: Vec<ProxyAction>,
     /// It comes to something.
     counts: bool,
 }
 
 /// What is around a desk.
 pub struct Around<'a> {
-    pub session: Option<&'a mut Session>,
-    pub surroundings: Surroundings<'a>,
+    pub session: Option<&'a mut ProxySession>,
+    pub surroundings: ProxyContext<'a>,
     pub callers: &'a [CallerPlan],
     /// The number of the first of them.
     pub first: usize,
@@ -91,7 +91,7 @@ impl Desk {
     }
 
     /// Takes in bytes and appends what is to be done about them.
-    pub fn receive(&mut self, bytes: &[u8], mut around: Around<'_>, steps: &mut VecDeque<Step>) {
+    pub fn receive(&mut self, bytes: &[u8], mut around: Around<'_>, steps: &mut VecDeque<ProxyAction>) {
         self.buffer.extend_from_slice(bytes);
         loop {
             if self.receiving.is_some() {
@@ -108,7 +108,7 @@ impl Desk {
         }
     }
 
-    fn read_body(&mut self, steps: &mut VecDeque<Step>) -> bool {
+    fn read_body(&mut self, steps: &mut VecDeque<ProxyAction>) -> bool {
         let Some(receiving) = &mut self.receiving else { return true };
         receiving.body.take(&mut self.buffer);
         let done = receiving.body.is_done();
@@ -129,7 +129,7 @@ impl Desk {
     }
 
     /// The session grants tunnels, or asks for a proof.
-    fn connect(&mut self, head: &Head, around: &mut Around<'_>, steps: &mut VecDeque<Step>) {
+    fn connect(&mut self, head: &Head, around: &mut Around<'_>, steps: &mut VecDeque<ProxyAction>) {
         let port = head.word(1).rsplit_once(':').and_then(|(_, port)| port.parse::<usize>().ok());
         // Nobody's, if the gateway asks ahead.
         self.asked_for = port.and_then(|port| port.checked_sub(9_000));
@@ -143,7 +143,7 @@ impl Desk {
         }
     }
 
-    fn request(&mut self, head: &Head, around: &mut Around<'_>, steps: &mut VecDeque<Step>) {
+    fn request(&mut self, head: &Head, around: &mut Around<'_>, steps: &mut VecDeque<ProxyAction>) {
         // The gateway's own: to have a connection pre-challenged, or to tell policy from password.
         if let Some(session) = &mut around.session
             && head.get("x-tag").is_none()
@@ -173,13 +173,13 @@ impl Desk {
             self.look_at_pin(request, plan);
         }
         let waits_for_us = head.lists("expect", "100-continue");
-        let stays = !proof.iter().any(|step| matches!(step, Step::Close));
+        let stays = !proof.iter().any(|step| matches!(step, ProxyAction::Close));
         let (answer, early) = match admitted {
             false => (proof.into(), (self.hasty || waits_for_us).then_some(0)),
             true if is_probe => (answer_to_probe(stays), None),
             true => {
                 if waits_for_us && plan.answer.invites && plan.answer.early != Some(0) {
-                    steps.push_back(Step::Send(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()));
+                    steps.push_back(ProxyAction::Send(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()));
                 }
                 self.lasts_to_close = plan.answer.framing_to(plan.method) == Framing::ToClose;
                 (answer(request, plan, stays), plan.answer.early)
@@ -235,7 +235,7 @@ fn is_confirmation(head: &Head) -> bool {
     head.word(0) == "HEAD" && is_root && is_bare
 }
 
-fn confirm(head: &Head, around: &mut Around<'_>, steps: &mut VecDeque<Step>) {
+fn confirm(head: &Head, around: &mut Around<'_>, steps: &mut VecDeque<ProxyAction>) {
     let Some(session) = &mut around.session else { return };
     let mut proof = VecDeque::new();
     session.receive(&head.without(&[]), &around.surroundings, &mut proof);
@@ -275,11 +275,11 @@ fn look_at(head: &Head, request: Request, plan: &RequestPlan, to_origin: bool) -
 }
 
 /// The final status among what a session has to say.
-fn final_status(steps: &VecDeque<Step>) -> Option<u16> {
+fn final_status(steps: &VecDeque<ProxyAction>) -> Option<u16> {
     let mut bytes: Vec<u8> = steps
         .iter()
         .filter_map(|step| match step {
-            Step::Send(bytes) | Step::Trickle(bytes) => Some(&bytes[..]),
+            ProxyAction::Send(bytes) | ProxyAction::Trickle(bytes) => Some(&bytes[..]),
             _ => None,
         })
         .flatten()
@@ -294,16 +294,16 @@ fn final_status(steps: &VecDeque<Step>) -> Option<u16> {
 }
 
 /// What nobody may be told: the request was not made yet.
-fn answer_to_probe(stays: bool) -> Vec<Step> {
+fn answer_to_probe(stays: bool) -> Vec<ProxyAction> {
     let ending = if stays { "" } else { "Connection: close\r\n" };
     let head = format!("HTTP/1.1 200 OK\r\nX-Answer: to a probe\r\nContent-Length: 8\r\n{ending}\r\nnobody's");
-    let mut steps = vec![Step::Send(head.into_bytes())];
-    steps.extend((!stays).then_some(Step::Close));
+    let mut steps = vec![ProxyAction::Send(head.into_bytes())];
+    steps.extend((!stays).then_some(ProxyAction::Close));
     steps
 }
 
 /// The answer that is planned, as steps.
-fn answer(request: Request, plan: &RequestPlan, stays: bool) -> Vec<Step> {
+fn answer(request: Request, plan: &RequestPlan, stays: bool) -> Vec<ProxyAction> {
     let AnswerPlan { oddity, delay_us, .. } = plan.answer;
     let framing = plan.answer.framing_to(plan.method);
     let closes = plan.answer.closes || !stays || framing == Framing::ToClose;
@@ -314,9 +314,9 @@ fn answer(request: Request, plan: &RequestPlan, stays: bool) -> Vec<Step> {
     let mut bytes = [head.clone(), encode(framing, content, bytes, plan.answer.piece, trailer.as_deref())].concat();
     let mut steps = Vec::new();
     if delay_us > 0 {
-        steps.push(Step::Wait(Duration::from_micros(delay_us)));
+        steps.push(ProxyAction::Wait(Duration::from_micros(delay_us)));
     }
-    let mut ending = closes.then_some(Step::Close);
+    let mut ending = closes.then_some(ProxyAction::Close);
     match oddity {
         Some(AnswerOddity::Garbles(at)) => garble(&mut bytes, head.len(), at, framing),
         Some(AnswerOddity::Resets(after) | AnswerOddity::Closes(after) | AnswerOddity::Stalls(after))
@@ -324,22 +324,22 @@ fn answer(request: Request, plan: &RequestPlan, stays: bool) -> Vec<Step> {
         {
             bytes.truncate(usize::try_from(after).unwrap());
             ending = match oddity {
-                Some(AnswerOddity::Resets(_)) => Some(Step::Reset),
+                Some(AnswerOddity::Resets(_)) => Some(ProxyAction::Reset),
                 Some(AnswerOddity::Closes(_)) if framing != Framing::ToClose || bytes.len() < head.len() => {
-                    Some(Step::Close)
+                    Some(ProxyAction::Close)
                 }
                 // Nobody could tell its early end from its end.
-                Some(AnswerOddity::Closes(_)) => Some(Step::Reset),
-                _ => Some(Step::Wait(Duration::from_secs(900))),
+                Some(AnswerOddity::Closes(_)) => Some(ProxyAction::Reset),
+                _ => Some(ProxyAction::Wait(Duration::from_secs(900))),
             };
         }
         _ => {}
     }
     for (place, piece) in bytes.chunks(plan.answer.breath.unwrap_or(usize::MAX)).enumerate() {
         if place > 0 {
-            steps.push(Step::Wait(Duration::from_micros(2_000)));
+            steps.push(ProxyAction::Wait(Duration::from_micros(2_000)));
         }
-        steps.push(Step::Send(piece.to_vec()));
+        steps.push(ProxyAction::Send(piece.to_vec()));
     }
     steps.extend(ending);
     steps

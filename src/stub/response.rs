@@ -1,126 +1,126 @@
-//! The stub's answers as steps for whoever drives the connection.
+//! The stub's responses, as actions for the driver of the connection.
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use super::behaviour::{Behaviour, Body, Delivery, Ending, Established};
+use super::behaviour::{Behaviour, Delivery, Ending, Established, PageBody};
 use super::origin::Origin;
 use super::pattern;
 
-/// The most bytes of an origin that go out in the same segment as the 200.
+/// Most bytes of an origin that go out in the same segment as the 200.
 const FIRST_BYTES_MAX: usize = 1024;
 
-/// What is to be done next on a connection, in order.
+/// What the driver of a connection has to do, in order.
 #[derive(Debug)]
-pub enum Step {
+pub enum ProxyAction {
     /// Write these bytes.
     Send(Vec<u8>),
     /// Write these bytes one at a time, a millisecond apart.
     Trickle(Vec<u8>),
-    /// Write the first `bytes` bytes of `block` repeated for ever.
+    /// Write `bytes` bytes of `block`, repeated as often as necessary.
     Repeat {
-        /// What is repeated.
+        /// The block to repeat.
         block: &'static [u8],
-        /// Where to begin in it.
+        /// Where in the block to begin.
         offset: usize,
-        /// How much is left to write; `u64::MAX` stands for no end.
+        /// How many bytes are left to write; `u64::MAX` means endless.
         bytes: u64,
     },
-    /// Do nothing for that long.
+    /// Do nothing for this long.
     Wait(Duration),
-    /// The connection is a tunnel to `origin` from here on, which has `early` to read already. The session has ended.
+    /// From here on the connection is a tunnel to `origin`. The session has ended.
     Tunnel {
-        /// The origin.
+        /// The origin at the end of the tunnel.
         origin: Origin,
-        /// What came behind the request's head.
+        /// What was received after the request's head; the first bytes for the origin.
         early: Vec<u8>,
     },
-    /// Close in good order: end the own direction, read past what still comes, close. The session has ended.
+    /// Close gracefully: shut down the sending direction, discard what is still received, close. The session has ended.
     Close,
     /// Close with a reset. The session has ended.
     Reset,
 }
 
 /// The body of a page.
-pub(super) enum Content {
+pub(super) enum PageContent {
     Text(String),
-    /// That many bytes of the pattern.
+    /// This many bytes of the pattern.
     Pattern(u64),
 }
 
-/// A final answer that is not about authentication.
+/// A final response that is not about authentication.
 pub(super) struct Page {
     pub status: u16,
     pub reason: &'static str,
-    pub content: Content,
+    pub content: PageContent,
 }
 
 impl Page {
-    /// A small page of HTML that says what is wrong.
+    /// A small HTML page that says what is wrong.
     pub(super) fn error(status: u16, reason: &'static str, text: &str) -> Page {
         let text = format!("<html><body><h1>{status} {reason}</h1><p>{text}</p></body></html>\n");
-        Page { status, reason, content: Content::Text(text) }
+        Page { status, reason, content: PageContent::Text(text) }
     }
 }
 
-/// What of the request matters for how it is answered.
+/// How a response has to fit its request.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reply {
-    /// The client means to go on with this connection.
+pub(super) struct ResponseOptions {
+    /// The client wants to keep the connection.
     pub persists: bool,
-    /// The answer may have a body: the request was no HEAD.
+    /// The response may have a body: the request was not a HEAD.
     pub wants_body: bool,
 }
 
-/// Writes one connection's answers in the style of its personality.
-pub(super) struct Answers<'a> {
+/// Writes a connection's responses in the style of its personality.
+pub(super) struct ResponseWriter<'a> {
     pub behaviour: &'a Behaviour,
-    /// What passes before each answer.
+    /// The pause before each response.
     pub delay: Duration,
-    pub steps: &'a mut VecDeque<Step>,
+    pub actions: &'a mut VecDeque<ProxyAction>,
 }
 
-impl Answers<'_> {
-    /// A 407, with a challenge if there is a token. Returns whether the connection stays.
-    pub(super) fn demand(&mut self, token: Option<&str>, reply: Reply) -> bool {
-        let style = if token.is_some() { self.behaviour.challenge } else { self.behaviour.bare };
+impl ResponseWriter<'_> {
+    /// Writes a 407, with a challenge if there is a token. Returns whether the connection stays open.
+    pub(super) fn auth_required(&mut self, token: Option<&str>, options: ResponseOptions) -> bool {
+        let style = if token.is_some() { self.behaviour.challenge } else { self.behaviour.unchallenged };
         let ending = match style.ending {
-            Ending::KeepAlive | Ending::Unsaid if !reply.persists => Ending::Close,
+            Ending::KeepAlive | Ending::Unsaid if !options.persists => Ending::Close,
             ending => ending,
         };
-        let stays = matches!(ending, Ending::KeepAlive | Ending::Unsaid) && style.body != Body::ToClose;
-        let mut head = self.demand_head(token);
+        let stays = matches!(ending, Ending::KeepAlive | Ending::Unsaid) && style.body != PageBody::ToClose;
+        let mut head = self.auth_required_head(token);
         let tail = self.behaviour.head.line_tail;
         head += &ending_fields(ending, tail);
         let body = body_fields(style.body, tail, &mut head);
         head += "\r\n";
         let mut bytes = head.into_bytes();
-        if reply.wants_body {
+        if options.wants_body {
             bytes.extend_from_slice(&body);
             bytes.extend_from_slice(style.stray);
         }
         self.send(bytes);
         match style.body {
-            Body::Length(length) if length > INLINE_BODY_MAX_BYTES && reply.wants_body => {
-                self.steps.push_back(Step::Repeat { block: FILLER, offset: 0, bytes: length });
+            PageBody::Length(length) if length > INLINE_BODY_MAX_BYTES && options.wants_body => {
+                self.actions.push_back(ProxyAction::Repeat { block: FILLER, offset: 0, bytes: length });
             }
-            Body::Endless if reply.wants_body => {
-                self.steps.push_back(Step::Repeat { block: filler_chunk(), offset: 0, bytes: u64::MAX });
+            PageBody::Endless if options.wants_body => {
+                self.actions.push_back(ProxyAction::Repeat { block: filler_chunk(), offset: 0, bytes: u64::MAX });
             }
             _ => {}
         }
         if !stays {
-            self.steps.push_back(Step::Close);
+            self.actions.push_back(ProxyAction::Close);
         }
         stays
     }
 
-    fn demand_head(&self, token: Option<&str>) -> String {
+    fn auth_required_head(&self, token: Option<&str>) -> String {
         let (style, offers) = (&self.behaviour.head, &self.behaviour.offers);
         let is_spoken = |offer: &str| offers.scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(offer));
         let challenges = offers.list.iter().filter_map(|offer| match token {
-            Some(token) if is_spoken(offer) => Some(format!("{offer}{}{token}", style.token_blank)),
+            Some(token) if is_spoken(offer) => Some(format!("{offer}{}{token}", style.token_separator)),
             Some(_) if !offers.beside_token => None,
             _ => Some((*offer).to_owned()),
         });
@@ -130,14 +130,14 @@ impl Answers<'_> {
         };
         let (version, tail) = (style.version.as_str(), style.line_tail);
         let mut head = style.interim.to_owned();
-        head += &format!("{version} {}{}\r\nVia: 1.1 STUB{tail}\r\n", style.demand_status, style.demand_reason);
+        head += &format!("{version} {}{}\r\nVia: 1.1 STUB{tail}\r\n", style.auth_status, style.auth_reason);
         for line in lines {
             head += &format!("{}: {line}{tail}\r\n", style.challenge_field);
         }
         head + style.more_fields
     }
 
-    /// A 200 and the tunnel behind it.
+    /// Writes a 200 and turns the connection into a tunnel.
     pub(super) fn tunnel(&mut self, mut origin: Origin, early: Vec<u8>) {
         let style = &self.behaviour.head;
         let fields = match self.behaviour.established {
@@ -148,21 +148,21 @@ impl Answers<'_> {
         let head = format!("{interim}{version} 200 Connection established\r\nVia: 1.1 STUB\r\n{fields}\r\n");
         let mut bytes = head.into_bytes();
         if self.behaviour.established == Established::WithFirstBytes {
-            let first = origin.unasked();
+            let first = origin.unsolicited();
             let first = &first[..first.len().min(FIRST_BYTES_MAX)];
             bytes.extend_from_slice(first);
-            origin.unasked_sent(first.len());
+            origin.unsolicited_sent(first.len());
         }
         self.send(bytes);
-        self.steps.push_back(Step::Tunnel { origin, early });
+        self.actions.push_back(ProxyAction::Tunnel { origin, early });
     }
 
-    /// A page. Returns whether the connection stays.
-    pub(super) fn page(&mut self, page: &Page, reply: Reply) -> bool {
+    /// Writes a page. Returns whether the connection stays open.
+    pub(super) fn page(&mut self, page: &Page, options: ResponseOptions) -> bool {
         let version = self.behaviour.head.version.as_str();
         let length = match &page.content {
-            Content::Text(text) => text.len() as u64,
-            Content::Pattern(length) => *length,
+            PageContent::Text(text) => text.len() as u64,
+            PageContent::Pattern(length) => *length,
         };
         let mut head = self.behaviour.head.interim.to_owned();
         head += &format!(
@@ -171,32 +171,32 @@ impl Answers<'_> {
             page.reason,
             if page.status == 200 { "text/plain" } else { "text/html" },
         );
-        head += &ending_fields(if reply.persists { Ending::KeepAlive } else { Ending::Close }, "");
+        head += &ending_fields(if options.persists { Ending::KeepAlive } else { Ending::Close }, "");
         head += "\r\n";
         let mut bytes = head.into_bytes();
-        if let Content::Text(text) = &page.content
-            && reply.wants_body
+        if let PageContent::Text(text) = &page.content
+            && options.wants_body
         {
             bytes.extend_from_slice(text.as_bytes());
         }
         self.send(bytes);
-        if matches!(page.content, Content::Pattern(_)) && reply.wants_body {
-            self.steps.push_back(Step::Repeat { block: pattern::whole_block(), offset: 0, bytes: length });
+        if matches!(page.content, PageContent::Pattern(_)) && options.wants_body {
+            self.actions.push_back(ProxyAction::Repeat { block: pattern::whole_block(), offset: 0, bytes: length });
         }
-        if !reply.persists {
-            self.steps.push_back(Step::Close);
+        if !options.persists {
+            self.actions.push_back(ProxyAction::Close);
         }
-        reply.persists
+        options.persists
     }
 
     fn send(&mut self, bytes: Vec<u8>) {
         let wait = self.delay + self.behaviour.answer_wait;
         if !wait.is_zero() {
-            self.steps.push_back(Step::Wait(wait));
+            self.actions.push_back(ProxyAction::Wait(wait));
         }
-        self.steps.push_back(match self.behaviour.delivery {
-            Delivery::Whole => Step::Send(bytes),
-            Delivery::ByteAtATime => Step::Trickle(bytes),
+        self.actions.push_back(match self.behaviour.delivery {
+            Delivery::Whole => ProxyAction::Send(bytes),
+            Delivery::ByteAtATime => ProxyAction::Trickle(bytes),
         });
     }
 }
@@ -210,7 +210,7 @@ fn ending_fields(ending: Ending, tail: &str) -> String {
     }
 }
 
-/// Bodies up to this go out with their head; longer ones are repeated from a block.
+/// Bodies up to this size go out with their head; longer ones are repeated from a block.
 const INLINE_BODY_MAX_BYTES: u64 = 64 * 1024;
 
 static FILLER: &[u8] = &[b'.'; 64 * 1024];
@@ -218,29 +218,29 @@ static FILLER: &[u8] = &[b'.'; 64 * 1024];
 const CHUNKED_BODY: &[u8] = b"1a;name=\"value\"\r\n<html><body>Who are you?\r\n\r\n\
     10\r\n</body></html>\r\n\r\n0;last\r\nX-Trailer: one\r\nX-Other-Trailer: two\r\n\r\n";
 
-/// Adds the fields that frame the body; returns the part of the body that goes out with the head.
-fn body_fields(body: Body, tail: &str, head: &mut String) -> Vec<u8> {
+/// Adds the fields that frame the body to `head`. Returns the part of the body that goes out with the head.
+fn body_fields(body: PageBody, tail: &str, head: &mut String) -> Vec<u8> {
     let content = match body {
-        Body::Empty => Vec::new(),
-        Body::Text(text) => text.as_bytes().to_vec(),
-        Body::Length(length) if length <= INLINE_BODY_MAX_BYTES => {
+        PageBody::Empty => Vec::new(),
+        PageBody::Text(text) => text.as_bytes().to_vec(),
+        PageBody::Length(length) if length <= INLINE_BODY_MAX_BYTES => {
             FILLER.iter().take(usize::try_from(length).unwrap_or_default()).copied().collect()
         }
-        Body::Length(_) | Body::Endless => Vec::new(),
-        Body::Chunked => CHUNKED_BODY.to_vec(),
-        Body::ToClose => b"<html><body>Read to the end.</body></html>\n".to_vec(),
+        PageBody::Length(_) | PageBody::Endless => Vec::new(),
+        PageBody::Chunked => CHUNKED_BODY.to_vec(),
+        PageBody::ToClose => b"<html><body>Read to the end.</body></html>\n".to_vec(),
     };
     *head += &format!("Content-Type: text/html{tail}\r\n");
     *head += &match body {
-        Body::Empty | Body::Text(_) => format!("Content-Length: {}{tail}\r\n", content.len()),
-        Body::Length(length) => format!("Content-Length: {length}{tail}\r\n"),
-        Body::Chunked | Body::Endless => format!("Transfer-Encoding: chunked{tail}\r\n"),
-        Body::ToClose => String::new(),
+        PageBody::Empty | PageBody::Text(_) => format!("Content-Length: {}{tail}\r\n", content.len()),
+        PageBody::Length(length) => format!("Content-Length: {length}{tail}\r\n"),
+        PageBody::Chunked | PageBody::Endless => format!("Transfer-Encoding: chunked{tail}\r\n"),
+        PageBody::ToClose => String::new(),
     };
     content
 }
 
-/// One chunk, to be sent again and again.
+/// One chunk, to be sent repeatedly.
 fn filler_chunk() -> &'static [u8] {
     static CHUNK: OnceLock<Vec<u8>> = OnceLock::new();
     CHUNK.get_or_init(|| [&format!("{:x}\r\n", FILLER.len()).into_bytes(), FILLER, b"\r\n"].concat())
@@ -252,19 +252,21 @@ mod tests {
     use crate::http::{BodyDiscarder, FieldStorage, HeadEnd, ResponseHead, ResponseTo, Version};
     use crate::stub::{GREETING, Personality};
 
-    const CONNECT: Reply = Reply { persists: true, wants_body: true };
+    const CONNECT: ResponseOptions = ResponseOptions { persists: true, wants_body: true };
 
-    fn demand(personality: Personality, token: Option<&str>) -> (Vec<u8>, VecDeque<Step>, bool) {
-        let (behaviour, mut steps) = (personality.behaviour(), VecDeque::new());
-        let mut answers = Answers { behaviour: &behaviour, delay: Duration::ZERO, steps: &mut steps };
-        let stays = answers.demand(token, CONNECT);
-        let Some(Step::Send(bytes)) = steps.pop_front() else { panic!("{personality} does not answer at once") };
-        (bytes, steps, stays)
+    fn auth_required(personality: Personality, token: Option<&str>) -> (Vec<u8>, VecDeque<ProxyAction>, bool) {
+        let (behaviour, mut actions) = (personality.behaviour(), VecDeque::new());
+        let mut answers = ResponseWriter { behaviour: &behaviour, delay: Duration::ZERO, actions: &mut actions };
+        let stays = answers.auth_required(token, CONNECT);
+        let Some(ProxyAction::Send(bytes)) = actions.pop_front() else {
+            panic!("{personality} does not respond at once")
+        };
+        (bytes, actions, stays)
     }
 
     #[test]
-    fn a_407_of_isa_is_as_in_the_example() {
-        let (bytes, steps, stays) = demand(Personality::IsaFirst407Closes, None);
+    fn a_407_of_isa_looks_as_in_the_example() {
+        let (bytes, actions, stays) = auth_required(Personality::IsaFirst407Closes, None);
         let end = HeadEnd::response().find(&bytes, 4096).unwrap().unwrap();
         let head = str::from_utf8(&bytes[..end]).unwrap();
         assert!(head.contains(
@@ -272,15 +274,15 @@ mod tests {
              Connection: close \r\nproxy-Connection: close \r\n"
         ));
         assert_eq!(bytes.len() - end, 701);
-        assert!(!stays && matches!(steps.front(), Some(Step::Close)));
+        assert!(!stays && matches!(actions.front(), Some(ProxyAction::Close)));
     }
 
     #[test]
-    fn a_body_that_fits_is_framed_as_its_fields_say() {
+    fn a_short_body_is_framed_as_its_fields_say() {
         use Personality::{BodyChunkedTrailers, BodyLength3k, Http10KeepAlive, OddReason, Plain};
         for personality in [Plain, BodyLength3k, BodyChunkedTrailers, Http10KeepAlive, OddReason] {
             for token in [None, Some("TlRM")] {
-                let (bytes, _, stays) = demand(personality, token);
+                let (bytes, _, stays) = auth_required(personality, token);
                 let end = HeadEnd::response().find(&bytes, 4096).unwrap().unwrap();
                 let mut storage = FieldStorage::new();
                 let head = ResponseHead::parse(&bytes[..end], &mut storage).unwrap();
@@ -294,8 +296,8 @@ mod tests {
     }
 
     #[test]
-    fn challenges_are_listed_in_the_personalitys_way() {
-        let text = |personality, token| String::from_utf8(demand(personality, token).0).unwrap();
+    fn each_personality_lists_challenges_in_its_own_way() {
+        let text = |personality, token| String::from_utf8(auth_required(personality, token).0).unwrap();
         assert!(text(Personality::ChallengesJoined, Some("T==")).contains(", NTLM T==, Basic realm=\"d\"\r\n"));
         assert!(text(Personality::ChallengesAnyCase, Some("T==")).contains("\r\npROXY-aUTHENTICATE: nTlM T==\r\n"));
         assert!(!text(Personality::ChallengesNotFirst, Some("T==")).contains("Basic"));
@@ -309,25 +311,26 @@ mod tests {
     }
 
     #[test]
-    fn an_origins_first_bytes_come_with_the_200_where_the_personality_says_so() {
+    fn first_bytes_of_an_origin_come_with_the_200_if_the_personality_says_so() {
         for (personality, first) in [(Personality::Plain, &b""[..]), (Personality::OkWithTunnelBytes, GREETING)] {
-            let (behaviour, mut steps) = (personality.behaviour(), VecDeque::new());
-            let mut answers = Answers { behaviour: &behaviour, delay: Duration::ZERO, steps: &mut steps };
+            let (behaviour, mut actions) = (personality.behaviour(), VecDeque::new());
+            let mut answers = ResponseWriter { behaviour: &behaviour, delay: Duration::ZERO, actions: &mut actions };
             answers.tunnel(Origin::of_host("greet.test").unwrap(), Vec::new());
-            let (Some(Step::Send(bytes)), Some(Step::Tunnel { origin, .. })) = (steps.pop_front(), steps.pop_front())
+            let (Some(ProxyAction::Send(bytes)), Some(ProxyAction::Tunnel { origin, .. })) =
+                (actions.pop_front(), actions.pop_front())
             else {
                 panic!("no tunnel")
             };
             assert!(bytes.ends_with(&[b"\r\n\r\n", first].concat()), "{personality}");
-            assert_eq!([first, origin.unasked()].concat(), GREETING, "{personality}");
+            assert_eq!([first, origin.unsolicited()].concat(), GREETING, "{personality}");
         }
     }
 
     #[test]
-    fn bodies_without_end_are_repeated_chunks() {
-        let (bytes, steps, _) = demand(Personality::BodyEndless, None);
+    fn an_endless_body_is_a_repeated_chunk() {
+        let (bytes, actions, _) = auth_required(Personality::BodyEndless, None);
         assert!(bytes.ends_with(b"Transfer-Encoding: chunked\r\n\r\n"));
-        let Some(Step::Repeat { block, bytes: u64::MAX, .. }) = steps.front() else { panic!("it ends") };
+        let Some(ProxyAction::Repeat { block, bytes: u64::MAX, .. }) = actions.front() else { panic!("it ends") };
         assert!(block.starts_with(b"10000\r\n.") && block.ends_with(b".\r\n"));
         assert_eq!(Personality::BodyEndless.behaviour().head.version, Version::Http11);
     }

@@ -1,4 +1,4 @@
-//! Whole conversations with a session, on no socket and no clock.
+//! Whole conversations with a session, without sockets and clocks.
 
 use super::*;
 use crate::ntlm::{Account, AuthenticateInputs, Identity, NegotiateOptions, NtHash, authenticate, negotiate};
@@ -6,7 +6,7 @@ use crate::stub::{Counts, ServerNames, StubAccount};
 
 const PASSWORD: &str = "SecREt01";
 
-/// The stub's side without its connections.
+/// What the connections of a stub share.
 struct Bench {
     setup: Setup,
     counters: Counters,
@@ -18,24 +18,24 @@ enum Ended {
     Tunnel,
     /// With this status and nothing more to try.
     Status(u16),
-    /// The connection ended behind this status; 0: without an answer.
+    /// The connection ended after this status; 0: without an answer.
     Closed(u16),
     Reset,
     /// No answer.
     Silence,
 }
 
-/// One connection, its session and what the session said last.
+/// One connection: its session and the actions not performed yet.
 struct Line<'b> {
     bench: &'b Bench,
-    session: Session,
-    steps: VecDeque<Step>,
+    session: ProxySession,
+    actions: VecDeque<ProxyAction>,
 }
 
-/// The bytes of an answer, as far as they are in one piece, and what follows them.
+/// The text of a response, and the first action that is not about text.
 struct Answer {
     text: String,
-    end: Option<Step>,
+    end: Option<ProxyAction>,
 }
 
 impl Bench {
@@ -47,9 +47,9 @@ impl Bench {
     }
 
     fn line(&self, personality: Personality, id: u64) -> Line<'_> {
-        let (mut session, mut steps) = (Session::new(personality, id), VecDeque::new());
-        session.open(&mut steps);
-        Line { bench: self, session, steps }
+        let (mut session, mut actions) = (ProxySession::new(personality, id), VecDeque::new());
+        session.open(&mut actions);
+        Line { bench: self, session, actions }
     }
 
     fn counts(&self) -> Counts {
@@ -60,13 +60,15 @@ impl Bench {
 impl Line<'_> {
     fn send(&mut self, bytes: &str) -> Answer {
         let now = FileTime::from_unix(1_700_000_000, 0);
-        let around = Surroundings { setup: &self.bench.setup, counters: &self.bench.counters, now };
-        self.session.receive(bytes.as_bytes(), &around, &mut self.steps);
+        let context = ProxyContext { setup: &self.bench.setup, counters: &self.bench.counters, now };
+        self.session.receive(bytes.as_bytes(), &context, &mut self.actions);
         let mut answer = Answer { text: String::new(), end: None };
-        while let Some(step) = self.steps.pop_front() {
-            match step {
-                Step::Send(bytes) | Step::Trickle(bytes) => answer.text += &String::from_utf8(bytes).unwrap(),
-                Step::Wait(_) => {}
+        while let Some(action) = self.actions.pop_front() {
+            match action {
+                ProxyAction::Send(bytes) | ProxyAction::Trickle(bytes) => {
+                    answer.text += &String::from_utf8(bytes).unwrap()
+                }
+                ProxyAction::Wait(_) => {}
                 end => answer.end = Some(end),
             }
         }
@@ -86,16 +88,16 @@ impl Line<'_> {
         self.send(&head)
     }
 
-    /// NEGOTIATE and AUTHENTICATE; the answer to the latter, or to the former if it brought no challenge.
-    fn shake_hands(&mut self, host: &str, identity: &Identity) -> Answer {
+    /// Sends NEGOTIATE and AUTHENTICATE. Returns the answer to the latter, or to the former if it had no challenge.
+    fn authenticate_as(&mut self, host: &str, identity: &Identity) -> Answer {
         let hello = negotiate(identity, &NegotiateOptions::default());
         let answer = self.connect(host, Some(&hello));
-        // What ends the connection, or does not end itself, leaves nothing to answer.
+        // After an end of the connection, or an endless body, there is nothing to answer.
         if answer.end.is_some() {
             return answer;
         }
-        match answer.challenge("NTLM").and_then(|challenge| prove(identity, &hello, &challenge)) {
-            Some(proof) => self.connect(host, Some(&proof)),
+        match answer.challenge("NTLM").and_then(|challenge| authenticate_message(identity, &hello, &challenge)) {
+            Some(message) => self.connect(host, Some(&message)),
             None => answer,
         }
     }
@@ -117,9 +119,9 @@ impl Answer {
 
     fn ended(&self) -> Ended {
         match &self.end {
-            Some(Step::Tunnel { .. }) => Ended::Tunnel,
-            Some(Step::Reset) => Ended::Reset,
-            Some(Step::Close) => Ended::Closed(self.status()),
+            Some(ProxyAction::Tunnel { .. }) => Ended::Tunnel,
+            Some(ProxyAction::Reset) => Ended::Reset,
+            Some(ProxyAction::Close) => Ended::Closed(self.status()),
             _ if self.text.is_empty() => Ended::Silence,
             _ => Ended::Status(self.status()),
         }
@@ -135,7 +137,7 @@ fn alice() -> Identity {
     identity("CORP\\alice", PASSWORD, Method::NtlmV2)
 }
 
-fn prove(identity: &Identity, hello: &[u8], challenge: &[u8]) -> Option<Vec<u8>> {
+fn authenticate_message(identity: &Identity, hello: &[u8], challenge: &[u8]) -> Option<Vec<u8>> {
     let inputs = AuthenticateInputs {
         client_challenge: *b"clientch",
         exported_session_key: *b"exported-session",
@@ -153,7 +155,7 @@ fn an_ordinary_handshake_ends_in_a_tunnel() {
     let asked = line.connect("echo.test", None);
     assert_eq!(asked.ended(), Ended::Status(407));
     assert!(asked.text.contains("\r\nProxy-Authenticate: NTLM\r\n"));
-    assert_eq!(line.shake_hands("echo.test", &alice()).ended(), Ended::Tunnel);
+    assert_eq!(line.authenticate_as("echo.test", &alice()).ended(), Ended::Tunnel);
     let counts = bench.counts();
     assert_eq!((counts.requests, counts.unprompted, counts.negotiates, counts.challenges), (3, 1, 1, 1));
     assert_eq!((counts.authenticates, counts.accepted, counts.refused, counts.tunnels_opened), (1, 1, 0, 1));
@@ -161,57 +163,57 @@ fn an_ordinary_handshake_ends_in_a_tunnel() {
 }
 
 #[test]
-fn bytes_behind_the_head_reach_the_origin() {
+fn bytes_after_the_head_reach_the_origin() {
     let bench = Bench::new();
     let mut line = bench.line(Personality::Open, 1);
     let answer = line.send("CONNECT echo.test:443 HTTP/1.1\r\n\r\nearly");
-    assert!(matches!(answer.end, Some(Step::Tunnel { early, .. }) if early == b"early"));
+    assert!(matches!(answer.end, Some(ProxyAction::Tunnel { early, .. }) if early == b"early"));
 }
 
 #[test]
 fn a_wrong_password_is_refused_until_the_account_has_it() {
     let bench = Bench::new();
     let bob = identity("CORP\\alice", "other", Method::NtlmV2);
-    let refused = bench.line(Personality::Plain, 1).shake_hands("echo.test", &bob);
+    let refused = bench.line(Personality::Plain, 1).authenticate_as("echo.test", &bob);
     assert_eq!(refused.ended(), Ended::Status(407));
     assert_eq!(refused.challenge("NTLM"), None);
     assert_eq!(bench.counts().refused, 1);
     bench.setup.set_password("corp", "ALICE", NtHash::from_password("other"));
-    assert_eq!(bench.line(Personality::Plain, 2).shake_hands("echo.test", &bob).ended(), Ended::Tunnel);
-    assert_eq!(bench.line(Personality::Plain, 3).shake_hands("echo.test", &alice()).ended(), Ended::Status(407));
+    assert_eq!(bench.line(Personality::Plain, 2).authenticate_as("echo.test", &bob).ended(), Ended::Tunnel);
+    assert_eq!(bench.line(Personality::Plain, 3).authenticate_as("echo.test", &alice()).ended(), Ended::Status(407));
 }
 
 #[test]
-fn a_upn_is_known() {
+fn an_account_is_found_by_its_upn() {
     let bench = Bench::new();
     let upn = identity("alice@corp.test", PASSWORD, Method::NtlmV2);
-    assert_eq!(bench.line(Personality::Plain, 1).shake_hands("echo.test", &upn).ended(), Ended::Tunnel);
+    assert_eq!(bench.line(Personality::Plain, 1).authenticate_as("echo.test", &upn).ended(), Ended::Tunnel);
 }
 
 #[test]
-fn a_proof_for_another_connection_is_recognised() {
+fn a_message_for_another_connections_challenge_is_recognised() {
     let bench = Bench::new();
     let (mut one, mut two) = (bench.line(Personality::Plain, 1), bench.line(Personality::Plain, 2));
     let hello = negotiate(&alice(), &NegotiateOptions::default());
     let challenge = one.connect("echo.test", Some(&hello)).challenge("NTLM").unwrap();
-    let proof = prove(&alice(), &hello, &challenge).unwrap();
+    let message = authenticate_message(&alice(), &hello, &challenge).unwrap();
 
-    assert_eq!(two.connect("echo.test", Some(&proof)).ended(), Ended::Status(407));
+    assert_eq!(two.connect("echo.test", Some(&message)).ended(), Ended::Status(407));
     let counts = bench.counts();
     assert_eq!((counts.unchallenged_authenticates, counts.misplaced_authenticates, counts.refused), (1, 1, 0));
 
     two.connect("echo.test", Some(&hello));
-    assert_eq!(two.connect("echo.test", Some(&proof)).ended(), Ended::Status(407));
+    assert_eq!(two.connect("echo.test", Some(&message)).ended(), Ended::Status(407));
     let counts = bench.counts();
     assert_eq!((counts.unchallenged_authenticates, counts.misplaced_authenticates, counts.refused), (1, 2, 1));
 
     let mut strict = bench.line(Personality::OneConnection, 3);
-    assert_eq!(strict.connect("echo.test", Some(&proof)).ended(), Ended::Reset);
-    assert_eq!(one.connect("echo.test", Some(&proof)).ended(), Ended::Tunnel);
+    assert_eq!(strict.connect("echo.test", Some(&message)).ended(), Ended::Reset);
+    assert_eq!(one.connect("echo.test", Some(&message)).ended(), Ended::Tunnel);
 }
 
 #[test]
-fn no_two_challenges_are_alike() {
+fn every_challenge_is_different() {
     let bench = Bench::new();
     let hello = negotiate(&alice(), &NegotiateOptions::default());
     let mut seen = std::collections::HashSet::new();
@@ -223,7 +225,8 @@ fn no_two_challenges_are_alike() {
     }
 }
 
-/// What a client that does everything right, on one connection and without asking first, gets of each personality.
+/// How an attempt ends with each personality, if the client does everything right, on one connection, and begins with a
+/// NEGOTIATE_MESSAGE.
 fn expected(personality: Personality) -> Ended {
     use Personality as P;
     match personality {
@@ -242,27 +245,27 @@ fn expected(personality: Personality) -> Ended {
 }
 
 #[test]
-fn every_personality_treats_a_right_client_as_it_says() {
+fn every_personality_treats_a_correct_client_as_described() {
     for personality in Personality::ALL {
         let bench = Bench::new();
-        let ended = bench.line(*personality, 1).shake_hands("echo.test", &alice()).ended();
+        let ended = bench.line(*personality, 1).authenticate_as("echo.test", &alice()).ended();
         assert_eq!(ended, expected(*personality), "{personality}");
     }
 }
 
 #[test]
-fn no_personality_but_the_open_ones_lets_a_wrong_password_pass() {
+fn only_the_open_personality_admits_a_wrong_password() {
     let mallory = identity("CORP\\alice", "guess", Method::NtlmV2);
     for personality in Personality::ALL {
         let bench = Bench::new();
         let mut line = bench.line(*personality, 1);
-        let ended = line.shake_hands("echo.test", &mallory).ended();
+        let ended = line.authenticate_as("echo.test", &mallory).ended();
         assert_eq!(ended == Ended::Tunnel, *personality == Personality::Open, "{personality}");
     }
 }
 
 #[test]
-fn a_request_without_credentials_is_let_in_by_the_open_ones_only() {
+fn only_open_personalities_admit_a_request_without_credentials() {
     for personality in Personality::ALL {
         let bench = Bench::new();
         let ended = bench.line(*personality, 1).connect("echo.test", None).ended();
@@ -273,42 +276,42 @@ fn a_request_without_credentials_is_let_in_by_the_open_ones_only() {
 }
 
 #[test]
-fn a_proxy_that_asks_first_listens_then() {
+fn a_proxy_that_asks_first_authenticates_the_second_time() {
     let bench = Bench::new();
     let mut line = bench.line(Personality::AsksFirst, 1);
-    assert_eq!(line.shake_hands("echo.test", &alice()).ended(), Ended::Status(407));
-    assert_eq!(line.shake_hands("echo.test", &alice()).ended(), Ended::Tunnel);
+    assert_eq!(line.authenticate_as("echo.test", &alice()).ended(), Ended::Status(407));
+    assert_eq!(line.authenticate_as("echo.test", &alice()).ended(), Ended::Tunnel);
 }
 
 #[test]
-fn negotiate_takes_ntlm_raw_and_wrapped() {
+fn negotiate_accepts_ntlm_raw_and_in_spnego() {
     let bench = Bench::new();
     let hello = negotiate(&alice(), &NegotiateOptions::default());
     let mut raw = bench.line(Personality::NegotiateOnly, 1);
     let challenge = raw.connect_under("Negotiate", "echo.test", Some(&hello)).challenge("Negotiate").unwrap();
-    let proof = prove(&alice(), &hello, &challenge).unwrap();
-    assert_eq!(raw.connect_under("Negotiate", "echo.test", Some(&proof)).ended(), Ended::Tunnel);
+    let message = authenticate_message(&alice(), &hello, &challenge).unwrap();
+    assert_eq!(raw.connect_under("Negotiate", "echo.test", Some(&message)).ended(), Ended::Tunnel);
 
     let mut wrapped = bench.line(Personality::NegotiateOnly, 2);
     let answer = wrapped.connect_under("Negotiate", "echo.test", Some(&spnego::wrap(&hello)));
     let token = answer.text.split("Negotiate ").nth(1).unwrap().split("\r\n").next().unwrap();
     let token = STANDARD.decode(token).unwrap();
     let (challenge, true) = spnego::unwrap(&token).unwrap() else { panic!("the answer is not wrapped") };
-    let proof = prove(&alice(), &hello, challenge).unwrap();
-    let answer = wrapped.connect_under("Negotiate", "echo.test", Some(&spnego::wrap(&proof)));
+    let message = authenticate_message(&alice(), &hello, challenge).unwrap();
+    let answer = wrapped.connect_under("Negotiate", "echo.test", Some(&spnego::wrap(&message)));
     assert_eq!(answer.ended(), Ended::Tunnel);
 }
 
 #[test]
-fn ntlm_v1_ess_passes_where_it_is_asked_for_and_nowhere_else() {
+fn ntlm_v1_ess_is_accepted_only_by_the_personality_that_requires_it() {
     let bench = Bench::new();
     let old = identity("CORP\\alice", PASSWORD, Method::NtlmV1Ess);
-    assert_eq!(bench.line(Personality::V1Ess, 1).shake_hands("echo.test", &old).ended(), Ended::Tunnel);
-    assert_eq!(bench.line(Personality::Plain, 2).shake_hands("echo.test", &old).ended(), Ended::Status(407));
+    assert_eq!(bench.line(Personality::V1Ess, 1).authenticate_as("echo.test", &old).ended(), Ended::Tunnel);
+    assert_eq!(bench.line(Personality::Plain, 2).authenticate_as("echo.test", &old).ended(), Ended::Status(407));
 }
 
 #[test]
-fn a_negotiate_message_without_the_needed_flags_is_refused() {
+fn a_negotiate_message_without_required_flags_is_refused() {
     use crate::ntlm::NegotiateFlags;
     for (personality, missing) in [
         (Personality::Wingate, NegotiateFlags::ALWAYS_SIGN),
@@ -325,7 +328,7 @@ fn a_negotiate_message_without_the_needed_flags_is_refused() {
 }
 
 #[test]
-fn a_proof_lasts_as_many_requests_as_the_personality_remembers() {
+fn a_logon_lasts_for_as_many_requests_as_the_personality_says() {
     const GET: &str = "GET http://hello.demo/ HTTP/1.1\r\nHost: hello.demo\r\n\r\n";
     for (personality, remembered) in
         [(Personality::Plain, 9), (Personality::Forgets, 1), (Personality::PerRequestAuth, 0)]
@@ -338,7 +341,7 @@ fn a_proof_lasts_as_many_requests_as_the_personality_remembers() {
             GET.replace("\r\n\r\n", "\r\n") + &credentials
         };
         let challenge = line.send(&with(&hello)).challenge("NTLM").unwrap();
-        let page = line.send(&with(&prove(&alice(), &hello, &challenge).unwrap()));
+        let page = line.send(&with(&authenticate_message(&alice(), &hello, &challenge).unwrap()));
         assert!(page.text.ends_with(HELLO_PAGE));
         let mut got = 0;
         while got < 9 && line.send(GET).status() == 200 {
@@ -349,17 +352,17 @@ fn a_proof_lasts_as_many_requests_as_the_personality_remembers() {
 }
 
 #[test]
-fn a_blocked_destination_is_denied_although_the_proof_is_right() {
+fn a_blocked_destination_is_denied_despite_a_valid_message() {
     let bench = Bench::new();
-    let blocked = bench.line(Personality::Policy407, 1).shake_hands("blocked.test", &alice());
+    let blocked = bench.line(Personality::Policy407, 1).authenticate_as("blocked.test", &alice());
     assert_eq!(blocked.ended(), Ended::Status(407));
     let counts = bench.counts();
     assert_eq!((counts.accepted, counts.refused, counts.declined), (1, 0, 1));
-    assert_eq!(bench.line(Personality::Policy407, 2).shake_hands("echo.test", &alice()).ended(), Ended::Tunnel);
+    assert_eq!(bench.line(Personality::Policy407, 2).authenticate_as("echo.test", &alice()).ended(), Ended::Tunnel);
 }
 
 #[test]
-fn passed_on_fields_are_counted_by_all_and_denied_by_one() {
+fn forwarded_client_fields_are_counted_by_all_and_denied_by_one() {
     const HEAD: &str = "CONNECT echo.test:443 HTTP/1.1\r\nConnection: close\r\n\r\n";
     let bench = Bench::new();
     assert_eq!(bench.line(Personality::Plain, 1).send(HEAD).ended(), Ended::Closed(407));
@@ -381,7 +384,7 @@ fn a_body_is_read_to_its_end_before_the_next_request() {
 }
 
 #[test]
-fn what_cannot_be_read_is_answered_and_counted() {
+fn malformed_input_is_answered_and_counted() {
     for garbage in ["\x16\x03\x01\r\n\r\n", "CONNECT echo.test HTTP/1.1\r\n\r\n"] {
         let bench = Bench::new();
         assert_eq!(bench.line(Personality::Plain, 1).send(garbage).ended(), Ended::Closed(400), "{garbage:?}");
@@ -396,11 +399,11 @@ fn what_cannot_be_read_is_answered_and_counted() {
 }
 
 #[test]
-fn the_delay_comes_before_every_answer() {
+fn the_delay_precedes_every_response() {
     let setup = Setup::new(ServerNames::new("CORP", "PROXY"), Vec::new(), Duration::from_millis(7));
-    let (counters, mut steps) = (Counters::default(), VecDeque::new());
-    let around = Surroundings { setup: &setup, counters: &counters, now: FileTime(0) };
-    Session::new(Personality::Plain, 1).receive(b"CONNECT a:1 HTTP/1.1\r\n\r\n", &around, &mut steps);
-    assert!(matches!(steps.pop_front(), Some(Step::Wait(pause)) if pause == Duration::from_millis(7)));
-    assert!(matches!(steps.pop_front(), Some(Step::Send(_))));
+    let (counters, mut actions) = (Counters::default(), VecDeque::new());
+    let context = ProxyContext { setup: &setup, counters: &counters, now: FileTime(0) };
+    ProxySession::new(Personality::Plain, 1).receive(b"CONNECT a:1 HTTP/1.1\r\n\r\n", &context, &mut actions);
+    assert!(matches!(actions.pop_front(), Some(ProxyAction::Wait(pause)) if pause == Duration::from_millis(7)));
+    assert!(matches!(actions.pop_front(), Some(ProxyAction::Send(_))));
 }
