@@ -1,6 +1,6 @@
-//! Every input that fuzzing has kept holds its property, on any compiler and without a fuzzer.
+//! Checks every input of the fuzzing corpus against its property, with any compiler and without a fuzzer.
 //!
-//! `fuzz/properties` has the properties, `fuzz/corpus` the inputs. `tests/long` looks for new ones.
+//! `fuzz/properties` has the properties and `fuzz/corpus` the inputs. `tests/long` looks for new inputs.
 
 #[path = "../../fuzz/properties/mod.rs"]
 mod properties;
@@ -12,16 +12,16 @@ use std::path::{Path, PathBuf};
 
 use properties::{TARGETS, Target};
 
-/// The whole corpus, in bytes: it is cloned with the repository and read at every run of the tests.
+/// Size of the whole corpus: it is cloned with the repository and read at every run of the tests.
 const CORPUS_LIMIT_BYTES: u64 = 500 * 1024;
-/// Files of one target.
+/// Most files of one target.
 const FILES_LIMIT: usize = 150;
 
 fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
 }
 
-/// The files of a folder with their contents, in the order of their names.
+/// The files of a folder with their contents, sorted by name.
 fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let paths: BTreeSet<PathBuf> =
@@ -33,7 +33,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     paths.into_iter().map(read).collect()
 }
 
-/// Checks the seeds and the corpus of one target, and names every input that fails.
+/// Checks the seeds and the corpus of one target, and reports every input that fails.
 fn replay(name: &str) {
     let target = TARGETS.iter().find(|target| target.name == name).expect("the target is in the table");
     let seeds = (target.seeds)().into_iter().enumerate();
@@ -52,19 +52,19 @@ macro_rules! replays {
 }
 
 replays! {
-    authenticate_message an_authenticate_message_that_was_changed_is_believed_no_longer
+    authenticate_message a_changed_authenticate_message_is_rejected
     av_pairs av_pair_lists_are_walked_within_their_bounds_and_read_back
     base64_token base64_is_decoded_as_a_plain_decoder_does
-    challenge_message every_answer_to_a_challenge_message_is_a_proof
+    challenge_message every_answer_to_a_challenge_message_authenticates
     challenges challenges_mean_the_same_when_written_again
-    chunked bodies_end_where_they_end_however_they_are_cut
+    chunked a_body_ends_at_the_same_byte_however_it_is_split
     config a_configuration_is_valid_or_its_errors_have_their_places
-    forward what_is_passed_on_means_the_same_and_takes_nothing_that_is_behind_it
-    handshake a_handshake_does_not_depend_on_how_its_bytes_are_cut_and_proves_only_what_was_asked_there
-    negotiate_message a_negotiate_message_is_answered_by_a_challenge_that_can_be_read
-    request_head a_request_head_is_read_one_way_and_passed_on_without_a_change_of_meaning
-    response_head a_response_head_is_read_one_way_and_framed_one_way
-    spnego a_token_under_negotiate_is_answered_if_there_is_a_message_in_it
+    forward forwarded_messages_mean_the_same_and_consume_nothing_behind_them
+    handshake a_handshake_is_the_same_however_it_is_split_and_answers_only_its_challenge
+    negotiate_message a_negotiate_message_is_answered_with_a_readable_challenge
+    request_head a_request_head_has_one_reading_and_is_forwarded_with_its_meaning
+    response_head a_response_head_has_one_reading_and_one_framing
+    spnego a_negotiate_token_is_answered_if_it_contains_a_message
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn the_corpus_is_small() {
     assert!(bytes <= CORPUS_LIMIT_BYTES, "the corpus has {bytes} bytes");
 }
 
-/// `cargo test --test project write_the_seeds -- --ignored` lays the seeds into the corpus, for a fuzzer to begin with.
+/// `cargo test --test project write_the_seeds -- --ignored` writes the seeds into the corpus, for a fuzzer to begin with.
 #[test]
 #[ignore = "writes to fuzz/corpus"]
 fn write_the_seeds() {

@@ -43,7 +43,7 @@ fn settings_table() -> String {
         let name = if key.in_file() { format!("`{}`", key.name) } else { String::new() };
         let cells = [flag, format!("`{}`", key.env()), name, default_of(key), key.help.to_owned()];
         for cell in cells {
-            // A bar ends a cell, in backticks as well.
+            // A bar ends a cell, even in backticks.
             let cell = cell.replace('|', "\\|");
             let space = if cell.is_empty() { "" } else { " " };
             write!(table, "|{space}{cell} ").expect("writing to a string");
@@ -84,7 +84,7 @@ fn the_tables_of_failures_list_every_cause_with_its_status() {
     let documented: Vec<(&str, u16)> = told.chain(untold).collect();
     let causes = Cause::ALL.iter().map(|cause| (cause.label(), client_protocol::status(*cause).unwrap_or(0)));
     assert_eq!(documented.iter().copied().collect::<BTreeSet<_>>(), causes.collect::<BTreeSet<_>>());
-    assert_eq!(documented.len(), Cause::ALL.len(), "a cause stands twice");
+    assert_eq!(documented.len(), Cause::ALL.len(), "a cause is listed twice");
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn the_tables_of_metrics_and_log_fields_list_what_comes_out() {
     for row in rows("metrics").into_iter().chain(rows("process")) {
         let help = exported.get(code(row[0])).map(|family| family.help.clone()).unwrap_or_default();
         let family = Family { kind: row[1].to_owned(), labels: codes(row[2]), help };
-        assert!(documented.insert(code(row[0]).to_owned(), family).is_none(), "{} stands twice", row[0]);
+        assert!(documented.insert(code(row[0]).to_owned(), family).is_none(), "{} is listed twice", row[0]);
         assert!(!row[3].is_empty(), "{} has no meaning", row[0]);
     }
     assert!(documented == exported, "{}", differences(&documented, &exported));
@@ -114,7 +114,7 @@ fn the_tables_of_metrics_and_log_fields_list_what_comes_out() {
 struct Family {
     kind: String,
     labels: BTreeSet<String>,
-    /// What `/metrics` says of it.
+    /// Its help text in `/metrics`.
     help: String,
 }
 
@@ -136,7 +136,7 @@ fn differences(documented: &BTreeMap<String, Family>, exported: &BTreeMap<String
     text
 }
 
-/// What `/metrics` has after a good tunnel and a fault.
+/// The families of `/metrics` after a good tunnel and a fault.
 fn exported_families() -> BTreeMap<String, Family> {
     let (domain, user, password) = ACCOUNT;
     let stub = StubServer::start(StubOptions::default().account(domain, user, password)).expect("a stub");
@@ -158,7 +158,7 @@ fn exported_families() -> BTreeMap<String, Family> {
 /// `/metrics` as a scraper gets it.
 fn scrape(admin: SocketAddr) -> String {
     let mut stream = TcpStream::connect(admin).expect("the administration address");
-    // HTTP/1.0 has no chunks that would have to be put together.
+    // HTTP/1.0 has no chunks that would have to be joined.
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("a request");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
@@ -184,7 +184,7 @@ fn families(text: &str) -> BTreeMap<String, Family> {
             let family =
                 name.and_then(|name| families.get_mut(name)).unwrap_or_else(|| panic!("no TYPE before {line}"));
             let labels = labels.rsplit_once('}').expect("a brace").0;
-            // `le` is the histogram's own.
+            // `le` belongs to the histogram itself.
             let names = labels.split("\",").filter_map(|label| label.split_once("=\"")).map(|(name, _)| name);
             family.labels.extend(names.filter(|name| *name != "le").map(str::to_owned));
         }

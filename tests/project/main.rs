@@ -1,6 +1,7 @@
-//! The project itself: the documents agree with the program, modules keep to their dependencies, inputs once found stay found.
+//! Tests of the project itself: documents agree with the program, modules respect the dependency rules, and the fuzzing
+//! corpus still passes.
 //!
-//! `documentation` installs this process's logger, so no test of a gateway's behaviour belongs here.
+//! `documentation` installs this process's logger, so tests of a gateway's behaviour do not belong here.
 
 #[macro_use]
 #[path = "../support/mod.rs"]

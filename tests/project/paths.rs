@@ -1,17 +1,18 @@
-//! Files that documents and comments name exist.
+//! Checks that the files named in documents and comments exist.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Trees whose files are named by their path from the repository's root.
+/// Folders whose files are named by their path from the repository's root.
 const TREES: [&str; 7] = ["tests/", "src/", "docs/", "deploy/", "benches/", "fuzz/", "loadtest/"];
 
 /// The endings of files that hold prose or comments.
 const TEXTS: [&str; 6] = ["md", "rs", "py", "sh", "toml", "yaml"];
 
-/// The documents, sources and scripts below `folder`, with their contents. The change log is about files that were.
+/// The documents, sources and scripts below `folder`, with their contents, except the change log: it may name files that no
+/// longer exist.
 fn collect_texts(folder: &Path, texts: &mut Vec<(PathBuf, String)>) {
     for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
@@ -26,7 +27,7 @@ fn collect_texts(folder: &Path, texts: &mut Vec<(PathBuf, String)>) {
     }
 }
 
-/// What stands in backticks in one line and is made of a path's characters only: no patterns, placeholders or command lines.
+/// The texts in backticks within a line that consist only of a path's characters: no patterns, placeholders or commands.
 fn paths(text: &str) -> impl Iterator<Item = &str> {
     let is_path = |code: &&str| code.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
     let codes = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
@@ -45,5 +46,5 @@ fn every_file_that_a_document_or_a_comment_names_exists() {
         .filter(|(_, path)| !root.join(path).exists())
         .map(|(name, path)| format!("{}: {path}", name.display()))
         .collect();
-    assert!(missing.is_empty(), "named, but not there: {missing:#?}");
+    assert!(missing.is_empty(), "these files do not exist: {missing:#?}");
 }

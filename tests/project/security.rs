@@ -1,4 +1,4 @@
-//! SECURITY.md points to the tests that show what it says: they exist.
+//! Checks that the tests and properties named in SECURITY.md exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 const SECURITY: &str = include_str!("../../SECURITY.md");
 
-/// The Rust sources below a folder, one after another.
+/// Appends the Rust sources below a folder.
 fn sources(folder: &Path, text: &mut String) {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     for path in entries.map(|entry| entry.expect("a folder can be read to its end").path()) {
@@ -18,7 +18,7 @@ fn sources(folder: &Path, text: &mut String) {
     }
 }
 
-/// What stands in backticks and is made of words and underscores only.
+/// The texts in backticks that consist of words and underscores only.
 fn names(text: &str) -> BTreeSet<&str> {
     let is_name =
         |code: &&str| code.contains('_') && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
@@ -41,5 +41,5 @@ fn every_test_and_property_that_the_threat_model_names_exists() {
     assert!(tests > 30, "only {tests} tests were found in SECURITY.md");
     let missing: Vec<&&str> =
         named.iter().filter(|name| !functions.contains(**name) && !is_property(name) && !is_setting(name)).collect();
-    assert!(missing.is_empty(), "SECURITY.md names what there is not: {missing:?}");
+    assert!(missing.is_empty(), "SECURITY.md names what does not exist: {missing:?}");
 }

@@ -1,5 +1,5 @@
-//! Tests use only the programs that they have named, so that each of them can be skipped where a program is missing; and `tests/run`
-//! installs those programs and ends with what became of the tests.
+//! Tests use only programs that they have named, so that each can be skipped if a program is missing. `tests/run` installs
+//! these programs and ends with the results of the tests.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::tools::{find, path_of};
 
-/// Part of every Debian, or wanted by `tests/long` only.
+/// Part of every Debian, or needed only by `tests/long`.
 const NOT_INSTALLED: [&str; 4] = ["apt-get", "sh", "sha256sum", "buildah"];
 
 #[test]
@@ -25,7 +25,7 @@ fn a_program_that_a_test_has_named_is_found() {
     assert!(path_of("sh").is_file());
 }
 
-/// The string literals of each `require_tools!` below a folder.
+/// Collects the string literals of each `require_tools!` below a folder.
 fn collect_named(folder: &Path, named: &mut BTreeSet<String>) {
     for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
         if path.is_dir() {
