@@ -25,7 +25,7 @@ pub enum Pipe {
     },
     /// One of a simulated network.
     #[cfg(test)]
-    Simulated(simulated::Tube),
+    Simulated(simulated::Pipe),
 }
 
 impl Pipe {

@@ -175,7 +175,7 @@ impl Stream {
     #[cfg(test)]
     pub fn conclude(&self, label: &'static str, stood: bool, bytes: [u64; 2]) {
         if let Stream::Simulated(socket) = self {
-            socket.conclude(simulated::Conclusion { label, stood, bytes });
+            socket.conclude(simulated::Conclusion { label, was_established: stood, bytes });
         }
     }
 }
@@ -247,7 +247,7 @@ pub enum Listener {
     Tcp(TcpListener),
     /// That of a simulated network.
     #[cfg(test)]
-    Simulated(simulated::Door),
+    Simulated(simulated::Listener),
 }
 
 impl Listener {

@@ -1,15 +1,25 @@
-//! Scenarios that are not left to chance.
+//! Hand-written scenarios.
 
 use super::network::{self, Address};
-use super::plain::{CallerOddity, Framing};
+use super::plain::{Framing, HttpClientOddity};
 use super::scenario::{Scenario, Target};
-use super::{play, verdict, world};
+use super::{RunSummary, invariants, world};
 use crate::limits;
 use crate::stub::Personality;
 
-/// The first upstream takes a connection in 300 ms. The second is tried beside it after 250 ms, needs 100 ms, and loses.
+/// Plays a scenario and panics with everything that was wrong. `SIM_TRACE=1` prints the scenario and its events.
+fn play(scenario: Scenario, seed: u64) -> RunSummary {
+    let print = std::env::var_os("SIM_TRACE").is_some();
+    super::play(scenario, seed, print).unwrap_or_else(|wrong| {
+        let current = std::thread::current();
+        let test = current.name().unwrap_or("sim::cases");
+        panic!("{wrong}\n    to see its events: SIM_TRACE=1 cargo test --lib {test} -- --nocapture")
+    })
+}
+
+/// The first upstream accepts after 300 ms. The second is tried in parallel after 250 ms, needs 100 ms, and loses.
 #[test]
-fn an_upstream_that_was_not_given_its_time_is_not_ejected() {
+fn an_upstream_that_lost_a_connection_race_is_not_ejected() {
     let mut scenario =
         (0..).map(Scenario::of).find(|it| it.strict && it.upstreams.len() == 2 && it.clients.len() == 6).unwrap();
     scenario.balance = false;
@@ -18,117 +28,119 @@ fn an_upstream_that_was_not_given_its_time_is_not_ejected() {
         upstream.resolves_after_us = 0;
         upstream.personality = Personality::Plain;
         upstream.addresses.truncate(1);
-        upstream.addresses[0].1 = Address::Takes(takes_us, takes_us);
+        upstream.addresses[0].1 = Address::Accepts(takes_us, takes_us);
     }
     for (client, comes_at_s) in scenario.clients.iter_mut().zip(0..) {
-        client.target = Target::Through;
-        client.comes_at_us = 1_000_000 * comes_at_s;
+        client.target = Target::ViaUpstream;
+        client.arrives_at_us = 1_000_000 * comes_at_s;
     }
-    play(scenario, 0, false).unwrap();
+    play(scenario, 0);
 }
 
-/// A scenario of plain HTTP in which everybody behaves, and some client sends a body through the upstream, which asks for no proof.
-fn with_a_body_and_without_a_proof() -> Scenario {
+/// A plain HTTP scenario in which every peer behaves, and a client sends a body through an upstream that demands no
+/// authentication.
+fn scenario_with_a_body_and_no_authentication() -> Scenario {
     let sends_body = |it: &Scenario| {
-        let through = it.callers.iter().filter(|caller| caller.target == Target::Through);
-        through.flat_map(|caller| &caller.requests).any(|request| request.has_body() && !request.expects)
+        let through = it.http_clients.iter().filter(|client| client.target == Target::ViaUpstream);
+        through.flat_map(|client| &client.requests).any(|request| request.has_body() && !request.expects_continue)
     };
     let mut scenario = (0..).map(Scenario::of).find(|it| it.strict && sends_body(it)).unwrap();
     scenario.clients.clear();
     scenario.two_identities = false;
     scenario.upstreams.truncate(1);
-    scenario.upstreams[0].addresses[0].1 = Address::Takes(0, 0);
+    scenario.upstreams[0].addresses[0].1 = Address::Accepts(0, 0);
     scenario.upstreams[0].resolves_after_us = 0;
     scenario.upstreams[0].personality = Personality::Open;
     scenario
 }
 
 #[test]
-fn a_body_reaches_an_upstream_that_asks_for_no_proof() {
-    play(with_a_body_and_without_a_proof(), 0, false).unwrap();
+fn a_body_reaches_an_upstream_that_demands_no_authentication() {
+    play(scenario_with_a_body_and_no_authentication(), 0);
 }
 
 #[test]
-fn an_upstream_that_asks_for_no_proof_makes_up_for_its_faults_by_plain_http() {
-    let (mut world, mut shard) = world::build(with_a_body_and_without_a_proof(), 0, false);
+fn plain_http_successes_reset_an_open_upstreams_faults() {
+    let (mut world, mut shard) = world::build(scenario_with_a_body_and_no_authentication(), 0, false);
     let fails = |world: &world::World| world.egress.members[0].upstream.health.failed(0, "a test");
     (1..limits::EJECT_AFTER).for_each(|_| fails(&world));
     world.run(&mut shard).unwrap();
     drop(shard);
     world.settle().unwrap();
-    verdict::judge(&world).unwrap();
+    invariants::check(&world).unwrap();
     fails(&world);
-    assert!(world.egress.members[0].upstream.health.is_up(), "that was not the last of several in a row");
+    assert!(world.egress.members[0].upstream.health.is_up(), "the successes in between did not reset the count");
     network::install(None);
 }
 
 #[test]
-fn an_answer_that_lasts_to_the_close_does_not_seem_whole_when_the_gateway_stops_in_it() {
-    let mut scenario = (0..).map(Scenario::of).find(|it| it.strict && !it.callers.is_empty()).unwrap();
+fn an_answer_ended_by_close_is_reset_when_the_gateway_stops_in_the_middle() {
+    let mut scenario = (0..).map(Scenario::of).find(|it| it.strict && !it.http_clients.is_empty()).unwrap();
     scenario.clients.clear();
-    scenario.callers.truncate(1);
+    scenario.http_clients.truncate(1);
     scenario.strict = false;
-    let caller = &mut scenario.callers[0];
-    (caller.http10, caller.target, caller.comes_at_us) = (true, Target::Address, 0);
-    caller.requests.truncate(1);
-    let request = &mut caller.requests[0];
-    (request.method, request.framing, request.bytes, request.expects) = ("GET", Framing::Nothing, 0, false);
+    let client = &mut scenario.http_clients[0];
+    (client.http10, client.target, client.arrives_at_us) = (true, Target::DirectAddress, 0);
+    client.requests.truncate(1);
+    let request = &mut client.requests[0];
+    (request.method, request.framing, request.bytes, request.expects_continue) = ("GET", Framing::Nothing, 0, false);
     let answer = &mut request.answer;
-    (answer.status, answer.framing, answer.bytes, answer.breath) = (200, Framing::ToClose, 3_000, Some(200));
+    (answer.status, answer.framing, answer.bytes, answer.pause_every) = (200, Framing::ToClose, 3_000, Some(200));
     (answer.early, answer.http10) = (None, false);
     for stop_ms in 0..60 {
-        play(Scenario { stop_at_us: Some(stop_ms * 1_000), ..scenario.clone() }, stop_ms, false).unwrap();
+        play(Scenario { stop_at_us: Some(stop_ms * 1_000), ..scenario.clone() }, stop_ms);
     }
 }
 
-/// What is large is spliced, and the answer is cut with bytes of it in a pipe.
+/// Large bodies are spliced, so the answer is cut off while a pipe holds some of it.
 #[test]
-fn a_client_that_takes_no_more_of_a_large_answer_leaves_no_pipe_behind() {
+fn a_client_that_abandons_a_large_answer_leaves_no_pipe_open() {
     let answers_much = |it: &Scenario| {
-        let answers = it.callers.iter().flat_map(|caller| &caller.requests).map(|request| request.answer.bytes);
+        let answers = it.http_clients.iter().flat_map(|client| &client.requests).map(|request| request.answer.bytes);
         answers.max().is_some_and(|bytes| bytes > 500_000)
     };
     let mut scenario = (0..).map(Scenario::of).find(|it| it.strict && answers_much(it)).unwrap();
     scenario.clients.clear();
-    scenario.callers.truncate(1);
+    scenario.http_clients.truncate(1);
     (scenario.strict, scenario.scratch_bytes, scenario.pipes, scenario.pipe_slots) = (false, 65_536, 2, Some((16, 16)));
-    let caller = &mut scenario.callers[0];
-    (caller.http10, caller.target, caller.comes_at_us) = (false, Target::Address, 0);
-    (caller.traits.rx_capacity, caller.traits.tx_capacity) = (30_000, 30_000);
-    caller.requests.truncate(1);
-    let request = &mut caller.requests[0];
-    (request.method, request.framing, request.bytes, request.expects) = ("GET", Framing::Nothing, 0, false);
+    let client = &mut scenario.http_clients[0];
+    (client.http10, client.target, client.arrives_at_us) = (false, Target::DirectAddress, 0);
+    (client.traits.rx_capacity, client.traits.tx_capacity) = (30_000, 30_000);
+    client.requests.truncate(1);
+    let request = &mut client.requests[0];
+    (request.method, request.framing, request.bytes, request.expects_continue) = ("GET", Framing::Nothing, 0, false);
     let answer = &mut request.answer;
-    (answer.status, answer.framing, answer.bytes, answer.breath) = (200, Framing::Length(600_000), 600_000, None);
+    (answer.status, answer.framing, answer.bytes, answer.pause_every) = (200, Framing::Length(600_000), 600_000, None);
     (answer.early, answer.oddity, answer.piece) = (None, None, 600_000);
     let mut spliced = 0;
     for after in (20_000..600_000).step_by(20_000) {
-        for oddity in [CallerOddity::ResetsBehind(after), CallerOddity::GoesDeaf(after)] {
+        for oddity in [HttpClientOddity::ResetsAfterWriting(after), HttpClientOddity::StopsReading(after)] {
             let mut scenario = scenario.clone();
-            scenario.callers[0].oddity = Some(oddity);
-            spliced += play(scenario, after, false).unwrap().spliced;
+            scenario.http_clients[0].oddity = Some(oddity);
+            spliced += play(scenario, after).spliced;
         }
     }
-    assert!(spliced > 1_000_000, "{spliced} bytes were spliced: nothing is shown");
+    assert!(spliced > 1_000_000, "only {spliced} bytes were spliced");
 }
 
-/// The destination is said to need no proof, and the upstream asks for one behind an interim answer that the client takes in pieces.
+/// The destination is configured to need no credentials, but the upstream demands them, after an interim answer
+/// that the client reads in small pieces.
 #[test]
-fn an_interim_answer_comes_whole_though_the_request_goes_on_another_connection() {
-    let mut scenario = (0..).map(Scenario::of).find(|it| it.strict && !it.callers.is_empty()).unwrap();
+fn an_interim_answer_is_complete_although_the_request_moves_to_another_connection() {
+    let mut scenario = (0..).map(Scenario::of).find(|it| it.strict && !it.http_clients.is_empty()).unwrap();
     scenario.clients.clear();
-    scenario.callers.truncate(1);
+    scenario.http_clients.truncate(1);
     scenario.upstreams.truncate(1);
     scenario.upstreams[0].personality = Personality::InformationalFirst;
-    let caller = &mut scenario.callers[0];
-    (caller.http10, caller.target, caller.comes_at_us) = (false, Target::Plainly, 0);
-    caller.requests.truncate(1);
-    let request = &mut caller.requests[0];
-    (request.method, request.framing, request.bytes, request.expects) = ("DELETE", Framing::Nothing, 0, false);
+    let client = &mut scenario.http_clients[0];
+    (client.http10, client.target, client.arrives_at_us) = (false, Target::WithoutCredentials, 0);
+    client.requests.truncate(1);
+    let request = &mut client.requests[0];
+    (request.method, request.framing, request.bytes, request.expects_continue) = ("DELETE", Framing::Nothing, 0, false);
     request.answer.early = None;
     for room in 1..200 {
         let mut scenario = scenario.clone();
-        scenario.callers[0].traits.tx_capacity = room;
-        play(scenario, 0, false).unwrap();
+        scenario.http_clients[0].traits.tx_capacity = room;
+        play(scenario, 0);
     }
 }

@@ -1,30 +1,30 @@
-//! A client: asks for a tunnel, uses it, and remembers what it was told.
+//! A client that asks for a tunnel, uses it, and records what it is told.
 
 use super::network::{End, Network};
 use super::pump::Pump;
 use super::scenario::{ClientOddity, ClientPlan, Target};
 
-/// A client that has come.
+/// A client that has connected.
 #[derive(Debug)]
 pub struct Client {
     pub plan: ClientPlan,
     pub wire: usize,
     head: Vec<u8>,
     head_sent: usize,
-    /// The answer's head; behind it the page of an error.
+    /// The answer's head, followed by the error page if there is one.
     pub answer: Vec<u8>,
     pub status: Option<u16>,
     pub pump: Pump,
-    /// Nobody listened any more when it came.
-    pub is_late: bool,
+    /// The listener was already closed.
+    pub found_no_listener: bool,
     since_us: u64,
 }
 
 impl Client {
-    /// A client that has just connected.
-    pub fn come(number: usize, plan: ClientPlan, network: &mut Network) -> Client {
-        let wire = network.come(plan.traits, plan.from);
-        let is_late = !network.wires[wire].held;
+    /// Connects.
+    pub fn connect(number: usize, plan: ClientPlan, network: &mut Network) -> Client {
+        let wire = network.client_connects(plan.traits, plan.from);
+        let found_no_listener = !network.wires[wire].held;
         let mut pump = Pump::new(wire, plan.up, number, false);
         pump.allowed = plan.early;
         let head = head(number, &plan);
@@ -33,15 +33,15 @@ impl Client {
         }
         network.wake_in(wire, 0);
         let since_us = network.now_us;
-        Client { wire, head, head_sent: 0, answer: Vec::new(), status: None, pump, since_us, plan, is_late }
+        Client { wire, head, head_sent: 0, answer: Vec::new(), status: None, pump, since_us, plan, found_no_listener }
     }
 
-    /// It has seen the end, or has made one.
+    /// The connection is over, at either side.
     pub fn is_done(&self) -> bool {
         self.pump.is_done()
     }
 
-    /// Does what can be done now.
+    /// Does everything that is possible now.
     pub fn step(&mut self, network: &mut Network) {
         if self.is_done() || self.misbehaves(network) {
             return;
@@ -49,28 +49,31 @@ impl Client {
         if self.head_sent < self.head.len() {
             self.head_sent += network.peer_write(self.wire, &self.head[self.head_sent..]);
             if self.head_sent < self.head.len() {
-                return self.hear(network);
+                return self.read_answer(network);
             }
         }
         if self.status.is_none() {
-            self.hear(network);
+            self.read_answer(network);
         }
         match self.status {
             Some(200) => self.pump.allowed = u64::MAX,
-            // Its page is read to the end.
-            Some(_) => return self.hear(network),
+            // Read the error page to its end.
+            Some(_) => return self.read_answer(network),
             None => {}
         }
         if self.status.is_some() {
             self.pump.step(network);
         } else if !self.pump.is_done() && !self.waits() {
-            // It must not read the answer for the tunnel's bytes.
+            // Reading now would take the answer for tunnel data.
             self.pump.write_ahead(network);
         }
     }
 
     fn waits(&self) -> bool {
-        matches!(self.plan.oddity, Some(ClientOddity::SendsHalf | ClientOddity::Waits | ClientOddity::ClosesInHead))
+        matches!(
+            self.plan.oddity,
+            Some(ClientOddity::SendsHalfAHead | ClientOddity::StaysSilent | ClientOddity::ClosesInHead)
+        )
     }
 
     fn misbehaves(&mut self, network: &mut Network) -> bool {
@@ -78,7 +81,7 @@ impl Client {
         self.pump.misbehaved = true;
         let after_us = network.now_us - self.since_us;
         match oddity {
-            ClientOddity::SaysNothing => self.pump.close(network),
+            ClientOddity::ClosesAtOnce => self.pump.close(network),
             ClientOddity::ClosesInHead if self.head_sent == self.head.len() => self.pump.close(network),
             ClientOddity::Resets(at_us) if after_us >= at_us => self.pump.reset(network),
             ClientOddity::Closes(at_us) if after_us >= at_us => self.pump.close(network),
@@ -87,8 +90,8 @@ impl Client {
         true
     }
 
-    /// Reads as far as the end of the answer's head; the rest is the tunnel's, or the page's.
-    fn hear(&mut self, network: &mut Network) {
+    /// Reads to the end of the answer's head; what follows belongs to the tunnel or is the error page.
+    fn read_answer(&mut self, network: &mut Network) {
         while network.peer_read(self.wire, 1 << 16, &mut self.answer) > 0 {}
         if self.status.is_none()
             && let Some(end) = self.answer.windows(4).position(|window| window == b"\r\n\r\n")
@@ -100,14 +103,14 @@ impl Client {
                 self.pump.check(&tunnel);
             }
         }
-        self.pump.listen(network);
-        if self.pump.heard_end && self.status != Some(200) {
+        self.pump.note_ends(network);
+        if self.pump.saw_end && self.status != Some(200) {
             self.pump.ended = Some(End::Fin);
             network.peer_close(self.wire);
         }
     }
 
-    /// The page behind an answer's head, if it has come whole.
+    /// The error page, if it is complete.
     pub fn page(&self) -> Option<&[u8]> {
         let end = self.answer.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
         let head = String::from_utf8_lossy(&self.answer[..end]).to_ascii_lowercase();
@@ -120,16 +123,16 @@ impl Client {
 /// The host that a client asks for.
 pub fn host(number: usize, target: Target) -> String {
     match target {
-        Target::Through => format!("silent.c{number}.test"),
-        Target::Plainly => format!("silent.c{number}.open"),
-        Target::Address => super::scenario::ORIGINS[0].to_owned(),
-        Target::Name(_) => format!("c{number}.direct"),
+        Target::ViaUpstream => format!("silent.c{number}.test"),
+        Target::WithoutCredentials => format!("silent.c{number}.open"),
+        Target::DirectAddress => super::scenario::ORIGINS[0].to_owned(),
+        Target::DirectName(_) => format!("c{number}.direct"),
         Target::Denied => "nowhere.denied".to_owned(),
     }
 }
 
 fn head(number: usize, plan: &ClientPlan) -> Vec<u8> {
-    // The port tells the origin who it is for.
+    // The port tells the origin which client it serves.
     let authority = format!("{}:{}", host(number, plan.target), 9_000 + number);
     let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: sim\r\n");
     if plan.filler > 0 {
@@ -137,10 +140,10 @@ fn head(number: usize, plan: &ClientPlan) -> Vec<u8> {
     }
     head += "\r\n";
     match plan.oddity {
-        Some(ClientOddity::SaysNothing | ClientOddity::Waits) => Vec::new(),
-        Some(ClientOddity::SendsHalf | ClientOddity::ClosesInHead) => head.into_bytes()[..20].to_vec(),
+        Some(ClientOddity::ClosesAtOnce | ClientOddity::StaysSilent) => Vec::new(),
+        Some(ClientOddity::SendsHalfAHead | ClientOddity::ClosesInHead) => head.into_bytes()[..20].to_vec(),
         Some(ClientOddity::SpeaksTls) => b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc".to_vec(),
-        Some(ClientOddity::Babbles) => b"what is this?\r\n\r\n".to_vec(),
+        Some(ClientOddity::SendsGarbage) => b"what is this?\r\n\r\n".to_vec(),
         _ => head.into_bytes(),
     }
 }

@@ -1,26 +1,29 @@
-//! A shard against a world that is made up: scripted clients and upstreams, a network that delays, splits, loses and
-//! resets, a poll that is late and noisy, all on a clock of its own and all from one seed.
+//! Simulation: a real shard in a simulated world. Scripted clients and upstreams, a network that delays, splits, loses
+//! and resets, and a poll that is late and noisy share one virtual clock, and one seed decides everything.
 //!
-//! The shard is the real one, with everything that it steps; only what lies behind `event::Stream`, `event::Listener` and
-//! `event::Pipe` is not the kernel.
+//! Only what lies behind `event::Stream`, `event::Listener` and `event::Pipe` is simulated; everything else is the
+//! gateway's own code.
 //!
 //! | file | subject |
 //! |---|---|
-//! | `rng` | chance |
-//! | `scenario` | what a seed decides beforehand |
+//! | `rng` | randomness |
+//! | `scenario` | what a seed decides before a run |
 //! | `network` | connections, pipes, the poll, and time |
 //! | `client`, `upstream`, `pump` | the peers |
-//! | `plain` | clients that speak plain HTTP, and who answers them |
+//! | `plain` | plain HTTP clients and servers |
 //! | `world` | all of them together, until the shard ends |
-//! | `verdict` | what must be true of every run |
-//! | `cases` | scenarios made up for one purpose |
-//! | `trace` | what happened, as a number and as text |
+//! | `invariants` | what must be true of every run |
+//! | `cases` | hand-written scenarios |
+//! | `trace` | what happened in a run |
 //!
-//! To see one seed: `SIM_SEED=17 cargo test --lib sim::one_seed -- --ignored --nocapture`. To run many:
-//! `SIM_SEEDS=0..1000000 cargo test --release --lib sim::many_seeds -- --ignored --nocapture`.
+//! A failure names its seed and the command that replays it with its scenario and every event:
+//! `SIM_SEED=17 cargo test --lib sim::one_seed -- --ignored --nocapture`. To run many seeds:
+//! `SIM_SEEDS=0..1000000 cargo test --release --lib sim::many_seeds -- --ignored --nocapture`. `SIM_TRACE=1` prints the
+//! scenarios and events of `cases`.
 
 mod cases;
 mod client;
+mod invariants;
 pub mod network;
 mod plain;
 mod pump;
@@ -28,9 +31,9 @@ pub(crate) mod rng;
 mod scenario;
 mod trace;
 mod upstream;
-mod verdict;
 mod world;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,95 +41,110 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use invariants::RunSummary;
 use scenario::Scenario;
-use verdict::Outcome;
 
-/// Runs one seed from its beginning to its end.
+/// Runs one seed.
 ///
 /// # Errors
-/// What was not as it must be.
-fn run(seed: u64, prints: bool) -> Result<Outcome, String> {
-    play(Scenario::of(seed), seed, prints)
+/// The seed, everything that was wrong, and the command that replays it.
+fn run(seed: u64, print: bool) -> Result<RunSummary, String> {
+    play(Scenario::of(seed), seed, print).map_err(|wrong| {
+        format!(
+            "seed {seed}: {wrong}\n    replay: SIM_SEED={seed} cargo test --lib sim::one_seed -- --ignored --nocapture"
+        )
+    })
 }
 
-/// Runs a scenario from its beginning to its end.
-fn play(scenario: Scenario, seed: u64, prints: bool) -> Result<Outcome, String> {
-    let told = catch_unwind(AssertUnwindSafe(|| {
-        let (mut world, mut shard) = world::build(scenario, seed, prints);
+/// Runs a scenario; the seed decides what it leaves open.
+///
+/// # Errors
+/// Everything that was wrong.
+fn play(scenario: Scenario, seed: u64, print: bool) -> Result<RunSummary, String> {
+    if print {
+        println!("{scenario:#?}");
+    }
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let (mut world, mut shard) = world::build(scenario, seed, print);
         let run = world.run(&mut shard).map_err(|why| vec![why]);
         let remains = shard.remains();
         drop(shard);
         run?;
         world.settle().map_err(|why| vec![why])?;
-        let outcome = verdict::judge(&world);
-        match (outcome, remains.is_empty()) {
-            (Ok(outcome), true) => Ok(outcome),
+        match (invariants::check(&world), remains.is_empty()) {
+            (Ok(summary), true) => Ok(summary),
             (Ok(_), false) => Err(remains),
             (Err(wrong), _) => Err(wrong.into_iter().chain(remains).collect()),
         }
     }));
     network::install(None);
-    let wrong = match told {
-        Ok(Ok(outcome)) => return Ok(outcome),
+    let wrong = match outcome {
+        Ok(Ok(summary)) => return Ok(summary),
         Ok(Err(wrong)) => wrong.join("\n    "),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
-        }
+        Err(panic) => format!("panicked: {}", panic_message(&*panic)),
     };
     world::forget_metrics();
-    Err(format!("seed {seed}: {wrong}"))
+    Err(wrong)
 }
 
-/// What many runs came to.
+fn panic_message(panic: &dyn Any) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}
+
+/// The totals of many runs.
 #[derive(Debug, Default)]
-struct Sum {
+struct Totals {
     ends: BTreeMap<&'static str, u64>,
     spliced: u64,
     carried: u64,
     wrong: Vec<String>,
 }
 
-/// Runs seeds on as many threads as there are processors; stops early when several have gone wrong.
-fn run_all(seeds: Range<u64>) -> Sum {
-    let (next, sum) = (AtomicU64::new(seeds.start), Mutex::new(Sum::default()));
+/// Runs seeds on as many threads as there are processors; stops early after ten failures.
+fn run_all(seeds: Range<u64>) -> Totals {
+    let (next, totals) = (AtomicU64::new(seeds.start), Mutex::new(Totals::default()));
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end || sum.lock().unwrap().wrong.len() >= 10 {
+            if seed >= seeds.end || totals.lock().unwrap().wrong.len() >= 10 {
                 return;
             }
-            let outcome = run(seed, false);
-            let mut sum = sum.lock().unwrap();
-            match outcome {
-                Ok(outcome) => {
-                    outcome.ends.iter().for_each(|end| *sum.ends.entry(end).or_default() += 1);
-                    sum.spliced += outcome.spliced;
-                    sum.carried += outcome.carried;
+            let summary = run(seed, false);
+            let mut totals = totals.lock().unwrap();
+            match summary {
+                Ok(summary) => {
+                    summary.ends.iter().for_each(|end| *totals.ends.entry(end).or_default() += 1);
+                    totals.spliced += summary.spliced;
+                    totals.carried += summary.carried;
                 }
-                Err(wrong) => sum.wrong.push(wrong),
+                Err(wrong) => totals.wrong.push(wrong),
             }
         }
     };
     let threads = thread::available_parallelism().map_or(2, usize::from);
     thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
-    sum.into_inner().unwrap()
+    totals.into_inner().unwrap()
 }
 
 #[test]
-fn every_byte_arrives_in_order_or_a_fault_is_told_and_nothing_is_left_behind() {
-    let sum = run_all(0..4_000);
-    assert!(sum.wrong.is_empty(), "{}", sum.wrong.join("\n"));
+fn every_byte_arrives_or_a_fault_is_reported_and_nothing_leaks() {
+    let totals = run_all(0..4_000);
+    assert!(totals.wrong.is_empty(), "{}", totals.wrong.join("\n"));
     for end in
         ["finished", "declined", "upstream_reset", "client_gone", "idle_timeout", "half_closed_timeout", "drained"]
     {
-        assert!(sum.ends.get(end).is_some_and(|count| *count > 10), "hardly any tunnel ended as {end}: {:?}", sum.ends);
+        assert!(
+            totals.ends.get(end).is_some_and(|count| *count > 10),
+            "too few tunnels ended as {end}: {:?}",
+            totals.ends
+        );
     }
-    assert!(sum.spliced > sum.carried / 50, "{} of {} bytes were spliced", sum.spliced, sum.carried);
+    assert!(totals.spliced > totals.carried / 50, "only {} of {} bytes were spliced", totals.spliced, totals.carried);
 }
 
 #[test]
-fn a_seed_does_the_same_every_time() {
+fn a_seed_always_gives_the_same_run() {
     for seed in 0..100 {
         let hash = || run(seed, false).map(|outcome| outcome.hash);
         assert_eq!(hash(), hash(), "seed {seed}");
@@ -134,19 +152,21 @@ fn a_seed_does_the_same_every_time() {
 }
 
 #[test]
-#[ignore = "one seed, in the variable SIM_SEED, with everything that happens in it"]
+#[ignore = "replays the seed in SIM_SEED and prints its scenario and every event"]
 fn one_seed() {
     let seed = std::env::var("SIM_SEED").ok().and_then(|text| text.parse().ok()).expect("SIM_SEED is a number");
-    println!("{:#?}", Scenario::of(seed));
-    println!("{:?}", run(seed, true).unwrap());
+    match run(seed, true) {
+        Ok(summary) => println!("seed {seed} passed: {summary:?}"),
+        Err(wrong) => panic!("{wrong}"),
+    }
 }
 
 #[test]
-#[ignore = "as many seeds as the variable SIM_SEEDS says: FIRST..BEHIND_LAST"]
+#[ignore = "runs the seeds in SIM_SEEDS: FIRST..END, without END itself"]
 fn many_seeds() {
     let text = std::env::var("SIM_SEEDS").unwrap_or_else(|_| "0..1000000".into());
     let (first, end) = text.split_once("..").expect("SIM_SEEDS is a range");
-    let sum = run_all(first.parse().unwrap()..end.parse().unwrap());
-    println!("{:#?}\n{} of {} bytes spliced", sum.ends, sum.spliced, sum.carried);
-    assert!(sum.wrong.is_empty(), "{}", sum.wrong.join("\n"));
+    let totals = run_all(first.parse().unwrap()..end.parse().unwrap());
+    println!("{:#?}\n{} of {} bytes spliced", totals.ends, totals.spliced, totals.carried);
+    assert!(totals.wrong.is_empty(), "{}", totals.wrong.join("\n"));
 }

@@ -1,7 +1,8 @@
-//! The simulated network of a thread: its connections, its listening door, its pipes, and what happens to them in time.
+//! The simulated network of a thread: connections, a listener, pipes, the poll, and the passing of time.
 //!
-//! The gateway's side reaches it through the handles [`Socket`], [`Door`] and [`Tube`], which `event::Stream`, `event::Listener` and
-//! `event::Pipe` hold in tests; the world of a simulation through [`with`]. Nothing in here waits, and all chance comes of one seed.
+//! The gateway uses it through the handles [`Socket`], [`Listener`] and [`Pipe`], which `event::Stream`,
+//! `event::Listener` and `event::Pipe` hold in tests; the simulated world uses it through [`with`]. Nothing here
+//! blocks, and all randomness comes from one seed.
 
 mod handles;
 mod pipe;
@@ -19,7 +20,7 @@ use rustix::io::Errno;
 use super::rng::Rng;
 use super::trace::Trace;
 use crate::event::{Readiness, Signs};
-pub use handles::{Door, Socket, Tube, connect, open_pipe};
+pub use handles::{Listener, Pipe, Socket, connect, open_pipe};
 use pipe::PipeState;
 pub use wire::{Conclusion, End, Pace, Phase, Traits, Wire};
 
@@ -27,92 +28,92 @@ thread_local! {
     static NETWORK: RefCell<Option<Network>> = const { RefCell::new(None) };
 }
 
-/// Puts a network in place for this thread, or takes it away.
+/// Installs a network for this thread, or removes it.
 pub fn install(network: Option<Network>) {
     NETWORK.set(network);
 }
 
-/// Lends this thread's network.
-pub fn with<T>(look: impl FnOnce(&mut Network) -> T) -> T {
-    NETWORK.with_borrow_mut(|network| look(network.as_mut().expect("a simulation runs on this thread")))
+/// Borrows this thread's network.
+pub fn with<T>(use_it: impl FnOnce(&mut Network) -> T) -> T {
+    NETWORK.with_borrow_mut(|network| use_it(network.as_mut().expect("this thread has a simulated network")))
 }
 
 /// Calls that the gateway may make in one turn: one for every few bytes that a tunnel may move in it.
 const MOST_CALLS_PER_TURN: u64 = 300_000;
 
-/// What an address does to whoever connects to it.
+/// How an address reacts to a connection attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// Takes the connection after so many µs at the least and at the most.
-    Takes(u64, u64),
-    /// Refuses it after so many µs at the most.
+    /// Accepts after a delay in µs between these bounds.
+    Accepts(u64, u64),
+    /// Refuses after at most this many µs.
     Refuses(u64),
-    /// Cannot be reached, which is told at once.
+    /// Is unreachable, which `connect` reports at once.
     Unreachable,
     /// Never answers.
-    Swallows,
-    /// The gateway's machine has no descriptor left every other time.
-    Exhausts,
+    DropsSyns,
+    /// The gateway's process is out of descriptors at every other attempt.
+    OutOfDescriptors,
 }
 
-/// What happens at its time.
+/// A scheduled action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Action {
     Arrive(usize),
     CarryIn(usize),
     CarryOut(usize),
     Wake(usize),
-    /// A timer of the world's own.
+    /// A timer of the world's.
     Alarm(u64),
 }
 
-/// What the world is to look after.
+/// What the world has to attend to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     /// The peer of a connection may have something to do.
     Peer(usize),
-    /// An alarm of its own.
+    /// A timer of the world's own has expired.
     Alarm(u64),
 }
 
 /// How the poll behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct PollTraits {
-    /// An event is held back once in so many times.
+    /// An event is delayed once in this many times.
     pub delays: u64,
-    /// An event is told twice, one that means nothing comes, or one of the past, once in so many turns.
+    /// An event is repeated, empty or outdated once in this many turns.
     pub noise: u64,
 }
 
-/// All of it.
+/// The network of one thread.
 pub struct Network {
     pub now_us: u64,
     pub trace: Trace,
     pub rng: Rng,
     pub wires: Vec<Wire>,
     pub addresses: BTreeMap<SocketAddr, Address>,
-    /// Which address each connection that the gateway made leads to.
+    /// The address of each connection that the gateway opened.
     pub dialled: BTreeMap<usize, SocketAddr>,
     pub poll: PollTraits,
-    /// Slots of a new pipe; `None`: there are none.
+    /// Bounds of a new pipe's slots; `None`: no pipe can be opened.
     pub pipe_slots: Option<(usize, usize)>,
-    /// The traits of connections that the gateway makes.
+    /// Traits of the connections that the gateway opens.
     pub traits: Vec<Traits>,
-    /// Accepting fails once in so many times.
+    /// Accepting fails once in this many times.
     pub accept_fails: Option<u64>,
-    /// Upstreams that were ejected, by their places.
+    /// Upstreams that were ejected, by index.
     pub ejected: Vec<usize>,
-    /// Calls of the gateway, and bytes that it spliced.
+    /// Calls that the gateway has made, and bytes that it has spliced.
     pub calls: u64,
     calls_before_turn: u64,
     pub spliced: u64,
     agenda: BinaryHeap<Reverse<(u64, u64, Action)>>,
     next_number: u64,
     backlog: VecDeque<(usize, SocketAddr)>,
-    door: Option<Token>,
-    door_edge: bool,
+    listener_token: Option<Token>,
+    listener_edge: bool,
     pipes: Vec<PipeState>,
-    /// Events of late, to be told once more.
+    /// Recent events, to be repeated.
     past: VecDeque<(Token, Signs)>,
 }
 
@@ -136,8 +137,8 @@ impl Network {
             agenda: BinaryHeap::new(),
             next_number: 0,
             backlog: VecDeque::new(),
-            door: None,
-            door_edge: false,
+            listener_token: None,
+            listener_edge: false,
             pipes: Vec::new(),
             past: VecDeque::new(),
         }
@@ -148,13 +149,13 @@ impl Network {
         self.agenda.push(Reverse((self.now_us + delay_us, self.next_number, action)));
     }
 
-    /// When the next thing happens, in µs.
+    /// When the next action is due, in µs.
     pub fn next_us(&self) -> Option<u64> {
         self.agenda.peek().map(|Reverse((at_us, ..))| *at_us)
     }
 
-    /// Lets the next thing happen that is due; `None` when none is.
-    pub fn happen(&mut self) -> Option<Option<Call>> {
+    /// Runs the next action that is due; `None` if none is.
+    pub fn run_due(&mut self) -> Option<Option<Call>> {
         let at_us = self.next_us().filter(|at_us| *at_us <= self.now_us)?;
         let Reverse((_, _, action)) = self.agenda.pop()?;
         debug_assert!(at_us <= self.now_us);
@@ -193,7 +194,7 @@ impl Network {
         })
     }
 
-    /// A connection that the gateway makes comes to its address.
+    /// A connection attempt of the gateway's reaches its address.
     fn arrive(&mut self, id: usize) {
         let wire = &mut self.wires[id];
         if !wire.held || wire.phase != Phase::Connecting {
@@ -233,31 +234,31 @@ impl Network {
         }
     }
 
-    /// Calls the world back.
+    /// Schedules a timer of the world's.
     pub fn alarm(&mut self, delay_us: u64, what: u64) {
         self.schedule(delay_us, Action::Alarm(what));
     }
 
-    /// Calls the peer of a connection later.
+    /// Wakes a connection's peer later.
     pub fn wake_in(&mut self, id: usize, delay_us: u64) {
         self.schedule(delay_us, Action::Wake(id));
     }
 
-    // What peers do.
+    // The peers' side.
 
-    /// A client connects; it is reset when nobody listens any more.
-    pub fn come(&mut self, traits: Traits, from: SocketAddr) -> usize {
+    /// A client connects; it is reset if the listener is closed.
+    pub fn client_connects(&mut self, traits: Traits, from: SocketAddr) -> usize {
         let id = self.wires.len();
         self.wires.push(Wire::new(traits, Phase::Open));
-        self.trace.note(self.now_us, "come", id, 0);
-        if self.door.is_none() {
+        self.trace.note(self.now_us, "client comes", id, 0);
+        if self.listener_token.is_none() {
             let wire = &mut self.wires[id];
             wire.close();
             wire.reset_peer();
             return id;
         }
         self.backlog.push_back((id, from));
-        self.door_edge = true;
+        self.listener_edge = true;
         id
     }
 
@@ -276,7 +277,7 @@ impl Network {
         count
     }
 
-    /// A peer reads all there is.
+    /// A peer reads at most `most` bytes.
     pub fn peer_read(&mut self, id: usize, most: usize, into: &mut Vec<u8>) -> usize {
         let wire = &mut self.wires[id];
         let bytes = wire.inbox.front(most);
@@ -290,7 +291,7 @@ impl Network {
         count
     }
 
-    /// A peer ends its direction, or resets the connection and takes back some of what is on its way.
+    /// A peer ends its direction, or resets the connection, which discards some of the data in flight.
     pub fn peer_end(&mut self, id: usize, end: End) {
         let wire = &mut self.wires[id];
         if wire.sent_end == Some(End::Reset) || wire.sent_end == Some(end) {
@@ -306,7 +307,7 @@ impl Network {
         self.carry_in(id);
     }
 
-    /// A peer closes for good.
+    /// A peer closes its socket.
     pub fn peer_close(&mut self, id: usize) {
         let unread = !self.wires[id].inbox.is_empty();
         self.peer_end(id, if unread { End::Reset } else { End::Fin });
@@ -314,17 +315,17 @@ impl Network {
         self.carry_out(id);
     }
 
-    /// A connection takes little more from now on, so that what comes stands still in the gateway.
-    pub fn narrow(&mut self, id: usize) {
+    /// Shrinks the buffers of a connection, so that data backs up into the gateway.
+    pub fn shrink_buffers(&mut self, id: usize) {
         let wire = &mut self.wires[id];
         wire.traits.inbox_capacity = wire.traits.inbox_capacity.min(wire.inbox.len().max(1));
         wire.traits.tx_capacity = wire.traits.tx_capacity.min(wire.tx.len().max(100));
     }
 
-    // What the poll does.
+    // The poll's side.
 
-    /// Fetches events: those that are due, a few held back, a few twice, and a few that mean nothing.
-    pub fn fetch(&mut self) -> Vec<(Token, Readiness)> {
+    /// Fetches events: those that are due, with a few delayed, repeated or empty.
+    pub fn poll_events(&mut self) -> Vec<(Token, Readiness)> {
         self.calls_before_turn = self.calls;
         let mut events = Vec::new();
         for wire in &mut self.wires {
@@ -355,10 +356,10 @@ impl Network {
             self.past.pop_front();
         }
         let mut events: Vec<_> = events.into_iter().map(|(token, signs)| (token, Readiness::of_signs(signs))).collect();
-        if self.door_edge
-            && let Some(token) = self.door
+        if self.listener_edge
+            && let Some(token) = self.listener_token
         {
-            self.door_edge = false;
+            self.listener_edge = false;
             events.push((token, Readiness::of_signs(Signs { readable: true, ..Signs::default() })));
         }
         events
@@ -370,7 +371,7 @@ impl Network {
                 let twice: Vec<_> = events.iter().take(2).copied().collect();
                 events.extend(twice);
             }
-            // Of sockets that may have been closed, or registered anew, meanwhile; what was said of an end is not taken back.
+            // Of sockets that have since been closed or registered again; a reported end is not taken back.
             1 => {
                 let mut again: Vec<_> = self.past.iter().copied().collect();
                 again.retain(|(token, _)| !self.wires.iter().any(|wire| wire.held && wire.token == Some(*token)));
@@ -386,7 +387,7 @@ impl Network {
                     }
                 }
             }
-            // Readable, though somebody has read it all.
+            // Readable, although everything has been read.
             _ => {
                 let open = self.wires.iter().filter(|wire| wire.held && wire.phase == Phase::Open);
                 let nothing = Signs { readable: true, ..Signs::default() };
@@ -395,18 +396,18 @@ impl Network {
         }
     }
 
-    /// An event is due, if only after a while.
+    /// Whether an event is due, even if it may be delayed.
     pub fn has_edge(&self) -> bool {
-        self.door_edge && self.door.is_some()
+        self.listener_edge && self.listener_token.is_some()
             || self.wires.iter().any(|wire| wire.held && wire.edge && wire.token.is_some())
     }
 
     /// Clients that have not been accepted.
-    pub fn at_the_door(&self) -> usize {
+    pub fn unaccepted(&self) -> usize {
         self.backlog.len()
     }
 
-    /// Pipes that the gateway holds, with bytes in them or without.
+    /// Pipes that the gateway holds.
     pub fn pipes_open(&self) -> usize {
         self.pipes.iter().filter(|pipe| pipe.open).count()
     }
@@ -424,16 +425,16 @@ impl Network {
         self.trace.note(self.now_us, "connect", id, usize::from(address.port()));
         let delay_us = match rule {
             Address::Unreachable => return Err(Errno::HOSTUNREACH.into()),
-            Address::Exhausts if self.rng.once_in(2) => return Err(Errno::MFILE.into()),
-            Address::Exhausts => 0,
-            Address::Swallows => u64::MAX,
-            Address::Takes(least, most) => self.rng.within(least..=most),
+            Address::OutOfDescriptors if self.rng.once_in(2) => return Err(Errno::MFILE.into()),
+            Address::OutOfDescriptors => 0,
+            Address::DropsSyns => u64::MAX,
+            Address::Accepts(least, most) => self.rng.within(least..=most),
             Address::Refuses(most) => self.rng.within(0..=most),
         };
         let traits = self.rng.pick(&self.traits);
         self.wires.push(Wire::new(traits, Phase::Connecting));
         self.dialled.insert(id, address);
-        // On the same machine the connection stands when connect returns.
+        // On one machine the connection is established when `connect` returns.
         match delay_us {
             0 => {
                 self.arrive(id);

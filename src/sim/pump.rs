@@ -1,4 +1,4 @@
-//! One end of a tunnel, outside of the gateway: writes one pattern, checks another.
+//! The peer's end of a tunnel: writes one pattern and checks the other.
 
 use super::network::{End, Network};
 use super::scenario::{FlowOddity, FlowPlan};
@@ -9,31 +9,31 @@ use crate::stub::{pattern_block, pattern_mismatch};
 pub struct Pump {
     pub wire: usize,
     plan: FlowPlan,
-    /// Where its pattern begins, and that of the other end.
+    /// Offsets of its own direction and of the other one in the pattern.
     base: u64,
     other_base: u64,
     pub written: u64,
     pub received: u64,
-    /// As much as it may write yet.
+    /// How much it may write so far.
     pub allowed: u64,
     /// How it has ended its direction.
     pub ended: Option<End>,
     closed: bool,
-    /// It has ended its direction in good order, whatever came after.
-    pub said_all: bool,
-    /// The other direction has come to its end in good order.
-    pub heard_end: bool,
+    /// It has written everything and ended its direction cleanly.
+    pub ended_cleanly: bool,
+    /// The other direction has ended cleanly.
+    pub saw_end: bool,
     /// The connection was reset.
-    pub heard_reset: bool,
-    /// It rests until then, in µs.
-    rests_until_us: u64,
-    /// It has done something that excuses whatever follows.
+    pub saw_reset: bool,
+    /// It does not write before this time, in µs.
+    paused_until_us: u64,
+    /// It has misbehaved, so the gateway owes it nothing more.
     pub misbehaved: bool,
-    /// The first byte that was not what it should have been.
+    /// The first deviation from the expected pattern.
     pub wrong: Option<String>,
 }
 
-/// Where the pattern of a client's direction begins.
+/// Offset of a client's direction in the pattern.
 pub fn base(client: usize, down: bool) -> u64 {
     (2 * client as u64 + u64::from(down)) * 7_919
 }
@@ -50,18 +50,18 @@ impl Pump {
             allowed: u64::MAX,
             ended: None,
             closed: false,
-            said_all: false,
-            heard_end: false,
-            heard_reset: false,
-            rests_until_us: 0,
+            ended_cleanly: false,
+            saw_end: false,
+            saw_reset: false,
+            paused_until_us: 0,
             misbehaved: false,
             wrong: None,
         }
     }
 
-    /// Both directions are over, or the connection is.
+    /// Both directions have ended, or the connection has.
     pub fn is_done(&self) -> bool {
-        self.heard_reset || self.closed || self.ended == Some(End::Reset) || (self.ended.is_some() && self.heard_end)
+        self.saw_reset || self.closed || self.ended == Some(End::Reset) || (self.ended.is_some() && self.saw_end)
     }
 
     /// Checks bytes that have arrived.
@@ -69,27 +69,27 @@ impl Pump {
         if let Some(offset) = pattern_mismatch(bytes, self.other_base + self.received)
             && self.wrong.is_none()
         {
-            self.wrong = Some(format!("byte {} of a direction is not what was sent", offset - self.other_base));
+            self.wrong = Some(format!("byte {} of a direction differs from what was sent", offset - self.other_base));
         }
         self.received += bytes.len() as u64;
     }
 
     fn is_deaf(&self) -> bool {
-        matches!(self.plan.oddity, Some(FlowOddity::GoesDeaf(after)) if self.received >= after)
+        matches!(self.plan.oddity, Some(FlowOddity::StopsReading(after)) if self.received >= after)
     }
 
     fn is_silent(&self) -> bool {
-        matches!(self.plan.oddity, Some(FlowOddity::FallsSilent(after)) if self.written >= after)
+        matches!(self.plan.oddity, Some(FlowOddity::StopsWriting(after)) if self.written >= after)
     }
 
-    /// Notes how the other direction stands.
-    pub fn listen(&mut self, network: &Network) {
+    /// Notes whether the other direction has ended.
+    pub fn note_ends(&mut self, network: &Network) {
         let wire = &network.wires[self.wire];
-        self.heard_reset |= wire.inbox_reset && wire.inbox.is_empty();
-        self.heard_end |= wire.inbox_ended && wire.inbox.is_empty() && !wire.inbox_reset;
+        self.saw_reset |= wire.inbox_reset && wire.inbox.is_empty();
+        self.saw_end |= wire.inbox_ended && wire.inbox.is_empty() && !wire.inbox_reset;
     }
 
-    /// Reads, writes and ends, as far as it can now.
+    /// Reads, writes and ends, as far as possible now.
     pub fn step(&mut self, network: &mut Network) {
         if self.is_done() {
             return;
@@ -101,18 +101,18 @@ impl Pump {
         }
         self.misbehaved |= self.is_deaf() || self.is_silent();
         if self.is_deaf() {
-            network.narrow(self.wire);
+            network.shrink_buffers(self.wire);
         }
-        self.listen(network);
+        self.note_ends(network);
         self.write(network);
         self.misbehave(network);
         self.end_if_last(network);
-        if self.ended == Some(End::Fin) && self.heard_end {
+        if self.ended == Some(End::Fin) && self.saw_end {
             network.peer_close(self.wire);
         }
     }
 
-    /// Writes what may go out before there is an answer; that may be all there is, and then its end.
+    /// Writes what may go out before the answer; if that is everything, also ends the direction.
     pub fn write_ahead(&mut self, network: &mut Network) {
         self.write(network);
         if self.allowed == self.plan.bytes && self.written == self.plan.bytes && self.plan.oddity.is_none() {
@@ -122,20 +122,20 @@ impl Pump {
 
     fn end_if_last(&mut self, network: &mut Network) {
         let all_written = self.written == self.plan.bytes;
-        if all_written && self.ended.is_none() && !self.is_silent() && (self.heard_end || !self.plan.ends_last) {
+        if all_written && self.ended.is_none() && !self.is_silent() && (self.saw_end || !self.plan.ends_last) {
             self.ended = Some(End::Fin);
-            self.said_all = true;
+            self.ended_cleanly = true;
             network.peer_end(self.wire, End::Fin);
         }
     }
 
     fn write(&mut self, network: &mut Network) {
         let limit = match self.plan.oddity {
-            Some(FlowOddity::FallsSilent(after) | FlowOddity::Resets(after) | FlowOddity::Closes(after)) => after,
+            Some(FlowOddity::StopsWriting(after) | FlowOddity::Resets(after) | FlowOddity::Closes(after)) => after,
             _ => self.plan.bytes,
         };
         let limit = limit.min(self.allowed).min(self.plan.bytes);
-        while self.written < limit && self.ended.is_none() && network.now_us >= self.rests_until_us {
+        while self.written < limit && self.ended.is_none() && network.now_us >= self.paused_until_us {
             let most = usize::try_from(limit - self.written).unwrap().min(self.plan.piece);
             let block = pattern_block(self.base + self.written);
             let count = network.peer_write(self.wire, &block[..most.min(block.len())]);
@@ -143,9 +143,9 @@ impl Pump {
                 return;
             }
             self.written += count as u64;
-            if self.plan.rest_us > 0 {
-                self.rests_until_us = network.now_us + self.plan.rest_us;
-                network.wake_in(self.wire, self.plan.rest_us);
+            if self.plan.pause_us > 0 {
+                self.paused_until_us = network.now_us + self.plan.pause_us;
+                network.wake_in(self.wire, self.plan.pause_us);
             }
         }
     }
@@ -164,12 +164,12 @@ impl Pump {
         network.peer_end(self.wire, End::Reset);
     }
 
-    /// Closes in the middle of everything; what it has not read, or comes later, makes that a reset.
+    /// Closes in the middle; unread or later data turns this into a reset.
     pub fn close(&mut self, network: &mut Network) {
         self.misbehaved = true;
         self.closed = true;
         network.peer_close(self.wire);
         self.ended = network.wires[self.wire].sent_end;
-        self.said_all |= self.ended == Some(End::Fin);
+        self.ended_cleanly |= self.ended == Some(End::Fin);
     }
 }

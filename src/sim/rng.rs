@@ -1,4 +1,4 @@
-//! The one source of chance: everything that a seed decides comes from here, in one order.
+//! The only source of randomness: everything that a seed decides is drawn from here, in one order.
 
 use std::ops::RangeInclusive;
 
@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 pub struct Rng(u64);
 
 impl Rng {
-    /// A sequence of its own for every seed.
+    /// A separate sequence for every seed.
     pub fn new(seed: u64) -> Rng {
         Rng(seed.wrapping_mul(0xd134_2543_de82_ef95) ^ 0x5851_f42d_4c95_7f2d)
     }
@@ -20,12 +20,12 @@ impl Rng {
         word ^ word >> 31
     }
 
-    /// One of a range.
+    /// A number within a range.
     pub fn within(&mut self, range: RangeInclusive<u64>) -> u64 {
         range.start() + self.next() % (range.end() - range.start() + 1)
     }
 
-    /// One of a range of sizes.
+    /// A size within a range.
     pub fn size(&mut self, range: RangeInclusive<usize>) -> usize {
         range.start() + usize::try_from(self.next() % (range.end() - range.start() + 1) as u64).unwrap()
     }
@@ -40,17 +40,17 @@ impl Rng {
         self.next().is_multiple_of(times)
     }
 
-    /// One of several.
+    /// One of several values.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.size(0..=of.len() - 1)]
     }
 
-    /// A sequence of its own, so that one part of the world takes no numbers away from another.
+    /// A separate sequence, so that the draws of one part of the world do not shift those of another.
     pub fn fork(&mut self) -> Rng {
         Rng(self.next())
     }
 
-    /// Brings a list into another order.
+    /// Shuffles a list.
     pub fn shuffle<T>(&mut self, list: &mut [T]) {
         for last in (1..list.len()).rev() {
             list.swap(last, self.size(0..=last));

@@ -1,9 +1,9 @@
-//! What a seed decides before anything happens.
+//! What a seed decides before a run.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::network::{Address, Pace, PollTraits, Traits};
-use super::plain::{self, CallerPlan};
+use super::plain::{self, HttpClientPlan};
 use super::rng::Rng;
 use crate::auth::FirstLeg;
 use crate::session::TimeoutsMs;
@@ -12,13 +12,13 @@ use crate::stub::Personality;
 /// Everything that a seed decides.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Everybody behaves, some upstream can always be reached, and no time is short: every byte must arrive.
+    /// Every peer behaves, an upstream is always reachable, and no time-out is short: every byte must arrive.
     pub strict: bool,
     pub clients: Vec<ClientPlan>,
-    /// Clients that speak plain HTTP; their numbers come behind the others'.
-    pub callers: Vec<CallerPlan>,
+    /// Plain HTTP clients; their numbers follow those of the others.
+    pub http_clients: Vec<HttpClientPlan>,
     pub upstreams: Vec<UpstreamPlan>,
-    /// The traits of connections that the gateway makes.
+    /// Traits of the connections that the gateway opens.
     pub traits: Vec<Traits>,
     pub timeouts: TimeoutsMs,
     pub head_limit_bytes: usize,
@@ -26,16 +26,16 @@ pub struct Scenario {
     pub pipes: usize,
     pub pipe_slots: Option<(usize, usize)>,
     pub warm: usize,
-    /// Authenticated connections that are kept for an upstream.
+    /// Authenticated connections that are kept per upstream.
     pub keep: usize,
-    /// Every other client goes by another identity than the rest.
+    /// Every other client uses the second identity.
     pub two_identities: bool,
     pub first_leg: FirstLeg,
     pub balance: bool,
     pub max_tunnels: usize,
     pub poll: PollTraits,
     pub accept_fails: Option<u64>,
-    /// The secret is right.
+    /// The configured password is right.
     pub right_password: bool,
     /// When it stops being right.
     pub password_changes_at_us: Option<u64>,
@@ -48,30 +48,30 @@ pub struct Scenario {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// To an origin, through an upstream.
-    Through,
-    /// The same, and the upstream is asked without credentials first.
-    Plainly,
-    /// Straight to an origin's address.
-    Address,
-    /// Straight to an origin's name, which is found after so many µs.
-    Name(u64),
-    /// To where nobody may go.
+    ViaUpstream,
+    /// The same, but the destination is configured to need no credentials.
+    WithoutCredentials,
+    /// Directly, to an origin's address.
+    DirectAddress,
+    /// Directly, to an origin's name, which resolves after this many µs.
+    DirectName(u64),
+    /// To a destination that a rule denies.
     Denied,
 }
 
-/// One client.
+/// One client that asks for a tunnel.
 #[derive(Clone, Debug)]
 pub struct ClientPlan {
     pub from: SocketAddr,
-    pub comes_at_us: u64,
+    pub arrives_at_us: u64,
     pub traits: Traits,
     pub target: Target,
-    /// Bytes of a field that makes its head longer.
+    /// Length of a filler field that makes the head longer.
     pub filler: usize,
     /// What it sends, and what its origin sends.
     pub up: FlowPlan,
     pub down: FlowPlan,
-    /// As much of what it sends goes out before it has its answer.
+    /// How much of its data it sends before it has an answer.
     pub early: u64,
     pub oddity: Option<ClientOddity>,
 }
@@ -81,43 +81,43 @@ pub struct ClientPlan {
 pub struct FlowPlan {
     pub bytes: u64,
     pub piece: usize,
-    pub rest_us: u64,
-    /// It ends only when the other direction has.
+    pub pause_us: u64,
+    /// It ends only after the other direction has.
     pub ends_last: bool,
     pub oddity: Option<FlowOddity>,
 }
 
-/// What goes wrong in a tunnel.
+/// How an end of a tunnel misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowOddity {
-    /// Resets the connection when that many bytes are written.
+    /// Resets the connection after writing this many bytes.
     Resets(u64),
-    /// Closes it then, read or unread.
+    /// Closes it then, with unread data or not.
     Closes(u64),
-    /// Reads nothing after that many bytes.
-    GoesDeaf(u64),
-    /// Writes nothing after that many bytes, and does not say that it has ended.
-    FallsSilent(u64),
+    /// Stops reading after this many bytes.
+    StopsReading(u64),
+    /// Stops writing after this many bytes, and does not end its direction.
+    StopsWriting(u64),
 }
 
-/// What a client does that it should not.
+/// How a client misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientOddity {
     /// Connects and closes.
-    SaysNothing,
-    /// Connects and waits.
-    Waits,
-    /// Sends half of a head and waits.
-    SendsHalf,
-    /// Sends half of a head and closes.
+    ClosesAtOnce,
+    /// Connects and sends nothing.
+    StaysSilent,
+    /// Sends part of a head and then nothing.
+    SendsHalfAHead,
+    /// Sends part of a head and closes.
     ClosesInHead,
-    /// Speaks TLS.
+    /// Sends a TLS ClientHello.
     SpeaksTls,
-    /// Sends what is no request.
-    Babbles,
-    /// Resets its connection after so many µs.
+    /// Sends something that is no request.
+    SendsGarbage,
+    /// Resets its connection after this many µs.
     Resets(u64),
-    /// Closes its connection after so many µs.
+    /// Closes its connection after this many µs.
     Closes(u64),
 }
 
@@ -126,17 +126,17 @@ pub enum ClientOddity {
 pub struct UpstreamPlan {
     pub personality: Personality,
     pub addresses: Vec<(SocketAddr, Address)>,
-    /// Its name resolves after so many µs; 0: it is known from the start.
+    /// Its name resolves after this many µs; 0: it is known from the start.
     pub resolves_after_us: u64,
-    /// What goes wrong on its connections, once in so many.
+    /// One in this many of its connections misbehaves.
     pub odd_once_in: Option<u64>,
-    /// A connection that has served a request and lies idle for so many µs is closed.
-    pub rest_us: Option<u64>,
-    /// It closes a connection that has served a request just when the next one comes, every other time.
-    pub slams: bool,
+    /// A connection that has served a request is closed after this many idle µs.
+    pub idle_close_us: Option<u64>,
+    /// Closes every other connection that has served a request just as the next one arrives.
+    pub closes_on_reuse: bool,
 }
 
-/// With these a handshake always succeeds.
+/// Personalities with which a handshake always succeeds.
 const GOOD: &[Personality] = &[
     Personality::Plain,
     Personality::Plain,
@@ -174,22 +174,22 @@ const GOOD: &[Personality] = &[
     Personality::Slow,
 ];
 
-/// Where the clients of the second identity come from.
-pub const OTHERS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+/// Address of the second identity's clients.
+pub const SECOND_IDENTITY_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// The accounts of both identities.
 pub const USERS: [&str; 2] = ["alice", "bob"];
 
-/// The origins that are reached without an upstream.
+/// The origins that are reached directly.
 pub const ORIGINS: [&str; 2] = ["10.7.0.1", "10.7.0.2"];
 
 impl Scenario {
-    /// What this seed decides.
+    /// The scenario of a seed.
     pub fn of(seed: u64) -> Scenario {
         let mut rng = Rng::new(seed);
         let rng = &mut rng;
         let strict = rng.once_in(2);
-        // More than one turn may move: then tunnels yield to each other.
+        // More data than one turn may move, so that tunnels have to yield to each other.
         let bulky = rng.once_in(40);
         let traits: Vec<Traits> = (0..rng.size(1..=3)).map(|_| traits(rng, bulky)).collect();
         let upstreams = upstreams(rng, strict, &traits);
@@ -203,8 +203,8 @@ impl Scenario {
             traits,
             upstreams,
             clients,
-            callers: Vec::new(),
-            timeouts: if strict { PATIENT } else { hasty(rng) },
+            http_clients: Vec::new(),
+            timeouts: if strict { LONG_TIMEOUTS } else { short_timeouts(rng) },
             head_limit_bytes: if strict || rng.once_in(2) { 64 * 1024 } else { rng.size(150..=2_000) },
             scratch_bytes: if bulky { 65_536 } else { rng.pick(&[64, 64, 300, 300, 1_500, 4_096, 16_384, 65_536]) },
             pipes: rng.pick(&[0, 1, 2, 32]),
@@ -232,24 +232,28 @@ impl Scenario {
         scenario
     }
 
-    /// Clients that speak plain HTTP, and connections that are kept for them and for others.
+    /// Adds plain HTTP clients and the reuse of connections.
     fn add_plain_http(&mut self, rng: &mut Rng, bulky: bool, resolved_late: bool) {
         self.clients.truncate(rng.size(0..=3));
         let first = self.clients.len();
-        self.callers = plain::callers(rng, self.strict, bulky, &self.traits, first, resolved_late);
+        self.http_clients = plain::http_clients(rng, self.strict, bulky, &self.traits, first, resolved_late);
         self.keep = rng.pick(&[0, 1, 2, 8]);
         self.two_identities = rng.once_in(2);
         if self.two_identities {
             let clients = self.clients.iter_mut().map(|client| &mut client.from);
-            for (number, from) in clients.chain(self.callers.iter_mut().map(|caller| &mut caller.from)).enumerate() {
+            for (number, from) in clients.chain(self.http_clients.iter_mut().map(|client| &mut client.from)).enumerate()
+            {
                 if number % 2 == 1 && from.ip().is_loopback() {
-                    from.set_ip(OTHERS.into());
+                    from.set_ip(SECOND_IDENTITY_ADDRESS.into());
                 }
             }
         }
-        // It looks for its own proof where an origin's is.
+        // This personality reads `Authorization`, where these clients authenticate to their origins.
         if self.has(&[Personality::Transparent401]) {
-            self.callers.iter_mut().flat_map(|caller| &mut caller.requests).for_each(|plan| plan.pins = false);
+            self.http_clients
+                .iter_mut()
+                .flat_map(|client| &mut client.requests)
+                .for_each(|plan| plan.pins_connection = false);
         }
         if !self.strict {
             let timeouts = &mut self.timeouts;
@@ -258,30 +262,30 @@ impl Scenario {
             timeouts.keep_alive = rng.within(50..=6_000);
             timeouts.keep = rng.within(50..=6_000);
         }
-        // A request that may not be made twice is lost with the connection that was closed before it came.
-        let repeatable = self.callers.iter().flat_map(|caller| &caller.requests).all(|plan| plan.is_repeatable());
+        // A request that must not be repeated is lost if its kept connection is closed just before it.
+        let repeatable = self.http_clients.iter().flat_map(|client| &client.requests).all(|plan| plan.is_repeatable());
         if !self.strict || repeatable {
             for upstream in &mut self.upstreams {
-                upstream.rest_us = rng.once_in(2).then(|| rng.within(0..=200_000));
-                upstream.slams = rng.once_in(4);
+                upstream.idle_close_us = rng.once_in(2).then(|| rng.within(0..=200_000));
+                upstream.closes_on_reuse = rng.once_in(4);
             }
         }
     }
 }
 
 impl Scenario {
-    /// Some upstream has such a personality.
+    /// Whether some upstream has one of these personalities.
     pub fn has(&self, personalities: &[Personality]) -> bool {
         self.upstreams.iter().any(|upstream| personalities.contains(&upstream.personality))
     }
 
-    /// Idle connections may have to give way.
+    /// Whether idle connections may have to give way.
     pub fn may_run_short(&self) -> bool {
-        self.accept_fails.is_some() || self.clients.len() + self.callers.len() > self.max_tunnels
+        self.accept_fails.is_some() || self.clients.len() + self.http_clients.len() > self.max_tunnels
     }
 }
 
-const PATIENT: TimeoutsMs = TimeoutsMs {
+const LONG_TIMEOUTS: TimeoutsMs = TimeoutsMs {
     head: 600_000,
     connect: 60_000,
     challenge: 500_000,
@@ -296,7 +300,7 @@ const PATIENT: TimeoutsMs = TimeoutsMs {
     keep: 8_000,
 };
 
-fn hasty(rng: &mut Rng) -> TimeoutsMs {
+fn short_timeouts(rng: &mut Rng) -> TimeoutsMs {
     let (head, connect) = (rng.within(100..=3_000), rng.within(50..=2_000));
     TimeoutsMs {
         head,
@@ -307,11 +311,11 @@ fn hasty(rng: &mut Rng) -> TimeoutsMs {
         warm: rng.within(50..=2_000),
         half_closed: rng.within(50..=3_000),
         linger: rng.within(2_000..=4_000),
-        ..PATIENT
+        ..LONG_TIMEOUTS
     }
 }
 
-/// From 1 up to `most`, small ones as often as large ones.
+/// From 1 up to `most`, with every magnitude equally likely.
 pub fn magnitude(rng: &mut Rng, most: usize) -> usize {
     let bits = rng.size(0..=most.ilog2() as usize);
     rng.size(1 << bits..=(2 << bits) - 1).min(most)
@@ -321,8 +325,8 @@ pub fn traits(rng: &mut Rng, bulky: bool) -> Traits {
     if bulky {
         let (pace, large) = (rng.pick(&[Pace::AT_ONCE, Pace::BURSTS]), 4 << 20);
         let (rx_capacity, tx_capacity) = (large, rng.pick(&[large, 100_000]));
-        let harsh = rng.once_in(2);
-        return Traits { pace, rx_capacity, tx_capacity, inbox_capacity: large, sent_capacity: large, harsh };
+        let reset_discards = rng.once_in(2);
+        return Traits { pace, rx_capacity, tx_capacity, inbox_capacity: large, sent_capacity: large, reset_discards };
     }
     let pace = if rng.once_in(12) { Pace::CRUMBS } else { rng.pick(&Pace::ALL[1..]) };
     let mut capacity = || {
@@ -330,10 +334,10 @@ pub fn traits(rng: &mut Rng, bulky: bool) -> Traits {
         magnitude(rng, 300_000).max(least)
     };
     let (rx_capacity, tx_capacity, inbox_capacity, sent_capacity) = (capacity(), capacity(), capacity(), capacity());
-    Traits { pace, rx_capacity, tx_capacity, inbox_capacity, sent_capacity, harsh: rng.once_in(2) }
+    Traits { pace, rx_capacity, tx_capacity, inbox_capacity, sent_capacity, reset_discards: rng.once_in(2) }
 }
 
-/// As many bytes as go that way in a bearable number of steps.
+/// How many bytes such a connection carries in an acceptable number of steps.
 pub fn bearable(traits: &Traits) -> usize {
     let by_pace = match traits.pace.piece.1 {
         ..10 => 200,
@@ -349,22 +353,29 @@ pub fn bearable(traits: &Traits) -> usize {
 fn flow(rng: &mut Rng, most: usize, strict: bool) -> FlowPlan {
     let most = if rng.once_in(4) { most } else { most.min(50_000) };
     let bytes = if rng.once_in(6) { 0 } else { magnitude(rng, most) };
-    // In at most forty pieces.
+    // At most forty pieces.
     let piece = magnitude(rng, bytes.max(1)).max(bytes / 40 + 1);
-    let rest_us = if rng.once_in(2) { 0 } else { rng.within(0..=10_000) };
+    let pause_us = if rng.once_in(2) { 0 } else { rng.within(0..=10_000) };
     let bytes = bytes as u64;
     let oddity = (!strict && rng.once_in(3)).then(|| {
         let after = rng.within(0..=bytes);
-        let deaf = FlowOddity::GoesDeaf;
-        let odd = [FlowOddity::Resets, FlowOddity::Closes, deaf, deaf, FlowOddity::FallsSilent];
+        let deaf = FlowOddity::StopsReading;
+        let odd = [FlowOddity::Resets, FlowOddity::Closes, deaf, deaf, FlowOddity::StopsWriting];
         rng.pick(&odd)(after)
     });
-    FlowPlan { bytes, piece, rest_us, ends_last: false, oddity }
+    FlowPlan { bytes, piece, pause_us, ends_last: false, oddity }
 }
 
-fn client(rng: &mut Rng, strict: bool, bulky: bool, number: usize, ways: &[Traits], resolved_late: bool) -> ClientPlan {
+fn client(
+    rng: &mut Rng,
+    strict: bool,
+    bulky: bool,
+    number: usize,
+    connections: &[Traits],
+    resolved_late: bool,
+) -> ClientPlan {
     let traits = traits(rng, bulky);
-    let most = ways.iter().chain([&traits]).map(bearable).min().unwrap_or(1);
+    let most = connections.iter().chain([&traits]).map(bearable).min().unwrap_or(1);
     let (mut up, mut down) = (flow(rng, most, strict), flow(rng, most, strict));
     match rng.within(0..=3) {
         0 => up.ends_last = true,
@@ -377,12 +388,12 @@ fn client(rng: &mut Rng, strict: bool, bulky: bool, number: usize, ways: &[Trait
     let oddity = (!strict && rng.once_in(4)).then(|| {
         let after_us = rng.within(0..=200_000);
         rng.pick(&[
-            ClientOddity::SaysNothing,
-            ClientOddity::Waits,
-            ClientOddity::SendsHalf,
+            ClientOddity::ClosesAtOnce,
+            ClientOddity::StaysSilent,
+            ClientOddity::SendsHalfAHead,
             ClientOddity::ClosesInHead,
             ClientOddity::SpeaksTls,
-            ClientOddity::Babbles,
+            ClientOddity::SendsGarbage,
             ClientOddity::Resets(after_us),
             ClientOddity::Resets(after_us),
             ClientOddity::Closes(after_us),
@@ -393,7 +404,7 @@ fn client(rng: &mut Rng, strict: bool, bulky: bool, number: usize, ways: &[Trait
     let at_first = resolved_late || rng.once_in(3);
     ClientPlan {
         from: SocketAddr::new(IpAddr::V4(ip), port),
-        comes_at_us: rng.within(0..=if at_first { 2_000 } else { 600_000 }),
+        arrives_at_us: rng.within(0..=if at_first { 2_000 } else { 600_000 }),
         traits,
         target,
         filler: if rng.once_in(3) { rng.size(0..=if most > 1_000 { 6_000 } else { 60 }) } else { 0 },
@@ -407,11 +418,11 @@ fn client(rng: &mut Rng, strict: bool, bulky: bool, number: usize, ways: &[Trait
 /// Where a client wants to go.
 pub fn target(rng: &mut Rng, strict: bool) -> Target {
     match rng.within(0..=11) {
-        0 => Target::Plainly,
-        1 => Target::Address,
-        2 => Target::Name(rng.within(0..=50_000)),
+        0 => Target::WithoutCredentials,
+        1 => Target::DirectAddress,
+        2 => Target::DirectName(rng.within(0..=50_000)),
         3 if !strict => Target::Denied,
-        _ => Target::Through,
+        _ => Target::ViaUpstream,
     }
 }
 
@@ -426,12 +437,12 @@ fn upstreams(rng: &mut Rng, strict: bool, traits: &[Traits]) -> Vec<UpstreamPlan
                 .collect(),
             resolves_after_us: if rng.once_in(6) && (count == 1 || !strict) { rng.within(1..=400_000) } else { 0 },
             odd_once_in: (!strict && rng.once_in(2)).then(|| rng.within(1..=4)),
-            rest_us: None,
-            slams: false,
+            idle_close_us: None,
+            closes_on_reuse: false,
         })
         .collect();
     if strict && let Some(last) = plans.last_mut().and_then(|plan| plan.addresses.last_mut()) {
-        last.1 = Address::Takes(0, rng.pick(&[0, 100, 30_000]));
+        last.1 = Address::Accepts(0, rng.pick(&[0, 100, 30_000]));
     }
     plans
 }
@@ -448,7 +459,7 @@ fn personality(rng: &mut Rng, strict: bool, fast: bool) -> Personality {
     use Personality::{BigTargetInfo, BodyEndless, BodyHuge, BytesAfterBody, HugeTargetInfo};
     loop {
         let chosen = rng.pick(Personality::ALL);
-        // What comes behind a body when its request is answered already is an answer to the next: nobody can tell.
+        // Bytes behind an answered request's body are indistinguishable from the answer to the next one.
         if chosen == BytesAfterBody {
             continue;
         }
@@ -462,10 +473,10 @@ fn address(rng: &mut Rng, strict: bool) -> Address {
     match rng.within(0..=11) {
         0 => Address::Refuses(rng.within(0..=300_000)),
         1 => Address::Unreachable,
-        2 => Address::Swallows,
-        3 if !strict => Address::Exhausts,
-        4 => Address::Takes(0, 600_000),
-        5 | 6 => Address::Takes(0, 0),
-        _ => Address::Takes(0, rng.within(1..=50_000)),
+        2 => Address::DropsSyns,
+        3 if !strict => Address::OutOfDescriptors,
+        4 => Address::Accepts(0, 600_000),
+        5 | 6 => Address::Accepts(0, 0),
+        _ => Address::Accepts(0, rng.within(1..=50_000)),
     }
 }

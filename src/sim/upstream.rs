@@ -1,113 +1,122 @@
-//! The far end of a connection that the gateway made: an upstream that verifies NTLM, or an origin.
+//! The far end of a connection that the gateway opened: an upstream that verifies NTLM, or an origin.
 
 use std::collections::VecDeque;
 
 use super::network::{End, Network};
-use super::plain::{Around, CallerPlan, Desk};
+use super::plain::{HttpClientPlan, HttpServer, ServerContext};
 use super::pump::Pump;
 use super::scenario::{FlowOddity, FlowPlan, UpstreamPlan};
 use crate::ntlm::FileTime;
 use crate::stub::{Counters, ProxyAction, ProxyContext, ProxySession, Setup};
 
-/// What all of them share.
-pub struct Shared<'a> {
+/// What all peers share.
+pub struct PeerContext<'a> {
     pub setup: &'a Setup,
     pub counters: &'a Counters,
-    /// What the origins of the clients send.
+    /// What each client's origin sends.
     pub flows: &'a [FlowPlan],
-    /// What the clients ask for that speak plain HTTP, whose numbers come behind the others'.
-    pub callers: &'a [CallerPlan],
-    /// Every other client is of another identity than the rest.
+    /// The plain HTTP clients; their numbers follow those of the others.
+    pub http_clients: &'a [HttpClientPlan],
+    /// Every other client uses the second identity.
     pub two_identities: bool,
 }
 
 /// The far end of one connection.
 pub struct Peer {
     pub wire: usize,
-    stage: Stage,
-    /// How the connection goes wrong before it is a tunnel.
+    state: PeerState,
+    /// How the connection misbehaves before it is a tunnel.
     oddity: Option<FlowOddity>,
-    /// Bytes written and read before it is a tunnel.
+    /// Bytes written and received before it is a tunnel.
     written: u64,
-    heard: u64,
-    /// A connection that has served a request and lies idle for so many µs is closed.
-    rest_us: Option<u64>,
-    /// It may be closed when another request comes.
-    slams: bool,
-    pub desk: Desk,
+    received: u64,
+    /// A connection that has served a request is closed after this many idle µs.
+    idle_close_us: Option<u64>,
+    /// A connection that has served a request may be closed when the next one arrives.
+    closes_on_reuse: bool,
+    pub http: HttpServer,
 }
 
-enum Stage {
-    Proxy(Box<Proxying>),
+enum PeerState {
+    Proxy(Box<Conversation>),
     Tunnel(usize, Pump),
-    /// It has ended its direction and reads past what comes.
+    /// It has ended its direction and discards what arrives.
     Lingering,
     Done,
 }
 
 #[derive(Default)]
-struct Proxying {
-    /// None: it is an origin itself.
+struct Conversation {
+    /// `None` for an origin.
     session: Option<ProxySession>,
     steps: VecDeque<ProxyAction>,
     sent: usize,
-    rests_until_us: Option<u64>,
-    heard_us: u64,
+    paused_until_us: Option<u64>,
+    last_received_us: u64,
 }
 
 impl Peer {
-    /// An upstream that was just reached.
+    /// An upstream that has just accepted a connection.
     pub fn upstream(wire: usize, plan: &UpstreamPlan, id: u64, oddity: Option<FlowOddity>) -> Peer {
         let (mut session, mut steps) = (ProxySession::new(plan.personality, id), VecDeque::new());
         session.open(&mut steps);
-        let proxying = Proxying { session: Some(session), steps, ..Proxying::default() };
+        let conversation = Conversation { session: Some(session), steps, ..Conversation::default() };
         Peer {
             wire,
-            stage: Stage::Proxy(Box::new(proxying)),
+            state: PeerState::Proxy(Box::new(conversation)),
             oddity,
             written: 0,
-            heard: 0,
-            rest_us: plan.rest_us,
-            slams: plan.slams,
-            // Not by connection: what one does is learnt, and expected of the others.
-            desk: Desk::new(plan.personality as usize % 2 == 1),
+            received: 0,
+            idle_close_us: plan.idle_close_us,
+            closes_on_reuse: plan.closes_on_reuse,
+            // Per upstream, not per connection: the gateway learns it and expects it of later connections.
+            http: HttpServer::new(plan.personality as usize % 2 == 1),
         }
     }
 
-    /// The origin of a client, reached straight.
-    pub fn origin(wire: usize, client: usize, shared: &Shared<'_>) -> Peer {
-        let stage = match shared.flows.get(client) {
-            Some(flow) => Stage::Tunnel(client, Pump::new(wire, *flow, client, true)),
-            None => Stage::Proxy(Box::default()),
+    /// A client's origin, reached directly.
+    pub fn origin(wire: usize, client: usize, context: &PeerContext<'_>) -> Peer {
+        let state = match context.flows.get(client) {
+            Some(flow) => PeerState::Tunnel(client, Pump::new(wire, *flow, client, true)),
+            None => PeerState::Proxy(Box::default()),
         };
-        Peer { wire, stage, oddity: None, written: 0, heard: 0, rest_us: None, slams: false, desk: Desk::default() }
+        Peer {
+            wire,
+            state,
+            oddity: None,
+            written: 0,
+            received: 0,
+            idle_close_us: None,
+            closes_on_reuse: false,
+            http: HttpServer::default(),
+        }
     }
 
     /// The client and the end of its tunnel, once there is one.
     pub fn tunnel(&self) -> Option<(usize, &Pump)> {
-        match &self.stage {
-            Stage::Tunnel(client, pump) => Some((*client, pump)),
+        match &self.state {
+            PeerState::Tunnel(client, pump) => Some((*client, pump)),
             _ => None,
         }
     }
 
-    /// Does what can be done now.
-    pub fn step(&mut self, network: &mut Network, shared: &Shared<'_>) {
+    /// Does everything that is possible now.
+    pub fn step(&mut self, network: &mut Network, context: &PeerContext<'_>) {
         loop {
-            match &mut self.stage {
-                Stage::Done => return,
-                Stage::Tunnel(_, pump) => return pump.step(network),
-                Stage::Lingering => {
+            match &mut self.state {
+                PeerState::Done => return,
+                PeerState::Tunnel(_, pump) => return pump.step(network),
+                PeerState::Lingering => {
                     while network.peer_read(self.wire, 1 << 16, &mut Vec::new()) > 0 {}
                     let wire = &network.wires[self.wire];
                     if wire.inbox_ended || wire.inbox_reset {
                         network.peer_close(self.wire);
-                        self.stage = Stage::Done;
+                        self.state = PeerState::Done;
                     }
                     return;
                 }
-                Stage::Proxy(_) => {
-                    if !self.proxy(network, shared) {
+                PeerState::Proxy(_) => {
+                    if !self.proxy(network, context) {
                         return;
                     }
                 }
@@ -115,91 +124,91 @@ impl Peer {
         }
     }
 
-    /// One piece of the conversation; `false` when nothing more can be done now.
-    fn proxy(&mut self, network: &mut Network, shared: &Shared<'_>) -> bool {
-        if self.goes_wrong(network) {
-            self.stage = Stage::Done;
+    /// One step of the conversation; `false` when nothing more is possible now.
+    fn proxy(&mut self, network: &mut Network, context: &PeerContext<'_>) -> bool {
+        if self.misbehaves(network) {
+            self.state = PeerState::Done;
             return false;
         }
-        let Stage::Proxy(proxying) = &mut self.stage else { return true };
-        match proxying.carry_out(self.wire, network, &mut self.written) {
-            Carried::Waits => return false,
-            Carried::Tunnel(early) => {
-                let Some(client) = self.desk.asked_for else { panic!("a tunnel for nobody") };
-                let pump = Pump::new(self.wire, shared.flows[client], client, true);
-                let overtakes = !early.is_empty() || self.desk.has_leftover();
-                assert!(!overtakes, "the client's bytes overtake its answer");
-                self.stage = Stage::Tunnel(client, pump);
+        let PeerState::Proxy(conversation) = &mut self.state else { return true };
+        match conversation.run_steps(self.wire, network, &mut self.written) {
+            StepsOutcome::Blocked => return false,
+            StepsOutcome::Tunnel(early) => {
+                let Some(client) = self.http.tunnel_for else { panic!("a tunnel that no client asked for") };
+                let pump = Pump::new(self.wire, context.flows[client], client, true);
+                let overtakes = !early.is_empty() || self.http.has_leftover();
+                assert!(!overtakes, "the client's data arrived before its answer");
+                self.state = PeerState::Tunnel(client, pump);
                 return true;
             }
-            Carried::Closed => {
+            StepsOutcome::Closed => {
                 network.peer_end(self.wire, End::Fin);
-                self.stage = Stage::Lingering;
+                self.state = PeerState::Lingering;
                 return true;
             }
-            Carried::Reset => {
+            StepsOutcome::Reset => {
                 network.peer_end(self.wire, End::Reset);
-                self.stage = Stage::Done;
+                self.state = PeerState::Done;
                 return false;
             }
-            Carried::All => self.desk.answered(network.wires[self.wire].inbox.len()),
+            StepsOutcome::AllDone => self.http.answered(network.wires[self.wire].inbox.len()),
         }
-        self.listen(network, shared)
+        self.read_requests(network, context)
     }
 
-    fn listen(&mut self, network: &mut Network, shared: &Shared<'_>) -> bool {
-        let Stage::Proxy(proxying) = &mut self.stage else { return true };
-        if matches!(self.oddity, Some(FlowOddity::GoesDeaf(after)) if self.heard >= after) {
+    fn read_requests(&mut self, network: &mut Network, context: &PeerContext<'_>) -> bool {
+        let PeerState::Proxy(conversation) = &mut self.state else { return true };
+        if matches!(self.oddity, Some(FlowOddity::StopsReading(after)) if self.received >= after) {
             return false;
         }
         let mut bytes = Vec::new();
         let count = network.peer_read(self.wire, 1 << 16, &mut bytes);
-        if count > 0 && self.slams && self.desk.is_quiet() && network.rng.once_in(2) {
+        if count > 0 && self.closes_on_reuse && self.http.is_idle() && network.rng.once_in(2) {
             network.peer_end(self.wire, if count.is_multiple_of(2) { End::Reset } else { End::Fin });
             network.peer_close(self.wire);
-            self.stage = Stage::Done;
+            self.state = PeerState::Done;
             return false;
         }
         if count > 0 {
             let surroundings = ProxyContext {
-                setup: shared.setup,
-                counters: shared.counters,
+                setup: context.setup,
+                counters: context.counters,
                 now: FileTime::from_unix(1_700_000_000, 0),
             };
-            let around = Around {
-                session: proxying.session.as_mut(),
+            let http_context = ServerContext {
+                session: conversation.session.as_mut(),
                 surroundings,
-                callers: shared.callers,
-                first: shared.flows.len(),
-                two_identities: shared.two_identities,
+                http_clients: context.http_clients,
+                first: context.flows.len(),
+                two_identities: context.two_identities,
             };
-            self.desk.receive(&bytes, around, &mut proxying.steps);
-            self.heard += count as u64;
-            proxying.heard_us = network.now_us;
+            self.http.receive(&bytes, http_context, &mut conversation.steps);
+            self.received += count as u64;
+            conversation.last_received_us = network.now_us;
             return true;
         }
         let wire = &network.wires[self.wire];
-        let idle_close = proxying.session.as_ref().and_then(ProxySession::idle_close);
+        let idle_close = conversation.session.as_ref().and_then(ProxySession::idle_close);
         let limit_us = idle_close.map(|limit| u64::try_from(limit.as_micros()).unwrap());
-        let limit_us = limit_us.or(self.rest_us.filter(|_| self.desk.is_quiet()));
-        let idle = limit_us.is_some_and(|limit_us| network.now_us >= proxying.heard_us + limit_us);
+        let limit_us = limit_us.or(self.idle_close_us.filter(|_| self.http.is_idle()));
+        let idle = limit_us.is_some_and(|limit_us| network.now_us >= conversation.last_received_us + limit_us);
         if wire.inbox_ended || wire.inbox_reset || idle {
             network.peer_close(self.wire);
-            self.stage = Stage::Done;
+            self.state = PeerState::Done;
         } else if let Some(limit_us) = limit_us {
-            network.wake_in(self.wire, proxying.heard_us + limit_us - network.now_us);
+            network.wake_in(self.wire, conversation.last_received_us + limit_us - network.now_us);
         }
         false
     }
 
-    fn goes_wrong(&mut self, network: &mut Network) -> bool {
+    fn misbehaves(&mut self, network: &mut Network) -> bool {
         match self.oddity {
-            Some(FlowOddity::Resets(after)) if self.written >= after && self.heard > 0 => {
+            Some(FlowOddity::Resets(after)) if self.written >= after && self.received > 0 => {
                 network.peer_end(self.wire, End::Reset);
                 true
             }
-            // Nobody could tell an early end from the end.
-            Some(FlowOddity::Closes(after)) if self.written >= after && self.desk.lasts_to_close => {
+            // An early close would look like the end of the body.
+            Some(FlowOddity::Closes(after)) if self.written >= after && self.http.ends_at_close => {
                 network.peer_end(self.wire, End::Reset);
                 true
             }
@@ -207,23 +216,23 @@ impl Peer {
                 network.peer_close(self.wire);
                 true
             }
-            Some(FlowOddity::FallsSilent(after)) => self.written >= after,
+            Some(FlowOddity::StopsWriting(after)) => self.written >= after,
             _ => false,
         }
     }
 }
 
-/// What came of carrying out steps.
-enum Carried {
-    All,
-    Waits,
+/// How far the steps got.
+enum StepsOutcome {
+    AllDone,
+    Blocked,
     Tunnel(Vec<u8>),
     Closed,
     Reset,
 }
 
-impl Proxying {
-    fn carry_out(&mut self, id: usize, network: &mut Network, written: &mut u64) -> Carried {
+impl Conversation {
+    fn run_steps(&mut self, id: usize, network: &mut Network, written: &mut u64) -> StepsOutcome {
         loop {
             let pause_us = match self.steps.front() {
                 Some(ProxyAction::Wait(pause)) => u64::try_from(pause.as_micros()).unwrap(),
@@ -231,17 +240,17 @@ impl Proxying {
                 _ => 0,
             };
             if pause_us > 0 {
-                let until_us = *self.rests_until_us.get_or_insert_with(|| {
+                let until_us = *self.paused_until_us.get_or_insert_with(|| {
                     network.wake_in(id, pause_us);
                     network.now_us + pause_us
                 });
                 if network.now_us < until_us {
-                    return Carried::Waits;
+                    return StepsOutcome::Blocked;
                 }
-                self.rests_until_us = None;
+                self.paused_until_us = None;
             }
             let done = match self.steps.front_mut() {
-                None => return Carried::All,
+                None => return StepsOutcome::AllDone,
                 Some(ProxyAction::Wait(_)) => true,
                 Some(ProxyAction::Send(bytes)) => {
                     let count = network.peer_write(id, &bytes[self.sent..]);
@@ -270,16 +279,16 @@ impl Proxying {
                     *bytes == 0
                 }
                 Some(ProxyAction::Tunnel { .. }) => match self.steps.pop_front() {
-                    Some(ProxyAction::Tunnel { early, .. }) => return Carried::Tunnel(early),
+                    Some(ProxyAction::Tunnel { early, .. }) => return StepsOutcome::Tunnel(early),
                     _ => unreachable!(),
                 },
-                Some(ProxyAction::Close) => return Carried::Closed,
-                Some(ProxyAction::Reset) => return Carried::Reset,
+                Some(ProxyAction::Close) => return StepsOutcome::Closed,
+                Some(ProxyAction::Reset) => return StepsOutcome::Reset,
             };
             if !done {
-                // It is hopeless when nobody is there any more.
+                // If the other side is gone, the rest can never be sent.
                 let wire = &network.wires[id];
-                return if wire.inbox_reset { Carried::Reset } else { Carried::Waits };
+                return if wire.inbox_reset { StepsOutcome::Reset } else { StepsOutcome::Blocked };
             }
             self.steps.pop_front();
             self.sent = 0;

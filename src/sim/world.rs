@@ -1,4 +1,4 @@
-//! A shard, its clients and its upstreams on one virtual clock, until nothing is left to do.
+//! A shard, its clients and its upstreams on one virtual clock, run until nothing is left to do.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::client::{self, Client};
 use super::network::{self, Address, Call, Network, Phase, with};
-use super::plain::Caller;
+use super::plain::HttpClient;
 use super::rng::Rng;
-use super::scenario::{FlowOddity, FlowPlan, ORIGINS, OTHERS, Scenario, Target, USERS};
+use super::scenario::{FlowOddity, FlowPlan, ORIGINS, SECOND_IDENTITY_ADDRESS, Scenario, Target, USERS};
 use super::trace::Trace;
-use super::upstream::{Peer, Shared};
+use super::upstream::{Peer, PeerContext};
 use crate::auth::Credentials;
 use crate::egress::{
     CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, Logins, Member, Unasked, UpstreamOrder,
@@ -28,46 +28,45 @@ use crate::upstream::{
     Accounts, Asked, Asker, CheckFailure, Guard, HealthChange, HostPort, OriginResolver, Resolution, Upstream,
 };
 
-/// Turns that no run may need.
+/// More turns than any run may need.
 const MOST_TURNS: u64 = 400_000;
 
-/// Virtual time that no run may need, in µs.
+/// More virtual time than any run may need, in µs.
 const LONGEST_US: u64 = 6_000_000_000;
 
-/// Turns in a row in which the loop is busy and does nothing.
+/// Turns in a row in which the loop may be busy without doing anything.
 const MOST_SPINS: u32 = 64;
 
-// The world's alarms: what, and of which.
-const COMES: u64 = 1 << 32;
-const RESOLVES: u64 = 2 << 32;
-const CHECKS: u64 = 3 << 32;
-const FOUND: u64 = 4 << 32;
-const DRAINS: u64 = 5 << 32;
-const STOPS: u64 = 6 << 32;
-const RELOADS: u64 = 7 << 32;
-const SETTLED: u64 = 8 << 32;
-const PASSWORD_CHANGES: u64 = 9 << 32;
+// The world's timers: kind and index.
+const CLIENT_ARRIVES: u64 = 1 << 32;
+const UPSTREAM_RESOLVES: u64 = 2 << 32;
+const CHECK_UPSTREAM: u64 = 3 << 32;
+const LOOKUP_DONE: u64 = 4 << 32;
+const DRAIN: u64 = 5 << 32;
+const STOP: u64 = 6 << 32;
+const RELOAD: u64 = 7 << 32;
+const CHANGE_PASSWORD: u64 = 8 << 32;
 
 thread_local! {
-    /// Making the families costs more than a run.
+    /// Creating the metric families costs more than a run.
     static METRICS: RefCell<Option<Arc<Metrics>>> = const { RefCell::new(None) };
 }
 
-/// Forgets what a run that went wrong has left in the gauges.
+/// Discards the metrics, whose gauges a failed run may have left non-zero.
 pub fn forget_metrics() {
     METRICS.set(None);
 }
 
-/// Threads that nobody asks, for the questions are put to the world.
-static NAMES: OnceLock<OriginResolver> = OnceLock::new();
+/// Its threads stay unused: look-ups go to the world.
+static RESOLVER: OnceLock<OriginResolver> = OnceLock::new();
 
-type Questions = Arc<Mutex<Vec<(HostPort, Key)>>>;
+type Lookups = Arc<Mutex<Vec<(HostPort, Key)>>>;
 
-/// Everything of one run.
+/// Everything in one run.
 pub struct World {
     pub scenario: Scenario,
     pub clients: Vec<Option<Client>>,
-    pub callers: Vec<Option<Caller>>,
+    pub http_clients: Vec<Option<HttpClient>>,
     pub peers: BTreeMap<usize, Peer>,
     pub egress: CurrentEgress,
     pub metrics: Arc<Metrics>,
@@ -76,24 +75,24 @@ pub struct World {
     setup: Setup,
     flows: Vec<FlowPlan>,
     sender: Sender<Message>,
-    questions: Questions,
+    lookups: Lookups,
     rng: Rng,
-    drains: bool,
-    /// AUTHENTICATE_MESSAGEs that were counted before this run.
-    counted_before: u64,
-    /// When the password changed: proofs rejected so far, and proofs on their way.
-    pub at_change: Option<(u64, u64)>,
+    draining: bool,
+    /// AUTHENTICATE_MESSAGEs counted before this run.
+    authenticates_before: u64,
+    /// When the password changed: logons refused so far, and AUTHENTICATE_MESSAGEs in flight.
+    pub at_password_change: Option<(u64, u64)>,
 }
 
-/// Builds the world of a scenario and its shard; what is left to chance comes of the seed.
-pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
+/// Builds the world of a scenario and its shard; the seed decides everything that the scenario leaves open.
+pub fn build(scenario: Scenario, seed: u64, print: bool) -> (World, Shard) {
     let mut rng = Rng::new(!seed);
-    network::install(Some(new_network(&scenario, rng.fork(), prints)));
+    network::install(Some(new_network(&scenario, rng.fork(), print)));
     let metrics =
         METRICS.with_borrow_mut(|kept| Arc::clone(kept.get_or_insert_with(|| Arc::new(Metrics::new().unwrap()))));
-    let bell: Arc<OnceLock<Sender<Message>>> = Arc::default();
+    let shard_sender: Arc<OnceLock<Sender<Message>>> = Arc::default();
     let egress = CurrentEgress::new(
-        new_fleet(&scenario, &metrics, &bell),
+        new_egress(&scenario, &metrics, &shard_sender),
         Logins::default(),
         Arc::new(Guesses::new(metrics.logins())),
     );
@@ -109,28 +108,28 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
     };
     let (mut shard, sender) = Shard::new(ShardOptions {
         number: 0,
-        listeners: vec![Listener::Simulated(network::Door)],
+        listeners: vec![Listener::Simulated(network::Listener)],
         gate: Gate::new(GateRules { max_tunnels: scenario.max_tunnels, ..GateRules::default() }, 1),
         settings: settings.clone(),
         pipes: scenario.pipes,
-        names: NAMES.get_or_init(OriginResolver::default).clone(),
+        names: RESOLVER.get_or_init(OriginResolver::default).clone(),
         metrics: Arc::clone(&metrics),
         epoch: Instant::now(),
     })
     .unwrap();
-    bell.set(sender.clone()).ok().unwrap();
-    let questions = Questions::default();
+    shard_sender.set(sender.clone()).ok().unwrap();
+    let lookups = Lookups::default();
     let context = shard.context();
     context.timers = crate::event::Timers::new(0);
     context.scratch = vec![0; scenario.scratch_bytes].into();
-    context.look_up = ask_world(Arc::clone(&questions), &scenario);
+    context.look_up = resolve_in_world(Arc::clone(&lookups), &scenario);
     let account =
         |user: &str| StubAccount { domain: "CORP".into(), user: user.into(), nt_hash: NtHash::from_password("right") };
     let mut world = World {
-        counted_before: 0,
-        at_change: None,
+        authenticates_before: 0,
+        at_password_change: None,
         clients: scenario.clients.iter().map(|_| None).collect(),
-        callers: scenario.callers.iter().map(|_| None).collect(),
+        http_clients: scenario.http_clients.iter().map(|_| None).collect(),
         peers: BTreeMap::new(),
         egress,
         metrics,
@@ -139,34 +138,34 @@ pub fn build(scenario: Scenario, seed: u64, prints: bool) -> (World, Shard) {
         setup: Setup::new(ServerNames::new("CORP", "PROXY"), USERS.map(account).into(), Duration::ZERO),
         flows: scenario.clients.iter().map(|client| client.down).collect(),
         sender,
-        questions,
+        lookups,
         rng,
-        drains: false,
+        draining: false,
         scenario,
     };
-    world.counted_before = world.proofs_sent();
+    world.authenticates_before = world.authenticates_sent();
     world.set_alarms();
     (world, shard)
 }
 
-fn new_network(scenario: &Scenario, rng: Rng, prints: bool) -> Network {
-    let mut network = Network::new(rng, Trace::new(prints));
+fn new_network(scenario: &Scenario, rng: Rng, print: bool) -> Network {
+    let mut network = Network::new(rng, Trace::new(print));
     network.traits.clone_from(&scenario.traits);
     network.poll = scenario.poll;
     network.pipe_slots = scenario.pipe_slots;
     network.accept_fails = scenario.accept_fails;
     network.addresses.extend(scenario.upstreams.iter().flat_map(|upstream| upstream.addresses.iter().copied()));
-    for number in 0..scenario.clients.len() + scenario.callers.len() {
+    for number in 0..scenario.clients.len() + scenario.http_clients.len() {
         let address = |host: &str| SocketAddr::new(host.parse().unwrap(), 9_000 + u16::try_from(number).unwrap());
-        network.addresses.insert(address(ORIGINS[0]), Address::Takes(0, 5_000));
-        network.addresses.insert(address(ORIGINS[1]), Address::Swallows);
+        network.addresses.insert(address(ORIGINS[0]), Address::Accepts(0, 5_000));
+        network.addresses.insert(address(ORIGINS[1]), Address::DropsSyns);
     }
     network
 }
 
-fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Sender<Message>>>) -> Egress {
+fn new_egress(scenario: &Scenario, metrics: &Arc<Metrics>, shard_sender: &Arc<OnceLock<Sender<Message>>>) -> Egress {
     let count = if scenario.two_identities { 2 } else { 1 };
-    let identities: Vec<_> = USERS.iter().take(count).map(|user| Arc::new(new_identity(user, bell))).collect();
+    let identities: Vec<_> = USERS.iter().take(count).map(|user| Arc::new(new_identity(user, shard_sender))).collect();
     let (mut members, mut hops) = (Vec::new(), Vec::new());
     for (place, plan) in scenario.upstreams.iter().enumerate() {
         let name = format!("u{place}");
@@ -174,20 +173,20 @@ fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Se
             if matches!(change, HealthChange::Ejected(_)) {
                 with(|network| {
                     network.ejected.push(place);
-                    network.alarm(500_000, CHECKS + place as u64);
+                    network.alarm(500_000, CHECK_UPSTREAM + place as u64);
                 });
             }
         });
         let password = if scenario.right_password { "right" } else { "wrong" };
-        for (known, user) in identities.iter().zip(USERS) {
+        for (configured, user) in identities.iter().zip(USERS) {
             let account = Account::parse(&format!(r"CORP\{user}"), None).unwrap();
-            let proved = Identity::new(account, "WS", NtHash::from_password(password), Method::NtlmV2, false);
+            let identity = Identity::new(account, "WS", NtHash::from_password(password), Method::NtlmV2, false);
             hops.push(Arc::new(Hop {
                 number: hops.len(),
                 upstream: Arc::clone(&upstream),
-                identity: Arc::clone(known),
-                credentials: Arc::new(Credentials::new(proved, "proxy.corp.test", scenario.first_leg)),
-                metrics: metrics.hop(&name, &known.name),
+                identity: Arc::clone(configured),
+                credentials: Arc::new(Credentials::new(identity, "proxy.corp.test", scenario.first_leg)),
+                metrics: metrics.hop(&name, &configured.name),
                 upstream_metrics: metrics.upstream(&name),
                 warm_cap: scenario.warm,
                 keep_cap: scenario.keep,
@@ -206,13 +205,13 @@ fn new_fleet(scenario: &Scenario, metrics: &Arc<Metrics>, bell: &Arc<OnceLock<Se
     Egress { members, identities, hops, order, rules: rules(), listeners: Vec::new(), own_ports: Vec::new() }
 }
 
-/// The first is for everybody, the other for those who come from its address.
-fn new_identity(user: &str, bell: &Arc<OnceLock<Sender<Message>>>) -> KnownIdentity {
-    let bell = Arc::clone(bell);
+/// The first identity serves everybody; the second one serves the clients at its address.
+fn new_identity(user: &str, shard_sender: &Arc<OnceLock<Sender<Message>>>) -> KnownIdentity {
+    let shard_sender = Arc::clone(shard_sender);
     let guard = Guard::of(Accounts::default().of("CORP", user), 0, move |_| {
-        bell.get().into_iter().for_each(|sender| sender.send(Message::GuardChanged));
+        shard_sender.get().into_iter().for_each(|sender| sender.send(Message::GuardChanged));
     });
-    let clients = if user == USERS[0] { Vec::new() } else { vec![IpAddr::V4(OTHERS).into()] };
+    let clients = if user == USERS[0] { Vec::new() } else { vec![IpAddr::V4(SECOND_IDENTITY_ADDRESS).into()] };
     KnownIdentity { name: user.into(), guard, clients, has_listener: false, has_login: false }
 }
 
@@ -234,18 +233,18 @@ fn rules() -> Rules {
     }
 }
 
-/// Names are found by the world, after the time that the client's plan says.
-fn ask_world(questions: Questions, scenario: &Scenario) -> Box<dyn Fn(HostPort, Key, Asker) -> Asked + Send> {
+/// The world resolves names, after the time in the client's plan.
+fn resolve_in_world(lookups: Lookups, scenario: &Scenario) -> Box<dyn Fn(HostPort, Key, Asker) -> Asked + Send> {
     let targets = scenario.clients.iter().map(|client| client.target);
     let delays: Vec<u64> = targets
-        .chain(scenario.callers.iter().map(|caller| caller.target))
-        .map(|target| if let Target::Name(after_us) = target { after_us } else { 0 })
+        .chain(scenario.http_clients.iter().map(|client| client.target))
+        .map(|target| if let Target::DirectName(after_us) = target { after_us } else { 0 })
         .collect();
     Box::new(move |host, key, _| {
-        let mut questions = questions.lock().unwrap();
+        let mut lookups = lookups.lock().unwrap();
         let delay_us = delays[usize::from(host.port()) - 9_000];
-        with(|network| network.alarm(delay_us, FOUND + questions.len() as u64));
-        questions.push((host, key));
+        with(|network| network.alarm(delay_us, LOOKUP_DONE + lookups.len() as u64));
+        lookups.push((host, key));
         Asked::Taken
     })
 }
@@ -254,33 +253,34 @@ impl World {
     fn set_alarms(&self) {
         let scenario = &self.scenario;
         with(|network| {
-            let times = scenario.clients.iter().map(|plan| plan.comes_at_us);
-            for (number, at_us) in times.chain(scenario.callers.iter().map(|plan| plan.comes_at_us)).enumerate() {
-                network.alarm(at_us, COMES + number as u64);
+            let times = scenario.clients.iter().map(|plan| plan.arrives_at_us);
+            for (number, at_us) in times.chain(scenario.http_clients.iter().map(|plan| plan.arrives_at_us)).enumerate()
+            {
+                network.alarm(at_us, CLIENT_ARRIVES + number as u64);
             }
             for (member, plan) in scenario.upstreams.iter().enumerate().filter(|(_, plan)| plan.resolves_after_us > 0) {
-                network.alarm(plan.resolves_after_us, RESOLVES + member as u64);
+                network.alarm(plan.resolves_after_us, UPSTREAM_RESOLVES + member as u64);
             }
             for (at_us, what) in [
-                (scenario.drain_at_us, DRAINS),
-                (scenario.stop_at_us, STOPS),
-                (scenario.reload_at_us, RELOADS),
-                (scenario.password_changes_at_us, PASSWORD_CHANGES),
+                (scenario.drain_at_us, DRAIN),
+                (scenario.stop_at_us, STOP),
+                (scenario.reload_at_us, RELOAD),
+                (scenario.password_changes_at_us, CHANGE_PASSWORD),
             ] {
                 at_us.into_iter().for_each(|at_us| network.alarm(at_us, what));
             }
         });
     }
 
-    /// Lets the world turn until the shard ends.
+    /// Runs the shard until it ends.
     ///
     /// # Errors
-    /// When it does not come to its end.
+    /// If it does not end.
     pub fn run(&mut self, shard: &mut Shard) -> Result<(), String> {
         let mut spins = 0;
         for _ in 0..MOST_TURNS {
-            self.happen();
-            let (now_us, calls, events) = with(|network| (network.now_us, network.calls, network.fetch()));
+            self.run_due();
+            let (now_us, calls, events) = with(|network| (network.now_us, network.calls, network.poll_events()));
             let quiet = events.is_empty() && !shard.is_called();
             let with_messages = !self.rng.once_in(3);
             if shard.drive(now_us, events, with_messages) {
@@ -290,35 +290,35 @@ impl World {
             let did_nothing = calls == with(|network| network.calls);
             spins = if busy && quiet && did_nothing { spins + 1 } else { 0 };
             if spins > MOST_SPINS {
-                return Err("the loop spins and does nothing".into());
+                return Err("the loop spins without doing anything".into());
             }
             if now_us > LONGEST_US {
-                return Err("time passes and the tunnels do not end".into());
+                return Err("the tunnels never end".into());
             }
             self.end_when_all_is_over(shard);
             if !self.advance(shard) {
-                return Err("nothing will ever happen, and the shard has not ended".into());
+                return Err("nothing is scheduled any more, but the shard has not ended".into());
             }
         }
-        Err("turns without end".into())
+        Err("the shard never ends".into())
     }
 
-    /// What is left to happen when the shard is gone.
+    /// Runs what is still scheduled after the shard has ended.
     ///
     /// # Errors
-    /// When it has no end.
+    /// If that never ends.
     pub fn settle(&mut self) -> Result<(), String> {
         for _ in 0..MOST_TURNS {
-            self.happen();
+            self.run_due();
             let Some(next_us) = with(|network| network.next_us()) else { return Ok(()) };
             with(|network| network.now_us = next_us);
         }
-        Err("the peers go on without end".into())
+        Err("the peers never finish".into())
     }
 
-    /// Everything that is due.
-    fn happen(&mut self) {
-        while let Some(call) = with(Network::happen) {
+    /// Runs everything that is due.
+    fn run_due(&mut self) {
+        while let Some(call) = with(Network::run_due) {
             match call {
                 None => {}
                 Some(Call::Peer(wire)) => self.call_peer(wire),
@@ -332,8 +332,8 @@ impl World {
             with(|network| client.step(network));
             return;
         }
-        if let Some(caller) = self.callers.iter_mut().flatten().find(|caller| caller.wire == wire) {
-            with(|network| caller.step(network));
+        if let Some(client) = self.http_clients.iter_mut().flatten().find(|client| client.wire == wire) {
+            with(|network| client.step(network));
             return;
         }
         if !self.peers.contains_key(&wire) {
@@ -346,25 +346,26 @@ impl World {
             self.peers.insert(wire, peer);
         }
         let Some(mut peer) = self.peers.remove(&wire) else { return };
-        with(|network| peer.step(network, &self.shared()));
+        with(|network| peer.step(network, &self.peer_context()));
         self.peers.insert(wire, peer);
     }
 
-    fn shared(&self) -> Shared<'_> {
-        let callers = &self.scenario.callers;
+    fn peer_context(&self) -> PeerContext<'_> {
+        let http_clients = &self.scenario.http_clients;
         let two_identities = self.scenario.two_identities;
-        Shared { setup: &self.setup, counters: &self.counters, flows: &self.flows, callers, two_identities }
+        PeerContext { setup: &self.setup, counters: &self.counters, flows: &self.flows, http_clients, two_identities }
     }
 
     fn new_peer(&mut self, wire: usize, address: SocketAddr) -> Peer {
-        let member = self.scenario.upstreams.iter().find(|plan| plan.addresses.iter().any(|known| known.0 == address));
+        let member =
+            self.scenario.upstreams.iter().find(|plan| plan.addresses.iter().any(|configured| configured.0 == address));
         let Some(plan) = member else {
             let number = usize::from(address.port()) - 9_000;
-            return Peer::origin(wire, number, &self.shared());
+            return Peer::origin(wire, number, &self.peer_context());
         };
         let odd = plan.odd_once_in.is_some_and(|times| self.rng.once_in(times));
         let after = self.rng.within(0..=3_000);
-        let kinds = [FlowOddity::Resets, FlowOddity::Closes, FlowOddity::GoesDeaf, FlowOddity::FallsSilent];
+        let kinds = [FlowOddity::Resets, FlowOddity::Closes, FlowOddity::StopsReading, FlowOddity::StopsWriting];
         let oddity = odd.then(|| self.rng.pick(&kinds)(after));
         Peer::upstream(wire, plan, self.rng.next(), oddity)
     }
@@ -372,89 +373,88 @@ impl World {
     fn alarm(&mut self, what: u64) {
         let index = usize::try_from(what & 0xffff_ffff).unwrap();
         match what & !0xffff_ffff {
-            COMES if index >= self.clients.len() => {
+            CLIENT_ARRIVES if index >= self.clients.len() => {
                 let place = index - self.clients.len();
-                let plan = self.scenario.callers[place].clone();
-                self.callers[place] = Some(with(|network| Caller::come(index, plan, network)));
+                let plan = self.scenario.http_clients[place].clone();
+                self.http_clients[place] = Some(with(|network| HttpClient::connect(index, plan, network)));
             }
-            COMES => {
+            CLIENT_ARRIVES => {
                 let plan = self.scenario.clients[index].clone();
-                self.clients[index] = Some(with(|network| Client::come(index, plan, network)));
+                self.clients[index] = Some(with(|network| Client::connect(index, plan, network)));
             }
-            RESOLVES => {
+            UPSTREAM_RESOLVES => {
                 self.egress.members[index].upstream.resolved(0, addresses_of(&self.scenario, index));
                 self.sender.send(Message::Resolved);
             }
-            CHECKS => self.check(index),
-            FOUND => self.found(index),
-            DRAINS => self.drain(),
-            STOPS => {
-                self.drains = true;
+            CHECK_UPSTREAM => self.check(index),
+            LOOKUP_DONE => self.lookup_done(index),
+            DRAIN => self.drain(),
+            STOP => {
+                self.draining = true;
                 self.sender.send(Message::Stop);
             }
-            RELOADS => self.sender.send(Message::Settings(Box::new(self.settings.clone()))),
-            PASSWORD_CHANGES => self.change_password(),
-            SETTLED => {}
-            _ => unreachable!("an alarm of the world's"),
+            RELOAD => self.sender.send(Message::Settings(Box::new(self.settings.clone()))),
+            CHANGE_PASSWORD => self.change_password(),
+            _ => unreachable!("a timer of the world's"),
         }
     }
 
-    fn proofs_sent(&self) -> u64 {
+    fn authenticates_sent(&self) -> u64 {
         self.egress.hops.iter().map(|hop| hop.metrics.authenticates.get()).sum()
     }
 
     fn change_password(&mut self) {
         let counts = self.counters.counts();
-        let sent = self.proofs_sent() - self.counted_before;
-        self.at_change = Some((counts.refused, sent.saturating_sub(counts.authenticates)));
+        let sent = self.authenticates_sent() - self.authenticates_before;
+        self.at_password_change = Some((counts.refused, sent.saturating_sub(counts.authenticates)));
         let changed = NtHash::from_password("changed");
         USERS.iter().for_each(|user| self.setup.set_password("CORP", user, changed.clone()));
     }
 
     fn drain(&mut self) {
-        self.drains = true;
+        self.draining = true;
         self.sender.send(Message::Drain);
     }
 
-    /// What the checker of an upstream does.
+    /// What an upstream's checker thread does.
     fn check(&self, member: usize) {
         let health = &self.egress.members[member].upstream.health;
         let now_ms = with(|network| network.now_us) / 1000;
         let Some(rest_ms) = health.next_check_in_ms(now_ms) else { return };
         if rest_ms == 0 {
-            let takes = |address: &(SocketAddr, Address)| matches!(address.1, Address::Takes(..));
+            let takes = |address: &(SocketAddr, Address)| matches!(address.1, Address::Accepts(..));
             let answers = self.scenario.upstreams[member].addresses.iter().any(takes);
-            let failure = || CheckFailure { why: "nobody answers".into(), answers: false };
+            let failure = || CheckFailure { why: "no address accepts".into(), answers: false };
             health.checked(now_ms, answers.then_some(()).ok_or_else(failure));
         }
-        // Not for ever: the run ends when nothing is left to happen.
-        if !self.drains {
-            with(|network| network.alarm(1_000_000, CHECKS + member as u64));
+        // Not for ever: the run ends when nothing is scheduled any more.
+        if !self.draining {
+            with(|network| network.alarm(1_000_000, CHECK_UPSTREAM + member as u64));
         }
     }
 
-    /// A name was looked up.
-    fn found(&self, index: usize) {
-        let (host, key) = self.questions.lock().unwrap()[index].clone();
+    /// A name has been looked up.
+    fn lookup_done(&self, index: usize) {
+        let (host, key) = self.lookups.lock().unwrap()[index].clone();
         let address = |origin: &str| SocketAddr::new(origin.parse().unwrap(), host.port());
-        // The first of two does not answer.
-        let found = [address(ORIGINS[1]), address(ORIGINS[0])];
-        assert_eq!(host.host(), client::host(usize::from(host.port()) - 9_000, Target::Name(0)));
-        self.sender.send(Message::Found(key, Resolution::Addresses(found.into())));
+        // The first of the two addresses does not answer.
+        let lookup_done = [address(ORIGINS[1]), address(ORIGINS[0])];
+        assert_eq!(host.host(), client::host(usize::from(host.port()) - 9_000, Target::DirectName(0)));
+        self.sender.send(Message::Found(key, Resolution::Addresses(lookup_done.into())));
     }
 
-    /// When every client has come and no tunnel is left the shard is told to end, at times only after a while.
+    /// Drains the shard once every client has arrived and no tunnel is left, sometimes after a delay.
     fn end_when_all_is_over(&mut self, shard: &Shard) {
-        let all_came = self.clients.iter().all(Option::is_some) && self.callers.iter().all(Option::is_some);
-        if self.drains || !all_came || shard.tunnels() > 0 || with(|network| network.at_the_door()) > 0 {
+        let all_came = self.clients.iter().all(Option::is_some) && self.http_clients.iter().all(Option::is_some);
+        if self.draining || !all_came || shard.tunnels() > 0 || with(|network| network.unaccepted()) > 0 {
             return;
         }
-        self.drains = true;
+        self.draining = true;
         let after_us = if self.rng.once_in(3) { self.rng.within(0..=4_000_000) } else { 0 };
-        with(|network| network.alarm(after_us, DRAINS));
+        with(|network| network.alarm(after_us, DRAIN));
     }
 
-    /// Moves the clock to when something happens next; `false` if nothing ever does.
+    /// Moves the clock to the next event; `false` if there is none.
     fn advance(&mut self, shard: &Shard) -> bool {
         let soon_us = self.rng.within(0..=40);
         let patience_us = shard.patience().map(|patience| u64::try_from(patience.as_micros()).unwrap());

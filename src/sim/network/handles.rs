@@ -1,4 +1,4 @@
-//! What the gateway holds of a simulated network, in the place of descriptors.
+//! What the gateway holds in place of descriptors.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -10,19 +10,19 @@ use super::pipe::PipeState;
 use super::{Conclusion, MOST_CALLS_PER_TURN, NETWORK, Network, Phase, with};
 use crate::event::{Signs, Stream};
 
-/// The gateway's end of a connection; closed when this is dropped.
+/// The gateway's end of a connection; dropping it closes the connection.
 #[derive(Debug)]
 pub struct Socket(u32);
 
 /// The gateway's listening socket.
 #[derive(Debug)]
-pub struct Door;
+pub struct Listener;
 
 /// A pipe of the gateway's.
 #[derive(Debug)]
-pub struct Tube(u32);
+pub struct Pipe(u32);
 
-/// A signal comes in the middle of a call once in so many calls.
+/// A call is interrupted by a signal once in this many times.
 const SIGNALS: u64 = 128;
 
 /// Connects, if this thread has a simulated network.
@@ -30,22 +30,22 @@ pub fn connect(address: SocketAddr) -> Option<io::Result<Socket>> {
     NETWORK.with_borrow_mut(|network| network.as_mut().map(|network| network.connect(address)))
 }
 
-/// Makes a pipe, if this thread has a simulated network.
-pub fn open_pipe() -> Option<Option<Tube>> {
+/// Opens a pipe, if this thread has a simulated network.
+pub fn open_pipe() -> Option<Option<Pipe>> {
     NETWORK.with_borrow_mut(|network| network.as_mut().map(Network::open_pipe))
 }
 
 impl Network {
-    fn open_pipe(&mut self) -> Option<Tube> {
+    fn open_pipe(&mut self) -> Option<Pipe> {
         let (least, most) = self.pipe_slots?;
         let slots = self.rng.size(least..=most);
         self.pipes.push(PipeState::new(slots));
-        u32::try_from(self.pipes.len() - 1).ok().map(Tube)
+        u32::try_from(self.pipes.len() - 1).ok().map(Pipe)
     }
 
     fn is_interrupted(&mut self) -> bool {
         self.calls += 1;
-        assert!(self.calls - self.calls_before_turn < MOST_CALLS_PER_TURN, "a turn without end");
+        assert!(self.calls - self.calls_before_turn < MOST_CALLS_PER_TURN, "a turn never ends");
         self.rng.once_in(SIGNALS)
     }
 }
@@ -55,7 +55,7 @@ impl Socket {
         Socket(u32::try_from(id).unwrap())
     }
 
-    /// Its number in the network.
+    /// Its index in the network.
     pub fn id(&self) -> usize {
         self.0 as usize
     }
@@ -66,7 +66,7 @@ impl Socket {
                 return Err(Errno::INTR.into());
             }
             let outcome = network.wires[self.id()].read(buffer);
-            network.took(self.id(), "read", outcome).map_err(io::Error::from)
+            network.after_read(self.id(), "read", outcome).map_err(io::Error::from)
         })
     }
 
@@ -76,7 +76,7 @@ impl Socket {
                 return Err(Errno::INTR.into());
             }
             let outcome = network.wires[self.id()].write(bytes);
-            network.gave(self.id(), "write", outcome).map_err(io::Error::from)
+            network.after_write(self.id(), "write", outcome).map_err(io::Error::from)
         })
     }
 
@@ -94,7 +94,7 @@ impl Socket {
     pub fn is_silent(&self) -> bool {
         with(|network| {
             let wire = &mut network.wires[self.id()];
-            // Asking takes an error away, as a read does.
+            // Asking clears a pending error, as a read does.
             let nothing = wire.error.take().is_none() && wire.rx.is_empty();
             nothing && !wire.rx_ended && wire.phase == Phase::Open
         })
@@ -104,7 +104,7 @@ impl Socket {
         assert_eq!(how, Shutdown::Write);
         with(|network| {
             let outcome = network.wires[self.id()].shut();
-            network.gave(self.id(), "shutdown", outcome.map(|()| 0)).map(|_| ()).map_err(io::Error::from)
+            network.after_write(self.id(), "shutdown", outcome.map(|()| 0)).map(|_| ()).map_err(io::Error::from)
         })
     }
 
@@ -121,7 +121,7 @@ impl Socket {
         Ok(())
     }
 
-    /// The tunnel of this client has ended.
+    /// Records how the tunnel of this client ended.
     pub fn conclude(&self, conclusion: Conclusion) {
         with(|network| {
             let bytes: u64 = conclusion.bytes.iter().sum();
@@ -133,8 +133,8 @@ impl Socket {
 }
 
 impl Network {
-    /// The gateway has read: the way goes on.
-    fn took(&mut self, id: usize, what: &'static str, outcome: Result<usize, Errno>) -> Result<usize, Errno> {
+    /// The gateway has read, so more data may arrive.
+    fn after_read(&mut self, id: usize, what: &'static str, outcome: Result<usize, Errno>) -> Result<usize, Errno> {
         self.trace.note(self.now_us, what, id, outcome.unwrap_or(usize::MAX));
         let wire = &self.wires[id];
         if outcome.is_ok() && (!wire.sent.is_empty() || wire.sent_end.is_some()) {
@@ -144,7 +144,7 @@ impl Network {
     }
 
     /// The gateway has written, or ended its direction.
-    fn gave(&mut self, id: usize, what: &'static str, outcome: Result<usize, Errno>) -> Result<usize, Errno> {
+    fn after_write(&mut self, id: usize, what: &'static str, outcome: Result<usize, Errno>) -> Result<usize, Errno> {
         self.trace.note(self.now_us, what, id, outcome.unwrap_or(usize::MAX));
         if outcome.is_ok() {
             self.carry_out(id);
@@ -155,7 +155,7 @@ impl Network {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // The network may be gone already when a failed test is unwound.
+        // The network may already be gone while a failed test unwinds.
         NETWORK.with_borrow_mut(|network| {
             let Some(network) = network.as_mut() else { return };
             let id = self.id();
@@ -175,11 +175,11 @@ impl Drop for Socket {
     }
 }
 
-impl Door {
+impl Listener {
     pub fn register(&self, token: Token) -> io::Result<()> {
         with(|network| {
-            network.door = Some(token);
-            network.door_edge = true;
+            network.listener_token = Some(token);
+            network.listener_edge = true;
         });
         Ok(())
     }
@@ -199,12 +199,12 @@ impl Door {
     }
 }
 
-/// Who has not been accepted yet is reset.
-impl Drop for Door {
+/// Clients that were not accepted are reset.
+impl Drop for Listener {
     fn drop(&mut self) {
         NETWORK.with_borrow_mut(|network| {
             let Some(network) = network.as_mut() else { return };
-            network.door = None;
+            network.listener_token = None;
             for (id, _) in std::mem::take(&mut network.backlog) {
                 let wire = &mut network.wires[id];
                 wire.resets_on_close = true;
@@ -216,7 +216,7 @@ impl Drop for Door {
     }
 }
 
-impl Tube {
+impl Pipe {
     pub fn fill(&self, from: &Stream, bytes: usize) -> rustix::io::Result<usize> {
         let Stream::Simulated(socket) = from else { unreachable!("a pipe of the same network") };
         with(|network| {
@@ -226,7 +226,7 @@ impl Tube {
             let Network { wires, pipes, rng, .. } = network;
             let outcome = wires[socket.id()].splice(&mut pipes[self.0 as usize], bytes, rng);
             network.spliced += outcome.unwrap_or(0) as u64;
-            network.took(socket.id(), "splice in", outcome)
+            network.after_read(socket.id(), "splice in", outcome)
         })
     }
 
@@ -237,16 +237,16 @@ impl Tube {
                 return Err(Errno::INTR);
             }
             let pipe = &mut network.pipes[self.0 as usize];
-            // What the borrower asks for is what it believes to be in there.
-            assert_eq!(pipe.front(usize::MAX).len(), bytes, "a pipe holds what its borrower says");
+            // The borrower tracks how many bytes the pipe holds.
+            assert_eq!(pipe.front(usize::MAX).len(), bytes, "the borrower's count of a pipe's bytes is wrong");
             let outcome = network.wires[socket.id()].write(pipe.front(bytes));
             pipe.gone(outcome.unwrap_or(0));
-            network.gave(socket.id(), "splice out", outcome)
+            network.after_write(socket.id(), "splice out", outcome)
         })
     }
 }
 
-impl Drop for Tube {
+impl Drop for Pipe {
     fn drop(&mut self) {
         NETWORK.with_borrow_mut(|network| {
             if let Some(network) = network.as_mut() {

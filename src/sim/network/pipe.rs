@@ -1,14 +1,14 @@
-//! A simulated pipe: full by slots and not by bytes.
+//! A simulated pipe, whose capacity is counted in slots, not in bytes.
 
 use std::collections::VecDeque;
 
 use super::wire::Buffer;
 
-/// A pipe.
+/// The state of a pipe.
 #[derive(Debug)]
 pub struct PipeState {
     held: Buffer,
-    /// Bytes in each slot that is taken.
+    /// Bytes in each occupied slot.
     pieces: VecDeque<usize>,
     slots: usize,
     pub open: bool,
@@ -23,7 +23,7 @@ impl PipeState {
         self.pieces.len() >= self.slots
     }
 
-    /// Takes a piece into a slot; returns its length.
+    /// Moves one piece into a slot; returns its length.
     pub fn take(&mut self, from: &mut Buffer, most: usize) -> usize {
         let count = from.pour(&mut self.held, most);
         self.pieces.push_back(count);
@@ -34,7 +34,7 @@ impl PipeState {
         self.held.front(most)
     }
 
-    /// Bytes have gone out; their slots become free.
+    /// Removes bytes that have gone out, which frees their slots.
     pub fn gone(&mut self, mut count: usize) {
         self.held.drop_front(count);
         while let Some(piece) = self.pieces.front_mut().filter(|_| count > 0) {

@@ -1,13 +1,13 @@
-//! One simulated connection: the gateway's socket with its two buffers, the way, and the peer's end.
+//! One simulated connection: the gateway's socket with its two buffers, the network, and the peer's end.
 //!
 //! ```text
-//!   gateway reads  ◀── rx ◀── the way ◀── sent   ◀── the peer writes
-//!   gateway writes ──▶ tx ──▶ the way ──▶ inbox  ──▶ the peer reads
+//!   gateway reads  ◀── rx ◀── network ◀── sent   ◀── the peer writes
+//!   gateway writes ──▶ tx ──▶ network ──▶ inbox  ──▶ the peer reads
 //! ```
 //!
-//! The socket does what Linux does, as far as the gateway can tell: a short read means an empty buffer, a short write a full one;
-//! an event carries what is true when it is fetched; room to write is told of only after a write was refused; a reset leaves what
-//! has arrived to be read, then is an error once, then an end of file.
+//! The socket behaves as Linux does, as far as the gateway can tell: a short read means an empty buffer, a short write
+//! a full one; an event carries the state at the time it is fetched; room to write is only reported after a write was
+//! refused; after a reset the data that had arrived can be read, followed by one error and then end of file.
 
 use mio::Token;
 use rustix::io::Errno;
@@ -16,7 +16,7 @@ use super::pipe::PipeState;
 use crate::event::Signs;
 use crate::sim::rng::Rng;
 
-/// Bytes in a row.
+/// A byte queue.
 #[derive(Debug, Default)]
 pub struct Buffer {
     bytes: Vec<u8>,
@@ -61,7 +61,7 @@ impl Buffer {
         self.bytes.truncate(keep);
     }
 
-    /// Moves at most `most` bytes to another; returns how many.
+    /// Moves at most `most` bytes to another buffer; returns how many.
     pub fn pour(&mut self, into: &mut Buffer, most: usize) -> usize {
         let count = most.min(self.len());
         into.push(&self.bytes[self.start..self.start + count]);
@@ -70,7 +70,7 @@ impl Buffer {
     }
 }
 
-/// How fast bytes go, and in which pieces.
+/// How fast bytes travel, and in which pieces.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     pub piece: (usize, usize),
@@ -102,27 +102,27 @@ pub enum End {
     Reset,
 }
 
-/// How far a connection is.
+/// How far a connection has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     Connecting,
     Open,
-    /// Reset, or never made.
+    /// Reset, or never established.
     Dead,
 }
 
 /// How a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conclusion {
-    /// The metric label.
+    /// Its metric label.
     pub label: &'static str,
-    /// It was a fault of a tunnel that stood.
-    pub stood: bool,
+    /// It failed after the tunnel was established.
+    pub was_established: bool,
     /// Bytes that went up and down.
     pub bytes: [u64; 2],
 }
 
-/// What a seed decides of a connection.
+/// What a seed decides about a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Traits {
     pub pace: Pace,
@@ -130,8 +130,8 @@ pub struct Traits {
     pub tx_capacity: usize,
     pub inbox_capacity: usize,
     pub sent_capacity: usize,
-    /// A reset that reaches the peer destroys what it has not read.
-    pub harsh: bool,
+    /// A reset discards what the peer has not read.
+    pub reset_discards: bool,
 }
 
 /// A connection.
@@ -144,23 +144,21 @@ pub struct Wire {
     pub token: Option<Token>,
     /// The gateway has not closed it.
     pub held: bool,
-    /// The poll is to tell of it.
+    /// The poll has an event to report.
     pub edge: bool,
     pub error: Option<Errno>,
     pub rx: Buffer,
     pub rx_ended: bool,
     pub tx: Buffer,
-    /// A write was refused: the poll tells when there is room.
+    /// A write was refused: the poll reports when there is room.
     pub refused_write: bool,
     pub shut: bool,
     pub resets_on_close: bool,
-    /// It was reset on purpose although all that it was to be sent was sent.
+    /// It was reset on purpose, although everything had been sent on it.
     pub destroyed: bool,
-    /// Bytes that the gateway has written, and read.
     pub written: u64,
-    pub taken: u64,
 
-    // On the way to it.
+    // In transit.
     pub sent: Buffer,
     pub sent_end: Option<End>,
     pub moving_in: bool,
@@ -194,7 +192,6 @@ impl Wire {
             resets_on_close: false,
             destroyed: false,
             written: 0,
-            taken: 0,
             sent: Buffer::default(),
             sent_end: None,
             moving_in: false,
@@ -209,11 +206,11 @@ impl Wire {
     }
 
     fn has_room(&self) -> bool {
-        // As tcp_poll: a third must be free.
+        // As `tcp_poll` does: a third must be free.
         (self.traits.tx_capacity - self.tx.len()) * 3 >= self.traits.tx_capacity
     }
 
-    /// What the poll says of it now; asking for room is what makes the kernel tell of it later.
+    /// What the poll reports now; reporting no room makes it report room later.
     pub fn signs(&mut self) -> Signs {
         match self.phase {
             Phase::Connecting => return Signs::default(),
@@ -235,22 +232,21 @@ impl Wire {
         }
     }
 
-    /// Reads; `Ok(0)` is the end of file.
+    /// Reads; `Ok(0)` is end of file.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
         if !self.rx.is_empty() {
             let bytes = self.rx.front(buffer.len());
             let count = bytes.len();
             buffer[..count].copy_from_slice(bytes);
             self.rx.drop_front(count);
-            self.taken += count as u64;
             return Ok(count);
         }
         self.nothing_to_read()
     }
 
-    /// Splices into a pipe; each of its slots takes one piece of the connection's.
+    /// Splices into a pipe; each of its slots takes one piece of the connection's data.
     pub fn splice(&mut self, pipe: &mut PipeState, bytes: usize, rng: &mut Rng) -> Result<usize, Errno> {
-        // Asked first: a full pipe hides an end of file.
+        // Checked first: a full pipe hides an end of file.
         if pipe.is_full() {
             return Err(Errno::AGAIN);
         }
@@ -262,7 +258,6 @@ impl Wire {
             let piece = rng.size(1..=8192).min(bytes - moved);
             moved += pipe.take(&mut self.rx, piece);
         }
-        self.taken += moved as u64;
         Ok(moved)
     }
 
@@ -302,12 +297,12 @@ impl Wire {
             return Err(Errno::NOTCONN);
         }
         self.shut = true;
-        // The kernel wakes whoever polls.
+        // The kernel wakes the poll.
         self.edge = true;
         Ok(())
     }
 
-    /// The gateway closes its socket. `true` when the peer hears of it by a reset.
+    /// The gateway closes its socket. Returns whether the peer receives a reset.
     pub fn close(&mut self) -> bool {
         self.held = false;
         self.edge = false;
@@ -339,21 +334,21 @@ impl Wire {
             return;
         }
         self.inbox_reset = true;
-        if self.traits.harsh {
+        if self.traits.reset_discards {
             self.inbox.clear();
         }
         self.sent.clear();
         self.sent_end.get_or_insert(End::Reset);
     }
 
-    /// One step of the way to the gateway. Returns whether there is another to come.
+    /// Moves one piece towards the gateway. Returns whether to schedule another one.
     pub fn carry_in(&mut self, rng: &mut Rng) -> bool {
         if self.phase != Phase::Open {
             self.sent.clear();
             return false;
         }
         if !self.held {
-            // Nobody is there any more to take it.
+            // Nobody is left to receive it.
             if !self.sent.is_empty() {
                 self.phase = Phase::Dead;
                 self.tx.clear();
@@ -368,10 +363,10 @@ impl Wire {
             self.edge = true;
         }
         if !self.sent.is_empty() {
-            // Without room it goes on when the gateway has read.
+            // Without room it continues when the gateway has read.
             return self.rx.len() < self.traits.rx_capacity;
         }
-        // The end often comes with the last bytes, and often on its own.
+        // The end often arrives with the last bytes, and often separately.
         match self.sent_end {
             Some(End::Fin) if !self.rx_ended && rng.once_in(2) => {
                 self.rx_ended = true;
@@ -388,7 +383,7 @@ impl Wire {
         }
     }
 
-    /// One step of the way to the peer. Returns whether there is another to come.
+    /// Moves one piece towards the peer. Returns whether to schedule another one.
     pub fn carry_out(&mut self, rng: &mut Rng) -> bool {
         if self.phase != Phase::Open {
             return false;

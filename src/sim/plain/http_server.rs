@@ -1,280 +1,280 @@
-//! What reads the requests on one connection and answers them: an upstream's, behind its doorman, or an origin's own.
+//! Reads the requests on one connection and answers them: as an upstream, behind its authentication, or as an origin.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::message::{Body, Framing, Head, base, encode};
-use super::plan::{AnswerOddity, AnswerPlan, CallerPlan, RequestPlan};
+use super::plan::{AnswerOddity, AnswerPlan, HttpClientPlan, RequestPlan};
 use crate::sim::scenario::USERS;
 use crate::stub::{ProxyAction, ProxyContext, ProxySession};
 
-/// Names the request of a client.
+/// Identifies a client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Request {
-    pub caller: usize,
+pub struct RequestId {
+    pub client: usize,
     pub number: usize,
 }
 
-impl std::fmt::Display for Request {
+impl std::fmt::Display for RequestId {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{}.{}", self.caller, self.number)
+        write!(out, "{}.{}", self.client, self.number)
     }
 }
 
-/// What was asked for on one connection.
+/// The server's side of one connection.
 #[derive(Debug, Default)]
-pub struct Desk {
+pub struct HttpServer {
     buffer: Vec<u8>,
-    /// As much of it holds no end of a head.
+    /// How far the buffer has been searched for the end of a head.
     seen: usize,
-    receiving: Option<Receiving>,
-    /// An answer to a request that has come whole, or to most of it, is on its way out.
+    pending: Option<PendingRequest>,
+    /// An answer is being sent to a request that has arrived completely, or far enough to be answered early.
     answering: bool,
-    /// Whose proof was shown last.
-    proven_as: Option<&'static str>,
-    /// The client that an origin has pinned the connection to.
+    /// The account of the last AUTHENTICATE_MESSAGE.
+    authenticated_as: Option<&'static str>,
+    /// The client that authenticated this connection to its origin.
     pinned_to: Option<usize>,
-    /// Whose tunnel was asked for last.
-    pub asked_for: Option<usize>,
-    /// The close ends the last answer.
-    pub lasts_to_close: bool,
-    /// Requests that were let in and answered.
-    pub carried_out: Vec<Request>,
+    /// The client of the last CONNECT.
+    pub tunnel_for: Option<usize>,
+    /// The end of the last answer is the close.
+    pub ends_at_close: bool,
+    /// Requests that were admitted and answered.
+    pub carried_out: Vec<RequestId>,
     pub wrong: Vec<String>,
-    /// Answers at once where it might wait for the body.
-    hasty: bool,
+    /// Answers at once, even where it could wait for the body.
+    answers_early: bool,
 }
 
-/// A request whose body is coming.
+/// A request whose body is still arriving.
 #[derive(Debug)]
-struct Receiving {
-    request: Request,
+struct PendingRequest {
+    request: RequestId,
     body: Body,
-    /// The answer, when so many bytes of the body have come; `None`: when all have.
+    /// Answer once this many bytes of the body have arrived; `None`: once all of it has.
     early: Option<u64>,
     answer: Vec<ProxyAction>,
-    /// It comes to something.
-    counts: bool,
+    /// It counts as carried out once it is answered; probes and unauthenticated requests do not.
+    is_real: bool,
 }
 
-/// What is around a desk.
-pub struct Around<'a> {
+/// What the server needs to know about the rest of the simulation.
+pub struct ServerContext<'a> {
     pub session: Option<&'a mut ProxySession>,
     pub surroundings: ProxyContext<'a>,
-    pub callers: &'a [CallerPlan],
+    pub http_clients: &'a [HttpClientPlan],
     /// The number of the first of them.
     pub first: usize,
-    /// Every other client is of another identity than the rest.
+    /// Every other client uses the second identity.
     pub two_identities: bool,
 }
 
-impl Desk {
-    pub fn new(hasty: bool) -> Desk {
-        Desk { hasty, ..Desk::default() }
+impl HttpServer {
+    pub fn new(answers_early: bool) -> HttpServer {
+        HttpServer { answers_early, ..HttpServer::default() }
     }
 
-    /// Nothing is asked and nothing is answered.
-    pub fn is_quiet(&self) -> bool {
-        self.receiving.is_none() && self.buffer.is_empty() && !self.carried_out.is_empty()
+    /// No request is pending, and at least one was answered.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_none() && self.buffer.is_empty() && !self.carried_out.is_empty()
     }
 
-    /// What came behind the last head that was looked at.
+    /// Bytes arrived behind the last head.
     pub fn has_leftover(&self) -> bool {
         !self.buffer.is_empty()
     }
 
-    /// All of the answer is out; `early` is what has come since.
+    /// The answer has been sent completely; `early` bytes had arrived by then.
     pub fn answered(&mut self, early: usize) {
-        if std::mem::take(&mut self.answering) && self.receiving.is_none() && early + self.buffer.len() > 0 {
-            self.wrong.push("a request came before the last one was answered".into());
+        if std::mem::take(&mut self.answering) && self.pending.is_none() && early + self.buffer.len() > 0 {
+            self.wrong.push("a request arrived before the last one was answered".into());
         }
     }
 
-    /// Takes in bytes and appends what is to be done about them.
-    pub fn receive(&mut self, bytes: &[u8], mut around: Around<'_>, steps: &mut VecDeque<ProxyAction>) {
+    /// Reads bytes and appends the steps that they call for.
+    pub fn receive(&mut self, bytes: &[u8], mut context: ServerContext<'_>, steps: &mut VecDeque<ProxyAction>) {
         self.buffer.extend_from_slice(bytes);
         loop {
-            if self.receiving.is_some() {
+            if self.pending.is_some() {
                 if !self.read_body(steps) {
                     return;
                 }
             } else {
                 let Some(head) = Head::take(&mut self.buffer, &mut self.seen) else { return };
                 match head.word(0) {
-                    "CONNECT" => self.connect(&head, &mut around, steps),
-                    _ => self.request(&head, &mut around, steps),
+                    "CONNECT" => self.connect(&head, &mut context, steps),
+                    _ => self.request(&head, &mut context, steps),
                 }
             }
         }
     }
 
     fn read_body(&mut self, steps: &mut VecDeque<ProxyAction>) -> bool {
-        let Some(receiving) = &mut self.receiving else { return true };
-        receiving.body.take(&mut self.buffer);
-        let done = receiving.body.is_done();
-        if done || receiving.early.is_some_and(|early| receiving.body.bytes >= early) {
-            self.answering |= !receiving.answer.is_empty();
-            steps.extend(receiving.answer.drain(..));
-            if std::mem::take(&mut receiving.counts) {
-                self.carried_out.push(receiving.request);
+        let Some(pending) = &mut self.pending else { return true };
+        pending.body.take(&mut self.buffer);
+        let done = pending.body.is_done();
+        if done || pending.early.is_some_and(|early| pending.body.bytes >= early) {
+            self.answering |= !pending.answer.is_empty();
+            steps.extend(pending.answer.drain(..));
+            if std::mem::take(&mut pending.is_real) {
+                self.carried_out.push(pending.request);
             }
         }
-        if let Some(why) = receiving.body.wrong.take() {
-            self.wrong.push(format!("request {}: {why}", receiving.request));
+        if let Some(why) = pending.body.wrong.take() {
+            self.wrong.push(format!("request {}: {why}", pending.request));
         }
         if done {
-            self.receiving = None;
+            self.pending = None;
         }
         done
     }
 
-    /// The session grants tunnels, or asks for a proof.
-    fn connect(&mut self, head: &Head, around: &mut Around<'_>, steps: &mut VecDeque<ProxyAction>) {
+    /// The session grants a tunnel or asks for authentication.
+    fn connect(&mut self, head: &Head, context: &mut ServerContext<'_>, steps: &mut VecDeque<ProxyAction>) {
         let port = head.word(1).rsplit_once(':').and_then(|(_, port)| port.parse::<usize>().ok());
-        // Nobody's, if the gateway asks ahead.
-        self.asked_for = port.and_then(|port| port.checked_sub(9_000));
-        self.look_at_identity(head, self.asked_for, around);
+        // The gateway's own CONNECT, which obtains a challenge in advance, belongs to no client.
+        self.tunnel_for = port.and_then(|port| port.checked_sub(9_000));
+        self.check_identity(head, self.tunnel_for, context);
         if self.pinned_to.is_some() {
-            self.wrong.push("a tunnel on a connection that is somebody's own".into());
+            self.wrong.push("a tunnel on a connection that belongs to a client".into());
         }
-        match &mut around.session {
-            Some(session) => session.receive(&head.without(&[]), &around.surroundings, steps),
-            None => self.wrong.push("an origin is asked for a tunnel".into()),
+        match &mut context.session {
+            Some(session) => session.receive(&head.without(&[]), &context.surroundings, steps),
+            None => self.wrong.push("an origin received a CONNECT".into()),
         }
     }
 
-    fn request(&mut self, head: &Head, around: &mut Around<'_>, steps: &mut VecDeque<ProxyAction>) {
-        // The gateway's own: to have a connection pre-challenged, or to tell policy from password.
-        if let Some(session) = &mut around.session
+    fn request(&mut self, head: &Head, context: &mut ServerContext<'_>, steps: &mut VecDeque<ProxyAction>) {
+        // The gateway's own request: it pre-challenges a connection, or tells a policy from a wrong password.
+        if let Some(session) = &mut context.session
             && head.get("x-tag").is_none()
             && head.word(1).splitn(4, '/').nth(3) == Some("")
         {
-            return session.receive(&head.without(&[]), &around.surroundings, steps);
+            return session.receive(&head.without(&[]), &context.surroundings, steps);
         }
         if is_confirmation(head) {
-            return confirm(head, around, steps);
+            return answer_confirmation(head, context, steps);
         }
-        let Some((request, plan)) = identify(head, around) else {
-            return self.wrong.push(format!("a request of nobody: {}", head.line));
+        let Some((request, plan)) = find_request(head, context) else {
+            return self.wrong.push(format!("a request that no client sent: {}", head.line));
         };
-        self.look_at_identity(head, Some(request.caller), around);
-        if let Err(why) = look_at(head, request, plan, around.session.is_none()) {
+        self.check_identity(head, Some(request.client), context);
+        if let Err(why) = check_head(head, request, plan, context.session.is_none()) {
             self.wrong.push(format!("request {request}: {why}"));
         }
         let framing = head.framing(Framing::Nothing).unwrap_or(Framing::Nothing);
         let is_probe = is_probe(head, plan);
-        let mut proof = VecDeque::new();
-        if let Some(session) = &mut around.session {
+        let mut auth_steps = VecDeque::new();
+        if let Some(session) = &mut context.session {
             let bare = head.without(&["content-length", "transfer-encoding", "expect", "trailer"]);
-            session.receive(&bare, &around.surroundings, &mut proof);
+            session.receive(&bare, &context.surroundings, &mut auth_steps);
         }
-        let admitted = around.session.is_none() || final_status(&proof) == Some(200);
+        let admitted = context.session.is_none() || final_status(&auth_steps) == Some(200);
         if admitted {
-            self.look_at_pin(request, plan);
+            self.check_pin(request, plan);
         }
-        let waits_for_us = head.lists("expect", "100-continue");
-        let stays = !proof.iter().any(|step| matches!(step, ProxyAction::Close));
+        let waits_for_continue = head.lists("expect", "100-continue");
+        let stays = !auth_steps.iter().any(|step| matches!(step, ProxyAction::Close));
         let (answer, early) = match admitted {
-            false => (proof.into(), (self.hasty || waits_for_us).then_some(0)),
+            false => (auth_steps.into(), (self.answers_early || waits_for_continue).then_some(0)),
             true if is_probe => (answer_to_probe(stays), None),
             true => {
-                if waits_for_us && plan.answer.invites && plan.answer.early != Some(0) {
+                if waits_for_continue && plan.answer.sends_100 && plan.answer.early != Some(0) {
                     steps.push_back(ProxyAction::Send(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()));
                 }
-                self.lasts_to_close = plan.answer.framing_to(plan.method) == Framing::ToClose;
+                self.ends_at_close = plan.answer.framing_to(plan.method) == Framing::ToClose;
                 (answer(request, plan, stays), plan.answer.early)
             }
         };
         if admitted && !is_probe && framing_differs(framing, plan.framing) {
-            self.wrong.push(format!("request {request} is framed as {framing:?} and not as {:?}", plan.framing));
+            self.wrong.push(format!("request {request} is framed as {framing:?} instead of {:?}", plan.framing));
         }
-        let body = Body::new(framing, base(request.caller, request.number, false), request.to_string());
-        self.receiving = Some(Receiving { request, body, early, answer, counts: admitted && !is_probe });
+        let body = Body::new(framing, base(request.client, request.number, false), request.to_string());
+        self.pending = Some(PendingRequest { request, body, early, answer, is_real: admitted && !is_probe });
     }
 
-    /// A proof is for the client that it comes with, and so is all that comes behind it.
-    fn look_at_identity(&mut self, head: &Head, client: Option<usize>, around: &Around<'_>) {
-        let own = USERS[client.filter(|_| around.two_identities).unwrap_or(0) % 2];
-        self.proven_as = head.get("proxy-authorization").and_then(shown_user).or(self.proven_as);
-        if let Some(other) = self.proven_as.filter(|other| *other != own) {
-            self.wrong.push(format!("client {client:?} is {own}, and goes by {other}: {}", head.line));
+    /// Credentials, and all requests after them on the connection, belong to the client's own identity.
+    fn check_identity(&mut self, head: &Head, client: Option<usize>, context: &ServerContext<'_>) {
+        let own = USERS[client.filter(|_| context.two_identities).unwrap_or(0) % 2];
+        self.authenticated_as = head.get("proxy-authorization").and_then(user_of).or(self.authenticated_as);
+        if let Some(other) = self.authenticated_as.filter(|other| *other != own) {
+            self.wrong.push(format!("client {client:?} belongs to {own} but uses {other}: {}", head.line));
         }
     }
 
-    fn look_at_pin(&mut self, request: Request, plan: &RequestPlan) {
-        if self.pinned_to.is_some_and(|owner| owner != request.caller) {
-            self.wrong.push(format!("request {request} on a connection that is another's own"));
+    fn check_pin(&mut self, request: RequestId, plan: &RequestPlan) {
+        if self.pinned_to.is_some_and(|owner| owner != request.client) {
+            self.wrong.push(format!("request {request} on a connection that belongs to another client"));
         }
-        if plan.pins {
-            self.pinned_to = Some(request.caller);
+        if plan.pins_connection {
+            self.pinned_to = Some(request.client);
         }
     }
 }
 
-/// Whose AUTHENTICATE_MESSAGE it is, if it is one.
-fn shown_user(credentials: &str) -> Option<&'static str> {
+/// The user in an AUTHENTICATE_MESSAGE, if the credentials are one.
+fn user_of(credentials: &str) -> Option<&'static str> {
     let token = crate::http::decode_token(credentials.split_once(' ')?.1).ok()?;
     let wide = |user: &str| user.bytes().flat_map(|letter| [letter, 0]).collect::<Vec<u8>>();
     let shows = |name: &[u8]| token.windows(name.len()).any(|window| window == name);
     USERS.into_iter().find(|user| shows(&wide(user)) || shows(user.as_bytes()) || shows(user.to_uppercase().as_bytes()))
 }
 
-/// Whose request it is.
-fn identify<'a>(head: &Head, around: &Around<'a>) -> Option<(Request, &'a RequestPlan)> {
-    let (caller, number) = head.word(1).rsplit_once("/to/")?.1.split_once('.')?;
-    let request = Request { caller: caller.parse().ok()?, number: number.parse().ok()? };
-    let callers: &'a [CallerPlan] = around.callers;
-    let plan = callers.get(request.caller.checked_sub(around.first)?)?.requests.get(request.number)?;
+/// The client's request that a head belongs to, with its plan.
+fn find_request<'a>(head: &Head, context: &ServerContext<'a>) -> Option<(RequestId, &'a RequestPlan)> {
+    let (client, number) = head.word(1).rsplit_once("/to/")?.1.split_once('.')?;
+    let request = RequestId { client: client.parse().ok()?, number: number.parse().ok()? };
+    let http_clients: &'a [HttpClientPlan] = context.http_clients;
+    let plan = http_clients.get(request.client.checked_sub(context.first)?)?.requests.get(request.number)?;
     Some((request, plan))
 }
 
-/// The gateway's own, to confirm its secret: with nothing of a client's in it.
+/// The gateway's own request that confirms its password; it require carry nothing of a client's.
 fn is_confirmation(head: &Head) -> bool {
     let is_root = head.word(1).strip_prefix("http://").is_some_and(|rest| rest.find('/') == Some(rest.len() - 1));
     let is_bare = ["x-tag", "authorization", "cookie", "via"].iter().all(|name| head.get(name).is_none());
     head.word(0) == "HEAD" && is_root && is_bare
 }
 
-fn confirm(head: &Head, around: &mut Around<'_>, steps: &mut VecDeque<ProxyAction>) {
-    let Some(session) = &mut around.session else { return };
-    let mut proof = VecDeque::new();
-    session.receive(&head.without(&[]), &around.surroundings, &mut proof);
-    match final_status(&proof) {
+fn answer_confirmation(head: &Head, context: &mut ServerContext<'_>, steps: &mut VecDeque<ProxyAction>) {
+    let Some(session) = &mut context.session else { return };
+    let mut auth_steps = VecDeque::new();
+    session.receive(&head.without(&[]), &context.surroundings, &mut auth_steps);
+    match final_status(&auth_steps) {
         Some(200) => steps.extend(answer_to_probe(false)),
-        _ => steps.extend(proof),
+        _ => steps.extend(auth_steps),
     }
 }
 
-/// Fetches a challenge in the place of a HEAD, or of a request that has a body.
+/// Whether a request only obtains the challenge for a HEAD, or for a request with a body.
 fn is_probe(head: &Head, plan: &RequestPlan) -> bool {
     let is_empty = || plan.has_body() && head.framing(Framing::Nothing) == Ok(Framing::Length(0));
     (plan.method == "HEAD" && head.word(0) == "GET") || is_empty()
 }
 
-/// No body and an empty one are the same.
+/// No body and an empty body are equivalent.
 fn framing_differs(one: Framing, other: Framing) -> bool {
     let plain = |framing| if framing == Framing::Length(0) { Framing::Nothing } else { framing };
     plain(one) != plain(other)
 }
 
-/// Whether a head says what its client said, and nothing that was for the gateway.
-fn look_at(head: &Head, request: Request, plan: &RequestPlan, to_origin: bool) -> Result<(), String> {
-    let must = |holds: bool, what: &str| if holds { Ok(()) } else { Err(format!("{what}: {head:?}")) };
-    must(head.word(0) == plan.method || (!to_origin && is_probe(head, plan)), "another method")?;
-    must(head.word(2) == "HTTP/1.1", "another version")?;
-    must(head.get("x-tag") == Some(&request.to_string()), "another's field")?;
-    must(head.get("x-hop").is_none() && head.get("te").is_none(), "a field of the client's connection")?;
-    must(head.get("via").is_some_and(|via| via.ends_with("ntlm-gateway")), "no Via")?;
-    must(plan.expects || head.get("expect").is_none(), "an expectation of nobody's")?;
-    must(plan.pins == head.get("authorization").is_some(), "another's authorization")?;
-    let port = 9_000 + request.caller;
-    must(head.get("host").is_some_and(|host| host.ends_with(&format!(":{port}"))), "another's host")?;
-    must(head.word(1).starts_with('/') == to_origin, "the other form of target")?;
-    must(!to_origin || head.get("proxy-authorization").is_none(), "a proof for an origin")?;
+/// Whether a head carries what its client sent, and nothing that was meant for the gateway.
+fn check_head(head: &Head, request: RequestId, plan: &RequestPlan, to_origin: bool) -> Result<(), String> {
+    let require = |holds: bool, what: &str| if holds { Ok(()) } else { Err(format!("{what}: {head:?}")) };
+    require(head.word(0) == plan.method || (!to_origin && is_probe(head, plan)), "wrong method")?;
+    require(head.word(2) == "HTTP/1.1", "wrong version")?;
+    require(head.get("x-tag") == Some(&request.to_string()), "another request's tag")?;
+    require(head.get("x-hop").is_none() && head.get("te").is_none(), "a hop-by-hop field of the client's")?;
+    require(head.get("via").is_some_and(|via| via.ends_with("ntlm-gateway")), "no Via")?;
+    require(plan.expects_continue || head.get("expect").is_none(), "an Expect that no client sent")?;
+    require(plan.pins_connection == head.get("authorization").is_some(), "wrong Authorization")?;
+    let port = 9_000 + request.client;
+    require(head.get("host").is_some_and(|host| host.ends_with(&format!(":{port}"))), "wrong Host")?;
+    require(head.word(1).starts_with('/') == to_origin, "wrong form of target")?;
+    require(!to_origin || head.get("proxy-authorization").is_none(), "credentials for an origin")?;
     head.framing(Framing::Nothing).map(drop)
 }
 
-/// The final status among what a session has to say.
+/// The final status in a session's output.
 fn final_status(steps: &VecDeque<ProxyAction>) -> Option<u16> {
     let mut bytes: Vec<u8> = steps
         .iter()
@@ -293,7 +293,7 @@ fn final_status(steps: &VecDeque<ProxyAction>) -> Option<u16> {
     }
 }
 
-/// What nobody may be told: the request was not made yet.
+/// No client may see this answer: its request has not been sent yet.
 fn answer_to_probe(stays: bool) -> Vec<ProxyAction> {
     let ending = if stays { "" } else { "Connection: close\r\n" };
     let head = format!("HTTP/1.1 200 OK\r\nX-Answer: to a probe\r\nContent-Length: 8\r\n{ending}\r\nnobody's");
@@ -302,15 +302,15 @@ fn answer_to_probe(stays: bool) -> Vec<ProxyAction> {
     steps
 }
 
-/// The answer that is planned, as steps.
-fn answer(request: Request, plan: &RequestPlan, stays: bool) -> Vec<ProxyAction> {
+/// The planned answer, as steps.
+fn answer(request: RequestId, plan: &RequestPlan, stays: bool) -> Vec<ProxyAction> {
     let AnswerPlan { oddity, delay_us, .. } = plan.answer;
     let framing = plan.answer.framing_to(plan.method);
     let closes = plan.answer.closes || !stays || framing == Framing::ToClose;
     let head = answer_head(request, plan, closes);
     let trailer = (plan.answer.trailer && framing == Framing::Chunked).then(|| request.to_string());
     let bytes = if framing == Framing::Nothing { 0 } else { plan.answer.bytes };
-    let content = base(request.caller, request.number, true);
+    let content = base(request.client, request.number, true);
     let mut bytes = [head.clone(), encode(framing, content, bytes, plan.answer.piece, trailer.as_deref())].concat();
     let mut steps = Vec::new();
     if delay_us > 0 {
@@ -318,7 +318,7 @@ fn answer(request: Request, plan: &RequestPlan, stays: bool) -> Vec<ProxyAction>
     }
     let mut ending = closes.then_some(ProxyAction::Close);
     match oddity {
-        Some(AnswerOddity::Garbles(at)) => garble(&mut bytes, head.len(), at, framing),
+        Some(AnswerOddity::Corrupts(at)) => corrupt(&mut bytes, head.len(), at, framing),
         Some(AnswerOddity::Resets(after) | AnswerOddity::Closes(after) | AnswerOddity::Stalls(after))
             if after < bytes.len() as u64 =>
         {
@@ -328,14 +328,14 @@ fn answer(request: Request, plan: &RequestPlan, stays: bool) -> Vec<ProxyAction>
                 Some(AnswerOddity::Closes(_)) if framing != Framing::ToClose || bytes.len() < head.len() => {
                     Some(ProxyAction::Close)
                 }
-                // Nobody could tell its early end from its end.
+                // An early close would look like the end of the body.
                 Some(AnswerOddity::Closes(_)) => Some(ProxyAction::Reset),
                 _ => Some(ProxyAction::Wait(Duration::from_secs(900))),
             };
         }
         _ => {}
     }
-    for (place, piece) in bytes.chunks(plan.answer.breath.unwrap_or(usize::MAX)).enumerate() {
+    for (place, piece) in bytes.chunks(plan.answer.pause_every.unwrap_or(usize::MAX)).enumerate() {
         if place > 0 {
             steps.push(ProxyAction::Wait(Duration::from_micros(2_000)));
         }
@@ -345,8 +345,8 @@ fn answer(request: Request, plan: &RequestPlan, stays: bool) -> Vec<ProxyAction>
     steps
 }
 
-/// Breaks the syntax where that cannot be overlooked.
-fn garble(bytes: &mut [u8], head: usize, at: u64, framing: Framing) {
+/// Corrupts a byte where the gateway has to notice it.
+fn corrupt(bytes: &mut [u8], head: usize, at: u64, framing: Framing) {
     let at = usize::try_from(at).unwrap();
     if at < head {
         bytes[at] = 0;
@@ -355,9 +355,9 @@ fn garble(bytes: &mut [u8], head: usize, at: u64, framing: Framing) {
     }
 }
 
-fn answer_head(request: Request, plan: &RequestPlan, closes: bool) -> Vec<u8> {
-    let AnswerPlan { status, framing, http10, hints, .. } = plan.answer;
-    let mut head = "HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n".repeat(hints);
+fn answer_head(request: RequestId, plan: &RequestPlan, closes: bool) -> Vec<u8> {
+    let AnswerPlan { status, framing, http10, interim_answers, .. } = plan.answer;
+    let mut head = "HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n".repeat(interim_answers);
     let version = if http10 { "HTTP/1.0" } else { "HTTP/1.1" };
     head += &format!("{version} {status} Whatever\r\nX-Answer: {request}\r\nX-Hop: 1\r\n");
     match framing {

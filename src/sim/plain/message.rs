@@ -1,13 +1,13 @@
-//! Heads and bodies as the peers write and read them: by the letter, and without the gateway's own parsers.
+//! Heads and bodies as the peers write and read them: strictly, and without the gateway's own parsers.
 
 use crate::stub::{fill_pattern, pattern_mismatch};
 
-/// Where the pattern of a body begins.
-pub fn base(caller: usize, request: usize, down: bool) -> u64 {
-    (2 * (64 * caller as u64 + request as u64) + u64::from(down) + 1_000) * 7_919
+/// Offset of a body in the test pattern.
+pub fn base(client: usize, request: usize, down: bool) -> u64 {
+    (2 * (64 * client as u64 + request as u64) + u64::from(down) + 1_000) * 7_919
 }
 
-/// How long a body is.
+/// How a body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     Nothing,
@@ -16,7 +16,7 @@ pub enum Framing {
     ToClose,
 }
 
-/// A start line and its fields, their names in lower case.
+/// A start line and its fields, with names in lower case.
 #[derive(Debug)]
 pub struct Head {
     pub line: String,
@@ -24,7 +24,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// Takes a whole head off the front of what has come; so much of that has been looked through before.
+    /// Takes a complete head off the front of the buffer, of which the first `seen` bytes were searched before.
     pub fn take(buffer: &mut Vec<u8>, seen: &mut usize) -> Option<Head> {
         let mut from = seen.saturating_sub(4);
         let end = loop {
@@ -49,7 +49,7 @@ impl Head {
         Some(Head { line, fields: lines.map(field).collect() })
     }
 
-    /// The one value of a field.
+    /// The first value of a field.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|field| field.0 == name).map(|field| &*field.1)
     }
@@ -65,23 +65,25 @@ impl Head {
         self.line.split(' ').nth(place).unwrap_or_default()
     }
 
-    /// What its fields say of its body.
+    /// The framing that the fields announce.
     ///
     /// # Errors
-    /// When they say more than one thing.
+    /// If they contradict each other.
     pub fn framing(&self, otherwise: Framing) -> Result<Framing, String> {
         let lengths: Vec<&str> =
             self.fields.iter().filter(|field| field.0 == "content-length").map(|field| &*field.1).collect();
-        let coded = self.get("transfer-encoding");
-        match (&lengths[..], coded) {
+        let transfer_encoding = self.get("transfer-encoding");
+        match (&lengths[..], transfer_encoding) {
             ([], None) => Ok(otherwise),
             ([], Some("chunked")) => Ok(Framing::Chunked),
-            ([length], None) => length.parse().map(Framing::Length).map_err(|_| format!("a length of {length}")),
-            _ => Err(format!("framed as {lengths:?} and {coded:?}")),
+            ([length], None) => {
+                length.parse().map(Framing::Length).map_err(|_| format!("an invalid Content-Length: {length}"))
+            }
+            _ => Err(format!("contradictory framing: {lengths:?} and {transfer_encoding:?}")),
         }
     }
 
-    /// The head once more, without some fields.
+    /// The head, without the named fields.
     pub fn without(&self, names: &[&str]) -> Vec<u8> {
         let mut text = format!("{}\r\n", self.line);
         for (name, value) in self.fields.iter().filter(|field| !names.contains(&&*field.0)) {
@@ -91,7 +93,7 @@ impl Head {
     }
 }
 
-/// A body in its framing: `bytes` of the pattern from `base` on, in chunks of `piece` where it is chunked.
+/// Encodes a body: `bytes` of the pattern from `base` on, in chunks of `piece` if it is chunked.
 pub fn encode(framing: Framing, base: u64, bytes: usize, piece: usize, trailer: Option<&str>) -> Vec<u8> {
     let mut data = vec![0; bytes];
     fill_pattern(&mut data, base);
@@ -110,22 +112,22 @@ pub fn encode(framing: Framing, base: u64, bytes: usize, piece: usize, trailer: 
     out
 }
 
-/// A body that is read and compared.
+/// Reads a body and compares it with the pattern.
 #[derive(Debug)]
 pub struct Body {
-    way: Way,
+    state: BodyState,
     base: u64,
     tag: String,
-    /// Its content may be anything.
-    pub any: bool,
-    /// Bytes of its content so far.
+    /// The content may be anything.
+    pub any_content: bool,
+    /// Bytes of content so far.
     pub bytes: u64,
-    /// What was not as it should have been.
+    /// The first deviation.
     pub wrong: Option<String>,
 }
 
 #[derive(Debug)]
-enum Way {
+enum BodyState {
     Length(u64),
     ToClose,
     Size(Vec<u8>),
@@ -136,30 +138,30 @@ enum Way {
 }
 
 impl Body {
-    /// A body that is to be the pattern from `base` on; `tag` is what a trailer would say.
+    /// Expects the pattern from `base` on; `tag` is the value that a trailer must have.
     pub fn new(framing: Framing, base: u64, tag: String) -> Body {
-        let way = match framing {
-            Framing::Nothing | Framing::Length(0) => Way::Done,
-            Framing::Length(length) => Way::Length(length),
-            Framing::Chunked => Way::Size(Vec::new()),
-            Framing::ToClose => Way::ToClose,
+        let state = match framing {
+            Framing::Nothing | Framing::Length(0) => BodyState::Done,
+            Framing::Length(length) => BodyState::Length(length),
+            Framing::Chunked => BodyState::Size(Vec::new()),
+            Framing::ToClose => BodyState::ToClose,
         };
-        Body { way, base, tag, any: false, bytes: 0, wrong: None }
+        Body { state, base, tag, any_content: false, bytes: 0, wrong: None }
     }
 
     pub fn is_done(&self) -> bool {
-        matches!(self.way, Way::Done)
+        matches!(self.state, BodyState::Done)
     }
 
-    /// The connection has ended; `true` where that ends the body, too.
+    /// The connection has ended; returns whether that completes the body.
     pub fn end(&mut self) -> bool {
-        if matches!(self.way, Way::ToClose) {
-            self.way = Way::Done;
+        if matches!(self.state, BodyState::ToClose) {
+            self.state = BodyState::Done;
         }
         self.is_done()
     }
 
-    /// Takes what is of the body off the front of what has come.
+    /// Takes the bytes that belong to the body off the front of the buffer.
     pub fn take(&mut self, buffer: &mut Vec<u8>) {
         let mut used = 0;
         while used < buffer.len() && !self.is_done() {
@@ -169,21 +171,21 @@ impl Body {
     }
 
     fn feed(&mut self, bytes: &[u8]) -> usize {
-        match &mut self.way {
-            Way::ToClose => self.data(bytes, u64::MAX),
-            Way::Length(left) | Way::Data(left) => {
+        match &mut self.state {
+            BodyState::ToClose => self.data(bytes, u64::MAX),
+            BodyState::Length(left) | BodyState::Data(left) => {
                 let left = *left;
                 let used = self.data(bytes, left);
                 let left = left - used as u64;
-                self.way = match (&self.way, left) {
-                    (Way::Length(_), 0) => Way::Done,
-                    (Way::Length(_), left) => Way::Length(left),
-                    (_, 0) => Way::DataEnd(Vec::new()),
-                    (_, left) => Way::Data(left),
+                self.state = match (&self.state, left) {
+                    (BodyState::Length(_), 0) => BodyState::Done,
+                    (BodyState::Length(_), left) => BodyState::Length(left),
+                    (_, 0) => BodyState::DataEnd(Vec::new()),
+                    (_, left) => BodyState::Data(left),
                 };
                 used
             }
-            Way::Size(line) | Way::DataEnd(line) | Way::Trailer(line) => {
+            BodyState::Size(line) | BodyState::DataEnd(line) | BodyState::Trailer(line) => {
                 let end = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1);
                 line.extend_from_slice(&bytes[..end]);
                 if line.ends_with(b"\n") {
@@ -191,35 +193,37 @@ impl Body {
                 }
                 end
             }
-            Way::Done => 0,
+            BodyState::Done => 0,
         }
     }
 
     fn data(&mut self, bytes: &[u8], most: u64) -> usize {
         let count = bytes.len().min(usize::try_from(most).unwrap_or(usize::MAX));
-        if let Some(place) = pattern_mismatch(&bytes[..count], self.base + self.bytes).filter(|_| !self.any) {
-            self.fail(format!("byte {} of a body is not its own", place - self.base));
+        if let Some(place) = pattern_mismatch(&bytes[..count], self.base + self.bytes).filter(|_| !self.any_content) {
+            self.fail(format!("byte {} of a body belongs to another body", place - self.base));
         }
         self.bytes += count as u64;
         count
     }
 
     fn line(&mut self) {
-        let way = std::mem::replace(&mut self.way, Way::Done);
-        let (Way::Size(line) | Way::DataEnd(line) | Way::Trailer(line)) = &way else { return };
+        let state = std::mem::replace(&mut self.state, BodyState::Done);
+        let (BodyState::Size(line) | BodyState::DataEnd(line) | BodyState::Trailer(line)) = &state else { return };
         let Some(text) = line.strip_suffix(b"\r\n").map(String::from_utf8_lossy) else {
-            return self.fail(format!("a line of {line:?} in a chunked body"));
+            return self.fail(format!("an unterminated line in a chunked body: {line:?}"));
         };
-        self.way = match way {
-            Way::Size(_) => match u64::from_str_radix(text.split(';').next().unwrap_or_default().trim(), 16) {
-                Ok(0) => Way::Trailer(Vec::new()),
-                Ok(size) => Way::Data(size),
-                Err(_) => return self.fail(format!("a chunk of {text:?}")),
+        self.state = match state {
+            BodyState::Size(_) => match u64::from_str_radix(text.split(';').next().unwrap_or_default().trim(), 16) {
+                Ok(0) => BodyState::Trailer(Vec::new()),
+                Ok(size) => BodyState::Data(size),
+                Err(_) => return self.fail(format!("an invalid chunk size: {text:?}")),
             },
-            Way::DataEnd(_) if text.is_empty() => Way::Size(Vec::new()),
-            Way::Trailer(_) if text.is_empty() => Way::Done,
-            Way::Trailer(_) if text.eq_ignore_ascii_case(&format!("x-trail: {}", self.tag)) => Way::Trailer(Vec::new()),
-            _ => return self.fail(format!("{text:?} in a chunked body")),
+            BodyState::DataEnd(_) if text.is_empty() => BodyState::Size(Vec::new()),
+            BodyState::Trailer(_) if text.is_empty() => BodyState::Done,
+            BodyState::Trailer(_) if text.eq_ignore_ascii_case(&format!("x-trail: {}", self.tag)) => {
+                BodyState::Trailer(Vec::new())
+            }
+            _ => return self.fail(format!("an unexpected line in a chunked body: {text:?}")),
         };
     }
 

@@ -1,25 +1,25 @@
-//! Clients that speak plain HTTP, and what answers them: at the far end of an upstream connection or at an origin itself.
+//! Plain HTTP: clients, and the server at the far end of an upstream connection or of a direct one.
 //!
-//! Every request and every answer bears the tag of its client and its number, and its body is a stretch of the pattern that
-//! nobody else's is, so that whatever gets to the wrong place is seen there.
+//! Each request and answer carries its client's tag and number, and each body is its own stretch of the test
+//! pattern, so that anything delivered to the wrong place is noticed there.
 //!
 //! | file | subject |
 //! |---|---|
-//! | `plan` | what a seed decides of requests and their answers |
+//! | `plan` | what a seed decides about requests and answers |
 //! | `message` | heads and bodies, written and read strictly |
-//! | `caller` | a client |
-//! | `desk` | what reads requests and answers them |
-//! | `verdict` | what must be true of every client |
+//! | `http_client` | a client |
+//! | `http_server` | reads requests and answers them |
+//! | `invariants` | what must be true of every client |
 
 mod http_client;
 mod http_server;
+mod invariants;
 mod message;
 mod plan;
-mod verdict;
 
-pub use http_client::Caller;
-pub use http_server::{Around, Desk};
+pub use http_client::HttpClient;
+pub use http_server::{HttpServer, ServerContext};
+pub use invariants::check;
 pub use message::Framing;
-pub use plan::CallerOddity;
-pub use plan::{CallerPlan, callers};
-pub use verdict::judge;
+pub use plan::HttpClientOddity;
+pub use plan::{HttpClientPlan, http_clients};

@@ -1,4 +1,4 @@
-//! What a seed decides of requests and their answers.
+//! What a seed decides about plain HTTP requests and their answers.
 
 use std::net::SocketAddr;
 
@@ -9,38 +9,38 @@ use crate::sim::scenario::{Target, bearable, magnitude, target, traits};
 
 /// One client.
 #[derive(Clone, Debug)]
-pub struct CallerPlan {
+pub struct HttpClientPlan {
     pub from: SocketAddr,
-    pub comes_at_us: u64,
+    pub arrives_at_us: u64,
     pub traits: Traits,
     pub target: Target,
-    /// It speaks HTTP/1.0, and may ask for its connection to be kept.
+    /// It speaks HTTP/1.0, and may ask to keep its connection open.
     pub http10: bool,
-    /// It does not wait for an answer before it sends the next request.
+    /// It sends the next request without waiting for an answer.
     pub pipelines: bool,
-    /// It ends its direction behind its last request.
+    /// It closes its sending direction after its last request.
     pub half_closes: bool,
-    /// It leaves it to the gateway to close.
+    /// It lets the gateway close the connection.
     pub stays: bool,
     pub requests: Vec<RequestPlan>,
-    pub oddity: Option<CallerOddity>,
+    pub oddity: Option<HttpClientOddity>,
 }
 
-/// What a client does that it should not.
+/// How a client misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallerOddity {
-    /// Resets its connection after so many µs, or closes it.
+pub enum HttpClientOddity {
+    /// Resets or closes its connection after this many µs.
     Resets(u64),
     Closes(u64),
-    /// Resets its connection when so many bytes are written, or closes it.
-    ResetsBehind(u64),
-    ClosesBehind(u64),
-    /// Closes it when so many bytes have come.
-    HasEnough(u64),
-    /// Reads nothing after that many bytes.
-    GoesDeaf(u64),
-    /// Writes nothing after that many bytes.
-    FallsSilent(u64),
+    /// Resets or closes its connection after writing this many bytes.
+    ResetsAfterWriting(u64),
+    ClosesAfterWriting(u64),
+    /// Closes it after reading this many bytes.
+    ClosesAfterReading(u64),
+    /// Stops reading after this many bytes.
+    StopsReading(u64),
+    /// Stops writing after this many bytes.
+    StopsWriting(u64),
 }
 
 /// One request.
@@ -49,35 +49,35 @@ pub struct RequestPlan {
     pub method: &'static str,
     pub framing: Framing,
     pub bytes: usize,
-    /// Written in pieces of so many bytes, each so many µs behind the last.
+    /// Written in pieces of `piece` bytes, with a pause of `piece_pause_us` between them.
     pub piece: usize,
-    pub rest_us: u64,
-    /// The client waits to be told to go on.
-    pub expects: bool,
+    pub piece_pause_us: u64,
+    /// The client waits for a 100 before it sends the body.
+    pub expects_continue: bool,
     pub closes: bool,
-    /// Bytes of a field that makes its head longer.
+    /// Length of a filler field that makes the head longer.
     pub filler: usize,
-    pub thinks_us: u64,
-    /// It proves itself to its origin by a scheme that proves a connection.
-    pub pins: bool,
+    pub pause_us: u64,
+    /// The client authenticates to its origin with a connection-bound scheme.
+    pub pins_connection: bool,
     pub answer: AnswerPlan,
 }
 
-/// The answer to it.
+/// The answer to a request.
 #[derive(Clone, Debug)]
 pub struct AnswerPlan {
     pub status: u16,
     pub framing: Framing,
     pub bytes: usize,
     pub piece: usize,
-    /// There is a pause behind each so many bytes of it.
-    pub breath: Option<usize>,
+    /// Pause after every so many bytes of it.
+    pub pause_every: Option<usize>,
     pub trailer: bool,
     /// Interim answers before it.
-    pub hints: usize,
-    /// It tells a client that waits to go on.
-    pub invites: bool,
-    /// It comes when so much of the request's body has.
+    pub interim_answers: usize,
+    /// A client that waits for a 100 gets one.
+    pub sends_100: bool,
+    /// Answer once this many bytes of the request's body have arrived.
     pub early: Option<u64>,
     pub closes: bool,
     pub http10: bool,
@@ -85,18 +85,18 @@ pub struct AnswerPlan {
     pub oddity: Option<AnswerOddity>,
 }
 
-/// What goes wrong with it, when so many of its bytes are out.
+/// How the answer goes wrong, after this many bytes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnswerOddity {
     Resets(u64),
     Closes(u64),
     Stalls(u64),
-    /// Some byte there is another than it should be, in the head or in the framing.
-    Garbles(u64),
+    /// Corrupts a byte of the head or of the framing.
+    Corrupts(u64),
 }
 
 impl RequestPlan {
-    /// It may be made again on another connection, however far it has come.
+    /// It may be repeated on another connection, however far it has got.
     pub fn is_repeatable(&self) -> bool {
         !matches!(self.method, "POST" | "PUT")
     }
@@ -107,30 +107,37 @@ impl RequestPlan {
 }
 
 impl AnswerPlan {
-    /// How its body is framed, if the request was of this method.
+    /// How the body is framed in reply to this method.
     pub fn framing_to(&self, method: &str) -> Framing {
         if method == "HEAD" || matches!(self.status, 204 | 304) { Framing::Nothing } else { self.framing }
     }
 }
 
-/// Who comes; `first` is the number of the first.
-pub fn callers(rng: &mut Rng, strict: bool, bulky: bool, ways: &[Traits], first: usize, soon: bool) -> Vec<CallerPlan> {
+/// Plans the clients; `first` is the number of the first one.
+pub fn http_clients(
+    rng: &mut Rng,
+    strict: bool,
+    bulky: bool,
+    connections: &[Traits],
+    first: usize,
+    arrive_early: bool,
+) -> Vec<HttpClientPlan> {
     (0..rng.size(1..=3))
         .map(|place| {
             let traits = traits(rng, bulky);
-            let most = ways.iter().chain([&traits]).map(bearable).min().unwrap_or(1);
+            let most = connections.iter().chain([&traits]).map(bearable).min().unwrap_or(1);
             let http10 = rng.once_in(8);
             let count = rng.size(1..=5);
-            // Only what is large is spliced.
+            // Only large bodies are spliced.
             let cap = if bulky { 600_000 } else { rng.pick(&[150_000, 3_000, 3_000, 3_000, 3_000]) };
             let most = (most / count).min(cap).max(1);
             let requests = (0..count).map(|_| request(rng, strict, http10, most)).collect();
             let port = 40_000 + u16::try_from(first + place).unwrap();
             let pipelines = !http10 && rng.once_in(4);
-            let latest_us = if soon || rng.once_in(2) { 2_000 } else { 600_000 };
-            CallerPlan {
+            let latest_us = if arrive_early || rng.once_in(2) { 2_000 } else { 600_000 };
+            HttpClientPlan {
                 from: SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), port),
-                comes_at_us: rng.within(0..=latest_us),
+                arrives_at_us: rng.within(0..=latest_us),
                 traits,
                 target: target(rng, strict),
                 http10,
@@ -144,20 +151,20 @@ pub fn callers(rng: &mut Rng, strict: bool, bulky: bool, ways: &[Traits], first:
         .collect()
 }
 
-fn oddity(rng: &mut Rng, most: u64) -> CallerOddity {
+fn oddity(rng: &mut Rng, most: u64) -> HttpClientOddity {
     let (after_us, after) = (rng.within(0..=200_000), rng.within(0..=2 * most + 600));
     rng.pick(&[
-        CallerOddity::Resets(after_us),
-        CallerOddity::Closes(after_us),
-        CallerOddity::ResetsBehind(after),
-        CallerOddity::ClosesBehind(after),
-        CallerOddity::HasEnough(after),
-        CallerOddity::GoesDeaf(after),
-        CallerOddity::FallsSilent(after),
+        HttpClientOddity::Resets(after_us),
+        HttpClientOddity::Closes(after_us),
+        HttpClientOddity::ResetsAfterWriting(after),
+        HttpClientOddity::ClosesAfterWriting(after),
+        HttpClientOddity::ClosesAfterReading(after),
+        HttpClientOddity::StopsReading(after),
+        HttpClientOddity::StopsWriting(after),
     ])
 }
 
-/// Bytes of a body: of any magnitude, but mostly a large one where that can be.
+/// A body's length: of any magnitude, but usually large if `most` is large.
 fn amount(rng: &mut Rng, most: usize) -> usize {
     if most > 200_000 && !rng.once_in(3) { rng.size(most / 3..=most) } else { magnitude(rng, most) }
 }
@@ -171,19 +178,19 @@ fn request(rng: &mut Rng, strict: bool, http10: bool, most: usize) -> RequestPla
         true if !http10 && rng.once_in(2) => Framing::Chunked,
         true => Framing::Length(bytes as u64),
     };
-    let expects = !http10 && bytes > 0 && rng.once_in(5);
+    let expects_continue = !http10 && bytes > 0 && rng.once_in(5);
     let longest_us = if rng.once_in(6) { 12_000_000 } else { 100_000 };
     RequestPlan {
         method,
         framing,
         bytes,
         piece: magnitude(rng, bytes.max(400)).max(bytes / 40 + 12),
-        rest_us: if rng.once_in(2) { 0 } else { rng.within(0..=10_000) },
-        expects,
+        piece_pause_us: if rng.once_in(2) { 0 } else { rng.within(0..=10_000) },
+        expects_continue,
         closes: rng.once_in(12),
         filler: if rng.once_in(6) { rng.size(0..=most.min(3_000)) } else { 0 },
-        thinks_us: if rng.once_in(2) { 0 } else { rng.within(0..=longest_us) },
-        pins: rng.once_in(25),
+        pause_us: if rng.once_in(2) { 0 } else { rng.within(0..=longest_us) },
+        pins_connection: rng.once_in(25),
         answer: answer(rng, strict, bytes as u64, most),
     }
 }
@@ -200,7 +207,7 @@ fn answer(rng: &mut Rng, strict: bool, body: u64, most: usize) -> AnswerPlan {
     };
     let odd = (!strict && rng.once_in(6)).then(|| {
         let after = rng.within(0..=bytes as u64 + 150);
-        let kinds = [AnswerOddity::Resets, AnswerOddity::Closes, AnswerOddity::Stalls, AnswerOddity::Garbles];
+        let kinds = [AnswerOddity::Resets, AnswerOddity::Closes, AnswerOddity::Stalls, AnswerOddity::Corrupts];
         rng.pick(&kinds)(after)
     });
     AnswerPlan {
@@ -208,10 +215,10 @@ fn answer(rng: &mut Rng, strict: bool, body: u64, most: usize) -> AnswerPlan {
         framing,
         bytes,
         piece: magnitude(rng, bytes.max(1)).max(bytes / 40 + 1),
-        breath: rng.once_in(3).then(|| magnitude(rng, bytes.max(200)).max(bytes / 8 + 60)),
+        pause_every: rng.once_in(3).then(|| magnitude(rng, bytes.max(200)).max(bytes / 8 + 60)),
         trailer: rng.once_in(3),
-        hints: if rng.once_in(8) { rng.size(1..=2) } else { 0 },
-        invites: !rng.once_in(5),
+        interim_answers: if rng.once_in(8) { rng.size(1..=2) } else { 0 },
+        sends_100: !rng.once_in(5),
         early: (body > 0 && rng.once_in(6)).then(|| rng.within(0..=body - 1)),
         closes: rng.once_in(8),
         http10,
