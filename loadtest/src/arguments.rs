@@ -8,7 +8,7 @@ use ntlm_gateway::stub::Personality;
 
 use crate::scenario::Scenario;
 
-/// Load tests of an NTLM egress gateway: an upstream to test against, clients, and comparisons with its peers.
+/// Load tests for an NTLM egress gateway: an upstream to test against, clients, and a comparison with other proxies.
 #[derive(Parser)]
 #[command(name = "ntlm-loadtest", version, max_term_width = 110)]
 pub struct Arguments {
@@ -22,36 +22,36 @@ pub enum Command {
     Upstream(UpstreamOptions),
     /// Run one scenario through a proxy
     Run(RunOptions),
-    /// Run scenarios through several candidates in turn and set their figures side by side
+    /// Run scenarios through several candidates in turn and print their figures side by side
     Compare(CompareOptions),
-    /// Make a self-contained HTML page of what `run --json` and `compare --json` wrote
+    /// Make a self-contained HTML page from the output of `run --json` and `compare --json`
     Report(ReportOptions),
 }
 
 #[derive(Args)]
 pub struct UpstreamOptions {
-    /// Where to listen
+    /// Address to listen on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3128")]
     pub listen: SocketAddr,
-    /// Where to serve the counters: GET /counters (JSON), GET /healthz
+    /// Address that serves the counters: GET /counters (JSON), GET /healthz
     #[arg(long, value_name = "ADDR")]
     pub control: Option<SocketAddr>,
-    /// Loops, each on a thread of its own
+    /// Number of event loops, each on its own thread
     #[arg(long, value_name = "N", default_value = "1")]
     pub threads: std::num::NonZeroUsize,
-    /// How it behaves; `list` prints all personalities
+    /// Behaviour of the upstream; `list` prints all personalities
     #[arg(long, value_name = "NAME", default_value = "plain")]
     pub personality: String,
-    /// Milliseconds before every answer, to stand for a round trip
+    /// Delay before every answer, in milliseconds, to simulate a round trip
     #[arg(long, value_name = "MS", default_value_t = 0)]
     pub delay_ms: u64,
-    /// Who may pass
+    /// Account that may pass
     #[arg(long, value_name = "DOMAIN\\USER", default_value = DEFAULT_USER)]
     pub user: String,
-    /// The account's password; it protects nothing
+    /// Password of the account; it protects nothing
     #[arg(long, value_name = "TEXT", default_value = DEFAULT_PASSWORD)]
     pub password: String,
-    /// Seconds after which a connection ends, tunnels included [default: never]
+    /// Lifetime of a connection in seconds, tunnels included [default: unlimited]
     #[arg(long, value_name = "SECONDS")]
     pub lifetime: Option<f64>,
     /// Stop when standard input ends, so that it does not outlive the program that started it
@@ -59,141 +59,142 @@ pub struct UpstreamOptions {
     pub until_eof: bool,
 }
 
-/// The account of the stub unless told otherwise.
+/// The stub's default account.
 pub const DEFAULT_USER: &str = "CORP\\alice";
 /// Its password.
 pub const DEFAULT_PASSWORD: &str = "correct horse";
 
 #[derive(Args)]
 pub struct RunOptions {
-    /// What the tunnels do; for http, the clients
+    /// Scenario to run
     pub scenario: Scenario,
-    /// The proxies; tunnels are dealt out to them in turn
+    /// Proxies to connect to; connections are distributed among them in turn
     #[arg(long, value_name = "HOST:PORT", required = true, num_args = 1.., value_parser = resolve)]
     pub proxy: Vec<SocketAddr>,
     #[command(flatten)]
     pub load: LoadOptions,
-    /// Tunnels that the scenario comes to, all in all; for pingpong, messages per tunnel; for http, requests
+    /// Total number of tunnels; for pingpong, messages per tunnel; for http, requests
     #[arg(long, value_name = "N", visible_alias = "requests")]
     pub count: Option<u64>,
-    /// Open loop: tunnels begun (http: requests sent) per second, however the earlier ones fare. Latencies count from the intended start
+    /// Open loop: tunnels started (http: requests sent) per second, however long the earlier ones take. Latencies are
+    /// measured from the intended start
     #[arg(long, value_name = "PER_SECOND")]
     pub rate: Option<f64>,
-    /// The gateway's admin address: its metrics are read before and after and must agree with the client
+    /// Admin address of the gateway: its metrics are read before and after the run and must match the client's counts
     #[arg(long, value_name = "HOST:PORT", value_parser = resolve)]
     pub metrics: Option<SocketAddr>,
-    /// The stub's control address: its counters are read before and after and must agree, too
+    /// Control address of the stub: its counters are read before and after the run and must match as well
     #[arg(long, value_name = "HOST:PORT", value_parser = resolve)]
     pub control: Option<SocketAddr>,
-    /// The proxy's process, on this machine: its CPU and its children's is measured
+    /// Process ID of a proxy on this machine: the CPU time of it and its children is measured
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
-    /// Write the outcome there as JSON
+    /// Write the results to this file as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Tunnels that may fail before the exit status says so
+    /// Number of tunnels that may fail before the exit status is 1
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub allow_failures: u64,
 }
 
-/// What shapes the load of one run.
+/// The load of one run.
 #[derive(Args, Clone)]
 pub struct LoadOptions {
-    /// Tunnels at once (closed loop); at most so many open at once (open loop); for hold, being opened at once; for http,
-    /// connections
+    /// Concurrent tunnels (closed loop), or their upper limit (open loop); for hold, tunnels being opened at once; for
+    /// http, connections
     #[arg(long, value_name = "N")]
     pub concurrency: Option<usize>,
-    /// Seconds that it lasts; for hold, seconds of idleness
+    /// Duration in seconds; for hold, the idle time
     #[arg(long, value_name = "SECONDS", visible_alias = "seconds")]
     pub duration: Option<f64>,
-    /// Bytes of one echoed message
+    /// Size of an echoed message, in bytes
     #[arg(long, value_name = "BYTES")]
     pub size: Option<usize>,
-    /// Bytes of one bulk transfer
+    /// Size of a bulk transfer, in bytes
     #[arg(long, value_name = "BYTES")]
     pub bytes: Option<u64>,
-    /// Bytes of the body of each request (http): with 0 it is a GET, otherwise a POST
+    /// Size of each request's body, in bytes (http): 0 sends GET requests, anything else POST requests
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     pub body_bytes: usize,
-    /// Seconds that a tunnel may stand still before it counts as failed
+    /// Seconds without progress after which a tunnel has failed
     #[arg(long, value_name = "SECONDS", default_value_t = 20.0)]
     pub patience: f64,
     /// Seconds after which the run is cut off, whatever its state
     #[arg(long, value_name = "SECONDS", default_value_t = 300.0)]
     pub cap: f64,
-    /// Do not check the bytes of bulk transfers, only their number
+    /// Check only the length of bulk transfers, not their content
     #[arg(long)]
     pub no_verify: bool,
-    /// Source addresses 127.0.0.2 and up to connect from, if one runs out of ports; 0 leaves it to the system
+    /// Number of source addresses to use, from 127.0.0.2 on, if one runs out of ports; 0 leaves it to the system
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub sources: u8,
 }
 
 #[derive(Args)]
 pub struct CompareOptions {
-    /// gateway, cntlm, haproxy, haproxy-splice, haproxy-http, nginx, squid, px, direct; or NAME=PATH, another gateway binary; or NAME=ADDR or
-    /// NAME=ADDR@PID, a proxy that runs already
+    /// Candidates: gateway, cntlm, haproxy, haproxy-splice, haproxy-http, nginx, squid, px, direct; or NAME=PATH for
+    /// another gateway binary; or NAME=ADDR or NAME=ADDR@PID for a proxy that is already running
     #[arg(required = true, value_name = "NAME[=PATH|=ADDR[@PID]]")]
     pub candidates: Vec<String>,
-    /// What to measure [default: all of them]
+    /// Measurements to run [default: all]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub scenarios: Vec<String>,
-    /// Rounds; each measures every candidate once
+    /// Number of rounds; each round measures every candidate once
     #[arg(long, value_name = "N")]
     pub rounds: Option<usize>,
-    /// Shards of the gateway and threads of the peers that have such a setting
+    /// Shards of the gateway, and threads of the other proxies that have such a setting
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub shards: usize,
     /// Threads of the stub
     #[arg(long, value_name = "N", default_value = "1")]
     pub stub_threads: std::num::NonZeroUsize,
-    /// A smaller load and two rounds, to see that everything works
+    /// Use a smaller load and two rounds, to see that everything works
     #[arg(long)]
     pub quick: bool,
-    /// Tunnels that `hold` holds [default: 9800, quick: 500]
+    /// Number of tunnels that `hold` keeps open [default: 9800, quick: 500]
     #[arg(long, value_name = "N")]
     pub tunnels: Option<u64>,
-    /// Tunnels at once in `setup` and `pingpong` [default: 64]
+    /// Concurrent tunnels in `setup` and `pingpong` [default: 64]
     #[arg(long, value_name = "N")]
     pub concurrency: Option<usize>,
-    /// Seconds that a measurement lasts where time ends it [default: 4, quick: 1]
+    /// Duration of a timed measurement, in seconds [default: 4, quick: 1]
     #[arg(long, value_name = "SECONDS")]
     pub seconds: Option<f64>,
-    /// Bytes of one bulk transfer; there are 8 [default: 134217728, quick: 16777216]
+    /// Size of a bulk transfer, in bytes; there are 8 [default: 134217728, quick: 16777216]
     #[arg(long, value_name = "BYTES")]
     pub bytes: Option<u64>,
-    /// Tunnels begun per second in `open` [default: half of the first candidate's rate in a short closed loop]
+    /// Tunnels started per second in `open` [default: half of the first candidate's rate in a short closed loop]
     #[arg(long, value_name = "PER_SECOND")]
     pub rate: Option<f64>,
-    /// The candidate that the others' figures are divided by [default: haproxy if it takes part, else the first]
+    /// Candidate that the others are compared with [default: haproxy if it takes part, else the first]
     #[arg(long, value_name = "NAME")]
     pub base: Option<String>,
-    /// The gateway's binary [default: beside this one]
+    /// Path of the gateway's binary [default: in the directory of this one]
     #[arg(long, value_name = "PATH")]
     pub gateway: Option<PathBuf>,
-    /// One more argument for the gateway's `run`; may be repeated
+    /// Additional argument for the gateway's `run`; may be repeated
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub gateway_arg: Vec<String>,
-    /// Do not check the bytes of bulk transfers, only their number
+    /// Check only the length of bulk transfers, not their content
     #[arg(long)]
     pub no_verify: bool,
-    /// Where to write the figures
+    /// File to write the figures to
     #[arg(long, value_name = "FILE", default_value = "compare.json")]
     pub json: PathBuf,
-    /// Where configuration files and logs of the candidates go [default: a new directory under the system's temporary one]
+    /// Directory for the candidates' configuration files and logs [default: a new directory below the temporary one]
     #[arg(long, value_name = "DIR")]
     pub scratch: Option<PathBuf>,
 }
 
 #[derive(Args)]
 pub struct ReportOptions {
-    /// What `run --json` and `compare --json` wrote
+    /// Files written by `run --json` and `compare --json`
     #[arg(required = true, value_name = "FILE.json")]
     pub files: Vec<PathBuf>,
-    /// Where to write the page
+    /// File to write the page to
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     pub html: PathBuf,
-    /// Take a picture of the page, too; needs Chromium
+    /// Also write a screenshot of the page to this file; needs Chromium
     #[arg(long, value_name = "FILE")]
     pub png: Option<PathBuf>,
 }
@@ -205,7 +206,7 @@ fn resolve(text: &str) -> Result<SocketAddr, String> {
 }
 
 impl UpstreamOptions {
-    /// The personality, unless the name asks for the list.
+    /// The personality; `None` if the list was asked for.
     pub fn personality(&self) -> Result<Option<Personality>, ntlm_gateway::stub::UnknownPersonality> {
         if self.personality == "list" { Ok(None) } else { self.personality.parse().map(Some) }
     }

@@ -1,4 +1,4 @@
-//! The gateway's own account of a run, held against what the client saw.
+//! Compares the gateway's metrics with what the client saw.
 
 use std::collections::HashMap;
 use std::io;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::net::http_get;
-use crate::outcome::{Check, Outcome};
+use crate::results::{Check, RunResults};
 use crate::scenario::Scenario;
 
 /// How long the gateway may take to close what the client has closed.
@@ -14,13 +14,13 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 const OPEN: &str = "ntlm_gateway_tunnels_open";
 const WARM: &str = "ntlm_gateway_warm_connections";
 const REQUESTS: &str = "ntlm_gateway_requests_total{";
-/// Counters of the stub that a right gateway leaves at zero.
-const BREACHES: [&str; 4] =
+/// Counters of the stub that a correct gateway leaves at zero.
+const VIOLATIONS: [&str; 4] =
     ["malformed", "unchallenged_authenticates", "misplaced_authenticates", "negotiates_with_body"];
 
-/// Where the two other sides tell what they saw.
+/// Where to read the counters of the gateway and the stub.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Witnesses {
+pub struct CounterSources {
     /// The gateway's admin address.
     pub metrics: Option<SocketAddr>,
     /// The stub's control address.
@@ -33,42 +33,42 @@ pub struct Snapshot {
     stub: Option<HashMap<String, u64>>,
 }
 
-impl Witnesses {
-    /// Asks both.
+impl CounterSources {
+    /// Reads both.
     ///
     /// # Errors
-    /// When one of them does not answer.
-    pub fn ask(&self) -> io::Result<Snapshot> {
+    /// If one of them does not answer.
+    pub fn read(&self) -> io::Result<Snapshot> {
         let gateway = self.metrics.map(|address| http_get(address, "/metrics")).transpose()?;
         let stub = self.control.map(|address| http_get(address, "/counters")).transpose()?;
         let stub = stub.map(|text| serde_json::from_str(&text)).transpose()?;
         Ok(Snapshot { gateway: gateway.map(|text| parse(&text)), stub })
     }
 
-    /// Puts into the outcome what both sides saw of it.
+    /// Adds the comparison to the results of a run.
     ///
     /// # Errors
-    /// When one of them does not answer.
-    pub fn testify(&self, before: &Snapshot, outcome: &mut Outcome) -> io::Result<()> {
+    /// If one of them does not answer.
+    pub fn add_checks(&self, before: &Snapshot, outcome: &mut RunResults) -> io::Result<()> {
         outcome.checks = self.compare(before, outcome)?;
         if let Some(requests) = &mut outcome.requests {
             let authenticates = |stub: &HashMap<String, u64>| sum(stub, "authenticates", "");
-            let after = self.ask()?;
+            let after = self.read()?;
             let pair = before.stub.as_ref().zip(after.stub.as_ref());
             requests.authentications = pair.map(|(old, new)| authenticates(new).saturating_sub(authenticates(old)));
         }
         Ok(())
     }
 
-    /// Asks again and compares, until both sides agree or five seconds have passed: the gateway may still be closing what
-    /// the client has closed, and connections that it keeps challenged in advance may be on their way.
+    /// Reads again and compares, until both sides agree or five seconds have passed: the gateway may still be closing
+    /// connections, and pre-challenging others.
     ///
     /// # Errors
-    /// When one of them does not answer.
-    fn compare(&self, before: &Snapshot, outcome: &Outcome) -> io::Result<Vec<Check>> {
+    /// If one of them does not answer.
+    fn compare(&self, before: &Snapshot, outcome: &RunResults) -> io::Result<Vec<Check>> {
         let deadline = Instant::now() + SETTLE_LIMIT;
         loop {
-            let checks = checks(before, &self.ask()?, outcome);
+            let checks = checks(before, &self.read()?, outcome);
             if checks.iter().all(|check| check.holds) || Instant::now() >= deadline {
                 return Ok(checks);
             }
@@ -83,7 +83,8 @@ impl Snapshot {
     }
 }
 
-/// Prometheus' text format to values by series, labels included. Fractions are cut off: what is compared are counters.
+/// Parses Prometheus' text format into values by series, labels included. Fractions are dropped: only counters are
+/// compared.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counters far below 2^53")]
 fn parse(text: &str) -> HashMap<String, u64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -121,9 +122,9 @@ impl Checks {
     }
 }
 
-/// The comparison itself. Where clients vanished or tunnels failed, the two sides cannot have seen the same bytes, and
-/// only bounds are checked.
-fn checks(before: &Snapshot, after: &Snapshot, outcome: &Outcome) -> Vec<Check> {
+/// Compares tunnels. If clients disappeared or tunnels failed, the two sides cannot have seen the same bytes, and only
+/// bounds are checked.
+fn checks(before: &Snapshot, after: &Snapshot, outcome: &RunResults) -> Vec<Check> {
     if let Some(requests) = &outcome.requests {
         return request_checks(before, after, outcome, requests.answered + requests.around);
     }
@@ -145,37 +146,41 @@ fn checks(before: &Snapshot, after: &Snapshot, outcome: &Outcome) -> Vec<Check> 
             checks.within("bytes up", (0, outcome.bytes_up), up);
             checks.at_least("bytes down", outcome.bytes_down, down);
         }
-        let prompted = |reason: &str| delta("ntlm_gateway_407_total", &format!("reason=\"{reason}\""));
-        // Since the gateway's start: a tunnel may be opened on a connection that was challenged before the run.
+        let of_reason = |reason: &str| delta("ntlm_gateway_407_total", &format!("reason=\"{reason}\""));
+        // Since the gateway's start: a tunnel may use a connection that was challenged before the run.
         let ever = |family: &str, label: &str| sum(new, family, label);
         let challenged = ever("ntlm_gateway_407_total", "reason=\"challenge\"");
-        checks.at_least("407 with a challenge, ever", ever("ntlm_gateway_tunnels_opened_total", ""), challenged);
-        // The client never sees a 407; what it would have seen of a refusal is a failed tunnel.
-        checks.within("407 that refuse", (0, tunnels.failed), prompted("refused") + prompted("rechallenge"));
+        checks.at_least(
+            "407 with a challenge, since the start",
+            ever("ntlm_gateway_tunnels_opened_total", ""),
+            challenged,
+        );
+        // The client never sees a 407; a refusal appears as a failed tunnel.
+        checks.within("407 with a refusal", (0, tunnels.failed), of_reason("refused") + of_reason("rechallenge"));
         if let (Some(earlier), Some(now)) = (&before.stub, &after.stub) {
             let counted = |name: &str| sum(now, name, "").saturating_sub(sum(earlier, name, ""));
             if exact {
-                // Connections that are challenged ahead may be counted when they are, or when a tunnel takes them.
+                // Pre-challenged connections are counted either when they are challenged or when a tunnel uses them.
                 let unused = sum(new, WARM, "") + delta("ntlm_gateway_warm_discarded_total", "");
                 let challenges = counted("challenges");
                 let bounds = (challenges.saturating_sub(unused), challenges + sum(old, WARM, ""));
-                checks.within("407 with a challenge, as the upstream counts", bounds, prompted("challenge"));
-                let proofs = delta("ntlm_gateway_authenticate_messages_total", "");
-                checks.equal("AUTHENTICATE_MESSAGEs, as the upstream counts", counted("authenticates"), proofs);
+                checks.within("407 with a challenge, as the upstream counts", bounds, of_reason("challenge"));
+                let authenticates = delta("ntlm_gateway_authenticate_messages_total", "");
+                checks.equal("AUTHENTICATE_MESSAGEs, as the upstream counts", counted("authenticates"), authenticates);
             }
-            checks.equal("proofs refused by the upstream", 0, counted("refused"));
+            checks.equal("logons refused by the upstream", 0, counted("refused"));
             checks.equal(
-                "breaches of protocol seen by the upstream",
+                "protocol violations seen by the upstream",
                 0,
-                BREACHES.iter().map(|name| counted(name)).sum(),
+                VIOLATIONS.iter().map(|name| counted(name)).sum(),
             );
         }
     }
     checks.0
 }
 
-/// The comparison for plain HTTP: bytes differ on the two sides of a proxy, since it writes heads of its own.
-fn request_checks(before: &Snapshot, after: &Snapshot, outcome: &Outcome, answered: u64) -> Vec<Check> {
+/// Compares plain HTTP requests. Byte counts differ between the two sides of a proxy, because it rewrites heads.
+fn request_checks(before: &Snapshot, after: &Snapshot, outcome: &RunResults, answered: u64) -> Vec<Check> {
     let mut checks = Checks(Vec::new());
     let most = answered + outcome.tunnels.failed;
     let (Some(old), Some(new)) = (&before.gateway, &after.gateway) else { return checks.0 };
@@ -187,15 +192,15 @@ fn request_checks(before: &Snapshot, after: &Snapshot, outcome: &Outcome, answer
     };
     checks.within("requests answered", (answered, most), of_http(new).saturating_sub(of_http(old)));
     let refused = delta("ntlm_gateway_407_total", "reason=\"refused\"");
-    checks.within("407 that refuse", (0, outcome.tunnels.failed), refused);
+    checks.within("407 with a refusal", (0, outcome.tunnels.failed), refused);
     if let (Some(earlier), Some(now)) = (&before.stub, &after.stub) {
         let counted = |name: &str| sum(now, name, "").saturating_sub(sum(earlier, name, ""));
         let asked = counted("requests").saturating_sub(counted("negotiates") + counted("unprompted"));
         checks.within("requests, as the upstream counts", (answered, most), asked);
-        let proofs = delta("ntlm_gateway_authenticate_messages_total", "");
-        checks.equal("AUTHENTICATE_MESSAGEs, as the upstream counts", counted("authenticates"), proofs);
-        checks.equal("proofs refused by the upstream", 0, counted("refused"));
-        checks.equal("breaches of protocol seen by the upstream", 0, BREACHES.iter().map(|name| counted(name)).sum());
+        let authenticates = delta("ntlm_gateway_authenticate_messages_total", "");
+        checks.equal("AUTHENTICATE_MESSAGEs, as the upstream counts", counted("authenticates"), authenticates);
+        checks.equal("logons refused by the upstream", 0, counted("refused"));
+        checks.equal("protocol violations seen by the upstream", 0, VIOLATIONS.iter().map(|name| counted(name)).sum());
     }
     checks.0
 }
@@ -203,10 +208,10 @@ fn request_checks(before: &Snapshot, after: &Snapshot, outcome: &Outcome, answer
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::Tunnels;
+    use crate::results::Tunnels;
     use crate::scenario::Load;
 
-    fn outcome() -> Outcome {
+    fn outcome() -> RunResults {
         let load = Load {
             scenario: Scenario::Setup,
             concurrency: 1,
@@ -221,7 +226,7 @@ mod tests {
             verify: true,
             sources: 0,
         };
-        Outcome {
+        RunResults {
             load,
             elapsed_s: 1.0,
             work_s: 1.0,
@@ -252,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_agrees_passes_and_one_byte_more_fails() {
+    fn matching_metrics_pass_and_one_extra_byte_fails() {
         let broken = |after: &Snapshot| -> Vec<String> {
             let checks = checks(&snapshot(0, 0), after, &outcome());
             checks.into_iter().filter(|check| !check.holds).map(|check| check.what).collect()

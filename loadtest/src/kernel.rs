@@ -1,17 +1,18 @@
-//! What the kernel itself holds, system-wide.
+//! Memory that the kernel uses, system-wide.
 //!
-//! Sockets, their queues, epoll entries and thread stacks are charged to no process' RSS. The sum of these figures
-//! with idle tunnels less the sum before, divided by the tunnels' number, is the kernel's price of a tunnel. It
-//! includes the sockets of the client and of the stub, which are the same for every candidate: the comparison
-//! measures `direct` too, and takes its figure off.
+//! Sockets, their queues, epoll entries and thread stacks are not part of any process's RSS. The growth of these
+//! figures with idle tunnels, divided by the number of tunnels, is the kernel memory per tunnel. It includes the
+//! sockets of the client and the stub, which are the same for every candidate; the comparison measures `direct` as well
+//! and subtracts its figure.
 //!
-//! - `/proc/slabinfo` (root may read it): objects in use, by the room each takes in its slab. Left out are caches of file
-//!   systems, which grow whenever anybody reads a file, and those of connections in TIME_WAIT and of bound ports, which
-//!   belong to earlier runs. A socket's dentry is counted with its inode, for most dentries are files'.
-//! - without `/proc/slabinfo`, `Slab` of `/proc/meminfo`, which is much rougher: it counts free room in slabs, too
+//! - `/proc/slabinfo` (readable by root): objects in use, times the space that each takes in its slab. Caches of file
+//!   systems are left out, because they grow whenever a file is read, and so are those of connections in TIME_WAIT and
+//!   of bound ports, which belong to earlier runs. A socket's dentry is counted with its inode, because most dentries
+//!   belong to files.
+//! - without `/proc/slabinfo`, `Slab` of `/proc/meminfo`, which is much less precise: it includes free space in slabs
 //! - `KernelStack`, `PageTables`, `Percpu` of `/proc/meminfo`: what threads and processes cost beyond their RSS
 //! - `mem` of the TCP line in `/proc/net/sockstat`, in pages: socket buffers
-//! - pipes' pages are in none of these. They are held as long as they bear bytes, which no idle tunnel's do.
+//! - pages of pipes are in none of these. They exist only while a pipe holds data, which it does not in an idle tunnel.
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,7 +20,7 @@ use std::fs;
 use crate::process::kib_field;
 
 const PAGE_BYTES: u64 = 4096;
-/// Beginnings of the names of caches that are no tunnel's.
+/// Prefixes of caches that do not belong to tunnels.
 const NOT_OF_TUNNELS: [&str; 13] = [
     "dentry",
     "radix_tree_node",
@@ -36,7 +37,7 @@ const NOT_OF_TUNNELS: [&str; 13] = [
     "bio-",
 ];
 
-/// Bytes of the kernel's memory that grow with connections; 0 where `/proc` does not tell.
+/// Bytes of kernel memory that grow with connections; 0 if `/proc` does not provide them.
 pub fn memory_bytes() -> u64 {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let meminfo = read("/proc/meminfo");
@@ -46,7 +47,7 @@ pub fn memory_bytes() -> u64 {
     held + slabs + tcp_pages(&read("/proc/net/sockstat")).unwrap_or(0) * PAGE_BYTES
 }
 
-/// Objects in use of a cache, and the bytes that each takes up with its share of the slab's rest.
+/// Objects in use of a cache, and the bytes that each takes, including its share of the slab's unused rest.
 struct Cache {
     active: u64,
     bytes_each: u64,
@@ -67,7 +68,7 @@ impl Cache {
     }
 }
 
-/// Bytes in caches that may be tunnels'; `None` if the text lists none.
+/// Bytes in caches that may belong to tunnels; `None` if the text lists none.
 fn in_slabs(slabinfo: &str) -> Option<u64> {
     let caches: HashMap<&str, Cache> = slabinfo.lines().filter_map(Cache::parse).collect();
     let sockets = caches.get("sock_inode_cache")?;
@@ -77,7 +78,7 @@ fn in_slabs(slabinfo: &str) -> Option<u64> {
     Some(sum + sockets.active * caches.get("dentry").map_or(0, |dentry| dentry.bytes_each))
 }
 
-/// The number behind `mem` on the line of TCP.
+/// The number after `mem` on the TCP line.
 fn tcp_pages(sockstat: &str) -> Option<u64> {
     let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"))?;
     line.split_ascii_whitespace().skip_while(|word| *word != "mem").nth(1)?.parse().ok()
@@ -88,14 +89,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_of_tcp_are_found() {
+    fn tcp_pages_are_found() {
         let text = "sockets: used 13\nTCP: inuse 1 orphan 0 tw 5 alloc 1 mem 33\nUDP: inuse 0 mem 7\n";
         assert_eq!(tcp_pages(text), Some(33));
         assert!(memory_bytes() > 100_000);
     }
 
     #[test]
-    fn only_what_may_be_a_tunnels_is_counted() {
+    fn only_caches_that_may_belong_to_tunnels_are_counted() {
         let text = "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab>\n\
                     TCP 10 13 2368 13 8 : tunables 0 0 0\n\
                     ext4_inode_cache 1000 1000 1000 4 1 : tunables 0 0 0\n\

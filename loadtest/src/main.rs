@@ -1,4 +1,4 @@
-//! The load-test harness of `ntlm-gateway`.
+//! The load-test harness for `ntlm-gateway`.
 //!
 //! | module | subject |
 //! |---|---|
@@ -6,11 +6,11 @@
 //! | `upstream` | the stub upstream as a process, with its counters on a control address |
 //! | `driver` | the client: one thread, one poll, thousands of tunnels |
 //! | `scenario` | what the tunnels do |
-//! | `outcome` | what a run found, as it stands in the JSON |
-//! | `gateway_metrics` | the gateway's own account, held against the client's |
+//! | `results` | the results of a run, as written to JSON |
+//! | `gateway_metrics` | compares the gateway's metrics with the client's counts |
 //! | `process`, `kernel` | CPU, memory, descriptors and threads from `/proc` |
-//! | `compare` | candidates side by side |
-//! | `report` | JSON to a page |
+//! | `compare` | several candidates side by side |
+//! | `report` | turns JSON into a page |
 
 mod arguments;
 mod compare;
@@ -18,9 +18,9 @@ mod driver;
 mod gateway_metrics;
 mod kernel;
 mod net;
-mod outcome;
 mod process;
 mod report;
+mod results;
 mod run;
 mod scenario;
 mod upstream;

@@ -1,18 +1,18 @@
-//! Small things about addresses and HTTP that several parts need.
+//! Helpers for addresses and HTTP.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Longest answer that [`http_get`] takes in.
+/// Longest answer that [`http_get`] accepts.
 const BODY_LIMIT_BYTES: u64 = 4 << 20;
 
-/// A port of 127.0.0.1 that was free a moment ago.
+/// A port of 127.0.0.1 that was free just now.
 pub fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind(("127.0.0.1", 0))?.local_addr()
 }
 
-/// The body of `GET path`, or an error that names the status. Waits at most five seconds for each read.
+/// The body of `GET path`, or an error that contains the status. Waits at most five seconds for each read.
 pub fn http_get(address: SocketAddr, path: &str) -> io::Result<String> {
     let limit = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
@@ -21,7 +21,7 @@ pub fn http_get(address: SocketAddr, path: &str) -> io::Result<String> {
     let mut answer = String::new();
     stream.take(BODY_LIMIT_BYTES).read_to_string(&mut answer)?;
     let (head, body) =
-        answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("answer without an end of head"))?;
+        answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("the answer's head is incomplete"))?;
     match head.split_ascii_whitespace().nth(1) {
         Some("200") => Ok(body.to_owned()),
         _ => Err(io::Error::other(format!("GET {path}: {}", head.lines().next().unwrap_or_default()))),

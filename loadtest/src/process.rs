@@ -1,9 +1,9 @@
 //! CPU, memory, descriptors and threads of a process and all its descendants, from `/proc`.
 //!
-//! CPU is read from each process' CPU clock (`clock_getcpuclockid`): nanoseconds, all its threads, those that have
-//! ended included. `/proc/PID/stat` counts in ticks of 10 ms, and `/proc/PID/task/*/schedstat` forgets ended threads,
-//! of which a thread-a-tunnel proxy has thousands. What children used that have ended and were waited for comes from
-//! `stat` in ticks, for nothing else knows it.
+//! CPU is read from each process's CPU clock (`clock_getcpuclockid`): nanoseconds, all threads, including those that
+//! have ended. `/proc/PID/stat` counts in ticks of 10 ms, and `/proc/PID/task/*/schedstat` drops ended threads, of
+//! which a proxy with a thread per tunnel has thousands. Only the time of children that have ended and were waited for
+//! comes from `stat`, in ticks, because it is available nowhere else.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -13,7 +13,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::time::ClockId;
 use nix::unistd::Pid;
 
-/// Linux has counted user-visible ticks in hundredths of a second on every architecture for two decades.
+/// Linux has reported ticks in hundredths of a second on every architecture for two decades.
 const TICK: Duration = Duration::from_millis(10);
 
 /// CPU of this process so far, user and system.
@@ -37,7 +37,7 @@ pub struct Usage {
     pub threads: u64,
 }
 
-/// The usage of `root` and its descendants. What has gone meanwhile counts as nothing.
+/// The usage of `root` and its descendants. Processes that have ended meanwhile count as nothing.
 pub fn usage_of_tree(root: u32) -> Usage {
     let stats = all_stats();
     let tree = tree_of(root, &stats);
@@ -52,7 +52,7 @@ pub fn usage_of_tree(root: u32) -> Usage {
     usage
 }
 
-/// `root` and its descendants now.
+/// `root` and its current descendants.
 pub fn tree(root: u32) -> Vec<u32> {
     tree_of(root, &all_stats())
 }
@@ -71,8 +71,8 @@ fn all_stats() -> HashMap<u32, Stat> {
     pids.filter_map(|pid| Some((pid, parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?))).collect()
 }
 
-/// Fields as proc_pid_stat(5) numbers them. The command's name may hold anything, so the rest is looked for behind the
-/// last parenthesis.
+/// Fields are numbered as in proc_pid_stat(5). The command's name may contain anything, so the other fields are looked
+/// for behind the last parenthesis.
 fn parse_stat(text: &str) -> Option<Stat> {
     let (_, rest) = text.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
@@ -111,7 +111,7 @@ fn cpu_clock(pid: u32) -> Option<Duration> {
     Some(Duration::new(u64::try_from(time.tv_sec()).ok()?, u32::try_from(time.tv_nsec()).ok()?))
 }
 
-/// Resident bytes, exact where the kernel tells (`smaps_rollup`); `statm` may be off by some hundred KiB a CPU.
+/// Resident bytes: exact if the kernel provides `smaps_rollup`; `status` may be off by some hundred KiB per CPU.
 fn rss_bytes(pid: u32) -> u64 {
     let exact = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok().and_then(|text| kib_field(&text, "Rss:"));
     let rough = || fs::read_to_string(format!("/proc/{pid}/status")).ok().and_then(|text| kib_field(&text, "VmRSS:"));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_seen_with_its_child() {
+    fn a_process_is_measured_with_its_child() {
         let mut child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
         let pids = tree(std::process::id());
         let usage = usage_of_tree(std::process::id());

@@ -1,19 +1,19 @@
-//! `run`: one scenario through one proxy, or several of the same kind.
+//! `run`: one scenario through one proxy, or through several of the same kind.
 
 use std::error::Error;
 use std::process::ExitCode;
 
 use crate::arguments::RunOptions;
 use crate::driver::{self, Moment};
-use crate::gateway_metrics::Witnesses;
+use crate::gateway_metrics::CounterSources;
 use crate::process::usage_of_tree;
 use crate::scenario::Load;
 
-/// Fails when tunnels failed or the witnesses disagree.
+/// Fails if tunnels failed or the counters disagree.
 pub fn run(options: &RunOptions) -> Result<ExitCode, Box<dyn Error>> {
     let load = Load::new(options.scenario, &options.load, options.count, options.rate)?;
-    let witnesses = Witnesses { metrics: options.metrics, control: options.control };
-    let before = witnesses.ask()?;
+    let counters = CounterSources { metrics: options.metrics, control: options.control };
+    let before = counters.read()?;
     let cpu_now = || options.pid.map(|pid| usage_of_tree(pid).cpu);
     let (mut cpu_at_begin, mut cpu_at_end) = (None, None);
     let mut outcome = driver::run(&load, &options.proxy, true, &mut |moment| match moment {
@@ -21,7 +21,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode, Box<dyn Error>> {
         Moment::WorkEnds => cpu_at_end = cpu_now(),
     })?;
     outcome.proxy_cpu_s = cpu_at_begin.zip(cpu_at_end).map(|(begin, end)| end.saturating_sub(begin).as_secs_f64());
-    witnesses.testify(&before, &mut outcome)?;
+    counters.add_checks(&before, &mut outcome)?;
     println!("{outcome}");
     if let Some(path) = &options.json {
         std::fs::write(path, serde_json::to_vec_pretty(&outcome)?)?;

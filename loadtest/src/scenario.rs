@@ -1,4 +1,4 @@
-//! What the tunnels of a run do, or the clients of plain HTTP.
+//! What the tunnels, or the plain HTTP clients, of a run do.
 
 use std::time::Duration;
 
@@ -7,30 +7,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::arguments::LoadOptions;
 
-/// What a run is about.
+/// The scenario of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scenario {
-    /// Tunnels are opened, 64 bytes echoed, and closed
+    /// Open a tunnel, echo 64 bytes, close it
     Setup,
-    /// Thousands of tunnels are held idle; then each is proven alive
+    /// Keep thousands of tunnels idle, then check that each still works
     Hold,
-    /// The client sends, the origin says what it got
+    /// Upload: the client sends, and the origin reports what it received
     BulkUp,
-    /// The origin sends, the client checks every byte
+    /// Download: the origin sends, and the client checks every byte
     BulkDown,
-    /// Small messages to and fro on tunnels that stay open
+    /// Exchange small messages on tunnels that stay open
     Pingpong,
-    /// A day at a cluster: many short tunnels, some long ones, a few bulk transfers
+    /// A mix as in a cluster: many short tunnels, some long ones, a few bulk transfers
     Mixed,
-    /// Plain HTTP requests, no tunnels: keep-alive clients send one after the other
+    /// Send plain HTTP requests, without tunnels, one after the other on keep-alive connections
     Http,
-    /// Clients that vanish at every stage, and some that stay to see whether it still works
+    /// Clients disappear at every stage, while some stay to check that the proxy still works
     Churn,
 }
 
 impl Scenario {
-    /// As it is written on the command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Scenario::Setup => "setup",
@@ -45,17 +45,17 @@ impl Scenario {
     }
 }
 
-/// A run in numbers. Everything in it is bounded: by time, by count, and by `cap` at the latest.
+/// The load of a run. It is bounded by time or count, and always by `cap`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Load {
     pub scenario: Scenario,
-    /// Tunnels at once; for hold, being opened at once; for http, connections.
+    /// Concurrent tunnels; for hold, tunnels being opened at once; for http, connections.
     pub concurrency: usize,
-    /// Tunnels begun or requests sent per second; `None` for a closed loop.
+    /// Tunnels started or requests sent per second; `None` for a closed loop.
     pub rate: Option<f64>,
-    /// How long tunnels are begun; for hold, how long they idle.
+    /// How long tunnels are started; for hold, how long they idle.
     pub duration: Option<Duration>,
-    /// Tunnels in all; for pingpong, messages per tunnel; for http, requests.
+    /// Total number of tunnels; for pingpong, messages per tunnel; for http, requests.
     pub count: Option<u64>,
     /// Bytes of a message.
     pub message_bytes: usize,
@@ -64,27 +64,28 @@ pub struct Load {
     /// Bytes of a request's body; 0 for a GET.
     #[serde(default)]
     pub body_bytes: usize,
-    /// How long a tunnel may stand still.
+    /// How long a tunnel may make no progress.
     pub patience: Duration,
     /// When the run is cut off.
     pub cap: Duration,
-    /// Whether the bytes of bulk transfers are checked.
+    /// Check the content of bulk transfers.
     pub verify: bool,
     /// Source addresses to connect from; 0 leaves it to the system.
     pub sources: u8,
 }
 
-/// Largest message: the pattern is sent from a block of at least this size.
+/// Largest message: a block of the pattern has at least this size.
 pub const MESSAGE_LIMIT_BYTES: usize = 256 * 1024;
 
-/// Most tunnels at once of one process: the usual limit of 20,000 descriptors is the gateway's, which needs two a tunnel.
+/// Most concurrent tunnels of one process. The usual limit of 20,000 descriptors constrains the gateway, which needs
+/// two per tunnel.
 const CONCURRENCY_LIMIT: usize = 60_000;
 
 impl Load {
-    /// The scenario with its own defaults where nothing else is asked for.
+    /// The scenario, with its own defaults for everything that was not given.
     ///
     /// # Errors
-    /// A text that names the option that is out of its bounds.
+    /// A text that names the option that is out of bounds.
     pub fn new(
         scenario: Scenario,
         options: &LoadOptions,
@@ -96,7 +97,7 @@ impl Load {
         };
         let defaults = Defaults::of(scenario);
         let duration = options.duration.map(|value| seconds("duration", value)).transpose()?;
-        // A count alone is an end; only without either does the default duration apply.
+        // A count is an end by itself; the default duration applies only if neither is given.
         let duration = match (duration, count, scenario) {
             (None, Some(_), Scenario::Hold) | (None, None, _) => defaults.duration,
             (duration, ..) => duration,
@@ -129,14 +130,14 @@ impl Load {
         must((1..=CONCURRENCY_LIMIT).contains(&self.concurrency), "--concurrency must be 1 to 60000")?;
         must(self.bulk_bytes > 0, "--bytes must not be 0")?;
         must(self.body_bytes <= MESSAGE_LIMIT_BYTES, "--body-bytes must be at most 262144")?;
-        must(self.body_bytes == 0 || self.scenario == Scenario::Http, "--body-bytes has a meaning for http only")?;
+        must(self.body_bytes == 0 || self.scenario == Scenario::Http, "--body-bytes is only valid for http")?;
         must(self.count != Some(0), "--count must not be 0")?;
         must(self.rate.is_none_or(|rate| rate > 0.0 && rate <= 1e6), "--rate must be above 0 and at most 1000000")?;
         let together = matches!(self.scenario, Scenario::Hold | Scenario::Pingpong);
-        must(!together || self.rate.is_none(), "--rate has no meaning for tunnels that are opened once and stay")
+        must(!together || self.rate.is_none(), "--rate is not valid for hold and pingpong")
     }
 
-    /// Whether all tunnels are opened before any of them does its work.
+    /// Whether all tunnels are opened before they do their work.
     pub fn opens_all_first(&self) -> bool {
         matches!(self.scenario, Scenario::Hold | Scenario::Pingpong | Scenario::Http)
     }
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn every_scenario_has_an_end_without_any_option() {
+    fn every_scenario_ends_without_options() {
         for scenario in Scenario::value_variants() {
             let load = Load::new(*scenario, &options(), None, None).unwrap();
             assert!(load.duration.is_some() || load.count.is_some(), "{scenario:?}");
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn values_out_of_bounds_are_refused_by_name() {
+    fn values_out_of_bounds_are_rejected_by_option_name() {
         let error = |change: fn(&mut LoadOptions)| {
             let mut options = options();
             change(&mut options);

@@ -1,4 +1,4 @@
-//! `upstream`: the stub as a process of its own.
+//! `upstream`: the stub in a process of its own.
 
 use std::error::Error;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use tiny_http::{Header, Response, Server};
 
 use crate::arguments::UpstreamOptions;
 
-/// Serves until it is killed, or until standard input ends if so asked.
+/// Serves until it is killed or, if asked to, until standard input ends.
 pub fn serve(options: &UpstreamOptions) -> Result<ExitCode, Box<dyn Error>> {
     let Some(personality) = options.personality()? else {
         for personality in Personality::ALL {
@@ -36,7 +36,7 @@ pub fn serve(options: &UpstreamOptions) -> Result<ExitCode, Box<dyn Error>> {
     )?;
     let stub = Arc::new(stub);
     let mut out = std::io::stdout().lock();
-    // The program that started it reads these lines, so they must not stay in a buffer.
+    // The parent process reads these lines, so they must not stay in a buffer.
     writeln!(out, "listening on {}", stub.address())?;
     if let Some(address) = options.control {
         writeln!(out, "control on {}", control(address, Arc::clone(&stub))?)?;
@@ -51,10 +51,10 @@ pub fn serve(options: &UpstreamOptions) -> Result<ExitCode, Box<dyn Error>> {
     }
 }
 
-/// Serves the counters on a thread of its own; where it listens.
+/// Serves the counters on its own thread; returns the address.
 fn control(address: SocketAddr, stub: Arc<StubServer>) -> Result<SocketAddr, Box<dyn Error>> {
     let server = Server::http(address).map_err(|error| format!("--control {address}: {error}"))?;
-    let taken = server.server_addr().to_ip().ok_or("the control address is no IP address")?;
+    let taken = server.server_addr().to_ip().ok_or("the control address is not an IP address")?;
     std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         for request in server.incoming_requests() {
             let (status, body) = match request.url() {
@@ -67,14 +67,14 @@ fn control(address: SocketAddr, stub: Arc<StubServer>) -> Result<SocketAddr, Box
                 Ok(header) => response.with_header(header),
                 Err(()) => response,
             };
-            // Whoever asked may be gone already.
+            // The client may be gone already.
             let _ = request.respond(response);
         }
     })?;
     Ok(taken)
 }
 
-/// The counters by name, as their text form lists them.
+/// The counters by name, as in their text form.
 fn as_json(counts: &Counts) -> Value {
     let text = counts.to_string();
     let pairs = text.lines().filter_map(|line| line.split_once(' '));
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_counter_stands_in_the_json() {
+    fn the_json_contains_every_counter() {
         let json = as_json(&Counts { challenges: 7, ..Counts::default() });
         assert_eq!(json["challenges"], 7);
         assert_eq!(json.as_object().unwrap().len(), Counts::default().to_string().lines().count());

@@ -1,4 +1,4 @@
-//! Every command of the load-test harness once, short, against a real gateway and the stub: that it works, not how fast.
+//! Runs every command of the load-test harness briefly against a real gateway and the stub, to see that it works.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -17,7 +17,8 @@ const LOADTEST: &str = env!("CARGO_BIN_EXE_ntlm-loadtest");
 const ACCOUNT: &str = "CORP\\alice";
 const PASSWORD: &str = "correct horse";
 
-/// The gateway's binary beside the harness'. Cargo builds no binaries of other packages for a test, so it is asked to.
+/// The gateway's binary next to the harness's. Cargo builds no binaries of other packages for a test, so it is run
+/// here.
 fn gateway_binary() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -34,7 +35,7 @@ fn gateway_binary() -> &'static Path {
     })
 }
 
-/// A process of this test, ended by its own handle.
+/// A child process, killed by its own handle.
 struct Process(Child);
 
 impl Drop for Process {
@@ -44,7 +45,7 @@ impl Drop for Process {
     }
 }
 
-/// The address behind the first line that contains `marker`. What follows is read away, lest the process block.
+/// The addresses after the markers, in order. The remaining output is discarded, lest the process block.
 fn address_after(from: impl Read + Send + 'static, markers: &[&str]) -> Vec<SocketAddr> {
     let mut lines = BufReader::new(from).lines();
     let found = markers
@@ -84,7 +85,7 @@ impl Rig {
         let password = scratch.join("password");
         fs::write(&password, PASSWORD).unwrap();
         let mut gateway = Command::new(gateway_binary());
-        // Those of whoever runs the tests, and the tests' own: the gateway refuses a variable that it does not know.
+        // Variables of the caller's environment or the tests' own: the gateway rejects unknown ones with this prefix.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("NTLM_GATEWAY_")) {
             gateway.env_remove(name);
         }
@@ -109,7 +110,7 @@ impl Rig {
         }
     }
 
-    /// Runs a scenario with the gateway's metrics held against it; the outcome.
+    /// Runs a scenario, compared with the gateway's metrics; returns the results.
     fn run(&self, arguments: &[&str]) -> Value {
         let json = self.scratch.join("run.json");
         let output = Command::new(LOADTEST)
@@ -136,7 +137,7 @@ fn assert_success(output: &Output, what: &str) {
 }
 
 #[test]
-fn every_scenario_passes_and_the_gateway_agrees() {
+fn every_scenario_passes_and_matches_the_gateways_metrics() {
     let rig = Rig::start("scenarios");
     let setup = rig.run(&["setup", "--count", "200", "--concurrency", "16"]);
     assert_eq!(setup["tunnels"]["completed"], 200);
@@ -144,7 +145,7 @@ fn every_scenario_passes_and_the_gateway_agrees() {
     assert_eq!(setup["latencies"]["ready"]["count"], 200);
 
     let open = rig.run(&["setup", "--rate", "200", "--duration", "0.5"]);
-    assert_eq!(open["tunnels"]["completed"], 100, "an open loop begins exactly what was scheduled");
+    assert_eq!(open["tunnels"]["completed"], 100, "an open loop starts exactly what was scheduled");
 
     let hold = rig.run(&["hold", "--count", "100", "--duration", "0.2"]);
     assert_eq!((&hold["tunnels"]["completed"], &hold["messages"]), (&100.into(), &100.into()));
@@ -179,11 +180,11 @@ fn plain_http_goes_over_few_authenticated_connections() {
     assert_eq!(answered(&counted), 300);
 
     let open = rig.run(&["http", "--rate", "200", "--seconds", "0.5", "--concurrency", "4"]);
-    assert_eq!(answered(&open), 100, "an open loop begins exactly what was scheduled");
+    assert_eq!(answered(&open), 100, "an open loop starts exactly what was scheduled");
 }
 
 #[test]
-fn a_run_that_nothing_passes_through_fails_in_time_and_says_why() {
+fn a_run_through_a_silent_proxy_fails_in_time_and_says_why() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let begun = Instant::now();
     let output = Command::new(LOADTEST)
@@ -198,7 +199,7 @@ fn a_run_that_nothing_passes_through_fails_in_time_and_says_why() {
 }
 
 #[test]
-fn the_cap_cuts_a_run_off_whatever_its_state() {
+fn the_cap_cuts_off_a_run_in_any_state() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     for scenario in ["hold", "setup", "pingpong", "http"] {
         let output = Command::new(LOADTEST)
@@ -245,11 +246,11 @@ fn compare_starts_its_candidates_and_the_report_shows_them() {
     let page = fs::read_to_string(html).unwrap();
     assert!(page.contains("<svg") && page.ends_with("</html>\n"));
     let loads = ["src=", "href=", "url(", "@import", "NaN"];
-    assert!(loads.iter().all(|word| !page.contains(word)), "the page must stand alone");
+    assert!(loads.iter().all(|word| !page.contains(word)), "the page must be self-contained");
 }
 
 #[test]
-fn a_peer_that_is_unknown_is_refused_by_name() {
+fn an_unknown_candidate_is_rejected_by_name() {
     let output = Command::new(LOADTEST).args(["compare", "gatewya"]).output().unwrap();
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stderr);

@@ -1,4 +1,4 @@
-//! Who takes part in a comparison.
+//! The candidates of a comparison.
 
 use std::env;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ pub struct Candidate {
     pub kind: Kind,
 }
 
-/// What it is, and how it is started.
+/// What a candidate is, and how it is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `ntlm-gateway` from this binary.
@@ -25,12 +25,12 @@ pub enum Kind {
     HaproxyHttp,
     /// TCP relay without authentication.
     Nginx,
-    /// HTTP proxy with a parent that asks for nothing: Squid cannot prove an identity by NTLM to a parent.
+    /// HTTP proxy with a parent that demands no authentication: Squid cannot authenticate to a parent by NTLM.
     Squid,
     Px,
-    /// No proxy between: the client's CONNECT goes to the stub.
+    /// No proxy: the client's CONNECT goes to the stub.
     Direct,
-    /// Runs already, with whatever upstream it has.
+    /// Already running, with whatever upstream it has.
     Running {
         address: SocketAddr,
         pid: Option<u32>,
@@ -38,10 +38,10 @@ pub enum Kind {
 }
 
 impl Candidate {
-    /// Reads `NAME`, `NAME=PATH` and `NAME=ADDR[@PID]`. `gateway` is the binary that the name `gateway` stands for.
+    /// Parses `NAME`, `NAME=PATH` and `NAME=ADDR[@PID]`. `gateway` is the binary for the name `gateway`.
     ///
     /// # Errors
-    /// A text that says what is possible.
+    /// A text that lists the alternatives.
     pub fn parse(text: &str, gateway: &Path) -> Result<Candidate, String> {
         let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
         let kind = match (name, value) {
@@ -58,15 +58,16 @@ impl Candidate {
             ("direct", None) => Kind::Direct,
             (name, None) => {
                 return Err(format!(
-                    "no candidate is called {name:?}; there are gateway, cntlm, haproxy, haproxy-splice, \
-                     haproxy-http, nginx, squid, px, direct, NAME=PATH of a gateway binary, and NAME=ADDR or NAME=ADDR@PID of a running proxy"
+                    "unknown candidate {name:?}; possible are gateway, cntlm, haproxy, haproxy-splice, \
+                     haproxy-http, nginx, squid, px, direct, NAME=PATH for a gateway binary, and NAME=ADDR or \
+                     NAME=ADDR@PID for a running proxy"
                 ));
             }
         };
         Ok(Candidate { name: name.to_owned(), kind })
     }
 
-    /// Whether it proves an identity to its upstream, or relays what the client sends.
+    /// Whether it authenticates to its upstream, as opposed to relaying what the client sends.
     pub fn authenticates(&self) -> bool {
         matches!(self.kind, Kind::Gateway(_) | Kind::Cntlm | Kind::Px)
     }
@@ -76,7 +77,7 @@ impl Candidate {
         let command = match &self.kind {
             Kind::Gateway(path) if path.is_file() => return None,
             Kind::Gateway(path) => {
-                return Some(format!("{} is no file; build it with `cargo build --release`", path.display()));
+                return Some(format!("{} does not exist; build it with `cargo build --release`", path.display()));
             }
             Kind::Direct | Kind::Running { .. } => return None,
             Kind::Cntlm => "cntlm",
@@ -94,42 +95,44 @@ impl Candidate {
         None
     }
 
-    /// What it is, in a phrase for the report.
+    /// A short description for the report.
     pub fn what(&self) -> String {
         match &self.kind {
             Kind::Gateway(_) => {
-                "ntlm-gateway: the whole NTLMv2 handshake for every tunnel, kept connections for requests".to_owned()
+                "ntlm-gateway: a complete NTLMv2 handshake for every tunnel, kept connections for requests".to_owned()
             }
-            Kind::Cntlm => "Cntlm: NTLMv2 handshake, one thread a tunnel".to_owned(),
+            Kind::Cntlm => "Cntlm: NTLMv2 handshake, one thread per tunnel".to_owned(),
             Kind::Haproxy { forced_splice: false } => {
-                "HAProxy, mode tcp, option splice-auto: a relay without any authentication".to_owned()
+                "HAProxy, mode tcp, option splice-auto: a relay without authentication".to_owned()
             }
             Kind::Haproxy { forced_splice: true } => {
-                "HAProxy, mode tcp, splicing forced, pipes of 512 KiB: a relay without any authentication".to_owned()
+                "HAProxy, mode tcp, splicing forced, pipes of 512 KiB: a relay without authentication".to_owned()
             }
             Kind::HaproxyHttp => {
-                "HAProxy, mode http, http-reuse always: forwards requests without any authentication".to_owned()
+                "HAProxy, mode http, http-reuse always: forwards requests without authentication".to_owned()
             }
             Kind::Squid => {
-                "Squid without cache, to a parent that asks for nothing: Squid speaks no NTLM to a parent".to_owned()
+                "Squid without a cache, with a parent that demands no authentication (it cannot use NTLM there)"
+                    .to_owned()
             }
-            Kind::Nginx => "nginx stream: a relay without any authentication".to_owned(),
+            Kind::Nginx => "nginx stream: a relay without authentication".to_owned(),
             Kind::Px => "Px: NTLM by libcurl, in Python".to_owned(),
-            Kind::Direct => "no proxy at all: the client speaks to an upstream that asks for nothing".to_owned(),
-            Kind::Running { address, .. } => format!("a proxy that was running at {address}"),
+            Kind::Direct => "no proxy: the client connects to an upstream that demands no authentication".to_owned(),
+            Kind::Running { address, .. } => format!("a proxy already running at {address}"),
         }
     }
 }
 
 fn running(value: &str) -> Result<Kind, String> {
     let (address, pid) = value.split_once('@').map_or((value, None), |(address, pid)| (address, Some(pid)));
-    let wrong = |error: &dyn std::fmt::Display| format!("{value:?} is no PATH with a slash and no ADDR[@PID]: {error}");
+    let wrong =
+        |error: &dyn std::fmt::Display| format!("{value:?} is neither a PATH with a slash nor ADDR[@PID]: {error}");
     let address = address.parse().map_err(|error| wrong(&error))?;
     let pid = pid.map(str::parse).transpose().map_err(|error| wrong(&error))?;
     Ok(Kind::Running { address, pid })
 }
 
-/// A command on the path, or in the directories of daemons, which are not on every user's.
+/// A command on the path, or in the directories of daemons, which are not on every user's path.
 pub fn find(command: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let daemons = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -152,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_paths_and_addresses_are_told_apart() {
+    fn candidates_are_parsed_as_names_paths_or_addresses() {
         let parse = |text| Candidate::parse(text, Path::new("/here/ntlm-gateway")).map(|candidate| candidate.kind);
         assert_eq!(parse("gateway"), Ok(Kind::Gateway("/here/ntlm-gateway".into())));
         assert_eq!(parse("old=./old/ntlm-gateway"), Ok(Kind::Gateway("./old/ntlm-gateway".into())));

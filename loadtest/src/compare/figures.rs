@@ -1,7 +1,7 @@
-//! From measurements to figures: medians, spreads, and ratios to the base.
+//! Turns measurements into figures: medians, spreads, and ratios to the base.
 //!
-//! Machines drift by tens of percent within the hour, so a ratio is formed in each round between neighbours in time, and
-//! what is told of it is the ratio of the medians with the least and the greatest ratio of any round.
+//! Machines drift by tens of percent within an hour, so ratios are formed within each round. What is reported is the
+//! ratio of the medians, with the least and the greatest ratio of any round.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::measure::Measurement;
 use super::plan::{Item, ItemKind, LEG_MS};
-use crate::outcome::Latency;
+use crate::results::Latency;
 use crate::scenario::Scenario;
 
 /// Bytes of a GiB.
@@ -33,21 +33,21 @@ pub enum Better {
     Higher,
 }
 
-/// One candidate's value.
+/// The value of one candidate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
     pub median: f64,
     pub least: f64,
     pub greatest: f64,
-    /// To the base; `None` without one.
+    /// Relative to the base; `None` if it was not measured.
     pub ratio: Option<Ratio>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ratio {
-    /// Of the medians.
+    /// Ratio of the medians.
     pub of_medians: f64,
-    /// Least and greatest of a round.
+    /// Least and greatest ratio of a round.
     pub least: f64,
     pub greatest: f64,
 }
@@ -108,33 +108,33 @@ fn count(value: u64) -> f64 {
 }
 
 fn kinds(kind: ItemKind) -> Vec<Kind> {
-    let rate = higher("tunnels_per_s", "tunnels a second", "/s", |m| Some(m.outcome.tunnels_per_s()));
+    let rate = higher("tunnels_per_s", "tunnels per second", "/s", |m| Some(m.outcome.tunnels_per_s()));
     let mut kinds = match kind {
         ItemKind::Setup => std::iter::once(rate).chain(READY).chain([CPU_PER_TUNNEL]).collect(),
         ItemKind::Open => READY.into_iter().chain([CPU_PER_TUNNEL]).collect(),
         ItemKind::Legs => {
-            let legs = lower("ready_legs", "CONNECT→200, p50, in legs", "legs", |m| {
+            let legs = lower("ready_legs", "CONNECT→200, p50, in round trips", "round trips", |m| {
                 Some(latency(m, "ready")?.p50_us / 1000.0 / count(LEG_MS))
             });
             std::iter::once(legs).chain(READY).collect()
         }
         ItemKind::Pingpong => vec![
-            higher("messages_per_s", "messages a second", "/s", |m| Some(m.outcome.messages_per_s())),
+            higher("messages_per_s", "messages per second", "/s", |m| Some(m.outcome.messages_per_s())),
             lower("message_p50", "round trip, p50", "µs", |m| Some(latency(m, "message")?.p50_us)),
             lower("message_p99", "round trip, p99", "µs", |m| Some(latency(m, "message")?.p99_us)),
             lower("message_p999", "round trip, p99.9", "µs", |m| Some(latency(m, "message")?.p999_us)),
             lower("cpu_per_message", "CPU per message", "µs", |m| per(m.cpu_us, m.outcome.messages)),
         ],
         ItemKind::Http => vec![
-            higher("requests_per_s", "requests a second", "/s", |m| m.outcome.requests_per_s()),
+            higher("requests_per_s", "requests per second", "/s", |m| m.outcome.requests_per_s()),
             lower("cpu_per_request", "CPU per request", "µs", |m| per(m.cpu_us, m.outcome.requests?.answered)),
             higher("requests_per_cpu_s", "requests per second of CPU", "", |m| {
                 let cpu_us = m.cpu_us.filter(|cpu_us| *cpu_us > 0.0)?;
                 Some(count(m.outcome.requests?.answered) / cpu_us * 1e6)
             }),
-            lower("request_p50", "request to whole answer, p50", "µs", |m| Some(latency(m, "request")?.p50_us)),
-            lower("request_p99", "request to whole answer, p99", "µs", |m| Some(latency(m, "request")?.p99_us)),
-            lower("request_p999", "request to whole answer, p99.9", "µs", |m| Some(latency(m, "request")?.p999_us)),
+            lower("request_p50", "request to complete answer, p50", "µs", |m| Some(latency(m, "request")?.p50_us)),
+            lower("request_p99", "request to complete answer, p99", "µs", |m| Some(latency(m, "request")?.p99_us)),
+            lower("request_p999", "request to complete answer, p99.9", "µs", |m| Some(latency(m, "request")?.p999_us)),
             lower("authentications", "authentications per 1,000 requests", "", |m| {
                 Some(m.outcome.authentications_per_request()? * 1000.0)
             }),
@@ -151,10 +151,10 @@ fn kinds(kind: ItemKind) -> Vec<Kind> {
             lower("rss_per_tunnel", "RSS per idle tunnel", "bytes", |m| {
                 per(grown(m.rss_before, m.rss_with_load), m.outcome.tunnels.opened)
             }),
-            lower("kernel_per_tunnel", "kernel memory per idle tunnel, all ends", "bytes", |m| {
+            lower("kernel_per_tunnel", "kernel memory per idle tunnel, with both peers", "bytes", |m| {
                 per(grown(Some(m.kernel_before), Some(m.kernel_with_load)), m.outcome.tunnels.opened)
             }),
-            lower("idle_cpu", "CPU while all are idle, of a core", "%", |m| {
+            lower("idle_cpu", "CPU of one core while all are idle", "%", |m| {
                 (m.outcome.work_s > 0.0).then_some(m.cpu_us? / 1e4 / m.outcome.work_s)
             }),
             lower("descriptors", "descriptors", "", |m| Some(count(m.descriptors?))),
@@ -166,12 +166,12 @@ fn kinds(kind: ItemKind) -> Vec<Kind> {
     kinds
 }
 
-/// The figures of one item. `base` is the candidate that the others are divided by.
+/// The figures of one item, relative to the candidate `base`.
 pub fn figures(item: &Item, measurements: &[Measurement], base: &str) -> Vec<Figure> {
     let mut figures: Vec<Figure> =
         kinds(item.kind).into_iter().map(|kind| figure(&kind, kind.value, measurements, base)).collect();
     if item.load.scenario == Scenario::Hold {
-        figures.extend(net_of_direct(measurements, base));
+        figures.extend(without_direct(measurements, base));
     }
     figures
 }
@@ -212,12 +212,11 @@ fn cell(rounds: &BTreeMap<usize, f64>, base: &BTreeMap<usize, f64>) -> Option<Ce
     Some(Cell { median, least, greatest, ratio })
 }
 
-/// The kernel's memory less what the client's and the stub's own sockets take, known from `direct`.
-fn net_of_direct(measurements: &[Measurement], base: &str) -> Option<Figure> {
+/// Kernel memory without the client's and the stub's own sockets, which `direct` measures.
+fn without_direct(measurements: &[Measurement], base: &str) -> Option<Figure> {
     let gross = |m: &Measurement| per(grown(Some(m.kernel_before), Some(m.kernel_with_load)), m.outcome.tunnels.opened);
     let direct = median(measurements.iter().filter(|m| m.candidate == "direct").filter_map(gross))?;
-    let kind =
-        lower("kernel_net_per_tunnel", "kernel memory per idle tunnel, without both ends' own", "bytes", |_| None);
+    let kind = lower("kernel_net_per_tunnel", "kernel memory per idle tunnel, without both peers", "bytes", |_| None);
     let others: Vec<Measurement> = measurements.iter().filter(|m| m.candidate != "direct").cloned().collect();
     Some(figure(&kind, |m| Some(gross(m)? - direct), &others, base))
 }
@@ -242,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ratio_is_of_medians_and_its_spread_of_rounds() {
+    fn a_ratio_compares_medians_and_its_spread_compares_rounds() {
         let of = |values: &[f64]| values.iter().copied().enumerate().collect::<BTreeMap<_, _>>();
         let cell = cell(&of(&[10.0, 40.0, 30.0]), &of(&[10.0, 20.0, 30.0])).unwrap();
         assert_eq!((cell.median, cell.least, cell.greatest), (30.0, 10.0, 40.0));
@@ -250,14 +249,14 @@ mod tests {
     }
 
     #[test]
-    fn a_round_without_a_partner_makes_no_ratio() {
+    fn a_round_without_a_base_has_no_ratio() {
         let cell = cell(&BTreeMap::from([(0, 5.0), (1, 6.0)]), &BTreeMap::from([(1, 3.0)])).unwrap();
         assert_eq!(cell.ratio.map(|ratio| (ratio.least, ratio.greatest)), Some((2.0, 2.0)));
         assert_eq!(super::cell(&BTreeMap::from([(0, 5.0)]), &BTreeMap::new()).unwrap().ratio, None);
     }
 
     #[test]
-    fn the_median_of_an_even_number_lies_between() {
+    fn the_median_of_an_even_count_is_the_mean_of_the_middle_two() {
         assert_eq!(median([4.0, 1.0, 3.0, 2.0].into_iter()), Some(2.5));
         assert_eq!(median(std::iter::empty()), None);
     }

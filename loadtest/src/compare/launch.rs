@@ -1,4 +1,4 @@
-//! Starts candidates and stubs, and ends them.
+//! Starts and stops candidates and stubs.
 
 use std::env;
 use std::fmt::Write as _;
@@ -19,30 +19,30 @@ use crate::arguments::{DEFAULT_PASSWORD, DEFAULT_USER};
 use crate::net::{free_address, wait_until_accepting};
 use crate::process::tree;
 
-/// How long a candidate may take to listen. Px is slow to start.
+/// How long a candidate may take to start listening. Px is slow.
 const START_LIMIT: Duration = Duration::from_secs(15);
-/// How long it may take to end when asked to.
+/// How long it may take to stop.
 const STOP_LIMIT: Duration = Duration::from_millis(500);
 
-/// What a candidate is to be fit for.
-pub struct Site<'a> {
+/// The environment that a candidate is configured for.
+pub struct TestBed<'a> {
     /// Where configuration files and logs go.
     pub scratch: &'a Path,
-    /// The stub that wants a proof.
+    /// The stub that demands authentication.
     pub upstream: SocketAddr,
-    /// The stub that wants none.
+    /// The stub that demands none.
     pub open_upstream: SocketAddr,
     /// Shards or threads.
     pub shards: usize,
-    /// Tunnels at once.
+    /// Concurrent tunnels.
     pub tunnels: usize,
-    /// Pipes that may be needed for splicing, if they must be bounded.
+    /// Pipes for splicing, if their number must be configured.
     pub pipes: usize,
-    /// More arguments for the gateway.
+    /// Additional arguments for the gateway.
     pub gateway_args: &'a [String],
 }
 
-/// A running candidate. It is ended when this is dropped, if it was started here.
+/// A running candidate. Dropping it stops the candidate, if it was started here.
 pub struct Running {
     child: Option<Child>,
     pid: Option<u32>,
@@ -67,12 +67,12 @@ impl Drop for Running {
     }
 }
 
-/// Asks a child to end, then ends it and those of its descendants that are left.
+/// Asks a child to stop, then kills it and its remaining descendants.
 fn end(child: &mut Child) {
     let family = tree(child.id());
     let signal = |pid: u32, signal: Signal| {
         if let Ok(pid) = i32::try_from(pid) {
-            // It may have gone meanwhile.
+            // It may have ended meanwhile.
             let _ = kill(Pid::from_raw(pid), signal);
         }
     };
@@ -85,21 +85,21 @@ fn end(child: &mut Child) {
         std::thread::sleep(Duration::from_millis(5));
     }
     if let Ok(None) = child.try_wait() {
-        // Their parent is alive, so the numbers are theirs still.
+        // Their parent is still alive, so the PIDs have not been reused.
         family.iter().for_each(|pid| signal(*pid, Signal::SIGKILL));
     }
-    // Takes its exit status, so that it does not stay as a zombie.
+    // Collects its exit status, so that it does not remain as a zombie.
     let _ = child.wait();
 }
 
 /// Starts a candidate and waits until it accepts connections.
 ///
 /// # Errors
-/// When it cannot be started or does not listen in time; the text names its log.
-pub fn launch(candidate: &Candidate, site: &Site<'_>) -> Result<Running, String> {
+/// If it cannot be started or does not listen in time; the text names its log.
+pub fn launch(candidate: &Candidate, test_bed: &TestBed<'_>) -> Result<Running, String> {
     let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", candidate.name);
     let address = match &candidate.kind {
-        Kind::Direct => site.open_upstream,
+        Kind::Direct => test_bed.open_upstream,
         Kind::Running { address, .. } => *address,
         _ => free_address().map_err(|error| failed(&error))?,
     };
@@ -110,17 +110,17 @@ pub fn launch(candidate: &Candidate, site: &Site<'_>) -> Result<Running, String>
         Kind::Direct | Kind::Running { .. } => return Ok(Running { child: None, pid: None, address, admin: None }),
         Kind::Gateway(binary) => {
             let admin = free_address().map_err(|error| failed(&error))?;
-            (gateway(binary, site, address, admin), Some(admin))
+            (gateway(binary, test_bed, address, admin), Some(admin))
         }
-        Kind::Cntlm => (cntlm(site, address), None),
-        Kind::Haproxy { forced_splice } => (haproxy(site, address, *forced_splice), None),
-        Kind::HaproxyHttp => (haproxy_http(site, address), None),
-        Kind::Nginx => (nginx(site, address), None),
-        Kind::Squid => (squid(site, address), None),
-        Kind::Px => (px(site, address), None),
+        Kind::Cntlm => (cntlm(test_bed, address), None),
+        Kind::Haproxy { forced_splice } => (haproxy(test_bed, address, *forced_splice), None),
+        Kind::HaproxyHttp => (haproxy_http(test_bed, address), None),
+        Kind::Nginx => (nginx(test_bed, address), None),
+        Kind::Squid => (squid(test_bed, address), None),
+        Kind::Px => (px(test_bed, address), None),
     };
     let mut command = command.map_err(|error| failed(&error))?;
-    let log_path = site.scratch.join(format!("{}.log", candidate.name));
+    let log_path = test_bed.scratch.join(format!("{}.log", candidate.name));
     let log = File::create(&log_path).map_err(|error| failed(&error))?;
     let copy = log.try_clone().map_err(|error| failed(&error))?;
     let child = command.stdin(Stdio::null()).stdout(copy).stderr(log).spawn().map_err(|error| failed(&error))?;
@@ -133,42 +133,42 @@ pub fn launch(candidate: &Candidate, site: &Site<'_>) -> Result<Running, String>
     Ok(running)
 }
 
-fn password_file(site: &Site<'_>) -> io::Result<PathBuf> {
-    let path = site.scratch.join("password");
+fn password_file(test_bed: &TestBed<'_>) -> io::Result<PathBuf> {
+    let path = test_bed.scratch.join("password");
     fs::write(&path, DEFAULT_PASSWORD)?;
     Ok(path)
 }
 
-fn gateway(binary: &Path, site: &Site<'_>, listen: SocketAddr, admin: SocketAddr) -> io::Result<Command> {
+fn gateway(binary: &Path, test_bed: &TestBed<'_>, listen: SocketAddr, admin: SocketAddr) -> io::Result<Command> {
     let mut command = Command::new(binary);
-    // All its settings are given here, and it refuses a variable of that kind that it does not know.
+    // All settings are given as arguments, and the gateway rejects unknown variables with this prefix.
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("NTLM_GATEWAY_")) {
         command.env_remove(name);
     }
     command.arg("run").args(["--listen", &listen.to_string(), "--admin", &admin.to_string()]);
-    command.args(["--upstream", &site.upstream.to_string(), "--user", DEFAULT_USER]);
-    command.arg("--password-file").arg(password_file(site)?);
-    command.args(["--shards", &site.shards.to_string()]).args(site.gateway_args);
+    command.args(["--upstream", &test_bed.upstream.to_string(), "--user", DEFAULT_USER]);
+    command.arg("--password-file").arg(password_file(test_bed)?);
+    command.args(["--shards", &test_bed.shards.to_string()]).args(test_bed.gateway_args);
     Ok(command)
 }
 
-fn cntlm(site: &Site<'_>, listen: SocketAddr) -> io::Result<Command> {
+fn cntlm(test_bed: &TestBed<'_>, listen: SocketAddr) -> io::Result<Command> {
     let (domain, user) = DEFAULT_USER.split_once('\\').unwrap_or(("", DEFAULT_USER));
     let config = format!(
         "Username {user}\nDomain {domain}\nPassword {DEFAULT_PASSWORD}\nAuth NTLMv2\nProxy {}\nListen {listen}\n",
-        site.upstream
+        test_bed.upstream
     );
-    let path = site.scratch.join("cntlm.conf");
+    let path = test_bed.scratch.join("cntlm.conf");
     fs::write(&path, config)?;
     let mut command = Command::new(find("cntlm").ok_or(io::ErrorKind::NotFound)?);
     command.arg("-f").arg("-c").arg(path);
     Ok(command)
 }
 
-fn haproxy(site: &Site<'_>, listen: SocketAddr, forced_splice: bool) -> io::Result<Command> {
-    // Two descriptors a tunnel and two a pipe must fit into the process' limit, or HAProxy does not start.
-    let mut config = format!("global\n  nbthread {}\n  maxconn {}\n", site.shards, site.tunnels + 64);
-    writeln!(config, "  maxpipes {}", site.pipes).map_err(io::Error::other)?;
+fn haproxy(test_bed: &TestBed<'_>, listen: SocketAddr, forced_splice: bool) -> io::Result<Command> {
+    // Two descriptors per tunnel and two per pipe must fit into the process's limit, or HAProxy does not start.
+    let mut config = format!("global\n  nbthread {}\n  maxconn {}\n", test_bed.shards, test_bed.tunnels + 64);
+    writeln!(config, "  maxpipes {}", test_bed.pipes).map_err(io::Error::other)?;
     if forced_splice {
         config.push_str("  tune.pipesize 524288\n");
     }
@@ -178,38 +178,38 @@ fn haproxy(site: &Site<'_>, listen: SocketAddr, forced_splice: bool) -> io::Resu
         config,
         "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n{splice}\
          listen relay\n  bind {listen}\n  maxconn {}\n  server stub {}\n",
-        site.tunnels + 64,
-        site.open_upstream
+        test_bed.tunnels + 64,
+        test_bed.open_upstream
     )
     .map_err(io::Error::other)?;
     let name = if forced_splice { "haproxy-splice.cfg" } else { "haproxy.cfg" };
-    let path = site.scratch.join(name);
+    let path = test_bed.scratch.join(name);
     fs::write(&path, config)?;
     let mut command = Command::new(find("haproxy").ok_or(io::ErrorKind::NotFound)?);
     command.arg("-db").arg("-f").arg(path);
     Ok(command)
 }
 
-fn haproxy_http(site: &Site<'_>, listen: SocketAddr) -> io::Result<Command> {
+fn haproxy_http(test_bed: &TestBed<'_>, listen: SocketAddr) -> io::Result<Command> {
     let config = format!(
         "global\n  nbthread {}\n  maxconn {most}\ndefaults\n  mode http\n  http-reuse always\n  timeout connect 5s\n  \
          timeout client 1h\n  timeout server 1h\n  timeout http-keep-alive 1h\nlisten proxy\n  bind {listen}\n  \
          maxconn {most}\n  server stub {}\n",
-        site.shards,
-        site.open_upstream,
-        most = site.tunnels + 64
+        test_bed.shards,
+        test_bed.open_upstream,
+        most = test_bed.tunnels + 64
     );
-    let path = site.scratch.join("haproxy-http.cfg");
+    let path = test_bed.scratch.join("haproxy-http.cfg");
     fs::write(&path, config)?;
     let mut command = Command::new(find("haproxy").ok_or(io::ErrorKind::NotFound)?);
     command.arg("-db").arg("-f").arg(path);
     Ok(command)
 }
 
-fn squid(site: &Site<'_>, listen: SocketAddr) -> io::Result<Command> {
+fn squid(test_bed: &TestBed<'_>, listen: SocketAddr) -> io::Result<Command> {
     let log = |name: &str| -> io::Result<PathBuf> {
-        let path = site.scratch.join(name);
-        // Squid gives root up and writes as a user of its own.
+        let path = test_bed.scratch.join(name);
+        // Squid drops root and writes as a different user.
         File::create(&path)?.set_permissions(fs::Permissions::from_mode(0o666))?;
         Ok(path)
     };
@@ -218,57 +218,57 @@ fn squid(site: &Site<'_>, listen: SocketAddr) -> io::Result<Command> {
         "http_port {listen}\nworkers {}\ncache deny all\nhttp_access allow all\nnever_direct allow all\n\
          cache_peer {} parent {} 0 no-query no-digest default name=stub\nbuffered_logs on\naccess_log stdio:{}\n\
          cache_log {}\npid_filename none\npinger_enable off\nshutdown_lifetime 0 seconds\nvisible_hostname squid.test\n",
-        site.shards,
-        site.open_upstream.ip(),
-        site.open_upstream.port(),
+        test_bed.shards,
+        test_bed.open_upstream.ip(),
+        test_bed.open_upstream.port(),
         access.display(),
         messages.display()
     );
-    let path = site.scratch.join("squid.conf");
+    let path = test_bed.scratch.join("squid.conf");
     fs::write(&path, config)?;
     let mut command = Command::new(find("squid").ok_or(io::ErrorKind::NotFound)?);
-    // Its name distinguishes its shared memory from that of another Squid on this machine.
+    // The name separates its shared memory from that of other Squid processes on this machine.
     command.arg("-N").arg("-n").arg(format!("loadtest{}", std::process::id())).arg("-f").arg(path);
     Ok(command)
 }
 
-fn nginx(site: &Site<'_>, listen: SocketAddr) -> io::Result<Command> {
+fn nginx(test_bed: &TestBed<'_>, listen: SocketAddr) -> io::Result<Command> {
     let module = stream_module().ok_or(io::ErrorKind::NotFound)?;
     let load =
         if module.as_os_str().is_empty() { String::new() } else { format!("load_module {};\n", module.display()) };
-    let prefix = site.scratch.display();
+    let prefix = test_bed.scratch.display();
     let config = format!(
         "{load}daemon off;\nmaster_process on;\nworker_processes {};\npid {prefix}/nginx.pid;\nuser {};\n\
          error_log {prefix}/nginx-error.log;\nevents {{ worker_connections {}; }}\n\
          stream {{ server {{ listen {listen} backlog=4096; proxy_pass {}; proxy_timeout 1h; proxy_half_close on; tcp_nodelay on; }} }}\n",
-        site.shards,
+        test_bed.shards,
         user_name(),
-        site.tunnels * 2 + 128,
-        site.open_upstream
+        test_bed.tunnels * 2 + 128,
+        test_bed.open_upstream
     );
-    let path = site.scratch.join("nginx.conf");
+    let path = test_bed.scratch.join("nginx.conf");
     fs::write(&path, config)?;
     let mut command = Command::new(find("nginx").ok_or(io::ErrorKind::NotFound)?);
-    command.arg("-p").arg(site.scratch).arg("-c").arg(path);
+    command.arg("-p").arg(test_bed.scratch).arg("-c").arg(path);
     Ok(command)
 }
 
-/// The user that nginx' workers are to run as: the one that runs this.
+/// The user for nginx's workers: the current one.
 fn user_name() -> String {
     nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map_or("root".to_owned(), |user| user.name)
 }
 
-fn px(site: &Site<'_>, listen: SocketAddr) -> io::Result<Command> {
+fn px(test_bed: &TestBed<'_>, listen: SocketAddr) -> io::Result<Command> {
     let mut command = Command::new(find("px").ok_or(io::ErrorKind::NotFound)?);
-    command.arg(format!("--proxy={}", site.upstream));
+    command.arg(format!("--proxy={}", test_bed.upstream));
     command.arg(format!("--listen={}", listen.ip())).arg(format!("--port={}", listen.port()));
     command.arg(format!("--username={DEFAULT_USER}")).args(["--auth=NTLM", "--workers=1"]);
-    command.arg(format!("--threads={}", site.tunnels.min(512)));
-    command.env("PX_PASSWORD", DEFAULT_PASSWORD).current_dir(site.scratch);
+    command.arg(format!("--threads={}", test_bed.tunnels.min(512)));
+    command.env("PX_PASSWORD", DEFAULT_PASSWORD).current_dir(test_bed.scratch);
     Ok(command)
 }
 
-/// A stub in a process of its own, so that its CPU and descriptors are nobody else's.
+/// A stub in its own process, so that its CPU time and descriptors are separate.
 pub struct StubProcess {
     child: Child,
     pub address: SocketAddr,
@@ -279,7 +279,7 @@ impl StubProcess {
     /// Starts this program's `upstream` on free ports.
     ///
     /// # Errors
-    /// When it cannot be started or says nothing of its addresses.
+    /// If it cannot be started or does not report its addresses.
     pub fn start(personality: &str, threads: NonZeroUsize, delay_ms: u64) -> io::Result<StubProcess> {
         let mut child = Command::new(env::current_exe()?)
             .args(["upstream", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--until-eof"])
@@ -292,7 +292,9 @@ impl StubProcess {
         let mut lines = BufReader::new(out).lines();
         let mut address = |what: &str| -> io::Result<SocketAddr> {
             let line = lines.next().ok_or(io::ErrorKind::UnexpectedEof)??;
-            let text = line.strip_prefix(what).ok_or_else(|| io::Error::other(format!("stub said {line:?}")))?;
+            let text = line
+                .strip_prefix(what)
+                .ok_or_else(|| io::Error::other(format!("unexpected output of the stub: {line:?}")))?;
             text.parse().map_err(io::Error::other)
         };
         let addresses = address("listening on ").and_then(|first| Ok((first, address("control on ")?)));

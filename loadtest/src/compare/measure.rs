@@ -6,42 +6,42 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::candidate::Candidate;
-use super::launch::{Running, Site, StubProcess, launch};
+use super::launch::{Running, StubProcess, TestBed, launch};
 use super::plan::{Item, ItemKind};
 use crate::driver::{self, Moment};
-use crate::gateway_metrics::Witnesses;
+use crate::gateway_metrics::CounterSources;
 use crate::kernel;
-use crate::outcome::Outcome;
 use crate::process::{Usage, usage_of_tree};
+use crate::results::RunResults;
 use crate::scenario::{Load, Scenario};
 
-/// Tunnels that a candidate is warmed up with, so that pages it touches once are not charged to the load.
+/// Tunnels to warm up a candidate, so that pages it touches once are not attributed to the load.
 const WARM_UP_TUNNELS: u64 = 64;
 /// The same for requests.
 const WARM_UP_REQUESTS: u64 = 500;
-/// After the last tunnel, for a candidate to close what the client has closed. It sleeps through the rest.
+/// Time after the last tunnel for a candidate to close what the client has closed; it sleeps for most of it.
 const TIDY_UP: Duration = Duration::from_millis(60);
 
-/// What was found.
+/// The result of a measurement.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Measurement {
     pub candidate: String,
     pub round: usize,
-    pub outcome: Outcome,
-    /// CPU of the process tree over the work, in µs; `None` without a process.
+    pub outcome: RunResults,
+    /// CPU time of the process tree during the work, in µs; `None` without a process.
     pub cpu_us: Option<f64>,
-    /// RSS of the tree in bytes when warmed up, and when the work began (for `hold`: with all tunnels open).
+    /// RSS of the tree in bytes after the warm-up, and when the work began (for `hold`: with all tunnels open).
     pub rss_before: Option<u64>,
     pub rss_with_load: Option<u64>,
-    /// Memory of the kernel in bytes at the same moments, system-wide.
+    /// Kernel memory in bytes at the same moments, system-wide.
     pub kernel_before: u64,
     pub kernel_with_load: u64,
-    /// With the load on.
+    /// Under load.
     pub descriptors: Option<u64>,
     pub threads: Option<u64>,
 }
 
-/// Where the stubs are.
+/// The two stubs.
 pub struct Stubs {
     pub ntlm: StubProcess,
     pub open: StubProcess,
@@ -50,20 +50,20 @@ pub struct Stubs {
 /// Starts the candidate, warms it up, runs the load.
 ///
 /// # Errors
-/// When the candidate does not start or nothing passes through it.
+/// If the candidate does not start or nothing passes through it.
 pub fn measure(
     candidate: &Candidate,
     round: usize,
     item: &Item,
     stubs: &Stubs,
-    site: &Site<'_>,
+    test_bed: &TestBed<'_>,
 ) -> Result<Measurement, String> {
-    let running = launch(candidate, site)?;
+    let running = launch(candidate, test_bed)?;
     warm_up(candidate, item, &running)?;
     let control = if candidate.authenticates() { stubs.ntlm.control } else { stubs.open.control };
-    let witnesses = Witnesses { metrics: running.admin, control: Some(control) };
+    let counters = CounterSources { metrics: running.admin, control: Some(control) };
     let failed = |error: io::Error| format!("{}: {error}", candidate.name);
-    let before = witnesses.ask().map_err(failed)?;
+    let before = counters.read().map_err(failed)?;
     std::thread::sleep(TIDY_UP);
     let usage = || running.pid().map(usage_of_tree);
     let (rested, kernel_before) = (usage(), kernel::memory_bytes());
@@ -71,7 +71,7 @@ pub fn measure(
     let mut end: Option<Usage> = None;
     let mut outcome = driver::run(&item.load, &[running.address], true, &mut |moment| match moment {
         Moment::WorkBegins => {
-            // The kernel frees by RCU, so it needs a moment to show what it holds.
+            // The kernel frees memory by RCU, so it takes a moment to show what is in use.
             let kernel = if item.kind == ItemKind::Hold { kernel::memory_bytes() } else { 0 };
             begin = Some((usage(), kernel));
         }
@@ -83,7 +83,7 @@ pub fn measure(
         }
     })
     .map_err(failed)?;
-    witnesses.testify(&before, &mut outcome).map_err(failed)?;
+    counters.add_checks(&before, &mut outcome).map_err(failed)?;
     let (with_load, kernel_with_load) = begin.unwrap_or((None, kernel_before));
     let cpu = end.zip(with_load).map(|(end, begin)| end.cpu.saturating_sub(begin.cpu));
     Ok(Measurement {
@@ -100,7 +100,7 @@ pub fn measure(
     })
 }
 
-/// Something must pass, or the candidate is misconfigured and its figures would mean nothing.
+/// If nothing passes, the candidate is misconfigured and its figures would be meaningless.
 fn warm_up(candidate: &Candidate, item: &Item, running: &Running) -> Result<(), String> {
     let setup = Load {
         scenario: Scenario::Setup,

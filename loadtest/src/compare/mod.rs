@@ -1,13 +1,13 @@
-//! `compare`: candidates side by side, in turn, on one machine.
+//! `compare`: several candidates side by side, in turn, on one machine.
 //!
 //! | file | subject |
 //! |---|---|
-//! | `candidate` | who takes part |
-//! | `launch` | starting and ending them, and the stubs |
+//! | `candidate` | the candidates |
+//! | `launch` | starts and stops candidates and stubs |
 //! | `plan` | what is measured |
 //! | `measure` | one measurement |
 //! | `figures` | medians, spreads, ratios |
-//! | `table` | the text of it |
+//! | `table` | the text output |
 
 mod candidate;
 pub mod figures;
@@ -31,44 +31,44 @@ use crate::driver;
 use crate::scenario::Load;
 use candidate::{Candidate, Kind};
 use figures::Figure;
-use launch::{Site, StubProcess};
+use launch::{StubProcess, TestBed};
 pub use measure::Measurement;
 use measure::{Stubs, measure};
 use plan::{Item, ItemKind, LEG_MS, plan};
 
-/// Descriptors that a candidate with two a tunnel may use up: the usual limit, less a margin.
+/// Descriptors that a candidate with two per tunnel may use: the usual limit, less a margin.
 const DESCRIPTOR_LIMIT: usize = 19_900;
-/// How long the rate of the open loop is looked for.
+/// Duration of the run that determines the rate of the open loop.
 const CALIBRATION: Duration = Duration::from_millis(1500);
 
-/// All that a comparison found, as it stands in the JSON.
+/// The results of a comparison, as written to JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Comparison {
-    /// Always `compare`; tells the report what it reads.
+    /// Always `compare`; identifies the file for the report.
     pub kind: String,
     pub version: String,
     pub started_unix_s: u64,
     pub machine: Machine,
     pub rounds: usize,
     pub shards: usize,
-    /// The candidate that the others are divided by.
+    /// The candidate that the others are compared with.
     pub base: String,
     pub candidates: Vec<Named>,
-    /// Those that could not take part, and why.
+    /// Candidates that could not take part, and why.
     pub left_out: Vec<Named>,
     pub sections: Vec<Section>,
-    /// What went wrong on the way.
+    /// What went wrong.
     pub faults: Vec<String>,
 }
 
-/// A name and what there is to say of it.
+/// A name and its description.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Named {
     pub name: String,
     pub what: String,
 }
 
-/// Where it ran.
+/// The machine that it ran on.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Machine {
     pub cpus: usize,
@@ -76,7 +76,7 @@ pub struct Machine {
     pub kernel: String,
 }
 
-/// One scenario's figures and the measurements they come from.
+/// The figures of one scenario, and the measurements that they are derived from.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Section {
     pub name: String,
@@ -85,11 +85,11 @@ pub struct Section {
     pub measurements: Vec<Measurement>,
 }
 
-/// Measures, prints, writes. Fails when a gateway lost a tunnel or its metrics disagree with the client.
+/// Measures, prints, and writes the results. Fails if a gateway lost a tunnel or its metrics disagree with the client.
 pub fn run(options: &CompareOptions) -> Result<ExitCode, Box<dyn Error>> {
     let (candidates, left_out) = candidates(options)?;
     for Named { name, what } in &left_out {
-        say(&format!("left out: {name}: {what}"))?;
+        print_line(&format!("left out: {name}: {what}"))?;
     }
     let first = candidates.first().ok_or("no candidate can take part")?;
     let base = base(options, &candidates).unwrap_or_else(|| first.name.clone());
@@ -115,35 +115,36 @@ pub fn run(options: &CompareOptions) -> Result<ExitCode, Box<dyn Error>> {
         let section = section(&item, &candidates, options, &scratch, &mut comparison)?;
         let table = table::table(&comparison, &section);
         comparison.sections.push(section);
-        // After every section, so that an interrupted run has not been for nothing.
+        // After every section, so that an interrupted run is not lost.
         fs::write(&options.json, serde_json::to_vec(&comparison)?)?;
-        say(&table)?;
+        print_line(&table)?;
     }
     for fault in &comparison.faults {
-        say(&format!("fault: {fault}"))?;
+        print_line(&format!("fault: {fault}"))?;
     }
-    say(&format!("figures in {}, configurations and logs in {}", options.json.display(), scratch.display()))?;
+    print_line(&format!("figures in {}, configurations and logs in {}", options.json.display(), scratch.display()))?;
     Ok(if comparison.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A line on standard output; a reader that has gone away is an error like any other.
-fn say(line: &str) -> io::Result<()> {
+/// Prints a line; a closed standard output is reported as an error.
+fn print_line(line: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
 
-/// The gateway beside this binary. Started by `cargo run -p loadtest`, which builds this package alone, it is built first.
+/// The gateway next to this binary. `cargo run -p loadtest` builds only this package, so in that case it is built
+/// first.
 fn gateway_beside() -> Result<PathBuf, Box<dyn Error>> {
     let beside = env::current_exe()?.with_file_name("ntlm-gateway");
     if let (false, Some(cargo)) = (beside.is_file(), env::var_os("CARGO")) {
         let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
         let arguments = ["build", "--locked", "--package", "ntlm-gateway", "--profile", profile];
-        // A failure shows: cargo says why, and the missing file is named below.
+        // cargo reports a failure itself, and the missing file is named later.
         std::process::Command::new(cargo).args(arguments).status()?;
     }
     Ok(beside)
 }
 
-/// Those who can take part, and those who cannot.
+/// The candidates that can take part, and those that cannot.
 fn candidates(options: &CompareOptions) -> Result<(Vec<Candidate>, Vec<Named>), Box<dyn Error>> {
     let gateway = match &options.gateway {
         Some(path) => path.clone(),
@@ -154,7 +155,7 @@ fn candidates(options: &CompareOptions) -> Result<(Vec<Candidate>, Vec<Named>), 
     for text in &options.candidates {
         let candidate = Candidate::parse(text, &gateway)?;
         if taking_part.iter().any(|other| other.name == candidate.name) {
-            return Err(format!("{:?} stands twice", candidate.name).into());
+            return Err(format!("{:?} is given twice", candidate.name).into());
         }
         match candidate.missing() {
             // Without the program under test there is nothing to compare.
@@ -178,7 +179,8 @@ fn scratch(options: &CompareOptions) -> Result<PathBuf, Box<dyn Error>> {
     Ok(directory.canonicalize()?)
 }
 
-/// One scenario: every candidate in every round, A B C A B C, so that the machine's drift meets all of them.
+/// Runs one scenario with every candidate in every round, A B C A B C, so that drift of the machine affects all of
+/// them.
 fn section(
     item: &Item,
     candidates: &[Candidate],
@@ -190,8 +192,8 @@ fn section(
     let mut measurements: Vec<Measurement> = Vec::new();
     for round in 0..comparison.rounds {
         for candidate in candidates {
-            let site = site(&item.load, options, &stubs, scratch);
-            match measure(candidate, round, item, &stubs, &site) {
+            let test_bed = test_bed(&item.load, options, &stubs, scratch);
+            match measure(candidate, round, item, &stubs, &test_bed) {
                 Ok(measurement) => {
                     comparison.faults.extend(faults(candidate, item, &measurement));
                     measurements.push(measurement);
@@ -208,7 +210,7 @@ fn section(
     })
 }
 
-/// What must not be of the gateway. Peers may fail as they will: that is a figure.
+/// What must not happen to the gateway. Failures of other proxies are figures, not faults.
 fn faults(candidate: &Candidate, item: &Item, measurement: &Measurement) -> Vec<String> {
     if !matches!(candidate.kind, Kind::Gateway(_)) {
         return Vec::new();
@@ -228,12 +230,12 @@ fn stubs(item: &Item, options: &CompareOptions) -> Result<Stubs, Box<dyn Error>>
     })
 }
 
-fn site<'a>(load: &Load, options: &'a CompareOptions, stubs: &Stubs, scratch: &'a Path) -> Site<'a> {
+fn test_bed<'a>(load: &Load, options: &'a CompareOptions, stubs: &Stubs, scratch: &'a Path) -> TestBed<'a> {
     let tunnels = load.concurrency.max(load.count.map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX)));
     let tunnels = if load.opens_all_first() { tunnels } else { load.concurrency };
-    // Two a tunnel if all are bulk, as far as descriptors go round.
+    // Two per tunnel if all are bulk, as far as there are descriptors.
     let pipes = (DESCRIPTOR_LIMIT.saturating_sub(tunnels * 2 + 256) / 2).min(tunnels * 2 + 16).max(16);
-    Site {
+    TestBed {
         scratch,
         upstream: stubs.ntlm.address,
         open_upstream: stubs.open.address,
@@ -244,12 +246,12 @@ fn site<'a>(load: &Load, options: &'a CompareOptions, stubs: &Stubs, scratch: &'
     }
 }
 
-/// Half of what a candidate does in a short closed loop.
+/// Half of a candidate's rate in a short closed loop.
 fn half_of_top_rate(candidate: &Candidate, options: &CompareOptions, scratch: &Path) -> Result<f64, Box<dyn Error>> {
     let mut item = plan::one("setup", options)?;
     item.load.duration = Some(CALIBRATION);
     let stubs = stubs(&item, options)?;
-    let running = launch::launch(candidate, &site(&item.load, options, &stubs, scratch))?;
+    let running = launch::launch(candidate, &test_bed(&item.load, options, &stubs, scratch))?;
     let outcome = driver::run(&item.load, &[running.address], true, &mut |_| {})?;
     Ok((outcome.tunnels_per_s() / 2.0).max(1.0).round())
 }

@@ -5,20 +5,20 @@ use std::time::Duration;
 use crate::arguments::CompareOptions;
 use crate::scenario::{Load, Scenario};
 
-/// The leg of `legs`, in milliseconds.
+/// The simulated round trip of `legs`, in milliseconds.
 pub const LEG_MS: u64 = 20;
 /// Tunnels of a bulk measurement.
 const BULK_TUNNELS: usize = 8;
-/// `hold` comes first: connections of others that linger in TIME_WAIT would blur the kernel's memory.
+/// `hold` comes first: connections in TIME_WAIT from other measurements would distort the kernel's memory.
 pub const ALL: [&str; 10] =
     ["hold", "setup", "open", "legs", "pingpong", "pingpong:1", "http", "http-post", "bulk-down", "bulk-up"];
 /// Bytes of a request's body in `http-post`.
 const POST_BYTES: usize = 4096;
 
-/// One thing to measure.
+/// One measurement.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// As it was asked for.
+    /// The name that was asked for.
     pub name: String,
     pub kind: ItemKind,
     pub title: String,
@@ -29,7 +29,7 @@ pub struct Item {
 pub enum ItemKind {
     Hold,
     Setup,
-    /// Setup in an open loop; its rate is set when it is known.
+    /// Setup in an open loop; the rate is set once it is known.
     Open,
     /// Setup with an upstream that answers after a round trip.
     Legs,
@@ -64,10 +64,10 @@ impl Sizes {
     }
 }
 
-/// The measurements asked for.
+/// The measurements to run.
 ///
 /// # Errors
-/// A text that names the one that does not exist.
+/// A text that names an unknown measurement.
 pub fn plan(options: &CompareOptions) -> Result<Vec<Item>, String> {
     let sizes = Sizes::of(options)?;
     if options.scenarios.is_empty() {
@@ -76,10 +76,10 @@ pub fn plan(options: &CompareOptions) -> Result<Vec<Item>, String> {
     options.scenarios.iter().map(|name| item(name, &sizes, options.rate)).collect()
 }
 
-/// The measurement of that name.
+/// The measurement of this name.
 ///
 /// # Errors
-/// A text that says that there is none.
+/// If there is none.
 pub fn one(name: &str, options: &CompareOptions) -> Result<Item, String> {
     item(name, &Sizes::of(options)?, options.rate)
 }
@@ -103,8 +103,8 @@ fn item(name: &str, sizes: &Sizes, rate: Option<f64>) -> Result<Item, String> {
         "bulk-up" => (ItemKind::Bulk, Scenario::BulkUp),
         _ => {
             return Err(format!(
-                "nothing is measured by the name {name:?}; there are {}; setup, hold, legs, pingpong \
-            and bulk take a number of tunnels, as in hold:3000, http a number of clients, and open takes a rate",
+                "unknown measurement {name:?}; possible are {}; setup, hold, legs, pingpong \
+            and bulk take a number of tunnels, as in hold:3000, http takes a number of clients, and open a rate",
                 ALL.join(", ")
             ));
         }
@@ -136,7 +136,7 @@ fn item(name: &str, sizes: &Sizes, rate: Option<f64>) -> Result<Item, String> {
             let asked = number.map(|number| number as f64);
             load.rate = asked.or(rate);
         }
-        // As many as a leg of that length needs to keep the machine from being the limit.
+        // Enough to fill the round trips without making the machine the limit.
         ItemKind::Legs => load.concurrency = number.unwrap_or(16),
         ItemKind::Bulk => {
             load.concurrency = number.unwrap_or(BULK_TUNNELS);
@@ -150,21 +150,23 @@ fn item(name: &str, sizes: &Sizes, rate: Option<f64>) -> Result<Item, String> {
 }
 
 impl Item {
-    /// Says in words what the load is.
+    /// Adds a title that describes the load.
     pub fn titled(mut self) -> Item {
         let Load { concurrency, bulk_bytes, count, .. } = &self.load;
         let mib = bulk_bytes >> 20;
         self.title = match self.kind {
-            ItemKind::Hold => format!("{} idle tunnels held, then each proven alive", count.unwrap_or_default()),
-            ItemKind::Setup => format!("tunnels opened, 64 bytes echoed, closed; {concurrency} at a time"),
+            ItemKind::Hold => format!("{} idle tunnels, then a check that each still works", count.unwrap_or_default()),
+            ItemKind::Setup => {
+                format!("tunnels that are opened, echo 64 bytes and are closed; {concurrency} at a time")
+            }
             ItemKind::Open => match self.load.rate {
-                Some(rate) => format!("tunnels begun at {rate:.0} a second, whatever becomes of the earlier ones"),
-                None => "tunnels begun at a fixed rate, whatever becomes of the earlier ones".to_owned(),
+                Some(rate) => format!("tunnels started at {rate:.0} per second, regardless of the earlier ones"),
+                None => "tunnels started at a fixed rate, regardless of the earlier ones".to_owned(),
             },
             ItemKind::Legs => {
                 format!("tunnels through an upstream that is {LEG_MS} ms away; {concurrency} at a time")
             }
-            ItemKind::Pingpong => format!("1 KiB to and fro; tunnels that stay open: {concurrency}"),
+            ItemKind::Pingpong => format!("1 KiB messages back and forth; tunnels that stay open: {concurrency}"),
             ItemKind::Http if self.load.body_bytes > 0 => format!(
                 "plain HTTP requests with {} bytes of body, one after the other; keep-alive clients: {concurrency}",
                 self.load.body_bytes

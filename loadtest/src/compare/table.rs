@@ -1,11 +1,11 @@
-//! The table on standard output.
+//! The text table.
 
 use std::fmt::Write;
 
 use super::figures::{Cell, Figure};
 use super::{Comparison, Section};
 
-/// A section as text: a line a figure, a column a candidate.
+/// A section as text: one line per figure, one column per candidate.
 pub fn table(comparison: &Comparison, section: &Section) -> String {
     let names: Vec<&str> = comparison.candidates.iter().map(|candidate| candidate.name.as_str()).collect();
     let names: Vec<&str> = names
@@ -29,13 +29,13 @@ pub fn table(comparison: &Comparison, section: &Section) -> String {
             _ => format!("  {text:>width$}"),
         });
         let line: String = cells.collect();
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = writeln!(out, "{}", line.trim_end());
     }
     out
 }
 
-/// `1,234 ×0.98 (0.95–1.02)`; of the base, `1,234 (1,200–1,300)`.
+/// `1,234 ×0.98 (0.95–1.02)`; for the base, `1,234 (1,200–1,300)`.
 fn text(figure: &Figure, cell: Option<&Cell>, is_base: bool) -> String {
     let Some(cell) = cell else { return "–".to_owned() };
     match cell.ratio {
@@ -47,7 +47,7 @@ fn text(figure: &Figure, cell: Option<&Cell>, is_base: bool) -> String {
     }
 }
 
-/// Three significant digits or so, with thousands set off.
+/// About three significant digits, with thousands separators.
 pub fn number(value: f64) -> String {
     if value.abs() < 100.0 {
         let digits = match value.abs() {
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_short_and_thousands_are_set_off() {
+    fn numbers_are_short_with_thousands_separators() {
         assert_eq!(
             [0.0, 0.0123, 7.5, 99.94, 100.0, 1234567.8, -2000.0].map(number),
             ["0", "0.012", "7.50", "99.9", "100", "1,234,568", "-2,000"]

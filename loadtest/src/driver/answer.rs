@@ -1,25 +1,25 @@
-//! Answers to plain HTTP requests, as far as a client needs to read them.
+//! Parses answers to plain HTTP requests, as far as this client needs to.
 
 use super::tally::Failure;
 
 /// Longest head of an answer.
 const HEAD_LIMIT_BYTES: usize = 16 * 1024;
 
-/// A whole answer.
+/// A complete answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer<'a> {
     pub status: u16,
     pub body: &'a [u8],
-    /// Another request may follow on the connection.
+    /// The connection can be reused.
     pub keeps: bool,
-    /// Bytes of all that was read, interim answers included.
+    /// Bytes that were read, including interim answers.
     pub bytes: usize,
 }
 
-/// The answer at the front of `bytes`; `None` as long as it is not all there.
+/// Parses the answer at the front of `bytes`; `None` if it is incomplete.
 ///
 /// # Errors
-/// When it is no HTTP, or says nothing of its length.
+/// If it is not HTTP, or has no Content-Length.
 pub fn read(bytes: &[u8]) -> Result<Option<Answer<'_>>, Failure> {
     let mut begin = 0;
     loop {
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_read_when_its_body_is_whole() {
+    fn an_answer_is_returned_once_its_body_is_complete() {
         let bytes = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-LENGTH: 5\r\n\r\nhello!";
         for length in 0..bytes.len() - 1 {
             assert_eq!(read(&bytes[..length]).unwrap(), None, "{length}");
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_ends_when_the_answer_says_so() {
+    fn the_answer_decides_whether_the_connection_is_kept() {
         let keeps = |text: &str| read(text.as_bytes()).unwrap().unwrap().keeps;
         assert!(!keeps("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: Upgrade, Close\r\n\r\n"));
         assert!(!keeps("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"));
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_length_or_is_no_http_fails() {
+    fn answers_without_a_length_or_not_http_are_errors() {
         assert!(matches!(read(b"HTTP/1.1 200 OK\r\n\r\n"), Err(Failure::NoLength)));
         assert!(matches!(read(b"SSH-2.0\r\n\r\n"), Err(Failure::NoAnswer)));
     }

@@ -1,4 +1,4 @@
-//! Begins TCP connections.
+//! Opens TCP connections.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -7,19 +7,19 @@ use std::time::Duration;
 use mio::net::TcpStream;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, ipproto, socket_with, sockopt};
 
-/// Deals connections out to proxies and source addresses in turn.
+/// Distributes connections among proxies and source addresses in turn.
 pub struct Dialler {
     proxies: Vec<SocketAddr>,
     sources: u8,
 }
 
 impl Dialler {
-    /// `sources` addresses from 127.0.0.2 on; 0 leaves source addresses to the system.
+    /// Uses `sources` addresses from 127.0.0.2 on; 0 leaves source addresses to the system.
     pub fn new(proxies: &[SocketAddr], sources: u8) -> Dialler {
         Dialler { proxies: proxies.to_vec(), sources: sources.min(250) }
     }
 
-    /// Begins the connection of that number.
+    /// Starts connection `number`.
     pub fn dial(&self, number: u64) -> io::Result<TcpStream> {
         let count = self.proxies.len().max(1) as u64;
         let place = usize::try_from(number % count).unwrap_or(0);
@@ -31,7 +31,7 @@ impl Dialler {
         let source = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 2 + turn), 0);
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, Some(ipproto::TCP))?;
-        // Ports of connections that have just ended may be taken again.
+        // Allows reuse of the ports of connections that have just ended.
         sockopt::set_socket_reuseaddr(&socket, true)?;
         bind(&socket, &source)?;
         match connect(&socket, &proxy) {
@@ -42,9 +42,9 @@ impl Dialler {
     }
 }
 
-/// Ends a connection by RST instead of FIN.
+/// Closes a connection with RST instead of FIN.
 pub fn reset(stream: TcpStream) {
-    // A socket that cannot linger ends by FIN, which is an ending, too.
+    // If the option cannot be set, the connection ends with FIN, which is acceptable.
     let _ = sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
     drop(stream);
 }

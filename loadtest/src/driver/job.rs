@@ -1,13 +1,13 @@
-//! What one tunnel is to do, chosen by scenario and number alone, so that a run can be repeated.
+//! The work of one tunnel. It depends only on the scenario and the tunnel's number, so that a run can be repeated.
 
 use std::time::Duration;
 
 use crate::scenario::{Load, Scenario};
 
-/// The work of one tunnel.
+/// What one tunnel does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Job {
-    /// Sends messages and checks that the same comes back.
+    /// Sends messages and checks the echoes.
     Echo {
         /// `u64::MAX`: until the run ends.
         messages: u64,
@@ -18,22 +18,22 @@ pub enum Job {
     Down { bytes: u64 },
     /// Sends the pattern.
     Up { bytes: u64 },
-    /// Vanishes at some stage.
+    /// Disappears at some point.
     Vanish { at: Point, reset: bool },
 }
 
-/// Where a client vanishes.
+/// Where a client disappears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
-    /// When TCP is connected.
+    /// Once TCP is connected.
     Connected,
-    /// With half of the head sent.
+    /// After sending half of the head.
     HalfHead,
-    /// Some time after the head was sent.
+    /// This long after sending the head.
     HeadSent(Duration),
     /// After the 200.
     Opened,
-    /// With a message on its way.
+    /// While a message is in flight.
     MessageSent,
     /// In the middle of a download.
     Download,
@@ -42,11 +42,11 @@ pub enum Point {
 const NO_PAUSE: Duration = Duration::ZERO;
 
 impl Job {
-    /// The work of the tunnel of that number.
+    /// The work of tunnel `number`.
     pub fn of(load: &Load, number: u64) -> Job {
         let bytes = load.message_bytes;
         match load.scenario {
-            // Http has no tunnels, and never comes here.
+            // `http` opens no tunnels and never gets here.
             Scenario::Setup | Scenario::Hold | Scenario::Http => Job::Echo { messages: 1, bytes, pause: NO_PAUSE },
             Scenario::Pingpong => Job::Echo { messages: load.count.unwrap_or(u64::MAX), bytes, pause: NO_PAUSE },
             Scenario::BulkUp => Job::Up { bytes: load.bulk_bytes },
@@ -56,7 +56,7 @@ impl Job {
         }
     }
 
-    /// The name of the origin that plays the other side.
+    /// The name of the origin at the other end.
     pub fn host(&self) -> String {
         match self {
             Job::Echo { .. } | Job::Vanish { at: Point::Opened | Point::MessageSent, .. } => "echo.test".to_owned(),
@@ -68,9 +68,9 @@ impl Job {
     }
 }
 
-/// Of a hundred: 85 short exchanges, 10 that last a second or two with pauses, 5 transfers of some MiB.
+/// Out of a hundred: 85 short exchanges, 10 that last a second or two with pauses, 5 transfers of some MiB.
 fn mixed(number: u64) -> Job {
-    // A multiplier that is coprime to 100 mixes the kinds without a random generator.
+    // A multiplier coprime to 100 mixes the kinds without a random generator.
     match number.wrapping_mul(37) % 100 {
         0..85 => Job::Echo {
             messages: 1 + number % 6,
@@ -83,7 +83,7 @@ fn mixed(number: u64) -> Job {
     }
 }
 
-/// Six ways to vanish, by FIN and by RST, and every fourth client stays to see that it still works.
+/// Six ways to disappear, by FIN and by RST; every fourth client stays to check that the proxy still works.
 fn churn(number: u64) -> Job {
     if number.is_multiple_of(4) {
         return Job::Echo { messages: 2, bytes: 64, pause: NO_PAUSE };
@@ -91,7 +91,7 @@ fn churn(number: u64) -> Job {
     let at = match number % 7 {
         0 => Point::Connected,
         1 => Point::HalfHead,
-        // Spread over the time that a handshake takes on one machine.
+        // Spread over the duration of a handshake on one machine.
         2 | 3 => Point::HeadSent(Duration::from_micros(number % 16 * 200)),
         4 => Point::Opened,
         5 => Point::MessageSent,
@@ -106,7 +106,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn mixed_has_all_its_kinds_in_any_hundred() {
+    fn mixed_contains_all_kinds_in_every_hundred() {
         let kinds = |job: &Job| match job {
             Job::Echo { pause, .. } if pause.is_zero() => 0,
             Job::Echo { .. } => 1,
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn churn_vanishes_everywhere_both_ways_and_keeps_some_alive() {
+    fn churn_vanishes_at_every_point_and_keeps_some_clients() {
         let jobs: Vec<Job> = (0..1000).map(churn).collect();
         let seen: HashSet<_> = jobs
             .iter()

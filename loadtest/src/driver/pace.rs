@@ -1,4 +1,4 @@
-//! When the next tunnel begins.
+//! When the next tunnel starts.
 
 use std::time::{Duration, Instant};
 
@@ -8,30 +8,30 @@ use crate::scenario::Load;
 #[derive(Debug)]
 pub struct Pace {
     begun: Instant,
-    /// Time between two intended starts; `None` for a closed loop.
+    /// Time between intended starts; `None` for a closed loop.
     interval: Option<Duration>,
     next: u64,
-    /// Starts at or after this number or time do not happen.
+    /// Starts at or after this number or time are skipped.
     count: u64,
     until: Option<Instant>,
     concurrency: usize,
 }
 
-/// What the schedule says.
+/// When the next tunnel may start.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// Begin the tunnel of that number now; its latency counts from then.
-    Begin { number: u64, intended: Instant },
-    /// Not before then.
+pub enum NextStart {
+    /// Start this tunnel now; its latency counts from `intended`.
+    Now { number: u64, intended: Instant },
+    /// Not before this time.
     At(Instant),
-    /// When another one has ended.
-    WhenOneEnds,
-    /// No more tunnels.
-    Over,
+    /// When another tunnel has ended.
+    AfterAnEnd,
+    /// There are no more tunnels.
+    Done,
 }
 
 impl Pace {
-    /// The schedule of `load` from `now` on.
+    /// The schedule of `load`, starting now.
     pub fn new(load: &Load, now: Instant) -> Pace {
         let together = load.opens_all_first();
         let count = match load.scenario {
@@ -48,36 +48,36 @@ impl Pace {
         }
     }
 
-    /// Whether a tunnel is to begin, with so many open.
-    pub fn turn(&mut self, now: Instant, open: usize) -> Turn {
+    /// When the next tunnel starts, given the number of open ones.
+    pub fn next_start(&mut self, now: Instant, open: usize) -> NextStart {
         let intended = match self.interval {
             None => now,
             Some(interval) => self.begun + mul(interval, self.next),
         };
         if self.next >= self.count || self.until.is_some_and(|until| intended >= until) {
-            Turn::Over
+            NextStart::Done
         } else if intended > now {
-            Turn::At(intended)
+            NextStart::At(intended)
         } else if open >= self.concurrency {
-            Turn::WhenOneEnds
+            NextStart::AfterAnEnd
         } else {
             self.next += 1;
-            Turn::Begin { number: self.next - 1, intended }
+            NextStart::Now { number: self.next - 1, intended }
         }
     }
 
-    /// No more tunnels are begun.
+    /// Starts no more tunnels.
     pub fn stop(&mut self) {
         self.count = 0;
     }
 
-    /// The tunnels it will have begun, if that is known, and the time it begins them in.
+    /// The number of tunnels, if known, and the time in which they are started.
     pub fn extent(&self) -> (Option<u64>, Option<Duration>) {
         ((self.count < u64::MAX).then_some(self.count), self.until.map(|until| until - self.begun))
     }
 }
 
-/// `Duration` has no multiplication by u64.
+/// `Duration` cannot be multiplied by a u64.
 fn mul(interval: Duration, times: u64) -> Duration {
     let ns = interval.as_nanos().saturating_mul(u128::from(times));
     Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
@@ -106,28 +106,28 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_loop_begins_as_soon_as_one_ends_until_the_count() {
+    fn a_closed_loop_starts_a_tunnel_when_one_ends_up_to_the_count() {
         let now = Instant::now();
         let mut pace = Pace::new(&load(None, Some(3), None), now);
-        assert_eq!(pace.turn(now, 0), Turn::Begin { number: 0, intended: now });
-        assert_eq!(pace.turn(now, 2), Turn::WhenOneEnds);
-        assert!(matches!(pace.turn(now, 1), Turn::Begin { number: 1, .. }));
-        assert!(matches!(pace.turn(now, 1), Turn::Begin { number: 2, .. }));
-        assert_eq!(pace.turn(now, 1), Turn::Over);
+        assert_eq!(pace.next_start(now, 0), NextStart::Now { number: 0, intended: now });
+        assert_eq!(pace.next_start(now, 2), NextStart::AfterAnEnd);
+        assert!(matches!(pace.next_start(now, 1), NextStart::Now { number: 1, .. }));
+        assert!(matches!(pace.next_start(now, 1), NextStart::Now { number: 2, .. }));
+        assert_eq!(pace.next_start(now, 1), NextStart::Done);
     }
 
     #[test]
-    fn an_open_loop_keeps_the_intended_start_however_late_it_is() {
+    fn an_open_loop_keeps_intended_starts_even_when_late() {
         let now = Instant::now();
         let ms = Duration::from_millis;
         let mut pace = Pace::new(&load(Some(100.0), None, Some(ms(35))), now);
-        assert!(matches!(pace.turn(now, 0), Turn::Begin { number: 0, .. }));
-        assert_eq!(pace.turn(now, 0), Turn::At(now + ms(10)));
+        assert!(matches!(pace.next_start(now, 0), NextStart::Now { number: 0, .. }));
+        assert_eq!(pace.next_start(now, 0), NextStart::At(now + ms(10)));
         let late = now + ms(1000);
-        assert_eq!(pace.turn(late, 2), Turn::WhenOneEnds);
+        assert_eq!(pace.next_start(late, 2), NextStart::AfterAnEnd);
         for number in 1..4 {
-            assert_eq!(pace.turn(late, 0), Turn::Begin { number, intended: now + ms(10 * number) });
+            assert_eq!(pace.next_start(late, 0), NextStart::Now { number, intended: now + ms(10 * number) });
         }
-        assert_eq!(pace.turn(late, 0), Turn::Over);
+        assert_eq!(pace.next_start(late, 0), NextStart::Done);
     }
 }

@@ -1,23 +1,23 @@
-//! How far a run has come whose connections are all opened before any of them works.
+//! Phases of a run that opens all its connections before they do their work.
 
 use std::time::Instant;
 
-/// Where such a run is.
+/// The phase of such a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Each connection gets its first answer.
     Opening,
-    /// What the opening stirred up comes to rest.
+    /// Waits until the effects of opening have settled.
     Settling { until: Instant },
-    /// `hold`: idle; `pingpong` and `http`: at it.
+    /// `hold`: idle; `pingpong` and `http`: working.
     Working { until: Option<Instant> },
-    /// `hold`: each one is proven alive; `pingpong`: last messages; `http`: requests that are under way come to their end. Also what
-    /// a load that does not open all first is in all along.
+    /// `hold`: each tunnel is verified; `pingpong`: last messages; `http`: requests in flight are completed. Other
+    /// scenarios are always in this phase.
     Ending,
 }
 
 impl Phase {
-    /// When it ends, if by time.
+    /// When it ends, if it ends by time.
     pub fn until(self) -> Option<Instant> {
         match self {
             Phase::Settling { until } => Some(until),

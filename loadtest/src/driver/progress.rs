@@ -1,4 +1,4 @@
-//! The line that shows a run going on, on a terminal only.
+//! The progress line, shown on a terminal only.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::tally::Tally;
 use crate::scenario::Load;
 
-/// A progress line; nothing at all where nobody would see it.
+/// A progress line, which may be hidden.
 pub struct Progress {
     bar: Option<ProgressBar>,
-    /// Whether the bar's length is a time in milliseconds, not a number of tunnels.
+    /// The bar's length is a time in milliseconds, not a number of tunnels.
     by_time: bool,
 }
 
 impl Progress {
-    /// For a run of so many tunnels or so much time, as far as these are known.
+    /// A line for this many tunnels or this much time, as far as known.
     pub fn new(load: &Load, (count, time): (Option<u64>, Option<Duration>), show: bool) -> Progress {
-        // indicatif hides a bar by itself when standard error is no terminal.
+        // indicatif hides the bar by itself if standard error is not a terminal.
         if !show {
             return Progress { bar: None, by_time: false };
         }
@@ -36,7 +36,7 @@ impl Progress {
         Progress { bar: Some(bar), by_time: ends_by_time.is_some() }
     }
 
-    /// Shows the counts.
+    /// Updates the counts.
     pub fn show(&self, tally: &Tally, open: usize) {
         let Some(bar) = &self.bar else { return };
         let tunnels = &tally.tunnels;
@@ -52,7 +52,7 @@ impl Progress {
         ));
     }
 
-    /// Takes the line away.
+    /// Removes the line.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -1,4 +1,4 @@
-//! One keep-alive connection that plain HTTP requests go over, one after the other.
+//! One keep-alive connection that sends plain HTTP requests, one after the other.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::Instant;
@@ -10,30 +10,30 @@ use super::answer;
 use super::tally::{Failure, Tally};
 use crate::scenario::Load;
 
-/// What each request of a run is, and what comes back.
-pub struct Errand {
+/// The request that a run sends, and the expected answer.
+pub struct RequestSpec {
     request: Vec<u8>,
     expected: Vec<u8>,
     verify: bool,
 }
 
-impl Errand {
+impl RequestSpec {
     /// A GET of the stub's small page, or a POST of the pattern's first bytes to its sink.
-    pub fn new(load: &Load) -> Errand {
+    pub fn new(load: &Load) -> RequestSpec {
         if load.body_bytes == 0 {
             let request = head("GET", "hello.test", "");
-            return Errand { request, expected: HELLO_PAGE.as_bytes().to_vec(), verify: load.verify };
+            return RequestSpec { request, expected: HELLO_PAGE.as_bytes().to_vec(), verify: load.verify };
         }
         let mut request = head("POST", "sink.test", &format!("Content-Length: {}\r\n", load.body_bytes));
         let body = pattern_block(0).get(..load.body_bytes).unwrap_or_default();
         request.extend_from_slice(body);
         let mut sum = Checksum::default();
         sum.update(body);
-        Errand { request, expected: sink_line(&sum).into_bytes(), verify: load.verify }
+        RequestSpec { request, expected: sink_line(&sum).into_bytes(), verify: load.verify }
     }
 }
 
-/// Fields as a program's HTTP library would send them.
+/// A head as an HTTP library would send it.
 fn head(method: &str, host: &str, fields: &str) -> Vec<u8> {
     format!(
         "{method} http://{host}/index.html HTTP/1.1\r\nHost: {host}\r\nUser-Agent: ntlm-loadtest\r\nAccept: */*\r\n\
@@ -45,140 +45,157 @@ fn head(method: &str, host: &str, fields: &str) -> Vec<u8> {
 /// A connection.
 pub struct Requester {
     pub stream: TcpStream,
-    stage: Stage,
+    state: RequesterState,
     begun: Instant,
-    /// Came and was not used.
+    /// Received but not used yet.
     buffer: Vec<u8>,
-    /// Answers so far.
+    /// Answers received so far.
     pub answered: u64,
-    /// When it last moved.
-    pub touched: Instant,
+    /// When it last made progress.
+    pub last_activity: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum RequesterState {
     Connecting,
     Free,
-    /// The request should have begun at `since`.
-    Asking {
+    /// `since` is the intended start of the request.
+    Waiting {
         sent: usize,
         since: Instant,
     },
 }
 
-/// What a connection waits for, or what it has done.
+/// What a connection is waiting for, or has done.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Its socket.
+pub enum RequesterStatus {
+    /// Waiting for its socket.
     Wait,
-    /// It can take a request.
+    /// Ready for a request.
     Free,
-    /// The answer has come to the request that should have begun then.
+    /// Received the answer to the request that was intended to start at `since`.
     Answered { since: Instant, keeps: bool },
-    /// The other side ended it between two requests.
+    /// The other side closed it between two requests.
     Ended,
 }
 
 impl Requester {
-    /// A connection that is under way.
+    /// A connection whose TCP handshake is in progress.
     pub fn new(stream: TcpStream) -> Requester {
         let now = Instant::now();
-        Requester { stream, stage: Stage::Connecting, begun: now, buffer: Vec::new(), answered: 0, touched: now }
-    }
-
-    /// What it is doing, for the kind of an error.
-    pub fn doing(&self) -> &'static str {
-        match self.stage {
-            Stage::Connecting => "connecting",
-            Stage::Free => "between two requests",
-            Stage::Asking { .. } => "waiting for an answer",
+        Requester {
+            stream,
+            state: RequesterState::Connecting,
+            begun: now,
+            buffer: Vec::new(),
+            answered: 0,
+            last_activity: now,
         }
     }
 
-    /// Whether it can take a request.
+    /// What it is doing, as part of an error's name.
+    pub fn activity(&self) -> &'static str {
+        match self.state {
+            RequesterState::Connecting => "connecting",
+            RequesterState::Free => "between two requests",
+            RequesterState::Waiting { .. } => "waiting for an answer",
+        }
+    }
+
+    /// Whether it can send a request.
     pub fn is_free(&self) -> bool {
-        self.stage == Stage::Free
+        self.state == RequesterState::Free
     }
 
-    /// Whether a request of its is without its answer.
-    pub fn is_asking(&self) -> bool {
-        matches!(self.stage, Stage::Asking { .. })
+    /// Whether it is waiting for an answer.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state, RequesterState::Waiting { .. })
     }
 
-    /// Takes a request; the connection must be driven then.
-    pub fn ask(&mut self, since: Instant) {
-        self.touched = Instant::now();
-        self.stage = Stage::Asking { sent: 0, since };
+    /// Starts a request; the caller must then drive the connection.
+    pub fn send_request(&mut self, since: Instant) {
+        self.last_activity = Instant::now();
+        self.state = RequesterState::Waiting { sent: 0, since };
     }
 
-    /// Does what can be done.
+    /// Does everything that is possible now.
     ///
     /// # Errors
-    /// When the connection has failed; it is of no further use then.
-    pub fn drive(&mut self, errand: &Errand, scratch: &mut [u8], tally: &mut Tally) -> Result<Next, Failure> {
-        match self.stage {
-            Stage::Connecting => self.connect(tally),
-            Stage::Free => match self.receive(scratch, tally)? {
-                None => Ok(Next::Wait),
-                Some(0) => Ok(Next::Ended),
+    /// If the connection has failed; it must not be used again.
+    pub fn drive(
+        &mut self,
+        spec: &RequestSpec,
+        scratch: &mut [u8],
+        tally: &mut Tally,
+    ) -> Result<RequesterStatus, Failure> {
+        match self.state {
+            RequesterState::Connecting => self.connect(tally),
+            RequesterState::Free => match self.receive(scratch, tally)? {
+                None => Ok(RequesterStatus::Wait),
+                Some(0) => Ok(RequesterStatus::Ended),
                 Some(_) => Err(Failure::StrayBytes),
             },
-            Stage::Asking { sent, since } => self.exchange(sent, since, errand, scratch, tally),
+            RequesterState::Waiting { sent, since } => self.exchange(sent, since, spec, scratch, tally),
         }
     }
 
-    fn connect(&mut self, tally: &mut Tally) -> Result<Next, Failure> {
+    fn connect(&mut self, tally: &mut Tally) -> Result<RequesterStatus, Failure> {
         let failed = Failure::io("connecting");
         if let Some(error) = self.stream.take_error().map_err(&failed)? {
             return Err(failed(error));
         }
         match self.stream.peer_addr() {
-            Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(Next::Wait),
+            Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(RequesterStatus::Wait),
             result => result.map_err(&failed)?,
         };
         self.stream.set_nodelay(true).map_err(&failed)?;
-        self.touched = Instant::now();
-        tally.latency("connect", self.touched - self.begun);
-        self.stage = Stage::Free;
-        Ok(Next::Free)
+        self.last_activity = Instant::now();
+        tally.latency("connect", self.last_activity - self.begun);
+        self.state = RequesterState::Free;
+        Ok(RequesterStatus::Free)
     }
 
     fn exchange(
         &mut self,
         mut sent: usize,
         since: Instant,
-        errand: &Errand,
+        spec: &RequestSpec,
         scratch: &mut [u8],
         tally: &mut Tally,
-    ) -> Result<Next, Failure> {
-        while let Some(rest) = errand.request.get(sent..).filter(|rest| !rest.is_empty()) {
-            let Some(count) = blocking(self.stream.write(rest), "sending a request")? else { break };
+    ) -> Result<RequesterStatus, Failure> {
+        while let Some(rest) = spec.request.get(sent..).filter(|rest| !rest.is_empty()) {
+            let Some(count) = would_block(self.stream.write(rest), "sending a request")? else { break };
             tally.bytes_up += count as u64;
             sent += count;
-            self.stage = Stage::Asking { sent, since };
+            self.state = RequesterState::Waiting { sent, since };
         }
-        // A socket that gave less than was asked has no more; the next edge will tell.
+        // A short read means that the socket is empty; the next edge will report more.
         loop {
-            let Some(count) = self.receive(scratch, tally)? else { return Ok(Next::Wait) };
+            let Some(count) = self.receive(scratch, tally)? else { return Ok(RequesterStatus::Wait) };
             if count == 0 {
                 return Err(Failure::EndBeforeAnswer);
             }
-            if let Some(next) = self.heed(since, errand, tally)? {
+            if let Some(next) = self.check_answer(since, spec, tally)? {
                 return Ok(next);
             }
             if count < scratch.len() {
-                return Ok(Next::Wait);
+                return Ok(RequesterStatus::Wait);
             }
         }
     }
 
-    /// Looks for the whole answer in what has come.
-    fn heed(&mut self, since: Instant, errand: &Errand, tally: &mut Tally) -> Result<Option<Next>, Failure> {
+    /// Checks whether the buffer holds the complete answer.
+    fn check_answer(
+        &mut self,
+        since: Instant,
+        spec: &RequestSpec,
+        tally: &mut Tally,
+    ) -> Result<Option<RequesterStatus>, Failure> {
         let Some(answer) = answer::read(&self.buffer)? else { return Ok(None) };
         if answer.status != 200 {
             return Err(Failure::Status(answer.status));
         }
-        if errand.verify && answer.body != errand.expected.as_slice() {
+        if spec.verify && answer.body != spec.expected.as_slice() {
             return Err(Failure::BodyDiffers);
         }
         let (keeps, bytes) = (answer.keeps, answer.bytes);
@@ -187,30 +204,30 @@ impl Requester {
         }
         self.buffer.clear();
         if self.answered == 0 {
-            tally.latency("ready", self.touched - self.begun);
+            tally.latency("ready", self.last_activity - self.begun);
             tally.tunnels.opened += 1;
         }
         self.answered += 1;
-        self.stage = Stage::Free;
-        Ok(Some(Next::Answered { since, keeps }))
+        self.state = RequesterState::Free;
+        Ok(Some(RequesterStatus::Answered { since, keeps }))
     }
 
-    /// Reads once; `None` when the socket would block.
+    /// Reads once; `None` if the socket would block.
     fn receive(&mut self, scratch: &mut [u8], tally: &mut Tally) -> Result<Option<usize>, Failure> {
-        let doing = self.doing();
-        let Some(count) = blocking(self.stream.read(scratch), doing)? else { return Ok(None) };
+        let activity = self.activity();
+        let Some(count) = would_block(self.stream.read(scratch), activity)? else { return Ok(None) };
         self.buffer.extend_from_slice(scratch.get(..count).unwrap_or_default());
         tally.bytes_down += count as u64;
-        self.touched = Instant::now();
+        self.last_activity = Instant::now();
         Ok(Some(count))
     }
 }
 
-/// `None` when the socket would block.
-fn blocking(result: io::Result<usize>, doing: &'static str) -> Result<Option<usize>, Failure> {
+/// `None` if the socket would block.
+fn would_block(result: io::Result<usize>, activity: &'static str) -> Result<Option<usize>, Failure> {
     match result {
         Ok(count) => Ok(Some(count)),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(Failure::io(doing)(error)),
+        Err(error) => Err(Failure::io(activity)(error)),
     }
 }

@@ -1,8 +1,8 @@
-//! Plain HTTP: keep-alive connections and when requests go over them.
+//! Plain HTTP: keep-alive connections, and when to send requests on them.
 //!
-//! First every connection is opened and gets one answer. Then the work begins: in a closed loop a connection asks again as soon
-//! as it has its answer; in an open loop requests begin on schedule, on whichever connection is free, and wait where none is.
-//! A connection that the proxy ends in good order is replaced.
+//! First every connection is opened and receives one answer. Then the work begins. In a closed loop a connection sends
+//! its next request as soon as it has an answer. In an open loop requests start on schedule, on any free connection,
+//! and wait if none is free. A connection that the proxy closes cleanly is replaced.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,37 +14,37 @@ use slab::Slab;
 
 use super::dial::Dialler;
 use super::phase::Phase;
+use super::poller::{Poller, TIMER};
 use super::progress::Progress;
-use super::requester::{Errand, Next, Requester};
+use super::requester::{RequestSpec, Requester, RequesterStatus};
 use super::tally::{Failure, Tally};
-use super::waiter::{TIMER, Waiter};
 use super::{Moment, Observer, SETTLE, SWEEP};
-use crate::outcome::{self, Outcome};
+use crate::results::{self, RunResults};
 use crate::scenario::Load;
 
-/// Bytes of one read.
+/// Bytes per read.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// The client of a run of plain HTTP.
+/// The client of a plain HTTP run.
 pub struct Requests<'a> {
     load: &'a Load,
-    errand: Errand,
+    spec: RequestSpec,
     tally: Tally,
     scratch: Vec<u8>,
-    waiter: Waiter,
+    poller: Poller,
     dialler: Dialler,
     clients: Slab<Requester>,
-    /// Slots that can take a request, as far as they are not used otherwise meanwhile.
+    /// Slots that can probably send a request.
     free: Vec<usize>,
-    /// Requests of an open loop that found no free connection, by their intended begin.
+    /// Open loop: intended starts of requests that are waiting for a free connection.
     backlog: VecDeque<Instant>,
     phase: Phase,
-    /// Connections dialled.
+    /// Connections opened.
     dialled: u64,
-    /// Requests begun in the work, and those of all phases that have no answer yet.
-    asked: u64,
-    under_way: usize,
-    requests: outcome::Requests,
+    /// Requests sent during the work, and requests of any phase that are unanswered.
+    sent: u64,
+    in_flight: usize,
+    requests: results::Requests,
     work_begun: Instant,
     work: Option<Duration>,
     begun: Instant,
@@ -57,19 +57,19 @@ impl<'a> Requests<'a> {
         let now = Instant::now();
         Ok(Requests {
             load,
-            errand: Errand::new(load),
+            spec: RequestSpec::new(load),
             tally: Tally::new(),
             scratch: vec![0; SCRATCH_BYTES],
-            waiter: Waiter::new()?,
+            poller: Poller::new()?,
             dialler: Dialler::new(proxies, load.sources),
             clients: Slab::new(),
             free: Vec::new(),
             backlog: VecDeque::new(),
             phase: Phase::Opening,
             dialled: 0,
-            asked: 0,
-            under_way: 0,
-            requests: outcome::Requests::default(),
+            sent: 0,
+            in_flight: 0,
+            requests: results::Requests::default(),
             work_begun: now,
             work: None,
             begun: now,
@@ -78,19 +78,19 @@ impl<'a> Requests<'a> {
         })
     }
 
-    pub fn run(mut self, observer: &mut Observer<'_>) -> io::Result<Outcome> {
+    pub fn run(mut self, observer: &mut Observer<'_>) -> io::Result<RunResults> {
         (0..self.load.concurrency).for_each(|_| self.dial());
         let mut events = Events::with_capacity(1024);
         loop {
             let now = Instant::now();
-            self.move_on(now, observer);
-            let next_start = self.hand_out(now);
-            if self.phase == Phase::Ending && self.under_way == 0 {
+            self.advance_phase(now, observer);
+            let next_start = self.assign_requests(now);
+            if self.phase == Phase::Ending && self.in_flight == 0 {
                 break;
             }
             self.sweep(now);
             let when = [next_start, self.phase.until()].into_iter().flatten().fold(self.next_sweep, Instant::min);
-            self.waiter.wait(when, &mut events)?;
+            self.poller.wait(when, &mut events)?;
             for event in &events {
                 if event.token() != TIMER {
                     self.drive(event.token().0);
@@ -113,7 +113,7 @@ impl<'a> Requests<'a> {
         self.dialled += 1;
         let key = self.clients.vacant_key();
         let registered = self.dialler.dial(number).and_then(|mut stream| {
-            self.waiter.registry().register(&mut stream, Token(key), Interest::READABLE | Interest::WRITABLE)?;
+            self.poller.registry().register(&mut stream, Token(key), Interest::READABLE | Interest::WRITABLE)?;
             Ok(stream)
         });
         match registered {
@@ -124,8 +124,8 @@ impl<'a> Requests<'a> {
         }
     }
 
-    /// From one phase to the next.
-    fn move_on(&mut self, now: Instant, observer: &mut Observer<'_>) {
+    /// Moves on to the next phase if it is time.
+    fn advance_phase(&mut self, now: Instant, observer: &mut Observer<'_>) {
         match self.phase {
             Phase::Opening if self.clients.iter().all(|(_, client)| client.is_free() && client.answered > 0) => {
                 self.phase = Phase::Settling { until: now + SETTLE };
@@ -138,10 +138,10 @@ impl<'a> Requests<'a> {
             }
             Phase::Working { until } => {
                 let time_is_up = until.is_some_and(|until| now >= until);
-                let all_asked = self.load.count.is_some_and(|count| self.asked >= count);
-                // In an open loop what was to begin in time counts, however late it is answered.
+                let all_asked = self.load.count.is_some_and(|count| self.sent >= count);
+                // In an open loop every request that was due in time counts, however late it is answered.
                 let waits_for_rest = all_asked || self.load.rate.is_some();
-                let rest = self.under_way > 0 || !self.backlog.is_empty();
+                let rest = self.in_flight > 0 || !self.backlog.is_empty();
                 if (time_is_up && !(waits_for_rest && rest)) || (all_asked && !rest) || self.clients.is_empty() {
                     self.end_work(observer);
                 }
@@ -156,14 +156,14 @@ impl<'a> Requests<'a> {
         self.phase = Phase::Ending;
     }
 
-    /// Gives requests to free connections; when the next one is to begin.
-    fn hand_out(&mut self, now: Instant) -> Option<Instant> {
+    /// Assigns requests to free connections; returns when the next request is due.
+    fn assign_requests(&mut self, now: Instant) -> Option<Instant> {
         match self.phase {
             Phase::Opening => {
                 while let Some(key) = self.free.pop() {
-                    // Those that have their first answer wait for the others.
+                    // Connections that have their first answer wait for the others.
                     if self.clients.get(key).is_some_and(|client| client.answered == 0) {
-                        self.ask(key, now);
+                        self.send_request(key, now);
                     }
                 }
                 None
@@ -175,7 +175,7 @@ impl<'a> Requests<'a> {
                 {
                     let since = self.backlog.pop_front().unwrap_or_else(Instant::now);
                     if self.clients.get(key).is_some_and(Requester::is_free) {
-                        self.ask(key, since);
+                        self.send_request(key, since);
                     } else if self.load.rate.is_some() {
                         self.backlog.push_front(since);
                     }
@@ -186,20 +186,20 @@ impl<'a> Requests<'a> {
         }
     }
 
-    /// Whether a request waits for a connection.
+    /// Whether a request is waiting for a connection.
     fn has_request(&self, until: Option<Instant>) -> bool {
         if self.load.rate.is_some() {
             return !self.backlog.is_empty();
         }
         let in_time = until.is_none_or(|until| Instant::now() < until);
-        in_time && self.load.count.is_none_or(|count| self.asked < count)
+        in_time && self.load.count.is_none_or(|count| self.sent < count)
     }
 
-    /// Puts requests that are due in an open loop on the list; when the next one is.
+    /// Adds the requests that are due in an open loop to the backlog; returns when the next one is due.
     fn fill_backlog(&mut self, now: Instant, until: Option<Instant>) -> Option<Instant> {
         let interval = Duration::from_secs_f64(1.0 / self.load.rate?);
         loop {
-            let number = self.asked + self.backlog.len() as u64;
+            let number = self.sent + self.backlog.len() as u64;
             let ns = interval.as_nanos().saturating_mul(u128::from(number));
             let intended = self.work_begun + Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX));
             if self.load.count.is_some_and(|count| number >= count) || until.is_some_and(|until| intended >= until) {
@@ -212,11 +212,11 @@ impl<'a> Requests<'a> {
         }
     }
 
-    fn ask(&mut self, key: usize, since: Instant) {
+    fn send_request(&mut self, key: usize, since: Instant) {
         if let Some(client) = self.clients.get_mut(key) {
-            client.ask(since);
-            self.under_way += 1;
-            self.asked += u64::from(self.is_work());
+            client.send_request(since);
+            self.in_flight += 1;
+            self.sent += u64::from(self.is_work());
             self.drive(key);
         }
     }
@@ -225,21 +225,21 @@ impl<'a> Requests<'a> {
         matches!(self.phase, Phase::Working { .. })
     }
 
-    /// Lets a connection go on as far as it can; in a closed loop it takes its next request at once.
+    /// Drives a connection as far as possible; in a closed loop it sends its next request at once.
     fn drive(&mut self, key: usize) {
         while let Some(client) = self.clients.get_mut(key) {
-            match client.drive(&self.errand, &mut self.scratch, &mut self.tally) {
-                Ok(Next::Wait) => return,
-                Ok(Next::Free) => return self.free.push(key),
-                Ok(Next::Answered { since, keeps }) => {
-                    let touched = client.touched;
-                    self.under_way -= 1;
+            match client.drive(&self.spec, &mut self.scratch, &mut self.tally) {
+                Ok(RequesterStatus::Wait) => return,
+                Ok(RequesterStatus::Free) => return self.free.push(key),
+                Ok(RequesterStatus::Answered { since, keeps }) => {
+                    let last_activity = client.last_activity;
+                    self.in_flight -= 1;
                     let Phase::Working { until } = self.phase else {
                         self.requests.around += 1;
                         return if keeps { self.free.push(key) } else { self.replace(key) };
                     };
                     self.requests.answered += 1;
-                    self.tally.latency("request", touched - since);
+                    self.tally.latency("request", last_activity - since);
                     if !keeps {
                         return self.replace(key);
                     }
@@ -247,18 +247,18 @@ impl<'a> Requests<'a> {
                         return self.free.push(key);
                     }
                     if let Some(client) = self.clients.get_mut(key) {
-                        client.ask(Instant::now());
-                        self.under_way += 1;
-                        self.asked += 1;
+                        client.send_request(Instant::now());
+                        self.in_flight += 1;
+                        self.sent += 1;
                     }
                 }
-                Ok(Next::Ended) => return self.replace(key),
+                Ok(RequesterStatus::Ended) => return self.replace(key),
                 Err(failure) => return self.fail(key, &failure),
             }
         }
     }
 
-    /// A connection has come to its end in good order.
+    /// A connection has ended cleanly.
     fn replace(&mut self, key: usize) {
         self.tally.tunnels.completed += 1;
         self.close(key);
@@ -269,7 +269,7 @@ impl<'a> Requests<'a> {
 
     fn fail(&mut self, key: usize, failure: &Failure) {
         self.tally.failed(failure);
-        // What never got an answer is not tried again: nobody may be there.
+        // A connection that never received an answer is not replaced: there may be no proxy.
         let had_answer = self.clients.get(key).is_some_and(|client| client.answered > 0);
         self.close(key);
         if had_answer && self.is_work() {
@@ -279,14 +279,14 @@ impl<'a> Requests<'a> {
 
     fn close(&mut self, key: usize) {
         let Some(mut client) = self.clients.try_remove(key) else { return };
-        if client.is_asking() {
-            self.under_way -= 1;
+        if client.is_waiting() {
+            self.in_flight -= 1;
         }
-        // Closing takes it out of the poll as well; this is for a kernel that says otherwise.
-        let _ = self.waiter.registry().deregister(&mut client.stream);
+        // Closing removes it from the poll as well; this is a precaution.
+        let _ = self.poller.registry().deregister(&mut client.stream);
     }
 
-    /// Ends connections that stand still, and all of them when the run has lasted too long.
+    /// Closes connections that make no progress, and all of them when the run has lasted too long.
     fn sweep(&mut self, now: Instant) {
         if now < self.next_sweep {
             return;
@@ -295,11 +295,11 @@ impl<'a> Requests<'a> {
         self.progress.show(&self.tally, self.clients.len());
         let cut_off = now - self.begun >= self.load.cap;
         let patience = self.load.patience;
-        let stands = |client: &Requester| now.saturating_duration_since(client.touched) > patience;
+        let stands = |client: &Requester| now.saturating_duration_since(client.last_activity) > patience;
         let stuck = self.clients.iter().filter(|(_, client)| !client.is_free() && (cut_off || stands(client)));
-        let stuck: Vec<(usize, &'static str)> = stuck.map(|(key, client)| (key, client.doing())).collect();
-        for (key, doing) in stuck {
-            let failure = if cut_off { Failure::CutOff(doing) } else { Failure::StoodStill(doing) };
+        let stuck: Vec<(usize, &'static str)> = stuck.map(|(key, client)| (key, client.activity())).collect();
+        for (key, activity) in stuck {
+            let failure = if cut_off { Failure::CutOff(activity) } else { Failure::Stalled(activity) };
             self.fail(key, &failure);
         }
         if cut_off {

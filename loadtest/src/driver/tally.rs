@@ -1,4 +1,4 @@
-//! What the driver counts while it runs.
+//! Counts, latencies and errors while the driver runs.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use crate::outcome::{Latency, Outcome, Tunnels};
 use crate::process::own_cpu;
+use crate::results::{Latency, RunResults, Tunnels};
 use crate::scenario::Load;
 
-/// Longest latency that is told apart; longer ones count as this.
+/// Longest latency that is recorded exactly; longer ones count as this.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// Why a tunnel failed. The kinds are what the report lists.
+/// Why a tunnel failed. The texts are the error kinds in the report.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error("{0}: {1}")]
@@ -51,19 +51,19 @@ pub enum Failure {
     #[error("an answer's body is not what it should be")]
     BodyDiffers,
     #[error("stood still {0}")]
-    StoodStill(&'static str),
+    Stalled(&'static str),
     #[error("cut off by the run's end {0}")]
     CutOff(&'static str),
 }
 
 impl Failure {
-    /// From an I/O error at what the tunnel was doing.
-    pub fn io(doing: &'static str) -> impl Fn(io::Error) -> Failure {
-        move |error| Failure::Io(doing, error.kind())
+    /// Wraps an I/O error, with what the tunnel was doing.
+    pub fn io(activity: &'static str) -> impl Fn(io::Error) -> Failure {
+        move |error| Failure::Io(activity, error.kind())
     }
 }
 
-/// Latencies, counts and errors of a run.
+/// Counts, latencies and errors of a run.
 pub struct Tally {
     pub tunnels: Tunnels,
     pub bytes_up: u64,
@@ -95,22 +95,22 @@ impl Tally {
         *self.errors.entry(failure.to_string()).or_default() += 1;
     }
 
-    /// Takes a latency in.
+    /// Records a latency.
     pub fn latency(&mut self, name: &'static str, duration: Duration) {
         let ns = u64::try_from(duration.min(LONGEST).as_nanos()).unwrap_or(u64::MAX);
         let histogram = self.histograms.entry(name).or_insert_with(|| {
-            // Bounds and digits are constants that the crate accepts.
+            // The crate accepts these constant bounds and digits.
             #[allow(clippy::unwrap_used, reason = "constants")]
             Histogram::new_with_bounds(1, 1_000_000_000_000, 3).unwrap()
         });
         histogram.saturating_record(ns.max(1));
     }
 
-    /// Sums up.
-    pub fn finish(self, load: &Load, work: Duration) -> Outcome {
+    /// Summarises the run.
+    pub fn finish(self, load: &Load, work: Duration) -> RunResults {
         let latencies =
             self.histograms.iter().filter_map(|(name, histogram)| Some(((*name).to_owned(), Latency::of(histogram)?)));
-        Outcome {
+        RunResults {
             load: load.clone(),
             elapsed_s: self.begun.elapsed().as_secs_f64(),
             work_s: work.as_secs_f64(),

@@ -1,4 +1,4 @@
-//! Bars: one figure, a bar a candidate.
+//! Bar charts: one figure, one bar per candidate.
 
 use std::fmt::Write;
 
@@ -16,10 +16,10 @@ pub struct Bar<'a> {
 
 const WIDTH: f64 = 520.0;
 const ROW: f64 = 22.0;
-/// Where bars begin, and where the longest ends; names stand before, numbers behind.
+/// Where bars start, and where the longest one ends; names are to the left, values to the right.
 const LEFT: f64 = 112.0;
 const RIGHT: f64 = 268.0;
-/// A bar longer than this many times the middle one is cut.
+/// A bar longer than this multiple of the middle one is cut.
 const CUT_AT: f64 = 3.0;
 
 /// The chart as SVG.
@@ -31,14 +31,14 @@ pub fn bars(rows: &[Bar<'_>], unit: &str) -> String {
     for (place, row) in rows.iter().enumerate() {
         #[allow(clippy::cast_precision_loss, reason = "a handful of rows")]
         let top = place as f64 * ROW + 2.0;
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = write!(svg, "{}", bar(row, top, full, unit));
     }
     svg.push_str("</svg>");
     svg
 }
 
-/// The value at the right end: the greatest that does not dwarf the others, and a bit more if one does.
+/// The value at the right end: the greatest one that does not dwarf the others, and a bit more if another one does.
 fn full_length(rows: &[Bar<'_>]) -> f64 {
     let mut medians: Vec<f64> = rows.iter().map(|row| row.cell.median.max(0.0)).collect();
     medians.sort_by(f64::total_cmp);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_zeros_makes_a_chart_without_nan() {
+    fn a_chart_of_zeros_contains_no_nan() {
         let cells = [cell(0.0), cell(0.0)];
         let rows: Vec<Bar<'_>> =
             cells.iter().map(|cell| Bar { name: "x", colour: "#000", cell, is_base: false }).collect();

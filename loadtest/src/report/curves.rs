@@ -1,12 +1,12 @@
-//! Percentile curves: how long the slowest took, a line a candidate.
+//! Percentile curves: how long the slowest took, one line per candidate.
 
 use std::fmt::Write;
 
 use super::escape;
 use crate::compare::table::number;
-use crate::outcome::Latency;
+use crate::results::Latency;
 
-/// One line: its rounds are merged into one.
+/// One line, which merges its rounds.
 pub struct Line<'a> {
     pub name: &'a str,
     pub colour: &'static str,
@@ -19,12 +19,12 @@ const LEFT: f64 = 62.0;
 const RIGHT: f64 = 410.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 240.0;
-/// The marks of the axis: each step to the right is as many stragglers fewer.
+/// Marks of the axis, spaced by the logarithm of the remaining fraction.
 const MARKS: [(f64, &str); 6] =
     [(0.0, "0"), (50.0, "50"), (90.0, "90"), (99.0, "99"), (99.9, "99.9"), (99.99, "99.99")];
 /// Points of a line between two marks.
 const POINTS: u32 = 8;
-/// Least distance of two names at the lines' ends.
+/// Least distance between two names at the ends of lines.
 const LABEL_ROW: f64 = 14.0;
 
 /// The chart as SVG; empty if there is nothing to show.
@@ -63,14 +63,14 @@ pub fn curves(lines: &[Line<'_>]) -> String {
     svg
 }
 
-/// The place of a percentile on the axis: every further nine is one step.
+/// The position of a percentile on the axis: each further nine is one step.
 fn x_of(percentile: f64) -> f64 {
     let last = MARKS.last().map_or(99.99, |(percentile, _)| *percentile);
     let steps = |percentile: f64| -((100.0 - percentile) / 100.0).log10();
     LEFT + steps(percentile.min(last)) / steps(last) * (RIGHT - LEFT)
 }
 
-/// The line's points: at each percentile the median of the rounds, as far to the right as there were enough tunnels.
+/// The points of a line: at each percentile the median of the rounds, as far as the sample is large enough.
 fn points(line: &Line<'_>) -> Vec<(f64, f64)> {
     let count = line.rounds.iter().map(|latency| latency.count).max().unwrap_or(0);
     #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
@@ -90,14 +90,14 @@ fn points(line: &Line<'_>) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// The reverse of [`x_of`].
+/// The inverse of [`x_of`].
 fn percentile_at(x: f64) -> f64 {
     let last = MARKS.last().map_or(99.99, |(percentile, _)| *percentile);
     let steps = -((100.0 - last) / 100.0).log10() * (x - LEFT) / (RIGHT - LEFT);
     100.0 - 100.0 * 10f64.powf(-steps)
 }
 
-/// The value of a latency's curve at a percentile, between two of its points in proportion.
+/// The value of a latency's curve at a percentile, interpolated linearly.
 fn value_at(latency: &Latency, percentile: f64) -> Option<f64> {
     let after = latency.curve.iter().position(|[at, _]| *at >= percentile).unwrap_or(latency.curve.len() - 1);
     let [to, high] = *latency.curve.get(after)?;
@@ -139,13 +139,13 @@ fn grid(svg: &mut String, low: f64, high: f64, y: &dyn Fn(f64) -> f64) {
     }
     let _ = write!(
         svg,
-        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\" class=\"axis\">percentile: so many of a hundred were faster</text>",
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\" class=\"axis\">percentile</text>",
         (LEFT + RIGHT) / 2.0,
         BOTTOM + 34.0
     );
 }
 
-/// Names at the ends of their lines, moved apart where they would overlap.
+/// Names at the ends of their lines, moved apart if they would overlap.
 fn names(svg: &mut String, mut labels: Vec<(f64, f64, &Line<'_>)>) {
     labels.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut free = 0.0f64;
@@ -166,7 +166,7 @@ fn names(svg: &mut String, mut labels: Vec<(f64, f64, &Line<'_>)>) {
     }
 }
 
-/// Microseconds in the unit that suits them.
+/// A duration in a suitable unit.
 pub fn duration(us: f64) -> String {
     match us {
         us if us < 1e3 => format!("{} µs", number(us)),
@@ -180,14 +180,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_axis_gives_every_nine_the_same_room() {
+    fn every_nine_takes_the_same_width_of_the_axis() {
         let step = x_of(99.0) - x_of(90.0);
         assert!((x_of(99.9) - x_of(99.0) - step).abs() < 1e-6);
         assert!((percentile_at(x_of(97.5)) - 97.5).abs() < 1e-6);
     }
 
     #[test]
-    fn a_line_ends_where_there_were_too_few_to_tell() {
+    fn a_line_ends_where_the_sample_is_too_small() {
         let latency = |count| Latency {
             count,
             mean_us: 5.0,

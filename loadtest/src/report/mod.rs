@@ -1,17 +1,17 @@
-//! `report`: what `run` and `compare` wrote, as a page that needs no network.
+//! `report`: the output of `run` and `compare` as a self-contained page.
 //!
 //! | file | subject |
 //! |---|---|
-//! | `page` | the page: its parts, its words, its style |
-//! | `words` | what each measurement means, for somebody who has never seen it |
+//! | `page` | the page: its sections and style |
+//! | `captions` | explains each measurement |
 //! | `bars`, `curves` | the charts, as inline SVG |
-//! | `picture` | the page as PNG |
+//! | `picture` | a screenshot of the page |
 
 mod bars;
+mod captions;
 mod curves;
 mod page;
 mod picture;
-mod words;
 
 use std::error::Error;
 use std::fs;
@@ -22,22 +22,22 @@ use serde_json::Value;
 
 use crate::arguments::ReportOptions;
 use crate::compare::Comparison;
-use crate::outcome::Outcome;
+use crate::results::RunResults;
 
-/// One file that was read.
+/// One input file.
 enum Input {
     Comparison(Box<Comparison>),
-    Run { file: String, outcome: Box<Outcome> },
+    Run { file: String, outcome: Box<RunResults> },
 }
 
-/// Reads, writes the page, takes the picture.
+/// Reads the files, writes the page, takes the screenshot.
 pub fn run(options: &ReportOptions) -> Result<ExitCode, Box<dyn Error>> {
     let inputs = options.files.iter().map(|path| read(path)).collect::<Result<Vec<Input>, _>>()?;
     fs::write(&options.html, page::page(&inputs))?;
     println!("page in {}", options.html.display());
     if let Some(png) = &options.png {
         picture::take(&options.html, png)?;
-        println!("picture in {}", png.display());
+        println!("screenshot in {}", png.display());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -50,11 +50,11 @@ fn read(path: &Path) -> Result<Input, Box<dyn Error>> {
         return Ok(Input::Comparison(Box::new(serde_json::from_value(value).map_err(|error| failed(&error))?)));
     }
     let outcome = serde_json::from_value(value)
-        .map_err(|error| failed(&format_args!("neither a comparison nor the outcome of a run: {error}")))?;
+        .map_err(|error| failed(&format_args!("neither a comparison nor the results of a run: {error}")))?;
     Ok(Input::Run { file: path.display().to_string(), outcome: Box::new(outcome) })
 }
 
-/// Makes text fit to stand in HTML and SVG.
+/// Escapes text for HTML and SVG.
 fn escape(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, letter| {
         match letter {
@@ -68,7 +68,7 @@ fn escape(text: &str) -> String {
     })
 }
 
-/// Colours that can be told apart by most colour-blind readers (Okabe and Ito), for the candidates in their order.
+/// The candidates' colours, which most colour-blind readers can tell apart (Okabe and Ito).
 const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666", "#b2a300"];
 
 fn colour(place: usize) -> &'static str {
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_cannot_break_out_of_the_page() {
+    fn names_are_escaped_in_the_page() {
         assert_eq!(escape("<b a=\"1\">&"), "&lt;b a=&quot;1&quot;&gt;&amp;");
     }
 }

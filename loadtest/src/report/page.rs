@@ -1,15 +1,15 @@
-//! The page: its parts, its words, its style.
+//! The page: its sections and style.
 
 use std::fmt::Write;
 
 use super::bars::{Bar, bars};
+use super::captions::{ABOUT_CPU, AT_A_GLANCE, HOW_TO_READ, explain};
 use super::curves::{Line, curves, duration};
-use super::words::{ABOUT_CPU, AT_A_GLANCE, HOW_TO_READ, explain};
 use super::{Input, colour, escape};
 use crate::compare::figures::{Better, Cell, Figure};
 use crate::compare::table::number;
 use crate::compare::{Comparison, Section};
-use crate::outcome::Outcome;
+use crate::results::RunResults;
 
 const STYLE: &str = "
 :root { color-scheme: light; }
@@ -41,22 +41,22 @@ pub fn page(inputs: &[Input]) -> String {
     );
     for input in inputs {
         match input {
-            Input::Comparison(comparison) => compared(&mut out, comparison),
-            Input::Run { file, outcome } => single(&mut out, file, outcome),
+            Input::Comparison(comparison) => write_comparison(&mut out, comparison),
+            Input::Run { file, outcome } => write_run(&mut out, file, outcome),
         }
     }
     out.push_str("</body></html>\n");
     out
 }
 
-// Writing to a String does not fail, so the results of write! are dropped throughout.
+// Writing to a String cannot fail, so the results of write! are dropped throughout.
 
-fn compared(out: &mut String, comparison: &Comparison) {
+fn write_comparison(out: &mut String, comparison: &Comparison) {
     let Comparison { machine, rounds, shards, base, started_unix_s, version, .. } = comparison;
     let _ = write!(
         out,
-        "<h1>Proxies side by side</h1><p class=\"quiet\">{}, {} rounds, {} thread(s) a candidate; {} CPUs ({}), Linux {}; \
-         harness {}. Everything ran on this one machine, over the loopback.</p>",
+        "<h1>Proxies side by side</h1><p class=\"quiet\">{}, {} rounds, {} thread(s) per candidate; {} CPUs ({}), Linux {}; \
+         harness {}. Everything ran on this machine, over the loopback.</p>",
         date(*started_unix_s),
         rounds,
         shards,
@@ -79,7 +79,7 @@ fn compared(out: &mut String, comparison: &Comparison) {
         );
     }
     out.push_str("</dl>");
-    glance(out, comparison);
+    write_summary_table(out, comparison);
     let _ = write!(out, "<h3>How to read this</h3><p>{HOW_TO_READ}</p><p>{ABOUT_CPU}</p>");
     if !comparison.faults.is_empty() {
         out.push_str("<div class=\"note\"><b>Faults of the gateway in these measurements</b><br>");
@@ -94,39 +94,39 @@ fn compared(out: &mut String, comparison: &Comparison) {
 }
 
 /// The table at the top.
-fn glance(out: &mut String, comparison: &Comparison) {
+fn write_summary_table(out: &mut String, comparison: &Comparison) {
     let rows: Vec<(&str, &Figure)> = AT_A_GLANCE
         .iter()
-        .filter_map(|(part, key, words)| {
+        .filter_map(|(part, key, caption)| {
             let section = comparison.sections.iter().find(|section| section.name == *part)?;
-            Some((*words, section.figures.iter().find(|figure| figure.key == *key)?))
+            Some((*caption, section.figures.iter().find(|figure| figure.key == *key)?))
         })
         .collect();
     if rows.is_empty() {
         return;
     }
-    out.push_str("<h2>At a glance</h2><table><tr><th></th>");
+    out.push_str("<h2>At a write_summary_table</h2><table><tr><th></th>");
     for candidate in &comparison.candidates {
         let _ = write!(out, "<th>{}</th>", escape(&candidate.name));
     }
     out.push_str("</tr>");
-    for (words, figure) in rows {
-        let better = if figure.better == Better::Lower { "less is better" } else { "more is better" };
-        let _ = write!(out, "<tr><td>{words} <span class=\"quiet\">[{}; {better}]</span></td>", escape(&figure.unit));
+    for (caption, figure) in rows {
+        let better = if figure.better == Better::Lower { "lower is better" } else { "higher is better" };
+        let _ = write!(out, "<tr><td>{caption} <span class=\"quiet\">[{}; {better}]</span></td>", escape(&figure.unit));
         for candidate in &comparison.candidates {
             let is_base = candidate.name == comparison.base;
-            out.push_str(&glance_cell(figure.better, figure.cells.get(&candidate.name), is_base));
+            out.push_str(&summary_cell(figure.better, figure.cells.get(&candidate.name), is_base));
         }
         out.push_str("</tr>");
     }
     let _ = write!(
         out,
-        "</table><p class=\"quiet\">Medians; below them the ratio to {}. “–”: not measurable, for there is no process.</p>",
+        "</table><p class=\"quiet\">Medians; below them the ratio to {}. “–”: not measurable without a process.</p>",
         escape(&comparison.base)
     );
 }
 
-fn glance_cell(better: Better, cell: Option<&Cell>, is_base: bool) -> String {
+fn summary_cell(better: Better, cell: Option<&Cell>, is_base: bool) -> String {
     let Some(cell) = cell else { return "<td>–</td>".to_owned() };
     let value = number(cell.median);
     match cell.ratio {
@@ -155,9 +155,9 @@ fn section(out: &mut String, comparison: &Comparison, part: &Section) {
     failures(out, part);
     out.push_str("<div class=\"charts\">");
     for (name, heading) in [
-        ("ready", "Time from asking for a tunnel to having it"),
+        ("ready", "Time to open a tunnel"),
         ("message", "Round trip of a message"),
-        ("request", "Time from a request to its whole answer"),
+        ("request", "Time from a request to its complete answer"),
     ] {
         let wanted = match part.name.split([':', '-']).next() {
             Some("pingpong") => "message",
@@ -179,7 +179,7 @@ fn section(out: &mut String, comparison: &Comparison, part: &Section) {
             .collect();
         let _ = write!(out, "<div><h3>{heading}</h3>{}</div>", curves(&lines));
     }
-    // A curve tells more than the percentiles it was made of.
+    // The curve shows these percentiles already.
     let told_by_curve = |figure: &&Figure| !figure.key.ends_with("_p99") && figure.key != "failed";
     for figure in part.figures.iter().filter(told_by_curve) {
         chart(out, comparison, figure);
@@ -198,7 +198,7 @@ fn chart(out: &mut String, comparison: &Comparison, figure: &Figure) {
             Some(Bar { name: &candidate.name, colour: colour(place), cell, is_base })
         })
         .collect();
-    let better = if figure.better == Better::Lower { "less is better" } else { "more is better" };
+    let better = if figure.better == Better::Lower { "lower is better" } else { "higher is better" };
     let _ = write!(
         out,
         "<div><h3>{} <span class=\"quiet\">({better})</span></h3>{}</div>",
@@ -207,7 +207,7 @@ fn chart(out: &mut String, comparison: &Comparison, figure: &Figure) {
     );
 }
 
-/// What failed, by candidate and kind, over all rounds.
+/// Failures by candidate and kind, over all rounds.
 fn failures(out: &mut String, part: &Section) {
     let mut kinds: Vec<(String, u64)> = Vec::new();
     for measurement in &part.measurements {
@@ -229,7 +229,7 @@ fn failures(out: &mut String, part: &Section) {
     out.push_str("</div>");
 }
 
-fn single(out: &mut String, file: &str, outcome: &Outcome) {
+fn write_run(out: &mut String, file: &str, outcome: &RunResults) {
     let tunnels = &outcome.tunnels;
     let _ = write!(
         out,
@@ -287,7 +287,7 @@ fn single(out: &mut String, file: &str, outcome: &Outcome) {
         .collect();
     let _ = write!(out, "</table><div class=\"charts\"><div>{}</div></div>", curves(&lines));
     if !outcome.checks.is_empty() {
-        out.push_str("<h3>The gateway's own account against the client's</h3>");
+        out.push_str("<h3>The gateway's metrics compared with the client's counts</h3>");
         for check in &outcome.checks {
             let class = if check.holds { "quiet" } else { "note" };
             let _ = write!(out, "<div class=\"{class}\">{}</div>", escape(&check.to_string()));
@@ -314,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_become_dates() {
+    fn seconds_are_formatted_as_dates() {
         assert_eq!(date(0), "1970-01-01 00:00 UTC");
         assert_eq!(date(951_782_400), "2000-02-29 00:00 UTC");
         assert_eq!(date(1_700_000_000), "2023-11-14 22:13 UTC");

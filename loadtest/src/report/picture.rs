@@ -1,20 +1,20 @@
-//! The page as PNG, by a headless Chromium.
+//! A screenshot of the page, taken by a headless Chromium.
 
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// Width of the picture in pixels.
+/// Width of the screenshot in pixels.
 const WIDTH: u32 = 1200;
-/// Taller than this, Chromium's pictures come out incomplete.
+/// Screenshots taller than this come out incomplete.
 const HEIGHT_LIMIT: u32 = 16_000;
 const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 
-/// Takes a picture of the whole page.
+/// Takes a screenshot of the whole page.
 ///
 /// # Errors
-/// When no Chromium is installed, or it fails.
+/// If Chromium is not installed, or fails.
 pub fn take(html: &Path, png: &Path) -> Result<(), Box<dyn Error>> {
     let browser = browser().ok_or("--png needs Chromium (Debian: chromium), which is not installed")?;
     let page = html.canonicalize()?;
@@ -31,7 +31,7 @@ pub fn take(html: &Path, png: &Path) -> Result<(), Box<dyn Error>> {
         ],
     )?;
     if !target.is_file() {
-        return Err(format!("Chromium took no picture: {}", String::from_utf8_lossy(&output.stderr)).into());
+        return Err(format!("Chromium took no screenshot: {}", String::from_utf8_lossy(&output.stderr)).into());
     }
     Ok(())
 }
@@ -41,7 +41,7 @@ fn browser() -> Option<PathBuf> {
     NAMES.iter().find_map(|name| std::env::split_paths(&path).map(|place| place.join(name)).find(|file| file.is_file()))
 }
 
-/// How tall the page is: a copy of it that writes its height into itself is laid out first.
+/// The height of the page, found by laying out a copy that writes its own height into its title.
 fn height(browser: &Path, page: &Path) -> Result<u32, Box<dyn Error>> {
     let copy = page.with_extension("measure.html");
     let script = "<script>document.title='height='+document.documentElement.scrollHeight</script>";
@@ -54,13 +54,13 @@ fn height(browser: &Path, page: &Path) -> Result<u32, Box<dyn Error>> {
     let dom = String::from_utf8_lossy(&output?.stdout).into_owned();
     let digits =
         dom.split("height=").nth(1).map(|rest| rest.chars().take_while(char::is_ascii_digit).collect::<String>());
-    let height: u32 = digits.unwrap_or_default().parse().map_err(|_| "Chromium did not tell the page's height")?;
+    let height: u32 = digits.unwrap_or_default().parse().map_err(|_| "Chromium did not report the page's height")?;
     Ok(height.clamp(200, HEIGHT_LIMIT))
 }
 
 fn run(browser: &Path, arguments: &[String]) -> std::io::Result<Output> {
     Command::new(browser)
-        // Root may not use Chromium's sandbox; the page is our own and loads nothing.
+        // Chromium's sandbox does not work for root; the page is our own and loads nothing.
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
         .args(arguments)
         .stdin(Stdio::null())

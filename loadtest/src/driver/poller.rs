@@ -1,4 +1,4 @@
-//! A poll that wakes on time: its own timeout is in milliseconds, too coarse for an open loop.
+//! A poll with a precise timer: its own time-out is in milliseconds, too coarse for an open loop.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -8,29 +8,29 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
-/// The timer's token; connections have their slot's number.
+/// The timer's token; connections use their slot's number.
 pub const TIMER: Token = Token(usize::MAX);
 
 /// A poll and its timer.
-pub struct Waiter {
+pub struct Poller {
     poll: Poll,
     timer: OwnedFd,
 }
 
-impl Waiter {
-    pub fn new() -> io::Result<Waiter> {
+impl Poller {
+    pub fn new() -> io::Result<Poller> {
         let poll = Poll::new()?;
         let timer =
             rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         poll.registry().register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
-        Ok(Waiter { poll, timer })
+        Ok(Poller { poll, timer })
     }
 
     pub fn registry(&self) -> &Registry {
         self.poll.registry()
     }
 
-    /// Waits for sockets, at the longest until `when`.
+    /// Waits for sockets, at most until `when`.
     pub fn wait(&mut self, when: Instant, events: &mut Events) -> io::Result<()> {
         let now = Instant::now();
         let mut timeout = Some(Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! What a run found, as it stands in the JSON.
+//! The results of a run, as written to JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::scenario::{Load, Scenario};
 
-/// The outcome of one run.
+/// The results of one run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Outcome {
-    /// What was asked for.
+pub struct RunResults {
+    /// The load that was asked for.
     pub load: Load,
-    /// From the first tunnel's start to the last one's end, in seconds.
+    /// From the start of the first tunnel to the end of the last one, in seconds.
     pub elapsed_s: f64,
-    /// How long the work itself took, without opening and closing where these are apart from it.
+    /// Duration of the work itself, without opening and closing if these are separate phases.
     pub work_s: f64,
     pub tunnels: Tunnels,
     /// Failures by kind.
@@ -26,31 +26,31 @@ pub struct Outcome {
     pub bytes_down: u64,
     /// Messages sent and received back.
     pub messages: u64,
-    /// Plain HTTP requests; `None` where the load is tunnels. `tunnels` are the client's connections then.
+    /// Plain HTTP requests; `None` if the load is tunnels. If present, `tunnels` counts the client's connections.
     #[serde(default)]
     pub requests: Option<Requests>,
-    /// Latencies by name: `connect` (TCP), `ready` (from the intended start to the 200; for requests, to the first answer on a
-    /// connection), `message`, `request`, `transfer`.
+    /// Latencies by name: `connect` (TCP), `ready` (from the intended start to the 200; for requests, to the first
+    /// answer on a connection), `message`, `request`, `transfer`.
     pub latencies: BTreeMap<String, Latency>,
-    /// CPU of this process, which is the client, in seconds.
+    /// CPU time of this process, the client, in seconds.
     pub client_cpu_s: f64,
-    /// CPU of the proxy's process tree over the work, in seconds; `None` if nobody named it.
+    /// CPU time of the proxy's process tree during the work, in seconds; `None` if its PID was not given.
     #[serde(default)]
     pub proxy_cpu_s: Option<f64>,
-    /// What the gateway's metrics said; empty if nobody asked.
+    /// The comparison with the gateway's metrics; empty if no address was given.
     #[serde(default)]
     pub checks: Vec<Check>,
 }
 
-/// Tunnels by what became of them.
+/// Tunnels by how they ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnels {
     pub begun: u64,
-    /// Got a 200.
+    /// Received a 200.
     pub opened: u64,
-    /// Did all they should.
+    /// Did everything they should.
     pub completed: u64,
-    /// Vanished on purpose.
+    /// Disappeared on purpose.
     pub vanished: u64,
     pub failed: u64,
 }
@@ -58,15 +58,15 @@ pub struct Tunnels {
 /// Plain HTTP requests of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requests {
-    /// Answered as they should be, while the work lasted.
+    /// Answered correctly during the work.
     pub answered: u64,
-    /// The same before and after: the first on each connection, and those under way when the time was up.
+    /// Answered correctly before or after it: the first one on each connection, and those in flight at the end.
     pub around: u64,
-    /// AUTHENTICATE_MESSAGEs that the upstream got during the run; `None` if nobody asked it.
+    /// AUTHENTICATE_MESSAGEs that the upstream received during the run; `None` without its control address.
     pub authentications: Option<u64>,
 }
 
-/// One number that two sides must agree on.
+/// A number that both sides must agree on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Check {
     pub what: String,
@@ -86,15 +86,15 @@ pub struct Latency {
     pub p99_us: f64,
     pub p999_us: f64,
     pub max_us: f64,
-    /// `[percentile, microseconds]`, closer and closer to 100.
+    /// `[percentile, microseconds]`, ever closer to 100.
     pub curve: Vec<[f64; 2]>,
 }
 
-/// Steps of a curve from one halving of the distance to 100 % to the next.
+/// Points of the curve per halving of the distance to 100 %.
 const CURVE_TICKS_PER_HALF: u32 = 4;
 
 impl Latency {
-    /// Sums a histogram of nanoseconds up; `None` for an empty one.
+    /// Summarises a histogram of nanoseconds; `None` if it is empty.
     #[allow(clippy::cast_precision_loss, reason = "nanoseconds of minutes are far below 2^52")]
     pub fn of(histogram: &Histogram<u64>) -> Option<Latency> {
         if histogram.is_empty() {
@@ -120,32 +120,32 @@ impl Latency {
     }
 }
 
-impl Outcome {
-    /// Tunnels completed in a second of the run.
+impl RunResults {
+    /// Tunnels completed per second of the run.
     #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     pub fn tunnels_per_s(&self) -> f64 {
         (self.tunnels.completed + self.tunnels.vanished) as f64 / self.elapsed_s.max(1e-9)
     }
 
-    /// Bytes through tunnels, both ways, in a second of work, in MiB.
+    /// MiB through tunnels, both ways, per second of work.
     #[allow(clippy::cast_precision_loss, reason = "bytes of a run are below 2^52")]
     pub fn mib_per_s(&self) -> f64 {
         (self.bytes_up + self.bytes_down) as f64 / f64::from(1 << 20) / self.work_s.max(1e-9)
     }
 
-    /// Messages in a second of work.
+    /// Messages per second of work.
     #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     pub fn messages_per_s(&self) -> f64 {
         self.messages as f64 / self.work_s.max(1e-9)
     }
 
-    /// Requests answered in a second of work; `None` where the load is tunnels.
+    /// Requests answered per second of work; `None` if the load is tunnels.
     #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     pub fn requests_per_s(&self) -> Option<f64> {
         Some(self.requests?.answered as f64 / self.work_s.max(1e-9))
     }
 
-    /// AUTHENTICATE_MESSAGEs by answered requests.
+    /// AUTHENTICATE_MESSAGEs per answered request.
     #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     pub fn authentications_per_request(&self) -> Option<f64> {
         let requests = self.requests?;
@@ -153,7 +153,7 @@ impl Outcome {
         (answered > 0).then_some(requests.authentications? as f64 / answered as f64)
     }
 
-    /// Whether anything was brought to its end.
+    /// Whether anything was completed.
     pub fn has_done_something(&self) -> bool {
         match &self.requests {
             Some(requests) => requests.answered > 0,
@@ -161,7 +161,7 @@ impl Outcome {
         }
     }
 
-    /// Checks that do not hold.
+    /// Checks that failed.
     pub fn broken_checks(&self) -> impl Iterator<Item = &Check> {
         self.checks.iter().filter(|check| !check.holds)
     }
@@ -174,13 +174,13 @@ impl fmt::Display for Check {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for RunResults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Tunnels { begun, opened, completed, vanished, failed } = self.tunnels;
         writeln!(f, "{}: {:.2} s", self.load.scenario.name(), self.elapsed_s)?;
         match &self.requests {
             Some(requests) => {
-                writeln!(f, "  clients   {begun} connections, {opened} had an answer, {failed} failed")?;
+                writeln!(f, "  clients   {begun} connections, {opened} answered, {failed} failed")?;
                 self.write_requests(f, requests)?;
             }
             None => writeln!(
@@ -220,17 +220,17 @@ impl fmt::Display for Outcome {
     }
 }
 
-impl Outcome {
+impl RunResults {
     #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     fn write_requests(&self, f: &mut fmt::Formatter<'_>, requests: &Requests) -> fmt::Result {
         let Requests { answered, around, authentications } = *requests;
         let rate = self.requests_per_s().unwrap_or_default();
         writeln!(f, "  requests  {answered} answered, {rate:.0}/s; {around} before and after")?;
         if let (Some(count), Some(each)) = (authentications, self.authentications_per_request()) {
-            writeln!(f, "  proofs    {count} authentications, {each:.6} a request")?;
+            writeln!(f, "  auth      {count} authentications, {each:.6} per request")?;
         }
         match self.proxy_cpu_s.filter(|_| answered > 0) {
-            Some(cpu_s) => writeln!(f, "  cost      {:.4} s of CPU for 1,000 requests", cpu_s * 1e3 / answered as f64),
+            Some(cpu_s) => writeln!(f, "  cost      {:.4} s of CPU per 1,000 requests", cpu_s * 1e3 / answered as f64),
             None => Ok(()),
         }
     }
@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_come_out_in_microseconds() {
+    fn percentiles_are_in_microseconds() {
         let mut histogram = Histogram::new(3).unwrap();
         for ns in (1..=1000).map(|us| us * 1000) {
             histogram.record(ns).unwrap();
