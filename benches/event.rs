@@ -1,4 +1,4 @@
-//! The event loop's primitives: deadlines of ten thousand tunnels, tokens, the mailbox.
+//! The event loop's primitives: deadlines of ten thousand tunnels, tokens, and the mailbox.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot set itself up has nothing to measure")]
 
 mod support;
@@ -14,7 +14,7 @@ use support::{CpuTime, on_cpu_time};
 const TUNNELS: u32 = 10_000;
 const IDLE_MS: u64 = 3_600_000;
 
-/// Ten thousand tunnels whose deadlines lie within `spread_ms`, evenly and out of order.
+/// The deadlines of ten thousand tunnels, spread evenly over `spread_ms` in shuffled order.
 struct Wheel {
     timers: Timers,
     deadlines: Vec<Deadline>,
@@ -37,7 +37,7 @@ impl Wheel {
         self.timers.set(key(index), &mut self.deadlines[index as usize], at_ms);
     }
 
-    /// Advances tick by tick up to `until_ms`; returns how many deadlines passed.
+    /// Advances tick by tick to `until_ms`; returns how many deadlines expired.
     fn run(&mut self, until_ms: u64) -> usize {
         let mut passed = 0;
         for now_ms in (0..=until_ms).step_by(usize::try_from(TICK_MS).expect("a tick is short")) {
@@ -57,7 +57,7 @@ fn key(index: u32) -> Key {
     Key { index, generation: 1 }
 }
 
-/// A prime step scatters neighbours over the whole span.
+/// A prime step scatters neighbours over the whole range.
 fn at_ms(index: u32, spread_ms: u64) -> u64 {
     1 + u64::from(index) * 7_919_317 % spread_ms
 }
@@ -72,7 +72,7 @@ fn timers(criterion: &mut Criterion<CpuTime>) {
             BatchSize::LargeInput,
         );
     });
-    // Activity: a number is written, nothing is put into the wheel.
+    // Activity only stores a number; nothing is inserted into the wheel.
     group.bench_function("put_off_each", |bench| {
         let mut wheel = Wheel::full(IDLE_MS);
         let mut now_ms = IDLE_MS;
@@ -88,7 +88,7 @@ fn timers(criterion: &mut Criterion<CpuTime>) {
             BatchSize::LargeInput,
         );
     });
-    // Deadlines an hour away come up at every turn of the wheel (262 s) and are put on.
+    // Deadlines an hour away come up at every turn of the wheel (262 s) and are inserted again.
     group.bench_function("one_turn_of_the_wheel_with_none_due", |bench| {
         bench.iter_batched_ref(
             || {
@@ -133,7 +133,7 @@ fn mail(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("mailbox");
     let mut poll = Poll::new().unwrap();
     let (sender, mailbox) = mailbox::<u64>(poll.registry(), Token(0)).unwrap();
-    // The bell rings for the first message only, so that the others cost no system call.
+    // Only the first message wakes the poll, so the others cost no system call.
     group.throughput(Throughput::Elements(100));
     group.bench_function("send_100_take_100", |bench| {
         bench.iter(|| {

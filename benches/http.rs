@@ -1,4 +1,4 @@
-//! Heads on the proxy hop: finding their end, reading them, and writing them.
+//! Heads between gateway and upstream: finding their end, parsing, and writing them.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot set itself up has nothing to measure")]
 
 mod support;
@@ -31,7 +31,7 @@ const CHALLENGE: &str = "TlRMTVNTUAACAAAAEAAQADgAAAA1goriluCDYHcYI/sAAAAAAAAAAFQ
 
 const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\nVia: 1.1 proxy01\r\n\r\n";
 
-/// The first 407, which offers schemes.
+/// The first 407, which lists the schemes.
 fn refusal() -> String {
     "HTTP/1.1 407 Proxy Authentication Required\r\nVia: 1.1 PROXY01\r\nProxy-Authenticate: Negotiate\r\n\
      Proxy-Authenticate: Kerberos\r\nProxy-Authenticate: NTLM\r\n\
@@ -62,7 +62,7 @@ fn head_end(criterion: &mut Criterion<CpuTime>) {
         group.bench_function(format!("{name}/whole"), |bench| {
             bench.iter(|| HeadEnd::request().find(black_box(head), HEAD_LIMIT_BYTES).unwrap());
         });
-        // Once however the bytes trickle in: the cost a byte must not grow with the head's length.
+        // However the bytes arrive, the cost per byte must not grow with the length of the head.
         group.bench_function(format!("{name}/byte_by_byte"), |bench| {
             bench.iter(|| {
                 let mut end = HeadEnd::request();

@@ -1,9 +1,9 @@
-//! NTLM messages, key derivations and whole proofs, next to the crate `ntlmclient` where it does the same.
+//! NTLM messages, key derivations and whole authentications, compared with the crate `ntlmclient` where it does the
+//! same.
 //!
-//! The messages have the size and make-up of a Windows domain's: five AV_PAIRs with names of ordinary length. The crate
-//! `sspi` is not measured here: with every optional feature off it still needs 137 crates, among them release
-//! candidates of RSA and Kerberos code, which would be built with every test run and audited with every release of the
-//! gateway.
+//! The messages resemble those of a Windows domain: five AV_PAIRs with names of ordinary length. The crate `sspi` is
+//! not measured: even without optional features it needs 137 crates, among them release candidates of RSA and Kerberos
+//! code, which every test run would build and every release would have to audit.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot set itself up has nothing to measure")]
 
 mod support;
@@ -25,7 +25,7 @@ const DOMAIN: &str = "CORP";
 const WORKSTATION: &str = "GATEWAY-7F9C4D";
 const NOW: FileTime = FileTime(0x01dc_5bd0_1234_5678);
 
-/// The three messages of one handshake, and who proves himself in it.
+/// The three messages of a handshake, and the identity that it authenticates.
 struct Handshake {
     identity: Identity,
     negotiate: Vec<u8>,
@@ -132,14 +132,14 @@ fn authenticate_message(group: &mut Group<'_>, handshake: &Handshake) {
     group.bench_function("authenticate/describe", |bench| bench.iter(|| ntlm::describe(black_box(bytes)).unwrap()));
 }
 
-/// From the CHALLENGE_MESSAGE's bytes to the AUTHENTICATE_MESSAGE's: what one tunnel costs.
+/// From the bytes of the CHALLENGE_MESSAGE to those of the AUTHENTICATE_MESSAGE: the cost of one tunnel.
 fn proofs(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("prove");
     let cases = [
         ("v2", Handshake::new(Method::NtlmV2, None, false, false)),
         ("v2+mic", Handshake::new(Method::NtlmV2, Some(NOW), false, false)),
         ("v2+mic+key_exchange", Handshake::new(Method::NtlmV2, Some(NOW), false, true)),
-        // NTOWFv2 cannot be computed in advance when the server names the domain.
+        // NTOWFv2 cannot be precomputed if the server names the domain.
         ("v2+mic+target_domain", Handshake::new(Method::NtlmV2, Some(NOW), true, false)),
         ("v1_ess", Handshake::new(Method::NtlmV1Ess, None, false, false)),
     ];
@@ -154,7 +154,7 @@ fn proofs(criterion: &mut Criterion<CpuTime>) {
             ntlm::authenticate(&identity, &handshake.negotiate, &handshake.challenge, &inputs()).unwrap()
         });
     });
-    // It keeps no hash between handshakes, has no MIC, and draws its client challenge itself.
+    // `ntlmclient` keeps no hash between handshakes, has no MIC, and draws its client challenge itself.
     group.bench_function("v2/from_password/ntlmclient", |bench| bench.iter(|| prove_by_ntlmclient(handshake)));
     group.finish();
 }
@@ -175,7 +175,7 @@ fn prove_by_ntlmclient(handshake: &Handshake) -> Vec<u8> {
         .unwrap()
 }
 
-/// The other side, which recomputes NTOWFv2 for every proof.
+/// The server's side, which recomputes NTOWFv2 every time.
 fn verification(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("verify");
     let hash = NtHash::from_password(PASSWORD);
@@ -188,7 +188,7 @@ fn verification(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
-/// What is computed once for an identity: NTOWFv1 from the password, NTOWFv2 and the names in UTF-16LE from NTOWFv1.
+/// What is computed once per identity: NTOWFv1 from the password; NTOWFv2 and the names in UTF-16LE from NTOWFv1.
 fn derivations(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("derive");
     group.bench_function("nt_hash", |bench| bench.iter(|| NtHash::from_password(black_box(PASSWORD))));
@@ -205,7 +205,7 @@ fn derivations(criterion: &mut Criterion<CpuTime>) {
     });
     let credentials =
         ntlmclient::Credentials { username: USER.to_owned(), password: PASSWORD.to_owned(), domain: DOMAIN.to_owned() };
-    // From the password, so NTOWFv1 is in it.
+    // Starts from the password, so it includes NTOWFv1.
     group.bench_function("ntowf_v2/from_password/ntlmclient", |bench| {
         bench.iter(|| ntlmclient::ntlm_v2_password_func(black_box(&credentials)));
     });

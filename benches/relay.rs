@@ -1,17 +1,17 @@
-//! A turn of a relay half over loopback connections, by copying and by splicing, to find from which size on splicing
-//! costs less.
+//! One turn of a relay half over loopback connections, copying and splicing, to find the size from which splicing is
+//! cheaper.
 //!
 //! ```text
-//!   sender ──▶ from ┐ Half::pump ┌ to ──▶ receiver        all four sockets in one thread, none of them blocking
+//!   sender ──▶ from ┐ Half::pump ┌ to ──▶ receiver        four non-blocking sockets in one thread
 //!                   └────────────┘
 //! ```
 //!
-//! Only the pump is measured: the sender has written and the receiver has not read yet, so that a turn is the same each
-//! time. What the loopback device does with the relay's own segments is in the figure, as it is in a profile of the
-//! gateway; what it did for the sender and will do for the receiver is not.
+//! Only the pump is measured: the sender has already written and the receiver has not read yet, so every turn is the
+//! same. The figure includes what the loopback device does with the relay's own segments, as a profile of the gateway
+//! does, but not its work for the sender and the receiver.
 //!
-//! The second part is a stream between threads, where pieces come as the kernel cuts them; there the relay waits in
-//! `poll` as a shard does, and the processor time of its thread is what counts.
+//! The second part streams between threads, with pieces as the kernel cuts them; the relay waits in `poll` as a shard
+//! does, and only the CPU time of its thread counts.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot set itself up has nothing to measure")]
 
 mod support;
@@ -36,7 +36,7 @@ use support::{CpuTime, on_cpu_time};
 
 const KIB: usize = 1024;
 
-/// Message sizes of a turn, in bytes.
+/// Message sizes per turn, in bytes.
 const SIZES: [usize; 13] = [
     64,
     256,
@@ -53,27 +53,27 @@ const SIZES: [usize; 13] = [
     1024 * KIB,
 ];
 
-/// Socket buffers of a turn's connections, in bytes; the kernel counts its own overhead against them.
+/// Socket buffers of each connection, in bytes; the kernel counts its own overhead against them.
 const BUFFER_BYTES: usize = 4096 * KIB;
 
-/// How a turn takes its bytes.
+/// How a turn moves its bytes.
 #[derive(Clone, Copy, PartialEq)]
-enum Way {
-    /// Through a scratch buffer of so many bytes.
+enum Transfer {
+    /// Copies through a scratch buffer of this many bytes.
     Copy(usize),
-    /// Through a pipe from the first byte on.
+    /// Splices through a pipe from the first byte on.
     Splice,
-    /// As the half itself decides.
-    Free,
+    /// Decides by size, as in the gateway.
+    Automatic,
 }
 
-impl Way {
+impl Transfer {
     fn pool(self) -> PipePool {
-        PipePool::new(if matches!(self, Way::Copy(_)) { 0 } else { limits::PIPES_PER_SHARD })
+        PipePool::new(if matches!(self, Transfer::Copy(_)) { 0 } else { limits::PIPES_PER_SHARD })
     }
 
     fn scratch(self) -> Vec<u8> {
-        vec![0; if let Way::Copy(bytes) = self { bytes } else { limits::SCRATCH_BYTES }]
+        vec![0; if let Transfer::Copy(bytes) = self { bytes } else { limits::SCRATCH_BYTES }]
     }
 }
 
@@ -92,7 +92,7 @@ fn endpoint(stream: TcpStream) -> Endpoint {
     Endpoint { stream: mio::net::TcpStream::from_std(stream).into(), ready: Readiness::HOPEFUL }
 }
 
-/// One direction of one tunnel, with its outer ends.
+/// One direction of a tunnel, with its outer ends.
 struct Lane {
     sender: TcpStream,
     from: Endpoint,
@@ -103,11 +103,11 @@ struct Lane {
     undelivered_bytes: usize,
 }
 
-/// Room for the largest message in each socket's buffer, so that it goes in one turn and the kernel's own tuning of
-/// buffers, which depends on what went before, stays out of the figures.
+/// Makes room for the largest message in each socket's buffer, so that it passes in one turn and the kernel's
+/// autotuning, which depends on earlier traffic, does not affect the figures.
 fn widen(streams: [&TcpStream; 4]) {
     for stream in streams {
-        // Past `rmem_max` and `wmem_max` only with CAP_NET_ADMIN; without it the largest messages take more turns.
+        // Exceeding `rmem_max` and `wmem_max` needs CAP_NET_ADMIN; without it the largest messages take more turns.
         if set_socket_recv_buffer_size_force(stream, BUFFER_BYTES).is_err() {
             set_socket_recv_buffer_size(stream, BUFFER_BYTES).unwrap();
         }
@@ -135,12 +135,12 @@ impl Lane {
         self.undelivered_bytes = bytes;
     }
 
-    /// Sends what the relay's receive buffer takes, in one write.
+    /// Sends as much as the relay's receive buffer accepts, in one write.
     fn send(&mut self, source: &[u8]) {
         if self.unsent_bytes > 0 {
             self.unsent_bytes -= written(self.sender.write(&source[..self.unsent_bytes]));
         }
-        // What an event would have said.
+        // What an event would have reported.
         self.from.ready.learn(Readiness::HOPEFUL);
         self.to.ready.learn(Readiness::HOPEFUL);
     }
@@ -151,7 +151,7 @@ impl Lane {
         debug_assert_eq!(turn, Turn::Waiting);
     }
 
-    /// Reads what has come out.
+    /// Reads what has arrived.
     fn receive(&mut self, sink: &mut [u8]) {
         while self.undelivered_bytes > 0 {
             match written(self.receiver.read(sink)) {
@@ -161,8 +161,8 @@ impl Lane {
         }
     }
 
-    /// Makes the half count as bulk, so that its next piece is spliced: two bytes through a scratch buffer of one, and no
-    /// pipe to take them as a small piece, which would end the bulk.
+    /// Makes the half treat its data as bulk, so that the next piece is spliced: two bytes through a scratch buffer of
+    /// one, without a pipe to take them as a small piece, which would end the bulk mode.
     fn prime(&mut self, sink: &mut [u8]) {
         self.begin(2);
         while self.undelivered_bytes > 0 {
@@ -173,7 +173,7 @@ impl Lane {
     }
 }
 
-/// Bytes that a non-blocking call moved; none is no error.
+/// Bytes moved by a non-blocking call, which may be none.
 fn written(result: std::io::Result<usize>) -> usize {
     match result {
         Ok(count) => count,
@@ -182,10 +182,10 @@ fn written(result: std::io::Result<usize>) -> usize {
     }
 }
 
-/// Lanes that take their turn one after the other, as in a shard: the clock is read once for all of them.
+/// Lanes that take turns, as in a shard; the clock is read once for all of them.
 struct Rig {
     lanes: Vec<Lane>,
-    way: Way,
+    transfer: Transfer,
     pipes: PipePool,
     scratch: Vec<u8>,
     source: Vec<u8>,
@@ -195,14 +195,14 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(way: Way, message_bytes: usize) -> Rig {
-        // So many that reading the clock does not show, so few that their messages stay in the processor's cache.
+    fn new(transfer: Transfer, message_bytes: usize) -> Rig {
+        // Enough lanes to hide the cost of reading the clock, few enough to keep their messages in the CPU's cache.
         let lanes = (256 * KIB / message_bytes).clamp(1, 32);
         Rig {
             lanes: (0..lanes).map(|_| Lane::new()).collect(),
-            way,
-            pipes: way.pool(),
-            scratch: way.scratch(),
+            transfer,
+            pipes: transfer.pool(),
+            scratch: transfer.scratch(),
             source: vec![0x5a; message_bytes],
             sink: vec![0; 1024 * KIB],
             messages: 0,
@@ -210,10 +210,10 @@ impl Rig {
         }
     }
 
-    /// One message through every lane; returns the pumps' processor time.
+    /// Sends one message through every lane; returns the CPU time of the pumps.
     fn round(&mut self) -> Duration {
         for lane in &mut self.lanes {
-            if self.way == Way::Splice {
+            if self.transfer == Transfer::Splice {
                 lane.prime(&mut self.sink);
             }
             lane.begin(self.source.len());
@@ -232,7 +232,7 @@ impl Rig {
         spent
     }
 
-    /// `messages` messages and what they cost, rounded up to whole rounds and brought back to their number.
+    /// The cost of `messages` messages, measured in whole rounds and scaled to their number.
     fn run(&mut self, messages: u64) -> Duration {
         let lanes = self.lanes.len() as u64;
         let rounds = messages.div_ceil(lanes);
@@ -240,8 +240,8 @@ impl Rig {
         spent.mul_f64(ratio(messages, rounds * lanes))
     }
 
-    /// Says whether the way was gone that was meant to be, and in how many turns.
-    fn tell(&self, name: &str) {
+    /// Reports whether the bytes were moved as intended, and in how many turns.
+    fn report(&self, name: &str) {
         if self.messages > 0 {
             let turns = ratio(self.turns, self.messages);
             eprintln!("{name}: {:.0} % spliced, {turns:.2} turns a message", spliced_percent(self.moved()));
@@ -265,27 +265,31 @@ fn ratio(part: u64, whole: u64) -> f64 {
     part as f64 / whole as f64
 }
 
-/// One message a turn, over the sizes.
+/// One message per turn, for each size.
 fn turns(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("turn");
     for bytes in SIZES {
         group.throughput(Throughput::Bytes(bytes as u64));
-        for (name, way) in [("copy", Way::Copy(limits::SCRATCH_BYTES)), ("splice", Way::Splice), ("free", Way::Free)] {
-            let mut rig = Rig::new(way, bytes);
+        for (name, transfer) in [
+            ("copy", Transfer::Copy(limits::SCRATCH_BYTES)),
+            ("splice", Transfer::Splice),
+            ("free", Transfer::Automatic),
+        ] {
+            let mut rig = Rig::new(transfer, bytes);
             group.bench_function(BenchmarkId::new(name, bytes), |bench| bench.iter_custom(|count| rig.run(count)));
-            rig.tell(&format!("turn/{name}/{bytes}"));
+            rig.report(&format!("turn/{name}/{bytes}"));
         }
     }
     group.finish();
 }
 
-/// A megabyte by copying, over the sizes of the scratch buffer.
+/// Copies a megabyte, for each size of the scratch buffer.
 fn scratch_sizes(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("scratch");
     for message_bytes in [64 * KIB, 1024 * KIB] {
         group.throughput(Throughput::Bytes(message_bytes as u64));
         for scratch_bytes in [8 * KIB, 16 * KIB, 32 * KIB, 64 * KIB, 128 * KIB, 256 * KIB, 512 * KIB] {
-            let mut rig = Rig::new(Way::Copy(scratch_bytes), message_bytes);
+            let mut rig = Rig::new(Transfer::Copy(scratch_bytes), message_bytes);
             let name = format!("{}_KiB_message", message_bytes / KIB);
             group.bench_function(BenchmarkId::new(name, scratch_bytes), |bench| {
                 bench.iter_custom(|count| rig.run(count));
@@ -295,20 +299,20 @@ fn scratch_sizes(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
-/// A stream of `STREAM_BYTES` between threads, with `poll` between the turns.
+/// Streams this many bytes between threads, with `poll` between the turns.
 const STREAM_BYTES: usize = 128 * 1024 * KIB;
 
-/// What a stream's relay does with what is there.
+/// How a stream's relay moves its bytes.
 enum Mover {
     /// A half, with its shard's resources.
     Half(Half, PipePool, Vec<u8>),
-    /// Splicing alone, through a pipe of a given size.
+    /// Only splicing, through a pipe of a given size.
     Pipe { reader: OwnedFd, writer: OwnedFd, held_bytes: usize, size_bytes: usize },
 }
 
 impl Mover {
-    fn half(way: Way) -> Mover {
-        Mover::Half(Half::new(Vec::new()), way.pool(), way.scratch())
+    fn half(transfer: Transfer) -> Mover {
+        Mover::Half(Half::new(Vec::new()), transfer.pool(), transfer.scratch())
     }
 
     fn pipe(size_bytes: usize) -> Mover {
@@ -317,7 +321,7 @@ impl Mover {
         Mover::Pipe { reader, writer, held_bytes: 0, size_bytes }
     }
 
-    /// One turn; `true` when the source has ended and all is delivered.
+    /// One turn; `true` once the source has ended and everything is delivered.
     fn turn(&mut self, from: &mut Endpoint, to: &mut Endpoint) -> bool {
         match self {
             Mover::Half(half, pipes, scratch) => {
@@ -347,7 +351,7 @@ impl Mover {
     }
 }
 
-/// Streams through `mover`; returns the processor time of the relaying thread alone, and what went which way.
+/// Streams through `mover`; returns the CPU time of the relaying thread alone, and what was copied and spliced.
 fn stream(mut mover: Mover, write_bytes: usize) -> (Duration, Moved) {
     let ((sender, from), (receiver, to)) = (connected(), connected());
     let writing = thread::spawn(move || write_all(sender, write_bytes));
@@ -416,11 +420,11 @@ fn streams(criterion: &mut Criterion<CpuTime>) {
         }
     };
     for write_bytes in [4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB] {
-        bench(format!("writes_of_{write_bytes}/half"), &|| Mover::half(Way::Free), write_bytes);
+        bench(format!("writes_of_{write_bytes}/half"), &|| Mover::half(Transfer::Automatic), write_bytes);
         bench(format!("writes_of_{write_bytes}/splice"), &|| Mover::pipe(limits::PIPE_BYTES), write_bytes);
         for scratch_bytes in [16 * KIB, 64 * KIB, 256 * KIB] {
             let name = format!("writes_of_{write_bytes}/copy_by_{scratch_bytes}");
-            bench(name, &|| Mover::half(Way::Copy(scratch_bytes)), write_bytes);
+            bench(name, &|| Mover::half(Transfer::Copy(scratch_bytes)), write_bytes);
         }
     }
     for pipe_bytes in [64 * KIB, 128 * KIB, 256 * KIB, 512 * KIB, 1024 * KIB] {

@@ -1,7 +1,7 @@
-//! What it costs to be asked: a scrape, and the list of tunnels, while thousands of tunnels stand.
+//! The cost of queries while thousands of tunnels are open: a scrape of the metrics, and the list of tunnels.
 //!
-//! The figures of the list are of one shard that has all tunnels, the way through its mailbox and back included: the longest
-//! that an event of another tunnel may wait for it.
+//! The list is measured with one shard that has all tunnels, including the round trip through its mailbox: the longest
+//! that an event of another tunnel may have to wait for it.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use ntlm_gateway::config::{self, Origin, Setting, Settings, Sources, keys, secre
 use ntlm_gateway::gateway::Gateway;
 use ntlm_gateway::stub::{StubOptions, StubServer};
 
-/// Four descriptors each in this one process, of which many systems allow 20,000.
+/// Each needs four descriptors in this one process, and many systems allow 20,000.
 const TUNNELS: usize = 4_000;
 
 fn gateway(upstream: SocketAddr) -> Gateway {

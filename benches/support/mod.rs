@@ -1,9 +1,9 @@
-//! What the benches share: a measurement of processor time instead of wall time.
+//! Shared by the benches: measures CPU time instead of wall time.
 //!
-//! A virtual machine with neighbours, or a build that runs next to the bench, stretches wall time by whatever it takes
-//! for itself. The processor time of the measuring thread is left to cache and clock-rate effects only. Where the kernel
-//! does not account for interrupts apart (`CONFIG_IRQ_TIME_ACCOUNTING` unset) it includes the loopback device's work,
-//! which runs in the context of the thread that sends.
+//! On a virtual machine with neighbours, or next to a build, wall time grows by whatever they use. The CPU time of the
+//! measuring thread is only affected by caches and the clock rate. If the kernel does not account for interrupts
+//! separately (`CONFIG_IRQ_TIME_ACCOUNTING` unset), it includes the loopback device's work, which runs in the context
+//! of the sender.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use criterion::Criterion;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Processor time of the calling thread, user and system, in nanoseconds (`CLOCK_THREAD_CPUTIME_ID`).
+/// CPU time of the calling thread, user and system, in nanoseconds (`CLOCK_THREAD_CPUTIME_ID`).
 pub struct CpuTime;
 
 impl CpuTime {
-    /// Processor time that the calling thread has used since it began.
+    /// CPU time that the calling thread has used so far.
     pub fn now() -> Duration {
         let now = clock_gettime(ClockId::ThreadCPUTime);
         let seconds = u64::try_from(now.tv_sec).expect("the clock begins at zero");
@@ -54,7 +54,7 @@ impl Measurement for CpuTime {
     }
 }
 
-/// Criterion on processor time. What is configured here can be overridden on the command line.
+/// Criterion with CPU time. These settings can be overridden on the command line.
 pub fn on_cpu_time() -> Criterion<CpuTime> {
     Criterion::default()
         .with_measurement(CpuTime)

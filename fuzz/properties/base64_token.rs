@@ -1,4 +1,4 @@
-//! The base64 of a token68: decoded as a plain decoder of this file does. The input is the text.
+//! The base64 of a token68: decoded like the simple decoder in this file. The input is the text.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,12 +17,12 @@ pub fn check(input: &[u8]) {
     };
     match decode_token(text) {
         Err(TokenError::TooLong { bytes }) => assert!(bytes > TOKEN_LIMIT_BYTES),
-        outcome => assert_eq!(outcome.ok(), plain(text)),
+        outcome => assert_eq!(outcome.ok(), simple_decode(text)),
     }
 }
 
-/// RFC 4648 section 4, with padding that may be missing and leftover bits that are not looked at.
-fn plain(text: &str) -> Option<Vec<u8>> {
+/// RFC 4648 section 4; padding is optional and leftover bits are ignored.
+fn simple_decode(text: &str) -> Option<Vec<u8>> {
     let text = text.trim_matches([' ', '\t']);
     let digits = text.trim_end_matches('=');
     let padding = text.len() - digits.len();
@@ -52,12 +52,12 @@ fn plain(text: &str) -> Option<Vec<u8>> {
     (padding <= needed).then_some(bytes)
 }
 
-/// The bytes of a text that is known to be base64.
+/// Decodes a text that is known to be base64.
 pub fn decoded(text: &str) -> Vec<u8> {
     decode_token(text).expect("a constant of the tests")
 }
 
-/// Tokens, padded, unpadded, and wrong.
+/// Tokens with padding, without it, and invalid ones.
 pub fn seeds() -> Vec<Vec<u8>> {
     let texts =
         [super::trace::NEGOTIATE, super::trace::AUTHENTICATE, "TlRMTVNTUAA=", "TlRMTVNTUAA", "TlR=", "Tl==", "T"];

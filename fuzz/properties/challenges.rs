@@ -1,5 +1,5 @@
-//! Proxy-Authenticate: every challenge is a scheme with a token or with parameters, and the same when written again. The
-//! input's lines are the values of as many fields.
+//! Proxy-Authenticate: every challenge is a scheme with a token or with parameters, and the same after encoding. Each
+//! line of the input is the value of one field.
 
 use ntlm_gateway::http::{
     Challenge, FieldStorage, ResponseHead, TOKEN_LIMIT_BYTES, TokenError, challenges, decode_token, find_challenge,
@@ -13,16 +13,16 @@ pub fn check(input: &[u8]) {
         let taken: usize = found.iter().map(|challenge| challenge.scheme.len()).sum();
         assert!(taken <= room, "challenges overlap");
         for challenge in found {
-            is_one_challenge(challenge);
+            check_challenge(challenge);
         }
-        one_more_is_found(input, found);
+        check_appended(input, found);
         for scheme in ["NTLM", "negotiate", "Basic"] {
             let of_scheme = || found.iter().filter(|challenge| challenge.scheme.eq_ignore_ascii_case(scheme));
             let expected = of_scheme().find(|challenge| challenge.token68.is_some()).or_else(|| of_scheme().next());
             assert_eq!(find_challenge(&head.fields, scheme).as_ref(), expected);
         }
         let text = offered_schemes(&head.fields);
-        assert!(text.len() <= 8 * (32 + 2) + 3, "a text for people of {} bytes", text.len());
+        assert!(text.len() <= 8 * (32 + 2) + 3, "a log text of {} bytes", text.len());
         assert!(!text.contains(|letter: char| letter.is_control()));
         assert_eq!(text == "none", found.is_empty() || text == "none" && found[0].scheme == "none");
     });
@@ -43,8 +43,8 @@ fn with_challenges(lines: &[u8], look: impl FnOnce(&[Challenge<'_>], &ResponseHe
     }
 }
 
-/// A challenge behind a comma outside of quotes is found, whatever stands before it.
-fn one_more_is_found(lines: &[u8], found: &[Challenge<'_>]) {
+/// A challenge after a comma outside quotes is found, whatever precedes it.
+fn check_appended(lines: &[u8], found: &[Challenge<'_>]) {
     let last = lines.rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
     let (mut inside, mut bytes) = (false, last.iter());
     while let Some(byte) = bytes.next() {
@@ -57,14 +57,14 @@ fn one_more_is_found(lines: &[u8], found: &[Challenge<'_>]) {
     if !inside {
         let more = [lines, b", NTLM TlRMTVNTUAA="].concat();
         with_challenges(&more, |more, _| {
-            let (last, before) = more.split_last().expect("there is one");
+            let (last, before) = more.split_last().expect("one was added");
             assert_eq!(before, found);
             assert_eq!((last.scheme, last.token68), ("NTLM", Some("TlRMTVNTUAA=")));
         });
     }
 }
 
-fn is_one_challenge(challenge: &Challenge<'_>) {
+fn check_challenge(challenge: &Challenge<'_>) {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     assert!(!challenge.scheme.is_empty() && challenge.scheme.bytes().all(is_token));
     assert!(challenge.is(&challenge.scheme.to_uppercase()));
@@ -85,10 +85,10 @@ fn is_one_challenge(challenge: &Challenge<'_>) {
         again.push(b' ');
         again.extend_from_slice(challenge.params);
     }
-    with_challenges(&again, |found, _| assert_eq!(found, [*challenge], "{shown} is another when alone"));
+    with_challenges(&again, |found, _| assert_eq!(found, [*challenge], "{shown} changes when it is alone"));
 }
 
-/// What proxies offer, and what takes a second look.
+/// Typical offers of proxies, and difficult ones.
 pub fn seeds() -> Vec<Vec<u8>> {
     let lines = [
         "Negotiate \nKerberos \nNTLM ",

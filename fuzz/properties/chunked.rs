@@ -1,11 +1,12 @@
-//! Chunked bodies and bodies that are read past: the same however they are cut, and as a plain decoder of this file and
-//! `httparse` read them. The input is a byte that says how to cut, two that are a length or a bound, and the body.
+//! Chunked bodies and discarded bodies: the same however they are split, and as a simple decoder in this file and
+//! `httparse` read them. The input is a byte that decides the split, two bytes that are a length or a limit, and the
+//! body.
 
 use ntlm_gateway::http::{BodyDiscarder, BodyFraming, ChunkError, ChunkedDecoder, DiscardError};
 
 use super::pieces::Pieces;
 
-/// What came of a body.
+/// The result of decoding a body.
 #[derive(Debug, PartialEq)]
 struct Decoded {
     content: Vec<u8>,
@@ -22,23 +23,23 @@ pub fn check(input: &[u8]) {
     let number = u64::from(u16::from_le_bytes([*low, *high]));
     let whole = decode([body]);
     let in_pieces = decode(Pieces::new(body, *seed));
-    assert_eq!(whole.content, in_pieces.content, "the content depends on how the body is cut");
+    assert_eq!(whole.content, in_pieces.content, "the content depends on the split");
     assert_eq!((whole.done, whole.error), (in_pieces.done, in_pieces.error));
     assert!(whole.error.is_some() || whole.consumed == in_pieces.consumed);
-    assert!(whole.done || whole.error.is_some() || whole.consumed == body.len(), "bytes were left lying");
+    assert!(whole.done || whole.error.is_some() || whole.consumed == body.len(), "bytes were left over");
     if whole.done {
-        assert_eq!(plain(&body[..whole.consumed]).as_ref(), Some(&whole.content));
+        assert_eq!(simple_decode(&body[..whole.consumed]).as_ref(), Some(&whole.content));
     }
-    written_and_read(body, *seed);
+    check_round_trip(body, *seed);
     for framing in [BodyFraming::None, BodyFraming::Length(number), BodyFraming::Chunked, BodyFraming::CloseDelimited] {
         for limit_bytes in [0, 16, number, u64::MAX] {
             let discarded = discard(framing, limit_bytes, [body]);
             assert_eq!(
                 discarded,
                 discard(framing, limit_bytes, Pieces::new(body, *seed)),
-                "{framing:?} within {limit_bytes} depends on how the body is cut"
+                "{framing:?} within {limit_bytes} depends on the split"
             );
-            discarded_rightly(framing, limit_bytes, body, discarded, &whole);
+            check_discarded(framing, limit_bytes, body, discarded, &whole);
         }
     }
 }
@@ -69,8 +70,8 @@ fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Decoded {
     decoded
 }
 
-/// The content of a whole chunked body, read line by line; sizes are read by `httparse` as well.
-fn plain(mut body: &[u8]) -> Option<Vec<u8>> {
+/// The content of a complete chunked body, read line by line; `httparse` reads the sizes as well.
+fn simple_decode(mut body: &[u8]) -> Option<Vec<u8>> {
     let mut content = Vec::new();
     loop {
         let end = body.windows(2).position(|pair| pair == b"\r\n")?;
@@ -78,10 +79,10 @@ fn plain(mut body: &[u8]) -> Option<Vec<u8>> {
         let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
         let size = usize::from_str_radix(str::from_utf8(&line[..digits]).ok()?, 16).ok()?;
         if let Ok(httparse::Status::Complete((_, other))) = httparse::parse_chunk_size(body) {
-            assert_eq!(u64::try_from(size), Ok(other), "httparse reads another size");
+            assert_eq!(u64::try_from(size), Ok(other), "httparse reads a different size");
         }
         if size == 0 {
-            // Trailers are lines, and an empty one is the last.
+            // Trailers are lines; the last line is empty.
             return (rest == b"\r\n" || rest.ends_with(b"\r\n\r\n")).then_some(content);
         }
         content.extend_from_slice(rest.get(..size)?);
@@ -89,8 +90,8 @@ fn plain(mut body: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// What is chunked comes out as it went in.
-fn written_and_read(content: &[u8], seed: u8) {
+/// Encoded content decodes to the same content.
+fn check_round_trip(content: &[u8], seed: u8) {
     let mut body = Vec::new();
     for piece in Pieces::new(content, seed) {
         body.extend_from_slice(format!("{:x};seed={seed}\r\n", piece.len()).as_bytes());
@@ -104,7 +105,7 @@ fn written_and_read(content: &[u8], seed: u8) {
     assert_eq!(decode(Pieces::new(&body, seed.wrapping_add(1))), expected);
 }
 
-/// How many bytes were taken, and whether the body has ended.
+/// How many bytes were consumed, and whether the body has ended.
 fn discard<'a>(
     framing: BodyFraming,
     limit_bytes: u64,
@@ -112,7 +113,7 @@ fn discard<'a>(
 ) -> Result<(usize, bool), DiscardError> {
     let mut discarder = BodyDiscarder::new(framing, limit_bytes);
     let mut consumed = 0;
-    // As the handshake does: it looks at what follows the head even if nothing does.
+    // As the handshake does: it checks the body after the head even if nothing follows.
     for piece in std::iter::once(&[][..]).chain(pieces) {
         let discarded = discarder.feed(piece)?;
         assert!(discarded.consumed <= piece.len());
@@ -127,7 +128,7 @@ fn discard<'a>(
     Ok((consumed, done))
 }
 
-fn discarded_rightly(
+fn check_discarded(
     framing: BodyFraming,
     limit_bytes: u64,
     body: &[u8],
@@ -136,7 +137,9 @@ fn discarded_rightly(
 ) {
     let size = body.len() as u64;
     match (framing, discarded) {
-        (_, Ok((consumed, _))) if consumed as u64 > limit_bytes => panic!("{consumed} bytes past {limit_bytes}"),
+        (_, Ok((consumed, _))) if consumed as u64 > limit_bytes => {
+            panic!("{consumed} bytes exceed the limit of {limit_bytes}")
+        }
         (BodyFraming::None, outcome) => assert_eq!(outcome, Ok((0, true))),
         (BodyFraming::Length(length), Ok((consumed, done))) => {
             assert_eq!((consumed as u64, done), (length.min(size), size >= length));
@@ -150,7 +153,7 @@ fn discarded_rightly(
     }
 }
 
-/// Whole bodies, broken ones, and what comes behind them.
+/// Complete bodies, broken ones, and what follows them.
 pub fn seeds() -> Vec<Vec<u8>> {
     let bodies = [
         "5;a=\"b\"\r\nhello\r\n0A  \r\n0123456789\r\n0\r\nT: v\r\nU:\r\n\r\nleftover",

@@ -1,6 +1,8 @@
-//! The configuration file: a valid configuration or errors that have a place; never a secret. The input is the file.
+//! The configuration file: yields a valid configuration or errors with positions, and never shows a secret. The input
+//! is the file.
 //!
-//! The first password comes from the environment. Those of further identities lie in a folder that the input calls `/s/`.
+//! The first password comes from the environment. Those of further identities are in a folder that the input calls
+//! `/s/`.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -22,10 +24,10 @@ use ntlm_gateway::ntlm::NtHash;
 use ntlm_gateway::route::Decision;
 
 const PASSWORD: &str = "Qu33n-of-Spades";
-/// The files under `/s/` with what lies in them; `hash` has the NT hash of its password instead.
+/// The files under `/s/` and their content; `hash` contains the NT hash of its password instead.
 const FILES: [(&str, &str); 4] =
     [("one", "K1ng-of-Hearts\n"), ("two", "J4ck-of-Clubs"), ("hash", "T3n-of-Diamonds"), ("bad", "N1ne-of\nHearts")];
-/// A password where none may stand: as the value of a setting that there is none of.
+/// A password in the wrong place: the value of a setting that does not exist.
 const MISPLACED: &str = "Kn4ve-in-the-file";
 
 /// Checks one file.
@@ -36,17 +38,17 @@ pub fn check(input: &[u8]) {
     let outcome = load(&path);
     match &outcome {
         Ok((config, settings)) => {
-            is_valid(config);
-            parties_are_valid(config, settings);
-            goes_somewhere(config);
-            let text = file_of(settings);
+            check_config(config);
+            check_references(config, settings);
+            check_routes(config);
+            let text = to_file(settings);
             std::fs::write(&path, &text).expect("the temporary folder can be written to");
             match load(&path) {
                 Ok((again, _)) => assert_eq!(shown(&again), shown(config), "{text}"),
-                Err(errors) => panic!("what was made of a valid configuration is none: {errors}\n{text}"),
+                Err(errors) => panic!("a valid configuration is rejected after rewriting: {errors}\n{text}"),
             }
         }
-        Err(errors) => have_their_places(errors, input),
+        Err(errors) => check_positions(errors, input),
     }
     let shown = match &outcome {
         Ok((config, settings)) => format!("{config:?} {settings:?}"),
@@ -60,11 +62,11 @@ pub fn check(input: &[u8]) {
         assert!(!shown.contains(MISPLACED), "a misplaced password is shown: {shown}");
     }
     if let Ok(text) = str::from_utf8(input) {
-        values(text);
+        check_values(text);
     }
 }
 
-/// A folder with the files of secrets, which goes with the thread that checks.
+/// A folder with the secrets' files, removed when its thread ends.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -101,7 +103,7 @@ fn with_folder(input: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The passwords, their hashes, and the numbers of the bytes of either, as a derived `Debug` would print them.
+/// The passwords, their hashes, and both as lists of bytes, as a derived `Debug` would print them.
 fn secrets() -> &'static [String] {
     static SECRETS: OnceLock<Vec<String>> = OnceLock::new();
     SECRETS.get_or_init(|| {
@@ -118,8 +120,8 @@ fn secrets() -> &'static [String] {
     })
 }
 
-/// Whether the misplaced password stands only where a line begins with a name that no setting has, or one that the file must
-/// not give.
+/// Whether the misplaced password only occurs as the value of a name that is no setting, or that is not allowed in the
+/// file.
 fn is_misplaced(input: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(input) else {
         return false;
@@ -130,7 +132,7 @@ fn is_misplaced(input: &[u8]) -> bool {
             value.is_some_and(|value| value.trim() == format!("'{MISPLACED}'"))
         })
     };
-    // A proxy's URL with a password, whatever setting it is given to. Paths are named in errors.
+    // A proxy URL with a password, in any setting except paths, which errors may show.
     let is_in_url = |line: &str| {
         let setting = line.split_once('=').filter(|(name, _)| !name.trim_end().ends_with("_file"));
         setting.is_some_and(|(_, value)| value.trim() == format!("'http://u:{MISPLACED}@p:1'"))
@@ -140,8 +142,8 @@ fn is_misplaced(input: &[u8]) -> bool {
     one_line && text.lines().filter(|line| line.contains(MISPLACED)).all(is_value)
 }
 
-/// Without the number of the texts: it tells a default from the same value given, where that depends on the machine. Also without the
-/// warnings, for they have lines.
+/// Ignores the digest, which distinguishes a default from the same value given explicitly, and the warnings, which
+/// contain line numbers.
 fn shown(config: &Config) -> String {
     format!("{:?}", Config { digest: 0, warnings: Vec::new(), ..config.clone() })
 }
@@ -154,10 +156,10 @@ fn load(path: &Path) -> Result<(Config, Settings), ConfigErrors> {
     load_with_settings(&sources)
 }
 
-fn is_valid(config: &Config) {
+fn check_config(config: &Config) {
     assert!(!config.listen.is_empty());
     for (index, address) in config.listen.iter().enumerate() {
-        assert!(address.port() == 0 || !config.listen[..index].contains(address), "{address} twice");
+        assert!(address.port() == 0 || !config.listen[..index].contains(address), "{address} occurs twice");
         let local = address.ip().to_canonical().is_loopback();
         assert!(local || !config.allow_clients.is_empty(), "{address} is open to everybody");
     }
@@ -174,15 +176,15 @@ fn is_valid(config: &Config) {
     assert!(times.drain <= longest && times.shutdown_delay <= longest);
 }
 
-/// Whatever refers to another part of the configuration refers to one that is there.
-fn parties_are_valid(config: &Config, settings: &Settings) {
+/// Every reference to another part of the configuration has a target.
+fn check_references(config: &Config, settings: &Settings) {
     let Config { identities, upstreams, groups, .. } = config;
     assert!((1..=limits::MAX_IDENTITIES).contains(&identities.len()));
     assert!((1..=limits::MAX_UPSTREAMS).contains(&upstreams.len()));
     let unique = |names: Vec<&str>| names.len() == names.iter().collect::<BTreeSet<_>>().len();
-    assert!(unique(identities.iter().map(|identity| identity.name.as_str()).collect()), "two identities of one name");
-    assert!(unique(upstreams.iter().map(|upstream| upstream.name.as_str()).collect()), "two upstreams of one name");
-    assert!(unique(groups.iter().map(String::as_str).collect()), "two groups of one name");
+    assert!(unique(identities.iter().map(|identity| identity.name.as_str()).collect()), "two identities with one name");
+    assert!(unique(upstreams.iter().map(|upstream| upstream.name.as_str()).collect()), "two upstreams with one name");
+    assert!(unique(groups.iter().map(String::as_str).collect()), "two groups with one name");
     for upstream in upstreams {
         assert!(!upstream.addresses.is_empty() && upstream.addresses.iter().all(|address| address.port() != 0));
         assert!(upstream.group < groups.len());
@@ -216,20 +218,24 @@ fn parties_are_valid(config: &Config, settings: &Settings) {
     assert_eq!(rules.len(), settings.entries("routes").len());
     for (entry, rule) in settings.entries("routes").iter().zip(rules) {
         let given = |name: &str| entry.settings.given(name).is_some();
-        assert_eq!(given("routes.host"), !rule.hosts.is_empty(), "a route about no host is one about all");
-        assert_eq!(given("routes.network"), !rule.networks.is_empty(), "a route about no network is one about all");
+        assert_eq!(given("routes.host"), !rule.hosts.is_empty(), "an empty list of hosts would match every host");
+        assert_eq!(
+            given("routes.network"),
+            !rule.networks.is_empty(),
+            "an empty list of networks would match every network"
+        );
         let to = match rule.decision {
             Decision::Group(group) => groups[group].as_str(),
             Decision::Direct => "direct",
             Decision::Deny => "deny",
         };
         assert_eq!(entry.settings.given("routes.to").map(|setting| setting.text.trim()), Some(to));
-        assert_eq!(given("routes.port"), !rule.ports.is_empty(), "a route about no port is one about all");
+        assert_eq!(given("routes.port"), !rule.ports.is_empty(), "an empty list of ports would match every port");
     }
 }
 
-/// Requests are decided, to groups that there are, and to link-local addresses only by a route that names their network.
-fn goes_somewhere(config: &Config) {
+/// Routing decisions lead to existing groups, and to link-local addresses only by a route that names their network.
+fn check_routes(config: &Config) {
     let hosts = [Host::Name("h"), Host::Name("A.example."), Host::V4([10, 1, 2, 3].into()), Host::V6([0; 8].into())];
     for host in hosts {
         for port in [25, 80, 443] {
@@ -246,11 +252,11 @@ fn goes_somewhere(config: &Config) {
     }
 }
 
-/// Every error is one line that says something, and a place that is in the file.
-fn have_their_places(errors: &ConfigErrors, input: &[u8]) {
+/// Every error is one line of text and has a position within the file.
+fn check_positions(errors: &ConfigErrors, input: &[u8]) {
     let lines: Vec<&[u8]> = input.split(|&byte| byte == b'\n').collect();
     assert_ne!(errors.iter().count(), 0);
-    assert_eq!(errors.to_string().lines().count(), errors.iter().count(), "an error is a line: {errors}");
+    assert_eq!(errors.to_string().lines().count(), errors.iter().count(), "an error is not one line: {errors}");
     for error in errors.iter() {
         let Origin::File { line, column, .. } = &error.origin else {
             continue;
@@ -261,12 +267,12 @@ fn have_their_places(errors: &ConfigErrors, input: &[u8]) {
     }
 }
 
-/// All settings as they hold, as a file.
-fn file_of(settings: &Settings) -> String {
+/// All effective settings, as a file.
+fn to_file(settings: &Settings) -> String {
     let mut text = String::new();
     let tables = TABLES.iter().any(|table| !settings.entries(table).is_empty());
     for key in KEYS.iter().filter(|key| key.in_file()) {
-        // What the tables take the place of has no default.
+        // Settings that are replaced by tables have no default.
         if let Some(setting) = settings.effective(key.name).filter(|_| !tables || settings.given(key.name).is_some()) {
             write_setting(&mut text, key.name, &setting.text);
         }
@@ -298,8 +304,8 @@ fn write_setting(text: &mut String, name: &str, value: &str) {
     text.push_str("\"\n");
 }
 
-/// Durations and sizes mean the same when they are written again.
-fn values(text: &str) {
+/// Durations and sizes are the same after formatting.
+fn check_values(text: &str) {
     if let Ok(duration) = parse_duration(text, Duration::ZERO) {
         assert_eq!(parse_duration(&format_duration(duration), Duration::ZERO), Ok(duration));
     }
@@ -308,7 +314,7 @@ fn values(text: &str) {
     }
 }
 
-/// The example, every setting with its default, and every way to be wrong.
+/// The example, every setting with its default, and every kind of error.
 pub fn seeds() -> Vec<Vec<u8>> {
     let least = "upstream = \"proxy.corp.example:8080\"\nuser = 'CORP\\svc'\n";
     let defaults = KEYS
@@ -350,7 +356,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// Tables, right and wrong, alone and behind the plain settings.
+/// Tables, valid and invalid, alone and after the plain settings.
 const TABLE_SEEDS: &[&str] = &[
     "[[upstreams]]\naddress = 'a:1'\n[[identities]]\nname = 'one'\nuser = 'x@corp'\npassword_file = '/s/one'\n",
     "[[identities]]\nname = 'a'\nuser = 'a'\ndomain = 'D'\npassword_file = '/s/one'\nallow_basic = true\n\

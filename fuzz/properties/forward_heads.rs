@@ -1,5 +1,4 @@
-//! What the heads of plain HTTP must say once they are passed on, by their own words and not by the gateway's
-//! reading of them.
+//! What the forwarded heads of plain HTTP must contain, checked by an independent reader and not by the gateway's.
 
 use ntlm_gateway::forward::{ForwardRequest, ForwardResponse, ForwardResponseError, HeadPurpose, ResponseKind};
 use ntlm_gateway::http::{BodyFraming, PROXY_NAME, Version};
@@ -7,7 +6,7 @@ use ntlm_gateway::http::{BodyFraming, PROXY_NAME, Version};
 use super::forward::Options;
 use super::messages::{Field, Framing, Head, Reader, is_hop_by_hop, is_one_of, is_token};
 
-/// What a trailer section may not change behind the recipient's back (RFC 9110 section 6.5.1).
+/// Fields that a trailer section must not contain, because they would change the message (RFC 9110 section 6.5.1).
 const NO_TRAILERS: [&str; 22] = [
     "authorization",
     "cache-control",
@@ -33,8 +32,8 @@ const NO_TRAILERS: [&str; 22] = [
     "www-authenticate",
 ];
 
-/// A request as the client wrote it.
-pub struct Asked {
+/// A request as the client sent it.
+pub struct ClientRequest {
     head: Head,
     options: Options,
     method: String,
@@ -44,29 +43,29 @@ pub struct Asked {
     pub framing: Framing,
 }
 
-/// An answer as the upstream wrote it, and what the gateway makes of it.
-pub struct Answer {
+/// An answer as the upstream sent it, and what the gateway makes of it.
+pub struct UpstreamAnswer {
     head: Head,
     /// Its status.
     pub status: u16,
-    /// What it is to the exchange.
+    /// Its role in the exchange.
     pub kind: ResponseKind,
-    /// Where its body ends; `None` if that cannot be said.
+    /// Where its body ends; `None` if that is ambiguous.
     pub framing: Option<Framing>,
-    /// Whether the client is told that its connection goes on.
+    /// Whether the client is told that its connection stays open.
     pub keeps: bool,
     upstream_keeps: bool,
     authenticates: bool,
 }
 
-impl Asked {
-    /// A request that was accepted, by its head.
-    pub fn of(head: Head, options: Options) -> Asked {
+impl ClientRequest {
+    /// An accepted request, by its head.
+    pub fn of(head: Head, options: Options) -> ClientRequest {
         let [method, target, version] = head.words().try_into().expect("a request line has three words");
-        let framing = head.announced().expect("what can be read in two ways is refused").unwrap_or(Framing::None);
+        let framing = head.announced().expect("ambiguous framing is rejected").unwrap_or(Framing::None);
         let is_http11 = version == "HTTP/1.1";
         assert!(is_http11 || framing != Framing::Chunked);
-        Asked { head, options, method, target, is_http11, framing }
+        ClientRequest { head, options, method, target, is_http11, framing }
     }
 
     fn has_body(&self) -> bool {
@@ -85,20 +84,20 @@ impl Asked {
         persists(&self.head, self.is_http11)
     }
 
-    /// Authority, and what lies behind it.
+    /// The authority, and what follows it.
     fn parts(&self) -> (&str, &str) {
         let rest = &self.target["http://".len()..];
         rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()))
     }
 }
 
-impl Answer {
-    /// An answer that was accepted, by its head and what the gateway made of it.
-    pub fn of(head: Head, response: &ForwardResponse<'_>, request: &ForwardRequest, keeps: bool) -> Answer {
+impl UpstreamAnswer {
+    /// An accepted answer, by its head and what the gateway made of it.
+    pub fn of(head: Head, response: &ForwardResponse<'_>, request: &ForwardRequest, keeps: bool) -> UpstreamAnswer {
         let status = response.status();
         let framing = framing_of(&head, request.method(), status);
         assert_eq!(framing.map(as_ours), Some(response.framing()), "the body ends elsewhere");
-        Answer {
+        UpstreamAnswer {
             head,
             status,
             kind: response.kind(),
@@ -110,91 +109,94 @@ impl Answer {
     }
 }
 
-/// Checks all heads that can be made of a request.
-pub fn request_is_the_same(asked: &Asked, request: &ForwardRequest) {
-    assert_eq!((request.method(), request.target()), (asked.method.as_str(), asked.target.as_str()));
-    assert!(asked.target[..7].eq_ignore_ascii_case("http://"), "this is no request for a proxy");
-    assert!(!asked.method.eq_ignore_ascii_case("connect"));
-    assert_eq!(request.framing(), as_ours(asked.framing));
-    assert_eq!(request.expects_continue(), asked.expects());
-    assert_eq!(request.upgrade().map(str::to_owned), asked.upgrade());
-    assert_eq!(request.client_keeps_alive(), asked.keeps());
-    assert_eq!(request.has_body(), asked.has_body());
-    assert_eq!(request.client_version() == Version::Http11, asked.is_http11);
+/// Checks every head that a request may be forwarded with.
+pub fn check_request(client_request: &ClientRequest, request: &ForwardRequest) {
+    assert_eq!((request.method(), request.target()), (client_request.method.as_str(), client_request.target.as_str()));
+    assert!(client_request.target[..7].eq_ignore_ascii_case("http://"), "the target is not absolute");
+    assert!(!client_request.method.eq_ignore_ascii_case("connect"));
+    assert_eq!(request.framing(), as_ours(client_request.framing));
+    assert_eq!(request.expects_continue(), client_request.expects());
+    assert_eq!(request.upgrade().map(str::to_owned), client_request.upgrade());
+    assert_eq!(request.client_keeps_alive(), client_request.keeps());
+    assert_eq!(request.has_body(), client_request.has_body());
+    assert_eq!(request.client_version() == Version::Http11, client_request.is_http11);
     let scheme = |value: &[u8]| String::from_utf8_lossy(value).split([' ', '\t']).next().map(str::to_lowercase);
-    let schemes = asked.head.all("authorization").into_iter().filter_map(scheme).collect::<Vec<_>>();
+    let schemes = client_request.head.all("authorization").into_iter().filter_map(scheme).collect::<Vec<_>>();
     assert_eq!(
         request.authenticates_connection(),
         schemes.iter().any(|scheme| ["ntlm", "negotiate"].contains(&scheme.as_str()))
     );
-    let credentials = asked.options.credentials();
+    let credentials = client_request.options.credentials();
     let write = |write: &dyn Fn(&mut Vec<u8>)| {
         let mut out = Vec::new();
         write(&mut out);
-        let (head, length) = Head::read(&out, Reader::Strict).expect("what goes out can be read");
-        assert_eq!(length, out.len(), "what goes out is more than one head");
+        let (head, length) = Head::read(&out, Reader::Strict).expect("the forwarded head can be parsed");
+        assert_eq!(length, out.len(), "more than one head goes out");
         head
     };
     let real = write(&|out| request.write_head(out, credentials, HeadPurpose::Answer));
-    to_proxy(asked, &real, false);
+    to_proxy(client_request, &real, false);
     let probe = write(&|out| request.write_head(out, credentials, HeadPurpose::Challenge));
-    to_proxy(asked, &probe, asked.has_body() || asked.method == "HEAD");
-    to_origin(asked, &write(&|out| request.write_origin_head(out)));
+    to_proxy(client_request, &probe, client_request.has_body() || client_request.method == "HEAD");
+    to_origin(client_request, &write(&|out| request.write_origin_head(out)));
 }
 
-fn to_proxy(asked: &Asked, sent: &Head, is_probe: bool) {
-    let method = if is_probe && asked.method == "HEAD" { "GET" } else { &asked.method };
-    assert_eq!(sent.words(), [method, &asked.target, "HTTP/1.1"]);
-    let credentials = asked.options.credentials().map(|_| "NTLM TlRMTVNTUAA=".to_owned());
+fn to_proxy(client_request: &ClientRequest, sent: &Head, is_probe: bool) {
+    let method = if is_probe && client_request.method == "HEAD" { "GET" } else { &client_request.method };
+    assert_eq!(sent.words(), [method, &client_request.target, "HTTP/1.1"]);
+    let credentials = client_request.options.credentials().map(|_| "NTLM TlRMTVNTUAA=".to_owned());
     assert_eq!(sent.only("proxy-authorization"), credentials, "not the gateway's credentials");
     assert_eq!(sent.only("proxy-connection").as_deref(), Some("Keep-Alive"));
-    let upgrade = asked.upgrade().filter(|_| !is_probe);
+    let upgrade = client_request.upgrade().filter(|_| !is_probe);
     assert_eq!(sent.only("connection").as_deref(), upgrade.as_ref().map(|_| "Upgrade"));
-    to_either(asked, sent, is_probe);
+    to_either(client_request, sent, is_probe);
 }
 
-fn to_origin(asked: &Asked, sent: &Head) {
-    let (_, path) = asked.parts();
+fn to_origin(client_request: &ClientRequest, sent: &Head) {
+    let (_, path) = client_request.parts();
     let target = match path {
-        "" if asked.method == "OPTIONS" => "*".to_owned(),
+        "" if client_request.method == "OPTIONS" => "*".to_owned(),
         path if path.starts_with('/') => path.to_owned(),
         path => format!("/{path}"),
     };
-    assert_eq!(sent.words(), [asked.method.as_str(), &target, "HTTP/1.1"]);
+    assert_eq!(sent.words(), [client_request.method.as_str(), &target, "HTTP/1.1"]);
     assert_eq!(sent.only("proxy-authorization"), None, "credentials for the proxy reach the origin");
     assert_eq!(sent.only("proxy-connection"), None);
-    let connection = asked.upgrade().map_or("keep-alive", |_| "Upgrade");
+    let connection = client_request.upgrade().map_or("keep-alive", |_| "Upgrade");
     assert_eq!(sent.only("connection").as_deref(), Some(connection));
-    to_either(asked, sent, false);
+    to_either(client_request, sent, false);
 }
 
-fn to_either(asked: &Asked, sent: &Head, is_probe: bool) {
-    assert_eq!(sent.only("host").as_deref(), Some(asked.parts().0), "Host and target differ");
+fn to_either(client_request: &ClientRequest, sent: &Head, is_probe: bool) {
+    assert_eq!(sent.only("host").as_deref(), Some(client_request.parts().0), "Host and target differ");
     let framing = match is_probe {
-        true if asked.method == "HEAD" => Framing::None,
+        true if client_request.method == "HEAD" => Framing::None,
         true => Framing::Length(0),
-        false => asked.framing,
+        false => client_request.framing,
     };
     assert_eq!(sent.announced(), Ok((framing != Framing::None).then_some(framing)));
-    let expect = (asked.expects() && !is_probe).then(|| "100-continue".to_owned());
+    let expect = (client_request.expects() && !is_probe).then(|| "100-continue".to_owned());
     assert_eq!(sent.only("expect"), expect);
-    assert_eq!(sent.only("upgrade"), asked.upgrade().filter(|_| !is_probe));
-    let trailers = framing == Framing::Chunked && !asked.head.says("connection", "trailer");
-    assert_eq!(sent.all("trailer"), if trailers { asked.head.all("trailer") } else { vec![] });
-    let is_limited = ["TRACE", "OPTIONS"].contains(&asked.method.as_str());
+    assert_eq!(sent.only("upgrade"), client_request.upgrade().filter(|_| !is_probe));
+    let trailers = framing == Framing::Chunked && !client_request.head.says("connection", "trailer");
+    assert_eq!(sent.all("trailer"), if trailers { client_request.head.all("trailer") } else { vec![] });
+    let is_limited = ["TRACE", "OPTIONS"].contains(&client_request.method.as_str());
     if is_limited {
         let left = |number: &[u8]| str::from_utf8(number).ok()?.parse::<u64>().ok()?.checked_sub(1);
-        let given =
-            asked.head.all("max-forwards").first().map(|number| left(number).expect("the last may not forward"));
+        let given = client_request
+            .head
+            .all("max-forwards")
+            .first()
+            .map(|number| left(number).expect("Max-Forwards: 0 is not forwarded"));
         assert_eq!(sent.only("max-forwards"), given.map(|left| left.to_string()));
     }
     let mut own = vec!["host", "content-length", "expect", "http2-settings"];
     own.extend(is_limited.then_some("max-forwards"));
-    end_to_end(&asked.head, sent, &own, asked.options, asked.is_http11);
+    end_to_end(&client_request.head, sent, &own, client_request.options, client_request.is_http11);
     assert!(sent.all("te").is_empty() && sent.all("keep-alive").is_empty());
 }
 
-/// Nothing but the message's own fields went, none was added, lost, changed or moved; and Via says who passed it on.
+/// End-to-end fields arrive unchanged, in order, and without additions; Via names the gateway.
 fn end_to_end(given: &Head, sent: &Head, own: &[&str], options: Options, is_http11: bool) {
     let mut given = given.end_to_end(own);
     if options.forward().via.is_some() {
@@ -203,67 +205,67 @@ fn end_to_end(given: &Head, sent: &Head, own: &[&str], options: Options, is_http
     }
     let is_own = |name: &str| is_one_of(name, own) || is_hop_by_hop(name);
     let sent: Vec<Field> = sent.fields.iter().filter(|field| !is_own(&field.0)).cloned().collect();
-    assert_eq!(sent, given, "the message's own fields are others");
+    assert_eq!(sent, given, "the end-to-end fields differ");
 }
 
-/// Checks the head that a client gets of an answer.
-pub fn answer_is_the_same(asked: &Asked, answer: &Answer, out: &[u8]) {
-    let (sent, length) = Head::read(out, Reader::Strict).expect("what goes out can be read");
-    assert_eq!(length, out.len(), "what goes out is more than one head");
+/// Checks the head of an answer as the client receives it.
+pub fn check_answer(client_request: &ClientRequest, answer: &UpstreamAnswer, out: &[u8]) {
+    let (sent, length) = Head::read(out, Reader::Strict).expect("the forwarded head can be parsed");
+    assert_eq!(length, out.len(), "more than one head goes out");
     let (version, status, reason) = answer.head.status_line();
     assert_eq!(status, answer.status.to_string().as_bytes());
     assert_eq!(sent.start, [b"HTTP/1.1 ", status, b" ", reason].concat());
     let is_http11 = version == b"HTTP/1.1";
-    end_to_end(&answer.head, &sent, &["content-length", "proxy-support"], asked.options, is_http11);
+    end_to_end(&answer.head, &sent, &["content-length", "proxy-support"], client_request.options, is_http11);
     assert!(
         ["te", "keep-alive", "proxy-authenticate", "proxy-authorization"].iter().all(|name| sent.all(name).is_empty())
     );
     match answer.kind {
         ResponseKind::Interim { pass_on } => {
             assert!((100..=199).contains(&answer.status) && answer.status != 101);
-            assert_eq!(pass_on, asked.is_http11 && (answer.status != 100 || asked.expects()));
+            assert_eq!(pass_on, client_request.is_http11 && (answer.status != 100 || client_request.expects()));
             assert_eq!(sent.announced(), Ok(None), "an interim answer has no body");
             assert_eq!(sent.only("connection"), None);
         }
         ResponseKind::Switching => {
             assert_eq!(answer.status, 101);
-            let asked = asked.upgrade().expect("a switch that nobody asked for").to_lowercase();
+            let offered = client_request.upgrade().expect("an unrequested switch").to_lowercase();
             let granted = protocols(&answer.head).expect("a switch to nothing");
-            let was_asked = |name: &str| asked.split(", ").any(|asked| asked == name.to_lowercase());
-            assert!(granted.split(", ").all(was_asked), "{granted} is not among {asked}");
+            let was_offered = |name: &str| offered.split(", ").any(|offer| offer == name.to_lowercase());
+            assert!(granted.split(", ").all(was_offered), "{granted} is not among {offered}");
             assert_eq!(sent.only("upgrade"), Some(granted));
             assert_eq!(sent.only("connection").as_deref(), Some("Upgrade"));
             assert_eq!(sent.announced(), Ok(None));
             assert!(!answer.upstream_keeps && !answer.keeps);
         }
-        ResponseKind::Final => is_final(asked, answer, &sent, is_http11),
+        ResponseKind::Final => is_final(client_request, answer, &sent, is_http11),
     }
     authenticates(answer);
 }
 
-fn is_final(asked: &Asked, answer: &Answer, sent: &Head, is_http11: bool) {
+fn is_final(client_request: &ClientRequest, answer: &UpstreamAnswer, sent: &Head, is_http11: bool) {
     assert!(answer.status >= 200);
-    let framing = answer.framing.expect("what is ambiguous is refused");
+    let framing = answer.framing.expect("ambiguous framing is rejected");
     let goes = match framing {
-        Framing::Chunked | Framing::ToClose if asked.is_http11 => Framing::Chunked,
+        Framing::Chunked | Framing::ToClose if client_request.is_http11 => Framing::Chunked,
         Framing::Chunked | Framing::ToClose => Framing::ToClose,
         other => other,
     };
-    assert_eq!(client_reads(asked, sent, answer.status), goes, "the client sees another end of the body");
+    assert_eq!(client_reads(client_request, sent, answer.status), goes, "the client sees a different end of the body");
     if answer.status == 204 || (framing == Framing::None && !answer.head.all("transfer-encoding").is_empty()) {
-        assert_eq!(sent.announced(), Ok(None), "what has no content announces some");
+        assert_eq!(sent.announced(), Ok(None), "an answer without content announces some");
     } else if framing == Framing::None {
-        assert_eq!(sent.announced(), answer.head.announced(), "what would have come is not what is told");
+        assert_eq!(sent.announced(), answer.head.announced(), "the announced length of an omitted body differs");
     }
-    let keeps = asked.options.keeps() && asked.keeps() && goes != Framing::ToClose;
+    let keeps = client_request.options.keeps() && client_request.keeps() && goes != Framing::ToClose;
     assert_eq!(answer.keeps, keeps);
     assert_eq!(sent.says("connection", "close"), !keeps);
-    assert_eq!(sent.says("connection", "keep-alive"), keeps && !asked.is_http11);
-    assert_eq!(sent.only("proxy-connection"), (keeps && !asked.is_http11).then(|| "keep-alive".to_owned()));
-    assert!(keeps == persists(sent, asked.is_http11), "the client is told something else");
+    assert_eq!(sent.says("connection", "keep-alive"), keeps && !client_request.is_http11);
+    assert_eq!(sent.only("proxy-connection"), (keeps && !client_request.is_http11).then(|| "keep-alive".to_owned()));
+    assert!(keeps == persists(sent, client_request.is_http11), "the head contradicts whether the connection is kept");
     let trailers = framing == Framing::Chunked && goes == framing && !answer.head.says("connection", "trailer");
     assert_eq!(sent.all("trailer"), if trailers { answer.head.all("trailer") } else { vec![] });
-    let upgrade = protocols(&answer.head).filter(|_| answer.status == 426 && asked.is_http11);
+    let upgrade = protocols(&answer.head).filter(|_| answer.status == 426 && client_request.is_http11);
     assert_eq!(sent.says("connection", "upgrade"), upgrade.is_some());
     assert_eq!(sent.only("upgrade"), upgrade);
     let session = answer.head.says("proxy-support", "Session-Based-Authentication");
@@ -274,7 +276,7 @@ fn is_final(asked: &Asked, answer: &Answer, sent: &Head, is_http11: bool) {
     if answer.upstream_keeps {
         assert!(
             persists(&answer.head, is_http11) && framing != Framing::ToClose,
-            "nothing can come behind this answer"
+            "the connection cannot be reused after this answer"
         );
         let has_coding = !answer.head.all("transfer-encoding").is_empty();
         assert!(!has_coding || (is_http11 && answer.status != 204));
@@ -283,18 +285,18 @@ fn is_final(asked: &Asked, answer: &Answer, sent: &Head, is_http11: bool) {
     }
 }
 
-fn authenticates(answer: &Answer) {
+fn authenticates(answer: &UpstreamAnswer) {
     let asks = answer.head.all("www-authenticate");
     let names = |value: &[u8], name: &str| String::from_utf8_lossy(value).to_lowercase().contains(name);
     let might = asks.iter().any(|value| names(value, "ntlm") || names(value, "negotiate"));
     let has = answer.head.says("persistent-auth", "true");
-    assert!(!answer.authenticates || might || has, "a proof that nobody speaks of");
+    assert!(!answer.authenticates || might || has, "authentication is assumed without a field for it");
     let must = asks.iter().any(|value| is_one_of(&String::from_utf8_lossy(value), &["ntlm", "negotiate"]));
-    assert!(answer.authenticates || !(must || has), "a proof of the connection goes unseen");
+    assert!(answer.authenticates || !(must || has), "connection-bound authentication is missed");
 }
 
-/// Asserts that an answer that is refused could not have been passed on.
-pub fn is_refused_rightly(given: &Head, request: &ForwardRequest, error: &ForwardResponseError) {
+/// Asserts that a rejected answer could not have been forwarded.
+pub fn check_rejection(given: &Head, request: &ForwardRequest, error: &ForwardResponseError) {
     let text = error.to_string();
     assert!(text.is_ascii() && !text.contains(['\r', '\n']));
     let status = str::from_utf8(given.status_line().1).ok().and_then(|status| status.parse().ok()).unwrap_or_default();
@@ -309,19 +311,19 @@ pub fn is_refused_rightly(given: &Head, request: &ForwardRequest, error: &Forwar
 }
 
 /// Where a client sees the end of an answer's body (RFC 9112 section 6.3).
-pub fn client_reads(asked: &Asked, sent: &Head, status: u16) -> Framing {
-    let framing = framing_of(sent, &asked.method, status).expect("what goes out can be read in one way");
-    assert!(asked.is_http11 || framing != Framing::Chunked, "chunks for HTTP/1.0");
+pub fn client_reads(client_request: &ClientRequest, sent: &Head, status: u16) -> Framing {
+    let framing = framing_of(sent, &client_request.method, status).expect("forwarded framing is unambiguous");
+    assert!(client_request.is_http11 || framing != Framing::Chunked, "chunks for HTTP/1.0");
     framing
 }
 
-/// The trailer fields that may pass.
-pub fn trailers_that_pass(given: &[Field]) -> Vec<Field> {
+/// The trailer fields that may be forwarded.
+pub fn allowed_trailers(given: &[Field]) -> Vec<Field> {
     let passes = |name: &str| !is_hop_by_hop(name) && !is_one_of(name, &NO_TRAILERS);
     given.iter().filter(|field| passes(&field.0)).cloned().collect()
 }
 
-/// Where the body of an answer ends; `None` where that can be read in two ways.
+/// Where the body of an answer ends; `None` if that is ambiguous.
 fn framing_of(head: &Head, method: &str, status: u16) -> Option<Framing> {
     if method == "HEAD" || matches!(status, 100..=199 | 204 | 304) {
         return Some(Framing::None);
@@ -336,7 +338,7 @@ fn persists(head: &Head, is_http11: bool) -> bool {
     !says("close") && (is_http11 || says("keep-alive"))
 }
 
-/// What may be switched to: not what would hide further requests from the gateway.
+/// The protocols that an upgrade may offer: none that would hide further requests from the gateway.
 fn protocols(head: &Head) -> Option<String> {
     let is_protocol = |text: &str| text.splitn(2, '/').all(is_token);
     let hides = |text: &str| is_one_of(text.split('/').next().unwrap_or_default(), &["h2", "h2c", "http", "tls"]);
@@ -354,7 +356,7 @@ fn as_ours(framing: Framing) -> BodyFraming {
     }
 }
 
-/// Options, what a client says, what an upstream says.
+/// Options, what a client sends, and what an upstream sends.
 pub const SEEDS: &[(u8, &str, &str)] = &[
     (
         0,

@@ -1,9 +1,9 @@
-//! HTTP/1.1 messages as a plain reader takes them apart, line by line (RFC 9112). Nothing of the gateway's is used, so
-//! that not both are wrong together.
+//! A simple HTTP/1.1 parser that works line by line (RFC 9112). It shares no code with the gateway, so that the two are
+//! not wrong together.
 //!
-//! A strict reader accepts what a careful sender writes and nothing else; a lenient one bears what the gateway bears.
+//! A strict reader accepts only what a careful sender writes; a lenient one tolerates what the gateway tolerates.
 
-/// Fields that speak of one connection only (RFC 9110 sections 7.6.1, 11.7).
+/// Hop-by-hop fields (RFC 9110 sections 7.6.1, 11.7).
 const HOP_BY_HOP: [&str; 10] = [
     "connection",
     "keep-alive",
@@ -20,61 +20,61 @@ const HOP_BY_HOP: [&str; 10] = [
 /// How strictly a message is read.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Reader {
-    /// What somebody else sent.
+    /// For messages from others.
     Lenient,
-    /// What the gateway sends.
+    /// For messages from the gateway.
     Strict,
 }
 
 /// A field line: name and value.
 pub type Field = (String, Vec<u8>);
 
-/// A head: the words of its first line, and its fields.
+/// A head: its first line and its fields.
 pub struct Head {
     /// The first line.
     pub start: Vec<u8>,
-    /// The fields in their order, names as they were written.
+    /// The fields in order, with names as written.
     pub fields: Vec<Field>,
 }
 
 /// Where a body ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Framing {
-    /// There is none.
+    /// There is no body.
     None,
-    /// That many bytes.
+    /// After this many bytes.
     Length(u64),
-    /// By its last chunk.
+    /// After its last chunk.
     Chunked,
-    /// With the connection.
+    /// When the connection closes.
     ToClose,
 }
 
-/// How far a body came.
+/// How far a body was read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum End {
     /// To its end.
     Whole,
-    /// Not to its end, or the connection is its end.
+    /// It is incomplete, or ends with the connection.
     Cut,
-    /// To a line that is wrong.
+    /// To an invalid line.
     Broken,
 }
 
-/// A body taken apart.
+/// A parsed body.
 pub struct Body {
-    /// What it holds.
+    /// Its content.
     pub content: Vec<u8>,
-    /// Its trailer fields, values as they stand behind the colon.
+    /// Its trailer fields; values are everything after the colon.
     pub trailers: Vec<Field>,
-    /// Bytes that are of it.
+    /// Bytes that belong to it.
     pub used: usize,
-    /// How far it came.
+    /// How far it was read.
     pub end: End,
 }
 
 impl Head {
-    /// The head at the front of `bytes`, and its length; `None` when there is no whole one or it cannot be read.
+    /// The head at the front of `bytes` and its length; `None` if it is incomplete or invalid.
     pub fn read(bytes: &[u8], reader: Reader) -> Option<(Head, usize)> {
         let mut rest = bytes;
         while let (Reader::Lenient, Some(behind)) = (reader, rest.strip_prefix(b"\r\n")) {
@@ -103,7 +103,7 @@ impl Head {
         text.trim_end_matches([' ', '\t']).split(' ').map(str::to_owned).collect()
     }
 
-    /// The words of an answer's first line: version, status and reason. Blanks around the last are not of it.
+    /// Version, status and reason of an answer, without surrounding blanks.
     pub fn status_line(&self) -> (&[u8], &[u8], &[u8]) {
         let (version, rest) = self.start.split_at(self.start.len().min(8));
         let (status, reason) = blanks_off(rest).split_at(blanks_off(rest).len().min(3));
@@ -116,26 +116,26 @@ impl Head {
         named.map(|field| field.1.as_slice()).collect()
     }
 
-    /// The value of the only field of a name, in letters; `None` when there is none.
+    /// The value of the only field of a name, as text; `None` if there is none.
     pub fn only(&self, name: &str) -> Option<String> {
         let values = self.all(name);
         assert!(values.len() <= 1, "{name} is written {} times", values.len());
         values.first().map(|value| String::from_utf8_lossy(value).into_owned())
     }
 
-    /// The elements of a list, as they were written.
+    /// The elements of a list, as written.
     pub fn list(&self, name: &str) -> Vec<String> {
         let texts = self.all(name).into_iter().flat_map(|value| value.split(|&byte| byte == b','));
         let texts = texts.map(|element| String::from_utf8_lossy(blanks_off(element)).into_owned());
         texts.filter(|element| !element.is_empty()).collect()
     }
 
-    /// Whether a list has an element, in any letter case.
+    /// Whether a list has an element, ignoring case.
     pub fn says(&self, name: &str, element: &str) -> bool {
         self.list(name).iter().any(|known| known.eq_ignore_ascii_case(element))
     }
 
-    /// The fields that belong to the message and not to the connection, but for those named.
+    /// The end-to-end fields, except for the named ones.
     pub fn end_to_end(&self, but: &[&str]) -> Vec<Field> {
         let stays = |name: &str| {
             is_one_of(name, but) || is_hop_by_hop(name) || is_disguised(name) || self.says("connection", name)
@@ -143,8 +143,7 @@ impl Head {
         self.fields.iter().filter(|field| !stays(&field.0)).cloned().collect()
     }
 
-    /// What Content-Length and Transfer-Encoding say; an error where that is not one thing, `None` where there is
-    /// neither.
+    /// What Content-Length and Transfer-Encoding announce: an error if they are ambiguous, `None` if there is neither.
     pub fn announced(&self) -> Result<Option<Framing>, ()> {
         let lengths: Vec<&[u8]> =
             self.all("content-length").into_iter().flat_map(|value| value.split(|&byte| byte == b',')).collect();
@@ -193,7 +192,7 @@ impl Body {
         }
     }
 
-    /// How many bytes lie behind the body.
+    /// The number of bytes after the body.
     fn chunks(&mut self, mut bytes: &[u8], reader: Reader) -> Result<usize, End> {
         loop {
             let (text, rest) = line(bytes).ok_or(End::Cut)?;
@@ -228,19 +227,19 @@ impl Body {
     }
 }
 
-/// Whether a field speaks of one connection only.
+/// Whether a field is hop-by-hop.
 pub fn is_hop_by_hop(name: &str) -> bool {
     is_one_of(name, &HOP_BY_HOP)
 }
 
-/// Whether a name becomes that of a field of the connection, or of one that frames the message, when its signs are read as
+/// Whether a name turns into a hop-by-hop field, or one that frames the message, if its special characters are read as
 /// hyphens.
 pub fn is_disguised(name: &str) -> bool {
     let read: String = name.chars().map(|sign| if sign.is_ascii_alphanumeric() { sign } else { '-' }).collect();
     read != name && (is_hop_by_hop(&read) || is_one_of(&read, &["content-length"]))
 }
 
-/// Whether a name is among some, in any letter case.
+/// Whether a name is in a list, ignoring case.
 pub fn is_one_of(name: &str, names: &[&str]) -> bool {
     names.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
@@ -250,13 +249,13 @@ pub fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&byte))
 }
 
-/// The first line and what lies behind its CRLF.
+/// The first line, and what follows its CRLF.
 fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
     Some((&bytes[..end], &bytes[end + 2..]))
 }
 
-/// Name and value, the latter with its blanks.
+/// Name and value, the latter with surrounding blanks.
 fn field(line: &[u8]) -> Option<Field> {
     let colon = line.iter().position(|&byte| byte == b':')?;
     let name = str::from_utf8(&line[..colon]).ok().filter(|name| is_token(name))?;
@@ -265,7 +264,7 @@ fn field(line: &[u8]) -> Option<Field> {
     value.iter().all(is_text).then(|| (name.to_owned(), value.to_vec()))
 }
 
-/// A size of up to 63 bits in up to 16 digits; for a lenient reader with blanks and an extension behind it.
+/// A size of up to 63 bits in up to 16 digits; a lenient reader allows blanks and an extension after it.
 fn chunk_size(line: &[u8], reader: Reader) -> Option<u64> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (digits, extension) = line.split_at(digits);
@@ -282,7 +281,7 @@ fn chunk_size(line: &[u8], reader: Reader) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok().filter(|size| i64::try_from(*size).is_ok())
 }
 
-/// Without blanks at either end.
+/// Trims blanks at both ends.
 fn blanks_off(mut text: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
         text = rest;

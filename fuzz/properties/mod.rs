@@ -1,8 +1,9 @@
-//! What must hold of everything that reads a peer's bytes, whatever they are.
+//! Properties that must hold for every parser of a peer's bytes, whatever the bytes are.
 //!
-//! A module an entry point. Its `check` asserts the property for one input, and says how the input is read; its `seeds`
-//! are inputs that go deep. The fuzz targets call `check` with what libFuzzer makes up; the gateway's test `corpus` calls it with
-//! the seeds and with every file under `fuzz/corpus`, so that what was found once stays found without a fuzzer.
+//! One module per entry point. Its `check` asserts the property for one input and documents the input's format; its
+//! `seeds` are inputs that reach deep into the code. The fuzz targets call `check` with libFuzzer's inputs; the
+//! gateway's test `corpus` calls it with the seeds and every file under `fuzz/corpus`, so that a regression is found
+//! without a fuzzer.
 
 pub mod authenticate_message;
 pub mod av_pairs;
@@ -24,19 +25,19 @@ pub mod spnego;
 #[path = "../../src/http/trace.rs"]
 mod trace;
 
-/// A property with its name and its seeds.
+/// A property with its name and seeds.
 pub struct Target {
-    /// The fuzz target's name, and that of its folder in the corpus.
+    /// The name of the fuzz target and of its folder in the corpus.
     pub name: &'static str,
-    /// Panics where the property does not hold.
+    /// Panics if the property does not hold.
     pub check: fn(&[u8]),
-    /// Inputs to begin with.
+    /// Initial inputs.
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
 macro_rules! targets {
     ($($name:ident)*) => {
-        /// Every property.
+        /// All properties.
         pub const TARGETS: &[Target] =
             &[$(Target { name: stringify!($name), check: $name::check, seeds: $name::seeds }),*];
     };

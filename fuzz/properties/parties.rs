@@ -1,4 +1,4 @@
-//! The account, the proxy and the nonces that the NTLM properties are about: those of MS-NLMP section 4.2.1.
+//! The account, the proxy and the nonces of the NTLM properties, from MS-NLMP section 4.2.1.
 
 use ntlm_gateway::ntlm::{
     Account, AuthenticateInputs, FileTime, Identity, Method, NegotiateFlags, NegotiateOptions, NtHash,
@@ -8,7 +8,7 @@ use ntlm_gateway::ntlm::{
 /// The account's password.
 pub const PASSWORD: &str = "Password";
 
-/// A time that a server tells.
+/// A server's time.
 pub const TIME: FileTime = FileTime::from_unix(1_700_000_000, 0);
 
 /// The hash of [`PASSWORD`].
@@ -21,13 +21,13 @@ pub fn wrong_hash() -> NtHash {
     NtHash::from_password("password")
 }
 
-/// The account that is proved.
+/// The account that authenticates.
 pub fn identity(method: Method, target_domain: bool) -> Identity {
     let account = Account { domain: "Domain".to_owned(), user: "User".to_owned() };
     Identity::new(account, "COMPUTER", right_hash(), method, target_domain)
 }
 
-/// What an AUTHENTICATE_MESSAGE takes from outside.
+/// The external inputs of an AUTHENTICATE_MESSAGE.
 pub fn inputs() -> AuthenticateInputs<'static> {
     AuthenticateInputs {
         client_challenge: [0xaa; 8],
@@ -38,7 +38,7 @@ pub fn inputs() -> AuthenticateInputs<'static> {
     }
 }
 
-/// NEGOTIATE_MESSAGEs: the usual one, one that asks for all there is, and one of a client that knows names.
+/// NEGOTIATE_MESSAGEs: the usual one, one that requests every feature, one with names, and one without a version.
 pub fn negotiates() -> Vec<Vec<u8>> {
     let all = NegotiateOptions::DEFAULT_FLAGS | NegotiateFlags::KEY_EXCH | NegotiateFlags::SIGN | NegotiateFlags::SEAL;
     let named = NegotiateOptions {
@@ -56,7 +56,7 @@ pub fn negotiates() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// A server that tells its names, and its time or not.
+/// A server that sends its names, and optionally its time.
 pub fn server(time: Option<FileTime>) -> ServerChallengeOptions {
     ServerChallengeOptions {
         server_challenge: [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef],
@@ -67,7 +67,7 @@ pub fn server(time: Option<FileTime>) -> ServerChallengeOptions {
     }
 }
 
-/// CHALLENGE_MESSAGEs of such servers, of one with OEM strings, and of one that says nothing of itself.
+/// CHALLENGE_MESSAGEs of such servers, one with OEM strings, one with key exchange, and one without names.
 pub fn challenges_to(negotiate: &[u8]) -> Vec<Vec<u8>> {
     let oem = ServerChallengeOptions {
         supported: server(None).supported - NegotiateFlags::UNICODE,

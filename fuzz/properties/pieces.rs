@@ -1,6 +1,6 @@
-//! Bytes cut into pieces, as a network may cut them.
+//! Splits bytes into pieces, as a network may do.
 
-/// The pieces of some bytes. A seed of 0 cuts them into single bytes, another one into pieces of 1 to `seed` bytes.
+/// Splits bytes: a seed of 0 into single bytes, any other into pieces of 1 to `seed` bytes.
 pub struct Pieces<'a> {
     rest: &'a [u8],
     longest: u32,
@@ -8,12 +8,12 @@ pub struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    /// Cuts `bytes` as `seed` says.
+    /// Splits `bytes` as `seed` decides.
     pub fn new(bytes: &'a [u8], seed: u8) -> Self {
         Self { rest: bytes, longest: u32::from(seed).max(1), random: 0x9e37_79b9 ^ u32::from(seed) }
     }
 
-    /// What has not been given yet.
+    /// The bytes that are left.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }

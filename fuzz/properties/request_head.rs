@@ -1,5 +1,5 @@
-//! A client's request head: found however it is cut, read as `httparse` reads it, and passed on without a change of
-//! meaning. The input is a byte that says how to cut, and the bytes of the connection.
+//! A client's request head: found however it is split, parsed as by `httparse`, and forwarded without a change of
+//! meaning. The input is a byte that decides the split, and the bytes of the connection.
 
 use httparse::{EMPTY_HEADER, Status};
 use ntlm_gateway::http::{
@@ -9,10 +9,10 @@ use ntlm_gateway::http::{
 
 use super::pieces::Pieces;
 
-/// Small, so that the fuzzer gets past it.
+/// Small, so that the fuzzer can exceed it.
 pub const HEAD_LIMIT_BYTES: usize = 1024;
 
-/// What never goes from one hop to the next.
+/// Fields that are never forwarded.
 const HOP_BY_HOP: [&str; 6] =
     ["connection", "proxy-connection", "proxy-authorization", "keep-alive", "te", "transfer-encoding"];
 
@@ -24,7 +24,7 @@ pub fn check(input: &[u8]) {
     let found = find_head(HeadEnd::request(), bytes, seed);
     let Ok(Some(length)) = found else {
         if found == Ok(None) {
-            assert!(RequestHead::parse(bytes, &mut FieldStorage::new()).is_err(), "half a head is taken for a whole");
+            assert!(RequestHead::parse(bytes, &mut FieldStorage::new()).is_err(), "an incomplete head is accepted");
         }
         return;
     };
@@ -32,20 +32,23 @@ pub fn check(input: &[u8]) {
     let mut storage = FieldStorage::new();
     match RequestHead::parse(bytes, &mut storage) {
         Ok(head) => {
-            as_httparse_reads_it(&head, bytes);
-            framed_one_way(&head);
-            targets_read_back(&head);
-            passed_on(&head);
+            check_against_httparse(&head, bytes);
+            check_framing(&head);
+            check_target(&head);
+            check_forwarded(&head);
         }
         Err(error) => {
             assert!(matches!(error.status(), 400 | 431 | 501 | 505));
             let text = error.to_string();
-            assert!(text.is_ascii() && !text.contains(['\r', '\n']), "an error's text is shown to the peer: {text}");
+            assert!(
+                text.is_ascii() && !text.contains(['\r', '\n']),
+                "an error text for the peer contains control characters: {text}"
+            );
         }
     }
 }
 
-/// Looks for the head's end in the whole and in pieces: both must find the same.
+/// Looks for the end of the head in one piece and in several: the results must be equal.
 pub fn find_head(mut end: HeadEnd, bytes: &[u8], seed: u8) -> Result<Option<usize>, HeadTooLarge> {
     let mut trickle = end.clone();
     let whole = end.find(bytes, HEAD_LIMIT_BYTES);
@@ -58,7 +61,7 @@ pub fn find_head(mut end: HeadEnd, bytes: &[u8], seed: u8) -> Result<Option<usiz
             break;
         }
     }
-    assert_eq!(whole, in_pieces, "the end of the head depends on how it is cut");
+    assert_eq!(whole, in_pieces, "the end of the head depends on the split");
     if let Ok(Some(length)) = whole {
         assert!(length <= bytes.len().min(HEAD_LIMIT_BYTES));
         assert!(bytes[..length].ends_with(b"\n"));
@@ -66,17 +69,17 @@ pub fn find_head(mut end: HeadEnd, bytes: &[u8], seed: u8) -> Result<Option<usiz
     whole
 }
 
-fn as_httparse_reads_it(head: &RequestHead<'_>, bytes: &[u8]) {
+fn check_against_httparse(head: &RequestHead<'_>, bytes: &[u8]) {
     let mut headers = [EMPTY_HEADER; 256];
     let mut other = httparse::Request::new(&mut headers);
-    // It knows no blanks behind the version.
+    // `httparse` accepts no blanks after the version.
     let line = bytes.trim_ascii_start().split(|&byte| byte == b'\r').next().unwrap_or_default();
     if line.last().is_some_and(|byte| byte.is_ascii_whitespace()) {
         return;
     }
     match other.parse(bytes) {
         Ok(Status::Complete(length)) => assert_eq!(length, bytes.len()),
-        refused => panic!("accepted here and not by httparse: {refused:?}"),
+        refused => panic!("accepted here but not by httparse: {refused:?}"),
     }
     assert_eq!(other.method, Some(head.method));
     assert_eq!(other.path, Some(head.target_text));
@@ -87,8 +90,8 @@ fn as_httparse_reads_it(head: &RequestHead<'_>, bytes: &[u8]) {
     }
 }
 
-/// Content-Length and Transfer-Encoding say one thing, and it is the framing.
-fn framed_one_way(head: &RequestHead<'_>) {
+/// Content-Length and Transfer-Encoding are consistent with the framing.
+fn check_framing(head: &RequestHead<'_>) {
     let elements = |name: &'static str| -> Vec<String> {
         let values = head.fields.get_all(name).flat_map(|value| value.split(|&byte| byte == b','));
         values.map(|element| String::from_utf8_lossy(element.trim_ascii()).to_lowercase()).collect()
@@ -104,13 +107,13 @@ fn framed_one_way(head: &RequestHead<'_>) {
             assert!(lengths.is_empty() && head.version == Version::Http11);
             assert!(codings.iter().filter(|coding| !coding.is_empty()).eq(["chunked"]), "{codings:?}");
         }
-        BodyFraming::CloseDelimited => panic!("no request lasts to the close"),
+        BodyFraming::CloseDelimited => panic!("a request cannot end at the close"),
     }
     assert!(!head.is_connect() || matches!(head.framing, BodyFraming::None | BodyFraming::Length(0)));
     assert!(head.fields.get_all("host").count() <= 1);
 }
 
-fn targets_read_back(head: &RequestHead<'_>) {
+fn check_target(head: &RequestHead<'_>) {
     match head.target {
         RequestTarget::Authority(authority) => {
             assert!(head.is_connect());
@@ -128,8 +131,8 @@ fn targets_read_back(head: &RequestHead<'_>) {
     }
 }
 
-/// What goes upstream is one head, asks for the same, and has the gateway's credentials and no others.
-fn passed_on(head: &RequestHead<'_>) {
+/// What goes upstream is one head for the same request, with the gateway's credentials and no others.
+fn check_forwarded(head: &RequestHead<'_>) {
     let mut fields = Vec::new();
     copy_end_to_end_fields(&head.fields, &mut fields);
     let (target, host, mut out) = match head.target {
@@ -157,12 +160,12 @@ fn passed_on(head: &RequestHead<'_>) {
         upstream_request(&mut out, &request);
     }
     if head.fields.len() > 120 {
-        // The few that are added might be too many for our own reader.
+        // The few added fields might exceed the limit of our own parser.
         return;
     }
-    assert_eq!(HeadEnd::request().find(&out, usize::MAX), Ok(Some(out.len())), "what goes out is more than one head");
+    assert_eq!(HeadEnd::request().find(&out, usize::MAX), Ok(Some(out.len())), "more than one head goes out");
     let mut storage = FieldStorage::new();
-    let sent = RequestHead::parse(&out, &mut storage).expect("what goes out can be read");
+    let sent = RequestHead::parse(&out, &mut storage).expect("the forwarded head can be parsed");
     assert_eq!((sent.method, sent.target_text), (head.method, target.as_str()));
     assert_eq!(sent.fields.get("host"), Some(host.as_bytes()));
     assert!(sent.fields.get_all("proxy-authorization").eq([b"NTLM TlRMTVNTUAA="]));
@@ -171,11 +174,11 @@ fn passed_on(head: &RequestHead<'_>) {
     for field in sent.fields.iter().filter(|field| !ours(field.name)) {
         let framing = ["Content-Length", "Transfer-Encoding"].contains(&field.name);
         assert!(framing || !HOP_BY_HOP.iter().any(|name| name.eq_ignore_ascii_case(field.name)), "{}", field.name);
-        assert!(framing || head.fields.iter().any(|given| given == field), "{} was not given", field.name);
+        assert!(framing || head.fields.iter().any(|given| given == field), "{} was added", field.name);
     }
 }
 
-/// The requests of the trace, of curl and of those who try things.
+/// Requests from the trace, from curl, and malicious ones.
 pub fn seeds() -> Vec<Vec<u8>> {
     let heads = [
         "CONNECT server.domain.net:443 HTTP/1.0 \r\nUser-Agent:Mozilla/4.0 (compatible; MSIE 5.5; Win32) \r\n\

@@ -1,5 +1,5 @@
-//! An upstream's response head: found however it is cut, read as `httparse` reads it, and framed one way. The input is
-//! a byte that says how to cut, and the bytes of the connection.
+//! An upstream's response head: found however it is split, parsed as by `httparse`, and framed unambiguously. The input
+//! is a byte that decides the split, and the bytes of the connection.
 
 use httparse::{EMPTY_HEADER, Status};
 use ntlm_gateway::http::{
@@ -17,7 +17,7 @@ pub fn check(input: &[u8]) {
     let found = find_head(HeadEnd::response(), bytes, seed);
     let Ok(Some(length)) = found else {
         if found == Ok(None) {
-            assert!(ResponseHead::parse(bytes, &mut FieldStorage::new()).is_err(), "half a head is taken for a whole");
+            assert!(ResponseHead::parse(bytes, &mut FieldStorage::new()).is_err(), "an incomplete head is accepted");
         }
         return;
     };
@@ -25,26 +25,26 @@ pub fn check(input: &[u8]) {
     let mut unfolded = bytes.to_vec();
     let folded = unfold_field_lines(&mut unfolded);
     assert_eq!(folded, unfolded != bytes);
-    assert_eq!(unfolded.len(), bytes.len(), "unfolding moves nothing");
+    assert_eq!(unfolded.len(), bytes.len(), "unfolding changes the length");
     assert!(!unfold_field_lines(&mut unfolded.clone()), "unfolding leaves a fold");
     if folded {
-        assert!(ResponseHead::parse(bytes, &mut FieldStorage::new()).is_err(), "a fold is accepted as it is");
+        assert!(ResponseHead::parse(bytes, &mut FieldStorage::new()).is_err(), "a folded line is accepted unchanged");
     }
     let mut storage = FieldStorage::new();
     if let Ok(head) = ResponseHead::parse(&unfolded, &mut storage) {
-        as_httparse_reads_it(&head, &unfolded);
+        check_against_httparse(&head, &unfolded);
         assert!((100..=999).contains(&head.status));
         assert!(!head.reason.iter().any(|&byte| byte == b'\r' || byte == b'\n'));
         assert!(!(head.is_informational() && head.status == 101));
         for response_to in [ResponseTo::Connect, ResponseTo::Head, ResponseTo::Other] {
-            framed_one_way(&head, response_to);
+            check_framing(&head, response_to);
         }
-        passed_on(&head);
+        check_forwarded(&head);
     }
 }
 
-/// Where both accept a head, they read the same. Each of the two is lenient where the other is not.
-fn as_httparse_reads_it(head: &ResponseHead<'_>, bytes: &[u8]) {
+/// If both accept a head, they agree on it. Each of the two is lenient in different places.
+fn check_against_httparse(head: &ResponseHead<'_>, bytes: &[u8]) {
     let mut headers = [EMPTY_HEADER; 256];
     let mut other = httparse::Response::new(&mut headers);
     let Ok(Status::Complete(length)) = other.parse(bytes) else {
@@ -59,7 +59,7 @@ fn as_httparse_reads_it(head: &ResponseHead<'_>, bytes: &[u8]) {
     }
 }
 
-fn framed_one_way(head: &ResponseHead<'_>, response_to: ResponseTo) {
+fn check_framing(head: &ResponseHead<'_>, response_to: ResponseTo) {
     let elements = |name: &'static str| -> Vec<String> {
         let values = head.fields.get_all(name).flat_map(|value| value.split(|&byte| byte == b','));
         values.map(|element| String::from_utf8_lossy(element.trim_ascii()).to_lowercase()).collect()
@@ -67,7 +67,7 @@ fn framed_one_way(head: &ResponseHead<'_>, response_to: ResponseTo) {
     let (lengths, codings) = (elements("content-length"), elements("transfer-encoding"));
     let chunked = codings.iter().filter(|coding| *coding == "chunked").count();
     let Ok(framing) = head.framing(response_to) else {
-        assert!(!lengths.is_empty() || !codings.is_empty(), "what says nothing of its length lasts to the close");
+        assert!(!lengths.is_empty() || !codings.is_empty(), "a head without a length is rejected");
         return;
     };
     let tunnel = response_to == ResponseTo::Connect && matches!(head.status, 200..=299);
@@ -84,20 +84,20 @@ fn framed_one_way(head: &ResponseHead<'_>, response_to: ResponseTo) {
     }
 }
 
-/// The fields that are passed on are whole lines, none of them the hop's own.
-fn passed_on(head: &ResponseHead<'_>) {
+/// Forwarded fields are complete lines, and none of them is hop-by-hop.
+fn check_forwarded(head: &ResponseHead<'_>) {
     let mut fields = Vec::new();
     copy_end_to_end_fields(&head.fields, &mut fields);
     let text = [b"HTTP/1.1 200 OK\r\n", fields.as_slice(), b"\r\n"].concat();
     let mut storage = FieldStorage::new();
-    let passed = ResponseHead::parse(&text, &mut storage).expect("what is passed on can be read");
+    let passed = ResponseHead::parse(&text, &mut storage).expect("the forwarded head can be parsed");
     assert!(passed.fields.len() <= head.fields.len());
     for name in ["connection", "proxy-authenticate", "proxy-connection", "transfer-encoding"] {
-        assert!(!passed.fields.has(name), "{name} is passed on");
+        assert!(!passed.fields.has(name), "{name} is forwarded");
     }
 }
 
-/// The answers of the trace, and the oddities of proxies.
+/// Answers from the trace, and oddities of proxies.
 pub fn seeds() -> Vec<Vec<u8>> {
     let heads = [
         trace::FIRST_REFUSAL.to_owned(),
