@@ -1,16 +1,19 @@
-//! The whole handshake against an upstream that says anything at all: the same however its bytes are cut, within its
-//! bounds, with a proof only for a challenge of the same connection, and with a body only for whoever takes it.
+//! The whole handshake against an upstream that sends anything at all. The outcome does not depend on how the bytes are cut,
+//! all bounds hold, a final token answers a challenge of the same connection, and a body is sent only to an upstream that
+//! accepts it.
 //!
 //! The input is a byte that says how to cut, a byte of options (1: the first request is plain; 2: NTLMv1-ESS; 4: a second
-//! handshake follows on the next connection, with what the first has learned; 8, 16, 32: what is asked for; 64: without
-//! credentials unless they are demanded; 128: Basic may be used), and what the upstream says:
+//! handshake follows on the next connection and uses what the first has learned; 8, 16, 32: the request; 64: no credentials
+//! unless they are demanded; 128: Basic is allowed), and what the upstream sends:
 //!
 //! | byte | meaning |
 //! |---|---|
-//! | 0x1d | the upstream closes; what follows is said on the next connection |
+//! | 0x1d | the upstream closes; what follows is sent on the next connection |
 //! | 0x1e | the upstream waits for the next request |
-//! | 0x1a | a CHALLENGE_MESSAGE in base64, with a nonce of the connection's own |
+//! | 0x1a | a CHALLENGE_MESSAGE in base64, with a different nonce for each connection |
 //! | 0x1b | the same in SPNEGO |
+
+mod seeds;
 
 use std::sync::Arc;
 
@@ -24,17 +27,20 @@ use ntlm_gateway::http::{
 };
 use ntlm_gateway::limits::HANDSHAKE_CONNECTIONS;
 use ntlm_gateway::ntlm::{
-    MessageType, Method, NegotiateOptions, NtHash, ServerChallengeOptions, VerifyOptions, challenge, negotiate, verify,
+    Identity, MessageType, Method, NegotiateOptions, NtHash, ServerChallengeOptions, VerifyOptions, challenge,
+    negotiate, verify,
 };
 
 use super::pieces::Pieces;
-use super::{parties, spnego, trace};
+use super::{parties, spnego};
+
+pub use seeds::seeds;
 
 const HEAD_LIMIT_BYTES: usize = 2048;
 const AUTHORITY: &str = "origin.test:443";
 const NONCES: Nonces = Nonces { client_challenge: [0xaa; 8], exported_session_key: [0x55; 16], now: parties::TIME };
 
-/// Plain requests; none of them is the first choice, which is a tunnel.
+/// Plain HTTP requests. Choice 0 is none of them, but a tunnel.
 const REQUESTS: [&str; 4] = [
     "GET http://origin.test/ HTTP/1.1\r\nHost: x\r\nUser-Agent: t\r\nProxy-Authorization: Basic eDp5\r\n\r\n",
     "POST http://origin.test/ HTTP/1.1\r\nHost: x\r\nUser-Agent: t\r\nContent-Length: 5\r\n\r\n",
@@ -43,7 +49,7 @@ const REQUESTS: [&str; 4] = [
     "HEAD http://origin.test/ HTTP/1.0\r\nUser-Agent: t\r\n\r\n",
 ];
 
-/// What the upstream says on one connection, a part a request.
+/// What the upstream sends on one connection, in one part for each request.
 struct Connection {
     turns: Vec<Vec<u8>>,
     closes: bool,
@@ -68,9 +74,9 @@ enum Event {
         leftover: Vec<u8>,
     },
     Fault(Cause),
-    /// The upstream says no more.
+    /// The upstream sends no more.
     Stalled,
-    /// A request was due before all of a turn had been read. Read at once, the rest poisons the connection.
+    /// A request was due before all of a turn had been read. If the rest is read at once, it poisons the connection.
     Early,
 }
 
@@ -97,7 +103,7 @@ pub fn check(input: &[u8]) {
     let cut = conversations(Some(*seed));
     for (whole, cut) in whole.iter().zip(&cut) {
         if !same(whole, cut) {
-            // What the next handshake begins with may differ from here on.
+            // From here on the next handshake may begin differently.
             break;
         }
     }
@@ -132,9 +138,13 @@ fn expanded(turn: &[u8], message: &[u8]) -> Vec<u8> {
 
 fn credentials(options: u8) -> Arc<Credentials> {
     let first_leg = if options & 1 == 0 { FirstLeg::Negotiate } else { FirstLeg::Plain };
-    let method = if options & 2 == 0 { Method::NtlmV2 } else { Method::NtlmV1Ess };
     let password = (options & 128 != 0).then_some(parties::PASSWORD);
-    Arc::new(Credentials::new(parties::identity(method, false), "proxy.test", first_leg).with_basic(password))
+    Arc::new(Credentials::new(identity(options), "proxy.test", first_leg).with_basic(password))
+}
+
+fn identity(options: u8) -> Identity {
+    let method = if options & 2 == 0 { Method::NtlmV2 } else { Method::NtlmV1Ess };
+    parties::identity(method, false)
 }
 
 fn request(options: u8) -> Request {
@@ -148,7 +158,7 @@ fn request(options: u8) -> Request {
     Request::Forward(Arc::new(request))
 }
 
-/// The decisive head of an answer to one request: 1xx are passed over. Calls `look` with it, if it can be read.
+/// Calls `look` with the final head of an answer to one request, if it can be read; 1xx are skipped.
 fn with_answer<T>(bytes: &[u8], look: impl Fn(&ResponseHead<'_>) -> T) -> Option<T> {
     let mut rest = bytes;
     loop {
@@ -164,7 +174,7 @@ fn with_answer<T>(bytes: &[u8], look: impl Fn(&ResponseHead<'_>) -> T) -> Option
     }
 }
 
-/// One handshake, driven as the tunnel drives it.
+/// One handshake, used as a session uses it.
 struct Conversation {
     handshake: Handshake,
     request: Request,
@@ -173,13 +183,13 @@ struct Conversation {
     cut: Option<u8>,
     events: Vec<Event>,
     connection: usize,
-    /// What has been fed of the present connection.
+    /// What has been received on the present connection.
     heard: Vec<u8>,
-    /// What of it has come since a request was sent.
+    /// What of it came since the last request was sent.
     answer: Vec<u8>,
     /// The upstream exempts the destination.
     exempt: bool,
-    /// An upstream has answered without asking for a proof.
+    /// An upstream has answered without asking for authentication.
     served: bool,
     /// The last demand offered something better than Basic.
     better: bool,
@@ -199,8 +209,8 @@ impl Conversation {
         let mut conversation = Self {
             handshake: Handshake::new(request.clone(), Arc::clone(credentials), HEAD_LIMIT_BYTES),
             request,
-            negotiate: credentials.negotiate.clone(),
-            may_use_basic: credentials.allows_basic(),
+            negotiate: negotiate(&identity(options), &NegotiateOptions::default()),
+            may_use_basic: options & 128 != 0,
             cut,
             events: Vec::new(),
             connection: 0,
@@ -224,7 +234,7 @@ impl Conversation {
             }
         }
         conversation.tally = conversation.handshake.tally();
-        conversation.proves_nothing_unasked();
+        conversation.makes_no_token_without_a_challenge();
         conversation
     }
 
@@ -234,7 +244,7 @@ impl Conversation {
         if self.handshake.is_challenged() {
             // Basic needs no challenge.
             assert!(out.is_empty());
-            if let end @ (After::End | After::NextConnection) = self.prove() {
+            if let end @ (After::End | After::NextConnection) = self.authenticate() {
                 return end;
             }
         } else {
@@ -278,9 +288,9 @@ impl Conversation {
                 Ok(received) => received,
                 Err(fault) => return self.failed(&fault),
             };
-            assert!(used <= unused.len(), "more was used than there is");
+            assert!(used <= unused.len(), "more was consumed than there was");
             unused.drain(..used);
-            self.heed();
+            self.note_answer();
             assert_eq!(out.is_empty(), !matches!(progress, Progress::Send), "a request comes with Send and only then");
             match progress {
                 Progress::More if self.cut.is_some() => {}
@@ -290,7 +300,7 @@ impl Conversation {
                     return self.ended(progress, [&**unused, rest].concat());
                 }
                 Progress::Send | Progress::Challenged => {
-                    assert!(unused.is_empty(), "a connection with bytes behind the body goes on");
+                    assert!(unused.is_empty(), "a connection with bytes behind the body is used again");
                     if !out.is_empty() {
                         self.sent(out, false);
                     }
@@ -298,14 +308,14 @@ impl Conversation {
                         self.events.push(Event::Early);
                         return After::End;
                     }
-                    return if self.handshake.is_challenged() { self.prove() } else { After::NextTurn };
+                    return if self.handshake.is_challenged() { self.authenticate() } else { After::NextTurn };
                 }
             }
         }
     }
 
-    /// Notes what the upstream wants.
-    fn heed(&mut self) {
+    /// Notes what the upstream asks for.
+    fn note_answer(&mut self) {
         let better = |head: &ResponseHead<'_>| {
             ["NTLM", "Negotiate"].iter().any(|scheme| find_challenge(&head.fields, scheme).is_some())
         };
@@ -316,7 +326,7 @@ impl Conversation {
         }
     }
 
-    fn prove(&mut self) -> After {
+    fn authenticate(&mut self) -> After {
         let mut out = Vec::new();
         match self.handshake.authenticate(&NONCES, &mut out) {
             Ok(()) => {
@@ -325,7 +335,7 @@ impl Conversation {
                 After::NextTurn
             }
             Err(fault) => {
-                assert!(out.is_empty(), "a proof that failed is sent");
+                assert!(out.is_empty(), "a request is sent although the token failed");
                 self.failed(&fault)
             }
         }
@@ -357,10 +367,14 @@ impl Conversation {
             }
             Progress::Answered => {
                 let found = HeadEnd::response().find(&leftover, usize::MAX);
-                assert!(matches!(found, Ok(Some(_))), "the answer's head is gone");
-                // One without Proxy-Authenticate is the origin's own.
+                assert!(matches!(found, Ok(Some(_))), "the head of the answer was consumed");
+                // A 407 without Proxy-Authenticate is the origin's.
                 let demands = |head: &ResponseHead<'_>| head.status == 407 && head.fields.has("proxy-authenticate");
-                assert_ne!(with_answer(&leftover, demands), Some(true), "a demand for a proof is taken for the answer");
+                assert_ne!(
+                    with_answer(&leftover, demands),
+                    Some(true),
+                    "a demand for authentication is taken for the answer"
+                );
                 Event::Answered { leftover }
             }
             _ => Event::Established { leftover },
@@ -368,8 +382,8 @@ impl Conversation {
         After::End
     }
 
-    /// What is sent is one head for the same target; only an asked-for proof is an AUTHENTICATE_MESSAGE.
-    fn sent(&mut self, sent: Vec<u8>, proof: bool) {
+    /// What is sent is one head for the same target, and has an AUTHENTICATE_MESSAGE only if the final token is due.
+    fn sent(&mut self, sent: Vec<u8>, is_final: bool) {
         assert_eq!(HeadEnd::request().find(&sent, usize::MAX), Ok(Some(sent.len())));
         let mut storage = FieldStorage::new();
         let head = RequestHead::parse(&sent, &mut storage).expect("what is sent can be read");
@@ -377,30 +391,33 @@ impl Conversation {
             Request::Connect { .. } => AUTHORITY,
             Request::Forward(request) => request.target(),
         };
-        let of_head = self.request.method() == "HEAD" && head.method == "GET" && !proof;
+        let of_head = self.request.method() == "HEAD" && head.method == "GET" && !is_final;
         assert_eq!((head.method, head.target_text), (if of_head { "GET" } else { self.request.method() }, target));
         assert_eq!(head.fields.get("user-agent"), Some(&b"t"[..]));
-        self.promises_no_body_too_early(&head, proof);
+        self.announces_no_body_too_early(&head, is_final);
         if let Some(password) = spnego::sent_token(&sent, "Basic") {
-            assert!(proof && self.may_use_basic, "the password is sent against the configuration");
+            assert!(
+                is_final && self.may_use_basic,
+                "the password is sent although the configuration does not allow it"
+            );
             assert!(!self.better, "the password is sent to an upstream that offers something better");
             assert_eq!(password, format!("Domain\\User:{}", parties::PASSWORD).into_bytes());
         } else {
-            self.proves_what_was_asked(&sent, proof);
+            self.carries_the_token_that_is_due(&sent, is_final);
         }
         self.answer.clear();
         self.events.push(Event::Sent { connection: self.connection, request: sent });
     }
 
-    /// A body is promised with the proof, or where none is asked for; what depends on it goes along with it.
-    fn promises_no_body_too_early(&self, head: &RequestHead<'_>, proof: bool) {
+    /// A body is announced with the final token, or if no authentication is asked for, together with all that depends on it.
+    fn announces_no_body_too_early(&self, head: &RequestHead<'_>, is_final: bool) {
         let Request::Forward(request) = &self.request else {
-            assert_eq!((head.framing, self.handshake.awaits_body()), (BodyFraming::None, proof));
+            assert_eq!((head.framing, self.handshake.awaits_body()), (BodyFraming::None, is_final));
             return;
         };
         let whole = head.framing == request.framing() && head.method == request.method();
-        let without_proof = whole && !proof && request.has_stand_in();
-        assert_eq!(self.handshake.awaits_body(), proof || without_proof);
+        let without_token = whole && !is_final && request.has_stand_in();
+        assert_eq!(self.handshake.awaits_body(), is_final || without_token);
         if !request.has_stand_in() {
             assert_eq!(head.framing, request.framing());
             return;
@@ -408,40 +425,44 @@ impl Conversation {
         let empty = if request.method() == "HEAD" { BodyFraming::None } else { BodyFraming::Length(0) };
         assert!(whole || head.framing == empty);
         let bare = (self.served || self.exempt) && !head.fields.has("proxy-authorization");
-        assert!(whole == (proof || (without_proof && bare)), "it is made before somebody who may ask for a proof");
+        assert!(
+            whole == (is_final || (without_token && bare)),
+            "the whole request is sent to an upstream that may ask for authentication"
+        );
         for name in ["expect", "upgrade", "trailer"] {
-            assert!(whole || !head.fields.has(name), "{name} goes along with no body");
+            assert!(whole || !head.fields.has(name), "{name} is sent without a body");
         }
     }
 
-    fn proves_what_was_asked(&self, sent: &[u8], proof: bool) {
+    fn carries_the_token_that_is_due(&self, sent: &[u8], is_final: bool) {
         let token = ["NTLM", "Negotiate"].iter().find_map(|scheme| spnego::sent_token(sent, scheme));
         let signature = |token: &Vec<u8>| token.windows(8).position(|window| window == b"NTLMSSP\0");
         let message = token.as_ref().and_then(|token| token.get(signature(token)?..));
-        match (proof, message.map(MessageType::of)) {
+        match (is_final, message.map(MessageType::of)) {
             (true, Some(Ok(MessageType::Authenticate))) => {
-                self.proves_a_challenge_of_this_connection(&token.unwrap_or_default())
+                self.answers_a_challenge_of_this_connection(&token.unwrap_or_default())
             }
             (false, None | Some(Ok(MessageType::Negotiate))) => {}
-            (_, message) => panic!("{message:?} is sent where a proof is due: {proof}"),
+            (_, message) => panic!("{message:?} is sent, final token due: {is_final}"),
         }
     }
 
-    fn proves_a_challenge_of_this_connection(&self, token: &[u8]) {
-        let proof = if token.starts_with(b"NTLMSSP\0") { Some(token) } else { spnego::response_token(token) };
-        let proof = proof.expect("a proof comes raw or as a NegTokenResp");
+    fn answers_a_challenge_of_this_connection(&self, token: &[u8]) {
+        let message = if token.starts_with(b"NTLMSSP\0") { Some(token) } else { spnego::response_token(token) };
+        let message = message.expect("a final token is raw or a NegTokenResp");
         let hash = parties::right_hash();
         let options = VerifyOptions { allow_v1_ess: true, require_mic: false };
-        let answers = |message: &[u8]| verify(proof, &self.negotiate, message, |_, _| Some(&hash), &options).is_ok();
+        let answers =
+            |challenge: &[u8]| verify(message, &self.negotiate, challenge, |_, _| Some(&hash), &options).is_ok();
         let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
         let tokens = self.heard.split(|byte| !is_base64(byte)).filter(|run| run.len() >= 40);
         let messages = tokens.filter_map(|run| decode_token(str::from_utf8(run).ok()?).ok());
         let answered = messages.filter(|token| answers(token) || spnego::response_token(token).is_some_and(answers));
-        assert_ne!(answered.count(), 0, "a proof for a challenge that did not come on this connection");
+        assert_ne!(answered.count(), 0, "a token for a challenge that did not come on this connection");
     }
 
-    /// Without a challenge there is nothing to be had.
-    fn proves_nothing_unasked(&mut self) {
+    /// Without a challenge no token is made.
+    fn makes_no_token_without_a_challenge(&mut self) {
         if !self.handshake.is_challenged() {
             let mut out = Vec::new();
             assert!(self.handshake.authenticate(&NONCES, &mut out).is_err());
@@ -457,16 +478,16 @@ impl Conversation {
         let Tally { refused, rechallenge, .. } = self.tally;
         assert!(refused + rechallenge <= 1, "a handshake is refused once");
         let ends = |event: &Event| !matches!(event, Event::Sent { .. } | Event::Redial);
-        assert!(!self.events.iter().rev().skip(1).any(ends), "something happens behind the end");
+        assert!(!self.events.iter().rev().skip(1).any(ends), "something happens after the end");
     }
 }
 
-/// Asserts that two ways of cutting came to the same; false where one of them had to stop early.
+/// Asserts that two ways of cutting have the same outcome; false if one of them had to stop early.
 fn same(whole: &Conversation, cut: &Conversation) -> bool {
     use Event::{Early, Fault, Redial};
     match (cut.events.split_last(), whole.events.get(cut.events.len().saturating_sub(1))) {
         (Some((Early, before)), _) => {
-            // A request of its own may have gone out before the poison was seen.
+            // Another request may have gone out before the poison was read.
             let before = match before.split_last() {
                 Some((Event::Sent { .. }, earlier)) if whole.events.get(..before.len()) != Some(before) => earlier,
                 _ => before,
@@ -476,7 +497,7 @@ fn same(whole: &Conversation, cut: &Conversation) -> bool {
             assert!(matches!(poisoned, Some(Redial | Fault(Cause::ResponseMalformed))), "{poisoned:?}");
             false
         }
-        // The last attempt: out of attempts before the poison is seen.
+        // The last attempt: there are no attempts left before the poison is read.
         (Some((Fault(Cause::HandshakeBroken), before)), Some(Fault(Cause::ResponseMalformed))) => {
             assert_eq!(whole.events.get(..before.len()), Some(before));
             false
@@ -487,69 +508,4 @@ fn same(whole: &Conversation, cut: &Conversation) -> bool {
             true
         }
     }
-}
-
-/// Conversations with the proxies that there are.
-pub fn seeds() -> Vec<Vec<u8>> {
-    const CHALLENGED: &str = "HTTP/1.1 407 A\r\nProxy-Authenticate: NTLM \x1a\r\nContent-Length: 3\r\n\r\nabc";
-    const ASKED: &str = "HTTP/1.1 407 A\r\nProxy-Authenticate: NTLM\r\nProxy-Authenticate: Negotiate\r\n\
-        Content-Length: 0\r\n\r\n";
-    const OK: &str = "HTTP/1.1 200 OK\r\n\r\ntunnel";
-    const CLOSED: &str =
-        "HTTP/1.1 407 A\r\nProxy-Authenticate: NTLM\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc";
-    let only = |scheme: &str| format!("HTTP/1.1 407 A\r\nProxy-Authenticate: {scheme}\r\nContent-Length: 0\r\n\r\n");
-    let scripts = [
-        format!("{CHALLENGED}\x1e{OK}"),
-        format!("{ASKED}\x1e{CHALLENGED}\x1e{OK}"),
-        format!("{CLOSED}\x1d{CHALLENGED}\x1e{ASKED}"),
-        format!("{CHALLENGED}\x1e{CHALLENGED}"),
-        format!("{}\x1e{}\x1e{OK}", only("Negotiate"), only("Negotiate \x1b")),
-        format!("{}\x1e{}\x1e{}\x1e{OK}", only("Negotiate"), only("Negotiate"), only("Negotiate \x1b")),
-        format!("{}\x1e{OK}", only("NTLM \x1b")),
-        format!("{}\x1d{}{}\x1e{OK}", trace::FIRST_REFUSAL, "x".repeat(701), trace::challenged()),
-        format!("{}\x1e{}", trace::challenged(), trace::ESTABLISHED),
-        "HTTP/1.1 100 C\r\n\r\nHTTP/1.1 407 A\r\nProxy-Authenticate: Basic,\r\n NTLM \x1a\r\n\
-         Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n\x1eHTTP/1.1 403 No\r\nX: y\r\nContent-Length: 2\r\n\r\nno"
-            .to_owned(),
-        format!("{CHALLENGED}poison\x1d\x1d{CHALLENGED}\x1e\x1d"),
-        format!("{ASKED}{ASKED}\x1d{ASKED}\x1e{ASKED}"),
-        "HTTP/1.1 401 U\r\nWWW-Authenticate: NTLM\r\n\r\n".to_owned(),
-        only("Basic realm=\"x\""),
-        "SSH-2.0-x\r\n\r\n\x1d\x1d".to_owned(),
-        "HTTP/1.0 407 A\r\nProxy-Authenticate: NTLM \x1a\r\n\r\nto the close\x1d\x1d".to_owned(),
-    ];
-    let heads = [[0, 0], [3, 1], [255, 4], [7, 2], [1, 5]];
-    let mut seeds: Vec<Vec<u8>> =
-        scripts.iter().zip(heads.iter().cycle()).map(|(said, head)| [&head[..], said.as_bytes()].concat()).collect();
-    let basic = only("Basic realm=\"x\"");
-    let page = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-    let moved = "HTTP/1.1 302 M\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-    // GET, POST, PUT and HEAD are 8, 16, 24 and 32.
-    for (options, said) in [
-        (8, format!("{CHALLENGED}\x1e{page}")),
-        (9, page.to_owned()),
-        (16, format!("{CHALLENGED}\x1eHTTP/1.1 100 C\r\n\r\n{page}")),
-        (16, format!("{page}\x1e{page}")),
-        (16, [page; 6].join("\x1e")),
-        (128, format!("{}\x1e{CHALLENGED}\x1e{OK}", ASKED.replace(": Negotiate", ": Basic realm=\"x\""))),
-        (17, format!("{page}\x1e{ASKED}\x1e{CHALLENGED}\x1e{page}")),
-        (24, format!("{moved}\x1d{page}")),
-        (24, format!("{page}poison\x1d{CHALLENGED}\x1e{ASKED}")),
-        (25, format!("{ASKED}\x1e{CHALLENGED}\x1eHTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: a\r\n\r\n")),
-        (32, format!("{CHALLENGED}\x1eHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")),
-        (64, format!("{ASKED}\x1e{CHALLENGED}\x1e{OK}")),
-        (80, format!("{page}\x1e{page}")),
-        (128, format!("{basic}\x1e{OK}")),
-        (128 + 4, format!("{basic}\x1e{OK}")),
-        (128 + 4, format!("{basic}\x1e{OK}\x1d{OK}")),
-        (128 + 4 + 1, format!("{basic}\x1e{OK}\x1d{}\x1e{OK}", only("Negotiate"))),
-        (128 + 64 + 4, format!("{basic}\x1e{OK}\x1d{}\x1d{OK}", CLOSED.replace("NTLM", "Negotiate"))),
-        (128 + 16 + 5, format!("{basic}\x1e{page}")),
-        (128, format!("{}\x1d{OK}", CLOSED.replace("NTLM", "Basic"))),
-    ] {
-        for seed in [0, 5] {
-            seeds.push([&[seed, options], said.as_bytes()].concat());
-        }
-    }
-    seeds
 }

@@ -1,5 +1,5 @@
-//! A token that comes under the scheme Negotiate: answered if, and only if, there is an NTLM message in it, and in the form
-//! it came in. The input is the token.
+//! A token under the scheme Negotiate is answered if, and only if, it contains an NTLM message, and in the same form. The
+//! input is the token.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use ntlm_gateway::auth::{Credentials, FirstLeg, Handshake, Nonces, Progress, Request};
 use ntlm_gateway::fault::Cause;
 use ntlm_gateway::http::decode_token;
-use ntlm_gateway::ntlm::{Method, VerifyOptions, authenticate, verify};
+use ntlm_gateway::ntlm::{Method, NegotiateOptions, VerifyOptions, authenticate, negotiate, verify};
 
 use super::parties;
 
@@ -19,15 +19,16 @@ const ASKED: &[u8] = b"HTTP/1.1 407 Denied\r\nProxy-Authenticate: Negotiate\r\nC
 /// Checks one token.
 pub fn check(input: &[u8]) {
     let identity = parties::identity(Method::NtlmV2, false);
+    let offer = negotiate(&identity, &NegotiateOptions::default());
     let credentials = Arc::new(Credentials::new(identity.clone(), "proxy.test", FirstLeg::Negotiate));
     let request = Request::connect("origin.test:443", Vec::new());
-    let mut handshake = Handshake::new(request, Arc::clone(&credentials), HEAD_LIMIT_BYTES);
+    let mut handshake = Handshake::new(request, credentials, HEAD_LIMIT_BYTES);
     let mut out = Vec::new();
     handshake.begin(&mut out);
     out.clear();
     let asked = handshake.receive(ASKED, &mut out);
     assert!(matches!(asked, Ok((_, Progress::Send))), "{asked:?}");
-    assert_eq!(sent_token(&out, "Negotiate").as_ref(), Some(&credentials.negotiate), "it goes raw at first");
+    assert_eq!(sent_token(&out, "Negotiate").as_ref(), Some(&offer), "it is sent raw at first");
     out.clear();
     let answer = format!(
         "HTTP/1.1 407 Denied\r\nProxy-Authenticate: Negotiate {}\r\nContent-Length: 0\r\n\r\n",
@@ -38,10 +39,10 @@ pub fn check(input: &[u8]) {
     match handshake.receive(answer.as_bytes(), &mut out) {
         Ok((used, Progress::Challenged)) => {
             assert_eq!(used, answer.len());
-            assert!(message.is_some(), "a challenge was found where there is none");
+            assert!(message.is_some(), "a challenge was found in a token that has none");
         }
-        // Without a token it is asked again, in the next form.
-        Ok((_, Progress::Send)) => return assert!(input.is_empty(), "a token was not looked at"),
+        // An empty token is no challenge: the next form is tried.
+        Ok((_, Progress::Send)) => return assert!(input.is_empty(), "a token was ignored"),
         Ok((_, progress)) => panic!("{progress:?}"),
         Err(fault) => {
             assert_eq!(fault.cause, Cause::ChallengeMalformed);
@@ -51,17 +52,17 @@ pub fn check(input: &[u8]) {
     let nonces = Nonces { client_challenge: [1; 8], exported_session_key: [2; 16], now: parties::TIME };
     let challenge = message.unwrap_or_default();
     if handshake.authenticate(&nonces, &mut out).is_err() {
-        let answer = authenticate(&identity, &credentials.negotiate, challenge, &parties::inputs());
-        return assert!(out.is_empty() && answer.is_err(), "a challenge that can be answered is not");
+        let answer = authenticate(&identity, &offer, challenge, &parties::inputs());
+        return assert!(out.is_empty() && answer.is_err(), "a challenge that can be answered was not");
     }
     let token = sent_token(&out, "Negotiate").expect("the answer has credentials");
     let proof = if raw { &token[..] } else { response_token(&token).expect("the answer has the challenge's form") };
     let hash = parties::right_hash();
     let options = VerifyOptions::default();
-    assert!(verify(proof, &credentials.negotiate, challenge, |_, _| Some(&hash), &options).is_ok());
+    assert!(verify(proof, &offer, challenge, |_, _| Some(&hash), &options).is_ok());
 }
 
-/// The decoded credentials of a request, which must be of this scheme; `None` where it has none.
+/// The decoded credentials of a request, if they are of this scheme; `None` otherwise.
 pub fn sent_token(request: &[u8], scheme: &str) -> Option<Vec<u8>> {
     let request = str::from_utf8(request).expect("what the gateway sends is text");
     let (_, credentials) = request.split_once("\r\nProxy-Authorization: ")?;
@@ -69,7 +70,8 @@ pub fn sent_token(request: &[u8], scheme: &str) -> Option<Vec<u8>> {
     Some(decode_token(token).expect("what the gateway sends is base64"))
 }
 
-/// The responseToken of a NegTokenResp (RFC 4178 section 4.2.2), read by a DER reader of its own: lengths first, then the tree.
+/// The responseToken of a NegTokenResp (RFC 4178 section 4.2.2), read by a DER reader that shares nothing with the gateway's:
+/// lengths first, then the tree.
 pub fn response_token(token: &[u8]) -> Option<&[u8]> {
     let (tag, response, _) = element(token)?;
     let (sequence, mut fields, _) = element(response)?;
@@ -86,7 +88,7 @@ pub fn response_token(token: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// Tag, content and what follows. Lengths of up to three bytes, in any form: DER's shortest or not.
+/// Tag, content and what follows. Lengths have up to three bytes, in any form and not only DER's shortest.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&[tag, first], rest) = bytes.split_first_chunk::<2>()?;
     let count = usize::from(first.saturating_sub(0x80));
@@ -103,7 +105,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((tag, content, rest))
 }
 
-/// A NegTokenResp around `message`, with the fields that servers put before and behind it.
+/// A NegTokenResp with `message`, between the fields that servers send with it.
 pub fn wrapped(message: &[u8]) -> Vec<u8> {
     const NTLMSSP: &[u8] = &[0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x02, 0x02, 0x0a];
     let token = der(0xa2, &der(0x04, message));
@@ -121,7 +123,7 @@ fn der(tag: u8, content: &[u8]) -> Vec<u8> {
     [&header, content].concat()
 }
 
-/// Challenges, raw and wrapped, and wrappings that lie.
+/// Challenges, raw and wrapped, and malformed wrappings.
 pub fn seeds() -> Vec<Vec<u8>> {
     let challenges = super::challenge_message::seeds();
     let mut seeds: Vec<Vec<u8>> = challenges.iter().take(2).cloned().collect();

@@ -1,157 +1,206 @@
-//! What a handshake proves, made ready once for all handshakes.
+//! What handshakes authenticate with, prepared once for all of them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use zeroize::Zeroizing;
-
-use super::scheme::{KnownScheme, Scheme, SpeaksNtlm};
-use crate::ntlm::{ChallengeMessage, Identity, NegotiateOptions, negotiate};
+use super::fault;
+use super::mechanism::{Basic, BasicCredentials, Mechanism, Ntlm, Scheme, Secrets, SpeaksNtlm};
+use super::state::Opening;
+use crate::fault::{Cause, Fault};
+use crate::http::{self, Fields};
+use crate::ntlm::Identity;
 
 /// What the first request on a cold connection carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FirstLeg {
-    /// The NEGOTIATE_MESSAGE: no leg is wasted on being told that authentication is required.
+    /// The first token (for NTLM the NEGOTIATE_MESSAGE), so that no request is spent on learning that authentication is
+    /// required.
     #[default]
     Negotiate,
-    /// No credentials, for proxies that take NTLM only after they have asked for it.
+    /// No credentials, for proxies that accept NTLM only after they have asked for it.
     Plain,
 }
 
-/// An identity with the messages that are the same in every handshake, for one upstream.
+impl From<FirstLeg> for Opening {
+    fn from(first: FirstLeg) -> Opening {
+        match first {
+            FirstLeg::Negotiate => Opening::Token,
+            FirstLeg::Plain => Opening::Nothing,
+        }
+    }
+}
+
+/// An identity for one upstream: the mechanisms that it may use there, in the order in which they are tried.
 ///
-/// The secret can be withdrawn: then it is wiped although tunnels still refer to the credentials they set out with. A
-/// handshake that is under way borrows it until its AUTHENTICATE_MESSAGE is made.
+/// The secrets can be withdrawn. Then they are wiped, although tunnels still refer to the credentials that they began
+/// with. A handshake that is under way borrows them until its final token is made.
 #[derive(Debug)]
 pub struct Credentials {
     /// What is sent first.
     pub first_leg: FirstLeg,
-    /// The NEGOTIATE_MESSAGE.
-    pub negotiate: Vec<u8>,
-    /// MsvAvTargetName: the service that is asked, `HTTP/<upstream host>`.
-    pub target_name: Option<String>,
-    /// The scheme that the upstream took the last time.
-    pub(super) scheme: KnownScheme,
+    /// The strongest first; never empty. A mechanism that the configuration does not allow is not in the list.
+    mechanisms: Vec<Box<dyn Mechanism>>,
+    /// The scheme that the upstream accepted last, with which the next handshake begins.
+    known: KnownScheme,
     /// Shared by all identities of the upstream.
     speaks_ntlm: Arc<SpeaksNtlm>,
-    /// Basic may be sent to an upstream that offers nothing better (RFC 7617).
-    allows_basic: bool,
-    /// `None` once it is withdrawn. A mutex because shards read it; it is held to copy a pointer.
-    secret: Mutex<Option<Arc<Secret>>>,
-}
-
-/// What an AUTHENTICATE_MESSAGE or Basic is made of.
-#[derive(Debug)]
-pub(super) struct Secret {
-    pub identity: Identity,
-    /// `user:password`, where Basic is allowed.
-    pub basic: Option<BasicCredentials>,
+    /// `None` once they are withdrawn. All shards read it; the mutex is held while a pointer is copied.
+    secrets: Mutex<Option<Arc<Secrets>>>,
 }
 
 impl Credentials {
-    /// Makes the messages ready for an upstream of the given host name.
+    /// NTLM, for an upstream of the given host name.
     pub fn new(identity: Identity, upstream_host: &str, first_leg: FirstLeg) -> Credentials {
+        let speaks_ntlm = Arc::default();
+        let ntlm = Ntlm::new(&identity, upstream_host, &speaks_ntlm);
+        let secrets = Secrets { identity, basic: None };
+        Credentials { speaks_ntlm, ..Credentials::with_mechanisms(vec![Box::new(ntlm)], secrets, first_leg) }
+    }
+
+    pub(super) fn with_mechanisms(
+        mechanisms: Vec<Box<dyn Mechanism>>,
+        secrets: Secrets,
+        first_leg: FirstLeg,
+    ) -> Credentials {
         Credentials {
             first_leg,
-            negotiate: negotiate(&identity, &NegotiateOptions::default()),
-            target_name: Some(format!("HTTP/{upstream_host}")),
-            scheme: KnownScheme::default(),
+            known: KnownScheme::new(first_scheme(&mechanisms)),
+            mechanisms,
             speaks_ntlm: Arc::default(),
-            allows_basic: false,
-            secret: Mutex::new(Some(Arc::new(Secret { identity, basic: None }))),
+            secrets: Mutex::new(Some(Arc::new(secrets))),
         }
     }
 
-    /// The same, with the password that Basic may send.
+    /// The same, with Basic as the last resort if there is a password.
     #[must_use]
     pub fn with_basic(mut self, password: Option<&str>) -> Credentials {
-        let slot = self.secret.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(secret) = slot.as_mut().and_then(Arc::get_mut) {
-            secret.basic = password.map(|password| BasicCredentials::new(&secret.identity, password));
-            self.allows_basic = secret.basic.is_some();
+        let slot = self.secrets.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(password), Some(secrets)) = (password, slot.as_mut().and_then(Arc::get_mut)) {
+            secrets.basic = Some(BasicCredentials::new(&secrets.identity, password));
+            self.mechanisms.push(Box::new(Basic::new(&self.speaks_ntlm)));
         }
         self
     }
 
-    /// The same, with what is known of the upstream by its other identities.
+    /// The same, with what other identities have learned about the upstream.
     #[must_use]
     pub fn with_knowledge(mut self, speaks_ntlm: &Arc<SpeaksNtlm>) -> Credentials {
+        self.mechanisms.iter_mut().for_each(|mechanism| mechanism.share(speaks_ntlm));
         self.speaks_ntlm = Arc::clone(speaks_ntlm);
         self
     }
 
-    /// Whether Basic is allowed for an upstream that offers nothing better.
-    pub fn allows_basic(&self) -> bool {
-        self.allows_basic
-    }
-
-    /// Whether the upstream has ever sent a CHALLENGE_MESSAGE: then it gets no Basic, whatever it offers now.
-    pub fn withholds_basic(&self) -> bool {
-        self.speaks_ntlm.is_known()
-    }
-
     /// Whether a fresh connection needs no challenge.
     pub fn needs_no_challenge(&self) -> bool {
-        self.recall_scheme() == Scheme::Basic
+        let scheme = self.recall_scheme();
+        self.mechanism(scheme).first_token(scheme).is_none()
     }
 
-    /// The scheme to begin with.
-    pub(super) fn recall_scheme(&self) -> Scheme {
-        match self.scheme.recall() {
-            Scheme::Basic if self.withholds_basic() => Scheme::Ntlm,
-            known => known,
-        }
-    }
-
-    /// The upstream took a scheme as far as to send this CHALLENGE_MESSAGE.
-    pub(super) fn challenged(&self, scheme: Scheme, message: &[u8]) {
-        self.scheme.remember(scheme);
-        if !self.speaks_ntlm.is_known() && ChallengeMessage::decode(message).is_ok() {
-            self.speaks_ntlm.note();
-        }
-    }
-
-    /// Takes the secret out of force. It is wiped at once, or when the handshakes that have borrowed it are past their
-    /// AUTHENTICATE_MESSAGE.
+    /// Withdraws the secrets. They are wiped at once, or when the handshakes that have borrowed them have made their
+    /// final tokens.
     pub fn withdraw(&self) {
         self.slot().take();
     }
 
-    /// Whether the secret has been withdrawn.
+    /// Whether the secrets have been withdrawn.
     pub fn is_withdrawn(&self) -> bool {
         self.slot().is_none()
     }
 
-    /// Borrows the secret; `None` once it is withdrawn.
-    pub(super) fn secret(&self) -> Option<Arc<Secret>> {
+    /// Borrows the secrets; `None` once they are withdrawn.
+    pub(super) fn secrets(&self) -> Option<Arc<Secrets>> {
         self.slot().clone()
     }
 
-    fn slot(&self) -> MutexGuard<'_, Option<Arc<Secret>>> {
-        self.secret.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Secrets>>> {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self, scheme: Scheme) -> usize {
+        self.mechanisms.iter().position(|mechanism| mechanism.schemes().contains(&scheme)).unwrap_or_default()
+    }
+
+    /// The mechanism that uses a scheme.
+    pub(super) fn mechanism(&self, scheme: Scheme) -> &dyn Mechanism {
+        &*self.mechanisms[self.place(scheme)]
+    }
+
+    /// The scheme to begin with.
+    pub(super) fn recall_scheme(&self) -> Scheme {
+        let known = self.known.recall();
+        match self.mechanism(known).is_ruled_out() {
+            true => first_scheme(&self.mechanisms),
+            false => known,
+        }
+    }
+
+    /// The next handshake begins with this scheme.
+    pub(super) fn remember(&self, scheme: Scheme) {
+        self.known.remember(scheme);
+    }
+
+    /// The upstream refused a token. If what is remembered needs no challenge, the next handshake finds out again what
+    /// the upstream offers: there may be something better by now.
+    pub(super) fn refused(&self) {
+        let known = self.known.recall();
+        if self.mechanism(known).first_token(known).is_none() {
+            self.known.replace(known, first_scheme(&self.mechanisms));
+        }
+    }
+
+    /// The scheme to try at an upstream that answered 407 without a challenge for `last`. Mechanisms stronger than one
+    /// that has been tried (`is_tried`) have had their turn.
+    ///
+    /// # Errors
+    /// [`Cause::SchemeNotOffered`], or why the only mechanism left must not be used.
+    pub(super) fn choose(&self, last: Scheme, is_tried: bool, offers: &Fields<'_>) -> Result<Scheme, Fault> {
+        let passed_over = if is_tried { self.place(last) } else { 0 };
+        for mechanism in self.mechanisms.iter().skip(passed_over) {
+            if let Some(scheme) = mechanism.choose(last, offers)? {
+                return Ok(scheme);
+            }
+        }
+        let mut names: Vec<&str> = self.mechanisms.iter().flat_map(|one| one.schemes()).map(|one| one.name()).collect();
+        names.dedup();
+        let detail = format!(
+            "the upstream offers neither {}; it offers: {}",
+            names.join(" nor "),
+            http::offered_schemes(offers)
+        );
+        Err(fault(Cause::SchemeNotOffered, detail))
+    }
+
+    /// The scheme of the next mechanism in the list that may begin without being offered.
+    pub(super) fn next_to_open(&self, last: Scheme) -> Option<Scheme> {
+        let mut later =
+            self.mechanisms.iter().skip(self.place(last) + 1).filter_map(|one| Some((one, one.schemes().first()?)));
+        later.find(|(mechanism, scheme)| mechanism.first_token(**scheme).is_some()).map(|(_, scheme)| *scheme)
     }
 }
 
-/// What Basic sends; overwritten when it is dropped, and never printed.
-pub struct BasicCredentials(Zeroizing<Vec<u8>>);
-
-impl BasicCredentials {
-    fn new(identity: &Identity, password: &str) -> BasicCredentials {
-        let account = [identity.domain(), identity.user()].join("\\");
-        let account = account.strip_prefix('\\').unwrap_or(&account);
-        // All room at once: growing would leave copies behind that nobody wipes.
-        let mut text = Zeroizing::new(Vec::with_capacity(account.len() + 1 + password.len()));
-        [account, ":", password].into_iter().for_each(|part| text.extend_from_slice(part.as_bytes()));
-        BasicCredentials(text)
-    }
-
-    /// `user:password`.
-    pub(super) fn reveal(&self) -> &[u8] {
-        &self.0
-    }
+fn first_scheme(mechanisms: &[Box<dyn Mechanism>]) -> Scheme {
+    mechanisms.first().and_then(|mechanism| mechanism.schemes().first()).copied().unwrap_or_default()
 }
 
-impl std::fmt::Debug for BasicCredentials {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("BasicCredentials")
+/// A [`Scheme`] that all shards share.
+#[derive(Debug)]
+struct KnownScheme(AtomicUsize);
+
+impl KnownScheme {
+    fn new(scheme: Scheme) -> KnownScheme {
+        KnownScheme(AtomicUsize::new(scheme.number()))
+    }
+
+    fn recall(&self) -> Scheme {
+        Scheme::of_number(self.0.load(Ordering::Relaxed))
+    }
+
+    fn remember(&self, scheme: Scheme) {
+        self.0.store(scheme.number(), Ordering::Relaxed);
+    }
+
+    /// Unless another handshake has changed it.
+    fn replace(&self, known: Scheme, by: Scheme) {
+        let _ = self.0.compare_exchange(known.number(), by.number(), Ordering::Relaxed, Ordering::Relaxed);
     }
 }

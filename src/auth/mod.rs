@@ -1,34 +1,55 @@
-//! The NTLM handshake of one CONNECT with an upstream proxy: sans-IO, from the open connection to the answer.
+//! Authentication with an upstream proxy, from the open connection to the answer: sans-IO.
+//!
+//! [`Handshake`] holds the conversation in 407 answers for one request. It knows which request goes out next and what
+//! the answer means for the connection. What convinces the proxy is up to the [mechanisms](mechanism), which make and
+//! read the tokens.
 //!
 //! ```text
-//!               begin                                     407 with a token, body drained
-//!   Ready ──────────────▶ Awaiting(Negotiate) ─────────────────────────────────▶ Challenged
-//!     ▲                      │    │                                                  │ authenticate
-//!     │ 407 without a token, │    │ 2xx                    2xx                       ▼
-//!     │ or a close: Redial   │    └──────▶ Established ◀─────────────── Awaiting(Authenticate)
-//!     └──────────────────────┘                                                       │ 407: CredentialsRefused
-//!                                 any other status: Declined ◀───────────────────────┘
+//!               begin: first token                        407 with a challenge, its body read
+//!   Ready ──────────────────▶ Awaiting(FirstToken) ─────────────────────────────▶ TokenDue
+//!     ▲ └─────────────────────────────────────────────────────────────────────────▶  │
+//!     │        begin: the mechanism needs no challenge                               │ authenticate
+//!     │                           │    │ 2xx              2xx                        ▼
+//!     │ no challenge, or a close: │    └───▶ Established ◀──────────── Awaiting(FinalToken)
+//!     └───────── Redial ──────────┘                                                  │ 407: CredentialsRefused
+//!                                    any other status: Declined ◀────────────────────┘
 //! ```
 //!
-//! The owner of the connection feeds what it reads to [`Handshake::receive`] and sends what it finds in `out`. An
-//! AUTHENTICATE_MESSAGE is made only for the challenge that came on the same connection (invariant 3): dialling anew forgets it.
-//! Random numbers and the time are arguments.
+//! The first request may also carry nothing. A 407 that does not take the mechanism any further leads to its next
+//! scheme or to the next mechanism in the list, on the same connection if that persists.
+//!
+//! The owner of the connection passes what it reads to [`Handshake::receive`] and sends what it finds in `out`. A
+//! challenge is answered only on the connection that it came on (invariant 3): every other connection starts without
+//! one. Random numbers and the time are arguments.
 
+mod conversation;
 mod credentials;
-mod decision;
+mod handshake;
+mod mechanism;
 mod nonces;
+mod progress;
+mod proxy_answer;
 mod request;
-mod scheme;
+mod spnego;
 mod state;
 mod verdict;
 
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 pub use credentials::{Credentials, FirstLeg};
-pub use decision::is_of_proxy;
-pub use nonces::NonceSource;
+pub use handshake::Handshake;
+pub use mechanism::{Scheme, SpeaksNtlm};
+pub use nonces::{NonceSource, Nonces};
+pub use progress::{Declined, Due, Progress, Tally};
+pub use proxy_answer::{carries_challenge, is_of_proxy};
 pub use request::Request;
-pub use scheme::{Scheme, SpeaksNtlm};
-pub use state::{Declined, Handshake, Nonces, Progress, Tally};
 pub use verdict::{FinalAnswer, final_answer};
+
+use crate::fault::{At, Cause, Fault};
+
+fn fault(cause: Cause, detail: impl Into<Cow<'static, str>>) -> Fault {
+    Fault::new(At::Authenticate, cause, detail)
+}

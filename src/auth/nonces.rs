@@ -1,15 +1,25 @@
-//! Random numbers and the time for AUTHENTICATE_MESSAGEs. A [`Handshake`](super::Handshake) takes them as an argument; this is
-//! where the gateway gets them from.
+//! What a token needs that is new each time. A [`Handshake`](super::Handshake) takes it as an argument; [`NonceSource`] is
+//! where the gateway gets it from.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroize;
 
-use super::Nonces;
 use crate::fault::{At, Cause, Fault};
 use crate::ntlm::FileTime;
 
 const POOL_BYTES: usize = 1536;
+
+/// The inputs of a token that are new each time.
+#[derive(Clone, Copy)]
+pub struct Nonces {
+    /// 8 random bytes.
+    pub client_challenge: [u8; 8],
+    /// 16 random bytes.
+    pub exported_session_key: [u8; 16],
+    /// The current time, used if the server does not send its own.
+    pub now: FileTime,
+}
 
 /// Random bytes, fetched from the system in bulk, each used once and wiped.
 pub struct NonceSource {
@@ -24,7 +34,7 @@ impl Default for NonceSource {
 }
 
 impl NonceSource {
-    /// Nonces for one AUTHENTICATE_MESSAGE that is sent now.
+    /// Nonces for one token that is sent now.
     ///
     /// # Errors
     /// [`Cause::ResourcesExhausted`] when the system has no random numbers, which does not happen on Linux once it is up.

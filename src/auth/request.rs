@@ -1,4 +1,4 @@
-//! What a handshake is for: a client's request, as often as its legs need it.
+//! What a handshake is for: a client's request, written once for each leg.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub enum Request {
         /// The client's end-to-end fields, each with its CRLF; Host and what concerns one hop only are not among them.
         fields: Box<[u8]>,
     },
-    /// Plain HTTP. Its body does not go through the handshake: the last leg's head promises it, and it follows.
+    /// Plain HTTP. Its body does not go through the handshake: it follows the head of the last leg.
     Forward(Arc<ForwardRequest>),
 }
 
@@ -26,7 +26,7 @@ impl Request {
         Request::Connect { authority: authority.into(), fields: fields.into() }
     }
 
-    /// A GET of an origin's root with nothing of a client's in it; `None` where `origin` is no `host:port`.
+    /// A GET of an origin's root that contains nothing from a client; `None` if `origin` is not `host:port`.
     pub fn bare_get(origin: &str) -> Option<Request> {
         let head = format!("GET http://{origin}/ HTTP/1.1\r\nHost: {origin}\r\n\r\n");
         let mut storage = FieldStorage::new();
@@ -58,7 +58,7 @@ impl Request {
         }
     }
 
-    /// What it takes, in bytes.
+    /// The memory that it takes, in bytes.
     pub fn held_bytes(&self) -> usize {
         match self {
             Request::Connect { authority, fields } => authority.len() + fields.len(),
@@ -74,7 +74,7 @@ impl Request {
         }
     }
 
-    /// Whether it may be made again when nobody knows whether it has been carried out (RFC 9110 §9.2.2).
+    /// Whether it may be repeated although it may have been carried out already (RFC 9110 §9.2.2).
     pub fn is_idempotent(&self) -> bool {
         match self {
             Request::Connect { .. } => true,
@@ -82,7 +82,7 @@ impl Request {
         }
     }
 
-    /// Whether something else is sent in its place to get its challenge ([`ForwardRequest::has_stand_in`]).
+    /// Whether another request is sent in its place to get a challenge ([`ForwardRequest::has_stand_in`]).
     pub fn has_stand_in(&self) -> bool {
         match self {
             Request::Connect { .. } => false,
@@ -90,8 +90,8 @@ impl Request {
         }
     }
 
-    /// What it is remembered by whether its upstream asks for credentials: the destination, and for a HEAD the method, which
-    /// rules often treat in its own way.
+    /// The key under which it is remembered whether the upstream asks for credentials: the destination, and for a HEAD
+    /// the method too, because rules often treat it differently.
     pub fn demand_key(&self) -> Cow<'_, str> {
         match self.method() {
             "HEAD" => Cow::Owned(format!("HEAD {}", self.origin())),
@@ -99,7 +99,7 @@ impl Request {
         }
     }
 
-    /// How the answer to a head that was sent for this is framed.
+    /// How the answer to a head that was sent for this purpose is framed.
     pub(super) fn response_to(&self, purpose: HeadPurpose) -> ResponseTo {
         match purpose {
             HeadPurpose::Challenge if self.has_stand_in() => ResponseTo::Other,

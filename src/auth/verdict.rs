@@ -1,22 +1,23 @@
-//! What an upstream answered to an AUTHENTICATE_MESSAGE, read from no more than its status line where that is all that can be read.
+//! What an upstream answers to a final token. The status line is enough where the rest cannot be read.
 //!
-//! The credential guard needs it also for an answer that the client cannot have: one with too many fields, or one that nobody waits for.
+//! The credential guard needs it also for an answer that the client cannot get: one with too many fields, or one that
+//! nobody waits for any more.
 
-/// What stands in the bytes so far.
+/// What the bytes so far contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinalAnswer {
-    /// Not enough.
+    /// Not enough to tell.
     More,
     /// The final status.
     Status(u16),
     /// 407 with Proxy-Authenticate.
     Refused,
-    /// No HTTP.
+    /// Not HTTP.
     NotHttp,
 }
 
-/// Reads the final answer behind any interim ones. With `is_all` no more bytes will come: then a 407 whose fields are cut off is a refusal,
-/// for that is what it mostly is.
+/// Reads the final answer behind any interim ones. `is_all` says that no more bytes will come. A 407 whose fields are
+/// cut off then counts as a refusal, because that is what it usually is.
 pub fn final_answer(bytes: &[u8], is_all: bool) -> FinalAnswer {
     let mut rest = bytes;
     loop {
@@ -53,7 +54,7 @@ fn status_of(line: &[u8]) -> Option<u16> {
     }
 }
 
-/// Behind the empty line that ends a head.
+/// The position behind the empty line that ends a head.
 fn head_end(bytes: &[u8]) -> Option<usize> {
     let mut line_start = 0;
     for (place, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_is_told_apart_from_what_has_not_come() {
+    fn bytes_that_are_not_http_differ_from_an_incomplete_answer() {
         for bytes in [
             &b"\x16\x03\x01\x00\x05garbage"[..],
             b"ICY 200 OK\r\n",

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Hop;
 use super::verdict::{cut_off, unread};
-use crate::auth::{Handshake, NonceSource, Nonces, Progress, Request, Scheme};
+use crate::auth::{Handshake, NonceSource, Nonces, Progress, Request};
 use crate::fault::Cause;
 use crate::limits::{self, millis};
 use crate::ntlm::FileTime;
@@ -146,7 +146,7 @@ impl<'a> Conversation<'a> {
     /// Writes the AUTHENTICATE_MESSAGE, if the guard lets it go and it is to go.
     fn answer(&mut self, handshake: &mut Handshake, out: &mut Vec<u8>) -> Result<bool, Failure> {
         if self.purpose == Purpose::Probe {
-            return if handshake.scheme() == Scheme::Basic { Ok(false) } else { try_out(handshake) };
+            return if handshake.needs_no_challenge() { Ok(false) } else { try_out(handshake) };
         }
         let (guard, upstream, now_ms) =
             (&self.hop.identity.guard, self.hop.upstream.name(), millis(self.epoch.elapsed()));

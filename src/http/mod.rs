@@ -67,6 +67,6 @@ pub use other_protocol::{OtherProtocol, detect_other_protocol, has_overlong_meth
 pub use proxy_status::{ErrorType, PROXY_NAME, ProxyStatus};
 pub use request_head::{METHOD_LIMIT_BYTES, RequestError, RequestHead, check_request_line};
 pub use request_summary::RequestSummary;
-pub use response_head::{ResponseError, ResponseHead, unfold_field_lines};
+pub use response_head::{ResponseError, ResponseHead, unfold_field_lines, with_response_head};
 pub use start_line::Version;
 pub use target::{RequestTarget, TargetError};

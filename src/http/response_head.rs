@@ -140,6 +140,27 @@ pub fn unfold_field_lines(head: &mut [u8]) -> bool {
     folded
 }
 
+/// Parses exactly one head and passes it to `look`, with its folded field lines joined if there are any. `field_limit` is how
+/// many field lines the head may have.
+///
+/// # Errors
+/// [`ResponseError`]
+pub fn with_response_head<T>(
+    bytes: &[u8],
+    field_limit: usize,
+    look: impl FnOnce(&ResponseHead<'_>) -> T,
+) -> Result<T, ResponseError> {
+    let error = match ResponseHead::parse(bytes, &mut FieldStorage::with_limit(field_limit)) {
+        Ok(head) => return Ok(look(&head)),
+        Err(error) => error,
+    };
+    let mut unfolded = bytes.to_vec();
+    match unfold_field_lines(&mut unfolded) {
+        true => Ok(look(&ResponseHead::parse(&unfolded, &mut FieldStorage::with_limit(field_limit))?)),
+        false => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,5 +271,20 @@ mod tests {
                 assert_eq!(head.unwrap().is_informational(), expected);
             });
         }
+    }
+
+    #[test]
+    fn a_head_is_read_with_its_folded_lines_joined() {
+        let status = |head: &ResponseHead<'_>| (head.status, head.fields.get("a").map(<[u8]>::to_vec));
+        for (lines, value) in [("A: b\r\n", &b"b"[..]), ("A: b\r\n c\r\n", b"b   c")] {
+            let head = format!("HTTP/1.1 200 OK\r\n{lines}\r\n");
+            assert_eq!(with_response_head(head.as_bytes(), 2, status), Ok((200, Some(value.to_vec()))));
+        }
+        let error = |lines: &str, field_limit| {
+            with_response_head(format!("HTTP/1.1 200 OK\r\n{lines}\r\n").as_bytes(), field_limit, status).unwrap_err()
+        };
+        assert_eq!(error("A : b\r\n", 2), ResponseError::Field(FieldError::BlankBeforeColon { line: 1 }));
+        let too_many = error("A: b\r\n c\r\nD: e\r\nF: g\r\n", 2);
+        assert!(matches!(too_many, ResponseError::Field(FieldError::TooManyFields { .. })), "{too_many:?}");
     }
 }

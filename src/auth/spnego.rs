@@ -1,0 +1,110 @@
+//! SPNEGO (RFC 4178), as far as it carries one mechanism: no choice between several, no mechListMIC.
+
+/// DER of 1.3.6.1.5.5.2, SPNEGO.
+const SPNEGO_OID: &[u8] = &[0x06, 0x06, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x02];
+/// DER of 1.3.6.1.4.1.311.2.2.10, NTLMSSP.
+pub(super) const NTLMSSP_OID: &[u8] = &[0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x02, 0x02, 0x0a];
+
+/// A NegTokenInit (RFC 4178 §4.2.1) that offers one mechanism, with that mechanism's first token.
+pub(super) fn first_token(mechanism_oid: &[u8], token: &[u8]) -> Vec<u8> {
+    let mechanisms = der(0xa0, &der(0x30, mechanism_oid));
+    let token = der(0xa2, &der(0x04, token));
+    let init = der(0xa0, &der(0x30, &[mechanisms, token].concat()));
+    der(0x60, &[SPNEGO_OID, &init].concat())
+}
+
+/// A NegTokenResp (RFC 4178 §4.2.2) with a further token of the mechanism.
+pub(super) fn response(token: &[u8]) -> Vec<u8> {
+    der(0xa1, &der(0x30, &der(0xa2, &der(0x04, token))))
+}
+
+/// Whether a token begins like one of SPNEGO.
+pub(super) fn resembles(token: &[u8]) -> bool {
+    matches!(token.first(), Some(0x60 | 0xa1))
+}
+
+/// The responseToken of a NegTokenResp (RFC 4178 §4.2.2); `None` for anything else.
+pub(super) fn response_token(token: &[u8]) -> Option<&[u8]> {
+    let (sequence, _) = element(token, 0xa1)?;
+    let (mut fields, _) = element(sequence, 0x30)?;
+    while let Some(tag) = fields.first().copied() {
+        let (content, rest) = element(fields, tag)?;
+        if tag == 0xa2 {
+            return element(content, 0x04).map(|(message, _)| message);
+        }
+        fields = rest;
+    }
+    None
+}
+
+/// Splits off one DER element with this tag; `None` if there is none, or if its length is wrong.
+fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = match bytes {
+        [found, short @ 0..=0x7f, rest @ ..] if *found == tag => (usize::from(*short), rest),
+        [found, 0x81, length, rest @ ..] if *found == tag => (usize::from(*length), rest),
+        [found, 0x82, high, low, rest @ ..] if *found == tag => (usize::from(u16::from_be_bytes([*high, *low])), rest),
+        [found, 0x83, high, middle, low, rest @ ..] if *found == tag => {
+            (usize::try_from(u32::from_be_bytes([0, *high, *middle, *low])).ok()?, rest)
+        }
+        _ => return None,
+    };
+    rest.split_at_checked(length)
+}
+
+/// One DER element of less than 16 MiB.
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [_, _, _, _, _, high, middle, low] = (content.len() as u64).to_be_bytes();
+    let mut out = Vec::with_capacity(content.len() + 5);
+    match (high, middle, low) {
+        (0, 0, 0..0x80) => out.extend_from_slice(&[tag, low]),
+        (0, 0, _) => out.extend_from_slice(&[tag, 0x81, low]),
+        (0, _, _) => out.extend_from_slice(&[tag, 0x82, middle, low]),
+        _ => out.extend_from_slice(&[tag, 0x83, high, middle, low]),
+    }
+    out.extend_from_slice(content);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_of_any_length_is_unwrapped() {
+        for length in [0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x1_0000] {
+            let message = vec![7; length];
+            let token = response(&message);
+            assert_eq!(response_token(&token), Some(message.as_slice()), "{length}");
+        }
+    }
+
+    #[test]
+    fn fields_before_the_token_are_skipped() {
+        let state = der(0xa0, &[0x0a, 0x01, 0x01]);
+        let fields = [state, der(0xa1, NTLMSSP_OID), der(0xa2, &der(0x04, b"NTLMSSP\0"))].concat();
+        assert_eq!(response_token(&der(0xa1, &der(0x30, &fields))), Some(&b"NTLMSSP\0"[..]));
+    }
+
+    #[test]
+    fn a_truncated_or_wrong_length_yields_no_token_and_no_panic() {
+        let token = response(b"NTLMSSP\0 and more");
+        for end in 0..token.len() {
+            assert_eq!(response_token(&token[..end]), None);
+        }
+        for at in 0..token.len() {
+            let mut broken = token.clone();
+            broken[at] ^= 0x80;
+            let _ = response_token(&broken);
+        }
+        assert_eq!(response_token(&first_token(NTLMSSP_OID, b"x")), None);
+    }
+
+    #[test]
+    fn the_first_token_names_its_one_mechanism() {
+        let token = first_token(NTLMSSP_OID, b"NTLMSSP\0");
+        assert_eq!(token[..2], [0x60, u8::try_from(token.len() - 2).unwrap()]);
+        assert!(token.windows(SPNEGO_OID.len()).any(|window| window == SPNEGO_OID));
+        assert!(token.windows(NTLMSSP_OID.len()).any(|window| window == NTLMSSP_OID));
+        assert!(token.ends_with(b"NTLMSSP\0"));
+    }
+}
