@@ -140,7 +140,7 @@ impl Gateway {
         gate.set_shards(senders.clone());
         let _ = builder.notifier.set(senders.clone());
         // Names may have been resolved before the shards could be notified.
-        senders.iter().for_each(|shard| shard.send(Message::Resolved));
+        senders.iter().for_each(|shard| shard.send(Message::UpstreamResolved));
         let controls = Arc::new(Controls {
             shards: senders,
             builder,
@@ -188,7 +188,7 @@ impl Gateway {
         self.metrics().buffered_bytes_max.set(memory_limit);
         self.controls.tell_all(|| Message::Settings(Box::new(settings.clone())));
         self.controls.tell_all(|| Message::GuardChanged);
-        self.controls.tell_all(|| Message::Resolved);
+        self.controls.tell_all(|| Message::UpstreamResolved);
         Ok(secrets_changed)
     }
 

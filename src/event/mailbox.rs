@@ -26,7 +26,7 @@ impl<T> Clone for Sender<T> {
     }
 }
 
-/// Makes a mailbox whose arrival wakes the poll behind `registry` with `token`.
+/// Makes a mailbox that wakes the poll of `registry` with `token` when a message arrives.
 ///
 /// # Errors
 /// When the kernel has no descriptor left for the waker.
@@ -38,24 +38,24 @@ pub fn mailbox<T>(registry: &Registry, token: Token) -> io::Result<(Sender<T>, M
 }
 
 impl<T> Sender<T> {
-    /// Puts a message in and wakes the loop unless it has been woken already. A loop that has ended is no error: there is
-    /// nobody left to tell.
+    /// Sends a message and wakes the loop unless it has been woken already. If the loop has ended, the message is lost, which is
+    /// no error.
     pub fn send(&self, message: T) {
         if self.messages.send(message).is_ok() && !self.ringing.swap(true, Ordering::AcqRel) {
-            // The only way to fail is a closed descriptor, which means that the loop has ended.
+            // This fails only on a closed descriptor, which means that the loop has ended.
             let _ = self.waker.wake();
         }
     }
 }
 
 impl<T> Mailbox<T> {
-    /// Takes what has arrived. The bell is reset first, so that a message put in meanwhile rings anew.
+    /// Takes what has arrived. The flag is cleared first, so that a message sent meanwhile wakes the loop again.
     pub fn take(&self) -> impl Iterator<Item = T> + '_ {
         self.ringing.store(false, Ordering::Release);
         self.messages.try_iter()
     }
 
-    /// The loop has been woken and has not looked yet.
+    /// Whether the loop has been woken and has not taken the messages yet.
     #[cfg(test)]
     pub fn is_ringing(&self) -> bool {
         self.ringing.load(Ordering::Acquire)
@@ -69,7 +69,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_message_wakes_the_loop_and_later_ones_ring_anew() {
+    fn a_message_wakes_the_loop_and_later_ones_wake_it_again() {
         let mut poll = Poll::new().unwrap();
         let (sender, mailbox) = mailbox(poll.registry(), Token(5)).unwrap();
         let mut events = Events::with_capacity(8);
@@ -81,7 +81,7 @@ mod tests {
             });
             thread.join().unwrap();
             poll.poll(&mut events, Some(Duration::from_secs(5))).unwrap();
-            assert!(events.iter().any(|event| event.token() == Token(5)), "round {round} did not ring");
+            assert!(events.iter().any(|event| event.token() == Token(5)), "round {round} did not wake the loop");
             assert_eq!(mailbox.take().collect::<Vec<_>>(), [round, round + 100]);
         }
     }

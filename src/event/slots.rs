@@ -74,9 +74,12 @@ impl<T> Slots<T> {
         self.entries.iter().filter_map(move |(slot, entry)| Some((key(slot, entry.generation)?, &entry.value)))
     }
 
-    /// Takes out all values.
-    pub fn take_all(&mut self) -> impl Iterator<Item = T> + use<T> {
-        std::mem::take(&mut self.entries).into_iter().map(|(_, entry)| entry.value)
+    /// Takes out all values with their keys.
+    pub fn take_all(&mut self) -> impl Iterator<Item = (Key, T)> + use<T> {
+        let owner = self.owner;
+        let keyed =
+            move |(slot, entry): (usize, Entry<T>)| Some((Key::new(owner, slot, entry.generation)?, entry.value));
+        std::mem::take(&mut self.entries).into_iter().filter_map(keyed)
     }
 }
 

@@ -1,28 +1,27 @@
-//! Deadlines: one wheel a shard, entries of eight bytes, constant time for everything.
+//! Deadlines: one timer wheel per shard, with entries of eight bytes and all operations in constant time.
 //!
-//! A tunnel has one deadline at a time, that of its stage, and moves it by writing a number ([`Deadline`]). Only when the
-//! entry in the wheel comes up is it compared with that number, and put back where it belongs when activity has moved
-//! it: a busy tunnel costs one entry an idle time-out, not one a message.
+//! A connection has one deadline at a time, that of its stage, and moves it by writing a number ([`Deadline`]). Only when its
+//! entry in the wheel comes up is the entry compared with that number, and put back if activity has moved the deadline. So a
+//! busy tunnel costs one entry per idle time-out, not one per message.
 //!
-//! A first-in-first-out queue for each kind of time-out would need less code, but a deadline that was moved and is put
-//! back at the queue's end fires up to one whole time-out late. The wheel keeps all of them within a tick.
+//! A FIFO queue for each kind of time-out would take less code. But a deadline that was moved and is put back at the end of its
+//! queue fires up to a whole time-out late. The wheel keeps all of them within a tick.
 
 use super::Key;
 
-/// The wheel's resolution in milliseconds: no deadline fires early, none more than a tick late.
+/// The wheel's resolution in milliseconds. No deadline fires early, and none more than a tick late.
 pub const TICK_MS: u64 = 64;
 
-/// Slots of the wheel; a deadline further away than `SLOTS * TICK_MS` (262 s) is met more than once on the way and put
-/// back each time.
+/// Slots of the wheel. The entry of a deadline further away than `SLOTS * TICK_MS` (262 s) comes up early and is put back.
 const SLOTS: usize = 4096;
 const WORDS: usize = SLOTS / 64;
 
-/// A tunnel's deadline and where its entry in the wheel stands.
+/// A connection's deadline, and the place of its entry in the wheel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline {
-    /// When the tunnel's stage has lasted too long, in milliseconds of the shard's clock.
+    /// When the connection's stage has lasted too long, in milliseconds of the shard's clock.
     pub at_ms: u64,
-    /// The tick of the one entry in the wheel that counts; others of the same tunnel are left over from before.
+    /// The tick of the one entry in the wheel that counts; other entries of the same connection are outdated.
     armed_tick: u64,
 }
 
@@ -35,31 +34,31 @@ impl Deadline {
 pub struct Timers {
     slots: Vec<Vec<Key>>,
     occupied: [u64; WORDS],
-    /// The tick that is dealt with next.
+    /// The next tick to handle.
     next_tick: u64,
-    /// An empty list for the next slot that is filled, to keep the allocation. An empty slot keeps none: over all slots they would
+    /// An empty list for the next slot that gets an entry, to reuse the allocation. Empty slots keep none: over all slots that would
     /// add up to megabytes.
     spare: Vec<Key>,
 }
 
 impl Timers {
-    /// An empty wheel that begins at `now_ms`.
+    /// An empty wheel that starts at `now_ms`.
     pub fn new(now_ms: u64) -> Timers {
         Timers { slots: vec![Vec::new(); SLOTS], occupied: [0; WORDS], next_tick: now_ms / TICK_MS, spare: Vec::new() }
     }
 
-    /// Sets a deadline. An entry is added only if none comes up early enough.
+    /// Sets a deadline. Adds an entry only if there is none that comes up early enough.
     pub fn set(&mut self, key: Key, deadline: &mut Deadline, at_ms: u64) {
         deadline.at_ms = at_ms;
-        // Rounded up: at the tick's beginning the deadline has surely passed.
+        // Rounded up: the deadline has passed when the tick begins.
         let tick = at_ms.div_ceil(TICK_MS).max(self.next_tick);
         if tick < deadline.armed_tick {
             self.insert(key, deadline, tick);
         }
     }
 
-    /// Whether the entry that came up at the present tick means that the deadline has passed; puts it back if it was moved.
-    /// An entry left over from an earlier deadline is neither.
+    /// Whether the deadline has passed whose entry came up at the present tick. Puts the entry back if the deadline was moved;
+    /// ignores an outdated entry.
     pub fn expired(&mut self, key: Key, deadline: &mut Deadline, now_ms: u64) -> bool {
         if deadline.armed_tick >= self.next_tick {
             return false;
@@ -74,8 +73,8 @@ impl Timers {
         false
     }
 
-    /// The entries of the next slot that is due at `now_ms`, or `None` when all that is due has been handed out. The
-    /// caller hands each to [`Timers::expired`] and the list back with [`Timers::done`].
+    /// The entries of the next slot that is due at `now_ms`; `None` when there are no more. The caller must pass each entry to
+    /// [`Timers::expired`], otherwise its deadline never fires, and return the list with [`Timers::done`].
     pub fn pop(&mut self, now_ms: u64) -> Option<Vec<Key>> {
         let now_tick = now_ms / TICK_MS;
         while self.next_tick <= now_tick {
@@ -93,16 +92,16 @@ impl Timers {
         None
     }
 
-    /// Takes back the list that [`Timers::pop`] gave out.
+    /// Takes back a list from [`Timers::pop`].
     pub fn done(&mut self, mut list: Vec<Key>) {
         list.clear();
-        // What once held a burst would keep its memory for ever.
+        // A list that has held a burst would keep its memory forever.
         if list.capacity() <= 1024 {
             self.spare = list;
         }
     }
 
-    /// Milliseconds from `now_ms` to the next slot that holds anything; `None` when the wheel is empty.
+    /// Milliseconds from `now_ms` to the next slot with an entry; `None` when the wheel is empty.
     pub fn next_ms(&self, now_ms: u64) -> Option<u64> {
         let start = slot_of(self.next_tick);
         let mut offset = 0;
@@ -119,7 +118,7 @@ impl Timers {
     }
 
     fn insert(&mut self, key: Key, deadline: &mut Deadline, tick: u64) {
-        // Far deadlines wait in the last slot before the wheel meets itself and are put on from there.
+        // A deadline beyond the wheel goes into the last slot, and is put back when that comes up.
         let tick = tick.min(self.next_tick + SLOTS as u64 - 1);
         deadline.armed_tick = tick;
         let slot = slot_of(tick);
@@ -141,7 +140,7 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    /// Tunnels of one wheel, on a clock that the test moves.
+    /// Connections of one wheel, on a clock that the test moves.
     struct Bench {
         timers: Timers,
         deadlines: HashMap<u32, Deadline>,
@@ -171,7 +170,7 @@ mod tests {
             }
         }
 
-        /// Sleeps as the loop does: never longer than `next_ms` says.
+        /// Sleeps like the event loop: never longer than `next_ms` says.
         fn run_until(&mut self, end_ms: u64) {
             let mut now_ms = 0;
             while now_ms < end_ms {
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_that_are_empty_keep_no_memory() {
+    fn empty_slots_keep_no_memory() {
         let mut bench = Bench::new();
         for now_ms in (0..600_000).step_by(10) {
             bench.advance(now_ms);
@@ -225,7 +224,7 @@ mod tests {
         }
         bench.advance(700_000);
         let capacity: usize = bench.timers.slots.iter().map(Vec::capacity).sum();
-        assert_eq!(capacity, 0, "entries' worth of memory in an empty wheel");
+        assert_eq!(capacity, 0, "entries' capacity in an empty wheel");
     }
 
     #[test]

@@ -370,7 +370,7 @@ impl Builder {
             }
             let count = upstream.resolved(place, resolution);
             addresses.set(i64::try_from(count).unwrap_or(i64::MAX));
-            notify(&notifier, || Message::Resolved);
+            notify(&notifier, || Message::UpstreamResolved);
         };
         initial.iter().cloned().for_each(&on_resolution);
         Resolver::start(host.clone(), initial, on_resolution)

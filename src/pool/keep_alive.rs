@@ -107,7 +107,7 @@ impl KeepAlivePool {
     }
 
     pub(super) fn clear(&mut self) {
-        for kept in self.connections.take_all() {
+        for (_, kept) in self.connections.take_all() {
             kept.hop.metrics.kept.dec();
         }
         self.hops.clear();

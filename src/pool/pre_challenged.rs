@@ -248,7 +248,7 @@ impl PreChallengedPool {
 
     /// Closes all: what was begun with other credentials must not be finished with the present ones.
     pub(super) fn clear(&mut self) {
-        for connection in self.connections.take_all() {
+        for (_, connection) in self.connections.take_all() {
             if connection.challenge.is_some() {
                 connection.hop.metrics.warm_ready.dec();
             }

@@ -1,4 +1,4 @@
-//! Who may come in, and how many; and who gives way when there is no place left.
+//! Which connections are admitted, and which idle connection is closed when there is no place left.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -13,77 +13,78 @@ use crate::event::Sender;
 use crate::limits;
 use crate::session::Admission;
 
-/// What the door goes by.
+/// The rules of admission.
 #[derive(Clone, Debug, Default)]
 pub struct GateRules {
-    /// Networks that may come in; loopback alone if there are none.
+    /// Networks whose clients are admitted; only loopback if there are none.
     pub allow_clients: Vec<IpNet>,
-    /// Connections in at once.
+    /// Most connections at once.
     pub max_tunnels: usize,
-    /// Connections of one address in at once; 0 for no such limit.
+    /// Most connections of one address at once; 0 for no limit.
     pub per_client: usize,
-    /// New connections of one address a second; 0 for no such limit. As many may come at once.
+    /// New connections of one address per second, and in a burst; 0 for no limit.
     pub per_client_second: usize,
 }
 
-/// The rule at the door, shared by all shards.
+/// Admission control, shared by all shards.
 ///
-/// When all places are taken, or all that one client may have, a connection that is idle (its request has not begun, or it rests between
-/// two) gives its place to the newcomer. It may be another shard's: then that shard is asked to close it, and the newcomer is let in
-/// at once. Each shard counts its idle connections here, less those that it was asked to close, so that none is promised twice.
+/// A connection that is admitted has a place. When all places are taken, or all that one client may have, an idle connection (one
+/// without a request, or between two) is closed in favour of the new one. If it is another shard's, that shard is asked to close
+/// it, and the new connection is admitted at once. Each shard counts its idle connections here, minus those that it has been asked
+/// to close, so that no place is given away twice.
 pub struct Gate {
     rules: GateRules,
-    /// Connections that are there, those to be turned away included.
+    /// Open connections, including those that are only accepted to be rejected.
     open: AtomicUsize,
-    /// Those that were let in.
+    /// Admitted connections.
     places: AtomicUsize,
-    /// Idle connections with a place, by shard, less those that it was asked to close.
+    /// Idle connections with a place, by shard, minus those that the shard has been asked to close.
     idle: Box<[AtomicI64]>,
-    /// By a part of the address's hash, so that shards seldom wait for each other. Empty without limits of this kind.
+    /// Clients by a part of their address's hash, so that shards rarely contend. Empty if no limit is per client.
     clients: [Mutex<HashMap<IpAddr, OfClient>>; 16],
     hasher: RandomState,
     shards: OnceLock<Vec<Sender<Message>>>,
 }
 
-/// What one address has.
+/// What is known of one client's address.
 #[derive(Debug, Default)]
 struct OfClient {
     places: usize,
-    /// As [`Gate::idle`]. Shards that never had one of its connections may be missing at the end.
+    /// As [`Gate::idle`]; may be shorter, if later shards never had an idle connection of this client.
     idle: Vec<i64>,
-    /// Thousandths of connections that may still come, at `filled_ms`.
-    allowance: u64,
-    filled_ms: u64,
+    /// Tokens for new connections, in thousandths, at `refilled_ms`.
+    tokens: u64,
+    refilled_ms: u64,
 }
 
-/// A shard is to close its oldest idle connection.
+/// A request to a shard to close its oldest idle connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GiveWay {
-    /// Which shard.
+pub struct Eviction {
+    /// The shard.
     pub shard: usize,
-    /// The oldest of this client.
+    /// If set, the oldest of this client's connections.
     pub client: Option<IpAddr>,
 }
 
-/// What was decided about a connection.
+/// The decision about a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Whether it is let in.
+pub struct AdmissionDecision {
+    /// Whether it is admitted.
     pub admission: Admission,
-    /// Who makes room for it.
-    pub gives_way: Option<GiveWay>,
+    /// What has to be closed in its favour.
+    pub eviction: Option<Eviction>,
 }
 
-/// How a client's own limits decide.
+/// What a client's own limits allow.
 enum WithinLimits {
     Yes,
-    /// One of its idle connections, on this shard, gives way.
+    /// One of its idle connections, on this shard, has to be closed.
     InPlaceOfOneOn(usize),
     No,
 }
 
 impl Gate {
-    /// A door with nobody in, for so many shards.
+    /// Admission control for this number of shards.
     pub fn new(rules: GateRules, shards: usize) -> Arc<Gate> {
         Arc::new(Gate {
             rules,
@@ -96,40 +97,40 @@ impl Gate {
         })
     }
 
-    /// How the shards are reached; before it is known, each makes room by itself.
+    /// Sets how the shards are reached. Until then no shard can ask another one for a place.
     pub fn set_shards(&self, shards: Vec<Sender<Message>>) {
         // It is set once, when all shards have been made.
         let _ = self.shards.set(shards);
     }
 
-    /// Decides on a new connection of a shard and counts it; [`Gate::leave`] when it is closed.
-    pub fn enter(&self, peer: SocketAddr, own: usize, now_ms: u64) -> Entry {
+    /// Decides about a new connection of shard `own` and counts it until [`Gate::leave`].
+    pub fn enter(&self, peer: SocketAddr, own: usize, now_ms: u64) -> AdmissionDecision {
         self.open.fetch_add(1, Ordering::Relaxed);
         let client = peer.ip().to_canonical();
-        let turned_away = |admission| Entry { admission, gives_way: None };
+        let without_eviction = |admission| AdmissionDecision { admission, eviction: None };
         if !self.allows(client) {
-            return turned_away(Admission::NotAllowed);
+            return without_eviction(Admission::NotAllowed);
         }
-        let gives_way = match self.count(client, own, now_ms) {
-            WithinLimits::No => return turned_away(Admission::TooMany),
+        let eviction = match self.count(client, own, now_ms) {
+            WithinLimits::No => return without_eviction(Admission::TooMany),
             WithinLimits::InPlaceOfOneOn(shard) => {
                 self.idle[shard].fetch_sub(1, Ordering::Relaxed);
-                Some(GiveWay { shard, client: Some(client) })
+                Eviction { shard, client: Some(client) }
             }
             WithinLimits::Yes => {
-                let room = |places: usize| (places < self.rules.max_tunnels).then_some(places + 1);
-                if self.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok() {
-                    return turned_away(Admission::Welcome);
+                let take_free = |places: usize| (places < self.rules.max_tunnels).then_some(places + 1);
+                if self.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take_free).is_ok() {
+                    return without_eviction(Admission::Welcome);
                 }
-                let Some(shard) = self.promise(own) else {
+                let Some(shard) = self.claim_idle(own) else {
                     self.uncount(client);
-                    return turned_away(Admission::Full);
+                    return without_eviction(Admission::Full);
                 };
-                Some(GiveWay { shard, client: None })
+                Eviction { shard, client: None }
             }
         };
         self.places.fetch_add(1, Ordering::Relaxed);
-        Entry { admission: Admission::Welcome, gives_way }
+        AdmissionDecision { admission: Admission::Welcome, eviction: Some(eviction) }
     }
 
     /// A connection that had entered is closed.
@@ -141,7 +142,7 @@ impl Gate {
         }
     }
 
-    /// A connection with a place is idle from now on (`by` 1), or is not any more (-1).
+    /// A connection with a place has become idle (`by` 1), or is not idle any more (-1).
     pub fn count_idle(&self, peer: SocketAddr, shard: usize, by: i64) {
         self.idle[shard].fetch_add(by, Ordering::Relaxed);
         if self.limits_clients() {
@@ -152,33 +153,34 @@ impl Gate {
         }
     }
 
-    /// Asks another shard to make room.
-    pub fn ask(&self, room: GiveWay) {
-        match self.shards.get().and_then(|shards| shards.get(room.shard)) {
-            Some(shard) => shard.send(Message::GiveWay(room)),
-            None => self.done(room),
+    /// Sends an eviction to the shard that has to do it.
+    pub fn send(&self, eviction: Eviction) {
+        match self.shards.get().and_then(|shards| shards.get(eviction.shard)) {
+            Some(shard) => shard.send(Message::Evict(eviction)),
+            None => self.settle(eviction),
         }
     }
 
-    /// Tells the other shards that memory runs short.
+    /// Tells the other shards that memory is short.
     pub fn ask_for_memory(&self, own: usize) {
         for (_, shard) in self.shards.get().into_iter().flatten().enumerate().filter(|(number, _)| *number != own) {
             shard.send(Message::FreeMemory);
         }
     }
 
-    /// The shard has done what it was asked to, or had no such connection any more.
-    pub fn done(&self, room: GiveWay) {
-        self.idle[room.shard].fetch_add(1, Ordering::Relaxed);
-        if let Some(client) = room.client
+    /// An eviction is done, or its shard had no such connection any more.
+    pub fn settle(&self, eviction: Eviction) {
+        self.idle[eviction.shard].fetch_add(1, Ordering::Relaxed);
+        if let Some(client) = eviction.client
             && let Some(of_client) = self.clients_like(client).get_mut(&client)
         {
-            of_client.count_idle(room.shard, 1);
+            of_client.count_idle(eviction.shard, 1);
         }
     }
 
-    /// Promises an idle connection away and says whose shard has it: this one's if it has a good part of them, else the one's with most.
-    pub fn promise(&self, own: usize) -> Option<usize> {
+    /// Claims an idle connection, so that nobody else does, and returns its shard: `own` if that has a good part of them, otherwise
+    /// the one that has most.
+    pub fn claim_idle(&self, own: usize) -> Option<usize> {
         let idle: Vec<i64> = self.idle.iter().map(|idle| idle.load(Ordering::Relaxed)).collect();
         let shard = fullest(&idle, own)?;
         let one_less = |idle: i64| (idle > 0).then_some(idle - 1);
@@ -186,18 +188,18 @@ impl Gate {
         taken.is_ok().then_some(shard)
     }
 
-    /// Connections that are in, those to be turned away included.
+    /// Open connections, including those that are only accepted to be rejected.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Connections that may be in before accepting pauses: some room is left to tell 503 to those over `max_tunnels`.
+    /// Whether accepting has to pause. Some connections over `max_tunnels` are accepted to answer them with 503.
     pub fn is_overcrowded(&self) -> bool {
         self.open() >= self.rules.max_tunnels + limits::REJECTIONS_AT_ONCE
     }
 
-    /// Idle connections without a place that a shard may have.
-    pub fn turned_away_per_shard(&self) -> usize {
+    /// Most idle connections without a place that a shard may have.
+    pub fn rejected_per_shard(&self) -> usize {
         (limits::REJECTIONS_AT_ONCE / 2 / self.idle.len().max(1)).max(1)
     }
 
@@ -212,27 +214,28 @@ impl Gate {
         self.rules.per_client > 0 || self.rules.per_client_second > 0
     }
 
-    /// Counts a connection of a client, which has a place unless it is one too many.
+    /// Gives a client's connection a place among those of the client, if its limits allow it.
     fn count(&self, client: IpAddr, own: usize, now_ms: u64) -> WithinLimits {
         if !self.limits_clients() {
             return WithinLimits::Yes;
         }
         let rules = &self.rules;
-        let full = 1000 * rules.per_client_second as u64;
+        let most_tokens = 1000 * rules.per_client_second as u64;
         let refilled = |of_client: &OfClient| {
-            let since_ms = now_ms.saturating_sub(of_client.filled_ms);
-            full.min(of_client.allowance.saturating_add(since_ms.saturating_mul(rules.per_client_second as u64)))
+            let since_ms = now_ms.saturating_sub(of_client.refilled_ms);
+            let more = since_ms.saturating_mul(rules.per_client_second as u64);
+            most_tokens.min(of_client.tokens.saturating_add(more))
         };
         let mut clients = self.clients_like(client);
         if clients.len() >= limits::CLIENTS_REMEMBERED && !clients.contains_key(&client) {
-            clients.retain(|_, of_client| of_client.places > 0 || refilled(of_client) < full);
+            clients.retain(|_, of_client| of_client.places > 0 || refilled(of_client) < most_tokens);
         }
-        let fresh = || OfClient { allowance: full, filled_ms: now_ms, ..OfClient::default() };
-        let of_client = clients.entry(client).or_insert_with(fresh);
-        of_client.allowance = refilled(of_client);
-        of_client.filled_ms = now_ms;
-        // Rejected connections do not consume tokens: a client that presses on gets its share all the same.
-        if rules.per_client_second > 0 && of_client.allowance < 1000 {
+        let unknown = || OfClient { tokens: most_tokens, refilled_ms: now_ms, ..OfClient::default() };
+        let of_client = clients.entry(client).or_insert_with(unknown);
+        of_client.tokens = refilled(of_client);
+        of_client.refilled_ms = now_ms;
+        // Rejected connections do not consume tokens: a client that keeps trying still gets its share.
+        if rules.per_client_second > 0 && of_client.tokens < 1000 {
             return WithinLimits::No;
         }
         let within = if rules.per_client == 0 || of_client.places < rules.per_client {
@@ -244,7 +247,7 @@ impl Gate {
             return WithinLimits::No;
         };
         of_client.places += 1;
-        of_client.allowance = of_client.allowance.saturating_sub(1000);
+        of_client.tokens = of_client.tokens.saturating_sub(1000);
         within
     }
 
@@ -256,9 +259,10 @@ impl Gate {
         }
     }
 
+    /// The clients with the same part of the hash.
     fn clients_like(&self, client: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, OfClient>> {
-        let place = usize::from(self.hasher.hash_one(client).to_be_bytes()[0]) % self.clients.len();
-        self.clients[place].lock().unwrap_or_else(PoisonError::into_inner)
+        let part = usize::from(self.hasher.hash_one(client).to_be_bytes()[0]) % self.clients.len();
+        self.clients[part].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -271,7 +275,7 @@ impl OfClient {
     }
 }
 
-/// The shard with most idle connections; the own one if it has at least half as many, which saves a message.
+/// The shard with most idle connections; `own` if it has at least half as many, which saves a message.
 fn fullest(idle: &[i64], own: usize) -> Option<usize> {
     let (shard, most) =
         idle.iter().copied().enumerate().max_by_key(|(_, count)| *count).filter(|(_, most)| *most > 0)?;
@@ -291,7 +295,7 @@ mod tests {
         GateRules { allow_clients, max_tunnels, ..GateRules::default() }
     }
 
-    /// Enters by shard 0.
+    /// Enters through shard 0.
     fn enter(gate: &Gate, peer: SocketAddr, now_ms: u64) -> Admission {
         gate.enter(peer, 0, now_ms).admission
     }
@@ -311,53 +315,53 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_connection_makes_room_and_is_promised_once() {
+    fn an_idle_connection_gives_its_place_away_once() {
         let gate = Gate::new(rules(vec![], 2), 2);
         let client = peer("127.0.0.1");
         assert_eq!((enter(&gate, client, 0), enter(&gate, client, 0)), (Admission::Welcome, Admission::Welcome));
         gate.count_idle(client, 1, 1);
-        let room = GiveWay { shard: 1, client: None };
-        let entry = Entry { admission: Admission::Welcome, gives_way: Some(room) };
-        assert_eq!(gate.enter(client, 0, 0), entry);
-        assert_eq!(enter(&gate, client, 0), Admission::Full, "the only idle one has been promised");
+        let eviction = Eviction { shard: 1, client: None };
+        let decision = AdmissionDecision { admission: Admission::Welcome, eviction: Some(eviction) };
+        assert_eq!(gate.enter(client, 0, 0), decision);
+        assert_eq!(enter(&gate, client, 0), Admission::Full, "the only idle one has been claimed");
         // The other shard closes it.
         gate.count_idle(client, 1, -1);
         gate.leave(client, true);
-        gate.done(room);
+        gate.settle(eviction);
         assert_eq!(enter(&gate, client, 0), Admission::Full);
         gate.leave(client, true);
         assert_eq!(enter(&gate, client, 0), Admission::Welcome);
     }
 
     #[test]
-    fn a_promise_that_comes_too_late_leaves_the_count_true() {
+    fn an_eviction_that_comes_too_late_keeps_the_count_right() {
         let gate = Gate::new(rules(vec![], 1), 1);
         let client = peer("127.0.0.1");
         assert_eq!(enter(&gate, client, 0), Admission::Welcome);
         gate.count_idle(client, 0, 1);
-        let entry = gate.enter(client, 0, 0);
+        let decision = gate.enter(client, 0, 0);
         // Its request begins before it is closed.
         gate.count_idle(client, 0, -1);
-        gate.done(entry.gives_way.unwrap());
+        gate.settle(decision.eviction.unwrap());
         assert_eq!(enter(&gate, client, 0), Admission::Full);
         gate.count_idle(client, 0, 1);
-        assert_eq!(gate.enter(client, 0, 0).gives_way, Some(GiveWay { shard: 0, client: None }));
+        assert_eq!(gate.enter(client, 0, 0).eviction, Some(Eviction { shard: 0, client: None }));
     }
 
     #[test]
-    fn a_client_at_its_limit_makes_room_for_itself_and_for_nobody_else() {
+    fn a_client_at_its_limit_gives_up_only_its_own_idle_connections() {
         let gate = Gate::new(GateRules { per_client: 1, ..rules(vec!["10.0.0.0/8".parse().unwrap()], 10) }, 2);
         let (one, other) = (peer("10.0.0.1"), peer("10.0.0.2"));
         assert_eq!((enter(&gate, one, 0), enter(&gate, other, 0)), (Admission::Welcome, Admission::Welcome));
         gate.count_idle(other, 1, 1);
         assert_eq!(enter(&gate, one, 0), Admission::TooMany, "the idle one is another's");
         gate.count_idle(one, 1, 1);
-        let room = GiveWay { shard: 1, client: Some(one.ip()) };
-        assert_eq!(gate.enter(one, 0, 0).gives_way, Some(room));
+        let eviction = Eviction { shard: 1, client: Some(one.ip()) };
+        assert_eq!(gate.enter(one, 0, 0).eviction, Some(eviction));
         assert_eq!(enter(&gate, one, 0), Admission::TooMany);
         gate.count_idle(one, 1, -1);
         gate.leave(one, true);
-        gate.done(room);
+        gate.settle(eviction);
         assert_eq!(enter(&gate, one, 0), Admission::TooMany);
     }
 
@@ -372,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_comes_too_fast_waits_for_its_next_second() {
+    fn a_client_that_connects_too_fast_waits_for_its_next_second() {
         let gate = Gate::new(GateRules { per_client_second: 5, ..rules(vec![], 1000) }, 1);
         let client = peer("127.0.0.1");
         let welcome_at = |now_ms| {
@@ -383,7 +387,7 @@ mod tests {
         assert_eq!((0..20).filter(|_| welcome_at(0)).count(), 5);
         assert!(!welcome_at(199));
         assert!(welcome_at(400));
-        assert_eq!((0..20).filter(|_| welcome_at(10_000)).count(), 5, "the rest is not saved up");
+        assert_eq!((0..20).filter(|_| welcome_at(10_000)).count(), 5, "unused tokens do not add up");
         assert_eq!(
             (0..1000).filter(|step| welcome_at(20_000 + step * 10)).count(),
             54,
@@ -392,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_have_gone_are_forgotten() {
+    fn addresses_without_connections_are_forgotten() {
         let gate = Gate::new(GateRules { per_client: 1, ..rules(vec!["::/0".parse().unwrap()], 10) }, 1);
         for number in 0..100_000_u128 {
             let client = SocketAddr::new(IpAddr::V6((0x2001_0db8_u128 << 96 | number).into()), 1);
@@ -422,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn over_the_limit_is_told_so_until_somebody_leaves() {
+    fn connections_over_the_limit_are_rejected_until_one_closes() {
         let gate = Gate::new(rules(vec![], 1), 1);
         assert_eq!(enter(&gate, peer("127.0.0.1"), 0), Admission::Welcome);
         assert_eq!(enter(&gate, peer("127.0.0.1"), 0), Admission::Full);

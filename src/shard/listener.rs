@@ -12,14 +12,14 @@ use crate::limits;
 /// The listeners of one shard.
 pub type Listeners = Vec<Listener>;
 
-/// Binds `addresses` for `shards` shards. Port 0 becomes one free port, the same for all shards; the addresses that came of
-/// it are returned. Connections that come in hold back `socket_buffer_bytes` ([`bound_buffers`]) and are probed as `keep_alive` says.
+/// Binds `addresses` for `shards` shards and returns the addresses that were bound: port 0 becomes one free port, the same for
+/// all shards. Accepted connections inherit `socket_buffer_bytes` ([`bound_buffers`]) and `keep_alive`.
 ///
-/// With SO_REUSEPORT a second gateway of the same user would share the port without a word; so each address is first
-/// bound without it, which fails while anybody listens there.
+/// With SO_REUSEPORT a second gateway of the same user would silently share the port. So each address is first bound without
+/// it, which fails while another process listens there.
 ///
 /// # Errors
-/// The address with what the system said.
+/// The address that could not be bound, with the system's error.
 pub fn bind(
     addresses: &[SocketAddr],
     shards: usize,
@@ -39,7 +39,7 @@ pub fn bind(
     Ok((all, bound))
 }
 
-/// Binds and lets go; tells the address that it got.
+/// Binds an address and closes it again; returns the address that was bound.
 fn exclusive_probe(address: SocketAddr) -> io::Result<SocketAddr> {
     let socket = socket(address)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -53,7 +53,7 @@ fn open(address: SocketAddr, socket_buffer_bytes: usize, keep_alive: Option<Keep
     let socket = socket(address)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, true)?;
-    // Accepted connections inherit these from the listener, which saves two calls a tunnel.
+    // Accepted connections inherit these from the listener, which saves two system calls for each.
     sockopt::set_tcp_nodelay(&socket, true)?;
     event::keep_alive(&socket, keep_alive);
     bound_buffers(&socket, socket_buffer_bytes);
@@ -69,7 +69,7 @@ fn socket(address: SocketAddr) -> io::Result<std::os::fd::OwnedFd> {
     };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     if address.is_ipv6() {
-        // `[::]` beside `0.0.0.0` must not collide, and an IPv4 client must look like one to `allow_clients`.
+        // `[::]` and `0.0.0.0` must not collide, and `allow_clients` must see an IPv4 client as one.
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
     Ok(socket)

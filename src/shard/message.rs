@@ -2,7 +2,7 @@
 
 use std::sync::mpsc;
 
-use super::admission::GiveWay;
+use super::admission::Eviction;
 use crate::event::Key;
 use crate::session::{SessionSettings, SessionSnapshot};
 use crate::upstream::Resolution;
@@ -10,29 +10,29 @@ use crate::upstream::Resolution;
 /// One message.
 #[derive(Debug)]
 pub enum Message {
-    /// An upstream's name resolves anew: who waits for its addresses may go on.
-    Resolved,
-    /// The name of a tunnel's origin was looked up.
-    Found(Key, Resolution),
-    /// The credential guard changed: who waits for it may ask again.
+    /// The addresses of an upstream's name have changed: sessions that wait for them may go on.
+    UpstreamResolved,
+    /// The name of a session's origin was looked up.
+    OriginResolved(Key, Resolution),
+    /// The credential guard has changed: sessions that wait for it may ask again.
     GuardChanged,
-    /// New tunnels go by this configuration.
+    /// The configuration in force from now on.
     Settings(Box<SessionSettings>),
-    /// Another shard has let somebody in: the oldest idle connection makes room.
-    GiveWay(GiveWay),
-    /// Memory runs short, and it is not the sender that has unfinished heads.
+    /// Another shard has admitted a connection in place of this shard's oldest idle one.
+    Evict(Eviction),
+    /// Memory is short, and the sender has no large unfinished heads to close.
     FreeMemory,
-    /// Answer with the shard's number: the loop turns.
+    /// Answer with the shard's number, to show that the loop turns.
     Ping(mpsc::Sender<usize>),
-    /// Answer with what the tunnels are doing.
+    /// Answer with what the sessions are doing.
     Describe(mpsc::Sender<Described>),
-    /// Take no new connections; those that wait in the kernel are still accepted. End when no tunnel is left.
+    /// Accept what is waiting in the kernel and nothing after it. Stop when no session is left.
     Drain,
-    /// Close what is left and end.
+    /// Close everything and stop.
     Stop,
 }
 
-/// A shard's tunnels at one moment.
+/// A shard's sessions at one moment.
 #[derive(Debug)]
 pub struct Described {
     /// At most [`crate::limits::LISTED_TUNNELS`] of them.

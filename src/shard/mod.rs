@@ -1,12 +1,13 @@
-//! One thread: a poll, its listeners, a slab of tunnels.
+//! One thread: a poll, its listeners, its sessions.
 
 mod admission;
 mod listener;
 mod message;
 mod queue;
 mod run;
+mod throttle;
 
-pub use admission::{Entry, Gate, GateRules, GiveWay};
+pub use admission::{AdmissionDecision, Eviction, Gate, GateRules};
 pub use listener::{Listeners, bind};
 pub use message::{Described, Message};
 pub use run::{Shard, ShardOptions};

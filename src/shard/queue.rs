@@ -1,45 +1,45 @@
-//! A shard's connections that give way when places run short, in the order in which they became idle.
+//! Idle connections that are closed when room is needed, in the order in which they became idle.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::event::Key;
 
-/// A number in the queue: lower ones have waited longer.
-pub(super) type Turn = u64;
+/// A place in the queue: the lower, the longer the connection has been idle.
+pub(super) type Position = u64;
 
-/// The connections in their order. Every operation takes logarithmic time, however many there are.
+/// The connections in their order. Every operation takes logarithmic time.
 #[derive(Debug, Default)]
 pub(super) struct IdleQueue {
-    order: BTreeMap<Turn, Key>,
-    by_client: BTreeSet<(IpAddr, Turn)>,
+    order: BTreeMap<Position, Key>,
+    by_client: BTreeSet<(IpAddr, Position)>,
 }
 
 impl IdleQueue {
-    /// Adds a connection; numbers grow, and none is given twice.
-    pub(super) fn join(&mut self, turn: Turn, key: Key, client: IpAddr) {
-        self.order.insert(turn, key);
-        self.by_client.insert((client, turn));
+    /// Adds a connection. No position may be used twice.
+    pub(super) fn join(&mut self, position: Position, key: Key, client: IpAddr) {
+        self.order.insert(position, key);
+        self.by_client.insert((client, position));
     }
 
-    /// Takes a connection out.
-    pub(super) fn leave(&mut self, turn: Turn, client: IpAddr) {
-        self.order.remove(&turn);
-        self.by_client.remove(&(client, turn));
+    /// Removes a connection.
+    pub(super) fn leave(&mut self, position: Position, client: IpAddr) {
+        self.order.remove(&position);
+        self.by_client.remove(&(client, position));
     }
 
-    /// The connection that has waited longest; of one client, if one is named.
+    /// The connection that has been idle longest; if a client is named, among its connections.
     pub(super) fn oldest(&self, client: Option<IpAddr>) -> Option<Key> {
         match client {
             None => self.order.values().next().copied(),
             Some(client) => {
-                let (_, turn) = self.by_client.range((client, 0)..=(client, Turn::MAX)).next()?;
-                self.order.get(turn).copied()
+                let (_, position) = self.by_client.range((client, 0)..=(client, Position::MAX)).next()?;
+                self.order.get(position).copied()
             }
         }
     }
 
-    /// How many there are.
+    /// How many connections there are.
     pub(super) fn len(&self) -> usize {
         self.order.len()
     }
@@ -65,6 +65,10 @@ mod tests {
         assert_eq!((queue.oldest(None), queue.oldest(Some(other))), (Some(key(3)), None));
         queue.leave(2, one);
         queue.join(4, key(3), one);
-        assert_eq!((queue.oldest(Some(one)), queue.len()), (Some(key(5)), 2), "who comes back is last");
+        assert_eq!(
+            (queue.oldest(Some(one)), queue.len()),
+            (Some(key(5)), 2),
+            "a connection that is idle again is last"
+        );
     }
 }

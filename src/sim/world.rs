@@ -384,7 +384,7 @@ impl World {
             }
             UPSTREAM_RESOLVES => {
                 self.egress.members[index].upstream.resolved(0, addresses_of(&self.scenario, index));
-                self.sender.send(Message::Resolved);
+                self.sender.send(Message::UpstreamResolved);
             }
             CHECK_UPSTREAM => self.check(index),
             LOOKUP_DONE => self.lookup_done(index),
@@ -440,7 +440,7 @@ impl World {
         // The first of the two addresses does not answer.
         let lookup_done = [address(ORIGINS[1]), address(ORIGINS[0])];
         assert_eq!(host.host(), client::host(usize::from(host.port()) - 9_000, Target::DirectName(0)));
-        self.sender.send(Message::Found(key, Resolution::Addresses(lookup_done.into())));
+        self.sender.send(Message::OriginResolved(key, Resolution::Addresses(lookup_done.into())));
     }
 
     /// Drains the shard once every client has arrived and no tunnel is left, sometimes after a delay.
