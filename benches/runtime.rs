@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use ntlm_gateway::config::{self, Origin, Setting, Settings, Sources, keys, secrets};
+use ntlm_gateway::config::{self, Inputs, Setting, Settings, Source, keys, secrets};
 use ntlm_gateway::gateway::Gateway;
 use ntlm_gateway::stub::{StubOptions, StubServer};
 
@@ -25,11 +25,11 @@ fn gateway(upstream: SocketAddr) -> Gateway {
         ("shards", "1"),
     ] {
         let key = keys::find(name).expect("a setting");
-        settings.give(key, Setting::new(text.to_owned(), Origin::Default));
+        settings.give(key, Setting::new(text.to_owned(), Source::Default));
     }
     let lookup = |name: &str| (name == secrets::password_variable()).then(|| "SecREt01".into());
-    let sources = Sources::new(settings, lookup).expect("settings");
-    Gateway::start(&config::load(&sources).expect("a configuration"), || {}).expect("a gateway")
+    let inputs = Inputs::new(settings, lookup).expect("settings");
+    Gateway::start(&config::load(&inputs).expect("a configuration"), || {}).expect("a gateway")
 }
 
 fn open(gateway: SocketAddr) -> TcpStream {

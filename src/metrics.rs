@@ -1,7 +1,7 @@
-//! Every metric family in one struct, its label sets resolved up front.
+//! All metric families in one struct, with their label sets resolved in advance.
 //!
-//! The hot paths touch atomics only. Label values come from closed sets (upstream and identity names from the
-//! configuration), so that no peer can make a series.
+//! The hot paths only touch atomics. Label values come from closed sets (the names of upstreams and identities come
+//! from the configuration), so peers cannot create series.
 
 mod hop;
 
@@ -26,10 +26,10 @@ mod requests;
 pub use logins::LoginMetrics;
 pub use reloads::ConfigMetrics;
 
-/// Bounds of the loop's turns in seconds.
+/// Histogram buckets for the duration of an event loop's turn.
 const TURN_BUCKETS_SECONDS: &[f64] = &[0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
 
-/// All families. Cheap to share; one for the whole process.
+/// All metric families; there is one instance in a process.
 pub struct Metrics {
     registry: Registry,
     hops: HopFamilies,
@@ -43,33 +43,33 @@ pub struct Metrics {
     bytes_up: [IntCounter; 2],
     bytes_down: [IntCounter; 2],
     turns: HistogramVec,
-    /// Tunnels that are open, from accept to close.
+    /// Open client connections, from accept to close.
     pub tunnels_open: IntGauge,
-    /// Tunnels that have reached the relay.
+    /// Tunnels that are relaying.
     pub tunnels_relaying: IntGauge,
-    /// As many as may be open.
+    /// The limit of [`Metrics::tunnels_open`].
     pub tunnels_max: IntGauge,
-    /// Connections accepted.
+    /// Connections accepted from clients.
     pub accepted: IntCounter,
-    /// Tunnels that reached the relay.
+    /// Tunnels that have been established.
     pub established: IntCounter,
-    /// Times that accepting rested for want of descriptors, memory or room.
+    /// Pauses in accepting for lack of descriptors, memory or places.
     pub accept_pauses: IntCounter,
-    /// What the buffers of all connections take.
+    /// The size of the buffers of all connections.
     pub buffered_bytes: IntGauge,
-    /// As much as they may.
+    /// The limit of [`Metrics::buffered_bytes`].
     pub buffered_bytes_max: IntGauge,
-    /// Pipes lent out.
+    /// Pipes that are lent.
     pub pipes_lent: IntGauge,
-    /// Events that came for a slot's earlier owner.
+    /// Events for an earlier owner of a slot.
     pub stale_events: IntCounter,
-    /// Log lines dropped because their reader stood still.
+    /// Log lines dropped because their reader stalled.
     pub log_lines_dropped: IntCounter,
-    /// What became of the configurations that were read.
+    /// Reloads of the configuration.
     pub config: ConfigMetrics,
 }
 
-/// Registers families as they are made.
+/// Creates and registers metric families.
 struct Maker(Registry);
 
 impl Maker {
@@ -102,10 +102,10 @@ impl Maker {
 }
 
 impl Metrics {
-    /// Makes and registers all families.
+    /// Creates and registers all families.
     ///
     /// # Errors
-    /// When a name breaks Prometheus' rules or stands twice, which is a mistake of the program.
+    /// A name is invalid or not unique, which is a bug.
     pub fn new() -> prometheus::Result<Metrics> {
         let make = Maker(Registry::new());
         build_info(&make)?;
@@ -131,7 +131,7 @@ impl Metrics {
             logins: LoginMetrics::new(&make)?,
             finished: closed.with_label_values(&["finished"]),
             closed,
-            faults: make.counters("faults_total", "Failures by side, stage and cause", &["side", "stage", "cause"])?,
+            faults: make.counters("faults_total", "Failures, by side, stage and cause", &["side", "stage", "cause"])?,
             turns: make.histograms(
                 "loop_turn_duration_seconds",
                 "How long an event loop was busy in one turn: the longest that an event waits",
@@ -158,50 +158,50 @@ impl Metrics {
         })
     }
 
-    /// What is counted of an upstream as an identity, by the names that the labels bear.
+    /// The metrics of an upstream with an identity, by their names.
     pub fn hop(&self, upstream: &str, identity: &str) -> HopMetrics {
         self.hops.of(upstream, identity)
     }
 
-    /// What is counted of an upstream.
+    /// The metrics of an upstream.
     pub fn upstream(&self, name: &str) -> UpstreamMetrics {
         self.upstreams.of(name)
     }
 
-    /// The configuration names an upstream no more: what was counted stays, its state goes.
+    /// Removes the gauges of an upstream that is no longer configured; its counters stay.
     pub fn forget_upstream(&self, name: &str) {
         self.upstreams.forget(name);
     }
 
-    /// The configuration names an identity no more.
+    /// Removes the gauges of an identity that is no longer configured.
     pub fn forget_identity(&self, name: &str) {
         for known in GuardState::ALL {
-            // It may never have been there.
+            // It may not exist.
             let _ = self.guard_state.remove_label_values(&[name, known.label()]);
         }
     }
 
-    /// A request has been answered, by whomever.
+    /// Counts a response to a client.
     pub fn request(&self, kind: &str, status: u16) {
         self.requests.count(kind, status);
     }
 
-    /// What became of the logins that clients showed.
+    /// The metrics of client logins.
     pub fn logins(&self) -> LoginMetrics {
         self.logins.clone()
     }
 
-    /// Something failed.
+    /// Counts a fault.
     pub fn fault(&self, fault: &Fault) {
         self.faults.with_label_values(&[fault.cause.culprit().label(), fault.at.label(), fault.cause.label()]).inc();
     }
 
-    /// How often a cause struck at a stage so far.
+    /// The number of faults with this cause at this stage.
     pub fn faults(&self, at: At, cause: Cause) -> u64 {
         self.faults.with_label_values(&[cause.culprit().label(), at.label(), cause.label()]).get()
     }
 
-    /// A tunnel was closed.
+    /// Counts a closed client connection.
     pub fn closed(&self, cause: &str) {
         if cause == "finished" {
             self.finished.inc();
@@ -210,17 +210,17 @@ impl Metrics {
         self.closed.with_label_values(&[cause]).inc();
     }
 
-    /// Bytes were relayed to the upstream.
+    /// Counts bytes relayed to the upstream.
     pub fn bytes_up(&self, moved: Moved) {
         add(&self.bytes_up, moved);
     }
 
-    /// Bytes were relayed to the client.
+    /// Counts bytes relayed to the client.
     pub fn bytes_down(&self, moved: Moved) {
         add(&self.bytes_down, moved);
     }
 
-    /// An identity's guard has changed its state.
+    /// Sets the state of an identity's guard.
     pub fn guard_changed(&self, identity: &str, state: GuardState) {
         for known in GuardState::ALL {
             self.guard_state.with_label_values(&[identity, known.label()]).set(i64::from(known == state));
@@ -232,10 +232,10 @@ impl Metrics {
         self.turns.with_label_values(&[&shard.to_string()])
     }
 
-    /// Everything in Prometheus' text format.
+    /// All metrics in Prometheus' text format.
     ///
     /// # Errors
-    /// When a family breaks the format, which is a mistake of the program.
+    /// A family is inconsistent, which is a bug.
     pub fn encode(&self) -> prometheus::Result<Vec<u8>> {
         let mut text = Vec::with_capacity(32 * 1024);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
@@ -250,7 +250,7 @@ fn build_info(make: &Maker) -> prometheus::Result<()> {
     make.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
 }
 
-/// Most steps move bytes one way and by one means; the other counters are left in peace.
+/// Skips zeros: most steps either copy or splice.
 fn add(counters: &[IntCounter; 2], moved: Moved) {
     for (counter, bytes) in counters.iter().zip([moved.copied, moved.spliced]) {
         if bytes > 0 {

@@ -17,7 +17,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpabl
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 
-use crate::config::{Config, Sources, Warning, load};
+use crate::config::{Config, Inputs, Warning, load};
 use crate::gateway::Gateway;
 use crate::limits;
 use crate::notify::{Notifier, Watchdog};
@@ -43,11 +43,11 @@ enum Phase {
 }
 
 /// Runs the gateway until a signal ends it. The exit code is 0 after an orderly shutdown.
-pub fn run(mut config: Config, sources: &Sources) -> ExitCode {
+pub fn run(mut config: Config, inputs: &Inputs) -> ExitCode {
     log::info!("ntlm-gateway {} is starting", env!("CARGO_PKG_VERSION"));
     forbid_core_dumps();
     fit_to_descriptors(&mut config);
-    match supervise(config, sources) {
+    match supervise(config, inputs) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");
@@ -56,7 +56,7 @@ pub fn run(mut config: Config, sources: &Sources) -> ExitCode {
     }
 }
 
-fn supervise(config: Config, sources: &Sources) -> Result<(), Box<dyn std::error::Error>> {
+fn supervise(config: Config, inputs: &Inputs) -> Result<(), Box<dyn std::error::Error>> {
     log_warnings(&config.warnings, &[]);
     let mut poll = Poll::new()?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
@@ -76,7 +76,7 @@ fn supervise(config: Config, sources: &Sources) -> Result<(), Box<dyn std::error
     gateway.metrics().config.started(config.digest);
     notifier.ready(SERVING);
     let phase = Phase::Serving;
-    let mut process = Process { gateway, config, sources, phase, watcher, notifier, rejected: None, listing: None };
+    let mut process = Process { gateway, config, inputs, phase, watcher, notifier, rejected: None, listing: None };
     let mut events = Events::with_capacity(8);
     loop {
         match poll.poll(&mut events, process.time_to_wait()) {
@@ -119,7 +119,7 @@ fn announce(gateway: &Gateway, config: &Config) {
 
 /// Logs the warnings of a configuration that are not among the `known` ones.
 fn log_warnings(warnings: &[Warning], known: &[Warning]) {
-    for warning in warnings.iter().filter(|warning| known.iter().all(|known| !warning.says_as(known))) {
+    for warning in warnings.iter().filter(|warning| known.iter().all(|known| !warning.says_the_same_as(known))) {
         log::warn!("{warning}");
     }
 }
@@ -130,7 +130,7 @@ const SERVING: &str = "serving";
 struct Process<'a> {
     gateway: Gateway,
     config: Config,
-    sources: &'a Sources,
+    inputs: &'a Inputs,
     phase: Phase,
     watcher: Watcher,
     notifier: Arc<Notifier>,
@@ -214,7 +214,7 @@ impl Process<'_> {
 
     fn reload(&mut self) {
         self.notifier.reloading();
-        match load(self.sources) {
+        match load(self.inputs) {
             Ok(fresh) => self.apply(fresh),
             Err(errors) => self.reject(errors.to_string()),
         }

@@ -16,7 +16,7 @@ use ntlm_gateway::config::keys::{KEYS, TABLES};
 use ntlm_gateway::config::table_keys::TABLE_KEYS;
 use ntlm_gateway::config::values::{format_duration, format_size, parse_duration, parse_size};
 use ntlm_gateway::config::{
-    Config, ConfigErrors, MAX_SHARDS, Origin, Setting, Settings, Sources, load_with_settings, secrets,
+    Config, ConfigErrors, Inputs, MAX_SHARDS, Setting, Settings, Source, load_with_settings, secrets,
 };
 use ntlm_gateway::http::{Authority, Host};
 use ntlm_gateway::limits;
@@ -150,10 +150,10 @@ fn shown(config: &Config) -> String {
 
 fn load(path: &Path) -> Result<(Config, Settings), ConfigErrors> {
     let variable = secrets::password_variable();
-    let mut sources = Sources::new(Settings::default(), |name| (name == variable).then(|| OsString::from(PASSWORD)))
+    let mut inputs = Inputs::new(Settings::default(), |name| (name == variable).then(|| OsString::from(PASSWORD)))
         .expect("the environment is right");
-    sources.file = Some(path.to_owned());
-    load_with_settings(&sources)
+    inputs.file = Some(path.to_owned());
+    load_with_settings(&inputs)
 }
 
 fn check_config(config: &Config) {
@@ -258,7 +258,7 @@ fn check_positions(errors: &ConfigErrors, input: &[u8]) {
     assert_ne!(errors.iter().count(), 0);
     assert_eq!(errors.to_string().lines().count(), errors.iter().count(), "an error is not one line: {errors}");
     for error in errors.iter() {
-        let Origin::File { line, column, .. } = &error.origin else {
+        let Source::File { line, column, .. } = &error.source else {
             continue;
         };
         let text = line.checked_sub(1).and_then(|index| lines.get(index));

@@ -1,14 +1,14 @@
-//! The flags of the settings, made from the table of all settings.
+//! The flags of the settings, generated from the table of all settings.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::config::keys::{self, KEYS, Key, Kind};
-use crate::config::{self, Config, ConfigErrors, Origin, Setting, Settings, Sources, environment};
+use crate::config::{self, Config, ConfigErrors, Inputs, Setting, Settings, Source, environment};
 
-/// The argument that names the configuration file, as `--config` does.
+/// The positional argument with the configuration file, like `--config`.
 const FILE: &str = "FILE";
 
-/// A subcommand's flags for all settings; the configuration file can also be given without its flag.
+/// Adds the flags of all settings to a subcommand. The configuration file can also be given as a positional argument.
 pub(super) fn with_settings(command: Command) -> Command {
     let file = Arg::new(FILE).value_name(FILE).help("The same as --config FILE").conflicts_with("config");
     command.args(KEYS.iter().filter(|key| key.has_flag()).map(flag)).arg(file)
@@ -25,7 +25,7 @@ fn flag(key: &'static Key) -> Arg {
         .help(key.help_line())
         .help_heading(key.heading)
         .action(action)
-        // A text that begins with a dash is the setting's to judge; its errors say more than clap's.
+        // The setting parses a text that begins with a dash: its errors are better than clap's.
         .allow_hyphen_values(key.kind == Kind::Integer);
     match key.kind {
         Kind::Switch => arg.num_args(0..=1).default_missing_value("true"),
@@ -33,21 +33,21 @@ fn flag(key: &'static Key) -> Arg {
     }
 }
 
-/// What a subcommand is to do, as the flags, the environment and the file say.
+/// A configuration, and what it was made from.
 pub(super) struct Configured {
-    pub sources: Sources,
+    pub inputs: Inputs,
     pub config: Config,
     pub settings: Settings,
 }
 
-/// Reads the configuration from the flags given, the process's environment below them, and the file.
+/// Reads the configuration from the flags, the process's environment and the file, in this order of precedence.
 pub(super) fn configured(matches: &ArgMatches) -> Result<Configured, ConfigErrors> {
     let lookup = |name: &str| std::env::var_os(name);
-    let (sources, mut errors) = Sources::gather(settings(matches), lookup);
-    let (unknown, warnings) = environment::judge(environment::names(), lookup);
+    let (inputs, mut errors) = Inputs::gather(settings(matches), lookup);
+    let (unknown, warnings) = environment::check_names(environment::names(), lookup);
     errors.extend(unknown);
-    let (config, settings) = config::load_beside(&sources, errors, warnings)?;
-    Ok(Configured { sources, config, settings })
+    let (config, settings) = config::load_beside(&inputs, errors, warnings)?;
+    Ok(Configured { inputs, config, settings })
 }
 
 fn settings(matches: &ArgMatches) -> Settings {
@@ -55,12 +55,12 @@ fn settings(matches: &ArgMatches) -> Settings {
     for key in KEYS.iter().filter(|key| key.has_flag()) {
         if let Some(texts) = matches.get_many::<String>(key.name) {
             let texts: Vec<&str> = texts.map(String::as_str).collect();
-            let origin = Origin::Flag(format!("--{}", key.flag));
-            settings.give(key, Setting::joined(&texts, origin));
+            let source = Source::Flag(format!("--{}", key.flag));
+            settings.give(key, Setting::joined(&texts, source));
         }
     }
     if let (Some(file), Some(key)) = (matches.get_one::<String>(FILE), keys::find("config")) {
-        settings.give(key, Setting::new(file, Origin::Flag(FILE.to_owned())));
+        settings.give(key, Setting::new(file, Source::Flag(FILE.to_owned())));
     }
     settings
 }
@@ -75,17 +75,17 @@ mod tests {
     }
 
     #[test]
-    fn flags_become_settings_that_know_their_flag() {
+    fn flags_become_settings_with_their_flag_as_source() {
         let settings = given(&["--upstream", "p:1", "--idle-timeout=5m", "--listen", "a:1,b:2", "--listen", "c:3"]);
-        let setting = |text: &str, flag: &str| Setting::new(text, Origin::Flag(flag.into()));
+        let setting = |text: &str, flag: &str| Setting::new(text, Source::Flag(flag.into()));
         assert_eq!(settings.given("upstream"), Some(&setting("p:1", "--upstream")));
         assert_eq!(settings.given("timeouts.idle"), Some(&setting("5m", "--idle-timeout")));
         assert_eq!(settings.given("listen").map(|setting| setting.text.as_str()), Some("a:1,b:2,c:3"));
-        assert_eq!(settings.given("user"), None, "a flag that is not given is not a default");
+        assert_eq!(settings.given("user"), None, "a missing flag has no value");
     }
 
     #[test]
-    fn the_file_is_an_argument_or_a_flag_and_not_both() {
+    fn the_file_is_a_positional_argument_or_a_flag_but_not_both() {
         for line in [&["gateway.toml"][..], &["--config", "gateway.toml"], &["--shards", "1", "gateway.toml"]] {
             assert_eq!(
                 given(line).given("config").map(|setting| setting.text.as_str()),
@@ -93,14 +93,14 @@ mod tests {
                 "{line:?}"
             );
         }
-        assert_eq!(given(&["gateway.toml"]).given("config").unwrap().origin, Origin::Flag("FILE".into()));
+        assert_eq!(given(&["gateway.toml"]).given("config").unwrap().source, Source::Flag("FILE".into()));
         let command = with_settings(Command::new("run")).no_binary_name(true);
         let error = command.try_get_matches_from(["--config", "a.toml", "b.toml"]).unwrap_err().to_string();
         assert!(error.contains("cannot be used with"), "{error}");
     }
 
     #[test]
-    fn a_switch_needs_no_value_and_takes_one() {
+    fn the_value_of_a_switch_is_optional() {
         for (line, expected) in [
             (&["--admin-tunnels"][..], "true"),
             (&["--admin-tunnels", "--shards", "1"], "true"),

@@ -1,4 +1,4 @@
-//! `ntlm-gateway decode`: an NTLM message in words, from base64 or from a header line of a trace.
+//! `ntlm-gateway decode`: shows the fields of an NTLM message, from base64 or from a header line of a trace.
 
 use std::io::{self, Read};
 use std::process::ExitCode;
@@ -6,15 +6,15 @@ use std::process::ExitCode;
 use clap::{Arg, ArgMatches, Command};
 use thiserror::Error;
 
-use super::words::aligned;
+use super::terminal::aligned;
 use super::{fail, print};
 use crate::http::{self, TokenError};
 use crate::ntlm::{self, MessageError};
 
-/// The longest input, in bytes; messages of real domains stay below 16 KiB in base64.
+/// The longest input. Messages of real domains are shorter than 16 KiB in base64.
 const INPUT_LIMIT_BYTES: usize = 256 * 1024;
 
-/// What all NTLM messages begin with ([MS-NLMP] section 2.2).
+/// The beginning of every NTLM message ([MS-NLMP] section 2.2).
 const SIGNATURE: &[u8] = b"NTLMSSP\0";
 
 const AFTER: &str = "Examples:
@@ -23,30 +23,32 @@ const AFTER: &str = "Examples:
   curl -v --proxy-ntlm -U ... 2>&1 |
     grep -m1 -i 'proxy-authenticate: NTLM T' | ntlm-gateway decode
 
-A message shows account, domain and host names. An AUTHENTICATE_MESSAGE can be cracked for a weak password: do not share it.";
+A message contains account, domain and host names. A weak password can be cracked from an AUTHENTICATE_MESSAGE: do not share it.";
 
-/// Why text is no NTLM message. The text is never in here: it may be a credential of another kind.
+/// Why a text is not an NTLM message. The error never contains the text, which may be another kind of credential.
 #[derive(Debug, PartialEq, Eq, Error)]
 enum DecodeError {
     #[error("nothing to decode; give a base64 message or a header line as an argument or on standard input")]
     Empty,
     #[error("the input is longer than {INPUT_LIMIT_BYTES} bytes and cannot be an NTLM message")]
     TooLong,
-    #[error("the scheme {0} is there without a message: the proxy offers it, or the client has not begun")]
+    #[error(
+        "there is only the scheme {0}, without a message: the proxy offers it, or the client has not started a handshake"
+    )]
     OfferOnly(&'static str),
     #[error("the header's scheme is not NTLM or Negotiate; its credentials are not shown")]
     OtherScheme,
     #[error(
-        "the header is not one that carries NTLM; these do: Proxy-Authorization, Proxy-Authenticate, Authorization, WWW-Authenticate"
+        "the header does not carry NTLM; these do: Proxy-Authorization, Proxy-Authenticate, Authorization, WWW-Authenticate"
     )]
     OtherHeader,
-    #[error("there is more than one word; give one base64 message, or one header line")]
+    #[error("there is more than one word; give one base64 message or one header line")]
     SeveralWords,
     #[error("the message cannot be read: {0}")]
     Token(#[from] TokenError),
     #[error("the token is Kerberos or SPNEGO, not a bare NTLM message")]
     Spnego,
-    #[error("the bytes do not begin with NTLMSSP: no NTLM message")]
+    #[error("not an NTLM message: the bytes do not begin with NTLMSSP")]
     NotNtlm,
     #[error(transparent)]
     Message(#[from] MessageError),
@@ -59,14 +61,14 @@ pub(super) fn command() -> Command {
             Arg::new("message")
                 .value_name("MESSAGE")
                 .num_args(1..)
-                .help("The message in base64, or a whole header line; not given: standard input"),
+                .help("The message in base64, or a whole header line; read from standard input if not given"),
         )
         .after_help(AFTER)
 }
 
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     let text = match matches.get_many::<String>("message") {
-        // A header line without quotes comes as several arguments.
+        // A header line without quotes arrives as several arguments.
         Some(words) => words.map(String::as_str).collect::<Vec<_>>().join(" "),
         None => match from_stdin() {
             Ok(text) => text,
@@ -92,7 +94,7 @@ fn decode(text: &str) -> Result<String, DecodeError> {
     let message = http::decode_token(&token(text)?)?;
     match message.first() {
         _ if message.starts_with(SIGNATURE) => Ok(aligned(&ntlm::describe(&message)?)),
-        // The ASN.1 tags that RFC 2743 section 3.1 and RFC 4178 section 4.2 begin tokens with.
+        // The ASN.1 tags at the beginning of a token (RFC 2743 section 3.1, RFC 4178 section 4.2).
         Some(0x60 | 0xa0 | 0xa1) => Err(DecodeError::Spnego),
         _ => Err(DecodeError::NotNtlm),
     }
@@ -100,7 +102,7 @@ fn decode(text: &str) -> Result<String, DecodeError> {
 
 /// The base64 of a bare message, of credentials with their scheme, or of a header line.
 fn token(text: &str) -> Result<String, DecodeError> {
-    // The marks of `curl -v` before a header.
+    // `curl -v` marks headers with these characters.
     let text = text.trim().trim_start_matches(['<', '>', '*']).trim();
     let value = match text.split_once(':') {
         Some((name, value)) if is_authentication_header(name) => value.trim(),
@@ -113,7 +115,7 @@ fn token(text: &str) -> Result<String, DecodeError> {
     let scheme = ["NTLM", "Negotiate"].into_iter().find(|scheme| scheme.eq_ignore_ascii_case(first));
     match (scheme, rest.as_slice()) {
         (Some(scheme), []) => Err(DecodeError::OfferOnly(scheme)),
-        // A message that a terminal or an editor wrapped comes in several pieces, all of base64.
+        // A message that a terminal or an editor has wrapped consists of several pieces of base64.
         (Some(_), pieces) if pieces.iter().all(|piece| is_base64(piece)) => Ok(pieces.concat()),
         (None, pieces)
             if is_base64(first) && first.starts_with("TlRM") && pieces.iter().all(|piece| is_base64(piece)) =>
@@ -147,7 +149,7 @@ mod tests {
     const NEGOTIATE: &str = "TlRMTVNTUAABAAAAt4II4gAAAAAAAAAAAAAAAAAAAAAFASgKAAAADw==";
 
     #[test]
-    fn a_message_is_found_in_every_form_that_traces_have_it_in() {
+    fn a_message_is_decoded_from_every_form_found_in_traces() {
         let expected = decode(NEGOTIATE).unwrap();
         assert!(expected.to_uppercase().contains("NEGOTIATE"), "{expected}");
         let wrapped = format!("{}\n{}\n", &NEGOTIATE[..20], &NEGOTIATE[20..]);
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_says_why() {
+    fn the_errors_say_why_a_text_is_not_a_message() {
         let kerberos = "Negotiate YIIFtgYGKwYBBQUCoIIFqjCCBaag";
         for (text, expected) in [
             ("", DecodeError::Empty),

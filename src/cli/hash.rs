@@ -15,17 +15,17 @@ use crate::config::secrets::{self, SECRET_LIMIT_BYTES};
 use crate::ntlm::NtHash;
 
 const AFTER: &str =
-    "The password is the first line of standard input, so that it is in no process list and no shell history:
+    "The password is the first line of standard input, so that it does not appear in the process list or the shell history:
   ntlm-gateway hash --output ./nt-hash < ./password
   systemd-ask-password | ntlm-gateway hash --output ./nt-hash
 
-Keep the hash like the password: whoever has it can log on with it. Only you can read the file that --output makes. A file that the shell \
-makes, as with > ./nt-hash, can usually be read by others.";
+Protect the hash like the password: it is enough to log on. Only you can read a file written with --output. A file created by the shell, \
+as with > ./nt-hash, can usually be read by others.";
 
 /// Readable or writable by anyone but its owner.
 const OPEN_TO_OTHERS: u32 = 0o077;
 
-const PROMPT: &str = "Password (it is shown as you type; to hide it, pipe it in): ";
+const PROMPT: &str = "Password (visible as you type; to avoid that, pipe it in): ";
 
 pub(super) fn command() -> Command {
     Command::new("hash")
@@ -35,7 +35,7 @@ pub(super) fn command() -> Command {
                 .long("output")
                 .value_name("FILE")
                 .value_parser(value_parser!(PathBuf))
-                .help("Write it to this file, which only you can read, instead of standard output"),
+                .help("Write the hash to this file, readable only by you, instead of standard output"),
         )
         .after_help(AFTER)
 }
@@ -63,10 +63,10 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     }
 }
 
-/// Puts the hash into a file that only its owner can read. A gateway that watches the file never sees a part of it.
+/// Writes the hash to a file that only its owner can read, atomically, because a gateway may be watching it.
 fn write_private(path: &Path, hash: &NtHash) -> io::Result<()> {
     if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        return Err(io::Error::other("it is there and is no file"));
+        return Err(io::Error::other("it exists and is not a regular file"));
     }
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
     name.push(format!(".{}", std::process::id()));
@@ -74,22 +74,22 @@ fn write_private(path: &Path, hash: &NtHash) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
     let written = writeln!(file, "{}", hash.to_hex().as_str()).and_then(|()| file.sync_all());
     written.and_then(|()| fs::rename(&fresh, path)).inspect_err(|_| {
-        // What matters is the error that is returned.
+        // The first error is the one to report.
         let _ = fs::remove_file(&fresh);
     })
 }
 
-/// The shell makes the file of a redirection before the program starts, so that only a word is left.
+/// The shell has created the file of a redirection before the program starts, so a warning is all that can be done.
 fn warn_if_open_to_others() {
     let is_open = fstat(io::stdout())
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_mode & OPEN_TO_OTHERS != 0);
     if is_open {
-        let _ = writeln!(io::stderr(), "others can read that file: chmod 600 it, or use --output");
+        let _ = writeln!(io::stderr(), "others can read that file: run chmod 600 on it, or use --output");
     }
 }
 
 fn first_line(from: impl Read) -> Result<NtHash, String> {
-    // Room for the longest line at once: growing would leave copies of it behind.
+    // Enough capacity for the longest line: growing would leave copies in memory.
     let mut line = Zeroizing::new(Vec::with_capacity(SECRET_LIMIT_BYTES + 1));
     let mut from = BufReader::with_capacity(1, from.take(SECRET_LIMIT_BYTES as u64 + 1));
     from.read_until(b'\n', &mut line).map_err(|error| format!("cannot read standard input: {error}"))?;
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn no_password_and_what_is_none_are_refused_without_repeating_it() {
+    fn an_invalid_password_is_rejected_without_repeating_it() {
         for (input, expected) in [
             (b"".as_slice(), "is empty"),
             (b"\n", "is empty"),

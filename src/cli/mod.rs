@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand.
+//! The command line: one file per subcommand.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -12,36 +12,36 @@ mod demo;
 mod hash;
 mod probe;
 mod run;
-mod words;
+mod terminal;
 
 use crate::config::{Warning, redact};
 
 pub use demo::DemoOptions;
 
-const EXAMPLES: &str = r"Try it, with no proxy and no account (starts a proxy that asks for NTLM, too):
+const EXAMPLES: &str = r"Try it without a proxy or an account (it starts an NTLM proxy too):
   ntlm-gateway demo --once
 
-Run it against a proxy, and send a request through it:
+Run it with a proxy, and send a request through it:
   ntlm-gateway run --upstream proxy.corp.example:8080 \
     --user 'CORP\alice' --password-file ./password
   curl -x http://127.0.0.1:3128 https://example.com/
 
-See what is wrong with a configuration before it runs:
+Check a configuration:
   ntlm-gateway check gateway.toml
 
-See whether the proxy takes it, with one handshake:
+Check with one handshake whether the proxy accepts it:
   ntlm-gateway probe gateway.toml
 
 `ntlm-gateway run --help` lists every setting.";
 
-/// Runs the subcommand that the process was started with. The exit code is 0 when it did what it was asked for, 1 when
-/// it failed, 2 when the command line is wrong; `probe` has further ones for what it found.
+/// Runs the subcommand. The exit code is 0 on success, 1 on failure, and 2 if the command line is wrong; `probe` has
+/// further codes for its results.
 #[must_use]
 pub fn main() -> ExitCode {
     match command().try_get_matches() {
         Ok(matches) => dispatch(&matches),
         Err(error) => {
-            // With its output closed there is nothing left to say.
+            // If the output is closed, there is nowhere to report the failure.
             let _ = match redacted(&error.to_string(), std::env::args()) {
                 None => error.print(),
                 Some(text) => std::io::stderr().write_all(text.as_bytes()),
@@ -51,7 +51,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// An error's text without the passwords that an argument has in it; `None` where no argument has one.
+/// An error's text without the passwords in arguments; `None` if no argument contains a password.
 fn redacted(error: &str, arguments: impl Iterator<Item = String>) -> Option<String> {
     let secret = arguments.filter(|argument| redact::has_credentials(argument) && error.contains(argument.as_str()));
     let text = secret.fold(error.to_owned(), |text, argument| text.replace(&argument, &redact::shown(&argument)));
@@ -66,7 +66,7 @@ fn dispatch(matches: &ArgMatches) -> ExitCode {
         Some(("probe", matches)) => probe::run(matches),
         Some(("hash", matches)) => hash::run(matches),
         Some(("decode", matches)) => decode::run(matches),
-        _ => unreachable!("clap lets only the subcommands above pass"),
+        _ => unreachable!("clap accepts only the subcommands above"),
     }
 }
 
@@ -76,8 +76,8 @@ pub fn command() -> Command {
     Command::new("ntlm-gateway")
         .version(env!("CARGO_PKG_VERSION"))
         .about(
-            "Lets workloads use a corporate proxy that asks for NTLM: they use the gateway as a plain proxy, and it proves \
-             one account to the corporate proxy for all of them",
+            "Lets workloads use a corporate proxy that requires NTLM: they use the gateway as a plain proxy, and the gateway \
+             authenticates to the corporate proxy for them",
         )
         .after_help(EXAMPLES)
         .subcommand_required(true)
@@ -91,13 +91,13 @@ pub fn command() -> Command {
         .subcommand(decode::command())
 }
 
-/// Says what failed, and makes the exit code of it.
+/// Prints an error and returns its exit code.
 fn fail(what: impl std::fmt::Display) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "{what}");
     ExitCode::FAILURE
 }
 
-/// Says what is likely to be a mistake.
+/// Prints the warnings of a configuration.
 fn show_warnings(warnings: &[Warning]) {
     let mut out = std::io::stderr().lock();
     for warning in warnings {
@@ -105,7 +105,7 @@ fn show_warnings(warnings: &[Warning]) {
     }
 }
 
-/// Prints to standard output; a reader that went away, such as `head`, is no failure.
+/// Prints to standard output. A reader that has gone away, such as `head`, is not a failure.
 fn print(text: &str) -> ExitCode {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -124,16 +124,16 @@ mod tests {
     }
 
     #[test]
-    fn help_shows_how_to_begin() {
+    fn help_shows_how_to_start() {
         let help = command().render_help().to_string();
         for text in ["ntlm-gateway demo --once", "curl -x http://127.0.0.1:3128", "check gateway.toml"] {
             assert!(help.contains(text), "{help}");
         }
     }
 
-    /// clap wraps a paragraph to the terminal's width; one that is broken in its source as well comes out ragged.
+    /// clap wraps a paragraph to the terminal's width; a paragraph with line breaks in the source would be ragged.
     #[test]
-    fn help_breaks_no_paragraph_itself_and_its_examples_fit_80_columns() {
+    fn help_paragraphs_have_no_line_breaks_and_examples_fit_80_columns() {
         let all = command();
         for one in std::iter::once(&all).chain(all.get_subcommands()) {
             let after = one.get_after_help().map(ToString::to_string).unwrap_or_default();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_an_argument_that_is_not_known_is_not_repeated() {
+    fn a_password_in_an_unknown_argument_is_not_repeated() {
         for line in [
             &["ntlm-gateway", "run", "a.toml", r"http://CORP\svc:s3cret@proxy:8080"][..],
             &["ntlm-gateway", "hash", "svc:s3cret@proxy:8080"],

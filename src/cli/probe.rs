@@ -1,4 +1,4 @@
-//! `ntlm-gateway probe`: one handshake with the configured upstream, and what it tells about that upstream.
+//! `ntlm-gateway probe`: one handshake with the configured upstream, and what it shows about that upstream.
 
 mod advice;
 mod behaviours;
@@ -21,15 +21,16 @@ use crate::http::{Authority, AuthorityError};
 use report::Report;
 use secret::SecretPlace;
 
-/// Lies at no one proxy's door, and answers on its port.
+/// A neutral host that answers on this port.
 const DEFAULT_TARGET: &str = "example.com:443";
 
-/// The port of a target that is named without one.
+/// The port of a target without one.
 const DEFAULT_PORT: u16 = 443;
 
 const AFTER: &str =
-    "It sends one request without credentials, then one handshake with at most one AUTHENTICATE_MESSAGE; no more is \
-counted against the account, and no byte is sent through the tunnel. Passwords, hashes and responses are never shown.
+    "It sends one request without credentials, then makes one handshake with at most one AUTHENTICATE_MESSAGE, so at most \
+one failed logon is counted against the account. Nothing is sent through the tunnel. Passwords, hashes and responses are \
+never shown.
 
 Exit codes:
   0  the handshake works, and the tunnel was opened
@@ -37,8 +38,8 @@ Exit codes:
   2  the command line is wrong
   3  the upstream refused the credentials
   4  the upstream cannot be reached, or its name does not resolve
-  5  the upstream is no proxy, offers no NTLM, or the handshake cannot work
-  6  the upstream takes the credentials, but declined the target
+  5  the upstream is not a proxy, offers no NTLM, or the handshake fails
+  6  the upstream accepted the credentials, but declined the target
 
 Examples:
   ntlm-gateway probe --upstream proxy.corp.example:8080 \\
@@ -48,7 +49,7 @@ Examples:
 
 pub(super) fn command() -> Command {
     let about =
-        "Probe the upstream with one handshake: what it is, how it behaves, and whether the configuration works";
+        "Probe the upstream with one handshake: shows what it is, how it behaves, and whether the configuration works";
     let command = Command::new("probe")
         .about(about)
         .arg(
@@ -57,23 +58,23 @@ pub(super) fn command() -> Command {
                 .value_name("HOST[:PORT]")
                 .default_value(DEFAULT_TARGET)
                 .value_parser(target)
-                .help("The origin to ask a tunnel to, port 443 unless given; nothing is sent through it"),
+                .help("The origin to request a tunnel to, by default on port 443; nothing is sent through it"),
         )
         .arg(
             Arg::new("of")
                 .long("of")
                 .value_name("NAME")
-                .help("The upstream to probe, where several are configured; the first unless given"),
+                .help("The upstream to probe if several are configured; by default the first"),
         )
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one JSON object instead of text"))
         .after_help(AFTER);
     arguments::with_settings(command)
 }
 
-/// A target as a client would name it; without a port, that of https.
+/// Parses a target as a client would write it; the default port is that of https.
 fn target(text: &str) -> Result<String, String> {
     if text.contains("://") {
-        return Err("name HOST:PORT, as a CONNECT does, and no URL".into());
+        return Err("write HOST:PORT as in a CONNECT, not a URL".into());
     }
     let parse = |text: &str| Authority::parse(text).map(|authority| authority.to_string());
     parse(text).or_else(|error| match error {
@@ -92,7 +93,7 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     let name = matches.get_one::<String>("of").unwrap_or(&first);
     if !config.keep_upstream(name) {
         let known: Vec<&str> = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
-        return fail(format!("--of: there is no upstream {name:?}; there is {}", known.join(", ")));
+        return fail(format!("--of: there is no upstream {name:?}; the configured ones are {}", known.join(", ")));
     }
     let target = matches.get_one::<String>("target").map_or(DEFAULT_TARGET, String::as_str);
     let secret = SecretPlace::of(&config.identities[0], &settings);
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_has_a_host_and_port_443_unless_it_names_another() {
+    fn the_default_port_of_a_target_is_443() {
         for (text, expected) in [
             ("Example.com:8443", "Example.com:8443"),
             ("example.com", "example.com:443"),
@@ -126,7 +127,7 @@ mod tests {
         ] {
             assert_eq!(target(text).as_deref(), Ok(expected));
         }
-        assert!(target("https://example.com/").unwrap_err().contains("no URL"));
+        assert!(target("https://example.com/").unwrap_err().contains("not a URL"));
         for text in ["", ":443", "http://example.com:443", "a b:1", "x:0", "a b", "x:"] {
             assert!(target(text).is_err(), "{text}");
         }

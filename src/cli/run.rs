@@ -10,7 +10,7 @@ use crate::{logging, supervisor};
 
 const AFTER: &str =
     "The password comes from exactly one of --password-file, --nt-hash-file, --password-fd and the variable \
-NTLM_GATEWAY_PASSWORD. There is no flag for the password itself, since anyone who lists the processes sees their flags.
+NTLM_GATEWAY_PASSWORD. There is no flag for the password itself, because everyone who lists the processes can see their flags.
 
 Example:
   ntlm-gateway run --upstream proxy.corp.example:8080 \\
@@ -22,12 +22,12 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    let Configured { sources, config, .. } = match arguments::configured(matches) {
+    let Configured { inputs, config, .. } = match arguments::configured(matches) {
         Ok(configured) => configured,
         Err(errors) => return fail(errors),
     };
     match logging::init(config.log_format, config.log_level) {
-        Ok(_guard) => supervisor::run(config, &sources),
+        Ok(_guard) => supervisor::run(config, &inputs),
         Err(error) => fail(format_args!("cannot start logging: {error}")),
     }
 }

@@ -1,4 +1,4 @@
-//! A number that tells two configurations apart, for a metric that is compared over all replicas.
+//! A number that differs between configurations, for a metric that is compared across replicas.
 
 use md5::{Digest, Md5};
 
@@ -7,11 +7,11 @@ use super::redact;
 use super::settings::Settings;
 use super::table_keys::TABLE_KEYS;
 
-/// 48 bits over all settings with their texts: a metric's value, a double, holds as many without loss.
+/// A 48-bit hash of all settings and their texts. A metric's value is a double, which can represent 48 bits exactly.
 ///
-/// The secret is not among the settings. Left out is what depends on the machine alone, such as the default workstation, so that
-/// replicas with one configuration have one number. MD5 is no safeguard here: whoever can read the metric learns no setting
-/// from it that they could not guess.
+/// Secrets are not part of the settings. Values that depend on the machine alone, such as the default workstation, are
+/// left out, so that replicas with the same configuration have the same number. MD5 is not used for security here: the
+/// metric reveals no setting that could not be guessed anyway.
 pub(super) fn of(settings: &Settings) -> u64 {
     let mut hash = Md5::new();
     update(&mut hash, settings, KEYS);
@@ -32,10 +32,10 @@ fn update(hash: &mut Md5, settings: &Settings, keys: &[Key]) {
         };
         let text = settings.given(key.name).map(|setting| setting.text.clone()).or_else(default);
         let is_account = key.name.rsplit('.').next() == Some("user");
-        // A password behind the account must not be guessed at by means of the number.
+        // The number must not help to guess a password that was put behind the account.
         let text = text.map(|text| if is_account { redact::account(&text) } else { text });
         if let Some(text) = text {
-            // With the lengths, no two lists of settings are one text.
+            // With the lengths, different lists of settings cannot produce the same input.
             hash.update((key.name.len() as u64).to_be_bytes());
             hash.update(key.name);
             hash.update((text.len() as u64).to_be_bytes());
@@ -47,27 +47,27 @@ fn update(hash: &mut Md5, settings: &Settings, keys: &[Key]) {
 #[cfg(test)]
 mod tests {
     use super::super::keys::find;
-    use super::super::settings::{Origin, Setting};
+    use super::super::settings::{Setting, Source};
     use super::*;
 
     fn digest(given: &[(&str, &str)]) -> u64 {
         let mut settings = Settings::default();
         for (name, text) in given {
-            let origin = Origin::Flag((*name).to_owned());
-            settings.give(find(name).unwrap(), Setting::new(*text, origin));
+            let source = Source::Flag((*name).to_owned());
+            settings.give(find(name).unwrap(), Setting::new(*text, source));
         }
         of(&settings)
     }
 
     #[test]
-    fn it_differs_with_each_setting_and_not_with_where_it_was_given() {
+    fn the_digest_depends_on_each_setting_but_not_on_its_source() {
         let one = digest(&[("upstream", "proxy.corp:8080")]);
         assert_eq!(one, digest(&[("upstream", "proxy.corp:8080")]));
         assert_ne!(one, digest(&[("upstream", "proxy.corp:8081")]));
         assert_ne!(one, digest(&[("upstream", "proxy.corp:8080"), ("user", "a")]));
         assert_eq!(one, digest(&[("upstream", "proxy.corp:8080"), ("first_leg", "negotiate")]), "the default");
         assert_ne!(digest(&[("user", "ab"), ("domain", "c")]), digest(&[("user", "a"), ("domain", "bc")]));
-        assert_eq!(digest(&[("user", "a:s3cret")]), digest(&[("user", "a:other")]), "no secret is in it");
+        assert_eq!(digest(&[("user", "a:s3cret")]), digest(&[("user", "a:other")]), "no secret is hashed");
         assert!(one < 1 << 48);
     }
 }

@@ -1,47 +1,47 @@
-//! Identities, upstreams and routes: who there is, from the plain settings and from the entries of the file's tables.
+//! Identities, upstreams and routes, from the plain settings and from the entries of the file's tables.
 
 use std::net::SocketAddr;
 
 use super::error::{ConfigError, Problem};
 use super::parse::{FIRST_LEGS, METHODS, Placed, Reader, SOME_NETWORK, WARM_LIMIT, network, workstation};
 use super::secrets::Secret;
-use super::settings::{Entry, Origin, Setting};
+use super::settings::{Entry, Setting, Source};
 use super::warning;
-use super::{Check, FirstLeg, IdentityConfig, Order, ProxyLogin, SecretStore, UpstreamConfig, secrets};
+use super::{Check, FirstLeg, IdentityConfig, ProxyLogin, SecretStore, UpstreamConfig, UpstreamOrder, secrets};
 use crate::limits;
 use crate::ntlm::{Account, Identity, Method, NtHash};
 use crate::route::{Decision, Rule, Rules};
 use crate::upstream::HostPort;
 
-const ORDERS: &[(&str, Order)] = &[("failover", Order::Failover), ("balance", Order::Balance)];
+const ORDERS: &[(&str, UpstreamOrder)] = &[("failover", UpstreamOrder::Failover), ("balance", UpstreamOrder::Balance)];
 const WEIGHTS: std::ops::RangeInclusive<usize> = 1..=1000;
 
-const SOME_HOST: Option<&str> = Some("name at least one HOST:PORT, for example proxy.corp.example:8080");
-/// What a route is about. An empty list is refused: it could be read as nothing and as everything.
-const SOME_PATTERN: Option<&str> = Some("leave the setting out, or name at least one");
+const SOME_HOST: Option<&str> = Some("give at least one HOST:PORT, for example proxy.corp.example:8080");
+/// An empty list in a route is rejected: it could mean nothing or everything.
+const SOME_PATTERN: Option<&str> = Some("leave the setting out, or give at least one entry");
 
-/// The identity that the plain settings make.
+/// The name of the identity from the plain settings, and of the default group.
 const DEFAULT: &str = "default";
 
-/// What the entries of `[[identities]]` take from the plain settings.
-struct Common {
+/// Defaults for the entries of `[[identities]]`, from the plain settings.
+struct IdentityDefaults {
     workstation: String,
     method: Method,
     target_domain: bool,
 }
 
-/// All that the three tables and their plain counterparts say.
-pub(super) struct Parties {
+/// Everything from the three tables and from the corresponding plain settings.
+pub(super) struct EgressConfig {
     pub identities: Vec<IdentityConfig>,
     pub upstreams: Vec<UpstreamConfig>,
     pub groups: Vec<String>,
-    pub order: Order,
+    pub order: UpstreamOrder,
     pub check: Check,
     pub rules: Rules,
 }
 
 impl Reader<'_> {
-    pub(super) fn parties(&mut self, account: Option<Account>, secrets: &SecretStore) -> Option<Parties> {
+    pub(super) fn egress(&mut self, account: Option<Account>, secrets: &SecretStore) -> Option<EgressConfig> {
         let identities = self.identities(account, secrets);
         let names: Option<Vec<&str>> =
             identities.as_ref().map(|all| all.iter().map(|identity| identity.name.as_str()).collect());
@@ -50,7 +50,7 @@ impl Reader<'_> {
         let order = self.choice("order", ORDERS);
         let check = self.check();
         let rules = self.rules(groups.as_deref());
-        Some(Parties {
+        Some(EgressConfig {
             identities: identities?,
             upstreams: upstreams?.0,
             groups: groups?,
@@ -64,14 +64,14 @@ impl Reader<'_> {
         let workstation = self.required("workstation", workstation);
         let method = self.choice("method", METHODS);
         let target_domain = self.flag("target_domain");
-        let common = Common { workstation: workstation?, method: method?, target_domain: target_domain? };
+        let defaults = IdentityDefaults { workstation: workstation?, method: method?, target_domain: target_domain? };
         let mut all = Vec::new();
         let mut names = Vec::new();
         let plain = self.settings.given("user");
         if plain.is_some() || self.settings.entries("identities").is_empty() {
-            let origin = plain.map_or(Origin::Default, |setting| setting.origin.clone());
-            names.push(Placed { value: DEFAULT.into(), origin });
-            all.push(self.identity("", DEFAULT.into(), account, &common, secrets));
+            let source = plain.map_or(Source::Default, |setting| setting.source.clone());
+            names.push(Placed { value: DEFAULT.into(), source });
+            all.push(self.identity("", DEFAULT.into(), account, &defaults, secrets));
         }
         for entry in self.settings.entries("identities") {
             let identity = self.entry(entry, |reader| {
@@ -84,7 +84,7 @@ impl Reader<'_> {
                     }
                     None => None,
                 };
-                reader.identity("identities.", name?, account, &common, secrets)
+                reader.identity("identities.", name?, account, &defaults, secrets)
             });
             all.push(identity);
         }
@@ -92,13 +92,13 @@ impl Reader<'_> {
         all.into_iter().collect()
     }
 
-    /// One identity, from the settings that begin with `prefix`.
+    /// Reads an identity from the settings that begin with `prefix`.
     fn identity(
         &mut self,
         prefix: &str,
         name: String,
         account: Option<Account>,
-        common: &Common,
+        defaults: &IdentityDefaults,
         secrets: &SecretStore,
     ) -> Option<IdentityConfig> {
         let key = |setting: &str| format!("{prefix}{setting}");
@@ -107,17 +107,17 @@ impl Reader<'_> {
             _ => (
                 self.optional(&key("workstation"), workstation),
                 self.optional_choice(&key("method"), METHODS),
-                self.optional(&key("target_domain"), truth),
+                self.optional(&key("target_domain"), boolean),
             ),
         };
         let nt_hash = match secrets.is_broken(self.settings, prefix) {
             true => None,
             false => secrets.secret(self.settings, prefix).map_err(|error| self.note_in_entry(*error)).ok(),
         };
-        let nt_hash = nt_hash.map(|secret| self.judged(secret));
-        let is_replaced = target_domain.map(|own| own.unwrap_or(common.target_domain));
+        let nt_hash = nt_hash.map(|secret| self.hash_of(secret));
+        let is_replaced = target_domain.map(|own| own.unwrap_or(defaults.target_domain));
         if account.is_some() {
-            self.judge_account(prefix, is_replaced == Some(true));
+            self.warn_about_account(prefix, is_replaced == Some(true));
         }
         let allow_basic = self.flag(&key("allow_basic"));
         let basic = match (allow_basic, &nt_hash) {
@@ -130,10 +130,10 @@ impl Reader<'_> {
         };
         let identity = Identity::new(
             account?,
-            &workstation?.unwrap_or_else(|| common.workstation.clone()),
+            &workstation?.unwrap_or_else(|| defaults.workstation.clone()),
             nt_hash?,
-            method?.unwrap_or(common.method),
-            target_domain?.unwrap_or(common.target_domain),
+            method?.unwrap_or(defaults.method),
+            target_domain?.unwrap_or(defaults.target_domain),
         );
         Some(IdentityConfig {
             name,
@@ -145,31 +145,31 @@ impl Reader<'_> {
         })
     }
 
-    /// The hash of a secret, with a warning of all that is odd about it.
-    fn judged(&mut self, secret: Secret) -> NtHash {
-        for advice in secret.oddities {
-            self.warn(secret.origin.clone(), &secret.key, advice);
+    /// The hash of a secret; adds the warnings about it.
+    fn hash_of(&mut self, secret: Secret) -> NtHash {
+        for advice in secret.advice {
+            self.warn(secret.source.clone(), &secret.key, advice);
         }
         secret.hash
     }
 
-    fn judge_account(&mut self, prefix: &str, is_replaced: bool) {
+    fn warn_about_account(&mut self, prefix: &str, is_replaced: bool) {
         let settings = self.settings;
         let (user_key, domain_key) = (format!("{prefix}user"), format!("{prefix}domain"));
         let (user, domain) = (settings.given(&user_key), settings.given(&domain_key));
-        if let Some(Setting { text, origin, .. }) = domain {
+        if let Some(Setting { text, source, .. }) = domain {
             for advice in warning::of_domain(text) {
-                self.warn(origin.clone(), &domain_key, advice);
+                self.warn(source.clone(), &domain_key, advice);
             }
         }
-        if let Some(Setting { text, origin, .. }) = user {
+        if let Some(Setting { text, source, .. }) = user {
             for advice in warning::of_account(text, domain.is_some() || is_replaced) {
-                self.warn(origin.clone(), &user_key, advice);
+                self.warn(source.clone(), &user_key, advice);
             }
         }
     }
 
-    /// The addresses of an identity that has some of its own.
+    /// The identity's own listening addresses, if any.
     fn own_listeners(&mut self, identity: &str) -> Option<Vec<SocketAddr>> {
         match self.settings.given("identities.listen") {
             Some(_) => self.listeners("identities.listen", identity),
@@ -177,7 +177,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Basic sends the password itself, so that its hash is not enough.
+    /// Basic sends the password itself, so its hash is not enough.
     fn basic_password(&mut self, allow_basic: &str, password_file: &str) -> Option<Option<secrets::Password>> {
         let Some(setting) = self.settings.given(password_file).cloned() else {
             return self.required(allow_basic, |_| Err(Problem::BasicNeedsPassword)).map(Some);
@@ -191,22 +191,22 @@ impl Reader<'_> {
         })?;
         let Some(user) = user else {
             return self
-                .optional("identities.proxy_password_file", |_| Err::<(), _>(Problem::NeedsToo("proxy_user")))
+                .optional("identities.proxy_password_file", |_| Err::<(), _>(Problem::Requires("proxy_user")))
                 .map(|_| None);
         };
         let Some(setting) = self.settings.given("identities.proxy_password_file").cloned() else {
             if !self.settings.is_broken("identities.proxy_password_file") {
-                self.required::<()>("identities.proxy_user", |_| Err(Problem::NeedsToo("proxy_password_file")));
+                self.required::<()>("identities.proxy_user", |_| Err(Problem::Requires("proxy_password_file")));
             }
             return None;
         };
         let key = "identities.proxy_password_file";
         let secret = self.parse(key, setting.clone(), |_| Ok(secrets::of_password_file(key, &setting)?))?;
-        let password = self.judged(secret);
+        let password = self.hash_of(secret);
         Some(Some(ProxyLogin { user, password }))
     }
 
-    /// The upstreams, and the names of their groups in the order of their first mention.
+    /// The upstreams, and the names of their groups in the order in which they first appear.
     fn upstreams(&mut self, identities: Option<&[&str]>) -> Option<(Vec<UpstreamConfig>, Vec<String>)> {
         let first_leg = self.choice("first_leg", FIRST_LEGS);
         let warm = self.required("warm", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
@@ -228,13 +228,12 @@ impl Reader<'_> {
                 keep: keep.unwrap_or_default(),
             };
             let hosts = self.list("upstream", SOME_HOST, host);
-            let name = |host: &Placed<HostPort>| Placed { value: host.value.to_string(), origin: host.origin.clone() };
+            let name = |host: &Placed<HostPort>| Placed { value: host.value.to_string(), source: host.source.clone() };
             names.extend(hosts.entries.iter().map(name));
             all.push(hosts.values().map(|hosts| hosts.into_iter().map(alone).collect()));
         } else if self.settings.given("upstream").is_some() {
-            let problem = |_: &str| {
-                Err::<(), _>(Problem::Together("put it among the [[upstreams]] of the file, or take those out"))
-            };
+            let problem =
+                |_: &str| Err::<(), _>(Problem::Together("move it into the file's [[upstreams]], or remove those"));
             self.required("upstream", problem);
             all.push(None);
         }
@@ -259,7 +258,7 @@ impl Reader<'_> {
         let given_name = self.optional("upstreams.name", name);
         let group = self.required("upstreams.group", name);
         let weight = self.required("upstreams.weight", |text| Ok(super::values::parse_integer(text, WEIGHTS)?));
-        let identity = self.optional("upstreams.identity", |text| one_of(identities, text, "identities"));
+        let identity = self.optional("upstreams.identity", |text| one_of(identities, text, ("identities", "")));
         let own_leg = self.optional_choice("upstreams.first_leg", FIRST_LEGS);
         let own_warm = self.optional("upstreams.warm", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
         let own_keep = self.optional("upstreams.keep", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
@@ -286,7 +285,7 @@ impl Reader<'_> {
         match (self.choice("check", &ways)?, target) {
             (false, _) => Some(Check::Tcp),
             (true, Some(target)) => Some(Check::Handshake { target: target.to_string() }),
-            (true, None) => self.required("check", |_| Err(Problem::NeedsToo("check_target"))),
+            (true, None) => self.required("check", |_| Err(Problem::Requires("check_target"))),
         }
     }
 
@@ -312,16 +311,16 @@ impl Reader<'_> {
         let decision = self.required("routes.to", |text| match text {
             "direct" => Ok(Decision::Direct),
             "deny" => Ok(Decision::Deny),
-            group => one_of(groups, group, "groups, direct, deny").map(Decision::Group),
+            group => one_of(groups, group, ("groups", ", direct, deny")).map(Decision::Group),
         });
         Some(Rule { hosts: hosts?, networks: networks?, ports: ports?, decision: decision? })
     }
 
-    /// Reads the settings of one entry; its errors join the others.
+    /// Reads the settings of one entry; its errors and warnings are added to the others.
     fn entry<T>(&mut self, entry: &Entry, read: impl FnOnce(&mut Reader<'_>) -> Option<T>) -> Option<T> {
         let mut reader = Reader {
             settings: &entry.settings,
-            entry: Some(&entry.origin),
+            entry: Some(&entry.source),
             is_open: self.is_open,
             addresses: Vec::new(),
             errors: Vec::new(),
@@ -334,37 +333,37 @@ impl Reader<'_> {
         value
     }
 
-    /// An error about a secret knows no place if nothing was given; then the entry's is the place.
+    /// The error about a missing secret has no place of its own; it then gets the place of the entry.
     fn note_in_entry(&mut self, mut error: ConfigError) {
-        if let (Origin::Default, Some(entry)) = (&error.origin, self.entry) {
-            error.origin = entry.clone();
+        if let (Source::Default, Some(entry)) = (&error.source, self.entry) {
+            error.source = entry.clone();
         }
         self.note(error);
     }
 
-    /// Notes each name that an earlier one is equal to, and the first beyond `max`.
+    /// Adds an error for each duplicate name, and for the first name beyond `max`.
     fn unique(&mut self, table: &str, names: &[Placed<String>], max: usize) -> Option<()> {
         let noted = self.errors.len();
-        for (index, Placed { value, origin }) in names.iter().enumerate() {
+        for (index, Placed { value, source }) in names.iter().enumerate() {
             let first = names.iter().take(index).find(|first| first.value == *value);
             let problem = match first {
-                Some(first) => Problem::Twice { name: value.clone(), other: first.origin.clone() },
+                Some(first) => Problem::Twice { name: value.clone(), other: first.source.clone() },
                 None if index == max => Problem::TooMany { max },
                 None => continue,
             };
-            self.note(ConfigError { origin: origin.clone(), key: table.into(), problem });
+            self.note(ConfigError { source: source.clone(), key: table.into(), problem });
         }
         (self.errors.len() == noted).then_some(())
     }
 }
 
-/// A name that stands in logs, metrics and routes.
+/// A name as used in logs, metrics and routes.
 fn name(text: &str) -> Result<String, Problem> {
     let fits = (1..=64).contains(&text.len()) && text.chars().all(|letter| letter.is_ascii_graphic());
     if fits { Ok(text.to_owned()) } else { Err(Problem::Name { text: text.into() }) }
 }
 
-fn truth(text: &str) -> Result<bool, Problem> {
+fn boolean(text: &str) -> Result<bool, Problem> {
     text.parse().map_err(|_| Problem::Choice { text: text.into(), choices: "true, false".into() })
 }
 
@@ -379,17 +378,18 @@ where
     Ok(text.parse()?)
 }
 
-/// The place of a name among those known. Where they could not be read, any name will do: they have errors of their own.
-fn one_of(known: Option<&[&str]>, text: &str, what: &str) -> Result<usize, Problem> {
+/// The index of a name among the known ones, which `what` names; `further` are other allowed words. If the known names
+/// could not be read, there are other errors already, and any name is accepted.
+fn one_of(known: Option<&[&str]>, text: &str, (what, further): (&str, &str)) -> Result<usize, Problem> {
     let Some(known) = known else { return Ok(0) };
-    known
-        .iter()
-        .position(|name| *name == text)
-        .ok_or_else(|| Problem::Choice { text: text.into(), choices: format!("the {what}: {}", known.join(", ")) })
+    known.iter().position(|name| *name == text).ok_or_else(|| Problem::Choice {
+        text: text.into(),
+        choices: format!("the {what} ({}){further}", known.join(", ")),
+    })
 }
 
 impl Reader<'_> {
     pub(super) fn flag(&mut self, name: &str) -> Option<bool> {
-        self.required(name, truth)
+        self.required(name, boolean)
     }
 }

@@ -1,17 +1,19 @@
-//! Variables of the environment that have the form of settings and are none.
+//! Environment variables that look like settings but are unknown.
 
 use std::ffi::OsString;
 
 use super::error::{ConfigError, Problem};
 use super::keys::{self, ENV_PREFIX, KEYS};
-use super::settings::Origin;
+use super::settings::Source;
 use super::warning::{Advice, Warning};
 
-/// Judges the names of all variables that are set: those that begin like settings must be settings. `lookup` gives a variable's value.
+/// Checks the names of all variables that are set: a variable with the prefix of the settings must be a setting.
+/// `lookup` returns a variable's value.
 ///
-/// Kubernetes sets variables for each Service of a namespace unless the pod has `enableServiceLinks: false`. For a Service called
-/// `ntlm-gateway`, or one whose name begins so, they have the gateway's prefix; they are known by their form and are no error.
-pub fn judge(
+/// Kubernetes sets variables for each Service of a namespace unless the pod has `enableServiceLinks: false`. For a
+/// Service whose name begins with `ntlm-gateway`, they have the gateway's prefix. They are recognised by their form and
+/// are not errors.
+pub fn check_names(
     names: impl IntoIterator<Item = OsString>,
     lookup: impl Fn(&str) -> Option<OsString>,
 ) -> (Vec<ConfigError>, Vec<Warning>) {
@@ -24,29 +26,29 @@ pub fn judge(
         if lookup(name).is_some_and(|value| value.is_empty()) {
             continue;
         }
-        let origin = || Origin::Env(name.escape_debug().to_string());
+        let source = || Source::Env(name.escape_debug().to_string());
         let upper = name.to_ascii_uppercase();
         if let Some(rest) = upper.strip_prefix(ENV_PREFIX) {
             if !is_of_kubernetes(name, is_set, |name| lookup(name)) {
                 let problem = Problem::UnknownVariable { nearest: nearest(rest) };
-                errors.push(ConfigError { origin: origin(), key: String::new(), problem });
+                errors.push(ConfigError { source: source(), key: String::new(), problem });
             }
         } else if let Some(meant) =
             settings.iter().find(|setting| upper.starts_with("NTLM") && is_near(&upper, setting))
         {
-            warnings.push(Warning { origin: origin(), key: String::new(), advice: Advice::Variable(meant.clone()) });
+            warnings.push(Warning { source: source(), key: String::new(), advice: Advice::Variable(meant.clone()) });
         }
     }
-    errors.sort_by_key(|error| error.origin.to_string());
+    errors.sort_by_key(|error| error.source.to_string());
     (errors, warnings)
 }
 
-/// A misspelt prefix; what follows it must be right.
+/// Whether a name is nearly that of a setting.
 fn is_near(name: &str, setting: &str) -> bool {
     strsim::damerau_levenshtein(name, setting) <= 2
 }
 
-/// The variable of the setting that comes nearest to what stands behind the prefix, if any comes near.
+/// The variable of the setting whose name is most similar to `rest`, the name behind the prefix, if any is similar.
 fn nearest(rest: &str) -> Option<String> {
     let in_file = |key: &keys::Key| key.name.replace('.', "_").to_ascii_uppercase();
     let mut best: Option<(usize, String)> = None;
@@ -62,7 +64,7 @@ fn nearest(rest: &str) -> Option<String> {
         }
     }
     let of_file = || {
-        // The password's own ways are no names in the file.
+        // These do not resemble a name in the file.
         let meant = match rest {
             "PASSWD" | "PASS" | "SECRET" => "password",
             "NT_HASH" | "HASH" => "nt_hash_file",
@@ -73,11 +75,11 @@ fn nearest(rest: &str) -> Option<String> {
     best.map(|(_, variable)| variable).or_else(of_file)
 }
 
-/// Whether a variable is one that Kubernetes makes for a Service: `X_SERVICE_HOST`, `X_SERVICE_PORT`, `X_SERVICE_PORT_NAME`, `X_PORT`,
-/// `X_PORT_3128_TCP` and `X_PORT_3128_TCP_ADDR`, `_PORT` and `_PROTO`.
+/// Whether a variable is one that Kubernetes sets for a Service: `X_SERVICE_HOST`, `X_SERVICE_PORT`,
+/// `X_SERVICE_PORT_NAME`, `X_PORT`, `X_PORT_3128_TCP` and `X_PORT_3128_TCP_ADDR`, `_PORT` and `_PROTO`.
 ///
-/// `X_PORT` alone looks like a setting: it is Kubernetes' where `X_SERVICE_HOST` is set as well, or where its value is a URL as
-/// `tcp://10.0.0.1:3128`.
+/// `X_PORT` alone looks like a setting. It comes from Kubernetes if `X_SERVICE_HOST` is set too, or if its value is a
+/// URL such as `tcp://10.0.0.1:3128`.
 fn is_of_kubernetes(name: &str, is_set: impl Fn(&str) -> bool, lookup: impl Fn(&str) -> Option<OsString>) -> bool {
     if name.ends_with("_SERVICE_HOST") || name.ends_with("_SERVICE_PORT") || name.contains("_SERVICE_PORT_") {
         return true;
@@ -95,13 +97,13 @@ fn is_of_kubernetes(name: &str, is_set: impl Fn(&str) -> bool, lookup: impl Fn(&
     ends_in_protocol(stem)
 }
 
-/// Whether a name ends as `_PORT_3128_TCP`.
+/// Whether a name ends like `_PORT_3128_TCP`.
 fn ends_in_protocol(name: &str) -> bool {
     let number = ["_TCP", "_UDP", "_SCTP"].iter().find_map(|end| name.strip_suffix(end)?.rsplit_once("_PORT_"));
     number.is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The names of this process's variables. The copies of their values are overwritten: one may be the password.
+/// The names of this process's variables. The copies of their values are overwritten, because one may be the password.
 #[must_use]
 pub fn names() -> Vec<OsString> {
     let wiped = |(name, value): (OsString, OsString)| {
@@ -115,10 +117,10 @@ pub fn names() -> Vec<OsString> {
 mod tests {
     use super::*;
 
-    fn judged(variables: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
+    fn checked(variables: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
         let lookup =
             |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
-        let (errors, warnings) = judge(variables.iter().map(|(name, _)| OsString::from(name)), lookup);
+        let (errors, warnings) = check_names(variables.iter().map(|(name, _)| OsString::from(name)), lookup);
         (errors.iter().map(ToString::to_string).collect(), warnings.iter().map(ToString::to_string).collect())
     }
 
@@ -134,11 +136,11 @@ mod tests {
             ("NTLM_GATEWAY_LIMITS_HEAD", "NTLM_GATEWAY_HEAD_LIMIT"),
             ("NTLM_GATEWAY_ALLOWED_CLIENTS", "NTLM_GATEWAY_ALLOW_CLIENTS"),
         ] {
-            let (errors, warnings) = judged(&[(name, "Qu33n")]);
+            let (errors, warnings) = checked(&[(name, "Qu33n")]);
             assert_eq!(errors, [format!("{name}: unknown setting; did you mean {meant}?")]);
             assert!(warnings.is_empty(), "{warnings:?}");
         }
-        let (errors, _) = judged(&[("NTLM_GATEWAY_COLOUR", "Qu33n"), ("NTLM_GATEWAY_PORT", "3128"), ("PATH", "/bin")]);
+        let (errors, _) = checked(&[("NTLM_GATEWAY_COLOUR", "Qu33n"), ("NTLM_GATEWAY_PORT", "3128"), ("PATH", "/bin")]);
         assert_eq!(errors.len(), 2, "{errors:?}");
         assert!(
             errors[0].starts_with("NTLM_GATEWAY_COLOUR: unknown setting; `ntlm-gateway run --help` lists"),
@@ -147,16 +149,16 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_are_set_and_known_or_empty_or_of_others_are_no_errors() {
+    fn known_empty_and_unrelated_variables_are_not_errors() {
         let known: Vec<String> = KEYS.iter().map(keys::Key::env).collect();
         let mut variables: Vec<(&str, &str)> = known.iter().map(|name| (name.as_str(), "x")).collect();
         variables.extend([("NTLM_GATEWAY_UPSTREAMS", ""), ("NTLMAPS_USER", "x"), ("HOME", "/"), ("http_proxy", "x")]);
-        assert_eq!(judged(&variables), (Vec::new(), Vec::new()));
+        assert_eq!(checked(&variables), (Vec::new(), Vec::new()));
     }
 
     #[test]
     fn a_misspelt_prefix_is_a_warning() {
-        let (errors, warnings) = judged(&[("NTLM_GATWAY_UPSTREAM", "x"), ("NTLMGATEWAY_USER", "x")]);
+        let (errors, warnings) = checked(&[("NTLM_GATWAY_UPSTREAM", "x"), ("NTLMGATEWAY_USER", "x")]);
         assert!(errors.is_empty(), "{errors:?}");
         assert_eq!(
             warnings,
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variables_of_a_kubernetes_service_are_no_errors() {
+    fn the_variables_of_a_kubernetes_service_are_not_errors() {
         let (address, port) = ("10.0.0.1", "3128");
         let of_service = |service: &str| {
             [
@@ -189,17 +191,17 @@ mod tests {
         for service in ["NTLM_GATEWAY", "NTLM_GATEWAY_ADMIN", "NTLM_GATEWAY_2"] {
             let all = of_service(service);
             let all: Vec<(&str, &str)> = all.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-            assert_eq!(judged(&all), (Vec::new(), Vec::new()), "{service}");
+            assert_eq!(checked(&all), (Vec::new(), Vec::new()), "{service}");
             for variable in all {
-                assert_eq!(judged(&[variable]), (Vec::new(), Vec::new()), "alone");
+                assert_eq!(checked(&[variable]), (Vec::new(), Vec::new()), "alone");
             }
         }
         assert_eq!(
-            judged(&[("NTLM_GATEWAY_PORT", port), ("NTLM_GATEWAY_SERVICE_HOST", address)]).0,
+            checked(&[("NTLM_GATEWAY_PORT", port), ("NTLM_GATEWAY_SERVICE_HOST", address)]).0,
             Vec::<String>::new()
         );
         for name in ["NTLM_GATEWAY_PORT", "NTLM_GATEWAY_ADMIN_PORT", "NTLM_GATEWAY_PORT_TCP", "NTLM_GATEWAY_SERVICE"] {
-            assert_eq!(judged(&[(name, port)]).0.len(), 1, "{name} is a guess at a setting");
+            assert_eq!(checked(&[(name, port)]).0.len(), 1, "{name} is not from Kubernetes");
         }
     }
 }

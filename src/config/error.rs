@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and where.
+//! Errors of a configuration, with their places.
 
 use std::fmt;
 use std::io;
@@ -8,14 +8,14 @@ use thiserror::Error;
 
 use super::redact;
 use super::secrets::SecretError;
-use super::settings::Origin;
+use super::settings::Source;
 use super::values::ValueError;
 use super::warning::Warning;
 use crate::ntlm::AccountError;
 use crate::route::PatternError;
 use crate::upstream::{HostPort, HostPortError};
 
-/// All that is wrong with a configuration; never without an error.
+/// All errors of a configuration, at least one, and its warnings.
 #[derive(Debug)]
 pub struct ConfigErrors {
     errors: Vec<ConfigError>,
@@ -23,25 +23,26 @@ pub struct ConfigErrors {
 }
 
 impl ConfigErrors {
-    /// `None` where there are no errors.
+    /// `None` if there are no errors.
     pub(super) fn of(mut errors: Vec<ConfigError>, warnings: Vec<Warning>) -> Option<ConfigErrors> {
-        errors.sort_by(|one, other| one.origin.order().cmp(&other.origin.order()));
+        errors.sort_by(|one, other| one.source.order().cmp(&other.source.order()));
         (!errors.is_empty()).then_some(ConfigErrors { errors, warnings })
     }
 
-    /// The errors: first those of flags and environment, then the file's in the order of its lines, then what is given nowhere.
+    /// The errors: first those of flags and environment, then those of the file in the order of its lines, then missing
+    /// settings.
     pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
         self.errors.iter()
     }
 
-    /// What is likely to be wrong besides.
+    /// The warnings.
     #[must_use]
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
 }
 
-/// One error a line.
+/// One error per line.
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, error) in self.errors.iter().enumerate() {
@@ -54,12 +55,12 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// One thing that is wrong: where, with which setting, and how.
+/// An error: where, in which setting, and what.
 #[derive(Debug)]
 pub struct ConfigError {
     /// Where the setting was given.
-    pub origin: Origin,
-    /// The setting's name in the file, or what stands in its place.
+    pub source: Source,
+    /// The setting's name in the file.
     pub key: String,
     /// What is wrong.
     pub problem: Problem,
@@ -67,31 +68,31 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_placed(out, &self.origin, &self.key, &self.problem)
+        write_placed(out, &self.source, &self.key, &self.problem)
     }
 }
 
-/// One line: the place, the setting where the place does not name it, and what is to be said.
+/// Writes a line with the place, the setting if the place does not name it, and the message.
 pub(super) fn write_placed(
     out: &mut fmt::Formatter<'_>,
-    origin: &Origin,
+    source: &Source,
     key: &str,
     what: &dyn fmt::Display,
 ) -> fmt::Result {
-    match origin {
-        // These name the setting themselves.
-        Origin::Flag(_) | Origin::Env(_) => write!(out, "{origin}: {what}"),
-        Origin::File { .. } if key.is_empty() => write!(out, "{origin}: {what}"),
-        // A name in the file may hold a line end or what a terminal obeys.
-        Origin::File { .. } => write!(out, "{origin}: {}: {what}", key.escape_debug()),
-        Origin::Default => write!(out, "{}: {what}", key.escape_debug()),
+    match source {
+        // These already name the setting.
+        Source::Flag(_) | Source::Env(_) => write!(out, "{source}: {what}"),
+        Source::File { .. } if key.is_empty() => write!(out, "{source}: {what}"),
+        // A name in the file may contain line ends or control characters.
+        Source::File { .. } => write!(out, "{source}: {}: {what}", key.escape_debug()),
+        Source::Default => write!(out, "{}: {what}", key.escape_debug()),
     }
 }
 
 impl std::error::Error for ConfigError {}
 
-/// The whole path of a file; of what is no path but a URL with a password, only what may be shown.
-fn whole(path: &Path) -> String {
+/// The absolute path of a file, redacted in case it is a URL with a password.
+fn absolute(path: &Path) -> String {
     redact::shown(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string())
 }
 
@@ -99,179 +100,183 @@ fn whole(path: &Path) -> String {
 #[derive(Debug, Error)]
 pub enum Problem {
     /// The configuration file cannot be read.
-    #[error("cannot read {}: {source}; give the path of a TOML file, or leave it out", whole(path))]
+    #[error("cannot read {}: {source}; it must be the path of a TOML file", absolute(path))]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
-    /// The configuration file is far too long to be one.
-    #[error("{} is longer than {limit_bytes} bytes and cannot be a configuration", whole(path))]
+    /// The configuration file is too long.
+    #[error("{} is longer than {limit_bytes} bytes and cannot be a configuration", absolute(path))]
     TooLong {
         /// The file.
         path: PathBuf,
-        /// The longest allowed.
+        /// The maximum length in characters.
         limit_bytes: usize,
     },
-    /// The file is no TOML.
+    /// The file is not valid TOML.
     #[error("{0}")]
     Syntax(String),
-    /// The file has a setting that there is none of.
+    /// The file has an unknown setting.
     #[error("unknown setting{}", nearest.map(|nearest| format!("; did you mean {nearest}?")).unwrap_or_default())]
     Unknown {
-        /// The known name that comes nearest.
+        /// The most similar known name.
         nearest: Option<&'static str>,
     },
-    /// A variable with the gateway's prefix is no setting.
+    /// A variable with the gateway's prefix is not a setting.
     #[error("unknown setting{}", nearest.as_ref().map_or_else(
         || "; `ntlm-gateway run --help` lists the variables".into(),
         |nearest| format!("; did you mean {nearest}?"),
     ))]
     UnknownVariable {
-        /// The variable that comes nearest.
+        /// The most similar variable.
         nearest: Option<String>,
     },
-    /// The file has a setting that is known, but must not be given there.
-    #[error("cannot be given in the file; {0}")]
+    /// The file has a setting that is not allowed there.
+    #[error("cannot be set in the file; {0}")]
     Misplaced(&'static str),
     /// The file's value has the wrong type.
     #[error("must be {expected}, but is {got}")]
     WrongType {
-        /// The type to write.
+        /// The expected type.
         expected: &'static str,
-        /// The type found.
+        /// The actual type.
         got: &'static str,
     },
     /// A variable of the environment is not UTF-8.
     #[error("the value is not UTF-8")]
     NotUtf8,
-    /// A setting that has no default is not given.
+    /// A setting without a default is not given.
     #[error("not given; {purpose} with {ways}")]
     Missing {
-        /// What it is for.
+        /// The purpose of the setting.
         purpose: &'static str,
-        /// The ways to give it.
+        /// The ways to set it.
         ways: String,
     },
-    /// Not one of a few words.
-    #[error("{text:?} is none of {choices}")]
+    /// Not one of the allowed words.
+    #[error("{text:?} is not one of {choices}")]
     Choice {
-        /// What was given.
+        /// The given value.
         text: String,
-        /// What may be given.
+        /// The allowed values.
         choices: String,
     },
-    /// Not an address to listen on.
-    #[error("{text:?} is no address to listen on; write ADDR:PORT with an IP address, for example {example}")]
+    /// Not a listening address.
+    #[error("{text:?} is not a listening address; write ADDR:PORT with an IP address, for example {example}")]
     Address {
-        /// What was given.
+        /// The given value.
         text: String,
-        /// A right one.
+        /// A valid example.
         example: &'static str,
     },
     /// Two listeners on one address.
-    #[error("{address} is given twice; the other is {other}")]
+    #[error("{address} is given twice; the other one is {other}")]
     SameAddress {
         /// The address.
         address: std::net::SocketAddr,
-        /// The setting that has it as well, and its place.
+        /// The other setting that has it, and its place.
         other: String,
     },
     /// A listener on one address, and another on all addresses with the same port.
-    #[error("{address} and {other} cannot both be listened on: one of them is on all addresses of this machine")]
+    #[error("{address} conflicts with {other}: one of them covers all addresses of this machine")]
     Overlapping {
         /// The address.
         address: std::net::SocketAddr,
-        /// The other one, the setting that has it and its place.
+        /// The other address, the setting that has it, and its place.
         other: String,
     },
     /// Not a network.
-    #[error("{0:?} is no network; write an address and a prefix length, for example 10.0.0.0/8 or 2001:db8::/32")]
+    #[error("{0:?} is not a network; write an address and a prefix length, for example 10.0.0.0/8 or 2001:db8::/32")]
     Network(String),
-    /// A list without an entry.
+    /// A list without entries.
     #[error("the list is empty; {0}")]
     EmptyList(&'static str),
-    /// Listening beyond loopback without a word on who may come.
+    /// Listening beyond loopback without restricting the clients.
     #[error(
-        "{address} can be reached from other machines, and the gateway lends out an identity: whoever reaches the port \
-         uses {account}. Give allow_clients the networks that may (--allow-clients 10.0.0.0/8), or listen on loopback \
-         only (127.0.0.1:{})",
+        "{address} can be reached from other machines, and every client that reaches it would use {account}. Set \
+         allow_clients to the networks of your clients (--allow-clients 10.0.0.0/8), or listen on loopback only \
+         (127.0.0.1:{})",
         address.port()
     )]
     OpenListener {
         /// The listener beyond loopback.
         address: std::net::SocketAddr,
-        /// The account lent out.
+        /// The account that the clients would use.
         account: String,
     },
-    /// Not a name for the Workstation field.
+    /// Not a valid name for the Workstation field.
     #[error("must have from 1 to {limit} characters and no control characters")]
     Workstation {
-        /// The longest allowed.
+        /// The maximum length in characters.
         limit: usize,
     },
-    /// Not a name for the Via field.
-    #[error("{text:?} is no name for Via; write up to {limit} letters, digits and signs such as - . _, without blanks")]
+    /// Not a valid name for the Via field.
+    #[error(
+        "{text:?} is not a valid name for Via; write up to {limit} letters, digits and characters such as - . _, without blanks"
+    )]
     ViaName {
-        /// What was given.
+        /// The given value.
         text: String,
-        /// The longest allowed, in bytes.
+        /// The maximum length in bytes.
         limit: usize,
     },
-    /// A time that the kernel takes in whole seconds.
-    #[error("{text:?} is no whole number of seconds up to 32767")]
+    /// Not a time that the kernel accepts: it takes whole seconds.
+    #[error("{text:?} is not a whole number of seconds up to 32767")]
     WholeSeconds {
-        /// What was given.
+        /// The given value.
         text: String,
     },
     /// An upstream that is the gateway itself.
     #[error(
-        "{upstream} is {address}, where the gateway itself listens: every request would come back; name the corporate proxy"
+        "{upstream} is {address}, where the gateway itself listens, so every request would come back; set it to the corporate proxy"
     )]
     OwnAddress {
-        /// As configured.
+        /// The upstream as configured.
         upstream: HostPort,
-        /// What it means here.
+        /// The gateway's own address.
         address: std::net::SocketAddr,
     },
-    /// Not a name for an identity, an upstream or a group.
-    #[error("{text:?} is no name; write up to 64 letters, digits and signs, without blanks")]
+    /// Not a valid name for an identity, an upstream or a group.
+    #[error("{text:?} is not a valid name; write up to 64 letters, digits and punctuation characters, without blanks")]
     Name {
-        /// What was given.
+        /// The given value.
         text: String,
     },
-    /// Not a name for a client's login. It is not repeated: the password may stand behind the colon.
-    #[error("must be up to 64 letters, digits and signs without blanks and colons; its password goes into a file")]
+    /// Not a valid name for a client's login. It is not repeated, because a password may follow the colon.
+    #[error(
+        "must be up to 64 letters, digits and punctuation characters, without blanks and colons; put its password into a file"
+    )]
     LoginName,
-    /// Two of one name.
-    #[error("there are two called {name}; give each a name of its own; the other is at {other}")]
+    /// Two entries with the same name.
+    #[error("the name {name} is used twice, but names must be unique; the other one is at {other}")]
     Twice {
         /// The name.
         name: String,
-        /// Where the first is.
-        other: Origin,
+        /// Where the first one is.
+        other: Source,
     },
-    /// A password in a setting that is not for one.
+    /// A password in the wrong setting.
     #[error(
-        "has the form of a URL with a password in it, and is therefore not shown; name the account with user, and put its \
-         password into a file for password_file"
+        "looks like a URL with a password, so its value is not shown; set the account with user, and put its password into a \
+         file for password_file"
     )]
     Credentials,
-    /// More entries than can be.
+    /// Too many entries.
     #[error("there are more than {max}")]
     TooMany {
         /// The most allowed.
         max: usize,
     },
     /// Two settings that exclude each other.
-    #[error("cannot be given together with the file's table; {0}")]
+    #[error("cannot be combined with the file's table; {0}")]
     Together(&'static str),
-    /// A setting that is nothing without another.
-    #[error("needs {0} too")]
-    NeedsToo(&'static str),
-    /// Basic with a secret that is no password.
-    #[error("needs the password itself, from a file: give it with password_file")]
+    /// A setting that requires another.
+    #[error("requires {0}")]
+    Requires(&'static str),
+    /// Basic with a secret that is not a password.
+    #[error("requires the password itself, in a file; set password_file")]
     BasicNeedsPassword,
     /// See [`PatternError`].
     #[error(transparent)]
@@ -295,9 +300,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_stays_on_its_line_whatever_the_name_in_the_file() {
-        let origin = Origin::File { path: "g.toml".into(), line: 1, column: 1 };
-        let error = ConfigError { origin, key: "a\nb\u{1b}[2J".into(), problem: Problem::Unknown { nearest: None } };
+    fn an_error_stays_on_one_line_whatever_the_name_in_the_file() {
+        let source = Source::File { path: "g.toml".into(), line: 1, column: 1 };
+        let error = ConfigError { source, key: "a\nb\u{1b}[2J".into(), problem: Problem::Unknown { nearest: None } };
         assert_eq!(error.to_string(), r"g.toml:1:1: a\nb\u{1b}[2J: unknown setting");
     }
 }

@@ -1,4 +1,4 @@
-//! The TOML file: its tables are flattened to settings, and each keeps its place for the errors to come.
+//! The TOML file: its tables are flattened into settings, which keep their places for later errors.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,20 +9,20 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Problem};
 use super::keys::{self, Key, Kind};
-use super::settings::{self, Entry, Origin, Part, Setting, Settings};
+use super::settings::{self, Entry, Part, Setting, Settings, Source};
 
-/// The longest configuration file that is read, in bytes: a hundred times what one can sensibly have.
+/// The longest configuration file that is read: a hundred times as long as any reasonable one.
 const FILE_LIMIT_BYTES: usize = 1024 * 1024;
 
-/// What the parser says of a key that a table has already.
+/// The parser's message for a key that a table already has.
 const DUPLICATE_KEY: &str = "duplicate key";
 
 /// Reads a file.
-pub(super) fn read(path: &Path, named_by: Origin) -> (Settings, Vec<ConfigError>) {
+pub(super) fn read(path: &Path, named_by: Source) -> (Settings, Vec<ConfigError>) {
     match text_of(path) {
         Ok(text) => parse(path, &text),
         Err(problem) => {
-            let error = ConfigError { origin: named_by, key: "config".into(), problem };
+            let error = ConfigError { source: named_by, key: "config".into(), problem };
             let mut settings = Settings::default();
             settings.mark_all_broken();
             (settings, vec![error])
@@ -42,7 +42,7 @@ fn text_of(path: &Path) -> Result<String, Problem> {
     }
 }
 
-/// Reads a file's text. After a syntax error, the settings that could be read are there nonetheless.
+/// Parses a file's text. After a syntax error, the settings that could be read are still returned.
 pub(super) fn parse(path: &Path, text: &str) -> (Settings, Vec<ConfigError>) {
     let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
     let mut flattening = Flattening { path, text, line_starts, settings: Settings::default(), errors: Vec::new() };
@@ -58,7 +58,8 @@ pub(super) fn parse(path: &Path, text: &str) -> (Settings, Vec<ConfigError>) {
     }
     flattening.table(document.get_ref(), "");
     if !syntax_errors.is_empty() {
-        // What a half-read document lacks is no news, nor is what comes behind an error on its line.
+        // Report neither settings that an incomplete document lacks, nor further errors behind a syntax error on the
+        // same line.
         flattening.errors.truncate(syntax_errors.len());
         flattening.settings.mark_all_broken();
     }
@@ -71,8 +72,8 @@ pub(super) fn parse(path: &Path, text: &str) -> (Settings, Vec<ConfigError>) {
 }
 
 fn place(error: &ConfigError) -> (usize, usize) {
-    match error.origin {
-        Origin::File { line, column, .. } => (line, column),
+    match error.source {
+        Source::File { line, column, .. } => (line, column),
         _ => (0, 0),
     }
 }
@@ -80,14 +81,14 @@ fn place(error: &ConfigError) -> (usize, usize) {
 struct Flattening<'a> {
     path: &'a Path,
     text: &'a str,
-    /// The byte at which each line begins, in ascending order; the first is 0.
+    /// The first byte of each line, in ascending order.
     line_starts: Vec<usize>,
     settings: Settings,
     errors: Vec<ConfigError>,
 }
 
 impl Flattening<'_> {
-    /// Only sections that are known are entered, so that the depth is bounded.
+    /// Enters known sections only, so the depth is limited.
     fn table(&mut self, table: &DeTable<'_>, prefix: &str) {
         for (key, value) in table {
             let name = format!("{prefix}{}", key.get_ref());
@@ -115,11 +116,11 @@ impl Flattening<'_> {
         }
     }
 
-    /// The entries of a table, each of which is a small file of its own.
+    /// Reads the entries of a table, each like a small file.
     fn entries(&mut self, table: &'static str, value: &DeValue<'_>, span: Range<usize>) {
         let expected = "a list of entries, each under [[name]]";
         let DeValue::Array(entries) = value else {
-            // What it was to give is not known, and not to be called missing.
+            // Its content is unknown, so nothing may be reported as missing.
             self.settings.mark_all_broken();
             return self.fail(span, table.into(), Problem::WrongType { expected, got: type_name(value) });
         };
@@ -132,7 +133,7 @@ impl Flattening<'_> {
             let outer = std::mem::take(&mut self.settings);
             self.table(content, &format!("{table}."));
             let settings = std::mem::replace(&mut self.settings, outer);
-            self.settings.give_entry(table, Entry { origin: self.origin(&entry.span()), settings });
+            self.settings.give_entry(table, Entry { source: self.source(&entry.span()), settings });
         }
     }
 
@@ -142,8 +143,8 @@ impl Flattening<'_> {
         }
         match text_for(key, value) {
             Ok(text) => {
-                let origin = self.origin(&span);
-                self.settings.give(key, Setting::new(text, origin));
+                let source = self.source(&span);
+                self.settings.give(key, Setting::new(text, source));
             }
             Err(problem) => {
                 self.settings.mark_broken(key);
@@ -152,7 +153,7 @@ impl Flattening<'_> {
         }
     }
 
-    /// A list; what is right in it is given even where something else in it is not, to have its own errors.
+    /// Reads a list. Valid elements are kept even if others are not, so that their errors are found too.
     fn list(&mut self, key: &'static Key, value: &DeValue<'_>, span: Range<usize>) {
         let alone = [(value, span.clone())];
         let in_array: Vec<(&DeValue<'_>, Range<usize>)>;
@@ -173,42 +174,43 @@ impl Flattening<'_> {
                 }
             }
         }
-        let origin = self.origin(&span);
-        self.settings.give(key, Setting::list(parts, origin));
+        let source = self.source(&span);
+        self.settings.give(key, Setting::list(parts, source));
     }
 
-    /// The entries of one string. Those behind the first have columns of their own where the string has no escapes.
+    /// The entries of one string. They have their own columns if the string contains no escapes.
     fn parts(&self, text: &str, span: &Range<usize>) -> Vec<Part> {
         let quoted = self.text.get(span.clone()).unwrap_or_default();
         let is_plain = quoted.len() == text.len() + 2 && quoted.get(1..=text.len()) == Some(text);
         settings::split(text, |at| match is_plain && at > 0 {
-            true => self.origin(&(span.start + 1 + at..span.end)),
-            false => self.origin(span),
+            true => self.source(&(span.start + 1 + at..span.end)),
+            false => self.source(span),
         })
     }
 
     fn fail(&mut self, span: Range<usize>, key: String, problem: Problem) {
-        let origin = self.origin(&span);
-        self.errors.push(ConfigError { origin, key, problem });
+        let source = self.source(&span);
+        self.errors.push(ConfigError { source, key, problem });
     }
 
-    fn origin(&self, span: &Range<usize>) -> Origin {
+    fn source(&self, span: &Range<usize>) -> Source {
         let line = self.line_starts.partition_point(|start| *start <= span.start);
         let line_start = line.checked_sub(1).and_then(|index| self.line_starts.get(index)).copied().unwrap_or(0);
         let before = self.text.get(line_start..span.start.min(self.text.len())).unwrap_or_default();
-        Origin::File { path: self.path.into(), line, column: before.chars().count() + 1 }
+        Source::File { path: self.path.into(), line, column: before.chars().count() + 1 }
     }
 
-    /// Where the key at `span` stands for the first time: the nearest before it that is called the same.
+    /// The first place of a duplicate key at `span`: the nearest key of the same name before it.
     fn first_use(&self, document: &DeTable<'_>, span: &Range<usize>) -> String {
         let key = self.text.get(span.clone()).unwrap_or_default().trim_matches(['"', '\'']);
         let mut first = None;
         nearest_before(document, DEPTH, key, span.start, &mut first);
         let first = first.or_else(|| self.header_before(key, span.start));
-        first.map_or_else(String::new, |at| format!("; the first is at {}", self.origin(&(at..at))))
+        first.map_or_else(String::new, |at| format!("; the first one is at {}", self.source(&(at..at))))
     }
 
-    /// The key of a section's header before `end`: the document has only one of two sections of one name.
+    /// The place of a section's header before `end`. Of two sections with the same name, the document contains only
+    /// one.
     fn header_before(&self, key: &str, end: usize) -> Option<usize> {
         let starts = self.line_starts.iter().filter(|start| **start < end);
         let header = format!("[{key}]");
@@ -216,7 +218,7 @@ impl Flattening<'_> {
         starts.filter(of_section).map(|start| start + 1).find(|at| *at < end)
     }
 
-    /// A Windows account in double quotes is the one syntax error that everybody makes.
+    /// A hint for the most common syntax error: a Windows account in double quotes.
     fn hint(&self, span: &Range<usize>) -> &'static str {
         let before = self.text.get(..span.start).unwrap_or(self.text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -229,10 +231,10 @@ impl Flattening<'_> {
     }
 }
 
-/// How deep settings can be: in an entry of a table.
+/// The depth of a setting in an entry of a table, the deepest there is.
 const DEPTH: usize = 3;
 
-/// Looks for the last place before `end` at which a table, or one in it, has a key of this name.
+/// Finds the last place before `end` at which a table, or a nested one, has a key of this name.
 fn nearest_before(table: &DeTable<'_>, depth: usize, name: &str, end: usize, found: &mut Option<usize>) {
     for (key, value) in table {
         let at = key.span().start;
@@ -259,22 +261,22 @@ fn unknown(name: &str) -> Problem {
 
 fn misplaced(key: &'static Key) -> Problem {
     Problem::Misplaced(match key.name {
-        "config" => "it names the file itself",
-        _ => "put the password into a file of its own, and name that with password_file",
+        "config" => "it is the path of the file itself",
+        _ => "put the password into a separate file, and set password_file to its path",
     })
 }
 
-/// The text of a value, or of one entry of a list.
+/// The text of a value, or of an element of a list.
 fn text_for(key: &Key, value: &DeValue<'_>) -> Result<String, Problem> {
     let kind = key.kind;
-    // Only ports are written as numbers in a list.
+    // Ports are the only numbers in lists.
     let takes_numbers = key.value_name == "PORT";
     let is_decimal = matches!(value, DeValue::Integer(number) if number.radix() == 10);
     match (kind, value) {
         (_, DeValue::String(text)) => Ok(text.to_string()),
         (Kind::List, DeValue::Integer(number)) if is_decimal && takes_numbers => Ok(number.as_str().to_owned()),
         (Kind::Switch, DeValue::Boolean(value)) => Ok(value.to_string()),
-        // A duration without a unit goes on as text: its own error shows the form.
+        // A duration without a unit is passed on as text: a later error shows the correct form.
         (Kind::Integer | Kind::Size | Kind::Duration, DeValue::Integer(number)) if is_decimal => {
             Ok(number.as_str().to_owned())
         }
@@ -322,14 +324,14 @@ mod tests {
     fn values_keep_their_line_and_column() {
         let (settings, errors) = parsed("# first\n\nupstream = \"proxy.corp\"\n[timeouts]\n  idle = '5m'\n");
         assert_eq!(errors, Vec::<String>::new());
-        let at = |line, column| Origin::File { path: "gateway.toml".into(), line, column };
+        let at = |line, column| Source::File { path: "gateway.toml".into(), line, column };
         let given = |name: &str| settings.given(name).unwrap().clone();
-        assert_eq!((given("upstream").text.as_str(), given("upstream").origin), ("proxy.corp", at(3, 12)));
+        assert_eq!((given("upstream").text.as_str(), given("upstream").source), ("proxy.corp", at(3, 12)));
         assert_eq!(given("timeouts.idle"), Setting::new("5m", at(5, 10)));
     }
 
     #[test]
-    fn the_types_that_make_sense_are_taken() {
+    fn all_sensible_types_are_accepted() {
         let (settings, errors) = parsed(
             "listen = ['127.0.0.1:1', '127.0.0.1:2']\nallow_clients = '10.0.0.0/8'\nshards = 4\nmax_tunnels = '1_0'\n\
              limits = { head = 65_536 }\ntimeouts.drain = 30\nadmin_tunnels = true",
@@ -348,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_setting_is_refused_with_its_place_and_its_nearest() {
+    fn an_unknown_setting_is_an_error_with_its_place_and_the_most_similar_name() {
         assert_eq!(
             errors("listen = '127.0.0.1:1'\n  upsteam = 'p:1'\n[timeout]\nidle = '1s'\n[limits]\nflavour = 1"),
             [
@@ -375,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_the_file_is_refused_and_not_repeated() {
+    fn a_password_in_the_file_is_rejected_and_not_repeated() {
         let errors = errors("password = 'hunter2'\nnt_hash = 'hunter2'\nconfig = 'x'");
         assert_eq!(errors.len(), 3);
         assert!(errors.iter().any(|error| error.contains("password_file")), "{errors:?}");
@@ -391,15 +393,15 @@ mod tests {
     }
 
     #[test]
-    fn an_account_in_double_quotes_is_told_of_single_quotes() {
+    fn an_account_in_double_quotes_gets_a_hint_about_single_quotes() {
         let errors = errors("user = \"CORP\\alice\"\n");
         assert!(errors[0].starts_with("gateway.toml:1:"), "{errors:?}");
         assert!(errors[0].contains(r"user = 'DOMAIN\name'"), "{errors:?}");
     }
 
     #[test]
-    fn a_file_that_is_not_there_names_its_path() {
-        let (_, errors) = read(Path::new("/nowhere/gateway.toml"), Origin::Flag("--config".into()));
+    fn the_error_about_a_missing_file_has_its_path() {
+        let (_, errors) = read(Path::new("/nowhere/gateway.toml"), Source::Flag("--config".into()));
         let error = errors[0].to_string();
         assert!(error.starts_with("--config: cannot read /nowhere/gateway.toml: No such file"), "{error}");
     }

@@ -3,13 +3,13 @@
 /// The longest NetBIOS computer name, in characters.
 const NETBIOS_LIMIT: usize = 15;
 
-/// The NetBIOS form of this host's name; `NTLM-GATEWAY` where the system does not say it.
+/// The NetBIOS form of this host's name; `NTLM-GATEWAY` if the system has no host name.
 pub(super) fn workstation() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     netbios(&name).unwrap_or_else(|| "NTLM-GATEWAY".into())
 }
 
-/// The first label of a host name, upper-cased and cut: what Windows makes a computer's NetBIOS name of.
+/// The first label of a host name, in upper case and truncated, as Windows derives a computer's NetBIOS name.
 fn netbios(host: &str) -> Option<String> {
     let label = host.trim().split('.').next()?;
     let name: String = label.chars().filter(char::is_ascii_graphic).take(NETBIOS_LIMIT).collect();

@@ -1,7 +1,7 @@
-//! Every setting, once: its name in the file, its flag, its variable, its help and its default.
+//! The table of all settings: their names in the file, flags, variables, help texts and defaults.
 //!
-//! The flags, the environment, the file and the documentation are all made from this table, so that they cannot drift
-//! apart.
+//! The flags, the environment, the file and the documentation are all derived from this table, so that they cannot
+//! diverge.
 
 use std::fmt;
 
@@ -10,49 +10,49 @@ use super::table_keys::TABLE_KEYS;
 use super::values::{format_duration, format_size};
 use crate::limits;
 
-/// What every variable's name begins with.
+/// The prefix of all variables.
 pub const ENV_PREFIX: &str = "NTLM_GATEWAY_";
 
 /// One setting.
 #[derive(Debug)]
 pub struct Key {
-    /// Its name in the file; `section.name` for one that stands in a section.
+    /// Its name in the file; `section.name` if it is in a section.
     pub name: &'static str,
-    /// Its flag without the dashes; also what the variable's name is made of.
+    /// Its flag without the dashes. The variable's name is derived from it.
     pub flag: &'static str,
-    /// Where it may be given.
+    /// Where it may be set.
     pub places: Places,
-    /// What its value is, for the file's types.
+    /// The type of its value in the file.
     pub kind: Kind,
-    /// What stands for the value in the help.
+    /// The placeholder for the value in the help.
     pub value_name: &'static str,
-    /// The group of the help under which it is listed.
+    /// The heading of the help under which it is listed.
     pub heading: &'static str,
     /// What it does.
     pub help: &'static str,
-    /// What holds when it is not given.
+    /// The value if it is not set.
     pub default: Fallback,
 }
 
-/// Where a setting may be given.
+/// Where a setting may be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Places {
     /// As a flag, in the environment and in the file.
     Everywhere,
-    /// Not in the file, for it names the file.
+    /// Not in the file, because it names the file.
     FlagAndEnv,
-    /// In the environment alone: a flag would show a secret to whoever lists the processes.
+    /// Only in the environment: everyone who lists the processes can see a flag.
     EnvOnly,
     /// In an entry of one of the file's tables.
     Table,
 }
 
-/// What a setting's value is.
+/// The type of a setting's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A string.
     Text,
-    /// Strings; one string with commas counts as well.
+    /// Strings, or one string with commas.
     List,
     /// A whole number.
     Integer,
@@ -64,16 +64,16 @@ pub enum Kind {
     Switch,
 }
 
-/// What holds when a setting is not given.
+/// What applies if a setting is not set.
 #[derive(Clone, Copy)]
 pub enum Fallback {
-    /// It must be given; the text says what for.
+    /// The setting is required; the text says what to do.
     Required(&'static str),
-    /// Nothing.
+    /// No value.
     Nothing,
-    /// The value that a value given would be read from.
+    /// A default, as the text to be parsed.
     Value(fn() -> String),
-    /// A value that depends on the machine, and what the help says of it.
+    /// A default that depends on the machine, and its description in the help.
     Machine(&'static str, fn() -> String),
 }
 
@@ -93,7 +93,7 @@ impl Fallback {
         }
     }
 
-    /// The value as the help shows it.
+    /// The value as shown in the help.
     #[must_use]
     pub fn shown(&self) -> Option<String> {
         match self {
@@ -111,7 +111,7 @@ impl Key {
         format!("{ENV_PREFIX}{}", self.flag.replace('-', "_").to_ascii_uppercase())
     }
 
-    /// Whether the file may have it.
+    /// Whether it may be set in the file.
     #[must_use]
     pub fn in_file(&self) -> bool {
         matches!(self.places, Places::Everywhere | Places::Table)
@@ -123,7 +123,7 @@ impl Key {
         matches!(self.places, Places::Everywhere | Places::FlagAndEnv)
     }
 
-    /// What it does, its variable and its default.
+    /// Its help text, variable and default.
     #[must_use]
     pub fn help_line(&self) -> String {
         let required = match self.default {
@@ -134,7 +134,7 @@ impl Key {
         format!("{} [env: {}]{default}{required}", self.help, self.env())
     }
 
-    /// The ways to give it, for an error's text.
+    /// The ways to set it, for an error's text.
     #[must_use]
     pub fn ways(&self) -> String {
         let Key { name, flag, value_name, .. } = self;
@@ -151,7 +151,7 @@ pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().chain(TABLE_KEYS).find(|key| key.name == name)
 }
 
-/// The tables of the file of which there can be several entries (`[[name]]`).
+/// The tables of the file that can have several entries (`[[name]]`).
 pub const TABLES: [&str; 3] = ["identities", "upstreams", "routes"];
 
 /// The table of this name.
@@ -170,7 +170,7 @@ fn sections() -> impl Iterator<Item = &'static str> {
     KEYS.iter().filter_map(|key| key.name.split_once('.').map(|(section, _)| section))
 }
 
-/// The name in the file that comes nearest to one that is unknown, if any comes near.
+/// The name in the file that is most similar to an unknown one, if any is similar.
 #[must_use]
 pub fn nearest(unknown: &str) -> Option<&'static str> {
     let wanted = unknown.replace('-', "_").to_ascii_lowercase();
@@ -194,7 +194,7 @@ pub fn nearest(unknown: &str) -> Option<&'static str> {
     for section in sections().chain(TABLES) {
         compare(section, &wanted, section);
     }
-    // Told apart only where nothing matched as well: a key in the wrong section, or a flag's name in the file.
+    // Also find a key in the wrong section, or a flag's name used in the file.
     for key in KEYS.iter().filter(|key| key.in_file()) {
         compare(key.name, last, &key.flag.replace('-', "_"));
         compare(key.name, last, key.name.rsplit('.').next().unwrap_or_default());
@@ -211,7 +211,7 @@ const LIMITS: &str = "Limits";
 const TIMEOUTS: &str = "Timeouts";
 const OUTPUT: &str = "Output";
 
-/// Every setting, in the order of the help.
+/// All settings, in the order of the help.
 pub static KEYS: &[Key] = &[
     Key {
         name: "config",

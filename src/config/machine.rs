@@ -1,4 +1,4 @@
-//! How much memory there is: the least that a control group around the process, or the machine, allows.
+//! The available memory: the smallest limit of the machine and of the control groups around the process.
 
 use std::fs;
 use std::path::Path;
@@ -6,23 +6,23 @@ use std::path::Path;
 /// Where control groups are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// A mebibyte, to which the result is rounded down.
+/// A mebibyte; the result is rounded down to a multiple of it.
 const MIB: u64 = 1024 * 1024;
 
-/// What is taken where nothing can be read, in bytes: that of a small pod.
+/// Assumed if nothing can be read: the memory of a small pod.
 const UNKNOWN_BYTES: u64 = 512 * MIB;
 
-/// The memory that this process may use, in bytes, in whole MiB.
+/// The memory that this process may use, in bytes, a multiple of 1 MiB.
 pub(super) fn memory_bytes() -> usize {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let least = of_groups(&own, Path::new(CGROUPS)).into_iter().chain(of_machine(&meminfo)).min();
-    // Twice a MiB at the least, so that half of it is some.
+    // An even number of MiB, so that half of it is a whole number too.
     usize::try_from((least.unwrap_or(UNKNOWN_BYTES) / (2 * MIB) * 2 * MIB).max(8 * MIB)).unwrap_or(usize::MAX)
 }
 
-/// The least limit of the groups that `/proc/self/cgroup` names, and of those around them. A container often sees its own group as the
-/// root: then the name leads nowhere, and the root has the limit.
+/// The smallest limit of the groups that `/proc/self/cgroup` names, and of their parents. A container often sees its
+/// own group as the root: the named group then does not exist, and the root has the limit.
 fn of_groups(own: &str, root: &Path) -> Option<u64> {
     own.lines()
         .filter_map(|line| {
@@ -42,7 +42,7 @@ fn of_groups(own: &str, root: &Path) -> Option<u64> {
         .min()
 }
 
-/// What `/proc/meminfo` says that there is, in bytes.
+/// The machine's memory according to `/proc/meminfo`, in bytes.
 fn of_machine(meminfo: &str) -> Option<u64> {
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
     use std::path::PathBuf;
 
-    /// Control groups as files, removed when dropped.
+    /// Files like those of control groups, removed when dropped.
     struct Groups(PathBuf);
 
     impl Groups {
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_limit_of_a_group_and_those_around_it_holds_in_version_2() {
+    fn in_version_2_the_smallest_limit_of_a_group_and_its_parents_applies() {
         let groups = Groups::new("v2", &[("a/memory.max", "1000"), ("a/b/memory.max", "max"), ("memory.max", "3000")]);
         assert_eq!(of_groups("0::/a/b\n", &groups.0), Some(1000));
         assert_eq!(of_groups("0::/\n", &groups.0), Some(3000), "a container's own group is its root");
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_controllers_group_counts_in_version_1() {
+    fn in_version_1_the_group_of_the_memory_controller_applies() {
         let own = "5:cpu,cpuacct:/x\n3:memory:/docker/1\n0::/\n";
         let groups = Groups::new(
             "v1",
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn without_groups_the_machine_counts() {
+    fn without_groups_the_memory_of_the_machine_applies() {
         assert_eq!(of_groups("", Path::new("/nonexistent")), None);
         assert_eq!(of_machine("MemTotal:       16384 kB\nMemFree: 1 kB\n"), Some(16 * 1024 * 1024));
         assert_eq!(of_machine("nothing"), None);

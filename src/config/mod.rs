@@ -1,31 +1,31 @@
-//! The configuration: text from flags, environment and file becomes a [`Config`] that is valid throughout.
+//! The configuration: text from flags, environment and file becomes a valid [`Config`].
 //!
 //! ```text
 //!   flags ───────┐
-//!   environment ─┼─▶ Settings (text, each with its origin) ─▶ Config, or every error with its place
+//!   environment ─┼─▶ Settings (texts with their sources) ─▶ Config, or all errors with their places
 //!   file ────────┤
 //!   defaults ────┘
 //! ```
 //!
 //! | file | subject |
 //! |---|---|
-//! | `keys` | the table of all settings, from which everything else is made |
-//! | `settings` | texts with their origin, and which of them wins |
-//! | `file` | the TOML file |
-//! | `environment` | variables that look like settings and are none |
-//! | `values` | durations, sizes, numbers |
-//! | `secrets` | where the password comes from |
-//! | `table_keys` | the same table for the entries of the file's tables |
-//! | `reading` | settings to values |
-//! | `parties` | identities, upstreams and routes |
+//! | `keys` | the table of all settings: names, flags, help, defaults |
+//! | `table_keys` | the same for the entries of the file's tables |
+//! | `settings` | texts with their sources, and their precedence |
+//! | `file` | reading the TOML file |
+//! | `environment` | unknown variables that look like settings |
+//! | `values` | parsing durations, sizes and numbers |
+//! | `secrets` | reading passwords and hashes |
+//! | `parse` | from settings to values |
+//! | `egress` | identities, upstreams and routes |
 //! | `host_name` | the default workstation |
 //! | `loops` | upstreams that are the gateway itself |
-//! | `machine` | the memory that there is |
-//! | `digest` | a number that tells two configurations apart |
-//! | `error` | what can be wrong |
-//! | `warning` | what is valid and most likely a mistake |
+//! | `machine` | the available memory |
+//! | `digest` | a number that differs between configurations |
+//! | `error` | errors |
+//! | `warning` | warnings: settings that are valid but probably a mistake |
 //! | `exposure` | who else can read a secret's file |
-//! | `redact` | what of a text may be shown |
+//! | `redact` | keeping passwords out of texts |
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -67,83 +67,83 @@ mod warning_tests;
 
 pub use error::{ConfigError, ConfigErrors, Problem};
 pub use secrets::SecretStore;
-pub use settings::{Entry, Origin, Part, Setting, Settings};
+pub use settings::{Entry, Part, Setting, Settings, Source};
 pub use warning::{Advice, Warning};
 
 pub use crate::auth::FirstLeg;
+pub use crate::egress::UpstreamOrder;
 pub use crate::timeouts::Timeouts;
 
-/// The most event loops that can be asked for.
+/// The largest number of event loops.
 pub const MAX_SHARDS: usize = 1024;
 
-/// What the gateway runs by. Every value has been checked; nothing in it is text to be parsed later.
+/// The configuration of a gateway. All values have been validated; none is text that has to be parsed later.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where workloads are accepted; at least one, none twice.
+    /// The addresses for clients: at least one, without duplicates.
     pub listen: Vec<SocketAddr>,
-    /// Those of `listen` that are not an identity's own.
+    /// The addresses of `listen` that do not belong to an identity.
     pub common_listen: Vec<SocketAddr>,
     /// Where metrics and health are served.
     pub admin: SocketAddr,
-    /// Whether the open tunnels are shown there.
+    /// Whether the open tunnels are listed there.
     pub admin_tunnels: bool,
-    /// The accounts to prove, with their secrets; at least one. The first is that of clients for whom nothing else is said.
+    /// The accounts to authenticate with, at least one. The first is the default for clients.
     pub identities: Vec<IdentityConfig>,
-    /// The parent proxies, at least one, in the order in which they are tried.
+    /// The corporate proxies, at least one, in the order in which they are tried.
     pub upstreams: Vec<UpstreamConfig>,
-    /// The names of the upstreams' groups; the first takes what no route names.
+    /// The names of the upstream groups. The first group takes requests that no route matches.
     pub groups: Vec<String>,
-    /// Which upstream of a group a request goes to.
-    pub order: Order,
-    /// How an upstream that failed is brought back.
+    /// How the upstream of a group is chosen.
+    pub order: UpstreamOrder,
+    /// How an ejected upstream is checked.
     pub check: Check,
-    /// Where requests go.
+    /// The routes.
     pub rules: Rules,
-    /// Networks whose clients are served. Empty: whoever reaches the port; all listeners are then on loopback.
+    /// Networks whose clients are served. If empty, every client is served, and all listeners are on loopback.
     pub allow_clients: Vec<IpNet>,
     /// Event loops, from 1 to [`MAX_SHARDS`].
     pub shards: usize,
     /// Tunnels open at once in the whole process, at least 1.
     pub max_tunnels: usize,
-    /// Tunnels open at once of one client's address; 0 for no such limit.
+    /// Tunnels open at once for one client address; 0 for no limit.
     pub tunnels_per_client: usize,
-    /// New tunnels of one client's address a second; 0 for no such limit.
+    /// New tunnels per second for one client address; 0 for no limit.
     pub new_tunnels_per_client: usize,
-    /// Failed logons that an account may have in 30 minutes, from 2 to 10.
+    /// Failed logons allowed to an account in 30 minutes, from 2 to 10.
     pub guard_attempts: usize,
-    /// Pipes a shard lends out at once; 0 for no splicing.
+    /// Pipes that a shard lends at once; 0 disables splicing.
     pub pipes_per_shard: usize,
-    /// Bytes that a socket may hold back each way; 0 leaves it to the system.
+    /// Size of each socket's send and receive buffers; 0 for the system's default.
     pub socket_buffer_bytes: usize,
-    /// What requests and answers on their way may hold in all, in bytes; 0 for no such limit.
+    /// The most memory for requests and responses in transit; 0 for no limit.
     pub memory_limit_bytes: usize,
     /// See [`Timeouts`].
     pub timeouts: Timeouts,
-    /// The longest head, in bytes, from 1 KiB to 1 MiB.
+    /// The longest head, from 1 KiB to 1 MiB.
     pub head_limit_bytes: usize,
     /// The most field lines of a head.
     pub field_limit: usize,
-    /// Whether requests and answers say in their Via field that they came this way.
+    /// Whether the gateway adds a Via field to requests and responses.
     pub via: bool,
-    /// The gateway's name there; a token. Each process has one of its own where it is not given.
+    /// The gateway's name in the Via field, a token. By default, each process has a unique name.
     pub via_name: Option<String>,
-    /// How connections on which nothing moves are probed; `None` for not at all.
+    /// TCP keep-alive; `None` if it is disabled.
     pub keep_alive: Option<KeepAlive>,
-    /// The form of log lines.
+    /// The format of log lines.
     pub log_format: LogFormat,
-    /// The least grave log lines to write; `RUST_LOG` wins over it.
+    /// The least severe level to log; `RUST_LOG` takes precedence.
     pub log_level: LevelFilter,
-    /// What is likely to be a mistake, in the order of the file's lines.
+    /// Probable mistakes, in the order of the file's lines.
     pub warnings: Vec<Warning>,
-    /// The files this was read from: a change in one of them calls for a reload.
+    /// The files this was read from; a change in one of them triggers a reload.
     pub files: Vec<PathBuf>,
-    /// A number of 48 bits made of the settings' texts, the secret not among them: the same in all processes that were
-    /// configured alike.
+    /// A 48-bit hash of the settings' texts, without secrets: the same in all processes with the same configuration.
     pub digest: u64,
 }
 
 impl Config {
-    /// The first upstream: the one that is meant where there is no choice.
+    /// The first upstream, used where only one can be.
     #[must_use]
     pub fn first_upstream(&self) -> &UpstreamConfig {
         &self.upstreams[0]
@@ -161,13 +161,13 @@ impl Config {
         &self.identities[0].identity
     }
 
-    /// Keeps one upstream alone, by its name, with the identity of clients that have none of their own there. `false` when there is
-    /// none of this name.
+    /// Removes all upstreams but the named one, and makes the identity that clients use there by default the first.
+    /// `false` if there is no upstream of this name.
     pub fn keep_upstream(&mut self, name: &str) -> bool {
         let Some(place) = self.upstreams.iter().position(|upstream| upstream.name == name) else { return false };
         let upstream = self.upstreams.swap_remove(place);
-        let for_all = || self.identities.iter().position(IdentityConfig::is_for_everybody);
-        if let Some(identity) = upstream.identity.or_else(for_all) {
+        let default = || self.identities.iter().position(IdentityConfig::has_no_own_clients);
+        if let Some(identity) = upstream.identity.or_else(default) {
             self.identities.swap(0, identity);
         }
         self.upstreams = vec![upstream];
@@ -175,35 +175,35 @@ impl Config {
     }
 }
 
-/// An account to prove, and the clients that it is for.
+/// An account to authenticate with, and the clients that use it.
 #[derive(Clone, Debug)]
 pub struct IdentityConfig {
-    /// Unique; what logs and metrics call it.
+    /// The unique name in logs and metrics.
     pub name: String,
     /// The account with its secret.
     pub identity: Identity,
-    /// The password itself, where it may be sent to a proxy that offers nothing better.
+    /// The password itself, if Basic is allowed for proxies that offer nothing better.
     pub basic_password: Option<secrets::Password>,
-    /// Clients that come in here go by this identity; these are among [`Config::listen`].
+    /// Clients of these addresses use this identity. They are part of [`Config::listen`].
     pub listen: Vec<SocketAddr>,
-    /// Clients from these networks go by this identity.
+    /// Clients from these networks use this identity.
     pub clients: Vec<IpNet>,
-    /// Clients that log on like this go by this identity.
+    /// Clients with this login use this identity.
     pub login: Option<ProxyLogin>,
 }
 
 impl IdentityConfig {
-    fn is_for_everybody(&self) -> bool {
+    fn has_no_own_clients(&self) -> bool {
         self.clients.is_empty() && self.listen.is_empty() && self.login.is_none()
     }
 }
 
-/// A name and a password that a client shows to the gateway (Basic, RFC 7617).
+/// The name and password with which a client authenticates to the gateway (Basic, RFC 7617).
 #[derive(Clone)]
 pub struct ProxyLogin {
-    /// The name; has no colon.
+    /// The name, without a colon.
     pub user: String,
-    /// Its password, as a hash: it is compared and never sent.
+    /// The hash of its password, which is only compared and never sent.
     pub password: NtHash,
 }
 
@@ -213,60 +213,51 @@ impl std::fmt::Debug for ProxyLogin {
     }
 }
 
-/// A parent proxy.
+/// A corporate proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamConfig {
-    /// Unique; what logs and metrics call it.
+    /// The unique name in logs and metrics.
     pub name: String,
     /// Its addresses, at least one, in the order in which they are tried.
     pub addresses: Vec<HostPort>,
-    /// Its group's place in [`Config::groups`].
+    /// The index of its group in [`Config::groups`].
     pub group: usize,
-    /// Its share of the tunnels when they are balanced, from 1 to 1000.
+    /// Its share of the tunnels with [`UpstreamOrder::Balance`], from 1 to 1000.
     pub weight: u32,
-    /// The identity of clients that have none of their own, by its place in [`Config::identities`].
+    /// The index in [`Config::identities`] of the identity for clients that have none of their own.
     pub identity: Option<usize>,
     /// What the first request on a connection carries.
     pub first_leg: FirstLeg,
-    /// Connections that a shard challenges ahead at most; 0 for none.
+    /// The most pre-challenged connections of a shard; 0 for none.
     pub warm: usize,
-    /// Authenticated connections that a shard keeps for further requests at most; 0 for none.
+    /// The most authenticated connections that a shard keeps for further requests; 0 for none.
     pub keep: usize,
 }
 
-/// Which upstream of a group a request goes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// The first that is up.
-    Failover,
-    /// The one with the fewest tunnels for its weight.
-    Balance,
-}
-
-/// How an upstream that failed is tried before it gets clients again.
+/// How an ejected upstream is checked before it gets clients again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// By a TCP connection.
+    /// With a TCP connection.
     Tcp,
-    /// By a handshake for a CONNECT, as far as the credential guard allows it.
+    /// With a handshake for a CONNECT, if the credential guard allows it.
     Handshake {
         /// `host:port`.
         target: String,
     },
 }
 
-/// TCP keep-alive: how a peer that is gone without a word is noticed.
+/// TCP keep-alive, to notice peers that have vanished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
-    /// Rest before the first probe, in whole seconds.
+    /// Idle time before the first probe, in whole seconds.
     pub idle: Duration,
-    /// Between two probes, in whole seconds.
+    /// Time between two probes, in whole seconds.
     pub probe: Duration,
-    /// Probes without an answer after which the connection is given up, from 1 to 127.
+    /// Unanswered probes after which the connection is closed, from 1 to 127.
     pub probes: u32,
 }
 
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people: time, level, message, fields.
@@ -275,87 +266,88 @@ pub enum LogFormat {
     Json,
 }
 
-/// All that a configuration is read from, kept so that it can be read again.
+/// Everything that a configuration is read from, kept for reloads.
 #[derive(Debug)]
-pub struct Sources {
-    /// Flags, and below them the environment. They hold for the life of the process.
+pub struct Inputs {
+    /// Flags and, below them, the environment. They are fixed for the life of the process.
     pub overrides: Settings,
-    /// The file, read afresh at each load.
+    /// The file, read again at each load.
     pub file: Option<PathBuf>,
     /// Secrets that can be read only once.
     pub secrets: SecretStore,
 }
 
-impl Sources {
-    /// Takes the flags, and the environment by `lookup` of a variable's name.
+impl Inputs {
+    /// Takes the flags, and reads the environment with `lookup`.
     ///
     /// # Errors
-    /// What is wrong with the environment's texts as such. What they mean is [`load`]'s to judge.
-    pub fn new(flags: Settings, lookup: impl Fn(&str) -> Option<OsString>) -> Result<Sources, ConfigErrors> {
-        let (sources, errors) = Sources::gather(flags, lookup);
+    /// Variables that cannot be read as text. Their values are parsed by [`load`].
+    pub fn new(flags: Settings, lookup: impl Fn(&str) -> Option<OsString>) -> Result<Inputs, ConfigErrors> {
+        let (inputs, errors) = Inputs::gather(flags, lookup);
         match ConfigErrors::of(errors, Vec::new()) {
             Some(errors) => Err(errors),
-            None => Ok(sources),
+            None => Ok(inputs),
         }
     }
 
-    /// [`Sources::new`], with what could be read beside the errors, so that [`load_beside`] can add all that is wrong with that.
-    pub fn gather(flags: Settings, lookup: impl Fn(&str) -> Option<OsString>) -> (Sources, Vec<ConfigError>) {
+    /// [`Inputs::new`], but returns everything that could be read as well as the errors, so that [`load_beside`] can
+    /// find the remaining errors too.
+    pub fn gather(flags: Settings, lookup: impl Fn(&str) -> Option<OsString>) -> (Inputs, Vec<ConfigError>) {
         let (environment, mut errors) = Settings::from_environment(&lookup);
         let (secrets, error) = SecretStore::from_environment(&lookup);
         errors.extend(error);
         let overrides = flags.over(environment);
         let file = overrides.given("config").map(|setting| PathBuf::from(&setting.text));
-        (Sources { overrides, file, secrets }, errors)
+        (Inputs { overrides, file, secrets }, errors)
     }
 }
 
-/// Reads the file, where there is one, and makes a configuration of everything; for the start and for each reload.
+/// Reads the file, if there is one, and builds the configuration; at the start and at each reload.
 ///
 /// # Errors
-/// All that is wrong, not only the first of it.
-pub fn load(sources: &Sources) -> Result<Config, ConfigErrors> {
-    load_with_settings(sources).map(|(config, _)| config)
+/// All errors, not only the first.
+pub fn load(inputs: &Inputs) -> Result<Config, ConfigErrors> {
+    load_with_settings(inputs).map(|(config, _)| config)
 }
 
-/// [`load`], and the texts that the configuration was made of.
+/// [`load`], with the settings that the configuration was made from.
 ///
 /// # Errors
-/// As of [`load`].
-pub fn load_with_settings(sources: &Sources) -> Result<(Config, Settings), ConfigErrors> {
-    load_beside(sources, Vec::new(), Vec::new())
+/// As for [`load`].
+pub fn load_with_settings(inputs: &Inputs) -> Result<(Config, Settings), ConfigErrors> {
+    load_beside(inputs, Vec::new(), Vec::new())
 }
 
-/// [`load_with_settings`], together with what is known already to be wrong, or likely to be.
+/// [`load_with_settings`], in addition to errors and warnings that are already known.
 ///
 /// # Errors
-/// As of [`load`]; also where there are `errors`.
+/// As for [`load`]; also if `errors` is not empty.
 pub fn load_beside(
-    sources: &Sources,
+    inputs: &Inputs,
     mut errors: Vec<ConfigError>,
     mut warnings: Vec<Warning>,
 ) -> Result<(Config, Settings), ConfigErrors> {
-    let settings = match &sources.file {
+    let settings = match &inputs.file {
         Some(path) => {
-            let named_by = sources.overrides.given("config").map_or(Origin::Default, |setting| setting.origin.clone());
+            let named_by = inputs.overrides.given("config").map_or(Source::Default, |setting| setting.source.clone());
             let (in_file, more) = file::read(path, named_by);
             errors.extend(more);
-            sources.overrides.clone().over(in_file)
+            inputs.overrides.clone().over(in_file)
         }
-        None => sources.overrides.clone(),
+        None => inputs.overrides.clone(),
     };
-    let (config, more, further) = parse::read(&settings, &sources.secrets);
+    let (config, more, further) = parse::read(&settings, &inputs.secrets);
     errors.extend(more);
     warnings.extend(further);
-    warnings.sort_by(|one, other| one.origin.order().cmp(&other.origin.order()));
+    warnings.sort_by(|one, other| one.source.order().cmp(&other.source.order()));
     match (config, ConfigErrors::of(errors, warnings.clone())) {
         (_, Some(errors)) => Err(errors),
         (Some(mut config), None) => {
             config.warnings = warnings;
-            config.files.extend(sources.file.clone());
+            config.files.extend(inputs.file.clone());
             config.digest = digest::of(&settings);
             Ok((config, settings))
         }
-        (None, None) => unreachable!("a configuration was refused without an error"),
+        (None, None) => unreachable!("no configuration, but also no error"),
     }
 }

@@ -1,4 +1,4 @@
-//! Settings to values: what each text means, and the rules that tie several settings together.
+//! From settings to values: parses each text, and checks the rules between settings.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use log::LevelFilter;
 use super::error::{ConfigError, Problem};
 use super::keys::{self, Fallback};
 use super::redact;
-use super::settings::{Origin, Part, Setting, Settings};
+use super::settings::{Part, Setting, Settings, Source};
 use super::values::{parse_duration, parse_integer, parse_size};
 use super::warning::{self, Advice, Warning};
 use super::{Config, FirstLeg, KeepAlive, LogFormat, MAX_SHARDS, SecretStore, Timeouts};
@@ -20,36 +20,37 @@ use crate::ntlm::{Account, Method};
 /// The longest workstation name, in characters: that of a DNS name.
 const WORKSTATION_LIMIT: usize = 255;
 
-/// The most tunnels that can be asked for; descriptors run out long before.
+/// The largest limit of tunnels; descriptors run out long before.
 const TUNNELS_LIMIT: usize = 1_000_000;
 
-/// The most pipes a shard that can be asked for: two descriptors each.
+/// The largest limit of pipes per shard; each has two descriptors.
 const PIPES_LIMIT: usize = 65_536;
 
-/// One to find out that something is wrong and one to find out what; and no domain that locks accounts waits for many more.
+/// At least two: one attempt shows that something is wrong, another one what. Domains that lock accounts do not wait
+/// for many more.
 const GUARD_ATTEMPTS: std::ops::RangeInclusive<usize> = 2..=10;
 pub(super) const WARM_LIMIT: usize = 1_000;
 
-/// What a socket may be asked to hold back each way, in bytes; 0 leaves it to the system.
+/// The sizes of socket buffers; 0 for the system's default.
 const SOCKET_BUFFERS: std::ops::RangeInclusive<usize> = 0..=64 * 1024 * 1024;
 
-/// What the kernel takes for TCP keep-alive (tcp(7)): times in whole seconds, and numbers of probes.
+/// The kernel's limits for TCP keep-alive (tcp(7)): times in whole seconds, and numbers of probes.
 const TCP_TIMES_LIMIT: Duration = Duration::from_secs(32_767);
 const TCP_PROBES: std::ops::RangeInclusive<usize> = 1..=127;
 
 /// The longest name in Via, in bytes.
 const VIA_NAME_LIMIT: usize = 64;
 
-/// The head limits that can be asked for, in bytes.
+/// The possible limits on the length of a head.
 const HEAD_LIMITS: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
 
-/// The numbers of field lines a head that can be asked for.
+/// The possible limits on the number of field lines.
 const FIELD_LIMITS: std::ops::RangeInclusive<usize> = 16..=10_000;
 
-const SOME_LISTENER: Option<&str> = Some("name at least one ADDR:PORT, for example 127.0.0.1:3128");
-/// An empty list is refused: it could be read as nobody and as all.
+const SOME_LISTENER: Option<&str> = Some("give at least one ADDR:PORT, for example 127.0.0.1:3128");
+/// An empty list is rejected: it could mean nobody or everybody.
 pub(super) const SOME_NETWORK: Option<&str> =
-    Some("leave the setting out, or name at least one network such as 10.0.0.0/8");
+    Some("leave the setting out, or give at least one network such as 10.0.0.0/8");
 
 pub(super) const METHODS: &[(&str, Method)] = &[("ntlmv2", Method::NtlmV2), ("ntlmv1-ess", Method::NtlmV1Ess)];
 pub(super) const FIRST_LEGS: &[(&str, FirstLeg)] = &[("negotiate", FirstLeg::Negotiate), ("plain", FirstLeg::Plain)];
@@ -62,9 +63,10 @@ const LOG_LEVELS: &[(&str, LevelFilter)] = &[
     ("trace", LevelFilter::Trace),
 ];
 
-/// Makes a configuration of settings, reading the secret that they name, and notes all that is wrong with them.
+/// Builds a configuration from settings, reads the secrets that they name, and collects all errors and warnings.
 ///
-/// No configuration without an error, but for settings that are broken: theirs is with who read them.
+/// If there is no configuration, there is an error, except for broken settings: whoever read those has reported an
+/// error.
 pub(super) fn read(settings: &Settings, secrets: &SecretStore) -> (Option<Config>, Vec<ConfigError>, Vec<Warning>) {
     let mut reader = Reader {
         settings,
@@ -82,31 +84,32 @@ pub(super) fn read(settings: &Settings, secrets: &SecretStore) -> (Option<Config
 #[derive(Clone, Debug)]
 pub(super) struct Placed<T> {
     pub value: T,
-    pub origin: Origin,
+    pub source: Source,
 }
 
-/// The entries of a list that could be read.
+/// The entries of a list that could be parsed.
 pub(super) struct List<T> {
     pub entries: Vec<Placed<T>>,
-    /// Whether these are all: otherwise an error was noted.
+    /// Whether all entries could be parsed; otherwise there is an error.
     pub is_whole: bool,
 }
 
 impl<T> List<T> {
-    /// The values, if all could be read.
+    /// The values, if all could be parsed.
     pub fn values(self) -> Option<Vec<T>> {
         self.is_whole.then(|| self.entries.into_iter().map(|entry| entry.value).collect())
     }
 }
 
-/// Reads on after an error, so that all are found; `None` means that an error was noted.
+/// Parses settings and continues after an error, so that all errors are found. A result of `None` means that an error
+/// was added.
 pub(super) struct Reader<'a> {
     pub settings: &'a Settings,
-    /// The place of the entry that the settings are those of, if they are.
-    pub entry: Option<&'a Origin>,
-    /// Whether nothing says which clients may come, so that listening beyond loopback is refused.
+    /// The place of the entry, for the settings of an entry.
+    pub entry: Option<&'a Source>,
+    /// Whether clients are not restricted, so that listening beyond loopback is rejected.
     pub is_open: bool,
-    /// All addresses to listen on, each with the setting that gives it.
+    /// All listening addresses with their settings.
     pub addresses: Vec<(&'static str, Placed<SocketAddr>)>,
     pub errors: Vec<ConfigError>,
     pub warnings: Vec<Warning>,
@@ -116,13 +119,13 @@ impl Reader<'_> {
     fn config(&mut self, secrets: &SecretStore) -> Option<Config> {
         let account = self.account();
         let allow_clients = self.list("allow_clients", SOME_NETWORK, network);
-        // A list of clients that cannot be read has its own error, and there was the will to restrict.
+        // A list of clients that cannot be parsed has its own error, and was meant to restrict them.
         self.is_open = allow_clients.is_whole && allow_clients.entries.is_empty();
-        let lent = account.as_ref().map_or_else(|| "the configured account".into(), Account::to_string);
-        let listen = self.listeners("listen", &lent);
+        let shown_account = account.as_ref().map_or_else(|| "the configured account".into(), Account::to_string);
+        let listen = self.listeners("listen", &shown_account);
         let admin = self.admin();
         let admin_tunnels = self.flag("admin_tunnels");
-        let parties = self.parties(account, secrets);
+        let egress = self.egress(account, secrets);
         let shards = self.required("shards", |text| Ok(parse_integer(text, 1..=MAX_SHARDS)?));
         let max_tunnels = self.required("max_tunnels", |text| Ok(parse_integer(text, 1..=TUNNELS_LIMIT)?));
         let per_client = self.required("limits.tunnels_per_client", |text| Ok(parse_integer(text, 0..=TUNNELS_LIMIT)?));
@@ -139,13 +142,13 @@ impl Reader<'_> {
         let keep_alive = self.keep_alive();
         let log_format = self.choice("log_format", LOG_FORMATS);
         let log_level = self.choice("log_level", LOG_LEVELS);
-        self.clients_are_plausible(&allow_clients);
-        self.distinct_addresses();
-        let parties = parties?;
-        let of_identities = parties.identities.iter().flat_map(|identity| identity.listen.iter().copied());
+        self.warn_about_clients(&allow_clients);
+        self.reject_duplicate_addresses();
+        let egress = egress?;
+        let of_identities = egress.identities.iter().flat_map(|identity| identity.listen.iter().copied());
         let common_listen = listen?;
         let own = common_listen.iter().copied().chain(of_identities.clone()).chain(admin);
-        self.refuse_loops(own.collect(), &parties.upstreams);
+        self.reject_loops(own.collect(), &egress.upstreams);
         Some(Config {
             listen: common_listen.iter().copied().chain(of_identities).collect(),
             common_listen,
@@ -169,18 +172,18 @@ impl Reader<'_> {
             log_format: log_format?,
             log_level: log_level?,
             files: self.files(),
-            identities: parties.identities,
-            upstreams: parties.upstreams,
-            groups: parties.groups,
-            order: parties.order,
-            check: parties.check,
-            rules: parties.rules,
+            identities: egress.identities,
+            upstreams: egress.upstreams,
+            groups: egress.groups,
+            order: egress.order,
+            check: egress.check,
+            rules: egress.rules,
             digest: 0,
             warnings: Vec::new(),
         })
     }
 
-    /// `None` in it for no probes.
+    /// The inner `None` disables TCP keep-alive.
     fn keep_alive(&mut self) -> Option<Option<KeepAlive>> {
         let mut seconds = |name, shortest| {
             self.required(name, |text| {
@@ -198,7 +201,7 @@ impl Reader<'_> {
         Some(Some(keep_alive).filter(|keep_alive| !keep_alive.idle.is_zero()))
     }
 
-    /// The account of the plain settings; it need not be given where the file has `[[identities]]`.
+    /// The account of the plain settings. It is optional if the file has `[[identities]]`.
     fn account(&mut self) -> Option<Account> {
         let domain = self.optional("domain", |text| Ok(text.to_owned()))?;
         match self.settings.given("user").is_none() && !self.settings.entries("identities").is_empty() {
@@ -207,13 +210,13 @@ impl Reader<'_> {
         }
     }
 
-    /// The addresses that a setting says to listen on; `lent` is the account that whoever reaches them uses.
-    pub(super) fn listeners(&mut self, name: &'static str, lent: &str) -> Option<Vec<SocketAddr>> {
+    /// The listening addresses of a setting; `account` is the account that their clients use.
+    pub(super) fn listeners(&mut self, name: &'static str, account: &str) -> Option<Vec<SocketAddr>> {
         let is_open = self.is_open;
         let list = self.list(name, SOME_LISTENER, |text| {
             let address = listener(text, "127.0.0.1:3128")?;
             match is_open && !is_loopback(address.ip()) {
-                true => Err(Problem::OpenListener { address, account: lent.to_owned() }),
+                true => Err(Problem::OpenListener { address, account: account.to_owned() }),
                 false => Ok(address),
             }
         });
@@ -223,44 +226,44 @@ impl Reader<'_> {
 
     fn admin(&mut self) -> Option<SocketAddr> {
         let value = self.required("admin", |text| listener(text, limits::ADMIN_ADDRESS))?;
-        let origin = self.settings.given("admin").map_or(Origin::Default, |setting| setting.origin.clone());
-        self.addresses.push(("admin", Placed { value, origin }));
+        let source = self.settings.given("admin").map_or(Source::Default, |setting| setting.source.clone());
+        self.addresses.push(("admin", Placed { value, source }));
         Some(value)
     }
 
-    /// Warns of networks that hold everybody, and of listeners that nobody is allowed to use.
-    fn clients_are_plausible(&mut self, allowed: &List<IpNet>) {
-        for Placed { value, origin } in allowed.entries.iter().filter(|entry| warning::holds_everybody(&entry.value)) {
-            self.warn(origin.clone(), "allow_clients", Advice::Everybody(*value));
+    /// Warns about networks that are too large, and about listeners that no client may use.
+    fn warn_about_clients(&mut self, allowed: &List<IpNet>) {
+        for Placed { value, source } in allowed.entries.iter().filter(|entry| warning::is_too_large(&entry.value)) {
+            self.warn(source.clone(), "allow_clients", Advice::TooLarge(*value));
         }
         let networks: Vec<IpNet> = allowed.entries.iter().map(|entry| entry.value).collect();
         let shut_out = |(name, entry): &&(&'static str, Placed<SocketAddr>)| {
             *name != "admin" && allowed.is_whole && warning::shuts_out_loopback(entry.value, &networks)
         };
         let found: Vec<_> = self.addresses.iter().filter(shut_out).cloned().collect();
-        for (name, Placed { value, origin }) in found {
-            self.warn(origin, name, Advice::LoopbackShutOut(value));
+        for (name, Placed { value, source }) in found {
+            self.warn(source, name, Advice::LoopbackShutOut(value));
         }
     }
 
-    /// Notes each address that another setting, or an earlier entry, takes as well: the second could not be listened on.
-    fn distinct_addresses(&mut self) {
+    /// Adds an error for each address that conflicts with an earlier one: only one of them could be bound.
+    fn reject_duplicate_addresses(&mut self) {
         let addresses = std::mem::take(&mut self.addresses);
         for (index, (name, placed)) in addresses.iter().enumerate() {
             let address = placed.value;
             let mut before = addresses.iter().take(index);
             let Some((key, first)) = before.find(|(_, first)| collide(first.value, address)) else { continue };
             let problem = match first.value == address {
-                true => Problem::SameAddress { address, other: format!("{key} ({})", first.origin) },
+                true => Problem::SameAddress { address, other: format!("{key} ({})", first.source) },
                 false => {
-                    Problem::Overlapping { address, other: format!("{} of {key} ({})", first.value, first.origin) }
+                    Problem::Overlapping { address, other: format!("{} of {key} ({})", first.value, first.source) }
                 }
             };
-            self.note(ConfigError { origin: placed.origin.clone(), key: (*name).into(), problem });
+            self.note(ConfigError { source: placed.source.clone(), key: (*name).into(), problem });
         }
     }
 
-    /// The files that secrets are read from.
+    /// The files of secrets.
     fn files(&self) -> Vec<PathBuf> {
         let plain = ["password_file", "nt_hash_file"].map(|name| (self.settings, name));
         let names = ["identities.password_file", "identities.nt_hash_file", "identities.proxy_password_file"];
@@ -282,7 +285,7 @@ impl Reader<'_> {
         self.optional(name, |text| choose(text, choices))
     }
 
-    /// The value given or the default; an error where there is neither.
+    /// The value given, or the default; an error if there is neither.
     pub(super) fn required<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, Problem>) -> Option<T> {
         match self.settings.effective(name) {
             Some(setting) => self.parse(name, setting, parse),
@@ -306,8 +309,8 @@ impl Reader<'_> {
         }
     }
 
-    /// The entries of a list, given or by default; what is wrong with any of them is noted at the entry's own place. An empty list is
-    /// refused with the words of `when_empty`, if there are any.
+    /// The entries of a list, given or by default. Errors have the place of their entry. If `when_empty` is given, an
+    /// empty list is an error with that text.
     pub(super) fn list<T>(
         &mut self,
         name: &str,
@@ -319,12 +322,12 @@ impl Reader<'_> {
         if let Some(setting) = self.settings.effective(name) {
             let parts = setting.parts();
             if let Some(help) = when_empty.filter(|_| parts.is_empty() && !self.settings.is_broken(name)) {
-                self.note(ConfigError { origin: setting.origin, key: name.into(), problem: Problem::EmptyList(help) });
+                self.note(ConfigError { source: setting.source, key: name.into(), problem: Problem::EmptyList(help) });
             }
-            for Part { text, origin } in parts {
+            for Part { text, source } in parts {
                 match checked(name, &text, &parse) {
-                    Ok(value) => entries.push(Placed { value, origin }),
-                    Err(problem) => self.note(ConfigError { origin, key: name.into(), problem }),
+                    Ok(value) => entries.push(Placed { value, source }),
+                    Err(problem) => self.note(ConfigError { source, key: name.into(), problem }),
                 }
             }
         } else {
@@ -339,7 +342,7 @@ impl Reader<'_> {
         setting: Setting,
         parse: impl FnOnce(&str) -> Result<T, Problem>,
     ) -> Option<T> {
-        let noted = |problem| self.note(ConfigError { origin: setting.origin, key: name.into(), problem });
+        let noted = |problem| self.note(ConfigError { source: setting.source, key: name.into(), problem });
         checked(name, setting.text.trim(), parse).map_err(noted).ok()
     }
 
@@ -347,8 +350,8 @@ impl Reader<'_> {
         let key = keys::find(name).filter(|_| !self.settings.is_broken(name));
         if let Some((key, Fallback::Required(purpose))) = key.map(|key| (key, key.default)) {
             let problem = Problem::Missing { purpose, ways: key.ways() };
-            let origin = self.entry.cloned().unwrap_or(Origin::Default);
-            self.note(ConfigError { origin, key: name.into(), problem });
+            let source = self.entry.cloned().unwrap_or(Source::Default);
+            self.note(ConfigError { source, key: name.into(), problem });
         }
     }
 
@@ -356,13 +359,13 @@ impl Reader<'_> {
         self.errors.push(error);
     }
 
-    pub(super) fn warn(&mut self, origin: Origin, key: &str, advice: Advice) {
-        self.warnings.push(Warning { origin, key: key.into(), advice });
+    pub(super) fn warn(&mut self, source: Source, key: &str, advice: Advice) {
+        self.warnings.push(Warning { source, key: key.into(), advice });
     }
 }
 
-/// What `parse` makes of a text. What has the form of a URL with a password is refused before anything repeats it, unless the setting
-/// may have that form; none of those is repeated in an error.
+/// Parses a text. A text that looks like a URL with a password is rejected before an error could repeat it, unless the
+/// setting may have that form; the errors of those settings do not repeat the text.
 fn checked<T>(name: &str, text: &str, parse: impl FnOnce(&str) -> Result<T, Problem>) -> Result<T, Problem> {
     let setting = name.rsplit('.').next().unwrap_or(name);
     let may_be = matches!(setting, "user" | "proxy_user") || setting.ends_with("_file");
@@ -372,7 +375,8 @@ fn checked<T>(name: &str, text: &str, parse: impl FnOnce(&str) -> Result<T, Prob
     }
 }
 
-/// Whether only one of two addresses can be listened on. Port 0 is another port each time; a listener on all IPv6 addresses leaves IPv4 alone.
+/// Whether only one of two addresses can be bound. Port 0 is a different port each time. A listener on all IPv6
+/// addresses does not affect IPv4.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let covers_all = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0
@@ -380,7 +384,7 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
         && (one.ip() == other.ip() || covers_all && one.is_ipv4() == other.is_ipv4())
 }
 
-/// 0 for no limit.
+/// A size; 0 for no limit.
 fn memory_limit(text: &str) -> Result<usize, Problem> {
     match parse_size(text, 0..=usize::MAX / 2)? {
         0 => Ok(0),
@@ -400,7 +404,7 @@ fn listener(text: &str, example: &'static str) -> Result<SocketAddr, Problem> {
     text.parse().map_err(|_| Problem::Address { text: text.into(), example })
 }
 
-/// A network; an address alone is one of its own.
+/// A network; an address alone is a network of one address.
 pub(super) fn network(text: &str) -> Result<IpNet, Problem> {
     let alone = || text.parse::<IpAddr>().map(IpNet::from);
     let network = text.parse::<IpNet>().or_else(|_| alone()).map_err(|_| Problem::Network(text.into()))?;
@@ -415,7 +419,7 @@ pub(super) fn workstation(text: &str) -> Result<String, Problem> {
     }
 }
 
-/// A pseudonym for Via (RFC 9110 §7.6.3): a token, so that no reader takes it for two.
+/// A pseudonym for Via (RFC 9110 §7.6.3): a token, so that it cannot be read as two.
 fn via_name(text: &str) -> Result<String, Problem> {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     match (1..=VIA_NAME_LIMIT).contains(&text.len()) && text.bytes().all(is_token) {

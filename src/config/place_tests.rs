@@ -1,4 +1,4 @@
-//! Where errors are: each with its own place, in the order of the file's lines; and where files are that a file names.
+//! The places of errors, in the order of the file's lines, and the paths of files that a file names.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const PASSWORD: &str = "Qu33n-of-Spades";
 
-/// A directory with a configuration and a password in it, removed when it is dropped.
+/// A directory with a configuration and passwords, removed when it is dropped.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -23,9 +23,9 @@ impl Directory {
         let file = self.0.join("gateway.toml");
         std::fs::write(&file, text).unwrap();
         let mut flags = Settings::default();
-        let name = Setting::new(file.display().to_string(), Origin::Flag("--config".into()));
+        let name = Setting::new(file.display().to_string(), Source::Flag("--config".into()));
         flags.give(keys::find("config").unwrap(), name);
-        load(&Sources::new(flags, |_| None).unwrap())
+        load(&Inputs::new(flags, |_| None).unwrap())
     }
 
     /// The errors, without the directory.
@@ -42,7 +42,7 @@ impl Drop for Directory {
     }
 }
 
-/// Checks that the errors begin with these texts, behind the file's name.
+/// Checks that the errors begin with the file's name and these texts.
 #[track_caller]
 fn expect(errors: &[String], expected: &[&str]) {
     let begins = |(error, expected): (&String, &&str)| error.starts_with(&format!("gateway.toml:{expected}"));
@@ -53,7 +53,7 @@ fn expect(errors: &[String], expected: &[&str]) {
 const PLAIN: &str = "upstream = 'a:1'\nuser = 'CORP\\svc'\npassword_file = 'password'\n";
 
 #[test]
-fn every_bad_entry_of_a_list_is_told_with_its_own_column() {
+fn every_invalid_entry_of_a_list_is_reported_with_its_own_column() {
     let directory = Directory::new("entries");
     let text = "upstream = ['a:1', 'b', 'https://c:1']\nuser = 'CORP\\svc'\npassword_file = 'password'\n\
                 listen = \"127.0.0.1:1, localhost:2 127.0.0.1\"\nallow_clients = [\n  '10.0.0.0/8',\n  'x',\n  7, '10.0.0.0/33',\n]\n\
@@ -63,11 +63,11 @@ fn every_bad_entry_of_a_list_is_told_with_its_own_column() {
         &[
             "1:20: upstream: \"b\" has no port",
             "1:25: upstream: \"https://c:1\": TLS to the proxy is not supported",
-            "4:24: listen: \"localhost:2\" is no address",
-            "4:36: listen: \"127.0.0.1\" is no address",
-            "7:3: allow_clients: \"x\" is no network",
+            "4:24: listen: \"localhost:2\" is not a listening address",
+            "4:36: listen: \"127.0.0.1\" is not a listening address",
+            "7:3: allow_clients: \"x\" is not a network",
             "8:3: allow_clients: must be an array of strings, or one string, but is an integer",
-            "8:6: allow_clients: \"10.0.0.0/33\" is no network",
+            "8:6: allow_clients: \"10.0.0.0/33\" is not a network",
             "10:18: no_proxy: \"c/d\" is no entry",
             "10:23: no_proxy: \"*.e:0\" is no entry",
         ],
@@ -75,7 +75,7 @@ fn every_bad_entry_of_a_list_is_told_with_its_own_column() {
 }
 
 #[test]
-fn every_bad_entry_of_a_list_in_a_table_is_told_with_its_own_column() {
+fn every_invalid_entry_of_a_list_in_a_table_is_reported_with_its_own_column() {
     let text = "user = 'CORP\\svc'\npassword_file = 'password'\n[[upstreams]]\naddress = ['a', 'b:1', 'c:0']\n\
                 [[routes]]\nhost = ['a b/c', '*.ok', '..']\nport = [443, 0, '9-8']\nto = 'deny'\n\
                 [[identities]]\nname = 'ci'\nuser = 'CORP\\ci'\npassword_file = 'secrets/ci'\nclients = ['10.0.0.0/8', 'y', 'z']\n";
@@ -88,14 +88,14 @@ fn every_bad_entry_of_a_list_in_a_table_is_told_with_its_own_column() {
             "6:26: routes.host: \"..\" is no host pattern",
             "7:14: routes.port: \"0\" is no port",
             "7:17: routes.port: \"9-8\" is no port",
-            "13:26: identities.clients: \"y\" is no network",
-            "13:31: identities.clients: \"z\" is no network",
+            "13:26: identities.clients: \"y\" is not a network",
+            "13:31: identities.clients: \"z\" is not a network",
         ],
     );
 }
 
 #[test]
-fn an_address_that_is_given_twice_is_told_with_both_places() {
+fn a_duplicate_address_is_reported_with_both_places() {
     let directory = Directory::new("twice");
     let text = format!(
         "{PLAIN}listen = ['127.0.0.1:1', '127.0.0.1:2', '127.0.0.1:1']\nadmin = '127.0.0.1:2'\n\
@@ -104,31 +104,31 @@ fn an_address_that_is_given_twice_is_told_with_both_places() {
     expect(
         &directory.errors(&text),
         &[
-            "4:41: listen: 127.0.0.1:1 is given twice; the other is listen (gateway.toml:4:11)",
-            "5:9: admin: 127.0.0.1:2 is given twice; the other is listen (gateway.toml:4:26)",
-            "10:26: identities.listen: 127.0.0.1:3 is given twice; the other is identities.listen (gateway.toml:10:11)",
-            "10:41: identities.listen: 127.0.0.1:2 is given twice; the other is listen (gateway.toml:4:26)",
+            "4:41: listen: 127.0.0.1:1 is given twice; the other one is listen (gateway.toml:4:11)",
+            "5:9: admin: 127.0.0.1:2 is given twice; the other one is listen (gateway.toml:4:26)",
+            "10:26: identities.listen: 127.0.0.1:3 is given twice; the other one is identities.listen (gateway.toml:10:11)",
+            "10:41: identities.listen: 127.0.0.1:2 is given twice; the other one is listen (gateway.toml:4:26)",
         ],
     );
     let text = format!("{PLAIN}admin = '127.0.0.1:3128'\n");
-    expect(&directory.errors(&text), &["4:9: admin: 127.0.0.1:3128 is given twice; the other is listen (default)"]);
+    expect(&directory.errors(&text), &["4:9: admin: 127.0.0.1:3128 is given twice; the other one is listen (default)"]);
     let text = format!("{PLAIN}listen = ['127.0.0.1:0', '127.0.0.1:0']\nadmin = '127.0.0.1:0'\n");
-    assert!(directory.load(&text).is_ok(), "port 0 is another port each time");
+    assert!(directory.load(&text).is_ok(), "port 0 is a different port each time");
 }
 
 #[test]
-fn an_address_that_a_listener_on_all_addresses_covers_is_told_with_both_places() {
+fn a_conflict_with_a_listener_on_all_addresses_is_reported_with_both_places() {
     let directory = Directory::new("overlap");
     let open = format!("{PLAIN}allow_clients = ['127.0.0.0/8', '::1']\n");
     for (listen, expected) in [
         (
             "['0.0.0.0:1', '127.0.0.1:1']",
-            "5:24: listen: 127.0.0.1:1 and 0.0.0.0:1 of listen (gateway.toml:5:11) cannot both",
+            "5:24: listen: 127.0.0.1:1 conflicts with 0.0.0.0:1 of listen (gateway.toml:5:11)",
         ),
-        ("['[::1]:1', '[::]:1']", "5:22: listen: [::]:1 and [::1]:1 of listen (gateway.toml:5:11) cannot both"),
+        ("['[::1]:1', '[::]:1']", "5:22: listen: [::]:1 conflicts with [::1]:1 of listen (gateway.toml:5:11)"),
         (
             "'0.0.0.0:9100'\nadmin = '127.0.0.1:9100'",
-            "6:9: admin: 127.0.0.1:9100 and 0.0.0.0:9100 of listen (gateway.toml:5:10)",
+            "6:9: admin: 127.0.0.1:9100 conflicts with 0.0.0.0:9100 of listen (gateway.toml:5:10)",
         ),
     ] {
         expect(&directory.errors(&format!("{open}listen = {listen}\n")), &[expected]);
@@ -142,39 +142,41 @@ fn an_address_that_a_listener_on_all_addresses_covers_is_told_with_both_places()
 }
 
 #[test]
-fn a_name_or_a_key_that_is_given_twice_is_told_with_both_places() {
+fn a_duplicate_name_or_key_is_reported_with_both_places() {
     let directory = Directory::new("names");
     let text = "upstream = ['a:1', 'b:1', 'a:1']\nuser = 'CORP\\svc'\npassword_file = 'password'\n";
     expect(
         &directory.errors(text),
-        &["1:27: upstreams: there are two called a:1; give each a name of its own; the other is at gateway.toml:1:13"],
+        &[
+            "1:27: upstreams: the name a:1 is used twice, but names must be unique; the other one is at gateway.toml:1:13",
+        ],
     );
     let text = "[[identities]]\nname = 'ci'\nuser = 'a@b'\npassword_file = 'password'\n[[identities]]\nuser = 'c@d'\npassword_file = 'password'\nname = 'ci'\n\
                 [[upstreams]]\naddress = 'a:1'\n[[upstreams]]\nname = 'a:1'\naddress = 'b:1'\n";
     expect(
         &directory.errors(text),
         &[
-            "8:8: identities: there are two called ci; give each a name of its own; the other is at gateway.toml:2:8",
-            "12:8: upstreams: there are two called a:1; give each a name of its own; the other is at gateway.toml:9:1",
+            "8:8: identities: the name ci is used twice, but names must be unique; the other one is at gateway.toml:2:8",
+            "12:8: upstreams: the name a:1 is used twice, but names must be unique; the other one is at gateway.toml:9:1",
         ],
     );
     let errors = directory.errors(&format!("{PLAIN}nt_hash_file = 'password'\n"));
     expect(
         &errors,
-        &["4:16: password: the password is given in several places, and only one can be meant: \
+        &["4:16: password: the password is given in several places, but only one is allowed: \
            password_file (gateway.toml:3:17), nt_hash_file (gateway.toml:4:16)"],
     );
     let errors = directory.errors("shards = 1\nuser = 'a'\nshards = 2\n");
-    expect(&errors, &["3:1: duplicate key; the first is at gateway.toml:1:1"]);
+    expect(&errors, &["3:1: duplicate key; the first one is at gateway.toml:1:1"]);
     let errors = directory
         .errors("[timeouts]\nidle = '1s'\n[[upstreams]]\nname = 'a'\n[[upstreams]]\nname = 'b'\n\"name\" = 'c'\n");
-    expect(&errors, &["7:1: duplicate key; the first is at gateway.toml:6:1"]);
+    expect(&errors, &["7:1: duplicate key; the first one is at gateway.toml:6:1"]);
     let errors = directory.errors("[timeouts]\nidle = '1s'\n[limits]\n[timeouts]\nhead = '1s'\n");
-    expect(&errors, &["4:2: duplicate key; the first is at gateway.toml:1:2"]);
+    expect(&errors, &["4:2: duplicate key; the first one is at gateway.toml:1:2"]);
 }
 
 #[test]
-fn errors_come_in_the_order_of_the_lines_and_the_missing_last() {
+fn errors_are_in_the_order_of_the_lines_with_missing_settings_last() {
     let text = "log_level = 'loud'\n[[routes]]\nto = 'nowhere'\n[[upstreams]]\naddress = 'a:1'\nweight = 0\n[timeouts]\nidle = 30\n[limits]\ncolour = 1\nhead = 1\n";
     let errors = Directory::new("order").errors(text);
     let (placed, missing) = errors.split_at(errors.len() - 2);
@@ -192,7 +194,7 @@ fn errors_come_in_the_order_of_the_lines_and_the_missing_last() {
 }
 
 #[test]
-fn a_relative_path_in_a_file_counts_from_the_files_directory() {
+fn a_relative_path_in_a_file_is_relative_to_that_files_directory() {
     let directory = Directory::new("relative");
     let text = format!(
         "{PLAIN}allow_basic = true\n[[identities]]\nname = 'ci'\nuser = 'CORP\\ci'\npassword_file = './secrets/ci'\n\
@@ -205,37 +207,37 @@ fn a_relative_path_in_a_file_counts_from_the_files_directory() {
 }
 
 #[test]
-fn a_link_to_the_configuration_counts_as_the_file_that_names_the_paths() {
+fn paths_are_relative_to_the_directory_of_a_link_to_the_configuration() {
     let directory = Directory::new("link");
-    // As in a mounted ConfigMap, whose files are links into a directory that changes its name.
+    // As in a mounted ConfigMap, whose files are links into a directory with a changing name.
     let text = "upstream = 'a:1'\nuser = 'CORP\\svc'\npassword_file = 'password'\n";
     std::fs::write(directory.0.join("secrets/data.toml"), text).unwrap();
     let link = directory.0.join("link.toml");
     std::os::unix::fs::symlink("secrets/data.toml", &link).unwrap();
     let mut flags = Settings::default();
-    let name = Setting::new(link.display().to_string(), Origin::Flag("--config".into()));
+    let name = Setting::new(link.display().to_string(), Source::Flag("--config".into()));
     flags.give(keys::find("config").unwrap(), name);
-    let config = load(&Sources::new(flags, |_| None).unwrap()).unwrap_or_else(|errors| panic!("{errors}"));
+    let config = load(&Inputs::new(flags, |_| None).unwrap()).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(config.files, [directory.0.join("password"), link]);
 }
 
 #[test]
-fn a_file_that_is_missing_is_named_with_its_whole_path() {
+fn the_error_about_a_missing_file_has_its_absolute_path() {
     let directory = Directory::new("missing");
     let text = "upstream = 'a:1'\nuser = 'CORP\\svc'\npassword_file = 'nowhere'\n";
     let error = directory.load(text).unwrap_err().to_string();
     let path = directory.0.join("nowhere");
     assert!(error.contains(&format!("cannot read {}: No such file", path.display())), "{error}");
-    assert!(error.contains("a relative path in a file counts from that file's directory"), "{error}");
+    assert!(error.contains("a relative path in a file is relative to that file's directory"), "{error}");
 }
 
 #[test]
-fn a_relative_path_of_a_flag_or_variable_counts_from_the_working_directory() {
+fn a_relative_path_of_a_flag_or_variable_is_relative_to_the_working_directory() {
     let here = std::env::current_dir().unwrap();
-    for origin in [Origin::Flag("--password-file".into()), Origin::Env("NTLM_GATEWAY_PASSWORD_FILE".into())] {
-        assert_eq!(Setting::new("x/password", origin).path(), here.join("x/password"));
+    for source in [Source::Flag("--password-file".into()), Source::Env("NTLM_GATEWAY_PASSWORD_FILE".into())] {
+        assert_eq!(Setting::new("x/password", source).path(), here.join("x/password"));
     }
-    let origin = Origin::File { path: "sub/gateway.toml".into(), line: 1, column: 1 };
-    assert_eq!(Setting::new("password", origin.clone()).path(), here.join("sub/password"));
-    assert_eq!(Setting::new("/run/password", origin).path(), Path::new("/run/password"));
+    let source = Source::File { path: "sub/gateway.toml".into(), line: 1, column: 1 };
+    assert_eq!(Setting::new("password", source.clone()).path(), here.join("sub/password"));
+    assert_eq!(Setting::new("/run/password", source).path(), Path::new("/run/password"));
 }

@@ -1,24 +1,24 @@
-//! What of a text may be shown: a password in the wrong place is neither printed nor logged.
+//! Keeps passwords out of texts: a password in the wrong place is neither printed nor logged.
 
-/// What stands for the part that is left out.
+/// Replaces the part that is left out.
 const LEFT_OUT: char = '…';
 
-/// Whether a text has the form `…name:password@…`, as a proxy's URL does in which somebody put the account.
+/// Whether a text has the form `…name:password@…`, such as a proxy's URL with an account in it.
 #[must_use]
 pub fn has_credentials(text: &str) -> bool {
     text.rsplit_once('@').is_some_and(|(before, _)| before.contains(':'))
 }
 
-/// A text as it may be shown: of one that [has credentials](has_credentials) only what is behind them.
+/// A text as it may be shown. If it [has credentials](has_credentials), only the part behind them is left.
 #[must_use]
 pub fn shown(text: &str) -> String {
     match text.rsplit_once('@') {
-        Some((before, behind)) if before.contains(':') => format!("{LEFT_OUT}@{behind}"),
+        Some((before, after)) if before.contains(':') => format!("{LEFT_OUT}@{after}"),
         _ => text.to_owned(),
     }
 }
 
-/// An account as it may be shown: a colon and what stands behind it are left out, for no Windows account has one.
+/// An account as it may be shown. Everything behind a colon is left out, because no Windows account contains one.
 #[must_use]
 pub fn account(text: &str) -> String {
     match text.split_once(':') {

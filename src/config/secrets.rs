@@ -1,4 +1,4 @@
-//! Where the password comes from: exactly one of four places, and never further than its NT hash.
+//! Reads the password from exactly one of four places. Usually only its NT hash is kept.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -12,43 +12,46 @@ use zeroize::Zeroizing;
 use super::error::ConfigError;
 use super::exposure;
 use super::keys;
-use super::settings::{Origin, Setting, Settings};
+use super::settings::{Setting, Settings, Source};
 use super::values::parse_integer;
 use super::warning::Advice;
 use crate::ntlm::{NtHash, NtHashError};
 
-/// The longest password, in bytes with its newline; Windows takes 256 characters at most.
+/// The longest password, including its newline. Windows accepts 256 characters at most.
 pub const SECRET_LIMIT_BYTES: usize = 4096;
 
-/// What the password in the example overlay begins with. It must not reach a proxy: three attempts may lock the account.
+/// The beginning of the password in the example overlay. It must not be sent to a proxy: three attempts may lock the
+/// account.
 const PLACEHOLDER: &str = "PLACEHOLDER";
 
-/// The settings that name a secret's place, without the environment's own.
+/// The settings that name a secret's place, apart from the variable.
 const PLACES: [&str; 3] = ["password_file", "nt_hash_file", "password_fd"];
 
-/// Why there is no secret. What was read is never in here.
+/// Why there is no secret. The error never contains what was read.
 #[derive(Debug, Error)]
 pub enum SecretError {
     /// No place is given.
     #[error(
-        "no password given; name a file that holds it with --password-file FILE (or --nt-hash-file FILE with its NT \
-         hash), a descriptor with --password-fd NUMBER, or set NTLM_GATEWAY_PASSWORD"
+        "no password given; put it into a file and set --password-file FILE (or --nt-hash-file FILE for a file with its NT \
+         hash), pass a descriptor with --password-fd NUMBER, or set NTLM_GATEWAY_PASSWORD"
     )]
     NoSource,
     /// No place is given for an identity of the file's table.
-    #[error("no password given; name a file that holds it with password_file, or its NT hash with nt_hash_file")]
+    #[error(
+        "no password given; put it into a file and set password_file (or nt_hash_file for a file with its NT hash)"
+    )]
     NoFile,
     /// More than one place is given.
-    #[error("the password is given in several places, and only one can be meant: {}", .0.join(", "))]
-    SeveralSources(Vec<String>),
+    #[error("the password is given in several places, but only one is allowed: {}", .0.join(", "))]
+    SeveralPlaces(Vec<String>),
     /// The file cannot be read.
-    #[error("cannot read {}: {source}; it must be a file that the gateway's user may read{help}", path.display())]
+    #[error("cannot read {}: {source}; it must be a file that the gateway's user can read{help}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
-        /// Where a relative path counts from, if it was one.
+        /// What a relative path is relative to, if it was one.
         help: &'static str,
     },
     /// The descriptor cannot be read.
@@ -56,13 +59,13 @@ pub enum SecretError {
     Descriptor {
         /// The descriptor.
         number: usize,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
-    /// The number is none of an inherited descriptor to read from. It is not repeated: it may be a misplaced password.
-    #[error("is no number of a descriptor to read from; give 0 for standard input, or 3 and more")]
+    /// Not the number of a descriptor to read from. It is not repeated: it may be a misplaced password.
+    #[error("is not the number of a descriptor to read from; use 0 for standard input, or 3 and above")]
     DescriptorNumber,
-    /// The text that was read is no secret.
+    /// The text that was read is not a secret.
     #[error("the secret in {place} {source}")]
     Content {
         /// Where it was read.
@@ -75,7 +78,7 @@ pub enum SecretError {
 /// What is wrong with a secret's text.
 #[derive(Debug, Error)]
 pub enum ContentError {
-    /// There is nothing.
+    /// It is empty.
     #[error("is empty")]
     Empty,
     /// It is too long.
@@ -87,11 +90,11 @@ pub enum ContentError {
     /// It has more than one line.
     #[error("has more than one line")]
     Lines,
-    /// It is what the examples have in the place of a password.
-    #[error("is the placeholder of the example; write the account's password there")]
+    /// It is the placeholder from the examples.
+    #[error("is the placeholder from the example; replace it with the account's password")]
     Placeholder,
-    /// It is no NT hash.
-    #[error("is no NT hash: {0}")]
+    /// It is not an NT hash.
+    #[error("is not an NT hash: {0}")]
     NtHash(#[from] NtHashError),
 }
 
@@ -101,43 +104,43 @@ pub(super) struct Secret {
     pub hash: NtHash,
     /// The setting that names its place.
     pub key: String,
-    pub origin: Origin,
-    /// What is odd about it.
-    pub oddities: Vec<Advice>,
+    pub source: Source,
+    /// Warnings about it.
+    pub advice: Vec<Advice>,
 }
 
-/// The hash of a secret's text, and what is odd about the text.
-type Judged = (NtHash, Vec<Advice>);
+/// The hash of a secret's text, and warnings about the text.
+type Checked = (NtHash, Vec<Advice>);
 
-/// The secrets that can be read only once: kept, as hashes, for later reloads.
+/// The secrets that can be read only once, kept as hashes for reloads.
 #[derive(Debug, Default)]
 pub struct SecretStore {
-    environment: Option<Judged>,
-    /// The environment's password cannot be read, and has an error of its own.
+    environment: Option<Checked>,
+    /// The environment's password cannot be read, which has been reported.
     is_broken: bool,
-    descriptor: OnceLock<(usize, Judged)>,
+    descriptor: OnceLock<(usize, Checked)>,
 }
 
 impl SecretStore {
-    /// Takes the password from the environment, by `lookup` of a variable's name; an empty one counts as not set.
+    /// Reads the password from the environment with `lookup`. An empty variable counts as not set.
     pub(super) fn from_environment(lookup: impl Fn(&str) -> Option<OsString>) -> (SecretStore, Option<ConfigError>) {
         let variable = password_variable();
         let Some(value) = lookup(&variable).filter(|value| !value.is_empty()) else {
             return (SecretStore::default(), None);
         };
         let bytes = Zeroizing::new(value.into_encoded_bytes());
-        match judged_password(&bytes) {
-            Ok(judged) => (SecretStore { environment: Some(judged), ..SecretStore::default() }, None),
-            Err(source) => {
-                let origin = Origin::Env(variable.clone());
-                let problem = SecretError::Content { place: variable, source }.into();
-                let error = ConfigError { origin, key: "password".into(), problem };
+        match checked_password(&bytes) {
+            Ok(checked) => (SecretStore { environment: Some(checked), ..SecretStore::default() }, None),
+            Err(error) => {
+                let source = Source::Env(variable.clone());
+                let problem = SecretError::Content { place: variable, source: error }.into();
+                let error = ConfigError { source, key: "password".into(), problem };
                 (SecretStore { is_broken: true, ..SecretStore::default() }, Some(error))
             }
         }
     }
 
-    /// Whether a place was named in a form that cannot be read, so that which secret is meant is not known.
+    /// Whether the setting that names the place could not be read, so that the secret is unknown.
     pub(super) fn is_broken(&self, settings: &Settings, prefix: &str) -> bool {
         let broken = |name: &&str| settings.is_broken(&format!("{prefix}{name}"));
         (self.is_broken && prefix.is_empty()) || PLACES.iter().any(broken)
@@ -149,69 +152,69 @@ impl SecretStore {
         self.environment.is_some()
     }
 
-    /// Reads the one secret that the settings name, those that begin with `prefix`: "" for the plain ones, which alone may take
-    /// theirs from the environment.
+    /// Reads the secret that is named by the settings that begin with `prefix`: "" for the plain ones. Only these may
+    /// use the environment's password.
     pub(super) fn secret(&self, settings: &Settings, prefix: &str) -> Result<Secret, Box<ConfigError>> {
-        let fail = |origin, key: &str, error: SecretError| {
-            Box::new(ConfigError { origin, key: key.into(), problem: error.into() })
+        let fail = |source, key: &str, error: SecretError| {
+            Box::new(ConfigError { source, key: key.into(), problem: error.into() })
         };
         let place = |name: &&'static str| Some((*name, settings.given(&format!("{prefix}{name}"))?));
         let given: Vec<_> = PLACES.iter().filter_map(place).collect();
         let environment = self.environment.as_ref().filter(|_| prefix.is_empty());
         match (given.as_slice(), environment) {
-            ([], None) if prefix.is_empty() => Err(fail(Origin::Default, "password", SecretError::NoSource)),
-            ([], None) => Err(fail(Origin::Default, "identities.password_file", SecretError::NoFile)),
-            ([], Some((hash, oddities))) => {
-                let origin = Origin::Env(password_variable());
-                Ok(Secret { hash: hash.clone(), key: "password".into(), origin, oddities: oddities.clone() })
+            ([], None) if prefix.is_empty() => Err(fail(Source::Default, "password", SecretError::NoSource)),
+            ([], None) => Err(fail(Source::Default, "identities.password_file", SecretError::NoFile)),
+            ([], Some((hash, advice))) => {
+                let source = Source::Env(password_variable());
+                Ok(Secret { hash: hash.clone(), key: "password".into(), source, advice: advice.clone() })
             }
             ([(name, setting)], None) => {
                 let key = format!("{prefix}{name}");
                 match self.read(name, setting) {
-                    Ok((hash, oddities)) => Ok(Secret { hash, key, origin: setting.origin.clone(), oddities }),
-                    Err(error) => Err(fail(setting.origin.clone(), &key, error)),
+                    Ok((hash, advice)) => Ok(Secret { hash, key, source: setting.source.clone(), advice }),
+                    Err(error) => Err(fail(setting.source.clone(), &key, error)),
                 }
             }
             (several, environment) => {
-                let named = several.iter().map(|(name, setting)| match &setting.origin {
-                    Origin::File { .. } => format!("{name} ({})", setting.origin),
-                    origin => origin.to_string(),
+                let named = several.iter().map(|(name, setting)| match &setting.source {
+                    Source::File { .. } => format!("{name} ({})", setting.source),
+                    source => source.to_string(),
                 });
                 let named = named.chain(environment.iter().map(|_| password_variable())).collect();
-                let last = several.last().map_or(Origin::Default, |(_, setting)| setting.origin.clone());
-                Err(fail(last, "password", SecretError::SeveralSources(named)))
+                let last = several.last().map_or(Source::Default, |(_, setting)| setting.source.clone());
+                Err(fail(last, "password", SecretError::SeveralPlaces(named)))
             }
         }
     }
 
-    fn read(&self, name: &str, setting: &Setting) -> Result<Judged, SecretError> {
+    fn read(&self, name: &str, setting: &Setting) -> Result<Checked, SecretError> {
         match name {
-            "password_file" => from_file(setting, judged_password).map(|judged| with_exposure(judged, setting)),
+            "password_file" => from_file(setting, checked_password).map(|checked| with_exposure(checked, setting)),
             "nt_hash_file" => from_file(setting, nt_hash).map(|hash| with_exposure((hash, Vec::new()), setting)),
             _ => self.of_descriptor(setting.text.trim()),
         }
     }
 
-    fn of_descriptor(&self, text: &str) -> Result<Judged, SecretError> {
+    fn of_descriptor(&self, text: &str) -> Result<Checked, SecretError> {
         let number = parse_integer(text, 0..=1_048_576).map_err(|_| SecretError::DescriptorNumber)?;
         if matches!(number, 1 | 2) {
             return Err(SecretError::DescriptorNumber);
         }
-        if let Some((_, judged)) = self.descriptor.get().filter(|(known, _)| *known == number) {
-            return Ok(judged.clone());
+        if let Some((_, checked)) = self.descriptor.get().filter(|(known, _)| *known == number) {
+            return Ok(checked.clone());
         }
-        // Opening it by name makes a descriptor that the program owns, which taking over a bare number would not.
+        // Opening it by name creates a new descriptor, which can be owned without unsafe code.
         let read = File::open(format!("/dev/fd/{number}")).and_then(read_bounded);
         let bytes = read.map_err(|source| SecretError::Descriptor { number, source })?;
         let content = |source| SecretError::Content { place: format!("descriptor {number}"), source };
-        let judged = judged_password(&bytes).map_err(content)?;
-        // A second number after a reload is read afresh each time; only the first is kept.
-        let _ = self.descriptor.set((number, judged.clone()));
-        Ok(judged)
+        let checked = checked_password(&bytes).map_err(content)?;
+        // Only the first descriptor is kept. Another number after a reload is read again each time.
+        let _ = self.descriptor.set((number, checked.clone()));
+        Ok(checked)
     }
 }
 
-/// A password as it is sent; overwritten when it is dropped.
+/// A password in plain text, overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(Zeroizing<String>);
 
@@ -229,18 +232,18 @@ impl std::fmt::Debug for Password {
     }
 }
 
-/// The password in a file, for the one scheme that sends it.
+/// The password in a file, for Basic, which sends it.
 pub(super) fn password_of_file(setting: &Setting) -> Result<Password, SecretError> {
     from_file(setting, |bytes| line(bytes).map(|text| Password(Zeroizing::new(text.to_owned()))))
 }
 
-/// The password in a file that the setting `key` names.
+/// The hash of the password in the file that the setting `key` names.
 pub(super) fn of_password_file(key: &str, setting: &Setting) -> Result<Secret, SecretError> {
-    let (hash, oddities) = with_exposure(from_file(setting, judged_password)?, setting);
-    Ok(Secret { hash, key: key.into(), origin: setting.origin.clone(), oddities })
+    let (hash, advice) = with_exposure(from_file(setting, checked_password)?, setting);
+    Ok(Secret { hash, key: key.into(), source: setting.source.clone(), advice })
 }
 
-/// The variable that may hold the password.
+/// The variable that may contain the password.
 #[must_use]
 pub fn password_variable() -> String {
     format!("{}PASSWORD", keys::ENV_PREFIX)
@@ -254,7 +257,7 @@ fn from_file<T>(setting: &Setting, parse: fn(&[u8]) -> Result<T, ContentError>) 
     }
 }
 
-/// Reads up to one byte past [`SECRET_LIMIT_BYTES`]. The buffer never grows, so that no copy stays behind.
+/// Reads up to one byte more than [`SECRET_LIMIT_BYTES`]. The buffer never grows, so no copies are left in memory.
 pub fn read_bounded(mut from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut buffer = Zeroizing::new(vec![0; SECRET_LIMIT_BYTES + 1]);
     let mut filled = 0;
@@ -270,7 +273,7 @@ pub fn read_bounded(mut from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(buffer)
 }
 
-/// The hash of a password in UTF-8; one newline at its end does not belong to it, nor does a byte order mark.
+/// The hash of a password in UTF-8, without a final newline and a byte order mark.
 ///
 /// # Errors
 /// [`ContentError`].
@@ -278,23 +281,23 @@ pub fn password(bytes: &[u8]) -> Result<NtHash, ContentError> {
     line(bytes).map(NtHash::from_password)
 }
 
-fn judged_password(bytes: &[u8]) -> Result<Judged, ContentError> {
+fn checked_password(bytes: &[u8]) -> Result<Checked, ContentError> {
     let text = line(bytes)?;
-    let mut oddities = Vec::new();
-    // With the LM hash before it, as password dumps have it.
+    let mut advice = Vec::new();
+    // In password dumps, the LM hash and a colon precede the NT hash.
     let last = text.trim().rsplit(':').next().unwrap_or_default();
     if NtHash::from_hex(last).is_ok() {
-        oddities.push(Advice::LikeHash);
+        advice.push(Advice::LikeHash);
     }
     if text != text.trim() {
-        oddities.push(Advice::PasswordBlanks);
+        advice.push(Advice::PasswordBlanks);
     }
-    Ok((NtHash::from_password(text), oddities))
+    Ok((NtHash::from_password(text), advice))
 }
 
-fn with_exposure((hash, mut oddities): Judged, setting: &Setting) -> Judged {
-    oddities.extend(exposure::of(&setting.path()).map(Advice::from));
-    (hash, oddities)
+fn with_exposure((hash, mut advice): Checked, setting: &Setting) -> Checked {
+    advice.extend(exposure::of(&setting.path()).map(Advice::from));
+    (hash, advice)
 }
 
 fn nt_hash(bytes: &[u8]) -> Result<NtHash, ContentError> {
@@ -325,7 +328,7 @@ mod tests {
 
     const PASSWORD: &str = "Qu33n-of-Spades";
 
-    /// A file that goes when it is dropped.
+    /// A file that is removed when it is dropped.
     struct TestFile(PathBuf);
 
     impl TestFile {
@@ -350,7 +353,7 @@ mod tests {
         let mut settings = Settings::default();
         for (name, text) in given {
             let key = find(name).unwrap();
-            settings.give(key, Setting::new(*text, Origin::Flag(format!("--{}", key.flag))));
+            settings.give(key, Setting::new(*text, Source::Flag(format!("--{}", key.flag))));
         }
         settings
     }
@@ -364,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_file_loses_one_newline_and_a_byte_order_mark() {
+    fn one_newline_and_a_byte_order_mark_do_not_belong_to_the_password() {
         let expected = NtHash::from_password(PASSWORD);
         for (name, content) in [
             ("bare", PASSWORD.to_owned()),
@@ -380,14 +383,14 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_file_holds_hexadecimal_digits() {
+    fn a_hash_file_contains_hexadecimal_digits() {
         let file = TestFile::new("hash", b"AA8CEA2A92B3CE52E8362A64302EA129 \n");
         let hash = SecretStore::default().secret(&settings(&[("nt_hash_file", &file.path())]), "").unwrap().hash;
         assert!(hash == NtHash::from_password("qa"));
     }
 
     #[test]
-    fn what_is_no_secret_is_named_and_never_repeated() {
+    fn the_errors_about_invalid_secrets_never_repeat_them() {
         let two_lines = format!("{PASSWORD}\n{PASSWORD}\n");
         let long = PASSWORD.repeat(300);
         let no_utf8 = [PASSWORD.as_bytes(), b"\xff"].concat();
@@ -402,7 +405,7 @@ mod tests {
                 include_bytes!("../../deploy/kustomize/overlays/example/password"),
                 "is the placeholder",
             ),
-            ("nohash", "nt_hash_file", PASSWORD.as_bytes(), "is no NT hash: an NT hash has 32"),
+            ("nohash", "nt_hash_file", PASSWORD.as_bytes(), "is not an NT hash: an NT hash has 32"),
         ] {
             let file = TestFile::new(name, content);
             let error = SecretStore::default().secret(&settings(&[(key, &file.path())]), "").unwrap_err();
@@ -413,14 +416,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_named() {
+    fn the_error_about_a_missing_file_names_it() {
         let error = failure(&SecretStore::default(), &[("password_file", "/nowhere/secret")]);
         assert!(error.starts_with("--password-file: cannot read /nowhere/secret: No such file"), "{error}");
-        assert!(error.contains("may read"), "{error}");
+        assert!(error.contains("can read"), "{error}");
     }
 
     #[test]
-    fn no_place_lists_the_ways_and_several_are_named() {
+    fn errors_list_the_ways_to_give_a_password_and_conflicting_places() {
         let none = failure(&SecretStore::default(), &[]);
         for way in ["--password-file", "--nt-hash-file", "--password-fd", "NTLM_GATEWAY_PASSWORD"] {
             assert!(none.contains(way), "{none}");
@@ -430,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_gives_a_password_and_an_empty_one_is_none() {
+    fn an_empty_variable_is_not_a_password() {
         assert!(environment().secret(&Settings::default(), "").unwrap().hash == NtHash::from_password(PASSWORD));
         let empty = SecretStore::from_environment(|_| Some(OsString::new())).0;
         assert!(!empty.has_environment());
@@ -451,10 +454,10 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_that_cannot_be_is_refused_without_repeating_it() {
+    fn an_invalid_descriptor_is_rejected_without_repeating_it() {
         for text in ["1", "2", "-1", PASSWORD] {
             let error = failure(&SecretStore::default(), &[("password_fd", text)]);
-            assert!(error.starts_with("--password-fd: is no number of a descriptor"), "{error}");
+            assert!(error.starts_with("--password-fd: is not the number of a descriptor"), "{error}");
             assert!(!error.contains(PASSWORD), "{error}");
         }
         let error = failure(&SecretStore::default(), &[("password_fd", "9999")]);

@@ -1,4 +1,4 @@
-//! Settings as text, each with the place it came from, and their order of precedence.
+//! Settings as text, each with its source, and their precedence.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -13,86 +13,86 @@ use super::table_keys::TABLE_KEYS;
 
 /// Where a setting was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum Source {
     /// On the command line; the flag with its dashes.
     Flag(String),
     /// In the environment; the variable's name.
     Env(String),
     /// In the file.
     File {
-        /// The file as it was named.
+        /// The file, as it was named.
         path: PathBuf,
         /// The value's line, from 1.
         line: usize,
         /// The value's column in characters, from 1.
         column: usize,
     },
-    /// Nowhere.
+    /// Nowhere: the default.
     Default,
 }
 
-impl Origin {
-    /// What errors are sorted by: what overrides the file comes before it, what was given nowhere comes last.
+impl Source {
+    /// The sort key for errors: flags and environment come before the file, missing settings last.
     pub(super) fn order(&self) -> (u8, &Path, usize, usize) {
         match self {
-            Origin::Flag(_) | Origin::Env(_) => (0, Path::new(""), 0, 0),
-            Origin::File { path, line, column } => (1, path, *line, *column),
-            Origin::Default => (2, Path::new(""), 0, 0),
+            Source::Flag(_) | Source::Env(_) => (0, Path::new(""), 0, 0),
+            Source::File { path, line, column } => (1, path, *line, *column),
+            Source::Default => (2, Path::new(""), 0, 0),
         }
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for Source {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Origin::Flag(name) | Origin::Env(name) => out.write_str(name),
-            Origin::File { path, line, column } => write!(out, "{}:{line}:{column}", path.display()),
-            Origin::Default => out.write_str("default"),
+            Source::Flag(name) | Source::Env(name) => out.write_str(name),
+            Source::File { path, line, column } => write!(out, "{}:{line}:{column}", path.display()),
+            Source::Default => out.write_str("default"),
         }
     }
 }
 
-/// A setting's text and where it was given.
+/// A setting's text and its source.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// What was given; the entries of a list are joined with commas.
+    /// The text as given; the entries of a list are joined with commas.
     pub text: String,
-    /// Where.
-    pub origin: Origin,
-    /// The entries of a list where each has a place of its own; otherwise `text` is split.
+    /// Where it was given.
+    pub source: Source,
+    /// The entries of a list, if each has its own source; otherwise `text` is split.
     parts: Vec<Part>,
 }
 
 /// One entry of a list.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Without the blanks around it.
+    /// The text without surrounding blanks.
     pub text: String,
     /// Where this entry was given.
-    pub origin: Origin,
+    pub source: Source,
 }
 
 impl Setting {
-    /// A text from one place.
+    /// A text from one source.
     #[must_use]
-    pub fn new(text: impl Into<String>, origin: Origin) -> Setting {
-        Setting { text: text.into(), origin, parts: Vec::new() }
+    pub fn new(text: impl Into<String>, source: Source) -> Setting {
+        Setting { text: text.into(), source, parts: Vec::new() }
     }
 
-    /// A list whose entries have places of their own; `origin` is the list's.
+    /// A list whose entries have their own sources; `source` is the list's.
     #[must_use]
-    pub fn list(parts: Vec<Part>, origin: Origin) -> Setting {
+    pub fn list(parts: Vec<Part>, source: Source) -> Setting {
         let texts: Vec<&str> = parts.iter().map(|part| part.text.as_str()).collect();
-        Setting { text: texts.join(","), origin, parts }
+        Setting { text: texts.join(","), source, parts }
     }
 
-    /// What one flag was given, once or several times.
+    /// The values of a flag that was given once or several times.
     #[must_use]
-    pub fn joined(texts: &[&str], origin: Origin) -> Setting {
+    pub fn joined(texts: &[&str], source: Source) -> Setting {
         match texts {
-            [text] => Setting::new(*text, origin),
+            [text] => Setting::new(*text, source),
             texts => {
-                Setting::list(texts.iter().flat_map(|text| split(text, |_| origin.clone())).collect(), origin.clone())
+                Setting::list(texts.iter().flat_map(|text| split(text, |_| source.clone())).collect(), source.clone())
             }
         }
     }
@@ -100,47 +100,48 @@ impl Setting {
     /// The entries of a list.
     pub(super) fn parts(&self) -> Vec<Part> {
         match self.parts.is_empty() {
-            true => split(&self.text, |_| self.origin.clone()),
+            true => split(&self.text, |_| self.source.clone()),
             false => self.parts.clone(),
         }
     }
 
-    /// The absolute path that the text names. A relative one in a file counts from that file's directory, so that a configuration means
-    /// the same wherever the gateway is started; one from a flag or the environment counts from the working directory.
+    /// The absolute path that the text names. A relative path in a file is relative to that file's directory, so that a
+    /// configuration does not depend on where the gateway is started. From a flag or the environment, it is relative to
+    /// the working directory.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         let named = Path::new(self.text.trim());
-        let path = match &self.origin {
-            Origin::File { path, .. } => path.parent().unwrap_or(Path::new("")).join(named),
+        let path = match &self.source {
+            Source::File { path, .. } => path.parent().unwrap_or(Path::new("")).join(named),
             _ => named.to_owned(),
         };
-        // It fails for an empty path, and where the working directory is gone.
+        // This fails for an empty path, and if the working directory is gone.
         std::path::absolute(&path).unwrap_or(path)
     }
 
-    /// What to say of a path that leads to nothing.
+    /// A hint for the error about a path that does not exist.
     pub(super) fn path_help(&self) -> &'static str {
-        match &self.origin {
+        match &self.source {
             _ if Path::new(self.text.trim()).is_absolute() => "",
-            Origin::File { .. } => "; a relative path in a file counts from that file's directory",
-            _ => "; a relative path counts from the working directory",
+            Source::File { .. } => "; a relative path in a file is relative to that file's directory",
+            _ => "; a relative path is relative to the working directory",
         }
     }
 }
 
-/// Not the text: it may hold a password that stands in the wrong place.
+/// Omits the text: it may be a password in the wrong setting.
 impl fmt::Debug for Setting {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Setting").field("origin", &self.origin).finish_non_exhaustive()
+        out.debug_struct("Setting").field("source", &self.source).finish_non_exhaustive()
     }
 }
 
-/// The entries of a text, with `place` giving the origin of each by the byte at which it begins.
+/// Splits a text into entries. `source_at` returns the source of the entry that begins at a byte.
 ///
-/// A URL with a password is left whole: the password may have commas, and no part of it may be taken for an entry that can be
-/// shown.
-pub(super) fn split(text: &str, place: impl Fn(usize) -> Origin) -> Vec<Part> {
-    let part = |entry: &str, at: usize| Part { text: entry.to_owned(), origin: place(at) };
+/// A URL with a password is not split: the password may contain commas, and no part of it may become an entry that can
+/// be shown.
+pub(super) fn split(text: &str, source_at: impl Fn(usize) -> Source) -> Vec<Part> {
+    let part = |entry: &str, at: usize| Part { text: entry.to_owned(), source: source_at(at) };
     if redact::has_credentials(text) {
         return vec![part(text.trim(), 0)];
     }
@@ -151,21 +152,21 @@ pub(super) fn split(text: &str, place: impl Fn(usize) -> Origin) -> Vec<Part> {
         if !entry.is_empty() {
             parts.push(part(entry, at + piece.len() - piece.trim_start().len()));
         }
-        // Both separators are one byte.
+        // Both separators are one byte long.
         at += piece.len() + 1;
     }
     parts
 }
 
-/// The settings that were given in one place, or in several of which the higher ones win.
+/// The settings from one source, or merged from several by their precedence.
 ///
-/// The password of the environment is none of them: see [`SecretStore`](super::SecretStore).
+/// The password from the environment is not among them: see [`SecretStore`](super::SecretStore).
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     given: BTreeMap<&'static str, Setting>,
-    /// Given, but in a form that has an error of its own already: not to be called missing as well.
+    /// Settings whose form already has an error, so that they are not reported as missing as well.
     broken: BTreeSet<&'static str>,
-    /// The entries of the file's tables, in their order.
+    /// The entries of the file's tables, in order.
     tables: BTreeMap<&'static str, Vec<Entry>>,
 }
 
@@ -173,32 +174,32 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Where it begins.
-    pub origin: Origin,
-    /// Its settings, as `table.setting`.
+    pub source: Source,
+    /// Its settings, named `table.setting`.
     pub settings: Settings,
 }
 
 impl Entry {
-    /// A name that this entry has, where the setting `key` gives it; otherwise with the place of the entry.
+    /// The entry's name with its source: the setting `key` if it is given, otherwise the entry.
     pub(super) fn named(&self, key: &str, name: String) -> Placed<String> {
-        let origin = self.settings.given(key).map_or(&self.origin, |setting| &setting.origin);
-        Placed { value: name, origin: origin.clone() }
+        let source = self.settings.given(key).map_or(&self.source, |setting| &setting.source);
+        Placed { value: name, source: source.clone() }
     }
 }
 
 impl Settings {
-    /// What the environment gives, by `lookup` of a variable's name. An empty variable counts as not set, for that is how
-    /// deployment templates leave one out.
+    /// Reads the settings from the environment with `lookup`. An empty variable counts as not set, because deployment
+    /// templates often omit a value that way.
     pub(super) fn from_environment(lookup: impl Fn(&str) -> Option<OsString>) -> (Settings, Vec<ConfigError>) {
         let mut settings = Settings::default();
         let mut errors = Vec::new();
         for key in KEYS.iter().filter(|key| key.has_flag()) {
-            let origin = Origin::Env(key.env());
+            let source = Source::Env(key.env());
             match lookup(&key.env()).filter(|text| !text.is_empty()).map(OsString::into_string) {
-                Some(Ok(text)) => settings.give(key, Setting::new(text, origin)),
+                Some(Ok(text)) => settings.give(key, Setting::new(text, source)),
                 Some(Err(_)) => {
                     settings.mark_broken(key);
-                    errors.push(ConfigError { origin, key: key.name.into(), problem: Problem::NotUtf8 });
+                    errors.push(ConfigError { source, key: key.name.into(), problem: Problem::NotUtf8 });
                 }
                 None => {}
             }
@@ -215,7 +216,7 @@ impl Settings {
         self.tables.entry(table).or_default().push(entry);
     }
 
-    /// The entries of a table, in their order.
+    /// The entries of a table, in order.
     #[must_use]
     pub fn entries(&self, table: &str) -> &[Entry] {
         self.tables.get(table).map(Vec::as_slice).unwrap_or_default()
@@ -225,7 +226,7 @@ impl Settings {
         self.broken.insert(key.name);
     }
 
-    /// For a file of which it is not known what it gives.
+    /// Used for a file whose content could not be read completely.
     pub(super) fn mark_all_broken(&mut self) {
         self.broken.extend(KEYS.iter().map(|key| key.name));
         for entry in self.tables.values_mut().flatten() {
@@ -237,20 +238,20 @@ impl Settings {
         self.broken.contains(name)
     }
 
-    /// The setting of this name, if it was given.
+    /// The setting of this name, if given.
     #[must_use]
     pub fn given(&self, name: &str) -> Option<&Setting> {
         self.given.get(name)
     }
 
-    /// The setting of this name as given, or else its default.
+    /// The setting of this name as given, or its default.
     #[must_use]
     pub fn effective(&self, name: &str) -> Option<Setting> {
-        let default = || Some(Setting::new(keys::find(name)?.default.value()?, Origin::Default));
+        let default = || Some(Setting::new(keys::find(name)?.default.value()?, Source::Default));
         self.given(name).cloned().or_else(default)
     }
 
-    /// These settings, and those of `lower` that are not among them.
+    /// Merges these settings with those of `lower`, which has a lower precedence.
     #[must_use]
     pub fn over(mut self, lower: Settings) -> Settings {
         for (name, setting) in lower.given {

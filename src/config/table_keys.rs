@@ -1,8 +1,7 @@
-//! The settings of the file's tables: each entry of `[[identities]]`, `[[upstreams]]` and `[[routes]]` has its own.
-
+//! The settings of the file's tables, for the entries of `[[identities]]`, `[[upstreams]]` and `[[routes]]`.
 use super::keys::{Fallback, Key, Kind, Places};
 
-/// Every setting of every table, `table.setting`.
+/// All settings of all tables, as `table.setting`.
 pub static TABLE_KEYS: &[Key] = &[
     key(
         "identities.name",

@@ -9,7 +9,7 @@ use crate::route::Decision;
 const EXAMPLE: &str = include_str!("../../deploy/gateway.example.toml");
 const PASSWORD: &str = "Qu33n-of-Spades";
 
-/// A directory of secrets that goes when it is dropped.
+/// A directory with secrets, removed when it is dropped.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -23,7 +23,7 @@ impl Directory {
         Directory(path)
     }
 
-    /// What comes of a text in which the secrets' directory is the example's.
+    /// Reads a text that has the example's directory of secrets.
     fn read(&self, text: &str) -> Result<Config, Vec<String>> {
         let text = text.replace("/run/secrets/ntlm-gateway", &self.0.display().to_string());
         let (settings, mut errors) = file::parse(Path::new("gateway.toml"), &text);
@@ -43,7 +43,7 @@ impl Drop for Directory {
     }
 }
 
-/// The example's tables, which stand in it as comments.
+/// The example's tables, which are commented out there.
 fn tables_of_the_example() -> String {
     let tables = EXAMPLE.split_once("# Several upstreams").map(|(_, tables)| tables).unwrap_or_default();
     tables.lines().filter_map(|line| line.strip_prefix("#   ")).fold(String::new(), |text, line| text + line + "\n")
@@ -89,7 +89,7 @@ fn several_plain_upstreams_are_tried_in_their_order() {
     let config = Directory::new("plain").read(&format!("{PLAIN}upstream = ['a:1', 'b:2']\n")).unwrap();
     let names: Vec<&str> = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
     assert_eq!(names, ["a:1", "b:2"]);
-    assert_eq!(config.order, Order::Failover);
+    assert_eq!(config.order, UpstreamOrder::Failover);
 }
 
 #[test]
@@ -112,14 +112,11 @@ fn basic_keeps_the_password_and_needs_its_file() {
         "nt_hash_file = '/run/secrets/ntlm-gateway/batch-nt-hash'",
     );
     let errors = directory.read(&hashed).unwrap_err();
-    assert_eq!(
-        errors,
-        ["gateway.toml:4:15: allow_basic: needs the password itself, from a file: give it with password_file"]
-    );
+    assert_eq!(errors, ["gateway.toml:4:15: allow_basic: requires the password itself, in a file; set password_file"]);
 }
 
 #[test]
-fn what_is_wrong_in_a_table_is_told_with_its_place() {
+fn errors_in_a_table_are_reported_with_their_places() {
     let directory = Directory::new("wrong");
     let with = |tables: &str| directory.read(&format!("{PLAIN}{tables}")).unwrap_err();
     for (tables, expected) in [
@@ -138,23 +135,23 @@ fn what_is_wrong_in_a_table_is_told_with_its_place() {
         ),
         (
             "upstream = 'a:1'\n[[upstreams]]\naddress = 'b:1'",
-            "3:12: upstream: cannot be given together with the file's table; put it among the [[upstreams]] of the file, or take those out",
+            "3:12: upstream: cannot be combined with the file's table; move it into the file's [[upstreams]], or remove those",
         ),
         (
             "[[upstreams]]\naddress = 'a:1'\n[[upstreams]]\naddress = 'a:1'",
-            "5:1: upstreams: there are two called a:1; give each a name of its own; the other is at gateway.toml:3:1",
+            "5:1: upstreams: the name a:1 is used twice, but names must be unique; the other one is at gateway.toml:3:1",
         ),
         (
             "[[upstreams]]\naddress = 'a:1'\nidentity = 'nobody'",
-            "5:12: upstreams.identity: \"nobody\" is none of the identities: default",
+            "5:12: upstreams.identity: \"nobody\" is not one of the identities (default)",
         ),
         (
             "[[upstreams]]\naddress = 'a:1'\nweight = 0",
-            "5:10: upstreams.weight: \"0\" is no whole number from 1 to 1000",
+            "5:10: upstreams.weight: \"0\" is not a whole number from 1 to 1000",
         ),
         (
             "[[upstreams]]\naddress = 'a:1'\n[[routes]]\nhost = 'x'\nto = 'west'",
-            "7:6: routes.to: \"west\" is none of the groups, direct, deny: default",
+            "7:6: routes.to: \"west\" is not one of the groups (default), direct, deny",
         ),
         (
             "upstream = 'a:1'\n[[routes]]\nhost = 'a b'\nto = 'deny'\nport = 'http'",
@@ -162,21 +159,21 @@ fn what_is_wrong_in_a_table_is_told_with_its_place() {
         ),
         (
             "upstream = 'a:1'\n[[identities]]\nname = 'default'\nuser = 'y'\npassword_file = '/run/secrets/ntlm-gateway/password'",
-            "5:8: identities: there are two called default; give each a name of its own; the other is at gateway.toml:1:8",
+            "5:8: identities: the name default is used twice, but names must be unique; the other one is at gateway.toml:1:8",
         ),
         (
             "upstream = 'a:1'\n[[identities]]\nname = 'x'\nuser = 'y'",
-            "4:1: identities.password_file: no password given; name a file",
+            "4:1: identities.password_file: no password given; put it into a file",
         ),
         (
             "upstream = 'a:1'\n[[identities]]\nname = 'x'\nuser = 'y'\nproxy_user = 'z'\npassword_file = '/run/secrets/ntlm-gateway/password'",
-            "7:14: identities.proxy_user: needs proxy_password_file too",
+            "7:14: identities.proxy_user: requires proxy_password_file",
         ),
         (
             "upstream = 'a:1'\n[[identities]]\nname = 'x'\nuser = 'y'\nlisten = '0.0.0.0:1'\npassword_file = '/run/secrets/ntlm-gateway/password'",
             "7:10: identities.listen: 0.0.0.0:1 can be reached from other machines",
         ),
-        ("upstream = 'a:1'\ncheck = 'handshake'", "4:9: check: needs check_target too"),
+        ("upstream = 'a:1'\ncheck = 'handshake'", "4:9: check: requires check_target"),
     ] {
         let errors = with(tables);
         assert_eq!(errors.len(), 1, "{tables}: {errors:#?}");
@@ -189,7 +186,7 @@ fn what_is_wrong_in_a_table_is_told_with_its_place() {
 }
 
 #[test]
-fn a_route_about_nothing_is_not_taken_for_one_about_everything() {
+fn a_route_with_an_empty_list_is_rejected() {
     let directory = Directory::new("nothing");
     for (what, column) in [("host = []", 8), ("port = ' , '", 8), ("network = ''", 11)] {
         let text = format!("{PLAIN}upstream = 'a:1'\n[[routes]]\n{what}\nto = 'direct'\n");

@@ -1,4 +1,4 @@
-//! The configuration as a whole: who wins, what is refused, and in which words.
+//! The configuration as a whole: precedence, errors and their texts.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -11,7 +11,7 @@ use crate::ntlm::Method;
 const EXAMPLE: &str = include_str!("../../deploy/gateway.example.toml");
 const PASSWORD: &str = "Qu33n-of-Spades";
 
-/// What [`Sources`] is made of, in a test's words.
+/// A builder of [`Inputs`] for tests.
 #[derive(Default)]
 struct Given {
     flags: Vec<(&'static str, &'static str)>,
@@ -20,7 +20,7 @@ struct Given {
 }
 
 impl Given {
-    /// A configuration in which nothing is wrong.
+    /// A valid configuration.
     fn enough() -> Given {
         let flags = vec![("upstream", "proxy.corp.example:8080"), ("user", r"CORP\alice")];
         Given { flags, environment: vec![("NTLM_GATEWAY_PASSWORD", PASSWORD)], file: None }
@@ -44,29 +44,29 @@ impl Given {
         self
     }
 
-    fn sources(&self) -> Sources {
+    fn inputs(&self) -> Inputs {
         let mut flags = Settings::default();
         for (name, text) in &self.flags {
             let key = find(name).unwrap();
-            flags.give(key, Setting::new(*text, Origin::Flag(format!("--{}", key.flag))));
+            flags.give(key, Setting::new(*text, Source::Flag(format!("--{}", key.flag))));
         }
         if let Some(path) = &self.file {
-            let setting = Setting::new(path.display().to_string(), Origin::Flag("--config".into()));
+            let setting = Setting::new(path.display().to_string(), Source::Flag("--config".into()));
             flags.give(find("config").unwrap(), setting);
         }
         let lookup = |name: &str| {
             self.environment.iter().find(|(known, _)| *known == name).map(|(_, text)| OsString::from(text))
         };
-        Sources::new(flags, lookup).unwrap()
+        Inputs::new(flags, lookup).unwrap()
     }
 
     fn config(&self) -> Config {
-        load(&self.sources()).unwrap_or_else(|errors| panic!("{errors}"))
+        load(&self.inputs()).unwrap_or_else(|errors| panic!("{errors}"))
     }
 
     /// The errors, with the file's directory left out.
     fn errors(&self) -> Vec<String> {
-        let errors = load(&self.sources()).expect_err("no error");
+        let errors = load(&self.inputs()).expect_err("no error");
         let directory = self.file.as_deref().and_then(Path::parent).map(|path| format!("{}/", path.display()));
         let text_of = |error: &ConfigError| match &directory {
             Some(directory) => error.to_string().replace(directory, ""),
@@ -91,7 +91,7 @@ impl Drop for Given {
 }
 
 #[test]
-fn defaults_are_those_of_the_limits() {
+fn the_defaults_are_those_in_limits() {
     let config = Given::enough().config();
     assert_eq!(config.listen, ["127.0.0.1:3128".parse().unwrap()]);
     assert_eq!(config.admin, "127.0.0.1:8128".parse().unwrap());
@@ -177,10 +177,10 @@ fn every_setting_reaches_the_configuration() {
         .flag("timeouts.shutdown_delay", "6s")
         .flag("log_format", "json")
         .flag("log_level", "debug");
-    let told: BTreeSet<&str> = given.flags.iter().map(|(name, _)| *name).collect();
+    let set: BTreeSet<&str> = given.flags.iter().map(|(name, _)| *name).collect();
     let secret = ["config", "password", "password_file", "nt_hash_file", "password_fd", "allow_basic"];
-    let untold: Vec<&str> = KEYS.iter().map(|key| key.name).filter(|name| !told.contains(name)).collect();
-    assert!(untold.iter().all(|name| secret.contains(name)), "not in this test: {untold:?}");
+    let missing: Vec<&str> = KEYS.iter().map(|key| key.name).filter(|name| !set.contains(name)).collect();
+    assert!(missing.iter().all(|name| secret.contains(name)), "not in this test: {missing:?}");
 
     let config = given.config();
     assert_eq!(config.listen, ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
@@ -196,7 +196,7 @@ fn every_setting_reaches_the_configuration() {
     assert_eq!((config.pipes_per_shard, config.head_limit_bytes, config.field_limit), (0, 16 * 1024, 200));
     assert_eq!((config.socket_buffer_bytes, config.memory_limit_bytes), (15 * 1024, 96 * 1024 * 1024));
     assert_eq!(config.first_upstream().warm, 7);
-    assert_eq!((config.order, identity.target_domain()), (Order::Balance, true));
+    assert_eq!((config.order, identity.target_domain()), (UpstreamOrder::Balance, true));
     assert_eq!(config.check, Check::Handshake { target: "example.com:443".into() });
     assert_eq!((config.rules.no_proxy.len(), config.rules.without_credentials.len()), (2, 2));
     let Timeouts { connect, head, handshake, idle, warm, .. } = config.timeouts;
@@ -214,7 +214,7 @@ fn every_setting_reaches_the_configuration() {
 }
 
 #[test]
-fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+fn flags_override_the_environment_which_overrides_the_file() {
     let file = "shards = 1\nmax_tunnels = 1\nlimits.pipes_per_shard = 1";
     let given = Given::enough()
         .file("precedence", file)
@@ -224,11 +224,11 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
         .flag("shards", "3");
     let config = given.config();
     assert_eq!((config.shards, config.max_tunnels, config.pipes_per_shard), (3, 2, 1));
-    assert_eq!(config.log_level, LevelFilter::Info, "an empty variable is not set");
+    assert_eq!(config.log_level, LevelFilter::Info, "an empty variable counts as not set");
 }
 
 #[test]
-fn an_error_says_where_its_text_was_given() {
+fn an_error_has_the_place_of_the_setting() {
     assert_eq!(
         Given::enough().flag("upstream", "proxy.corp").error(),
         "--upstream: \"proxy.corp\" has no port; write HOST:PORT, for example proxy.corp.example:8080"
@@ -241,7 +241,7 @@ fn an_error_says_where_its_text_was_given() {
 }
 
 #[test]
-fn all_errors_are_told_at_once() {
+fn all_errors_are_reported_at_once() {
     let file = "colour = 1\nshards = 0\nupstream = 7\nfirst_leg = 'ntlm'";
     let given = Given::default().file("all", file).flag("limits.head", "1GiB");
     let errors = given.errors();
@@ -261,7 +261,7 @@ fn all_errors_are_told_at_once() {
 }
 
 #[test]
-fn what_is_missing_is_named_with_the_ways_to_give_it() {
+fn the_error_about_a_missing_setting_lists_the_ways_to_set_it() {
     let errors = Given::default().errors();
     assert_eq!(errors.len(), 3, "{errors:#?}");
     assert!(
@@ -273,7 +273,7 @@ fn what_is_missing_is_named_with_the_ways_to_give_it() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_the_only_error_of_what_it_might_give() {
+fn an_unreadable_file_is_the_only_error_about_its_content() {
     let given = Given::default().flag("config", "/nowhere/gateway.toml");
     assert!(
         given.error().starts_with("--config: cannot read /nowhere/gateway.toml: No such file"),
@@ -283,10 +283,10 @@ fn a_file_that_cannot_be_read_is_the_only_error_of_what_it_might_give() {
 }
 
 #[test]
-fn listening_beyond_loopback_needs_a_word_on_who_may_come() {
+fn listening_beyond_loopback_requires_allow_clients() {
     for listen in ["0.0.0.0:3128", "127.0.0.1:1,[::]:3128", "10.0.0.1:3128", "[::ffff:10.0.0.1]:3128"] {
         let error = Given::enough().flag("listen", listen).error();
-        assert!(error.starts_with("--listen: ") && error.contains(r"uses CORP\alice"), "{error}");
+        assert!(error.starts_with("--listen: ") && error.contains(r"would use CORP\alice"), "{error}");
         assert!(error.contains("--allow-clients 10.0.0.0/8"), "{error}");
         Given::enough().flag("listen", listen).flag("allow_clients", "10.0.0.0/8").config();
     }
@@ -296,25 +296,25 @@ fn listening_beyond_loopback_needs_a_word_on_who_may_come() {
 }
 
 #[test]
-fn texts_that_mean_nothing_are_refused_in_words() {
+fn invalid_texts_are_rejected_with_a_helpful_error() {
     for (name, text, expected) in [
-        ("listen", "localhost:3128", "--listen: \"localhost:3128\" is no address to listen on; write ADDR:PORT"),
+        ("listen", "localhost:3128", "--listen: \"localhost:3128\" is not a listening address; write ADDR:PORT"),
         ("listen", ",", "--listen: the list is empty"),
         ("listen", "127.0.0.1:1,127.0.0.1:1", "--listen: 127.0.0.1:1 is given twice"),
         ("admin", "127.0.0.1:3128", "--admin: 127.0.0.1:3128 is given twice"),
-        ("admin", "9100", "--admin: \"9100\" is no address"),
-        ("allow_clients", "10.0.0.0/33", "--allow-clients: \"10.0.0.0/33\" is no network"),
+        ("admin", "9100", "--admin: \"9100\" is not a listening address"),
+        ("allow_clients", "10.0.0.0/33", "--allow-clients: \"10.0.0.0/33\" is not a network"),
         ("allow_clients", "", "--allow-clients: the list is empty; leave the setting out"),
-        ("first_leg", "ntlm", "--first-leg: \"ntlm\" is none of negotiate, plain"),
-        ("method", "ntlm", "--method: \"ntlm\" is none of ntlmv2, ntlmv1-ess"),
+        ("first_leg", "ntlm", "--first-leg: \"ntlm\" is not one of negotiate, plain"),
+        ("method", "ntlm", "--method: \"ntlm\" is not one of ntlmv2, ntlmv1-ess"),
         ("user", r"\alice", "--user: the domain is empty; write 'DOMAIN\\name'"),
         ("domain", "OTHER", "--user: the user name already says its domain"),
         ("workstation", "", "--workstation: must have from 1 to 255 characters"),
-        ("shards", "many", "--shards: \"many\" is no whole number from 1 to 1024"),
-        ("max_tunnels", "0", "--max-tunnels: \"0\" is no whole number from 1"),
-        ("timeouts.idle", "0s", "--idle-timeout: \"0s\" is out of bounds"),
-        ("limits.head", "100", "--head-limit: \"100\" is out of bounds; the size must be from 1KiB to 1MiB"),
-        ("log_level", "off", "--log-level: \"off\" is none of error, warn, info, debug, trace"),
+        ("shards", "many", "--shards: \"many\" is not a whole number from 1 to 1024"),
+        ("max_tunnels", "0", "--max-tunnels: \"0\" is not a whole number from 1"),
+        ("timeouts.idle", "0s", "--idle-timeout: \"0s\" is out of range"),
+        ("limits.head", "100", "--head-limit: \"100\" is out of range; the size must be from 1KiB to 1MiB"),
+        ("log_level", "off", "--log-level: \"off\" is not one of error, warn, info, debug, trace"),
     ] {
         let error = Given::enough().flag(name, text).error();
         assert!(error.starts_with(expected), "{error}");
@@ -322,10 +322,10 @@ fn texts_that_mean_nothing_are_refused_in_words() {
 }
 
 #[test]
-fn a_configuration_prints_without_its_secrets() {
+fn debug_output_of_a_configuration_contains_no_secrets() {
     let given = Given::enough();
-    let sources = given.sources();
-    let printed = format!("{sources:?} {:?}", given.config()).to_lowercase();
+    let inputs = given.inputs();
+    let printed = format!("{inputs:?} {:?}", given.config()).to_lowercase();
     assert!(!printed.contains("qu33n"), "{printed}");
     let hash = NtHash::from_password(PASSWORD).to_hex().to_string();
     assert!(!printed.contains(&hash), "{printed}");
@@ -334,16 +334,16 @@ fn a_configuration_prints_without_its_secrets() {
 #[test]
 fn a_reload_reads_the_file_again_and_keeps_flags_and_environment() {
     let given = Given::enough().file("reload", "max_tunnels = 1\nshards = 1").env("NTLM_GATEWAY_SHARDS", "2");
-    let sources = given.sources();
-    let first = load(&sources).unwrap();
+    let inputs = given.inputs();
+    let first = load(&inputs).unwrap();
     assert_eq!((first.max_tunnels, first.shards), (1, 2));
     assert_eq!(first.files, [given.file.clone().unwrap()]);
     std::fs::write(given.file.as_ref().unwrap(), "max_tunnels = 9\nshards = 9").unwrap();
-    let second = load(&sources).unwrap();
+    let second = load(&inputs).unwrap();
     assert_eq!((second.max_tunnels, second.shards), (9, 2));
 }
 
-/// The example with every `# key = value` in force.
+/// The example with every `# key = value` uncommented.
 fn uncommented() -> String {
     let in_force = |line: &str| match line.strip_prefix("# ") {
         Some(rest) if rest.split_once(" = ").is_some_and(|(name, _)| !name.contains(' ')) => rest.to_owned(),
@@ -353,7 +353,7 @@ fn uncommented() -> String {
 }
 
 #[test]
-fn the_example_file_is_valid_as_it_stands() {
+fn the_example_file_is_valid() {
     let (settings, errors) = file::parse(Path::new("gateway.example.toml"), EXAMPLE);
     assert!(errors.is_empty(), "{errors:?}");
     let (_, errors, _) = parse::read(&settings, &SecretStore::default());
@@ -363,14 +363,14 @@ fn the_example_file_is_valid_as_it_stands() {
 }
 
 #[test]
-fn the_example_file_documents_every_setting_with_a_valid_value_and_its_default() {
+fn the_example_file_documents_every_setting_with_its_default() {
     let (settings, errors) = file::parse(Path::new("gateway.example.toml"), &uncommented());
     assert!(errors.is_empty(), "{errors:?}");
     let (_, errors, _) = parse::read(&settings, &SecretStore::default());
     let others: Vec<_> = errors.iter().filter(|error| !matches!(error.problem, Problem::Secret(_))).collect();
     assert!(others.is_empty(), "{others:?}");
     let in_force = file::parse(Path::new("gateway.example.toml"), EXAMPLE).0;
-    assert_eq!(settings.entries("upstreams").len(), 0, "the tables are examples of their own");
+    assert_eq!(settings.entries("upstreams").len(), 0, "the tables are separate examples");
     for key in KEYS.iter().filter(|key| key.in_file()) {
         let shown = settings.given(key.name).unwrap_or_else(|| panic!("{} is not in the example", key.name));
         if let (Fallback::Value(default), None) = (key.default, in_force.given(key.name)) {
@@ -380,7 +380,7 @@ fn the_example_file_documents_every_setting_with_a_valid_value_and_its_default()
 }
 
 #[test]
-fn tcp_keep_alive_takes_whole_seconds_that_the_kernel_takes_and_none_for_no_probes() {
+fn tcp_keep_alive_takes_whole_seconds_and_zero_disables_it() {
     assert_eq!(Given::enough().flag("timeouts.tcp_idle", "0s").config().keep_alive, None);
     for (name, text) in [
         ("timeouts.tcp_idle", "1500ms"),
@@ -394,14 +394,14 @@ fn tcp_keep_alive_takes_whole_seconds_that_the_kernel_takes_and_none_for_no_prob
 }
 
 #[test]
-fn a_name_for_via_is_one_token() {
+fn a_name_for_via_is_a_token() {
     for text in ["two words", "a,b", "(comment)", "é"] {
         assert_eq!(Given::enough().flag("via_name", text).errors().len(), 1, "{text}");
     }
 }
 
 #[test]
-fn an_upstream_that_is_the_gateway_itself_is_refused_by_whatever_address_it_is_named() {
+fn an_upstream_that_is_the_gateway_itself_is_rejected_under_any_address() {
     for (listen, upstream) in [
         ("127.0.0.1:3128", "127.0.0.1:3128"),
         ("127.0.0.1:3128", "localhost:3128"),

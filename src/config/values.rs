@@ -1,26 +1,26 @@
-//! Durations, sizes and numbers as an operator writes them.
+//! Durations, sizes and numbers as operators write them.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use thiserror::Error;
 
-/// Longer than any timeout can mean; keeps sums of timeouts far from overflow.
+/// The longest duration. Longer than any sensible time-out, and short enough that sums of time-outs cannot overflow.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Why text is no duration, size or number.
+/// Why a text is not a duration, size or number.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ValueError {
     /// A number without a unit of time.
     #[error("{0:?} has no unit; write 500ms, 30s, 5m or 1h")]
     NoUnit(String),
     /// Not a number with a unit of time.
-    #[error("{0:?} is no duration; write a whole number and its unit: 500ms, 30s, 5m or 1h")]
+    #[error("{0:?} is not a duration; write a whole number and a unit: 500ms, 30s, 5m or 1h")]
     Duration(String),
-    /// A duration out of bounds.
-    #[error("{text:?} is out of bounds; the duration must be from {shortest} to {longest}")]
+    /// A duration out of range.
+    #[error("{text:?} is out of range; the duration must be from {shortest} to {longest}")]
     DurationBounds {
-        /// What was given.
+        /// The given value.
         text: String,
         /// The shortest allowed.
         shortest: String,
@@ -28,22 +28,22 @@ pub enum ValueError {
         longest: String,
     },
     /// Not a number of bytes.
-    #[error("{0:?} is no size; write a number of bytes, alone or with KiB or MiB: 64KiB")]
+    #[error("{0:?} is not a size; write a number of bytes, or a number with KiB or MiB: 64KiB")]
     Size(String),
-    /// A size out of bounds.
-    #[error("{text:?} is out of bounds; the size must be from {smallest} to {largest}")]
+    /// A size out of range.
+    #[error("{text:?} is out of range; the size must be from {smallest} to {largest}")]
     SizeBounds {
-        /// What was given.
+        /// The given value.
         text: String,
         /// The smallest allowed.
         smallest: String,
         /// The largest allowed.
         largest: String,
     },
-    /// Not a whole number, or one out of bounds.
-    #[error("{text:?} is no whole number from {min} to {max}")]
+    /// Not a whole number, or one out of range.
+    #[error("{text:?} is not a whole number from {min} to {max}")]
     Integer {
-        /// What was given.
+        /// The given value.
         text: String,
         /// The smallest allowed.
         min: usize,
@@ -52,7 +52,7 @@ pub enum ValueError {
     },
 }
 
-/// A duration of at least `shortest` and at most a week, from a whole number and `ms`, `s`, `m` or `h`.
+/// Parses a duration from `shortest` to one week: a whole number and `ms`, `s`, `m` or `h`.
 ///
 /// # Errors
 /// [`ValueError::NoUnit`], [`ValueError::Duration`] and [`ValueError::DurationBounds`].
@@ -74,13 +74,13 @@ pub fn parse_duration(text: &str, shortest: Duration) -> Result<Duration, ValueE
     if digits.is_empty() {
         return Err(ValueError::Duration(text.into()));
     }
-    // Digits alone are left, so only a number too large for its type fails.
+    // Only digits are left, so this fails only on overflow.
     let number: u64 = digits.parse().map_err(|_| bounds())?;
     let duration = number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(bounds)?;
     if (shortest..=LONGEST).contains(&duration) { Ok(duration) } else { Err(bounds()) }
 }
 
-/// The shortest text that [`parse_duration`] reads as this duration; what is finer than a millisecond is cut.
+/// The shortest text for a duration that [`parse_duration`] accepts. Fractions of a millisecond are dropped.
 #[must_use]
 pub fn format_duration(duration: Duration) -> String {
     let ms = duration.as_millis();
@@ -93,7 +93,7 @@ pub fn format_duration(duration: Duration) -> String {
     }
 }
 
-/// A number of bytes within `bounds`, from a whole number alone or with `B`, `KiB` or `MiB`.
+/// Parses a number of bytes within `bounds`: a whole number, alone or with `B`, `KiB` or `MiB`.
 ///
 /// # Errors
 /// [`ValueError::Size`] and [`ValueError::SizeBounds`].
@@ -116,7 +116,7 @@ pub fn parse_size(text: &str, bounds: RangeInclusive<usize>) -> Result<usize, Va
     })
 }
 
-/// The shortest text that [`parse_size`] reads as this number of bytes.
+/// The shortest text for a number of bytes that [`parse_size`] accepts.
 #[must_use]
 pub fn format_size(bytes: usize) -> String {
     const KIB: usize = 1024;
@@ -129,7 +129,7 @@ pub fn format_size(bytes: usize) -> String {
     }
 }
 
-/// A whole number within `bounds`, in digits alone.
+/// Parses a whole number within `bounds`, written in digits only.
 ///
 /// # Errors
 /// [`ValueError::Integer`].
@@ -161,21 +161,21 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_without_a_unit_is_refused_and_shown_the_form() {
+    fn the_error_about_a_missing_unit_shows_the_correct_form() {
         let error = duration("30").unwrap_err();
         assert_eq!(error, ValueError::NoUnit("30".into()));
         assert!(error.to_string().contains("30s"), "{error}");
     }
 
     #[test]
-    fn what_is_no_duration_is_refused() {
+    fn texts_that_are_not_durations_are_rejected() {
         for text in ["", "s", "-5s", "1.5s", "1h30m", "5 minutes", "five", "５s", "5S"] {
             assert_eq!(duration(text), Err(ValueError::Duration(text.into())), "{text}");
         }
     }
 
     #[test]
-    fn a_duration_out_of_bounds_is_refused_with_the_bounds() {
+    fn a_duration_out_of_range_is_rejected_with_the_range() {
         for text in ["0s", "169h", "18446744073709551615h", "99999999999999999999s"] {
             let error = duration(text).unwrap_err().to_string();
             assert!(error.contains("from 1ms to 168h"), "{text}: {error}");
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_shown_in_a_form_that_reads_back() {
+    fn a_formatted_duration_can_be_parsed_again() {
         for text in ["0s", "1ms", "1500ms", "75s", "5m", "1h", "168h"] {
             assert_eq!(format_duration(parse_duration(text, Duration::ZERO).unwrap()), text);
         }
@@ -207,14 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn a_size_is_shown_in_a_form_that_reads_back() {
+    fn a_formatted_size_can_be_parsed_again() {
         for text in ["0B", "1023B", "64KiB", "3MiB"] {
             assert_eq!(format_size(parse_size(text, 0..=usize::MAX).unwrap()), text);
         }
     }
 
     #[test]
-    fn integers_are_digits_within_bounds() {
+    fn integers_are_digits_within_a_range() {
         assert_eq!(parse_integer("4", 1..=8), Ok(4));
         for text in ["", "0", "9", "+4", "-4", "4.0", "four", "99999999999999999999"] {
             let error = parse_integer(text, 1..=8).unwrap_err().to_string();

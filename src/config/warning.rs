@@ -1,6 +1,7 @@
-//! What is valid in a configuration and most likely a mistake all the same.
+//! Warnings: settings that are valid but probably a mistake.
 //!
-//! A warning stops nothing: `check` prints it, `check --strict` fails for it, and `run` logs it at the start and at each reload.
+//! A warning does not stop the gateway: `check` prints it, `check --strict` fails, and `run` logs it at the start and
+//! at each reload.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,39 +11,39 @@ use thiserror::Error;
 
 use super::error::write_placed;
 use super::exposure::Exposure;
-use super::settings::Origin;
+use super::settings::Source;
 
-/// One thing that is likely to be a mistake: where, in which setting, and what.
+/// A warning: where, in which setting, and what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     /// Where the setting was given.
-    pub origin: Origin,
+    pub source: Source,
     /// The setting's name in the file.
     pub key: String,
-    /// What is likely to be wrong with it.
+    /// What is probably wrong.
     pub advice: Advice,
 }
 
 impl Warning {
-    /// Whether another one says the same of the same setting, wherever that stands.
+    /// Whether another warning says the same about the same setting, regardless of their places.
     #[must_use]
-    pub fn says_as(&self, other: &Warning) -> bool {
+    pub fn says_the_same_as(&self, other: &Warning) -> bool {
         (&self.key, &self.advice) == (&other.key, &other.advice)
     }
 }
 
 impl fmt::Display for Warning {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_placed(out, &self.origin, &self.key, &self.advice)
+        write_placed(out, &self.source, &self.key, &self.advice)
     }
 }
 
-/// What is likely to be wrong, and what to write instead. No variant carries a secret.
+/// What is probably wrong, and what to write instead. No variant contains a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Advice {
     /// An account without a domain.
     #[error(
-        r#"{account:?} has no domain, so that the proxy looks for a local account; write 'DOMAIN\name' in single quotes (without them the shell removes the backslash) or name@domain; for a local account, set domain to """#
+        r#"{account:?} has no domain, so the proxy will look for a local account; write 'DOMAIN\name' in single quotes (without them, the shell removes the backslash) or name@domain; for a local account, set domain to """#
     )]
     NoDomain {
         /// The account.
@@ -50,54 +51,54 @@ pub enum Advice {
     },
     /// A colon, as in `name:password`.
     #[error(
-        "{account:?} has a colon, which no Windows account has; a password does not belong here: put it into a file for password_file"
+        "{account:?} is followed by a colon, which no Windows account contains; if a password follows, put it into a file for password_file"
     )]
     Colon {
         /// The account up to the colon.
         account: String,
     },
-    /// Blanks that do not count.
-    #[error("has blanks at its ends, which are ignored")]
+    /// Blanks that are ignored.
+    #[error("has leading or trailing blanks, which are ignored")]
     OuterBlanks,
-    /// Blanks that count.
-    #[error(r"has a blank beside the backslash or the @, which is sent as a part of the name")]
+    /// Blanks that are part of the name.
+    #[error(r"has a blank next to the backslash or the @, which is sent as part of the name")]
     InnerBlank,
-    /// Quotation marks that count.
+    /// Quotation marks that are part of the name.
     #[error(
-        "is in quotation marks, which are sent as a part of the name (`docker run --env-file`, for example, keeps them)"
+        "is in quotation marks, which are sent as part of the name (`docker run --env-file`, for example, keeps them)"
     )]
     Quoted,
     /// `DOMAIN\name@domain`.
-    #[error(r"has a backslash and an @; write either 'DOMAIN\name' or name@domain")]
+    #[error(r"has both a backslash and an @; write either 'DOMAIN\name' or name@domain")]
     TwoForms,
-    /// A character that no Windows account has.
-    #[error("has the character {0:?}, which no Windows account has")]
+    /// A character that is not allowed in a Windows account.
+    #[error("contains the character {0:?}, which no Windows account contains")]
     Character(char),
-    /// A password that has the form of an NT hash.
-    #[error("the password has the form of an NT hash; if it is one, name its file with nt_hash_file")]
+    /// A password that looks like an NT hash.
+    #[error("the password looks like an NT hash; if it is one, use nt_hash_file for its file")]
     LikeHash,
-    /// A password with blanks at its ends.
-    #[error("the password has a blank at its beginning or end, which is used as a part of it")]
+    /// A password with leading or trailing blanks.
+    #[error("the password has a leading or trailing blank, which is used as part of it")]
     PasswordBlanks,
     /// See [`Exposure`].
     #[error(transparent)]
     Exposed(#[from] Exposure),
-    /// Clients from everywhere, or nearly.
+    /// Clients from everywhere, or nearly so.
     #[error(
-        "{0} is larger than any private network: whoever reaches the port uses the account; name the networks of your workloads"
+        "{0} is larger than any private network, so nearly every client that reaches the port may use the account; list the networks of your workloads instead"
     )]
-    Everybody(IpNet),
-    /// A listener on loopback that answers 403 to all.
+    TooLarge(IpNet),
+    /// A listener on loopback that answers every client with 403.
     #[error(
-        "only this machine reaches {0}, and allow_clients does not have its address: every client gets 403; add 127.0.0.0/8 and ::1 to allow_clients, or listen elsewhere"
+        "only this machine can reach {0}, but allow_clients does not include it, so every client gets 403; add 127.0.0.0/8 and ::1 to allow_clients, or use another listening address"
     )]
     LoopbackShutOut(SocketAddr),
-    /// A variable that has nearly the name of a setting's.
+    /// A variable whose name is nearly that of a setting.
     #[error("is not a setting; did you mean {0}?")]
     Variable(String),
 }
 
-/// What is odd about an account as it was written; `has_domain` says that a domain comes from elsewhere, or that there is none on purpose.
+/// Warnings about an account as it was written. With `has_domain`, the domain is set elsewhere, or missing on purpose.
 pub(super) fn of_account(user: &str, has_domain: bool) -> Vec<Advice> {
     let mut found = Vec::new();
     let name = user.trim();
@@ -119,12 +120,12 @@ pub(super) fn of_account(user: &str, has_domain: bool) -> Vec<Advice> {
     found
 }
 
-/// What is odd about the domain of an account, where it has a setting of its own.
+/// Warnings about the separate setting of an account's domain.
 pub(super) fn of_domain(text: &str) -> Vec<Advice> {
     of_name(text, text.trim())
 }
 
-/// What is odd about the letters of a name; `shown` is the part of `text` that may be shown.
+/// Warnings about the characters of a name; `shown` is the part of `text` that may be shown.
 fn of_name(text: &str, shown: &str) -> Vec<Advice> {
     let mut found = Vec::new();
     let name = text.trim();
@@ -140,8 +141,9 @@ fn of_name(text: &str, shown: &str) -> Vec<Advice> {
     found
 }
 
-/// Whether a name's character cannot be meant: it is forbidden in sAMAccountName ([MS-ADA3] and "Naming conventions in Active Directory"), it
-/// cannot be seen, or it is a quotation mark of a word processor. A user principal name may have more.
+/// Whether a character in a name is probably a mistake: it is forbidden in sAMAccountName ([MS-ADA3] and "Naming
+/// conventions in Active Directory"), invisible, or a typographic quotation mark. A user principal name may contain
+/// more characters.
 fn is_odd(character: char, name: &str) -> bool {
     let is_principal = name.contains('@') && !name.contains('\\');
     let forbidden = if is_principal { "\"<>|" } else { "\"[];|=,+*?<>" };
@@ -151,14 +153,15 @@ fn is_odd(character: char, name: &str) -> bool {
 }
 
 /// Whether a network is larger than 10.0.0.0/8 and fc00::/7, the largest private ones.
-pub(super) fn holds_everybody(network: &IpNet) -> bool {
+pub(super) fn is_too_large(network: &IpNet) -> bool {
     match network {
         IpNet::V4(network) => network.prefix_len() < 8,
         IpNet::V6(network) => network.prefix_len() < 7,
     }
 }
 
-/// Whether no client of a listener on loopback is allowed. Connections to any of 127.0.0.0/8 come from 127.0.0.1, unless the client chooses another.
+/// Whether all clients of a listener on loopback are excluded. Connections to an address in 127.0.0.0/8 come from
+/// 127.0.0.1, unless the client binds to another address.
 pub(super) fn shuts_out_loopback(listener: SocketAddr, allowed: &[IpNet]) -> bool {
     let own = listener.ip().to_canonical();
     let usual = match own {
@@ -179,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_as_they_should_be_are_not_warned_about() {
+    fn correct_accounts_are_not_warned_about() {
         for user in [
             r"CORP\svc-egress",
             "svc-egress@corp.example",
@@ -190,7 +193,7 @@ mod tests {
         ] {
             assert_eq!(advice(user), [], "{user}");
         }
-        assert_eq!(of_account("svc", true), [], "the domain comes from elsewhere");
+        assert_eq!(of_account("svc", true), [], "the domain is set elsewhere");
         for domain in ["CORP", "", "corp.example"] {
             assert_eq!(of_domain(domain), [], "{domain}");
         }
@@ -217,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn blanks_quotes_and_characters_that_cannot_be_meant_are_warned_about() {
+    fn blanks_quotes_and_unusual_characters_are_warned_about() {
         for (user, expected) in [
             (r"CORP\svc ", Advice::OuterBlanks),
             (" svc@corp", Advice::OuterBlanks),
@@ -238,12 +241,12 @@ mod tests {
     }
 
     #[test]
-    fn networks_beyond_the_private_ones_are_warned_about() {
+    fn networks_larger_than_private_ones_are_warned_about() {
         for text in ["0.0.0.0/0", "::/0", "128.0.0.0/1", "0.0.0.0/7", "2000::/3"] {
-            assert!(holds_everybody(&text.parse().unwrap()), "{text}");
+            assert!(is_too_large(&text.parse().unwrap()), "{text}");
         }
         for text in ["10.0.0.0/8", "fc00::/7", "192.0.2.1/32", "100.64.0.0/10"] {
-            assert!(!holds_everybody(&text.parse().unwrap()), "{text}");
+            assert!(!is_too_large(&text.parse().unwrap()), "{text}");
         }
     }
 
@@ -264,6 +267,6 @@ mod tests {
         ] {
             assert!(!shut_out(listener, &[allowed]), "{listener} {allowed}");
         }
-        assert!(!shut_out("127.0.0.1:3128", &[]), "nobody is refused without a list");
+        assert!(!shut_out("127.0.0.1:3128", &[]), "without a list, nobody is excluded");
     }
 }

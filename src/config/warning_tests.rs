@@ -28,9 +28,9 @@ impl Directory {
         self.write("gateway.toml", text, 0o644);
         let mut flags = Settings::default();
         let file = self.0.join("gateway.toml").display().to_string();
-        flags.give(keys::find("config").unwrap(), Setting::new(file, Origin::Flag("--config".into())));
+        flags.give(keys::find("config").unwrap(), Setting::new(file, Source::Flag("--config".into())));
         let lookup = |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, text)| text.into());
-        load(&Sources::new(flags, lookup)?)
+        load(&Inputs::new(flags, lookup)?)
     }
 
     /// The warnings, without the directory.
@@ -58,7 +58,7 @@ impl Drop for Directory {
 const PLAIN: &str = "upstream = 'a:1'\nuser = 'CORP\\svc'\npassword_file = 'password'\n";
 
 #[test]
-fn an_account_that_is_mistyped_is_warned_about_at_its_place() {
+fn a_mistyped_account_is_warned_about_with_its_place() {
     let directory = Directory::new("account");
     directory.expect(PLAIN, &[]);
     let with = |user: &str| PLAIN.replace(r"'CORP\svc'", user);
@@ -66,15 +66,15 @@ fn an_account_that_is_mistyped_is_warned_about_at_its_place() {
     directory.expect(&with("'CORPsvc-egress'\ndomain = ''"), &[]);
     directory.expect(&with("'svc'\ndomain = 'CORP'"), &[]);
     directory.expect(&with("'svc'\ntarget_domain = true"), &[]);
-    directory.expect(&with("'svc'\ndomain = ' CORP'"), &["gateway.toml:3:10: domain: has blanks at its ends"]);
-    directory.expect(&with(r"'CORP\svc '"), &["gateway.toml:2:8: user: has blanks at its ends"]);
-    directory.expect(&with(r"'CORP\svc:S3cret'"), &["gateway.toml:2:8: user: \"CORP\\\\svc\" has a colon"]);
+    directory.expect(&with("'svc'\ndomain = ' CORP'"), &["gateway.toml:3:10: domain: has leading or trailing blanks"]);
+    directory.expect(&with(r"'CORP\svc '"), &["gateway.toml:2:8: user: has leading or trailing blanks"]);
+    directory.expect(&with(r"'CORP\svc:S3cret'"), &["gateway.toml:2:8: user: \"CORP\\\\svc\" is followed by a colon"]);
     let error = directory.load(&with("'CORP/svc'"), &[]).unwrap_err().to_string();
     assert!(error.contains(r"2:8: user: the account has a slash") && error.contains(r"write 'DOMAIN\name'"), "{error}");
 }
 
 #[test]
-fn the_account_of_an_identity_is_warned_about_as_well() {
+fn a_mistyped_account_of_an_identity_is_warned_about_too() {
     let identity = "[[identities]]\nname = 'ci'\nuser = 'svc-ci'\npassword_file = 'password'\n";
     let directory = Directory::new("identity");
     directory.expect(&format!("{PLAIN}{identity}"), &["gateway.toml:6:8: identities.user: \"svc-ci\" has no domain"]);
@@ -87,10 +87,10 @@ fn a_password_that_looks_like_a_hash_or_has_outer_blanks_is_warned_about() {
     let directory = Directory::new("password");
     let hash = "AA8CEA2A92B3CE52E8362A64302EA129";
     for (text, expected) in [
-        (format!("{hash}\n"), "the password has the form of an NT hash"),
-        (format!("aad3b435b51404eeaad3b435b51404ee:{hash}"), "the password has the form of an NT hash"),
-        (format!("{PASSWORD} \n"), "the password has a blank"),
-        (format!("\t{PASSWORD}"), "the password has a blank"),
+        (format!("{hash}\n"), "the password looks like an NT hash"),
+        (format!("aad3b435b51404eeaad3b435b51404ee:{hash}"), "the password looks like an NT hash"),
+        (format!("{PASSWORD} \n"), "the password has a leading or trailing blank"),
+        (format!("\t{PASSWORD}"), "the password has a leading or trailing blank"),
     ] {
         directory.write("password", &text, 0o600);
         directory.expect(PLAIN, &[&format!("gateway.toml:3:17: password_file: {expected}")]);
@@ -127,7 +127,7 @@ fn a_secret_that_others_can_read_is_warned_about() {
 }
 
 #[test]
-fn clients_from_everywhere_and_a_listener_for_nobody_are_warned_about() {
+fn clients_from_everywhere_and_unusable_listeners_are_warned_about() {
     let directory = Directory::new("clients");
     directory.expect(
         &format!("{PLAIN}listen = '0.0.0.0:3128'\nallow_clients = ['10.0.0.0/8', '0.0.0.0/0', '::/0']\n"),
@@ -140,40 +140,40 @@ fn clients_from_everywhere_and_a_listener_for_nobody_are_warned_about() {
         &format!(
             "{PLAIN}listen = ['0.0.0.0:3128', '127.0.0.1:3129', '[::1]:3128']\nallow_clients = ['10.0.0.0/8', '::1']\n"
         ),
-        &["gateway.toml:4:27: listen: only this machine reaches 127.0.0.1:3129"],
+        &["gateway.toml:4:27: listen: only this machine can reach 127.0.0.1:3129"],
     );
     directory.expect(
         &format!("{PLAIN}allow_clients = '10.0.0.0/8'\n"),
-        &["listen: only this machine reaches 127.0.0.1:3128"],
+        &["listen: only this machine can reach 127.0.0.1:3128"],
     );
     directory.expect(
         &format!("{PLAIN}listen = '0.0.0.0:1'\nallow_clients = '10.0.0.0/8'\n[[identities]]\nname = 'ci'\nuser = 'a@b'\npassword_file = 'password'\nlisten = '127.0.0.1:2'\n"),
-        &["gateway.toml:10:10: identities.listen: only this machine reaches 127.0.0.1:2"],
+        &["gateway.toml:10:10: identities.listen: only this machine can reach 127.0.0.1:2"],
     );
 }
 
 #[test]
-fn the_placeholder_of_the_example_overlay_is_refused() {
+fn the_placeholder_of_the_example_overlay_is_rejected() {
     let directory = Directory::new("placeholder");
     let placeholder = include_str!("../../deploy/kustomize/overlays/example/password");
     directory.write("password", placeholder, 0o600);
     let error = directory.load(PLAIN, &[]).unwrap_err().to_string();
     assert!(
-        error.contains("3:17: password_file: the secret in") && error.contains("is the placeholder of the example"),
+        error.contains("3:17: password_file: the secret in") && error.contains("is the placeholder from the example"),
         "{error}"
     );
     let error = directory.load("upstream = 'a:1'\nuser = 'a@b'\n", &[("NTLM_GATEWAY_PASSWORD", placeholder.trim())]);
     assert!(error.unwrap_err().to_string().starts_with("NTLM_GATEWAY_PASSWORD: "));
 }
 
-/// Every setting in turn is given a proxy's URL with a password.
+/// Sets every setting in turn to a proxy's URL with a password.
 #[test]
-fn a_password_in_a_url_is_not_repeated_whatever_setting_it_is_given_to() {
+fn a_password_in_a_url_is_not_repeated_whatever_the_setting() {
     const SECRET: &str = "S3cret,w0rd";
     let url = format!(r"http://CORP\svc:{SECRET}@proxy:8080");
     let directory = Directory::new("url");
     let leaks = |shown: &str| ["S3cret", "w0rd"].iter().any(|part| shown.contains(part));
-    // A path is named in errors, and nobody takes a URL for one.
+    // Errors repeat paths, and nobody would use a URL as one.
     let settings = keys::KEYS.iter().filter(|key| key.in_file() && !key.name.ends_with("_file"));
     for name in settings.map(|key| key.name).chain(["upsteam", "config"]) {
         for value in [format!("'{url}'"), format!("['a:1', '{url}', 'b']")] {
@@ -199,17 +199,17 @@ fn a_password_in_a_url_is_not_repeated_whatever_setting_it_is_given_to() {
 }
 
 #[test]
-fn a_proxy_url_with_an_account_is_refused_with_help() {
+fn a_proxy_url_with_an_account_is_rejected_with_a_hint() {
     let directory = Directory::new("help");
     for url in [r"http://CORP\svc:S3cret@proxy:8080", "S3cret@proxy:8080", "https://svc:S3c,r et@proxy:8080"] {
         let error = directory.load(&PLAIN.replace("'a:1'", &format!("'{url}'")), &[]).unwrap_err().to_string();
-        assert!(error.contains("gateway.toml:1:12: upstream: has ") && error.contains("password_file"), "{error}");
+        assert!(error.contains("gateway.toml:1:12: upstream: ") && error.contains("password_file"), "{error}");
         assert!(error.lines().count() == 1 && !error.contains("S3c"), "{error}");
     }
 }
 
 #[test]
-fn settings_print_without_their_texts() {
-    let setting = Setting::new(r"CORP\svc:S3cret", Origin::Flag("--user".into()));
-    assert_eq!(format!("{setting:?}"), r#"Setting { origin: Flag("--user"), .. }"#);
+fn debug_output_of_settings_omits_their_texts() {
+    let setting = Setting::new(r"CORP\svc:S3cret", Source::Flag("--user".into()));
+    assert_eq!(format!("{setting:?}"), r#"Setting { source: Flag("--user"), .. }"#);
 }

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::auth::{Credentials, SpeaksNtlm};
-use crate::config::{self, Check, Config, IdentityConfig, UpstreamConfig};
+use crate::config::{Check, Config, IdentityConfig, UpstreamConfig};
 use crate::egress::{
-    CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, ListenerUse, Logins, Member, Unasked, UpstreamOrder,
+    CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, ListenerUse, Logins, Member, Unasked,
     check_by_handshake, probe,
 };
 use crate::event::Sender;
@@ -195,10 +195,7 @@ fn egress(
         members: upstreams.iter().zip(&config.upstreams).map(member).collect(),
         identities: known,
         hops,
-        order: match config.order {
-            config::Order::Failover => UpstreamOrder::Failover,
-            config::Order::Balance => UpstreamOrder::Balance,
-        },
+        order: config.order,
         rules: config.rules.clone(),
         listeners,
         own_ports: builder.own_ports.clone(),
@@ -246,7 +243,7 @@ fn uses_of_listeners(config: &Config, listen: &[SocketAddr], before: Option<&[Li
             (None, _) if config.common_listen.contains(address) => ListenerUse::Common,
             (None, Some(ListenerUse::Own(_))) => {
                 log::warn!(
-                    "{address} is no identity's listening address any more: requests there are refused until the next start"
+                    "{address} no longer belongs to an identity: requests there are refused until the next start"
                 );
                 ListenerUse::Withdrawn
             }

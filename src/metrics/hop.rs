@@ -1,19 +1,19 @@
-//! What is counted of the upstreams, and of each as each identity.
+//! The metrics of upstreams, and of each upstream with each identity.
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::Maker;
 
-/// Bounds of the handshake histograms in seconds: from a proxy in the same rack to one that waits for its domain controller.
+/// Histogram buckets for handshakes: from a proxy in the same rack to one that waits for its domain controller.
 const HANDSHAKE_BUCKETS_SECONDS: &[f64] =
     &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 75.0];
 
 /// Why an upstream answered 407.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason407 {
-    /// To a request without credentials, or a NEGOTIATE_MESSAGE that it did not look at.
+    /// To a request without credentials, or to a NEGOTIATE_MESSAGE that it ignored.
     Unprompted,
-    /// With a CHALLENGE_MESSAGE, as it should.
+    /// With a CHALLENGE_MESSAGE, as expected.
     Challenge,
     /// To an AUTHENTICATE_MESSAGE, without a new challenge.
     Refused,
@@ -30,18 +30,18 @@ impl Reason407 {
     ];
 }
 
-/// A part of what a client waits for.
+/// A part of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Waiting for the upstream's addresses.
     Resolve,
-    /// The TCP connection.
+    /// Establishing the TCP connection.
     Connect,
-    /// From the NEGOTIATE_MESSAGE to the whole CHALLENGE_MESSAGE, dialling again included.
+    /// From the NEGOTIATE_MESSAGE to the complete CHALLENGE_MESSAGE, including further connections.
     Challenge,
     /// Waiting for the credential guard.
     Guard,
-    /// From the AUTHENTICATE_MESSAGE to its answer; the upstream's own way to the origin included.
+    /// From the AUTHENTICATE_MESSAGE to its response, including the upstream's connection to the origin.
     Authenticate,
 }
 
@@ -55,21 +55,21 @@ impl Phase {
     ];
 }
 
-/// Why a warm connection was thrown away.
+/// Why a pre-challenged connection was discarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Discarded {
-    /// Nobody wanted it in time.
+    /// It was not used in time.
     Aged,
-    /// The upstream closed it, or failed on the way to its challenge.
+    /// The upstream closed it, or failed to send a challenge.
     Failed,
-    /// Clients waited for a challenge meanwhile, perhaps for the helper that this one held.
+    /// Clients were waiting for a challenge, possibly for the helper that this connection occupied.
     Yielded,
-    /// The configuration or the credentials' state changed.
+    /// The configuration or the state of the credentials has changed.
     Outdated,
 }
 
 impl Discarded {
-    /// All causes with their metric labels.
+    /// All causes with their labels.
     pub const ALL: [(Discarded, &'static str); 4] = [
         (Discarded::Aged, "aged"),
         (Discarded::Failed, "failed"),
@@ -81,9 +81,9 @@ impl Discarded {
 /// Where a handshake's connection came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
-    /// Dialled for the request.
+    /// Established for the request.
     Cold,
-    /// Dialled and challenged ahead.
+    /// Pre-challenged.
     Warm,
     /// Authenticated for an earlier request.
     Kept,
@@ -103,7 +103,7 @@ impl Path {
 pub enum Outcome {
     /// With a tunnel.
     Established,
-    /// The upstream took the credentials and refused the request (403, 503 …).
+    /// The upstream accepted the credentials and declined the request (403, 503 …).
     Declined,
     /// The upstream refused the credentials.
     Refused,
@@ -120,31 +120,31 @@ impl Outcome {
     ];
 }
 
-/// What is counted of one upstream as one identity.
+/// The metrics of one upstream with one identity.
 #[derive(Clone, Debug)]
 pub struct HopMetrics {
-    /// By path.
+    /// By [`Path`].
     handshakes: [Vec<Histogram>; 3],
     requests: [IntCounter; 3],
     phases: Vec<Histogram>,
     reasons_407: Vec<IntCounter>,
     warm_discarded: Vec<IntCounter>,
-    /// Connections dialled.
+    /// Connection attempts.
     pub dials: IntCounter,
     /// AUTHENTICATE_MESSAGEs sent.
     pub authenticates: IntCounter,
-    /// Warm connections that have their challenge.
+    /// Pre-challenged connections that have their challenge.
     pub warm_ready: IntGauge,
     /// Authenticated connections that wait for their next request.
     pub kept: IntGauge,
-    /// Requests that found a warm connection.
+    /// Requests that got a pre-challenged connection.
     pub warm_hits: IntCounter,
-    /// Requests that would have taken one and found none.
+    /// Requests that could have used one, but none was available.
     pub warm_misses: IntCounter,
 }
 
 impl HopMetrics {
-    /// A handshake has ended.
+    /// Counts a finished handshake.
     pub fn handshake(&self, path: Path, outcome: Outcome, duration_us: u64) {
         let [cold, warm, kept] = &self.handshakes;
         let histograms = match path {
@@ -155,19 +155,19 @@ impl HopMetrics {
         observe(histograms, Outcome::ALL.iter().position(|(known, _)| *known == outcome), duration_us);
     }
 
-    /// A request goes out on a connection that came from there.
+    /// Counts a request by the source of its connection.
     pub fn request(&self, path: Path) {
         if let Some((_, counter)) = Path::ALL.iter().zip(&self.requests).find(|((known, _), _)| *known == path) {
             counter.inc();
         }
     }
 
-    /// A phase of a handshake has ended.
+    /// Counts a finished phase of a handshake.
     pub fn phase(&self, phase: Phase, duration_us: u64) {
         observe(&self.phases, Phase::ALL.iter().position(|(known, _)| *known == phase), duration_us);
     }
 
-    /// The upstream answered 407, so many times.
+    /// Counts responses with status 407.
     pub fn answered_407(&self, reason: Reason407, times: u64) {
         if let Some((_, counter)) =
             Reason407::ALL.iter().zip(&self.reasons_407).find(|((known, _), _)| *known == reason)
@@ -176,7 +176,7 @@ impl HopMetrics {
         }
     }
 
-    /// A warm connection was thrown away.
+    /// Counts a discarded pre-challenged connection.
     pub fn warm_discarded(&self, cause: Discarded) {
         let position = Discarded::ALL.iter().position(|(known, _)| *known == cause);
         if let Some(counter) = position.and_then(|index| self.warm_discarded.get(index)) {
@@ -185,16 +185,16 @@ impl HopMetrics {
     }
 }
 
-/// What is counted of one upstream.
+/// The metrics of one upstream.
 #[derive(Clone, Debug)]
 pub struct UpstreamMetrics {
     /// 1 while clients are sent to it, 0 while it is ejected.
     pub up: IntGauge,
-    /// Times that it was ejected.
+    /// Ejections.
     pub ejections: IntCounter,
-    /// Clients that are on it or on their way to it.
+    /// Clients that are connected, or connecting, through it.
     pub tunnels: IntGauge,
-    /// Addresses that its names resolve to.
+    /// Resolved addresses.
     pub addresses: IntGauge,
 }
 
@@ -224,7 +224,7 @@ impl HopFamilies {
             )?,
             phases: make.histograms(
                 "handshake_phase_duration_seconds",
-                "Parts of the handshake: resolve, connect, challenge, guard, authenticate",
+                "Duration of each phase of a handshake: resolve, connect, challenge, guard, authenticate",
                 &["upstream", "identity", "phase"],
                 HANDSHAKE_BUCKETS_SECONDS,
             )?,
@@ -242,7 +242,7 @@ impl HopFamilies {
             )?,
             kept: make.gauges(
                 "kept_connections",
-                "Upstream connections that are authenticated and wait for their next request",
+                "Authenticated upstream connections that wait for their next request",
                 &HOP,
             )?,
             requests: make.counters(
@@ -319,7 +319,7 @@ impl UpstreamFamilies {
 
     pub(super) fn forget(&self, name: &str) {
         for gauges in [&self.up, &self.addresses] {
-            // It may never have been there.
+            // It may not exist.
             let _ = gauges.remove_label_values(&[name]);
         }
     }

@@ -1,17 +1,17 @@
-//! What became of the logins that clients showed to the gateway.
+//! Logins of clients to the gateway.
 
 use prometheus::IntCounter;
 
 use super::Maker;
 
-/// A counter for each outcome; all are there from the start.
+/// A counter for each outcome; all exist from the start.
 #[derive(Clone)]
 pub struct LoginMetrics {
-    /// Somebody's.
+    /// Valid logins.
     pub accepted: IntCounter,
-    /// Nobody's, or not to be decoded.
+    /// Wrong or malformed logins.
     pub refused: IntCounter,
-    /// Not looked at after too many wrong ones.
+    /// Logins that were not checked after too many wrong ones.
     pub throttled: IntCounter,
 }
 

@@ -1,10 +1,10 @@
-//! What became of the configurations that were read.
+//! Reloads of the configuration.
 
 use prometheus::{IntCounter, IntGauge};
 
 use super::Maker;
 
-/// The families of the configuration.
+/// The metrics of the configuration.
 pub struct ConfigMetrics {
     applied: IntCounter,
     refused: IntCounter,
@@ -35,20 +35,20 @@ impl ConfigMetrics {
         })
     }
 
-    /// The configuration with this digest is in force from the start.
+    /// Sets the digest of the configuration in force.
     pub fn started(&self, digest: u64) {
         // A digest has 48 bits.
         self.hash.set(i64::try_from(digest).unwrap_or(i64::MAX));
     }
 
-    /// A configuration was read again and is in force.
+    /// Counts a reload whose configuration is now in force.
     pub fn applied(&self, digest: u64) {
         self.applied.inc();
         self.last_successful.set(1);
         self.started(digest);
     }
 
-    /// A configuration was read again and is not valid.
+    /// Counts a reload whose configuration was rejected.
     pub fn refused(&self) {
         self.refused.inc();
         self.last_successful.set(0);

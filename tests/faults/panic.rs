@@ -50,10 +50,10 @@ fn a_gateway_with_a_poisoned_logger() {
     log::set_boxed_logger(Box::new(Poisoned)).expect("the first logger");
     log::set_max_level(log::LevelFilter::Info);
     let listen = format!("127.0.0.1:{port}");
-    let sources = in_process::sources(upstream, &[("listen", &listen), ("shards", "2")]);
-    let config = config::load(&sources).expect("a configuration");
+    let inputs = in_process::inputs(upstream, &[("listen", &listen), ("shards", "2")]);
+    let config = config::load(&inputs).expect("a configuration");
     // Any status but 0, for this function's return is a success.
-    let status = supervisor::run(config, &sources);
+    let status = supervisor::run(config, &inputs);
     if format!("{status:?}") != format!("{:?}", std::process::ExitCode::SUCCESS) {
         std::process::exit(7);
     }

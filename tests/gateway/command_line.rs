@@ -25,7 +25,7 @@ fn demo(args: &[&str]) -> String {
 fn the_demo_names_its_upstream_as_the_metrics_do() {
     let shown = demo(&[]);
     let told =
-        shown.split_once("verifies it, is on ").and_then(|(_, rest)| rest.split_once(';')).expect("an address").0;
+        shown.split_once("verifies NTLM is on ").and_then(|(_, rest)| rest.split_once(';')).expect("an address").0;
     let counted = shown.lines().find(|line| line.contains("upstream=\"")).expect("a metric with an upstream");
     assert!(counted.contains(&format!("upstream=\"{told}\"")), "{told} in\n{shown}");
 }

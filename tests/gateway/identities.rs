@@ -282,7 +282,7 @@ fn a_reload_gives_no_listener_to_another_identity() {
     let desk = entry("desk", support::scratch::free_port());
     scratch.write("gateway.toml", format!("warm = 0\n{desk}{batch}{ci}"));
     gateway.signal(Signal::HUP);
-    gateway.wait_for_line("listen has changed; that takes effect at the next start");
+    gateway.wait_for_line("listen has changed; this takes effect at the next start");
     let applied =
         || gateway.metric("ntlm_gateway_config_reloads_total", &[("outcome", "applied")]).filter(|n| *n >= 1.0);
     assert!(wait_for(BOUND, applied).is_some());
@@ -290,7 +290,7 @@ fn a_reload_gives_no_listener_to_another_identity() {
     // Taken from ci by the file that the process watches.
     scratch.write("gateway.toml", format!("warm = 0\n{batch}"));
     gateway.signal(Signal::HUP);
-    let told = gateway.wait_for_line("is no identity's listening address any more");
+    let told = gateway.wait_for_line("no longer belongs to an identity");
     assert!(told.contains(" WARN ") && told.contains(&format!("127.0.0.1:{ci_port} ")), "{told}");
     let ask = || connect_name(SocketAddr::from(([127, 0, 0, 1], ci_port)), TARGET).expect("an answer").status();
     assert!(wait_for(BOUND, || (ask() == 403).then_some(())).is_some(), "{}", ask());

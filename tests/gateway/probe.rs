@@ -400,7 +400,11 @@ fn the_upstream_to_probe_is_chosen_by_its_name_and_probed_as_its_own_identity() 
     assert_eq!((own.counters().accepted, partner.counters().accepted), (2, 1));
     let unknown = probe(&["--of", "nobody"]);
     assert_eq!(unknown.code, Some(1));
-    assert!(unknown.stderr.contains("no upstream \"nobody\"; there is own, theirs"), "{}", unknown.stderr);
+    assert!(
+        unknown.stderr.contains("no upstream \"nobody\"; the configured ones are own, theirs"),
+        "{}",
+        unknown.stderr
+    );
 }
 
 /// Without what differs from run to run: the port, times in milliseconds, the server's time.
@@ -435,7 +439,7 @@ fn a_real_squid_is_named_and_takes_the_account() {
     let finished = probe(&squid.address().to_string(), PASSWORD, &["--target", &origin.address().to_string()]);
     let text = finished.expect_success("probe of Squid").text();
     assert!(text.contains("Verdict: works (exit code 0"), "{text}");
-    assert!(text.contains("Squid, by "), "{text}");
+    assert!(text.contains("Squid, according to "), "{text}");
     assert!(squid.count(Leg::Authenticate) <= 1);
 
     let refused = probe(&squid.address().to_string(), "Wr0ng-Horse", &[]);

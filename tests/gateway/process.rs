@@ -106,7 +106,7 @@ fn the_first_line_of_the_log_has_the_version() {
     let stub = stub();
     let gateway = Gateway::start(&GatewayOptions::through(stub.address()));
     let first = gateway.log().first().cloned().unwrap_or_default();
-    assert!(first.ends_with(concat!(" INFO  ntlm-gateway ", env!("CARGO_PKG_VERSION"), " starts")), "{first}");
+    assert!(first.ends_with(concat!(" INFO  ntlm-gateway ", env!("CARGO_PKG_VERSION"), " is starting")), "{first}");
 }
 
 #[test]
@@ -196,9 +196,9 @@ fn check_shows_the_tables_with_their_places_or_everything_that_is_wrong_with_the
         format!("identities[0].user = CORP\\ci ({file}:3:8)"),
         format!("upstreams[1].group = others ({file}:10:9)"),
         format!("routes[0].to = others ({file}:14:6)"),
-        "goes through east at east-1:8080, east-2:8080 (group default)".into(),
-        "goes through west:8080 at west:8080 (group others)".into(),
-        "proves CORP\\ci (ci) by NTLMv2".into(),
+        "upstream east: east-1:8080, east-2:8080 (group default)".into(),
+        "upstream west:8080: west:8080 (group others)".into(),
+        "identity ci: CORP\\ci with NTLMv2".into(),
     ] {
         assert!(squeezed.contains(&part), "{part:?} in\n{text}");
     }
@@ -324,8 +324,8 @@ fn check_prints_warnings_and_strict_makes_them_errors() {
     assert_eq!(said.stderr, "");
     for (user, warning) in [
         ("CORPsvc-egress", "--user: \"CORPsvc-egress\" has no domain"),
-        ("CORP\\svc:S3cret", "--user: \"CORP\\\\svc\" has a colon"),
-        ("CORP\\svc ", "--user: has blanks at its ends"),
+        ("CORP\\svc:S3cret", "--user: \"CORP\\\\svc\" is followed by a colon"),
+        ("CORP\\svc ", "--user: has leading or trailing blanks"),
     ] {
         let said = gateway_says(&["check", "--config", &file, "--user", user]).expect_success("a warning is no error");
         assert!(said.stderr.starts_with(&format!("warning: {warning}")), "{}", said.stderr);
@@ -355,13 +355,17 @@ fn run_logs_warnings_at_the_start_and_new_ones_at_a_reload() {
     options.args.extend(["--user".into(), "CORPalice:S3cret".into()]);
     let gateway = Gateway::start(&options);
     let line = gateway.wait_for_line("--user: ");
-    assert!(line.contains("WARN") && line.contains("\"CORPalice\" has a colon"), "{line}");
+    assert!(line.contains("WARN") && line.contains("\"CORPalice\" is followed by a colon"), "{line}");
     scratch.write("gateway.toml", "upstream = '127.0.0.1:9'\nallow_clients = ['127.0.0.0/8', '0.0.0.0/0']\n");
     let line = gateway.wait_for_line("allow_clients: 0.0.0.0/0");
     assert!(line.contains("WARN") && line.contains("gateway.toml:2:33"), "{line}");
     gateway.wait_for_line("configuration reloaded");
     let log = gateway.log();
-    assert_eq!(log.iter().filter(|line| line.contains("has a colon")).count(), 1, "what is known is no news: {log:#?}");
+    assert_eq!(
+        log.iter().filter(|line| line.contains("is followed by a colon")).count(),
+        1,
+        "what is known is no news: {log:#?}"
+    );
     assert!(!log.concat().contains("S3cret"), "{log:#?}");
 }
 

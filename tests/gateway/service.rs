@@ -86,7 +86,11 @@ fn a_service_manager_hears_of_start_reload_drain_and_life() {
     gateway.write_password("two\nlines");
     assert!(manager.heard().starts_with("RELOADING=1\n"));
     let refused = manager.heard();
-    assert!(refused.starts_with("READY=1\nSTATUS=serving; ") && refused.contains("refused"), "{refused}");
+    assert!(
+        refused.starts_with("READY=1\nSTATUS=serving with the previous configuration; ")
+            && refused.contains("rejected"),
+        "{refused}"
+    );
 
     let tunnel = open(&gateway);
     gateway.signal(Signal::TERM);
@@ -104,7 +108,7 @@ fn a_service_manager_that_is_gone_holds_nothing_up() {
     options.env = vec![("NOTIFY_SOCKET".into(), "/nowhere/notify".into())];
     let gateway = Gateway::start(&options);
     open(&gateway);
-    gateway.wait_for_line("does not take a notification");
+    gateway.wait_for_line("cannot send a notification");
 }
 
 /// The fields of a line of the log.
@@ -201,7 +205,7 @@ fn sigterm_fails_readiness_first_then_closes_the_door_then_cuts_what_is_left() {
     let mut old = open(&gateway);
     let began = Instant::now();
     gateway.signal(Signal::TERM);
-    gateway.wait_for_line("shutting down: not ready from now on");
+    gateway.wait_for_line("shutting down: /readyz now fails");
     assert_eq!(gateway.admin("/readyz"), (503, "shutting down\n".into()));
     // The load balancer has not noticed yet: whoever comes is served.
     open(&gateway);
@@ -216,7 +220,7 @@ fn sigterm_fails_readiness_first_then_closes_the_door_then_cuts_what_is_left() {
 
     assert_eq!(gateway.wait(BOUND).and_then(|status| status.code()), Some(0));
     assert!(began.elapsed() >= Duration::from_millis(4_500), "{:?}", began.elapsed());
-    gateway.wait_for_line("closing what did not end in time; tunnels: 1");
+    gateway.wait_for_line("closing tunnels that did not end in time; tunnels open: 1");
     gateway.wait_for_line("end=drained");
     assert!(!matches!(old.stream.read(&mut back), Ok(1..)), "the tunnel is cut");
 }

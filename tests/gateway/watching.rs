@@ -100,7 +100,7 @@ fn an_invalid_file_is_refused_once_and_its_correction_applied() {
     let hash = reloads(&gateway).3;
     scratch.write("gateway.toml", "timeouts.idle = 'soon'\n");
     assert_eq!(wait_for_reloads(&gateway, 0.0, 1.0), (0.0, hash));
-    let line = gateway.wait_for_line("the configuration is not reloaded");
+    let line = gateway.wait_for_line("the new configuration is rejected");
     assert!(line.contains("ERROR") && line.contains("timeouts.idle") && line.contains("soon"), "{line}");
     expect_echo(&open(&gateway));
 

@@ -155,7 +155,7 @@ fn end(mut gateway: Gateway) -> Instant {
     let earliest = Instant::now() + SHUTDOWN_DELAY + DRAIN_TIMEOUT;
     gateway.signal(Signal::TERM);
     assert_eq!(gateway.wait(BOUND).and_then(|status| status.code()), Some(0));
-    gateway.wait_for_line("closing what did not end in time");
+    gateway.wait_for_line("closing tunnels that did not end in time");
     earliest
 }
 

@@ -35,7 +35,7 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
     ("fault", &["http"], NoMio),
     ("auth", &["ntlm", "http", "forward", "fault", "limits"], NoMio),
     ("route", &["http"], NoMio),
-    ("config", &["upstream", "auth", "route", "ntlm", "timeouts", "limits"], NoMio),
+    ("config", &["egress", "upstream", "auth", "route", "ntlm", "timeouts", "limits"], NoMio),
     ("logging", &["config", "limits"], NoMio),
     ("event", &["limits"], Any),
     ("relay", &["event", "limits"], Any),

@@ -17,7 +17,7 @@ use ntlm_gateway::cli;
 use ntlm_gateway::client_protocol;
 use ntlm_gateway::config::keys::{Fallback, KEYS, Key as SettingKey};
 use ntlm_gateway::config::table_keys::TABLE_KEYS;
-use ntlm_gateway::config::{self, Settings, Sources};
+use ntlm_gateway::config::{self, Inputs, Settings};
 use ntlm_gateway::fault::Cause;
 use ntlm_gateway::session::ACCESS;
 use ntlm_gateway::stub::{StubOptions, StubServer};
@@ -266,8 +266,8 @@ fn every_configuration_file_of_the_manual_is_valid() {
         let here = format!("\"{}/", scratch.path().display());
         let file = scratch.write("gateway.toml", example.replace("\"./", &here));
         let lookup = |name: &str| (name == "NTLM_GATEWAY_CONFIG").then(|| file.clone().into_os_string());
-        let sources = Sources::new(Settings::default(), lookup).unwrap_or_else(|errors| panic!("{errors}"));
-        config::load(&sources).unwrap_or_else(|errors| panic!("{errors}"));
+        let inputs = Inputs::new(Settings::default(), lookup).unwrap_or_else(|errors| panic!("{errors}"));
+        config::load(&inputs).unwrap_or_else(|errors| panic!("{errors}"));
     }
 }
 

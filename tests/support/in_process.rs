@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use ntlm_gateway::config::{self, Config, Origin, Setting, Settings, Sources, keys, secrets};
+use ntlm_gateway::config::{self, Config, Inputs, Setting, Settings, Source, keys, secrets};
 use ntlm_gateway::gateway::Gateway;
 
 use super::client::ask;
@@ -16,7 +16,7 @@ pub const ACCOUNT: (&str, &str, &str) = ("CORP", "alice", "SecREt01");
 /// # Panics
 /// When the settings are wrong or the gateway does not start.
 pub fn gateway(upstream: &str, further: &[(&str, &str)]) -> Gateway {
-    let config = config::load(&sources(upstream, further)).unwrap_or_else(|errors| panic!("{errors}"));
+    let config = config::load(&inputs(upstream, further)).unwrap_or_else(|errors| panic!("{errors}"));
     Gateway::start(&config, || {}).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -24,7 +24,7 @@ pub fn gateway(upstream: &str, further: &[(&str, &str)]) -> Gateway {
 ///
 /// # Panics
 /// When they are wrong.
-pub fn sources(upstream: &str, further: &[(&str, &str)]) -> Sources {
+pub fn inputs(upstream: &str, further: &[(&str, &str)]) -> Inputs {
     let (domain, user, password) = ACCOUNT;
     let account = format!("{domain}\\{user}");
     let given = [
@@ -38,10 +38,10 @@ pub fn sources(upstream: &str, further: &[(&str, &str)]) -> Sources {
     let mut settings = Settings::default();
     for (name, text) in given.iter().chain(further) {
         let key = keys::find(name).unwrap_or_else(|| panic!("no setting is called {name}"));
-        settings.give(key, Setting::new((*text).to_owned(), Origin::Default));
+        settings.give(key, Setting::new((*text).to_owned(), Source::Default));
     }
     let lookup = |name: &str| (name == secrets::password_variable()).then(|| password.into());
-    Sources::new(settings, lookup).unwrap_or_else(|errors| panic!("{errors}"))
+    Inputs::new(settings, lookup).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 /// Starts a gateway on free ports of loopback from a configuration file's text. What the text does not say at its top is as for
@@ -72,11 +72,11 @@ pub fn config_of(text: &str) -> Config {
     let mut settings = Settings::default();
     for (name, text) in given.into_iter().filter(|(name, _)| !is_said(name)) {
         let key = keys::find(name).unwrap_or_else(|| panic!("no setting is called {name}"));
-        settings.give(key, Setting::new(text.to_owned(), Origin::Default));
+        settings.give(key, Setting::new(text.to_owned(), Source::Default));
     }
     let lookup = |name: &str| (name == secrets::password_variable()).then(|| ACCOUNT.2.into());
-    let sources = Sources::new(settings, lookup).unwrap_or_else(|errors| panic!("{errors}"));
-    config::load(&sources).unwrap_or_else(|errors| panic!("{errors}"))
+    let inputs = Inputs::new(settings, lookup).unwrap_or_else(|errors| panic!("{errors}"));
+    config::load(&inputs).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 /// The status of its `/readyz`, and the line that it says.

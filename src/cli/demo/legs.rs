@@ -1,32 +1,32 @@
-//! The legs of a handshake, as lines for a person.
+//! Prints the legs of a handshake.
 
 use std::io::Write as _;
 use std::time::Instant;
 
-use crate::cli::words::message_name;
+use crate::cli::terminal::message_name;
 use crate::http::decode_token;
 
-/// Who speaks to whom.
+/// The sender and the receiver of a leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Direction {
     ClientToGateway,
     GatewayToUpstream,
     UpstreamToGateway,
     GatewayToClient,
 }
 
-impl Way {
+impl Direction {
     fn label(self) -> &'static str {
         match self {
-            Way::ClientToGateway => "client → gateway",
-            Way::GatewayToUpstream => "gateway → upstream",
-            Way::UpstreamToGateway => "upstream → gateway",
-            Way::GatewayToClient => "gateway → client",
+            Direction::ClientToGateway => "client → gateway",
+            Direction::GatewayToUpstream => "gateway → upstream",
+            Direction::UpstreamToGateway => "upstream → gateway",
+            Direction::GatewayToClient => "gateway → client",
         }
     }
 }
 
-/// Prints legs with the time since the first.
+/// Prints legs with the time since the beginning.
 pub(super) struct Legs {
     began: Instant,
 }
@@ -36,24 +36,25 @@ impl Legs {
         Legs { began: Instant::now() }
     }
 
-    /// A leg that is on its way now.
-    pub(super) fn add(&mut self, way: Way, bytes: &[u8]) {
-        self.add_at(Instant::now(), way, bytes);
+    /// Prints a leg that is sent now.
+    pub(super) fn add(&mut self, direction: Direction, bytes: &[u8]) {
+        self.add_at(Instant::now(), direction, bytes);
     }
 
-    /// A leg that was on its way then.
-    pub(super) fn add_at(&mut self, at: Instant, way: Way, bytes: &[u8]) {
+    /// Prints a leg that was sent at `at`.
+    pub(super) fn add_at(&mut self, at: Instant, direction: Direction, bytes: &[u8]) {
         let after_ms = at.saturating_duration_since(self.began).as_secs_f64() * 1000.0;
         for (index, line) in describe(bytes).into_iter().enumerate() {
             match index {
-                0 => say!("  {after_ms:>7.2} ms  {:<18}  {line}", way.label()),
+                0 => say!("  {after_ms:>7.2} ms  {:<18}  {line}", direction.label()),
                 _ => say!("  {:>10}  {:<18}  {line}", "", ""),
             }
         }
     }
 }
 
-/// The start line, and the field that carries an NTLM message in words: the message itself is half a password.
+/// The start line, and the field with an NTLM message. The message itself is not shown, because a password can be
+/// guessed from it.
 fn describe(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     let head = text.split("\r\n\r\n").next().unwrap_or_default();
@@ -75,7 +76,7 @@ mod tests {
     use crate::http::trace;
 
     #[test]
-    fn a_leg_is_its_start_line_and_its_message_by_name() {
+    fn a_leg_is_shown_as_its_start_line_and_its_messages_name() {
         let head = format!(
             "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\nProxy-Authorization: NTLM {}\r\n\r\nrest",
             trace::AUTHENTICATE

@@ -1,5 +1,5 @@
-//! A listener in the middle: passes bytes between the gateway and the upstream and notes what it passed on the first
-//! connections, so that the demonstration can show the legs as they were on the wire.
+//! A listener between the gateway and the upstream. It passes bytes in both directions and records the first of them,
+//! so that the demonstration can show the legs as they were on the wire.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -7,34 +7,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use super::legs::Way;
+use super::legs::Direction;
 
-/// Pieces that are kept; past them nothing is noted any more.
-const HEARD_MAX: usize = 16;
+/// The number of pieces that are recorded.
+const PIECES_MAX: usize = 16;
 
 /// A piece of the conversation.
-pub(super) struct Heard {
+pub(super) struct Piece {
     pub at: Instant,
-    pub way: Way,
+    pub direction: Direction,
     pub bytes: Vec<u8>,
 }
 
 /// The listener; its threads end with the process.
 pub(super) struct Tap {
     address: SocketAddr,
-    heard: Arc<Mutex<Vec<Heard>>>,
+    recorded: Arc<Mutex<Vec<Piece>>>,
 }
 
 impl Tap {
-    /// Begins to pass connections on to `upstream`.
+    /// Starts to forward connections to `upstream`.
     pub(super) fn start(upstream: SocketAddr) -> io::Result<Tap> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
-        let tap = Tap { address: listener.local_addr()?, heard: Arc::default() };
-        let heard = Arc::clone(&tap.heard);
+        let tap = Tap { address: listener.local_addr()?, recorded: Arc::default() };
+        let recorded = Arc::clone(&tap.recorded);
         thread::Builder::new().name("tap".into()).spawn(move || {
             for gateway in listener.incoming().flatten() {
-                // A connection that cannot be passed on is closed, as a proxy that is down would do.
-                let _ = pass(gateway, upstream, &heard);
+                // A connection that cannot be forwarded is closed.
+                let _ = forward(gateway, upstream, &recorded);
             }
         })?;
         Ok(tap)
@@ -44,41 +44,46 @@ impl Tap {
         self.address
     }
 
-    /// What was heard so far.
-    pub(super) fn take(&self) -> Vec<Heard> {
-        std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Takes what has been recorded so far.
+    pub(super) fn take(&self) -> Vec<Piece> {
+        std::mem::take(&mut *self.recorded.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn pass(gateway: TcpStream, upstream: SocketAddr, heard: &Arc<Mutex<Vec<Heard>>>) -> io::Result<()> {
+fn forward(gateway: TcpStream, upstream: SocketAddr, recorded: &Arc<Mutex<Vec<Piece>>>) -> io::Result<()> {
     let upstream = TcpStream::connect(upstream)?;
     for stream in [&gateway, &upstream] {
         stream.set_nodelay(true)?;
     }
     let back = (upstream.try_clone()?, gateway.try_clone()?);
-    spawn(gateway, upstream, Way::GatewayToUpstream, Arc::clone(heard))?;
-    spawn(back.0, back.1, Way::UpstreamToGateway, Arc::clone(heard))
+    spawn(gateway, upstream, Direction::GatewayToUpstream, Arc::clone(recorded))?;
+    spawn(back.0, back.1, Direction::UpstreamToGateway, Arc::clone(recorded))
 }
 
-fn spawn(mut from: TcpStream, mut to: TcpStream, way: Way, heard: Arc<Mutex<Vec<Heard>>>) -> io::Result<()> {
+fn spawn(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    direction: Direction,
+    recorded: Arc<Mutex<Vec<Piece>>>,
+) -> io::Result<()> {
     thread::Builder::new().name("tap-half".into()).spawn(move || {
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(count @ 1..) = from.read(&mut buffer) {
             let bytes = buffer.get(..count).unwrap_or_default();
-            note(&heard, way, bytes);
+            record(&recorded, direction, bytes);
             if to.write_all(bytes).is_err() {
                 break;
             }
         }
-        // Already closed is as good.
+        // This fails if the connection is already closed.
         let _ = to.shutdown(Shutdown::Write);
     })?;
     Ok(())
 }
 
-fn note(heard: &Mutex<Vec<Heard>>, way: Way, bytes: &[u8]) {
-    let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-    if heard.len() < HEARD_MAX {
-        heard.push(Heard { at: Instant::now(), way, bytes: bytes.to_vec() });
+fn record(recorded: &Mutex<Vec<Piece>>, direction: Direction, bytes: &[u8]) {
+    let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
+    if recorded.len() < PIECES_MAX {
+        recorded.push(Piece { at: Instant::now(), direction, bytes: bytes.to_vec() });
     }
 }

@@ -1,15 +1,15 @@
-//! What to do about a verdict: sentences with a name for programs, and lines of configuration.
+//! What to do about a verdict: advice, and lines for the configuration.
 
 use std::fmt;
 
 use toml::Value;
 
-/// What to know or to do.
+/// A piece of advice.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Advice {
-    /// For programs.
+    /// Its identifier, for programs.
     pub id: &'static str,
-    /// For people.
+    /// Its text, for people.
     pub text: String,
 }
 

@@ -1,27 +1,29 @@
-//! Which of the behaviours that proxies are known for this one shows.
+//! Recognises the known behaviours of proxies.
 
 use super::conversation::{Conversation, Event, What};
 use super::message::{Answer, Carried, Sent};
 use crate::http::BodyFraming;
 use crate::ntlm::{AvId, AvPairs, ChallengeMessage, FileTime, NegotiateFlags};
 
-/// Times that differ by more than this make domain controllers refuse, in ticks of 100 ns: five minutes.
+/// Domain controllers refuse logons if the clocks differ by more than this: five minutes, in ticks of 100 ns.
 const SKEW_LIMIT: u64 = 5 * 60 * 10_000_000;
 
-/// One behaviour: a name for programs and a sentence for people.
+/// A behaviour.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Behaviour {
+    /// Its identifier, for programs.
     pub id: &'static str,
-    pub what: String,
+    /// Its description, for people.
+    pub text: String,
 }
 
-/// A request and its answer.
+/// A request and its response.
 pub(super) struct Leg<'a> {
     pub sent: &'a Sent,
     pub answer: &'a Answer,
 }
 
-/// The answered requests, in their order.
+/// The answered requests, in order.
 pub(super) fn legs(events: &[Event]) -> Vec<Leg<'_>> {
     let mut request = None;
     let mut legs = Vec::new();
@@ -35,13 +37,13 @@ pub(super) fn legs(events: &[Event]) -> Vec<Leg<'_>> {
     legs
 }
 
-/// The CHALLENGE_MESSAGE that came last.
+/// The last CHALLENGE_MESSAGE.
 pub(super) fn challenge(events: &[Event]) -> Option<&Carried> {
     let answers = legs(events).into_iter().rev();
     answers.filter_map(|leg| leg.answer.carried.as_ref()).find(|carried| carried.is("CHALLENGE_MESSAGE"))
 }
 
-/// All that is shown, in the order of the conversation.
+/// All observed behaviours, in the order of the conversation.
 pub(super) fn observe(conversation: &Conversation) -> Vec<Behaviour> {
     let legs = legs(&conversation.events);
     let mut seen = Seen(Vec::new());
@@ -51,15 +53,15 @@ pub(super) fn observe(conversation: &Conversation) -> Vec<Behaviour> {
     }
     seen.schemes(&legs);
     if asks_first(&legs) {
-        seen.add("asks-first", "looks at no NEGOTIATE_MESSAGE before it has asked for one");
+        seen.add("asks-first", "ignores a NEGOTIATE_MESSAGE unless it has sent a 407 before");
     }
     if conversation.open {
         seen.add(
             "open",
-            "grants a tunnel without credentials: the account is not asked for from here, or for this target",
+            "opens a tunnel without credentials: no account is needed from this machine, or for this target",
         );
-    } else if granted_unproved(&legs) {
-        seen.add("no-proof", "grants a tunnel without a proof: nothing says whether the password is right");
+    } else if granted_without_authentication(&legs) {
+        seen.add("no-proof", "opens a tunnel without authentication: the password has not been checked");
     }
     if let Some(message) = challenge(&conversation.events).and_then(|carried| carried.message.as_deref()) {
         seen.challenge_message(message, conversation.now);
@@ -67,7 +69,8 @@ pub(super) fn observe(conversation: &Conversation) -> Vec<Behaviour> {
     seen.0
 }
 
-/// A NEGOTIATE_MESSAGE was answered with a bare 407, and one of the same scheme later was not.
+/// Whether a NEGOTIATE_MESSAGE was answered with a 407 without a challenge, and a later one with the same scheme was
+/// not.
 pub(super) fn asks_first(legs: &[Leg<'_>]) -> bool {
     let negotiates = || legs.iter().filter(|leg| leg.sent.carries("NEGOTIATE_MESSAGE"));
     let scheme = |leg: &Leg<'_>| leg.sent.carried.as_ref().map(|carried| (carried.scheme.clone(), carried.spnego));
@@ -75,8 +78,8 @@ pub(super) fn asks_first(legs: &[Leg<'_>]) -> bool {
     bare.is_some_and(|bare| negotiates().any(|leg| leg.answer.carried.is_some() && scheme(leg) == scheme(bare)))
 }
 
-/// The last answer is 2xx and no AUTHENTICATE_MESSAGE was needed for it.
-fn granted_unproved(legs: &[Leg<'_>]) -> bool {
+/// Whether the last response is 2xx, and its request had no AUTHENTICATE_MESSAGE.
+fn granted_without_authentication(legs: &[Leg<'_>]) -> bool {
     let granted = |leg: &Leg<'_>| (200..300).contains(&leg.answer.status);
     legs.last().is_some_and(|leg| granted(leg) && !leg.sent.carries("AUTHENTICATE_MESSAGE"))
 }
@@ -84,10 +87,10 @@ fn granted_unproved(legs: &[Leg<'_>]) -> bool {
 struct Seen(Vec<Behaviour>);
 
 impl Seen {
-    /// Each behaviour is told once, as it was first seen.
-    fn add(&mut self, id: &'static str, what: impl Into<String>) {
+    /// Adds a behaviour the first time it is seen.
+    fn add(&mut self, id: &'static str, text: impl Into<String>) {
         if !self.0.iter().any(|known| known.id == id) {
-            self.0.push(Behaviour { id, what: what.into() });
+            self.0.push(Behaviour { id, text: text.into() });
         }
     }
 
@@ -96,26 +99,29 @@ impl Seen {
         if demands && answer.carried.is_none() && !answer.persists {
             self.add(
                 "first-407-closes",
-                "closes the connection after a 407 without a challenge; the next request is dialled anew",
+                "closes the connection after a 407 without a challenge; the next request needs a new connection",
             );
         }
         if demands && answer.carried.is_some() && !answer.persists {
-            self.add("challenge-with-close", "closes the connection with its challenge: no handshake can succeed");
+            self.add("challenge-with-close", "closes the connection after its challenge: no handshake can succeed");
         }
         if answer.http10 {
-            self.add("http-1.0", "answers in HTTP/1.0");
+            self.add("http-1.0", "responds with HTTP/1.0");
         }
         let says = |name| answer.values(name).next().is_some();
         if demands && says("proxy-connection") && !says("connection") {
-            self.add("proxy-connection-only", "tells what becomes of the connection in Proxy-Connection only");
+            self.add(
+                "proxy-connection-only",
+                "announces only in Proxy-Connection whether it keeps the connection open",
+            );
         }
         match answer.framing.filter(|_| demands) {
             Some(BodyFraming::Length(length)) if length > 0 => {
-                self.add("407-body-length", format!("sends a page of {length} bytes with its 407, by Content-Length"));
+                self.add("407-body-length", format!("sends a page of {length} bytes with its 407 (Content-Length)"));
             }
             Some(BodyFraming::Chunked) => self.add("407-body-chunked", "sends a chunked page with its 407"),
             Some(BodyFraming::CloseDelimited) => {
-                self.add("407-body-to-close", "sends a page with its 407 that lasts to the close of the connection");
+                self.add("407-body-to-close", "sends a page with its 407 that ends with the close of the connection");
             }
             _ => {}
         }
@@ -126,49 +132,49 @@ impl Seen {
         if page.contains("NTLM authentication requires a persistent connection") {
             self.add(
                 "squid-no-keep-alive",
-                "says “NTLM authentication requires a persistent connection”: Squid without `auth_param ntlm keep_alive on` or \
-                 with client_persistent_connections off, or something between that cuts connections",
+                "says “NTLM authentication requires a persistent connection”: a Squid without `auth_param ntlm keep_alive on` or \
+                 with client_persistent_connections off, or a device in between that closes connections",
             );
         }
         if answer.carried.as_ref().is_some_and(|carried| carried.spnego && carried.scheme.eq_ignore_ascii_case("NTLM"))
         {
-            self.add("spnego-under-ntlm", "answers under the scheme NTLM with a SPNEGO token");
+            self.add("spnego-under-ntlm", "responds with a SPNEGO token under the scheme NTLM");
         }
         if answer.status == 401 && (answer.offers("NTLM") || answer.offers("Negotiate")) {
             let cookie = answer.values("set-cookie").find(|cookie| cookie.starts_with("BCSI-C"));
             let name = cookie.and_then(|cookie| cookie.split('=').next());
             let cookie = name.map(|name| format!(", and sets the cookie {name}")).unwrap_or_default();
-            self.add("transparent-401", format!("asks with 401 as if it were the origin (transparent mode){cookie}"));
+            self.add("transparent-401", format!("sends a 401 as if it were the origin (transparent mode){cookie}"));
         }
         if sent.carries("AUTHENTICATE_MESSAGE") && answer.status == 407 && answer.carried.is_some() {
-            self.add("rechallenge", "answers the AUTHENTICATE_MESSAGE with a new challenge: refused");
+            self.add("rechallenge", "responds to the AUTHENTICATE_MESSAGE with a new challenge, which is a refusal");
         }
     }
 
-    /// What is offered, and what of it was spoken.
+    /// The offered schemes, and the one that was used.
     fn schemes(&mut self, legs: &[Leg<'_>]) {
         let Some(answer) = legs.iter().map(|leg| leg.answer).find(|answer| !answer.offers.is_empty()) else {
             return;
         };
         self.add("offers", format!("offers {}", answer.offers.join(", ")));
         if answer.offers("Negotiate") && !answer.offers("NTLM") {
-            self.add("negotiate-only", "offers Negotiate and not NTLM; NTLM messages can travel in it");
+            self.add("negotiate-only", "offers Negotiate but not NTLM; Negotiate can carry NTLM messages");
         }
-        let spoken =
+        let used =
             legs.iter().rev().filter(|leg| leg.answer.carried.is_some()).find_map(|leg| leg.sent.carried.as_ref());
-        if let Some(spoken) = spoken.filter(|spoken| spoken.scheme.eq_ignore_ascii_case("Negotiate")) {
-            let form = if spoken.spnego { "in SPNEGO" } else { "bare" };
-            self.add("ntlm-in-negotiate", format!("takes NTLM messages under Negotiate, {form}"));
+        if let Some(used) = used.filter(|used| used.scheme.eq_ignore_ascii_case("Negotiate")) {
+            let form = if used.spnego { "in SPNEGO" } else { "without SPNEGO" };
+            self.add("ntlm-in-negotiate", format!("accepts NTLM messages under Negotiate, {form}"));
         }
     }
 
     fn challenge_message(&mut self, message: &[u8], now: FileTime) {
         let Ok(challenge) = ChallengeMessage::decode(message) else {
-            self.add("challenge-malformed", "sends a CHALLENGE_MESSAGE that cannot be read");
+            self.add("challenge-malformed", "sends a malformed CHALLENGE_MESSAGE");
             return;
         };
         if challenge.flags.contains(NegotiateFlags::KEY_EXCH) {
-            self.add("key-exchange", "selects KEY_EXCH: a session key is sent along");
+            self.add("key-exchange", "selects KEY_EXCH: the AUTHENTICATE_MESSAGE contains a session key");
         }
         if !challenge.flags.contains(NegotiateFlags::UNICODE) {
             self.add("oem-strings", "selects OEM strings: names are sent in ASCII");
@@ -178,9 +184,9 @@ impl Seen {
             return;
         };
         for pair in AvPairs::new(list).flatten().filter(|pair| pair.id == AvId::Timestamp) {
-            self.add("timestamp", "tells its time: that time is used, and a MIC is sent");
+            self.add("timestamp", "sends its time, which is used in the response, and a MIC is sent");
             if pair.file_time().is_ok_and(|time| time.0.abs_diff(now.0) > SKEW_LIMIT) {
-                self.add("clock-skew", "its clock and this machine's differ by more than five minutes");
+                self.add("clock-skew", "its clock differs from this machine's by more than five minutes");
             }
         }
     }

@@ -87,8 +87,9 @@ pub(super) struct Conversation {
     pub took: Duration,
 }
 
-/// Looks at what the upstream says to a request without credentials, then does the handshake as configured. Where that gets
-/// no challenge although one was offered, it is done once more with a plain first leg; no AUTHENTICATE_MESSAGE has been sent then.
+/// Looks at what the upstream says to a request without credentials, then does the handshake as configured. Where that
+/// gets no challenge although one was offered, it is done once more with a plain first leg; no AUTHENTICATE_MESSAGE has
+/// been sent then.
 pub(super) fn hold(config: &Config, target: &str) -> Conversation {
     let mut probe = Probe { config, target, began: Instant::now(), events: Vec::new(), authenticated: false };
     let mut first_leg = config.first_upstream().first_leg;
@@ -361,8 +362,8 @@ impl Connection {
         }
     }
 
-    /// Reads the rest of a page that the handshake has no use for: some say what is wrong. Returns whether the connection
-    /// ended.
+    /// Reads the rest of a page that the handshake has no use for: some say what is wrong. Returns whether the
+    /// connection ended.
     fn hear_page(&mut self, head_limit_bytes: usize) -> bool {
         let until = Instant::now() + PAGE_PATIENCE;
         let mut piece = [0; 4096];

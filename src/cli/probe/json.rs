@@ -1,7 +1,7 @@
-//! A report as one JSON object. Its keys are documented in `docs/troubleshooting.md`, and a test compares the two.
+//! A report as one JSON object. Its keys are documented, and a test compares them with the documentation.
 //!
-//! Values are for programs: identifiers, numbers with their unit in the key, and texts as they were on the wire. What is
-//! meant for people is called `text`.
+//! Values are for programs: identifiers, numbers with their unit in the key, and texts as they were on the wire. Texts
+//! for people have the key `text`.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::ntlm::{
     AuthenticateMessage, AvId, AvPairs, ChallengeMessage, MessageType, NegotiateFlags, NtResponseKind, Version,
 };
 
-/// Raised when a key changes its meaning or goes; new keys may come without.
+/// Incremented when a key changes its meaning or is removed, but not when keys are added.
 const SCHEMA: u32 = 1;
 
 pub(super) fn render(report: &Report) -> String {
@@ -45,7 +45,7 @@ pub(super) fn render(report: &Report) -> String {
             "by": product.map(|guess| &guess.by),
             "fields": fields(&report.marks),
         },
-        "behaviours": report.behaviours.iter().map(|seen| texts(seen.id, &seen.what)).collect::<Vec<_>>(),
+        "behaviours": report.behaviours.iter().map(|seen| texts(seen.id, &seen.text)).collect::<Vec<_>>(),
         "verdict": {
             "id": verdict.kind.id(),
             "exit_code": verdict.exit_code(),
@@ -59,7 +59,7 @@ pub(super) fn render(report: &Report) -> String {
     format!("{object}\n")
 }
 
-/// The lines of configuration by their keys.
+/// The lines for the configuration, by their keys.
 fn settings(report: &Report) -> Value {
     let value = |value: &toml::Value| match value {
         toml::Value::Boolean(truth) => json!(truth),
@@ -131,7 +131,7 @@ fn response(answer: &Answer, after: Duration) -> Value {
     })
 }
 
-/// A token by kind and size; itself it is half a password.
+/// The type and size of a token. The token itself is not shown, because a password can be guessed from it.
 fn message(carried: &Carried) -> Value {
     let kind = carried.message.as_deref().and_then(|message| MessageType::of(message).ok()).map(|kind| match kind {
         MessageType::Negotiate => "negotiate",
@@ -142,7 +142,7 @@ fn message(carried: &Carried) -> Value {
     json!({"type": kind, "length_bytes": length_bytes, "spnego": carried.spnego})
 }
 
-/// A CHALLENGE_MESSAGE without the challenge, which helps to guess at the response to it.
+/// A CHALLENGE_MESSAGE without the server challenge, which would help to guess the password.
 fn challenge(message: &[u8]) -> Value {
     let decoded = match ChallengeMessage::decode(message) {
         Ok(decoded) => decoded,
@@ -174,7 +174,7 @@ fn challenge(message: &[u8]) -> Value {
     })
 }
 
-/// The names and kinds of an AUTHENTICATE_MESSAGE: a password can be guessed from the rest.
+/// The names and types in an AUTHENTICATE_MESSAGE. A password can be guessed from the rest.
 fn authenticate(message: &[u8]) -> Value {
     let decoded = match AuthenticateMessage::decode(message) {
         Ok(decoded) => decoded,
@@ -208,18 +208,18 @@ fn version(version: Version) -> Value {
     json!({"major": version.major, "minor": version.minor, "build": version.build, "revision": version.revision})
 }
 
-/// Fields may stand more than once.
+/// An array, because fields may occur more than once.
 fn fields(fields: &Rows) -> Value {
     fields.iter().map(|(name, value)| json!([name, value])).collect()
 }
 
-/// A name in lower case, its words joined by dashes: `symantec-blue-coat-proxysg`.
+/// A name in lower case with dashes between the words: `symantec-blue-coat-proxysg`.
 fn identifier(name: &str) -> String {
     let words = name.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     words.map(str::to_ascii_lowercase).collect::<Vec<_>>().join("-")
 }
 
-/// Milliseconds, to the microsecond.
+/// Milliseconds with a resolution of microseconds.
 fn ms(duration: Duration) -> Value {
     json!(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX) as f64 / 1000.0)
 }

@@ -1,13 +1,13 @@
-//! Requests and answers of the conversation, read once more for a person: what was on the wire, without its secrets.
+//! Requests and responses of the conversation, parsed again for display: what was on the wire, without secrets.
 
-use crate::cli::words::{message_name, printable};
+use crate::cli::terminal::{message_name, printable};
 use crate::http::{self, BodyFraming, FieldStorage, HeadEnd, ResponseHead, ResponseTo, Version};
 
-/// What begins every NTLM message (MS-NLMP 2.2).
+/// The beginning of every NTLM message (MS-NLMP 2.2).
 const SIGNATURE: &[u8] = b"NTLMSSP\0";
 
-/// The fields that tell something of a proxy or of what becomes of the connection; those with `X-` come to them.
-const TELLING: &[&str] = &[
+/// The fields that say something about a proxy or its connection, besides those that begin with `X-`.
+const SHOWN_FIELDS: &[&str] = &[
     "via",
     "server",
     "proxy-agent",
@@ -28,16 +28,16 @@ const TELLING: &[&str] = &[
 /// The longest value shown, in characters.
 const VALUE_LIMIT_CHARS: usize = 300;
 
-/// A token of NTLM, out of its wrapping.
+/// A token, and the NTLM message in it.
 #[derive(Clone, Debug)]
 pub(super) struct Carried {
     /// `NTLM` or `Negotiate`, as sent.
     pub scheme: String,
-    /// The token is of SPNEGO (RFC 4178).
+    /// Whether it is a SPNEGO token (RFC 4178).
     pub spnego: bool,
-    /// The NTLM message in it; `None` if there is none.
+    /// The NTLM message in it, if any.
     pub message: Option<Vec<u8>>,
-    /// The length of the token, decoded.
+    /// The length of the decoded token.
     pub token_bytes: usize,
 }
 
@@ -50,16 +50,16 @@ impl Carried {
         Some(Carried { scheme: scheme.to_owned(), spnego, message, token_bytes: token.len() })
     }
 
-    /// The token by name and size; itself it is half a password.
+    /// The name and size of the token. The token itself is not shown, because a password can be guessed from it.
     pub(super) fn shown(&self) -> String {
         let wrapping = if self.spnego { " in SPNEGO" } else { "" };
         match &self.message {
             Some(message) => format!("<{}, {} bytes{wrapping}>", message_name(message), message.len()),
-            None => format!("<a token of {} bytes{wrapping}, no NTLM message>", self.token_bytes),
+            None => format!("<a token of {} bytes{wrapping}, not an NTLM message>", self.token_bytes),
         }
     }
 
-    /// Whether it is a message of that name.
+    /// Whether it is a message with this name.
     pub(super) fn is(&self, name: &str) -> bool {
         self.message.as_deref().is_some_and(|message| message_name(message) == name)
     }
@@ -68,9 +68,9 @@ impl Carried {
 /// A request that was sent.
 #[derive(Clone, Debug)]
 pub(super) struct Sent {
-    /// Its request line.
+    /// The request line.
     pub start_line: String,
-    /// What its Proxy-Authorization carries.
+    /// The token in Proxy-Authorization.
     pub carried: Option<Carried>,
 }
 
@@ -86,39 +86,39 @@ impl Sent {
         Sent { start_line, carried }
     }
 
-    /// Whether it carries a message of that name.
+    /// Whether it carries a message with this name.
     pub(super) fn carries(&self, name: &str) -> bool {
         self.carried.as_ref().is_some_and(|carried| carried.is(name))
     }
 }
 
-/// An answer that came.
+/// A response.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
-    /// Its status line.
+    /// The status line.
     pub start_line: String,
-    /// 0 when it could not be read.
+    /// The status; 0 if the head could not be parsed.
     pub status: u16,
-    /// The fields that tell something, values printable, tokens replaced by their names.
+    /// The relevant fields, with printable values and tokens replaced by their names.
     pub fields: Vec<(String, String)>,
-    /// The schemes that it asks for, as sent.
+    /// The offered schemes, as sent.
     pub offers: Vec<String>,
-    /// The token that came with a challenge.
+    /// The token of a challenge.
     pub carried: Option<Carried>,
-    /// Means to keep the connection open.
+    /// Whether the connection stays open.
     pub persists: bool,
-    /// HTTP/1.0.
+    /// Whether it is HTTP/1.0.
     pub http10: bool,
-    /// How its body ends; `None` where that cannot be told.
+    /// How the body ends; `None` if that is unknown.
     pub framing: Option<BodyFraming>,
-    /// The body, as far as it came.
+    /// The body, as far as it was received.
     pub body: Vec<u8>,
-    /// It brings a text with a length: no proxy does with a 2xx to CONNECT.
+    /// Whether it contains a text with a length, which no proxy sends with a 2xx to CONNECT.
     pub has_page: bool,
 }
 
 impl Answer {
-    /// Reads the final answer in `bytes`; `None` as long as its head is not whole.
+    /// Parses the final response in `bytes`; `None` while its head is incomplete.
     pub(super) fn of(bytes: &[u8], head_limit_bytes: usize) -> Option<Answer> {
         let mut rest = bytes;
         loop {
@@ -129,7 +129,7 @@ impl Answer {
             let answer = match ResponseHead::parse(&head, &mut FieldStorage::new()) {
                 Ok(head) if head.is_informational() => None,
                 Ok(parsed) => Some(Answer::read(&parsed, start_line(&head), behind)),
-                Err(_) => Some(Answer::unread(&head)),
+                Err(_) => Some(Answer::malformed(&head)),
             };
             match answer {
                 Some(answer) => return Some(answer),
@@ -146,11 +146,11 @@ impl Answer {
             let ours = challenge.is("NTLM") || challenge.is("Negotiate");
             challenge.token68.filter(|_| ours).and_then(|token| Carried::of(challenge.scheme, token))
         });
-        let telling = |name: &str| {
+        let is_shown = |name: &str| {
             let name = name.to_ascii_lowercase();
-            name.starts_with("x-") || TELLING.contains(&name.as_str())
+            name.starts_with("x-") || SHOWN_FIELDS.contains(&name.as_str())
         };
-        let fields = head.fields.iter().filter(|field| telling(field.name));
+        let fields = head.fields.iter().filter(|field| is_shown(field.name));
         let fields = fields.map(|field| (field.name.to_owned(), shown_value(field.name, field.value))).collect();
         Answer {
             start_line,
@@ -166,8 +166,8 @@ impl Answer {
         }
     }
 
-    /// An answer that is no HTTP: its first line is all there is to show.
-    fn unread(head: &[u8]) -> Answer {
+    /// A response that is not valid HTTP: only its first line is shown.
+    fn malformed(head: &[u8]) -> Answer {
         Answer {
             start_line: start_line(head),
             status: 0,
@@ -182,17 +182,17 @@ impl Answer {
         }
     }
 
-    /// The values of a field, in any letter case.
+    /// The values of a field; its name is not case-sensitive.
     pub(super) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.fields.iter().filter(move |field| field.0.eq_ignore_ascii_case(name)).map(|field| field.1.as_str())
     }
 
-    /// Whether it offers a scheme.
+    /// Whether it offers this scheme.
     pub(super) fn offers(&self, scheme: &str) -> bool {
         self.offers.iter().any(|offer| offer.eq_ignore_ascii_case(scheme))
     }
 
-    /// Whether the rest of the body is still to come.
+    /// Whether the body is incomplete.
     pub(super) fn is_cut(&self) -> bool {
         match self.framing {
             Some(BodyFraming::Length(length)) => (self.body.len() as u64) < length,
@@ -214,7 +214,7 @@ fn start_line(head: &[u8]) -> String {
     shortened(&printable(&String::from_utf8_lossy(line)))
 }
 
-/// A field's value, printable and not too long; of a challenge's token its name and size.
+/// A field's value in printable form, shortened, with the tokens of challenges replaced by their names and sizes.
 fn shown_value(name: &str, value: &[u8]) -> String {
     let text = String::from_utf8_lossy(value);
     let challenge = ["proxy-authenticate", "www-authenticate"].contains(&name.to_ascii_lowercase().as_str());
@@ -222,7 +222,7 @@ fn shown_value(name: &str, value: &[u8]) -> String {
         return shortened(&printable(&text));
     }
     // Folded lines leave several blanks. Joined challenges keep their commas. A word that decodes to NTLM or SPNEGO is
-    // shown by its name.
+    // replaced by its name.
     let words = text.split_ascii_whitespace().map(|word| {
         let (bare, comma) = word.strip_suffix(',').map_or((word, ""), |bare| (bare, ","));
         match Carried::of("", bare).filter(|carried| bare.len() > 16 && (carried.message.is_some() || carried.spnego)) {
@@ -246,7 +246,7 @@ mod tests {
     use crate::http::trace;
 
     #[test]
-    fn a_request_is_its_line_and_its_message_by_name() {
+    fn a_request_is_shown_as_its_line_and_its_messages_name() {
         let head =
             format!("CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\nProxy-Authorization: NTLM {}\r\n\r\n", trace::AUTHENTICATE);
         let sent = Sent::of(head.as_bytes());
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_shows_no_token_and_no_control_character() {
+    fn a_response_is_shown_without_tokens_and_control_characters() {
         let head = format!(
             "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 407 \x1b[2J\r\nProxy-Authenticate: Basic realm=\"a\"\r\n\r\n\
              HTTP/1.0 407 No\r\nVia: 1.0 a\u{9b}2J\r\nDate: today\r\nproxy-authenticate: NTLM {}\r\n\
@@ -279,14 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn a_token_on_a_folded_line_is_not_shown_either() {
+    fn a_token_on_a_folded_line_is_not_shown() {
         let head = format!("HTTP/1.1 407 No\r\nProxy-Authenticate: NTLM\r\n\t{}, Basic\r\n\r\n", trace::AUTHENTICATE);
         let answer = Answer::of(head.as_bytes(), 4096).unwrap();
         assert_eq!(answer.fields[0].1, "NTLM <AUTHENTICATE_MESSAGE, 178 bytes>, Basic");
     }
 
     #[test]
-    fn a_head_that_is_not_whole_is_no_answer_yet() {
+    fn an_incomplete_head_is_not_a_response_yet() {
         assert!(Answer::of(b"HTTP/1.1 407 x\r\nVia: a\r\n", 4096).is_none());
         assert!(Answer::of(b"HTTP/1.1 100 Continue\r\n\r\n", 4096).is_none());
     }

@@ -1,9 +1,9 @@
-//! What the proxy may be, by what it says of itself.
+//! Guesses the proxy's product from its responses.
 
 use super::message::Answer;
 
-/// A name in the text of a field, and the product that puts it there. The more telling come first: a Squid behind another
-/// proxy is named in Via as well.
+/// Texts in status lines and fields, and the products that send them. The more specific ones come first: Via also names
+/// a Squid behind another proxy.
 const MARKS: &[(&str, &str)] = &[
     ("forefront tmg", "Microsoft Forefront TMG"),
     ("isa server", "Microsoft ISA Server or Forefront TMG"),
@@ -30,14 +30,14 @@ const MARKS: &[(&str, &str)] = &[
     ("squid", "Squid"),
 ];
 
-/// A product and the text that told.
+/// A product, and the line that revealed it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Guess {
     pub product: &'static str,
     pub by: String,
 }
 
-/// The product, where an answer names one.
+/// The product, if a response reveals it.
 pub(super) fn guess<'a>(answers: impl Iterator<Item = &'a Answer>) -> Option<Guess> {
     let mut lines = Vec::new();
     for answer in answers {
@@ -50,7 +50,7 @@ pub(super) fn guess<'a>(answers: impl Iterator<Item = &'a Answer>) -> Option<Gue
     })
 }
 
-/// The fields by which a proxy tells of itself, each once, in the order in which they came.
+/// The fields that describe the proxy, without duplicates, in order.
 pub(super) fn marks<'a>(answers: impl Iterator<Item = &'a Answer>) -> Vec<(String, String)> {
     const OF_THE_CONNECTION: &[&str] = &[
         "connection",
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn products_are_known_by_their_marks() {
+    fn products_are_recognised_by_their_marks() {
         for (head, product) in [
             ("HTTP/1.1 407 x\r\nVia: 1.1 p (squid/6.13)", Some("Squid")),
             ("HTTP/1.1 407 x\r\nX-Squid-Error: ERR_CACHE_ACCESS_DENIED 0", Some("Squid")),

@@ -1,4 +1,4 @@
-//! Everything that a probe found, before it is put into words or JSON.
+//! Everything that a probe found, before it is rendered as text or JSON.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::verdict::Verdict;
 use crate::config::Config;
 use crate::ntlm::{self, Account, Identity};
 
-/// What is shown of an AUTHENTICATE_MESSAGE: names and kinds. A password can be guessed from the rest.
+/// The rows of an AUTHENTICATE_MESSAGE that are shown: names and types. A password can be guessed from the rest.
 const AUTHENTICATE_ROWS: &[&str] =
     &["message", "length", "NegotiateFlags", "DomainName", "UserName", "Workstation", "response"];
 
@@ -21,18 +21,18 @@ pub(super) type Rows = Vec<(String, String)>;
 pub(super) struct Report {
     pub upstream: String,
     pub target: String,
-    /// Who authenticates.
+    /// The identity that was used.
     pub identity: Identity,
-    /// What the configuration calls it.
+    /// Its name in the configuration.
     pub identity_name: String,
     pub secret: SecretPlace,
     pub events: Vec<Event>,
-    /// The CHALLENGE_MESSAGE that came last.
+    /// The last CHALLENGE_MESSAGE.
     pub challenge: Option<Vec<u8>>,
-    /// The AUTHENTICATE_MESSAGE that was sent. Its responses are not to be shown: a password can be guessed from them.
+    /// The AUTHENTICATE_MESSAGE that was sent. Its responses must not be shown: a password can be guessed from them.
     pub authenticate: Option<Vec<u8>>,
     pub product: Option<Guess>,
-    /// Fields by which the proxy tells of itself.
+    /// The fields that describe the proxy.
     pub marks: Rows,
     pub behaviours: Vec<Behaviour>,
     pub verdict: Verdict,
@@ -46,7 +46,7 @@ impl Report {
         let marks = product::marks(answers());
         let behaviours = behaviours::observe(&conversation);
         let verdict = Verdict::of(config, &secret, target, &conversation, &behaviours);
-        let proof = conversation.events.iter().rev().find_map(|event| match &event.what {
+        let authenticate = conversation.events.iter().rev().find_map(|event| match &event.what {
             What::Sent(sent) if sent.carries("AUTHENTICATE_MESSAGE") => sent.carried.as_ref(),
             _ => None,
         });
@@ -57,7 +57,7 @@ impl Report {
             identity_name: config.identities.first().map(|identity| identity.name.clone()).unwrap_or_default(),
             secret,
             challenge: behaviours::challenge(&conversation.events).and_then(|carried| carried.message.clone()),
-            authenticate: proof.and_then(|carried| carried.message.clone()),
+            authenticate: authenticate.and_then(|carried| carried.message.clone()),
             product,
             marks,
             behaviours,
@@ -80,14 +80,14 @@ fn described(message: Option<&[u8]>) -> Rows {
     ntlm::describe(message).unwrap_or_else(|error| vec![("error".to_owned(), error.to_string())])
 }
 
-/// All but the challenge itself, which says nothing to a person and helps to guess at the response to it.
+/// All rows but the server challenge, which would help to guess the password.
 pub(super) fn challenge_rows(message: Option<&[u8]>) -> Rows {
     let mut rows = described(message);
     rows.retain(|(name, _)| name != "ServerChallenge");
     rows
 }
 
-/// The names and kinds of an AUTHENTICATE_MESSAGE.
+/// The names and types in an AUTHENTICATE_MESSAGE.
 pub(super) fn authenticate_rows(message: Option<&[u8]>) -> Rows {
     let rows = described(message);
     let mic = rows.iter().find(|(name, _)| name == "MIC").map(|(_, value)| value != "none");
@@ -101,7 +101,7 @@ pub(super) fn authenticate_rows(message: Option<&[u8]>) -> Rows {
     shown
 }
 
-/// A user's name without a password that was written behind it.
+/// A user name, without a password that may have been written behind it.
 pub(super) fn without_password(name: &str) -> String {
     Account { domain: String::new(), user: name.to_owned() }.to_string()
 }

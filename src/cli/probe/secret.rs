@@ -1,11 +1,11 @@
-//! Where the secret comes from, for the lines of configuration.
+//! Where the secret comes from, for the lines of the configuration.
 
 use std::path::PathBuf;
 
 use super::advice::Line;
 use crate::config::{Entry, IdentityConfig, Settings};
 
-/// The place of a secret, not the secret.
+/// The place of a secret, without the secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum SecretPlace {
     PasswordFile(PathBuf),
@@ -15,7 +15,7 @@ pub(super) enum SecretPlace {
 }
 
 impl SecretPlace {
-    /// The place that the settings name for an identity.
+    /// The place that the settings give for an identity.
     pub(super) fn of(identity: &IdentityConfig, settings: &Settings) -> SecretPlace {
         let named = |entry: &&Entry| {
             entry.settings.given("identities.name").is_some_and(|name| name.text.trim() == identity.name)
@@ -36,7 +36,7 @@ impl SecretPlace {
         }
     }
 
-    /// The name for programs: that of the setting, where there is one.
+    /// The identifier for programs: the name of the setting, if there is one.
     pub(super) fn id(&self) -> &'static str {
         match self {
             SecretPlace::PasswordFile(_) => "password_file",
@@ -46,7 +46,7 @@ impl SecretPlace {
         }
     }
 
-    /// The file, where it is one.
+    /// The path, if it is a file.
     pub(super) fn path(&self) -> Option<String> {
         match self {
             SecretPlace::PasswordFile(path) | SecretPlace::NtHashFile(path) => Some(path.display().to_string()),
@@ -54,7 +54,8 @@ impl SecretPlace {
         }
     }
 
-    /// The line of configuration; a descriptor and the environment have none, since the file is read by another process.
+    /// The line for the configuration. A descriptor and the environment have none, because another process will read
+    /// the file.
     pub(super) fn line(&self) -> Option<Line> {
         self.path().map(|path| Line::new(self.id(), path))
     }

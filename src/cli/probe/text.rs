@@ -1,4 +1,4 @@
-//! A report in words.
+//! A report as text.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::conversation::{Event, What};
 use super::message::{Answer, Sent};
 use super::report::{Report, Rows, authenticate_rows, challenge_rows};
-use crate::cli::words::{aligned, printable};
+use crate::cli::terminal::{aligned, printable};
 
 pub(super) fn render(report: &Report) -> String {
     let mut out = String::new();
@@ -15,27 +15,27 @@ pub(super) fn render(report: &Report) -> String {
     line(
         &mut out,
         0,
-        &format!("Probe of {upstream} for {target}, as {account} by {method}, workstation {workstation}"),
+        &format!("Probe of {upstream} for {target}, as {account} with {method}, workstation {workstation}"),
     );
     out.push('\n');
     for event in &report.events {
         show_event(&mut out, event);
     }
-    show_rows(&mut out, "The challenge", &challenge_rows(report.challenge.as_deref()));
+    show_rows(&mut out, "CHALLENGE_MESSAGE", &challenge_rows(report.challenge.as_deref()));
     let authenticate = authenticate_rows(report.authenticate.as_deref());
-    show_rows(&mut out, "The proof (its responses are not shown)", &authenticate);
+    show_rows(&mut out, "AUTHENTICATE_MESSAGE (without its responses)", &authenticate);
     show_product(&mut out, report);
     if !report.behaviours.is_empty() {
-        out.push_str("\nWhat it does\n");
+        out.push_str("\nBehaviour\n");
     }
     for behaviour in &report.behaviours {
-        line(&mut out, 2, &format!("{:<21} {}", behaviour.id, behaviour.what));
+        line(&mut out, 2, &format!("{:<21} {}", behaviour.id, behaviour.text));
     }
     show_verdict(&mut out, report);
     out
 }
 
-/// Writing to a string does not fail.
+/// Writes a line. Writing to a string cannot fail.
 fn line(out: &mut String, indent: usize, text: &str) {
     let _ = writeln!(out, "{:indent$}{}", "", printable(text));
 }
@@ -48,7 +48,7 @@ fn show_event(out: &mut String, event: &Event) {
     }
 }
 
-/// The first line of an event, and those below it.
+/// The first line of an event, and the lines below it.
 fn describe(what: &What) -> (String, Vec<String>) {
     match what {
         What::Resolved { addresses, took } => {
@@ -65,7 +65,7 @@ fn describe(what: &What) -> (String, Vec<String>) {
         }
         What::Sent(sent) => describe_request(sent),
         What::Answered { answer, after } => describe_answer(answer, *after),
-        What::Unanswered { after } => (format!("no answer within {} ms", ms(*after)), Vec::new()),
+        What::Unanswered { after } => (format!("no response within {} ms", ms(*after)), Vec::new()),
         What::Closed { after } => {
             (format!("the upstream closed the connection  ({} ms after the request)", ms(*after)), Vec::new())
         }
@@ -97,10 +97,10 @@ fn show_product(out: &mut String, report: &Report) {
     if !report.events.iter().any(|event| matches!(event.what, What::Answered { .. })) {
         return;
     }
-    out.push_str("\nWhat it is\n");
+    out.push_str("\nProxy\n");
     match &report.product {
-        Some(guess) => line(out, 2, &format!("{}, by “{}”", guess.product, guess.by)),
-        None => line(out, 2, "its answers do not say"),
+        Some(guess) => line(out, 2, &format!("{}, according to “{}”", guess.product, guess.by)),
+        None => line(out, 2, "unknown product"),
     }
     for (name, value) in &report.marks {
         line(out, 2, &format!("{name}: {value}"));
@@ -109,19 +109,14 @@ fn show_product(out: &mut String, report: &Report) {
 
 fn show_verdict(out: &mut String, report: &Report) {
     let verdict = &report.verdict;
-    let _ = writeln!(
-        out,
-        "\nVerdict: {} (exit code {}, {} ms)",
-        verdict.kind.words(),
-        verdict.exit_code(),
-        ms(report.took)
-    );
+    let _ =
+        writeln!(out, "\nVerdict: {} (exit code {}, {} ms)", verdict.kind.text(), verdict.exit_code(), ms(report.took));
     line(out, 2, &verdict.summary);
     for advice in &verdict.advice {
         line(out, 2, &advice.text);
     }
     if !verdict.settings.is_empty() {
-        out.push_str("\nThe lines to use\n");
+        out.push_str("\nSuggested configuration\n");
     }
     for setting in &verdict.settings {
         line(out, 2, &setting.to_string());

@@ -1,4 +1,4 @@
-//! What it all comes to: one word, an exit code, advice, and the lines of configuration that follow.
+//! The verdict: its kind, an exit code, advice, and lines for the configuration.
 
 use super::advice::{Advice, Line};
 use super::behaviours::{Behaviour, challenge, legs};
@@ -13,23 +13,23 @@ use crate::ntlm::{ChallengeMessage, Method};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Works,
-    /// It works, and there is something to know or to set.
+    /// It works, but there is advice.
     WorksBut,
     LocalFailure,
     CredentialsRefused,
     Unreachable,
-    /// Something answers that is no proxy.
+    /// Something else than a proxy answers.
     NotAProxy,
     /// NTLM is not offered.
     NotNtlm,
-    /// The handshake cannot come to its end.
+    /// The handshake cannot be completed.
     HandshakeFails,
-    /// The credentials were taken, the target was not.
+    /// The credentials were accepted, but the target was declined.
     Declined,
 }
 
 impl Kind {
-    /// The name for programs.
+    /// The identifier for programs.
     pub(super) fn id(self) -> &'static str {
         match self {
             Kind::Works => "works",
@@ -44,8 +44,8 @@ impl Kind {
         }
     }
 
-    /// The words for people.
-    pub(super) fn words(self) -> &'static str {
+    /// The text for people.
+    pub(super) fn text(self) -> &'static str {
         match self {
             Kind::Works => "works",
             Kind::WorksBut => "works, but",
@@ -54,8 +54,8 @@ impl Kind {
             Kind::Unreachable => "unreachable",
             Kind::NotAProxy => "not a proxy",
             Kind::NotNtlm => "not NTLM",
-            Kind::HandshakeFails => "the handshake cannot work",
-            Kind::Declined => "credentials taken, target declined",
+            Kind::HandshakeFails => "the handshake fails",
+            Kind::Declined => "credentials accepted, target declined",
         }
     }
 }
@@ -63,9 +63,9 @@ impl Kind {
 #[derive(Debug)]
 pub(super) struct Verdict {
     pub kind: Kind,
-    /// The fault's cause, where it failed.
+    /// The cause of a failure.
     pub cause: Option<Cause>,
-    /// What happened, in a sentence.
+    /// What happened, in one sentence.
     pub summary: String,
     pub advice: Vec<Advice>,
     /// Lines for the TOML file.
@@ -99,10 +99,10 @@ impl Verdict {
         };
         let mut verdict = Verdict { kind, cause, summary, advice: Vec::new(), settings: Vec::new() };
         match kind {
-            Kind::Works | Kind::Declined => verdict.lines(config, secret, conversation, &shows),
-            Kind::CredentialsRefused => verdict.doubts(config, conversation),
-            Kind::NotAProxy => verdict.what_else(conversation),
-            Kind::HandshakeFails | Kind::NotNtlm => verdict.obstacles(config, secret, conversation, &shows),
+            Kind::Works | Kind::Declined => verdict.suggest_settings(config, secret, conversation, &shows),
+            Kind::CredentialsRefused => verdict.explain_refusal(config, conversation),
+            Kind::NotAProxy => verdict.explain_web_server(conversation),
+            Kind::HandshakeFails | Kind::NotNtlm => verdict.explain_failure(config, secret, conversation, &shows),
             _ => {}
         }
         if kind == Kind::Works && !verdict.advice.is_empty() {
@@ -111,11 +111,11 @@ impl Verdict {
         verdict
     }
 
-    /// The lines that name the proxy and the account.
-    fn party_lines(&mut self, config: &Config, secret: &SecretPlace) {
+    /// Adds the lines for the proxy and the account.
+    fn suggest_account(&mut self, config: &Config, secret: &SecretPlace) {
         self.settings.push(Line::new("upstream", config.first_address().to_string()));
         self.settings.push(Line::new("user", account(config)));
-        // One from the environment or a descriptor has no line.
+        // A secret from the environment or a descriptor has no line.
         self.settings.extend(secret.line());
         if config.first_identity().method() == Method::NtlmV1Ess {
             self.settings.push(Line::new("method", method_id(Method::NtlmV1Ess)));
@@ -125,15 +125,15 @@ impl Verdict {
         }
     }
 
-    /// The lines to run with, and what is to be known of them.
-    fn lines(
+    /// Adds the lines for this proxy, and advice about them.
+    fn suggest_settings(
         &mut self,
         config: &Config,
         secret: &SecretPlace,
         conversation: &Conversation,
         shows: &impl Fn(&str) -> bool,
     ) {
-        self.party_lines(config, secret);
+        self.suggest_account(config, secret);
         let plain = conversation.first_leg == FirstLeg::Plain || shows("asks-first");
         if plain {
             self.settings.push(Line::new("first_leg", "plain"));
@@ -141,24 +141,24 @@ impl Verdict {
         if plain && config.first_upstream().first_leg != FirstLeg::Plain {
             self.advise(
                 "set-first-leg",
-                "It takes a NEGOTIATE_MESSAGE only after it has asked for one: set first_leg = \"plain\".",
+                "The upstream accepts a NEGOTIATE_MESSAGE only after it has sent a 407: set first_leg = \"plain\".",
             );
         }
         if shows("open") || shows("no-proof") {
             self.advise(
                 "password-unchecked",
-                "The password has not been checked: the upstream granted the tunnel without authentication.",
+                "The password has not been checked: the upstream opened the tunnel without authentication.",
             );
         }
         if shows("clock-skew") {
-            self.advise("set-clock", "Set the clock: domain controllers refuse proofs whose time is far from theirs.");
+            self.advise("set-clock", "Set the clock: domain controllers refuse logons if the clocks differ too much.");
         }
     }
 
-    /// What answers instead of a proxy.
-    fn what_else(&mut self, conversation: &Conversation) {
+    /// Advice if a web server answers instead of a proxy.
+    fn explain_web_server(&mut self, conversation: &Conversation) {
         if web_server::recognise(&legs(&conversation.events)).is_some_and(web_server::wants_tls) {
-            self.advise("tls-port", "The port expects TLS. Name the port where the proxy takes plain HTTP.");
+            self.advise("tls-port", "The port expects TLS. Use the port where the proxy accepts plain HTTP.");
         }
         self.advise(
             "check-port",
@@ -166,10 +166,10 @@ impl Verdict {
         );
     }
 
-    /// What a refusal may come from.
-    fn doubts(&mut self, config: &Config, conversation: &Conversation) {
+    /// Advice about possible reasons for a refusal.
+    fn explain_refusal(&mut self, config: &Config, conversation: &Conversation) {
         let account = account(config);
-        self.advise("check-account", format!("Check the account {account}, its domain and its password. Do not try at random: each refusal counts towards a lock-out."));
+        self.advise("check-account", format!("Check the account {account}, its domain and its password. Do not guess: each refusal counts towards a lockout of the account."));
         let message = challenge(&conversation.events).and_then(|carried| carried.message.as_deref());
         let domain = message.and_then(|message| ChallengeMessage::decode(message).ok()?.target_name_text().ok());
         let own = config.first_identity().domain();
@@ -177,17 +177,17 @@ impl Verdict {
             let own = if own.is_empty() { "no domain".to_owned() } else { format!("the domain {own:?}") };
             self.advise(
                 "domain-differs",
-                format!("The upstream calls its domain {domain:?}, and the account is tried with {own}."),
+                format!("The upstream's domain is {domain:?}, but the account was used with {own}."),
             );
         }
         self.advise(
             "try-another-target",
-            "Some proxies answer the same to a target that their policy forbids: try another --target.",
+            "Some proxies give the same response if their policy forbids the target: try another --target.",
         );
     }
 
-    /// What stands in the way.
-    fn obstacles(
+    /// Advice about what prevents a handshake.
+    fn explain_failure(
         &mut self,
         config: &Config,
         secret: &SecretPlace,
@@ -197,7 +197,7 @@ impl Verdict {
         if shows("transparent-401") {
             self.advise(
                 "use-explicit-port",
-                "The upstream intercepts traffic and poses as the origin. Ask for its explicit proxy port.",
+                "The upstream intercepts traffic and poses as the origin. Ask its administrators for the explicit proxy port.",
             );
         }
         if shows("squid-no-keep-alive") {
@@ -209,67 +209,67 @@ impl Verdict {
         if shows("challenge-with-close") {
             self.advise(
                 "keep-connections",
-                "NTLM needs one connection for all its messages: switch persistent connections on at the upstream.",
+                "NTLM needs one connection for all its messages: enable persistent connections at the upstream.",
             );
         }
         if shows("spnego-under-ntlm") {
-            self.advise("offer-plain-ntlm", "Let the upstream offer plain NTLM, or Negotiate.");
+            self.advise("offer-plain-ntlm", "Configure the upstream to offer plain NTLM, or Negotiate.");
         }
         let Outcome::Failed(fault) = &conversation.outcome else { return };
         match fault.cause {
             Cause::HandshakeTimeout if authenticated(conversation) => {
-                self.advise("try-another-target", "The proof was sent and not answered: the upstream may be waiting for the target. Try another --target.");
+                self.advise("try-another-target", "The AUTHENTICATE_MESSAGE was not answered: the upstream may be waiting for the target. Try another --target.");
             }
             Cause::HandshakeTimeout if conversation.open => {
                 self.advise(
                     "target-exempt",
-                    "It answers a request without credentials and hangs on one with them: this target is exempt.",
+                    "The upstream answers a request without credentials and does not answer one with them: this target is exempt.",
                 );
             }
             Cause::HandshakeTimeout => {
                 self.advise(
                     "check-port",
-                    "It takes connections and says nothing: check that the port is an HTTP proxy's.",
+                    "The upstream accepts connections but does not respond: check that the port is that of an HTTP proxy.",
                 );
             }
             Cause::ResponseHeadTooLarge => {
-                self.advise("raise-head-limit", "Raise the limit on heads.");
+                self.advise("raise-head-limit", "Raise the limit on the length of heads.");
                 self.settings.push(Line::new("limits.head", "1MiB"));
             }
             Cause::ResponseMalformed => {
-                self.advise("check-port", "Check that the port is an HTTP proxy's, without TLS.")
+                self.advise("check-port", "Check that the port is that of an HTTP proxy, without TLS.")
             }
-            Cause::UpstreamClosed | Cause::UpstreamReset if !heard(conversation) => {
-                self.advise("check-port", "It closes connections without a word: check that this machine may use it, and that the port is an HTTP proxy's.");
+            Cause::UpstreamClosed | Cause::UpstreamReset if !responded(conversation) => {
+                self.advise("check-port", "The upstream closes connections without a response: check that this machine may use it, and that the port is that of an HTTP proxy.");
             }
             Cause::SchemeNotOffered if legs(&conversation.events).iter().any(|leg| leg.answer.offers("Basic")) => {
-                self.basic(config, secret);
+                self.explain_basic(config, secret);
             }
             Cause::SchemeNotOffered => {
-                self.advise("offer-ntlm", "Let the upstream offer NTLM, or Negotiate with NTLM in it.");
+                self.advise("offer-ntlm", "Configure the upstream to offer NTLM, or Negotiate with NTLM.");
             }
             _ => {}
         }
     }
 
-    /// Basic is all that is offered.
-    fn basic(&mut self, config: &Config, secret: &SecretPlace) {
+    /// Advice if only Basic is offered.
+    fn explain_basic(&mut self, config: &Config, secret: &SecretPlace) {
         if config.identities.first().is_some_and(|identity| identity.basic_password.is_some()) {
             return self.advise(
                 "basic-allowed",
-                "It offers Basic, which allow_basic lets the gateway send. A probe never sends it, so whether the password is right is not known.",
+                "The upstream offers Basic, which allow_basic lets the gateway use. A probe never sends it, so the password has not been checked.",
             );
         }
         self.advise(
             "allow-basic",
-            "It offers Basic. The gateway sends that only with allow_basic = true and the password itself in a password_file; \
-             whoever sees the connection to the proxy can then read the password.",
+            "The upstream offers Basic. The gateway uses it only with allow_basic = true and the password itself in a password_file; \
+             everyone who can see the connection to the proxy can then read the password.",
         );
-        self.party_lines(config, secret);
+        self.suggest_account(config, secret);
         if !matches!(secret, SecretPlace::PasswordFile(_)) {
             self.advise(
                 "put-password-into-file",
-                "Basic needs the password itself: put it into a file, and name that with password_file.",
+                "Basic needs the password itself: put it into a file, and set password_file to its path.",
             );
         }
         self.settings.push(Line::new("allow_basic", true));
@@ -286,19 +286,21 @@ fn judge(config: &Config, target: &str, conversation: &Conversation) -> (Kind, S
         let by = answer.values("server").next().map(|server| format!(" ({server})")).unwrap_or_default();
         let upstream = config.first_address();
         let line = &answer.start_line;
-        let summary = format!("{upstream} answers a CONNECT with “{line}”, as a web server does{by}: it is no proxy.");
+        let summary =
+            format!("{upstream} responds to a CONNECT with “{line}”, like a web server{by}: it is not a proxy.");
         return (Kind::NotAProxy, summary);
     }
     match &conversation.outcome {
         Outcome::Established if authenticated(conversation) => {
-            (Kind::Works, format!("The upstream took {account} and opened a tunnel to {target}."))
+            (Kind::Works, format!("The upstream accepted {account} and opened a tunnel to {target}."))
         }
         Outcome::Established => (Kind::Works, format!("The upstream opened a tunnel to {target}.")),
-        Outcome::Declined { status, reason } if authenticated(conversation) => {
-            (Kind::Declined, format!("The upstream took {account}, and answered {target} with {status} {reason}."))
-        }
+        Outcome::Declined { status, reason } if authenticated(conversation) => (
+            Kind::Declined,
+            format!("The upstream accepted {account}, but responded with {status} {reason} for {target}."),
+        ),
         Outcome::Declined { status, reason } => {
-            (Kind::HandshakeFails, format!("The upstream answered {status} {reason} before anything was proved."))
+            (Kind::HandshakeFails, format!("The upstream responded with {status} {reason} before authentication."))
         }
         Outcome::Failed(fault) => (kind_of(fault.cause), sentence(fault)),
     }
@@ -318,7 +320,7 @@ fn kind_of(cause: Cause) -> Kind {
     }
 }
 
-/// A fault's detail as a sentence, with its cause for the tables of `docs/errors.md`. A name at its beginning stays as it is.
+/// A fault's detail as a sentence, with its cause in parentheses. A name at its beginning keeps its case.
 fn sentence(fault: &Fault) -> String {
     let begins_with_a_word =
         fault.detail.split(' ').next().is_some_and(|word| word.bytes().all(|byte| byte.is_ascii_lowercase()));
@@ -330,7 +332,7 @@ fn sentence(fault: &Fault) -> String {
     format!("{first}{} ({}).", letters.as_str(), fault.cause.label())
 }
 
-/// A method as the setting names it.
+/// A method as in the setting.
 pub(super) fn method_id(method: Method) -> &'static str {
     match method {
         Method::NtlmV2 => "ntlmv2",
@@ -344,11 +346,11 @@ fn authenticated(conversation: &Conversation) -> bool {
     conversation.events.iter().any(|event| sent(&event.what))
 }
 
-fn heard(conversation: &Conversation) -> bool {
+fn responded(conversation: &Conversation) -> bool {
     !legs(&conversation.events).is_empty()
 }
 
-/// The account as it is written in the settings.
+/// The account as written in the settings.
 pub(super) fn account(config: &Config) -> String {
     config.first_identity().account().to_string()
 }

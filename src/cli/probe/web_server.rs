@@ -1,23 +1,23 @@
-//! Telling a web server from a proxy, by what it answers to a CONNECT.
+//! Distinguishes a web server from a proxy by its response to a CONNECT.
 
 use super::behaviours::Leg;
 use super::message::Answer;
 
-/// Fields that a proxy puts into its answers and a web server does not.
+/// Fields that proxies send and web servers do not.
 const OF_PROXIES: &[&str] =
     &["via", "proxy-authenticate", "proxy-agent", "proxy-status", "proxy-support", "x-squid-error"];
 
-/// What servers say to plain HTTP on a port for TLS: nginx, Apache, Go.
+/// The responses of servers to plain HTTP on a TLS port: nginx, Apache, Go.
 const WANTS_TLS: &[&str] = &[
     "plain HTTP request was sent to HTTPS port",
     "speaking plain HTTP to an SSL-enabled",
     "HTTP request to an HTTPS server",
 ];
 
-/// The answer by which a web server is recognised; `None` where a proxy may have given it.
+/// The response that reveals a web server; `None` if a proxy may have sent it.
 ///
-/// A web server does not know CONNECT, or serves a page in spite of it. What proxies say as well (403, 407, 503 …) tells
-/// nothing.
+/// A web server does not know CONNECT, or serves a page anyway. Statuses that proxies send as well (403, 407, 503 …)
+/// reveal nothing.
 pub(super) fn recognise<'a>(legs: &[Leg<'a>]) -> Option<&'a Answer> {
     let answers = || legs.iter().map(|leg| leg.answer);
     let of_proxy = |answer: &Answer| OF_PROXIES.iter().any(|name| answer.values(name).next().is_some());
@@ -32,7 +32,7 @@ pub(super) fn recognise<'a>(legs: &[Leg<'a>]) -> Option<&'a Answer> {
     })
 }
 
-/// Whether an answer says that its port is for TLS.
+/// Whether a response says that its port expects TLS.
 pub(super) fn wants_tls(answer: &Answer) -> bool {
     let page = String::from_utf8_lossy(&answer.body);
     WANTS_TLS.iter().any(|text| page.contains(text))
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn web_servers_are_told_from_proxies() {
+    fn web_servers_are_distinguished_from_proxies() {
         for (head, expected) in [
             ("HTTP/1.1 405 Not Allowed\r\nServer: nginx/1.22\r\n\r\n", Some(405)),
             ("HTTP/1.1 400 Bad Request\r\nServer: Apache\r\n\r\n", Some(400)),

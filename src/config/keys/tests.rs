@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn names_flags_and_variables_are_each_used_once() {
+fn names_flags_and_variables_are_unique() {
     let count = |text: fn(&Key) -> String| KEYS.iter().map(text).collect::<std::collections::HashSet<_>>().len();
     assert_eq!(count(|key| key.name.into()), KEYS.len());
     assert_eq!(count(|key| key.flag.into()), KEYS.len());
@@ -9,7 +9,7 @@ fn names_flags_and_variables_are_each_used_once() {
 }
 
 #[test]
-fn no_variable_is_one_that_kubernetes_sets_for_a_service_called_ntlm_gateway() {
+fn no_variable_collides_with_those_that_kubernetes_sets_for_a_service() {
     for key in KEYS {
         let env = key.env();
         let rest = env.strip_prefix(ENV_PREFIX).unwrap();
@@ -18,7 +18,7 @@ fn no_variable_is_one_that_kubernetes_sets_for_a_service_called_ntlm_gateway() {
 }
 
 #[test]
-fn a_misspelt_name_finds_its_nearest() {
+fn a_misspelt_name_finds_the_most_similar_one() {
     for (unknown, expected) in [
         ("upsteam", "upstream"),
         ("Upstream", "upstream"),

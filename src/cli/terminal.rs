@@ -1,21 +1,21 @@
-//! What a peer said, fit for a terminal.
+//! Text from peers, made safe for a terminal.
 
 use std::fmt::Write;
 
 use crate::ntlm::MessageType;
 
-/// Rows of name and value, the values under each other.
+/// Rows of names and values in two columns.
 pub(super) fn aligned(rows: &[(String, String)]) -> String {
     let widest = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
     let mut out = String::new();
     for (name, value) in rows {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(out, "{:widest$}  {}", printable(name), printable(value));
     }
     out
 }
 
-/// Names in a message come from a peer, and a terminal obeys control characters.
+/// Escapes control characters: the text may come from a peer, and a terminal would interpret them.
 pub(super) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -27,13 +27,13 @@ pub(super) fn printable(text: &str) -> String {
     out
 }
 
-/// An NTLM message's kind by its name in MS-NLMP.
+/// The name of an NTLM message in MS-NLMP.
 pub(super) fn message_name(message: &[u8]) -> &'static str {
     match MessageType::of(message) {
         Ok(MessageType::Negotiate) => "NEGOTIATE_MESSAGE",
         Ok(MessageType::Challenge) => "CHALLENGE_MESSAGE",
         Ok(MessageType::Authenticate) => "AUTHENTICATE_MESSAGE",
-        Err(_) => "no NTLM message",
+        Err(_) => "not an NTLM message",
     }
 }
 
