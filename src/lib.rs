@@ -1,13 +1,13 @@
 //! An egress gateway that authenticates to an upstream NTLM proxy, so that workloads do not have to.
 //!
 //! ```text
-//!   accept → read request → route → connect → authenticate → reply → relay | exchange → linger
-//!   shard    session, http  route   session   auth           session relay   forward    session
+//!   accept → read request → route → connect → authenticate → reply   → relay | exchange → linger
+//!   shard    session, http  route   session   auth           session   relay   forward    session
 //! ```
 //!
 //! # Dependency rule
 //!
-//! A module may use the modules to the right of its arrow, and nothing else:
+//! A module may use the modules to the right of its arrow, besides `limits` and `timeouts`, and nothing else:
 //!
 //! ```text
 //!   main       → cli
@@ -22,14 +22,14 @@
 //!   metrics    → relay, upstream, fault
 //!   relay      → event
 //!   auth       → forward, ntlm, http, fault
-//!   config     → upstream, auth, route, ntlm
+//!   config     → egress, upstream, auth, route, ntlm
 //!   logging    → config
 //!   stub       → event, ntlm, http
 //!   forward, route, fault, admin → http
 //! ```
 //!
-//! `limits` and `timeouts` are available to all but the pure modules. `ntlm`, `http` and `forward` are pure: bytes in,
-//! bytes out, no sockets, no clocks, no mio. `tests/project/architecture.rs` has the exact table and enforces it.
+//! `ntlm`, `http` and `forward` are pure: bytes in, bytes out, without sockets, clocks or mio.
+//! `tests/project/architecture.rs` enforces the rule.
 #![forbid(unsafe_code)]
 
 pub mod admin;

@@ -1,10 +1,11 @@
 //! The dependency rule: which module may name which other, and who may touch sockets, clocks and the system.
 //!
 //! The rule is the table below; the test reads every `use` line and every path in `src`, outside of tests. To let a
-//! module name another, edit the table and `ARCHITECTURE.md` together.
+//! module name another, edit the table, `src/lib.rs` and `ARCHITECTURE.md` together.
 
 mod source;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use source::{File, read_tree};
@@ -185,6 +186,27 @@ fn the_table_lets_no_two_modules_depend_on_each_other() {
         left.retain(|rule| rule.1.iter().any(|target| names.contains(target)));
         assert!(left.len() < before, "a circle among {names:?}");
     }
+}
+
+/// The dependency rule as drawn at the head of `src/lib.rs`: `module, module → module, module` in each line.
+fn drawn_rule() -> BTreeMap<String, BTreeSet<String>> {
+    let names = |text: &str| text.split(',').map(|name| name.trim().to_owned()).collect::<BTreeSet<_>>();
+    let lib = std::fs::read_to_string(root().join("src/lib.rs")).expect("src/lib.rs");
+    let (_, rule) = lib.split_once("//! # Dependency rule\n").expect("the heading");
+    let lines = rule.lines().take_while(|line| line.starts_with("//!"));
+    let rows = lines.filter_map(|line| line.trim_start_matches("//!").split_once('→'));
+    rows.flat_map(|(modules, targets)| names(modules).into_iter().map(move |module| (module, names(targets)))).collect()
+}
+
+#[test]
+fn lib_rs_draws_the_dependency_rule_completely() {
+    let is_drawn = |target: &&&str| !matches!(**target, "limits" | "timeouts");
+    let table = TABLE.iter().map(|(module, targets, _)| {
+        let targets = targets.iter().filter(is_drawn).map(ToString::to_string).collect::<BTreeSet<_>>();
+        ((*module).to_owned(), targets)
+    });
+    let expected: BTreeMap<String, BTreeSet<String>> = table.filter(|(_, targets)| !targets.is_empty()).collect();
+    assert_eq!(drawn_rule(), expected, "src/lib.rs on the left, the table on the right");
 }
 
 #[test]
