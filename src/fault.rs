@@ -48,6 +48,11 @@ pub enum At {
 }
 
 impl At {
+    /// A failure here.
+    pub fn fault(self, cause: Cause, detail: impl Into<Cow<'static, str>>) -> Fault {
+        Fault { at: self, cause, detail: detail.into() }
+    }
+
     /// The metric label.
     pub fn label(self) -> &'static str {
         match self {

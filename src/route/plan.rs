@@ -1,11 +1,11 @@
-//! What a source of routes answers: where a request may go, in order.
+//! What a source of routes answers: where a request may go.
 
 /// Where a request may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Candidate {
-    /// Through one of the upstreams of this group, by the group's number.
+    /// Through one of the upstreams of a group.
     Group {
-        /// The group.
+        /// The group's number.
         group: usize,
         /// The upstream is asked without credentials first.
         without_credentials: bool,
@@ -16,24 +16,19 @@ pub enum Candidate {
     Deny,
 }
 
-/// Candidates in the order in which they are tried; at least one.
-///
-/// The rules of the configuration answer with one. A source that answers with several (a PAC file's
-/// `PROXY a; PROXY b; DIRECT`) adds them with [`Plan::or`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    first: Candidate,
-    rest: Vec<Candidate>,
-}
+/// Candidates in the order in which they are tried. The configuration's rules answer with exactly one; a source that answers
+/// with several (`PROXY a; PROXY b; DIRECT`) would keep them here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan(Candidate);
 
 impl Plan {
     /// A plan with one candidate.
     pub fn only(candidate: Candidate) -> Plan {
-        Plan { first: candidate, rest: Vec::new() }
+        Plan(candidate)
     }
 
     /// The candidate to begin with.
     pub fn first(&self) -> Candidate {
-        self.first
+        self.0
     }
 }

@@ -262,7 +262,7 @@ impl Authenticate {
             let (pools, mut loan) = cx.shard.pools();
             pools.verdict_wait.adopt(orphan, &mut loan);
         }
-        Transition::End(cx.end_by(fault(Cause::ClientGone, "the client reset its connection")))
+        Transition::End(cx.end_by(At::Authenticate.fault(Cause::ClientGone, "the client reset its connection")))
     }
 
     /// What a fault says about the AUTHENTICATE_MESSAGE that was sent.
@@ -399,8 +399,10 @@ impl StageOps for Box<Authenticate> {
         }
         let fault = match self.logon {
             Logon::WaitsForGuard { .. } => guard_faults::timed_out(),
-            _ if !is_out_of_time => fault(Cause::ChallengeTimeout, "the upstream sent no challenge in time"),
-            _ => fault(Cause::HandshakeTimeout, "the upstream did not answer in time"),
+            _ if !is_out_of_time => {
+                At::Authenticate.fault(Cause::ChallengeTimeout, "the upstream sent no challenge in time")
+            }
+            _ => At::Authenticate.fault(Cause::HandshakeTimeout, "the upstream did not answer in time"),
         };
         Step::Go(self.fail(fault, cx))
     }
@@ -413,8 +415,4 @@ fn is_held(fault: &Fault) -> bool {
 
 fn is_upstreams(fault: &Fault) -> bool {
     fault.cause.culprit() == Culprit::Upstream && !is_held(fault)
-}
-
-fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
-    Fault::new(At::Authenticate, cause, detail)
 }

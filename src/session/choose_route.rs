@@ -23,7 +23,7 @@ pub(super) fn choose(received: Received, cx: &mut Cx<'_>) -> Transition {
 fn plan(demand: &Demand, cx: &Cx<'_>) -> Result<(Option<usize>, Plan), Fault> {
     let (record, egress) = (&cx.client.record, &cx.shard.settings.egress);
     let target = Authority::parse(demand.request.origin())
-        .map_err(|error| fault(Cause::RequestMalformed, format!("the request's target: {error}")))?;
+        .map_err(|error| At::ReadHead.fault(Cause::RequestMalformed, format!("the request's target: {error}")))?;
     let identity = egress
         .identity_of(record.listener.into(), record.client.ip(), &demand.login, cx.now_ms())
         .map_err(client_fault)?;
@@ -36,7 +36,7 @@ fn follow(plan: Plan, identity: Option<usize>, received: Received, cx: &mut Cx<'
     match plan.first() {
         Candidate::Deny => {
             let detail = format!("the routes deny {}", request.origin());
-            verdict::failed(fault(Cause::DestinationDenied, detail), cx)
+            verdict::failed(At::ReadHead.fault(Cause::DestinationDenied, detail), cx)
         }
         Candidate::Group { group, without_credentials } => {
             let choice = HopChoice { group, identity, tried: Tried::default() };
@@ -45,7 +45,9 @@ fn follow(plan: Plan, identity: Option<usize>, received: Received, cx: &mut Cx<'
         Candidate::Direct => {
             let origin: HostPort = match request.origin().parse() {
                 Ok(origin) => origin,
-                Err(error) => return verdict::failed(fault(Cause::RequestMalformed, format!("{error}")), cx),
+                Err(error) => {
+                    return verdict::failed(At::ReadHead.fault(Cause::RequestMalformed, format!("{error}")), cx);
+                }
             };
             let request = request.forward().cloned();
             if let Some(request) = &request
@@ -75,9 +77,5 @@ fn client_fault(error: ClientError) -> Fault {
             "a reload took this listening address away from its identity; it closes when the gateway is restarted",
         ),
     };
-    fault(cause, detail)
-}
-
-fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
-    Fault::new(At::ReadHead, cause, detail)
+    At::ReadHead.fault(cause, detail)
 }

@@ -7,7 +7,8 @@ use crate::upstream::Refusal;
 
 /// Other logon attempts, for which the request had to wait, took too long.
 pub(super) fn timed_out() -> Fault {
-    fault(Cause::GuardTimeout, "the request had to wait for another logon attempt, which took too long")
+    At::Authenticate
+        .fault(Cause::GuardTimeout, "the request had to wait for another logon attempt, which took too long")
 }
 
 /// The guard lets nothing go for now.
@@ -20,7 +21,7 @@ pub(super) fn refused(refusal: Refusal) -> Fault {
                  or until the secret changes",
                 minutes(rest)
             );
-            fault(Cause::CredentialsHeld, detail)
+            At::Authenticate.fault(Cause::CredentialsHeld, detail)
         }
         Refusal::Barred(rest) => {
             let detail = format!(
@@ -28,11 +29,7 @@ pub(super) fn refused(refusal: Refusal) -> Fault {
                  not tried again for {} min",
                 minutes(rest)
             );
-            fault(Cause::DestinationHeld, detail)
+            At::Authenticate.fault(Cause::DestinationHeld, detail)
         }
     }
-}
-
-fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
-    Fault::new(At::Authenticate, cause, detail)
 }

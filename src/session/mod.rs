@@ -268,8 +268,8 @@ impl Session {
     pub fn cut(&mut self, key: Key, context: &mut Context) {
         let at = self.stage.ops().map_or(At::Relay, StageOps::at);
         let fault = Fault::new(at, Cause::Drained, "the gateway is shutting down");
-        context.metrics.fault(&fault);
-        self.end(&End::Fault(fault), key, context);
+        let end = Cx { key, client: &mut self.client, shard: context }.end_by(fault);
+        self.end(&end, key, context);
     }
 
     fn wake(&mut self, mut wake: Wake, key: Key, context: &mut Context) -> Next {

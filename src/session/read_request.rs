@@ -113,7 +113,7 @@ impl ReadRequest {
     fn gone(self, detail: impl Into<std::borrow::Cow<'static, str>>, cx: &Cx<'_>) -> Transition {
         Transition::End(match self.input.is_empty() {
             true => silent(cx),
-            false => cx.end_by(fault(Cause::ClientGone, detail)),
+            false => cx.end_by(At::ReadHead.fault(Cause::ClientGone, detail)),
         })
     }
 }
@@ -167,7 +167,9 @@ impl StageOps for ReadRequest {
     fn expired(self, cx: &mut Cx<'_>) -> Step<Self> {
         Step::Go(match self.input.is_empty() {
             true => Transition::End(silent(cx)),
-            false => verdict::failed(fault(Cause::HeadTimeout, "the request head was not complete in time"), cx),
+            false => {
+                verdict::failed(At::ReadHead.fault(Cause::HeadTimeout, "the request head was not complete in time"), cx)
+            }
         })
     }
 
@@ -175,7 +177,7 @@ impl StageOps for ReadRequest {
         match self.input.is_empty() {
             true => End::GaveWay,
             false => verdict::failed_at_once(
-                fault(
+                At::ReadHead.fault(
                     Cause::GaveWay,
                     "no connection slot, file descriptor or memory is left, and connections with incomplete requests give way to new ones",
                 ),
@@ -196,19 +198,20 @@ fn silent(cx: &Cx<'_>) -> End {
 fn admitted(admission: Admission) -> Result<(), Fault> {
     match admission {
         Admission::Welcome => Ok(()),
-        Admission::Full => Err(fault(Cause::TunnelLimit, "as many tunnels are open as max_tunnels allows")),
+        Admission::Full => {
+            Err(At::ReadHead.fault(Cause::TunnelLimit, "as many tunnels are open as max_tunnels allows"))
+        }
         Admission::TooMany => {
             let detail = "this client's address has too many connections, or opens them too fast";
-            Err(fault(Cause::ClientLimit, detail))
+            Err(At::ReadHead.fault(Cause::ClientLimit, detail))
         }
-        Admission::NotAllowed => Err(fault(Cause::ClientNotAllowed, "the client's address is not among allow_clients")),
+        Admission::NotAllowed => {
+            Err(At::ReadHead.fault(Cause::ClientNotAllowed, "the client's address is not among allow_clients"))
+        }
     }
 }
 
 fn out_of_memory() -> Fault {
-    fault(Cause::MemoryLimit, "requests and answers in progress hold as much memory as limits.memory allows")
-}
-
-fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
-    Fault::new(At::ReadHead, cause, detail)
+    At::ReadHead
+        .fault(Cause::MemoryLimit, "requests and answers in progress hold as much memory as limits.memory allows")
 }

@@ -128,12 +128,10 @@ fn first_hop<'a>(
 fn nobody(egress: &Egress, choice: &HopChoice) -> Fault {
     let why = egress.why_down(choice.group);
     match (why.is_empty(), egress.takes_logins()) {
-        (false, _) => Fault::new(At::Dial, Cause::UpstreamsDown, format!("no upstream is up: {why}")),
-        (true, true) => fault(Cause::LoginRequired, "the gateway needs a user and a password from this client"),
-        (true, false) => fault(Cause::NoIdentity, "no identity is configured for this client"),
+        (false, _) => At::Dial.fault(Cause::UpstreamsDown, format!("no upstream is up: {why}")),
+        (true, true) => {
+            At::ReadHead.fault(Cause::LoginRequired, "the gateway needs a user and a password from this client")
+        }
+        (true, false) => At::ReadHead.fault(Cause::NoIdentity, "no identity is configured for this client"),
     }
-}
-
-fn fault(cause: Cause, detail: &'static str) -> Fault {
-    Fault::new(At::ReadHead, cause, detail)
 }

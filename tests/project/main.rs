@@ -14,5 +14,6 @@ mod links;
 mod pages;
 mod paths;
 mod security;
+mod session;
 mod specification;
 mod tools;

@@ -1,6 +1,5 @@
 //! From the bytes of a head to what its client wants.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::auth::Request;
@@ -38,7 +37,9 @@ impl RequestReader {
                 let understood = understand(&bytes[..length], options);
                 (length, understood.map(|demand| Some(Box::new(demand))).map_err(|fault| by_protocol(bytes, fault)))
             }
-            Err(error) => (0, Err(by_protocol(bytes, fault(Cause::RequestHeadTooLarge, error.to_string())))),
+            Err(error) => {
+                (0, Err(by_protocol(bytes, At::ReadHead.fault(Cause::RequestHeadTooLarge, error.to_string()))))
+            }
         };
         (used, outcome.map_err(|fault| Box::new(Rejected { fault, asked: RequestSummary::of(bytes) })))
     }
@@ -65,7 +66,7 @@ fn understand(head: &[u8], options: &ReadOptions<'_>) -> Result<Demand, Fault> {
     let mut storage = FieldStorage::with_limit(options.field_limit);
     let head = RequestHead::parse(head, &mut storage).map_err(|error| malformed(&error))?;
     if forward::via_names_gateway(&head.fields, &options.forward) {
-        return Err(fault(
+        return Err(At::ReadHead.fault(
             Cause::ForwardLoop,
             "the request has already been through this gateway: the path leads back to it",
         ));
@@ -95,9 +96,9 @@ fn not_http(other: OtherProtocol, bytes: &[u8]) -> Fault {
     match other {
         OtherProtocol::Unknown => {
             let shown: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-            fault(Cause::RequestMalformed, format!("{}: {}", other.describe(), shown.join(" ")))
+            At::ReadHead.fault(Cause::RequestMalformed, format!("{}: {}", other.describe(), shown.join(" ")))
         }
-        _ => fault(Cause::RequestMalformed, other.describe()),
+        _ => At::ReadHead.fault(Cause::RequestMalformed, other.describe()),
     }
 }
 
@@ -107,7 +108,7 @@ fn unforwardable(error: &ForwardError) -> Fault {
         501 => Cause::MethodNotSupported,
         _ => Cause::RequestMalformed,
     };
-    fault(cause, error.to_string())
+    At::ReadHead.fault(cause, error.to_string())
 }
 
 fn malformed(error: &RequestError) -> Fault {
@@ -117,9 +118,5 @@ fn malformed(error: &RequestError) -> Fault {
         505 => Cause::RequestVersion,
         _ => Cause::RequestMalformed,
     };
-    fault(cause, error.to_string())
-}
-
-fn fault(cause: Cause, detail: impl Into<Cow<'static, str>>) -> Fault {
-    Fault::new(At::ReadHead, cause, detail)
+    At::ReadHead.fault(cause, error.to_string())
 }

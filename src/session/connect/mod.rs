@@ -114,7 +114,7 @@ impl Connect {
             cx.set_deadline(until_ms.min(self.until_ms));
             return Step::Wait(self);
         }
-        let fault = self.last.take().unwrap_or_else(|| fault(Cause::ResolveFailed, self.target.no_address()));
+        let fault = self.last.take().unwrap_or_else(|| At::Dial.fault(Cause::ResolveFailed, self.target.no_address()));
         Step::Go(self.give_up(fault, cx))
     }
 
@@ -168,8 +168,12 @@ impl Target {
     /// What has not come in time.
     fn late(&self) -> Fault {
         match self {
-            Target::Upstreams(_) => fault(Cause::ConnectTimeout, "the upstream did not take the connection in time"),
-            Target::Origin(_) => fault(Cause::ConnectTimeout, "the origin did not take the connection in time"),
+            Target::Upstreams(_) => {
+                At::Dial.fault(Cause::ConnectTimeout, "the upstream did not take the connection in time")
+            }
+            Target::Origin(_) => {
+                At::Dial.fault(Cause::ConnectTimeout, "the origin did not take the connection in time")
+            }
         }
     }
 }
@@ -208,7 +212,7 @@ impl StageOps for Box<Connect> {
             if let Target::Upstreams(upstreams) = &self.target {
                 upstreams.abandoned(cx);
             }
-            let fault = fault(Cause::ClientGone, "the client reset its connection");
+            let fault = At::Dial.fault(Cause::ClientGone, "the client reset its connection");
             return Step::Go(Transition::End(cx.end_by(fault)));
         }
         match self.target.addresses(&mut self.last, cx) {
@@ -241,8 +245,4 @@ impl StageOps for Box<Connect> {
         }
         self.race(cx)
     }
-}
-
-fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
-    Fault::new(At::Dial, cause, detail)
 }

@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Addresses, Target, fault};
+use super::{Addresses, Target};
 use crate::egress::Egress;
-use crate::fault::{Cause, Fault};
+use crate::fault::{At, Cause, Fault};
 use crate::forward::ForwardRequest;
 use crate::http::{Authority, Host};
 use crate::route::{Candidate as RouteCandidate, metadata_network};
@@ -79,11 +79,11 @@ impl Origin {
             Asked::Taken => Addresses::Wait { until_ms: Some(cx.now_ms() + patience_ms) },
             Asked::Hangs => {
                 let detail = format!("nobody answers for {}: its look-up hangs", self.origin.host());
-                Addresses::Fail(fault(Cause::ResolveTimeout, detail))
+                Addresses::Fail(At::Dial.fault(Cause::ResolveTimeout, detail))
             }
             Asked::Declined => {
                 let detail = "too many look-ups wait, or no thread can be started for this one";
-                Addresses::Fail(fault(Cause::ResourcesExhausted, detail))
+                Addresses::Fail(At::Dial.fault(Cause::ResourcesExhausted, detail))
             }
         }
     }
@@ -100,13 +100,13 @@ impl Origin {
                         "{} leads to a link-local address or a metadata service, which the routes deny",
                         self.origin
                     );
-                    fault(Cause::DestinationDenied, detail)
+                    At::Dial.fault(Cause::DestinationDenied, detail)
                 });
                 (allowed.into(), denied)
             }
             Resolution::Failed(why) => {
                 let detail = format!("{} does not resolve: {why}", self.origin.host());
-                (Arc::default(), Some(fault(Cause::ResolveFailed, detail)))
+                (Arc::default(), Some(At::Dial.fault(Cause::ResolveFailed, detail)))
             }
         };
         self.lookup = Lookup::Found { addresses, tried: 0 };
@@ -129,7 +129,7 @@ impl Origin {
         match self.lookup {
             Lookup::Found { .. } => None,
             Lookup::Wanted | Lookup::UnderWay => {
-                Some(fault(Cause::ResolveTimeout, format!("{} was not resolved in time", self.origin.host())))
+                Some(At::Dial.fault(Cause::ResolveTimeout, format!("{} was not resolved in time", self.origin.host())))
             }
         }
     }
@@ -152,7 +152,7 @@ impl Origin {
             && cx.shard.settings.egress.is_gateway(peer, local)
         {
             let detail = format!("{} is the gateway itself", self.origin);
-            return verdict::failed(fault(Cause::DestinationDenied, detail), cx);
+            return verdict::failed(At::Dial.fault(Cause::DestinationDenied, detail), cx);
         }
         let (upstream, number, leftover) = (winner.endpoint, winner.number, self.leftover);
         match self.request {

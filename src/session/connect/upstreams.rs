@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Addresses, fault};
+use super::Addresses;
 use crate::egress::Egress;
 use crate::event::Seat;
-use crate::fault::{Cause, Fault};
+use crate::fault::{At, Cause, Fault};
 use crate::session::attempt::Attempt;
 use crate::session::connection_source::ConnectionSource;
 use crate::session::cx::Cx;
@@ -178,7 +178,7 @@ impl Upstreams {
                 Some(guard_faults::timed_out())
             }
             Waits::ForAddresses { .. } => {
-                let late = || fault(Cause::ResolveTimeout, "the upstream's name was not resolved in time");
+                let late = || At::Dial.fault(Cause::ResolveTimeout, "the upstream's name was not resolved in time");
                 Some(last.take().unwrap_or_else(late))
             }
         }
@@ -218,7 +218,7 @@ impl Upstreams {
             }
             Some(Resolution::Failed(why)) => {
                 let detail = format!("the name of the upstream {} does not resolve: {why}", upstream.name());
-                let fault = fault(Cause::ResolveFailed, detail);
+                let fault = At::Dial.fault(Cause::ResolveFailed, detail);
                 self.tried.push(Tried { member, why: None });
                 self.failed(member, &fault);
                 *last = Some(fault);

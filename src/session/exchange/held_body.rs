@@ -5,7 +5,7 @@
 //! here, or reads the body before it asks. One that is known to ask before gets the body; with any other, a request with an
 //! empty body finds out, which an upstream that asks nobody may carry out as a request of its own.
 
-use super::{Exchange, fault};
+use super::Exchange;
 use crate::fault::{At, Cause, Fault};
 use crate::forward::BodyPump;
 use crate::http::BodyFraming;
@@ -76,7 +76,7 @@ impl Exchange {
             let room = (length - self.from_client.len()).min(cx.shard.scratch.len());
             match cx.client.endpoint.read(&mut cx.shard.scratch[..room]) {
                 Ok(None) => break,
-                Ok(Some(0)) => return Err(fault(Cause::ClientGone, super::ENDED_BEFORE_BODY)),
+                Ok(Some(0)) => return Err(At::Reply.fault(Cause::ClientGone, super::ENDED_BEFORE_BODY)),
                 Ok(Some(count)) => self.from_client.extend_from_slice(&cx.shard.scratch[..count]),
                 Err(error) => return Err(Fault::downstream_io(At::Reply, &error)),
             }

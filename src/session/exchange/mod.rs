@@ -210,9 +210,9 @@ impl Exchange {
                 Work::Fail(Fault::downstream_io(At::Reply, &error))
             }
             Err(FlowError::Relay(RelayError::Source(error))) => Work::Fail(Fault::upstream_io(At::Reply, &error)),
-            Err(FlowError::Body(error)) => {
-                Work::Fail(fault(Cause::UpstreamClosed, format!("the body of the upstream's answer: {error}")))
-            }
+            Err(FlowError::Body(error)) => Work::Fail(
+                At::Reply.fault(Cause::UpstreamClosed, format!("the body of the upstream's answer: {error}")),
+            ),
         }
     }
 
@@ -229,9 +229,9 @@ impl Exchange {
                 Ok((FlowTurn::Done, Some(error)))
             }
             Err(FlowError::Relay(RelayError::Source(error))) => Err(Fault::downstream_io(At::Reply, &error)),
-            Err(FlowError::Body(BodyError::Truncated)) => Err(fault(Cause::ClientGone, ENDED_BEFORE_BODY)),
+            Err(FlowError::Body(BodyError::Truncated)) => Err(At::Reply.fault(Cause::ClientGone, ENDED_BEFORE_BODY)),
             Err(FlowError::Body(error)) => {
-                Err(fault(Cause::RequestMalformed, format!("the body of the client's request: {error}")))
+                Err(At::Reply.fault(Cause::RequestMalformed, format!("the body of the client's request: {error}")))
             }
         }
     }
@@ -258,7 +258,7 @@ impl StageOps for Box<Exchange> {
 
     fn step(mut self, cx: &mut Cx<'_>) -> Step<Self> {
         if cx.client.endpoint.ready.reset() {
-            let end = cx.end_by(fault(Cause::ClientGone, "the client reset its connection"));
+            let end = cx.end_by(At::Reply.fault(Cause::ClientGone, "the client reset its connection"));
             return Step::Go(self.end(end, cx));
         }
         Step::Go(match self.work(cx) {
@@ -283,9 +283,13 @@ impl StageOps for Box<Exchange> {
             return Step::Wait(self);
         }
         let fault = match self.deadline.waits {
-            Waits::Client => fault(Cause::BodyTimeout, "the client sends its body, or reads its answer, too slowly"),
-            Waits::Answer | Waits::Demand => fault(Cause::ResponseTimeout, "the upstream did not answer in time"),
-            Waits::More => fault(Cause::ResponseTimeout, "the upstream did not go on with its answer"),
+            Waits::Client => {
+                At::Reply.fault(Cause::BodyTimeout, "the client sends its body, or reads its answer, too slowly")
+            }
+            Waits::Answer | Waits::Demand => {
+                At::Reply.fault(Cause::ResponseTimeout, "the upstream did not answer in time")
+            }
+            Waits::More => At::Reply.fault(Cause::ResponseTimeout, "the upstream did not go on with its answer"),
         };
         Step::Go(self.fail(fault, cx))
     }
@@ -301,7 +305,3 @@ impl StageOps for Box<Exchange> {
 }
 
 const ENDED_BEFORE_BODY: &str = "the client ended its connection before its request's body";
-
-fn fault(cause: Cause, detail: impl Into<std::borrow::Cow<'static, str>>) -> Fault {
-    Fault::new(At::Reply, cause, detail)
-}

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::interpret::{Heard, interpret};
-use super::{Awaiting, Exchange, Phase, Work, fault};
+use super::{Awaiting, Exchange, Phase, Work};
 use crate::egress::verdict as logon_verdict;
 use crate::event::take_front;
 use crate::fault::{At, Cause, Fault};
@@ -69,7 +69,7 @@ impl Exchange {
             Err(error) => {
                 let heard = std::mem::take(&mut self.from_upstream);
                 self.settle(logon_verdict::unread(&heard), cx);
-                Err(fault(Cause::ResponseHeadTooLarge, error.to_string()))
+                Err(At::Reply.fault(Cause::ResponseHeadTooLarge, error.to_string()))
             }
         }
     }
@@ -109,7 +109,7 @@ impl Exchange {
         }
         Work::Fail(match error {
             Some(error) => Fault::upstream_io(At::Reply, &error),
-            None => fault(Cause::UpstreamClosed, "the upstream closed the connection without an answer"),
+            None => At::Reply.fault(Cause::UpstreamClosed, "the upstream closed the connection without an answer"),
         })
     }
 
@@ -159,8 +159,9 @@ impl Exchange {
         self.let_body_go();
         let Phase::Awaiting(awaiting) = &mut self.phase else { return None };
         awaiting.interim_bytes += bytes;
-        (awaiting.interim_bytes > cx.shard.settings.head_limit_bytes)
-            .then(|| Work::Fail(fault(Cause::InterimTooLarge, "the upstream's 1xx answers are too long together")))
+        (awaiting.interim_bytes > cx.shard.settings.head_limit_bytes).then(|| {
+            Work::Fail(At::Reply.fault(Cause::InterimTooLarge, "the upstream's 1xx answers are too long together"))
+        })
     }
 
     fn switching(&mut self, cx: &mut Cx<'_>) -> Work {
@@ -168,10 +169,12 @@ impl Exchange {
         self.granted(101, cx);
         match self.up.is_read() && self.up.is_flushed() {
             true => Work::SwitchProtocols,
-            false => Work::Fail(fault(
-                Cause::ResponseMalformed,
-                "the upstream switches protocols before it has the request's body",
-            )),
+            false => {
+                Work::Fail(At::Reply.fault(
+                    Cause::ResponseMalformed,
+                    "the upstream switches protocols before it has the request's body",
+                ))
+            }
         }
     }
 
@@ -180,7 +183,9 @@ impl Exchange {
         let (has_begun, is_held) = (self.up.has_begun(), self.is_body_held());
         let pending = self.take_pending();
         let Some(attempt) = &mut self.attempt else {
-            return Work::Fail(fault(Cause::ResponseMalformed, "the origin answers 407, which is a proxy's to say"));
+            return Work::Fail(
+                At::Reply.fault(Cause::ResponseMalformed, "the origin answers 407, which is a proxy's to say"),
+            );
         };
         attempt.demanded(has_begun, is_held, cx);
         let Pending::Verdict(ticket) = pending else {
@@ -191,7 +196,7 @@ impl Exchange {
                 || (matches!(pending, Pending::Demand) && attempt.handshake.may_begin_again());
             return match may_be_sent_again && !has_begun {
                 true => Work::SendAgain,
-                false => Work::Fail(fault(
+                false => Work::Fail(At::Reply.fault(
                     Cause::Reauthentication,
                     "the upstream asks for authentication in the middle of a request that cannot be repeated",
                 )),
@@ -203,7 +208,7 @@ impl Exchange {
             return Work::SendAgain;
         }
         attempt.exchange_refused(cx);
-        Work::Fail(fault(Cause::CredentialsRefused, format!("the upstream refused the credentials: {line}")))
+        Work::Fail(At::Reply.fault(Cause::CredentialsRefused, format!("the upstream refused the credentials: {line}")))
     }
 
     /// The final answer has come.
