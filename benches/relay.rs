@@ -364,7 +364,7 @@ fn stream(mut mover: Mover, write_bytes: usize) -> (Duration, Moved) {
     let began = CpuTime::now();
     while !mover.turn(&mut from, &mut to) {
         poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
-        assert!(!events.is_empty(), "the stream stands still");
+        assert!(!events.is_empty(), "the stream has stalled");
         for event in &events {
             let end = if event.token() == Token(0) { &mut from } else { &mut to };
             end.ready.learn(Readiness::of_event(event));

@@ -45,7 +45,7 @@ impl Drop for Process {
     }
 }
 
-/// The addresses after the markers, in order. The remaining output is discarded, lest the process block.
+/// The addresses after the markers, in order. The remaining output is discarded, so that the process does not block.
 fn address_after(from: impl Read + Send + 'static, markers: &[&str]) -> Vec<SocketAddr> {
     let mut lines = BufReader::new(from).lines();
     let found = markers

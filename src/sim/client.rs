@@ -132,7 +132,7 @@ pub fn host(number: usize, target: Target) -> String {
 }
 
 fn head(number: usize, plan: &ClientPlan) -> Vec<u8> {
-    // The port tells the origin which client it serves.
+    // The port identifies the client to its origin.
     let authority = format!("{}:{}", host(number, plan.target), 9_000 + number);
     let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: sim\r\n");
     if plan.filler > 0 {

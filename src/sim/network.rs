@@ -18,7 +18,7 @@ use mio::Token;
 use rustix::io::Errno;
 
 use super::rng::Rng;
-use super::trace::Trace;
+use super::trace::{self, NONE, Trace};
 use crate::event::{Readiness, Signs};
 pub use handles::{Listener, Pipe, Socket, connect, open_pipe};
 use pipe::PipeState;
@@ -250,7 +250,7 @@ impl Network {
     pub fn client_connects(&mut self, traits: Traits, from: SocketAddr) -> usize {
         let id = self.wires.len();
         self.wires.push(Wire::new(traits, Phase::Open));
-        self.trace.note(self.now_us, "client comes", id, 0);
+        self.trace.note(self.now_us, "client comes", id, usize::from(from.port()));
         if self.listener_token.is_none() {
             let wire = &mut self.wires[id];
             wire.close();
@@ -344,12 +344,8 @@ impl Network {
         }
         self.rng.shuffle(&mut events);
         for (token, signs) in &events {
-            self.trace.note(
-                self.now_us,
-                "event",
-                token.0,
-                usize::from(signs.readable) + 2 * usize::from(signs.writable),
-            );
+            let wire = self.wires.iter().position(|wire| wire.token == Some(*token)).unwrap_or(NONE);
+            self.trace.note(self.now_us, "event", wire, trace::bits(signs));
             self.past.push_back((*token, *signs));
         }
         while self.past.len() > 8 {

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::pipe::PipeState;
 use super::{Conclusion, MOST_CALLS_PER_TURN, NETWORK, Network, Phase, with};
 use crate::event::{Signs, Stream};
+use crate::sim::trace::NONE;
 
 /// The gateway's end of a connection; dropping it closes the connection.
 #[derive(Debug)]
@@ -135,7 +136,7 @@ impl Socket {
 impl Network {
     /// The gateway has read, so more data may arrive.
     fn after_read(&mut self, id: usize, what: &'static str, outcome: Result<usize, Errno>) -> Result<usize, Errno> {
-        self.trace.note(self.now_us, what, id, outcome.unwrap_or(usize::MAX));
+        self.trace.note(self.now_us, what, id, outcome.unwrap_or(NONE));
         let wire = &self.wires[id];
         if outcome.is_ok() && (!wire.sent.is_empty() || wire.sent_end.is_some()) {
             self.carry_in(id);
@@ -145,7 +146,7 @@ impl Network {
 
     /// The gateway has written, or ended its direction.
     fn after_write(&mut self, id: usize, what: &'static str, outcome: Result<usize, Errno>) -> Result<usize, Errno> {
-        self.trace.note(self.now_us, what, id, outcome.unwrap_or(usize::MAX));
+        self.trace.note(self.now_us, what, id, outcome.unwrap_or(NONE));
         if outcome.is_ok() {
             self.carry_out(id);
         }

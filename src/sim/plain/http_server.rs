@@ -228,7 +228,7 @@ fn find_request<'a>(head: &Head, context: &ServerContext<'a>) -> Option<(Request
     Some((request, plan))
 }
 
-/// The gateway's own request that confirms its password; it require carry nothing of a client's.
+/// The gateway's own request that confirms its password; it must carry nothing of a client's.
 fn is_confirmation(head: &Head) -> bool {
     let is_root = head.word(1).strip_prefix("http://").is_some_and(|rest| rest.find('/') == Some(rest.len() - 1));
     let is_bare = ["x-tag", "authorization", "cookie", "via"].iter().all(|name| head.get(name).is_none());

@@ -70,7 +70,7 @@ pub struct AnswerPlan {
     pub framing: Framing,
     pub bytes: usize,
     pub piece: usize,
-    /// Pause after every so many bytes of it.
+    /// Bytes between two pauses; `None`: no pauses.
     pub pause_every: Option<usize>,
     pub trailer: bool,
     /// Interim answers before it.
