@@ -30,7 +30,7 @@ fn read_all(stream: &mut TcpStream) -> Vec<u8> {
 }
 
 #[test]
-fn a_clients_half_close_reaches_the_origin_and_the_whole_answer_still_comes() {
+fn a_client_can_half_close_and_still_receive_the_whole_response() {
     let (question, answer) = (pseudo_random(1, 3 << 20), pseudo_random(2, 5 << 20));
     let (sender, heard) = mpsc::channel();
     let reply = answer.clone();
@@ -49,7 +49,7 @@ fn a_clients_half_close_reaches_the_origin_and_the_whole_answer_still_comes() {
 }
 
 #[test]
-fn an_origins_half_close_reaches_the_client_who_may_still_send() {
+fn a_client_can_still_send_after_the_origin_half_closes() {
     let (greeting, late) = (pseudo_random(3, 2 << 20), pseudo_random(4, 2 << 20));
     let (sender, heard) = mpsc::channel();
     let said = greeting.clone();
@@ -78,7 +78,7 @@ fn bytes_in_the_same_segment_as_the_200_reach_the_client() {
 }
 
 #[test]
-fn a_client_that_reads_late_still_gets_every_byte() {
+fn a_client_that_reads_late_receives_every_byte() {
     let bytes = pseudo_random(5, 20 << 20);
     let sent = bytes.clone();
     let upstream = open_upstream(b"", move |mut stream| {

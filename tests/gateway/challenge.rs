@@ -45,7 +45,7 @@ fn assert_told_in_time(gateway: &Gateway, request: &str) {
 }
 
 #[test]
-fn an_upstream_that_never_answers_the_first_leg_is_told_after_the_time_of_a_challenge() {
+fn a_missing_challenge_is_reported_after_the_challenge_timeout() {
     let silent = stub(Personality::Silent);
     for further in [("first_leg", "negotiate"), ("first_leg", "plain")] {
         let gateway = in_process::gateway(&silent.address().to_string(), &[SHORT, further]);
@@ -60,7 +60,7 @@ fn an_upstream_that_never_answers_the_first_leg_is_told_after_the_time_of_a_chal
 }
 
 #[test]
-fn an_upstream_that_trickles_its_challenge_is_told_after_the_time_of_a_challenge() {
+fn a_trickled_challenge_is_reported_after_the_challenge_timeout() {
     let trickling = Listener::start(|mut stream| {
         let _ = read_head(&mut stream).and_then(|_| {
             stream.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\nX-Filler: ")?;
@@ -78,7 +78,7 @@ fn an_upstream_that_trickles_its_challenge_is_told_after_the_time_of_a_challenge
 }
 
 #[test]
-fn the_next_upstream_is_tried_after_the_time_of_a_challenge() {
+fn the_next_upstream_is_tried_after_the_challenge_timeout() {
     let (silent, second) = (stub(Personality::Silent), stub(Personality::Plain));
     let gateway = in_process::gateway(&format!("{},{}", silent.address(), second.address()), &[SHORT, ("warm", "0")]);
     let (answer, took) = timed(&gateway, requests()[0]);
@@ -88,7 +88,7 @@ fn the_next_upstream_is_tried_after_the_time_of_a_challenge() {
 }
 
 #[test]
-fn a_slow_origin_behind_a_real_squid_is_not_cut_by_the_time_of_a_challenge() {
+fn the_challenge_timeout_does_not_apply_to_a_slow_origin_behind_squid() {
     require_tools!("squid", "ntlm_auth");
     let origin = Listener::start(|mut stream| {
         let _ = read_head(&mut stream).and_then(|_| {
@@ -113,7 +113,7 @@ fn a_slow_origin_behind_a_real_squid_is_not_cut_by_the_time_of_a_challenge() {
 }
 
 #[test]
-fn an_upstream_known_to_ask_for_nothing_has_all_the_time_for_its_origin() {
+fn the_challenge_timeout_does_not_apply_to_a_known_open_upstream() {
     let open = Listener::start(|mut stream| {
         let _ = read_head(&mut stream).and_then(|head| {
             if head.starts_with("CONNECT slow.") {

@@ -22,7 +22,7 @@ fn demo(args: &[&str]) -> String {
 }
 
 #[test]
-fn the_demo_names_its_upstream_as_the_metrics_do() {
+fn the_demo_prints_the_upstream_name_that_the_metrics_use() {
     let shown = demo(&[]);
     let told =
         shown.split_once("verifies NTLM is on ").and_then(|(_, rest)| rest.split_once(';')).expect("an address").0;
@@ -31,7 +31,7 @@ fn the_demo_names_its_upstream_as_the_metrics_do() {
 }
 
 #[test]
-fn the_demo_listens_beyond_loopback_when_it_is_asked_to() {
+fn the_demo_listens_beyond_loopback_on_request() {
     let shown = demo(&["--listen", "0.0.0.0:0", "--admin", "0.0.0.0:0"]);
     assert!(shown.contains("The gateway is on 0.0.0.0:"), "{shown}");
     assert!(shown.contains("Hello from behind the proxy."), "{shown}");
@@ -52,7 +52,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn a_hash_written_by_output_can_be_read_by_its_owner_alone() {
+fn hash_output_creates_a_file_that_only_its_owner_can_read() {
     let scratch = Scratch::new("output");
     let file = scratch.join("nt-hash");
     // One that is open to others is replaced by one that is not.
@@ -67,7 +67,7 @@ fn a_hash_written_by_output_can_be_read_by_its_owner_alone() {
 }
 
 #[test]
-fn a_hash_is_not_written_over_what_is_no_file_or_into_a_directory_that_is_not_there() {
+fn hash_output_rejects_directories_devices_and_missing_parents() {
     let scratch = Scratch::new("output");
     for path in [scratch.path().to_owned(), scratch.join("none/nt-hash"), "/dev/null".into()] {
         let done = hash(&["--output", &path.display().to_string()], Stdio::piped());
@@ -78,7 +78,7 @@ fn a_hash_is_not_written_over_what_is_no_file_or_into_a_directory_that_is_not_th
 }
 
 #[test]
-fn a_hash_behind_a_redirection_that_others_can_read_is_told() {
+fn hash_warns_when_its_output_is_redirected_to_a_readable_file() {
     let scratch = Scratch::new("redirection");
     for (permissions, told) in [(0o644, true), (0o640, true), (0o600, false)] {
         let path = scratch.write("nt-hash", "");

@@ -97,31 +97,31 @@ fn passes_over(first: SocketAddr, within: Duration, top: &str) -> Gateway {
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 #[test]
-fn an_upstream_that_refuses_connections_is_passed_over() {
+fn an_upstream_that_refuses_connections_is_skipped() {
     let first = Refusing::new();
     is_passed_over(first.address, AT_ONCE, "");
 }
 
 #[test]
-fn an_upstream_that_swallows_connections_is_passed_over_in_less_than_a_second() {
+fn an_upstream_that_drops_connection_attempts_is_skipped_within_a_second() {
     let first = BlackHole::new();
     is_passed_over(first.address, AT_ONCE, "");
 }
 
 #[test]
-fn an_upstream_that_closes_every_connection_is_passed_over() {
+fn an_upstream_that_closes_every_connection_is_skipped() {
     let first = stub(Personality::ClosesOnAccept);
     is_passed_over(first.address(), AT_ONCE, "");
 }
 
 #[test]
-fn an_upstream_that_never_answers_is_passed_over_after_the_time_of_a_connection() {
+fn an_upstream_that_never_answers_is_skipped_after_the_connect_timeout() {
     let first = stub(Personality::Silent);
     is_passed_over(first.address(), Duration::from_millis(400) + AT_ONCE, "timeouts.connect = '400ms'");
 }
 
 #[test]
-fn an_upstream_that_speaks_no_http_is_passed_over() {
+fn an_upstream_that_does_not_speak_http_is_skipped() {
     let first = Listener::start(|mut stream| {
         let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.6\r\n\r\nand so on").and_then(|()| stream.read(&mut [0; 1024]));
     });
@@ -129,7 +129,7 @@ fn an_upstream_that_speaks_no_http_is_passed_over() {
 }
 
 #[test]
-fn an_upstream_that_stops_in_mid_handshake_is_passed_over() {
+fn an_upstream_that_breaks_off_the_handshake_is_skipped() {
     for personality in [Personality::ChallengeThenClose, Personality::LyingLengths] {
         let first = stub(personality);
         is_passed_over(first.address(), AT_ONCE, "");
@@ -137,7 +137,7 @@ fn an_upstream_that_stops_in_mid_handshake_is_passed_over() {
 }
 
 #[test]
-fn an_upstream_that_resets_instead_of_refusing_is_passed_over_and_tried_no_more() {
+fn an_upstream_that_resets_instead_of_rejecting_is_skipped_and_not_retried() {
     let first = stub(Personality::ResetsMidHandshake);
     let gateway = passes_over(first.address(), AT_ONCE, "");
     assert_eq!(first.counters().authenticates, 1, "it may be its way to refuse: {}", first.counters());
@@ -146,13 +146,13 @@ fn an_upstream_that_resets_instead_of_refusing_is_passed_over_and_tried_no_more(
 }
 
 #[test]
-fn an_upstream_that_asks_for_something_else_is_passed_over() {
+fn an_upstream_that_offers_no_usable_scheme_is_skipped() {
     let first = stub(Personality::BasicOnly);
     is_passed_over(first.address(), AT_ONCE, "");
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_passed_over() {
+fn an_upstream_name_that_does_not_resolve_is_skipped() {
     let second = stub(Personality::Plain);
     let gateway = in_process::gateway(&format!("no-such-proxy.invalid:3128,{}", second.address()), &[]);
     for _ in 0..5 {
@@ -163,7 +163,7 @@ fn a_name_that_does_not_resolve_is_passed_over() {
 }
 
 #[test]
-fn a_dead_address_of_an_upstream_is_passed_over_for_its_next_one_which_is_then_preferred() {
+fn an_upstreams_dead_address_is_skipped_and_the_working_one_is_preferred() {
     let (dead, hole, alive) = (Refusing::new(), BlackHole::new(), stub(Personality::Plain));
     for first in [dead.address, hole.address] {
         let upstreams = format!("[[upstreams]]\nname = 'only'\naddress = ['{first}', '{}']", alive.address());
@@ -183,7 +183,7 @@ fn a_dead_address_of_an_upstream_is_passed_over_for_its_next_one_which_is_then_p
 }
 
 #[test]
-fn an_upstream_that_is_back_is_used_again_in_its_order() {
+fn an_upstream_that_recovers_takes_its_place_in_the_order_again() {
     let (first, second) = (stub(Personality::Plain), stub(Personality::Plain));
     let address = first.address();
     let gateway = before("", &[address, second.address()]);
@@ -206,7 +206,7 @@ fn an_upstream_that_is_back_is_used_again_in_its_order() {
 }
 
 #[test]
-fn warm_connections_of_an_upstream_that_died_cost_no_client_anything() {
+fn clients_do_not_notice_when_pre_challenged_connections_die() {
     let (first, second) = (stub(Personality::Plain), stub(Personality::Plain));
     let gateway = before("warm = 4", &[first.address(), second.address()]);
     for _ in 0..6 {
@@ -223,7 +223,7 @@ fn warm_connections_of_an_upstream_that_died_cost_no_client_anything() {
 }
 
 #[test]
-fn with_all_down_clients_are_told_in_milliseconds_and_served_soon_after_one_is_back() {
+fn clients_fail_fast_while_all_upstreams_are_down_until_one_recovers() {
     let (first, second) = (stub(Personality::Plain), stub(Personality::Plain));
     let addresses = [first.address(), second.address()];
     let gateway = before("", &addresses);
@@ -260,7 +260,7 @@ fn with_all_down_clients_are_told_in_milliseconds_and_served_soon_after_one_is_b
 }
 
 #[test]
-fn checks_by_handshake_bring_back_what_shakes_hands_and_nothing_else() {
+fn a_handshake_check_restores_only_an_upstream_that_authenticates() {
     let first = stub(Personality::ClosesOnAccept);
     let gateway = before("warm = 0\ncheck = 'handshake'\ncheck_target = 'echo.test:7'", &[first.address()]);
     let ask = || connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer").status();
@@ -280,7 +280,7 @@ fn checks_by_handshake_bring_back_what_shakes_hands_and_nothing_else() {
 }
 
 #[test]
-fn checks_by_handshake_never_try_a_wrong_password_more_often_than_the_guard_allows() {
+fn handshake_checks_stay_within_the_guards_budget_for_wrong_passwords() {
     let first = stub(Personality::ClosesOnAccept);
     let (domain, user, _) = ACCOUNT;
     first.set_password(domain, user, "changed meanwhile");
@@ -305,7 +305,7 @@ fn checks_by_handshake_never_try_a_wrong_password_more_often_than_the_guard_allo
 }
 
 #[test]
-fn balance_gives_each_its_share_and_a_dead_ones_share_to_the_others() {
+fn balance_follows_the_weights_and_redistributes_a_dead_upstreams_share() {
     let (light, heavy, dead) = (stub(Personality::Plain), stub(Personality::Plain), Refusing::new());
     let entry = |name: &str, weight, address: SocketAddr| {
         format!("[[upstreams]]\nname = '{name}'\naddress = '{address}'\nweight = {weight}\n")
@@ -328,7 +328,7 @@ fn balance_gives_each_its_share_and_a_dead_ones_share_to_the_others() {
 }
 
 #[test]
-fn a_thousand_clients_get_their_tunnels_while_one_of_two_upstreams_dies() {
+fn a_thousand_clients_get_tunnels_while_one_of_two_upstreams_dies() {
     const CLIENTS: usize = 1000;
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).expect("descriptors");
@@ -359,7 +359,7 @@ fn a_thousand_clients_get_their_tunnels_while_one_of_two_upstreams_dies() {
 }
 
 #[test]
-fn curl_notices_nothing_when_one_of_two_squids_is_killed() {
+fn curl_does_not_notice_when_one_of_two_squids_is_killed() {
     require_tools!("squid", "ntlm_auth", "curl", "openssl", "python3");
     let (mut first, second) = (Squid::start(&SquidOptions::default()), Squid::start(&SquidOptions::default()));
     let origin = HttpOrigin::https();
@@ -449,7 +449,7 @@ fn dns_answer(question: &[u8], address: Option<Ipv4Addr>) -> Vec<u8> {
 }
 
 #[test]
-fn a_client_that_comes_before_any_name_is_known_is_served_when_one_is() {
+fn a_client_waits_until_the_first_upstream_name_resolves() {
     const SECOND: Duration = Duration::from_secs(1);
     static NAMES: &[(&str, Ipv4Addr, Duration)] = &[
         ("dead-proxy", Ipv4Addr::new(127, 0, 0, 1), SECOND),
@@ -478,7 +478,7 @@ fn a_client_that_comes_before_any_name_is_known_is_served_when_one_is() {
 }
 
 #[test]
-fn an_upstream_that_moves_to_another_address_is_followed_without_a_restart() {
+fn an_upstreams_new_address_is_used_without_a_restart() {
     if skip_without_mounts() {
         return;
     }
@@ -515,7 +515,7 @@ fn tunnel_of(gateway: &support::gateway::Gateway) -> Answered {
 }
 
 #[test]
-fn upstreams_come_and_go_by_reload_and_standing_tunnels_live_on() {
+fn a_reload_adds_and_removes_upstreams_and_keeps_open_tunnels() {
     let stubs = [(); 3].map(|()| stub(Personality::Plain));
     let scratch = Scratch::new("reload");
     let write = |named: &[(&str, usize)]| {

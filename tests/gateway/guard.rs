@@ -60,7 +60,7 @@ fn expect_served(gateway: &Gateway) {
 }
 
 #[test]
-fn answers_given_before_the_password_is_looked_at_do_not_open_the_guard() {
+fn answers_sent_before_the_password_is_checked_do_not_open_the_guard() {
     require_tools!("squid", "ntlm_auth");
     let squid = squid_with("request_header_max_size 8 KB".into());
     let gateway = with_password(&squid, WRONG);
@@ -84,7 +84,7 @@ fn answers_given_before_the_password_is_looked_at_do_not_open_the_guard() {
 }
 
 #[test]
-fn unreadable_answers_behind_an_accepted_logon_close_nothing() {
+fn unreadable_answers_after_an_accepted_logon_do_not_close_the_guard() {
     require_tools!("squid", "ntlm_auth");
     let cookies: String = (0..150).map(|number| format!("Set-Cookie: c{number}=v\r\n")).collect();
     let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(40);
@@ -106,7 +106,7 @@ fn unreadable_answers_behind_an_accepted_logon_close_nothing() {
 }
 
 #[test]
-fn clients_that_give_up_on_a_black_hole_close_nothing() {
+fn clients_that_give_up_on_a_black_hole_do_not_close_the_guard() {
     require_tools!("squid", "ntlm_auth");
     let squid = squid_with(String::new());
     let gateway = with_password(&squid, PASSWORD);
@@ -121,7 +121,7 @@ fn clients_that_give_up_on_a_black_hole_close_nothing() {
 }
 
 #[test]
-fn clients_that_give_up_before_the_verdict_do_not_multiply_a_wrong_password() {
+fn clients_that_give_up_before_the_verdict_do_not_multiply_attempts() {
     require_tools!("squid", "ntlm_auth");
     let squid = squid_with(String::new());
     let gateway = with_password(&squid, WRONG);
@@ -140,7 +140,7 @@ fn clients_that_give_up_before_the_verdict_do_not_multiply_a_wrong_password() {
 }
 
 #[test]
-fn answers_407_by_an_origin_or_by_policy_close_nothing() {
+fn a_407_from_an_origin_or_a_policy_does_not_close_the_guard() {
     require_tools!("squid", "ntlm_auth");
     let (first, second) = (echo_origin(), echo_origin());
     let ports = format!("{} {}", first.address().port(), second.address().port());
@@ -175,7 +175,7 @@ fn answers_407_by_an_origin_or_by_policy_close_nothing() {
 }
 
 #[test]
-fn clients_that_wait_for_the_guard_hold_no_helper_of_the_proxy() {
+fn clients_that_wait_for_the_guard_occupy_no_helper_of_the_proxy() {
     require_tools!("squid", "ntlm_auth", "curl", "python3");
     let squid = Squid::start(&SquidOptions { helpers: 5, ..SquidOptions::default() });
     let gateway = with_password(&squid, PASSWORD);
@@ -200,7 +200,7 @@ fn clients_that_wait_for_the_guard_hold_no_helper_of_the_proxy() {
 }
 
 #[test]
-fn nine_identities_of_one_account_have_one_budget() {
+fn nine_identities_of_one_account_share_one_budget() {
     require_tools!("squid", "ntlm_auth");
     let (squid, scratch) = (squid_with(String::new()), Scratch::new("one-account"));
     let entry = |number: usize| {
@@ -228,7 +228,7 @@ fn nine_identities_of_one_account_have_one_budget() {
 }
 
 #[test]
-fn a_secret_that_flaps_between_two_wrong_values_has_one_budget() {
+fn a_secret_that_alternates_between_wrong_values_has_one_budget() {
     require_tools!("squid", "ntlm_auth");
     let squid = squid_with(String::new());
     let gateway = with_password(&squid, WRONG);
@@ -257,7 +257,7 @@ fn stub(personality: Personality) -> StubServer {
 }
 
 #[test]
-fn an_upstream_that_refuses_beside_one_that_accepts_closes_nothing_and_is_left_alone() {
+fn a_rejecting_upstream_next_to_an_accepting_one_does_not_close_the_guard() {
     let (good, broken) = (stub(Personality::Plain), stub(Personality::Refuses));
     let entry = |name: &str, address| format!("[[upstreams]]\nname = '{name}'\naddress = '{address}'\n");
     let upstreams = entry("broken", broken.address()) + &entry("good", good.address());
@@ -275,7 +275,7 @@ fn an_upstream_that_refuses_beside_one_that_accepts_closes_nothing_and_is_left_a
 }
 
 #[test]
-fn a_proxy_that_resets_instead_of_refusing_gets_three_attempts_once_proven() {
+fn a_proxy_that_resets_instead_of_rejecting_costs_at_most_three_attempts() {
     let stub = stub(Personality::Plain);
     let gateway = in_process::gateway(&stub.address().to_string(), &[("warm", "2")]);
     let open =
@@ -296,7 +296,7 @@ fn a_proxy_that_resets_instead_of_refusing_gets_three_attempts_once_proven() {
 }
 
 #[test]
-fn a_stale_pre_challenged_connection_is_replaced_and_closes_nothing() {
+fn a_stale_pre_challenged_connection_is_replaced_with_the_guard_open() {
     let stub = stub(Personality::StaleChallenges);
     let gateway = in_process::gateway(&stub.address().to_string(), &[("warm", "4"), ("timeouts.warm", "20s")]);
     let open = || connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");

@@ -77,7 +77,7 @@ fn with_login(gateway: SocketAddr, credentials: &str) -> Answered {
 }
 
 #[test]
-fn clients_go_by_the_identity_of_their_login_their_listener_or_their_address() {
+fn login_listener_and_address_select_the_identity_in_that_order() {
     let (stub, scratch) = (stub(), Scratch::new("identities"));
     let gateway = in_process::gateway_of(&several(&scratch, stub.address()));
     let (common, batch) = (gateway.listening()[0], gateway.listening()[1]);
@@ -110,7 +110,7 @@ fn curl_as(gateway: SocketAddr, credentials: &str) -> Finished {
 }
 
 #[test]
-fn curl_logs_on_with_a_user_and_a_password_and_a_wrong_one_is_the_gateways_own_affair() {
+fn curl_can_log_on_and_a_wrong_login_never_reaches_the_upstream() {
     require_tools!("curl");
     let (stub, scratch) = (stub(), Scratch::new("identities"));
     let gateway = in_process::gateway_of(&several(&scratch, stub.address()));
@@ -131,7 +131,7 @@ fn curl_logs_on_with_a_user_and_a_password_and_a_wrong_one_is_the_gateways_own_a
 }
 
 #[test]
-fn who_has_no_identity_is_told_to_log_on_where_that_helps_and_refused_where_not() {
+fn a_client_without_identity_gets_407_if_logins_exist_and_403_otherwise() {
     let (stub, scratch) = (stub(), Scratch::new("identities"));
     let top = format!("upstream = '{}'\nwarm = 0\n", stub.address());
     let ci = identity(&scratch, "ci", "clients = '127.0.0.2'");
@@ -153,7 +153,7 @@ fn who_has_no_identity_is_told_to_log_on_where_that_helps_and_refused_where_not(
 }
 
 #[test]
-fn an_upstream_has_an_identity_of_its_own_for_clients_that_have_none() {
+fn an_upstreams_identity_serves_clients_without_their_own() {
     let (stub, scratch) = (stub(), Scratch::new("identities"));
     let text = format!(
         "user = 'CORP\\alice'\nwarm = 0\n{}{}\
@@ -181,7 +181,7 @@ fn an_upstream_has_an_identity_of_its_own_for_clients_that_have_none() {
 }
 
 #[test]
-fn one_identitys_wrong_password_closes_its_own_guard_and_no_other() {
+fn one_identitys_wrong_password_closes_only_its_own_guard() {
     let (stub, scratch) = (stub(), Scratch::new("identities"));
     stub.set_password("CORP", "ci", "changed meanwhile");
     let gateway = in_process::gateway_of(&several(&scratch, stub.address()));
@@ -216,7 +216,7 @@ fn readiness_ends_when_no_identity_is_accepted_any_more() {
 }
 
 #[test]
-fn a_reload_changes_one_identity_and_leaves_the_guards_of_the_others() {
+fn a_reload_that_changes_one_identity_keeps_the_guards_of_the_others() {
     let (stub, scratch) = (stub(), Scratch::new("identities"));
     stub.set_password("CORP", "ci", "the new one");
     stub.set_password("CORP", "partner", "unknown to all");
@@ -261,7 +261,7 @@ fn a_reload_changes_one_identity_and_leaves_the_guards_of_the_others() {
 }
 
 #[test]
-fn a_reload_gives_no_listener_to_another_identity() {
+fn a_reload_does_not_give_a_listener_to_another_identity() {
     let (stub, scratch) = (stub(), Scratch::new("identities"));
     let [ci_port, batch_port] = [(); 2].map(|()| support::scratch::free_port());
     let entry = |name, port: u16| identity(&scratch, name, &format!("listen = '127.0.0.1:{port}'"));
@@ -307,7 +307,7 @@ fn with_entries(common: SocketAddr, upstream: SocketAddr, entries: &[String]) ->
 }
 
 #[test]
-fn a_port_that_a_reload_takes_from_its_identity_refuses_its_clients() {
+fn a_port_that_a_reload_takes_from_its_identity_rejects_clients() {
     let (stub, scratch) = (stub(), Scratch::new("identities"));
     let [common, own, moved] = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], support::scratch::free_port())));
     let entry = |name, address: SocketAddr| identity(&scratch, name, &format!("listen = '{address}'"));
@@ -359,7 +359,7 @@ fn a_port_that_a_reload_takes_from_its_identity_refuses_its_clients() {
 }
 
 #[test]
-fn a_basic_login_that_cannot_be_decoded_never_gets_the_default_identity() {
+fn an_undecodable_basic_login_never_uses_the_default_identity() {
     let (stub, scratch) = (stub(), Scratch::new("identities"));
     let gateway = in_process::gateway_of(&several(&scratch, stub.address()));
     let address = in_process::address(&gateway);
@@ -384,7 +384,7 @@ fn a_basic_login_that_cannot_be_decoded_never_gets_the_default_identity() {
 }
 
 #[test]
-fn wrong_logins_are_slowed_down_by_address_after_five() {
+fn logins_from_an_address_are_throttled_after_five_wrong_ones() {
     let (stub, scratch) = (stub(), Scratch::new("identities"));
     let config = || in_process::config_of(&several(&scratch, stub.address()));
     let gateway = Gateway::start(&config(), || {}).expect("a gateway");
@@ -463,7 +463,7 @@ fn as_alice(upstream: SocketAddr, password: &str, allow_basic: bool, further: &s
 }
 
 #[test]
-fn basic_goes_only_where_it_is_allowed_and_nothing_better_is_offered() {
+fn basic_is_used_only_where_allowed_and_nothing_better_is_offered() {
     let (_, _, password) = ACCOUNT;
     let proxy = BasicProxy::start(&format!("CORP\\alice:{password}"), "Basic realm=\"proxy\"");
     let gateway = as_alice(proxy.listener.address(), password, false, "");
@@ -492,7 +492,7 @@ fn basic_goes_only_where_it_is_allowed_and_nothing_better_is_offered() {
 }
 
 #[test]
-fn a_wrong_password_is_guarded_with_basic_as_with_ntlm() {
+fn the_guard_limits_wrong_passwords_with_basic_as_with_ntlm() {
     let proxy = BasicProxy::start("CORP\\alice:another", "Basic realm=\"proxy\"");
     let gateway = as_alice(proxy.listener.address(), ACCOUNT.2, true, "");
     for _ in 0..20 {
@@ -504,7 +504,7 @@ fn a_wrong_password_is_guarded_with_basic_as_with_ntlm() {
 }
 
 #[test]
-fn an_upstream_that_takes_basic_passes_its_check_by_handshake() {
+fn a_basic_upstream_passes_the_handshake_check() {
     let proxy = Arc::new(BasicProxy::start(&format!("CORP\\alice:{}", ACCOUNT.2), "Basic realm=\"proxy\""));
     let broken = Arc::new(AtomicBool::new(false));
     // In front of it something that can be cut.
@@ -621,12 +621,12 @@ fn never_gets_basic_again(proxy: SocketAddr, target: &str, url: &str) {
 }
 
 #[test]
-fn an_upstream_that_spoke_ntlm_never_gets_the_password_as_basic() {
+fn an_upstream_that_spoke_ntlm_never_receives_the_password_as_basic() {
     never_gets_basic_again(stub().address(), TARGET, "http://hello.test/");
 }
 
 #[test]
-fn a_stripped_407_in_front_of_a_real_squid_gets_no_password() {
+fn a_stripped_407_in_front_of_a_real_squid_receives_no_password() {
     require_tools!("squid", "ntlm_auth");
     let squid = Squid::start(&SquidOptions::default());
     let origin = echo_origin();
@@ -635,7 +635,7 @@ fn a_stripped_407_in_front_of_a_real_squid_gets_no_password() {
 }
 
 #[test]
-fn a_real_squid_that_wants_basic_gets_it_and_a_wrong_password_once() {
+fn a_real_squid_accepts_basic_and_sees_a_wrong_password_once() {
     require_tools!("squid", "openssl", "curl", "python3");
     if !std::path::Path::new("/usr/lib/squid/basic_ncsa_auth").exists() {
         skip_for_want_of("Squid's basic_ncsa_auth");

@@ -29,7 +29,7 @@ fn a_corrected_password_is_used_after_sighup_without_a_restart() {
 }
 
 #[test]
-fn sigterm_lets_an_open_tunnel_go_on_and_the_end_is_clean() {
+fn sigterm_keeps_an_open_tunnel_until_it_closes_and_exits_cleanly() {
     require_tools!("squid", "ntlm_auth");
     let squid = Squid::start(&SquidOptions::default());
     let mut gateway = Gateway::start(&GatewayOptions::through(squid.address()));

@@ -47,7 +47,7 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream) {
 }
 
 #[test]
-fn a_loop_behind_a_translated_address_ends_at_its_first_turn_for_connect_and_for_get() {
+fn a_loop_through_a_translated_address_is_detected_on_its_first_pass() {
     let translated = Translated::start();
     let gateway = in_process::gateway(&translated.listener.address().to_string(), &[("warm", "0")]);
     let address = in_process::address(&gateway);
@@ -67,7 +67,7 @@ fn a_loop_behind_a_translated_address_ends_at_its_first_turn_for_connect_and_for
 }
 
 #[test]
-fn an_upstream_that_is_the_gateways_own_address_is_refused_by_check_and_by_run() {
+fn check_and_run_reject_an_upstream_that_is_the_gateway_itself() {
     let scratch = Scratch::new("own");
     let password = scratch.write("password", "secret\n").display().to_string();
     for (listen, upstream) in [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "localhost"), ("0.0.0.0", "127.0.0.3")] {
@@ -85,7 +85,7 @@ fn an_upstream_that_is_the_gateways_own_address_is_refused_by_check_and_by_run()
 }
 
 #[test]
-fn a_name_that_comes_to_mean_the_gateway_itself_is_left_out() {
+fn an_upstream_name_that_resolves_to_the_gateway_itself_is_not_used() {
     if skip_without_mounts() {
         return;
     }
@@ -119,7 +119,7 @@ fn in_a_row() -> (Squid, [Gateway; 2]) {
 }
 
 #[test]
-fn two_gateways_in_a_row_pass_plain_http_and_tunnels() {
+fn two_chained_gateways_forward_plain_http_and_tunnels() {
     require_tools!("squid", "ntlm_auth", "curl", "python3");
     let (_squid, [first, _second]) = in_a_row();
     let (origin, echo) = (HttpOrigin::http(), echo_origin());
@@ -148,7 +148,7 @@ fn name_of(gateway: SocketAddr, origin: &str) -> String {
 }
 
 #[test]
-fn the_name_in_via_is_one_for_each_process_unless_it_is_given() {
+fn the_via_name_is_unique_to_the_process_unless_configured() {
     let web = support::web::Web::proxy();
     let (upstream, origin) = (web.address().to_string(), web.address().to_string());
     let names = |further: &[(&str, &str)]| {

@@ -128,19 +128,19 @@ fn serves_all_others(squids: usize, resets: Resets, order: &str) {
 }
 
 #[test]
-fn a_destination_that_squid_resets_leaves_a_lone_squid_in_use() {
+fn a_destination_that_squid_resets_does_not_eject_a_single_squid() {
     require_tools!("squid", "ntlm_auth");
     serves_all_others(1, Resets::Squid, "failover");
 }
 
 #[test]
-fn a_destination_that_is_cut_off_behind_the_logon_leaves_a_lone_squid_in_use() {
+fn a_destination_cut_off_after_the_logon_does_not_eject_a_single_squid() {
     require_tools!("squid", "ntlm_auth");
     serves_all_others(1, Resets::BehindLogon, "failover");
 }
 
 #[test]
-fn a_destination_that_both_squids_reset_leaves_both_in_use() {
+fn a_destination_that_two_squids_reset_ejects_neither() {
     require_tools!("squid", "ntlm_auth");
     serves_all_others(2, Resets::Squid, "failover");
     serves_all_others(2, Resets::Squid, "balance");
@@ -150,7 +150,7 @@ fn a_destination_that_both_squids_reset_leaves_both_in_use() {
 }
 
 #[test]
-fn many_blocked_hosts_do_not_keep_a_good_request_from_a_lone_squid() {
+fn many_blocked_hosts_do_not_keep_a_good_request_from_a_single_squid() {
     require_tools!("squid", "ntlm_auth");
     let rig = Rig::new(1, Resets::Squid, &[]);
     assert_eq!(rig.good(), 200);
@@ -177,7 +177,7 @@ fn stub() -> StubServer {
 const BY_HANDSHAKE: [(&str, &str); 3] = [("warm", "0"), ("check", "handshake"), ("check_target", "echo.test:7")];
 
 #[test]
-fn while_a_lone_upstream_is_ejected_it_is_tried_at_a_bounded_rate_and_the_first_success_brings_it_back() {
+fn an_ejected_single_upstream_is_tried_at_a_bounded_rate_until_it_works() {
     let upstream = stub();
     let gateway = in_process::gateway(&upstream.address().to_string(), &BY_HANDSHAKE);
     let ask = |host: &str| connect_name(in_process::address(&gateway), host).expect("an answer");
@@ -213,7 +213,7 @@ fn while_a_lone_upstream_is_ejected_it_is_tried_at_a_bounded_rate_and_the_first_
 }
 
 #[test]
-fn an_upstream_that_breaks_behind_its_challenge_costs_no_client_anything_while_another_is_trusted() {
+fn clients_do_not_notice_an_upstream_that_breaks_after_its_challenge() {
     let (broken, whole) = (stub(), stub());
     let upstreams = [&broken, &whole].map(|stub| SocketAddr::to_string(&stub.address())).join(",");
     let gateway = in_process::gateway(&upstreams, &BY_HANDSHAKE);
@@ -228,7 +228,7 @@ fn an_upstream_that_breaks_behind_its_challenge_costs_no_client_anything_while_a
 }
 
 #[test]
-fn a_lone_upstream_that_fails_before_its_challenge_is_ejected_by_a_probe_whatever_is_asked_for() {
+fn a_check_ejects_a_single_upstream_that_fails_before_its_challenge() {
     for personality in [Personality::ClosesOnAccept, Personality::LyingLengths, Personality::BasicOnly] {
         let upstream = stub();
         let gateway = in_process::gateway(&upstream.address().to_string(), &BY_HANDSHAKE);

@@ -108,7 +108,7 @@ const EXPECTED: &[(Personality, i32, &str, &[&str])] = &[
 ];
 
 #[test]
-fn each_personality_gets_its_verdict_with_one_proof_at_most() {
+fn the_verdict_on_each_personality_takes_one_authentication_at_most() {
     let mut failures = Vec::new();
     for (personality, code, verdict, behaviours) in EXPECTED {
         let impatient = matches!(personality, Personality::Silent | Personality::HangsOnCredentials);
@@ -135,14 +135,14 @@ fn each_personality_gets_its_verdict_with_one_proof_at_most() {
 }
 
 #[test]
-fn a_wrong_password_is_refused_once_and_exits_with_3() {
+fn a_wrong_password_is_rejected_once_and_exits_with_3() {
     let seen = seen(Personality::Plain, "Wr0ng-Horse", &[]);
     assert_eq!((seen.code, seen.verdict()), (Some(3), "credentials_refused"), "{}", seen.report);
     assert_eq!((seen.counts.authenticates, seen.counts.refused), (1, 1));
 }
 
 #[test]
-fn a_proxy_that_asks_first_gets_the_line_to_use() {
+fn probe_prints_the_setting_for_a_proxy_that_asks_first() {
     let asks = seen(Personality::AsksFirst, PASSWORD, &[]);
     let settings = &asks.report["verdict"]["settings"];
     assert_eq!(settings["first_leg"], "plain", "{settings}");
@@ -152,7 +152,7 @@ fn a_proxy_that_asks_first_gets_the_line_to_use() {
 }
 
 #[test]
-fn a_proxy_that_hangs_up_on_an_unasked_message_works_with_a_plain_first_leg() {
+fn a_proxy_that_drops_unsolicited_messages_works_with_a_plain_first_leg() {
     let stub = stub(Personality::Plain);
     let behind = stub.address();
     // Closes a connection whose first request has credentials, and passes all others on.
@@ -177,7 +177,7 @@ fn a_proxy_that_hangs_up_on_an_unasked_message_works_with_a_plain_first_leg() {
 }
 
 #[test]
-fn a_transparent_proxy_is_named_with_its_cookie() {
+fn a_transparent_proxy_is_identified_by_its_cookie() {
     let seen = seen(Personality::Transparent401, PASSWORD, &[]);
     let told = seen.report["behaviours"].to_string();
     assert!(told.contains("BCSI-CS-5a3c1e02f9d4b786"), "{told}");
@@ -186,7 +186,7 @@ fn a_transparent_proxy_is_named_with_its_cookie() {
 }
 
 #[test]
-fn what_cannot_be_reached_exits_with_4_and_what_is_misconfigured_with_1_or_2() {
+fn an_unreachable_proxy_exits_with_4_and_a_wrong_setting_with_1_or_2() {
     let nobody = SocketAddr::from(([127, 0, 0, 1], free_port())).to_string();
     let refused = probe(&nobody, PASSWORD, &[]);
     assert_eq!(refused.code, Some(4), "{}{}", refused.text(), refused.stderr);
@@ -196,7 +196,7 @@ fn what_cannot_be_reached_exits_with_4_and_what_is_misconfigured_with_1_or_2() {
 }
 
 #[test]
-fn a_name_that_does_not_resolve_has_its_line_with_its_time_and_stays_as_typed() {
+fn an_unresolved_name_is_reported_as_typed_and_with_the_time_taken() {
     let args = ["--connect-timeout", "3s"];
     let unknown = probe("proxy.invalid:3128", PASSWORD, &args);
     let text = unknown.text();
@@ -211,7 +211,7 @@ fn a_name_that_does_not_resolve_has_its_line_with_its_time_and_stays_as_typed() 
 }
 
 #[test]
-fn a_failure_tells_the_time_that_it_took() {
+fn a_failure_is_reported_with_the_time_taken() {
     let silent = seen(Personality::Silent, PASSWORD, &["--handshake-timeout", "400ms"]);
     let took = |value: &Value| value.as_f64().expect("milliseconds");
     let waited = events(&silent.report, "unanswered").into_iter().map(|event| took(&event["after_ms"]));
@@ -228,7 +228,7 @@ fn events<'r>(report: &'r Value, kind: &str) -> Vec<&'r Value> {
 }
 
 #[test]
-fn a_web_server_is_no_proxy() {
+fn a_web_server_is_recognised_as_not_a_proxy() {
     for (answer, advice) in [
         ("HTTP/1.1 405 Not Allowed\r\nServer: nginx\r\nContent-Length: 0\r\n\r\n", "check-port"),
         ("HTTP/1.0 501 Unsupported method ('CONNECT')\r\nServer: SimpleHTTP/0.6\r\n\r\n", "check-port"),
@@ -251,7 +251,7 @@ fn a_web_server_is_no_proxy() {
 }
 
 #[test]
-fn a_proxy_with_nothing_but_basic_gets_the_lines_that_allow_it() {
+fn probe_prints_the_settings_for_a_basic_only_proxy() {
     let seen_first = seen(Personality::BasicOnly, PASSWORD, &[]);
     let verdict = &seen_first.report["verdict"];
     assert_eq!((&verdict["id"], &verdict["cause"]), (&"not_ntlm".into(), &"scheme_not_offered".into()), "{verdict}");
@@ -271,7 +271,7 @@ fn a_proxy_with_nothing_but_basic_gets_the_lines_that_allow_it() {
 }
 
 #[test]
-fn the_lines_to_use_name_the_file_of_the_secret() {
+fn the_suggested_settings_name_the_file_of_the_secret() {
     let (stub, scratch) = (stub(Personality::Plain), Scratch::new("probe"));
     let upstream = stub.address().to_string();
     let hash = scratch.write("hash", NtHash::from_password(PASSWORD).to_hex().as_bytes());
@@ -350,7 +350,7 @@ fn the_manual_documents_every_key_of_the_json() {
 }
 
 #[test]
-fn the_report_of_a_good_proxy_and_of_a_refusal_read_as_before() {
+fn the_reports_on_success_and_on_rejection_match_their_snapshots() {
     for (name, personality) in [("plain", Personality::Plain), ("refused", Personality::Refuses)] {
         let stub = stub(personality);
         let upstream = stub.address();
@@ -366,7 +366,7 @@ fn the_report_of_a_good_proxy_and_of_a_refusal_read_as_before() {
 }
 
 #[test]
-fn the_upstream_to_probe_is_chosen_by_its_name_and_probed_as_its_own_identity() {
+fn probe_selects_an_upstream_by_name_and_uses_its_identity() {
     let account = |user, password| StubServer::start(StubOptions::default().account("CORP", user, password));
     let (own, partner) = (account("alice", PASSWORD).expect("a stub"), account("partner", "P4rtner").expect("a stub"));
     let scratch = Scratch::new("probe");
@@ -432,7 +432,7 @@ fn masked(text: &str, port: &str) -> String {
 }
 
 #[test]
-fn a_real_squid_is_named_and_takes_the_account() {
+fn a_real_squid_is_identified_and_accepts_the_account() {
     require_tools!("squid", "ntlm_auth");
     let squid = Squid::start(&SquidOptions::default());
     let origin = echo_origin();

@@ -28,7 +28,7 @@ fn stub() -> StubServer {
 }
 
 #[test]
-fn the_demo_shows_every_leg_and_ends_by_itself() {
+fn the_demo_shows_every_leg_and_exits() {
     let began = Instant::now();
     let shown = gateway_says(&["demo", "--once"]).expect_success("demo --once").text();
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
@@ -62,7 +62,7 @@ fn refused_start(listen: &str, admin: &str) -> Finished {
 }
 
 #[test]
-fn a_busy_port_is_one_clear_error() {
+fn a_port_in_use_is_reported_as_one_clear_error() {
     let held = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = held.local_addr().expect("an address").to_string();
     for (listen, admin, flag) in [(address.as_str(), "127.0.0.1:0", "--listen"), ("127.0.0.1:0", &address, "--admin")] {
@@ -79,7 +79,7 @@ fn a_busy_port_is_one_clear_error() {
 }
 
 #[test]
-fn listening_beyond_loopback_without_a_word_on_who_may_come_is_refused() {
+fn listening_beyond_loopback_requires_allow_clients() {
     let said = refused_start("0.0.0.0:0", "127.0.0.1:0");
     assert!(said.stderr.contains("allow_clients"), "{}", said.stderr);
 }
@@ -110,7 +110,7 @@ fn the_first_line_of_the_log_has_the_version() {
 }
 
 #[test]
-fn a_request_that_is_not_served_is_logged_with_its_method_and_target() {
+fn a_rejected_request_is_logged_with_its_method_and_target() {
     let (stub, scratch) = (stub(), Scratch::new("refused"));
     let secret = scratch.write("joe", "let me in").display().to_string();
     let file = scratch.write(
@@ -144,7 +144,7 @@ fn a_request_that_is_not_served_is_logged_with_its_method_and_target() {
 }
 
 #[test]
-fn a_reason_names_the_address_of_an_upstream_once() {
+fn a_failure_reason_names_the_upstreams_address_once() {
     let nobody = std::net::SocketAddr::from(([127, 0, 0, 1], support::scratch::free_port()));
     let gateway = Gateway::start(&GatewayOptions::through(nobody));
     let ask = || connect_name(gateway.address(), "echo.test:7").expect("an answer").head;
@@ -159,7 +159,7 @@ fn a_reason_names_the_address_of_an_upstream_once() {
 }
 
 #[test]
-fn every_tunnel_has_its_line_in_the_access_log_and_every_fault_its_name() {
+fn the_access_log_has_a_line_for_each_tunnel_and_a_name_for_each_fault() {
     let (good, bad) = access_log("text", "end=finished", "end=request_malformed");
     for part in ["client=127.0.0.1:", "target=echo.test:7", "status=200", "legs=2", "bytes_up=5", "bytes_down=5"] {
         assert!(good.contains(part), "{part} in {good}");
@@ -168,7 +168,7 @@ fn every_tunnel_has_its_line_in_the_access_log_and_every_fault_its_name() {
 }
 
 #[test]
-fn the_access_log_is_json_where_that_is_asked_for() {
+fn the_access_log_is_json_on_request() {
     let (good, bad) = access_log("json", r#""end":"finished""#, r#""end":"request_malformed""#);
     let good: serde_json::Value = serde_json::from_str(&good).expect("JSON");
     assert_eq!((&good["target"], &good["bytes_up"], &good["legs"]), (&"echo.test:7".into(), &5.into(), &2.into()));
@@ -177,7 +177,7 @@ fn the_access_log_is_json_where_that_is_asked_for() {
 }
 
 #[test]
-fn check_shows_the_tables_with_their_places_or_everything_that_is_wrong_with_them() {
+fn check_lists_settings_with_their_positions_or_every_error() {
     let scratch = Scratch::new("check");
     let password = scratch.write("password", "S3cret-of-ci").display().to_string();
     let check = |text: &str| {
@@ -225,7 +225,7 @@ fn cpu_ms(gateway: &Gateway) -> u64 {
 }
 
 #[test]
-fn out_of_descriptors_it_pauses_and_goes_on_when_there_are_some_again() {
+fn accepting_pauses_without_descriptors_and_resumes_when_some_are_free() {
     let stub = stub();
     let mut options = GatewayOptions::through(stub.address());
     options.setup = Some("ulimit -n 64".into());
@@ -248,7 +248,7 @@ fn out_of_descriptors_it_pauses_and_goes_on_when_there_are_some_again() {
 }
 
 #[test]
-fn a_name_with_several_addresses_is_tried_round_until_one_answers() {
+fn the_addresses_of_a_name_are_tried_in_turn_until_one_answers() {
     if skip_without_mounts() {
         return;
     }
@@ -275,7 +275,7 @@ fn a_name_with_several_addresses_is_tried_round_until_one_answers() {
 }
 
 #[test]
-fn health_is_about_the_loops_and_readiness_about_the_upstream() {
+fn health_depends_on_the_event_loops_and_readiness_on_the_upstream() {
     let stub = stub();
     let mut gateway = Gateway::start(&GatewayOptions::through(stub.address()));
     assert_eq!(gateway.admin("/healthz"), (200, "ok\n".into()));
@@ -289,7 +289,7 @@ fn health_is_about_the_loops_and_readiness_about_the_upstream() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once_and_cuts_what_is_left() {
+fn a_second_sigterm_ends_the_drain_and_cuts_open_tunnels() {
     let stub = stub();
     let mut gateway = Gateway::start(&GatewayOptions::through(stub.address()));
     let mut tunnel = connect_name(gateway.address(), "echo.test:7").expect("a tunnel");
@@ -345,7 +345,7 @@ fn check_prints_warnings_and_strict_makes_them_errors() {
 }
 
 #[test]
-fn run_logs_warnings_at_the_start_and_new_ones_at_a_reload() {
+fn run_logs_warnings_at_the_start_and_only_new_ones_at_a_reload() {
     let stub = stub();
     let (scratch, file) = written("warnings", "");
     let mut options = GatewayOptions::through(stub.address());
@@ -370,7 +370,7 @@ fn run_logs_warnings_at_the_start_and_new_ones_at_a_reload() {
 }
 
 #[test]
-fn a_variable_that_is_no_setting_stops_check_and_run_with_the_nearest_name() {
+fn an_unknown_variable_is_an_error_that_suggests_the_nearest_name() {
     let (_scratch, file) = written("variables", "shards = 0\n");
     for command in ["check", "run", "probe"] {
         let said = run(GATEWAY, BOUND, |process| {
@@ -394,7 +394,7 @@ fn a_variable_that_is_no_setting_stops_check_and_run_with_the_nearest_name() {
 }
 
 #[test]
-fn the_configuration_file_is_taken_without_its_flag() {
+fn the_configuration_file_is_accepted_as_a_positional_argument() {
     let (_scratch, file) = written("argument", "shards = 0\n");
     for command in ["check", "run", "probe"] {
         let said = gateway_says(&[command, &file]);
@@ -414,7 +414,7 @@ fn the_configuration_file_is_taken_without_its_flag() {
 }
 
 #[test]
-fn a_password_in_an_upstreams_url_is_shown_by_no_subcommand() {
+fn no_subcommand_prints_a_password_from_an_upstreams_url() {
     let (_scratch, file) = written("url", "");
     let url = r"http://CORP\svc:S3cret,w0rd@127.0.0.1:9";
     for command in ["check", "run", "probe"] {

@@ -87,7 +87,7 @@ fn wget_fetches_over_https() {
 }
 
 #[test]
-fn python_requests_fetches_over_https_again_and_again() {
+fn python_requests_fetches_over_https_repeatedly() {
     require_tools!("squid", "ntlm_auth", "curl", "openssl", "python3");
     let Some(python) = python_with("requests") else {
         skip_for_want_of("Python's requests");
@@ -136,7 +136,7 @@ fn curl_fetches_plain_http_through_a_tunnel() {
 }
 
 #[test]
-fn a_clients_own_credentials_go_neither_to_squid_nor_to_the_origin() {
+fn a_clients_own_credentials_reach_neither_squid_nor_the_origin() {
     require_tools!("squid", "ntlm_auth", "curl", "python3");
     let site = Site::new(HttpOrigin::http());
     let got = site.run(path_of("curl"), |command| {

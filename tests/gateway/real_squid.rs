@@ -67,7 +67,7 @@ fn a_20_mib_upload_over_https_arrives_whole() {
 }
 
 #[test]
-fn two_hundred_tunnels_at_once_carry_each_its_own_bytes() {
+fn two_hundred_concurrent_tunnels_each_carry_their_own_bytes() {
     require_tools!("squid", "ntlm_auth");
     const TUNNELS: u16 = 200;
     let (squid, gateway) = squid_and_gateway();
@@ -99,7 +99,7 @@ fn two_hundred_tunnels_at_once_carry_each_its_own_bytes() {
 }
 
 #[test]
-fn two_hundred_https_transfers_at_once_by_one_curl_arrive_whole() {
+fn two_hundred_concurrent_https_transfers_of_one_curl_arrive_whole() {
     require_tools!("squid", "ntlm_auth", "curl", "openssl", "python3");
     let (_squid, gateway) = squid_and_gateway();
     let origin = HttpOrigin::https();
@@ -119,7 +119,7 @@ fn two_hundred_https_transfers_at_once_by_one_curl_arrive_whole() {
 }
 
 #[test]
-fn a_wrong_password_is_tried_once_however_many_clients_press() {
+fn two_hundred_concurrent_clients_cause_one_wrong_password_attempt() {
     require_tools!("squid", "ntlm_auth");
     const CLIENTS: usize = 200;
     const WRONG: &str = "N0t-the-secret";
@@ -156,7 +156,7 @@ fn a_wrong_password_is_tried_once_however_many_clients_press() {
 }
 
 #[test]
-fn a_destination_that_policy_forbids_leaves_the_others_and_the_account_alone() {
+fn a_forbidden_destination_does_not_affect_others_or_the_account() {
     require_tools!("squid", "ntlm_auth");
     let (allowed, forbidden) = (echo_origin(), echo_origin());
     // A deny rule that ends in an authentication ACL makes Squid answer 407 to a user it knows.
@@ -179,7 +179,7 @@ fn a_destination_that_policy_forbids_leaves_the_others_and_the_account_alone() {
 }
 
 #[test]
-fn an_origin_that_squid_cannot_reach_is_an_honest_error_and_no_refusal() {
+fn an_origin_that_squid_cannot_reach_is_an_error_and_not_a_rejection() {
     require_tools!("squid", "ntlm_auth");
     let (_squid, gateway) = squid_and_gateway();
     let nobody = ([127, 0, 0, 1], free_port()).into();
@@ -192,7 +192,7 @@ fn an_origin_that_squid_cannot_reach_is_an_honest_error_and_no_refusal() {
 }
 
 #[test]
-fn promtool_finds_nothing_to_say_about_the_metrics() {
+fn promtool_reports_nothing_about_the_metrics() {
     require_tools!("squid", "ntlm_auth", "promtool");
     let (_squid, gateway) = squid_and_gateway();
     let origin = echo_origin();
@@ -214,7 +214,7 @@ fn promtool_finds_nothing_to_say_about_the_metrics() {
 }
 
 #[test]
-fn bytes_behind_the_connect_head_reach_the_origin_before_any_later_ones() {
+fn bytes_after_the_connect_head_reach_the_origin_before_later_ones() {
     require_tools!("squid", "ntlm_auth");
     let (_squid, gateway) = squid_and_gateway();
     let origin = echo_origin();
@@ -235,7 +235,7 @@ fn bytes_behind_the_connect_head_reach_the_origin_before_any_later_ones() {
 }
 
 #[test]
-fn an_origin_that_closes_loses_none_of_its_last_bytes() {
+fn no_byte_is_lost_when_the_origin_closes_after_sending() {
     require_tools!("squid", "ntlm_auth");
     let (_squid, gateway) = squid_and_gateway();
     let bytes = pseudo_random(11, 5 << 20);
@@ -254,7 +254,7 @@ fn an_origin_that_closes_loses_none_of_its_last_bytes() {
 }
 
 #[test]
-fn the_right_password_is_told_nowhere() {
+fn the_correct_password_appears_in_no_log_or_metric() {
     require_tools!("squid", "ntlm_auth");
     let squid = Squid::start(&SquidOptions::default());
     let mut options = GatewayOptions::through(squid.address());

@@ -24,7 +24,7 @@ fn connect_status(squid: &Squid, user: &str, password: &str, origin: &HttpOrigin
 }
 
 #[test]
-fn squid_lets_the_right_password_through_and_refuses_a_wrong_one() {
+fn squid_accepts_the_right_password_and_rejects_a_wrong_one() {
     require_tools!("squid", "ntlm_auth", "curl", "openssl", "python3");
     let squid = Squid::start(&SquidOptions::default());
     let origin = HttpOrigin::https();
@@ -42,7 +42,7 @@ fn squid_lets_the_right_password_through_and_refuses_a_wrong_one() {
 }
 
 #[test]
-fn squid_comes_back_on_the_same_port_after_a_restart() {
+fn squid_listens_on_the_same_port_after_a_restart() {
     require_tools!("squid", "ntlm_auth", "curl", "openssl", "python3");
     let mut squid = Squid::start(&SquidOptions::default());
     let origin = HttpOrigin::https();
@@ -54,7 +54,7 @@ fn squid_comes_back_on_the_same_port_after_a_restart() {
 }
 
 #[test]
-fn the_https_origin_sends_what_the_seed_says_and_says_what_it_got() {
+fn the_https_origin_sends_seeded_bytes_and_reports_what_it_received() {
     require_tools!("curl", "openssl", "python3");
     let origin = HttpOrigin::https();
     let certificate = origin.certificate();

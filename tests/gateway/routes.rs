@@ -96,7 +96,7 @@ impl Rig {
 const DENIED: Went = Went::Nowhere(403, "http_request_denied");
 
 #[test]
-fn the_first_route_that_fits_decides_by_host_network_and_port() {
+fn the_first_route_that_matches_host_network_and_port_decides() {
     let rig = Rig::new(
         "",
         "[[routes]]\nhost = 'echo.exact.example'\nto = 'partners'\n\
@@ -130,7 +130,7 @@ fn the_first_route_that_fits_decides_by_host_network_and_port() {
 }
 
 #[test]
-fn no_proxy_leads_straight_to_the_origin() {
+fn no_proxy_connects_directly_to_the_origin() {
     let own_port = echo_origin();
     let top = format!(
         "no_proxy = ['127.0.0.0/9', 'localhost', '.svc', '*.cluster.local', 'echo.test:{}', '[::1]', '10.1.2.3:99']",
@@ -157,7 +157,7 @@ fn no_proxy_leads_straight_to_the_origin() {
 }
 
 #[test]
-fn what_goes_straight_needs_no_upstream_and_no_account() {
+fn direct_requests_need_no_upstream_and_no_account() {
     let (dead, origin) = (Refusing::new(), echo_origin());
     let gateway = in_process::gateway(&dead.address.to_string(), &[("no_proxy", "127.0.0.1,localhost")]);
     let address = in_process::address(&gateway);
@@ -175,7 +175,7 @@ fn what_goes_straight_needs_no_upstream_and_no_account() {
 }
 
 #[test]
-fn an_origin_that_takes_no_connection_is_given_up_in_time() {
+fn a_direct_origin_that_does_not_accept_is_given_up_in_time() {
     let hole = BlackHole::new();
     for (setting, value) in [("timeouts.connect", "400ms"), ("timeouts.handshake", "400ms")] {
         let gateway = in_process::gateway("127.0.0.1:9", &[("no_proxy", "127.0.0.1"), (setting, value)]);
@@ -201,7 +201,7 @@ fn link_local_addresses_are_denied_unless_a_route_names_their_network() {
 }
 
 #[test]
-fn a_name_leads_to_no_link_local_address_either_unless_a_route_names_its_network() {
+fn names_of_link_local_addresses_are_denied_unless_a_route_names_the_network() {
     if skip_without_mounts() {
         return;
     }
@@ -225,7 +225,7 @@ fn a_name_leads_to_no_link_local_address_either_unless_a_route_names_its_network
 }
 
 #[test]
-fn an_exempt_destination_is_asked_for_without_credentials_and_every_other_with_them() {
+fn only_exempt_destinations_are_requested_without_credentials() {
     let upstream = stub(Personality::ExemptHangs);
     let address = upstream.address().to_string();
     let hurried = ("timeouts.handshake", "1s");
@@ -250,7 +250,7 @@ fn an_exempt_destination_is_asked_for_without_credentials_and_every_other_with_t
 }
 
 #[test]
-fn a_destination_that_is_not_exempt_after_all_gets_its_handshake() {
+fn a_handshake_follows_when_the_upstream_challenges_an_exempt_destination() {
     for personality in [Personality::Plain, Personality::IsaFirst407Closes, Personality::NegotiateOnly] {
         let upstream = stub(personality);
         let gateway = in_process::gateway(&upstream.address().to_string(), &[("without_credentials", "echo.test")]);
@@ -276,7 +276,7 @@ fn an_exempt_destination_stays_exempt_at_the_next_upstream() {
 }
 
 #[test]
-fn an_exempt_destination_that_does_not_answer_is_no_fault_of_the_upstream() {
+fn an_exempt_destination_that_does_not_answer_is_not_the_upstreams_fault() {
     // It answers nothing to anybody, as a proxy does while it waits for an origin.
     let (silent, second) = (stub(Personality::Silent), stub(Personality::Plain));
     let upstreams = format!("{},{}", silent.address(), second.address());
@@ -292,7 +292,7 @@ fn an_exempt_destination_that_does_not_answer_is_no_fault_of_the_upstream() {
 }
 
 #[test]
-fn an_upstream_that_asks_for_no_proof_recovers_from_its_faults_like_any_other() {
+fn an_open_upstream_recovers_from_its_faults_like_any_other() {
     let upstream = stub(Personality::Open);
     let gateway = in_process::gateway(&upstream.address().to_string(), &[]);
     for _ in 0..5 {
@@ -309,7 +309,7 @@ fn an_upstream_that_asks_for_no_proof_recovers_from_its_faults_like_any_other() 
 }
 
 #[test]
-fn routes_change_by_reload_and_standing_tunnels_live_on() {
+fn a_reload_changes_routes_and_keeps_open_tunnels() {
     let (stub, origin, scratch) = (stub(Personality::Plain), echo_origin(), Scratch::new("routes"));
     let file = scratch.write("gateway.toml", "no_proxy = '127.0.0.1'\n");
     let mut options = GatewayOptions::through(stub.address());

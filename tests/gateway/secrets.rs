@@ -210,12 +210,12 @@ fn expect_no_secret(said: &Said) {
 }
 
 #[test]
-fn no_secret_comes_out_with_a_password_and_ntlmv2() {
+fn no_secret_is_exposed_with_a_password_and_ntlmv2() {
     expect_no_secret(&life(&[]));
 }
 
 #[test]
-fn no_secret_comes_out_with_an_nt_hash_and_the_old_method() {
+fn no_secret_is_exposed_with_an_nt_hash_and_ntlmv1() {
     expect_no_secret(&life(&["--nt-hash-file", "--method", "ntlmv1-ess"]));
 }
 
@@ -301,7 +301,7 @@ fn kept_forms(password: &str) -> [(&'static str, Vec<u8>); 3] {
 }
 
 #[test]
-fn an_old_secret_is_gone_from_memory_once_the_new_one_is_in_force() {
+fn an_old_secret_is_erased_from_memory_once_the_new_one_is_used() {
     require_tools!("curl");
     if skip_without_root() {
         return;
@@ -374,7 +374,7 @@ fn an_old_secret_is_gone_from_memory_once_the_new_one_is_in_force() {
 }
 
 #[test]
-fn a_request_that_a_reload_overtakes_goes_on_with_the_new_secret() {
+fn a_request_in_progress_during_a_reload_uses_the_new_secret() {
     let stub = StubServer::start(StubOptions::default().account("CORP", "alice", PASSWORD)).expect("a stub");
     // Takes the first connection with its NEGOTIATE_MESSAGE, and closes it without an answer once it is told to.
     let (close, told) = std::sync::mpsc::channel::<()>();

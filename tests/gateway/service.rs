@@ -69,7 +69,7 @@ impl Manager {
 }
 
 #[test]
-fn a_service_manager_hears_of_start_reload_drain_and_life() {
+fn a_service_manager_is_notified_of_start_reload_drain_and_liveness() {
     let (stub, manager) = (stub(), Manager::new());
     let mut options = GatewayOptions::through(stub.address());
     options.env = vec![("NOTIFY_SOCKET".into(), manager.path()), ("WATCHDOG_USEC".into(), "200000".into())];
@@ -102,7 +102,7 @@ fn a_service_manager_hears_of_start_reload_drain_and_life() {
 }
 
 #[test]
-fn a_service_manager_that_is_gone_holds_nothing_up() {
+fn a_missing_service_manager_does_not_block_the_gateway() {
     let stub = stub();
     let mut options = GatewayOptions::through(stub.address());
     options.env = vec![("NOTIFY_SOCKET".into(), "/nowhere/notify".into())];
@@ -157,7 +157,7 @@ fn sigusr1_writes_a_line_for_each_open_tunnel() {
 }
 
 #[test]
-fn the_tunnels_are_on_the_administration_address_where_that_is_asked_for() {
+fn the_admin_address_lists_tunnels_only_if_enabled() {
     require_tools!("curl");
     let stub = stub();
     let gateway = start(&stub, &[]);
@@ -181,7 +181,7 @@ fn the_tunnels_are_on_the_administration_address_where_that_is_asked_for() {
 }
 
 #[test]
-fn metrics_come_compressed_to_whom_asks_and_are_the_same() {
+fn metrics_are_compressed_on_request_with_the_same_content() {
     require_tools!("curl");
     let stub = stub();
     let gateway = start(&stub, &[]);
@@ -197,7 +197,7 @@ fn metrics_come_compressed_to_whom_asks_and_are_the_same() {
 }
 
 #[test]
-fn sigterm_fails_readiness_first_then_closes_the_door_then_cuts_what_is_left() {
+fn sigterm_ends_readiness_then_closes_listeners_then_cuts_tunnels() {
     let stub = stub();
     let args = ["--shards", "2", "--shutdown-delay", "1500ms", "--drain-timeout", "3s"];
     let mut gateway = start(&stub, &args);
@@ -226,7 +226,7 @@ fn sigterm_fails_readiness_first_then_closes_the_door_then_cuts_what_is_left() {
 }
 
 #[test]
-fn each_end_has_its_exit_code() {
+fn each_way_to_end_has_its_exit_code() {
     let stub = stub();
     for signal in [Signal::TERM, Signal::INT] {
         let mut gateway = start(&stub, &[]);

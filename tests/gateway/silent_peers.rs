@@ -47,7 +47,7 @@ fn stub() -> StubServer {
 }
 
 #[test]
-fn connections_to_clients_upstreams_and_origins_are_probed_as_configured() {
+fn tcp_keep_alive_of_all_connections_follows_the_configuration() {
     let (stub, origin) = (stub(), TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"));
     let origin_address = origin.local_addr().expect("an address");
     let settings = [("timeouts.tcp_idle", "300s"), ("no_proxy", "127.0.0.1"), ("warm", "1")];
@@ -65,7 +65,7 @@ fn connections_to_clients_upstreams_and_origins_are_probed_as_configured() {
 }
 
 #[test]
-fn kept_connections_are_probed_too_and_by_default_after_a_minute() {
+fn idle_keep_alive_connections_are_probed_after_a_minute_by_default() {
     let web = Web::proxy();
     let gateway = in_process::gateway(&web.address().to_string(), &[]);
     let mut client = support::wire::Wire::connect(in_process::address(&gateway));
@@ -76,7 +76,7 @@ fn kept_connections_are_probed_too_and_by_default_after_a_minute() {
 }
 
 #[test]
-fn without_an_idle_time_nothing_is_probed() {
+fn no_connection_is_probed_without_an_idle_time() {
     let stub = stub();
     let gateway = in_process::gateway(&stub.address().to_string(), &[("timeouts.tcp_idle", "0s"), ("warm", "0")]);
     let address = in_process::address(&gateway);
@@ -93,7 +93,7 @@ fn without_an_idle_time_nothing_is_probed() {
 }
 
 #[test]
-fn the_table_of_connections_is_read_as_the_kernel_writes_it() {
+fn the_kernels_table_of_connections_is_parsed_correctly() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address: SocketAddr = listener.local_addr().expect("an address");
     let client = std::net::TcpStream::connect(address).expect("a connection");

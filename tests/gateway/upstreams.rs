@@ -105,18 +105,18 @@ macro_rules! cases {
 }
 
 cases! {
-    0 plain_gets_what_it_deserves Plain;
-    1 the_first_407_closes_and_negotiate_goes_on_a_new_connection IsaFirst407Closes;
-    2 a_challenge_with_a_close_is_never_answered_elsewhere ChallengeThenClose;
+    0 a_plain_ntlm_proxy_works Plain;
+    1 negotiate_uses_a_new_connection_when_the_first_407_closes IsaFirst407Closes;
+    2 a_challenge_with_a_close_is_never_answered_on_another_connection ChallengeThenClose;
     3 proxy_connection_close_alone_is_a_close ProxyConnectionCloseOnly;
-    4 an_http_1_0_407_with_keep_alive_goes_on Http10KeepAlive;
+    4 an_http_1_0_407_with_keep_alive_keeps_the_connection Http10KeepAlive;
     5 an_http_1_0_proxy_is_asked_to_keep_the_connection Http10;
     6 a_407_body_with_a_length_is_drained_exactly BodyLength3k;
     7 a_chunked_407_body_with_trailers_is_drained BodyChunkedTrailers;
-    8 a_407_body_to_the_close_costs_the_connection BodyToClose;
-    9 an_endless_407_body_is_given_up BodyEndless;
-    9 a_huge_407_body_is_given_up BodyHuge;
-    10 bytes_behind_the_407_body_poison_the_connection BytesAfterBody;
+    8 a_407_body_delimited_by_close_ends_the_connection BodyToClose;
+    9 an_endless_407_body_is_abandoned BodyEndless;
+    9 a_huge_407_body_is_abandoned BodyHuge;
+    10 bytes_after_the_407_body_make_the_connection_unusable BytesAfterBody;
     11 informational_answers_are_skipped InformationalFirst;
     11 a_missing_reason_phrase_is_accepted NoReason;
     11 an_odd_reason_phrase_is_accepted OddReason;
@@ -127,47 +127,47 @@ cases! {
     14 answers_one_byte_at_a_time_work ByteAtATime;
     15 a_proxy_that_closes_idle_connections_works ClosesIdle;
     16 a_handshake_stays_on_one_connection OneConnection;
-    0 asks_first_gets_what_it_deserves AsksFirst;
-    17 a_200_to_negotiate_is_a_tunnel_at_once Open;
-    18 a_proxy_that_hangs_on_credentials_is_named_in_time HangsOnCredentials;
+    0 a_proxy_that_asks_first_works AsksFirst;
+    17 a_200_to_negotiate_is_a_tunnel Open;
+    18 a_proxy_that_hangs_on_credentials_is_reported_in_time HangsOnCredentials;
     18 a_proxy_that_exempts_some_destinations_serves_the_others ExemptHangs;
     19 challenges_joined_on_one_line_are_found ChallengesJoined;
     19 challenges_in_any_case_are_found ChallengesAnyCase;
     19 ntlm_is_found_behind_other_schemes ChallengesNotFirst;
     20 a_challenge_is_found_beside_other_schemes OtherSchemesBeside;
-    21 a_bare_ntlm_after_authenticate_is_a_refusal Refuses;
+    21 a_bare_ntlm_after_authenticate_is_a_rejection Refuses;
     22 a_proxy_that_forbids_some_destinations_serves_the_others Policy407;
-    23 a_proxy_that_forgets_is_asked_anew Forgets;
+    23 a_proxy_that_forgets_the_challenge_is_asked_again Forgets;
     24 a_proxy_that_authenticates_one_request_works PerRequestAuth;
-    25 a_clients_own_proxy_fields_are_not_passed_on DeniesClientFields;
-    27 ntlm_goes_under_negotiate_where_only_that_is_offered NegotiateOnly;
-    28 spnego_under_ntlm_is_named SpnegoUnderNtlm;
-    29 a_401_of_the_proxy_itself_is_named Transparent401;
-    30 a_proxy_without_ntlm_is_named_with_what_it_offers BasicOnly;
-    31 a_squid_without_keep_alive_is_named SquidNoKeepAlive;
-    34 a_proxy_that_demands_ntlm_and_always_sign_gets_them Wingate;
-    35 a_proxy_that_demands_128_bit_and_ess_gets_them Strict128Ess;
+    25 a_clients_own_proxy_fields_are_not_forwarded DeniesClientFields;
+    27 ntlm_is_sent_as_negotiate_if_only_that_is_offered NegotiateOnly;
+    28 spnego_under_ntlm_is_reported SpnegoUnderNtlm;
+    29 a_401_from_a_transparent_proxy_is_reported Transparent401;
+    30 a_proxy_without_ntlm_is_reported_with_its_schemes BasicOnly;
+    31 a_squid_without_keep_alive_is_reported SquidNoKeepAlive;
+    34 a_proxy_that_requires_ntlm_and_always_sign_works Wingate;
+    35 a_proxy_that_requires_128_bit_and_ess_works Strict128Ess;
     36 a_timestamp_is_used_and_a_mic_is_sent TimestampMic;
-    37 key_exchange_is_done KeyExchange;
+    37 key_exchange_works KeyExchange;
     38 a_challenge_without_target_info_is_answered NoTargetInfo;
     38 an_oem_only_challenge_is_answered OemOnly;
-    39 lying_lengths_are_a_clean_fault LyingLengths;
+    39 wrong_length_fields_are_a_clean_fault LyingLengths;
     39 a_target_info_without_eol_is_a_clean_fault NoEol;
     39 a_target_info_of_16_kib_is_answered BigTargetInfo;
     39 a_target_info_of_64_kib_is_a_clean_fault HugeTargetInfo;
-    0 v1_ess_gets_what_it_deserves V1Ess;
-    0 forbidden_gets_what_it_deserves Forbidden;
-    0 unavailable_gets_what_it_deserves Unavailable;
-    0 slow_gets_what_it_deserves Slow;
-    0 silent_gets_what_it_deserves Silent;
-    0 closes_on_accept_gets_what_it_deserves ClosesOnAccept;
-    0 resets_mid_handshake_gets_what_it_deserves ResetsMidHandshake;
-    0 rechallenge_after_authenticate_gets_what_it_deserves Rechallenges;
-    0 stale_challenges_get_what_they_deserve StaleChallenges;
+    0 a_proxy_that_requires_ntlmv1_rejects_the_credentials V1Ess;
+    0 a_403_is_forwarded Forbidden;
+    0 a_503_is_forwarded Unavailable;
+    0 a_slow_proxy_works Slow;
+    0 a_silent_proxy_is_reported_in_time Silent;
+    0 a_proxy_that_closes_on_accept_is_reported ClosesOnAccept;
+    0 a_proxy_that_resets_during_the_handshake_is_reported ResetsMidHandshake;
+    0 a_challenge_after_authenticate_is_a_rejection Rechallenges;
+    0 a_proxy_with_stale_challenges_works StaleChallenges;
 }
 
 #[test]
-fn every_personality_has_its_test() {
+fn every_personality_has_a_test() {
     for personality in Personality::ALL {
         assert!(COVERED.contains(personality), "{personality} has no test");
     }
@@ -175,7 +175,7 @@ fn every_personality_has_its_test() {
 
 /// Behaviour 26: the NEGOTIATE leg of a request with a body announces an empty one; the body goes once, with AUTHENTICATE.
 #[test]
-fn a_requests_body_goes_once_and_with_the_authenticate_message() {
+fn a_request_body_is_sent_once_with_the_authenticate_message() {
     let (domain, user, password) = ACCOUNT;
     let body = support::bytes::pseudo_random(26, 300_000);
     for personality in

@@ -51,7 +51,7 @@ fn wait_for_reloads(gateway: &Gateway, applied: f64, refused: f64) -> (f64, f64)
 }
 
 #[test]
-fn a_swapped_secret_is_used_at_once_and_open_tunnels_go_on() {
+fn a_replaced_secret_is_used_at_once_and_keeps_open_tunnels() {
     let stub = stub();
     let mount = Mount::new("password", ACCOUNT.2);
     let mut options = GatewayOptions::through(stub.address());
@@ -94,7 +94,7 @@ fn configured() -> Configured {
 }
 
 #[test]
-fn an_invalid_file_is_refused_once_and_its_correction_applied() {
+fn an_invalid_file_is_rejected_once_and_its_correction_applied() {
     let Configured { gateway, _stub, scratch, .. } = configured();
     let tunnel = open(&gateway);
     let hash = reloads(&gateway).3;
@@ -114,7 +114,7 @@ fn an_invalid_file_is_refused_once_and_its_correction_applied() {
 }
 
 #[test]
-fn a_deleted_file_is_refused_and_applied_when_it_is_there_again() {
+fn a_deleted_file_is_rejected_and_applied_when_it_is_restored() {
     let Configured { gateway, _stub, scratch, file } = configured();
     std::fs::rename(&file, scratch.join("away")).expect("a rename");
     assert_eq!(wait_for_reloads(&gateway, 0.0, 1.0).0, 0.0);
@@ -124,7 +124,7 @@ fn a_deleted_file_is_refused_and_applied_when_it_is_there_again() {
 }
 
 #[test]
-fn a_file_that_is_written_with_the_same_contents_is_not_read_again() {
+fn a_file_rewritten_with_the_same_contents_causes_no_reload() {
     let Configured { gateway, _stub, scratch, file } = configured();
     scratch.write("gateway.toml", GOOD);
     std::fs::rename(scratch.write("same", GOOD), &file).expect("a rename");
@@ -136,7 +136,7 @@ fn a_file_that_is_written_with_the_same_contents_is_not_read_again() {
 }
 
 #[test]
-fn a_relative_password_file_is_read_and_watched_beside_the_file_that_names_it() {
+fn a_relative_password_file_is_resolved_against_its_configuration_file() {
     let stub = stub();
     let scratch = Scratch::new("relative");
     scratch.write("password", ACCOUNT.2);

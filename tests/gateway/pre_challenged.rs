@@ -57,7 +57,7 @@ fn sample(gateway: &Gateway, part: &str) -> f64 {
 }
 
 #[test]
-fn a_warm_connection_opens_a_tunnel_in_one_leg_and_a_cold_one_in_two() {
+fn a_pre_challenged_connection_saves_one_round_trip() {
     let stub = stub(Personality::Plain, LEG);
     let gateway = before(&stub, "1");
     let began = Instant::now();
@@ -84,7 +84,7 @@ fn a_warm_connection_opens_a_tunnel_in_one_leg_and_a_cold_one_in_two() {
 }
 
 #[test]
-fn nothing_is_warmed_before_demand_or_with_the_pool_off() {
+fn nothing_is_pre_challenged_before_demand_or_with_the_pool_off() {
     let stub = stub(Personality::Plain, Duration::ZERO);
     let gateway = before(&stub, "0");
     for _ in 0..5 {
@@ -99,7 +99,7 @@ fn nothing_is_warmed_before_demand_or_with_the_pool_off() {
 }
 
 #[test]
-fn a_quiet_gateway_keeps_nothing() {
+fn an_idle_gateway_keeps_no_pre_challenged_connections() {
     let stub = stub(Personality::Plain, Duration::ZERO);
     let gateway = in_process::gateway(&stub.address().to_string(), &[("warm", "3"), ("timeouts.warm", "300ms")]);
     open(&gateway);
@@ -113,7 +113,7 @@ fn a_quiet_gateway_keeps_nothing() {
 }
 
 #[test]
-fn a_warm_connection_that_the_upstream_closed_is_never_noticed_by_a_client() {
+fn clients_do_not_notice_closed_pre_challenged_connections() {
     let stub = stub(Personality::ClosesIdle, Duration::ZERO);
     let gateway = before(&stub, "2");
     for round in 0..4 {
@@ -126,7 +126,7 @@ fn a_warm_connection_that_the_upstream_closed_is_never_noticed_by_a_client() {
 }
 
 #[test]
-fn a_changed_password_costs_two_attempts_however_many_ask() {
+fn forty_requests_after_a_password_change_cost_two_attempts() {
     let stub = stub(Personality::Plain, Duration::ZERO);
     let gateway = before(&stub, "1");
     open(&gateway);
@@ -143,7 +143,7 @@ fn a_changed_password_costs_two_attempts_however_many_ask() {
 }
 
 #[test]
-fn a_destination_that_policy_forbids_neither_closes_the_guard_nor_is_hammered() {
+fn a_forbidden_destination_is_tried_once_and_does_not_close_the_guard() {
     let stub = stub(Personality::Policy407, Duration::ZERO);
     let gateway = before(&stub, "2");
     open(&gateway);
@@ -157,7 +157,7 @@ fn a_destination_that_policy_forbids_neither_closes_the_guard_nor_is_hammered() 
 }
 
 #[test]
-fn an_upstream_that_asks_for_no_proof_is_not_asked_ahead() {
+fn connections_to_an_open_upstream_are_not_pre_challenged() {
     let stub = stub(Personality::Open, Duration::ZERO);
     let gateway = before(&stub, "4");
     for _ in 0..5 {
@@ -168,7 +168,7 @@ fn an_upstream_that_asks_for_no_proof_is_not_asked_ahead() {
 }
 
 #[test]
-fn fifty_clients_never_lack_a_helper_of_a_squid_that_has_five() {
+fn fifty_clients_share_a_squid_with_five_helpers_without_failures() {
     require_tools!("squid", "ntlm_auth");
     let squid = Squid::start(&SquidOptions { helpers: 5, ..SquidOptions::default() });
     let mut options = GatewayOptions::through(squid.address());
@@ -214,7 +214,7 @@ fn until_warm(gateway: &support::gateway::Gateway) {
 }
 
 #[test]
-fn nothing_of_a_client_is_sent_to_squid_behind_its_back() {
+fn pre_challenge_requests_contain_nothing_of_the_clients() {
     require_tools!("squid", "ntlm_auth", "curl");
     let (free, other) = (Web::origin(), Web::origin());
     let port = free.address().port();
@@ -245,7 +245,7 @@ fn nothing_of_a_client_is_sent_to_squid_behind_its_back() {
 }
 
 #[test]
-fn a_rule_that_answers_before_squid_asks_for_credentials_does_not_end_the_warming() {
+fn pre_challenging_works_around_rules_ahead_of_authentication() {
     require_tools!("squid", "ntlm_auth", "curl");
     let origin = Web::origin();
     for (extra, args, method) in [
@@ -270,7 +270,7 @@ fn a_rule_that_answers_before_squid_asks_for_credentials_does_not_end_the_warmin
 }
 
 #[test]
-fn a_proxy_that_answers_whatever_is_asked_ahead_is_left_alone_and_serves_its_clients() {
+fn pre_challenging_stops_at_a_proxy_that_answers_without_a_challenge() {
     require_tools!("squid", "ntlm_auth", "curl");
     let origin = Web::origin();
     let (squid, gateway) = warmed_through_squid("acl nowhere dstdomain .invalid\nhttp_access deny nowhere", &[]);
