@@ -10,7 +10,7 @@ use crate::limits::{self, millis};
 /// What one upstream serves without authentication, for one identity.
 #[derive(Debug, Default)]
 pub struct Unasked {
-    /// It has served something without authentication lately. Read without the lock, because most upstreams never do.
+    /// It has served something without authentication recently. Read without the lock, because most upstreams never do.
     any: AtomicBool,
     inner: Mutex<Inner>,
 }

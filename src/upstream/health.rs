@@ -207,7 +207,7 @@ impl Health {
         }
     }
 
-    /// Whether it lately failed requests for this destination before it sent a challenge. A pre-challenged connection
+    /// Whether it recently failed requests for this destination before it sent a challenge. A pre-challenged connection
     /// would then only waste a logon.
     pub fn cuts_off(&self, now_ms: u64, destination: &str) -> bool {
         if !self.cuts.load(Ordering::Relaxed) {

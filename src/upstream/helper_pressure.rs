@@ -16,8 +16,8 @@ pub struct HelperPressure {
     /// How long a challenge usually takes, in µs. It adopts a shorter time at once and a longer one slowly, so that a
     /// shortage does not become the usual time.
     usual_us: AtomicU64,
-    /// How long challenges took lately, in µs, as a moving average.
-    lately_us: AtomicU64,
+    /// How long challenges took recently, in µs, as a moving average.
+    recent_us: AtomicU64,
     /// No connection is pre-challenged until then, in ms, on any shard.
     rests_until_ms: AtomicU64,
 }
@@ -59,11 +59,11 @@ impl HelperPressure {
         self.rests_until_ms.store(now_ms + limits::millis(limits::PRE_CHALLENGE_PAUSE), Ordering::Relaxed);
     }
 
-    /// Whether clients wait, and challenges lately took several times the usual time or none has come for that long.
+    /// Whether clients wait, and challenges recently took several times the usual time or none has come for that long.
     fn is_acute(&self, now_ms: u64) -> bool {
         let limit_us = 4 * self.usual_us.load(Ordering::Relaxed);
         let is_queueing =
-            self.lately_us.load(Ordering::Relaxed) > limit_us.max(1000 * limits::millis(limits::CHALLENGE_QUEUE_DELAY));
+            self.recent_us.load(Ordering::Relaxed) > limit_us.max(1000 * limits::millis(limits::CHALLENGE_QUEUE_DELAY));
         let since_progress_ms = now_ms.saturating_sub(self.progress_ms.load(Ordering::Relaxed));
         let is_stalled = since_progress_ms >= (limit_us / 1000).max(limits::millis(limits::STALL_CHECK_INTERVAL));
         self.waiting.load(Ordering::Relaxed) > 0 && (is_queueing || is_stalled)
@@ -80,8 +80,8 @@ impl Waiting {
             _ => took_us.min(usual_us + took_us.saturating_sub(usual_us) / 256).max(1),
         };
         self.helper_pressure.usual_us.store(next_us, Ordering::Relaxed);
-        let lately_us = self.helper_pressure.lately_us.load(Ordering::Relaxed);
-        self.helper_pressure.lately_us.store((3 * lately_us + took_us) / 4, Ordering::Relaxed);
+        let recent_us = self.helper_pressure.recent_us.load(Ordering::Relaxed);
+        self.helper_pressure.recent_us.store((3 * recent_us + took_us) / 4, Ordering::Relaxed);
         self.helper_pressure.progress_ms.store(now_ms, Ordering::Relaxed);
     }
 }

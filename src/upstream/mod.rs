@@ -32,7 +32,7 @@ pub use resolver::{Resolution, Resolver};
 pub struct Upstream {
     name: Arc<str>,
     hosts: Vec<HostPort>,
-    /// What each host resolves to; `None` until the first look-up is over.
+    /// What each host resolves to; `None` until the first lookup is over.
     found: RwLock<Vec<Option<Resolution>>>,
     /// The index, among all addresses, of the one that was reached last.
     preferred: AtomicUsize,
@@ -93,7 +93,7 @@ impl Upstream {
         known.find(|addresses| !addresses.is_empty()).unwrap_or_default().to_vec()
     }
 
-    /// The addresses of all hosts, in the order of the hosts. `None` while none is known and a look-up is still under
+    /// The addresses of all hosts, in the order of the hosts. `None` while none is known and a lookup is still under
     /// way.
     pub fn resolution(&self) -> Option<Resolution> {
         let found = self.found.read().unwrap_or_else(PoisonError::into_inner);

@@ -281,7 +281,8 @@ impl State {
         self.found.get(name).filter(|found| is_fresh(found.0, limits::RESOLVED_AGE)).map(|found| found.1.clone())
     }
 
-    /// Whether the look-up has taken longer than this asker would wait, or no name server answered for the name lately.
+    /// Whether the lookup has taken longer than this asker would wait, or no name server answered for the name
+    /// recently.
     fn hangs(&self, name: &Name, now: Instant, patience: Duration) -> bool {
         let long = patience.min(limits::LOOKUP_HUNG_AFTER);
         let since = self.pending.get(name).and_then(|pending| pending.since);
@@ -289,7 +290,7 @@ impl State {
             || self.hanging.get(name).is_some_and(|found_out| is_fresh(*found_out, limits::LOOKUP_HUNG_AGE))
     }
 
-    /// Records the outcome of a look-up and returns the requests that wait for it.
+    /// Records the outcome of a lookup and returns the requests that wait for it.
     fn looked_up(&mut self, name: Name, client: IpAddr, resolution: &Resolution, took: Duration) -> Vec<Waiter> {
         if let Some(under_way) = self.under_way.get_mut(&client) {
             *under_way -= 1;

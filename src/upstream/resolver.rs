@@ -18,15 +18,15 @@ pub enum Resolution {
     Failed(Arc<str>),
 }
 
-/// Keeps one name resolved. Dropping it ends its thread after the look-up under way.
+/// Keeps one name resolved. Dropping it ends its thread after the lookup under way.
 pub struct Resolver {
     _stop: mpsc::Sender<()>,
 }
 
 impl Resolver {
     /// Starts to resolve `host`: at once, then every [`limits::RESOLVE_REFRESH`], and sooner after a failure
-    /// ([`limits::RESOLVE_RETRY`], doubled each time). `tell` is called from the thread with the first result and with
-    /// every change. A failure after a success is not reported: the addresses stay valid. `known` is a result from
+    /// ([`limits::RESOLVE_RETRY`], doubled each time). `on_result` is called from the thread with the first result and
+    /// with every change. A failure after a success is not reported: the addresses stay valid. `known` is a result from
     /// before, which is treated as reported. A name that does not resolve yet is no error, because DNS may be down when
     /// the gateway starts.
     ///
@@ -35,15 +35,20 @@ impl Resolver {
     pub fn start(
         host: HostPort,
         known: Option<Resolution>,
-        tell: impl FnMut(Resolution) + Send + 'static,
+        on_result: impl FnMut(Resolution) + Send + 'static,
     ) -> std::io::Result<Resolver> {
         let (stop, stopped) = mpsc::channel();
-        thread::Builder::new().name("resolver".into()).spawn(move || run(&host, known, &stopped, tell))?;
+        thread::Builder::new().name("resolver".into()).spawn(move || run(&host, known, &stopped, on_result))?;
         Ok(Resolver { _stop: stop })
     }
 }
 
-fn run(host: &HostPort, mut known: Option<Resolution>, stopped: &mpsc::Receiver<()>, mut tell: impl FnMut(Resolution)) {
+fn run(
+    host: &HostPort,
+    mut known: Option<Resolution>,
+    stopped: &mpsc::Receiver<()>,
+    mut on_result: impl FnMut(Resolution),
+) {
     let mut retry = limits::RESOLVE_RETRY;
     loop {
         let found = look_up(host);
@@ -63,7 +68,7 @@ fn run(host: &HostPort, mut known: Option<Resolution>, stopped: &mpsc::Receiver<
             if let Resolution::Addresses(addresses) = &found {
                 log::info!("upstream {host} resolves to {}", list(addresses));
             }
-            tell(found.clone());
+            on_result(found.clone());
             known = Some(found);
         }
         if !waits(stopped, rest) {
@@ -116,23 +121,23 @@ mod tests {
 
     #[test]
     fn a_failed_look_up_is_reported_and_does_not_end_the_thread() {
-        let (tell, told) = mpsc::channel();
+        let (sender, results) = mpsc::channel();
         let host: HostPort = "no-such-name.invalid:3128".parse().unwrap();
-        let resolver = Resolver::start(host, None, move |resolution| tell.send(resolution).unwrap()).unwrap();
-        assert!(matches!(told.recv_timeout(Duration::from_secs(20)), Ok(Resolution::Failed(_))));
+        let resolver = Resolver::start(host, None, move |resolution| sender.send(resolution).unwrap()).unwrap();
+        assert!(matches!(results.recv_timeout(Duration::from_secs(20)), Ok(Resolution::Failed(_))));
         drop(resolver);
     }
 
     #[test]
     fn known_addresses_stay_while_the_name_does_not_resolve() {
-        let (tell, told) = mpsc::channel();
+        let (sender, results) = mpsc::channel();
         let host: HostPort = "no-such-name.invalid:3128".parse().unwrap();
         let known = Resolution::Addresses(vec!["127.0.0.1:3128".parse().unwrap()].into());
         let (stop, stopped) = mpsc::channel();
-        // So that it ends after the first look-up.
+        // So that it ends after the first lookup.
         drop(stop);
-        run(&host, Some(known), &stopped, |resolution| tell.send(resolution).unwrap());
-        assert_eq!(told.try_recv().ok(), None);
+        run(&host, Some(known), &stopped, |resolution| sender.send(resolution).unwrap());
+        assert_eq!(results.try_recv().ok(), None);
     }
 
     #[test]

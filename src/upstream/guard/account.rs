@@ -71,8 +71,8 @@ impl Account {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn watch(&self, secret: u64, tell: OnChange) -> u64 {
-        self.lock().watch(secret, tell)
+    pub(super) fn watch(&self, secret: u64, on_change: OnChange) -> u64 {
+        self.lock().watch(secret, on_change)
     }
 
     pub(super) fn unwatch(&self, number: u64) {
@@ -192,7 +192,7 @@ impl Account {
         let callbacks = if change.is_some() { ledger.callbacks(at.secret) } else { Vec::new() };
         drop(ledger);
         if let Some(change) = change {
-            callbacks.iter().for_each(|tell| tell(&change));
+            callbacks.iter().for_each(|on_change| on_change(&change));
         }
         outcome
     }

@@ -1,4 +1,5 @@
-//! When the gateway makes a handshake of its own to tell a policy from a wrong secret, and for which destination.
+//! When the gateway makes a handshake of its own to distinguish a policy from a wrong secret, and for which
+//! destination.
 
 use std::time::Duration;
 

@@ -55,8 +55,8 @@ impl Recent {
     }
 
     pub(super) fn contains(&self, hash: u64, now_ms: u64) -> bool {
-        let lately = |seen_ms: &u64| now_ms < seen_ms + limits::millis(limits::GUARD_RECENT_AGE);
-        self.seen_ms.get(&hash).is_some_and(lately)
+        let recently = |seen_ms: &u64| now_ms < seen_ms + limits::millis(limits::GUARD_RECENT_AGE);
+        self.seen_ms.get(&hash).is_some_and(recently)
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) struct Ledger {
 struct Watcher {
     number: u64,
     secret: u64,
-    tell: OnChange,
+    on_change: OnChange,
 }
 
 /// Selects the track of one secret at one upstream.
@@ -78,9 +78,9 @@ enum Budget {
 impl Ledger {
     /// Tells an identity of every change to its secret from now on, until [`Ledger::unwatch`] is called with the number
     /// returned.
-    pub(super) fn watch(&mut self, secret: u64, tell: OnChange) -> u64 {
+    pub(super) fn watch(&mut self, secret: u64, on_change: OnChange) -> u64 {
         let number = self.number();
-        self.watchers.push(Watcher { number, secret, tell });
+        self.watchers.push(Watcher { number, secret, on_change });
         number
     }
 
@@ -382,10 +382,10 @@ impl Ledger {
         self.tracks.iter().any(|track| track.secret == secret && track.was_accepted())
     }
 
-    /// Whether some upstream has lately accepted the secret for a destination.
+    /// Whether some upstream has recently accepted the secret for a destination.
     fn is_known_good(&self, secret: u64, destination: u64) -> bool {
         let mut of_secret = self.tracks.iter().filter(|track| track.secret == secret);
-        of_secret.any(|track| track.accepted_lately(destination, self.now_ms))
+        of_secret.any(|track| track.accepted_recently(destination, self.now_ms))
     }
 
     /// Whether an upstream that used to accept the secret has just rejected it.
@@ -436,7 +436,7 @@ impl Ledger {
     /// The callbacks of the identities that use a secret.
     pub(super) fn callbacks(&self, secret: u64) -> Vec<OnChange> {
         let of_secret = self.watchers.iter().filter(|watcher| watcher.secret == secret);
-        of_secret.map(|watcher| Arc::clone(&watcher.tell)).collect()
+        of_secret.map(|watcher| Arc::clone(&watcher.on_change)).collect()
     }
 }
 

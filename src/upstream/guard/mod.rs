@@ -32,7 +32,7 @@
 //!
 //! **Policy or password.** Some proxies answer 407 to requests that their policy forbids. A destination that is refused
 //! while others are accepted becomes a suspect, and nothing is sent for it for a while. Then the gateway confirms the
-//! secret with a handshake of its own for a destination that was accepted lately, so clients' requests for other
+//! secret with a handshake of its own for a destination that was accepted recently, so clients' requests for other
 //! destinations cannot close the guard.
 //!
 //! Attempts are numbered in the order of sending: an acceptance that was sent before a refusal does not overrule it,
@@ -136,7 +136,7 @@ impl GuardState {
     }
 }
 
-/// A change that an identity is told about.
+/// A change that is reported to an identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GuardChange {
     /// The state at an upstream has changed.
@@ -268,7 +268,7 @@ impl Guard {
         self.account.lock().state_of(self.secret)
     }
 
-    /// Whether an upstream accepted the secret lately ([`GuardPolicy::proof_age`]) and nothing has cast doubt on it
+    /// Whether an upstream accepted the secret recently ([`GuardPolicy::proof_age`]) and nothing has cast doubt on it
     /// since.
     pub fn is_fresh(&self, now_ms: u64, upstream: &Arc<str>) -> bool {
         self.account.is_fresh(self.at(upstream), now_ms)

@@ -29,17 +29,17 @@ impl Suspects {
     }
 
     /// Makes a destination a suspect because attempt `number` was refused for it, or prolongs its rest. The first retry
-    /// may follow at once if it was accepted lately: the refusal may be about that single request.
+    /// may follow at once if it was accepted recently: the refusal may be about that single request.
     pub(super) fn add(
         &mut self,
         destination: u64,
         number: u64,
-        was_accepted_lately: bool,
+        was_accepted_recently: bool,
         policy: &GuardPolicy,
         now_ms: u64,
     ) {
         let known = self.0.iter().position(|suspect| suspect.destination == destination);
-        let first = u32::from(!was_accepted_lately);
+        let first = u32::from(!was_accepted_recently);
         let refusals = known.map_or(first, |index| self.0.remove(index).refusals.saturating_add(1));
         let until_ms = if refusals == 0 { now_ms } else { now_ms + millis(policy.rest(refusals)) };
         self.0.push(Suspect { destination, refusals, until_ms, number });

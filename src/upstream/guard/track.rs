@@ -38,11 +38,11 @@ pub(super) struct Track {
     /// Failed attempts, the oldest first.
     failures: VecDeque<Failure>,
     suspects: Suspects,
-    accepted_lately: Recent,
+    accepted_recently: Recent,
     /// A handshake that has not reached its challenge, before anything counts as an attempt.
     scout: Option<Sent>,
     confirmation: ConfirmationSchedule,
-    /// A request was told to wait and must be told when that changes.
+    /// A request is waiting and must be woken when it may go on.
     pub has_waiters: bool,
 }
 
@@ -90,7 +90,7 @@ pub(super) struct AccountView {
     pub in_batch: usize,
     /// Some upstream has accepted the secret at some time.
     pub is_known: bool,
-    /// Some upstream has lately accepted it for this destination.
+    /// Some upstream has recently accepted it for this destination.
     pub is_known_good: bool,
 }
 
@@ -135,7 +135,7 @@ impl Track {
             down_until_ms: 0,
             failures: VecDeque::new(),
             suspects: Suspects::default(),
-            accepted_lately: Recent::default(),
+            accepted_recently: Recent::default(),
             scout: None,
             confirmation: ConfirmationSchedule::default(),
             has_waiters: false,
@@ -188,7 +188,7 @@ impl Track {
         held.or_else(|| self.suspects.rest_ms(destination, now_ms).map(Refusal::barred))
     }
 
-    /// Whether the secret was accepted lately, and nothing casts doubt on it. `failed_after` is the highest of the
+    /// Whether the secret was accepted recently, and nothing casts doubt on it. `failed_after` is the highest of the
     /// other upstreams' for the same secret.
     pub(super) fn is_fresh(&self, policy: &GuardPolicy, now_ms: u64, failed_after: u64) -> bool {
         let State::Proven { at_ms } = self.state else { return false };
@@ -242,8 +242,8 @@ impl Track {
         self.suspects.contains(destination) || is_unanswered(&self.unanswered, destination)
     }
 
-    pub(super) fn accepted_lately(&self, destination: u64, now_ms: u64) -> bool {
-        self.accepted_lately.contains(destination, now_ms)
+    pub(super) fn accepted_recently(&self, destination: u64, now_ms: u64) -> bool {
+        self.accepted_recently.contains(destination, now_ms)
     }
 
     /// Whether a confirmation that is wanted or running holds the next attempt up.
@@ -412,7 +412,7 @@ impl Track {
 
     /// Remembers a destination that was accepted.
     pub(super) fn remember(&mut self, destination: u64, now_ms: u64, good: KnownGood) {
-        self.accepted_lately.note(destination, now_ms);
+        self.accepted_recently.note(destination, now_ms);
         self.confirmation.remember(destination, good);
     }
 
@@ -492,8 +492,8 @@ impl Track {
 
     fn suspect(&mut self, attempt: &Attempted, policy: &GuardPolicy, now_ms: u64) {
         let (destination, number) = (attempt.destination, attempt.number);
-        let was_accepted_lately = self.accepted_lately.contains(destination, now_ms);
-        self.suspects.add(destination, number, was_accepted_lately, policy, now_ms);
+        let was_accepted_recently = self.accepted_recently.contains(destination, now_ms);
+        self.suspects.add(destination, number, was_accepted_recently, policy, now_ms);
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 fn health() -> (Health, Arc<Mutex<Vec<HealthChange>>>) {
     let changes = Arc::new(Mutex::new(Vec::new()));
-    let told = Arc::clone(&changes);
-    (Health::new(move |change| told.lock().unwrap().push(change.clone())), changes)
+    let reported = Arc::clone(&changes);
+    (Health::new(move |change| reported.lock().unwrap().push(change.clone())), changes)
 }
 
 fn eject(health: &Health, now_ms: u64) {

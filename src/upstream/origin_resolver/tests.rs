@@ -43,7 +43,7 @@ fn spawn(task: Task) -> bool {
 }
 
 /// A resolver with a name server of its own. Names that begin with `hangs` are not answered while the gate is locked;
-/// `begun` receives the name of every look-up as it begins.
+/// `begun` receives the name of every lookup as it begins.
 struct Bench {
     names: OriginResolver,
     gate: Arc<Mutex<()>>,
@@ -56,11 +56,11 @@ impl Bench {
     }
 
     fn starting_by(start: impl Fn(Task) -> bool + Send + Sync + 'static) -> Bench {
-        let (tell, begun) = mpsc::channel();
+        let (sender, begun) = mpsc::channel();
         let gate = Arc::new(Mutex::new(()));
         let shut = Arc::clone(&gate);
         let look_up = move |host: &HostPort| {
-            tell.send(host.to_string()).unwrap();
+            sender.send(host.to_string()).unwrap();
             if host.host().starts_with("hangs") {
                 drop(shut.lock());
             }
@@ -74,7 +74,7 @@ impl Bench {
     #[track_caller]
     fn await_look_ups(&self, count: usize) {
         for number in 0..count {
-            assert!(self.begun.recv_timeout(BOUND).is_ok(), "only {number} of {count} look-ups have begun");
+            assert!(self.begun.recv_timeout(BOUND).is_ok(), "only {number} of {count} lookups have begun");
         }
     }
 
