@@ -46,9 +46,9 @@ fn own_address(host: &HostPort, own: &OwnAddresses) -> Option<SocketAddr> {
         return None;
     }
     if let Ok(address) = host.host().parse() {
-        return Some(SocketAddr::new(address, host.port())).filter(|address| own.include(*address));
+        return Some(SocketAddr::new(address, host.port())).filter(|address| own.contains(*address));
     }
-    look_up(host).into_iter().find(|address| own.include(*address))
+    look_up(host).into_iter().find(|address| own.contains(*address))
 }
 
 /// Resolves a name. The result is empty on a time-out: a failed name server must not prevent the gateway from starting.

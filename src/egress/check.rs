@@ -10,7 +10,7 @@ use crate::auth::{Handshake, NonceSource, Nonces, Progress, Request};
 use crate::fault::Cause;
 use crate::limits::{self, millis};
 use crate::ntlm::FileTime;
-use crate::upstream::{Answer, Asking, CheckFailure, Permission, Ticket};
+use crate::upstream::{Answer, AttemptRequest, CheckFailure, SendPermission, Ticket};
 
 /// Does a handshake for a CONNECT to `target` on a fresh connection; blocks. The AUTHENTICATE_MESSAGE goes out only if the
 /// credential guard lets it; without it, a challenge is good enough.
@@ -151,8 +151,9 @@ impl<'a> Conversation<'a> {
         let (guard, upstream, now_ms) =
             (&self.hop.identity.guard, self.hop.upstream.name(), millis(self.epoch.elapsed()));
         let challenged = handshake.is_demanded();
-        let asking = Asking { upstream, method: "CONNECT", destination: self.target, challenged, confirms: false };
-        let Permission::Go(ticket) = guard.ask(now_ms, &asking) else { return Ok(false) };
+        let asking =
+            AttemptRequest { upstream, method: "CONNECT", destination: self.target, challenged, confirms: false };
+        let SendPermission::Go(ticket) = guard.ask(now_ms, &asking) else { return Ok(false) };
         let Ok(nonces) = NonceSource::default().draw() else {
             ticket.unused();
             return Ok(false);

@@ -14,23 +14,23 @@ use crate::limits::{self, millis};
 #[derive(Debug, Default)]
 pub struct Habits {
     /// How many times in a row it has asked for authentication again on an authenticated connection.
-    asked_again: AtomicU32,
+    reauthentications: AtomicU32,
     /// Its connections are not reused until then, in ms.
-    forgetful_until_ms: AtomicU64,
+    no_reuse_until_ms: AtomicU64,
     /// No CONNECT is tried on an authenticated connection until then, in ms.
     no_connect_until_ms: AtomicU64,
     /// When it last answered, in ms; 0 if it has not.
-    heard_ms: AtomicU64,
+    responded_ms: AtomicU64,
     /// It is known until then, in ms, that it asks for credentials before it has read a body.
-    hasty_until_ms: AtomicU64,
-    /// How many requests it has served without authentication; counts only while `asks` is false.
-    unasked: AtomicU32,
+    challenges_before_body_until_ms: AtomicU64,
+    /// How many requests it has served without authentication; counts only while `has_challenged` is false.
+    unchallenged_requests: AtomicU32,
     /// It has asked for authentication at least once.
-    asks: AtomicBool,
+    has_challenged: AtomicBool,
     /// The lowest age at which a challenge was too old for it, in ms; 0 if none was.
-    spoils_ms: AtomicU64,
+    stale_age_ms: AtomicU64,
     /// The destination of the latest request on an authenticated connection that got a 407 and could not be retried.
-    unresolved: Mutex<Option<Box<str>>>,
+    unexplained_407: Mutex<Option<Box<str>>>,
     /// At most [`limits::DESTINATIONS_REMEMBERED`].
     destinations: Mutex<HashMap<Box<str>, Remembered>>,
 }
@@ -38,13 +38,13 @@ pub struct Habits {
 /// What is known about a destination, until then, in ms.
 #[derive(Debug)]
 struct Remembered {
-    asks: Asks,
+    asks: AuthDemand,
     until_ms: u64,
 }
 
 /// Whether an upstream asks for credentials before it serves requests for a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asks {
+pub enum AuthDemand {
     /// It does, at least for some requests.
     Yes,
     /// It has served a request with a body without asking.
@@ -55,125 +55,126 @@ pub enum Asks {
 
 impl Habits {
     /// A request on an authenticated connection was served.
-    pub fn kept_is_served(&self) {
-        if self.asked_again.load(Ordering::Relaxed) != 0 {
-            self.asked_again.store(0, Ordering::Relaxed);
+    pub fn served_on_reuse(&self) {
+        if self.reauthentications.load(Ordering::Relaxed) != 0 {
+            self.reauthentications.store(0, Ordering::Relaxed);
         }
     }
 
     /// A request on an authenticated connection got a 407 and cannot be retried. The reason shows when a request for
     /// the same destination is answered on a fresh connection.
-    pub fn kept_is_asked(&self, destination: &str) {
-        *lock(&self.unresolved) = Some(name(destination));
+    pub fn challenged_on_reuse(&self, destination: &str) {
+        *lock(&self.unexplained_407) = Some(name(destination));
     }
 
     /// A request was served on a connection that was authenticated for it. `after_407`: the same request had got a 407
     /// on an authenticated connection just before, so the destination was not the reason. After
     /// [`limits::REAUTHENTICATIONS`] such 407s in a row, the upstream's connections are not reused for
     /// [`limits::HABIT_AGE`].
-    pub fn fresh_is_served(&self, destination: &str, after_407: bool, now_ms: u64) {
-        let resolved = || lock(&self.unresolved).take_if(|other| **other == *name(destination)).is_some();
+    pub fn served_on_fresh(&self, destination: &str, after_407: bool, now_ms: u64) {
+        let resolved = || lock(&self.unexplained_407).take_if(|other| **other == *name(destination)).is_some();
         if !(after_407 || resolved()) {
             return;
         }
-        let times = self.asked_again.fetch_add(1, Ordering::Relaxed) + 1;
+        let times = self.reauthentications.fetch_add(1, Ordering::Relaxed) + 1;
         if times >= limits::REAUTHENTICATIONS {
-            self.forgetful_until_ms.store(now_ms + millis(limits::HABIT_AGE), Ordering::Relaxed);
+            self.no_reuse_until_ms.store(now_ms + millis(limits::HABIT_AGE), Ordering::Relaxed);
             // After that time, a single one is enough.
-            self.asked_again.store(limits::REAUTHENTICATIONS - 1, Ordering::Relaxed);
+            self.reauthentications.store(limits::REAUTHENTICATIONS - 1, Ordering::Relaxed);
         }
     }
 
     /// Whether authentication is taken to last for one request only, so that connections are not worth reusing.
-    pub fn is_forgetful(&self, now_ms: u64) -> bool {
-        now_ms < self.forgetful_until_ms.load(Ordering::Relaxed)
+    pub fn authenticates_single_requests(&self, now_ms: u64) -> bool {
+        now_ms < self.no_reuse_until_ms.load(Ordering::Relaxed)
     }
 
     /// A CONNECT on an authenticated connection got a 407, and was granted after another logon.
-    pub fn kept_refuses_connect(&self, now_ms: u64) {
+    pub fn refused_connect_on_reuse(&self, now_ms: u64) {
         self.no_connect_until_ms.store(now_ms + millis(limits::HABIT_AGE), Ordering::Relaxed);
     }
 
     /// Whether a CONNECT may be tried on an authenticated connection.
-    pub fn takes_connect_on_kept(&self, now_ms: u64) -> bool {
+    pub fn may_reuse_for_connect(&self, now_ms: u64) -> bool {
         now_ms >= self.no_connect_until_ms.load(Ordering::Relaxed)
     }
 
     /// It has asked for authentication (`asked`), or has served a request without.
     pub fn asked_for_authentication(&self, asked: bool) {
         match asked {
-            true if self.asks.load(Ordering::Relaxed) => {}
-            true => self.asks.store(true, Ordering::Relaxed),
-            false => drop(self.unasked.fetch_add(1, Ordering::Relaxed)),
+            true if self.has_challenged.load(Ordering::Relaxed) => {}
+            true => self.has_challenged.store(true, Ordering::Relaxed),
+            false => drop(self.unchallenged_requests.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
     /// Whether it seems not to require authentication at all: it has served [`limits::UNCHALLENGED_REQUESTS`] requests
     /// without, and never asked. Then requests need not wait for a scout.
-    pub fn grants_unasked(&self) -> bool {
-        !self.asks.load(Ordering::Relaxed) && self.unasked.load(Ordering::Relaxed) >= limits::UNCHALLENGED_REQUESTS
+    pub fn serves_unchallenged(&self) -> bool {
+        !self.has_challenged.load(Ordering::Relaxed)
+            && self.unchallenged_requests.load(Ordering::Relaxed) >= limits::UNCHALLENGED_REQUESTS
     }
 
     /// A challenge of this age, in ms, was too old.
-    pub fn challenge_spoiled(&self, age_ms: u64) {
-        let known_ms = self.spoils_ms.load(Ordering::Relaxed);
+    pub fn challenge_was_stale(&self, age_ms: u64) {
+        let known_ms = self.stale_age_ms.load(Ordering::Relaxed);
         if known_ms == 0 || age_ms < known_ms {
-            self.spoils_ms.store(age_ms.max(1), Ordering::Relaxed);
+            self.stale_age_ms.store(age_ms.max(1), Ordering::Relaxed);
         }
     }
 
     /// How long a challenge may wait for a client, in ms: `most_ms` as configured, or half of the age that was once too
     /// old if that is less.
     pub fn challenge_age_ms(&self, most_ms: u64) -> u64 {
-        match self.spoils_ms.load(Ordering::Relaxed) {
+        match self.stale_age_ms.load(Ordering::Relaxed) {
             0 => most_ms,
-            spoils_ms => most_ms.min(spoils_ms / 2),
+            stale_age_ms => most_ms.min(stale_age_ms / 2),
         }
     }
 
     /// It has answered.
-    pub fn heard(&self, now_ms: u64) {
-        self.heard_ms.store(now_ms.max(1), Ordering::Relaxed);
+    pub fn responded(&self, now_ms: u64) {
+        self.responded_ms.store(now_ms.max(1), Ordering::Relaxed);
     }
 
     /// Whether it has answered within [`limits::RESPONSIVE_AGE`].
-    pub fn is_heard_of(&self, now_ms: u64) -> bool {
-        let heard_ms = self.heard_ms.load(Ordering::Relaxed);
-        heard_ms != 0 && now_ms.saturating_sub(heard_ms) < millis(limits::RESPONSIVE_AGE)
+    pub fn is_responsive(&self, now_ms: u64) -> bool {
+        let responded_ms = self.responded_ms.load(Ordering::Relaxed);
+        responded_ms != 0 && now_ms.saturating_sub(responded_ms) < millis(limits::RESPONSIVE_AGE)
     }
 
     /// It has asked for credentials before it had received the body.
-    pub fn asks_before_body(&self, now_ms: u64) {
-        self.hasty_until_ms.store(now_ms + millis(limits::HABIT_AGE), Ordering::Relaxed);
+    pub fn challenged_before_body(&self, now_ms: u64) {
+        self.challenges_before_body_until_ms.store(now_ms + millis(limits::HABIT_AGE), Ordering::Relaxed);
     }
 
     /// Whether it is known to ask for credentials, if it does, before it has received the body.
-    pub fn is_known_to_ask_before_body(&self, now_ms: u64) -> bool {
-        now_ms < self.hasty_until_ms.load(Ordering::Relaxed)
+    pub fn challenges_before_body(&self, now_ms: u64) -> bool {
+        now_ms < self.challenges_before_body_until_ms.load(Ordering::Relaxed)
     }
 
     /// It has asked for credentials for a destination.
-    pub fn asks(&self, destination: &str, now_ms: u64) {
-        self.remember(destination, Asks::Yes, now_ms);
+    pub fn challenged_for(&self, destination: &str, now_ms: u64) {
+        self.remember(destination, AuthDemand::Yes, now_ms);
     }
 
     /// It has served a request with a body for a destination without asking. If it asks for other requests there, that
     /// takes precedence.
-    pub fn serves_unasked(&self, destination: &str, now_ms: u64) {
-        if self.asks_at(destination, now_ms) != Asks::Yes {
-            self.remember(destination, Asks::No, now_ms);
+    pub fn served_unchallenged(&self, destination: &str, now_ms: u64) {
+        if self.auth_demand(destination, now_ms) != AuthDemand::Yes {
+            self.remember(destination, AuthDemand::No, now_ms);
         }
     }
 
     /// Whether it asks for credentials for a destination.
-    pub fn asks_at(&self, destination: &str, now_ms: u64) -> Asks {
+    pub fn auth_demand(&self, destination: &str, now_ms: u64) -> AuthDemand {
         match lock(&self.destinations).get(&name(destination)) {
             Some(remembered) if now_ms < remembered.until_ms => remembered.asks,
-            _ => Asks::Unknown,
+            _ => AuthDemand::Unknown,
         }
     }
 
-    fn remember(&self, destination: &str, asks: Asks, now_ms: u64) {
+    fn remember(&self, destination: &str, asks: AuthDemand, now_ms: u64) {
         let mut destinations = lock(&self.destinations);
         let name = name(destination);
         if destinations.len() >= limits::DESTINATIONS_REMEMBERED && !destinations.contains_key(&name) {
@@ -206,58 +207,58 @@ mod tests {
     fn a_407_on_a_reused_connection_counts_once_a_fresh_one_is_served() {
         let habits = Habits::default();
         for _ in 0..10 {
-            habits.kept_is_asked("blocked.test:80");
-            habits.fresh_is_served("other.test:80", false, 0);
+            habits.challenged_on_reuse("blocked.test:80");
+            habits.served_on_fresh("other.test:80", false, 0);
         }
-        assert!(!habits.is_forgetful(0), "the destination may be the reason");
+        assert!(!habits.authenticates_single_requests(0), "the destination may be the reason");
         for round in 1..=limits::REAUTHENTICATIONS {
-            assert!(!habits.is_forgetful(0), "after {round}");
-            habits.fresh_is_served("any.test:80", true, 0);
+            assert!(!habits.authenticates_single_requests(0), "after {round}");
+            habits.served_on_fresh("any.test:80", true, 0);
         }
-        assert!(habits.is_forgetful(0));
+        assert!(habits.authenticates_single_requests(0));
     }
 
     #[test]
     fn a_407_without_retry_counts_once_the_next_request_is_served() {
         let habits = Habits::default();
         for _ in 0..limits::REAUTHENTICATIONS {
-            habits.kept_is_asked("Some.test:80");
-            habits.fresh_is_served("some.test:80", false, 0);
+            habits.challenged_on_reuse("Some.test:80");
+            habits.served_on_fresh("some.test:80", false, 0);
         }
-        assert!(habits.is_forgetful(0));
+        assert!(habits.authenticates_single_requests(0));
     }
 
     #[test]
     fn reuse_is_tried_again_after_a_while_and_given_up_sooner() {
         let habits = Habits::default();
-        (0..limits::REAUTHENTICATIONS).for_each(|_| habits.fresh_is_served("a:80", true, 5));
-        assert!(habits.is_forgetful(AGE_MS + 4) && !habits.is_forgetful(AGE_MS + 5));
-        habits.fresh_is_served("a:80", true, AGE_MS + 5);
-        assert!(habits.is_forgetful(AGE_MS + 5), "a single one is enough now");
-        habits.kept_is_served();
-        (1..limits::REAUTHENTICATIONS).for_each(|_| habits.fresh_is_served("a:80", true, 3 * AGE_MS));
-        assert!(!habits.is_forgetful(3 * AGE_MS), "a request served in between resets the count");
+        (0..limits::REAUTHENTICATIONS).for_each(|_| habits.served_on_fresh("a:80", true, 5));
+        assert!(habits.authenticates_single_requests(AGE_MS + 4) && !habits.authenticates_single_requests(AGE_MS + 5));
+        habits.served_on_fresh("a:80", true, AGE_MS + 5);
+        assert!(habits.authenticates_single_requests(AGE_MS + 5), "a single one is enough now");
+        habits.served_on_reuse();
+        (1..limits::REAUTHENTICATIONS).for_each(|_| habits.served_on_fresh("a:80", true, 3 * AGE_MS));
+        assert!(!habits.authenticates_single_requests(3 * AGE_MS), "a request served in between resets the count");
     }
 
     #[test]
     fn connect_on_reused_connections_is_tried_again_after_a_while() {
         let habits = Habits::default();
-        assert!(habits.takes_connect_on_kept(0));
-        habits.kept_refuses_connect(7);
-        assert!(!habits.takes_connect_on_kept(AGE_MS + 6) && habits.takes_connect_on_kept(AGE_MS + 7));
+        assert!(habits.may_reuse_for_connect(0));
+        habits.refused_connect_on_reuse(7);
+        assert!(!habits.may_reuse_for_connect(AGE_MS + 6) && habits.may_reuse_for_connect(AGE_MS + 7));
     }
 
     #[test]
     fn what_a_destination_requires_is_remembered_for_a_while() {
         let habits = Habits::default();
-        habits.serves_unasked("Free.test:80", 0);
-        assert_eq!(habits.asks_at("free.test:80", AGE_MS - 1), Asks::No);
-        assert_eq!(habits.asks_at("free.test:80", AGE_MS), Asks::Unknown);
-        habits.asks("free.test:80", 0);
-        habits.serves_unasked("free.test:80", 0);
-        assert_eq!(habits.asks_at("free.test:80", 0), Asks::Yes, "it asks for some requests");
+        habits.served_unchallenged("Free.test:80", 0);
+        assert_eq!(habits.auth_demand("free.test:80", AGE_MS - 1), AuthDemand::No);
+        assert_eq!(habits.auth_demand("free.test:80", AGE_MS), AuthDemand::Unknown);
+        habits.challenged_for("free.test:80", 0);
+        habits.served_unchallenged("free.test:80", 0);
+        assert_eq!(habits.auth_demand("free.test:80", 0), AuthDemand::Yes, "it asks for some requests");
         for number in 0..2 * limits::DESTINATIONS_REMEMBERED {
-            habits.asks(&format!("{number}.test:80"), 0);
+            habits.challenged_for(&format!("{number}.test:80"), 0);
         }
         assert!(lock(&habits.destinations).len() <= limits::DESTINATIONS_REMEMBERED);
     }

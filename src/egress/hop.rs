@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::{Habits, KnownIdentity, Unasked};
+use super::{Habits, KnownIdentity, Unchallenged};
 use crate::auth::Credentials;
 use crate::metrics::{HopMetrics, UpstreamMetrics};
 use crate::upstream::Upstream;
@@ -32,19 +32,19 @@ pub struct Hop {
     /// What its behaviour has shown.
     pub habits: Habits,
     /// What it serves without authentication.
-    pub unasked: Unasked,
+    pub unchallenged: Unchallenged,
 }
 
 /// A client on a hop. It counts towards the upstream's load until this is dropped.
 #[derive(Debug)]
-pub struct OnHop(Arc<Hop>);
+pub struct HopLease(Arc<Hop>);
 
-impl OnHop {
+impl HopLease {
     /// Counts a client on the hop.
-    pub fn new(hop: &Arc<Hop>) -> OnHop {
+    pub fn new(hop: &Arc<Hop>) -> HopLease {
         hop.upstream.enter();
         hop.upstream_metrics.tunnels.inc();
-        OnHop(Arc::clone(hop))
+        HopLease(Arc::clone(hop))
     }
 
     /// The hop itself.
@@ -53,7 +53,7 @@ impl OnHop {
     }
 }
 
-impl Deref for OnHop {
+impl Deref for HopLease {
     type Target = Hop;
 
     fn deref(&self) -> &Hop {
@@ -61,7 +61,7 @@ impl Deref for OnHop {
     }
 }
 
-impl Drop for OnHop {
+impl Drop for HopLease {
     fn drop(&mut self) {
         self.0.upstream.leave();
         self.0.upstream_metrics.tunnels.dec();

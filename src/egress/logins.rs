@@ -1,5 +1,4 @@
-//! Clients that log on to the gateway (Basic, RFC 7617): reading their credentials, checking them, limiting wrong
-//! guesses.
+//! Clients that log on to the gateway: checking their logins, limiting wrong guesses.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

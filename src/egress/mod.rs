@@ -6,7 +6,7 @@
 //! | `hop` | an upstream as one identity: all that a connection to it needs |
 //! | `habits` | what an upstream's behaviour has shown |
 //! | `choice` | the choice of an upstream within a group |
-//! | `unasked` | what an upstream serves without authentication |
+//! | `unchallenged` | what an upstream serves without authentication |
 //! | `verdict` | what an answer says about the AUTHENTICATE_MESSAGE before it |
 //! | `check` | the handshakes with which an upstream is checked |
 //! | `current` | the egress that new requests use, and its secrets |
@@ -19,7 +19,7 @@ mod habits;
 mod hop;
 mod identity;
 mod logins;
-mod unasked;
+mod unchallenged;
 pub mod verdict;
 
 use std::net::{IpAddr, SocketAddr};
@@ -32,11 +32,11 @@ use crate::upstream::Upstream;
 pub use check::{check_by_handshake, probe};
 pub use choice::{Tried, UpstreamOrder};
 pub use current::{ClientError, CurrentEgress};
-pub use habits::{Asks, Habits};
-pub use hop::{Hop, OnHop};
+pub use habits::{AuthDemand, Habits};
+pub use hop::{Hop, HopLease};
 pub use identity::KnownIdentity;
 pub use logins::{Guesses, LoginError, Logins};
-pub use unasked::Unasked;
+pub use unchallenged::Unchallenged;
 
 /// An upstream as part of an egress.
 #[derive(Debug)]

@@ -42,7 +42,7 @@ fn egress(order: UpstreamOrder, upstreams: &[(usize, u32)], identities: Vec<Arc<
                 keep_cap: 0,
                 check_target: None,
                 habits: Habits::default(),
-                unasked: Unasked::default(),
+                unchallenged: Unchallenged::default(),
             }));
         }
         let metrics = metrics.upstream(&name);
@@ -89,7 +89,7 @@ fn balance_gives_each_upstream_its_share_by_weight() {
     let mut on = Vec::new();
     for _ in 0..40 {
         let member = egress.choose(0, Tried::default()).unwrap();
-        on.push(OnHop::new(egress.hop(member, None).unwrap()));
+        on.push(HopLease::new(egress.hop(member, None).unwrap()));
     }
     let open: Vec<usize> = egress.members.iter().map(|member| member.upstream.open()).collect();
     assert_eq!(open, [10, 30]);

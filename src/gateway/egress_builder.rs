@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::auth::{Credentials, SpeaksNtlm};
 use crate::config::{Check, Config, IdentityConfig, UpstreamConfig};
 use crate::egress::{
-    CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, ListenerUse, Logins, Member, Unasked,
+    CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, ListenerUse, Logins, Member, Unchallenged,
     check_by_handshake, probe,
 };
 use crate::event::Sender;
@@ -180,7 +180,7 @@ fn egress(
                 },
                 keep_cap: of_config.keep,
                 habits: Habits::default(),
-                unasked: Unasked::default(),
+                unchallenged: Unchallenged::default(),
             }));
         }
     }

@@ -63,7 +63,7 @@ impl KeepAlivePool {
     pub fn put(&mut self, hop: &Arc<Hop>, mut upstream: Endpoint, loan: &mut Loan<'_>) {
         let is_in_force = loan.egress.hops.get(hop.number).is_some_and(|other| Arc::ptr_eq(other, hop));
         if hop.keep_cap == 0
-            || hop.habits.is_forgetful(loan.now_ms)
+            || hop.habits.authenticates_single_requests(loan.now_ms)
             || loan.draining
             || !is_in_force
             || !is_at_rest(&mut upstream)

@@ -109,7 +109,7 @@ impl PreChallengedPool {
             return None;
         }
         // While the secret is in doubt, the client's request itself has to be challenged: only then is its answer a verdict.
-        let is_usable_now = hop.identity.guard.is_fresh(now_ms, hop.upstream.name());
+        let is_usable_now = hop.identity.guard.is_accepted(now_ms, hop.upstream.name());
         let most_age_ms = hop.habits.challenge_age_ms(loan.timeouts.warm);
         while let Some(key) = self.of(hop).ready.last().copied().filter(|_| is_usable_now) {
             let challenged_ms = self.connections.get(key).and_then(|of| of.challenge).map_or(0, |of| of.received_ms);
@@ -140,9 +140,9 @@ impl PreChallengedPool {
             let missing = of_hop.wanted - of_hop.count;
             if hop.credentials.first_leg != FirstLeg::Negotiate
                 || hop.credentials.needs_no_challenge()
-                || !hop.identity.guard.is_fresh(loan.now_ms, hop.upstream.name())
+                || !hop.identity.guard.is_accepted(loan.now_ms, hop.upstream.name())
                 || !hop.upstream.health.is_up()
-                || hop.upstream.helper_pressure.forbids_warming(loan.now_ms)
+                || hop.upstream.helper_pressure.forbids_pre_challenging(loan.now_ms)
             {
                 continue;
             }
@@ -234,7 +234,7 @@ impl PreChallengedPool {
             let hop = Arc::clone(&connection.hop);
             self.discard(key, Discarded::Aged);
             self.want_one_less(&hop);
-        } else if connection.hop.upstream.helper_pressure.forbids_warming(now_ms) {
+        } else if connection.hop.upstream.helper_pressure.forbids_pre_challenging(now_ms) {
             // Clients of some shard wait for a challenge: this connection may hold the helper that they need.
             self.discard(key, Discarded::Yielded);
         } else {

@@ -14,7 +14,7 @@ use crate::egress::{Hop, verdict};
 use crate::event::{Deadline, Endpoint, EventToken, Got, HeadReader, Key, Owner, Readiness, Slots, Vacancy};
 use crate::limits;
 use crate::metrics::Reason407;
-use crate::upstream::{Answer, Asking, Confirmation, Permission, Resolution, Ticket};
+use crate::upstream::{Answer, AttemptRequest, Confirmation, Resolution, SendPermission, Ticket};
 
 /// Reads in which a status line has arrived, even one byte at a time and after some interim answers.
 const READS: u16 = 512;
@@ -309,14 +309,14 @@ fn hear_challenge(
 /// Puts the AUTHENTICATE_MESSAGE into `outbox` if the guard allows it.
 fn answer_challenge(hop: &Hop, handshake: &mut Handshake, outbox: &mut Vec<u8>, loan: &mut Loan<'_>) -> Advance {
     let nonces = loan.nonces.draw();
-    let asking = Asking {
+    let asking = AttemptRequest {
         upstream: hop.upstream.name(),
         method: handshake.request().method(),
         destination: handshake.request().origin(),
         challenged: handshake.is_demanded(),
         confirms: true,
     };
-    let Permission::Go(ticket) = hop.identity.guard.ask(loan.now_ms, &asking) else { return Advance::Over };
+    let SendPermission::Go(ticket) = hop.identity.guard.ask(loan.now_ms, &asking) else { return Advance::Over };
     match nonces.and_then(|nonces| handshake.authenticate(&nonces, outbox)) {
         Ok(()) => {
             hop.metrics.authenticates.inc();

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::connection_source::ConnectionSource;
 use super::cx::Cx;
 use crate::auth::Handshake;
-use crate::egress::{Asks, Egress, Hop, Member, Tried};
+use crate::egress::{AuthDemand, Egress, Hop, Member, Tried};
 use crate::fault::Fault;
-use crate::upstream::{Scout, Waiting};
+use crate::upstream::{ChallengeWait, Scout};
 
 /// A request on its way.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct Attempt {
     pub number: u8,
     pub source: ConnectionSource,
     /// Held from the dial to the challenge.
-    pub waiting: Option<Waiting>,
+    pub waiting: Option<ChallengeWait>,
     /// The right to dial while others wait for the guard; held until the AUTHENTICATE_MESSAGE is sent.
     pub scout: Option<Scout>,
     /// When a pre-challenged connection got its challenge, in ms.
@@ -109,14 +109,14 @@ impl Attempt {
         if !request.has_stand_in() || self.without_credentials {
             return;
         }
-        match self.hop.habits.asks_at(&request.demand_key(), now_ms) {
-            Asks::Yes => self.handshake.ask_at_once(),
-            Asks::No => self.handshake.ask_plainly(),
+        match self.hop.habits.auth_demand(&request.demand_key(), now_ms) {
+            AuthDemand::Yes => self.handshake.ask_at_once(),
+            AuthDemand::No => self.handshake.ask_plainly(),
             // A GET instead does no harm, and shows a silent upstream in time.
-            Asks::Unknown if !request.has_body() && !self.hop.habits.is_heard_of(now_ms) => {
+            AuthDemand::Unknown if !request.has_body() && !self.hop.habits.is_responsive(now_ms) => {
                 self.handshake.ask_at_once()
             }
-            Asks::Unknown => self.handshake.ask_tentatively(),
+            AuthDemand::Unknown => self.handshake.ask_tentatively(),
         }
     }
 
@@ -146,21 +146,21 @@ impl Attempt {
 
     /// Whether the present upstream has accepted the secret lately.
     pub(super) fn is_fresh(&self, now_ms: u64) -> bool {
-        self.hop.identity.guard.is_fresh(now_ms, self.hop.upstream.name())
+        self.hop.identity.guard.is_accepted(now_ms, self.hop.upstream.name())
     }
 
     /// Whether the next upstream has accepted the secret lately.
     pub(super) fn is_accepted_elsewhere(&self, now_ms: u64) -> bool {
         let mut choice = self.choice;
         let next = choice.next(&self.egress);
-        next.is_some_and(|(_, hop)| hop.identity.guard.is_fresh(now_ms, hop.upstream.name()))
+        next.is_some_and(|(_, hop)| hop.identity.guard.is_accepted(now_ms, hop.upstream.name()))
     }
 
     /// Whether the next upstream accepts the secret and the present one never has: then it is the present one that is wrong.
     pub(super) fn is_accepted_elsewhere_only(&self) -> bool {
         let mut choice = self.choice;
         let next = choice.next(&self.egress);
-        let accepts = |hop: &Hop| hop.identity.guard.was_proven(hop.upstream.name());
+        let accepts = |hop: &Hop| hop.identity.guard.was_accepted(hop.upstream.name());
         !accepts(&self.hop) && next.is_some_and(|(_, hop)| accepts(hop))
     }
 
@@ -170,7 +170,7 @@ impl Attempt {
         let (now_ms, timeouts) = (cx.now_ms(), cx.timeouts());
         let may_wait_for_origin = self.handshake.is_challenged()
             || self.handshake.awaits_origin()
-            || self.hop.unasked.may_serve(now_ms, self.handshake.request().origin());
+            || self.hop.unchallenged.may_serve(now_ms, self.handshake.request().origin());
         let wait_ms = match self.has_next() {
             _ if may_wait_for_origin => return self.until_ms,
             true => timeouts.challenge.min(timeouts.connect),

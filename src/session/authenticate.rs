@@ -16,7 +16,7 @@ use crate::event::{Endpoint, Got, HeadReader, Readiness, Seat, take_front};
 use crate::fault::{At, Cause, Culprit, Fault};
 use crate::limits;
 use crate::pool::Orphan;
-use crate::upstream::{Answer, Asking, Permission, Ticket};
+use crate::upstream::{Answer, AttemptRequest, SendPermission, Ticket};
 
 /// Room for a request with an AUTHENTICATE_MESSAGE, so that writing one grows no buffer.
 const OUTBOX_BYTES: usize = 2048;
@@ -140,7 +140,7 @@ impl Authenticate {
     fn ask_guard(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
         let Logon::WaitsForGuard { seat } = &mut self.logon else { return Ok(()) };
         let Attempt { hop, handshake, .. } = &*self.attempt;
-        let asking = Asking {
+        let asking = AttemptRequest {
             upstream: hop.upstream.name(),
             method: handshake.request().method(),
             destination: handshake.request().origin(),
@@ -149,12 +149,12 @@ impl Authenticate {
             confirms: false,
         };
         match hop.identity.guard.ask(cx.now_ms(), &asking) {
-            Permission::Wait => {
+            SendPermission::Wait => {
                 cx.shard.guard_waiters.join(cx.key, seat);
                 Ok(())
             }
-            Permission::No(refusal) => Err(guard_faults::refused(refusal)),
-            Permission::Go(ticket) => {
+            SendPermission::No(refusal) => Err(guard_faults::refused(refusal)),
+            SendPermission::Go(ticket) => {
                 self.attempt.let_through(self.phase_us, cx);
                 self.phase_us = cx.now_us();
                 let answered = cx

@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::pool::{Loan, Pools};
 use crate::relay::{PipePool, Resources};
 use crate::timeouts::TimeoutsMs;
-use crate::upstream::{Asked, Asker, HostPort};
+use crate::upstream::{HostPort, LookupClient, LookupReply};
 
 /// The part of the configuration that tunnels go by. Replaced as a whole; a tunnel uses what is there when it needs it.
 #[derive(Clone, Debug)]
@@ -71,7 +71,7 @@ pub struct Context {
     /// The present configuration.
     pub settings: SessionSettings,
     /// Asks for an origin's addresses on behalf of a tunnel.
-    pub look_up: Box<dyn Fn(HostPort, Key, Asker) -> Asked + Send>,
+    pub look_up: Box<dyn Fn(HostPort, Key, LookupClient) -> LookupReply + Send>,
     /// Tunnels that wait for the upstream's addresses.
     pub address_waiters: WaitList,
     /// Tunnels that wait for the guard to change.

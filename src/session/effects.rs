@@ -12,7 +12,7 @@ use super::cx::Cx;
 use super::record::End;
 use super::transition::Pending;
 use crate::auth::Tally;
-use crate::egress::{Hop, OnHop};
+use crate::egress::{Hop, HopLease};
 #[cfg(test)]
 use crate::fault::At;
 use crate::fault::{Cause, Fault};
@@ -60,7 +60,7 @@ impl Cx<'_> {
 
     /// The request goes to this upstream as this identity.
     pub(super) fn goes_to(&mut self, hop: &Arc<Hop>) {
-        self.client.record.on_hop = Some(OnHop::new(hop));
+        self.client.record.on_hop = Some(HopLease::new(hop));
     }
 
     /// A tunnel begins to relay.
@@ -120,7 +120,7 @@ pub(super) use crate::metrics::Outcome as HandshakeOutcome;
 impl Attempt {
     /// A client waits for a challenge of the present upstream from now on.
     pub(super) fn begins_to_wait(&mut self, cx: &Cx<'_>) {
-        self.waiting = Some(self.hop.upstream.helper_pressure.client_waits(cx.now_ms()));
+        self.waiting = Some(self.hop.upstream.helper_pressure.begin_wait(cx.now_ms()));
     }
 
     /// The addresses of an upstream are there at last.
@@ -184,15 +184,15 @@ impl Attempt {
     /// The upstream has sent its challenge; the leg began at `since_us`.
     pub(super) fn challenged(&mut self, since_us: u64, cx: &Cx<'_>) {
         let (now_ms, request) = (cx.now_ms(), self.handshake.request());
-        self.hop.unasked.challenged(request.origin());
+        self.hop.unchallenged.challenged(request.origin());
         self.hop.metrics.phase(Phase::Challenge, cx.now_us() - since_us);
         self.hop.habits.asked_for_authentication(true);
         if let Some(waiting) = self.waiting.take() {
             waiting.challenged(now_ms);
         }
-        self.hop.habits.heard(now_ms);
+        self.hop.habits.responded(now_ms);
         if request.forward().is_some() {
-            self.hop.habits.asks(&request.demand_key(), now_ms);
+            self.hop.habits.challenged_for(&request.demand_key(), now_ms);
         }
     }
 
@@ -224,7 +224,7 @@ impl Attempt {
         self.hop.upstream.health.succeeded();
         if self.source == ConnectionSource::Cold && !self.handshake.is_exempt() && !self.handshake.is_demanded() {
             self.hop.habits.asked_for_authentication(false);
-            self.hop.unasked.served(cx.now_ms(), self.handshake.request().origin());
+            self.hop.unchallenged.served(cx.now_ms(), self.handshake.request().origin());
         }
     }
 
@@ -242,7 +242,7 @@ impl Attempt {
     }
 
     fn challenge_spoiled(&self, cx: &Cx<'_>) {
-        self.hop.habits.challenge_spoiled(cx.now_ms().saturating_sub(self.challenged_ms));
+        self.hop.habits.challenge_was_stale(cx.now_ms().saturating_sub(self.challenged_ms));
     }
 
     /// The handshake has ended.
@@ -250,7 +250,7 @@ impl Attempt {
         let granted = matches!(outcome, Outcome::Established | Outcome::Declined);
         // The 407 was not about the destination.
         if granted && self.source == ConnectionSource::Kept && self.handshake.tally().unprompted > 0 {
-            self.hop.habits.kept_refuses_connect(cx.now_ms());
+            self.hop.habits.refused_connect_on_reuse(cx.now_ms());
         }
         self.handshake_counted(outcome, cx);
         let Tally { refused, rechallenge, .. } = self.handshake.take_tally();
@@ -282,8 +282,8 @@ impl Attempt {
             _ => {
                 let origin = self.handshake.request().origin();
                 match self.handshake.awaits_origin() {
-                    true => health.failed_for(now_ms, origin, &fault.detail),
-                    false => health.failed_unheard(now_ms, origin, &fault.detail),
+                    true => health.failed_after_challenge(now_ms, origin, &fault.detail),
+                    false => health.failed_before_challenge(now_ms, origin, &fault.detail),
                 }
                 self.failed.push((self.member, (&*fault.detail).into()));
             }
@@ -296,7 +296,7 @@ impl Attempt {
             if member != self.member
                 && let Some(member) = self.egress.members.get(member)
             {
-                member.upstream.health.failed_alone(cx.now_ms(), &why);
+                member.upstream.health.failed_where_another_served(cx.now_ms(), &why);
             }
         }
     }
@@ -307,14 +307,14 @@ impl Attempt {
     /// The upstream has answered a plain request with 407, and the body has begun to go out or not.
     pub(super) fn demanded(&mut self, body_has_begun: bool, body_is_held: bool, cx: &Cx<'_>) {
         let (habits, now_ms) = (&self.hop.habits, cx.now_ms());
-        habits.heard(now_ms);
+        habits.responded(now_ms);
         if body_is_held {
-            habits.asks_before_body(now_ms);
+            habits.challenged_before_body(now_ms);
         }
-        habits.asks(&self.handshake.request().demand_key(), now_ms);
+        habits.challenged_for(&self.handshake.request().demand_key(), now_ms);
         if self.source == ConnectionSource::Kept {
             match body_has_begun {
-                true => habits.kept_is_asked(self.handshake.request().origin()),
+                true => habits.challenged_on_reuse(self.handshake.request().origin()),
                 false => self.asked_on_kept = true,
             }
         }
@@ -323,7 +323,7 @@ impl Attempt {
     /// The upstream has closed the connection on a request without credentials: it may want some.
     pub(super) fn may_have_demanded(&self, cx: &Cx<'_>) {
         if self.handshake.is_trial() {
-            self.hop.habits.asks(&self.handshake.request().demand_key(), cx.now_ms());
+            self.hop.habits.challenged_for(&self.handshake.request().demand_key(), cx.now_ms());
         }
     }
 
@@ -364,14 +364,14 @@ impl Attempt {
     /// Learns from the final answer to a plain request where the upstream asks for credentials, and on which connections.
     pub(super) fn served(&self, status: u16, pending: &Pending, has_stand_in: bool, cx: &Cx<'_>) {
         let (habits, now_ms) = (&self.hop.habits, cx.now_ms());
-        habits.heard(now_ms);
+        habits.responded(now_ms);
         match pending {
-            _ if self.source == ConnectionSource::Kept => habits.kept_is_served(),
+            _ if self.source == ConnectionSource::Kept => habits.served_on_reuse(),
             Pending::Verdict(_) => {
-                habits.fresh_is_served(self.handshake.request().origin(), self.asked_on_kept, now_ms);
+                habits.served_on_fresh(self.handshake.request().origin(), self.asked_on_kept, now_ms);
             }
             Pending::Demand if has_stand_in && status < 400 => {
-                habits.serves_unasked(&self.handshake.request().demand_key(), now_ms);
+                habits.served_unchallenged(&self.handshake.request().demand_key(), now_ms);
             }
             Pending::Nothing | Pending::Demand => {}
         }

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 
 use super::connection_source::ConnectionSource;
 use crate::auth::Scheme;
-use crate::egress::OnHop;
+use crate::egress::HopLease;
 use crate::fault::Fault;
 
 /// How a session, or a request of it, ended.
@@ -109,7 +109,7 @@ pub(super) struct Record {
     /// The scheme of the handshake, if there was one.
     pub scheme: Option<Scheme>,
     /// The upstream and the identity, once they are known.
-    pub on_hop: Option<OnHop>,
+    pub on_hop: Option<HopLease>,
     /// Bytes of plain HTTP to the upstream, heads included.
     pub bytes_up: u64,
     /// Bytes of plain HTTP to the client, heads included.

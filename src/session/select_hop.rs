@@ -61,7 +61,7 @@ pub(super) fn select(departure: Departure, cx: &mut Cx<'_>) -> Transition {
 
 /// Takes a connection from the pools, or has one dialled.
 fn select_connection(mut attempt: Box<Attempt>, forward: Option<&Arc<ForwardRequest>>, cx: &mut Cx<'_>) -> Transition {
-    let may_be_kept = forward.is_some() || attempt.hop.habits.takes_connect_on_kept(cx.now_ms());
+    let may_be_kept = forward.is_some() || attempt.hop.habits.may_reuse_for_connect(cx.now_ms());
     // Not always 0: an earlier connection of this session may have had that number, and late events with it.
     attempt.number = u8::try_from(cx.client.record.requests % u32::from(DIALS)).unwrap_or(0);
     let can_be_repeated = attempt.handshake.request().is_idempotent();

@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::pool::Pools;
 use crate::relay::PipePool;
 use crate::session::{Admission, Context, Idle, Next, Session, SessionSettings};
-use crate::upstream::{Asked, Asker, HostPort, OriginResolver};
+use crate::upstream::{HostPort, LookupClient, LookupReply, OriginResolver};
 use accept::Accepting;
 use eviction::IdleQueues;
 
@@ -349,7 +349,10 @@ impl Shard {
 }
 
 /// Looks up the names of origins; the answers come back as messages to the shard.
-fn look_up_with(names: OriginResolver, sender: Sender<Message>) -> Box<dyn Fn(HostPort, Key, Asker) -> Asked + Send> {
+fn look_up_with(
+    names: OriginResolver,
+    sender: Sender<Message>,
+) -> Box<dyn Fn(HostPort, Key, LookupClient) -> LookupReply + Send> {
     Box::new(move |host, key, asker| {
         let sender = sender.clone();
         names.ask(host, asker, move |resolution| sender.send(Message::OriginResolved(key, resolution)))

@@ -15,7 +15,7 @@ use super::trace::Trace;
 use super::upstream::{Peer, PeerContext};
 use crate::auth::Credentials;
 use crate::egress::{
-    CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, Logins, Member, Unasked, UpstreamOrder,
+    CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, Logins, Member, Unchallenged, UpstreamOrder,
 };
 use crate::event::{Key, Listener, Sender};
 use crate::metrics::Metrics;
@@ -25,7 +25,8 @@ use crate::session::SessionSettings;
 use crate::shard::{Gate, GateRules, Message, Shard, ShardOptions};
 use crate::stub::{Counters, ServerNames, Setup, StubAccount};
 use crate::upstream::{
-    Accounts, Asked, Asker, CheckFailure, Guard, HealthChange, HostPort, OriginResolver, Resolution, Upstream,
+    Accounts, CheckFailure, Guard, HealthChange, HostPort, LookupClient, LookupReply, OriginResolver, Resolution,
+    Upstream,
 };
 
 /// More turns than any run may need.
@@ -192,7 +193,7 @@ fn new_egress(scenario: &Scenario, metrics: &Arc<Metrics>, shard_sender: &Arc<On
                 keep_cap: scenario.keep,
                 check_target: None,
                 habits: Habits::default(),
-                unasked: Unasked::default(),
+                unchallenged: Unchallenged::default(),
             }));
         }
         if plan.resolves_after_us == 0 {
@@ -234,7 +235,10 @@ fn rules() -> Rules {
 }
 
 /// The world resolves names, after the time in the client's plan.
-fn resolve_in_world(lookups: Lookups, scenario: &Scenario) -> Box<dyn Fn(HostPort, Key, Asker) -> Asked + Send> {
+fn resolve_in_world(
+    lookups: Lookups,
+    scenario: &Scenario,
+) -> Box<dyn Fn(HostPort, Key, LookupClient) -> LookupReply + Send> {
     let targets = scenario.clients.iter().map(|client| client.target);
     let delays: Vec<u64> = targets
         .chain(scenario.http_clients.iter().map(|client| client.target))
@@ -245,7 +249,7 @@ fn resolve_in_world(lookups: Lookups, scenario: &Scenario) -> Box<dyn Fn(HostPor
         let delay_us = delays[usize::from(host.port()) - 9_000];
         with(|network| network.alarm(delay_us, LOOKUP_DONE + lookups.len() as u64));
         lookups.push((host, key));
-        Asked::Taken
+        LookupReply::Accepted
     })
 }
 

@@ -180,19 +180,19 @@ impl Health {
     }
 
     /// It failed a request that another upstream then served: the destination was not the reason.
-    pub fn failed_alone(&self, now_ms: u64, why: &str) {
+    pub fn failed_where_another_served(&self, now_ms: u64, why: &str) {
         self.note(now_ms, why, true, Inner::own_fault);
     }
 
     /// It failed a request for `destination` (`host:port`) after its challenge. The reason may be its policy for that
     /// destination.
-    pub fn failed_for(&self, now_ms: u64, destination: &str, why: &str) {
+    pub fn failed_after_challenge(&self, now_ms: u64, destination: &str, why: &str) {
         self.note(now_ms, why, true, |inner| inner.suspects.add(now_ms, destination));
     }
 
     /// It failed a request for `destination` (`host:port`) before it sent a challenge. The reason may be its policy for
     /// that destination; [`limits::EJECT_AFTER`] such faults in a row lead to a probe.
-    pub fn failed_unheard(&self, now_ms: u64, destination: &str, why: &str) {
+    pub fn failed_before_challenge(&self, now_ms: u64, destination: &str, why: &str) {
         let mut is_due = false;
         self.note(now_ms, why, true, |inner| {
             // For the rate of trials, in case it is ejected.

@@ -24,23 +24,23 @@ pub struct HelperPressure {
 
 /// A client that waits for a challenge on its own connection. The wait ends when this is dropped.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct ChallengeWait {
     helper_pressure: Arc<HelperPressure>,
     since_ms: u64,
 }
 
 impl HelperPressure {
     /// Counts a client that begins to wait for a challenge.
-    pub fn client_waits(self: &Arc<HelperPressure>, now_ms: u64) -> Waiting {
+    pub fn begin_wait(self: &Arc<HelperPressure>, now_ms: u64) -> ChallengeWait {
         if self.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
             self.progress_ms.store(now_ms, Ordering::Relaxed);
         }
-        Waiting { helper_pressure: Arc::clone(self), since_ms: now_ms }
+        ChallengeWait { helper_pressure: Arc::clone(self), since_ms: now_ms }
     }
 
     /// Whether no connection may be pre-challenged now: during a shortage, and for [`limits::PRE_CHALLENGE_PAUSE`]
     /// after it was seen, because the next pre-challenged connections would occupy the same helpers again.
-    pub fn forbids_warming(&self, now_ms: u64) -> bool {
+    pub fn forbids_pre_challenging(&self, now_ms: u64) -> bool {
         if self.is_acute(now_ms) {
             self.rest(now_ms);
         }
@@ -70,7 +70,7 @@ impl HelperPressure {
     }
 }
 
-impl Waiting {
+impl ChallengeWait {
     /// The challenge has arrived.
     pub fn challenged(self, now_ms: u64) {
         let took_us = 1000 * now_ms.saturating_sub(self.since_ms);
@@ -86,7 +86,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for ChallengeWait {
     fn drop(&mut self) {
         self.helper_pressure.waiting.fetch_sub(1, Ordering::Relaxed);
     }
@@ -100,8 +100,8 @@ mod tests {
     fn many_waiting_clients_are_no_shortage_if_challenges_take_as_usual() {
         let pressure = Arc::new(HelperPressure::default());
         for round in 0..100 {
-            let waiting: Vec<Waiting> = (0..50).map(|_| pressure.client_waits(round * 20)).collect();
-            assert!(!pressure.forbids_warming(round * 20 + 10));
+            let waiting: Vec<ChallengeWait> = (0..50).map(|_| pressure.begin_wait(round * 20)).collect();
+            assert!(!pressure.forbids_pre_challenging(round * 20 + 10));
             waiting.into_iter().for_each(|client| client.challenged(round * 20 + 20));
         }
     }
@@ -109,35 +109,35 @@ mod tests {
     #[test]
     fn a_stall_is_a_shortage_and_is_remembered_for_a_while() {
         let pressure = Arc::new(HelperPressure::default());
-        pressure.client_waits(1_000).challenged(1_003);
-        let waiting = pressure.client_waits(2_000);
-        assert!(!pressure.forbids_warming(2_100));
-        assert!(pressure.forbids_warming(2_200));
+        pressure.begin_wait(1_000).challenged(1_003);
+        let waiting = pressure.begin_wait(2_000);
+        assert!(!pressure.forbids_pre_challenging(2_100));
+        assert!(pressure.forbids_pre_challenging(2_200));
         drop(waiting);
-        assert!(pressure.forbids_warming(20_000));
-        assert!(!pressure.forbids_warming(40_000));
+        assert!(pressure.forbids_pre_challenging(20_000));
+        assert!(!pressure.forbids_pre_challenging(40_000));
     }
 
     #[test]
     fn a_moving_queue_in_front_of_few_helpers_is_a_shortage() {
         let pressure = Arc::new(HelperPressure::default());
-        pressure.client_waits(0).challenged(2);
-        let waiting: Vec<Waiting> = (0..50).map(|_| pressure.client_waits(10)).collect();
+        pressure.begin_wait(0).challenged(2);
+        let waiting: Vec<ChallengeWait> = (0..50).map(|_| pressure.begin_wait(10)).collect();
         for (number, client) in waiting.into_iter().enumerate() {
             client.challenged(10 + 20 * number as u64);
         }
-        let _next = pressure.client_waits(1_020);
-        assert!(pressure.forbids_warming(1_030));
+        let _next = pressure.begin_wait(1_020);
+        assert!(pressure.forbids_pre_challenging(1_030));
     }
 
     #[test]
     fn a_distant_upstream_is_not_taken_for_a_stalled_one() {
         let pressure = Arc::new(HelperPressure::default());
         for round in 0..100 {
-            pressure.client_waits(round * 1_000).challenged(round * 1_000 + 600);
+            pressure.begin_wait(round * 1_000).challenged(round * 1_000 + 600);
         }
-        let _waiting = pressure.client_waits(200_000);
-        assert!(!pressure.forbids_warming(201_000));
-        assert!(pressure.forbids_warming(203_000));
+        let _waiting = pressure.begin_wait(200_000);
+        assert!(!pressure.forbids_pre_challenging(201_000));
+        assert!(pressure.forbids_pre_challenging(203_000));
     }
 }

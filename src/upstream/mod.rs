@@ -7,7 +7,7 @@ mod health;
 mod helper_pressure;
 mod host_port;
 mod origin_resolver;
-mod own;
+mod own_addresses;
 mod resolver;
 
 use std::net::SocketAddr;
@@ -16,14 +16,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 pub use checker::{Checker, Question};
 pub use guard::{
-    Account, Accounts, Answer, Asking, Confirmation, Entry, Guard, GuardChange, GuardPolicy, GuardState, KnownGood,
-    Permission, Refusal, Scout, Ticket,
+    Account, Accounts, Answer, AttemptRequest, Confirmation, DialPermission, Guard, GuardChange, GuardPolicy,
+    GuardState, KnownGood, Refusal, Scout, SendPermission, Ticket,
 };
 pub use health::{CheckFailure, Health, HealthChange};
-pub use helper_pressure::{HelperPressure, Waiting};
+pub use helper_pressure::{ChallengeWait, HelperPressure};
 pub use host_port::{HostPort, HostPortError};
-pub use origin_resolver::{Asked, Asker, OriginResolver};
-pub use own::OwnAddresses;
+pub use origin_resolver::{LookupClient, LookupReply, OriginResolver};
+pub use own_addresses::OwnAddresses;
 pub use resolver::{Resolution, Resolver};
 
 /// One upstream: its addresses, its health and its load. Shared by all shards; it lives as long as the configuration

@@ -29,7 +29,7 @@ pub struct OriginResolver {
 
 /// The client that asks, and how long it needs the answer.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker {
+pub struct LookupClient {
     /// The client's address. Names that it asks for count against its share.
     pub client: IpAddr,
     /// The client gives up after this.
@@ -38,9 +38,9 @@ pub struct Asker {
 
 /// Whether a name will be resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum LookupReply {
     /// The answer will come, or has come already.
-    Taken,
+    Accepted,
     /// The name is known to hang: no name server answers for it.
     Hangs,
     /// Too many requests are waiting already, or no thread can be started.
@@ -121,12 +121,17 @@ impl OriginResolver {
     }
 
     /// Asks for a name's addresses, with the port of `host`. `answer` is called from another thread, or at once if the
-    /// name is cached. It is not called if the asker's patience ends first, or if the result is not [`Asked::Taken`].
+    /// name is cached. It is not called if the asker's patience ends first, or if the result is not [`LookupReply::Accepted`].
     ///
-    /// The request is [`Asked::Declined`] when [`limits::LOOKUP_WAITERS`] requests wait for the name already, when the
+    /// The request is [`LookupReply::Declined`] when [`limits::LOOKUP_WAITERS`] requests wait for the name already, when the
     /// queue of [`limits::LOOKUP_QUEUE`] names has no room left for this client, or when no thread runs and none can be
     /// started.
-    pub fn ask(&self, host: HostPort, asker: Asker, answer: impl FnOnce(Resolution) + Send + 'static) -> Asked {
+    pub fn ask(
+        &self,
+        host: HostPort,
+        asker: LookupClient,
+        answer: impl FnOnce(Resolution) + Send + 'static,
+    ) -> LookupReply {
         let name = name_of(&host);
         let now = Instant::now();
         let waiter = Waiter { port: host.port(), until: now + asker.patience, answer: Box::new(answer) };
@@ -143,27 +148,27 @@ impl OriginResolver {
         if let Some(resolution) = state.recall(&name) {
             drop(state);
             waiter.answer(&resolution);
-            return Asked::Taken;
+            return LookupReply::Accepted;
         }
         if state.hangs(&name, now, asker.patience) {
-            return Asked::Hangs;
+            return LookupReply::Hangs;
         }
         if let Some(pending) = state.pending.get_mut(&name) {
             if pending.waiters.len() >= limits::LOOKUP_WAITERS {
-                return Asked::Declined;
+                return LookupReply::Declined;
             }
             pending.waiters.push(waiter);
-            return Asked::Taken;
+            return LookupReply::Accepted;
         }
         if state.threads == 0 || !state.has_room_for(asker.client, now) {
-            return Asked::Declined;
+            return LookupReply::Declined;
         }
         state.queue.push_back(Queued { host, client: asker.client });
         state.pending.insert(name, Pending { waiters: vec![waiter], since: None });
         self.shared.called.notify_one();
         // Only now: earlier, it would be idle, and another client's name would count on it.
         drop(newcomer);
-        Asked::Taken
+        LookupReply::Accepted
     }
 
     /// Starts a thread that begins to work when the returned sender is dropped; `None` if that fails. This takes long

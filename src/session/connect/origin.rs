@@ -14,7 +14,7 @@ use crate::session::cx::Cx;
 use crate::session::happy_eyeballs::{Candidate, Racer};
 use crate::session::transition::{Opened, Transition};
 use crate::session::verdict;
-use crate::upstream::{Asked, Asker, HostPort, Resolution};
+use crate::upstream::{HostPort, LookupClient, LookupReply, Resolution};
 
 /// An origin, and how far it has come with its addresses.
 #[derive(Debug)]
@@ -74,14 +74,14 @@ impl Origin {
         self.lookup = Lookup::UnderWay;
         let patience_ms = cx.timeouts().connect.min(cx.timeouts().handshake);
         let client = cx.client.record.client.ip().to_canonical();
-        let asker = Asker { client, patience: Duration::from_millis(patience_ms) };
+        let asker = LookupClient { client, patience: Duration::from_millis(patience_ms) };
         match (cx.shard.look_up)(self.origin.clone(), cx.key, asker) {
-            Asked::Taken => Addresses::Wait { until_ms: Some(cx.now_ms() + patience_ms) },
-            Asked::Hangs => {
+            LookupReply::Accepted => Addresses::Wait { until_ms: Some(cx.now_ms() + patience_ms) },
+            LookupReply::Hangs => {
                 let detail = format!("nobody answers for {}: its look-up hangs", self.origin.host());
                 Addresses::Fail(At::Dial.fault(Cause::ResolveTimeout, detail))
             }
-            Asked::Declined => {
+            LookupReply::Declined => {
                 let detail = "too many look-ups wait, or no thread can be started for this one";
                 Addresses::Fail(At::Dial.fault(Cause::ResourcesExhausted, detail))
             }

@@ -13,7 +13,7 @@ use crate::session::cx::Cx;
 use crate::session::guard_faults;
 use crate::session::happy_eyeballs::{Candidate, Race, Racer};
 use crate::session::transition::{Connected, Transition};
-use crate::upstream::{Entry, Refusal, Resolution};
+use crate::upstream::{DialPermission, Refusal, Resolution};
 
 /// An attempt, and how far it has come with its addresses.
 #[derive(Debug)]
@@ -127,20 +127,20 @@ impl Upstreams {
     /// Whether the guard lets it dial now.
     fn enter(&mut self, cx: &Cx<'_>) -> Result<bool, Refusal> {
         let Attempt { hop, handshake, scout, .. } = &mut *self.attempt;
-        if scout.is_some() || handshake.is_exempt() || hop.habits.grants_unasked() {
+        if scout.is_some() || handshake.is_exempt() || hop.habits.serves_unchallenged() {
             return Ok(true);
         }
         let (method, destination) = (handshake.request().method(), handshake.request().origin());
         match hop.identity.guard.enter(cx.now_ms(), hop.upstream.name(), method, destination) {
-            Entry::Go => Ok(true),
-            Entry::Scout(granted) => {
+            DialPermission::Go => Ok(true),
+            DialPermission::Scout(granted) => {
                 *scout = Some(granted);
                 // Its answer is to decide about the secret.
                 handshake.await_demand();
                 Ok(true)
             }
-            Entry::Wait => Ok(false),
-            Entry::No(refusal) => Err(refusal),
+            DialPermission::Wait => Ok(false),
+            DialPermission::No(refusal) => Err(refusal),
         }
     }
 

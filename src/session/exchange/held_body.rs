@@ -103,7 +103,7 @@ impl Exchange {
     pub(super) fn held_long_enough(mut self: Box<Self>, cx: &mut Cx<'_>) -> Step<Box<Self>> {
         let now_ms = cx.now_ms();
         let asks_nobody =
-            |attempt: &Attempt| !attempt.handshake.is_trial() || attempt.hop.habits.is_known_to_ask_before_body(now_ms);
+            |attempt: &Attempt| !attempt.handshake.is_trial() || attempt.hop.habits.challenges_before_body(now_ms);
         let Some(mut attempt) = self.attempt.take_if(|attempt| !asks_nobody(attempt)) else {
             match (self.body, self.short_body()) {
                 (RequestBody::Waits, Some(_)) => self.body = RequestBody::Gathers,

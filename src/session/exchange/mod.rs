@@ -129,7 +129,7 @@ impl Exchange {
         let is_kept = is_kept && exchange.short_body().is_some();
         if exchange.request.has_body() && (is_kept || attempt.handshake.is_trial()) {
             // A silent upstream must not get what cannot be sent to the next one.
-            let may_go = !attempt.handshake.is_trial() || attempt.hop.habits.is_heard_of(cx.now_ms());
+            let may_go = !attempt.handshake.is_trial() || attempt.hop.habits.is_responsive(cx.now_ms());
             exchange.hold_body(may_go);
         }
         exchange.from_client = std::mem::take(&mut attempt.leftover);

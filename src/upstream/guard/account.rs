@@ -9,7 +9,7 @@ use super::destination::{demand_hash, destination_hash};
 use super::ledger::{At, Ledger, Outgoing, Ruling};
 use super::track::{Attempted, Strike};
 use super::verdict::{self, Answer};
-use super::{Asking, GuardPolicy, KnownGood, OnChange};
+use super::{AttemptRequest, GuardPolicy, KnownGood, OnChange};
 use crate::limits;
 
 /// The accounts of a process. An account outlives the secrets and identities that use it, so that failed logons are
@@ -89,15 +89,15 @@ impl Account {
     }
 
     /// Whether an attempt may go out now.
-    pub(super) fn ask(&self, at: At<'_>, now_ms: u64, asking: &Asking<'_>) -> Ruling<Outgoing> {
-        let destination = self.destination(asking.method, asking.destination);
-        let demand = demand_hash(&self.hasher, at.upstream, asking.method, asking.destination);
+    pub(super) fn ask(&self, at: At<'_>, now_ms: u64, request: &AttemptRequest<'_>) -> Ruling<Outgoing> {
+        let destination = self.destination(request.method, request.destination);
+        let demand = demand_hash(&self.hasher, at.upstream, request.method, request.destination);
         self.change(at, now_ms, |ledger, place| {
-            if asking.challenged {
+            if request.challenged {
                 ledger.demanding.note(demand, now_ms);
             }
             let demands = ledger.demanding.contains(demand, now_ms);
-            let ruling = ledger.ask(place, destination, asking.confirms, &self.policy);
+            let ruling = ledger.ask(place, destination, request.confirms, &self.policy);
             let outgoing = |(number, was_fresh)| Outgoing { number, destination, demands, was_fresh };
             (ruling.map(outgoing), false)
         })

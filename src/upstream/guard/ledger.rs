@@ -425,7 +425,7 @@ impl Ledger {
         } else if track.wants_confirmation() && (!wanted || track.may_confirm(now_ms)) {
             GuardChange::WantsConfirmation
         } else if frees && track.has_waiters {
-            GuardChange::Freed
+            GuardChange::MayProceed
         } else {
             return None;
         };

@@ -73,10 +73,10 @@ pub struct GuardPolicy {
     pub backoff_factor: u32,
     /// An attempt that has been unanswered for this long no longer holds the next one up. A refusal usually comes at
     /// once; what takes long is the upstream's connection to the origin.
-    pub patience: Duration,
+    pub pending_wait: Duration,
     /// Once the last acceptance is older than this, one attempt goes out first and the others wait for its verdict. So
     /// the burst after a quiet night costs one failed logon, not many, if the password has changed.
-    pub proof_age: Duration,
+    pub acceptance_age: Duration,
 }
 
 impl GuardPolicy {
@@ -105,8 +105,8 @@ impl Default for GuardPolicy {
             window: limits::GUARD_WINDOW,
             backoff: limits::GUARD_BACKOFF,
             backoff_factor: limits::GUARD_BACKOFF_FACTOR,
-            patience: limits::GUARD_PENDING_WAIT,
-            proof_age: limits::GUARD_ACCEPTANCE_AGE,
+            pending_wait: limits::GUARD_PENDING_WAIT,
+            acceptance_age: limits::GUARD_ACCEPTANCE_AGE,
         }
     }
 }
@@ -155,12 +155,12 @@ pub enum GuardChange {
     /// A confirmation is wanted: call [`Guard::take_confirmation`].
     WantsConfirmation,
     /// Waiting requests may ask again.
-    Freed,
+    MayProceed,
 }
 
 /// Whether an upstream may be dialled for a request; see [`Guard::enter`].
 #[derive(Debug)]
-pub enum Entry {
+pub enum DialPermission {
     /// Dial.
     Go,
     /// Dial; other requests wait until this one has asked for its attempt, or the scout is dropped.
@@ -173,7 +173,7 @@ pub enum Entry {
 
 /// Whether an AUTHENTICATE_MESSAGE may be sent; see [`Guard::ask`].
 #[derive(Debug)]
-pub enum Permission {
+pub enum SendPermission {
     /// Send it, and settle the ticket with the answer.
     Go(Ticket),
     /// Another attempt goes first; ask again after the next change.
@@ -203,7 +203,7 @@ impl Refusal {
 
 /// The request for which an AUTHENTICATE_MESSAGE is to be sent.
 #[derive(Clone, Copy, Debug)]
-pub struct Asking<'a> {
+pub struct AttemptRequest<'a> {
     /// The upstream's name.
     pub upstream: &'a Arc<str>,
     /// The request's method.
@@ -268,9 +268,9 @@ impl Guard {
         self.account.lock().state_of(self.secret)
     }
 
-    /// Whether an upstream accepted the secret recently ([`GuardPolicy::proof_age`]) and nothing has cast doubt on it
+    /// Whether an upstream accepted the secret recently ([`GuardPolicy::acceptance_age`]) and nothing has cast doubt on it
     /// since.
-    pub fn is_fresh(&self, now_ms: u64, upstream: &Arc<str>) -> bool {
+    pub fn is_accepted(&self, now_ms: u64, upstream: &Arc<str>) -> bool {
         self.account.is_fresh(self.at(upstream), now_ms)
     }
 
@@ -280,7 +280,7 @@ impl Guard {
     }
 
     /// Whether an upstream has accepted the secret at some time.
-    pub fn was_proven(&self, upstream: &Arc<str>) -> bool {
+    pub fn was_accepted(&self, upstream: &Arc<str>) -> bool {
         self.account.lock().existing(self.at(upstream)).is_some_and(track::Track::was_accepted)
     }
 
@@ -298,36 +298,42 @@ impl Guard {
 
     /// Asks to dial for a request. A request that has to wait does so before it dials, so that it occupies no helper of
     /// the proxy meanwhile.
-    pub fn enter(self: &Arc<Guard>, now_ms: u64, upstream: &Arc<str>, method: &str, destination: &str) -> Entry {
+    pub fn enter(
+        self: &Arc<Guard>,
+        now_ms: u64,
+        upstream: &Arc<str>,
+        method: &str,
+        destination: &str,
+    ) -> DialPermission {
         let destination = self.account.destination(method, destination);
         match self.account.enter(self.at(upstream), now_ms, destination) {
-            Ruling::Go(None) => Entry::Go,
+            Ruling::Go(None) => DialPermission::Go,
             Ruling::Go(Some(number)) => {
-                Entry::Scout(Scout { guard: Arc::clone(self), upstream: Arc::clone(upstream), number })
+                DialPermission::Scout(Scout { guard: Arc::clone(self), upstream: Arc::clone(upstream), number })
             }
-            Ruling::Wait => Entry::Wait,
-            Ruling::No(refusal) => Entry::No(refusal),
+            Ruling::Wait => DialPermission::Wait,
+            Ruling::No(refusal) => DialPermission::No(refusal),
         }
     }
 
     /// Asks to send one AUTHENTICATE_MESSAGE.
-    pub fn ask(self: &Arc<Guard>, now_ms: u64, asking: &Asking<'_>) -> Permission {
-        match self.account.ask(self.at(asking.upstream), now_ms, asking) {
-            Ruling::Wait => Permission::Wait,
-            Ruling::No(refusal) => Permission::No(refusal),
-            Ruling::Go(Outgoing { number, destination, demands, was_fresh }) => Permission::Go(Ticket {
+    pub fn ask(self: &Arc<Guard>, now_ms: u64, request: &AttemptRequest<'_>) -> SendPermission {
+        match self.account.ask(self.at(request.upstream), now_ms, request) {
+            Ruling::Wait => SendPermission::Wait,
+            Ruling::No(refusal) => SendPermission::No(refusal),
+            Ruling::Go(Outgoing { number, destination, demands, was_fresh }) => SendPermission::Go(Ticket {
                 guard: Arc::clone(self),
-                upstream: Arc::clone(asking.upstream),
+                upstream: Arc::clone(request.upstream),
                 attempt: Attempted {
                     number,
                     sent_ms: now_ms,
                     destination,
                     was_fresh,
-                    confirms: asking.confirms,
-                    challenged: asking.challenged,
+                    confirms: request.confirms,
+                    challenged: request.challenged,
                 },
                 demands,
-                good: KnownGood { destination: asking.destination.into(), by_connect: asking.method == "CONNECT" },
+                good: KnownGood { destination: request.destination.into(), by_connect: request.method == "CONNECT" },
                 settled: false,
             }),
         }

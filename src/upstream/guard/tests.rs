@@ -38,18 +38,18 @@ fn guard() -> Arc<Guard> {
     Bench::new().guard(1)
 }
 
-fn asking<'a>(upstream: &'a Arc<str>, destination: &'a str, challenged: bool) -> Asking<'a> {
-    Asking { upstream, method: "CONNECT", destination, challenged, confirms: false }
+fn request<'a>(upstream: &'a Arc<str>, destination: &'a str, challenged: bool) -> AttemptRequest<'a> {
+    AttemptRequest { upstream, method: "CONNECT", destination, challenged, confirms: false }
 }
 
 /// On a fresh connection: the request itself was challenged.
-fn ask(guard: &Arc<Guard>, now_ms: u64, upstream: &str, destination: &str) -> Permission {
-    guard.ask(now_ms, &asking(&name(upstream), destination, true))
+fn ask(guard: &Arc<Guard>, now_ms: u64, upstream: &str, destination: &str) -> SendPermission {
+    guard.ask(now_ms, &request(&name(upstream), destination, true))
 }
 
 fn go_to(guard: &Arc<Guard>, now_ms: u64, destination: &str) -> Ticket {
     match ask(guard, now_ms, "u", destination) {
-        Permission::Go(ticket) => ticket,
+        SendPermission::Go(ticket) => ticket,
         other => panic!("expected a ticket for {destination} at {now_ms}, got {other:?}"),
     }
 }
@@ -80,9 +80,9 @@ fn confirm(guard: &Arc<Guard>, now_ms: u64, answer: Answer) {
     let upstream = name("u");
     let confirmation = guard.take_confirmation(now_ms, &upstream).expect("a confirmation is wanted");
     let destination = confirmation.good().destination.clone();
-    let asking = Asking { confirms: true, ..asking(&upstream, &destination, true) };
-    match guard.ask(now_ms, &asking) {
-        Permission::Go(ticket) => ticket.settle(now_ms, answer),
+    let request = AttemptRequest { confirms: true, ..request(&upstream, &destination, true) };
+    match guard.ask(now_ms, &request) {
+        SendPermission::Go(ticket) => ticket.settle(now_ms, answer),
         other => panic!("expected a ticket to confirm, got {other:?}"),
     }
 }
@@ -95,7 +95,7 @@ fn press(guard: &Arc<Guard>, seconds: u64, mut answer: impl FnMut(u64) -> (&'sta
         let now_ms = second * 1_000;
         for client in 0..100 {
             let (destination, answer) = answer(client);
-            if let Permission::Go(ticket) = ask(guard, now_ms, "u", destination) {
+            if let SendPermission::Go(ticket) = ask(guard, now_ms, "u", destination) {
                 sent_ms.push(now_ms);
                 ticket.settle(now_ms, answer);
             }
@@ -136,9 +136,9 @@ fn the_table_of_verdicts_holds_from_unproven_and_from_proven() {
     for (answer, from_unproven, from_proven) in ROWS {
         for (method, challenged) in [("CONNECT", true), ("GET", true), ("CONNECT", false), ("GET", false)] {
             let shown = format!("{answer:?} to {method}, {}", if challenged { "cold" } else { "pre-challenged" });
-            let asking = Asking { method, ..asking(&upstream, "origin:443", challenged) };
-            let settle = |guard: &Arc<Guard>, now_ms| match guard.ask(now_ms, &asking) {
-                Permission::Go(ticket) => ticket.settle(now_ms, answer),
+            let request = AttemptRequest { method, ..request(&upstream, "origin:443", challenged) };
+            let settle = |guard: &Arc<Guard>, now_ms| match guard.ask(now_ms, &request) {
+                SendPermission::Go(ticket) => ticket.settle(now_ms, answer),
                 other => panic!("{shown}: {other:?}"),
             };
             let guard = guard();
@@ -162,8 +162,8 @@ fn no_status_counts_as_accepted_unless_the_destination_demands_authentication() 
             let guard = guard();
             // Another request was challenged; this one goes out on a connection that was challenged before it came.
             go(&guard, 0).settle(1, Answer::Status(403));
-            let asking = Asking { method, ..asking(&upstream, destination, false) };
-            let Permission::Go(ticket) = guard.ask(2, &asking) else { panic!("a ticket") };
+            let request = AttemptRequest { method, ..request(&upstream, destination, false) };
+            let SendPermission::Go(ticket) = guard.ask(2, &request) else { panic!("a ticket") };
             ticket.settle(3, *answer);
             assert_eq!(state(&guard), GuardState::Unproven, "{answer:?} to {method} {destination}");
         }
@@ -174,8 +174,8 @@ fn no_status_counts_as_accepted_unless_the_destination_demands_authentication() 
 fn an_answer_on_a_pre_challenged_connection_renews_an_acceptance_only() {
     let upstream = name("u");
     let pre_challenged = |guard: &Arc<Guard>, now_ms| {
-        let asking = asking(&upstream, "ORIGIN.:443", false);
-        let Permission::Go(ticket) = guard.ask(now_ms, &asking) else { panic!("a ticket") };
+        let request = request(&upstream, "ORIGIN.:443", false);
+        let SendPermission::Go(ticket) = guard.ask(now_ms, &request) else { panic!("a ticket") };
         ticket.settle(now_ms, Answer::Status(200));
     };
     let guard = guard();
@@ -184,7 +184,7 @@ fn an_answer_on_a_pre_challenged_connection_renews_an_acceptance_only() {
     assert_eq!(state(&guard), GuardState::Unproven, "the request may have been exempt");
     go(&guard, 3).settle(4, Answer::Status(200));
     pre_challenged(&guard, 50_000);
-    assert!(guard.is_fresh(100_000, &upstream), "renewed");
+    assert!(guard.is_accepted(100_000, &upstream), "renewed");
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn answers_sent_before_the_password_is_checked_do_not_widen_the_budget() {
     for second in 0..7_200 {
         for client in 0..100 {
             let (destination, answer) = mixed(client);
-            if let Permission::Go(ticket) = ask(&guard, second * 1_000, "u", destination) {
+            if let SendPermission::Go(ticket) = ask(&guard, second * 1_000, "u", destination) {
                 refused_ms.extend((answer == Answer::Refused).then_some(second * 1_000));
                 ticket.settle(second * 1_000, answer);
             }
@@ -260,7 +260,7 @@ fn an_account_has_one_budget_over_secrets_spellings_and_upstreams() {
         for secret in 0..4 {
             let guard = Guard::of(bench.accounts.of(domain, user), secret, |_| {});
             for upstream in ["u", "v"] {
-                if let Permission::Go(ticket) = ask(&guard, number as u64, upstream, "origin:443") {
+                if let SendPermission::Go(ticket) = ask(&guard, number as u64, upstream, "origin:443") {
                     sent += 1;
                     ticket.settle(1, Answer::Refused);
                 }
@@ -275,11 +275,14 @@ fn a_new_secret_is_tried_at_once_and_a_refused_one_stays_refused() {
     let bench = Bench::new();
     let (first, second) = (bench.guard(1), bench.guard(2));
     go(&first, 0).settle(0, Answer::Refused);
-    assert!(matches!(ask(&first, 1, "u", "origin:443"), Permission::No(Refusal::Held(_))));
+    assert!(matches!(ask(&first, 1, "u", "origin:443"), SendPermission::No(Refusal::Held(_))));
     go(&second, 1).settle(1, Answer::Refused);
     drop((first, second));
     let first = bench.guard(1);
-    assert!(matches!(ask(&first, 2, "u", "origin:443"), Permission::No(Refusal::Held(_))), "the refusal is remembered");
+    assert!(
+        matches!(ask(&first, 2, "u", "origin:443"), SendPermission::No(Refusal::Held(_))),
+        "the refusal is remembered"
+    );
     let right = bench.guard(3);
     go(&right, 2).settle(2, Answer::Status(200));
     assert_eq!(state(&right), GuardState::Proven);
@@ -290,7 +293,7 @@ fn unanswered_attempts_count_but_slow_ones_let_the_next_one_go() {
     let guard = guard();
     let slow = ["a:443", "b:443", "c:443"];
     let tickets: Vec<Ticket> = (0..3).map(|number| go_to(&guard, number as u64 * 2_000, slow[number])).collect();
-    assert!(matches!(ask(&guard, 1_000_000, "u", "origin:443"), Permission::Wait));
+    assert!(matches!(ask(&guard, 1_000_000, "u", "origin:443"), SendPermission::Wait));
     assert_eq!(guard.held(1_000_000, &name("u")), None, "a slow answer is no refusal");
     for ticket in tickets {
         ticket.settle(1_000_000, Answer::Status(200));
@@ -316,7 +319,7 @@ fn a_slow_destination_leaves_one_attempt_for_others() {
     let guard = guard();
     let _first = go_to(&guard, 0, "black-hole:443");
     let _second = go_to(&guard, 2_000, "Black-Hole:443");
-    assert!(matches!(ask(&guard, 60_000, "u", "black-hole:443"), Permission::Wait));
+    assert!(matches!(ask(&guard, 60_000, "u", "black-hole:443"), SendPermission::Wait));
     go(&guard, 60_000).settle(60_010, Answer::Status(200));
     assert_eq!(state(&guard), GuardState::Proven);
     go_to(&guard, 60_020, "black-hole:443").settle(60_030, Answer::Status(503));
@@ -331,13 +334,13 @@ fn the_budget_holds_even_if_refusals_take_a_minute() {
             let now_ms = step * 250;
             if let Some(confirmation) = guard.take_confirmation(now_ms, &name("u")) {
                 let upstream = name("u");
-                let asking = Asking { confirms: true, ..asking(&upstream, "origin:443", true) };
-                if let Permission::Go(ticket) = guard.ask(now_ms, &asking) {
+                let request = AttemptRequest { confirms: true, ..request(&upstream, "origin:443", true) };
+                if let SendPermission::Go(ticket) = guard.ask(now_ms, &request) {
                     pending.push((now_ms + delay_ms, ticket, Some(confirmation)));
                     sent.push(now_ms);
                 }
             }
-            if let Permission::Go(ticket) = ask(&guard, now_ms, "u", "origin:443") {
+            if let SendPermission::Go(ticket) = ask(&guard, now_ms, "u", "origin:443") {
                 pending.push((now_ms + delay_ms, ticket, None));
                 sent.push(now_ms);
             }
@@ -397,10 +400,10 @@ fn an_upstream_that_alone_rejects_a_secret_closes_only_for_itself() {
         let now_ms = second * 1_000;
         for _ in 0..20 {
             match ask(&guard, now_ms, "good", "origin:443") {
-                Permission::Go(ticket) => ticket.settle(now_ms, Answer::Status(200)),
+                SendPermission::Go(ticket) => ticket.settle(now_ms, Answer::Status(200)),
                 other => panic!("the good upstream is closed at {now_ms}: {other:?}"),
             }
-            if let Permission::Go(ticket) = ask(&guard, now_ms, "broken", "origin:443") {
+            if let SendPermission::Go(ticket) = ask(&guard, now_ms, "broken", "origin:443") {
                 sent.push(now_ms);
                 ticket.settle(now_ms, Answer::Refused);
             }
@@ -428,7 +431,7 @@ fn with_a_budget_of_two_two_attempts_go_out() {
 fn while_unproven_one_attempt_goes_out_and_the_others_wait() {
     let guard = guard();
     let canary = go(&guard, 0);
-    assert!(matches!(ask(&guard, 0, "u", "origin:443"), Permission::Wait));
+    assert!(matches!(ask(&guard, 0, "u", "origin:443"), SendPermission::Wait));
     canary.settle(1, Answer::Status(200));
     let _next = go(&guard, 1);
     let guard = roomy();
@@ -454,7 +457,7 @@ fn a_refusal_sent_before_an_acceptance_is_about_its_destination() {
     go(&guard, 2).settle(2, Answer::Status(200));
     old.settle(3, Answer::Refused);
     assert_eq!(state(&guard), GuardState::Proven);
-    assert!(matches!(ask(&guard, 4, "u", "forbidden:443"), Permission::No(Refusal::Barred(_))));
+    assert!(matches!(ask(&guard, 4, "u", "forbidden:443"), SendPermission::No(Refusal::Barred(_))));
 }
 
 #[test]
@@ -462,11 +465,12 @@ fn after_a_quiet_time_one_attempt_checks_the_password_first() {
     let guard = proven();
     let night_ms = 8 * 60 * MINUTE_MS;
     let canary = go(&guard, night_ms);
-    let waiting = (0..1_000).filter(|_| matches!(ask(&guard, night_ms, "u", "origin:443"), Permission::Wait)).count();
+    let waiting =
+        (0..1_000).filter(|_| matches!(ask(&guard, night_ms, "u", "origin:443"), SendPermission::Wait)).count();
     assert_eq!(waiting, 1_000);
     canary.settle(night_ms, Answer::Refused);
     confirm(&guard, night_ms, Answer::Refused);
-    assert!(matches!(ask(&guard, night_ms, "u", "origin:443"), Permission::No(Refusal::Held(_))));
+    assert!(matches!(ask(&guard, night_ms, "u", "origin:443"), SendPermission::No(Refusal::Held(_))));
 }
 
 #[test]
@@ -474,7 +478,7 @@ fn a_burst_soon_after_an_acceptance_sends_one_attempt_first() {
     let guard = proven();
     let burst: Vec<Ticket> = (0..1_000)
         .filter_map(|_| match ask(&guard, 30_000, "u", "origin:443") {
-            Permission::Go(ticket) => Some(ticket),
+            SendPermission::Go(ticket) => Some(ticket),
             _ => None,
         })
         .collect();
@@ -493,7 +497,7 @@ fn a_burst_of_clients_is_served_within_a_few_round_trips() {
         let now_ms = 100 + round_trips * 20;
         let round: Vec<Ticket> = (served..1_000)
             .map_while(|_| match ask(&guard, now_ms, "u", "origin:443") {
-                Permission::Go(ticket) => Some(ticket),
+                SendPermission::Go(ticket) => Some(ticket),
                 _ => None,
             })
             .collect();
@@ -509,13 +513,13 @@ fn a_burst_of_clients_is_served_within_a_few_round_trips() {
 fn while_unproven_one_request_dials_and_the_others_wait_for_its_verdict() {
     let (guard, upstream) = (guard(), name("u"));
     let enter = |now_ms| guard.enter(now_ms, &upstream, "CONNECT", "origin:443");
-    let Entry::Scout(scout) = enter(0) else { panic!("the first may dial") };
-    assert!(matches!(enter(1), Entry::Wait));
+    let DialPermission::Scout(scout) = enter(0) else { panic!("the first may dial") };
+    assert!(matches!(enter(1), DialPermission::Wait));
     let ticket = go(&guard, 5);
     drop(scout);
-    assert!(matches!(enter(6), Entry::Wait), "its attempt is unanswered");
+    assert!(matches!(enter(6), DialPermission::Wait), "its attempt is unanswered");
     ticket.settle(7, Answer::Status(200));
-    assert!(matches!(enter(7), Entry::Go));
+    assert!(matches!(enter(7), DialPermission::Go));
 }
 
 #[test]
@@ -524,24 +528,24 @@ fn a_dropped_or_slow_scout_lets_the_next_request_dial() {
     let (guard, upstream) = (bench.guard(1), name("u"));
     let enter = |now_ms| guard.enter(now_ms, &upstream, "CONNECT", "origin:443");
     let scout = enter(0);
-    assert!(matches!(enter(1_999), Entry::Wait));
+    assert!(matches!(enter(1_999), DialPermission::Wait));
     let second = enter(2_000);
-    assert!(matches!((&scout, &second), (Entry::Scout(_), Entry::Scout(_))));
-    assert!(matches!(enter(2_001), Entry::Wait));
+    assert!(matches!((&scout, &second), (DialPermission::Scout(_), DialPermission::Scout(_))));
+    assert!(matches!(enter(2_001), DialPermission::Wait));
     drop(scout);
-    assert!(matches!(enter(2_002), Entry::Wait), "the second scout is still out");
+    assert!(matches!(enter(2_002), DialPermission::Wait), "the second scout is still out");
     drop(second);
-    assert_eq!(bench.changes(), [GuardChange::Freed], "waiting requests are woken");
-    assert!(matches!(enter(2_003), Entry::Scout(_)));
+    assert_eq!(bench.changes(), [GuardChange::MayProceed], "waiting requests are woken");
+    assert!(matches!(enter(2_003), DialPermission::Scout(_)));
 }
 
 #[test]
 fn a_closed_guard_lets_no_request_dial() {
     let (guard, upstream) = (guard(), name("u"));
     go(&guard, 0).settle(0, Answer::Refused);
-    assert!(matches!(guard.enter(1, &upstream, "CONNECT", "origin:443"), Entry::No(Refusal::Held(_))));
+    assert!(matches!(guard.enter(1, &upstream, "CONNECT", "origin:443"), DialPermission::No(Refusal::Held(_))));
     assert!(
-        matches!(guard.enter(1, &name("v"), "CONNECT", "origin:443"), Entry::Scout(_)),
+        matches!(guard.enter(1, &name("v"), "CONNECT", "origin:443"), DialPermission::Scout(_)),
         "the guard is closed at one upstream only"
     );
 }
@@ -555,7 +559,7 @@ fn forbidden_hour(guard: &Arc<Guard>, forbidden: &[&str]) -> usize {
     for second in 1..3_600 {
         let now_ms = second * 1_000;
         for destination in forbidden {
-            if let Permission::Go(ticket) = ask(guard, now_ms, "u", destination) {
+            if let SendPermission::Go(ticket) = ask(guard, now_ms, "u", destination) {
                 sent += 1;
                 ticket.settle(now_ms, Answer::Refused);
                 confirm(guard, now_ms, Answer::Status(200));
@@ -591,7 +595,7 @@ fn a_confirmation_distinguishes_the_password_from_the_policy() {
             .iter()
             .any(|change| matches!(change, GuardChange::State { at_upstream: GuardState::Unproven, .. }))
     );
-    assert!(matches!(ask(&guard, 2, "u", "new:443"), Permission::Wait), "a confirmation decides first");
+    assert!(matches!(ask(&guard, 2, "u", "new:443"), SendPermission::Wait), "a confirmation decides first");
     confirm(&guard, 3, Answer::Refused);
     assert_eq!(state(&guard), GuardState::Refused);
 }
@@ -615,7 +619,7 @@ fn a_short_outage_under_load_costs_a_minute() {
     for now_ms in 1..2_000 {
         let tickets: Vec<Ticket> = (0..50)
             .map_while(|number| match ask(&guard, now_ms, "u", &origin(number)) {
-                Permission::Go(ticket) => Some(ticket),
+                SendPermission::Go(ticket) => Some(ticket),
                 _ => None,
             })
             .collect();
@@ -653,9 +657,9 @@ fn the_guard_reports_every_change_that_may_free_a_waiting_request() {
     let bench = Bench::new();
     let guard = bench.guard(1);
     let first = go(&guard, 0);
-    assert!(matches!(ask(&guard, 0, "u", "origin:443"), Permission::Wait));
+    assert!(matches!(ask(&guard, 0, "u", "origin:443"), SendPermission::Wait));
     drop(first);
-    assert_eq!(bench.changes(), [GuardChange::Freed], "undecided");
+    assert_eq!(bench.changes(), [GuardChange::MayProceed], "undecided");
     go(&guard, 1).settle(1, Answer::Status(200));
     let proven = |change: &GuardChange| matches!(change, GuardChange::State { overall: GuardState::Proven, .. });
     assert!(matches!(bench.changes().as_slice(), [change] if proven(change)));

@@ -195,8 +195,8 @@ impl Track {
         if self.accepted_number <= failed_after {
             return false;
         }
-        let overdue = |sent: &Sent| now_ms >= sent.at_ms + millis(policy.patience);
-        now_ms < at_ms + millis(policy.proof_age) && !self.unanswered.front().is_some_and(overdue)
+        let overdue = |sent: &Sent| now_ms >= sent.at_ms + millis(policy.pending_wait);
+        now_ms < at_ms + millis(policy.acceptance_age) && !self.unanswered.front().is_some_and(overdue)
     }
 
     /// Whether one more attempt may go out beside the unanswered ones while the secret is accepted.
@@ -248,17 +248,17 @@ impl Track {
 
     /// Whether a confirmation that is wanted or running holds the next attempt up.
     pub(super) fn is_confirming(&self, policy: &GuardPolicy, now_ms: u64) -> bool {
-        self.confirmation.holds_others(policy.patience, now_ms)
+        self.confirmation.holds_others(policy.pending_wait, now_ms)
     }
 
     /// Whether an unanswered attempt holds the next one up.
     pub(super) fn must_wait(&self, policy: &GuardPolicy, now_ms: u64) -> bool {
-        self.unanswered.back().is_some_and(|sent| now_ms < sent.at_ms + millis(policy.patience))
+        self.unanswered.back().is_some_and(|sent| now_ms < sent.at_ms + millis(policy.pending_wait))
     }
 
     /// Whether a scout holds the next request up.
     pub(super) fn has_scout(&self, policy: &GuardPolicy, now_ms: u64) -> bool {
-        self.scout.is_some_and(|scout| now_ms < scout.at_ms + millis(policy.patience))
+        self.scout.is_some_and(|scout| now_ms < scout.at_ms + millis(policy.pending_wait))
     }
 
     pub(super) fn set_scout(&mut self, number: u64, now_ms: u64) {

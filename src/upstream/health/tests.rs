@@ -87,7 +87,7 @@ fn a_single_destination_never_ejects_an_upstream() {
     let (health, changes) = serving();
     for round in 0..3_000 {
         for spelling in ["blocked.test:443", "BLOCKED.test:443", "blocked.test.:80"] {
-            health.failed_for(round * 100, spelling, "closed");
+            health.failed_after_challenge(round * 100, spelling, "closed");
         }
     }
     assert!(health.is_up());
@@ -98,10 +98,10 @@ fn a_single_destination_never_ejects_an_upstream() {
 fn several_failing_destinations_without_a_success_eject() {
     let (health, _) = serving();
     for (now_ms, destination) in [(0, "a:1"), (10, "b:1"), (20, "c:1"), (LATER_MS - 1, "d:1")] {
-        health.failed_for(now_ms, destination, "closed");
+        health.failed_after_challenge(now_ms, destination, "closed");
     }
     assert!(health.is_up(), "a short burst does not eject");
-    health.failed_for(LATER_MS, "a:1", "closed");
+    health.failed_after_challenge(LATER_MS, "a:1", "closed");
     assert!(!health.is_up());
 }
 
@@ -110,7 +110,7 @@ fn a_success_clears_the_failed_destinations() {
     let (health, _) = serving();
     for round in 0..20 {
         for destination in ["a:1", "b:1"] {
-            health.failed_for(round * LATER_MS, destination, "closed");
+            health.failed_after_challenge(round * LATER_MS, destination, "closed");
         }
         health.succeeded();
     }
@@ -120,7 +120,7 @@ fn a_success_clears_the_failed_destinations() {
 #[test]
 fn faults_before_a_challenge_lead_to_a_probe_which_decides() {
     let (health, changes) = serving();
-    let fail = |now_ms| health.failed_unheard(now_ms, "blocked.test:443", "closed");
+    let fail = |now_ms| health.failed_before_challenge(now_ms, "blocked.test:443", "closed");
     (1..limits::EJECT_AFTER).for_each(|_| fail(0));
     assert!(!health.wants_probe());
     fail(0);
@@ -142,11 +142,11 @@ fn faults_before_a_challenge_lead_to_a_probe_which_decides() {
 fn a_cut_off_destination_is_remembered_even_if_others_succeed() {
     let (health, _) = serving();
     assert!(!health.cuts_off(0, "blocked.test:443"));
-    health.failed_unheard(0, "blocked.test:443", "closed");
+    health.failed_before_challenge(0, "blocked.test:443", "closed");
     health.succeeded();
     assert!(health.cuts_off(1, "Blocked.test.:8443") && !health.cuts_off(1, "good.test:443"));
     assert!(!health.cuts_off(millis(limits::CUT_OFF_AGE), "blocked.test:443"));
-    (0..1_000).for_each(|number| health.failed_unheard(0, &format!("h{number}:1"), "closed"));
+    (0..1_000).for_each(|number| health.failed_before_challenge(0, &format!("h{number}:1"), "closed"));
     assert_eq!(health.lock().cut_off.len(), limits::HEALTH_SUSPECTS);
 }
 
@@ -155,7 +155,7 @@ fn on_probation_one_fault_before_a_challenge_is_enough_for_a_probe() {
     let (health, _) = health();
     eject(&health, 0);
     health.checked(LATER_MS, Ok(()));
-    health.failed_unheard(LATER_MS, "a:1", "closed");
+    health.failed_before_challenge(LATER_MS, "a:1", "closed");
     assert!(health.wants_probe());
 }
 
@@ -164,8 +164,8 @@ fn faults_on_requests_that_another_upstream_serves_eject() {
     let (health, _) = serving();
     for _ in 0..limits::EJECT_AFTER {
         assert!(health.is_up());
-        health.failed_for(0, "a:1", "closed");
-        health.failed_alone(0, "closed");
+        health.failed_after_challenge(0, "a:1", "closed");
+        health.failed_where_another_served(0, "closed");
     }
     assert!(!health.is_up());
 }
@@ -174,7 +174,7 @@ fn faults_on_requests_that_another_upstream_serves_eject() {
 fn an_ejected_upstream_that_answers_is_tried_rarely_until_a_success() {
     let (health, changes) = serving();
     for (now_ms, destination) in [(0, "a:1"), (0, "b:1"), (LATER_MS, "c:1")] {
-        health.failed_for(now_ms, destination, "closed");
+        health.failed_after_challenge(now_ms, destination, "closed");
     }
     assert_eq!(health.trial_rank(), Some(1));
     let claims = |destination: &str| {
@@ -208,6 +208,6 @@ fn an_upstream_that_accepts_no_connections_comes_back_by_a_check_only() {
 #[test]
 fn the_number_of_remembered_destinations_is_bounded() {
     let (health, _) = serving();
-    (0..10_000).for_each(|number| health.failed_for(0, &format!("h{number}:1"), "closed"));
+    (0..10_000).for_each(|number| health.failed_after_challenge(0, &format!("h{number}:1"), "closed"));
     assert_eq!(health.lock().suspects.len(), limits::HEALTH_SUSPECTS);
 }

@@ -7,19 +7,19 @@ use std::sync::mpsc::Receiver;
 const BOUND: Duration = Duration::from_secs(20);
 
 /// Asks as the client with this number.
-fn ask_as(client: u8, names: &OriginResolver, host: &str) -> (Asked, Receiver<Resolution>) {
-    let asker = Asker { client: [127, 0, 0, client].into(), patience: BOUND };
+fn ask_as(client: u8, names: &OriginResolver, host: &str) -> (LookupReply, Receiver<Resolution>) {
+    let asker = LookupClient { client: [127, 0, 0, client].into(), patience: BOUND };
     ask_by(asker, names, host)
 }
 
-fn ask_by(asker: Asker, names: &OriginResolver, host: &str) -> (Asked, Receiver<Resolution>) {
+fn ask_by(asker: LookupClient, names: &OriginResolver, host: &str) -> (LookupReply, Receiver<Resolution>) {
     let (answer, answers) = mpsc::channel();
     (names.ask(host.parse().unwrap(), asker, move |resolution| drop(answer.send(resolution))), answers)
 }
 
 fn try_ask(names: &OriginResolver, host: &str) -> Option<Receiver<Resolution>> {
     let (asked, answers) = ask_as(1, names, host);
-    (asked == Asked::Taken).then_some(answers)
+    (asked == LookupReply::Accepted).then_some(answers)
 }
 
 /// How many names of a single client are looked up at once.
@@ -126,10 +126,10 @@ fn clients_with_hanging_names_leave_threads_for_other_clients() {
     for client in 1..=3 {
         for number in 0..limits::LOOKUP_THREADS {
             let (asked, _) = ask_as(client, names, &format!("hangs{number}.of{client}.test:1"));
-            assert_ne!(asked, Asked::Hangs);
+            assert_ne!(asked, LookupReply::Hangs);
         }
         let (asked, answers) = ask_as(100 + client, names, &format!("other{client}.test:1"));
-        assert_eq!(asked, Asked::Taken);
+        assert_eq!(asked, LookupReply::Accepted);
         addresses(&answers);
     }
     drop(gate);
@@ -142,9 +142,9 @@ fn a_queued_name_is_dropped_once_its_askers_have_given_up() {
     let gate = bench.gate.lock();
     let slow: Vec<_> = (0..SHARE).map(|number| ask(names, &format!("hangs{number}.test:1"))).collect();
     bench.await_look_ups(SHARE);
-    let hasty = Asker { client: [127, 0, 0, 1].into(), patience: Duration::from_millis(1) };
+    let hasty = LookupClient { client: [127, 0, 0, 1].into(), patience: Duration::from_millis(1) };
     let (asked, answers) = ask_by(hasty, names, "queued.test:1");
-    assert_eq!(asked, Asked::Taken);
+    assert_eq!(asked, LookupReply::Accepted);
     thread::sleep(Duration::from_millis(10));
     drop(gate);
     slow.iter().for_each(|answers| drop(addresses(answers)));
@@ -160,13 +160,13 @@ fn a_request_for_a_hanging_name_fails_at_once() {
     let gate = bench.gate.lock();
     let slow = ask(names, "hangs.test:1");
     bench.await_look_ups(1);
-    let hasty = Asker { client: [127, 0, 0, 2].into(), patience: Duration::from_millis(20) };
+    let hasty = LookupClient { client: [127, 0, 0, 2].into(), patience: Duration::from_millis(20) };
     thread::sleep(2 * hasty.patience);
-    assert_eq!(ask_by(hasty, names, "HANGS.test:2").0, Asked::Hangs);
-    assert_eq!(ask_as(2, names, "hangs.test:2").0, Asked::Taken, "an asker with more patience may wait");
+    assert_eq!(ask_by(hasty, names, "HANGS.test:2").0, LookupReply::Hangs);
+    assert_eq!(ask_as(2, names, "hangs.test:2").0, LookupReply::Accepted, "an asker with more patience may wait");
     drop(gate);
     addresses(&slow);
-    assert_eq!(ask_by(hasty, names, "hangs.test:1").0, Asked::Taken, "it is cached now");
+    assert_eq!(ask_by(hasty, names, "hangs.test:1").0, LookupReply::Accepted, "it is cached now");
 }
 
 #[test]

@@ -210,16 +210,16 @@ impl<'a> World<'a> {
         let place = (first + place) % self.upstreams.len();
         let upstream = Arc::clone(&self.upstreams[place]);
         // A fresh connection, unless the secret is accepted and some are pre-challenged.
-        let pre_challenged = self.guard.is_fresh(now_ms, &upstream) && self.rng.once_in(2);
+        let pre_challenged = self.guard.is_accepted(now_ms, &upstream) && self.rng.once_in(2);
         if !pre_challenged && matches!(kind, Destination::DeniedFirst | Destination::Exempt) {
             return;
         }
         let _scout = match self.guard.enter(now_ms, &upstream, "CONNECT", destination) {
             _ if pre_challenged => None,
-            Entry::Go => None,
-            Entry::Scout(scout) => Some(scout),
-            Entry::Wait => return self.has_waiting = true,
-            Entry::No(_) => return,
+            DialPermission::Go => None,
+            DialPermission::Scout(scout) => Some(scout),
+            DialPermission::Wait => return self.has_waiting = true,
+            DialPermission::No(_) => return,
         };
         self.attempt(now_ms, place, destination, !pre_challenged, None);
     }
@@ -233,11 +233,12 @@ impl<'a> World<'a> {
         confirmation: Option<Confirmation>,
     ) {
         let upstream = Arc::clone(&self.upstreams[place]);
-        let asking = Asking { confirms: confirmation.is_some(), ..asking(&upstream, destination, challenged) };
-        let ticket = match self.guard.ask(now_ms, &asking) {
-            Permission::Go(ticket) => ticket,
-            Permission::Wait => return self.has_waiting = true,
-            Permission::No(_) => return,
+        let request =
+            AttemptRequest { confirms: confirmation.is_some(), ..request(&upstream, destination, challenged) };
+        let ticket = match self.guard.ask(now_ms, &request) {
+            SendPermission::Go(ticket) => ticket,
+            SendPermission::Wait => return self.has_waiting = true,
+            SendPermission::No(_) => return,
         };
         let (due_ms, answer, checked) = self.conditions.judge(place, kind_of(destination), now_ms, self.rng);
         let is_wrong = checked && !self.conditions.is_right(now_ms);

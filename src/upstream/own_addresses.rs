@@ -21,7 +21,7 @@ impl OwnAddresses {
     }
 
     /// Whether a connection to `address` would reach the gateway itself.
-    pub fn include(&self, address: SocketAddr) -> bool {
+    pub fn contains(&self, address: SocketAddr) -> bool {
         if !self.has_port(address.port()) {
             return false;
         }
@@ -37,7 +37,7 @@ impl OwnAddresses {
     /// is left, the resolution becomes a failure.
     pub fn strip(&self, resolution: Resolution) -> (Resolution, Vec<SocketAddr>) {
         let Resolution::Addresses(addresses) = &resolution else { return (resolution, Vec::new()) };
-        let (own, others): (Vec<_>, Vec<_>) = addresses.iter().copied().partition(|address| self.include(*address));
+        let (own, others): (Vec<_>, Vec<_>) = addresses.iter().copied().partition(|address| self.contains(*address));
         match (own.is_empty(), others.is_empty()) {
             (true, _) => (resolution, own),
             (false, true) => (Resolution::Failed("it leads to the gateway itself".into()), own),
@@ -79,7 +79,7 @@ mod tests {
     }
 
     fn include(listening: &[&str], address: &str) -> bool {
-        own(listening).include(address.parse().unwrap())
+        own(listening).contains(address.parse().unwrap())
     }
 
     #[test]

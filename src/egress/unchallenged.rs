@@ -9,7 +9,7 @@ use crate::limits::{self, millis};
 
 /// What one upstream serves without authentication, for one identity.
 #[derive(Debug, Default)]
-pub struct Unasked {
+pub struct Unchallenged {
     /// It has served something without authentication recently. Read without the lock, because most upstreams never do.
     any: AtomicBool,
     inner: Mutex<Inner>,
@@ -25,7 +25,7 @@ struct Inner {
     order: VecDeque<Box<str>>,
 }
 
-impl Unasked {
+impl Unchallenged {
     /// It has answered a request for `destination` (`host:port`) without asking for authentication.
     pub fn served(&self, now_ms: u64, destination: &str) {
         let mut inner = self.lock();
@@ -80,24 +80,24 @@ mod tests {
 
     #[test]
     fn a_first_leg_may_wait_for_its_origin_if_requests_were_served_unasked() {
-        let unasked = Unasked::default();
-        unasked.challenged("a:443");
-        assert!(!unasked.may_serve(0, "a:443"));
-        unasked.served(0, "free:443");
-        assert!(unasked.may_serve(1, "free:443") && unasked.may_serve(1, "unknown:443"));
-        unasked.challenged("a:443");
-        assert!(!unasked.may_serve(1, "a:443"), "this one requires authentication");
-        unasked.served(2, "a:443");
-        assert!(unasked.may_serve(3, "a:443"), "no longer");
-        assert!(!unasked.may_serve(2 + millis(limits::UNCHALLENGED_AGE), "free:443"));
+        let unchallenged = Unchallenged::default();
+        unchallenged.challenged("a:443");
+        assert!(!unchallenged.may_serve(0, "a:443"));
+        unchallenged.served(0, "free:443");
+        assert!(unchallenged.may_serve(1, "free:443") && unchallenged.may_serve(1, "unknown:443"));
+        unchallenged.challenged("a:443");
+        assert!(!unchallenged.may_serve(1, "a:443"), "this one requires authentication");
+        unchallenged.served(2, "a:443");
+        assert!(unchallenged.may_serve(3, "a:443"), "no longer");
+        assert!(!unchallenged.may_serve(2 + millis(limits::UNCHALLENGED_AGE), "free:443"));
     }
 
     #[test]
     fn the_number_of_remembered_destinations_is_bounded() {
-        let unasked = Unasked::default();
-        unasked.served(0, "free:443");
-        (0..3 * limits::CHALLENGED_DESTINATIONS).for_each(|number| unasked.challenged(&format!("h{number}:1")));
-        let inner = unasked.lock();
+        let unchallenged = Unchallenged::default();
+        unchallenged.served(0, "free:443");
+        (0..3 * limits::CHALLENGED_DESTINATIONS).for_each(|number| unchallenged.challenged(&format!("h{number}:1")));
+        let inner = unchallenged.lock();
         assert_eq!(
             (inner.challenged.len(), inner.order.len()),
             (limits::CHALLENGED_DESTINATIONS, limits::CHALLENGED_DESTINATIONS)
