@@ -41,13 +41,13 @@ impl Egress {
     /// The next member of a group for a request, by index: one that is up and has not been tried. `None` if there is
     /// none.
     pub fn choose(&self, group: usize, tried: Tried) -> Option<usize> {
-        let mut eligible = self.members.iter().enumerate().filter(|(place, member)| {
-            member.group == group && !tried.contains(*place) && member.upstream.health.is_up()
+        let mut eligible = self.members.iter().enumerate().filter(|(index, member)| {
+            member.group == group && !tried.contains(*index) && member.upstream.health.is_up()
         });
         match self.order {
-            UpstreamOrder::Failover => eligible.next().map(|(place, _)| place),
+            UpstreamOrder::Failover => eligible.next().map(|(index, _)| index),
             UpstreamOrder::Balance => {
-                eligible.min_by(|(_, one), (_, other)| compare(one, other)).map(|(place, _)| place)
+                eligible.min_by(|(_, one), (_, other)| compare(one, other)).map(|(index, _)| index)
             }
         }
     }
@@ -60,7 +60,7 @@ impl Egress {
         if of_group().any(|(_, member)| member.upstream.health.is_up()) {
             return None;
         }
-        let ranked = of_group().filter_map(|(place, member)| Some((member.upstream.health.trial_rank()?, place)));
+        let ranked = of_group().filter_map(|(index, member)| Some((member.upstream.health.trial_rank()?, index)));
         let (_, best) = ranked.min()?;
         self.members.get(best)?.upstream.health.claim_trial(now_ms, destination).then_some(best)
     }

@@ -26,8 +26,8 @@ fn egress(order: UpstreamOrder, upstreams: &[(usize, u32)], identities: Vec<Arc<
     let account = Account::parse(r"CORP\alice", None).unwrap();
     let mut members = Vec::new();
     let mut hops = Vec::new();
-    for (place, (group, weight)) in upstreams.iter().enumerate() {
-        let name = format!("u{place}");
+    for (index, (group, weight)) in upstreams.iter().enumerate() {
+        let name = format!("u{index}");
         let upstream = Upstream::new(&name, vec!["localhost:1".parse().unwrap()], |_| {});
         for known in &identities {
             let identity = Identity::new(account.clone(), "WS", NtHash::from_password("x"), Method::NtlmV2, false);

@@ -250,8 +250,8 @@ impl State {
         self.drop_abandoned(now);
         let of = |client: &IpAddr| self.under_way.get(client).copied().unwrap_or_default();
         let startable = self.queue.iter().enumerate().filter(|(_, queued)| self.may_start(queued.client));
-        let (place, _) = startable.min_by_key(|(place, queued)| (of(&queued.client), *place))?;
-        let queued = self.queue.remove(place)?;
+        let (index, _) = startable.min_by_key(|(index, queued)| (of(&queued.client), *index))?;
+        let queued = self.queue.remove(index)?;
         *self.under_way.entry(queued.client).or_default() += 1;
         self.busy += 1;
         if let Some(pending) = self.pending.get_mut(&name_of(&queued.host)) {

@@ -85,20 +85,21 @@ impl Account {
 
     /// Whether a request may be dialled for; with the number of its scout if it has to be one.
     pub(super) fn enter(&self, at: At<'_>, now_ms: u64, destination: u64) -> Ruling<Option<u64>> {
-        self.change(at, now_ms, |ledger, place| (ledger.enter(place, destination, &self.policy), false))
+        self.change(at, now_ms, |ledger, index| (ledger.enter(index, destination, &self.policy), false))
     }
 
     /// Whether an attempt may go out now.
     pub(super) fn ask(&self, at: At<'_>, now_ms: u64, request: &AttemptRequest<'_>) -> Ruling<Outgoing> {
         let destination = self.destination(request.method, request.destination);
         let demand = demand_hash(&self.hasher, at.upstream, request.method, request.destination);
-        self.change(at, now_ms, |ledger, place| {
+        self.change(at, now_ms, |ledger, index| {
             if request.challenged {
                 ledger.demanding.note(demand, now_ms);
             }
             let demands = ledger.demanding.contains(demand, now_ms);
-            let ruling = ledger.ask(place, destination, request.confirms, &self.policy);
-            let outgoing = |(number, was_fresh)| Outgoing { number, destination, demands, was_fresh };
+            let ruling = ledger.ask(index, destination, request.confirms, &self.policy);
+            let outgoing =
+                |(number, sent_while_accepted)| Outgoing { number, destination, demands, sent_while_accepted };
             (ruling.map(outgoing), false)
         })
     }
@@ -113,36 +114,36 @@ impl Account {
         demands: bool,
         good: KnownGood,
     ) {
-        self.change(at, now_ms, |ledger, place| {
+        self.change(at, now_ms, |ledger, index| {
             let verdict = verdict::of(answer, demands, attempt.challenged);
-            let strike = ledger.settle(place, attempt, verdict, good, &self.policy);
+            let strike = ledger.settle(index, attempt, verdict, good, &self.policy);
             if strike != Strike::None {
-                ledger.close(place, strike, &self.policy);
+                ledger.close(index, strike, &self.policy);
             }
-            let is_fresh = ledger.is_fresh(place, &self.policy);
-            ((), !is_fresh || ledger.tracks[place].has_much_room())
+            let is_accepted = ledger.is_accepted(index, &self.policy);
+            ((), !is_accepted || ledger.tracks[index].has_much_room())
         });
     }
 
     /// An attempt was abandoned without an answer, at an unknown time.
     pub(super) fn abandon(&self, at: At<'_>, attempt: &Attempted) {
         let now_ms = self.lock().now_ms;
-        self.change(at, now_ms, |ledger, place| (ledger.undecided(place, attempt, &self.policy), true));
+        self.change(at, now_ms, |ledger, index| (ledger.undecided(index, attempt, &self.policy), true));
     }
 
     /// See [`Guard::unreachable`](super::Guard::unreachable).
     pub(super) fn unreachable(&self, at: At<'_>) {
         if self.lock().existing(at).is_some() {
             let now_ms = self.lock().now_ms;
-            self.change(at, now_ms, |ledger, place| (ledger.tracks[place].unreachable(now_ms), true));
+            self.change(at, now_ms, |ledger, index| (ledger.tracks[index].unreachable(now_ms), true));
         }
     }
 
     /// An attempt was not sent after all.
     pub(super) fn take_back(&self, at: At<'_>, number: u64) {
         let now_ms = self.lock().now_ms;
-        self.change(at, now_ms, |ledger, place| {
-            ledger.tracks[place].forget(number);
+        self.change(at, now_ms, |ledger, index| {
+            ledger.tracks[index].forget(number);
             ((), true)
         });
     }
@@ -150,7 +151,7 @@ impl Account {
     /// A scout is over, with or without an attempt.
     pub(super) fn end_scout(&self, at: At<'_>, number: u64) {
         let now_ms = self.lock().now_ms;
-        self.change(at, now_ms, |ledger, place| ((), ledger.tracks[place].end_scout(number)));
+        self.change(at, now_ms, |ledger, index| ((), ledger.tracks[index].end_scout(number)));
     }
 
     /// Begins a wanted confirmation, unless one with the same secret is running at another upstream.
@@ -164,31 +165,31 @@ impl Account {
         if !may_begin {
             return None;
         }
-        self.change(at, now_ms, |ledger, place| (ledger.tracks[place].take_confirmation(now_ms), false))
+        self.change(at, now_ms, |ledger, index| (ledger.tracks[index].take_confirmation(now_ms), false))
     }
 
     pub(super) fn end_confirmation(&self, at: At<'_>) {
         let now_ms = self.lock().now_ms;
-        self.change(at, now_ms, |ledger, place| {
-            ledger.tracks[place].end_confirmation();
+        self.change(at, now_ms, |ledger, index| {
+            ledger.tracks[index].end_confirmation();
             ((), true)
         });
     }
 
-    pub(super) fn is_fresh(&self, at: At<'_>, now_ms: u64) -> bool {
+    pub(super) fn is_accepted(&self, at: At<'_>, now_ms: u64) -> bool {
         let ledger = self.lock();
-        let place = ledger.tracks.iter().position(|track| track.is_of(at.secret, at.upstream));
-        place.is_some_and(|place| ledger.is_fresh_at(place, &self.policy, now_ms))
+        let index = ledger.tracks.iter().position(|track| track.is_of(at.secret, at.upstream));
+        index.is_some_and(|index| ledger.is_accepted_at(index, &self.policy, now_ms))
     }
 
     /// Changes a track under the lock; once it is released, tells the watchers of the secret what has changed.
     fn change<T>(&self, at: At<'_>, now_ms: u64, act: impl FnOnce(&mut Ledger, usize) -> (T, Frees)) -> T {
         let mut ledger = self.lock();
         ledger.now_ms = ledger.now_ms.max(now_ms);
-        let place = ledger.track(at, &self.policy);
-        let (before, wanted) = (ledger.tracks[place].state(), ledger.tracks[place].wants_confirmation());
-        let (outcome, frees) = act(&mut ledger, place);
-        let change = ledger.change_since(place, before, wanted, frees);
+        let index = ledger.track(at, &self.policy);
+        let (before, wanted) = (ledger.tracks[index].state(), ledger.tracks[index].wants_confirmation());
+        let (outcome, frees) = act(&mut ledger, index);
+        let change = ledger.change_since(index, before, wanted, frees);
         let callbacks = if change.is_some() { ledger.callbacks(at.secret) } else { Vec::new() };
         drop(ledger);
         if let Some(change) = change {

@@ -79,7 +79,7 @@ impl ConfirmationSchedule {
     /// Remembers a destination that was accepted.
     pub(super) fn remember(&mut self, destination: u64, good: KnownGood) {
         match self.known_good.iter().position(|(known, _)| *known == destination) {
-            Some(place) => self.known_good[place..].rotate_left(1),
+            Some(index) => self.known_good[index..].rotate_left(1),
             None => {
                 self.known_good.push((destination, good));
                 let surplus = self.known_good.len().saturating_sub(limits::GUARD_KNOWN_GOOD);
@@ -90,8 +90,8 @@ impl ConfirmationSchedule {
 
     /// A destination gave no verdict: all others are tried before it next time.
     pub(super) fn put_last(&mut self, destination: u64) {
-        if let Some(place) = self.known_good.iter().position(|(known, _)| *known == destination) {
-            self.known_good[..=place].rotate_right(1);
+        if let Some(index) = self.known_good.iter().position(|(known, _)| *known == destination) {
+            self.known_good[..=index].rotate_right(1);
         }
     }
 }

@@ -62,7 +62,7 @@ pub(super) struct Outgoing {
     /// The destination is known to demand authentication.
     pub demands: bool,
     /// The secret is accepted now.
-    pub was_fresh: bool,
+    pub sent_while_accepted: bool,
 }
 
 /// Whether the budget allows one more attempt.
@@ -93,15 +93,15 @@ impl Ledger {
         self.tracks.iter_mut().all(|track| track.is_idle(policy, now_ms))
     }
 
-    pub(super) fn is_fresh(&self, place: usize, policy: &GuardPolicy) -> bool {
-        self.is_fresh_at(place, policy, self.now_ms)
+    pub(super) fn is_accepted(&self, index: usize, policy: &GuardPolicy) -> bool {
+        self.is_accepted_at(index, policy, self.now_ms)
     }
 
-    pub(super) fn is_fresh_at(&self, place: usize, policy: &GuardPolicy, now_ms: u64) -> bool {
-        let own = &self.tracks[place];
-        let is_other = |(other, track): &(usize, &Track)| *other != place && track.secret == own.secret;
+    pub(super) fn is_accepted_at(&self, index: usize, policy: &GuardPolicy, now_ms: u64) -> bool {
+        let own = &self.tracks[index];
+        let is_other = |(other, track): &(usize, &Track)| *other != index && track.secret == own.secret;
         let others = self.tracks.iter().enumerate().filter(is_other).map(|(_, track)| track.failed_after());
-        own.is_fresh(policy, now_ms, others.max().unwrap_or(0))
+        own.is_accepted(policy, now_ms, others.max().unwrap_or(0))
     }
 
     /// Assigns the next number.
@@ -114,10 +114,10 @@ impl Ledger {
         self.tracks.iter().find(|track| track.is_of(at.secret, at.upstream))
     }
 
-    /// The place of a track, which is created if there is none.
+    /// The index of a track, which is created if there is none.
     pub(super) fn track(&mut self, at: At<'_>, policy: &GuardPolicy) -> usize {
-        if let Some(place) = self.tracks.iter().position(|track| track.is_of(at.secret, at.upstream)) {
-            return place;
+        if let Some(index) = self.tracks.iter().position(|track| track.is_of(at.secret, at.upstream)) {
+            return index;
         }
         if self.tracks.len() >= limits::GUARD_TRACKS {
             let (watchers, now_ms) = (&self.watchers, self.now_ms);
@@ -129,22 +129,22 @@ impl Ledger {
     }
 
     /// Whether a request may be dialled for; with the number of its scout if it has to be one.
-    pub(super) fn enter(&mut self, place: usize, destination: u64, policy: &GuardPolicy) -> Ruling<Option<u64>> {
+    pub(super) fn enter(&mut self, index: usize, destination: u64, policy: &GuardPolicy) -> Ruling<Option<u64>> {
         let now_ms = self.now_ms;
-        let track = &self.tracks[place];
+        let track = &self.tracks[index];
         if let Some(refusal) = track.refuses(now_ms, destination) {
             return Ruling::No(refusal);
         }
-        if self.is_fresh(place, policy) {
+        if self.is_accepted(index, policy) {
             return Ruling::Go(None);
         }
         if track.has_scout(policy, now_ms) {
-            self.tracks[place].has_waiters = true;
+            self.tracks[index].has_waiters = true;
             return Ruling::Wait;
         }
-        self.may_send_canary(place, destination, policy).map(|()| {
+        self.may_send_canary(index, destination, policy).map(|()| {
             let number = self.number();
-            self.tracks[place].set_scout(number, now_ms);
+            self.tracks[index].set_scout(number, now_ms);
             Some(number)
         })
     }
@@ -152,14 +152,14 @@ impl Ledger {
     /// Whether an attempt may go out; with its number, and whether it goes because the secret is accepted.
     pub(super) fn ask(
         &mut self,
-        place: usize,
+        index: usize,
         destination: u64,
         confirms: bool,
         policy: &GuardPolicy,
     ) -> Ruling<(u64, bool)> {
         let now_ms = self.now_ms;
-        let fresh = self.is_fresh(place, policy);
-        let track = &mut self.tracks[place];
+        let is_accepted = self.is_accepted(index, policy);
+        let track = &mut self.tracks[index];
         if confirms {
             // Attempts that were sent while the secret was accepted do not count: the confirmation is there to decide
             // about them.
@@ -170,67 +170,67 @@ impl Ledger {
             }
         } else if let Some(refusal) = track.refuses(now_ms, destination) {
             return Ruling::No(refusal);
-        } else if fresh && !track.has_room(policy, now_ms) {
+        } else if is_accepted && !track.has_room(policy, now_ms) {
             track.has_waiters = true;
             if track.is_stuck(now_ms) {
                 track.want_confirmation(now_ms);
             }
             return Ruling::Wait;
-        } else if !fresh {
-            match self.may_send_canary(place, destination, policy) {
+        } else if !is_accepted {
+            match self.may_send_canary(index, destination, policy) {
                 Ruling::Go(()) => {}
                 Ruling::Wait => return Ruling::Wait,
                 Ruling::No(refusal) => return Ruling::No(refusal),
             }
         }
         let number = self.number();
-        let was_fresh = fresh && !confirms;
-        self.tracks[place].send(number, now_ms, destination, was_fresh);
-        Ruling::Go((number, was_fresh))
+        let sent_while_accepted = is_accepted && !confirms;
+        self.tracks[index].send(number, now_ms, destination, sent_while_accepted);
+        Ruling::Go((number, sent_while_accepted))
     }
 
     /// Whether one attempt may go out although the secret is in doubt.
-    fn may_send_canary(&mut self, place: usize, destination: u64, policy: &GuardPolicy) -> Ruling<()> {
+    fn may_send_canary(&mut self, index: usize, destination: u64, policy: &GuardPolicy) -> Ruling<()> {
         let now_ms = self.now_ms;
-        let track = &mut self.tracks[place];
+        let track = &mut self.tracks[index];
         if track.is_stuck(now_ms) {
             track.want_confirmation(now_ms);
         }
         // Until the secret has been accepted once, many answers without a verdict may hide failed logons.
         let last_ms = self.undecided_ms.back().copied().unwrap_or(0);
-        let is_known = self.is_known(self.tracks[place].secret);
-        let track = &mut self.tracks[place];
+        let is_known = self.is_known(self.tracks[index].secret);
+        let track = &mut self.tracks[index];
         let spaced = !is_known
             && self.undecided_ms.len() >= limits::GUARD_UNDECIDED
             && now_ms < last_ms + millis(limits::GUARD_UNDECIDED_INTERVAL);
         let (must_wait, secret) = (track.must_wait(policy, now_ms), track.secret);
         let mut of_secret = self.tracks.iter().filter(|track| track.secret == secret);
         if spaced || must_wait || self.is_paused(secret) || of_secret.any(|track| track.is_confirming(policy, now_ms)) {
-            self.tracks[place].has_waiters = true;
+            self.tracks[index].has_waiters = true;
             return Ruling::Wait;
         }
         // The last attempt of the budget is reserved for a destination that is sure to give a verdict.
         let is_unknown = self.is_known(secret) && !self.is_known_good(secret, destination);
-        let spare = usize::from(is_unknown || self.tracks[place].is_inconclusive(destination));
-        match self.budget(place, spare, policy) {
+        let spare = usize::from(is_unknown || self.tracks[index].is_inconclusive(destination));
+        match self.budget(index, spare, policy) {
             Budget::Free => Ruling::Go(()),
             Budget::Pending => {
-                self.tracks[place].has_waiters = true;
+                self.tracks[index].has_waiters = true;
                 Ruling::Wait
             }
             // The reserved attempt is left, and a confirmation may use it.
-            Budget::SpentUntil(_) if spare > 0 && self.budget(place, 0, policy) == Budget::Free => {
-                self.tracks[place].want_confirmation(now_ms);
-                self.tracks[place].has_waiters = true;
+            Budget::SpentUntil(_) if spare > 0 && self.budget(index, 0, policy) == Budget::Free => {
+                self.tracks[index].want_confirmation(now_ms);
+                self.tracks[index].has_waiters = true;
                 Ruling::Wait
             }
             // A confirmation that is accepted clears failures.
             Budget::SpentUntil(_) if self.is_being_confirmed(secret) => {
-                self.tracks[place].has_waiters = true;
+                self.tracks[index].has_waiters = true;
                 Ruling::Wait
             }
             Budget::SpentUntil(until_ms) => {
-                self.tracks[place].close(until_ms);
+                self.tracks[index].close(until_ms);
                 Ruling::No(Refusal::held(until_ms - now_ms))
             }
         }
@@ -241,9 +241,9 @@ impl Ledger {
     fn failures(&mut self, policy: &GuardPolicy) -> Vec<Failure> {
         let now_ms = self.now_ms;
         let mut all: Vec<Failure> = Vec::new();
-        for place in 0..self.tracks.len() {
-            let accepted_number = self.accepted_number(self.tracks[place].secret);
-            let failures = self.tracks[place].failures(policy, now_ms).iter();
+        for index in 0..self.tracks.len() {
+            let accepted_number = self.accepted_number(self.tracks[index].secret);
+            let failures = self.tracks[index].failures(policy, now_ms).iter();
             all.extend(failures.filter(|failure| failure.after > accepted_number));
         }
         all.sort_unstable_by_key(|failure| failure.at_ms);
@@ -257,7 +257,7 @@ impl Ledger {
         if !is_first {
             return failures.len();
         }
-        let closes = failures.iter().filter(|failure| failure.by_close && failure.was_fresh).count();
+        let closes = failures.iter().filter(|failure| failure.by_close && failure.sent_while_accepted).count();
         failures.len() - closes + closes.min(1)
     }
 
@@ -268,16 +268,16 @@ impl Ledger {
     }
 
     /// Whether the budget allows one more attempt and leaves `spare` others.
-    fn budget(&mut self, place: usize, spare: usize, policy: &GuardPolicy) -> Budget {
+    fn budget(&mut self, index: usize, spare: usize, policy: &GuardPolicy) -> Budget {
         let now_ms = self.now_ms;
         // An upstream that rejects a secret that another one accepts must leave one attempt for the others.
-        let share = policy.attempts - usize::from(self.is_proven_elsewhere(place));
-        let is_fresh: Vec<bool> = (0..self.tracks.len()).map(|track| self.is_fresh(track, policy)).collect();
-        let pending = |track: usize| if is_fresh[track] { 0 } else { self.tracks[track].unanswered() };
-        let (own_pending, all_pending) = (pending(place), (0..self.tracks.len()).map(pending).sum::<usize>());
+        let share = policy.attempts - usize::from(self.is_proven_elsewhere(index));
+        let is_accepted: Vec<bool> = (0..self.tracks.len()).map(|track| self.is_accepted(track, policy)).collect();
+        let pending = |track: usize| if is_accepted[track] { 0 } else { self.tracks[track].unanswered() };
+        let (own_pending, all_pending) = (pending(index), (0..self.tracks.len()).map(pending).sum::<usize>());
         let all_ms: Vec<u64> = self.failures(policy).iter().map(|failure| failure.at_ms).collect();
         let own_ms: Vec<u64> =
-            self.tracks[place].failures(policy, now_ms).iter().map(|failure| failure.at_ms).collect();
+            self.tracks[index].failures(policy, now_ms).iter().map(|failure| failure.at_ms).collect();
         let over = all_ms.len() + all_pending + spare >= policy.attempts;
         let over_share = own_ms.len() + own_pending + spare >= share;
         if !over && !over_share {
@@ -295,8 +295,8 @@ impl Ledger {
     }
 
     /// Whether another upstream accepts the same secret.
-    fn is_proven_elsewhere(&self, place: usize) -> bool {
-        let own = &self.tracks[place];
+    fn is_proven_elsewhere(&self, index: usize) -> bool {
+        let own = &self.tracks[index];
         let is_other = |track: &&Track| track.secret == own.secret && track.upstream != own.upstream;
         self.tracks.iter().filter(is_other).any(|track| track.state() == GuardState::Proven)
     }
@@ -304,16 +304,16 @@ impl Ledger {
     /// Records the verdict on an attempt; returns whether it closes the guard.
     pub(super) fn settle(
         &mut self,
-        place: usize,
+        index: usize,
         attempt: &Attempted,
         verdict: Verdict,
         good: KnownGood,
         policy: &GuardPolicy,
     ) -> Strike {
         let now_ms = self.now_ms;
-        let secret = self.tracks[place].secret;
+        let secret = self.tracks[index].secret;
         let others =
-            self.tracks.iter_mut().enumerate().filter(|(other, track)| *other != place && track.secret == secret);
+            self.tracks.iter_mut().enumerate().filter(|(other, track)| *other != index && track.secret == secret);
         let in_batch = others.map(|(_, track)| track.batch(policy, now_ms)).sum();
         let view = AccountView {
             newest: self.last_number,
@@ -321,7 +321,7 @@ impl Ledger {
             is_known: self.is_known(secret),
             is_known_good: self.is_known_good(secret, attempt.destination),
         };
-        let track = &mut self.tracks[place];
+        let track = &mut self.tracks[index];
         match verdict {
             Verdict::Accepted => {
                 if track.accepted(attempt) {
@@ -338,14 +338,14 @@ impl Ledger {
             Verdict::Stale => track.refused(attempt, true, view, policy, now_ms),
             Verdict::Closed => track.closed(attempt, view, policy, now_ms),
             Verdict::Undecided => {
-                self.undecided(place, attempt, policy);
+                self.undecided(index, attempt, policy);
                 Strike::None
             }
         }
     }
 
     /// Records that an attempt ended without a verdict.
-    pub(super) fn undecided(&mut self, place: usize, attempt: &Attempted, policy: &GuardPolicy) {
+    pub(super) fn undecided(&mut self, index: usize, attempt: &Attempted, policy: &GuardPolicy) {
         let now_ms = self.now_ms;
         while self.undecided_ms.front().is_some_and(|at_ms| now_ms >= at_ms + millis(policy.window)) {
             self.undecided_ms.pop_front();
@@ -355,19 +355,19 @@ impl Ledger {
         if self.undecided_ms.len() > limits::GUARD_UNDECIDED {
             self.undecided_ms.pop_front();
         }
-        self.tracks[place].undecided(attempt, many, now_ms);
+        self.tracks[index].undecided(attempt, many, now_ms);
     }
 
     /// Closes the guard after a strike: for the rest that the schedule says, or longer until the budget allows an
     /// attempt.
-    pub(super) fn close(&mut self, place: usize, strike: Strike, policy: &GuardPolicy) {
-        let by_schedule_ms = self.now_ms + self.tracks[place].rest_ms(policy);
+    pub(super) fn close(&mut self, index: usize, strike: Strike, policy: &GuardPolicy) {
+        let by_schedule_ms = self.now_ms + self.tracks[index].rest_ms(policy);
         let spent_until_ms =
-            if let Budget::SpentUntil(until_ms) = self.budget(place, 0, policy) { until_ms } else { 0 };
-        self.tracks[place].close(by_schedule_ms.max(spent_until_ms));
+            if let Budget::SpentUntil(until_ms) = self.budget(index, 0, policy) { until_ms } else { 0 };
+        self.tracks[index].close(by_schedule_ms.max(spent_until_ms));
         // Canaries for other upstreams wait a moment: by then a short outage of the domain controller is over.
-        if strike == Strike::Refused && self.tracks[place].was_accepted() {
-            let secret = self.tracks[place].secret;
+        if strike == Strike::Refused && self.tracks[index].was_accepted() {
+            let secret = self.tracks[index].secret;
             self.pauses.retain(|(paused, _)| *paused != secret);
             self.pauses.push((secret, self.now_ms + millis(limits::GUARD_CONFIRM_INTERVAL)));
         }
@@ -410,13 +410,13 @@ impl Ledger {
     /// confirmation, before the change; `frees` says that waiting requests may be able to go on.
     pub(super) fn change_since(
         &mut self,
-        place: usize,
+        index: usize,
         before: GuardState,
         wanted: bool,
         frees: bool,
     ) -> Option<GuardChange> {
         let now_ms = self.now_ms;
-        let track = &self.tracks[place];
+        let track = &self.tracks[index];
         let overall = self.state_of(track.secret);
         let (upstream, at_upstream) = (Arc::clone(&track.upstream), track.state());
         let change = if at_upstream != before {
@@ -429,7 +429,7 @@ impl Ledger {
         } else {
             return None;
         };
-        self.tracks[place].has_waiters = false;
+        self.tracks[index].has_waiters = false;
         Some(change)
     }
 

@@ -271,7 +271,7 @@ impl Guard {
     /// Whether an upstream accepted the secret recently ([`GuardPolicy::acceptance_age`]) and nothing has cast doubt on it
     /// since.
     pub fn is_accepted(&self, now_ms: u64, upstream: &Arc<str>) -> bool {
-        self.account.is_fresh(self.at(upstream), now_ms)
+        self.account.is_accepted(self.at(upstream), now_ms)
     }
 
     /// How long nothing may be sent to an upstream; `None` if the guard is not closed there.
@@ -321,14 +321,14 @@ impl Guard {
         match self.account.ask(self.at(request.upstream), now_ms, request) {
             Ruling::Wait => SendPermission::Wait,
             Ruling::No(refusal) => SendPermission::No(refusal),
-            Ruling::Go(Outgoing { number, destination, demands, was_fresh }) => SendPermission::Go(Ticket {
+            Ruling::Go(Outgoing { number, destination, demands, sent_while_accepted }) => SendPermission::Go(Ticket {
                 guard: Arc::clone(self),
                 upstream: Arc::clone(request.upstream),
                 attempt: Attempted {
                     number,
                     sent_ms: now_ms,
                     destination,
-                    was_fresh,
+                    sent_while_accepted,
                     confirms: request.confirms,
                     challenged: request.challenged,
                 },

@@ -66,7 +66,7 @@ struct Sent {
     /// 0 for a scout, which has not asked for anything yet.
     destination: u64,
     /// The secret was accepted at the time.
-    was_fresh: bool,
+    sent_while_accepted: bool,
 }
 
 /// A failed attempt.
@@ -76,7 +76,7 @@ pub(super) struct Failure {
     /// The highest number that the account had assigned at the time.
     pub after: u64,
     /// It had been sent before the secret stopped being accepted.
-    pub was_fresh: bool,
+    pub sent_while_accepted: bool,
     /// A client's connection ended without an answer.
     pub by_close: bool,
 }
@@ -101,7 +101,7 @@ pub(super) struct Attempted {
     pub sent_ms: u64,
     pub destination: u64,
     /// It was sent while the secret was accepted.
-    pub was_fresh: bool,
+    pub sent_while_accepted: bool,
     /// It was the gateway's own, to confirm the secret.
     pub confirms: bool,
     /// The request itself had been answered with a challenge.
@@ -190,7 +190,7 @@ impl Track {
 
     /// Whether the secret was accepted recently, and nothing casts doubt on it. `failed_after` is the highest of the
     /// other upstreams' for the same secret.
-    pub(super) fn is_fresh(&self, policy: &GuardPolicy, now_ms: u64, failed_after: u64) -> bool {
+    pub(super) fn is_accepted(&self, policy: &GuardPolicy, now_ms: u64, failed_after: u64) -> bool {
         let State::Proven { at_ms } = self.state else { return false };
         if self.accepted_number <= failed_after {
             return false;
@@ -219,7 +219,7 @@ impl Track {
 
     /// Failures of attempts that had been sent before the secret stopped being accepted.
     pub(super) fn batch(&mut self, policy: &GuardPolicy, now_ms: u64) -> usize {
-        self.failures(policy, now_ms).iter().filter(|failure| failure.was_fresh).count()
+        self.failures(policy, now_ms).iter().filter(|failure| failure.sent_while_accepted).count()
     }
 
     pub(super) fn unanswered(&self) -> usize {
@@ -228,7 +228,7 @@ impl Track {
 
     /// Unanswered attempts that were sent while the secret was in doubt.
     pub(super) fn unanswered_canaries(&self) -> usize {
-        self.unanswered.iter().filter(|sent| !sent.was_fresh).count()
+        self.unanswered.iter().filter(|sent| !sent.sent_while_accepted).count()
     }
 
     /// Whether nothing is left that could matter to a later attempt.
@@ -262,27 +262,27 @@ impl Track {
     }
 
     pub(super) fn set_scout(&mut self, number: u64, now_ms: u64) {
-        self.scout = Some(Sent { number, at_ms: now_ms, destination: 0, was_fresh: false });
+        self.scout = Some(Sent { number, at_ms: now_ms, destination: 0, sent_while_accepted: false });
     }
 
-    /// Ends a scout; `false` if another one has taken its place.
+    /// Ends a scout; `false` if another one has replaced it.
     pub(super) fn end_scout(&mut self, number: u64) -> bool {
         self.scout.take_if(|scout| scout.number == number).is_some()
     }
 
     /// An attempt goes out.
-    pub(super) fn send(&mut self, number: u64, now_ms: u64, destination: u64, was_fresh: bool) {
+    pub(super) fn send(&mut self, number: u64, now_ms: u64, destination: u64, sent_while_accepted: bool) {
         if matches!(self.state, State::Refused { .. }) {
             self.state = State::Unproven;
         }
         self.scout = None;
-        self.unanswered.push_back(Sent { number, at_ms: now_ms, destination, was_fresh });
+        self.unanswered.push_back(Sent { number, at_ms: now_ms, destination, sent_while_accepted });
     }
 
     /// An attempt was not sent after all, or is over.
     pub(super) fn forget(&mut self, number: u64) {
-        if let Ok(place) = self.unanswered.binary_search_by_key(&number, |sent| sent.number) {
-            self.unanswered.remove(place);
+        if let Ok(index) = self.unanswered.binary_search_by_key(&number, |sent| sent.number) {
+            self.unanswered.remove(index);
         }
     }
 
@@ -373,7 +373,7 @@ impl Track {
         if attempt.confirms {
             return self.strike(Strike::Closed);
         }
-        if self.closes >= policy.closes() || !attempt.was_fresh {
+        if self.closes >= policy.closes() || !attempt.sent_while_accepted {
             self.doubt(now_ms);
         }
         Strike::None
@@ -395,7 +395,7 @@ impl Track {
         self.forget(attempt.number);
         if attempt.confirms {
             self.confirmation.put_last(attempt.destination);
-        } else if many || (self.ever_accepted && !attempt.was_fresh) {
+        } else if many || (self.ever_accepted && !attempt.sent_while_accepted) {
             self.want_confirmation(now_ms);
         }
     }
@@ -482,11 +482,11 @@ impl Track {
         if !by_close {
             self.failed_after = view.newest;
         }
-        let was_fresh = attempt.was_fresh;
+        let sent_while_accepted = attempt.sent_while_accepted;
         let in_batch = view.in_batch + self.batch(policy, now_ms);
         let most = if by_close { policy.attempts } else { policy.batch() };
-        if !was_fresh || in_batch < most {
-            self.failures.push_back(Failure { at_ms: now_ms, after: view.newest, was_fresh, by_close });
+        if !sent_while_accepted || in_batch < most {
+            self.failures.push_back(Failure { at_ms: now_ms, after: view.newest, sent_while_accepted, by_close });
         }
     }
 

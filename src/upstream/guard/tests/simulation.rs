@@ -189,12 +189,12 @@ impl<'a> World<'a> {
     }
 
     fn confirm(&mut self, now_ms: u64) {
-        for place in 0..self.upstreams.len() {
-            let upstream = Arc::clone(&self.upstreams[place]);
+        for index in 0..self.upstreams.len() {
+            let upstream = Arc::clone(&self.upstreams[index]);
             self.has_waiting |= self.guard.wants_confirmation(&upstream);
             if let Some(confirmation) = self.guard.take_confirmation(now_ms, &upstream) {
                 let destination = confirmation.good().destination.clone();
-                self.attempt(now_ms, place, &destination, true, Some(confirmation));
+                self.attempt(now_ms, index, &destination, true, Some(confirmation));
             }
         }
     }
@@ -202,13 +202,13 @@ impl<'a> World<'a> {
     fn client(&mut self, now_ms: u64) {
         let (destination, kind) = self.rng.pick(&DESTINATIONS[..self.conditions.destinations]);
         let first = if self.conditions.balance { self.rng.below(self.upstreams.len()) } else { 0 };
-        let is_open = |place: &usize| {
-            let upstream = &self.upstreams[(first + place) % self.upstreams.len()];
+        let is_open = |index: &usize| {
+            let upstream = &self.upstreams[(first + index) % self.upstreams.len()];
             self.guard.refuses(now_ms, upstream, "CONNECT", destination).is_none()
         };
-        let Some(place) = (0..self.upstreams.len()).find(is_open) else { return };
-        let place = (first + place) % self.upstreams.len();
-        let upstream = Arc::clone(&self.upstreams[place]);
+        let Some(index) = (0..self.upstreams.len()).find(is_open) else { return };
+        let index = (first + index) % self.upstreams.len();
+        let upstream = Arc::clone(&self.upstreams[index]);
         // A fresh connection, unless the secret is accepted and some are pre-challenged.
         let pre_challenged = self.guard.is_accepted(now_ms, &upstream) && self.rng.once_in(2);
         if !pre_challenged && matches!(kind, Destination::DeniedFirst | Destination::Exempt) {
@@ -221,18 +221,18 @@ impl<'a> World<'a> {
             DialPermission::Wait => return self.has_waiting = true,
             DialPermission::No(_) => return,
         };
-        self.attempt(now_ms, place, destination, !pre_challenged, None);
+        self.attempt(now_ms, index, destination, !pre_challenged, None);
     }
 
     fn attempt(
         &mut self,
         now_ms: u64,
-        place: usize,
+        index: usize,
         destination: &str,
         challenged: bool,
         confirmation: Option<Confirmation>,
     ) {
-        let upstream = Arc::clone(&self.upstreams[place]);
+        let upstream = Arc::clone(&self.upstreams[index]);
         let request =
             AttemptRequest { confirms: confirmation.is_some(), ..request(&upstream, destination, challenged) };
         let ticket = match self.guard.ask(now_ms, &request) {
@@ -240,7 +240,7 @@ impl<'a> World<'a> {
             SendPermission::Wait => return self.has_waiting = true,
             SendPermission::No(_) => return,
         };
-        let (due_ms, answer, checked) = self.conditions.judge(place, kind_of(destination), now_ms, self.rng);
+        let (due_ms, answer, checked) = self.conditions.judge(index, kind_of(destination), now_ms, self.rng);
         let is_wrong = checked && !self.conditions.is_right(now_ms);
         let outcome = &mut self.outcome;
         if is_wrong {
