@@ -156,7 +156,6 @@ pub struct Wire {
     pub resets_on_close: bool,
     /// It was reset on purpose, although everything had been sent on it.
     pub destroyed: bool,
-    pub written: u64,
 
     // In transit.
     pub sent: Buffer,
@@ -191,7 +190,6 @@ impl Wire {
             shut: false,
             resets_on_close: false,
             destroyed: false,
-            written: 0,
             sent: Buffer::default(),
             sent_end: None,
             moving_in: false,
@@ -287,7 +285,6 @@ impl Wire {
             return Err(Errno::AGAIN);
         }
         self.tx.push(&bytes[..count]);
-        self.written += count as u64;
         Ok(count)
     }
 
