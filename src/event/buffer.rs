@@ -1,5 +1,5 @@
-//! Buffers that give back their memory once their bytes are used: ten thousand connections must not each keep as much as the
-//! longest head took.
+//! Buffers that give back their memory once their bytes are used: ten thousand connections must not each keep as much
+//! as the longest head took.
 
 /// Capacity that an empty buffer keeps for the next bytes.
 const KEPT_CAPACITY_BYTES: usize = 4 * 1024;

@@ -38,8 +38,8 @@ pub fn mailbox<T>(registry: &Registry, token: Token) -> io::Result<(Sender<T>, M
 }
 
 impl<T> Sender<T> {
-    /// Sends a message and wakes the loop unless it has been woken already. If the loop has ended, the message is lost, which is
-    /// no error.
+    /// Sends a message and wakes the loop unless it has been woken already. If the loop has ended, the message is lost,
+    /// which is no error.
     pub fn send(&self, message: T) {
         if self.messages.send(message).is_ok() && !self.ringing.swap(true, Ordering::AcqRel) {
             // This fails only on a closed descriptor, which means that the loop has ended.

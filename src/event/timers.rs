@@ -1,18 +1,19 @@
 //! Deadlines: one timer wheel per shard, with entries of eight bytes and all operations in constant time.
 //!
-//! A connection has one deadline at a time, that of its stage, and moves it by writing a number ([`Deadline`]). Only when its
-//! entry in the wheel comes up is the entry compared with that number, and put back if activity has moved the deadline. So a
-//! busy tunnel costs one entry per idle time-out, not one per message.
+//! A connection has one deadline at a time, that of its stage, and moves it by writing a number ([`Deadline`]). Only
+//! when its entry in the wheel comes up is the entry compared with that number, and put back if activity has moved the
+//! deadline. So a busy tunnel costs one entry per idle time-out, not one per message.
 //!
-//! A FIFO queue for each kind of time-out would take less code. But a deadline that was moved and is put back at the end of its
-//! queue fires up to a whole time-out late. The wheel keeps all of them within a tick.
+//! A FIFO queue for each kind of time-out would take less code. But a deadline that was moved and is put back at the
+//! end of its queue fires up to a whole time-out late. The wheel keeps all of them within a tick.
 
 use super::Key;
 
 /// The wheel's resolution in milliseconds. No deadline fires early, and none more than a tick late.
 pub const TICK_MS: u64 = 64;
 
-/// Slots of the wheel. The entry of a deadline further away than `SLOTS * TICK_MS` (262 s) comes up early and is put back.
+/// Slots of the wheel. The entry of a deadline further away than `SLOTS * TICK_MS` (262 s) comes up early and is put
+/// back.
 const SLOTS: usize = 4096;
 const WORDS: usize = SLOTS / 64;
 
@@ -36,8 +37,8 @@ pub struct Timers {
     occupied: [u64; WORDS],
     /// The next tick to handle.
     next_tick: u64,
-    /// An empty list for the next slot that gets an entry, to reuse the allocation. Empty slots keep none: over all slots that would
-    /// add up to megabytes.
+    /// An empty list for the next slot that gets an entry, to reuse the allocation. Empty slots keep none: over all
+    /// slots that would add up to megabytes.
     spare: Vec<Key>,
 }
 
@@ -57,8 +58,8 @@ impl Timers {
         }
     }
 
-    /// Whether the deadline has passed whose entry came up at the present tick. Puts the entry back if the deadline was moved;
-    /// ignores an outdated entry.
+    /// Whether the deadline has passed whose entry came up at the present tick. Puts the entry back if the deadline was
+    /// moved; ignores an outdated entry.
     pub fn expired(&mut self, key: Key, deadline: &mut Deadline, now_ms: u64) -> bool {
         if deadline.armed_tick >= self.next_tick {
             return false;
@@ -73,8 +74,8 @@ impl Timers {
         false
     }
 
-    /// The entries of the next slot that is due at `now_ms`; `None` when there are no more. The caller must pass each entry to
-    /// [`Timers::expired`], otherwise its deadline never fires, and return the list with [`Timers::done`].
+    /// The entries of the next slot that is due at `now_ms`; `None` when there are no more. The caller must pass each
+    /// entry to [`Timers::expired`], otherwise its deadline never fires, and return the list with [`Timers::done`].
     pub fn pop(&mut self, now_ms: u64) -> Option<Vec<Key>> {
         let now_tick = now_ms / TICK_MS;
         while self.next_tick <= now_tick {

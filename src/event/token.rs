@@ -16,8 +16,8 @@ use mio::Token;
 const SLOT_BITS: u32 = 26;
 const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
 
-/// Whose slab a key belongs to. A shard has one slab for each, and [`Key::owner`] decides which one an event or a deadline
-/// is for.
+/// Whose slab a key belongs to. A shard has one slab for each, and [`Key::owner`] decides which one an event or a
+/// deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Owner {
@@ -38,8 +38,8 @@ impl Owner {
 
 /// Identifies one value of one of a shard's slabs for as long as it lives, and nothing afterwards.
 ///
-/// Slots are reused, generations are not (until 2^32 later): an event, timer or message whose key has another generation than
-/// its slot is stale.
+/// Slots are reused, generations are not (until 2^32 later): an event, timer or message whose key has another
+/// generation than its slot is stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     /// The owner and the slot.
@@ -77,8 +77,8 @@ impl Key {
 pub enum Lane {
     /// The client's connection.
     Downstream,
-    /// The connection to the upstream, with the number of the dial modulo [`DIALS`]: a late event of an abandoned connection
-    /// is not taken for one of its successor.
+    /// The connection to the upstream, with the number of the dial modulo [`DIALS`]: a late event of an abandoned
+    /// connection is not taken for one of its successor.
     Upstream(u8),
 }
 
@@ -115,7 +115,8 @@ impl EventToken {
         EventToken { key, lane: Lane::Upstream(dial) }
     }
 
-    /// Reads a token back; `None` for one of the shard's own (listeners, waker), which are below 2^32: no generation is 0.
+    /// Reads a token back; `None` for one of the shard's own (listeners, waker), which are below 2^32: no generation is
+    /// 0.
     pub fn read(token: Token) -> Option<EventToken> {
         let generation = u32::try_from(token.0 >> 32).ok().filter(|generation| *generation != 0)?;
         let index = u32::try_from((token.0 & 0xffff_ffff) >> 3).ok()?;

@@ -2,7 +2,8 @@
 
 use super::Key;
 
-/// The keys of those that wait. Each is on the list at most once, however often it asks, as long as it keeps its [`Seat`].
+/// The keys of those that wait. Each is on the list at most once, however often it asks, as long as it keeps its
+/// [`Seat`].
 #[derive(Debug, Default)]
 pub struct WaitList {
     waiting: Vec<Key>,

@@ -1,7 +1,7 @@
 //! The request that gets a pre-challenged connection its challenge.
 //!
-//! It contains nothing from a client, neither target nor field: an upstream that asks for no credentials may carry it out. Its
-//! destination does not exist (`.invalid`, RFC 6761 §6.4) unless the operator has named one for checks.
+//! It contains nothing from a client, neither target nor field: an upstream that asks for no credentials may carry it
+//! out. Its destination does not exist (`.invalid`, RFC 6761 §6.4) unless the operator has named one for checks.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::http::{FieldStorage, RequestHead};
 /// A name that never resolves, and that says in the upstream's log where the request came from.
 const HOST: &str = "ntlm-gateway.invalid";
 
-/// The kinds of request, in the order in which they are tried until one is answered with a challenge: an upstream may have
-/// rules that answer some before it asks for credentials.
+/// The kinds of request, in the order in which they are tried until one is answered with a challenge: an upstream may
+/// have rules that answer some before it asks for credentials.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum ChallengeRequest {
     /// A tunnel to a destination that does not exist.

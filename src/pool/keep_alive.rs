@@ -1,4 +1,5 @@
-//! Authenticated upstream connections between two requests. Any client may use them, because the identity is the gateway's.
+//! Authenticated upstream connections between two requests. Any client may use them, because the identity is the
+//! gateway's.
 //!
 //! The connection that was used last is taken first, so that those beyond the present demand grow old and are closed.
 
@@ -31,8 +32,8 @@ impl Default for KeepAlivePool {
 }
 
 impl KeepAlivePool {
-    /// Takes a connection for a client's request; its events bear `token` from now on. A connection whose last use was so long
-    /// ago that its upstream may be closing it is only for requests that can be repeated.
+    /// Takes a connection for a client's request; its events carry `token` from now on. A connection whose last use was
+    /// so long ago that its upstream may be closing it is only for requests that can be repeated.
     pub fn take(
         &mut self,
         hop: &Arc<Hop>,
@@ -128,8 +129,8 @@ impl KeepAlivePool {
     }
 }
 
-/// Whether a connection is open and nothing has come since its last answer: that would be taken for the answer to the next
-/// request. Asks the socket, because an event may be on its way.
+/// Whether a connection is open and nothing has come since its last answer: that would be taken for the answer to the
+/// next request. Asks the socket, because an event may be on its way.
 pub fn is_at_rest(upstream: &mut Endpoint) -> bool {
     let is_silent = upstream.stream.is_silent();
     if is_silent {

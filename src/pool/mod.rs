@@ -1,7 +1,7 @@
 //! Upstream connections without a client: kept alive between requests, pre-challenged, and waiting for a verdict.
 //!
-//! The pools know nothing of sessions. What they need of their shard is lent to them for each call ([`Loan`]); a session that
-//! takes a connection out gives the events of that connection a token of its own.
+//! The pools know nothing of sessions. What they need of their shard is lent to them for each call ([`Loan`]); a
+//! session that takes a connection out gives the events of that connection a token of its own.
 
 mod challenge_request;
 mod keep_alive;
@@ -77,8 +77,8 @@ impl Pools {
         }
     }
 
-    /// Closes all connections that clients could still use: a new configuration has other credentials, or the gateway is
-    /// draining.
+    /// Closes all connections that clients could still use: a new configuration has other credentials, or the gateway
+    /// is draining.
     pub fn close_usable(&mut self) {
         self.pre_challenged.clear();
         self.keep_alive.clear();

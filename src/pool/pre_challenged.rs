@@ -1,17 +1,17 @@
-//! Upstream connections that have their challenge before a client needs it, so that a CONNECT takes one upstream round trip
-//! instead of three.
+//! Upstream connections that have their challenge before a client needs it, so that a CONNECT takes one upstream round
+//! trip instead of three.
 //!
-//! NTLM authenticates a connection, and a proxy answers the NEGOTIATE_MESSAGE with its challenge before it looks at the target.
-//! So that leg can be done in advance, and the client's own target is sent with the AUTHENTICATE_MESSAGE.
+//! NTLM authenticates a connection, and a proxy answers the NEGOTIATE_MESSAGE with its challenge before it looks at the
+//! target. So that leg can be done in advance, and the client's own target is sent with the AUTHENTICATE_MESSAGE.
 //!
-//! The challenge is obtained by a request of the gateway's own, for a destination that does not exist ([`ChallengeRequest`]).
-//! Nothing of a client's is in it, and it does no harm where an upstream carries it out.
+//! The challenge is obtained by a request of the gateway's own, for a destination that does not exist
+//! ([`ChallengeRequest`]). Nothing of a client's is in it, and it does no harm where an upstream carries it out.
 //!
-//! The pool follows demand. Each request that finds it empty makes it one larger, up to the cap; each connection that grows old
-//! unused makes it one smaller. So a quiet gateway keeps none. The pool grows only while the credentials are known to be good.
-//! It also gives way: some proxies (Squid) hold a helper process for every connection that they have challenged, and clients
-//! come first. While clients wait for a challenge and get none, nothing is dialled in advance and what there is gets closed
-//! ([`HelperPressure`](crate::upstream::HelperPressure)).
+//! The pool follows demand. Each request that finds it empty makes it one larger, up to the cap; each connection that
+//! grows old unused makes it one smaller. So a quiet gateway keeps none. The pool grows only while the credentials are
+//! known to be good. It also gives way: some proxies (Squid) hold a helper process for every connection that they have
+//! challenged, and clients come first. While clients wait for a challenge and get none, nothing is dialled in advance
+//! and what there is gets closed ([`HelperPressure`](crate::upstream::HelperPressure)).
 
 use std::sync::Arc;
 
@@ -94,7 +94,8 @@ impl Default for PreChallengedPool {
 }
 
 impl PreChallengedPool {
-    /// Takes a connection for a client's request; its events bear `token` from now on. If there is none, the pool grows.
+    /// Takes a connection for a client's request; its events carry `token` from now on. If there is none, the pool
+    /// grows.
     ///
     /// As with kept connections, one that has been idle for a while is only for requests that can be repeated.
     pub fn take(
@@ -108,7 +109,8 @@ impl PreChallengedPool {
         if hop.warm_cap == 0 {
             return None;
         }
-        // While the secret is in doubt, the client's request itself has to be challenged: only then is its answer a verdict.
+        // While the secret is in doubt, the client's request itself has to be challenged: only then is its answer a
+        // verdict.
         let is_usable_now = hop.identity.guard.is_accepted(now_ms, hop.upstream.name());
         let most_age_ms = hop.habits.challenge_age_ms(loan.timeouts.warm);
         while let Some(key) = self.of(hop).ready.last().copied().filter(|_| is_usable_now) {
@@ -187,7 +189,8 @@ impl PreChallengedPool {
         let Some(connection) = self.connections.get_mut(key) else { return false };
         connection.upstream.ready.learn(ready);
         if connection.challenge.is_some() {
-            // Its deadline, or the client that takes it next, would find out too, but closing frees its descriptor at once.
+            // Its deadline, or the client that takes it next, would find out too, but closing frees its descriptor at
+            // once.
             if connection.upstream.ready.readable() {
                 let hop = Arc::clone(&connection.hop);
                 self.discard(key, Discarded::Failed);
@@ -257,8 +260,8 @@ impl PreChallengedPool {
         self.hops.clear();
     }
 
-    /// The challenge does not come for this request: a rule of the upstream may answer it before credentials are asked for. The
-    /// next one is tried; after the last, the upstream is left alone for a while.
+    /// The challenge does not come for this request: a rule of the upstream may answer it before credentials are asked
+    /// for. The next one is tried; after the last, the upstream is left alone for a while.
     fn try_next_request(&mut self, key: Key, now_ms: u64) {
         let Some(connection) = self.connections.get(key) else { return };
         let (hop, request) = (Arc::clone(&connection.hop), connection.request);

@@ -1,8 +1,8 @@
 //! Connections without a client that wait for the verdict on an AUTHENTICATE_MESSAGE.
 //!
-//! Either the client gave up before the upstream had answered. The answer still says whether the secret is right; if nobody waited
-//! for it, clients that come and go could try a wrong one as often as they like. Or the handshake is the gateway's own and
-//! confirms the secret with a destination that was accepted lately
+//! Either the client gave up before the upstream had answered. The answer still says whether the secret is right; if
+//! nobody waited for it, clients that come and go could try a wrong one as often as they like. Or the handshake is the
+//! gateway's own and confirms the secret with a destination that was accepted lately
 //! ([`Guard::take_confirmation`](crate::upstream::Guard::take_confirmation)).
 
 use std::io;
@@ -102,8 +102,8 @@ impl VerdictWaitPool {
         self.advance(key, loan);
     }
 
-    /// Starts the gateway's own handshakes that guards want; each is started by the shard that asks first. `true` when one is
-    /// wanted that may not start yet.
+    /// Starts the gateway's own handshakes that guards want; each is started by the shard that asks first. `true` when
+    /// one is wanted that may not start yet.
     pub fn confirm(&mut self, loan: &mut Loan<'_>) -> bool {
         let egress = loan.egress.egress();
         let mut is_one_left = false;

@@ -28,10 +28,10 @@ pub struct GateRules {
 
 /// Admission control, shared by all shards.
 ///
-/// A connection that is admitted has a place. When all places are taken, or all that one client may have, an idle connection (one
-/// without a request, or between two) is closed in favour of the new one. If it is another shard's, that shard is asked to close
-/// it, and the new connection is admitted at once. Each shard counts its idle connections here, minus those that it has been asked
-/// to close, so that no place is given away twice.
+/// A connection that is admitted has a place. When all places are taken, or all that one client may have, an idle
+/// connection (one without a request, or between two) is closed in favour of the new one. If it is another shard's,
+/// that shard is asked to close it, and the new connection is admitted at once. Each shard counts its idle connections
+/// here, minus those that it has been asked to close, so that no place is given away twice.
 pub struct Gate {
     rules: GateRules,
     /// Open connections, including those that are only accepted to be rejected.
@@ -178,8 +178,8 @@ impl Gate {
         }
     }
 
-    /// Claims an idle connection, so that nobody else does, and returns its shard: `own` if that has a good part of them, otherwise
-    /// the one that has most.
+    /// Claims an idle connection, so that nobody else does, and returns its shard: `own` if that has a good part of
+    /// them, otherwise the one that has most.
     pub fn claim_idle(&self, own: usize) -> Option<usize> {
         let idle: Vec<i64> = self.idle.iter().map(|idle| idle.load(Ordering::Relaxed)).collect();
         let shard = fullest(&idle, own)?;

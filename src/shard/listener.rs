@@ -12,11 +12,11 @@ use crate::limits;
 /// The listeners of one shard.
 pub type Listeners = Vec<Listener>;
 
-/// Binds `addresses` for `shards` shards and returns the addresses that were bound: port 0 becomes one free port, the same for
-/// all shards. Accepted connections inherit `socket_buffer_bytes` ([`bound_buffers`]) and `keep_alive`.
+/// Binds `addresses` for `shards` shards and returns the addresses that were bound: port 0 becomes one free port, the
+/// same for all shards. Accepted connections inherit `socket_buffer_bytes` ([`bound_buffers`]) and `keep_alive`.
 ///
-/// With SO_REUSEPORT a second gateway of the same user would silently share the port. So each address is first bound without
-/// it, which fails while another process listens there.
+/// With SO_REUSEPORT a second gateway of the same user would silently share the port. So each address is first bound
+/// without it, which fails while another process listens there.
 ///
 /// # Errors
 /// The address that could not be bound, with the system's error.

@@ -318,8 +318,8 @@ impl Shard {
         self.confirmation_pending || !self.context.guard_waiters.is_empty()
     }
 
-    /// Has the sessions that wait for the guard ask again: when it changes, and from time to time, because nothing reports that
-    /// one of its waiting times has passed.
+    /// Has the sessions that wait for the guard ask again: when it changes, and from time to time, because nothing
+    /// reports that one of its waiting times has passed.
     fn call_up_guard_waiters(&mut self) {
         let (pools, mut loan) = self.context.pools();
         self.confirmation_pending = !self.draining && pools.verdict_wait.confirm(&mut loan);

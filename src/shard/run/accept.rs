@@ -51,8 +51,8 @@ impl Shard {
         }
     }
 
-    /// Accepts all connections that wait in the kernel, as long as there is room, and closes the listeners: a client that has
-    /// got through to us is not reset.
+    /// Accepts all connections that wait in the kernel, as long as there is room, then closes the listeners. Clients
+    /// that the kernel has already connected are not reset.
     pub(super) fn accept_last(&mut self) {
         self.accepting.paused_until_ms = None;
         self.accepting.is_pending = true;

@@ -19,7 +19,8 @@ pub(super) struct IdleQueues {
     /// Unfinished heads that take much memory; they have no grace period.
     large_heads: IdleQueue,
     last_position: Position,
-    /// Connections in their grace period, which starts when they become idle: its end in ms, and `idle_changes` at its start.
+    /// Connections in their grace period, which starts when they become idle: its end in ms, and `idle_changes` at its
+    /// start.
     in_grace: VecDeque<(u64, Key, u32)>,
 }
 
@@ -75,8 +76,8 @@ impl Shard {
         }
     }
 
-    /// Closes large unfinished heads, the oldest first, while memory is short. When this shard has none, the others are asked to do
-    /// the same.
+    /// Closes large unfinished heads, the oldest first, while memory is short. When this shard has none, the others are
+    /// asked to do the same.
     pub(super) fn free_memory(&mut self) {
         for _ in 0..limits::LARGE_HEADS_CLOSED_PER_TURN {
             if !self.context.is_short_of_memory() {
@@ -91,8 +92,8 @@ impl Shard {
         }
     }
 
-    /// Takes a session out of the queue of idle connections, or puts it in, if it is not idle any more, has become idle, or is
-    /// idle in another way.
+    /// Takes a session out of the queue of idle connections, or puts it in, if it is not idle any more, has become
+    /// idle, or is idle in another way.
     fn queue_if_idle(&mut self, key: Key) {
         let Some(entry) = self.sessions.get_mut(key) else { return };
         // An admitted connection that was answered is about to close, and its answer may still be on its way.
@@ -173,7 +174,8 @@ impl Shard {
         }
     }
 
-    /// Closes a few idle connections for their descriptors, or asks another shard to close one; `false` when this shard has none.
+    /// Closes a few idle connections for their descriptors, or asks another shard to close one; `false` when this shard
+    /// has none.
     pub(super) fn free_descriptors(&mut self) -> bool {
         let mut freed = 0;
         while freed < limits::IDLE_CLOSED_FOR_DESCRIPTORS
