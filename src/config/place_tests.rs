@@ -68,8 +68,8 @@ fn every_invalid_entry_of_a_list_is_reported_with_its_own_column() {
             "7:3: allow_clients: \"x\" is not a network",
             "8:3: allow_clients: must be an array of strings, or one string, but is an integer",
             "8:6: allow_clients: \"10.0.0.0/33\" is not a network",
-            "10:18: no_proxy: \"c/d\" is no entry",
-            "10:23: no_proxy: \"*.e:0\" is no entry",
+            "10:18: no_proxy: \"c/d\" is not an entry",
+            "10:23: no_proxy: \"*.e:0\" is not an entry",
         ],
     );
 }
@@ -84,10 +84,10 @@ fn every_invalid_entry_of_a_list_in_a_table_is_reported_with_its_own_column() {
         &[
             "4:12: upstreams.address: \"a\" has no port",
             "4:24: upstreams.address: \"0\" in \"c:0\" is not a port",
-            "6:12: routes.host: \"b/c\" is no host pattern",
-            "6:26: routes.host: \"..\" is no host pattern",
-            "7:14: routes.port: \"0\" is no port",
-            "7:17: routes.port: \"9-8\" is no port",
+            "6:12: routes.host: \"b/c\" is not a host pattern",
+            "6:26: routes.host: \"..\" is not a host pattern",
+            "7:14: routes.port: \"0\" is not a port",
+            "7:17: routes.port: \"9-8\" is not a port",
             "13:26: identities.clients: \"y\" is not a network",
             "13:31: identities.clients: \"z\" is not a network",
         ],

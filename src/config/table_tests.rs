@@ -155,7 +155,7 @@ fn errors_in_a_table_are_reported_with_their_places() {
         ),
         (
             "upstream = 'a:1'\n[[routes]]\nhost = 'a b'\nto = 'deny'\nport = 'http'",
-            "7:8: routes.port: \"http\" is no port",
+            "7:8: routes.port: \"http\" is not a port",
         ),
         (
             "upstream = 'a:1'\n[[identities]]\nname = 'default'\nuser = 'y'\npassword_file = '/run/secrets/ntlm-gateway/password'",

@@ -308,7 +308,7 @@ fn invalid_texts_are_rejected_with_a_helpful_error() {
         ("first_leg", "ntlm", "--first-leg: \"ntlm\" is not one of negotiate, plain"),
         ("method", "ntlm", "--method: \"ntlm\" is not one of ntlmv2, ntlmv1-ess"),
         ("user", r"\alice", "--user: the domain is empty; write 'DOMAIN\\name'"),
-        ("domain", "OTHER", "--user: the user name already says its domain"),
+        ("domain", "OTHER", "--user: the user name already includes a domain"),
         ("workstation", "", "--workstation: must have from 1 to 255 characters"),
         ("shards", "many", "--shards: \"many\" is not a whole number from 1 to 1024"),
         ("max_tunnels", "0", "--max-tunnels: \"0\" is not a whole number from 1"),

@@ -17,9 +17,6 @@ pub enum DiscardError {
     /// The chunked framing is invalid.
     #[error("{0}")]
     BadChunk(#[from] ChunkError),
-    /// The connection was closed before the end of the body.
-    #[error("the connection ended before the body did")]
-    Truncated,
 }
 
 /// The result of one [`BodyDiscarder::feed`].
@@ -70,8 +67,8 @@ impl BodyDiscarder {
         }
     }
 
-    /// Consumes newly arrived bytes, which may be empty. A close-delimited body is never done here; see
-    /// [`BodyDiscarder::eof`].
+    /// Consumes newly arrived bytes, which may be empty. A close-delimited body is never done; it ends with the
+    /// connection.
     ///
     /// # Errors
     /// [`DiscardError::TooLarge`] as soon as the body is known to exceed the limit, which for an announced length is on
@@ -106,18 +103,6 @@ impl BodyDiscarder {
         self.budget_bytes = self.budget_bytes.checked_sub(consumed as u64).ok_or(too_large)?;
         Ok(Discarded { consumed, done: self.is_done() })
     }
-
-    /// Handles the end of the connection, which is the end of a close-delimited body.
-    ///
-    /// # Errors
-    /// [`DiscardError::Truncated`] if any other body is incomplete.
-    pub fn eof(self) -> Result<(), DiscardError> {
-        match self.body {
-            Body::CloseDelimited => Ok(()),
-            _ if self.is_done() => Ok(()),
-            _ => Err(DiscardError::Truncated),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -147,8 +132,7 @@ mod tests {
         let input = [b'a'; 710];
         for step in [1, 7, 700, 701, 702, 710] {
             let (consumed, discarder) = discard(BodyFraming::Length(701), &input, step).unwrap();
-            assert_eq!(consumed, 701);
-            assert_eq!(discarder.eof(), Ok(()));
+            assert_eq!((consumed, discarder.is_done()), (701, true));
         }
     }
 
@@ -158,8 +142,7 @@ mod tests {
         let input = [&body[..], b"HTTP/1.1"].concat();
         for step in 1..=input.len() {
             let (consumed, discarder) = discard(BodyFraming::Chunked, &input, step).unwrap();
-            assert_eq!(consumed, body.len(), "in steps of {step}");
-            assert_eq!(discarder.eof(), Ok(()));
+            assert_eq!((consumed, discarder.is_done()), (body.len(), true), "in steps of {step}");
         }
     }
 
@@ -173,22 +156,20 @@ mod tests {
     }
 
     #[test]
-    fn a_close_delimited_body_ends_only_with_the_connection() {
+    fn a_close_delimited_body_is_never_done() {
         let (consumed, discarder) = discard(BodyFraming::CloseDelimited, &[b'a'; 100], 9).unwrap();
-        assert_eq!(consumed, 100);
-        assert!(!discarder.is_done());
-        assert_eq!(discarder.eof(), Ok(()));
+        assert_eq!((consumed, discarder.is_done()), (100, false));
     }
 
     #[test]
-    fn a_truncated_body_is_an_error() {
+    fn a_truncated_body_is_not_done() {
         let body = b"5\r\nhello\r\n0\r\n\r\n";
         for len in 0..body.len() {
             let (_, discarder) = discard(BodyFraming::Chunked, &body[..len], 3).unwrap();
-            assert_eq!(discarder.eof(), Err(DiscardError::Truncated), "cut at {len}");
+            assert!(!discarder.is_done(), "cut at {len}");
         }
         let (_, discarder) = discard(BodyFraming::Length(5), b"hell", 4).unwrap();
-        assert_eq!(discarder.eof(), Err(DiscardError::Truncated));
+        assert!(!discarder.is_done());
     }
 
     #[test]

@@ -1,18 +1,18 @@
-//! AUTHENTICATE_MESSAGE (MS-NLMP 2.2.1.3): who the client is, and the proof.
+//! AUTHENTICATE_MESSAGE (MS-NLMP 2.2.1.3): the client's names and its responses to the challenge.
 //!
 //! ```text
 //! 12 LmChallengeResponse   20 NtChallengeResponse   28 DomainName   36 UserName   44 Workstation
 //! 52 EncryptedRandomSessionKey   60 NegotiateFlags   64 Version   72 MIC (16)   88 payload
 //! ```
 //!
-//! Version and MIC may both be missing. No flag says so (NTLMSSP_NEGOTIATE_VERSION does not move the payload), so
-//! the smallest offset into the payload tells.
+//! Version and MIC may both be absent. No flag indicates that (NTLMSSP_NEGOTIATE_VERSION does not move the payload), so
+//! it is inferred from the smallest payload offset.
 
 use super::file_time::FileTime;
 use super::flags::NegotiateFlags;
 use super::wire::{MessageError, MessageType, PayloadField, Version, read_array, read_u32};
 
-/// Where the six payload fields lie, with their names, in the order of the fixed part.
+/// Offsets and names of the six payload fields, in the order of the fixed part.
 pub(super) const FIELDS: [(usize, &str); 6] = [
     (12, "LmChallengeResponse"),
     (20, "NtChallengeResponse"),
@@ -23,23 +23,23 @@ pub(super) const FIELDS: [(usize, &str); 6] = [
 ];
 const FLAGS_AT: usize = 60;
 const VERSION_AT: usize = 64;
-/// Where the MIC lies if there is one.
+/// The offset of the MIC, if present.
 pub(super) const MIC_AT: usize = 72;
-/// The MIC's size in bytes.
+/// The size of the MIC in bytes.
 pub(super) const MIC_SIZE: usize = 16;
 
-/// The size of the NTLMv1 and of the LMv1, LMv2 responses.
+/// The size in bytes of the NTLMv1, LMv1 and LMv2 responses.
 pub(super) const SHORT_RESPONSE_SIZE: usize = 24;
-/// The least NTLMv2 response: proof (16), the fixed part of `temp` (28).
-const LEAST_V2_RESPONSE_SIZE: usize = 44;
+/// The size in bytes of the shortest NTLMv2 response: NTProofStr (16) and the fixed part of `temp` (28).
+const SHORTEST_V2_RESPONSE_SIZE: usize = 44;
 
-/// In which order the payload is written. Peers follow the offsets and accept any.
+/// The order of the values in the payload. Peers follow the offsets and accept any order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PayloadOrder {
-    /// DomainName, UserName, Workstation, LM, NT, session key: as Windows writes it.
+    /// DomainName, UserName, Workstation, LM, NT, session key, as Windows does.
     #[default]
     NamesFirst,
-    /// LM, NT, DomainName, UserName, Workstation, session key: as other implementations write it.
+    /// LM, NT, DomainName, UserName, Workstation, session key, as other implementations do.
     ResponsesFirst,
 }
 
@@ -53,14 +53,14 @@ impl PayloadOrder {
     }
 }
 
-/// What kind of proof NtChallengeResponse is.
+/// The kind of an NtChallengeResponse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NtResponseKind {
-    /// No response: an anonymous client.
+    /// Empty: the client is anonymous.
     Anonymous,
-    /// NTLMv1 (MS-NLMP 3.3.1 without extended session security).
+    /// NTLMv1 without extended session security (MS-NLMP 3.3.1).
     NtlmV1,
-    /// NTLMv1 with extended session security, "NTLM2 session response".
+    /// NTLMv1 with extended session security, also called "NTLM2 session response" (MS-NLMP 3.3.1).
     NtlmV1Ess,
     /// NTLMv2 (MS-NLMP 3.3.2).
     NtlmV2,
@@ -80,21 +80,23 @@ impl std::fmt::Display for NtResponseKind {
     }
 }
 
-/// An NTLMv2 response: NTProofStr and `temp`, which is NTLMv2_CLIENT_CHALLENGE (MS-NLMP 2.2.2.7).
+/// An NTLMv2 response: NTProofStr, then `temp`, which MS-NLMP 2.2.2.7 calls NTLMv2_CLIENT_CHALLENGE.
 pub(super) struct V2Response<'a> {
-    pub proof: [u8; 16],
-    /// All that the proof covers besides the ServerChallenge.
+    pub nt_proof_str: [u8; 16],
+    /// Everything that NTProofStr covers, except the ServerChallenge.
     pub temp: &'a [u8],
     pub time: FileTime,
     pub client_challenge: [u8; 8],
-    /// An AV_PAIR list with padding behind its end.
+    /// An AV_PAIR list, followed by padding.
     pub av_pairs: &'a [u8],
 }
 
-/// An AUTHENTICATE_MESSAGE. Names are in the message's charset. No `Debug`: the responses are the proof.
+/// An AUTHENTICATE_MESSAGE. Names are in the charset that the flags select.
+///
+/// It has no `Debug`, because passwords can be guessed offline from the responses.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct AuthenticateMessage<'a> {
-    /// What both sides agreed to.
+    /// The flags that both sides agreed on.
     pub flags: NegotiateFlags,
     /// LmChallengeResponse.
     pub lm_response: &'a [u8],
@@ -108,17 +110,17 @@ pub struct AuthenticateMessage<'a> {
     pub workstation: &'a [u8],
     /// EncryptedRandomSessionKey; empty unless NTLMSSP_NEGOTIATE_KEY_EXCH is set.
     pub encrypted_session_key: &'a [u8],
-    /// Version, for debugging only. `None` leaves its room out, unless there is a MIC.
+    /// Version, for debugging only. If it is `None`, the field is omitted, or written as zeros if there is a MIC.
     pub version: Option<Version>,
-    /// MIC. `None` leaves its room out.
+    /// MIC. If it is `None`, the field is omitted.
     pub mic: Option<[u8; MIC_SIZE]>,
 }
 
 impl<'a> AuthenticateMessage<'a> {
-    /// Reads a message, with and without Version and MIC.
+    /// Decodes a message, with or without Version and MIC.
     ///
     /// # Errors
-    /// Any [`MessageError`] but `TooLong` and `OddLength`.
+    /// Any [`MessageError`] except `TooLong` and `OddLength`.
     pub fn decode(message: &'a [u8]) -> Result<Self, MessageError> {
         MessageType::Authenticate.expect(message)?;
         let flags = NegotiateFlags::from_bits(read_u32(message, FLAGS_AT, "NegotiateFlags")?);
@@ -139,10 +141,10 @@ impl<'a> AuthenticateMessage<'a> {
         Ok(Self { flags, lm_response, nt_response, domain, user, workstation, encrypted_session_key, version, mic })
     }
 
-    /// The message's bytes.
+    /// Encodes the message.
     ///
     /// # Errors
-    /// [`MessageError::TooLong`] for a value beyond 65,535 bytes.
+    /// [`MessageError::TooLong`] if a value has more than 65,535 bytes.
     pub fn encode(&self, order: PayloadOrder) -> Result<Vec<u8>, MessageError> {
         let values =
             [self.lm_response, self.nt_response, self.domain, self.user, self.workstation, self.encrypted_session_key];
@@ -173,7 +175,7 @@ impl<'a> AuthenticateMessage<'a> {
         Ok(out)
     }
 
-    /// What kind of proof the message bears, judged by sizes and flags alone.
+    /// The kind of the NT response, determined by sizes and flags only.
     #[must_use]
     pub fn response_kind(&self) -> NtResponseKind {
         match self.nt_response {
@@ -187,7 +189,7 @@ impl<'a> AuthenticateMessage<'a> {
                     NtResponseKind::NtlmV1
                 }
             }
-            nt if nt.len() >= LEAST_V2_RESPONSE_SIZE && nt.get(16..18) == Some(&[1, 1]) => NtResponseKind::NtlmV2,
+            nt if nt.len() >= SHORTEST_V2_RESPONSE_SIZE && nt.get(16..18) == Some(&[1, 1]) => NtResponseKind::NtlmV2,
             _ => NtResponseKind::Unknown,
         }
     }
@@ -197,9 +199,9 @@ impl<'a> AuthenticateMessage<'a> {
         if self.response_kind() != NtResponseKind::NtlmV2 {
             return None;
         }
-        let (proof, temp) = self.nt_response.split_first_chunk::<16>()?;
+        let (nt_proof_str, temp) = self.nt_response.split_first_chunk::<16>()?;
         Some(V2Response {
-            proof: *proof,
+            nt_proof_str: *nt_proof_str,
             temp,
             time: FileTime(u64::from_le_bytes(*temp.get(8..)?.first_chunk()?)),
             client_challenge: *temp.get(16..)?.first_chunk()?,
@@ -229,7 +231,7 @@ mod tests {
     };
 
     #[test]
-    fn every_form_of_the_fixed_part_survives_the_round_trip() {
+    fn every_form_of_the_fixed_part_round_trips() {
         let with_version = AuthenticateMessage { version: Some(Version::WINDOWS_10), ..MESSAGE };
         let with_mic = AuthenticateMessage { mic: Some([7; 16]), ..with_version };
         for (message, fixed) in [(MESSAGE, 64), (with_version, 72), (with_mic, 88)] {
@@ -242,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_orders_differ_where_they_say() {
+    fn the_payload_is_written_in_the_given_order() {
         let names = MESSAGE.encode(PayloadOrder::NamesFirst).unwrap();
         let responses = MESSAGE.encode(PayloadOrder::ResponsesFirst).unwrap();
         assert_eq!(&names[64..], b"DUWLMNT");
@@ -250,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_of_an_unknown_size_has_no_kind() {
+    fn the_kind_of_response_depends_on_its_size() {
         assert_eq!(MESSAGE.response_kind(), NtResponseKind::Unknown);
         let plain = AuthenticateMessage { nt_response: &[1; 24], lm_response: &[1; 24], ..MESSAGE };
         assert_eq!(plain.response_kind(), NtResponseKind::NtlmV1);

@@ -1,7 +1,7 @@
-//! The AV_PAIR list that TargetInfo and the NTLMv2 response carry (MS-NLMP 2.2.2.1).
+//! AV_PAIR lists, which TargetInfo and the NTLMv2 response contain (MS-NLMP 2.2.2.1).
 //!
-//! A list is a run of pairs (id, length, value) closed by MsvAvEOL. Strings in it are UTF-16LE whatever the
-//! message's charset.
+//! A list is a sequence of pairs (id, length, value) terminated by MsvAvEOL. Strings in it are always UTF-16LE,
+//! whatever the charset of the message.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use super::wire::{Charset, MessageError, utf16le};
 /// The id of an AV_PAIR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AvId {
-    /// MsvAvEOL, 0: closes the list.
+    /// MsvAvEOL, 0: terminates the list.
     Eol,
     /// MsvAvNbComputerName, 1.
     NbComputerName,
@@ -25,22 +25,22 @@ pub enum AvId {
     DnsDomainName,
     /// MsvAvDnsTreeName, 5.
     DnsTreeName,
-    /// MsvAvFlags, 6: 32 bits; bit 2 says that the AUTHENTICATE_MESSAGE bears a MIC.
+    /// MsvAvFlags, 6: 32 bits. 0x2 indicates that the AUTHENTICATE_MESSAGE has a MIC.
     Flags,
     /// MsvAvTimestamp, 7: the server's FILETIME.
     Timestamp,
     /// MsvAvSingleHost, 8.
     SingleHost,
-    /// MsvAvTargetName, 9: the SPN the client means to talk to.
+    /// MsvAvTargetName, 9: the SPN of the server that the client intends to reach.
     TargetName,
-    /// MsvAvChannelBindings, 10: an MD5 over the channel bindings.
+    /// MsvAvChannelBindings, 10: an MD5 hash of the channel bindings.
     ChannelBindings,
-    /// An id the specification does not define.
+    /// An id that the specification does not define.
     Other(u16),
 }
 
 impl AvId {
-    /// The id of a number.
+    /// The id with this number.
     #[must_use]
     pub const fn from_number(number: u16) -> Self {
         match number {
@@ -94,7 +94,7 @@ impl AvId {
 }
 
 impl fmt::Display for AvId {
-    /// The MS-NLMP name, `MsvAv…`.
+    /// The name in MS-NLMP, `MsvAv…`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Other(number) => write!(f, "AvId {number}"),
@@ -104,35 +104,35 @@ impl fmt::Display for AvId {
     }
 }
 
-/// Why bytes are not an AV_PAIR list.
+/// Why an AV_PAIR list is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AvError {
     /// The list ends without MsvAvEOL.
     #[error("the AV_PAIR list ends at byte {at} without MsvAvEOL")]
     NoEol {
-        /// Where a further pair had to begin.
+        /// The offset at which another pair was expected.
         at: usize,
     },
-    /// A pair claims more bytes than the list has left.
-    #[error("{id} at byte {at} claims {length} bytes, the list has {left} left")]
+    /// A pair extends beyond the end of the list.
+    #[error("{id} at byte {at} has length {length}, but only {left} bytes of the list are left")]
     Overrun {
-        /// The lying pair.
+        /// The id of the pair.
         id: AvId,
-        /// Where it begins.
+        /// The offset of the pair.
         at: usize,
-        /// The length it claims.
+        /// The length in its header, in bytes.
         length: usize,
-        /// What is left behind its header.
+        /// How many bytes follow its header.
         left: usize,
     },
     /// A value of fixed size has another size.
     #[error("{id} has {got} bytes, expected {expected}")]
     Length {
-        /// The pair.
+        /// The id of the pair.
         id: AvId,
-        /// The size in bytes the specification gives.
+        /// The size in the specification, in bytes.
         expected: usize,
-        /// The size found.
+        /// The actual size, in bytes.
         got: usize,
     },
 }
@@ -140,14 +140,14 @@ pub enum AvError {
 /// One AV_PAIR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AvPair<'a> {
-    /// What the value is.
+    /// The meaning of the value.
     pub id: AvId,
-    /// The value's bytes.
+    /// The bytes of the value.
     pub value: &'a [u8],
 }
 
 impl AvPair<'_> {
-    /// The value as text; `None` where it is none or has an odd length.
+    /// The value as text; `None` if the id is not that of a text, or the length is odd.
     #[must_use]
     pub fn text(&self) -> Option<String> {
         if !self.id.is_text() {
@@ -160,7 +160,7 @@ impl AvPair<'_> {
         self.value.try_into().map_err(|_| AvError::Length { id: self.id, expected: N, got: self.value.len() })
     }
 
-    /// The value as FILETIME (MsvAvTimestamp).
+    /// The value as a FILETIME (MsvAvTimestamp).
     ///
     /// # Errors
     /// [`AvError::Length`] unless it has 8 bytes.
@@ -177,7 +177,7 @@ impl AvPair<'_> {
     }
 }
 
-/// Walks an AV_PAIR list up to MsvAvEOL, which is not yielded. The first error is the last item.
+/// Iterates over an AV_PAIR list up to MsvAvEOL, which is not yielded. An error ends the iteration.
 #[derive(Debug, Clone)]
 pub struct AvPairs<'a> {
     list: &'a [u8],
@@ -186,7 +186,7 @@ pub struct AvPairs<'a> {
 }
 
 impl<'a> AvPairs<'a> {
-    /// Walks `list`. What lies behind MsvAvEOL is ignored, as the NTLMv2 response has padding there.
+    /// Iterates over `list`. Bytes after MsvAvEOL are ignored; the NTLMv2 response has padding there.
     #[must_use]
     pub const fn new(list: &'a [u8]) -> Self {
         Self { list, at: 0, done: false }
@@ -221,7 +221,7 @@ impl<'a> Iterator for AvPairs<'a> {
     }
 }
 
-/// The value of the first pair with `id`; `Ok(None)` when a well-formed list has none.
+/// The first pair with `id`, or `Ok(None)` if a valid list has none.
 pub(super) fn find<'a>(list: &'a [u8], id: AvId) -> Result<Option<AvPair<'a>>, AvError> {
     for pair in AvPairs::new(list) {
         let pair = pair?;
@@ -260,10 +260,10 @@ impl TargetInfoBuilder {
         Self::default()
     }
 
-    /// Adds a pair with these bytes.
+    /// Adds a pair with this value.
     ///
     /// # Errors
-    /// [`MessageError::TooLong`] beyond 65,535 bytes.
+    /// [`MessageError::TooLong`] if the value has more than 65,535 bytes.
     pub fn bytes(mut self, id: AvId, value: &[u8]) -> Result<Self, MessageError> {
         push(&mut self.list, id, value)?;
         Ok(self)
@@ -272,12 +272,12 @@ impl TargetInfoBuilder {
     /// Adds a pair with this text as UTF-16LE.
     ///
     /// # Errors
-    /// [`MessageError::TooLong`] beyond 65,535 bytes.
+    /// [`MessageError::TooLong`] if the encoded text has more than 65,535 bytes.
     pub fn text(self, id: AvId, value: &str) -> Result<Self, MessageError> {
         self.bytes(id, &utf16le(value))
     }
 
-    /// Closes the list with MsvAvEOL.
+    /// Terminates the list with MsvAvEOL.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
         push_eol(&mut self.list);
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_builder_writes_the_iterator_reads() {
+    fn the_iterator_reads_what_the_builder_writes() {
         let list = built();
         let pairs: Vec<_> = AvPairs::new(&list).collect::<Result<_, _>>().unwrap();
         assert_eq!(pairs.len(), 2);
@@ -318,13 +318,13 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_that_lies_about_its_length_ends_the_walk() {
+    fn a_pair_that_exceeds_the_list_ends_the_iteration() {
         let items: Vec<_> = AvPairs::new(&[1, 0, 0xff, 0xff, 0, 0]).collect();
         assert_eq!(items, [Err(AvError::Overrun { id: AvId::NbComputerName, at: 0, length: 65_535, left: 2 })]);
     }
 
     #[test]
-    fn bytes_behind_eol_are_ignored() {
+    fn bytes_after_eol_are_ignored() {
         assert_eq!(AvPairs::new(&[0, 0, 0, 0, 9, 9, 9, 9, 9]).count(), 0);
     }
 

@@ -1,12 +1,12 @@
-//! CHALLENGE_MESSAGE (MS-NLMP 2.2.1.2): the server's nonce, its names, and what it agreed to.
+//! CHALLENGE_MESSAGE (MS-NLMP 2.2.1.2): the server's nonce, names and selected flags.
 //!
 //! ```text
 //!  0 Signature   8 MessageType = 2   12 TargetNameFields   20 NegotiateFlags   24 ServerChallenge
 //! 32 Reserved   40 TargetInfoFields  48 Version            then the payload: TargetName, TargetInfo
 //! ```
 //!
-//! Old servers end the fixed part at 32, 40 or 48. The flags do not tell these forms apart, so the smallest offset
-//! into the payload does.
+//! With old servers, the fixed part ends at 32, 40 or 48. The flags do not indicate which, so it is inferred from the
+//! smallest payload offset.
 
 use super::flags::NegotiateFlags;
 use super::wire::{MessageError, MessageType, PayloadField, Version, read_array, read_u32};
@@ -14,29 +14,29 @@ use super::wire::{MessageError, MessageType, PayloadField, Version, read_array, 
 pub(super) const TARGET_NAME_AT: usize = 12;
 pub(super) const TARGET_INFO_AT: usize = 40;
 const VERSION_AT: usize = 48;
-/// The end of ServerChallenge: the shortest fixed part there is.
+/// The end of ServerChallenge, and of the shortest fixed part.
 const SHORTEST: usize = 32;
 
 /// A CHALLENGE_MESSAGE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChallengeMessage<'a> {
-    /// What the server agreed to.
+    /// The flags that the server selected.
     pub flags: NegotiateFlags,
     /// ServerChallenge.
     pub server_challenge: [u8; 8],
-    /// TargetName in the message's charset.
+    /// TargetName, in the charset that the flags select.
     pub target_name: &'a [u8],
-    /// TargetInfo, an AV_PAIR list that is not looked into here; `None` when absent or empty.
+    /// TargetInfo, an AV_PAIR list, which is not validated here. `None` if absent or empty.
     pub target_info: Option<&'a [u8]>,
     /// Version, for debugging only.
     pub version: Option<Version>,
 }
 
 impl<'a> ChallengeMessage<'a> {
-    /// Reads a message, with a fixed part of 32, 40, 48 or 56 bytes.
+    /// Decodes a message with a fixed part of 32, 40, 48 or 56 bytes.
     ///
     /// # Errors
-    /// Any [`MessageError`] but `TooLong` and `OddLength`.
+    /// Any [`MessageError`] except `TooLong` and `OddLength`.
     pub fn decode(message: &'a [u8]) -> Result<Self, MessageError> {
         MessageType::Challenge.expect(message)?;
         let target_name = PayloadField::read(message, TARGET_NAME_AT, "TargetName")?;
@@ -64,15 +64,15 @@ impl<'a> ChallengeMessage<'a> {
     /// TargetName as text.
     ///
     /// # Errors
-    /// [`MessageError::OddLength`].
+    /// [`MessageError::OddLength`] if it is UTF-16LE with an odd number of bytes.
     pub fn target_name_text(&self) -> Result<String, MessageError> {
         self.flags.charset().decode(self.target_name, "TargetName")
     }
 
-    /// The message's bytes: TargetName before TargetInfo, and a fixed part of 48 bytes without Version, 56 with it.
+    /// Encodes the message, with TargetName before TargetInfo. The fixed part has 48 bytes without Version, 56 with it.
     ///
     /// # Errors
-    /// [`MessageError::TooLong`] for a value beyond 65,535 bytes.
+    /// [`MessageError::TooLong`] if a value has more than 65,535 bytes.
     pub fn encode(&self) -> Result<Vec<u8>, MessageError> {
         let mut cursor = VERSION_AT + if self.version.is_some() { Version::SIZE } else { 0 };
         let info = self.target_info.unwrap_or_default();
@@ -99,7 +99,7 @@ impl<'a> ChallengeMessage<'a> {
 mod tests {
     use super::*;
 
-    /// A message with `fixed` bytes of fixed part and the OEM target name "T" behind it.
+    /// A message with a fixed part of `fixed` bytes, followed by the OEM target name "T".
     fn old_form(fixed: u8, flags: u32) -> Vec<u8> {
         let mut message = b"NTLMSSP\0\x02\0\0\0\x01\0\x01\0".to_vec();
         message.extend_from_slice(&u32::from(fixed).to_le_bytes());
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn old_forms_without_target_info_and_version_decode() {
-        // All flags set: the missing fields are told from the payload's start alone.
+        // All flags are set, so the absent fields can only be inferred from the start of the payload.
         for fixed in [32, 40, 48] {
             let message = old_form(fixed, 0xffff_fffe);
             let decoded = ChallengeMessage::decode(&message).unwrap();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_header_decodes() {
+    fn a_message_of_32_bytes_decodes() {
         let mut message = old_form(32, 0x8201);
         message.truncate(32);
         message[12..20].fill(0);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_info_of_64_kib_survives_the_round_trip() {
+    fn a_target_info_of_64_kib_round_trips() {
         let info = vec![0; 65_535];
         let message = ChallengeMessage {
             flags: NegotiateFlags::TARGET_INFO | NegotiateFlags::UNICODE,
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_point_into_the_fixed_part_are_refused() {
+    fn fields_that_point_into_the_fixed_part_are_rejected() {
         let mut message = old_form(48, 0x0080_0002);
         message[TARGET_INFO_AT] = 4;
         message[TARGET_INFO_AT + 4] = 12;

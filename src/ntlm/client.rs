@@ -1,6 +1,7 @@
-//! The side that proves an identity (MS-NLMP 3.1.5): NEGOTIATE_MESSAGE out, CHALLENGE_MESSAGE in, AUTHENTICATE_MESSAGE out.
+//! The client side of the handshake (MS-NLMP 3.1.5): sends NEGOTIATE_MESSAGE, receives CHALLENGE_MESSAGE, sends
+//! AUTHENTICATE_MESSAGE.
 //!
-//! Nothing is kept between the two calls but the bytes themselves, which the caller holds: the MIC covers them.
+//! There is no state between the two calls except the messages, which the caller keeps. The MIC covers all of them.
 
 use std::borrow::Cow;
 
@@ -16,35 +17,36 @@ use super::flags::NegotiateFlags;
 use super::negotiate::NegotiateMessage;
 use super::wire::{Charset, MessageError, Version, utf16le};
 
-/// The bit of MsvAvFlags that says: this AUTHENTICATE_MESSAGE bears a MIC.
+/// The bit in MsvAvFlags that indicates that the AUTHENTICATE_MESSAGE has a MIC.
 pub(super) const AV_FLAG_MIC: u32 = 0x0000_0002;
 
-/// The longest OEM name a NEGOTIATE_MESSAGE gets, in bytes; NetBIOS names have 15.
+/// The longest OEM name in a NEGOTIATE_MESSAGE, in bytes. NetBIOS names have at most 15.
 const OEM_NAME_LIMIT_BYTES: usize = 255;
 
-/// What a NEGOTIATE_MESSAGE offers.
+/// The contents of a NEGOTIATE_MESSAGE.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NegotiateOptions {
-    /// The flags. VERSION and the OEM_…_SUPPLIED flags follow from the fields below, whatever is set here.
+    /// The offered flags. VERSION and the OEM_…_SUPPLIED flags are set according to the fields below, not by this
+    /// field.
     pub flags: NegotiateFlags,
-    /// The Version; `None` leaves it out.
+    /// The Version. With `None` it is omitted.
     pub version: Option<Version>,
-    /// DomainName to supply. Characters beyond ASCII become `?`; cut at 255 bytes. It is a hint and proves nothing.
+    /// The DomainName, a hint for the server. Characters beyond ASCII become `?`, and it is truncated to 255 bytes.
     pub domain: Option<String>,
-    /// Workstation to supply, with the same limits.
+    /// The Workstation, with the same limits.
     pub workstation: Option<String>,
 }
 
 impl NegotiateOptions {
-    /// 0xa2088207: to the bit what browsers on Windows send to every proxy, so every proxy has seen it.
+    /// 0xa2088207, exactly what browsers on Windows send, so that every proxy is used to it.
     ///
-    /// - NTLM and ALWAYS_SIGN: some proxies (WinGate) refuse an offer without them.
-    /// - EXTENDED_SESSIONSECURITY and 128: a server with NtlmMinServerSec 0x20080000 demands them; 56 goes along for
-    ///   those that cannot do 128.
-    /// - UNICODE and OEM: the server chooses; only very old ones choose OEM.
-    /// - No SIGN, no SEAL, and so no KEY_EXCH: HTTP has no use for a session key, and where KEY_EXCH stands without
-    ///   SIGN or SEAL, MS-NLMP 3.1.5.1.2 and Samba disagree on which key the MIC is made with. Without it the
-    ///   KeyExchangeKey is the ExportedSessionKey for everyone. A server that selects it unasked is obeyed.
+    /// - NTLM and ALWAYS_SIGN: some proxies (WinGate) reject an offer without them.
+    /// - EXTENDED_SESSIONSECURITY and 128: a server with NtlmMinServerSec 0x20080000 requires them. 56 is for servers
+    ///   that do not support 128.
+    /// - UNICODE and OEM: the server chooses, and only very old ones choose OEM.
+    /// - No SIGN and no SEAL, hence no KEY_EXCH: HTTP needs no session key, and for KEY_EXCH without SIGN or SEAL,
+    ///   MS-NLMP 3.1.5.1.2 and Samba disagree on the key for the MIC. Without KEY_EXCH, the ExportedSessionKey is
+    ///   always the KeyExchangeKey. If a server selects KEY_EXCH although it was not offered, the client uses it.
     pub const DEFAULT_FLAGS: NegotiateFlags = NegotiateFlags::UNICODE
         .union(NegotiateFlags::OEM)
         .union(NegotiateFlags::REQUEST_TARGET)
@@ -61,32 +63,32 @@ impl Default for NegotiateOptions {
         Self {
             flags: Self::DEFAULT_FLAGS,
             version: Some(Version::WINDOWS_10),
-            // Left out as Windows leaves them out: they would tell names before the proxy has asked for any.
+            // Omitted, as Windows does, because they would reveal names before the proxy asks for any.
             domain: None,
             workstation: None,
         }
     }
 }
 
-/// What an AUTHENTICATE_MESSAGE takes from outside. No `Debug`, for there is a key in it.
+/// The external inputs of an AUTHENTICATE_MESSAGE. It has no `Debug`, because it contains a key.
 #[derive(Clone, Copy)]
 pub struct AuthenticateInputs<'a> {
     /// ClientChallenge: eight random bytes, new for every message.
     pub client_challenge: [u8; 8],
     /// ExportedSessionKey: sixteen random bytes, new for every message. Used only if the server selects KEY_EXCH.
     pub exported_session_key: [u8; 16],
-    /// The current time, used if the server does not tell its own.
+    /// The current time, used if the server does not send its own.
     pub now: FileTime,
     /// The SPN for MsvAvTargetName, such as `HTTP/proxy.corp`.
     pub target_name: Option<&'a str>,
-    /// The hash for MsvAvChannelBindings (RFC 5929 tls-server-end-point), where the connection is TLS.
+    /// The hash for MsvAvChannelBindings (RFC 5929 tls-server-end-point), if the connection uses TLS.
     pub channel_bindings: Option<[u8; 16]>,
 }
 
 /// Why a CHALLENGE_MESSAGE cannot be answered.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AuthenticateError {
-    /// The NEGOTIATE_MESSAGE handed in is none: the caller's mistake.
+    /// The caller passed a malformed NEGOTIATE_MESSAGE.
     #[error("own NEGOTIATE_MESSAGE: {0}")]
     Negotiate(#[source] MessageError),
     /// The peer's CHALLENGE_MESSAGE is malformed.
@@ -97,27 +99,27 @@ pub enum AuthenticateError {
     TargetInfo(#[from] AvError),
     /// NTLMv1-ESS is configured and the server did not select extended session security.
     ///
-    /// Falling back to plain NTLMv1 would be answering a challenge that the server alone chose.
+    /// The client does not fall back to plain NTLMv1, whose response depends only on a challenge that the server chose.
     #[error("NTLMv1-ESS is configured, but the server's flags {flags} lack extended session security")]
     NoExtendedSessionSecurity {
-        /// The flags the server sent.
+        /// The flags that the server sent.
         flags: NegotiateFlags,
     },
-    /// The server takes OEM strings only and a name has characters beyond ASCII.
+    /// The server accepts only OEM strings, and a name has characters beyond ASCII.
     ///
-    /// The code page is unknown; a wrong guess would count as a wrong password at the server.
-    #[error("the server takes OEM strings only, and {field} has characters beyond ASCII")]
+    /// The code page is unknown, and with a wrong guess the server would count a wrong password.
+    #[error("the server accepts only OEM strings, and {field} has characters beyond ASCII")]
     NotOem {
-        /// The name's field.
+        /// The field of the name.
         field: &'static str,
     },
-    /// The answer would not fit its fields.
+    /// A value of the AUTHENTICATE_MESSAGE is too long for its field.
     #[error("AUTHENTICATE_MESSAGE: {0}")]
     Encode(#[source] MessageError),
 }
 
-/// The NEGOTIATE_MESSAGE for `identity` (MS-NLMP 3.1.5.1.1). An identity that proves itself by NTLMv1-ESS adds
-/// EXTENDED_SESSIONSECURITY to the flags.
+/// The NEGOTIATE_MESSAGE for `identity` (MS-NLMP 3.1.5.1.1). If the identity uses NTLMv1-ESS, EXTENDED_SESSIONSECURITY
+/// is always offered.
 #[must_use]
 pub fn negotiate(identity: &Identity, options: &NegotiateOptions) -> Vec<u8> {
     let supplied = NegotiateFlags::OEM_DOMAIN_SUPPLIED | NegotiateFlags::OEM_WORKSTATION_SUPPLIED;
@@ -142,12 +144,12 @@ fn oem_hint(name: &str) -> Vec<u8> {
 
 /// The AUTHENTICATE_MESSAGE that answers `challenge` (MS-NLMP 3.1.5.1.2).
 ///
-/// `negotiate` and `challenge` are the two messages as they went over the wire on this same connection. If the server
-/// tells its time (MsvAvTimestamp), NTLMv2 uses it, sends 24 zero bytes for LMv2, and a MIC; otherwise `inputs.now`,
-/// LMv2 and no MIC.
+/// `negotiate` and `challenge` must be the two messages exactly as sent and received on this connection. If the server
+/// sends its time (MsvAvTimestamp), NTLMv2 uses that time, and the message has a MIC and 24 zero bytes instead of an
+/// LMv2 response. Otherwise it uses `inputs.now` and has an LMv2 response but no MIC.
 ///
 /// # Errors
-/// [`AuthenticateError`]; all but `Negotiate` and `Encode` are the peer's doing.
+/// [`AuthenticateError`]. All variants except `Negotiate` and `Encode` are caused by the peer.
 pub fn authenticate(
     identity: &Identity,
     negotiate: &[u8],
@@ -157,11 +159,11 @@ pub fn authenticate(
     authenticate_in_form(identity, negotiate, challenge, inputs, Form::default())
 }
 
-/// In which of the equivalent forms the message is written. Only test vectors need another than the default.
+/// How the message is written. The forms are equivalent, and only test vectors need one other than the default.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Form {
     pub order: PayloadOrder,
-    /// Echo the server's TARGET_TYPE flags, which Windows does not.
+    /// Whether to echo the server's TARGET_TYPE flags, which Windows does not.
     pub keep_target_type: bool,
 }
 
@@ -173,45 +175,45 @@ pub(super) fn authenticate_in_form(
     form: Form,
 ) -> Result<Vec<u8>, AuthenticateError> {
     let offer = NegotiateMessage::decode(negotiate).map_err(AuthenticateError::Negotiate)?;
-    let answered = ChallengeMessage::decode(challenge).map_err(AuthenticateError::Challenge)?;
-    let flags = agreed(offer.flags, answered.flags, form);
-    let domain = domain_of(identity, &answered)?;
-    let proof = match identity.method() {
-        Method::NtlmV2 => prove_v2(identity, &domain, &answered, inputs)?,
-        Method::NtlmV1Ess => prove_v1_ess(identity, &answered, inputs)?,
+    let received = ChallengeMessage::decode(challenge).map_err(AuthenticateError::Challenge)?;
+    let flags = agreed(offer.flags, received.flags, form);
+    let domain = domain_of(identity, &received)?;
+    let responses = match identity.method() {
+        Method::NtlmV2 => ntlm_v2_responses(identity, &domain, &received, inputs)?,
+        Method::NtlmV1Ess => ntlm_v1_ess_responses(identity, &received, inputs)?,
     };
-    let (exported_session_key, encrypted) = session_key(flags, &proof.key_exchange_key, inputs);
+    let (exported_session_key, encrypted) = session_key(flags, &responses.key_exchange_key, inputs);
     let [domain, user, workstation] = names(identity, &domain, flags.charset())?;
     let message = AuthenticateMessage {
         flags,
-        lm_response: &proof.lm_response,
-        nt_response: &proof.nt_response,
+        lm_response: &responses.lm_response,
+        nt_response: &responses.nt_response,
         domain: &domain,
         user: &user,
         workstation: &workstation,
         encrypted_session_key: encrypted.as_ref().map_or(&[], Key::as_slice),
-        // Its room is always there (2.2.1.3): zeros unless both sides speak of versions.
+        // The field is always present (2.2.1.3), but zero unless both sides set VERSION.
         version: Some(offer.version.filter(|_| flags.contains(NegotiateFlags::VERSION)).unwrap_or_default()),
-        mic: proof.mic.then_some([0; MIC_SIZE]),
+        mic: responses.mic.then_some([0; MIC_SIZE]),
     };
     let mut out = message.encode(form.order).map_err(AuthenticateError::Encode)?;
-    if proof.mic {
+    if responses.mic {
         let mic = crypto::hmac_md5(&exported_session_key, &[negotiate, challenge, &out]);
         out[MIC_AT..MIC_AT + MIC_SIZE].copy_from_slice(&mic);
     }
     Ok(out)
 }
 
-/// The flags both sides hold to: what the server selected of what was offered.
+/// The flags that both sides agree on: those that were offered and that the server selected.
 ///
-/// Three kinds of selection are the server's alone and hold without an offer: the charset it reads, the TargetInfo it
-/// sent, and KEY_EXCH, since a server that selected it will look for a session key.
+/// Three selections by the server count even if they were not offered: the charset that it reads, the TargetInfo that
+/// it sent, and KEY_EXCH, because a server that selects it expects a session key.
 fn agreed(offered: NegotiateFlags, selected: NegotiateFlags, form: Form) -> NegotiateFlags {
     let charsets = NegotiateFlags::UNICODE | NegotiateFlags::OEM;
     let target_types = NegotiateFlags::TARGET_TYPE_DOMAIN | NegotiateFlags::TARGET_TYPE_SERVER;
-    let unasked = charsets | NegotiateFlags::TARGET_INFO | NegotiateFlags::KEY_EXCH;
+    let always_allowed = charsets | NegotiateFlags::TARGET_INFO | NegotiateFlags::KEY_EXCH;
     let supplied = NegotiateFlags::OEM_DOMAIN_SUPPLIED | NegotiateFlags::OEM_WORKSTATION_SUPPLIED;
-    let mut flags = selected & ((offered | unasked) - supplied - target_types);
+    let mut flags = selected & ((offered | always_allowed) - supplied - target_types);
     let charset = match flags.charset() {
         Charset::Unicode => NegotiateFlags::UNICODE,
         Charset::Oem => NegotiateFlags::OEM,
@@ -226,8 +228,8 @@ fn agreed(offered: NegotiateFlags, selected: NegotiateFlags, form: Form) -> Nego
     flags | (offered & NegotiateFlags::REQUEST_TARGET)
 }
 
-/// The domain to authenticate in: the configured one, or the server's where the identity says so and the server
-/// names one. MsvAvNbDomainName comes first, for TargetName may be a server's name.
+/// The domain to authenticate in: the configured one, or the server's if the identity is set up so and the server sends
+/// one. MsvAvNbDomainName takes precedence, because TargetName may be the name of a server.
 fn domain_of<'a>(identity: &'a Identity, challenge: &ChallengeMessage<'_>) -> Result<Cow<'a, str>, AuthenticateError> {
     if !identity.target_domain() {
         return Ok(Cow::Borrowed(identity.domain()));
@@ -240,21 +242,21 @@ fn domain_of<'a>(identity: &'a Identity, challenge: &ChallengeMessage<'_>) -> Re
     Ok(if name.is_empty() { Cow::Borrowed(identity.domain()) } else { Cow::Owned(name) })
 }
 
-/// DomainName, UserName and Workstation in the message's charset.
+/// DomainName, UserName and Workstation in the charset of the message.
 fn names<'a>(
     identity: &'a Identity,
     domain: &'a str,
     charset: Charset,
 ) -> Result<[Cow<'a, [u8]>; 3], AuthenticateError> {
-    let ready = identity.unicode();
+    let encoded = identity.unicode();
     let oem = |name: &'a str, field| {
         if name.is_ascii() { Ok(Cow::Borrowed(name.as_bytes())) } else { Err(AuthenticateError::NotOem { field }) }
     };
     Ok(match charset {
         Charset::Unicode => [
-            if domain == identity.domain() { Cow::Borrowed(&*ready.domain) } else { Cow::Owned(utf16le(domain)) },
-            Cow::Borrowed(&*ready.user),
-            Cow::Borrowed(&*ready.workstation),
+            if domain == identity.domain() { Cow::Borrowed(&*encoded.domain) } else { Cow::Owned(utf16le(domain)) },
+            Cow::Borrowed(&*encoded.user),
+            Cow::Borrowed(&*encoded.workstation),
         ],
         Charset::Oem => {
             [oem(domain, "DomainName")?, oem(identity.user(), "UserName")?, oem(identity.workstation(), "Workstation")?]
@@ -262,8 +264,8 @@ fn names<'a>(
     })
 }
 
-/// The two responses and what they lead to.
-struct Proof {
+/// The two responses to a challenge, and what else follows from their computation.
+struct Responses {
     lm_response: [u8; 24],
     nt_response: Vec<u8>,
     key_exchange_key: Key,
@@ -271,11 +273,11 @@ struct Proof {
 }
 
 /// NTLMv1 with extended session security (MS-NLMP 3.3.1).
-fn prove_v1_ess(
+fn ntlm_v1_ess_responses(
     identity: &Identity,
     challenge: &ChallengeMessage<'_>,
     inputs: &AuthenticateInputs<'_>,
-) -> Result<Proof, AuthenticateError> {
+) -> Result<Responses, AuthenticateError> {
     if !challenge.flags.contains(NegotiateFlags::EXTENDED_SESSIONSECURITY) {
         return Err(AuthenticateError::NoExtendedSessionSecurity { flags: challenge.flags });
     }
@@ -283,16 +285,16 @@ fn prove_v1_ess(
         crypto::v1_ess(identity.nt_hash().key(), challenge.server_challenge, inputs.client_challenge);
     let mut lm_response = [0; 24];
     lm_response[..8].copy_from_slice(&inputs.client_challenge);
-    Ok(Proof { lm_response, nt_response: nt_response.to_vec(), key_exchange_key, mic: false })
+    Ok(Responses { lm_response, nt_response: nt_response.to_vec(), key_exchange_key, mic: false })
 }
 
 /// NTLMv2 (MS-NLMP 3.3.2).
-fn prove_v2(
+fn ntlm_v2_responses(
     identity: &Identity,
     domain: &str,
     challenge: &ChallengeMessage<'_>,
     inputs: &AuthenticateInputs<'_>,
-) -> Result<Proof, AuthenticateError> {
+) -> Result<Responses, AuthenticateError> {
     let computed;
     let ntowf_v2 = if domain == identity.domain() {
         identity.ntowf_v2()
@@ -300,53 +302,54 @@ fn prove_v2(
         computed = crypto::ntowf_v2(identity.nt_hash().key(), identity.user(), domain);
         &computed
     };
-    let told = challenge.target_info.map(ServerTold::read).transpose()?.unwrap_or_default();
-    let mic = told.time.is_some();
+    let server = challenge.target_info.map(ServerPairs::read).transpose()?.unwrap_or_default();
+    let mic = server.time.is_some();
     let mut nt_response = Vec::with_capacity(256 + challenge.target_info.map_or(0, <[u8]>::len));
     nt_response.extend_from_slice(&[0; 16]);
     nt_response.extend_from_slice(&[1, 1, 0, 0, 0, 0, 0, 0]);
-    nt_response.extend_from_slice(&told.time.unwrap_or(inputs.now).0.to_le_bytes());
+    nt_response.extend_from_slice(&server.time.unwrap_or(inputs.now).0.to_le_bytes());
     nt_response.extend_from_slice(&inputs.client_challenge);
     nt_response.extend_from_slice(&[0; 4]);
     if let Some(list) = challenge.target_info {
-        write_av_pairs(&mut nt_response, list, told.flags, mic, inputs)?;
+        write_av_pairs(&mut nt_response, list, server.flags, mic, inputs)?;
     }
     av_pair::push_eol(&mut nt_response);
-    // The Z(4) behind the list, which no decoder reads and the proof covers.
+    // The Z(4) after the list: no decoder reads it, but NTProofStr covers it.
     nt_response.extend_from_slice(&[0; 4]);
-    let (proof, key_exchange_key) = crypto::v2_proof(ntowf_v2, challenge.server_challenge, &nt_response[16..]);
-    nt_response[..16].copy_from_slice(&proof);
+    let (nt_proof_str, key_exchange_key) = crypto::v2_proof(ntowf_v2, challenge.server_challenge, &nt_response[16..]);
+    nt_response[..16].copy_from_slice(&nt_proof_str);
     let lm_response =
         if mic { [0; 24] } else { crypto::lm_v2(ntowf_v2, challenge.server_challenge, inputs.client_challenge) };
-    Ok(Proof { lm_response, nt_response, key_exchange_key, mic })
+    Ok(Responses { lm_response, nt_response, key_exchange_key, mic })
 }
 
-/// What the server's AV_PAIRs say that the answer depends on.
+/// The values of the server's AV_PAIRs on which the response depends.
 #[derive(Default)]
-struct ServerTold {
+struct ServerPairs {
     time: Option<FileTime>,
     flags: u32,
 }
 
-impl ServerTold {
-    /// Reads the whole list, so that a malformed one is an error wherever it breaks.
+impl ServerPairs {
+    /// Reads the whole list, so that any malformed pair is an error.
     fn read(list: &[u8]) -> Result<Self, AvError> {
-        let mut told = Self::default();
+        let mut pairs = Self::default();
         for pair in AvPairs::new(list) {
             let pair = pair?;
             match pair.id {
-                AvId::Timestamp if told.time.is_none() => told.time = Some(pair.file_time()?),
-                AvId::Flags => told.flags |= pair.word()?,
+                AvId::Timestamp if pairs.time.is_none() => pairs.time = Some(pair.file_time()?),
+                AvId::Flags => pairs.flags |= pair.word()?,
                 _ => {}
             }
         }
-        Ok(told)
+        Ok(pairs)
     }
 }
 
-/// Writes the server's pairs and then our own, without MsvAvEOL.
+/// Writes the server's pairs, then the client's own, without MsvAvEOL.
 ///
-/// Pairs that we have to say are not echoed: a server that put them there would otherwise speak for us.
+/// Pairs that the client sets are not copied from the server's list, because the server could otherwise determine their
+/// values.
 fn write_av_pairs(
     out: &mut Vec<u8>,
     list: &[u8],
@@ -356,13 +359,13 @@ fn write_av_pairs(
 ) -> Result<(), AuthenticateError> {
     for pair in AvPairs::new(list) {
         let pair = pair?;
-        let ours = match pair.id {
+        let is_set_by_client = match pair.id {
             AvId::Flags => true,
             AvId::TargetName => inputs.target_name.is_some(),
             AvId::ChannelBindings => inputs.channel_bindings.is_some(),
             _ => false,
         };
-        if !ours {
+        if !is_set_by_client {
             av_pair::push(out, pair.id, pair.value).map_err(AuthenticateError::Encode)?;
         }
     }
@@ -381,8 +384,8 @@ fn write_av_pairs(
 
 /// ExportedSessionKey, and EncryptedRandomSessionKey if the server selected KEY_EXCH (MS-NLMP 3.1.5.1.2).
 ///
-/// With KEY_EXCH but neither SIGN nor SEAL, the specification's server takes the KeyExchangeKey for the exported key and
-/// Samba's decrypts what was sent. Sending the KeyExchangeKey itself, encrypted, gives both the same key.
+/// With KEY_EXCH but neither SIGN nor SEAL, a server that follows the specification uses the KeyExchangeKey, and Samba
+/// the decrypted EncryptedRandomSessionKey. Sending the KeyExchangeKey itself, encrypted, makes the two equal.
 fn session_key(flags: NegotiateFlags, key_exchange_key: &Key, inputs: &AuthenticateInputs<'_>) -> (Key, Option<Key>) {
     if !flags.contains(NegotiateFlags::KEY_EXCH) {
         return (*key_exchange_key, None);

@@ -1,4 +1,4 @@
-//! Accounts, password hashes, and the identity that is proved to the upstream.
+//! Accounts, password hashes, and the identity that is used to authenticate.
 
 use std::fmt;
 
@@ -8,15 +8,17 @@ use zeroize::Zeroizing;
 use super::crypto::{Key, SecretKey, ntowf_v1, ntowf_v2};
 use super::wire::utf16le;
 
-/// The longest user, domain or workstation name, in UTF-16 units. A UPN has at most 1,024 characters.
+/// The longest user, domain or workstation name, in UTF-16 code units. A UPN has at most 1,024 characters.
 const NAME_LIMIT_UNITS: usize = 1024;
 
-/// NTOWFv1: the MD4 of a password. It opens every door the password opens, so it is never printed. All clones share one
-/// place in memory, which is overwritten when the last of them is dropped.
+/// NTOWFv1, the MD4 hash of a password (MS-NLMP 3.3.1).
+///
+/// The hash is as good as the password for authentication, so it is never printed. All clones share one memory
+/// location, which is overwritten when the last clone is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NtHash(SecretKey);
 
-/// Why text is not a password hash. The text itself is never in here.
+/// Why a text is not an NT hash. The error does not contain the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NtHashError {
     /// The text has the wrong length.
@@ -25,10 +27,10 @@ pub enum NtHashError {
         /// The number of characters.
         got: usize,
     },
-    /// A character is no hexadecimal digit.
-    #[error("an NT hash has hexadecimal digits only; the character at position {position} is none")]
+    /// A character is not a hexadecimal digit.
+    #[error("an NT hash consists of hexadecimal digits; the character at position {position} is not one")]
     Digit {
-        /// Its position, from 1.
+        /// Its position, counted from 1.
         position: usize,
     },
 }
@@ -40,10 +42,10 @@ impl NtHash {
         Self(ntowf_v1(password))
     }
 
-    /// A hash from its 32 hexadecimal digits, of either case.
+    /// Parses 32 hexadecimal digits, in upper or lower case.
     ///
     /// # Errors
-    /// [`NtHashError`]; neither variant tells what the text was.
+    /// [`NtHashError`] if the length or a digit is wrong. It does not reveal the text.
     pub fn from_hex(text: &str) -> Result<Self, NtHashError> {
         let got = text.chars().count();
         if got != 32 {
@@ -64,10 +66,10 @@ impl NtHash {
         problem.map_or(Ok(Self(hash)), Err)
     }
 
-    /// The hash as 32 lower-case hexadecimal digits: a secret, to be shown only to who asked for it.
+    /// The hash as 32 lower-case hexadecimal digits. It is a secret, so show it only on explicit request.
     #[must_use]
     pub fn to_hex(&self) -> Zeroizing<String> {
-        // All room at once: growing would leave copies behind that nobody wipes.
+        // Allocate the full capacity, because a growing string would leave copies in memory that are never overwritten.
         let mut text = Zeroizing::new(String::with_capacity(32));
         for byte in self.key() {
             for digit in [byte >> 4, byte & 15] {
@@ -88,46 +90,46 @@ impl fmt::Debug for NtHash {
     }
 }
 
-/// Why text is not an account's name.
+/// Why a text is not an account name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AccountError {
-    /// The user's name, or the domain before a backslash, is empty.
+    /// The user name, or the domain before a backslash, is empty.
     #[error("the {part} is empty")]
     Empty {
         /// `user name` or `domain`.
         part: &'static str,
     },
     /// A name is too long.
-    #[error("the {part} has {got} UTF-16 units, at most {NAME_LIMIT_UNITS} are allowed")]
+    #[error("the {part} has {got} UTF-16 code units; at most {NAME_LIMIT_UNITS} are allowed")]
     TooLong {
         /// `user name` or `domain`.
         part: &'static str,
-        /// Its length.
+        /// Its length in UTF-16 code units.
         got: usize,
     },
-    /// A name has a control character or a backslash in it.
-    #[error("the {part} has a control character or a backslash in it")]
+    /// A name contains a control character or a backslash.
+    #[error("the {part} contains a control character or a backslash")]
     Character {
         /// `user name` or `domain`.
         part: &'static str,
     },
-    /// A slash where the backslash belongs.
+    /// A slash, probably instead of a backslash.
     #[error("the account has a slash, which no Windows account has")]
     Slash,
-    /// The account's name says its domain, and another one is given beside it.
-    #[error("the user name already says its domain; the separate domain contradicts it")]
+    /// The account name includes a domain, and a different domain is configured separately.
+    #[error("the user name already includes a domain, and the separate domain contradicts it")]
     TwoDomains,
 }
 
-/// A user and the domain that knows it, as they go into DomainName and UserName.
+/// A user and its domain, as sent in UserName and DomainName.
 ///
-/// It is shown as `DOMAIN\user`, or the user alone. A colon and what is behind it are not shown: no Windows account has a colon, so that a
-/// password is likely to stand there.
+/// It is displayed as `DOMAIN\user`, or as the user alone. A colon and everything after it are not displayed: no
+/// Windows account contains a colon, so what follows is probably a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Account {
-    /// The domain as written, not upper-cased; empty for a UPN and for a local account.
+    /// The domain as written, not converted to upper case. Empty for a UPN and for a local account.
     pub domain: String,
-    /// The user as written; for a UPN the whole of `user@domain`.
+    /// The user as written. For a UPN, the whole `user@domain`.
     pub user: String,
 }
 
@@ -149,13 +151,14 @@ impl fmt::Debug for Account {
 }
 
 impl Account {
-    /// Reads `DOMAIN\user`, `user@domain`, or a plain user with its domain, if any, given beside it.
+    /// Parses `DOMAIN\user`, `user@domain`, or a plain user, whose domain may be given separately.
     ///
-    /// A UPN stays whole and leaves the domain empty, for the part behind the `@` need not be the domain's name: only
-    /// the server can resolve it.
+    /// A UPN is not split, and its domain stays empty. The part after the `@` need not be the name of the domain, and
+    /// only the server can resolve it.
     ///
     /// # Errors
-    /// [`AccountError`]; a separate domain is an error where the name says another one or is a UPN.
+    /// [`AccountError`] if a part is empty, too long or contains an invalid character, or if a separate domain is given
+    /// for a UPN or contradicts the domain in the name.
     pub fn parse(name: &str, separate_domain: Option<&str>) -> Result<Self, AccountError> {
         let separate = separate_domain.filter(|domain| !domain.is_empty());
         let contradicts = |own: &str| separate.filter(|domain| !domain.eq_ignore_ascii_case(own));
@@ -191,14 +194,14 @@ fn check(name: &str, part: &'static str) -> Result<(), AccountError> {
     }
 }
 
-/// How the password is proved.
+/// How the response to a challenge is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Method {
     /// NTLMv2.
     #[default]
     NtlmV2,
-    /// NTLMv1 with extended session security. Its answers can be cracked to the NT hash: only for proxies that know
-    /// no better.
+    /// NTLMv1 with extended session security. The NT hash can be recovered from its responses, so use it only for
+    /// proxies that do not support NTLMv2.
     NtlmV1Ess,
 }
 
@@ -211,9 +214,9 @@ impl fmt::Display for Method {
     }
 }
 
-/// An account with its secret, ready to be proved again and again.
+/// An account with its secret, used to authenticate.
 ///
-/// What does not depend on the challenge is computed once, here.
+/// It holds everything that can be computed in advance, without a challenge.
 #[derive(Clone)]
 pub struct Identity {
     account: Account,
@@ -223,11 +226,11 @@ pub struct Identity {
     target_domain: bool,
     /// Invariant: NTOWFv2 of `nt_hash`, `account.user` and `account.domain`.
     ntowf_v2: SecretKey,
-    /// Invariant: `account.domain`, `account.user`, `workstation` in UTF-16LE.
+    /// Invariant: `account.domain`, `account.user` and `workstation` in UTF-16LE.
     unicode: EncodedNames,
 }
 
-/// The three names of an AUTHENTICATE_MESSAGE in one charset.
+/// The three names of an AUTHENTICATE_MESSAGE, encoded in one charset.
 #[derive(Clone)]
 pub(super) struct EncodedNames {
     pub domain: Vec<u8>,
@@ -236,10 +239,11 @@ pub(super) struct EncodedNames {
 }
 
 impl Identity {
-    /// An identity.
+    /// Creates an identity.
     ///
-    /// `workstation` goes into the Workstation field: cut to 1,024 UTF-16 units, for an odd host name is no reason to
-    /// fail. With `target_domain` the account's domain gives way to the one the server names in its challenge.
+    /// `workstation` is sent in the Workstation field, truncated to 1,024 UTF-16 code units, because an unusual host
+    /// name is no reason to fail. With `target_domain`, the domain in the server's challenge replaces the account's
+    /// domain.
     #[must_use]
     pub fn new(account: Account, workstation: &str, nt_hash: NtHash, method: Method, target_domain: bool) -> Self {
         let mut units = 0;
@@ -269,37 +273,37 @@ impl Identity {
         &self.account
     }
 
-    /// The configured domain; empty for a UPN.
+    /// The configured domain, empty for a UPN.
     #[must_use]
     pub fn domain(&self) -> &str {
         &self.account.domain
     }
 
-    /// The user.
+    /// The user name.
     #[must_use]
     pub fn user(&self) -> &str {
         &self.account.user
     }
 
-    /// The workstation.
+    /// The workstation name.
     #[must_use]
     pub fn workstation(&self) -> &str {
         &self.workstation
     }
 
-    /// How the password is proved.
+    /// How the responses are computed.
     #[must_use]
     pub const fn method(&self) -> Method {
         self.method
     }
 
-    /// Whether the server's domain is used instead of the configured one.
+    /// Whether the domain in the server's challenge is used instead of the configured one.
     #[must_use]
     pub const fn target_domain(&self) -> bool {
         self.target_domain
     }
 
-    /// The password's hash.
+    /// The hash of the password.
     #[must_use]
     pub const fn nt_hash(&self) -> &NtHash {
         &self.nt_hash
@@ -332,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn the_three_ways_to_write_an_account() {
+    fn an_account_can_be_written_in_three_ways() {
         assert_eq!(Account::parse("CORP\\svc", None), Ok(account("CORP", "svc")));
         assert_eq!(Account::parse("svc@corp.example", None), Ok(account("", "svc@corp.example")));
         assert_eq!(Account::parse("svc", Some("CORP")), Ok(account("CORP", "svc")));
@@ -341,16 +345,16 @@ mod tests {
     }
 
     #[test]
-    fn a_slash_for_a_backslash_is_refused() {
+    fn a_slash_instead_of_a_backslash_is_rejected() {
         for (name, domain) in [("CORP/svc", None), ("svc/x", Some("CORP")), ("CORP/svc:s3cret", None), ("A\\b/c", None)]
         {
             assert_eq!(Account::parse(name, domain), Err(AccountError::Slash), "{name}");
         }
-        assert!(Account::parse("HTTP/gw@CORP.EXAMPLE", None).is_ok(), "a principal may have one");
+        assert!(Account::parse("HTTP/gw@CORP.EXAMPLE", None).is_ok(), "a principal may contain a slash");
     }
 
     #[test]
-    fn what_is_behind_a_colon_is_not_shown() {
+    fn text_after_a_colon_is_not_displayed() {
         for (account, shown) in [
             (account("CORP", "svc"), "CORP\\svc"),
             (account("", "svc@corp"), "svc@corp"),
@@ -364,14 +368,14 @@ mod tests {
     }
 
     #[test]
-    fn two_different_domains_are_refused_and_the_same_twice_is_not() {
+    fn contradicting_domains_are_rejected_and_equal_ones_accepted() {
         assert_eq!(Account::parse("CORP\\svc", Some("corp")), Ok(account("CORP", "svc")));
         assert_eq!(Account::parse("CORP\\svc", Some("LAB")), Err(AccountError::TwoDomains));
         assert_eq!(Account::parse("svc@corp.example", Some("LAB")), Err(AccountError::TwoDomains));
     }
 
     #[test]
-    fn empty_overlong_and_odd_names_are_refused() {
+    fn empty_overlong_and_invalid_names_are_rejected() {
         assert_eq!(Account::parse("", None), Err(AccountError::Empty { part: "user name" }));
         assert_eq!(Account::parse("CORP\\", None), Err(AccountError::Empty { part: "user name" }));
         assert_eq!(Account::parse("\\svc", None), Err(AccountError::Empty { part: "domain" }));
@@ -382,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_reads_from_hex_and_from_the_password_alike() {
+    fn a_hash_from_hex_equals_the_hash_of_the_password() {
         let hash = NtHash::from_password("Password");
         assert_eq!(NtHash::from_hex("a4f49c406510bdcab6824ee7c30fd852"), Ok(hash.clone()));
         assert_eq!(NtHash::from_hex("A4F49C406510BDCAB6824EE7C30FD852"), Ok(hash.clone()));
@@ -390,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_hash_is_named_without_being_told() {
+    fn the_error_for_an_invalid_hash_does_not_reveal_it() {
         assert_eq!(NtHash::from_hex("secret"), Err(NtHashError::Length { got: 6 }));
         let error = NtHash::from_hex("a4f49c406510bdcab6824ee7c30fd85x").unwrap_err();
         assert_eq!(error, NtHashError::Digit { position: 32 });
@@ -399,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_names_and_no_secret() {
+    fn debug_output_contains_names_but_no_secret() {
         let identity = Identity::new(account("CORP", "svc"), "WS", NtHash::from_password("qa"), Method::NtlmV2, false);
         assert_eq!(
             format!("{identity:?} {:?}", identity.nt_hash()),
@@ -408,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overlong_workstation_is_cut_between_characters() {
+    fn an_overlong_workstation_is_truncated_between_characters() {
         let name = "x".repeat(1023) + "\u{10428}";
         let identity = Identity::new(account("", "svc"), &name, NtHash::from_password("qa"), Method::NtlmV2, false);
         assert_eq!(identity.workstation().len(), 1023);

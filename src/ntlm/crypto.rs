@@ -1,4 +1,4 @@
-//! Hashes, responses and session keys (MS-NLMP 3.3, 3.4, 6). The names are the specification's.
+//! Hashes, responses and session keys (MS-NLMP 3.3, 3.4, 6), under the names that the specification uses.
 
 use des::cipher::BlockCipherEncrypt;
 use hmac::digest::FixedOutput;
@@ -12,20 +12,20 @@ use zeroize::{Zeroize, Zeroizing};
 /// A 128-bit key or digest.
 pub(super) type Key = [u8; 16];
 
-/// A key that stays at one address until its last owner drops it, and is overwritten then.
+/// A key that stays at one address and is overwritten when its last owner drops it.
 ///
-/// A key inside a struct would be copied by every move of the struct (out of a function, into a vector that grows), and
-/// the places it was moved out of are never overwritten.
+/// If a struct contained the key itself, every move of the struct would copy it, and the old copies would never be
+/// overwritten.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct SecretKey(Arc<Zeroizing<Key>>);
 
 impl SecretKey {
-    /// A key written in place by `write`.
+    /// Creates a key that `write` fills in place.
     pub(super) fn written_by(write: impl FnOnce(&mut Key)) -> Self {
         let mut key = Arc::new(Zeroizing::new([0; 16]));
-        // There is no other owner yet.
-        if let Some(room) = Arc::get_mut(&mut key) {
-            write(room);
+        // Always `Some`: there is no other owner yet.
+        if let Some(bytes) = Arc::get_mut(&mut key) {
+            write(bytes);
         }
         Self(key)
     }
@@ -39,7 +39,7 @@ impl std::ops::Deref for SecretKey {
     }
 }
 
-/// MD5 over the parts in turn.
+/// The MD5 of the concatenated parts.
 pub(super) fn md5(parts: &[&[u8]]) -> Key {
     let mut hash = Md5::new();
     for part in parts {
@@ -48,9 +48,9 @@ pub(super) fn md5(parts: &[&[u8]]) -> Key {
     hash.finalize().into()
 }
 
-/// An HMAC-MD5 under a 128-bit key.
+/// An HMAC-MD5 with a 128-bit key.
 fn keyed(key: &Key) -> Hmac<Md5> {
-    // A key of exactly one block takes the constructor that cannot fail; zeros are how HMAC pads a short key.
+    // The constructor for keys of exactly one block cannot fail. HMAC itself pads short keys with zeros.
     let mut block = [0; 64];
     block[..key.len()].copy_from_slice(key);
     let mac = Hmac::<Md5>::new((&block).into());
@@ -65,12 +65,12 @@ fn finish(mut mac: Hmac<Md5>, parts: &[&[u8]]) -> Key {
     mac.finalize().into_bytes().into()
 }
 
-/// HMAC_MD5 over the parts in turn.
+/// HMAC_MD5 of the concatenated parts.
 pub(super) fn hmac_md5(key: &Key, parts: &[&[u8]]) -> Key {
     finish(keyed(key), parts)
 }
 
-/// NTOWFv1: MD4 over the password in UTF-16LE (MS-NLMP 3.3.1). Nothing is buffered that would have to be wiped.
+/// NTOWFv1: the MD4 of the password in UTF-16LE (MS-NLMP 3.3.1). It makes no copy of the password.
 pub(super) fn ntowf_v1(password: &str) -> SecretKey {
     let mut hash = Md4::new();
     for unit in password.encode_utf16() {
@@ -81,7 +81,7 @@ pub(super) fn ntowf_v1(password: &str) -> SecretKey {
 
 /// NTOWFv2 (and LMOWFv2, which is the same): HMAC_MD5(NTOWFv1, UPPER(user) + domain) (MS-NLMP 3.3.2).
 ///
-/// The user is upper-cased, the domain is not.
+/// The user is converted to upper case, the domain is not.
 pub(super) fn ntowf_v2(nt_hash: &Key, user: &str, domain: &str) -> SecretKey {
     let mut mac = keyed(nt_hash);
     let mut unit_buffer = [0; 2];
@@ -93,12 +93,12 @@ pub(super) fn ntowf_v2(nt_hash: &Key, user: &str, domain: &str) -> SecretKey {
     SecretKey::written_by(|key| mac.finalize_into(key.into()))
 }
 
-/// Upper-cases as Windows does: one UTF-16 unit to one unit, or not at all.
+/// Converts a character to upper case as Windows does, which maps one UTF-16 code unit to one, or leaves it unchanged.
 ///
-/// Unicode's full mapping turns `ß` into `SS`; the account database knows no such thing, and the hash of a user
-/// with that letter would never match. Windows' table (as NTFS ships it) also leaves `µ`, `ı` and `ſ` alone,
-/// whose capitals belong to other alphabets or to ASCII, and everything beyond the Basic Multilingual Plane. The
-/// Greek letters with iota subscript have a one-letter capital that only the simple mapping knows.
+/// Unicode's full mapping turns `ß` into `SS`, which Windows does not, so the hash of a user name with that letter
+/// would never match. Windows' table (the one in NTFS) also does not change `µ`, `ı` and `ſ`, whose capitals belong to
+/// other alphabets or to ASCII, nor anything beyond the Basic Multilingual Plane. The Greek letters with iota subscript
+/// have a single-letter capital only in Unicode's simple mapping.
 fn upper_case(character: char) -> char {
     match character {
         '\u{b5}' | '\u{131}' | '\u{17f}' | '\u{10000}'.. => character,
@@ -118,7 +118,7 @@ fn shifted(character: char, by: u32) -> char {
     char::from_u32(u32::from(character) + by).unwrap_or(character)
 }
 
-/// DES of one block under a 56-bit key spread over eight bytes; the parity bits stay zero, for DES ignores them.
+/// DES of one block with a 56-bit key, which is expanded to eight bytes. The parity bits are zero, as DES ignores them.
 pub(super) fn des(key: [u8; 7], block: [u8; 8]) -> [u8; 8] {
     let [a, b, c, d, e, f, g] = key;
     let bits = u64::from_be_bytes([0, a, b, c, d, e, f, g]);
@@ -133,7 +133,7 @@ pub(super) fn des(key: [u8; 7], block: [u8; 8]) -> [u8; 8] {
     block.into()
 }
 
-/// DESL: `data` under each third of the key, the last third filled up with zeros (MS-NLMP 6).
+/// DESL: encrypts `data` with each third of the key, of which the last is padded with zeros (MS-NLMP 6).
 pub(super) fn desl(key: &Key, data: [u8; 8]) -> [u8; 24] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *key;
     let parts = [des([a, b, c, d, e, f, g], data), des([h, i, j, k, l, m, n], data), des([o, p, 0, 0, 0, 0, 0], data)];
@@ -142,10 +142,10 @@ pub(super) fn desl(key: &Key, data: [u8; 8]) -> [u8; 24] {
     out
 }
 
-/// RC4K: encrypts or decrypts a key under a key (MS-NLMP 6).
+/// RC4K: encrypts or decrypts one key with another (MS-NLMP 6).
 pub(super) fn rc4k(key: &Key, data: &Key) -> Key {
     let mut out = *data;
-    Rc4::new_from_slice(key).expect("RC4 takes keys of 1 to 256 bytes").apply_keystream(&mut out);
+    Rc4::new_from_slice(key).expect("RC4 accepts keys of 1 to 256 bytes").apply_keystream(&mut out);
     out
 }
 
@@ -157,20 +157,20 @@ pub(super) fn v1_ess(nt_hash: &Key, server_challenge: [u8; 8], client_challenge:
     (response, hmac_md5(&session_base_key, &[&server_challenge, &client_challenge]))
 }
 
-/// NTProofStr and the SessionBaseKey, which is NTLMv2's KeyExchangeKey too (MS-NLMP 3.3.2, 3.4.5.1).
+/// NTProofStr and the SessionBaseKey, which in NTLMv2 is also the KeyExchangeKey (MS-NLMP 3.3.2, 3.4.5.1).
 pub(super) fn v2_proof(ntowf_v2: &Key, server_challenge: [u8; 8], temp: &[u8]) -> (Key, Key) {
-    // Keying costs two MD5 blocks, and the key is the same for both.
+    // Setting up the key costs two MD5 blocks, and both HMACs have the same key.
     let mac = keyed(ntowf_v2);
-    let proof = finish(mac.clone(), &[&server_challenge, temp]);
-    let session_base_key = finish(mac, &[&proof]);
-    (proof, session_base_key)
+    let nt_proof_str = finish(mac.clone(), &[&server_challenge, temp]);
+    let session_base_key = finish(mac, &[&nt_proof_str]);
+    (nt_proof_str, session_base_key)
 }
 
 /// The LMv2 response (MS-NLMP 3.3.2).
 pub(super) fn lm_v2(ntowf_v2: &Key, server_challenge: [u8; 8], client_challenge: [u8; 8]) -> [u8; 24] {
-    let proof = hmac_md5(ntowf_v2, &[&server_challenge, &client_challenge]);
+    let mac = hmac_md5(ntowf_v2, &[&server_challenge, &client_challenge]);
     let mut response = [0; 24];
-    response[..16].copy_from_slice(&proof);
+    response[..16].copy_from_slice(&mac);
     response[16..].copy_from_slice(&client_challenge);
     response
 }
@@ -180,20 +180,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_upper_cased_letter_by_letter() {
+    fn users_are_converted_to_upper_case_as_windows_does() {
         let upper: String = "straße.ÿµıſéς\u{1fb3}\u{10428}ŉ".chars().map(upper_case).collect();
         assert_eq!(upper, "STRAßE.Ÿµıſ\u{c9}Σ\u{1fbc}\u{10428}ŉ");
     }
 
     #[test]
-    fn the_domain_keeps_its_case_and_the_user_does_not() {
+    fn the_case_of_the_domain_matters_and_that_of_the_user_does_not() {
         let hash = ntowf_v1("Password");
         assert_eq!(*ntowf_v2(&hash, "user", "Domain"), *ntowf_v2(&hash, "USER", "Domain"));
         assert_ne!(*ntowf_v2(&hash, "user", "Domain"), *ntowf_v2(&hash, "user", "DOMAIN"));
     }
 
     #[test]
-    fn rc4k_undoes_itself() {
+    fn rc4k_is_its_own_inverse() {
         let sealed = rc4k(&[1; 16], &[2; 16]);
         assert_ne!(sealed, [2; 16]);
         assert_eq!(rc4k(&[1; 16], &sealed), [2; 16]);

@@ -1,6 +1,7 @@
-//! A message in words, field by field, for a person who debugs a proxy.
+//! Describes a message field by field, for people who debug a proxy.
 //!
-//! The responses themselves are not shown, for a password can be guessed from them offline; their kind and size are.
+//! Only the kind and the size of the responses are shown, because passwords can be guessed offline from the responses
+//! themselves.
 
 use super::authenticate::{AuthenticateMessage, FIELDS};
 use super::av_pair::{AvId, AvPair, AvPairs};
@@ -11,10 +12,10 @@ use super::wire::{Charset, MessageError, MessageType, PayloadField, Version};
 
 type Lines = Vec<(String, String)>;
 
-/// Lists a message's fields and their values in the order of the fixed part.
+/// Returns the names and values of a message's fields, in the order of the fixed part.
 ///
 /// # Errors
-/// [`MessageError`] if the bytes are no well-formed message. A malformed AV_PAIR list is a line, not an error.
+/// [`MessageError`] if the message is malformed. A malformed AV_PAIR list is reported in a line, not as an error.
 pub fn describe(message: &[u8]) -> Result<Vec<(String, String)>, MessageError> {
     match MessageType::of(message)? {
         MessageType::Negotiate => describe_negotiate(message),
@@ -96,7 +97,7 @@ fn push(lines: &mut Lines, name: &str, value: impl Into<String>) {
     lines.push((name.to_owned(), value.into()));
 }
 
-/// `16 bytes at offset 56`, with the maximum length where it is another.
+/// `16 bytes at offset 56`, with the maximum length if it differs.
 fn place(field: &PayloadField) -> String {
     if field.max_length == field.length {
         format!("{} bytes at offset {}", field.length, field.offset)

@@ -7,12 +7,12 @@ const SECONDS_PER_DAY: u64 = 86_400;
 /// Seconds from 1601-01-01 to 1970-01-01.
 const UNIX_EPOCH_SECONDS: u64 = 11_644_473_600;
 
-/// A moment in 100 ns ticks since 1601. Which moment is always the caller's to say: this module reads no clock.
+/// A time in ticks of 100 ns since 1601.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct FileTime(pub u64);
 
 impl FileTime {
-    /// From seconds and nanoseconds since the Unix epoch; saturates at the end of the range (year 60,056).
+    /// Converts seconds and nanoseconds since the Unix epoch. Saturates at the end of the range, in the year 60,056.
     #[must_use]
     pub const fn from_unix(seconds: u64, nanoseconds: u32) -> Self {
         let ticks = seconds.saturating_add(UNIX_EPOCH_SECONDS).saturating_mul(TICKS_PER_SECOND);
@@ -21,7 +21,7 @@ impl FileTime {
 }
 
 impl fmt::Display for FileTime {
-    /// UTC as in RFC 3339, to the tick: `2003-05-06 10:20:30.1234567Z`.
+    /// UTC in RFC 3339 style, with the precision of a tick: `2003-05-06 10:20:30.1234567Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0 / TICKS_PER_SECOND;
         let (year, month, day) = civil_from_days(seconds / SECONDS_PER_DAY);
@@ -37,10 +37,10 @@ impl fmt::Display for FileTime {
     }
 }
 
-/// Year, month and day of a number of days since 1601-01-01, in the Gregorian calendar.
+/// The year, month and day in the Gregorian calendar that is `days` after 1601-01-01.
 ///
-/// 1601 begins a 400-year cycle, so cycles, centuries, four-year spans and years divide out in turn; the last
-/// century of a cycle and the last year of a span are one day longer, hence the `min(3)`.
+/// 1601 begins a 400-year cycle, so cycles, centuries, four-year spans and years can be divided out in turn. The last
+/// century of a cycle and the last year of a span are one day longer, hence `min(3)`.
 fn civil_from_days(days: u64) -> (u64, u64, u64) {
     let (cycle, day) = (days / 146_097, days % 146_097);
     let century = (day / 36_524).min(3);
@@ -65,14 +65,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_unix_epoch_is_where_microsoft_puts_it() {
+    fn the_unix_epoch_is_converted_as_microsoft_does() {
         assert_eq!(FileTime::from_unix(0, 0), FileTime(116_444_736_000_000_000));
         assert_eq!(FileTime::from_unix(0, 199), FileTime(116_444_736_000_000_001));
         assert_eq!(FileTime::from_unix(0, 0).to_string(), "1970-01-01 00:00:00.0000000Z");
     }
 
     #[test]
-    fn leap_days_and_ends_of_years_print_right() {
+    fn leap_days_and_ends_of_years_are_formatted_correctly() {
         assert_eq!(FileTime(0).to_string(), "1601-01-01 00:00:00.0000000Z");
         assert_eq!(FileTime::from_unix(951_782_400, 0).to_string(), "2000-02-29 00:00:00.0000000Z");
         assert_eq!(FileTime::from_unix(978_307_199, 0).to_string(), "2000-12-31 23:59:59.0000000Z");
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_range_neither_wraps_nor_panics() {
+    fn the_end_of_the_range_neither_overflows_nor_panics() {
         assert_eq!(FileTime::from_unix(u64::MAX, 0), FileTime(u64::MAX));
         assert_eq!(FileTime(u64::MAX).to_string(), "60056-05-28 05:36:10.9551615Z");
     }

@@ -1,13 +1,13 @@
-//! NTLM as in MS-NLMP: pure, bytes in, bytes out; time and nonces are arguments.
+//! NTLM as specified in MS-NLMP. Pure: bytes in, bytes out; time and nonces are arguments.
 //!
-//! Nothing here opens a socket, reads a clock or draws a random number, and nothing here knows of HTTP or base64.
-//! Three messages make a handshake, and both of its sides are here:
+//! This module uses no socket, no clock and no random number generator, and knows nothing of HTTP or base64. It
+//! implements both sides of the handshake, which consists of three messages:
 //!
 //! ```text
 //!   gateway                                          upstream proxy
-//!   client::negotiate     ── NEGOTIATE_MESSAGE ──►
+//!   client::negotiate       ── NEGOTIATE_MESSAGE ──►
 //!                           ◄─ CHALLENGE_MESSAGE ──  server::challenge
-//!   client::authenticate  ─ AUTHENTICATE_MESSAGE ► verify::verify
+//!   client::authenticate    ─ AUTHENTICATE_MESSAGE ► verify::verify
 //! ```
 //!
 //! | file | subject |
@@ -15,13 +15,13 @@
 //! | `wire` | bounds-checked reads, payload fields, strings, Version |
 //! | `flags` | NegotiateFlags |
 //! | `av_pair` | the AV_PAIR list of TargetInfo |
-//! | `file_time` | FILETIME: 100 ns since 1601 |
+//! | `file_time` | FILETIME: ticks of 100 ns since 1601 |
 //! | `negotiate`, `challenge`, `authenticate` | the three messages, decoded and encoded |
 //! | `crypto` | hashes, responses, session keys |
 //! | `credential` | accounts, password hashes, identities |
-//! | `exchange` | the side that proves an identity |
-//! | `server`, `verify` | the side that demands and checks the proof |
-//! | `describe` | a message in words |
+//! | `client` | the side that authenticates |
+//! | `server`, `verify` | the side that sends the challenge and verifies the response |
+//! | `describe` | a message as readable text |
 
 mod authenticate;
 mod av_pair;

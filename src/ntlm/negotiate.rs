@@ -1,4 +1,4 @@
-//! NEGOTIATE_MESSAGE (MS-NLMP 2.2.1.1): what the client can do.
+//! NEGOTIATE_MESSAGE (MS-NLMP 2.2.1.1): what the client supports.
 //!
 //! ```text
 //!  0 Signature   8 MessageType = 1   12 NegotiateFlags   16 DomainNameFields   24 WorkstationFields
@@ -11,13 +11,13 @@ use super::wire::{MessageError, MessageType, PayloadField, Version, read_u32};
 pub(super) const DOMAIN_AT: usize = 16;
 pub(super) const WORKSTATION_AT: usize = 24;
 const VERSION_AT: usize = 32;
-/// Where the flags end: the shortest message a client may send.
+/// The end of the flags, and of the shortest message that a client may send.
 const SHORTEST: usize = 16;
 
-/// A NEGOTIATE_MESSAGE. Its names are OEM whatever the flags say, for no charset is agreed yet.
+/// A NEGOTIATE_MESSAGE. Its names are always OEM, because no charset has been agreed on yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NegotiateMessage<'a> {
-    /// What the client offers. `encode` sets the two OEM_…_SUPPLIED flags for names that are there.
+    /// The flags that the client offers. `encode` sets the two OEM_…_SUPPLIED flags for names that are present.
     pub flags: NegotiateFlags,
     /// DomainName, OEM.
     pub domain: Option<&'a [u8]>,
@@ -28,10 +28,10 @@ pub struct NegotiateMessage<'a> {
 }
 
 impl<'a> NegotiateMessage<'a> {
-    /// Reads a message. Forms without Version, and without the two names' fields, are accepted.
+    /// Decodes a message. Version and the fields of the two names may be absent.
     ///
     /// # Errors
-    /// Any [`MessageError`] but `TooLong` and `OddLength`.
+    /// Any [`MessageError`] except `TooLong` and `OddLength`.
     pub fn decode(message: &'a [u8]) -> Result<Self, MessageError> {
         MessageType::Negotiate.expect(message)?;
         let flags = NegotiateFlags::from_bits(read_u32(message, 12, "NegotiateFlags")?);
@@ -58,10 +58,10 @@ impl<'a> NegotiateMessage<'a> {
         })
     }
 
-    /// The message's bytes, with the Workstation before the DomainName in the payload as Windows writes them.
+    /// Encodes the message, with Workstation before DomainName in the payload, as Windows does.
     ///
     /// # Errors
-    /// [`MessageError::TooLong`] for a name beyond 65,535 bytes.
+    /// [`MessageError::TooLong`] if a name has more than 65,535 bytes.
     pub fn encode(&self) -> Result<Vec<u8>, MessageError> {
         let mut flags = self.flags;
         let version = self.version.map(Version::to_bytes);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn names_survive_the_round_trip_and_set_their_flags() {
+    fn names_round_trip_and_set_their_flags() {
         let message =
             NegotiateMessage { domain: Some(b"D"), version: Some(Version::WINDOWS_10), ..BARE }.encode().unwrap();
         let decoded = NegotiateMessage::decode(&message).unwrap();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lying_name_is_refused() {
+    fn a_name_that_exceeds_the_message_is_rejected() {
         let mut message = NegotiateMessage { domain: Some(b"D"), ..BARE }.encode().unwrap();
         message[DOMAIN_AT] = 2;
         assert!(matches!(
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_beyond_64_kib_is_not_cut_in_silence() {
+    fn a_name_of_64_kib_is_an_error_and_not_truncated() {
         let name = vec![b'x'; 65_536];
         let message = NegotiateMessage { domain: Some(&name), ..BARE };
         assert_eq!(message.encode(), Err(MessageError::TooLong { field: "DomainName", length: 65_536 }));

@@ -1,4 +1,4 @@
-//! The side that demands a proof (MS-NLMP 3.2.5.1.1): the CHALLENGE_MESSAGE. Checking the answer is `verify`'s.
+//! The server side of the handshake up to the CHALLENGE_MESSAGE (MS-NLMP 3.2.5.1.1). `verify` checks the response.
 
 use super::av_pair::{AvId, TargetInfoBuilder};
 use super::challenge::ChallengeMessage;
@@ -7,7 +7,7 @@ use super::flags::NegotiateFlags;
 use super::negotiate::NegotiateMessage;
 use super::wire::{Charset, MessageError, Version, utf16le};
 
-/// What a server puts into its CHALLENGE_MESSAGE.
+/// The contents of a CHALLENGE_MESSAGE.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerChallengeOptions {
     /// ServerChallenge: eight random bytes, new for every message.
@@ -15,20 +15,21 @@ pub struct ServerChallengeOptions {
     /// TargetName: the NetBIOS name of the domain, or of a stand-alone server. In OEM, characters beyond ASCII become
     /// `?`.
     pub target_name: String,
-    /// Whether TargetName is a domain's name rather than a server's.
+    /// Whether TargetName is the name of a domain, not of a server.
     pub target_is_domain: bool,
-    /// TargetInfo as it goes out, well-formed or not; `None` leaves it out. See [`ServerChallengeOptions::target_info_of`].
+    /// TargetInfo, sent as given, even if malformed. With `None` it is omitted. See
+    /// [`ServerChallengeOptions::target_info_of`].
     pub target_info: Option<Vec<u8>>,
-    /// The flags the server agrees to if they are offered.
+    /// The flags that the server selects if they are offered.
     pub supported: NegotiateFlags,
-    /// The flags the server selects unasked, as some do.
+    /// The flags that the server selects even if they are not offered, as some servers do.
     pub insisted: NegotiateFlags,
-    /// Version; left out unless the client speaks of versions.
+    /// Version; omitted unless the client sets VERSION.
     pub version: Option<Version>,
 }
 
 impl Default for ServerChallengeOptions {
-    /// A server without TargetInfo that agrees to all that NTLM 2 knows.
+    /// A server without TargetInfo that supports all features of NTLM 2.
     fn default() -> Self {
         Self {
             server_challenge: [0; 8],
@@ -54,11 +55,11 @@ impl Default for ServerChallengeOptions {
 }
 
 impl ServerChallengeOptions {
-    /// A TargetInfo in Windows' order: NetBIOS domain and computer, DNS domain and computer, then the time if the
-    /// server tells it. A client that sees the time must send a MIC.
+    /// A TargetInfo in the order that Windows uses: NetBIOS domain and computer, DNS domain and computer, then the time
+    /// if given. If the time is present, the client must send a MIC.
     ///
     /// # Errors
-    /// [`MessageError::TooLong`] for a name beyond 65,535 bytes.
+    /// [`MessageError::TooLong`] if a name has more than 65,535 bytes.
     pub fn target_info_of(
         nb_domain: &str,
         nb_computer: &str,
@@ -82,7 +83,8 @@ impl ServerChallengeOptions {
 /// The CHALLENGE_MESSAGE that answers `negotiate`.
 ///
 /// # Errors
-/// A malformed `negotiate`, or [`MessageError::TooLong`] for a TargetName or TargetInfo beyond 65,535 bytes.
+/// [`MessageError`] if `negotiate` is malformed; [`MessageError::TooLong`] if TargetName or TargetInfo have more than
+/// 65,535 bytes.
 pub fn challenge(negotiate: &[u8], options: &ServerChallengeOptions) -> Result<Vec<u8>, MessageError> {
     let offer = NegotiateMessage::decode(negotiate)?;
     let flags = selected(offer.flags, options);
@@ -104,7 +106,7 @@ pub fn challenge(negotiate: &[u8], options: &ServerChallengeOptions) -> Result<V
     .encode()
 }
 
-/// The client's flags as far as supported, with one charset, one kind of session security, and the server's own.
+/// The offered flags that are supported and the server's own, with a single charset and kind of session security.
 fn selected(offered: NegotiateFlags, options: &ServerChallengeOptions) -> NegotiateFlags {
     let mut flags = offered & options.supported | options.insisted;
     if flags.contains(NegotiateFlags::UNICODE) {

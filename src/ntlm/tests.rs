@@ -1,4 +1,4 @@
-//! Whole messages: the published vectors byte for byte, both sides against each other, and hostile bytes.
+//! Whole messages: published test vectors byte for byte, both sides against each other, and hostile input.
 
 mod handshake;
 mod hostile;
@@ -8,7 +8,7 @@ mod timestamp_vector;
 
 use super::*;
 
-/// Bytes of hexadecimal text; blanks and line ends are skipped.
+/// Decodes hexadecimal text. White space is ignored.
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> =
         text.chars().filter(|c| !c.is_whitespace()).map(|c| u8::try_from(c.to_digit(16).unwrap()).unwrap()).collect();
@@ -39,7 +39,7 @@ fn spec_inputs() -> AuthenticateInputs<'static> {
     }
 }
 
-/// A NEGOTIATE_MESSAGE, which section 4.2 does not give, that offers these flags.
+/// A NEGOTIATE_MESSAGE that offers these flags. Section 4.2 does not contain one.
 fn spec_negotiate(flags: u32, identity: &Identity) -> Vec<u8> {
     let options = NegotiateOptions {
         flags: NegotiateFlags::from_bits(flags),
@@ -49,7 +49,7 @@ fn spec_negotiate(flags: u32, identity: &Identity) -> Vec<u8> {
     negotiate(identity, &options)
 }
 
-/// Decodes and encodes again.
+/// Decodes a message and encodes it again.
 fn recoded_authenticate(bytes: &[u8], order: PayloadOrder) -> Vec<u8> {
     AuthenticateMessage::decode(bytes).and_then(|message| message.encode(order)).unwrap()
 }

@@ -1,4 +1,4 @@
-//! The side that checks a proof (MS-NLMP 3.2.5.1.2), as a domain controller would: everything is recomputed.
+//! Verifies an AUTHENTICATE_MESSAGE (MS-NLMP 3.2.5.1.2) as a domain controller does, by recomputing the responses.
 
 use thiserror::Error;
 
@@ -14,13 +14,13 @@ use super::wire::MessageError;
 /// What a verifier accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct VerifyOptions {
-    /// Accept NTLMv1 with extended session security; plain NTLMv1 never is.
+    /// Accept NTLMv1 with extended session security. Plain NTLMv1 is never accepted.
     pub allow_v1_ess: bool,
-    /// Refuse an NTLMv2 response that does not announce a MIC. An announced MIC is checked in any case.
+    /// Reject NTLMv2 responses that do not announce a MIC. An announced MIC is always checked.
     pub require_mic: bool,
 }
 
-/// Who proved what.
+/// A client that has been authenticated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
     /// UserName.
@@ -29,13 +29,13 @@ pub struct Verified {
     pub domain: String,
     /// Workstation.
     pub workstation: String,
-    /// How it was proved.
+    /// The method that the client used.
     pub method: Method,
-    /// Whether there was a MIC (a right one, then).
+    /// Whether the message had a MIC, which then is correct.
     pub mic: bool,
 }
 
-/// Why a proof is none.
+/// Why an AUTHENTICATE_MESSAGE is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum VerifyError {
     /// A message is malformed.
@@ -44,7 +44,7 @@ pub enum VerifyError {
     /// An AV_PAIR list is malformed.
     #[error("malformed AV_PAIR list: {0}")]
     MalformedAvPairs(#[from] AvError),
-    /// KEY_EXCH was selected and EncryptedRandomSessionKey is no key.
+    /// KEY_EXCH is set, but EncryptedRandomSessionKey does not have the length of a key.
     #[error("EncryptedRandomSessionKey has {got} bytes, expected 16")]
     SessionKeyLength {
         /// Its length in bytes.
@@ -53,24 +53,24 @@ pub enum VerifyError {
     /// The account is unknown, or the client is anonymous.
     #[error("unknown user")]
     UnknownUser,
-    /// The NT response does not come from the account's password.
+    /// The NT response was not computed from the password of the account.
     #[error("wrong password")]
     WrongPassword,
-    /// The NT response is right and the LM response is not: neither LMv2, nor zeros where the server told its time.
+    /// The NT response is correct, but the LM response is neither LMv2 nor, if the server sent its time, zeros.
     #[error("bad LM response")]
     BadLmResponse,
-    /// The MIC is wrong, or missing where it was announced or is required.
+    /// The MIC is wrong, or missing although announced or required.
     #[error("bad or missing MIC")]
     BadMic,
-    /// The kind of response is not accepted.
+    /// The kind of response is not allowed.
     #[error("method not allowed: {0}")]
     MethodNotAllowed(NtResponseKind),
 }
 
-/// Checks `authenticate` against the two messages before it and the account that `lookup` finds by user and domain.
+/// Verifies `authenticate` with the two messages before it and the hash that `lookup` returns for user and domain.
 ///
 /// # Errors
-/// [`VerifyError`]. The method is judged before the account, and the account before the password.
+/// [`VerifyError`]. The method is checked before the account, and the account before the password.
 pub fn verify<'h>(
     authenticate: &[u8],
     negotiate: &[u8],
@@ -79,7 +79,7 @@ pub fn verify<'h>(
     options: &VerifyOptions,
 ) -> Result<Verified, VerifyError> {
     let message = AuthenticateMessage::decode(authenticate)?;
-    let asked = ChallengeMessage::decode(challenge)?;
+    let sent = ChallengeMessage::decode(challenge)?;
     let user = message.text(message.user, "UserName")?;
     let domain = message.text(message.domain, "DomainName")?;
     let workstation = message.text(message.workstation, "Workstation")?;
@@ -88,7 +88,7 @@ pub fn verify<'h>(
     let (method, mic) = match (kind, message.v2_response()) {
         (NtResponseKind::NtlmV2, Some(response)) => {
             let ntowf_v2 = crypto::ntowf_v2(find()?, &user, &domain);
-            let key_exchange_key = check_v2(&message, &asked, &response, &ntowf_v2)?;
+            let key_exchange_key = check_v2(&message, &sent, &response, &ntowf_v2)?;
             let mic = mic_announced(&response)?;
             if mic {
                 check_mic(&message, [negotiate, challenge, authenticate], &key_exchange_key)?;
@@ -98,7 +98,7 @@ pub fn verify<'h>(
             (Method::NtlmV2, mic)
         }
         (NtResponseKind::NtlmV1Ess, _) if options.allow_v1_ess => {
-            check_v1_ess(&message, &asked, find()?)?;
+            check_v1_ess(&message, &sent, find()?)?;
             (Method::NtlmV1Ess, false)
         }
         (NtResponseKind::Anonymous, _) => return Err(VerifyError::UnknownUser),
@@ -107,23 +107,23 @@ pub fn verify<'h>(
     Ok(Verified { user, domain, workstation, method, mic })
 }
 
-/// Recomputes NTProofStr and the LM response; returns the KeyExchangeKey.
+/// Checks NTProofStr and the LM response. Returns the KeyExchangeKey.
 fn check_v2(
     message: &AuthenticateMessage<'_>,
-    asked: &ChallengeMessage<'_>,
+    challenge: &ChallengeMessage<'_>,
     response: &V2Response<'_>,
     ntowf_v2: &Key,
 ) -> Result<Key, VerifyError> {
-    let (proof, key_exchange_key) = crypto::v2_proof(ntowf_v2, asked.server_challenge, response.temp);
-    if proof != response.proof {
+    let (nt_proof_str, key_exchange_key) = crypto::v2_proof(ntowf_v2, challenge.server_challenge, response.temp);
+    if nt_proof_str != response.nt_proof_str {
         return Err(VerifyError::WrongPassword);
     }
-    let told_time = match asked.target_info {
+    let has_timestamp = match challenge.target_info {
         Some(list) => av_pair::find(list, AvId::Timestamp)?.is_some(),
         None => false,
     };
-    let lm_v2 = crypto::lm_v2(ntowf_v2, asked.server_challenge, response.client_challenge);
-    if message.lm_response != lm_v2 && !(told_time && message.lm_response == [0; 24]) {
+    let lm_v2 = crypto::lm_v2(ntowf_v2, challenge.server_challenge, response.client_challenge);
+    if message.lm_response != lm_v2 && !(has_timestamp && message.lm_response == [0; 24]) {
         return Err(VerifyError::BadLmResponse);
     }
     Ok(key_exchange_key)
@@ -131,11 +131,11 @@ fn check_v2(
 
 fn check_v1_ess(
     message: &AuthenticateMessage<'_>,
-    asked: &ChallengeMessage<'_>,
+    challenge: &ChallengeMessage<'_>,
     nt_hash: &Key,
 ) -> Result<(), VerifyError> {
     let client_challenge = *message.lm_response.first_chunk().ok_or(VerifyError::BadLmResponse)?;
-    let (response, _) = crypto::v1_ess(nt_hash, asked.server_challenge, client_challenge);
+    let (response, _) = crypto::v1_ess(nt_hash, challenge.server_challenge, client_challenge);
     if message.nt_response == response { Ok(()) } else { Err(VerifyError::WrongPassword) }
 }
 
@@ -146,7 +146,7 @@ fn mic_announced(response: &V2Response<'_>) -> Result<bool, AvError> {
     })
 }
 
-/// Recomputes the MIC over all three messages, the third with its MIC zeroed.
+/// Checks the MIC, which covers all three messages, with zeros in place of the MIC itself.
 fn check_mic(
     message: &AuthenticateMessage<'_>,
     [negotiate, challenge, authenticate]: [&[u8]; 3],
@@ -162,7 +162,7 @@ fn check_mic(
     let (Some(sent), Some((before, rest))) = (message.mic, authenticate.split_at_checked(MIC_AT)) else {
         return Err(VerifyError::BadMic);
     };
-    let behind = rest.get(MIC_SIZE..).unwrap_or_default();
-    let parts = [negotiate, challenge, before, &[0; MIC_SIZE], behind];
+    let after = rest.get(MIC_SIZE..).unwrap_or_default();
+    let parts = [negotiate, challenge, before, &[0; MIC_SIZE], after];
     if crypto::hmac_md5(&exported_session_key, &parts) == sent { Ok(()) } else { Err(VerifyError::BadMic) }
 }

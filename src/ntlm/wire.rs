@@ -1,64 +1,64 @@
-//! The pieces every NTLM message is made of: signature, payload fields, strings, Version.
+//! The elements common to all NTLM messages: signature, payload fields, strings, Version.
 //!
-//! A message is a fixed part followed by a payload. The fixed part points into the payload with *payload fields*
-//! (length, maximum length, offset), and nothing a peer writes there is trusted: every read goes through
-//! [`slice::get`], and a field that points outside its message is an error value.
+//! A message consists of a fixed part and a payload. The fixed part refers to the payload by *payload fields* (length,
+//! maximum length, offset). They are not trusted: every read goes through [`slice::get`], and a field that points
+//! outside its message is an error.
 
 use thiserror::Error;
 
 /// The first eight bytes of every message (MS-NLMP 2.2.1).
 pub(super) const SIGNATURE: [u8; 8] = *b"NTLMSSP\0";
 
-/// Why bytes are not the NTLM message they were taken for.
+/// Why bytes are not the expected NTLM message, or why a message cannot be encoded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum MessageError {
-    /// The message ends before a fixed field does.
+    /// The message ends before the end of a field in its fixed part.
     #[error("the message has {length} bytes, but {field} needs {needed}")]
     Truncated {
-        /// The field that is cut off.
+        /// The incomplete field.
         field: &'static str,
-        /// The length in bytes the message must have to hold the field.
+        /// The length that the message needs to contain the field, in bytes.
         needed: usize,
-        /// The length in bytes the message has.
+        /// The length of the message, in bytes.
         length: usize,
     },
     /// The first eight bytes are not `NTLMSSP\0`.
     #[error("not an NTLM message: it does not begin with the signature NTLMSSP")]
     Signature,
-    /// The message type is another than the one expected, or none that exists.
+    /// The message type is not the expected one, or does not exist.
     #[error("expected message type {expected}, got {got}")]
     Type {
-        /// The type that was asked for: 1, 2, 3, or a list of these.
+        /// The expected type: 1, 2, 3, or a list of these.
         expected: &'static str,
-        /// The type the message bears.
+        /// The type of the message.
         got: u32,
     },
     /// A payload field points outside the message, or into its fixed part.
-    #[error("{field} claims {length} bytes at offset {offset}, but the payload lies within {start}..{end}")]
+    #[error("{field} has {length} bytes at offset {offset}, but the payload is within {start}..{end}")]
     OutOfBounds {
-        /// The field that lies.
+        /// The invalid field.
         field: &'static str,
-        /// The length in bytes it claims.
+        /// The length in the field, in bytes.
         length: usize,
-        /// The offset in bytes it claims.
+        /// The offset in the field, in bytes.
         offset: usize,
-        /// The first offset a payload can have.
+        /// The smallest valid offset, in bytes.
         start: usize,
-        /// The length of the message.
+        /// The length of the message, in bytes.
         end: usize,
     },
     /// A UTF-16LE string has an odd number of bytes.
     #[error("{field} is UTF-16LE but has an odd length of {length} bytes")]
     OddLength {
-        /// The string's name.
+        /// The name of the string.
         field: &'static str,
         /// Its length in bytes.
         length: usize,
     },
-    /// A value does not fit a payload field (65,535 bytes at most) while encoding.
+    /// A value to be encoded is too long for a payload field, which allows 65,535 bytes.
     #[error("{field} has {length} bytes; a payload field holds at most 65535")]
     TooLong {
-        /// The value's name.
+        /// The name of the value.
         field: &'static str,
         /// Its length in bytes.
         length: usize,
@@ -80,7 +80,8 @@ impl MessageType {
     /// The type of `message`.
     ///
     /// # Errors
-    /// [`MessageError::Truncated`], [`MessageError::Signature`], or [`MessageError::Type`] for a number outside 1..=3.
+    /// [`MessageError::Truncated`], [`MessageError::Signature`], or [`MessageError::Type`] for a type other than 1 to
+    /// 3.
     pub fn of(message: &[u8]) -> Result<Self, MessageError> {
         if read_array::<8>(message, 0, "Signature")? != SIGNATURE {
             return Err(MessageError::Signature);
@@ -103,7 +104,7 @@ impl MessageType {
         }
     }
 
-    /// Fails unless `message` is of this type.
+    /// Checks that `message` has this type.
     pub(super) fn expect(self, message: &[u8]) -> Result<(), MessageError> {
         let got = Self::of(message)?;
         if got == self {
@@ -117,7 +118,7 @@ impl MessageType {
         Err(MessageError::Type { expected, got: got.number() })
     }
 
-    /// Signature and type, as every message begins.
+    /// Appends the signature and the type, with which every message begins.
     pub(super) fn write(self, out: &mut Vec<u8>) {
         out.extend_from_slice(&SIGNATURE);
         out.extend_from_slice(&self.number().to_le_bytes());
@@ -142,7 +143,7 @@ pub(super) fn read_u32(message: &[u8], offset: usize, field: &'static str) -> Re
     read_array(message, offset, field).map(u32::from_le_bytes)
 }
 
-/// Length, maximum length and offset of a value in the payload: the eight bytes MS-NLMP calls `…Fields`.
+/// Length, maximum length and offset of a value in the payload: the eight bytes that MS-NLMP calls `…Fields`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PayloadField {
     pub name: &'static str,
@@ -155,7 +156,7 @@ impl PayloadField {
     /// The size of the field itself in the fixed part.
     pub const SIZE: usize = 8;
 
-    /// Reads the field at `at`. Its claims are not checked before [`PayloadField::of`].
+    /// Reads the field at `at`. Length and offset are not checked before [`PayloadField::of`].
     pub fn read(message: &[u8], at: usize, name: &'static str) -> Result<Self, MessageError> {
         let [l0, l1, m0, m1, o0, o1, o2, o3] = read_array::<8>(message, at, name)?;
         Ok(Self {
@@ -166,12 +167,12 @@ impl PayloadField {
         })
     }
 
-    /// The offset, if the field points at anything: an empty field may bear any offset and says nothing of the layout.
+    /// The offset of the value; `None` if the field is empty, because the offset of an empty field has no meaning.
     pub fn start(&self) -> Option<usize> {
         (self.length > 0).then_some(self.offset)
     }
 
-    /// The bytes the field points at, which must lie behind the `fixed` part and within the message.
+    /// The bytes of the value, which must be within the message and after its fixed part of `fixed` bytes.
     pub fn of<'a>(&self, message: &'a [u8], fixed: usize) -> Result<&'a [u8], MessageError> {
         if self.length == 0 {
             return Ok(&[]);
@@ -189,7 +190,7 @@ impl PayloadField {
         message.get(self.offset..).and_then(|rest| rest.get(..self.length)).ok_or(error)
     }
 
-    /// Writes a field for `value` at payload offset `*cursor` and moves the cursor behind it.
+    /// Writes a field for `value` at offset `*cursor`, and advances the cursor by the length of the value.
     pub fn write(out: &mut Vec<u8>, cursor: &mut usize, value: &[u8], field: &'static str) -> Result<(), MessageError> {
         let too_long = || MessageError::TooLong { field, length: value.len() };
         let length = u16::try_from(value.len()).map_err(|_| too_long())?;
@@ -201,26 +202,26 @@ impl PayloadField {
         Ok(())
     }
 
-    /// Writes the field of a value that is not there: all zeros.
+    /// Writes the field of an absent value: all zeros.
     pub fn write_absent(out: &mut Vec<u8>) {
         out.extend_from_slice(&[0; Self::SIZE]);
     }
 }
 
-/// How a message writes its strings (NTLMSSP_NEGOTIATE_UNICODE, NTLM_NEGOTIATE_OEM).
+/// The charset of the strings in a message (NTLMSSP_NEGOTIATE_UNICODE, NTLM_NEGOTIATE_OEM).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Charset {
     /// UTF-16LE.
     Unicode,
-    /// The sender's OEM code page, which the messages never name.
+    /// The sender's OEM code page, which the messages do not specify.
     Oem,
 }
 
 impl Charset {
-    /// Decodes a string. Lone surrogates and OEM bytes beyond ASCII become U+FFFD, for the code page is unknown.
+    /// Decodes a string. Lone surrogates, and OEM bytes beyond ASCII, whose code page is unknown, become U+FFFD.
     ///
     /// # Errors
-    /// [`MessageError::OddLength`] for UTF-16LE of an odd number of bytes.
+    /// [`MessageError::OddLength`] if it is UTF-16LE with an odd number of bytes.
     pub fn decode(self, bytes: &[u8], field: &'static str) -> Result<String, MessageError> {
         match self {
             Self::Unicode => {
@@ -248,7 +249,7 @@ pub(super) fn utf16le(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The VERSION structure (MS-NLMP 2.2.2.10): for debugging only, no decision hangs on it.
+/// The VERSION structure (MS-NLMP 2.2.2.10), for debugging only. It must not affect processing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Version {
     /// ProductMajorVersion.
@@ -257,15 +258,15 @@ pub struct Version {
     pub minor: u8,
     /// ProductBuild.
     pub build: u16,
-    /// NTLMRevisionCurrent: 0x0f (NTLMSSP_REVISION_W2K3) in all current systems.
+    /// NTLMRevisionCurrent: 0x0f (NTLMSSP_REVISION_W2K3) on all current systems.
     pub revision: u8,
 }
 
 impl Version {
-    /// The structure's size in bytes.
+    /// The size of the structure in bytes.
     pub(super) const SIZE: usize = 8;
 
-    /// Windows 10 22H2: what appliances that log the client's version expect to see.
+    /// Windows 10 22H2, a version that appliances which log it expect.
     pub const WINDOWS_10: Self = Self { major: 10, minor: 0, build: 19_045, revision: 0x0f };
 
     pub(super) fn read(message: &[u8], at: usize) -> Result<Self, MessageError> {
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_may_reach_the_last_byte_and_no_further() {
+    fn a_field_may_end_with_the_message_and_not_after_it() {
         let message = [7; 20];
         assert_eq!(field(4, 16).of(&message, 12), Ok(&[7; 4][..]));
         assert!(matches!(field(5, 16).of(&message, 12), Err(MessageError::OutOfBounds { end: 20, .. })));
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_field_may_bear_any_offset() {
+    fn an_empty_field_may_have_any_offset() {
         assert_eq!(field(0, usize::MAX).of(&[], 12), Ok(&[][..]));
         assert_eq!(field(0, 3).start(), None);
     }
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_type_is_read_only_behind_the_signature() {
+    fn the_type_is_read_only_after_a_valid_signature() {
         assert_eq!(MessageType::of(b"NTLMSSP\0\x02\0\0\0"), Ok(MessageType::Challenge));
         assert_eq!(MessageType::of(b"NTLMSSP\0\x04\0\0\0"), Err(MessageError::Type { expected: "1, 2 or 3", got: 4 }));
         assert_eq!(MessageType::of(b"NTLMSSP!\x02\0\0\0"), Err(MessageError::Signature));

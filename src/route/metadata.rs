@@ -1,16 +1,17 @@
-//! Addresses at which clouds and hypervisors serve the credentials of the machine.
+//! Addresses of metadata services, from which clouds and hypervisors serve the credentials of the machine.
 //!
-//! This is the only list of them. A request must not reach one by a literal, through `no_proxy` or through a name, unless a route names
-//! the address. IPv6 addresses that a translator or a tunnel turns into an IPv4 address count as that IPv4 address.
+//! This is the only list of them. No request may reach one, whether by an IP address, through `no_proxy` or through a
+//! name that resolves to it, unless a route names the address. An IPv6 address that a translator or a tunnel maps to an
+//! IPv4 address counts as that IPv4 address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// IPv4 networks, each with its source.
+/// IPv4 networks, with sources.
 const V4: &[Ipv4Net] = &[
-    // Link-local, RFC 3927. AWS, Google, Azure, OpenStack and most others serve 169.254.169.254; ECS 169.254.170.2, EKS Pod Identity
-    // 169.254.170.23, Tencent 169.254.0.23, Scaleway 169.254.42.42.
+    // Link-local, RFC 3927. AWS, Google, Azure, OpenStack and most others use 169.254.169.254; ECS 169.254.170.2, EKS
+    // Pod Identity 169.254.170.23, Tencent 169.254.0.23, Scaleway 169.254.42.42.
     v4([169, 254, 0, 0], 16),
     // Alibaba Cloud, "Instance metadata" in the ECS guide.
     v4([100, 100, 100, 200], 32),
@@ -20,20 +21,20 @@ const V4: &[Ipv4Net] = &[
     v4([192, 0, 0, 192], 32),
 ];
 
-/// IPv6 networks, each with its source.
+/// IPv6 networks, with sources.
 const V6: &[Ipv6Net] = &[
-    // Link-local, RFC 4291 §2.5.6; OpenStack serves fe80::a9fe:a9fe.
+    // Link-local, RFC 4291 §2.5.6; OpenStack uses fe80::a9fe:a9fe.
     v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
-    // AWS's services for Nitro instances: metadata ::254, EKS Pod Identity ::23, DNS ::253, time ::123.
+    // AWS services for Nitro instances: metadata ::254, EKS Pod Identity ::23, DNS ::253, time ::123.
     v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32),
-    // Google Cloud, instances with IPv6 only: "View and query VM metadata".
+    // Google Cloud, IPv6-only instances: "View and query VM metadata".
     v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
-    // Oracle Cloud Infrastructure, the endpoint of its SDKs for IPv6.
+    // Oracle Cloud Infrastructure, the IPv6 endpoint in its SDKs.
     v6([0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe], 128),
-    // Scaleway, Akamai (Linode): the endpoints of cloud-init's data sources.
+    // Scaleway and Akamai (Linode), the endpoints in the data sources of cloud-init.
     v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42], 128),
     v6([0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1], 128),
-    // Alibaba Cloud, instances with IPv6.
+    // Alibaba Cloud, IPv6 instances.
     v6([0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200], 128),
 ];
 
@@ -46,21 +47,22 @@ const fn v6(segments: [u16; 8], prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)
 }
 
-/// The banned network that an address leads into, if it does.
+/// The network in this list to which `address` leads, if any.
 #[must_use]
 pub fn metadata_network(address: IpAddr) -> Option<IpNet> {
     let v4 = |address: Ipv4Addr| V4.iter().find(|network| network.contains(&address)).copied().map(IpNet::V4);
     match address.to_canonical() {
         IpAddr::V4(address) => v4(address),
         IpAddr::V6(address) => {
-            let own = V6.iter().find(|network| network.contains(&address)).copied().map(IpNet::V6);
-            own.or_else(|| embedded(address).into_iter().flatten().find_map(v4))
+            let native = V6.iter().find(|network| network.contains(&address)).copied().map(IpNet::V6);
+            native.or_else(|| embedded(address).into_iter().flatten().find_map(v4))
         }
     }
 }
 
-/// Whether a network from a route names an address that is banned: it lies within the banned network, or is the address alone. What is
-/// wider, such as 0.0.0.0/0, was not written with a metadata service in mind.
+/// Whether a network in a route explicitly names `address`, an address of a metadata service: it is a subnet of the
+/// network in this list, or the single address. Anything wider, such as 0.0.0.0/0, was not written with metadata
+/// services in mind.
 #[must_use]
 pub fn names(network: &IpNet, address: IpAddr) -> bool {
     let address = address.to_canonical();
@@ -69,33 +71,34 @@ pub fn names(network: &IpNet, address: IpAddr) -> bool {
             || metadata_network(address).is_some_and(|banned| banned.contains(network)))
 }
 
-/// The IPv4 addresses that an IPv6 address may carry, by whichever scheme its prefix belongs to.
+/// The IPv4 addresses that may be embedded in an IPv6 address, depending on its prefix.
 fn embedded(address: Ipv6Addr) -> [Option<Ipv4Addr>; 6] {
     let octets = address.octets();
-    let at = |places: [usize; 4]| Some(Ipv4Addr::from(places.map(|place| octets[place])));
+    let at = |indices: [usize; 4]| Some(Ipv4Addr::from(indices.map(|index| octets[index])));
     let last = at([12, 13, 14, 15]);
     let mut found = [None; 6];
     match address.segments() {
-        // IPv4-compatible, RFC 4291 §2.5.5.1; IPv4-translated, RFC 2765 §2.1; the well-known NAT64 prefix, RFC 6052 §2.1.
+        // IPv4-compatible, RFC 4291 §2.5.5.1; IPv4-translated, RFC 2765 §2.1; the well-known NAT64 prefix, RFC 6052
+        // §2.1.
         [0, 0, 0, 0, 0, 0, ..] | [0, 0, 0, 0, 0xffff, 0, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => found[0] = last,
-        // NAT64 prefixes of a network's own, RFC 8215: of any length, each with its place for the address (RFC 6052 §2.2).
+        // Local-use NAT64 prefixes, RFC 8215. The position of the address depends on the prefix length (RFC 6052 §2.2).
         [0x64, 0xff9b, 1, ..] => {
             found = [
                 at([6, 7, 9, 10]),
                 at([7, 9, 10, 11]),
                 at([9, 10, 11, 12]),
                 last,
-                // Translators that take no heed of the reserved octet 8.
+                // Translators that do not skip the reserved octet 8.
                 at([6, 7, 8, 9]),
                 at([8, 9, 10, 11]),
             ];
         }
         // 6to4, RFC 3056 §2.
         [0x2002, ..] => found[0] = at([2, 3, 4, 5]),
-        // Teredo, RFC 4380 §4: the server, and the client with its bits inverted.
+        // Teredo, RFC 4380 §4: the server, and the client with inverted bits.
         [0x2001, 0, ..] => {
             found[0] = at([4, 5, 6, 7]);
-            found[1] = Some(Ipv4Addr::from([12, 13, 14, 15].map(|place| !octets[place])));
+            found[1] = Some(Ipv4Addr::from([12, 13, 14, 15].map(|index| !octets[index])));
         }
         // ISATAP, RFC 5214 §6.1, in any network.
         [_, _, _, _, 0 | 0x200, 0x5efe, ..] => found[0] = last,
@@ -108,12 +111,12 @@ fn embedded(address: Ipv6Addr) -> [Option<Ipv4Addr>; 6] {
 mod tests {
     use super::*;
 
-    fn is_banned(text: &str) -> bool {
+    fn is_listed(text: &str) -> bool {
         metadata_network(text.parse().unwrap()).is_some()
     }
 
     #[test]
-    fn every_address_of_a_metadata_service_is_banned() {
+    fn addresses_of_metadata_services_are_listed() {
         for text in [
             "169.254.169.254",
             "169.254.170.2",
@@ -134,12 +137,12 @@ mod tests {
             "fd00:a9fe:a9fe::1",
             "fd00:100::100:200",
         ] {
-            assert!(is_banned(text), "{text}");
+            assert!(is_listed(text), "{text}");
         }
     }
 
     #[test]
-    fn an_ipv4_address_within_an_ipv6_address_is_looked_through() {
+    fn ipv4_addresses_embedded_in_ipv6_addresses_are_recognised() {
         for text in [
             "::ffff:169.254.169.254",
             "::169.254.169.254",
@@ -160,12 +163,12 @@ mod tests {
             "2001:db8::5efe:169.254.169.254",
             "2001:db8::200:5efe:c000:c0",
         ] {
-            assert!(is_banned(text), "{text}");
+            assert!(is_listed(text), "{text}");
         }
     }
 
     #[test]
-    fn ordinary_addresses_are_not_banned() {
+    fn ordinary_addresses_are_not_listed() {
         for text in [
             "127.0.0.1",
             "10.0.0.1",
@@ -182,12 +185,12 @@ mod tests {
             "fd20:ce::255",
             "fec0::1",
         ] {
-            assert!(!is_banned(text), "{text}");
+            assert!(!is_listed(text), "{text}");
         }
     }
 
     #[test]
-    fn only_a_network_within_the_ban_or_the_address_alone_names_it() {
+    fn only_a_listed_subnet_or_the_single_address_names_an_address() {
         let names = |network: &str, address: &str| names(&network.parse().unwrap(), address.parse().unwrap());
         assert!(names("169.254.0.0/16", "169.254.169.254"));
         assert!(names("169.254.169.254/32", "::ffff:169.254.169.254"));

@@ -1,13 +1,13 @@
-//! Where a request goes: through a group of upstreams, straight to its origin, or nowhere.
+//! Decides where a request goes: through a group of upstreams, directly to its origin, or nowhere.
 //!
-//! Pure: a destination as the client named it, and rules from the configuration. No name is looked up here; networks match
-//! addresses that are written out.
+//! Pure: the input is the destination as the client wrote it and the rules from the configuration. Names are not
+//! resolved, so networks match only destinations that are IP addresses.
 //!
 //! | file | subject |
 //! |---|---|
-//! | `pattern` | what a rule may say of a host, a port, a network |
-//! | `rules` | the ordered rules, and what they decide |
-//! | `plan` | what a source of routes answers: ordered candidates |
+//! | `pattern` | patterns for hosts and ports, and entries of NO_PROXY |
+//! | `rules` | the ordered rules, and the decision |
+//! | `plan` | the answer of a route source: ordered candidates |
 //! | `metadata` | addresses of metadata services, which are denied unless a rule names them |
 
 mod metadata;

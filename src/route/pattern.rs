@@ -1,41 +1,43 @@
-//! What a rule may say of a destination.
+//! Patterns for destinations.
 
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
 
-/// Why text is no pattern.
+/// Why a text is not a valid pattern. It contains the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
     /// Not a host pattern.
     #[error(
-        "{0:?} is no host pattern; write a name (example.com), a suffix (.example.com) or a glob (*.build-*.example.com)"
+        "{0:?} is not a host pattern; use a name (example.com), a suffix (.example.com) or a glob \
+         (*.build-*.example.com)"
     )]
     Host(String),
     /// Not a port or a range of ports.
-    #[error("{0:?} is no port; write a number from 1 to 65535, or a range such as 8000-8999")]
+    #[error("{0:?} is not a port; use a number from 1 to 65535, or a range such as 8000-8999")]
     Port(String),
     /// Not an entry of NO_PROXY.
     #[error(
-        "{0:?} is no entry of NO_PROXY; write a domain, an address, a network such as 10.0.0.0/8, each with or without :port, or *"
+        "{0:?} is not an entry of NO_PROXY; use a domain, an address or a network such as 10.0.0.0/8, each with or \
+         without :port, or *"
     )]
     NoProxy(String),
 }
 
-/// A pattern for the names of hosts; letter case and a final dot make no difference.
+/// A pattern for host names. Case and a final dot are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostPattern {
-    /// This host alone.
+    /// This host only.
     Exact(Box<str>),
-    /// All hosts below a domain, not the domain itself; kept with its dot.
+    /// All subdomains of a domain, but not the domain itself. Includes the leading dot.
     Suffix(Box<str>),
-    /// `*` stands for any number of any characters, dots included.
+    /// `*` matches any number of any characters, including dots.
     Glob(Box<str>),
 }
 
 impl HostPattern {
-    /// Whether `host`, in lower case and without a final dot or brackets, fits.
+    /// Whether the pattern matches `host`, which must be in lower case and without a final dot or brackets.
     #[must_use]
     pub fn matches(&self, host: &str) -> bool {
         match self {
@@ -66,7 +68,7 @@ impl FromStr for HostPattern {
     }
 }
 
-/// Linear in the text for each star: after a mismatch only the last star is given one character more.
+/// Takes linear time for each star: after a mismatch, only the last star is extended by one character.
 fn glob_matches(glob: &str, text: &str) -> bool {
     let (glob, text) = (glob.as_bytes(), text.as_bytes());
     let (mut at, mut seen) = (0, 0);
@@ -89,17 +91,17 @@ fn glob_matches(glob: &str, text: &str) -> bool {
     glob.get(at..).is_none_or(|rest| rest.iter().all(|byte| *byte == b'*'))
 }
 
-/// A port, or several in a row.
+/// A range of ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortRange {
-    /// The first.
+    /// The first port, from 1.
     pub from: u16,
-    /// The last; not below the first.
+    /// The last port, inclusive, not less than the first.
     pub to: u16,
 }
 
 impl PortRange {
-    /// Whether the port is one of them.
+    /// Whether the range contains the port.
     #[must_use]
     pub fn contains(self, port: u16) -> bool {
         (self.from..=self.to).contains(&port)
@@ -121,10 +123,10 @@ impl FromStr for PortRange {
     }
 }
 
-/// One entry of `NO_PROXY` as curl, Go and Python's requests agree on it.
+/// One entry of `NO_PROXY`, in the syntax that curl, Go and Python's requests have in common.
 ///
-/// `example.com` is that host and all below it, `.example.com` and `*.example.com` all below it, `10.0.0.0/8` the addresses of a
-/// network, `*` everything; each but the last two may end in `:port`.
+/// `example.com` matches that host and its subdomains, `.example.com` and `*.example.com` only the subdomains,
+/// `10.0.0.0/8` the addresses of a network, and `*` everything. Each except the last two may end in `:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoProxyEntry {
     host: NoProxyHost,
@@ -140,19 +142,19 @@ enum NoProxyHost {
 }
 
 impl NoProxyEntry {
-    /// Whether a destination fits; `address` is what `host` writes out, if it does.
+    /// Whether the entry matches a destination. `address` is `host` as an address, if it is one.
     #[must_use]
     pub fn matches(&self, host: &str, address: Option<IpAddr>, port: u16) -> bool {
         let is_below = |domain: &str| {
             host.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.')).is_some_and(|rest| !rest.is_empty())
         };
-        let host_fits = match &self.host {
+        let host_matches = match &self.host {
             NoProxyHost::All => true,
             NoProxyHost::Domain(domain) => **domain == *host || is_below(domain),
             NoProxyHost::Below(domain) => is_below(domain),
             NoProxyHost::Network(network) => address.is_some_and(|address| network.contains(&address)),
         };
-        host_fits && self.port.is_none_or(|wanted| wanted == port)
+        host_matches && self.port.is_none_or(|wanted| wanted == port)
     }
 }
 
@@ -168,7 +170,7 @@ impl FromStr for NoProxyEntry {
         if let Ok(network) = entry.parse::<IpNet>() {
             return Ok(NoProxyEntry { host: NoProxyHost::Network(network.trunc()), port: None });
         }
-        // An IPv6 address has more colons than one, or stands in brackets.
+        // An IPv6 address has more than one colon, or is in brackets.
         let (host, port) = match entry.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
                 let port: PortRange = port.parse().map_err(|_| wrong())?;
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_itself_a_suffix_is_what_is_below_and_a_glob_is_anything() {
+    fn names_suffixes_and_globs_match_as_documented() {
         assert!(host("Example.COM.", "example.com"));
         assert!(!host("example.com", "www.example.com"));
         assert!(host(".example.com", "www.example.com"));
@@ -215,13 +217,13 @@ mod tests {
     }
 
     #[test]
-    fn a_glob_with_many_stars_does_not_take_for_ever() {
+    fn a_glob_with_many_stars_matches_in_reasonable_time() {
         let glob = format!("{}b", "*a".repeat(60));
         assert!(!host(&glob, &"a".repeat(250)));
     }
 
     #[test]
-    fn what_is_no_pattern_is_refused() {
+    fn invalid_patterns_are_rejected() {
         for text in ["", ".", "a b", "a..b", "exämple", "http://example.com", "a/b", "a,b"] {
             assert!(text.parse::<HostPattern>().is_err(), "{text}");
         }
@@ -234,30 +236,30 @@ mod tests {
     }
 
     #[test]
-    fn ports_stand_alone_or_in_a_row() {
+    fn a_range_may_be_a_single_port() {
         assert!("443".parse::<PortRange>().unwrap().contains(443));
         assert!("8000-8999".parse::<PortRange>().unwrap().contains(8999));
         assert!(!"8000-8999".parse::<PortRange>().unwrap().contains(9000));
     }
 
     #[test]
-    fn no_proxy_is_read_as_its_other_readers_do() {
-        let fits = |entry: &str, host: &str, port| {
+    fn no_proxy_is_interpreted_as_by_other_programs() {
+        let matches = |entry: &str, host: &str, port| {
             entry.parse::<NoProxyEntry>().unwrap().matches(host, host.parse().ok(), port)
         };
-        assert!(fits("corp.example", "corp.example", 80));
-        assert!(fits("corp.example", "git.corp.example", 80));
-        assert!(!fits("corp.example", "mycorp.example", 80));
-        assert!(fits(".svc", "redis.svc", 6379));
-        assert!(!fits(".svc", "svc", 6379));
-        assert!(fits("*.svc", "redis.svc", 6379));
-        assert!(fits("git.example:8443", "git.example", 8443));
-        assert!(!fits("git.example:8443", "git.example", 443));
-        assert!(fits("10.0.0.0/8", "10.200.3.4", 1));
-        assert!(!fits("10.0.0.0/8", "ten.example", 1));
-        assert!(fits("127.0.0.1", "127.0.0.1", 1));
-        assert!(fits("[2001:db8::1]:443", "2001:db8::1", 443));
-        assert!(fits("2001:db8::1", "2001:db8::1", 8443));
-        assert!(fits("*", "whatever", 1));
+        assert!(matches("corp.example", "corp.example", 80));
+        assert!(matches("corp.example", "git.corp.example", 80));
+        assert!(!matches("corp.example", "mycorp.example", 80));
+        assert!(matches(".svc", "redis.svc", 6379));
+        assert!(!matches(".svc", "svc", 6379));
+        assert!(matches("*.svc", "redis.svc", 6379));
+        assert!(matches("git.example:8443", "git.example", 8443));
+        assert!(!matches("git.example:8443", "git.example", 443));
+        assert!(matches("10.0.0.0/8", "10.200.3.4", 1));
+        assert!(!matches("10.0.0.0/8", "ten.example", 1));
+        assert!(matches("127.0.0.1", "127.0.0.1", 1));
+        assert!(matches("[2001:db8::1]:443", "2001:db8::1", 443));
+        assert!(matches("2001:db8::1", "2001:db8::1", 8443));
+        assert!(matches("*", "whatever", 1));
     }
 }

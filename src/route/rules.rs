@@ -1,4 +1,4 @@
-//! The ordered rules, and what they decide.
+//! The ordered rules, and the decision that they make.
 
 use std::net::IpAddr;
 
@@ -20,47 +20,47 @@ pub enum Decision {
     Deny,
 }
 
-/// A rule: what it is about, and what is decided.
+/// A rule: conditions and a decision.
 ///
-/// It fits when the host fits one of `hosts` or is an address in one of `networks` (or both lists are empty), and the port is among
-/// `ports` (or that list is empty).
+/// It matches if the host matches one of `hosts` or is an address in one of `networks`, or both lists are empty, and if
+/// the port is in `ports`, or that list is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Patterns for names.
+    /// Patterns for host names.
     pub hosts: Vec<HostPattern>,
-    /// Networks for addresses that are written out.
+    /// Networks, for destinations that are IP addresses.
     pub networks: Vec<IpNet>,
-    /// Ports.
+    /// Ranges of ports.
     pub ports: Vec<PortRange>,
-    /// What then.
+    /// The decision if the rule matches.
     pub decision: Decision,
 }
 
 impl Rule {
-    fn fits(&self, host: &str, address: Option<IpAddr>, port: u16) -> bool {
-        let anywhere = self.hosts.is_empty() && self.networks.is_empty();
-        let host_fits = anywhere
+    fn matches(&self, host: &str, address: Option<IpAddr>, port: u16) -> bool {
+        let any_host = self.hosts.is_empty() && self.networks.is_empty();
+        let host_matches = any_host
             || self.hosts.iter().any(|pattern| pattern.matches(host))
             || address.is_some_and(|address| self.networks.iter().any(|network| network.contains(&address)));
-        host_fits && (self.ports.is_empty() || self.ports.iter().any(|range| range.contains(port)))
+        host_matches && (self.ports.is_empty() || self.ports.iter().any(|range| range.contains(port)))
     }
 
-    /// Whether it is about this address in particular, and not about all addresses or a wide network.
+    /// Whether the rule explicitly names this address, and does not just match all addresses or a wide network.
     fn names(&self, host: &str, address: IpAddr) -> bool {
         self.hosts.iter().any(|pattern| matches!(pattern, HostPattern::Exact(name) if **name == *host))
             || self.networks.iter().any(|network| names(network, address))
     }
 }
 
-/// All rules: the configured ones in their order, then the denial of metadata services, then `NO_PROXY`, then the first
-/// group. A rule leads to a metadata service only if it names its address.
+/// All rules: the configured ones in order, then the denial of metadata services, then `NO_PROXY`, then the first
+/// group. A rule allows access to a metadata service only if it names the address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// The first that fits decides.
+    /// The configured rules. The first one that matches decides.
     pub rules: Vec<Rule>,
-    /// What goes straight to its origin when no rule fits.
+    /// Destinations that are reached directly if no rule matches.
     pub no_proxy: Vec<NoProxyEntry>,
-    /// Destinations that the upstream is asked for without credentials.
+    /// Hosts for which requests to the upstream contain no credentials.
     pub without_credentials: Vec<HostPattern>,
 }
 
@@ -77,7 +77,7 @@ impl Rules {
         })
     }
 
-    /// Decides where a request goes.
+    /// Decides where a request for this destination goes.
     #[must_use]
     pub fn decide(&self, destination: &Authority<'_>) -> Decision {
         let address = address_of(destination.host);
@@ -85,15 +85,15 @@ impl Rules {
             return Decision::Group(0);
         }
         let host = plain(destination.host);
-        let banned = address.filter(|address| metadata_network(*address).is_some());
+        let metadata = address.filter(|address| metadata_network(*address).is_some());
         let decides = |rule: &&Rule| {
-            rule.fits(&host, address, destination.port)
-                && banned.is_none_or(|address| rule.decision == Decision::Deny || rule.names(&host, address))
+            rule.matches(&host, address, destination.port)
+                && metadata.is_none_or(|address| rule.decision == Decision::Deny || rule.names(&host, address))
         };
         if let Some(rule) = self.rules.iter().find(decides) {
             return rule.decision;
         }
-        if banned.is_some() {
+        if metadata.is_some() {
             return Decision::Deny;
         }
         match self.no_proxy.iter().any(|entry| entry.matches(&host, address, destination.port)) {
@@ -102,7 +102,7 @@ impl Rules {
         }
     }
 
-    /// Whether the upstream is asked for this host without credentials.
+    /// Whether requests for this host are sent to the upstream without credentials.
     #[must_use]
     pub fn goes_without_credentials(&self, host: Host<'_>) -> bool {
         !self.without_credentials.is_empty() && {
@@ -116,12 +116,12 @@ fn address_of(host: Host<'_>) -> Option<IpAddr> {
     match host {
         Host::Name(_) => None,
         Host::V4(address) => Some(IpAddr::V4(address)),
-        // An IPv4 address in IPv6 clothing is the IPv4 address.
+        // An IPv4-mapped address counts as the IPv4 address.
         Host::V6(address) => Some(IpAddr::V6(address).to_canonical()),
     }
 }
 
-/// In lower case, without brackets and the final dot.
+/// The host in lower case, without brackets and without a final dot.
 fn plain(host: Host<'_>) -> String {
     match host {
         Host::Name(name) => name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase(),
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_that_fits_decides() {
+    fn the_first_matching_rule_decides() {
         let rules = Rules { no_proxy: vec![], ..rules() };
         assert_eq!(decide(&rules, "LOGIN.corp.example.", 443), Decision::Group(1));
         assert_eq!(decide(&rules, "git.corp.example", 443), Decision::Direct);
@@ -171,16 +171,16 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_is_asked_after_the_rules() {
+    fn no_proxy_applies_after_the_rules() {
         assert_eq!(decide(&rules(), "mail.svc", 25), Decision::Deny);
         assert_eq!(decide(&rules(), "redis.svc", 6379), Decision::Direct);
     }
 
     #[test]
-    fn metadata_services_are_out_of_reach_unless_a_rule_names_them() {
+    fn metadata_services_are_denied_unless_a_rule_names_them() {
         for host in ["169.254.169.254", "[fe80::1]", "[fd00:ec2::254]", "[::ffff:169.254.169.254]"] {
             assert_eq!(decide(&Rules::default(), host, 80), Decision::Deny, "{host}");
-            assert_eq!(decide(&rules(), host, 80), Decision::Deny, "{host}: `*` in NO_PROXY is no such rule");
+            assert_eq!(decide(&rules(), host, 80), Decision::Deny, "{host}: `*` in NO_PROXY does not name it");
         }
         let named = Rules { rules: vec![rule(&[], &["169.254.0.0/16"], &[], Decision::Direct)], ..Rules::default() };
         assert_eq!(decide(&named, "169.254.169.254", 80), Decision::Direct);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_about_everything_does_not_lead_to_a_metadata_service() {
+    fn a_general_rule_does_not_allow_access_to_a_metadata_service() {
         for (hosts, networks, ports) in [
             (&["*"][..], &[][..], &[][..]),
             (&[], &["0.0.0.0/0", "::/0"], &[]),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn destinations_without_credentials_are_found_by_pattern() {
+    fn hosts_without_credentials_are_found_by_pattern() {
         assert!(rules().goes_without_credentials(Host::Name("Pki.Exempt.Example")));
         assert!(!rules().goes_without_credentials(Host::Name("exempt.example")));
         assert!(!Rules::default().goes_without_credentials(Host::Name("exempt.example")));

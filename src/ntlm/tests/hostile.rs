@@ -1,10 +1,10 @@
-//! Cut and corrupted messages: an error or an answer, never a panic.
+//! Truncated and corrupted messages cause errors, never a panic.
 
 use super::*;
 
 const TIME: FileTime = FileTime::from_unix(1_700_000_000, 0);
 
-/// xorshift64: the same bytes on every run.
+/// xorshift64, which yields the same bytes in every run.
 struct Random(u64);
 
 impl Random {
@@ -16,7 +16,7 @@ impl Random {
     }
 }
 
-/// A whole handshake with all there is: names in the offer, a timestamp, KEY_EXCH, a MIC.
+/// A handshake with all optional elements: names in the offer, a timestamp, KEY_EXCH, a MIC.
 fn handshake() -> [Vec<u8>; 3] {
     let identity = spec_identity(Method::NtlmV2);
     let options = NegotiateOptions {
@@ -37,7 +37,7 @@ fn handshake() -> [Vec<u8>; 3] {
     [one, two, three]
 }
 
-/// Feeds the messages to everything that reads messages.
+/// Feeds the messages to all functions that read messages.
 fn read([one, two, three]: [&[u8]; 3]) -> Result<Verified, VerifyError> {
     for message in [one, two, three] {
         let _ = describe(message);
@@ -54,20 +54,20 @@ fn read([one, two, three]: [&[u8]; 3]) -> Result<Verified, VerifyError> {
 }
 
 #[test]
-fn a_message_cut_at_any_byte_is_read_without_a_panic() {
+fn messages_truncated_at_any_byte_are_rejected_without_a_panic() {
     let whole = handshake();
     assert!(read([&whole[0], &whole[1], &whole[2]]).is_ok());
     for which in 0..3 {
         for length in 0..whole[which].len() {
             let mut messages = [&whole[0][..], &whole[1][..], &whole[2][..]];
             messages[which] = &whole[which][..length];
-            assert!(read(messages).is_err(), "message {} cut at {length} is still believed", which + 1);
+            assert!(read(messages).is_err(), "message {} cut at {length} is accepted", which + 1);
         }
     }
 }
 
 #[test]
-fn single_corrupted_bytes_are_read_without_a_panic_and_never_believed() {
+fn messages_with_a_corrupted_byte_are_rejected_without_a_panic() {
     let whole = handshake();
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for which in 0..3 {
@@ -78,23 +78,23 @@ fn single_corrupted_bytes_are_read_without_a_panic_and_never_believed() {
                     continue;
                 }
                 corrupted[which][at] = value;
-                // The MIC covers every byte of all three messages, itself included.
+                // The MIC covers every other byte of all three messages.
                 let result = read([&corrupted[0], &corrupted[1], &corrupted[2]]);
-                assert!(result.is_err(), "message {} byte {at} = {value:#04x} is believed", which + 1);
+                assert!(result.is_err(), "message {} byte {at} = {value:#04x} is accepted", which + 1);
             }
         }
     }
 }
 
 #[test]
-fn many_corrupted_bytes_are_read_without_a_panic() {
+fn messages_with_many_corrupted_bytes_cause_no_panic() {
     let whole = handshake();
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     for _ in 0..5_000 {
         let mut corrupted = whole.clone();
         for message in &mut corrupted {
             for _ in 0..random.below(6) {
-                // Behind signature and type, so that the corruption gets to the parsers.
+                // After signature and type, so that the corrupted bytes reach the parsers.
                 let at = 12 + random.below(message.len() - 12);
                 message[at] = u8::try_from(random.below(256)).unwrap();
             }

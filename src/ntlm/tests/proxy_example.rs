@@ -1,4 +1,4 @@
-//! The trace of a client (Windows XP) at an ISA Server (Windows Server 2003), whose password is `qa`.
+//! A recorded handshake of a Windows XP client with an ISA Server on Windows Server 2003. The password is `qa`.
 
 use super::*;
 use crate::ntlm::crypto;
@@ -27,7 +27,7 @@ fn identity() -> Identity {
 }
 
 #[test]
-fn message_1_comes_out_byte_for_byte() {
+fn message_1_is_encoded_byte_for_byte() {
     let options = NegotiateOptions {
         flags: NegotiateFlags::from_bits(0xe208_b2b7),
         version: Some(WINDOWS_XP),
@@ -49,7 +49,7 @@ fn message_1_decodes() {
 }
 
 #[test]
-fn message_2_comes_out_byte_for_byte() {
+fn message_2_is_encoded_byte_for_byte() {
     let target_info =
         ServerChallengeOptions::target_info_of("SPIRIT1B", "SPIRIT1B", "spirit1b", "spirit1b", None).unwrap();
     let options = ServerChallengeOptions {
@@ -76,7 +76,7 @@ fn message_2_decodes() {
 }
 
 #[test]
-fn message_3_comes_out_byte_for_byte() {
+fn message_3_is_encoded_byte_for_byte() {
     let inputs = AuthenticateInputs {
         client_challenge: hex_array("d0d2aaf07618863f"),
         exported_session_key: hex_array(SESSION_KEY),
@@ -98,7 +98,7 @@ fn message_3_decodes() {
 }
 
 #[test]
-fn message_3_verifies_where_the_method_is_allowed() {
+fn message_3_is_verified_if_the_method_is_allowed() {
     let hash = NtHash::from_password("qa");
     let check = |hash: &NtHash, allow_v1_ess| {
         let options = VerifyOptions { allow_v1_ess, require_mic: false };
@@ -112,7 +112,7 @@ fn message_3_verifies_where_the_method_is_allowed() {
 }
 
 #[test]
-fn the_derived_keys_are_the_recomputed_ones() {
+fn the_derived_keys_match_the_trace() {
     let hash = NtHash::from_password("qa");
     assert_eq!(hash.to_hex().as_str(), "aa8cea2a92b3ce52e8362a64302ea129");
     let (response, key_exchange_key) =
@@ -124,7 +124,7 @@ fn the_derived_keys_are_the_recomputed_ones() {
 }
 
 #[test]
-fn an_ess_identity_does_not_fall_back_to_plain_ntlm_v1() {
+fn an_ntlm_v1_ess_identity_does_not_fall_back_to_plain_ntlm_v1() {
     let mut challenge = hex(CHALLENGE);
     challenge[22] &= !0x08;
     let refused = authenticate(&identity(), &hex(NEGOTIATE), &challenge, &spec_inputs());
@@ -133,7 +133,7 @@ fn an_ess_identity_does_not_fall_back_to_plain_ntlm_v1() {
 }
 
 #[test]
-fn the_messages_describe_themselves() {
+fn the_messages_are_described_field_by_field() {
     let lines = describe(&hex(AUTHENTICATE)).unwrap();
     let value = |name: &str| lines.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str());
     assert_eq!(value("message"), Some("AUTHENTICATE_MESSAGE (3)"));

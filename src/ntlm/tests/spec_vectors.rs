@@ -1,4 +1,4 @@
-//! MS-NLMP section 4.2, one test a value.
+//! The test vectors of MS-NLMP section 4.2, with one test for each value.
 
 use rc4::{KeyInit, Rc4, StreamCipher};
 
@@ -44,7 +44,7 @@ fn nt_hash() -> Key {
     *crypto::ntowf_v1("Password")
 }
 
-/// LMOWFv1 of the password (3.3.1). Only the vectors need it: the gateway sends no LM response of that kind.
+/// LMOWFv1 of the password (3.3.1). Only the test vectors need it: the gateway sends no LMv1 response.
 fn lm_hash() -> Key {
     let [a, b, c, d, e, f, g] = *b"PASSWOR";
     let halves = [[a, b, c, d, e, f, g], [b'D', 0, 0, 0, 0, 0, 0]].map(|half| crypto::des(half, *b"KGS!@#$%"));
@@ -160,7 +160,7 @@ fn v4_2_3_2_2_ntlm_v1_response() {
 }
 
 #[test]
-fn v4_2_3_3_messages_come_out_byte_for_byte() {
+fn v4_2_3_3_messages_are_encoded_byte_for_byte() {
     let challenge = hex(CHALLENGE_4_2_3);
     assert_eq!(recoded_challenge(&challenge), challenge);
     let identity = spec_identity(Method::NtlmV1Ess);
@@ -206,7 +206,7 @@ fn v4_2_4_2_3_encrypted_session_key() {
 }
 
 #[test]
-fn v4_2_4_3_messages_come_out_byte_for_byte() {
+fn v4_2_4_3_messages_are_encoded_byte_for_byte() {
     let challenge = hex(CHALLENGE_4_2_4);
     assert_eq!(recoded_challenge(&challenge), challenge);
     let identity = spec_identity(Method::NtlmV2);
@@ -219,7 +219,7 @@ fn v4_2_4_3_messages_come_out_byte_for_byte() {
     assert!(verified.is_ok_and(|verified| verified.method == Method::NtlmV2 && !verified.mic));
 }
 
-/// `Plaintext` in UTF-16LE, what section 4.2 seals.
+/// `Plaintext` in UTF-16LE, the text that section 4.2 seals.
 fn plaintext() -> Vec<u8> {
     hex("50006c00610069006e007400650078007400")
 }
@@ -264,7 +264,7 @@ fn v4_2_2_4_sealed_and_signed() {
 #[test]
 fn v4_2_3_4_sealed_and_signed() {
     let (_, exported_session_key) = v1_ess();
-    // Without 128 and with 56 negotiated, seven bytes of the key go into the SealKey.
+    // With 56 but not 128 negotiated, seven bytes of the key are used for the SealKey.
     let seal_key = client_key(&exported_session_key[..7], "sealing");
     let sign_key = client_key(&exported_session_key, "signing");
     assert_eq!(seal_key, hex_array("04dd7f014d8504d265a25cc86a3a7c06"));

@@ -1,4 +1,4 @@
-//! NTLMv2 with MsvAvTimestamp and MIC, which section 4.2 has no vector for and every current Windows proxy does.
+//! NTLMv2 with MsvAvTimestamp and MIC, as every current Windows proxy uses it. Section 4.2 has no vector for it.
 
 use super::*;
 use crate::ntlm::client::{Form, authenticate_in_form};
@@ -37,7 +37,7 @@ fn check(message: &[u8], password: &str) -> Result<Verified, VerifyError> {
 }
 
 #[test]
-fn type_1_comes_out_byte_for_byte() {
+fn message_1_is_encoded_byte_for_byte() {
     let options = NegotiateOptions {
         flags: NegotiateFlags::from_bits(0xe208_8297),
         version: Some(WINDOWS_10),
@@ -47,7 +47,7 @@ fn type_1_comes_out_byte_for_byte() {
 }
 
 #[test]
-fn type_2_comes_out_byte_for_byte() {
+fn message_2_is_encoded_byte_for_byte() {
     let target_info = ServerChallengeOptions::target_info_of(
         "Domain",
         "Server",
@@ -67,14 +67,14 @@ fn type_2_comes_out_byte_for_byte() {
 }
 
 #[test]
-fn type_3_comes_out_byte_for_byte() {
+fn message_3_is_encoded_byte_for_byte() {
     let identity = spec_identity(Method::NtlmV2);
     let message = authenticate_in_form(&identity, &hex(NEGOTIATE), &hex(CHALLENGE), &spec_inputs(), FORM).unwrap();
     assert_eq!(message, hex(AUTHENTICATE));
 }
 
 #[test]
-fn type_3_decodes() {
+fn message_3_decodes() {
     let bytes = hex(AUTHENTICATE);
     let message = AuthenticateMessage::decode(&bytes).unwrap();
     assert_eq!(message.response_kind(), NtResponseKind::NtlmV2);
@@ -87,7 +87,7 @@ fn type_3_decodes() {
 }
 
 #[test]
-fn type_3_verifies() {
+fn message_3_is_verified() {
     let verified = check(&hex(AUTHENTICATE), "Password").unwrap();
     assert_eq!(verified.user, "User");
     assert_eq!(verified.domain, "Domain");
@@ -97,7 +97,7 @@ fn type_3_verifies() {
 }
 
 #[test]
-fn our_own_order_carries_the_same_proof_and_a_mic_that_verifies() {
+fn another_payload_order_keeps_nt_proof_str_and_has_a_valid_mic() {
     let identity = spec_identity(Method::NtlmV2);
     let message = authenticate(&identity, &hex(NEGOTIATE), &hex(CHALLENGE), &spec_inputs()).unwrap();
     let decoded = AuthenticateMessage::decode(&message).unwrap();
@@ -113,7 +113,7 @@ fn the_mic_covers_every_byte_of_all_three_messages() {
     let mut flipped = three.clone();
     flipped[72] ^= 1;
     assert_eq!(check(&flipped, "Password"), Err(VerifyError::BadMic));
-    // The workstation is in no proof but the MIC.
+    // Only the MIC covers the workstation.
     let mut flipped = three.clone();
     flipped[0x13a] ^= 1;
     assert_eq!(check(&flipped, "Password"), Err(VerifyError::BadMic));
@@ -127,7 +127,7 @@ fn the_mic_covers_every_byte_of_all_three_messages() {
 }
 
 #[test]
-fn an_announced_mic_may_not_be_missing() {
+fn an_announced_mic_must_be_present() {
     let bytes = hex(AUTHENTICATE);
     let without = AuthenticateMessage { mic: None, ..AuthenticateMessage::decode(&bytes).unwrap() };
     let without = without.encode(PayloadOrder::NamesFirst).unwrap();
@@ -135,7 +135,7 @@ fn an_announced_mic_may_not_be_missing() {
 }
 
 #[test]
-fn a_key_exchange_without_a_key_is_malformed() {
+fn a_key_exchange_without_a_key_is_rejected() {
     let bytes = hex(AUTHENTICATE);
     let without = AuthenticateMessage { encrypted_session_key: &[], ..AuthenticateMessage::decode(&bytes).unwrap() };
     let without = without.encode(PayloadOrder::NamesFirst).unwrap();
@@ -143,7 +143,7 @@ fn a_key_exchange_without_a_key_is_malformed() {
 }
 
 #[test]
-fn the_description_tells_times_and_withholds_the_proof() {
+fn the_description_contains_the_times_but_not_the_responses() {
     let lines = describe(&hex(AUTHENTICATE)).unwrap();
     let has = |field: &str, value: &str| lines.contains(&(field.to_owned(), value.to_owned()));
     assert!(has("response", "NTLMv2"));
