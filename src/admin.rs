@@ -13,10 +13,10 @@ use std::time::Instant;
 
 use crate::http::{FieldStorage, HeadEnd, RequestHead, RequestTarget, reason_phrase};
 use crate::limits;
-use visitors::{Visitor, Visitors};
+use connections::{Connection, Connections};
 
+mod connections;
 mod encoding;
-mod visitors;
 
 /// What the administration server needs from the gateway.
 pub trait Status: Send + Sync {
@@ -82,38 +82,38 @@ impl Drop for Admin {
 }
 
 fn serve(listener: &TcpListener, status: &Arc<dyn Status>, ending: &AtomicBool) {
-    let visitors = Arc::new(Visitors::default());
+    let connections = Arc::new(Connections::default());
     while !ending.load(Ordering::Acquire) {
         let Ok((stream, _)) = listener.accept() else {
             // Most likely out of descriptors; retrying at once would not help.
             thread::sleep(limits::ACCEPT_PAUSE);
             continue;
         };
-        let Some(visitor) = visitors.enter(stream) else { continue };
-        let (status, visitors_then) = (Arc::clone(status), Arc::clone(&visitors));
-        let for_thread = Arc::clone(&visitor);
+        let Some(connection) = connections.admit(stream) else { continue };
+        let (status, for_removal) = (Arc::clone(status), Arc::clone(&connections));
+        let for_thread = Arc::clone(&connection);
         let spawned = thread::Builder::new().name("admin-client".into()).spawn(move || {
             // A client that has gone away or is too slow needs no response.
             let _ = answer(&for_thread, &*status);
-            visitors_then.leave(&for_thread);
+            for_removal.remove(&for_thread);
         });
         if spawned.is_err() {
-            visitors.leave(&visitor);
+            connections.remove(&connection);
         }
     }
 }
 
-fn answer(visitor: &Visitor, status: &dyn Status) -> io::Result<()> {
-    let answer = match read_head(visitor)? {
+fn answer(connection: &Connection, status: &dyn Status) -> io::Result<()> {
+    let answer = match read_head(connection)? {
         Some(head) => {
-            visitor.is_waited_for.store(false, Ordering::Release);
+            connection.is_waited_for.store(false, Ordering::Release);
             respond(&head, status)
         }
         None => Answer::text(400, "the request is malformed or too long"),
     };
     let bytes = answer.into_bytes()?;
-    visitor.is_waited_for.store(true, Ordering::Release);
-    visitor.write(&bytes)
+    connection.is_waited_for.store(true, Ordering::Release);
+    connection.write(&bytes)
 }
 
 /// The response to a request.
@@ -146,12 +146,12 @@ impl Answer {
 }
 
 /// Reads up to the empty line; `None` for a head that is too long.
-fn read_head(visitor: &Visitor) -> io::Result<Option<Vec<u8>>> {
+fn read_head(connection: &Connection) -> io::Result<Option<Vec<u8>>> {
     let (mut head, mut end) = (Vec::new(), HeadEnd::request());
     let mut buffer = [0; 2048];
     let until = Instant::now() + limits::ADMIN_TIMEOUT;
     loop {
-        let count = visitor.read(&mut buffer, until)?;
+        let count = connection.read(&mut buffer, until)?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -186,9 +186,9 @@ impl Gateway {
         self.controls.shows_tunnels.store(config.admin_tunnels, Ordering::Relaxed);
         let memory_limit = i64::try_from(config.memory_limit_bytes).unwrap_or(i64::MAX);
         self.metrics().buffered_bytes_max.set(memory_limit);
-        self.controls.tell_all(|| Message::Settings(Box::new(settings.clone())));
-        self.controls.tell_all(|| Message::GuardChanged);
-        self.controls.tell_all(|| Message::UpstreamResolved);
+        self.controls.send_to_all(|| Message::Settings(Box::new(settings.clone())));
+        self.controls.send_to_all(|| Message::GuardChanged);
+        self.controls.send_to_all(|| Message::UpstreamResolved);
         Ok(secrets_changed)
     }
 
@@ -205,13 +205,13 @@ impl Gateway {
     /// Closes the listeners; tunnels continue.
     pub fn drain(&self) {
         self.announce_shutdown();
-        self.controls.tell_all(|| Message::Drain);
+        self.controls.send_to_all(|| Message::Drain);
     }
 
     /// Closes everything that is still open.
     pub fn stop(&self) {
         self.announce_shutdown();
-        self.controls.tell_all(|| Message::Stop);
+        self.controls.send_to_all(|| Message::Stop);
     }
 
     /// The number of open tunnels.
@@ -265,7 +265,7 @@ impl Gateway {
 }
 
 impl Controls {
-    fn tell_all(&self, message: impl Fn() -> Message) {
+    fn send_to_all(&self, message: impl Fn() -> Message) {
         for shard in &self.shards {
             shard.send(message());
         }
@@ -278,17 +278,17 @@ impl Controls {
     /// The state of all open tunnels.
     fn describe(&self) -> TunnelList {
         let (answer, answers) = mpsc::channel();
-        self.tell_all(|| Message::Describe(answer.clone()));
+        self.send_to_all(|| Message::Describe(answer.clone()));
         drop(answer);
         let until = Instant::now() + limits::SHARD_REPLY_TIMEOUT;
         let mut list = TunnelList::default();
-        for heard in 0..self.shards.len() {
+        for answered in 0..self.shards.len() {
             match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(described) => list.add(described),
                 // The remaining shards have ended and have no tunnels.
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
-                    list.without_shards(self.shards.len() - heard);
+                    list.without_shards(self.shards.len() - answered);
                     break;
                 }
             }
@@ -311,16 +311,16 @@ impl Status for Controls {
 
     fn alive(&self) -> Result<(), String> {
         let (answer, answers) = mpsc::channel();
-        self.tell_all(|| Message::Ping(answer.clone()));
+        self.send_to_all(|| Message::Ping(answer.clone()));
         drop(answer);
         let until = Instant::now() + limits::SHARD_REPLY_TIMEOUT;
-        for heard in 0..self.shards.len() {
+        for answered in 0..self.shards.len() {
             match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(_) => {}
                 // The remaining shards have ended, as they should in a shutdown once their last tunnel is closed.
                 Err(RecvTimeoutError::Disconnected) if self.shutting_down.load(Ordering::Relaxed) => break,
                 Err(_) => {
-                    let silent = self.shards.len() - heard;
+                    let silent = self.shards.len() - answered;
                     return Err(format!("{silent} of {} event loops do not respond", self.shards.len()));
                 }
             }

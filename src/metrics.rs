@@ -142,17 +142,24 @@ impl Metrics {
             tunnels_relaying: make.gauge("tunnels_relaying", "Tunnels that are established at the moment")?,
             tunnels_max: make.gauge("tunnels_max", "Maximum number of client connections")?,
             accepted: make.counter("accepted_total", "Connections accepted from clients")?,
-            established: make.counter("tunnels_opened_total", "Tunnels established, through an upstream or directly to their origin")?,
-            accept_pauses: make
-                .counter("accept_pauses_total", "Times that accepting paused because descriptors or memory ran out, or too many rejected connections were open")?,
+            established: make.counter(
+                "tunnels_opened_total",
+                "Tunnels established, through an upstream or directly to their origin",
+            )?,
+            accept_pauses: make.counter(
+                "accept_pauses_total",
+                "Times that accepting paused because descriptors or memory ran out, or too many rejected connections \
+                 were open",
+            )?,
             buffered_bytes: make
                 .gauge("buffered_bytes", "Bytes that requests and responses in progress hold in buffers")?,
             buffered_bytes_max: make.gauge("buffered_bytes_max", "The limit of buffered_bytes; 0 if there is none")?,
             pipes_lent: make.gauge("pipes_in_use", "Pipes that hold bulk data at the moment")?,
-            stale_events: make
-                .counter("stale_events_total", "Events for a connection that no longer existed")?,
-            log_lines_dropped: make
-                .counter("log_lines_dropped_total", "Log lines dropped because standard error was not read fast enough")?,
+            stale_events: make.counter("stale_events_total", "Events for a connection that no longer existed")?,
+            log_lines_dropped: make.counter(
+                "log_lines_dropped_total",
+                "Log lines dropped because standard error was not read fast enough",
+            )?,
             config: ConfigMetrics::new(&make)?,
             registry: make.0,
         })

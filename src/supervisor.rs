@@ -28,7 +28,7 @@ const SHARD_ENDED: Token = Token(1);
 const FILES: Token = Token(2);
 
 /// The progress of the shutdown.
-enum Phase {
+enum ShutdownPhase {
     Serving,
     /// `/readyz` fails, everything else continues.
     Announced {
@@ -75,7 +75,7 @@ fn supervise(config: Config, inputs: &Inputs) -> Result<(), Box<dyn std::error::
     let _watchdog = Watchdog::start(&notifier, gateway.heartbeat())?;
     gateway.metrics().config.started(config.digest);
     notifier.ready(SERVING);
-    let phase = Phase::Serving;
+    let phase = ShutdownPhase::Serving;
     let mut process = Process { gateway, config, inputs, phase, watcher, notifier, rejected: None, listing: None };
     let mut events = Events::with_capacity(8);
     loop {
@@ -131,7 +131,7 @@ struct Process<'a> {
     gateway: Gateway,
     config: Config,
     inputs: &'a Inputs,
-    phase: Phase,
+    phase: ShutdownPhase,
     watcher: Watcher,
     notifier: Arc<Notifier>,
     /// The errors of the last configuration that was read, if it was rejected.
@@ -143,9 +143,9 @@ struct Process<'a> {
 impl Process<'_> {
     fn time_to_wait(&self) -> Option<Duration> {
         let until = match self.phase {
-            Phase::Announced { until } | Phase::Draining { until } => Some(until),
-            Phase::Serving => self.watcher.due(),
-            Phase::Stopping => None,
+            ShutdownPhase::Announced { until } | ShutdownPhase::Draining { until } => Some(until),
+            ShutdownPhase::Serving => self.watcher.due(),
+            ShutdownPhase::Stopping => None,
         };
         until.map(|until| until.saturating_duration_since(Instant::now()))
     }
@@ -153,41 +153,41 @@ impl Process<'_> {
     fn on_signal(&mut self, signal: i32) {
         match (signal, &self.phase) {
             (SIGUSR1, _) => self.list_tunnels(),
-            (SIGHUP, Phase::Serving) => {
+            (SIGHUP, ShutdownPhase::Serving) => {
                 self.rejected = None;
                 self.watcher.accept();
                 self.reload();
             }
             (SIGHUP, _) => log::info!("already shutting down; not reloading"),
-            (_, Phase::Serving) => {
+            (_, ShutdownPhase::Serving) => {
                 self.gateway.announce_shutdown();
                 let delay = self.config.timeouts.shutdown_delay;
                 log::info!("shutting down: /readyz now fails; the listeners close in {} s", delay.as_secs_f64());
                 self.notifier.stopping("shutting down");
-                self.phase = Phase::Announced { until: Instant::now() + delay };
+                self.phase = ShutdownPhase::Announced { until: Instant::now() + delay };
             }
             _ => {
                 log::info!("second signal: closing all tunnels now; tunnels open: {}", self.gateway.tunnels_open());
                 self.gateway.stop();
-                self.phase = Phase::Stopping;
+                self.phase = ShutdownPhase::Stopping;
             }
         }
     }
 
     fn on_time(&mut self) {
         match self.phase {
-            Phase::Announced { until } if until <= Instant::now() => {
+            ShutdownPhase::Announced { until } if until <= Instant::now() => {
                 self.gateway.drain();
                 let timeout = self.config.timeouts.drain;
                 let open = self.gateway.tunnels_open();
                 log::info!("listeners closed; tunnels open: {open}, to be closed in {} s", timeout.as_secs_f64());
                 self.notifier.status(&format!("draining; tunnels open: {open}"));
-                self.phase = Phase::Draining { until: Instant::now() + timeout };
+                self.phase = ShutdownPhase::Draining { until: Instant::now() + timeout };
             }
-            Phase::Draining { until } if until <= Instant::now() => {
+            ShutdownPhase::Draining { until } if until <= Instant::now() => {
                 log::warn!("closing tunnels that did not end in time; tunnels open: {}", self.gateway.tunnels_open());
                 self.gateway.stop();
-                self.phase = Phase::Stopping;
+                self.phase = ShutdownPhase::Stopping;
             }
             _ => {}
         }
@@ -198,7 +198,7 @@ impl Process<'_> {
     fn on_files(&mut self) {
         let now = Instant::now();
         self.watcher.on_event(now);
-        if !matches!(self.phase, Phase::Serving) {
+        if !matches!(self.phase, ShutdownPhase::Serving) {
             return;
         }
         match self.watcher.look(now) {

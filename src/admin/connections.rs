@@ -10,7 +10,7 @@ use crate::limits;
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Visitor {
+pub(super) struct Connection {
     stream: TcpStream,
     /// Whether the gateway waits for the client to send its request or to read its response.
     pub is_waited_for: AtomicBool,
@@ -18,37 +18,37 @@ pub(super) struct Visitor {
 
 /// The open connections, the oldest first; never more than [`limits::ADMIN_CONNECTIONS`].
 #[derive(Debug, Default)]
-pub(super) struct Visitors {
-    present: Mutex<Vec<Arc<Visitor>>>,
+pub(super) struct Connections {
+    open: Mutex<Vec<Arc<Connection>>>,
 }
 
-impl Visitors {
+impl Connections {
     /// Admits a connection. At the limit, the oldest connection that keeps the gateway waiting is closed: a probe sends
     /// its request at once, so clients that occupy connections without using them cannot make a probe fail. If all are
     /// being answered, the new connection is closed instead, and the result is `None`.
-    pub(super) fn enter(&self, stream: TcpStream) -> Option<Arc<Visitor>> {
-        let mut present = self.lock();
-        if present.len() >= limits::ADMIN_CONNECTIONS {
-            let place = present.iter().position(|visitor| visitor.is_waited_for.load(Ordering::Acquire))?;
+    pub(super) fn admit(&self, stream: TcpStream) -> Option<Arc<Connection>> {
+        let mut open = self.lock();
+        if open.len() >= limits::ADMIN_CONNECTIONS {
+            let place = open.iter().position(|connection| connection.is_waited_for.load(Ordering::Acquire))?;
             // Its thread wakes up with an end of stream or an error. This fails if the client has already closed it.
-            let _ = present.remove(place).stream.shutdown(Shutdown::Both);
+            let _ = open.remove(place).stream.shutdown(Shutdown::Both);
         }
-        let visitor = Arc::new(Visitor { stream, is_waited_for: AtomicBool::new(true) });
-        present.push(Arc::clone(&visitor));
-        Some(visitor)
+        let connection = Arc::new(Connection { stream, is_waited_for: AtomicBool::new(true) });
+        open.push(Arc::clone(&connection));
+        Some(connection)
     }
 
     /// Removes a connection that has ended.
-    pub(super) fn leave(&self, visitor: &Arc<Visitor>) {
-        self.lock().retain(|other| !Arc::ptr_eq(other, visitor));
+    pub(super) fn remove(&self, connection: &Arc<Connection>) {
+        self.lock().retain(|other| !Arc::ptr_eq(other, connection));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Visitor>>> {
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Visitor {
+impl Connection {
     /// Reads what is available; waits until `until` at most.
     pub(super) fn read(&self, buffer: &mut [u8], until: Instant) -> io::Result<usize> {
         self.stream.set_read_timeout(Some(left(until)?))?;
