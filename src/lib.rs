@@ -1,8 +1,9 @@
 //! An egress gateway that authenticates to an upstream NTLM proxy, so that workloads do not have to.
 //!
 //! ```text
-//!   accept → read request → route → connect → authenticate → reply   → relay | exchange → linger
-//!   shard    session, http  route   session   auth           session   relay   forward    session
+//!   accept → read request    → choose route → select hop → connect → authenticate → reply → relay | exchange → linger
+//!   shard    client_protocol   route          egress                 auth                   relay   forward
+//!            └──────────────────────────────── session: the stages ────────────────────────────────────────────┘
 //! ```
 //!
 //! # Dependency rule
@@ -16,11 +17,12 @@
 //!   gateway    → shard, admin, inspect, session, egress, auth, upstream, event, metrics, config, logging
 //!   inspect    → shard, session
 //!   shard      → session, pool, relay, upstream, event, metrics, fault
-//!   session    → pool, egress, route, forward, auth, relay, upstream, event, metrics, fault, http
+//!   session    → client_protocol, pool, egress, route, forward, auth, relay, upstream, event, metrics, fault, http
 //!   pool       → egress, auth, forward, upstream, event, metrics, http
-//!   egress     → upstream, auth, route, metrics, fault, http, ntlm
+//!   egress     → client_protocol, upstream, auth, route, metrics, fault, http, ntlm
 //!   metrics    → relay, upstream, fault
 //!   relay      → event
+//!   client_protocol → auth, forward, http, fault
 //!   auth       → forward, ntlm, http, fault
 //!   config     → egress, upstream, auth, route, ntlm
 //!   logging    → config
