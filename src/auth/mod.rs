@@ -5,18 +5,23 @@
 //! read the tokens.
 //!
 //! ```text
-//!               begin: first token                        407 with a challenge, its body read
-//!   Ready ──────────────────▶ Awaiting(FirstToken) ─────────────────────────────▶ TokenDue
-//!     ▲ └─────────────────────────────────────────────────────────────────────────▶  │
-//!     │        begin: the mechanism needs no challenge                               │ authenticate
-//!     │                           │    │ 2xx              2xx                        ▼
-//!     │ no challenge, or a close: │    └───▶ Established ◀──────────── Awaiting(FinalToken)
-//!     └───────── Redial ──────────┘                                                  │ 407: CredentialsRefused
-//!                                    any other status: Declined ◀────────────────────┘
+//!   Ready ──begin──▶ Awaiting(FirstToken) ──challenge──▶ TokenDue ──authenticate──▶ Awaiting(FinalToken)
+//!     │                                                    ▲
+//!     └────── begin, if the mechanism needs no challenge ──┘
 //! ```
 //!
-//! The first request may also carry nothing. A 407 that does not take the mechanism any further leads to its next
-//! scheme or to the next mechanism in the list, on the same connection if that persists.
+//! | answer | to the first token | to the final token |
+//! |---|---|---|
+//! | 407 with a challenge | `TokenDue`, once its body has been read | `CredentialsRefused` |
+//! | 407 without a challenge | the next scheme or mechanism is tried | `CredentialsRefused` |
+//! | 2xx | `Established` | `Established` |
+//! | any other status | `Declined` | `Declined` |
+//! | a close | `Redial`, back to `Ready` | `UpstreamClosed` |
+//!
+//! The first request may also carry nothing, and is then answered like one with a first token. The next scheme is tried
+//! on the same connection if that persists, otherwise after a `Redial`. A mechanism whose token was refused makes room
+//! for the next one in the list if the token was no logon attempt. Plain HTTP is `Answered`, with the head left to the
+//! caller.
 //!
 //! The owner of the connection passes what it reads to [`Handshake::receive`] and sends what it finds in `out`. A
 //! challenge is answered only on the connection that it came on (invariant 3): every other connection starts without

@@ -1,5 +1,5 @@
-//! What a token needs that is new each time. A [`Handshake`](super::Handshake) takes it as an argument; [`NonceSource`] is
-//! where the gateway gets it from.
+//! What a token needs that is new each time. A [`Handshake`](super::Handshake) takes it as an argument; [`NonceSource`]
+//! is where the gateway gets it from.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -37,7 +37,8 @@ impl NonceSource {
     /// Nonces for one token that is sent now.
     ///
     /// # Errors
-    /// [`Cause::ResourcesExhausted`] when the system has no random numbers, which does not happen on Linux once it is up.
+    /// [`Cause::ResourcesExhausted`] when the system has no random numbers, which does not happen on Linux once it is
+    /// up.
     pub fn draw(&mut self) -> Result<Nonces, Fault> {
         let no_randomness = |error| {
             let detail = format!("the system has no random numbers: {error}");
