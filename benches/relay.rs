@@ -24,9 +24,9 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use mio::{Events, Interest, Poll, Token};
-use ntlm_gateway::event::{Endpoint, Readiness};
 use ntlm_gateway::limits;
 use ntlm_gateway::relay::{Half, Moved, PipePool, Resources, Turn};
+use ntlm_gateway::transport::{Endpoint, Readiness};
 use rustix::fd::OwnedFd;
 use rustix::net::sockopt::{
     set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_send_buffer_size,

@@ -15,13 +15,14 @@ use std::time::{Duration, Instant};
 use crate::admin::{Admin, Status};
 use crate::config::{self, Config};
 use crate::egress::{CurrentEgress, Guesses};
-use crate::event::{KeepAlive, Sender};
+use crate::event::Sender;
 use crate::inspect::TunnelList;
 use crate::limits;
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::session::{SessionSettings, pseudonym};
 use crate::shard::{self, Gate, GateRules, Message, Shard, ShardOptions};
+use crate::transport::KeepAlive;
 use crate::upstream::{Accounts, GuardPolicy, OriginResolver, OwnAddresses};
 use egress_builder::{Builder, ManagedEgress, ShardNotifier};
 

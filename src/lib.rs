@@ -61,5 +61,6 @@ mod sim;
 pub mod stub;
 pub mod supervisor;
 pub mod timeouts;
+pub mod transport;
 pub mod upstream;
 pub mod watch;

@@ -37,6 +37,7 @@ use log::LevelFilter;
 
 use crate::ntlm::{Identity, NtHash};
 use crate::route::Rules;
+use crate::transport::Transport;
 use crate::upstream::HostPort;
 
 mod digest;
@@ -232,6 +233,14 @@ pub struct UpstreamConfig {
     pub warm: usize,
     /// The most authenticated connections that a shard keeps for further requests; 0 for none.
     pub keep: usize,
+}
+
+impl UpstreamConfig {
+    /// What carries the bytes to it.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        Transport::Tcp
+    }
 }
 
 /// How an ejected upstream is checked before it gets clients again.

@@ -1,7 +1,6 @@
 //! The handshake that tries an upstream before clients are sent to it again.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::io::ErrorKind;
 use std::time::Instant;
 
 use super::Hop;
@@ -10,6 +9,7 @@ use crate::auth::{Handshake, NonceSource, Nonces, Progress, Request};
 use crate::fault::Cause;
 use crate::limits::{self, millis};
 use crate::ntlm::FileTime;
+use crate::transport::BlockingStream;
 use crate::upstream::{Answer, AttemptRequest, CheckFailure, SendPermission, Ticket};
 
 /// Does a handshake for a CONNECT to `target` on a fresh connection; blocks. The AUTHENTICATE_MESSAGE goes out only if the
@@ -17,7 +17,7 @@ use crate::upstream::{Answer, AttemptRequest, CheckFailure, SendPermission, Tick
 ///
 /// # Errors
 /// Why clients would fail too. A refusal of the credentials is not among them: that is the guard's business.
-pub fn check_by_handshake(hop: &Hop, target: &str, epoch: Instant, stream: TcpStream) -> Result<(), CheckFailure> {
+pub fn check_by_handshake(hop: &Hop, target: &str, epoch: Instant, stream: BlockingStream) -> Result<(), CheckFailure> {
     let mut conversation = Conversation::new(hop, target, epoch, stream, Purpose::Check);
     let outcome = conversation.hold();
     let now_ms = millis(epoch.elapsed());
@@ -44,7 +44,7 @@ const NOWHERE: &str = "ntlm-gateway.invalid:443";
 ///
 /// # Errors
 /// Why clients would fail too. An upstream that is slow does not fail: it may be looking for the destination.
-pub fn probe(hop: &Hop, epoch: Instant, stream: TcpStream) -> Result<(), CheckFailure> {
+pub fn probe(hop: &Hop, epoch: Instant, stream: BlockingStream) -> Result<(), CheckFailure> {
     let mut conversation = Conversation::new(hop, NOWHERE, epoch, stream, Purpose::Probe);
     let why = match conversation.hold() {
         Ok(_) | Err(Failure::Refused | Failure::Slow(_)) => return Ok(()),
@@ -79,7 +79,7 @@ struct Conversation<'a> {
     hop: &'a Hop,
     target: &'a str,
     epoch: Instant,
-    stream: TcpStream,
+    stream: BlockingStream,
     /// What came and has not been understood.
     unused: Vec<u8>,
     ticket: Option<Ticket>,
@@ -89,17 +89,19 @@ struct Conversation<'a> {
 }
 
 impl<'a> Conversation<'a> {
-    fn new(hop: &'a Hop, target: &'a str, epoch: Instant, stream: TcpStream, purpose: Purpose) -> Conversation<'a> {
+    fn new(
+        hop: &'a Hop,
+        target: &'a str,
+        epoch: Instant,
+        stream: BlockingStream,
+        purpose: Purpose,
+    ) -> Conversation<'a> {
         Conversation { hop, target, epoch, stream, unused: Vec::new(), ticket: None, answers: false, purpose }
     }
 
     /// The status of the answer to the AUTHENTICATE_MESSAGE, if it came to that.
     fn hold(&mut self) -> Result<Option<u16>, Failure> {
         let other = |error: &dyn std::fmt::Display| Failure::Other(error.to_string());
-        self.stream
-            .set_read_timeout(Some(limits::CHECK_TIMEOUT))
-            .and_then(|()| self.stream.set_write_timeout(Some(limits::CHECK_TIMEOUT)))
-            .map_err(|error| other(&error))?;
         let request = Request::connect(self.target, Vec::new());
         let mut handshake = Handshake::new(request, self.hop.credentials.clone(), limits::HEAD_LIMIT_BYTES);
         let mut out = Vec::new();
@@ -111,16 +113,19 @@ impl<'a> Conversation<'a> {
         }
         let until = Instant::now() + limits::CHECK_TOTAL_TIMEOUT;
         loop {
-            if Instant::now() >= until {
+            let now = Instant::now();
+            if now >= until {
                 return Err(Failure::Other("it does not come to an end with its answers".into()));
             }
             let mut buffer = [0; 8192];
-            let exchanged = self.stream.write_all(&out).and_then(|()| self.stream.read(&mut buffer));
+            let step_until = now + limits::CHECK_TIMEOUT;
+            let exchanged =
+                self.stream.write_all(&out, step_until).and_then(|()| self.stream.read(&mut buffer, step_until));
             out.clear();
             // The connection's end is an answer as well.
             self.answers |= exchanged.as_ref().map_or_else(|error| !is_slow(error), |_| true);
             let count = exchanged.map_err(|error| match is_slow(&error) {
-                true => Failure::Slow(error.to_string()),
+                true => Failure::Slow("it does not answer in time".into()),
                 false => other(&error),
             })?;
             if count == 0 {
@@ -173,7 +178,7 @@ impl<'a> Conversation<'a> {
 }
 
 fn is_slow(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+    error.kind() == ErrorKind::TimedOut
 }
 
 /// Whether the challenge could be answered; the answer is thrown away.

@@ -8,6 +8,7 @@ use crate::client_protocol::ShownLogin;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::ntlm::{Account, Identity, Method, NtHash};
+use crate::transport::Transport;
 use crate::upstream::{Accounts, Guard};
 
 fn identity(name: &str, clients: &[&str], has_login: bool, has_listener: bool) -> Arc<KnownIdentity> {
@@ -28,7 +29,7 @@ fn egress(order: UpstreamOrder, upstreams: &[(usize, u32)], identities: Vec<Arc<
     let mut hops = Vec::new();
     for (index, (group, weight)) in upstreams.iter().enumerate() {
         let name = format!("u{index}");
-        let upstream = Upstream::new(&name, vec!["localhost:1".parse().unwrap()], |_| {});
+        let upstream = Upstream::new(&name, vec!["localhost:1".parse().unwrap()], Transport::Tcp, |_| {});
         for known in &identities {
             let identity = Identity::new(account.clone(), "WS", NtHash::from_password("x"), Method::NtlmV2, false);
             hops.push(Arc::new(Hop {

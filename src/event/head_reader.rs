@@ -2,8 +2,9 @@
 
 use std::io;
 
-use super::{Endpoint, take_front};
+use super::take_front;
 use crate::limits;
+use crate::transport::Endpoint;
 
 /// The outcome of a read.
 pub enum Got<T> {

@@ -2,7 +2,7 @@
 //! their state.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use crate::egress::{
 use crate::event::Sender;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::shard::Message;
+use crate::transport::BlockingStream;
 use crate::upstream::{
     Account, Accounts, Checker, Guard, GuardChange, GuardState, HealthChange, HostPort, OwnAddresses, Question,
     Resolution, Resolver, Upstream, without_name,
@@ -296,7 +297,11 @@ impl Builder {
         old: &mut Vec<ManagedUpstream>,
         known: &[Arc<Upstream>],
     ) -> io::Result<ManagedUpstream> {
-        let same = |old: &ManagedUpstream| **old.upstream.name() == *config.name && old.addresses == config.addresses;
+        let same = |old: &ManagedUpstream| {
+            **old.upstream.name() == *config.name
+                && old.addresses == config.addresses
+                && *old.upstream.transport() == config.transport()
+        };
         if let Some(place) = old.iter().position(same) {
             return Ok(old.swap_remove(place));
         }
@@ -304,7 +309,7 @@ impl Builder {
         metrics.up.set(1);
         let (checker, wake_checker) = Checker::new();
         let (counted, name) = (metrics.clone(), config.name.clone());
-        let upstream = Upstream::new(&config.name, config.addresses.clone(), move |change| {
+        let upstream = Upstream::new(&config.name, config.addresses.clone(), config.transport(), move |change| {
             match change {
                 HealthChange::Doubted => log::debug!("upstream {name} fails for some clients and is probed"),
                 HealthChange::Ejected(why) => {
@@ -324,7 +329,7 @@ impl Builder {
         let check = CheckSlot::default();
         let slot = Arc::clone(&check);
         let epoch = self.epoch;
-        checker.start(&upstream, epoch, move |stream: TcpStream, question| {
+        checker.start(&upstream, epoch, move |stream: BlockingStream, question| {
             let slot = lock(&slot).clone();
             match (question, slot) {
                 (Question::MayItReturn, Some((hop, Some(target)))) => check_by_handshake(&hop, &target, epoch, stream),
@@ -434,6 +439,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::Transport;
     use std::net::{Ipv6Addr, SocketAddrV6};
 
     #[test]
@@ -443,7 +449,7 @@ mod tests {
             let address = SocketAddrV6::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), host.port(), 7, 3);
             Resolution::Addresses([address.into()].into())
         };
-        let upstream = Upstream::new("before", vec![hosts[0].clone()], |_| {});
+        let upstream = Upstream::new("before", vec![hosts[0].clone()], Transport::Tcp, |_| {});
         assert_eq!(known_addresses(&hosts[1], &[Arc::clone(&upstream)]), None);
         upstream.resolved(0, scoped(&hosts[0]));
         assert_eq!(known_addresses(&hosts[1], &[upstream]), Some(scoped(&hosts[1])));

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::Loan;
 use crate::egress::Hop;
-use crate::event::{Deadline, Endpoint, EventToken, Key, Owner, Readiness, Slots};
+use crate::event::{Deadline, EventToken, Key, Owner, Slots};
 use crate::limits::{self, millis};
+use crate::transport::{Endpoint, Readiness};
 
 struct Kept {
     hop: Arc<Hop>,
@@ -50,9 +51,7 @@ impl KeepAlivePool {
             let Some(kept) = self.remove(key) else { continue };
             let mut upstream = kept.upstream;
             // A reload renumbers the hops: the same number may be another upstream's or another identity's.
-            if Arc::ptr_eq(&kept.hop, hop)
-                && is_at_rest(&mut upstream)
-                && upstream.hand_over(token, loan.registry).is_ok()
+            if Arc::ptr_eq(&kept.hop, hop) && upstream.is_at_rest() && upstream.hand_over(token, loan.registry).is_ok()
             {
                 return Some(upstream);
             }
@@ -67,7 +66,7 @@ impl KeepAlivePool {
             || hop.habits.authenticates_single_requests(loan.now_ms)
             || loan.draining
             || !is_in_force
-            || !is_at_rest(&mut upstream)
+            || !upstream.is_at_rest()
         {
             return;
         }
@@ -92,9 +91,9 @@ impl KeepAlivePool {
     /// Handles an event; `false` when it is stale.
     pub(super) fn on_event(&mut self, key: Key, ready: Readiness) -> bool {
         let Some(kept) = self.connections.get_mut(key) else { return false };
-        kept.upstream.ready.learn(ready);
+        kept.upstream.learn(ready);
         // Nothing was asked of it: whatever comes ends its use.
-        if kept.upstream.ready.readable() {
+        if kept.upstream.has_input() {
             self.remove(key);
         }
         true
@@ -127,14 +126,4 @@ impl KeepAlivePool {
         kept.hop.metrics.kept.dec();
         Some(kept)
     }
-}
-
-/// Whether a connection is open and nothing has come since its last answer: that would be taken for the answer to the
-/// next request. Asks the socket, because an event may be on its way.
-pub fn is_at_rest(upstream: &mut Endpoint) -> bool {
-    let is_silent = upstream.stream.is_silent();
-    if is_silent {
-        upstream.ready.read_blocked();
-    }
-    is_silent && !upstream.ready.read_closed() && !upstream.ready.reset()
 }

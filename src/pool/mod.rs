@@ -12,10 +12,11 @@ use mio::Registry;
 
 use crate::auth::NonceSource;
 use crate::egress::CurrentEgress;
-use crate::event::{Key, Owner, Readiness, SocketOptions, Timers};
+use crate::event::{Key, Owner, Timers};
 use crate::timeouts::TimeoutsMs;
+use crate::transport::{Readiness, SocketOptions};
 
-pub use keep_alive::{KeepAlivePool, is_at_rest};
+pub use keep_alive::KeepAlivePool;
 pub use pre_challenged::{Challenged, PreChallengedPool};
 pub use verdict_wait::{Orphan, VerdictWaitPool};
 

@@ -19,9 +19,10 @@ use super::Loan;
 use super::challenge_request::ChallengeRequest;
 use crate::auth::{FirstLeg, Handshake, Progress};
 use crate::egress::Hop;
-use crate::event::{Deadline, Endpoint, EventToken, Got, HeadReader, Key, Owner, Readiness, Slots};
+use crate::event::{Deadline, EventToken, Got, HeadReader, Key, Owner, Slots};
 use crate::limits::{self, millis};
 use crate::metrics::{Discarded, Reason407};
+use crate::transport::{Endpoint, Readiness};
 use crate::upstream::Resolution;
 
 /// A connection that waits for its challenge, or has it.
@@ -121,7 +122,7 @@ impl PreChallengedPool {
             let Some(connection) = self.remove(key) else { continue };
             let Connection { mut upstream, handshake, .. } = connection;
             // Anything that came after the challenge ends its use.
-            let is_usable = !upstream.ready.readable() && now_ms <= challenged_ms + most_age_ms;
+            let is_usable = !upstream.has_input() && now_ms <= challenged_ms + most_age_ms;
             if is_usable && upstream.hand_over(token, loan.registry).is_ok() {
                 hop.metrics.warm_hits.inc();
                 return Some(Challenged { upstream, handshake, challenged_ms });
@@ -163,8 +164,8 @@ impl PreChallengedPool {
         let vacancy = self.connections.vacancy()?;
         let key = vacancy.key();
         hop.metrics.dials.inc();
-        let upstream =
-            Endpoint::connect(address, EventToken::upstream(key, 0), &loan.socket_options, loan.registry).ok()?;
+        let (transport, token) = (hop.upstream.transport(), EventToken::upstream(key, 0));
+        let upstream = transport.connect(address, token, &loan.socket_options, loan.registry).ok()?;
         let own_request = request.request(hop.check_target.as_deref());
         let handshake = Handshake::new(own_request, hop.credentials.clone(), loan.head_limit_bytes)
             .with_field_limit(loan.field_limit);
@@ -187,11 +188,11 @@ impl PreChallengedPool {
     /// Handles an event; `false` when it is stale.
     pub(super) fn on_event(&mut self, key: Key, ready: Readiness, loan: &mut Loan<'_>) -> bool {
         let Some(connection) = self.connections.get_mut(key) else { return false };
-        connection.upstream.ready.learn(ready);
+        connection.upstream.learn(ready);
         if connection.challenge.is_some() {
             // Its deadline, or the client that takes it next, would find out too, but closing frees its descriptor at
             // once.
-            if connection.upstream.ready.readable() {
+            if connection.upstream.has_input() {
                 let hop = Arc::clone(&connection.hop);
                 self.discard(key, Discarded::Failed);
                 // Otherwise an upstream that closes after its challenges would be dialled again and again.
@@ -333,12 +334,11 @@ impl PreChallengedPool {
 impl Connection {
     /// One step towards the challenge.
     fn advance(&mut self, loan: &mut Loan<'_>) -> Advance {
-        if !self.upstream.ready.writable() && !self.upstream.ready.readable() {
-            return Advance::Waiting;
-        }
         if self.handshake.legs() == 0 {
-            if !matches!(self.upstream.stream.take_error(), Ok(None)) {
-                return Advance::Lost;
+            match self.upstream.connect_outcome() {
+                None => return Advance::Waiting,
+                Some(Err(_)) => return Advance::Lost,
+                Some(Ok(())) => {}
             }
             self.handshake.begin(&mut self.outbox);
             // A new connection takes a request whole, or something is wrong with it.

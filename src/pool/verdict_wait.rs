@@ -11,9 +11,10 @@ use std::sync::Arc;
 use super::Loan;
 use crate::auth::{Handshake, Progress, Request};
 use crate::egress::{Hop, verdict};
-use crate::event::{Deadline, Endpoint, EventToken, Got, HeadReader, Key, Owner, Readiness, Slots, Vacancy};
+use crate::event::{Deadline, EventToken, Got, HeadReader, Key, Owner, Slots, Vacancy};
 use crate::limits;
 use crate::metrics::Reason407;
+use crate::transport::{Endpoint, Readiness};
 use crate::upstream::{Answer, AttemptRequest, Confirmation, Resolution, SendPermission, Ticket};
 
 /// Reads in which a status line has arrived, even one byte at a time and after some interim answers.
@@ -153,7 +154,7 @@ impl VerdictWaitPool {
     /// Handles an event; `false` when it is stale.
     pub(super) fn on_event(&mut self, key: Key, ready: Readiness, loan: &mut Loan<'_>) -> bool {
         let Some(connection) = self.connections.get_mut(key) else { return false };
-        connection.upstream.ready.learn(ready);
+        connection.upstream.learn(ready);
         self.advance(key, loan);
         true
     }
@@ -233,13 +234,14 @@ impl Connection {
         let Connection { hop, upstream, outbox, phase, .. } = self;
         let Phase::Challenge { handshake, inbox } = phase else { return Advance::Over };
         if !handshake.is_challenged() {
-            if !upstream.ready.writable() && !upstream.ready.readable() {
-                return Advance::Wait;
-            }
             if handshake.is_ready() {
-                if !matches!(upstream.stream.take_error(), Ok(None)) {
-                    hop.identity.guard.unreachable(hop.upstream.name());
-                    return Advance::Over;
+                match upstream.connect_outcome() {
+                    None => return Advance::Wait,
+                    Some(Ok(())) => {}
+                    Some(Err(_)) => {
+                        hop.identity.guard.unreachable(hop.upstream.name());
+                        return Advance::Over;
+                    }
                 }
                 handshake.begin(outbox);
             }
@@ -333,7 +335,8 @@ fn dial(hop: &Hop, key: Key, loan: &Loan<'_>) -> Option<Endpoint> {
     let Some(Resolution::Addresses(addresses)) = hop.upstream.resolution() else { return None };
     let address = *addresses.get(hop.upstream.preferred()).or(addresses.first())?;
     hop.metrics.dials.inc();
-    Endpoint::connect(address, EventToken::upstream(key, 0), &loan.socket_options, loan.registry).ok()
+    let (transport, token) = (hop.upstream.transport(), EventToken::upstream(key, 0));
+    transport.connect(address, token, &loan.socket_options, loan.registry).ok()
 }
 
 fn flush(upstream: &mut Endpoint, outbox: &mut Vec<u8>) -> io::Result<()> {

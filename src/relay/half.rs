@@ -16,8 +16,8 @@ use std::net::Shutdown;
 use rustix::io::Errno;
 
 use super::pipe_pool::PipePool;
-use crate::event::{Endpoint, Pipe};
 use crate::limits;
+use crate::transport::{Endpoint, Pipe};
 
 /// A read of at least so many bytes makes a half bulk. Measured (`benches/RESULTS.md`): at 16 KiB splicing saves 7 % of the
 /// CPU that copying takes, at 64 KiB 22 %, at 256 KiB 54 %.
@@ -181,6 +181,8 @@ impl Half {
         resources: &mut Resources<'_>,
     ) -> Result<usize, RelayError> {
         if self.bulk
+            && from.can_splice()
+            && to.can_splice()
             && let Some(pipe) = resources.pipes.borrow()
         {
             return self.take_by_splice(from, pipe, resources.pipes);

@@ -1,7 +1,7 @@
 //! Pipes for splicing: lent while bulk bytes are in them, kept for the next borrower, never more than a cap.
 
-use crate::event::Pipe;
 use crate::limits;
+use crate::transport::Pipe;
 
 /// A shard's pipes.
 #[derive(Debug)]

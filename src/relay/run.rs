@@ -6,8 +6,8 @@ use rustix::io::Errno;
 
 use super::half::{RelayError, splice_out};
 use super::pipe_pool::PipePool;
-use crate::event::{Endpoint, Pipe};
 use crate::limits;
+use crate::transport::{Endpoint, Pipe};
 
 /// How a call of [`Run::pump`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,12 +3,12 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 
 use super::{Half, Moved, PipePool, Resources, Turn};
-use crate::event::{Endpoint, Readiness};
+use crate::transport::{BlockingStream, Endpoint, Readiness, Transport};
 
 const DOWNSTREAM: Token = Token(0);
 const UPSTREAM: Token = Token(1);
@@ -26,11 +26,20 @@ struct Options {
     budget_bytes: usize,
     leftover_up: Vec<u8>,
     leftover_down: Vec<u8>,
+    /// Carries the bytes to the origin.
+    transport: Transport,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { pipes: 4, scratch_bytes: 8192, budget_bytes: 100_000, leftover_up: vec![], leftover_down: vec![] }
+        Options {
+            pipes: 4,
+            scratch_bytes: 8192,
+            budget_bytes: 100_000,
+            leftover_up: vec![],
+            leftover_down: vec![],
+            transport: Transport::Tcp,
+        }
     }
 }
 
@@ -49,17 +58,17 @@ fn rig(options: Options) -> Rig {
     Rig { client, origin, relay }
 }
 
-fn endpoint(poll: &Poll, stream: TcpStream, token: Token) -> Endpoint {
-    stream.set_nonblocking(true).unwrap();
-    let mut stream = mio::net::TcpStream::from_std(stream);
-    poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE).unwrap();
-    Endpoint { stream: stream.into(), ready: Readiness::NOTHING }
+fn endpoint(poll: &Poll, stream: TcpStream, transport: &Transport, token: Token) -> Endpoint {
+    let mut endpoint = transport.complete(stream).into_endpoint();
+    poll.registry().register(&mut endpoint.stream, token, Interest::READABLE | Interest::WRITABLE).unwrap();
+    endpoint
 }
 
 /// What a shard does for one tunnel: waits only when neither half has anything to do.
 fn relay(downstream: TcpStream, upstream: TcpStream, options: Options) -> (Moved, Moved) {
     let mut poll = Poll::new().unwrap();
-    let (mut down_end, mut up_end) = (endpoint(&poll, downstream, DOWNSTREAM), endpoint(&poll, upstream, UPSTREAM));
+    let mut down_end = endpoint(&poll, downstream, &Transport::Tcp, DOWNSTREAM);
+    let mut up_end = endpoint(&poll, upstream, &options.transport, UPSTREAM);
     let (mut up, mut down) = (Half::new(options.leftover_up), Half::new(options.leftover_down));
     let mut pipes = PipePool::new(options.pipes);
     let mut scratch = vec![0; options.scratch_bytes];
@@ -74,7 +83,7 @@ fn relay(downstream: TcpStream, upstream: TcpStream, options: Options) -> (Moved
         );
         for event in &events {
             let end = if event.token() == DOWNSTREAM { &mut down_end } else { &mut up_end };
-            end.ready.learn(Readiness::of_event(event));
+            end.learn(Readiness::of_event(event));
         }
         let mut resources = Resources { scratch: &mut scratch, pipes: &mut pipes };
         let mut budget = options.budget_bytes;
@@ -156,6 +165,44 @@ fn bulk_both_ways_is_spliced_and_arrives_whole() {
     let (up, down) = exchange(Options::default(), 6_000_000, 9_000_000, 65_536);
     assert!(up.spliced > 0 && down.spliced > 0, "{up:?} {down:?}");
     assert_eq!((up.copied + up.spliced, down.copied + down.spliced), (6_000_000, 9_000_000));
+}
+
+#[test]
+fn over_a_transport_that_cannot_be_spliced_bulk_is_copied_and_arrives_whole() {
+    for (scratch_bytes, budget_bytes) in [(65_536, 1_000_000), (16_384, 100_000), (300, 1_000)] {
+        let transport = Transport::Framed;
+        let Rig { client, origin, relay } =
+            rig(Options { scratch_bytes, budget_bytes, transport: transport.clone(), ..Options::default() });
+        let (question, answer) = (pattern(1, 2_000_000), pattern(2, 3_000_000));
+        let writer = send(client.try_clone().unwrap(), question.clone(), 65_536);
+        let for_origin = answer.clone();
+        let origin = thread::spawn(move || {
+            let mut origin = transport.complete(origin);
+            let at_origin = read_to_end(&mut origin);
+            origin.write_all(&for_origin, soon()).unwrap();
+            origin.end().unwrap();
+            at_origin
+        });
+        assert!(read_all(client) == answer, "what the origin sent arrives whole and in order");
+        assert!(origin.join().unwrap() == question, "what the client sent arrives whole and in order");
+        writer.join().unwrap();
+        let moved = |copied| Moved { copied, spliced: 0 };
+        assert_eq!(relay.join().unwrap(), (moved(2_000_000), moved(3_000_000)));
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+fn read_to_end(stream: &mut BlockingStream) -> Vec<u8> {
+    let (mut all, mut piece) = (Vec::new(), vec![0; 65_536]);
+    loop {
+        match stream.read(&mut piece, soon()).unwrap() {
+            0 => return all,
+            count => all.extend_from_slice(&piece[..count]),
+        }
+    }
 }
 
 #[test]

@@ -12,10 +12,11 @@ use super::transition::{Connected, Connecting, Declining, Handover, Opened, Pend
 use super::{guard_faults, verdict};
 use crate::auth::{Declined, Progress};
 use crate::egress::verdict as logon_verdict;
-use crate::event::{Endpoint, Got, HeadReader, Readiness, Seat, take_front};
+use crate::event::{Got, HeadReader, Seat, take_front};
 use crate::fault::{At, Cause, Culprit, Fault};
 use crate::limits;
 use crate::pool::Orphan;
+use crate::transport::{Endpoint, Readiness};
 use crate::upstream::{Answer, AttemptRequest, SendPermission, Ticket};
 
 /// Room for a request with an AUTHENTICATE_MESSAGE, so that writing one grows no buffer.

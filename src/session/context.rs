@@ -7,7 +7,7 @@ use mio::Registry;
 
 use crate::auth::NonceSource;
 use crate::egress::CurrentEgress;
-use crate::event::{KeepAlive, Key, SocketOptions, Timers, WaitList};
+use crate::event::{Key, Timers, WaitList};
 use crate::forward::ForwardOptions;
 use crate::http::PROXY_NAME;
 use crate::limits;
@@ -15,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::pool::{Loan, Pools};
 use crate::relay::{PipePool, Resources};
 use crate::timeouts::TimeoutsMs;
+use crate::transport::{KeepAlive, SocketOptions};
 use crate::upstream::{HostPort, LookupClient, LookupReply};
 
 /// The part of the configuration that tunnels go by. Replaced as a whole; a tunnel uses what is there when it needs it.

@@ -3,8 +3,9 @@
 use super::context::Context;
 use super::record::Record;
 use crate::client_protocol::ClientProtocol;
-use crate::event::{Deadline, Endpoint, Key};
+use crate::event::{Deadline, Key};
 use crate::timeouts::TimeoutsMs;
+use crate::transport::Endpoint;
 
 /// The client's side of a session: the same at every stage.
 #[derive(Debug)]

@@ -5,10 +5,10 @@ use super::stage::{StageOps, Step};
 use super::transition::{Declining, Transition};
 use super::verdict;
 use crate::auth::Declined;
-use crate::event::Endpoint;
 use crate::fault::At;
 use crate::http::{BodyFraming, ChunkError, ChunkedDecoder};
 use crate::limits;
+use crate::transport::Endpoint;
 
 /// The longest page as it arrives, framing included, in bytes: honest framing does not double it.
 const PAGE_LIMIT_BYTES: usize = 2 * limits::DECLINED_BODY_LIMIT_BYTES;

@@ -4,9 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::Context;
-use crate::event::{DIALS, Endpoint, EventToken, Key};
+use crate::event::{DIALS, EventToken, Key};
 use crate::fault::{At, Cause, Fault};
 use crate::limits::{self, millis};
+use crate::transport::{Endpoint, Transport};
 
 /// An address, and where it came from.
 #[derive(Clone, Copy, Debug)]
@@ -64,15 +65,21 @@ impl Race {
         self.racers.is_empty() || (now_ms >= self.next_ms && self.racers.len() < limits::CONNECTION_ATTEMPTS)
     }
 
-    /// Sends a connection on its way.
-    pub(super) fn launch(&mut self, candidate: Candidate, key: Key, context: &Context) -> io::Result<()> {
+    /// Begins to connect to a candidate.
+    pub(super) fn launch(
+        &mut self,
+        candidate: Candidate,
+        transport: &Transport,
+        key: Key,
+        context: &Context,
+    ) -> io::Result<()> {
         let mut number = (self.last_number + 1) % DIALS;
         while self.racers.iter().any(|racer| racer.number == number) {
             number = (number + 1) % DIALS;
         }
         self.last_number = number;
         let (token, options) = (EventToken::upstream(key, number), context.settings.socket_options());
-        let endpoint = Endpoint::connect(candidate.address, token, &options, &context.registry)?;
+        let endpoint = transport.connect(candidate.address, token, &options, &context.registry)?;
         let now_ms = context.now_ms();
         self.next_ms = now_ms + millis(limits::CONNECTION_ATTEMPT_DELAY);
         let until_ms = now_ms + context.settings.timeouts.connect;
@@ -82,13 +89,9 @@ impl Race {
 
     /// One that has arrived, or failed.
     pub(super) fn finished(&mut self) -> Option<(Racer, io::Result<()>)> {
-        let index = self.racers.iter().position(|racer| racer.endpoint.ready.writable())?;
-        let racer = self.racers.remove(index);
-        let outcome = match racer.endpoint.stream.take_error() {
-            Ok(None) => Ok(()),
-            Ok(Some(error)) | Err(error) => Err(error),
-        };
-        Some((racer, outcome))
+        let mut racers = self.racers.iter_mut().enumerate();
+        let (index, outcome) = racers.find_map(|(index, racer)| Some((index, racer.endpoint.connect_outcome()?)))?;
+        Some((self.racers.remove(index), outcome))
     }
 
     /// One that has been on its way for too long is given up; where it was to go, and the fault.

@@ -6,9 +6,9 @@ use super::cx::Cx;
 use super::record::End;
 use super::stage::{Idle, StageOps, Step};
 use super::transition::Transition;
-use crate::event::Endpoint;
 use crate::fault::At;
 use crate::limits;
+use crate::transport::Endpoint;
 
 /// Waiting for the client to close, and discarding what it still sends.
 #[derive(Debug)]

@@ -41,8 +41,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::client_protocol::ClientProtocol;
-use crate::event::{Deadline, Endpoint, Key, Lane, Readiness, Stream};
+use crate::event::{Deadline, Key, Lane};
 use crate::fault::{At, Cause, Fault};
+use crate::transport::{Endpoint, Readiness, Stream};
 use crate::upstream::Resolution;
 use authenticate::Authenticate;
 use connect::Connect;
@@ -189,7 +190,7 @@ impl Session {
             Lane::Downstream => Some(&mut self.client.endpoint),
             Lane::Upstream(number) => self.stage.ops_mut().and_then(|stage| stage.upstream(number)),
         };
-        endpoint.map(|endpoint| endpoint.ready.learn(ready)).is_some()
+        endpoint.map(|endpoint| endpoint.learn(ready)).is_some()
     }
 
     /// The client's address.
@@ -204,7 +205,7 @@ impl Session {
 
     /// The size of its buffers in bytes.
     pub fn held_bytes(&self) -> usize {
-        self.stage.ops().map_or(0, StageOps::held_bytes)
+        self.client.endpoint.held_bytes() + self.stage.ops().map_or(0, StageOps::held_bytes)
     }
 
     /// Whether it is between two requests.

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use super::cx::Cx;
 use crate::egress::Hop;
-use crate::event::Endpoint;
-use crate::pool;
+use crate::transport::Endpoint;
 
 /// A connection that nobody but this client may use.
 #[derive(Debug)]
@@ -32,7 +31,7 @@ pub(super) fn fitting(
         (None, None) => true,
         _ => false,
     };
-    let fits = same_way && *pinned.origin == *origin && pool::is_at_rest(&mut pinned.upstream);
+    let fits = same_way && *pinned.origin == *origin && pinned.upstream.is_at_rest();
     cx.client.record.pinned = fits;
     fits.then_some(pinned)
 }

@@ -7,9 +7,10 @@ use super::stage::{Idle, StageOps, Step};
 use super::transition::{NextRequest, Received, Transition};
 use super::verdict;
 use crate::client_protocol::{Demand, ReadOptions, Rejected, RequestReader};
-use crate::event::{Endpoint, Got, HeadReader};
+use crate::event::{Got, HeadReader};
 use crate::fault::{At, Cause, Fault};
 use crate::limits;
+use crate::transport::Endpoint;
 
 /// What was decided about a client when it was accepted. The client is told after its head has come, because an answer that
 /// overtakes its question is lost when the connection closes on unread bytes.

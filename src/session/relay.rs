@@ -4,10 +4,10 @@ use super::cx::Cx;
 use super::record::End;
 use super::stage::{Relayed, StageOps, Step};
 use super::transition::{Halves, Transition};
-use crate::event::Endpoint;
 use crate::fault::{At, Cause, Fault};
 use crate::limits;
 use crate::relay::{Half, Moved, RelayError, Turn};
+use crate::transport::Endpoint;
 
 /// An established tunnel. Small: ten thousand of them are idle.
 #[derive(Debug)]
@@ -143,7 +143,7 @@ impl StageOps for Relay {
     }
 
     fn held_bytes(&self) -> usize {
-        self.up.held_bytes() + self.down.held_bytes()
+        self.upstream.held_bytes() + self.up.held_bytes() + self.down.held_bytes()
     }
 
     fn upstream(&mut self, _number: u8) -> Option<&mut Endpoint> {

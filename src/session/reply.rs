@@ -4,8 +4,8 @@ use super::cx::Cx;
 use super::record::End;
 use super::stage::{StageOps, Step};
 use super::transition::{AfterAnswer, Answer, Transition};
-use crate::event::Endpoint;
 use crate::fault::{At, Cause, Fault};
+use crate::transport::Endpoint;
 
 /// An answer, and what follows it.
 #[derive(Debug)]

@@ -9,10 +9,11 @@ use super::transition::{Connected, Connecting, Departure, Opened, Transition};
 use super::{guard_faults, pinned, verdict};
 use crate::auth::{Handshake, Request};
 use crate::egress::{Egress, Hop};
-use crate::event::{DIALS, Endpoint, EventToken};
+use crate::event::{DIALS, EventToken};
 use crate::fault::{At, Cause, Fault};
 use crate::forward::ForwardRequest;
 use crate::pool::Challenged;
+use crate::transport::Endpoint;
 use crate::upstream::Refusal;
 
 /// Selects the hop and a connection; fails at once where no upstream is up, or the guard refuses.

@@ -3,8 +3,8 @@
 use super::cx::Cx;
 use super::record::End;
 use super::transition::Transition;
-use crate::event::Endpoint;
 use crate::fault::At;
+use crate::transport::Endpoint;
 use crate::upstream::Resolution;
 
 /// What came of stepping a stage.

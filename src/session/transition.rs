@@ -42,9 +42,9 @@ use super::pinned::Pinned;
 use super::record::End;
 use crate::auth::{Declined, Request};
 use crate::client_protocol::Demand;
-use crate::event::Endpoint;
 use crate::forward::ForwardRequest;
 use crate::relay::Half;
+use crate::transport::Endpoint;
 use crate::upstream::{HostPort, Ticket};
 
 /// Where a session goes next, with what the next stage needs.

@@ -5,9 +5,9 @@ use super::record::End;
 use super::transition::{AfterAnswer, Answer, Halves, Transition};
 use crate::auth::Declined;
 use crate::client_protocol::Verdict;
-use crate::event::Endpoint;
 use crate::fault::Fault;
 use crate::relay::Half;
+use crate::transport::Endpoint;
 
 /// The tunnel is established. What the upstream sent behind its 200 follows ours.
 pub(super) fn established(

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use mio::net::TcpListener;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt};
 
-use crate::event::{self, KeepAlive, Listener, bound_buffers};
 use crate::limits;
+use crate::transport::{self, KeepAlive, Listener, bound_buffers};
 
 /// The listeners of one shard.
 pub type Listeners = Vec<Listener>;
@@ -55,7 +55,7 @@ fn open(address: SocketAddr, socket_buffer_bytes: usize, keep_alive: Option<Keep
     sockopt::set_socket_reuseport(&socket, true)?;
     // Accepted connections inherit these from the listener, which saves two system calls for each.
     sockopt::set_tcp_nodelay(&socket, true)?;
-    event::keep_alive(&socket, keep_alive);
+    transport::keep_alive(&socket, keep_alive);
     bound_buffers(&socket, socket_buffer_bytes);
     bind_socket(&socket, &address)?;
     listen(&socket, limits::LISTEN_BACKLOG)?;

@@ -1,7 +1,7 @@
 //! The simulated network of a thread: connections, a listener, pipes, the poll, and the passing of time.
 //!
-//! The gateway uses it through the handles [`Socket`], [`Listener`] and [`Pipe`], which `event::Stream`,
-//! `event::Listener` and `event::Pipe` hold in tests; the simulated world uses it through [`with`]. Nothing here
+//! The gateway uses it through the handles [`Socket`], [`Listener`] and [`Pipe`], which `transport::Stream`,
+//! `transport::Listener` and `transport::Pipe` hold in tests; the simulated world uses it through [`with`]. Nothing here
 //! blocks, and all randomness comes from one seed.
 
 mod handles;
@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::rng::Rng;
 use super::trace::{self, NONE, Trace};
-use crate::event::{Readiness, Signs};
+use crate::transport::{Readiness, Signs};
 pub use handles::{Listener, Pipe, Socket, connect, open_pipe};
 use pipe::PipeState;
 pub use wire::{Conclusion, End, Pace, Phase, Traits, Wire};

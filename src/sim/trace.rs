@@ -1,6 +1,6 @@
 //! What happened in a run: as a hash, which must be the same for every run of a seed, and as text for debugging.
 
-use crate::event::Signs;
+use crate::transport::Signs;
 
 /// Instead of a connection or a number: there is none, or the call failed.
 pub const NONE: usize = usize::MAX;

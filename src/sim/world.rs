@@ -17,13 +17,15 @@ use crate::auth::Credentials;
 use crate::egress::{
     CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, Logins, Member, Unchallenged, UpstreamOrder,
 };
-use crate::event::{Key, Listener, Sender};
+use crate::event::{Key, Sender};
 use crate::metrics::Metrics;
 use crate::ntlm::{Account, Identity, Method, NtHash};
 use crate::route::{Decision, Rule, Rules};
 use crate::session::SessionSettings;
 use crate::shard::{Gate, GateRules, Message, Shard, ShardOptions};
 use crate::stub::{Counters, ServerNames, Setup, StubAccount};
+use crate::transport::Listener;
+use crate::transport::Transport;
 use crate::upstream::{
     Accounts, CheckFailure, Guard, HealthChange, HostPort, LookupClient, LookupReply, OriginResolver, Resolution,
     Upstream,
@@ -170,14 +172,15 @@ fn new_egress(scenario: &Scenario, metrics: &Arc<Metrics>, shard_sender: &Arc<On
     let (mut members, mut hops) = (Vec::new(), Vec::new());
     for (place, plan) in scenario.upstreams.iter().enumerate() {
         let name = format!("u{place}");
-        let upstream = Upstream::new(&name, vec![format!("{name}.test:3128").parse().unwrap()], move |change| {
-            if matches!(change, HealthChange::Ejected(_)) {
-                with(|network| {
-                    network.ejected.push(place);
-                    network.alarm(500_000, CHECK_UPSTREAM + place as u64);
-                });
-            }
-        });
+        let upstream =
+            Upstream::new(&name, vec![format!("{name}.test:3128").parse().unwrap()], Transport::Tcp, move |change| {
+                if matches!(change, HealthChange::Ejected(_)) {
+                    with(|network| {
+                        network.ejected.push(place);
+                        network.alarm(500_000, CHECK_UPSTREAM + place as u64);
+                    });
+                }
+            });
         let password = if scenario.right_password { "right" } else { "wrong" };
         for (configured, user) in identities.iter().zip(USERS) {
             let account = Account::parse(&format!(r"CORP\{user}"), None).unwrap();

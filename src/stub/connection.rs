@@ -10,7 +10,7 @@ use super::personality::Personality;
 use super::proxy_session::{ProxyContext, ProxySession};
 use super::response::ProxyAction;
 use super::tunnel::{TURN_BYTES, Tunnel, TunnelStatus};
-use crate::event::{Endpoint, Readiness, Stream};
+use crate::transport::{Endpoint, Readiness, Stream};
 
 /// The pause between two bytes of a trickle: just long enough for them to arrive separately.
 const TRICKLE_PAUSE: Duration = Duration::from_millis(1);
@@ -99,7 +99,7 @@ impl Connection {
 
     /// Records the readiness that an event reports.
     pub(super) fn learn(&mut self, ready: Readiness) {
-        self.endpoint.ready.learn(ready);
+        self.endpoint.learn(ready);
     }
 
     /// The socket, for registration.

@@ -14,8 +14,9 @@ use super::connection::{Connection, NextTurn, TurnContext};
 use super::counters::Counters;
 use super::proxy_session::{ProxyContext, splitmix};
 use super::server::Shared;
-use crate::event::{Endpoint, EventToken, Key, Lane, Mailbox, Readiness, Sender, mailbox};
+use crate::event::{EventToken, Key, Lane, Mailbox, Sender, mailbox};
 use crate::ntlm::FileTime;
+use crate::transport::{Endpoint, Readiness};
 
 const LISTENER: Token = Token(0);
 const MAILBOX: Token = Token(1);

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 
 use super::counters::Counters;
 use super::origin::{Origin, Reaction};
-use crate::event::Endpoint;
+use crate::transport::Endpoint;
 
 /// Bytes that a connection may move in one turn before it yields to others.
 pub(super) const TURN_BYTES: usize = 1024 * 1024;

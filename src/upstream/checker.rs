@@ -1,7 +1,7 @@
 //! Brings an ejected upstream back, and probes one that is in doubt: a thread that sleeps while all is well.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{CheckFailure, Resolution, Upstream};
 use crate::limits::{self, millis};
+use crate::transport::BlockingStream;
 
 /// What an upstream is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ impl Checker {
         self,
         upstream: &Arc<Upstream>,
         epoch: Instant,
-        check: impl Fn(TcpStream, Question) -> Result<(), CheckFailure> + Send + 'static,
+        check: impl Fn(BlockingStream, Question) -> Result<(), CheckFailure> + Send + 'static,
     ) -> io::Result<()> {
         let upstream = Arc::downgrade(upstream);
         thread::Builder::new().name("checker".into()).spawn(move || self.run(&upstream, epoch, check)).map(drop)
@@ -52,7 +53,7 @@ impl Checker {
         self,
         upstream: &Weak<Upstream>,
         epoch: Instant,
-        check: impl Fn(TcpStream, Question) -> Result<(), CheckFailure>,
+        check: impl Fn(BlockingStream, Question) -> Result<(), CheckFailure>,
     ) {
         let now_ms = || millis(epoch.elapsed());
         let ask = |upstream: &Upstream, question| {
@@ -86,7 +87,7 @@ impl Checker {
 }
 
 /// A connection to the first address that takes one.
-fn connect(upstream: &Upstream) -> Result<TcpStream, String> {
+fn connect(upstream: &Upstream) -> Result<BlockingStream, String> {
     let addresses: Arc<[SocketAddr]> = match upstream.resolution() {
         Some(Resolution::Addresses(addresses)) => addresses,
         Some(Resolution::Failed(why)) => return Err(format!("its name does not resolve: {why}")),
@@ -94,7 +95,7 @@ fn connect(upstream: &Upstream) -> Result<TcpStream, String> {
     };
     let mut last = String::new();
     for address in addresses.iter() {
-        match TcpStream::connect_timeout(address, limits::CHECK_TIMEOUT) {
+        match BlockingStream::connect(upstream.transport(), *address, limits::CHECK_TIMEOUT) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = format!("{address}: {error}"),
         }
@@ -105,6 +106,7 @@ fn connect(upstream: &Upstream) -> Result<TcpStream, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::Transport;
     use crate::upstream::HealthChange;
     use std::net::TcpListener;
 
@@ -115,10 +117,11 @@ mod tests {
         drop(listener);
         let (told, changes) = mpsc::channel();
         let (checker, call) = Checker::new();
-        let upstream = Upstream::new("one", vec![address.to_string().parse().unwrap()], move |change| {
-            let _ = call.send(());
-            let _ = told.send(change.clone());
-        });
+        let upstream =
+            Upstream::new("one", vec![address.to_string().parse().unwrap()], Transport::Tcp, move |change| {
+                let _ = call.send(());
+                let _ = told.send(change.clone());
+            });
         upstream.resolved(0, Resolution::Addresses([address].into()));
         checker.start(&upstream, Instant::now(), |_, _| Ok(())).unwrap();
         (0..limits::EJECT_AFTER).for_each(|_| upstream.health.failed(0, "refused"));

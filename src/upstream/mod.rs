@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::transport::Transport;
 pub use checker::{Checker, Question};
 pub use guard::{
     Account, Accounts, Answer, AttemptRequest, Confirmation, DialPermission, Guard, GuardChange, GuardPolicy,
@@ -32,6 +33,7 @@ pub use resolver::{Resolution, Resolver};
 pub struct Upstream {
     name: Arc<str>,
     hosts: Vec<HostPort>,
+    transport: Transport,
     /// What each host resolves to; `None` until the first lookup is over.
     found: RwLock<Vec<Option<Resolution>>>,
     /// The index, among all addresses, of the one that was reached last.
@@ -50,12 +52,14 @@ impl Upstream {
     pub fn new(
         name: &str,
         hosts: Vec<HostPort>,
+        transport: Transport,
         on_health: impl Fn(&HealthChange) + Send + Sync + 'static,
     ) -> Arc<Upstream> {
         Arc::new(Upstream {
             name: name.into(),
             found: RwLock::new(hosts.iter().map(literal_address).collect()),
             hosts,
+            transport,
             preferred: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             health: Health::new(on_health),
@@ -71,6 +75,11 @@ impl Upstream {
     /// Its hosts, as configured.
     pub fn hosts(&self) -> &[HostPort] {
         &self.hosts
+    }
+
+    /// What carries the bytes to it.
+    pub fn transport(&self) -> &Transport {
+        &self.transport
     }
 
     /// Records what a host resolves to, by its index in [`Upstream::hosts`]. Returns how many addresses the upstream
@@ -169,7 +178,7 @@ mod tests {
     #[test]
     fn the_addresses_of_all_hosts_are_tried_in_their_order() {
         let hosts = vec!["a.example:1".parse().unwrap(), "b.example:2".parse().unwrap()];
-        let upstream = Upstream::new("both", hosts, |_| {});
+        let upstream = Upstream::new("both", hosts, Transport::Tcp, |_| {});
         assert_eq!(upstream.resolution(), None);
         upstream.resolved(0, Resolution::Failed("no such name".into()));
         assert_eq!(upstream.resolution(), None, "the other may still be found");
@@ -182,7 +191,7 @@ mod tests {
     #[test]
     fn a_host_is_found_by_its_name_whatever_its_port() {
         let hosts = ["a.example:1", "b.example:2", "b.example:3"].map(|host| host.parse().unwrap());
-        let upstream = Upstream::new("both", hosts.into(), |_| {});
+        let upstream = Upstream::new("both", hosts.into(), Transport::Tcp, |_| {});
         upstream.resolved(0, Resolution::Failed("no such name".into()));
         upstream.resolved(2, addresses(&["10.0.0.2:3"]));
         assert_eq!(upstream.addresses_of_host("b.example"), ["10.0.0.2:3".parse().unwrap()]);
@@ -193,14 +202,19 @@ mod tests {
 
     #[test]
     fn hosts_that_are_addresses_need_no_look_up() {
-        let upstream = Upstream::new("both", vec!["10.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()], |_| {});
+        let upstream = Upstream::new(
+            "both",
+            vec!["10.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()],
+            Transport::Tcp,
+            |_| {},
+        );
         assert_eq!(upstream.resolution(), Some(addresses(&["10.0.0.1:1", "[::1]:2"])));
     }
 
     #[test]
     fn when_no_host_resolves_the_first_failure_is_reported() {
         let hosts = vec!["a.example:1".parse().unwrap(), "b.example:2".parse().unwrap()];
-        let upstream = Upstream::new("both", hosts, |_| {});
+        let upstream = Upstream::new("both", hosts, Transport::Tcp, |_| {});
         upstream.resolved(1, Resolution::Failed("second".into()));
         upstream.resolved(0, Resolution::Failed("first".into()));
         assert_eq!(upstream.resolution(), Some(Resolution::Failed("first".into())));

@@ -1,7 +1,7 @@
 //! The conversation with the upstream: blocking sockets below the one handshake there is, each leg noted as it passes.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,6 +11,7 @@ use crate::auth::{Credentials, Handshake, NonceSource, Progress, Request};
 use crate::config::{Config, FirstLeg};
 use crate::fault::{At, Cause, Fault};
 use crate::ntlm::FileTime;
+use crate::transport::BlockingStream;
 
 /// How much of a page is read to see what it says, in bytes.
 const PAGE_LIMIT_BYTES: usize = 16 * 1024;
@@ -138,7 +139,7 @@ struct Probe<'a> {
 
 /// A connection and what came on it.
 struct Connection {
-    stream: TcpStream,
+    stream: BlockingStream,
     until: Instant,
     /// Of the answer that is being read.
     heard: Vec<u8>,
@@ -179,10 +180,10 @@ impl Probe<'_> {
     /// Connects to the first address that takes the connection.
     fn dial(&mut self, addresses: &[SocketAddr]) -> Result<Connection, Fault> {
         let mut last = Fault::new(At::Dial, Cause::ConnectUnreachable, "there is no address");
+        let transport = self.config.first_upstream().transport();
         for address in addresses {
             let begin = Instant::now();
-            let connected = TcpStream::connect_timeout(address, self.config.timeouts.connect);
-            match connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+            match BlockingStream::connect(&transport, *address, self.config.timeouts.connect) {
                 Ok(stream) => {
                     self.note(What::Connected { address: *address, took: begin.elapsed() });
                     let until = Instant::now() + self.config.timeouts.handshake;
@@ -287,7 +288,7 @@ impl Probe<'_> {
         connection.heard.clear();
         let sent = Instant::now();
         // A write that fails may have an answer that came before it.
-        let _ = connection.set_timeouts().and_then(|()| connection.stream.write_all(&request));
+        let _ = connection.stream.write_all(&request, connection.until);
         let mut closed = false;
         let progress = connection.hear(handshake, out, self.config.head_limit_bytes, &mut closed);
         let (at, after) = (self.began.elapsed(), sent.elapsed());
@@ -315,12 +316,6 @@ impl Probe<'_> {
 }
 
 impl Connection {
-    fn set_timeouts(&self) -> io::Result<()> {
-        let left = self.until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        self.stream.set_write_timeout(Some(left))?;
-        self.stream.set_read_timeout(Some(left))
-    }
-
     /// Feeds the handshake with what comes, until that makes a difference.
     fn hear(
         &mut self,
@@ -334,12 +329,9 @@ impl Connection {
             if Instant::now() >= self.until {
                 return Err(late());
             }
-            let count = match self.set_timeouts().and_then(|()| self.stream.read(&mut piece)) {
+            let count = match self.stream.read(&mut piece, self.until) {
                 Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    return Err(late());
-                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(late()),
                 Err(error) => {
                     *closed = true;
                     return handshake.closed().map_err(|_| Fault::upstream_io(At::Authenticate, &error));
@@ -370,11 +362,7 @@ impl Connection {
         while Answer::of(&self.heard, head_limit_bytes)
             .is_some_and(|answer| answer.is_cut() && answer.body.len() < PAGE_LIMIT_BYTES)
         {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
-                return false;
-            }
-            match self.stream.read(&mut piece) {
+            match self.stream.read(&mut piece, until) {
                 Ok(0) => return true,
                 Ok(count) => self.heard.extend_from_slice(piece.get(..count).unwrap_or_default()),
                 Err(_) => return false,

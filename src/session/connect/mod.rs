@@ -11,8 +11,9 @@ use super::happy_eyeballs::{Candidate, Race, Racer};
 use super::stage::{StageOps, Step};
 use super::transition::{Connecting, Transition};
 use super::verdict;
-use crate::event::Endpoint;
 use crate::fault::{At, Cause, Fault};
+use crate::transport::Endpoint;
+use crate::transport::Transport;
 use crate::upstream::Resolution;
 use origin::Origin;
 use upstreams::Upstreams;
@@ -70,7 +71,8 @@ impl Connect {
         }
         while self.race.may_launch(cx.now_ms()) {
             let Some(candidate) = self.next_candidate() else { break };
-            if let Err(error) = self.race.launch(candidate, cx.key, cx.shard) {
+            let Some(transport) = self.target.transport(candidate.member) else { break };
+            if let Err(error) = self.race.launch(candidate, &transport, cx.key, cx.shard) {
                 let fault = Fault::dial_io(candidate.address, &error);
                 if fault.cause != Cause::ResourcesExhausted {
                     self.failed(candidate.member, fault);
@@ -140,6 +142,14 @@ impl Target {
         match self {
             Target::Upstreams(upstreams) => upstreams.addresses(last, cx),
             Target::Origin(origin) => origin.addresses(cx),
+        }
+    }
+
+    /// What carries the bytes to an upstream of the request's group, or to the origin.
+    fn transport(&self, member: usize) -> Option<Transport> {
+        match self {
+            Target::Upstreams(upstreams) => upstreams.transport(member),
+            Target::Origin(_) => Some(Transport::Tcp),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::session::cx::Cx;
 use crate::session::guard_faults;
 use crate::session::happy_eyeballs::{Candidate, Race, Racer};
 use crate::session::transition::{Connected, Transition};
+use crate::transport::Transport;
 use crate::upstream::{DialPermission, Refusal, Resolution};
 
 /// An attempt, and how far it has come with its addresses.
@@ -198,6 +199,11 @@ impl Upstreams {
             let (member, _) = self.attempt.choice.next(&egress)?;
             self.turn_to(member, last);
         }
+    }
+
+    /// What carries the bytes to an upstream.
+    pub(super) fn transport(&self, member: usize) -> Option<Transport> {
+        Some(self.attempt.egress.members.get(member)?.upstream.transport().clone())
     }
 
     pub(super) fn has_next(&self) -> bool {

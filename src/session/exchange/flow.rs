@@ -4,10 +4,11 @@
 //! pieces of it they are gathered first, so that a read costs one write however small the peer's chunks are. Only what the destination
 //! does not take is kept, and no longer than until it does. Large pieces that go through unchanged are spliced.
 
-use crate::event::{Endpoint, take_front};
+use crate::event::take_front;
 use crate::forward::{BodyError, BodyPump};
 use crate::limits;
 use crate::relay::{Moved, PipePool, RelayError, Resources, Run, RunTurn};
+use crate::transport::Endpoint;
 
 /// So much is gathered before a write, in bytes, so that a head and a small body go out together.
 const GATHER_BYTES: usize = 16 * 1024;
@@ -207,6 +208,8 @@ impl Flow {
             }
             if self.bulk
                 && pump.splice_run() >= RUN_BYTES
+                && from.can_splice()
+                && to.can_splice()
                 && let Some(pipe) = resources.pipes.borrow()
             {
                 self.begun = true;

@@ -32,11 +32,11 @@ use super::attempt::Attempt;
 use super::cx::Cx;
 use super::stage::{StageOps, Step};
 use super::transition::{Handover, Opened, Pending};
-use crate::event::{Endpoint, Readiness};
 use crate::fault::{At, Cause, Fault};
 use crate::forward::{BodyError, ForwardRequest, HeadPurpose};
 use crate::http::HeadEnd;
 use crate::relay::RelayError;
+use crate::transport::{Endpoint, Readiness};
 use deadline::{Deadline, Waits};
 use flow::{BUDGET_BYTES, Flow, FlowError, FlowTurn};
 use held_body::RequestBody;
@@ -249,7 +249,7 @@ impl StageOps for Box<Exchange> {
     fn held_bytes(&self) -> usize {
         let of_attempt = self.attempt.as_ref().map_or(0, |attempt| attempt.leftover.capacity());
         let held = self.from_client.capacity() + self.from_upstream.capacity() + of_attempt;
-        held + self.request.held_bytes() + self.up.held_bytes() + self.down.held_bytes()
+        held + self.upstream.held_bytes() + self.request.held_bytes() + self.up.held_bytes() + self.down.held_bytes()
     }
 
     fn upstream(&mut self, number: u8) -> Option<&mut Endpoint> {

@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use mio::{Interest, Token};
 
 use super::{Entry, Shard};
-use crate::event::{EventToken, Stream};
+use crate::event::EventToken;
 use crate::fault::is_exhaustion;
 use crate::limits::{self, millis};
 use crate::session::{Arrival, Session};
 use crate::shard::throttle::Throttle;
+use crate::transport::Stream;
 
 /// Whether there is something to accept.
 #[derive(Debug, Default)]

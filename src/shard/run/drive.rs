@@ -5,8 +5,8 @@ use std::time::Duration;
 use mio::Token;
 
 use super::{Shard, WAKER};
-use crate::event::Readiness;
 use crate::session::Context;
+use crate::transport::Readiness;
 
 impl Shard {
     /// Does what [`Shard::run`] does when the poll returns; `true` when that would return itself.

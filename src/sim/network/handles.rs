@@ -8,8 +8,8 @@ use rustix::io::Errno;
 
 use super::pipe::PipeState;
 use super::{Conclusion, MOST_CALLS_PER_TURN, NETWORK, Network, Phase, with};
-use crate::event::{Signs, Stream};
 use crate::sim::trace::NONE;
+use crate::transport::{Signs, Stream};
 
 /// The gateway's end of a connection; dropping it closes the connection.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use mio::Token;
 use rustix::io::Errno;
 
 use super::pipe::PipeState;
-use crate::event::Signs;
 use crate::sim::rng::Rng;
+use crate::transport::Signs;
 
 /// A byte queue.
 #[derive(Debug, Default)]

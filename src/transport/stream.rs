@@ -1,0 +1,309 @@
+//! A connection: one arm for each transport, and in tests that of a simulated network.
+//!
+//! Outside of tests there is one arm, and matching on it compiles to nothing.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use mio::event::Source;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+#[cfg(test)]
+use super::framed::Framed;
+use super::{SocketOptions, tcp};
+#[cfg(test)]
+use crate::sim::network as simulated;
+
+/// A non-blocking connection; closed when this is dropped.
+///
+/// What an arm must keep to, beyond what its methods say, for readiness to stay true:
+///
+/// - A read that returns fewer bytes than it was asked for has emptied the socket. Whatever it has read from the socket and not handed
+///   out, the peer's end or an error included, makes [`Stream::has_buffered`] true.
+/// - A write that takes fewer bytes than it was given has filled the socket. The next write begins with the bytes that were not taken, so
+///   an arm may have encrypted them already; it reports them as taken once the socket has them.
+/// - What it owes the socket by itself (the rest of a record, the notice that a direction has ended) goes out in [`Stream::go_on`].
+/// - Buffers exist only while bytes are in them: an idle connection has none.
+/// - A session holds two connections, and ten thousand sessions are idle: an arm is small.
+#[derive(Debug)]
+pub enum Stream {
+    /// A TCP socket of the kernel. It is the standard library's because mio's is larger in debug builds, and tests check the size of a
+    /// session.
+    Tcp(TcpStream),
+    /// A transport for tests.
+    #[cfg(test)]
+    Framed(Framed),
+    /// A connection of a simulated network.
+    #[cfg(test)]
+    Simulated(simulated::Socket),
+}
+
+impl From<mio::net::TcpStream> for Stream {
+    fn from(stream: mio::net::TcpStream) -> Stream {
+        Stream::Tcp(stream.into())
+    }
+}
+
+impl Stream {
+    /// Whether a pipe may carry its bytes: they pass through the socket as they are, and reading and writing its descriptor
+    /// is reading and writing the connection.
+    pub fn can_splice(&self) -> bool {
+        match self {
+            Stream::Tcp(_) => true,
+            #[cfg(test)]
+            Stream::Framed(_) => false,
+            #[cfg(test)]
+            Stream::Simulated(_) => true,
+        }
+    }
+
+    /// Whether a read will bring something although the socket is empty: it was read from the socket and not handed out yet, so
+    /// no edge will come for it.
+    pub fn has_buffered(&self) -> bool {
+        match self {
+            Stream::Tcp(_) => false,
+            #[cfg(test)]
+            Stream::Framed(framed) => framed.has_buffered(),
+            #[cfg(test)]
+            Stream::Simulated(_) => false,
+        }
+    }
+
+    /// The value that ties a logon to this connection: the MD5 hash of its channel bindings, which NTLM carries in
+    /// MsvAvChannelBindings (MS-NLMP §2.2.2.1) and Kerberos in the authenticator's checksum (RFC 4121 §4.1.1). `None` for a
+    /// transport that has none.
+    pub fn channel_bindings(&self) -> Option<[u8; 16]> {
+        match self {
+            Stream::Tcp(_) => None,
+            #[cfg(test)]
+            Stream::Framed(_) => Some(Framed::CHANNEL_BINDINGS),
+            #[cfg(test)]
+            Stream::Simulated(_) => None,
+        }
+    }
+
+    /// The memory of its buffers in user space, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        match self {
+            Stream::Tcp(_) => 0,
+            #[cfg(test)]
+            Stream::Framed(framed) => framed.held_bytes(),
+            #[cfg(test)]
+            Stream::Simulated(_) => 0,
+        }
+    }
+
+    /// Sends what the transport itself still owes the socket, as far as the socket takes it. To be called after each event; an
+    /// error shows in the next read or write.
+    pub(super) fn go_on(&mut self) {
+        match self {
+            Stream::Tcp(_) => {}
+            #[cfg(test)]
+            Stream::Framed(framed) => framed.go_on(),
+            #[cfg(test)]
+            Stream::Simulated(_) => {}
+        }
+    }
+
+    /// Advances the transport's own handshake on a socket that has just become connected, readable or writable; `false` while the
+    /// peer's part of it is missing.
+    pub(super) fn shake_hands(&mut self) -> io::Result<bool> {
+        match self {
+            Stream::Tcp(_) => Ok(true),
+            #[cfg(test)]
+            Stream::Framed(framed) => framed.shake_hands(),
+            #[cfg(test)]
+            Stream::Simulated(_) => Ok(true),
+        }
+    }
+
+    /// Whether the peer has sent something that a read would bring, or has ended. The transport's own messages are taken
+    /// out of the socket and do not count. `readable` is what events have reported of the socket.
+    pub(super) fn has_input(&mut self, readable: bool) -> bool {
+        match self {
+            Stream::Tcp(_) => readable,
+            #[cfg(test)]
+            Stream::Framed(framed) => framed.has_input(),
+            #[cfg(test)]
+            Stream::Simulated(_) => readable,
+        }
+    }
+
+    /// Whether the connection is open and has nothing to read now, not even its end. Asks the socket, because an event may
+    /// be pending.
+    pub(super) fn is_silent(&mut self) -> bool {
+        match self {
+            Stream::Tcp(stream) => tcp::is_silent(stream),
+            #[cfg(test)]
+            Stream::Framed(framed) => !framed.has_input(),
+            #[cfg(test)]
+            Stream::Simulated(socket) => socket.is_silent(),
+        }
+    }
+
+    /// Sets the options of its socket.
+    pub(super) fn set_options(&self, options: &SocketOptions) {
+        match self {
+            Stream::Tcp(stream) => options.apply(stream),
+            #[cfg(test)]
+            Stream::Framed(framed) => options.apply(framed.socket()),
+            #[cfg(test)]
+            Stream::Simulated(_) => {}
+        }
+    }
+
+    /// The error that the socket has met since this was last asked (SO_ERROR).
+    ///
+    /// # Errors
+    /// When the system cannot say.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        match self {
+            Stream::Tcp(stream) => stream.take_error(),
+            #[cfg(test)]
+            Stream::Framed(framed) => framed.socket().take_error(),
+            #[cfg(test)]
+            Stream::Simulated(socket) => Ok(socket.take_error()),
+        }
+    }
+
+    /// Whether the peer has accepted the connection, even if the event for it is still pending.
+    pub fn is_connected(&self) -> bool {
+        match self {
+            Stream::Tcp(stream) => stream.peer_addr().is_ok(),
+            #[cfg(test)]
+            Stream::Framed(framed) => framed.socket().peer_addr().is_ok(),
+            #[cfg(test)]
+            Stream::Simulated(socket) => socket.is_connected(),
+        }
+    }
+
+    /// The addresses of the peer and of this end, in this order; `None` for a connection that has ended.
+    pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match self {
+            Stream::Tcp(stream) => tcp::ends(stream),
+            #[cfg(test)]
+            Stream::Framed(framed) => tcp::ends(framed.socket()),
+            #[cfg(test)]
+            Stream::Simulated(_) => None,
+        }
+    }
+
+    /// Acknowledges at once what has been read.
+    pub fn acknowledge(&self) {
+        match self {
+            Stream::Tcp(stream) => tcp::acknowledge(stream),
+            #[cfg(test)]
+            Stream::Framed(framed) => tcp::acknowledge(framed.socket()),
+            #[cfg(test)]
+            Stream::Simulated(_) => {}
+        }
+    }
+
+    /// Ends a direction, or both.
+    ///
+    /// # Errors
+    /// The socket's error; `NotConnected` when the connection has ended already.
+    pub fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.shutdown(how),
+            #[cfg(test)]
+            Stream::Framed(framed) => framed.shutdown(how),
+            #[cfg(test)]
+            Stream::Simulated(socket) => socket.shutdown(how),
+        }
+    }
+
+    /// Makes the close a reset, so that the peer does not take what it received for the whole.
+    pub fn reset_on_close(&self) {
+        match self {
+            Stream::Tcp(stream) => tcp::reset_on_close(stream),
+            #[cfg(test)]
+            Stream::Framed(framed) => tcp::reset_on_close(framed.socket()),
+            #[cfg(test)]
+            Stream::Simulated(socket) => socket.reset_on_close(),
+        }
+    }
+
+    /// Tells a simulation how the session of this client has ended: its label, whether an established tunnel failed, and the bytes that
+    /// went up and down.
+    #[cfg(test)]
+    pub fn conclude(&self, label: &'static str, was_established: bool, bytes: [u64; 2]) {
+        if let Stream::Simulated(socket) = self {
+            socket.conclude(simulated::Conclusion { label, was_established, bytes });
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.read(buffer),
+            #[cfg(test)]
+            Stream::Framed(framed) => framed.read(buffer),
+            #[cfg(test)]
+            Stream::Simulated(socket) => socket.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.write(bytes),
+            #[cfg(test)]
+            Stream::Framed(framed) => framed.write(bytes),
+            #[cfg(test)]
+            Stream::Simulated(socket) => socket.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(stream) => stream.as_fd(),
+            #[cfg(test)]
+            Stream::Framed(framed) => framed.socket().as_fd(),
+            #[cfg(test)]
+            Stream::Simulated(_) => unreachable!("a simulated connection has no descriptor"),
+        }
+    }
+}
+
+impl Source for Stream {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => SourceFd(&stream.as_raw_fd()).register(registry, token, interests),
+            #[cfg(test)]
+            Stream::Framed(framed) => SourceFd(&framed.socket().as_raw_fd()).register(registry, token, interests),
+            #[cfg(test)]
+            Stream::Simulated(socket) => socket.register(token),
+        }
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => SourceFd(&stream.as_raw_fd()).reregister(registry, token, interests),
+            #[cfg(test)]
+            Stream::Framed(framed) => SourceFd(&framed.socket().as_raw_fd()).reregister(registry, token, interests),
+            #[cfg(test)]
+            Stream::Simulated(socket) => socket.register(token),
+        }
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => SourceFd(&stream.as_raw_fd()).deregister(registry),
+            #[cfg(test)]
+            Stream::Framed(framed) => SourceFd(&framed.socket().as_raw_fd()).deregister(registry),
+            #[cfg(test)]
+            Stream::Simulated(_) => unreachable!("connections leave the poll by being closed"),
+        }
+    }
+}

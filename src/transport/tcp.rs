@@ -1,0 +1,72 @@
+//! TCP: socket options, and what is asked of a socket.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::net::sockopt;
+
+/// TCP keep-alive: how a peer that has vanished without closing is detected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Silence before the first probe, in whole seconds.
+    pub idle: Duration,
+    /// Between two probes, in whole seconds.
+    pub probe: Duration,
+    /// Unanswered probes after which the connection is given up.
+    pub probes: u32,
+}
+
+/// Limits the kernel's buffers to about `bytes` in each direction (SO_SNDBUF, SO_RCVBUF; the kernel adds as much again for its own
+/// overhead); 0 leaves them to the system. Connections inherit this from the socket that accepts them.
+pub fn bound_buffers(socket: impl AsFd, bytes: usize) {
+    if bytes > 0 {
+        // This fails only for a closed socket: the kernel clamps any size to its own bounds.
+        let _ = sockopt::set_socket_send_buffer_size(&socket, bytes);
+        let _ = sockopt::set_socket_recv_buffer_size(&socket, bytes);
+    }
+}
+
+/// Probes the peer of an idle connection, so that a vanished peer is detected and firewalls on the path do not forget the
+/// connection. Connections inherit this from the socket that accepts them.
+pub fn keep_alive(socket: impl AsFd, keep_alive: Option<KeepAlive>) {
+    let Some(KeepAlive { idle, probe, probes }) = keep_alive else { return };
+    // This fails only for a closed socket: the configuration allows no value that the kernel rejects.
+    let _ = sockopt::set_socket_keepalive(&socket, true);
+    let _ = sockopt::set_tcp_keepidle(&socket, idle);
+    let _ = sockopt::set_tcp_keepintvl(&socket, probe);
+    let _ = sockopt::set_tcp_keepcnt(&socket, probes);
+}
+
+/// Begins to connect. Small writes are not delayed (TCP_NODELAY).
+pub(super) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::from(mio::net::TcpStream::connect(address)?);
+    stream.set_nodelay(true)?;
+    // The request follows at once, and its segment carries the last ACK of the TCP handshake, which saves a packet for each
+    // connection. If the kernel refuses, it sends that ACK by itself.
+    let _ = sockopt::set_tcp_quickack(&stream, false);
+    Ok(stream)
+}
+
+/// Whether the connection is open and has nothing to read, not even its end. Asks the socket.
+pub(super) fn is_silent(stream: &TcpStream) -> bool {
+    stream.peek(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// The addresses of the peer and of this end.
+pub(super) fn ends(stream: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
+    Some((stream.peer_addr().ok()?, stream.local_addr().ok()?))
+}
+
+/// Makes the close a reset (SO_LINGER with a time-out of zero).
+pub(super) fn reset_on_close(stream: &TcpStream) {
+    // This fails only for a closed socket.
+    let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
+}
+
+/// Acknowledges at once what has been read (TCP_QUICKACK).
+pub(super) fn acknowledge(stream: &TcpStream) {
+    // If this fails, the acknowledgement is merely sent later.
+    let _ = sockopt::set_tcp_quickack(stream, true);
+}
