@@ -2,13 +2,13 @@
 //!
 //! Faults on clients' requests eject an upstream. How many it takes depends on what failed:
 //!
-//! 1. It accepts no connection, or does not answer a request that needs no origin: the upstream is at fault. It is ejected
-//!    after [`limits::EJECT_AFTER`] such faults in a row.
+//! 1. It accepts no connection, or does not answer a request that needs no origin: the upstream is at fault. It is
+//!    ejected after [`limits::EJECT_AFTER`] such faults in a row.
 //! 2. It fails a request that another upstream then serves: the same.
-//! 3. It fails a request before it has sent a challenge, for example by closing the connection: its policy may forbid the
-//!    destination. It is ejected if it also fails a probe for a name that does not exist.
-//! 4. It fails a request after its challenge, or one that may be waiting for its origin: its policy or the origin may be the
-//!    reason. It is ejected when [`limits::EJECT_AFTER`] *destinations* have failed and none has succeeded for
+//! 3. It fails a request before it has sent a challenge, for example by closing the connection: its policy may forbid
+//!    the destination. It is ejected if it also fails a probe for a name that does not exist.
+//! 4. It fails a request after its challenge, or one that may be waiting for its origin: its policy or the origin may
+//!    be the reason. It is ejected when [`limits::EJECT_AFTER`] *destinations* have failed and none has succeeded for
 //!    [`limits::EJECT_DOUBTFUL_AFTER`].
 //!
 //! While an upstream is on probation, one fault of the first three kinds is enough. An ejected upstream rests, is

@@ -121,11 +121,12 @@ impl OriginResolver {
     }
 
     /// Asks for a name's addresses, with the port of `host`. `answer` is called from another thread, or at once if the
-    /// name is cached. It is not called if the asker's patience ends first, or if the result is not [`LookupReply::Accepted`].
+    /// name is cached. It is not called if the asker's patience ends first, or if the result is not
+    /// [`LookupReply::Accepted`].
     ///
-    /// The request is [`LookupReply::Declined`] when [`limits::LOOKUP_WAITERS`] requests wait for the name already, when the
-    /// queue of [`limits::LOOKUP_QUEUE`] names has no room left for this client, or when no thread runs and none can be
-    /// started.
+    /// The request is [`LookupReply::Declined`] when [`limits::LOOKUP_WAITERS`] requests wait for the name already,
+    /// when the queue of [`limits::LOOKUP_QUEUE`] names has no room left for this client, or when no thread runs and
+    /// none can be started.
     pub fn ask(
         &self,
         host: HostPort,

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::attempt::{Attempted, Strike};
 use super::destination::{demand_hash, destination_hash};
 use super::ledger::{At, Ledger, Outgoing, Ruling};
-use super::track::{Attempted, Strike};
 use super::verdict::{self, Answer};
 use super::{AttemptRequest, GuardPolicy, KnownGood, OnChange};
 use crate::limits;

@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::attempt::{AccountView, Attempted, Failure, Strike};
 use super::destination::Recent;
-use super::track::{AccountView, Attempted, Failure, Strike, Track};
+use super::track::Track;
 use super::verdict::Verdict;
 use super::{GuardChange, GuardPolicy, GuardState, KnownGood, OnChange, Refusal};
 use crate::limits::{self, millis};

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `verdict` | what an answer says about the secret |
 //! | `track` | what is known of one secret at one upstream |
+//! | `attempt` | a logon attempt from its sending to its end |
 //! | `room` | how many attempts may be unanswered at once |
 //! | `suspects` | destinations that the upstream's policy may forbid |
 //! | `confirmation` | when the gateway makes a handshake of its own |
@@ -39,6 +40,7 @@
 //! and a refusal that was sent before an acceptance is about its destination.
 
 mod account;
+mod attempt;
 mod confirmation;
 mod destination;
 mod ledger;
@@ -54,8 +56,8 @@ use std::time::Duration;
 
 use crate::limits;
 
+use attempt::Attempted;
 use ledger::{At, Outgoing, Ruling};
-use track::Attempted;
 
 pub use account::{Account, Accounts};
 pub use verdict::Answer;
@@ -268,8 +270,8 @@ impl Guard {
         self.account.lock().state_of(self.secret)
     }
 
-    /// Whether an upstream accepted the secret recently ([`GuardPolicy::acceptance_age`]) and nothing has cast doubt on it
-    /// since.
+    /// Whether an upstream accepted the secret recently ([`GuardPolicy::acceptance_age`]) and nothing has cast doubt on
+    /// it since.
     pub fn is_accepted(&self, now_ms: u64, upstream: &Arc<str>) -> bool {
         self.account.is_accepted(self.at(upstream), now_ms)
     }
