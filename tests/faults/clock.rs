@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::machine::{BOUND, assert_flows, tunnel, vitals};
 use crate::stub;
 use crate::support::client::{connect_name, echo_through};
-use crate::support::fake_clock::{CleanUp, FakeClock, file_time, rfc3339, unix_seconds};
+use crate::support::fake_clock::{FakeClock, SharedMemoryCleanUp, file_time, rfc3339, unix_seconds};
 use crate::support::gateway::{Gateway, GatewayOptions};
 use crate::support::metrics;
 use crate::support::scratch::wait_for;
@@ -48,7 +48,7 @@ fn steps() -> [(&'static str, i64); 6] {
 struct Stepped {
     gateway: Gateway,
     /// Goes when the gateway is gone.
-    _clean_up: CleanUp,
+    _clean_up: SharedMemoryCleanUp,
     clock: FakeClock,
     tap: Tap,
     stub: StubServer,

@@ -9,7 +9,7 @@ use ntlm_gateway::stub::{StubServer, pattern_mismatch};
 use crate::stub;
 use crate::support::bytes::pseudo_random;
 use crate::support::client::{Answered, ask};
-use crate::support::cutter::{Cut, Cutter, How, Way};
+use crate::support::cutter::{Cut, CutKind, Cutter, Direction};
 use crate::support::gateway::{Gateway, GatewayOptions};
 use crate::support::in_process;
 use crate::support::vitals::{Vitals, assert_nothing_leaked};
@@ -96,7 +96,7 @@ fn lengths(stub: &StubServer, exchange: Exchange) -> (u64, u64) {
 }
 
 /// One gateway lives through a cut at each byte, and serves the next client whole each time.
-fn one_cut_at_each_byte(stub: &StubServer, exchange: Exchange, way: Way, how: How, bytes: u64) {
+fn one_cut_at_each_byte(stub: &StubServer, exchange: Exchange, direction: Direction, kind: CutKind, bytes: u64) {
     let cutter = Cutter::start(stub.address());
     let mut options = GatewayOptions::through(cutter.address());
     options.args = ["--shards", "1", "--warm", "0", "--keep", "0", "--log-level", "info"].map(String::from).into();
@@ -105,16 +105,16 @@ fn one_cut_at_each_byte(stub: &StubServer, exchange: Exchange, way: Way, how: Ho
     let before = Vitals::of(gateway.admin_address()).expect("metrics");
     let mut seen = std::collections::BTreeMap::<String, u64>::new();
     for after in 0..=bytes {
-        cutter.arm(Cut { way, after, how }, 1);
-        let at = format!("{how:?} after {after} of {bytes} bytes {way:?}");
+        cutter.arm(Cut { direction, after, kind }, 1);
+        let at = format!("{kind:?} after {after} of {bytes} bytes {direction:?}");
         let outcome = exchange(gateway.address()).unwrap_or_else(|why| panic!("{at}: {why}"));
         // An end of stream is the origin's word, and this origin has not given it.
-        assert!(how != How::Reset || outcome != Seen::Ended, "{at}: a reset was passed on as an orderly end");
+        assert!(kind != CutKind::Reset || outcome != Seen::Ended, "{at}: a reset was passed on as an orderly end");
         *seen.entry(format!("{outcome:?}")).or_default() += 1;
         cutter.disarm();
         assert_eq!(exchange(gateway.address()), Ok(Seen::Whole), "{at}: the next client");
     }
-    println!("{how:?} {way:?}, {bytes} bytes: {seen:?}");
+    println!("{kind:?} {direction:?}, {bytes} bytes: {seen:?}");
     assert!(gateway.is_running());
     assert_nothing_leaked(gateway.admin_address(), before, 0);
 }
@@ -123,10 +123,10 @@ fn at_each_byte(exchange: Exchange) {
     let stub = stub();
     let (up, down) = lengths(&stub, exchange);
     std::thread::scope(|scope| {
-        for (way, bytes) in [(Way::Up, up), (Way::Down, down)] {
-            for how in [How::Reset, How::Finish] {
+        for (direction, bytes) in [(Direction::Up, up), (Direction::Down, down)] {
+            for kind in [CutKind::Reset, CutKind::Finish] {
                 let stub = &stub;
-                scope.spawn(move || one_cut_at_each_byte(stub, exchange, way, how, bytes));
+                scope.spawn(move || one_cut_at_each_byte(stub, exchange, direction, kind, bytes));
             }
         }
     });
@@ -149,13 +149,13 @@ fn an_upstream_that_is_always_cut_at_the_same_byte_is_given_up_with_an_honest_an
     let stub = stub();
     for exchange in [through_a_tunnel as Exchange, by_plain_http] {
         let (up, down) = lengths(&stub, exchange);
-        for (way, bytes) in [(Way::Up, up), (Way::Down, down)] {
+        for (direction, bytes) in [(Direction::Up, up), (Direction::Down, down)] {
             for (number, after) in (0..bytes).step_by(61).enumerate() {
-                let how = if number % 2 == 0 { How::Reset } else { How::Finish };
+                let kind = if number % 2 == 0 { CutKind::Reset } else { CutKind::Finish };
                 let cutter = Cutter::start(stub.address());
                 let gateway = in_process::gateway(&cutter.address().to_string(), &[]);
-                cutter.arm(Cut { way, after, how }, usize::MAX);
-                let at = format!("{how:?} after {after} of {bytes} bytes {way:?}");
+                cutter.arm(Cut { direction, after, kind }, usize::MAX);
+                let at = format!("{kind:?} after {after} of {bytes} bytes {direction:?}");
                 let outcome = exchange(in_process::address(&gateway)).unwrap_or_else(|why| panic!("{at}: {why}"));
                 let in_mid_answer = matches!(outcome, Seen::Reset | Seen::Ended);
                 assert!(matches!(outcome, Seen::Told(502)) || in_mid_answer, "{at}: {outcome:?}");
@@ -174,16 +174,19 @@ fn an_upstream_that_stands_still_at_any_byte_is_told_as_504_in_time() {
     for (exchange, of_origin) in [(through_a_tunnel as Exchange, (300, 300)), (by_plain_http, (0, BODY_BYTES))] {
         let (up, down) = lengths(&stub, exchange);
         std::thread::scope(|scope| {
-            for (way, bytes) in [(Way::Up, up - of_origin.0), (Way::Down, down - of_origin.1)] {
+            for (direction, bytes) in [(Direction::Up, up - of_origin.0), (Direction::Down, down - of_origin.1)] {
                 for after in (0..bytes).step_by(197) {
                     let stub = &stub;
                     scope.spawn(move || {
                         let cutter = Cutter::start(stub.address());
                         let short = [("timeouts.handshake", "1s"), ("timeouts.response", "1s")];
                         let gateway = in_process::gateway(&cutter.address().to_string(), &short);
-                        cutter.arm(Cut { way, after, how: How::Stall }, usize::MAX);
+                        cutter.arm(Cut { direction, after, kind: CutKind::Stall }, usize::MAX);
                         let outcome = exchange(in_process::address(&gateway));
-                        assert!(outcome == Ok(Seen::Told(504)), "after {after} of {bytes} bytes {way:?}: {outcome:?}");
+                        assert!(
+                            outcome == Ok(Seen::Told(504)),
+                            "after {after} of {bytes} bytes {direction:?}: {outcome:?}"
+                        );
                         in_process::stop(gateway);
                     });
                 }

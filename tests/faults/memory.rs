@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::machine::{BOUND, PIPES_KEPT, assert_bulk, assert_flows, tunnel, vitals};
 use crate::stub;
-use crate::support::cgroup::{Charged, MemoryCgroup};
+use crate::support::cgroup::{MemoryCgroup, MemoryCharge};
 use crate::support::client::{Answered, connect_name, echo_through, read_head};
 use crate::support::gateway::{Gateway, GatewayOptions};
 use crate::support::scratch::wait_for;
@@ -88,8 +88,8 @@ fn mib(bytes: u64) -> String {
     format!("{mib:.1} MiB")
 }
 
-fn say_charged(what: &str, charged: &Charged) {
-    let Charged { all, kernel, sockets, peak, reached, killed, .. } = *charged;
+fn say_charged(what: &str, charged: &MemoryCharge) {
+    let MemoryCharge { all, kernel, sockets, peak, reached, killed, .. } = *charged;
     println!(
         "{what}: {}, of it kernel {}; socket buffers {}; peak {}; limit reached {reached} times, {killed} killed",
         mib(all),

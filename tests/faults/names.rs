@@ -11,14 +11,14 @@ use crate::stub;
 use crate::support::client::{Answered, connect_name, echo_through};
 use crate::support::gateway::{Gateway, GatewayOptions};
 use crate::support::listener::Listener;
-use crate::support::name_server::{Answer, NameServer};
+use crate::support::name_server::{DnsAnswer, NameServer};
 use crate::support::origin::echo_origin;
 use crate::support::scratch::{Scratch, wait_for};
 use crate::support::tap::Tap;
 use crate::support::tools::{skip_or_fail, skip_without_mounts, skip_without_root};
 use crate::support::vitals::assert_nothing_leaked;
 
-const HERE: Answer = Answer::Address(Ipv4Addr::LOCALHOST);
+const HERE: DnsAnswer = DnsAnswer::Address(Ipv4Addr::LOCALHOST);
 
 /// For one attempt to connect, the look-up of a name included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -133,9 +133,9 @@ fn straight_to_a_name_that_is_gone_the_client_is_told_so_in_time_and_goes_on_whe
     let Some(mut named) = Named::start() else { return };
     let before = vitals(&named.gateway);
     for (number, (answer, status, error)) in [
-        (Answer::NoSuchName, 502, "dns_error"),
-        (Answer::Failure, 502, "dns_error"),
-        (Answer::Silence, 504, "dns_timeout"),
+        (DnsAnswer::NoSuchName, 502, "dns_error"),
+        (DnsAnswer::Failure, 502, "dns_error"),
+        (DnsAnswer::Silence, 504, "dns_timeout"),
     ]
     .into_iter()
     .enumerate()
@@ -145,7 +145,7 @@ fn straight_to_a_name_that_is_gone_the_client_is_told_so_in_time_and_goes_on_whe
         named.names.set_all(Some(answer));
         let (told, took) = named.straight(&host);
         assert_told(&told, status, error);
-        let due = if answer == Answer::Silence { CONNECT_TIMEOUT } else { Duration::ZERO };
+        let due = if answer == DnsAnswer::Silence { CONNECT_TIMEOUT } else { Duration::ZERO };
         assert!(took >= due && took < due + AT_ONCE, "{answer:?}: {took:?}");
         named.assert_through();
         assert_eq!((named.ready().0, named.gateway.admin("/healthz").0), (200, 200));
@@ -174,10 +174,10 @@ fn names_whose_look_up_hangs_hold_up_nobody_who_asks_for_others() {
     let before = vitals(&named.gateway);
     named.assert_straight("known.direct.test");
     for number in 0..16 {
-        named.names.set(&format!("hangs{number}.direct.test"), Answer::Silence);
+        named.names.set(&format!("hangs{number}.direct.test"), DnsAnswer::Silence);
         named.names.set(&format!("later{number}.direct.test"), HERE);
     }
-    let asked = named.names.asked();
+    let queries = named.names.queries();
     let hanging: Vec<(Answered, Duration)> = std::thread::scope(|scope| {
         // Several clients for each name.
         let clients: Vec<_> = (0..64)
@@ -186,7 +186,7 @@ fn names_whose_look_up_hangs_hold_up_nobody_who_asks_for_others() {
                 scope.spawn(move || named.straight(&format!("hangs{}.direct.test", number % 16)))
             })
             .collect();
-        assert!(wait_for(BOUND, || (named.names.asked() > asked).then_some(())).is_some(), "nobody asks");
+        assert!(wait_for(BOUND, || (named.names.queries() > queries).then_some(())).is_some(), "nobody asks");
         let began = Instant::now();
         named.assert_through();
         named.assert_straight("127.0.0.1");
@@ -205,7 +205,7 @@ fn names_whose_look_up_hangs_hold_up_nobody_who_asks_for_others() {
     }
     drop(hanging);
     // What is asked for again while it hangs is not asked for twice; A and AAAA are two questions.
-    assert!(named.names.asked() <= asked + 2 * (16 + 16 + 4), "{}", named.names.asked() - asked);
+    assert!(named.names.queries() <= queries + 2 * (16 + 16 + 4), "{}", named.names.queries() - queries);
     assert_nothing_leaked(named.gateway.admin_address(), before, 0);
 }
 
@@ -215,19 +215,19 @@ fn two_hundred_clients_that_ask_for_hanging_names_starve_nobody() {
     let Some(named) = Named::start_with("10s") else { return };
     let before = vitals(&named.gateway);
     for number in 0..200 {
-        named.names.set(&format!("hangs{number}.direct.test"), Answer::Silence);
+        named.names.set(&format!("hangs{number}.direct.test"), DnsAnswer::Silence);
     }
     for number in 0..40 {
         named.names.set(&format!("later{number}.direct.test"), HERE);
     }
-    let asked = named.names.asked();
+    let queries = named.names.queries();
     std::thread::scope(|scope| {
         let ask = |number| {
             let named = &named;
             move || named.straight(&format!("hangs{number}.direct.test"))
         };
         let hanging: Vec<_> = (0..200).map(|number| scope.spawn(ask(number))).collect();
-        assert!(wait_for(BOUND, || (named.names.asked() >= asked + 200).then_some(())).is_some(), "nobody asks");
+        assert!(wait_for(BOUND, || (named.names.queries() >= queries + 200).then_some(())).is_some(), "nobody asks");
         for number in 0..40 {
             named.assert_straight(&format!("later{number}.direct.test"));
         }
@@ -255,15 +255,18 @@ fn an_upstream_whose_name_is_gone_is_used_by_its_last_addresses_through_reloads_
     let before = vitals(&named.gateway);
     let standing = connect_name(named.gateway.address(), "echo.test:7").expect("a tunnel");
     let stray = crate::support::listener::Refusing::new();
-    for (round, answer) in [Answer::NoSuchName, Answer::Failure, Answer::Silence].into_iter().enumerate() {
+    for (round, answer) in [DnsAnswer::NoSuchName, DnsAnswer::Failure, DnsAnswer::Silence].into_iter().enumerate() {
         named.names.set_all(Some(answer));
         named.assert_through();
         // The upstream is another one for a reload, and its name is looked up anew, in vain.
         let more = if round % 2 == 0 { vec![port, stray.address.port()] } else { vec![port] };
-        let (asked, failed) = (named.names.asked(), failures(&named));
+        let (queries, failed) = (named.names.queries(), failures(&named));
         named.reload(&more);
-        assert!(wait_for(BOUND, || (named.names.asked() > asked).then_some(())).is_some(), "{answer:?}: not looked up");
-        if answer != Answer::Silence {
+        assert!(
+            wait_for(BOUND, || (named.names.queries() > queries).then_some(())).is_some(),
+            "{answer:?}: not looked up"
+        );
+        if answer != DnsAnswer::Silence {
             let in_vain = || (failures(&named) > failed).then_some(());
             assert!(wait_for(BOUND, in_vain).is_some(), "{answer:?}: found");
         }
@@ -300,7 +303,7 @@ fn an_upstream_whose_name_is_gone_is_used_by_its_last_addresses_through_reloads_
 fn a_refresh_that_fails_takes_no_addresses_away_and_one_that_succeeds_is_followed() {
     let Some(named) = Named::start() else { return };
     let port = named.tap.address().port();
-    named.names.set_all(Some(Answer::Failure));
+    named.names.set_all(Some(DnsAnswer::Failure));
     let failed = wait_for(Duration::from_secs(45), || {
         named.assert_through();
         std::thread::sleep(Duration::from_millis(100));
@@ -313,7 +316,7 @@ fn a_refresh_that_fails_takes_no_addresses_away_and_one_that_succeeds_is_followe
     assert_eq!(named.ready().0, 200);
     // Back, and elsewhere.
     let moved = Ipv4Addr::new(127, 0, 5, 2);
-    named.names.set("proxy.test", Answer::Address(moved));
+    named.names.set("proxy.test", DnsAnswer::Address(moved));
     named.names.set_all(None);
     named.gateway.wait_for_line(&format!("resolves to {}", SocketAddr::new(IpAddr::V4(moved), port)));
 }

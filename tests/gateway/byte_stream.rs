@@ -1,4 +1,4 @@
-//! Bytes and ends of stream through a tunnel, with the test itself as upstream and origin.
+//! Byte streams and half-closes through a tunnel. The test plays both the upstream and the origin.
 
 use crate::support;
 
@@ -13,7 +13,7 @@ use support::gateway::{Gateway, GatewayOptions};
 use support::listener::Listener;
 use support::upstream::open_upstream;
 
-/// Any origin will do: the upstream plays it.
+/// Never contacted: the upstream plays the origin.
 const ORIGIN: ([u8; 4], u16) = ([192, 0, 2, 1], 443);
 
 fn tunnel_through(upstream: &Listener) -> (Gateway, Answered) {
@@ -25,37 +25,37 @@ fn tunnel_through(upstream: &Listener) -> (Gateway, Answered) {
 
 fn read_all(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).expect("bytes, then an orderly end of stream");
+    stream.read_to_end(&mut bytes).expect("bytes, then a clean end of stream");
     bytes
 }
 
 #[test]
 fn a_client_can_half_close_and_still_receive_the_whole_response() {
-    let (question, answer) = (pseudo_random(1, 3 << 20), pseudo_random(2, 5 << 20));
+    let (request, response) = (pseudo_random(1, 3 << 20), pseudo_random(2, 5 << 20));
     let (sender, heard) = mpsc::channel();
-    let reply = answer.clone();
+    let reply = response.clone();
     let upstream = open_upstream(b"", move |mut stream| {
-        // Only the end of stream ends this read.
+        // Returns only at the end of the stream.
         let mut bytes = Vec::new();
         if stream.read_to_end(&mut bytes).is_ok() && stream.write_all(&reply).is_ok() {
             let _ = sender.send(bytes);
         }
     });
     let (_gateway, mut tunnel) = tunnel_through(&upstream);
-    tunnel.stream.write_all(&question).expect("write the question");
+    tunnel.stream.write_all(&request).expect("write the request");
     tunnel.stream.shutdown(Shutdown::Write).expect("half-close");
-    assert_same(&read_all(&mut tunnel.stream), &answer, "the answer after the half-close");
-    assert_same(&heard.recv_timeout(PATIENCE).expect("the question"), &question, "the question");
+    assert_same(&read_all(&mut tunnel.stream), &response, "the response after the half-close");
+    assert_same(&heard.recv_timeout(PATIENCE).expect("the request"), &request, "the request");
 }
 
 #[test]
 fn a_client_can_still_send_after_the_origin_half_closes() {
     let (greeting, late) = (pseudo_random(3, 2 << 20), pseudo_random(4, 2 << 20));
     let (sender, heard) = mpsc::channel();
-    let said = greeting.clone();
+    let sent = greeting.clone();
     let upstream = open_upstream(b"", move |mut stream| {
         let mut bytes = Vec::new();
-        if stream.write_all(&said).and_then(|()| stream.shutdown(Shutdown::Write)).is_ok()
+        if stream.write_all(&sent).and_then(|()| stream.shutdown(Shutdown::Write)).is_ok()
             && stream.read_to_end(&mut bytes).is_ok()
         {
             let _ = sender.send(bytes);
@@ -85,7 +85,7 @@ fn a_client_that_reads_late_receives_every_byte() {
         let _ = stream.write_all(&sent);
     });
     let (_gateway, mut tunnel) = tunnel_through(&upstream);
-    // Long enough for every buffer on the way to be full.
+    // Long enough to fill every buffer on the path.
     std::thread::sleep(Duration::from_millis(500));
     assert_same(&read_all(&mut tunnel.stream), &bytes, "the origin's bytes");
 }

@@ -1,4 +1,5 @@
-//! The leg of a handshake that needs no origin has a time-out of its own; what may be waiting for an origin has not.
+//! The challenge time-out: it applies to the leg of a handshake that does not involve the origin, and to nothing that
+//! may be waiting for one.
 
 use crate::support;
 
@@ -13,16 +14,16 @@ use support::in_process::{self, ACCOUNT, metric};
 use support::listener::Listener;
 use support::squid::{Squid, SquidOptions};
 
-const CHALLENGE: Duration = Duration::from_millis(500);
-const ORIGIN: Duration = Duration::from_millis(1_500);
-const SHORT: (&str, &str) = ("timeouts.challenge", "500ms");
+const CHALLENGE_TIMEOUT: Duration = Duration::from_millis(500);
+const ORIGIN_DELAY: Duration = Duration::from_millis(1_500);
+const SHORT_TIMEOUT: (&str, &str) = ("timeouts.challenge", "500ms");
 
 fn stub(personality: Personality) -> StubServer {
     let (domain, user, password) = ACCOUNT;
     StubServer::start(StubOptions::default().account(domain, user, password).personality(personality)).expect("a stub")
 }
 
-/// A POST is another matter: at an upstream that is not known yet its first leg may be with the origin.
+/// Not POST: with an upstream whose behaviour is still unknown, its first leg may already reach the origin.
 fn requests() -> [&'static str; 2] {
     [
         "CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n",
@@ -37,21 +38,25 @@ fn timed(gateway: &Gateway, request: &str) -> (Answered, Duration) {
 }
 
 #[track_caller]
-fn assert_told_in_time(gateway: &Gateway, request: &str) {
+fn assert_challenge_timeout(gateway: &Gateway, request: &str) {
     let (answer, took) = timed(gateway, request);
     assert_eq!(answer.status(), 504, "{request}: {}", answer.head);
-    assert!(answer.field("proxy-status").is_some_and(|told| told.contains("no challenge in time")), "{}", answer.head);
-    assert!(took >= CHALLENGE && took < CHALLENGE + Duration::from_secs(2), "{request}: {took:?}");
+    assert!(
+        answer.field("proxy-status").is_some_and(|status| status.contains("no challenge in time")),
+        "{}",
+        answer.head
+    );
+    assert!(took >= CHALLENGE_TIMEOUT && took < CHALLENGE_TIMEOUT + Duration::from_secs(2), "{request}: {took:?}");
 }
 
 #[test]
 fn a_missing_challenge_is_reported_after_the_challenge_timeout() {
     let silent = stub(Personality::Silent);
     for further in [("first_leg", "negotiate"), ("first_leg", "plain")] {
-        let gateway = in_process::gateway(&silent.address().to_string(), &[SHORT, further]);
-        // No more: the third would find it ejected.
+        let gateway = in_process::gateway(&silent.address().to_string(), &[SHORT_TIMEOUT, further]);
+        // Only these two: a third failure in a row would eject the upstream.
         for request in requests() {
-            assert_told_in_time(&gateway, request);
+            assert_challenge_timeout(&gateway, request);
         }
         let faults = [("cause", "challenge_timeout"), ("side", "upstream"), ("stage", "authenticate")];
         assert_eq!(metric(&gateway, "faults_total", &faults), 2.0);
@@ -72,18 +77,19 @@ fn a_trickled_challenge_is_reported_after_the_challenge_timeout() {
             Ok::<(), std::io::Error>(())
         });
     });
-    let gateway = in_process::gateway(&trickling.address().to_string(), &[SHORT]);
-    assert_told_in_time(&gateway, requests()[0]);
+    let gateway = in_process::gateway(&trickling.address().to_string(), &[SHORT_TIMEOUT]);
+    assert_challenge_timeout(&gateway, requests()[0]);
     in_process::stop(gateway);
 }
 
 #[test]
 fn the_next_upstream_is_tried_after_the_challenge_timeout() {
     let (silent, second) = (stub(Personality::Silent), stub(Personality::Plain));
-    let gateway = in_process::gateway(&format!("{},{}", silent.address(), second.address()), &[SHORT, ("warm", "0")]);
+    let gateway =
+        in_process::gateway(&format!("{},{}", silent.address(), second.address()), &[SHORT_TIMEOUT, ("warm", "0")]);
     let (answer, took) = timed(&gateway, requests()[0]);
     assert_eq!(answer.status(), 200, "{}", answer.head);
-    assert!(took >= CHALLENGE && took < CHALLENGE + Duration::from_secs(1), "{took:?}");
+    assert!(took >= CHALLENGE_TIMEOUT && took < CHALLENGE_TIMEOUT + Duration::from_secs(1), "{took:?}");
     in_process::stop(gateway);
 }
 
@@ -92,7 +98,7 @@ fn the_challenge_timeout_does_not_apply_to_a_slow_origin_behind_squid() {
     require_tools!("squid", "ntlm_auth");
     let origin = Listener::start(|mut stream| {
         let _ = read_head(&mut stream).and_then(|_| {
-            std::thread::sleep(ORIGIN);
+            std::thread::sleep(ORIGIN_DELAY);
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow")
         });
     });
@@ -108,7 +114,7 @@ fn the_challenge_timeout_does_not_apply_to_a_slow_origin_behind_squid() {
         let mut body = String::new();
         answer.stream.read_to_string(&mut body).expect("a body");
         assert_eq!((answer.status(), body.as_str()), (200, "slow"), "{method}: {}", answer.head);
-        assert!(began.elapsed() >= ORIGIN);
+        assert!(began.elapsed() >= ORIGIN_DELAY);
     }
 }
 
@@ -117,13 +123,13 @@ fn the_challenge_timeout_does_not_apply_to_a_known_open_upstream() {
     let open = Listener::start(|mut stream| {
         let _ = read_head(&mut stream).and_then(|head| {
             if head.starts_with("CONNECT slow.") {
-                std::thread::sleep(ORIGIN);
+                std::thread::sleep(ORIGIN_DELAY);
             }
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
             stream.read(&mut [0]).map(drop)
         });
     });
-    let gateway = in_process::gateway(&open.address().to_string(), &[SHORT]);
+    let gateway = in_process::gateway(&open.address().to_string(), &[SHORT_TIMEOUT]);
     for host in ["quick.test:443", "slow.test:443"] {
         let answer = connect_name(in_process::address(&gateway), host).expect("an answer");
         assert_eq!(answer.status(), 200, "{host}: {}", answer.head);

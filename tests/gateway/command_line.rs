@@ -1,4 +1,4 @@
-//! The commands beside `run`: what `demo` says of itself, and what `hash` leaves behind.
+//! The commands other than `run`: the output of `demo`, and the files that `hash` writes.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -24,10 +24,10 @@ fn demo(args: &[&str]) -> String {
 #[test]
 fn the_demo_prints_the_upstream_name_that_the_metrics_use() {
     let shown = demo(&[]);
-    let told =
+    let printed =
         shown.split_once("verifies NTLM is on ").and_then(|(_, rest)| rest.split_once(';')).expect("an address").0;
     let counted = shown.lines().find(|line| line.contains("upstream=\"")).expect("a metric with an upstream");
-    assert!(counted.contains(&format!("upstream=\"{told}\"")), "{told} in\n{shown}");
+    assert!(counted.contains(&format!("upstream=\"{printed}\"")), "{printed} in\n{shown}");
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn mode(path: &Path) -> u32 {
 fn hash_output_creates_a_file_that_only_its_owner_can_read() {
     let scratch = Scratch::new("output");
     let file = scratch.join("nt-hash");
-    // One that is open to others is replaced by one that is not.
+    // The second round replaces a file that others can read.
     for _ in 0..2 {
         let done = hash(&["--output", &file.display().to_string()], Stdio::piped()).expect_success("hash --output");
         assert_eq!((done.text().as_str(), done.stderr.as_str()), ("", ""));
@@ -63,7 +63,7 @@ fn hash_output_creates_a_file_that_only_its_owner_can_read() {
         assert_eq!(mode(&file), 0o600);
         std::fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("chmod");
     }
-    assert_eq!(std::fs::read_dir(scratch.path()).expect("the directory").count(), 1, "nothing else is left there");
+    assert_eq!(std::fs::read_dir(scratch.path()).expect("the directory").count(), 1, "only the hash file is left");
 }
 
 #[test]
@@ -80,13 +80,13 @@ fn hash_output_rejects_directories_devices_and_missing_parents() {
 #[test]
 fn hash_warns_when_its_output_is_redirected_to_a_readable_file() {
     let scratch = Scratch::new("redirection");
-    for (permissions, told) in [(0o644, true), (0o640, true), (0o600, false)] {
+    for (permissions, warns) in [(0o644, true), (0o640, true), (0o600, false)] {
         let path = scratch.write("nt-hash", "");
         std::fs::set_permissions(&path, Permissions::from_mode(permissions)).expect("chmod");
         let file = File::options().write(true).open(&path).expect("the file");
         let done = hash(&[], file.into()).expect_success("hash > file");
         assert_eq!(std::fs::read_to_string(&path).expect("the hash"), HASH);
-        assert_eq!(done.stderr.contains("others can read that file"), told, "{permissions:o}: {}", done.stderr);
+        assert_eq!(done.stderr.contains("others can read that file"), warns, "{permissions:o}: {}", done.stderr);
     }
-    assert_eq!(hash(&[], Stdio::piped()).expect_success("hash").stderr, "", "a pipe is nobody's file");
+    assert_eq!(hash(&[], Stdio::piped()).expect_success("hash").stderr, "", "no warning for a pipe");
 }

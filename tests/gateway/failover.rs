@@ -1,4 +1,4 @@
-//! Several upstreams: whatever one of them does wrong, clients get their tunnels through another.
+//! Several upstreams: if one of them fails, clients reach their destination through another.
 
 use crate::support;
 
@@ -37,14 +37,14 @@ fn stub_on(address: SocketAddr) -> StubServer {
     StubServer::start(StubOptions { listen: address, ..options() }).expect("a stub on this address")
 }
 
-/// A gateway in front of the upstreams `first`, `second` …, with further lines for the top of its file.
-fn before(top: &str, upstreams: &[SocketAddr]) -> Gateway {
+/// A gateway that uses the upstreams `first`, `second` …; `top` is prepended to its configuration file.
+fn gateway_for(top: &str, upstreams: &[SocketAddr]) -> Gateway {
     let entry = |(name, address)| format!("[[upstreams]]\nname = '{name}'\naddress = '{address}'\n");
     let entries: String = ["first", "second"].into_iter().zip(upstreams).map(entry).collect();
     in_process::gateway_of(&format!("user = 'CORP\\alice'\n{top}\n{entries}"))
 }
 
-/// A tunnel that works, and how long it took to get it.
+/// Opens a tunnel, checks that it works, and returns it with the time that it took to open.
 #[track_caller]
 fn open(gateway: &Gateway) -> (Answered, Duration) {
     let began = Instant::now();
@@ -55,40 +55,40 @@ fn open(gateway: &Gateway) -> (Answered, Duration) {
     (answer, took)
 }
 
-fn of_upstream(gateway: &Gateway, name: &str, upstream: &str) -> f64 {
+fn upstream_metric(gateway: &Gateway, name: &str, upstream: &str) -> f64 {
     metric(gateway, name, &[("upstream", upstream)])
 }
 
 #[track_caller]
 fn wait_until_up(gateway: &Gateway, upstream: &str) {
-    let up = || (of_upstream(gateway, "upstream_up", upstream) > 0.0).then_some(());
-    assert!(wait_for(BOUND, up).is_some(), "{upstream} does not come back");
+    let up = || (upstream_metric(gateway, "upstream_up", upstream) > 0.0).then_some(());
+    assert!(wait_for(BOUND, up).is_some(), "{upstream} does not recover");
 }
 
-/// Three clients meet the first upstream's fault and notice nothing; then it is ejected and left alone.
+/// Three clients are served although the first upstream fails; then it is ejected and no longer tried.
 #[track_caller]
-fn is_passed_over(first: SocketAddr, within: Duration, top: &str) {
-    let gateway = passes_over(first, within, top);
-    assert_eq!(of_upstream(&gateway, "upstream_up", "first"), 0.0);
-    assert_eq!(of_upstream(&gateway, "upstream_ejections_total", "first"), 1.0);
+fn assert_skipped_and_ejected(first: SocketAddr, within: Duration, top: &str) {
+    let gateway = assert_skipped(first, within, top);
+    assert_eq!(upstream_metric(&gateway, "upstream_up", "first"), 0.0);
+    assert_eq!(upstream_metric(&gateway, "upstream_ejections_total", "first"), 1.0);
     in_process::stop(gateway);
 }
 
 #[track_caller]
-fn passes_over(first: SocketAddr, within: Duration, top: &str) -> Gateway {
+fn assert_skipped(first: SocketAddr, within: Duration, top: &str) -> Gateway {
     let second = stub(Personality::Plain);
-    // By a handshake, for most of them take connections.
+    // Checks must authenticate, because most of these upstreams accept connections.
     let top = format!("warm = 0\ncheck = 'handshake'\ncheck_target = 'echo.test:7'\n{top}");
-    let gateway = before(&top, &[first, second.address()]);
+    let gateway = gateway_for(&top, &[first, second.address()]);
     for number in 1..=3 {
         let (_tunnel, took) = open(&gateway);
         assert!(took < within, "client {number}: {took:?}");
     }
-    assert_eq!(of_upstream(&gateway, "upstream_up", "second"), 1.0);
-    let dials = of_upstream(&gateway, "dials_total", "first");
+    assert_eq!(upstream_metric(&gateway, "upstream_up", "second"), 1.0);
+    let dials = upstream_metric(&gateway, "dials_total", "first");
     let tunnels: Vec<Answered> = (0..10).map(|_| open(&gateway).0).collect();
-    assert_eq!(of_upstream(&gateway, "dials_total", "first"), dials, "it is left alone");
-    assert_eq!(of_upstream(&gateway, "upstream_tunnels", "second"), 10.0);
+    assert_eq!(upstream_metric(&gateway, "dials_total", "first"), dials, "it is not tried again");
+    assert_eq!(upstream_metric(&gateway, "upstream_tunnels", "second"), 10.0);
     drop(tunnels);
     assert_eq!(second.counters().protocol_errors(), 0, "{}", second.counters());
     gateway
@@ -99,25 +99,25 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 #[test]
 fn an_upstream_that_refuses_connections_is_skipped() {
     let first = Refusing::new();
-    is_passed_over(first.address, AT_ONCE, "");
+    assert_skipped_and_ejected(first.address, AT_ONCE, "");
 }
 
 #[test]
 fn an_upstream_that_drops_connection_attempts_is_skipped_within_a_second() {
     let first = BlackHole::new();
-    is_passed_over(first.address, AT_ONCE, "");
+    assert_skipped_and_ejected(first.address, AT_ONCE, "");
 }
 
 #[test]
 fn an_upstream_that_closes_every_connection_is_skipped() {
     let first = stub(Personality::ClosesOnAccept);
-    is_passed_over(first.address(), AT_ONCE, "");
+    assert_skipped_and_ejected(first.address(), AT_ONCE, "");
 }
 
 #[test]
 fn an_upstream_that_never_answers_is_skipped_after_the_connect_timeout() {
     let first = stub(Personality::Silent);
-    is_passed_over(first.address(), Duration::from_millis(400) + AT_ONCE, "timeouts.connect = '400ms'");
+    assert_skipped_and_ejected(first.address(), Duration::from_millis(400) + AT_ONCE, "timeouts.connect = '400ms'");
 }
 
 #[test]
@@ -125,30 +125,30 @@ fn an_upstream_that_does_not_speak_http_is_skipped() {
     let first = Listener::start(|mut stream| {
         let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.6\r\n\r\nand so on").and_then(|()| stream.read(&mut [0; 1024]));
     });
-    is_passed_over(first.address(), AT_ONCE, "");
+    assert_skipped_and_ejected(first.address(), AT_ONCE, "");
 }
 
 #[test]
 fn an_upstream_that_breaks_off_the_handshake_is_skipped() {
     for personality in [Personality::ChallengeThenClose, Personality::LyingLengths] {
         let first = stub(personality);
-        is_passed_over(first.address(), AT_ONCE, "");
+        assert_skipped_and_ejected(first.address(), AT_ONCE, "");
     }
 }
 
 #[test]
 fn an_upstream_that_resets_instead_of_rejecting_is_skipped_and_not_retried() {
     let first = stub(Personality::ResetsMidHandshake);
-    let gateway = passes_over(first.address(), AT_ONCE, "");
-    assert_eq!(first.counters().authenticates, 1, "it may be its way to refuse: {}", first.counters());
-    assert_eq!(of_upstream(&gateway, "upstream_up", "first"), 1.0);
+    let gateway = assert_skipped(first.address(), AT_ONCE, "");
+    assert_eq!(first.counters().authenticates, 1, "the reset may be a rejection: {}", first.counters());
+    assert_eq!(upstream_metric(&gateway, "upstream_up", "first"), 1.0);
     in_process::stop(gateway);
 }
 
 #[test]
 fn an_upstream_that_offers_no_usable_scheme_is_skipped() {
     let first = stub(Personality::BasicOnly);
-    is_passed_over(first.address(), AT_ONCE, "");
+    assert_skipped_and_ejected(first.address(), AT_ONCE, "");
 }
 
 #[test]
@@ -170,14 +170,15 @@ fn an_upstreams_dead_address_is_skipped_and_the_working_one_is_preferred() {
         let gateway = in_process::gateway_of(&format!("user = 'CORP\\alice'\nwarm = 0\n{upstreams}"));
         let (_tunnel, took) = open(&gateway);
         assert!(took < AT_ONCE, "{took:?}");
-        let dials = of_upstream(&gateway, "dials_total", "only");
+        let dials = upstream_metric(&gateway, "dials_total", "only");
         assert_eq!(dials, 2.0);
         (0..5).for_each(|_| drop(open(&gateway)));
-        // Twice as many if each began with the dead one. On a busy machine a good one may take so long that the next is tried as well.
-        let more = of_upstream(&gateway, "dials_total", "only") - dials;
-        assert!((5.0..8.0).contains(&more), "straight to it, but {more} dials");
-        assert_eq!(of_upstream(&gateway, "upstream_up", "only"), 1.0);
-        assert_eq!(of_upstream(&gateway, "upstream_addresses", "only"), 2.0);
+        // Ten if each had tried the dead address first. On a busy machine the working one may be so slow that the next
+        // address is tried as well.
+        let more = upstream_metric(&gateway, "dials_total", "only") - dials;
+        assert!((5.0..8.0).contains(&more), "expected the working address first, but there were {more} dials");
+        assert_eq!(upstream_metric(&gateway, "upstream_up", "only"), 1.0);
+        assert_eq!(upstream_metric(&gateway, "upstream_addresses", "only"), 2.0);
         in_process::stop(gateway);
     }
 }
@@ -186,13 +187,13 @@ fn an_upstreams_dead_address_is_skipped_and_the_working_one_is_preferred() {
 fn an_upstream_that_recovers_takes_its_place_in_the_order_again() {
     let (first, second) = (stub(Personality::Plain), stub(Personality::Plain));
     let address = first.address();
-    let gateway = before("", &[address, second.address()]);
+    let gateway = gateway_for("", &[address, second.address()]);
     open(&gateway);
     assert_eq!(first.stop().tunnels_opened, 1);
     for _ in 0..20 {
         open(&gateway);
     }
-    assert_eq!(of_upstream(&gateway, "upstream_up", "first"), 0.0);
+    assert_eq!(upstream_metric(&gateway, "upstream_up", "first"), 0.0);
     assert_eq!(second.counters().tunnels_opened, 20);
     let first = stub_on(address);
     let began = Instant::now();
@@ -208,12 +209,12 @@ fn an_upstream_that_recovers_takes_its_place_in_the_order_again() {
 #[test]
 fn clients_do_not_notice_when_pre_challenged_connections_die() {
     let (first, second) = (stub(Personality::Plain), stub(Personality::Plain));
-    let gateway = before("warm = 4", &[first.address(), second.address()]);
+    let gateway = gateway_for("warm = 4", &[first.address(), second.address()]);
     for _ in 0..6 {
         open(&gateway);
     }
-    let warm = || (of_upstream(&gateway, "warm_connections", "first") >= 1.0).then_some(());
-    assert!(wait_for(BOUND, warm).is_some(), "nothing is warm");
+    let ready = || (upstream_metric(&gateway, "warm_connections", "first") >= 1.0).then_some(());
+    assert!(wait_for(BOUND, ready).is_some(), "no connection is pre-challenged");
     drop(first);
     for _ in 0..10 {
         open(&gateway);
@@ -226,24 +227,24 @@ fn clients_do_not_notice_when_pre_challenged_connections_die() {
 fn clients_fail_fast_while_all_upstreams_are_down_until_one_recovers() {
     let (first, second) = (stub(Personality::Plain), stub(Personality::Plain));
     let addresses = [first.address(), second.address()];
-    let gateway = before("", &addresses);
+    let gateway = gateway_for("", &addresses);
     open(&gateway);
     drop((first, second));
     let ask = || connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
     let down = || {
         let answer = ask();
         assert_eq!(answer.status(), 502, "{}", answer.head);
-        answer.field("proxy-status").is_some_and(|told| told.contains("no upstream is up")).then_some(())
+        answer.field("proxy-status").is_some_and(|status| status.contains("no upstream is up")).then_some(())
     };
-    assert!(wait_for(BOUND, down).is_some(), "they are never called down");
-    // Long enough for checks to have become rare, but for the clients who hurry them.
+    assert!(wait_for(BOUND, down).is_some(), "they are never reported as down");
+    // Long enough for checks to become rare if client requests did not trigger them.
     let until = Instant::now() + Duration::from_secs(6);
     while Instant::now() < until {
         let began = Instant::now();
         let answer = ask();
-        let (took, told) = (began.elapsed(), answer.field("proxy-status").unwrap_or_default());
-        assert!(answer.status() == 502 && told.contains("error=destination_unavailable"), "{}", answer.head);
-        assert!(told.contains("first: ") && told.contains("second: "), "{told}");
+        let (took, detail) = (began.elapsed(), answer.field("proxy-status").unwrap_or_default());
+        assert!(answer.status() == 502 && detail.contains("error=destination_unavailable"), "{}", answer.head);
+        assert!(detail.contains("first: ") && detail.contains("second: "), "{detail}");
         assert!(took < Duration::from_millis(300), "{took:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -262,15 +263,15 @@ fn clients_fail_fast_while_all_upstreams_are_down_until_one_recovers() {
 #[test]
 fn a_handshake_check_restores_only_an_upstream_that_authenticates() {
     let first = stub(Personality::ClosesOnAccept);
-    let gateway = before("warm = 0\ncheck = 'handshake'\ncheck_target = 'echo.test:7'", &[first.address()]);
+    let gateway = gateway_for("warm = 0\ncheck = 'handshake'\ncheck_target = 'echo.test:7'", &[first.address()]);
     let ask = || connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer").status();
-    while of_upstream(&gateway, "upstream_up", "first") > 0.0 {
+    while upstream_metric(&gateway, "upstream_up", "first") > 0.0 {
         assert_eq!(ask(), 502);
     }
-    // It takes connections, and its checks fail all the same.
+    // It accepts connections, but its checks still fail.
     let taken = first.counters().connections_opened;
     assert!(wait_for(BOUND, || (first.counters().connections_opened >= taken + 2).then_some(())).is_some());
-    assert_eq!(of_upstream(&gateway, "upstream_up", "first"), 0.0);
+    assert_eq!(upstream_metric(&gateway, "upstream_up", "first"), 0.0);
     first.set_personality(Personality::Plain);
     wait_until_up(&gateway, "first");
     assert_eq!(first.counters().accepted, 1, "by the check");
@@ -284,12 +285,12 @@ fn handshake_checks_stay_within_the_guards_budget_for_wrong_passwords() {
     let first = stub(Personality::ClosesOnAccept);
     let (domain, user, _) = ACCOUNT;
     first.set_password(domain, user, "changed meanwhile");
-    let gateway = before("warm = 0\ncheck = 'handshake'\ncheck_target = 'echo.test:7'", &[first.address()]);
+    let gateway = gateway_for("warm = 0\ncheck = 'handshake'\ncheck_target = 'echo.test:7'", &[first.address()]);
     let ask = || connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
     for round in 0..3 {
         first.set_personality(Personality::ClosesOnAccept);
-        // With the guard closed nobody dials any more, and so nothing more can fail.
-        while round == 0 && of_upstream(&gateway, "upstream_up", "first") > 0.0 {
+        // Once the guard is closed the gateway no longer dials, so only the first round can eject it.
+        while round == 0 && upstream_metric(&gateway, "upstream_up", "first") > 0.0 {
             assert_eq!(ask().status(), 502);
         }
         first.set_personality(Personality::Plain);
@@ -318,11 +319,11 @@ fn balance_follows_the_weights_and_redistributes_a_dead_upstreams_share() {
         let tunnels: Vec<Answered> = (0..40).map(|_| open(&gateway).0).collect();
         let after = (light.counters().tunnels_opened, heavy.counters().tunnels_opened);
         assert_eq!((after.0 - before.0, after.1 - before.1), (10, 30));
-        let open = |upstream| of_upstream(&gateway, "upstream_tunnels", upstream);
+        let open = |upstream| upstream_metric(&gateway, "upstream_tunnels", upstream);
         assert_eq!((open("light"), open("heavy"), open("dead")), (10.0, 30.0, 0.0));
         drop(tunnels);
         let all_gone = || (open("light") + open("heavy") == 0.0).then_some(());
-        assert!(wait_for(BOUND, all_gone).is_some(), "who left is still counted");
+        assert!(wait_for(BOUND, all_gone).is_some(), "closed tunnels are still counted");
         in_process::stop(gateway);
     }
 }
@@ -385,14 +386,13 @@ fn curl_does_not_notice_when_one_of_two_squids_is_killed() {
     assert!(wait_for(BOUND, both).is_some(), "{} and {}", granted(&first), granted(&second));
 }
 
-/// A name server that answers questions for addresses (A) late, each name after its own time, and says of every other record that
-/// there is none.
-struct SlowNames {
+/// A name server that answers queries for A records late, with a delay per name, and has no other records.
+struct SlowNameServer {
     address: Ipv4Addr,
     ended: Arc<AtomicBool>,
 }
 
-impl SlowNames {
+impl SlowNameServer {
     /// `None` where its port may not be taken.
     fn start(names: &'static [(&'static str, Ipv4Addr, Duration)]) -> Option<Self> {
         let [_, _, high, low] = std::process::id().to_be_bytes();
@@ -417,7 +417,7 @@ impl SlowNames {
     }
 }
 
-impl Drop for SlowNames {
+impl Drop for SlowNameServer {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Release);
     }
@@ -432,13 +432,13 @@ fn asks_for(question: &[u8], name: &str) -> bool {
     question.get(12..).is_some_and(|rest| rest.to_ascii_lowercase().starts_with(&labels))
 }
 
-/// RFC 1035 §4: the question again, and where it is for an address that there is, the address.
+/// RFC 1035 §4: repeats the question and appends the address if it asks for one that exists.
 fn dns_answer(question: &[u8], address: Option<Ipv4Addr>) -> Vec<u8> {
-    let end = 12 + question[12..].iter().position(|byte| *byte == 0).expect("the name's end") + 5;
+    let end = 12 + question[12..].iter().position(|byte| *byte == 0).expect("the end of the name") + 5;
     let wants_address = question[end - 4..end] == [0, 1, 0, 1];
     let found = address.filter(|_| wants_address);
     let mut answer = question[..end].to_vec();
-    // A response, recursion available; no such name where it is unknown.
+    // A response, recursion available; NXDOMAIN for an unknown name.
     (answer[2], answer[3]) = (0x81, if address.is_some() { 0x80 } else { 0x83 });
     answer[6..12].copy_from_slice(&[0, u8::from(found.is_some()), 0, 0, 0, 0]);
     if let Some(address) = found {
@@ -458,13 +458,13 @@ fn a_client_waits_until_the_first_upstream_name_resolves() {
     if skip_without_mounts() {
         return;
     }
-    let Some(names) = SlowNames::start(NAMES) else {
-        skip_or_fail("a name server's port is not to be had here");
+    let Some(names) = SlowNameServer::start(NAMES) else {
+        skip_or_fail("the port of a name server is not available");
         return;
     };
     let (scratch, dead, alive) = (Scratch::new("names"), Refusing::new(), stub(Personality::Plain));
     let resolv = scratch.write("resolv.conf", format!("nameserver {}\noptions timeout:10 attempts:1\n", names.address));
-    // The one that takes longer to be found is the first: its wait begins before the other is known.
+    // The slower name comes first: the client starts to wait for it before the other has resolved.
     let mut options = GatewayOptions::through(alive.address());
     options.upstreams =
         vec![format!("slow-proxy.test:{}", alive.address().port()), format!("dead-proxy.test:{}", dead.address.port())];
@@ -493,11 +493,11 @@ fn an_upstreams_new_address_is_used_without_a_restart() {
     options.mounts = vec![(hosts.clone(), "/etc/hosts")];
     let gateway = support::gateway::Gateway::start(&options);
     let ask = || connect_name(gateway.address(), "echo.test:7").expect("an answer").status();
-    assert_eq!(ask(), 502, "nobody knows the name yet");
+    assert_eq!(ask(), 502, "the name does not exist yet");
 
-    // In place: the mount is of the file, and not of its name.
+    // Written in place, because the mount is bound to the file and not to its name.
     std::fs::write(&hosts, "127.0.0.1 localhost\n127.0.3.1 moving-proxy.invalid\n").expect("the hosts");
-    assert!(wait_for(Duration::from_secs(60), || (ask() == 200).then_some(())).is_some(), "the name is never found");
+    assert!(wait_for(Duration::from_secs(60), || (ask() == 200).then_some(())).is_some(), "the name never resolves");
     assert_eq!(new.counters().connections_opened, 0);
 
     std::fs::write(&hosts, "127.0.0.1 localhost\n127.0.3.2 moving-proxy.invalid\n").expect("the hosts");
@@ -529,7 +529,7 @@ fn a_reload_adds_and_removes_upstreams_and_keeps_open_tunnels() {
     options.upstreams.clear();
     options.args = vec!["--config".into(), file.display().to_string()];
     let gateway = support::gateway::Gateway::start(&options);
-    let mut standing: Vec<Answered> = vec![tunnel_of(&gateway)];
+    let mut tunnels: Vec<Answered> = vec![tunnel_of(&gateway)];
     let mut reload = |named: &[(&str, usize)], round: f64, goes_to: usize| {
         write(named);
         gateway.signal(Signal::HUP);
@@ -537,16 +537,16 @@ fn a_reload_adds_and_removes_upstreams_and_keeps_open_tunnels() {
             || gateway.metric("ntlm_gateway_config_reloads_total", &[("outcome", "applied")]).filter(|n| *n >= round);
         assert!(wait_for(BOUND, applied).is_some(), "{named:?}");
         let before = stubs.each_ref().map(|stub| stub.counters().tunnels_opened);
-        standing.push(tunnel_of(&gateway));
+        tunnels.push(tunnel_of(&gateway));
         let after = stubs.each_ref().map(|stub| stub.counters().tunnels_opened);
         let mut expected = before;
         expected[goes_to] += 1;
         assert_eq!(after, expected, "{named:?}");
-        for tunnel in &standing {
+        for tunnel in &tunnels {
             assert_eq!(echo_through(&tunnel.stream, b"still here").expect("an echo"), b"still here");
         }
     };
-    // One more in front, one gone, one that moves under its old name, all in another order.
+    // Added in front, removed, moved under the same name, and all in another order.
     reload(&[("b", 1), ("a", 0)], 1.0, 1);
     reload(&[("a", 0)], 2.0, 0);
     reload(&[("a", 2)], 3.0, 2);
@@ -554,7 +554,7 @@ fn a_reload_adds_and_removes_upstreams_and_keeps_open_tunnels() {
     let up = |upstream| gateway.metric("ntlm_gateway_upstream_up", &[("upstream", upstream)]);
     assert_eq!([up("a"), up("b"), up("c")], [Some(1.0); 3]);
     reload(&[("a", 2)], 5.0, 2);
-    assert_eq!([up("a"), up("b"), up("c")], [Some(1.0), None, None], "what is gone has no state");
-    // Nothing was proven anew: the identity is the same.
+    assert_eq!([up("a"), up("b"), up("c")], [Some(1.0), None, None], "removed upstreams have no metrics");
+    // The identity has not changed, so the guard keeps its state.
     assert_eq!(gateway.metric("ntlm_gateway_guard_state", &[("state", "proven")]), Some(1.0));
 }

@@ -1,4 +1,4 @@
-//! What the credential guard believes, through a real Squid that verifies NTLM with Samba's `ntlm_auth`.
+//! What the credential guard concludes from answers, mostly those of a real Squid that verifies NTLM with `ntlm_auth`.
 
 use crate::support;
 
@@ -15,7 +15,7 @@ use support::in_process::{self, ACCOUNT, metric};
 use support::listener::{BlackHole, Listener};
 use support::origin::echo_origin;
 use support::scratch::{Scratch, wait_for};
-use support::squid::{Leg, Squid, SquidOptions};
+use support::squid::{LoggedCredentials, Squid, SquidOptions};
 use support::{PASSWORD, USER};
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -25,9 +25,13 @@ fn squid_with(extra: String) -> Squid {
     Squid::start(&SquidOptions { extra, ..SquidOptions::default() })
 }
 
-/// AUTHENTICATE_MESSAGEs that Squid's helper has rejected.
+/// The number of AUTHENTICATE_MESSAGEs that Squid's helper has rejected.
 fn rejected(squid: &Squid) -> usize {
-    squid.log().iter().filter(|line| line.leg == Leg::Authenticate && line.status == "TCP_DENIED/407").count()
+    squid
+        .log()
+        .iter()
+        .filter(|line| line.credentials == LoggedCredentials::Authenticate && line.status == "TCP_DENIED/407")
+        .count()
 }
 
 fn with_password(squid: &Squid, password: &str) -> Gateway {
@@ -36,11 +40,11 @@ fn with_password(squid: &Squid, password: &str) -> Gateway {
     Gateway::start(&options)
 }
 
-/// An origin that sends the same bytes behind every request's head.
-fn origin_that_says(answer: String) -> Listener {
+/// An origin that answers every request head with the same bytes.
+fn origin_that_sends(answer: String) -> Listener {
     Listener::start(move |mut stream| {
         if read_head(&mut stream).is_ok() {
-            // The client compares what arrives.
+            // The client compares what arrives, so a failure here shows there.
             let _ = stream.write_all(answer.as_bytes());
         }
     })
@@ -66,7 +70,7 @@ fn answers_sent_before_the_password_is_checked_do_not_open_the_guard() {
     let gateway = with_password(&squid, WRONG);
     let origin = echo_origin();
     let mut too_large = 0;
-    // The NEGOTIATE leg is below the limit and the AUTHENTICATE leg above it, somewhere on the way.
+    // Within this range there is a padding with which only the AUTHENTICATE leg exceeds the limit.
     for padding in (7_000..8_000).step_by(25) {
         let answer = get(gateway.address(), origin.address(), padding);
         too_large += usize::from(answer.status() == 431);
@@ -74,13 +78,13 @@ fn answers_sent_before_the_password_is_checked_do_not_open_the_guard() {
         assert_ne!(connect(gateway.address(), fresh.address(), b"").expect("an answer").status(), 200);
     }
     assert!(rejected(&squid) <= 3, "{} wrong passwords", rejected(&squid));
-    // With the right one the same requests get their 431, or nothing was shown.
+    // With the right password the same requests must receive a 431; otherwise the test shows nothing.
     let right = with_password(&squid, PASSWORD);
     expect_served(&right);
     for padding in (7_000..8_000).step_by(25) {
         too_large += usize::from(get(right.address(), origin.address(), padding).status() == 431);
     }
-    assert!(too_large > 0, "no answer was given before the password was looked at");
+    assert!(too_large > 0, "no answer was sent before the password was checked");
 }
 
 #[test]
@@ -96,7 +100,7 @@ fn unreadable_answers_after_an_accepted_logon_do_not_close_the_guard() {
     for answer in answers {
         let squid = squid_with("reply_header_max_size 128 KB".into());
         let gateway = with_password(&squid, PASSWORD);
-        let origin = origin_that_says(answer);
+        let origin = origin_that_sends(answer);
         for _ in 0..3 {
             get(gateway.address(), origin.address(), 0);
         }
@@ -113,7 +117,7 @@ fn clients_that_give_up_on_a_black_hole_do_not_close_the_guard() {
     let black_hole = BlackHole::new();
     for _ in 0..3 {
         let given_up = connect_within(Duration::from_millis(300), gateway.address(), black_hole.address, b"");
-        assert!(given_up.is_err(), "a black hole answers");
+        assert!(given_up.is_err(), "the black hole answered");
     }
     let began = Instant::now();
     expect_served(&gateway);
@@ -131,7 +135,7 @@ fn clients_that_give_up_before_the_verdict_do_not_multiply_attempts() {
         let target = origin.address();
         write!(stream, "POST http://{target}/ HTTP/1.1\r\nHost: {target}\r\nContent-Length: 100000\r\n\r\nabc")
             .expect("write");
-        // Until the proof is out; then the client breaks off in its body.
+        // Gives the gateway time to authenticate; then the client resets the connection in the middle of its body.
         std::thread::sleep(Duration::from_millis(30));
         rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("a reset");
     }
@@ -153,9 +157,9 @@ fn a_407_from_an_origin_or_a_policy_does_not_close_the_guard() {
 
     let own_407 = "HTTP/1.1 407 Not Here\r\nContent-Length: 4\r\nConnection: close\r\n\r\nmine";
     for _ in 0..2 {
-        let origin = origin_that_says(own_407.into());
+        let origin = origin_that_sends(own_407.into());
         let mut answer = get(gateway.address(), origin.address(), 0);
-        assert_eq!(answer.status(), 407, "the origin's answer is the client's: {}", answer.head);
+        assert_eq!(answer.status(), 407, "the origin's answer must reach the client: {}", answer.head);
         let mut body = [0; 4];
         answer.stream.read_exact(&mut body).expect("its body");
         assert_eq!(&body, b"mine");
@@ -171,7 +175,7 @@ fn a_407_from_an_origin_or_a_policy_does_not_close_the_guard() {
             expect_served(&gateway);
         }
     }
-    assert_eq!(rejected(&squid), 4, "one for each of the forbidden: {:#?}", squid.log());
+    assert_eq!(rejected(&squid), 4, "one for each forbidden destination: {:#?}", squid.log());
 }
 
 #[test]
@@ -182,17 +186,20 @@ fn clients_that_wait_for_the_guard_occupy_no_helper_of_the_proxy() {
     let (black_hole, origin) = (BlackHole::new(), support::origin::HttpOrigin::http());
     std::thread::scope(|scope| {
         let first = || connect_within(Duration::from_secs(1), gateway.address(), black_hole.address, b"");
-        let canary = scope.spawn(first);
-        assert!(wait_for(BOUND, || (squid.count(Leg::Negotiate) > 0).then_some(())).is_some(), "no canary");
+        let first_client = scope.spawn(first);
+        assert!(
+            wait_for(BOUND, || (squid.count(LoggedCredentials::Negotiate) > 0).then_some(())).is_some(),
+            "the first client does not authenticate"
+        );
         let waiting: Vec<_> =
             (0..30).map(|_| scope.spawn(|| connect(gateway.address(), origin.address(), b""))).collect();
         let began = Instant::now();
         let login = format!("CORP\\{USER}:{PASSWORD}");
         let proxy = format!("http://{}", squid.address());
         let args = ["--proxy-ntlm", "--proxy", &proxy, "--proxy-user", &login, "--fail", &origin.url("/bytes/10")];
-        curl(BOUND, args).expect_success("somebody who does not use the gateway");
+        curl(BOUND, args).expect_success("a client that does not use the gateway");
         assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
-        assert!(canary.join().expect("the canary").is_err(), "a black hole answers");
+        assert!(first_client.join().expect("the first client").is_err(), "the black hole answered");
         for client in waiting {
             assert_eq!(client.join().expect("a client").expect("an answer").status(), 200);
         }
@@ -239,7 +246,7 @@ fn a_secret_that_alternates_between_wrong_values_has_one_budget() {
         gateway.signal(Signal::HUP);
         std::thread::sleep(Duration::from_millis(150));
     }
-    // Written in pieces, as an editor may.
+    // Written in pieces, as an editor might.
     for length in 1..8 {
         gateway.write_password(&"wrong-too"[..length]);
         gateway.signal(Signal::HUP);
@@ -268,9 +275,9 @@ fn a_rejecting_upstream_next_to_an_accepting_one_does_not_close_the_guard() {
             connect_name(in_process::address(&gateway), &format!("echo.test:{}", 7 + number)).expect("an answer");
         failed.extend((answer.status() != 200).then_some((number, answer.head)));
     }
-    // Until one of them has accepted, nothing tells that the other one is wrong.
+    // Until one upstream has accepted, nothing shows that the other one is at fault.
     assert!(failed.len() <= 1, "{failed:?}");
-    assert!(broken.counters().refused <= 2, "one attempt is left for the others: {}", broken.counters());
+    assert!(broken.counters().refused <= 2, "one attempt must be left for the other upstream: {}", broken.counters());
     in_process::stop(gateway);
 }
 
@@ -288,7 +295,7 @@ fn a_proxy_that_resets_instead_of_rejecting_costs_at_most_three_attempts() {
         accepted += u64::from(open(8 + number).status() == 200);
         std::thread::sleep(Duration::from_millis(20));
     }
-    // On the connections that were pre-challenged before the change.
+    // Only on connections that were pre-challenged before the change.
     assert!(accepted <= 2, "{accepted} were accepted");
     let tried = stub.counters().authenticates - before - accepted;
     assert!((1..=3).contains(&tried), "{tried} attempts: {}", stub.counters());
@@ -303,7 +310,7 @@ fn a_stale_pre_challenged_connection_is_replaced_with_the_guard_open() {
     let ready = |count: f64| wait_for(BOUND, || (metric(&gateway, "warm_connections", &[]) >= count).then_some(()));
     assert_eq!(open().status(), 200);
     for _ in 0..2 {
-        // As many are stale at once as are taken at once.
+        // Takes as many connections at once as can be stale at once.
         std::thread::scope(|scope| {
             let clients: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
             clients.into_iter().for_each(|client| assert_eq!(client.join().expect("a client").status(), 200));
@@ -315,7 +322,7 @@ fn a_stale_pre_challenged_connection_is_replaced_with_the_guard_open() {
         let clients: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
         clients.into_iter().for_each(|client| assert_eq!(client.join().expect("a client").status(), 200));
     });
-    assert!(stub.counters().refused >= 1, "nothing was stale: {}", stub.counters());
+    assert!(stub.counters().refused >= 1, "no challenge was stale: {}", stub.counters());
     assert_eq!(metric(&gateway, "guard_state", &[("state", "proven")]), 1.0);
     in_process::stop(gateway);
 }

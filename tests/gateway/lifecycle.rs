@@ -1,4 +1,4 @@
-//! A gateway whose secret changes and one that is told to end, in front of a real Squid.
+//! Reload and shutdown of a gateway that uses a real Squid.
 
 use crate::support;
 
@@ -25,7 +25,10 @@ fn a_corrected_password_is_used_after_sighup_without_a_restart() {
     assert_eq!(status(), 502);
     gateway.write_password(support::PASSWORD);
     gateway.signal(Signal::HUP);
-    assert!(wait_for(Duration::from_secs(15), || (status() == 200).then_some(())).is_some(), "still refused");
+    assert!(
+        wait_for(Duration::from_secs(15), || (status() == 200).then_some(())).is_some(),
+        "the password is still rejected"
+    );
 }
 
 #[test]
@@ -38,9 +41,9 @@ fn sigterm_keeps_an_open_tunnel_until_it_closes_and_exits_cleanly() {
     assert_eq!(tunnel.status(), 200, "{}", tunnel.head);
 
     gateway.signal(Signal::TERM);
-    assert!(gateway.wait(Duration::from_secs(1)).is_none(), "it ended with a tunnel open");
+    assert!(gateway.wait(Duration::from_secs(1)).is_none(), "it exited with an open tunnel");
     assert_same(&echo_through(&tunnel.stream, b"still here").expect("echo"), b"still here", "the tunnel");
     drop(tunnel);
-    let ended = gateway.wait(Duration::from_secs(60)).expect("an end within the drain's bound");
+    let ended = gateway.wait(Duration::from_secs(60)).expect("an exit within the drain time-out");
     assert_eq!(ended.code(), Some(0));
 }

@@ -1,4 +1,4 @@
-//! A gateway that leads back to itself serves nobody and says so; gateways in a row serve.
+//! Loops: a gateway that reaches itself rejects requests and says why. Chained gateways work.
 
 use crate::support;
 
@@ -19,39 +19,40 @@ use support::tools::skip_without_mounts;
 
 const BOUND: Duration = Duration::from_secs(20);
 
-/// A relay whose far end is told later: how a translated address, such as a Service's, leads back to the gateway.
-struct Translated {
+/// A relay whose target is set after its start. It stands for address translation, such as that of a Kubernetes
+/// Service, through which the gateway reaches itself.
+struct AddressTranslation {
     listener: Listener,
     far: Arc<OnceLock<SocketAddr>>,
 }
 
-impl Translated {
+impl AddressTranslation {
     fn start() -> Self {
         let far: Arc<OnceLock<SocketAddr>> = Arc::default();
         let known = Arc::clone(&far);
         let listener = Listener::start(move |near| {
             let Some(far) = known.get().and_then(|far| TcpStream::connect(far).ok()) else { return };
             std::thread::scope(|scope| {
-                scope.spawn(|| pass(&near, &far));
-                pass(&far, &near);
+                scope.spawn(|| copy_until_end(&near, &far));
+                copy_until_end(&far, &near);
             });
         });
         Self { listener, far }
     }
 }
 
-fn pass(mut from: &TcpStream, mut to: &TcpStream) {
-    // However it ends, the other side hears of the end.
+fn copy_until_end(mut from: &TcpStream, mut to: &TcpStream) {
+    // However the copy ends, pass the end on to the other side.
     let _ = std::io::copy(&mut from, &mut to);
     let _ = to.shutdown(std::net::Shutdown::Write);
 }
 
 #[test]
 fn a_loop_through_a_translated_address_is_detected_on_its_first_pass() {
-    let translated = Translated::start();
+    let translated = AddressTranslation::start();
     let gateway = in_process::gateway(&translated.listener.address().to_string(), &[("warm", "0")]);
     let address = in_process::address(&gateway);
-    translated.far.set(address).expect("once");
+    translated.far.set(address).expect("set only once");
     let requests = [
         "CONNECT looped.test:443 HTTP/1.1\r\nHost: looped.test:443\r\n\r\n",
         "GET http://looped.test/ HTTP/1.1\r\nHost: looped.test\r\n\r\n",
@@ -60,8 +61,8 @@ fn a_loop_through_a_translated_address_is_detected_on_its_first_pass() {
         let before = metric(&gateway, "accepted_total", &[]);
         let answer = ask(address, request.as_bytes()).expect("an answer");
         assert_eq!(answer.status(), 508, "{}", answer.head);
-        let turns = metric(&gateway, "accepted_total", &[]) - before;
-        assert!((1.0..=2.0).contains(&turns), "{request}: {turns} connections");
+        let connections = metric(&gateway, "accepted_total", &[]) - before;
+        assert!((1.0..=2.0).contains(&connections), "{request}: {connections} connections");
     }
     in_process::stop(gateway);
 }
@@ -78,8 +79,8 @@ fn check_and_run_reject_an_upstream_that_is_the_gateway_itself() {
                 arguments.args([command, "--listen", &listen, "--admin", "127.0.0.1:0", "--upstream", &upstream]);
                 arguments.args(["--allow-clients", "127.0.0.0/8", "--user", r"CORP\x", "--password-file", &password]);
             });
-            let told = format!("{}{}", ended.text(), ended.stderr);
-            assert!(ended.code == Some(1) && told.contains("the gateway itself listens"), "{command}: {told}");
+            let output = format!("{}{}", ended.text(), ended.stderr);
+            assert!(ended.code == Some(1) && output.contains("the gateway itself listens"), "{command}: {output}");
         }
     }
 }
@@ -97,21 +98,21 @@ fn an_upstream_name_that_resolves_to_the_gateway_itself_is_not_used() {
     options.upstreams = vec![format!("moving-proxy.invalid:{}", listen.port())];
     options.mounts = vec![(hosts.clone(), "/etc/hosts")];
     let gateway = Gateway::start(&options);
-    // In place: the mount is of the file, and not of its name.
+    // Written in place, because the mount is bound to the file and not to its name.
     std::fs::write(&hosts, "127.0.0.1 localhost moving-proxy.invalid\n").expect("the hosts");
     gateway.wait_for_line("the gateway itself listens; this address is not used");
-    let told = || {
+    let reported = || {
         let answer = connect_name(gateway.address(), "echo.test:7").expect("an answer");
         assert_eq!(answer.status(), 502, "{}", answer.head);
         answer.head.contains("leads to the gateway itself").then_some(())
     };
-    assert!(wait_for(BOUND, told).is_some(), "it is not told");
+    assert!(wait_for(BOUND, reported).is_some(), "the loop is not reported");
     let none_open = || (gateway.metric("ntlm_gateway_tunnels_open", &[]) == Some(0.0)).then_some(());
-    assert!(wait_for(BOUND, none_open).is_some(), "tunnels are left");
+    assert!(wait_for(BOUND, none_open).is_some(), "tunnels are left open");
 }
 
-/// Two gateways in a row, the second before a real Squid.
-fn in_a_row() -> (Squid, [Gateway; 2]) {
+/// Two chained gateways; the second uses a real Squid.
+fn chained_gateways() -> (Squid, [Gateway; 2]) {
     let squid = Squid::start(&SquidOptions::default());
     let second = Gateway::start(&GatewayOptions::through(squid.address()));
     let first = Gateway::start(&GatewayOptions::through(second.address()));
@@ -121,7 +122,7 @@ fn in_a_row() -> (Squid, [Gateway; 2]) {
 #[test]
 fn two_chained_gateways_forward_plain_http_and_tunnels() {
     require_tools!("squid", "ntlm_auth", "curl", "python3");
-    let (_squid, [first, _second]) = in_a_row();
+    let (_squid, [first, _second]) = chained_gateways();
     let (origin, echo) = (HttpOrigin::http(), echo_origin());
     let proxy = first.url();
     let fetch = |path: &str, further: &[&str]| {

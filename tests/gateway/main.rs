@@ -1,4 +1,4 @@
-//! The gateway between clients and upstreams: tunnels, authentication, failover, identities, routes, its life as a process.
+//! The gateway between clients and upstreams: tunnels, authentication, failover, identities, routes, the process.
 
 #[macro_use]
 #[path = "../support/mod.rs"]

@@ -1,4 +1,4 @@
-//! A destination that the upstream cuts off by policy is that destination's failure; the upstream stays in use for all others.
+//! A destination that the upstream's policy cuts off fails alone. The upstream stays in use for all others.
 
 use crate::support;
 
@@ -18,19 +18,19 @@ use support::squid::{Squid, SquidOptions};
 
 const BOUND: Duration = Duration::from_secs(20);
 
-/// Squid resets the client's connection for `blocked.test`, whatever credentials the request carries.
-const RESETS: &str = "acl blocked dstdomain .blocked.test\ndeny_info TCP_RESET blocked\nhttp_access deny blocked";
+/// Makes Squid reset the client's connection for `blocked.test`, whatever credentials the request carries.
+const RESET_RULES: &str = "acl blocked dstdomain .blocked.test\ndeny_info TCP_RESET blocked\nhttp_access deny blocked";
 
-/// Who resets connections for `blocked.test`.
+/// What resets connections for `blocked.test`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Resets {
-    /// Squid, by its first rule: at the first leg, or at the second on a connection that was pre-challenged.
+enum ResetBy {
+    /// Squid, by its first rule: at the first leg, or at the second on a pre-challenged connection.
     Squid,
-    /// A filter on the way to Squid, at the second leg.
-    BehindLogon,
+    /// A filter in front of Squid, at the second leg.
+    Filter,
 }
 
-/// A filter in front of a proxy that cuts connections on which an AUTHENTICATE_MESSAGE goes to `blocked.test`.
+/// A filter in front of a proxy. It cuts a connection that carries an AUTHENTICATE_MESSAGE for `blocked.test`.
 fn filter(proxy: SocketAddr) -> Listener {
     Listener::start(move |mut near| {
         let Ok(mut far) = TcpStream::connect(proxy) else { return };
@@ -42,7 +42,7 @@ fn filter(proxy: SocketAddr) -> Listener {
         let mut buffer = [0; 16 * 1024];
         while let Ok(count @ 1..) = near.read(&mut buffer) {
             let text = String::from_utf8_lossy(&buffer[..count]).to_lowercase();
-            // Base64 of "NTLMSSP\0" and the first byte of the MessageType 3, in small letters.
+            // Base64 of "NTLMSSP\0" and the first byte of MessageType 3, in lower case.
             let is_blocked = text.contains(".blocked.test") || text.contains(" blocked.test");
             if (is_blocked && text.contains("tlrmtvntuaad")) || far.write_all(&buffer[..count]).is_err() {
                 break;
@@ -52,28 +52,28 @@ fn filter(proxy: SocketAddr) -> Listener {
     })
 }
 
-struct Rig {
+struct BlockedDestination {
     _squids: Vec<Squid>,
     _filters: Vec<Listener>,
     gateway: Gateway,
     origin: Listener,
 }
 
-impl Rig {
-    fn new(squids: usize, resets: Resets, args: &[&str]) -> Self {
-        let extra = if resets == Resets::Squid { RESETS } else { "" };
+impl BlockedDestination {
+    fn new(squids: usize, resets: ResetBy, args: &[&str]) -> Self {
+        let extra = if resets == ResetBy::Squid { RESET_RULES } else { "" };
         let start = |_| Squid::start(&SquidOptions { extra: extra.to_owned(), ..SquidOptions::default() });
         let squids: Vec<Squid> = (0..squids).map(start).collect();
         let filters: Vec<Listener> = match resets {
-            Resets::Squid => Vec::new(),
-            Resets::BehindLogon => squids.iter().map(|squid| filter(squid.address())).collect(),
+            ResetBy::Squid => Vec::new(),
+            ResetBy::Filter => squids.iter().map(|squid| filter(squid.address())).collect(),
         };
-        let ways = match resets {
-            Resets::Squid => squids.iter().map(Squid::address).collect::<Vec<_>>(),
-            Resets::BehindLogon => filters.iter().map(Listener::address).collect(),
+        let addresses = match resets {
+            ResetBy::Squid => squids.iter().map(Squid::address).collect::<Vec<_>>(),
+            ResetBy::Filter => filters.iter().map(Listener::address).collect(),
         };
-        let mut options = GatewayOptions::through(ways[0]);
-        options.upstreams = ways.iter().map(ToString::to_string).collect();
+        let mut options = GatewayOptions::through(addresses[0]);
+        options.upstreams = addresses.iter().map(ToString::to_string).collect();
         options.args = args.iter().map(ToString::to_string).collect();
         Self { gateway: Gateway::start(&options), origin: echo_origin(), _filters: filters, _squids: squids }
     }
@@ -91,18 +91,18 @@ impl Rig {
     }
 }
 
-/// A blocked request every 0.3 s beside good ones, then blocked ones alone.
+/// Sends a blocked request every 0.3 s alongside good ones, then blocked ones alone.
 #[track_caller]
-fn serves_all_others(squids: usize, resets: Resets, order: &str) {
-    let rig = Rig::new(squids, resets, &["--order", order]);
-    assert_eq!(rig.good(), 200);
+fn assert_other_destinations_work(squids: usize, resets: ResetBy, order: &str) {
+    let setup = BlockedDestination::new(squids, resets, &["--order", order]);
+    assert_eq!(setup.good(), 200);
     let ended = AtomicBool::new(false);
     let (asked, failed) = std::thread::scope(|scope| {
         let good = scope.spawn(|| {
             let (mut asked, mut failed) = (0, 0);
             while !ended.load(Ordering::Acquire) {
                 asked += 1;
-                failed += usize::from(rig.good() != 200);
+                failed += usize::from(setup.good() != 200);
                 std::thread::sleep(Duration::from_millis(5));
             }
             (asked, failed)
@@ -110,8 +110,8 @@ fn serves_all_others(squids: usize, resets: Resets, order: &str) {
         let blocked: Vec<u16> = (0..12)
             .map(|number| {
                 std::thread::sleep(Duration::from_millis(300));
-                // The port and the letter case make no other destination.
-                rig.blocked(["blocked.test:443", "Blocked.TEST:8443"][number % 2])
+                // Another port or letter case is still the same destination.
+                setup.blocked(["blocked.test:443", "Blocked.TEST:8443"][number % 2])
             })
             .collect();
         ended.store(true, Ordering::Release);
@@ -120,51 +120,51 @@ fn serves_all_others(squids: usize, resets: Resets, order: &str) {
     });
     assert!(asked > 50 && failed == 0, "{failed} of {asked} good requests failed");
     for _ in 0..8 {
-        assert_eq!(rig.blocked("blocked.test:443"), 502);
+        assert_eq!(setup.blocked("blocked.test:443"), 502);
         std::thread::sleep(Duration::from_millis(200));
     }
-    assert_eq!(rig.good(), 200, "after blocked requests alone");
-    assert_eq!(rig.ejections(), 0.0);
+    assert_eq!(setup.good(), 200, "after blocked requests alone");
+    assert_eq!(setup.ejections(), 0.0);
 }
 
 #[test]
 fn a_destination_that_squid_resets_does_not_eject_a_single_squid() {
     require_tools!("squid", "ntlm_auth");
-    serves_all_others(1, Resets::Squid, "failover");
+    assert_other_destinations_work(1, ResetBy::Squid, "failover");
 }
 
 #[test]
 fn a_destination_cut_off_after_the_logon_does_not_eject_a_single_squid() {
     require_tools!("squid", "ntlm_auth");
-    serves_all_others(1, Resets::BehindLogon, "failover");
+    assert_other_destinations_work(1, ResetBy::Filter, "failover");
 }
 
 #[test]
 fn a_destination_that_two_squids_reset_ejects_neither() {
     require_tools!("squid", "ntlm_auth");
-    serves_all_others(2, Resets::Squid, "failover");
-    serves_all_others(2, Resets::Squid, "balance");
+    assert_other_destinations_work(2, ResetBy::Squid, "failover");
+    assert_other_destinations_work(2, ResetBy::Squid, "balance");
     for order in ["failover", "balance"] {
-        serves_all_others(2, Resets::BehindLogon, order);
+        assert_other_destinations_work(2, ResetBy::Filter, order);
     }
 }
 
 #[test]
 fn many_blocked_hosts_do_not_keep_a_good_request_from_a_single_squid() {
     require_tools!("squid", "ntlm_auth");
-    let rig = Rig::new(1, Resets::Squid, &[]);
-    assert_eq!(rig.good(), 200);
+    let setup = BlockedDestination::new(1, ResetBy::Squid, &[]);
+    assert_eq!(setup.good(), 200);
     for round in 0..4 {
         let began = Instant::now();
-        // Long enough to look like an outage: nothing succeeds meanwhile.
+        // Long enough to look like an outage, because nothing succeeds in between.
         for number in 0.. {
-            rig.blocked(&format!("h{number}.blocked.test:443"));
+            setup.blocked(&format!("h{number}.blocked.test:443"));
             if began.elapsed() > Duration::from_millis(1_500) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        assert_eq!(rig.good(), 200, "round {round}");
+        assert_eq!(setup.good(), 200, "round {round}");
     }
 }
 
@@ -173,13 +173,13 @@ fn stub() -> StubServer {
     StubServer::start(StubOptions::default().account(domain, user, password)).expect("a stub")
 }
 
-/// No connection alone brings it back.
-const BY_HANDSHAKE: [(&str, &str); 3] = [("warm", "0"), ("check", "handshake"), ("check_target", "echo.test:7")];
+/// With these settings a successful connection alone does not restore an upstream.
+const HANDSHAKE_CHECK: [(&str, &str); 3] = [("warm", "0"), ("check", "handshake"), ("check_target", "echo.test:7")];
 
 #[test]
 fn an_ejected_single_upstream_is_tried_at_a_bounded_rate_until_it_works() {
     let upstream = stub();
-    let gateway = in_process::gateway(&upstream.address().to_string(), &BY_HANDSHAKE);
+    let gateway = in_process::gateway(&upstream.address().to_string(), &HANDSHAKE_CHECK);
     let ask = |host: &str| connect_name(in_process::address(&gateway), host).expect("an answer");
     assert_eq!(ask("echo.test:7").status(), 200);
     upstream.set_personality(Personality::BasicOnly);
@@ -189,24 +189,24 @@ fn an_ejected_single_upstream_is_tried_at_a_bounded_rate_until_it_works() {
         (!is_up()).then_some(())
     };
     assert!(wait_for(BOUND, down).is_some(), "it is never ejected");
-    // Clients are told at once, but for those that try it: for a destination that has failed, one a second.
+    // Clients fail at once, except those that try the upstream: one a second for a destination that has failed.
     let dials = || metric(&gateway, "dials_total", &[]);
     let (before, began) = (dials(), Instant::now());
     while began.elapsed() < Duration::from_millis(1_200) {
         assert_eq!(ask("echo.failed.test:7").status(), 502);
     }
-    // Each tries a few connections.
+    // Each of these tries a few connections.
     let tried = dials() - before;
     assert!((1.0..=8.0).contains(&tried), "{tried} connections");
 
-    // No check comes for a while: the last one has just failed.
-    let failed = || upstream.counters().connections_opened;
-    let known = failed();
-    assert!(wait_for(BOUND, || (failed() > known).then_some(())).is_some(), "no check");
+    // The next check is some time away, because the last one has just failed.
+    let opened = || upstream.counters().connections_opened;
+    let known = opened();
+    assert!(wait_for(BOUND, || (opened() > known).then_some(())).is_some(), "no check");
     upstream.set_personality(Personality::Plain);
     let began = Instant::now();
     let served = || (ask("echo.other.test:7").status() == 200).then_some(());
-    assert!(wait_for(BOUND, served).is_some(), "no client is sent there");
+    assert!(wait_for(BOUND, served).is_some(), "no client is sent to the upstream");
     assert!(began.elapsed() < Duration::from_millis(800), "{:?}", began.elapsed());
     assert!(is_up());
     in_process::stop(gateway);
@@ -214,9 +214,9 @@ fn an_ejected_single_upstream_is_tried_at_a_bounded_rate_until_it_works() {
 
 #[test]
 fn clients_do_not_notice_an_upstream_that_breaks_after_its_challenge() {
-    let (broken, whole) = (stub(), stub());
-    let upstreams = [&broken, &whole].map(|stub| SocketAddr::to_string(&stub.address())).join(",");
-    let gateway = in_process::gateway(&upstreams, &BY_HANDSHAKE);
+    let (broken, healthy) = (stub(), stub());
+    let upstreams = [&broken, &healthy].map(|stub| SocketAddr::to_string(&stub.address())).join(",");
+    let gateway = in_process::gateway(&upstreams, &HANDSHAKE_CHECK);
     let ask = || connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer").status();
     for personality in [Personality::ClosesOnAccept, Personality::Plain] {
         broken.set_personality(personality);
@@ -231,17 +231,17 @@ fn clients_do_not_notice_an_upstream_that_breaks_after_its_challenge() {
 fn a_check_ejects_a_single_upstream_that_fails_before_its_challenge() {
     for personality in [Personality::ClosesOnAccept, Personality::LyingLengths, Personality::BasicOnly] {
         let upstream = stub();
-        let gateway = in_process::gateway(&upstream.address().to_string(), &BY_HANDSHAKE);
+        let gateway = in_process::gateway(&upstream.address().to_string(), &HANDSHAKE_CHECK);
         let ask = || connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer").status();
         assert_eq!(ask(), 200);
-        let proofs = upstream.counters().authenticates;
+        let authenticates = upstream.counters().authenticates;
         upstream.set_personality(personality);
         let down = || {
             assert_eq!(ask(), 502, "{personality}");
             (metric(&gateway, "upstream_up", &[]) == 0.0).then_some(())
         };
         assert!(wait_for(Duration::from_secs(3), down).is_some(), "{personality} is never ejected");
-        assert_eq!(upstream.counters().authenticates, proofs, "{personality}: a probe proves nothing");
+        assert_eq!(upstream.counters().authenticates, authenticates, "{personality}: a check must not authenticate");
         in_process::stop(gateway);
     }
 }

@@ -1,4 +1,4 @@
-//! Upstream connections that are challenged ahead.
+//! Pre-challenged upstream connections.
 
 use crate::support;
 
@@ -11,12 +11,12 @@ use support::gateway::GatewayOptions;
 use support::in_process::{self, ACCOUNT};
 use support::origin::echo_origin;
 use support::scratch::wait_for;
-use support::squid::{Leg, Squid, SquidOptions};
+use support::squid::{LoggedCredentials, Squid, SquidOptions};
 use support::web::Web;
 use support::wire::Wire;
 
 const BOUND: Duration = Duration::from_secs(20);
-/// Stands for a round trip to the upstream.
+/// The stub's delay, which simulates a round trip to the upstream.
 const LEG: Duration = Duration::from_millis(20);
 
 fn stub(personality: Personality, delay: Duration) -> StubServer {
@@ -25,7 +25,7 @@ fn stub(personality: Personality, delay: Duration) -> StubServer {
     StubServer::start(options.account(domain, user, password).personality(personality)).expect("a stub")
 }
 
-fn before(stub: &StubServer, warm: &str) -> Gateway {
+fn gateway_for(stub: &StubServer, warm: &str) -> Gateway {
     in_process::gateway(&stub.address().to_string(), &[("warm", warm)])
 }
 
@@ -41,7 +41,7 @@ fn until_ready(gateway: &Gateway, count: i64) {
     assert!(ready.is_some(), "{} of {count} are ready", counted(gateway, "warm_connections"));
 }
 
-/// The value of a whole-numbered family, over all its labels.
+/// The value of a counter or gauge, summed over its labels.
 fn counted(gateway: &Gateway, family: &str) -> i64 {
     let name = format!("ntlm_gateway_{family}");
     let sum = support::metrics::sum(&in_process::metrics(gateway), &name, &[]).unwrap_or_default();
@@ -59,10 +59,10 @@ fn sample(gateway: &Gateway, part: &str) -> f64 {
 #[test]
 fn a_pre_challenged_connection_saves_one_round_trip() {
     let stub = stub(Personality::Plain, LEG);
-    let gateway = before(&stub, "1");
+    let gateway = gateway_for(&stub, "1");
     let began = Instant::now();
     open(&gateway);
-    assert!(began.elapsed() >= 2 * LEG, "{:?}: the first is cold", began.elapsed());
+    assert!(began.elapsed() >= 2 * LEG, "{:?}: the first connection is not pre-challenged", began.elapsed());
     for _ in 0..10 {
         until_ready(&gateway, 1);
         let began = Instant::now();
@@ -86,15 +86,15 @@ fn a_pre_challenged_connection_saves_one_round_trip() {
 #[test]
 fn nothing_is_pre_challenged_before_demand_or_with_the_pool_off() {
     let stub = stub(Personality::Plain, Duration::ZERO);
-    let gateway = before(&stub, "0");
+    let gateway = gateway_for(&stub, "0");
     for _ in 0..5 {
         open(&gateway);
     }
     assert_eq!(stub.counters().connections_opened, 5);
     in_process::stop(gateway);
-    let gateway = before(&stub, "4");
+    let gateway = gateway_for(&stub, "4");
     std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(stub.counters().connections_opened, 5, "nobody asked");
+    assert_eq!(stub.counters().connections_opened, 5, "there was no request");
     in_process::stop(gateway);
 }
 
@@ -108,17 +108,17 @@ fn an_idle_gateway_keeps_no_pre_challenged_connections() {
     assert!((sample(&gateway, r#"warm_discarded_total{cause="aged",identity="default""#) - 1.0).abs() < 0.1);
     let opened = stub.counters().connections_opened;
     std::thread::sleep(Duration::from_millis(700));
-    assert_eq!(stub.counters().connections_opened, opened, "it is not dialled again without demand");
+    assert_eq!(stub.counters().connections_opened, opened, "it must not be dialled again without demand");
     in_process::stop(gateway);
 }
 
 #[test]
 fn clients_do_not_notice_closed_pre_challenged_connections() {
     let stub = stub(Personality::ClosesIdle, Duration::ZERO);
-    let gateway = before(&stub, "2");
+    let gateway = gateway_for(&stub, "2");
     for round in 0..4 {
         open(&gateway);
-        // Around the half second after which this upstream closes idle connections, before it and after it.
+        // Before and after the half second at which this upstream closes idle connections.
         std::thread::sleep(Duration::from_millis(300 + 150 * round));
     }
     assert_eq!(stub.counters().protocol_errors(), 0, "{}", stub.counters());
@@ -128,24 +128,24 @@ fn clients_do_not_notice_closed_pre_challenged_connections() {
 #[test]
 fn forty_requests_after_a_password_change_cost_two_attempts() {
     let stub = stub(Personality::Plain, Duration::ZERO);
-    let gateway = before(&stub, "1");
+    let gateway = gateway_for(&stub, "1");
     open(&gateway);
     until_ready(&gateway, 1);
     stub.set_password("CORP", "alice", "changed meanwhile");
-    // Ever other destinations: the second refusal tells that it is not the first one's.
+    // A new destination each time: a second rejection then shows that the first was not due to the destination.
     for number in 0..40 {
         let answer =
             connect_name(in_process::address(&gateway), &format!("echo.test:{}", 7 + number)).expect("an answer");
         assert_eq!(answer.status(), 502, "{}", answer.head);
     }
-    assert_eq!(stub.counters().authenticates, 3, "the good one, and two");
+    assert_eq!(stub.counters().authenticates, 3, "the accepted one and two more");
     in_process::stop(gateway);
 }
 
 #[test]
 fn a_forbidden_destination_is_tried_once_and_does_not_close_the_guard() {
     let stub = stub(Personality::Policy407, Duration::ZERO);
-    let gateway = before(&stub, "2");
+    let gateway = gateway_for(&stub, "2");
     open(&gateway);
     for _ in 0..10 {
         let answer = connect_name(in_process::address(&gateway), "blocked.test:443").expect("an answer");
@@ -159,7 +159,7 @@ fn a_forbidden_destination_is_tried_once_and_does_not_close_the_guard() {
 #[test]
 fn connections_to_an_open_upstream_are_not_pre_challenged() {
     let stub = stub(Personality::Open, Duration::ZERO);
-    let gateway = before(&stub, "4");
+    let gateway = gateway_for(&stub, "4");
     for _ in 0..5 {
         open(&gateway);
     }
@@ -194,12 +194,12 @@ fn fifty_clients_share_a_squid_with_five_helpers_without_failures() {
         clients.into_iter().filter_map(|client| client.join().expect("a client").err()).collect()
     });
     assert!(failures.is_empty(), "{} of 50 clients failed: {:?}", failures.len(), failures.first());
-    // Far below the age at which a warm connection lets its helper go by itself.
+    // Far below the age at which an unused pre-challenged connection releases its helper.
     assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
 }
 
-/// A gateway that warms, in front of a Squid with rules ahead of its authentication rule.
-fn warmed_through_squid(extra: impl Into<String>, args: &[&str]) -> (Squid, support::gateway::Gateway) {
+/// A gateway with a pre-challenged pool, and a Squid with rules ahead of its authentication rule.
+fn gateway_with_squid(extra: impl Into<String>, args: &[&str]) -> (Squid, support::gateway::Gateway) {
     let squid = Squid::start(&SquidOptions { extra: extra.into(), ..SquidOptions::default() });
     let mut options = GatewayOptions::through(squid.address());
     options.args =
@@ -207,10 +207,10 @@ fn warmed_through_squid(extra: impl Into<String>, args: &[&str]) -> (Squid, supp
     (squid, support::gateway::Gateway::start(&options))
 }
 
-/// Waits until a connection is warm.
-fn until_warm(gateway: &support::gateway::Gateway) {
-    let warm = || gateway.metric("ntlm_gateway_warm_connections", &[]).filter(|count| *count >= 1.0);
-    assert!(wait_for(BOUND, warm).is_some(), "{}", gateway.metrics());
+/// Waits until a connection is pre-challenged.
+fn until_pre_challenged(gateway: &support::gateway::Gateway) {
+    let ready = || gateway.metric("ntlm_gateway_warm_connections", &[]).filter(|count| *count >= 1.0);
+    assert!(wait_for(BOUND, ready).is_some(), "{}", gateway.metrics());
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn pre_challenge_requests_contain_nothing_of_the_clients() {
     require_tools!("squid", "ntlm_auth", "curl");
     let (free, other) = (Web::origin(), Web::origin());
     let port = free.address().port();
-    let (squid, gateway) = warmed_through_squid(format!("acl free port {port}\nhttp_access allow free"), &[]);
+    let (squid, gateway) = gateway_with_squid(format!("acl free port {port}\nhttp_access allow free"), &[]);
     let ask = |origin: &Web, number: usize| {
         let fields = format!("Cookie: session={number}\r\nAuthorization: Basic c2VjcmV0\r\n");
         let request = origin.request("GET", &format!("/bytes/5?once={number}"), &fields);
@@ -226,22 +226,24 @@ fn pre_challenge_requests_contain_nothing_of_the_clients() {
     };
     ask(&other, 0);
     for number in 1..=10 {
-        until_warm(&gateway);
+        until_pre_challenged(&gateway);
         ask(if number % 2 == 0 { &other } else { &free }, number);
     }
-    until_warm(&gateway);
+    until_pre_challenged(&gateway);
     assert!(gateway.metric("ntlm_gateway_warm_hits_total", &[]) >= Some(9.0), "{}", gateway.metrics());
     for (origin, count) in [(&free, 5), (&other, 6)] {
         let heads = origin.seen.heads();
-        assert_eq!(heads.len(), count, "each is made once: {heads:#?}");
+        assert_eq!(heads.len(), count, "each request is sent once: {heads:#?}");
         let once: std::collections::HashSet<_> = heads.iter().map(|head| head.split(' ').nth(1)).collect();
         assert_eq!(once.len(), count, "{heads:#?}");
     }
     let log = squid.log();
-    let warmed: Vec<_> =
-        log.iter().filter(|line| line.leg == Leg::Negotiate && line.target.contains("invalid")).collect();
-    assert!(warmed.len() >= 10, "{log:#?}");
-    assert!(warmed.iter().all(|line| line.method == "CONNECT" && line.target == "ntlm-gateway.invalid:443"));
+    let pre_challenges: Vec<_> = log
+        .iter()
+        .filter(|line| line.credentials == LoggedCredentials::Negotiate && line.target.contains("invalid"))
+        .collect();
+    assert!(pre_challenges.len() >= 10, "{log:#?}");
+    assert!(pre_challenges.iter().all(|line| line.method == "CONNECT" && line.target == "ntlm-gateway.invalid:443"));
 }
 
 #[test]
@@ -256,15 +258,19 @@ fn pre_challenging_works_around_rules_ahead_of_authentication() {
             "CONNECT",
         ),
     ] {
-        let (squid, gateway) = warmed_through_squid(extra, args);
+        let (squid, gateway) = gateway_with_squid(extra, args);
         for _ in 0..4 {
             let answer =
                 Wire::connect(gateway.address()).ask(origin.request("GET", "/bytes/5", "")).expect("an answer");
             assert_eq!(answer.status(), 200, "{extra}");
-            until_warm(&gateway);
+            until_pre_challenged(&gateway);
         }
         assert!(gateway.metric("ntlm_gateway_warm_hits_total", &[]) >= Some(3.0), "{extra}: {}", gateway.metrics());
-        let last = squid.log().into_iter().rfind(|line| line.leg == Leg::Negotiate).expect("a challenge");
+        let last = squid
+            .log()
+            .into_iter()
+            .rfind(|line| line.credentials == LoggedCredentials::Negotiate)
+            .expect("a challenge");
         assert_eq!(last.method, method, "{extra}");
     }
 }
@@ -273,7 +279,7 @@ fn pre_challenging_works_around_rules_ahead_of_authentication() {
 fn pre_challenging_stops_at_a_proxy_that_answers_without_a_challenge() {
     require_tools!("squid", "ntlm_auth", "curl");
     let origin = Web::origin();
-    let (squid, gateway) = warmed_through_squid("acl nowhere dstdomain .invalid\nhttp_access deny nowhere", &[]);
+    let (squid, gateway) = gateway_with_squid("acl nowhere dstdomain .invalid\nhttp_access deny nowhere", &[]);
     for _ in 0..10 {
         let answer = Wire::connect(gateway.address()).ask(origin.request("GET", "/bytes/5", "")).expect("an answer");
         assert_eq!(answer.status(), 200);

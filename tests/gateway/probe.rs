@@ -1,4 +1,4 @@
-//! `ntlm-gateway probe` before the stub's personalities, a real Squid, and nothing at all.
+//! `ntlm-gateway probe` against the stub's personalities, a real Squid, and no proxy at all.
 
 use crate::support;
 
@@ -16,12 +16,12 @@ use support::in_process::ACCOUNT;
 use support::listener::Listener;
 use support::origin::echo_origin;
 use support::scratch::{Scratch, free_port};
-use support::squid::{Leg, Squid, SquidOptions};
+use support::squid::{LoggedCredentials, Squid, SquidOptions};
 use support::{PASSWORD, USER};
 
 const BOUND: Duration = Duration::from_secs(60);
 
-/// Probes `upstream` with a password; checks that the output tells nothing of it.
+/// Probes `upstream` with a password and checks that the output does not contain it.
 fn probe(upstream: &str, password: &str, args: &[&str]) -> Finished {
     let scratch = Scratch::new("probe");
     let file = scratch.write("password", password);
@@ -29,10 +29,10 @@ fn probe(upstream: &str, password: &str, args: &[&str]) -> Finished {
         command.args(["probe", "--upstream", upstream, "--user", USER, "--workstation", "PROBE"]);
         command.arg("--password-file").arg(&file).args(args).env_remove("RUST_LOG");
     });
-    let said = format!("{}{}", finished.text(), finished.stderr);
+    let output = format!("{}{}", finished.text(), finished.stderr);
     let hash = NtHash::from_password(password).to_hex();
     for secret in [password, hash.as_str(), "TlRMTVNT"] {
-        assert!(!said.to_lowercase().contains(&secret.to_lowercase()), "a secret is shown:\n{said}");
+        assert!(!output.to_lowercase().contains(&secret.to_lowercase()), "a secret is printed:\n{output}");
     }
     finished
 }
@@ -47,14 +47,14 @@ fn stub(personality: Personality) -> StubServer {
     StubServer::start(StubOptions::default().account(domain, user, password).personality(personality)).expect("a stub")
 }
 
-/// What a probe of a personality comes to.
-struct Seen {
+/// The result of probing a personality.
+struct ProbeResult {
     code: Option<i32>,
     report: Value,
     counts: Counts,
 }
 
-impl Seen {
+impl ProbeResult {
     fn verdict(&self) -> &str {
         self.report["verdict"]["id"].as_str().unwrap_or_default()
     }
@@ -65,16 +65,16 @@ impl Seen {
     }
 }
 
-fn seen(personality: Personality, password: &str, args: &[&str]) -> Seen {
+fn probe_stub(personality: Personality, password: &str, args: &[&str]) -> ProbeResult {
     let stub = stub(personality);
     let all: Vec<&str> = ["--json", "--target", "echo.test:7"].into_iter().chain(args.iter().copied()).collect();
     let finished = probe(&stub.address().to_string(), password, &all);
     let report = serde_json::from_slice(&finished.stdout)
         .unwrap_or_else(|error| panic!("{personality}: {error}\n{}{}", finished.text(), finished.stderr));
-    Seen { code: finished.code, report, counts: stub.counters() }
+    ProbeResult { code: finished.code, report, counts: stub.counters() }
 }
 
-/// Personality, exit code, verdict, and behaviours that must be seen.
+/// Personality, exit code, verdict, and behaviours that must be reported.
 const EXPECTED: &[(Personality, i32, &str, &[&str])] = &[
     (Personality::Plain, 0, "works", &["offers", "timestamp"]),
     (Personality::IsaFirst407Closes, 0, "works", &["first-407-closes", "407-body-length", "offers"]),
@@ -113,21 +113,21 @@ fn the_verdict_on_each_personality_takes_one_authentication_at_most() {
     for (personality, code, verdict, behaviours) in EXPECTED {
         let impatient = matches!(personality, Personality::Silent | Personality::HangsOnCredentials);
         let timeout = if impatient { "400ms" } else { "20s" };
-        let seen = seen(*personality, PASSWORD, &["--handshake-timeout", timeout]);
-        let shown = seen.behaviours();
-        let right = seen.code == Some(*code)
-            && seen.verdict() == *verdict
+        let result = probe_stub(*personality, PASSWORD, &["--handshake-timeout", timeout]);
+        let shown = result.behaviours();
+        let right = result.code == Some(*code)
+            && result.verdict() == *verdict
             && behaviours.iter().all(|id| shown.contains(id))
-            && seen.counts.authenticates <= 1
-            && seen.counts.protocol_errors() == 0;
+            && result.counts.authenticates <= 1
+            && result.counts.protocol_errors() == 0;
         if !right {
             failures.push(format!(
-                "{personality}: expected {code} {verdict} {behaviours:?}, got {:?} {} {shown:?}, {} proofs, {} wrongs\n{}",
-                seen.code,
-                seen.verdict(),
-                seen.counts.authenticates,
-                seen.counts.protocol_errors(),
-                seen.report["events"],
+                "{personality}: expected {code} {verdict} {behaviours:?}, got {:?} {} {shown:?}, {} authentications, {} protocol errors\n{}",
+                result.code,
+                result.verdict(),
+                result.counts.authenticates,
+                result.counts.protocol_errors(),
+                result.report["events"],
             ));
         }
     }
@@ -136,26 +136,26 @@ fn the_verdict_on_each_personality_takes_one_authentication_at_most() {
 
 #[test]
 fn a_wrong_password_is_rejected_once_and_exits_with_3() {
-    let seen = seen(Personality::Plain, "Wr0ng-Horse", &[]);
-    assert_eq!((seen.code, seen.verdict()), (Some(3), "credentials_refused"), "{}", seen.report);
-    assert_eq!((seen.counts.authenticates, seen.counts.refused), (1, 1));
+    let result = probe_stub(Personality::Plain, "Wr0ng-Horse", &[]);
+    assert_eq!((result.code, result.verdict()), (Some(3), "credentials_refused"), "{}", result.report);
+    assert_eq!((result.counts.authenticates, result.counts.refused), (1, 1));
 }
 
 #[test]
 fn probe_prints_the_setting_for_a_proxy_that_asks_first() {
-    let asks = seen(Personality::AsksFirst, PASSWORD, &[]);
+    let asks = probe_stub(Personality::AsksFirst, PASSWORD, &[]);
     let settings = &asks.report["verdict"]["settings"];
     assert_eq!(settings["first_leg"], "plain", "{settings}");
-    // With that line there is nothing left to say.
-    let told = seen(Personality::AsksFirst, PASSWORD, &["--first-leg", "plain"]);
-    assert_eq!((told.code, told.verdict()), (Some(0), "works"), "{}", told.report);
+    // With that setting there is nothing left to report.
+    let plain = probe_stub(Personality::AsksFirst, PASSWORD, &["--first-leg", "plain"]);
+    assert_eq!((plain.code, plain.verdict()), (Some(0), "works"), "{}", plain.report);
 }
 
 #[test]
 fn a_proxy_that_drops_unsolicited_messages_works_with_a_plain_first_leg() {
     let stub = stub(Personality::Plain);
     let behind = stub.address();
-    // Closes a connection whose first request has credentials, and passes all others on.
+    // Closes a connection whose first request has credentials, and forwards all others.
     let front = Listener::start(move |mut client| {
         let Ok(head) = read_head(&mut client) else { return };
         if head.to_ascii_lowercase().contains("proxy-authorization") {
@@ -178,11 +178,11 @@ fn a_proxy_that_drops_unsolicited_messages_works_with_a_plain_first_leg() {
 
 #[test]
 fn a_transparent_proxy_is_identified_by_its_cookie() {
-    let seen = seen(Personality::Transparent401, PASSWORD, &[]);
-    let told = seen.report["behaviours"].to_string();
-    assert!(told.contains("BCSI-CS-5a3c1e02f9d4b786"), "{told}");
-    assert_eq!(seen.report["proxy"]["id"], "symantec-blue-coat-proxysg");
-    assert_eq!(seen.counts.authenticates, 0);
+    let result = probe_stub(Personality::Transparent401, PASSWORD, &[]);
+    let behaviours = result.report["behaviours"].to_string();
+    assert!(behaviours.contains("BCSI-CS-5a3c1e02f9d4b786"), "{behaviours}");
+    assert_eq!(result.report["proxy"]["id"], "symantec-blue-coat-proxysg");
+    assert_eq!(result.counts.authenticates, 0);
 }
 
 #[test]
@@ -212,16 +212,16 @@ fn an_unresolved_name_is_reported_as_typed_and_with_the_time_taken() {
 
 #[test]
 fn a_failure_is_reported_with_the_time_taken() {
-    let silent = seen(Personality::Silent, PASSWORD, &["--handshake-timeout", "400ms"]);
+    let silent = probe_stub(Personality::Silent, PASSWORD, &["--handshake-timeout", "400ms"]);
     let took = |value: &Value| value.as_f64().expect("milliseconds");
     let waited = events(&silent.report, "unanswered").into_iter().map(|event| took(&event["after_ms"]));
     assert!(waited.clone().count() > 0 && waited.into_iter().all(|ms| ms >= 390.0), "{}", silent.report);
     assert!(took(&silent.report["took_ms"]) >= 390.0, "{}", silent.report);
-    let closes = seen(Personality::ClosesOnAccept, PASSWORD, &[]);
+    let closes = probe_stub(Personality::ClosesOnAccept, PASSWORD, &[]);
     assert!(events(&closes.report, "closed").iter().all(|event| event["after_ms"].is_f64()), "{}", closes.report);
 }
 
-/// The events of one kind.
+/// The events of the given kind.
 fn events<'r>(report: &'r Value, kind: &str) -> Vec<&'r Value> {
     let all = report["events"].as_array().expect("events").iter();
     all.filter(|event| event["event"] == kind).collect()
@@ -252,8 +252,8 @@ fn a_web_server_is_recognised_as_not_a_proxy() {
 
 #[test]
 fn probe_prints_the_settings_for_a_basic_only_proxy() {
-    let seen_first = seen(Personality::BasicOnly, PASSWORD, &[]);
-    let verdict = &seen_first.report["verdict"];
+    let first = probe_stub(Personality::BasicOnly, PASSWORD, &[]);
+    let verdict = &first.report["verdict"];
     assert_eq!((&verdict["id"], &verdict["cause"]), (&"not_ntlm".into(), &"scheme_not_offered".into()), "{verdict}");
     assert_eq!(verdict["advice"][0]["id"], "allow-basic", "{verdict}");
     let settings = &verdict["settings"];
@@ -264,8 +264,8 @@ fn probe_prints_the_settings_for_a_basic_only_proxy() {
         text.contains("allow_basic = true and the password itself") && text.contains("\n  allow_basic = true\n"),
         "{text}"
     );
-    // Where it is allowed already there is nothing to add.
-    let allowed = seen(Personality::BasicOnly, PASSWORD, &["--allow-basic"]);
+    // If Basic is already allowed there is no setting to suggest.
+    let allowed = probe_stub(Personality::BasicOnly, PASSWORD, &["--allow-basic"]);
     let verdict = &allowed.report["verdict"];
     assert_eq!((&verdict["advice"][0]["id"], &verdict["settings"]), (&"basic-allowed".into(), &serde_json::json!({})));
 }
@@ -301,14 +301,14 @@ fn the_suggested_settings_name_the_file_of_the_secret() {
     assert_eq!(same(path.as_str().expect("a path")), same(&password));
 }
 
-/// The paths of all keys, `[]` for the entries of a list.
+/// Collects the paths of all keys, with `[]` for the entries of a list.
 fn keys_of(value: &Value, path: &str, found: &mut std::collections::BTreeSet<String>) {
     match value {
         Value::Object(object) => {
             for (key, value) in object {
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 found.insert(path.clone());
-                // Its keys are those of the configuration.
+                // The keys in there are those of the configuration.
                 if path != "verdict.settings" {
                     keys_of(value, &path, found);
                 }
@@ -323,7 +323,7 @@ fn keys_of(value: &Value, path: &str, found: &mut std::collections::BTreeSet<Str
 fn the_manual_documents_every_key_of_the_json() {
     let page = include_str!("../../docs/troubleshooting.md");
     let (_, rest) = page.split_once("<!-- probe-json -->\n").expect("the table");
-    let (table, _) = rest.split_once("<!-- /probe-json -->").expect("its end");
+    let (table, _) = rest.split_once("<!-- /probe-json -->").expect("the end of the table");
     let documented: std::collections::BTreeSet<String> = table
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
@@ -338,15 +338,18 @@ fn the_manual_documents_every_key_of_the_json() {
         Personality::ClosesOnAccept,
     ];
     for personality in personalities {
-        keys_of(&seen(personality, PASSWORD, &["--handshake-timeout", "2s"]).report, "", &mut found);
+        keys_of(&probe_stub(personality, PASSWORD, &["--handshake-timeout", "2s"]).report, "", &mut found);
     }
     let nobody = SocketAddr::from(([127, 0, 0, 1], free_port())).to_string();
     for upstream in [nobody.as_str(), "proxy.invalid:3128"] {
         keys_of(&json(&probe(upstream, PASSWORD, &["--json", "--connect-timeout", "3s"])), "", &mut found);
     }
     let undocumented: Vec<_> = found.difference(&documented).collect();
-    let unseen: Vec<_> = documented.difference(&found).collect();
-    assert!(undocumented.is_empty() && unseen.is_empty(), "undocumented: {undocumented:#?}, never seen: {unseen:#?}");
+    let unprinted: Vec<_> = documented.difference(&found).collect();
+    assert!(
+        undocumented.is_empty() && unprinted.is_empty(),
+        "undocumented: {undocumented:#?}, never printed: {unprinted:#?}"
+    );
 }
 
 #[test]
@@ -361,7 +364,7 @@ fn the_reports_on_success_and_on_rejection_match_their_snapshots() {
             std::fs::write(&path, &masked).expect("write the snapshot");
         }
         let expected = std::fs::read_to_string(&path).expect("the snapshot; UPDATE_SNAPSHOTS=1 writes it");
-        assert_eq!(masked, expected, "UPDATE_SNAPSHOTS=1 takes the new text");
+        assert_eq!(masked, expected, "UPDATE_SNAPSHOTS=1 accepts the new text");
     }
 }
 
@@ -373,7 +376,7 @@ fn probe_selects_an_upstream_by_name_and_uses_its_identity() {
     let secret = |name: &str, password: &str| scratch.write(name, password).display().to_string();
     let (wrong, right, theirs) =
         (secret("wrong", "Wr0ng-Horse"), secret("right", PASSWORD), secret("theirs", "P4rtner"));
-    // The first identity is for certain clients, and so neither upstream's.
+    // The first identity is for certain clients only, so neither upstream uses it.
     let identity = |name: &str, user: &str, file: &str, further: &str| {
         format!("[[identities]]\nname = '{name}'\nuser = 'CORP\\{user}'\npassword_file = '{file}'\n{further}\n")
     };
@@ -407,7 +410,7 @@ fn probe_selects_an_upstream_by_name_and_uses_its_identity() {
     );
 }
 
-/// Without what differs from run to run: the port, times in milliseconds, the server's time.
+/// Removes what differs from run to run: the port, durations in milliseconds, the server's time.
 fn masked(text: &str, port: &str) -> String {
     let mut out = String::new();
     for line in text.replace(&format!(":{port}"), ":PORT").lines() {
@@ -419,7 +422,7 @@ fn masked(text: &str, port: &str) -> String {
                 words[at - 1] = "N".to_owned();
             }
         }
-        // The width of a number is no news either.
+        // The width of a number varies as well.
         let line = words.join(" ");
         let line = match line.trim_start().strip_prefix("N ms") {
             Some(rest) => format!("  N ms{rest}"),
@@ -440,7 +443,7 @@ fn a_real_squid_is_identified_and_accepts_the_account() {
     let text = finished.expect_success("probe of Squid").text();
     assert!(text.contains("Verdict: works (exit code 0"), "{text}");
     assert!(text.contains("Squid, according to "), "{text}");
-    assert!(squid.count(Leg::Authenticate) <= 1);
+    assert!(squid.count(LoggedCredentials::Authenticate) <= 1);
 
     let refused = probe(&squid.address().to_string(), "Wr0ng-Horse", &[]);
     assert_eq!(refused.code, Some(3), "{}", refused.text());

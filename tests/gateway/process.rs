@@ -1,4 +1,4 @@
-//! The program as its users start it: what it says, what it refuses, what it does at its limits.
+//! The program as users start it: its output, its errors, and its behaviour at resource limits.
 
 use crate::support;
 
@@ -16,7 +16,7 @@ use support::tools::skip_without_mounts;
 
 const BOUND: Duration = Duration::from_secs(30);
 
-fn gateway_says(args: &[&str]) -> Finished {
+fn run_gateway(args: &[&str]) -> Finished {
     run(GATEWAY, BOUND, |command| {
         command.args(args).env_remove("RUST_LOG");
     })
@@ -30,7 +30,7 @@ fn stub() -> StubServer {
 #[test]
 fn the_demo_shows_every_leg_and_exits() {
     let began = Instant::now();
-    let shown = gateway_says(&["demo", "--once"]).expect_success("demo --once").text();
+    let shown = run_gateway(&["demo", "--once"]).expect_success("demo --once").text();
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     let mut rest = shown.as_str();
     for part in [
@@ -51,14 +51,14 @@ fn the_demo_shows_every_leg_and_exits() {
     }
 }
 
-/// A start that is expected to fail, on these two addresses.
-fn refused_start(listen: &str, admin: &str) -> Finished {
+/// A start on these two addresses, which must fail.
+fn failed_start(listen: &str, admin: &str) -> Finished {
     let scratch = Scratch::new("refused");
     let password = scratch.write("password", "x").display().to_string();
     let upstream = ["--upstream", "127.0.0.1:9", "--user", "a", "--password-file", &password];
-    let said = gateway_says(&[["run", "--listen", listen, "--admin", admin].as_slice(), &upstream].concat());
-    assert_eq!(said.code, Some(1), "{}", said.stderr);
-    said
+    let finished = run_gateway(&[["run", "--listen", listen, "--admin", admin].as_slice(), &upstream].concat());
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    finished
 }
 
 #[test]
@@ -66,9 +66,9 @@ fn a_port_in_use_is_reported_as_one_clear_error() {
     let held = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = held.local_addr().expect("an address").to_string();
     for (listen, admin, flag) in [(address.as_str(), "127.0.0.1:0", "--listen"), ("127.0.0.1:0", &address, "--admin")] {
-        let said = refused_start(listen, admin);
-        let errors: Vec<&str> = said.stderr.lines().filter(|line| line.contains("ERROR")).collect();
-        assert_eq!(errors.len(), 1, "{}", said.stderr);
+        let finished = failed_start(listen, admin);
+        let errors: Vec<&str> = finished.stderr.lines().filter(|line| line.contains("ERROR")).collect();
+        assert_eq!(errors.len(), 1, "{}", finished.stderr);
         assert!(
             errors[0].contains(&address) && errors[0].contains("another process is listening there"),
             "{}",
@@ -80,11 +80,11 @@ fn a_port_in_use_is_reported_as_one_clear_error() {
 
 #[test]
 fn listening_beyond_loopback_requires_allow_clients() {
-    let said = refused_start("0.0.0.0:0", "127.0.0.1:0");
-    assert!(said.stderr.contains("allow_clients"), "{}", said.stderr);
+    let finished = failed_start("0.0.0.0:0", "127.0.0.1:0");
+    assert!(finished.stderr.contains("allow_clients"), "{}", finished.stderr);
 }
 
-/// One good tunnel and one malformed request; their lines in the access log.
+/// Opens a tunnel and sends a malformed request; returns their lines in the access log.
 fn access_log(format: &str, good_end: &str, bad_end: &str) -> (String, String) {
     let stub = stub();
     let mut options = GatewayOptions::through(stub.address());
@@ -96,8 +96,8 @@ fn access_log(format: &str, good_end: &str, bad_end: &str) -> (String, String) {
     assert_eq!(connect_name(gateway.address(), "bad host:7").expect("an answer").status(), 400);
     let line =
         |part: &str| gateway.log().into_iter().find(|line| line.contains("tunnel closed") && line.contains(part));
-    let good = wait_for(BOUND, || line(good_end)).expect("the tunnel's line");
-    let bad = wait_for(BOUND, || line(bad_end)).expect("the fault's line");
+    let good = wait_for(BOUND, || line(good_end)).expect("the line of the tunnel");
+    let bad = wait_for(BOUND, || line(bad_end)).expect("the line of the fault");
     (good, bad)
 }
 
@@ -150,8 +150,8 @@ fn a_failure_reason_names_the_upstreams_address_once() {
     let ask = || connect_name(gateway.address(), "echo.test:7").expect("an answer").head;
     let heads: Vec<String> = (0..4).map(|_| ask()).collect();
     let head = &heads[3];
-    let told = format!("no upstream is up: {nobody}: Connection refused");
-    assert!(head.contains(&told), "{head}");
+    let reason = format!("no upstream is up: {nobody}: Connection refused");
+    assert!(head.contains(&reason), "{head}");
     let line = gateway.wait_for_line("is ejected: ");
     assert!(line.contains(&format!("upstream {nobody} is ejected: Connection refused")), "{line}");
     let (status, why) = gateway.admin("/readyz");
@@ -182,7 +182,7 @@ fn check_lists_settings_with_their_positions_or_every_error() {
     let password = scratch.write("password", "S3cret-of-ci").display().to_string();
     let check = |text: &str| {
         let file = scratch.write("gateway.toml", text.replace("PASSWORD", &password)).display().to_string();
-        (gateway_says(&["check", "--config", &file]), file)
+        (run_gateway(&["check", "--config", &file]), file)
     };
     let (good, file) = check(
         "[[identities]]\nname = 'ci'\nuser = 'CORP\\ci'\npassword_file = 'PASSWORD'\n\
@@ -215,11 +215,11 @@ fn check_lists_settings_with_their_positions_or_every_error() {
     }
 }
 
-/// CPU time that the gateway has used so far, from /proc, in milliseconds (ticks of ten).
+/// The CPU time that the gateway has used so far in milliseconds, from /proc, which counts ticks of 10 ms.
 fn cpu_ms(gateway: &Gateway) -> u64 {
     let pid = gateway.pid().as_raw_nonzero();
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process's line");
-    let (_, fields) = stat.rsplit_once(')').expect("the name's end");
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the stat line of the process");
+    let (_, fields) = stat.rsplit_once(')').expect("the end of the name");
     let ticks = fields.split_ascii_whitespace().skip(11).take(2);
     ticks.map(|ticks| ticks.parse::<u64>().expect("ticks") * 10).sum()
 }
@@ -231,18 +231,18 @@ fn accepting_pauses_without_descriptors_and_resumes_when_some_are_free() {
     options.setup = Some("ulimit -n 64".into());
     let mut gateway = Gateway::start(&options);
     let idle: Vec<TcpStream> =
-        (0..150).map(|_| TcpStream::connect(gateway.address()).expect("a place in the queue")).collect();
-    let told = || gateway.log().iter().filter(|line| line.contains("accepting pauses")).count();
-    assert!(wait_for(BOUND, || (told() > 0).then_some(())).is_some());
+        (0..150).map(|_| TcpStream::connect(gateway.address()).expect("a place in the accept queue")).collect();
+    let pauses = || gateway.log().iter().filter(|line| line.contains("accepting pauses")).count();
+    assert!(wait_for(BOUND, || (pauses() > 0).then_some(())).is_some());
     let before = cpu_ms(&gateway);
     std::thread::sleep(Duration::from_secs(1));
     let spent = cpu_ms(&gateway) - before;
-    assert!(spent < 200, "{spent} ms of CPU in a second without descriptors: it spins");
-    assert!(told() <= 2, "each loop tells of it once");
+    assert!(spent < 200, "{spent} ms of CPU in a second without descriptors: a busy loop");
+    assert!(pauses() <= 2, "each event loop logs it once");
     drop(idle);
     let answered =
         wait_for(BOUND, || connect_name(gateway.address(), "echo.test:7").ok().filter(|answer| answer.status() == 200));
-    let tunnel = answered.expect("a tunnel after the crowd has gone");
+    let tunnel = answered.expect("a tunnel after the idle clients have gone");
     assert_eq!(echo_through(&tunnel.stream, b"back").expect("an echo"), b"back");
     assert!(gateway.is_running());
 }
@@ -257,7 +257,7 @@ fn the_addresses_of_a_name_are_tried_in_turn_until_one_answers() {
     let hosts = scratch.write("hosts", "127.0.0.9 proxy.test\n127.0.0.1 proxy.test\n::1 proxy.test\n");
     for listen in ["127.0.0.1:0", "[::1]:0"] {
         let options = StubOptions { listen: listen.parse().expect("an address"), ..StubOptions::default() };
-        // A machine without IPv6 has only one of the two.
+        // A machine without IPv6 has only one of the two addresses.
         let Ok(stub) = StubServer::start(options.account(domain, user, password)) else { continue };
         let mut options = GatewayOptions::through(stub.address());
         options.upstreams = vec![format!("proxy.test:{}", stub.address().port())];
@@ -269,7 +269,7 @@ fn the_addresses_of_a_name_are_tried_in_turn_until_one_answers() {
             assert_eq!(answer.status(), 200, "{listen}: {}\n{:?}", answer.head, gateway.log());
         }
         let dials = gateway.metric("ntlm_gateway_dials_total", &[]).expect("a counter");
-        // Only the first of them had to look for the address that answers.
+        // Only the first client has to search for the address that answers.
         assert!((3.0..=5.0).contains(&dials), "{dials} dials");
     }
 }
@@ -297,7 +297,7 @@ fn a_second_sigterm_ends_the_drain_and_cuts_open_tunnels() {
     assert!(
         wait_for(BOUND, || gateway.log().iter().any(|line| line.contains("listeners closed")).then_some(())).is_some()
     );
-    // By then another test may listen there, but it opens no tunnel.
+    // By then another test may listen on the port, but it opens no tunnel.
     let late = connect_within(Duration::from_secs(2), gateway.address(), gateway.address(), b"");
     assert!(!late.is_ok_and(|answer| answer.status() == 200), "the port is closed while it drains");
     tunnel.stream.write_all(b"still").expect("a write");
@@ -308,8 +308,8 @@ fn a_second_sigterm_ends_the_drain_and_cuts_open_tunnels() {
     assert!(gateway.log().iter().any(|line| line.contains("end=drained")), "{:?}", gateway.log());
 }
 
-/// A directory with a password and a configuration that is right but for `further`.
-fn written(test: &str, further: &str) -> (Scratch, String) {
+/// A directory with a password and a configuration that is valid apart from `further`.
+fn write_config(test: &str, further: &str) -> (Scratch, String) {
     let scratch = Scratch::new(test);
     scratch.write("password", "S3cret-of-svc");
     let text = format!("upstream = '127.0.0.1:9'\nuser = 'CORP\\svc'\npassword_file = 'password'\n{further}");
@@ -319,35 +319,41 @@ fn written(test: &str, further: &str) -> (Scratch, String) {
 
 #[test]
 fn check_prints_warnings_and_strict_makes_them_errors() {
-    let (_scratch, file) = written("strict", "");
-    let said = gateway_says(&["check", "--strict", "--config", &file]).expect_success("nothing to warn about");
-    assert_eq!(said.stderr, "");
+    let (_scratch, file) = write_config("strict", "");
+    let finished = run_gateway(&["check", "--strict", "--config", &file]).expect_success("check without warnings");
+    assert_eq!(finished.stderr, "");
     for (user, warning) in [
         ("CORPsvc-egress", "--user: \"CORPsvc-egress\" has no domain"),
         ("CORP\\svc:S3cret", "--user: \"CORP\\\\svc\" is followed by a colon"),
         ("CORP\\svc ", "--user: has leading or trailing blanks"),
     ] {
-        let said = gateway_says(&["check", "--config", &file, "--user", user]).expect_success("a warning is no error");
-        assert!(said.stderr.starts_with(&format!("warning: {warning}")), "{}", said.stderr);
-        let text = said.text();
-        assert!(text.starts_with("ok\n") && !text.contains("S3cret") && !said.stderr.contains("S3cret"), "{text}");
-        let said = gateway_says(&["check", "--strict", "--config", &file, "--user", user]);
-        assert_eq!(said.code, Some(1));
-        assert!(said.stderr.contains(warning) && said.text().is_empty(), "{}{}", said.stderr, said.text());
+        let finished =
+            run_gateway(&["check", "--config", &file, "--user", user]).expect_success("check with a warning");
+        assert!(finished.stderr.starts_with(&format!("warning: {warning}")), "{}", finished.stderr);
+        let text = finished.text();
+        assert!(text.starts_with("ok\n") && !text.contains("S3cret") && !finished.stderr.contains("S3cret"), "{text}");
+        let finished = run_gateway(&["check", "--strict", "--config", &file, "--user", user]);
+        assert_eq!(finished.code, Some(1));
+        assert!(
+            finished.stderr.contains(warning) && finished.text().is_empty(),
+            "{}{}",
+            finished.stderr,
+            finished.text()
+        );
     }
-    let said = gateway_says(&["check", "--config", &file, "--user", "CORP/svc"]);
-    assert_eq!(said.code, Some(1));
+    let finished = run_gateway(&["check", "--config", &file, "--user", "CORP/svc"]);
+    assert_eq!(finished.code, Some(1));
     assert!(
-        said.stderr.starts_with("--user: the account has a slash") && said.stderr.contains(r"'DOMAIN\name'"),
+        finished.stderr.starts_with("--user: the account has a slash") && finished.stderr.contains(r"'DOMAIN\name'"),
         "{}",
-        said.stderr
+        finished.stderr
     );
 }
 
 #[test]
 fn run_logs_warnings_at_the_start_and_only_new_ones_at_a_reload() {
     let stub = stub();
-    let (scratch, file) = written("warnings", "");
+    let (scratch, file) = write_config("warnings", "");
     let mut options = GatewayOptions::through(stub.address());
     options.args =
         vec!["--config".into(), file, "--password-file".into(), scratch.join("password").display().to_string()];
@@ -364,23 +370,23 @@ fn run_logs_warnings_at_the_start_and_only_new_ones_at_a_reload() {
     assert_eq!(
         log.iter().filter(|line| line.contains("is followed by a colon")).count(),
         1,
-        "what is known is no news: {log:#?}"
+        "a reload must not repeat known warnings: {log:#?}"
     );
     assert!(!log.concat().contains("S3cret"), "{log:#?}");
 }
 
 #[test]
 fn an_unknown_variable_is_an_error_that_suggests_the_nearest_name() {
-    let (_scratch, file) = written("variables", "shards = 0\n");
+    let (_scratch, file) = write_config("variables", "shards = 0\n");
     for command in ["check", "run", "probe"] {
-        let said = run(GATEWAY, BOUND, |process| {
+        let finished = run(GATEWAY, BOUND, |process| {
             process.args([command, "--config", &file]).env_remove("RUST_LOG");
             process.env("NTLM_GATEWAY_UPSTREAMS", "S3cret").env("NTLM_GATEWAY_PASWORD_FILE", "S3cret");
             process.env("NTLM_GATEWAY_SERVICE_HOST", "10.0.0.1").env("NTLM_GATEWAY_PORT", "tcp://10.0.0.1:3128");
             process.env("NTLM_GATEWAY_PORT_3128_TCP_ADDR", "10.0.0.1").env("NTLM_GATEWAY_SERVICE_PORT_PROXY", "3128");
         });
-        assert_eq!(said.code, Some(1), "{command}");
-        let lines: Vec<&str> = said.stderr.lines().collect();
+        assert_eq!(finished.code, Some(1), "{command}");
+        let lines: Vec<&str> = finished.stderr.lines().collect();
         assert_eq!(
             lines[..2],
             [
@@ -389,33 +395,33 @@ fn an_unknown_variable_is_an_error_that_suggests_the_nearest_name() {
             ],
             "{command}"
         );
-        assert!(lines.len() == 3 && lines[2].contains("gateway.toml:4:10: shards:"), "{}", said.stderr);
+        assert!(lines.len() == 3 && lines[2].contains("gateway.toml:4:10: shards:"), "{}", finished.stderr);
     }
 }
 
 #[test]
 fn the_configuration_file_is_accepted_as_a_positional_argument() {
-    let (_scratch, file) = written("argument", "shards = 0\n");
+    let (_scratch, file) = write_config("argument", "shards = 0\n");
     for command in ["check", "run", "probe"] {
-        let said = gateway_says(&[command, &file]);
-        assert_eq!(said.code, Some(1), "{command}");
-        assert!(said.stderr.contains("gateway.toml:4:10: shards:"), "{command}: {}", said.stderr);
+        let finished = run_gateway(&[command, &file]);
+        assert_eq!(finished.code, Some(1), "{command}");
+        assert!(finished.stderr.contains("gateway.toml:4:10: shards:"), "{command}: {}", finished.stderr);
     }
-    let (_scratch, file) = written("argument", "");
-    let text = gateway_says(&["check", &file, "--shards", "3"]).expect_success("check").text();
+    let (_scratch, file) = write_config("argument", "");
+    let text = run_gateway(&["check", &file, "--shards", "3"]).expect_success("check").text();
     assert!(text.contains(&format!("= {file}")) && text.contains("(FILE)"), "{text}");
-    let said = gateway_says(&["check", "nowhere.toml"]);
+    let finished = run_gateway(&["check", "nowhere.toml"]);
     assert!(
-        said.stderr.contains("FILE: cannot read /") && said.stderr.contains("/nowhere.toml: No such file"),
+        finished.stderr.contains("FILE: cannot read /") && finished.stderr.contains("/nowhere.toml: No such file"),
         "{}",
-        said.stderr
+        finished.stderr
     );
-    assert_eq!(gateway_says(&["check", &file, "--config", &file]).code, Some(2), "one file");
+    assert_eq!(run_gateway(&["check", &file, "--config", &file]).code, Some(2), "only one file is allowed");
 }
 
 #[test]
 fn no_subcommand_prints_a_password_from_an_upstreams_url() {
-    let (_scratch, file) = written("url", "");
+    let (_scratch, file) = write_config("url", "");
     let url = r"http://CORP\svc:S3cret,w0rd@127.0.0.1:9";
     for command in ["check", "run", "probe"] {
         for args in [
@@ -427,12 +433,12 @@ fn no_subcommand_prints_a_password_from_an_upstreams_url() {
             vec![command, &file, url],
             vec![command, &file, "--upsteam", url],
         ] {
-            let said = gateway_says(&args);
-            assert!(matches!(said.code, Some(1 | 2)), "{args:?}: {:?}", said.code);
-            let text = format!("{}{}", said.stderr, said.text());
+            let finished = run_gateway(&args);
+            assert!(matches!(finished.code, Some(1 | 2)), "{args:?}: {:?}", finished.code);
+            let text = format!("{}{}", finished.stderr, finished.text());
             assert!(!text.contains("S3cret") && !text.contains("w0rd") && text.contains(':'), "{args:?}: {text}");
         }
     }
-    let said = gateway_says(&["check", &file, "--upstream", "https://127.0.0.1:9"]);
-    assert!(said.stderr.contains("TLS to the proxy is not supported"), "{}", said.stderr);
+    let finished = run_gateway(&["check", &file, "--upstream", "https://127.0.0.1:9"]);
+    assert!(finished.stderr.contains("TLS to the proxy is not supported"), "{}", finished.stderr);
 }

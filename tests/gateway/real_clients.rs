@@ -1,4 +1,4 @@
-//! Clients as workloads have them, that know of the gateway by `https_proxy` alone, through it and a real Squid.
+//! Common client programs, which know the gateway only from `https_proxy`, through it and a real Squid.
 
 use crate::support;
 
@@ -17,7 +17,7 @@ use support::tools::{path_of, python_with, skip_for_want_of};
 const MAX_TIME: Duration = Duration::from_secs(60);
 const LENGTH_BYTES: usize = 300_000;
 
-/// An origin behind a Squid behind the gateway.
+/// A gateway, the Squid that it uses, and an origin.
 struct Site {
     squid: Squid,
     gateway: Gateway,
@@ -31,7 +31,7 @@ impl Site {
         Self { squid, gateway, origin }
     }
 
-    /// The URL of the bytes that [`Site::expected`] gives.
+    /// The URL of the bytes that [`Site::expected`] returns.
     fn url(&self) -> String {
         self.origin.url(&format!("/bytes/{LENGTH_BYTES}?seed=3"))
     }
@@ -39,12 +39,12 @@ impl Site {
     fn expected(&self) -> Vec<u8> {
         let args = ["--noproxy", "*", "--insecure", "--fail"];
         let url = self.url();
-        let bytes = curl(MAX_TIME, args.into_iter().chain([url.as_str()])).expect_success("straight").stdout;
+        let bytes = curl(MAX_TIME, args.into_iter().chain([url.as_str()])).expect_success("a direct request").stdout;
         assert_eq!(bytes.len(), LENGTH_BYTES);
         bytes
     }
 
-    /// Runs a client whose environment names the gateway.
+    /// Runs a client with the gateway in its environment.
     fn run(&self, program: impl Into<PathBuf>, prepare: impl FnOnce(&mut Command)) -> Finished {
         run(program, MAX_TIME, |command| {
             command.env("https_proxy", self.gateway.url()).env("http_proxy", self.gateway.url());
@@ -52,13 +52,13 @@ impl Site {
         })
     }
 
-    /// Panics unless Squid let a request of this method through for the gateway's user.
+    /// Panics unless Squid has served a request with this method for the gateway's user.
     #[track_caller]
     fn expect_in_log(&self, method: &str) {
-        let through = |line: &support::squid::LogLine| {
+        let is_served = |line: &support::squid::LogLine| {
             line.user == support::USER && line.method == method && line.status.ends_with("/200")
         };
-        let seen = wait_for(Duration::from_secs(10), || self.squid.log().iter().any(through).then_some(()));
+        let seen = wait_for(Duration::from_secs(10), || self.squid.log().iter().any(is_served).then_some(()));
         assert!(seen.is_some(), "no {method} of {} in {:#?}", support::USER, self.squid.log());
     }
 }
@@ -117,13 +117,13 @@ fn openssl_s_client_opens_a_tunnel_with_http_1_0() {
         command.args(["s_client", "-brief", "-verify_return_error", "-verify_ip", "127.0.0.1"]);
         command.args(["-proxy", &gateway, "-connect", &origin, "-CAfile", &site.origin.certificate()]);
     });
-    let said = format!("{}{}", got.text(), got.stderr);
+    let output = format!("{}{}", got.text(), got.stderr);
     got.expect_success("openssl s_client");
-    assert!(said.contains("Verification: OK"), "{said}");
+    assert!(output.contains("Verification: OK"), "{output}");
     site.expect_in_log("CONNECT");
 }
 
-/// A plain `http://` request through the gateway as a tunnel: what curl does with `--proxytunnel`.
+/// With `--proxytunnel`, curl requests even an `http://` URL through a tunnel.
 #[test]
 fn curl_fetches_plain_http_through_a_tunnel() {
     require_tools!("squid", "ntlm_auth", "curl", "python3");
@@ -146,6 +146,9 @@ fn a_clients_own_credentials_reach_neither_squid_nor_the_origin() {
     let headers = got.expect_success("curl").text();
     assert!(!headers.contains("proxy-"), "{headers}");
     let squid_log = site.squid.log();
-    assert!(squid_log.iter().all(|line| line.leg != support::squid::Leg::Other), "{squid_log:#?}");
+    assert!(
+        squid_log.iter().all(|line| line.credentials != support::squid::LoggedCredentials::Other),
+        "{squid_log:#?}"
+    );
     site.expect_in_log("CONNECT");
 }

@@ -1,4 +1,4 @@
-//! The gateway in front of a real Squid that verifies NTLM with Samba's `ntlm_auth`.
+//! The gateway with a real Squid as its upstream, which verifies NTLM with Samba's `ntlm_auth`.
 
 use crate::support;
 
@@ -15,7 +15,7 @@ use support::gateway::{Gateway, GatewayOptions};
 use support::listener::Listener;
 use support::origin::{HttpOrigin, echo_origin};
 use support::scratch::{Scratch, free_port, wait_for};
-use support::squid::{Leg, Squid, SquidOptions};
+use support::squid::{LoggedCredentials, Squid, SquidOptions};
 use support::tools::path_of;
 
 const MAX_TIME: Duration = Duration::from_secs(90);
@@ -27,13 +27,13 @@ fn squid_and_gateway() -> (Squid, Gateway) {
     (squid, gateway)
 }
 
-/// curl to the HTTPS origin, through the gateway or, without one, straight.
+/// Runs curl against the HTTPS origin, through the gateway if there is one, otherwise directly.
 fn fetch(origin: &HttpOrigin, gateway: Option<&Gateway>, args: &[&str], path: &str) -> Finished {
     let (certificate, url) = (origin.certificate(), origin.url(path));
     let proxy = gateway.map(Gateway::url);
-    let way = proxy.as_deref().map_or(vec!["--noproxy", "*"], |proxy| vec!["--proxy", proxy]);
+    let route = proxy.as_deref().map_or(vec!["--noproxy", "*"], |proxy| vec!["--proxy", proxy]);
     let rest = ["--fail", "--cacert", &certificate, &url];
-    curl(MAX_TIME, way.into_iter().chain(args.iter().copied()).chain(rest)).expect_success(path)
+    curl(MAX_TIME, route.into_iter().chain(args.iter().copied()).chain(rest)).expect_success(path)
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_20_mib_upload_over_https_arrives_whole() {
     let scratch = Scratch::new("upload");
     let file = scratch.write("body", pseudo_random(21, BULK_BYTES)).display().to_string();
 
-    // The sink answers with the length and the SHA-256 of what it got.
+    // The sink answers with the length and the SHA-256 of what it received.
     let args = ["--upload-file", &file];
     let expected = fetch(&origin, None, &args, "/sink").text();
     assert!(expected.contains(&format!("\"length\": {BULK_BYTES},")), "{expected}");
@@ -92,8 +92,8 @@ fn two_hundred_concurrent_tunnels_each_carry_their_own_bytes() {
     });
 
     drop(tunnels);
-    let through = || squid.log().iter().filter(|line| line.status == "TCP_TUNNEL/200").count();
-    assert!(wait_for(MAX_TIME, || (through() == usize::from(TUNNELS)).then_some(())).is_some(), "{}", through());
+    let served = || squid.log().iter().filter(|line| line.status == "TCP_TUNNEL/200").count();
+    assert!(wait_for(MAX_TIME, || (served() == usize::from(TUNNELS)).then_some(())).is_some(), "{}", served());
     let open = || gateway.metric("ntlm_gateway_tunnels_open", &[]);
     assert!(wait_for(MAX_TIME, || (open() == Some(0.0)).then_some(())).is_some(), "still open: {:?}", open());
 }
@@ -110,11 +110,11 @@ fn two_hundred_concurrent_https_transfers_of_one_curl_arrive_whole() {
         let args = ["--parallel", "--parallel-immediate", "--parallel-max", "200", "--output", &output];
         fetch(&origin, gateway, &args, "/bytes/50000?seed=[1-200]");
     };
-    fetch_all("straight", None);
+    fetch_all("direct", None);
     fetch_all("through", Some(&gateway));
     for seed in 1..=200 {
         let read = |name: &str| std::fs::read(scratch.join(name).join(seed.to_string())).expect("a transfer's file");
-        assert_same(&read("through"), &read("straight"), "a transfer");
+        assert_same(&read("through"), &read("direct"), "a transfer");
     }
 }
 
@@ -128,7 +128,7 @@ fn two_hundred_concurrent_clients_cause_one_wrong_password_attempt() {
     options.password = WRONG.to_owned();
     let mut gateway = Gateway::start(&options);
     let origin = echo_origin();
-    let press = || connect_within(Duration::from_secs(45), gateway.address(), origin.address(), b"");
+    let request = || connect_within(Duration::from_secs(45), gateway.address(), origin.address(), b"");
     let expect_refusal = |answer: std::io::Result<Answered>| {
         let answer = answer.expect("an HTTP answer within the client's time-out");
         assert_eq!(answer.status(), 502, "{}", answer.head);
@@ -137,29 +137,29 @@ fn two_hundred_concurrent_clients_cause_one_wrong_password_attempt() {
     };
 
     std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(press)).collect();
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(request)).collect();
         for client in clients {
             expect_refusal(client.join().expect("a client's thread"));
         }
     });
-    // A newcomer is refused without another attempt.
-    expect_refusal(press());
+    // A new client is rejected without another attempt.
+    expect_refusal(request());
 
-    let attempts = squid.count(Leg::Authenticate);
+    let attempts = squid.count(LoggedCredentials::Authenticate);
     assert_eq!(attempts, 1, "attempts with the wrong password in Squid's log: {:#?}", squid.log());
     assert_eq!(gateway.metric("ntlm_gateway_407_total", &[("reason", "refused")]), Some(1.0));
-    assert_ne!(gateway.admin("/readyz").0, 200, "ready although the upstream refuses its identity");
+    assert_ne!(gateway.admin("/readyz").0, 200, "ready although the upstream rejects its identity");
     assert_eq!(gateway.admin("/healthz").0, 200);
     assert!(gateway.is_running());
-    let told: Vec<String> = gateway.log().into_iter().filter(|line| line.contains(WRONG)).collect();
-    assert!(told.is_empty() && !gateway.metrics().contains(WRONG), "the secret is told: {told:?}");
+    let exposed: Vec<String> = gateway.log().into_iter().filter(|line| line.contains(WRONG)).collect();
+    assert!(exposed.is_empty() && !gateway.metrics().contains(WRONG), "the secret is exposed: {exposed:?}");
 }
 
 #[test]
 fn a_forbidden_destination_does_not_affect_others_or_the_account() {
     require_tools!("squid", "ntlm_auth");
     let (allowed, forbidden) = (echo_origin(), echo_origin());
-    // A deny rule that ends in an authentication ACL makes Squid answer 407 to a user it knows.
+    // A deny rule that ends in an authentication ACL makes Squid send 407 to an authenticated user.
     let port = forbidden.address().port();
     let extra = format!("acl forbidden port {port}\nhttp_access deny forbidden authenticated");
     let squid = Squid::start(&SquidOptions { extra, ..SquidOptions::default() });
@@ -171,10 +171,13 @@ fn a_forbidden_destination_does_not_affect_others_or_the_account() {
         let refused = ask(&forbidden);
         assert_eq!(refused.status(), 502, "{}", refused.head);
         assert!(refused.field("Proxy-Status").is_some(), "{}", refused.head);
-        assert_eq!(ask(&allowed).status(), 200, "the other destinations suffer");
+        assert_eq!(ask(&allowed).status(), 200, "the other destinations fail as well");
     }
     let log = squid.log();
-    let attempts = log.iter().filter(|line| line.leg == Leg::Authenticate && line.status.ends_with("/407")).count();
+    let attempts = log
+        .iter()
+        .filter(|line| line.credentials == LoggedCredentials::Authenticate && line.status.ends_with("/407"))
+        .count();
     assert!(attempts <= 5, "{attempts} attempts for five requests: {log:#?}");
 }
 
@@ -199,7 +202,7 @@ fn promtool_reports_nothing_about_the_metrics() {
     let answer = connect(gateway.address(), origin.address(), b"").expect("an answer");
     assert_eq!(answer.status(), 200, "{}", answer.head);
     assert_same(&echo_through(&answer.stream, b"hello").expect("echo"), b"hello", "the tunnel");
-    // A failure, too, so that its families have samples.
+    // A failure as well, so that its metrics have samples.
     connect(gateway.address(), ([127, 0, 0, 1], free_port()).into(), b"").expect("an answer");
 
     let text = gateway.metrics();
@@ -209,8 +212,8 @@ fn promtool_reports_nothing_about_the_metrics() {
     let check = run(path_of("promtool"), Duration::from_secs(30), |command| {
         command.args(["check", "metrics"]).stdin(File::open(&file).expect("open the metrics"));
     });
-    let said = format!("{}{}", check.text(), check.stderr);
-    assert!(check.code == Some(0) && said.is_empty(), "promtool ended with {:?} and said:\n{said}", check.code);
+    let output = format!("{}{}", check.text(), check.stderr);
+    assert!(check.code == Some(0) && output.is_empty(), "promtool exited with {:?} and printed:\n{output}", check.code);
 }
 
 #[test]
@@ -219,7 +222,7 @@ fn bytes_after_the_connect_head_reach_the_origin_before_later_ones() {
     let (_squid, gateway) = squid_and_gateway();
     let origin = echo_origin();
     for length in [1, 517, 4096, 200_000] {
-        // What a TLS client that does not wait for the 200 sends: the head of a record, then its bytes.
+        // A TLS client that does not wait for the 200 sends the header of a record, then its content.
         let mut leftover = pseudo_random(9, length);
         for (byte, head) in leftover.iter_mut().zip([0x16, 0x03, 0x01]) {
             *byte = head;
@@ -241,12 +244,12 @@ fn no_byte_is_lost_when_the_origin_closes_after_sending() {
     let bytes = pseudo_random(11, 5 << 20);
     let sent = bytes.clone();
     let origin = Listener::start(move |mut stream: TcpStream| {
-        // The client compares what arrives.
+        // The client compares what arrives, so a failure here shows there.
         let _ = stream.write_all(&sent);
     });
     let mut answer = connect(gateway.address(), origin.address(), b"").expect("an answer");
     assert_eq!(answer.status(), 200, "{}", answer.head);
-    // Long enough for the origin's close to reach the gateway while bytes still wait in it.
+    // Long enough for the origin's close to reach the gateway while it still buffers bytes.
     std::thread::sleep(Duration::from_millis(300));
     let mut back = Vec::new();
     answer.stream.read_to_end(&mut back).expect("the origin's bytes and its end");
@@ -262,7 +265,7 @@ fn the_correct_password_appears_in_no_log_or_metric() {
     let gateway = Gateway::start(&options);
     let origin = echo_origin();
     assert_eq!(connect(gateway.address(), origin.address(), b"").expect("an answer").status(), 200);
-    let told: Vec<String> = gateway.log().into_iter().filter(|line| line.contains(PASSWORD)).collect();
-    assert!(told.is_empty(), "{told:?}");
+    let exposed: Vec<String> = gateway.log().into_iter().filter(|line| line.contains(PASSWORD)).collect();
+    assert!(exposed.is_empty(), "{exposed:?}");
     assert!(!gateway.metrics().contains(PASSWORD));
 }

@@ -1,4 +1,4 @@
-//! The rig that the gateway is proved on, proved itself: curl, which knows NTLM, straight to Squid.
+//! Tests of the test environment itself: curl, which supports NTLM, talks to Squid directly.
 
 use crate::support;
 
@@ -9,12 +9,12 @@ use support::client::echo_through;
 use support::command::curl;
 use support::metrics;
 use support::origin::{HttpOrigin, echo_origin};
-use support::squid::{Leg, Squid, SquidOptions};
+use support::squid::{LoggedCredentials, Squid, SquidOptions};
 use support::{PASSWORD, USER};
 
 const MAX_TIME: Duration = Duration::from_secs(60);
 
-/// Asks for `url` through Squid with curl's own NTLM, tunnelled, and gives what Squid answered to CONNECT.
+/// Fetches a page through a tunnel of Squid with curl's own NTLM, and returns the status of the CONNECT.
 fn connect_status(squid: &Squid, user: &str, password: &str, origin: &HttpOrigin) -> String {
     let (proxy, user) = (format!("http://{}", squid.address()), format!("{user}:{password}"));
     let (certificate, url) = (origin.certificate(), origin.url("/bytes/1000"));
@@ -30,12 +30,12 @@ fn squid_accepts_the_right_password_and_rejects_a_wrong_one() {
     let origin = HttpOrigin::https();
 
     assert_eq!(connect_status(&squid, USER, "wrong", &origin), "407");
-    assert_eq!(squid.count(Leg::Authenticate), 1, "{:#?}", squid.log());
+    assert_eq!(squid.count(LoggedCredentials::Authenticate), 1, "{:#?}", squid.log());
     assert_eq!(connect_status(&squid, USER, PASSWORD, &origin), "200");
 
     let log = squid.log();
-    assert_eq!(squid.count(Leg::Negotiate), 2, "{log:#?}");
-    assert_eq!(squid.count(Leg::Authenticate), 2, "{log:#?}");
+    assert_eq!(squid.count(LoggedCredentials::Negotiate), 2, "{log:#?}");
+    assert_eq!(squid.count(LoggedCredentials::Authenticate), 2, "{log:#?}");
     let tunnel = log.last().expect("the last request");
     assert_eq!((tunnel.user.as_str(), tunnel.status.as_str()), (USER, "TCP_TUNNEL/200"), "{log:#?}");
     assert_eq!((tunnel.method.as_str(), &tunnel.target), ("CONNECT", &origin.address().to_string()), "{log:#?}");

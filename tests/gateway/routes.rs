@@ -1,4 +1,4 @@
-//! Where requests go: through a group of upstreams, straight to their origin, nowhere, or without credentials.
+//! Routes: through a group of upstreams, directly to the origin, denied, or without credentials.
 
 use crate::support;
 
@@ -23,24 +23,24 @@ fn stub(personality: Personality) -> StubServer {
     StubServer::start(StubOptions::default().account(domain, user, password).personality(personality)).expect("a stub")
 }
 
-/// Two groups and an origin of our own.
-struct Rig {
+/// A gateway with two groups of upstreams, and an origin.
+struct RoutedGateway {
     own: StubServer,
     partners: StubServer,
     origin: Listener,
     gateway: Gateway,
 }
 
-/// Which way a tunnel went.
+/// The route that a request took.
 #[derive(Debug, PartialEq, Eq)]
-enum Went {
+enum RouteTaken {
     Own,
     Partners,
     Direct,
-    Nowhere(u16, &'static str),
+    Failed(u16, &'static str),
 }
 
-impl Rig {
+impl RoutedGateway {
     fn new(top: &str, routes: &str) -> Self {
         let (own, partners) = (stub(Personality::Plain), stub(Personality::Plain));
         let text = format!(
@@ -57,33 +57,33 @@ impl Rig {
         connect_name(in_process::address(&self.gateway), target).expect("an answer")
     }
 
-    /// Asks for a target and sees which way it went.
-    fn way_of(&self, target: &str) -> Went {
+    /// Requests a tunnel to a target and returns the route that it took.
+    fn route_taken(&self, target: &str) -> RouteTaken {
         let counts = || (self.own.counters().requests, self.partners.counters().requests);
         let (before, answer) = (counts(), self.ask(target));
         let after = counts();
         match (answer.status(), after.0 > before.0, after.1 > before.1) {
             (200, false, false) => {
-                assert_eq!(echo_through(&answer.stream, b"straight?").expect("an echo"), b"straight?");
-                Went::Direct
+                assert_eq!(echo_through(&answer.stream, b"direct?").expect("an echo"), b"direct?");
+                RouteTaken::Direct
             }
-            // Not every target has an origin that the stub plays; what counts is that it was asked.
-            (200 | 503, true, false) => Went::Own,
-            (200 | 503, false, true) => Went::Partners,
+            // The stub does not play an origin for every target. It is enough that it received the request.
+            (200 | 503, true, false) => RouteTaken::Own,
+            (200 | 503, false, true) => RouteTaken::Partners,
             (status, false, false) => {
-                let told = answer.field("proxy-status").unwrap_or_default();
-                assert!(!told.contains("next-hop"), "{told}");
-                let error = told.split("error=").nth(1).and_then(|rest| rest.split(';').next()).unwrap_or_default();
-                Went::Nowhere(status, Box::leak(error.to_owned().into_boxed_str()))
+                let detail = answer.field("proxy-status").unwrap_or_default();
+                assert!(!detail.contains("next-hop"), "{detail}");
+                let error = detail.split("error=").nth(1).and_then(|rest| rest.split(';').next()).unwrap_or_default();
+                RouteTaken::Failed(status, Box::leak(error.to_owned().into_boxed_str()))
             }
             other => panic!("{target}: {other:?}: {}", answer.head),
         }
     }
 
     #[track_caller]
-    fn expect(&self, cases: &[(&str, Went)]) {
+    fn expect(&self, cases: &[(&str, RouteTaken)]) {
         for (target, expected) in cases {
-            assert_eq!(self.way_of(target), *expected, "{target}");
+            assert_eq!(self.route_taken(target), *expected, "{target}");
         }
     }
 
@@ -93,11 +93,11 @@ impl Rig {
     }
 }
 
-const DENIED: Went = Went::Nowhere(403, "http_request_denied");
+const DENIED: RouteTaken = RouteTaken::Failed(403, "http_request_denied");
 
 #[test]
 fn the_first_route_that_matches_host_network_and_port_decides() {
-    let rig = Rig::new(
+    let setup = RoutedGateway::new(
         "",
         "[[routes]]\nhost = 'echo.exact.example'\nto = 'partners'\n\
          [[routes]]\nhost = ['.partner.example', 'echo.build-*.example.net']\nto = 'partners'\n\
@@ -106,27 +106,27 @@ fn the_first_route_that_matches_host_network_and_port_decides() {
          [[routes]]\nnetwork = ['127.0.0.0/8']\nto = 'direct'\n\
          [[routes]]\nhost = 'localhost'\nto = 'direct'\n",
     );
-    let (v4, named) = (rig.origin.address().to_string(), format!("LocalHost:{}", rig.origin.address().port()));
-    rig.expect(&[
-        ("echo.test:7", Went::Own),
-        ("echo.exact.example:7", Went::Partners),
-        ("ECHO.Exact.Example.:7", Went::Partners),
-        ("echo.more.exact.example:7", Went::Own),
-        ("echo.partner.example:443", Went::Partners),
-        ("partner.example:443", Went::Own),
-        ("echo.build-17.example.net:443", Went::Partners),
-        ("echo.build-17.example.net:25", Went::Partners),
+    let (v4, named) = (setup.origin.address().to_string(), format!("LocalHost:{}", setup.origin.address().port()));
+    setup.expect(&[
+        ("echo.test:7", RouteTaken::Own),
+        ("echo.exact.example:7", RouteTaken::Partners),
+        ("ECHO.Exact.Example.:7", RouteTaken::Partners),
+        ("echo.more.exact.example:7", RouteTaken::Own),
+        ("echo.partner.example:443", RouteTaken::Partners),
+        ("partner.example:443", RouteTaken::Own),
+        ("echo.build-17.example.net:443", RouteTaken::Partners),
+        ("echo.build-17.example.net:25", RouteTaken::Partners),
         ("echo.test:25", DENIED),
         ("echo.test:500", DENIED),
-        ("echo.test:588", Went::Own),
+        ("echo.test:588", RouteTaken::Own),
         ("echo.very.secret.example:443", DENIED),
         ("127.0.0.1:25", DENIED),
-        (&v4, Went::Direct),
-        (&named, Went::Direct),
+        (&v4, RouteTaken::Direct),
+        (&named, RouteTaken::Direct),
     ]);
     let faults = [("cause", "destination_denied"), ("side", "downstream"), ("stage", "read_head")];
-    assert_eq!(metric(&rig.gateway, "faults_total", &faults), 4.0);
-    rig.end();
+    assert_eq!(metric(&setup.gateway, "faults_total", &faults), 4.0);
+    setup.end();
 }
 
 #[test]
@@ -136,24 +136,24 @@ fn no_proxy_connects_directly_to_the_origin() {
         "no_proxy = ['127.0.0.0/9', 'localhost', '.svc', '*.cluster.local', 'echo.test:{}', '[::1]', '10.1.2.3:99']",
         own_port.address().port()
     );
-    let rig = Rig::new(&top, "[[routes]]\nhost = 'deny.svc'\nto = 'deny'\n");
-    let (v4, named) = (rig.origin.address().to_string(), format!("localhost:{}", rig.origin.address().port()));
-    let unresolved = || Went::Nowhere(502, "dns_error");
-    rig.expect(&[
-        (&v4, Went::Direct),
-        (&named, Went::Direct),
-        ("127.200.0.1:7", Went::Own),
+    let setup = RoutedGateway::new(&top, "[[routes]]\nhost = 'deny.svc'\nto = 'deny'\n");
+    let (v4, named) = (setup.origin.address().to_string(), format!("localhost:{}", setup.origin.address().port()));
+    let unresolved = || RouteTaken::Failed(502, "dns_error");
+    setup.expect(&[
+        (&v4, RouteTaken::Direct),
+        (&named, RouteTaken::Direct),
+        ("127.200.0.1:7", RouteTaken::Own),
         ("echo.svc:80", unresolved()),
-        ("svc:80", Went::Own),
+        ("svc:80", RouteTaken::Own),
         ("echo.some.cluster.local:80", unresolved()),
         ("deny.svc:80", DENIED),
-        ("echo.test:7", Went::Own),
+        ("echo.test:7", RouteTaken::Own),
         (&format!("echo.test:{}", own_port.address().port()), unresolved()),
-        ("10.1.2.3:98", Went::Own),
-        // Nobody listens there.
-        (&format!("[::1]:{}", Refusing::new().address.port()), Went::Nowhere(502, "connection_refused")),
+        ("10.1.2.3:98", RouteTaken::Own),
+        // Nothing listens there.
+        (&format!("[::1]:{}", Refusing::new().address.port()), RouteTaken::Failed(502, "connection_refused")),
     ]);
-    rig.end();
+    setup.end();
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn direct_requests_need_no_upstream_and_no_account() {
         assert_eq!(answer.status(), 200, "{}", answer.head);
         assert_eq!(echo_through(&answer.stream, b"").expect("nothing"), b"");
         let mut back = [0; 25];
-        std::io::Read::read_exact(&mut &answer.stream, &mut back).expect("what was sent behind the head");
+        std::io::Read::read_exact(&mut &answer.stream, &mut back).expect("the bytes sent after the head");
         assert_eq!(&back, b"and what follows the head");
     }
     assert_eq!(metric(&gateway, "upstream_up", &[]), 0.0);
@@ -191,13 +191,18 @@ fn a_direct_origin_that_does_not_accept_is_given_up_in_time() {
 fn link_local_addresses_are_denied_unless_a_route_names_their_network() {
     let metadata = ["169.254.169.254:80", "[fd00:ec2::254]:80", "[fe80::1]:443", "[::ffff:169.254.169.254]:80"];
     for top in ["", "no_proxy = '*'", "no_proxy = '169.254.0.0/16'"] {
-        let rig = Rig::new(top, "");
-        rig.expect(&metadata.map(|target| (target, DENIED)));
-        rig.end();
+        let setup = RoutedGateway::new(top, "");
+        setup.expect(&metadata.map(|target| (target, DENIED)));
+        setup.end();
     }
-    let rig = Rig::new("", "[[routes]]\nnetwork = ['169.254.0.0/16', 'fd00:ec2::/32']\nto = 'default'\n");
-    rig.expect(&[(metadata[0], Went::Own), (metadata[1], Went::Own), (metadata[2], DENIED), (metadata[3], Went::Own)]);
-    rig.end();
+    let setup = RoutedGateway::new("", "[[routes]]\nnetwork = ['169.254.0.0/16', 'fd00:ec2::/32']\nto = 'default'\n");
+    setup.expect(&[
+        (metadata[0], RouteTaken::Own),
+        (metadata[1], RouteTaken::Own),
+        (metadata[2], DENIED),
+        (metadata[3], RouteTaken::Own),
+    ]);
+    setup.end();
 }
 
 #[test]
@@ -219,7 +224,7 @@ fn names_of_link_local_addresses_are_denied_unless_a_route_names_the_network() {
     assert!(answer.status() == 403 && answer.head.contains("link-local"), "{}", answer.head);
     routes("[[routes]]\nnetwork = '169.254.0.0/16'\nto = 'direct'\n");
     gateway.signal(Signal::HUP);
-    // Whatever becomes of the attempt, it is made.
+    // Whether the attempt succeeds does not matter, only that it is made.
     let tried = || (ask().status() != 403).then_some(());
     assert!(wait_for(BOUND, tried).is_some(), "it is still denied");
 }
@@ -228,13 +233,13 @@ fn names_of_link_local_addresses_are_denied_unless_a_route_names_the_network() {
 fn only_exempt_destinations_are_requested_without_credentials() {
     let upstream = stub(Personality::ExemptHangs);
     let address = upstream.address().to_string();
-    let hurried = ("timeouts.handshake", "1s");
-    let gateway = in_process::gateway(&address, &[hurried, ("warm", "0")]);
+    let short_timeout = ("timeouts.handshake", "1s");
+    let gateway = in_process::gateway(&address, &[short_timeout, ("warm", "0")]);
     let answer = connect_name(in_process::address(&gateway), "echo.exempt.test:7").expect("an answer");
-    assert_eq!(answer.status(), 504, "the trouble that the setting is for: {}", answer.head);
+    assert_eq!(answer.status(), 504, "the problem that the setting solves: {}", answer.head);
     in_process::stop(gateway);
 
-    let gateway = in_process::gateway(&address, &[hurried, ("without_credentials", "*.exempt.test")]);
+    let gateway = in_process::gateway(&address, &[short_timeout, ("without_credentials", "*.exempt.test")]);
     let before = upstream.counters();
     for _ in 0..5 {
         let answer = connect_name(in_process::address(&gateway), "Echo.Exempt.Test:7").expect("an answer");
@@ -277,7 +282,7 @@ fn an_exempt_destination_stays_exempt_at_the_next_upstream() {
 
 #[test]
 fn an_exempt_destination_that_does_not_answer_is_not_the_upstreams_fault() {
-    // It answers nothing to anybody, as a proxy does while it waits for an origin.
+    // Never answers, like a proxy that is waiting for an origin.
     let (silent, second) = (stub(Personality::Silent), stub(Personality::Plain));
     let upstreams = format!("{},{}", silent.address(), second.address());
     let settings =
@@ -302,7 +307,7 @@ fn an_open_upstream_recovers_from_its_faults_like_any_other() {
         }
         upstream.set_personality(Personality::Open);
         let answer = connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
-        assert_eq!(answer.status(), 200, "two faults and no more in a row: {}", answer.head);
+        assert_eq!(answer.status(), 200, "there are never more than two faults in a row: {}", answer.head);
     }
     assert_eq!(metric(&gateway, "upstream_ejections_total", &[]), 0.0);
     in_process::stop(gateway);

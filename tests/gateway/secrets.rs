@@ -1,5 +1,5 @@
-//! Nothing that the process says holds a secret, or what could be made into one: not on standard output or standard error at
-//! the finest log level, not in its metrics, its list of tunnels, its health, or its answers to clients.
+//! No output of the process contains a secret or anything that can stand in for one: not standard output or standard
+//! error at log level TRACE, not the metrics, the list of tunnels or the health, and not the responses to clients.
 
 use crate::support;
 
@@ -23,13 +23,13 @@ const BOUND: Duration = Duration::from_secs(20);
 const PASSWORD: &str = "Qu33n-of-Spades";
 const WRONG: &str = "Kn4ve-of-Hearts";
 
-/// What the gateway sends upstream passes here and is kept.
-struct Tap {
+/// A relay in front of an upstream that records what the gateway sends.
+struct RequestRecorder {
     listener: Listener,
     sent: Arc<Mutex<Vec<u8>>>,
 }
 
-impl Tap {
+impl RequestRecorder {
     fn new(upstream: SocketAddr) -> Self {
         let sent: Arc<Mutex<Vec<u8>>> = Arc::default();
         let kept = Arc::clone(&sent);
@@ -52,7 +52,7 @@ impl Tap {
         Self { listener, sent }
     }
 
-    /// The AUTHENTICATE_MESSAGEs that went by, in base64.
+    /// The recorded AUTHENTICATE_MESSAGEs, in base64.
     fn authenticates(&self) -> Vec<String> {
         let sent = String::from_utf8_lossy(&self.sent.lock().expect("the bytes")).into_owned();
         let tokens = sent.lines().filter_map(|line| line.strip_prefix("Proxy-Authorization: NTLM "));
@@ -61,12 +61,12 @@ impl Tap {
     }
 }
 
-/// Texts that must not come out, each with its name.
+/// Texts that must not appear in any output, each with its name.
 #[derive(Default)]
-struct Secrets(Vec<(String, String)>);
+struct SecretForms(Vec<(String, String)>);
 
-impl Secrets {
-    /// A password as it is and in the forms into which it is made.
+impl SecretForms {
+    /// Adds a password, its encodings and its hash.
     fn password(&mut self, password: &str) {
         let utf16: Vec<u8> = password.encode_utf16().flat_map(u16::to_le_bytes).collect();
         let hash = NtHash::from_password(password).to_hex().to_string();
@@ -77,7 +77,7 @@ impl Secrets {
         self.bytes("an NT hash", &bytes);
     }
 
-    /// An AUTHENTICATE_MESSAGE (MS-NLMP 2.2.1.3) and the secret parts of it.
+    /// Adds an AUTHENTICATE_MESSAGE (MS-NLMP 2.2.1.3) and its secret parts.
     fn authenticate(&mut self, token: &str) {
         let message = STANDARD.decode(token).expect("base64");
         let field = |at: usize| {
@@ -89,19 +89,19 @@ impl Secrets {
         for (name, at) in [("the LM response", 12), ("the NT response", 20), ("the session key", 52)] {
             let (offset, length) = field(at);
             let bytes = &message[offset..][..length];
-            // An LM response of zeros says nothing.
+            // An LM response of zeros reveals nothing.
             if length < 16 || bytes.iter().all(|byte| *byte == 0) {
                 continue;
             }
             // With NTLMv2 the first 16 bytes of the NT response are the NTProofStr.
             self.bytes(&format!("the beginning of {name}"), &bytes[..16]);
-            // As it stands within the token, from the first character that is its own.
+            // Its part of the token, from the first character that encodes nothing else.
             let begin = offset.div_ceil(3) * 4;
             self.0.push((format!("{name} within the token"), token[begin..begin + 16].to_owned()));
         }
     }
 
-    /// Bytes in hexadecimal digits, in base64, and as Rust prints a list.
+    /// Adds bytes in hexadecimal, in base64, and as Rust prints a list.
     fn bytes(&mut self, name: &str, bytes: &[u8]) {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         self.0.push((format!("{name} in upper-case hex"), hex.to_uppercase()));
@@ -111,24 +111,24 @@ impl Secrets {
         self.0.push((format!("{name} as a list"), list.trim_matches(['[', ']']).to_owned()));
     }
 
-    /// The names of those that stand in a text.
+    /// The names of the secrets that a text contains.
     fn found_in(&self, text: &str) -> Vec<&str> {
         self.0.iter().filter(|(_, secret)| text.contains(secret.as_str())).map(|(name, _)| name.as_str()).collect()
     }
 }
 
-/// What a gateway said in its life, with the answers to its clients.
-struct Said {
+/// Everything that a gateway printed, logged and sent to its clients.
+struct Output {
     text: String,
     authenticates: Vec<String>,
 }
 
-/// Leads a gateway through success, refusals, faults, reloads, lists and its end.
-fn life(further: &[&str]) -> Said {
+/// Takes a gateway through success, rejections, faults, reloads, lists and shutdown, and collects its output.
+fn output_of_a_run(further: &[&str]) -> Output {
     let personality = if further.contains(&"ntlmv1-ess") { Personality::V1Ess } else { Personality::Plain };
     let options = StubOptions { personality, ..StubOptions::default() };
     let stub = StubServer::start(options.account("CORP", "alice", PASSWORD)).expect("a stub");
-    let tap = Tap::new(stub.address());
+    let recorder = RequestRecorder::new(stub.address());
     let scratch = Scratch::new("secrets");
     let by_hash = further.contains(&"--nt-hash-file");
     let secret_of = |password: &str| match by_hash {
@@ -136,7 +136,7 @@ fn life(further: &[&str]) -> Said {
         false => password.to_owned(),
     };
     let file = scratch.write("secret", secret_of(PASSWORD));
-    let mut options = GatewayOptions::through(tap.listener.address());
+    let mut options = GatewayOptions::through(recorder.listener.address());
     options.password_file = Some(file);
     options.secret_is_hash = by_hash;
     options.args = further.iter().filter(|arg| **arg != "--nt-hash-file").map(|arg| (*arg).to_owned()).collect();
@@ -144,7 +144,7 @@ fn life(further: &[&str]) -> Said {
     options.env = vec![("RUST_LOG".into(), "trace".into())];
     let mut gateway = Gateway::start(&options);
     let mut text = String::new();
-    let mut tell = |gateway: &Gateway, requests: &[&str]| {
+    let mut collect = |gateway: &Gateway, requests: &[&str]| {
         for request in requests {
             let answer = ask(gateway.address(), request.as_bytes()).expect("an answer");
             let mut body = String::new();
@@ -162,27 +162,30 @@ fn life(further: &[&str]) -> Said {
     let tunnel = connect_name(gateway.address(), "echo.test:7").expect("an answer");
     assert_eq!(tunnel.status(), 200, "{}", tunnel.head);
     assert_eq!(echo_through(&tunnel.stream, b"12345").expect("an echo"), b"12345");
-    tell(&gateway, &[connect, with_token, "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n", "nonsense\r\n\r\n"]);
+    collect(
+        &gateway,
+        &[connect, with_token, "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n", "nonsense\r\n\r\n"],
+    );
     gateway.signal(Signal::USR1);
     gateway.wait_for_line("tunnels open: ");
 
-    // A secret that is none, with the real one in it; then a wrong one; then the right one again.
+    // First an invalid file that contains the right secret, then a wrong secret, then the right one again.
     scratch.write("secret", format!("{}\n{}\n", secret_of(PASSWORD), secret_of(WRONG)));
     gateway.wait_for_line("the new configuration is rejected");
     scratch.write("secret", secret_of(WRONG));
     gateway.wait_for_line("configuration reloaded, with new credentials");
     let refused = connect_name(gateway.address(), "echo.test:7").expect("an answer");
     assert_eq!(refused.status(), 502, "{}", refused.head);
-    tell(&gateway, &[connect]);
+    collect(&gateway, &[connect]);
     scratch.write("secret", secret_of(PASSWORD));
     let status = || connect_name(gateway.address(), "echo.test:7").expect("an answer").status();
-    assert!(wait_for(BOUND, || (status() == 200).then_some(())).is_some(), "the right secret is taken again");
-    // The domain changes it, and the gateway does not know.
+    assert!(wait_for(BOUND, || (status() == 200).then_some(())).is_some(), "the right secret is used again");
+    // The domain changes the password, and the gateway does not know.
     stub.set_password("CORP", "alice", "changed meanwhile");
-    assert!(wait_for(BOUND, || (status() == 502).then_some(())).is_some(), "the old secret is refused");
+    assert!(wait_for(BOUND, || (status() == 502).then_some(())).is_some(), "the old secret is rejected");
     gateway.signal(Signal::HUP);
     gateway.wait_for_line("configuration reloaded; the credentials are ");
-    tell(&gateway, &[connect]);
+    collect(&gateway, &[connect]);
     gateway.signal(Signal::TERM);
     gateway.wait_for_line("listeners closed");
     gateway.signal(Signal::TERM);
@@ -190,48 +193,51 @@ fn life(further: &[&str]) -> Said {
     gateway.wait_for_line("the gateway has stopped");
     drop(tunnel);
     text.push_str(&gateway.log().join("\n"));
-    Said { text, authenticates: tap.authenticates() }
+    Output { text, authenticates: recorder.authenticates() }
 }
 
 #[track_caller]
-fn expect_no_secret(said: &Said) {
+fn expect_no_secret(output: &Output) {
     for part in
         ["end=finished", "end=credentials_refused", "end=request_malformed", "end=drained", " DEBUG ", "tunnel open"]
     {
-        assert!(said.text.contains(part), "{part} is not in what was said, which then proves little");
+        assert!(
+            output.text.contains(part),
+            "{part} is missing from the output, so the search for secrets shows little"
+        );
     }
-    assert!(said.authenticates.len() >= 3, "{} AUTHENTICATE_MESSAGEs", said.authenticates.len());
-    let mut secrets = Secrets::default();
+    assert!(output.authenticates.len() >= 3, "{} AUTHENTICATE_MESSAGEs", output.authenticates.len());
+    let mut secrets = SecretForms::default();
     [PASSWORD, WRONG].into_iter().for_each(|password| secrets.password(password));
-    said.authenticates.iter().for_each(|token| secrets.authenticate(token));
-    let found = secrets.found_in(&said.text);
-    let lines = said.text.lines().filter(|line| !secrets.found_in(line).is_empty());
+    output.authenticates.iter().for_each(|token| secrets.authenticate(token));
+    let found = secrets.found_in(&output.text);
+    let lines = output.text.lines().filter(|line| !secrets.found_in(line).is_empty());
     assert!(found.is_empty(), "{found:?} in\n{}", lines.collect::<Vec<_>>().join("\n"));
 }
 
 #[test]
 fn no_secret_is_exposed_with_a_password_and_ntlmv2() {
-    expect_no_secret(&life(&[]));
+    expect_no_secret(&output_of_a_run(&[]));
 }
 
 #[test]
 fn no_secret_is_exposed_with_an_nt_hash_and_ntlmv1() {
-    expect_no_secret(&life(&["--nt-hash-file", "--method", "ntlmv1-ess"]));
+    expect_no_secret(&output_of_a_run(&["--nt-hash-file", "--method", "ntlmv1-ess"]));
 }
 
-/// The search above is worth something only if it finds what is there.
+/// The search for secrets is useful only if it finds one that is present.
 #[test]
 fn the_search_finds_each_form_of_a_secret() {
-    let said = life(&["--warm", "0"]);
-    let token = said.authenticates.first().expect("a message");
-    let mut secrets = Secrets::default();
+    let output = output_of_a_run(&["--warm", "0"]);
+    let token = output.authenticates.first().expect("a message");
+    let mut secrets = SecretForms::default();
     secrets.password(PASSWORD);
     secrets.authenticate(token);
     assert!(secrets.0.len() >= 19, "{}", secrets.0.len());
     for (name, secret) in &secrets.0 {
         assert!(secrets.found_in(&format!("2026-01-01 TRACE x={secret} y")).contains(&name.as_str()), "{name}");
     }
-    // A field of a request as a careless line of a log would have it, and as a debugger prints its parts.
+    // A field of a request as a careless log line would contain it, and the message as `{:?}` prints it.
     let line = format!("TRACE sent: Proxy-Authorization: NTLM {}…", &token[..token.len() - 40]);
     assert!(secrets.found_in(&line).contains(&"the NT response within the token"), "{:?}", secrets.found_in(&line));
     let message = STANDARD.decode(token).expect("base64");
@@ -239,43 +245,43 @@ fn the_search_finds_each_form_of_a_secret() {
     assert!(found.contains("the beginning of the NT response as a list"), "{found}");
 }
 
-/// A span of a process's memory that can be read, with its name in /proc/PID/maps.
-struct Span {
+/// A readable range of a process's memory, with its name in /proc/PID/maps.
+struct MemoryRange {
     range: std::ops::Range<u64>,
     name: String,
 }
 
-fn spans(pid: rustix::process::Pid) -> Vec<Span> {
+fn memory_ranges(pid: rustix::process::Pid) -> Vec<MemoryRange> {
     let path = format!("/proc/{}/maps", pid.as_raw_nonzero());
     let maps = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {path}: {error}"));
-    let span = |line: &str| {
+    let mapping = |line: &str| {
         let mut words = line.split_ascii_whitespace();
         let (range, access) = (words.next()?, words.next()?);
         let (begin, end) = range.split_once('-')?;
         let number = |text: &str| u64::from_str_radix(text, 16).ok();
-        // What the kernel lends for its own clocks cannot be read.
+        // The kernel's clock pages ([vvar]) cannot be read.
         let name = words.nth(3).unwrap_or("anonymous").to_owned();
         let readable = access.starts_with("rw") && !name.starts_with("[vv");
-        readable.then_some(Span { range: number(begin)?..number(end)?, name })
+        readable.then_some(MemoryRange { range: number(begin)?..number(end)?, name })
     };
-    maps.lines().filter_map(span).collect()
+    maps.lines().filter_map(mapping).collect()
 }
 
 const PAGE_BYTES: usize = 4096;
 
-/// Where in a process's writable memory bytes stand, by the name of the mapping.
+/// The places in a process's writable memory that hold the bytes, by the name of the mapping.
 fn places_in_memory(pid: rustix::process::Pid, wanted: &[u8]) -> Vec<String> {
     use std::os::unix::fs::FileExt as _;
     let path = format!("/proc/{}/mem", pid.as_raw_nonzero());
     let memory = std::fs::File::open(&path).unwrap_or_else(|error| panic!("open {path}: {error}"));
     let mut found = Vec::new();
-    for span in spans(pid) {
-        let mut bytes = vec![0; usize::try_from(span.range.end - span.range.start).expect("a length")];
-        // A mapping may have gone since the list was made.
-        if memory.read_exact_at(&mut bytes, span.range.start).is_err() {
+    for mapping in memory_ranges(pid) {
+        let mut bytes = vec![0; usize::try_from(mapping.range.end - mapping.range.start).expect("a length")];
+        // The mapping may have been removed since the list was read.
+        if memory.read_exact_at(&mut bytes, mapping.range.start).is_err() {
             continue;
         }
-        // Most pages hold nothing; those without the first byte are passed over quickly.
+        // Skips pages without the first byte, which is most of them, quickly.
         for page in (0..bytes.len()).step_by(PAGE_BYTES) {
             let end = (page + PAGE_BYTES + wanted.len() - 1).min(bytes.len());
             let page_bytes = &bytes[page..end];
@@ -283,13 +289,16 @@ fn places_in_memory(pid: rustix::process::Pid, wanted: &[u8]) -> Vec<String> {
                 continue;
             }
             let at = page_bytes.windows(wanted.len()).enumerate().filter(|(_, window)| *window == wanted);
-            found.extend(at.map(|(offset, _)| format!("{} +{:#x} of {:#x?}", span.name, page + offset, span.range)));
+            found.extend(
+                at.map(|(offset, _)| format!("{} +{:#x} of {:#x?}", mapping.name, page + offset, mapping.range)),
+            );
         }
     }
     found
 }
 
-/// The forms in which a password is kept: NTOWFv1, for `CORP\alice` NTOWFv2 (MS-NLMP 3.3.2), and for Basic itself.
+/// The forms in which the gateway keeps a password: NTOWFv1, NTOWFv2 for `CORP\alice` (MS-NLMP 3.3.2), and the password
+/// itself for Basic.
 fn kept_forms(password: &str) -> [(&'static str, Vec<u8>); 3] {
     use hmac::{KeyInit as _, Mac as _};
     let hex = NtHash::from_password(password).to_hex();
@@ -308,7 +317,7 @@ fn an_old_secret_is_erased_from_memory_once_the_new_one_is_used() {
     }
     let stub = StubServer::start(StubOptions::default().account("CORP", "alice", PASSWORD)).expect("a stub");
     let mut options = GatewayOptions { password: PASSWORD.into(), ..GatewayOptions::through(stub.address()) };
-    // The secrets of clients that log on are kept as hashes.
+    // The passwords of clients that log on are kept as hashes.
     let scratch = Scratch::new("logins");
     let login = |password: &str| scratch.write("joe", password).display().to_string();
     let (logins, desk) = (["J4ck-of-Diamonds", "Tw0-of-Diamonds"], scratch.write("desk", "any"));
@@ -332,7 +341,7 @@ fn an_old_secret_is_erased_from_memory_once_the_new_one_is_used() {
             })
             .collect()
     };
-    // A tunnel that outlives its credentials, a connection that is kept, others that are pre-challenged.
+    // A tunnel that outlives its credentials, a keep-alive connection, and pre-challenged ones.
     let tunnel = || {
         let answer = connect_name(gateway.address(), "echo.test:7").expect("an answer");
         assert_eq!(answer.status(), 200, "{}", answer.head);
@@ -344,7 +353,7 @@ fn an_old_secret_is_erased_from_memory_once_the_new_one_is_used() {
         assert_eq!(answer.as_ref().map(support::client::Answered::status).ok(), Some(200));
         answer
     };
-    let standing: Vec<_> = (0..3).map(|_| tunnel()).collect();
+    let tunnels: Vec<_> = (0..3).map(|_| tunnel()).collect();
     let _idle = get();
     let present = found(PASSWORD);
     for (name, _) in kept_forms(PASSWORD) {
@@ -361,27 +370,27 @@ fn an_old_secret_is_erased_from_memory_once_the_new_one_is_used() {
             let times = log.iter().filter(|line| line.contains("reloaded, with new credentials")).count();
             (times > round).then_some(())
         };
-        assert!(wait_for(BOUND, reloaded).is_some(), "no reload");
-        // The shards take the new configuration over at their next turn.
+        assert!(wait_for(BOUND, reloaded).is_some(), "the reload does not happen");
+        // The shards adopt the new configuration in their next loop iteration.
         let gone = || found(old).is_empty().then_some(());
         assert!(wait_for(Duration::from_secs(2), gone).is_some(), "round {round}: {:#?}", found(old));
         drop((tunnel(), get()));
-        assert!(!found(new).is_empty(), "the new one is in force");
+        assert!(!found(new).is_empty(), "the new secret must be in use");
         old = new;
     }
     assert_eq!((found_login(logins[0]), found_login(logins[1]).is_empty()), (Vec::new(), false));
-    drop(standing);
+    drop(tunnels);
 }
 
 #[test]
 fn a_request_in_progress_during_a_reload_uses_the_new_secret() {
     let stub = StubServer::start(StubOptions::default().account("CORP", "alice", PASSWORD)).expect("a stub");
-    // Takes the first connection with its NEGOTIATE_MESSAGE, and closes it without an answer once it is told to.
-    let (close, told) = std::sync::mpsc::channel::<()>();
-    let (first, through) = (Mutex::new(Some(told)), stub.address());
+    // Holds the first connection, with its NEGOTIATE_MESSAGE, and closes it without an answer on a signal.
+    let (close, signal) = std::sync::mpsc::channel::<()>();
+    let (first, through) = (Mutex::new(Some(signal)), stub.address());
     let front = Listener::start(move |mut client| {
-        if let Some(told) = first.lock().expect("the first").take() {
-            let _ = told.recv_timeout(BOUND);
+        if let Some(signal) = first.lock().expect("the first").take() {
+            let _ = signal.recv_timeout(BOUND);
             return;
         }
         let Ok(mut upstream) = TcpStream::connect(through) else { return };
@@ -404,5 +413,5 @@ fn a_request_in_progress_during_a_reload_uses_the_new_secret() {
     gateway.wait_for_line("configuration reloaded, with new credentials");
     close.send(()).expect("the first connection is held");
     assert_eq!(client.join().expect("the client"), 200);
-    assert_eq!((stub.counters().accepted, stub.counters().refused), (1, 0), "the old secret was not tried");
+    assert_eq!((stub.counters().accepted, stub.counters().refused), (1, 0), "the old secret must not be tried");
 }

@@ -1,4 +1,4 @@
-//! What a service manager and an operator see of a running gateway: notifications, signals, health, exit codes.
+//! The interface to service managers and operators: notifications, signals, health, exit codes.
 
 use crate::support;
 
@@ -33,13 +33,13 @@ fn open(gateway: &Gateway) -> Answered {
     answer
 }
 
-/// A service manager's socket.
-struct Manager {
+/// The notification socket of a service manager.
+struct ServiceManager {
     socket: UnixDatagram,
     scratch: Scratch,
 }
 
-impl Manager {
+impl ServiceManager {
     fn new() -> Self {
         let scratch = Scratch::new("notify");
         let socket = UnixDatagram::bind(scratch.join("notify")).expect("a socket");
@@ -51,12 +51,12 @@ impl Manager {
         self.scratch.join("notify").display().to_string()
     }
 
-    /// The next notification that is not the watchdog's.
-    fn heard(&self) -> String {
+    /// The next notification other than the watchdog's.
+    fn next_status(&self) -> String {
         loop {
-            let told = self.next();
-            if told != "WATCHDOG=1" {
-                return told;
+            let notification = self.next();
+            if notification != "WATCHDOG=1" {
+                return notification;
             }
         }
     }
@@ -70,22 +70,22 @@ impl Manager {
 
 #[test]
 fn a_service_manager_is_notified_of_start_reload_drain_and_liveness() {
-    let (stub, manager) = (stub(), Manager::new());
+    let (stub, manager) = (stub(), ServiceManager::new());
     let mut options = GatewayOptions::through(stub.address());
     options.env = vec![("NOTIFY_SOCKET".into(), manager.path()), ("WATCHDOG_USEC".into(), "200000".into())];
     let mut gateway = Gateway::start(&options);
-    assert_eq!(manager.heard(), "READY=1\nSTATUS=serving");
+    assert_eq!(manager.next_status(), "READY=1\nSTATUS=serving");
     let began = Instant::now();
     assert_eq!((manager.next().as_str(), manager.next().as_str()), ("WATCHDOG=1", "WATCHDOG=1"));
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 
     gateway.signal(Signal::HUP);
-    let reloading = manager.heard();
+    let reloading = manager.next_status();
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
-    assert_eq!(manager.heard(), "READY=1\nSTATUS=serving");
+    assert_eq!(manager.next_status(), "READY=1\nSTATUS=serving");
     gateway.write_password("two\nlines");
-    assert!(manager.heard().starts_with("RELOADING=1\n"));
-    let refused = manager.heard();
+    assert!(manager.next_status().starts_with("RELOADING=1\n"));
+    let refused = manager.next_status();
     assert!(
         refused.starts_with("READY=1\nSTATUS=serving with the previous configuration; ")
             && refused.contains("rejected"),
@@ -94,9 +94,9 @@ fn a_service_manager_is_notified_of_start_reload_drain_and_liveness() {
 
     let tunnel = open(&gateway);
     gateway.signal(Signal::TERM);
-    assert_eq!(manager.heard(), "STOPPING=1\nSTATUS=shutting down");
-    assert_eq!(manager.heard(), "STATUS=draining; tunnels open: 1");
-    assert_eq!(manager.next(), "WATCHDOG=1", "the drain is life, too");
+    assert_eq!(manager.next_status(), "STOPPING=1\nSTATUS=shutting down");
+    assert_eq!(manager.next_status(), "STATUS=draining; tunnels open: 1");
+    assert_eq!(manager.next(), "WATCHDOG=1", "the watchdog is served while draining");
     drop(tunnel);
     assert_eq!(gateway.wait(BOUND).and_then(|status| status.code()), Some(0));
 }
@@ -111,7 +111,7 @@ fn a_missing_service_manager_does_not_block_the_gateway() {
     gateway.wait_for_line("cannot send a notification");
 }
 
-/// The fields of a line of the log.
+/// The fields of a log line.
 fn fields(line: &str) -> Vec<(&str, &str)> {
     line.split(' ').filter_map(|word| word.split_once('=')).collect()
 }
@@ -207,11 +207,11 @@ fn sigterm_ends_readiness_then_closes_listeners_then_cuts_tunnels() {
     gateway.signal(Signal::TERM);
     gateway.wait_for_line("shutting down: /readyz now fails");
     assert_eq!(gateway.admin("/readyz"), (503, "shutting down\n".into()));
-    // The load balancer has not noticed yet: whoever comes is served.
+    // The load balancer has not noticed yet, so new clients are still served.
     open(&gateway);
     gateway.wait_for_line("listeners closed");
     assert!(began.elapsed() >= Duration::from_millis(1_500), "{:?}", began.elapsed());
-    // One of the loops has no tunnel and has ended; that is no failure.
+    // One of the event loops has no tunnel and has ended; that is not a failure.
     assert_eq!(gateway.admin("/healthz"), (200, "ok\n".into()));
     assert_eq!(gateway.admin("/readyz").0, 503);
     old.stream.write_all(b"still").expect("a write");

@@ -1,4 +1,4 @@
-//! TCP keep-alive on both sides, so that a peer that is gone without a word is noticed.
+//! TCP keep-alive on both sides, which detects peers that have vanished.
 
 use crate::support;
 
@@ -11,25 +11,25 @@ use support::in_process::{self, ACCOUNT};
 use support::scratch::wait_for;
 use support::web::Web;
 
-/// The kernel's name for its keep-alive timer in /proc/net/tcp, and of a timer that does not run.
+/// How /proc/net/tcp denotes the keep-alive timer, and that no timer runs.
 const KEEP_ALIVE_TIMER: u8 = 2;
 const NO_TIMER: u8 = 0;
 
-/// For the timer to be set: until then it may be that of a retransmission.
+/// How long the keep-alive timer may take to appear: a retransmission timer may come first.
 const BOUND: Duration = Duration::from_secs(10);
 
-/// The timer of each connection from `local` to `peer`, and in how many seconds it fires. 0 stands for any port.
+/// The timer of each connection from `local` to `peer` and the seconds until it fires. Port 0 matches any port.
 fn timers(local: u16, peer: u16) -> Vec<(u8, u64)> {
     const HERTZ: u64 = 100;
     let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table of connections");
     let port = |address: &str| u16::from_str_radix(address.split(':').nth(1)?, 16).ok();
     let timer = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let fits = |wanted: u16, field: usize| port(fields.get(field)?).map(|port| wanted == 0 || wanted == port);
+        let matches = |wanted: u16, field: usize| port(fields.get(field)?).map(|port| wanted == 0 || wanted == port);
         let established = *fields.get(3)? == "01";
         let (kind, when) = fields.get(5)?.split_once(':')?;
         let when = u64::from_str_radix(when, 16).ok()? / HERTZ;
-        (established && fits(local, 1)? && fits(peer, 2)?).then_some((u8::from_str_radix(kind, 16).ok()?, when))
+        (established && matches(local, 1)? && matches(peer, 2)?).then_some((u8::from_str_radix(kind, 16).ok()?, when))
     };
     table.lines().skip(1).filter_map(timer).collect()
 }
@@ -55,11 +55,11 @@ fn tcp_keep_alive_of_all_connections_follows_the_configuration() {
     let address = in_process::address(&gateway);
     let tunnels = [connect_name(address, "echo.test:7"), connect(address, origin_address, b"")];
     assert!(tunnels.iter().all(|tunnel| tunnel.as_ref().is_ok_and(|answer| answer.status() == 200)));
-    let soon = 280..=300;
-    assert_probed(address.port(), 0, soon.clone());
-    // Those that are pre-challenged are among them.
-    assert_probed(0, stub.address().port(), soon.clone());
-    assert_probed(0, origin_address.port(), soon);
+    let configured = 280..=300;
+    assert_probed(address.port(), 0, configured.clone());
+    // These include the pre-challenged connections.
+    assert_probed(0, stub.address().port(), configured.clone());
+    assert_probed(0, origin_address.port(), configured);
     drop(tunnels);
     in_process::stop(gateway);
 }

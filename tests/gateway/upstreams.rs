@@ -1,9 +1,9 @@
-//! The gateway before every personality of the stub: what real proxies do, and what the client gets.
+//! The gateway with every personality of the stub: how real proxies behave, and what the client receives.
 //!
-//! The rows of `cases!` below map the list of behaviours that users have reported, by its line numbers, to tests. What concerns
-//! no proxy but the gateway's own doing is tested elsewhere: 18 (destinations asked for without credentials) in
-//! `tests/gateway/routes.rs`; 26 (request bodies) at the end of this file; 32, 33 and 40 (names
-//! of domains, users and workstations) and 41 (channel bindings) are in `src/ntlm/tests` and `src/config/tests.rs`.
+//! The rows of `cases!` below map the numbered list of behaviours that users have reported to tests. Behaviours of the
+//! gateway itself are tested elsewhere: 18 (requests without credentials) in `tests/gateway/routes.rs`; 26 (request
+//! bodies) at the end of this file; 32, 33 and 40 (names of domains, users and workstations) and 41 (channel bindings)
+//! in `src/ntlm/tests` and `src/config/tests.rs`.
 
 use crate::support;
 
@@ -13,19 +13,19 @@ use ntlm_gateway::stub::{Personality, StubOptions, StubServer};
 use support::client::{connect_name, echo_through};
 use support::in_process::{self, ACCOUNT};
 
-/// What the client gets.
+/// What the client receives.
 #[derive(Debug, PartialEq, Eq)]
-enum Expect {
-    /// A tunnel through which bytes come back.
+enum Expected {
+    /// A tunnel that echoes.
     Tunnel,
-    /// This status with this error of RFC 9209 and this text in its details.
+    /// This status, with this error of RFC 9209 and this text in its details.
     Fault(u16, &'static str, &'static str),
-    /// The upstream's own answer, with this text in its page.
-    PassedOn(u16, &'static str),
+    /// The upstream's own response, with this text in its page.
+    Forwarded(u16, &'static str),
 }
 
-fn expectation(personality: Personality) -> Expect {
-    use Expect::{Fault, PassedOn, Tunnel};
+fn expectation(personality: Personality) -> Expected {
+    use Expected::{Fault, Forwarded, Tunnel};
     use Personality as P;
     match personality {
         P::ChallengeThenClose | P::ProxyConnectionCloseOnly => {
@@ -44,8 +44,8 @@ fn expectation(personality: Personality) -> Expect {
         P::ClosesOnAccept => Fault(502, "connection_terminated", ""),
         P::ResetsMidHandshake => Fault(502, "connection_terminated", ""),
         P::Transparent401 => Fault(502, "http_protocol_error", "transparent proxy"),
-        P::Forbidden => PassedOn(403, "<"),
-        P::Unavailable => PassedOn(503, "<"),
+        P::Forbidden => Forwarded(403, "<"),
+        P::Unavailable => Forwarded(503, "<"),
         _ => Tunnel,
     }
 }
@@ -59,23 +59,23 @@ fn check(personality: Personality) -> Result<(), String> {
     let gateway = in_process::gateway(&stub.address().to_string(), &[("timeouts.handshake", timeout)]);
     let mut answer = connect_name(in_process::address(&gateway), "echo.test:7").map_err(|error| error.to_string())?;
     let outcome = match expectation(personality) {
-        Expect::Tunnel if answer.status() == 200 => match echo_through(&answer.stream, b"there and back") {
+        Expected::Tunnel if answer.status() == 200 => match echo_through(&answer.stream, b"there and back") {
             Ok(back) if back == b"there and back" => Ok(()),
             other => Err(format!("the tunnel gave {other:?}")),
         },
-        Expect::Fault(status, error, detail) => {
-            let told = answer.field("proxy-status").unwrap_or_default();
+        Expected::Fault(status, error, text) => {
+            let detail = answer.field("proxy-status").unwrap_or_default();
             let right = answer.status() == status
-                && told.starts_with("ntlm-gateway")
-                && told.contains(&format!("error={error}"))
-                && told.contains(detail);
+                && detail.starts_with("ntlm-gateway")
+                && detail.contains(&format!("error={error}"))
+                && detail.contains(text);
             if right { Ok(()) } else { Err(answer.head.clone()) }
         }
-        Expect::PassedOn(status, page) if answer.status() == status => {
+        Expected::Forwarded(status, page) if answer.status() == status => {
             let mut body = String::new();
             answer.stream.read_to_string(&mut body).map_err(|error| error.to_string())?;
-            let told = answer.field("proxy-status").unwrap_or_default();
-            let right = body.contains(page) && told.contains(&format!("received-status={status}"));
+            let detail = answer.field("proxy-status").unwrap_or_default();
+            let right = body.contains(page) && detail.contains(&format!("received-status={status}"));
             if right { Ok(()) } else { Err(format!("{}{body}", answer.head)) }
         }
         _ => Err(answer.head.clone()),
@@ -85,11 +85,11 @@ fn check(personality: Personality) -> Result<(), String> {
     in_process::stop(gateway);
     match counts.protocol_errors() {
         0 => outcome,
-        _ => Err(format!("the stub was wronged: {counts}")),
+        _ => Err(format!("the stub counted protocol errors: {counts}")),
     }
 }
 
-/// Makes a test of each row: the line of the list of reported behaviours (0: none), the test's name, the personality.
+/// Makes a test of each row: the number of the reported behaviour (0: none), the test's name, the personality.
 macro_rules! cases {
     ($($line:literal $name:ident $personality:ident;)*) => {
         $(#[test]
@@ -173,7 +173,8 @@ fn every_personality_has_a_test() {
     }
 }
 
-/// Behaviour 26: the NEGOTIATE leg of a request with a body announces an empty one; the body goes once, with AUTHENTICATE.
+/// Behaviour 26: the NEGOTIATE leg of a request with a body announces an empty one. The body is sent once, with the
+/// AUTHENTICATE leg.
 #[test]
 fn a_request_body_is_sent_once_with_the_authenticate_message() {
     let (domain, user, password) = ACCOUNT;

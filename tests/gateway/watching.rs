@@ -1,4 +1,4 @@
-//! Files that change while the gateway runs: no signal, no restart, no tunnel touched.
+//! Files that change while the gateway runs: no signal, no restart, and open tunnels stay.
 
 use crate::support;
 
@@ -30,7 +30,7 @@ fn expect_echo(tunnel: &Answered) {
     assert_eq!(echo_through(&tunnel.stream, b"still here").expect("an echo"), b"still here");
 }
 
-/// What `/metrics` says of the configuration: applied, refused, the last one's success, the hash.
+/// The metrics of the configuration: reloads applied, reloads refused, success of the last one, the hash.
 fn reloads(gateway: &Gateway) -> (f64, f64, f64, f64) {
     let text = gateway.metrics();
     let value = |name: &str, labels: &[(&str, &str)]| {
@@ -44,10 +44,14 @@ fn reloads(gateway: &Gateway) -> (f64, f64, f64, f64) {
 fn wait_for_reloads(gateway: &Gateway, applied: f64, refused: f64) -> (f64, f64) {
     let reached = || {
         let (now_applied, now_refused, successful, hash) = reloads(gateway);
-        assert!(now_applied <= applied && now_refused <= refused, "too many: {now_applied} and {now_refused}");
+        assert!(
+            now_applied <= applied && now_refused <= refused,
+            "too many: {now_applied} applied, {now_refused} refused"
+        );
         ((now_applied, now_refused) == (applied, refused)).then_some((successful, hash))
     };
-    wait_for(BOUND, reached).unwrap_or_else(|| panic!("{:?} instead of {applied} and {refused}", reloads(gateway)))
+    wait_for(BOUND, reached)
+        .unwrap_or_else(|| panic!("{:?} instead of {applied} applied, {refused} refused", reloads(gateway)))
 }
 
 #[test]
@@ -68,12 +72,12 @@ fn a_replaced_secret_is_used_at_once_and_keeps_open_tunnels() {
     expect_echo(&tunnel);
 
     mount.publish(ACCOUNT.2);
-    assert_eq!(wait_for_reloads(&gateway, 2.0, 0.0), (1.0, hash), "the secret has no part in the hash");
+    assert_eq!(wait_for_reloads(&gateway, 2.0, 0.0), (1.0, hash), "the secret is not part of the hash");
     expect_echo(&open(&gateway));
     expect_echo(&tunnel);
 }
 
-struct Configured {
+struct ConfiguredGateway {
     gateway: Gateway,
     _stub: StubServer,
     scratch: Scratch,
@@ -83,19 +87,19 @@ struct Configured {
 const GOOD: &str = "timeouts.idle = '10m'\n";
 
 /// A gateway with a configuration file that holds [`GOOD`].
-fn configured() -> Configured {
+fn configured() -> ConfiguredGateway {
     let stub = stub();
     let scratch = Scratch::new("watching");
     let file = scratch.write("gateway.toml", GOOD);
     let mut options = GatewayOptions::through(stub.address());
     options.args = vec!["--config".into(), file.display().to_string()];
     let gateway = Gateway::start(&options);
-    Configured { gateway, _stub: stub, scratch, file }
+    ConfiguredGateway { gateway, _stub: stub, scratch, file }
 }
 
 #[test]
 fn an_invalid_file_is_rejected_once_and_its_correction_applied() {
-    let Configured { gateway, _stub, scratch, .. } = configured();
+    let ConfiguredGateway { gateway, _stub, scratch, .. } = configured();
     let tunnel = open(&gateway);
     let hash = reloads(&gateway).3;
     scratch.write("gateway.toml", "timeouts.idle = 'soon'\n");
@@ -109,13 +113,13 @@ fn an_invalid_file_is_rejected_once_and_its_correction_applied() {
     assert_eq!(successful, 1.0);
     assert_ne!(other_hash, hash);
     scratch.write("gateway.toml", GOOD);
-    assert_eq!(wait_for_reloads(&gateway, 2.0, 1.0), (1.0, hash), "the same settings have the same hash");
+    assert_eq!(wait_for_reloads(&gateway, 2.0, 1.0), (1.0, hash), "equal settings have equal hashes");
     expect_echo(&tunnel);
 }
 
 #[test]
 fn a_deleted_file_is_rejected_and_applied_when_it_is_restored() {
-    let Configured { gateway, _stub, scratch, file } = configured();
+    let ConfiguredGateway { gateway, _stub, scratch, file } = configured();
     std::fs::rename(&file, scratch.join("away")).expect("a rename");
     assert_eq!(wait_for_reloads(&gateway, 0.0, 1.0).0, 0.0);
     expect_echo(&open(&gateway));
@@ -125,10 +129,10 @@ fn a_deleted_file_is_rejected_and_applied_when_it_is_restored() {
 
 #[test]
 fn a_file_rewritten_with_the_same_contents_causes_no_reload() {
-    let Configured { gateway, _stub, scratch, file } = configured();
+    let ConfiguredGateway { gateway, _stub, scratch, file } = configured();
     scratch.write("gateway.toml", GOOD);
     std::fs::rename(scratch.write("same", GOOD), &file).expect("a rename");
-    // Well past the time after which a change would have been taken in.
+    // Well past the time within which a change is noticed.
     std::thread::sleep(Duration::from_millis(600));
     assert_eq!(reloads(&gateway).0, 0.0);
     std::fs::rename(scratch.write("other", "timeouts.idle = '11m'\n"), &file).expect("a rename");
@@ -143,7 +147,7 @@ fn a_relative_password_file_is_resolved_against_its_configuration_file() {
     let upstream = stub.address();
     let text = format!("upstream = '{upstream}'\nuser = 'CORP\\alice'\npassword_file = 'password'\n");
     let file = scratch.write("gateway.toml", text);
-    // The working directory is another one: that of the tests.
+    // The working directory of the tests is another one.
     let mut options = GatewayOptions::through(upstream);
     options.only_args = true;
     options.args = vec!["--config".into(), file.display().to_string()];

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use support::gateway::{Gateway, GatewayOptions};
-use support::web::{Asked, Web};
+use support::web::{Web, WebRequest};
 use support::wire::Wire;
 
 /// Attack and rest take turns so often, each for so long.
@@ -78,7 +78,7 @@ struct Rig {
 impl Rig {
     fn new(
         args: &[&str],
-        part: impl Fn(&Phase, &mut Wire, &Asked<'_>) -> io::Result<bool> + Send + Sync + 'static,
+        part: impl Fn(&Phase, &mut Wire, &WebRequest<'_>) -> io::Result<bool> + Send + Sync + 'static,
     ) -> Rig {
         let phase = Phase::default();
         let of_upstream = phase.clone();
@@ -158,7 +158,7 @@ impl Rig {
     }
 }
 
-fn nothing(_: &Phase, _: &mut Wire, _: &Asked<'_>) -> io::Result<bool> {
+fn nothing(_: &Phase, _: &mut Wire, _: &WebRequest<'_>) -> io::Result<bool> {
     Ok(false)
 }
 

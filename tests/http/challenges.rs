@@ -13,7 +13,7 @@ use support::command::curl;
 use support::gateway::{Gateway, GatewayOptions};
 use support::in_process;
 use support::listener::Listener;
-use support::squid::{Leg, Squid, SquidOptions};
+use support::squid::{LoggedCredentials, Squid, SquidOptions};
 use support::web::{Web, checksum, demand};
 use support::wire::{Wire, field};
 use support::{PASSWORD, USER};
@@ -174,7 +174,7 @@ fn a_request_for_a_destination_that_squid_exempts_is_made_once() {
         );
         assert_eq!(free.seen.requests(), before + 1, "{method}");
     }
-    assert_eq!(squid.count(Leg::Authenticate), 1, "{:#?}", squid.log());
+    assert_eq!(squid.count(LoggedCredentials::Authenticate), 1, "{:#?}", squid.log());
 }
 
 /// An upstream that asks nobody for credentials, and for each body.
@@ -296,6 +296,10 @@ fn the_second_post_to_a_destination_needs_no_trial() {
         std::thread::sleep(ntlm_gateway::limits::KEPT_FRESH + Duration::from_millis(300));
     }
     let log = squid.log();
-    assert_eq!(log.iter().filter(|line| line.leg == Leg::None && line.status.ends_with("/407")).count(), 1, "{log:#?}");
-    assert_eq!(squid.count(Leg::Authenticate), 3, "{log:#?}");
+    assert_eq!(
+        log.iter().filter(|line| line.credentials == LoggedCredentials::None && line.status.ends_with("/407")).count(),
+        1,
+        "{log:#?}"
+    );
+    assert_eq!(squid.count(LoggedCredentials::Authenticate), 3, "{log:#?}");
 }

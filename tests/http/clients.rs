@@ -11,7 +11,7 @@ use support::bytes::{assert_same, pseudo_random};
 use support::command::{Finished, curl, run};
 use support::gateway::{Gateway, GatewayOptions};
 use support::scratch::{Scratch, wait_for};
-use support::squid::{Leg, Squid, SquidOptions};
+use support::squid::{LoggedCredentials, Squid, SquidOptions};
 use support::tools::{path_of, python_with, skip_for_want_of};
 use support::web::Web;
 use support::wire::Wire;
@@ -54,7 +54,7 @@ impl Site {
         // Squid logs a request only after its client has the whole answer.
         wait_for(Duration::from_secs(10), || (served() >= requests).then_some(()));
         let (served, log) = (served(), self.squid.log());
-        let authenticated = self.squid.count(Leg::Authenticate);
+        let authenticated = self.squid.count(LoggedCredentials::Authenticate);
         assert!(served >= requests, "{served} requests served, expected {requests}: {log:#?}");
         assert!(authenticated <= authentications, "{authenticated} authentications for {served} requests");
     }
@@ -81,12 +81,12 @@ fn a_hundred_curls_at_once_share_a_few_connections() {
         assert_same(&got, &pseudo_random(number, usize::try_from(number).unwrap() * 1000), &number.to_string());
     }
     // Once more, one after the other: nobody has to prove anything again.
-    let before = site.squid.count(Leg::Authenticate);
+    let before = site.squid.count(LoggedCredentials::Authenticate);
     for number in 0..5 {
         let url = site.origin.url(&format!("/bytes/10?seed={number}"));
         curl(MAX_TIME, ["--noproxy", "", "--proxy", &proxy, "--fail", &url]).expect_success("one more");
     }
-    assert_eq!(site.squid.count(Leg::Authenticate), before, "the connections are shared between clients");
+    assert_eq!(site.squid.count(LoggedCredentials::Authenticate), before, "the connections are shared between clients");
     site.expect_shared(105, 100);
 }
 

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 
 use support::bytes::pseudo_random;
 use support::gateway::{Gateway, GatewayOptions};
-use support::squid::{Leg, Squid, SquidOptions};
+use support::squid::{LoggedCredentials, Squid, SquidOptions};
 use support::web::Web;
-use support::wire::{Message, Wire};
+use support::wire::{HttpMessage, Wire};
 
 /// Fields that end with a connection, or that every proxy writes anew.
 const OF_THE_WAY: [&str; 11] = [
@@ -67,7 +67,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// Status, the fields that go from end to end, and the body.
-fn essence(answer: &Message) -> (u16, Vec<String>, &[u8]) {
+fn essence(answer: &HttpMessage) -> (u16, Vec<String>, &[u8]) {
     let mut fields: Vec<String> =
         answer.head.lines().skip(1).filter(|line| !line.is_empty()).map(str::to_owned).collect();
     fields.retain(|line| {
@@ -78,7 +78,7 @@ fn essence(answer: &Message) -> (u16, Vec<String>, &[u8]) {
     (answer.status(), fields, &answer.body)
 }
 
-fn ask(wire: &mut Option<Wire>, to: SocketAddr, case: &Case, target: &str, host: SocketAddr) -> Message {
+fn ask(wire: &mut Option<Wire>, to: SocketAddr, case: &Case, target: &str, host: SocketAddr) -> HttpMessage {
     let Case(method, _, fields, body) = case;
     let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n").into_bytes();
     bytes.extend_from_slice(body);
@@ -106,6 +106,6 @@ fn the_way_through_the_gateway_and_squid_changes_no_answer() {
         assert_eq!((expected.0, &expected.1), (got.0, &got.1), "{} {}", case.0, case.1);
         assert!(expected.2 == got.2, "{} {}: {} and {} bytes", case.0, case.1, expected.2.len(), got.2.len());
     }
-    let (requests, authenticates) = (squid.log().len(), squid.count(Leg::Authenticate));
+    let (requests, authenticates) = (squid.log().len(), squid.count(LoggedCredentials::Authenticate));
     assert!(requests >= cases.len() && authenticates * 5 < requests, "{authenticates} of {requests}");
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use support::in_process::{self, ACCOUNT};
-use support::plain::Rig;
+use support::plain::PlainHttpGateway;
 use support::wire::Wire;
 
 use ntlm_gateway::stub::{StubOptions, StubServer};
@@ -112,32 +112,32 @@ fn what_two_parsers_could_read_in_two_ways_goes_nowhere() {
 
 #[test]
 fn a_bad_chunk_ends_the_upload_without_an_end() {
-    let rig = Rig::new(&[]);
+    let setup = PlainHttpGateway::new(&[]);
     // While nothing has proved the identity, an upload that breaks off counts as an attempt that may have failed.
-    assert_eq!(rig.client().ask(rig.get("/bytes/5")).unwrap().body.len(), 5);
+    assert_eq!(setup.client().ask(setup.get("/bytes/5")).unwrap().body.len(), 5);
     for chunks in BAD_CHUNKS {
-        let mut client = rig.client();
-        client.send(format!("{}{chunks}", rig.head("POST", "/sink", "Transfer-Encoding: chunked\r\n"))).unwrap();
+        let mut client = setup.client();
+        client.send(format!("{}{chunks}", setup.head("POST", "/sink", "Transfer-Encoding: chunked\r\n"))).unwrap();
         let answer = client.answer("POST").unwrap_or_else(|error| panic!("{chunks:?}: {error}"));
         assert_eq!(answer.status(), 400, "{chunks:?}: {}", answer.text());
         assert!(client.rest().is_ok_and(|rest| rest.is_empty()), "{chunks:?}: the connection ends");
     }
-    assert_eq!(rig.client().ask(rig.get("/bytes/5")).unwrap().body.len(), 5, "others are served");
-    rig.stop();
+    assert_eq!(setup.client().ask(setup.get("/bytes/5")).unwrap().body.len(), 5, "others are served");
+    setup.stop();
 }
 
 #[test]
 fn what_is_smuggled_behind_a_good_request_is_refused_by_itself() {
-    let rig = Rig::new(&[]);
+    let setup = PlainHttpGateway::new(&[]);
     for (text, status) in REFUSED {
-        let mut client = rig.client();
-        client.send(format!("{}{}", rig.get("/bytes/5"), text.replace('U', &rig.proxy.url("/bytes/6")))).unwrap();
+        let mut client = setup.client();
+        client.send(format!("{}{}", setup.get("/bytes/5"), text.replace('U', &setup.proxy.url("/bytes/6")))).unwrap();
         assert_eq!(client.answer("GET").unwrap().body.len(), 5, "{text:?}");
         assert_eq!(client.answer("GET").unwrap().status(), *status, "{text:?}");
         assert!(client.rest().is_ok_and(|rest| rest.is_empty()), "{text:?}");
     }
-    assert_eq!(rig.proxy.seen.requests(), REFUSED.len(), "only the good ones arrive");
-    rig.stop();
+    assert_eq!(setup.proxy.seen.requests(), REFUSED.len(), "only the good ones arrive");
+    setup.stop();
 }
 
 /// Answers that are none.
@@ -161,7 +161,7 @@ const BAD_ANSWERS: &[&str] = &[
 
 #[test]
 fn an_upstreams_malformed_answer_is_a_502_and_its_connection_ends() {
-    let rig = Rig::playing(&[("timeouts.response", "10s")], |wire, asked| {
+    let setup = PlainHttpGateway::playing(&[("timeouts.response", "10s")], |wire, asked| {
         let number: usize = asked.path.trim_start_matches('/').parse().unwrap_or(0);
         wire.send(BAD_ANSWERS.get(number).copied().unwrap_or("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood"))?;
         Ok(true)
@@ -169,34 +169,38 @@ fn an_upstreams_malformed_answer_is_a_502_and_its_connection_ends() {
     let mut wrong = Vec::new();
     for (number, bad) in BAD_ANSWERS.iter().enumerate() {
         let answer =
-            rig.client().ask(rig.get(&format!("/{number}"))).unwrap_or_else(|error| panic!("{bad:?}: {error}"));
+            setup.client().ask(setup.get(&format!("/{number}"))).unwrap_or_else(|error| panic!("{bad:?}: {error}"));
         if answer.status() != 502 || answer.field("proxy-status").is_none_or(|told| !told.contains("error=")) {
             wrong.push(format!("{bad:?}: {}", answer.head));
         }
-        assert_eq!(rig.client().ask(rig.get("/999")).unwrap().text(), "good", "after {bad:?}");
+        assert_eq!(setup.client().ask(setup.get("/999")).unwrap().text(), "good", "after {bad:?}");
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert_eq!(rig.metric("ntlm_gateway_upstream_up", &[]), 1.0, "an origin's fault is not held against the upstream");
-    rig.stop();
+    assert_eq!(
+        setup.metric("ntlm_gateway_upstream_up", &[]),
+        1.0,
+        "an origin's fault is not held against the upstream"
+    );
+    setup.stop();
 }
 
 #[test]
 fn bytes_behind_an_answer_are_nobodys_answer() {
-    let rig = Rig::playing(&[], |wire, asked| {
+    let setup = PlainHttpGateway::playing(&[], |wire, asked| {
         let stray = if asked.path == "/stray" { "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged" } else { "" };
         wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood{stray}"))?;
         Ok(true)
     });
-    let mut client = rig.client();
+    let mut client = setup.client();
     for path in ["/stray", "/a", "/stray", "/stray", "/b"] {
-        assert_eq!(client.ask(rig.get(path)).unwrap().text(), "good", "{path}");
+        assert_eq!(client.ask(setup.get(path)).unwrap().text(), "good", "{path}");
     }
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn a_body_that_is_cut_short_is_never_a_clean_end() {
-    let rig = Rig::playing(&[], |wire, asked| {
+    let setup = PlainHttpGateway::playing(&[], |wire, asked| {
         wire.send(match asked.path {
             "/length" => "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n",
             _ => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n",
@@ -206,27 +210,31 @@ fn a_body_that_is_cut_short_is_never_a_clean_end() {
     });
     for path in ["/length", "/chunked"] {
         for version in ["1.0", "1.1"] {
-            let mut client = rig.client();
-            client.send(format!("GET {} HTTP/{version}\r\nHost: h\r\n\r\n", rig.proxy.url(path))).unwrap();
+            let mut client = setup.client();
+            client.send(format!("GET {} HTTP/{version}\r\nHost: h\r\n\r\n", setup.proxy.url(path))).unwrap();
             let error = client.rest().expect_err("a reset");
             assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{path} {version}");
         }
     }
-    assert_eq!(rig.metric("ntlm_gateway_upstream_up", &[]), 1.0, "an origin's fault is not held against the upstream");
-    rig.stop();
+    assert_eq!(
+        setup.metric("ntlm_gateway_upstream_up", &[]),
+        1.0,
+        "an origin's fault is not held against the upstream"
+    );
+    setup.stop();
 }
 
 #[test]
 fn heads_have_a_limit_both_ways() {
-    let rig = Rig::playing(&[("limits.head", "8KiB")], |wire, _| {
+    let setup = PlainHttpGateway::playing(&[("limits.head", "8KiB")], |wire, _| {
         wire.send(format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "y".repeat(20_000)))?;
         Ok(true)
     });
-    let long = rig.head("GET", "/", &format!("X: {}\r\n", "y".repeat(20_000)));
-    assert_eq!(rig.client().ask(long).unwrap().status(), 431);
-    assert_eq!(rig.proxy.seen.connections.load(Ordering::Relaxed), 0);
-    let answer = rig.client().ask(rig.get("/")).unwrap();
+    let long = setup.head("GET", "/", &format!("X: {}\r\n", "y".repeat(20_000)));
+    assert_eq!(setup.client().ask(long).unwrap().status(), 431);
+    assert_eq!(setup.proxy.seen.connections.load(Ordering::Relaxed), 0);
+    let answer = setup.client().ask(setup.get("/")).unwrap();
     assert_eq!(answer.status(), 502);
     assert!(answer.head.contains("http_response_header_section_size"), "{}", answer.head);
-    rig.stop();
+    setup.stop();
 }

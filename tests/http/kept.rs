@@ -10,9 +10,9 @@ use support::client;
 use support::gateway::{Gateway, GatewayOptions};
 use support::in_process::{self, ACCOUNT};
 use support::origin::echo_origin;
-use support::plain::Rig;
+use support::plain::PlainHttpGateway;
 use support::scratch::wait_for;
-use support::squid::{Leg, Squid, SquidOptions};
+use support::squid::{LoggedCredentials, Squid, SquidOptions};
 use support::web::{Web, request};
 use support::wire::Wire;
 
@@ -21,8 +21,8 @@ use ntlm_gateway::stub::{Personality, StubOptions, StubServer};
 const GAUGE: &str = "ntlm_gateway_kept_connections";
 
 /// A proxy that answers with the number of its connection, after a while for `/slow`.
-fn numbered(settings: &[(&str, &str)]) -> Rig {
-    Rig::playing(settings, |wire, asked| {
+fn numbered(settings: &[(&str, &str)]) -> PlainHttpGateway {
+    PlainHttpGateway::playing(settings, |wire, asked| {
         if asked.path == "/slow" {
             std::thread::sleep(Duration::from_millis(300));
         }
@@ -34,19 +34,19 @@ fn numbered(settings: &[(&str, &str)]) -> Rig {
 
 /// Waits until so many are kept: the gateway puts a connection away a moment after its client has the answer.
 #[track_caller]
-fn expect_kept(rig: &Rig, count: f64) {
-    let there = wait_for(Duration::from_secs(5), || (rig.metric(GAUGE, &[]) == count).then_some(()));
-    assert!(there.is_some(), "{} are kept, not {count}", rig.metric(GAUGE, &[]));
+fn expect_kept(setup: &PlainHttpGateway, count: f64) {
+    let there = wait_for(Duration::from_secs(5), || (setup.metric(GAUGE, &[]) == count).then_some(()));
+    assert!(there.is_some(), "{} are kept, not {count}", setup.metric(GAUGE, &[]));
 }
 
-fn authenticates(rig: &Rig) -> usize {
-    rig.proxy.seen.authenticates.load(Ordering::Relaxed)
+fn authenticates(setup: &PlainHttpGateway) -> usize {
+    setup.proxy.seen.authenticates.load(Ordering::Relaxed)
 }
 
 /// Sends the same request on so many connections at once.
-fn at_once(rig: &Rig, count: usize, path: &str) {
-    let mut clients: Vec<Wire> = (0..count).map(|_| rig.client()).collect();
-    clients.iter_mut().for_each(|client| client.send(rig.get(path)).expect("send"));
+fn at_once(setup: &PlainHttpGateway, count: usize, path: &str) {
+    let mut clients: Vec<Wire> = (0..count).map(|_| setup.client()).collect();
+    clients.iter_mut().for_each(|client| client.send(setup.get(path)).expect("send"));
     for client in &mut clients {
         assert_eq!(client.answer("GET").expect("an answer").status(), 200);
     }
@@ -54,46 +54,46 @@ fn at_once(rig: &Rig, count: usize, path: &str) {
 
 #[test]
 fn another_client_uses_the_connection_that_was_used_last() {
-    let rig = numbered(&[("warm", "0")]);
-    at_once(&rig, 1, "/");
-    at_once(&rig, 5, "/slow");
-    expect_kept(&rig, 5.0);
-    let last = rig.client().ask(rig.get("/slow")).unwrap().text();
+    let setup = numbered(&[("warm", "0")]);
+    at_once(&setup, 1, "/");
+    at_once(&setup, 5, "/slow");
+    expect_kept(&setup, 5.0);
+    let last = setup.client().ask(setup.get("/slow")).unwrap().text();
     for _ in 0..10 {
-        assert_eq!(rig.client().ask(rig.get("/")).unwrap().text(), last);
+        assert_eq!(setup.client().ask(setup.get("/")).unwrap().text(), last);
     }
-    assert_eq!(authenticates(&rig), 5, "each connection was authenticated once");
-    rig.stop();
+    assert_eq!(authenticates(&setup), 5, "each connection was authenticated once");
+    setup.stop();
 }
 
 #[test]
 fn no_more_are_kept_than_may_be() {
-    let rig = numbered(&[("keep", "2")]);
-    at_once(&rig, 1, "/");
-    at_once(&rig, 8, "/slow");
-    expect_kept(&rig, 2.0);
-    rig.stop();
-    let rig = numbered(&[("keep", "0")]);
-    at_once(&rig, 1, "/");
-    at_once(&rig, 1, "/");
-    assert_eq!((rig.metric(GAUGE, &[]), authenticates(&rig)), (0.0, 2), "0 keeps none");
-    rig.stop();
+    let setup = numbered(&[("keep", "2")]);
+    at_once(&setup, 1, "/");
+    at_once(&setup, 8, "/slow");
+    expect_kept(&setup, 2.0);
+    setup.stop();
+    let setup = numbered(&[("keep", "0")]);
+    at_once(&setup, 1, "/");
+    at_once(&setup, 1, "/");
+    assert_eq!((setup.metric(GAUGE, &[]), authenticates(&setup)), (0.0, 2), "0 keeps none");
+    setup.stop();
 }
 
 #[test]
 fn what_is_not_used_is_closed_after_its_time() {
-    let rig = numbered(&[("timeouts.keep", "400ms"), ("warm", "0")]);
-    at_once(&rig, 1, "/");
-    expect_kept(&rig, 1.0);
-    expect_kept(&rig, 0.0);
-    at_once(&rig, 1, "/");
-    assert_eq!(authenticates(&rig), 2);
-    rig.stop();
+    let setup = numbered(&[("timeouts.keep", "400ms"), ("warm", "0")]);
+    at_once(&setup, 1, "/");
+    expect_kept(&setup, 1.0);
+    expect_kept(&setup, 0.0);
+    at_once(&setup, 1, "/");
+    assert_eq!(authenticates(&setup), 2);
+    setup.stop();
 }
 
 /// A proxy that closes each connection at its second request, unanswered; `/reset` by a reset.
-fn closes_at_the_second() -> Rig {
-    Rig::playing(&[("warm", "0")], |wire, asked| {
+fn closes_at_the_second() -> PlainHttpGateway {
+    PlainHttpGateway::playing(&[("warm", "0")], |wire, asked| {
         if asked.before > 0 {
             if asked.path == "/reset" {
                 rustix::net::sockopt::set_socket_linger(&wire.stream, Some(Duration::ZERO))?;
@@ -109,40 +109,40 @@ fn closes_at_the_second() -> Rig {
 
 #[test]
 fn a_kept_connection_that_dies_costs_a_repeatable_request_nothing() {
-    let rig = closes_at_the_second();
-    let mut client = rig.client();
-    assert_eq!(client.ask(rig.get("/")).unwrap().text(), "ok");
+    let setup = closes_at_the_second();
+    let mut client = setup.client();
+    assert_eq!(client.ask(setup.get("/")).unwrap().text(), "ok");
     for (number, (method, path)) in
         [("GET", "/"), ("GET", "/reset"), ("DELETE", "/"), ("OPTIONS", "/reset")].into_iter().enumerate()
     {
-        assert_eq!(client.ask(rig.head(method, path, "")).unwrap().text(), "ok", "{method} {path}");
-        assert_eq!(rig.proxy.seen.requests(), 1 + 2 * (number + 1), "sent once more and not oftener");
+        assert_eq!(client.ask(setup.head(method, path, "")).unwrap().text(), "ok", "{method} {path}");
+        assert_eq!(setup.proxy.seen.requests(), 1 + 2 * (number + 1), "sent once more and not oftener");
     }
-    assert_eq!(rig.metric("ntlm_gateway_upstream_up", &[]), 1.0);
-    rig.stop();
+    assert_eq!(setup.metric("ntlm_gateway_upstream_up", &[]), 1.0);
+    setup.stop();
 }
 
 #[test]
 fn what_may_have_been_carried_out_is_not_sent_twice() {
-    let rig = closes_at_the_second();
+    let setup = closes_at_the_second();
     for (fields, body) in [("Content-Length: 5\r\n", "hello"), ("", ""), ("Content-Length: 0\r\n", "")] {
-        let mut client = rig.client();
-        assert_eq!(client.ask(rig.get("/")).unwrap().text(), "ok");
-        let before = rig.proxy.seen.requests();
-        let answer = client.ask(format!("{}{body}", rig.head("POST", "/", fields))).unwrap();
+        let mut client = setup.client();
+        assert_eq!(client.ask(setup.get("/")).unwrap().text(), "ok");
+        let before = setup.proxy.seen.requests();
+        let answer = client.ask(format!("{}{body}", setup.head("POST", "/", fields))).unwrap();
         assert_eq!(answer.status(), 502, "{fields}");
         assert!(answer.head.contains("error=connection_terminated"), "{}", answer.head);
-        assert_eq!(rig.proxy.seen.requests(), before + 1, "{fields}: once");
+        assert_eq!(setup.proxy.seen.requests(), before + 1, "{fields}: once");
     }
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn what_must_not_be_made_twice_goes_on_connections_that_were_used_just_now() {
-    let rig = numbered(&[("warm", "0")]);
-    let mut client = rig.client();
+    let setup = numbered(&[("warm", "0")]);
+    let mut client = setup.client();
     let on =
-        |client: &mut Wire, method: &str| client.ask(rig.head(method, "/", "Content-Length: 0\r\n")).unwrap().text();
+        |client: &mut Wire, method: &str| client.ask(setup.head(method, "/", "Content-Length: 0\r\n")).unwrap().text();
     let first = on(&mut client, "GET");
     assert_eq!(on(&mut client, "POST"), first, "used just now");
     std::thread::sleep(ntlm_gateway::limits::KEPT_FRESH + Duration::from_millis(300));
@@ -151,8 +151,8 @@ fn what_must_not_be_made_twice_goes_on_connections_that_were_used_just_now() {
     assert_eq!(on(&mut client, "POST"), second);
     std::thread::sleep(ntlm_gateway::limits::KEPT_FRESH + Duration::from_millis(300));
     assert_eq!(on(&mut client, "PUT"), second, "what can be made again may meet its end");
-    assert_eq!(authenticates(&rig), 2);
-    rig.stop();
+    assert_eq!(authenticates(&setup), 2);
+    setup.stop();
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn a_warm_connection_that_dies_costs_a_repeatable_request_nothing() {
 /// A proxy that reads no body of a GET, HEAD, OPTIONS or DELETE: what comes behind such a head is the next request to it.
 #[test]
 fn a_body_that_the_proxy_takes_for_a_request_is_nobodys_answer() {
-    let rig = Rig::playing(&[("warm", "0")], |wire, asked| {
+    let setup = PlainHttpGateway::playing(&[("warm", "0")], |wire, asked| {
         if asked.path == "/smuggled" {
             // So that its answer comes behind the next client's request.
             std::thread::sleep(Duration::from_millis(200));
@@ -209,18 +209,18 @@ fn a_body_that_the_proxy_takes_for_a_request_is_nobodys_answer() {
         wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()))?;
         Ok(true)
     });
-    let smuggled = rig.get("/smuggled");
+    let smuggled = setup.get("/smuggled");
     for method in ["GET", "HEAD", "OPTIONS", "DELETE", "get"] {
-        assert_eq!(rig.client().ask(rig.get("/before")).unwrap().text(), "/before");
-        let mut attacker = rig.client();
-        let head = rig.head(method, "/attack", &format!("Content-Length: {}\r\n", smuggled.len()));
+        assert_eq!(setup.client().ask(setup.get("/before")).unwrap().text(), "/before");
+        let mut attacker = setup.client();
+        let head = setup.head(method, "/attack", &format!("Content-Length: {}\r\n", smuggled.len()));
         assert_eq!(attacker.ask(format!("{head}{smuggled}")).unwrap().status(), 200, "{method}");
         // Its own next request is another matter, too.
-        for client in [&mut rig.client(), &mut attacker, &mut rig.client()] {
-            assert_eq!(client.ask(rig.get("/own")).unwrap().text(), "/own", "behind {method}");
+        for client in [&mut setup.client(), &mut attacker, &mut setup.client()] {
+            assert_eq!(client.ask(setup.get("/own")).unwrap().text(), "/own", "behind {method}");
         }
     }
-    rig.stop();
+    setup.stop();
 }
 
 /// A stub that verifies, and the gateway before it.
@@ -277,19 +277,19 @@ fn a_destination_that_is_forbidden_does_not_end_the_keeping_for_others() {
 
 #[test]
 fn an_origins_own_407s_on_kept_connections_do_not_end_the_keeping() {
-    let rig = Rig::playing(&[("warm", "0")], |wire, asked| {
+    let setup = PlainHttpGateway::playing(&[("warm", "0")], |wire, asked| {
         let line = if asked.path == "/asks" { "407 Not a proxy's" } else { "200 OK" };
         wire.send(format!("HTTP/1.1 {line}\r\nContent-Length: 2\r\n\r\nok"))?;
         Ok(true)
     });
-    let mut client = rig.client();
+    let mut client = setup.client();
     for _ in 0..2 * ntlm_gateway::limits::REAUTHENTICATIONS {
-        assert_eq!(client.ask(rig.get("/")).unwrap().status(), 200);
-        assert_eq!(client.ask(rig.get("/asks")).unwrap().status(), 407, "the origin's answer");
+        assert_eq!(client.ask(setup.get("/")).unwrap().status(), 200);
+        assert_eq!(client.ask(setup.get("/asks")).unwrap().status(), 407, "the origin's answer");
     }
-    assert_eq!(client.ask(rig.get("/")).unwrap().status(), 200);
-    assert_eq!(authenticates(&rig), 1, "one connection for all");
-    rig.stop();
+    assert_eq!(client.ask(setup.get("/")).unwrap().status(), 200);
+    assert_eq!(authenticates(&setup), 1, "one connection for all");
+    setup.stop();
 }
 
 #[test]
@@ -313,7 +313,7 @@ fn many_forbidden_destinations_do_not_end_the_keeping_for_others() {
 
 #[test]
 fn a_proxy_that_asks_for_the_body_before_it_looks_at_the_credentials_gets_no_false_verdict() {
-    let rig = Rig::playing(&[("warm", "0")], |wire, asked| {
+    let setup = PlainHttpGateway::playing(&[("warm", "0")], |wire, asked| {
         wire.send("HTTP/1.1 100 Continue\r\n\r\n")?;
         wire.request_body(asked.head)?;
         wire.send(support::web::demand(407, "Proxy-Authenticate", false))?;
@@ -321,11 +321,11 @@ fn a_proxy_that_asks_for_the_body_before_it_looks_at_the_credentials_gets_no_fal
     });
     let fields = "Content-Length: 5\r\nExpect: 100-continue\r\n";
     for _ in 0..10 {
-        let answer = rig.client().ask(format!("{}hello", rig.head("POST", "/", fields))).unwrap();
+        let answer = setup.client().ask(format!("{}hello", setup.head("POST", "/", fields))).unwrap();
         assert_eq!(answer.status(), 502, "{}", answer.head);
     }
-    assert!(authenticates(&rig) <= 3, "a refused password is not tried again and again: {}", authenticates(&rig));
-    rig.stop();
+    assert!(authenticates(&setup) <= 3, "a refused password is not tried again and again: {}", authenticates(&setup));
+    setup.stop();
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn a_tunnel_on_a_kept_connection_costs_squid_no_authentication() {
         assert_eq!(tunnel.status(), 200, "{}", tunnel.head);
         assert_eq!(client::echo_through(&tunnel.stream, b"there and back").unwrap(), b"there and back");
         // The tunnel took the connection along: each round needs one.
-        assert_eq!(squid.count(Leg::Negotiate), round, "{:#?}", squid.log());
+        assert_eq!(squid.count(LoggedCredentials::Negotiate), round, "{:#?}", squid.log());
     }
     assert_eq!(gateway.metric("ntlm_gateway_authenticate_messages_total", &[]), Some(3.0));
 }

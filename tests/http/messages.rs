@@ -8,10 +8,10 @@ use std::time::Duration;
 use support::bytes::{assert_same, pseudo_random};
 use support::gateway::{Gateway, GatewayOptions};
 use support::in_process;
-use support::plain::Rig;
+use support::plain::PlainHttpGateway;
 use support::squid::{Squid, SquidOptions};
 use support::web::{Web, checksum};
-use support::wire::{Message, Wire, fields};
+use support::wire::{HttpMessage, Wire, fields};
 
 /// Whether the connection has ended in good order.
 fn is_closed(wire: &mut Wire) -> bool {
@@ -21,8 +21,8 @@ fn is_closed(wire: &mut Wire) -> bool {
 
 #[test]
 fn connections_persist_as_each_version_says() {
-    let rig = Rig::new(&[]);
-    let url = rig.proxy.url("/bytes/100");
+    let setup = PlainHttpGateway::new(&[]);
+    let url = setup.proxy.url("/bytes/100");
     for (version, fields, persists) in [
         ("1.1", "", true),
         ("1.1", "Connection: close\r\n", false),
@@ -31,7 +31,7 @@ fn connections_persist_as_each_version_says() {
         ("1.0", "Connection: keep-alive\r\n", true),
         ("1.0", "Proxy-Connection: Keep-Alive\r\n", true),
     ] {
-        let mut client = rig.client();
+        let mut client = setup.client();
         let request = format!("GET {url} HTTP/{version}\r\nHost: x\r\n{fields}\r\n");
         for _ in 0..3 {
             let answer = client.ask(&request).unwrap();
@@ -45,24 +45,24 @@ fn connections_persist_as_each_version_says() {
             }
         }
     }
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn pipelined_requests_are_answered_in_their_order() {
-    let rig = Rig::new(&[]);
+    let setup = PlainHttpGateway::new(&[]);
     let body = pseudo_random(5, 30_000);
     let mut requests: Vec<u8> = Vec::new();
     for round in 0..10 {
-        requests.extend(rig.get(&format!("/bytes/{}?seed={round}", 10 + 1000 * round)).into_bytes());
-        requests.extend(rig.head("POST", "/sink", &format!("Content-Length: {}\r\n", body.len())).into_bytes());
+        requests.extend(setup.get(&format!("/bytes/{}?seed={round}", 10 + 1000 * round)).into_bytes());
+        requests.extend(setup.head("POST", "/sink", &format!("Content-Length: {}\r\n", body.len())).into_bytes());
         requests.extend(&body);
-        requests.extend(rig.head("POST", "/sink", "Transfer-Encoding: chunked\r\n").into_bytes());
+        requests.extend(setup.head("POST", "/sink", "Transfer-Encoding: chunked\r\n").into_bytes());
         requests.extend(b"3;x=y\r\nabc\r\n0\r\nX: y\r\n\r\n");
-        requests.extend(rig.head("HEAD", "/bytes/77", "").into_bytes());
+        requests.extend(setup.head("HEAD", "/bytes/77", "").into_bytes());
     }
     for step in [usize::MAX, 997, 4096] {
-        let mut client = rig.client();
+        let mut client = setup.client();
         let mut writer = client.stream.try_clone().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -79,58 +79,58 @@ fn pipelined_requests_are_answered_in_their_order() {
             }
         });
     }
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn an_empty_line_before_a_request_is_passed_over() {
-    let rig = Rig::new(&[]);
-    let mut client = rig.client();
-    let posted = format!("{}ab\r\n{}", rig.head("POST", "/sink", "Content-Length: 2\r\n"), rig.get("/bytes/5"));
+    let setup = PlainHttpGateway::new(&[]);
+    let mut client = setup.client();
+    let posted = format!("{}ab\r\n{}", setup.head("POST", "/sink", "Content-Length: 2\r\n"), setup.get("/bytes/5"));
     client.send(posted).unwrap();
     assert_eq!(client.answer("POST").unwrap().status(), 200);
     assert_eq!(client.answer("GET").unwrap().body.len(), 5);
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn answers_without_a_body_end_with_their_head() {
-    let rig = Rig::new(&[]);
-    let mut client = rig.client();
+    let setup = PlainHttpGateway::new(&[]);
+    let mut client = setup.client();
     for _ in 0..3 {
-        let head = client.ask(rig.head("HEAD", "/bytes/100", "")).unwrap();
+        let head = client.ask(setup.head("HEAD", "/bytes/100", "")).unwrap();
         assert_eq!((head.status(), head.field("content-length")), (200, Some("100")));
-        let head = client.ask(rig.head("HEAD", "/chunked/100", "")).unwrap();
+        let head = client.ask(setup.head("HEAD", "/chunked/100", "")).unwrap();
         assert_eq!((head.status(), head.field("content-length")), (200, None));
         for status in [204, 304] {
-            let answer = client.ask(rig.get(&format!("/status/{status}"))).unwrap();
+            let answer = client.ask(setup.get(&format!("/status/{status}"))).unwrap();
             assert_eq!((answer.status(), answer.field("content-length")), (status, None), "{}", answer.head);
         }
-        assert_eq!(client.ask(rig.get("/status/205")).unwrap().status(), 205);
+        assert_eq!(client.ask(setup.get("/status/205")).unwrap().status(), 205);
     }
-    assert_eq!(rig.proxy.seen.authenticates.load(std::sync::atomic::Ordering::Relaxed), 1, "one connection for all");
-    rig.stop();
+    assert_eq!(setup.proxy.seen.authenticates.load(std::sync::atomic::Ordering::Relaxed), 1, "one connection for all");
+    setup.stop();
 }
 
 #[test]
 fn early_hints_go_to_clients_that_understand_them() {
-    let rig = Rig::new(&[]);
-    let mut client = rig.client();
-    client.send(rig.get("/hints")).unwrap();
+    let setup = PlainHttpGateway::new(&[]);
+    let mut client = setup.client();
+    client.send(setup.get("/hints")).unwrap();
     let hints = client.answer("GET").unwrap();
     assert_eq!((hints.status(), hints.field("link")), (103, Some("</style.css>; rel=preload")));
     assert_eq!(client.answer("GET").unwrap().text(), "hinted\n");
-    let mut old = rig.client();
-    old.send(format!("GET {} HTTP/1.0\r\n\r\n", rig.proxy.url("/hints"))).unwrap();
+    let mut old = setup.client();
+    old.send(format!("GET {} HTTP/1.0\r\n\r\n", setup.proxy.url("/hints"))).unwrap();
     let answer = old.answer("GET").unwrap();
     assert_eq!((answer.status(), answer.text()), (200, "hinted\n".to_owned()));
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn as_many_interim_answers_as_fit_into_a_head_reach_the_client_before_the_answer() {
     const COUNT: usize = 400;
-    let rig = Rig::playing(&[], |wire, asked| {
+    let setup = PlainHttpGateway::playing(&[], |wire, asked| {
         for number in 0..COUNT {
             wire.send(format!("HTTP/1.1 103 Early Hints\r\nLink: </{number}>\r\n\r\n"))?;
             // Now and then, so that they come one by one as well as many at once.
@@ -142,21 +142,21 @@ fn as_many_interim_answers_as_fit_into_a_head_reach_the_client_before_the_answer
         wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()))?;
         Ok(true)
     });
-    let mut client = rig.client();
+    let mut client = setup.client();
     for path in ["/a", "/b"] {
-        client.send(rig.get(path)).unwrap();
+        client.send(setup.get(path)).unwrap();
         for number in 0..COUNT {
             let hint = client.answer("GET").unwrap();
             assert_eq!((hint.status(), hint.field("link")), (103, Some(&*format!("</{number}>"))));
         }
         assert_eq!(client.answer("GET").unwrap().text(), path, "on the same connection");
     }
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn interim_answers_without_end_end_in_a_502_and_not_in_a_reset() {
-    let rig = Rig::playing(&[("limits.head", "4KiB")], |wire, asked| {
+    let setup = PlainHttpGateway::playing(&[("limits.head", "4KiB")], |wire, asked| {
         if asked.path == "/good" {
             wire.send("HTTP/1.1 204 No Content\r\n\r\n")?;
             return Ok(true);
@@ -168,11 +168,11 @@ fn interim_answers_without_end_end_in_a_502_and_not_in_a_reset() {
         }
         Ok(true)
     });
-    assert_eq!(rig.client().ask(rig.get("/good")).unwrap().status(), 204);
+    assert_eq!(setup.client().ask(setup.get("/good")).unwrap().status(), 204);
     for (path, version) in [("/slow", "1.1"), ("/fast", "1.1"), ("/slow", "1.0"), ("/fast", "1.0")] {
-        let mut client = rig.client();
+        let mut client = setup.client();
         client.wait_at_most(Duration::from_secs(30));
-        client.send(format!("GET {} HTTP/{version}\r\nHost: x\r\n\r\n", rig.proxy.url(path))).unwrap();
+        client.send(format!("GET {} HTTP/{version}\r\nHost: x\r\n\r\n", setup.proxy.url(path))).unwrap();
         let mut interim = 0;
         let answer = loop {
             let answer = client.answer("GET").unwrap_or_else(|error| panic!("{path} {version}: {error}"));
@@ -186,56 +186,56 @@ fn interim_answers_without_end_end_in_a_502_and_not_in_a_reset() {
         assert!(answer.field("proxy-status").is_some_and(|told| told.contains("1xx")), "{}", answer.head);
         assert!((version == "1.1" || interim == 0) && interim < 200, "{path} {version}: {interim}");
     }
-    assert_eq!(rig.metric("ntlm_gateway_faults_total", &[("cause", "interim_too_large")]), 4.0);
-    rig.stop();
+    assert_eq!(setup.metric("ntlm_gateway_faults_total", &[("cause", "interim_too_large")]), 4.0);
+    setup.stop();
 }
 
 #[test]
 fn chunk_extensions_end_here_and_harmless_trailers_pass() {
-    let rig = Rig::new(&[]);
-    let mut client = rig.client();
-    let answer = client.ask(rig.get("/trailers")).unwrap();
+    let setup = PlainHttpGateway::new(&[]);
+    let mut client = setup.client();
+    let answer = client.ask(setup.get("/trailers")).unwrap();
     assert_eq!((answer.text().as_str(), answer.trailers.as_str()), ("hello world", "X-Sum: 11\n"));
     assert_eq!(answer.field("trailer"), Some("X-Sum"));
-    client.send(rig.get("/trailers")).unwrap();
+    client.send(setup.get("/trailers")).unwrap();
     client.head().unwrap();
     assert_eq!(client.exactly(6).unwrap(), b"5\r\nhel", "no extension");
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn a_body_of_unknown_length_is_framed_for_each_client() {
-    let rig = Rig::new(&[]);
+    let setup = PlainHttpGateway::new(&[]);
     let expected = pseudo_random(3, 200_000);
     for kind in ["chunked", "close"] {
-        let mut client = rig.client();
+        let mut client = setup.client();
         for _ in 0..2 {
-            let answer = client.ask(rig.get(&format!("/{kind}/200000?seed=3"))).unwrap();
+            let answer = client.ask(setup.get(&format!("/{kind}/200000?seed=3"))).unwrap();
             assert_eq!(answer.field("transfer-encoding"), Some("chunked"), "{kind}");
             assert_same(&answer.body, &expected, kind);
         }
-        let mut old = rig.client();
-        let url = rig.proxy.url(&format!("/{kind}/200000?seed=3"));
+        let mut old = setup.client();
+        let url = setup.proxy.url(&format!("/{kind}/200000?seed=3"));
         let answer = old.ask(format!("GET {url} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")).unwrap();
         assert_eq!((answer.field("transfer-encoding"), answer.field("connection")), (None, Some("close")), "{kind}");
         assert_same(&answer.body, &expected, kind);
     }
-    rig.stop();
+    setup.stop();
 }
 
 /// What arrives at the proxy for a request with these fields.
-fn passed_on(rig: &Rig, target: &str, fields: &str) -> Message {
-    rig.client().ask(format!("GET {target} HTTP/1.1\r\n{fields}\r\n")).expect("an answer")
+fn passed_on(setup: &PlainHttpGateway, target: &str, fields: &str) -> HttpMessage {
+    setup.client().ask(format!("GET {target} HTTP/1.1\r\n{fields}\r\n")).expect("an answer")
 }
 
 #[test]
 fn fields_of_the_clients_connection_stay_on_it() {
-    let rig = Rig::new(&[]);
+    let setup = PlainHttpGateway::new(&[]);
     let fields = "Host: x\r\nConnection: X-Hop, keep-alive\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\n\
         Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eDp5\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\
         X-End: kept\r\nAuthorization: Basic eDp5\r\nCookie: a=b\r\nVia: 1.0 before\r\n";
-    passed_on(&rig, &rig.proxy.url("/headers"), fields);
-    let head = rig.proxy.seen.heads().pop().unwrap();
+    passed_on(&setup, &setup.proxy.url("/headers"), fields);
+    let head = setup.proxy.seen.heads().pop().unwrap();
     let seen = head.to_ascii_lowercase();
     for absent in ["x-hop", "basic edp5\r\nx", "upgrade", "http2-settings", "keep-alive: timeout", "\r\nte:"] {
         assert!(!seen.contains(absent), "{absent}: {head}");
@@ -247,44 +247,44 @@ fn fields_of_the_clients_connection_stay_on_it() {
     {
         assert!(seen.contains(present), "{present}: {head}");
     }
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn host_is_made_to_agree_with_the_target() {
-    let rig = Rig::new(&[]);
-    let url = rig.proxy.url("/headers?q=http://other/");
+    let setup = PlainHttpGateway::new(&[]);
+    let url = setup.proxy.url("/headers?q=http://other/");
     for host in ["other.example", "127.0.0.1"] {
-        passed_on(&rig, &url, &format!("Host: {host}\r\n"));
-        let head = rig.proxy.seen.heads().pop().unwrap();
+        passed_on(&setup, &url, &format!("Host: {host}\r\n"));
+        let head = setup.proxy.seen.heads().pop().unwrap();
         assert!(head.starts_with(&format!("GET {url} HTTP/1.1\r\n")), "{head}");
-        assert_eq!(fields(&head, "host").collect::<Vec<_>>(), [rig.proxy.address().to_string()], "{head}");
+        assert_eq!(fields(&head, "host").collect::<Vec<_>>(), [setup.proxy.address().to_string()], "{head}");
     }
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn a_request_that_was_here_before_is_refused() {
-    let rig = Rig::new(&[("via_name", "egress-7")]);
-    let url = rig.proxy.url("/headers");
-    let answer = passed_on(&rig, &url, "Host: x\r\nVia: 1.0 other, 1.1 EGRESS-7 (comment)\r\n");
+    let setup = PlainHttpGateway::new(&[("via_name", "egress-7")]);
+    let url = setup.proxy.url("/headers");
+    let answer = passed_on(&setup, &url, "Host: x\r\nVia: 1.0 other, 1.1 EGRESS-7 (comment)\r\n");
     assert_eq!(answer.status(), 508, "{}", answer.head);
-    assert_eq!(rig.proxy.seen.requests(), 0);
-    let answer = passed_on(&rig, &url, "Host: x\r\nVia: 1.1 ntlm-gateway\r\n");
+    assert_eq!(setup.proxy.seen.requests(), 0);
+    let answer = passed_on(&setup, &url, "Host: x\r\nVia: 1.1 ntlm-gateway\r\n");
     assert_eq!(answer.status(), 200, "of another gateway: {}", answer.head);
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn fields_of_the_upstreams_connection_stay_on_it() {
-    let rig = Rig::playing(&[], |wire, _| {
+    let setup = PlainHttpGateway::playing(&[], |wire, _| {
         wire.send(
             "HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\n\
              Proxy-Authenticate: NTLM\r\nUpgrade: h2c\r\nTransfer_Encoding: chunked\r\nProxy_Authenticate: NTLM\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 2\r\n\r\nok",
         )?;
         Ok(true)
     });
-    let answer = rig.client().ask(rig.get("/")).unwrap();
+    let answer = setup.client().ask(setup.get("/")).unwrap();
     for absent in ["x-hop", "keep-alive", "proxy-connection", "proxy-authenticate", "upgrade", "connection"] {
         assert_eq!(answer.field(absent), None, "{}", answer.head);
     }
@@ -294,14 +294,14 @@ fn fields_of_the_upstreams_connection_stay_on_it() {
     }
     assert_eq!(fields(&answer.head, "set-cookie").collect::<Vec<_>>(), ["a=1", "b=2"]);
     assert!(answer.field("via").is_some_and(|via| via.starts_with("1.1 ntlm-gateway-")), "{}", answer.head);
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn a_direct_request_comes_to_its_origin_in_origin_form() {
     let origin = Web::origin();
-    let rig = Rig::new(&[("no_proxy", "127.0.0.1")]);
-    let mut client = rig.client();
+    let setup = PlainHttpGateway::new(&[("no_proxy", "127.0.0.1")]);
+    let mut client = setup.client();
     let body = pseudo_random(9, 300_000);
     for _ in 0..3 {
         let fields = "Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eDp5\r\n";
@@ -314,8 +314,8 @@ fn a_direct_request_comes_to_its_origin_in_origin_form() {
         let posted = [origin.request("POST", "/sink", &length).as_bytes(), &body].concat();
         assert_eq!(client.ask(posted).unwrap().text(), format!("POST 300000 {:016x}\n", checksum(&body)));
     }
-    assert_eq!(rig.proxy.seen.requests(), 0, "nothing goes through the upstream");
-    rig.stop();
+    assert_eq!(setup.proxy.seen.requests(), 0, "nothing goes through the upstream");
+    setup.stop();
 }
 
 fn fields_of(head: &str, name: &str) -> Vec<String> {
@@ -324,10 +324,10 @@ fn fields_of(head: &str, name: &str) -> Vec<String> {
 
 #[test]
 fn an_upgrade_turns_the_exchange_into_a_tunnel() {
-    let rig = Rig::new(&[]);
-    let mut client = rig.client();
+    let setup = PlainHttpGateway::new(&[]);
+    let mut client = setup.client();
     let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    client.send(format!("{}early ", rig.head("GET", "/echo-upgrade", fields))).unwrap();
+    client.send(format!("{}early ", setup.head("GET", "/echo-upgrade", fields))).unwrap();
     let answer = client.answer("GET").unwrap();
     assert_eq!((answer.status(), answer.field("upgrade")), (101, Some("websocket")), "{}", answer.head);
     client.send("late").unwrap();
@@ -336,29 +336,29 @@ fn an_upgrade_turns_the_exchange_into_a_tunnel() {
     let back = support::client::echo_through(&client.stream, &bulk).unwrap();
     assert_same(&back, &bulk, "through the upgraded connection");
     drop(client);
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn a_protocol_that_was_not_asked_for_is_no_switch() {
-    let rig = Rig::playing(&[], |wire, _| {
+    let setup = PlainHttpGateway::playing(&[], |wire, _| {
         wire.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n")?;
         Ok(true)
     });
     for fields in ["", "Connection: Upgrade\r\nUpgrade: websocket\r\n"] {
-        assert_eq!(rig.client().ask(rig.head("GET", "/", fields)).unwrap().status(), 502, "{fields}");
+        assert_eq!(setup.client().ask(setup.head("GET", "/", fields)).unwrap().status(), 502, "{fields}");
     }
-    rig.stop();
+    setup.stop();
 }
 
 /// A client that leaves Nagle's algorithm on, as Python's requests does towards proxies: its body waits in its kernel until the
 /// head is acknowledged, which a kernel that has nothing else to say puts off for 40 ms.
 #[test]
 fn a_body_that_waits_for_the_heads_acknowledgement_is_not_kept_waiting() {
-    let rig = Rig::new(&[]);
-    let mut client = rig.client();
+    let setup = PlainHttpGateway::new(&[]);
+    let mut client = setup.client();
     client.stream.set_nodelay(false).unwrap();
-    let head = rig.head("POST", "/sink", "Content-Length: 10\r\n");
+    let head = setup.head("POST", "/sink", "Content-Length: 10\r\n");
     let mut slow = 0;
     for _ in 0..40 {
         let began = std::time::Instant::now();
@@ -368,7 +368,7 @@ fn a_body_that_waits_for_the_heads_acknowledgement_is_not_kept_waiting() {
         slow += u32::from(began.elapsed() > Duration::from_millis(38));
     }
     assert!(slow < 10, "{slow} of 40 waited for a delayed acknowledgement");
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
@@ -419,7 +419,7 @@ fn a_long_body_to_an_upstream_of_which_nothing_is_known_arrives_whole() {
 
 #[test]
 fn the_number_of_fields_is_bounded_by_its_setting_and_says_so() {
-    let rig = Rig::playing(&[("limits.fields", "100")], |wire, asked| {
+    let setup = PlainHttpGateway::playing(&[("limits.fields", "100")], |wire, asked| {
         let count: usize = asked.path.trim_start_matches('/').parse().unwrap_or(0);
         wire.request_body(asked.head)?;
         let fields = "Set-Cookie: a=b\r\n".repeat(count - 1);
@@ -427,19 +427,19 @@ fn the_number_of_fields_is_bounded_by_its_setting_and_says_so() {
         Ok(true)
     });
     for (path, status, cause) in [("/100", 200, None), ("/101", 502, Some("response_fields"))] {
-        let answer = rig.client().ask(rig.get(path)).unwrap();
+        let answer = setup.client().ask(setup.get(path)).unwrap();
         assert_eq!(answer.status(), status, "{path}: {}", answer.head);
         if let Some(cause) = cause {
-            assert_eq!(rig.metric("ntlm_gateway_faults_total", &[("cause", cause)]), 1.0);
+            assert_eq!(setup.metric("ntlm_gateway_faults_total", &[("cause", cause)]), 1.0);
         }
     }
     // Host is one of them.
     for (more, status) in [(99, 200), (100, 431)] {
-        let answer = rig.client().ask(rig.head("GET", "/5", &"X-Field: y\r\n".repeat(more))).unwrap();
+        let answer = setup.client().ask(setup.head("GET", "/5", &"X-Field: y\r\n".repeat(more))).unwrap();
         assert_eq!(answer.status(), status, "{more}: {}", answer.head);
     }
-    assert_eq!(rig.metric("ntlm_gateway_faults_total", &[("cause", "request_fields")]), 1.0);
-    rig.stop();
+    assert_eq!(setup.metric("ntlm_gateway_faults_total", &[("cause", "request_fields")]), 1.0);
+    setup.stop();
 }
 
 #[test]

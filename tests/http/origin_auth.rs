@@ -12,7 +12,7 @@ use support::command::curl;
 use support::gateway::{Gateway, GatewayOptions};
 use support::squid::{Squid, SquidOptions};
 use support::web::Web;
-use support::wire::{Message, Wire};
+use support::wire::{HttpMessage, Wire};
 
 /// A NEGOTIATE_MESSAGE and an AUTHENTICATE_MESSAGE of `user`, as an origin that does not verify takes them.
 fn messages(user: &str) -> [String; 2] {
@@ -26,7 +26,7 @@ fn messages(user: &str) -> [String; 2] {
     [negotiate, authenticate].map(|message| format!("Authorization: NTLM {}\r\n", STANDARD.encode(message)))
 }
 
-fn ask(client: &mut Wire, origin: &Web, path: &str, fields: &str) -> Message {
+fn ask(client: &mut Wire, origin: &Web, path: &str, fields: &str) -> HttpMessage {
     client.ask(origin.request("GET", path, fields)).expect("an answer")
 }
 

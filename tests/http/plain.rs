@@ -10,7 +10,7 @@ use support::command::{Finished, curl};
 use support::gateway::{Gateway, GatewayOptions};
 use support::origin::HttpOrigin;
 use support::scratch::Scratch;
-use support::squid::{Leg, Squid, SquidOptions};
+use support::squid::{LoggedCredentials, Squid, SquidOptions};
 
 const MAX_TIME: Duration = Duration::from_secs(90);
 const BODY_BYTES: usize = 1 << 20;
@@ -70,7 +70,7 @@ fn fifty_requests_on_one_connection_cost_one_handshake() {
     }
     let connects = curl(MAX_TIME, args).expect_success("fifty requests").text();
     assert_eq!(connects.split_whitespace().filter(|count| *count == "1").count(), 1, "{connects}");
-    assert_eq!(squid.count(Leg::Authenticate), 1, "one handshake");
+    assert_eq!(squid.count(LoggedCredentials::Authenticate), 1, "one handshake");
     assert_eq!(gateway.metric("ntlm_gateway_authenticate_messages_total", &[]), Some(1.0));
     let kept = gateway.metric("ntlm_gateway_upstream_requests_total", &[("connection", "kept")]);
     assert_eq!(kept, Some(49.0));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use support::bytes::pseudo_random;
 use support::gateway::{Gateway, GatewayOptions};
-use support::plain::Rig;
+use support::plain::PlainHttpGateway;
 use support::scratch::wait_for;
 use support::squid::{Squid, SquidOptions};
 use support::web::{EVENT_PAUSE, Web, checksum, moment_ms};
@@ -91,7 +91,7 @@ fn early_and_gone(wire: &mut Wire) -> std::io::Result<bool> {
 }
 
 /// Uploads and reads the answer meanwhile.
-fn upload(gateway: std::net::SocketAddr, head: &str, length: u64) -> std::io::Result<support::wire::Message> {
+fn upload(gateway: std::net::SocketAddr, head: &str, length: u64) -> std::io::Result<support::wire::HttpMessage> {
     let mut client = Wire::connect(gateway);
     client.send(head)?;
     let writer = Wire::on(client.stream.try_clone()?);
@@ -106,24 +106,24 @@ fn upload(gateway: std::net::SocketAddr, head: &str, length: u64) -> std::io::Re
 
 #[test]
 fn a_413_that_came_before_the_reset_reaches_the_client_two_hundred_times() {
-    let rig = Rig::playing(&[("warm", "0")], |wire, asked| match asked.path {
+    let setup = PlainHttpGateway::playing(&[("warm", "0")], |wire, asked| match asked.path {
         "/early" => early_and_gone(wire),
-        _ => support::web::web_part(wire, asked),
+        _ => support::web::respond(wire, asked),
     });
     // The destination is known to ask for credentials.
-    assert_eq!(rig.client().ask(rig.get("/bytes/5")).unwrap().body.len(), 5);
-    let address = rig.client().stream.peer_addr().unwrap();
+    assert_eq!(setup.client().ask(setup.get("/bytes/5")).unwrap().body.len(), 5);
+    let address = setup.client().stream.peer_addr().unwrap();
     for run in 0..200 {
         let length = 50_000 + 17_000 * (run % 40);
         // In chunks as well: one that never ends.
         let head = match run % 2 {
-            0 => rig.head("POST", "/early", &format!("Content-Length: {length}\r\n")),
-            _ => rig.head("POST", "/early", "Transfer-Encoding: chunked\r\n") + "1000000\r\n",
+            0 => setup.head("POST", "/early", &format!("Content-Length: {length}\r\n")),
+            _ => setup.head("POST", "/early", "Transfer-Encoding: chunked\r\n") + "1000000\r\n",
         };
         let answer = upload(address, &head, length).unwrap_or_else(|error| panic!("run {run}: {error}"));
         assert_eq!((answer.status(), answer.text()), (413, "too much\n".to_owned()), "run {run}: {}", answer.head);
     }
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn a_413_from_an_origin_that_closes_on_the_upload_reaches_the_client_through_squ
     let gateway = Gateway::start(&GatewayOptions::through(squid.address()));
     let origin = Web::origin_with(|wire, asked| match asked.path {
         "/early" => early_and_gone(wire),
-        _ => support::web::web_part(wire, asked),
+        _ => support::web::respond(wire, asked),
     });
     assert_eq!(Wire::connect(gateway.address()).ask(origin.request("GET", "/bytes/5", "")).unwrap().body.len(), 5);
     for run in 0..40 {
@@ -237,11 +237,11 @@ fn an_origin_that_does_not_read_holds_its_client_back() {
 
 #[test]
 fn a_body_that_trickles_is_given_up_and_a_steady_one_is_not() {
-    let rig = Rig::new(&[("timeouts.body", "1s")]);
-    assert_eq!(rig.client().ask(rig.get("/bytes/5")).unwrap().body.len(), 5);
+    let setup = PlainHttpGateway::new(&[("timeouts.body", "1s")]);
+    assert_eq!(setup.client().ask(setup.get("/bytes/5")).unwrap().body.len(), 5);
     let began = Instant::now();
-    let mut client = rig.client();
-    client.send(rig.head("POST", "/sink", "Content-Length: 100000\r\n")).unwrap();
+    let mut client = setup.client();
+    client.send(setup.head("POST", "/sink", "Content-Length: 100000\r\n")).unwrap();
     let mut writer = client.stream.try_clone().unwrap();
     let trickle = std::thread::spawn(move || {
         while writer.write_all(b"x").is_ok() && began.elapsed() < Duration::from_secs(8) {
@@ -252,88 +252,89 @@ fn a_body_that_trickles_is_given_up_and_a_steady_one_is_not() {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     drop(client);
     trickle.join().unwrap();
-    let mut steady = rig.client();
+    let mut steady = setup.client();
     let body = pseudo_random(2, 10 * 3000);
-    steady.send(rig.head("POST", "/sink", "Content-Length: 30000\r\n")).unwrap();
+    steady.send(setup.head("POST", "/sink", "Content-Length: 30000\r\n")).unwrap();
     for piece in body.chunks(3000) {
         steady.send(piece).unwrap();
         std::thread::sleep(Duration::from_millis(200));
     }
     assert_eq!(steady.answer("POST").unwrap().text(), format!("POST 30000 {:016x}\n", checksum(&body)));
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn a_client_that_never_reads_its_answer_is_given_up() {
-    let rig = Rig::new(&[("timeouts.body", "1s")]);
-    let mut client = rig.client();
-    client.send(rig.get("/huge/100000000")).unwrap();
+    let setup = PlainHttpGateway::new(&[("timeouts.body", "1s")]);
+    let mut client = setup.client();
+    client.send(setup.get("/huge/100000000")).unwrap();
     let ended = wait_for(Duration::from_secs(10), || {
-        (rig.metric("ntlm_gateway_tunnels_closed_total", &[("cause", "body_timeout")]) == 1.0).then_some(())
+        (setup.metric("ntlm_gateway_tunnels_closed_total", &[("cause", "body_timeout")]) == 1.0).then_some(())
     });
     assert!(ended.is_some());
     let error = client.skip(100_000_000).expect_err("a reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn an_upstream_that_rests_in_its_answer_is_not_taken_for_a_slow_client() {
     // Longer than the client's time, shorter than the upstream's; the first part is large enough to be spliced.
-    let rig = Rig::playing(&[("timeouts.body", "500ms"), ("timeouts.idle", "3s")], |wire, asked| {
+    let setup = PlainHttpGateway::playing(&[("timeouts.body", "500ms"), ("timeouts.idle", "3s")], |wire, asked| {
         wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2000001\r\n\r\n")?;
         wire.send(vec![0; 2_000_000])?;
         std::thread::sleep(Duration::from_millis(if asked.path == "/long" { 8000 } else { 1500 }));
         wire.send("x")?;
         Ok(true)
     });
-    let mut client = rig.client();
-    assert_eq!(client.ask(rig.get("/")).unwrap().body.len(), 2_000_001);
-    client.send(rig.get("/long")).unwrap();
+    let mut client = setup.client();
+    assert_eq!(client.ask(setup.get("/")).unwrap().body.len(), 2_000_001);
+    client.send(setup.get("/long")).unwrap();
     client.head().unwrap();
     client.skip(2_000_000).unwrap();
-    let home = wait_for(Duration::from_secs(1), || (rig.metric("ntlm_gateway_pipes_in_use", &[]) == 0.0).then_some(()));
+    let home =
+        wait_for(Duration::from_secs(1), || (setup.metric("ntlm_gateway_pipes_in_use", &[]) == 0.0).then_some(()));
     assert!(home.is_some(), "an empty pipe is not kept waiting");
     assert_eq!(client.skip(1).expect_err("a reset").kind(), ErrorKind::ConnectionReset);
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn an_answer_that_does_not_begin_in_time_is_a_504() {
-    let rig = Rig::new(&[("timeouts.response", "500ms")]);
+    let setup = PlainHttpGateway::new(&[("timeouts.response", "500ms")]);
     let began = Instant::now();
-    let answer = rig.client().ask(rig.get("/pause/6000")).unwrap();
+    let answer = setup.client().ask(setup.get("/pause/6000")).unwrap();
     assert_eq!(answer.status(), 504);
     assert!(answer.head.contains("http_response_timeout"), "{}", answer.head);
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     assert_eq!(
-        rig.metric("ntlm_gateway_upstream_up", &[]),
+        setup.metric("ntlm_gateway_upstream_up", &[]),
         1.0,
         "an origin's slowness is not held against the upstream"
     );
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn a_client_between_two_requests_is_closed_after_its_time() {
-    let rig = Rig::new(&[("timeouts.keep_alive", "500ms")]);
-    let mut client = rig.client();
+    let setup = PlainHttpGateway::new(&[("timeouts.keep_alive", "500ms")]);
+    let mut client = setup.client();
     for _ in 0..2 {
-        assert_eq!(client.ask(rig.get("/bytes/5")).unwrap().body.len(), 5);
+        assert_eq!(client.ask(setup.get("/bytes/5")).unwrap().body.len(), 5);
     }
     let began = Instant::now();
     assert!(client.rest().unwrap().is_empty());
     assert!((400..5000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn one_connection_bears_a_bounded_number_of_requests() {
-    let rig = Rig::new(&[]);
-    let mut client = rig.client();
+    let setup = PlainHttpGateway::new(&[]);
+    let mut client = setup.client();
     let mut writer = client.stream.try_clone().unwrap();
     let bound = usize::try_from(ntlm_gateway::limits::REQUESTS_PER_CONNECTION).unwrap();
-    let requests = rig.get("/bytes/5").repeat(bound + 100);
+    let requests = setup.get("/bytes/5").repeat(bound + 100);
     let sender = std::thread::spawn(move || writer.write_all(requests.as_bytes()));
     let mut answered = 0;
     loop {
@@ -347,7 +348,7 @@ fn one_connection_bears_a_bounded_number_of_requests() {
     drop(client);
     // The rest of the requests may find the connection closed.
     let _ = sender.join().unwrap();
-    rig.stop();
+    setup.stop();
 }
 
 #[test]

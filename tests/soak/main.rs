@@ -25,7 +25,7 @@ use mixed::HalfLoad;
 use ntlm_gateway::stub::{StubOptions, StubServer};
 use plot::Curve;
 use rustix::process::Signal;
-use support::cutter::{Cut, Cutter, How, Way};
+use support::cutter::{Cut, CutKind, Cutter, Direction};
 use support::gateway::{Gateway, GatewayOptions};
 use support::in_process::ACCOUNT;
 use support::scratch::wait_for;
@@ -119,9 +119,9 @@ fn fault(gateway: &Gateway, upstreams: &mut [Upstream; 2], dice: &mut Dice) {
         }
         3 => upstream.cutter.reset_all(),
         4 => {
-            let way = if dice.roll(2) == 0 { Way::Up } else { Way::Down };
+            let direction = if dice.roll(2) == 0 { Direction::Up } else { Direction::Down };
             let after = dice.roll(3_000);
-            upstream.cutter.arm(Cut { way, after, how: How::Reset }, 3);
+            upstream.cutter.arm(Cut { direction, after, kind: CutKind::Reset }, 3);
         }
         5 => gateway.signal(Signal::HUP),
         6 => gateway.signal(Signal::USR1),
@@ -132,7 +132,7 @@ fn fault(gateway: &Gateway, upstreams: &mut [Upstream; 2], dice: &mut Dice) {
         }
         _ => {
             // Nobody answers for a while, then everybody is cut off.
-            upstream.cutter.arm(Cut { way: Way::Down, after: 0, how: How::Stall }, 2);
+            upstream.cutter.arm(Cut { direction: Direction::Down, after: 0, kind: CutKind::Stall }, 2);
         }
     }
 }

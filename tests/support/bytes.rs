@@ -1,6 +1,6 @@
-//! Bytes that follow from a seed, so that a lost, doubled or misplaced one shows.
+//! Pseudo-random bytes from a seed, which reveal lost, duplicated and misplaced bytes.
 
-/// `length` bytes of a xorshift generator started with `seed`.
+/// `length` bytes of a xorshift generator seeded with `seed`.
 pub fn pseudo_random(seed: u64, length: usize) -> Vec<u8> {
     // Zero is the one state a xorshift never leaves.
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -15,7 +15,7 @@ pub fn pseudo_random(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Panics unless the two are equal, saying where they part instead of printing megabytes.
+/// Panics unless the two are equal. The message gives the first difference instead of megabytes.
 #[track_caller]
 pub fn assert_same(got: &[u8], expected: &[u8], what: &str) {
     let differs = got.iter().zip(expected).position(|(a, b)| a != b);

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::process::bounded_command;
 use super::tools::path_of;
-use super::web::Asked;
+use super::web::WebRequest;
 use super::wire::{Wire, field};
 
-/// Hands a request to git on the repositories below `root`; the answer's length is left to the close of the program.
-pub fn git(wire: &mut Wire, asked: &Asked<'_>, root: &Path, path: &str, query: &str) -> io::Result<bool> {
+/// Passes a request for the repositories below `root` to git, and sends its output as a chunked response.
+pub fn git(wire: &mut Wire, asked: &WebRequest<'_>, root: &Path, path: &str, query: &str) -> io::Result<bool> {
     if field(asked.head, "expect").is_some() {
         wire.send("HTTP/1.1 100 Continue\r\n\r\n")?;
     }
@@ -29,7 +29,7 @@ pub fn git(wire: &mut Wire, asked: &Asked<'_>, root: &Path, path: &str, query: &
     let mut stdin = child.stdin.take().expect("the piped input");
     let feeder = std::thread::spawn(move || stdin.write_all(&body));
     let output = child.wait_with_output()?;
-    // The program may have had enough of it.
+    // The program may end before it has read everything.
     let _ = feeder.join();
     let end = output.stdout.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(0);
     let head = String::from_utf8_lossy(&output.stdout[..end]).into_owned();

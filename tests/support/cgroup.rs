@@ -1,4 +1,4 @@
-//! A memory limit as containers have it: a control group of the test's own, of version 1 or 2, where one may be made.
+//! A memory limit as for containers: a control group of version 1 or 2 for one test, on systems that allow it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,39 +7,39 @@ use std::time::Duration;
 
 use super::scratch::wait_for;
 
-/// Removed when dropped; what runs in it must have ended by then.
+/// Removed when dropped; its processes must have ended by then.
 pub struct MemoryCgroup {
     path: PathBuf,
-    version: Version,
+    version: CgroupVersion,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
+enum CgroupVersion {
     One,
     Two,
 }
 
-/// What is charged to it, in bytes, and what became of the limit.
+/// The memory charged to a group, in bytes, and how often it hit its limit.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Charged {
-    /// What the limit is for. In version 1 without `sockets`, which have a limit of their own there.
+pub struct MemoryCharge {
+    /// The memory that counts towards the limit. In version 1 without `sockets`, which have a separate limit there.
     pub all: u64,
-    /// All of it, `sockets` included in either version.
+    /// The total, with `sockets` in either version.
     pub whole: u64,
-    /// The kernel's own objects, such as sockets without their buffers. Part of `all`.
+    /// Kernel objects, such as sockets without their buffers. Part of `all`.
     pub kernel: u64,
     /// Socket buffers.
     pub sockets: u64,
-    /// The highest that `all` ever was; 0 where the kernel does not say.
+    /// The highest value of `all` so far; 0 if the kernel does not report it.
     pub peak: u64,
-    /// Times that the limit was reached.
+    /// How often the limit was reached.
     pub reached: u64,
-    /// Processes that the kernel killed for it.
+    /// Processes that the kernel killed because of the limit.
     pub killed: u64,
 }
 
 impl MemoryCgroup {
-    /// A group with this limit, in bytes. `None` where none can be made.
+    /// A group with this limit, in bytes. `None` if the system does not allow it.
     pub fn new(limit: u64) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("ntlm-gateway-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -50,37 +50,37 @@ impl MemoryCgroup {
         group.limit(limit).then_some(group)
     }
 
-    /// Sets another limit, in bytes; `false` when it may not be set.
+    /// Sets another limit, in bytes; `false` if that fails.
     pub fn limit(&self, limit: u64) -> bool {
         let set = |file: &str, value: &str| fs::write(self.path.join(file), value).is_ok();
         match self.version {
-            Version::One => {
+            CgroupVersion::One => {
                 // Socket buffers are charged only once they have a limit.
                 set("memory.limit_in_bytes", &limit.to_string())
                     && set("memory.kmem.tcp.limit_in_bytes", &limit.to_string())
             }
-            Version::Two => {
-                // There may be no swap to be limited.
+            CgroupVersion::Two => {
+                // Fails on a system without swap.
                 let _ = set("memory.swap.max", "0");
                 set("memory.max", &limit.to_string())
             }
         }
     }
 
-    /// The shell line by which a process puts itself in.
+    /// The shell line with which a process enters the group.
     pub fn enter(&self) -> String {
         format!("echo $$ > {}", self.path.join("cgroup.procs").display())
     }
 
-    /// What it is charged for now.
-    pub fn charged(&self) -> Charged {
+    /// The current charge.
+    pub fn charged(&self) -> MemoryCharge {
         let number = |file: &str| fs::read_to_string(self.path.join(file)).ok()?.trim().parse().ok();
         let entry = |file: &str, name: &str| {
             let text = fs::read_to_string(self.path.join(file)).unwrap_or_default();
             text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
         };
         let [all, kernel, sockets, peak, reached, killed] = match self.version {
-            Version::One => [
+            CgroupVersion::One => [
                 number("memory.usage_in_bytes"),
                 number("memory.kmem.usage_in_bytes"),
                 number("memory.kmem.tcp.usage_in_bytes"),
@@ -88,7 +88,7 @@ impl MemoryCgroup {
                 number("memory.failcnt"),
                 entry("memory.oom_control", "oom_kill"),
             ],
-            Version::Two => [
+            CgroupVersion::Two => [
                 number("memory.current"),
                 entry("memory.stat", "kernel"),
                 entry("memory.stat", "sock"),
@@ -99,25 +99,26 @@ impl MemoryCgroup {
         }
         .map(Option::unwrap_or_default);
         let whole = match self.version {
-            Version::One => all + sockets,
-            Version::Two => all,
+            CgroupVersion::One => all + sockets,
+            CgroupVersion::Two => all,
         };
-        Charged { all, whole, kernel, sockets, peak, reached, killed }
+        MemoryCharge { all, whole, kernel, sockets, peak, reached, killed }
     }
 }
 
 impl Drop for MemoryCgroup {
     fn drop(&mut self) {
-        // Processes that were killed are in it for a moment longer.
+        // Killed processes stay in the group for a moment.
         let removed = wait_for(Duration::from_secs(10), || fs::remove_dir(&self.path).ok());
         if removed.is_none() {
-            eprintln!("the control group {} stays", self.path.display());
+            eprintln!("the control group {} cannot be removed", self.path.display());
         }
     }
 }
 
-/// A group in which this process may make others that have a memory limit: its own or, for in version 2 that has processes, one above.
-fn parent() -> Option<(PathBuf, Version)> {
+/// A group in which this process can create groups with a memory limit. In version 1 its own; in version 2 one above,
+/// because there a group with processes cannot have such children.
+fn parent() -> Option<(PathBuf, CgroupVersion)> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let of = |controller: &str| {
         let lines = own.lines().filter_map(|line| line.split_once(':').and_then(|(_, rest)| rest.split_once(':')));
@@ -129,16 +130,17 @@ fn parent() -> Option<(PathBuf, Version)> {
     let mut candidates = Vec::new();
     if let Some(path) = of("memory") {
         let root = Path::new("/sys/fs/cgroup/memory");
-        // In a container the path may be that of the outside.
-        candidates.extend([root.join(path.trim_start_matches('/')), root.into()].map(|path| (path, Version::One)));
+        // In a container the path may be the one outside.
+        candidates
+            .extend([root.join(path.trim_start_matches('/')), root.into()].map(|path| (path, CgroupVersion::One)));
     } else if let Some(path) = of("") {
         let own = Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
         let above = own.ancestors().filter(|path| path.starts_with("/sys/fs/cgroup"));
-        let gives_memory = |path: &&Path| {
+        let controls_memory = |path: &&Path| {
             fs::read_to_string(path.join("cgroup.subtree_control"))
                 .is_ok_and(|given| given.split_whitespace().any(|controller| controller == "memory"))
         };
-        candidates.extend(above.filter(gives_memory).map(|path| (path.to_owned(), Version::Two)));
+        candidates.extend(above.filter(controls_memory).map(|path| (path.to_owned(), CgroupVersion::Two)));
     }
     candidates.into_iter().find(|(path, _)| {
         let trial = path.join(format!("ntlm-gateway-trial-{}-{:?}", std::process::id(), std::thread::current().id()));

@@ -1,42 +1,42 @@
-//! A client that speaks CONNECT by hand, to send and see exact bytes.
+//! A client that writes CONNECT requests itself, to control the exact bytes.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// How long a client here waits for bytes unless its test says otherwise.
+/// How long a client waits for bytes unless its test sets another bound.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The longest response head a proxy may send.
+/// The longest response head that is accepted.
 const HEAD_LIMIT_BYTES: usize = 64 * 1024;
 
-/// A connection to a proxy after its answer to CONNECT.
+/// A connection to a proxy after its response head.
 pub struct Answered {
-    /// The connection; after a 200, the tunnel.
+    /// The connection; after a 200 to CONNECT, the tunnel.
     pub stream: TcpStream,
-    /// The answer's head, up to and with its empty line.
+    /// The response head, including its empty line.
     pub head: String,
 }
 
 impl Answered {
-    /// The answer's status code; 0 when there is none.
+    /// The status code; 0 if there is none.
     pub fn status(&self) -> u16 {
         self.head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
     }
 
-    /// The first value of a field, its name in any letter case.
+    /// The first value of a field; its name is case-insensitive.
     pub fn field(&self, name: &str) -> Option<&str> {
         let mut fields = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
         fields.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 }
 
-/// Asks `proxy` for a tunnel to `origin`, with `leftover` behind the head in the same write.
+/// Requests a tunnel to `origin` from `proxy`, with `leftover` after the head in the same write.
 pub fn connect(proxy: SocketAddr, origin: SocketAddr, leftover: &[u8]) -> io::Result<Answered> {
     connect_within(PATIENCE, proxy, origin, leftover)
 }
 
-/// [`connect`] with its own bound on every wait.
+/// [`connect`] with another bound on every wait.
 pub fn connect_within(
     patience: Duration,
     proxy: SocketAddr,
@@ -54,7 +54,7 @@ pub fn connect_within(
     Ok(Answered { stream, head })
 }
 
-/// Sends `bytes` as they are and returns the answer.
+/// Sends `bytes` unchanged and returns the response.
 pub fn ask(proxy: SocketAddr, bytes: &[u8]) -> io::Result<Answered> {
     let mut stream = TcpStream::connect_timeout(&proxy, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -63,12 +63,12 @@ pub fn ask(proxy: SocketAddr, bytes: &[u8]) -> io::Result<Answered> {
     Ok(Answered { stream, head })
 }
 
-/// Asks `proxy` for a tunnel to a host by name, `host:port`, from an address of this machine's choice.
+/// Requests a tunnel to a host by name, `host:port`, from the given local address.
 pub fn connect_name_from(source: IpAddr, proxy: SocketAddr, authority: &str) -> io::Result<Answered> {
     ask_from(source, proxy, format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").as_bytes())
 }
 
-/// [`ask`] from an address of this machine's choice.
+/// [`ask`] from the given local address.
 pub fn ask_from(source: IpAddr, proxy: SocketAddr, bytes: &[u8]) -> io::Result<Answered> {
     use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
@@ -81,12 +81,12 @@ pub fn ask_from(source: IpAddr, proxy: SocketAddr, bytes: &[u8]) -> io::Result<A
     Ok(Answered { stream, head })
 }
 
-/// Asks `proxy` for a tunnel to a host by name, `host:port`.
+/// Requests a tunnel to a host by name, `host:port`, from `proxy`.
 pub fn connect_name(proxy: SocketAddr, authority: &str) -> io::Result<Answered> {
     ask(proxy, format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").as_bytes())
 }
 
-/// Reads up to the empty line and not a byte further, so that the tunnel's bytes stay in the socket.
+/// Reads up to the empty line and no further, so that the tunnel's bytes stay in the socket.
 pub fn read_head(stream: &mut TcpStream) -> io::Result<String> {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -97,8 +97,8 @@ pub fn read_head(stream: &mut TcpStream) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
-/// Sends `bytes` through a tunnel to an echo and returns what came back. Writes and reads at the same time, as more
-/// bytes than all buffers on the way hold would otherwise stop both.
+/// Sends `bytes` through a tunnel to an echo server and returns what comes back. Writes and reads at the same time;
+/// otherwise more bytes than the buffers on the path hold would block both.
 pub fn echo_through(stream: &TcpStream, bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut reader = stream.try_clone()?;
     std::thread::scope(|scope| {

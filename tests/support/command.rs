@@ -1,4 +1,4 @@
-//! Running a client program to its end, within a bound.
+//! Runs client programs with a time limit.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::process::bounded_command;
 use super::tools::path_of;
 
-/// What a client program left behind.
+/// The result of a client program.
 pub struct Finished {
-    /// Its exit code; 124 when its time was up, `None` when a signal ended it.
+    /// Its exit code; 124 after the time limit, `None` if a signal ended it.
     pub code: Option<i32>,
     /// Its standard output.
     pub stdout: Vec<u8>,
@@ -23,16 +23,16 @@ impl Finished {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// Panics with what the program said unless it ended with exit code 0.
+    /// Panics with the program's output unless its exit code is 0.
     #[track_caller]
     pub fn expect_success(self, what: &str) -> Self {
-        let end = self.text();
-        assert_eq!(self.code, Some(0), "{what}\nstderr: {}\nstdout: {:.2000}", self.stderr, end);
+        let stdout = self.text();
+        assert_eq!(self.code, Some(0), "{what}\nstderr: {}\nstdout: {:.2000}", self.stderr, stdout);
         self
     }
 }
 
-/// Runs `program` for at most `bound`, with `prepare` adding arguments and environment.
+/// Runs `program` for at most `bound`; `prepare` adds arguments and environment.
 pub fn run(program: impl Into<PathBuf>, bound: Duration, prepare: impl FnOnce(&mut Command)) -> Finished {
     let program = program.into();
     let mut command = bounded_command(&program, bound);
@@ -45,10 +45,10 @@ pub fn run(program: impl Into<PathBuf>, bound: Duration, prepare: impl FnOnce(&m
     }
 }
 
-/// Runs curl, quiet but for errors, without the user's own settings, for at most `max_time`.
+/// Runs curl for at most `max_time`, without progress output and without the user's own settings.
 pub fn curl<'a>(max_time: Duration, args: impl IntoIterator<Item = &'a str>) -> Finished {
     run(path_of("curl"), max_time + Duration::from_secs(5), |command| {
-        // `-q` must come first to keep a ~/.curlrc out.
+        // `-q` ignores ~/.curlrc only as the first argument.
         command.args(["-q", "-sS", "--max-time", &max_time.as_secs().to_string()]).args(args);
     })
 }

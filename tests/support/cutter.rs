@@ -1,4 +1,4 @@
-//! The way to an upstream, which fails on demand: a TCP relay that resets, ends or stalls its connections.
+//! A TCP relay in front of an upstream that resets, ends or stalls connections on demand.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -10,71 +10,71 @@ use rustix::net::sockopt::set_socket_linger;
 
 use super::listener::Listener;
 
-/// Seen from the gateway.
+/// A direction of a connection, seen from the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// What the gateway sends.
     Up,
-    /// What the gateway gets.
+    /// What the gateway receives.
     Down,
 }
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
-    /// By a RST.
+pub enum CutKind {
+    /// With a RST.
     Reset,
-    /// By a FIN, whatever the gateway still sends.
+    /// With a FIN, whatever the gateway still sends.
     Finish,
-    /// Not at all: nothing comes and nothing is read any more.
+    /// Not at all: nothing is sent and nothing is read any more.
     Stall,
 }
 
-/// A connection that is to fail once so many bytes have passed one way.
+/// Makes a connection fail after a number of bytes in one direction.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {
-    /// Whose bytes count.
-    pub way: Way,
-    /// How many pass; 0 fails before anything is read.
+    /// The direction in which bytes count.
+    pub direction: Direction,
+    /// How many bytes pass; with 0 it fails before anything is read.
     pub after: u64,
-    /// What happens then.
-    pub how: How,
+    /// How it fails.
+    pub kind: CutKind,
 }
 
 /// A relay in front of one upstream.
 pub struct Cutter {
     listener: Listener,
-    state: Arc<State>,
+    state: Arc<CutterState>,
 }
 
-struct State {
+struct CutterState {
     upstream: SocketAddr,
-    /// For connections to come, and for how many of them.
+    /// The cut for the next connections, and for how many of them.
     armed: Mutex<Option<(Cut, usize)>>,
     /// New connections are reset.
     down: AtomicBool,
-    living: Mutex<Vec<Weak<Pair>>>,
-    /// Nobody reads or writes them, but they are open.
-    stalled: Mutex<Vec<Arc<Pair>>>,
+    open: Mutex<Vec<Weak<RelayedConnection>>>,
+    /// Connections that stay open, without reads and writes.
+    stalled: Mutex<Vec<Arc<RelayedConnection>>>,
     accepted: AtomicU64,
     /// Bytes that the last connection moved, up and down.
     moved: [AtomicU64; 2],
 }
 
-struct Pair {
+struct RelayedConnection {
     near: TcpStream,
     far: TcpStream,
     over: AtomicBool,
 }
 
 impl Cutter {
-    /// Relays to `upstream`, faithfully until told otherwise.
+    /// Relays to `upstream`, without failures until [`Cutter::arm`].
     pub fn start(upstream: SocketAddr) -> Self {
-        let state = Arc::new(State {
+        let state = Arc::new(CutterState {
             upstream,
             armed: Mutex::default(),
             down: AtomicBool::new(false),
-            living: Mutex::default(),
+            open: Mutex::default(),
             stalled: Mutex::default(),
             accepted: AtomicU64::new(0),
             moved: [AtomicU64::new(0), AtomicU64::new(0)],
@@ -84,31 +84,31 @@ impl Cutter {
         Self { listener, state }
     }
 
-    /// Where the gateway is to go.
+    /// The address that the gateway must use as its upstream.
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
     }
 
-    /// The next `count` connections fail so.
+    /// Makes the next `count` connections fail.
     pub fn arm(&self, cut: Cut, count: usize) {
         *lock(&self.state.armed) = Some((cut, count));
     }
 
-    /// No further connection fails.
+    /// Makes no further connection fail.
     pub fn disarm(&self) {
         *lock(&self.state.armed) = None;
     }
 
-    /// Whether new connections are reset at once.
+    /// Sets whether new connections are reset at once.
     pub fn set_down(&self, down: bool) {
         self.state.down.store(down, Ordering::SeqCst);
     }
 
     /// Resets all connections.
     pub fn reset_all(&self) {
-        for pair in std::mem::take(&mut *lock(&self.state.living)) {
+        for pair in std::mem::take(&mut *lock(&self.state.open)) {
             if let Some(pair) = pair.upgrade() {
-                pair.end(How::Reset);
+                pair.end(CutKind::Reset);
             }
         }
     }
@@ -129,11 +129,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn reset(stream: &TcpStream) {
-    // It can only fail for a socket that is gone.
+    // Fails only for a socket that is already closed.
     let _ = set_socket_linger(stream, Some(Duration::ZERO));
 }
 
-fn relay(near: TcpStream, state: &State) {
+fn relay(near: TcpStream, state: &CutterState) {
     state.accepted.fetch_add(1, Ordering::SeqCst);
     let far = TcpStream::connect_timeout(&state.upstream, Duration::from_secs(5));
     let (false, Ok(far)) = (state.down.load(Ordering::SeqCst), far) else { return reset(&near) };
@@ -144,66 +144,66 @@ fn relay(near: TcpStream, state: &State) {
         *armed = armed.map(|(cut, left)| (cut, left.saturating_sub(1)));
         cut
     };
-    let pair = Arc::new(Pair { near, far, over: AtomicBool::new(false) });
+    let pair = Arc::new(RelayedConnection { near, far, over: AtomicBool::new(false) });
     {
-        let mut living = lock(&state.living);
-        living.retain(|pair| pair.strong_count() > 0);
-        living.push(Arc::downgrade(&pair));
+        let mut open = lock(&state.open);
+        open.retain(|pair| pair.strong_count() > 0);
+        open.push(Arc::downgrade(&pair));
     }
-    // It may have been told to go down between the first look and now.
+    // It may have been set to down since the first check.
     if state.down.load(Ordering::SeqCst) {
-        return pair.end(How::Reset);
+        return pair.end(CutKind::Reset);
     }
     state.moved.iter().for_each(|moved| moved.store(0, Ordering::SeqCst));
-    if cut.is_some_and(|cut| cut.how == How::Stall) {
+    if cut.is_some_and(|cut| cut.kind == CutKind::Stall) {
         lock(&state.stalled).push(Arc::clone(&pair));
     }
-    if let Some(Cut { after: 0, how, .. }) = cut {
-        pair.end(how);
-        return pair.linger(how);
+    if let Some(Cut { after: 0, kind, .. }) = cut {
+        pair.end(kind);
+        return pair.linger(kind);
     }
     std::thread::scope(|scope| {
-        scope.spawn(|| pair.pump(Way::Up, cut, &state.moved[0]));
-        pair.pump(Way::Down, cut, &state.moved[1]);
+        scope.spawn(|| pair.pump(Direction::Up, cut, &state.moved[0]));
+        pair.pump(Direction::Down, cut, &state.moved[1]);
     });
 }
 
-impl Pair {
-    fn end(&self, how: How) {
+impl RelayedConnection {
+    fn end(&self, kind: CutKind) {
         self.over.store(true, Ordering::SeqCst);
-        match how {
-            // The RST itself goes out when the last thread lets go of the socket; this wakes it and sends nothing.
-            How::Reset => {
+        match kind {
+            // The RST is sent when the last thread closes the socket. This shutdown only wakes that thread.
+            CutKind::Reset => {
                 reset(&self.near);
                 let _ = self.near.shutdown(Shutdown::Read);
             }
-            How::Finish => drop(self.near.shutdown(Shutdown::Write)),
-            How::Stall => {}
+            CutKind::Finish => drop(self.near.shutdown(Shutdown::Write)),
+            CutKind::Stall => {}
         }
         reset(&self.far);
         let _ = self.far.shutdown(Shutdown::Both);
     }
 
-    /// Reads past what the gateway still sends on a connection that was ended towards it.
-    fn linger(&self, how: How) {
+    /// After a FIN, discards what the gateway still sends.
+    fn linger(&self, kind: CutKind) {
         let mut buffer = [0; 4096];
-        while how == How::Finish && matches!((&self.near).read(&mut buffer), Ok(1..)) {}
+        while kind == CutKind::Finish && matches!((&self.near).read(&mut buffer), Ok(1..)) {}
     }
 
-    fn pump(&self, way: Way, cut: Option<Cut>, moved: &AtomicU64) {
-        let (mut from, mut to) = match way {
-            Way::Up => (&self.near, &self.far),
-            Way::Down => (&self.far, &self.near),
+    fn pump(&self, direction: Direction, cut: Option<Cut>, moved: &AtomicU64) {
+        let (mut from, mut to) = match direction {
+            Direction::Up => (&self.near, &self.far),
+            Direction::Down => (&self.far, &self.near),
         };
-        let cut = cut.filter(|cut| cut.way == way);
+        let cut = cut.filter(|cut| cut.direction == direction);
         let (mut buffer, mut total) = (vec![0; 64 * 1024], 0);
         loop {
             let left = cut.map_or(u64::MAX, |cut| cut.after - total);
             let room = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             let count = match from.read(&mut buffer[..room]) {
                 Ok(count) if !self.over.load(Ordering::SeqCst) => count,
-                // A reset at either end is one at the other.
-                Err(_) if !self.over.load(Ordering::SeqCst) => return self.end(How::Reset),
+                // Passes a reset at one end on to the other.
+                Err(_) if !self.over.load(Ordering::SeqCst) => return self.end(CutKind::Reset),
                 _ => return,
             };
             if count == 0 {
@@ -212,15 +212,15 @@ impl Pair {
             }
             if to.write_all(&buffer[..count]).is_err() {
                 if !self.over.load(Ordering::SeqCst) {
-                    self.end(How::Reset);
+                    self.end(CutKind::Reset);
                 }
                 return;
             }
             total += count as u64;
             moved.fetch_add(count as u64, Ordering::SeqCst);
             if let Some(cut) = cut.filter(|cut| cut.after == total) {
-                self.end(cut.how);
-                return self.linger(cut.how);
+                self.end(cut.kind);
+                return self.linger(cut.kind);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The gateway under test, as a process of its own.
+//! The gateway under test as a separate process.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -18,43 +18,44 @@ use super::{PASSWORD, USER, metrics};
 /// The program under test.
 pub const GATEWAY: &str = env!("CARGO_BIN_EXE_ntlm-gateway");
 
-/// How long the gateway may take to say where it listens.
+/// How long the gateway may take to log its addresses.
 const START_BOUND: Duration = Duration::from_secs(20);
 
 const ANY_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 
-/// What a test may choose about its gateway.
+/// Options of a gateway under test.
 pub struct GatewayOptions {
     /// Each becomes an `--upstream`.
     pub upstreams: Vec<String>,
     /// For `--user`.
     pub user: String,
-    /// The contents of the file for `--password-file`.
+    /// The content of the file for `--password-file`.
     pub password: String,
-    /// In place of a file that is made of `password`.
+    /// A file to use instead of one written from `password`.
     pub password_file: Option<PathBuf>,
-    /// The file has the NT hash instead: it is named with `--nt-hash-file`.
+    /// The file contains the NT hash and is passed with `--nt-hash-file`.
     pub secret_is_hash: bool,
-    /// For `--listen` and `--admin`; free ports unless a test must know them before.
+    /// For `--listen`; by default a free port.
     pub listen: SocketAddr,
-    /// See `listen`.
+    /// For `--admin`; by default a free port.
     pub admin: SocketAddr,
-    /// Whether the account, its secret and the upstreams are left to `args`, such as to a file that those name.
+    /// Whether `args` alone provide the account, its secret and the upstreams, for example in a configuration file.
     pub only_args: bool,
     /// Further arguments of `run`.
     pub args: Vec<String>,
-    /// Further environment.
+    /// Further environment variables.
     pub env: Vec<(String, String)>,
-    /// A shell line to run before it, in the process that becomes it: limits, a control group, another user.
+    /// A shell line to run first in the same process: limits, a control group, another user.
     pub setup: Option<String>,
-    /// Files that it alone sees in place of others. Whoever has some asks [`super::tools::skip_without_mounts`] first.
+    /// Files to mount over others, for this process only. The test must first call
+    /// [`super::tools::skip_without_mounts`].
     pub mounts: Vec<(PathBuf, &'static str)>,
-    /// How long it may live, whatever becomes of the test.
+    /// How long it may run, whatever happens to the test.
     pub lifetime: Duration,
 }
 
 impl GatewayOptions {
-    /// The accepted user and password, through one upstream.
+    /// The options for one upstream, with the user and password that it accepts.
     pub fn through(upstream: SocketAddr) -> Self {
         Self {
             upstreams: vec![upstream.to_string()],
@@ -84,7 +85,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts it on free ports and waits until it has said where they are.
+    /// Starts it and waits until it has logged its addresses.
     pub fn start(options: &GatewayOptions) -> Self {
         let scratch = Scratch::new("gateway");
         let own_file = scratch.write("password", format!("{}\n", options.password));
@@ -103,7 +104,7 @@ impl Gateway {
         let log = collect_lines(&mut process);
         let find = |marker: &str| {
             let lines = log.lock().unwrap_or_else(PoisonError::into_inner);
-            // In text lines behind the level, in JSON lines at the message's beginning.
+            // Text lines have it after the level, JSON lines at the beginning of the message.
             let markers = [format!(" INFO  {marker}"), format!("\"message\":\"{marker}")];
             lines.iter().find_map(|line| markers.iter().find_map(|marker| address_after(line, marker)))
         };
@@ -116,7 +117,7 @@ impl Gateway {
         });
         let Some((listen, admin)) = addresses.flatten() else {
             let lines = log.lock().unwrap_or_else(PoisonError::into_inner);
-            panic!("the gateway did not start ({:?}); it said:\n{}", process.exit_status(), lines.join("\n"));
+            panic!("the gateway did not start ({:?}); its output:\n{}", process.exit_status(), lines.join("\n"));
         };
         Self { process, listen, admin, log, scratch }
     }
@@ -136,10 +137,10 @@ impl Gateway {
         self.admin
     }
 
-    /// Waits until a line of the log has `part`, and gives that line.
+    /// Waits until a log line contains `part`, and returns that line.
     pub fn wait_for_line(&self, part: &str) -> String {
         let line = || self.log().into_iter().find(|line| line.contains(part));
-        wait_for(START_BOUND, line).unwrap_or_else(|| panic!("no line has {part:?}"))
+        wait_for(START_BOUND, line).unwrap_or_else(|| panic!("no log line contains {part:?}"))
     }
 
     /// Its process id.
@@ -147,12 +148,12 @@ impl Gateway {
         self.process.pid()
     }
 
-    /// Whether it still runs.
+    /// Whether it is still running.
     pub fn is_running(&mut self) -> bool {
         self.process.exit_status().is_none()
     }
 
-    /// What /proc tells of its memory now and at its highest, in KiB: VmRSS and VmHWM.
+    /// Its current and highest memory from /proc, in KiB: VmRSS and VmHWM.
     pub fn memory_kib(&self) -> (u64, u64) {
         let path = format!("/proc/{}/status", self.process.pid().as_raw_nonzero());
         let status = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {path}: {e}"));
@@ -168,12 +169,12 @@ impl Gateway {
         self.process.signal(signal);
     }
 
-    /// Waits for it to end by itself.
+    /// Waits for it to exit by itself.
     pub fn wait(&mut self, bound: Duration) -> Option<ExitStatus> {
         self.process.wait(bound)
     }
 
-    /// Replaces the contents of its password file; the gateway hears of it by SIGHUP or by watching.
+    /// Replaces the content of its password file. The gateway notices it by watching the file, or on SIGHUP.
     pub fn write_password(&self, password: &str) {
         self.scratch.write("password", format!("{password}\n"));
     }
@@ -183,7 +184,7 @@ impl Gateway {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The status and the body of a GET to its admin address.
+    /// The status and body of a GET to its admin address.
     pub fn admin(&self, path: &str) -> (u16, String) {
         get(self.admin, path, Duration::from_secs(10)).unwrap_or_else(|error| panic!("GET {path}: {error}"))
     }
@@ -195,7 +196,7 @@ impl Gateway {
         body
     }
 
-    /// The sum of a metric's samples that carry all of `labels`; `None` when there is none.
+    /// The sum of a metric's samples with all of `labels`; `None` if there is none.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         metrics::sum(&self.metrics(), name, labels)
     }
@@ -205,7 +206,7 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.log();
-            eprintln!("--- the gateway's log, its last lines ---");
+            eprintln!("--- last lines of the gateway's log ---");
             for line in log.iter().skip(log.len().saturating_sub(40)) {
                 eprintln!("{line}");
             }
@@ -251,7 +252,7 @@ fn collect_from(stream: impl Read + Send + 'static, lines: &Arc<Mutex<Vec<String
     });
 }
 
-/// The address that follows `marker`, whatever follows the address.
+/// The address directly after `marker`.
 fn address_after(line: &str, marker: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once(marker)?;
     let end = rest.find(|c: char| !(c.is_ascii_hexdigit() || ".:[]".contains(c))).unwrap_or(rest.len());

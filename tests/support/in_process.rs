@@ -1,4 +1,4 @@
-//! A gateway inside the test's own process, for what needs no process of its own.
+//! A gateway inside the test's own process.
 
 use std::net::SocketAddr;
 
@@ -8,13 +8,13 @@ use ntlm_gateway::gateway::Gateway;
 use super::client::ask;
 use super::scratch::Scratch;
 
-/// Domain, user and password that [`gateway`] proves.
+/// The domain, user and password with which [`gateway`] authenticates.
 pub const ACCOUNT: (&str, &str, &str) = ("CORP", "alice", "SecREt01");
 
-/// Starts a gateway on free ports of loopback in front of `upstream`, with further settings by name.
+/// Starts a gateway on free loopback ports that uses `upstream`, with further settings by name.
 ///
 /// # Panics
-/// When the settings are wrong or the gateway does not start.
+/// If the settings are invalid or the gateway does not start.
 pub fn gateway(upstream: &str, further: &[(&str, &str)]) -> Gateway {
     let config = config::load(&inputs(upstream, further)).unwrap_or_else(|errors| panic!("{errors}"));
     Gateway::start(&config, || {}).unwrap_or_else(|error| panic!("{error}"))
@@ -23,7 +23,7 @@ pub fn gateway(upstream: &str, further: &[(&str, &str)]) -> Gateway {
 /// The settings of [`gateway`].
 ///
 /// # Panics
-/// When they are wrong.
+/// If they are invalid.
 pub fn inputs(upstream: &str, further: &[(&str, &str)]) -> Inputs {
     let (domain, user, password) = ACCOUNT;
     let account = format!("{domain}\\{user}");
@@ -44,11 +44,11 @@ pub fn inputs(upstream: &str, further: &[(&str, &str)]) -> Inputs {
     Inputs::new(settings, lookup).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
-/// Starts a gateway on free ports of loopback from a configuration file's text. What the text does not say at its top is as for
-/// [`gateway`], but for the upstream and the account; the environment has the password of the plain account.
+/// Starts a gateway on free loopback ports from the text of a configuration file. Top-level settings that the text does
+/// not contain are as for [`gateway`], except for the upstream and the account. The environment contains the password.
 ///
 /// # Panics
-/// When the text is wrong or the gateway does not start.
+/// If the text is invalid or the gateway does not start.
 pub fn gateway_of(text: &str) -> Gateway {
     Gateway::start(&config_of(text), || {}).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -56,12 +56,12 @@ pub fn gateway_of(text: &str) -> Gateway {
 /// The configuration that [`gateway_of`] starts with.
 ///
 /// # Panics
-/// When the text is wrong.
+/// If the text is invalid.
 pub fn config_of(text: &str) -> Config {
     let scratch = Scratch::new("config");
     let file = scratch.write("gateway.toml", text).display().to_string();
     let top = text.split("[[").next().unwrap_or_default();
-    let is_said = |name: &str| top.lines().any(|line| line.split('=').next().is_some_and(|key| key.trim() == name));
+    let is_set = |name: &str| top.lines().any(|line| line.split('=').next().is_some_and(|key| key.trim() == name));
     let given = [
         ("config", file.as_str()),
         ("listen", "127.0.0.1:0"),
@@ -70,7 +70,7 @@ pub fn config_of(text: &str) -> Config {
         ("max_tunnels", "500"),
     ];
     let mut settings = Settings::default();
-    for (name, text) in given.into_iter().filter(|(name, _)| !is_said(name)) {
+    for (name, text) in given.into_iter().filter(|(name, _)| !is_set(name)) {
         let key = keys::find(name).unwrap_or_else(|| panic!("no setting is called {name}"));
         settings.give(key, Setting::new(text.to_owned(), Source::Default));
     }
@@ -79,10 +79,10 @@ pub fn config_of(text: &str) -> Config {
     config::load(&inputs).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
-/// The status of its `/readyz`, and the line that it says.
+/// The status and the line of its `/readyz`.
 ///
 /// # Panics
-/// When the administration address does not answer.
+/// If the admin address does not answer.
 pub fn readyz(gateway: &Gateway) -> (u16, String) {
     let mut answer = ask(gateway.admin_address(), b"GET /readyz HTTP/1.0\r\n\r\n").expect("an answer");
     let mut line = String::new();
@@ -90,18 +90,18 @@ pub fn readyz(gateway: &Gateway) -> (u16, String) {
     (answer.status(), line)
 }
 
-/// The sum of a metric's samples that carry all of `labels`; 0 when there is none.
+/// The sum of a metric's samples with all of `labels`; 0 if there is none.
 ///
 /// # Panics
-/// When the metrics cannot be written.
+/// If the metrics cannot be encoded.
 pub fn metric(gateway: &Gateway, name: &str, labels: &[(&str, &str)]) -> f64 {
     super::metrics::sum(&metrics(gateway), &format!("ntlm_gateway_{name}"), labels).unwrap_or_default()
 }
 
-/// Where its clients go.
+/// Its first listening address.
 ///
 /// # Panics
-/// When it listens nowhere.
+/// If it has no listener.
 pub fn address(gateway: &Gateway) -> SocketAddr {
     *gateway.listening().first().expect("a listening address")
 }
@@ -109,15 +109,15 @@ pub fn address(gateway: &Gateway) -> SocketAddr {
 /// All its metrics as text.
 ///
 /// # Panics
-/// When they cannot be written.
+/// If they cannot be encoded.
 pub fn metrics(gateway: &Gateway) -> String {
     String::from_utf8(gateway.metrics().encode().expect("metrics")).expect("text")
 }
 
-/// Ends it and checks that nothing is left.
+/// Stops it and checks that no tunnel is left.
 ///
 /// # Panics
-/// When a shard failed, or a pipe or tunnel is still counted.
+/// If a shard failed, or a tunnel is still counted.
 pub fn stop(gateway: Gateway) {
     gateway.stop();
     let metrics = std::sync::Arc::clone(gateway.metrics());

@@ -1,4 +1,4 @@
-//! A TCP server that plays a part written in the test.
+//! A TCP server whose behaviour the test provides, and addresses that do not accept connections.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::client::PATIENCE;
 
-/// A listening socket that hands each connection to the test's code; closed when dropped.
+/// A listening socket that passes each connection to the test's code; closed when dropped.
 pub struct Listener {
     address: SocketAddr,
     closing: Arc<AtomicBool>,
@@ -17,8 +17,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens on a loopback port. `part` plays each connection on a thread of its own, which ends with it; its
-    /// reads and writes are bounded by [`PATIENCE`].
+    /// Listens on a loopback port. `part` serves each connection on a separate thread; its reads and writes are bounded
+    /// by [`PATIENCE`].
     pub fn start(part: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a loopback port");
         let address = listener.local_addr().expect("address of a bound socket");
@@ -41,21 +41,21 @@ impl Listener {
         Self { address, closing, acceptor: Some(acceptor) }
     }
 
-    /// Where it listens.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-/// An address that refuses every connection for as long as this lives: its port is taken, and nobody listens.
+/// An address that refuses every connection while this value exists: the port is bound, but nothing listens on it.
 pub struct Refusing {
     _socket: OwnedFd,
-    /// Where.
+    /// The address.
     pub address: SocketAddr,
 }
 
 impl Refusing {
-    /// Takes a port of loopback.
+    /// Binds a loopback port.
     pub fn new() -> Self {
         let socket = bound_socket();
         let address = rustix::net::getsockname(&socket).expect("the address of a bound socket");
@@ -63,16 +63,16 @@ impl Refusing {
     }
 }
 
-/// An address that swallows every attempt to connect: its queue is full, and the kernel drops what comes.
+/// An address that ignores connection attempts: its accept queue is full, and the kernel drops further ones.
 pub struct BlackHole {
     _queued: Vec<TcpStream>,
     _listener: TcpListener,
-    /// Where.
+    /// The address.
     pub address: SocketAddr,
 }
 
 impl BlackHole {
-    /// Takes a port of loopback and fills its queue.
+    /// Listens on a loopback port and fills its accept queue.
     pub fn new() -> Self {
         let socket = bound_socket();
         rustix::net::listen(&socket, 0).expect("a listening socket");
@@ -80,7 +80,7 @@ impl BlackHole {
         let address = listener.local_addr().expect("the address of a bound socket");
         let fill = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
         let queued: Vec<TcpStream> = std::iter::from_fn(fill).take(16).collect();
-        assert!(queued.len() < 16, "the queue is never full");
+        assert!(queued.len() < 16, "the accept queue never fills up");
         Self { _queued: queued, _listener: listener, address }
     }
 }
@@ -95,7 +95,7 @@ fn bound_socket() -> OwnedFd {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::Release);
-        // Wakes the acceptor, which then sees that it is to end.
+        // Wakes the acceptor, which then sees that it must end.
         if TcpStream::connect_timeout(&self.address, Duration::from_secs(1)).is_ok()
             && let Some(acceptor) = self.acceptor.take()
         {

@@ -1,12 +1,12 @@
-//! Reading the Prometheus text format, just enough to assert on it.
+//! Reads the Prometheus text format, as far as the tests need it.
 
-/// The sum of the samples of `name` that carry all of `labels`; `None` when there is no such sample.
+/// The sum of the samples of `name` with all of `labels`; `None` if there is no such sample.
 pub fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let samples = text.lines().filter_map(|line| sample(line, name, labels));
     samples.fold(None, |total, value| Some(total.unwrap_or(0.0) + value))
 }
 
-/// The value on `line` when it is a sample of `name` with all of `labels`.
+/// The value on `line` if it is a sample of `name` with all of `labels`.
 fn sample(line: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let rest = line.strip_prefix(name)?;
     let (set, value) = match rest.strip_prefix('{') {

@@ -1,9 +1,9 @@
-//! What the tests on real software share: servers that end with the test, clients with a bounded time, and the
+//! Shared support for tests with real software: servers that end with the test, clients with time limits, and the
 //! gateway under test.
 //!
-//! Nothing here has a fixed port or a fixed directory, and every process started is bounded twice: by a guard that
-//! ends it when the test ends, panics included, and by `timeout` should the test process itself be killed.
-#![allow(dead_code, reason = "each test binary uses its own part of the support code")]
+//! Nothing uses a fixed port or a fixed directory. Every process is bounded twice: a guard ends it with the test, even
+//! after a panic, and `timeout` ends it if the test process itself is killed.
+#![allow(dead_code, reason = "each test binary uses a different part of the support code")]
 
 pub mod bytes;
 pub mod cgi;
@@ -32,7 +32,7 @@ pub mod vitals;
 pub mod web;
 pub mod wire;
 
-/// The user and the secret that every real or stub verifier here accepts.
+/// The user that Squid and the gateways under test are configured with.
 pub const USER: &str = r"CORP\alice";
-/// The secret of [`USER`].
+/// The password of [`USER`].
 pub const PASSWORD: &str = "SecREt01";

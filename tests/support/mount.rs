@@ -1,4 +1,4 @@
-//! A directory as the kubelet mounts a Secret or a ConfigMap: each version in a directory of its own, behind a link.
+//! A directory like the kubelet's mount of a Secret or ConfigMap: each version in its own directory, behind a link.
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// A volume whose file `name` has these contents.
+    /// A volume whose file `name` has this content.
     pub fn new(name: &'static str, contents: &str) -> Self {
         let mount = Self { scratch: Scratch::new("mount"), name, versions: AtomicU32::new(0) };
         mount.publish(contents);
@@ -22,12 +22,12 @@ impl Mount {
         mount
     }
 
-    /// The file as programs open it.
+    /// The path at which programs open the file.
     pub fn path(&self) -> PathBuf {
         self.scratch.join(self.name)
     }
 
-    /// Puts new contents in place: at no moment is the file missing, or half written.
+    /// Replaces the content atomically: the file is never missing or half written.
     pub fn publish(&self, contents: &str) {
         let version = format!("..version_{}", self.versions.fetch_add(1, Ordering::Relaxed));
         std::fs::create_dir(self.scratch.join(&version)).expect("the version's directory");
@@ -35,9 +35,9 @@ impl Mount {
         let data = self.scratch.join("..data");
         let old = std::fs::read_link(&data).ok();
         symlink(&version, self.scratch.join("..data_tmp")).expect("the new link");
-        std::fs::rename(self.scratch.join("..data_tmp"), data).expect("the swap");
+        std::fs::rename(self.scratch.join("..data_tmp"), data).expect("the swap of the links");
         if let Some(old) = old {
-            std::fs::remove_dir_all(self.scratch.path().join(old)).expect("the old version goes");
+            std::fs::remove_dir_all(self.scratch.path().join(old)).expect("removal of the old version");
         }
     }
 }

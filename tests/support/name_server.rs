@@ -1,4 +1,4 @@
-//! A name server that answers, denies, fails or stays silent as told.
+//! A name server whose answers the test sets: an address, NXDOMAIN, a failure, or none.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -7,41 +7,41 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The bytes of a DNS message before its first question (RFC 1035 §4.1.1).
+/// The length of a DNS header (RFC 1035 §4.1.1).
 const HEADER_BYTES: usize = 12;
 
-/// What is said of a name.
+/// The answer for a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// It has this address, for a second.
+pub enum DnsAnswer {
+    /// This address, with a TTL of one second.
     Address(Ipv4Addr),
-    /// There is no such name (NXDOMAIN).
+    /// NXDOMAIN.
     NoSuchName,
-    /// The server cannot say (SERVFAIL).
+    /// SERVFAIL.
     Failure,
-    /// Nothing.
+    /// No answer.
     Silence,
 }
 
 /// Runs until dropped.
 pub struct NameServer {
     address: Ipv4Addr,
-    state: Arc<State>,
+    state: Arc<NameServerState>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct State {
-    names: Mutex<HashMap<String, Answer>>,
-    /// For all names.
-    instead: Mutex<Option<Answer>>,
-    asked: AtomicUsize,
+struct NameServerState {
+    names: Mutex<HashMap<String, DnsAnswer>>,
+    /// Overrides the answers for all names.
+    override_all: Mutex<Option<DnsAnswer>>,
+    queries: AtomicUsize,
     ended: AtomicBool,
 }
 
 impl NameServer {
-    /// On an address of loopback that no other has. `None` where its port may not be taken.
-    pub fn start(names: &[(&str, Answer)]) -> Option<Self> {
+    /// Starts on an unused loopback address. `None` if this process may not bind the DNS port.
+    pub fn start(names: &[(&str, DnsAnswer)]) -> Option<Self> {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let [.., process, _] = (std::process::id() << 2).to_be_bytes();
         let addresses = (0..50).map(|_| Ipv4Addr::new(127, 54, process, NEXT.fetch_add(1, Ordering::Relaxed).max(1)));
@@ -61,7 +61,7 @@ impl NameServer {
         self.thread = Some(std::thread::spawn(move || state.serve(&socket)));
     }
 
-    /// From now on nobody listens on its port.
+    /// Stops the server and frees its port.
     pub fn stop(&mut self) {
         self.state.ended.store(true, Ordering::SeqCst);
         self.thread.take().map(JoinHandle::join);
@@ -69,7 +69,7 @@ impl NameServer {
 
     /// Serves again after [`NameServer::stop`].
     pub fn start_again(&mut self) {
-        self.serve_on(UdpSocket::bind((self.address, 53)).expect("the port that it had"));
+        self.serve_on(UdpSocket::bind((self.address, 53)).expect("the same port"));
     }
 
     /// For a `nameserver` line of resolv.conf.
@@ -77,19 +77,19 @@ impl NameServer {
         self.address
     }
 
-    /// What is said of a name from now on; of names that were never set it is said that they are none.
-    pub fn set(&self, name: &str, answer: Answer) {
+    /// Sets the answer for a name. Names that were never set do not exist.
+    pub fn set(&self, name: &str, answer: DnsAnswer) {
         self.state.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), answer);
     }
 
-    /// What is said of all names from now on; `None`: of each its own.
-    pub fn set_all(&self, answer: Option<Answer>) {
-        *self.state.instead.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+    /// Overrides the answer for all names; `None` restores the individual answers.
+    pub fn set_all(&self, answer: Option<DnsAnswer>) {
+        *self.state.override_all.lock().unwrap_or_else(PoisonError::into_inner) = answer;
     }
 
-    /// Questions so far.
-    pub fn asked(&self) -> usize {
-        self.state.asked.load(Ordering::SeqCst)
+    /// The number of queries so far.
+    pub fn queries(&self) -> usize {
+        self.state.queries.load(Ordering::SeqCst)
     }
 }
 
@@ -99,36 +99,36 @@ impl Drop for NameServer {
     }
 }
 
-impl State {
+impl NameServerState {
     fn serve(&self, socket: &UdpSocket) {
         let mut question = [0; 512];
         while !self.ended.load(Ordering::SeqCst) {
             let Ok((length, from)) = socket.recv_from(&mut question) else { continue };
-            self.asked.fetch_add(1, Ordering::SeqCst);
+            self.queries.fetch_add(1, Ordering::SeqCst);
             if let Some(answer) = self.answer(&question[..length]) {
                 let _ = socket.send_to(&answer, from);
             }
         }
     }
 
-    /// RFC 1035 §4: the question again, with what is known.
+    /// RFC 1035 §4: repeats the question and appends the answer.
     fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
         let name = name_of(question)?;
-        let instead = *self.instead.lock().unwrap_or_else(PoisonError::into_inner);
+        let override_all = *self.override_all.lock().unwrap_or_else(PoisonError::into_inner);
         let own = || self.names.lock().unwrap_or_else(PoisonError::into_inner).get(&name).copied();
-        let known = instead.or_else(own).unwrap_or(Answer::NoSuchName);
+        let outcome = override_all.or_else(own).unwrap_or(DnsAnswer::NoSuchName);
         let end = HEADER_BYTES + name.len() + 2 + 4;
         let mut answer = question.get(..end)?.to_vec();
-        // Other records, such as the other family's addresses, are none.
-        let address = match known {
-            Answer::Address(address) if answer.ends_with(&[0, 1, 0, 1]) => Some(address),
+        // There are no other records, such as IPv6 addresses.
+        let address = match outcome {
+            DnsAnswer::Address(address) if answer.ends_with(&[0, 1, 0, 1]) => Some(address),
             _ => None,
         };
-        let code = match known {
-            Answer::Address(_) => 0,
-            Answer::Failure => 2,
-            Answer::NoSuchName => 3,
-            Answer::Silence => return None,
+        let code = match outcome {
+            DnsAnswer::Address(_) => 0,
+            DnsAnswer::Failure => 2,
+            DnsAnswer::NoSuchName => 3,
+            DnsAnswer::Silence => return None,
         };
         // A response, recursion available.
         answer.get_mut(2..4)?.copy_from_slice(&[0x81, 0x80 | code]);
@@ -141,7 +141,7 @@ impl State {
     }
 }
 
-/// The name of the first question, in small letters.
+/// The name in the first question, in lower case.
 fn name_of(question: &[u8]) -> Option<String> {
     let (mut labels, mut at) = (Vec::new(), HEADER_BYTES);
     loop {

@@ -1,4 +1,4 @@
-//! Origins: an HTTPS or HTTP server in Python, and a TCP echo.
+//! Origins: an HTTPS or HTTP server in Python, and a TCP echo server.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
@@ -12,7 +12,7 @@ use super::process::Process;
 use super::scratch::Scratch;
 use super::tools::path_of;
 
-/// The origin of `https_origin.py`, with a certificate made on the spot.
+/// The server in `https_origin.py`, with a new certificate.
 pub struct HttpOrigin {
     _process: Process,
     scratch: Scratch,
@@ -49,27 +49,27 @@ impl HttpOrigin {
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).expect("read the origin's port");
         let port = line.trim().strip_prefix("port ").and_then(|port| port.parse().ok());
-        let port = port.unwrap_or_else(|| panic!("the origin said {line:?} instead of its port"));
+        let port = port.unwrap_or_else(|| panic!("the origin printed {line:?} instead of its port"));
         Self { _process: process, scratch, scheme, port }
     }
 
-    /// The URL of `path`, which begins with a slash.
+    /// The URL of `path`, which must begin with a slash.
     pub fn url(&self, path: &str) -> String {
         format!("{}://127.0.0.1:{}{path}", self.scheme, self.port)
     }
 
-    /// Its address, to CONNECT to.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
-    /// The certificate a client must trust.
+    /// The path of the certificate that a client must trust.
     pub fn certificate(&self) -> String {
         self.scratch.join("cert.pem").display().to_string()
     }
 }
 
-/// Starts an origin that sends back every byte, and ends its side when the other side has ended.
+/// Starts an origin that echoes every byte and closes its side after the other side has closed.
 pub fn echo_origin() -> Listener {
     Listener::start(|mut stream| {
         let mut buffer = vec![0; 64 * 1024];
@@ -78,7 +78,7 @@ pub fn echo_origin() -> Listener {
                 return;
             }
         }
-        // The other side may be gone already.
+        // The other side may already be gone.
         let _ = stream.shutdown(Shutdown::Write);
     })
 }

@@ -1,4 +1,4 @@
-//! The gateway in the test's own process before a proxy that plays the origin, too: for plain HTTP, message by message.
+//! A gateway in the test's own process and a proxy that also plays the origin, for tests of plain HTTP messages.
 
 use std::io;
 
@@ -6,56 +6,56 @@ use ntlm_gateway::gateway::Gateway;
 
 use super::in_process;
 use super::metrics;
-use super::web::{Asked, Web};
+use super::web::{Web, WebRequest};
 use super::wire::Wire;
 
-/// Gateway and proxy.
-pub struct Rig {
-    /// What the gateway takes for its upstream.
+/// A gateway and its proxy.
+pub struct PlainHttpGateway {
+    /// The gateway's upstream.
     pub proxy: Web,
     gateway: Gateway,
 }
 
-impl Rig {
-    /// Before a proxy that answers as [`super::web`] does, with further settings of the gateway.
-    pub fn new(settings: &[(&str, &str)]) -> Rig {
-        Rig::before(Web::proxy(), settings)
+impl PlainHttpGateway {
+    /// With a proxy that answers as described in [`super::web`], and further settings of the gateway.
+    pub fn new(settings: &[(&str, &str)]) -> PlainHttpGateway {
+        PlainHttpGateway::before(Web::proxy(), settings)
     }
 
-    /// Before a proxy with a part written in the test.
+    /// With a proxy whose answers the test provides.
     pub fn playing(
         settings: &[(&str, &str)],
-        part: impl Fn(&mut Wire, &Asked<'_>) -> io::Result<bool> + Send + Sync + 'static,
-    ) -> Rig {
-        Rig::before(Web::proxy_with(part), settings)
+        handler: impl Fn(&mut Wire, &WebRequest<'_>) -> io::Result<bool> + Send + Sync + 'static,
+    ) -> PlainHttpGateway {
+        PlainHttpGateway::before(Web::proxy_with(handler), settings)
     }
 
-    fn before(proxy: Web, settings: &[(&str, &str)]) -> Rig {
+    fn before(proxy: Web, settings: &[(&str, &str)]) -> PlainHttpGateway {
         let gateway = in_process::gateway(&proxy.address().to_string(), settings);
-        Rig { proxy, gateway }
+        PlainHttpGateway { proxy, gateway }
     }
 
-    /// A new client's connection.
+    /// The connection of a new client.
     pub fn client(&self) -> Wire {
         Wire::connect(in_process::address(&self.gateway))
     }
 
-    /// The head of a request in HTTP/1.1.
+    /// The head of an HTTP/1.1 request.
     pub fn head(&self, method: &str, path: &str, fields: &str) -> String {
         self.proxy.request(method, path, fields)
     }
 
-    /// A GET in HTTP/1.1.
+    /// The head of an HTTP/1.1 GET.
     pub fn get(&self, path: &str) -> String {
         self.head("GET", path, "")
     }
 
-    /// The sum of a metric's samples with these labels; 0 where there is none.
+    /// The sum of a metric's samples with these labels; 0 if there is none.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         metrics::sum(&in_process::metrics(&self.gateway), name, labels).unwrap_or(0.0)
     }
 
-    /// Ends it and checks that nothing is left.
+    /// Stops the gateway and checks that no tunnel is left.
     pub fn stop(self) {
         in_process::stop(self.gateway);
     }

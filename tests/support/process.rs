@@ -1,4 +1,4 @@
-//! A started process that ends with its guard, its children with it.
+//! A process that ends, with its descendants, when its guard is dropped.
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -9,10 +9,10 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::scratch::wait_for;
 
-/// How long a server may live, whatever becomes of the test that started it.
+/// How long a server may run, whatever happens to the test that started it.
 pub const LIFETIME_BOUND: Duration = Duration::from_secs(300);
 
-/// A program under `timeout`, which leads a process group of its own and hands signals on to it.
+/// A program under `timeout`, which leads a process group and forwards signals to the program.
 pub struct Process {
     name: String,
     leader: Child,
@@ -20,8 +20,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// A command that runs `program` for at most [`LIFETIME_BOUND`], without the proxy settings of whoever runs the
-    /// tests: a `no_proxy` that names the loopback address would lead every client past the gateway.
+    /// A command that runs `program` for at most [`LIFETIME_BOUND`], without proxy settings from the environment of the
+    /// tests: a `no_proxy` with the loopback address would make every client bypass the gateway.
     pub fn command(program: impl Into<PathBuf>) -> Command {
         bounded_command(program, LIFETIME_BOUND)
     }
@@ -32,12 +32,12 @@ impl Process {
         Self { name: name.to_owned(), leader, status: None }
     }
 
-    /// The `timeout` that leads the group; its pipes are here.
+    /// The `timeout` process that leads the group; it holds the pipes.
     pub fn leader(&mut self) -> &mut Child {
         &mut self.leader
     }
 
-    /// The program's own process id, once `timeout` has started it.
+    /// The process id of the program itself, once `timeout` has started it.
     pub fn pid(&self) -> Pid {
         let leader = leader_pid(&self.leader);
         wait_for(Duration::from_secs(5), || children_of(leader).first().copied())
@@ -49,7 +49,7 @@ impl Process {
         kill_process(self.pid(), signal).unwrap_or_else(|e| panic!("signal {}: {e}", self.name));
     }
 
-    /// How the program ended, or `None` while it runs. Its exit code, or 124 when its time was up.
+    /// The program's exit status, with code 124 after the time limit; `None` while it runs.
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
             self.status = self.leader.try_wait().unwrap_or_else(|e| panic!("wait for {}: {e}", self.name));
@@ -57,17 +57,17 @@ impl Process {
         self.status
     }
 
-    /// Waits for the program to end by itself; `None` when `bound` passes first.
+    /// Waits for the program to end by itself; `None` if `bound` passes first.
     pub fn wait(&mut self, bound: Duration) -> Option<ExitStatus> {
         wait_for(bound, || self.exit_status())
     }
 
-    /// Asks with SIGTERM, waits up to `grace`, then kills the group, and sees every descendant gone.
+    /// Sends SIGTERM, waits up to `grace`, kills the group, and makes sure that every descendant is gone.
     pub fn stop(&mut self, grace: Duration) {
         let leader = leader_pid(&self.leader);
         let descendants = descendants_of(leader);
         if self.exit_status().is_none() && !grace.is_zero() {
-            // `timeout` hands SIGTERM on. It may have ended in between.
+            // `timeout` forwards SIGTERM. It may have ended in between.
             let _ = kill_process(leader, Signal::TERM);
             self.wait(grace);
         }
@@ -76,7 +76,7 @@ impl Process {
             self.wait(Duration::from_secs(5));
         }
         let ended = |process: &(Pid, u64)| start_time(process.0) != Some(process.1);
-        // Helpers in sessions of their own end when their pipe closes; the ones that do not are killed.
+        // Helpers in their own process sessions end when their pipe closes. Kill those that do not.
         if wait_for(Duration::from_secs(2), || descendants.iter().all(ended).then_some(())).is_none() {
             for process in descendants.iter().filter(|process| !ended(process)) {
                 let _ = kill_process(process.0, Signal::KILL);
@@ -98,11 +98,11 @@ pub fn bounded_command(program: impl Into<PathBuf>, bound: Duration) -> Command 
     for scheme in ["http", "https", "all", "no", "ftp"] {
         command.env_remove(format!("{scheme}_proxy")).env_remove(format!("{}_PROXY", scheme.to_uppercase()));
     }
-    // Those of whoever runs the tests, and the tests' own: the gateway refuses a variable that it does not know.
+    // Settings from the environment and those of the tests themselves: the gateway rejects unknown variables.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("NTLM_GATEWAY_")) {
         command.env_remove(name);
     }
-    // `timeout` makes its own group too, but only a moment after it has started.
+    // `timeout` creates its own group as well, but only some time after it has started.
     command.process_group(0).stdin(std::process::Stdio::null());
     command
 }
@@ -111,7 +111,7 @@ fn leader_pid(leader: &Child) -> Pid {
     Pid::from_child(leader)
 }
 
-/// Every living process with its parent, from /proc.
+/// Every process with its parent, from /proc.
 fn processes() -> Vec<(Pid, Option<Pid>)> {
     let entries = std::fs::read_dir("/proc").expect("read /proc");
     entries
@@ -127,7 +127,7 @@ fn children_of(parent: Pid) -> Vec<Pid> {
     processes().into_iter().filter(|process| process.1 == Some(parent)).map(|process| process.0).collect()
 }
 
-/// All descendants with their start times, which tell a process from a later one with the same id.
+/// All descendants with their start times, which distinguish a process from a later one with the same id.
 fn descendants_of(ancestor: Pid) -> Vec<(Pid, u64)> {
     let all = processes();
     let mut family = vec![ancestor];
@@ -139,7 +139,7 @@ fn descendants_of(ancestor: Pid) -> Vec<(Pid, u64)> {
     family.into_iter().skip(1).filter_map(|pid| Some((pid, start_time(pid)?))).collect()
 }
 
-/// When the process started, in clock ticks since boot; `None` when it is gone or only its exit status is left.
+/// When the process started, in clock ticks since boot; `None` if it is gone or a zombie.
 fn start_time(pid: Pid) -> Option<u64> {
     let fields = stat_fields(pid.as_raw_nonzero().get())?;
     if fields.first()? == "Z" {
@@ -148,7 +148,7 @@ fn start_time(pid: Pid) -> Option<u64> {
     fields.get(19)?.parse().ok()
 }
 
-/// The fields of /proc/PID/stat from the third (state) on; the second holds the name and may hold spaces.
+/// The fields of /proc/PID/stat from the third (state) on; the second is the name, which may contain spaces.
 fn stat_fields(pid: i32) -> Option<Vec<String>> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;

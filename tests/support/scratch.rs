@@ -1,4 +1,4 @@
-//! A directory of a test's own, free ports, and waiting with a bound.
+//! Temporary directories, free ports, and waiting with a bound.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A directory that no other test has; removed with all it holds when dropped.
+/// A directory for one test; removed with its contents when dropped.
 pub struct Scratch {
     path: PathBuf,
 }
 
 impl Scratch {
-    /// Makes the directory. It lies in the system's temporary directory, for a server that gives up root must be
-    /// able to reach it, and a checkout under a home directory often cannot be reached.
+    /// Creates the directory in the system's temporary directory, where a server that drops root privileges can reach
+    /// it. A checkout under a home directory is often not accessible to other users.
     pub fn new(purpose: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -35,7 +35,7 @@ impl Scratch {
         self.path.join(name)
     }
 
-    /// Writes a file that only its owner may read, and says where.
+    /// Writes a file that only its owner can read, and returns its path.
     pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.join(name);
         std::fs::write(&path, contents).unwrap_or_else(|e| panic!("write {}: {e}", path.display()));
@@ -47,28 +47,29 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.path) {
-            eprintln!("scratch directory {} stays: {error}", self.path.display());
+            eprintln!("cannot remove scratch directory {}: {error}", self.path.display());
         }
     }
 }
 
-/// A loopback port that nothing listened on a moment ago. A server that cannot pick its own port may still lose it
-/// to another process, so its start must be tried again with a new one.
+/// A loopback port on which nothing listened a moment ago. Another process may take it first, so a server that cannot
+/// choose its own port must retry its start with a new one.
 ///
-/// It lies below those that the kernel gives to connections (`net.ipv4.ip_local_port_range`): one of them could take it meanwhile.
+/// It is below the range from which the kernel assigns ports (`net.ipv4.ip_local_port_range`), so no connection takes
+/// it in the meantime.
 pub fn free_port() -> u16 {
     static TRIED: AtomicU64 = AtomicU64::new(0);
-    let of_process = RandomState::new();
+    let hasher = RandomState::new();
     (0..1_000)
         .map(|_| {
-            let number = of_process.hash_one((std::process::id(), TRIED.fetch_add(1, Ordering::Relaxed)));
+            let number = hasher.hash_one((std::process::id(), TRIED.fetch_add(1, Ordering::Relaxed)));
             10_000 + u16::try_from(number % 22_000).expect("below 22,000")
         })
         .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
         .expect("a free loopback port")
 }
 
-/// Polls `condition` until it gives a value or `bound` has passed.
+/// Polls `condition` until it returns a value or `bound` has passed.
 pub fn wait_for<T>(bound: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + bound;
     loop {

@@ -1,4 +1,4 @@
-//! A real Squid that verifies NTLM with Samba's `ntlm_auth`, one account, no domain controller.
+//! A real Squid that verifies NTLM with Samba's `ntlm_auth`, for one account and without a domain controller.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,13 +18,13 @@ const START_BOUND: Duration = Duration::from_secs(20);
 /// The format of access.log; [`LogLine::parse`] reads it back.
 const LOG_FORMAT: &str = "%ul %Ss/%>Hs %rm %ru %{Proxy-Authorization}>h";
 
-/// What a test may choose about its Squid.
+/// Options of a Squid.
 pub struct SquidOptions {
-    /// Most `ntlm_auth` helpers at once; each holds one challenged connection until it is answered.
+    /// The maximum number of `ntlm_auth` helpers. Each serves one challenged connection until it is answered.
     pub helpers: u32,
-    /// Further lines of squid.conf, ahead of the access rules.
+    /// Further lines of squid.conf, before the access rules.
     pub extra: String,
-    /// It asks for Basic with these users and passwords, and not for NTLM.
+    /// Offers Basic with these users and passwords instead of NTLM.
     pub basic: Option<Vec<(String, String)>>,
 }
 
@@ -44,10 +44,10 @@ pub struct Squid {
 impl Squid {
     /// Starts a Squid that knows `CORP\alice` and waits until it accepts.
     pub fn start(options: &SquidOptions) -> Self {
-        say_versions_once();
+        print_versions_once();
         let scratch = Scratch::new("squid");
         let mut failures = String::new();
-        // The port was free a moment ago; another process may have been quicker.
+        // Another process may have taken the free port in the meantime.
         for _ in 0..3 {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
             configure(&scratch, address, options);
@@ -61,19 +61,19 @@ impl Squid {
         panic!("Squid did not start:\n{failures}");
     }
 
-    /// Where it listens.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Ends it as an operator would; its listening port closes, open tunnels are cut within seconds.
+    /// Shuts it down as an operator would: its listening port closes, and open tunnels are cut within seconds.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.stop(Duration::from_secs(10));
         }
     }
 
-    /// Ends it without a word to anybody.
+    /// Kills it without a shutdown.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.stop(Duration::ZERO);
@@ -87,18 +87,18 @@ impl Squid {
         self.process = Some(process);
     }
 
-    /// The requests it has logged. A refused one is logged at once, a tunnel when it closes.
+    /// The requests that it has logged. It logs a rejected one at once, a tunnel when it closes.
     pub fn log(&self) -> Vec<LogLine> {
         let text = std::fs::read_to_string(self.scratch.join("access.log")).unwrap_or_default();
         text.lines().filter_map(LogLine::parse).collect()
     }
 
-    /// How many requests of its log carried this leg of NTLM.
-    pub fn count(&self, leg: Leg) -> usize {
-        self.log().iter().filter(|line| line.leg == leg).count()
+    /// How many logged requests carried this kind of credentials.
+    pub fn count(&self, credentials: LoggedCredentials) -> usize {
+        self.log().iter().filter(|line| line.credentials == credentials).count()
     }
 
-    /// Its own account of what went wrong.
+    /// The content of its cache.log, which has the errors.
     pub fn cache_log(&self) -> String {
         std::fs::read_to_string(self.scratch.join("cache.log")).unwrap_or_default()
     }
@@ -109,20 +109,20 @@ impl Drop for Squid {
         if std::thread::panicking() {
             let log = self.cache_log();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- Squid's cache.log, its last lines ---");
+            eprintln!("--- last lines of Squid's cache.log ---");
             for line in lines.iter().skip(lines.len().saturating_sub(30)) {
                 eprintln!("{line}");
             }
         }
-        // Ended before its memory and its directory go.
+        // Must end before its shared memory and its directory are removed.
         drop(self.process.take());
         remove_shared_memory(&self.scratch);
     }
 }
 
-/// What a request carried in Proxy-Authorization.
+/// What a logged request carried in Proxy-Authorization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leg {
+pub enum LoggedCredentials {
     /// No such field.
     None,
     /// NTLM with a NEGOTIATE_MESSAGE.
@@ -136,36 +136,36 @@ pub enum Leg {
 /// One request, as Squid logged it.
 #[derive(Debug)]
 pub struct LogLine {
-    /// The user Squid holds the client for, or `-`.
+    /// The authenticated user, or `-`.
     pub user: String,
-    /// Squid's verdict and the status sent, such as `TCP_DENIED/407`.
+    /// Squid's result and the status sent, such as `TCP_DENIED/407`.
     pub status: String,
     /// The request's method.
     pub method: String,
     /// The request's target.
     pub target: String,
-    /// What it carried of NTLM.
-    pub leg: Leg,
+    /// The credentials that it carried.
+    pub credentials: LoggedCredentials,
 }
 
 impl LogLine {
-    /// Reads a line in [`LOG_FORMAT`]. The message itself is dropped: it is the answer to a challenge.
+    /// Parses a line in [`LOG_FORMAT`]. Drops the message itself, which is derived from the password.
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split(' ').map(str::to_owned);
         let (user, status) = (fields.next()?, fields.next()?);
         let (method, target, authorization) = (fields.next()?, fields.next()?, fields.next()?);
         // Base64 of "NTLMSSP\0" and the first byte of MessageType (MS-NLMP 2.2.1), for types 1 and 3.
-        let leg = match authorization.as_str() {
-            "-" => Leg::None,
-            value if value.contains("TlRMTVNTUAAB") => Leg::Negotiate,
-            value if value.contains("TlRMTVNTUAAD") => Leg::Authenticate,
-            _ => Leg::Other,
+        let credentials = match authorization.as_str() {
+            "-" => LoggedCredentials::None,
+            value if value.contains("TlRMTVNTUAAB") => LoggedCredentials::Negotiate,
+            value if value.contains("TlRMTVNTUAAD") => LoggedCredentials::Authenticate,
+            _ => LoggedCredentials::Other,
         };
-        Some(Self { user, status, method, target, leg })
+        Some(Self { user, status, method, target, credentials })
     }
 }
 
-/// Writes squid.conf and smb.conf, and gives the directory to the user Squid will run as.
+/// Writes squid.conf and smb.conf, and makes the user that Squid will run as their owner.
 fn configure(scratch: &Scratch, address: SocketAddr, options: &SquidOptions) {
     let directory = scratch.path().display();
     let samba = scratch.join("samba");
@@ -173,7 +173,7 @@ fn configure(scratch: &Scratch, address: SocketAddr, options: &SquidOptions) {
     let smb_conf = scratch.write("smb.conf", samba_conf(&samba));
     let users = scratch.write("users", basic_users(options.basic.as_deref().unwrap_or_default()));
     let scheme = match options.basic {
-        // Or else it looks the user up in lower case.
+        // Otherwise it looks the user up in lower case.
         Some(_) => format!(
             "auth_param basic program /usr/lib/squid/basic_ncsa_auth {}\nauth_param basic casesensitive on",
             users.display()
@@ -201,7 +201,7 @@ fn configure(scratch: &Scratch, address: SocketAddr, options: &SquidOptions) {
          logfile_rotate 0\n",
         extra = options.extra,
     );
-    // Started as root, Squid gives root up; what it reads and writes must then belong to that user.
+    // Started as root, Squid switches to another user, who must own what it reads and writes.
     if rustix::process::geteuid().is_root() {
         let (user, uid, gid) = unprivileged_user();
         let _ = writeln!(conf, "cache_effective_user {user}");
@@ -224,7 +224,7 @@ fn ntlm_scheme(smb_conf: &Path, helpers: u32) -> String {
     )
 }
 
-/// The file that `basic_ncsa_auth` reads: a user and the MD5 of a password, a line.
+/// The file for `basic_ncsa_auth`: a user and the MD5 hash of a password on each line.
 fn basic_users(users: &[(String, String)]) -> String {
     let line = |(user, password): &(String, String)| {
         let hash = run(path_of("openssl"), Duration::from_secs(10), |command| {
@@ -235,7 +235,7 @@ fn basic_users(users: &[(String, String)]) -> String {
     users.iter().map(line).collect()
 }
 
-/// Settings that keep Samba's helper in its own directory; it checks the one password it was started with.
+/// Settings that confine Samba's helper to its own directory. It checks the one password that it was started with.
 fn samba_conf(directory: &Path) -> String {
     let directory = directory.display();
     format!(
@@ -253,25 +253,25 @@ fn samba_conf(directory: &Path) -> String {
     )
 }
 
-/// A name of this Squid's own. Squid names its shared memory after its service, and one that another user's Squid
-/// left behind under the usual name would keep it from starting.
+/// A unique service name. Squid names its shared memory after it, and leftovers of another user's Squid under the
+/// default name would prevent a start.
 fn service_name(scratch: &Scratch) -> String {
     let directory = scratch.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
     directory.chars().filter(char::is_ascii_alphanumeric).collect()
 }
 
-/// Removes the shared memory that a Squid which was killed could not remove itself.
+/// Removes the shared memory that a killed Squid leaves behind.
 fn remove_shared_memory(scratch: &Scratch) {
     let prefix = format!("{}-", service_name(scratch));
     for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            // Gone already is as good.
+            // It may already be gone.
             let _ = std::fs::remove_file(entry.path());
         }
     }
 }
 
-/// Starts Squid in the foreground and waits until it accepts; its logs when it does not.
+/// Starts Squid in the foreground and waits until it accepts. Returns its logs if it does not.
 fn launch(scratch: &Scratch, address: SocketAddr) -> Result<Process, String> {
     let output = std::fs::File::create(scratch.join("output")).expect("create Squid's output file");
     let mut command = Process::command(path_of("squid"));
@@ -290,16 +290,16 @@ fn launch(scratch: &Scratch, address: SocketAddr) -> Result<Process, String> {
     process.stop(Duration::ZERO);
     remove_shared_memory(scratch);
     let read = |name| std::fs::read_to_string(scratch.join(name)).unwrap_or_default();
-    // A fresh pid file would keep the next try from starting.
+    // A recent pid file would prevent the next start.
     let _ = std::fs::remove_file(scratch.join("squid.pid"));
     Err(format!("{}\n{}", read("output"), read("cache.log")))
 }
 
-/// Names the real software in the test's output, so that a reader of it need not trust the tests' names.
-fn say_versions_once() {
+/// Prints the versions of the real software to the test's output, as evidence of what the tests ran against.
+fn print_versions_once() {
     static SAID: std::sync::Once = std::sync::Once::new();
     let first_line = |program: &str, flag: &str| {
-        // A Squid that asks for Basic does without `ntlm_auth`.
+        // A Squid with Basic does not need `ntlm_auth`.
         let Some(program) = find(program) else { return "not found".to_owned() };
         let version = run(program, Duration::from_secs(10), |command| {
             command.arg(flag);
@@ -312,7 +312,7 @@ fn say_versions_once() {
     });
 }
 
-/// Debian's, Red Hat's and everyone's user for a proxy, with its ids.
+/// The unprivileged user for a proxy with its ids: Debian's, Red Hat's, or `nobody`.
 fn unprivileged_user() -> (&'static str, u32, u32) {
     let passwd = std::fs::read_to_string("/etc/passwd").expect("read /etc/passwd");
     ["proxy", "squid", "nobody"]

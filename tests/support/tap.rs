@@ -1,4 +1,4 @@
-//! The way to an upstream, listened to: what the gateway sends is kept, and what the upstream answers can be held back.
+//! A relay in front of an upstream that records what the gateway sends and can hold back the upstream's answers.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -14,16 +14,16 @@ use super::listener::Listener;
 /// A relay in front of one upstream.
 pub struct Tap {
     listener: Listener,
-    state: Arc<State>,
+    state: Arc<TapState>,
 }
 
-struct State {
+struct TapState {
     upstream: SocketAddr,
-    /// What the last connection sent.
-    heard: Mutex<Vec<u8>>,
-    /// Answers wait.
+    /// The bytes that the last connection sent.
+    recorded: Mutex<Vec<u8>>,
+    /// Answers are held back.
     held: Mutex<bool>,
-    let_go: Condvar,
+    released: Condvar,
     /// New connections are closed.
     down: AtomicBool,
     accepted: AtomicUsize,
@@ -32,11 +32,11 @@ struct State {
 impl Tap {
     /// Relays to `upstream`.
     pub fn start(upstream: SocketAddr) -> Self {
-        let state = Arc::new(State {
+        let state = Arc::new(TapState {
             upstream,
-            heard: Mutex::default(),
+            recorded: Mutex::default(),
             held: Mutex::new(false),
-            let_go: Condvar::new(),
+            released: Condvar::new(),
             down: AtomicBool::new(false),
             accepted: AtomicUsize::new(0),
         });
@@ -44,7 +44,7 @@ impl Tap {
         Self { listener: Listener::start(move |near| seen.relay(&near)), state }
     }
 
-    /// Where the gateway is to go.
+    /// The address that the gateway must use as its upstream.
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
     }
@@ -54,27 +54,27 @@ impl Tap {
         self.state.accepted.load(Ordering::SeqCst)
     }
 
-    /// Whether new connections are closed at once.
+    /// Sets whether new connections are closed at once.
     pub fn set_down(&self, down: bool) {
         self.state.down.store(down, Ordering::SeqCst);
     }
 
-    /// Whether answers wait.
+    /// Sets whether answers are held back.
     pub fn hold(&self, held: bool) {
         *self.state.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
-        self.state.let_go.notify_all();
+        self.state.released.notify_all();
     }
 
-    /// The last NTLM message that the last connection has sent, if it has sent one.
+    /// The last NTLM message that the last connection has sent, if any.
     pub fn last_message(&self) -> Option<Vec<u8>> {
-        let heard = self.state.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8_lossy(&heard);
+        let recorded = self.state.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&recorded);
         let mut fields = text.lines().filter_map(|line| line.strip_prefix("Proxy-Authorization: NTLM "));
         fields.next_back().and_then(|token| STANDARD.decode(token.trim()).ok())
     }
 }
 
-impl State {
+impl TapState {
     fn relay(&self, near: &TcpStream) {
         self.accepted.fetch_add(1, Ordering::SeqCst);
         if self.down.load(Ordering::SeqCst) {
@@ -82,21 +82,21 @@ impl State {
         }
         let Ok(far) = TcpStream::connect_timeout(&self.upstream, PATIENCE) else { return };
         let _ = far.set_nodelay(true);
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).clear();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 self.pump(near, &far, |bytes| {
-                    self.heard.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+                    self.recorded.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
                 });
             });
             self.pump(&far, near, |_| {
                 let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-                let _ = self.let_go.wait_timeout_while(held, PATIENCE, |held| *held);
+                let _ = self.released.wait_timeout_while(held, PATIENCE, |held| *held);
             });
         });
     }
 
-    /// Moves bytes one way until an end or a failure, which is passed on as an end.
+    /// Copies bytes in one direction until an end or a failure, and passes either on as an end.
     fn pump(&self, mut from: &TcpStream, mut to: &TcpStream, before: impl Fn(&[u8])) {
         let mut buffer = [0; 16 * 1024];
         while let Ok(count @ 1..) = from.read(&mut buffer) {

@@ -1,4 +1,4 @@
-//! A directory with Python packages, helm and kubectl for the tests of the deployment; `tests/deploy/toolbox.py` fills it.
+//! A directory with Python packages, helm and kubectl for the deployment tests, filled by `tests/deploy/toolbox.py`.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -16,7 +16,7 @@ const SCRIPT_BOUND: Duration = Duration::from_secs(120);
 /// The repository.
 pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The directory, filled once and kept for later test runs; `None`, having said SKIPPED, when it cannot be filled.
+/// The directory, filled once and kept for later test runs. `None` if it cannot be filled; reports SKIPPED.
 pub fn toolbox() -> Option<PathBuf> {
     static TOOLBOX: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     match TOOLBOX.get_or_init(fill) {
@@ -30,7 +30,7 @@ pub fn toolbox() -> Option<PathBuf> {
 
 fn fill() -> Result<PathBuf, String> {
     let recipe = concat!(include_str!("../deploy/requirements.txt"), include_str!("../deploy/toolbox.py"));
-    // FNV-1a: other contents, another directory.
+    // FNV-1a: another recipe uses another directory.
     let hash = recipe
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
@@ -41,10 +41,14 @@ fn fill() -> Result<PathBuf, String> {
     let filled = run(python, FILL_BOUND, |command| {
         command.arg(script).arg(&directory);
     });
-    if filled.code == Some(0) { Ok(directory) } else { Err(format!("what PyPI has ({})", filled.stderr.trim())) }
+    if filled.code == Some(0) {
+        Ok(directory)
+    } else {
+        Err(format!("the packages from PyPI ({})", filled.stderr.trim()))
+    }
 }
 
-/// Runs a script of `tests/deploy` with the toolbox's Python; it prints what it found wrong.
+/// Runs a script of `tests/deploy` with the toolbox's Python. It prints the errors that it finds.
 pub fn script(toolbox: &std::path::Path, name: &str, arguments: &[&str]) -> Finished {
     run(toolbox.join("bin/python"), SCRIPT_BOUND, |command| {
         // No .pyc files in the repository.

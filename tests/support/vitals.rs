@@ -1,4 +1,4 @@
-//! What a running gateway holds, as it says itself, and how fast it says it.
+//! The resources that a running gateway reports, and how fast it reports them.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,27 +7,27 @@ use std::time::{Duration, Instant};
 use super::metrics;
 use super::scratch::wait_for;
 
-/// What must be the same before and after, and what must not grow without end.
+/// Resources that must return to their initial value or must not grow without bound.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Vitals {
     /// Memory in use, in KiB.
     pub rss_kib: u64,
-    /// Open descriptors, that of the question included.
+    /// Open descriptors, including that of the request for this value.
     pub descriptors: u64,
     /// Threads.
     pub threads: u64,
-    /// CPU time so far.
+    /// CPU time so far, in seconds.
     pub cpu_seconds: f64,
     /// Connections of clients.
     pub tunnels_open: u64,
     /// Pipes that hold bytes.
     pub pipes_in_use: u64,
-    /// Upstream connections that wait for a request, challenged or authenticated.
+    /// Idle upstream connections, challenged or authenticated.
     pub waiting: u64,
 }
 
 impl Vitals {
-    /// Asks the administration address.
+    /// Requests them from the admin address.
     pub fn of(admin: SocketAddr) -> io::Result<Self> {
         let (status, text) = get(admin, "/metrics", Duration::from_secs(20))?;
         if status != 200 {
@@ -48,7 +48,7 @@ impl Vitals {
     }
 }
 
-/// Status and body of a GET, without a program for it: it must work when there are no descriptors for one.
+/// The status and body of a GET. Uses no external program, because there may be no descriptors for one.
 pub fn get(address: SocketAddr, path: &str, patience: Duration) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_read_timeout(Some(patience))?;
@@ -61,8 +61,8 @@ pub fn get(address: SocketAddr, path: &str, patience: Duration) -> io::Result<(u
     Ok((status, body.to_owned()))
 }
 
-/// Waits until the gateway holds no tunnel, no bytes in pipes, and no more descriptors than at rest before, apart from
-/// `kept` of pipes that it keeps for the next bulk bytes.
+/// Waits until the gateway has no tunnel, no bytes in pipes, and no more descriptors than before, apart from `kept`
+/// descriptors of pipes that it keeps for reuse.
 #[track_caller]
 pub fn assert_nothing_leaked(admin: SocketAddr, before: Vitals, kept: u64) {
     let mut last = None;
@@ -75,46 +75,46 @@ pub fn assert_nothing_leaked(admin: SocketAddr, before: Vitals, kept: u64) {
     assert!(at_rest.is_some(), "before {before:?}, afterwards {last:?}");
 }
 
-/// Asks a path again and again until told to stop; how long each question took, answered or not.
-pub fn watch(address: SocketAddr, path: &str, stop: &std::sync::atomic::AtomicBool) -> Watched {
-    let mut watched = Watched::default();
+/// Requests a path repeatedly until `stop` is set, and records how long each request took.
+pub fn watch(address: SocketAddr, path: &str, stop: &std::sync::atomic::AtomicBool) -> PollResults {
+    let mut results = PollResults::default();
     while !stop.load(std::sync::atomic::Ordering::Relaxed) {
         let began = Instant::now();
         match get(address, path, Duration::from_secs(20)) {
-            Ok((200, _)) => watched.took.push(began.elapsed()),
-            other => watched.failed.push(Failed { took: began.elapsed(), outcome: format!("{other:?}") }),
+            Ok((200, _)) => results.took.push(began.elapsed()),
+            other => results.failed.push(FailedPoll { took: began.elapsed(), outcome: format!("{other:?}") }),
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    watched.took.sort();
-    watched
+    results.took.sort();
+    results
 }
 
-/// What [`watch`] has seen.
+/// The results of [`watch`].
 #[derive(Debug, Default)]
-pub struct Watched {
-    /// Sorted.
+pub struct PollResults {
+    /// The times of successful requests, sorted.
     pub took: Vec<Duration>,
-    /// Questions without an answer, or with another than 200.
-    pub failed: Vec<Failed>,
+    /// Requests without an answer, or with a status other than 200.
+    pub failed: Vec<FailedPoll>,
 }
 
-/// A question of [`watch`] in vain.
+/// A failed request of [`watch`].
 #[derive(Debug, PartialEq, Eq)]
-pub struct Failed {
+pub struct FailedPoll {
     /// How long it took to fail.
     pub took: Duration,
-    /// What came instead of an answer.
+    /// The answer or error.
     pub outcome: String,
 }
 
-impl Watched {
-    /// The longest that a question took, be it in vain.
+impl PollResults {
+    /// The longest time that a request took, successful or not.
     pub fn longest(&self) -> Duration {
         self.took.iter().chain(self.failed.iter().map(|failed| &failed.took)).max().copied().unwrap_or_default()
     }
 
-    /// The 99th percentile of those that were answered.
+    /// The 99th percentile of the successful requests.
     pub fn p99(&self) -> Duration {
         self.took.get(self.took.len() * 99 / 100).or(self.took.last()).copied().unwrap_or_default()
     }

@@ -1,24 +1,24 @@
-//! An HTTP origin whose every byte is the test's own, and a proxy that plays it behind an NTLM handshake it does not verify.
+//! An HTTP origin with exactly defined responses, and a proxy that plays it after an unverified NTLM handshake.
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/bytes/N?seed=S` | N pseudo-random bytes with their length |
-//! | `/chunked/N?seed=S`, `/close/N?seed=S` | the same in chunks; up to the close |
-//! | `/huge/N` | N zeros that are stored nowhere |
+//! | `/bytes/N?seed=S` | N pseudo-random bytes with a Content-Length |
+//! | `/chunked/N?seed=S`, `/close/N?seed=S` | the same, chunked; delimited by the close |
+//! | `/huge/N` | N zeros, not held in memory |
 //! | `/status/N` | that status and a short page |
-//! | `/sink` | what came: method, length and checksum of the body |
-//! | `/swallow` | the length of a body that is stored nowhere |
+//! | `/sink` | the method, and the length and checksum of the body |
+//! | `/swallow` | the length of the body, which is not held in memory |
 //! | `/headers` | the request's head |
-//! | `/encoded` | a `Content-Encoding` that nobody must undo |
-//! | `/trailers`, `/hints` | chunk extensions and trailers; a 103 before the answer |
-//! | `/early` | 413 before the body was read |
+//! | `/encoded` | a `Content-Encoding` that nothing may decode |
+//! | `/trailers`, `/hints` | chunk extensions and trailers; a 103 before the response |
+//! | `/early` | 413 before the body is read |
 //! | `/truncated/N` | a tenth of N bytes, then the end |
-//! | `/events/N` | server-sent events, each with the moment at which it was sent |
-//! | `/pause/MS` | nothing for so long, then a page |
-//! | `/ntlm` | a page for a connection that was authenticated; otherwise 401 |
-//! | `/echo-upgrade` | 101, then every byte back |
-//! | `/files/…` | a file of the directory that it was given |
-//! | `/git/…` | `git http-backend` on the repositories there |
+//! | `/events/N` | server-sent events, each with the time at which it was sent |
+//! | `/pause/MS` | a page after this many milliseconds |
+//! | `/ntlm` | a page on an authenticated connection; otherwise 401 |
+//! | `/echo-upgrade` | 101, then echoes every byte |
+//! | `/files/…` | a file of the directory of [`Web::of_files`] |
+//! | `/git/…` | `git http-backend` on the repositories in that directory |
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -36,32 +36,32 @@ use super::cgi;
 use super::listener::Listener;
 use super::wire::{Wire, field};
 
-/// Between two server-sent events.
+/// The time between two server-sent events.
 pub const EVENT_PAUSE: Duration = Duration::from_millis(150);
 
-/// Given, because a proxy adds its own where there is none.
+/// Sent because a proxy adds a Date of its own if there is none.
 const DATE: &str = "Date: Mon, 01 Jan 2024 00:00:00 GMT\r\n";
 
-/// What was asked for, and how often.
+/// The requests that a server has received.
 #[derive(Default)]
-pub struct Seen {
+pub struct ReceivedRequests {
     heads: Mutex<Vec<String>>,
     /// Connections accepted.
     pub connections: AtomicUsize,
-    /// NEGOTIATE_MESSAGEs, where proofs are asked for.
+    /// NEGOTIATE_MESSAGEs, if it authenticates.
     pub negotiates: AtomicUsize,
-    /// AUTHENTICATE_MESSAGEs, likewise.
+    /// AUTHENTICATE_MESSAGEs, if it authenticates.
     pub authenticates: AtomicUsize,
     files: OnceLock<PathBuf>,
 }
 
-impl Seen {
-    /// The heads of all requests, those of handshakes left out.
+impl ReceivedRequests {
+    /// The heads of all requests except those of handshakes.
     pub fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many requests there were.
+    /// The number of requests except those of handshakes.
     pub fn requests(&self) -> usize {
         self.heads().len()
     }
@@ -70,67 +70,72 @@ impl Seen {
 /// A running origin or proxy.
 pub struct Web {
     listener: Listener,
-    /// What it has seen.
-    pub seen: Arc<Seen>,
+    /// What it has received.
+    pub seen: Arc<ReceivedRequests>,
 }
 
-/// How a proxy's part is played: gets each request behind the handshake; `true` keeps the connection.
-pub type Part = dyn Fn(&mut Wire, &Asked<'_>) -> io::Result<bool> + Send + Sync;
+/// The handler of a server: receives each request after the handshake; `true` keeps the connection open.
+pub type Handler = dyn Fn(&mut Wire, &WebRequest<'_>) -> io::Result<bool> + Send + Sync;
 
-/// A request whose head was read.
-pub struct Asked<'a> {
-    /// The head, whole.
+/// A request whose head has been read.
+pub struct WebRequest<'a> {
+    /// The whole head.
     pub head: &'a str,
     /// The method.
     pub method: &'a str,
-    /// Path and query.
+    /// The path and query.
     pub path: &'a str,
-    /// How many requests came on the connection before it, those of the handshake left out.
+    /// The number of earlier requests on the connection, without those of the handshake.
     pub before: usize,
     /// The number of the connection.
     pub connection: usize,
-    seen: &'a Seen,
+    seen: &'a ReceivedRequests,
 }
 
 impl Web {
     /// An origin.
     pub fn origin() -> Web {
-        Web::start(false, web_part)
+        Web::start(false, respond)
     }
 
-    /// An origin with a part written in the test.
-    pub fn origin_with(part: impl Fn(&mut Wire, &Asked<'_>) -> io::Result<bool> + Send + Sync + 'static) -> Web {
-        Web::start(false, part)
+    /// An origin with a handler of the test.
+    pub fn origin_with(
+        handler: impl Fn(&mut Wire, &WebRequest<'_>) -> io::Result<bool> + Send + Sync + 'static,
+    ) -> Web {
+        Web::start(false, handler)
     }
 
-    /// An origin that serves the files and the repositories of a directory, too.
+    /// An origin that also serves the files and repositories of a directory.
     pub fn of_files(directory: PathBuf) -> Web {
         let web = Web::origin();
         web.seen.files.get_or_init(|| directory);
         web
     }
 
-    /// A proxy that asks for a proof on each connection, believes any, and answers as the origin itself.
+    /// A proxy that requires NTLM on each connection, accepts any credentials, and answers like the origin.
     pub fn proxy() -> Web {
-        Web::start(true, web_part)
+        Web::start(true, respond)
     }
 
-    /// A proxy with a part written in the test.
-    pub fn proxy_with(part: impl Fn(&mut Wire, &Asked<'_>) -> io::Result<bool> + Send + Sync + 'static) -> Web {
-        Web::start(true, part)
+    /// A proxy with a handler of the test.
+    pub fn proxy_with(handler: impl Fn(&mut Wire, &WebRequest<'_>) -> io::Result<bool> + Send + Sync + 'static) -> Web {
+        Web::start(true, handler)
     }
 
-    fn start(asks: bool, part: impl Fn(&mut Wire, &Asked<'_>) -> io::Result<bool> + Send + Sync + 'static) -> Web {
-        let seen = Arc::new(Seen::default());
+    fn start(
+        authenticates_clients: bool,
+        handler: impl Fn(&mut Wire, &WebRequest<'_>) -> io::Result<bool> + Send + Sync + 'static,
+    ) -> Web {
+        let seen = Arc::new(ReceivedRequests::default());
         let shared = Arc::clone(&seen);
         let listener = Listener::start(move |stream| {
-            // The other side may end whenever it likes.
-            let _ = serve(stream, asks, &shared, &part);
+            // The other side may close at any time.
+            let _ = serve(stream, authenticates_clients, &shared, &handler);
         });
         Web { listener, seen }
     }
 
-    /// Where it listens.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
     }
@@ -140,13 +145,13 @@ impl Web {
         format!("http://{}{path}", self.address())
     }
 
-    /// A request line and Host for a proxy.
+    /// The head of a request for this path through a proxy.
     pub fn request(&self, method: &str, path: &str, fields: &str) -> String {
         request(method, &self.url(path), fields)
     }
 }
 
-/// A request head for a proxy.
+/// A request head in the form for a proxy.
 pub fn request(method: &str, url: &str, fields: &str) -> String {
     let authority = url.split('/').nth(2).unwrap_or_default();
     format!("{method} {url} HTTP/1.1\r\nHost: {authority}\r\n{fields}\r\n")
@@ -158,26 +163,26 @@ pub fn moment_ms() -> u128 {
     EPOCH.get_or_init(Instant::now).elapsed().as_millis()
 }
 
-/// A checksum that shows lost, doubled and misplaced bytes (FNV-1a).
+/// A checksum that reveals lost, duplicated and misplaced bytes (FNV-1a).
 pub fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-fn serve(stream: TcpStream, asks: bool, seen: &Seen, part: &Part) -> io::Result<()> {
+fn serve(stream: TcpStream, authenticates_clients: bool, seen: &ReceivedRequests, handler: &Handler) -> io::Result<()> {
     let connection = seen.connections.fetch_add(1, Ordering::Relaxed);
     let mut wire = Wire::on(stream);
-    let (mut proven, mut before) = (!asks, 0);
+    let (mut authenticated, mut before) = (!authenticates_clients, 0);
     while let Some(head) = wire.head()? {
-        if !proven || field(&head, "proxy-authorization").is_some() {
-            let proof = field(&head, "proxy-authorization").unwrap_or_default();
-            if !proof.contains("TlRMTVNTUAAD") {
+        if !authenticated || field(&head, "proxy-authorization").is_some() {
+            let credentials = field(&head, "proxy-authorization").unwrap_or_default();
+            if !credentials.contains("TlRMTVNTUAAD") {
                 wire.request_body(&head)?;
                 seen.negotiates.fetch_add(1, Ordering::Relaxed);
-                wire.send(demand(407, "Proxy-Authenticate", proof.contains("TlRMTVNTUAAB")))?;
+                wire.send(demand(407, "Proxy-Authenticate", credentials.contains("TlRMTVNTUAAB")))?;
                 continue;
             }
             seen.authenticates.fetch_add(1, Ordering::Relaxed);
-            proven = true;
+            authenticated = true;
         }
         let mut words = head.split(' ');
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -186,9 +191,9 @@ fn serve(stream: TcpStream, asks: bool, seen: &Seen, part: &Part) -> io::Result<
             None => target,
         };
         seen.heads.lock().unwrap_or_else(PoisonError::into_inner).push(head.clone());
-        let asked = Asked { head: &head, method, path, before, connection, seen };
-        if !part(&mut wire, &asked)? {
-            // Not at once: a close on unread bytes would become a reset and destroy the answer.
+        let asked = WebRequest { head: &head, method, path, before, connection, seen };
+        if !handler(&mut wire, &asked)? {
+            // Not closed at once: with unread bytes the close would become a reset and discard the response.
             wire.stream.shutdown(std::net::Shutdown::Write)?;
             wire.wait_at_most(Duration::from_secs(5));
             wire.rest()?;
@@ -199,9 +204,10 @@ fn serve(stream: TcpStream, asks: bool, seen: &Seen, part: &Part) -> io::Result<
     Ok(())
 }
 
-/// A demand for a proof, with a challenge if it is answered.
+/// A 401 or 407, with a CHALLENGE_MESSAGE if `challenged`.
 pub fn demand(status: u16, field: &str, challenged: bool) -> String {
-    // MS-NLMP 2.2.1.2: no TargetName, no TargetInfo; UNICODE, REQUEST_TARGET, NTLM, ALWAYS_SIGN, EXTENDED_SESSIONSECURITY.
+    // MS-NLMP 2.2.1.2: no TargetName, no TargetInfo; the flags are UNICODE, REQUEST_TARGET, NTLM, ALWAYS_SIGN and
+    // EXTENDED_SESSIONSECURITY.
     let mut challenge = b"NTLMSSP\0\x02\0\0\0".to_vec();
     challenge.extend([0, 0, 0, 0, 48, 0, 0, 0]);
     challenge.extend(0x0008_8205_u32.to_le_bytes());
@@ -209,11 +215,11 @@ pub fn demand(status: u16, field: &str, challenged: bool) -> String {
     challenge.extend([0; 8]);
     challenge.extend([0, 0, 0, 0, 48, 0, 0, 0]);
     let token = if challenged { format!(" {}", STANDARD.encode(challenge)) } else { String::new() };
-    format!("HTTP/1.1 {status} Prove yourself\r\n{field}: NTLM{token}\r\nContent-Length: 0\r\n\r\n")
+    format!("HTTP/1.1 {status} Authenticate\r\n{field}: NTLM{token}\r\nContent-Length: 0\r\n\r\n")
 }
 
-/// The answers of the table above.
-pub fn web_part(wire: &mut Wire, asked: &Asked<'_>) -> io::Result<bool> {
+/// The responses in the table above.
+pub fn respond(wire: &mut Wire, asked: &WebRequest<'_>) -> io::Result<bool> {
     let (path, query) = asked.path.split_once('?').unwrap_or((asked.path, ""));
     let mut parts = path.trim_start_matches('/').splitn(2, '/');
     let (kind, rest) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -256,7 +262,7 @@ pub fn web_part(wire: &mut Wire, asked: &Asked<'_>) -> io::Result<bool> {
             wire.send("HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")?;
             page(wire, asked, 200, "", b"hinted\n")?;
         }
-        "ntlm" => origin_proof(wire, asked)?,
+        "ntlm" => origin_authentication(wire, asked)?,
         "files" => file(wire, asked, rest)?,
         "chunked" | "close" | "huge" | "trailers" | "truncated" | "events" => {
             return stream(wire, asked, kind, number, seed);
@@ -266,11 +272,11 @@ pub fn web_part(wire: &mut Wire, asked: &Asked<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
-fn files<'a>(asked: &Asked<'a>) -> &'a std::path::Path {
+fn files<'a>(asked: &WebRequest<'a>) -> &'a std::path::Path {
     asked.seen.files.get().map_or(std::path::Path::new("/nonexistent"), PathBuf::as_path)
 }
 
-fn page(wire: &mut Wire, asked: &Asked<'_>, status: u16, fields: &str, body: &[u8]) -> io::Result<()> {
+fn page(wire: &mut Wire, asked: &WebRequest<'_>, status: u16, fields: &str, body: &[u8]) -> io::Result<()> {
     let mut answer = format!("HTTP/1.1 {status} Said\r\n{DATE}{fields}").into_bytes();
     let bodiless = matches!(status, 204 | 304);
     if !bodiless {
@@ -283,7 +289,7 @@ fn page(wire: &mut Wire, asked: &Asked<'_>, status: u16, fields: &str, body: &[u
     wire.send(answer)
 }
 
-fn file(wire: &mut Wire, asked: &Asked<'_>, name: &str) -> io::Result<()> {
+fn file(wire: &mut Wire, asked: &WebRequest<'_>, name: &str) -> io::Result<()> {
     let path = files(asked).join(name);
     let path = if path.is_dir() { path.join("index.html") } else { path };
     match std::fs::read(path) {
@@ -295,7 +301,7 @@ fn file(wire: &mut Wire, asked: &Asked<'_>, name: &str) -> io::Result<()> {
     }
 }
 
-/// Answers before the body is there, and means it.
+/// Responds before the body has arrived, and closes.
 fn early(wire: &mut Wire) -> io::Result<bool> {
     wire.send("HTTP/1.1 413 Too much\r\nContent-Length: 9\r\nConnection: close\r\n\r\ntoo much\n")?;
     Ok(false)
@@ -313,8 +319,8 @@ fn upgrade(wire: &mut Wire, head: &str) -> io::Result<bool> {
     }
 }
 
-/// Answers whose framing is the point of them.
-fn stream(wire: &mut Wire, asked: &Asked<'_>, kind: &str, number: usize, seed: u64) -> io::Result<bool> {
+/// Responses that test framing.
+fn stream(wire: &mut Wire, asked: &WebRequest<'_>, kind: &str, number: usize, seed: u64) -> io::Result<bool> {
     let head = match kind {
         "chunked" | "events" => "Transfer-Encoding: chunked\r\n".to_owned(),
         "trailers" => "Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n".to_owned(),
@@ -362,29 +368,29 @@ fn stream(wire: &mut Wire, asked: &Asked<'_>, kind: &str, number: usize, seed: u
     Ok(true)
 }
 
-/// An origin that authenticates connections: one that was proven stays so, and says which it is and as whom.
-fn origin_proof(wire: &mut Wire, asked: &Asked<'_>) -> io::Result<()> {
-    static PROVEN: Mutex<Vec<(SocketAddr, usize, String)>> = Mutex::new(Vec::new());
+/// An origin that authenticates connections. The page has the number of the connection and its user.
+fn origin_authentication(wire: &mut Wire, asked: &WebRequest<'_>) -> io::Result<()> {
+    static AUTHENTICATED: Mutex<Vec<(SocketAddr, usize, String)>> = Mutex::new(Vec::new());
     let here = (wire.stream.local_addr()?, asked.connection);
-    let proof = field(asked.head, "authorization").unwrap_or_default();
-    let mut proven = PROVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    if proof.contains("TlRMTVNTUAAD") {
-        proven.retain(|(address, connection, _)| (*address, *connection) != here);
-        proven.push((here.0, here.1, user_of(proof)));
+    let credentials = field(asked.head, "authorization").unwrap_or_default();
+    let mut authenticated = AUTHENTICATED.lock().unwrap_or_else(PoisonError::into_inner);
+    if credentials.contains("TlRMTVNTUAAD") {
+        authenticated.retain(|(address, connection, _)| (*address, *connection) != here);
+        authenticated.push((here.0, here.1, user_of(credentials)));
     }
-    let known = proven.iter().find(|(address, connection, _)| (*address, *connection) == here).cloned();
-    drop(proven);
+    let known = authenticated.iter().find(|(address, connection, _)| (*address, *connection) == here).cloned();
+    drop(authenticated);
     match known {
         Some((_, connection, user)) => {
             let mut text = String::new();
             let _ = writeln!(text, "connection {connection} user {user}");
             page(wire, asked, 200, "", text.as_bytes())
         }
-        None => wire.send(demand(401, "WWW-Authenticate", proof.contains("TlRMTVNTUAAB"))),
+        None => wire.send(demand(401, "WWW-Authenticate", credentials.contains("TlRMTVNTUAAB"))),
     }
 }
 
-/// UserName of an AUTHENTICATE_MESSAGE (MS-NLMP 2.2.1.3), in ASCII.
+/// The UserName of an AUTHENTICATE_MESSAGE (MS-NLMP 2.2.1.3), in ASCII.
 fn user_of(credentials: &str) -> String {
     let token = credentials.split(' ').nth(1).unwrap_or_default();
     let message = STANDARD.decode(token).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand: one connection, read message by message, for tests that must see and send exact bytes.
+//! An HTTP/1.1 connection that is read message by message, for tests that need the exact bytes.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,34 +6,34 @@ use std::time::Duration;
 
 use super::client::PATIENCE;
 
-/// Longest head that is read, in bytes.
+/// The longest head that is accepted, in bytes.
 const HEAD_LIMIT_BYTES: usize = 256 * 1024;
 
-/// A connection with the bytes that were read ahead.
+/// A connection and the bytes that have been read ahead.
 pub struct Wire {
     /// The connection.
     pub stream: TcpStream,
     buffer: Vec<u8>,
 }
 
-/// What a whole message held.
+/// A whole message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Message {
-    /// Start line and fields, up to and with the empty line.
+pub struct HttpMessage {
+    /// The start line and fields, including the empty line.
     pub head: String,
-    /// The content, without its framing.
+    /// The content without its framing.
     pub body: Vec<u8>,
-    /// The trailer section of a chunked body, as it came.
+    /// The trailer section of a chunked body, unparsed.
     pub trailers: String,
 }
 
-impl Message {
-    /// The status of an answer; 0 when it has none.
+impl HttpMessage {
+    /// The status of a response; 0 if there is none.
     pub fn status(&self) -> u16 {
         self.head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
     }
 
-    /// The first value of a field, its name in any letter case.
+    /// The first value of a field; its name is case-insensitive.
     pub fn field(&self, name: &str) -> Option<&str> {
         field(&self.head, name)
     }
@@ -65,12 +65,12 @@ impl Wire {
         Wire::on(stream)
     }
 
-    /// Takes a connection over.
+    /// Wraps a connection.
     pub fn on(stream: TcpStream) -> Wire {
         Wire { stream, buffer: Vec::new() }
     }
 
-    /// Sends bytes; a test whose peer may be gone ignores the result.
+    /// Sends bytes. A test whose peer may be gone ignores the result.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())
     }
@@ -80,8 +80,8 @@ impl Wire {
         self.stream.set_read_timeout(Some(bound)).expect("set a time-out");
     }
 
-    /// Sends a request and reads its final answer; interim ones are passed over.
-    pub fn ask(&mut self, request: impl AsRef<[u8]>) -> io::Result<Message> {
+    /// Sends a request and reads its final response; skips interim ones.
+    pub fn ask(&mut self, request: impl AsRef<[u8]>) -> io::Result<HttpMessage> {
         self.send(&request)?;
         let method = String::from_utf8_lossy(request.as_ref()).split(' ').next().unwrap_or_default().to_owned();
         loop {
@@ -92,19 +92,19 @@ impl Wire {
         }
     }
 
-    /// Reads one answer, interim or final, to a request of this method. An end of the connection in a body that has not
-    /// ended is an error.
-    pub fn answer(&mut self, method: &str) -> io::Result<Message> {
+    /// Reads one response, interim or final, to a request with this method. An end of the connection within a body is
+    /// an error.
+    pub fn answer(&mut self, method: &str) -> io::Result<HttpMessage> {
         let head = self.head()?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
         let status: u16 = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
         if method == "HEAD" || matches!(status, 100..=199 | 204 | 304) {
-            return Ok(Message { head, ..Message::default() });
+            return Ok(HttpMessage { head, ..HttpMessage::default() });
         }
         let length = field(&head, "content-length").and_then(|length| length.parse().ok());
         match (field(&head, "transfer-encoding"), length) {
             (Some(_), _) => self.chunked(head),
-            (None, Some(length)) => Ok(Message { body: self.exactly(length)?, head, ..Message::default() }),
-            (None, None) => Ok(Message { body: self.rest()?, head, ..Message::default() }),
+            (None, Some(length)) => Ok(HttpMessage { body: self.exactly(length)?, head, ..HttpMessage::default() }),
+            (None, None) => Ok(HttpMessage { body: self.rest()?, head, ..HttpMessage::default() }),
         }
     }
 
@@ -116,7 +116,7 @@ impl Wire {
         self.exactly(field(head, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0))
     }
 
-    /// Reads a head; `None` when the connection ends where one would begin.
+    /// Reads a head; `None` if the connection ends before the first byte of one.
     pub fn head(&mut self) -> io::Result<Option<String>> {
         loop {
             if let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -135,7 +135,7 @@ impl Wire {
         }
     }
 
-    /// Reads so many bytes.
+    /// Reads exactly `length` bytes.
     pub fn exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {
         while self.buffer.len() < length {
             if self.fill()? == 0 {
@@ -145,13 +145,13 @@ impl Wire {
         Ok(self.buffer.drain(..length).collect())
     }
 
-    /// Reads up to the end of the connection, which must be in good order.
+    /// Reads up to the end of the connection, which must be a clean one.
     pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         while self.fill()? > 0 {}
         Ok(std::mem::take(&mut self.buffer))
     }
 
-    /// Reads what comes next; at least a byte, unless the connection has ended.
+    /// Reads at least one byte unless the connection has ended.
     pub fn some(&mut self) -> io::Result<Vec<u8>> {
         if self.buffer.is_empty() {
             self.fill()?;
@@ -159,7 +159,7 @@ impl Wire {
         Ok(std::mem::take(&mut self.buffer))
     }
 
-    /// Reads and forgets so many bytes.
+    /// Reads and discards `count` bytes.
     pub fn skip(&mut self, mut count: u64) -> io::Result<()> {
         let held = self.buffer.len().min(usize::try_from(count).unwrap_or(usize::MAX));
         self.buffer.drain(..held);
@@ -175,8 +175,8 @@ impl Wire {
         Ok(())
     }
 
-    fn chunked(&mut self, head: String) -> io::Result<Message> {
-        let mut message = Message { head, ..Message::default() };
+    fn chunked(&mut self, head: String) -> io::Result<HttpMessage> {
+        let mut message = HttpMessage { head, ..HttpMessage::default() };
         loop {
             let line = self.line()?;
             let size = line.split(';').next().unwrap_or_default().trim();
