@@ -5,7 +5,7 @@
 
 mod hop;
 
-pub use hop::{Discarded, HopMetrics, Outcome, Path, Phase, Reason407, UpstreamMetrics};
+pub use hop::{Discarded, HandshakeOutcome, HandshakePhase, HopMetrics, Path, Reason407, UpstreamMetrics};
 
 use hop::{HopFamilies, UpstreamFamilies};
 use prometheus::core::Collector;

@@ -32,7 +32,7 @@ impl Reason407 {
 
 /// A part of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum HandshakePhase {
     /// Waiting for the upstream's addresses.
     Resolve,
     /// Establishing the TCP connection.
@@ -45,13 +45,13 @@ pub enum Phase {
     Authenticate,
 }
 
-impl Phase {
-    const ALL: [(Phase, &'static str); 5] = [
-        (Phase::Resolve, "resolve"),
-        (Phase::Connect, "connect"),
-        (Phase::Challenge, "challenge"),
-        (Phase::Guard, "guard"),
-        (Phase::Authenticate, "authenticate"),
+impl HandshakePhase {
+    const ALL: [(HandshakePhase, &'static str); 5] = [
+        (HandshakePhase::Resolve, "resolve"),
+        (HandshakePhase::Connect, "connect"),
+        (HandshakePhase::Challenge, "challenge"),
+        (HandshakePhase::Guard, "guard"),
+        (HandshakePhase::Authenticate, "authenticate"),
     ];
 }
 
@@ -100,7 +100,7 @@ impl Path {
 
 /// How a handshake ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum HandshakeOutcome {
     /// With a tunnel.
     Established,
     /// The upstream accepted the credentials and declined the request (403, 503 …).
@@ -111,12 +111,12 @@ pub enum Outcome {
     Failed,
 }
 
-impl Outcome {
-    const ALL: [(Outcome, &'static str); 4] = [
-        (Outcome::Established, "established"),
-        (Outcome::Declined, "declined"),
-        (Outcome::Refused, "refused"),
-        (Outcome::Failed, "failed"),
+impl HandshakeOutcome {
+    const ALL: [(HandshakeOutcome, &'static str); 4] = [
+        (HandshakeOutcome::Established, "established"),
+        (HandshakeOutcome::Declined, "declined"),
+        (HandshakeOutcome::Refused, "refused"),
+        (HandshakeOutcome::Failed, "failed"),
     ];
 }
 
@@ -145,14 +145,14 @@ pub struct HopMetrics {
 
 impl HopMetrics {
     /// Counts a finished handshake.
-    pub fn handshake(&self, path: Path, outcome: Outcome, duration_us: u64) {
+    pub fn handshake(&self, path: Path, outcome: HandshakeOutcome, duration_us: u64) {
         let [cold, warm, kept] = &self.handshakes;
         let histograms = match path {
             Path::Cold => cold,
             Path::Warm => warm,
             Path::Kept => kept,
         };
-        observe(histograms, Outcome::ALL.iter().position(|(known, _)| *known == outcome), duration_us);
+        observe(histograms, HandshakeOutcome::ALL.iter().position(|(known, _)| *known == outcome), duration_us);
     }
 
     /// Counts a request by the source of its connection.
@@ -163,8 +163,8 @@ impl HopMetrics {
     }
 
     /// Counts a finished phase of a handshake.
-    pub fn phase(&self, phase: Phase, duration_us: u64) {
-        observe(&self.phases, Phase::ALL.iter().position(|(known, _)| *known == phase), duration_us);
+    pub fn phase(&self, phase: HandshakePhase, duration_us: u64) {
+        observe(&self.phases, HandshakePhase::ALL.iter().position(|(known, _)| *known == phase), duration_us);
     }
 
     /// Counts responses with status 407.
@@ -269,13 +269,13 @@ impl HopFamilies {
         let with = |label| [upstream, identity, label];
         let outcomes = |path: &str| -> Vec<Histogram> {
             let of = |label| self.handshakes.with_label_values(&[upstream, identity, path, label]);
-            Outcome::ALL.map(|(_, label)| of(label)).into()
+            HandshakeOutcome::ALL.map(|(_, label)| of(label)).into()
         };
         HopMetrics {
             handshakes: Path::ALL.map(|(_, label)| outcomes(label)),
             requests: Path::ALL.map(|(_, label)| self.requests.with_label_values(&with(label))),
             kept: self.kept.with_label_values(&hop),
-            phases: Phase::ALL.map(|(_, label)| self.phases.with_label_values(&with(label))).into(),
+            phases: HandshakePhase::ALL.map(|(_, label)| self.phases.with_label_values(&with(label))).into(),
             reasons_407: Reason407::ALL.map(|(_, label)| self.reasons_407.with_label_values(&with(label))).into(),
             warm_discarded: Discarded::ALL.map(|(_, label)| self.warm_discarded.with_label_values(&with(label))).into(),
             dials: self.dials.with_label_values(&hop),

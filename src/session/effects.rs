@@ -17,7 +17,7 @@ use crate::egress::{Hop, HopLease};
 use crate::fault::At;
 use crate::fault::{Cause, Fault};
 use crate::limits::{CONNECTION_ATTEMPT_DELAY, millis};
-use crate::metrics::{Outcome, Path, Phase, Reason407};
+use crate::metrics::{HandshakeOutcome as Outcome, HandshakePhase as Phase, Path, Reason407};
 use crate::relay::Moved;
 use crate::upstream::{Answer, Ticket};
 
@@ -114,7 +114,7 @@ impl Cx<'_> {
     }
 }
 
-pub(super) use crate::metrics::Outcome as HandshakeOutcome;
+pub(super) use crate::metrics::HandshakeOutcome;
 
 /// Connecting.
 impl Attempt {
