@@ -18,7 +18,8 @@ pub struct RequestSummary {
 }
 
 impl RequestSummary {
-    /// Reads the request line of a complete head, whatever is wrong with the rest of it.
+    /// Reads the request line at the start of `head`, whatever is wrong with the rest. If the line is incomplete or
+    /// invalid, both fields are empty.
     pub fn of(head: &[u8]) -> RequestSummary {
         let line = split_start_line(super::request_head::skip_blank_lines(head)).map(|(line, _)| line);
         let Some(Ok(line)) = line.map(RequestLine::parse) else { return RequestSummary::default() };

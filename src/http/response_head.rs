@@ -140,11 +140,11 @@ pub fn unfold_field_lines(head: &mut [u8]) -> bool {
     folded
 }
 
-/// Parses exactly one head and passes it to `look`, with its folded field lines joined if there are any. `field_limit` is how
-/// many field lines the head may have.
+/// Parses exactly one head of at most `field_limit` field lines and passes it to `look`. Folded field lines are
+/// unfolded first; the head is copied only if there are any or it is invalid.
 ///
 /// # Errors
-/// [`ResponseError`]
+/// [`ResponseError`], as [`ResponseHead::parse`].
 pub fn with_response_head<T>(
     bytes: &[u8],
     field_limit: usize,

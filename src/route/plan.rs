@@ -16,8 +16,8 @@ pub enum Candidate {
     Deny,
 }
 
-/// Candidates in the order in which they are tried. The configuration's rules answer with exactly one; a source that answers
-/// with several (`PROXY a; PROXY b; DIRECT`) would keep them here.
+/// Candidates in the order in which they are tried. The configuration's rules answer with exactly one; a source that
+/// answers with several (`PROXY a; PROXY b; DIRECT`) would keep them here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan(Candidate);
 

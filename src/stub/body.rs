@@ -17,8 +17,8 @@ enum Rest {
 }
 
 impl BodyReader {
-    /// Starts to read a body with this framing. [`BodyFraming::ToClose`] means no body, because a request's body never
-    /// lasts to the close.
+    /// Starts to read a body with this framing. [`BodyFraming::CloseDelimited`] means no body, because a request's body
+    /// never lasts to the close.
     pub(super) fn new(framing: BodyFraming) -> BodyReader {
         let rest = match framing {
             BodyFraming::None | BodyFraming::CloseDelimited => Rest::Bytes(0),
