@@ -32,7 +32,7 @@ fn read_all(stream: &mut TcpStream) -> Vec<u8> {
 #[test]
 fn a_client_can_half_close_and_still_receive_the_whole_response() {
     let (request, response) = (pseudo_random(1, 3 << 20), pseudo_random(2, 5 << 20));
-    let (sender, heard) = mpsc::channel();
+    let (sender, received) = mpsc::channel();
     let reply = response.clone();
     let upstream = open_upstream(b"", move |mut stream| {
         // Returns only at the end of the stream.
@@ -45,13 +45,13 @@ fn a_client_can_half_close_and_still_receive_the_whole_response() {
     tunnel.stream.write_all(&request).expect("write the request");
     tunnel.stream.shutdown(Shutdown::Write).expect("half-close");
     assert_same(&read_all(&mut tunnel.stream), &response, "the response after the half-close");
-    assert_same(&heard.recv_timeout(PATIENCE).expect("the request"), &request, "the request");
+    assert_same(&received.recv_timeout(PATIENCE).expect("the request"), &request, "the request");
 }
 
 #[test]
 fn a_client_can_still_send_after_the_origin_half_closes() {
     let (greeting, late) = (pseudo_random(3, 2 << 20), pseudo_random(4, 2 << 20));
-    let (sender, heard) = mpsc::channel();
+    let (sender, received) = mpsc::channel();
     let sent = greeting.clone();
     let upstream = open_upstream(b"", move |mut stream| {
         let mut bytes = Vec::new();
@@ -65,7 +65,7 @@ fn a_client_can_still_send_after_the_origin_half_closes() {
     assert_same(&read_all(&mut tunnel.stream), &greeting, "the greeting");
     tunnel.stream.write_all(&late).expect("write after the origin's half-close");
     tunnel.stream.shutdown(Shutdown::Write).expect("close the other half");
-    assert_same(&heard.recv_timeout(PATIENCE).expect("the late bytes"), &late, "the late bytes");
+    assert_same(&received.recv_timeout(PATIENCE).expect("the late bytes"), &late, "the late bytes");
 }
 
 #[test]

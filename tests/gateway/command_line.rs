@@ -15,26 +15,26 @@ const BOUND: Duration = Duration::from_secs(30);
 const HASH: &str = "a4f49c406510bdcab6824ee7c30fd852\n";
 
 fn demo(args: &[&str]) -> String {
-    let shown = run(GATEWAY, BOUND, |command| {
+    let output = run(GATEWAY, BOUND, |command| {
         command.args(["demo", "--once"]).args(args).env_remove("RUST_LOG");
     });
-    shown.expect_success("demo --once").text()
+    output.expect_success("demo --once").text()
 }
 
 #[test]
 fn the_demo_prints_the_upstream_name_that_the_metrics_use() {
-    let shown = demo(&[]);
+    let output = demo(&[]);
     let printed =
-        shown.split_once("verifies NTLM is on ").and_then(|(_, rest)| rest.split_once(';')).expect("an address").0;
-    let counted = shown.lines().find(|line| line.contains("upstream=\"")).expect("a metric with an upstream");
-    assert!(counted.contains(&format!("upstream=\"{printed}\"")), "{printed} in\n{shown}");
+        output.split_once("verifies NTLM is on ").and_then(|(_, rest)| rest.split_once(';')).expect("an address").0;
+    let counted = output.lines().find(|line| line.contains("upstream=\"")).expect("a metric with an upstream");
+    assert!(counted.contains(&format!("upstream=\"{printed}\"")), "{printed} in\n{output}");
 }
 
 #[test]
 fn the_demo_listens_beyond_loopback_on_request() {
-    let shown = demo(&["--listen", "0.0.0.0:0", "--admin", "0.0.0.0:0"]);
-    assert!(shown.contains("The gateway is on 0.0.0.0:"), "{shown}");
-    assert!(shown.contains("Hello from behind the proxy."), "{shown}");
+    let output = demo(&["--listen", "0.0.0.0:0", "--admin", "0.0.0.0:0"]);
+    assert!(output.contains("The gateway is on 0.0.0.0:"), "{output}");
+    assert!(output.contains("Hello from behind the proxy."), "{output}");
 }
 
 fn hash(args: &[&str], stdout: Stdio) -> Finished {

@@ -129,8 +129,11 @@ fn curl_can_log_on_and_a_wrong_login_never_reaches_the_upstream() {
     for wrong in ["joe:let me out", "joe:", "jim:let me: in"] {
         let refused = curl_as(address, wrong);
         assert_ne!(refused.code, Some(0));
-        let said = &refused.stderr;
-        assert!(said.contains("< HTTP/1.1 407 ") && said.contains("< Proxy-Authenticate: Basic realm="), "{said}");
+        let stderr = &refused.stderr;
+        assert!(
+            stderr.contains("< HTTP/1.1 407 ") && stderr.contains("< Proxy-Authenticate: Basic realm="),
+            "{stderr}"
+        );
     }
     assert_eq!(stub.counters().connections_opened, 1, "a wrong login must not reach the upstream");
     assert_eq!(metric(&gateway, "faults_total", &[("cause", "login_required"), ("side", "downstream")]), 3.0);

@@ -30,9 +30,9 @@ fn stub() -> StubServer {
 #[test]
 fn the_demo_shows_every_leg_and_exits() {
     let began = Instant::now();
-    let shown = run_gateway(&["demo", "--once"]).expect_success("demo --once").text();
+    let output = run_gateway(&["demo", "--once"]).expect_success("demo --once").text();
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    let mut rest = shown.as_str();
+    let mut rest = output.as_str();
     for part in [
         "client → gateway    CONNECT hello.demo:80",
         "gateway → upstream",
@@ -46,7 +46,7 @@ fn the_demo_shows_every_leg_and_exits() {
         "ntlm_gateway_tunnels_opened_total: 0 → 1",
     ] {
         let (_, behind) =
-            rest.split_once(part).unwrap_or_else(|| panic!("{part:?} is missing or out of order in\n{shown}"));
+            rest.split_once(part).unwrap_or_else(|| panic!("{part:?} is missing or out of order in\n{output}"));
         rest = behind;
     }
 }
