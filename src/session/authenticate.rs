@@ -10,7 +10,7 @@ use super::effects::HandshakeOutcome;
 use super::stage::{StageOps, Step};
 use super::transition::{Connected, Connecting, Declining, Handover, Opened, Pending, Transition};
 use super::{guard_faults, verdict};
-use crate::auth::{Declined, Progress};
+use crate::auth::{Declined, Due, Progress};
 use crate::egress::verdict as logon_verdict;
 use crate::event::{Got, HeadReader, Seat, take_front};
 use crate::fault::{At, Cause, Culprit, Fault};
@@ -40,11 +40,11 @@ pub(super) struct Authenticate {
 /// How far the logon has come.
 #[derive(Debug)]
 enum Logon {
-    /// There is no challenge to be answered.
-    NotAsked,
-    /// The challenge is there, and the guard has not let it be answered yet.
-    WaitsForGuard { seat: Seat },
-    /// The AUTHENTICATE_MESSAGE was made by this right.
+    /// None is due.
+    NotDue,
+    /// The final token is due, and the guard has not let it go yet, or another thread prepares it.
+    Waits { seat: Seat },
+    /// It was sent by this right.
     Sent(Ticket),
 }
 
@@ -70,8 +70,8 @@ impl Authenticate {
         }
         cx.set_deadline(attempt.leg_until_ms(cx));
         let logon = match attempt.handshake.is_challenged() {
-            true => Logon::WaitsForGuard { seat: Seat::default() },
-            false => Logon::NotAsked,
+            true => Logon::Waits { seat: Seat::default() },
+            false => Logon::NotDue,
         };
         let (input, phase_us) = (HeadReader::default(), cx.now_us());
         Authenticate { attempt, upstream, input, outbox, sent: 0, logon, broken: None, phase_us }
@@ -129,7 +129,7 @@ impl Authenticate {
             Heard::Challenged => {
                 self.attempt.challenged(self.phase_us, cx);
                 self.phase_us = cx.now_us();
-                self.logon = Logon::WaitsForGuard { seat: Seat::default() };
+                self.logon = Logon::Waits { seat: Seat::default() };
                 cx.set_deadline(self.attempt.until_ms);
             }
             Heard::Over(progress) => return Ok(Some(progress)),
@@ -137,9 +137,26 @@ impl Authenticate {
         Ok(None)
     }
 
-    /// Answers the challenge if the guard allows it now; otherwise waits for its next change.
+    /// Sends the final token if it is due, prepared and, where it counts as a logon attempt, allowed by the guard.
+    fn log_on(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let Logon::Waits { seat } = &mut self.logon else { return Ok(()) };
+        match self.attempt.handshake.due() {
+            Some(Due::LogonAttempt) => self.ask_guard(cx),
+            Some(Due::Token) => {
+                self.logon = Logon::NotDue;
+                self.send_token(cx)
+            }
+            // Those that wait are called up now and then, whatever they wait for.
+            Some(Due::Pending) => {
+                cx.shard.guard_waiters.join(cx.key, seat);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     fn ask_guard(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        let Logon::WaitsForGuard { seat } = &mut self.logon else { return Ok(()) };
+        let Logon::Waits { seat } = &mut self.logon else { return Ok(()) };
         let Attempt { hop, handshake, .. } = &*self.attempt;
         let asking = AttemptRequest {
             upstream: hop.upstream.name(),
@@ -158,30 +175,31 @@ impl Authenticate {
             SendPermission::Go(ticket) => {
                 self.attempt.let_through(self.phase_us, cx);
                 self.phase_us = cx.now_us();
-                let answered = cx
-                    .shard
-                    .nonces
-                    .draw()
-                    .and_then(|nonces| self.attempt.handshake.authenticate(&nonces, &mut self.outbox));
-                self.logon = match &answered {
+                let sent = self.send_token(cx);
+                self.logon = match &sent {
                     Ok(()) => {
                         self.attempt.logon_sent();
                         Logon::Sent(ticket)
                     }
                     Err(_) => {
                         ticket.unused();
-                        Logon::NotAsked
+                        Logon::NotDue
                     }
                 };
-                answered
+                sent
             }
         }
     }
 
+    fn send_token(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let nonces = cx.shard.nonces.draw()?;
+        self.attempt.handshake.authenticate(&nonces, &mut self.outbox)
+    }
+
     fn take_ticket(&mut self) -> Option<Ticket> {
-        match std::mem::replace(&mut self.logon, Logon::NotAsked) {
+        match std::mem::replace(&mut self.logon, Logon::NotDue) {
             Logon::Sent(ticket) => Some(ticket),
-            Logon::NotAsked | Logon::WaitsForGuard { .. } => None,
+            Logon::NotDue | Logon::Waits { .. } => None,
         }
     }
 
@@ -360,7 +378,7 @@ impl StageOps for Box<Authenticate> {
             {
                 return Step::Go(verdict::failed(fault, cx));
             }
-            if let Err(fault) = self.ask_guard(cx) {
+            if let Err(fault) = self.log_on(cx) {
                 return Step::Go(self.fail(fault, cx));
             }
             if self.attempt.handshake.awaits_body() && self.attempt.handshake.request().forward().is_some() {
@@ -399,7 +417,7 @@ impl StageOps for Box<Authenticate> {
             self.attempt.source = ConnectionSource::Cold;
         }
         let fault = match self.logon {
-            Logon::WaitsForGuard { .. } => guard_faults::timed_out(),
+            Logon::Waits { .. } => guard_faults::timed_out(),
             _ if !is_out_of_time => {
                 At::Authenticate.fault(Cause::ChallengeTimeout, "the upstream sent no challenge in time")
             }

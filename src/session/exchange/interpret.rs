@@ -1,9 +1,9 @@
 //! What an upstream's answer means for an exchange: pure, a head in, the head for the client out.
 
-use crate::auth::is_of_proxy;
+use crate::auth::{carries_challenge, is_of_proxy};
 use crate::fault::{At, Cause, Fault};
 use crate::forward::{BodyPump, ForwardOptions, ForwardRequest, ForwardResponse, ResponseKind};
-use crate::http::{self, FieldStorage, ResponseHead};
+use crate::http::{self, ResponseHead};
 
 /// What was heard. The head for the client, if there is one, has been written.
 #[derive(Debug)]
@@ -45,28 +45,24 @@ pub(super) fn interpret(
     field_limit: usize,
     out: &mut Vec<u8>,
 ) -> Result<Heard, Fault> {
-    let mut unfolded;
-    let mut storage = FieldStorage::with_limit(field_limit);
-    let mut second = FieldStorage::with_limit(field_limit);
-    let malformed_head = |error| Fault::malformed_response(At::Reply, &error);
-    let parsed = match ResponseHead::parse(head, &mut storage) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            unfolded = head.to_vec();
-            match http::unfold_field_lines(&mut unfolded) {
-                true => ResponseHead::parse(&unfolded, &mut second).map_err(malformed_head)?,
-                false => return Err(malformed_head(error)),
-            }
-        }
-    };
+    let look = |parsed: &ResponseHead<'_>| interpret_parsed(parsed, request, options, may_keep, out);
+    http::with_response_head(head, field_limit, look).map_err(|error| Fault::malformed_response(At::Reply, &error))?
+}
+
+fn interpret_parsed(
+    parsed: &ResponseHead<'_>,
+    request: &ForwardRequest,
+    options: &ForwardOptions<'_>,
+    may_keep: bool,
+    out: &mut Vec<u8>,
+) -> Result<Heard, Fault> {
     // One without Proxy-Authenticate is the origin's own, and the client's answer.
-    if parsed.status == 407 && is_of_proxy(&parsed) {
-        let challenge = |scheme| http::find_challenge(&parsed.fields, scheme).and_then(|found| found.token68);
-        let rechallenge = challenge("NTLM").is_some() || challenge("Negotiate").is_some();
+    if parsed.status == 407 && is_of_proxy(parsed) {
+        let rechallenge = carries_challenge(parsed);
         let line = format!("407 {}", String::from_utf8_lossy(parsed.reason).escape_debug());
         return Ok(Heard::Demand { rechallenge, line });
     }
-    let response = ForwardResponse::of(&parsed, request, options).map_err(|error| malformed(&error))?;
+    let response = ForwardResponse::of(parsed, request, options).map_err(|error| malformed(&error))?;
     Ok(match response.kind() {
         ResponseKind::Interim { pass_on } => {
             if pass_on {
@@ -89,5 +85,5 @@ pub(super) fn interpret(
 }
 
 fn malformed(error: &dyn std::fmt::Display) -> Fault {
-    Fault::new(At::Reply, Cause::ResponseMalformed, format!("the upstream's answer is malformed: {error}"))
+    At::Reply.fault(Cause::ResponseMalformed, format!("the upstream's answer is malformed: {error}"))
 }
