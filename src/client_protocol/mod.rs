@@ -1,5 +1,5 @@
-//! How a client says where it wants to go, and how it is told what came of it. A protocol is a folder here and an arm of
-//! [`ClientProtocol`] and [`RequestReader`]; sessions know only [`Demand`] and [`Verdict`].
+//! How a client says where it wants to go, and how it is told what came of it. A protocol is a folder here and an arm
+//! of [`ClientProtocol`] and [`RequestReader`]; sessions know only [`Demand`] and [`Verdict`].
 //!
 //! Pure: bytes in, a demand out; a verdict in, bytes out.
 
@@ -83,8 +83,8 @@ impl ClientProtocol {
         }
     }
 
-    /// Appends what the client is told to `out`. Returns the status that stands for it in logs and metrics; `None` when there is
-    /// nobody to tell, and nothing was appended.
+    /// Appends what the client is told to `out`. Returns the status that stands for it in logs and metrics; `None` when
+    /// there is nobody to tell, and nothing was appended.
     pub fn answer(self, verdict: &Verdict<'_>, out: &mut Vec<u8>) -> Option<u16> {
         match self {
             ClientProtocol::Http => http::answer(verdict, out),
@@ -100,8 +100,8 @@ pub enum RequestReader {
 }
 
 impl RequestReader {
-    /// Looks at all bytes that have come and were not used. Returns how many the request used, and the request; `None` while more
-    /// must come.
+    /// Looks at all bytes that have come and were not used. Returns how many the request used, and the request; `None`
+    /// while more must come.
     pub fn read(
         &mut self,
         bytes: &[u8],

@@ -39,8 +39,8 @@ pub(super) struct Attempt {
     pub asked_on_kept: bool,
     /// Upstreams, by their places, that have failed this request after they took its connection, and why.
     pub failed: Vec<(usize, Box<str>)>,
-    /// The present upstream has cut the connection off after a logon that it should have accepted: whether the destination is
-    /// the reason, or the upstream is going down, shows when it is asked for another challenge.
+    /// The present upstream has cut the connection off after a logon that it should have accepted: whether the
+    /// destination is the reason, or the upstream is going down, shows when it is asked for another challenge.
     pub cut_off: Option<Fault>,
 }
 
@@ -91,8 +91,8 @@ impl Attempt {
         self.leftover.capacity() + self.handshake.request().held_bytes()
     }
 
-    /// Whether the present connection is authenticated as far as is known: its last request went out without credentials
-    /// only because they were not asked for.
+    /// Whether the present connection is authenticated as far as is known: its last request went out without
+    /// credentials only because they were not asked for.
     pub(super) fn is_authenticated(&self) -> bool {
         self.source == ConnectionSource::Kept || self.handshake.has_shown_credentials()
     }
@@ -102,8 +102,8 @@ impl Attempt {
         self.choice.has_next(&self.egress)
     }
 
-    /// Decides what a request with a body, or a HEAD, sends first on a cold connection. A stand-in is sent only to an upstream
-    /// that is known to ask for credentials: another one might carry it out.
+    /// Decides what a request with a body, or a HEAD, sends first on a cold connection. A stand-in is sent only to an
+    /// upstream that is known to ask for credentials: another one might carry it out.
     pub(super) fn choose_first_leg(&mut self, now_ms: u64) {
         let request = self.handshake.request();
         if !request.has_stand_in() || self.without_credentials {
@@ -120,8 +120,8 @@ impl Attempt {
         }
     }
 
-    /// Moves a request whose credentials a reload has withdrawn to the present configuration: to the same upstream as the
-    /// same identity. Where they are gone it stays, and fails when it comes to authenticate.
+    /// Moves a request whose credentials a reload has withdrawn to the present configuration: to the same upstream as
+    /// the same identity. Where they are gone it stays, and fails when it comes to authenticate.
     pub(super) fn follow_reload(&mut self, cx: &mut Cx<'_>) {
         if !self.hop.credentials.is_withdrawn() {
             return;
@@ -156,7 +156,8 @@ impl Attempt {
         next.is_some_and(|(_, hop)| hop.identity.guard.is_accepted(now_ms, hop.upstream.name()))
     }
 
-    /// Whether the next upstream accepts the secret and the present one never has: then it is the present one that is wrong.
+    /// Whether the next upstream accepts the secret and the present one never has: then it is the present one that is
+    /// wrong.
     pub(super) fn is_accepted_elsewhere_only(&self) -> bool {
         let mut choice = self.choice;
         let next = choice.next(&self.egress);
@@ -164,8 +165,8 @@ impl Attempt {
         !accepts(&self.hop) && next.is_some_and(|(_, hop)| accepts(hop))
     }
 
-    /// Until when the upstream may leave the present leg unanswered, in ms. An upstream that may be waiting for the origin has
-    /// all the time there is.
+    /// Until when the upstream may leave the present leg unanswered, in ms. An upstream that may be waiting for the
+    /// origin has all the time there is.
     pub(super) fn leg_until_ms(&self, cx: &Cx<'_>) -> u64 {
         let (now_ms, timeouts) = (cx.now_ms(), cx.timeouts());
         let may_wait_for_origin = self.handshake.is_challenged()

@@ -322,7 +322,8 @@ impl Authenticate {
         }
     }
 
-    /// Whether a fresh connection decides before the client hears of a fault, if the guard lets it: this one may have been too old.
+    /// Whether a fresh connection decides before the client hears of a fault, if the guard lets it: this one may have
+    /// been too old.
     fn is_for_a_fresh_connection(&self, fault: &Fault) -> bool {
         // A bare 407 is a refusal wherever it comes; one with a new challenge says that ours was too old.
         let is_refusal = fault.cause == Cause::CredentialsRefused && self.attempt.handshake.tally().rechallenge == 0;
@@ -340,8 +341,9 @@ impl Authenticate {
             return verdict::failed(fault, cx);
         }
         if is_cut_off && !self.attempt.is_accepted_elsewhere(cx.now_ms()) {
-            // An upstream that has not accepted the account yet must not be asked for a destination that may only be cut off
-            // again. If this one still gives a challenge, it is the destination's fault; if not, it is going down.
+            // An upstream that has not accepted the account yet must not be asked for a destination that may only be
+            // cut off again. If this one still gives a challenge, it is the destination's fault; if not, it is going
+            // down.
             self.attempt.cut_off = Some(fault);
             return Transition::Connect(Connecting::Upstream(self.attempt));
         }

@@ -1,4 +1,4 @@
-//! What a shard lends to the tunnel that it steps.
+//! What a shard lends to the session that it steps.
 
 use std::io;
 use std::sync::Arc;
@@ -18,24 +18,25 @@ use crate::timeouts::TimeoutsMs;
 use crate::transport::{KeepAlive, SocketOptions};
 use crate::upstream::{HostPort, LookupClient, LookupReply};
 
-/// The part of the configuration that tunnels go by. Replaced as a whole; a tunnel uses what is there when it needs it.
+/// The part of the configuration that sessions use. Replaced as a whole; a session uses what is present when it needs
+/// it.
 #[derive(Clone, Debug)]
 pub struct SessionSettings {
-    /// The way out.
+    /// Upstreams, identities and routes.
     pub egress: CurrentEgress,
     /// How long things may take.
     pub timeouts: TimeoutsMs,
-    /// What requests and answers on their way may hold in all, in bytes; 0 for no such limit.
+    /// The memory that all requests and answers in progress may hold, in bytes; 0 for no limit.
     pub memory_limit_bytes: usize,
-    /// Longest head in bytes.
+    /// The longest head in bytes.
     pub head_limit_bytes: usize,
-    /// Most field lines of a head.
+    /// The most field lines of a head.
     pub field_limit: usize,
-    /// What an upstream's socket may hold back each way, in bytes; 0 leaves it to the system.
+    /// What an upstream's socket may buffer in each direction, in bytes; 0 leaves it to the system.
     pub socket_buffer_bytes: usize,
-    /// How upstreams' and origins' connections are probed while nothing moves.
+    /// How idle connections to upstreams and origins are probed.
     pub keep_alive: Option<KeepAlive>,
-    /// The gateway's name in the Via fields of what it passes on; `None` adds none.
+    /// The gateway's name in Via fields; `None` adds none.
     pub via: Option<Arc<str>>,
 }
 
@@ -51,19 +52,19 @@ impl SessionSettings {
     }
 }
 
-/// Everything that tunnels of one shard share.
+/// Everything that the sessions of one shard share.
 pub struct Context {
     /// Where sockets are registered.
     pub registry: Registry,
-    /// The deadlines of all tunnels.
+    /// The deadlines of all sessions.
     pub timers: Timers,
-    /// One read of whoever is being stepped.
+    /// Room for one read of the session that is being stepped.
     pub scratch: Box<[u8]>,
-    /// Pipes for bulk.
+    /// Pipes to splice bulk data.
     pub pipes: PipePool,
     /// Upstream connections without a client.
     pub pools: Pools,
-    /// No new connections are taken, and none is kept for another request.
+    /// The gateway is draining: no connection is kept for another request.
     pub draining: bool,
     /// Random numbers and the time for AUTHENTICATE_MESSAGEs.
     pub nonces: NonceSource,
@@ -71,11 +72,11 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// The present configuration.
     pub settings: SessionSettings,
-    /// Asks for an origin's addresses on behalf of a tunnel.
+    /// Asks for an origin's addresses on behalf of a session.
     pub look_up: Box<dyn Fn(HostPort, Key, LookupClient) -> LookupReply + Send>,
-    /// Tunnels that wait for the upstream's addresses.
+    /// Sessions that wait for an upstream's addresses.
     pub address_waiters: WaitList,
-    /// Tunnels that wait for the guard to change.
+    /// Sessions that wait for the guard to change.
     pub guard_waiters: WaitList,
     /// The time of this turn, in µs of the process's clock.
     pub now_us: u64,
@@ -87,12 +88,12 @@ impl Context {
         self.now_us / 1000
     }
 
-    /// Requests and answers on their way hold as much as they may, over all shards: nothing new is begun.
+    /// Requests and answers in progress hold as much memory as they may, over all shards: no new request is begun.
     pub fn is_out_of_memory(&self) -> bool {
         self.holds_at_least(self.settings.memory_limit_bytes)
     }
 
-    /// So much of that is held that heads which do not come to their end have to go.
+    /// They hold so much that unfinished heads have to be closed.
     pub fn is_short_of_memory(&self) -> bool {
         self.holds_at_least(self.settings.memory_limit_bytes / 8 * 7)
     }
@@ -131,7 +132,8 @@ impl Context {
     }
 }
 
-/// A name for Via that no other process has (RFC 9110 §7.6.3): gateways in a row must not take each other for themselves.
+/// A name for Via that no other process has (RFC 9110 §7.6.3), so that gateways in a row do not mistake each other for
+/// themselves.
 ///
 /// # Errors
 /// When the system has no random numbers.

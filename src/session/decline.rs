@@ -13,8 +13,8 @@ use crate::transport::Endpoint;
 /// The longest page as it arrives, framing included, in bytes: honest framing does not double it.
 const PAGE_LIMIT_BYTES: usize = 2 * limits::DECLINED_BODY_LIMIT_BYTES;
 
-/// Collecting the page. It is kept whole because its length has to precede it: the client's connection ends with it, and a
-/// truncated page must not look like a whole one.
+/// Collecting the page. It is kept whole because its length has to precede it: the client's connection ends with it,
+/// and a truncated page must not look like a whole one.
 #[derive(Debug)]
 pub(super) struct Decline {
     declined: Declined,

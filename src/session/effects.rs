@@ -1,7 +1,8 @@
-//! What a session tells the rest of the process: metrics, the access record, the upstreams' health and habits, the guard.
+//! What a session tells the rest of the process: metrics, the access record, the upstreams' health and habits, the
+//! guard.
 //!
-//! Stages say what happened; what follows from it is decided here, and nowhere else in `session`. `tests/project/session.rs`
-//! holds that no other file of it names these.
+//! Stages say what happened; what follows from it is decided here, and nowhere else in `session`.
+//! `tests/project/session.rs` holds that no other file of it names these.
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -148,7 +149,8 @@ impl Attempt {
         }
     }
 
-    /// An upstream took no connection at any of its addresses, for this reason or, without one, in the time that it had.
+    /// An upstream took no connection at any of its addresses, for this reason or, without one, in the time that it
+    /// had.
     pub(super) fn takes_no_connection(&self, member: usize, why: Option<&str>, cx: &Cx<'_>) {
         let Some(member) = self.egress.members.get(member) else { return };
         match why {
@@ -332,7 +334,8 @@ impl Attempt {
         self.hop.metrics.answered_407(Reason407::Unprompted, 1);
     }
 
-    /// The upstream has answered a plain request's logon with 407. `stale` says that the challenge may have been too old.
+    /// The upstream has answered a plain request's logon with 407. `stale` says that the challenge may have been too
+    /// old.
     pub(super) fn logon_refused(&self, ticket: Ticket, rechallenged: bool, stale: bool, cx: &Cx<'_>) {
         let reason = if rechallenged { Reason407::Rechallenge } else { Reason407::Refused };
         self.hop.metrics.answered_407(reason, 1);
@@ -361,7 +364,8 @@ impl Attempt {
         self.handshake_counted(Outcome::Established, cx);
     }
 
-    /// Learns from the final answer to a plain request where the upstream asks for credentials, and on which connections.
+    /// Learns from the final answer to a plain request where the upstream asks for credentials, and on which
+    /// connections.
     pub(super) fn served(&self, status: u16, pending: &Pending, has_stand_in: bool, cx: &Cx<'_>) {
         let (habits, now_ms) = (&self.hop.habits, cx.now_ms());
         habits.responded(now_ms);

@@ -9,9 +9,9 @@
 //!                                                                                                        └▶ Relay ─▶ end
 //! ```
 //!
-//! A stage owns what it needs and nothing else. Stepping consumes it; it waits by returning itself, and ends by returning a
-//! [`Transition`], whose file has every edge. Only this file builds stages and acts on transitions; no stage names another.
-//! `choose_route` and `select_hop` decide at once and so are functions.
+//! A stage owns what it needs and nothing else. Stepping consumes it; it waits by returning itself, and ends by
+//! returning a [`Transition`], whose file has every edge. Only this file builds stages and acts on transitions; no
+//! stage names another. `choose_route` and `select_hop` decide at once and so are functions.
 
 mod attempt;
 mod authenticate;
@@ -254,8 +254,8 @@ impl Session {
         }
     }
 
-    /// Ends it while it is idle, because others need its place or its descriptor now. A client that has begun a request is
-    /// told, as far as its connection takes the answer at once.
+    /// Ends it while it is idle, because others need its place or its descriptor now. A client that has begun a request
+    /// is told, as far as its connection takes the answer at once.
     pub fn give_way(&mut self, key: Key, context: &mut Context) {
         self.wake(Wake::GiveWay, key, context);
     }

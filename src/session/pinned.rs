@@ -17,8 +17,8 @@ pub(super) struct Pinned {
     pub origin: Box<str>,
 }
 
-/// The client's own connection, if it leads to the same origin in the same way and is still open. Any other is closed, and the
-/// client's next connection may be shared again.
+/// The client's own connection, if it leads to the same origin in the same way and is still open. Any other is closed,
+/// and the client's next connection may be shared again.
 pub(super) fn fitting(
     pinned: Option<Box<Pinned>>,
     origin: &str,

@@ -12,8 +12,8 @@ use crate::fault::{At, Cause, Fault};
 use crate::limits;
 use crate::transport::Endpoint;
 
-/// What was decided about a client when it was accepted. The client is told after its head has come, because an answer that
-/// overtakes its question is lost when the connection closes on unread bytes.
+/// What was decided about a client when it was accepted. The client is told after its head has come, because an answer
+/// that overtakes its question is lost when the connection closes on unread bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// It may send requests.
@@ -97,8 +97,8 @@ impl ReadRequest {
         }
         let leftover = self.input.into_leftover();
         if demand.request.has_body() && leftover.is_empty() {
-            // Clients that use Nagle's algorithm hold the body back until the head is acknowledged, and the kernel would wait
-            // 40 ms for something to send along.
+            // Clients that use Nagle's algorithm hold the body back until the head is acknowledged, and the kernel
+            // would wait 40 ms for something to send along.
             cx.client.endpoint.stream.acknowledge();
         }
         Transition::ChooseRoute(Box::new(Received { demand, leftover, pinned: self.pinned }))

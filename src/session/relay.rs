@@ -77,8 +77,8 @@ impl Relay {
         }
     }
 
-    /// The data of one side ended in a failure, and the other must not take what it got for the whole. If it was the whole, what
-    /// is still on its way must not be destroyed.
+    /// The data of one side ended in a failure, and the other must not take what it got for the whole. If it was the
+    /// whole, what is still on its way must not be destroyed.
     fn fail(&self, fault: Fault, cx: &Cx<'_>) -> End {
         let (left, has_all) = match fault.cause {
             Cause::UpstreamReset => (&cx.client.endpoint, self.down.is_finished()),

@@ -1,6 +1,7 @@
 //! Every edge between the stages, as a value. A stage ends by returning one; only [`super::Session`] acts on it.
 //!
-//! The table is compared with the code by `tests/project/session.rs`: a stage's files construct exactly the edges of its rows.
+//! The table is compared with the code by `tests/project/session.rs`: a stage's files construct exactly the edges of
+//! its rows.
 //!
 //! | from | to | when |
 //! |---|---|---|

@@ -1,7 +1,7 @@
 //! Connecting to an upstream of the request's group, or straight to the origin.
 //!
-//! One address is tried after the other, the next beside a slow one (RFC 8305 §5); after the last address of an upstream comes
-//! the next upstream. The first to take the connection gets the request.
+//! One address is tried after the other, the next beside a slow one (RFC 8305 §5); after the last address of an
+//! upstream comes the next upstream. The first to take the connection gets the request.
 
 mod origin;
 mod upstreams;

@@ -41,7 +41,8 @@ enum Lookup {
 }
 
 impl Origin {
-    /// Returns the target, the number of the session's last connection, and when the client must have its answer, in ms.
+    /// Returns the target, the number of the session's last connection, and when the client must have its answer, in
+    /// ms.
     pub(super) fn begin(
         origin: HostPort,
         request: Option<Arc<ForwardRequest>>,

@@ -54,7 +54,8 @@ struct Tried {
 }
 
 impl Upstreams {
-    /// Returns the target with the number of the session's last connection, and when the client must have its answer, in ms.
+    /// Returns the target with the number of the session's last connection, and when the client must have its answer,
+    /// in ms.
     pub(super) fn begin(mut attempt: Box<Attempt>, cx: &mut Cx<'_>) -> (super::Target, u8, u64) {
         attempt.source = ConnectionSource::Cold;
         attempt.follow_reload(cx);

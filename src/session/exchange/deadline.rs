@@ -9,7 +9,8 @@ use crate::session::cx::Cx;
 pub(super) enum Waits {
     /// The client is to send its body, or to read its answer: at a minimum rate.
     Client,
-    /// The upstream is to ask for credentials, if it does, before it gets the body; and a client is to send a short one.
+    /// The upstream is to ask for credentials, if it does, before it gets the body; and a client is to send a short
+    /// one.
     Demand,
     /// The upstream is to begin its answer.
     Answer,
@@ -37,8 +38,8 @@ impl Exchange {
         self.all_moved() - self.deadline.moved_before >= floor_bytes
     }
 
-    /// Sets the deadline by who is waited for now. A client has its time from when it began to be waited for, whatever it
-    /// moves; an upstream has it again with each byte.
+    /// Sets the deadline by who is waited for now. A client has its time from when it began to be waited for, whatever
+    /// it moves; an upstream has it again with each byte.
     pub(super) fn restart_deadline(&mut self, cx: &mut Cx<'_>) {
         let waits = self.waits_for();
         let moved = self.all_moved() != self.deadline.moved_before;

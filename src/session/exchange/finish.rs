@@ -46,8 +46,8 @@ impl Exchange {
         }
     }
 
-    /// Whether the upstream may have left a part of the request's body unread. Some would take that for the next client's
-    /// request, and others (Squid) close the connection a moment after their answer.
+    /// Whether the upstream may have left a part of the request's body unread. Some would take that for the next
+    /// client's request, and others (Squid) close the connection a moment after their answer.
     fn may_be_unread(&self, status: u16) -> bool {
         let is_error_to_long_body = status >= 400 && self.request.has_body() && self.short_body().is_none();
         self.request.has_unexpected_body() || is_error_to_long_body
@@ -108,7 +108,8 @@ impl Exchange {
         verdict::failed_behind(interim, fault, cx)
     }
 
-    /// The attempt, if another upstream may get the request: whether this one is to blame or its origin shows only then.
+    /// The attempt, if another upstream may get the request: whether this one is to blame or its origin shows only
+    /// then.
     fn take_attempt_for_next(&mut self, fault: &Fault, cx: &Cx<'_>) -> Option<Box<Attempt>> {
         let is_silent = self.awaiting().is_some() && !self.has_interim() && self.from_upstream.is_empty();
         let repeatable =
@@ -129,8 +130,8 @@ impl Exchange {
         Transition::End(end)
     }
 
-    /// The exchange ends before the upstream has answered. The verdict on an AUTHENTICATE_MESSAGE that was sent is waited for without
-    /// the client.
+    /// The exchange ends before the upstream has answered. The verdict on an AUTHENTICATE_MESSAGE that was sent is
+    /// waited for without the client.
     fn leave_to_itself(mut self: Box<Self>, attempt: &Attempt, cx: &mut Cx<'_>) {
         let Phase::Awaiting(awaiting) = &mut self.phase else { return };
         let Pending::Verdict(ticket) = std::mem::replace(&mut awaiting.pending, Pending::Nothing) else { return };

@@ -1,8 +1,9 @@
 //! One direction of an exchange: a head, then a body that may change its framing on the way.
 //!
-//! What was read is parsed where the read put it. A read that goes on as it is is written from there; where the body makes several
-//! pieces of it they are gathered first, so that a read costs one write however small the peer's chunks are. Only what the destination
-//! does not take is kept, and no longer than until it does. Large pieces that go through unchanged are spliced.
+//! Bytes are parsed where a read put them. A read that is passed on unchanged is written from there. If the body splits
+//! it into several pieces, they are gathered first, so that a read costs one write however small the peer's chunks are.
+//! Only what the destination does not accept is kept, and only until it does. Large pieces that are passed on unchanged
+//! are spliced.
 
 use crate::event::take_front;
 use crate::forward::{BodyError, BodyPump};
@@ -10,16 +11,16 @@ use crate::limits;
 use crate::relay::{Moved, PipePool, RelayError, Resources, Run, RunTurn};
 use crate::transport::Endpoint;
 
-/// So much is gathered before a write, in bytes, so that a head and a small body go out together.
+/// This many bytes are gathered before a write, so that a head and a small body are sent together.
 const GATHER_BYTES: usize = 16 * 1024;
 
-/// A piece of at least so many bytes is spliced, once reads come large.
+/// A piece of at least this many bytes is spliced once reads are large.
 const RUN_BYTES: u64 = 64 * 1024;
 
-/// What a step of the chunk parser takes from the budget of a turn, in bytes: it costs about as much as moving so many.
+/// What a step of the chunk parser takes from the budget of a turn, in bytes: it costs about as much as moving them.
 const STEP_BYTES: usize = 128;
 
-/// Reads from a peer that sends tiny chunks are this long at most, in bytes, so that its turns stay short.
+/// The longest read from a peer that sends tiny chunks, in bytes, so that its turns stay short.
 const COSTLY_READ_BYTES: usize = 16 * 1024;
 
 /// How a call of [`Flow::pump`] ended.
@@ -27,11 +28,11 @@ const COSTLY_READ_BYTES: usize = 16 * 1024;
 pub(super) enum FlowTurn {
     /// The source has nothing now.
     WaitsForSource,
-    /// The destination takes nothing now.
+    /// The destination accepts nothing now.
     WaitsForDestination,
-    /// The budget is used up and there is more to do.
+    /// The budget is used up, and there is more to do.
     Yielded,
-    /// The body has come to its end and is delivered.
+    /// The body is complete and delivered.
     Done,
 }
 
@@ -55,7 +56,7 @@ pub(super) struct Flow {
     run: Option<Run>,
     /// The last read was large.
     bulk: bool,
-    /// The last read took more steps to parse than an eighth of its bytes.
+    /// Parsing the last read took more steps than an eighth of its bytes.
     costly: bool,
     /// Something of the body was taken from the source.
     begun: bool,
@@ -65,7 +66,7 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    /// Begins with what stands in `out`.
+    /// Begins with what is in `out`.
     pub(super) fn new(out: Vec<u8>, pump: Option<BodyPump>) -> Flow {
         Flow {
             out,
@@ -80,7 +81,7 @@ impl Flow {
         }
     }
 
-    /// Nothing but what stands in `out` goes until there is a body again.
+    /// Sends nothing but what is in `out` until there is a body again.
     pub(super) fn hold_body(&mut self) {
         self.pump = None;
     }
@@ -110,29 +111,29 @@ impl Flow {
         self.pump.as_ref().is_some_and(BodyPump::is_done)
     }
 
-    /// Bytes that wait for the destination, those in a pipe not counted.
+    /// Bytes that wait for the destination, except for those in a pipe.
     pub(super) fn unsent_bytes(&self) -> usize {
         self.out.len() - self.sent
     }
 
-    /// Gives back room that a head has not used, for a client may take long to read it.
+    /// Frees room that a head has not used, because a client may take long to read it.
     pub(super) fn trim(&mut self) {
         if self.out.capacity() - self.out.len() > limits::HEAD_READ_BYTES {
             self.out.shrink_to_fit();
         }
     }
 
-    /// What its buffer takes, in bytes.
+    /// The size of its buffer in bytes.
     pub(super) fn held_bytes(&self) -> usize {
         self.out.capacity()
     }
 
-    /// Everything that there is so far is delivered.
+    /// Everything so far is delivered.
     pub(super) fn is_flushed(&self) -> bool {
         self.sent == self.out.len() && self.run.is_none()
     }
 
-    /// A part of what goes out is delivered, and the rest must follow.
+    /// Part of what is to be sent is delivered, and the rest must follow.
     pub(super) fn is_amid_delivery(&self) -> bool {
         (1..self.out.len()).contains(&self.sent)
     }
@@ -147,12 +148,12 @@ impl Flow {
         self.moved
     }
 
-    /// Bytes delivered and to be delivered, as far as is known.
+    /// Bytes delivered and waiting to be delivered.
     pub(super) fn promised(&self) -> u64 {
         self.moved.copied + self.moved.spliced + (self.out.len() - self.sent) as u64
     }
 
-    /// What has not been delivered; nothing is delivered after this.
+    /// Takes what has not been delivered; nothing is delivered after this.
     pub(super) fn take_unsent(&mut self) -> Vec<u8> {
         let unsent = self.out.split_off(self.sent);
         self.out.clear();
@@ -160,14 +161,14 @@ impl Flow {
         unsent
     }
 
-    /// Gives a pipe that it borrowed back.
+    /// Returns the pipe that it borrowed.
     pub(super) fn dismantle(&mut self, pipes: &mut PipePool) {
         if let Some(run) = self.run.take() {
             run.dismantle(pipes);
         }
     }
 
-    /// Moves what can be moved. `held` is what came from the source before and was not used.
+    /// Moves what can be moved. `held` is what was read from the source before and not used.
     pub(super) fn pump(
         &mut self,
         from: &mut Endpoint,
@@ -235,7 +236,7 @@ impl Flow {
         }
     }
 
-    /// Puts what was held with what goes out, as long as that is little; `false` when nothing of it could be used.
+    /// Adds what was held to what is to be sent, up to a limit; `false` when nothing of it could be used.
     fn use_held(&mut self, held: &mut Vec<u8>, budget_bytes: &mut usize) -> Result<bool, FlowError> {
         let Some(pump) = &mut self.pump else { return Ok(false) };
         let mut used = 0;
@@ -253,7 +254,7 @@ impl Flow {
         Ok(used > 0)
     }
 
-    /// Passes one read on; what lies behind the body's end is held.
+    /// Passes one read on; what follows the end of the body is held.
     fn pass(
         &mut self,
         bytes: &[u8],
@@ -285,7 +286,7 @@ impl Flow {
         Ok(())
     }
 
-    /// `None` when the run is over and copying goes on.
+    /// `None` when the run is over and copying continues.
     fn pump_run(
         &mut self,
         from: &mut Endpoint,
@@ -316,7 +317,7 @@ impl Flow {
         Ok(outcome)
     }
 
-    /// `true` when all that goes out has gone.
+    /// `true` when everything is sent.
     fn flush(&mut self, to: &mut Endpoint) -> Result<bool, FlowError> {
         while self.sent < self.out.len() {
             if !to.ready.writable() {

@@ -1,9 +1,11 @@
-//! A body that does not go out with its head, because nobody knows whether the upstream asks for credentials there.
+//! A body that is not sent with its head, because it is not known whether the upstream asks for credentials for the
+//! destination.
 //!
-//! Should it answer 407, the request is made again, with credentials. A short body is sent all the same to an upstream that
-//! has answered lately, and kept until the answer: so do browsers. A longer one waits until the upstream has spoken. If it says nothing for a while, it asks nobody
-//! here, or reads the body before it asks. One that is known to ask before gets the body; with any other, a request with an
-//! empty body finds out, which an upstream that asks nobody may carry out as a request of its own.
+//! If the upstream answers 407, the request is repeated with credentials. To an upstream that has answered lately, a
+//! short body is sent at once and kept until the answer, as browsers do. A longer one is held back until the upstream
+//! has answered. If it does not answer for a while, either it asks for no credentials, or it reads the body before it
+//! asks. An upstream that is known to ask first gets the body. For any other, a request with an empty body finds out;
+//! an upstream that asks for no credentials may carry that request out.
 
 use super::Exchange;
 use crate::fault::{At, Cause, Fault};
@@ -18,18 +20,18 @@ use crate::session::transition::{Connecting, Transition};
 /// How the request's body goes to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RequestBody {
-    /// As it comes.
+    /// As it arrives.
     Streams,
     /// Not yet.
     Waits,
-    /// As soon as all of it has come.
+    /// As soon as all of it has arrived.
     Gathers,
-    /// It was sent, and is still at the front of what came from the client: so many bytes.
+    /// It was sent. Its bytes, this many, are still at the front of what came from the client.
     Kept(usize),
 }
 
 impl Exchange {
-    /// Holds the body back; a short one only until all of it has come, if it may go.
+    /// Holds the body back; a short one only until all of it has arrived, if `short_may_go`.
     pub(super) fn hold_body(&mut self, short_may_go: bool) {
         self.body = match self.short_body() {
             Some(_) if short_may_go => RequestBody::Gathers,
@@ -38,12 +40,12 @@ impl Exchange {
         self.up.hold_body();
     }
 
-    /// Whether nothing of the body goes out yet.
+    /// Whether nothing of the body is sent yet.
     pub(super) fn is_body_held(&self) -> bool {
         matches!(self.body, RequestBody::Waits | RequestBody::Gathers)
     }
 
-    /// The upstream has asked for more than the head.
+    /// The upstream wants more than the head.
     pub(super) fn let_body_go(&mut self) {
         match (self.body, self.short_body()) {
             (RequestBody::Waits, Some(_)) => self.body = RequestBody::Gathers,
@@ -57,19 +59,19 @@ impl Exchange {
         self.up.set_body(self.request.pump());
     }
 
-    /// Whether something of the body may have reached the upstream.
+    /// Whether part of the body may have reached the upstream.
     pub(super) fn body_has_begun(&self) -> bool {
         self.up.has_begun() || matches!(self.body, RequestBody::Kept(_))
     }
 
-    /// The answer is there: the body will not be needed again.
+    /// The answer has come: the body will not be needed again.
     pub(super) fn forget_body(&mut self) {
         if let RequestBody::Kept(length) = std::mem::replace(&mut self.body, RequestBody::Streams) {
             self.from_client.drain(..length);
         }
     }
 
-    /// Sends a short body once all of it has come.
+    /// Sends a short body once all of it has arrived.
     pub(super) fn gather_body(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
         let Some(length) = self.short_body().filter(|_| self.body == RequestBody::Gathers) else { return Ok(()) };
         while self.from_client.len() < length && cx.client.endpoint.ready.readable() {
@@ -99,7 +101,7 @@ impl Exchange {
         }
     }
 
-    /// The upstream has said nothing to the head alone.
+    /// The upstream has not answered the head alone.
     pub(super) fn held_long_enough(mut self: Box<Self>, cx: &mut Cx<'_>) -> Step<Box<Self>> {
         let now_ms = cx.now_ms();
         let asks_nobody =
@@ -110,7 +112,7 @@ impl Exchange {
                 _ => self.stream_body(),
             }
             self.wait_for(self.waits_for(), cx);
-            // Nothing will come to step it.
+            // No event will step it.
             return Step::Yield(self);
         };
         attempt.leftover = std::mem::take(&mut self.from_client);

@@ -216,7 +216,8 @@ impl Exchange {
         }
     }
 
-    /// Moves what can be moved of the request. Returns with it the error of an upstream that takes no more: its answer may say why.
+    /// Moves what can be moved of the request. Returns with it the error of an upstream that takes no more: its answer
+    /// may say why.
     fn pump_up(&mut self, cx: &mut Cx<'_>) -> Result<(FlowTurn, Option<std::io::Error>), Fault> {
         let mut resources = cx.shard.relay_resources();
         let (from, held, to) = (&mut cx.client.endpoint, &mut self.from_client, &mut self.upstream);

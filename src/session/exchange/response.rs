@@ -18,7 +18,8 @@ use crate::upstream::Answer;
 impl Exchange {
     /// Reads heads until the answer's own; `None` when there is nothing more to read now or the body can follow.
     pub(super) fn listen(&mut self, cx: &mut Cx<'_>) -> Option<Work> {
-        // The client gets all of an interim answer or nothing, also if what comes next sends the request to another connection.
+        // The client gets all of an interim answer or nothing, also if what comes next sends the request to another
+        // connection.
         if self.client_comes_first() {
             return None;
         }
@@ -74,15 +75,15 @@ impl Exchange {
         }
     }
 
-    /// Whether nothing more is read until the client has read: it gets an interim answer whole before the next head is looked
-    /// at, and those that wait for it must not grow without end.
+    /// Whether nothing more is read until the client has read: it gets an interim answer whole before the next head is
+    /// looked at, and those that wait for it must not grow without end.
     pub(super) fn client_comes_first(&self) -> bool {
         self.down.is_amid_delivery() || self.down.unsent_bytes() > limits::INTERIM_UNSENT_BYTES
     }
 
-    /// The connection ended before the answer. One that was kept may have been closed before the request reached it: then the
-    /// request is sent again, unless it may have been carried out and must not be twice (RFC 9110 §9.2.2). Nobody carries out a
-    /// request of whose body nothing has come.
+    /// The connection ended before the answer. One that was kept may have been closed before the request reached it:
+    /// then the request is sent again, unless it may have been carried out and must not be twice (RFC 9110 §9.2.2).
+    /// Nobody carries out a request of whose body nothing has come.
     pub(super) fn closed(&mut self, error: Option<io::Error>, cx: &Cx<'_>) -> Work {
         let unheard = self.from_upstream.is_empty() && !self.has_interim() && !self.body_has_begun();
         let repeatable = self.request.is_idempotent() || self.request.has_body();
