@@ -34,6 +34,7 @@
 //! | `reply` | `relay` | the client knows that its tunnel is established |
 //! | `reply` | `linger` | the client has its answer |
 //! | `reply` | `end` | the client does not take its answer |
+//! | `relay` | `end` | both directions have ended, or one has failed |
 //! | `linger` | `end` | the client has closed, or its time is over |
 
 use std::sync::Arc;

@@ -197,16 +197,16 @@ fn effects_leave_the_session_through_one_file() {
         "health.failed",
         "health.succeeded",
         "habits.responded",
-        "habits.asked_for_",
         "habits.challenged_",
-        "habits.challenge_was_stale",
+        "habits.challenge_was",
         "habits.served_",
         "habits.refused_",
+        "habits.asked_for",
         "unchallenged.served",
         "unchallenged.challenged",
         "guard.unreachable",
         "ticket.settle",
-        "HopLease::new",
+        "OnHop::new",
     ];
     let mut found = Vec::new();
     // The context holds the counters, and reads one of them.
