@@ -12,21 +12,21 @@
 //!
 //! ```text
 //!   main       → cli
-//!   cli        → supervisor, gateway, stub, config, logging, auth, upstream, metrics, fault, http, ntlm
+//!   cli        → supervisor, gateway, stub, config, logging, auth, upstream, transport, metrics, fault, http, ntlm
 //!   supervisor → gateway, watch, notify, config
-//!   gateway    → shard, admin, inspect, session, egress, auth, upstream, event, metrics, config, logging
+//!   gateway    → shard, admin, inspect, session, egress, auth, upstream, transport, event, metrics, config, logging
 //!   inspect    → shard, session
-//!   shard      → session, pool, relay, upstream, event, metrics, fault
-//!   session    → client_protocol, pool, egress, route, forward, auth, relay, upstream, event, metrics, fault, http
-//!   pool       → egress, auth, forward, upstream, event, metrics, http
-//!   egress     → client_protocol, upstream, auth, route, metrics, fault, http, ntlm
-//!   metrics    → relay, upstream, fault
-//!   relay      → event
+//!   shard      → session, pool, relay, upstream, transport, event, metrics, fault
+//!   session    → client_protocol, pool, egress, route, forward, auth, relay, upstream, transport, event, metrics, fault, http
+//!   pool       → egress, auth, forward, upstream, transport, event, metrics, http
+//!   egress     → client_protocol, upstream, transport, auth, route, metrics, fault, http, ntlm
 //!   client_protocol → auth, forward, http, fault
+//!   metrics    → relay, upstream, fault
+//!   relay, event, upstream → transport
 //!   auth       → forward, ntlm, http, fault
-//!   config     → egress, upstream, auth, route, ntlm
+//!   config     → egress, upstream, transport, auth, route, ntlm
 //!   logging    → config
-//!   stub       → event, ntlm, http
+//!   stub       → transport, event, ntlm, http
 //!   forward, route, fault, admin → http
 //! ```
 //!

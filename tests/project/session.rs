@@ -206,7 +206,7 @@ fn effects_leave_the_session_through_one_file() {
         "unchallenged.challenged",
         "guard.unreachable",
         "ticket.settle",
-        "OnHop::new",
+        "HopLease::new",
     ];
     let mut found = Vec::new();
     // The context holds the counters, and reads one of them.
