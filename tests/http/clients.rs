@@ -1,4 +1,4 @@
-//! Clients as workloads have them, over plain `http://`, through the gateway and a real Squid that verifies NTLM.
+//! Common clients over plain `http://`, through the gateway and a real Squid that verifies NTLM.
 
 use crate::support;
 
@@ -18,7 +18,7 @@ use support::wire::Wire;
 
 const MAX_TIME: Duration = Duration::from_secs(90);
 
-/// An origin behind a Squid behind the gateway.
+/// An origin, a Squid in front of it and the gateway in front of both.
 struct Site {
     squid: Squid,
     gateway: Gateway,
@@ -36,7 +36,7 @@ impl Site {
         Site { squid, gateway, origin }
     }
 
-    /// Runs a client whose environment names the gateway.
+    /// Runs a client with the gateway in its environment.
     fn run(&self, program: impl Into<PathBuf>, prepare: impl FnOnce(&mut Command)) -> Finished {
         run(program, MAX_TIME, |command| {
             command.env("http_proxy", self.gateway.url()).env("HTTP_PROXY", self.gateway.url());
@@ -44,14 +44,14 @@ impl Site {
         })
     }
 
-    /// Panics unless Squid let so many requests through or more, for the gateway's user, on far fewer authentications.
+    /// Panics unless Squid served at least this many requests for the gateway's user, with far fewer authentications.
     #[track_caller]
     fn expect_shared(&self, requests: usize, authentications: usize) {
         let served = || {
             let log = self.squid.log();
             log.iter().filter(|line| line.user == support::USER && !line.status.ends_with("/407")).count()
         };
-        // Squid logs a request only after its client has the whole answer.
+        // Squid logs a request only after its client has received the whole response.
         wait_for(Duration::from_secs(10), || (served() >= requests).then_some(()));
         let (served, log) = (served(), self.squid.log());
         let authenticated = self.squid.count(LoggedCredentials::Authenticate);
@@ -75,12 +75,12 @@ fn a_hundred_curls_at_once_share_a_few_connections() {
     let proxy = site.gateway.url();
     let args =
         ["--noproxy", "", "--proxy", &proxy, "--parallel", "--parallel-immediate", "--parallel-max", "100", "--fail"];
-    curl(MAX_TIME, args.into_iter().chain(["--config", &config])).expect_success("a hundred at once");
+    curl(MAX_TIME, args.into_iter().chain(["--config", &config])).expect_success("a hundred concurrent requests");
     for number in 0..100_u64 {
         let got = std::fs::read(scratch.join(&number.to_string())).unwrap_or_default();
         assert_same(&got, &pseudo_random(number, usize::try_from(number).unwrap() * 1000), &number.to_string());
     }
-    // Once more, one after the other: nobody has to prove anything again.
+    // Again, one after the other: nothing has to authenticate again.
     let before = site.squid.count(LoggedCredentials::Authenticate);
     for number in 0..5 {
         let url = site.origin.url(&format!("/bytes/10?seed={number}"));
@@ -116,7 +116,7 @@ fn wget_fetches_a_tree() {
 }
 
 #[test]
-fn a_session_of_python_requests_uses_one_authentication() {
+fn a_python_requests_session_authenticates_once() {
     require_tools!("squid", "ntlm_auth");
     let Some(python) = python_with("requests") else {
         skip_for_want_of("Python's requests");
@@ -147,7 +147,7 @@ fn a_session_of_python_requests_uses_one_authentication() {
     site.expect_shared(128, 3);
 }
 
-/// A wheel that pip takes, of one module and `padding` bytes, made with Python's zipfile.
+/// Makes a wheel that pip accepts, with one module and `padding` bytes, using Python's zipfile.
 fn make_wheel(python: &Path, into: &Path) {
     let script = "import sys, zipfile, random\n\
         info = 'gatewaytest-1.0.dist-info/'\n\
@@ -193,7 +193,7 @@ fn pip_downloads_from_an_index() {
     site.expect_shared(2, 2);
 }
 
-/// A repository of one package, flat, unsigned.
+/// Makes a flat, unsigned repository with one package.
 fn make_repository(at: &Path) {
     let tree = at.join("tree");
     std::fs::create_dir_all(tree.join("DEBIAN")).expect("mkdir");
@@ -251,7 +251,7 @@ fn apt_updates_and_downloads() {
     site.expect_shared(3, 3);
 }
 
-/// Git without the settings of whoever runs the tests.
+/// Git without the settings of the user who runs the tests.
 fn git(site: Option<&Site>, home: &Path, args: &[&str]) -> Finished {
     run(path_of("git"), MAX_TIME, |command| {
         if let Some(site) = site {
@@ -283,7 +283,7 @@ fn git_clones_and_pushes_over_http() {
     let smart = site.origin.url("/git/repository.git");
     git(Some(&site), home.path(), &["clone", "--quiet", &smart, "first"]);
     std::fs::write(home.join("first/small"), "a line\n").unwrap();
-    // Past http.postBuffer, so that the push goes in chunks of no known length.
+    // Larger than http.postBuffer, so that the push uses chunks of unknown total length.
     std::fs::write(home.join("first/large"), pseudo_random(6, 3 << 20)).unwrap();
     git(None, home.path(), &["-C", "first", "add", "--all"]);
     git(None, home.path(), &["-C", "first", "commit", "--quiet", "--message", "one"]);
@@ -305,7 +305,7 @@ fn git_clones_and_pushes_over_http() {
 }
 
 #[test]
-fn a_web_socket_goes_through_squid() {
+fn a_web_socket_works_through_squid() {
     require_tools!("squid", "ntlm_auth");
     let site = Site::of(Web::origin(), "http_upgrade_request_protocols websocket allow all");
     let mut client = Wire::connect(site.gateway.address());
@@ -315,7 +315,7 @@ fn a_web_socket_goes_through_squid() {
     assert_eq!(answer.status(), 101, "{}", answer.head);
     assert_eq!(answer.field("upgrade"), Some("websocket"), "{}", answer.head);
     assert_eq!(client.exactly(6).unwrap(), b"hello ");
-    // A masked text frame (RFC 6455 §5.7), and bulk behind it.
+    // A masked text frame (RFC 6455 §5.7), followed by bulk data.
     let frame = b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
     client.send(frame).unwrap();
     assert_eq!(client.exactly(frame.len()).unwrap(), frame);

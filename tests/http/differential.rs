@@ -1,4 +1,4 @@
-//! The same requests straight to an origin and through the gateway and a real Squid: the same answers.
+//! The same requests directly to an origin and through the gateway and a real Squid get the same responses.
 
 use crate::support;
 
@@ -10,8 +10,8 @@ use support::squid::{LoggedCredentials, Squid, SquidOptions};
 use support::web::Web;
 use support::wire::{HttpMessage, Wire};
 
-/// Fields that end with a connection, or that every proxy writes anew.
-const OF_THE_WAY: [&str; 11] = [
+/// Hop-by-hop fields, and fields that every proxy rewrites.
+const HOP_BY_HOP: [&str; 11] = [
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -66,13 +66,13 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// Status, the fields that go from end to end, and the body.
+/// The status, the end-to-end fields and the body.
 fn essence(answer: &HttpMessage) -> (u16, Vec<String>, &[u8]) {
     let mut fields: Vec<String> =
         answer.head.lines().skip(1).filter(|line| !line.is_empty()).map(str::to_owned).collect();
     fields.retain(|line| {
         let name = line.split(':').next().unwrap_or_default();
-        !OF_THE_WAY.iter().any(|own| own.eq_ignore_ascii_case(name))
+        !HOP_BY_HOP.iter().any(|own| own.eq_ignore_ascii_case(name))
     });
     fields.sort();
     (answer.status(), fields, &answer.body)
@@ -91,7 +91,7 @@ fn ask(wire: &mut Option<Wire>, to: SocketAddr, case: &Case, target: &str, host:
 }
 
 #[test]
-fn the_way_through_the_gateway_and_squid_changes_no_answer() {
+fn responses_are_the_same_directly_and_through_gateway_and_squid() {
     require_tools!("squid", "ntlm_auth");
     let squid = Squid::start(&SquidOptions::default());
     let gateway = Gateway::start(&GatewayOptions::through(squid.address()));

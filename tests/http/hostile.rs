@@ -1,4 +1,4 @@
-//! Plain HTTP that two parsers could read in two ways, and upstreams that break the rules: refused, and never half believed.
+//! Plain HTTP that two parsers could interpret differently, and upstreams that break the rules: all of it is rejected.
 
 use crate::support;
 
@@ -12,7 +12,7 @@ use support::wire::Wire;
 
 use ntlm_gateway::stub::{StubOptions, StubServer};
 
-/// What no client may say. `U` stands for a URL of the origin.
+/// What no client may send. `U` stands for a URL of the origin.
 const REFUSED: &[(&str, u16)] = &[
     ("POST U HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     ("POST U HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n", 400),
@@ -71,7 +71,7 @@ const REFUSED: &[(&str, u16)] = &[
     ("TRACE U HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc", 400),
 ];
 
-/// Chunked bodies that are none. The head may have gone by then; the terminating chunk must not.
+/// Malformed chunked bodies. The head may already have been forwarded; the final chunk must not be.
 const BAD_CHUNKS: &[&str] = &[
     "zz\r\nabc\r\n0\r\n\r\n",
     "-3\r\nabc\r\n0\r\n\r\n",
@@ -88,10 +88,10 @@ const BAD_CHUNKS: &[&str] = &[
 ];
 
 #[test]
-fn what_two_parsers_could_read_in_two_ways_goes_nowhere() {
+fn ambiguous_requests_are_rejected_and_never_forwarded() {
     let (domain, user, password) = ACCOUNT;
     let stub = StubServer::start(StubOptions::default().account(domain, user, password)).unwrap();
-    // Nothing is warmed, so that every connection to the stub is a request's.
+    // No connections are opened in advance, so every connection to the stub belongs to a request.
     let gateway = in_process::gateway(&stub.address().to_string(), &[("warm", "0")]);
     let mut wrong = Vec::new();
     for (text, status) in REFUSED {
@@ -111,23 +111,23 @@ fn what_two_parsers_could_read_in_two_ways_goes_nowhere() {
 }
 
 #[test]
-fn a_bad_chunk_ends_the_upload_without_an_end() {
+fn a_malformed_chunk_aborts_the_upload_without_a_final_chunk() {
     let setup = PlainHttpGateway::new(&[]);
-    // While nothing has proved the identity, an upload that breaks off counts as an attempt that may have failed.
+    // Until the identity is accepted, an upload that breaks off counts as an attempt that may have failed.
     assert_eq!(setup.client().ask(setup.get("/bytes/5")).unwrap().body.len(), 5);
     for chunks in BAD_CHUNKS {
         let mut client = setup.client();
         client.send(format!("{}{chunks}", setup.head("POST", "/sink", "Transfer-Encoding: chunked\r\n"))).unwrap();
         let answer = client.answer("POST").unwrap_or_else(|error| panic!("{chunks:?}: {error}"));
         assert_eq!(answer.status(), 400, "{chunks:?}: {}", answer.text());
-        assert!(client.rest().is_ok_and(|rest| rest.is_empty()), "{chunks:?}: the connection ends");
+        assert!(client.rest().is_ok_and(|rest| rest.is_empty()), "{chunks:?}: the connection is closed");
     }
-    assert_eq!(setup.client().ask(setup.get("/bytes/5")).unwrap().body.len(), 5, "others are served");
+    assert_eq!(setup.client().ask(setup.get("/bytes/5")).unwrap().body.len(), 5, "others are still served");
     setup.stop();
 }
 
 #[test]
-fn what_is_smuggled_behind_a_good_request_is_refused_by_itself() {
+fn a_request_smuggled_after_a_valid_one_is_rejected_on_its_own() {
     let setup = PlainHttpGateway::new(&[]);
     for (text, status) in REFUSED {
         let mut client = setup.client();
@@ -136,11 +136,11 @@ fn what_is_smuggled_behind_a_good_request_is_refused_by_itself() {
         assert_eq!(client.answer("GET").unwrap().status(), *status, "{text:?}");
         assert!(client.rest().is_ok_and(|rest| rest.is_empty()), "{text:?}");
     }
-    assert_eq!(setup.proxy.seen.requests(), REFUSED.len(), "only the good ones arrive");
+    assert_eq!(setup.proxy.seen.requests(), REFUSED.len(), "only the valid ones arrive");
     setup.stop();
 }
 
-/// Answers that are none.
+/// Malformed responses.
 const BAD_ANSWERS: &[&str] = &[
     "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
@@ -160,7 +160,7 @@ const BAD_ANSWERS: &[&str] = &[
 ];
 
 #[test]
-fn an_upstreams_malformed_answer_is_a_502_and_its_connection_ends() {
+fn a_malformed_response_gets_502_and_its_connection_is_closed() {
     let setup = PlainHttpGateway::playing(&[("timeouts.response", "10s")], |wire, asked| {
         let number: usize = asked.path.trim_start_matches('/').parse().unwrap_or(0);
         wire.send(BAD_ANSWERS.get(number).copied().unwrap_or("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood"))?;
@@ -179,13 +179,13 @@ fn an_upstreams_malformed_answer_is_a_502_and_its_connection_ends() {
     assert_eq!(
         setup.metric("ntlm_gateway_upstream_up", &[]),
         1.0,
-        "an origin's fault is not held against the upstream"
+        "an origin's fault is not counted against the upstream"
     );
     setup.stop();
 }
 
 #[test]
-fn bytes_behind_an_answer_are_nobodys_answer() {
+fn bytes_after_a_response_are_never_taken_as_the_next_response() {
     let setup = PlainHttpGateway::playing(&[], |wire, asked| {
         let stray = if asked.path == "/stray" { "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged" } else { "" };
         wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood{stray}"))?;
@@ -199,7 +199,7 @@ fn bytes_behind_an_answer_are_nobodys_answer() {
 }
 
 #[test]
-fn a_body_that_is_cut_short_is_never_a_clean_end() {
+fn a_truncated_body_never_ends_cleanly() {
     let setup = PlainHttpGateway::playing(&[], |wire, asked| {
         wire.send(match asked.path {
             "/length" => "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n",
@@ -219,13 +219,13 @@ fn a_body_that_is_cut_short_is_never_a_clean_end() {
     assert_eq!(
         setup.metric("ntlm_gateway_upstream_up", &[]),
         1.0,
-        "an origin's fault is not held against the upstream"
+        "an origin's fault is not counted against the upstream"
     );
     setup.stop();
 }
 
 #[test]
-fn heads_have_a_limit_both_ways() {
+fn heads_are_limited_in_both_directions() {
     let setup = PlainHttpGateway::playing(&[("limits.head", "8KiB")], |wire, _| {
         wire.send(format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "y".repeat(20_000)))?;
         Ok(true)

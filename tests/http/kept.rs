@@ -20,7 +20,7 @@ use ntlm_gateway::stub::{Personality, StubOptions, StubServer};
 
 const GAUGE: &str = "ntlm_gateway_kept_connections";
 
-/// A proxy that answers with the number of its connection, after a while for `/slow`.
+/// A proxy that answers with the number of its connection, with a delay for `/slow`.
 fn numbered(settings: &[(&str, &str)]) -> PlainHttpGateway {
     PlainHttpGateway::playing(settings, |wire, asked| {
         if asked.path == "/slow" {
@@ -32,7 +32,7 @@ fn numbered(settings: &[(&str, &str)]) -> PlainHttpGateway {
     })
 }
 
-/// Waits until so many are kept: the gateway puts a connection away a moment after its client has the answer.
+/// Waits for this many kept connections: the gateway returns one to the pool shortly after its client has the response.
 #[track_caller]
 fn expect_kept(setup: &PlainHttpGateway, count: f64) {
     let there = wait_for(Duration::from_secs(5), || (setup.metric(GAUGE, &[]) == count).then_some(()));
@@ -43,7 +43,7 @@ fn authenticates(setup: &PlainHttpGateway) -> usize {
     setup.proxy.seen.authenticates.load(Ordering::Relaxed)
 }
 
-/// Sends the same request on so many connections at once.
+/// Sends the same request on this many connections at once.
 fn at_once(setup: &PlainHttpGateway, count: usize, path: &str) {
     let mut clients: Vec<Wire> = (0..count).map(|_| setup.client()).collect();
     clients.iter_mut().for_each(|client| client.send(setup.get(path)).expect("send"));
@@ -53,7 +53,7 @@ fn at_once(setup: &PlainHttpGateway, count: usize, path: &str) {
 }
 
 #[test]
-fn another_client_uses_the_connection_that_was_used_last() {
+fn connections_are_reused_across_clients_most_recently_used_first() {
     let setup = numbered(&[("warm", "0")]);
     at_once(&setup, 1, "/");
     at_once(&setup, 5, "/slow");
@@ -67,7 +67,7 @@ fn another_client_uses_the_connection_that_was_used_last() {
 }
 
 #[test]
-fn no_more_are_kept_than_may_be() {
+fn no_more_connections_are_kept_than_configured() {
     let setup = numbered(&[("keep", "2")]);
     at_once(&setup, 1, "/");
     at_once(&setup, 8, "/slow");
@@ -81,7 +81,7 @@ fn no_more_are_kept_than_may_be() {
 }
 
 #[test]
-fn what_is_not_used_is_closed_after_its_time() {
+fn an_unused_kept_connection_is_closed_after_its_timeout() {
     let setup = numbered(&[("timeouts.keep", "400ms"), ("warm", "0")]);
     at_once(&setup, 1, "/");
     expect_kept(&setup, 1.0);
@@ -91,7 +91,7 @@ fn what_is_not_used_is_closed_after_its_time() {
     setup.stop();
 }
 
-/// A proxy that closes each connection at its second request, unanswered; `/reset` by a reset.
+/// A proxy that closes each connection at its second request without a response; with a reset for `/reset`.
 fn closes_at_the_second() -> PlainHttpGateway {
     PlainHttpGateway::playing(&[("warm", "0")], |wire, asked| {
         if asked.before > 0 {
@@ -108,7 +108,7 @@ fn closes_at_the_second() -> PlainHttpGateway {
 }
 
 #[test]
-fn a_kept_connection_that_dies_costs_a_repeatable_request_nothing() {
+fn an_idempotent_request_is_retried_when_a_kept_connection_dies() {
     let setup = closes_at_the_second();
     let mut client = setup.client();
     assert_eq!(client.ask(setup.get("/")).unwrap().text(), "ok");
@@ -116,14 +116,14 @@ fn a_kept_connection_that_dies_costs_a_repeatable_request_nothing() {
         [("GET", "/"), ("GET", "/reset"), ("DELETE", "/"), ("OPTIONS", "/reset")].into_iter().enumerate()
     {
         assert_eq!(client.ask(setup.head(method, path, "")).unwrap().text(), "ok", "{method} {path}");
-        assert_eq!(setup.proxy.seen.requests(), 1 + 2 * (number + 1), "sent once more and not oftener");
+        assert_eq!(setup.proxy.seen.requests(), 1 + 2 * (number + 1), "retried exactly once");
     }
     assert_eq!(setup.metric("ntlm_gateway_upstream_up", &[]), 1.0);
     setup.stop();
 }
 
 #[test]
-fn what_may_have_been_carried_out_is_not_sent_twice() {
+fn a_non_idempotent_request_is_not_retried() {
     let setup = closes_at_the_second();
     for (fields, body) in [("Content-Length: 5\r\n", "hello"), ("", ""), ("Content-Length: 0\r\n", "")] {
         let mut client = setup.client();
@@ -138,25 +138,25 @@ fn what_may_have_been_carried_out_is_not_sent_twice() {
 }
 
 #[test]
-fn what_must_not_be_made_twice_goes_on_connections_that_were_used_just_now() {
+fn non_idempotent_requests_use_only_recently_used_kept_connections() {
     let setup = numbered(&[("warm", "0")]);
     let mut client = setup.client();
     let on =
         |client: &mut Wire, method: &str| client.ask(setup.head(method, "/", "Content-Length: 0\r\n")).unwrap().text();
     let first = on(&mut client, "GET");
-    assert_eq!(on(&mut client, "POST"), first, "used just now");
+    assert_eq!(on(&mut client, "POST"), first, "just used");
     std::thread::sleep(ntlm_gateway::limits::KEPT_FRESH + Duration::from_millis(300));
     let second = on(&mut client, "POST");
     assert_ne!(second, first, "its proxy may be closing it");
     assert_eq!(on(&mut client, "POST"), second);
     std::thread::sleep(ntlm_gateway::limits::KEPT_FRESH + Duration::from_millis(300));
-    assert_eq!(on(&mut client, "PUT"), second, "what can be made again may meet its end");
+    assert_eq!(on(&mut client, "PUT"), second, "an idempotent request may find it closed");
     assert_eq!(authenticates(&setup), 2);
     setup.stop();
 }
 
 #[test]
-fn what_must_not_be_made_twice_goes_on_warm_connections_that_are_young() {
+fn non_idempotent_requests_use_only_young_pre_challenged_connections() {
     let stub = StubServer::start(StubOptions::default().account(ACCOUNT.0, ACCOUNT.1, ACCOUNT.2)).unwrap();
     let gateway = in_process::gateway(&stub.address().to_string(), &[("warm", "1"), ("keep", "0")]);
     let ask = |method: &str| {
@@ -179,9 +179,9 @@ fn what_must_not_be_made_twice_goes_on_warm_connections_that_are_young() {
     in_process::stop(gateway);
 }
 
-/// A proxy that takes a warm connection's request and closes without an answer, a number of times.
+/// The proxy may close a pre-challenged connection as it takes a request, several times.
 #[test]
-fn a_warm_connection_that_dies_costs_a_repeatable_request_nothing() {
+fn an_idempotent_request_is_retried_when_a_pre_challenged_connection_dies() {
     let stub = StubServer::start(
         StubOptions::default().account(ACCOUNT.0, ACCOUNT.1, ACCOUNT.2).personality(Personality::ClosesIdle),
     )
@@ -197,12 +197,13 @@ fn a_warm_connection_that_dies_costs_a_repeatable_request_nothing() {
     in_process::stop(gateway);
 }
 
-/// A proxy that reads no body of a GET, HEAD, OPTIONS or DELETE: what comes behind such a head is the next request to it.
+/// A proxy that reads no body after a GET, HEAD, OPTIONS or DELETE: it takes the bytes after such a head as the next
+/// request.
 #[test]
-fn a_body_that_the_proxy_takes_for_a_request_is_nobodys_answer() {
+fn a_body_that_the_proxy_reads_as_a_request_answers_no_other_client() {
     let setup = PlainHttpGateway::playing(&[("warm", "0")], |wire, asked| {
         if asked.path == "/smuggled" {
-            // So that its answer comes behind the next client's request.
+            // So that its response arrives after the next client's request.
             std::thread::sleep(Duration::from_millis(200));
         }
         let text = if asked.method == "HEAD" { "" } else { asked.path };
@@ -215,7 +216,7 @@ fn a_body_that_the_proxy_takes_for_a_request_is_nobodys_answer() {
         let mut attacker = setup.client();
         let head = setup.head(method, "/attack", &format!("Content-Length: {}\r\n", smuggled.len()));
         assert_eq!(attacker.ask(format!("{head}{smuggled}")).unwrap().status(), 200, "{method}");
-        // Its own next request is another matter, too.
+        // The attacker's own next request gets its own response, too.
         for client in [&mut setup.client(), &mut attacker, &mut setup.client()] {
             assert_eq!(client.ask(setup.get("/own")).unwrap().text(), "/own", "behind {method}");
         }
@@ -223,7 +224,7 @@ fn a_body_that_the_proxy_takes_for_a_request_is_nobodys_answer() {
     setup.stop();
 }
 
-/// A stub that verifies, and the gateway before it.
+/// A stub that verifies, and a gateway in front of it.
 fn stub_and_gateway(
     personality: Personality,
     settings: &[(&str, &str)],
@@ -236,7 +237,7 @@ fn stub_and_gateway(
 }
 
 #[test]
-fn a_proxy_that_forgets_or_authenticates_single_requests_is_asked_anew() {
+fn requests_authenticate_again_where_the_proxy_forgets_authentication() {
     for personality in [Personality::Forgets, Personality::PerRequestAuth] {
         let (stub, gateway) = stub_and_gateway(personality, &[("warm", "0")]);
         let mut client = Wire::connect(in_process::address(&gateway));
@@ -252,14 +253,14 @@ fn a_proxy_that_forgets_or_authenticates_single_requests_is_asked_anew() {
             _ => {
                 assert_eq!(counts.authenticates, 20, "{counts}");
                 let bound = u64::from(ntlm_gateway::limits::REAUTHENTICATIONS);
-                assert!(counts.unprompted <= bound, "learnt after {bound}: {counts}");
+                assert!(counts.unprompted <= bound, "known after {bound}: {counts}");
             }
         }
     }
 }
 
 #[test]
-fn a_destination_that_is_forbidden_does_not_end_the_keeping_for_others() {
+fn a_forbidden_destination_does_not_stop_keep_alive_for_others() {
     let (stub, gateway) = stub_and_gateway(Personality::Policy407, &[("warm", "0")]);
     let ask = |host: &str| {
         Wire::connect(in_process::address(&gateway)).ask(request("GET", &format!("http://{host}/"), "")).unwrap()
@@ -271,12 +272,13 @@ fn a_destination_that_is_forbidden_does_not_end_the_keeping_for_others() {
     }
     let counts = stub.counters();
     in_process::stop(gateway);
-    // One for the first, one for the forbidden one, one of the gateway's own that confirms the secret, one for the first after it.
+    // One for the first, one for the forbidden one, one by which the gateway confirms the secret, and one for the first
+    // request after that.
     assert!(counts.authenticates <= 4, "{counts}");
 }
 
 #[test]
-fn an_origins_own_407s_on_kept_connections_do_not_end_the_keeping() {
+fn an_origins_own_407s_do_not_stop_keep_alive() {
     let setup = PlainHttpGateway::playing(&[("warm", "0")], |wire, asked| {
         let line = if asked.path == "/asks" { "407 Not a proxy's" } else { "200 OK" };
         wire.send(format!("HTTP/1.1 {line}\r\nContent-Length: 2\r\n\r\nok"))?;
@@ -293,7 +295,7 @@ fn an_origins_own_407s_on_kept_connections_do_not_end_the_keeping() {
 }
 
 #[test]
-fn many_forbidden_destinations_do_not_end_the_keeping_for_others() {
+fn many_forbidden_destinations_do_not_stop_keep_alive_for_others() {
     let (stub, gateway) = stub_and_gateway(Personality::Policy407, &[("warm", "0")]);
     let ask = |host: &str| {
         Wire::connect(in_process::address(&gateway)).ask(request("GET", &format!("http://{host}/"), "")).unwrap()
@@ -312,7 +314,7 @@ fn many_forbidden_destinations_do_not_end_the_keeping_for_others() {
 }
 
 #[test]
-fn a_proxy_that_asks_for_the_body_before_it_looks_at_the_credentials_gets_no_false_verdict() {
+fn a_proxy_that_reads_the_body_before_rejecting_credentials_is_not_misjudged() {
     let setup = PlainHttpGateway::playing(&[("warm", "0")], |wire, asked| {
         wire.send("HTTP/1.1 100 Continue\r\n\r\n")?;
         wire.request_body(asked.head)?;
@@ -324,12 +326,12 @@ fn a_proxy_that_asks_for_the_body_before_it_looks_at_the_credentials_gets_no_fal
         let answer = setup.client().ask(format!("{}hello", setup.head("POST", "/", fields))).unwrap();
         assert_eq!(answer.status(), 502, "{}", answer.head);
     }
-    assert!(authenticates(&setup) <= 3, "a refused password is not tried again and again: {}", authenticates(&setup));
+    assert!(authenticates(&setup) <= 3, "a rejected password is not retried endlessly: {}", authenticates(&setup));
     setup.stop();
 }
 
 #[test]
-fn what_went_without_credentials_is_not_kept_for_those_who_need_them() {
+fn unauthenticated_connections_are_not_kept_for_authenticated_requests() {
     let (stub, gateway) = stub_and_gateway(Personality::HangsOnCredentials, &[("without_credentials", "hello.test")]);
     for _ in 0..3 {
         let mut client = Wire::connect(in_process::address(&gateway));
@@ -341,7 +343,7 @@ fn what_went_without_credentials_is_not_kept_for_those_who_need_them() {
 }
 
 #[test]
-fn a_tunnel_on_a_kept_connection_costs_squid_no_authentication() {
+fn a_tunnel_on_a_kept_connection_needs_no_new_authentication() {
     require_tools!("squid", "ntlm_auth");
     let squid = Squid::start(&SquidOptions::default());
     let options = GatewayOptions::through(squid.address());
@@ -354,14 +356,14 @@ fn a_tunnel_on_a_kept_connection_costs_squid_no_authentication() {
         let tunnel = client::connect(gateway.address(), echo.address(), b"").unwrap();
         assert_eq!(tunnel.status(), 200, "{}", tunnel.head);
         assert_eq!(client::echo_through(&tunnel.stream, b"there and back").unwrap(), b"there and back");
-        // The tunnel took the connection along: each round needs one.
+        // The tunnel keeps the connection for itself, so each round needs one.
         assert_eq!(squid.count(LoggedCredentials::Negotiate), round, "{:#?}", squid.log());
     }
     assert_eq!(gateway.metric("ntlm_gateway_authenticate_messages_total", &[]), Some(3.0));
 }
 
 #[test]
-fn a_tunnel_on_a_kept_connection_is_proved_anew_where_the_proxy_asks() {
+fn a_tunnel_on_a_kept_connection_authenticates_again_when_challenged() {
     let (stub, gateway) = stub_and_gateway(Personality::PerRequestAuth, &[("warm", "0")]);
     let address = in_process::address(&gateway);
     for _ in 0..4 {
@@ -376,7 +378,7 @@ fn a_tunnel_on_a_kept_connection_is_proved_anew_where_the_proxy_asks() {
 }
 
 #[test]
-fn a_connection_of_an_old_configuration_is_not_kept_for_the_new_one() {
+fn a_connection_from_an_old_configuration_is_not_kept_after_a_reload() {
     let proxy = Web::proxy();
     let options = GatewayOptions::through(proxy.address());
     let gateway =
@@ -395,5 +397,5 @@ fn a_connection_of_an_old_configuration_is_not_kept_for_the_new_one() {
     assert_eq!(client.answer("GET").unwrap().status(), 200);
     assert_eq!(gateway.metric(GAUGE, &[]).unwrap_or(0.0), 0.0);
     assert_eq!(client.ask(proxy.request("GET", "/bytes/5", "")).unwrap().status(), 200);
-    assert_eq!(proxy.seen.authenticates.load(Ordering::Relaxed), 2, "proved again as who it is now");
+    assert_eq!(proxy.seen.authenticates.load(Ordering::Relaxed), 2, "authenticated again with the new password");
 }

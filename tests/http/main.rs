@@ -1,4 +1,4 @@
-//! Plain HTTP requests, which the gateway reads, authenticates and forwards one by one.
+//! Plain HTTP requests, which the gateway reads, authenticates and forwards individually.
 
 #[macro_use]
 #[path = "../support/mod.rs"]

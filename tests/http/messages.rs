@@ -1,4 +1,4 @@
-//! Plain HTTP, message by message: what clients of either version get, and what upstreams are sent.
+//! Plain HTTP messages: what clients of either version receive, and what upstreams are sent.
 
 use crate::support;
 
@@ -13,14 +13,14 @@ use support::squid::{Squid, SquidOptions};
 use support::web::{Web, checksum};
 use support::wire::{HttpMessage, Wire, fields};
 
-/// Whether the connection has ended in good order.
+/// Whether the connection was closed cleanly.
 fn is_closed(wire: &mut Wire) -> bool {
     wire.wait_at_most(Duration::from_secs(10));
     wire.some().is_ok_and(|rest| rest.is_empty())
 }
 
 #[test]
-fn connections_persist_as_each_version_says() {
+fn connections_persist_by_the_rules_of_each_http_version() {
     let setup = PlainHttpGateway::new(&[]);
     let url = setup.proxy.url("/bytes/100");
     for (version, fields, persists) in [
@@ -49,7 +49,7 @@ fn connections_persist_as_each_version_says() {
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_their_order() {
+fn pipelined_requests_are_answered_in_order() {
     let setup = PlainHttpGateway::new(&[]);
     let body = pseudo_random(5, 30_000);
     let mut requests: Vec<u8> = Vec::new();
@@ -83,7 +83,7 @@ fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[test]
-fn an_empty_line_before_a_request_is_passed_over() {
+fn an_empty_line_before_a_request_is_ignored() {
     let setup = PlainHttpGateway::new(&[]);
     let mut client = setup.client();
     let posted = format!("{}ab\r\n{}", setup.head("POST", "/sink", "Content-Length: 2\r\n"), setup.get("/bytes/5"));
@@ -94,7 +94,7 @@ fn an_empty_line_before_a_request_is_passed_over() {
 }
 
 #[test]
-fn answers_without_a_body_end_with_their_head() {
+fn responses_without_a_body_end_with_their_head() {
     let setup = PlainHttpGateway::new(&[]);
     let mut client = setup.client();
     for _ in 0..3 {
@@ -113,7 +113,7 @@ fn answers_without_a_body_end_with_their_head() {
 }
 
 #[test]
-fn early_hints_go_to_clients_that_understand_them() {
+fn early_hints_reach_only_http_1_1_clients() {
     let setup = PlainHttpGateway::new(&[]);
     let mut client = setup.client();
     client.send(setup.get("/hints")).unwrap();
@@ -128,12 +128,12 @@ fn early_hints_go_to_clients_that_understand_them() {
 }
 
 #[test]
-fn as_many_interim_answers_as_fit_into_a_head_reach_the_client_before_the_answer() {
+fn interim_responses_up_to_the_head_limit_all_reach_the_client() {
     const COUNT: usize = 400;
     let setup = PlainHttpGateway::playing(&[], |wire, asked| {
         for number in 0..COUNT {
             wire.send(format!("HTTP/1.1 103 Early Hints\r\nLink: </{number}>\r\n\r\n"))?;
-            // Now and then, so that they come one by one as well as many at once.
+            // Occasional pauses, so that they arrive both one by one and many at once.
             if number % 40 == 0 {
                 std::thread::sleep(Duration::from_millis(2));
             }
@@ -155,7 +155,7 @@ fn as_many_interim_answers_as_fit_into_a_head_reach_the_client_before_the_answer
 }
 
 #[test]
-fn interim_answers_without_end_end_in_a_502_and_not_in_a_reset() {
+fn endless_interim_responses_end_in_a_502_not_a_reset() {
     let setup = PlainHttpGateway::playing(&[("limits.head", "4KiB")], |wire, asked| {
         if asked.path == "/good" {
             wire.send("HTTP/1.1 204 No Content\r\n\r\n")?;
@@ -191,7 +191,7 @@ fn interim_answers_without_end_end_in_a_502_and_not_in_a_reset() {
 }
 
 #[test]
-fn chunk_extensions_end_here_and_harmless_trailers_pass() {
+fn chunk_extensions_are_dropped_and_harmless_trailers_forwarded() {
     let setup = PlainHttpGateway::new(&[]);
     let mut client = setup.client();
     let answer = client.ask(setup.get("/trailers")).unwrap();
@@ -223,13 +223,13 @@ fn a_body_of_unknown_length_is_framed_for_each_client() {
     setup.stop();
 }
 
-/// What arrives at the proxy for a request with these fields.
+/// Sends a request with these fields and returns the response; the proxy records what arrived.
 fn passed_on(setup: &PlainHttpGateway, target: &str, fields: &str) -> HttpMessage {
     setup.client().ask(format!("GET {target} HTTP/1.1\r\n{fields}\r\n")).expect("an answer")
 }
 
 #[test]
-fn fields_of_the_clients_connection_stay_on_it() {
+fn hop_by_hop_request_fields_are_not_forwarded() {
     let setup = PlainHttpGateway::new(&[]);
     let fields = "Host: x\r\nConnection: X-Hop, keep-alive\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\n\
         Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic eDp5\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\
@@ -251,7 +251,7 @@ fn fields_of_the_clients_connection_stay_on_it() {
 }
 
 #[test]
-fn host_is_made_to_agree_with_the_target() {
+fn host_is_rewritten_to_match_the_target() {
     let setup = PlainHttpGateway::new(&[]);
     let url = setup.proxy.url("/headers?q=http://other/");
     for host in ["other.example", "127.0.0.1"] {
@@ -264,19 +264,19 @@ fn host_is_made_to_agree_with_the_target() {
 }
 
 #[test]
-fn a_request_that_was_here_before_is_refused() {
+fn a_looping_request_is_rejected() {
     let setup = PlainHttpGateway::new(&[("via_name", "egress-7")]);
     let url = setup.proxy.url("/headers");
     let answer = passed_on(&setup, &url, "Host: x\r\nVia: 1.0 other, 1.1 EGRESS-7 (comment)\r\n");
     assert_eq!(answer.status(), 508, "{}", answer.head);
     assert_eq!(setup.proxy.seen.requests(), 0);
     let answer = passed_on(&setup, &url, "Host: x\r\nVia: 1.1 ntlm-gateway\r\n");
-    assert_eq!(answer.status(), 200, "of another gateway: {}", answer.head);
+    assert_eq!(answer.status(), 200, "from another gateway: {}", answer.head);
     setup.stop();
 }
 
 #[test]
-fn fields_of_the_upstreams_connection_stay_on_it() {
+fn hop_by_hop_response_fields_are_not_forwarded() {
     let setup = PlainHttpGateway::playing(&[], |wire, _| {
         wire.send(
             "HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\n\
@@ -288,7 +288,7 @@ fn fields_of_the_upstreams_connection_stay_on_it() {
     for absent in ["x-hop", "keep-alive", "proxy-connection", "proxy-authenticate", "upgrade", "connection"] {
         assert_eq!(answer.field(absent), None, "{}", answer.head);
     }
-    // Names that some clients would take for one of these.
+    // Names that some clients confuse with one of these.
     for absent in ["transfer_encoding", "proxy_authenticate"] {
         assert_eq!(answer.field(absent), None, "{}", answer.head);
     }
@@ -298,7 +298,7 @@ fn fields_of_the_upstreams_connection_stay_on_it() {
 }
 
 #[test]
-fn a_direct_request_comes_to_its_origin_in_origin_form() {
+fn a_direct_request_reaches_its_origin_in_origin_form() {
     let origin = Web::origin();
     let setup = PlainHttpGateway::new(&[("no_proxy", "127.0.0.1")]);
     let mut client = setup.client();
@@ -340,7 +340,7 @@ fn an_upgrade_turns_the_exchange_into_a_tunnel() {
 }
 
 #[test]
-fn a_protocol_that_was_not_asked_for_is_no_switch() {
+fn a_switch_to_a_protocol_not_requested_is_rejected() {
     let setup = PlainHttpGateway::playing(&[], |wire, _| {
         wire.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n")?;
         Ok(true)
@@ -351,10 +351,10 @@ fn a_protocol_that_was_not_asked_for_is_no_switch() {
     setup.stop();
 }
 
-/// A client that leaves Nagle's algorithm on, as Python's requests does towards proxies: its body waits in its kernel until the
-/// head is acknowledged, which a kernel that has nothing else to say puts off for 40 ms.
+/// A client that leaves Nagle's algorithm on, as Python's requests does towards proxies. Its kernel holds the body back
+/// until the head is acknowledged, and a kernel with nothing else to send delays that by 40 ms.
 #[test]
-fn a_body_that_waits_for_the_heads_acknowledgement_is_not_kept_waiting() {
+fn a_body_held_back_by_nagles_algorithm_is_not_delayed() {
     let setup = PlainHttpGateway::new(&[]);
     let mut client = setup.client();
     client.stream.set_nodelay(false).unwrap();
@@ -372,7 +372,7 @@ fn a_body_that_waits_for_the_heads_acknowledgement_is_not_kept_waiting() {
 }
 
 #[test]
-fn a_body_goes_once_to_an_upstream_that_asks_for_no_credentials() {
+fn a_body_is_sent_once_to_an_upstream_without_authentication() {
     let proxy = Web::origin();
     let body = pseudo_random(6, 100_000);
     let sink = |body: &[u8]| format!("POST {} {:016x}\n", body.len(), checksum(body));
@@ -381,7 +381,7 @@ fn a_body_goes_once_to_an_upstream_that_asks_for_no_credentials() {
         let gateway = in_process::gateway(&proxy.address().to_string(), &settings);
         let mut client = Wire::connect(in_process::address(&gateway));
         client.wait_at_most(Duration::from_secs(10));
-        // The upstream is heard of.
+        // The gateway learns about the upstream.
         assert_eq!(client.ask(proxy.request("GET", "/bytes/5", "")).unwrap().body.len(), 5);
         for body in [&b"short"[..], &body, b""] {
             let sized = proxy.request("POST", "/sink", &format!("Content-Length: {}\r\n", body.len()));
@@ -395,14 +395,15 @@ fn a_body_goes_once_to_an_upstream_that_asks_for_no_credentials() {
         }
         drop(client);
         let heads = proxy.seen.heads().split_off(before);
-        assert_eq!(heads.len(), 7, "{settings:?}: each is made once: {heads:?}");
+        assert_eq!(heads.len(), 7, "{settings:?}: each is sent once: {heads:?}");
         in_process::stop(gateway);
     }
 }
 
-/// Whether the upstream asks for credentials is not known, and the body is too long to be kept until that is.
+/// The gateway does not know yet whether the upstream asks for credentials, and the body is too long to be held until
+/// it does.
 #[test]
-fn a_long_body_to_an_upstream_of_which_nothing_is_known_arrives_whole() {
+fn a_long_body_to_an_unknown_upstream_arrives_complete() {
     let proxy = Web::origin();
     let body = pseudo_random(6, 100_000);
     let gateway = in_process::gateway(&proxy.address().to_string(), &[("first_leg", "plain")]);
@@ -411,14 +412,14 @@ fn a_long_body_to_an_upstream_of_which_nothing_is_known_arrives_whole() {
         let head = proxy.request("POST", "/sink", &format!("Content-Length: {}\r\n", body.len()));
         let answer = client.ask([head.as_bytes(), &body].concat()).unwrap();
         assert_eq!(answer.text(), format!("POST {} {:016x}\n", body.len(), checksum(&body)));
-        // The first time: its head alone, then with an empty body, then whole.
+        // The first time: the head alone, then an empty body, then the whole request.
         assert_eq!(proxy.seen.requests(), requests, "{:#?}", proxy.seen.heads());
     }
     in_process::stop(gateway);
 }
 
 #[test]
-fn the_number_of_fields_is_bounded_by_its_setting_and_says_so() {
+fn the_number_of_fields_is_limited_by_its_setting() {
     let setup = PlainHttpGateway::playing(&[("limits.fields", "100")], |wire, asked| {
         let count: usize = asked.path.trim_start_matches('/').parse().unwrap_or(0);
         wire.request_body(asked.head)?;
@@ -433,7 +434,7 @@ fn the_number_of_fields_is_bounded_by_its_setting_and_says_so() {
             assert_eq!(setup.metric("ntlm_gateway_faults_total", &[("cause", cause)]), 1.0);
         }
     }
-    // Host is one of them.
+    // Host counts, too.
     for (more, status) in [(99, 200), (100, 431)] {
         let answer = setup.client().ask(setup.head("GET", "/5", &"X-Field: y\r\n".repeat(more))).unwrap();
         assert_eq!(answer.status(), status, "{more}: {}", answer.head);
@@ -443,7 +444,7 @@ fn the_number_of_fields_is_bounded_by_its_setting_and_says_so() {
 }
 
 #[test]
-fn hundreds_of_fields_and_interim_answers_pass_through_squid_both_ways() {
+fn hundreds_of_fields_and_interim_responses_pass_through_squid() {
     require_tools!("squid", "ntlm_auth");
     let squid = Squid::start(&SquidOptions::default());
     let gateway = Gateway::start(&GatewayOptions::through(squid.address()));

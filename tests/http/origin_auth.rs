@@ -1,5 +1,5 @@
-//! Origins that authenticate connections (NTLM to the origin itself, RFC 4559 §6): the connection belongs to that client from
-//! then on, and to nobody else.
+//! Origins that authenticate connections (NTLM to the origin itself, RFC 4559 §6): from then on the connection belongs
+//! to that client alone.
 
 use crate::support;
 
@@ -14,7 +14,7 @@ use support::squid::{Squid, SquidOptions};
 use support::web::Web;
 use support::wire::{HttpMessage, Wire};
 
-/// A NEGOTIATE_MESSAGE and an AUTHENTICATE_MESSAGE of `user`, as an origin that does not verify takes them.
+/// A NEGOTIATE_MESSAGE and an AUTHENTICATE_MESSAGE of `user` that an origin accepts if it does not verify them.
 fn messages(user: &str) -> [String; 2] {
     let negotiate = [&b"NTLMSSP\0\x01\0\0\0"[..], &[0x05, 0x82, 0x08, 0], &[0; 16]].concat();
     let length = u8::try_from(user.len()).expect("a short name");
@@ -30,8 +30,8 @@ fn ask(client: &mut Wire, origin: &Web, path: &str, fields: &str) -> HttpMessage
     client.ask(origin.request("GET", path, fields)).expect("an answer")
 }
 
-/// Two clients that prove themselves to the origin, and a third that does not.
-fn nobody_shares(gateway: SocketAddr, origin: &Web) {
+/// Two clients that authenticate to the origin, and a third that does not.
+fn assert_not_shared(gateway: SocketAddr, origin: &Web) {
     let [mut alice, mut bob, mut eve] = [(); 3].map(|()| Wire::connect(gateway));
     assert_eq!(ask(&mut eve, origin, "/ntlm", "").status(), 401);
     let mut pages = Vec::new();
@@ -50,10 +50,10 @@ fn nobody_shares(gateway: SocketAddr, origin: &Web) {
             assert_eq!(
                 ask(client, origin, "/ntlm", "").status(),
                 401,
-                "round {round}: no share in another's connection"
+                "round {round}: another client's connection is not shared"
             );
         }
-        // Proven once, for good; long bodies in between change nothing.
+        // Authenticated once for good; long bodies in between change nothing.
         for (client, page) in [(&mut alice, &pages[0]), (&mut bob, &pages[1])] {
             assert_eq!(ask(client, origin, "/ntlm", "").text(), *page, "round {round}");
             assert_eq!(ask(client, origin, "/bytes/3000000", "").body.len(), 3_000_000);
@@ -62,30 +62,34 @@ fn nobody_shares(gateway: SocketAddr, origin: &Web) {
     }
     drop((alice, bob));
     for _ in 0..5 {
-        assert_eq!(ask(&mut Wire::connect(gateway), origin, "/ntlm", "").status(), 401, "nor when its owner has gone");
+        assert_eq!(
+            ask(&mut Wire::connect(gateway), origin, "/ntlm", "").status(),
+            401,
+            "not even after its owner has gone"
+        );
     }
 }
 
 #[test]
-fn a_connection_that_an_origin_has_authenticated_is_one_clients_own_through_squid() {
+fn a_connection_authenticated_by_an_origin_is_not_shared_through_squid() {
     require_tools!("squid", "ntlm_auth");
     let squid = Squid::start(&SquidOptions::default());
     let gateway = Gateway::start(&GatewayOptions::through(squid.address()));
-    nobody_shares(gateway.address(), &Web::origin());
+    assert_not_shared(gateway.address(), &Web::origin());
 }
 
 #[test]
-fn a_connection_that_an_origin_has_authenticated_is_one_clients_own_without_a_proxy() {
+fn a_connection_authenticated_by_an_origin_is_not_shared_without_a_proxy() {
     let proxy = Web::proxy();
     let options = GatewayOptions::through(proxy.address());
     let gateway =
         Gateway::start(&GatewayOptions { args: ["--no-proxy", "127.0.0.1"].map(str::to_owned).into(), ..options });
-    nobody_shares(gateway.address(), &Web::origin());
+    assert_not_shared(gateway.address(), &Web::origin());
     assert_eq!(proxy.seen.requests(), 0);
 }
 
 #[test]
-fn curl_proves_itself_to_an_origin_through_squid() {
+fn curl_authenticates_to_an_origin_through_squid() {
     require_tools!("squid", "ntlm_auth", "curl");
     let squid = Squid::start(&SquidOptions::default());
     let gateway = Gateway::start(&GatewayOptions::through(squid.address()));

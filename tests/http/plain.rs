@@ -1,5 +1,5 @@
-//! Plain `http://` through the gateway and a real Squid that verifies NTLM: on authenticated connections that are kept and
-//! shared.
+//! Plain `http://` through the gateway and a real Squid that verifies NTLM, on authenticated connections that are kept
+//! and shared.
 
 use crate::support;
 
@@ -21,7 +21,7 @@ fn squid_and_gateway() -> (Squid, Gateway) {
     (squid, gateway)
 }
 
-/// curl to the origin, through the gateway or, without one, straight.
+/// Runs curl to the origin, through the gateway if there is one.
 fn fetch(origin: &HttpOrigin, gateway: Option<&Gateway>, args: &[&str], path: &str) -> Finished {
     let url = origin.url(path);
     let proxy = gateway.map(Gateway::url);
@@ -30,7 +30,7 @@ fn fetch(origin: &HttpOrigin, gateway: Option<&Gateway>, args: &[&str], path: &s
 }
 
 #[test]
-fn bodies_of_every_kind_arrive_whole_both_ways() {
+fn bodies_of_every_kind_arrive_complete_in_both_directions() {
     require_tools!("squid", "ntlm_auth", "curl", "python3");
     let (_squid, gateway) = squid_and_gateway();
     let origin = HttpOrigin::http();
@@ -57,7 +57,7 @@ fn bodies_of_every_kind_arrive_whole_both_ways() {
 }
 
 #[test]
-fn fifty_requests_on_one_connection_cost_one_handshake() {
+fn fifty_requests_on_one_connection_need_one_handshake() {
     require_tools!("squid", "ntlm_auth", "curl", "python3");
     let (squid, gateway) = squid_and_gateway();
     let origin = HttpOrigin::http();

@@ -1,4 +1,4 @@
-//! Plain HTTP over time: bodies that are long, slow, early or late, and the bounds on all of them.
+//! Plain HTTP bodies that are long, slow, early or late, and the limits on all of them.
 
 use crate::support;
 
@@ -14,13 +14,13 @@ use support::squid::{Squid, SquidOptions};
 use support::web::{EVENT_PAUSE, Web, checksum, moment_ms};
 use support::wire::Wire;
 
-/// Bytes of the long bodies here; `NTLM_GATEWAY_TESTS_BULK_MIB` asks for more.
+/// The length of long bodies in bytes; `NTLM_GATEWAY_TESTS_BULK_MIB` sets another.
 fn bulk_bytes() -> u64 {
     let asked = std::env::var("NTLM_GATEWAY_TESTS_BULK_MIB").ok().and_then(|number| number.parse().ok());
     asked.unwrap_or(256) << 20
 }
 
-/// A process whose highest memory has grown by more than this, in KiB, has kept a body.
+/// If the peak memory of a process grew by more than this, in KiB, it held a body in memory.
 const FLAT_KIB: u64 = 6 * 1024;
 
 fn through_squid() -> (Squid, Gateway, Web) {
@@ -29,7 +29,7 @@ fn through_squid() -> (Squid, Gateway, Web) {
     (squid, gateway, Web::origin())
 }
 
-/// Sends `left` zeros; gives up in good order when the other side has had enough.
+/// Sends `left` zeros; stops quietly when the peer stops reading.
 fn send_zeros(wire: &Wire, mut left: u64) -> u64 {
     let zeros = vec![0; 256 * 1024];
     let mut sent = 0;
@@ -44,12 +44,12 @@ fn send_zeros(wire: &Wire, mut left: u64) -> u64 {
 }
 
 #[test]
-fn long_bodies_pass_through_squid_in_flat_memory() {
+fn long_bodies_pass_through_squid_in_constant_memory() {
     require_tools!("squid", "ntlm_auth");
     let (_squid, gateway, origin) = through_squid();
     let length = bulk_bytes();
     let mut client = Wire::connect(gateway.address());
-    // What every exchange costs once is there.
+    // Allocates what every exchange needs once.
     client.ask(origin.request("GET", "/bytes/3000000", "")).unwrap();
     let before = gateway.memory_kib();
     client.send(origin.request("GET", &format!("/huge/{length}"), "")).unwrap();
@@ -69,7 +69,7 @@ fn long_bodies_pass_through_squid_in_flat_memory() {
 }
 
 #[test]
-fn an_answer_before_the_end_of_the_upload_reaches_the_client() {
+fn a_response_before_the_end_of_the_upload_reaches_the_client() {
     require_tools!("squid", "ntlm_auth");
     let (_squid, gateway, origin) = through_squid();
     for fields in ["Content-Length: 500000000\r\n", "Transfer-Encoding: chunked\r\n"] {
@@ -84,13 +84,13 @@ fn an_answer_before_the_end_of_the_upload_reaches_the_client() {
     }
 }
 
-/// Answers 413 with the upload unread, so that its close becomes a reset.
+/// Answers 413 without reading the upload, so that its close becomes a reset.
 fn early_and_gone(wire: &mut Wire) -> std::io::Result<bool> {
     wire.send("HTTP/1.1 413 Too much\r\nContent-Length: 9\r\nConnection: close\r\n\r\ntoo much\n")?;
     Err(ErrorKind::ConnectionAborted.into())
 }
 
-/// Uploads and reads the answer meanwhile.
+/// Uploads and reads the response at the same time.
 fn upload(gateway: std::net::SocketAddr, head: &str, length: u64) -> std::io::Result<support::wire::HttpMessage> {
     let mut client = Wire::connect(gateway);
     client.send(head)?;
@@ -105,17 +105,17 @@ fn upload(gateway: std::net::SocketAddr, head: &str, length: u64) -> std::io::Re
 }
 
 #[test]
-fn a_413_that_came_before_the_reset_reaches_the_client_two_hundred_times() {
+fn a_413_sent_before_a_reset_always_reaches_the_client() {
     let setup = PlainHttpGateway::playing(&[("warm", "0")], |wire, asked| match asked.path {
         "/early" => early_and_gone(wire),
         _ => support::web::respond(wire, asked),
     });
-    // The destination is known to ask for credentials.
+    // The gateway learns that the destination asks for credentials.
     assert_eq!(setup.client().ask(setup.get("/bytes/5")).unwrap().body.len(), 5);
     let address = setup.client().stream.peer_addr().unwrap();
     for run in 0..200 {
         let length = 50_000 + 17_000 * (run % 40);
-        // In chunks as well: one that never ends.
+        // In chunks as well: one chunk that never ends.
         let head = match run % 2 {
             0 => setup.head("POST", "/early", &format!("Content-Length: {length}\r\n")),
             _ => setup.head("POST", "/early", "Transfer-Encoding: chunked\r\n") + "1000000\r\n",
@@ -127,7 +127,7 @@ fn a_413_that_came_before_the_reset_reaches_the_client_two_hundred_times() {
 }
 
 #[test]
-fn a_413_from_an_origin_that_closes_on_the_upload_reaches_the_client_through_squid() {
+fn a_413_from_an_origin_that_stops_reading_reaches_the_client_through_squid() {
     require_tools!("squid", "ntlm_auth");
     let squid = Squid::start(&SquidOptions::default());
     let gateway = Gateway::start(&GatewayOptions::through(squid.address()));
@@ -140,14 +140,14 @@ fn a_413_from_an_origin_that_closes_on_the_upload_reaches_the_client_through_squ
         let length = 20_000 + 17_000 * run;
         let head = origin.request("POST", "/early", &format!("Content-Length: {length}\r\n"));
         let answer = upload(gateway.address(), &head, length).unwrap_or_else(|error| panic!("run {run}: {error}"));
-        // Squid itself may meet the reset first, and says so.
+        // Squid itself may hit the reset first, and reports it.
         let from_squid = answer.status() == 502 && answer.field("x-squid-error").is_some();
         assert!(answer.status() == 413 || from_squid, "run {run}: {}", answer.head);
     }
 }
 
 #[test]
-fn a_body_of_unknown_length_waits_for_its_100() {
+fn a_body_of_unknown_length_waits_for_100_continue() {
     require_tools!("squid", "ntlm_auth");
     let (_squid, gateway, origin) = through_squid();
     let mut client = Wire::connect(gateway.address());
@@ -160,7 +160,7 @@ fn a_body_of_unknown_length_waits_for_its_100() {
         client.send("6\r\n world\r\n0\r\n\r\n").unwrap();
         assert_eq!(client.answer("POST").unwrap().text(), format!("POST 11 {:016x}\n", checksum(b"hello world")));
     }
-    // Told no before the body: the client may keep it.
+    // Rejected before the body: the client may keep it.
     client.send(origin.request("POST", "/early", "Content-Length: 1000\r\nExpect: 100-continue\r\n")).unwrap();
     let answer = client.answer("POST").unwrap();
     assert_eq!((answer.status(), answer.field("connection")), (413, Some("close")));
@@ -168,7 +168,7 @@ fn a_body_of_unknown_length_waits_for_its_100() {
 }
 
 #[test]
-fn server_sent_events_arrive_when_they_are_sent() {
+fn server_sent_events_arrive_without_delay() {
     require_tools!("squid", "ntlm_auth");
     let (_squid, gateway, origin) = through_squid();
     let mut client = Wire::connect(gateway.address());
@@ -186,13 +186,13 @@ fn server_sent_events_arrive_when_they_are_sent() {
             text = rest;
         }
     }
-    // What is gathered somewhere is late by the pause to the next event; a busy machine may delay one or two.
+    // A buffered event is late by the pause before the next one; a busy machine may delay one or two.
     let late = delays_ms.iter().filter(|delay| **delay >= EVENT_PAUSE.as_millis()).count();
     assert!(late <= 2, "late by {delays_ms:?} ms");
 }
 
 #[test]
-fn a_client_that_does_not_read_holds_its_origin_back() {
+fn a_slow_client_applies_backpressure_to_its_origin() {
     let proxy = Web::proxy();
     let gateway = Gateway::start(&GatewayOptions::through(proxy.address()));
     let mut client = Wire::connect(gateway.address());
@@ -209,7 +209,7 @@ fn a_client_that_does_not_read_holds_its_origin_back() {
 }
 
 #[test]
-fn an_origin_that_does_not_read_holds_its_client_back() {
+fn a_slow_origin_applies_backpressure_to_its_client() {
     let proxy = Web::proxy_with(|wire, asked| {
         if asked.path == "/slow" {
             std::thread::sleep(Duration::from_millis(700));
@@ -236,7 +236,7 @@ fn an_origin_that_does_not_read_holds_its_client_back() {
 }
 
 #[test]
-fn a_body_that_trickles_is_given_up_and_a_steady_one_is_not() {
+fn a_trickling_body_is_aborted_and_a_steady_one_is_not() {
     let setup = PlainHttpGateway::new(&[("timeouts.body", "1s")]);
     assert_eq!(setup.client().ask(setup.get("/bytes/5")).unwrap().body.len(), 5);
     let began = Instant::now();
@@ -264,7 +264,7 @@ fn a_body_that_trickles_is_given_up_and_a_steady_one_is_not() {
 }
 
 #[test]
-fn a_client_that_never_reads_its_answer_is_given_up() {
+fn a_client_that_never_reads_its_response_is_disconnected() {
     let setup = PlainHttpGateway::new(&[("timeouts.body", "1s")]);
     let mut client = setup.client();
     client.send(setup.get("/huge/100000000")).unwrap();
@@ -278,8 +278,8 @@ fn a_client_that_never_reads_its_answer_is_given_up() {
 }
 
 #[test]
-fn an_upstream_that_rests_in_its_answer_is_not_taken_for_a_slow_client() {
-    // Longer than the client's time, shorter than the upstream's; the first part is large enough to be spliced.
+fn a_pause_in_an_upstreams_response_is_not_blamed_on_the_client() {
+    // Longer than the client's time-out, shorter than the upstream's; the first part is large enough to be spliced.
     let setup = PlainHttpGateway::playing(&[("timeouts.body", "500ms"), ("timeouts.idle", "3s")], |wire, asked| {
         wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2000001\r\n\r\n")?;
         wire.send(vec![0; 2_000_000])?;
@@ -294,13 +294,13 @@ fn an_upstream_that_rests_in_its_answer_is_not_taken_for_a_slow_client() {
     client.skip(2_000_000).unwrap();
     let home =
         wait_for(Duration::from_secs(1), || (setup.metric("ntlm_gateway_pipes_in_use", &[]) == 0.0).then_some(()));
-    assert!(home.is_some(), "an empty pipe is not kept waiting");
+    assert!(home.is_some(), "an empty pipe is returned during the pause");
     assert_eq!(client.skip(1).expect_err("a reset").kind(), ErrorKind::ConnectionReset);
     setup.stop();
 }
 
 #[test]
-fn an_answer_that_does_not_begin_in_time_is_a_504() {
+fn a_response_that_does_not_start_in_time_gets_504() {
     let setup = PlainHttpGateway::new(&[("timeouts.response", "500ms")]);
     let began = Instant::now();
     let answer = setup.client().ask(setup.get("/pause/6000")).unwrap();
@@ -310,13 +310,13 @@ fn an_answer_that_does_not_begin_in_time_is_a_504() {
     assert_eq!(
         setup.metric("ntlm_gateway_upstream_up", &[]),
         1.0,
-        "an origin's slowness is not held against the upstream"
+        "an origin's slowness is not counted against the upstream"
     );
     setup.stop();
 }
 
 #[test]
-fn a_client_between_two_requests_is_closed_after_its_time() {
+fn an_idle_client_connection_is_closed_after_its_keep_alive_timeout() {
     let setup = PlainHttpGateway::new(&[("timeouts.keep_alive", "500ms")]);
     let mut client = setup.client();
     for _ in 0..2 {
@@ -329,7 +329,7 @@ fn a_client_between_two_requests_is_closed_after_its_time() {
 }
 
 #[test]
-fn one_connection_bears_a_bounded_number_of_requests() {
+fn a_connection_carries_a_bounded_number_of_requests() {
     let setup = PlainHttpGateway::new(&[]);
     let mut client = setup.client();
     let mut writer = client.stream.try_clone().unwrap();
@@ -352,7 +352,7 @@ fn one_connection_bears_a_bounded_number_of_requests() {
 }
 
 #[test]
-fn a_shutdown_finishes_what_has_begun_and_nothing_more() {
+fn a_shutdown_finishes_requests_in_progress_and_takes_no_more() {
     let proxy = Web::proxy();
     let mut gateway = Gateway::start(&GatewayOptions::through(proxy.address()));
     let mut resting = Wire::connect(gateway.address());
@@ -366,14 +366,18 @@ fn a_shutdown_finishes_what_has_begun_and_nothing_more() {
     let began = Instant::now();
     gateway.signal(Signal::TERM);
     assert!(resting.rest().unwrap().is_empty());
-    assert!(began.elapsed() < Duration::from_millis(900), "a client at rest is let go at once: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_millis(900),
+        "an idle client is disconnected at once: {:?}",
+        began.elapsed()
+    );
     let answer = waiting.answer("GET").unwrap();
     assert_eq!((answer.status(), answer.field("connection")), (200, Some("close")), "{}", answer.head);
     assert!(waiting.rest().unwrap().is_empty());
-    // Its head had promised more.
+    // Its head had promised to keep the connection open.
     assert!(!head.to_ascii_lowercase().contains("connection: close"), "{head}");
     let rest = streaming.rest().unwrap();
     assert!(rest.ends_with(b"\r\n0\r\n\r\n"), "{:?}", String::from_utf8_lossy(&rest));
-    assert!(began.elapsed() < Duration::from_secs(15), "its connection is not kept: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(15), "its connection is closed: {:?}", began.elapsed());
     assert_eq!(gateway.wait(Duration::from_secs(10)).and_then(|status| status.code()), Some(0));
 }
