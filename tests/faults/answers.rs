@@ -1,4 +1,4 @@
-//! Every failure as the client, the log's reader and the metrics see it: one value, one status, one label.
+//! Every failure as clients, logs and metrics report it: one value, one status, one label.
 
 use crate::support;
 
@@ -26,7 +26,7 @@ fn before_stub(stub: &StubServer, further: &[(&str, &str)]) -> Gateway {
     in_process::gateway(&stub.address().to_string(), further)
 }
 
-/// The answer names the fault, closes the connection, and the fault is counted under the same name.
+/// The response names the fault and closes the connection, and the fault is counted under the same name.
 fn assert_fault(gateway: &Gateway, mut answer: Answered, at: At, cause: Cause) {
     assert_eq!(Some(answer.status()), status(cause), "{}", answer.head);
     let told = answer.field("proxy-status").unwrap_or_default().to_owned();
@@ -41,7 +41,7 @@ fn assert_fault(gateway: &Gateway, mut answer: Answered, at: At, cause: Cause) {
 }
 
 #[test]
-fn a_malformed_request_gets_400_and_nothing_reaches_the_upstream() {
+fn a_malformed_request_gets_400_and_never_reaches_the_upstream() {
     let stub = stub();
     for request in [
         "CONNECT echo.test HTTP/1.1\r\n\r\n".to_owned(),
@@ -66,7 +66,7 @@ fn a_malformed_request_gets_400_and_nothing_reaches_the_upstream() {
 }
 
 #[test]
-fn other_versions_and_methods_are_named() {
+fn unsupported_versions_and_methods_get_their_own_status() {
     let stub = stub();
     for (request, cause) in [
         ("CONNECT echo.test:7 HTTP/2.0\r\n\r\n", Cause::RequestVersion),
@@ -81,7 +81,7 @@ fn other_versions_and_methods_are_named() {
 }
 
 #[test]
-fn a_head_over_the_limit_gets_431_and_one_at_the_limit_a_tunnel() {
+fn a_head_over_the_limit_gets_431_and_one_at_the_limit_is_accepted() {
     let stub = stub();
     let gateway = before_stub(&stub, &[("limits.head", "2KiB")]);
     let padded = |bytes: usize| {
@@ -96,7 +96,7 @@ fn a_head_over_the_limit_gets_431_and_one_at_the_limit_a_tunnel() {
 }
 
 #[test]
-fn a_head_that_does_not_end_in_time_gets_408_and_a_silent_client_nothing() {
+fn an_unfinished_head_gets_408_and_a_silent_client_is_just_closed() {
     let stub = stub();
     let gateway = before_stub(&stub, &[("timeouts.head", "300ms")]);
     let answer = ask(in_process::address(&gateway), CONNECT.as_bytes()).expect("an answer");
@@ -118,7 +118,7 @@ fn a_client_that_is_not_allowed_gets_403() {
 }
 
 #[test]
-fn over_max_tunnels_gets_503_until_one_ends() {
+fn tunnels_over_the_limit_get_503_until_one_ends() {
     let stub = stub();
     let gateway = before_stub(&stub, &[("max_tunnels", "2")]);
     let address = in_process::address(&gateway);
@@ -152,7 +152,7 @@ fn an_upstream_that_refuses_the_connection_gets_502_and_recovers_without_a_resta
 }
 
 #[test]
-fn an_upstream_whose_name_does_not_resolve_gets_502_at_once_and_is_no_reason_not_to_start() {
+fn an_upstream_that_does_not_resolve_gets_502_and_does_not_prevent_the_start() {
     let gateway = in_process::gateway("no-such-proxy.invalid:3128", &[]);
     let answer = connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
     assert_fault(&gateway, answer, At::Dial, Cause::ResolveFailed);
@@ -160,7 +160,7 @@ fn an_upstream_whose_name_does_not_resolve_gets_502_at_once_and_is_no_reason_not
 }
 
 #[test]
-fn an_upstream_that_takes_no_connection_gets_504() {
+fn an_upstream_that_does_not_accept_connections_gets_504() {
     let hole = BlackHole::new();
     let gateway = in_process::gateway(&hole.address.to_string(), &[("timeouts.connect", "300ms")]);
     let answer = connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
@@ -169,7 +169,7 @@ fn an_upstream_that_takes_no_connection_gets_504() {
 }
 
 #[test]
-fn a_wrong_password_is_told_once_as_refused_and_then_as_held() {
+fn a_wrong_password_is_reported_as_refused_once_and_then_as_held() {
     let stub = StubServer::start(StubOptions::default().account("CORP", "alice", "another")).expect("a stub");
     let gateway = before_stub(&stub, &[]);
     let answer = connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
@@ -186,7 +186,7 @@ fn a_wrong_password_is_told_once_as_refused_and_then_as_held() {
 }
 
 #[test]
-fn an_idle_tunnel_and_a_half_closed_one_end_after_their_time() {
+fn idle_and_half_closed_tunnels_end_after_their_timeouts() {
     let stub = stub();
     let gateway = before_stub(&stub, &[("timeouts.idle", "400ms"), ("timeouts.half_closed", "300ms")]);
     let mut idle = connect_name(in_process::address(&gateway), "silent.test:1").expect("a tunnel");
@@ -200,7 +200,7 @@ fn an_idle_tunnel_and_a_half_closed_one_end_after_their_time() {
 }
 
 #[test]
-fn activity_keeps_a_tunnel_alive_past_its_idle_time() {
+fn activity_keeps_a_tunnel_open_past_its_idle_timeout() {
     let stub = stub();
     let gateway = before_stub(&stub, &[("timeouts.idle", "500ms")]);
     let tunnel = connect_name(in_process::address(&gateway), "echo.test:7").expect("a tunnel");
@@ -212,19 +212,19 @@ fn activity_keeps_a_tunnel_alive_past_its_idle_time() {
 }
 
 #[test]
-fn an_ended_error_answer_is_read_whole_by_a_client_that_sends_on() {
+fn a_client_that_keeps_sending_still_receives_the_whole_error_response() {
     let stub = stub();
     let gateway = before_stub(&stub, &[]);
     let mut stream = TcpStream::connect(in_process::address(&gateway)).expect("a connection");
     stream.write_all(b"BROKEN\r\n\r\n").expect("a head");
-    // What follows would turn a careless close into a reset and destroy the answer.
+    // More input would turn a careless close into a reset and destroy the response.
     for _ in 0..50 {
         if stream.write_all(&[b'x'; 1000]).is_err() {
             break;
         }
     }
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("the whole answer, and no reset");
+    stream.read_to_string(&mut answer).expect("the complete answer and no reset");
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     in_process::stop(gateway);
 }

@@ -1,4 +1,5 @@
-//! The wall clock is stepped while the gateway runs: by hours, days and years, to 1970 and before it, and in mid-handshake.
+//! The wall clock is stepped while the gateway runs: by hours, days and years, to 1970 and before, and during a
+//! handshake.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -23,16 +24,16 @@ use crate::support::vitals::{assert_nothing_leaked, get};
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 
-/// How far a clock that was stepped may be from where it should be: what passes between two looks at it, on a busy machine.
+/// How far a stepped clock may be from the expected time: the time between two reads of it, on a busy machine.
 const LAG_SECONDS: i64 = 30;
 
-/// For every tunnel here.
+/// The idle time-out of every tunnel here.
 const IDLE: Duration = Duration::from_millis(1_500);
 
-/// A deadline comes this much late at most, on a busy machine.
+/// The most by which a deadline may be late, on a busy machine.
 const LATE: Duration = Duration::from_millis(1_500);
 
-/// Where the clock goes, one after the other, in seconds ahead of the right time.
+/// The successive offsets of the clock from the right time, in seconds.
 fn steps() -> [(&'static str, i64); 6] {
     let now = unix_seconds();
     [
@@ -47,7 +48,7 @@ fn steps() -> [(&'static str, i64); 6] {
 
 struct Stepped {
     gateway: Gateway,
-    /// Goes when the gateway is gone.
+    /// Dropped after the gateway.
     _clean_up: SharedMemoryCleanUp,
     clock: FakeClock,
     tap: Tap,
@@ -55,7 +56,7 @@ struct Stepped {
 }
 
 impl Stepped {
-    /// `None`, having said so, where the clock cannot be stepped.
+    /// `None`, with a message, if the clock cannot be stepped.
     fn start(stub: StubServer, args: &[&str]) -> Option<Self> {
         let Some(clock) = FakeClock::new() else {
             skip_for_want_of("libfaketime");
@@ -70,24 +71,24 @@ impl Stepped {
         Some(Self { gateway, _clean_up: clean_up, clock, tap, stub })
     }
 
-    /// Ends it in good order.
+    /// Stops it in an orderly way.
     fn stop(mut self) {
         self.gateway.signal(Signal::TERM);
         let status = self.gateway.wait(BOUND).expect("it ends");
         assert!(status.success(), "{status}");
     }
 
-    /// The time of the proof in the last handshake.
-    fn proved_at(&self) -> FileTime {
+    /// The time in the last AUTHENTICATE_MESSAGE.
+    fn authenticated_at(&self) -> FileTime {
         let message = self.tap.last_message().expect("a message");
         let message = AuthenticateMessage::decode(&message).expect("an AUTHENTICATE_MESSAGE");
         assert_eq!(message.response_kind(), NtResponseKind::NtlmV2);
-        // MS-NLMP 2.2.2.7 behind the 16 bytes of NTProofStr.
+        // MS-NLMP 2.2.2.7, after the 16 bytes of NTProofStr.
         let time = message.nt_response.get(24..32).expect("a time");
         FileTime(u64::from_le_bytes(time.try_into().expect("eight bytes")))
     }
 
-    /// A tunnel to a destination of its own, whose line is found by it.
+    /// Opens a tunnel to a destination of its own and returns its log line, found by that destination.
     fn line_of_a_tunnel(&self, port: u16) -> String {
         let target = format!("echo.test:{port}");
         let answer = connect_name(self.gateway.address(), &target).expect("an answer");
@@ -98,18 +99,18 @@ impl Stepped {
     }
 }
 
-/// Says a byte now and then, and hears it, until told to stop.
+/// Exchanges a byte now and then until told to stop.
 fn keep_talking(stream: &TcpStream, over: &AtomicBool) -> u32 {
     let mut said = 0;
     while !over.load(Ordering::Relaxed) {
-        assert_eq!(echo_through(stream, b".").expect("a tunnel that is in use lives on"), b".");
+        assert_eq!(echo_through(stream, b".").expect("a tunnel in use stays open"), b".");
         said += 1;
         std::thread::sleep(Duration::from_millis(100));
     }
     said
 }
 
-/// The seconds after which nothing more came.
+/// The time until the tunnel was closed.
 fn lasted(opened: Instant, stream: &mut TcpStream) -> Duration {
     stream.set_read_timeout(Some(BOUND)).expect("a time-out");
     match stream.read(&mut [0; 8]) {
@@ -120,7 +121,7 @@ fn lasted(opened: Instant, stream: &mut TcpStream) -> Duration {
     opened.elapsed()
 }
 
-/// One step of the clock, in mid-handshake, beside a tunnel that idles.
+/// One step of the clock, during a handshake and beside an idle tunnel.
 fn step_by_step(rig: &Stepped, number: u16, name: &str, ahead: i64) {
     let opened = Instant::now();
     let mut idle = tunnel(&rig.gateway).expect("a tunnel").stream;
@@ -128,7 +129,7 @@ fn step_by_step(rig: &Stepped, number: u16, name: &str, ahead: i64) {
     let took = std::thread::scope(|scope| {
         let idling = scope.spawn(|| lasted(opened, &mut idle));
         step(rig, number, name, ahead);
-        idling.join().expect("who waits for its end")
+        idling.join().expect("the thread that waits for its end")
     });
     assert!(took >= IDLE && took < IDLE + LATE, "{name}: an idle tunnel lasted {took:?}");
     for path in ["/healthz", "/readyz"] {
@@ -151,28 +152,28 @@ fn step(rig: &Stepped, number: u16, name: &str, ahead: i64) {
         rig.tap.hold(false);
         client.join().expect("the client")
     });
-    assert_eq!(answer.status(), 200, "{name}, in mid-handshake: {}", answer.head);
+    assert_eq!(answer.status(), 200, "{name}, during a handshake: {}", answer.head);
 
-    // The server tells its time, and the proof is of that time.
+    // The server sends its time, and the message carries that time.
     rig.stub.set_personality(Personality::Plain);
     rig.line_of_a_tunnel(1_000 + number);
-    let told = rig.proved_at();
+    let told = rig.authenticated_at();
     let right = unix_seconds();
-    assert!(told >= file_time(right - LAG_SECONDS) && told <= file_time(right + 1), "{name}: proved at {told}");
-    // The server does not, and the proof is of the gateway's own, which so is seen to be stepped.
+    assert!(told >= file_time(right - LAG_SECONDS) && told <= file_time(right + 1), "{name}: authenticated at {told}");
+    // The server does not, and the message carries the gateway's own time, which shows the step.
     rig.stub.set_personality(Personality::IsaFirst407Closes);
     let line = rig.line_of_a_tunnel(2_000 + number);
     rig.stub.set_personality(Personality::Plain);
-    let (own, stepped) = (rig.proved_at(), unix_seconds() + ahead);
+    let (own, stepped) = (rig.authenticated_at(), unix_seconds() + ahead);
     let (from, to) = (stepped - LAG_SECONDS, stepped + 1);
-    assert!(own >= file_time(from.max(0)) && own <= file_time(to.max(0)), "{name}: proved at {own}");
+    assert!(own >= file_time(from.max(0)) && own <= file_time(to.max(0)), "{name}: authenticated at {own}");
     let said = line.get(..19).expect("a time");
     assert!(*said >= *rfc3339(from) && *said <= *rfc3339(to), "{name}: {line}");
     println!("{name}: proved at {own}, line of {said}");
 }
 
 #[test]
-fn steps_of_the_wall_clock_reach_log_lines_and_proofs_and_neither_tunnels_nor_deadlines() {
+fn wall_clock_steps_change_log_times_and_messages_but_no_tunnel_or_deadline() {
     let idle = format!("{}ms", IDLE.as_millis());
     let Some(rig) = Stepped::start(stub(), &["--idle-timeout", &idle]) else { return };
     assert_flows(&rig.gateway);
@@ -181,20 +182,20 @@ fn steps_of_the_wall_clock_reach_log_lines_and_proofs_and_neither_tunnels_nor_de
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let talk = scope.spawn(|| keep_talking(&talking.stream, &over));
-        // Whatever a step does, the talk must not outlive it.
+        // Whatever a step does, `keep_talking` must not outlive it.
         let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for (number, (name, ahead)) in (0..).zip(steps()) {
                 step_by_step(&rig, number, name, ahead);
             }
         }));
         over.store(true, Ordering::Relaxed);
-        let said = talk.join().expect("it talks through all steps");
+        let said = talk.join().expect("it stays open through all steps");
         stepped.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         assert!(said > 20, "{said}");
     });
     drop(talking);
 
-    // No duration is longer than the test, or than both of its shards' time.
+    // No duration exceeds that of the test, or twice that for both shards together.
     let text = rig.gateway.metrics();
     for family in ["handshake_duration", "handshake_phase_duration", "loop_turn_duration"] {
         let name = format!("ntlm_gateway_{family}_seconds_sum");
@@ -213,7 +214,7 @@ fn steps_of_the_wall_clock_reach_log_lines_and_proofs_and_neither_tunnels_nor_de
 }
 
 #[test]
-fn steps_of_the_wall_clock_neither_hurry_nor_hinder_the_return_of_an_upstream() {
+fn wall_clock_steps_neither_speed_up_nor_delay_the_return_of_an_upstream() {
     let Some(rig) = Stepped::start(stub(), &[]) else { return };
     let up = || rig.gateway.metric("ntlm_gateway_upstream_up", &[]);
     for (name, ahead) in [("six hours forward", 6 * HOUR), ("ten days back", -10 * DAY), ("right again", 0)] {
@@ -226,7 +227,7 @@ fn steps_of_the_wall_clock_neither_hurry_nor_hinder_the_return_of_an_upstream() 
         assert!(wait_for(BOUND, ejected).is_some(), "{name}: it is never ejected");
         let dialled = rig.tap.accepted();
         rig.clock.step(ahead);
-        // A rest of a second or more between two checks, whatever the clock says.
+        // A pause of a second or more between two checks, whatever the clock says.
         std::thread::sleep(Duration::from_millis(2_200));
         let checks = rig.tap.accepted() - dialled;
         assert!(checks <= 3, "{name}: {checks} checks");
@@ -240,7 +241,7 @@ fn steps_of_the_wall_clock_neither_hurry_nor_hinder_the_return_of_an_upstream() 
 }
 
 #[test]
-fn steps_of_the_wall_clock_do_not_let_a_refused_password_be_tried_again() {
+fn wall_clock_steps_do_not_allow_a_rejected_password_to_be_retried() {
     let stub = stub();
     stub.set_password("CORP", "alice", "changed meanwhile");
     let Some(rig) = Stepped::start(stub, &[]) else { return };

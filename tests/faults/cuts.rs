@@ -1,4 +1,4 @@
-//! An upstream whose connection ends at every byte there is.
+//! An upstream whose connection is cut at every possible byte.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream};
@@ -14,33 +14,33 @@ use crate::support::gateway::{Gateway, GatewayOptions};
 use crate::support::in_process;
 use crate::support::vitals::{Vitals, assert_nothing_leaked};
 
-/// Nothing here waits for a time-out of the gateway; a standstill this long is one.
+/// Nothing here waits for a time-out of the gateway, so a pause this long means that it is stuck.
 const STANDSTILL: Duration = Duration::from_secs(30);
 
 const BODY_BYTES: u64 = 700;
 
-/// What a client saw, and no byte of it was wrong.
+/// What a client saw, if none of its bytes was wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
-    /// All of it.
+    /// The complete response.
     Whole,
-    /// A status that is the gateway's own.
+    /// An error status from the gateway itself.
     Told(u16),
-    /// A beginning, then a reset.
+    /// A part of the response, then a reset.
     Reset,
-    /// A beginning, then an end of stream.
+    /// A part of the response, then an end of stream.
     Ended,
 }
 
 type Exchange = fn(SocketAddr) -> Result<Seen, String>;
 
-fn own_fault(answer: &Answered) -> Result<Seen, String> {
+fn gateway_fault(answer: &Answered) -> Result<Seen, String> {
     let told = answer.field("proxy-status").unwrap_or_default();
     let honest = (502..=504).contains(&answer.status()) && told.starts_with("ntlm-gateway; error=");
     if honest { Ok(Seen::Told(answer.status())) } else { Err(format!("no answer of the gateway: {}", answer.head)) }
 }
 
-/// Reads on until the end or until `most` bytes have come; what came, and how it ended if it did.
+/// Reads until the end or until `most` bytes have arrived. Returns the bytes, and how the stream ended if it did.
 fn read_up_to(stream: &mut TcpStream, most: usize) -> Result<(Vec<u8>, Option<Seen>), String> {
     stream.set_read_timeout(Some(STANDSTILL)).map_err(|error| error.to_string())?;
     let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
@@ -55,14 +55,14 @@ fn read_up_to(stream: &mut TcpStream, most: usize) -> Result<(Vec<u8>, Option<Se
     Ok((bytes, None))
 }
 
-/// Bytes behind the CONNECT head, which come back from the origin.
+/// Sends bytes after the CONNECT head, which the origin echoes.
 fn through_a_tunnel(gateway: SocketAddr) -> Result<Seen, String> {
     let sent = pseudo_random(7, 300);
     let request = [b"CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n".as_slice(), &sent].concat();
-    // Whatever becomes of the handshake, the client hears of it.
+    // Whatever happens to the handshake, the client gets a response.
     let mut answer = ask(gateway, &request).map_err(|error| format!("no answer: {error}"))?;
     if answer.status() != 200 {
-        return own_fault(&answer);
+        return gateway_fault(&answer);
     }
     let (back, end) = read_up_to(&mut answer.stream, sent.len())?;
     match sent.starts_with(&back) {
@@ -71,11 +71,11 @@ fn through_a_tunnel(gateway: SocketAddr) -> Result<Seen, String> {
     }
 }
 
-fn by_plain_http(gateway: SocketAddr) -> Result<Seen, String> {
+fn through_plain_http(gateway: SocketAddr) -> Result<Seen, String> {
     let request = format!("GET http://source-{BODY_BYTES}.test/ HTTP/1.1\r\nHost: source-{BODY_BYTES}.test\r\n\r\n");
     let mut answer = ask(gateway, request.as_bytes()).map_err(|error| format!("no answer: {error}"))?;
     if answer.status() != 200 {
-        return own_fault(&answer);
+        return gateway_fault(&answer);
     }
     if answer.field("content-length") != Some(&BODY_BYTES.to_string()) {
         return Err(format!("a client cannot tell a cut body from a whole one: {}", answer.head));
@@ -95,7 +95,7 @@ fn lengths(stub: &StubServer, exchange: Exchange) -> (u64, u64) {
     cutter.moved()
 }
 
-/// One gateway lives through a cut at each byte, and serves the next client whole each time.
+/// One gateway survives a cut at each byte and serves the next client completely each time.
 fn one_cut_at_each_byte(stub: &StubServer, exchange: Exchange, direction: Direction, kind: CutKind, bytes: u64) {
     let cutter = Cutter::start(stub.address());
     let mut options = GatewayOptions::through(cutter.address());
@@ -108,7 +108,7 @@ fn one_cut_at_each_byte(stub: &StubServer, exchange: Exchange, direction: Direct
         cutter.arm(Cut { direction, after, kind }, 1);
         let at = format!("{kind:?} after {after} of {bytes} bytes {direction:?}");
         let outcome = exchange(gateway.address()).unwrap_or_else(|why| panic!("{at}: {why}"));
-        // An end of stream is the origin's word, and this origin has not given it.
+        // Only the origin may end the stream, and this origin has not.
         assert!(kind != CutKind::Reset || outcome != Seen::Ended, "{at}: a reset was passed on as an orderly end");
         *seen.entry(format!("{outcome:?}")).or_default() += 1;
         cutter.disarm();
@@ -134,20 +134,20 @@ fn at_each_byte(exchange: Exchange) {
 }
 
 #[test]
-fn a_tunnel_whose_upstream_is_cut_at_any_byte_is_told_so_or_reset_and_the_next_is_whole() {
+fn a_tunnel_cut_at_any_byte_gets_an_error_or_reset_and_the_next_one_works() {
     at_each_byte(through_a_tunnel);
 }
 
 #[test]
-fn a_plain_request_whose_upstream_is_cut_at_any_byte_is_told_so_or_reset_and_the_next_is_whole() {
-    at_each_byte(by_plain_http);
+fn a_plain_request_cut_at_any_byte_gets_an_error_or_reset_and_the_next_one_works() {
+    at_each_byte(through_plain_http);
 }
 
-/// No attempt gets further: a gateway of its own each time, for it ejects the upstream.
+/// No attempt gets past that byte. Each byte needs a new gateway, because it ejects the upstream.
 #[test]
-fn an_upstream_that_is_always_cut_at_the_same_byte_is_given_up_with_an_honest_answer() {
+fn an_upstream_always_cut_at_the_same_byte_gets_an_honest_error() {
     let stub = stub();
-    for exchange in [through_a_tunnel as Exchange, by_plain_http] {
+    for exchange in [through_a_tunnel as Exchange, through_plain_http] {
         let (up, down) = lengths(&stub, exchange);
         for (direction, bytes) in [(Direction::Up, up), (Direction::Down, down)] {
             for (number, after) in (0..bytes).step_by(61).enumerate() {
@@ -166,12 +166,12 @@ fn an_upstream_that_is_always_cut_at_the_same_byte_is_given_up_with_an_honest_an
     }
 }
 
-/// Nothing comes and nothing is read any more, at some byte of each part of the exchange.
+/// At some byte of each part of the exchange, the upstream stops sending and reading.
 #[test]
-fn an_upstream_that_stands_still_at_any_byte_is_told_as_504_in_time() {
+fn an_upstream_that_stalls_at_any_byte_gets_504_in_time() {
     let stub = stub();
-    // Without the bytes of the origin: once they are on their way there is nobody to tell any more.
-    for (exchange, of_origin) in [(through_a_tunnel as Exchange, (300, 300)), (by_plain_http, (0, BODY_BYTES))] {
+    // Not within the origin's bytes: once they flow, an error status can no longer be sent.
+    for (exchange, of_origin) in [(through_a_tunnel as Exchange, (300, 300)), (through_plain_http, (0, BODY_BYTES))] {
         let (up, down) = lengths(&stub, exchange);
         std::thread::scope(|scope| {
             for (direction, bytes) in [(Direction::Up, up - of_origin.0), (Direction::Down, down - of_origin.1)] {

@@ -1,4 +1,4 @@
-//! The machine gives way: names, descriptors, pipes, memory, files, time.
+//! The machine runs short of names, descriptors, pipes, memory, files or time.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ use crate::support::vitals::{Vitals, assert_nothing_leaked, watch};
 
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
-/// Empty pipes that a shard keeps, of two descriptors each.
+/// Descriptors of the empty pipes that a shard keeps, two each.
 pub(crate) const PIPES_KEPT: u64 = 2 * 8;
 
 pub(crate) fn tunnel(gateway: &Gateway) -> Option<Answered> {
@@ -37,13 +37,13 @@ pub(crate) fn vitals(gateway: &Gateway) -> Vitals {
 }
 
 #[test]
-fn without_names_it_starts_says_so_and_serves_as_soon_as_there_are_some() {
+fn without_name_resolution_it_starts_reports_it_and_serves_once_names_resolve() {
     if skip_without_root() || skip_without_mounts() {
         return;
     }
     let (stub, scratch) = (stub(), Scratch::new("names"));
     let hosts = scratch.write("hosts", "127.0.0.1 localhost\n");
-    // Nobody listens on that port of loopback: every question to a name server fails at once.
+    // Nothing listens on that port of loopback, so every query to a name server fails at once.
     let servers = scratch.write("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n");
     let mut options = GatewayOptions::through(stub.address());
     options.upstreams = vec![format!("proxy.test:{}", stub.address().port())];
@@ -59,9 +59,9 @@ fn without_names_it_starts_says_so_and_serves_as_soon_as_there_are_some() {
     assert_eq!(gateway.admin("/readyz").0, 200);
 }
 
-/// A thousand clients at once, of which the descriptors suffice for a hundred.
+/// A thousand clients at once, with descriptors for only a hundred.
 #[test]
-fn with_256_descriptors_a_thousand_clients_are_served_told_or_kept_waiting_and_then_all_is_as_before() {
+fn a_thousand_clients_are_served_rejected_or_queued_with_256_descriptors() {
     let stub = stub();
     let mut options = GatewayOptions::through(stub.address());
     options.setup = Some("ulimit -n 256".into());
@@ -71,13 +71,13 @@ fn with_256_descriptors_a_thousand_clients_are_served_told_or_kept_waiting_and_t
     let before = vitals(&gateway);
     let request = b"CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n";
     let mut crowd: Vec<TcpStream> = (0..1000).map_while(|_| TcpStream::connect(gateway.address()).ok()).collect();
-    assert_eq!(crowd.len(), 1000, "the queue in the kernel has room for them");
+    assert_eq!(crowd.len(), 1000, "the kernel's queue has room for them");
     crowd.iter_mut().for_each(|client| client.write_all(request).expect("a head"));
     let stop = AtomicBool::new(false);
     let (watched, statuses) = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| watch(gateway.admin_address(), "/healthz", &stop));
         let mut statuses = std::collections::BTreeMap::<String, usize>::new();
-        // Each has its answer in the end, for those before it leave when they have theirs.
+        // Each gets its response eventually, because earlier clients leave once they have theirs.
         for mut client in crowd {
             client.set_read_timeout(Some(BOUND)).expect("a time-out");
             let mut head = [0; 12];
@@ -103,7 +103,7 @@ fn with_256_descriptors_a_thousand_clients_are_served_told_or_kept_waiting_and_t
     assert_nothing_leaked(gateway.admin_address(), before, 0);
 }
 
-/// Bulk bytes down many tunnels, whose every byte is checked.
+/// Sends bulk data through many tunnels and checks every byte.
 pub(crate) fn assert_bulk(gateway: &Gateway, tunnels: u64) {
     std::thread::scope(|scope| {
         for seed in 0..tunnels {
@@ -118,7 +118,7 @@ pub(crate) fn assert_bulk(gateway: &Gateway, tunnels: u64) {
 }
 
 #[test]
-fn one_pipe_for_a_dozen_bulk_tunnels_loses_nothing_and_comes_back() {
+fn a_dozen_bulk_tunnels_with_one_pipe_lose_no_bytes_and_leak_no_pipe() {
     let stub = stub();
     let mut options = GatewayOptions::through(stub.address());
     options.args = ["--shards", "1", "--pipes-per-shard", "1"].map(String::from).into();
@@ -128,16 +128,16 @@ fn one_pipe_for_a_dozen_bulk_tunnels_loses_nothing_and_comes_back() {
     assert_bulk(&gateway, 12);
     assert_nothing_leaked(gateway.admin_address(), before, PIPES_KEPT);
     let spliced = gateway.metric("ntlm_gateway_bytes_total", &[("way", "splice")]).unwrap_or_default();
-    assert!(spliced > 0.0, "the one pipe was used");
+    assert!(spliced > 0.0, "the only pipe was used");
 }
 
-/// `pipe-user-pages-soft` counts all pipes of a user: another process of the same one takes them all.
+/// `pipe-user-pages-soft` counts all pipes of a user; another process of that user takes them all.
 #[test]
-fn when_another_process_of_the_user_holds_all_pipes_it_copies_and_splices_again_afterwards() {
+fn it_copies_while_another_process_holds_all_pipes_and_then_splices_again() {
     if skip_without_root() {
         return;
     }
-    // The distribution's Python: one that is installed for root is out of another user's reach.
+    // The distribution's Python: another user cannot reach one that is installed for root.
     let python = std::path::Path::new("/usr/bin/python3");
     if !python.is_file() && skip_for_want_of("/usr/bin/python3") {
         return;
@@ -146,20 +146,20 @@ fn when_another_process_of_the_user_holds_all_pipes_it_copies_and_splices_again_
         skip_for_want_of("setpriv");
         return;
     };
-    // A user whom nobody else is.
+    // A user with no other processes.
     let user = 100_000 + std::process::id() % 1_000_000;
     let become_user = format!("{} --reuid={user} --regid={user} --clear-groups", setpriv.display());
     let reach = run("sh", BOUND, |command| {
         command.args(["-c", &format!("{become_user} {GATEWAY} --version")]);
     });
     if reach.code != Some(0) {
-        // That is for where one builds, such as below root's home: never required.
+        // The build may be out of their reach, for example below root's home: never required.
         skip(&format!("another user cannot run {GATEWAY}"));
         return;
     }
     let stub = stub();
     let mut options = GatewayOptions::through(stub.address());
-    // The file is root's; the variable is this test's own password.
+    // The file belongs to root; the variable is this test's own password.
     options.setup = Some(format!("exec {become_user} \"$0\" \"$@\""));
     options.args = ["--shards", "1"].map(String::from).into();
     let scratch = Scratch::new("pipes");
@@ -169,7 +169,7 @@ fn when_another_process_of_the_user_holds_all_pipes_it_copies_and_splices_again_
     let gateway = Gateway::start(&options);
     assert_flows(&gateway);
     let before = vitals(&gateway);
-    // Large ones as long as there are any, then small ones until the kernel hands out pipes of two pages.
+    // Large pipes while they last, then small ones until the kernel hands out pipes of two pages.
     let hog = r#"
 import fcntl, os, sys
 held, set_size, get_size = [], 1031, 1032
@@ -204,9 +204,9 @@ sys.stdin.read()
     assert_nothing_leaked(gateway.admin_address(), before, PIPES_KEPT);
 }
 
-/// From far too little to enough: either it serves, or it ends and has said why.
+/// From far too little to enough: either it serves, or it exits and says why.
 #[test]
-fn with_little_memory_it_serves_or_ends_with_a_line_and_a_failure() {
+fn with_little_memory_it_serves_or_exits_with_a_message_and_a_failure() {
     let stub = stub();
     let scratch = Scratch::new("memory");
     let password = scratch.write("password", crate::support::PASSWORD).display().to_string();
@@ -219,7 +219,7 @@ fn with_little_memory_it_serves_or_ends_with_a_line_and_a_failure() {
         let finished = run("sh", BOUND, |command| {
             command.args(["-c", &line]).env_remove("RUST_LOG");
         });
-        // `timeout` ends one that serves, with SIGTERM and 124.
+        // `timeout` stops a serving gateway with SIGTERM and exits with 124.
         let serves = finished.code == Some(124) && finished.stderr.contains("listening on");
         let said_why = finished.code != Some(0) && finished.code != Some(124) && !finished.stderr.trim().is_empty();
         assert!(serves || said_why, "{kib} KiB: {:?}: {}", finished.code, finished.stderr);
@@ -242,20 +242,20 @@ fn with_little_memory_it_serves_or_ends_with_a_line_and_a_failure() {
 }
 
 #[test]
-fn memory_that_runs_out_under_load_ends_it_with_a_line_and_a_failure_or_leaves_it_serving() {
+fn out_of_memory_under_load_it_exits_with_a_message_or_keeps_serving() {
     let stub = stub();
     let mut options = GatewayOptions::through(stub.address());
     options.args = ["--shards", "2"].map(String::from).into();
     let mut gateway = Gateway::start(&options);
     assert_flows(&gateway);
-    // What it has, and little beyond: the kernel refuses further pages of its heap.
+    // Its current size and a little more: then the kernel refuses further pages of its heap.
     let pid = gateway.pid().as_raw_nonzero();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
     let size = status.lines().find_map(|line| line.strip_prefix("VmData:")).expect("its size");
     let kib: u64 = size.split_whitespace().next().expect("a number").parse().expect("a number");
     let limit = rustix::process::Rlimit { current: Some((kib + 20_000) * 1024), maximum: None };
     rustix::process::prlimit(Some(gateway.pid()), rustix::process::Resource::Data, limit).expect("a limit");
-    // Heads that do not end, each just below the limit, are the most that a client can make it hold.
+    // Unfinished heads, each just below the limit, are the most memory that a client can make it hold.
     let head = [b"CONNECT echo.test:7 HTTP/1.1\r\nX: ".as_slice(), &[b'x'; 60_000]].concat();
     let mut clients: Vec<TcpStream> = Vec::new();
     while clients.len() < 4_000 && gateway.is_running() {
@@ -276,7 +276,7 @@ fn memory_that_runs_out_under_load_ends_it_with_a_line_and_a_failure_or_leaves_i
 }
 
 #[test]
-fn configuration_and_secret_may_vanish_and_become_unreadable_and_the_old_ones_hold_until_they_are_back() {
+fn the_old_configuration_and_secret_stay_while_their_files_are_unreadable() {
     let (stub, scratch) = (stub(), Scratch::new("gone"));
     let text = |head: &str| format!("[timeouts]\nhead = \"{head}\"\n");
     let config = scratch.write("config.toml", text("20s"));
@@ -301,7 +301,7 @@ fn configuration_and_secret_may_vanish_and_become_unreadable_and_the_old_ones_ho
         assert_eq!(gateway.metric("ntlm_gateway_config_hash", &[]), hash);
         std::fs::rename(&away, file).expect("back");
         applied();
-        // A directory in its place is as unreadable as a broken disk, for root, too.
+        // A directory in its place is as unreadable as a broken disk, even for root.
         std::fs::rename(file, &away).expect("away");
         std::fs::create_dir(file).expect("a directory");
         gateway.signal(Signal::HUP);
@@ -314,13 +314,13 @@ fn configuration_and_secret_may_vanish_and_become_unreadable_and_the_old_ones_ho
     assert!(gateway.is_running());
     std::fs::write(&config, text("21s")).expect("a new configuration");
     let changed = || (gateway.metric("ntlm_gateway_config_hash", &[]) != hash).then_some(());
-    assert!(wait_for(BOUND, changed).is_some(), "what comes afterwards is read");
+    assert!(wait_for(BOUND, changed).is_some(), "later changes are read");
     assert_flows(&gateway);
     assert_nothing_leaked(gateway.admin_address(), before, 0);
 }
 
 #[test]
-fn stopped_for_seconds_under_load_it_goes_on_and_loses_nothing() {
+fn suspended_for_seconds_under_load_it_resumes_without_loss() {
     let stub = stub();
     let gateway = Gateway::start(&GatewayOptions::through(stub.address()));
     assert_flows(&gateway);
@@ -350,10 +350,10 @@ fn stopped_for_seconds_under_load_it_goes_on_and_loses_nothing() {
     assert_nothing_leaked(gateway.admin_address(), before, 2 * PIPES_KEPT);
 }
 
-/// A step of the wall clock moves no deadline, for deadlines are kept by the other clock; it reaches the time in a proof, which the
-/// domain controller judges. Log lines have their time from the logger.
+/// A step of the wall clock moves no deadline, because deadlines use the monotonic clock. It changes only the time in
+/// an AUTHENTICATE_MESSAGE, which the domain controller judges. Log lines have their time from the logger.
 #[test]
-fn system_time_now_is_called_only_where_messages_carry_the_time() {
+fn system_time_is_read_only_where_messages_carry_it() {
     fn visit(directory: &std::path::Path, found: &mut Vec<String>) {
         for entry in std::fs::read_dir(directory).expect("a directory") {
             let path = entry.expect("an entry").path();

@@ -1,5 +1,6 @@
-//! Faults: how each is reported (`answers`), and those of everything below the gateway, which are the upstream's connections, names,
-//! descriptors, pipes, memory, files, time and its own threads. After each it holds what it held before, and traffic flows.
+//! Faults: how each is reported (`answers`), and faults of everything below the gateway: the upstream's connections,
+//! names, descriptors, pipes, memory, files, time and the gateway's own threads. After each fault no resources are
+//! leaked, and traffic flows.
 
 #[macro_use]
 #[path = "../support/mod.rs"]

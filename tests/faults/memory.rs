@@ -1,4 +1,4 @@
-//! A memory limit as a container has it, which counts the kernel's share, too.
+//! A memory limit as in a container, which includes the kernel's share.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -20,26 +20,26 @@ use crate::support::vitals::{assert_nothing_leaked, watch};
 
 const MIB: u64 = 1 << 20;
 
-/// What the deployment gives a container.
+/// The memory that the deployment gives a container.
 const DEPLOYMENT: &str = include_str!("../../deploy/kustomize/base/deployment.yaml");
 
-/// Twice what the deployment's notes reckon with, the kernel's share included: 256 bytes and 8.2 kB.
+/// Twice the figures in the deployment's notes, including the kernel's share: 256 bytes and 8.2 kB.
 const IDLE_TUNNEL_BYTES: u64 = 2 * 8_456;
 
-/// Tunnels whose clients do not read: each keeps up to what `tcp_rmem` and `tcp_wmem` allow.
+/// Tunnels whose clients do not read: each holds as much as `tcp_rmem` and `tcp_wmem` allow.
 const UNREAD: usize = 8;
 
-/// What a question about its health may take, on a busy machine, while memory is short.
+/// The longest that a health check may take, on a busy machine that is short of memory.
 const HEALTH_BOUND: Duration = Duration::from_secs(10);
 
-/// `None`, having said so, where a limit cannot be set.
+/// `None`, with a message, if a limit cannot be set.
 fn limited(bytes: u64) -> Option<MemoryCgroup> {
     if skip_without_root() {
         return None;
     }
     let group = MemoryCgroup::new(bytes);
     if group.is_none() {
-        // No package brings it, and in a container control groups may be read-only: never required.
+        // No package provides it, and control groups may be read-only in a container: never required.
         skip("no control group with a memory limit is to be had here");
     }
     group
@@ -55,7 +55,7 @@ fn start_in(group: &MemoryCgroup, stub: &StubServer) -> Gateway {
     gateway
 }
 
-/// How many tunnels this process can hold both ends of, and leave descriptors to other tests.
+/// How many tunnels this process can hold both ends of, leaving descriptors for other tests.
 fn room_for_tunnels() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
@@ -88,7 +88,7 @@ fn mib(bytes: u64) -> String {
     format!("{mib:.1} MiB")
 }
 
-fn say_charged(what: &str, charged: &MemoryCharge) {
+fn report_charged(what: &str, charged: &MemoryCharge) {
     let MemoryCharge { all, kernel, sockets, peak, reached, killed, .. } = *charged;
     println!(
         "{what}: {}, of it kernel {}; socket buffers {}; peak {}; limit reached {reached} times, {killed} killed",
@@ -100,38 +100,39 @@ fn say_charged(what: &str, charged: &MemoryCharge) {
 }
 
 #[test]
-fn in_the_deployments_memory_thousands_of_idle_tunnels_and_bulk_bytes_stay_far_from_the_limit() {
+fn thousands_of_tunnels_stay_far_below_the_deployments_memory_limit() {
     let limit = DEPLOYMENT.split_once("limits: { memory: ").and_then(|(_, rest)| rest.split_once("Mi }"));
     let limit = MIB * limit.expect("a limit").0.parse::<u64>().expect("a number of MiB");
     let Some(group) = limited(limit) else { return };
     let (stub, count) = (stub(), room_for_tunnels());
     let gateway = start_in(&group, &stub);
     let (before, rest) = (vitals(&gateway), group.charged());
-    say_charged("at rest", &rest);
+    report_charged("at rest", &rest);
 
     let idle = open(&gateway, "echo.test:7", count);
     let full = group.charged();
-    say_charged(&format!("{count} idle tunnels"), &full);
+    report_charged(&format!("{count} idle tunnels"), &full);
     let each = |now: u64, then: u64| now.saturating_sub(then) / u64::try_from(count).expect("a count");
     let (all, kernel) = (each(full.whole, rest.whole), each(full.kernel, rest.kernel));
     println!("an idle tunnel: {all} bytes, of it kernel {kernel}, socket buffers {}", each(full.sockets, rest.sockets));
-    assert!(all > 1_000, "{all} bytes: its memory is charged to somebody else");
+    assert!(all > 1_000, "{all} bytes: its memory is charged elsewhere");
     assert!(all < IDLE_TUNNEL_BYTES, "{all} bytes an idle tunnel");
 
-    // Who never reads leaves bytes in the kernel; beside them others move theirs.
+    // Clients that never read leave bytes in the kernel; other clients transfer data beside them.
     let unread: Vec<TcpStream> = (0..UNREAD).filter_map(|_| unread_tunnel(gateway.address())).collect();
     assert_eq!(unread.len(), UNREAD);
     assert_bulk(&gateway, 16);
     let bulk = group.charged();
-    say_charged(&format!("with {UNREAD} that do not read, and 16 bulk echoes"), &bulk);
+    report_charged(&format!("with {UNREAD} that do not read, and 16 bulk echoes"), &bulk);
     assert_eq!((bulk.reached, bulk.killed), (0, 0), "{bulk:?}");
     assert_eq!(gateway.admin("/healthz").0, 200);
     drop((idle, unread));
     assert_nothing_leaked(gateway.admin_address(), before, 2 * PIPES_KEPT);
-    say_charged("afterwards", &group.charged());
+    report_charged("afterwards", &group.charged());
 }
 
-/// Clients who want ever more memory, for as long as it runs, and `most` of them; when they have all had a second to press.
+/// Opens clients that need more and more memory, up to `most`, while the gateway runs; then lets them press for a
+/// second.
 fn press(gateway: &mut Gateway, most: usize, mut client: impl FnMut() -> Option<TcpStream>) -> Vec<TcpStream> {
     let mut clients = Vec::new();
     while clients.len() < most && gateway.is_running() {
@@ -145,7 +146,7 @@ fn serves(gateway: &Gateway) -> bool {
     tunnel(gateway).is_some_and(|tunnel| echo_through(&tunnel.stream, b"serves").is_ok_and(|back| back == b"serves"))
 }
 
-/// Heads that do not end, each just below the limit: what a client can make it hold in its own memory.
+/// Unfinished heads, each just below the limit: the most that a client can make it hold in its own memory.
 fn unfinished_head(gateway: SocketAddr) -> Option<TcpStream> {
     let head = [b"CONNECT echo.test:7 HTTP/1.1\r\nX: ".as_slice(), &[b'x'; 60_000]].concat();
     let mut client = TcpStream::connect_timeout(&gateway, Duration::from_secs(1)).ok()?;
@@ -154,13 +155,13 @@ fn unfinished_head(gateway: SocketAddr) -> Option<TcpStream> {
     Some(client)
 }
 
-/// Tunnels that idle: memory of the kernel.
+/// Idle tunnels: memory of the kernel.
 fn idle_tunnel(gateway: SocketAddr) -> Option<TcpStream> {
     connect_name(gateway, "echo.test:7").ok().filter(|answer| answer.status() == 200).map(|answer| answer.stream)
 }
 
-/// Tunnels down which bytes come that nobody reads: memory of socket buffers. The client's own buffer is small, for it is not what is
-/// looked at here.
+/// Tunnels with incoming bytes that the client never reads: memory of socket buffers. The client's own buffer is small,
+/// because it is not measured here.
 fn unread_tunnel(gateway: SocketAddr) -> Option<TcpStream> {
     use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).ok()?;
@@ -180,16 +181,17 @@ const LOADS: [(&str, Client, usize); 3] = [
     ("unread tunnels", unread_tunnel, 30),
 ];
 
-/// From none to spare to some: whatever it was, it is over quickly and the next gateway serves, or this one does.
+/// From little to some spare memory. Either the kernel kills it quickly and the next gateway serves, or it goes on
+/// serving.
 #[test]
-fn with_little_memory_it_is_killed_at_the_limit_and_the_next_serves_or_it_goes_on_whole() {
+fn with_little_memory_it_is_killed_at_the_limit_or_goes_on_serving() {
     let mut killed = 0;
     for (spare, load) in [4, 256].into_iter().flat_map(|spare| LOADS.map(|load| (spare, load))) {
         let Some(group) = limited(512 * MIB) else { return };
         killed += usize::from(is_killed_or_goes_on(&group, spare, load));
     }
-    // Unfinished heads, at the least.
-    assert!(killed > 0, "the limit is none");
+    // Unfinished heads, at least, exceed it.
+    assert!(killed > 0, "the limit has no effect");
 }
 
 /// Whether it is killed.
@@ -203,7 +205,7 @@ fn is_killed_or_goes_on(group: &MemoryCgroup, spare: u64, (what, client, most): 
     let (count, charged, served, watched) = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| watch(admin, "/healthz", &stop));
         let clients = press(&mut gateway, most, || client(address));
-        // With all of them still there.
+        // While all of them are still connected.
         let served = gateway.is_running() && serves(&gateway);
         let charged = group.charged();
         stop.store(true, Ordering::Relaxed);
@@ -212,10 +214,10 @@ fn is_killed_or_goes_on(group: &MemoryCgroup, spare: u64, (what, client, most): 
     let took = began.elapsed();
     let goes_on = served && gateway.is_running();
     let outcome = if goes_on { "goes on" } else { "is killed" };
-    say_charged(&format!("{spare} MiB to spare, {count} {what}, {took:?}: {outcome}"), &charged);
+    report_charged(&format!("{spare} MiB to spare, {count} {what}, {took:?}: {outcome}"), &charged);
     let longest = watched.longest();
     println!("/healthz: {} answers, p99 {:?}; longest {longest:?}", watched.took.len(), watched.p99());
-    // Until its end it does not limp, nor let a question hang until then.
+    // Until it ends it stays responsive: no health check hangs.
     assert!(longest < HEALTH_BOUND, "{longest:?}, failed {:?}", watched.failed);
     if goes_on {
         assert!(watched.failed.is_empty(), "{:?}", watched.failed);

@@ -1,4 +1,4 @@
-//! Names that were there are gone: the name server denies them, fails, falls silent or is gone itself.
+//! Names that used to resolve no longer do: the name server denies them, fails, stays silent or is gone itself.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -20,13 +20,13 @@ use crate::support::vitals::assert_nothing_leaked;
 
 const HERE: DnsAnswer = DnsAnswer::Address(Ipv4Addr::LOCALHOST);
 
-/// For one attempt to connect, the look-up of a name included.
+/// For one connection attempt, including the name's look-up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What need not wait for a name server is there by then, on a busy machine.
+/// The most that anything takes that need not wait for a name server, on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// A gateway that asks a name server of ours.
+/// A gateway that uses a name server of the test.
 struct Named {
     gateway: Gateway,
     names: NameServer,
@@ -37,25 +37,25 @@ struct Named {
 }
 
 impl Named {
-    /// `None`, having said so, where a name server or a mount is not to be had. With an upstream called `proxy.test`, and routes that
-    /// lead straight to `*.direct.test`, and to `local.test`, which the hosts file has.
+    /// `None`, with a message, if there can be no name server or mount. The upstream is called `proxy.test`; direct
+    /// routes lead to `*.direct.test` and to `local.test`, which is in the hosts file.
     fn start() -> Option<Self> {
         Self::start_with(&format!("{}ms", CONNECT_TIMEOUT.as_millis()))
     }
 
-    /// With another time-out for a connection.
+    /// With another connection time-out.
     fn start_with(connect: &str) -> Option<Self> {
         if skip_without_root() || skip_without_mounts() {
             return None;
         }
         let Some(names) = NameServer::start(&[("proxy.test", HERE), ("known.direct.test", HERE)]) else {
-            // Root may take it, and on a fresh machine nobody has it on all addresses: required with the tools.
+            // Root may bind the port, and on a fresh machine nothing else uses it: required with the tools.
             skip_or_fail("a name server's port is not to be had here");
             return None;
         };
         let (stub, origin, scratch) = (stub(), echo_origin(), Scratch::new("names"));
         let tap = Tap::start(stub.address());
-        // Longer than a client waits: who asks a silent server hangs, with a descriptor for the question.
+        // Longer than a client waits: a look-up at a silent server hangs and holds a descriptor for the query.
         let servers = format!("nameserver {}\noptions timeout:5 attempts:1\n", names.address());
         let servers = scratch.write("resolv.conf", servers);
         let hosts = scratch.write("hosts", "127.0.0.1 localhost local.test\n");
@@ -70,7 +70,7 @@ impl Named {
         Some(named)
     }
 
-    /// Reads a configuration with these ports of `proxy.test`.
+    /// Reloads a configuration with these ports of `proxy.test`.
     fn reload(&self, ports: &[u16]) {
         let reloads = || self.gateway.metric("ntlm_gateway_config_reloads_total", &[("outcome", "applied")]);
         let before = reloads().unwrap_or_default();
@@ -80,7 +80,7 @@ impl Named {
         assert!(wait_for(BOUND, applied).is_some(), "the configuration is not applied");
     }
 
-    /// The answer to a CONNECT straight to a name, and how long it took.
+    /// The response to a direct CONNECT to a name, and how long it took.
     fn straight(&self, host: &str) -> (Answered, Duration) {
         let began = Instant::now();
         let port = self.origin.address().port();
@@ -96,7 +96,7 @@ impl Named {
         assert!(took < AT_ONCE, "{host}: {took:?}");
     }
 
-    /// A tunnel through the upstream, at once.
+    /// Opens a tunnel through the upstream, which must take no time.
     #[track_caller]
     fn assert_through(&self) {
         let began = Instant::now();
@@ -127,9 +127,9 @@ fn assert_told(answer: &Answered, status: u16, error: &str) {
     assert!(answer.status() == status && told.contains(&format!("error={error}")), "{}", answer.head);
 }
 
-/// Each name a new one, for what was found is remembered for a while.
+/// Each round uses a new name, because results are cached for a while.
 #[test]
-fn straight_to_a_name_that_is_gone_the_client_is_told_so_in_time_and_goes_on_when_it_is_back() {
+fn a_direct_request_to_a_name_that_is_gone_fails_in_time_and_later_recovers() {
     let Some(mut named) = Named::start() else { return };
     let before = vitals(&named.gateway);
     for (number, (answer, status, error)) in [
@@ -161,7 +161,7 @@ fn straight_to_a_name_that_is_gone_the_client_is_told_so_in_time_and_goes_on_whe
     assert!(took < AT_ONCE, "{took:?}");
     named.assert_through();
     named.names.start_again();
-    // The one that was asked for in silence is looked up still.
+    // The name that got no answer is looked up again, too.
     for number in [0, 1, 3] {
         named.assert_straight(&format!("n{number}.direct.test"));
     }
@@ -169,7 +169,7 @@ fn straight_to_a_name_that_is_gone_the_client_is_told_so_in_time_and_goes_on_whe
 }
 
 #[test]
-fn names_whose_look_up_hangs_hold_up_nobody_who_asks_for_others() {
+fn names_whose_lookup_hangs_do_not_delay_other_names() {
     let Some(named) = Named::start() else { return };
     let before = vitals(&named.gateway);
     named.assert_straight("known.direct.test");
@@ -186,7 +186,7 @@ fn names_whose_look_up_hangs_hold_up_nobody_who_asks_for_others() {
                 scope.spawn(move || named.straight(&format!("hangs{}.direct.test", number % 16)))
             })
             .collect();
-        assert!(wait_for(BOUND, || (named.names.queries() > queries).then_some(())).is_some(), "nobody asks");
+        assert!(wait_for(BOUND, || (named.names.queries() > queries).then_some(())).is_some(), "no query arrives");
         let began = Instant::now();
         named.assert_through();
         named.assert_straight("127.0.0.1");
@@ -204,14 +204,14 @@ fn names_whose_look_up_hangs_hold_up_nobody_who_asks_for_others() {
         assert!(*took >= CONNECT_TIMEOUT && *took < CONNECT_TIMEOUT + AT_ONCE, "{took:?}");
     }
     drop(hanging);
-    // What is asked for again while it hangs is not asked for twice; A and AAAA are two questions.
+    // A name is not queried again while its look-up hangs; A and AAAA are two queries.
     assert!(named.names.queries() <= queries + 2 * (16 + 16 + 4), "{}", named.names.queries() - queries);
     assert_nothing_leaked(named.gateway.admin_address(), before, 0);
 }
 
-/// Each name another, as an attacker asks; all from one address, and with the default patience.
+/// A different name for each client, as an attacker would do; all from one address, with the default time-out.
 #[test]
-fn two_hundred_clients_that_ask_for_hanging_names_starve_nobody() {
+fn two_hundred_clients_with_hanging_lookups_do_not_starve_others() {
     let Some(named) = Named::start_with("10s") else { return };
     let before = vitals(&named.gateway);
     for number in 0..200 {
@@ -227,7 +227,10 @@ fn two_hundred_clients_that_ask_for_hanging_names_starve_nobody() {
             move || named.straight(&format!("hangs{number}.direct.test"))
         };
         let hanging: Vec<_> = (0..200).map(|number| scope.spawn(ask(number))).collect();
-        assert!(wait_for(BOUND, || (named.names.queries() >= queries + 200).then_some(())).is_some(), "nobody asks");
+        assert!(
+            wait_for(BOUND, || (named.names.queries() >= queries + 200).then_some(())).is_some(),
+            "no query arrives"
+        );
         for number in 0..40 {
             named.assert_straight(&format!("later{number}.direct.test"));
         }
@@ -236,20 +239,20 @@ fn two_hundred_clients_that_ask_for_hanging_names_starve_nobody() {
             assert!(matches!(answer.status(), 502 | 504), "{}", answer.head);
         }
     });
-    // By now it is known of each that nobody answers.
+    // By now the gateway knows that none of these names gets an answer.
     let (answer, took) = named.straight("hangs7.direct.test");
     assert_told(&answer, 504, "dns_timeout");
     assert!(took < AT_ONCE, "{took:?}");
     assert_nothing_leaked(named.gateway.admin_address(), before, 0);
 }
 
-/// Look-ups of the upstream that found nothing.
+/// Failed look-ups of the upstream.
 fn failures(named: &Named) -> usize {
     named.gateway.log().iter().filter(|line| line.contains("cannot resolve the upstream proxy.test")).count()
 }
 
 #[test]
-fn an_upstream_whose_name_is_gone_is_used_by_its_last_addresses_through_reloads_too() {
+fn an_upstream_whose_name_is_gone_keeps_its_last_addresses_across_reloads() {
     let Some(named) = Named::start() else { return };
     let port = named.tap.address().port();
     let before = vitals(&named.gateway);
@@ -258,7 +261,7 @@ fn an_upstream_whose_name_is_gone_is_used_by_its_last_addresses_through_reloads_
     for (round, answer) in [DnsAnswer::NoSuchName, DnsAnswer::Failure, DnsAnswer::Silence].into_iter().enumerate() {
         named.names.set_all(Some(answer));
         named.assert_through();
-        // The upstream is another one for a reload, and its name is looked up anew, in vain.
+        // The reload changes the upstream, so its name is looked up again, in vain.
         let more = if round % 2 == 0 { vec![port, stray.address.port()] } else { vec![port] };
         let (queries, failed) = (named.names.queries(), failures(&named));
         named.reload(&more);
@@ -273,20 +276,20 @@ fn an_upstream_whose_name_is_gone_is_used_by_its_last_addresses_through_reloads_
         named.assert_through();
         assert_eq!(named.ready().0, 200, "{answer:?}");
     }
-    // Without names and without the upstream nobody is served, and that is what is said.
+    // Without names and without the upstream no request is served, and the gateway says so.
     named.tap.set_down(true);
     let refused = || {
         let answer = connect_name(named.gateway.address(), "echo.test:7").expect("an answer");
         assert_eq!(answer.status(), 502, "{}", answer.head);
         (named.ready().0 == 503).then_some(())
     };
-    assert!(wait_for(BOUND, refused).is_some(), "it is ready for nothing");
+    assert!(wait_for(BOUND, refused).is_some(), "it is ready without an upstream");
     let (_, why) = named.ready();
     assert!(why.contains("no upstream is up") && !why.contains("resolve"), "{why}");
     named.tap.set_down(false);
     assert!(
         wait_for(BOUND, || (named.ready().0 == 200).then_some(())).is_some(),
-        "it is checked by its last addresses"
+        "it is checked at its last known addresses"
     );
     named.assert_through();
     named.names.set_all(None);
@@ -297,10 +300,10 @@ fn an_upstream_whose_name_is_gone_is_used_by_its_last_addresses_through_reloads_
     assert_eq!(named.stub.counters().protocol_errors(), 0, "{}", named.stub.counters());
 }
 
-/// By the refresh alone, which comes after half a minute.
+/// By the periodic refresh alone, which runs every 30 seconds.
 #[test]
 #[ignore = "waits for look-ups that come every 30 s"]
-fn a_refresh_that_fails_takes_no_addresses_away_and_one_that_succeeds_is_followed() {
+fn a_failed_refresh_keeps_the_addresses_and_a_successful_one_replaces_them() {
     let Some(named) = Named::start() else { return };
     let port = named.tap.address().port();
     named.names.set_all(Some(DnsAnswer::Failure));
@@ -314,7 +317,7 @@ fn a_refresh_that_fails_takes_no_addresses_away_and_one_that_succeeds_is_followe
         named.assert_through();
     }
     assert_eq!(named.ready().0, 200);
-    // Back, and elsewhere.
+    // It resolves again, to another address.
     let moved = Ipv4Addr::new(127, 0, 5, 2);
     named.names.set("proxy.test", DnsAnswer::Address(moved));
     named.names.set_all(None);

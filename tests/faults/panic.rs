@@ -1,7 +1,7 @@
-//! A mistake of the program's own: a shard's thread that panics.
+//! A bug in the program itself: a shard's thread panics.
 //!
-//! No peer can cause one, so the panic comes from a part that the embedding program brings along: the logger, which is called
-//! on the shard's thread. The process under test is this test's own program, started once more.
+//! No peer can cause this, so the panic comes from a part that the embedding program provides: the logger, which is
+//! called on the shard's thread. The process under test is another run of this test program.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ const POISON: &str = "poison.test:7";
 
 const BOUND: Duration = Duration::from_secs(30);
 
-/// Writes lines to standard error, and panics at one of the access log.
+/// Writes lines to standard error and panics at a certain line of the access log.
 struct Poisoned;
 
 impl log::Log for Poisoned {
@@ -41,9 +41,9 @@ impl log::Log for Poisoned {
     fn flush(&self) {}
 }
 
-/// Not a test of its own: the process of the next one.
+/// Not a test: the process that the next test starts.
 #[test]
-#[ignore = "started by the test of the panicking shard"]
+#[ignore = "started by the test of a panicking shard"]
 fn a_gateway_with_a_poisoned_logger() {
     let Ok(told) = std::env::var(TOLD) else { return };
     let (upstream, port) = told.split_once(' ').expect("an upstream and a port");
@@ -52,7 +52,7 @@ fn a_gateway_with_a_poisoned_logger() {
     let listen = format!("127.0.0.1:{port}");
     let inputs = in_process::inputs(upstream, &[("listen", &listen), ("shards", "2")]);
     let config = config::load(&inputs).expect("a configuration");
-    // Any status but 0, for this function's return is a success.
+    // Any status but 0, because returning from this function means success.
     let status = supervisor::run(config, &inputs);
     if format!("{status:?}") != format!("{:?}", std::process::ExitCode::SUCCESS) {
         std::process::exit(7);
@@ -60,7 +60,7 @@ fn a_gateway_with_a_poisoned_logger() {
 }
 
 #[test]
-fn a_shard_that_panics_ends_the_process_with_a_line_and_a_failure_and_leaves_nobody_waiting() {
+fn a_panicking_shard_ends_the_process_with_an_error_and_no_client_hangs() {
     let (stub, scratch) = (stub(), Scratch::new("panic"));
     let said = scratch.join("said");
     let port = free_port();
@@ -74,10 +74,10 @@ fn a_shard_that_panics_ends_the_process_with_a_line_and_a_failure_and_leaves_nob
     let other = first.expect("a tunnel");
     assert_eq!(echo_through(&other.stream, b"before").expect("an echo"), b"before");
 
-    // No origin has this name: the stub's answer is passed on, and then the tunnel's line is written.
+    // No origin has this name: the stub's response is forwarded, then the tunnel's log line is written.
     let began = Instant::now();
     drop(connect_name(address, POISON));
-    let status = process.wait(BOUND).expect("it ends, and does not limp on with one shard");
+    let status = process.wait(BOUND).expect("it exits and does not go on with one shard");
     let said = std::fs::read_to_string(&said).expect("what it said");
     assert_eq!(status.code(), Some(7), "{said}");
     assert!(said.contains("a shard panics in Some(\"shard-"), "{said}");

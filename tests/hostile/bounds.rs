@@ -1,4 +1,4 @@
-//! What a peer may choose, and what it costs: first bytes, methods, the sizes of chunks.
+//! What a peer may choose, and what it costs: first bytes, methods, chunk sizes.
 
 use crate::support;
 
@@ -18,7 +18,7 @@ use support::wire::Wire;
 
 const BOUND: Duration = Duration::from_secs(30);
 
-/// A gateway whose upstream is never needed.
+/// A gateway whose upstream is never used.
 fn alone(args: &[&str]) -> (Gateway, Refusing) {
     let upstream = Refusing::new();
     let mut options = GatewayOptions::through(upstream.address);
@@ -27,7 +27,7 @@ fn alone(args: &[&str]) -> (Gateway, Refusing) {
 }
 
 #[test]
-fn first_bytes_that_cannot_begin_a_request_are_refused_at_once_by_name() {
+fn first_bytes_that_cannot_begin_a_request_are_rejected_at_once() {
     let (gateway, _upstream) = alone(&["--head-timeout", "600s"]);
     for (bytes, name) in [
         (&b"\x05\x01\x00"[..], "speaks SOCKS5"),
@@ -47,7 +47,7 @@ fn first_bytes_that_cannot_begin_a_request_are_refused_at_once_by_name() {
         let line = gateway.wait_for_line(name);
         assert!(line.contains("end=request_malformed") && line.contains("client=127.0.0.1:"), "{line}");
     }
-    // One byte at a time it is told at the byte that decides; empty lines ahead of a request are still none of this.
+    // When bytes arrive one at a time, the deciding byte gets the error; empty lines before it do not count.
     let mut slow = TcpStream::connect(gateway.address()).expect("a connection");
     slow.set_nodelay(true).expect("an option");
     slow.set_read_timeout(Some(BOUND)).expect("a time-out");
@@ -59,7 +59,7 @@ fn first_bytes_that_cannot_begin_a_request_are_refused_at_once_by_name() {
 }
 
 #[test]
-fn a_method_is_refused_with_501_at_its_sixty_fifth_letter_and_its_line_is_short() {
+fn a_method_gets_501_at_its_sixty_fifth_letter_and_a_short_log_line() {
     let (gateway, _upstream) = alone(&["--head-timeout", "600s"]);
     let answer = ask(gateway.address(), &[b'A'; 65]).expect("an answer");
     assert_eq!(answer.status(), 501, "{}", answer.head);
@@ -74,7 +74,7 @@ fn a_method_is_refused_with_501_at_its_sixty_fifth_letter_and_its_line_is_short(
             let mut asked = 0;
             while Instant::now() < until {
                 let Ok(mut stream) = TcpStream::connect(gateway.address()) else { continue };
-                // It may be refused before all is written.
+                // It may be rejected before all of it is written.
                 let _ = stream.write_all(&head);
                 let _ = stream.read(&mut [0; 512]);
                 asked += 1;
@@ -91,7 +91,7 @@ fn a_method_is_refused_with_501_at_its_sixty_fifth_letter_and_its_line_is_short(
     assert!(longest < 4096, "a line of {longest} bytes");
 }
 
-/// Counts the system calls that the gateway makes while `act` goes on: reads of sockets and writes to them.
+/// Counts the gateway's reads and writes of sockets while `act` runs.
 fn count_calls(gateway: &Gateway, act: impl FnOnce()) -> (usize, usize) {
     let scratch = Scratch::new("strace");
     let calls = scratch.join("calls");
@@ -113,7 +113,7 @@ fn count_calls(gateway: &Gateway, act: impl FnOnce()) -> (usize, usize) {
     (count("recvfrom"), count("sendto"))
 }
 
-/// A gateway before a real Squid, or `None` where the tools are not there.
+/// A gateway in front of a real Squid, or `None` without the tools.
 fn before_squid() -> (Gateway, Squid) {
     let squid = Squid::start(&SquidOptions::default());
     let mut options = GatewayOptions::through(squid.address());
@@ -123,8 +123,8 @@ fn before_squid() -> (Gateway, Squid) {
 
 const CHUNKS: usize = 50_000;
 
-/// Reads and writes of a gateway while a client gets an answer of tiny chunks with this framing each.
-fn calls_for_an_answer(gateway: &Gateway, chunk: &'static [u8]) -> (usize, usize) {
+/// The gateway's reads and writes while a client receives a response of tiny chunks with this framing.
+fn calls_for_a_response(gateway: &Gateway, chunk: &'static [u8]) -> (usize, usize) {
     let origin = Listener::start(move |mut stream| {
         let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
         let chunks = [&answer[..], &chunk.repeat(CHUNKS), b"0\r\n\r\n"].concat();
@@ -140,26 +140,26 @@ fn calls_for_an_answer(gateway: &Gateway, chunk: &'static [u8]) -> (usize, usize
 }
 
 #[test]
-fn tiny_chunks_of_an_answer_cost_a_write_a_read() {
+fn tiny_chunks_of_a_response_cost_one_write_per_read() {
     require_tools!("strace");
     let (gateway, _upstream) = alone(&["--shards", "1", "--no-proxy", "127.0.0.1"]);
-    let (reads, writes) = calls_for_an_answer(&gateway, b"1;\r\na\r\n");
+    let (reads, writes) = calls_for_a_response(&gateway, b"1;\r\na\r\n");
     println!("{CHUNKS} chunks: {reads} reads, {writes} writes");
     assert!(writes <= reads + 20, "{reads} reads, {writes} writes");
 }
 
 #[test]
-fn tiny_chunks_of_an_answer_cost_a_write_a_read_through_squid() {
+fn tiny_chunks_of_a_response_cost_one_write_per_read_through_squid() {
     require_tools!("squid", "ntlm_auth", "strace");
     let (gateway, _squid) = before_squid();
-    // An extension without a name is too much for Squid.
-    let (reads, writes) = calls_for_an_answer(&gateway, b"1;n=v\r\na\r\n");
+    // Squid rejects an extension without a name.
+    let (reads, writes) = calls_for_a_response(&gateway, b"1;n=v\r\na\r\n");
     println!("{CHUNKS} chunks: {reads} reads, {writes} writes");
     assert!(writes <= reads + 20, "{reads} reads, {writes} writes");
 }
 
 #[test]
-fn tiny_chunks_of_a_request_cost_a_write_a_read_through_squid() {
+fn tiny_chunks_of_a_request_cost_one_write_per_read_through_squid() {
     require_tools!("squid", "ntlm_auth", "strace");
     let (gateway, _squid) = before_squid();
     let origin = Listener::start(|stream| {

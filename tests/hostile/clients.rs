@@ -1,5 +1,5 @@
-//! Clients that want no service but harm: slow, silent, greedy, gone, or after what is not theirs. The others are served meanwhile,
-//! and health and metrics answer.
+//! Clients that mean harm: slow, silent, greedy, disconnecting, or after something that is not theirs. The gateway goes
+//! on serving others, and its health and metrics respond.
 
 use crate::support;
 
@@ -24,12 +24,12 @@ use support::vitals::{Vitals, assert_nothing_leaked, watch};
 
 const BOUND: Duration = Duration::from_secs(60);
 
-/// What a probe of health may take while the worst is going on, on a machine that is busy with other tests.
+/// The longest that a health probe may take during an attack, on a machine that is busy with other tests.
 const HEALTH_P99: Duration = Duration::from_secs(2);
 
 const CONNECT: &str = "CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n";
 
-/// Empty pipes that two shards keep, of two descriptors each.
+/// Descriptors of the empty pipes that two shards keep, two each.
 const PIPES_KEPT: u64 = 2 * 8 * 2;
 
 pub fn stub() -> StubServer {
@@ -60,7 +60,7 @@ fn good_tunnel(gateway: SocketAddr) -> Option<Answered> {
     connect_name(gateway, "echo.test:7").ok().filter(|answer| answer.status() == 200)
 }
 
-/// A connection from an address of the caller's choice.
+/// Connects from a source address that the caller chooses.
 pub fn connect_from(source: Ipv4Addr, gateway: SocketAddr) -> io::Result<TcpStream> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
     rustix::net::bind(&socket, &SocketAddr::from((source, 0)))?;
@@ -71,8 +71,8 @@ pub fn connect_from(source: Ipv4Addr, gateway: SocketAddr) -> io::Result<TcpStre
     Ok(stream)
 }
 
-/// Lets `harm` happen while good clients are served one after the other, and health and metrics are asked. Afterwards all is as
-/// it was before.
+/// Runs `harm` while well-behaved clients are served one after the other and health and metrics are polled. Afterwards
+/// no resources are leaked.
 fn meanwhile<T>(what: &str, gateway: &mut Gateway, harm: impl FnOnce(&Gateway) -> T) -> T {
     let before = Vitals::of(gateway.admin_address()).expect("metrics");
     let (over, served, slowest) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(Duration::ZERO));
@@ -113,7 +113,7 @@ fn meanwhile<T>(what: &str, gateway: &mut Gateway, harm: impl FnOnce(&Gateway) -
     result
 }
 
-/// The status of the answer, or how the connection ended without one.
+/// The status of the response, or how the connection ended without one.
 fn end_of(stream: &mut TcpStream) -> String {
     let _ = stream.set_read_timeout(Some(BOUND));
     match read_head(stream) {
@@ -123,9 +123,9 @@ fn end_of(stream: &mut TcpStream) -> String {
 }
 
 #[test]
-fn heads_and_bodies_of_a_byte_at_a_time_end_in_time() {
+fn heads_and_bodies_sent_byte_by_byte_time_out() {
     let stub = stub();
-    // The gateway waits for the verdict on a client's credentials after the client is gone, for as long as a handshake may take.
+    // After its client is gone, the gateway waits for the outcome of an authentication as long as a handshake may take.
     let timeouts = ["--head-timeout", "1500ms", "--body-timeout", "1500ms", "--handshake-timeout", "15s"];
     let mut gateway = start(&stub, &timeouts);
     let ends = meanwhile("slow heads and bodies", &mut gateway, |gateway| {
@@ -146,7 +146,7 @@ fn heads_and_bodies_of_a_byte_at_a_time_end_in_time() {
         // Faster than a byte a second, but never a whole head or 4 KiB within the time.
         while began.elapsed() < Duration::from_secs(5) {
             for (stream, rest) in &mut slow {
-                // Those that were ended refuse it.
+                // The gateway has closed some of them; those refuse the byte.
                 let _ = stream.write(&rest[sent..=sent]);
             }
             sent = (sent + 1).min(head.len() - 5);
@@ -158,11 +158,11 @@ fn heads_and_bodies_of_a_byte_at_a_time_end_in_time() {
         ends
     });
     println!("{ends:?}");
-    // Who goes on sending behind the answer may find it destroyed by a reset.
+    // A client that goes on sending after the response may lose it to a reset.
     assert!(ends.keys().all(|end| ["408", "ConnectionReset", "UnexpectedEof"].contains(&end.as_str())), "{ends:?}");
 }
 
-/// Silent connections from `sources` addresses; they say nothing and stay until the gateway ends them.
+/// Silent connections from 100 addresses, which stay until the gateway closes them.
 fn silent_crowd(count: usize, args: &[&str]) {
     let stub = stub();
     let mut gateway = start(&stub, args);
@@ -174,7 +174,7 @@ fn silent_crowd(count: usize, args: &[&str]) {
         let opened = began.elapsed();
         let open = || Vitals::of(gateway.admin_address()).map_or(0, |vitals| vitals.tunnels_open);
         let all = u64::try_from(count).expect("a count");
-        assert!(wait_for(BOUND, || (open() >= all).then_some(())).is_some(), "{} are in", open());
+        assert!(wait_for(BOUND, || (open() >= all).then_some(())).is_some(), "{} are open", open());
         let vitals = Vitals::of(gateway.admin_address()).expect("metrics");
         println!("opened in {opened:?}: {vitals:?}");
         std::thread::sleep(Duration::from_secs(2));
@@ -183,18 +183,18 @@ fn silent_crowd(count: usize, args: &[&str]) {
 }
 
 #[test]
-fn fifteen_hundred_silent_connections_hold_nobody_up() {
+fn fifteen_hundred_silent_connections_delay_no_other_client() {
     silent_crowd(1_500, &[]);
 }
 
 #[test]
 #[ignore = "it needs nearly all descriptors that two processes have; tests/long runs it"]
-fn nine_and_a_half_thousand_silent_connections_hold_nobody_up() {
+fn nine_and_a_half_thousand_silent_connections_delay_no_other_client() {
     silent_crowd(9_500, &[]);
 }
 
 #[test]
-fn ten_times_more_clients_than_places_are_let_in_as_places_are_given_up() {
+fn ten_times_more_clients_than_places_get_in_as_places_become_free() {
     let stub = stub();
     let mut gateway = start(&stub, &["--max-tunnels", "200", "--head-timeout", "1s"]);
     let before = Vitals::of(gateway.admin_address()).expect("metrics");
@@ -202,7 +202,7 @@ fn ten_times_more_clients_than_places_are_let_in_as_places_are_given_up() {
         (0..2_000).map(|_| TcpStream::connect(gateway.address()).expect("a place in the queue")).collect();
     let vitals = Vitals::of(gateway.admin_address()).expect("metrics");
     assert!(vitals.tunnels_open <= 200 + 128 + 1, "{vitals:?}");
-    // The good one waits behind them all, and its turn comes: 2,000 by 328 a second.
+    // A well-behaved client queues behind them all and gets its turn: 2,000 at 328 a second.
     let began = Instant::now();
     assert_flows(&gateway);
     println!("its turn came after {:?}", began.elapsed());
@@ -212,7 +212,7 @@ fn ten_times_more_clients_than_places_are_let_in_as_places_are_given_up() {
 }
 
 #[test]
-fn a_flood_of_malformed_heads_gets_400s_and_holds_nobody_up() {
+fn a_flood_of_malformed_heads_gets_400s_and_delays_no_other_client() {
     let stub = stub();
     let mut gateway = start(&stub, &[]);
     let opened_before = stub.counters().requests;
@@ -250,7 +250,7 @@ fn a_flood_of_malformed_heads_gets_400s_and_holds_nobody_up() {
 }
 
 #[test]
-fn clients_that_never_read_take_bounded_memory_and_hold_nobody_up() {
+fn clients_that_never_read_use_bounded_memory_and_delay_no_other_client() {
     let stub = stub();
     let mut gateway = start(&stub, &["--idle-timeout", "2s", "--body-timeout", "2s"]);
     let rss_before = Vitals::of(gateway.admin_address()).expect("metrics").rss_kib;
@@ -268,15 +268,15 @@ fn clients_that_never_read_take_bounded_memory_and_hold_nobody_up() {
         std::thread::sleep(Duration::from_secs(1));
         let rss = Vitals::of(gateway.admin_address()).expect("metrics").rss_kib;
         assert!(rss < rss_before + 100 * 200, "from {rss_before} to {rss} KiB");
-        // They are ended: nothing moves either way.
+        // The gateway closes them: nothing moves in either direction.
         let open = || Vitals::of(gateway.admin_address()).map_or(u64::MAX, |vitals| vitals.tunnels_open);
-        assert!(wait_for(BOUND, || (open() < 10).then_some(())).is_some(), "{} are still in", open());
+        assert!(wait_for(BOUND, || (open() < 10).then_some(())).is_some(), "{} are still open", open());
         drop(held);
     });
 }
 
-/// Bytes that an origin gets rid of towards a client that reads none of them.
-fn bytes_towards_a_client_that_never_reads(args: &[&str]) -> usize {
+/// How many bytes an origin can write to a client that never reads.
+fn bytes_written_to_a_client_that_never_reads(args: &[&str]) -> usize {
     let written = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&written);
     let origin = Listener::start(move |mut stream| {
@@ -295,7 +295,7 @@ fn bytes_towards_a_client_that_never_reads(args: &[&str]) -> usize {
     let origin_address = origin.address();
     write!(client, "CONNECT {origin_address} HTTP/1.1\r\nHost: {origin_address}\r\n\r\n").expect("a request");
     let mut seen = (0, Instant::now());
-    let stands_still = wait_for(BOUND, || {
+    let stalled_at = wait_for(BOUND, || {
         let now = written.load(Ordering::SeqCst);
         if now != seen.0 {
             seen = (now, Instant::now());
@@ -303,20 +303,20 @@ fn bytes_towards_a_client_that_never_reads(args: &[&str]) -> usize {
         (now > 0 && seen.1.elapsed() > Duration::from_secs(1)).then_some(now)
     });
     drop(client);
-    stands_still.expect("nobody takes the bytes for ever")
+    stalled_at.expect("the writes stop")
 }
 
 #[test]
-fn what_the_kernel_holds_back_for_a_client_that_never_reads_can_be_bounded() {
-    let unbounded = bytes_towards_a_client_that_never_reads(&[]);
-    let bounded = bytes_towards_a_client_that_never_reads(&["--socket-buffer", "64KiB"]);
+fn kernel_buffers_for_a_client_that_never_reads_can_be_bounded() {
+    let unbounded = bytes_written_to_a_client_that_never_reads(&[]);
+    let bounded = bytes_written_to_a_client_that_never_reads(&["--socket-buffer", "64KiB"]);
     println!("held back: {unbounded} bytes by themselves, {bounded} bytes with 64 KiB a socket");
-    // Twice that for each of two sockets, and what the origin, the client and the shard hold.
+    // Twice that for each of two sockets, plus what the origin, the client and the shard hold.
     assert!(bounded < 700_000 && bounded < unbounded / 2, "{bounded} bytes of {unbounded}");
 }
 
 #[test]
-fn clients_that_go_away_at_any_byte_of_any_stage_leave_nothing_behind() {
+fn clients_that_disconnect_at_any_byte_of_any_stage_leak_nothing() {
     let stub = stub();
     let mut gateway = start(&stub, &[]);
     meanwhile("clients that go away", &mut gateway, |gateway| {
@@ -332,7 +332,7 @@ fn clients_that_go_away_at_any_byte_of_any_stage_leave_nothing_behind() {
                 }
             }
         }
-        // Within the handshake, at the 200, and amid bytes both ways.
+        // During the handshake, at the 200, and amid bytes in both directions.
         for round in 0..150_u64 {
             let mut stream = TcpStream::connect(gateway.address()).expect("a connection");
             stream.set_read_timeout(Some(BOUND)).expect("a time-out");
@@ -358,7 +358,7 @@ fn clients_that_go_away_at_any_byte_of_any_stage_leave_nothing_behind() {
     assert_eq!(stub.counters().protocol_errors(), 0, "{}", stub.counters());
 }
 
-/// The error that the gateway names in its answer.
+/// The error that the gateway names in its response.
 fn told(answer: &Answered) -> (u16, String) {
     (answer.status(), answer.field("proxy-status").unwrap_or_default().to_owned())
 }
@@ -374,7 +374,7 @@ fn assert_denied(gateway: SocketAddr, target: &str) {
 }
 
 #[test]
-fn a_direct_route_does_not_lead_back_into_the_gateway_by_whatever_name_of_it() {
+fn a_direct_route_never_leads_back_into_the_gateway_under_any_name() {
     let stub = stub();
     let mut options = GatewayOptions::through(stub.address());
     options.listen = "0.0.0.0:0".parse().expect("an address");
@@ -390,7 +390,7 @@ fn a_direct_route_does_not_lead_back_into_the_gateway_by_whatever_name_of_it() {
     for host in ["127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"] {
         assert_denied(door, &format!("{host}:{admin}"));
     }
-    // Another service of this machine is reached.
+    // Another service on this machine is reachable.
     let other = Listener::start(|mut stream| drop(stream.write_all(b"other")));
     let mut answer = connect_name(door, &other.address().to_string()).expect("an answer");
     let mut said = [0; 5];
@@ -398,7 +398,7 @@ fn a_direct_route_does_not_lead_back_into_the_gateway_by_whatever_name_of_it() {
     assert_eq!((answer.status(), &said), (200, b"other"));
 }
 
-/// Each address that clouds serve credentials at, and each way to write an IPv4 one within IPv6.
+/// Each address at which clouds serve credentials, in each way to write an IPv4 address within IPv6.
 const METADATA: [&str; 24] = [
     "169.254.169.254",
     "169.254.170.2",
@@ -427,9 +427,9 @@ const METADATA: [&str; 24] = [
 ];
 
 #[test]
-fn metadata_services_are_denied_by_every_spelling_of_their_addresses() {
+fn metadata_services_are_denied_in_every_spelling_of_their_addresses() {
     let stub = stub();
-    // Without connections that are warmed behind the first, which would be counted here.
+    // Without pre-challenged connections, which would be counted here.
     let gateway = start(
         &stub,
         &["--warm", "0", "--no-proxy", "0.0.0.0/0,::/0,169.254.0.0/16,fd00:ec2::/32,fe80::/10,::ffff:0:0/96"],
@@ -438,7 +438,7 @@ fn metadata_services_are_denied_by_every_spelling_of_their_addresses() {
     for host in METADATA {
         assert_denied(gateway.address(), &format!("{host}:80"));
     }
-    // What libraries other than ours take for addresses must not slip by as names.
+    // What other libraries parse as addresses must not get through as names.
     for host in [
         "2852039166",
         "0xa9fea9fe",
@@ -457,11 +457,11 @@ fn metadata_services_are_denied_by_every_spelling_of_their_addresses() {
         let answer = connect_name(gateway.address(), &format!("{host}:80")).expect("an answer");
         assert!([400, 403].contains(&answer.status()), "{host}: {}", answer.head);
     }
-    assert_eq!(stub.counters().requests, requests, "nothing of it reaches the proxy");
+    assert_eq!(stub.counters().requests, requests, "none of it reaches the proxy");
 }
 
 #[test]
-fn a_name_that_leads_to_a_metadata_service_is_denied_where_it_is_looked_up() {
+fn a_name_that_resolves_to_a_metadata_service_is_denied() {
     if skip_without_mounts() {
         return;
     }
@@ -484,7 +484,7 @@ fn a_name_that_leads_to_a_metadata_service_is_denied_where_it_is_looked_up() {
 }
 
 #[test]
-fn nothing_in_a_target_or_a_field_becomes_a_line_of_its_own_upstream() {
+fn nothing_in_a_target_or_field_can_inject_a_line_upstream() {
     let heads = Arc::new(Mutex::new(Vec::<String>::new()));
     let seen = Arc::clone(&heads);
     let upstream = Listener::start(move |mut stream| {
@@ -515,7 +515,7 @@ fn nothing_in_a_target_or_a_field_becomes_a_line_of_its_own_upstream() {
             format!("GET http://a/ HTTP/1.1\r\nHost: a\r\nX{insert}: a\r\n\r\n"),
             format!("GET http://a/ HTTP/1.1\r\nHost: a\r\nConnection: x{insert}\r\n\r\n"),
         ] {
-            // Half a head waits for its rest; the connection's end is its end.
+            // After half a head the gateway waits for the rest, until the client closes.
             let mut stream = TcpStream::connect(gateway.address()).expect("a connection");
             stream.write_all(head.as_bytes()).expect("a head");
             stream.shutdown(Shutdown::Write).expect("an end");
@@ -526,7 +526,7 @@ fn nothing_in_a_target_or_a_field_becomes_a_line_of_its_own_upstream() {
     }
     let heads = heads.lock().expect("a lock");
     let own_line = |head: &String| head.split(['\r', '\n', '\0']).any(|line| line.starts_with("Injected"));
-    // A client's own field by a proper line end is a field, and goes on as one where it stands among the fields.
+    // A field that the client itself adds with a proper line end is legitimate and is forwarded among the fields.
     let smuggled: Vec<&String> = heads
         .iter()
         .filter(|head| own_line(head) && !(head.contains("\r\nInjected: 1\r\n") && head.starts_with("GET http://a/ ")))
@@ -536,7 +536,7 @@ fn nothing_in_a_target_or_a_field_becomes_a_line_of_its_own_upstream() {
 }
 
 #[test]
-fn one_greedy_client_gets_429_and_takes_nothing_from_another() {
+fn a_greedy_client_gets_429_and_does_not_affect_another() {
     let stub = stub();
     let args = [
         "--allow-clients",
@@ -576,11 +576,11 @@ fn one_greedy_client_gets_429_and_takes_nothing_from_another() {
             assert_eq!(answer.status(), 200, "{}", answer.head);
             assert_eq!(echo_through(&answer.stream, b"modest").expect("an echo"), b"modest");
             served += 1;
-            // Below what one client may open a second.
+            // Below the rate at which one client may open tunnels.
             std::thread::sleep(Duration::from_millis(10));
         }
         over.store(true, Ordering::Relaxed);
-        (pressing.join().expect("the greedy one"), served)
+        (pressing.join().expect("the greedy client"), served)
     });
     println!("the greedy one was refused {refused} times, the modest one was served {served} times");
     assert!(refused > 0 && served > 10);
@@ -588,12 +588,12 @@ fn one_greedy_client_gets_429_and_takes_nothing_from_another() {
         assert_eq!(echo_through(&answer.stream, b"held").expect("an echo"), b"held");
     }
     drop(held);
-    // Its places are free again.
+    // Its share is free again.
     assert!(wait_for(BOUND, || (open(greedy).status() == 200).then_some(())).is_some());
 }
 
 #[test]
-fn who_opens_tunnels_too_fast_gets_429_until_its_next_second() {
+fn a_client_that_opens_tunnels_too_fast_gets_429_until_the_next_second() {
     let stub = stub();
     let gateway = start(&stub, &["--new-tunnels-per-client", "5"]);
     let modest = || {
@@ -609,7 +609,7 @@ fn who_opens_tunnels_too_fast_gets_429_until_its_next_second() {
 }
 
 #[test]
-fn whoever_holds_the_administration_addresss_connections_does_not_make_its_probes_fail() {
+fn held_administration_connections_do_not_make_probes_fail() {
     let stub = stub();
     let mut gateway = start(&stub, &[]);
     meanwhile("held administration connections", &mut gateway, |gateway| {

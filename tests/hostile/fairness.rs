@@ -1,7 +1,7 @@
-//! Fairness as a number: what another client notices of each shape of attack, on one shard.
+//! Fairness as a number: how much each kind of attack slows another client down, on one shard.
 //!
-//! The 99th percentile of its requests may be five times what it is without the attack, and 20 ms more. Both are measured in turns in the
-//! same run, because the machine is busy with other things as well.
+//! The 99th percentile of its requests may be five times that without the attack, plus 20 ms. Both are measured
+//! alternately in the same run, because the machine is busy with other things as well.
 
 use crate::support;
 
@@ -15,23 +15,23 @@ use support::gateway::{Gateway, GatewayOptions};
 use support::web::{Web, WebRequest};
 use support::wire::Wire;
 
-/// Attack and rest take turns so often, each for so long.
+/// The number of alternations between rest and attack, and the duration of each turn.
 const ROUNDS: usize = 5;
 const TURN: Duration = Duration::from_millis(400);
 
-/// Measured again when something else kept the machine busy in one half of the run; a shard that stalls stalls each time.
+/// The measurement is repeated in case something else kept the machine busy; a shard that stalls does so each time.
 const ATTEMPTS: usize = 3;
 
-/// What is written at once: much for the gateway to do, and short for the attacker.
+/// The size of one write: much work for the gateway, little for the attacker.
 const BLOCK_BYTES: usize = 16 * 1024;
 
-/// Between two blocks of one attacker.
+/// The pause between two blocks of one attacker.
 const PACE: Duration = Duration::from_millis(20);
 
-/// One at a time, or they measure each other.
+/// One measurement at a time, or they would measure each other.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Whether the attack is on; shared with the upstream that takes part in it.
+/// Whether the attack is on; shared with the upstream, which may take part in it.
 #[derive(Clone, Default)]
 struct Phase(Arc<AtomicUsize>);
 
@@ -56,7 +56,7 @@ impl Phase {
         self.is(Phase::ATTACK)
     }
 
-    /// Sends the same again and again, as long as there are turns of the attack and the other side takes it.
+    /// Sends the same block repeatedly, as long as there are turns of the attack and the peer accepts it.
     fn send_in_turns(&self, to: &mut TcpStream, block: &[u8], pace: Duration) -> io::Result<()> {
         to.set_write_timeout(Some(Duration::from_secs(5)))?;
         while self.wait() {
@@ -67,7 +67,7 @@ impl Phase {
     }
 }
 
-/// A gateway of one shard before an upstream that plays a part of the attack, and an origin that it reaches without it.
+/// A gateway of one shard, an upstream that may take part in the attack, and an origin that is reached directly.
 struct Rig {
     gateway: Gateway,
     origin: Web,
@@ -90,7 +90,7 @@ impl Rig {
         Rig { gateway: Gateway::start(&options), origin: Web::origin(), phase, _upstream: upstream }
     }
 
-    /// A request of a client like any other, on a connection of its own.
+    /// A request of an ordinary client, on a connection of its own.
     fn victim(&self) -> Duration {
         let began = Instant::now();
         let mut wire = Wire::connect(self.gateway.address());
@@ -100,7 +100,7 @@ impl Rig {
         began.elapsed()
     }
 
-    /// Plays the attack in turns and compares.
+    /// Runs the attack in turns and compares.
     fn compare(&self, attackers: usize, attack: impl Fn(SocketAddr, &Phase) -> io::Result<()> + Sync) {
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         self.phase.set(Phase::REST);
@@ -111,7 +111,7 @@ impl Rig {
             for _ in 0..attackers {
                 scope.spawn(|| {
                     while self.phase.wait() {
-                        // Being turned away is what an attacker must expect.
+                        // An attacker may be rejected.
                         let _ = attack(self.gateway.address(), &self.phase);
                         blows.fetch_add(1, Ordering::Relaxed);
                     }
@@ -120,7 +120,7 @@ impl Rig {
             let fair = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 (0..ATTEMPTS).any(|_| {
                     let (rest, attacked) = self.measure([Phase::REST, Phase::ATTACK]);
-                    // A stall that lasts into the rest must not pass for a busy machine.
+                    // A stall that lasts into the rest must not look like a busy machine.
                     let rest = rest.min(4 * unharmed);
                     seen = format!("{rest:?} without it, {attacked:?} with it");
                     support::tools::say(&format!("p99 {seen}"));
@@ -131,16 +131,16 @@ impl Rig {
             fair
         });
         assert!(fair.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), "p99 {seen}");
-        assert!(blows.load(Ordering::Relaxed) > 0, "nothing was attacked");
+        assert!(blows.load(Ordering::Relaxed) > 0, "no attack took place");
     }
 
-    /// The 99th percentiles in two phases that take turns.
+    /// The 99th percentiles in two alternating phases.
     fn measure(&self, phases: [usize; 2]) -> (Duration, Duration) {
         let mut took = [Vec::new(), Vec::new()];
         for _ in 0..ROUNDS {
             for (phase, took) in phases.into_iter().zip(&mut took) {
                 self.phase.set(phase);
-                // What the last turn left behind is over then, or this one's attack is on its way.
+                // Lets the effects of the last turn end, or this one's attack begin.
                 std::thread::sleep(Duration::from_millis(50));
                 let began = Instant::now();
                 while began.elapsed() < TURN {
@@ -176,7 +176,7 @@ fn read_to_end(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends `request` and reads whatever comes for as long as anything does.
+/// Sends `request` and reads until nothing more arrives.
 fn ask_and_read(gateway: SocketAddr, request: &str) -> io::Result<()> {
     let mut stream = connect(gateway)?;
     stream.write_all(request.as_bytes())?;
@@ -188,7 +188,7 @@ fn tiny_chunks() -> Vec<u8> {
 }
 
 #[test]
-fn silent_connections_without_end_cost_the_others_little() {
+fn endless_silent_connections_cost_other_clients_little() {
     let rig = Rig::new(&["--max-tunnels", "2000"], nothing);
     rig.compare(4, |gateway, phase| {
         let mut held = Vec::new();
@@ -203,7 +203,7 @@ fn silent_connections_without_end_cost_the_others_little() {
 const CONNECT: &str = "CONNECT attack.test:7 HTTP/1.1\r\nHost: attack.test:7\r\n\r\n";
 
 #[test]
-fn first_bytes_that_are_no_request_cost_the_others_little() {
+fn first_bytes_that_are_no_request_cost_other_clients_little() {
     let rig = Rig::new(&[], nothing);
     rig.compare(4, |gateway, _| {
         let mut stream = connect(gateway)?;
@@ -215,7 +215,7 @@ fn first_bytes_that_are_no_request_cost_the_others_little() {
 }
 
 #[test]
-fn methods_of_64_000_letters_cost_the_others_little() {
+fn methods_of_64_000_letters_cost_other_clients_little() {
     let rig = Rig::new(&[], nothing);
     let head = [&[b'A'; 64_000][..], b" http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n"].concat();
     rig.compare(4, |gateway, _| {
@@ -228,7 +228,7 @@ fn methods_of_64_000_letters_cost_the_others_little() {
 }
 
 #[test]
-fn an_origin_that_sends_tiny_chunks_costs_the_others_little() {
+fn an_origin_that_sends_tiny_chunks_costs_other_clients_little() {
     let block = tiny_chunks();
     let rig = Rig::new(&[], move |phase, wire, _| {
         wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
@@ -239,7 +239,7 @@ fn an_origin_that_sends_tiny_chunks_costs_the_others_little() {
 }
 
 #[test]
-fn a_client_that_sends_tiny_chunks_costs_the_others_little() {
+fn a_client_that_sends_tiny_chunks_costs_other_clients_little() {
     let rig = Rig::new(&[], |_, wire, _| {
         while !wire.some()?.is_empty() {}
         Ok(false)
@@ -255,7 +255,7 @@ fn a_client_that_sends_tiny_chunks_costs_the_others_little() {
 }
 
 #[test]
-fn a_declined_page_of_chunk_extensions_costs_the_others_little() {
+fn a_declined_page_of_chunk_extensions_costs_other_clients_little() {
     let block = tiny_chunks();
     let rig = Rig::new(&[], move |phase, wire, _| {
         wire.send("HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n")?;
@@ -266,7 +266,7 @@ fn a_declined_page_of_chunk_extensions_costs_the_others_little() {
 }
 
 #[test]
-fn endless_interim_answers_to_a_connect_cost_the_others_little() {
+fn endless_interim_responses_to_a_connect_cost_other_clients_little() {
     let block = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(BLOCK_BYTES / 25);
     let rig = Rig::new(&[], move |phase, wire, _| {
         phase.send_in_turns(&mut wire.stream, &block, Duration::ZERO)?;
@@ -279,7 +279,7 @@ fn endless_interim_answers_to_a_connect_cost_the_others_little() {
 }
 
 #[test]
-fn answers_unread_behind_pipelined_requests_cost_the_others_little() {
+fn unread_responses_to_pipelined_requests_cost_other_clients_little() {
     let rig = Rig::new(&["--socket-buffer", "64KiB"], |_, wire, _| {
         wire.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")?;
         wire.stream.set_write_timeout(Some(Duration::from_secs(1)))?;
@@ -301,7 +301,7 @@ fn answers_unread_behind_pipelined_requests_cost_the_others_little() {
 }
 
 #[test]
-fn heads_that_never_end_cost_the_others_little() {
+fn heads_that_never_end_cost_other_clients_little() {
     let rig = Rig::new(&[], nothing);
     let head = format!("GET http://attack.test/ HTTP/1.1\r\nX: {}", "x".repeat(60_000));
     rig.compare(4, |gateway, phase| {
@@ -317,7 +317,7 @@ fn heads_that_never_end_cost_the_others_little() {
 }
 
 #[test]
-fn a_client_that_goes_on_sending_behind_its_refusal_costs_the_others_little() {
+fn a_client_that_keeps_sending_after_its_rejection_costs_other_clients_little() {
     let rig = Rig::new(&[], nothing);
     let noise = vec![b'x'; 256 * 1024];
     rig.compare(4, |gateway, phase| {

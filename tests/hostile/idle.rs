@@ -1,4 +1,4 @@
-//! Connections that take a place for nothing: they give it up when it is needed, the oldest first, and nobody else notices.
+//! Idle connections give way when their place is needed, the oldest first, and no other client is affected.
 
 use crate::support;
 
@@ -17,10 +17,10 @@ use super::clients::{connect_from, start, start_with_shards, stub};
 
 const BOUND: Duration = Duration::from_secs(60);
 
-/// A request that is not held up takes milliseconds; this is what a busy machine may add.
+/// A request that is not delayed takes milliseconds; a busy machine may need this long.
 const PROMPT: Duration = Duration::from_secs(2);
 
-/// What a connection has for its request before it gives way, and a little more.
+/// How long a new connection may take to send its request before it gives way, and a little more.
 const GRACE: Duration = Duration::from_millis(400);
 
 const CONNECT: &[u8] = b"CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n";
@@ -45,11 +45,11 @@ fn open_at(gateway: &Gateway) -> u64 {
     Vitals::of(gateway.admin_address()).map_or(0, |vitals| vitals.tunnels_open)
 }
 
-/// Connections that have sent `bytes`, as many as `count`.
+/// Opens `count` connections that have sent `bytes`.
 fn crowd(gateway: SocketAddr, count: usize, bytes: &[u8]) -> Vec<TcpStream> {
     let connect = |_| {
         let mut stream = TcpStream::connect(gateway).expect("a connection");
-        // One that has given way already refuses it.
+        // A connection that has given way already refuses it.
         let _ = stream.write_all(bytes);
         stream
     };
@@ -63,7 +63,7 @@ fn gateway_of(places: usize, further: &[&str]) -> (StubServer, Gateway) {
     (stub, gateway)
 }
 
-/// Whether this process may have so many descriptors; raises its limit as far as it goes.
+/// Whether this process may have this many descriptors; raises its limit as far as possible.
 fn may_have_descriptors(count: u64) -> bool {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
@@ -71,9 +71,9 @@ fn may_have_descriptors(count: u64) -> bool {
 }
 
 #[test]
-fn a_request_is_answered_beside_10_000_silent_connections_of_one_client() {
+fn a_request_is_served_beside_10_000_silent_connections_of_one_client() {
     let stub = stub();
-    // Where descriptors are fewer, so are the places.
+    // With fewer descriptors there are fewer places.
     let (count, args): (usize, &[&str]) = match may_have_descriptors(16_000) {
         true => (10_000, &[]),
         false => (600, &["--max-tunnels", "500"]),
@@ -93,7 +93,7 @@ fn a_request_is_answered_beside_10_000_silent_connections_of_one_client() {
 }
 
 #[test]
-fn whatever_is_idle_gives_way_and_what_is_in_use_does_not() {
+fn idle_connections_give_way_and_those_in_use_do_not() {
     let get: &[u8] = b"GET http://source-10.test/ HTTP/1.1\r\nHost: source-10.test\r\n\r\n";
     for (what, bytes) in [
         ("silent", &b""[..]),
@@ -106,7 +106,7 @@ fn whatever_is_idle_gives_way_and_what_is_in_use_does_not() {
         let held: Vec<Answered> = (0..10).map(|_| tunnel(gateway.address())).collect();
         let mut idle = crowd(gateway.address(), 200, bytes);
         if bytes == get {
-            // Before their answers are there they are in use, and those over the limit are told so.
+            // Until their responses arrive they are in use, and those over the limit are rejected.
             idle.iter_mut().for_each(|stream| drop(read_head(stream)));
         }
         std::thread::sleep(GRACE);
@@ -114,18 +114,18 @@ fn whatever_is_idle_gives_way_and_what_is_in_use_does_not() {
             drop(tunnel(gateway.address()));
         }
         assert_echoes(&held);
-        // Those that are told so are there for a moment more.
+        // Rejected connections remain for a moment.
         assert!(open_at(&gateway) <= 60 + 128, "{what}: {} are open", open_at(&gateway));
         drop(idle);
     }
 }
 
 #[test]
-fn the_oldest_gives_way_first_and_who_has_begun_is_told_503() {
+fn the_oldest_connection_gives_way_first_and_a_begun_request_gets_503() {
     let stub = stub();
     let gateway = start_with_shards("1", &stub, &["--max-tunnels", "4", "--head-timeout", "600s", "--warm", "0"]);
     let mut oldest = crowd(gateway.address(), 1, &CONNECT[..20]).remove(0);
-    let all_in = |count| wait_for(BOUND, || (open_at(&gateway) == count).then_some(())).expect("all are in");
+    let all_in = |count| wait_for(BOUND, || (open_at(&gateway) == count).then_some(())).expect("all are open");
     all_in(1);
     let mut others = crowd(gateway.address(), 3, b"");
     all_in(4);
@@ -134,7 +134,7 @@ fn the_oldest_gives_way_first_and_who_has_begun_is_told_503() {
     oldest.set_read_timeout(Some(BOUND)).expect("a time-out");
     let told = read_head(&mut oldest).expect("an answer");
     assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("give way to new ones"), "{told}");
-    // The others can still begin.
+    // The others can still send a request.
     for stream in &mut others {
         stream.set_read_timeout(Some(BOUND)).expect("a time-out");
         stream.write_all(CONNECT).expect("a request");
@@ -146,7 +146,7 @@ fn the_oldest_gives_way_first_and_who_has_begun_is_told_503() {
 }
 
 #[test]
-fn with_nobody_idle_the_limit_holds_to_the_connection() {
+fn without_idle_connections_the_limit_is_exact() {
     let (_stub, gateway) = gateway_of(20, &[]);
     let held: Vec<Answered> = (0..20).map(|_| tunnel(gateway.address())).collect();
     for _ in 0..10 {
@@ -157,7 +157,7 @@ fn with_nobody_idle_the_limit_holds_to_the_connection() {
 }
 
 #[test]
-fn a_clients_own_idle_connections_give_way_to_it_and_nobody_elses() {
+fn only_a_clients_own_idle_connections_give_way_to_it() {
     let further = ["--allow-clients", "127.0.0.0/8", "--tunnels-per-client", "20"];
     let (_stub, gateway) = gateway_of(500, &further);
     let (greedy, modest) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3));
@@ -180,7 +180,7 @@ fn a_clients_own_idle_connections_give_way_to_it_and_nobody_elses() {
 }
 
 #[test]
-fn clients_that_are_not_allowed_do_not_keep_others_out_by_waiting() {
+fn disallowed_clients_that_wait_do_not_keep_others_out() {
     let (_stub, gateway) = gateway_of(50, &["--allow-clients", "127.0.0.1/32"]);
     let other = Ipv4Addr::new(127, 0, 0, 2);
     for bytes in [&b""[..], b"GET", CONNECT] {
@@ -196,7 +196,7 @@ fn clients_that_are_not_allowed_do_not_keep_others_out_by_waiting() {
         }
         drop(crowd);
     }
-    // One of them that asks whole hears why.
+    // A complete request from one of them gets the reason.
     let mut stream = connect_from(other, gateway.address()).expect("a connection");
     stream.write_all(CONNECT).expect("a request");
     let mut answer = [0; 12];

@@ -1,4 +1,5 @@
-//! Clients that harm. In a binary of its own: Cargo runs nothing beside it, and it measures what other clients notice.
+//! Hostile clients. A test binary of its own, because Cargo runs nothing beside it while it measures the effect on
+//! other clients.
 
 #[macro_use]
 #[path = "../support/mod.rs"]

@@ -1,4 +1,4 @@
-//! What a connection makes the gateway hold, by what is done to it, and that all of them together have a limit.
+//! How much memory a connection costs by what is done to it, and the limit on the total.
 
 use crate::support;
 
@@ -19,10 +19,10 @@ use super::clients::stub;
 
 const BOUND: Duration = Duration::from_secs(60);
 
-/// Connections of each shape.
+/// Connections of each kind.
 const COUNT: usize = 1000;
 
-/// A head with so many bytes in a field; it lacks its end.
+/// A head with a field of this many bytes, without its end.
 fn long_head(bytes: usize) -> String {
     format!("GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nX: {}\r\n", "x".repeat(bytes))
 }
@@ -35,7 +35,7 @@ fn start(upstream: SocketAddr, args: &[&str]) -> Gateway {
     Gateway::start(&options)
 }
 
-/// A client that takes little of what comes for it.
+/// A client with a small receive buffer.
 fn narrow_client(gateway: SocketAddr) -> TcpStream {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
     set_socket_recv_buffer_size(&socket, 4096).expect("an option");
@@ -45,7 +45,7 @@ fn narrow_client(gateway: SocketAddr) -> TcpStream {
     stream
 }
 
-/// The gateway waits on for the verdict on a request whose client has only closed.
+/// A client that only closes would leave the gateway waiting for the outcome of its request.
 fn reset_on_close(stream: &TcpStream) {
     set_socket_linger(stream, Some(Duration::ZERO)).expect("an option");
 }
@@ -55,20 +55,20 @@ fn buffered(gateway: &Gateway) -> f64 {
     metrics::sum(&text, "ntlm_gateway_buffered_bytes", &[]).expect("the gauge")
 }
 
-/// Opens the connections and says what each of them costs in KiB, resident and as counted.
+/// Opens the connections and returns what each of them costs in KiB, resident and as counted.
 fn cost_kib(what: &str, upstream: &Listener, request: &str, is_answered: bool) -> f64 {
     let args = ["--memory-limit", "0B", "--head-timeout", "600s", "--no-proxy", "127.0.0.1"];
     let gateway = start(upstream.address(), &args);
     let (before, _) = gateway.memory_kib();
     let connect = |_| {
         let mut stream = narrow_client(gateway.address());
-        // What does not fit into the connection is what the gateway leaves there.
+        // Whatever does not fit into the connection, the gateway has left unread.
         let _ = stream.write(request.as_bytes());
         stream
     };
     let held: Vec<TcpStream> = (0..COUNT).map(connect).collect();
     held.iter().for_each(reset_on_close);
-    // An answer is there, and what the client has not room for is on its way.
+    // The response has begun; what the client has no room for is still in the gateway.
     let begun = || held.iter().all(|stream| !is_answered || stream.peek(&mut [0]).is_ok_and(|count| count > 0));
     wait_for(BOUND, || begun().then_some(())).expect("answers");
     let mut last = (0, Instant::now());
@@ -83,14 +83,14 @@ fn cost_kib(what: &str, upstream: &Listener, request: &str, is_answered: bool) -
     let each = (at_rest.expect("memory comes to rest") - before.min(last.0)) as f64 / COUNT as f64;
     let counted = buffered(&gateway) / 1024.0 / COUNT as f64;
     println!("{what}: {each:.1} KiB a connection, {counted:.1} KiB of them counted");
-    // Room that has not been touched is counted and not resident.
+    // Memory that has not been touched is counted but not resident.
     assert!(counted <= 1.25 * each + 8.0, "{what}: {counted} KiB counted of {each}");
     drop(held);
-    wait_for(BOUND, || (buffered(&gateway) < 1.0).then_some(())).expect("all is given back");
+    wait_for(BOUND, || (buffered(&gateway) < 1.0).then_some(())).expect("all memory is released");
     each
 }
 
-/// Reads all that comes and says nothing.
+/// Reads everything and never responds.
 fn mute() -> Listener {
     Listener::start(|mut stream| {
         let mut piece = [0; 4096];
@@ -98,7 +98,7 @@ fn mute() -> Listener {
     })
 }
 
-/// Answers a head, once or without end, as far as it is taken.
+/// Responds to a head, once or endlessly, as long as the peer accepts it.
 fn answering(answer: Vec<u8>, without_end: bool) -> Listener {
     Listener::start(move |mut stream| {
         set_socket_send_buffer_size(&stream, 16 * 1024).expect("an option");
@@ -110,7 +110,7 @@ fn answering(answer: Vec<u8>, without_end: bool) -> Listener {
 }
 
 #[test]
-fn a_connection_costs_what_the_papers_say_for_each_shape() {
+fn a_connection_costs_the_documented_memory_in_each_state() {
     let head = long_head(60_000);
     let finished = format!("{head}\r\n");
     let to = |upstream: &Listener| format!("GET http://{0}/ HTTP/1.1\r\nHost: {0}\r\n\r\n", upstream.address());
@@ -130,20 +130,20 @@ fn a_connection_costs_what_the_papers_say_for_each_shape() {
 }
 
 #[test]
-fn unfinished_heads_at_the_memory_limit_give_way_and_requests_are_served() {
+fn unfinished_heads_give_way_at_the_memory_limit_and_requests_are_served() {
     let stub = stub();
     let gateway = start(stub.address(), &["--memory-limit", "8MiB", "--head-timeout", "600s"]);
     let head = long_head(60_000);
     let crowd: Vec<TcpStream> = (0..600)
         .map(|_| {
             let mut stream = TcpStream::connect(gateway.address()).expect("a connection");
-            // One that has given way already refuses it.
+            // A connection that has given way already refuses it.
             let _ = stream.write_all(head.as_bytes());
             stream
         })
         .collect();
     let request = b"CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n";
-    wait_for(BOUND, || (buffered(&gateway) <= 7.0 * 1024.0 * 1024.0).then_some(())).expect("room is made");
+    wait_for(BOUND, || (buffered(&gateway) <= 7.0 * 1024.0 * 1024.0).then_some(())).expect("memory is freed");
     for _ in 0..20 {
         let answer = ask(gateway.address(), request).expect("an answer");
         assert_eq!(answer.status(), 200, "{}", answer.head);
@@ -157,7 +157,7 @@ fn unfinished_heads_at_the_memory_limit_give_way_and_requests_are_served() {
 fn at_the_memory_limit_new_requests_get_503_until_others_end() {
     let upstream = mute();
     let gateway = start(upstream.address(), &["--memory-limit", "4MiB", "--connect-timeout", "30s"]);
-    // Each comes whole in one read.
+    // Each arrives complete in one read.
     let head = format!("{}\r\n", long_head(10_000));
     let started: Vec<TcpStream> = (0..600)
         .map(|_| {
@@ -176,5 +176,5 @@ fn at_the_memory_limit_new_requests_get_503_until_others_end() {
     assert!(gateway.metric("ntlm_gateway_faults_total", &[("cause", "memory_limit")]).is_some_and(|count| count > 0.0));
     started.iter().for_each(reset_on_close);
     drop(started);
-    wait_for(BOUND, || (buffered(&gateway) < 1024.0 * 1024.0).then_some(())).expect("all is given back");
+    wait_for(BOUND, || (buffered(&gateway) < 1024.0 * 1024.0).then_some(())).expect("all memory is released");
 }
