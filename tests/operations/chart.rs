@@ -1,4 +1,4 @@
-//! The chart's schema knows the program's settings, each with its type, and no other.
+//! The chart's schema contains exactly the program's settings, each with its type.
 
 use ntlm_gateway::config::keys::{Fallback, KEYS, Key, Kind};
 use ntlm_gateway::config::table_keys::TABLE_KEYS;
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 const SCHEMA: &str = include_str!("../../deploy/helm/ntlm-gateway/values.schema.json");
 
-/// What the chart has values of its own for, or cannot give.
+/// Settings for which the chart has values of its own, or which it cannot offer.
 const NOT_SETTINGS: [&str; 11] = [
     "upstream",
     "user",
@@ -40,7 +40,7 @@ fn schema_of(key: &Key) -> Value {
     }
 }
 
-/// The settings of a section or a table by their names in it; the top level's for `settings`.
+/// The settings of a section or a table by their names in it; the top-level ones for `settings`.
 fn settings_of(section: &str) -> Vec<(&'static str, &'static Key)> {
     let all = KEYS.iter().chain(TABLE_KEYS).filter(|key| key.in_file() && !NOT_SETTINGS.contains(&key.name));
     let within = |key: &'static Key| match key.name.split_once('.') {
@@ -51,13 +51,13 @@ fn settings_of(section: &str) -> Vec<(&'static str, &'static Key)> {
 }
 
 #[test]
-fn the_charts_schema_has_the_settings_of_the_program_and_no_other() {
+fn the_charts_schema_contains_exactly_the_programs_settings() {
     let schema: Value = serde_json::from_str(SCHEMA).expect("JSON");
     let mut wrong = Vec::new();
     for section in ["settings", "guard", "limits", "timeouts", "upstreams", "identities", "routes"] {
         let value = &schema["properties"][section];
         let object = value.get("items").unwrap_or(value);
-        assert_eq!(object["additionalProperties"], json!(false), "{section} takes what it does not know");
+        assert_eq!(object["additionalProperties"], json!(false), "{section} accepts unknown settings");
         let settings = settings_of(section);
         let right: Map<String, Value> =
             settings.iter().map(|(name, key)| ((*name).to_owned(), schema_of(key))).collect();
@@ -71,7 +71,7 @@ fn the_charts_schema_has_the_settings_of_the_program_and_no_other() {
         let needed: Vec<&str> = needed.map(|(name, _)| *name).collect();
         let required: Vec<&str> =
             object["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        assert_eq!(required, needed, "what an entry of {section} must have");
+        assert_eq!(required, needed, "the required settings of an entry of {section}");
     }
     assert!(wrong.is_empty(), "deploy/helm/ntlm-gateway/values.schema.json differs:\n{}", wrong.join("\n"));
     let sections = ["guard", "limits", "timeouts", "upstreams", "identities", "routes"];

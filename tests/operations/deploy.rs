@@ -1,6 +1,6 @@
-//! What is in `deploy/` is valid, keeps what `deploy/README.md` promises, and asks for nothing that there is not.
+//! The files in `deploy/` are valid, keep the promises of `deploy/README.md`, and refer only to things that exist.
 //!
-//! The checks themselves are scripts in `tests/deploy/`; most have a way to be shown faulty input, and a test that they notice.
+//! The checks are scripts in `tests/deploy/`. Most can be given faulty input, and a test shows that they report it.
 
 use crate::support;
 
@@ -20,45 +20,45 @@ use support::scratch::{Scratch, wait_for};
 use support::toolbox::{ROOT, script, toolbox};
 use support::tools::{find, path_of, python_with, skip_for_want_of};
 
-/// Runs one script and fails with what it found.
+/// Runs one script and fails with its findings.
 fn passes(toolbox: &Path, name: &str, arguments: &[&str]) {
     let finished = script(toolbox, name, arguments);
     assert_eq!(finished.code, Some(0), "{name}:\n{}{}", finished.text(), finished.stderr);
 }
 
 #[test]
-fn the_manifests_fit_kubernetes_and_keep_their_promises() {
+fn the_manifests_are_valid_and_keep_the_documented_promises() {
     let Some(toolbox) = toolbox() else { return };
     passes(&toolbox, "tests/deploy/manifests.py", &[GATEWAY]);
 }
 
 #[test]
-fn a_manifest_that_breaks_a_promise_is_noticed() {
+fn a_manifest_that_breaks_a_promise_is_reported() {
     let Some(toolbox) = toolbox() else { return };
     passes(&toolbox, "tests/deploy/manifests.py", &[GATEWAY, "--spoilt"]);
 }
 
 #[test]
-fn the_chart_refuses_wrong_values_and_makes_what_kustomize_makes() {
+fn the_chart_rejects_wrong_values_and_renders_the_same_as_kustomize() {
     let Some(toolbox) = toolbox() else { return };
     passes(&toolbox, "tests/deploy/chart.py", &[]);
 }
 
 #[test]
-fn a_copied_chart_and_a_copied_overlay_make_what_the_originals_make() {
+fn copies_of_the_chart_and_an_overlay_render_the_same_as_the_originals() {
     let Some(toolbox) = toolbox() else { return };
     passes(&toolbox, "tests/deploy/copies.py", &[]);
 }
 
 #[test]
-fn each_alert_fires_in_a_test_and_keeps_quiet_in_another() {
+fn each_alert_has_a_test_where_it_fires_and_one_where_it_does_not() {
     require_tools!("promtool");
     let Some(toolbox) = toolbox() else { return };
     passes(&toolbox, "tests/deploy/rules.py", &["tests", &path_of("promtool").display().to_string()]);
 }
 
 #[test]
-fn what_is_made_from_the_rules_and_the_dashboard_is_up_to_date() {
+fn files_generated_from_rules_and_dashboard_are_up_to_date() {
     require_tools!("python3");
     let finished = run(path_of("python3"), Duration::from_secs(20), |command| {
         command.arg(format!("{ROOT}/deploy/make_copies.py")).arg("--check");
@@ -67,14 +67,14 @@ fn what_is_made_from_the_rules_and_the_dashboard_is_up_to_date() {
 }
 
 #[test]
-fn rules_and_dashboard_ask_for_metrics_that_the_gateway_exports() {
+fn rules_and_dashboard_use_only_exported_metrics() {
     let Some(toolbox) = toolbox() else { return };
     let scratch = Scratch::new("metrics");
     let text = scratch.write("metrics", exported());
     passes(&toolbox, "tests/deploy/rules.py", &["metrics", &text.display().to_string()]);
 }
 
-/// What `/metrics` answers after a good tunnel, a bad request and a plain one.
+/// The response of `/metrics` after a successful tunnel, a malformed request and a plain one.
 fn exported() -> String {
     let (domain, user, password) = ACCOUNT;
     let stub = StubServer::start(StubOptions::default().account(domain, user, password)).expect("a stub");
@@ -94,7 +94,7 @@ fn exported() -> String {
 }
 
 #[test]
-fn systemd_understands_the_unit_and_finds_it_hardened() {
+fn systemd_accepts_the_unit_and_rates_it_hardened() {
     // The unit reloads with `kill`, which systemd looks for.
     require_tools!("systemd-analyze", "kill");
     let scratch = Scratch::new("unit");
@@ -107,22 +107,22 @@ fn systemd_understands_the_unit_and_finds_it_hardened() {
         (finished.code, finished.stderr.clone() + &finished.text())
     };
     let (code, said) = check(&unit, &["verify"]);
-    // It also tells of the machine's other units.
+    // It also reports on the machine's other units.
     assert!(code == Some(0) && !said.contains("ntlm-gateway.service"), "{said}");
     let (_, said) = check(&unit.replace("Type=notify", "Type=notifi"), &["verify"]);
-    assert!(said.contains("ntlm-gateway.service"), "a wrong unit is not noticed: {said}");
-    // In tenths: 0 is fully confined, 10.0 not at all.
+    assert!(said.contains("ntlm-gateway.service"), "a wrong unit is not reported: {said}");
+    // In tenths: 0 is fully confined, 100 not at all.
     let (code, said) = check(&unit, &["security", "--offline=true", "--threshold=15", "--no-pager"]);
     assert_eq!(code, Some(0), "{said}");
 }
 
-/// The text of a file of the repository.
+/// The text of a file in the repository.
 fn text_of(name: &str) -> String {
     std::fs::read_to_string(format!("{ROOT}/{name}")).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 #[test]
-fn the_unit_starts_the_program_where_the_document_installs_it() {
+fn the_unit_starts_the_program_from_its_documented_path() {
     let (unit, document) = (text_of("deploy/systemd/ntlm-gateway.service"), text_of("deploy/README.md"));
     let program = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")?.split(' ').next()).expect("ExecStart");
     let directory = program.strip_suffix("ntlm-gateway").expect("the program's name");
@@ -131,7 +131,7 @@ fn the_unit_starts_the_program_where_the_document_installs_it() {
 }
 
 #[test]
-fn load_tests_ask_for_the_metrics_where_the_gateway_serves_them() {
+fn load_tests_scrape_the_port_that_serves_metrics() {
     let default = keys::find("admin").and_then(|key| key.default.value()).expect("a default");
     let port_after = |text: &str, before: &str| -> String {
         let rest = text.split_once(before).unwrap_or_else(|| panic!("no {before}")).1;
@@ -145,7 +145,7 @@ fn load_tests_ask_for_the_metrics_where_the_gateway_serves_them() {
 }
 
 #[test]
-fn the_bill_of_materials_lists_what_is_linked_and_nothing_else() {
+fn the_bill_of_materials_lists_the_linked_crates_and_no_tools() {
     let Some(python) = python_with("tomllib") else {
         skip_for_want_of("python3 with tomllib");
         return;
@@ -165,7 +165,7 @@ fn the_bill_of_materials_lists_what_is_linked_and_nothing_else() {
         let (licence, hash) = (&component["licenses"][0]["expression"], &component["hashes"][0]["content"]);
         assert!(licence.is_string() && hash.as_str().is_some_and(|hash| hash.len() == 64), "{component}");
     }
-    // The program's debugging information names the source of each crate that has code in it.
+    // The program's debug information names the source of each crate that contributes code.
     let program = std::fs::read(GATEWAY).expect("the program");
     let linked = crates_named_in(&String::from_utf8_lossy(&program));
     assert!(linked.len() > 20, "only {linked:?} were found");

@@ -1,4 +1,4 @@
-//! What surrounds a running gateway: deployment files, Prometheus, rolling restarts.
+//! What surrounds a running gateway: deployment files, Prometheus and rolling restarts.
 
 #[macro_use]
 #[path = "../support/mod.rs"]

@@ -1,4 +1,4 @@
-//! A real Prometheus scrapes a gateway under load, with the rules of `deploy/`, and answers the dashboard's queries.
+//! A real Prometheus scrapes a gateway under load, with the rules in `deploy/`, and answers the dashboard's queries.
 
 use crate::support;
 
@@ -20,10 +20,10 @@ use support::scratch::{Scratch, free_port, wait_for};
 use support::toolbox::{ROOT, script, toolbox};
 use support::tools::path_of;
 
-/// How long until each query must have had data: some scrapes, and rates over 15 s of them.
+/// How long each query may take to return data: a few scrapes, and rates over 15 s of them.
 const DATA_BOUND: Duration = Duration::from_secs(60);
 
-/// The gateway, what it goes through, and who watches it. They end in this order.
+/// The gateway, its upstream and the Prometheus that scrapes it, in the order in which they are dropped.
 struct Rig {
     prometheus: Prometheus,
     gateway: Gateway,
@@ -31,7 +31,7 @@ struct Rig {
     _scratch: Scratch,
 }
 
-/// An identity that clients log on to, so that one can do so with a wrong password.
+/// An identity that clients log on to, which lets a client use a wrong password.
 const IDENTITY: &str = "[[identities]]\nname = 'own'\nuser = 'CORP\\alice'\npassword_file = 'password'\n\
     proxy_user = 'own'\nproxy_password_file = 'password'\n";
 
@@ -67,7 +67,7 @@ impl Prometheus {
              scrape_configs:\n  - job_name: ntlm-gateway\n    static_configs: [{{ targets: ['{target}'] }}]\n"
         );
         let file = scratch.write("prometheus.yaml", configuration);
-        // The port was free a moment ago; another process may have been quicker.
+        // The port was free a moment ago; another process may have taken it.
         for _ in 0..3 {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
             let log = std::fs::File::create(scratch.join("log")).expect("create Prometheus' log");
@@ -93,7 +93,7 @@ impl Prometheus {
     }
 }
 
-/// Sets a flag when dropped, so that a panic, too, ends the threads that look at it.
+/// Sets a flag when dropped, so that even a panic ends the threads that read it.
 struct EndOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for EndOnDrop<'_> {
@@ -102,7 +102,7 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-/// Traffic of every kind that the dashboard shows, from as many clients as `clients` says, until `ended` is set.
+/// Traffic of every kind that the dashboard shows, from `clients` clients, until `ended` is set.
 fn load(gateway: &Gateway, clients: &AtomicUsize, ended: &AtomicBool) {
     let address = gateway.address();
     std::thread::scope(|scope| {
@@ -130,11 +130,11 @@ fn load(gateway: &Gateway, clients: &AtomicUsize, ended: &AtomicBool) {
     });
 }
 
-/// The name of [`IDENTITY`], and not its password.
+/// The name of [`IDENTITY`] with a wrong password.
 const WRONG_LOGIN: &[u8] =
     b"CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\nProxy-Authorization: Basic b3duOndyb25n\r\n\r\n";
 
-/// Failures are the gateway's to count; here they do not matter.
+/// Ignores failures: the gateway counts them.
 fn one_client(gateway: SocketAddr, round: usize) {
     match round % 24 {
         0 => drop(ask(gateway, b"NONSENSE\r\n\r\n")),
@@ -150,7 +150,7 @@ fn one_client(gateway: SocketAddr, round: usize) {
 }
 
 #[test]
-fn every_query_of_the_dashboard_has_data() {
+fn every_dashboard_query_returns_data() {
     require_tools!("prometheus", "curl");
     let Some(toolbox) = toolbox() else { return };
     let rig = Rig::start(Duration::ZERO);
@@ -166,7 +166,7 @@ fn every_query_of_the_dashboard_has_data() {
 
 #[test]
 #[ignore = "writes deploy/grafana/dashboard.png: four minutes of load, and a picture"]
-fn the_dashboard_is_drawn() {
+fn the_dashboard_picture_is_drawn() {
     require_tools!("prometheus", "curl");
     let Some(toolbox) = toolbox() else { return };
     let rig = Rig::start(Duration::from_millis(3));

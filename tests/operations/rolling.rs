@@ -1,5 +1,5 @@
-//! A rolling restart under load: gateways behind HAProxy, which asks each for `/readyz`, are replaced one by one. Nobody who opens a tunnel
-//! notices, and no tunnel is cut before its gateway's drain has had its time.
+//! A rolling restart under load: gateways behind HAProxy, which polls each one's `/readyz`, are replaced one by one. No
+//! client that opens a tunnel notices, and no tunnel is cut before its gateway's drain is over.
 
 use crate::support;
 
@@ -21,13 +21,13 @@ use support::scratch::{Scratch, accepts, free_port, wait_for};
 use support::tools::path_of;
 
 const BOUND: Duration = Duration::from_secs(20);
-/// Ten of HAProxy's looks at `/readyz`.
+/// Ten of HAProxy's health checks.
 const SHUTDOWN_DELAY: Duration = Duration::from_millis(1_000);
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(2_000);
 const CLIENTS: usize = 6;
 const LONG_LIVED: usize = 12;
 
-/// Where a gateway is or will be.
+/// The addresses of a gateway that runs or will run.
 #[derive(Clone, Copy)]
 struct Place {
     listen: SocketAddr,
@@ -55,7 +55,8 @@ impl Place {
     }
 }
 
-/// HAProxy before some places. It hands a connection over once: a gateway that does not take it is a failure that shows.
+/// HAProxy in front of some gateways. It tries a connection only once, so a gateway that does not accept it shows as a
+/// failure.
 struct HaProxy {
     _process: Process,
     _scratch: Scratch,
@@ -92,7 +93,7 @@ fn echo(tunnel: &Answered) -> io::Result<()> {
     if back == b"is anybody there?" { Ok(()) } else { Err(io::Error::other("other bytes came back")) }
 }
 
-/// Clients that open one tunnel after the other, use it and close it.
+/// Clients that open tunnels one after the other, use them and close them.
 struct Load {
     ending: Arc<AtomicBool>,
     good: Arc<AtomicU64>,
@@ -124,7 +125,7 @@ impl Load {
         self.good.load(Ordering::Relaxed)
     }
 
-    /// How many tunnels there were, and what became of those that failed.
+    /// The number of successful tunnels, and the errors of the others.
     fn end(self) -> (u64, Vec<String>) {
         self.ending.store(true, Ordering::Release);
         self.threads.into_iter().for_each(|thread| thread.join().expect("a client"));
@@ -132,7 +133,7 @@ impl Load {
     }
 }
 
-/// A tunnel in use, until it is told to end or is cut; when it was cut.
+/// Uses a tunnel until told to stop or until it is cut. Returns when it was cut.
 fn keep_using(tunnel: Answered, ending: &Arc<AtomicBool>) -> JoinHandle<Option<Instant>> {
     let ending = Arc::clone(ending);
     thread::spawn(move || {
@@ -150,7 +151,7 @@ fn opened(gateway: &Gateway) -> f64 {
     gateway.metric("ntlm_gateway_tunnels_opened_total", &[]).expect("a counter")
 }
 
-/// Ends a gateway as Kubernetes does; when its drain was over at the earliest.
+/// Stops a gateway as Kubernetes does. Returns the earliest end of its drain.
 fn end(mut gateway: Gateway) -> Instant {
     let earliest = Instant::now() + SHUTDOWN_DELAY + DRAIN_TIMEOUT;
     gateway.signal(Signal::TERM);
@@ -160,14 +161,14 @@ fn end(mut gateway: Gateway) -> Instant {
 }
 
 #[test]
-fn a_rolling_restart_fails_no_new_tunnel_and_cuts_none_before_its_time() {
+fn a_rolling_restart_fails_no_new_tunnel_and_cuts_none_before_the_drain_ends() {
     require_tools!("haproxy");
     let (domain, user, password) = ACCOUNT;
     let stub = StubServer::start(StubOptions::default().account(domain, user, password)).expect("a stub");
     let places = [Place::new(), Place::new(), Place::new()];
     let (first, second) = (places[0].start(&stub), places[1].start(&stub));
     let pool = HaProxy::start(&places);
-    // HAProxy believes in every place until it has looked twice.
+    // HAProxy considers every server up until its first two checks.
     thread::sleep(Duration::from_millis(500));
     let ending: Arc<AtomicBool> = Arc::default();
     let long_lived: Vec<_> =
@@ -178,7 +179,7 @@ fn a_rolling_restart_fails_no_new_tunnel_and_cuts_none_before_its_time() {
         (on_first + on_second == LONG_LIVED as f64).then_some((on_first, on_second))
     };
     let (on_first, on_second) = wait_for(BOUND, all).expect("all are counted");
-    assert!(on_first >= 1.0 && on_second >= 1.0, "both have some of them");
+    assert!(on_first >= 1.0 && on_second >= 1.0, "both serve some of them");
     let load = Load::start(pool.address);
     let takes_part = |gateway: &Gateway| {
         let before = opened(gateway);
@@ -200,9 +201,9 @@ fn a_rolling_restart_fails_no_new_tunnel_and_cuts_none_before_its_time() {
     assert!(good > 200, "only {good} tunnels were opened");
     ending.store(true, Ordering::Release);
     let cut: Vec<Instant> = long_lived.into_iter().filter_map(|tunnel| tunnel.join().expect("a tunnel")).collect();
-    assert_eq!(cut.len(), LONG_LIVED, "all were on the gateways that are gone");
+    assert_eq!(cut.len(), LONG_LIVED, "all were on the stopped gateways");
     let before = |limit: Instant| cut.iter().filter(|cut| **cut < limit).count();
     assert_eq!(before(first_over), 0, "cut before the drain of their gateway was over");
-    assert_eq!(before(second_over) as f64, on_first, "those of the second gateway are cut in their turn");
+    assert_eq!(before(second_over) as f64, on_first, "those of the second gateway are cut when it stops");
     println!("{good} tunnels opened, none failed; {LONG_LIVED} long-lived ones lasted until the drain's end");
 }

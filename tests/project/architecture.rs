@@ -1,7 +1,7 @@
-//! The dependency rule: which module may name which other, and who may touch sockets, clocks and the system.
+//! The dependency rule: which module may name which other, and which may use sockets, clocks and the system.
 //!
-//! The rule is the table below; the test reads every `use` line and every path in `src`, outside of tests. To let a
-//! module name another, edit the table, `src/lib.rs` and `ARCHITECTURE.md` together.
+//! The rule is the table below. The test reads every `use` line and every path in `src`, except in tests. To let a
+//! module name another, change the table, `src/lib.rs` and `ARCHITECTURE.md` together.
 
 mod source;
 
@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use source::{File, read_tree};
 
-/// The most lines a file may have; past it, it has more than one subject.
+/// The line limit of a file; a longer one has more than one subject.
 const FILE_LIMIT_LINES: usize = 800;
 
-/// What a module may name outside of the crate.
+/// What a module may name outside the crate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outside {
     /// Bytes in, bytes out: no sockets, clocks, files, threads or randomness.
@@ -26,7 +26,7 @@ enum Outside {
 
 use Outside::{Any, NoMio, Pure};
 
-/// Module, the modules it may name, what it may name outside. `main` is `src/main.rs`.
+/// The module, the modules it may name, and what it may name outside the crate. `main` is `src/main.rs`.
 const TABLE: &[(&str, &[&str], Outside)] = &[
     ("limits", &[], NoMio),
     ("timeouts", &["limits"], NoMio),
@@ -123,7 +123,7 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
     ("main", &["cli"], NoMio),
 ];
 
-/// What a pure module must not name; time, nonces and bytes reach it as arguments.
+/// What a pure module must not name; it gets times, nonces and bytes as arguments.
 const IMPURE: &[&str] = &[
     "mio",
     "rustix",
@@ -137,7 +137,7 @@ const IMPURE: &[&str] = &[
     "std::time::SystemTime",
 ];
 
-/// Addresses are values, not sockets: what a pure module may name all the same.
+/// Addresses are values, not sockets, so a pure module may name them.
 const PURE_AFTER_ALL: &[&str] = &["std::net::IpAddr", "std::net::Ipv4Addr", "std::net::Ipv6Addr"];
 
 /// Whether `path` is `name` or something in it.
@@ -145,8 +145,8 @@ fn lies_in(path: &str, name: &str) -> bool {
     path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// Each place where `file` names what the table does not let it name, as `path:line: what`.
-fn offences(file: &File) -> Vec<String> {
+/// Each place where `file` names something that the table does not allow, as `path:line: source line`.
+fn violations(file: &File) -> Vec<String> {
     let module = file.module();
     let Some((_, allowed, outside)) = TABLE.iter().find(|rule| rule.0 == module) else {
         return vec![format!("{}: the table has no row for the module `{module}`", file.name)];
@@ -181,7 +181,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The crate's files, without those that only its tests see. `lib.rs` is the list of modules and has no row.
+/// The crate's files, except those used only by its tests. `lib.rs` is the list of modules and has no row.
 fn sources() -> Vec<File> {
     let mut files = read_tree(root(), "src");
     let tests: Vec<PathBuf> = files.iter().flat_map(File::test_modules).collect();
@@ -193,24 +193,24 @@ fn sources() -> Vec<File> {
 }
 
 #[test]
-fn every_module_names_only_what_the_table_lets_it_name() {
-    let found: Vec<String> = sources().iter().flat_map(offences).collect();
+fn every_module_names_only_what_the_table_allows() {
+    let found: Vec<String> = sources().iter().flat_map(violations).collect();
     assert!(found.is_empty(), "the dependency rule is broken:\n{}", found.join("\n"));
 }
 
 #[test]
-fn the_table_lets_no_two_modules_depend_on_each_other() {
-    // A row may only name modules that are already done, so take away what is done until nothing is left.
+fn the_table_has_no_circular_dependencies() {
+    // A row may only name modules that are already removed, so modules are removed until nothing is left.
     let mut left: Vec<_> = TABLE.iter().collect();
     while !left.is_empty() {
         let names: Vec<&str> = left.iter().map(|rule| rule.0).collect();
         let before = left.len();
         left.retain(|rule| rule.1.iter().any(|target| names.contains(target)));
-        assert!(left.len() < before, "a circle among {names:?}");
+        assert!(left.len() < before, "a cycle among {names:?}");
     }
 }
 
-/// The dependency rule as drawn at the head of `src/lib.rs`: `module, module → module, module` in each line.
+/// The dependency rule as drawn at the start of `src/lib.rs`, with lines like `module, module → module, module`.
 fn drawn_rule() -> BTreeMap<String, BTreeSet<String>> {
     let names = |text: &str| text.split(',').map(|name| name.trim().to_owned()).collect::<BTreeSet<_>>();
     let lib = std::fs::read_to_string(root().join("src/lib.rs")).expect("src/lib.rs");
@@ -239,7 +239,7 @@ fn lib_rs_draws_the_dependency_rule_completely() {
 }
 
 #[test]
-fn no_file_is_too_long_to_have_one_subject() {
+fn no_source_file_exceeds_the_line_limit() {
     let trees = ["src", "tests", "benches", "loadtest/src"];
     let files = trees.iter().flat_map(|tree| read_tree(root(), tree));
     let long: Vec<String> = files
@@ -250,19 +250,19 @@ fn no_file_is_too_long_to_have_one_subject() {
     assert!(long.is_empty(), "more than {FILE_LIMIT_LINES} lines:\n{}", long.join("\n"));
 }
 
-/// The offences in a file of that name with that text.
-fn offences_in(name: &str, text: &str) -> Vec<String> {
-    offences(&File { name: name.to_owned(), text: text.to_owned() })
+/// The violations in a file with that name and text.
+fn violations_in(name: &str, text: &str) -> Vec<String> {
+    violations(&File { name: name.to_owned(), text: text.to_owned() })
 }
 
 #[test]
-fn a_forbidden_use_line_is_found_with_its_number() {
-    let found = offences_in("src/ntlm/wire.rs", "//! Doc.\n\nuse crate::http::Head;\n");
+fn a_forbidden_use_line_is_reported_with_its_number() {
+    let found = violations_in("src/ntlm/wire.rs", "//! Doc.\n\nuse crate::http::Head;\n");
     assert_eq!(found, ["src/ntlm/wire.rs:3: use crate::http::Head;\n    `ntlm` may not name `http`"]);
 }
 
 #[test]
-fn a_forbidden_name_is_found_in_groups_in_plain_paths_and_through_super() {
+fn forbidden_names_are_found_in_groups_plain_paths_and_through_super() {
     for text in [
         "use crate::{\n    fault::Fault,\n    relay::{Half, Pipe},\n};\n",
         "fn f() -> crate::relay::Half { todo!() }\n",
@@ -270,7 +270,7 @@ fn a_forbidden_name_is_found_in_groups_in_plain_paths_and_through_super() {
         "use super::{super::relay, other};\n",
         "pub(crate) use crate::relay::*;\n",
     ] {
-        let found = offences_in("src/auth/step.rs", text);
+        let found = violations_in("src/auth/step.rs", text);
         assert_eq!(found.len(), 1, "{text}{found:#?}");
         assert!(found[0].ends_with("`auth` may not name `relay`"), "{found:#?}");
     }
@@ -285,14 +285,14 @@ fn sockets_clocks_and_mio_are_found_where_they_do_not_belong() {
         ("src/auth/mod.rs", "use mio::Token;", "mio"),
         ("src/main.rs", "fn main() { mio::Poll::new(); }", "mio"),
     ] {
-        let found = offences_in(name, text);
+        let found = violations_in(name, text);
         assert!(!found.is_empty(), "{text}");
         assert!(found.iter().all(|line| line.ends_with(&format!("may not name {forbidden}"))), "{found:#?}");
     }
 }
 
 #[test]
-fn what_the_table_allows_is_let_through() {
+fn what_the_table_allows_is_accepted() {
     for (name, text) in [
         ("src/ntlm/wire.rs", "use std::time::Duration;\nuse super::flags::Flags;\nuse crate::ntlm::av_pair;\n"),
         ("src/auth/mod.rs", "use crate::{fault::Fault, http, ntlm::Exchange};\n"),
@@ -300,30 +300,30 @@ fn what_the_table_allows_is_let_through() {
         ("src/http/authority.rs", "use std::net::{Ipv4Addr, Ipv6Addr};\n"),
         ("src/main.rs", "use ntlm_gateway::cli;\n"),
     ] {
-        assert_eq!(offences_in(name, text), Vec::<String>::new(), "{text}");
+        assert_eq!(violations_in(name, text), Vec::<String>::new(), "{text}");
     }
 }
 
 #[test]
-fn comments_strings_and_tests_name_nothing() {
+fn names_in_comments_strings_and_tests_are_ignored() {
     let text = "// use crate::relay::Half;\n/* crate::relay /* nested */ crate::relay */\n\
                 const A: &str = \"crate::relay\\\" crate::relay\"; const B: &str = r#\"crate::relay \" \"#;\n\
                 const C: char = '\"'; fn f<'a>(x: &'a str) {}\n\
                 #[cfg(test)]\nmod tests {\n    use crate::relay::Half;\n    fn g() { if true { } }\n}\n\
                 #[cfg(test)]\nuse crate::relay::Half;\n";
-    assert_eq!(offences_in("src/http/head.rs", text), Vec::<String>::new());
-    // What stands behind all that is still seen.
-    assert_eq!(offences_in("src/http/head.rs", &format!("{text}use crate::relay;\n")).len(), 1);
+    assert_eq!(violations_in("src/http/head.rs", text), Vec::<String>::new());
+    // Names after all that are still found.
+    assert_eq!(violations_in("src/http/head.rs", &format!("{text}use crate::relay;\n")).len(), 1);
 }
 
 #[test]
-fn a_module_that_the_table_lacks_is_found() {
-    assert_eq!(offences_in("src/novel/mod.rs", "").len(), 1);
-    assert_eq!(offences_in("src/session/mod.rs", "use crate::novel::X;\n").len(), 1);
+fn a_module_missing_from_the_table_is_reported() {
+    assert_eq!(violations_in("src/novel/mod.rs", "").len(), 1);
+    assert_eq!(violations_in("src/session/mod.rs", "use crate::novel::X;\n").len(), 1);
 }
 
 #[test]
-fn a_file_that_only_tests_see_is_known_from_its_declaration() {
+fn a_test_only_file_is_recognised_by_its_declaration() {
     let file = |name: &str, text: &str| File { name: name.to_owned(), text: text.to_owned() };
     let declared = "#[cfg(test)]\nmod tests;\nmod wire;\n";
     assert_eq!(file("src/ntlm/mod.rs", declared).test_modules(), [Path::new("src/ntlm/tests")]);

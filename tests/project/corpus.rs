@@ -1,6 +1,6 @@
 //! Checks every input of the fuzzing corpus against its property, with any compiler and without a fuzzer.
 //!
-//! `fuzz/properties` has the properties and `fuzz/corpus` the inputs. `tests/long` looks for new inputs.
+//! The properties are in `fuzz/properties` and the inputs in `fuzz/corpus`. `tests/long` searches for new inputs.
 
 #[path = "../../fuzz/properties/mod.rs"]
 mod properties;
@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 use properties::{TARGETS, Target};
 
-/// Size of the whole corpus: it is cloned with the repository and read at every run of the tests.
+/// The limit of the whole corpus: it is cloned with the repository and read in every run of the tests.
 const CORPUS_LIMIT_BYTES: u64 = 500 * 1024;
-/// Most files of one target.
+/// The limit of the number of files of one target.
 const FILES_LIMIT: usize = 150;
 
 fn fuzz() -> PathBuf {
@@ -33,7 +33,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     paths.into_iter().map(read).collect()
 }
 
-/// Checks the seeds and the corpus of one target, and reports every input that fails.
+/// Checks the seeds and the corpus of one target and reports every input that fails.
 fn replay(name: &str) {
     let target = TARGETS.iter().find(|target| target.name == name).expect("the target is in the table");
     let seeds = (target.seeds)().into_iter().enumerate();
@@ -94,7 +94,7 @@ fn the_corpus_is_small() {
     assert!(bytes <= CORPUS_LIMIT_BYTES, "the corpus has {bytes} bytes");
 }
 
-/// `cargo test --test project write_the_seeds -- --ignored` writes the seeds into the corpus, for a fuzzer to begin with.
+/// `cargo test --test project write_the_seeds -- --ignored` writes the seeds into the corpus as a start for a fuzzer.
 #[test]
 #[ignore = "writes to fuzz/corpus"]
 fn write_the_seeds() {

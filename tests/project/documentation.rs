@@ -256,7 +256,7 @@ fn words(line: &str) -> Vec<String> {
 #[test]
 fn every_configuration_file_of_the_manual_is_valid() {
     let scratch = Scratch::new("manual");
-    // All files of secrets that the examples name. A hash is valid as a password, too.
+    // All the secret files that the examples name. A hash is valid as a password, too.
     for name in ["password", "ci-password", "batch-nt-hash", "desk-password", "joe-password"] {
         scratch.write(name, "cd06ca7c7e10c99b1d33b7485a2ed808\n");
     }

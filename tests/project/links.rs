@@ -1,4 +1,5 @@
-//! Readers find their way: links lead to pages and headings that exist, and the front page leads to all of the manual.
+//! Readers find their way: links lead to existing pages and headings, and the front page leads to every page of the
+//! manual.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -8,7 +9,7 @@ use super::pages::{self, Page};
 /// The most columns of a line of prose. Tables and examples may be wider.
 const COLUMNS: usize = 120;
 
-/// Its lines are as wide as they come.
+/// Its diagrams and tables are not wrapped.
 const NOT_WRAPPED: &str = "ARCHITECTURE.md";
 
 /// The most lines of the front page.

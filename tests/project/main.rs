@@ -1,5 +1,5 @@
-//! Tests of the project itself: documents agree with the program, modules respect the dependency rules, and the fuzzing
-//! corpus still passes.
+//! Tests of the project itself: documents agree with the program, modules respect the dependency rules, the prose keeps
+//! to plain English, and the fuzzing corpus still passes.
 //!
 //! `documentation` installs this process's logger, so tests of a gateway's behaviour do not belong here.
 

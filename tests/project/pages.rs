@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
-/// A document; tests keep parts of it for as long as they like.
+/// A document; it is leaked, so tests can keep parts of it.
 pub(crate) struct Page {
     /// Its path from the repository's root.
     pub path: &'static str,

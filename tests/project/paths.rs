@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 /// Folders whose files are named by their path from the repository's root.
 const TREES: [&str; 7] = ["tests/", "src/", "docs/", "deploy/", "benches/", "fuzz/", "loadtest/"];
 
-/// The endings of files that hold prose or comments.
+/// The extensions of files with prose or comments.
 const TEXTS: [&str; 6] = ["md", "rs", "py", "sh", "toml", "yaml"];
 
-/// The documents, sources and scripts below `folder`, with their contents, except the change log: it may name files that no
-/// longer exist.
+/// The documents, sources and scripts below `folder`, with their contents. The change log is left out: it may name
+/// files that no longer exist.
 fn collect_texts(folder: &Path, texts: &mut Vec<(PathBuf, String)>) {
     for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
@@ -27,7 +27,8 @@ fn collect_texts(folder: &Path, texts: &mut Vec<(PathBuf, String)>) {
     }
 }
 
-/// The texts in backticks within a line that consist only of a path's characters: no patterns, placeholders or commands.
+/// The texts in backticks within a line that consist only of a path's characters: no patterns, placeholders or
+/// commands.
 fn paths(text: &str) -> impl Iterator<Item = &str> {
     let is_path = |code: &&str| code.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
     let codes = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
@@ -35,7 +36,7 @@ fn paths(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn every_file_that_a_document_or_a_comment_names_exists() {
+fn every_file_named_in_a_document_or_comment_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut texts = Vec::new();
     collect_texts(root, &mut texts);

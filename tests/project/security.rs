@@ -18,7 +18,7 @@ fn sources(folder: &Path, text: &mut String) {
     }
 }
 
-/// The texts in backticks that consist of words and underscores only.
+/// The texts in backticks that consist of letters, digits and underscores only.
 fn names(text: &str) -> BTreeSet<&str> {
     let is_name =
         |code: &&str| code.contains('_') && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
@@ -26,7 +26,7 @@ fn names(text: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn every_test_and_property_that_the_threat_model_names_exists() {
+fn every_test_and_property_named_in_the_threat_model_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut text = String::new();
     for folder in ["src", "tests"] {
@@ -41,5 +41,5 @@ fn every_test_and_property_that_the_threat_model_names_exists() {
     assert!(tests > 30, "only {tests} tests were found in SECURITY.md");
     let missing: Vec<&&str> =
         named.iter().filter(|name| !functions.contains(**name) && !is_property(name) && !is_setting(name)).collect();
-    assert!(missing.is_empty(), "SECURITY.md names what does not exist: {missing:?}");
+    assert!(missing.is_empty(), "SECURITY.md names missing tests: {missing:?}");
 }

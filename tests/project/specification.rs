@@ -1,4 +1,4 @@
-//! SPECIFICATION.md: every promise has its number and the tests that enforce it, and the limits have the values that it says.
+//! SPECIFICATION.md: every promise has its number and the tests that enforce it, and the limits have the stated values.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -51,7 +51,7 @@ fn fault(promise: &Promise) -> Option<String> {
     }
 }
 
-/// Says that a test is missing, and where the one is whose name is the nearest: tests are renamed and moved.
+/// Reports that a test is missing, and where the test with the most similar name is: tests are renamed and moved.
 fn missing(path: &str, name: &str) -> String {
     let likeness = |other: &str| strsim::normalized_damerau_levenshtein(name, other);
     let functions = SOURCES.iter().flat_map(|(path, text)| functions(text).map(move |function| (path, function)));
@@ -84,7 +84,7 @@ fn functions(text: &str) -> impl Iterator<Item = &str> {
     text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next())
 }
 
-/// Whether a source has this function under `#[test]`, or makes it with a macro of tests.
+/// Whether a source has this function under `#[test]`, or generates it with a test macro.
 fn has_test(path: &str, name: &str) -> bool {
     let Some((_, text)) = SOURCES.iter().find(|(known, _)| known == path) else { return false };
     let is_function = |at: usize| {
@@ -122,7 +122,7 @@ fn a_promise_without_a_test_or_with_one_that_is_missing_is_found() {
     for wrong in ["", "by `benches/ntlm.rs`", "the tests", "not enforced, see `tests/none.rs::none`"] {
         assert!(fault_of(wrong).is_some(), "{wrong}");
     }
-    // Neither a function that is no test, nor one that does not exist, nor the beginning of a name.
+    // A function that is no test, one that does not exist, and the beginning of a name are all rejected.
     for name in ["has_test", "no_such_test", "every_promise_has_its_number"] {
         assert!(!has_test(this, name), "{name}");
     }

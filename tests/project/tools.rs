@@ -1,5 +1,5 @@
-//! Tests use only programs that they have named, so that each can be skipped if a program is missing. `tests/run` installs
-//! these programs and ends with the results of the tests.
+//! Tests use only programs that they have named, so that each test can be skipped if a program is missing. `tests/run`
+//! installs these programs and prints the results of the tests at its end.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ const NOT_INSTALLED: [&str; 4] = ["apt-get", "sh", "sha256sum", "buildah"];
 
 #[test]
 #[should_panic(expected = "sh is used without require_tools!(\"sh\")")]
-fn a_program_that_a_test_has_not_named_is_refused_though_it_is_installed() {
+fn an_installed_program_that_a_test_has_not_named_is_rejected() {
     assert!(find("sh").is_some());
     path_of("sh");
 }
@@ -52,12 +52,12 @@ fn every_program_that_a_test_names_is_installed_by_the_runner() {
     assert!(missing.is_empty(), "tests/run does not install {missing:?}");
 }
 
-/// What cargo prints for two binaries.
+/// Cargo's output for two binaries.
 const PRINTED: &str = "     Running tests/a.rs (target/a-1)\n\nrunning 2 tests\ntest one ... ok\ntest two::three ... FAILED\n\n\
     test result: FAILED. 1 passed; 1 failed\n\n   Doc-tests it\n\ntest result: ok. 0 passed; 0 failed\n\nerror: 1 target failed:";
 
 #[test]
-fn the_runner_keeps_cargos_results_for_its_end_and_passes_the_rest_through() {
+fn the_runner_prints_cargos_results_at_its_end_and_the_rest_at_once() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let runner = fs::read_to_string(root.join("tests/run")).expect("the runner");
     let begin = runner.find("hold_results() {\n").expect("the function");

@@ -1,4 +1,4 @@
-//! One client's exchange, whose every byte is checked.
+//! A client's exchanges, with every byte checked.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -10,25 +10,25 @@ use rustix::net::sockopt::set_socket_linger;
 use crate::support::bytes::pseudo_random;
 use crate::support::client::read_head;
 
-/// Longer than any fault lasts, with the load of a busy machine on top.
+/// Longer than any fault lasts, plus the delays of a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What came of an exchange.
+/// How an exchange ended.
 #[derive(Debug)]
-pub enum Outcome {
-    /// All bytes came, so many; and all were right.
+pub enum ExchangeOutcome {
+    /// All bytes arrived, this many, and all were correct.
     Fine(u64),
-    /// The gateway said that it could not.
+    /// The gateway reported an error.
     Refused,
-    /// The connection was reset, or a body was shorter than was said.
+    /// The connection was reset, or a body was shorter than announced.
     Broken,
     /// The client itself went away.
     Aborted,
-    /// What must never be.
+    /// A violation.
     Wrong(String),
 }
 
-/// Random numbers that follow from a seed.
+/// Random numbers derived from a seed.
 pub struct Dice(pub u64);
 
 impl Dice {
@@ -46,7 +46,7 @@ impl Dice {
 }
 
 /// One exchange of a random kind.
-pub fn exchange(gateway: SocketAddr, dice: &mut Dice) -> Outcome {
+pub fn exchange(gateway: SocketAddr, dice: &mut Dice) -> ExchangeOutcome {
     let outcome = match dice.roll(100) {
         0..40 => echo(gateway, dice),
         40..55 => source(gateway, dice),
@@ -56,20 +56,20 @@ pub fn exchange(gateway: SocketAddr, dice: &mut Dice) -> Outcome {
         _ => vanish(gateway, dice),
     };
     outcome.unwrap_or_else(|error| match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Outcome::Wrong(format!("a standstill: {error}")),
-        _ => Outcome::Broken,
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ExchangeOutcome::Wrong(format!("a standstill: {error}")),
+        _ => ExchangeOutcome::Broken,
     })
 }
 
-/// The tunnel, or what was said instead of it.
-fn tunnel(gateway: SocketAddr, origin: &str) -> io::Result<Result<TcpStream, Outcome>> {
+/// The tunnel, or how the attempt ended.
+fn tunnel(gateway: SocketAddr, origin: &str) -> io::Result<Result<TcpStream, ExchangeOutcome>> {
     let mut stream = dial(gateway)?;
     stream.write_all(format!("CONNECT {origin}:7 HTTP/1.1\r\nHost: {origin}:7\r\n\r\n").as_bytes())?;
     let head = read_head(&mut stream)?;
     Ok(match status(&head) {
         200 => Ok(stream),
-        502..=504 if head.contains("Proxy-Status: ntlm-gateway; error=") => Err(Outcome::Refused),
-        _ => Err(Outcome::Wrong(format!("an answer that nothing accounts for: {head}"))),
+        502..=504 if head.contains("Proxy-Status: ntlm-gateway; error=") => Err(ExchangeOutcome::Refused),
+        _ => Err(ExchangeOutcome::Wrong(format!("an answer that nothing accounts for: {head}"))),
     })
 }
 
@@ -94,70 +94,75 @@ macro_rules! granted {
     };
 }
 
-fn echo(gateway: SocketAddr, dice: &mut Dice) -> io::Result<Outcome> {
+fn echo(gateway: SocketAddr, dice: &mut Dice) -> io::Result<ExchangeOutcome> {
     let mut stream = granted!(tunnel(gateway, "echo.test"));
     let mut moved = 0;
     for _ in 0..=dice.roll(3) {
         let bytes = pseudo_random(dice.roll(u64::MAX), dice.length(64 * 1024));
-        if let Some(wrong) = there_and_back(&mut stream, &bytes)? {
+        if let Some(wrong) = echo_exactly(&mut stream, &bytes)? {
             return Ok(wrong);
         }
         moved += 2 * bytes.len() as u64;
     }
     stream.shutdown(Shutdown::Write)?;
-    Ok(end_of(&mut stream)?.unwrap_or(Outcome::Fine(moved)))
+    Ok(end_of(&mut stream)?.unwrap_or(ExchangeOutcome::Fine(moved)))
 }
 
-/// Small messages with pauses: it is there while things happen.
-fn long(gateway: SocketAddr, dice: &mut Dice) -> io::Result<Outcome> {
+/// Small messages with pauses, so that the tunnel is open while faults occur.
+fn long(gateway: SocketAddr, dice: &mut Dice) -> io::Result<ExchangeOutcome> {
     let mut stream = granted!(tunnel(gateway, "echo.test"));
     let mut moved = 0;
     for _ in 0..20 {
         std::thread::sleep(Duration::from_millis(dice.roll(300)));
         let bytes = pseudo_random(dice.roll(u64::MAX), dice.length(2048));
-        if let Some(wrong) = there_and_back(&mut stream, &bytes)? {
+        if let Some(wrong) = echo_exactly(&mut stream, &bytes)? {
             return Ok(wrong);
         }
         moved += 2 * bytes.len() as u64;
     }
-    Ok(Outcome::Fine(moved))
+    Ok(ExchangeOutcome::Fine(moved))
 }
 
-fn there_and_back(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<Option<Outcome>> {
+fn echo_exactly(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<Option<ExchangeOutcome>> {
     stream.write_all(bytes)?;
     let mut back = vec![0; bytes.len()];
     let mut filled = 0;
     while filled < back.len() {
         let count = stream.read(&mut back[filled..])?;
         if back[filled..filled + count] != bytes[filled..filled + count] {
-            return Ok(Some(Outcome::Wrong(format!("an echo differs behind byte {filled}"))));
+            return Ok(Some(ExchangeOutcome::Wrong(format!("an echo differs behind byte {filled}"))));
         }
         if count == 0 {
-            return Ok(Some(Outcome::Wrong(format!("an echo ends whole after {filled} of {} bytes", bytes.len()))));
+            return Ok(Some(ExchangeOutcome::Wrong(format!(
+                "an echo ends whole after {filled} of {} bytes",
+                bytes.len()
+            ))));
         }
         filled += count;
     }
     Ok(None)
 }
 
-/// The end of the stream, and nothing before it.
-fn end_of(stream: &mut TcpStream) -> io::Result<Option<Outcome>> {
-    Ok((stream.read(&mut [0])? != 0).then(|| Outcome::Wrong("a byte too many".into())))
+/// Expects the end of the stream and nothing before it.
+fn end_of(stream: &mut TcpStream) -> io::Result<Option<ExchangeOutcome>> {
+    Ok((stream.read(&mut [0])? != 0).then(|| ExchangeOutcome::Wrong("a byte too many".into())))
 }
 
-fn source(gateway: SocketAddr, dice: &mut Dice) -> io::Result<Outcome> {
+fn source(gateway: SocketAddr, dice: &mut Dice) -> io::Result<ExchangeOutcome> {
     let length = dice.roll(4 << 20) + 1;
     let mut stream = granted!(tunnel(gateway, &format!("source-{length}.test")));
     match pattern(&mut stream)? {
-        Ok(moved) if moved == length => Ok(Outcome::Fine(moved)),
-        // Every failure on the way is a reset: an orderly end says that this was all.
-        Ok(moved) => Ok(Outcome::Wrong(format!("{moved} of {length} bytes, and then an end as if they were all"))),
+        Ok(moved) if moved == length => Ok(ExchangeOutcome::Fine(moved)),
+        // Every failure is reported as a reset, so an orderly end means that the body is complete.
+        Ok(moved) => {
+            Ok(ExchangeOutcome::Wrong(format!("{moved} of {length} bytes, and then an end as if they were all")))
+        }
         Err(wrong) => Ok(wrong),
     }
 }
 
-/// Reads the pattern to its end; how many bytes it had.
-fn pattern(stream: &mut TcpStream) -> io::Result<Result<u64, Outcome>> {
+/// Reads the pattern to its end and returns its length.
+fn pattern(stream: &mut TcpStream) -> io::Result<Result<u64, ExchangeOutcome>> {
     let (mut buffer, mut offset) = (vec![0; 64 * 1024], 0);
     loop {
         let count = stream.read(&mut buffer)?;
@@ -165,13 +170,13 @@ fn pattern(stream: &mut TcpStream) -> io::Result<Result<u64, Outcome>> {
             return Ok(Ok(offset));
         }
         if let Some(place) = pattern_mismatch(&buffer[..count], offset) {
-            return Ok(Err(Outcome::Wrong(format!("byte {place} is wrong"))));
+            return Ok(Err(ExchangeOutcome::Wrong(format!("byte {place} is wrong"))));
         }
         offset += count as u64;
     }
 }
 
-fn sink(gateway: SocketAddr, dice: &mut Dice) -> io::Result<Outcome> {
+fn sink(gateway: SocketAddr, dice: &mut Dice) -> io::Result<ExchangeOutcome> {
     let length = dice.length(2 << 20);
     let mut stream = granted!(tunnel(gateway, "sink.test"));
     let (mut bytes, mut sum) = (vec![0; length], Checksum::default());
@@ -182,14 +187,14 @@ fn sink(gateway: SocketAddr, dice: &mut Dice) -> io::Result<Outcome> {
     let mut line = String::new();
     stream.read_to_string(&mut line)?;
     Ok(if line == sink_line(&sum) {
-        Outcome::Fine(length as u64)
+        ExchangeOutcome::Fine(length as u64)
     } else {
-        Outcome::Wrong(format!("{length} bytes went up, and the sink says {line:?}"))
+        ExchangeOutcome::Wrong(format!("{length} bytes went up, and the sink says {line:?}"))
     })
 }
 
-/// Some requests on one connection.
-fn plain(gateway: SocketAddr, dice: &mut Dice) -> io::Result<Outcome> {
+/// Several requests on one connection.
+fn plain(gateway: SocketAddr, dice: &mut Dice) -> io::Result<ExchangeOutcome> {
     let mut stream = dial(gateway)?;
     let mut moved = 0;
     for _ in 0..=dice.roll(4) {
@@ -208,21 +213,21 @@ fn plain(gateway: SocketAddr, dice: &mut Dice) -> io::Result<Outcome> {
                     true => said as u64 == length && pattern_mismatch(&body, 0).is_none(),
                 };
                 if !right {
-                    return Ok(Outcome::Wrong(format!("another body than that of {host}, {said} bytes")));
+                    return Ok(ExchangeOutcome::Wrong(format!("another body than that of {host}, {said} bytes")));
                 }
                 moved += said as u64;
             }
             (502..=504, _) if head.contains("Proxy-Status: ntlm-gateway; error=") => {
-                return Ok(Outcome::Refused);
+                return Ok(ExchangeOutcome::Refused);
             }
-            _ => return Ok(Outcome::Wrong(format!("an answer that nothing accounts for: {head}"))),
+            _ => return Ok(ExchangeOutcome::Wrong(format!("an answer that nothing accounts for: {head}"))),
         }
     }
-    Ok(Outcome::Fine(moved))
+    Ok(ExchangeOutcome::Fine(moved))
 }
 
-/// Goes away at some stage, by a FIN or by a RST.
-fn vanish(gateway: SocketAddr, dice: &mut Dice) -> io::Result<Outcome> {
+/// Disconnects at some stage, with a FIN or an RST.
+fn vanish(gateway: SocketAddr, dice: &mut Dice) -> io::Result<ExchangeOutcome> {
     let mut stream = dial(gateway)?;
     if dice.roll(2) == 0 {
         set_socket_linger(&stream, Some(Duration::ZERO))?;
@@ -246,5 +251,5 @@ fn vanish(gateway: SocketAddr, dice: &mut Dice) -> io::Result<Outcome> {
             let _ = stream.read(&mut some)?;
         }
     }
-    Ok(Outcome::Aborted)
+    Ok(ExchangeOutcome::Aborted)
 }

@@ -1,10 +1,10 @@
-//! Load with faults for as long as one likes: no wrong byte, no growth, and all is well when the faults end.
+//! Load with faults for any length of time: no wrong byte, no growth, and full recovery when the faults end.
 //!
-//! Clients exchange checked bytes in all ways there are while upstreams are killed and come back, their connections are reset,
-//! clients vanish, the configuration is read again, the tunnels are listed and the process is stopped for moments.
+//! Clients run checked exchanges of every kind while upstreams are killed and restarted, their connections are reset,
+//! clients disconnect, the configuration is reloaded, the sessions are listed and the process is suspended for moments.
 //!
-//! `NTLM_GATEWAY_SOAK_SECONDS` says how long (12), `NTLM_GATEWAY_SOAK_DIR` where `soak.csv` and `soak.svg` are kept, and
-//! `NTLM_GATEWAY_SOAK_LOADTEST` names the `ntlm-loadtest` that adds half of the most tunnels that go through.
+//! `NTLM_GATEWAY_SOAK_SECONDS` sets the duration (12), `NTLM_GATEWAY_SOAK_DIR` the folder for `soak.csv` and
+//! `soak.svg`, and `NTLM_GATEWAY_SOAK_LOADTEST` the `ntlm-loadtest` that adds half of the maximum load.
 
 #[macro_use]
 #[path = "../support/mod.rs"]
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use client::{Dice, Outcome, exchange};
+use client::{Dice, ExchangeOutcome, exchange};
 use mixed::HalfLoad;
 use ntlm_gateway::stub::{StubOptions, StubServer};
 use plot::Curve;
@@ -33,7 +33,7 @@ use support::vitals::{Vitals, assert_nothing_leaked, get};
 
 const CLIENTS: u64 = 12;
 
-/// Empty pipes that two shards keep, of two descriptors each.
+/// Descriptors of the empty pipes that two shards keep, two each.
 const PIPES_KEPT: u64 = 2 * 8 * 2;
 
 #[derive(Default)]
@@ -48,16 +48,16 @@ struct Tally {
 }
 
 impl Tally {
-    fn take(&self, outcome: Outcome) {
+    fn take(&self, outcome: ExchangeOutcome) {
         let counter = match outcome {
-            Outcome::Fine(bytes) => {
+            ExchangeOutcome::Fine(bytes) => {
                 self.bytes.fetch_add(bytes, Ordering::Relaxed);
                 &self.fine
             }
-            Outcome::Refused => &self.refused,
-            Outcome::Broken => &self.broken,
-            Outcome::Aborted => &self.aborted,
-            Outcome::Wrong(why) => {
+            ExchangeOutcome::Refused => &self.refused,
+            ExchangeOutcome::Broken => &self.broken,
+            ExchangeOutcome::Aborted => &self.aborted,
+            ExchangeOutcome::Wrong(why) => {
                 eprintln!("WRONG: {why}");
                 return self.wrong.lock().unwrap_or_else(PoisonError::into_inner).push(why);
             }
@@ -70,7 +70,7 @@ impl Tally {
     }
 }
 
-/// An upstream that can be killed and comes back at the same address.
+/// An upstream that can be killed and restarted at the same address.
 struct Upstream {
     stub: Option<StubServer>,
     options: StubOptions,
@@ -86,7 +86,7 @@ impl Upstream {
         Self { cutter: Cutter::start(stub.address()), stub: Some(stub), options }
     }
 
-    /// Its connections are reset, not ended: a tunnel's orderly end says that all has come.
+    /// Its connections are reset, not closed: an orderly end would mean that everything has arrived.
     fn kill(&mut self) {
         self.cutter.set_down(true);
         self.cutter.reset_all();
@@ -101,7 +101,7 @@ impl Upstream {
     }
 }
 
-/// One fault at random, and its end.
+/// One random fault, and its end.
 fn fault(gateway: &Gateway, upstreams: &mut [Upstream; 2], dice: &mut Dice) {
     let chosen = usize::from(dice.roll(2) == 0);
     let pause = Duration::from_millis(50 + dice.roll(1_000));
@@ -131,7 +131,7 @@ fn fault(gateway: &Gateway, upstreams: &mut [Upstream; 2], dice: &mut Dice) {
             gateway.signal(Signal::CONT);
         }
         _ => {
-            // Nobody answers for a while, then everybody is cut off.
+            // Nothing responds for a while, then all connections are cut.
             upstream.cutter.arm(Cut { direction: Direction::Down, after: 0, kind: CutKind::Stall }, 2);
         }
     }
@@ -151,9 +151,9 @@ fn sample(began: Instant, gateway: &Gateway, tally: &Tally) -> Option<Sample> {
     let vitals = Vitals::of(gateway.admin_address()).ok()?;
     let asked = Instant::now();
     let alive = get(gateway.admin_address(), "/healthz", Duration::from_secs(20));
-    // While the process is stopped nothing answers; a loop that does not turn for longer is another matter.
+    // Nothing responds while the process is suspended; a loop that stalls longer is a violation.
     if !alive.is_ok_and(|(status, _)| status == 200) && asked.elapsed() > Duration::from_secs(5) {
-        tally.take(Outcome::Wrong("/healthz fails".into()));
+        tally.take(ExchangeOutcome::Wrong("/healthz fails".into()));
     }
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let counts = [&tally.fine, &tally.refused, &tally.broken, &tally.aborted, &tally.bytes, &tally.faults].map(load);
@@ -176,14 +176,14 @@ fn table(samples: &[Sample]) -> String {
     text
 }
 
-/// Written anew now and then, so that a run that is cut short leaves what it has.
+/// Writes the files repeatedly during a run, so that an interrupted run leaves its data.
 fn keep(directory: &Path, samples: &[Sample]) {
     #[allow(clippy::cast_precision_loss, reason = "drawn with three digits")]
     fn curve(title: &str, samples: &[Sample], value: impl Fn(&Sample) -> u64) -> Curve {
         let points = samples.iter().map(|sample| (sample.seconds, value(sample) as f64)).collect();
         Curve { title: title.to_owned(), points }
     }
-    /// Over ten samples, for it is counted in whole seconds.
+    /// Over ten samples, because it is counted in whole seconds.
     fn cpu_share(title: &str, samples: &[Sample]) -> Curve {
         let share = |span: &[Sample]| {
             let (from, to) = (&span[0], &span[span.len() - 1]);
@@ -211,7 +211,7 @@ fn median(samples: &[Sample], value: impl Fn(&Sample) -> u64) -> u64 {
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-/// Both quarters are of the same load: what differs has grown.
+/// Both quarters have the same load, so a difference is growth.
 fn assert_flat(samples: &[Sample]) {
     let quarter = samples.len() / 4;
     let (early, late) = (&samples[quarter..2 * quarter], &samples[3 * quarter..]);
@@ -229,7 +229,7 @@ fn seconds_asked_for() -> u64 {
 }
 
 #[test]
-fn hours_of_faults_leave_no_wrong_byte_and_nothing_behind() {
+fn faults_under_load_corrupt_no_byte_and_leak_nothing() {
     let lasts = Duration::from_secs(seconds_asked_for());
     let directory = std::env::var_os("NTLM_GATEWAY_SOAK_DIR");
     let mut upstreams = [Upstream::start(), Upstream::start()];
@@ -242,7 +242,7 @@ fn hours_of_faults_leave_no_wrong_byte_and_nothing_behind() {
     let mut gateway = Gateway::start(&options);
     let tally = Tally::default();
     let mut dice = Dice(1);
-    assert!(matches!(exchange_of(&gateway, &mut Dice(0)), Outcome::Fine(_)), "the first exchange");
+    assert!(matches!(exchange_of(&gateway, &mut Dice(0)), ExchangeOutcome::Fine(_)), "the first exchange");
     std::thread::sleep(Duration::from_secs(1));
     let before = Vitals::of(gateway.admin_address()).expect("metrics");
 
@@ -257,8 +257,8 @@ fn hours_of_faults_leave_no_wrong_byte_and_nothing_behind() {
                 let mut dice = Dice(1000 + client);
                 while !over.load(Ordering::Relaxed) {
                     let outcome = exchange(address, &mut dice);
-                    // Who is told no, asks again only after a while.
-                    let pause_ms = if matches!(outcome, Outcome::Refused) { 500 } else { dice.roll(100) };
+                    // A client that was rejected waits before it asks again.
+                    let pause_ms = if matches!(outcome, ExchangeOutcome::Refused) { 500 } else { dice.roll(100) };
                     tally.take(outcome);
                     std::thread::sleep(Duration::from_millis(pause_ms));
                 }
@@ -295,17 +295,17 @@ fn hours_of_faults_leave_no_wrong_byte_and_nothing_behind() {
     wrong.extend(half_load.into_iter().flat_map(|load| load.end().wrong));
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_flat(&samples);
-    // An upstream that is ejected is checked after 30 s at the latest.
+    // An ejected upstream is checked after 30 s at the latest.
     let flows = wait_for(Duration::from_secs(60), || {
-        matches!(exchange_of(&gateway, &mut Dice(0)), Outcome::Fine(_)).then_some(())
+        matches!(exchange_of(&gateway, &mut Dice(0)), ExchangeOutcome::Fine(_)).then_some(())
     });
     assert!(flows.is_some(), "no traffic after the last fault");
     assert_nothing_leaked(gateway.admin_address(), before, PIPES_KEPT);
     let fine = tally.fine.load(Ordering::Relaxed);
-    assert!(fine > lasts.as_secs(), "only {fine} exchanges came through");
+    assert!(fine > lasts.as_secs(), "only {fine} exchanges succeeded");
     println!("{}", table(&samples[samples.len() - 1..]));
 }
 
-fn exchange_of(gateway: &Gateway, dice: &mut Dice) -> Outcome {
+fn exchange_of(gateway: &Gateway, dice: &mut Dice) -> ExchangeOutcome {
     exchange(gateway.address(), dice)
 }

@@ -1,4 +1,4 @@
-//! Half of the most that goes through: `ntlm-loadtest run mixed`, a process of its own that checks every byte, too.
+//! Half of the maximum load: `ntlm-loadtest run mixed`, a separate process that checks every byte as well.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,48 +11,48 @@ use crate::support::gateway::Gateway;
 use crate::support::process::{Process, bounded_command};
 use crate::support::scratch::Scratch;
 
-/// Tunnels at once when it is measured how many go through; enough to keep all cores busy beside those that only pause.
+/// Concurrent tunnels while the maximum is measured; enough to keep all cores busy besides those that only pause.
 const AT_ONCE_UNBRIDLED: &str = "400";
 
-/// Tunnels at once at most while the load lasts: what piles up when nobody answers for a second.
+/// The most concurrent tunnels during the load: what accumulates when nothing responds for a second.
 const AT_ONCE: &str = "2000";
 
 /// Longer than any fault lasts.
 const PATIENCE_SECONDS: &str = "60";
 
-/// The program, where one is to be used; an ordinary test run has none.
+/// The program, if one is to be used; an ordinary test run has none.
 pub fn program() -> Option<PathBuf> {
     std::env::var_os("NTLM_GATEWAY_SOAK_LOADTEST").map(PathBuf::from)
 }
 
-/// What a run said of itself in the end.
+/// The final report of a run.
 #[derive(Debug)]
 pub struct Report {
-    /// Tunnels that did all they should, each byte being right, and those that failed.
+    /// Tunnels that completed with every byte correct, and those that failed.
     pub completed: u64,
     pub failed: u64,
     pub tunnels_per_second: f64,
     pub bytes: u64,
-    /// Failures that no fault accounts for, with how often there were such.
+    /// Failures that no fault explains, and how often each occurred.
     pub wrong: Vec<String>,
 }
 
 impl Report {
-    /// Whether at least half of the tunnels that were to begin at `rate` a second for so long did all they should: what the faults
-    /// cut off or hold up is far less.
+    /// Whether at least half of the tunnels due at `rate` a second over this time completed; the faults cut off or
+    /// delay far fewer.
     #[allow(clippy::cast_precision_loss, reason = "tunnels of some hours are below 2^52")]
     pub fn is_load(&self, rate: f64, lasts: Duration) -> bool {
         self.completed > 0 && self.completed as f64 >= rate * lasts.as_secs_f64() / 2.0
     }
 }
 
-/// A run under way.
+/// A run in progress.
 pub struct Mixed {
     process: Process,
     scratch: Scratch,
 }
 
-/// A [`Mixed`] that keeps to a rate for a time.
+/// A [`Mixed`] at a given rate for a given time.
 pub struct HalfLoad {
     run: Mixed,
     /// Tunnels begun per second.
@@ -63,7 +63,7 @@ pub struct HalfLoad {
 impl Mixed {
     fn start(program: &PathBuf, gateway: SocketAddr, lasts: Duration, pace: &[&str]) -> Self {
         let scratch = Scratch::new("soak-load");
-        // The last tunnels take their time.
+        // The last tunnels need some time.
         let bound = lasts + Duration::from_secs(120);
         let (seconds, cap) = (lasts.as_secs().to_string(), (bound - Duration::from_secs(20)).as_secs().to_string());
         let mut command = bounded_command(program, bound);
@@ -83,20 +83,20 @@ impl Mixed {
 }
 
 impl HalfLoad {
-    /// Half as many tunnels a second, for as long as it `lasts`, as went through in the `measured` time before.
+    /// Starts half as many tunnels a second, for as long as it `lasts`, as completed in the `measured` time before.
     pub fn start(program: &PathBuf, gateway: &Gateway, measured: Duration, lasts: Duration) -> Self {
         let unbridled = ["--concurrency", AT_ONCE_UNBRIDLED];
         let most = Mixed::start(program, gateway.address(), measured, &unbridled).end(measured);
         assert!(most.wrong.is_empty(), "{most:?}");
-        // Half of less would be no load, or a rate of 0.0.
-        assert!(most.tunnels_per_second >= 1.0, "hardly a tunnel goes through: {most:?}");
+        // Half of fewer would be no load, or a rate of 0.0.
+        assert!(most.tunnels_per_second >= 1.0, "almost no tunnel completes: {most:?}");
         println!("at most {:.0} tunnels/s went through; half of that from now on", most.tunnels_per_second);
         let rate = most.tunnels_per_second / 2.0;
         let pace = ["--rate", &format!("{rate:.1}"), "--concurrency", AT_ONCE];
         Self { run: Mixed::start(program, gateway.address(), lasts, &pace), rate, lasts }
     }
 
-    /// Waits for its end, which is due now; panics when it was hardly a load.
+    /// Waits for its end, which is due now. Panics if the load was too low.
     pub fn end(self) -> Report {
         let report = self.run.end(Duration::ZERO);
         println!("{report:?}");
@@ -117,21 +117,21 @@ fn report_of(said: &Value) -> Report {
         bytes: count(&said["bytes_up"]) + count(&said["bytes_down"]),
         wrong: errors
             .iter()
-            .filter(|(kind, _)| !is_told(kind))
+            .filter(|(kind, _)| !is_reported(kind))
             .map(|(kind, times)| format!("{times} × {kind}"))
             .collect(),
     }
 }
 
-/// Whether the gateway said that it could not, by a status or by a reset; all else must never be.
-fn is_told(kind: &str) -> bool {
+/// Whether the gateway reported the failure, by a status or by a reset; any other failure is a violation.
+fn is_reported(kind: &str) -> bool {
     matches!(kind, "status 502" | "status 503" | "status 504")
         || kind.ends_with(": connection reset")
         || kind.ends_with(": broken pipe")
 }
 
 #[test]
-fn only_what_was_told_is_forgiven() {
+fn only_reported_failures_are_excused() {
     let said = serde_json::json!({
         "tunnels": {"completed": 90, "failed": 10}, "elapsed_s": 9.0, "bytes_up": 5, "bytes_down": 6,
         "errors": {"status 502": 4, "in a download: connection reset": 3, "echo differs": 2, "stood still idling": 1},
@@ -143,7 +143,7 @@ fn only_what_was_told_is_forgiven() {
 }
 
 #[test]
-fn less_than_half_of_the_tunnels_that_were_due_is_no_load_and_none_never_is() {
+fn fewer_than_half_of_the_due_tunnels_or_none_at_all_are_no_load() {
     let completed = |completed| Report { completed, failed: 0, tunnels_per_second: 0.0, bytes: 0, wrong: Vec::new() };
     let lasts = Duration::from_secs(60);
     assert!(completed(300).is_load(10.0, lasts));

@@ -1,4 +1,4 @@
-//! A picture of the samples: a few curves above each other over the same time.
+//! A picture of the samples: a few curves, one above the other, over the same time.
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,7 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
-/// The panels as a page of SVG; the vertical axes begin at zero.
+/// The panels as an SVG image; the vertical axes begin at zero.
 pub fn svg(title: &str, curves: &[Curve]) -> String {
     let last = curves.iter().flat_map(|curve| &curve.points).map(|point| point.0).fold(1.0, f64::max);
     #[allow(clippy::cast_precision_loss, reason = "a handful of panels")]

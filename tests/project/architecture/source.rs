@@ -1,4 +1,4 @@
-//! Just enough reading of Rust to see which paths a file names.
+//! Parses just enough Rust to find the paths that a file names.
 
 use std::path::{Path, PathBuf};
 
@@ -6,21 +6,21 @@ use std::path::{Path, PathBuf};
 pub struct File {
     /// Its path from the package's root.
     pub name: String,
-    /// What it holds.
+    /// Its content.
     pub text: String,
 }
 
-/// A path named in a file, one leaf of a `use` tree or a plain path.
+/// A path named in a file: one leaf of a `use` tree, or a plain path.
 pub struct Named {
-    /// The line its first segment stands in, from 1; in a group, the line of the leaf.
+    /// The line of its first segment, from 1; in a group, the line of the leaf.
     pub line: usize,
     /// Its segments.
     pub segments: Vec<String>,
 }
 
 impl Named {
-    /// The top-level module it leads to, seen from the module `from`; `None` for a path out of the crate or one that
-    /// stays within the module.
+    /// The top-level module it refers to, seen from the module `from`; `None` for a path outside the crate or within
+    /// the module.
     pub fn module(&self, from: &[String]) -> Option<&str> {
         if self.is_absolute() {
             return self.segments.get(1).map(String::as_str);
@@ -29,14 +29,14 @@ impl Named {
         (up > 0 && up == from.len()).then(|| self.segments.get(up).map(String::as_str)).flatten()
     }
 
-    /// Whether it begins at the crate's root.
+    /// Whether it starts at the crate's root.
     pub fn is_absolute(&self) -> bool {
         self.segments.first().is_some_and(|first| first == "crate" || first == "ntlm_gateway")
     }
 }
 
 impl File {
-    /// The path of the file's module, from the crate's root; empty for `lib.rs` and `main.rs`.
+    /// The path of the file's module from the crate's root; empty for `lib.rs` and `main.rs`.
     pub fn module_path(&self) -> Vec<String> {
         let path = Path::new(self.name.trim_start_matches("src/")).with_extension("");
         let mut path: Vec<String> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
@@ -46,7 +46,7 @@ impl File {
         path
     }
 
-    /// The top-level module the file belongs to.
+    /// The top-level module that contains the file.
     pub fn module(&self) -> String {
         self.module_path().first().cloned().unwrap_or_else(|| "main".to_owned())
     }
@@ -56,7 +56,7 @@ impl File {
         self.text.lines().nth(number.saturating_sub(1)).unwrap_or_default().trim()
     }
 
-    /// Every path the file names outside of comments, strings and tests.
+    /// Every path that the file names outside comments, strings and tests.
     pub fn paths(&self) -> Vec<Named> {
         let code = without_test_items(&code_only(&self.text)).0;
         let tokens = tokens(&code);
@@ -85,7 +85,7 @@ impl File {
     }
 }
 
-/// Every Rust file below `root/tree`, in order; none when there is no such directory.
+/// Every Rust file below `root/tree`, in order; none if there is no such directory.
 pub fn read_tree(root: &Path, tree: &str) -> Vec<File> {
     let mut files = Vec::new();
     let mut directories = vec![root.join(tree)];
@@ -107,7 +107,7 @@ pub fn read_tree(root: &Path, tree: &str) -> Vec<File> {
     files
 }
 
-/// The text with comments, string and character literals blanked out; lines stay where they are.
+/// The text with comments, string and character literals blanked out; lines keep their numbers.
 fn code_only(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
@@ -132,7 +132,7 @@ fn code_only(text: &str) -> String {
     code
 }
 
-/// The length of the block comment that `text` begins with; they nest.
+/// The length of the block comment at the start of `text`; block comments nest.
 fn block_comment(text: &str) -> usize {
     let (mut depth, mut rest) = (0_usize, text);
     while let Some(first) = rest.chars().next() {
@@ -150,7 +150,7 @@ fn block_comment(text: &str) -> usize {
     text.len() - rest.len()
 }
 
-/// The length of the string literal that `text` begins with.
+/// The length of the string literal at the start of `text`.
 fn string(text: &str) -> usize {
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {
@@ -164,7 +164,7 @@ fn string(text: &str) -> usize {
     text.len()
 }
 
-/// The length of a literal such as `b"…"`, `r#"…"#` or `b'…'`, if `text` begins with one.
+/// The length of a literal such as `b"…"`, `r#"…"#` or `b'…'` at the start of `text`, if there is one.
 fn prefixed_string(text: &str) -> Option<usize> {
     let letters = text.len() - text.trim_start_matches(['b', 'c', 'r']).len();
     let (prefix, rest) = text.split_at_checked(letters).filter(|(prefix, _)| prefix.len() <= 2)?;
@@ -181,7 +181,7 @@ fn prefixed_string(text: &str) -> Option<usize> {
     Some(letters + hashes + 1 + body.find(&end).map_or(body.len(), |at| at + end.len()))
 }
 
-/// The length of the character literal that `text` begins with; `None` for a lifetime.
+/// The length of the character literal at the start of `text`; `None` for a lifetime.
 fn character(text: &str) -> Option<usize> {
     let mut inner = text.char_indices().skip(1);
     let (_, first) = inner.next()?;
@@ -192,7 +192,7 @@ fn character(text: &str) -> Option<usize> {
     inner.next().filter(|(_, c)| *c == '\'').map(|(at, _)| at + 1)
 }
 
-/// Code without the items under `#[cfg(test)]`, and the names of the modules among them that are files.
+/// Code without the items under `#[cfg(test)]`, and the names of those that are modules in files of their own.
 fn without_test_items(code: &str) -> (String, Vec<String>) {
     const MARK: &str = "#[cfg(test)]";
     let (mut kept, mut modules, mut rest) = (String::new(), Vec::new(), code);
@@ -211,7 +211,7 @@ fn without_test_items(code: &str) -> (String, Vec<String>) {
     (kept, modules)
 }
 
-/// Where an item ends: behind its first `;` outside of brackets or the brace that closes its first.
+/// The end of an item: after its first `;` outside brackets or the brace that closes its first block.
 fn item_length(item: &str) -> usize {
     let mut depth = 0_usize;
     for (at, c) in item.char_indices() {
@@ -230,7 +230,7 @@ fn item_length(item: &str) -> usize {
     item.len()
 }
 
-/// Names, `::` and single signs, each with its line.
+/// Names, `::` and single characters, each with its line.
 fn tokens(code: &str) -> Vec<(usize, String)> {
     let mut tokens = Vec::new();
     for (number, line) in code.lines().enumerate() {
@@ -258,7 +258,7 @@ fn is_name(token: &str) -> bool {
     token.chars().next().is_some_and(|c| c.is_alphabetic() || c == '_')
 }
 
-/// Reads the path or `use` tree that begins at the name at `at`, adds its leaves, and says where it ends.
+/// Reads the path or `use` tree whose name is at `at`, adds its leaves, and returns its end.
 fn leaves(tokens: &[(usize, String)], at: usize, prefix: &mut Vec<String>, found: &mut Vec<Named>) -> usize {
     let token = |at: usize| tokens.get(at).map(|token| token.1.as_str());
     let depth = prefix.len();
