@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   accept → read request    → choose route → select hop → connect → authenticate → reply → relay | exchange → linger
-//!   shard    client_protocol   route          egress                 auth                   relay   forward
+//!   shard    client_protocol   route          egress       transport auth                   relay   forward
 //!            └──────────────────────────────── session: the stages ────────────────────────────────────────────┘
 //! ```
 //!

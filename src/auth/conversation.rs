@@ -19,6 +19,7 @@ impl Handshake {
     /// Writes the request for a fresh connection to `out`, or nothing if the final token is due at once. Forgets
     /// everything about an earlier connection, its challenge above all.
     pub fn begin(&mut self, out: &mut Vec<u8>) {
+        self.channel_bindings = None;
         let opening = self.next_opening();
         self.beginnings += 1;
         self.secrets = self.credentials.secrets();
@@ -95,8 +96,13 @@ impl Handshake {
             let detail = "a reload replaced the credentials while the request was under way, and not by others for it";
             return Err(fault(Cause::CredentialsWithdrawn, detail));
         };
-        let inputs =
-            TokenInputs { scheme: self.scheme, secrets: &secrets, challenge: challenge.as_deref(), nonces: *nonces };
+        let inputs = TokenInputs {
+            scheme: self.scheme,
+            secrets: &secrets,
+            challenge: challenge.as_deref(),
+            nonces: *nonces,
+            channel_bindings: self.channel_bindings,
+        };
         let made = self.credentials.mechanism(self.scheme).final_token(&inputs).map(|token| {
             self.request.write(Some((self.scheme.name(), &token.bytes)), Leg::FinalToken.purpose(), out);
             token.mutual_check

@@ -32,6 +32,8 @@ pub struct Handshake {
     pub(super) interim: u16,
     /// Checks the answer to the final token of the present connection.
     pub(super) mutual_check: Option<MutualCheck>,
+    /// See [`Handshake::bind_to_channel`].
+    pub(super) channel_bindings: Option<[u8; 16]>,
     /// Credentials have been sent on the present connection.
     pub(super) has_shown_credentials: bool,
     /// The upstream has answered this very request with a 407 of its own.
@@ -57,6 +59,7 @@ impl Handshake {
             tally: Tally::default(),
             interim: 0,
             mutual_check: None,
+            channel_bindings: None,
             has_shown_credentials: false,
             demanded: false,
             awaits_demand: false,
@@ -68,6 +71,12 @@ impl Handshake {
     pub fn with_field_limit(mut self, field_limit: usize) -> Handshake {
         self.field_limit = field_limit;
         self
+    }
+
+    /// Ties the next final token to the connection that it goes out on: the MD5 hash of the connection's channel
+    /// bindings, if its transport has any. [`Handshake::begin`] forgets it.
+    pub fn bind_to_channel(&mut self, channel_bindings: Option<[u8; 16]>) {
+        self.channel_bindings = channel_bindings;
     }
 
     /// What the client asked for.

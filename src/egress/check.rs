@@ -1,4 +1,5 @@
-//! The handshake that tries an upstream before clients are sent to it again.
+//! The health checks of an upstream that go beyond a TCP connection: a handshake, and a probe that stops at the
+//! challenge.
 
 use std::io::ErrorKind;
 use std::time::Instant;
@@ -12,11 +13,11 @@ use crate::ntlm::FileTime;
 use crate::transport::BlockingStream;
 use crate::upstream::{Answer, AttemptRequest, CheckFailure, SendPermission, Ticket};
 
-/// Does a handshake for a CONNECT to `target` on a fresh connection; blocks. The AUTHENTICATE_MESSAGE goes out only if the
-/// credential guard lets it; without it, a challenge is good enough.
+/// Does a handshake for a CONNECT to `target` on a new connection; blocks. The AUTHENTICATE_MESSAGE is sent only if the
+/// credential guard permits it. If it does not, a challenge is enough to pass.
 ///
 /// # Errors
-/// Why clients would fail too. A refusal of the credentials is not among them: that is the guard's business.
+/// The reason why clients would fail as well. Refused credentials are no such reason: the guard deals with those.
 pub fn check_by_handshake(hop: &Hop, target: &str, epoch: Instant, stream: BlockingStream) -> Result<(), CheckFailure> {
     let mut conversation = Conversation::new(hop, target, epoch, stream, Purpose::Check);
     let outcome = conversation.hold();
@@ -37,13 +38,13 @@ pub fn check_by_handshake(hop: &Hop, target: &str, epoch: Instant, stream: Block
     }
 }
 
-/// A destination that no proxy has a policy for: the top-level domain is reserved (RFC 6761 §6.4).
+/// A destination that no proxy has a policy for: its top-level domain is reserved (RFC 6761 §6.4).
 const NOWHERE: &str = "ntlm-gateway.invalid:443";
 
-/// Asks for a destination that does not exist, as far as a challenge; blocks. No AUTHENTICATE_MESSAGE goes out.
+/// Requests a destination that does not exist, up to the challenge; blocks. No AUTHENTICATE_MESSAGE is sent.
 ///
 /// # Errors
-/// Why clients would fail too. An upstream that is slow does not fail: it may be looking for the destination.
+/// The reason why clients would fail as well. A slow upstream passes: it may be looking up the destination.
 pub fn probe(hop: &Hop, epoch: Instant, stream: BlockingStream) -> Result<(), CheckFailure> {
     let mut conversation = Conversation::new(hop, NOWHERE, epoch, stream, Purpose::Probe);
     let why = match conversation.hold() {
@@ -59,19 +60,19 @@ impl Failure {
 }
 
 enum Failure {
-    /// The credentials were.
+    /// The upstream refused the credentials.
     Refused,
     Closed,
-    /// It did not answer in time.
+    /// The upstream did not answer in time.
     Slow(String),
     Other(String),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
-    /// Everything that clients need.
+    /// Whether clients can use the upstream.
     Check,
-    /// Whether it answers at all, and with a challenge that can be answered.
+    /// Whether it answers at all, and whether its challenge can be answered.
     Probe,
 }
 
@@ -80,10 +81,10 @@ struct Conversation<'a> {
     target: &'a str,
     epoch: Instant,
     stream: BlockingStream,
-    /// What came and has not been understood.
+    /// Received and not parsed yet.
     unused: Vec<u8>,
     ticket: Option<Ticket>,
-    /// Something has come of it, be it the connection's end.
+    /// The upstream has reacted, if only by closing the connection.
     answers: bool,
     purpose: Purpose,
 }
@@ -99,7 +100,7 @@ impl<'a> Conversation<'a> {
         Conversation { hop, target, epoch, stream, unused: Vec::new(), ticket: None, answers: false, purpose }
     }
 
-    /// The status of the answer to the AUTHENTICATE_MESSAGE, if it came to that.
+    /// Returns the status of the answer to the AUTHENTICATE_MESSAGE; `None` if none was sent.
     fn hold(&mut self) -> Result<Option<u16>, Failure> {
         let other = |error: &dyn std::fmt::Display| Failure::Other(error.to_string());
         let request = Request::connect(self.target, Vec::new());
@@ -115,14 +116,14 @@ impl<'a> Conversation<'a> {
         loop {
             let now = Instant::now();
             if now >= until {
-                return Err(Failure::Other("it does not come to an end with its answers".into()));
+                return Err(Failure::Other("its answers do not end".into()));
             }
             let mut buffer = [0; 8192];
             let step_until = now + limits::CHECK_TIMEOUT;
             let exchanged =
                 self.stream.write_all(&out, step_until).and_then(|()| self.stream.read(&mut buffer, step_until));
             out.clear();
-            // The connection's end is an answer as well.
+            // A closed connection is a reaction as well.
             self.answers |= exchanged.as_ref().map_or_else(|error| !is_slow(error), |_| true);
             let count = exchanged.map_err(|error| match is_slow(&error) {
                 true => Failure::Slow("it does not answer in time".into()),
@@ -140,7 +141,7 @@ impl<'a> Conversation<'a> {
             match progress {
                 Progress::More | Progress::Send => {}
                 Progress::Challenged if self.answer(&mut handshake, &mut out)? => {}
-                // It has answered, and asks for the right thing; a second connection would tell no more.
+                // It answers, and asks for NTLM or Basic. A second connection would show no more.
                 Progress::Redial | Progress::Challenged | Progress::Answered => return Ok(None),
                 Progress::Established => return Ok(Some(200)),
                 Progress::Declined(declined) => return Ok(Some(declined.status)),
@@ -148,7 +149,7 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// Writes the AUTHENTICATE_MESSAGE, if the guard lets it go and it is to go.
+    /// Writes the AUTHENTICATE_MESSAGE to `out` if the purpose needs it and the guard permits it.
     fn answer(&mut self, handshake: &mut Handshake, out: &mut Vec<u8>) -> Result<bool, Failure> {
         if self.purpose == Purpose::Probe {
             return if handshake.needs_no_challenge() { Ok(false) } else { try_out(handshake) };
@@ -163,6 +164,7 @@ impl<'a> Conversation<'a> {
             ticket.unused();
             return Ok(false);
         };
+        handshake.bind_to_channel(self.stream.channel_bindings());
         match handshake.authenticate(&nonces, out) {
             Ok(()) => {
                 self.ticket = Some(ticket);
@@ -181,7 +183,7 @@ fn is_slow(error: &std::io::Error) -> bool {
     error.kind() == ErrorKind::TimedOut
 }
 
-/// Whether the challenge could be answered; the answer is thrown away.
+/// Checks that the challenge can be answered, and discards the answer.
 fn try_out(handshake: &mut Handshake) -> Result<bool, Failure> {
     let now = FileTime::from_unix(0, 0);
     let nonces = Nonces { client_challenge: [0; 8], exported_session_key: [0; 16], now };

@@ -256,7 +256,7 @@ impl Connection {
                 _ => return Advance::Over,
             }
         }
-        answer_challenge(hop, handshake, outbox, loan)
+        answer_challenge(hop, handshake, upstream.channel_bindings(), outbox, loan)
     }
 
     /// One step towards the verdict.
@@ -309,8 +309,15 @@ fn hear_challenge(
 }
 
 /// Puts the AUTHENTICATE_MESSAGE into `outbox` if the guard allows it.
-fn answer_challenge(hop: &Hop, handshake: &mut Handshake, outbox: &mut Vec<u8>, loan: &mut Loan<'_>) -> Advance {
+fn answer_challenge(
+    hop: &Hop,
+    handshake: &mut Handshake,
+    channel_bindings: Option<[u8; 16]>,
+    outbox: &mut Vec<u8>,
+    loan: &mut Loan<'_>,
+) -> Advance {
     let nonces = loan.nonces.draw();
+    handshake.bind_to_channel(channel_bindings);
     let asking = AttemptRequest {
         upstream: hop.upstream.name(),
         method: handshake.request().method(),

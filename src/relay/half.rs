@@ -7,8 +7,8 @@
 //!     └──── bytes gone ────────┘
 //! ```
 //!
-//! A half begins by copying through the shard's scratch buffer: a small message costs one read and one write. When a read is
-//! large it borrows a pipe and splices, and gives the pipe back as soon as it is empty.
+//! A half begins by copying through the shard's scratch buffer: a small message costs one read and one write. After a
+//! large read it borrows a pipe and splices, if both connections can be spliced, and returns the pipe once it is empty.
 
 use std::io;
 use std::net::Shutdown;
@@ -19,22 +19,22 @@ use super::pipe_pool::PipePool;
 use crate::limits;
 use crate::transport::{Endpoint, Pipe};
 
-/// A read of at least so many bytes makes a half bulk. Measured (`benches/RESULTS.md`): at 16 KiB splicing saves 7 % of the
-/// CPU that copying takes, at 64 KiB 22 %, at 256 KiB 54 %.
+/// After a read of at least this many bytes a half splices. Measured (`benches/RESULTS.md`): at 16 KiB splicing saves 7
+/// % of the CPU that copying takes, at 64 KiB 22 %, at 256 KiB 54 %.
 const BULK_READ_BYTES: usize = 16 * 1024;
 
-/// A spliced piece below this, in bytes, means that the flow is small again: there splicing and copying cost the same.
+/// After a spliced piece of fewer bytes than this a half copies again: at this size both cost the same.
 const BULK_FLOOR_BYTES: usize = 8 * 1024;
 
 /// What the halves of a shard share.
 pub struct Resources<'a> {
-    /// Holds one read of one half, and nothing between calls.
+    /// Holds one read of one half; empty between calls.
     pub scratch: &'a mut [u8],
-    /// Pipes for bulk.
+    /// Pipes for splicing.
     pub pipes: &'a mut PipePool,
 }
 
-/// Bytes delivered, by the way they went.
+/// Bytes delivered, by how they were moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moved {
     /// Through user space.
@@ -48,9 +48,9 @@ pub struct Moved {
 pub enum Turn {
     /// Nothing can be done until a socket becomes ready.
     Waiting,
-    /// The budget is used up and there is more to do: no further event will come for it.
+    /// The budget is used up and there is more to do; no further event will come for it.
     Yielded,
-    /// The source has ended, all its bytes are delivered and the destination has been told.
+    /// The source has ended, all its bytes are delivered, and the destination has been shut down.
     Finished,
 }
 
@@ -63,11 +63,11 @@ pub enum RelayError {
     Destination(io::Error),
 }
 
-/// Bytes on their way, in one place.
+/// Bytes that were read and not delivered, in one place.
 #[derive(Debug)]
 enum Held {
     Nothing,
-    /// Boxed: a half at rest must stay small, and this is the rare case.
+    /// Boxed, because an idle half must stay small and this is rare.
     Buffer(Box<Buffer>),
     /// Invariant: the pipe holds exactly `bytes`.
     Piped {
@@ -89,18 +89,18 @@ enum Flow {
     Finished,
 }
 
-/// One direction of a tunnel. Every byte once, in order: what is held goes out before anything is read.
+/// One direction of a tunnel. Every byte is delivered once and in order: what is held goes out before more is read.
 #[derive(Debug)]
 pub struct Half {
     held: Held,
     flow: Flow,
-    /// The last piece was large: the next one is spliced.
+    /// The last piece was large, so the next one is spliced.
     bulk: bool,
     moved: Moved,
 }
 
 impl Half {
-    /// A half whose first bytes are `leftover`: those that came behind a head.
+    /// A half whose first bytes are `leftover`: those that followed a head.
     pub fn new(leftover: Vec<u8>) -> Half {
         let held = match leftover.is_empty() {
             true => Held::Nothing,
@@ -114,7 +114,7 @@ impl Half {
         self.moved
     }
 
-    /// What its buffer takes, in bytes. What is in a pipe is the kernel's, and bounded by the number of pipes.
+    /// The memory of its buffer, in bytes. Bytes in a pipe are in the kernel, and bounded by the number of pipes.
     pub fn held_bytes(&self) -> usize {
         match &self.held {
             Held::Buffer(buffer) => buffer.bytes.capacity(),
@@ -129,11 +129,11 @@ impl Half {
 
     /// Moves bytes until neither side can, or `budget_bytes` (counted down) is used up.
     ///
-    /// `other_finished` says that the opposite half is at its end: then the tunnel is about to be closed whole, and no
-    /// separate shutdown is needed.
+    /// `other_finished` says that the opposite half has finished. The whole tunnel is closed next then, and no separate
+    /// shutdown is needed.
     ///
     /// # Errors
-    /// What a socket said, with its side. The tunnel is to be closed then.
+    /// The error of a connection, with its side. The tunnel must be closed then.
     pub fn pump(
         &mut self,
         from: &mut Endpoint,
@@ -165,7 +165,7 @@ impl Half {
         }
     }
 
-    /// Ends the half wherever it is; a pipe that it borrowed goes back to the pool.
+    /// Ends the half in any state; a pipe that it borrowed goes back to the pool.
     pub fn dismantle(self, pipes: &mut PipePool) -> Moved {
         if let Held::Piped { pipe, .. } = self.held {
             pipes.discard(pipe);
@@ -235,7 +235,7 @@ impl Half {
                 Ok(count)
             }
             Err(Errno::AGAIN) => {
-                // The pipe is empty, so this EAGAIN is surely the socket's.
+                // The pipe is empty, so this EAGAIN is the socket's.
                 pipes.give_back(pipe);
                 from.ready.read_blocked();
                 Ok(0)
@@ -247,7 +247,7 @@ impl Half {
         }
     }
 
-    /// Delivers what is held; `true` when nothing is held any more.
+    /// Delivers what is held; `true` once nothing is held.
     fn flush(&mut self, to: &mut Endpoint, pipes: &mut PipePool) -> Result<bool, RelayError> {
         loop {
             match &mut self.held {
@@ -275,27 +275,27 @@ impl Half {
         }
     }
 
-    /// Tells the destination that nothing more comes.
+    /// Shuts the destination down: nothing more follows.
     fn finish(&mut self, to: &mut Endpoint, other_finished: bool) -> Result<(), RelayError> {
         self.flow = Flow::Finished;
         if other_finished {
             return Ok(());
         }
         match to.stream.shutdown(Shutdown::Write) {
-            // The destination is gone already; its own half will say so.
+            // The destination has ended already, which its own half will find out.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             other => other.map_err(RelayError::Destination),
         }
     }
 }
 
-/// Splices at most `bytes` out of a pipe that holds that many; 0 when the destination takes none now.
+/// Splices at most `bytes` out of a pipe that holds that many; 0 if the destination takes none now.
 pub(super) fn splice_out(pipe: &Pipe, to: &mut Endpoint, bytes: u32) -> io::Result<u32> {
     loop {
         match pipe.empty(&to.stream, bytes as usize) {
             Ok(count) => return Ok(u32::try_from(count).unwrap_or(bytes)),
             Err(Errno::INTR) => {}
-            // The pipe is not empty, so this EAGAIN is surely the socket's.
+            // The pipe is not empty, so this EAGAIN is the socket's.
             Err(Errno::AGAIN) => {
                 to.ready.write_blocked();
                 return Ok(0);

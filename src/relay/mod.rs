@@ -1,7 +1,7 @@
-//! Moving a tunnel's bytes: one direction, written once and used twice.
+//! Moves the bytes of a tunnel. One direction is implemented, and used twice.
 //!
-//! A [`Half`] takes bytes from one connection and gives them to the other. What it holds in between is in one place at a
-//! time, a buffer or a pipe, and reading rests until that place is empty again: back-pressure is the kernel's own.
+//! A [`Half`] reads from one connection and writes to the other. Bytes in between are in one place at a time, a buffer
+//! or a pipe, and nothing more is read until that place is empty: the kernel's own buffers provide the back-pressure.
 
 mod half;
 mod pipe_pool;

@@ -1,4 +1,4 @@
-//! Pipes for splicing: lent while bulk bytes are in them, kept for the next borrower, never more than a cap.
+//! Pipes for splicing: lent while bytes are in them, kept for the next borrower, and limited in number.
 
 use crate::limits;
 use crate::transport::Pipe;
@@ -9,21 +9,21 @@ pub struct PipePool {
     kept: Vec<Pipe>,
     lent: usize,
     cap: usize,
-    /// Requests to be answered "none" without asking the kernel, after it had none.
+    /// How many requests are still declined without asking the kernel, after it had no pipe.
     discouraged: u32,
 }
 
-/// After the kernel refused a pipe, this many requests are turned down before it is asked again: past
-/// `pipe-user-pages-soft`, or out of descriptors, asking at every read would cost more than the splicing saves.
+/// After the kernel refused a pipe, this many requests are declined before it is asked again. Beyond
+/// `pipe-user-pages-soft`, or without descriptors, asking at every read would cost more than splicing saves.
 const DISCOURAGED_REQUESTS: u32 = 1000;
 
 impl PipePool {
-    /// A pool that lends `cap` pipes at most; 0 means that everything is copied.
+    /// A pool that lends at most `cap` pipes; with 0 everything is copied.
     pub fn new(cap: usize) -> PipePool {
         PipePool { kept: Vec::new(), lent: 0, cap, discouraged: 0 }
     }
 
-    /// Lends an empty pipe; `None` when the cap is reached or the kernel has none that is worth it.
+    /// Lends an empty pipe; `None` if the cap is reached or the kernel has no pipe of a useful size.
     pub fn borrow(&mut self) -> Option<Pipe> {
         if self.lent >= self.cap {
             return None;
@@ -44,7 +44,7 @@ impl PipePool {
         }
     }
 
-    /// Ends a pipe that may still hold bytes: it is closed, because the next borrower must not find them.
+    /// Closes a pipe that may still hold bytes: the next borrower must not get them.
     pub fn discard(&mut self, pipe: Pipe) {
         self.lent -= 1;
         drop(pipe);
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cap_holds_and_a_pipe_that_comes_home_is_lent_again() {
+    fn the_cap_holds_and_a_returned_pipe_is_lent_again() {
         let mut pool = PipePool::new(2);
         let first = pool.borrow().unwrap();
         let second = pool.borrow().unwrap();
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pipes_means_copying() {
+    fn a_pool_without_pipes_lends_none() {
         assert!(PipePool::new(0).borrow().is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! A known number of bytes from one connection to another, by a pipe: a piece of an HTTP body.
+//! Splices a known number of bytes from one connection to another: a piece of an HTTP body.
 
 use std::io;
 
@@ -18,32 +18,32 @@ pub enum RunTurn {
     Yielded,
     /// All bytes are delivered.
     Done,
-    /// The source has ended before them; what it gave is delivered.
+    /// The source has ended early; what it sent is delivered.
     SourceEnded,
 }
 
-/// Bytes on their way. They are in the pipe or still in the source.
+/// Bytes to be moved. They are in the pipe or still in the source.
 #[derive(Debug)]
 pub struct Run {
     pipe: Pipe,
-    /// In the pipe.
+    /// Bytes in the pipe.
     held: u32,
-    /// Still to be taken from the source.
+    /// Bytes still to be taken from the source.
     left: u64,
     ended: bool,
     moved: u64,
 }
 
 impl Run {
-    /// `bytes` at most; `u64::MAX` for all that there are.
+    /// Moves at most `bytes`; `u64::MAX` for everything up to the end.
     pub fn new(bytes: u64, pipe: Pipe) -> Run {
         Run { pipe, held: 0, left: bytes, ended: false, moved: 0 }
     }
 
-    /// Moves bytes until neither side can, they are all through, or `budget_bytes` (counted down) is used up.
+    /// Moves bytes until all are delivered, neither side can go on, or `budget_bytes` (counted down) is used up.
     ///
     /// # Errors
-    /// What a socket said, with its side.
+    /// The error of a connection, with its side.
     pub fn pump(
         &mut self,
         from: &mut Endpoint,
@@ -80,12 +80,12 @@ impl Run {
         self.moved
     }
 
-    /// Whether some are in the pipe.
+    /// Whether bytes are in the pipe.
     pub fn holds_bytes(&self) -> bool {
         self.held > 0
     }
 
-    /// Ends it; an empty pipe goes back to the pool.
+    /// Ends the run; an empty pipe goes back to the pool.
     pub fn dismantle(self, pipes: &mut PipePool) {
         match self.held {
             0 => pipes.give_back(self.pipe),
@@ -110,7 +110,7 @@ impl Run {
                     return Ok(count);
                 }
                 Err(Errno::INTR) => {}
-                // The pipe is empty, so this EAGAIN is surely the socket's.
+                // The pipe is empty, so this EAGAIN is the socket's.
                 Err(Errno::AGAIN) => {
                     from.ready.read_blocked();
                     return Ok(0);

@@ -64,7 +64,7 @@ fn endpoint(poll: &Poll, stream: TcpStream, transport: &Transport, token: Token)
     endpoint
 }
 
-/// What a shard does for one tunnel: waits only when neither half has anything to do.
+/// Does what a shard does for one tunnel: waits only if neither half has anything to do.
 fn relay(downstream: TcpStream, upstream: TcpStream, options: Options) -> (Moved, Moved) {
     let mut poll = Poll::new().unwrap();
     let mut down_end = endpoint(&poll, downstream, &Transport::Tcp, DOWNSTREAM);
@@ -94,7 +94,7 @@ fn relay(downstream: TcpStream, upstream: TcpStream, options: Options) -> (Moved
         assert!(pipes.lent() <= options.pipes);
     }
     let moved = (up.dismantle(&mut pipes), down.dismantle(&mut pipes));
-    assert_eq!(pipes.lent(), 0, "every pipe has come home");
+    assert_eq!(pipes.lent(), 0, "every pipe is back in the pool");
     moved
 }
 
@@ -102,7 +102,7 @@ fn pattern(seed: u8, len: usize) -> Vec<u8> {
     (0..len).map(|index| (index.wrapping_mul(31) ^ (index >> 8)).to_le_bytes()[0] ^ seed).collect()
 }
 
-/// Writes all in pieces of changing size, then ends the direction.
+/// Writes everything in pieces, then ends the direction.
 fn send(mut stream: TcpStream, bytes: Vec<u8>, piece: usize) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         for (count, part) in bytes.chunks(piece).enumerate() {
@@ -115,7 +115,7 @@ fn send(mut stream: TcpStream, bytes: Vec<u8>, piece: usize) -> thread::JoinHand
     })
 }
 
-/// Both ways at once; returns what moved.
+/// Relays in both directions at once; returns what was moved.
 fn exchange(options: Options, up_bytes: usize, down_bytes: usize, piece: usize) -> (Moved, Moved) {
     let (leftover_up, leftover_down) = (options.leftover_up.clone(), options.leftover_down.clone());
     let Rig { client, origin, relay } = rig(options);
@@ -254,11 +254,11 @@ fn a_half_close_lets_the_other_direction_finish() {
 }
 
 #[test]
-fn a_reader_that_starts_late_holds_the_writer_back_and_loses_nothing() {
+fn a_late_reader_blocks_the_writer_and_loses_nothing() {
     let Rig { client, origin, relay } = rig(Options::default());
     let bytes = pattern(9, 30_000_000);
     let writer = send(client.try_clone().unwrap(), bytes.clone(), 100_000);
-    // Nobody reads: the kernel's buffers and one pipe fill up, and then the writer must stand still.
+    // Nobody reads: the kernel's buffers and one pipe fill up, and then the writer must block.
     let mut position = None;
     for _ in 0..100 {
         thread::sleep(Duration::from_millis(20));

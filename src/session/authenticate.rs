@@ -192,6 +192,7 @@ impl Authenticate {
     }
 
     fn send_token(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        self.attempt.handshake.bind_to_channel(self.upstream.channel_bindings());
         let nonces = cx.shard.nonces.draw()?;
         self.attempt.handshake.authenticate(&nonces, &mut self.outbox)
     }

@@ -40,8 +40,8 @@ impl SocketOptions {
 }
 
 impl Transport {
-    /// Begins to connect, and registers the connection for reading and writing, once and for all. How connecting ended is known from
-    /// [`Endpoint::connect_outcome`].
+    /// Begins to connect, and registers the connection for reading and writing, once and for all. How connecting ended
+    /// is known from [`Endpoint::connect_outcome`].
     ///
     /// # Errors
     /// What the system reports at once.

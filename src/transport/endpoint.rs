@@ -41,8 +41,8 @@ impl Endpoint {
         registry.reregister(&mut self.stream, token.into(), Interest::READABLE | Interest::WRITABLE)
     }
 
-    /// Reads once into `buffer` and updates the readiness. While the stream [has buffered](Stream::has_buffered) bytes, the
-    /// endpoint stays readable.
+    /// Reads once into `buffer` and updates the readiness. While the stream [has buffered](Stream::has_buffered) bytes,
+    /// the endpoint stays readable.
     ///
     /// `Ok(None)`: there is nothing to read now. `Ok(Some(0))`: the peer has ended its direction.
     ///
@@ -67,8 +67,8 @@ impl Endpoint {
         }
     }
 
-    /// Writes once from `bytes` and updates the readiness; returns how many bytes were taken, 0 when none can be now. Bytes that
-    /// were not taken must be what the next write begins with.
+    /// Writes once from `bytes` and updates the readiness; returns how many bytes were taken, 0 when none can be now.
+    /// Bytes that were not taken must be what the next write begins with.
     ///
     /// # Errors
     /// The stream's error, except EAGAIN and EINTR.
@@ -91,8 +91,8 @@ impl Endpoint {
         }
     }
 
-    /// Whether the peer of a connection that nobody reads at present has sent something or has ended, as far as events have
-    /// reported it. To be asked after an event.
+    /// Whether the peer of a connection that nobody reads at present has sent something or has ended, as far as events
+    /// have reported it. To be asked after an event.
     pub fn has_input(&mut self) -> bool {
         let has_input = self.stream.has_input(self.ready.readable());
         if !has_input {
@@ -101,7 +101,8 @@ impl Endpoint {
         has_input
     }
 
-    /// Whether the connection is open both ways and nothing has come on it. Asks the socket, because an event may be pending.
+    /// Whether the connection is open both ways and nothing has come on it. Asks the socket, because an event may be
+    /// pending.
     pub fn is_at_rest(&mut self) -> bool {
         let is_silent = self.stream.is_silent();
         if is_silent {

@@ -4,8 +4,9 @@
 //!   record = kind (1 byte) │ length (2 bytes) │ payload, every byte XORed with MASK
 //! ```
 //!
-//! Both ends send `Hello` first. A record is handed out whole or not at all, so bytes wait in `plain` after the socket is empty.
-//! `Ticket` carries nothing for the reader, as a TLS session ticket does. `Close` ends a direction; an end of file without it is an error.
+//! Both ends send `Hello` first. A record is handed out whole or not at all, so bytes wait in `plain` after the socket
+//! is empty. `Ticket` carries nothing for the reader, as a TLS session ticket does. `Close` ends a direction; an end of
+//! file without it is an error.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -39,7 +40,8 @@ struct State {
     raw: Vec<u8>,
     /// Taken out of records and not handed out.
     plain: Vec<u8>,
-    /// The peer's end, or an error, after what is in `plain`; `None` while the direction is open or once that was handed out.
+    /// The peer's end, or an error, after what is in `plain`; `None` while the direction is open or once that was
+    /// handed out.
     end: Option<io::Result<usize>>,
     /// Records that the socket has not taken.
     unsent: Vec<u8>,

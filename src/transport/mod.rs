@@ -1,19 +1,20 @@
 //! What carries bytes to a client, an upstream or an origin.
 //!
 //! A [`Transport`] makes connections. An [`Endpoint`] is one connection together with what is known of its readiness; a
-//! [`BlockingStream`] is one for a thread that may wait. Nothing outside of this folder distinguishes transports. It asks:
+//! [`BlockingStream`] is one for a thread that may wait. Nothing outside of this folder distinguishes transports. It
+//! asks:
 //!
 //! | question | TCP | a transport that encrypts |
 //! |---|---|---|
 //! | [`Stream::can_splice`]: may a pipe carry its bytes? | yes | only if the kernel has the keys |
-//! | [`Stream::has_buffered`]: is there something to read for which no edge will come? | never | after a read that left some of it |
-//! | [`Stream::channel_bindings`]: which value ties a logon to this connection? | none | a hash of the server's certificate |
-//! | [`Endpoint::connect_outcome`]: is it connected? | once the peer has accepted | once its handshake is complete as well |
-//! | [`Endpoint::has_input`]: has the peer sent anything? | if the socket is readable | if that was more than messages of its own |
-//! | [`Stream::held_bytes`]: how much memory do its buffers take? | none | as much as they hold at present |
+//! | [`Stream::has_buffered`]: can a read succeed without an edge? | no | after one that left decrypted bytes |
+//! | [`Stream::channel_bindings`]: what ties a logon to it? | nothing | a hash of the server's certificate |
+//! | [`Endpoint::connect_outcome`]: is it connected? | once accepted | once its handshake is complete, too |
+//! | [`Endpoint::has_input`]: has the peer sent anything? | if readable | if it is more than its own messages |
+//! | [`Stream::held_bytes`]: how large are its buffers? | there are none | as large as what is in them |
 //!
-//! To add a transport: a file beside `tcp`, an arm in [`Transport`] and [`Stream`], and whatever the configuration needs to select it.
-//! The contract of an arm is at [`Stream`]. `framed`, a transport for tests, shows all of it.
+//! To add a transport: a file beside `tcp`, an arm in [`Transport`] and [`Stream`], and whatever the configuration
+//! needs to select it. The contract of an arm is at [`Stream`]. `framed`, a transport for tests, shows all of it.
 //!
 //! | file | subject |
 //! |---|---|

@@ -9,8 +9,8 @@ use super::Stream;
 #[cfg(test)]
 use crate::sim::network as simulated;
 
-/// No SPLICE_F_MORE: it holds the tail back for 200 ms in spite of TCP_NODELAY. SPLICE_F_NONBLOCK applies to the pipe; the
-/// sockets are non-blocking themselves.
+/// No SPLICE_F_MORE: it holds the tail back for 200 ms in spite of TCP_NODELAY. SPLICE_F_NONBLOCK applies to the pipe;
+/// the sockets are non-blocking themselves.
 const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
 
 /// A pipe that is empty or holds exactly the bytes that its borrower put there.
@@ -36,7 +36,8 @@ impl Pipe {
             return outcome.map(Pipe::Simulated);
         }
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        // This fails with EPERM beyond pipe-user-pages-soft or pipe-max-size. The pipe keeps a smaller size then, which may do.
+        // This fails with EPERM beyond pipe-user-pages-soft or pipe-max-size. The pipe keeps a smaller size then, which
+        // may do.
         let _ = fcntl_setpipe_size(&writer, wanted_bytes);
         let size_bytes = fcntl_getpipe_size(&writer).ok()?;
         (size_bytes >= floor_bytes).then_some(Pipe::Kernel { reader, writer })

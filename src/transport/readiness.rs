@@ -3,8 +3,8 @@
 /// What a socket can do, according to the kernel's last notifications.
 ///
 /// Registration is edge-triggered: the kernel notifies once for each change. A bit therefore stays set until the socket
-/// itself answers EAGAIN, or moves fewer bytes than it was asked for, which means the same. Whether anyone *wants* to read
-/// or write is not stored here: it follows from the session's stage.
+/// itself answers EAGAIN, or moves fewer bytes than it was asked for, which means the same. Whether anyone *wants* to
+/// read or write is not stored here: it follows from the session's stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readiness(u8);
 
@@ -75,8 +75,8 @@ impl Readiness {
         self.0 & Self::RESET != 0
     }
 
-    /// A read brought less than it asked for, so the socket is empty. A pending end of file is not forgotten: there is no
-    /// second edge for it.
+    /// A read brought less than it asked for, so the socket is empty. A pending end of file is not forgotten: there is
+    /// no second edge for it.
     pub fn read_exhausted(&mut self) {
         if !self.read_closed() {
             self.0 &= !Self::READABLE;

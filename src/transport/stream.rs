@@ -20,17 +20,18 @@ use crate::sim::network as simulated;
 ///
 /// What an arm must keep to, beyond what its methods say, for readiness to stay true:
 ///
-/// - A read that returns fewer bytes than it was asked for has emptied the socket. Whatever it has read from the socket and not handed
-///   out, the peer's end or an error included, makes [`Stream::has_buffered`] true.
-/// - A write that takes fewer bytes than it was given has filled the socket. The next write begins with the bytes that were not taken, so
-///   an arm may have encrypted them already; it reports them as taken once the socket has them.
-/// - What it owes the socket by itself (the rest of a record, the notice that a direction has ended) goes out in [`Stream::go_on`].
+/// - A read that returns fewer bytes than it was asked for has emptied the socket. If something was read from the socket
+///   and not handed out, be it the peer's end or an error, [`Stream::has_buffered`] says so.
+/// - A write that takes fewer bytes than it was given has filled the socket. The next write begins with the bytes that
+///   were not taken, so an arm may have encrypted them already; it reports them as taken once the socket has them.
+/// - What the transport itself still has to send (the rest of a record, the notice that a direction has ended) is sent by
+///   [`Stream::go_on`].
 /// - Buffers exist only while bytes are in them: an idle connection has none.
-/// - A session holds two connections, and ten thousand sessions are idle: an arm is small.
+/// - An arm is small: a session holds two connections, and ten thousand sessions are idle.
 #[derive(Debug)]
 pub enum Stream {
-    /// A TCP socket of the kernel. It is the standard library's because mio's is larger in debug builds, and tests check the size of a
-    /// session.
+    /// A TCP socket of the kernel. It is the standard library's because mio's is larger in debug builds, and tests
+    /// check the size of a session.
     Tcp(TcpStream),
     /// A transport for tests.
     #[cfg(test)]
@@ -47,8 +48,8 @@ impl From<mio::net::TcpStream> for Stream {
 }
 
 impl Stream {
-    /// Whether a pipe may carry its bytes: they pass through the socket as they are, and reading and writing its descriptor
-    /// is reading and writing the connection.
+    /// Whether a pipe may carry its bytes: they pass through the socket as they are, and reading and writing its
+    /// descriptor is reading and writing the connection.
     pub fn can_splice(&self) -> bool {
         match self {
             Stream::Tcp(_) => true,
@@ -59,8 +60,8 @@ impl Stream {
         }
     }
 
-    /// Whether a read will bring something although the socket is empty: it was read from the socket and not handed out yet, so
-    /// no edge will come for it.
+    /// Whether a read will bring something although the socket is empty: it was read from the socket and not handed out
+    /// yet, so no edge will come for it.
     pub fn has_buffered(&self) -> bool {
         match self {
             Stream::Tcp(_) => false,
@@ -72,8 +73,8 @@ impl Stream {
     }
 
     /// The value that ties a logon to this connection: the MD5 hash of its channel bindings, which NTLM carries in
-    /// MsvAvChannelBindings (MS-NLMP §2.2.2.1) and Kerberos in the authenticator's checksum (RFC 4121 §4.1.1). `None` for a
-    /// transport that has none.
+    /// MsvAvChannelBindings (MS-NLMP §2.2.2.1) and Kerberos in the authenticator's checksum (RFC 4121 §4.1.1). `None`
+    /// for a transport that has none.
     pub fn channel_bindings(&self) -> Option<[u8; 16]> {
         match self {
             Stream::Tcp(_) => None,
@@ -95,8 +96,8 @@ impl Stream {
         }
     }
 
-    /// Sends what the transport itself still owes the socket, as far as the socket takes it. To be called after each event; an
-    /// error shows in the next read or write.
+    /// Sends what the transport itself still owes the socket, as far as the socket takes it. To be called after each
+    /// event; an error shows in the next read or write.
     pub(super) fn go_on(&mut self) {
         match self {
             Stream::Tcp(_) => {}
@@ -107,8 +108,8 @@ impl Stream {
         }
     }
 
-    /// Advances the transport's own handshake on a socket that has just become connected, readable or writable; `false` while the
-    /// peer's part of it is missing.
+    /// Advances the transport's own handshake on a socket that has just become connected, readable or writable; `false`
+    /// while the peer's part of it is missing.
     pub(super) fn shake_hands(&mut self) -> io::Result<bool> {
         match self {
             Stream::Tcp(_) => Ok(true),
@@ -119,8 +120,8 @@ impl Stream {
         }
     }
 
-    /// Whether the peer has sent something that a read would bring, or has ended. The transport's own messages are taken
-    /// out of the socket and do not count. `readable` is what events have reported of the socket.
+    /// Whether the peer has sent something that a read would bring, or has ended. The transport's own messages are
+    /// taken out of the socket and do not count. `readable` is what events have reported of the socket.
     pub(super) fn has_input(&mut self, readable: bool) -> bool {
         match self {
             Stream::Tcp(_) => readable,
@@ -131,8 +132,8 @@ impl Stream {
         }
     }
 
-    /// Whether the connection is open and has nothing to read now, not even its end. Asks the socket, because an event may
-    /// be pending.
+    /// Whether the connection is open and has nothing to read now, not even its end. Asks the socket, because an event
+    /// may be pending.
     pub(super) fn is_silent(&mut self) -> bool {
         match self {
             Stream::Tcp(stream) => tcp::is_silent(stream),
@@ -226,8 +227,8 @@ impl Stream {
         }
     }
 
-    /// Tells a simulation how the session of this client has ended: its label, whether an established tunnel failed, and the bytes that
-    /// went up and down.
+    /// Tells a simulation how the session of this client has ended: its label, whether an established tunnel failed,
+    /// and the bytes that went up and down.
     #[cfg(test)]
     pub fn conclude(&self, label: &'static str, was_established: bool, bytes: [u64; 2]) {
         if let Stream::Simulated(socket) = self {

@@ -18,8 +18,8 @@ pub struct KeepAlive {
     pub probes: u32,
 }
 
-/// Limits the kernel's buffers to about `bytes` in each direction (SO_SNDBUF, SO_RCVBUF; the kernel adds as much again for its own
-/// overhead); 0 leaves them to the system. Connections inherit this from the socket that accepts them.
+/// Limits the kernel's buffers to about `bytes` in each direction (SO_SNDBUF, SO_RCVBUF; the kernel adds as much again
+/// for its own overhead); 0 leaves them to the system. Connections inherit this from the socket that accepts them.
 pub fn bound_buffers(socket: impl AsFd, bytes: usize) {
     if bytes > 0 {
         // This fails only for a closed socket: the kernel clamps any size to its own bounds.
@@ -28,8 +28,8 @@ pub fn bound_buffers(socket: impl AsFd, bytes: usize) {
     }
 }
 
-/// Probes the peer of an idle connection, so that a vanished peer is detected and firewalls on the path do not forget the
-/// connection. Connections inherit this from the socket that accepts them.
+/// Probes the peer of an idle connection, so that a vanished peer is detected and firewalls on the path do not forget
+/// the connection. Connections inherit this from the socket that accepts them.
 pub fn keep_alive(socket: impl AsFd, keep_alive: Option<KeepAlive>) {
     let Some(KeepAlive { idle, probe, probes }) = keep_alive else { return };
     // This fails only for a closed socket: the configuration allows no value that the kernel rejects.
@@ -43,8 +43,8 @@ pub fn keep_alive(socket: impl AsFd, keep_alive: Option<KeepAlive>) {
 pub(super) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::from(mio::net::TcpStream::connect(address)?);
     stream.set_nodelay(true)?;
-    // The request follows at once, and its segment carries the last ACK of the TCP handshake, which saves a packet for each
-    // connection. If the kernel refuses, it sends that ACK by itself.
+    // The request follows at once, and its segment carries the last ACK of the TCP handshake, which saves a packet for
+    // each connection. If the kernel refuses, it sends that ACK by itself.
     let _ = sockopt::set_tcp_quickack(&stream, false);
     Ok(stream)
 }

@@ -1,4 +1,5 @@
-//! Brings an ejected upstream back, and probes one that is in doubt: a thread that sleeps while all is well.
+//! The thread that checks an ejected upstream until it can be used again, and probes one that may have failed. It
+//! sleeps while the upstream is healthy.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,31 +12,32 @@ use super::{CheckFailure, Resolution, Upstream};
 use crate::limits::{self, millis};
 use crate::transport::BlockingStream;
 
-/// What an upstream is asked for.
+/// What a check has to find out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// It is ejected: whether clients are to be sent there again.
+    /// The upstream is ejected: can it get clients again?
     MayItReturn,
-    /// It has failed some clients before a challenge: whether it fails others as well.
+    /// The upstream failed for some clients before it sent a challenge: does it fail for others as well?
     IsItAlive,
 }
 
-/// The way to call a checker.
+/// A checker that has not been started.
 #[derive(Debug)]
 pub struct Checker {
-    calls: mpsc::Receiver<()>,
+    wake_ups: mpsc::Receiver<()>,
 }
 
 impl Checker {
-    /// A checker to be started, and what calls it: to be sent to at each ejection.
+    /// Returns a checker and the sender that wakes it. Send to it at each change of the upstream's health.
     pub fn new() -> (Checker, mpsc::Sender<()>) {
-        let (call, calls) = mpsc::channel();
-        (Checker { calls }, call)
+        let (wake, wake_ups) = mpsc::channel();
+        (Checker { wake_ups }, wake)
     }
 
-    /// Starts checking `upstream` whenever it is ejected or in doubt, by `check` on a connection to it. Ends with the upstream.
+    /// Starts the thread. Whenever `upstream` is ejected or in doubt, it connects and calls `check` with the
+    /// connection. It ends when the upstream is dropped.
     ///
-    /// `epoch` is when the process's clock began.
+    /// `epoch` is the zero of the process's clock.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -64,13 +66,13 @@ impl Checker {
             let Some(next_ms) = upstream.upgrade().map(|upstream| upstream.health.next_check_in_ms(now_ms())) else {
                 return;
             };
-            // A client may hurry the next check meanwhile.
-            let rest = next_ms.map(|rest_ms| Duration::from_millis(rest_ms).min(limits::CHECK_DELAY));
-            let called = match rest {
-                None => self.calls.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(rest) => self.calls.recv_timeout(rest),
+            // A client may bring the next check forward in the meantime.
+            let delay = next_ms.map(|delay_ms| Duration::from_millis(delay_ms).min(limits::CHECK_DELAY));
+            let woken = match delay {
+                None => self.wake_ups.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(delay) => self.wake_ups.recv_timeout(delay),
             };
-            if called == Err(RecvTimeoutError::Disconnected) {
+            if woken == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
             let Some(upstream) = upstream.upgrade() else { return };
@@ -86,7 +88,7 @@ impl Checker {
     }
 }
 
-/// A connection to the first address that takes one.
+/// Connects to the first address that accepts a connection.
 fn connect(upstream: &Upstream) -> Result<BlockingStream, String> {
     let addresses: Arc<[SocketAddr]> = match upstream.resolution() {
         Some(Resolution::Addresses(addresses)) => addresses,
@@ -111,7 +113,7 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn an_ejected_upstream_returns_when_it_takes_connections_again() {
+    fn an_ejected_upstream_returns_when_it_accepts_connections_again() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);

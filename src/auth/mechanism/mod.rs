@@ -82,6 +82,8 @@ pub(super) struct TokenInputs<'a> {
     /// `None` if the mechanism needs none.
     pub challenge: Option<&'a [u8]>,
     pub nonces: Nonces,
+    /// The MD5 hash of the connection's channel bindings, if its transport has any.
+    pub channel_bindings: Option<[u8; 16]>,
 }
 
 /// The token that the upstream accepts or refuses.

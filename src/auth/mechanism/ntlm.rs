@@ -85,13 +85,13 @@ impl Mechanism for Ntlm {
     }
 
     fn final_token<'a>(&'a self, inputs: &TokenInputs<'a>) -> Result<FinalToken<'a>, Fault> {
-        let TokenInputs { scheme, secrets, challenge, nonces } = inputs;
+        let TokenInputs { scheme, secrets, challenge, nonces, channel_bindings } = inputs;
         let authenticate_inputs = AuthenticateInputs {
             client_challenge: nonces.client_challenge,
             exported_session_key: nonces.exported_session_key,
             now: nonces.now,
             target_name: Some(&self.target_name),
-            channel_bindings: None,
+            channel_bindings: *channel_bindings,
         };
         let challenge = challenge.unwrap_or_default();
         let message = ntlm::authenticate(&secrets.identity, &self.negotiate, challenge, &authenticate_inputs)

@@ -78,6 +78,30 @@ fn a_malformed_challenge_does_not_rule_basic_out() {
     assert!(!known.is_known());
 }
 
+#[test]
+fn a_logon_is_tied_to_the_connection_that_it_is_sent_on() {
+    use base64::Engine as _;
+    const BINDINGS: [u8; 16] = *b"of a connection.";
+    // Bindings go into the list of pairs, which the client sends if the server sent one.
+    let options = ServerChallengeOptions { target_info: Some(vec![0; 4]), ..ServerChallengeOptions::default() };
+    let offer = negotiate(&identity("Domain\\User"), &NegotiateOptions::default());
+    let message = crate::ntlm::challenge(&offer, &options).unwrap();
+    let challenge = base64::engine::general_purpose::STANDARD.encode(message);
+    let challenged = format!("HTTP/1.1 407 R\r\nProxy-Authenticate: NTLM {challenge}\r\nContent-Length: 0\r\n\r\n");
+    let mut handshake = fresh();
+    let mut logon = |bindings: Option<[u8; 16]>| {
+        let mut out = Vec::new();
+        handshake.begin(&mut out);
+        assert!(matches!(handshake.receive(challenged.as_bytes(), &mut out), Ok((_, Progress::Challenged))));
+        bindings.into_iter().for_each(|bindings| handshake.bind_to_channel(Some(bindings)));
+        out.clear();
+        handshake.authenticate(&NONCES, &mut out).unwrap();
+        token(std::str::from_utf8(&out).unwrap()).windows(16).any(|part| part == BINDINGS)
+    };
+    assert!(logon(Some(BINDINGS)));
+    assert!(!logon(None), "the next connection does not inherit them");
+}
+
 /// How many others hold the secrets.
 fn borrowers(credentials: &Credentials) -> usize {
     Arc::strong_count(&credentials.secrets().unwrap()) - 2

@@ -1,4 +1,5 @@
-//! The conversation with the upstream: blocking sockets below the one handshake there is, each leg noted as it passes.
+//! The conversation with the upstream: the gateway's own handshake over blocking connections, with every message
+//! recorded.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -13,16 +14,16 @@ use crate::fault::{At, Cause, Fault};
 use crate::ntlm::FileTime;
 use crate::transport::BlockingStream;
 
-/// How much of a page is read to see what it says, in bytes.
+/// How much of an error page is read, in bytes.
 const PAGE_LIMIT_BYTES: usize = 16 * 1024;
 
-/// How long the rest of such a page is waited for.
+/// How long to wait for the rest of such a page.
 const PAGE_PATIENCE: Duration = Duration::from_millis(500);
 
-/// What is kept of an answer beyond its head, in bytes; a body that is longer says nothing more.
+/// How much of an answer is kept beyond its head, in bytes. The rest of a longer body would add nothing.
 const KEPT_BEYOND_HEAD_BYTES: usize = 64 * 1024;
 
-/// Something that happened, and when, from the beginning.
+/// An event, with its time since the start.
 #[derive(Debug)]
 pub(super) struct Event {
     pub at: Duration,
@@ -55,17 +56,17 @@ pub(super) enum What {
         answer: Box<Answer>,
         after: Duration,
     },
-    /// No answer came within the time that there is, `after` the request.
+    /// No answer came in time, `after` the request.
     Unanswered {
         after: Duration,
     },
-    /// The upstream ended the connection, `after` the request.
+    /// The upstream closed the connection, `after` the request.
     Closed {
         after: Duration,
     },
 }
 
-/// How it ended.
+/// How the conversation ended.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Established,
@@ -73,24 +74,23 @@ pub(super) enum Outcome {
     Failed(Fault),
 }
 
-/// All that was seen.
+/// Everything that was observed.
 #[derive(Debug)]
 pub(super) struct Conversation {
     pub events: Vec<Event>,
     pub outcome: Outcome,
-    /// The first leg of the handshake that the outcome is of.
+    /// The first leg of the handshake that led to the outcome.
     pub first_leg: FirstLeg,
-    /// A request without credentials was answered with a tunnel.
+    /// A request without credentials opened a tunnel.
     pub open: bool,
-    /// This machine's time when it ended.
+    /// This machine's time at the end.
     pub now: FileTime,
-    /// From the beginning to the end, waiting in vain included.
+    /// From start to end, including time-outs.
     pub took: Duration,
 }
 
-/// Looks at what the upstream says to a request without credentials, then does the handshake as configured. Where that
-/// gets no challenge although one was offered, it is done once more with a plain first leg; no AUTHENTICATE_MESSAGE has
-/// been sent then.
+/// Sends a request without credentials, then does the handshake as configured. If that gets no challenge although NTLM was
+/// offered, the handshake is repeated with a plain first leg. No AUTHENTICATE_MESSAGE has been sent in that case.
 pub(super) fn hold(config: &Config, target: &str) -> Conversation {
     let mut probe = Probe { config, target, began: Instant::now(), events: Vec::new(), authenticated: false };
     let mut first_leg = config.first_upstream().first_leg;
@@ -104,7 +104,8 @@ pub(super) fn hold(config: &Config, target: &str) -> Conversation {
                 Look::Enough(outcome) => outcome,
                 _ => {
                     let mut outcome = probe.shake_hands(&addresses, first_leg);
-                    if matches!(outcome, Outcome::Failed(_)) && matches!(look, Look::Offered) && probe.unheard() {
+                    if matches!(outcome, Outcome::Failed(_)) && matches!(look, Look::Offered) && probe.is_unchallenged()
+                    {
                         first_leg = FirstLeg::Plain;
                         outcome = probe.shake_hands(&addresses, first_leg);
                     }
@@ -117,15 +118,15 @@ pub(super) fn hold(config: &Config, target: &str) -> Conversation {
     Conversation { events: probe.events, outcome, first_leg, open, now: now(), took }
 }
 
-/// What the request without credentials brought.
+/// The result of the request without credentials.
 enum Look {
-    /// The handshake is worth a try.
+    /// A handshake may succeed.
     GoOn,
     /// NTLM or Negotiate is offered.
     Offered,
-    /// A tunnel.
+    /// A tunnel was opened.
     Open,
-    /// There is no point in a handshake.
+    /// A handshake would be pointless.
     Enough(Outcome),
 }
 
@@ -137,13 +138,13 @@ struct Probe<'a> {
     authenticated: bool,
 }
 
-/// A connection and what came on it.
+/// A connection and what was received on it.
 struct Connection {
     stream: BlockingStream,
     until: Instant,
-    /// Of the answer that is being read.
+    /// The answer that is being read.
     heard: Vec<u8>,
-    /// Of that, what the handshake has not taken.
+    /// The part of it that the handshake has not consumed.
     untaken: Vec<u8>,
 }
 
@@ -160,7 +161,7 @@ impl Probe<'_> {
         let name = upstream.to_string();
         thread::spawn(move || {
             let addresses = (upstream.host(), upstream.port()).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
-            // Nobody listens once the time is up.
+            // The receiver is gone once the time is up.
             let _ = tell.send(addresses);
         });
         let (cause, error) = match told.recv_timeout(self.config.timeouts.connect) {
@@ -177,7 +178,7 @@ impl Probe<'_> {
         Err(fault)
     }
 
-    /// Connects to the first address that takes the connection.
+    /// Connects to the first address that accepts the connection.
     fn dial(&mut self, addresses: &[SocketAddr]) -> Result<Connection, Fault> {
         let mut last = Fault::new(At::Dial, Cause::ConnectUnreachable, "there is no address");
         let transport = self.config.first_upstream().transport();
@@ -210,7 +211,7 @@ impl Probe<'_> {
             .with_field_limit(self.config.field_limit)
     }
 
-    /// One request without credentials on a connection of its own.
+    /// Sends one request without credentials on a separate connection.
     fn look(&mut self, addresses: &[SocketAddr]) -> Look {
         let mut handshake = self.handshake(FirstLeg::Plain);
         let mut connection = match self.dial(addresses) {
@@ -220,7 +221,7 @@ impl Probe<'_> {
         let mut out = Vec::new();
         handshake.begin(&mut out);
         let progress = match self.exchange(&mut handshake, &mut connection, &mut out) {
-            // What was to be sent next is left unsent.
+            // The next request of the handshake is not sent.
             Ok(progress) => progress,
             Err(fault) => return Look::Enough(Outcome::Failed(fault)),
         };
@@ -232,7 +233,7 @@ impl Probe<'_> {
         }
     }
 
-    /// One handshake over as many connections as it takes.
+    /// Does one handshake, over as many connections as it needs.
     fn shake_hands(&mut self, addresses: &[SocketAddr], first_leg: FirstLeg) -> Outcome {
         let mut handshake = self.handshake(first_leg);
         let until = Instant::now() + self.config.timeouts.handshake;
@@ -249,7 +250,7 @@ impl Probe<'_> {
         }
     }
 
-    /// The handshake on one connection; `None` when it is to be dialled anew.
+    /// Does the handshake on one connection; `None` if it needs a new connection.
     fn converse(&mut self, handshake: &mut Handshake, connection: &mut Connection) -> Result<Option<Outcome>, Fault> {
         let mut out = Vec::new();
         handshake.begin(&mut out);
@@ -257,8 +258,8 @@ impl Probe<'_> {
             match self.exchange(handshake, connection, &mut out)? {
                 Progress::More | Progress::Send => {}
                 Progress::Redial => return Ok(None),
-                Progress::Challenged => self.authenticate(handshake, &mut out)?,
-                // Only plain HTTP is answered; here the tunnel stands either way.
+                Progress::Challenged => self.authenticate(handshake, connection.stream.channel_bindings(), &mut out)?,
+                // `Answered` is for plain HTTP only; after a CONNECT the tunnel is established either way.
                 Progress::Established | Progress::Answered => return Ok(Some(Outcome::Established)),
                 Progress::Declined(declined) => {
                     return Ok(Some(Outcome::Declined { status: declined.status, reason: declined.reason }));
@@ -267,16 +268,22 @@ impl Probe<'_> {
         }
     }
 
-    /// Answers the challenge, once in the life of the process.
-    fn authenticate(&mut self, handshake: &mut Handshake, out: &mut Vec<u8>) -> Result<(), Fault> {
+    /// Answers the challenge, at most once in the life of the process.
+    fn authenticate(
+        &mut self,
+        handshake: &mut Handshake,
+        channel_bindings: Option<[u8; 16]>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
         if std::mem::replace(&mut self.authenticated, true) {
             return Err(Fault::new(At::Authenticate, Cause::CredentialsHeld, "one AUTHENTICATE_MESSAGE has been sent"));
         }
         let nonces = NonceSource::default().draw()?;
+        handshake.bind_to_channel(channel_bindings);
         handshake.authenticate(&nonces, out)
     }
 
-    /// Sends what is in `out` and reads until the handshake knows how to go on.
+    /// Sends what is in `out` and reads until the handshake can go on.
     fn exchange(
         &mut self,
         handshake: &mut Handshake,
@@ -287,7 +294,7 @@ impl Probe<'_> {
         self.note(What::Sent(Sent::of(&request)));
         connection.heard.clear();
         let sent = Instant::now();
-        // A write that fails may have an answer that came before it.
+        // If the write fails, an answer may have arrived before that.
         let _ = connection.stream.write_all(&request, connection.until);
         let mut closed = false;
         let progress = connection.hear(handshake, out, self.config.head_limit_bytes, &mut closed);
@@ -307,8 +314,8 @@ impl Probe<'_> {
         progress
     }
 
-    /// No challenge has come yet, and nothing has been proved.
-    fn unheard(&self) -> bool {
+    /// No challenge has been received, and no logon was attempted.
+    fn is_unchallenged(&self) -> bool {
         let challenged =
             |event: &Event| matches!(&event.what, What::Answered { answer, .. } if answer.carried.is_some());
         !self.authenticated && !self.events.iter().any(challenged)
@@ -316,7 +323,7 @@ impl Probe<'_> {
 }
 
 impl Connection {
-    /// Feeds the handshake with what comes, until that makes a difference.
+    /// Passes what is received to the handshake until it makes progress.
     fn hear(
         &mut self,
         handshake: &mut Handshake,
@@ -354,8 +361,7 @@ impl Connection {
         }
     }
 
-    /// Reads the rest of a page that the handshake has no use for: some say what is wrong. Returns whether the
-    /// connection ended.
+    /// Reads the rest of an error page, which may say what is wrong. Returns whether the connection was closed.
     fn hear_page(&mut self, head_limit_bytes: usize) -> bool {
         let until = Instant::now() + PAGE_PATIENCE;
         let mut piece = [0; 4096];
