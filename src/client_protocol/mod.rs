@@ -1,5 +1,5 @@
-//! How a client says where it wants to go, and how it is told what came of it. A protocol is a folder here and an arm
-//! of [`ClientProtocol`] and [`RequestReader`]; sessions know only [`Demand`] and [`Verdict`].
+//! How a client names its destination and is told the outcome. A protocol is a folder here and an arm of
+//! [`ClientProtocol`] and [`RequestReader`]; sessions know only [`Demand`] and [`Verdict`].
 //!
 //! Pure: bytes in, a demand out; a verdict in, bytes out.
 

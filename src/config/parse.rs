@@ -65,7 +65,7 @@ const LOG_LEVELS: &[(&str, LevelFilter)] = &[
 
 /// Builds a configuration from settings, reads the secrets that they name, and collects all errors and warnings.
 ///
-/// If there is no configuration, there is an error, except for broken settings: whoever read those has reported an
+/// If there is no configuration, there is an error, except for broken settings: the code that reads those reports an
 /// error.
 pub(super) fn read(settings: &Settings, secrets: &SecretStore) -> (Option<Config>, Vec<ConfigError>, Vec<Warning>) {
     let mut reader = Reader {

@@ -13,7 +13,7 @@ pub(super) struct Client {
     pub endpoint: Endpoint,
     pub record: Record,
     pub deadline: Deadline,
-    /// How it says what it wants, and is told what came of it.
+    /// How it asks for a destination and is told the outcome.
     pub protocol: ClientProtocol,
 }
 

@@ -7,7 +7,7 @@ use crate::fault::At;
 use crate::transport::Endpoint;
 use crate::upstream::Resolution;
 
-/// What came of stepping a stage.
+/// The result of stepping a stage.
 pub(super) enum Step<S> {
     /// It waits for an event, its deadline or a message.
     Wait(S),

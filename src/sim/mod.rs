@@ -1,8 +1,8 @@
 //! Simulation: a real shard in a simulated world. Scripted clients and upstreams, a network that delays, splits, loses
 //! and resets, and a poll that is late and noisy share one virtual clock, and one seed decides everything.
 //!
-//! Only what lies behind `transport::Stream`, `transport::Listener` and `transport::Pipe` is simulated; everything else is the
-//! gateway's own code.
+//! Only what lies behind `transport::Stream`, `transport::Listener` and `transport::Pipe` is simulated; everything else
+//! is the gateway's own code.
 //!
 //! | file | subject |
 //! |---|---|

@@ -1,8 +1,8 @@
 //! The simulated network of a thread: connections, a listener, pipes, the poll, and the passing of time.
 //!
 //! The gateway uses it through the handles [`Socket`], [`Listener`] and [`Pipe`], which `transport::Stream`,
-//! `transport::Listener` and `transport::Pipe` hold in tests; the simulated world uses it through [`with`]. Nothing here
-//! blocks, and all randomness comes from one seed.
+//! `transport::Listener` and `transport::Pipe` hold in tests; the simulated world uses it through [`with`]. Nothing
+//! here blocks, and all randomness comes from one seed.
 
 mod handles;
 mod pipe;

@@ -20,12 +20,12 @@ use crate::sim::network as simulated;
 ///
 /// What an arm must keep to, beyond what its methods say, for readiness to stay true:
 ///
-/// - A read that returns fewer bytes than it was asked for has emptied the socket. If something was read from the socket
-///   and not handed out, be it the peer's end or an error, [`Stream::has_buffered`] says so.
+/// - A read that returns fewer bytes than it was asked for has emptied the socket. If something was read from the
+///   socket and not handed out, be it the peer's end or an error, [`Stream::has_buffered`] says so.
 /// - A write that takes fewer bytes than it was given has filled the socket. The next write begins with the bytes that
 ///   were not taken, so an arm may have encrypted them already; it reports them as taken once the socket has them.
-/// - What the transport itself still has to send (the rest of a record, the notice that a direction has ended) is sent by
-///   [`Stream::go_on`].
+/// - What the transport itself still has to send (the rest of a record, the notice that a direction has ended) is sent
+///   by [`Stream::go_on`].
 /// - Buffers exist only while bytes are in them: an idle connection has none.
 /// - An arm is small: a session holds two connections, and ten thousand sessions are idle.
 #[derive(Debug)]

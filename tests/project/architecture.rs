@@ -3,7 +3,7 @@
 //! The rule is the table below. The test reads every `use` line and every path in `src`, except in tests. To let a
 //! module name another, change the table, `src/lib.rs` and `ARCHITECTURE.md` together.
 
-mod source;
+pub(crate) mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -10,6 +10,7 @@ mod support;
 mod architecture;
 mod corpus;
 mod documentation;
+mod language;
 mod links;
 mod pages;
 mod paths;

@@ -1,5 +1,5 @@
-//! The shape of `src/session`: the drawn edges are the edges in the code, stages do not know each other, there is no circle among the
-//! files, and effects leave through one file.
+//! The shape of `src/session`: the drawn edges are the edges in the code, stages do not know each other, there is no
+//! circle among the files, and effects leave through one file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,8 +22,8 @@ fn session() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/session")
 }
 
-/// Every file below `src/session` by its module's path in it (`exchange::flow`; the folder's `mod.rs` is `exchange`), without
-/// its tests and comments.
+/// Every file below `src/session` by its module's path in it (`exchange::flow`; the folder's `mod.rs` is `exchange`),
+/// without its tests and comments.
 fn files() -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut folders = vec![session()];

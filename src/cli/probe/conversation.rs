@@ -89,8 +89,8 @@ pub(super) struct Conversation {
     pub took: Duration,
 }
 
-/// Sends a request without credentials, then does the handshake as configured. If that gets no challenge although NTLM was
-/// offered, the handshake is repeated with a plain first leg. No AUTHENTICATE_MESSAGE has been sent in that case.
+/// Sends a request without credentials, then does the handshake as configured. If that gets no challenge although NTLM
+/// was offered, the handshake is repeated with a plain first leg. No AUTHENTICATE_MESSAGE has been sent in that case.
 pub(super) fn hold(config: &Config, target: &str) -> Conversation {
     let mut probe = Probe { config, target, began: Instant::now(), events: Vec::new(), authenticated: false };
     let mut first_leg = config.first_upstream().first_leg;
