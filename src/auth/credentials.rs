@@ -154,6 +154,11 @@ impl Credentials {
     /// # Errors
     /// [`Cause::SchemeNotOffered`], or why the only mechanism left must not be used.
     pub(super) fn choose(&self, last: Scheme, is_tried: bool, offers: &Fields<'_>) -> Result<Scheme, Fault> {
+        let is_offered = http::find_challenge(offers, last.name()).is_some();
+        if !is_tried && is_offered && self.place(last) == 0 {
+            // It worked the last time, and this 407 does not refuse it.
+            return Ok(last);
+        }
         let passed_over = if is_tried { self.place(last) } else { 0 };
         for mechanism in self.mechanisms.iter().skip(passed_over) {
             if let Some(scheme) = mechanism.choose(last, offers)? {

@@ -4,6 +4,7 @@ use crate::support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -225,6 +226,71 @@ fn clients_do_not_notice_an_upstream_that_breaks_after_its_challenge() {
     broken.set_personality(Personality::ResetsMidHandshake);
     assert!((0..10).all(|_| ask() == 200));
     in_process::stop(gateway);
+}
+
+/// What a relay in front of a proxy cuts off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cuts {
+    /// Connections that carry an AUTHENTICATE_MESSAGE.
+    Logons,
+    /// The same, and every connection after the first of them: the proxy is going down.
+    EverythingAfterALogon,
+}
+
+/// A relay in front of a proxy, which begins to cut connections off when the flag is set.
+fn cutting_relay(proxy: SocketAddr, cuts: Cuts) -> (Listener, Arc<AtomicBool>) {
+    let (begun, is_down) = (Arc::new(AtomicBool::new(false)), AtomicBool::new(false));
+    let seen = Arc::clone(&begun);
+    let relay = Listener::start(move |mut near| {
+        if is_down.load(Ordering::Acquire) {
+            return;
+        }
+        let Ok(mut far) = TcpStream::connect(proxy) else { return };
+        let (Ok(mut back_from), Ok(mut back_to)) = (far.try_clone(), near.try_clone()) else { return };
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut back_from, &mut back_to);
+            let _ = back_to.shutdown(Shutdown::Both);
+        });
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(count @ 1..) = near.read(&mut buffer) {
+            // Base64 of "NTLMSSP\0" and the first byte of MessageType 3.
+            let is_logon = buffer[..count].windows(12).any(|window| window == b"TlRMTVNTUAAD");
+            if is_logon && seen.load(Ordering::Acquire) {
+                is_down.store(cuts == Cuts::EverythingAfterALogon, Ordering::Release);
+                break;
+            }
+            if far.write_all(&buffer[..count]).is_err() {
+                break;
+            }
+        }
+        let _ = (near.shutdown(Shutdown::Both), far.shutdown(Shutdown::Both));
+    });
+    (relay, begun)
+}
+
+/// A gateway before a relay that cuts connections off, and a second proxy that has not accepted the account yet. Returns the
+/// status of a request once the relay cuts, and the logons at the second proxy.
+fn behind_a_cutting_relay(cuts: Cuts) -> (u16, u64) {
+    let (first, second) = (stub(), stub());
+    let (relay, begun) = cutting_relay(first.address(), cuts);
+    let upstreams = [relay.address(), second.address()].map(|address| address.to_string()).join(",");
+    let gateway = in_process::gateway(&upstreams, &HANDSHAKE_CHECK);
+    let ask = || connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer").status();
+    assert_eq!(ask(), 200);
+    begun.store(true, Ordering::Release);
+    let status = ask();
+    in_process::stop(gateway);
+    (status, second.counters().authenticates)
+}
+
+#[test]
+fn a_proxy_that_goes_down_behind_a_logon_costs_no_client_its_tunnel() {
+    assert_eq!(behind_a_cutting_relay(Cuts::EverythingAfterALogon), (200, 1));
+}
+
+#[test]
+fn a_destination_cut_off_after_its_logon_is_not_tried_at_an_untried_proxy() {
+    assert_eq!(behind_a_cutting_relay(Cuts::Logons), (502, 0));
 }
 
 #[test]

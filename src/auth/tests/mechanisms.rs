@@ -65,6 +65,24 @@ fn an_upstream_that_once_spoke_ntlm_is_never_sent_basic_for_any_identity() {
 }
 
 #[test]
+fn the_scheme_that_worked_is_used_again_after_a_first_leg_without_credentials() {
+    const OFFER: &str = "HTTP/1.1 407 R\r\nProxy-Authenticate: Negotiate\r\nContent-Length: 0\r\n\r\n";
+    let challenged = challenged_under_ntlm().replace("NTLM ", "Negotiate ");
+    let credentials = credentials(FirstLeg::Plain);
+    for round in 0..2 {
+        let mut handshake = Handshake::new(request(), Arc::clone(&credentials), HEAD_LIMIT_BYTES);
+        let mut out = Vec::new();
+        handshake.begin(&mut out);
+        out.clear();
+        assert!(matches!(handshake.receive(OFFER.as_bytes(), &mut out), Ok((_, Progress::Send))));
+        // Base64 of "NTLMSSP\0" and the first byte of MessageType 1: raw, not in SPNEGO.
+        let second = String::from_utf8(out.clone()).unwrap();
+        assert!(second.contains("Proxy-Authorization: Negotiate TlRMTVNTUAAB"), "{round}: {second}");
+        assert!(matches!(handshake.receive(challenged.as_bytes(), &mut out), Ok((_, Progress::Challenged))));
+    }
+}
+
+#[test]
 fn a_malformed_challenge_does_not_rule_basic_out() {
     let known = Arc::new(SpeaksNtlm::default());
     let credentials =
