@@ -268,8 +268,8 @@ fn cutting_relay(proxy: SocketAddr, cuts: Cuts) -> (Listener, Arc<AtomicBool>) {
     (relay, begun)
 }
 
-/// A gateway before a relay that cuts connections off, and a second proxy that has not accepted the account yet. Returns the
-/// status of a request once the relay cuts, and the logons at the second proxy.
+/// A gateway before a relay that cuts connections off, and a second proxy that has not accepted the account yet.
+/// Returns the status of a request once the relay cuts, and the logons at the second proxy.
 fn behind_a_cutting_relay(cuts: Cuts) -> (u16, u64) {
     let (first, second) = (stub(), stub());
     let (relay, begun) = cutting_relay(first.address(), cuts);
