@@ -46,7 +46,7 @@ fn steps() -> [(&'static str, i64); 6] {
     ]
 }
 
-struct Stepped {
+struct SteppedSetup {
     gateway: Gateway,
     /// Dropped after the gateway.
     _clean_up: SharedMemoryCleanUp,
@@ -55,7 +55,7 @@ struct Stepped {
     stub: StubServer,
 }
 
-impl Stepped {
+impl SteppedSetup {
     /// `None`, with a message, if the clock cannot be stepped.
     fn start(stub: StubServer, args: &[&str]) -> Option<Self> {
         let Some(clock) = FakeClock::new() else {
@@ -122,49 +122,49 @@ fn lasted(opened: Instant, stream: &mut TcpStream) -> Duration {
 }
 
 /// One step of the clock, during a handshake and beside an idle tunnel.
-fn step_by_step(rig: &Stepped, number: u16, name: &str, ahead: i64) {
+fn step_by_step(setup: &SteppedSetup, number: u16, name: &str, ahead: i64) {
     let opened = Instant::now();
-    let mut idle = tunnel(&rig.gateway).expect("a tunnel").stream;
+    let mut idle = tunnel(&setup.gateway).expect("a tunnel").stream;
     idle.write_all(b"x").and_then(|()| idle.read_exact(&mut [0])).expect("an echo");
     let took = std::thread::scope(|scope| {
         let idling = scope.spawn(|| lasted(opened, &mut idle));
-        step(rig, number, name, ahead);
+        step(setup, number, name, ahead);
         idling.join().expect("the thread that waits for its end")
     });
     assert!(took >= IDLE && took < IDLE + LATE, "{name}: an idle tunnel lasted {took:?}");
     for path in ["/healthz", "/readyz"] {
-        assert_eq!(get(rig.gateway.admin_address(), path, BOUND).expect(path).0, 200, "{name}: {path}");
+        assert_eq!(get(setup.gateway.admin_address(), path, BOUND).expect(path).0, 200, "{name}: {path}");
     }
     println!("{name}: idle for {took:?}");
 }
 
-fn step(rig: &Stepped, number: u16, name: &str, ahead: i64) {
-    let gateway = &rig.gateway;
-    rig.tap.hold(true);
-    let accepted = rig.tap.accepted();
+fn step(setup: &SteppedSetup, number: u16, name: &str, ahead: i64) {
+    let gateway = &setup.gateway;
+    setup.tap.hold(true);
+    let accepted = setup.tap.accepted();
     let answer = std::thread::scope(|scope| {
         let client = scope.spawn(|| connect_name(gateway.address(), "echo.test:7").expect("an answer"));
-        let negotiates = || rig.tap.last_message().is_some_and(|message| message.get(8) == Some(&1));
-        let under_way = || (rig.tap.accepted() > accepted && negotiates()).then_some(());
+        let negotiates = || setup.tap.last_message().is_some_and(|message| message.get(8) == Some(&1));
+        let under_way = || (setup.tap.accepted() > accepted && negotiates()).then_some(());
         assert!(wait_for(BOUND, under_way).is_some(), "{name}: no handshake");
-        rig.clock.step(ahead);
+        setup.clock.step(ahead);
         std::thread::sleep(Duration::from_millis(100));
-        rig.tap.hold(false);
+        setup.tap.hold(false);
         client.join().expect("the client")
     });
     assert_eq!(answer.status(), 200, "{name}, during a handshake: {}", answer.head);
 
     // The server sends its time, and the message carries that time.
-    rig.stub.set_personality(Personality::Plain);
-    rig.line_of_a_tunnel(1_000 + number);
-    let told = rig.authenticated_at();
+    setup.stub.set_personality(Personality::Plain);
+    setup.line_of_a_tunnel(1_000 + number);
+    let told = setup.authenticated_at();
     let right = unix_seconds();
     assert!(told >= file_time(right - LAG_SECONDS) && told <= file_time(right + 1), "{name}: authenticated at {told}");
     // The server does not, and the message carries the gateway's own time, which shows the step.
-    rig.stub.set_personality(Personality::IsaFirst407Closes);
-    let line = rig.line_of_a_tunnel(2_000 + number);
-    rig.stub.set_personality(Personality::Plain);
-    let (own, stepped) = (rig.authenticated_at(), unix_seconds() + ahead);
+    setup.stub.set_personality(Personality::IsaFirst407Closes);
+    let line = setup.line_of_a_tunnel(2_000 + number);
+    setup.stub.set_personality(Personality::Plain);
+    let (own, stepped) = (setup.authenticated_at(), unix_seconds() + ahead);
     let (from, to) = (stepped - LAG_SECONDS, stepped + 1);
     assert!(own >= file_time(from.max(0)) && own <= file_time(to.max(0)), "{name}: authenticated at {own}");
     let said = line.get(..19).expect("a time");
@@ -175,17 +175,17 @@ fn step(rig: &Stepped, number: u16, name: &str, ahead: i64) {
 #[test]
 fn wall_clock_steps_change_log_times_and_messages_but_no_tunnel_or_deadline() {
     let idle = format!("{}ms", IDLE.as_millis());
-    let Some(rig) = Stepped::start(stub(), &["--idle-timeout", &idle]) else { return };
-    assert_flows(&rig.gateway);
-    let (before, began) = (vitals(&rig.gateway), Instant::now());
-    let talking = tunnel(&rig.gateway).expect("a tunnel");
+    let Some(setup) = SteppedSetup::start(stub(), &["--idle-timeout", &idle]) else { return };
+    assert_flows(&setup.gateway);
+    let (before, began) = (vitals(&setup.gateway), Instant::now());
+    let talking = tunnel(&setup.gateway).expect("a tunnel");
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let talk = scope.spawn(|| keep_talking(&talking.stream, &over));
         // Whatever a step does, `keep_talking` must not outlive it.
         let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for (number, (name, ahead)) in (0..).zip(steps()) {
-                step_by_step(&rig, number, name, ahead);
+                step_by_step(&setup, number, name, ahead);
             }
         }));
         over.store(true, Ordering::Relaxed);
@@ -196,66 +196,66 @@ fn wall_clock_steps_change_log_times_and_messages_but_no_tunnel_or_deadline() {
     drop(talking);
 
     // No duration exceeds that of the test, or twice that for both shards together.
-    let text = rig.gateway.metrics();
+    let text = setup.gateway.metrics();
     for family in ["handshake_duration", "handshake_phase_duration", "loop_turn_duration"] {
         let name = format!("ntlm_gateway_{family}_seconds_sum");
         let sum = metrics::sum(&text, &name, &[]).unwrap_or_else(|| panic!("no {name}"));
         assert!(sum > 0.0 && sum < 2.0 * began.elapsed().as_secs_f64(), "{name} {sum}");
     }
-    let durations = rig.gateway.log().into_iter().filter_map(|line| {
+    let durations = setup.gateway.log().into_iter().filter_map(|line| {
         let (_, rest) = line.split_once(" duration_ms=")?;
         rest.split(' ').next()?.parse::<u128>().ok()
     });
     let longest = durations.max().expect("lines of tunnels");
     assert!(longest >= IDLE.as_millis() && longest <= began.elapsed().as_millis() + 1_000, "{longest} ms");
-    assert_eq!(rig.stub.counters().refused, 0, "{}", rig.stub.counters());
-    assert_nothing_leaked(rig.gateway.admin_address(), before, 0);
-    rig.stop();
+    assert_eq!(setup.stub.counters().refused, 0, "{}", setup.stub.counters());
+    assert_nothing_leaked(setup.gateway.admin_address(), before, 0);
+    setup.stop();
 }
 
 #[test]
 fn wall_clock_steps_neither_speed_up_nor_delay_the_return_of_an_upstream() {
-    let Some(rig) = Stepped::start(stub(), &[]) else { return };
-    let up = || rig.gateway.metric("ntlm_gateway_upstream_up", &[]);
+    let Some(setup) = SteppedSetup::start(stub(), &[]) else { return };
+    let up = || setup.gateway.metric("ntlm_gateway_upstream_up", &[]);
     for (name, ahead) in [("six hours forward", 6 * HOUR), ("ten days back", -10 * DAY), ("right again", 0)] {
-        assert_flows(&rig.gateway);
-        rig.tap.set_down(true);
+        assert_flows(&setup.gateway);
+        setup.tap.set_down(true);
         let ejected = || {
-            assert!(tunnel(&rig.gateway).is_none(), "{name}: through an upstream that is down");
+            assert!(tunnel(&setup.gateway).is_none(), "{name}: through an upstream that is down");
             (up() == Some(0.0)).then_some(())
         };
         assert!(wait_for(BOUND, ejected).is_some(), "{name}: it is never ejected");
-        let dialled = rig.tap.accepted();
-        rig.clock.step(ahead);
+        let dialled = setup.tap.accepted();
+        setup.clock.step(ahead);
         // A pause of a second or more between two checks, whatever the clock says.
         std::thread::sleep(Duration::from_millis(2_200));
-        let checks = rig.tap.accepted() - dialled;
+        let checks = setup.tap.accepted() - dialled;
         assert!(checks <= 3, "{name}: {checks} checks");
-        rig.tap.set_down(false);
+        setup.tap.set_down(false);
         let began = Instant::now();
         assert!(wait_for(BOUND, || (up() == Some(1.0)).then_some(())).is_some(), "{name}: it never returns");
         assert!(began.elapsed() < Duration::from_secs(5), "{name}: {:?}", began.elapsed());
         println!("{name}: {checks} checks in 2.2 s, back after {:?}", began.elapsed());
     }
-    rig.stop();
+    setup.stop();
 }
 
 #[test]
 fn wall_clock_steps_do_not_allow_a_rejected_password_to_be_retried() {
     let stub = stub();
     stub.set_password("CORP", "alice", "changed meanwhile");
-    let Some(rig) = Stepped::start(stub, &[]) else { return };
-    let ask = || connect_name(rig.gateway.address(), "echo.test:7").expect("an answer");
+    let Some(setup) = SteppedSetup::start(stub, &[]) else { return };
+    let ask = || connect_name(setup.gateway.address(), "echo.test:7").expect("an answer");
     assert_eq!(ask().status(), 502);
-    assert_eq!(rig.stub.counters().refused, 1);
+    assert_eq!(setup.stub.counters().refused, 1);
     for (name, ahead) in steps() {
-        rig.clock.step(ahead);
+        setup.clock.step(ahead);
         for _ in 0..5 {
             let answer = ask();
             let told = answer.field("proxy-status").unwrap_or_default();
             assert!(answer.status() == 502 && told.contains("not tried again for 1 min"), "{name}: {}", answer.head);
         }
     }
-    assert_eq!(rig.stub.counters().refused, 1, "{}", rig.stub.counters());
-    rig.stop();
+    assert_eq!(setup.stub.counters().refused, 1, "{}", setup.stub.counters());
+    setup.stop();
 }

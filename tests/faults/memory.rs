@@ -173,9 +173,9 @@ fn unread_tunnel(gateway: SocketAddr) -> Option<TcpStream> {
     read_head(&mut client).ok().filter(|head| head.starts_with("HTTP/1.1 200")).map(|_| client)
 }
 
-type Client = fn(SocketAddr) -> Option<TcpStream>;
+type OpenClient = fn(SocketAddr) -> Option<TcpStream>;
 
-const LOADS: [(&str, Client, usize); 3] = [
+const LOADS: [(&str, OpenClient, usize); 3] = [
     ("unfinished heads", unfinished_head, 1_500),
     ("idle tunnels", idle_tunnel, 1_500),
     ("unread tunnels", unread_tunnel, 30),
@@ -195,7 +195,7 @@ fn with_little_memory_it_is_killed_at_the_limit_or_goes_on_serving() {
 }
 
 /// Whether it is killed.
-fn is_killed_or_goes_on(group: &MemoryCgroup, spare: u64, (what, client, most): (&str, Client, usize)) -> bool {
+fn is_killed_or_goes_on(group: &MemoryCgroup, spare: u64, (what, client, most): (&str, OpenClient, usize)) -> bool {
     let stub = stub();
     let mut gateway = start_in(group, &stub);
     let before = vitals(&gateway);

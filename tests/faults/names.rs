@@ -27,7 +27,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A gateway that uses a name server of the test.
-struct Named {
+struct NameSetup {
     gateway: Gateway,
     names: NameServer,
     stub: StubServer,
@@ -36,7 +36,7 @@ struct Named {
     scratch: Scratch,
 }
 
-impl Named {
+impl NameSetup {
     /// `None`, with a message, if there can be no name server or mount. The upstream is called `proxy.test`; direct
     /// routes lead to `*.direct.test` and to `local.test`, which is in the hosts file.
     fn start() -> Option<Self> {
@@ -65,9 +65,9 @@ impl Named {
         let config = scratch.write("gateway.toml", configuration(&[tap.address().port()]));
         let args = ["--config", &config.display().to_string(), "--connect-timeout", connect, "--warm", "0"];
         options.args = args.map(String::from).into();
-        let named = Self { gateway: Gateway::start(&options), names, stub, tap, origin, scratch };
-        assert_flows(&named.gateway);
-        Some(named)
+        let setup = Self { gateway: Gateway::start(&options), names, stub, tap, origin, scratch };
+        assert_flows(&setup.gateway);
+        Some(setup)
     }
 
     /// Reloads a configuration with these ports of `proxy.test`.
@@ -130,8 +130,8 @@ fn assert_told(answer: &Answered, status: u16, error: &str) {
 /// Each round uses a new name, because results are cached for a while.
 #[test]
 fn a_direct_request_to_a_name_that_is_gone_fails_in_time_and_later_recovers() {
-    let Some(mut named) = Named::start() else { return };
-    let before = vitals(&named.gateway);
+    let Some(mut setup) = NameSetup::start() else { return };
+    let before = vitals(&setup.gateway);
     for (number, (answer, status, error)) in [
         (DnsAnswer::NoSuchName, 502, "dns_error"),
         (DnsAnswer::Failure, 502, "dns_error"),
@@ -141,59 +141,59 @@ fn a_direct_request_to_a_name_that_is_gone_fails_in_time_and_later_recovers() {
     .enumerate()
     {
         let host = format!("n{number}.direct.test");
-        named.names.set(&host, HERE);
-        named.names.set_all(Some(answer));
-        let (told, took) = named.straight(&host);
+        setup.names.set(&host, HERE);
+        setup.names.set_all(Some(answer));
+        let (told, took) = setup.straight(&host);
         assert_told(&told, status, error);
         let due = if answer == DnsAnswer::Silence { CONNECT_TIMEOUT } else { Duration::ZERO };
         assert!(took >= due && took < due + AT_ONCE, "{answer:?}: {took:?}");
-        named.assert_through();
-        assert_eq!((named.ready().0, named.gateway.admin("/healthz").0), (200, 200));
-        named.names.set_all(None);
+        setup.assert_through();
+        assert_eq!((setup.ready().0, setup.gateway.admin("/healthz").0), (200, 200));
+        setup.names.set_all(None);
         // A look-up of another name does not wait for the one that hangs.
-        named.assert_straight("known.direct.test");
+        setup.assert_straight("known.direct.test");
         println!("{answer:?}: {status} {error} after {took:?}");
     }
-    named.names.stop();
-    named.names.set("n3.direct.test", HERE);
-    let (told, took) = named.straight("n3.direct.test");
+    setup.names.stop();
+    setup.names.set("n3.direct.test", HERE);
+    let (told, took) = setup.straight("n3.direct.test");
     assert_told(&told, 502, "dns_error");
     assert!(took < AT_ONCE, "{took:?}");
-    named.assert_through();
-    named.names.start_again();
+    setup.assert_through();
+    setup.names.start_again();
     // The name that got no answer is looked up again, too.
     for number in [0, 1, 3] {
-        named.assert_straight(&format!("n{number}.direct.test"));
+        setup.assert_straight(&format!("n{number}.direct.test"));
     }
-    assert_nothing_leaked(named.gateway.admin_address(), before, 0);
+    assert_nothing_leaked(setup.gateway.admin_address(), before, 0);
 }
 
 #[test]
 fn names_whose_lookup_hangs_do_not_delay_other_names() {
-    let Some(named) = Named::start() else { return };
-    let before = vitals(&named.gateway);
-    named.assert_straight("known.direct.test");
+    let Some(setup) = NameSetup::start() else { return };
+    let before = vitals(&setup.gateway);
+    setup.assert_straight("known.direct.test");
     for number in 0..16 {
-        named.names.set(&format!("hangs{number}.direct.test"), DnsAnswer::Silence);
-        named.names.set(&format!("later{number}.direct.test"), HERE);
+        setup.names.set(&format!("hangs{number}.direct.test"), DnsAnswer::Silence);
+        setup.names.set(&format!("later{number}.direct.test"), HERE);
     }
-    let queries = named.names.queries();
+    let queries = setup.names.queries();
     let hanging: Vec<(Answered, Duration)> = std::thread::scope(|scope| {
         // Several clients for each name.
         let clients: Vec<_> = (0..64)
             .map(|number| {
-                let named = &named;
-                scope.spawn(move || named.straight(&format!("hangs{}.direct.test", number % 16)))
+                let setup = &setup;
+                scope.spawn(move || setup.straight(&format!("hangs{}.direct.test", number % 16)))
             })
             .collect();
-        assert!(wait_for(BOUND, || (named.names.queries() > queries).then_some(())).is_some(), "no query arrives");
+        assert!(wait_for(BOUND, || (setup.names.queries() > queries).then_some(())).is_some(), "no query arrives");
         let began = Instant::now();
-        named.assert_through();
-        named.assert_straight("127.0.0.1");
-        named.assert_straight("local.test");
-        named.assert_straight("known.direct.test");
+        setup.assert_through();
+        setup.assert_straight("127.0.0.1");
+        setup.assert_straight("local.test");
+        setup.assert_straight("known.direct.test");
         for number in 0..16 {
-            named.assert_straight(&format!("later{number}.direct.test"));
+            setup.assert_straight(&format!("later{number}.direct.test"));
         }
         println!("a score of others took {:?}", began.elapsed());
         assert!(began.elapsed() < CONNECT_TIMEOUT, "{:?}", began.elapsed());
@@ -205,34 +205,34 @@ fn names_whose_lookup_hangs_do_not_delay_other_names() {
     }
     drop(hanging);
     // A name is not queried again while its look-up hangs; A and AAAA are two queries.
-    assert!(named.names.queries() <= queries + 2 * (16 + 16 + 4), "{}", named.names.queries() - queries);
-    assert_nothing_leaked(named.gateway.admin_address(), before, 0);
+    assert!(setup.names.queries() <= queries + 2 * (16 + 16 + 4), "{}", setup.names.queries() - queries);
+    assert_nothing_leaked(setup.gateway.admin_address(), before, 0);
 }
 
 /// A different name for each client, as an attacker would do; all from one address, with the default time-out.
 #[test]
 fn two_hundred_clients_with_hanging_lookups_do_not_starve_others() {
-    let Some(named) = Named::start_with("10s") else { return };
-    let before = vitals(&named.gateway);
+    let Some(setup) = NameSetup::start_with("10s") else { return };
+    let before = vitals(&setup.gateway);
     for number in 0..200 {
-        named.names.set(&format!("hangs{number}.direct.test"), DnsAnswer::Silence);
+        setup.names.set(&format!("hangs{number}.direct.test"), DnsAnswer::Silence);
     }
     for number in 0..40 {
-        named.names.set(&format!("later{number}.direct.test"), HERE);
+        setup.names.set(&format!("later{number}.direct.test"), HERE);
     }
-    let queries = named.names.queries();
+    let queries = setup.names.queries();
     std::thread::scope(|scope| {
         let ask = |number| {
-            let named = &named;
-            move || named.straight(&format!("hangs{number}.direct.test"))
+            let setup = &setup;
+            move || setup.straight(&format!("hangs{number}.direct.test"))
         };
         let hanging: Vec<_> = (0..200).map(|number| scope.spawn(ask(number))).collect();
         assert!(
-            wait_for(BOUND, || (named.names.queries() >= queries + 200).then_some(())).is_some(),
+            wait_for(BOUND, || (setup.names.queries() >= queries + 200).then_some(())).is_some(),
             "no query arrives"
         );
         for number in 0..40 {
-            named.assert_straight(&format!("later{number}.direct.test"));
+            setup.assert_straight(&format!("later{number}.direct.test"));
         }
         for client in hanging {
             let (answer, _) = client.join().expect("a client");
@@ -240,86 +240,86 @@ fn two_hundred_clients_with_hanging_lookups_do_not_starve_others() {
         }
     });
     // By now the gateway knows that none of these names gets an answer.
-    let (answer, took) = named.straight("hangs7.direct.test");
+    let (answer, took) = setup.straight("hangs7.direct.test");
     assert_told(&answer, 504, "dns_timeout");
     assert!(took < AT_ONCE, "{took:?}");
-    assert_nothing_leaked(named.gateway.admin_address(), before, 0);
+    assert_nothing_leaked(setup.gateway.admin_address(), before, 0);
 }
 
 /// Failed look-ups of the upstream.
-fn failures(named: &Named) -> usize {
-    named.gateway.log().iter().filter(|line| line.contains("cannot resolve the upstream proxy.test")).count()
+fn failures(setup: &NameSetup) -> usize {
+    setup.gateway.log().iter().filter(|line| line.contains("cannot resolve the upstream proxy.test")).count()
 }
 
 #[test]
 fn an_upstream_whose_name_is_gone_keeps_its_last_addresses_across_reloads() {
-    let Some(named) = Named::start() else { return };
-    let port = named.tap.address().port();
-    let before = vitals(&named.gateway);
-    let standing = connect_name(named.gateway.address(), "echo.test:7").expect("a tunnel");
+    let Some(setup) = NameSetup::start() else { return };
+    let port = setup.tap.address().port();
+    let before = vitals(&setup.gateway);
+    let standing = connect_name(setup.gateway.address(), "echo.test:7").expect("a tunnel");
     let stray = crate::support::listener::Refusing::new();
     for (round, answer) in [DnsAnswer::NoSuchName, DnsAnswer::Failure, DnsAnswer::Silence].into_iter().enumerate() {
-        named.names.set_all(Some(answer));
-        named.assert_through();
+        setup.names.set_all(Some(answer));
+        setup.assert_through();
         // The reload changes the upstream, so its name is looked up again, in vain.
         let more = if round % 2 == 0 { vec![port, stray.address.port()] } else { vec![port] };
-        let (queries, failed) = (named.names.queries(), failures(&named));
-        named.reload(&more);
+        let (queries, failed) = (setup.names.queries(), failures(&setup));
+        setup.reload(&more);
         assert!(
-            wait_for(BOUND, || (named.names.queries() > queries).then_some(())).is_some(),
+            wait_for(BOUND, || (setup.names.queries() > queries).then_some(())).is_some(),
             "{answer:?}: not looked up"
         );
         if answer != DnsAnswer::Silence {
-            let in_vain = || (failures(&named) > failed).then_some(());
+            let in_vain = || (failures(&setup) > failed).then_some(());
             assert!(wait_for(BOUND, in_vain).is_some(), "{answer:?}: found");
         }
-        named.assert_through();
-        assert_eq!(named.ready().0, 200, "{answer:?}");
+        setup.assert_through();
+        assert_eq!(setup.ready().0, 200, "{answer:?}");
     }
     // Without names and without the upstream no request is served, and the gateway says so.
-    named.tap.set_down(true);
+    setup.tap.set_down(true);
     let refused = || {
-        let answer = connect_name(named.gateway.address(), "echo.test:7").expect("an answer");
+        let answer = connect_name(setup.gateway.address(), "echo.test:7").expect("an answer");
         assert_eq!(answer.status(), 502, "{}", answer.head);
-        (named.ready().0 == 503).then_some(())
+        (setup.ready().0 == 503).then_some(())
     };
     assert!(wait_for(BOUND, refused).is_some(), "it is ready without an upstream");
-    let (_, why) = named.ready();
+    let (_, why) = setup.ready();
     assert!(why.contains("no upstream is up") && !why.contains("resolve"), "{why}");
-    named.tap.set_down(false);
+    setup.tap.set_down(false);
     assert!(
-        wait_for(BOUND, || (named.ready().0 == 200).then_some(())).is_some(),
+        wait_for(BOUND, || (setup.ready().0 == 200).then_some(())).is_some(),
         "it is checked at its last known addresses"
     );
-    named.assert_through();
-    named.names.set_all(None);
+    setup.assert_through();
+    setup.names.set_all(None);
     assert_eq!(echo_through(&standing.stream, b"still here").expect("an echo"), b"still here");
     drop(standing);
-    named.assert_through();
-    assert_nothing_leaked(named.gateway.admin_address(), before, 0);
-    assert_eq!(named.stub.counters().protocol_errors(), 0, "{}", named.stub.counters());
+    setup.assert_through();
+    assert_nothing_leaked(setup.gateway.admin_address(), before, 0);
+    assert_eq!(setup.stub.counters().protocol_errors(), 0, "{}", setup.stub.counters());
 }
 
 /// By the periodic refresh alone, which runs every 30 seconds.
 #[test]
 #[ignore = "waits for look-ups that come every 30 s"]
 fn a_failed_refresh_keeps_the_addresses_and_a_successful_one_replaces_them() {
-    let Some(named) = Named::start() else { return };
-    let port = named.tap.address().port();
-    named.names.set_all(Some(DnsAnswer::Failure));
+    let Some(setup) = NameSetup::start() else { return };
+    let port = setup.tap.address().port();
+    setup.names.set_all(Some(DnsAnswer::Failure));
     let failed = wait_for(Duration::from_secs(45), || {
-        named.assert_through();
+        setup.assert_through();
         std::thread::sleep(Duration::from_millis(100));
-        (failures(&named) > 0).then_some(())
+        (failures(&setup) > 0).then_some(())
     });
     assert!(failed.is_some(), "its name is never looked up again");
     for _ in 0..20 {
-        named.assert_through();
+        setup.assert_through();
     }
-    assert_eq!(named.ready().0, 200);
+    assert_eq!(setup.ready().0, 200);
     // It resolves again, to another address.
     let moved = Ipv4Addr::new(127, 0, 5, 2);
-    named.names.set("proxy.test", DnsAnswer::Address(moved));
-    named.names.set_all(None);
-    named.gateway.wait_for_line(&format!("resolves to {}", SocketAddr::new(IpAddr::V4(moved), port)));
+    setup.names.set("proxy.test", DnsAnswer::Address(moved));
+    setup.names.set_all(None);
+    setup.gateway.wait_for_line(&format!("resolves to {}", SocketAddr::new(IpAddr::V4(moved), port)));
 }

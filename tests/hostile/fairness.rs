@@ -33,9 +33,9 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// Whether the attack is on; shared with the upstream, which may take part in it.
 #[derive(Clone, Default)]
-struct Phase(Arc<AtomicUsize>);
+struct AttackPhase(Arc<AtomicUsize>);
 
-impl Phase {
+impl AttackPhase {
     const REST: usize = 0;
     const ATTACK: usize = 1;
     const OVER: usize = 2;
@@ -50,10 +50,10 @@ impl Phase {
 
     /// Waits for the next turn of the attack; `false` when there is none.
     fn wait(&self) -> bool {
-        while self.is(Phase::REST) {
+        while self.is(AttackPhase::REST) {
             std::thread::sleep(Duration::from_millis(2));
         }
-        self.is(Phase::ATTACK)
+        self.is(AttackPhase::ATTACK)
     }
 
     /// Sends the same block repeatedly, as long as there are turns of the attack and the peer accepts it.
@@ -68,26 +68,26 @@ impl Phase {
 }
 
 /// A gateway of one shard, an upstream that may take part in the attack, and an origin that is reached directly.
-struct Rig {
+struct AttackSetup {
     gateway: Gateway,
     origin: Web,
-    phase: Phase,
+    phase: AttackPhase,
     _upstream: Web,
 }
 
-impl Rig {
+impl AttackSetup {
     fn new(
         args: &[&str],
-        part: impl Fn(&Phase, &mut Wire, &WebRequest<'_>) -> io::Result<bool> + Send + Sync + 'static,
-    ) -> Rig {
-        let phase = Phase::default();
+        part: impl Fn(&AttackPhase, &mut Wire, &WebRequest<'_>) -> io::Result<bool> + Send + Sync + 'static,
+    ) -> AttackSetup {
+        let phase = AttackPhase::default();
         let of_upstream = phase.clone();
         let upstream = Web::proxy_with(move |wire, asked| part(&of_upstream, wire, asked));
         let mut options = GatewayOptions::through(upstream.address());
         let own = ["--shards", "1", "--no-proxy", "127.0.0.1"];
         options.args = own.iter().chain(args).map(|arg| (*arg).to_owned()).collect();
         options.env = vec![("RUST_LOG".into(), "info".into())];
-        Rig { gateway: Gateway::start(&options), origin: Web::origin(), phase, _upstream: upstream }
+        AttackSetup { gateway: Gateway::start(&options), origin: Web::origin(), phase, _upstream: upstream }
     }
 
     /// A request of an ordinary client, on a connection of its own.
@@ -101,11 +101,11 @@ impl Rig {
     }
 
     /// Runs the attack in turns and compares.
-    fn compare(&self, attackers: usize, attack: impl Fn(SocketAddr, &Phase) -> io::Result<()> + Sync) {
+    fn compare(&self, attackers: usize, attack: impl Fn(SocketAddr, &AttackPhase) -> io::Result<()> + Sync) {
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        self.phase.set(Phase::REST);
-        let (unharmed, _) = self.measure([Phase::REST, Phase::REST]);
-        let blows = AtomicUsize::new(0);
+        self.phase.set(AttackPhase::REST);
+        let (unharmed, _) = self.measure([AttackPhase::REST, AttackPhase::REST]);
+        let attacks = AtomicUsize::new(0);
         let mut seen = String::new();
         let fair = std::thread::scope(|scope| {
             for _ in 0..attackers {
@@ -113,13 +113,13 @@ impl Rig {
                     while self.phase.wait() {
                         // An attacker may be rejected.
                         let _ = attack(self.gateway.address(), &self.phase);
-                        blows.fetch_add(1, Ordering::Relaxed);
+                        attacks.fetch_add(1, Ordering::Relaxed);
                     }
                 });
             }
             let fair = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 (0..ATTEMPTS).any(|_| {
-                    let (rest, attacked) = self.measure([Phase::REST, Phase::ATTACK]);
+                    let (rest, attacked) = self.measure([AttackPhase::REST, AttackPhase::ATTACK]);
                     // A stall that lasts into the rest must not look like a busy machine.
                     let rest = rest.min(4 * unharmed);
                     seen = format!("{rest:?} without it, {attacked:?} with it");
@@ -127,11 +127,11 @@ impl Rig {
                     attacked <= 5 * rest + Duration::from_millis(20)
                 })
             }));
-            self.phase.set(Phase::OVER);
+            self.phase.set(AttackPhase::OVER);
             fair
         });
         assert!(fair.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), "p99 {seen}");
-        assert!(blows.load(Ordering::Relaxed) > 0, "no attack took place");
+        assert!(attacks.load(Ordering::Relaxed) > 0, "no attack took place");
     }
 
     /// The 99th percentiles in two alternating phases.
@@ -149,7 +149,7 @@ impl Rig {
                 }
             }
         }
-        self.phase.set(Phase::REST);
+        self.phase.set(AttackPhase::REST);
         let [rest, attacked] = took.map(|mut took| {
             took.sort();
             took.get(took.len() * 99 / 100).or(took.last()).copied().unwrap_or_default()
@@ -158,7 +158,7 @@ impl Rig {
     }
 }
 
-fn nothing(_: &Phase, _: &mut Wire, _: &WebRequest<'_>) -> io::Result<bool> {
+fn nothing(_: &AttackPhase, _: &mut Wire, _: &WebRequest<'_>) -> io::Result<bool> {
     Ok(false)
 }
 
@@ -189,10 +189,10 @@ fn tiny_chunks() -> Vec<u8> {
 
 #[test]
 fn endless_silent_connections_cost_other_clients_little() {
-    let rig = Rig::new(&["--max-tunnels", "2000"], nothing);
-    rig.compare(4, |gateway, phase| {
+    let setup = AttackSetup::new(&["--max-tunnels", "2000"], nothing);
+    setup.compare(4, |gateway, phase| {
         let mut held = Vec::new();
-        while phase.is(Phase::ATTACK) && held.len() < 500 {
+        while phase.is(AttackPhase::ATTACK) && held.len() < 500 {
             held.push(connect(gateway)?);
             std::thread::sleep(PACE / 20);
         }
@@ -204,8 +204,8 @@ const CONNECT: &str = "CONNECT attack.test:7 HTTP/1.1\r\nHost: attack.test:7\r\n
 
 #[test]
 fn first_bytes_that_are_no_request_cost_other_clients_little() {
-    let rig = Rig::new(&[], nothing);
-    rig.compare(4, |gateway, _| {
+    let setup = AttackSetup::new(&[], nothing);
+    setup.compare(4, |gateway, _| {
         let mut stream = connect(gateway)?;
         stream.write_all(b"\x05\x01\x00")?;
         read_to_end(stream)?;
@@ -216,9 +216,9 @@ fn first_bytes_that_are_no_request_cost_other_clients_little() {
 
 #[test]
 fn methods_of_64_000_letters_cost_other_clients_little() {
-    let rig = Rig::new(&[], nothing);
+    let setup = AttackSetup::new(&[], nothing);
     let head = [&[b'A'; 64_000][..], b" http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n"].concat();
-    rig.compare(4, |gateway, _| {
+    setup.compare(4, |gateway, _| {
         let mut stream = connect(gateway)?;
         stream.write_all(&head)?;
         read_to_end(stream)?;
@@ -230,22 +230,24 @@ fn methods_of_64_000_letters_cost_other_clients_little() {
 #[test]
 fn an_origin_that_sends_tiny_chunks_costs_other_clients_little() {
     let block = tiny_chunks();
-    let rig = Rig::new(&[], move |phase, wire, _| {
+    let setup = AttackSetup::new(&[], move |phase, wire, _| {
         wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
         phase.send_in_turns(&mut wire.stream, &block, PACE)?;
         Ok(false)
     });
-    rig.compare(4, |gateway, _| ask_and_read(gateway, "GET http://attack.test/ HTTP/1.1\r\nHost: attack.test\r\n\r\n"));
+    setup.compare(4, |gateway, _| {
+        ask_and_read(gateway, "GET http://attack.test/ HTTP/1.1\r\nHost: attack.test\r\n\r\n")
+    });
 }
 
 #[test]
 fn a_client_that_sends_tiny_chunks_costs_other_clients_little() {
-    let rig = Rig::new(&[], |_, wire, _| {
+    let setup = AttackSetup::new(&[], |_, wire, _| {
         while !wire.some()?.is_empty() {}
         Ok(false)
     });
     let block = tiny_chunks();
-    rig.compare(4, |gateway, phase| {
+    setup.compare(4, |gateway, phase| {
         let mut stream = connect(gateway)?;
         stream.write_all(
             b"POST http://attack.test/ HTTP/1.1\r\nHost: attack.test\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -257,22 +259,22 @@ fn a_client_that_sends_tiny_chunks_costs_other_clients_little() {
 #[test]
 fn a_declined_page_of_chunk_extensions_costs_other_clients_little() {
     let block = tiny_chunks();
-    let rig = Rig::new(&[], move |phase, wire, _| {
+    let setup = AttackSetup::new(&[], move |phase, wire, _| {
         wire.send("HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n")?;
         phase.send_in_turns(&mut wire.stream, &block, Duration::ZERO)?;
         Ok(false)
     });
-    rig.compare(1, |gateway, _| ask_and_read(gateway, CONNECT));
+    setup.compare(1, |gateway, _| ask_and_read(gateway, CONNECT));
 }
 
 #[test]
 fn endless_interim_responses_to_a_connect_cost_other_clients_little() {
     let block = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(BLOCK_BYTES / 25);
-    let rig = Rig::new(&[], move |phase, wire, _| {
+    let setup = AttackSetup::new(&[], move |phase, wire, _| {
         phase.send_in_turns(&mut wire.stream, &block, Duration::ZERO)?;
         Ok(false)
     });
-    rig.compare(1, |gateway, _| {
+    setup.compare(1, |gateway, _| {
         std::thread::sleep(Duration::from_millis(1));
         ask_and_read(gateway, CONNECT)
     });
@@ -280,16 +282,16 @@ fn endless_interim_responses_to_a_connect_cost_other_clients_little() {
 
 #[test]
 fn unread_responses_to_pipelined_requests_cost_other_clients_little() {
-    let rig = Rig::new(&["--socket-buffer", "64KiB"], |_, wire, _| {
+    let setup = AttackSetup::new(&["--socket-buffer", "64KiB"], |_, wire, _| {
         wire.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")?;
         wire.stream.set_write_timeout(Some(Duration::from_secs(1)))?;
         while wire.stream.write(&[0; 64 * 1024])? > 0 {}
         Ok(false)
     });
     let requests = "GET http://attack.test/ HTTP/1.1\r\nHost: attack.test\r\n\r\n".repeat(1000);
-    rig.compare(4, |gateway, phase| {
+    setup.compare(4, |gateway, phase| {
         let mut held = Vec::new();
-        while phase.is(Phase::ATTACK) && held.len() < 30 {
+        while phase.is(AttackPhase::ATTACK) && held.len() < 30 {
             let mut stream = connect(gateway)?;
             stream.set_write_timeout(Some(Duration::from_millis(5)))?;
             let _ = stream.write(requests.as_bytes());
@@ -302,11 +304,11 @@ fn unread_responses_to_pipelined_requests_cost_other_clients_little() {
 
 #[test]
 fn heads_that_never_end_cost_other_clients_little() {
-    let rig = Rig::new(&[], nothing);
+    let setup = AttackSetup::new(&[], nothing);
     let head = format!("GET http://attack.test/ HTTP/1.1\r\nX: {}", "x".repeat(60_000));
-    rig.compare(4, |gateway, phase| {
+    setup.compare(4, |gateway, phase| {
         let mut held = Vec::new();
-        while phase.is(Phase::ATTACK) && held.len() < 200 {
+        while phase.is(AttackPhase::ATTACK) && held.len() < 200 {
             let mut stream = connect(gateway)?;
             stream.write_all(head.as_bytes())?;
             held.push(stream);
@@ -318,12 +320,12 @@ fn heads_that_never_end_cost_other_clients_little() {
 
 #[test]
 fn a_client_that_keeps_sending_after_its_rejection_costs_other_clients_little() {
-    let rig = Rig::new(&[], nothing);
+    let setup = AttackSetup::new(&[], nothing);
     let noise = vec![b'x'; 256 * 1024];
-    rig.compare(4, |gateway, phase| {
+    setup.compare(4, |gateway, phase| {
         let mut stream = connect(gateway)?;
         stream.write_all(b"no request\r\n\r\n")?;
-        while phase.is(Phase::ATTACK) {
+        while phase.is(AttackPhase::ATTACK) {
             stream.write_all(&noise)?;
         }
         Ok(())

@@ -19,21 +19,21 @@ use support::wire::Wire;
 const MAX_TIME: Duration = Duration::from_secs(90);
 
 /// An origin, a Squid in front of it and the gateway in front of both.
-struct Site {
+struct ProxiedOrigin {
     squid: Squid,
     gateway: Gateway,
     origin: Web,
 }
 
-impl Site {
-    fn new() -> Site {
-        Site::of(Web::origin(), "")
+impl ProxiedOrigin {
+    fn new() -> ProxiedOrigin {
+        ProxiedOrigin::of(Web::origin(), "")
     }
 
-    fn of(origin: Web, squid_conf: &str) -> Site {
+    fn of(origin: Web, squid_conf: &str) -> ProxiedOrigin {
         let squid = Squid::start(&SquidOptions { extra: squid_conf.to_owned(), ..SquidOptions::default() });
         let gateway = Gateway::start(&GatewayOptions::through(squid.address()));
-        Site { squid, gateway, origin }
+        ProxiedOrigin { squid, gateway, origin }
     }
 
     /// Runs a client with the gateway in its environment.
@@ -63,7 +63,7 @@ impl Site {
 #[test]
 fn a_hundred_curls_at_once_share_a_few_connections() {
     require_tools!("squid", "ntlm_auth", "curl");
-    let site = Site::new();
+    let site = ProxiedOrigin::new();
     let scratch = Scratch::new("parallel");
     let mut config = String::new();
     for number in 0..100 {
@@ -100,7 +100,7 @@ fn wget_fetches_a_tree() {
         let _ = write!(index, "<a href=\"{number}.bin\">{number}</a>");
     }
     files.write("index.html", index);
-    let site = Site::of(Web::of_files(files.path().to_owned()), "");
+    let site = ProxiedOrigin::of(Web::of_files(files.path().to_owned()), "");
     let into = Scratch::new("wget");
     let got = site.run(path_of("wget"), |command| {
         command.args(["--no-config", "--no-verbose", "--tries=1", "--recursive", "--level=1", "--no-parent"]);
@@ -122,7 +122,7 @@ fn a_python_requests_session_authenticates_once() {
         skip_for_want_of("Python's requests");
         return;
     };
-    let site = Site::new();
+    let site = ProxiedOrigin::new();
     let script = "import sys, requests\n\
         session = requests.Session()\n\
         base = sys.argv[1]\n\
@@ -180,7 +180,7 @@ fn pip_downloads_from_an_index() {
         format!("<!DOCTYPE html><html><body><a href=\"{wheel}\">{wheel}</a></body></html>"),
     )
     .unwrap();
-    let site = Site::of(Web::of_files(index.path().to_owned()), "");
+    let site = ProxiedOrigin::of(Web::of_files(index.path().to_owned()), "");
     let into = Scratch::new("pip");
     let got = site.run(python, |command| {
         command.args(["-m", "pip", "--isolated", "--disable-pip-version-check", "--no-cache-dir", "--retries", "0"]);
@@ -220,7 +220,7 @@ fn apt_updates_and_downloads() {
     require_tools!("squid", "ntlm_auth", "apt-get", "dpkg-deb", "sha256sum");
     let repository = Scratch::new("repository");
     make_repository(repository.path());
-    let site = Site::of(Web::of_files(repository.path().to_owned()), "");
+    let site = ProxiedOrigin::of(Web::of_files(repository.path().to_owned()), "");
     let apt = Scratch::new("apt");
     for directory in ["state/lists/partial", "cache/archives/partial", "etc/preferences.d", "etc/trusted.gpg.d"] {
         std::fs::create_dir_all(apt.join(directory)).unwrap();
@@ -252,7 +252,7 @@ fn apt_updates_and_downloads() {
 }
 
 /// Git without the settings of the user who runs the tests.
-fn git(site: Option<&Site>, home: &Path, args: &[&str]) -> Finished {
+fn git(site: Option<&ProxiedOrigin>, home: &Path, args: &[&str]) -> Finished {
     run(path_of("git"), MAX_TIME, |command| {
         if let Some(site) = site {
             command.env("http_proxy", site.gateway.url());
@@ -279,7 +279,7 @@ fn git_clones_and_pushes_over_http() {
     let bare = served.join("repository.git").display().to_string();
     git(None, home.path(), &["init", "--quiet", "--bare", &bare]);
     git(None, home.path(), &["-C", &bare, "config", "http.receivepack", "true"]);
-    let site = Site::of(Web::of_files(served.path().to_owned()), "");
+    let site = ProxiedOrigin::of(Web::of_files(served.path().to_owned()), "");
     let smart = site.origin.url("/git/repository.git");
     git(Some(&site), home.path(), &["clone", "--quiet", &smart, "first"]);
     std::fs::write(home.join("first/small"), "a line\n").unwrap();
@@ -307,7 +307,7 @@ fn git_clones_and_pushes_over_http() {
 #[test]
 fn a_web_socket_works_through_squid() {
     require_tools!("squid", "ntlm_auth");
-    let site = Site::of(Web::origin(), "http_upgrade_request_protocols websocket allow all");
+    let site = ProxiedOrigin::of(Web::origin(), "http_upgrade_request_protocols websocket allow all");
     let mut client = Wire::connect(site.gateway.address());
     let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";

@@ -24,7 +24,7 @@ use support::tools::path_of;
 const DATA_BOUND: Duration = Duration::from_secs(60);
 
 /// The gateway, its upstream and the Prometheus that scrapes it, in the order in which they are dropped.
-struct Rig {
+struct MonitoredGateway {
     prometheus: Prometheus,
     gateway: Gateway,
     _stub: StubServer,
@@ -35,7 +35,7 @@ struct Rig {
 const IDENTITY: &str = "[[identities]]\nname = 'own'\nuser = 'CORP\\alice'\npassword_file = 'password'\n\
     proxy_user = 'own'\nproxy_password_file = 'password'\n";
 
-impl Rig {
+impl MonitoredGateway {
     fn start(delay: Duration) -> Self {
         let options = StubOptions { delay, ..StubOptions::default() };
         let stub = StubServer::start(options.account("CORP", "alice", PASSWORD)).expect("a stub");
@@ -153,13 +153,13 @@ fn one_client(gateway: SocketAddr, round: usize) {
 fn every_dashboard_query_returns_data() {
     require_tools!("prometheus", "curl");
     let Some(toolbox) = toolbox() else { return };
-    let rig = Rig::start(Duration::ZERO);
+    let setup = MonitoredGateway::start(Duration::ZERO);
     let (clients, ended) = (AtomicUsize::new(4), AtomicBool::new(false));
     let asked = std::thread::scope(|scope| {
         let _end = EndOnDrop(&ended);
-        scope.spawn(|| load(&rig.gateway, &clients, &ended));
+        scope.spawn(|| load(&setup.gateway, &clients, &ended));
         let bound = DATA_BOUND.as_secs().to_string();
-        script(&toolbox, "tests/deploy/live.py", &[&rig.prometheus.url, &bound])
+        script(&toolbox, "tests/deploy/live.py", &[&setup.prometheus.url, &bound])
     });
     assert_eq!(asked.code, Some(0), "{}{}", asked.text(), asked.stderr);
 }
@@ -169,17 +169,17 @@ fn every_dashboard_query_returns_data() {
 fn the_dashboard_picture_is_drawn() {
     require_tools!("prometheus", "curl");
     let Some(toolbox) = toolbox() else { return };
-    let rig = Rig::start(Duration::from_millis(3));
+    let setup = MonitoredGateway::start(Duration::from_millis(3));
     let (clients, ended) = (AtomicUsize::new(2), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let _end = EndOnDrop(&ended);
-        scope.spawn(|| load(&rig.gateway, &clients, &ended));
-        let held: Vec<TcpStream> = (0..40).filter_map(|_| hold(rig.gateway.address())).collect();
+        scope.spawn(|| load(&setup.gateway, &clients, &ended));
+        let held: Vec<TcpStream> = (0..40).filter_map(|_| hold(setup.gateway.address())).collect();
         for now in [2, 4, 8, 12, 16, 12, 6, 3] {
             clients.store(now, Ordering::Relaxed);
             std::thread::sleep(Duration::from_secs(25));
         }
-        draw(&toolbox, &rig.prometheus.url);
+        draw(&toolbox, &setup.prometheus.url);
         drop(held);
     });
 }

@@ -29,7 +29,7 @@ const LONG_LIVED: usize = 12;
 
 /// The addresses of a gateway that runs or will run.
 #[derive(Clone, Copy)]
-struct Place {
+struct Instance {
     listen: SocketAddr,
     admin: SocketAddr,
 }
@@ -38,7 +38,7 @@ fn loopback() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))
 }
 
-impl Place {
+impl Instance {
     fn new() -> Self {
         Self { listen: loopback(), admin: loopback() }
     }
@@ -64,14 +64,14 @@ struct HaProxy {
 }
 
 impl HaProxy {
-    fn start(places: &[Place]) -> Self {
+    fn start(instances: &[Instance]) -> Self {
         let (scratch, address) = (Scratch::new("haproxy"), loopback());
         let mut text = format!(
             "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  retries 0\n\
              listen pool\n  bind {address}\n  balance roundrobin\n  option httpchk GET /readyz\n  \
              http-check expect status 200\n  default-server check inter 100ms fall 2 rise 1\n"
         );
-        for (number, Place { listen, admin }) in places.iter().enumerate() {
+        for (number, Instance { listen, admin }) in instances.iter().enumerate() {
             writeln!(text, "  server gateway{number} {listen} port {}", admin.port()).expect("writing to a string");
         }
         let file = scratch.write("haproxy.cfg", text);
@@ -165,9 +165,9 @@ fn a_rolling_restart_fails_no_new_tunnel_and_cuts_none_before_the_drain_ends() {
     require_tools!("haproxy");
     let (domain, user, password) = ACCOUNT;
     let stub = StubServer::start(StubOptions::default().account(domain, user, password)).expect("a stub");
-    let places = [Place::new(), Place::new(), Place::new()];
-    let (first, second) = (places[0].start(&stub), places[1].start(&stub));
-    let pool = HaProxy::start(&places);
+    let instances = [Instance::new(), Instance::new(), Instance::new()];
+    let (first, second) = (instances[0].start(&stub), instances[1].start(&stub));
+    let pool = HaProxy::start(&instances);
     // HAProxy considers every server up until its first two checks.
     thread::sleep(Duration::from_millis(500));
     let ending: Arc<AtomicBool> = Arc::default();
@@ -186,10 +186,10 @@ fn a_rolling_restart_fails_no_new_tunnel_and_cuts_none_before_the_drain_ends() {
         assert!(wait_for(BOUND, || (opened(gateway) > before).then_some(())).is_some(), "it gets no tunnels");
     };
 
-    let third = places[2].start(&stub);
+    let third = instances[2].start(&stub);
     takes_part(&third);
     let first_over = end(first);
-    let fresh = places[0].start(&stub);
+    let fresh = instances[0].start(&stub);
     takes_part(&fresh);
     let second_over = end(second);
     let during = load.so_far();

@@ -71,13 +71,13 @@ impl Tally {
 }
 
 /// An upstream that can be killed and restarted at the same address.
-struct Upstream {
+struct KillableUpstream {
     stub: Option<StubServer>,
     options: StubOptions,
     cutter: Cutter,
 }
 
-impl Upstream {
+impl KillableUpstream {
     fn start() -> Self {
         let (domain, user, password) = ACCOUNT;
         let options = StubOptions::default().account(domain, user, password);
@@ -102,7 +102,7 @@ impl Upstream {
 }
 
 /// One random fault, and its end.
-fn fault(gateway: &Gateway, upstreams: &mut [Upstream; 2], dice: &mut Dice) {
+fn fault(gateway: &Gateway, upstreams: &mut [KillableUpstream; 2], dice: &mut Dice) {
     let chosen = usize::from(dice.roll(2) == 0);
     let pause = Duration::from_millis(50 + dice.roll(1_000));
     let upstream = &mut upstreams[chosen];
@@ -113,9 +113,9 @@ fn fault(gateway: &Gateway, upstreams: &mut [Upstream; 2], dice: &mut Dice) {
             upstream.revive();
         }
         2 => {
-            upstreams.iter_mut().for_each(Upstream::kill);
+            upstreams.iter_mut().for_each(KillableUpstream::kill);
             std::thread::sleep(pause / 2);
-            upstreams.iter_mut().for_each(Upstream::revive);
+            upstreams.iter_mut().for_each(KillableUpstream::revive);
         }
         3 => upstream.cutter.reset_all(),
         4 => {
@@ -232,7 +232,7 @@ fn seconds_asked_for() -> u64 {
 fn faults_under_load_corrupt_no_byte_and_leak_nothing() {
     let lasts = Duration::from_secs(seconds_asked_for());
     let directory = std::env::var_os("NTLM_GATEWAY_SOAK_DIR");
-    let mut upstreams = [Upstream::start(), Upstream::start()];
+    let mut upstreams = [KillableUpstream::start(), KillableUpstream::start()];
     let mut options = GatewayOptions::through(upstreams[0].cutter.address());
     options.upstreams.push(upstreams[1].cutter.address().to_string());
     options.lifetime = lasts + Duration::from_secs(600);

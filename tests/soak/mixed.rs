@@ -27,7 +27,7 @@ pub fn program() -> Option<PathBuf> {
 
 /// The final report of a run.
 #[derive(Debug)]
-pub struct Report {
+pub struct LoadReport {
     /// Tunnels that completed with every byte correct, and those that failed.
     pub completed: u64,
     pub failed: u64,
@@ -37,7 +37,7 @@ pub struct Report {
     pub wrong: Vec<String>,
 }
 
-impl Report {
+impl LoadReport {
     /// Whether at least half of the tunnels due at `rate` a second over this time completed; the faults cut off or
     /// delay far fewer.
     #[allow(clippy::cast_precision_loss, reason = "tunnels of some hours are below 2^52")]
@@ -74,7 +74,7 @@ impl Mixed {
     }
 
     /// Waits for its end, which is due in `left`.
-    fn end(mut self, left: Duration) -> Report {
+    fn end(mut self, left: Duration) -> LoadReport {
         let status = self.process.wait(left + Duration::from_secs(120)).expect("the load ends");
         assert!(status.success(), "the load ended with {status}");
         let report = std::fs::read(self.scratch.join("report.json")).expect("a report");
@@ -97,7 +97,7 @@ impl HalfLoad {
     }
 
     /// Waits for its end, which is due now. Panics if the load was too low.
-    pub fn end(self) -> Report {
+    pub fn end(self) -> LoadReport {
         let report = self.run.end(Duration::ZERO);
         println!("{report:?}");
         assert!(report.is_load(self.rate, self.lasts), "due {:.1}/s for {:?}: {report:?}", self.rate, self.lasts);
@@ -106,11 +106,11 @@ impl HalfLoad {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "tunnels of some hours are below 2^52")]
-fn report_of(said: &Value) -> Report {
+fn report_of(said: &Value) -> LoadReport {
     let count = |value: &Value| value.as_u64().expect("a count");
     let completed = count(&said["tunnels"]["completed"]);
     let errors = said["errors"].as_object().expect("errors by kind");
-    Report {
+    LoadReport {
         completed,
         failed: count(&said["tunnels"]["failed"]),
         tunnels_per_second: completed as f64 / said["elapsed_s"].as_f64().expect("seconds"),
@@ -144,7 +144,8 @@ fn only_reported_failures_are_excused() {
 
 #[test]
 fn fewer_than_half_of_the_due_tunnels_or_none_at_all_are_no_load() {
-    let completed = |completed| Report { completed, failed: 0, tunnels_per_second: 0.0, bytes: 0, wrong: Vec::new() };
+    let completed =
+        |completed| LoadReport { completed, failed: 0, tunnels_per_second: 0.0, bytes: 0, wrong: Vec::new() };
     let lasts = Duration::from_secs(60);
     assert!(completed(300).is_load(10.0, lasts));
     assert!(!completed(299).is_load(10.0, lasts));

@@ -11,14 +11,14 @@ pub struct File {
 }
 
 /// A path named in a file: one leaf of a `use` tree, or a plain path.
-pub struct Named {
+pub struct NamedPath {
     /// The line of its first segment, from 1; in a group, the line of the leaf.
     pub line: usize,
     /// Its segments.
     pub segments: Vec<String>,
 }
 
-impl Named {
+impl NamedPath {
     /// The top-level module it refers to, seen from the module `from`; `None` for a path outside the crate or within
     /// the module.
     pub fn module(&self, from: &[String]) -> Option<&str> {
@@ -57,7 +57,7 @@ impl File {
     }
 
     /// Every path that the file names outside comments, strings and tests.
-    pub fn paths(&self) -> Vec<Named> {
+    pub fn paths(&self) -> Vec<NamedPath> {
         let code = without_test_items(&code_only(&self.text)).0;
         let tokens = tokens(&code);
         let mut found = Vec::new();
@@ -259,7 +259,7 @@ fn is_name(token: &str) -> bool {
 }
 
 /// Reads the path or `use` tree whose name is at `at`, adds its leaves, and returns its end.
-fn leaves(tokens: &[(usize, String)], at: usize, prefix: &mut Vec<String>, found: &mut Vec<Named>) -> usize {
+fn leaves(tokens: &[(usize, String)], at: usize, prefix: &mut Vec<String>, found: &mut Vec<NamedPath>) -> usize {
     let token = |at: usize| tokens.get(at).map(|token| token.1.as_str());
     let depth = prefix.len();
     let line = tokens[at].0;
@@ -277,7 +277,7 @@ fn leaves(tokens: &[(usize, String)], at: usize, prefix: &mut Vec<String>, found
         }
         at += 1;
     } else {
-        found.push(Named { line, segments: prefix.clone() });
+        found.push(NamedPath { line, segments: prefix.clone() });
     }
     prefix.truncate(depth);
     at
