@@ -131,7 +131,7 @@ fn step_by_step(setup: &SteppedSetup, number: u16, name: &str, ahead: i64) {
         step(setup, number, name, ahead);
         idling.join().expect("the thread that waits for its end")
     });
-    assert!(took >= IDLE && took < IDLE + LATE, "{name}: an idle tunnel lasted {took:?}");
+    assert!(took >= IDLE && took < IDLE + LATE, "{name}: an idle tunnel stayed open for {took:?}");
     for path in ["/healthz", "/readyz"] {
         assert_eq!(get(setup.gateway.admin_address(), path, BOUND).expect(path).0, 200, "{name}: {path}");
     }

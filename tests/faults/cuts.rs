@@ -40,7 +40,7 @@ fn gateway_fault(answer: &Answered) -> Result<ClientResult, String> {
     if honest {
         Ok(ClientResult::GatewayError(answer.status()))
     } else {
-        Err(format!("no answer of the gateway: {}", answer.head))
+        Err(format!("not a response of the gateway: {}", answer.head))
     }
 }
 
@@ -55,7 +55,7 @@ fn read_up_to(stream: &mut TcpStream, most: usize) -> Result<(Vec<u8>, Option<Cl
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 return Ok((bytes, Some(ClientResult::Reset)));
             }
-            Err(error) => return Err(format!("a standstill after {} bytes: {error}", bytes.len())),
+            Err(error) => return Err(format!("stalled after {} bytes: {error}", bytes.len())),
         }
     }
     Ok((bytes, None))

@@ -190,7 +190,7 @@ sys.stdin.read()
     let mut said = [0; 4];
     let count = hog.leader().stdout.take().expect("its output").read(&mut said).expect("a line");
     let pipes: usize = String::from_utf8_lossy(&said[..count]).trim().parse().expect("a number of pipes");
-    assert!(pipes >= 60, "{pipes} pipes of 1 MiB are no shortage");
+    assert!(pipes >= 60, "{pipes} pipes of 1 MiB cause no shortage");
 
     let way = |way| gateway.metric("ntlm_gateway_bytes_total", &[("way", way)]).unwrap_or_default();
     assert_bulk(&gateway, 4);

@@ -205,7 +205,7 @@ fn ten_times_more_clients_than_places_get_in_as_places_become_free() {
     // A well-behaved client queues behind them all and gets its turn: 2,000 at 328 a second.
     let began = Instant::now();
     assert_flows(&gateway);
-    println!("its turn came after {:?}", began.elapsed());
+    println!("it was served after {:?}", began.elapsed());
     drop(crowd);
     assert!(gateway.is_running());
     assert_nothing_leaked(gateway.admin_address(), before, PIPES_KEPT);
@@ -310,7 +310,7 @@ fn bytes_written_to_a_client_that_never_reads(args: &[&str]) -> usize {
 fn kernel_buffers_for_a_client_that_never_reads_can_be_bounded() {
     let unbounded = bytes_written_to_a_client_that_never_reads(&[]);
     let bounded = bytes_written_to_a_client_that_never_reads(&["--socket-buffer", "64KiB"]);
-    println!("held back: {unbounded} bytes by themselves, {bounded} bytes with 64 KiB a socket");
+    println!("buffered: {unbounded} bytes by default, {bounded} bytes with 64 KiB a socket");
     // Twice that for each of two sockets, plus what the origin, the client and the shard hold.
     assert!(bounded < 700_000 && bounded < unbounded / 2, "{bounded} bytes of {unbounded}");
 }
@@ -582,7 +582,7 @@ fn a_greedy_client_gets_429_and_does_not_affect_another() {
         over.store(true, Ordering::Relaxed);
         (pressing.join().expect("the greedy client"), served)
     });
-    println!("the greedy one was refused {refused} times, the modest one was served {served} times");
+    println!("the greedy client was rejected {refused} times, the modest one was served {served} times");
     assert!(refused > 0 && served > 10);
     for answer in &held {
         assert_eq!(echo_through(&answer.stream, b"held").expect("an echo"), b"held");

@@ -56,7 +56,7 @@ pub fn exchange(gateway: SocketAddr, dice: &mut Dice) -> ExchangeOutcome {
         _ => vanish(gateway, dice),
     };
     outcome.unwrap_or_else(|error| match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ExchangeOutcome::Wrong(format!("a standstill: {error}")),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ExchangeOutcome::Wrong(format!("stalled: {error}")),
         _ => ExchangeOutcome::Broken,
     })
 }
@@ -69,7 +69,7 @@ fn tunnel(gateway: SocketAddr, origin: &str) -> io::Result<Result<TcpStream, Exc
     Ok(match status(&head) {
         200 => Ok(stream),
         502..=504 if head.contains("Proxy-Status: ntlm-gateway; error=") => Err(ExchangeOutcome::Refused),
-        _ => Err(ExchangeOutcome::Wrong(format!("an answer that nothing accounts for: {head}"))),
+        _ => Err(ExchangeOutcome::Wrong(format!("an unexplained response: {head}"))),
     })
 }
 
@@ -130,11 +130,11 @@ fn echo_exactly(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<Option<Excha
     while filled < back.len() {
         let count = stream.read(&mut back[filled..])?;
         if back[filled..filled + count] != bytes[filled..filled + count] {
-            return Ok(Some(ExchangeOutcome::Wrong(format!("an echo differs behind byte {filled}"))));
+            return Ok(Some(ExchangeOutcome::Wrong(format!("an echo differs after byte {filled}"))));
         }
         if count == 0 {
             return Ok(Some(ExchangeOutcome::Wrong(format!(
-                "an echo ends whole after {filled} of {} bytes",
+                "an echo ends in an orderly way after {filled} of {} bytes",
                 bytes.len()
             ))));
         }
@@ -154,9 +154,7 @@ fn source(gateway: SocketAddr, dice: &mut Dice) -> io::Result<ExchangeOutcome> {
     match pattern(&mut stream)? {
         Ok(moved) if moved == length => Ok(ExchangeOutcome::Fine(moved)),
         // Every failure is reported as a reset, so an orderly end means that the body is complete.
-        Ok(moved) => {
-            Ok(ExchangeOutcome::Wrong(format!("{moved} of {length} bytes, and then an end as if they were all")))
-        }
+        Ok(moved) => Ok(ExchangeOutcome::Wrong(format!("{moved} of {length} bytes and then an orderly end"))),
         Err(wrong) => Ok(wrong),
     }
 }
@@ -189,7 +187,7 @@ fn sink(gateway: SocketAddr, dice: &mut Dice) -> io::Result<ExchangeOutcome> {
     Ok(if line == sink_line(&sum) {
         ExchangeOutcome::Fine(length as u64)
     } else {
-        ExchangeOutcome::Wrong(format!("{length} bytes went up, and the sink says {line:?}"))
+        ExchangeOutcome::Wrong(format!("sent {length} bytes, but the sink reports {line:?}"))
     })
 }
 
@@ -213,14 +211,14 @@ fn plain(gateway: SocketAddr, dice: &mut Dice) -> io::Result<ExchangeOutcome> {
                     true => said as u64 == length && pattern_mismatch(&body, 0).is_none(),
                 };
                 if !right {
-                    return Ok(ExchangeOutcome::Wrong(format!("another body than that of {host}, {said} bytes")));
+                    return Ok(ExchangeOutcome::Wrong(format!("the wrong body for {host}, {said} bytes")));
                 }
                 moved += said as u64;
             }
             (502..=504, _) if head.contains("Proxy-Status: ntlm-gateway; error=") => {
                 return Ok(ExchangeOutcome::Refused);
             }
-            _ => return Ok(ExchangeOutcome::Wrong(format!("an answer that nothing accounts for: {head}"))),
+            _ => return Ok(ExchangeOutcome::Wrong(format!("an unexplained response: {head}"))),
         }
     }
     Ok(ExchangeOutcome::Fine(moved))

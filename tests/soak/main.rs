@@ -196,9 +196,9 @@ fn keep(directory: &Path, samples: &[Sample]) {
         curve("memory in use (RSS), KiB", samples, |sample| sample.vitals.rss_kib),
         curve("open descriptors", samples, |sample| sample.vitals.descriptors),
         cpu_share("CPU of the gateway, % of a core", samples),
-        curve("exchanges whose every byte was right", samples, |sample| sample.counts[0]),
-        curve("exchanges that failed, as they should", samples, |sample| sample.counts[1] + sample.counts[2]),
-        curve("wrong bytes, standstills, untold cuts", samples, |sample| sample.counts[6]),
+        curve("exchanges with every byte correct", samples, |sample| sample.counts[0]),
+        curve("exchanges that failed as expected", samples, |sample| sample.counts[1] + sample.counts[2]),
+        curve("wrong bytes, stalls, unreported cuts", samples, |sample| sample.counts[6]),
     ];
     std::fs::write(directory.join("soak.csv"), table(samples)).expect("soak.csv");
     std::fs::write(directory.join("soak.svg"), plot::svg("ntlm-gateway under load and faults", &curves))
