@@ -29,9 +29,9 @@ fn before_stub(stub: &StubServer, further: &[(&str, &str)]) -> Gateway {
 /// The response names the fault and closes the connection, and the fault is counted under the same name.
 fn assert_fault(gateway: &Gateway, mut answer: Answered, at: At, cause: Cause) {
     assert_eq!(Some(answer.status()), status(cause), "{}", answer.head);
-    let told = answer.field("proxy-status").unwrap_or_default().to_owned();
-    assert!(told.starts_with("ntlm-gateway; error="), "{}", answer.head);
-    assert!(told.contains(&format!("error={}", error_type(cause).as_str())), "{}", answer.head);
+    let reported = answer.field("proxy-status").unwrap_or_default().to_owned();
+    assert!(reported.starts_with("ntlm-gateway; error="), "{}", answer.head);
+    assert!(reported.contains(&format!("error={}", error_type(cause).as_str())), "{}", answer.head);
     assert!(answer.field("connection").is_some_and(|value| value == "close"), "{}", answer.head);
     let mut body = String::new();
     answer.stream.read_to_string(&mut body).expect("the answer's body and the end");
@@ -142,7 +142,7 @@ fn an_upstream_that_refuses_the_connection_gets_502_and_recovers_without_a_resta
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
     let gateway = in_process::gateway(&port.to_string(), &[]);
     let answer = connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
-    assert!(answer.field("proxy-status").is_some_and(|told| told.contains(&format!("next-hop=\"{port}\""))));
+    assert!(answer.field("proxy-status").is_some_and(|reported| reported.contains(&format!("next-hop=\"{port}\""))));
     assert_fault(&gateway, answer, At::Dial, Cause::ConnectRefused);
     let (domain, user, password) = ACCOUNT;
     let options = StubOptions { listen: port, ..StubOptions::default() }.account(domain, user, password);
@@ -173,12 +173,20 @@ fn a_wrong_password_is_reported_as_refused_once_and_then_as_held() {
     let stub = StubServer::start(StubOptions::default().account("CORP", "alice", "another")).expect("a stub");
     let gateway = before_stub(&stub, &[]);
     let answer = connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
-    assert!(answer.field("proxy-status").is_some_and(|told| told.contains("received-status=407")), "{}", answer.head);
+    assert!(
+        answer.field("proxy-status").is_some_and(|reported| reported.contains("received-status=407")),
+        "{}",
+        answer.head
+    );
     assert_fault(&gateway, answer, At::Authenticate, Cause::CredentialsRefused);
     for _ in 0..20 {
         let answer = connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
         assert_eq!(answer.status(), 502);
-        assert!(answer.field("proxy-status").is_some_and(|told| told.contains("not tried again")), "{}", answer.head);
+        assert!(
+            answer.field("proxy-status").is_some_and(|reported| reported.contains("not tried again")),
+            "{}",
+            answer.head
+        );
     }
     assert_eq!(gateway.metrics().faults(At::Authenticate, Cause::CredentialsHeld), 20);
     assert_eq!(stub.counters().authenticates, 1);

@@ -157,9 +157,12 @@ fn step(setup: &SteppedSetup, number: u16, name: &str, ahead: i64) {
     // The server sends its time, and the message carries that time.
     setup.stub.set_personality(Personality::Plain);
     setup.line_of_a_tunnel(1_000 + number);
-    let told = setup.authenticated_at();
+    let authenticated = setup.authenticated_at();
     let right = unix_seconds();
-    assert!(told >= file_time(right - LAG_SECONDS) && told <= file_time(right + 1), "{name}: authenticated at {told}");
+    assert!(
+        authenticated >= file_time(right - LAG_SECONDS) && authenticated <= file_time(right + 1),
+        "{name}: authenticated at {authenticated}"
+    );
     // The server does not, and the message carries the gateway's own time, which shows the step.
     setup.stub.set_personality(Personality::IsaFirst407Closes);
     let line = setup.line_of_a_tunnel(2_000 + number);
@@ -252,8 +255,12 @@ fn wall_clock_steps_do_not_allow_a_rejected_password_to_be_retried() {
         setup.clock.step(ahead);
         for _ in 0..5 {
             let answer = ask();
-            let told = answer.field("proxy-status").unwrap_or_default();
-            assert!(answer.status() == 502 && told.contains("not tried again for 1 min"), "{name}: {}", answer.head);
+            let reported = answer.field("proxy-status").unwrap_or_default();
+            assert!(
+                answer.status() == 502 && reported.contains("not tried again for 1 min"),
+                "{name}: {}",
+                answer.head
+            );
         }
     }
     assert_eq!(setup.stub.counters().refused, 1, "{}", setup.stub.counters());

@@ -35,8 +35,8 @@ enum ClientResult {
 type RunExchange = fn(SocketAddr) -> Result<ClientResult, String>;
 
 fn gateway_fault(answer: &Answered) -> Result<ClientResult, String> {
-    let told = answer.field("proxy-status").unwrap_or_default();
-    let honest = (502..=504).contains(&answer.status()) && told.starts_with("ntlm-gateway; error=");
+    let reported = answer.field("proxy-status").unwrap_or_default();
+    let honest = (502..=504).contains(&answer.status()) && reported.starts_with("ntlm-gateway; error=");
     if honest {
         Ok(ClientResult::GatewayError(answer.status()))
     } else {

@@ -51,7 +51,11 @@ fn without_name_resolution_it_starts_reports_it_and_serves_once_names_resolve() 
     let mut gateway = Gateway::start(&options);
     let answer = connect_name(gateway.address(), "echo.test:7").expect("an answer");
     assert_eq!(answer.status(), 502, "{}", answer.head);
-    assert!(answer.field("proxy-status").is_some_and(|told| told.contains("error=dns_error")), "{}", answer.head);
+    assert!(
+        answer.field("proxy-status").is_some_and(|reported| reported.contains("error=dns_error")),
+        "{}",
+        answer.head
+    );
     assert_eq!((gateway.admin("/readyz").0, gateway.admin("/healthz").0), (503, 200));
     assert!(gateway.is_running());
     std::fs::write(&hosts, "127.0.0.1 localhost proxy.test\n").expect("names");

@@ -122,9 +122,9 @@ fn configuration(ports: &[u16]) -> String {
 }
 
 #[track_caller]
-fn assert_told(answer: &Answered, status: u16, error: &str) {
-    let told = answer.field("proxy-status").unwrap_or_default();
-    assert!(answer.status() == status && told.contains(&format!("error={error}")), "{}", answer.head);
+fn assert_reported(answer: &Answered, status: u16, error: &str) {
+    let reported = answer.field("proxy-status").unwrap_or_default();
+    assert!(answer.status() == status && reported.contains(&format!("error={error}")), "{}", answer.head);
 }
 
 /// Each round uses a new name, because results are cached for a while.
@@ -143,8 +143,8 @@ fn a_direct_request_to_a_name_that_is_gone_fails_in_time_and_later_recovers() {
         let host = format!("n{number}.direct.test");
         setup.names.set(&host, HERE);
         setup.names.set_all(Some(answer));
-        let (told, took) = setup.straight(&host);
-        assert_told(&told, status, error);
+        let (response, took) = setup.straight(&host);
+        assert_reported(&response, status, error);
         let due = if answer == DnsAnswer::Silence { CONNECT_TIMEOUT } else { Duration::ZERO };
         assert!(took >= due && took < due + AT_ONCE, "{answer:?}: {took:?}");
         setup.assert_through();
@@ -156,8 +156,8 @@ fn a_direct_request_to_a_name_that_is_gone_fails_in_time_and_later_recovers() {
     }
     setup.names.stop();
     setup.names.set("n3.direct.test", HERE);
-    let (told, took) = setup.straight("n3.direct.test");
-    assert_told(&told, 502, "dns_error");
+    let (response, took) = setup.straight("n3.direct.test");
+    assert_reported(&response, 502, "dns_error");
     assert!(took < AT_ONCE, "{took:?}");
     setup.assert_through();
     setup.names.start_again();
@@ -200,7 +200,7 @@ fn names_whose_lookup_hangs_do_not_delay_other_names() {
         clients.into_iter().map(|client| client.join().expect("a client")).collect()
     });
     for (answer, took) in &hanging {
-        assert_told(answer, 504, "dns_timeout");
+        assert_reported(answer, 504, "dns_timeout");
         assert!(*took >= CONNECT_TIMEOUT && *took < CONNECT_TIMEOUT + AT_ONCE, "{took:?}");
     }
     drop(hanging);
@@ -241,7 +241,7 @@ fn two_hundred_clients_with_hanging_lookups_do_not_starve_others() {
     });
     // By now the gateway knows that none of these names gets an answer.
     let (answer, took) = setup.straight("hangs7.direct.test");
-    assert_told(&answer, 504, "dns_timeout");
+    assert_reported(&answer, 504, "dns_timeout");
     assert!(took < AT_ONCE, "{took:?}");
     assert_nothing_leaked(setup.gateway.admin_address(), before, 0);
 }

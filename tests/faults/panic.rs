@@ -15,7 +15,7 @@ use crate::support::process::Process;
 use crate::support::scratch::{Scratch, free_port, wait_for};
 
 /// The upstream, and the port to listen on.
-const TOLD: &str = "HARD_FAULTS_PANIC";
+const ARGUMENTS: &str = "HARD_FAULTS_PANIC";
 
 const POISON: &str = "poison.test:7";
 
@@ -45,8 +45,8 @@ impl log::Log for Poisoned {
 #[test]
 #[ignore = "started by the test of a panicking shard"]
 fn a_gateway_with_a_poisoned_logger() {
-    let Ok(told) = std::env::var(TOLD) else { return };
-    let (upstream, port) = told.split_once(' ').expect("an upstream and a port");
+    let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
+    let (upstream, port) = arguments.split_once(' ').expect("an upstream and a port");
     log::set_boxed_logger(Box::new(Poisoned)).expect("the first logger");
     log::set_max_level(log::LevelFilter::Info);
     let listen = format!("127.0.0.1:{port}");
@@ -66,7 +66,7 @@ fn a_panicking_shard_ends_the_process_with_an_error_and_no_client_hangs() {
     let port = free_port();
     let mut command = Process::command(std::env::current_exe().expect("this program"));
     command.args(["--exact", "panic::a_gateway_with_a_poisoned_logger", "--ignored", "--nocapture"]);
-    command.env(TOLD, format!("{} {port}", stub.address())).stdout(Stdio::null());
+    command.env(ARGUMENTS, format!("{} {port}", stub.address())).stdout(Stdio::null());
     command.stderr(std::fs::File::create(&said).expect("a file"));
     let mut process = Process::spawn("gateway", &mut command);
     let address = ([127, 0, 0, 1], port).into();

@@ -359,7 +359,7 @@ fn clients_that_disconnect_at_any_byte_of_any_stage_leak_nothing() {
 }
 
 /// The error that the gateway names in its response.
-fn told(answer: &Answered) -> (u16, String) {
+fn reported_error(answer: &Answered) -> (u16, String) {
     (answer.status(), answer.field("proxy-status").unwrap_or_default().to_owned())
 }
 
@@ -368,7 +368,7 @@ fn assert_denied(gateway: SocketAddr, target: &str) {
     let connect = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
     let get = format!("GET http://{target}/latest/meta-data/ HTTP/1.1\r\nHost: {target}\r\n\r\n");
     for request in [connect, get] {
-        let (status, why) = told(&ask(gateway, request.as_bytes()).expect("an answer"));
+        let (status, why) = reported_error(&ask(gateway, request.as_bytes()).expect("an answer"));
         assert!(status == 403 && why.contains("error=http_request_denied"), "{request}: {status} {why}");
     }
 }

@@ -132,8 +132,8 @@ fn the_oldest_connection_gives_way_first_and_a_begun_request_gets_503() {
     std::thread::sleep(GRACE);
     drop(tunnel(gateway.address()));
     oldest.set_read_timeout(Some(BOUND)).expect("a time-out");
-    let told = read_head(&mut oldest).expect("an answer");
-    assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("give way to new ones"), "{told}");
+    let head = read_head(&mut oldest).expect("an answer");
+    assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("give way to new ones"), "{head}");
     // The others can still send a request.
     for stream in &mut others {
         stream.set_read_timeout(Some(BOUND)).expect("a time-out");

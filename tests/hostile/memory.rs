@@ -80,7 +80,7 @@ fn cost_kib(what: &str, upstream: &Listener, request: &str, is_answered: bool) -
         (last.1.elapsed() > Duration::from_secs(1)).then_some(now)
     });
     #[allow(clippy::cast_precision_loss, reason = "thousands of KiB")]
-    let each = (at_rest.expect("memory comes to rest") - before.min(last.0)) as f64 / COUNT as f64;
+    let each = (at_rest.expect("memory use settles") - before.min(last.0)) as f64 / COUNT as f64;
     let counted = buffered(&gateway) / 1024.0 / COUNT as f64;
     println!("{what}: {each:.1} KiB a connection, {counted:.1} KiB of them counted");
     // Memory that has not been touched is counted but not resident.

@@ -170,7 +170,7 @@ fn a_malformed_response_gets_502_and_its_connection_is_closed() {
     for (number, bad) in BAD_ANSWERS.iter().enumerate() {
         let answer =
             setup.client().ask(setup.get(&format!("/{number}"))).unwrap_or_else(|error| panic!("{bad:?}: {error}"));
-        if answer.status() != 502 || answer.field("proxy-status").is_none_or(|told| !told.contains("error=")) {
+        if answer.status() != 502 || answer.field("proxy-status").is_none_or(|reported| !reported.contains("error=")) {
             wrong.push(format!("{bad:?}: {}", answer.head));
         }
         assert_eq!(setup.client().ask(setup.get("/999")).unwrap().text(), "good", "after {bad:?}");

@@ -183,7 +183,7 @@ fn endless_interim_responses_end_in_a_502_not_a_reset() {
             interim += 1;
         };
         assert_eq!(answer.status(), 502, "{path} {version}");
-        assert!(answer.field("proxy-status").is_some_and(|told| told.contains("1xx")), "{}", answer.head);
+        assert!(answer.field("proxy-status").is_some_and(|reported| reported.contains("1xx")), "{}", answer.head);
         assert!((version == "1.1" || interim == 0) && interim < 200, "{path} {version}: {interim}");
     }
     assert_eq!(setup.metric("ntlm_gateway_faults_total", &[("cause", "interim_too_large")]), 4.0);
