@@ -97,26 +97,33 @@ impl Upstreams {
 
     /// Dials if the guard lets it; otherwise goes to the next upstream, or waits for the guard's next change.
     fn ask_guard(&mut self, last: &mut Option<Fault>, cx: &mut Cx<'_>) -> Addresses {
-        loop {
+        let mut passed_over = Vec::new();
+        let addresses = loop {
             match self.enter(cx) {
                 Ok(true) => {
                     self.waits = Waits::Nothing;
                     self.turn_to(self.member, last);
                     self.attempt.begins_to_wait(cx);
-                    return Addresses::Ready;
+                    break Addresses::Ready;
                 }
                 // Rather than wait here for what others find out.
-                Ok(false) if self.attempt.is_accepted_elsewhere(cx.now_ms()) => self.move_on(cx),
+                Ok(false) if self.attempt.is_accepted_elsewhere(cx.now_ms()) => {
+                    passed_over.push(self.member);
+                    self.move_on(cx);
+                }
                 Ok(false) => {
                     if let Waits::ForGuard { seat } = &mut self.waits {
                         cx.shard.guard_waiters.join(cx.key, seat);
                     }
-                    return Addresses::Wait { until_ms: Some(self.attempt.until_ms) };
+                    break Addresses::Wait { until_ms: Some(self.attempt.until_ms) };
                 }
                 Err(_) if self.attempt.has_next() => self.move_on(cx),
-                Err(refusal) => return Addresses::Refused(guard_faults::refused(refusal)),
+                Err(refusal) => break Addresses::Refused(guard_faults::refused(refusal)),
             }
-        }
+        };
+        // They have not failed: they may still be used should this one fail.
+        passed_over.iter().for_each(|member| self.attempt.choice.tried.remove(*member));
+        addresses
     }
 
     /// Goes to the next upstream before anything was dialled. Each upstream is tried once, so this ends.
