@@ -49,7 +49,7 @@ enum Logon {
 }
 
 /// What a read has brought.
-enum Heard {
+enum LegOutcome {
     /// Nothing that ends the stage.
     More,
     /// Another leg has begun on the same connection.
@@ -94,7 +94,7 @@ impl Authenticate {
         self.outbox.split_off(self.sent.min(self.outbox.len()))
     }
 
-    fn read(&mut self, cx: &mut Cx<'_>) -> Result<Heard, Fault> {
+    fn read(&mut self, cx: &mut Cx<'_>) -> Result<LegOutcome, Fault> {
         let Authenticate { attempt, outbox, .. } = self;
         let got = self.input.read(&mut self.upstream, &mut cx.shard.scratch, |bytes| {
             match attempt.handshake.receive(bytes, outbox) {
@@ -103,7 +103,7 @@ impl Authenticate {
             }
         });
         let progress = match got {
-            Ok(Got::Blocked) => return Ok(Heard::More),
+            Ok(Got::Blocked) => return Ok(LegOutcome::More),
             Ok(Got::Bytes(progress)) => progress?,
             Ok(Got::End) => self.attempt.handshake.closed()?,
             Err(error) if self.attempt.handshake.awaits_verdict() => {
@@ -112,27 +112,27 @@ impl Authenticate {
             Err(_) => self.attempt.handshake.closed()?,
         };
         Ok(match progress {
-            Progress::More => Heard::More,
-            Progress::Send => Heard::NextLeg,
-            Progress::Challenged => Heard::Challenged,
+            Progress::More => LegOutcome::More,
+            Progress::Send => LegOutcome::NextLeg,
+            Progress::Challenged => LegOutcome::Challenged,
             Progress::Redial | Progress::Answered | Progress::Established | Progress::Declined(_) => {
-                Heard::Over(progress)
+                LegOutcome::Over(progress)
             }
         })
     }
 
     /// Acts on what was read; `None` to go on.
-    fn heard(&mut self, heard: Heard, cx: &mut Cx<'_>) -> Result<Option<Progress>, Fault> {
+    fn heard(&mut self, heard: LegOutcome, cx: &mut Cx<'_>) -> Result<Option<Progress>, Fault> {
         match heard {
-            Heard::More => {}
-            Heard::NextLeg => cx.set_deadline(self.attempt.leg_until_ms(cx)),
-            Heard::Challenged => {
+            LegOutcome::More => {}
+            LegOutcome::NextLeg => cx.set_deadline(self.attempt.leg_until_ms(cx)),
+            LegOutcome::Challenged => {
                 self.attempt.challenged(self.phase_us, cx);
                 self.phase_us = cx.now_us();
                 self.logon = Logon::Waits { seat: Seat::default() };
                 cx.set_deadline(self.attempt.until_ms);
             }
-            Heard::Over(progress) => return Ok(Some(progress)),
+            LegOutcome::Over(progress) => return Ok(Some(progress)),
         }
         Ok(None)
     }

@@ -3,7 +3,7 @@
 use super::cx::Cx;
 use super::record::End;
 use super::stage::{StageOps, Step};
-use super::transition::{AfterAnswer, Answer, Transition};
+use super::transition::{AfterAnswer, ClientAnswer, Transition};
 use crate::fault::{At, Cause, Fault};
 use crate::transport::Endpoint;
 
@@ -18,7 +18,7 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    pub(super) fn new(answer: Answer) -> Reply {
+    pub(super) fn new(answer: ClientAnswer) -> Reply {
         Reply { answer: answer.bytes, sent: 0, bounded: false, then: answer.then }
     }
 

@@ -59,7 +59,7 @@ pub(super) enum Transition {
     Authenticate(Connected),
     Exchange(Opened),
     Decline(Declining),
-    Reply(Answer),
+    Reply(ClientAnswer),
     Relay(Halves),
     Linger(End),
     End(End),
@@ -162,7 +162,7 @@ pub(super) struct Declining {
 
 /// An answer to be written to the client.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ClientAnswer {
     pub bytes: Vec<u8>,
     pub then: AfterAnswer,
 }

@@ -2,7 +2,7 @@
 
 use super::cx::Cx;
 use super::record::End;
-use super::transition::{AfterAnswer, Answer, Halves, Transition};
+use super::transition::{AfterAnswer, ClientAnswer, Halves, Transition};
 use crate::auth::Declined;
 use crate::client_protocol::Verdict;
 use crate::fault::Fault;
@@ -21,7 +21,7 @@ pub(super) fn established(
         cx.answered(status);
     }
     let halves = Halves { upstream, up: Half::new(from_client), down: Half::new(from_upstream) };
-    Transition::Reply(Answer { bytes, then: AfterAnswer::Relay(halves) })
+    Transition::Reply(ClientAnswer { bytes, then: AfterAnswer::Relay(halves) })
 }
 
 /// The request failed, and its client is told if there is one left.
@@ -34,7 +34,7 @@ pub(super) fn failed_behind(mut bytes: Vec<u8>, fault: Fault, cx: &mut Cx<'_>) -
     match append(&fault, &mut bytes, cx) {
         Some(status) => {
             cx.answered(status);
-            Transition::Reply(Answer { bytes, then: AfterAnswer::Close(cx.end_by(fault)) })
+            Transition::Reply(ClientAnswer { bytes, then: AfterAnswer::Close(cx.end_by(fault)) })
         }
         None => Transition::End(cx.end_by(fault)),
     }
@@ -58,7 +58,7 @@ pub(super) fn declined(declined: &Declined, body: &[u8], cx: &mut Cx<'_>) -> Tra
     if let Some(status) = cx.client.protocol.answer(&verdict, &mut bytes) {
         cx.answered(status);
     }
-    Transition::Reply(Answer { bytes, then: AfterAnswer::Close(End::Declined(declined.status)) })
+    Transition::Reply(ClientAnswer { bytes, then: AfterAnswer::Close(End::Declined(declined.status)) })
 }
 
 fn append(fault: &Fault, bytes: &mut Vec<u8>, cx: &Cx<'_>) -> Option<u16> {

@@ -15,7 +15,7 @@ use crate::fault::{At, Cause, Fault};
 use crate::transport::Endpoint;
 use crate::transport::Transport;
 use crate::upstream::Resolution;
-use origin::Origin;
+use origin::DirectTarget;
 use upstreams::Upstreams;
 
 /// Connecting.
@@ -33,7 +33,7 @@ pub(super) struct Connect {
 #[derive(Debug)]
 enum Target {
     Upstreams(Upstreams),
-    Origin(Origin),
+    Origin(DirectTarget),
 }
 
 /// Whether addresses can be tried.
@@ -56,7 +56,7 @@ impl Connect {
                 attempt.move_on(cx);
                 Upstreams::begin(attempt, cx)
             }
-            Connecting::Origin { origin, request, leftover } => Origin::begin(origin, request, leftover, cx),
+            Connecting::Origin { origin, request, leftover } => DirectTarget::begin(origin, request, leftover, cx),
         };
         Connect { target, race: Race::new(number), until_ms, last: None }
     }

@@ -18,7 +18,7 @@ use crate::upstream::{HostPort, LookupClient, LookupReply, Resolution};
 
 /// An origin, and how far it has come with its addresses.
 #[derive(Debug)]
-pub(super) struct Origin {
+pub(super) struct DirectTarget {
     origin: HostPort,
     /// Plain HTTP; `None` for a tunnel.
     request: Option<Arc<ForwardRequest>>,
@@ -40,7 +40,7 @@ enum Lookup {
     Found { addresses: Arc<[SocketAddr]>, tried: usize },
 }
 
-impl Origin {
+impl DirectTarget {
     /// Returns the target, the number of the session's last connection, and when the client must have its answer, in
     /// ms.
     pub(super) fn begin(
@@ -55,7 +55,7 @@ impl Origin {
             None => Lookup::Wanted,
         };
         let egress = cx.shard.settings.egress.egress();
-        let origin = Origin { origin, request, egress, leftover, lookup, started_us: cx.now_us() };
+        let origin = DirectTarget { origin, request, egress, leftover, lookup, started_us: cx.now_us() };
         (Target::Origin(origin), 0, cx.now_ms() + cx.timeouts().handshake)
     }
 

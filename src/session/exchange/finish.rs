@@ -10,7 +10,7 @@ use crate::session::attempt::Attempt;
 use crate::session::cx::Cx;
 use crate::session::pinned::Pinned;
 use crate::session::record::End;
-use crate::session::transition::{AfterAnswer, Answer, Connecting, Halves, NextRequest, Pending, Transition};
+use crate::session::transition::{AfterAnswer, ClientAnswer, Connecting, Halves, NextRequest, Pending, Transition};
 use crate::session::verdict;
 
 impl Exchange {
@@ -60,7 +60,7 @@ impl Exchange {
         let bytes = self.down.take_unsent();
         let Exchange { upstream, from_upstream, from_client, .. } = *self;
         let halves = Halves { upstream, up: Half::new(from_client), down: Half::new(from_upstream) };
-        Transition::Reply(Answer { bytes, then: AfterAnswer::Relay(halves) })
+        Transition::Reply(ClientAnswer { bytes, then: AfterAnswer::Relay(halves) })
     }
 
     /// Sends the request on another connection; nothing of its body has been used up.
