@@ -6,10 +6,12 @@
 mod http;
 mod login;
 
+use std::net::IpAddr;
+
 use crate::auth::{Declined, Request};
 use crate::fault::Fault;
 use crate::forward::ForwardOptions;
-use crate::http::RequestSummary;
+use crate::http::{Authority, Host, RequestSummary};
 
 pub use http::{error_type, status};
 pub use login::ShownLogin;
@@ -24,10 +26,42 @@ pub enum ClientProtocol {
 /// What a client wants.
 #[derive(Debug)]
 pub struct Demand {
-    /// The request as it goes upstream, its target included.
+    /// The request as it goes upstream.
     pub request: Request,
+    /// Where to.
+    pub target: Target,
     /// The login to the gateway that the client shows.
     pub login: ShownLogin,
+}
+
+/// The host and port of the request's origin, in a form that needs no parsing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The host, if it is an address; a name is the text of the origin up to the port.
+    address: Option<IpAddr>,
+    port: u16,
+}
+
+impl Target {
+    /// The target that an authority names.
+    pub fn of(authority: &Authority<'_>) -> Target {
+        let address = match authority.host {
+            Host::Name(_) => None,
+            Host::V4(address) => Some(IpAddr::V4(address)),
+            Host::V6(address) => Some(IpAddr::V6(address)),
+        };
+        Target { address, port: authority.port }
+    }
+
+    /// As an authority; `origin` is the request's, `host:port`.
+    pub fn authority<'a>(&self, origin: &'a str) -> Authority<'a> {
+        let host = match self.address {
+            Some(IpAddr::V4(address)) => Host::V4(address),
+            Some(IpAddr::V6(address)) => Host::V6(address),
+            None => Host::Name(origin.rsplit_once(':').map_or(origin, |(name, _)| name)),
+        };
+        Authority { host, port: self.port }
+    }
 }
 
 /// A request that is not served.
@@ -109,6 +143,20 @@ impl RequestReader {
     ) -> (usize, Result<Option<Box<Demand>>, Box<Rejected>>) {
         match self {
             RequestReader::Http(reader) => reader.read(bytes, options),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_names_what_its_origin_names() {
+        for text in ["example.com:443", "192.0.2.1:80", "[2001:db8::1]:8443", "[::ffff:192.0.2.1]:1"] {
+            let authority = Authority::parse(text).unwrap();
+            let origin = authority.to_string();
+            assert_eq!(Target::of(&authority).authority(&origin), authority, "{text}");
         }
     }
 }

@@ -7,7 +7,6 @@ use super::{pinned, verdict};
 use crate::client_protocol::Demand;
 use crate::egress::{ClientError, LoginError, Tried};
 use crate::fault::{At, Cause, Fault};
-use crate::http::Authority;
 use crate::route::{Candidate, Plan};
 use crate::upstream::HostPort;
 
@@ -22,8 +21,7 @@ pub(super) fn choose(received: Received, cx: &mut Cx<'_>) -> Transition {
 /// The identity of the client, if it has one of its own, and the plan for its target.
 fn plan(demand: &Demand, cx: &Cx<'_>) -> Result<(Option<usize>, Plan), Fault> {
     let (record, egress) = (&cx.client.record, &cx.shard.settings.egress);
-    let target = Authority::parse(demand.request.origin())
-        .map_err(|error| At::ReadHead.fault(Cause::RequestMalformed, format!("the request's target: {error}")))?;
+    let target = demand.target.authority(demand.request.origin());
     let identity = egress
         .identity_of(record.listener.into(), record.client.ip(), &demand.login, cx.now_ms())
         .map_err(client_fault)?;
@@ -32,7 +30,8 @@ fn plan(demand: &Demand, cx: &Cx<'_>) -> Result<(Option<usize>, Plan), Fault> {
 
 /// Goes to the plan's first candidate.
 fn follow(plan: Plan, identity: Option<usize>, received: Received, cx: &mut Cx<'_>) -> Transition {
-    let Received { demand: Demand { request, .. }, leftover, pinned } = received;
+    let Received { demand, leftover, pinned } = received;
+    let request = demand.request;
     match plan.first() {
         Candidate::Deny => {
             let detail = format!("the routes deny {}", request.origin());
@@ -40,7 +39,7 @@ fn follow(plan: Plan, identity: Option<usize>, received: Received, cx: &mut Cx<'
         }
         Candidate::Group { group, without_credentials } => {
             let choice = HopChoice { group, identity, tried: Tried::default() };
-            Transition::SelectHop(Box::new(Departure { request, choice, without_credentials, leftover, pinned }))
+            Transition::SelectHop(Departure { request, choice, without_credentials, leftover, pinned })
         }
         Candidate::Direct => {
             let origin: HostPort = match request.origin().parse() {

@@ -26,25 +26,30 @@ pub(super) struct Cx<'a> {
 
 impl Cx<'_> {
     /// The time of this turn in ms.
+    #[inline]
     pub(super) fn now_ms(&self) -> u64 {
         self.shard.now_ms()
     }
 
     /// The time of this turn in µs.
+    #[inline]
     pub(super) fn now_us(&self) -> u64 {
         self.shard.now_us
     }
 
+    #[inline]
     pub(super) fn timeouts(&self) -> &TimeoutsMs {
         &self.shard.settings.timeouts
     }
 
     /// Sets the session's one deadline.
+    #[inline]
     pub(super) fn set_deadline(&mut self, at_ms: u64) {
         self.shard.timers.set(self.key, &mut self.client.deadline, at_ms);
     }
 
     /// As [`Cx::set_deadline`], so many ms from now.
+    #[inline]
     pub(super) fn set_deadline_in(&mut self, wait_ms: u64) {
         self.set_deadline(self.now_ms() + wait_ms);
     }

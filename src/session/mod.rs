@@ -126,8 +126,8 @@ stages! {
 /// Builds the stage that a transition leads to, or ends the session.
 fn enter(transition: Transition, cx: &mut Cx<'_>) -> Result<Stage, End> {
     Ok(match transition {
-        Transition::ChooseRoute(received) => return enter(choose_route::choose(*received, cx), cx),
-        Transition::SelectHop(departure) => return enter(select_hop::select(*departure, cx), cx),
+        Transition::ChooseRoute(received) => return enter(choose_route::choose(received, cx), cx),
+        Transition::SelectHop(departure) => return enter(select_hop::select(departure, cx), cx),
         Transition::ReadRequest(next) => Stage::ReadRequest(ReadRequest::next(next, cx)),
         Transition::Connect(target) => Stage::Connect(Box::new(Connect::new(target, cx))),
         Transition::Authenticate(connected) => Stage::Authenticate(Box::new(Authenticate::new(connected, cx))),

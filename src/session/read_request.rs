@@ -87,7 +87,7 @@ impl ReadRequest {
     }
 
     /// A whole request has come.
-    fn received(self, demand: Demand, cx: &mut Cx<'_>) -> Transition {
+    fn received(self, demand: Box<Demand>, cx: &mut Cx<'_>) -> Transition {
         cx.client.record.asked_for(demand.request.method(), demand.request.origin());
         if let Err(fault) = admitted(self.admission) {
             return verdict::failed(fault, cx);
@@ -101,7 +101,7 @@ impl ReadRequest {
             // would wait 40 ms for something to send along.
             cx.client.endpoint.stream.acknowledge();
         }
-        Transition::ChooseRoute(Box::new(Received { demand, leftover, pinned: self.pinned }))
+        Transition::ChooseRoute(Received { demand, leftover, pinned: self.pinned })
     }
 
     /// The next request on a connection has begun: from here on it has the time of a head.
@@ -151,7 +151,7 @@ impl StageOps for ReadRequest {
                     }
                     self.begun(cx);
                 }
-                Ok(Some(Got::Bytes(Ok(Some(demand))))) => return Step::Go(self.received(*demand, cx)),
+                Ok(Some(Got::Bytes(Ok(Some(demand))))) => return Step::Go(self.received(demand, cx)),
                 Ok(Some(Got::Bytes(Err(rejected)))) => {
                     cx.client.record.asked_for(&rejected.asked.method, &rejected.asked.target);
                     let fault = admitted(self.admission).err().unwrap_or(rejected.fault);

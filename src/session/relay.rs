@@ -35,6 +35,7 @@ impl Relay {
     }
 
     /// Steps in place.
+    #[inline]
     pub(super) fn turn(&mut self, has_expired: bool, cx: &mut Cx<'_>) -> Progress {
         if has_expired {
             return Progress::Over(cx.end_by(self.timed_out()));

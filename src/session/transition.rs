@@ -53,8 +53,8 @@ use crate::upstream::{HostPort, Ticket};
 #[derive(Debug)]
 pub(super) enum Transition {
     ReadRequest(NextRequest),
-    ChooseRoute(Box<Received>),
-    SelectHop(Box<Departure>),
+    ChooseRoute(Received),
+    SelectHop(Departure),
     Connect(Connecting),
     Authenticate(Connected),
     Exchange(Opened),
@@ -76,7 +76,7 @@ pub(super) struct NextRequest {
 /// A request that was read and goes nowhere yet.
 #[derive(Debug)]
 pub(super) struct Received {
-    pub demand: Demand,
+    pub demand: Box<Demand>,
     /// What the client sent behind its head.
     pub leftover: Vec<u8>,
     pub pinned: Option<Box<Pinned>>,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::auth::Request;
-use crate::client_protocol::{Demand, ReadOptions, Rejected, ShownLogin};
+use crate::client_protocol::{Demand, ReadOptions, Rejected, ShownLogin, Target};
 use crate::fault::{At, Cause, Fault};
 use crate::forward::{self, ForwardError, ForwardRequest};
 use crate::http::{
@@ -72,14 +72,20 @@ fn understand(head: &[u8], options: &ReadOptions<'_>) -> Result<Demand, Fault> {
         ));
     }
     let login = ShownLogin::read(&head.fields);
-    if let RequestTarget::Authority(authority) = &head.target {
-        let mut fields = Vec::new();
-        http::copy_end_to_end_fields(&head.fields, &mut fields);
-        forward::append_via(head.version, &options.forward, &mut fields);
-        return Ok(Demand { request: Request::connect(authority.to_string(), fields), login });
+    match &head.target {
+        RequestTarget::Authority(authority) => {
+            let mut fields = Vec::new();
+            http::copy_end_to_end_fields(&head.fields, &mut fields);
+            forward::append_via(head.version, &options.forward, &mut fields);
+            let request = Request::connect(authority.to_string(), fields);
+            Ok(Demand { request, target: Target::of(authority), login })
+        }
+        RequestTarget::Absolute { authority, .. } => {
+            let request = ForwardRequest::of(&head, &options.forward).map_err(|error| unforwardable(&error))?;
+            Ok(Demand { request: Request::Forward(Arc::new(request)), target: Target::of(authority), login })
+        }
+        RequestTarget::Origin(_) | RequestTarget::Asterisk => Err(unforwardable(&ForwardError::NotAbsoluteForm)),
     }
-    let request = ForwardRequest::of(&head, &options.forward).map_err(|error| unforwardable(&error))?;
-    Ok(Demand { request: Request::Forward(Arc::new(request)), login })
 }
 
 /// A head that is malformed because it belongs to another protocol is reported as that.

@@ -41,10 +41,14 @@ impl Shard {
     pub(super) fn note_changes(&mut self, key: Key) {
         let Some(entry) = self.sessions.get_mut(key) else { return };
         let (held_bytes, idle) = (entry.session.held_bytes(), entry.session.idle());
+        let is_queued_as_large = entry.head_position.is_some();
         if held_bytes != entry.held_bytes {
             self.count_held(key, held_bytes);
         }
-        self.queue_if_large(key, idle == Some(Idle::Begun) && held_bytes >= limits::LARGE_HEAD_BYTES);
+        let is_large = idle == Some(Idle::Begun) && held_bytes >= limits::LARGE_HEAD_BYTES;
+        if is_large != is_queued_as_large {
+            self.queue_if_large(key, is_large);
+        }
         self.queue_if_idle(key);
         if self.context.is_short_of_memory() {
             self.free_memory();
