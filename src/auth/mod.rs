@@ -29,6 +29,7 @@
 
 mod conversation;
 mod credentials;
+mod final_answer;
 mod handshake;
 mod mechanism;
 mod nonces;
@@ -37,7 +38,6 @@ mod proxy_answer;
 mod request;
 mod spnego;
 mod state;
-mod verdict;
 
 #[cfg(test)]
 mod tests;
@@ -45,13 +45,13 @@ mod tests;
 use std::borrow::Cow;
 
 pub use credentials::{Credentials, FirstLeg};
+pub use final_answer::{FinalAnswer, final_answer};
 pub use handshake::Handshake;
 pub use mechanism::{Scheme, SpeaksNtlm};
 pub use nonces::{NonceSource, Nonces};
 pub use progress::{Declined, Due, Progress, Tally};
 pub use proxy_answer::{carries_challenge, is_of_proxy};
 pub use request::Request;
-pub use verdict::{FinalAnswer, final_answer};
 
 use crate::fault::{At, Cause, Fault};
 

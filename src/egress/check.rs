@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::time::Instant;
 
 use super::Hop;
-use super::verdict::{cut_off, unread};
+use super::logon_verdict::{cut_off, unread};
 use crate::auth::{Handshake, NonceSource, Nonces, Progress, Request};
 use crate::fault::Cause;
 use crate::limits::{self, millis};

@@ -7,7 +7,7 @@
 //! | `habits` | what an upstream's behaviour has shown |
 //! | `choice` | the choice of an upstream within a group |
 //! | `unchallenged` | what an upstream serves without authentication |
-//! | `verdict` | what an answer says about the AUTHENTICATE_MESSAGE before it |
+//! | `logon_verdict` | what an answer says about the AUTHENTICATE_MESSAGE before it |
 //! | `check` | the handshakes with which an upstream is checked |
 //! | `current` | the egress that new requests use, and its secrets |
 //! | `logins` | clients that log on to the gateway |
@@ -19,8 +19,8 @@ mod habits;
 mod hop;
 mod identity;
 mod logins;
+pub mod logon_verdict;
 mod unchallenged;
-pub mod verdict;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::Loan;
 use crate::auth::{Handshake, Progress, Request};
-use crate::egress::{Hop, verdict};
+use crate::egress::{Hop, logon_verdict};
 use crate::event::{Deadline, EventToken, Got, HeadReader, Key, Owner, Slots, Vacancy};
 use crate::limits;
 use crate::metrics::Reason407;
@@ -266,11 +266,11 @@ impl Connection {
         // The answer may have come even if the upstream takes no more.
         let _ = flush(upstream, outbox);
         loop {
-            if let Some(verdict) = verdict::so_far(answer) {
+            if let Some(verdict) = logon_verdict::so_far(answer) {
                 return Advance::Verdict(verdict);
             }
             if answer.len() >= limit_bytes || *reads_left == 0 {
-                return Advance::Verdict(verdict::unread(answer));
+                return Advance::Verdict(logon_verdict::unread(answer));
             }
             *reads_left -= 1;
             if !upstream.ready.readable() {
@@ -278,7 +278,7 @@ impl Connection {
             }
             match upstream.read(scratch) {
                 Ok(None) => return Advance::Wait,
-                Ok(Some(0)) | Err(_) => return Advance::Verdict(verdict::cut_off(answer)),
+                Ok(Some(0)) | Err(_) => return Advance::Verdict(logon_verdict::cut_off(answer)),
                 Ok(Some(count)) => answer.extend_from_slice(&scratch[..count]),
             }
         }

@@ -9,9 +9,9 @@ use super::cx::Cx;
 use super::effects::HandshakeOutcome;
 use super::stage::{StageOps, Step};
 use super::transition::{Connected, Connecting, Declining, Handover, Opened, Pending, Transition};
-use super::{guard_faults, verdict};
+use super::{guard_faults, respond};
 use crate::auth::{Declined, Due, Progress};
-use crate::egress::verdict as logon_verdict;
+use crate::egress::logon_verdict;
 use crate::event::{Got, HeadReader, Seat, take_front};
 use crate::fault::{At, Cause, Culprit, Fault};
 use crate::limits;
@@ -241,7 +241,7 @@ impl Authenticate {
         self.attempt.served_after_failures(cx);
         self.attempt.handshake_ended(HandshakeOutcome::Established, cx);
         let leftover = std::mem::take(&mut self.attempt.leftover);
-        verdict::established(self.upstream, self.input.into_leftover(), leftover, cx)
+        respond::established(self.upstream, self.input.into_leftover(), leftover, cx)
     }
 
     fn declined(mut self, declined: Declined, cx: &mut Cx<'_>) -> Transition {
@@ -319,7 +319,7 @@ impl Authenticate {
         }
         match is_upstreams(&fault) {
             true => self.fail_elsewhere(fault, is_cut_off, cx),
-            false => verdict::failed(fault, cx),
+            false => respond::failed(fault, cx),
         }
     }
 
@@ -339,7 +339,7 @@ impl Authenticate {
         self.attempt.upstream_failed(&fault, cx);
         let has_time = cx.now_ms() < self.attempt.until_ms;
         if !has_time || !self.attempt.has_next() || self.attempt.handshake.may_be_under_way() {
-            return verdict::failed(fault, cx);
+            return respond::failed(fault, cx);
         }
         if is_cut_off && !self.attempt.is_accepted_elsewhere(cx.now_ms()) {
             // An upstream that has not accepted the account yet must not be asked for a destination that may only be
@@ -379,7 +379,7 @@ impl StageOps for Box<Authenticate> {
             if self.attempt.handshake.is_challenged()
                 && let Some(fault) = self.attempt.cut_off.take()
             {
-                return Step::Go(verdict::failed(fault, cx));
+                return Step::Go(respond::failed(fault, cx));
             }
             if let Err(fault) = self.log_on(cx) {
                 return Step::Go(self.fail(fault, cx));

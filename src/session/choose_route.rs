@@ -3,7 +3,7 @@
 use super::attempt::HopChoice;
 use super::cx::Cx;
 use super::transition::{Connecting, Departure, Opened, Received, Transition};
-use super::{pinned, verdict};
+use super::{pinned, respond};
 use crate::client_protocol::Demand;
 use crate::egress::{ClientError, LoginError, Tried};
 use crate::fault::{At, Cause, Fault};
@@ -14,7 +14,7 @@ use crate::upstream::HostPort;
 pub(super) fn choose(received: Received, cx: &mut Cx<'_>) -> Transition {
     match plan(&received.demand, cx) {
         Ok((identity, plan)) => follow(plan, identity, received, cx),
-        Err(fault) => verdict::failed(fault, cx),
+        Err(fault) => respond::failed(fault, cx),
     }
 }
 
@@ -35,7 +35,7 @@ fn follow(plan: Plan, identity: Option<usize>, received: Received, cx: &mut Cx<'
     match plan.first() {
         Candidate::Deny => {
             let detail = format!("the routes deny {}", request.origin());
-            verdict::failed(At::ReadHead.fault(Cause::DestinationDenied, detail), cx)
+            respond::failed(At::ReadHead.fault(Cause::DestinationDenied, detail), cx)
         }
         Candidate::Group { group, without_credentials } => {
             let choice = HopChoice { group, identity, tried: Tried::default() };
@@ -45,7 +45,7 @@ fn follow(plan: Plan, identity: Option<usize>, received: Received, cx: &mut Cx<'
             let origin: HostPort = match request.origin().parse() {
                 Ok(origin) => origin,
                 Err(error) => {
-                    return verdict::failed(At::ReadHead.fault(Cause::RequestMalformed, format!("{error}")), cx);
+                    return respond::failed(At::ReadHead.fault(Cause::RequestMalformed, format!("{error}")), cx);
                 }
             };
             let request = request.forward().cloned();

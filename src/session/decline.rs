@@ -1,9 +1,9 @@
 //! An upstream's own refusal of a CONNECT (403, 503 …): its page is collected, within a bound, and passed on.
 
 use super::cx::Cx;
+use super::respond;
 use super::stage::{StageOps, Step};
 use super::transition::{Declining, Transition};
-use super::verdict;
 use crate::auth::Declined;
 use crate::fault::At;
 use crate::http::{BodyFraming, ChunkError, ChunkedDecoder};
@@ -83,7 +83,7 @@ impl Decline {
     }
 
     fn pass_on(&self, cx: &mut Cx<'_>) -> Transition {
-        verdict::declined(&self.declined, &self.body, cx)
+        respond::declined(&self.declined, &self.body, cx)
     }
 }
 

@@ -31,11 +31,11 @@ mod read_request;
 mod record;
 mod relay;
 mod reply;
+mod respond;
 mod select_hop;
 mod snapshot;
 mod stage;
 mod transition;
-mod verdict;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -3,9 +3,9 @@
 use super::cx::Cx;
 use super::pinned::Pinned;
 use super::record::End;
+use super::respond;
 use super::stage::{Idle, StageOps, Step};
 use super::transition::{NextRequest, Received, Transition};
-use super::verdict;
 use crate::client_protocol::{Demand, ReadOptions, Rejected, RequestReader};
 use crate::event::{Got, HeadReader};
 use crate::fault::{At, Cause, Fault};
@@ -90,10 +90,10 @@ impl ReadRequest {
     fn received(self, demand: Box<Demand>, cx: &mut Cx<'_>) -> Transition {
         cx.client.record.asked_for(demand.request.method(), demand.request.origin());
         if let Err(fault) = admitted(self.admission) {
-            return verdict::failed(fault, cx);
+            return respond::failed(fault, cx);
         }
         if cx.shard.is_out_of_memory() {
-            return verdict::failed(out_of_memory(), cx);
+            return respond::failed(out_of_memory(), cx);
         }
         let leftover = self.input.into_leftover();
         if demand.request.has_body() && leftover.is_empty() {
@@ -147,7 +147,7 @@ impl StageOps for ReadRequest {
                 Ok(Some(Got::Blocked)) => {}
                 Ok(Some(Got::Bytes(Ok(None)))) => {
                     if cx.shard.is_out_of_memory() && self.held_bytes() >= limits::LARGE_HEAD_BYTES {
-                        return Step::Go(verdict::failed(out_of_memory(), cx));
+                        return Step::Go(respond::failed(out_of_memory(), cx));
                     }
                     self.begun(cx);
                 }
@@ -155,7 +155,7 @@ impl StageOps for ReadRequest {
                 Ok(Some(Got::Bytes(Err(rejected)))) => {
                     cx.client.record.asked_for(&rejected.asked.method, &rejected.asked.target);
                     let fault = admitted(self.admission).err().unwrap_or(rejected.fault);
-                    return Step::Go(verdict::failed(fault, cx));
+                    return Step::Go(respond::failed(fault, cx));
                 }
                 Ok(Some(Got::End)) => {
                     return Step::Go(self.gone("the client closed its connection in the middle of its request", cx));
@@ -169,7 +169,7 @@ impl StageOps for ReadRequest {
         Step::Go(match self.input.is_empty() {
             true => Transition::End(silent(cx)),
             false => {
-                verdict::failed(At::ReadHead.fault(Cause::HeadTimeout, "the request head was not complete in time"), cx)
+                respond::failed(At::ReadHead.fault(Cause::HeadTimeout, "the request head was not complete in time"), cx)
             }
         })
     }
@@ -177,7 +177,7 @@ impl StageOps for ReadRequest {
     fn give_way(self, cx: &mut Cx<'_>) -> End {
         match self.input.is_empty() {
             true => End::GaveWay,
-            false => verdict::failed_at_once(
+            false => respond::failed_at_once(
                 At::ReadHead.fault(
                     Cause::GaveWay,
                     "no connection slot, file descriptor or memory is left, and connections with incomplete requests give way to new ones",

@@ -6,7 +6,7 @@ use super::attempt::{Attempt, HopChoice};
 use super::connection_source::ConnectionSource;
 use super::cx::Cx;
 use super::transition::{Connected, Connecting, Departure, Opened, Transition};
-use super::{guard_faults, pinned, verdict};
+use super::{guard_faults, pinned, respond};
 use crate::auth::{Handshake, Request};
 use crate::egress::{Egress, Hop};
 use crate::event::{DIALS, EventToken};
@@ -22,7 +22,7 @@ pub(super) fn select(departure: Departure, cx: &mut Cx<'_>) -> Transition {
     let egress = cx.shard.settings.egress.egress();
     let (member, hop) = match first_hop(&egress, &mut choice, &request, cx.now_ms()) {
         Ok((member, hop)) => (member, Arc::clone(hop)),
-        Err(fault) => return verdict::failed(fault, cx),
+        Err(fault) => return respond::failed(fault, cx),
     };
     cx.goes_to(&hop);
     let settings = &cx.shard.settings;

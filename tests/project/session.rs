@@ -75,7 +75,7 @@ fn names_after<'a>(text: &'a str, before: &str) -> BTreeSet<&'a str> {
         .collect()
 }
 
-/// The edges that the code takes: what each stage's files construct, be it through [`verdict`].
+/// The edges that the code takes: what each stage's files construct, be it through [`respond`].
 fn edges_in_code(files: &BTreeMap<String, String>) -> BTreeSet<(String, String)> {
     let mut edges = BTreeSet::new();
     for (module, text) in files.iter().filter(|(module, _)| STAGES.contains(&room(module))) {
@@ -84,7 +84,7 @@ fn edges_in_code(files: &BTreeMap<String, String>) -> BTreeSet<(String, String)>
             edges.insert((from.clone(), snake(to)));
         }
         // Of these one may end the session instead, where no client is left to be told.
-        for told in ["verdict::failed(", "verdict::failed_behind(", "verdict::established(", "verdict::declined("] {
+        for told in ["respond::failed(", "respond::failed_behind(", "respond::established(", "respond::declined("] {
             if text.contains(told) {
                 edges.insert((from.clone(), "reply".into()));
             }

@@ -8,9 +8,9 @@ mod upstreams;
 
 use super::cx::Cx;
 use super::happy_eyeballs::{Candidate, Race, Racer};
+use super::respond;
 use super::stage::{StageOps, Step};
 use super::transition::{Connecting, Transition};
-use super::verdict;
 use crate::fault::{At, Cause, Fault};
 use crate::transport::Endpoint;
 use crate::transport::Transport;
@@ -132,7 +132,7 @@ impl Connect {
             Target::Upstreams(upstreams) => upstreams.gave_up(&fault, &self.race, cx),
             Target::Origin(origin) => origin.gave_up(cx),
         }
-        verdict::failed(fault, cx)
+        respond::failed(fault, cx)
     }
 }
 
@@ -233,7 +233,7 @@ impl StageOps for Box<Connect> {
                 }
                 Step::Wait(self)
             }
-            Addresses::Refused(fault) => Step::Go(verdict::failed(fault, cx)),
+            Addresses::Refused(fault) => Step::Go(respond::failed(fault, cx)),
             Addresses::Fail(fault) => Step::Go(self.give_up(fault, cx)),
         }
     }

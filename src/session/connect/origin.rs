@@ -12,8 +12,8 @@ use crate::http::{Authority, Host};
 use crate::route::{Candidate as RouteCandidate, metadata_network};
 use crate::session::cx::Cx;
 use crate::session::happy_eyeballs::{Candidate, Racer};
+use crate::session::respond;
 use crate::session::transition::{Opened, Transition};
-use crate::session::verdict;
 use crate::upstream::{HostPort, LookupClient, LookupReply, Resolution};
 
 /// An origin, and how far it has come with its addresses.
@@ -153,12 +153,12 @@ impl DirectTarget {
             && cx.shard.settings.egress.is_gateway(peer, local)
         {
             let detail = format!("{} is the gateway itself", self.origin);
-            return verdict::failed(At::Dial.fault(Cause::DestinationDenied, detail), cx);
+            return respond::failed(At::Dial.fault(Cause::DestinationDenied, detail), cx);
         }
         let (upstream, number, leftover) = (winner.endpoint, winner.number, self.leftover);
         match self.request {
             Some(request) => Transition::Exchange(Opened::Origin { request, upstream, number, leftover }),
-            None => verdict::established(upstream, Vec::new(), leftover, cx),
+            None => respond::established(upstream, Vec::new(), leftover, cx),
         }
     }
 

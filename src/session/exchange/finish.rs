@@ -10,8 +10,8 @@ use crate::session::attempt::Attempt;
 use crate::session::cx::Cx;
 use crate::session::pinned::Pinned;
 use crate::session::record::End;
+use crate::session::respond;
 use crate::session::transition::{AfterAnswer, ClientAnswer, Connecting, Halves, NextRequest, Pending, Transition};
-use crate::session::verdict;
 
 impl Exchange {
     /// The answer is delivered.
@@ -105,7 +105,7 @@ impl Exchange {
         if let Some(attempt) = self.attempt.take() {
             self.leave_to_itself(&attempt, cx);
         }
-        verdict::failed_behind(interim, fault, cx)
+        respond::failed_behind(interim, fault, cx)
     }
 
     /// The attempt, if another upstream may get the request: whether this one is to blame or its origin shows only

@@ -4,7 +4,7 @@ use std::io;
 
 use super::interpret::{Heard, interpret};
 use super::{Awaiting, Exchange, Phase, Work};
-use crate::egress::verdict as logon_verdict;
+use crate::egress::logon_verdict;
 use crate::event::take_front;
 use crate::fault::{At, Cause, Fault};
 use crate::forward::BodyPump;
