@@ -38,7 +38,7 @@ fn first_bytes_that_cannot_begin_a_request_are_rejected_at_once() {
         (b"SSH-2.0-OpenSSH_9.2\r\n", "speaks SSH"),
         (b"\0\0\0\x08\x04\xd2\x16\x2f", "cannot begin an HTTP request: 00 00 00 08"),
         (b"\x80", "cannot begin an HTTP request: 80"),
-        (b"EHLO there\r\n", "not method, target and version"),
+        (b"EHLO there\r\n", "not a method, a target and a version"),
     ] {
         let answer = ask(gateway.address(), bytes).expect("an answer");
         let shown = bytes.escape_ascii();
