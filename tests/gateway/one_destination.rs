@@ -31,25 +31,36 @@ enum ResetBy {
     Filter,
 }
 
+/// Whether a piece of what a client sends holds an AUTHENTICATE_MESSAGE.
+fn has_logon(piece: &[u8]) -> bool {
+    // Base64 of "NTLMSSP\0" and the first byte of MessageType 3.
+    piece.windows(12).any(|window| window == b"TlRMTVNTUAAD")
+}
+
+/// Relays a connection to a proxy until `cuts` says of what the client sends that the connection is to be cut.
+fn relay(mut near: TcpStream, proxy: SocketAddr, cuts: impl Fn(&[u8]) -> bool) {
+    let Ok(mut far) = TcpStream::connect(proxy) else { return };
+    let (Ok(mut back_from), Ok(mut back_to)) = (far.try_clone(), near.try_clone()) else { return };
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut back_from, &mut back_to);
+        let _ = back_to.shutdown(Shutdown::Both);
+    });
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(count @ 1..) = near.read(&mut buffer) {
+        if cuts(&buffer[..count]) || far.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = (near.shutdown(Shutdown::Both), far.shutdown(Shutdown::Both));
+}
+
 /// A filter in front of a proxy. It cuts a connection that carries an AUTHENTICATE_MESSAGE for `blocked.test`.
 fn filter(proxy: SocketAddr) -> Listener {
-    Listener::start(move |mut near| {
-        let Ok(mut far) = TcpStream::connect(proxy) else { return };
-        let (Ok(mut back_from), Ok(mut back_to)) = (far.try_clone(), near.try_clone()) else { return };
-        std::thread::spawn(move || {
-            let _ = std::io::copy(&mut back_from, &mut back_to);
-            let _ = back_to.shutdown(Shutdown::Both);
+    Listener::start(move |near| {
+        relay(near, proxy, |piece| {
+            let text = String::from_utf8_lossy(piece).to_lowercase();
+            has_logon(piece) && (text.contains(".blocked.test") || text.contains(" blocked.test"))
         });
-        let mut buffer = [0; 16 * 1024];
-        while let Ok(count @ 1..) = near.read(&mut buffer) {
-            let text = String::from_utf8_lossy(&buffer[..count]).to_lowercase();
-            // Base64 of "NTLMSSP\0" and the first byte of MessageType 3, in lower case.
-            let is_blocked = text.contains(".blocked.test") || text.contains(" blocked.test");
-            if (is_blocked && text.contains("tlrmtvntuaad")) || far.write_all(&buffer[..count]).is_err() {
-                break;
-            }
-        }
-        let _ = (near.shutdown(Shutdown::Both), far.shutdown(Shutdown::Both));
     })
 }
 
@@ -241,31 +252,19 @@ enum Cuts {
 fn cutting_relay(proxy: SocketAddr, cuts: Cuts) -> (Listener, Arc<AtomicBool>) {
     let (begun, is_down) = (Arc::new(AtomicBool::new(false)), AtomicBool::new(false));
     let seen = Arc::clone(&begun);
-    let relay = Listener::start(move |mut near| {
+    let listener = Listener::start(move |near| {
         if is_down.load(Ordering::Acquire) {
             return;
         }
-        let Ok(mut far) = TcpStream::connect(proxy) else { return };
-        let (Ok(mut back_from), Ok(mut back_to)) = (far.try_clone(), near.try_clone()) else { return };
-        std::thread::spawn(move || {
-            let _ = std::io::copy(&mut back_from, &mut back_to);
-            let _ = back_to.shutdown(Shutdown::Both);
-        });
-        let mut buffer = [0; 16 * 1024];
-        while let Ok(count @ 1..) = near.read(&mut buffer) {
-            // Base64 of "NTLMSSP\0" and the first byte of MessageType 3.
-            let is_logon = buffer[..count].windows(12).any(|window| window == b"TlRMTVNTUAAD");
-            if is_logon && seen.load(Ordering::Acquire) {
+        relay(near, proxy, |piece| {
+            let is_cut = seen.load(Ordering::Acquire) && has_logon(piece);
+            if is_cut {
                 is_down.store(cuts == Cuts::EverythingAfterALogon, Ordering::Release);
-                break;
             }
-            if far.write_all(&buffer[..count]).is_err() {
-                break;
-            }
-        }
-        let _ = (near.shutdown(Shutdown::Both), far.shutdown(Shutdown::Both));
+            is_cut
+        });
     });
-    (relay, begun)
+    (listener, begun)
 }
 
 /// A gateway before a relay that cuts connections off, and a second proxy that has not accepted the account yet.
