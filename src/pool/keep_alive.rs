@@ -42,6 +42,9 @@ impl KeepAlivePool {
         can_be_repeated: bool,
         loan: &Loan<'_>,
     ) -> Option<Endpoint> {
+        if !loan.is_in_force(hop) {
+            return None;
+        }
         while let Some(key) = self.of(hop).last().copied() {
             let since_ms = self.connections.get(key).map_or(0, |kept| kept.since_ms);
             if !can_be_repeated && loan.now_ms - since_ms > millis(limits::KEPT_FRESH) {
@@ -50,9 +53,7 @@ impl KeepAlivePool {
             }
             let Some(kept) = self.remove(key) else { continue };
             let mut upstream = kept.upstream;
-            // A reload renumbers the hops: the same number may be another upstream's or another identity's.
-            if Arc::ptr_eq(&kept.hop, hop) && upstream.is_at_rest() && upstream.hand_over(token, loan.registry).is_ok()
-            {
+            if upstream.is_at_rest() && upstream.hand_over(token, loan.registry).is_ok() {
                 return Some(upstream);
             }
         }
@@ -61,11 +62,10 @@ impl KeepAlivePool {
 
     /// Keeps a connection whose last answer has been read to its end; closes the oldest when there are too many.
     pub fn put(&mut self, hop: &Arc<Hop>, mut upstream: Endpoint, loan: &mut Loan<'_>) {
-        let is_in_force = loan.egress.hops.get(hop.number).is_some_and(|other| Arc::ptr_eq(other, hop));
         if hop.keep_cap == 0
             || hop.habits.authenticates_single_requests(loan.now_ms)
             || loan.draining
-            || !is_in_force
+            || !loan.is_in_force(hop)
             || !upstream.is_at_rest()
         {
             return;

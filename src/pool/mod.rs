@@ -8,10 +8,12 @@ mod keep_alive;
 mod pre_challenged;
 mod verdict_wait;
 
+use std::sync::Arc;
+
 use mio::Registry;
 
 use crate::auth::NonceSource;
-use crate::egress::CurrentEgress;
+use crate::egress::{CurrentEgress, Hop};
 use crate::event::{Key, Owner, Timers};
 use crate::timeouts::TimeoutsMs;
 use crate::transport::{Readiness, SocketOptions};
@@ -55,6 +57,14 @@ pub struct Loan<'a> {
     pub draining: bool,
     /// The time of this turn, in ms of the process's clock.
     pub now_ms: u64,
+}
+
+impl Loan<'_> {
+    /// Whether a hop belongs to the egress in force. A reload renumbers the hops: the same number may be another
+    /// upstream's or another identity's.
+    fn is_in_force(&self, hop: &Arc<Hop>) -> bool {
+        self.egress.hops.get(hop.number).is_some_and(|other| Arc::ptr_eq(other, hop))
+    }
 }
 
 impl Pools {

@@ -107,7 +107,7 @@ impl PreChallengedPool {
         loan: &Loan<'_>,
     ) -> Option<Challenged> {
         let now_ms = loan.now_ms;
-        if hop.warm_cap == 0 {
+        if hop.warm_cap == 0 || !loan.is_in_force(hop) {
             return None;
         }
         // While the secret is in doubt, the client's request itself has to be challenged: only then is its answer a
