@@ -113,6 +113,8 @@ causes! {
     ClientNotAllowed "client_not_allowed" Downstream;
     /// The routes deny the destination.
     DestinationDenied "destination_denied" Downstream;
+    /// The source of routes gave no answer, or none in time.
+    RouteUnavailable "route_unavailable" Gateway;
     /// The client must log in and sent no valid login.
     LoginRequired "login_required" Downstream;
     /// The client's address sent too many invalid logins, so this one was not checked.

@@ -16,7 +16,7 @@
 //!   supervisor → gateway, watch, notify, config
 //!   gateway    → shard, admin, inspect, session, egress, auth, upstream, transport, event, metrics, config, logging
 //!   inspect    → shard, session
-//!   shard      → session, pool, relay, upstream, transport, event, metrics, fault
+//!   shard      → session, pool, relay, route, upstream, transport, event, metrics, fault
 //!   session    → client_protocol, pool, egress, route, forward, auth, relay, upstream, transport, event, metrics, fault, http
 //!   pool       → egress, auth, forward, upstream, transport, event, metrics, http
 //!   egress     → client_protocol, upstream, transport, auth, route, metrics, fault, http, ntlm

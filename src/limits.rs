@@ -191,6 +191,15 @@ pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// socket with unread bytes sends a reset, which would destroy the response on its way.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
+// ---- Routes ----
+
+/// How long a request waits for a source of routes that does not answer at once. A source computes its answer; what
+/// takes longer hangs.
+pub const ROUTE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Candidates of a route that are tried one after the other, each as long as its connection attempts take.
+pub const ROUTE_CANDIDATES: usize = 8;
+
 // ---- Connecting ----
 
 /// The next address is tried in parallel if the previous one has not answered after this (RFC 8305 §5, Connection

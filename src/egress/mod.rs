@@ -26,7 +26,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::metrics::UpstreamMetrics;
-use crate::route::Rules;
+use crate::route::{RouteSource, Rules};
 use crate::upstream::Upstream;
 
 pub use check::{check_by_handshake, probe};
@@ -64,7 +64,7 @@ pub enum ListenerUse {
     Withdrawn,
 }
 
-/// Upstreams, identities and rules.
+/// Upstreams, identities and routes.
 #[derive(Debug)]
 pub struct Egress {
     /// The upstreams, in the order in which they are tried.
@@ -75,8 +75,11 @@ pub struct Egress {
     pub hops: Vec<Arc<Hop>>,
     /// The order in which the upstreams of a group are tried.
     pub order: UpstreamOrder,
-    /// The routing rules.
-    pub rules: Rules,
+    /// Who decides where requests go.
+    pub routes: Arc<dyn RouteSource>,
+    /// The configured rules. They say which addresses of metadata services may be reached,
+    /// whichever source names a route.
+    pub rules: Arc<Rules>,
     /// The identity of each listener.
     pub listeners: Vec<ListenerUse>,
     /// The ports on which the gateway listens, including the administration port.

@@ -50,7 +50,9 @@ fn egress(order: UpstreamOrder, upstreams: &[(usize, u32)], identities: Vec<Arc<
         members.push(Member { upstream, metrics, group: *group, weight: *weight, identity: None });
     }
     let listeners = vec![ListenerUse::Common, ListenerUse::Own(0), ListenerUse::Withdrawn];
-    Egress { members, identities, hops, order, rules: Rules::default(), listeners, own_ports: vec![3128] }
+    let rules = Arc::new(Rules::default());
+    let routes = rules.clone();
+    Egress { members, identities, hops, order, routes, rules, listeners, own_ports: vec![3128] }
 }
 
 fn current(egress: Egress, logins: Logins) -> CurrentEgress {

@@ -192,12 +192,14 @@ fn egress(
         weight: of_config.weight,
         identity: of_config.identity,
     };
+    let rules = Arc::new(config.rules.clone());
     Egress {
         members: upstreams.iter().zip(&config.upstreams).map(member).collect(),
         identities: known,
         hops,
         order: config.order,
-        rules: config.rules.clone(),
+        routes: rules.clone(),
+        rules,
         listeners,
         own_ports: builder.own_ports.clone(),
     }

@@ -155,6 +155,14 @@ impl HopMetrics {
         observe(histograms, HandshakeOutcome::ALL.iter().position(|(known, _)| *known == outcome), duration_us);
     }
 
+    /// How many handshakes have ended so.
+    #[cfg(test)]
+    pub fn ended(&self, outcome: HandshakeOutcome) -> u64 {
+        let place = HandshakeOutcome::ALL.iter().position(|(known, _)| *known == outcome);
+        let of_path = |histograms: &Vec<Histogram>| place.map_or(0, |place| histograms[place].get_sample_count());
+        self.handshakes.iter().map(of_path).sum()
+    }
+
     /// Counts a request by the source of its connection.
     pub fn request(&self, path: Path) {
         if let Some((_, counter)) = Path::ALL.iter().zip(&self.requests).find(|((known, _), _)| *known == path) {

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::metadata::{metadata_network, names};
 use super::pattern::{HostPattern, NoProxyEntry, PortRange};
 use super::plan::{Candidate, Plan};
+use super::source::{RouteQuestion, RouteReply, RouteSource, RouteTicket};
 use crate::http::{Authority, Host};
 
 /// What is done with a request.
@@ -65,9 +66,9 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Where a request may go: the rules know one candidate for each.
+    /// Where a request may go: the rules have one candidate for each destination.
     #[must_use]
-    pub fn plan(&self, destination: &Authority<'_>) -> Plan {
+    fn plan(&self, destination: &Authority<'_>) -> Plan {
         Plan::only(match self.decide(destination) {
             Decision::Deny => Candidate::Deny,
             Decision::Direct => Candidate::Direct,
@@ -102,6 +103,19 @@ impl Rules {
         }
     }
 
+    /// Whether a candidate may be used for this destination, whichever source named it. An address of a metadata
+    /// service is reached only where the rules name it, and only as they say.
+    #[must_use]
+    pub fn permit(&self, candidate: Candidate, destination: &Authority<'_>) -> bool {
+        let is_metadata = || address_of(destination.host).is_some_and(|address| metadata_network(address).is_some());
+        let decision = match candidate {
+            Candidate::Group { group, .. } => Decision::Group(group),
+            Candidate::Direct => Decision::Direct,
+            Candidate::Deny => return true,
+        };
+        !is_metadata() || self.decide(destination) == decision
+    }
+
     /// Whether requests for this host are sent to the upstream without credentials.
     #[must_use]
     pub fn goes_without_credentials(&self, host: Host<'_>) -> bool {
@@ -109,6 +123,12 @@ impl Rules {
             let host = plain(host);
             self.without_credentials.iter().any(|pattern| pattern.matches(&host))
         }
+    }
+}
+
+impl RouteSource for Rules {
+    fn route(&self, question: &RouteQuestion<'_>, _ticket: &dyn Fn() -> RouteTicket) -> RouteReply {
+        RouteReply::Now(Ok(self.plan(&question.destination)))
     }
 }
 
@@ -209,6 +229,27 @@ mod tests {
         let rules = Rules { rules: rules.into(), ..Rules::default() };
         assert_eq!(decide(&rules, "100.100.100.200", 80), Decision::Direct, "a later rule that names it decides");
         assert_eq!(decide(&rules, "100.100.100.201", 80), Decision::Direct);
+    }
+
+    #[test]
+    fn no_candidate_of_any_source_leads_to_a_metadata_service_unless_a_rule_does() {
+        let group = |group| Candidate::Group { group, without_credentials: false };
+        let permit = |rules: &Rules, candidate, host: &str| {
+            let text = format!("{host}:80");
+            rules.permit(candidate, &Authority::parse(&text).unwrap())
+        };
+        let named = Rules { rules: vec![rule(&[], &["169.254.0.0/16"], &[], Decision::Group(1))], ..Rules::default() };
+        for host in ["169.254.169.254", "[::ffff:169.254.169.254]", "[64:ff9b::a9fe:a9fe]"] {
+            for candidate in [group(0), Candidate::Direct] {
+                assert!(!permit(&rules(), candidate, host), "{host} {candidate:?}");
+                assert!(!permit(&named, candidate, host), "{host} {candidate:?}: the rule leads elsewhere");
+            }
+            assert!(permit(&rules(), Candidate::Deny, host), "{host}");
+        }
+        assert!(permit(&named, group(1), "169.254.169.254"));
+        for host in ["10.1.2.3", "www.example"] {
+            assert!(permit(&rules(), Candidate::Direct, host) && permit(&rules(), group(7), host), "{host}");
+        }
     }
 
     #[test]

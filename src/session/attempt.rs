@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::connection_source::ConnectionSource;
 use super::cx::Cx;
+use super::route_progress::RouteProgress;
 use crate::auth::Handshake;
 use crate::egress::{AuthDemand, Egress, Hop, Member, Tried};
 use crate::fault::Fault;
@@ -20,6 +21,9 @@ pub(super) struct Attempt {
     pub member: usize,
     /// What the client sent behind its head.
     pub leftover: Vec<u8>,
+    /// The other candidates of its plan; `None` if none is left, or as soon as something of the request may have been
+    /// sent.
+    pub route: Option<Box<RouteProgress>>,
     /// When the first dial began, in µs.
     pub started_us: u64,
     /// When the client must have its answer, in ms.

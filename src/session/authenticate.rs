@@ -64,6 +64,8 @@ impl Authenticate {
     /// Begins with the first request, unless the connection has its challenge already.
     pub(super) fn new(connected: Connected, cx: &mut Cx<'_>) -> Authenticate {
         let Connected { mut attempt, upstream } = connected;
+        // From here on the upstream may see something of the request.
+        attempt.route = None;
         let mut outbox = Vec::with_capacity(OUTBOX_BYTES);
         if attempt.source != ConnectionSource::Warm {
             attempt.handshake.begin(&mut outbox);

@@ -1,62 +1,130 @@
-//! Between the request and the first connection: as whom the client is served, and where its request goes.
+//! Between the request and its plan: as whom the client is served, and what the source of routes says about its target.
+//! A source that does not answer at once is waited for.
 
-use super::attempt::HopChoice;
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::cx::Cx;
-use super::transition::{Connecting, Departure, Opened, Received, Transition};
-use super::{pinned, respond};
+use super::respond;
+use super::route_progress::RouteProgress;
+use super::stage::{StageOps, Step};
+use super::transition::{Departure, Received, Transition};
 use crate::client_protocol::Demand;
-use crate::egress::{ClientError, LoginError, Tried};
+use crate::egress::{ClientError, Egress, LoginError};
+use crate::event::DIALS;
 use crate::fault::{At, Cause, Fault};
-use crate::route::{Candidate, Plan};
-use crate::upstream::HostPort;
+use crate::limits::{self, millis};
+use crate::route::{RouteAnswer, RouteQuestion, RouteReply};
+use crate::transport::Endpoint;
 
-/// Decides where a request goes.
-pub(super) fn choose(received: Received, cx: &mut Cx<'_>) -> Transition {
-    match plan(&received.demand, cx) {
-        Ok((identity, plan)) => follow(plan, identity, received, cx),
-        Err(fault) => respond::failed(fault, cx),
+/// A request that waits for its plan.
+#[derive(Debug)]
+pub(super) struct ChooseRoute {
+    received: Received,
+    asked: Asked,
+    /// Distinguishes the answer from those to other requests of the session.
+    question: u32,
+    answer: Option<RouteAnswer>,
+}
+
+/// On whose behalf the source was asked.
+#[derive(Debug)]
+struct Asked {
+    egress: Arc<Egress>,
+    /// The identity, by index, that the client has of its own.
+    identity: Option<usize>,
+}
+
+/// Asks for a plan; waits if the source does not answer at once.
+pub(super) fn choose(received: Received, cx: &mut Cx<'_>) -> Step<Box<ChooseRoute>> {
+    let identity = match identity(&received.demand, cx) {
+        Ok(identity) => identity,
+        Err(fault) => return Step::Go(respond::failed(fault, cx)),
+    };
+    let asked = Asked { egress: cx.shard.settings.egress.egress(), identity };
+    let demand = &received.demand;
+    let client = cx.client.record.client.ip().to_canonical();
+    let destination = demand.target.authority(demand.request.origin());
+    let patience_ms = millis(limits::ROUTE_TIMEOUT).min(cx.timeouts().handshake);
+    let question = RouteQuestion { destination, client, patience: Duration::from_millis(patience_ms) };
+    // No other request of this connection has the same number.
+    let number = cx.client.record.requests;
+    let (key, route_ticket) = (cx.key, &cx.shard.route_ticket);
+    match asked.egress.routes.route(&question, &|| route_ticket(key, number)) {
+        RouteReply::Now(answer) => Step::Go(decided(answer, asked, received, cx)),
+        RouteReply::Later => {
+            cx.set_deadline_in(patience_ms);
+            Step::Wait(Box::new(ChooseRoute { received, asked, question: number, answer: None }))
+        }
     }
 }
 
-/// The identity of the client, if it has one of its own, and the plan for its target.
-fn plan(demand: &Demand, cx: &Cx<'_>) -> Result<(Option<usize>, Plan), Fault> {
+/// The identity of the client, if it has one of its own.
+fn identity(demand: &Demand, cx: &Cx<'_>) -> Result<Option<usize>, Fault> {
     let (record, egress) = (&cx.client.record, &cx.shard.settings.egress);
-    let target = demand.target.authority(demand.request.origin());
-    let identity = egress
-        .identity_of(record.listener.into(), record.client.ip(), &demand.login, cx.now_ms())
-        .map_err(client_fault)?;
-    Ok((identity, egress.rules.plan(&target)))
+    let identity = egress.identity_of(record.listener.into(), record.client.ip(), &demand.login, cx.now_ms());
+    identity.map_err(client_fault)
 }
 
-/// Goes to the plan's first candidate.
-fn follow(plan: Plan, identity: Option<usize>, received: Received, cx: &mut Cx<'_>) -> Transition {
+/// The source has answered.
+fn decided(answer: RouteAnswer, asked: Asked, received: Received, cx: &mut Cx<'_>) -> Transition {
+    let plan = match answer {
+        Ok(plan) => plan,
+        Err(why) => return respond::failed(At::Dial.fault(Cause::RouteUnavailable, why), cx),
+    };
     let Received { demand, leftover, pinned } = received;
-    let request = demand.request;
-    match plan.first() {
-        Candidate::Deny => {
-            let detail = format!("the routes deny {}", request.origin());
-            respond::failed(At::ReadHead.fault(Cause::DestinationDenied, detail), cx)
+    let route = RouteProgress {
+        plan,
+        egress: asked.egress,
+        identity: asked.identity,
+        target: demand.target,
+        until_ms: cx.now_ms() + cx.timeouts().handshake,
+        // Not always 0: an earlier connection of this session may have had that number, and late events with it.
+        number: u8::try_from(cx.client.record.requests % u32::from(DIALS)).unwrap_or(0),
+    };
+    Transition::FollowRoute(Departure { request: demand.request, leftover, pinned, route })
+}
+
+impl StageOps for Box<ChooseRoute> {
+    fn label(&self) -> &'static str {
+        "choose_route"
+    }
+
+    fn at(&self) -> At {
+        At::Dial
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.received.demand.request.held_bytes() + self.received.leftover.capacity()
+    }
+
+    fn upstream(&mut self, number: u8) -> Option<&mut Endpoint> {
+        let pinned = self.received.pinned.as_mut()?;
+        (pinned.number == number).then_some(&mut pinned.upstream)
+    }
+
+    fn routed(&mut self, question: u32, answer: RouteAnswer) -> bool {
+        let is_awaited = question == self.question && self.answer.is_none();
+        if is_awaited {
+            self.answer = Some(answer);
         }
-        Candidate::Group { group, without_credentials } => {
-            let choice = HopChoice { group, identity, tried: Tried::default() };
-            Transition::SelectHop(Departure { request, choice, without_credentials, leftover, pinned })
+        is_awaited
+    }
+
+    fn step(mut self, cx: &mut Cx<'_>) -> Step<Self> {
+        if cx.client.endpoint.ready.reset() {
+            let fault = At::Dial.fault(Cause::ClientGone, "the client reset its connection");
+            return Step::Go(Transition::End(cx.end_by(fault)));
         }
-        Candidate::Direct => {
-            let origin: HostPort = match request.origin().parse() {
-                Ok(origin) => origin,
-                Err(error) => {
-                    return respond::failed(At::ReadHead.fault(Cause::RequestMalformed, format!("{error}")), cx);
-                }
-            };
-            let request = request.forward().cloned();
-            if let Some(request) = &request
-                && let Some(pinned) = pinned::fitting(pinned, request.origin(), None, cx)
-            {
-                let (request, upstream, number) = (request.clone(), pinned.upstream, pinned.number);
-                return Transition::Exchange(Opened::Origin { request, upstream, number, leftover });
-            }
-            Transition::Connect(Connecting::Origin { origin, request, leftover })
+        match self.answer.take() {
+            Some(answer) => Step::Go(decided(answer, self.asked, self.received, cx)),
+            None => Step::Wait(self),
         }
+    }
+
+    fn expired(self, cx: &mut Cx<'_>) -> Step<Self> {
+        let fault = At::Dial.fault(Cause::RouteUnavailable, "the source of routes did not answer in time");
+        Step::Go(respond::failed(fault, cx))
     }
 }
 

@@ -14,6 +14,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::pool::{Loan, Pools};
 use crate::relay::{PipePool, Resources};
+use crate::route::RouteTicket;
 use crate::timeouts::TimeoutsMs;
 use crate::transport::{KeepAlive, SocketOptions};
 use crate::upstream::{HostPort, LookupClient, LookupReply};
@@ -74,6 +75,8 @@ pub struct Context {
     pub settings: SessionSettings,
     /// Asks for an origin's addresses on behalf of a session.
     pub look_up: Box<dyn Fn(HostPort, Key, LookupClient) -> LookupReply + Send>,
+    /// A ticket for a session's question of this number to a source of routes.
+    pub route_ticket: Box<dyn Fn(Key, u32) -> RouteTicket + Send>,
     /// Sessions that wait for an upstream's addresses.
     pub address_waiters: WaitList,
     /// Sessions that wait for the guard to change.

@@ -64,6 +64,11 @@ impl Cx<'_> {
         self.client.record.on_hop = Some(HopLease::new(hop));
     }
 
+    /// A candidate of the request's plan is tried: the upstream of the one before does not get it.
+    pub(super) fn tries_candidate(&mut self) {
+        self.client.record.on_hop = None;
+    }
+
     /// A tunnel begins to relay.
     pub(super) fn tunnel_opened(&self) {
         self.shard.metrics.established.inc();
@@ -96,6 +101,7 @@ impl Cx<'_> {
             end.label(),
             matches!(end, End::Fault(fault) if fault.at == At::Relay),
             relayed,
+            self.client.record.on_hop.as_ref().map(|hop| hop.number),
         );
         if !self.client.record.is_between_requests() {
             self.client.record.log(relayed, self.shard.now_us, end);

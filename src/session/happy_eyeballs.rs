@@ -56,6 +56,11 @@ impl Race {
         self.racers.iter_mut().find(|racer| racer.number == number).map(|racer| &mut racer.endpoint)
     }
 
+    /// The number of the session's last connection.
+    pub(super) fn last_number(&self) -> u8 {
+        self.last_number
+    }
+
     /// No connection is being established.
     pub(super) fn is_empty(&self) -> bool {
         self.racers.is_empty()

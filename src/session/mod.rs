@@ -1,17 +1,18 @@
 //! A session: a client's connection and what becomes of it, one stage at a time.
 //!
 //! ```text
-//!                                                      ┌────────────────────────── next request ─┐
-//!  accept ─▶ ReadRequest ─▶ (choose_route) ─▶ (select_hop) ─▶ Connect ─▶ Authenticate ─▶ Exchange ─┴─▶ Linger ─▶ end
-//!                                                  │            │             │  │           │           ▲
-//!                                                  │            │             │  └▶ Decline  │ 101       │
-//!                                                  └─ rejected ─┴─────────────┴──────┴───────┴─▶ Reply ──┤
-//!                                                                                                        └▶ Relay ─▶ end
+//!       ┌───────────────────────────────────── next request ──────────────────────────────────────┐
+//!       │                               ┌──── next ──────┬────────────┐                           │
+//!       ▼                               ▼   candidate    │            │                           │
+//!  ReadRequest ─▶ ChooseRoute ─▶ (follow_route) ─▶ (select_hop) ─▶ Connect ─▶ Authenticate ─▶ Exchange ─▶ Linger
+//!       │              │                │                │            │           │  └▶ Decline   │ 101      ▲
+//!       └──────────────┴─── rejected ───┴────────────────┴────────────┴───────────┴───────┴───────┴─▶ Reply ─┤
+//!                                                                                                            └▶ Relay
 //! ```
 //!
 //! A stage owns what it needs and nothing else. Stepping consumes it; it waits by returning itself, and ends by
 //! returning a [`Transition`], whose file has every edge. Only this file builds stages and acts on transitions; no
-//! stage names another. `choose_route` and `select_hop` decide at once and so are functions.
+//! stage names another. `follow_route` and `select_hop` decide at once and so are functions.
 
 mod attempt;
 mod authenticate;
@@ -23,6 +24,7 @@ mod cx;
 mod decline;
 mod effects;
 mod exchange;
+mod follow_route;
 mod guard_faults;
 mod happy_eyeballs;
 mod linger;
@@ -32,6 +34,7 @@ mod record;
 mod relay;
 mod reply;
 mod respond;
+mod route_progress;
 mod select_hop;
 mod snapshot;
 mod stage;
@@ -43,9 +46,11 @@ use std::sync::Arc;
 use crate::client_protocol::ClientProtocol;
 use crate::event::{Deadline, Key, Lane};
 use crate::fault::{At, Cause, Fault};
+use crate::route::RouteAnswer;
 use crate::transport::{Endpoint, Readiness, Stream};
 use crate::upstream::Resolution;
 use authenticate::Authenticate;
+use choose_route::ChooseRoute;
 use connect::Connect;
 use cx::{Client, Cx};
 use decline::Decline;
@@ -114,6 +119,7 @@ macro_rules! stages {
 
 stages! {
     ReadRequest(ReadRequest),
+    ChooseRoute(Box<ChooseRoute>),
     Connect(Box<Connect>),
     Authenticate(Box<Authenticate>),
     Exchange(Box<Exchange>),
@@ -126,8 +132,13 @@ stages! {
 /// Builds the stage that a transition leads to, or ends the session.
 fn enter(transition: Transition, cx: &mut Cx<'_>) -> Result<Stage, End> {
     Ok(match transition {
-        Transition::ChooseRoute(received) => return enter(choose_route::choose(received, cx), cx),
-        Transition::SelectHop(departure) => return enter(select_hop::select(departure, cx), cx),
+        Transition::ChooseRoute(received) => match choose_route::choose(received, cx) {
+            Step::Wait(stage) | Step::Yield(stage) => Stage::ChooseRoute(stage),
+            Step::Go(transition) => return enter(transition, cx),
+        },
+        // A plan has few candidates, so this ends.
+        Transition::FollowRoute(departure) => return enter(follow_route::follow(departure, cx), cx),
+        Transition::SelectHop(departure, candidate) => return enter(select_hop::select(departure, candidate, cx), cx),
         Transition::ReadRequest(next) => Stage::ReadRequest(ReadRequest::next(next, cx)),
         Transition::Connect(target) => Stage::Connect(Box::new(Connect::new(target, cx))),
         Transition::Authenticate(connected) => Stage::Authenticate(Box::new(Authenticate::new(connected, cx))),
@@ -218,6 +229,12 @@ impl Session {
         if let Some(stage) = self.stage.ops_mut() {
             stage.found(resolution);
         }
+    }
+
+    /// A source of routes has answered the question of this number; `true` if the session waits for that answer, and
+    /// must be stepped.
+    pub fn routed(&mut self, question: u32, answer: RouteAnswer) -> bool {
+        self.stage.ops_mut().is_some_and(|stage| stage.routed(question, answer))
     }
 
     /// What it is doing now.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::attempt::{Attempt, HopChoice};
 use super::connection_source::ConnectionSource;
 use super::cx::Cx;
-use super::transition::{Connected, Connecting, Departure, Opened, Transition};
+use super::transition::{Connected, Connecting, Departure, GroupCandidate, Opened, Transition};
 use super::{guard_faults, pinned, respond};
 use crate::auth::{Handshake, Request};
-use crate::egress::{Egress, Hop};
-use crate::event::{DIALS, EventToken};
+use crate::egress::{Egress, Hop, Tried};
+use crate::event::EventToken;
 use crate::fault::{At, Cause, Fault};
 use crate::forward::ForwardRequest;
 use crate::pool::Challenged;
@@ -17,27 +17,36 @@ use crate::transport::Endpoint;
 use crate::upstream::Refusal;
 
 /// Selects the hop and a connection; fails at once where no upstream is up, or the guard refuses.
-pub(super) fn select(departure: Departure, cx: &mut Cx<'_>) -> Transition {
-    let Departure { request, mut choice, without_credentials, leftover, pinned } = departure;
-    let egress = cx.shard.settings.egress.egress();
-    let (member, hop) = match first_hop(&egress, &mut choice, &request, cx.now_ms()) {
+pub(super) fn select(departure: Departure, candidate: GroupCandidate, cx: &mut Cx<'_>) -> Transition {
+    let GroupCandidate { group, without_credentials } = candidate;
+    let route = &departure.route;
+    let mut choice = HopChoice { group, identity: route.identity, tried: Tried::default() };
+    // With an alternative, nobody has to try an upstream that is ejected.
+    let may_try = !route.has_alternative();
+    let (member, hop) = match first_hop(&route.egress, &mut choice, &departure.request, may_try, cx.now_ms()) {
         Ok((member, hop)) => (member, Arc::clone(hop)),
+        Err(fault) if route.falls_back(&fault, cx.now_ms()) => {
+            log::debug!("{}: {fault}; on to the next candidate", departure.request.origin());
+            return Transition::FollowRoute(departure);
+        }
         Err(fault) => return respond::failed(fault, cx),
     };
+    let Departure { request, leftover, pinned, route } = departure;
     cx.goes_to(&hop);
     let settings = &cx.shard.settings;
     let forward = request.forward().cloned();
     let mut attempt = Box::new(Attempt {
         handshake: Handshake::new(request, hop.credentials.clone(), settings.head_limit_bytes)
             .with_field_limit(settings.field_limit),
-        egress,
+        egress: Arc::clone(&route.egress),
         hop,
         choice,
         member,
         leftover,
         started_us: cx.now_us(),
-        until_ms: cx.now_ms() + settings.timeouts.handshake,
-        number: 0,
+        until_ms: route.until_ms,
+        number: route.number,
+        route: route.plan.next().is_some().then(|| Box::new(route)),
         source: ConnectionSource::Cold,
         waiting: None,
         scout: None,
@@ -63,8 +72,6 @@ pub(super) fn select(departure: Departure, cx: &mut Cx<'_>) -> Transition {
 /// Takes a connection from the pools, or has one dialled.
 fn select_connection(mut attempt: Box<Attempt>, forward: Option<&Arc<ForwardRequest>>, cx: &mut Cx<'_>) -> Transition {
     let may_be_kept = forward.is_some() || attempt.hop.habits.may_reuse_for_connect(cx.now_ms());
-    // Not always 0: an earlier connection of this session may have had that number, and late events with it.
-    attempt.number = u8::try_from(cx.client.record.requests % u32::from(DIALS)).unwrap_or(0);
     let can_be_repeated = attempt.handshake.request().is_idempotent();
     let token = EventToken::upstream(cx.key, attempt.number);
     let (pools, loan) = cx.shard.pools();
@@ -98,11 +105,13 @@ fn on_kept(attempt: Box<Attempt>, request: &Arc<ForwardRequest>, upstream: Endpo
     Transition::Exchange(Opened::Kept { attempt, request: Arc::clone(request), upstream })
 }
 
-/// The first upstream that is up and where the guard lets the identity log on.
+/// The first upstream that is up and where the guard lets the identity log on. If none is up, one that is ejected
+/// `may_try` the request.
 fn first_hop<'a>(
     egress: &'a Egress,
     choice: &mut HopChoice,
     request: &Request,
+    may_try: bool,
     now_ms: u64,
 ) -> Result<(usize, &'a Arc<Hop>), Fault> {
     let refusal_of =
@@ -115,6 +124,7 @@ fn first_hop<'a>(
         }
     }
     if refused.is_none()
+        && may_try
         && let Some((member, hop)) = choice.next_for_trial(egress, request.origin(), now_ms)
     {
         match refusal_of(hop) {
@@ -127,12 +137,56 @@ fn first_hop<'a>(
 
 /// Why there is no upstream for a request.
 fn nobody(egress: &Egress, choice: &HopChoice) -> Fault {
-    let why = egress.why_down(choice.group);
+    let in_group = || egress.members.iter().enumerate().filter(|(_, member)| member.group == choice.group);
+    if in_group().next().is_none() {
+        let detail = "the source of routes named a group of upstreams that does not exist";
+        return At::Dial.fault(Cause::RouteUnavailable, detail);
+    }
+    // Whether upstreams are up does not matter to a client that none of them would serve.
+    let is_served = in_group().any(|(member, _)| egress.hop(member, choice.identity).is_some());
+    let why = if is_served { egress.why_down(choice.group) } else { String::new() };
     match (why.is_empty(), egress.takes_logins()) {
         (false, _) => At::Dial.fault(Cause::UpstreamsDown, format!("no upstream is up: {why}")),
         (true, true) => {
             At::ReadHead.fault(Cause::LoginRequired, "the gateway needs a user and a password from this client")
         }
         (true, false) => At::ReadHead.fault(Cause::NoIdentity, "no identity is configured for this client"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::egress::{Member, Tried, UpstreamOrder};
+    use crate::limits;
+    use crate::metrics::Metrics;
+    use crate::route::Rules;
+    use crate::transport::Transport;
+    use crate::upstream::Upstream;
+
+    /// An egress without identities, whose only upstream, of group 0, is ejected.
+    fn egress() -> Egress {
+        let upstream = Upstream::new("u", vec!["localhost:1".parse().unwrap()], Transport::Tcp, |_| {});
+        (0..limits::EJECT_AFTER).for_each(|_| upstream.health.failed(0, "a test"));
+        let metrics = Metrics::new().unwrap().upstream("u");
+        let rules = Arc::new(Rules::default());
+        Egress {
+            members: vec![Member { upstream, metrics, group: 0, weight: 1, identity: None }],
+            identities: Vec::new(),
+            hops: Vec::new(),
+            order: UpstreamOrder::Failover,
+            routes: rules.clone(),
+            rules,
+            listeners: Vec::new(),
+            own_ports: Vec::new(),
+        }
+    }
+
+    /// The request would fall back to the next candidate if its upstreams were only down.
+    #[test]
+    fn a_client_that_no_upstream_would_serve_lacks_an_identity_even_if_all_are_down() {
+        let cause_in = |group| nobody(&egress(), &HopChoice { group, identity: None, tried: Tried::default() }).cause;
+        assert_eq!(cause_in(0), Cause::NoIdentity);
+        assert_eq!(cause_in(1), Cause::RouteUnavailable, "there is no such group");
     }
 }

@@ -18,8 +18,8 @@ pub struct SessionSnapshot {
     pub target: Box<str>,
     /// The upstream's name as configured; `-` where there is none.
     pub upstream: Arc<str>,
-    /// How far it is: `read_head`, `direct`, `dial`, `authenticate`, `exchange`, `declined`, `reply`, `relay`,
-    /// `closing`.
+    /// How far it is: `read_head`, `choose_route`, `direct`, `dial`, `authenticate`, `exchange`, `declined`, `reply`,
+    /// `relay`, `closing`.
     pub stage: &'static str,
     /// Since accept, in ms.
     pub age_ms: u64,

@@ -4,6 +4,7 @@ use super::cx::Cx;
 use super::record::End;
 use super::transition::Transition;
 use crate::fault::At;
+use crate::route::RouteAnswer;
 use crate::transport::Endpoint;
 use crate::upstream::Resolution;
 
@@ -54,6 +55,11 @@ pub(super) trait StageOps {
 
     /// The name that it waits for was looked up.
     fn found(&mut self, _resolution: Resolution) {}
+
+    /// A source of routes has answered the question of this number; `true` if it waits for that answer.
+    fn routed(&mut self, _question: u32, _answer: RouteAnswer) -> bool {
+        false
+    }
 
     /// Does all that can be done now.
     fn step(self, cx: &mut Cx<'_>) -> Step<Self>

@@ -8,16 +8,21 @@
 //! | `read_request` | `choose_route` | a whole request has come |
 //! | `read_request` | `reply` | the request is rejected |
 //! | `read_request` | `end` | the client is gone, or has sent nothing in time |
-//! | `choose_route` | `select_hop` | the request goes through an upstream |
-//! | `choose_route` | `connect` | the request goes straight to its origin |
-//! | `choose_route` | `exchange` | the client has a connection of its own to the origin |
-//! | `choose_route` | `reply` | no identity is for the client, or the routes deny the destination |
+//! | `choose_route` | `follow_route` | the source of routes has answered with a plan |
+//! | `choose_route` | `reply` | the client's login is not accepted, or there is no plan in time |
+//! | `choose_route` | `end` | the client is gone |
+//! | `follow_route` | `select_hop` | the next candidate is a group of upstreams |
+//! | `follow_route` | `connect` | the next candidate is the origin itself |
+//! | `follow_route` | `exchange` | the same, and the client has a connection of its own to it |
+//! | `follow_route` | `reply` | the routes deny the destination |
 //! | `select_hop` | `connect` | no connection is there to be used |
 //! | `select_hop` | `authenticate` | a pre-challenged connection was free, or a kept one for a CONNECT |
 //! | `select_hop` | `exchange` | an authenticated connection was free |
+//! | `select_hop` | `follow_route` | no upstream is up, and another candidate is left |
 //! | `select_hop` | `reply` | no upstream may be used |
 //! | `connect` | `authenticate` | an upstream took the connection |
 //! | `connect` | `exchange` | the origin of a plain request took the connection |
+//! | `connect` | `follow_route` | nobody took the connection, and another candidate is left |
 //! | `connect` | `reply` | the origin of a tunnel took the connection, or nobody did |
 //! | `connect` | `end` | the client is gone |
 //! | `authenticate` | `connect` | the handshake needs another connection, or another upstream |
@@ -39,9 +44,10 @@
 
 use std::sync::Arc;
 
-use super::attempt::{Attempt, HopChoice};
+use super::attempt::Attempt;
 use super::pinned::Pinned;
 use super::record::End;
+use super::route_progress::RouteProgress;
 use crate::auth::{Declined, Request};
 use crate::client_protocol::Demand;
 use crate::forward::ForwardRequest;
@@ -54,7 +60,8 @@ use crate::upstream::{HostPort, Ticket};
 pub(super) enum Transition {
     ReadRequest(NextRequest),
     ChooseRoute(Received),
-    SelectHop(Departure),
+    FollowRoute(Departure),
+    SelectHop(Departure, GroupCandidate),
     Connect(Connecting),
     Authenticate(Connected),
     Exchange(Opened),
@@ -82,15 +89,22 @@ pub(super) struct Received {
     pub pinned: Option<Box<Pinned>>,
 }
 
-/// A request for an upstream.
+/// A request on its way to a candidate of its plan. Nothing of it has been sent.
 #[derive(Debug)]
 pub(super) struct Departure {
     pub request: Request,
-    pub choice: HopChoice,
-    /// The configuration has the upstream asked without credentials first.
-    pub without_credentials: bool,
+    /// What the client sent behind its head.
     pub leftover: Vec<u8>,
     pub pinned: Option<Box<Pinned>>,
+    pub route: RouteProgress,
+}
+
+/// A candidate that is a group of upstreams.
+#[derive(Debug)]
+pub(super) struct GroupCandidate {
+    pub group: usize,
+    /// The configuration has the upstream asked without credentials first.
+    pub without_credentials: bool,
 }
 
 /// What is connected to.
@@ -101,12 +115,7 @@ pub(super) enum Connecting {
     /// The next upstream: the present one has failed the attempt.
     NextUpstream(Box<Attempt>),
     /// The origin itself.
-    Origin {
-        origin: HostPort,
-        /// Plain HTTP; `None` for a tunnel.
-        request: Option<Arc<ForwardRequest>>,
-        leftover: Vec<u8>,
-    },
+    Origin { origin: HostPort, departure: Departure },
 }
 
 /// A connection to an upstream on which the handshake begins, or goes on from its challenge.

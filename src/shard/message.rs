@@ -4,6 +4,7 @@ use std::sync::mpsc;
 
 use super::admission::Eviction;
 use crate::event::Key;
+use crate::route::RouteAnswer;
 use crate::session::{SessionSettings, SessionSnapshot};
 use crate::upstream::Resolution;
 
@@ -14,6 +15,8 @@ pub enum Message {
     UpstreamResolved,
     /// The name of a session's origin was looked up.
     OriginResolved(Key, Resolution),
+    /// A source of routes has answered a session's question of this number.
+    Routed(Key, u32, RouteAnswer),
     /// The credential guard has changed: sessions that wait for it may ask again.
     GuardChanged,
     /// The configuration in force from now on.

@@ -23,6 +23,7 @@ use crate::limits::{self, millis};
 use crate::metrics::Metrics;
 use crate::pool::Pools;
 use crate::relay::PipePool;
+use crate::route::RouteTicket;
 use crate::session::{Admission, Context, Idle, Next, Session, SessionSettings};
 use crate::transport::Readiness;
 use crate::upstream::{HostPort, LookupClient, LookupReply, OriginResolver};
@@ -129,6 +130,7 @@ impl Shard {
             metrics,
             settings,
             look_up: look_up_with(names, sender.clone()),
+            route_ticket: route_tickets_to(sender.clone()),
             address_waiters: Default::default(),
             guard_waiters: Default::default(),
             now_us,
@@ -357,6 +359,14 @@ fn look_up_with(
     Box::new(move |host, key, asker| {
         let sender = sender.clone();
         names.ask(host, asker, move |resolution| sender.send(Message::OriginResolved(key, resolution)))
+    })
+}
+
+/// Tickets for sources of routes; the answers come back as messages to the shard.
+fn route_tickets_to(sender: Sender<Message>) -> Box<dyn Fn(Key, u32) -> RouteTicket + Send> {
+    Box::new(move |key, question| {
+        let sender = sender.clone();
+        RouteTicket::new(move |answer| sender.send(Message::Routed(key, question, answer)))
     })
 }
 

@@ -128,6 +128,7 @@ pub fn host(number: usize, target: Target) -> String {
         Target::DirectAddress => super::scenario::ORIGINS[0].to_owned(),
         Target::DirectName(_) => format!("c{number}.direct"),
         Target::Denied => "nowhere.denied".to_owned(),
+        Target::MetadataAddress => "169.254.169.254".to_owned(),
     }
 }
 

@@ -111,7 +111,7 @@ impl Checker<'_> {
         for pump in origins.iter().copied().chain([&self.client.pump]) {
             self.require(pump.wrong.is_none(), || pump.wrong.clone().unwrap_or_default());
         }
-        let Some(Conclusion { label, was_established, bytes: [bytes_up, bytes_down] }) = self.end else {
+        let Some(Conclusion { label, was_established, bytes: [bytes_up, bytes_down], .. }) = self.end else {
             // A paused listener may leave clients unaccepted when the gateway stops.
             let excused = !self.world.scenario.strict && self.world.scenario.accept_fails.is_some()
                 || self.world.scenario.stop_at_us.is_some()

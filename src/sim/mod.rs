@@ -13,13 +13,14 @@
 //! | `plain` | plain HTTP clients and servers |
 //! | `world` | all of them together, until the shard ends |
 //! | `invariants` | what must be true of every run |
-//! | `cases` | hand-written scenarios |
+//! | `cases`, `route_cases` | hand-written scenarios |
+//! | `routes` | a scripted source of routes |
 //! | `trace` | what happened in a run |
 //!
 //! A failure names its seed and the command that replays it with its scenario and every event:
 //! `SIM_SEED=17 cargo test --lib sim::one_seed -- --ignored --nocapture`. To run many seeds:
 //! `SIM_SEEDS=0..1000000 cargo test --release --lib sim::many_seeds -- --ignored --nocapture`. `SIM_TRACE=1` prints the
-//! scenarios and events of `cases`.
+//! scenarios and events of the hand-written ones.
 
 mod cases;
 mod client;
@@ -28,6 +29,8 @@ pub mod network;
 mod plain;
 mod pump;
 pub(crate) mod rng;
+mod route_cases;
+mod routes;
 mod scenario;
 mod trace;
 mod upstream;

@@ -46,6 +46,8 @@ const MOST_CALLS_PER_TURN: u64 = 300_000;
 pub enum Address {
     /// Accepts after a delay in µs between these bounds.
     Accepts(u64, u64),
+    /// Accepts one connection at once. After that it is unreachable.
+    AcceptsOnce,
     /// Refuses after at most this many µs.
     Refuses(u64),
     /// Is unreachable, which `connect` reports at once.
@@ -420,7 +422,8 @@ impl Network {
         let id = self.wires.len();
         self.trace.note(self.now_us, "connect", id, usize::from(address.port()));
         let delay_us = match rule {
-            Address::Unreachable => return Err(Errno::HOSTUNREACH.into()),
+            Address::AcceptsOnce if !self.dialled.values().any(|earlier| *earlier == address) => 0,
+            Address::Unreachable | Address::AcceptsOnce => return Err(Errno::HOSTUNREACH.into()),
             Address::OutOfDescriptors if self.rng.once_in(2) => return Err(Errno::MFILE.into()),
             Address::OutOfDescriptors => 0,
             Address::DropsSyns => u64::MAX,

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::network::{Address, Pace, PollTraits, Traits};
 use super::plain::{self, HttpClientPlan};
 use super::rng::Rng;
+use super::routes::RouteScripts;
 use crate::auth::FirstLeg;
 use crate::session::TimeoutsMs;
 use crate::stub::Personality;
@@ -42,6 +43,12 @@ pub struct Scenario {
     pub drain_at_us: Option<u64>,
     pub stop_at_us: Option<u64>,
     pub reload_at_us: Option<u64>,
+    /// What the source of routes answers; `None`: the rules decide.
+    pub routes: Option<RouteScripts>,
+    /// How the address of an origin that is reached directly reacts.
+    pub origin: Address,
+    /// Names of origins resolve to this address instead.
+    pub names_lead_to: Option<&'static str>,
 }
 
 /// Where a client wants to go.
@@ -57,6 +64,8 @@ pub enum Target {
     DirectName(u64),
     /// To a destination that a rule denies.
     Denied,
+    /// To the address of a metadata service.
+    MetadataAddress,
 }
 
 /// One client that asks for a tunnel.
@@ -126,6 +135,8 @@ pub enum ClientOddity {
 pub struct UpstreamPlan {
     pub personality: Personality,
     pub addresses: Vec<(SocketAddr, Address)>,
+    /// The group that it belongs to.
+    pub group: usize,
     /// Its name resolves after this many µs; 0: it is known from the start.
     pub resolves_after_us: u64,
     /// One in this many of its connections misbehaves.
@@ -221,6 +232,9 @@ impl Scenario {
             drain_at_us: lenient(rng, 4, 1_000_000),
             stop_at_us: lenient(rng, 5, 3_000_000),
             reload_at_us: rng.once_in(6).then(|| rng.within(0..=300_000)),
+            routes: None,
+            origin: Address::Accepts(0, 5_000),
+            names_lead_to: None,
             password_changes_at_us: None,
         };
         if rng.once_in(if bulky { 3 } else { 5 }) {
@@ -435,6 +449,7 @@ fn upstreams(rng: &mut Rng, strict: bool, traits: &[Traits]) -> Vec<UpstreamPlan
             addresses: (0..rng.size(1..=3))
                 .map(|place| (upstream_address(member, place), address(rng, strict)))
                 .collect(),
+            group: 0,
             resolves_after_us: if rng.once_in(6) && (count == 1 || !strict) { rng.within(1..=400_000) } else { 0 },
             odd_once_in: (!strict && rng.once_in(2)).then(|| rng.within(1..=4)),
             idle_close_us: None,

@@ -10,6 +10,7 @@ use super::client::{self, Client};
 use super::network::{self, Address, Call, Network, Phase, with};
 use super::plain::HttpClient;
 use super::rng::Rng;
+use super::routes::ScriptedRoutes;
 use super::scenario::{FlowOddity, FlowPlan, ORIGINS, SECOND_IDENTITY_ADDRESS, Scenario, Target, USERS};
 use super::trace::Trace;
 use super::upstream::{Peer, PeerContext};
@@ -20,7 +21,7 @@ use crate::egress::{
 use crate::event::{Key, Sender};
 use crate::metrics::Metrics;
 use crate::ntlm::{Account, Identity, Method, NtHash};
-use crate::route::{Decision, Rule, Rules};
+use crate::route::{Decision, RouteSource, Rule, Rules};
 use crate::session::SessionSettings;
 use crate::shard::{Gate, GateRules, Message, Shard, ShardOptions};
 use crate::stub::{Counters, ServerNames, Setup, StubAccount};
@@ -49,6 +50,7 @@ const DRAIN: u64 = 5 << 32;
 const STOP: u64 = 6 << 32;
 const RELOAD: u64 = 7 << 32;
 const CHANGE_PASSWORD: u64 = 8 << 32;
+const ROUTE_ANSWER: u64 = 9 << 32;
 
 thread_local! {
     /// Creating the metric families costs more than a run.
@@ -79,6 +81,7 @@ pub struct World {
     flows: Vec<FlowPlan>,
     sender: Sender<Message>,
     lookups: Lookups,
+    routes: Option<Arc<ScriptedRoutes>>,
     rng: Rng,
     draining: bool,
     /// AUTHENTICATE_MESSAGEs counted before this run.
@@ -94,8 +97,9 @@ pub fn build(scenario: Scenario, seed: u64, print: bool) -> (World, Shard) {
     let metrics =
         METRICS.with_borrow_mut(|kept| Arc::clone(kept.get_or_insert_with(|| Arc::new(Metrics::new().unwrap()))));
     let shard_sender: Arc<OnceLock<Sender<Message>>> = Arc::default();
+    let routes = scenario.routes.clone().map(|scripts| Arc::new(ScriptedRoutes::new(scripts, ROUTE_ANSWER)));
     let egress = CurrentEgress::new(
-        new_egress(&scenario, &metrics, &shard_sender),
+        new_egress(&scenario, &metrics, &shard_sender, routes.clone()),
         Logins::default(),
         Arc::new(Guesses::new(metrics.logins())),
     );
@@ -142,6 +146,7 @@ pub fn build(scenario: Scenario, seed: u64, print: bool) -> (World, Shard) {
         flows: scenario.clients.iter().map(|client| client.down).collect(),
         sender,
         lookups,
+        routes,
         rng,
         draining: false,
         scenario,
@@ -160,13 +165,18 @@ fn new_network(scenario: &Scenario, rng: Rng, print: bool) -> Network {
     network.addresses.extend(scenario.upstreams.iter().flat_map(|upstream| upstream.addresses.iter().copied()));
     for number in 0..scenario.clients.len() + scenario.http_clients.len() {
         let address = |host: &str| SocketAddr::new(host.parse().unwrap(), 9_000 + u16::try_from(number).unwrap());
-        network.addresses.insert(address(ORIGINS[0]), Address::Accepts(0, 5_000));
+        network.addresses.insert(address(ORIGINS[0]), scenario.origin);
         network.addresses.insert(address(ORIGINS[1]), Address::DropsSyns);
     }
     network
 }
 
-fn new_egress(scenario: &Scenario, metrics: &Arc<Metrics>, shard_sender: &Arc<OnceLock<Sender<Message>>>) -> Egress {
+fn new_egress(
+    scenario: &Scenario,
+    metrics: &Arc<Metrics>,
+    shard_sender: &Arc<OnceLock<Sender<Message>>>,
+    scripted: Option<Arc<ScriptedRoutes>>,
+) -> Egress {
     let count = if scenario.two_identities { 2 } else { 1 };
     let identities: Vec<_> = USERS.iter().take(count).map(|user| Arc::new(new_identity(user, shard_sender))).collect();
     let (mut members, mut hops) = (Vec::new(), Vec::new());
@@ -203,10 +213,15 @@ fn new_egress(scenario: &Scenario, metrics: &Arc<Metrics>, shard_sender: &Arc<On
             upstream.resolved(0, addresses_of(scenario, place));
         }
         let metrics = metrics.upstream(&name);
-        members.push(Member { upstream, metrics, group: 0, weight: 1, identity: None });
+        members.push(Member { upstream, metrics, group: plan.group, weight: 1, identity: None });
     }
     let order = if scenario.balance { UpstreamOrder::Balance } else { UpstreamOrder::Failover };
-    Egress { members, identities, hops, order, rules: rules(), listeners: Vec::new(), own_ports: Vec::new() }
+    let rules = Arc::new(rules());
+    let routes: Arc<dyn RouteSource> = match scripted {
+        Some(scripted) => scripted,
+        None => rules.clone(),
+    };
+    Egress { members, identities, hops, order, routes, rules, listeners: Vec::new(), own_ports: Vec::new() }
 }
 
 /// The first identity serves everybody; the second one serves the clients at its address.
@@ -402,6 +417,7 @@ impl World {
             }
             RELOAD => self.sender.send(Message::Settings(Box::new(self.settings.clone()))),
             CHANGE_PASSWORD => self.change_password(),
+            ROUTE_ANSWER => self.routes.iter().for_each(|routes| routes.answer(index)),
             _ => unreachable!("a timer of the world's"),
         }
     }
@@ -445,8 +461,13 @@ impl World {
         let (host, key) = self.lookups.lock().unwrap()[index].clone();
         let address = |origin: &str| SocketAddr::new(origin.parse().unwrap(), host.port());
         // The first of the two addresses does not answer.
-        let lookup_done = [address(ORIGINS[1]), address(ORIGINS[0])];
-        assert_eq!(host.host(), client::host(usize::from(host.port()) - 9_000, Target::DirectName(0)));
+        let mut lookup_done = vec![address(ORIGINS[1]), address(ORIGINS[0])];
+        if let Some(elsewhere) = self.scenario.names_lead_to {
+            lookup_done = vec![address(elsewhere)];
+        }
+        let number = usize::from(host.port()) - 9_000;
+        let own_name = |target| *host.host() == *client::host(number, target);
+        assert!(own_name(Target::DirectName(0)) || own_name(Target::ViaUpstream), "{host}");
         self.sender.send(Message::OriginResolved(key, Resolution::Addresses(lookup_done.into())));
     }
 

@@ -228,11 +228,11 @@ impl Stream {
     }
 
     /// Tells a simulation how the session of this client has ended: its label, whether an established tunnel failed,
-    /// and the bytes that went up and down.
+    /// the bytes that went up and down, and the hop in its record.
     #[cfg(test)]
-    pub fn conclude(&self, label: &'static str, was_established: bool, bytes: [u64; 2]) {
+    pub fn conclude(&self, label: &'static str, was_established: bool, bytes: [u64; 2], hop: Option<usize>) {
         if let Stream::Simulated(socket) = self {
-            socket.conclude(simulated::Conclusion { label, was_established, bytes });
+            socket.conclude(simulated::Conclusion { label, was_established, bytes, hop });
         }
     }
 }

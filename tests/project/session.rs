@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The stages, by the files that make them. `choose_route` and `select_hop` decide at once; the others wait.
+/// The stages, by the files that make them. `follow_route` and `select_hop` decide at once; the others wait.
 const STAGES: &[&str] = &[
     "read_request",
     "choose_route",
+    "follow_route",
     "select_hop",
     "connect",
     "authenticate",

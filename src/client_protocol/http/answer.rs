@@ -34,9 +34,12 @@ fn append_failure(fault: &Fault, status: u16, upstream: Option<&str>, omit_body:
     let error = ProxyStatus::error(error_type(fault.cause), &fault.detail);
     let extra_fields: &[(&str, &str)] = match fault.cause {
         Cause::LoginRequired => &[("Proxy-Authenticate", "Basic realm=\"ntlm-gateway\", charset=\"UTF-8\"")],
-        Cause::TunnelLimit | Cause::GaveWay | Cause::MemoryLimit | Cause::ClientLimit | Cause::ResourcesExhausted => {
-            &[("Retry-After", "5")]
-        }
+        Cause::TunnelLimit
+        | Cause::GaveWay
+        | Cause::MemoryLimit
+        | Cause::ClientLimit
+        | Cause::ResourcesExhausted
+        | Cause::RouteUnavailable => &[("Retry-After", "5")],
         // The next login is checked after that time.
         Cause::LoginThrottled => &[("Retry-After", "10")],
         _ => &[],

@@ -31,6 +31,7 @@ fn in_http(cause: Cause) -> (u16, ErrorType) {
         Cause::HeadTimeout => (408, ErrorType::HttpRequestError),
         Cause::ClientNotAllowed => (403, ErrorType::HttpRequestDenied),
         Cause::DestinationDenied => (403, ErrorType::HttpRequestDenied),
+        Cause::RouteUnavailable => (503, ErrorType::ProxyInternalError),
         Cause::LoginRequired => (407, ErrorType::HttpRequestDenied),
         Cause::LoginThrottled => (429, ErrorType::HttpRequestDenied),
         Cause::ListenerWithdrawn => (403, ErrorType::HttpRequestDenied),

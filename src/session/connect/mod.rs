@@ -56,7 +56,7 @@ impl Connect {
                 attempt.move_on(cx);
                 Upstreams::begin(attempt, cx)
             }
-            Connecting::Origin { origin, request, leftover } => DirectTarget::begin(origin, request, leftover, cx),
+            Connecting::Origin { origin, departure } => DirectTarget::begin(origin, departure, cx),
         };
         Connect { target, race: Race::new(number), until_ms, last: None }
     }
@@ -127,12 +127,20 @@ impl Connect {
         }
     }
 
+    /// Nobody took the connection: the next candidate of the plan gets the request, if there is one and it may.
     fn give_up(self, fault: Fault, cx: &mut Cx<'_>) -> Transition {
-        match &self.target {
-            Target::Upstreams(upstreams) => upstreams.gave_up(&fault, &self.race, cx),
-            Target::Origin(origin) => origin.gave_up(cx),
+        let left = match self.target {
+            Target::Upstreams(upstreams) => upstreams.give_up(&fault, &self.race, cx),
+            Target::Origin(origin) => Some(origin.give_up(cx)),
+        };
+        match left.filter(|departure| departure.route.falls_back(&fault, cx.now_ms())) {
+            Some(mut departure) => {
+                log::debug!("{}: {fault}; on to the next candidate", departure.request.origin());
+                departure.route.dialled(self.race.last_number());
+                Transition::FollowRoute(departure)
+            }
+            None => respond::failed(fault, cx),
         }
-        respond::failed(fault, cx)
     }
 }
 

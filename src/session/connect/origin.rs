@@ -5,26 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Addresses, Target};
-use crate::egress::Egress;
 use crate::fault::{At, Cause, Fault};
-use crate::forward::ForwardRequest;
 use crate::http::{Authority, Host};
-use crate::route::{Candidate as RouteCandidate, metadata_network};
+use crate::route::Candidate as RouteCandidate;
 use crate::session::cx::Cx;
 use crate::session::happy_eyeballs::{Candidate, Racer};
 use crate::session::respond;
-use crate::session::transition::{Opened, Transition};
+use crate::session::transition::{Departure, Opened, Transition};
 use crate::upstream::{HostPort, LookupClient, LookupReply, Resolution};
 
 /// An origin, and how far it has come with its addresses.
 #[derive(Debug)]
 pub(super) struct DirectTarget {
     origin: HostPort,
-    /// Plain HTTP; `None` for a tunnel.
-    request: Option<Arc<ForwardRequest>>,
-    /// By whose rules it is reached.
-    egress: Arc<Egress>,
-    leftover: Vec<u8>,
+    departure: Departure,
     lookup: Lookup,
     started_us: u64,
 }
@@ -43,24 +37,19 @@ enum Lookup {
 impl DirectTarget {
     /// Returns the target, the number of the session's last connection, and when the client must have its answer, in
     /// ms.
-    pub(super) fn begin(
-        origin: HostPort,
-        request: Option<Arc<ForwardRequest>>,
-        leftover: Vec<u8>,
-        cx: &Cx<'_>,
-    ) -> (Target, u8, u64) {
+    pub(super) fn begin(origin: HostPort, departure: Departure, cx: &Cx<'_>) -> (Target, u8, u64) {
         let literal = origin.host().parse().ok().map(|address| SocketAddr::new(address, origin.port()));
         let lookup = match literal {
             Some(address) => Lookup::Found { addresses: [address].into(), tried: 0 },
             None => Lookup::Wanted,
         };
-        let egress = cx.shard.settings.egress.egress();
-        let origin = DirectTarget { origin, request, egress, leftover, lookup, started_us: cx.now_us() };
-        (Target::Origin(origin), 0, cx.now_ms() + cx.timeouts().handshake)
+        let (number, until_ms) = (departure.route.number, departure.route.until_ms);
+        let origin = DirectTarget { origin, departure, lookup, started_us: cx.now_us() };
+        (Target::Origin(origin), number, until_ms)
     }
 
     pub(super) fn held_bytes(&self) -> usize {
-        self.leftover.capacity() + self.request.as_ref().map_or(0, |request| request.held_bytes())
+        self.departure.leftover.capacity() + self.departure.request.held_bytes()
     }
 
     pub(super) fn addresses(&mut self, cx: &mut Cx<'_>) -> Addresses {
@@ -121,8 +110,7 @@ impl DirectTarget {
             IpAddr::V6(address) => Host::V6(address),
         };
         let written_out = Authority { host, port: address.port() };
-        metadata_network(address.ip()).is_none()
-            || self.egress.rules.plan(&written_out).first() == RouteCandidate::Direct
+        self.departure.route.egress.rules.permit(RouteCandidate::Direct, &written_out)
     }
 
     /// The fault, if its time is over before its addresses are known.
@@ -155,15 +143,17 @@ impl DirectTarget {
             let detail = format!("{} is the gateway itself", self.origin);
             return respond::failed(At::Dial.fault(Cause::DestinationDenied, detail), cx);
         }
-        let (upstream, number, leftover) = (winner.endpoint, winner.number, self.leftover);
-        match self.request {
+        let (upstream, number) = (winner.endpoint, winner.number);
+        let Departure { request, leftover, .. } = self.departure;
+        match request.forward().cloned() {
             Some(request) => Transition::Exchange(Opened::Origin { request, upstream, number, leftover }),
             None => respond::established(upstream, Vec::new(), leftover, cx),
         }
     }
 
-    /// The origin took no connection.
-    pub(super) fn gave_up(&self, cx: &mut Cx<'_>) {
+    /// The origin took no connection. Returns the request.
+    pub(super) fn give_up(self, cx: &mut Cx<'_>) -> Departure {
         cx.reached_origin(self.started_us);
+        self.departure
     }
 }

@@ -12,7 +12,7 @@ use crate::session::connection_source::ConnectionSource;
 use crate::session::cx::Cx;
 use crate::session::guard_faults;
 use crate::session::happy_eyeballs::{Candidate, Race, Racer};
-use crate::session::transition::{Connected, Transition};
+use crate::session::transition::{Connected, Departure, Transition};
 use crate::transport::Transport;
 use crate::upstream::{DialPermission, Refusal, Resolution};
 
@@ -273,12 +273,14 @@ impl Upstreams {
         Transition::Authenticate(Connected { attempt, upstream: winner.endpoint })
     }
 
-    /// Nobody took the connection.
-    pub(super) fn gave_up(&self, fault: &Fault, race: &Race, cx: &mut Cx<'_>) {
+    /// Nobody took the connection. Returns the request if its plan has other candidates and nothing of it was sent.
+    pub(super) fn give_up(self, fault: &Fault, race: &Race, cx: &mut Cx<'_>) -> Option<Departure> {
         if fault.cause != Cause::ResourcesExhausted {
             self.report(None, race, cx);
         }
         self.attempt.connecting_failed(cx);
+        let Attempt { handshake, leftover, route, .. } = *self.attempt;
+        Some(Departure { request: handshake.into_request(), leftover, pinned: None, route: *route? })
     }
 
     pub(super) fn abandoned(&self, cx: &Cx<'_>) {

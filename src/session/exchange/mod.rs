@@ -124,6 +124,8 @@ impl Exchange {
     /// Through an upstream.
     fn through(handover: Handover, cx: &Cx<'_>) -> Exchange {
         let Handover { request, mut attempt, upstream, out, from_upstream, pending } = handover;
+        // From here on the upstream may see something of the request.
+        attempt.route = None;
         let is_kept = matches!(pending, Pending::Demand);
         let mut exchange = Exchange::on(request, upstream, attempt.number, out, pending, cx);
         let is_kept = is_kept && exchange.short_body().is_some();

@@ -19,6 +19,12 @@ impl Shard {
                         self.enqueue(key);
                     }
                 }
+                Message::Routed(key, question, answer) => {
+                    // Not if the session has ended, or no longer waits for this answer.
+                    if self.sessions.get_mut(key).is_some_and(|entry| entry.session.routed(question, answer)) {
+                        self.enqueue(key);
+                    }
+                }
                 Message::UpstreamResolved => {
                     self.context.address_waiters.call_up().into_iter().for_each(|key| self.enqueue(key));
                 }

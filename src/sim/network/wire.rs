@@ -120,6 +120,8 @@ pub struct Conclusion {
     pub was_established: bool,
     /// Bytes that went up and down.
     pub bytes: [u64; 2],
+    /// The number of the hop in its record.
+    pub hop: Option<usize>,
 }
 
 /// What a seed decides about a connection.
