@@ -93,6 +93,11 @@ impl Egress {
         self.identities.iter().position(|identity| identity.is_for(client))
     }
 
+    /// The place of an upstream among the members. A reload may change it.
+    pub fn place_of(&self, upstream: &Arc<Upstream>) -> Option<usize> {
+        self.members.iter().position(|member| Arc::ptr_eq(&member.upstream, upstream))
+    }
+
     /// Whether a connection from `local` to `peer` leads to the gateway itself. A connection to an address of the same
     /// machine has that address at both ends, or leads to one of the loopback addresses (127.0.0.0/8), where the two
     /// may differ.

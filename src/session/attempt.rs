@@ -8,7 +8,7 @@ use super::route_progress::RouteProgress;
 use crate::auth::Handshake;
 use crate::egress::{AuthDemand, Egress, Hop, Member, Tried};
 use crate::fault::Fault;
-use crate::upstream::{ChallengeWait, Scout};
+use crate::upstream::{ChallengeWait, Scout, Upstream};
 
 /// A request on its way.
 #[derive(Debug)]
@@ -41,8 +41,8 @@ pub(super) struct Attempt {
     pub without_credentials: bool,
     /// The request was answered with 407 on an authenticated connection and is sent again.
     pub asked_on_kept: bool,
-    /// Upstreams, by their places, that have failed this request after they took its connection, and why.
-    pub failed: Vec<(usize, Box<str>)>,
+    /// Upstreams that have failed this request after they took its connection, and why.
+    pub failed: Vec<(Arc<Upstream>, Box<str>)>,
     /// The present upstream has cut the connection off after a logon that it should have accepted: whether the
     /// destination is the reason, or the upstream is going down, shows when it is asked for another challenge.
     pub cut_off: Option<Fault>,
@@ -139,9 +139,14 @@ impl Attempt {
         let is_same = |member: &Member| member.upstream.name() == self.hop.upstream.name();
         let Some(place) = present.members.iter().position(is_same) else { return };
         let (Some(member), false) = (present.members.get(place), own == Some(None)) else { return };
-        let mut tried = Tried::default();
-        tried.insert(place);
-        let choice = HopChoice { group: member.group, identity: own.flatten(), tried };
+        let mut choice = HopChoice { group: member.group, identity: own.flatten(), tried: Tried::default() };
+        choice.tried.insert(place);
+        // An upstream that the reload has changed may be tried again.
+        for (other, member) in present.members.iter().enumerate() {
+            if self.egress.place_of(&member.upstream).is_some_and(|before| self.choice.tried.contains(before)) {
+                choice.tried.insert(other);
+            }
+        }
         if let Some(hop) = present.hop(place, choice.identity).cloned() {
             (self.egress, self.choice) = (present.egress(), choice);
             self.move_to(place, &hop, cx);
@@ -189,6 +194,13 @@ impl Attempt {
         let egress = Arc::clone(&self.egress);
         if let Some((member, hop)) = self.choice.next(&egress) {
             self.move_to(member, hop, cx);
+        }
+    }
+
+    /// An upstream was only passed over: it may still be used should the present one fail.
+    pub(super) fn may_still_use(&mut self, upstream: &Arc<Upstream>) {
+        if let Some(place) = self.egress.place_of(upstream) {
+            self.choice.tried.remove(place);
         }
     }
 

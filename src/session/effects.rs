@@ -293,18 +293,16 @@ impl Attempt {
                     true => health.failed_after_challenge(now_ms, origin, &fault.detail),
                     false => health.failed_before_challenge(now_ms, origin, &fault.detail),
                 }
-                self.failed.push((self.member, (&*fault.detail).into()));
+                self.failed.push((Arc::clone(&self.hop.upstream), (&*fault.detail).into()));
             }
         }
     }
 
     /// The present upstream serves the request: the destination was not why others failed it before.
     pub(super) fn served_after_failures(&mut self, cx: &Cx<'_>) {
-        for (member, why) in std::mem::take(&mut self.failed) {
-            if member != self.member
-                && let Some(member) = self.egress.members.get(member)
-            {
-                member.upstream.health.failed_where_another_served(cx.now_ms(), &why);
+        for (upstream, why) in std::mem::take(&mut self.failed) {
+            if !Arc::ptr_eq(&upstream, &self.hop.upstream) {
+                upstream.health.failed_where_another_served(cx.now_ms(), &why);
             }
         }
     }

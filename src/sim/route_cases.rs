@@ -3,22 +3,25 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use super::network::{self, Address, with};
+use super::network::{self, Address, PollTraits, with};
 use super::routes::RouteScript::{self, AtOnce, GivesUp, Later, Never};
-use super::scenario::{ClientOddity, ClientPlan, ORIGINS, Scenario, Target, UpstreamPlan};
+use super::scenario::{ClientOddity, ClientPlan, ORIGINS, Scenario, Target, USERS, UpstreamPlan};
 use super::{invariants, world};
 use crate::auth::FirstLeg;
 use crate::limits;
 use crate::metrics::HandshakeOutcome;
 use crate::route::{Candidate, Plan};
 use crate::stub::Personality;
+use crate::upstream::{Answer, AttemptRequest, SendPermission};
 
 /// How a run went.
 struct Outcome {
     /// How each client's session ended.
     ends: Vec<&'static str>,
-    /// The upstream that the access log names for each of them.
+    /// The upstream that the access log names for each of them, by its place before a reload.
     upstreams: Vec<Option<usize>>,
+    /// The address that each tunnel leads to.
+    tunnels: Vec<Option<SocketAddr>>,
     dialled: Vec<SocketAddr>,
     /// For each upstream: handshakes that succeeded and failed.
     handshakes: Vec<[u64; 2]>,
@@ -88,7 +91,9 @@ fn play_with(scenario: Scenario, prepare: impl FnOnce(&world::World)) -> Outcome
     let (mut world, mut shard) = world::build(scenario, 0, std::env::var_os("SIM_TRACE").is_some());
     let handshakes = |world: &world::World| -> Vec<[u64; 2]> {
         let outcomes = [HandshakeOutcome::Established, HandshakeOutcome::Failed];
-        world.egress.hops.iter().map(|hop| outcomes.map(|outcome| hop.metrics.ended(outcome))).collect()
+        let metrics =
+            (0..world.scenario.upstreams.len()).map(|place| world.metrics.hop(&format!("u{place}"), USERS[0]));
+        metrics.map(|metrics| outcomes.map(|outcome| metrics.ended(outcome))).collect()
     };
     let before = handshakes(&world);
     prepare(&world);
@@ -103,9 +108,15 @@ fn play_with(scenario: Scenario, prepare: impl FnOnce(&world::World)) -> Outcome
     let concluded = |wire: usize| with(|network| network.wires[wire].concluded);
     let upstreams =
         world.clients.iter().flatten().map(|client| concluded(client.wire).and_then(|end| end.hop)).collect();
+    let tunnel_of = |client: usize| {
+        let mut peers = world.peers.iter();
+        let (wire, _) = peers.find(|(_, peer)| peer.tunnel().is_some_and(|(number, _)| number == client))?;
+        with(|network| network.dialled.get(wire).copied())
+    };
+    let tunnels = (0..world.clients.len()).map(tunnel_of).collect();
     let dialled = with(|network| network.dialled.values().copied().collect());
     network::install(None);
-    Outcome { ends: summary.ends, upstreams, dialled, handshakes }
+    Outcome { ends: summary.ends, upstreams, tunnels, dialled, handshakes }
 }
 
 fn is_origin(address: &SocketAddr) -> bool {
@@ -232,7 +243,7 @@ fn candidates_are_tried_in_their_order_and_the_last_fault_is_reported() {
 fn a_group_whose_upstreams_are_all_ejected_is_passed_over_without_a_dial() {
     // They accept connections, so that clients may be sent there on trial.
     let eject = |world: &world::World| {
-        let health = &world.egress.members[0].upstream.health;
+        let health = &world.upstream(0).health;
         (0..limits::EJECT_AFTER).for_each(|_| health.failed_where_another_served(0, "a test"));
     };
     let outcome = play_with(one_client(vec![good(0), good(1)], &[group(0), group(1)]), eject);
@@ -312,6 +323,61 @@ fn no_candidate_leads_to_a_metadata_service() {
     let outcome = play(scenario);
     assert_eq!(outcome.ends, ["destination_denied"]);
     assert_eq!(outcome.handshakes, [[0, 1], [0, 0]]);
+}
+
+/// A reload comes while a client waits for its plan: the plan is about the egress before.
+#[test]
+fn a_plan_that_comes_after_a_reload_leads_where_it_did_before() {
+    let through = |place| Plan::only(group(place));
+    // After the reload, the second upstream has the number of the first, and the pool has connections to it.
+    let scripts = vec![
+        vec![AtOnce(through(0))],
+        vec![Later(vec![(3_300 * MS, through(0))])],
+        vec![AtOnce(through(0))],
+        vec![AtOnce(through(0))],
+    ];
+    let mut scenario = scenario(vec![good(0), good(1)], scripts);
+    (scenario.warm, scenario.first_leg) = (2, FirstLeg::Negotiate);
+    (scenario.reload_at_us, scenario.reload_reverses) = (Some(500 * MS), true);
+    scenario.poll = PollTraits { delays: 0, noise: 0 };
+    for (client, arrives_ms) in scenario.clients.iter_mut().zip([0, 200, 1_000, 2_000]) {
+        client.arrives_at_us = arrives_ms * MS;
+    }
+    let [first, second] = [0, 1].map(|place| Some(scenario.upstreams[place].addresses[0].0));
+    let outcome = play(scenario);
+    assert_eq!(outcome.ends, ["finished"; 4]);
+    assert_eq!(outcome.tunnels, [first, first, second, second]);
+    assert_eq!(outcome.handshakes, [[2, 0], [2, 0]]);
+}
+
+/// The second client waits for the first one's logon, then passes its upstream over for one that accepts the account. A
+/// reload in the meantime has given that one the number of the first.
+#[test]
+fn an_upstream_that_was_passed_over_is_used_after_the_next_despite_a_reload() {
+    let mut upstreams = vec![
+        upstream(0, Personality::Slow, Address::Accepts(0, 0)),
+        upstream(1, Personality::ClosesOnAccept, Address::Accepts(0, 0)),
+    ];
+    upstreams[1].group = 0;
+    let scripts = vec![vec![AtOnce(Plan::only(group(0)))]; 2];
+    let mut scenario = Scenario { strict: false, ..scenario(upstreams, scripts) };
+    scenario.clients[1].arrives_at_us = 100 * MS;
+    (scenario.reload_at_us, scenario.reload_reverses) = (Some(300 * MS), true);
+    let [first, second] = [0, 1].map(|place| scenario.upstreams[place].addresses[0].0);
+    let outcome = play_with(scenario, |world| {
+        // It is brought back by its check, after the reload.
+        let second = world.upstream(1);
+        (0..limits::EJECT_AFTER).for_each(|_| second.health.failed(0, "a test"));
+        let upstream = second.name();
+        let asked =
+            AttemptRequest { upstream, method: "CONNECT", destination: "a:443", challenged: true, confirms: false };
+        let SendPermission::Go(ticket) = world.egress.identities[0].guard.ask(0, &asked) else { panic!("it may go") };
+        ticket.settle(0, Answer::Status(200));
+    });
+    assert_eq!(outcome.ends, ["finished"; 2]);
+    assert_eq!(outcome.tunnels, [Some(first); 2]);
+    let dials = outcome.dialled.iter().filter(|address| **address == second).count();
+    assert_eq!(dials, usize::from(limits::HANDSHAKE_CONNECTIONS), "the second upstream is asked once");
 }
 
 /// Tunnels and plain requests of all kinds, whose plans come later and begin with candidates that cannot be reached.

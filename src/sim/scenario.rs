@@ -43,6 +43,8 @@ pub struct Scenario {
     pub drain_at_us: Option<u64>,
     pub stop_at_us: Option<u64>,
     pub reload_at_us: Option<u64>,
+    /// The reload lists the upstreams in the opposite order, with other credentials and other numbers for the groups.
+    pub reload_reverses: bool,
     /// What the source of routes answers; `None`: the rules decide.
     pub routes: Option<RouteScripts>,
     /// How the address of an origin that is reached directly reacts.
@@ -232,6 +234,7 @@ impl Scenario {
             drain_at_us: lenient(rng, 4, 1_000_000),
             stop_at_us: lenient(rng, 5, 3_000_000),
             reload_at_us: rng.once_in(6).then(|| rng.within(0..=300_000)),
+            reload_reverses: false,
             routes: None,
             origin: Address::Accepts(0, 5_000),
             names_lead_to: None,

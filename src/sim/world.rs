@@ -191,23 +191,8 @@ fn new_egress(
                     });
                 }
             });
-        let password = if scenario.right_password { "right" } else { "wrong" };
-        for (configured, user) in identities.iter().zip(USERS) {
-            let account = Account::parse(&format!(r"CORP\{user}"), None).unwrap();
-            let identity = Identity::new(account, "WS", NtHash::from_password(password), Method::NtlmV2, false);
-            hops.push(Arc::new(Hop {
-                number: hops.len(),
-                upstream: Arc::clone(&upstream),
-                identity: Arc::clone(configured),
-                credentials: Arc::new(Credentials::new(identity, "proxy.corp.test", scenario.first_leg)),
-                metrics: metrics.hop(&name, &configured.name),
-                upstream_metrics: metrics.upstream(&name),
-                warm_cap: scenario.warm,
-                keep_cap: scenario.keep,
-                check_target: None,
-                habits: Habits::default(),
-                unchallenged: Unchallenged::default(),
-            }));
+        for identity in &identities {
+            hops.push(new_hop(hops.len(), &upstream, identity, scenario, metrics));
         }
         if plan.resolves_after_us == 0 {
             upstream.resolved(0, addresses_of(scenario, place));
@@ -221,6 +206,53 @@ fn new_egress(
         Some(scripted) => scripted,
         None => rules.clone(),
     };
+    Egress { members, identities, hops, order, routes, rules, listeners: Vec::new(), own_ports: Vec::new() }
+}
+
+fn new_hop(
+    number: usize,
+    upstream: &Arc<Upstream>,
+    known: &Arc<KnownIdentity>,
+    scenario: &Scenario,
+    metrics: &Metrics,
+) -> Arc<Hop> {
+    let account = Account::parse(&format!(r"CORP\{}", known.name), None).unwrap();
+    let password = if scenario.right_password { "right" } else { "wrong" };
+    let identity = Identity::new(account, "WS", NtHash::from_password(password), Method::NtlmV2, false);
+    Arc::new(Hop {
+        number,
+        upstream: Arc::clone(upstream),
+        identity: Arc::clone(known),
+        credentials: Arc::new(Credentials::new(identity, "proxy.corp.test", scenario.first_leg)),
+        metrics: metrics.hop(upstream.name(), &known.name),
+        upstream_metrics: metrics.upstream(upstream.name()),
+        warm_cap: scenario.warm,
+        keep_cap: scenario.keep,
+        check_target: None,
+        habits: Habits::default(),
+        unchallenged: Unchallenged::default(),
+    })
+}
+
+/// The same upstreams and identities as a reload may list them: in the opposite order, with other credentials and other
+/// numbers for the groups.
+fn reversed_egress(old: &Egress, scenario: &Scenario, metrics: &Metrics) -> Egress {
+    let last_group = old.members.iter().map(|member| member.group).max().unwrap_or(0);
+    let (mut members, mut hops) = (Vec::new(), Vec::new());
+    for Member { upstream, metrics: of_upstream, group, weight, identity } in old.members.iter().rev() {
+        for identity in &old.identities {
+            hops.push(new_hop(hops.len(), upstream, identity, scenario, metrics));
+        }
+        members.push(Member {
+            upstream: Arc::clone(upstream),
+            metrics: of_upstream.clone(),
+            group: last_group - group,
+            weight: *weight,
+            identity: *identity,
+        });
+    }
+    let (routes, rules) = (Arc::clone(&old.routes), Arc::clone(&old.rules));
+    let (identities, order) = (old.identities.clone(), old.order);
     Egress { members, identities, hops, order, routes, rules, listeners: Vec::new(), own_ports: Vec::new() }
 }
 
@@ -405,7 +437,7 @@ impl World {
                 self.clients[index] = Some(with(|network| Client::connect(index, plan, network)));
             }
             UPSTREAM_RESOLVES => {
-                self.egress.members[index].upstream.resolved(0, addresses_of(&self.scenario, index));
+                self.upstream(index).resolved(0, addresses_of(&self.scenario, index));
                 self.sender.send(Message::UpstreamResolved);
             }
             CHECK_UPSTREAM => self.check(index),
@@ -415,11 +447,28 @@ impl World {
                 self.draining = true;
                 self.sender.send(Message::Stop);
             }
-            RELOAD => self.sender.send(Message::Settings(Box::new(self.settings.clone()))),
+            RELOAD => self.reload(),
             CHANGE_PASSWORD => self.change_password(),
             ROUTE_ANSWER => self.routes.iter().for_each(|routes| routes.answer(index)),
             _ => unreachable!("a timer of the world's"),
         }
+    }
+
+    /// An upstream by its place in the scenario.
+    pub fn upstream(&self, place: usize) -> &Arc<Upstream> {
+        let name = format!("u{place}");
+        let mut upstreams = self.egress.members.iter().map(|member| &member.upstream);
+        upstreams.find(|upstream| **upstream.name() == *name).expect("a reload takes no upstream away")
+    }
+
+    fn reload(&mut self) {
+        if self.scenario.reload_reverses {
+            let egress = reversed_egress(&self.egress, &self.scenario, &self.metrics);
+            let guesses = Arc::new(Guesses::new(self.metrics.logins()));
+            self.egress = CurrentEgress::new(egress, Logins::default(), guesses);
+            self.settings.egress = self.egress.clone();
+        }
+        self.sender.send(Message::Settings(Box::new(self.settings.clone())));
     }
 
     fn authenticates_sent(&self) -> u64 {
@@ -441,7 +490,7 @@ impl World {
 
     /// What an upstream's checker thread does.
     fn check(&self, member: usize) {
-        let health = &self.egress.members[member].upstream.health;
+        let health = &self.upstream(member).health;
         let now_ms = with(|network| network.now_us) / 1000;
         let Some(rest_ms) = health.next_check_in_ms(now_ms) else { return };
         if rest_ms == 0 {

@@ -108,7 +108,7 @@ impl Upstreams {
                 }
                 // Rather than wait here for what others find out.
                 Ok(false) if self.attempt.is_accepted_elsewhere(cx.now_ms()) => {
-                    passed_over.push(self.member);
+                    passed_over.push(Arc::clone(&self.attempt.hop.upstream));
                     self.move_on(cx);
                 }
                 Ok(false) => {
@@ -122,7 +122,7 @@ impl Upstreams {
             }
         };
         // They have not failed: they may still be used should this one fail.
-        passed_over.iter().for_each(|member| self.attempt.choice.tried.remove(*member));
+        passed_over.iter().for_each(|upstream| self.attempt.may_still_use(upstream));
         addresses
     }
 

@@ -94,7 +94,7 @@ impl Exchange {
             attempt.leftover = std::mem::take(&mut self.from_client);
             self.leave_to_itself(&attempt, cx);
             if fault.cause != Cause::ResponseTimeout {
-                attempt.failed.push((attempt.member, (&*fault.detail).into()));
+                attempt.failed.push((Arc::clone(&attempt.hop.upstream), (&*fault.detail).into()));
             }
             return Transition::Connect(Connecting::NextUpstream(attempt));
         }
