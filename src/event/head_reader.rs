@@ -7,7 +7,7 @@ use crate::limits;
 use crate::transport::Endpoint;
 
 /// The outcome of a read.
-pub enum Got<T> {
+pub enum ReadOutcome<T> {
     /// Nothing to read now.
     Blocked,
     /// The peer has ended its direction.
@@ -38,23 +38,23 @@ impl HeadReader {
         endpoint: &mut Endpoint,
         scratch: &mut [u8],
         look: impl FnOnce(&[u8]) -> (usize, T),
-    ) -> io::Result<Got<T>> {
+    ) -> io::Result<ReadOutcome<T>> {
         let most = scratch.len().min(limits::HEAD_READ_BYTES);
         let count = match endpoint.read(&mut scratch[..most])? {
-            None => return Ok(Got::Blocked),
-            Some(0) => return Ok(Got::End),
+            None => return Ok(ReadOutcome::Blocked),
+            Some(0) => return Ok(ReadOutcome::End),
             Some(count) => count,
         };
         let read = &scratch[..count];
         if self.kept.is_empty() {
             let (used, outcome) = look(read);
             self.kept.extend_from_slice(&read[used..]);
-            return Ok(Got::Bytes(outcome));
+            return Ok(ReadOutcome::Bytes(outcome));
         }
         self.kept.extend_from_slice(read);
         let (used, outcome) = look(&self.kept);
         take_front(&mut self.kept, used);
-        Ok(Got::Bytes(outcome))
+        Ok(ReadOutcome::Bytes(outcome))
     }
 
     /// Shows the unused bytes to `look`, which returns how many of them it used; `None` when there are none.

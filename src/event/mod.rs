@@ -9,7 +9,7 @@ mod token;
 mod wait_list;
 
 pub use buffer::take_front;
-pub use head_reader::{Got, HeadReader};
+pub use head_reader::{HeadReader, ReadOutcome};
 pub use mailbox::{Mailbox, Sender, mailbox};
 pub use slots::{Slots, Vacancy};
 pub use timers::{Deadline, TICK_MS, Timers};

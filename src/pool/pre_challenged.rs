@@ -19,7 +19,7 @@ use super::Loan;
 use super::challenge_request::ChallengeRequest;
 use crate::auth::{FirstLeg, Handshake, Progress};
 use crate::egress::Hop;
-use crate::event::{Deadline, EventToken, Got, HeadReader, Key, Owner, Slots};
+use crate::event::{Deadline, EventToken, HeadReader, Key, Owner, ReadOutcome, Slots};
 use crate::limits::{self, millis};
 use crate::metrics::{Discarded, Reason407};
 use crate::transport::{Endpoint, Readiness};
@@ -356,12 +356,12 @@ impl Connection {
                 Err(_) => (0, None),
             });
             match got {
-                Ok(Got::Blocked | Got::Bytes(Some(Progress::More))) => {}
-                Ok(Got::Bytes(Some(Progress::Challenged))) => return Advance::Challenged,
+                Ok(ReadOutcome::Blocked | ReadOutcome::Bytes(Some(Progress::More))) => {}
+                Ok(ReadOutcome::Bytes(Some(Progress::Challenged))) => return Advance::Challenged,
                 // Where the challenge takes more than one round, getting it in advance saves nothing.
-                Ok(Got::Bytes(Some(Progress::Send | Progress::Redial))) => return Advance::Lost,
-                Ok(Got::Bytes(_)) => return Advance::Answered,
-                Ok(Got::End) | Err(_) => return Advance::Lost,
+                Ok(ReadOutcome::Bytes(Some(Progress::Send | Progress::Redial))) => return Advance::Lost,
+                Ok(ReadOutcome::Bytes(_)) => return Advance::Answered,
+                Ok(ReadOutcome::End) | Err(_) => return Advance::Lost,
             }
         }
         // It sends without end.

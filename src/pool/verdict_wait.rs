@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::Loan;
 use crate::auth::{Handshake, Progress, Request};
 use crate::egress::{Hop, logon_verdict};
-use crate::event::{Deadline, EventToken, Got, HeadReader, Key, Owner, Slots, Vacancy};
+use crate::event::{Deadline, EventToken, HeadReader, Key, Owner, ReadOutcome, Slots, Vacancy};
 use crate::limits;
 use crate::metrics::Reason407;
 use crate::transport::{Endpoint, Readiness};
@@ -299,10 +299,10 @@ fn hear_challenge(
             Err(_) => (0, Err(())),
         });
         match got {
-            Ok(Got::Blocked | Got::Bytes(Ok(Progress::More))) => {}
-            Ok(Got::Bytes(Ok(Progress::Send))) => flush(upstream, outbox).map_err(drop)?,
-            Ok(Got::Bytes(progress)) => return progress,
-            Ok(Got::End) | Err(_) => return handshake.closed().map_err(drop),
+            Ok(ReadOutcome::Blocked | ReadOutcome::Bytes(Ok(Progress::More))) => {}
+            Ok(ReadOutcome::Bytes(Ok(Progress::Send))) => flush(upstream, outbox).map_err(drop)?,
+            Ok(ReadOutcome::Bytes(progress)) => return progress,
+            Ok(ReadOutcome::End) | Err(_) => return handshake.closed().map_err(drop),
         }
     }
     Ok(Progress::More)

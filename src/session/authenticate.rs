@@ -12,7 +12,7 @@ use super::transition::{Connected, Connecting, Declining, Handover, Opened, Pend
 use super::{guard_faults, respond};
 use crate::auth::{Declined, Due, Progress};
 use crate::egress::logon_verdict;
-use crate::event::{Got, HeadReader, Seat, take_front};
+use crate::event::{HeadReader, ReadOutcome, Seat, take_front};
 use crate::fault::{At, Cause, Culprit, Fault};
 use crate::limits;
 use crate::pool::Orphan;
@@ -98,16 +98,16 @@ impl Authenticate {
 
     fn read(&mut self, cx: &mut Cx<'_>) -> Result<LegOutcome, Fault> {
         let Authenticate { attempt, outbox, .. } = self;
-        let got = self.input.read(&mut self.upstream, &mut cx.shard.scratch, |bytes| {
+        let outcome = self.input.read(&mut self.upstream, &mut cx.shard.scratch, |bytes| {
             match attempt.handshake.receive(bytes, outbox) {
                 Ok((used, progress)) => (used, Ok(progress)),
                 Err(fault) => (0, Err(fault)),
             }
         });
-        let progress = match got {
-            Ok(Got::Blocked) => return Ok(LegOutcome::More),
-            Ok(Got::Bytes(progress)) => progress?,
-            Ok(Got::End) => self.attempt.handshake.closed()?,
+        let progress = match outcome {
+            Ok(ReadOutcome::Blocked) => return Ok(LegOutcome::More),
+            Ok(ReadOutcome::Bytes(progress)) => progress?,
+            Ok(ReadOutcome::End) => self.attempt.handshake.closed()?,
             Err(error) if self.attempt.handshake.awaits_verdict() => {
                 return Err(Fault::upstream_io(At::Authenticate, &error));
             }

@@ -18,7 +18,7 @@ use crate::egress::{Hop, HopLease};
 use crate::fault::At;
 use crate::fault::{Cause, Fault};
 use crate::limits::{CONNECTION_ATTEMPT_DELAY, millis};
-use crate::metrics::{HandshakeOutcome as Outcome, HandshakePhase as Phase, Path, Reason407};
+use crate::metrics::{HandshakePhase, Path, Reason407};
 use crate::relay::Moved;
 use crate::upstream::{Answer, Ticket};
 
@@ -132,7 +132,7 @@ impl Attempt {
 
     /// The addresses of an upstream are there at last.
     pub(super) fn resolved(&self, cx: &Cx<'_>) {
-        self.hop.metrics.phase(Phase::Resolve, cx.now_us() - self.started_us);
+        self.hop.metrics.phase(HandshakePhase::Resolve, cx.now_us() - self.started_us);
     }
 
     /// A connection to one of the upstreams is dialled.
@@ -145,7 +145,7 @@ impl Attempt {
     /// The present upstream took a connection that was dialled at `since_us`, at its address of this number.
     pub(super) fn connected(&self, address: usize, since_us: u64, cx: &Cx<'_>) {
         self.hop.upstream.reached(address);
-        self.hop.metrics.phase(Phase::Connect, cx.now_us() - since_us);
+        self.hop.metrics.phase(HandshakePhase::Connect, cx.now_us() - since_us);
     }
 
     /// An address of an upstream took no connection.
@@ -172,12 +172,12 @@ impl Attempt {
     pub(super) fn connecting_failed(&self, cx: &mut Cx<'_>) {
         let duration_us = cx.handshake_took(self.started_us);
         cx.client.record.legs = self.handshake.legs();
-        self.hop.metrics.handshake(Path::Cold, Outcome::Failed, u64::from(duration_us));
+        self.hop.metrics.handshake(Path::Cold, HandshakeOutcome::Failed, u64::from(duration_us));
     }
 
     /// The client went away while connections were dialled.
     pub(super) fn connecting_abandoned(&self, cx: &Cx<'_>) {
-        self.hop.metrics.handshake(Path::Cold, Outcome::Failed, cx.now_us() - self.started_us);
+        self.hop.metrics.handshake(Path::Cold, HandshakeOutcome::Failed, cx.now_us() - self.started_us);
     }
 
     /// A plain request goes out on a kept connection.
@@ -193,7 +193,7 @@ impl Attempt {
     pub(super) fn challenged(&mut self, since_us: u64, cx: &Cx<'_>) {
         let (now_ms, request) = (cx.now_ms(), self.handshake.request());
         self.hop.unchallenged.challenged(request.origin());
-        self.hop.metrics.phase(Phase::Challenge, cx.now_us() - since_us);
+        self.hop.metrics.phase(HandshakePhase::Challenge, cx.now_us() - since_us);
         self.hop.habits.asked_for_authentication(true);
         if let Some(waiting) = self.waiting.take() {
             waiting.challenged(now_ms);
@@ -207,7 +207,7 @@ impl Attempt {
     /// The guard lets the logon go; it was asked first at `since_us`.
     pub(super) fn let_through(&mut self, since_us: u64, cx: &Cx<'_>) {
         self.scout = None;
-        self.hop.metrics.phase(Phase::Guard, cx.now_us() - since_us);
+        self.hop.metrics.phase(HandshakePhase::Guard, cx.now_us() - since_us);
     }
 
     /// The logon is on its way.
@@ -220,7 +220,7 @@ impl Attempt {
         match ticket {
             Some(ticket) => {
                 self.hop.upstream.health.succeeded();
-                self.hop.metrics.phase(Phase::Authenticate, cx.now_us() - since_us);
+                self.hop.metrics.phase(HandshakePhase::Authenticate, cx.now_us() - since_us);
                 ticket.settle(cx.now_ms(), Answer::Status(status));
             }
             None => self.granted_unasked(cx),
@@ -242,7 +242,7 @@ impl Attempt {
             self.challenge_spoiled(cx);
         }
         if is_refusal {
-            self.hop.metrics.phase(Phase::Authenticate, cx.now_us() - since_us);
+            self.hop.metrics.phase(HandshakePhase::Authenticate, cx.now_us() - since_us);
             // It works: what it says of the credentials is another matter.
             self.hop.upstream.health.succeeded();
         }
@@ -254,8 +254,8 @@ impl Attempt {
     }
 
     /// The handshake has ended.
-    pub(super) fn handshake_ended(&mut self, outcome: Outcome, cx: &mut Cx<'_>) {
-        let granted = matches!(outcome, Outcome::Established | Outcome::Declined);
+    pub(super) fn handshake_ended(&mut self, outcome: HandshakeOutcome, cx: &mut Cx<'_>) {
+        let granted = matches!(outcome, HandshakeOutcome::Established | HandshakeOutcome::Declined);
         // The 407 was not about the destination.
         if granted && self.source == ConnectionSource::Kept && self.handshake.tally().unprompted > 0 {
             self.hop.habits.refused_connect_on_reuse(cx.now_ms());
@@ -267,7 +267,7 @@ impl Attempt {
     }
 
     /// Counts a handshake, but not what the upstream said about its logon.
-    fn handshake_counted(&self, outcome: Outcome, cx: &mut Cx<'_>) {
+    fn handshake_counted(&self, outcome: HandshakeOutcome, cx: &mut Cx<'_>) {
         let duration_us = cx.handshake_took(self.started_us);
         let record = &mut cx.client.record;
         record.legs = self.handshake.legs();
@@ -351,7 +351,7 @@ impl Attempt {
 
     /// A plain request's logon was refused for good.
     pub(super) fn exchange_refused(&self, cx: &mut Cx<'_>) {
-        self.handshake_counted(Outcome::Refused, cx);
+        self.handshake_counted(HandshakeOutcome::Refused, cx);
     }
 
     /// The upstream has answered a plain request that waited for `pending`.
@@ -361,11 +361,11 @@ impl Attempt {
             Pending::Demand => {}
             Pending::Verdict(ticket) => {
                 ticket.settle(cx.now_ms(), Answer::Status(status));
-                self.hop.metrics.phase(Phase::Authenticate, cx.now_us() - since_us);
+                self.hop.metrics.phase(HandshakePhase::Authenticate, cx.now_us() - since_us);
             }
         }
         self.hop.upstream.health.succeeded();
-        self.handshake_counted(Outcome::Established, cx);
+        self.handshake_counted(HandshakeOutcome::Established, cx);
     }
 
     /// Learns from the final answer to a plain request where the upstream asks for credentials, and on which

@@ -7,7 +7,7 @@ use super::respond;
 use super::stage::{Idle, StageOps, Step};
 use super::transition::{NextRequest, Received, Transition};
 use crate::client_protocol::{Demand, ReadOptions, Rejected, RequestReader};
-use crate::event::{Got, HeadReader};
+use crate::event::{HeadReader, ReadOutcome};
 use crate::fault::{At, Cause, Fault};
 use crate::limits;
 use crate::transport::Endpoint;
@@ -68,7 +68,7 @@ impl ReadRequest {
     }
 
     /// Looks at what has come, after one more read if that is needed; `None` when nothing can be read now.
-    fn read(&mut self, cx: &mut Cx<'_>) -> std::io::Result<Option<Got<Look>>> {
+    fn read(&mut self, cx: &mut Cx<'_>) -> std::io::Result<Option<ReadOutcome<Look>>> {
         let settings = &cx.shard.settings;
         let options = ReadOptions {
             head_limit_bytes: settings.head_limit_bytes,
@@ -78,7 +78,7 @@ impl ReadRequest {
         let reader = &mut self.reader;
         let look = |bytes: &[u8]| reader.read(bytes, &options);
         if std::mem::take(&mut self.unread) {
-            Ok(self.input.look(look).map(Got::Bytes).or(Some(Got::Blocked)))
+            Ok(self.input.look(look).map(ReadOutcome::Bytes).or(Some(ReadOutcome::Blocked)))
         } else if cx.client.endpoint.ready.readable() {
             self.input.read(&mut cx.client.endpoint, &mut cx.shard.scratch, look).map(Some)
         } else {
@@ -144,20 +144,20 @@ impl StageOps for ReadRequest {
         loop {
             match self.read(cx) {
                 Ok(None) => return Step::Wait(self),
-                Ok(Some(Got::Blocked)) => {}
-                Ok(Some(Got::Bytes(Ok(None)))) => {
+                Ok(Some(ReadOutcome::Blocked)) => {}
+                Ok(Some(ReadOutcome::Bytes(Ok(None)))) => {
                     if cx.shard.is_out_of_memory() && self.held_bytes() >= limits::LARGE_HEAD_BYTES {
                         return Step::Go(respond::failed(out_of_memory(), cx));
                     }
                     self.begun(cx);
                 }
-                Ok(Some(Got::Bytes(Ok(Some(demand))))) => return Step::Go(self.received(demand, cx)),
-                Ok(Some(Got::Bytes(Err(rejected)))) => {
+                Ok(Some(ReadOutcome::Bytes(Ok(Some(demand))))) => return Step::Go(self.received(demand, cx)),
+                Ok(Some(ReadOutcome::Bytes(Err(rejected)))) => {
                     cx.client.record.asked_for(&rejected.asked.method, &rejected.asked.target);
                     let fault = admitted(self.admission).err().unwrap_or(rejected.fault);
                     return Step::Go(respond::failed(fault, cx));
                 }
-                Ok(Some(Got::End)) => {
+                Ok(Some(ReadOutcome::End)) => {
                     return Step::Go(self.gone("the client closed its connection in the middle of its request", cx));
                 }
                 Err(error) => return Step::Go(self.gone(format!("the client's connection failed: {error}"), cx)),
