@@ -19,8 +19,10 @@ use log::LevelFilter;
 
 use crate::config::LogFormat;
 use crate::limits;
+use withheld::Withheld;
 
 mod format;
+mod withheld;
 
 /// How long [`flush`] waits for a writer that makes no progress.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -38,7 +40,7 @@ pub fn dropped_lines() -> u64 {
 }
 
 /// Starts logging to standard error. `RUST_LOG`, if set, takes precedence over `level`; it has the syntax of
-/// `env_logger`: `info,ntlm_gateway::auth=trace`.
+/// `env_logger`: `info,ntlm_gateway::auth=trace`. Lines that would show a secret are left out.
 ///
 /// # Errors
 /// The writer thread cannot be started, or a logger is already installed.
@@ -53,7 +55,10 @@ pub fn init(format: LogFormat, level: LevelFilter) -> io::Result<LogGuard> {
         let time = out.timestamp_millis();
         format::line(out, format, &time, record)
     });
-    builder.target(Target::Pipe(Box::new(queue))).try_init().map_err(io::Error::other)?;
+    let logger = builder.target(Target::Pipe(Box::new(queue))).build();
+    let filter = logger.filter();
+    log::set_boxed_logger(Box::new(Withheld(logger))).map_err(io::Error::other)?;
+    log::set_max_level(filter);
     let _ = PROGRESS.set(progress);
     Ok(LogGuard(()))
 }
