@@ -44,6 +44,7 @@ pub mod event;
 pub mod fault;
 pub mod forward;
 pub mod gateway;
+pub mod guard_store;
 pub mod http;
 pub mod inspect;
 pub mod limits;

@@ -325,6 +325,44 @@ pub const GUARD_OUTAGE_GRACE: Duration = Duration::from_secs(2);
 /// How often sessions that wait for the guard ask again, besides at each of its changes.
 pub const GUARD_RECHECK_INTERVAL: Duration = Duration::from_millis(250);
 
+// ---- The guard store in Kubernetes ----
+
+/// Longest time for a request to the Kubernetes API: look-up, connection, TLS and the whole answer.
+pub const KUBERNETES_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest answer of the Kubernetes API, and longest line of a watch. The annotations of an object have at most 256 KiB
+/// together, which JSON may double; the rest is for what others have put there.
+pub const KUBERNETES_ANSWER_BYTES: u64 = 1024 * 1024;
+
+/// Longest part of the Kubernetes API's own explanation that is repeated in the log.
+pub const KUBERNETES_MESSAGE_BYTES: usize = 300;
+
+/// Pause after the Kubernetes API answered 429 without saying for how long. Also the shortest that it can ask for.
+pub const KUBERNETES_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest pause that the Kubernetes API can ask for.
+pub const KUBERNETES_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// After this, the Kubernetes API ends a watch, and the gateway begins the next one.
+pub const KUBERNETES_WATCH_AGE: Duration = Duration::from_secs(30);
+
+/// A watch that brought nothing for this long, not even its end, has lost its connection. Above
+/// [`KUBERNETES_WATCH_AGE`].
+pub const KUBERNETES_WATCH_SILENCE: Duration = Duration::from_secs(35);
+
+/// A watch that ends earlier than this has failed.
+pub const KUBERNETES_WATCH_SHORT: Duration = Duration::from_secs(1);
+
+/// A connection to the Kubernetes API is reused within this time. A write on a connection that the server is closing
+/// has an unknown outcome.
+pub const KUBERNETES_KEPT: Duration = Duration::from_secs(1);
+
+/// How often the file with the Kubernetes API's CA is read again, besides after each failure of TLS.
+pub const KUBERNETES_CA_AGE: Duration = Duration::from_secs(60);
+
+/// Longest file of a service account.
+pub const SERVICE_ACCOUNT_FILE_BYTES: u64 = 256 * 1024;
+
 // ---- Upstreams: health and habits ----
 
 /// Upstreams that a configuration may name. A request records the ones it has tried in one word.

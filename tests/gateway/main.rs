@@ -10,6 +10,7 @@ mod command_line;
 mod failover;
 mod guard;
 mod identities;
+mod kubernetes_store;
 mod lifecycle;
 mod loops;
 mod one_destination;

@@ -42,6 +42,7 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
     ("event", &["transport", "limits"], Any),
     ("relay", &["transport", "limits"], Any),
     ("upstream", &["transport", "limits"], Any),
+    ("guard_store", &["limits"], NoMio),
     ("metrics", &["fault", "relay", "upstream"], NoMio),
     ("client_protocol", &["auth", "http", "forward", "fault"], Pure),
     (
