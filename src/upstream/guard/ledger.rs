@@ -72,6 +72,8 @@ enum Budget {
     Free,
     /// Unanswered attempts use it up.
     Pending,
+    /// One attempt is left, for an upstream that accepts the secret.
+    Reserved,
     /// Failed attempts use it up, until then, in ms.
     SpentUntil(u64),
 }
@@ -136,10 +138,10 @@ impl Ledger {
         if let Some(refusal) = track.refuses(now_ms, destination) {
             return Ruling::No(refusal);
         }
-        if self.is_accepted(index, policy) {
+        if self.may_send_batch(index, policy) {
             return Ruling::Go(None);
         }
-        if track.has_scout(policy, now_ms) {
+        if self.tracks[index].has_scout(policy, now_ms) {
             self.tracks[index].has_waiters = true;
             return Ruling::Wait;
         }
@@ -159,25 +161,23 @@ impl Ledger {
         policy: &GuardPolicy,
     ) -> Ruling<(u64, bool)> {
         let now_ms = self.now_ms;
-        let is_accepted = self.is_accepted(index, policy);
+        let may_send_batch = self.may_send_batch(index, policy);
         let track = &mut self.tracks[index];
         if confirms {
-            // Attempts that were sent while the secret was accepted do not count: the confirmation is there to decide
-            // about them.
-            let canaries = track.unanswered_canaries();
             let (is_held, is_first) = (track.held(now_ms).is_some(), !track.was_struck());
-            if is_held || self.failures_against_confirmation(is_first, policy) + canaries >= policy.attempts {
+            let unanswered = self.canaries() + self.batch_at_stake(index, policy);
+            if is_held || self.failures_against_confirmation(is_first, policy) + unanswered >= policy.attempts {
                 return Ruling::Wait;
             }
         } else if let Some(refusal) = track.refuses(now_ms, destination) {
             return Ruling::No(refusal);
-        } else if is_accepted && !track.has_room(policy, now_ms) {
+        } else if may_send_batch && !track.has_room(policy, now_ms) {
             track.has_waiters = true;
             if track.is_stuck(now_ms) {
                 track.want_confirmation(now_ms);
             }
             return Ruling::Wait;
-        } else if !is_accepted {
+        } else if !may_send_batch {
             match self.may_send_canary(index, destination, policy) {
                 Ruling::Go(()) => {}
                 Ruling::Wait => return Ruling::Wait,
@@ -185,9 +185,45 @@ impl Ledger {
             }
         }
         let number = self.number();
-        let sent_while_accepted = is_accepted && !confirms;
+        let sent_while_accepted = may_send_batch && !confirms;
         self.tracks[index].send(number, now_ms, destination, sent_while_accepted);
         Ruling::Go((number, sent_while_accepted))
+    }
+
+    /// Whether attempts may go out without waiting for each other: the secret is accepted, and the budget has room for
+    /// one more batch of failures and for a confirmation after it. Without that room a confirmation goes first.
+    fn may_send_batch(&mut self, index: usize, policy: &GuardPolicy) -> bool {
+        if !self.is_accepted(index, policy) {
+            return false;
+        }
+        let failures = self.failures(policy).len();
+        if failures == 0 || failures + policy.batch().min(self.in_flight(index).count() + 1) < policy.attempts {
+            return true;
+        }
+        self.tracks[index].want_confirmation(self.now_ms);
+        false
+    }
+
+    /// Unanswered attempts that were sent while a secret was in doubt and that no acceptance has followed: like
+    /// [`Ledger::failures`], at all upstreams.
+    fn canaries(&self) -> usize {
+        let counted = |track: &Track| track.unanswered_canaries(self.accepted_number(track.secret));
+        self.tracks.iter().map(counted).sum()
+    }
+
+    /// The numbers of unanswered attempts that were sent while the secret of a track was accepted, at all upstreams.
+    fn in_flight(&self, index: usize) -> impl Iterator<Item = u64> {
+        let secret = self.tracks[index].secret;
+        self.tracks.iter().filter(move |track| track.secret == secret).flat_map(Track::in_flight)
+    }
+
+    /// How many failures the attempts in flight can add to the budget: one batch, less what has failed of it already.
+    fn batch_at_stake(&mut self, index: usize, policy: &GuardPolicy) -> usize {
+        let (now_ms, secret) = (self.now_ms, self.tracks[index].secret);
+        let Some(newest) = self.in_flight(index).max() else { return 0 };
+        let of_secret = self.tracks.iter_mut().filter(|track| track.secret == secret);
+        let failed: usize = of_secret.map(|track| track.batch(newest, policy, now_ms)).sum();
+        policy.batch().saturating_sub(failed).min(self.in_flight(index).count())
     }
 
     /// Whether one attempt may go out although the secret is in doubt.
@@ -219,8 +255,16 @@ impl Ledger {
                 self.tracks[index].has_waiters = true;
                 Ruling::Wait
             }
-            // The reserved attempt is left, and a confirmation may use it.
-            Budget::SpentUntil(_) if spare > 0 && self.budget(index, 0, policy) == Budget::Free => {
+            // If that other upstream cannot confirm the secret soon, there is nothing to keep the attempt for.
+            Budget::Reserved => match self.confirm_elsewhere(index, policy) {
+                true => {
+                    self.tracks[index].has_waiters = true;
+                    Ruling::Wait
+                }
+                false => Ruling::Go(()),
+            },
+            // The reserved attempt is left, or may be, and a confirmation may use it.
+            Budget::SpentUntil(_) if spare > 0 && !self.budget(index, 0, policy).is_spent() => {
                 self.tracks[index].want_confirmation(now_ms);
                 self.tracks[index].has_waiters = true;
                 Ruling::Wait
@@ -272,17 +316,22 @@ impl Ledger {
     fn budget(&mut self, index: usize, spare: usize, policy: &GuardPolicy) -> Budget {
         let now_ms = self.now_ms;
         // An upstream that rejects a secret that another one accepts must leave one attempt for the others.
-        let share = policy.attempts - usize::from(self.is_proven_elsewhere(index));
+        let reserve = usize::from(self.is_proven_elsewhere(index));
+        let share = policy.attempts - reserve;
         let is_accepted: Vec<bool> = (0..self.tracks.len()).map(|track| self.is_accepted(track, policy)).collect();
         let pending = |track: usize| if is_accepted[track] { 0 } else { self.tracks[track].unanswered() };
         let (own_pending, all_pending) = (pending(index), (0..self.tracks.len()).map(pending).sum::<usize>());
+        let accepted = self.tracks.iter().zip(&is_accepted).filter(|(_, is_accepted)| **is_accepted);
+        let in_flight = accepted.map(|(track, _)| track.in_flight().count()).sum();
+        let at_stake = self.batch_at_stake(index, policy).min(in_flight);
         let all_ms: Vec<u64> = self.failures(policy).iter().map(|failure| failure.at_ms).collect();
         let own_ms: Vec<u64> =
             self.tracks[index].failures(policy, now_ms).iter().map(|failure| failure.at_ms).collect();
-        let over = all_ms.len() + all_pending + spare >= policy.attempts;
+        let over = all_ms.len() + all_pending + at_stake + spare >= policy.attempts;
         let over_share = own_ms.len() + own_pending + spare >= share;
         if !over && !over_share {
-            return Budget::Free;
+            let is_reserved = all_ms.len() + all_pending + spare + reserve >= policy.attempts;
+            return if is_reserved { Budget::Reserved } else { Budget::Free };
         }
         let expiry = |times_ms: &[u64], most: usize| {
             let oldest = (times_ms.len() + spare).checked_sub(most)?;
@@ -302,6 +351,14 @@ impl Ledger {
         self.tracks.iter().filter(is_other).any(|track| track.state() == GuardState::Proven)
     }
 
+    /// Asks the upstreams that accept a track's secret to confirm it; `false` if none is about to.
+    fn confirm_elsewhere(&mut self, index: usize, policy: &GuardPolicy) -> bool {
+        let (secret, now_ms) = (self.tracks[index].secret, self.now_ms);
+        let accepting = |track: &&mut Track| track.secret == secret && track.state() == GuardState::Proven;
+        self.tracks.iter_mut().filter(accepting).for_each(|track| track.want_confirmation(now_ms));
+        self.tracks.iter().any(|track| track.secret == secret && track.is_confirming(policy, now_ms))
+    }
+
     /// Records the verdict on an attempt; returns whether it closes the guard.
     pub(super) fn settle(
         &mut self,
@@ -315,7 +372,7 @@ impl Ledger {
         let secret = self.tracks[index].secret;
         let others =
             self.tracks.iter_mut().enumerate().filter(|(other, track)| *other != index && track.secret == secret);
-        let in_batch = others.map(|(_, track)| track.batch(policy, now_ms)).sum();
+        let in_batch = others.map(|(_, track)| track.batch(attempt.number, policy, now_ms)).sum();
         let view = AccountView {
             newest: self.last_number,
             in_batch,
@@ -438,6 +495,12 @@ impl Ledger {
     pub(super) fn callbacks(&self, secret: u64) -> Vec<OnChange> {
         let of_secret = self.watchers.iter().filter(|watcher| watcher.secret == secret);
         of_secret.map(|watcher| Arc::clone(&watcher.on_change)).collect()
+    }
+}
+
+impl Budget {
+    fn is_spent(self) -> bool {
+        matches!(self, Budget::SpentUntil(_))
     }
 }
 

@@ -394,6 +394,81 @@ fn an_acceptance_between_closes_clears_them() {
 }
 
 #[test]
+fn after_a_close_one_attempt_goes_out_at_a_time() {
+    let guard = roomy();
+    go(&guard, 1).settle(2, Answer::Closed);
+    let next = go(&guard, 3);
+    assert!(matches!(ask(&guard, 3, "u", "origin:443"), SendPermission::Wait), "the close may have been a refusal");
+    next.settle(4, Answer::Status(200));
+    let _together = (go(&guard, 5), go(&guard, 5), go(&guard, 5));
+}
+
+/// A close at an upstream that has accepted the secret, and a refusal at one that has not.
+fn closed_here_and_refused_there() -> Arc<Guard> {
+    let guard = proven();
+    go(&guard, 1).settle(1, Answer::Closed);
+    match ask(&guard, 2, "other", "origin:443") {
+        SendPermission::Go(ticket) => ticket.settle(2, Answer::Refused),
+        other => panic!("the budget has room for it: {other:?}"),
+    }
+    assert_eq!(state(&guard), GuardState::Proven);
+    guard
+}
+
+#[test]
+fn the_last_attempt_of_the_budget_confirms_an_accepted_secret() {
+    let guard = closed_here_and_refused_there();
+    assert!(matches!(ask(&guard, 3, "u", "origin:443"), SendPermission::Wait));
+    confirm(&guard, 4, Answer::Refused);
+    for minute in 0..29 {
+        for upstream in ["u", "other", "third"] {
+            let permission = ask(&guard, minute * MINUTE_MS + 10_000, upstream, "origin:443");
+            assert!(!matches!(permission, SendPermission::Go(_)), "a fourth attempt to {upstream} after {minute} min");
+        }
+    }
+    let guard = closed_here_and_refused_there();
+    assert!(matches!(ask(&guard, 3, "u", "origin:443"), SendPermission::Wait));
+    confirm(&guard, 4, Answer::Status(200));
+    go(&guard, 5).settle(5, Answer::Status(200));
+}
+
+#[test]
+fn an_upstream_that_accepts_the_secret_confirms_it_before_others_use_up_the_budget() {
+    let guard = closed_here_and_refused_there();
+    assert!(matches!(ask(&guard, 3, "third", "origin:443"), SendPermission::Wait));
+    confirm(&guard, 4, Answer::Status(200));
+    match ask(&guard, 5, "third", "origin:443") {
+        SendPermission::Go(ticket) => ticket.settle(5, Answer::Refused),
+        other => panic!("an acceptance clears what failed before it: {other:?}"),
+    }
+    go(&guard, 6).settle(6, Answer::Status(200));
+}
+
+#[test]
+fn an_attempt_sent_after_a_close_is_not_of_its_batch() {
+    let guard = proven();
+    go(&guard, 1).settle(1, Answer::Closed);
+    go(&guard, 2).settle(2, Answer::Refused);
+    match ask(&guard, 3_000, "other", "origin:443") {
+        SendPermission::Go(ticket) => ticket.settle(3_000, Answer::Refused),
+        other => panic!("the budget has room for it: {other:?}"),
+    }
+    assert!(!matches!(ask(&guard, 6_000, "third", "origin:443"), SendPermission::Go(_)), "three have failed");
+}
+
+#[test]
+fn a_slow_attempt_elsewhere_does_not_close_the_guard_for_unknown_destinations() {
+    let guard = proven();
+    let SendPermission::Go(slow) = ask(&guard, 1, "other", "origin:443") else { panic!("the budget is free") };
+    go_to(&guard, 2, "forbidden:443").settle(2, Answer::Refused);
+    assert!(matches!(ask(&guard, 3_000, "u", "unknown:443"), SendPermission::Wait), "it waits for the slow one");
+    assert!(guard.held(3_000, &name("u")).is_none());
+    confirm(&guard, 3_001, Answer::Status(200));
+    go_to(&guard, 3_002, "unknown:443").settle(3_003, Answer::Status(200));
+    slow.settle(60_000, Answer::Refused);
+}
+
+#[test]
 fn an_upstream_that_alone_rejects_a_secret_closes_only_for_itself() {
     let (guard, mut sent) = (guard(), Vec::new());
     for second in 0..7_200 {

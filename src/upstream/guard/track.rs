@@ -140,8 +140,12 @@ impl Track {
         now_ms < at_ms + millis(policy.acceptance_age) && !self.unanswered.front().is_some_and(overdue)
     }
 
-    /// Whether one more attempt may go out beside the unanswered ones while the secret is accepted.
+    /// Whether one more attempt may go out beside the unanswered ones while the secret is accepted: only one after a
+    /// connection that ended without an answer, because that may have been a refusal.
     pub(super) fn has_room(&mut self, policy: &GuardPolicy, now_ms: u64) -> bool {
+        if self.closes > 0 && !self.unanswered.is_empty() {
+            return false;
+        }
         self.room.has_place(self.unanswered.len(), policy, now_ms)
     }
 
@@ -158,18 +162,25 @@ impl Track {
         &self.failures
     }
 
-    /// Failures of attempts that had been sent before the secret stopped being accepted.
-    pub(super) fn batch(&mut self, policy: &GuardPolicy, now_ms: u64) -> usize {
-        self.failures(policy, now_ms).iter().filter(|failure| failure.sent_while_accepted).count()
+    /// Failures in the batch of attempt `number`: of attempts that had been sent while the secret was accepted, and
+    /// that were not known to have failed when this one was sent.
+    pub(super) fn batch(&mut self, number: u64, policy: &GuardPolicy, now_ms: u64) -> usize {
+        let in_batch = |failure: &&Failure| failure.sent_while_accepted && number <= failure.after;
+        self.failures(policy, now_ms).iter().filter(in_batch).count()
     }
 
     pub(super) fn unanswered(&self) -> usize {
         self.unanswered.len()
     }
 
-    /// Unanswered attempts that were sent while the secret was in doubt.
-    pub(super) fn unanswered_canaries(&self) -> usize {
-        self.unanswered.iter().filter(|sent| !sent.sent_while_accepted).count()
+    /// Unanswered attempts that were sent while the secret was in doubt, after attempt `number`.
+    pub(super) fn unanswered_canaries(&self, number: u64) -> usize {
+        self.unanswered.iter().filter(|sent| !sent.sent_while_accepted && sent.number > number).count()
+    }
+
+    /// The numbers of unanswered attempts that were sent while the secret was accepted.
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = u64> {
+        self.unanswered.iter().filter(|sent| sent.sent_while_accepted).map(|sent| sent.number)
     }
 
     /// Whether nothing is left that could matter to a later attempt.
@@ -409,8 +420,7 @@ impl Track {
         strike
     }
 
-    /// Attempts that had been sent when the secret stopped being accepted count as one batch: they could not be called
-    /// back.
+    /// Attempts that had been sent when the first of them failed count as one batch: they could not be called back.
     fn count_failure(
         &mut self,
         attempt: &Attempted,
@@ -424,7 +434,7 @@ impl Track {
             self.failed_after = view.newest;
         }
         let sent_while_accepted = attempt.sent_while_accepted;
-        let in_batch = view.in_batch + self.batch(policy, now_ms);
+        let in_batch = view.in_batch + self.batch(attempt.number, policy, now_ms);
         let most = if by_close { policy.attempts } else { policy.batch() };
         if !sent_while_accepted || in_batch < most {
             self.failures.push_back(Failure { at_ms: now_ms, after: view.newest, sent_while_accepted, by_close });
