@@ -27,10 +27,11 @@
 //!   config     → egress, upstream, transport, auth, route, ntlm
 //!   logging    → config
 //!   stub       → transport, event, ntlm, http
+//!   tickets    → kerberos
 //!   forward, route, fault, admin → http
 //! ```
 //!
-//! `ntlm`, `http` and `forward` are pure: bytes in, bytes out, without sockets, clocks or mio.
+//! `ntlm`, `kerberos`, `http` and `forward` are pure: bytes in, bytes out, without sockets, clocks or mio.
 //! `tests/project/architecture.rs` enforces the rule.
 #![forbid(unsafe_code)]
 
@@ -47,6 +48,7 @@ pub mod gateway;
 pub mod guard_store;
 pub mod http;
 pub mod inspect;
+pub mod kerberos;
 pub mod limits;
 pub mod logging;
 pub mod metrics;
@@ -61,6 +63,7 @@ pub mod shard;
 mod sim;
 pub mod stub;
 pub mod supervisor;
+pub mod tickets;
 pub mod timeouts;
 pub mod transport;
 pub mod upstream;

@@ -31,6 +31,8 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
     ("limits", &[], NoMio),
     ("timeouts", &["limits"], NoMio),
     ("ntlm", &[], Pure),
+    ("kerberos", &["limits"], Pure),
+    ("tickets", &["kerberos", "limits"], NoMio),
     ("http", &[], Pure),
     ("forward", &["http"], Pure),
     ("fault", &["http"], NoMio),
