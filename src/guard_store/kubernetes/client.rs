@@ -121,7 +121,7 @@ impl Client {
         // Without a resourceVersion, the first event is the Lease's present state. The version that was read last would
         // do only for as long as the server remembers it, which is minutes, and the Lease may rest for months.
         let url = format!(
-            "{}?watch=1&fieldSelector=metadata.name%3D{}&timeoutSeconds={}",
+            "{}?watch=true&fieldSelector=metadata.name%3D{}&timeoutSeconds={}",
             self.url_of_leases(),
             self.lease,
             self.timing.watch_age.as_secs(),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::scratch::Scratch;
-use certificates::Identity;
+pub use certificates::Identity;
 pub use door::Door;
 use rules::{Change, Leases};
 
