@@ -14,7 +14,7 @@
 //!   main       → cli
 //!   cli        → supervisor, gateway, stub, config, logging, auth, upstream, transport, metrics, fault, http, ntlm
 //!   supervisor → gateway, watch, notify, config
-//!   gateway    → shard, admin, inspect, session, egress, auth, upstream, transport, event, metrics, config, logging
+//!   gateway    → shard, admin, inspect, guard_store, session, egress, auth, upstream, transport, event, metrics, config, logging
 //!   inspect    → shard, session
 //!   shard      → session, pool, relay, route, upstream, transport, event, metrics, fault
 //!   session    → client_protocol, pool, egress, route, forward, auth, relay, upstream, transport, event, metrics, fault, http
@@ -22,9 +22,10 @@
 //!   egress     → client_protocol, upstream, transport, auth, route, metrics, fault, http, ntlm
 //!   client_protocol → auth, forward, http, fault
 //!   metrics    → relay, upstream, fault
+//!   guard_store → upstream
 //!   relay, event, upstream → transport
 //!   auth       → forward, ntlm, http, fault
-//!   config     → egress, upstream, transport, auth, route, ntlm
+//!   config     → guard_store, egress, upstream, transport, auth, route, ntlm
 //!   logging    → config
 //!   stub       → transport, event, ntlm, http
 //!   tickets    → kerberos

@@ -364,6 +364,50 @@ pub const KUBERNETES_CA_AGE: Duration = Duration::from_secs(60);
 /// Longest file of a service account.
 pub const SERVICE_ACCOUNT_FILE_BYTES: u64 = 256 * 1024;
 
+// ---- The store behind the guard ----
+
+/// How long a reserved logon attempt may be under way. After that its process has ended, and it counts as failed.
+pub const GUARD_RESERVATION_AGE: Duration = Duration::from_secs(2 * 60);
+
+/// A reservation that nobody has used for this long is given back.
+pub const GUARD_UNUSED_RESERVATION: Duration = Duration::from_secs(10);
+
+/// How far the clocks may be apart by which processes read and write one store. Attempts count for that much longer.
+pub const GUARD_CLOCK_MARGIN: Duration = Duration::from_secs(5);
+
+/// Attempts that a store keeps for an account. More than a budget, because some count only for their upstream.
+pub const GUARD_STORED_ATTEMPTS: usize = 128;
+
+/// Secrets times upstreams that a store keeps for an account.
+pub const GUARD_STORED_PLACES: usize = 64;
+
+/// Most bytes of a store's document. The annotations of a Kubernetes object may have 256 KiB in all.
+pub const GUARD_DOCUMENT_BYTES: usize = 128 * 1024;
+
+/// Most bytes of a store's journal before it is written again with its last line alone.
+pub const GUARD_JOURNAL_BYTES: usize = 1024 * 1024;
+
+/// How often a store is read while requests wait for it, or while the secret is rejected.
+pub const GUARD_STORE_POLL: Duration = Duration::from_secs(1);
+
+/// The same for the second case where the store announces its changes.
+pub const GUARD_STORE_POLL_WATCHED: Duration = Duration::from_secs(10);
+
+/// The first pause after a store could not be reached; each further one is twice as long.
+pub const GUARD_STORE_RETRY: Duration = Duration::from_millis(250);
+
+/// The longest of these pauses.
+pub const GUARD_STORE_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// How often a change is tried again at once because others have changed the store meanwhile.
+pub const GUARD_STORE_CONFLICTS: usize = 32;
+
+/// Rounds of the function that makes the fingerprint of a secret. One guess costs that much more than with NTLM.
+pub const GUARD_FINGERPRINT_ROUNDS: u32 = 20_000;
+
+/// How long a start waits to learn from the store whether the secrets are rejected.
+pub const GUARD_STORE_START_WAIT: Duration = Duration::from_secs(2);
+
 // ---- Upstreams: health and habits ----
 
 /// Upstreams that a configuration may name. A request records the ones it has tried in one word.

@@ -76,6 +76,7 @@ impl Client {
             text: lease.as_ref().and_then(Lease::text).map(str::to_owned),
             version: Version(lease.as_ref().map(Lease::version).unwrap_or_default().to_owned()),
             at_ms,
+            damaged: 0,
         };
         self.remember(lease);
         Ok(kept)
