@@ -284,7 +284,7 @@ impl Controls {
         self.egress().as_ref()?.held(limits::millis(self.builder.epoch.elapsed()))
     }
 
-    /// What the state of the guard's store means for clients: secrets that were accepted continue to be used without it.
+    /// What the state of the guard's store means for clients. Secrets that were accepted are used without it.
     fn ready_with_store(&self) -> Result<String, String> {
         let Some(fault) = self.builder.guard.fault() else { return Ok("ok".into()) };
         let is_proven = self.egress().as_ref().is_some_and(ManagedEgress::is_proven);

@@ -1,4 +1,5 @@
-//! The orders of this process: which are open, how they change a document, and what to answer. Pure but for the answers.
+//! The orders of this process: which are open, how they change a document, and what to answer. Pure, apart from the
+//! answers.
 
 use std::collections::HashMap;
 use std::sync::Weak;
