@@ -2,6 +2,7 @@
 
 mod emulator;
 mod faults;
+mod kubectl;
 mod rules;
 mod watches;
 
