@@ -52,6 +52,15 @@ impl Client {
         last.clone().filter(|lease| lease.version() == version.0)
     }
 
+    /// Whether this is older than the Lease as it was read last. A watch may report a change late, when this process
+    /// has read or written the next one already. Versions are numbers since Kubernetes 1.35, and were before in every
+    /// server with etcd; one that is no number counts as new.
+    pub(super) fn is_outdated(&self, lease: &Lease) -> bool {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = |lease: &Lease| lease.version().parse::<u128>().ok();
+        last.as_ref().and_then(number).zip(number(lease)).is_some_and(|(last, other)| other < last)
+    }
+
     pub(super) fn remember(&self, lease: Option<Lease>) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = lease;
     }
