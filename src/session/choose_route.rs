@@ -11,7 +11,6 @@ use super::stage::{StageOps, Step};
 use super::transition::{Departure, Received, Transition};
 use crate::client_protocol::Demand;
 use crate::egress::{ClientError, Egress, LoginError};
-use crate::event::DIALS;
 use crate::fault::{At, Cause, Fault};
 use crate::limits::{self, millis};
 use crate::route::{RouteAnswer, RouteQuestion, RouteReply};
@@ -79,8 +78,6 @@ fn decided(answer: RouteAnswer, asked: Asked, received: Received, cx: &mut Cx<'_
         identity: asked.identity,
         target: demand.target,
         until_ms: cx.now_ms() + cx.timeouts().handshake,
-        // Not always 0: an earlier connection of this session may have had that number, and late events with it.
-        number: u8::try_from(cx.client.record.requests % u32::from(DIALS)).unwrap_or(0),
     };
     Transition::FollowRoute(Departure { request: demand.request, leftover, pinned, route })
 }

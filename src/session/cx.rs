@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::record::Record;
 use crate::client_protocol::ClientProtocol;
-use crate::event::{Deadline, Key};
+use crate::event::{DIALS, Deadline, Key};
 use crate::timeouts::TimeoutsMs;
 use crate::transport::Endpoint;
 
@@ -15,6 +15,17 @@ pub(super) struct Client {
     pub deadline: Deadline,
     /// How it asks for a destination and is told the outcome.
     pub protocol: ClientProtocol,
+    /// The number of the session's latest connection to an upstream or an origin.
+    pub last_dial: u8,
+}
+
+impl Client {
+    /// The number of the session's next connection. It differs from those of the connections before, so that a late
+    /// event of one of them is not taken for one of the next.
+    pub(super) fn next_dial(&mut self) -> u8 {
+        self.last_dial = (self.last_dial + 1) % DIALS;
+        self.last_dial
+    }
 }
 
 /// The session's key and client, and what all sessions of the shard share.

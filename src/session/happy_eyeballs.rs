@@ -3,8 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::context::Context;
-use crate::event::{DIALS, EventToken, Key};
+use super::cx::Cx;
+use crate::event::{DIALS, EventToken};
 use crate::fault::{At, Cause, Fault};
 use crate::limits::{self, millis};
 use crate::transport::{Endpoint, Transport};
@@ -34,10 +34,9 @@ pub(super) struct Racer {
 
 /// Connections that are being established, in the order in which they were begun; at most
 /// [`limits::CONNECTION_ATTEMPTS`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Race {
     racers: Vec<Racer>,
-    last_number: u8,
     /// When the next may be begun beside these, in ms.
     next_ms: u64,
 }
@@ -46,19 +45,9 @@ pub(super) struct Race {
 const _: () = assert!(limits::CONNECTION_ATTEMPTS < DIALS as usize);
 
 impl Race {
-    /// An empty race. `last_number` is that of the session's last connection.
-    pub(super) fn new(last_number: u8) -> Race {
-        Race { racers: Vec::new(), last_number, next_ms: 0 }
-    }
-
     /// The connection whose events bear this number.
     pub(super) fn endpoint(&mut self, number: u8) -> Option<&mut Endpoint> {
         self.racers.iter_mut().find(|racer| racer.number == number).map(|racer| &mut racer.endpoint)
-    }
-
-    /// The number of the session's last connection.
-    pub(super) fn last_number(&self) -> u8 {
-        self.last_number
     }
 
     /// No connection is being established.
@@ -72,19 +61,13 @@ impl Race {
     }
 
     /// Begins a connection.
-    pub(super) fn launch(
-        &mut self,
-        candidate: Candidate,
-        transport: &Transport,
-        key: Key,
-        context: &Context,
-    ) -> io::Result<()> {
-        let mut number = (self.last_number + 1) % DIALS;
+    pub(super) fn launch(&mut self, candidate: Candidate, transport: &Transport, cx: &mut Cx<'_>) -> io::Result<()> {
+        let mut number = cx.client.next_dial();
         while self.racers.iter().any(|racer| racer.number == number) {
-            number = (number + 1) % DIALS;
+            number = cx.client.next_dial();
         }
-        self.last_number = number;
-        let (token, options) = (EventToken::upstream(key, number), context.settings.socket_options());
+        let context = &*cx.shard;
+        let (token, options) = (EventToken::upstream(cx.key, number), context.settings.socket_options());
         let endpoint = transport.connect(candidate.address, token, &options, &context.registry)?;
         let now_ms = context.now_ms();
         self.next_ms = now_ms + millis(limits::CONNECTION_ATTEMPT_DELAY);

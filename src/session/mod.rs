@@ -189,6 +189,7 @@ impl Session {
             record,
             deadline: Deadline::UNARMED,
             protocol: ClientProtocol::Http,
+            last_dial: 0,
         };
         let mut cx = Cx { key, client: &mut client, shard: context };
         let stage = Stage::ReadRequest(ReadRequest::first(arrival.admission, &mut cx));

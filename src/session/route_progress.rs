@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::client_protocol::Target;
 use crate::egress::Egress;
-use crate::event::DIALS;
 use crate::fault::{Cause, Fault};
 use crate::route::{Candidate, Plan};
 
@@ -21,8 +20,6 @@ pub(super) struct RouteProgress {
     pub target: Target,
     /// When the client must have its answer, in ms.
     pub until_ms: u64,
-    /// The number of the session's next connection.
-    pub number: u8,
 }
 
 impl RouteProgress {
@@ -45,11 +42,5 @@ impl RouteProgress {
                 | Cause::ConnectTimeout
         );
         is_unreachable && self.plan.next().is_some() && now_ms < self.until_ms
-    }
-
-    /// Notes the number of the session's last connection, so that late events of it are not taken for those of the
-    /// next.
-    pub(super) fn dialled(&mut self, last_number: u8) {
-        self.number = (last_number + 1) % DIALS;
     }
 }

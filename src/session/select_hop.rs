@@ -45,7 +45,7 @@ pub(super) fn select(departure: Departure, candidate: GroupCandidate, cx: &mut C
         leftover,
         started_us: cx.now_us(),
         until_ms: route.until_ms,
-        number: route.number,
+        number: cx.client.last_dial,
         route: route.plan.next().is_some().then(|| Box::new(route)),
         source: ConnectionSource::Cold,
         waiting: None,
@@ -73,6 +73,7 @@ pub(super) fn select(departure: Departure, candidate: GroupCandidate, cx: &mut C
 fn select_connection(mut attempt: Box<Attempt>, forward: Option<&Arc<ForwardRequest>>, cx: &mut Cx<'_>) -> Transition {
     let may_be_kept = forward.is_some() || attempt.hop.habits.may_reuse_for_connect(cx.now_ms());
     let can_be_repeated = attempt.handshake.request().is_idempotent();
+    attempt.number = cx.client.next_dial();
     let token = EventToken::upstream(cx.key, attempt.number);
     let (pools, loan) = cx.shard.pools();
     if may_be_kept && let Some(upstream) = pools.keep_alive.take(&attempt.hop, token, can_be_repeated, &loan) {

@@ -50,7 +50,7 @@ enum Addresses {
 
 impl Connect {
     pub(super) fn new(connecting: Connecting, cx: &mut Cx<'_>) -> Connect {
-        let (target, number, until_ms) = match connecting {
+        let (target, until_ms) = match connecting {
             Connecting::Upstream(attempt) => Upstreams::begin(attempt, cx),
             Connecting::NextUpstream(mut attempt) => {
                 attempt.move_on(cx);
@@ -58,7 +58,7 @@ impl Connect {
             }
             Connecting::Origin { origin, departure } => DirectTarget::begin(origin, departure, cx),
         };
-        Connect { target, race: Race::new(number), until_ms, last: None }
+        Connect { target, race: Race::default(), until_ms, last: None }
     }
 
     /// Tries addresses until a connection is there, or all that may be are on their way.
@@ -72,7 +72,7 @@ impl Connect {
         while self.race.may_launch(cx.now_ms()) {
             let Some(candidate) = self.next_candidate() else { break };
             let Some(transport) = self.target.transport(candidate.member) else { break };
-            if let Err(error) = self.race.launch(candidate, &transport, cx.key, cx.shard) {
+            if let Err(error) = self.race.launch(candidate, &transport, cx) {
                 let fault = Fault::dial_io(candidate.address, &error);
                 if fault.cause != Cause::ResourcesExhausted {
                     self.failed(candidate.member, fault);
@@ -134,9 +134,8 @@ impl Connect {
             Target::Origin(origin) => Some(origin.give_up(cx)),
         };
         match left.filter(|departure| departure.route.falls_back(&fault, cx.now_ms())) {
-            Some(mut departure) => {
+            Some(departure) => {
                 log::debug!("{}: {fault}; on to the next candidate", departure.request.origin());
-                departure.route.dialled(self.race.last_number());
                 Transition::FollowRoute(departure)
             }
             None => respond::failed(fault, cx),

@@ -35,17 +35,16 @@ enum Lookup {
 }
 
 impl DirectTarget {
-    /// Returns the target, the number of the session's last connection, and when the client must have its answer, in
-    /// ms.
-    pub(super) fn begin(origin: HostPort, departure: Departure, cx: &Cx<'_>) -> (Target, u8, u64) {
+    /// Returns the target, and when the client must have its answer, in ms.
+    pub(super) fn begin(origin: HostPort, departure: Departure, cx: &Cx<'_>) -> (Target, u64) {
         let literal = origin.host().parse().ok().map(|address| SocketAddr::new(address, origin.port()));
         let lookup = match literal {
             Some(address) => Lookup::Found { addresses: [address].into(), tried: 0 },
             None => Lookup::Wanted,
         };
-        let (number, until_ms) = (departure.route.number, departure.route.until_ms);
+        let until_ms = departure.route.until_ms;
         let origin = DirectTarget { origin, departure, lookup, started_us: cx.now_us() };
-        (Target::Origin(origin), number, until_ms)
+        (Target::Origin(origin), until_ms)
     }
 
     pub(super) fn held_bytes(&self) -> usize {

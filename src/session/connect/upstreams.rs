@@ -54,12 +54,11 @@ struct Tried {
 }
 
 impl Upstreams {
-    /// Returns the target with the number of the session's last connection, and when the client must have its answer,
-    /// in ms.
-    pub(super) fn begin(mut attempt: Box<Attempt>, cx: &mut Cx<'_>) -> (super::Target, u8, u64) {
+    /// Returns the target, and when the client must have its answer, in ms.
+    pub(super) fn begin(mut attempt: Box<Attempt>, cx: &mut Cx<'_>) -> (super::Target, u64) {
         attempt.source = ConnectionSource::Cold;
         attempt.follow_reload(cx);
-        let (member, number, until_ms) = (attempt.member, attempt.number, attempt.until_ms);
+        let (member, until_ms) = (attempt.member, attempt.until_ms);
         let upstreams = Upstreams {
             attempt,
             waits: Waits::ForGuard { seat: Seat::default() },
@@ -70,7 +69,7 @@ impl Upstreams {
             tried: Vec::new(),
             unresolved: Vec::new(),
         };
-        (super::Target::Upstreams(upstreams), number, until_ms)
+        (super::Target::Upstreams(upstreams), until_ms)
     }
 
     pub(super) fn held_bytes(&self) -> usize {
