@@ -5,7 +5,6 @@
 
 mod bounds;
 mod egress;
-mod guard;
 mod identity;
 mod process;
 #[cfg(test)]
@@ -215,7 +214,6 @@ const GROUPS: &[&[Key]] = &[
     egress::UPSTREAM,
     identity::IDENTITY,
     egress::ROUTES,
-    guard::GUARD,
     bounds::LIMITS,
     timeouts::TIMEOUTS,
     process::OUTPUT,

@@ -1,7 +1,7 @@
 //! Hand-written scenarios.
 
 use super::network::{self, Address};
-use super::plain::{Framing, HttpClientOddity};
+use super::plain::{AnswerOddity, Framing, HttpClientOddity};
 use super::scenario::{Scenario, Target};
 use super::{RunSummary, invariants, world};
 use crate::limits;
@@ -143,4 +143,65 @@ fn an_interim_answer_is_complete_although_the_request_moves_to_another_connectio
         scenario.http_clients[0].traits.tx_capacity = room;
         play(scenario, 0);
     }
+}
+
+/// A scenario in which every peer behaves and one client sends plain requests through upstreams that accept at once.
+fn scenario_with_one_plain_client(personalities: &[Personality]) -> Scenario {
+    let is_fit = |it: &Scenario| {
+        let clients = &it.http_clients;
+        it.strict && it.upstreams.len() == 3 && clients.first().is_some_and(|client| client.requests.len() == 3)
+    };
+    let mut scenario = (0..).map(Scenario::of).find(is_fit).unwrap();
+    scenario.clients.clear();
+    scenario.http_clients.truncate(1);
+    scenario.upstreams.truncate(personalities.len());
+    for (upstream, personality) in scenario.upstreams.iter_mut().zip(personalities) {
+        (upstream.personality, upstream.resolves_after_us) = (*personality, 0);
+        (upstream.idle_close_us, upstream.closes_on_reuse) = (None, false);
+        upstream.addresses.truncate(1);
+        upstream.addresses[0].1 = Address::Accepts(0, 0);
+    }
+    (scenario.two_identities, scenario.balance, scenario.warm) = (false, false, 0);
+    let client = &mut scenario.http_clients[0];
+    (client.http10, client.target, client.pipelines) = (false, Target::ViaUpstream, false);
+    for request in &mut client.requests {
+        (request.method, request.framing, request.bytes, request.expects_continue) =
+            ("GET", Framing::Nothing, 0, false);
+        (request.closes, request.pins_connection, request.filler) = (false, false, 0);
+        (request.piece, request.piece_pause_us, request.pause_us) = (1_000, 0, 0);
+        let answer = &mut request.answer;
+        (answer.status, answer.framing, answer.bytes, answer.http10) = (200, Framing::Length(0), 0, false);
+        (answer.early, answer.closes, answer.interim_answers, answer.pause_every) = (None, false, 0, None);
+    }
+    scenario
+}
+
+/// The origin answers before any of the body has come. The answer is cut off, or is malformed.
+#[test]
+fn a_post_is_not_sent_again_when_the_early_answer_to_its_head_is_lost() {
+    use AnswerOddity::{Closes, Corrupts, Resets};
+    let mut faults = 0;
+    for (personality, first) in [
+        (Personality::Plain, 0),
+        (Personality::AsksFirst, 0),
+        (Personality::Http10KeepAlive, 0),
+        (Personality::Plain, 1),
+        (Personality::Open, 1),
+    ] {
+        let mut scenario = scenario_with_one_plain_client(&[personality, Personality::Plain]);
+        (scenario.strict, scenario.keep, scenario.head_limit_bytes) = (false, 2, 64 * 1024);
+        let client = &mut scenario.http_clients[0];
+        client.requests.truncate(first + 1);
+        let request = &mut client.requests[first];
+        (request.method, request.framing, request.bytes) = ("POST", Framing::Chunked, 5);
+        (request.expects_continue, request.answer.early) = (true, Some(0));
+        for after in 1..100 {
+            for oddity in [Closes(after), Resets(after), Corrupts(after)] {
+                let mut scenario = scenario.clone();
+                scenario.http_clients[0].requests[first].answer.oddity = Some(oddity);
+                faults += play(scenario, after).ends.iter().filter(|end| **end == "answer: fault").count();
+            }
+        }
+    }
+    assert!(faults > 500, "only {faults} answers were lost");
 }

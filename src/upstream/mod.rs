@@ -17,9 +17,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::transport::Transport;
 pub use checker::{Checker, Question};
 pub use guard::{
-    Account, Accounts, Answer, AttemptEnd, AttemptRequest, Confirmation, DialPermission, Guard, GuardChange,
-    GuardPolicy, GuardState, GuardStatus, KnownGood, Learned, Order, Refusal, Reservation, Scout, SecretDigest,
-    SendPermission, Store, Ticket, Unreserved, Where,
+    Account, Accounts, Answer, AttemptRequest, Confirmation, DialPermission, Guard, GuardChange, GuardPolicy,
+    GuardState, KnownGood, Refusal, Scout, SendPermission, Ticket,
 };
 pub use health::{CheckFailure, Health, HealthChange};
 pub use helper_pressure::{ChallengeWait, HelperPressure};

@@ -112,8 +112,7 @@ impl Exchange {
     /// then.
     fn take_attempt_for_next(&mut self, fault: &Fault, cx: &Cx<'_>) -> Option<Box<Attempt>> {
         let is_silent = self.awaiting().is_some() && !self.has_interim() && self.from_upstream.is_empty();
-        let repeatable =
-            is_silent && !self.body_has_begun() && (self.request.is_idempotent() || self.request.has_body());
+        let repeatable = is_silent && !self.body_has_begun() && (self.request.is_idempotent() || self.is_unseen());
         let may_go = fault.cause.culprit() == Culprit::Upstream && repeatable;
         self.attempt.take_if(|attempt| may_go && cx.now_ms() < attempt.until_ms && attempt.has_next())
     }

@@ -61,6 +61,10 @@ pub(super) struct Exchange {
     body: RequestBody,
     down: Flow,
     phase: Phase,
+    /// The head went out without credentials, and it is not known whether the upstream asks for them.
+    is_trial: bool,
+    /// Something has come from the upstream.
+    has_heard: bool,
     deadline: Deadline,
     /// When the request was ready to be sent, in µs.
     began_us: u64,
@@ -136,6 +140,7 @@ impl Exchange {
         }
         exchange.from_client = std::mem::take(&mut attempt.leftover);
         exchange.attempt = Some(attempt);
+        exchange.has_heard = !from_upstream.is_empty();
         exchange.from_upstream = from_upstream;
         exchange
     }
@@ -159,6 +164,8 @@ impl Exchange {
             up,
             body: RequestBody::Streams,
             down: Flow::new(Vec::new(), None),
+            is_trial: matches!(pending, Pending::Demand),
+            has_heard: false,
             phase: Phase::Awaiting(Awaiting { head_end: HeadEnd::response(), interim_bytes: 0, pending }),
             deadline: Deadline { waits: Waits::Answer, moved_before: 0 },
             began_us: cx.now_us(),
@@ -171,6 +178,13 @@ impl Exchange {
             Phase::Awaiting(awaiting) => Some(awaiting),
             Phase::Answering { .. } => None,
         }
+    }
+
+    /// Whether a request of whose body nothing went out has not reached the origin, as far as can be known. An origin
+    /// may answer a head without waiting for the body, and the answer may be lost. An upstream that got no credentials
+    /// usually asks for them first.
+    fn is_unseen(&self) -> bool {
+        self.request.has_body() && self.is_trial && !self.has_heard
     }
 
     fn has_interim(&self) -> bool {

@@ -50,7 +50,10 @@ impl Exchange {
             match self.upstream.read(cx.shard.head_scratch()) {
                 Ok(None) => return None,
                 Ok(Some(0)) => return Some(self.closed(None, cx)),
-                Ok(Some(count)) => self.from_upstream.extend_from_slice(&cx.shard.scratch[..count]),
+                Ok(Some(count)) => {
+                    self.has_heard = true;
+                    self.from_upstream.extend_from_slice(&cx.shard.scratch[..count]);
+                }
                 Err(error) => return Some(self.closed(Some(error), cx)),
             }
         }
@@ -83,10 +86,9 @@ impl Exchange {
 
     /// The connection ended before the answer. One that was kept may have been closed before the request reached it:
     /// then the request is sent again, unless it may have been carried out and must not be twice (RFC 9110 §9.2.2).
-    /// Nobody carries out a request of whose body nothing has come.
     pub(super) fn closed(&mut self, error: Option<io::Error>, cx: &Cx<'_>) -> Work {
-        let unheard = self.from_upstream.is_empty() && !self.has_interim() && !self.body_has_begun();
-        let repeatable = self.request.is_idempotent() || self.request.has_body();
+        let unheard = !self.has_heard && !self.body_has_begun();
+        let repeatable = self.request.is_idempotent() || self.is_unseen();
         let is_unasked = matches!(self.awaiting(), Some(Awaiting { pending: Pending::Demand, .. }));
         let again = match &mut self.attempt {
             Some(attempt) => {

@@ -21,5 +21,5 @@ pub use http_client::HttpClient;
 pub use http_server::{HttpServer, ServerContext};
 pub use invariants::check;
 pub use message::Framing;
-pub use plan::HttpClientOddity;
+pub use plan::{AnswerOddity, HttpClientOddity};
 pub use plan::{HttpClientPlan, http_clients};

@@ -2,7 +2,6 @@
 
 mod certificates;
 mod connection;
-mod discovery;
 mod door;
 mod rules;
 
@@ -14,15 +13,12 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::scratch::Scratch;
-pub use certificates::Identity;
+use certificates::Identity;
 pub use door::Door;
 use rules::{Change, Leases};
 
 /// The namespace of the pods.
 pub const NAMESPACE: &str = "egress";
-
-/// What the service account's token is at first.
-pub const FIRST_TOKEN: &str = "first-token";
 
 /// The annotation with the text.
 pub const ANNOTATION: &str = "ntlm-gateway/guard";
@@ -110,7 +106,7 @@ impl KubernetesApi {
             leases: Leases::new(NAMESPACE),
             fault: None,
             requests: Vec::new(),
-            tokens: vec![FIRST_TOKEN.to_owned()],
+            tokens: vec!["first-token".to_owned()],
             clock_offset_s: 0,
             identity: trusted.clone(),
             other_identity: Identity::new(),
@@ -118,7 +114,7 @@ impl KubernetesApi {
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let directory = Scratch::new("service-account");
         directory.write("namespace", NAMESPACE);
-        directory.write("token", FIRST_TOKEN);
+        directory.write("token", "first-token");
         directory.write("ca.crt", &trusted.ca_pem);
         let door = Door::open(&shared);
         Self { shared, door, directory, trusted }
