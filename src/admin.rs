@@ -36,7 +36,7 @@ pub trait Status: Send + Sync {
     ///
     /// # Errors
     /// The reason why not.
-    fn ready(&self) -> Result<(), String>;
+    fn ready(&self) -> Result<String, String>;
 
     /// The open tunnels as JSON; `None` if `/tunnels` is disabled.
     fn tunnels(&self) -> Option<String>;
@@ -191,7 +191,7 @@ fn respond(head: &[u8], status: &dyn Status) -> Answer {
             Ok(text) => long(PROMETHEUS, text),
             Err(error) => Answer::text(500, &error),
         },
-        "/healthz" => health(status.alive()),
+        "/healthz" => health(status.alive().map(|()| "ok".into())),
         "/readyz" => health(status.ready()),
         "/tunnels" => match status.tunnels() {
             Some(json) => long(JSON, json.into_bytes()),
@@ -201,9 +201,9 @@ fn respond(head: &[u8], status: &dyn Status) -> Answer {
     }
 }
 
-fn health(state: Result<(), String>) -> Answer {
+fn health(state: Result<String, String>) -> Answer {
     match state {
-        Ok(()) => Answer::text(200, "ok"),
+        Ok(lines) => Answer::text(200, &lines),
         Err(why) => Answer::text(503, &why),
     }
 }
@@ -224,7 +224,7 @@ mod tests {
         fn alive(&self) -> Result<(), String> {
             Ok(())
         }
-        fn ready(&self) -> Result<(), String> {
+        fn ready(&self) -> Result<String, String> {
             Err("not yet".into())
         }
         fn tunnels(&self) -> Option<String> {

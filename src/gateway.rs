@@ -3,6 +3,7 @@
 //! The process runs one; the demo, the tests and the benches run one in their own process.
 
 mod egress_builder;
+pub(crate) mod guard_start;
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,8 +24,9 @@ use crate::metrics::Metrics;
 use crate::session::{SessionSettings, pseudonym};
 use crate::shard::{self, Gate, GateRules, Message, Shard, ShardOptions};
 use crate::transport::KeepAlive;
-use crate::upstream::{Accounts, GuardPolicy, OriginResolver, OwnAddresses};
+use crate::upstream::{OriginResolver, OwnAddresses};
 use egress_builder::{Builder, ManagedEgress, ShardNotifier};
+use guard_start::GuardStart;
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -107,17 +109,21 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new()?);
         let admin_address = admin_listener.local_addr().unwrap_or(config.admin);
         let own: Vec<SocketAddr> = listening.iter().copied().chain([admin_address]).collect();
+        let epoch = Instant::now();
+        let guard = GuardStart::new(&config.guard, epoch, &metrics)?;
         let builder = Builder {
             metrics: Arc::clone(&metrics),
             notifier: ShardNotifier::default(),
-            accounts: Accounts::new(GuardPolicy { attempts: config.guard_attempts, ..GuardPolicy::default() }),
-            epoch: Instant::now(),
+            accounts: guard.accounts(),
+            guard,
+            epoch,
             listen: config.listen.clone(),
             own_ports: own.iter().map(SocketAddr::port).collect(),
             own: OwnAddresses::new(own),
             guesses: Arc::new(Guesses::new(metrics.logins())),
         };
         let egress = ManagedEgress::build(config, &builder, None)?;
+        builder.guard.learn();
         let rules = GateRules {
             allow_clients: config.allow_clients.clone(),
             max_tunnels: config.max_tunnels,
@@ -235,11 +241,13 @@ impl Gateway {
     /// # Errors
     /// The first failure of a shard.
     pub fn join(self) -> io::Result<()> {
+        let controls = Arc::clone(&self.controls);
         let mut result = Ok(());
         for thread in self.threads {
             let of_shard = thread.join().unwrap_or_else(|_| Err(io::Error::other("a shard's thread panicked")));
             result = result.and(of_shard);
         }
+        controls.builder.guard.close();
         result
     }
 
@@ -276,6 +284,14 @@ impl Controls {
         self.egress().as_ref()?.held(limits::millis(self.builder.epoch.elapsed()))
     }
 
+    /// What the state of the guard's store means for clients. Secrets that were accepted are used without it.
+    fn ready_with_store(&self) -> Result<String, String> {
+        let Some(fault) = self.builder.guard.fault() else { return Ok("ok".into()) };
+        let is_proven = self.egress().as_ref().is_some_and(ManagedEgress::is_proven);
+        let line = format!("the guard's store is out of reach: {fault}");
+        if is_proven { Ok(format!("ok\n{line}")) } else { Err(line) }
+    }
+
     /// The state of all open tunnels.
     fn describe(&self) -> TunnelList {
         let (answer, answers) = mpsc::channel();
@@ -306,6 +322,9 @@ impl Status for Controls {
     fn metrics(&self) -> Result<Vec<u8>, String> {
         let metrics = &self.builder.metrics;
         let counted = metrics.log_lines_dropped.get();
+        if let Some(egress) = self.egress().as_ref() {
+            egress.measure(metrics, self.builder.epoch);
+        }
         metrics.log_lines_dropped.inc_by(logging::dropped_lines().saturating_sub(counted));
         metrics.encode().map_err(|error| error.to_string())
     }
@@ -329,7 +348,7 @@ impl Status for Controls {
         Ok(())
     }
 
-    fn ready(&self) -> Result<(), String> {
+    fn ready(&self) -> Result<String, String> {
         if self.shutting_down.load(Ordering::Relaxed) {
             return Err("shutting down".into());
         }
@@ -340,7 +359,7 @@ impl Status for Controls {
             Some(rest) => {
                 Err(format!("the upstream refuses the credentials; no further attempt for {} s", rest.as_secs()))
             }
-            None => Ok(()),
+            None => self.ready_with_store(),
         }
     }
 

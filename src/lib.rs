@@ -14,7 +14,7 @@
 //!   main       → cli
 //!   cli        → supervisor, gateway, stub, config, logging, auth, upstream, transport, metrics, fault, http, ntlm
 //!   supervisor → gateway, watch, notify, config
-//!   gateway    → shard, admin, inspect, session, egress, auth, upstream, transport, event, metrics, config, logging
+//!   gateway    → shard, admin, inspect, guard_store, session, egress, auth, upstream, transport, event, metrics, config, logging
 //!   inspect    → shard, session
 //!   shard      → session, pool, relay, route, upstream, transport, event, metrics, fault
 //!   session    → client_protocol, pool, egress, route, forward, auth, relay, upstream, transport, event, metrics, fault, http
@@ -22,15 +22,17 @@
 //!   egress     → client_protocol, upstream, transport, auth, route, metrics, fault, http, ntlm
 //!   client_protocol → auth, forward, http, fault
 //!   metrics    → relay, upstream, fault
+//!   guard_store → upstream
 //!   relay, event, upstream → transport
 //!   auth       → forward, ntlm, http, fault
-//!   config     → egress, upstream, transport, auth, route, ntlm
+//!   config     → guard_store, egress, upstream, transport, auth, route, ntlm
 //!   logging    → config
 //!   stub       → transport, event, ntlm, http
+//!   tickets    → kerberos
 //!   forward, route, fault, admin → http
 //! ```
 //!
-//! `ntlm`, `http` and `forward` are pure: bytes in, bytes out, without sockets, clocks or mio.
+//! `ntlm`, `kerberos`, `http` and `forward` are pure: bytes in, bytes out, without sockets, clocks or mio.
 //! `tests/project/architecture.rs` enforces the rule.
 #![forbid(unsafe_code)]
 
@@ -47,6 +49,7 @@ pub mod gateway;
 pub mod guard_store;
 pub mod http;
 pub mod inspect;
+pub mod kerberos;
 pub mod limits;
 pub mod logging;
 pub mod metrics;
@@ -61,6 +64,7 @@ pub mod shard;
 mod sim;
 pub mod stub;
 pub mod supervisor;
+pub mod tickets;
 pub mod timeouts;
 pub mod transport;
 pub mod upstream;

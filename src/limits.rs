@@ -4,6 +4,7 @@
 //! [`Duration`], sizes are in bytes and end in `_BYTES`; everything else is a count. Code that compares with a shard's
 //! clock converts with [`millis`].
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// A duration in whole milliseconds, the unit of the shards' clocks. The result is capped so that it can be added to a
@@ -363,6 +364,50 @@ pub const KUBERNETES_CA_AGE: Duration = Duration::from_secs(60);
 /// Longest file of a service account.
 pub const SERVICE_ACCOUNT_FILE_BYTES: u64 = 256 * 1024;
 
+// ---- The store behind the guard ----
+
+/// How long a reserved logon attempt may be under way. After that its process has ended, and it counts as failed.
+pub const GUARD_RESERVATION_AGE: Duration = Duration::from_secs(2 * 60);
+
+/// A reservation that nobody has used for this long is given back.
+pub const GUARD_UNUSED_RESERVATION: Duration = Duration::from_secs(10);
+
+/// How far the clocks may be apart by which processes read and write one store. Attempts count for that much longer.
+pub const GUARD_CLOCK_MARGIN: Duration = Duration::from_secs(5);
+
+/// Attempts that a store keeps for an account. More than a budget, because some count only for their upstream.
+pub const GUARD_STORED_ATTEMPTS: usize = 128;
+
+/// Secrets times upstreams that a store keeps for an account.
+pub const GUARD_STORED_PLACES: usize = 64;
+
+/// Most bytes of a store's document. The annotations of a Kubernetes object may have 256 KiB in all.
+pub const GUARD_DOCUMENT_BYTES: usize = 128 * 1024;
+
+/// Most bytes of a store's journal before it is written again with its last line alone.
+pub const GUARD_JOURNAL_BYTES: usize = 1024 * 1024;
+
+/// How often a store is read while requests wait for it, or while the secret is rejected.
+pub const GUARD_STORE_POLL: Duration = Duration::from_secs(1);
+
+/// The same for the second case where the store announces its changes.
+pub const GUARD_STORE_POLL_WATCHED: Duration = Duration::from_secs(10);
+
+/// The first pause after a store could not be reached; each further one is twice as long.
+pub const GUARD_STORE_RETRY: Duration = Duration::from_millis(250);
+
+/// The longest of these pauses.
+pub const GUARD_STORE_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// How often a change is tried again at once because others have changed the store meanwhile.
+pub const GUARD_STORE_CONFLICTS: usize = 32;
+
+/// Rounds of the function that makes the fingerprint of a secret. One guess costs that much more than with NTLM.
+pub const GUARD_FINGERPRINT_ROUNDS: u32 = 20_000;
+
+/// How long a start waits to learn from the store whether the secrets are rejected.
+pub const GUARD_STORE_START_WAIT: Duration = Duration::from_secs(2);
+
 // ---- Upstreams: health and habits ----
 
 /// Upstreams that a configuration may name. A request records the ones it has tried in one word.
@@ -474,6 +519,84 @@ pub const RESOLVED_AGE: Duration = Duration::from_secs(30);
 
 /// Names of origins that are remembered.
 pub const RESOLVED_NAMES: usize = 4096;
+
+// ---- Kerberos ----
+
+/// Longest message of a KDC. A ticket with the group memberships of Active Directory has up to 64 KB.
+pub const KDC_MESSAGE_BYTES: usize = 128 * 1024;
+
+/// Longest ticket that is kept. Its token must fit into a request head ([`HEAD_LIMIT_BYTES`]), in base64.
+pub const KERBEROS_TICKET_BYTES: usize = 96 * 1024;
+
+/// Components of a name of Kerberos.
+pub const KERBEROS_NAME_COMPONENTS: usize = 16;
+
+/// Longest component of a name, and longest realm.
+pub const KERBEROS_NAME_BYTES: usize = 1024;
+
+/// Entries of the lists that a KDC sends: kinds of pre-authentication, etypes.
+pub const KERBEROS_LIST_ENTRIES: usize = 64;
+
+/// Longest salt that a KDC may name: realm and name of an account.
+pub const KERBEROS_SALT_BYTES: usize = 4096;
+
+/// Iterations of string-to-key that a KDC may ask for. Fewer would help somebody who poses as a KDC to guess the
+/// password from what the gateway sends; more would occupy the ticket thread for more than a second or two.
+pub const KERBEROS_ITERATIONS: RangeInclusive<u32> = 4096..=1_000_000;
+
+/// Longest text of a KDC's error that is shown.
+pub const KERBEROS_ERROR_TEXT_CHARACTERS: usize = 200;
+
+/// Difference between clocks that services tolerate, as everywhere.
+pub const KERBEROS_CLOCK_SKEW: Duration = Duration::from_secs(300);
+
+/// Differences between our clock and the KDC's that are ignored unless the KDC complains.
+pub const KERBEROS_SKEW_IGNORED_SECONDS: i64 = 30;
+
+/// Realms that one exchange may lead through.
+pub const KERBEROS_REFERRALS: usize = 8;
+
+/// Longer requests to a KDC go by TCP first, as with MIT's library.
+pub const KDC_UDP_PREFERENCE_BYTES: usize = 1465;
+
+/// The next KDC is asked if one has not answered, or accepted a connection, within this.
+pub const KDC_NEXT_AFTER: Duration = Duration::from_secs(1);
+
+/// Longest wait for a KDC that has accepted a connection, or for a late datagram.
+pub const KDC_REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest time for the delivery of one request, over all KDCs.
+pub const KDC_DELIVERY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Longest datagram.
+pub const KDC_DATAGRAM_BYTES: usize = 64 * 1024;
+
+/// Name servers of resolv.conf that are asked for KDCs, as many as the C library asks.
+pub const DNS_SERVERS: usize = 3;
+
+/// Longest wait for a name server.
+pub const DNS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Attempts to deliver a request to the KDCs of a realm.
+pub const KDC_TRIES: usize = 16;
+
+/// The port of a KDC.
+pub const KDC_PORT: u16 = 88;
+
+/// KDCs of one realm that are known.
+pub const KDCS_PER_REALM: usize = 32;
+
+/// Longest keytab.
+pub const KEYTAB_BYTES: usize = 1024 * 1024;
+
+/// Keys of a keytab.
+pub const KEYTAB_ENTRIES: usize = 4096;
+
+/// Longest krb5.conf, with what it includes.
+pub const KRB5_CONF_BYTES: usize = 1024 * 1024;
+
+/// How deeply files of krb5.conf include each other, and how deeply braces are nested.
+pub const KRB5_CONF_INCLUDE_DEPTH: usize = 8;
 
 // ---- The administration address ----
 

@@ -17,12 +17,13 @@ use requests::RequestCounters;
 
 use crate::fault::{At, Cause, Fault};
 use crate::relay::Moved;
-use crate::upstream::GuardState;
 
+mod guard;
 mod logins;
 mod reloads;
 mod requests;
 
+pub use guard::GuardMetrics;
 pub use logins::LoginMetrics;
 pub use reloads::ConfigMetrics;
 
@@ -34,7 +35,8 @@ pub struct Metrics {
     registry: Registry,
     hops: HopFamilies,
     upstreams: UpstreamFamilies,
-    guard_state: IntGaugeVec,
+    /// The credential guard.
+    pub guard: GuardMetrics,
     requests: RequestCounters,
     logins: LoginMetrics,
     finished: IntCounter,
@@ -114,17 +116,12 @@ impl Metrics {
             "Bytes forwarded in tunnels and plain HTTP, by direction (up: to the upstream) and way (splice, copy)",
             &["direction", "way"],
         )?;
-        let guard = make.gauges(
-            "guard_state",
-            "State of the credential guard: 1 for the current state (unproven, proven, refused), 0 for the others",
-            &["identity", "state"],
-        )?;
         let closed = make.counters("tunnels_closed_total", "Client connections that ended, by cause", &["cause"])?;
         let way = |direction: &str| ["copy", "splice"].map(|way| bytes.with_label_values(&[direction, way]));
         Ok(Metrics {
             hops: HopFamilies::new(&make)?,
             upstreams: UpstreamFamilies::new(&make)?,
-            guard_state: guard,
+            guard: GuardMetrics::new(&make)?,
             bytes_up: way("up"),
             bytes_down: way("down"),
             requests: RequestCounters::new(&make)?,
@@ -182,10 +179,7 @@ impl Metrics {
 
     /// Removes the gauges of an identity that is no longer configured.
     pub fn forget_identity(&self, name: &str) {
-        for known in GuardState::ALL {
-            // It may not exist.
-            let _ = self.guard_state.remove_label_values(&[name, known.label()]);
-        }
+        self.guard.forget(name);
     }
 
     /// Counts a response to a client.
@@ -225,13 +219,6 @@ impl Metrics {
     /// Counts bytes relayed to the client.
     pub fn bytes_down(&self, moved: Moved) {
         add(&self.bytes_down, moved);
-    }
-
-    /// Sets the state of an identity's guard.
-    pub fn guard_changed(&self, identity: &str, state: GuardState) {
-        for known in GuardState::ALL {
-            self.guard_state.with_label_values(&[identity, known.label()]).set(i64::from(known == state));
-        }
     }
 
     /// The histogram of a shard's turns.

@@ -5,6 +5,7 @@
 //! gateway's test `corpus` calls it with the seeds and every file under `fuzz/corpus`, so that a regression is found
 //! without a fuzzer.
 
+pub mod ap_rep;
 pub mod authenticate_message;
 pub mod av_pairs;
 pub mod base64_token;
@@ -15,7 +16,11 @@ pub mod config;
 pub mod forward;
 pub mod forward_heads;
 pub mod handshake;
+pub mod kdc_reply;
+pub mod keytab;
+pub mod krb5_conf;
 pub mod messages;
+pub mod neg_token_resp;
 pub mod negotiate_message;
 pub mod parties;
 pub mod pieces;
@@ -44,6 +49,6 @@ macro_rules! targets {
 }
 
 targets! {
-    authenticate_message av_pairs base64_token challenge_message challenges chunked config forward handshake
-    negotiate_message request_head response_head spnego
+    ap_rep authenticate_message av_pairs base64_token challenge_message challenges chunked config forward handshake
+    kdc_reply keytab krb5_conf neg_token_resp negotiate_message request_head response_head spnego
 }

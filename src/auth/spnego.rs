@@ -1,9 +1,71 @@
 //! SPNEGO (RFC 4178), as far as it carries one mechanism: no choice between several, no mechListMIC.
 
+use std::fmt;
+
 /// DER of 1.3.6.1.5.5.2, SPNEGO.
 const SPNEGO_OID: &[u8] = &[0x06, 0x06, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x02];
 /// DER of 1.3.6.1.4.1.311.2.2.10, NTLMSSP.
 pub(super) const NTLMSSP_OID: &[u8] = &[0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x02, 0x02, 0x0a];
+
+/// negState (RFC 4178 §4.2.2): how far the server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NegState {
+    /// accept-completed.
+    AcceptCompleted,
+    /// accept-incomplete.
+    AcceptIncomplete,
+    /// reject.
+    Reject,
+    /// request-mic.
+    RequestMic,
+}
+
+/// What a NegTokenResp (RFC 4178 §4.2.2) says.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct NegTokenResp<'a> {
+    /// How far the server is.
+    pub state: Option<NegState>,
+    /// The DER of the mechanism that the server has chosen.
+    pub mechanism: Option<&'a [u8]>,
+    /// The mechanism's own token.
+    pub token: Option<&'a [u8]>,
+}
+
+/// Without the token, which may be secret.
+impl fmt::Debug for NegTokenResp<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("NegTokenResp").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+/// Reads a NegTokenResp; `None` if it is malformed. Fields that are not known are skipped.
+pub fn read_response(token: &[u8]) -> Option<NegTokenResp<'_>> {
+    let (sequence, _) = element(token, 0xa1)?;
+    let (mut fields, _) = element(sequence, 0x30)?;
+    let mut response = NegTokenResp::default();
+    while let Some(tag) = fields.first().copied() {
+        let (content, rest) = element(fields, tag)?;
+        match tag {
+            0xa0 => {
+                response.state = Some(match element(content, 0x0a)?.0 {
+                    [0] => NegState::AcceptCompleted,
+                    [1] => NegState::AcceptIncomplete,
+                    [2] => NegState::Reject,
+                    [3] => NegState::RequestMic,
+                    _ => return None,
+                });
+            }
+            0xa1 => {
+                element(content, 0x06)?;
+                response.mechanism = Some(content);
+            }
+            0xa2 => response.token = Some(element(content, 0x04)?.0),
+            _ => {}
+        }
+        fields = rest;
+    }
+    Some(response)
+}
 
 /// A NegTokenInit (RFC 4178 §4.2.1) that offers one mechanism, with that mechanism's first token.
 pub(super) fn first_token(mechanism_oid: &[u8], token: &[u8]) -> Vec<u8> {
@@ -69,6 +131,9 @@ fn der(tag: u8, content: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    /// DER of 1.2.840.113554.1.2.2, Kerberos 5.
+    const KRB5_OID: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x12, 0x01, 0x02, 0x02];
+
     #[test]
     fn a_token_of_any_length_is_unwrapped() {
         for length in [0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x1_0000] {
@@ -97,6 +162,27 @@ mod tests {
             let _ = response_token(&broken);
         }
         assert_eq!(response_token(&first_token(NTLMSSP_OID, b"x")), None);
+    }
+
+    #[test]
+    fn a_response_is_read_with_its_state_and_mechanism() {
+        for (number, state) in [
+            (0, NegState::AcceptCompleted),
+            (1, NegState::AcceptIncomplete),
+            (2, NegState::Reject),
+            (3, NegState::RequestMic),
+        ] {
+            let state_field = der(0xa0, &[0x0a, 0x01, number]);
+            let fields = [state_field, der(0xa1, KRB5_OID), der(0xa2, &der(0x04, b"token")), der(0xa3, b"x")].concat();
+            let token = der(0xa1, &der(0x30, &fields));
+            let expected = NegTokenResp { state: Some(state), mechanism: Some(KRB5_OID), token: Some(b"token") };
+            assert!(read_response(&token) == Some(expected));
+            for end in 0..token.len() {
+                assert!(read_response(&token[..end]).is_none(), "{end}");
+            }
+        }
+        assert!(read_response(&der(0xa1, &der(0x30, &der(0xa0, &[0x0a, 1, 4])))).is_none());
+        assert!(read_response(&der(0xa1, &der(0x30, b""))) == Some(NegTokenResp::default()));
     }
 
     #[test]

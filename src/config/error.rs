@@ -249,6 +249,15 @@ pub enum Problem {
         "must be up to 64 letters, digits and punctuation characters, without blanks and colons; put its password into a file"
     )]
     LoginName,
+    /// Not a valid name for a Lease.
+    #[error(
+        "{text:?} is not a valid name for a Lease; write up to 253 lower-case letters, digits, - and ., beginning and \
+         ending with a letter or digit"
+    )]
+    LeaseName {
+        /// The given value.
+        text: String,
+    },
     /// Two entries with the same name.
     #[error("the name {name} is used twice, but names must be unique; the other one is at {other}")]
     Twice {

@@ -5,6 +5,7 @@
 
 mod bounds;
 mod egress;
+mod guard;
 mod identity;
 mod process;
 #[cfg(test)]
@@ -214,6 +215,7 @@ const GROUPS: &[&[Key]] = &[
     egress::UPSTREAM,
     identity::IDENTITY,
     egress::ROUTES,
+    guard::GUARD,
     bounds::LIMITS,
     timeouts::TIMEOUTS,
     process::OUTPUT,

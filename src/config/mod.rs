@@ -46,6 +46,7 @@ pub mod environment;
 mod error;
 mod exposure;
 mod file;
+mod guard;
 mod host_name;
 pub mod keys;
 mod loops;
@@ -67,6 +68,7 @@ mod warning;
 mod warning_tests;
 
 pub use error::{ConfigError, ConfigErrors, Problem};
+pub use guard::{GuardConfig, GuardStore};
 pub use secrets::SecretStore;
 pub use settings::{Entry, Part, Setting, Settings, Source};
 pub use warning::{Advice, Warning};
@@ -111,8 +113,8 @@ pub struct Config {
     pub tunnels_per_client: usize,
     /// New tunnels per second for one client address; 0 for no limit.
     pub new_tunnels_per_client: usize,
-    /// Failed logons allowed to an account in 30 minutes, from 2 to 10.
-    pub guard_attempts: usize,
+    /// See [`GuardConfig`].
+    pub guard: GuardConfig,
     /// Pipes that a shard lends at once; 0 disables splicing.
     pub pipes_per_shard: usize,
     /// Size of each socket's send and receive buffers; 0 for the system's default.

@@ -28,7 +28,6 @@ const PIPES_LIMIT: usize = 65_536;
 
 /// At least two: one attempt shows that something is wrong, another one what. Domains that lock accounts do not wait
 /// for many more.
-const GUARD_ATTEMPTS: std::ops::RangeInclusive<usize> = 2..=10;
 pub(super) const WARM_LIMIT: usize = 1_000;
 
 /// The sizes of socket buffers; 0 for the system's default.
@@ -131,7 +130,7 @@ impl Reader<'_> {
         let per_client = self.required("limits.tunnels_per_client", |text| Ok(parse_integer(text, 0..=TUNNELS_LIMIT)?));
         let per_client_second =
             self.required("limits.new_tunnels_per_client", |text| Ok(parse_integer(text, 0..=TUNNELS_LIMIT)?));
-        let guard_attempts = self.required("guard.attempts", |text| Ok(parse_integer(text, GUARD_ATTEMPTS)?));
+        let guard = self.guard();
         let pipes = self.required("limits.pipes_per_shard", |text| Ok(parse_integer(text, 0..=PIPES_LIMIT)?));
         let socket_buffer = self.required("limits.socket_buffer", |text| Ok(parse_size(text, SOCKET_BUFFERS)?));
         let memory_limit = self.required("limits.memory", memory_limit);
@@ -159,7 +158,7 @@ impl Reader<'_> {
             max_tunnels: max_tunnels?,
             tunnels_per_client: per_client?,
             new_tunnels_per_client: per_client_second?,
-            guard_attempts: guard_attempts?,
+            guard: guard?,
             pipes_per_shard: pipes?,
             socket_buffer_bytes: socket_buffer?,
             memory_limit_bytes: memory_limit?,

@@ -167,6 +167,9 @@ fn every_setting_reaches_the_configuration() {
         .flag("limits.tunnels_per_client", "13")
         .flag("limits.new_tunnels_per_client", "14")
         .flag("guard.attempts", "2")
+        .flag("guard.store", "file")
+        .flag("guard.lease", "team-guard")
+        .flag("guard.directory", "/var/lib/ntlm-gateway")
         .flag("via", "false")
         .flag("via_name", "egress-7")
         .flag("timeouts.challenge", "17s")
@@ -209,7 +212,7 @@ fn every_setting_reaches_the_configuration() {
     let seconds = Duration::from_secs;
     assert_eq!(config.keep_alive, Some(KeepAlive { idle: seconds(120), probe: seconds(20), probes: 5 }));
     assert_eq!((config.tunnels_per_client, config.new_tunnels_per_client), (13, 14));
-    assert_eq!(config.guard_attempts, 2);
+    assert_eq!(config.guard.attempts, 2);
     assert_eq!((config.log_format, config.log_level), (LogFormat::Json, LevelFilter::Debug));
 }
 

@@ -5,8 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::guard_start::GuardStart;
 use crate::auth::{Credentials, SpeaksNtlm};
 use crate::config::{Check, Config, IdentityConfig, UpstreamConfig};
 use crate::egress::{
@@ -14,12 +15,13 @@ use crate::egress::{
     check_by_handshake, probe,
 };
 use crate::event::Sender;
+use crate::limits;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::shard::Message;
 use crate::transport::BlockingStream;
 use crate::upstream::{
     Account, Accounts, Checker, Guard, GuardChange, GuardState, HealthChange, HostPort, OwnAddresses, Question,
-    Resolution, Resolver, Upstream, without_name,
+    Resolution, Resolver, SecretDigest, Upstream, without_name,
 };
 
 /// The mailboxes through which the shards are notified; set once the shards exist.
@@ -31,6 +33,8 @@ pub(super) struct Builder {
     pub notifier: ShardNotifier,
     /// The guard's accounts outlive every configuration.
     pub accounts: Accounts,
+    /// What is behind them.
+    pub guard: GuardStart,
     /// The zero of the process's clock.
     pub epoch: Instant,
     /// The addresses for clients, as configured at the start.
@@ -106,6 +110,9 @@ impl ManagedEgress {
                 builder.metrics.forget_upstream(gone.upstream.name());
             }
         }
+        for identity in &identities {
+            upstreams.iter().for_each(|upstream| identity.guard.expect(upstream.upstream.name()));
+        }
         let egress = egress(config, builder, &identities, &upstreams, listeners);
         let egress = CurrentEgress::new(egress, logins(config), Arc::clone(&builder.guesses));
         for (member, upstream) in upstreams.iter().enumerate() {
@@ -130,6 +137,22 @@ impl ManagedEgress {
             .flat_map(|identity| self.upstreams.iter().map(move |upstream| held(identity, upstream)));
         let pauses: Option<Vec<Duration>> = hops.collect();
         pauses?.into_iter().min()
+    }
+
+    /// Whether some identity's secret is accepted by some upstream.
+    pub(super) fn is_proven(&self) -> bool {
+        self.identities.iter().any(|identity| identity.guard.state() == GuardState::Proven)
+    }
+
+    /// Sets the metrics that change with time alone.
+    pub(super) fn measure(&self, metrics: &Metrics, epoch: Instant) {
+        let now_ms = limits::millis(epoch.elapsed());
+        let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        for identity in &self.identities {
+            let status = identity.guard.status(now_ms);
+            let accepted = status.accepted_ms.map_or(0, |at_ms| now_seconds - (now_ms - at_ms) / 1000);
+            metrics.guard.status(&identity.config.name, status, i64::try_from(accepted).unwrap_or(i64::MAX));
+        }
     }
 
     /// Why no client could be served now; `None` if clients can be served.
@@ -275,6 +298,7 @@ impl Builder {
         let (notifier, metrics, name) = (Arc::clone(&self.notifier), Arc::clone(&self.metrics), config.name.clone());
         let account = self.accounts.of(config.identity.domain(), config.identity.user());
         let secret = fingerprint(&account, config);
+        account.introduce(secret, secret_digest(config));
         let shown = account_of(config);
         let latest = AtomicU64::new(0);
         let guard = Guard::of(account, secret, move |change| {
@@ -283,13 +307,13 @@ impl Builder {
             }
             if let GuardChange::State { upstream, at_upstream, overall, rest, number } = change {
                 if latest.fetch_max(*number, Ordering::Relaxed) < *number {
-                    metrics.guard_changed(&name, *overall);
+                    metrics.guard.changed(&name, *overall);
                 }
                 log_guard(&shown, upstream, *at_upstream, *rest);
             }
             notify(&notifier, || Message::GuardChanged);
         });
-        self.metrics.guard_changed(&config.name, guard.state());
+        self.metrics.guard.changed(&config.name, guard.state());
         guard
     }
 
@@ -416,6 +440,18 @@ fn fingerprint(account: &Account, config: &IdentityConfig) -> u64 {
     let method = format!("{:?}", identity.method());
     let basic = config.basic_password.as_ref().map(|password| password.reveal());
     account.fingerprint((identity.nt_hash().to_hex().as_str(), basic, method, identity.target_domain()))
+}
+
+/// The same for a store, where it has to be valid in other processes as well.
+pub(super) fn secret_digest(config: &IdentityConfig) -> SecretDigest {
+    let identity = &config.identity;
+    let basic = config.basic_password.as_ref().map_or("", |password| password.reveal());
+    SecretDigest::of(&[
+        identity.nt_hash().to_hex().as_bytes(),
+        basic.as_bytes(),
+        format!("{:?}", identity.method()).as_bytes(),
+        &[u8::from(identity.target_domain())],
+    ])
 }
 
 /// `DOMAIN\user`, or the user alone.

@@ -44,13 +44,16 @@ pub struct Kept {
     pub version: Version,
     /// What the store's clock said, in ms since 1970. All processes that share a store share its clock.
     pub at_ms: u64,
+    /// Later texts that were damaged, because a process or the machine was ended while it wrote. They are gone with the
+    /// next [`Cell::replace`].
+    pub damaged: usize,
 }
 
 /// Which of its states a text was in. Opaque, different for every store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Version(pub String);
 
-/// The outcome of an attempt to replace a text.
+/// Whether a text was replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Replaced {
     /// It was replaced, and has this version now.
@@ -59,7 +62,7 @@ pub enum Replaced {
     Conflict,
 }
 
-/// Why a store did not do as it was told.
+/// Why a store could not read or replace its text.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum StoreFault {
     /// It cannot be reached, is overloaded, or failed; a later attempt may succeed.
@@ -73,7 +76,7 @@ pub enum StoreFault {
         /// The pause it asks for, in ms.
         pause_ms: u64,
     },
-    /// It refuses access, is not set up, or is full: somebody has to change something.
+    /// It denies access, is not set up, or is full: somebody has to change something.
     #[error("{0}")]
     Refused(Reason),
 }

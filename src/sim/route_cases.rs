@@ -380,30 +380,70 @@ fn an_upstream_that_was_passed_over_is_used_after_the_next_despite_a_reload() {
     assert_eq!(dials, usize::from(limits::HANDSHAKE_CONNECTIONS), "the second upstream is asked once");
 }
 
-/// Tunnels and plain requests of all kinds, whose plans come later and begin with candidates that cannot be reached.
+/// A scenario of a seed, with plans that begin with two groups that cannot be reached. `script` makes the source's
+/// answer from a client's number and plan.
+fn with_unreachable_candidates(seed: u64, script: impl Fn(usize, Plan) -> RouteScript) -> Scenario {
+    let mut scenario = Scenario::of(seed);
+    let targets = scenario.clients.iter().map(|client| client.target);
+    let targets = targets.chain(scenario.http_clients.iter().map(|client| client.target));
+    let script = |(number, target): (usize, Target)| {
+        let last = match target {
+            Target::DirectAddress | Target::DirectName(_) => Candidate::Direct,
+            Target::Denied | Target::MetadataAddress => Candidate::Deny,
+            Target::ViaUpstream => group(0),
+            Target::WithoutCredentials => Candidate::Group { group: 0, without_credentials: true },
+        };
+        (number, vec![script(number, Plan::of([group(1), group(2), last]))])
+    };
+    scenario.routes = Some(targets.enumerate().map(script).collect());
+    for (place, address) in [(1, Address::Refuses(30_000)), (2, Address::Unreachable)] {
+        scenario.upstreams.push(upstream(place, Personality::Plain, address));
+    }
+    scenario
+}
+
+fn play_seed(seed: u64, scenario: Scenario) {
+    let print = std::env::var_os("SIM_TRACE").is_some();
+    super::play(scenario, seed, print).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+}
+
 #[test]
 fn every_byte_arrives_by_whichever_candidate_can_be_reached() {
-    let strict = (0..400).map(|seed| (seed, Scenario::of(seed))).filter(|(_, scenario)| scenario.strict);
+    let after_ms = |seed: u64, client: usize| (seed + client as u64) % 7 * 20;
     let mut played = 0;
-    for (seed, mut scenario) in strict {
-        let targets = scenario.clients.iter().map(|client| client.target);
-        let targets = targets.chain(scenario.http_clients.iter().map(|client| client.target));
-        let script = |(number, target): (usize, Target)| {
-            let last = match target {
-                Target::DirectAddress | Target::DirectName(_) => Candidate::Direct,
-                target => Candidate::Group { group: 0, without_credentials: target == Target::WithoutCredentials },
-            };
-            let plan = Plan::of([group(1), group(2), last]);
-            let later = Later(vec![((seed + number as u64) % 7 * 20 * MS, plan.clone())]);
-            (number, vec![if number % 3 == 0 { AtOnce(plan) } else { later }])
-        };
-        scenario.routes = Some(targets.enumerate().map(script).collect());
-        for (place, address) in [(1, Address::Refuses(30_000)), (2, Address::Unreachable)] {
-            scenario.upstreams.push(upstream(place, Personality::Plain, address));
+    for seed in 0..400 {
+        let scenario = with_unreachable_candidates(seed, |client, plan| match client % 3 {
+            0 => AtOnce(plan),
+            _ => Later(vec![(after_ms(seed, client) * MS, plan)]),
+        });
+        if scenario.strict {
+            play_seed(seed, scenario);
+            played += 1;
         }
-        let print = std::env::var_os("SIM_TRACE").is_some();
-        super::play(scenario, seed, print).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
-        played += 1;
     }
     assert!(played > 100, "only {played}");
+}
+
+/// Clients go away, upstreams misbehave, the configuration is reloaded and the gateway stops, while the source answers
+/// late, twice, or not at all.
+#[test]
+fn whatever_a_source_of_routes_does_clients_learn_how_it_ended_and_nothing_leaks() {
+    let mut played = 0;
+    for seed in 0..600 {
+        let scenario = with_unreachable_candidates(seed, |client, plan| {
+            let late_ms = (seed * 31 + client as u64 * 17) % 1_000;
+            match (seed + client as u64) % 5 {
+                0 => AtOnce(plan),
+                1 => Later(vec![(late_ms * MS, plan)]),
+                2 => Later(vec![(late_ms * MS, plan), (late_ms * MS / 2, Plan::only(Candidate::Deny))]),
+                3 => Never,
+                _ => GivesUp,
+            }
+        });
+        if !scenario.strict {
+            play_seed(seed, Scenario { reload_reverses: seed % 2 == 0, ..scenario });
+            played += 1;
+        }
+    }
+    assert!(played > 200, "only {played}");
 }

@@ -17,8 +17,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::transport::Transport;
 pub use checker::{Checker, Question};
 pub use guard::{
-    Account, Accounts, Answer, AttemptRequest, Confirmation, DialPermission, Guard, GuardChange, GuardPolicy,
-    GuardState, KnownGood, Refusal, Scout, SendPermission, Ticket,
+    Account, Accounts, Answer, AttemptEnd, AttemptRequest, Confirmation, DialPermission, Guard, GuardChange,
+    GuardPolicy, GuardState, GuardStatus, KnownGood, Learned, Order, Refusal, Reservation, Scout, SecretDigest,
+    SendPermission, Store, Ticket, Unreserved, Where,
 };
 pub use health::{CheckFailure, Health, HealthChange};
 pub use helper_pressure::{ChallengeWait, HelperPressure};

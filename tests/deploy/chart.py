@@ -10,7 +10,23 @@ import shlex
 
 import jsonschema
 import yaml
-from common import CHART, DEPLOY, EVERYTHING, NEEDED, ROOT, SERVICE_MONITOR, TABLES, TOOLBOX, end, helm, kustomize, run
+from common import (
+    CHART,
+    DEPLOY,
+    EVERYTHING,
+    FILE,
+    LEASE,
+    MEMORY,
+    NEEDED,
+    ROOT,
+    SERVICE_MONITOR,
+    TABLES,
+    TOOLBOX,
+    end,
+    helm,
+    kustomize,
+    run,
+)
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
@@ -37,6 +53,9 @@ WRONG = {
     "a misspelt time-out": {"timeouts": {"idel": "5m"}},
     "a misspelt limit": {"limits": {"heads": "5KiB"}},
     "a misspelt setting of the guard": {"guard": {"attempt": 2}},
+    "a store of the guard that there is not": {"guard": {"store": "redis"}},
+    "a store in a file without a directory": {"guard": {"store": "file"}},
+    "a store in Kubernetes that the pods could not reach": {"networkPolicy": NEEDED["networkPolicy"] | {"apiServerCidrs": []}},
     "a choice that there is not": {"settings": {"order": "random"}},
     "a table among the settings": {"settings": {"routes": [{"to": "deny"}]}},
     "an upstream given twice": {"upstreams": [{"address": "other.corp.example:8080"}]},
@@ -83,6 +102,8 @@ def agreement():
     values, schema, used = set(paths(VALUES, SCHEMA)), set(in_schema(SCHEMA)) - {"global"}, in_templates()
     yield from (f"{path} is in the schema and not in values.yaml" for path in schema - values)
     yield from (f"{path} is in values.yaml and not in the schema" for path in values - schema)
+    # What is in a section is known to the schema only.
+    used = {path.split(".")[0] if path.split(".")[0] in SECTIONS else path for path in used}
     yield from (f"a template asks for {path}, which is not in values.yaml" for path in used - values)
     whole = {path for path in values if not any(other.startswith(path + ".") for other in values)}
     yield from (f"no template asks for {path}" for path in whole - used)
@@ -91,7 +112,7 @@ def agreement():
 def lint():
     # Against the meta-schema; helm itself validates the values.
     jsonschema.Draft7Validator.check_schema(SCHEMA)
-    for values in ({}, NEEDED, EVERYTHING, SERVICE_MONITOR, TABLES):
+    for values in ({}, NEEDED, EVERYTHING, SERVICE_MONITOR, TABLES, FILE, MEMORY, LEASE):
         finished = run(TOOLBOX / "helm", "lint", "--strict", CHART, "--values", "-", input=yaml.safe_dump(values))
         if finished.returncode:
             yield finished.stdout
@@ -127,23 +148,25 @@ def ports():
     policy = manifests["NetworkPolicy"]["spec"]
     if {"protocol": "TCP", "port": "proxy-3129"} not in policy["ingress"][0]["ports"]:
         yield "an identity's port is not let through"
-    if policy["egress"][2:] != TABLES["networkPolicy"]["extraEgress"]:
-        yield f"the further rules are {policy['egress'][2:]}"
+    if policy["egress"][3:] != TABLES["networkPolicy"]["extraEgress"]:
+        yield f"the further rules are {policy['egress'][3:]}"
 
 
 def bare(manifests, kind):
-    """The spec without what differs between the installations: names, labels, the image, the site's settings."""
+    """What is specified, without what differs between the installations: names, labels, the image, the site's settings."""
     found = copy.deepcopy([manifest for manifest in manifests if manifest["kind"] == kind])
     if len(found) != 1:
         return f"{len(found)} of them"
 
     def strip(node):
         if isinstance(node, dict):
-            for key in ("labels", "annotations", "matchLabels", "image", "envFrom", "serviceAccountName", "secretName"):
+            for key in ("labels", "annotations", "matchLabels", "image", "env", "envFrom", "serviceAccountName", "secretName"):
                 if key != "matchLabels" or "app.kubernetes.io/name" in node.get(key, {}):
                     node.pop(key, None)
-            if "configMap" in node or "scaleTargetRef" in node:
-                node.get("configMap", node.get("scaleTargetRef")).pop("name", None)
+            for key in ("configMap", "scaleTargetRef", "roleRef"):
+                (node.get(key) or {}).pop("name", None)
+            if node.get("kind") == "ServiceAccount":
+                node.pop("name")
             for value in node.values():
                 strip(value)
         elif isinstance(node, list):
@@ -151,7 +174,8 @@ def bare(manifests, kind):
                 strip(value)
         return node
 
-    spec = strip(found[0]["spec"])
+    # A Role and a RoleBinding have no spec.
+    spec = strip(found[0].get("spec") or {key: found[0].get(key) for key in ("rules", "roleRef", "subjects")})
     if kind == "Service":
         spec.pop("selector")
     return spec
@@ -160,7 +184,7 @@ def bare(manifests, kind):
 def likeness():
     """The chart with its required values renders what the overlays render."""
     monitoring = {"autoscaling": {"enabled": True}, "monitoring": {"monitor": "service", "rules": True}}
-    for overlay, values in (("example", {}), ("prometheus-operator", monitoring)):
+    for overlay, values in (("example", {}), ("prometheus-operator", monitoring), ("guard-file", FILE)):
         ours, charts = kustomize(DEPLOY / "kustomize" / "overlays" / overlay), helm(NEEDED | values)
         for kind in sorted({manifest["kind"] for manifest in ours} - {"Namespace", "ConfigMap", "Secret", "ServiceAccount"}):
             one, other = bare(ours, kind), bare(charts, kind)
@@ -185,9 +209,12 @@ def documented():
 def notes():
     finished = run(TOOLBOX / "helm", "install", "gw", CHART, "--dry-run=client", "--values", "-", input=yaml.safe_dump(EVERYTHING))
     text = finished.stdout.partition("NOTES:")[2]
-    for part in ("HTTPS_PROXY=http://gw.default.svc:3128", "kubectl label namespace NAME ntlm-gateway/client=true", "Up to 12 wrong"):
+    for part in ("HTTPS_PROXY=http://gw.default.svc:3128", "kubectl label namespace NAME ntlm-gateway/client=true", "At most 3 failed logons"):
         if part not in text:
             yield f"the notes do not say: {part}\n{text}{finished.stderr}"
+    finished = run(TOOLBOX / "helm", "install", "gw", CHART, "--dry-run=client", "--values", "-", input=yaml.safe_dump(NEEDED | MEMORY))
+    if "Up to 6 failed logons" not in finished.stdout:
+        yield f"the notes do not add up the replicas' budgets:\n{finished.stdout.partition('NOTES:')[2]}{finished.stderr}"
 
 
 if __name__ == "__main__":

@@ -57,6 +57,10 @@ TABLES = {
         "extraEgress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"protocol": "TCP", "port": 443}]}],
     },
 }
+# The other stores of the credential guard.
+FILE = NEEDED | {"guard": {"store": "file", "directory": "/var/lib/ntlm-gateway"}}
+MEMORY = NEEDED | {"guard": {"store": "memory"}}
+LEASE = NEEDED | {"guard": {"lease": "egress-guard", "attempts": 2}}
 SERVICE_MONITOR = NEEDED | {"monitoring": {"monitor": "service"}, "networkPolicy": {"enabled": False}}
 
 

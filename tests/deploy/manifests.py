@@ -15,7 +15,7 @@ import tempfile
 import tomllib
 
 import kubernetes_validate
-from common import DEPLOY, EVERYTHING, NEEDED, SERVICE_MONITOR, TABLES, helm, kustomize, end, overlays, run
+from common import DEPLOY, EVERYTHING, FILE, LEASE, MEMORY, NEEDED, SERVICE_MONITOR, TABLES, helm, kustomize, end, overlays, run
 
 # The oldest version that the chart allows and that is still maintained somewhere, and the newest known one.
 VERSIONS = ["1.27", "1.33", "1.37"]
@@ -35,6 +35,10 @@ def one(manifests, kind):
 
 def names(manifests, kind):
     return {manifest["metadata"]["name"] for manifest in manifests if manifest["kind"] == kind}
+
+
+def pod(manifests):
+    return one(manifests, "Deployment")["spec"]["template"]["spec"]
 
 
 def schema(manifests):
@@ -64,7 +68,6 @@ def security(manifests):
         ("readOnlyRootFilesystem", container.get("readOnlyRootFilesystem") is True),
         ("allowPrivilegeEscalation", container.get("allowPrivilegeEscalation") is False),
         ("capabilities", container.get("capabilities") == {"drop": ["ALL"]}),
-        ("automountServiceAccountToken", spec.get("automountServiceAccountToken") is False),
         ("automountServiceAccountToken of the ServiceAccount", one(manifests, "ServiceAccount").get("automountServiceAccountToken") is False),
         ("enableServiceLinks: NTLM_GATEWAY_PORT would be in the environment", spec.get("enableServiceLinks") is False),
         ("limits.memory", "memory" in spec["containers"][0]["resources"].get("limits", {})),
@@ -74,12 +77,13 @@ def security(manifests):
 
 def configuration(manifests):
     """The settings of gateway.toml and the environment."""
-    spec = one(manifests, "Deployment")["spec"]["template"]["spec"]
+    spec = pod(manifests)
     maps = {manifest["metadata"]["name"]: manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap"}
     text = next(data["gateway.toml"] for data in maps.values() if "gateway.toml" in data)
     environment = {}
     for source in spec["containers"][0].get("envFrom", []):
         environment |= maps.get(source["configMapRef"]["name"], {})
+    environment |= {variable["name"]: variable["value"] for variable in spec["containers"][0].get("env", [])}
     return text, environment
 
 
@@ -196,6 +200,54 @@ def network(manifests):
         yield "NetworkPolicy: the way to the proxy is not limited to its addresses"
 
 
+def guard(manifests):
+    """Checks that the pod has what the credential guard's store needs, and no more."""
+    text, environment = configuration(manifests)
+    settings = tomllib.loads(text).get("guard", {})
+    settings |= {name: environment[f"NTLM_GATEWAY_GUARD_{name.upper()}"] for name in ("store", "directory") if f"NTLM_GATEWAY_GUARD_{name.upper()}" in environment}
+    uses_api = settings.get("store") == "kubernetes"
+    if pod(manifests).get("automountServiceAccountToken") is not uses_api:
+        yield f"Deployment: automountServiceAccountToken is not {uses_api}, and the guard's store is {settings.get('store')}"
+    role, binding, policy = (one(manifests, kind) for kind in ("Role", "RoleBinding", "NetworkPolicy"))
+    if uses_api:
+        yield from permitted(manifests, role, binding, settings.get("lease", "ntlm-gateway-guard"))
+    elif role or binding:
+        yield "a Role or a RoleBinding is not needed"
+    if policy:
+        peers = [rule for rule in policy["spec"]["egress"] if {port["port"] for port in rule["ports"]} == {443, 6443}]
+        if len(peers) != uses_api:
+            yield f"NetworkPolicy: the way to the Kubernetes API is {peers}"
+        if any("ipBlock" not in peer or peer["ipBlock"]["cidr"].endswith("/0") for rule in peers for peer in rule.get("to", [{}])):
+            yield "NetworkPolicy: the way to the Kubernetes API leads everywhere"
+    yield from writable(manifests, settings)
+
+
+def permitted(manifests, role, binding, lease):
+    """Checks that the pod's service account may do what the store does to its Lease, and nothing else."""
+    leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+    wanted = [leases | {"resourceNames": [lease], "verbs": ["get", "update", "watch"]}, leases | {"verbs": ["create"]}]
+    if role is None or role["rules"] != wanted:
+        yield f"Role: {role and role['rules']}"
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role and role["metadata"]["name"]}
+    if binding is None or binding["roleRef"] != reference:
+        yield f"RoleBinding: roleRef is {binding and binding['roleRef']}"
+        return
+    account = one(manifests, "ServiceAccount")["metadata"]
+    namespace = binding["metadata"].get("namespace") or account.get("namespace") or "egress"
+    if binding["subjects"] != [{"kind": "ServiceAccount", "name": pod(manifests)["serviceAccountName"], "namespace": namespace}]:
+        yield f"RoleBinding: subjects are {binding['subjects']}"
+
+
+def writable(manifests, settings):
+    """Checks that a store in a file has a directory that survives a restart of the container, and nothing else has one."""
+    spec = pod(manifests)
+    empty = {volume["name"] for volume in spec["volumes"] if "emptyDir" in volume}
+    mounts = [mount for mount in spec["containers"][0]["volumeMounts"] if mount["name"] in empty and not mount.get("readOnly")]
+    wanted = [settings.get("directory")] if settings.get("store") == "file" else []
+    if [mount["mountPath"] for mount in mounts] != wanted:
+        yield f"Deployment: the guard counts in {wanted}, and writable are {mounts}"
+
+
 def scaled(manifests):
     scaler = one(manifests, "HorizontalPodAutoscaler")
     if scaler is None:
@@ -210,7 +262,7 @@ def scaled(manifests):
 
 def findings(manifests, gateway):
     """All findings, the quick checks first."""
-    for check in (security, shutdown, probes, connected, network, scaled):
+    for check in (security, shutdown, probes, connected, network, guard, scaled):
         yield from check(manifests)
     yield from accepted(manifests, gateway)
     yield from schema(manifests)
@@ -219,12 +271,16 @@ def findings(manifests, gateway):
 def sources():
     for overlay in overlays():
         yield f"overlay {overlay.name}", kustomize(overlay)
-    for name, values in (("needed", NEEDED), ("everything", EVERYTHING), ("a ServiceMonitor", SERVICE_MONITOR), ("tables", TABLES)):
+    for name, values in (
+        ("needed", NEEDED),
+        ("everything", EVERYTHING),
+        ("a ServiceMonitor", SERVICE_MONITOR),
+        ("tables", TABLES),
+        ("a store in a file", FILE),
+        ("a store in memory", MEMORY),
+        ("a Lease of another name", LEASE),
+    ):
         yield f"chart with {name}", helm(values)
-
-
-def pod(manifests):
-    return one(manifests, "Deployment")["spec"]["template"]["spec"]
 
 
 def set_toml(manifests, old, new):
@@ -244,7 +300,19 @@ SPOILT = {
     "a root file system to write on": lambda m: pod(m)["containers"][0]["securityContext"].pop("readOnlyRootFilesystem"),
     "capabilities": lambda m: pod(m)["containers"][0]["securityContext"].pop("capabilities"),
     "privilege escalation": lambda m: pod(m)["containers"][0]["securityContext"].pop("allowPrivilegeEscalation"),
-    "a token": lambda m: pod(m).pop("automountServiceAccountToken"),
+    "no token": lambda m: pod(m).pop("automountServiceAccountToken"),
+    "a token that nothing uses": lambda m: set_toml(m, 'store = "kubernetes"', 'store = "memory"'),
+    "a token for all pods": lambda m: one(m, "ServiceAccount").pop("automountServiceAccountToken"),
+    "a Role for all Leases": lambda m: one(m, "Role")["rules"][0].pop("resourceNames"),
+    "a Role that may delete": lambda m: one(m, "Role")["rules"][0]["verbs"].append("delete"),
+    "a Role that cannot watch": lambda m: one(m, "Role")["rules"][0]["verbs"].remove("watch"),
+    "a Lease without a Role": lambda m: set_toml(m, 'store = "kubernetes"', 'store = "kubernetes"\nlease = "other"'),
+    "a binding for another account": lambda m: one(m, "RoleBinding")["subjects"][0].update(name="default"),
+    "a binding in another namespace": lambda m: one(m, "RoleBinding")["subjects"][0].update(namespace="default"),
+    "a binding to another Role": lambda m: one(m, "RoleBinding")["roleRef"].update(name="admin"),
+    "no way to the API": lambda m: one(m, "NetworkPolicy")["spec"]["egress"].pop(2),
+    "a way to the API that leads everywhere": lambda m: one(m, "NetworkPolicy")["spec"]["egress"][2]["to"][0]["ipBlock"].update(cidr="0.0.0.0/0"),
+    "a writable directory that nothing uses": lambda m: pod(m)["volumes"].append({"name": "x", "emptyDir": {}}) or pod(m)["containers"][0]["volumeMounts"].append({"name": "x", "mountPath": "/x"}),
     "service links": lambda m: pod(m).pop("enableServiceLinks"),
     "too little grace": lambda m: pod(m).update(terminationGracePeriodSeconds=300),
     "a longer drain": lambda m: set_toml(m, '"5m"', '"10m"'),

@@ -1,4 +1,4 @@
-"""Installs the programs for the deployment's tests that distributions lack into a directory, once.
+"""Installs the programs for tests that distributions lack into a directory, once.
 
     python3 toolbox.py DIRECTORY
 

@@ -52,6 +52,7 @@ macro_rules! replays {
 }
 
 replays! {
+    ap_rep only_the_service_can_make_the_token_that_authenticates_it
     authenticate_message a_changed_authenticate_message_is_rejected
     av_pairs av_pair_lists_are_walked_within_their_bounds_and_read_back
     base64_token base64_is_decoded_as_a_plain_decoder_does
@@ -61,6 +62,10 @@ replays! {
     config a_configuration_is_valid_or_its_errors_have_their_places
     forward forwarded_messages_mean_the_same_and_consume_nothing_behind_them
     handshake a_handshake_is_the_same_however_it_is_split_and_answers_only_its_challenge
+    kdc_reply a_kdcs_reply_yields_only_the_ticket_that_was_asked_for
+    keytab each_key_of_a_keytab_is_found_by_its_principal
+    krb5_conf a_krb5_conf_is_read_within_its_bounds_or_is_an_error_with_its_line
+    neg_token_resp a_response_of_spnego_is_read_in_one_way
     negotiate_message a_negotiate_message_is_answered_with_a_readable_challenge
     request_head a_request_head_has_one_reading_and_is_forwarded_with_its_meaning
     response_head a_response_head_has_one_reading_and_one_framing

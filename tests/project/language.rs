@@ -2,7 +2,7 @@
 //! CONTRIBUTING.md says how to write; this file checks what a program can check.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::architecture::source::{File, read_tree};
 use crate::pages;
@@ -44,6 +44,17 @@ const THIS_FILE: &str = "tests/project/language.rs";
 fn sources() -> Vec<File> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     ["src", "tests"].iter().flat_map(|tree| read_tree(root, tree)).collect()
+}
+
+/// What is below `folder`, as far as it is text: its path and its text.
+fn texts_below(folder: &Path) -> Vec<(String, String)> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let read = |path: PathBuf| match path.is_dir() {
+        true => texts_below(&path),
+        false => fs::read_to_string(&path).map(|text| (path.display().to_string(), text)).into_iter().collect(),
+    };
+    paths.flat_map(read).collect()
 }
 
 /// The names of the functions under `#[test]`.
@@ -112,6 +123,9 @@ fn no_comment_is_wider_than_120_columns() {
 fn sources_and_documents_use_no_banned_word() {
     let mut texts: Vec<(String, String)> =
         sources().into_iter().filter(|file| file.name != THIS_FILE).map(|file| (file.name, file.text)).collect();
+    let deploy = texts_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy"));
+    assert!(deploy.iter().any(|(name, _)| name.ends_with("ntlm-gateway.json")), "the dashboard is not found");
+    texts.extend(deploy);
     texts.extend(pages::all().iter().map(|page| (page.path.to_owned(), prose(page.path, page.text))));
     let found: Vec<String> = texts
         .iter()

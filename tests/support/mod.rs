@@ -14,6 +14,7 @@ pub mod cutter;
 pub mod fake_clock;
 pub mod gateway;
 pub mod in_process;
+pub mod kdc;
 pub mod kubernetes;
 pub mod listener;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! A directory with Python packages, helm and kubectl for the deployment tests, filled by `tests/deploy/toolbox.py`.
+//! A directory with Python packages, helm and kubectl for tests, filled by `tests/deploy/toolbox.py`.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;

@@ -51,17 +51,6 @@ pub(super) const LIMITS: &[Key] = &[
         default: Fallback::Value(|| "0".into()),
     },
     Key {
-        name: "guard.attempts",
-        flag: "guard-attempts",
-        places: Places::Everywhere,
-        kind: Kind::Integer,
-        value_name: "NUMBER",
-        heading: "Limits",
-        help: "The maximum number of failed logons for one account in 30 minutes, from 2 to 10. Keep it at least one \
-               below the domain's lockout threshold",
-        default: Fallback::Value(|| limits::GUARD_ATTEMPTS.to_string()),
-    },
-    Key {
         name: "limits.head",
         flag: "head-limit",
         places: Places::Everywhere,

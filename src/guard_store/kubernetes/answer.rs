@@ -67,8 +67,8 @@ impl Answer {
                 cluster.token_file().display(),
             )),
             403 => refused(format!(
-                "the pod's service account may not {} the Lease {lease} in the namespace {namespace} (403): it needs \
-                 the Role and the RoleBinding ntlm-gateway-guard, which the manifests contain",
+                "the pod's service account may not {} the Lease {lease} in the namespace {namespace} (403): it needs a \
+                 Role that permits create, get, update and watch, as the manifests contain it",
                 verb.name(),
             )),
             404 if verb == Verb::Create => refused(format!(
@@ -151,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn a_403_names_the_verb_the_lease_the_namespace_and_the_role() {
+    fn a_403_names_the_verb_the_lease_the_namespace_and_what_a_role_needs() {
         let body = json!({ "kind": "Status", "message": "leases \"guard\" is forbidden" }).to_string();
         for (verb, name) in [(Verb::Get, "get"), (Verb::Create, "create"), (Verb::Update, "update")] {
             let StoreFault::Refused(Reason(text)) = answer(403, &body).fault(verb, &cluster(), "guard") else {
                 panic!("not refused");
             };
             assert!(text.contains(&format!("may not {name} the Lease guard in the namespace egress")), "{text}");
-            assert!(text.contains("the Role and the RoleBinding ntlm-gateway-guard"), "{text}");
+            assert!(text.contains("it needs a Role that permits create, get, update and watch"), "{text}");
             assert!(text.ends_with("; it says: leases \"guard\" is forbidden"), "{text}");
         }
     }

@@ -52,6 +52,15 @@ impl Client {
         last.clone().filter(|lease| lease.version() == version.0)
     }
 
+    /// Whether this is older than the Lease as it was read last. A watch may report a change late, when this process
+    /// has read or written the next one already. Versions are numbers since Kubernetes 1.35, and were before in every
+    /// server with etcd; one that is no number counts as new.
+    pub(super) fn is_outdated(&self, lease: &Lease) -> bool {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = |lease: &Lease| lease.version().parse::<u128>().ok();
+        last.as_ref().and_then(number).zip(number(lease)).is_some_and(|(last, other)| other < last)
+    }
+
     pub(super) fn remember(&self, lease: Option<Lease>) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = lease;
     }
@@ -76,6 +85,7 @@ impl Client {
             text: lease.as_ref().and_then(Lease::text).map(str::to_owned),
             version: Version(lease.as_ref().map(Lease::version).unwrap_or_default().to_owned()),
             at_ms,
+            damaged: 0,
         };
         self.remember(lease);
         Ok(kept)
@@ -121,7 +131,7 @@ impl Client {
         // Without a resourceVersion, the first event is the Lease's present state. The version that was read last would
         // do only for as long as the server remembers it, which is minutes, and the Lease may rest for months.
         let url = format!(
-            "{}?watch=1&fieldSelector=metadata.name%3D{}&timeoutSeconds={}",
+            "{}?watch=true&fieldSelector=metadata.name%3D{}&timeoutSeconds={}",
             self.url_of_leases(),
             self.lease,
             self.timing.watch_age.as_secs(),

@@ -54,6 +54,7 @@ impl LeaseWatch {
                 return self.after_the_end("");
             };
             match parse(&line, self.client.lease_name()) {
+                Ok(Event::Changed(lease)) if self.client.is_outdated(&lease) => {}
                 Ok(Event::Changed(lease)) => return self.client.kept(Some(lease), self.client.now_ms()),
                 Ok(Event::Deleted) => return self.client.kept(None, self.client.now_ms()),
                 Ok(Event::Other) => {}

@@ -3,13 +3,16 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::attempt::{Attempted, Strike};
+use super::attempt::{Attempted, Effect, Strike};
 use super::destination::{demand_hash, destination_hash};
-use super::ledger::{At, Ledger, Outgoing, Ruling};
+use super::ledger::{At, Books, Ledger, Outgoing, Ruling};
+use super::reservation::{AttemptEnd, Learned, Order, Reservation, SecretDigest, Store, Where};
+use super::track::Booking;
 use super::verdict::{self, Answer};
-use super::{AttemptRequest, GuardPolicy, KnownGood, OnChange};
+use super::{AttemptRequest, GuardPolicy, GuardState, GuardStatus, KnownGood, OnChange};
 use crate::limits;
 
 /// The accounts of a process. An account outlives the secrets and identities that use it, so that failed logons are
@@ -17,13 +20,20 @@ use crate::limits;
 #[derive(Debug, Default)]
 pub struct Accounts {
     policy: GuardPolicy,
+    store: Option<Arc<dyn Store>>,
     known: Mutex<HashMap<(String, String), Arc<Account>>>,
+    last_number: AtomicU64,
 }
 
 impl Accounts {
     /// Starts without accounts; each gets this policy.
     pub fn new(policy: GuardPolicy) -> Accounts {
-        Accounts { policy, known: Mutex::default() }
+        Accounts { policy, ..Accounts::default() }
+    }
+
+    /// The same with a store in which attempts are reserved, together with other processes.
+    pub fn with_store(policy: GuardPolicy, store: Arc<dyn Store>) -> Accounts {
+        Accounts { policy, store: Some(store), ..Accounts::default() }
     }
 
     /// The account of a user in a domain, both compared case-insensitively. Beyond [`limits::GUARD_ACCOUNTS`], accounts
@@ -34,7 +44,17 @@ impl Accounts {
             known.retain(|_, account| Arc::strong_count(account) > 1 || !account.lock().is_idle(&self.policy));
         }
         let name = (domain.to_lowercase(), user.to_lowercase());
-        Arc::clone(known.entry(name).or_insert_with(|| Account::new(self.policy)))
+        Arc::clone(known.entry(name).or_insert_with(|| self.account(domain, user)))
+    }
+
+    fn account(&self, domain: &str, user: &str) -> Arc<Account> {
+        let number = self.last_number.fetch_add(1, Ordering::Relaxed);
+        let account = Arc::new(Account::new(self.policy, number, self.store.clone()));
+        if let Some(store) = &self.store {
+            let (domain, user, answers) = (domain.to_owned(), user.to_owned(), Arc::downgrade(&account));
+            store.order(Order::Account { account: number, domain, user, answers });
+        }
+        account
     }
 }
 
@@ -44,6 +64,9 @@ impl Accounts {
 /// for a few instructions, never over I/O.
 pub struct Account {
     policy: GuardPolicy,
+    /// In this process.
+    number: u64,
+    store: Option<Arc<dyn Store>>,
     hasher: RandomState,
     ledger: Mutex<Ledger>,
 }
@@ -58,8 +81,13 @@ impl std::fmt::Debug for Account {
 type Frees = bool;
 
 impl Account {
-    pub(super) fn new(policy: GuardPolicy) -> Arc<Account> {
-        Arc::new(Account { policy, hasher: RandomState::new(), ledger: Mutex::default() })
+    fn new(policy: GuardPolicy, number: u64, store: Option<Arc<dyn Store>>) -> Account {
+        let books =
+            store.as_ref().map(|_| Books { account: number, is_reachable: true, counted: 0, orders: Vec::new() });
+        let mut ledger = Ledger::default();
+        ledger.books = books;
+        let ledger = Mutex::new(ledger);
+        Account { policy, number, store, hasher: RandomState::new(), ledger }
     }
 
     /// A fingerprint of a secret, valid in this process only.
@@ -98,8 +126,13 @@ impl Account {
             }
             let demands = ledger.demanding.contains(demand, now_ms);
             let ruling = ledger.ask(index, destination, request.confirms, &self.policy);
-            let outgoing =
-                |(number, sent_while_accepted)| Outgoing { number, destination, demands, sent_while_accepted };
+            let outgoing = |(number, sent_while_accepted, reservation)| Outgoing {
+                number,
+                destination,
+                demands,
+                sent_while_accepted,
+                reservation,
+            };
             (ruling.map(outgoing), false)
         })
     }
@@ -116,10 +149,15 @@ impl Account {
     ) {
         self.change(at, now_ms, |ledger, index| {
             let verdict = verdict::of(answer, demands, attempt.challenged);
+            let was_proven = ledger.tracks[index].state() == GuardState::Proven;
             let strike = ledger.settle(index, attempt, verdict, good, &self.policy);
             if strike != Strike::None {
                 ledger.close(index, strike, &self.policy);
             }
+            let track = &mut ledger.tracks[index];
+            let failed_by_close = track.take_failure();
+            let is_proven = track.state() == GuardState::Proven;
+            ledger.report(index, attempt, Effect { verdict, strike, failed_by_close, is_proven, was_proven });
             let is_accepted = ledger.is_accepted(index, &self.policy);
             ((), !is_accepted || ledger.tracks[index].has_much_room())
         });
@@ -128,7 +166,13 @@ impl Account {
     /// An attempt was abandoned without an answer, at an unknown time.
     pub(super) fn abandon(&self, at: At<'_>, attempt: &Attempted) {
         let now_ms = self.lock().now_ms;
-        self.change(at, now_ms, |ledger, index| (ledger.undecided(index, attempt, &self.policy), true));
+        self.change(at, now_ms, |ledger, index| {
+            ledger.undecided(index, attempt, &self.policy);
+            if let Some(reservation) = attempt.reservation {
+                ledger.give_back(self.place(at), reservation, AttemptEnd::Undecided);
+            }
+            ((), true)
+        });
     }
 
     /// See [`Guard::unreachable`](super::Guard::unreachable).
@@ -140,10 +184,13 @@ impl Account {
     }
 
     /// An attempt was not sent after all.
-    pub(super) fn take_back(&self, at: At<'_>, number: u64) {
+    pub(super) fn take_back(&self, at: At<'_>, attempt: &Attempted) {
         let now_ms = self.lock().now_ms;
         self.change(at, now_ms, |ledger, index| {
-            ledger.tracks[index].forget(number);
+            ledger.tracks[index].forget(attempt.number);
+            if let Some(reservation) = attempt.reservation {
+                ledger.give_back(self.place(at), reservation, AttemptEnd::Unused);
+            }
             ((), true)
         });
     }
@@ -165,7 +212,10 @@ impl Account {
         if !may_begin {
             return None;
         }
-        self.change(at, now_ms, |ledger, index| (ledger.tracks[index].take_confirmation(now_ms), false))
+        self.change(at, now_ms, |ledger, index| {
+            let is_booked = ledger.is_booked_for_confirmation(index);
+            (if is_booked { ledger.tracks[index].take_confirmation(now_ms) } else { None }, false)
+        })
     }
 
     pub(super) fn end_confirmation(&self, at: At<'_>) {
@@ -182,6 +232,115 @@ impl Account {
         index.is_some_and(|index| ledger.is_accepted_at(index, &self.policy, now_ms))
     }
 
+    /// See [`Guard::status`](super::Guard::status).
+    pub(super) fn status(&self, secret: u64, now_ms: u64) -> GuardStatus {
+        let mut ledger = self.lock();
+        ledger.now_ms = ledger.now_ms.max(now_ms);
+        ledger.status(secret, &self.policy)
+    }
+
+    /// Says what a secret is, so that the store can recognise it in other processes.
+    pub fn introduce(&self, secret: u64, digest: SecretDigest) {
+        let mut ledger = self.lock();
+        if let Some(books) = &mut ledger.books {
+            books.orders.push(Order::Secret { account: books.account, secret, digest });
+        }
+        self.send_orders(&mut ledger);
+    }
+
+    /// See [`Guard::expect`](super::Guard::expect).
+    pub(super) fn expect(&self, at: At<'_>) {
+        let now_ms = self.lock().now_ms;
+        self.change(at, now_ms, |ledger, _| {
+            let place = self.place(at);
+            ledger.books.iter_mut().for_each(|books| books.orders.push(Order::Expect(place.clone())));
+            ((), false)
+        });
+    }
+
+    /// The store has reserved an attempt.
+    pub fn granted(&self, now_ms: u64, at: &Where, reservation: Reservation) {
+        self.change(At { secret: at.secret, upstream: &at.upstream }, now_ms, |ledger, index| {
+            let booking = &mut ledger.tracks[index].booking;
+            let is_wanted = *booking == Booking::Asked;
+            if is_wanted {
+                *booking = Booking::Held(reservation);
+            } else {
+                ledger.give_back(at.clone(), reservation, AttemptEnd::Unused);
+            }
+            ((), is_wanted)
+        });
+    }
+
+    /// The store grants nothing before then, in ms of the process's clock.
+    pub fn denied(&self, now_ms: u64, at: &Where, until_ms: u64) {
+        self.change(At { secret: at.secret, upstream: &at.upstream }, now_ms, |ledger, index| {
+            ledger.tracks[index].denied(until_ms);
+            ((), true)
+        });
+    }
+
+    /// The attempts that are left in the store are reserved for destinations that are sure to give a verdict.
+    pub fn only_spare(&self, now_ms: u64, at: &Where) {
+        self.change(At { secret: at.secret, upstream: &at.upstream }, now_ms, |ledger, index| {
+            let track = &mut ledger.tracks[index];
+            track.booking = Booking::None;
+            track.want_confirmation(now_ms);
+            ((), false)
+        });
+    }
+
+    /// Takes a reservation back that was granted and is not used.
+    pub fn release(&self, now_ms: u64, at: &Where, reservation: Reservation) {
+        self.change(At { secret: at.secret, upstream: &at.upstream }, now_ms, |ledger, index| {
+            if ledger.tracks[index].booking == Booking::Held(reservation) {
+                ledger.tracks[index].booking = Booking::None;
+                ledger.give_back(at.clone(), reservation, AttemptEnd::Unused);
+            }
+            ((), false)
+        });
+    }
+
+    /// Other processes have used the secret.
+    pub fn learn(&self, now_ms: u64, at: &Where, learned: Learned) {
+        self.change(At { secret: at.secret, upstream: &at.upstream }, now_ms, |ledger, index| {
+            ledger.tracks[index].learn(learned, now_ms);
+            ((), true)
+        });
+    }
+
+    /// An operator has cleared what was counted.
+    pub fn forgive(&self, now_ms: u64, at: &Where) {
+        self.change(At { secret: at.secret, upstream: &at.upstream }, now_ms, |ledger, index| {
+            ledger.forgive(index);
+            ((), true)
+        });
+    }
+
+    /// Whether the store can be reached.
+    pub fn store_is(&self, reachable: bool, now_ms: u64, at: &Where) {
+        self.change(At { secret: at.secret, upstream: &at.upstream }, now_ms, |ledger, _| {
+            ledger.books.iter_mut().for_each(|books| books.is_reachable = reachable);
+            ((), !reachable)
+        });
+    }
+
+    /// So many attempts of the account count against the budget in the store.
+    pub fn counted(&self, attempts: usize) {
+        self.lock().books.iter_mut().for_each(|books| books.counted = attempts);
+    }
+
+    fn place(&self, at: At<'_>) -> Where {
+        Where { account: self.number, secret: at.secret, upstream: Arc::clone(at.upstream) }
+    }
+
+    /// Under the lock, so that the store gets the orders in the sequence of the changes.
+    fn send_orders(&self, ledger: &mut Ledger) {
+        if let (Some(store), Some(books)) = (&self.store, &mut ledger.books) {
+            books.orders.drain(..).for_each(|order| store.order(order));
+        }
+    }
+
     /// Changes a track under the lock; once it is released, tells the watchers of the secret what has changed.
     fn change<T>(&self, at: At<'_>, now_ms: u64, act: impl FnOnce(&mut Ledger, usize) -> (T, Frees)) -> T {
         let mut ledger = self.lock();
@@ -190,6 +349,7 @@ impl Account {
         let (before, wanted) = (ledger.tracks[index].state(), ledger.tracks[index].wants_confirmation());
         let (outcome, frees) = act(&mut ledger, index);
         let change = ledger.change_since(index, before, wanted, frees);
+        self.send_orders(&mut ledger);
         let callbacks = if change.is_some() { ledger.callbacks(at.secret) } else { Vec::new() };
         drop(ledger);
         if let Some(change) = change {

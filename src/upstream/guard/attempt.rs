@@ -1,5 +1,8 @@
 //! A logon attempt from its sending to its end.
 
+use super::reservation::{AttemptEnd, Reservation, Unreserved};
+use super::verdict::Verdict;
+
 /// An unanswered attempt, or a scout.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sent {
@@ -48,6 +51,41 @@ pub(super) struct Attempted {
     pub confirms: bool,
     /// The request itself had been answered with a challenge.
     pub challenged: bool,
+    /// Its reservation in the store, if there is one.
+    pub reservation: Option<Reservation>,
+}
+
+/// What the end of an attempt changed at its track.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Effect {
+    pub verdict: Verdict,
+    pub strike: Strike,
+    /// It counts as a failed logon; with whether that is because a connection was closed on a client.
+    pub failed_by_close: Option<bool>,
+    /// The secret is accepted now.
+    pub is_proven: bool,
+    /// It was accepted before.
+    pub was_proven: bool,
+}
+
+impl Effect {
+    /// How a reserved attempt ended, for the store.
+    pub(super) fn end(self) -> AttemptEnd {
+        match self.verdict {
+            _ if self.failed_by_close.is_some() => AttemptEnd::Refused { strike: self.strike != Strike::None },
+            Verdict::Accepted if self.is_proven => AttemptEnd::Accepted,
+            Verdict::Undecided => AttemptEnd::Undecided,
+            _ => AttemptEnd::Unused,
+        }
+    }
+
+    /// What the store has to know of an attempt without a reservation, if anything.
+    pub(super) fn event(self, sent_ms: u64) -> Option<Unreserved> {
+        match self.failed_by_close {
+            Some(by_close) => Some(Unreserved::Failed { by_close, strike: self.strike != Strike::None }),
+            None => (self.is_proven && !self.was_proven).then_some(Unreserved::Accepted { sent_ms }),
+        }
+    }
 }
 
 /// Whether an answer closes the guard at an upstream.

@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::attempt::{AccountView, Attempted, Failure, Strike};
+use super::attempt::{AccountView, Attempted, Effect, Failure, Strike};
 use super::destination::Recent;
-use super::track::Track;
+use super::reservation::{Order, Reservation, Where};
+use super::track::{Booking, Track};
 use super::verdict::Verdict;
-use super::{GuardChange, GuardPolicy, GuardState, KnownGood, OnChange, Refusal};
+use super::{GuardChange, GuardPolicy, GuardState, GuardStatus, KnownGood, OnChange, Refusal};
 use crate::limits::{self, millis};
 
 /// What is known of an account.
@@ -31,6 +32,21 @@ pub(super) struct Ledger {
     pauses: Vec<(u64, u64)>,
     /// The latest time that a caller has passed.
     pub(super) now_ms: u64,
+    /// The store, if attempts are reserved in one.
+    pub(super) books: Option<Books>,
+}
+
+/// An account's side of the store.
+#[derive(Debug)]
+pub(super) struct Books {
+    /// The number of the account.
+    pub account: u64,
+    /// Whether the store could be reached when it was last tried.
+    pub is_reachable: bool,
+    /// Attempts of the account that count against the budget in the store.
+    pub counted: usize,
+    /// To be sent before the lock is released.
+    pub orders: Vec<Order>,
 }
 
 /// An identity that uses the account, with one secret.
@@ -64,6 +80,8 @@ pub(super) struct Outgoing {
     pub demands: bool,
     /// The secret is accepted now.
     pub sent_while_accepted: bool,
+    /// Its reservation in the store.
+    pub reservation: Option<Reservation>,
 }
 
 /// Whether the budget allows one more attempt.
@@ -101,10 +119,7 @@ impl Ledger {
     }
 
     pub(super) fn is_accepted_at(&self, index: usize, policy: &GuardPolicy, now_ms: u64) -> bool {
-        let own = &self.tracks[index];
-        let is_other = |(other, track): &(usize, &Track)| *other != index && track.secret == own.secret;
-        let others = self.tracks.iter().enumerate().filter(is_other).map(|(_, track)| track.failed_after());
-        own.is_accepted(policy, now_ms, others.max().unwrap_or(0))
+        self.tracks[index].is_accepted(policy, now_ms, self.failed_elsewhere_after(index))
     }
 
     /// Assigns the next number.
@@ -152,14 +167,15 @@ impl Ledger {
         })
     }
 
-    /// Whether an attempt may go out; with its number, and whether it goes because the secret is accepted.
+    /// Whether an attempt may go out; with its number, whether it goes because the secret is accepted, and its
+    /// reservation.
     pub(super) fn ask(
         &mut self,
         index: usize,
         destination: u64,
         confirms: bool,
         policy: &GuardPolicy,
-    ) -> Ruling<(u64, bool)> {
+    ) -> Ruling<(u64, bool, Option<Reservation>)> {
         let now_ms = self.now_ms;
         let may_send_batch = self.may_send_batch(index, policy);
         let track = &mut self.tracks[index];
@@ -167,6 +183,9 @@ impl Ledger {
             let (is_held, is_first) = (track.held(now_ms).is_some(), !track.was_struck());
             let unanswered = self.canaries() + self.batch_at_stake(index, policy);
             if is_held || self.failures_against_confirmation(is_first, policy) + unanswered >= policy.attempts {
+                return Ruling::Wait;
+            }
+            if !self.is_booked_for_confirmation(index) {
                 return Ruling::Wait;
             }
         } else if let Some(refusal) = track.refuses(now_ms, destination) {
@@ -186,8 +205,10 @@ impl Ledger {
         }
         let number = self.number();
         let sent_while_accepted = may_send_batch && !confirms;
-        self.tracks[index].send(number, now_ms, destination, sent_while_accepted);
-        Ruling::Go((number, sent_while_accepted))
+        let track = &mut self.tracks[index];
+        track.send(number, now_ms, destination, sent_while_accepted);
+        let reservation = if sent_while_accepted { None } else { track.take_reservation() };
+        Ruling::Go((number, sent_while_accepted, reservation))
     }
 
     /// Whether attempts may go out without waiting for each other: the secret is accepted, and the budget has room for
@@ -250,8 +271,8 @@ impl Ledger {
         let is_unknown = self.is_known(secret) && !self.is_known_good(secret, destination);
         let spare = usize::from(is_unknown || self.tracks[index].is_inconclusive(destination));
         match self.budget(index, spare, policy) {
-            Budget::Free => Ruling::Go(()),
-            Budget::Pending => {
+            Budget::Free if self.is_booked(index, spare, false) => Ruling::Go(()),
+            Budget::Free | Budget::Pending => {
                 self.tracks[index].has_waiters = true;
                 Ruling::Wait
             }
@@ -279,6 +300,79 @@ impl Ledger {
                 Ruling::No(Refusal::held(until_ms - now_ms))
             }
         }
+    }
+
+    /// Whether the store has granted the next attempt. If it was not asked yet, it is.
+    fn is_booked(&mut self, index: usize, spare: usize, first_confirmation: bool) -> bool {
+        let failed_after = self.failed_elsewhere_after(index);
+        let Some(books) = &mut self.books else { return true };
+        let track = &mut self.tracks[index];
+        match track.booking {
+            Booking::Held(_) => true,
+            // A secret that has only not been used for a while may be used although the store is out of reach: nothing
+            // speaks against it, and an outage of the store must not become one of the gateway.
+            _ if !books.is_reachable && track.is_undoubted(failed_after) => true,
+            Booking::Asked => false,
+            Booking::None => {
+                track.booking = Booking::Asked;
+                let at = Where { account: books.account, secret: track.secret, upstream: Arc::clone(&track.upstream) };
+                books.orders.push(Order::Reserve { at, spare, first_confirmation });
+                false
+            }
+        }
+    }
+
+    /// Whether the store has granted a confirmation.
+    pub(super) fn is_booked_for_confirmation(&mut self, index: usize) -> bool {
+        let is_first = !self.tracks[index].was_struck();
+        self.is_booked(index, 0, is_first)
+    }
+
+    /// See [`Guard::status`](super::Guard::status).
+    pub(super) fn status(&mut self, secret: u64, policy: &GuardPolicy) -> GuardStatus {
+        let here = self.failures(policy).len();
+        let counted = self.books.as_ref().map_or(0, |books| books.counted).max(here);
+        let of_secret = self.tracks.iter().filter(|track| track.secret == secret);
+        GuardStatus {
+            attempts_left: policy.attempts.saturating_sub(counted),
+            accepted_ms: of_secret.filter_map(Track::accepted_ms).max(),
+        }
+    }
+
+    /// Forgets what failed here, and what it delays elsewhere.
+    pub(super) fn forgive(&mut self, index: usize) {
+        self.tracks[index].forgive();
+        self.undecided_ms.clear();
+        self.pauses.clear();
+    }
+
+    /// Tells the store how an attempt ended, as far as it has to know.
+    pub(super) fn report(&mut self, index: usize, attempt: &Attempted, effect: Effect) {
+        let Some(books) = &mut self.books else { return };
+        let track = &self.tracks[index];
+        let at = Where { account: books.account, secret: track.secret, upstream: Arc::clone(&track.upstream) };
+        match attempt.reservation {
+            Some(reservation) => books.orders.push(Order::Settle { at, reservation, end: effect.end() }),
+            None => {
+                let event = effect.event(attempt.sent_ms);
+                books.orders.extend(event.map(|event| Order::Note { at, event }));
+            }
+        }
+    }
+
+    /// Gives a reservation back.
+    pub(super) fn give_back(&mut self, at: Where, reservation: Reservation, end: super::AttemptEnd) {
+        if let Some(books) = &mut self.books {
+            books.orders.push(Order::Settle { at, reservation, end });
+        }
+    }
+
+    /// The highest number up to which another upstream casts doubt on what this one accepts.
+    fn failed_elsewhere_after(&self, index: usize) -> u64 {
+        let own = &self.tracks[index];
+        let is_other = |(other, track): &(usize, &Track)| *other != index && track.secret == own.secret;
+        let others = self.tracks.iter().enumerate().filter(is_other).map(|(_, track)| track.failed_after());
+        others.max().unwrap_or(0)
     }
 
     /// Failed attempts of the account, the oldest first. Failures before the same secret was accepted, by any upstream,

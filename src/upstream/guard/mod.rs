@@ -17,6 +17,7 @@
 //! | `suspects` | destinations that the upstream's policy may forbid |
 //! | `confirmation` | when the gateway makes a handshake of its own |
 //! | `ledger` | the budget of failed logons over everything that uses the account |
+//! | `reservation` | how attempts are reserved in a store that several processes share |
 //! | `account` | the accounts of a process: the lock of each, and the notification of its watchers |
 //! | `destination` | destinations in all their spellings |
 //!
@@ -44,6 +45,7 @@ mod attempt;
 mod confirmation;
 mod destination;
 mod ledger;
+mod reservation;
 mod room;
 mod suspects;
 #[cfg(test)]
@@ -60,6 +62,7 @@ use attempt::Attempted;
 use ledger::{At, Outgoing, Ruling};
 
 pub use account::{Account, Accounts};
+pub use reservation::{AttemptEnd, Learned, Order, Reservation, SecretDigest, Store, Unreserved, Where};
 pub use verdict::Answer;
 
 /// How many logon attempts the guard allows, and how fast.
@@ -83,14 +86,14 @@ pub struct GuardPolicy {
 
 impl GuardPolicy {
     /// How long nothing is sent after so many refusals in a row.
-    fn rest(&self, refusals: u32) -> Duration {
+    pub fn rest(&self, refusals: u32) -> Duration {
         let factor = self.backoff_factor.saturating_pow(refusals.saturating_sub(1));
         self.backoff.saturating_mul(factor).min(self.window)
     }
 
     /// How many attempts may be unanswered at once on a quiet gateway while the secret is accepted. If all of them
     /// fail, one is left to confirm that the secret is the reason, and one to retry later.
-    fn batch(&self) -> usize {
+    pub fn batch(&self) -> usize {
         self.attempts.saturating_sub(2).max(1)
     }
 
@@ -136,6 +139,15 @@ impl GuardState {
             GuardState::Refused => "refused",
         }
     }
+}
+
+/// What is left of an account's budget, and when the secret was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuardStatus {
+    /// Failed logons that the account may still cause in the current window.
+    pub attempts_left: usize,
+    /// When the latest accepted attempt was sent, at whichever upstream, in ms of the process's clock.
+    pub accepted_ms: Option<u64>,
 }
 
 /// A change that is reported to an identity.
@@ -270,10 +282,20 @@ impl Guard {
         self.account.lock().state_of(self.secret)
     }
 
+    /// What is left of the budget, and when the secret was accepted.
+    pub fn status(&self, now_ms: u64) -> GuardStatus {
+        self.account.status(self.secret, now_ms)
+    }
+
     /// Whether an upstream accepted the secret recently ([`GuardPolicy::acceptance_age`]) and nothing has cast doubt on
     /// it since.
     pub fn is_accepted(&self, now_ms: u64, upstream: &Arc<str>) -> bool {
         self.account.is_accepted(self.at(upstream), now_ms)
+    }
+
+    /// The secret is going to be used at this upstream: learns from the store what is known of it, if there is one.
+    pub fn expect(&self, upstream: &Arc<str>) {
+        self.account.expect(self.at(upstream));
     }
 
     /// How long nothing may be sent to an upstream; `None` if the guard is not closed there.
@@ -323,21 +345,27 @@ impl Guard {
         match self.account.ask(self.at(request.upstream), now_ms, request) {
             Ruling::Wait => SendPermission::Wait,
             Ruling::No(refusal) => SendPermission::No(refusal),
-            Ruling::Go(Outgoing { number, destination, demands, sent_while_accepted }) => SendPermission::Go(Ticket {
-                guard: Arc::clone(self),
-                upstream: Arc::clone(request.upstream),
-                attempt: Attempted {
-                    number,
-                    sent_ms: now_ms,
-                    destination,
-                    sent_while_accepted,
-                    confirms: request.confirms,
-                    challenged: request.challenged,
-                },
-                demands,
-                good: KnownGood { destination: request.destination.into(), by_connect: request.method == "CONNECT" },
-                settled: false,
-            }),
+            Ruling::Go(Outgoing { number, destination, demands, sent_while_accepted, reservation }) => {
+                SendPermission::Go(Ticket {
+                    guard: Arc::clone(self),
+                    upstream: Arc::clone(request.upstream),
+                    attempt: Attempted {
+                        number,
+                        sent_ms: now_ms,
+                        destination,
+                        sent_while_accepted,
+                        confirms: request.confirms,
+                        challenged: request.challenged,
+                        reservation,
+                    },
+                    demands,
+                    good: KnownGood {
+                        destination: request.destination.into(),
+                        by_connect: request.method == "CONNECT",
+                    },
+                    settled: false,
+                })
+            }
         }
     }
 
@@ -415,7 +443,7 @@ impl Ticket {
     /// No AUTHENTICATE_MESSAGE was sent, because the challenge could not be answered. The attempt does not count.
     pub fn unused(mut self) {
         self.settled = true;
-        self.guard.account.take_back(self.guard.at(&self.upstream), self.attempt.number);
+        self.guard.account.take_back(self.guard.at(&self.upstream), &self.attempt);
     }
 }
 

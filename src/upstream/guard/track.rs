@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::attempt::{AccountView, Attempted, Failure, Sent, Strike};
 use super::confirmation::ConfirmationSchedule;
 use super::destination::Recent;
+use super::reservation::{Learned, Reservation};
 use super::room::Room;
 use super::suspects::Suspects;
 use super::{GuardPolicy, GuardState, KnownGood, Refusal, rest_until};
@@ -19,6 +20,8 @@ pub(super) struct Track {
     state: State,
     /// The upstream has accepted the secret at some time.
     ever_accepted: bool,
+    /// When the latest accepted attempt was sent, in ms.
+    last_accepted_ms: Option<u64>,
     /// Refusals in a row that were about the secret.
     strikes: u32,
     room: Room,
@@ -38,6 +41,10 @@ pub(super) struct Track {
     down_until_ms: u64,
     /// Failed attempts, the oldest first.
     failures: VecDeque<Failure>,
+    /// Whether the attempt that ended last failed; if so, whether a connection closed on a client was the reason.
+    failed_by_close: Option<bool>,
+    /// The next attempt's reservation in the store.
+    pub booking: Booking,
     suspects: Suspects,
     accepted_recently: Recent,
     /// A handshake that has not reached its challenge, before anything counts as an attempt.
@@ -45,6 +52,17 @@ pub(super) struct Track {
     confirmation: ConfirmationSchedule,
     /// A request is waiting and must be woken when it may go on.
     pub has_waiters: bool,
+}
+
+/// The reservation of the next attempt, where attempts are reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Booking {
+    /// None was asked for.
+    None,
+    /// The store was asked.
+    Asked,
+    /// The store has granted it.
+    Held(Reservation),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +84,7 @@ impl Track {
             upstream,
             state: State::Unproven,
             ever_accepted: false,
+            last_accepted_ms: None,
             strikes: 0,
             room: Room::new(policy),
             unanswered: VecDeque::new(),
@@ -75,6 +94,8 @@ impl Track {
             closes: 0,
             down_until_ms: 0,
             failures: VecDeque::new(),
+            failed_by_close: None,
+            booking: Booking::None,
             suspects: Suspects::default(),
             accepted_recently: Recent::default(),
             scout: None,
@@ -98,6 +119,11 @@ impl Track {
     /// Whether the upstream has accepted the secret at some time.
     pub(super) fn was_accepted(&self) -> bool {
         self.ever_accepted
+    }
+
+    /// When the latest accepted attempt was sent, in ms.
+    pub(super) fn accepted_ms(&self) -> Option<u64> {
+        self.last_accepted_ms
     }
 
     /// The number up to which this upstream casts doubt on what others accept. An upstream that has never accepted the
@@ -138,6 +164,55 @@ impl Track {
         }
         let overdue = |sent: &Sent| now_ms >= sent.at_ms + millis(policy.pending_wait);
         now_ms < at_ms + millis(policy.acceptance_age) && !self.unanswered.front().is_some_and(overdue)
+    }
+
+    /// Whether the secret was accepted, at whatever time, and nothing has cast doubt on it since.
+    pub(super) fn is_undoubted(&self, failed_after: u64) -> bool {
+        matches!(self.state, State::Proven { .. }) && self.accepted_number > failed_after
+    }
+
+    /// Takes what is known of the end of the last attempt: see [`Track::failed_by_close`].
+    pub(super) fn take_failure(&mut self) -> Option<bool> {
+        self.failed_by_close.take()
+    }
+
+    /// Takes the reservation that the store has granted.
+    pub(super) fn take_reservation(&mut self) -> Option<Reservation> {
+        let Booking::Held(reservation) = self.booking else { return None };
+        self.booking = Booking::None;
+        Some(reservation)
+    }
+
+    /// The store does not grant an attempt before then.
+    pub(super) fn denied(&mut self, until_ms: u64) {
+        self.booking = Booking::None;
+        self.confirmation.cancel();
+        self.close(until_ms);
+    }
+
+    /// Other processes have used the secret here.
+    pub(super) fn learn(&mut self, learned: Learned, now_ms: u64) {
+        if let Some((struck_ms, until_ms)) = learned.refused
+            && until_ms > now_ms
+        {
+            // What was accepted since then is known better here.
+            let is_newer = if let State::Proven { at_ms } = self.state { at_ms <= struck_ms } else { true };
+            if is_newer {
+                self.confirmation.cancel();
+                self.close(until_ms);
+            }
+        } else if learned.accepted_ms.is_some() && matches!(self.state, State::Refused { .. }) {
+            self.forgive();
+        }
+    }
+
+    /// Forgets what failed.
+    pub(super) fn forgive(&mut self) {
+        if matches!(self.state, State::Refused { .. }) {
+            self.state = State::Unproven;
+        }
+        (self.strikes, self.closes) = (0, 0);
+        self.failures.clear();
     }
 
     /// Whether one more attempt may go out beside the unanswered ones while the secret is accepted: only one after a
@@ -253,6 +328,7 @@ impl Track {
         self.accepted_number = self.accepted_number.max(attempt.number);
         self.state = State::Proven { at_ms: before_ms.unwrap_or(0).max(attempt.sent_ms) };
         self.ever_accepted = true;
+        self.last_accepted_ms = self.last_accepted_ms.max(Some(attempt.sent_ms));
         (self.strikes, self.closes) = (0, 0);
         self.failures.clear();
         self.confirmation.reset();
@@ -433,6 +509,7 @@ impl Track {
         if !by_close {
             self.failed_after = view.newest;
         }
+        self.failed_by_close = Some(by_close && attempt.sent_while_accepted);
         let sent_while_accepted = attempt.sent_while_accepted;
         let in_batch = view.in_batch + self.batch(attempt.number, policy, now_ms);
         let most = if by_close { policy.attempts } else { policy.batch() };

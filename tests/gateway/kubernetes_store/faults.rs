@@ -190,7 +190,7 @@ fn a_missing_permission_is_named_by_its_verb() {
     let mut cell = cell(&api);
     let expect = |text: String, verb: &str| {
         assert!(text.contains(&format!("may not {verb} the Lease {LEASE} in the namespace egress (403)")), "{text}");
-        assert!(text.contains("the Role and the RoleBinding ntlm-gateway-guard"), "{text}");
+        assert!(text.contains("it needs a Role that permits create, get, update and watch"), "{text}");
     };
     api.set_fault(Fault::Forbidden("create"));
     expect(refused(cell.replace("1", &Default::default())), "create");

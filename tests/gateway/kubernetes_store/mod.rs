@@ -1,6 +1,8 @@
 //! The guard store in a Lease, against a Kubernetes API on TLS.
 
+mod emulator;
 mod faults;
+mod kubectl;
 mod rules;
 mod watches;
 
@@ -62,4 +64,29 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, StoreFault>) -> String {
         Err(StoreFault::Refused(reason)) => reason.0,
         other => panic!("not refused: {other:?}"),
     }
+}
+
+/// What [`add_from_four_threads`] adds up to.
+const ADDITIONS: usize = 60;
+
+/// Four threads add one to the number in the Lease again and again, each through a cell of its own.
+fn add_from_four_threads(cell: impl Fn() -> KubernetesCell + Sync) {
+    let add = |cell: &mut KubernetesCell| {
+        loop {
+            let kept = read(cell);
+            let number: usize = kept.text.map_or(0, |text| text.parse().expect("a number"));
+            match cell.replace(&(number + 1).to_string(), &kept.version).expect("an answer") {
+                Replaced::Yes(_) => return,
+                Replaced::Conflict => {}
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut cell = cell();
+                (0..ADDITIONS / 4).for_each(|_| add(&mut cell));
+            });
+        }
+    });
 }

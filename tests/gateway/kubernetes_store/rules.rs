@@ -11,7 +11,7 @@ use ntlm_gateway::guard_store::cell::{Cell, Replaced, Version};
 use ntlm_gateway::guard_store::kubernetes::{InCluster, KubernetesCell};
 use ntlm_gateway::logging;
 
-use super::{LEASE, cell, create, read, refused, replaced};
+use super::{ADDITIONS, LEASE, add_from_four_threads, cell, create, read, refused, replaced};
 use crate::support::kubernetes::{Fault, KubernetesApi};
 use crate::support::process::bounded_command;
 use crate::support::scratch::Scratch;
@@ -51,27 +51,9 @@ fn a_version_that_was_replaced_cannot_be_replaced_again() {
 
 #[test]
 fn no_addition_is_lost_when_four_processes_write_at_once() {
-    const EACH: usize = 15;
     let api = KubernetesApi::start();
-    let add = |cell: &mut KubernetesCell| {
-        loop {
-            let kept = read(cell);
-            let number: usize = kept.text.map_or(0, |text| text.parse().expect("a number"));
-            match cell.replace(&(number + 1).to_string(), &kept.version).expect("an answer") {
-                Replaced::Yes(_) => return,
-                Replaced::Conflict => {}
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let mut cell = cell(&api);
-                (0..EACH).for_each(|_| add(&mut cell));
-            });
-        }
-    });
-    assert_eq!(api.lease_text(), Some((4 * EACH).to_string()));
+    add_from_four_threads(|| cell(&api));
+    assert_eq!(api.lease_text(), Some(ADDITIONS.to_string()));
 }
 
 #[test]
@@ -149,7 +131,7 @@ fn only_the_verbs_and_the_path_that_the_role_allows_are_used() {
             format!("POST {leases}?fieldManager=ntlm-gateway"),
             format!("GET {leases}/{LEASE}"),
             format!("PUT {leases}/{LEASE}?fieldManager=ntlm-gateway"),
-            format!("GET {leases}?watch=1&fieldSelector=metadata.name%3D{LEASE}&timeoutSeconds=2"),
+            format!("GET {leases}?watch=true&fieldSelector=metadata.name%3D{LEASE}&timeoutSeconds=2"),
         ]
     );
 }

@@ -154,6 +154,22 @@ fn a_watch_fails_while_the_api_is_down_and_goes_on_afterwards() {
 }
 
 #[test]
+fn a_change_that_is_reported_late_is_left_out() {
+    let api = KubernetesApi::start();
+    let (mut writer, mut reader) = (cell(&api), cell_through(api.door(), &api, LONG));
+    let version = create(&mut writer, "1");
+    let mut watch = watch(&reader);
+    watch.next().expect("the present state");
+    api.set_fault(Fault::WatchSilent);
+    let version = replaced(writer.replace("2", &version));
+    replaced(writer.replace("3", &version));
+    assert_eq!(read(&mut reader).text.as_deref(), Some("3"));
+    // Both changes are reported now.
+    api.set_fault(None);
+    assert_eq!(watch.next().expect("a state").text.as_deref(), Some("3"));
+}
+
+#[test]
 fn a_line_without_an_end_is_not_read_for_ever() {
     let api = KubernetesApi::start();
     let mut cell = cell(&api);

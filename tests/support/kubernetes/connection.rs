@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustls::{ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
+use super::discovery::discovered;
 use super::rules::{Outcome, status};
 use super::{Fault, LoggedRequest, NAMESPACE, Shared, State};
 
@@ -30,7 +31,13 @@ struct Request {
 
 /// What a path and a method ask for.
 enum Route {
-    Lease { verb: &'static str, namespace: String, name: String },
+    Lease {
+        verb: &'static str,
+        namespace: String,
+        name: String,
+    },
+    /// What the API says about itself.
+    Discovery(Value),
     Unknown,
 }
 
@@ -74,7 +81,7 @@ fn answer(
     let route = route(request);
     let verb = match &route {
         Route::Lease { verb, .. } => *verb,
-        Route::Unknown => "",
+        Route::Discovery(_) | Route::Unknown => "",
     };
     let fault = shared.state().take_fault(|fault| concerns(fault, verb));
     let mut delivery = Delivery { extra: String::new(), has_date: true, is_cut: false };
@@ -149,12 +156,17 @@ fn forbidden(request: &Request, route: &Route, fault: Option<&Fault>, state: &St
 }
 
 fn act(request: &Request, route: Route, fault: Option<&Fault>, shared: &Shared) -> Outcome {
-    let Route::Lease { verb, namespace, name } = route else {
-        return status(404, "NotFound", "", "", "the server could not find the requested resource");
+    let (verb, namespace, name) = match route {
+        Route::Lease { verb, namespace, name } => (verb, namespace, name),
+        Route::Discovery(body) => return (200, body),
+        Route::Unknown => return status(404, "NotFound", "", "", "the server could not find the requested resource"),
     };
     let mut state = shared.state();
     if verb == "get" {
         return state.leases.get(&name);
+    }
+    if verb == "list" {
+        return (200, state.leases.list());
     }
     let Ok(body) = serde_json::from_slice::<Value>(&request.body) else {
         return status(400, "BadRequest", "leases", &name, "the body is not JSON");
@@ -308,6 +320,9 @@ fn log(shared: &Shared, request: &Request) -> usize {
 
 fn route(request: &Request) -> Route {
     let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+    if let Some(body) = discovered(path) {
+        return Route::Discovery(body);
+    }
     let Some((namespace, rest)) = path.strip_prefix(LEASES).and_then(|rest| rest.split_once("/leases")) else {
         return Route::Unknown;
     };
@@ -315,6 +330,8 @@ fn route(request: &Request) -> Route {
     let is_watch = query.split('&').any(|pair| pair == "watch=1" || pair == "watch=true");
     let verb = match (request.method.as_str(), name.is_empty()) {
         ("GET", true) if is_watch => "watch",
+        // By kubectl. The gateway's Role does not permit it.
+        ("GET", true) => "list",
         ("GET", false) => "get",
         ("POST", true) => "create",
         ("PUT", false) => "update",

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod connection;
+mod discovery;
 mod door;
 mod rules;
 
@@ -13,12 +14,15 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::scratch::Scratch;
-use certificates::Identity;
+pub use certificates::Identity;
 pub use door::Door;
 use rules::{Change, Leases};
 
 /// The namespace of the pods.
 pub const NAMESPACE: &str = "egress";
+
+/// What the service account's token is at first.
+pub const FIRST_TOKEN: &str = "first-token";
 
 /// The annotation with the text.
 pub const ANNOTATION: &str = "ntlm-gateway/guard";
@@ -106,7 +110,7 @@ impl KubernetesApi {
             leases: Leases::new(NAMESPACE),
             fault: None,
             requests: Vec::new(),
-            tokens: vec!["first-token".to_owned()],
+            tokens: vec![FIRST_TOKEN.to_owned()],
             clock_offset_s: 0,
             identity: trusted.clone(),
             other_identity: Identity::new(),
@@ -114,7 +118,7 @@ impl KubernetesApi {
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let directory = Scratch::new("service-account");
         directory.write("namespace", NAMESPACE);
-        directory.write("token", "first-token");
+        directory.write("token", FIRST_TOKEN);
         directory.write("ca.crt", &trusted.ca_pem);
         let door = Door::open(&shared);
         Self { shared, door, directory, trusted }

@@ -46,6 +46,15 @@ impl Leases {
         }
     }
 
+    pub fn list(&self) -> Value {
+        json!({
+            "kind": "LeaseList",
+            "apiVersion": "coordination.k8s.io/v1",
+            "metadata": { "resourceVersion": self.version.to_string() },
+            "items": self.lease.iter().collect::<Vec<_>>(),
+        })
+    }
+
     pub fn create(&mut self, namespace: &str, mut lease: Value) -> Outcome {
         if namespace != self.namespace {
             return status(404, "NotFound", "namespaces", namespace, &format!("namespaces {namespace:?} not found"));

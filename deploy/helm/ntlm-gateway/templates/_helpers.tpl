@@ -25,6 +25,11 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- .Values.password.existingSecret | default (include "ntlm-gateway.name" .) -}}
 {{- end -}}
 
+{{- /* Where the credential guard counts failed logons. */ -}}
+{{- define "ntlm-gateway.guardStore" -}}
+{{- .Values.guard.store | default "memory" -}}
+{{- end -}}
+
 {{- /* The addresses of `upstream` and `upstreams`, as a JSON list. */ -}}
 {{- define "ntlm-gateway.upstreamAddresses" -}}
 {{- $addresses := list -}}

@@ -1,0 +1,436 @@
+//! What a store knows of one account, and the rules by which logon attempts are reserved and settled. Pure: the time is
+//! an argument, in ms since 1970 by the store's clock.
+//!
+//! An attempt is reserved before it goes out, and its reservation counts against the budget like a failed logon until
+//! it is settled. So nothing has to be done for a process that ends in between: its reservation stays, and counts.
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{self, millis};
+use crate::upstream::{AttemptEnd, GuardPolicy, Unreserved};
+
+/// The secret of an account at an upstream, both as keyed hashes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// The fingerprint of the secret.
+    pub secret: String,
+    /// The hash of the upstream's name.
+    pub upstream: String,
+}
+
+/// One account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Record {
+    /// The highest number assigned so far. Attempts are numbered in the order in which they were reserved.
+    last: u64,
+    /// Attempts that may matter, the oldest first.
+    attempts: Vec<Entry>,
+    /// What is known of each secret at each upstream, the latest changed last.
+    places: Vec<PlaceRecord>,
+    /// When an operator has cleared the record last.
+    reset_ms: u64,
+}
+
+/// One attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    number: u64,
+    place: Place,
+    /// When it was reserved, or settled if it is settled.
+    at_ms: u64,
+    outcome: Outcome,
+}
+
+/// How far an attempt has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    /// Reserved: it may be under way, or its process has ended.
+    Reserved,
+    /// The secret was rejected.
+    Failed,
+    /// The same, for an attempt that was sent while the secret was still accepted. These count as one batch: they
+    /// could not be called back.
+    FailedInFlight,
+    /// A connection was closed on a client without an answer while the secret was accepted.
+    ClosedInFlight,
+    /// It ended without a verdict.
+    Undecided,
+}
+
+/// What is known of a secret at an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlaceRecord {
+    place: Place,
+    /// The number of the latest accepted attempt; 0 if none was.
+    accepted: u64,
+    /// When that was.
+    accepted_ms: u64,
+    /// The number of the latest rejected attempt; 0 if none was.
+    refused: u64,
+    /// When the secret was found rejected last; 0 if it was accepted since, or never found so.
+    struck_ms: u64,
+    /// How often it was found rejected since it was accepted.
+    strikes: u32,
+    /// Nothing is sent until then.
+    until_ms: u64,
+}
+
+/// What a reservation is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purpose {
+    /// So many attempts of the budget must be left over.
+    pub spare: usize,
+    /// It is the first handshake of the gateway's own in a doubt: connections that were closed on clients count as one
+    /// failure together, because their destinations may have been the reason.
+    pub first_confirmation: bool,
+}
+
+/// The answer to a request for a reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserved {
+    /// The attempt may go out; it has this number.
+    Granted(u64),
+    /// Others are under way: ask again after the next change, and then at the latest.
+    Wait {
+        /// In ms since 1970.
+        until_ms: u64,
+    },
+    /// Nothing may be sent before then.
+    Denied {
+        /// In ms since 1970.
+        until_ms: u64,
+    },
+    /// The attempts that are left are reserved for destinations that are sure to give a verdict.
+    OnlySpare,
+}
+
+/// What other processes have to know of a secret at an upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// When it was accepted last; 0 if it never was.
+    pub accepted_ms: u64,
+    /// When it was found rejected last; 0 if it was accepted since.
+    pub struck_ms: u64,
+    /// Nothing is sent until then; 0 if it was accepted since.
+    pub until_ms: u64,
+    /// When the record was cleared last; 0 if it never was.
+    pub reset_ms: u64,
+}
+
+impl Entry {
+    fn counts_until_ms(&self, policy: &GuardPolicy) -> u64 {
+        let grace_ms = if self.outcome == Outcome::Reserved { millis(limits::GUARD_RESERVATION_AGE) } else { 0 };
+        let grace_ms = grace_ms + millis(limits::GUARD_CLOCK_MARGIN);
+        self.at_ms.saturating_add(millis(policy.window)).saturating_add(grace_ms)
+    }
+
+    /// Whether it may still be under way.
+    fn is_under_way(&self, now_ms: u64) -> bool {
+        self.outcome == Outcome::Reserved && now_ms < self.at_ms.saturating_add(millis(limits::GUARD_RESERVATION_AGE))
+    }
+}
+
+impl Record {
+    /// Asks for an attempt.
+    pub fn reserve(&mut self, place: &Place, purpose: Purpose, policy: &GuardPolicy, now_ms: u64) -> Reserved {
+        self.forget_old(policy, now_ms);
+        if let Some(until_ms) = self.at(place).map(|at| at.until_ms).filter(|until_ms| now_ms < *until_ms) {
+            return Reserved::Denied { until_ms };
+        }
+        if let Some(until_ms) = self.waits_until_ms(place, policy, now_ms) {
+            return Reserved::Wait { until_ms };
+        }
+        if self.has_budget(place, purpose, purpose.spare, policy, now_ms) {
+            let number = self.push(place, Outcome::Reserved, now_ms);
+            self.touch(place);
+            return Reserved::Granted(number);
+        }
+        if purpose.spare > 0 && self.has_budget(place, purpose, 0, policy, now_ms) {
+            return Reserved::OnlySpare;
+        }
+        match self.under_way_until_ms(now_ms) {
+            Some(until_ms) if self.without_those_under_way(now_ms).has_budget(place, purpose, 0, policy, now_ms) => {
+                Reserved::Wait { until_ms }
+            }
+            _ => Reserved::Denied { until_ms: self.free_at_ms(place, purpose, policy, now_ms) },
+        }
+    }
+
+    /// Records how a reserved attempt ended.
+    pub fn settle(&mut self, place: &Place, number: u64, end: AttemptEnd, policy: &GuardPolicy, now_ms: u64) {
+        self.forget_old(policy, now_ms);
+        self.attempts.retain(|entry| entry.number != number);
+        match end {
+            AttemptEnd::Unused => {}
+            AttemptEnd::Accepted => self.accepted(place, number, now_ms),
+            AttemptEnd::Refused { strike } => {
+                // Older than the last acceptance: it failed because of its destination.
+                if number > self.at(place).map_or(0, |at| at.accepted) {
+                    self.insert(Entry { number, place: place.clone(), at_ms: now_ms, outcome: Outcome::Failed });
+                    self.refused(place, number, strike, policy, now_ms);
+                }
+            }
+            AttemptEnd::Undecided => {
+                if !self.is_known(&place.secret) {
+                    self.insert(Entry { number, place: place.clone(), at_ms: now_ms, outcome: Outcome::Undecided });
+                }
+            }
+        }
+        self.bound();
+    }
+
+    /// Records how an attempt ended that was reserved in a record that has been lost since.
+    pub fn settle_lost(&mut self, place: &Place, end: AttemptEnd, policy: &GuardPolicy, now_ms: u64) {
+        match end {
+            AttemptEnd::Accepted => self.note(place, Unreserved::Accepted { sent_ms: 0 }, policy, now_ms),
+            AttemptEnd::Unused => {}
+            AttemptEnd::Refused { .. } | AttemptEnd::Undecided => {
+                self.settle(place, self.last + 1, end, policy, now_ms)
+            }
+        }
+    }
+
+    /// Records what happened to an attempt without a reservation. Times are by the store's clock.
+    pub fn note(&mut self, place: &Place, what: Unreserved, policy: &GuardPolicy, now_ms: u64) {
+        self.forget_old(policy, now_ms);
+        match what {
+            Unreserved::Failed { by_close, strike } => {
+                let outcome = if by_close { Outcome::ClosedInFlight } else { Outcome::FailedInFlight };
+                let number = self.push(place, outcome, now_ms);
+                self.refused(place, number, strike, policy, now_ms);
+            }
+            Unreserved::Accepted { sent_ms } => {
+                let before = self.attempts.iter().filter(|entry| entry.at_ms < sent_ms).map(|entry| entry.number);
+                let number = before.max().unwrap_or(0);
+                self.accepted(place, number, now_ms);
+            }
+        }
+        self.bound();
+    }
+
+    /// Counts an attempt of which nothing is known but that it may have been made.
+    pub fn assume_failed(&mut self, now_ms: u64) {
+        let nowhere = Place { secret: String::new(), upstream: String::new() };
+        self.push(&nowhere, Outcome::Failed, now_ms);
+        self.bound();
+    }
+
+    /// Forgets everything: an operator has unlocked the account.
+    pub fn reset(&mut self, now_ms: u64) {
+        *self = Record { last: self.last, reset_ms: now_ms.max(self.reset_ms.saturating_add(1)), ..Record::default() };
+    }
+
+    /// What is known of a secret at an upstream.
+    pub fn known(&self, place: &Place) -> Known {
+        let known = Known { reset_ms: self.reset_ms, ..Known::default() };
+        self.at(place).map_or(known, |at| Known {
+            accepted_ms: at.accepted_ms,
+            struck_ms: at.struck_ms,
+            until_ms: at.until_ms,
+            ..known
+        })
+    }
+
+    /// How many attempts count against the budget.
+    pub fn counted(&self, policy: &GuardPolicy, now_ms: u64) -> usize {
+        self.count(None, Purpose::default(), policy, now_ms)
+    }
+
+    /// Every place of which something is known.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        self.places.iter().map(|at| &at.place)
+    }
+
+    /// Whether nothing is left that could matter.
+    pub fn is_idle(&self, policy: &GuardPolicy, now_ms: u64) -> bool {
+        self.attempts.iter().all(|entry| entry.counts_until_ms(policy) <= now_ms)
+            && self.places.iter().all(|at| at.until_ms <= now_ms)
+    }
+
+    /// When anything happened last.
+    pub fn latest_ms(&self) -> u64 {
+        let attempts = self.attempts.iter().map(|entry| entry.at_ms);
+        let places = self.places.iter().map(|at| at.accepted_ms.max(at.struck_ms));
+        attempts.chain(places).max().unwrap_or(0).max(self.reset_ms)
+    }
+
+    fn at(&self, place: &Place) -> Option<&PlaceRecord> {
+        self.places.iter().find(|at| at.place == *place)
+    }
+
+    /// The record of a place, which becomes the latest changed.
+    fn touch(&mut self, place: &Place) -> &mut PlaceRecord {
+        let new = || PlaceRecord {
+            place: place.clone(),
+            accepted: 0,
+            accepted_ms: 0,
+            refused: 0,
+            struck_ms: 0,
+            strikes: 0,
+            until_ms: 0,
+        };
+        let at = self.places.iter().position(|at| at.place == *place).map(|index| self.places.remove(index));
+        let index = self.places.len();
+        self.places.push(at.unwrap_or_else(new));
+        &mut self.places[index]
+    }
+
+    fn push(&mut self, place: &Place, outcome: Outcome, at_ms: u64) -> u64 {
+        self.last += 1;
+        self.attempts.push(Entry { number: self.last, place: place.clone(), at_ms, outcome });
+        self.last
+    }
+
+    /// An entry from a record that has been lost keeps its number out of the way of those of this record.
+    fn insert(&mut self, entry: Entry) {
+        self.last = self.last.max(entry.number);
+        self.attempts.push(entry);
+    }
+
+    fn accepted(&mut self, place: &Place, number: u64, now_ms: u64) {
+        self.last = self.last.max(number);
+        let at = self.touch(place);
+        // A later attempt was rejected: this says nothing about the present.
+        if number < at.refused {
+            return;
+        }
+        at.accepted = at.accepted.max(number);
+        at.accepted_ms = now_ms;
+        (at.struck_ms, at.strikes, at.until_ms) = (0, 0, 0);
+        self.attempts.retain(|entry| entry.outcome != Outcome::Undecided);
+    }
+
+    fn refused(&mut self, place: &Place, number: u64, strike: bool, policy: &GuardPolicy, now_ms: u64) {
+        let at = self.touch(place);
+        at.refused = at.refused.max(number);
+        // Several processes may find out at the same time: that is one finding.
+        let is_held = now_ms < at.until_ms;
+        if strike && !is_held {
+            at.strikes = at.strikes.saturating_add(1);
+            at.struck_ms = now_ms;
+            at.until_ms = now_ms + millis(policy.rest(at.strikes));
+        }
+    }
+
+    /// Whether some upstream has accepted the secret at some time.
+    fn is_known(&self, secret: &str) -> bool {
+        self.places.iter().any(|at| at.place.secret == secret && at.accepted_ms > 0)
+    }
+
+    /// Whether nothing casts doubt on the last acceptance here.
+    fn is_proven(&self, at: &PlaceRecord) -> bool {
+        let failed = |entry: &Entry| entry.place == at.place && entry.outcome != Outcome::Reserved;
+        at.accepted_ms > 0
+            && at.refused <= at.accepted
+            && !self.attempts.iter().any(|entry| failed(entry) && entry.number > at.accepted)
+    }
+
+    /// Why the next attempt has to wait although the budget may allow it.
+    fn waits_until_ms(&self, place: &Place, policy: &GuardPolicy, now_ms: u64) -> Option<u64> {
+        let is_known = self.is_known(&place.secret);
+        let struck = |at: &&PlaceRecord| at.place.secret == place.secret && at.accepted_ms > 0 && at.struck_ms > 0;
+        // By then a short outage of the domain controller is over.
+        let paused = self.places.iter().filter(struck).map(|at| at.struck_ms + millis(limits::GUARD_CONFIRM_INTERVAL));
+        // Many answers without a verdict may hide failed logons until the secret has been accepted once.
+        let undecided = || self.attempts.iter().filter(|entry| entry.outcome == Outcome::Undecided);
+        let spaced = (!is_known && undecided().count() >= limits::GUARD_UNDECIDED)
+            .then(|| undecided().map(|entry| entry.at_ms).max())
+            .flatten()
+            .map(|last_ms| last_ms + millis(limits::GUARD_UNDECIDED_INTERVAL));
+        // One at a time, unless the secret is accepted: a rejection usually comes at once.
+        let is_proven = self.at(place).is_some_and(|at| self.is_proven(at));
+        let others = self.attempts.iter().filter(|entry| entry.place == *place && entry.is_under_way(now_ms));
+        let behind = others.map(|entry| entry.at_ms + millis(policy.pending_wait)).max().filter(|_| !is_proven);
+        paused.max().max(spaced).max(behind).filter(|until_ms| now_ms < *until_ms)
+    }
+
+    /// Whether one more attempt leaves `spare` others.
+    fn has_budget(&self, place: &Place, purpose: Purpose, spare: usize, policy: &GuardPolicy, now_ms: u64) -> bool {
+        // What is rejected here and accepted elsewhere must leave one attempt for the others.
+        let is_proven_elsewhere = self.places.iter().any(|at| at.place != *place && self.is_proven(at));
+        let share = policy.attempts - usize::from(is_proven_elsewhere);
+        self.count(None, purpose, policy, now_ms) + spare < policy.attempts
+            && self.count(Some(place), purpose, policy, now_ms) + spare < share
+    }
+
+    /// Attempts that failed or may fail: all of the account that no acceptance of the same secret has cleared, or those
+    /// of one place that no acceptance there has cleared.
+    fn count(&self, only: Option<&Place>, purpose: Purpose, policy: &GuardPolicy, now_ms: u64) -> usize {
+        let cleared = |entry: &Entry| {
+            let clears = |at: &&PlaceRecord| match only {
+                Some(place) => at.place == *place,
+                None => at.place.secret == entry.place.secret,
+            };
+            self.places.iter().filter(clears).map(|at| at.accepted).max().unwrap_or(0)
+        };
+        let (mut alone, mut failed_in_flight, mut closed_in_flight) = (0, 0, 0);
+        for entry in &self.attempts {
+            let is_elsewhere = only.is_some_and(|place| entry.place != *place);
+            if is_elsewhere || now_ms >= entry.counts_until_ms(policy) || entry.number <= cleared(entry) {
+                continue;
+            }
+            match entry.outcome {
+                Outcome::Reserved | Outcome::Failed => alone += 1,
+                Outcome::FailedInFlight => failed_in_flight += 1,
+                Outcome::ClosedInFlight => closed_in_flight += 1,
+                Outcome::Undecided => {}
+            }
+        }
+        let closes = if purpose.first_confirmation { 1 } else { policy.attempts };
+        alone + failed_in_flight.min(policy.batch()) + closed_in_flight.min(closes)
+    }
+
+    fn under_way_until_ms(&self, now_ms: u64) -> Option<u64> {
+        let under_way = self.attempts.iter().filter(|entry| entry.is_under_way(now_ms));
+        under_way.map(|entry| entry.at_ms + millis(limits::GUARD_RESERVATION_AGE)).min()
+    }
+
+    fn without_those_under_way(&self, now_ms: u64) -> Record {
+        let mut without = self.clone();
+        without.attempts.retain(|entry| !entry.is_under_way(now_ms));
+        without
+    }
+
+    /// When the budget allows an attempt again if nothing more happens.
+    fn free_at_ms(&self, place: &Place, purpose: Purpose, policy: &GuardPolicy, now_ms: u64) -> u64 {
+        let mut ends_ms: Vec<u64> = self.attempts.iter().map(|entry| entry.counts_until_ms(policy)).collect();
+        ends_ms.sort_unstable();
+        let is_free = |at_ms: &u64| self.has_budget(place, purpose, 0, policy, *at_ms);
+        ends_ms.into_iter().find(is_free).unwrap_or(now_ms + millis(policy.window))
+    }
+
+    fn forget_old(&mut self, policy: &GuardPolicy, now_ms: u64) {
+        // Times in the future are errors of a clock; they must not count for longer than the window.
+        for entry in &mut self.attempts {
+            entry.at_ms = entry.at_ms.min(now_ms);
+        }
+        let longest_ms = now_ms + millis(policy.window);
+        self.places.iter_mut().for_each(|at| at.until_ms = at.until_ms.min(longest_ms));
+        self.attempts.retain(|entry| now_ms < entry.counts_until_ms(policy));
+    }
+
+    /// Keeps the record small. What is dropped first is what matters least.
+    fn bound(&mut self) {
+        let accepted = |place: &Place| self.at(place).map_or(0, |at| at.accepted);
+        let matters: Vec<bool> = self.attempts.iter().map(|entry| entry.number > accepted(&entry.place)).collect();
+        let mut matters = matters.into_iter();
+        self.attempts.retain(|entry| matters.next().unwrap_or(true) || entry.outcome == Outcome::Reserved);
+        for of_many in [Outcome::Undecided, Outcome::FailedInFlight, Outcome::ClosedInFlight] {
+            let count = self.attempts.iter().filter(|entry| entry.outcome == of_many).count();
+            let mut surplus = count.saturating_sub(limits::GUARD_UNDECIDED);
+            self.attempts.retain(|entry| {
+                let is_surplus = surplus > 0 && entry.outcome == of_many;
+                surplus -= usize::from(is_surplus);
+                !is_surplus
+            });
+        }
+        let surplus = self.attempts.len().saturating_sub(limits::GUARD_STORED_ATTEMPTS);
+        self.attempts.drain(..surplus);
+        let surplus = self.places.len().saturating_sub(limits::GUARD_STORED_PLACES);
+        self.places.drain(..surplus);
+    }
+}

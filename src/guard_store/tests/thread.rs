@@ -1,0 +1,220 @@
+//! The thread, with a store in memory that misbehaves as it is told.
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use super::super::cell::{Cell, Kept, Reason, Replaced, StoreFault, Version};
+use super::super::worker::{Observer, StoreThread};
+use super::policy;
+use crate::limits::millis;
+use crate::upstream::{
+    Accounts, Answer, AttemptRequest, DialPermission, Guard, SecretDigest, SendPermission, Store, Ticket,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Default)]
+struct MemoryCell(Arc<Mutex<Memory>>);
+
+#[derive(Default)]
+struct Memory {
+    text: Option<String>,
+    version: u64,
+    /// It cannot be reached.
+    is_down: bool,
+    /// So many replacements are stored, and fail all the same.
+    lies: usize,
+    /// So many replacements lose a race.
+    conflicts: usize,
+}
+
+impl Cell for MemoryCell {
+    fn read(&mut self) -> Result<Kept, StoreFault> {
+        let memory = self.0.lock().unwrap();
+        if memory.is_down {
+            return Err(StoreFault::Unavailable(Reason("it is down".into())));
+        }
+        let version = Version(memory.version.to_string());
+        Ok(Kept { text: memory.text.clone(), version, at_ms: 1_800_000_000_000, damaged: 0 })
+    }
+
+    fn replace(&mut self, text: &str, version: &Version) -> Result<Replaced, StoreFault> {
+        let mut memory = self.0.lock().unwrap();
+        if memory.is_down {
+            return Err(StoreFault::Unavailable(Reason("it is down".into())));
+        }
+        if memory.conflicts > 0 {
+            memory.conflicts -= 1;
+            memory.version += 1;
+            return Ok(Replaced::Conflict);
+        }
+        if *version != Version(memory.version.to_string()) {
+            return Ok(Replaced::Conflict);
+        }
+        (memory.text, memory.version) = (Some(text.into()), memory.version + 1);
+        if memory.lies > 0 {
+            memory.lies -= 1;
+            return Err(StoreFault::Unavailable(Reason("the answer was lost".into())));
+        }
+        Ok(Replaced::Yes(Version(memory.version.to_string())))
+    }
+}
+
+struct Faults(Arc<Mutex<Vec<Option<String>>>>);
+
+impl Observer for Faults {
+    fn store_state(&self, fault: Option<&StoreFault>) {
+        self.0.lock().unwrap().push(fault.map(StoreFault::to_string));
+    }
+}
+
+/// A process with one identity.
+struct Process {
+    epoch: Instant,
+    guard: Arc<Guard>,
+    faults: Arc<Mutex<Vec<Option<String>>>>,
+    changed: Arc<(Mutex<u64>, Condvar)>,
+    thread: Arc<StoreThread>,
+    upstream: Arc<str>,
+    _accounts: Accounts,
+}
+
+impl Process {
+    fn start(cell: &MemoryCell, password: &str) -> Process {
+        let (epoch, faults) = (Instant::now(), Arc::default());
+        let observer = Box::new(Faults(Arc::clone(&faults)));
+        let thread = StoreThread::start(Box::new(cell.clone()), policy(3), epoch, observer).unwrap();
+        let thread = Arc::new(thread);
+        let accounts = Accounts::with_store(policy(3), Arc::clone(&thread) as Arc<dyn Store>);
+        let account = accounts.of("CORP", "svc");
+        let secret = account.fingerprint(password);
+        account.introduce(secret, SecretDigest::of(&[password.as_bytes()]));
+        let changed: Arc<(Mutex<u64>, Condvar)> = Arc::default();
+        let notify = Arc::clone(&changed);
+        let guard = Guard::of(account, secret, move |_| {
+            *notify.0.lock().unwrap() += 1;
+            notify.1.notify_all();
+        });
+        let upstream: Arc<str> = "proxy:8080".into();
+        guard.expect(&upstream);
+        thread.flush(PATIENCE);
+        Process { epoch, guard, faults, changed, thread, upstream, _accounts: accounts }
+    }
+
+    fn now_ms(&self) -> u64 {
+        millis(self.epoch.elapsed())
+    }
+
+    /// Asks for an attempt, as a session does: again after each change of the guard.
+    fn attempt(&self) -> Result<Ticket, String> {
+        let until = Instant::now() + PATIENCE;
+        let request = AttemptRequest {
+            upstream: &self.upstream,
+            method: "CONNECT",
+            destination: "example.com:443",
+            challenged: true,
+            confirms: false,
+        };
+        while Instant::now() < until {
+            let seen = *self.changed.0.lock().unwrap();
+            let scout = match self.guard.enter(self.now_ms(), &self.upstream, "CONNECT", "example.com:443") {
+                DialPermission::No(refusal) => return Err(format!("{refusal:?}")),
+                DialPermission::Wait => {
+                    self.wait(seen);
+                    continue;
+                }
+                DialPermission::Go => None,
+                DialPermission::Scout(scout) => Some(scout),
+            };
+            match self.guard.ask(self.now_ms(), &request) {
+                SendPermission::Go(ticket) => return Ok(ticket),
+                SendPermission::No(refusal) => return Err(format!("{refusal:?}")),
+                SendPermission::Wait => {
+                    drop(scout);
+                    self.wait(seen);
+                }
+            }
+        }
+        Err("no answer in time".into())
+    }
+
+    fn wait(&self, seen: u64) {
+        let count = self.changed.0.lock().unwrap();
+        let limit = crate::limits::GUARD_RECHECK_INTERVAL;
+        drop(self.changed.1.wait_timeout_while(count, limit, |count| *count == seen).unwrap());
+    }
+}
+
+#[test]
+fn a_restarted_process_does_not_try_a_secret_that_is_known_to_be_rejected() {
+    let cell = MemoryCell::default();
+    let first = Process::start(&cell, "wrong");
+    first.attempt().unwrap().settle(first.now_ms(), Answer::Refused);
+    first.thread.flush(PATIENCE);
+    let second = Process::start(&cell, "wrong");
+    assert!(second.guard.held(second.now_ms(), &second.upstream).is_some(), "it knows before the first request");
+    assert!(second.attempt().unwrap_err().contains("Held"));
+    let other = Process::start(&cell, "another");
+    assert!(other.attempt().is_ok(), "another secret is tried at once");
+}
+
+#[test]
+fn a_reservation_whose_answer_was_lost_is_recognised_and_used() {
+    let cell = MemoryCell::default();
+    let process = Process::start(&cell, "right");
+    cell.0.lock().unwrap().lies = 1;
+    process.attempt().unwrap().settle(process.now_ms(), Answer::Status(200));
+    process.thread.flush(PATIENCE);
+    let text = cell.0.lock().unwrap().text.clone().unwrap();
+    assert!(!text.contains("reserved"), "it was not reserved twice: {text}");
+    let told = process.faults.lock().unwrap().clone();
+    assert!(matches!(&told[..], [Some(fault), None] if fault.contains("lost")), "{told:?}");
+}
+
+#[test]
+fn lost_races_are_run_again_at_once() {
+    let cell = MemoryCell::default();
+    let process = Process::start(&cell, "right");
+    cell.0.lock().unwrap().conflicts = 20;
+    process.attempt().unwrap().settle(process.now_ms(), Answer::Status(200));
+    assert!(process.faults.lock().unwrap().is_empty());
+}
+
+#[test]
+fn an_attempt_waits_while_the_store_is_out_of_reach() {
+    let cell = MemoryCell::default();
+    let process = Process::start(&cell, "right");
+    cell.0.lock().unwrap().is_down = true;
+    let permission = process.guard.enter(process.now_ms(), &process.upstream, "CONNECT", "example.com:443");
+    assert!(matches!(permission, DialPermission::Wait));
+    process.thread.flush(PATIENCE);
+    let permission = process.guard.enter(process.now_ms(), &process.upstream, "CONNECT", "example.com:443");
+    assert!(matches!(permission, DialPermission::Wait), "not without the store");
+    cell.0.lock().unwrap().is_down = false;
+    assert!(process.attempt().is_ok());
+}
+
+#[test]
+fn what_is_reserved_and_unused_is_given_back_at_the_end() {
+    let cell = MemoryCell::default();
+    let process = Process::start(&cell, "right");
+    let permission = process.guard.enter(process.now_ms(), &process.upstream, "CONNECT", "example.com:443");
+    assert!(matches!(permission, DialPermission::Wait));
+    process.thread.flush(PATIENCE);
+    let stored = || cell.0.lock().unwrap().text.clone().unwrap();
+    assert!(stored().contains("reserved"), "{}", stored());
+    process.thread.close(PATIENCE);
+    assert!(!stored().contains("reserved"), "{}", stored());
+}
+
+#[test]
+fn the_document_holds_no_name_and_nothing_of_the_secret() {
+    let cell = MemoryCell::default();
+    let process = Process::start(&cell, "Pa55word");
+    process.attempt().unwrap().settle(process.now_ms(), Answer::Refused);
+    process.thread.flush(PATIENCE);
+    let text = cell.0.lock().unwrap().text.clone().unwrap();
+    for name in ["CORP", "corp", "svc", "Pa55word", "example.com", "proxy", "8080"] {
+        assert!(!text.contains(name), "{name} in {text}");
+    }
+}

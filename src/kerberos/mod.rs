@@ -1,0 +1,61 @@
+//! Kerberos 5 (RFC 4120) from the side of a client. Pure: bytes in, bytes out; time and random numbers are arguments.
+//!
+//! This module uses no socket, no clock and no random number generator, and knows nothing of HTTP or base64.
+//!
+//! ```text
+//!   gateway                                     KDC                    upstream proxy
+//!   AS-REQ, with a key from keytab or password ──►
+//!                                    ◄── AS-REP: ticket-granting ticket
+//!   TGS-REQ for HTTP/<proxy> ───────────────────►   (or a referral to another realm)
+//!                                    ◄── TGS-REP: service ticket
+//!   AP-REQ in a GSS-API token ────────────────────────────────────────────►
+//!                                    ◄──────────────────────────── AP-REP
+//! ```
+//!
+//! | file | subject |
+//! |---|---|
+//! | `der` | ASN.1 DER, read within bounds and written |
+//! | `time` | KerberosTime |
+//! | `name` | names of clients and services |
+//! | `crypto` | keys, encryption, checksums |
+//! | `message` | the messages |
+//! | `exchange` | AS and TGS exchanges, referrals, the order in which KDCs are asked |
+//! | `gss` | the GSS-API tokens (RFC 4121) |
+//! | `ticket` | a ticket as its owner uses it: the token for the service, the check of its answer |
+//! | `acceptor` | the side of a service |
+//! | `keytab`, `krb5_conf` | files |
+//! | `srv` | DNS SRV records |
+
+mod acceptor;
+mod crypto;
+mod der;
+mod error;
+mod exchange;
+mod gss;
+mod keytab;
+mod krb5_conf;
+mod message;
+mod name;
+mod srv;
+mod ticket;
+mod time;
+
+#[cfg(test)]
+mod tests;
+
+pub use acceptor::{AcceptError, Accepted, accept};
+pub use crypto::{Confounder, Etype, EtypeSet, Key};
+pub use error::{CryptoError, DecodeError};
+pub use exchange::{
+    ClientSecret, Delivery, DeliveryOptions, ExchangeError, ExchangeInputs, ExchangeOptions, InitialExchange, KdcPlace,
+    KdcRequest, RequestKind, ServiceExchange, Step, Try,
+};
+pub use gss::{TokenKind, read_token};
+pub use keytab::{Keytab, KeytabEntry, KeytabError};
+pub use krb5_conf::{Include, KdcAddress, KdcTransport, Krb5Conf, Krb5ConfError};
+pub use message::authenticator::ApReplyError;
+pub use message::{ErrorCode, KrbError, Ticket, TicketSummary};
+pub use name::{NameError, Principal, PrincipalName};
+pub use srv::{SrvError, SrvRecord, kdc_query, order, read_answer};
+pub use ticket::{ApInputs, ClockSkew, Credential, ExpectedReply, ServiceReplyError, ServiceToken};
+pub use time::Timestamp;

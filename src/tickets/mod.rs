@@ -1,0 +1,21 @@
+//! Kerberos tickets: the threads that get them from KDCs before they are needed and renew them in time.
+//!
+//! The exchanges themselves are in [`crate::kerberos`], which knows no sockets. What is here blocks, so it never runs
+//! on a shard.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `ask` | delivers a request to a KDC, by UDP or TCP |
+//! | `realms` | where the KDCs of a realm are |
+//! | `exchange` | runs an exchange to its end |
+
+mod ask;
+mod exchange;
+mod realms;
+
+#[cfg(test)]
+mod tests;
+
+pub use ask::{AskError, Reply};
+pub use exchange::{LogonOutcome, TicketError, Watch, get_ticket, log_on, now};
+pub use realms::{ConfFileError, Realms, read_krb5_conf};

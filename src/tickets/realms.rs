@@ -1,0 +1,179 @@
+//! Where the KDCs of a realm are: from the configuration, from krb5.conf, or from DNS. Blocking and bounded in time.
+
+use std::fs;
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::path::Path;
+
+use super::ask::AskError;
+use crate::kerberos::{
+    DeliveryOptions, Include, KdcAddress, KdcPlace, KdcTransport, Krb5Conf, Krb5ConfError, SrvError, kdc_query, order,
+    read_answer,
+};
+use crate::limits;
+
+/// What is known of realms.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Realms {
+    /// The realm of the configuration, and its KDCs. Without KDCs they are looked up.
+    pub configured: Option<(String, Vec<KdcAddress>)>,
+    /// krb5.conf.
+    pub conf: Krb5Conf,
+}
+
+/// Why krb5.conf cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfFileError {
+    /// It cannot be read.
+    #[error("cannot read it: {0}")]
+    Io(#[from] io::Error),
+    /// It is malformed.
+    #[error("{0}")]
+    Conf(#[from] Krb5ConfError),
+}
+
+impl Realms {
+    /// The realm of names that have none.
+    pub fn default_realm(&self) -> Option<&str> {
+        let configured = self.configured.as_ref().map(|(realm, _)| realm.as_str());
+        configured.or(self.conf.default_realm.as_deref())
+    }
+
+    /// How requests are sent.
+    pub fn delivery_options(&self) -> DeliveryOptions {
+        let limit = self.conf.udp_preference_limit;
+        DeliveryOptions { udp_preference_limit: limit.unwrap_or(limits::KDC_UDP_PREFERENCE_BYTES) }
+    }
+
+    /// The addresses of a realm's KDCs, in the order in which they are asked.
+    pub(super) fn kdcs(&self, realm: &str) -> Result<Vec<KdcPlace>, AskError> {
+        let no_kdc = |why: String| AskError::NoKdc { realm: realm.to_owned(), why };
+        let configured = match &self.configured {
+            Some((name, kdcs)) if name == realm => &kdcs[..],
+            _ => &[],
+        };
+        let listed = if configured.is_empty() { self.conf.kdcs(realm) } else { configured };
+        let found = match listed.is_empty() {
+            false => listed.to_vec(),
+            true if self.conf.dns_lookup_kdc == Some(false) => {
+                return Err(no_kdc("none is configured, and krb5.conf forbids to ask DNS".into()));
+            }
+            true => by_dns(realm).map_err(|why| no_kdc(format!("none is configured, and DNS has none: {why}")))?,
+        };
+        let mut places = Vec::new();
+        let mut why = String::new();
+        for address in found.iter().take(limits::KDCS_PER_REALM) {
+            match (address.host.as_str(), address.port).to_socket_addrs() {
+                Ok(all) => {
+                    let place =
+                        |found: SocketAddr| KdcPlace { address: found.ip(), port: found.port(), only: address.only };
+                    places.extend(all.map(place));
+                }
+                Err(error) => why = format!("cannot resolve {}: {error}", address.host),
+            }
+        }
+        match places.is_empty() {
+            true => Err(no_kdc(why)),
+            false => Ok(places),
+        }
+    }
+}
+
+/// Reads a krb5.conf with what it includes. What an `include` names and cannot be read is left out, as an empty folder
+/// would be.
+///
+/// # Errors
+/// [`ConfFileError`] if the file itself cannot be used.
+pub fn read_krb5_conf(path: &Path) -> Result<Krb5Conf, ConfFileError> {
+    let text = read_bounded(path)?;
+    Ok(Krb5Conf::parse(&text, &mut |include| match include {
+        Include::File(path) => read_bounded(path).into_iter().collect(),
+        Include::Folder(path) => files_of(path),
+    })?)
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let limit = u64::try_from(limits::KRB5_CONF_BYTES).unwrap_or(u64::MAX);
+    fs::File::open(path)?.take(limit + 1).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// The files of a folder that `includedir` includes, by name.
+fn files_of(folder: &Path) -> Vec<String> {
+    let mut paths: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let counts = |path: &&std::path::PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
+        !name.starts_with('.') && (name.ends_with(".conf") || name.chars().all(is_plain))
+    };
+    paths.iter().filter(counts).filter_map(|path| read_bounded(path).ok()).collect()
+}
+
+/// The KDCs that DNS has for a realm: those for TCP, which also serve UDP, and otherwise those for UDP only.
+fn by_dns(realm: &str) -> Result<Vec<KdcAddress>, String> {
+    let text = read_bounded(Path::new("/etc/resolv.conf")).map_err(|error| format!("resolv.conf: {error}"))?;
+    let servers: Vec<IpAddr> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok())
+        .take(limits::DNS_SERVERS)
+        .collect();
+    let mut why = "no name server is configured".to_owned();
+    for (protocol, only) in [(KdcTransport::Tcp, None), (KdcTransport::Udp, Some(KdcTransport::Udp))] {
+        for server in &servers {
+            match ask_dns((*server, 53).into(), realm, protocol) {
+                Ok(mut records) if !records.is_empty() => {
+                    order(&mut records, random);
+                    let address = |record: crate::kerberos::SrvRecord| KdcAddress {
+                        host: record.target,
+                        port: record.port,
+                        only,
+                    };
+                    return Ok(records.into_iter().map(address).collect());
+                }
+                Ok(_) => {
+                    why = format!("there is no SRV record for {realm}");
+                    break;
+                }
+                Err(error) => why = format!("{server}: {error}"),
+            }
+        }
+    }
+    Err(why)
+}
+
+fn ask_dns(
+    server: SocketAddr,
+    realm: &str,
+    protocol: KdcTransport,
+) -> Result<Vec<crate::kerberos::SrvRecord>, Box<dyn std::error::Error>> {
+    let [id, _] = [random() & 0xffff, 0];
+    let query = kdc_query(realm, protocol, u16::try_from(id)?)?;
+    let any: SocketAddr = if server.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(limits::DNS_TIMEOUT))?;
+    socket.send(&query)?;
+    let mut answer = [0; 4096];
+    let length = socket.recv(&mut answer)?;
+    match read_answer(&answer[..length], &query) {
+        Err(SrvError::Truncated) => {}
+        records => return Ok(records?),
+    }
+    let mut stream = TcpStream::connect_timeout(&server, limits::DNS_TIMEOUT)?;
+    stream.set_read_timeout(Some(limits::DNS_TIMEOUT))?;
+    stream.set_write_timeout(Some(limits::DNS_TIMEOUT))?;
+    let length = u16::try_from(query.len())?;
+    io::Write::write_all(&mut stream, &[&length.to_be_bytes()[..], &query].concat())?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut answer)?;
+    Ok(read_answer(&answer, &query)?)
+}
+
+fn random() -> u32 {
+    // Without random numbers the order of the records and the number of the query are predictable, no more.
+    getrandom::u32().unwrap_or_default()
+}
