@@ -291,7 +291,7 @@ fn keep_startup_settings(old: &Config, fresh: &mut Config) -> Vec<&'static str> 
         allow_clients: "allow_clients",
         tunnels_per_client: "limits.tunnels_per_client",
         new_tunnels_per_client: "limits.new_tunnels_per_client",
-        guard: "guard.attempts, guard.store, guard.directory or guard.lease",
+        guard: "guard.attempts, guard.store, guard.directory, guard.lease or guard.max_replicas",
         shards: "shards",
         pipes_per_shard: "limits.pipes_per_shard",
         socket_buffer_bytes: "limits.socket_buffer",

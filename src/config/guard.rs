@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::error::{ConfigError, Problem};
+use super::error::Problem;
 use super::parse::Reader;
 use super::values::parse_integer;
 use crate::guard_store::kubernetes::is_lease_name;
 
 const ATTEMPTS: std::ops::RangeInclusive<usize> = 2..=10;
+const MAX_REPLICAS: std::ops::RangeInclusive<usize> = 0..=1000;
 const STORES: &[(&str, StoreKind)] =
     &[("memory", StoreKind::Memory), ("file", StoreKind::File), ("kubernetes", StoreKind::Kubernetes)];
 
@@ -18,6 +19,8 @@ pub struct GuardConfig {
     pub attempts: usize,
     /// Where they are counted.
     pub store: GuardStore,
+    /// The most processes that share the store and have a share of the attempts while it is out of reach; 0 for none.
+    pub max_replicas: usize,
 }
 
 /// Where failed logons are counted.
@@ -41,24 +44,16 @@ enum StoreKind {
 impl Reader<'_> {
     pub(super) fn guard(&mut self) -> Option<GuardConfig> {
         let attempts = self.required("guard.attempts", |text| Ok(parse_integer(text, ATTEMPTS)?));
+        let max_replicas = self.required("guard.max_replicas", |text| Ok(parse_integer(text, MAX_REPLICAS)?));
         let kind = self.choice("guard.store", STORES);
         let lease = self.required("guard.lease", lease_name);
-        let directory = self.settings.given("guard.directory").cloned();
-        let store = match (kind?, directory) {
-            (StoreKind::Memory, None) => GuardStore::Memory,
-            (StoreKind::Kubernetes, None) => GuardStore::Kubernetes(lease?),
-            (StoreKind::File, Some(directory)) => GuardStore::File(directory.path()),
-            (StoreKind::File, None) => {
-                return self.required("guard.store", |_| Err(Problem::Requires("guard.directory")));
-            }
-            // Somebody believes that the count survives a restart.
-            (StoreKind::Memory | StoreKind::Kubernetes, Some(directory)) => {
-                let problem = Problem::Requires("guard.store = \"file\"");
-                self.note(ConfigError { source: directory.source, key: "guard.directory".into(), problem });
-                return None;
-            }
+        let directory = self.settings.effective("guard.directory").map(|setting| setting.path());
+        let store = match kind? {
+            StoreKind::Memory => GuardStore::Memory,
+            StoreKind::File => GuardStore::File(directory?),
+            StoreKind::Kubernetes => GuardStore::Kubernetes(lease?),
         };
-        Some(GuardConfig { attempts: attempts?, store })
+        Some(GuardConfig { attempts: attempts?, store, max_replicas: max_replicas? })
     }
 }
 

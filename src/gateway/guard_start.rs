@@ -39,7 +39,7 @@ impl GuardStart {
             fault: Arc::clone(&fault),
             is_reported: AtomicBool::new(false),
         };
-        let thread = StoreThread::start(cell, policy, epoch, Box::new(watcher))?;
+        let thread = StoreThread::start(cell, policy, config.max_replicas, epoch, Box::new(watcher))?;
         Ok(GuardStart { policy, thread: Some(Arc::new(thread)), fault })
     }
 

@@ -6,7 +6,7 @@ use std::sync::Weak;
 
 use super::cell::Kept;
 use super::document::{Document, account_hash, fingerprint, place};
-use super::record::{Known, Place, Purpose, Reserved};
+use super::record::{Actor, Known, Place, Purpose, Reserved, Shares};
 use crate::limits::{self, millis};
 use crate::upstream::{Account, AttemptEnd, GuardPolicy, Learned, Order, Reservation, SecretDigest, Unreserved, Where};
 
@@ -14,6 +14,12 @@ use crate::upstream::{Account, AttemptEnd, GuardPolicy, Learned, Order, Reservat
 #[derive(Debug)]
 pub(super) struct Desk {
     policy: GuardPolicy,
+    /// What processes may do while they cannot reach the store.
+    shares: Shares,
+    /// A random number of this process.
+    owner: u64,
+    /// The process ends.
+    leaves: bool,
     accounts: HashMap<u64, Party>,
     /// What the accounts use.
     expected: Vec<Expected>,
@@ -32,6 +38,20 @@ struct Party {
     user: String,
     answers: Weak<Account>,
     secrets: HashMap<u64, Secret>,
+    share: Share,
+}
+
+/// What an account may do while the store cannot be reached.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    /// Since when this process has a share, in ms of its clock; `None` if it has none.
+    since_ms: Option<u64>,
+    /// Whether it has asked for one.
+    is_asked: bool,
+    /// Attempts of this process that the store counts.
+    counted: usize,
+    /// Attempts that the store does not know of yet.
+    unreported: usize,
 }
 
 /// A secret in use at an upstream.
@@ -90,6 +110,9 @@ impl Clocks {
     }
 }
 
+/// The reservation of an attempt from the process's share, of which the store does not know.
+const FROM_SHARE: Reservation = Reservation { number: 0, record: 0 };
+
 /// What a document makes of the open orders. Nothing of it is true before the document has been stored.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
@@ -100,9 +123,12 @@ pub(super) struct Outcome {
 }
 
 impl Desk {
-    pub(super) fn new(policy: GuardPolicy) -> Desk {
+    pub(super) fn new(policy: GuardPolicy, shares: Shares, owner: u64) -> Desk {
         Desk {
             policy,
+            shares,
+            owner,
+            leaves: false,
             accounts: HashMap::new(),
             expected: Vec::new(),
             reports: Vec::new(),
@@ -120,7 +146,8 @@ impl Desk {
         match order {
             Order::Account { account, domain, user, answers } => {
                 self.forget_ended();
-                self.accounts.insert(account, Party { domain, user, answers, secrets: HashMap::new() });
+                self.accounts
+                    .insert(account, Party { domain, user, answers, secrets: HashMap::new(), share: Share::default() });
             }
             Order::Secret { account, secret, digest } => {
                 if let Some(party) = self.accounts.get_mut(&account) {
@@ -135,6 +162,12 @@ impl Desk {
             }
             Order::Settle { at, reservation, end } => {
                 self.unused.retain(|(place, other, _)| *place != at || *other != reservation);
+                if reservation == FROM_SHARE && end == AttemptEnd::Unused {
+                    if let Some(party) = self.accounts.get_mut(&at.account) {
+                        party.share.unreported = party.share.unreported.saturating_sub(1);
+                    }
+                    return;
+                }
                 self.reports.push(Report::Settled(at, reservation, end));
             }
             Order::Note { at, event } => self.reports.push(Report::Noted(at, event)),
@@ -158,7 +191,18 @@ impl Desk {
 
     /// Whether something has to be read or written now.
     pub(super) fn is_due(&self, own_ms: u64) -> bool {
-        !self.reports.is_empty() || self.requests.iter().any(|request| request.not_before_ms <= own_ms)
+        !self.reports.is_empty() || self.has_request_due(own_ms) || self.leaves || self.has_to_join()
+    }
+
+    /// Whether an account has not asked for its share yet.
+    fn has_to_join(&self) -> bool {
+        self.shares.attempts > 0 && self.accounts.values().any(|party| !party.share.is_asked)
+    }
+
+    /// The process ends: its shares are free for others.
+    pub(super) fn leave(&mut self) {
+        self.leaves = self.shares.attempts > 0;
+        self.shares = Shares::default();
     }
 
     pub(super) fn has_requests(&self) -> bool {
@@ -188,30 +232,84 @@ impl Desk {
         let salt = document.salt().to_owned();
         let mut outcome = Outcome { record: record_number(&salt), reports: self.reports.len(), ..Outcome::default() };
         let (policy, now_ms) = (self.policy, clocks.store_ms);
+        let actor = Actor { owner: self.owner, policy: &policy, shares: self.shares, now_ms };
+        self.join(document, &actor);
         for report in &self.reports {
             let (Report::Settled(at, ..) | Report::Noted(at, _)) = report;
             let Some((account, place)) = resolve(&mut self.accounts, at, &salt) else { continue };
             let record = document.record(&account);
             match *report {
                 Report::Settled(_, reservation, end) if reservation.record == outcome.record => {
-                    record.settle(&place, reservation.number, end, &policy, now_ms);
+                    record.settle(&place, reservation.number, end, &actor);
                 }
-                Report::Settled(_, _, end) => record.settle_lost(&place, end, &policy, now_ms),
+                Report::Settled(_, _, end) => record.settle_lost(&place, end, &actor),
                 Report::Noted(_, Unreserved::Accepted { sent_ms }) => {
                     let event = Unreserved::Accepted { sent_ms: clocks.store(sent_ms) };
-                    record.note(&place, event, &policy, now_ms);
+                    record.note(&place, event, &actor);
                 }
-                Report::Noted(_, event) => record.note(&place, event, &policy, now_ms),
+                Report::Noted(_, event) => record.note(&place, event, &actor),
             }
         }
         for request in &self.requests {
             let answer = match resolve(&mut self.accounts, &request.at, &salt) {
-                Some((account, place)) => document.record(&account).reserve(&place, request.purpose, &policy, now_ms),
+                Some((account, place)) => document.record(&account).reserve(&place, request.purpose, &actor),
                 None => Reserved::Wait { until_ms: now_ms + millis(limits::GUARD_STORE_POLL) },
             };
             outcome.answers.push((request.at.clone(), answer));
         }
         outcome
+    }
+
+    /// Renews the shares of this process, or gives them back.
+    fn join(&mut self, document: &mut Document, actor: &Actor<'_>) {
+        if self.shares.attempts == 0 && !self.leaves {
+            return;
+        }
+        let salt = document.salt().to_owned();
+        for party in self.accounts.values_mut() {
+            let record = document.record(&account_hash(&salt, &party.domain, &party.user));
+            if self.leaves {
+                record.leave(self.owner);
+            } else {
+                record.join(actor);
+            }
+        }
+    }
+
+    /// The document has been stored: which shares this process has.
+    fn joined(&mut self, document: &Document, clocks: Clocks) {
+        for party in self.accounts.values_mut() {
+            let record = document.existing(&account_hash(document.salt(), &party.domain, &party.user));
+            let has_share = record.is_some_and(|record| record.has_joined(self.owner));
+            let counted = record.map_or(0, |record| record.counted_of(self.owner, &self.policy, clocks.store_ms));
+            party.share =
+                Share { since_ms: has_share.then_some(clocks.own_ms), is_asked: true, counted, unreported: 0 };
+        }
+        self.leaves = false;
+    }
+
+    /// Grants what may be sent from the shares of this process, because the store cannot be reached.
+    pub(super) fn grant_from_shares(&mut self, own_ms: u64) {
+        let (window_ms, most) = (millis(self.policy.window), self.shares.attempts);
+        let mut index = 0;
+        while index < self.requests.len() {
+            let at = self.requests[index].at.clone();
+            let is_held = self.expected.iter().any(|expected| expected.at == at && own_ms < expected.held_until_ms);
+            let party = self.accounts.get_mut(&at.account).filter(|party| {
+                let is_valid = party.share.since_ms.is_some_and(|since_ms| own_ms < since_ms + window_ms);
+                is_valid && party.share.counted + party.share.unreported < most && !is_held
+            });
+            let Some((party, account)) =
+                party.and_then(|party| party.answers.upgrade().map(|account| (party, account)))
+            else {
+                index += 1;
+                continue;
+            };
+            party.share.unreported += 1;
+            self.requests.remove(index);
+            self.unused.push((at.clone(), FROM_SHARE, own_ms));
+            account.granted(own_ms, &at, FROM_SHARE);
+        }
     }
 
     /// Counts what may have been in documents that were lost.
@@ -226,8 +324,9 @@ impl Desk {
     }
 
     /// The document has been stored: what follows from it is true.
-    pub(super) fn stored(&mut self, outcome: Outcome, clocks: Clocks) {
+    pub(super) fn stored(&mut self, outcome: Outcome, document: &Document, clocks: Clocks) {
         self.reports.drain(..outcome.reports);
+        self.joined(document, clocks);
         for (at, answer) in outcome.answers {
             let Some(index) = self.requests.iter().position(|request| request.at == at) else { continue };
             if let Reserved::Wait { until_ms } = answer {
@@ -262,6 +361,8 @@ impl Desk {
     /// Tells the accounts what is new in a document that is in the store.
     pub(super) fn tell(&mut self, document: &Document, clocks: Clocks) {
         let salt = document.salt().to_owned();
+        let policy = self.policy;
+        let actor = Actor { owner: self.owner, policy: &policy, shares: self.shares, now_ms: clocks.store_ms };
         for Expected { at, told, held_until_ms, denied } in &mut self.expected {
             let Some((account_name, place)) = resolve(&mut self.accounts, at, &salt) else { continue };
             let Some(account) = self.accounts.get(&at.account).and_then(|party| party.answers.upgrade()) else {
@@ -273,7 +374,7 @@ impl Desk {
             account.counted(counted);
             if let Some(purpose) = *denied {
                 let mut record = record.cloned().unwrap_or_default();
-                let answer = record.reserve(&place, purpose, &self.policy, clocks.store_ms);
+                let answer = record.reserve(&place, purpose, &actor);
                 if !matches!(answer, Reserved::Denied { .. }) {
                     (*held_until_ms, *denied) = (0, None);
                     account.forgive(clocks.own_ms, at);

@@ -34,5 +34,5 @@ mod worker;
 pub use cell::{Cell, Kept, Reason, Replaced, StoreFault, Version, Watch};
 pub use document::{Document, DocumentError, account_hash, fingerprint, place};
 pub use file::FileCell;
-pub use record::{Known, Place, Purpose, Record, Reserved};
+pub use record::{Actor, Known, Place, Purpose, Record, Reserved, Shares};
 pub use worker::{Observer, StoreThread};

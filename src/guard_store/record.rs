@@ -30,6 +30,39 @@ pub struct Record {
     places: Vec<PlaceRecord>,
     /// When an operator has cleared the record last.
     reset_ms: u64,
+    /// Processes that may make attempts of their own while they cannot reach the store, at most as many as
+    /// [`Shares::members`] says.
+    members: Vec<Member>,
+}
+
+/// A process with a share of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Member {
+    owner: u64,
+    /// When it was last in touch.
+    at_ms: u64,
+}
+
+/// The shares of the budget that processes keep for the time when they cannot reach the store.
+///
+/// A share is kept aside for as long as its process may use it, so the budget holds even if every process is cut off. One
+/// attempt is never kept aside: the processes that reach the store can always try a password.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shares {
+    /// Attempts of each process; 0 if there are no shares.
+    pub attempts: usize,
+    /// How many processes have one.
+    pub members: usize,
+}
+
+impl Shares {
+    /// The shares of a budget among at most so many processes; 0 for no shares.
+    pub fn of(budget: usize, max_replicas: usize) -> Shares {
+        let attempts = budget.checked_div(max_replicas).unwrap_or(0);
+        let members = budget.saturating_sub(1).checked_div(attempts).unwrap_or(0).min(max_replicas);
+        Shares { attempts, members }
+    }
 }
 
 /// One attempt.
@@ -38,6 +71,8 @@ pub struct Record {
 struct Entry {
     number: u64,
     place: Place,
+    /// The process.
+    owner: u64,
     /// When it was reserved, or settled if it is settled.
     at_ms: u64,
     outcome: Outcome,
@@ -77,6 +112,19 @@ struct PlaceRecord {
     strikes: u32,
     /// Nothing is sent until then.
     until_ms: u64,
+}
+
+/// Who acts on a record, when, and by which rules.
+#[derive(Clone, Copy, Debug)]
+pub struct Actor<'a> {
+    /// The process: a random number, new at each start.
+    pub owner: u64,
+    /// The budget and the schedule.
+    pub policy: &'a GuardPolicy,
+    /// See [`Shares`].
+    pub shares: Shares,
+    /// The time, in ms since 1970.
+    pub now_ms: u64,
 }
 
 /// What a reservation is for.
@@ -134,9 +182,17 @@ impl Entry {
     }
 }
 
+impl Member {
+    /// It may use its share for one window, and what it sent at the end of it counts for another.
+    fn keeps_until_ms(&self, policy: &GuardPolicy) -> u64 {
+        self.at_ms.saturating_add(2 * millis(policy.window) + millis(limits::GUARD_CLOCK_MARGIN))
+    }
+}
+
 impl Record {
     /// Asks for an attempt.
-    pub fn reserve(&mut self, place: &Place, purpose: Purpose, policy: &GuardPolicy, now_ms: u64) -> Reserved {
+    pub fn reserve(&mut self, place: &Place, purpose: Purpose, actor: &Actor<'_>) -> Reserved {
+        let (policy, now_ms) = (actor.policy, actor.now_ms);
         self.forget_old(policy, now_ms);
         if let Some(until_ms) = self.at(place).map(|at| at.until_ms).filter(|until_ms| now_ms < *until_ms) {
             return Reserved::Denied { until_ms };
@@ -144,24 +200,25 @@ impl Record {
         if let Some(until_ms) = self.waits_until_ms(place, policy, now_ms) {
             return Reserved::Wait { until_ms };
         }
-        if self.has_budget(place, purpose, purpose.spare, policy, now_ms) {
-            let number = self.push(place, Outcome::Reserved, now_ms);
+        if self.has_budget(place, purpose, purpose.spare, actor) {
+            let number = self.push(place, actor.owner, Outcome::Reserved, now_ms);
             self.touch(place);
             return Reserved::Granted(number);
         }
-        if purpose.spare > 0 && self.has_budget(place, purpose, 0, policy, now_ms) {
+        if purpose.spare > 0 && self.has_budget(place, purpose, 0, actor) {
             return Reserved::OnlySpare;
         }
         match self.under_way_until_ms(now_ms) {
-            Some(until_ms) if self.without_those_under_way(now_ms).has_budget(place, purpose, 0, policy, now_ms) => {
+            Some(until_ms) if self.without_those_under_way(now_ms).has_budget(place, purpose, 0, actor) => {
                 Reserved::Wait { until_ms }
             }
-            _ => Reserved::Denied { until_ms: self.free_at_ms(place, purpose, policy, now_ms) },
+            _ => Reserved::Denied { until_ms: self.free_at_ms(place, purpose, actor) },
         }
     }
 
     /// Records how a reserved attempt ended.
-    pub fn settle(&mut self, place: &Place, number: u64, end: AttemptEnd, policy: &GuardPolicy, now_ms: u64) {
+    pub fn settle(&mut self, place: &Place, number: u64, end: AttemptEnd, actor: &Actor<'_>) {
+        let (policy, now_ms) = (actor.policy, actor.now_ms);
         self.forget_old(policy, now_ms);
         self.attempts.retain(|entry| entry.number != number);
         match end {
@@ -170,13 +227,25 @@ impl Record {
             AttemptEnd::Refused { strike } => {
                 // Older than the last acceptance: it failed because of its destination.
                 if number > self.at(place).map_or(0, |at| at.accepted) {
-                    self.insert(Entry { number, place: place.clone(), at_ms: now_ms, outcome: Outcome::Failed });
+                    self.insert(Entry {
+                        number,
+                        place: place.clone(),
+                        owner: actor.owner,
+                        at_ms: now_ms,
+                        outcome: Outcome::Failed,
+                    });
                     self.refused(place, number, strike, policy, now_ms);
                 }
             }
             AttemptEnd::Undecided => {
                 if !self.is_known(&place.secret) {
-                    self.insert(Entry { number, place: place.clone(), at_ms: now_ms, outcome: Outcome::Undecided });
+                    self.insert(Entry {
+                        number,
+                        place: place.clone(),
+                        owner: actor.owner,
+                        at_ms: now_ms,
+                        outcome: Outcome::Undecided,
+                    });
                 }
             }
         }
@@ -184,23 +253,22 @@ impl Record {
     }
 
     /// Records how an attempt ended that was reserved in a record that has been lost since.
-    pub fn settle_lost(&mut self, place: &Place, end: AttemptEnd, policy: &GuardPolicy, now_ms: u64) {
+    pub fn settle_lost(&mut self, place: &Place, end: AttemptEnd, actor: &Actor<'_>) {
         match end {
-            AttemptEnd::Accepted => self.note(place, Unreserved::Accepted { sent_ms: 0 }, policy, now_ms),
+            AttemptEnd::Accepted => self.note(place, Unreserved::Accepted { sent_ms: 0 }, actor),
             AttemptEnd::Unused => {}
-            AttemptEnd::Refused { .. } | AttemptEnd::Undecided => {
-                self.settle(place, self.last + 1, end, policy, now_ms)
-            }
+            AttemptEnd::Refused { .. } | AttemptEnd::Undecided => self.settle(place, self.last + 1, end, actor),
         }
     }
 
     /// Records what happened to an attempt without a reservation. Times are by the store's clock.
-    pub fn note(&mut self, place: &Place, what: Unreserved, policy: &GuardPolicy, now_ms: u64) {
+    pub fn note(&mut self, place: &Place, what: Unreserved, actor: &Actor<'_>) {
+        let (policy, now_ms) = (actor.policy, actor.now_ms);
         self.forget_old(policy, now_ms);
         match what {
             Unreserved::Failed { by_close, strike } => {
                 let outcome = if by_close { Outcome::ClosedInFlight } else { Outcome::FailedInFlight };
-                let number = self.push(place, outcome, now_ms);
+                let number = self.push(place, actor.owner, outcome, now_ms);
                 self.refused(place, number, strike, policy, now_ms);
             }
             Unreserved::Accepted { sent_ms } => {
@@ -215,13 +283,66 @@ impl Record {
     /// Counts an attempt of which nothing is known but that it may have been made.
     pub fn assume_failed(&mut self, now_ms: u64) {
         let nowhere = Place { secret: String::new(), upstream: String::new() };
-        self.push(&nowhere, Outcome::Failed, now_ms);
+        self.push(&nowhere, 0, Outcome::Failed, now_ms);
         self.bound();
+    }
+
+    /// The process is in touch: its share is renewed, or it gets one if the budget has room for it.
+    pub fn join(&mut self, actor: &Actor<'_>) {
+        self.members.retain(|member| actor.now_ms < member.keeps_until_ms(actor.policy));
+        if let Some(member) = self.members.iter_mut().find(|member| member.owner == actor.owner) {
+            member.at_ms = actor.now_ms;
+            return;
+        }
+        let counted = self.count(None, Purpose::default(), actor.policy, actor.now_ms);
+        let own = self.counted_of(actor.owner, actor.policy, actor.now_ms);
+        let unused = actor.shares.attempts.saturating_sub(own);
+        let has_room = counted + self.kept_aside(actor) + unused <= actor.policy.attempts;
+        if has_room && self.members.len() < actor.shares.members {
+            self.members.push(Member { owner: actor.owner, at_ms: actor.now_ms });
+        }
+    }
+
+    /// Whether a process has a share.
+    pub fn has_joined(&self, owner: u64) -> bool {
+        self.members.iter().any(|member| member.owner == owner)
+    }
+
+    /// The process ends and makes no attempt any more.
+    pub fn leave(&mut self, owner: u64) {
+        self.members.retain(|member| member.owner != owner);
+    }
+
+    /// Attempts of one process that count.
+    pub fn counted_of(&self, owner: u64, policy: &GuardPolicy, now_ms: u64) -> usize {
+        let counts = |entry: &&Entry| {
+            entry.owner == owner
+                && matches!(entry.outcome, Outcome::Reserved | Outcome::Failed)
+                && now_ms < entry.counts_until_ms(policy)
+        };
+        self.attempts.iter().filter(counts).count()
+    }
+
+    /// What other processes may still use of their shares.
+    fn kept_aside(&self, actor: &Actor<'_>) -> usize {
+        let others = self
+            .members
+            .iter()
+            .filter(|member| member.owner != actor.owner && actor.now_ms < member.keeps_until_ms(actor.policy));
+        let unused = |member: &Member| {
+            actor.shares.attempts.saturating_sub(self.counted_of(member.owner, actor.policy, actor.now_ms))
+        };
+        others.map(unused).sum()
     }
 
     /// Forgets everything: an operator has unlocked the account.
     pub fn reset(&mut self, now_ms: u64) {
-        *self = Record { last: self.last, reset_ms: now_ms.max(self.reset_ms.saturating_add(1)), ..Record::default() };
+        *self = Record {
+            last: self.last,
+            reset_ms: now_ms.max(self.reset_ms.saturating_add(1)),
+            members: std::mem::take(&mut self.members),
+            ..Record::default()
+        };
     }
 
     /// What is known of a secret at an upstream.
@@ -279,9 +400,9 @@ impl Record {
         &mut self.places[index]
     }
 
-    fn push(&mut self, place: &Place, outcome: Outcome, at_ms: u64) -> u64 {
+    fn push(&mut self, place: &Place, owner: u64, outcome: Outcome, at_ms: u64) -> u64 {
         self.last += 1;
-        self.attempts.push(Entry { number: self.last, place: place.clone(), at_ms, outcome });
+        self.attempts.push(Entry { number: self.last, place: place.clone(), owner, at_ms, outcome });
         self.last
     }
 
@@ -349,11 +470,12 @@ impl Record {
     }
 
     /// Whether one more attempt leaves `spare` others.
-    fn has_budget(&self, place: &Place, purpose: Purpose, spare: usize, policy: &GuardPolicy, now_ms: u64) -> bool {
+    fn has_budget(&self, place: &Place, purpose: Purpose, spare: usize, actor: &Actor<'_>) -> bool {
+        let (policy, now_ms) = (actor.policy, actor.now_ms);
         // What is rejected here and accepted elsewhere must leave one attempt for the others.
         let is_proven_elsewhere = self.places.iter().any(|at| at.place != *place && self.is_proven(at));
         let share = policy.attempts - usize::from(is_proven_elsewhere);
-        self.count(None, purpose, policy, now_ms) + spare < policy.attempts
+        self.count(None, purpose, policy, now_ms) + self.kept_aside(actor) + spare < policy.attempts
             && self.count(Some(place), purpose, policy, now_ms) + spare < share
     }
 
@@ -396,10 +518,13 @@ impl Record {
     }
 
     /// When the budget allows an attempt again if nothing more happens.
-    fn free_at_ms(&self, place: &Place, purpose: Purpose, policy: &GuardPolicy, now_ms: u64) -> u64 {
-        let mut ends_ms: Vec<u64> = self.attempts.iter().map(|entry| entry.counts_until_ms(policy)).collect();
+    fn free_at_ms(&self, place: &Place, purpose: Purpose, actor: &Actor<'_>) -> u64 {
+        let (policy, now_ms) = (actor.policy, actor.now_ms);
+        let attempts = self.attempts.iter().map(|entry| entry.counts_until_ms(policy));
+        let mut ends_ms: Vec<u64> =
+            attempts.chain(self.members.iter().map(|member| member.keeps_until_ms(policy))).collect();
         ends_ms.sort_unstable();
-        let is_free = |at_ms: &u64| self.has_budget(place, purpose, 0, policy, *at_ms);
+        let is_free = |at_ms: &u64| self.has_budget(place, purpose, 0, &Actor { now_ms: *at_ms, ..*actor });
         ends_ms.into_iter().find(is_free).unwrap_or(now_ms + millis(policy.window))
     }
 
@@ -407,6 +532,9 @@ impl Record {
         // Times in the future are errors of a clock; they must not count for longer than the window.
         for entry in &mut self.attempts {
             entry.at_ms = entry.at_ms.min(now_ms);
+        }
+        for member in &mut self.members {
+            member.at_ms = member.at_ms.min(now_ms);
         }
         let longest_ms = now_ms + millis(policy.window);
         self.places.iter_mut().for_each(|at| at.until_ms = at.until_ms.min(longest_ms));

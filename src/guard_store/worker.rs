@@ -7,7 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::cell::{Cell, Kept, Reason, Replaced, StoreFault, Watch};
-use super::desk::{Clocks, Desk, document_of};
+use super::desk::{Clocks, Desk, Outcome, document_of};
+use super::document::Document;
+use super::record::Shares;
 use crate::limits::{self, millis};
 use crate::upstream::{GuardPolicy, Order, Store};
 
@@ -37,13 +39,15 @@ enum Message {
 }
 
 impl StoreThread {
-    /// Starts the thread. `epoch` is the zero of the process's clock.
+    /// Starts the thread. `epoch` is the zero of the process's clock. While the store cannot be reached, each of up to
+    /// `max_replicas` processes may use its share of the budget; with 0 there are no shares.
     ///
     /// # Errors
-    /// The thread cannot be started.
+    /// The thread cannot be started, or the system has no randomness.
     pub fn start(
         cell: Box<dyn Cell>,
         policy: GuardPolicy,
+        max_replicas: usize,
         epoch: Instant,
         observer: Box<dyn Observer>,
     ) -> io::Result<StoreThread> {
@@ -58,7 +62,7 @@ impl StoreThread {
         };
         let worker = Worker {
             cell,
-            desk: Desk::new(policy),
+            desk: Desk::new(policy, Shares::of(policy.attempts, max_replicas), getrandom::u64()?),
             epoch,
             observer,
             is_watched,
@@ -128,7 +132,7 @@ struct Worker {
     /// The text as it was read last, and when, in ms of the process's clock.
     known: Option<(Kept, u64)>,
     /// What a failed attempt to replace the text may have made of it.
-    unclear: Option<(String, super::desk::Outcome)>,
+    unclear: Option<(Document, String, Outcome)>,
     /// Set while the store is out of reach.
     retry: Option<Retry>,
     /// When the store was read last, in ms of the process's clock.
@@ -162,6 +166,9 @@ impl Worker {
                 self.take(message, &mut flushes);
             }
             self.work(!flushes.is_empty());
+            if self.retry.is_some() {
+                self.desk.grant_from_shares(self.now_ms());
+            }
             // Giving back makes orders of its own.
             while let Ok(message) = inbox.try_recv() {
                 self.take(message, &mut flushes);
@@ -192,6 +199,7 @@ impl Worker {
             Message::Flush(done) => flushes.push(done),
             Message::Close(done) => {
                 self.desk.release(u64::MAX, self.now_ms());
+                self.desk.leave();
                 flushes.push(done);
             }
         }
@@ -266,10 +274,10 @@ impl Worker {
     /// The text was this at that time.
     fn learn(&mut self, kept: Kept, own_ms: u64) {
         let clocks = Clocks { store_ms: kept.at_ms, own_ms };
-        if let Some((text, outcome)) = self.unclear.take()
+        if let Some((document, text, outcome)) = self.unclear.take()
             && kept.text.as_ref() == Some(&text)
         {
-            self.desk.stored(outcome, clocks);
+            self.desk.stored(outcome, &document, clocks);
         }
         let is_new = self.known.as_ref().is_none_or(|(known, _)| known.text != kept.text);
         if is_new
@@ -300,7 +308,7 @@ impl Worker {
             let outcome = self.desk.apply(&mut document, kept.damaged, clocks);
             let text = document.write(self.desk.policy(), clocks.store_ms);
             if before.as_ref() == Some(&text) {
-                self.desk.stored(outcome, clocks);
+                self.desk.stored(outcome, &document, clocks);
                 return Ok(());
             }
             match self.cell.replace(&text, &kept.version) {
@@ -308,12 +316,12 @@ impl Worker {
                     let own_ms = self.now_ms();
                     let clocks = Clocks { store_ms: clocks.store_ms + own_ms.saturating_sub(clocks.own_ms), own_ms };
                     let kept = Kept { text: Some(text), version, at_ms: clocks.store_ms, damaged: 0 };
-                    self.desk.stored(outcome, clocks);
+                    self.desk.stored(outcome, &document, clocks);
                     self.learn(kept, own_ms);
                 }
                 Ok(Replaced::Conflict) => self.read()?,
                 Err(fault) => {
-                    self.unclear = Some((text, outcome));
+                    self.unclear = Some((document, text, outcome));
                     return Err(fault);
                 }
             }

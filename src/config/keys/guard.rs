@@ -36,7 +36,7 @@ pub(super) const GUARD: &[Key] = &[
         heading: "Credential guard",
         help: "The directory for --guard-store file. It must be kept across restarts, and the gateway must be able to \
                write to it",
-        default: Fallback::Nothing,
+        default: Fallback::Value(|| "/var/lib/ntlm-gateway".into()),
     },
     Key {
         name: "guard.lease",
@@ -48,5 +48,17 @@ pub(super) const GUARD: &[Key] = &[
         help: "The Lease for --guard-store kubernetes, in the pod's namespace. The pod's service account must be able to \
                create, get, update and watch it",
         default: Fallback::Value(|| "ntlm-gateway-guard".into()),
+    },
+    Key {
+        name: "guard.max_replicas",
+        flag: "guard-max-replicas",
+        places: Places::Everywhere,
+        kind: Kind::Integer,
+        value_name: "NUMBER",
+        heading: "Credential guard",
+        help: "While the store is out of reach, each of so many gateways may use its share of the attempts, rounded down; \
+               until then it is kept aside. With 0 there are no shares: secrets that are not known to be accepted wait \
+               for the store",
+        default: Fallback::Value(|| "0".into()),
     },
 ];

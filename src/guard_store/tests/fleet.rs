@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::super::cell::{Kept, Version};
 use super::super::desk::{Clocks, Desk, document_of};
+use super::super::record::Shares;
 use super::policy;
 use crate::upstream::{
     Accounts, Answer, AttemptRequest, DialPermission, Guard, Order, Scout, SecretDigest, SendPermission, Store, Ticket,
@@ -70,6 +71,7 @@ struct Fleet {
     domain: Domain,
     upstream: Arc<str>,
     now_ms: u64,
+    max_replicas: usize,
 }
 
 fn guard(accounts: &Accounts, password: &str, upstream: &Arc<str>) -> Arc<Guard> {
@@ -82,11 +84,11 @@ fn guard(accounts: &Accounts, password: &str, upstream: &Arc<str>) -> Arc<Guard>
 }
 
 impl Gateway {
-    fn start(password: &'static str, upstream: &Arc<str>) -> Gateway {
+    fn start(password: &'static str, upstream: &Arc<str>, max_replicas: usize) -> Gateway {
         let queue = Arc::new(Queue::default());
         let accounts = Accounts::with_store(policy(3), Arc::clone(&queue) as Arc<dyn Store>);
         let guard = guard(&accounts, password, upstream);
-        let desk = Desk::new(policy(3));
+        let desk = Desk::new(policy(3), Shares::of(3, max_replicas), getrandom::u64().unwrap());
         Gateway {
             queue,
             desk,
@@ -111,7 +113,11 @@ impl Gateway {
     fn work(&mut self, shared: &mut Shared, now_ms: u64) {
         let orders: Vec<Order> = self.queue.0.lock().unwrap().drain(..).collect();
         orders.into_iter().for_each(|order| self.desk.take(order));
-        if self.is_cut_off || now_ms < self.next_store_ms {
+        if self.is_cut_off {
+            self.desk.grant_from_shares(now_ms);
+            return;
+        }
+        if now_ms < self.next_store_ms {
             return;
         }
         self.next_store_ms = now_ms + STORE_MS;
@@ -132,7 +138,7 @@ impl Gateway {
                 shared.version += 1;
                 shared.writes += 1;
             }
-            self.desk.stored(outcome, clocks);
+            self.desk.stored(outcome, &document, clocks);
             self.desk.tell(&document, clocks);
         }
     }
@@ -182,13 +188,18 @@ impl Gateway {
 
 impl Fleet {
     fn new(gateways: usize, password: &'static str) -> Fleet {
+        Fleet::with_shares(gateways, 0, password)
+    }
+
+    fn with_shares(gateways: usize, max_replicas: usize, password: &'static str) -> Fleet {
         let upstream: Arc<str> = "proxy:8080".into();
         Fleet {
             shared: Shared::default(),
-            gateways: (0..gateways).map(|_| Gateway::start(password, &upstream)).collect(),
+            gateways: (0..gateways).map(|_| Gateway::start(password, &upstream, max_replicas)).collect(),
             domain: Domain { password: "right", failed_ms: Vec::new() },
             upstream,
             now_ms: 1_000,
+            max_replicas,
         }
     }
 
@@ -210,7 +221,8 @@ impl Fleet {
     /// Ends a gateway where it is, as SIGKILL does, and starts it again.
     fn kill(&mut self, gateway: usize, password: &'static str) {
         let upstream = Arc::clone(&self.upstream);
-        let old = std::mem::replace(&mut self.gateways[gateway], Gateway::start(password, &upstream));
+        let old =
+            std::mem::replace(&mut self.gateways[gateway], Gateway::start(password, &upstream, self.max_replicas));
         // Its tickets must not settle anything.
         std::mem::forget(old.sent);
         std::mem::forget(old.scout);
@@ -305,4 +317,37 @@ fn a_password_changed_in_the_domain_costs_one_batch_and_the_rest_of_the_budget()
     let before = fleet.served();
     fleet.run(35 * MINUTE_MS);
     assert!(fleet.all_serve(&before));
+}
+
+#[test]
+fn shares_are_used_only_by_those_cut_off_and_the_sum_stays_in_the_budget() {
+    for cut_off in [1, 2] {
+        let mut fleet = Fleet::with_shares(2, 2, "wrong");
+        fleet.run(100);
+        fleet.gateways.iter_mut().rev().take(cut_off).for_each(|gateway| gateway.is_cut_off = true);
+        fleet.reload("another");
+        fleet.run(25 * MINUTE_MS);
+        assert!((2..=3).contains(&fleet.failures()), "{cut_off}: {:?}", fleet.domain.failed_ms);
+    }
+}
+
+#[test]
+fn a_right_password_is_served_from_a_share_while_the_store_is_out_of_reach() {
+    let mut fleet = Fleet::with_shares(2, 2, "wrong");
+    fleet.run(100);
+    fleet.gateways.iter_mut().for_each(|gateway| gateway.is_cut_off = true);
+    fleet.reload("right");
+    let before = fleet.served();
+    fleet.run(2_000);
+    assert!(fleet.served().iter().zip(&before).any(|(served, before)| served > before), "{:?}", fleet.served());
+}
+
+#[test]
+fn processes_that_ended_with_a_share_do_not_block_a_right_password() {
+    let mut fleet = Fleet::with_shares(3, 3, "right");
+    fleet.run(1_000);
+    (0..3).for_each(|gateway| fleet.kill(gateway, "right"));
+    let before = fleet.served();
+    fleet.run(2_000);
+    assert!(fleet.all_serve(&before), "{:?}", fleet.served());
 }

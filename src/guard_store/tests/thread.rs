@@ -83,7 +83,7 @@ impl Process {
     fn start(cell: &MemoryCell, password: &str) -> Process {
         let (epoch, faults) = (Instant::now(), Arc::default());
         let observer = Box::new(Faults(Arc::clone(&faults)));
-        let thread = StoreThread::start(Box::new(cell.clone()), policy(3), epoch, observer).unwrap();
+        let thread = StoreThread::start(Box::new(cell.clone()), policy(3), 0, epoch, observer).unwrap();
         let thread = Arc::new(thread);
         let accounts = Accounts::with_store(policy(3), Arc::clone(&thread) as Arc<dyn Store>);
         let account = accounts.of("CORP", "svc");
