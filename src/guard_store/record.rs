@@ -46,8 +46,8 @@ struct Member {
 
 /// The shares of the budget that processes keep for the time when they cannot reach the store.
 ///
-/// A share is kept aside for as long as its process may use it, so the budget holds even if every process is cut off. One
-/// attempt is never kept aside: the processes that reach the store can always try a password.
+/// A share is kept aside for as long as its process may use it, so the budget holds even if every process is cut off.
+/// One attempt is never kept aside: the processes that reach the store can always try a password.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shares {
     /// Attempts of each process; 0 if there are no shares.
