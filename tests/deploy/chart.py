@@ -54,7 +54,6 @@ WRONG = {
     "a misspelt limit": {"limits": {"heads": "5KiB"}},
     "a misspelt setting of the guard": {"guard": {"attempt": 2}},
     "a store of the guard that there is not": {"guard": {"store": "redis"}},
-    "a store in a file without a directory": {"guard": {"store": "file"}},
     "a store in Kubernetes that the pods could not reach": {"networkPolicy": NEEDED["networkPolicy"] | {"apiServerCidrs": []}},
     "a choice that there is not": {"settings": {"order": "random"}},
     "a table among the settings": {"settings": {"routes": [{"to": "deny"}]}},

@@ -58,7 +58,8 @@ TABLES = {
     },
 }
 # The other stores of the credential guard.
-FILE = NEEDED | {"guard": {"store": "file", "directory": "/var/lib/ntlm-gateway"}}
+FILE = NEEDED | {"guard": {"store": "file"}}
+ELSEWHERE = NEEDED | {"guard": {"store": "file", "directory": "/srv/guard"}}
 MEMORY = NEEDED | {"guard": {"store": "memory"}}
 LEASE = NEEDED | {"guard": {"lease": "egress-guard", "attempts": 2}}
 SERVICE_MONITOR = NEEDED | {"monitoring": {"monitor": "service"}, "networkPolicy": {"enabled": False}}

@@ -15,7 +15,7 @@ import tempfile
 import tomllib
 
 import kubernetes_validate
-from common import DEPLOY, EVERYTHING, FILE, LEASE, MEMORY, NEEDED, SERVICE_MONITOR, TABLES, helm, kustomize, end, overlays, run
+from common import DEPLOY, ELSEWHERE, EVERYTHING, FILE, LEASE, MEMORY, NEEDED, SERVICE_MONITOR, TABLES, helm, kustomize, end, overlays, run
 
 # The oldest version that the chart allows and that is still maintained somewhere, and the newest known one.
 VERSIONS = ["1.27", "1.33", "1.37"]
@@ -243,7 +243,7 @@ def writable(manifests, settings):
     spec = pod(manifests)
     empty = {volume["name"] for volume in spec["volumes"] if "emptyDir" in volume}
     mounts = [mount for mount in spec["containers"][0]["volumeMounts"] if mount["name"] in empty and not mount.get("readOnly")]
-    wanted = [settings.get("directory")] if settings.get("store") == "file" else []
+    wanted = [settings.get("directory", "/var/lib/ntlm-gateway")] if settings.get("store") == "file" else []
     if [mount["mountPath"] for mount in mounts] != wanted:
         yield f"Deployment: the guard counts in {wanted}, and writable are {mounts}"
 
@@ -277,6 +277,7 @@ def sources():
         ("a ServiceMonitor", SERVICE_MONITOR),
         ("tables", TABLES),
         ("a store in a file", FILE),
+        ("a store in a directory of another name", ELSEWHERE),
         ("a store in memory", MEMORY),
         ("a Lease of another name", LEASE),
     ):

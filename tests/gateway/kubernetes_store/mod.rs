@@ -3,6 +3,7 @@
 mod emulator;
 mod faults;
 mod kubectl;
+mod process;
 mod rules;
 mod watches;
 
