@@ -1,4 +1,4 @@
-//! The Lease between the gateway and kubectl: that the API of these tests keeps the rules which kubectl knows.
+//! The Lease as others see it: kubectl, which knows the real API's rules, and Kubernetes' schema.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::{LEASE, cell, create, read, replaced};
 use crate::support::command::{Finished, run};
 use crate::support::kubernetes::{FIRST_TOKEN, KubernetesApi, NAMESPACE};
 use crate::support::scratch::Scratch;
-use crate::support::toolbox::toolbox;
+use crate::support::toolbox::{script, toolbox};
 
 /// kubectl, with access to an API.
 struct Kubectl<'a> {
@@ -41,6 +41,25 @@ fn kubectl_reads_what_the_gateway_wrote() {
     let path = r"jsonpath={.metadata.annotations.ntlm-gateway/guard}";
     let shown = kubectl.run(&["get", "lease", LEASE, "--output", path]);
     assert_eq!((shown.code, shown.text().as_str()), (Some(0), "{\"a\": 1}"), "{}", shown.stderr);
+}
+
+#[test]
+fn the_lease_matches_the_schema_of_each_supported_version() {
+    let api = KubernetesApi::start();
+    let Some(toolbox) = toolbox() else { return };
+    let mut cell = cell(&api);
+    let version = create(&mut cell, "1");
+    replaced(cell.replace("2", &version));
+    let scratch = Scratch::new("lease");
+    let validate = |lease: &serde_json::Value| {
+        let file = scratch.write("lease.json", lease.to_string());
+        script(&toolbox, "tests/deploy/lease.py", &[file.to_str().expect("a path")])
+    };
+    let mut lease = api.lease().expect("a Lease");
+    let valid = validate(&lease);
+    assert_eq!(valid.code, Some(0), "{}{}", valid.text(), valid.stderr);
+    lease["metadata"]["annotations"]["ntlm-gateway/guard"] = 2.into();
+    assert_eq!(validate(&lease).code, Some(1), "a number where text belongs was not found");
 }
 
 #[test]
