@@ -369,6 +369,10 @@ pub const SERVICE_ACCOUNT_FILE_BYTES: u64 = 256 * 1024;
 /// How long a reserved logon attempt may be under way. After that its process has ended, and it counts as failed.
 pub const GUARD_RESERVATION_AGE: Duration = Duration::from_secs(2 * 60);
 
+/// How long requests wait for the outcome of reserved attempts that use the budget up. After that the attempts have
+/// probably lost their processes, and requests are rejected at once until an outcome is recorded.
+pub const GUARD_OUTCOME_WAIT: Duration = Duration::from_secs(10);
+
 /// A reservation that nobody has used for this long is given back.
 pub const GUARD_UNUSED_RESERVATION: Duration = Duration::from_secs(10);
 
@@ -389,6 +393,9 @@ pub const GUARD_JOURNAL_BYTES: usize = 1024 * 1024;
 
 /// How often a store is read while requests wait for it, or while the secret is rejected.
 pub const GUARD_STORE_POLL: Duration = Duration::from_secs(1);
+
+/// The same for the first case where reading it costs next to nothing.
+pub const GUARD_STORE_POLL_LOCAL: Duration = Duration::from_millis(200);
 
 /// The same for the second case where the store announces its changes.
 pub const GUARD_STORE_POLL_WATCHED: Duration = Duration::from_secs(10);

@@ -1,8 +1,11 @@
 //! A place that keeps one text for several processes, and replaces it only if nobody else has replaced it meanwhile.
 
 use std::fmt;
+use std::time::Duration;
 
 use thiserror::Error;
+
+use crate::limits;
 
 /// Keeps one text. Everything here may block, so it is called on the store's own threads only.
 pub trait Cell: Send {
@@ -18,6 +21,11 @@ pub trait Cell: Send {
     /// # Errors
     /// See [`StoreFault`]. The text may have been replaced all the same: read it before the next attempt.
     fn replace(&mut self, text: &str, version: &Version) -> Result<Replaced, StoreFault>;
+
+    /// How often the text may be read while requests wait for it to change.
+    fn poll_interval(&self) -> Duration {
+        limits::GUARD_STORE_POLL
+    }
 
     /// Something that waits for changes on a thread of its own; `None` if the text has to be read again and again.
     fn watch(&self) -> Option<Box<dyn Watch>> {

@@ -158,6 +158,10 @@ impl FileCell {
 }
 
 impl Cell for FileCell {
+    fn poll_interval(&self) -> Duration {
+        limits::GUARD_STORE_POLL_LOCAL
+    }
+
     fn read(&mut self) -> Result<Kept, StoreFault> {
         let _lock = self.lock()?;
         let mut file = self.open()?;

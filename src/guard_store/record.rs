@@ -176,9 +176,9 @@ impl Entry {
         self.at_ms.saturating_add(millis(policy.window)).saturating_add(grace_ms)
     }
 
-    /// Whether it may still be under way.
+    /// Whether its outcome may come so soon that others wait for it.
     fn is_under_way(&self, now_ms: u64) -> bool {
-        self.outcome == Outcome::Reserved && now_ms < self.at_ms.saturating_add(millis(limits::GUARD_RESERVATION_AGE))
+        self.outcome == Outcome::Reserved && now_ms < self.at_ms.saturating_add(millis(limits::GUARD_OUTCOME_WAIT))
     }
 }
 
@@ -508,7 +508,7 @@ impl Record {
 
     fn under_way_until_ms(&self, now_ms: u64) -> Option<u64> {
         let under_way = self.attempts.iter().filter(|entry| entry.is_under_way(now_ms));
-        under_way.map(|entry| entry.at_ms + millis(limits::GUARD_RESERVATION_AGE)).min()
+        under_way.map(|entry| entry.at_ms + millis(limits::GUARD_OUTCOME_WAIT)).min()
     }
 
     fn without_those_under_way(&self, now_ms: u64) -> Record {

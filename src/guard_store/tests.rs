@@ -2,6 +2,7 @@
 
 mod fleet;
 mod model;
+mod record;
 mod thread;
 
 use crate::upstream::GuardPolicy;

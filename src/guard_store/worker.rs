@@ -226,7 +226,9 @@ impl Worker {
     /// How often the store has to be read in case that others change it.
     fn poll_ms(&self) -> Option<u64> {
         let has_held = self.desk.has_held(self.now_ms());
-        if self.desk.has_requests() || self.read_ms == 0 || (has_held && !self.is_watched) {
+        if self.desk.has_requests() || self.read_ms == 0 {
+            Some(millis(self.cell.poll_interval()))
+        } else if has_held && !self.is_watched {
             Some(millis(limits::GUARD_STORE_POLL))
         } else if has_held {
             Some(millis(limits::GUARD_STORE_POLL_WATCHED))

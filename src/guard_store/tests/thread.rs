@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::cell::{Cell, Kept, Reason, Replaced, StoreFault, Version};
 use super::super::worker::{Observer, StoreThread};
 use super::policy;
-use crate::limits::millis;
+use crate::limits::{self, millis};
 use crate::upstream::{
     Accounts, Answer, AttemptRequest, DialPermission, Guard, SecretDigest, SendPermission, Store, Ticket,
 };
@@ -81,9 +81,13 @@ struct Process {
 
 impl Process {
     fn start(cell: &MemoryCell, password: &str) -> Process {
+        Process::start_with(Box::new(cell.clone()), password)
+    }
+
+    fn start_with(cell: Box<dyn Cell>, password: &str) -> Process {
         let (epoch, faults) = (Instant::now(), Arc::default());
         let observer = Box::new(Faults(Arc::clone(&faults)));
-        let thread = StoreThread::start(Box::new(cell.clone()), policy(3), 0, epoch, observer).unwrap();
+        let thread = StoreThread::start(cell, policy(3), 0, epoch, observer).unwrap();
         let thread = Arc::new(thread);
         let accounts = Accounts::with_store(policy(3), Arc::clone(&thread) as Arc<dyn Store>);
         let account = accounts.of("CORP", "svc");
@@ -140,7 +144,7 @@ impl Process {
 
     fn wait(&self, seen: u64) {
         let count = self.changed.0.lock().unwrap();
-        let limit = crate::limits::GUARD_RECHECK_INTERVAL;
+        let limit = limits::GUARD_RECHECK_INTERVAL;
         drop(self.changed.1.wait_timeout_while(count, limit, |count| *count == seen).unwrap());
     }
 }
@@ -169,6 +173,23 @@ fn a_reservation_whose_answer_was_lost_is_recognised_and_used() {
     assert!(!text.contains("reserved"), "it was not reserved twice: {text}");
     let told = process.faults.lock().unwrap().clone();
     assert!(matches!(&told[..], [Some(fault), None] if fault.contains("lost")), "{told:?}");
+}
+
+#[test]
+fn a_request_goes_soon_after_the_attempt_of_another_process_that_it_waited_for() {
+    let scratch = std::env::temp_dir().join(format!("ntlm-gateway-soon-{}", std::process::id()));
+    let [first, second] = [0, 1].map(|_| Process::start_with(Box::new(super::super::FileCell::new(&scratch)), "right"));
+    let ticket = first.attempt().unwrap();
+    let took = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| second.attempt().map(|_| Instant::now()));
+        // It asks, and is told to wait.
+        std::thread::sleep(Duration::from_millis(250));
+        let settled = Instant::now();
+        ticket.settle(first.now_ms(), Answer::Status(200));
+        waiting.join().unwrap().unwrap().saturating_duration_since(settled)
+    });
+    let _ = std::fs::remove_dir_all(&scratch);
+    assert!(took < limits::GUARD_STORE_POLL / 2, "{took:?}");
 }
 
 #[test]

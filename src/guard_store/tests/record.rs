@@ -1,0 +1,49 @@
+//! Single rules of a record.
+
+use super::super::record::{Actor, Place, Purpose, Record, Reserved, Shares};
+use crate::limits::{self, millis};
+use crate::upstream::{AttemptEnd, GuardPolicy};
+
+const NOW_MS: u64 = 1_800_000_000_000;
+
+fn place() -> Place {
+    Place { secret: "secret".into(), upstream: "upstream".into() }
+}
+
+fn reserve(record: &mut Record, now_ms: u64) -> Reserved {
+    let policy = GuardPolicy::default();
+    let actor = Actor { owner: 1, policy: &policy, shares: Shares::default(), now_ms };
+    record.reserve(&place(), Purpose::default(), &actor)
+}
+
+/// A record with as many reservations as the budget has, one after the other, and when the last one was made.
+fn exhausted() -> (Record, u64) {
+    let (mut record, mut now_ms) = (Record::default(), NOW_MS);
+    for number in 1..=3 {
+        now_ms += millis(limits::GUARD_PENDING_WAIT);
+        assert_eq!(reserve(&mut record, now_ms), Reserved::Granted(number));
+    }
+    (record, now_ms)
+}
+
+#[test]
+fn requests_do_not_wait_for_the_outcome_of_attempts_that_lost_their_processes() {
+    let (mut record, now_ms) = exhausted();
+    let first_ms = NOW_MS + millis(limits::GUARD_PENDING_WAIT);
+    let soon_ms = now_ms + millis(limits::GUARD_PENDING_WAIT);
+    let answer = reserve(&mut record, soon_ms);
+    assert_eq!(answer, Reserved::Wait { until_ms: first_ms + millis(limits::GUARD_OUTCOME_WAIT) });
+    let late_ms = now_ms + millis(limits::GUARD_OUTCOME_WAIT);
+    let Reserved::Denied { until_ms } = reserve(&mut record, late_ms) else { panic!("the budget is used up") };
+    assert!(until_ms >= first_ms + millis(limits::GUARD_WINDOW), "they count as failed");
+}
+
+#[test]
+fn a_late_outcome_frees_its_part_of_the_budget() {
+    let (mut record, now_ms) = exhausted();
+    let late_ms = now_ms + millis(limits::GUARD_OUTCOME_WAIT);
+    let policy = GuardPolicy::default();
+    let actor = Actor { owner: 1, policy: &policy, shares: Shares::default(), now_ms: late_ms };
+    record.settle(&place(), 2, AttemptEnd::Unused, &actor);
+    assert_eq!(reserve(&mut record, late_ms), Reserved::Granted(4));
+}
