@@ -1,0 +1,190 @@
+//! Four gateways as processes of their own that share a store, clients that press on each of them, and an upstream that
+//! counts failed logons.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ntlm_gateway::stub::{StubOptions, StubServer};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::crowd::Crowd;
+use crate::support::gateway::{Gateway, GatewayOptions};
+use crate::support::in_process::ACCOUNT;
+use crate::support::kubernetes::{KubernetesApi, environment_of};
+use crate::support::scratch::{Scratch, free_port, wait_for};
+
+/// How many gateways a fleet has.
+pub const GATEWAYS: usize = 4;
+
+/// How many clients press on each of them.
+pub const CLIENTS: usize = 200;
+
+/// The default of `guard.attempts`.
+pub const BUDGET: u64 = 3;
+
+/// Within this time all gateways use a right password, if the budget allows an attempt.
+pub const RECOVERY: Duration = Duration::from_secs(2);
+
+/// For what only has to happen at some time, on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A gateway, its password file, and its clients.
+pub struct Member {
+    options: GatewayOptions,
+    // Before the clients, which wait for its answers.
+    gateway: Option<Gateway>,
+    pid: Option<Pid>,
+    crowd: Crowd,
+    password: Scratch,
+}
+
+/// See the module.
+pub struct Fleet {
+    pub members: Vec<Member>,
+    pub upstream: StubServer,
+}
+
+/// An upstream that knows the account of [`ACCOUNT`] and answers after `delay`.
+pub fn upstream(delay: Duration) -> StubServer {
+    let (domain, user, password) = ACCOUNT;
+    StubServer::start(StubOptions { delay, ..StubOptions::default().account(domain, user, password) }).expect("a stub")
+}
+
+/// Arguments for a store in a directory.
+pub fn file_store(directory: &Path) -> Vec<String> {
+    ["--guard-store", "file", "--guard-directory", &directory.display().to_string()].map(str::to_owned).into()
+}
+
+/// Arguments and environment for a store in a Lease of an API at this address.
+pub fn lease_store(api: &KubernetesApi, address: SocketAddr) -> (Vec<String>, Vec<(String, String)>) {
+    let directory = ("KUBERNETES_SERVICE_ACCOUNT_DIRECTORY".to_owned(), api.directory().display().to_string());
+    let environment = environment_of(address).into_iter().chain([directory]).collect();
+    (["--guard-store", "kubernetes"].map(str::to_owned).into(), environment)
+}
+
+impl Member {
+    /// Starts a gateway with this password, and its clients.
+    pub fn start(upstream: SocketAddr, password: &str, clients: usize, store: Store) -> Self {
+        let scratch = Scratch::new("member");
+        let mut options = GatewayOptions::through(upstream);
+        options.password_file = Some(scratch.write("password", password));
+        options.listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        options.args = ["--shards", "1"].map(str::to_owned).into_iter().chain(store.0).collect();
+        options.env = store.1;
+        let crowd = Crowd::start(options.listen, clients);
+        let mut member = Self { options, gateway: None, pid: None, crowd, password: scratch };
+        member.restart();
+        member
+    }
+
+    /// The running gateway.
+    pub fn gateway(&self) -> &Gateway {
+        self.gateway.as_ref().expect("a running gateway")
+    }
+
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        if let Some(pid) = self.pid.take() {
+            kill_process(pid, Signal::KILL).expect("a process to kill");
+        }
+        self.gateway = None;
+    }
+
+    /// Ends it as the end of a pod does: SIGTERM, and time to finish.
+    pub fn terminate(&mut self) {
+        if let (Some(mut gateway), Some(_)) = (self.gateway.take(), self.pid.take()) {
+            gateway.signal(Signal::TERM);
+            assert!(gateway.wait(PATIENCE).is_some(), "the gateway does not end");
+        }
+    }
+
+    /// Starts it on the same address, with the same settings.
+    pub fn restart(&mut self) {
+        let gateway = Gateway::start(&self.options);
+        self.pid = Some(gateway.pid());
+        self.gateway = Some(gateway);
+    }
+
+    /// Replaces the password, as the kubelet does it, and asks for a reload.
+    pub fn set_password(&self, password: &str) {
+        let fresh = self.password.write("password.new", password);
+        std::fs::rename(fresh, self.password.join("password")).expect("rename");
+        if let Some(pid) = self.pid {
+            kill_process(pid, Signal::HUP).expect("a process to reload");
+        }
+    }
+
+    /// Its clients.
+    pub fn crowd(&self) -> &Crowd {
+        &self.crowd
+    }
+
+    /// The state and the line of its `/readyz`.
+    pub fn readyz(&self) -> (u16, String) {
+        self.gateway().admin("/readyz")
+    }
+
+    /// Whether its store can be reached, by its metric.
+    pub fn store_is_up(&self) -> bool {
+        self.gateway().metric("ntlm_gateway_guard_store_up", &[]) == Some(1.0)
+    }
+
+    /// How often its log says this.
+    pub fn says(&self, part: &str) -> usize {
+        self.gateway().log().iter().filter(|line| line.contains(part)).count()
+    }
+}
+
+/// Arguments and environment of a gateway.
+pub type Store = (Vec<String>, Vec<(String, String)>);
+
+impl Fleet {
+    /// Starts it. The store is asked for each gateway, by its number.
+    pub fn start(delay: Duration, password: &str, clients: usize, store: impl Fn(usize) -> Store) -> Self {
+        let upstream = upstream(delay);
+        let member = |number| Member::start(upstream.address(), password, clients, store(number));
+        Self { members: (0..GATEWAYS).map(member).collect(), upstream }
+    }
+
+    /// Failed logons so far, as a domain controller would count them.
+    pub fn failed_logons(&self) -> u64 {
+        self.upstream.counters().refused
+    }
+
+    /// Waits until so many logons have failed.
+    #[track_caller]
+    pub fn wait_for_failed_logons(&self, count: u64) {
+        let reached = wait_for(PATIENCE, || (self.failed_logons() >= count).then_some(()));
+        assert!(reached.is_some(), "{} failed logons, {count} expected", self.failed_logons());
+    }
+
+    /// Waits until every gateway is not ready because the secret is rejected.
+    #[track_caller]
+    pub fn wait_until_all_hold(&self) {
+        let holds = |member: &Member| member.readyz().1.contains("refuses the credentials");
+        let all = wait_for(PATIENCE, || self.members.iter().all(holds).then_some(()));
+        let states: Vec<_> = self.members.iter().map(Member::readyz).collect();
+        assert!(all.is_some(), "{states:?}");
+    }
+
+    /// Gives all gateways another password.
+    pub fn set_password(&self, password: &str) {
+        self.members.iter().for_each(|member| member.set_password(password));
+    }
+
+    /// The requests of each gateway that were served so far.
+    pub fn served(&self) -> Vec<usize> {
+        self.members.iter().map(|member| member.crowd.served()).collect()
+    }
+
+    /// Waits until every gateway has served another request, and returns how long it took.
+    #[track_caller]
+    pub fn wait_until_all_serve(&self) -> Duration {
+        let (begun, before) = (Instant::now(), self.served());
+        let all = || self.served().iter().zip(&before).all(|(now, before)| now > before).then_some(());
+        let done = wait_for(PATIENCE, all);
+        assert!(done.is_some(), "served before {before:?}, and now {:?}", self.served());
+        begun.elapsed()
+    }
+}

@@ -1,0 +1,10 @@
+//! One budget of failed logons for gateways that share a store, whatever happens to them and to the store.
+
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod crowd;
+mod fleet;
+mod shared_budget;
+mod store_faults;

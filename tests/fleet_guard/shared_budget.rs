@@ -1,0 +1,130 @@
+//! A wrong password, and then the right one, while gateways are killed, replaced and reloaded.
+
+use std::time::Duration;
+
+use ntlm_gateway::stub::StubServer;
+
+use super::fleet::{BUDGET, CLIENTS, Fleet, GATEWAYS, Member, PATIENCE, RECOVERY, Store, file_store, lease_store};
+use crate::support::PASSWORD;
+use crate::support::kubernetes::KubernetesApi;
+use crate::support::scratch::{Scratch, wait_for};
+
+/// How long an answer of the upstream takes.
+const DELAY: Duration = Duration::from_millis(20);
+
+/// For a while in which nothing may happen, or in which clients press.
+const WHILE: Duration = Duration::from_secs(1);
+
+/// A store for a whole fleet.
+enum Shared {
+    File(Scratch),
+    Lease(KubernetesApi),
+}
+
+impl Shared {
+    fn of_member(&self) -> Store {
+        match self {
+            Shared::File(directory) => (file_store(directory.path()), Vec::new()),
+            Shared::Lease(api) => lease_store(api, api.address()),
+        }
+    }
+
+    fn fleet(&self, delay: Duration, password: &str) -> Fleet {
+        Fleet::start(delay, password, CLIENTS, |_| self.of_member())
+    }
+}
+
+/// The AUTHENTICATE_MESSAGEs that arrive within [`WHILE`].
+fn logons_within_a_while(upstream: &StubServer) -> u64 {
+    let before = upstream.counters().authenticates;
+    std::thread::sleep(WHILE);
+    upstream.counters().authenticates - before
+}
+
+fn kills_rolls_and_reloads(store: &Shared) {
+    let mut fleet = store.fleet(DELAY, "wrong-0");
+    fleet.wait_for_failed_logons(1);
+    for round in 1..=2 * GATEWAYS {
+        let (killed, rolled) = (round % GATEWAYS, (round + 1) % GATEWAYS);
+        fleet.members[killed].kill();
+        fleet.members[rolled].terminate();
+        fleet.set_password(&format!("wrong-{round}"));
+        fleet.members[killed].restart();
+        fleet.members[rolled].restart();
+        assert!(fleet.failed_logons() <= BUDGET, "{} failed logons in round {round}", fleet.failed_logons());
+    }
+    fleet.wait_until_all_hold();
+    assert_eq!(fleet.failed_logons(), BUDGET, "each new password is tried while the budget lasts");
+    // The budget is used up, even for the right one.
+    fleet.set_password(PASSWORD);
+    assert_eq!(logons_within_a_while(&fleet.upstream), 0);
+    assert_eq!(fleet.members.iter().map(|member| member.readyz().0).collect::<Vec<_>>(), [503; GATEWAYS]);
+    assert_eq!(fleet.upstream.counters().protocol_errors(), 0, "{}", fleet.upstream.counters());
+}
+
+#[test]
+fn kills_rolls_and_reloads_of_four_gateways_cost_one_budget_with_a_directory() {
+    kills_rolls_and_reloads(&Shared::File(Scratch::new("guard")));
+}
+
+#[test]
+fn kills_rolls_and_reloads_of_four_gateways_cost_one_budget_with_a_lease() {
+    kills_rolls_and_reloads(&Shared::Lease(KubernetesApi::start()));
+}
+
+fn killed_in_each_attempt(store: &Shared) {
+    // Longer than it takes to notice an attempt and to kill four processes.
+    let mut fleet = store.fleet(Duration::from_millis(700), "wrong");
+    for attempt in 1..=BUDGET {
+        let arrived = || (fleet.upstream.counters().authenticates >= attempt).then_some(());
+        assert!(wait_for(PATIENCE, arrived).is_some(), "attempt {attempt} is not made");
+        fleet.members.iter_mut().for_each(Member::kill);
+        assert_eq!(fleet.upstream.counters().authenticates, attempt);
+        fleet.members.iter_mut().for_each(Member::restart);
+    }
+    // Nobody waits for attempts that have lost their gateways.
+    fleet.wait_until_all_hold();
+    assert_eq!(fleet.upstream.counters().authenticates, BUDGET);
+    fleet.set_password(PASSWORD);
+    assert_eq!(logons_within_a_while(&fleet.upstream), 0);
+}
+
+#[test]
+fn a_fleet_that_is_killed_in_each_attempt_makes_no_more_than_the_budget() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| killed_in_each_attempt(&Shared::File(Scratch::new("guard"))));
+        scope.spawn(|| killed_in_each_attempt(&Shared::Lease(KubernetesApi::start())));
+    });
+}
+
+fn the_right_password_serves(store: &Shared) {
+    let mut fleet = store.fleet(DELAY, "wrong");
+    fleet.wait_until_all_hold();
+    assert_eq!(fleet.failed_logons(), 1, "the others learn of it");
+    // It knows the password as rejected from its first moment on.
+    fleet.members[0].kill();
+    fleet.members[0].restart();
+    let (status, line) = fleet.members[0].readyz();
+    assert_eq!((status, line.contains("refuses the credentials")), (503, true), "{line}");
+    assert!(
+        fleet.members[0].says("refuses the credentials of CORP\\alice") > 0,
+        "{:#?}",
+        fleet.members[0].gateway().log()
+    );
+    assert_eq!(logons_within_a_while(&fleet.upstream), 0);
+
+    fleet.set_password(PASSWORD);
+    let took = fleet.wait_until_all_serve();
+    assert!(took <= RECOVERY, "{took:?}");
+    assert_eq!(fleet.failed_logons(), 1);
+    for member in &fleet.members {
+        assert_eq!(member.readyz(), (200, "ok\n".into()));
+        assert!(member.store_is_up());
+    }
+}
+
+#[test]
+fn the_right_password_serves_at_all_four_gateways_within_two_seconds() {
+    the_right_password_serves(&Shared::File(Scratch::new("guard")));
+    the_right_password_serves(&Shared::Lease(KubernetesApi::start()));
+}
