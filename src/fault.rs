@@ -188,6 +188,8 @@ causes! {
     DestinationHeld "destination_held" Upstream;
     /// The credential guard made this request wait for another handshake, which took too long.
     GuardTimeout "guard_timeout" Gateway;
+    /// The secret is not known to be accepted, and the store in which a logon is reserved could not be reached in time.
+    GuardStoreUnavailable "guard_store_unavailable" Gateway;
     /// The client closed or reset its connection.
     ClientGone "client_gone" Downstream;
     /// No bytes were transferred for too long.

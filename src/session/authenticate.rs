@@ -422,7 +422,7 @@ impl StageOps for Box<Authenticate> {
             self.attempt.source = ConnectionSource::Cold;
         }
         let fault = match self.logon {
-            Logon::Waits { .. } => guard_faults::timed_out(),
+            Logon::Waits { .. } => guard_faults::timed_out(&self.attempt.hop.identity.guard),
             _ if !is_out_of_time => {
                 At::Authenticate.fault(Cause::ChallengeTimeout, "the upstream sent no challenge in time")
             }

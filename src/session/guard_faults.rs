@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use crate::fault::{At, Cause, Fault};
-use crate::upstream::Refusal;
+use crate::upstream::{Guard, Refusal};
 
-/// Other logon attempts, for which the request had to wait, took too long.
-pub(super) fn timed_out() -> Fault {
+/// The request waited for the guard for too long.
+pub(super) fn timed_out(guard: &Guard) -> Fault {
+    if guard.lacks_store() {
+        let detail = "the secret is not known to be accepted, and the guard's store, in which a logon attempt is reserved, \
+                      is out of reach";
+        return At::Authenticate.fault(Cause::GuardStoreUnavailable, detail);
+    }
     At::Authenticate
         .fault(Cause::GuardTimeout, "the request had to wait for another logon attempt, which took too long")
 }

@@ -39,6 +39,7 @@ fn append_failure(fault: &Fault, status: u16, upstream: Option<&str>, omit_body:
         | Cause::MemoryLimit
         | Cause::ClientLimit
         | Cause::ResourcesExhausted
+        | Cause::GuardStoreUnavailable
         | Cause::RouteUnavailable => &[("Retry-After", "5")],
         // The next login is checked after that time.
         Cause::LoginThrottled => &[("Retry-After", "10")],

@@ -67,6 +67,7 @@ fn in_http(cause: Cause) -> (u16, ErrorType) {
         Cause::CredentialsHeld => (502, ErrorType::ProxyConfigurationError),
         Cause::CredentialsWithdrawn => (503, ErrorType::ProxyInternalError),
         Cause::DestinationHeld => (502, ErrorType::ProxyConfigurationError),
+        Cause::GuardStoreUnavailable => (503, ErrorType::ProxyInternalError),
         Cause::GuardTimeout => (504, ErrorType::HttpResponseTimeout),
         Cause::ClientGone => (UNTOLD, ErrorType::ConnectionTerminated),
         Cause::IdleTimeout => (UNTOLD, ErrorType::ConnectionReadTimeout),

@@ -183,7 +183,7 @@ impl Upstreams {
             Waits::Nothing => None,
             Waits::ForGuard { .. } => {
                 self.tried.clear();
-                Some(guard_faults::timed_out())
+                Some(guard_faults::timed_out(&self.attempt.hop.identity.guard))
             }
             Waits::ForAddresses { .. } => {
                 let late = || At::Dial.fault(Cause::ResolveTimeout, "the upstream's name was not resolved in time");

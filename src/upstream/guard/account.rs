@@ -325,6 +325,10 @@ impl Account {
         });
     }
 
+    pub(super) fn lacks_store(&self) -> bool {
+        self.lock().books.as_ref().is_some_and(|books| !books.is_reachable)
+    }
+
     /// So many attempts of the account count against the budget in the store.
     pub fn counted(&self, attempts: usize) {
         self.lock().books.iter_mut().for_each(|books| books.counted = attempts);

@@ -282,6 +282,11 @@ impl Guard {
         self.account.lock().state_of(self.secret)
     }
 
+    /// Whether there is a store, and it is out of reach.
+    pub fn lacks_store(&self) -> bool {
+        self.account.lacks_store()
+    }
+
     /// What is left of the budget, and when the secret was accepted.
     pub fn status(&self, now_ms: u64) -> GuardStatus {
         self.account.status(self.secret, now_ms)
