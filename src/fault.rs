@@ -180,6 +180,12 @@ causes! {
     HandshakeBroken "handshake_broken" Upstream;
     /// The upstream rejected the credentials.
     CredentialsRefused "credentials_refused" Gateway;
+    /// There is no Kerberos ticket for the upstream: the KDC grants none, or none was got in time.
+    TicketUnavailable "ticket_unavailable" Gateway;
+    /// There is no Kerberos ticket for the upstream, because no KDC answers.
+    KdcUnreachable "kdc_unreachable" Gateway;
+    /// The upstream has sent a token that does not authenticate it.
+    MutualAuthFailed "mutual_auth_failed" Upstream;
     /// No credentials were sent, because the credential guard is closed.
     CredentialsHeld "credentials_held" Gateway;
     /// A reload withdrew the credentials while the request was in progress and provides no others for it.

@@ -4,6 +4,7 @@
 
 mod egress_builder;
 pub(crate) mod guard_start;
+mod kerberos;
 
 use std::io;
 use std::net::SocketAddr;
@@ -120,6 +121,7 @@ impl Gateway {
             listen: config.listen.clone(),
             own_ports: own.iter().map(SocketAddr::port).collect(),
             own: OwnAddresses::new(own),
+            token_times: kerberos::token_times(),
             guesses: Arc::new(Guesses::new(metrics.logins())),
         };
         let egress = ManagedEgress::build(config, &builder, None)?;

@@ -14,7 +14,7 @@
 //!   main       → cli
 //!   cli        → supervisor, gateway, stub, config, logging, auth, upstream, transport, metrics, fault, http, ntlm
 //!   supervisor → gateway, watch, notify, config
-//!   gateway    → shard, admin, inspect, guard_store, session, egress, auth, upstream, transport, event, metrics, config, logging
+//!   gateway    → shard, admin, inspect, guard_store, tickets, session, egress, auth, upstream, transport, event, metrics, config, kerberos, logging
 //!   inspect    → shard, session
 //!   shard      → session, pool, relay, route, upstream, transport, event, metrics, fault
 //!   session    → client_protocol, pool, egress, route, forward, auth, relay, upstream, transport, event, metrics, fault, http
@@ -24,11 +24,11 @@
 //!   metrics    → relay, upstream, fault
 //!   guard_store → upstream
 //!   relay, event, upstream → transport
-//!   auth       → forward, ntlm, http, fault
-//!   config     → guard_store, egress, upstream, transport, auth, route, ntlm
+//!   auth       → forward, ntlm, kerberos, http, fault
+//!   config     → guard_store, egress, upstream, transport, auth, route, kerberos, tickets, ntlm
 //!   logging    → config
 //!   stub       → transport, event, ntlm, http
-//!   tickets    → kerberos
+//!   tickets    → auth, kerberos, fault
 //!   forward, route, fault, admin → http
 //! ```
 //!

@@ -557,6 +557,33 @@ pub const KERBEROS_ERROR_TEXT_CHARACTERS: usize = 200;
 /// Difference between clocks that services tolerate, as everywhere.
 pub const KERBEROS_CLOCK_SKEW: Duration = Duration::from_secs(300);
 
+/// How long tickets are asked to be valid. KDCs grant less, usually ten hours.
+pub const KERBEROS_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// For how long ticket-granting tickets are asked to be renewable. KDCs grant less, usually a week.
+pub const KERBEROS_RENEWABLE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// A ticket that an upstream refuses is replaced at most this often. One that is refused again shows that the
+/// upstream's key is wrong, which a new ticket does not change.
+pub const KERBEROS_REPLACEMENT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The part of a ticket's life after which it is replaced, in percent; a random part of [`KERBEROS_JITTER_PERCENT`]
+/// less, so that the gateways of a deployment do not all ask at once.
+pub const KERBEROS_REPLACED_AFTER_PERCENT: u32 = 85;
+
+/// See [`KERBEROS_REPLACED_AFTER_PERCENT`].
+pub const KERBEROS_JITTER_PERCENT: u32 = 15;
+
+/// From a failure to get a ticket to the next try; doubled with each further failure, up to
+/// [`KERBEROS_RETRY_MAX`].
+pub const KERBEROS_RETRY: Duration = Duration::from_secs(1);
+
+/// See [`KERBEROS_RETRY`]. A failure that only an administrator can end is retried at this interval at once.
+pub const KERBEROS_RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// How often a thread that waits for the credential guard asks it again.
+pub const KERBEROS_GUARD_POLL: Duration = Duration::from_millis(200);
+
 /// Differences between our clock and the KDC's that are ignored unless the KDC complains.
 pub const KERBEROS_SKEW_IGNORED_SECONDS: i64 = 30;
 

@@ -19,11 +19,13 @@ use crate::fault::{At, Cause, Fault};
 use crate::relay::Moved;
 
 mod guard;
+mod kerberos;
 mod logins;
 mod reloads;
 mod requests;
 
 pub use guard::GuardMetrics;
+pub use kerberos::{KerberosMetrics, TicketMetric};
 pub use logins::LoginMetrics;
 pub use reloads::ConfigMetrics;
 
@@ -67,6 +69,8 @@ pub struct Metrics {
     pub stale_events: IntCounter,
     /// Log lines dropped because their reader stalled.
     pub log_lines_dropped: IntCounter,
+    /// Kerberos tickets.
+    pub kerberos: KerberosMetrics,
     /// Reloads of the configuration.
     pub config: ConfigMetrics,
 }
@@ -157,6 +161,7 @@ impl Metrics {
                 "log_lines_dropped_total",
                 "Log lines dropped because standard error was not read fast enough",
             )?,
+            kerberos: KerberosMetrics::new(&make)?,
             config: ConfigMetrics::new(&make)?,
             registry: make.0,
         })
@@ -179,6 +184,7 @@ impl Metrics {
 
     /// Removes the gauges of an identity that is no longer configured.
     pub fn forget_identity(&self, name: &str) {
+        self.kerberos.forget(name);
         self.guard.forget(name);
     }
 

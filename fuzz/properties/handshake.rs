@@ -38,7 +38,8 @@ pub use seeds::seeds;
 
 const HEAD_LIMIT_BYTES: usize = 2048;
 const AUTHORITY: &str = "origin.test:443";
-const NONCES: Nonces = Nonces { client_challenge: [0xaa; 8], exported_session_key: [0x55; 16], now: parties::TIME };
+const NONCES: Nonces =
+    Nonces { client_challenge: [0xaa; 8], exported_session_key: [0x55; 16], subkey: [3; 32], now: parties::TIME };
 
 /// Plain HTTP requests. Choice 0 is none of them, but a tunnel.
 const REQUESTS: [&str; 4] = [

@@ -49,7 +49,8 @@ pub fn check(input: &[u8]) {
             return assert!(message.is_none(), "a message was not found: {fault:?}");
         }
     }
-    let nonces = Nonces { client_challenge: [1; 8], exported_session_key: [2; 16], now: parties::TIME };
+    let nonces =
+        Nonces { client_challenge: [1; 8], exported_session_key: [2; 16], subkey: [3; 32], now: parties::TIME };
     let challenge = message.unwrap_or_default();
     if handshake.authenticate(&nonces, &mut out).is_err() {
         let answer = authenticate(&identity, &offer, challenge, &parties::inputs());

@@ -103,6 +103,7 @@ impl Handshake {
             nonces: *nonces,
             channel_bindings: self.channel_bindings,
         };
+        self.token_made_at = nonces.now;
         let made = self.credentials.mechanism(self.scheme).final_token(&inputs).map(|token| {
             self.request.write(Some((self.scheme.name(), &token.bytes)), Leg::FinalToken.purpose(), out);
             token.mutual_check
@@ -115,6 +116,7 @@ impl Handshake {
             Err(fault) if challenge.is_some() => return Err(fault),
             Err(fault) => {
                 self.scheme = self.credentials.next_to_open(self.scheme).ok_or(fault)?;
+                self.has_fallen_back = true;
                 self.secrets = Some(secrets);
                 self.send_first_token(out);
             }
@@ -173,7 +175,7 @@ impl Handshake {
     }
 
     fn read_answer(&self, head: &[u8], leg: Leg) -> Result<ProxyAnswer, Fault> {
-        let sent = SentRequest { request: &self.request, leg, scheme: self.scheme, credentials: &self.credentials };
+        let sent = self.sent_request(leg);
         let read = |head: &ResponseHead<'_>| {
             let answer = ProxyAnswer::read(head, &sent)?;
             if let ProxyAnswer::Established | ProxyAnswer::Declined(_) = answer {
@@ -183,6 +185,30 @@ impl Handshake {
         };
         http::with_response_head(head, self.field_limit, read)
             .map_err(|error| Fault::malformed_response(At::Authenticate, &error))?
+    }
+
+    fn sent_request(&self, leg: Leg) -> SentRequest<'_> {
+        SentRequest {
+            request: &self.request,
+            leg,
+            scheme: self.scheme,
+            credentials: &self.credentials,
+            token_made_at: self.token_made_at,
+            has_retried: self.has_retried,
+        }
+    }
+
+    /// The answer to a plain request with a final token that was no logon attempt is a 407, which the request's owner
+    /// has read. It may be made again on another connection: by another token, or by the next mechanism in the list.
+    ///
+    /// # Errors
+    /// The fault that ends the request, if it must not.
+    pub fn token_was_refused(&mut self, head: &ResponseHead<'_>) -> Result<(), Fault> {
+        match ProxyAnswer::read_refusal(head, &self.sent_request(Leg::FinalToken))? {
+            ProxyAnswer::AskedAgain { scheme, .. } => self.asked_again(None, scheme).map(|_| ()),
+            ProxyAnswer::Refused { detail, .. } => Err(fault(Cause::CredentialsRefused, detail)),
+            _ => Ok(()),
+        }
     }
 
     /// The upstream has ended the connection.
@@ -240,7 +266,10 @@ impl Handshake {
             ProxyAnswer::Challenge { challenge, framing, scheme } => {
                 self.demanded = true;
                 self.tally.challenge = self.tally.challenge.saturating_add(1);
-                self.credentials.remember(self.scheme);
+                // What could not make its token may be able to the next time.
+                if !self.has_fallen_back {
+                    self.credentials.remember(self.scheme);
+                }
                 self.scheme = scheme;
                 match framing {
                     Some(framing) => Ok(self.discard(framing, AfterBody::Answer(challenge))),
@@ -255,7 +284,12 @@ impl Handshake {
 
     fn asked_again(&mut self, framing: Option<BodyFraming>, scheme: Scheme) -> Result<Option<Progress>, Fault> {
         self.demanded = true;
-        self.tally.unprompted = self.tally.unprompted.saturating_add(1);
+        let is_refusal = matches!(self.state, State::Awaiting { leg: Leg::FinalToken, .. });
+        match is_refusal {
+            true => self.tally.refused = self.tally.refused.saturating_add(1),
+            false => self.tally.unprompted = self.tally.unprompted.saturating_add(1),
+        }
+        self.has_retried |= is_refusal && scheme == self.scheme;
         self.scheme = scheme;
         if self.needs_no_challenge() {
             // No challenge will come to show that the upstream takes it.
@@ -295,6 +329,7 @@ impl Handshake {
                 Ok(Progress::Challenged)
             }
             AfterBody::NextToken if self.needs_no_challenge() => {
+                self.secrets = self.credentials.secrets();
                 self.state = State::TokenDue { challenge: None };
                 Ok(Progress::Challenged)
             }

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::fault;
-use super::mechanism::{Basic, BasicCredentials, Mechanism, Ntlm, Scheme, Secrets, SpeaksNtlm};
+use super::mechanism::{Basic, BasicCredentials, Kerberos, Mechanism, Ntlm, Scheme, Secrets, SpeaksNtlm};
 use super::state::Opening;
+use super::tickets::TicketSlot;
 use crate::fault::{Cause, Fault};
 use crate::http::{self, Fields};
 use crate::ntlm::Identity;
@@ -82,12 +83,39 @@ impl Credentials {
         self
     }
 
+    /// The same, with Kerberos before everything else, or instead of it if `is_alone`.
+    #[must_use]
+    pub fn with_kerberos(mut self, slot: Arc<TicketSlot>, is_alone: bool) -> Credentials {
+        if is_alone {
+            self.mechanisms.clear();
+        }
+        self.mechanisms.insert(0, Box::new(Kerberos::new(slot)));
+        self.known = KnownScheme::new(first_scheme(&self.mechanisms));
+        self
+    }
+
     /// The same, with what other identities have learned about the upstream.
     #[must_use]
     pub fn with_knowledge(mut self, speaks_ntlm: &Arc<SpeaksNtlm>) -> Credentials {
         self.mechanisms.iter_mut().for_each(|mechanism| mechanism.share(speaks_ntlm));
         self.speaks_ntlm = Arc::clone(speaks_ntlm);
         self
+    }
+
+    /// Whether the next handshake begins with what may become a logon attempt.
+    pub fn begins_with_logon(&self) -> bool {
+        let first = self.place(self.recall_scheme());
+        let usable = self.mechanisms.iter().skip(first).find(|mechanism| !mechanism.has_failed());
+        usable.is_none_or(|mechanism| mechanism.counts_as_logon())
+    }
+
+    /// The scheme to begin with if the final token is to be a logon attempt.
+    pub(super) fn first_logon_scheme(&self) -> Option<Scheme> {
+        let known = self.recall_scheme();
+        match self.mechanism(known).counts_as_logon() {
+            true => Some(known),
+            false => self.mechanisms.iter().find(|one| one.counts_as_logon())?.schemes().first().copied(),
+        }
     }
 
     /// Whether a fresh connection needs no challenge.
@@ -99,6 +127,7 @@ impl Credentials {
     /// Withdraws the secrets. They are wiped at once, or when the handshakes that have borrowed them have made their
     /// final tokens.
     pub fn withdraw(&self) {
+        self.mechanisms.iter().for_each(|mechanism| mechanism.withdraw());
         self.slot().take();
     }
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use super::credentials::Credentials;
 use super::mechanism::{MutualCheck, Scheme, Secrets};
 use super::progress::{Due, Tally};
+use super::proxy_answer::token_under;
 use super::request::Request;
 use super::state::{Disclosure, Leg, Opening, State};
 use crate::fault::Fault;
 use crate::http::{self, ResponseHead};
 use crate::limits;
+use crate::ntlm::FileTime;
 
 /// One handshake, over as many connections as it takes.
 #[derive(Debug)]
@@ -32,6 +34,12 @@ pub struct Handshake {
     pub(super) interim: u16,
     /// Checks the answer to the final token of the present connection.
     pub(super) mutual_check: Option<MutualCheck>,
+    /// When the last final token was made.
+    pub(super) token_made_at: FileTime,
+    /// A final token that was refused has been replaced by another one of the same mechanism.
+    pub(super) has_retried: bool,
+    /// The mechanism in use is not the one that comes first, because that one could not make its token.
+    pub(super) has_fallen_back: bool,
     /// See [`Handshake::bind_to_channel`].
     pub(super) channel_bindings: Option<[u8; 16]>,
     /// Credentials have been sent on the present connection.
@@ -59,6 +67,9 @@ impl Handshake {
             tally: Tally::default(),
             interim: 0,
             mutual_check: None,
+            token_made_at: FileTime::default(),
+            has_retried: false,
+            has_fallen_back: false,
             channel_bindings: None,
             has_shown_credentials: false,
             demanded: false,
@@ -100,6 +111,7 @@ impl Handshake {
         self.scheme = credentials.recall_scheme();
         self.beginnings = 0;
         self.demanded = false;
+        (self.has_retried, self.has_fallen_back) = (false, false);
         self.credentials = credentials;
         self.secrets = None;
         self.state = State::Ready(self.first_opening());
@@ -109,6 +121,13 @@ impl Handshake {
     /// demand its answer would not tell whether the password is right.
     pub fn await_demand(&mut self) {
         self.awaits_demand = true;
+    }
+
+    /// Begins with the first mechanism in the list whose token is a logon attempt.
+    pub fn begin_with_logon(&mut self) {
+        if let Some(scheme) = self.credentials.first_logon_scheme() {
+            self.scheme = scheme;
+        }
     }
 
     /// Asks with credentials, as configured.
@@ -169,7 +188,21 @@ impl Handshake {
     /// Why the upstream has not.
     pub fn check_answer(&self, head: &ResponseHead<'_>) -> Result<(), Fault> {
         let Some(MutualCheck(check)) = &self.mutual_check else { return Ok(()) };
-        check(http::find_challenge(&head.fields, self.scheme.name()).and_then(|challenge| challenge.token68))
+        check(token_under(self.scheme.name(), head).or_else(|| {
+            // RFC 9110 §11.7.3: where Squid has it.
+            let mut infos = http::challenges_in(&head.fields, "proxy-authentication-info");
+            infos.find(|info| info.is(self.scheme.name())).and_then(|info| info.token68)
+        }))
+    }
+
+    /// Whether [`Handshake::check_answer`] has anything to check.
+    pub fn checks_answer(&self) -> bool {
+        self.mutual_check.is_some()
+    }
+
+    /// Whether the final token is out and is no logon attempt.
+    pub fn awaits_verdict_on_ticket(&self) -> bool {
+        self.awaits_verdict() && !self.credentials.mechanism(self.scheme).counts_as_logon()
     }
 
     /// Nothing has been sent on the present connection.

@@ -38,6 +38,7 @@ mod proxy_answer;
 mod request;
 mod spnego;
 mod state;
+mod tickets;
 
 #[cfg(test)]
 mod tests;
@@ -53,6 +54,7 @@ pub use progress::{Declined, Due, Progress, Tally};
 pub use proxy_answer::{carries_challenge, is_of_proxy};
 pub use request::Request;
 pub use spnego::{NegState, NegTokenResp, read_response};
+pub use tickets::{TicketSlot, TicketState, TokenTimes};
 
 use crate::fault::{At, Cause, Fault};
 

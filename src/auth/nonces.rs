@@ -8,7 +8,7 @@ use zeroize::Zeroize;
 use crate::fault::{At, Cause, Fault};
 use crate::ntlm::FileTime;
 
-const POOL_BYTES: usize = 1536;
+const POOL_BYTES: usize = 3584;
 
 /// The inputs of a token that are new each time.
 #[derive(Clone, Copy)]
@@ -17,6 +17,8 @@ pub struct Nonces {
     pub client_challenge: [u8; 8],
     /// 16 random bytes.
     pub exported_session_key: [u8; 16],
+    /// 32 random bytes.
+    pub subkey: [u8; 32],
     /// The current time, used if the server does not send its own.
     pub now: FileTime,
 }
@@ -46,9 +48,10 @@ impl NonceSource {
         };
         let client_challenge = self.take().map_err(no_randomness)?;
         let exported_session_key = self.take().map_err(no_randomness)?;
+        let subkey = self.take().map_err(no_randomness)?;
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = FileTime::from_unix(since_1970.as_secs(), since_1970.subsec_nanos());
-        Ok(Nonces { client_challenge, exported_session_key, now })
+        Ok(Nonces { client_challenge, exported_session_key, subkey, now })
     }
 
     /// `N` random bytes, `N` far below the pool's size.

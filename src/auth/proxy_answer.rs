@@ -9,6 +9,7 @@ use super::state::Leg;
 use crate::fault::{Cause, Fault};
 use crate::forward::HeadPurpose;
 use crate::http::{self, BodyFraming, ResponseHead};
+use crate::ntlm::FileTime;
 
 const TRANSPARENT: &str = "the upstream asks with 401 and WWW-Authenticate, as an origin would: it is set up as a transparent proxy \
     (Blue Coat with BCSI cookies does so); use its explicit proxy port";
@@ -54,9 +55,18 @@ pub(super) struct SentRequest<'a> {
     pub leg: Leg,
     pub scheme: Scheme,
     pub credentials: &'a Credentials,
+    /// When its final token was made, if it carries one.
+    pub token_made_at: FileTime,
+    /// See [`Handshake::has_retried`](super::Handshake).
+    pub has_retried: bool,
 }
 
 impl ProxyAnswer {
+    /// Reads a 407 to a final token.
+    pub(super) fn read_refusal(head: &ResponseHead<'_>, sent: &SentRequest<'_>) -> Result<ProxyAnswer, Fault> {
+        ProxyAnswer::of_407(head, BodyFraming::CloseDelimited, sent)
+    }
+
     pub(super) fn read(head: &ResponseHead<'_>, sent: &SentRequest<'_>) -> Result<ProxyAnswer, Fault> {
         let framing = head
             .framing(sent.request.response_to(sent.leg.purpose()))
@@ -100,13 +110,22 @@ impl ProxyAnswer {
         let mechanism = credentials.mechanism(scheme);
         let token = token_under(scheme.name(), head);
         if leg == Leg::FinalToken {
-            if !mechanism.counts_as_logon()
-                && let Ok(scheme) = credentials.choose(scheme, true, &head.fields)
-            {
-                return Ok(ProxyAnswer::AskedAgain { framing, scheme });
+            let mut why = None;
+            if !mechanism.counts_as_logon() {
+                let decoded = token.and_then(|token| http::decode_token(token).ok());
+                let refused = mechanism.refused(decoded.as_deref(), sent.token_made_at);
+                // On another connection: Squid answers 407 to whatever follows a refused token on this one.
+                if refused.may_retry && !sent.has_retried {
+                    return Ok(ProxyAnswer::AskedAgain { framing: None, scheme });
+                }
+                if let Ok(scheme) = credentials.choose(scheme, true, &head.fields) {
+                    return Ok(ProxyAnswer::AskedAgain { framing: None, scheme });
+                }
+                why = refused.why;
             }
             let status_line = format!("407 {}", String::from_utf8_lossy(head.reason).escape_debug());
-            let detail = format!("the upstream refused the credentials: {status_line}");
+            let why = why.map(|why| format!("; {why}")).unwrap_or_default();
+            let detail = format!("the upstream refused the credentials: {status_line}{why}");
             return Ok(ProxyAnswer::Refused { rechallenged: token.is_some(), detail });
         }
         if leg == Leg::FirstToken
@@ -134,6 +153,6 @@ pub fn carries_challenge(head: &ResponseHead<'_>) -> bool {
     CHALLENGE_SCHEMES.iter().any(|name| token_under(name, head).is_some())
 }
 
-fn token_under<'b>(name: &str, head: &ResponseHead<'b>) -> Option<&'b str> {
+pub(super) fn token_under<'b>(name: &str, head: &ResponseHead<'b>) -> Option<&'b str> {
     http::find_challenge(&head.fields, name).and_then(|challenge| challenge.token68)
 }

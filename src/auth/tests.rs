@@ -17,6 +17,7 @@ use crate::ntlm::{
 const NONCES: Nonces = Nonces {
     client_challenge: [0xaa; 8],
     exported_session_key: [0x55; 16],
+    subkey: [0x33; 32],
     now: FileTime::from_unix(1_700_000_000, 0),
 };
 const HEAD_LIMIT_BYTES: usize = 64 * 1024;
@@ -193,6 +194,7 @@ fn the_example_of_the_specification_is_replayed_byte_for_byte() {
     let nonces = Nonces {
         client_challenge: [0xd0, 0xd2, 0xaa, 0xf0, 0x76, 0x18, 0x86, 0x3f],
         exported_session_key: 0xe90b_25d2_945b_70b0_5cd4_d2ab_2b2c_686d_u128.to_be_bytes(),
+        subkey: [0; 32],
         now: FileTime(0),
     };
     let first = format!("{}{}", trace::FIRST_REFUSAL, "x".repeat(701));

@@ -7,7 +7,10 @@ use super::parse::{FIRST_LEGS, METHODS, Placed, Reader, SOME_NETWORK, WARM_LIMIT
 use super::secrets::Secret;
 use super::settings::{Entry, Setting, Source};
 use super::warning;
-use super::{Check, FirstLeg, IdentityConfig, ProxyLogin, SecretStore, UpstreamConfig, UpstreamOrder, secrets};
+use super::{
+    Check, FirstLeg, IdentityConfig, KerberosConfig, Mechanisms, ProxyLogin, SecretStore, Spn, UpstreamConfig,
+    UpstreamOrder, secrets,
+};
 use crate::limits;
 use crate::ntlm::{Account, Identity, Method, NtHash};
 use crate::route::{Decision, Rule, Rules};
@@ -28,11 +31,15 @@ struct IdentityDefaults {
     workstation: String,
     method: Method,
     target_domain: bool,
+    mechanisms: Mechanisms,
+    /// Present if an identity uses Kerberos.
+    kerberos: Option<KerberosConfig>,
 }
 
 /// Everything from the three tables and from the corresponding plain settings.
 pub(super) struct EgressConfig {
     pub identities: Vec<IdentityConfig>,
+    pub kerberos: Option<KerberosConfig>,
     pub upstreams: Vec<UpstreamConfig>,
     pub groups: Vec<String>,
     pub order: UpstreamOrder,
@@ -42,7 +49,14 @@ pub(super) struct EgressConfig {
 
 impl Reader<'_> {
     pub(super) fn egress(&mut self, account: Option<Account>, secrets: &SecretStore) -> Option<EgressConfig> {
-        let identities = self.identities(account, secrets);
+        let kerberos = match self.mentions_kerberos() {
+            true => self.kerberos().map(Some),
+            false => {
+                let names = ["kerberos.realm", "kerberos.kdc", "kerberos.krb5_conf", "kerberos.allow_rc4"];
+                self.warn_about_unused(&names.map(str::to_owned)).map(|()| None)
+            }
+        };
+        let identities = kerberos.clone().and_then(|kerberos| self.identities(account, kerberos, secrets));
         let names: Option<Vec<&str>> =
             identities.as_ref().map(|all| all.iter().map(|identity| identity.name.as_str()).collect());
         let upstreams = self.upstreams(names.as_deref());
@@ -52,6 +66,7 @@ impl Reader<'_> {
         let rules = self.rules(groups.as_deref());
         Some(EgressConfig {
             identities: identities?,
+            kerberos: kerberos?,
             upstreams: upstreams?.0,
             groups: groups?,
             order: order?,
@@ -60,11 +75,23 @@ impl Reader<'_> {
         })
     }
 
-    fn identities(&mut self, account: Option<Account>, secrets: &SecretStore) -> Option<Vec<IdentityConfig>> {
+    fn identities(
+        &mut self,
+        account: Option<Account>,
+        kerberos: Option<KerberosConfig>,
+        secrets: &SecretStore,
+    ) -> Option<Vec<IdentityConfig>> {
         let workstation = self.required("workstation", workstation);
         let method = self.choice("method", METHODS);
         let target_domain = self.flag("target_domain");
-        let defaults = IdentityDefaults { workstation: workstation?, method: method?, target_domain: target_domain? };
+        let mechanisms = self.mechanisms("auth");
+        let defaults = IdentityDefaults {
+            workstation: workstation?,
+            method: method?,
+            target_domain: target_domain?,
+            mechanisms: mechanisms?,
+            kerberos,
+        };
         let mut all = Vec::new();
         let mut names = Vec::new();
         let plain = self.settings.given("user");
@@ -110,8 +137,14 @@ impl Reader<'_> {
                 self.optional(&key("target_domain"), boolean),
             ),
         };
+        let mechanisms = match self.settings.given(&key("auth")) {
+            Some(_) => self.mechanisms(&key("auth"))?,
+            None => defaults.mechanisms,
+        };
+        let is_keytab_enough = mechanisms.kerberos && !mechanisms.ntlm && self.settings.given(&key("keytab")).is_some();
         let nt_hash = match secrets.is_broken(self.settings, prefix) {
             true => None,
+            false if is_keytab_enough && !secrets.is_given(self.settings, prefix) => Some(Secret::none()),
             false => secrets.secret(self.settings, prefix).map_err(|error| self.note_in_entry(*error)).ok(),
         };
         let nt_hash = nt_hash.map(|secret| self.hash_of(secret));
@@ -123,6 +156,12 @@ impl Reader<'_> {
         let basic = match (allow_basic, &nt_hash) {
             (Some(true), Some(_)) => self.basic_password(&key("allow_basic"), &key("password_file")),
             _ => Some(None),
+        };
+        let kerberos = match (mechanisms.kerberos, &defaults.kerberos, &account) {
+            (true, Some(common), Some(account)) => self.kerberos_identity(prefix, account, common).map(Some),
+            // There is an error about what is missing.
+            (true, ..) => None,
+            (false, ..) => self.warn_about_unused(&[key("keytab"), key("principal")]).map(|()| None),
         };
         let (listen, clients, login) = match prefix {
             "" => (Some(Vec::new()), Some(Vec::new()), Some(None)),
@@ -138,6 +177,8 @@ impl Reader<'_> {
         Some(IdentityConfig {
             name,
             identity,
+            mechanisms,
+            kerberos: kerberos?,
             basic_password: basic?,
             listen: listen?,
             clients: clients?,
@@ -209,6 +250,7 @@ impl Reader<'_> {
     /// The upstreams, and the names of their groups in the order in which they first appear.
     fn upstreams(&mut self, identities: Option<&[&str]>) -> Option<(Vec<UpstreamConfig>, Vec<String>)> {
         let first_leg = self.choice("first_leg", FIRST_LEGS);
+        let spn = self.spn("spn")?;
         let warm = self.required("warm", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
         let keep = self.required("keep", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
         let table = self.settings.entries("upstreams");
@@ -224,6 +266,7 @@ impl Reader<'_> {
                 weight: 1,
                 identity: None,
                 first_leg: first_leg.unwrap_or_default(),
+                spn: spn.clone(),
                 warm: warm.unwrap_or_default(),
                 keep: keep.unwrap_or_default(),
             };
@@ -238,8 +281,8 @@ impl Reader<'_> {
             all.push(None);
         }
         for entry in table {
-            let upstream =
-                self.entry(entry, |reader| reader.upstream(&mut groups, identities, (first_leg, warm, keep)));
+            let upstream = self
+                .entry(entry, |reader| reader.upstream(&mut groups, identities, (first_leg, warm, keep), spn.as_ref()));
             names.extend(upstream.iter().map(|upstream| entry.named("upstreams.name", upstream.name.clone())));
             all.push(upstream.map(|upstream| vec![upstream]));
         }
@@ -253,6 +296,7 @@ impl Reader<'_> {
         groups: &mut Vec<String>,
         identities: Option<&[&str]>,
         (first_leg, warm, keep): (Option<FirstLeg>, Option<usize>, Option<usize>),
+        spn: Option<&Spn>,
     ) -> Option<UpstreamConfig> {
         let addresses = self.list("upstreams.address", SOME_HOST, host).values();
         let given_name = self.optional("upstreams.name", name);
@@ -260,6 +304,7 @@ impl Reader<'_> {
         let weight = self.required("upstreams.weight", |text| Ok(super::values::parse_integer(text, WEIGHTS)?));
         let identity = self.optional("upstreams.identity", |text| one_of(identities, text, ("identities", "")));
         let own_leg = self.optional_choice("upstreams.first_leg", FIRST_LEGS);
+        let own_spn = self.spn("upstreams.spn");
         let own_warm = self.optional("upstreams.warm", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
         let own_keep = self.optional("upstreams.keep", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
         let (group, addresses) = (group?, addresses?);
@@ -274,6 +319,7 @@ impl Reader<'_> {
             weight: u32::try_from(weight?).unwrap_or(1),
             identity: identity?,
             first_leg: own_leg?.or(first_leg)?,
+            spn: own_spn?.or_else(|| spn.cloned()),
             warm: own_warm?.or(warm)?,
             keep: own_keep?.or(keep)?,
         })

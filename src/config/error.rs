@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::kerberos::KerberosProblem;
 use super::redact;
 use super::secrets::SecretError;
 use super::settings::Source;
@@ -287,6 +288,9 @@ pub enum Problem {
     /// Basic with a secret that is not a password.
     #[error("requires the password itself, in a file; set password_file")]
     BasicNeedsPassword,
+    /// See [`KerberosProblem`].
+    #[error(transparent)]
+    Kerberos(Box<KerberosProblem>),
     /// See [`PatternError`].
     #[error(transparent)]
     Pattern(#[from] PatternError),

@@ -7,6 +7,7 @@ mod bounds;
 mod egress;
 mod guard;
 mod identity;
+mod kerberos;
 mod process;
 #[cfg(test)]
 mod tests;
@@ -214,6 +215,7 @@ const GROUPS: &[&[Key]] = &[
     process::LISTENING,
     egress::UPSTREAM,
     identity::IDENTITY,
+    kerberos::KERBEROS,
     egress::ROUTES,
     guard::GUARD,
     bounds::LIMITS,

@@ -48,6 +48,7 @@ mod exposure;
 mod file;
 mod guard;
 mod host_name;
+mod kerberos;
 pub mod keys;
 mod loops;
 mod machine;
@@ -69,6 +70,7 @@ mod warning_tests;
 
 pub use error::{ConfigError, ConfigErrors, Problem};
 pub use guard::{GuardConfig, GuardStore};
+pub use kerberos::{KerberosConfig, KerberosIdentity, KerberosProblem, Mechanisms, Spn};
 pub use secrets::SecretStore;
 pub use settings::{Entry, Part, Setting, Settings, Source};
 pub use warning::{Advice, Warning};
@@ -93,6 +95,8 @@ pub struct Config {
     pub admin_tunnels: bool,
     /// The accounts to authenticate with, at least one. The first is the default for clients.
     pub identities: Vec<IdentityConfig>,
+    /// What identities with Kerberos have in common; `None` if there are none.
+    pub kerberos: Option<KerberosConfig>,
     /// The corporate proxies, at least one, in the order in which they are tried.
     pub upstreams: Vec<UpstreamConfig>,
     /// The names of the upstream groups. The first group takes requests that no route matches.
@@ -184,7 +188,14 @@ pub struct IdentityConfig {
     /// The unique name in logs and metrics.
     pub name: String,
     /// The account with its secret.
+    ///
+    /// Where NTLM is not among [`IdentityConfig::mechanisms`] and there is no password, its hash is that of an empty
+    /// one, which is never used.
     pub identity: Identity,
+    /// The mechanisms that it may use, besides Basic.
+    pub mechanisms: Mechanisms,
+    /// The account as a client of Kerberos, if it may use it.
+    pub kerberos: Option<KerberosIdentity>,
     /// The password itself, if Basic is allowed for proxies that offer nothing better.
     pub basic_password: Option<secrets::Password>,
     /// Clients of these addresses use this identity. They are part of [`Config::listen`].
@@ -231,6 +242,8 @@ pub struct UpstreamConfig {
     pub identity: Option<usize>,
     /// What the first request on a connection carries.
     pub first_leg: FirstLeg,
+    /// The name of its service in Kerberos, if that is not `HTTP/<its first host>`.
+    pub spn: Option<Spn>,
     /// The most pre-challenged connections of a shard; 0 for none.
     pub warm: usize,
     /// The most authenticated connections that a shard keeps for further requests; 0 for none.

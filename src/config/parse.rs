@@ -172,6 +172,7 @@ impl Reader<'_> {
             log_level: log_level?,
             files: self.files(),
             identities: egress.identities,
+            kerberos: egress.kerberos,
             upstreams: egress.upstreams,
             groups: egress.groups,
             order: egress.order,
@@ -264,8 +265,14 @@ impl Reader<'_> {
 
     /// The files of secrets.
     fn files(&self) -> Vec<PathBuf> {
-        let plain = ["password_file", "nt_hash_file"].map(|name| (self.settings, name));
-        let names = ["identities.password_file", "identities.nt_hash_file", "identities.proxy_password_file"];
+        let plain = ["password_file", "nt_hash_file", "keytab", "kerberos.krb5_conf"];
+        let plain = plain.map(|name| (self.settings, name));
+        let names = [
+            "identities.password_file",
+            "identities.nt_hash_file",
+            "identities.keytab",
+            "identities.proxy_password_file",
+        ];
         let entries = self.settings.entries("identities").iter();
         let in_entries = entries.flat_map(|entry| names.map(|name| (&entry.settings, name)));
         let named = plain.into_iter().chain(in_entries).filter_map(|(settings, name)| settings.given(name));

@@ -109,6 +109,14 @@ pub(super) struct Secret {
     pub advice: Vec<Advice>,
 }
 
+impl Secret {
+    /// That of an account whose password nobody needs.
+    pub(super) fn none() -> Secret {
+        let hash = NtHash::from_password("");
+        Secret { hash, key: "password".into(), source: Source::Default, advice: Vec::new() }
+    }
+}
+
 /// The hash of a secret's text, and warnings about the text.
 type Checked = (NtHash, Vec<Advice>);
 
@@ -144,6 +152,12 @@ impl SecretStore {
     pub(super) fn is_broken(&self, settings: &Settings, prefix: &str) -> bool {
         let broken = |name: &&str| settings.is_broken(&format!("{prefix}{name}"));
         (self.is_broken && prefix.is_empty()) || PLACES.iter().any(broken)
+    }
+
+    /// Whether a place is given for the secret of the settings that begin with `prefix`.
+    pub(super) fn is_given(&self, settings: &Settings, prefix: &str) -> bool {
+        let is_given = |name: &&str| settings.given(&format!("{prefix}{name}")).is_some();
+        (prefix.is_empty() && self.has_environment()) || PLACES.iter().any(is_given)
     }
 
     /// Whether the environment has a password.

@@ -20,6 +20,9 @@ pub static TABLE_KEYS: &[Key] = &[
     key("identities.domain", Kind::Text, "DOMAIN", "Like `domain`", Fallback::Nothing),
     key("identities.password_file", Kind::Text, "FILE", "Like `password_file`", Fallback::Nothing),
     key("identities.nt_hash_file", Kind::Text, "FILE", "Like `nt_hash_file`", Fallback::Nothing),
+    key("identities.auth", Kind::List, "kerberos|ntlm", "Like `auth`, which is the default", Fallback::Nothing),
+    key("identities.keytab", Kind::Text, "FILE", "Like `keytab`", Fallback::Nothing),
+    key("identities.principal", Kind::Text, "NAME", "Like `principal`", Fallback::Nothing),
     key("identities.workstation", Kind::Text, "NAME", "Like `workstation`, which is the default", Fallback::Nothing),
     key("identities.method", Kind::Text, "ntlmv2|ntlmv1-ess", "Like `method`, which is the default", Fallback::Nothing),
     key(
@@ -94,6 +97,7 @@ pub static TABLE_KEYS: &[Key] = &[
         "Like `first_leg`, which is the default",
         Fallback::Nothing,
     ),
+    key("upstreams.spn", Kind::Text, "SERVICE/HOST", "Like `spn`, which is the default", Fallback::Nothing),
     key("upstreams.warm", Kind::Integer, "NUMBER", "Like `warm`, which is the default", Fallback::Nothing),
     key("upstreams.keep", Kind::Integer, "NUMBER", "Like `keep`, which is the default", Fallback::Nothing),
     key(

@@ -146,6 +146,14 @@ fn every_setting_reaches_the_configuration() {
         .flag("domain", "CORP")
         .flag("workstation", "EGRESS1")
         .flag("method", "ntlmv1-ess")
+        .flag("auth", "ntlm")
+        .flag("keytab", "/run/secrets/keytab")
+        .flag("principal", "alice@CORP.EXAMPLE")
+        .flag("spn", "HTTP/proxy.corp.example@CORP.EXAMPLE")
+        .flag("kerberos.realm", "CORP.EXAMPLE")
+        .flag("kerberos.kdc", "dc1.corp.example,tcp/dc2.corp.example:88")
+        .flag("kerberos.krb5_conf", "/etc/krb5.conf")
+        .flag("kerberos.allow_rc4", "false")
         .flag("shards", "3")
         .flag("max_tunnels", "44")
         .flag("limits.pipes_per_shard", "0")
@@ -200,6 +208,12 @@ fn every_setting_reaches_the_configuration() {
     assert_eq!((config.pipes_per_shard, config.head_limit_bytes, config.field_limit), (0, 16 * 1024, 200));
     assert_eq!((config.socket_buffer_bytes, config.memory_limit_bytes), (15 * 1024, 96 * 1024 * 1024));
     assert_eq!(config.first_upstream().warm, 7);
+    let spn = config.first_upstream().spn.as_ref().unwrap();
+    assert_eq!(
+        (spn.name.to_string().as_str(), spn.realm.as_deref()),
+        ("HTTP/proxy.corp.example", Some("CORP.EXAMPLE"))
+    );
+    assert_eq!(config.identities[0].mechanisms, Mechanisms { kerberos: false, ntlm: true });
     assert_eq!((config.order, identity.target_domain()), (UpstreamOrder::Balance, true));
     assert_eq!(config.check, Check::Handshake { target: "example.com:443".into() });
     assert_eq!((config.rules.no_proxy.len(), config.rules.without_credentials.len()), (2, 2));
@@ -215,6 +229,37 @@ fn every_setting_reaches_the_configuration() {
     assert_eq!((config.tunnels_per_client, config.new_tunnels_per_client), (13, 14));
     assert_eq!(config.guard.attempts, 2);
     assert_eq!((config.log_format, config.log_level), (LogFormat::Json, LevelFilter::Debug));
+}
+
+/// A keytab of MIT's `kadmin` with keys for `HTTP/proxy.test@EXAMPLE.TEST`.
+const KEYTAB: &[u8] = include_bytes!("../kerberos/tests/recorded/http.keytab");
+
+#[test]
+fn kerberos_takes_a_keytab_or_a_password_and_its_realm_from_the_settings() {
+    let keytab = std::env::temp_dir().join(format!("ntlm-gateway-test-{}-keytab", std::process::id()));
+    std::fs::write(&keytab, KEYTAB).unwrap();
+    let with_keytab = |auth: &'static str| {
+        Given::enough()
+            .flag("auth", auth)
+            .flag("kerberos.realm", "EXAMPLE.TEST")
+            .flag("kerberos.kdc", "127.0.0.1:88")
+            .flag("keytab", keytab.display().to_string().leak())
+            .flag("principal", "HTTP/proxy.test")
+    };
+    let config = with_keytab("kerberos,ntlm").config();
+    let kerberos = config.identities[0].kerberos.as_ref().unwrap();
+    assert_eq!(kerberos.client.to_string(), "HTTP/proxy.test@EXAMPLE.TEST");
+    assert_eq!(config.identities[0].mechanisms, Mechanisms { kerberos: true, ntlm: true });
+    assert!(config.files.contains(&keytab), "it is watched");
+    assert_eq!(config.kerberos.unwrap().realms.configured.unwrap().1.len(), 1);
+    let error = with_keytab("kerberos").flag("principal", "alice").error();
+    assert!(error.contains("no key for alice@EXAMPLE.TEST") && error.contains("HTTP/proxy.test"), "{error}");
+    assert!(with_keytab("ntlm,kerberos").error().contains("must come before"));
+    assert!(with_keytab("kerberos,basic").error().contains("\"basic\" is not one of kerberos, ntlm"));
+    std::fs::write(&keytab, "no keytab").unwrap();
+    assert!(with_keytab("kerberos").error().contains("does not begin with the bytes 05 02"));
+    std::fs::remove_file(&keytab).unwrap();
+    assert!(with_keytab("kerberos").error().contains("No such file"));
 }
 
 #[test]

@@ -93,6 +93,9 @@ pub enum Advice {
         "only this machine can reach {0}, but allow_clients does not include it, so every client gets 403; add 127.0.0.0/8 and ::1 to allow_clients, or use another listening address"
     )]
     LoopbackShutOut(SocketAddr),
+    /// A setting for Kerberos without Kerberos.
+    #[error("has no effect, because auth does not list kerberos")]
+    WithoutKerberos,
     /// A variable whose name is nearly that of a setting.
     #[error("is not a setting; did you mean {0}?")]
     Variable(String),

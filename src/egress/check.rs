@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Hop;
 use super::logon_verdict::{cut_off, unread};
-use crate::auth::{Handshake, NonceSource, Nonces, Progress, Request};
+use crate::auth::{Due, Handshake, NonceSource, Nonces, Progress, Request};
 use crate::fault::Cause;
 use crate::limits::{self, millis};
 use crate::ntlm::FileTime;
@@ -154,6 +154,17 @@ impl<'a> Conversation<'a> {
         if self.purpose == Purpose::Probe {
             return if handshake.needs_no_challenge() { Ok(false) } else { try_out(handshake) };
         }
+        match handshake.due() {
+            Some(Due::LogonAttempt) => {}
+            // Another thread gets it; that the upstream answers is enough.
+            Some(Due::Pending) | None => return Ok(false),
+            Some(Due::Token) => {
+                let Ok(nonces) = NonceSource::default().draw() else { return Ok(false) };
+                handshake.bind_to_channel(self.stream.channel_bindings());
+                // Without a ticket there is nothing to send, which is not the upstream's fault.
+                return Ok(handshake.authenticate(&nonces, out).is_ok());
+            }
+        }
         let (guard, upstream, now_ms) =
             (&self.hop.identity.guard, self.hop.upstream.name(), millis(self.epoch.elapsed()));
         let challenged = handshake.is_demanded();
@@ -186,7 +197,7 @@ fn is_slow(error: &std::io::Error) -> bool {
 /// Checks that the challenge can be answered, and discards the answer.
 fn try_out(handshake: &mut Handshake) -> Result<bool, Failure> {
     let now = FileTime::from_unix(0, 0);
-    let nonces = Nonces { client_challenge: [0; 8], exported_session_key: [0; 16], now };
+    let nonces = Nonces { client_challenge: [0; 8], exported_session_key: [0; 16], subkey: [0; 32], now };
     let answered = handshake.authenticate(&nonces, &mut Vec::new());
     answered.map(|()| false).map_err(|fault| Failure::Other(fault.to_string()))
 }

@@ -1,6 +1,7 @@
 //! Builds the egress from the configuration, at the start and at each reload. Unchanged upstreams and identities keep
 //! their state.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,8 +9,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::guard_start::GuardStart;
-use crate::auth::{Credentials, SpeaksNtlm};
-use crate::config::{Check, Config, IdentityConfig, UpstreamConfig};
+use super::kerberos::{KeyGuards, ManagedTickets, key_material, only_keytab, spn_of};
+use crate::auth::{Credentials, SpeaksNtlm, TokenTimes};
+use crate::config::{Check, Config, IdentityConfig, KerberosIdentity, UpstreamConfig};
 use crate::egress::{
     CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, ListenerUse, Logins, Member, Unchallenged,
     check_by_handshake, probe,
@@ -45,6 +47,8 @@ pub(super) struct Builder {
     pub guesses: Arc<Guesses>,
     /// The addresses that it listens on.
     pub own: OwnAddresses,
+    /// Times of Kerberos tokens.
+    pub token_times: Arc<TokenTimes>,
 }
 
 /// The egress, with its threads and what the next reload needs.
@@ -59,6 +63,8 @@ struct ManagedIdentity {
     guard: Arc<Guard>,
     /// Set when the identity is gone: its guard then no longer writes logs and metrics.
     retired: Arc<AtomicBool>,
+    /// Present if it uses Kerberos.
+    tickets: Option<ManagedTickets>,
 }
 
 struct ManagedUpstream {
@@ -91,8 +97,16 @@ impl ManagedEgress {
         let listeners = uses_of_listeners(config, &builder.listen, old.as_ref().map(|old| &*old.current.listeners));
         let (mut old_identities, mut old_upstreams) =
             old.map_or_else(Default::default, |old| (old.identities, old.upstreams));
-        let identities: Vec<ManagedIdentity> =
+        let mut old_tickets: HashMap<String, ManagedTickets> =
+            old_identities.iter_mut().filter_map(|old| Some((old.config.name.clone(), old.tickets.take()?))).collect();
+        let mut identities: Vec<ManagedIdentity> =
             config.identities.iter().map(|identity| builder.identity(identity, &mut old_identities)).collect();
+        for identity in &mut identities {
+            let old = old_tickets.remove(&identity.config.name);
+            let ManagedIdentity { config: of_config, guard, .. } = identity;
+            let common = config.kerberos.as_ref();
+            identity.tickets = ManagedTickets::of(of_config, common, &config.upstreams, guard, old, builder)?;
+        }
         for gone in old_identities {
             gone.retired.store(true, Ordering::Relaxed);
             if !config.identities.iter().any(|identity| identity.name == gone.config.name) {
@@ -194,7 +208,7 @@ fn egress(
                 number: hops.len(),
                 upstream: Arc::clone(&managed.upstream),
                 identity: Arc::clone(known),
-                credentials: Arc::new(credentials(&identity.config, of_config).with_knowledge(&managed.speaks_ntlm)),
+                credentials: Arc::new(credentials(identity, of_config).with_knowledge(&managed.speaks_ntlm)),
                 metrics: builder.metrics.hop(managed.upstream.name(), &known.name),
                 upstream_metrics: managed.metrics.clone(),
                 warm_cap: of_config.warm,
@@ -238,10 +252,16 @@ fn known_identity(managed: &ManagedIdentity) -> Arc<KnownIdentity> {
     })
 }
 
-fn credentials(identity: &IdentityConfig, upstream: &UpstreamConfig) -> Credentials {
+fn credentials(managed: &ManagedIdentity, upstream: &UpstreamConfig) -> Credentials {
+    let identity = &managed.config;
     let host = upstream.addresses.first().map(HostPort::host).unwrap_or_default();
-    Credentials::new(identity.identity.clone(), host, upstream.first_leg)
-        .with_basic(identity.basic_password.as_ref().map(|password| password.reveal()))
+    let slot = managed.tickets.as_ref().and_then(|tickets| tickets.slot(&spn_of(upstream)?)).cloned();
+    let ntlm = Credentials::new(identity.identity.clone(), host, upstream.first_leg);
+    let listed = match slot {
+        Some(slot) => ntlm.with_kerberos(slot, !identity.mechanisms.ntlm),
+        None => ntlm,
+    };
+    listed.with_basic(identity.basic_password.as_ref().map(|password| password.reveal()))
 }
 
 fn logins(config: &Config) -> Logins {
@@ -289,19 +309,29 @@ impl Builder {
         }
         let retired = Arc::new(AtomicBool::new(false));
         let guard = self.guard(config, Arc::clone(&retired));
-        ManagedIdentity { config: config.clone(), guard, retired }
+        ManagedIdentity { config: config.clone(), guard, retired, tickets: None }
     }
 
     /// A guard whose changes are counted, logged and sent to all shards. The account keeps its failure count, even if
     /// the configuration changes its secret.
     fn guard(&self, config: &IdentityConfig, retired: Arc<AtomicBool>) -> Arc<Guard> {
-        let (notifier, metrics, name) = (Arc::clone(&self.notifier), Arc::clone(&self.metrics), config.name.clone());
         let account = self.accounts.of(config.identity.domain(), config.identity.user());
         let secret = fingerprint(&account, config);
         account.introduce(secret, secret_digest(config));
+        let guard = Guard::of(account, secret, self.on_guard_change(config, retired));
+        self.metrics.guard.changed(&config.name, guard.state());
+        guard
+    }
+
+    fn on_guard_change(
+        &self,
+        config: &IdentityConfig,
+        retired: Arc<AtomicBool>,
+    ) -> impl Fn(&GuardChange) + Send + Sync + 'static {
+        let (notifier, metrics, name) = (Arc::clone(&self.notifier), Arc::clone(&self.metrics), config.name.clone());
         let shown = account_of(config);
         let latest = AtomicU64::new(0);
-        let guard = Guard::of(account, secret, move |change| {
+        move |change| {
             if retired.load(Ordering::Relaxed) {
                 return;
             }
@@ -312,9 +342,24 @@ impl Builder {
                 log_guard(&shown, upstream, *at_upstream, *rest);
             }
             notify(&notifier, || Message::GuardChanged);
-        });
-        self.metrics.guard.changed(&config.name, guard.state());
-        guard
+        }
+    }
+
+    /// The guards of an identity's keys for Kerberos. They have the account's budget in common with NTLM. `guard` is
+    /// the identity's own.
+    pub(super) fn guards_of(
+        &self,
+        config: &IdentityConfig,
+        kerberos: &KerberosIdentity,
+        guard: &Arc<Guard>,
+    ) -> KeyGuards {
+        KeyGuards {
+            account: self.accounts.of(config.identity.domain(), config.identity.user()),
+            kerberos: kerberos.clone(),
+            on_change: Arc::new(self.on_guard_change(config, Arc::default())),
+            // Version 0 is the password.
+            known: HashMap::from([(0, Arc::clone(guard))]),
+        }
     }
 
     fn upstream(
@@ -414,7 +459,7 @@ fn known_addresses(host: &HostPort, upstreams: &[Arc<Upstream>]) -> Option<Resol
     Some(Resolution::Addresses(found.into()))
 }
 
-fn notify(notifier: &ShardNotifier, message: impl Fn() -> Message) {
+pub(super) fn notify(notifier: &ShardNotifier, message: impl Fn() -> Message) {
     for shard in notifier.get().into_iter().flatten() {
         shard.send(message());
     }
@@ -436,6 +481,9 @@ fn log_guard(account: &str, upstream: &str, state: GuardState, rest: Duration) {
 
 /// A fingerprint of everything about an identity that an upstream may accept or refuse.
 fn fingerprint(account: &Account, config: &IdentityConfig) -> u64 {
+    if let Some((kerberos, kvno)) = only_keytab(config) {
+        return account.fingerprint(&*key_material(kerberos, kvno));
+    }
     let identity = &config.identity;
     let method = format!("{:?}", identity.method());
     let basic = config.basic_password.as_ref().map(|password| password.reveal());
@@ -444,6 +492,9 @@ fn fingerprint(account: &Account, config: &IdentityConfig) -> u64 {
 
 /// The same for a store, where it has to be valid in other processes as well.
 pub(super) fn secret_digest(config: &IdentityConfig) -> SecretDigest {
+    if let Some((kerberos, kvno)) = only_keytab(config) {
+        return SecretDigest::of(&[&key_material(kerberos, kvno)]);
+    }
     let identity = &config.identity;
     let basic = config.basic_password.as_ref().map_or("", |password| password.reveal());
     SecretDigest::of(&[
@@ -467,6 +518,7 @@ fn is_same_account(old: &IdentityConfig, new: &IdentityConfig) -> bool {
     old.name == new.name
         && old.identity.nt_hash() == new.identity.nt_hash()
         && old.basic_password == new.basic_password
+        && only_keytab(old) == only_keytab(new)
         && account(old) == account(new)
 }
 

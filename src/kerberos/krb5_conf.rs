@@ -111,6 +111,11 @@ impl Krb5Conf {
         self.realms.iter().find(|(name, _)| name == realm).map_or(&[], |(_, kdcs)| kdcs)
     }
 
+    /// The realms whose KDCs are listed.
+    pub fn realms(&self) -> impl Iterator<Item = &str> {
+        self.realms.iter().map(|(name, _)| name.as_str())
+    }
+
     /// The realm of a host: that of its name, or of the longest domain that it is in.
     pub fn realm_of_host(&self, host: &str) -> Option<&str> {
         let host = host.trim_end_matches('.').to_ascii_lowercase();

@@ -18,6 +18,12 @@ impl FileTime {
         let ticks = seconds.saturating_add(UNIX_EPOCH_SECONDS).saturating_mul(TICKS_PER_SECOND);
         Self(ticks.saturating_add(nanoseconds as u64 / 100))
     }
+
+    /// Microseconds since the Unix epoch; 0 for a time before it.
+    #[must_use]
+    pub const fn unix_micros(self) -> u64 {
+        (self.0 / 10).saturating_sub(UNIX_EPOCH_SECONDS * 1_000_000)
+    }
 }
 
 impl fmt::Display for FileTime {

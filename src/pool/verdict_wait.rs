@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::Loan;
-use crate::auth::{Handshake, Progress, Request};
+use crate::auth::{Due, Handshake, Progress, Request};
 use crate::egress::{Hop, logon_verdict};
 use crate::event::{Deadline, EventToken, HeadReader, Key, Owner, ReadOutcome, Slots, Vacancy};
 use crate::limits;
@@ -137,6 +137,7 @@ impl VerdictWaitPool {
         let key = vacancy.key();
         let upstream = dial(hop, key, loan)?;
         let mut handshake = Box::new(Handshake::new(request, hop.credentials.clone(), loan.head_limit_bytes));
+        handshake.begin_with_logon();
         handshake.await_demand();
         let mut deadline = Deadline::UNARMED;
         loan.timers.set(key, &mut deadline, loan.now_ms + loan.timeouts.handshake);
@@ -316,6 +317,10 @@ fn answer_challenge(
     outbox: &mut Vec<u8>,
     loan: &mut Loan<'_>,
 ) -> Advance {
+    // A ticket that the upstream accepts says nothing about the secret.
+    if handshake.due() != Some(Due::LogonAttempt) {
+        return Advance::Over;
+    }
     let nonces = loan.nonces.draw();
     handshake.bind_to_channel(channel_bindings);
     let asking = AttemptRequest {

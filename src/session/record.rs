@@ -188,7 +188,7 @@ impl Record {
             target = self.requested.target().unwrap_or(UNKNOWN),
             upstream = self.upstream().unwrap_or(UNKNOWN),
             identity = self.on_hop.as_ref().map_or(UNKNOWN, |hop| &*hop.identity.name),
-            scheme = self.scheme.map_or(UNKNOWN, Scheme::name),
+            scheme = self.scheme.map_or(UNKNOWN, Scheme::label),
             connection = self.source.map_or(UNKNOWN, ConnectionSource::label),
             status = self.status.map_or(0, NonZeroU16::get),
             handshake_ms = f64::from(self.handshake_us / 10) / 100.0,

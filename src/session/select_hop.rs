@@ -115,8 +115,10 @@ fn first_hop<'a>(
     may_try: bool,
     now_ms: u64,
 ) -> Result<(usize, &'a Arc<Hop>), Fault> {
-    let refusal_of =
-        |hop: &Hop| hop.identity.guard.refuses(now_ms, hop.upstream.name(), request.method(), request.origin());
+    let refusal_of = |hop: &Hop| match hop.credentials.begins_with_logon() {
+        true => hop.identity.guard.refuses(now_ms, hop.upstream.name(), request.method(), request.origin()),
+        false => None,
+    };
     let mut refused: Option<Refusal> = None;
     while let Some((member, hop)) = choice.next(egress) {
         match refusal_of(hop) {

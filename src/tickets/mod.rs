@@ -1,14 +1,16 @@
 //! Kerberos tickets: the threads that get them from KDCs before they are needed and renew them in time.
 //!
 //! The exchanges themselves are in [`crate::kerberos`], which knows no sockets. What is here blocks, so it never runs
-//! on a shard.
+//! on a shard: shards read the tickets from a [`TicketSlot`](crate::auth::TicketSlot).
 //!
 //! | file | subject |
 //! |---|---|
 //! | `ask` | delivers a request to a KDC, by UDP or TCP |
 //! | `realms` | where the KDCs of a realm are |
 //! | `exchange` | runs an exchange to its end |
+//! | `agent` | the thread that keeps the tickets of one identity |
 
+mod agent;
 mod ask;
 mod exchange;
 mod realms;
@@ -16,6 +18,7 @@ mod realms;
 #[cfg(test)]
 mod tests;
 
+pub use agent::{Agent, AgentLine, AgentOptions, AgentWatch, NewAgent, Service, new_agent};
 pub use ask::{AskError, Reply};
 pub use exchange::{LogonOutcome, TicketError, Watch, get_ticket, log_on, now};
 pub use realms::{ConfFileError, Realms, read_krb5_conf};

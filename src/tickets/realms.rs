@@ -39,6 +39,18 @@ impl Realms {
         configured.or(self.conf.default_realm.as_deref())
     }
 
+    /// The realm of a Windows domain: a name with a dot is the realm in another case, and `CORP` is the realm whose
+    /// name begins with it.
+    pub fn realm_of_domain(&self, domain: &str) -> Option<String> {
+        let is_its = |realm: &&str| {
+            realm.eq_ignore_ascii_case(domain)
+                || realm.split('.').next().is_some_and(|label| label.eq_ignore_ascii_case(domain))
+        };
+        let known = self.default_realm().into_iter().chain(self.conf.realms());
+        let mapped = || self.conf.realm_of_host(domain).filter(|_| domain.contains('.')).map(str::to_owned);
+        known.filter(is_its).map(str::to_owned).next().or_else(mapped)
+    }
+
     /// How requests are sent.
     pub fn delivery_options(&self) -> DeliveryOptions {
         let limit = self.conf.udp_preference_limit;

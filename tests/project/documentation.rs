@@ -260,6 +260,7 @@ fn every_configuration_file_of_the_manual_is_valid() {
     for name in ["password", "ci-password", "batch-nt-hash", "desk-password", "joe-password"] {
         scratch.write(name, "cd06ca7c7e10c99b1d33b7485a2ed808\n");
     }
+    scratch.write("keytab", keytab(&["CORP.EXAMPLE", "svc-egress"]));
     let examples: Vec<&str> = pages::manual().flat_map(|page| page.blocks("toml")).collect();
     assert!(examples.len() >= 5, "only {} examples were found", examples.len());
     for example in examples {
@@ -269,6 +270,18 @@ fn every_configuration_file_of_the_manual_is_valid() {
         let inputs = Inputs::new(Settings::default(), lookup).unwrap_or_else(|errors| panic!("{errors}"));
         config::load(&inputs).unwrap_or_else(|errors| panic!("{errors}"));
     }
+}
+
+/// A keytab with one key for a realm's user.
+fn keytab(names: &[&str; 2]) -> Vec<u8> {
+    let mut record = vec![0, 1];
+    for name in names {
+        record.extend(u16::try_from(name.len()).expect("a short name").to_be_bytes());
+        record.extend(name.bytes());
+    }
+    record.extend([0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 17, 0, 16]);
+    record.extend([7; 16]);
+    [&[5, 2], &u32::try_from(record.len()).expect("short").to_be_bytes()[..], &record].concat()
 }
 
 #[test]

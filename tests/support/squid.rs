@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -26,11 +27,26 @@ pub struct SquidOptions {
     pub extra: String,
     /// Offers Basic with these users and passwords instead of NTLM.
     pub basic: Option<Vec<(String, String)>>,
+    /// Offers Negotiate with Kerberos instead of NTLM, or before it.
+    pub kerberos: Option<SquidKerberos>,
+}
+
+/// How a Squid verifies Kerberos.
+#[derive(Clone)]
+pub struct SquidKerberos {
+    /// The keys of its service.
+    pub keytab: PathBuf,
+    /// The service, with its realm.
+    pub principal: String,
+    /// krb5.conf for its helper.
+    pub krb5_conf: PathBuf,
+    /// Whether it offers NTLM as well.
+    pub with_ntlm: bool,
 }
 
 impl Default for SquidOptions {
     fn default() -> Self {
-        Self { helpers: 20, extra: String::new(), basic: None }
+        Self { helpers: 20, extra: String::new(), basic: None, kerberos: None }
     }
 }
 
@@ -39,6 +55,7 @@ pub struct Squid {
     process: Option<Process>,
     address: SocketAddr,
     scratch: Scratch,
+    krb5_conf: Option<PathBuf>,
 }
 
 impl Squid {
@@ -46,14 +63,20 @@ impl Squid {
     pub fn start(options: &SquidOptions) -> Self {
         print_versions_once();
         let scratch = Scratch::new("squid");
+        let krb5_conf = options.kerberos.as_ref().map(|kerberos| {
+            let conf = std::fs::read(&kerberos.krb5_conf).expect("krb5.conf");
+            let copy = scratch.write("krb5.conf", conf);
+            std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o644)).expect("chmod krb5.conf");
+            copy
+        });
         let mut failures = String::new();
         // Another process may have taken the free port in the meantime.
         for _ in 0..3 {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
             configure(&scratch, address, options);
-            match launch(&scratch, address) {
+            match launch(&scratch, address, krb5_conf.as_deref()) {
                 Ok(process) => {
-                    return Self { process: Some(process), address, scratch };
+                    return Self { process: Some(process), address, scratch, krb5_conf };
                 }
                 Err(log) => failures.push_str(&log),
             }
@@ -83,8 +106,14 @@ impl Squid {
     /// Starts it again on the same port with the same settings.
     pub fn restart(&mut self) {
         self.stop();
-        let process = launch(&self.scratch, self.address).unwrap_or_else(|log| panic!("Squid did not restart:\n{log}"));
+        let process = launch(&self.scratch, self.address, self.krb5_conf.as_deref())
+            .unwrap_or_else(|log| panic!("Squid did not restart:\n{log}"));
         self.process = Some(process);
+    }
+
+    /// Gives it other keys for its service, from the next restart on.
+    pub fn set_keytab(&self, keytab: &Path) {
+        copy_keytab(&self.scratch, keytab);
     }
 
     /// The requests that it has logged. It logs a rejected one at once, a tunnel when it closes.
@@ -129,6 +158,8 @@ pub enum LoggedCredentials {
     Negotiate,
     /// NTLM with an AUTHENTICATE_MESSAGE.
     Authenticate,
+    /// Negotiate with a token of SPNEGO for Kerberos.
+    Kerberos,
     /// Anything else.
     Other,
 }
@@ -159,6 +190,8 @@ impl LogLine {
             "-" => LoggedCredentials::None,
             value if value.contains("TlRMTVNTUAAB") => LoggedCredentials::Negotiate,
             value if value.contains("TlRMTVNTUAAD") => LoggedCredentials::Authenticate,
+            // The first byte of a NegTokenInit behind its tag.
+            value if value.contains("Negotiate%20YI") || value.contains("Negotiate YI") => LoggedCredentials::Kerberos,
             _ => LoggedCredentials::Other,
         };
         Some(Self { user, status, method, target, credentials })
@@ -172,13 +205,18 @@ fn configure(scratch: &Scratch, address: SocketAddr, options: &SquidOptions) {
     std::fs::create_dir_all(&samba).expect("mkdir for Samba");
     let smb_conf = scratch.write("smb.conf", samba_conf(&samba));
     let users = scratch.write("users", basic_users(options.basic.as_deref().unwrap_or_default()));
-    let scheme = match options.basic {
+    let scheme = match (&options.kerberos, &options.basic) {
+        (Some(kerberos), _) => {
+            copy_keytab(scratch, &kerberos.keytab);
+            let ntlm = if kerberos.with_ntlm { ntlm_scheme(&smb_conf, options.helpers) } else { String::new() };
+            format!("{}\n{ntlm}", kerberos_scheme(scratch, kerberos, options.helpers))
+        }
         // Otherwise it looks the user up in lower case.
-        Some(_) => format!(
+        (None, Some(_)) => format!(
             "auth_param basic program /usr/lib/squid/basic_ncsa_auth {}\nauth_param basic casesensitive on",
             users.display()
         ),
-        None => ntlm_scheme(&smb_conf, options.helpers),
+        (None, None) => ntlm_scheme(&smb_conf, options.helpers),
     };
     let mut conf = format!(
         "http_port {address}\n\
@@ -221,6 +259,25 @@ fn ntlm_scheme(smb_conf: &Path, helpers: u32) -> String {
         ntlm_auth = path_of("ntlm_auth").display(),
         smb_conf = smb_conf.display(),
         startup = helpers.min(4),
+    )
+}
+
+fn copy_keytab(scratch: &Scratch, keytab: &Path) {
+    let copy = scratch.write("keytab", std::fs::read(keytab).expect("the keytab"));
+    if rustix::process::geteuid().is_root() {
+        let (_, uid, gid) = unprivileged_user();
+        std::os::unix::fs::chown(copy, Some(uid), Some(gid)).expect("chown for Squid");
+    }
+}
+
+fn kerberos_scheme(scratch: &Scratch, kerberos: &SquidKerberos, helpers: u32) -> String {
+    format!(
+        "auth_param negotiate program /usr/lib/squid/negotiate_kerberos_auth -k {keytab} -s {principal}\n\
+         auth_param negotiate children {helpers} startup={startup} idle=1 queue-size=4096\n\
+         auth_param negotiate keep_alive on",
+        keytab = scratch.join("keytab").display(),
+        principal = kerberos.principal,
+        startup = helpers.min(2),
     )
 }
 
@@ -272,11 +329,14 @@ fn remove_shared_memory(scratch: &Scratch) {
 }
 
 /// Starts Squid in the foreground and waits until it accepts. Returns its logs if it does not.
-fn launch(scratch: &Scratch, address: SocketAddr) -> Result<Process, String> {
+fn launch(scratch: &Scratch, address: SocketAddr, krb5_conf: Option<&Path>) -> Result<Process, String> {
     let output = std::fs::File::create(scratch.join("output")).expect("create Squid's output file");
     let mut command = Process::command(path_of("squid"));
     command.args(["-N", "-n", &service_name(scratch), "-f"]).arg(scratch.join("squid.conf"));
     command.stdout(Stdio::null()).stderr(output);
+    if let Some(krb5_conf) = krb5_conf {
+        command.env("KRB5_CONFIG", krb5_conf).env("KRB5RCACHEDIR", scratch.path());
+    }
     let mut process = Process::spawn("squid", &mut command);
     let accepting = wait_for(START_BOUND, || {
         if process.exit_status().is_some() {

@@ -6,6 +6,7 @@
 //! more arms in [`Scheme`], and a constructor of [`Credentials`](super::Credentials) that puts it into the list.
 
 mod basic;
+mod kerberos;
 mod ntlm;
 
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 pub(super) use basic::{Basic, BasicCredentials};
+pub(super) use kerberos::Kerberos;
 pub use ntlm::SpeaksNtlm;
 pub(super) use ntlm::{CHALLENGE_SCHEMES, Ntlm};
 
@@ -23,7 +25,7 @@ use super::fault;
 use super::nonces::Nonces;
 use crate::fault::{Cause, Fault};
 use crate::http::Fields;
-use crate::ntlm::Identity;
+use crate::ntlm::{FileTime, Identity};
 
 /// A way to convince an upstream, prepared for one identity and shared by all its handshakes.
 ///
@@ -50,6 +52,11 @@ pub(super) trait Mechanism: Debug + Send + Sync {
         false
     }
 
+    /// Whether another thread has failed to prepare it, so that [`Mechanism::final_token`] would fail now.
+    fn has_failed(&self) -> bool {
+        false
+    }
+
     /// Makes the token that the upstream accepts or refuses.
     ///
     /// # Errors
@@ -66,13 +73,31 @@ pub(super) trait Mechanism: Debug + Send + Sync {
     /// Why a scheme that is offered must not be used.
     fn choose(&self, last: Scheme, offers: &Fields<'_>) -> Result<Option<Scheme>, Fault>;
 
+    /// The upstream refused the final token, which was no logon attempt, perhaps with a token of its own.
+    /// `made_at` is when the final token was made.
+    fn refused(&self, _token: Option<&[u8]>, _made_at: FileTime) -> Refused {
+        Refused::default()
+    }
+
     /// Whether it must not be used with this upstream, whatever was remembered.
     fn is_ruled_out(&self) -> bool {
         false
     }
 
+    /// Gives up secrets of its own that are not among [`Secrets`].
+    fn withdraw(&self) {}
+
     /// Shares what all identities know about the upstream.
     fn share(&mut self, _speaks_ntlm: &Arc<SpeaksNtlm>) {}
+}
+
+/// What is to be made of a refusal.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    /// Another token may be accepted.
+    pub may_retry: bool,
+    /// What the upstream says about it.
+    pub why: Option<String>,
 }
 
 /// What a final token is made of.
@@ -130,6 +155,8 @@ pub enum Scheme {
     NegotiateSpnego,
     /// `Basic <user:password>`: the password itself.
     Basic,
+    /// `Negotiate <SPNEGO token with an AP-REQ>`.
+    Kerberos,
     /// For tests.
     #[cfg(test)]
     Scripted,
@@ -141,6 +168,7 @@ const TABLE: &[(Scheme, &str)] = &[
     (Scheme::NegotiateRaw, "Negotiate"),
     (Scheme::NegotiateSpnego, "Negotiate"),
     (Scheme::Basic, "Basic"),
+    (Scheme::Kerberos, "Negotiate"),
     #[cfg(test)]
     (Scheme::Scripted, "Scripted"),
 ];
@@ -154,6 +182,11 @@ const _: () = {
 };
 
 impl Scheme {
+    /// Its name in the log, where Kerberos and NTLM under Negotiate differ.
+    pub fn label(self) -> &'static str {
+        if self == Scheme::Kerberos { "Kerberos" } else { self.name() }
+    }
+
     /// The scheme's name in Proxy-Authorization and Proxy-Authenticate.
     pub fn name(self) -> &'static str {
         TABLE[self.number()].1

@@ -70,7 +70,9 @@ fn the_next_mechanism_in_the_list_is_used_if_the_upstream_refuses_the_first() {
     let offers =
         "HTTP/1.1 407 R\r\nProxy-Authenticate: Scripted\r\nProxy-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n";
     let mut out = Vec::new();
-    assert!(matches!(handshake.receive(offers.as_bytes(), &mut out), Ok((_, Progress::Send))));
+    // On another connection, because some upstreams accept nothing more on one with a refused token.
+    assert!(matches!(handshake.receive(offers.as_bytes(), &mut out), Ok((_, Progress::Redial))));
+    handshake.begin(&mut out);
     assert_eq!(token(&String::from_utf8(out).unwrap())[8], 1, "a NEGOTIATE_MESSAGE");
     // Asked again, it does not go back to the mechanism that was refused.
     let mut out = Vec::new();

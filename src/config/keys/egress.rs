@@ -59,6 +59,16 @@ pub(super) const UPSTREAM: &[Key] = &[
         default: Fallback::Value(|| "negotiate".into()),
     },
     Key {
+        name: "spn",
+        flag: "spn",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "SERVICE/HOST",
+        heading: "Upstream proxy",
+        help: "The proxy's service principal name for Kerberos. Default: HTTP/ and the proxy's host name as configured",
+        default: Fallback::Nothing,
+    },
+    Key {
         name: "warm",
         flag: "warm",
         places: Places::Everywhere,

@@ -67,6 +67,38 @@ pub(super) const IDENTITY: &[Key] = &[
         default: Fallback::Nothing,
     },
     Key {
+        name: "auth",
+        flag: "auth",
+        places: Places::Everywhere,
+        kind: Kind::List,
+        value_name: "kerberos|ntlm",
+        heading: "Identity",
+        help: "The authentication mechanisms to use, separated by commas: kerberos, ntlm, or kerberos,ntlm for Kerberos \
+               where it works and NTLM elsewhere. One that is not listed is never used",
+        default: Fallback::Value(|| "ntlm".into()),
+    },
+    Key {
+        name: "keytab",
+        flag: "keytab",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "FILE",
+        heading: "Identity",
+        help: "A keytab with the account's key for Kerberos, instead of the password",
+        default: Fallback::Nothing,
+    },
+    Key {
+        name: "principal",
+        flag: "principal",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "NAME",
+        heading: "Identity",
+        help: "The account's name in Kerberos, such as host/gateway.corp.example@CORP.EXAMPLE, if it does not follow from \
+               --user",
+        default: Fallback::Nothing,
+    },
+    Key {
         name: "workstation",
         flag: "workstation",
         places: Places::Everywhere,

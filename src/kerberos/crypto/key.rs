@@ -66,6 +66,11 @@ impl Key {
         }
     }
 
+    /// The key itself: a secret. It is for fingerprints.
+    pub fn reveal(&self) -> &[u8] {
+        self.bytes()
+    }
+
     /// Its etype.
     pub fn etype(&self) -> Etype {
         self.etype

@@ -29,6 +29,18 @@ pub enum ClientSecret {
     Keytab(Arc<Keytab>),
 }
 
+impl PartialEq for ClientSecret {
+    fn eq(&self, other: &ClientSecret) -> bool {
+        match (self, other) {
+            (ClientSecret::Password(one), ClientSecret::Password(other)) => one == other,
+            (ClientSecret::Keytab(one), ClientSecret::Keytab(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for ClientSecret {}
+
 impl ClientSecret {
     /// A copy of a password.
     pub fn password(text: &str) -> ClientSecret {

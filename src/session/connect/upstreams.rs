@@ -135,7 +135,8 @@ impl Upstreams {
     /// Whether the guard lets it dial now.
     fn enter(&mut self, cx: &Cx<'_>) -> Result<bool, Refusal> {
         let Attempt { hop, handshake, scout, .. } = &mut *self.attempt;
-        if scout.is_some() || handshake.is_exempt() || hop.habits.serves_unchallenged() {
+        let needs_no_guard = handshake.is_exempt() || !hop.credentials.begins_with_logon();
+        if scout.is_some() || needs_no_guard || hop.habits.serves_unchallenged() {
             return Ok(true);
         }
         let (method, destination) = (handshake.request().method(), handshake.request().origin());

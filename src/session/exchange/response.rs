@@ -8,12 +8,14 @@ use crate::egress::logon_verdict;
 use crate::event::take_front;
 use crate::fault::{At, Cause, Fault};
 use crate::forward::BodyPump;
-use crate::http::{BodyFraming, HeadEnd};
+use crate::http::{self, BodyFraming, HeadEnd, ResponseHead};
 use crate::limits;
 use crate::session::connection_source::ConnectionSource;
 use crate::session::cx::Cx;
 use crate::session::transition::Pending;
 use crate::upstream::Answer;
+
+const NOT_REPEATABLE: &str = "the upstream asks for authentication in the middle of a request that cannot be repeated";
 
 impl Exchange {
     /// Reads heads until the answer's own; `None` when there is nothing more to read now or the body can follow.
@@ -140,8 +142,11 @@ impl Exchange {
             }
             Ok(Heard::Interim) => self.interim(head.len(), cx),
             Ok(Heard::Switching) => Some(self.switching(cx)),
-            Ok(Heard::Demand { rechallenge, line }) => Some(self.demanded(rechallenge, &line, cx)),
+            Ok(Heard::Demand { rechallenge, line }) => Some(self.demanded(head, rechallenge, &line, cx)),
             Ok(Heard::Final(mut answer)) => {
+                if let Err(fault) = self.check_upstream(head, cx) {
+                    return Some(Work::Fail(fault));
+                }
                 self.forget_body();
                 self.answered(answer.status, cx);
                 if answer.status < 400
@@ -181,8 +186,26 @@ impl Exchange {
         }
     }
 
+    /// Checks the upstream's own token in the head of its answer, if the handshake calls for it.
+    fn check_upstream(&self, head: &[u8], cx: &Cx<'_>) -> Result<(), Fault> {
+        let Some(attempt) = self.attempt.as_ref().filter(|attempt| attempt.handshake.checks_answer()) else {
+            return Ok(());
+        };
+        let check = |head: &ResponseHead<'_>| attempt.handshake.check_answer(head);
+        http::with_response_head(head, cx.shard.settings.field_limit, check)
+            .map_err(|error| Fault::malformed_response(At::Reply, &error))?
+    }
+
+    /// Whether the request may be made again after its token, which was no logon attempt, was refused.
+    fn token_was_refused(&mut self, head: &[u8], cx: &Cx<'_>) -> Result<(), Fault> {
+        let Some(attempt) = &mut self.attempt else { return Ok(()) };
+        let judge = |head: &ResponseHead<'_>| attempt.handshake.token_was_refused(head);
+        http::with_response_head(head, cx.shard.settings.field_limit, judge)
+            .map_err(|error| Fault::malformed_response(At::Reply, &error))?
+    }
+
     /// A 407: the verdict on our AUTHENTICATE_MESSAGE, or the end of a connection's authentication.
-    fn demanded(&mut self, rechallenge: bool, line: &str, cx: &mut Cx<'_>) -> Work {
+    fn demanded(&mut self, head: &[u8], rechallenge: bool, line: &str, cx: &mut Cx<'_>) -> Work {
         let (has_begun, is_held) = (self.up.has_begun(), self.is_body_held());
         let pending = self.take_pending();
         let Some(attempt) = &mut self.attempt else {
@@ -193,16 +216,22 @@ impl Exchange {
         attempt.demanded(has_begun, is_held, cx);
         let Pending::Verdict(ticket) = pending else {
             attempt.asked_again();
+            if matches!(pending, Pending::Demand) && attempt.handshake.awaits_verdict_on_ticket() {
+                if let Err(fault) = self.token_was_refused(head, cx) {
+                    return Work::Fail(fault);
+                }
+                return match has_begun {
+                    false => Work::SendAgain,
+                    true => Work::Fail(At::Reply.fault(Cause::Reauthentication, NOT_REPEATABLE)),
+                };
+            }
             // A kept connection may be outdated, which the next is not; and an upstream that was thought to ask for no
             // credentials may ask for some after all.
             let may_be_sent_again = attempt.source == ConnectionSource::Kept
                 || (matches!(pending, Pending::Demand) && attempt.handshake.may_begin_again());
             return match may_be_sent_again && !has_begun {
                 true => Work::SendAgain,
-                false => Work::Fail(At::Reply.fault(
-                    Cause::Reauthentication,
-                    "the upstream asks for authentication in the middle of a request that cannot be repeated",
-                )),
+                false => Work::Fail(At::Reply.fault(Cause::Reauthentication, NOT_REPEATABLE)),
             };
         };
         let stale = rechallenge && attempt.source == ConnectionSource::Warm;
