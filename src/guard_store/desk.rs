@@ -68,7 +68,8 @@ struct Expected {
 
 #[derive(Debug)]
 struct Secret {
-    digest: SecretDigest,
+    /// `None` once no identity uses it.
+    digest: Option<SecretDigest>,
     /// With the salt that it was made with.
     fingerprint: Option<(String, String)>,
 }
@@ -151,9 +152,11 @@ impl Desk {
             }
             Order::Secret { account, secret, digest } => {
                 if let Some(party) = self.accounts.get_mut(&account) {
-                    party.secrets.entry(secret).or_insert(Secret { digest, fingerprint: None });
+                    party.secrets.entry(secret).or_insert(Secret { digest: None, fingerprint: None }).digest =
+                        Some(digest);
                 }
             }
+            Order::Forget { account, secret } => self.forget(account, secret),
             Order::Expect(at) => self.expect(&at),
             Order::Reserve { at, spare, first_confirmation } => {
                 self.expect(&at);
@@ -178,6 +181,18 @@ impl Desk {
         if !self.expected.iter().any(|expected| expected.at == *at) {
             let (at, told) = (at.clone(), Known::default());
             self.expected.push(Expected { at, told, held_until_ms: 0, denied: None });
+        }
+    }
+
+    /// No identity uses the secret any more. Its fingerprint is kept for attempts that are under way.
+    fn forget(&mut self, account: u64, secret: u64) {
+        self.expected.retain(|expected| (expected.at.account, expected.at.secret) != (account, secret));
+        self.requests.retain(|request| (request.at.account, request.at.secret) != (account, secret));
+        if let Some(party) = self.accounts.get_mut(&account) {
+            party.secrets.entry(secret).and_modify(|secret| secret.digest = None);
+            if party.secrets.len() > limits::GUARD_STORED_PLACES {
+                party.secrets.retain(|_, secret| secret.digest.is_some());
+            }
         }
     }
 
@@ -425,7 +440,7 @@ fn resolve(accounts: &mut HashMap<u64, Party>, at: &Where, salt: &str) -> Option
     let made = match &secret.fingerprint {
         Some((with, made)) if with == salt => made.clone(),
         _ => {
-            let made = fingerprint(&secret.digest, salt, &account);
+            let made = fingerprint(secret.digest.as_ref()?, salt, &account);
             secret.fingerprint = Some((salt.to_owned(), made.clone()));
             made
         }

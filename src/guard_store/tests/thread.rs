@@ -239,3 +239,28 @@ fn the_document_holds_no_name_and_nothing_of_the_secret() {
         assert!(!text.contains(name), "{name} in {text}");
     }
 }
+
+#[test]
+fn an_attempt_with_a_secret_that_was_replaced_meanwhile_is_settled() {
+    let cell = MemoryCell::default();
+    let Process { epoch, guard, thread, upstream, _accounts, .. } = {
+        let process = Process::start(&cell, "wrong");
+        let ticket = process.attempt().unwrap();
+        let account = process._accounts.of("CORP", "svc");
+        let secret = account.fingerprint("right");
+        account.introduce(secret, SecretDigest::of(&[b"right"]));
+        let process = Process { guard: Guard::of(account, secret, |_| {}), ..process };
+        ticket.settle(process.now_ms(), Answer::Refused);
+        process
+    };
+    thread.flush(PATIENCE);
+    let text = cell.0.lock().unwrap().text.clone().unwrap();
+    assert!(text.contains("failed") && !text.contains("reserved"), "{text}");
+    let now_ms = millis(epoch.elapsed());
+    guard.expect(&upstream);
+    assert!(matches!(guard.enter(now_ms, &upstream, "CONNECT", "example.com:443"), DialPermission::Wait));
+    thread.flush(PATIENCE);
+    let now_ms = millis(epoch.elapsed());
+    let permission = guard.enter(now_ms, &upstream, "CONNECT", "example.com:443");
+    assert!(matches!(permission, DialPermission::Scout(_)), "{permission:?}");
+}

@@ -104,7 +104,9 @@ impl Account {
     }
 
     pub(super) fn unwatch(&self, number: u64) {
-        self.lock().unwatch(number);
+        let mut ledger = self.lock();
+        ledger.unwatch(number);
+        self.send_orders(&mut ledger);
     }
 
     pub(super) fn destination(&self, method: &str, destination: &str) -> u64 {

@@ -106,7 +106,13 @@ impl Ledger {
     }
 
     pub(super) fn unwatch(&mut self, number: u64) {
+        let gone = self.watchers.iter().find(|watcher| watcher.number == number).map(|watcher| watcher.secret);
         self.watchers.retain(|watcher| watcher.number != number);
+        if let (Some(secret), Some(books)) = (gone, &mut self.books)
+            && !self.watchers.iter().any(|watcher| watcher.secret == secret)
+        {
+            books.orders.push(Order::Forget { account: books.account, secret });
+        }
     }
 
     pub(super) fn is_idle(&mut self, policy: &GuardPolicy) -> bool {

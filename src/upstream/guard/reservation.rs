@@ -40,6 +40,13 @@ pub enum Order {
         /// What the store makes its fingerprint of.
         digest: SecretDigest,
     },
+    /// No identity uses the secret any more. Attempts with it may still be under way.
+    Forget {
+        /// Its account.
+        account: u64,
+        /// [`Account::fingerprint`].
+        secret: u64,
+    },
     /// The secret is going to be used at this upstream: tell what is known.
     Expect(Where),
     /// Reserve an attempt; the answer is [`Account::granted`] or [`Account::denied`], possibly much later.
