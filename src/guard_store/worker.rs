@@ -192,8 +192,12 @@ impl Worker {
             }
             Message::Changed(kept) => {
                 self.is_watched = true;
-                let own_ms = self.now_ms();
-                self.learn(kept, own_ms);
+                // A change may be reported late. While it is not known what became of a write, only a read tells.
+                let is_clear = self.unclear.as_ref().is_none_or(|(_, text, _)| kept.text.as_ref() == Some(text));
+                if is_clear {
+                    let own_ms = self.now_ms();
+                    self.learn(kept, own_ms);
+                }
             }
             Message::WatchFailed => self.is_watched = false,
             Message::Flush(done) => flushes.push(done),

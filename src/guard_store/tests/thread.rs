@@ -1,9 +1,10 @@
 //! The thread, with a store in memory that misbehaves as it is told.
 
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::super::cell::{Cell, Kept, Reason, Replaced, StoreFault, Version};
+use super::super::cell::{Cell, Kept, Reason, Replaced, StoreFault, Version, Watch};
 use super::super::worker::{Observer, StoreThread};
 use super::policy;
 use crate::limits::{self, millis};
@@ -26,6 +27,24 @@ struct Memory {
     lies: usize,
     /// So many replacements lose a race.
     conflicts: usize,
+    /// What is reported to the watch, and where the watch will find it.
+    reports: Option<Sender<Kept>>,
+    reported: Option<Receiver<Kept>>,
+}
+
+impl Memory {
+    fn kept(&self) -> Kept {
+        let version = Version(self.version.to_string());
+        Kept { text: self.text.clone(), version, at_ms: 1_800_000_000_000, damaged: 0 }
+    }
+}
+
+struct MemoryWatch(Receiver<Kept>);
+
+impl Watch for MemoryWatch {
+    fn next(&mut self) -> Result<Kept, StoreFault> {
+        self.0.recv().map_err(|_| StoreFault::Unavailable(Reason("nothing is reported any more".into())))
+    }
 }
 
 impl Cell for MemoryCell {
@@ -34,8 +53,7 @@ impl Cell for MemoryCell {
         if memory.is_down {
             return Err(StoreFault::Unavailable(Reason("it is down".into())));
         }
-        let version = Version(memory.version.to_string());
-        Ok(Kept { text: memory.text.clone(), version, at_ms: 1_800_000_000_000, damaged: 0 })
+        Ok(memory.kept())
     }
 
     fn replace(&mut self, text: &str, version: &Version) -> Result<Replaced, StoreFault> {
@@ -51,12 +69,20 @@ impl Cell for MemoryCell {
         if *version != Version(memory.version.to_string()) {
             return Ok(Replaced::Conflict);
         }
+        let before = memory.kept();
         (memory.text, memory.version) = (Some(text.into()), memory.version + 1);
         if memory.lies > 0 {
             memory.lies -= 1;
+            // Late: it was reported by the watch only now.
+            memory.reports.iter().for_each(|reports| reports.send(before.clone()).unwrap());
             return Err(StoreFault::Unavailable(Reason("the answer was lost".into())));
         }
         Ok(Replaced::Yes(Version(memory.version.to_string())))
+    }
+
+    fn watch(&self) -> Option<Box<dyn Watch>> {
+        let reported = self.0.lock().unwrap().reported.take()?;
+        Some(Box::new(MemoryWatch(reported)))
     }
 }
 
@@ -190,6 +216,20 @@ fn a_request_goes_soon_after_the_attempt_of_another_process_that_it_waited_for()
     });
     let _ = std::fs::remove_dir_all(&scratch);
     assert!(took < limits::GUARD_STORE_POLL / 2, "{took:?}");
+}
+
+#[test]
+fn a_change_reported_late_does_not_hide_a_write_whose_answer_was_lost() {
+    let cell = MemoryCell::default();
+    let (reports, reported) = mpsc::channel();
+    cell.0.lock().unwrap().reports = Some(reports);
+    cell.0.lock().unwrap().reported = Some(reported);
+    let process = Process::start(&cell, "right");
+    cell.0.lock().unwrap().lies = 1;
+    process.attempt().unwrap().settle(process.now_ms(), Answer::Status(200));
+    process.thread.flush(PATIENCE);
+    let text = cell.0.lock().unwrap().text.clone().unwrap();
+    assert!(!text.contains("reserved"), "it was reserved twice: {text}");
 }
 
 #[test]
