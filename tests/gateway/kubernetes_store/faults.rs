@@ -60,13 +60,13 @@ fn a_500_is_a_fault_that_passes() {
 #[test]
 fn a_slow_api_is_given_up_after_the_time_limit() {
     let api = KubernetesApi::start();
-    let mut cell = cell_through(api.door(), &api, Timing { request: Duration::from_secs(1), ..TIMING });
+    let mut cell = cell_through(api.door(), &api, Timing { request: Duration::from_secs(3), ..TIMING });
     api.set_fault_times(Fault::Slow(Duration::from_secs(20)), 1);
     let begun = Instant::now();
     let text = unavailable(cell.read());
-    assert!(text.ends_with("did not answer within 1 s"), "{text}");
+    assert!(text.ends_with("did not answer within 3 s"), "{text}");
     let took = begun.elapsed();
-    assert!((Duration::from_millis(900)..Duration::from_secs(10)).contains(&took), "{took:?}");
+    assert!((Duration::from_millis(2_900)..Duration::from_secs(12)).contains(&took), "{took:?}");
     assert_eq!(read(&mut cell).text, None);
 }
 

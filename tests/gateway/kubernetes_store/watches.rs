@@ -122,7 +122,7 @@ fn a_watch_that_ends_at_once_is_a_fault_and_not_a_busy_loop() {
 #[test]
 fn a_dead_connection_of_a_watch_is_noticed() {
     let api = KubernetesApi::start();
-    let silence = Duration::from_secs(1);
+    let silence = Duration::from_secs(3);
     let mut cell = cell_through(api.door(), &api, Timing { watch_silence: silence, ..LONG });
     let version = create(&mut cell, "1");
     let mut watch = watch(&cell);
@@ -131,7 +131,7 @@ fn a_dead_connection_of_a_watch_is_noticed() {
     replaced(cell.replace("2", &version));
     let begun = Instant::now();
     let text = unavailable(watch.next());
-    assert!(text.ends_with("was silent for 1 s"), "{text}");
+    assert!(text.ends_with("was silent for 3 s"), "{text}");
     assert!(begun.elapsed() < PATIENCE);
     api.set_fault(None);
     assert_eq!(watch.next().expect("a state").text.as_deref(), Some("2"));
