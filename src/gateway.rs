@@ -26,6 +26,7 @@ use crate::session::{SessionSettings, pseudonym};
 use crate::shard::{self, Gate, GateRules, Message, Shard, ShardOptions};
 use crate::transport::KeepAlive;
 use crate::upstream::{OriginResolver, OwnAddresses};
+pub(crate) use egress_builder::secret_digest;
 use egress_builder::{Builder, ManagedEgress, ShardNotifier};
 use guard_start::GuardStart;
 

@@ -415,6 +415,9 @@ pub const GUARD_FINGERPRINT_ROUNDS: u32 = 20_000;
 /// How long a start waits to learn from the store whether the secrets are rejected.
 pub const GUARD_STORE_START_WAIT: Duration = Duration::from_secs(2);
 
+/// How long a command such as `guard reset` retries while the store is out of reach.
+pub const GUARD_STORE_COMMAND_WAIT: Duration = Duration::from_secs(5);
+
 // ---- Upstreams: health and habits ----
 
 /// Upstreams that a configuration may name. A request records the ones it has tried in one word.

@@ -9,10 +9,12 @@ mod arguments;
 mod check;
 mod decode;
 mod demo;
+mod guard;
 mod hash;
 mod probe;
 mod run;
 mod terminal;
+mod utc;
 
 use crate::config::{Warning, redact};
 
@@ -64,6 +66,7 @@ fn dispatch(matches: &ArgMatches) -> ExitCode {
         Some(("demo", matches)) => demo::run(matches),
         Some(("check", matches)) => check::run(matches),
         Some(("probe", matches)) => probe::run(matches),
+        Some(("guard", matches)) => guard::run(matches),
         Some(("hash", matches)) => hash::run(matches),
         Some(("decode", matches)) => decode::run(matches),
         _ => unreachable!("clap accepts only the subcommands above"),
@@ -87,6 +90,7 @@ pub fn command() -> Command {
         .subcommand(demo::command())
         .subcommand(check::command())
         .subcommand(probe::command())
+        .subcommand(guard::command())
         .subcommand(hash::command())
         .subcommand(decode::command())
 }

@@ -491,7 +491,7 @@ fn fingerprint(account: &Account, config: &IdentityConfig) -> u64 {
 }
 
 /// The same for a store, where it has to be valid in other processes as well.
-pub(super) fn secret_digest(config: &IdentityConfig) -> SecretDigest {
+pub(crate) fn secret_digest(config: &IdentityConfig) -> SecretDigest {
     if let Some((kerberos, kvno)) = only_keytab(config) {
         return SecretDigest::of(&[&key_material(kerberos, kvno)]);
     }

@@ -2,9 +2,10 @@
 //! answers.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::Weak;
 
-use super::cell::Kept;
+use super::cell::{Kept, Reason, StoreFault};
 use super::document::{Document, account_hash, fingerprint, place};
 use super::record::{Actor, Known, Place, Purpose, Reserved, Shares};
 use crate::limits::{self, millis};
@@ -330,11 +331,10 @@ impl Desk {
     /// Counts what may have been in documents that were lost.
     fn assume_lost(&mut self, document: &mut Document, damaged: usize, now_ms: u64) {
         if damaged > 0 {
-            let salt = document.salt().to_owned();
-            for party in self.accounts.values() {
-                document.record(&account_hash(&salt, &party.domain, &party.user));
-            }
-            document.assume_failed(damaged.min(self.policy.attempts), now_ms);
+            let parties = self.accounts.values();
+            let accounts: Vec<String> =
+                parties.map(|party| account_hash(document.salt(), &party.domain, &party.user)).collect();
+            document.assume_lost(&accounts, damaged.min(self.policy.attempts), now_ms);
         }
     }
 
@@ -385,8 +385,10 @@ impl Desk {
             };
             let record = document.existing(&account_name);
             let known = record.map(|record| record.known(&place)).unwrap_or_default();
-            let counted = record.map_or(0, |record| record.counted(&self.policy, clocks.store_ms));
-            account.counted(counted);
+            let counted = record.map(|record| record.counted_until(&self.policy, clocks.store_ms));
+            account.counted(
+                counted.into_iter().flatten().map(|(until_ms, count)| (clocks.own(until_ms), count)).collect(),
+            );
             if let Some(purpose) = *denied {
                 let mut record = record.cloned().unwrap_or_default();
                 let answer = record.reserve(&place, purpose, &actor);
@@ -454,9 +456,20 @@ fn record_number(salt: &str) -> u64 {
 }
 
 /// The document in a text that was read, or a new one.
-pub(super) fn document_of(kept: &Kept) -> Result<Document, String> {
+pub(super) fn document_of(kept: &Kept) -> Result<Document, StoreFault> {
+    let unusable = |error: &dyn Display| {
+        StoreFault::Refused(Reason(format!(
+            "the guard's document is not usable: {error}; `ntlm-gateway guard reset --all` begins a new one"
+        )))
+    };
     match &kept.text {
-        Some(text) => Document::read(text).map_err(|error| error.to_string()),
-        None => Document::new().map_err(|error| error.to_string()),
+        Some(text) => Document::read(text).map_err(|error| unusable(&error)),
+        None => new_document(),
     }
+}
+
+/// An empty document.
+pub(super) fn new_document() -> Result<Document, StoreFault> {
+    let no_randomness = |error| StoreFault::Unavailable(Reason(format!("the system has no randomness: {error}")));
+    Document::new().map_err(no_randomness)
 }

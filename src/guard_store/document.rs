@@ -92,8 +92,16 @@ impl Document {
         self.accounts.get(account)
     }
 
-    /// Counts so many attempts for every account: they may have been made.
-    pub fn assume_failed(&mut self, attempts: usize, now_ms: u64) {
+    /// The records of all accounts.
+    pub fn records(&mut self) -> impl Iterator<Item = &mut Record> {
+        self.accounts.values_mut()
+    }
+
+    /// Counts so many attempts for every account, these among them: they may have been in documents that were lost.
+    pub fn assume_lost(&mut self, accounts: &[String], attempts: usize, now_ms: u64) {
+        for account in accounts {
+            self.record(account);
+        }
         for record in self.accounts.values_mut() {
             (0..attempts).for_each(|_| record.assume_failed(now_ms));
         }

@@ -64,6 +64,7 @@ impl FileCell {
         let path = self.directory.join(LOCK);
         let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = open.map_err(|error| self.fault("open", &path, &error))?;
+        self.give_to_owner(&file);
         let until = Instant::now() + LOCK_WAIT;
         loop {
             match file.try_lock() {
@@ -128,6 +129,7 @@ impl FileCell {
         let path = self.directory.join(FRESH);
         let written = (|| {
             let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&path)?;
+            self.give_to_owner(&file);
             file.write_all(line.as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&path, self.journal())?;
@@ -137,6 +139,15 @@ impl FileCell {
             let _ = std::fs::remove_file(&path);
             self.fault("write", &path, &error)
         })
+    }
+
+    /// A file that root creates, for example with `ntlm-gateway guard reset`, belongs to the directory's owner, so that
+    /// the gateway can use it. Nobody else can give files away, and has no need to.
+    fn give_to_owner(&self, file: &File) {
+        let (Ok(directory), Ok(own)) = (std::fs::metadata(&self.directory), file.metadata()) else { return };
+        if own.uid() != directory.uid() {
+            let _ = std::os::unix::fs::fchown(file, Some(directory.uid()), Some(directory.gid()));
+        }
     }
 
     fn journal(&self) -> PathBuf {
@@ -311,6 +322,22 @@ mod tests {
             assert!(length <= limits::GUARD_JOURNAL_BYTES as u64, "{length}");
         }
         assert_eq!(cell.read().unwrap().text, Some(text));
+    }
+
+    /// Only root can give files away, so this shows something only if root runs it.
+    #[test]
+    fn files_that_root_creates_belong_to_the_owner_of_the_directory() {
+        let scratch = Scratch::new("owner");
+        let owner = if std::os::unix::fs::chown(&scratch.0, Some(7), Some(7)).is_ok() {
+            7
+        } else {
+            std::fs::metadata(&scratch.0).unwrap().uid()
+        };
+        let mut cell = FileCell::new(&scratch.0);
+        replace(&mut cell, "a");
+        for name in [JOURNAL, LOCK] {
+            assert_eq!(std::fs::metadata(scratch.0.join(name)).unwrap().uid(), owner, "{name}");
+        }
     }
 
     #[test]

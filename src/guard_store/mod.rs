@@ -13,6 +13,7 @@
 //! | `document` | the records of all accounts as one text, and its hashes |
 //! | `desk` | the orders of this process: which are open, and what to answer |
 //! | `worker` | the thread that carries orders out |
+//! | `direct` | one change by a caller that blocks, such as a command |
 //! | `cell` | what a store has to be able to do |
 //! | `file` | a store in a directory of this machine |
 //! | `kubernetes` | a store in a Lease that the replicas of a deployment share |
@@ -23,6 +24,7 @@
 
 pub mod cell;
 mod desk;
+mod direct;
 mod document;
 mod file;
 pub mod kubernetes;
@@ -32,7 +34,8 @@ mod tests;
 mod worker;
 
 pub use cell::{Cell, Kept, Reason, Replaced, StoreFault, Version, Watch};
+pub use direct::{AccountName, DirectStore, Snapshot};
 pub use document::{Document, DocumentError, account_hash, fingerprint, place};
 pub use file::FileCell;
-pub use record::{Actor, Known, Place, Purpose, Record, Reserved, Shares};
+pub use record::{Actor, Counted, Known, Place, PlaceStatus, Purpose, Record, Reserved, Shares};
 pub use worker::{Observer, StoreThread};

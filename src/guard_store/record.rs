@@ -3,8 +3,13 @@
 //!
 //! An attempt is reserved before it goes out, and its reservation counts against the budget like a failed logon until
 //! it is settled. So nothing has to be done for a process that ends in between: its reservation stays, and counts.
+//! `status` derives from a record what an operator is shown.
+
+mod status;
 
 use serde::{Deserialize, Serialize};
+
+pub use status::{Counted, PlaceStatus};
 
 use crate::limits::{self, millis};
 use crate::upstream::{AttemptEnd, GuardPolicy, Unreserved};
@@ -438,7 +443,7 @@ impl Record {
     }
 
     /// Whether some upstream has accepted the secret at some time.
-    fn is_known(&self, secret: &str) -> bool {
+    pub fn is_known(&self, secret: &str) -> bool {
         self.places.iter().any(|at| at.place.secret == secret && at.accepted_ms > 0)
     }
 

@@ -1,5 +1,7 @@
-//! Tests of the store: its rules explored exhaustively, whole fleets in virtual time, and the thread.
+//! Tests of the store: its rules explored exhaustively, whole fleets in virtual time, the thread, and
+//! commands.
 
+mod direct;
 mod fleet;
 mod model;
 mod record;

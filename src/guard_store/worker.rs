@@ -304,12 +304,7 @@ impl Worker {
             let Some((kept, read_ms)) = &self.known else { return Ok(()) };
             let own_ms = self.now_ms();
             let clocks = Clocks { store_ms: kept.at_ms + own_ms.saturating_sub(*read_ms), own_ms };
-            let unreadable = |error: String| {
-                StoreFault::Refused(Reason(format!(
-                    "the guard's document is not usable: {error}; `ntlm-gateway guard reset --all` begins a new one"
-                )))
-            };
-            let mut document = document_of(kept).map_err(unreadable)?;
+            let mut document = document_of(kept)?;
             let before = kept.text.clone();
             let outcome = self.desk.apply(&mut document, kept.damaged, clocks);
             let text = document.write(self.desk.policy(), clocks.store_ms);

@@ -9,6 +9,7 @@ mod challenge;
 mod command_line;
 mod failover;
 mod guard;
+mod guard_command;
 mod identities;
 mod kubernetes_store;
 mod lifecycle;

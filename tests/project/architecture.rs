@@ -132,6 +132,7 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
         &[
             "supervisor",
             "gateway",
+            "guard_store",
             "auth",
             "stub",
             "config",

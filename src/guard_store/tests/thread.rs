@@ -1,7 +1,7 @@
 //! The thread, with a store in memory that misbehaves as it is told.
 
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::super::cell::{Cell, Kept, Reason, Replaced, StoreFault, Version, Watch};
@@ -15,18 +15,20 @@ use crate::upstream::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Default)]
-struct MemoryCell(Arc<Mutex<Memory>>);
+pub(super) struct MemoryCell(Arc<Mutex<Memory>>);
 
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     text: Option<String>,
     version: u64,
     /// It cannot be reached.
-    is_down: bool,
+    pub(super) is_down: bool,
     /// So many replacements are stored, and fail all the same.
-    lies: usize,
+    pub(super) lies: usize,
     /// So many replacements lose a race.
-    conflicts: usize,
+    pub(super) conflicts: usize,
+    /// See [`Kept::damaged`].
+    pub(super) damaged: usize,
     /// What is reported to the watch, and where the watch will find it.
     reports: Option<Sender<Kept>>,
     reported: Option<Receiver<Kept>>,
@@ -35,7 +37,13 @@ struct Memory {
 impl Memory {
     fn kept(&self) -> Kept {
         let version = Version(self.version.to_string());
-        Kept { text: self.text.clone(), version, at_ms: 1_800_000_000_000, damaged: 0 }
+        Kept { text: self.text.clone(), version, at_ms: 1_800_000_000_000, damaged: self.damaged }
+    }
+}
+
+impl MemoryCell {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.0.lock().unwrap()
     }
 }
 
@@ -70,7 +78,7 @@ impl Cell for MemoryCell {
             return Ok(Replaced::Conflict);
         }
         let before = memory.kept();
-        (memory.text, memory.version) = (Some(text.into()), memory.version + 1);
+        (memory.text, memory.version, memory.damaged) = (Some(text.into()), memory.version + 1, 0);
         if memory.lies > 0 {
             memory.lies -= 1;
             // Late: it was reported by the watch only now.

@@ -82,8 +82,12 @@ type Frees = bool;
 
 impl Account {
     fn new(policy: GuardPolicy, number: u64, store: Option<Arc<dyn Store>>) -> Account {
-        let books =
-            store.as_ref().map(|_| Books { account: number, is_reachable: true, counted: 0, orders: Vec::new() });
+        let books = store.as_ref().map(|_| Books {
+            account: number,
+            is_reachable: true,
+            counted: Vec::new(),
+            orders: Vec::new(),
+        });
         let mut ledger = Ledger::default();
         ledger.books = books;
         let ledger = Mutex::new(ledger);
@@ -331,9 +335,12 @@ impl Account {
         self.lock().books.as_ref().is_some_and(|books| !books.is_reachable)
     }
 
-    /// So many attempts of the account count against the budget in the store.
-    pub fn counted(&self, attempts: usize) {
-        self.lock().books.iter_mut().for_each(|books| books.counted = attempts);
+    /// How many attempts of the account count against the budget in the store, and until when, in ms of the process's
+    /// clock: at first, after that, and so on until none does.
+    pub fn counted(&self, attempts: Vec<(u64, usize)>) {
+        if let Some(books) = &mut self.lock().books {
+            books.counted = attempts;
+        }
     }
 
     fn place(&self, at: At<'_>) -> Where {

@@ -43,8 +43,8 @@ pub(super) struct Books {
     pub account: u64,
     /// Whether the store could be reached when it was last tried.
     pub is_reachable: bool,
-    /// Attempts of the account that count against the budget in the store.
-    pub counted: usize,
+    /// See [`Account::counted`](super::Account::counted).
+    pub counted: Vec<(u64, usize)>,
     /// To be sent before the lock is released.
     pub orders: Vec<Order>,
 }
@@ -337,7 +337,9 @@ impl Ledger {
     /// See [`Guard::status`](super::Guard::status).
     pub(super) fn status(&mut self, secret: u64, policy: &GuardPolicy) -> GuardStatus {
         let here = self.failures(policy).len();
-        let counted = self.books.as_ref().map_or(0, |books| books.counted).max(here);
+        let now_ms = self.now_ms;
+        let in_store = |books: &Books| books.counted.iter().find(|(until_ms, _)| now_ms < *until_ms).map(|step| step.1);
+        let counted = self.books.as_ref().and_then(in_store).unwrap_or(0).max(here);
         let of_secret = self.tracks.iter().filter(|track| track.secret == secret);
         GuardStatus {
             attempts_left: policy.attempts.saturating_sub(counted),

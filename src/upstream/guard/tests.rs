@@ -741,3 +741,21 @@ fn the_guard_reports_every_change_that_may_free_a_waiting_request() {
     go(&guard, 2).settle(2, Answer::Status(200));
     assert_eq!(bench.changes(), [], "no request waits");
 }
+
+/// A store that grants nothing.
+#[derive(Debug)]
+struct Silent;
+
+impl Store for Silent {
+    fn order(&self, _: Order) {}
+}
+
+#[test]
+fn attempts_are_left_again_once_those_in_the_store_have_expired() {
+    let accounts = Accounts::with_store(GuardPolicy::default(), Arc::new(Silent));
+    let account = accounts.of("CORP", "svc");
+    let guard = Guard::of(Arc::clone(&account), 1, |_| {});
+    account.counted(vec![(10 * MINUTE_MS, 3), (20 * MINUTE_MS, 1)]);
+    let left = [0, 10, 19, 20].map(|minutes| guard.status(minutes * MINUTE_MS).attempts_left);
+    assert_eq!(left, [0, 2, 2, 3]);
+}
