@@ -2,6 +2,7 @@
 
 mod advice;
 mod behaviours;
+mod budget;
 mod conversation;
 mod json;
 mod message;
@@ -18,6 +19,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::{arguments, fail, print, show_warnings};
 use crate::http::{Authority, AuthorityError};
+use crate::limits;
+use budget::Budget;
 use report::Report;
 use secret::SecretPlace;
 
@@ -29,17 +32,21 @@ const DEFAULT_PORT: u16 = 443;
 
 const AFTER: &str =
     "It sends one request without credentials, then makes one handshake with at most one AUTHENTICATE_MESSAGE, so at most \
-one failed logon is counted against the account. Nothing is sent through the tunnel. Passwords, hashes and responses are \
-never shown.
+one failed logon is counted against the account. With guard.store = \"file\" or \"kubernetes\" it is counted in the budget that \
+the gateways share, and not made if that is used up. Nothing is sent through the tunnel. Passwords, hashes and responses \
+are never shown.
 
 Exit codes:
   0  the handshake works, and the tunnel was opened
-  1  the configuration is wrong, or this machine failed
+  1  the configuration is wrong, this machine failed, or the guard's store
+     is out of reach
   2  the command line is wrong
   3  the upstream refused the credentials
   4  the upstream cannot be reached, or its name does not resolve
   5  the upstream is not a proxy, offers no NTLM, or the handshake fails
   6  the upstream accepted the credentials, but declined the target
+  7  no logon was made, because the account has no attempt left or the
+     password was just rejected
 
 Examples:
   ntlm-gateway probe --upstream proxy.corp.example:8080 \\
@@ -97,7 +104,17 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     }
     let target = matches.get_one::<String>("target").map_or(DEFAULT_TARGET, String::as_str);
     let secret = SecretPlace::of(&config.identities[0], &settings);
-    let report = Report::of(&config, secret, target, conversation::hold(&config, target));
+    let budget = match Budget::of(&config) {
+        Ok(budget) => budget,
+        Err(why) => return fail(why),
+    };
+    let report = Report::of(&config, secret, target, conversation::hold(&config, target, budget));
+    if let Some(why) = &report.use_of_store.not_settled {
+        let minutes = limits::GUARD_WINDOW.as_secs() / 60;
+        let _ = fail(format_args!(
+            "warning: the result could not be stored, so the logon counts as a failed one for {minutes} minutes: {why}"
+        ));
+    }
     let shown = if matches.get_flag("json") { json::render(&report) } else { text::render(&report) };
     match print(&shown) {
         ExitCode::SUCCESS => ExitCode::from(report.verdict.exit_code()),
@@ -112,7 +129,7 @@ mod tests {
     #[test]
     fn help_lists_every_exit_code() {
         let help = command().render_help().to_string();
-        for code in 0..=6 {
+        for code in 0..=7 {
             assert!(help.contains(&format!("\n  {code}  ")), "{code}: {help}");
         }
     }

@@ -7,12 +7,14 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::budget::{Budget, Denial, StoreUse};
 use super::message::{Answer, Sent};
 use crate::auth::{Credentials, Handshake, NonceSource, Progress, Request};
 use crate::config::{Config, FirstLeg};
 use crate::fault::{At, Cause, Fault};
 use crate::ntlm::FileTime;
 use crate::transport::BlockingStream;
+use crate::upstream;
 
 /// How much of an error page is read, in bytes.
 const PAGE_LIMIT_BYTES: usize = 16 * 1024;
@@ -70,8 +72,13 @@ pub(super) enum What {
 #[derive(Debug)]
 pub(super) enum Outcome {
     Established,
-    Declined { status: u16, reason: String },
+    Declined {
+        status: u16,
+        reason: String,
+    },
     Failed(Fault),
+    /// No logon may be made.
+    Denied(Denial),
 }
 
 /// Everything that was observed.
@@ -83,6 +90,7 @@ pub(super) struct Conversation {
     pub first_leg: FirstLeg,
     /// A request without credentials opened a tunnel.
     pub open: bool,
+    pub use_of_store: StoreUse,
     /// This machine's time at the end.
     pub now: FileTime,
     /// From start to end, including time-outs.
@@ -91,7 +99,9 @@ pub(super) struct Conversation {
 
 /// Sends a request without credentials, then does the handshake as configured. If that gets no challenge although NTLM
 /// was offered, the handshake is repeated with a plain first leg. No AUTHENTICATE_MESSAGE has been sent in that case.
-pub(super) fn hold(config: &Config, target: &str) -> Conversation {
+///
+/// The logon is reserved in `budget` before the handshake.
+pub(super) fn hold(config: &Config, target: &str, mut budget: Budget) -> Conversation {
     let mut probe = Probe { config, target, began: Instant::now(), events: Vec::new(), authenticated: false };
     let mut first_leg = config.first_upstream().first_leg;
     let mut open = false;
@@ -102,20 +112,39 @@ pub(super) fn hold(config: &Config, target: &str) -> Conversation {
             open = matches!(look, Look::Open);
             match look {
                 Look::Enough(outcome) => outcome,
-                _ => {
-                    let mut outcome = probe.shake_hands(&addresses, first_leg);
-                    if matches!(outcome, Outcome::Failed(_)) && matches!(look, Look::Offered) && probe.is_unchallenged()
-                    {
-                        first_leg = FirstLeg::Plain;
-                        outcome = probe.shake_hands(&addresses, first_leg);
+                _ => match budget.reserve() {
+                    Err(denial) => Outcome::Denied(denial),
+                    Ok(()) => {
+                        let mut outcome = probe.shake_hands(&addresses, first_leg);
+                        let has_failed = matches!(outcome, Outcome::Failed(_));
+                        if has_failed && matches!(look, Look::Offered) && probe.is_unchallenged() {
+                            first_leg = FirstLeg::Plain;
+                            outcome = probe.shake_hands(&addresses, first_leg);
+                        }
+                        budget.settle(probe.authenticated.then(|| answer_in(&outcome)));
+                        outcome
                     }
-                    outcome
-                }
+                },
             }
         }
     };
-    let took = probe.began.elapsed();
-    Conversation { events: probe.events, outcome, first_leg, open, now: now(), took }
+    let (took, use_of_store) = (probe.began.elapsed(), budget.use_of_store());
+    Conversation { events: probe.events, outcome, first_leg, open, use_of_store, now: now(), took }
+}
+
+/// The answer to the logon, as the guard judges it.
+fn answer_in(outcome: &Outcome) -> upstream::Answer {
+    match outcome {
+        Outcome::Established => upstream::Answer::Status(200),
+        Outcome::Declined { status, .. } => upstream::Answer::Status(*status),
+        Outcome::Failed(fault) => match fault.cause {
+            // The second is a further challenge after the logon.
+            Cause::CredentialsRefused | Cause::CredentialsHeld => upstream::Answer::Refused,
+            Cause::UpstreamClosed | Cause::UpstreamReset => upstream::Answer::Closed,
+            _ => upstream::Answer::Nothing,
+        },
+        Outcome::Denied(_) => upstream::Answer::Nothing,
+    }
 }
 
 /// The result of the request without credentials.

@@ -11,6 +11,7 @@ use super::conversation::{Event, What};
 use super::message::{Answer, Carried, Sent};
 use super::report::{Report, Rows, without_password};
 use super::verdict::method_id;
+use crate::cli::utc::rfc3339;
 use crate::http::BodyFraming;
 use crate::ntlm::{
     AuthenticateMessage, AvId, AvPairs, ChallengeMessage, MessageType, NegotiateFlags, NtResponseKind, Version,
@@ -53,6 +54,11 @@ pub(super) fn render(report: &Report) -> String {
             "text": verdict.summary,
             "advice": verdict.advice.iter().map(|advice| texts(advice.id, &advice.text)).collect::<Vec<_>>(),
             "settings": settings(report),
+        },
+        "guard": {
+            "store": report.use_of_store.store,
+            "reserved": report.use_of_store.reserved,
+            "not_before": verdict.not_before_ms.map(rfc3339),
         },
         "took_ms": ms(report.took),
     });

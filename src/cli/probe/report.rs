@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::behaviours::{self, Behaviour};
+use super::budget::StoreUse;
 use super::conversation::{Conversation, Event, What};
 use super::message::Answer;
 use super::product::{self, Guess};
@@ -36,6 +37,7 @@ pub(super) struct Report {
     pub marks: Rows,
     pub behaviours: Vec<Behaviour>,
     pub verdict: Verdict,
+    pub use_of_store: StoreUse,
     pub took: Duration,
 }
 
@@ -62,6 +64,7 @@ impl Report {
             marks,
             behaviours,
             verdict,
+            use_of_store: conversation.use_of_store,
             took: conversation.took,
             events: conversation.events,
         }

@@ -2,9 +2,11 @@
 
 use super::advice::{Advice, Line};
 use super::behaviours::{Behaviour, challenge, legs};
+use super::budget::Denial;
 use super::conversation::{Conversation, Outcome};
 use super::secret::SecretPlace;
 use super::web_server;
+use crate::cli::utc::relative;
 use crate::config::{Config, FirstLeg};
 use crate::fault::{Cause, Fault};
 use crate::ntlm::{ChallengeMessage, Method};
@@ -26,6 +28,8 @@ pub(super) enum Kind {
     HandshakeFails,
     /// The credentials were accepted, but the target was declined.
     Declined,
+    /// The guard allows no logon now.
+    Held,
 }
 
 impl Kind {
@@ -41,6 +45,7 @@ impl Kind {
             Kind::NotNtlm => "not_ntlm",
             Kind::HandshakeFails => "handshake_fails",
             Kind::Declined => "declined",
+            Kind::Held => "held",
         }
     }
 
@@ -56,6 +61,7 @@ impl Kind {
             Kind::NotNtlm => "not NTLM",
             Kind::HandshakeFails => "the handshake fails",
             Kind::Declined => "credentials accepted, target declined",
+            Kind::Held => "held by the credential guard",
         }
     }
 }
@@ -70,6 +76,8 @@ pub(super) struct Verdict {
     pub advice: Vec<Advice>,
     /// Lines for the TOML file.
     pub settings: Vec<Line>,
+    /// When the guard allows a logon again, in ms since 1970.
+    pub not_before_ms: Option<u64>,
 }
 
 impl Verdict {
@@ -81,6 +89,7 @@ impl Verdict {
             Kind::Unreachable => 4,
             Kind::NotAProxy | Kind::NotNtlm | Kind::HandshakeFails => 5,
             Kind::Declined => 6,
+            Kind::Held => 7,
         }
     }
 
@@ -95,13 +104,23 @@ impl Verdict {
         let (kind, summary) = judge(config, target, conversation);
         let cause = match &conversation.outcome {
             Outcome::Failed(fault) => Some(fault.cause),
+            Outcome::Denied(Denial::Held { .. }) => Some(Cause::CredentialsHeld),
             _ => None,
         };
-        let mut verdict = Verdict { kind, cause, summary, advice: Vec::new(), settings: Vec::new() };
+        let not_before_ms = match &conversation.outcome {
+            Outcome::Denied(Denial::Held { until_ms, .. }) => Some(*until_ms),
+            _ => None,
+        };
+        let mut verdict = Verdict { kind, cause, summary, advice: Vec::new(), settings: Vec::new(), not_before_ms };
         match kind {
             Kind::Works | Kind::Declined => verdict.suggest_settings(config, secret, conversation, &shows),
             Kind::CredentialsRefused => verdict.explain_refusal(config, conversation),
             Kind::NotAProxy => verdict.explain_web_server(conversation),
+            Kind::Held => verdict.advise(
+                "guard-reset",
+                "`ntlm-gateway guard show` says what was counted. If the account has been unlocked in the domain since, \
+                 `ntlm-gateway guard reset` clears it.",
+            ),
             Kind::HandshakeFails | Kind::NotNtlm => verdict.explain_failure(config, secret, conversation, &shows),
             _ => {}
         }
@@ -303,6 +322,16 @@ fn judge(config: &Config, target: &str, conversation: &Conversation) -> (Kind, S
             (Kind::HandshakeFails, format!("The upstream responded with {status} {reason} before authentication."))
         }
         Outcome::Failed(fault) => (kind_of(fault.cause), sentence(fault)),
+        Outcome::Denied(Denial::Held { until_ms, now_ms, counted, attempts }) => (
+            Kind::Held,
+            format!(
+                "No logon was made: the guard allows none for {account} before {}. {counted} of its {attempts} attempts count.",
+                relative(*until_ms, *now_ms)
+            ),
+        ),
+        Outcome::Denied(Denial::Store(why)) => {
+            (Kind::LocalFailure, format!("No logon was made: the guard's store is out of reach: {why}."))
+        }
     }
 }
 

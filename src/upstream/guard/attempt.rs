@@ -1,7 +1,7 @@
 //! A logon attempt from its sending to its end.
 
 use super::reservation::{AttemptEnd, Reservation, Unreserved};
-use super::verdict::Verdict;
+use super::verdict::{self, Answer, Verdict};
 
 /// An unanswered attempt, or a scout.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +88,22 @@ impl Effect {
     }
 }
 
+impl AttemptEnd {
+    /// How a single attempt ended that no gateway made, for a request that the upstream had challenged. `is_proven`:
+    /// nothing speaks against the secret at this upstream; `is_known`: some upstream has accepted it at some time.
+    ///
+    /// Such an attempt can close the guard only for a secret that is not accepted: whether the secret or the
+    /// destination is the reason for a rejection takes a second attempt, which the gateways make if they need one.
+    pub fn of_single(answer: Answer, is_proven: bool, is_known: bool) -> AttemptEnd {
+        match verdict::of(answer, true, true) {
+            Verdict::Accepted => AttemptEnd::Accepted,
+            Verdict::Refused | Verdict::Stale => AttemptEnd::Refused { strike: !is_proven },
+            Verdict::Closed if !is_known => AttemptEnd::Refused { strike: true },
+            Verdict::Closed | Verdict::Passed | Verdict::Undecided => AttemptEnd::Undecided,
+        }
+    }
+}
+
 /// Whether an answer closes the guard at an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Strike {
@@ -96,4 +112,24 @@ pub(super) enum Strike {
     Refused,
     /// By a connection that ended without an answer.
     Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_attempt_closes_the_guard_only_for_a_secret_that_is_not_accepted() {
+        let end = |answer, is_proven| AttemptEnd::of_single(answer, is_proven, is_proven);
+        assert_eq!(end(Answer::Refused, false), AttemptEnd::Refused { strike: true });
+        assert_eq!(end(Answer::Refused, true), AttemptEnd::Refused { strike: false });
+        assert_eq!(end(Answer::Closed, false), AttemptEnd::Refused { strike: true });
+        assert_eq!(end(Answer::Closed, true), AttemptEnd::Undecided);
+        for (status, expected) in
+            [(200, AttemptEnd::Accepted), (404, AttemptEnd::Accepted), (503, AttemptEnd::Undecided)]
+        {
+            assert_eq!(end(Answer::Status(status), false), expected, "{status}");
+        }
+        assert_eq!(end(Answer::Nothing, false), AttemptEnd::Undecided);
+    }
 }
