@@ -180,7 +180,7 @@ impl VerdictWaitPool {
                 }
                 Advance::Redial => {
                     match dial(&connection.hop, key, loan) {
-                        Some(upstream) => connection.upstream = upstream,
+                        Some(upstream) => connection.moves_to(upstream),
                         None => drop(self.connections.remove(key)),
                     }
                     return;
@@ -227,6 +227,15 @@ impl Connection {
         match &self.phase {
             Phase::Challenge { .. } => self.authenticate(loan),
             Phase::Verdict { .. } => self.listen(loan.scratch, loan.head_limit_bytes),
+        }
+    }
+
+    /// The handshake goes on there. What the last connection left must not be taken for a part of the next challenge.
+    fn moves_to(&mut self, upstream: Endpoint) {
+        self.upstream = upstream;
+        self.outbox.clear();
+        if let Phase::Challenge { inbox, .. } = &mut self.phase {
+            *inbox = HeadReader::default();
         }
     }
 

@@ -1,9 +1,12 @@
 //! Hand-written scenarios.
 
-use super::network::{self, Address};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use super::network::{self, Address, Pace, PollTraits, Traits};
 use super::plain::{AnswerOddity, Framing, HttpClientOddity};
-use super::scenario::{Scenario, Target};
+use super::scenario::{ClientPlan, FlowOddity, Scenario, Target};
 use super::{RunSummary, invariants, world};
+use crate::auth::FirstLeg;
 use crate::limits;
 use crate::stub::Personality;
 
@@ -204,4 +207,68 @@ fn a_post_is_not_sent_again_when_the_early_answer_to_its_head_is_lost() {
         }
     }
     assert!(faults > 500, "only {faults} answers were lost");
+}
+
+/// The first upstream never accepts, so each request connects to the second one beside it. The poll repeats events of
+/// connections that are closed. A connection that is wrongly taken for established lasts longer than the handshake may.
+#[test]
+fn late_events_of_a_closed_connection_do_not_count_for_the_next_one() {
+    let mut scenario = scenario_with_one_plain_client(&[Personality::Plain, Personality::Plain]);
+    scenario.upstreams[0].addresses[0].1 = Address::DropsSyns;
+    (scenario.balance, scenario.keep, scenario.accept_fails) = (true, 0, None);
+    scenario.poll = PollTraits { delays: 0, noise: 1 };
+    scenario.timeouts.handshake = 10_000;
+    scenario.http_clients[0].requests.iter_mut().for_each(|request| request.answer.closes = true);
+    for seed in 0..400 {
+        play(scenario.clone(), seed);
+    }
+}
+
+/// One client for each time, in µs, which asks the upstreams for a tunnel. All peers are quick, and an upstream writes
+/// 200 bytes at once.
+fn scenario_with_tunnels(upstreams: usize, times_us: &[u64]) -> Scenario {
+    let is_fit = |it: &Scenario| it.strict && it.upstreams.len() == 3 && it.http_clients.is_empty();
+    let mut scenario = (0..).map(Scenario::of).find(is_fit).unwrap();
+    let (rx_capacity, tx_capacity, inbox_capacity, sent_capacity) = (4_096, 4_096, 4_096, 200);
+    let pace = Pace::AT_ONCE;
+    let traits = Traits { pace, rx_capacity, tx_capacity, inbox_capacity, sent_capacity, reset_discards: true };
+    (scenario.strict, scenario.traits, scenario.accept_fails) = (false, vec![traits], None);
+    (scenario.warm, scenario.first_leg, scenario.timeouts.handshake) = (0, FirstLeg::Negotiate, 20_000);
+    scenario.upstreams.truncate(upstreams);
+    for upstream in &mut scenario.upstreams {
+        (upstream.personality, upstream.resolves_after_us) = (Personality::Plain, 0);
+        upstream.addresses.truncate(1);
+        upstream.addresses[0].1 = Address::Accepts(0, 0);
+    }
+    let prototype = ClientPlan { target: Target::ViaUpstream, traits, filler: 0, ..scenario.clients[0].clone() };
+    let client = |(number, arrives_at_us): (u16, &u64)| {
+        let from = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 40_000 + number);
+        ClientPlan { from, arrives_at_us: *arrives_at_us, ..prototype.clone() }
+    };
+    scenario.clients = (0..).zip(times_us).map(client).collect();
+    scenario
+}
+
+/// The second client's logon is never answered. The third one's waits for it, so the gateway confirms the password
+/// itself, and the upstream cuts that connection off in the middle of the challenge.
+#[test]
+fn a_confirmation_answers_the_challenge_of_its_own_connection() {
+    let mut scenario = scenario_with_tunnels(1, &[0, 50_000, 600_000]);
+    let (silent, cut) = (FlowOddity::StopsWriting(402), FlowOddity::Closes(200));
+    scenario.upstreams[0].first_oddities = vec![None, Some(silent), None, Some(cut), None];
+    for seed in 0..50 {
+        play(scenario.clone(), seed);
+    }
+}
+
+/// The refusal of the second client's logon is lost, as far as the gateway can tell. Then two upstreams refuse a logon
+/// each at the same time.
+#[test]
+fn a_changed_password_costs_no_more_than_the_budget_if_a_refusal_is_lost() {
+    let mut scenario = scenario_with_tunnels(2, &[0, 50_000, 100_000, 100_000]);
+    (scenario.balance, scenario.password_changes_at_us) = (true, Some(30_000));
+    scenario.upstreams[0].first_oddities = vec![None, Some(FlowOddity::Resets(403))];
+    for seed in 0..200 {
+        play(scenario.clone(), seed);
+    }
 }

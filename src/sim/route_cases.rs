@@ -44,6 +44,7 @@ fn upstream(place: u8, personality: Personality, address: Address) -> UpstreamPl
         odd_once_in: None,
         idle_close_us: None,
         closes_on_reuse: false,
+        first_oddities: Vec::new(),
     }
 }
 

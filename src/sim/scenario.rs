@@ -147,6 +147,8 @@ pub struct UpstreamPlan {
     pub idle_close_us: Option<u64>,
     /// Closes every other connection that has served a request just as the next one arrives.
     pub closes_on_reuse: bool,
+    /// How its first connections misbehave, in their order; for scenarios written by hand.
+    pub first_oddities: Vec<Option<FlowOddity>>,
 }
 
 /// Personalities with which a handshake always succeeds.
@@ -457,6 +459,7 @@ fn upstreams(rng: &mut Rng, strict: bool, traits: &[Traits]) -> Vec<UpstreamPlan
             odd_once_in: (!strict && rng.once_in(2)).then(|| rng.within(1..=4)),
             idle_close_us: None,
             closes_on_reuse: false,
+            first_oddities: Vec::new(),
         })
         .collect();
     if strict && let Some(last) = plans.last_mut().and_then(|plan| plan.addresses.last_mut()) {

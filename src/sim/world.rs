@@ -11,7 +11,7 @@ use super::network::{self, Address, Call, Network, Phase, with};
 use super::plain::HttpClient;
 use super::rng::Rng;
 use super::routes::ScriptedRoutes;
-use super::scenario::{FlowOddity, FlowPlan, ORIGINS, SECOND_IDENTITY_ADDRESS, Scenario, Target, USERS};
+use super::scenario::{FlowOddity, FlowPlan, ORIGINS, SECOND_IDENTITY_ADDRESS, Scenario, Target, USERS, UpstreamPlan};
 use super::trace::Trace;
 use super::upstream::{Peer, PeerContext};
 use crate::auth::Credentials;
@@ -84,6 +84,8 @@ pub struct World {
     routes: Option<Arc<ScriptedRoutes>>,
     rng: Rng,
     draining: bool,
+    /// Connections that upstreams have accepted, by the upstream's place.
+    accepted: BTreeMap<usize, usize>,
     /// AUTHENTICATE_MESSAGEs counted before this run.
     authenticates_before: u64,
     /// When the password changed: logons refused so far, and AUTHENTICATE_MESSAGEs in flight.
@@ -149,6 +151,7 @@ pub fn build(scenario: Scenario, seed: u64, print: bool) -> (World, Shard) {
         routes,
         rng,
         draining: false,
+        accepted: BTreeMap::new(),
         scenario,
     };
     world.authenticates_before = world.authenticates_sent();
@@ -411,9 +414,9 @@ impl World {
     }
 
     fn new_peer(&mut self, wire: usize, address: SocketAddr) -> Peer {
-        let member =
-            self.scenario.upstreams.iter().find(|plan| plan.addresses.iter().any(|configured| configured.0 == address));
-        let Some(plan) = member else {
+        let has_address = |plan: &UpstreamPlan| plan.addresses.iter().any(|configured| configured.0 == address);
+        let member = self.scenario.upstreams.iter().enumerate().find(|(_, plan)| has_address(plan));
+        let Some((place, plan)) = member else {
             let number = usize::from(address.port()) - 9_000;
             return Peer::origin(wire, number, &self.peer_context());
         };
@@ -421,6 +424,9 @@ impl World {
         let after = self.rng.within(0..=3_000);
         let kinds = [FlowOddity::Resets, FlowOddity::Closes, FlowOddity::StopsReading, FlowOddity::StopsWriting];
         let oddity = odd.then(|| self.rng.pick(&kinds)(after));
+        let accepted = self.accepted.entry(place).or_default();
+        let oddity = plan.first_oddities.get(*accepted).copied().unwrap_or(oddity);
+        *accepted += 1;
         Peer::upstream(wire, plan, self.rng.next(), oddity)
     }
 
