@@ -134,6 +134,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_date_that_is_cut_or_corrupted_at_any_byte_never_panics() {
+        let date = "Fri, 31 Dec 9999 23:59:60 GMT";
+        for place in 0..date.len() {
+            let _ = parse_http_date(&date[..place]);
+            for c in ['9', '0', '-', '+', ' ', ':', ',', 'ä'] {
+                let corrupted = format!("{}{c}{}", &date[..place], &date[place + 1..]);
+                if let Some(ms) = parse_http_date(&corrupted) {
+                    Estimate::next(None, ms, 0, 0);
+                }
+            }
+        }
+    }
+
     /// The estimates after answers as (`Date`, sent, received).
     fn estimates(answers: &[(u64, u64, u64)]) -> Vec<u64> {
         let mut last = None;

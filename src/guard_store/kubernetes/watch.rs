@@ -131,6 +131,7 @@ fn parse(line: &[u8], lease: &str) -> Result<Event, String> {
 mod tests {
     use serde_json::json;
 
+    use super::super::ANNOTATION;
     use super::*;
 
     fn lease() -> Value {
@@ -164,6 +165,24 @@ mod tests {
         let gone = json!({ "kind": "Status", "code": 410, "message": "too old resource version: 3 (9)" });
         let expected = " (410); it says: too old resource version: 3 (9)".to_owned();
         assert_eq!(event("ERROR", &gone), Ok(Event::Ended(expected)));
+    }
+
+    #[test]
+    fn an_event_that_is_cut_or_corrupted_at_any_byte_never_panics() {
+        let line = json!({ "type": "MODIFIED", "object": lease() }).to_string().into_bytes();
+        let read = |line: &[u8]| {
+            if let Ok(Event::Changed(lease)) = parse(line, "guard") {
+                assert_eq!(lease.replacement("new")["metadata"]["annotations"][ANNOTATION], "new");
+            }
+        };
+        for place in 0..line.len() {
+            read(&line[..place]);
+            for byte in [0, b'"', b'{', b'}', b'[', b'0', b'x', b'\\', 0x80, 0xff] {
+                let mut corrupted = line.clone();
+                corrupted[place] = byte;
+                read(&corrupted);
+            }
+        }
     }
 
     #[test]
