@@ -209,7 +209,13 @@ fn check_references(config: &Config, settings: &Settings) {
         assert_eq!(given("identities.name"), Some(identity.name.as_str()));
         assert_eq!(identity.basic_password.is_some(), given("identities.allow_basic") == Some("true"));
         assert_eq!(identity.login.is_some(), given("identities.proxy_user").is_some());
-        for file in ["identities.password_file", "identities.nt_hash_file", "identities.proxy_password_file"] {
+        for file in [
+            "identities.password_file",
+            "identities.nt_hash_file",
+            "identities.previous_password_file",
+            "identities.previous_nt_hash_file",
+            "identities.proxy_password_file",
+        ] {
             let path = entry.settings.given(file).map(Setting::path);
             assert!(path.is_none_or(|path| config.files.contains(&path)));
         }

@@ -22,7 +22,8 @@ impl Handshake {
         self.channel_bindings = None;
         let opening = self.next_opening();
         self.beginnings += 1;
-        self.secrets = self.credentials.secrets();
+        // If they have been withdrawn since the beginning, it continues with what it has borrowed.
+        self.secrets = self.credentials.secrets().or_else(|| self.secrets.take());
         self.mutual_check = None;
         match opening {
             Opening::Nothing => self.send_without_token(Leg::Nothing, out),

@@ -74,10 +74,12 @@ fn summary(config: &Config, settings: &Settings, inputs: &Inputs) -> String {
         let group = config.groups.get(upstream.group).map_or("", String::as_str);
         let _ = writeln!(out, "upstream {}: {} (group {group})", upstream.name, addresses.join(", "));
     }
-    for IdentityConfig { name, identity, .. } in &config.identities {
+    for IdentityConfig { name, identity, previous, .. } in &config.identities {
         let account = identity.account();
         let method = identity.method();
-        let _ = writeln!(out, "identity {name}: {account} with {method}, workstation {}", identity.workstation());
+        let secrets = if previous.is_some() { ", with its previous secret" } else { "" };
+        let workstation = identity.workstation();
+        let _ = writeln!(out, "identity {name}: {account} with {method}, workstation {workstation}{secrets}");
     }
     out
 }

@@ -8,8 +8,8 @@ use super::secrets::Secret;
 use super::settings::{Entry, Setting, Source};
 use super::warning;
 use super::{
-    Check, FirstLeg, IdentityConfig, KerberosConfig, Mechanisms, ProxyLogin, SecretStore, Spn, UpstreamConfig,
-    UpstreamOrder, secrets,
+    Check, FirstLeg, IdentityConfig, KerberosConfig, Mechanisms, PreviousSecret, ProxyLogin, SecretStore, Spn,
+    UpstreamConfig, UpstreamOrder, secrets,
 };
 use crate::limits;
 use crate::ntlm::{Account, Identity, Method, NtHash};
@@ -148,13 +148,18 @@ impl Reader<'_> {
             false => secrets.secret(self.settings, prefix).map_err(|error| self.note_in_entry(*error)).ok(),
         };
         let nt_hash = nt_hash.map(|secret| self.hash_of(secret));
+        let previous = self.previous(prefix, mechanisms);
         let is_replaced = target_domain.map(|own| own.unwrap_or(defaults.target_domain));
         if account.is_some() {
             self.warn_about_account(prefix, is_replaced == Some(true));
         }
         let allow_basic = self.flag(&key("allow_basic"));
         let basic = match (allow_basic, &nt_hash) {
-            (Some(true), Some(_)) => self.basic_password(&key("allow_basic"), &key("password_file")),
+            (Some(true), Some(_)) => self.basic_password(prefix, "password_file"),
+            _ => Some(None),
+        };
+        let previous_basic = match (allow_basic, &previous) {
+            (Some(true), Some(Some(_))) => self.basic_password(prefix, "previous_password_file"),
             _ => Some(None),
         };
         let kerberos = match (mechanisms.kerberos, &defaults.kerberos, &account) {
@@ -167,23 +172,33 @@ impl Reader<'_> {
             "" => (Some(Vec::new()), Some(Vec::new()), Some(None)),
             _ => (self.own_listeners(&name), self.list(&key("clients"), SOME_NETWORK, network).values(), self.login()),
         };
-        let identity = Identity::new(
-            account?,
-            &workstation?.unwrap_or_else(|| defaults.workstation.clone()),
-            nt_hash?,
-            method?.unwrap_or(defaults.method),
-            target_domain?.unwrap_or(defaults.target_domain),
-        );
+        let (account, nt_hash) = (account?, nt_hash?);
+        let workstation = workstation?.unwrap_or_else(|| defaults.workstation.clone());
+        let method = method?.unwrap_or(defaults.method);
+        let target_domain = target_domain?.unwrap_or(defaults.target_domain);
+        let identity = |hash| Identity::new(account.clone(), &workstation, hash, method, target_domain);
+        // The same password twice is no previous one.
+        let previous = previous?.filter(|previous| *previous != nt_hash);
+        let basic_password = previous_basic?;
+        let previous = previous.map(|hash| PreviousSecret { identity: identity(hash), basic_password });
         Some(IdentityConfig {
             name,
-            identity,
+            identity: identity(nt_hash),
             mechanisms,
             kerberos: kerberos?,
             basic_password: basic?,
+            previous,
             listen: listen?,
             clients: clients?,
             login: login?,
         })
+    }
+
+    /// The hash of the previous secret; the inner `None` if there is none.
+    fn previous(&mut self, prefix: &str, mechanisms: Mechanisms) -> Option<Option<NtHash>> {
+        let previous = secrets::previous(self.settings, prefix).map_err(|error| self.note(*error)).ok()?;
+        // It is for NTLM and Basic.
+        Some(previous.map(|secret| self.hash_of(secret)).filter(|_| mechanisms.ntlm))
     }
 
     /// The hash of a secret; adds the warnings about it.
@@ -219,11 +234,13 @@ impl Reader<'_> {
     }
 
     /// Basic sends the password itself, so its hash is not enough.
-    fn basic_password(&mut self, allow_basic: &str, password_file: &str) -> Option<Option<secrets::Password>> {
-        let Some(setting) = self.settings.given(password_file).cloned() else {
-            return self.required(allow_basic, |_| Err(Problem::BasicNeedsPassword)).map(Some);
+    fn basic_password(&mut self, prefix: &str, password_file: &'static str) -> Option<Option<secrets::Password>> {
+        let key = format!("{prefix}{password_file}");
+        let Some(setting) = self.settings.given(&key).cloned() else {
+            let needs_password = |_: &str| Err(Problem::BasicNeedsPassword(password_file));
+            return self.required(&format!("{prefix}allow_basic"), needs_password).map(Some);
         };
-        self.parse(password_file, setting.clone(), |_| Ok(secrets::password_of_file(&setting)?)).map(Some)
+        self.parse(&key, setting.clone(), |_| Ok(secrets::password_of_file(&setting)?)).map(Some)
     }
 
     fn login(&mut self) -> Option<Option<ProxyLogin>> {

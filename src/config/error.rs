@@ -286,8 +286,8 @@ pub enum Problem {
     #[error("requires {0}")]
     Requires(&'static str),
     /// Basic with a secret that is not a password.
-    #[error("requires the password itself, in a file; set password_file")]
-    BasicNeedsPassword,
+    #[error("requires the password itself, in a file; set {0}")]
+    BasicNeedsPassword(&'static str),
     /// See [`KerberosProblem`].
     #[error(transparent)]
     Kerberos(Box<KerberosProblem>),

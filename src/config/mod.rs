@@ -71,7 +71,7 @@ mod warning_tests;
 pub use error::{ConfigError, ConfigErrors, Problem};
 pub use guard::{GuardConfig, GuardStore};
 pub use kerberos::{KerberosConfig, KerberosIdentity, KerberosProblem, Mechanisms, Spn};
-pub use secrets::SecretStore;
+pub use secrets::{Password, SecretStore};
 pub use settings::{Entry, Part, Setting, Settings, Source};
 pub use warning::{Advice, Warning};
 
@@ -197,7 +197,9 @@ pub struct IdentityConfig {
     /// The account as a client of Kerberos, if it may use it.
     pub kerberos: Option<KerberosIdentity>,
     /// The password itself, if Basic is allowed for proxies that offer nothing better.
-    pub basic_password: Option<secrets::Password>,
+    pub basic_password: Option<Password>,
+    /// The secret before it, if there is one that differs.
+    pub previous: Option<PreviousSecret>,
     /// Clients of these addresses use this identity. They are part of [`Config::listen`].
     pub listen: Vec<SocketAddr>,
     /// Clients from these networks use this identity.
@@ -206,7 +208,38 @@ pub struct IdentityConfig {
     pub login: Option<ProxyLogin>,
 }
 
+/// The secret that an identity had before the present one.
+#[derive(Clone, Debug)]
+pub struct PreviousSecret {
+    /// The same account with this secret.
+    pub identity: Identity,
+    /// As [`IdentityConfig::basic_password`].
+    pub basic_password: Option<Password>,
+}
+
+/// What an identity authenticates with.
+#[derive(Clone, Copy, Debug)]
+pub struct Logon<'a> {
+    /// The account with its secret.
+    pub identity: &'a Identity,
+    /// As [`IdentityConfig::basic_password`].
+    pub basic: Option<&'a Password>,
+}
+
 impl IdentityConfig {
+    /// The present secret.
+    #[must_use]
+    pub fn present(&self) -> Logon<'_> {
+        Logon { identity: &self.identity, basic: self.basic_password.as_ref() }
+    }
+
+    /// The previous secret, if there is one.
+    #[must_use]
+    pub fn previous(&self) -> Option<Logon<'_>> {
+        let PreviousSecret { identity, basic_password } = self.previous.as_ref()?;
+        Some(Logon { identity, basic: basic_password.as_ref() })
+    }
+
     fn has_no_own_clients(&self) -> bool {
         self.clients.is_empty() && self.listen.is_empty() && self.login.is_none()
     }

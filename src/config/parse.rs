@@ -10,6 +10,7 @@ use log::LevelFilter;
 use super::error::{ConfigError, Problem};
 use super::keys::{self, Fallback};
 use super::redact;
+use super::secrets::FILES;
 use super::settings::{Part, Setting, Settings, Source};
 use super::values::{parse_duration, parse_integer, parse_size};
 use super::warning::{self, Advice, Warning};
@@ -265,17 +266,14 @@ impl Reader<'_> {
 
     /// The files of secrets.
     fn files(&self) -> Vec<PathBuf> {
-        let plain = ["password_file", "nt_hash_file", "keytab", "kerberos.krb5_conf"];
-        let plain = plain.map(|name| (self.settings, name));
-        let names = [
-            "identities.password_file",
-            "identities.nt_hash_file",
-            "identities.keytab",
-            "identities.proxy_password_file",
-        ];
+        let common = ["keytab"];
+        let plain = FILES.into_iter().chain(common).chain(["kerberos.krb5_conf"]);
+        let plain = plain.map(|name| (self.settings, name.to_owned()));
+        let names = FILES.into_iter().chain(common).chain(["proxy_password_file"]);
         let entries = self.settings.entries("identities").iter();
-        let in_entries = entries.flat_map(|entry| names.map(|name| (&entry.settings, name)));
-        let named = plain.into_iter().chain(in_entries).filter_map(|(settings, name)| settings.given(name));
+        let in_entries =
+            entries.flat_map(|entry| names.clone().map(|name| (&entry.settings, format!("identities.{name}"))));
+        let named = plain.chain(in_entries).filter_map(|(settings, name)| settings.given(&name));
         named.map(Setting::path).collect()
     }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::ntlm::NtHash;
 
 const PASSWORD: &str = "Qu33n-of-Spades";
 
@@ -201,7 +202,7 @@ fn a_relative_path_in_a_file_is_relative_to_that_files_directory() {
          proxy_user = 'joe'\nproxy_password_file = 'secrets/joe'\n"
     );
     let config = directory.load(&text).unwrap_or_else(|errors| panic!("{errors}"));
-    assert_eq!(config.identities[0].basic_password.as_ref().map(secrets::Password::reveal), Some(PASSWORD));
+    assert_eq!(config.identities[0].basic_password.as_ref().map(Password::reveal), Some(PASSWORD));
     let files: Vec<&Path> = config.files.iter().filter_map(|file| file.strip_prefix(&directory.0).ok()).collect();
     assert_eq!(files, ["password", "secrets/ci", "secrets/joe", "gateway.toml"].map(Path::new), "all are watched");
 }
@@ -219,6 +220,84 @@ fn paths_are_relative_to_the_directory_of_a_link_to_the_configuration() {
     flags.give(keys::find("config").unwrap(), name);
     let config = load(&Inputs::new(flags, |_| None).unwrap()).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(config.files, [directory.0.join("password"), link]);
+}
+
+fn has_previous(directory: &Directory, text: &str) -> Vec<bool> {
+    let config = directory.load(text).unwrap_or_else(|errors| panic!("{errors}"));
+    config.identities.iter().map(|identity| identity.previous.is_some()).collect()
+}
+
+#[test]
+fn each_identity_may_have_a_previous_secret_in_a_watched_file() {
+    let directory = Directory::new("previous");
+    let old = NtHash::from_password("0ld");
+    std::fs::write(directory.0.join("secrets/old"), "0ld\n").unwrap();
+    std::fs::write(directory.0.join("secrets/old-hash"), old.to_hex().as_str()).unwrap();
+    let text = format!(
+        "{PLAIN}previous_password_file = 'secrets/old'\n[[identities]]\nname = 'ci'\nuser = 'CORP\\ci'\n\
+         nt_hash_file = 'secrets/old-hash'\nprevious_nt_hash_file = 'secrets/none'\n\
+         [[identities]]\nname = 'x'\nuser = 'CORP\\x'\npassword_file = 'password'\n\
+         previous_nt_hash_file = 'secrets/old-hash'\nworkstation = 'X'\n"
+    );
+    let config = directory.load(&text).unwrap_or_else(|errors| panic!("{errors}"));
+    let previous: Vec<_> = config.identities.iter().map(|identity| identity.previous.as_ref()).collect();
+    assert!(previous[1].is_none());
+    for (previous, workstation) in [(previous[0], None), (previous[2], Some("X"))] {
+        let PreviousSecret { identity, basic_password } = previous.unwrap();
+        assert!(*identity.nt_hash() == old && basic_password.is_none());
+        assert!(workstation.is_none_or(|name| identity.workstation() == name));
+    }
+    let files: Vec<&Path> = config.files.iter().filter_map(|file| file.strip_prefix(&directory.0).ok()).collect();
+    for file in ["secrets/old", "secrets/none", "secrets/old-hash"].map(Path::new) {
+        assert!(files.contains(&file), "{} is not watched: {files:?}", file.display());
+    }
+}
+
+#[test]
+fn a_missing_empty_or_equal_previous_secret_means_that_there_is_none() {
+    let directory = Directory::new("no-previous");
+    let text = format!("{PLAIN}previous_password_file = 'secrets/previous'\n");
+    assert_eq!(has_previous(&directory, &text), [false], "missing");
+    for (content, expected) in [("", false), ("\n", false), (PASSWORD, false), ("0ld", true)] {
+        std::fs::write(directory.0.join("secrets/previous"), content).unwrap();
+        assert_eq!(has_previous(&directory, &text), [expected], "{content:?}");
+    }
+}
+
+#[test]
+fn an_invalid_previous_secret_is_rejected_without_repeating_it() {
+    let directory = Directory::new("wrong-previous");
+    std::fs::write(directory.0.join("secrets/lines"), "0ld-one\n0ld-two\n").unwrap();
+    let with = |further: &str| directory.errors(&format!("{PLAIN}{further}"));
+    for (further, expected) in [
+        ("previous_password_file = 'nowhere/previous'", "4:26: previous_password_file: cannot read nowhere/previous"),
+        ("previous_password_file = 'secrets/lines'", "4:26: previous_password_file: the secret in secrets/lines has"),
+        ("previous_nt_hash_file = 'password'", "4:25: previous_nt_hash_file: the secret in password is not an NT hash"),
+        (
+            "previous_password_file = 'password'\nprevious_nt_hash_file = 'secrets/none'",
+            "5:25: previous_password_file: the previous password is given in several places, but only one is allowed: \
+             previous_password_file (gateway.toml:4:26), previous_nt_hash_file (gateway.toml:5:25)",
+        ),
+        ("allow_basic = true\nprevious_nt_hash_file = 'hash'", "4:15: allow_basic: requires the password itself"),
+    ] {
+        std::fs::write(directory.0.join("hash"), NtHash::from_password("0ld").to_hex().as_str()).unwrap();
+        let errors = with(further);
+        expect(&errors, &[expected]);
+        assert!(!errors.concat().contains("0ld"), "{errors:?}");
+    }
+    let without_present = "upstream = 'a:1'\nuser = 'CORP\\svc'\nprevious_password_file = 'password'\n";
+    assert!(directory.errors(without_present).concat().contains("no password given"));
+}
+
+#[test]
+fn basic_has_the_previous_password_as_well() {
+    let directory = Directory::new("previous-basic");
+    std::fs::write(directory.0.join("secrets/old"), "0ld\n").unwrap();
+    let text = format!("{PLAIN}allow_basic = true\nprevious_password_file = 'secrets/old'\n");
+    let config = directory.load(&text).unwrap_or_else(|errors| panic!("{errors}"));
+    let previous = config.identities[0].previous.as_ref().unwrap();
+    assert_eq!(previous.basic_password.as_ref().map(Password::reveal), Some("0ld"));
+    assert!(!format!("{config:?}").contains("0ld"));
 }
 
 #[test]

@@ -1,9 +1,10 @@
-//! Reads the password from exactly one of four places. Usually only its NT hash is kept.
+//! Reads the password from exactly one of four places, and the previous one from a file if there is one. Usually only
+//! their NT hashes are kept.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use thiserror::Error;
@@ -27,6 +28,13 @@ const PLACEHOLDER: &str = "PLACEHOLDER";
 /// The settings that name a secret's place, apart from the variable.
 const PLACES: [&str; 3] = ["password_file", "nt_hash_file", "password_fd"];
 
+/// The settings that name the file of the previous secret.
+const PREVIOUS_PLACES: [&str; 2] = ["previous_password_file", "previous_nt_hash_file"];
+
+/// The settings that name a file with a secret of an account.
+pub(super) const FILES: [&str; 4] =
+    ["password_file", "nt_hash_file", "previous_password_file", "previous_nt_hash_file"];
+
 /// Why there is no secret. The error never contains what was read.
 #[derive(Debug, Error)]
 pub enum SecretError {
@@ -42,8 +50,13 @@ pub enum SecretError {
     )]
     NoFile,
     /// More than one place is given.
-    #[error("the password is given in several places, but only one is allowed: {}", .0.join(", "))]
-    SeveralPlaces(Vec<String>),
+    #[error("the {which} is given in several places, but only one is allowed: {}", places.join(", "))]
+    SeveralPlaces {
+        /// Which password.
+        which: &'static str,
+        /// The settings and their places.
+        places: Vec<String>,
+    },
     /// The file cannot be read.
     #[error("cannot read {}: {source}; it must be a file that the gateway's user can read{help}", path.display())]
     File {
@@ -169,11 +182,7 @@ impl SecretStore {
     /// Reads the secret that is named by the settings that begin with `prefix`: "" for the plain ones. Only these may
     /// use the environment's password.
     pub(super) fn secret(&self, settings: &Settings, prefix: &str) -> Result<Secret, Box<ConfigError>> {
-        let fail = |source, key: &str, error: SecretError| {
-            Box::new(ConfigError { source, key: key.into(), problem: error.into() })
-        };
-        let place = |name: &&'static str| Some((*name, settings.given(&format!("{prefix}{name}"))?));
-        let given: Vec<_> = PLACES.iter().filter_map(place).collect();
+        let given = given(settings, prefix, &PLACES);
         let environment = self.environment.as_ref().filter(|_| prefix.is_empty());
         match (given.as_slice(), environment) {
             ([], None) if prefix.is_empty() => Err(fail(Source::Default, "password", SecretError::NoSource)),
@@ -190,22 +199,17 @@ impl SecretStore {
                 }
             }
             (several, environment) => {
-                let named = several.iter().map(|(name, setting)| match &setting.source {
-                    Source::File { .. } => format!("{name} ({})", setting.source),
-                    source => source.to_string(),
-                });
-                let named = named.chain(environment.iter().map(|_| password_variable())).collect();
+                let places = named(several).chain(environment.iter().map(|_| password_variable())).collect();
                 let last = several.last().map_or(Source::Default, |(_, setting)| setting.source.clone());
-                Err(fail(last, "password", SecretError::SeveralPlaces(named)))
+                Err(fail(last, "password", SecretError::SeveralPlaces { which: "password", places }))
             }
         }
     }
 
     fn read(&self, name: &str, setting: &Setting) -> Result<Checked, SecretError> {
         match name {
-            "password_file" => from_file(setting, checked_password).map(|checked| with_exposure(checked, setting)),
-            "nt_hash_file" => from_file(setting, nt_hash).map(|hash| with_exposure((hash, Vec::new()), setting)),
-            _ => self.of_descriptor(setting.text.trim()),
+            "password_fd" => self.of_descriptor(setting.text.trim()),
+            _ => of_file(name, setting),
         }
     }
 
@@ -226,6 +230,59 @@ impl SecretStore {
         let _ = self.descriptor.set((number, checked.clone()));
         Ok(checked)
     }
+}
+
+/// Reads the previous secret that is named by the settings that begin with `prefix`; `None` if there is none. Its file
+/// may be missing or empty, so that the setting can stay in the configuration between two changes of the password.
+pub(super) fn previous(settings: &Settings, prefix: &str) -> Result<Option<Secret>, Box<ConfigError>> {
+    match given(settings, prefix, &PREVIOUS_PLACES).as_slice() {
+        [] => Ok(None),
+        [(name, setting)] => {
+            let (key, source) = (format!("{prefix}{name}"), setting.source.clone());
+            match of_file(name, setting) {
+                Ok((hash, advice)) => Ok(Some(Secret { hash, key, source, advice })),
+                Err(error) if error.is_absence() => Ok(None),
+                Err(error) => Err(fail(source, &key, error)),
+            }
+        }
+        several => {
+            let last = several.last().map_or(Source::Default, |(_, setting)| setting.source.clone());
+            let places = named(several).collect();
+            let error = SecretError::SeveralPlaces { which: "previous password", places };
+            Err(fail(last, "previous_password_file", error))
+        }
+    }
+}
+
+impl SecretError {
+    /// Whether the file is empty, or missing in a directory that exists.
+    fn is_absence(&self) -> bool {
+        match self {
+            SecretError::File { path, source, .. } => {
+                source.kind() == io::ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir)
+            }
+            SecretError::Content { source, .. } => matches!(source, ContentError::Empty),
+            _ => false,
+        }
+    }
+}
+
+/// The settings among `places` that are given.
+fn given<'a>(settings: &'a Settings, prefix: &str, places: &[&'static str]) -> Vec<(&'static str, &'a Setting)> {
+    let place = |name: &&'static str| Some((*name, settings.given(&format!("{prefix}{name}"))?));
+    places.iter().filter_map(place).collect()
+}
+
+/// The settings and their places, for an error's text.
+fn named<'a>(given: &'a [(&'static str, &'a Setting)]) -> impl Iterator<Item = String> + 'a {
+    given.iter().map(|(name, setting)| match &setting.source {
+        Source::File { .. } => format!("{name} ({})", setting.source),
+        source => source.to_string(),
+    })
+}
+
+fn fail(source: Source, key: &str, error: SecretError) -> Box<ConfigError> {
+    Box::new(ConfigError { source, key: key.into(), problem: error.into() })
 }
 
 /// A password in plain text, overwritten when it is dropped.
@@ -261,6 +318,15 @@ pub(super) fn of_password_file(key: &str, setting: &Setting) -> Result<Secret, S
 #[must_use]
 pub fn password_variable() -> String {
     format!("{}PASSWORD", keys::ENV_PREFIX)
+}
+
+/// The secret in a file: its hash, or the password, as the name of the setting says.
+fn of_file(name: &str, setting: &Setting) -> Result<Checked, SecretError> {
+    let checked = match name.ends_with("nt_hash_file") {
+        true => from_file(setting, nt_hash).map(|hash| (hash, Vec::new())),
+        false => from_file(setting, checked_password),
+    };
+    checked.map(|checked| with_exposure(checked, setting))
 }
 
 fn from_file<T>(setting: &Setting, parse: fn(&[u8]) -> Result<T, ContentError>) -> Result<T, SecretError> {

@@ -20,6 +20,8 @@ pub static TABLE_KEYS: &[Key] = &[
     key("identities.domain", Kind::Text, "DOMAIN", "Like `domain`", Fallback::Nothing),
     key("identities.password_file", Kind::Text, "FILE", "Like `password_file`", Fallback::Nothing),
     key("identities.nt_hash_file", Kind::Text, "FILE", "Like `nt_hash_file`", Fallback::Nothing),
+    key("identities.previous_password_file", Kind::Text, "FILE", "Like `previous_password_file`", Fallback::Nothing),
+    key("identities.previous_nt_hash_file", Kind::Text, "FILE", "Like `previous_nt_hash_file`", Fallback::Nothing),
     key("identities.auth", Kind::List, "kerberos|ntlm", "Like `auth`, which is the default", Fallback::Nothing),
     key("identities.keytab", Kind::Text, "FILE", "Like `keytab`", Fallback::Nothing),
     key("identities.principal", Kind::Text, "NAME", "Like `principal`", Fallback::Nothing),

@@ -81,7 +81,7 @@ fn the_tables_of_the_example_are_valid_and_show_every_setting() {
     assert_eq!((login.user.as_str(), &login.password), ("batch", &NtHash::from_password(PASSWORD)));
     let decisions: Vec<Decision> = config.rules.rules.iter().map(|rule| rule.decision).collect();
     assert_eq!(decisions, [Decision::Group(1), Decision::Direct, Decision::Deny]);
-    assert_eq!(config.files.len(), 6, "every file with a secret is watched: {:?}", config.files);
+    assert_eq!(config.files.len(), 8, "every file with a secret is watched: {:?}", config.files);
 }
 
 #[test]

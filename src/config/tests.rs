@@ -190,7 +190,16 @@ fn every_setting_reaches_the_configuration() {
         .flag("log_format", "json")
         .flag("log_level", "debug");
     let set: BTreeSet<&str> = given.flags.iter().map(|(name, _)| *name).collect();
-    let secret = ["config", "password", "password_file", "nt_hash_file", "password_fd", "allow_basic"];
+    let secret = [
+        "config",
+        "password",
+        "password_file",
+        "nt_hash_file",
+        "previous_password_file",
+        "previous_nt_hash_file",
+        "password_fd",
+        "allow_basic",
+    ];
     let missing: Vec<&str> = KEYS.iter().map(|key| key.name).filter(|name| !set.contains(name)).collect();
     assert!(missing.iter().all(|name| secret.contains(name)), "not in this test: {missing:?}");
 

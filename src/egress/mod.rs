@@ -71,7 +71,8 @@ pub struct Egress {
     pub members: Vec<Member>,
     /// The identities; their names are unique.
     pub identities: Vec<Arc<KnownIdentity>>,
-    /// One for each member and identity: all identities of the first member, then those of the second, and so on.
+    /// One for each member and identity: all identities of the first member, then those of the second, and so on. Then
+    /// those with a previous secret, to which the others refer.
     pub hops: Vec<Arc<Hop>>,
     /// The order in which the upstreams of a group are tried.
     pub order: UpstreamOrder,

@@ -37,6 +37,7 @@ fn egress(order: UpstreamOrder, upstreams: &[(usize, u32)], identities: Vec<Arc<
                 upstream: Arc::clone(&upstream),
                 identity: Arc::clone(known),
                 credentials: Arc::new(Credentials::new(identity, "localhost", FirstLeg::Negotiate)),
+                previous: None,
                 metrics: metrics.hop(&name, &known.name),
                 upstream_metrics: metrics.upstream(&name),
                 warm_cap: 0,

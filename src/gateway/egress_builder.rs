@@ -11,13 +11,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::guard_start::GuardStart;
 use super::kerberos::{KeyGuards, ManagedTickets, key_material, only_keytab, spn_of};
 use crate::auth::{Credentials, SpeaksNtlm, TokenTimes};
-use crate::config::{Check, Config, IdentityConfig, KerberosIdentity, UpstreamConfig};
+use crate::config::{Check, Config, IdentityConfig, KerberosIdentity, Logon, UpstreamConfig};
 use crate::egress::{
     CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, ListenerUse, Logins, Member, Unchallenged,
     check_by_handshake, probe,
 };
 use crate::event::Sender;
-use crate::limits;
+use crate::limits::millis;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::shard::Message;
 use crate::transport::BlockingStream;
@@ -61,7 +61,9 @@ pub(super) struct ManagedEgress {
 struct ManagedIdentity {
     config: IdentityConfig,
     guard: Arc<Guard>,
-    /// Set when the identity is gone: its guard then no longer writes logs and metrics.
+    /// That of the previous secret.
+    previous: Option<Arc<Guard>>,
+    /// Set when the identity is gone: its guards then no longer write logs and metrics.
     retired: Arc<AtomicBool>,
     /// Present if it uses Kerberos.
     tickets: Option<ManagedTickets>,
@@ -125,7 +127,9 @@ impl ManagedEgress {
             }
         }
         for identity in &identities {
-            upstreams.iter().for_each(|upstream| identity.guard.expect(upstream.upstream.name()));
+            for guard in identity.guards() {
+                upstreams.iter().for_each(|upstream| guard.expect(upstream.upstream.name()));
+            }
         }
         let egress = egress(config, builder, &identities, &upstreams, listeners);
         let egress = CurrentEgress::new(egress, logins(config), Arc::clone(&builder.guesses));
@@ -143,7 +147,8 @@ impl ManagedEgress {
     /// For how long no identity may be tried, if all of them were refused everywhere.
     pub(super) fn held(&self, now_ms: u64) -> Option<Duration> {
         let held = |identity: &ManagedIdentity, upstream: &ManagedUpstream| {
-            identity.guard.held(now_ms, upstream.upstream.name())
+            let upstream = upstream.upstream.name();
+            identity.guard_in_use(now_ms, upstream).held(now_ms, upstream)
         };
         let hops = self
             .identities
@@ -155,17 +160,20 @@ impl ManagedEgress {
 
     /// Whether some identity's secret is accepted by some upstream.
     pub(super) fn is_proven(&self) -> bool {
-        self.identities.iter().any(|identity| identity.guard.state() == GuardState::Proven)
+        let mut guards = self.identities.iter().flat_map(ManagedIdentity::guards);
+        guards.any(|guard| guard.state() == GuardState::Proven)
     }
 
     /// Sets the metrics that change with time alone.
     pub(super) fn measure(&self, metrics: &Metrics, epoch: Instant) {
-        let now_ms = limits::millis(epoch.elapsed());
+        let now_ms = millis(epoch.elapsed());
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         for identity in &self.identities {
             let status = identity.guard.status(now_ms);
             let accepted = status.accepted_ms.map_or(0, |at_ms| now_seconds - (now_ms - at_ms) / 1000);
             metrics.guard.status(&identity.config.name, status, i64::try_from(accepted).unwrap_or(i64::MAX));
+            let uses = |managed: &ManagedUpstream| identity.guard.uses_previous(now_ms, managed.upstream.name());
+            metrics.guard.previous_secret(&identity.config.name, self.upstreams.iter().any(uses));
         }
     }
 
@@ -193,6 +201,18 @@ impl ManagedEgress {
     }
 }
 
+impl ManagedIdentity {
+    /// The guards of its secrets.
+    fn guards(&self) -> impl Iterator<Item = &Arc<Guard>> {
+        [&self.guard].into_iter().chain(&self.previous)
+    }
+
+    /// The guard of the secret that clients use at an upstream.
+    fn guard_in_use(&self, now_ms: u64, upstream: &Arc<str>) -> &Arc<Guard> {
+        self.previous.as_ref().filter(|_| self.guard.uses_previous(now_ms, upstream)).unwrap_or(&self.guard)
+    }
+}
+
 fn egress(
     config: &Config,
     builder: &Builder,
@@ -200,16 +220,22 @@ fn egress(
     upstreams: &[ManagedUpstream],
     listeners: Vec<ListenerUse>,
 ) -> Egress {
-    let known: Vec<Arc<KnownIdentity>> = identities.iter().map(known_identity).collect();
-    let mut hops = Vec::new();
+    let known: Vec<Arc<KnownIdentity>> =
+        identities.iter().map(|managed| known_identity(managed, &managed.guard)).collect();
+    let before: Vec<Option<Arc<KnownIdentity>>> = identities
+        .iter()
+        .map(|managed| managed.previous.as_ref().map(|guard| known_identity(managed, guard)))
+        .collect();
+    let (mut hops, mut previous_hops) = (Vec::new(), Vec::new());
     for (managed, of_config) in upstreams.iter().zip(&config.upstreams) {
-        for (identity, known) in identities.iter().zip(&known) {
-            hops.push(Arc::new(Hop {
-                number: hops.len(),
+        let hop = |number, identity: &Arc<KnownIdentity>, credentials: Credentials, previous| {
+            Arc::new(Hop {
+                number,
                 upstream: Arc::clone(&managed.upstream),
-                identity: Arc::clone(known),
-                credentials: Arc::new(credentials(identity, of_config).with_knowledge(&managed.speaks_ntlm)),
-                metrics: builder.metrics.hop(managed.upstream.name(), &known.name),
+                identity: Arc::clone(identity),
+                credentials: Arc::new(credentials.with_knowledge(&managed.speaks_ntlm)),
+                previous,
+                metrics: builder.metrics.hop(managed.upstream.name(), &identity.name),
                 upstream_metrics: managed.metrics.clone(),
                 warm_cap: of_config.warm,
                 check_target: match &config.check {
@@ -219,9 +245,18 @@ fn egress(
                 keep_cap: of_config.keep,
                 habits: Habits::default(),
                 unchallenged: Unchallenged::default(),
-            }));
+            })
+        };
+        for ((identity, known), before) in identities.iter().zip(&known).zip(&before) {
+            let previous = identity.config.previous().zip(before.as_ref()).map(|(logon, known)| {
+                let number = upstreams.len() * identities.len() + previous_hops.len();
+                hop(number, known, with_basic(ntlm_credentials(logon, of_config), logon), None)
+            });
+            previous_hops.extend(previous.clone());
+            hops.push(hop(hops.len(), known, credentials(identity, of_config), previous));
         }
     }
+    hops.append(&mut previous_hops);
     let member = |(managed, of_config): (&ManagedUpstream, &UpstreamConfig)| Member {
         upstream: Arc::clone(&managed.upstream),
         metrics: managed.metrics.clone(),
@@ -242,26 +277,35 @@ fn egress(
     }
 }
 
-fn known_identity(managed: &ManagedIdentity) -> Arc<KnownIdentity> {
+fn known_identity(managed: &ManagedIdentity, guard: &Arc<Guard>) -> Arc<KnownIdentity> {
     Arc::new(KnownIdentity {
         name: managed.config.name.as_str().into(),
-        guard: Arc::clone(&managed.guard),
+        guard: Arc::clone(guard),
         clients: managed.config.clients.clone(),
         has_listener: !managed.config.listen.is_empty(),
         has_login: managed.config.login.is_some(),
     })
 }
 
+/// What the present secret authenticates with at an upstream.
 fn credentials(managed: &ManagedIdentity, upstream: &UpstreamConfig) -> Credentials {
     let identity = &managed.config;
-    let host = upstream.addresses.first().map(HostPort::host).unwrap_or_default();
     let slot = managed.tickets.as_ref().and_then(|tickets| tickets.slot(&spn_of(upstream)?)).cloned();
-    let ntlm = Credentials::new(identity.identity.clone(), host, upstream.first_leg);
+    let ntlm = ntlm_credentials(identity.present(), upstream);
     let listed = match slot {
         Some(slot) => ntlm.with_kerberos(slot, !identity.mechanisms.ntlm),
         None => ntlm,
     };
-    listed.with_basic(identity.basic_password.as_ref().map(|password| password.reveal()))
+    with_basic(listed, identity.present())
+}
+
+fn ntlm_credentials(logon: Logon<'_>, upstream: &UpstreamConfig) -> Credentials {
+    let host = upstream.addresses.first().map(HostPort::host).unwrap_or_default();
+    Credentials::new(logon.identity.clone(), host, upstream.first_leg)
+}
+
+fn with_basic(credentials: Credentials, logon: Logon<'_>) -> Credentials {
+    credentials.with_basic(logon.basic.map(|password| password.reveal()))
 }
 
 fn logins(config: &Config) -> Logins {
@@ -308,38 +352,51 @@ impl Builder {
             return ManagedIdentity { config: config.clone(), ..kept };
         }
         let retired = Arc::new(AtomicBool::new(false));
-        let guard = self.guard(config, Arc::clone(&retired));
-        ManagedIdentity { config: config.clone(), guard, retired, tickets: None }
+        let previous = config.previous().map(|logon| self.guard(config, SecretRole::Previous(logon), &retired));
+        let role = if config.previous.is_some() { SecretRole::Present } else { SecretRole::Only };
+        let guard = self.guard(config, role, &retired);
+        self.metrics.guard.changed(&config.name, guard.state());
+        self.metrics.guard.previous_secret(&config.name, false);
+        ManagedIdentity { config: config.clone(), guard, previous, retired, tickets: None }
     }
 
     /// A guard whose changes are counted, logged and sent to all shards. The account keeps its failure count, even if
-    /// the configuration changes its secret.
-    fn guard(&self, config: &IdentityConfig, retired: Arc<AtomicBool>) -> Arc<Guard> {
+    /// the configuration changes its secret. The metric of the state is the present secret's.
+    fn guard(&self, config: &IdentityConfig, role: SecretRole<'_>, retired: &Arc<AtomicBool>) -> Arc<Guard> {
         let account = self.accounts.of(config.identity.domain(), config.identity.user());
-        let secret = fingerprint(&account, config);
-        account.introduce(secret, secret_digest(config));
-        let guard = Guard::of(account, secret, self.on_guard_change(config, retired));
-        self.metrics.guard.changed(&config.name, guard.state());
-        guard
+        let (secret, digest) = match role {
+            SecretRole::Previous(logon) => (fingerprint_of(&account, logon), digest_of(logon)),
+            SecretRole::Only | SecretRole::Present => (fingerprint(&account, config), secret_digest(config)),
+        };
+        let previous = match role {
+            SecretRole::Present => config.previous().map(|logon| fingerprint_of(&account, logon)),
+            SecretRole::Only | SecretRole::Previous(_) => None,
+        };
+        account.introduce(secret, digest);
+        Guard::replacing(account, secret, previous, self.on_guard_change(config, role, Arc::clone(retired)))
     }
 
     fn on_guard_change(
         &self,
         config: &IdentityConfig,
+        role: SecretRole<'_>,
         retired: Arc<AtomicBool>,
-    ) -> impl Fn(&GuardChange) + Send + Sync + 'static {
-        let (notifier, metrics, name) = (Arc::clone(&self.notifier), Arc::clone(&self.metrics), config.name.clone());
-        let shown = account_of(config);
+    ) -> impl Fn(&GuardChange) + Send + Sync + use<> {
+        let notifier = Arc::clone(&self.notifier);
+        let counted = (!matches!(role, SecretRole::Previous(_))).then(|| Arc::clone(&self.metrics));
+        let (name, shown, log) = (config.name.clone(), account_of(config), role.log());
         let latest = AtomicU64::new(0);
         move |change| {
             if retired.load(Ordering::Relaxed) {
                 return;
             }
             if let GuardChange::State { upstream, at_upstream, overall, rest, number } = change {
-                if latest.fetch_max(*number, Ordering::Relaxed) < *number {
+                if let Some(metrics) = &counted
+                    && latest.fetch_max(*number, Ordering::Relaxed) < *number
+                {
                     metrics.guard.changed(&name, *overall);
                 }
-                log_guard(&shown, upstream, *at_upstream, *rest);
+                log(&shown, upstream, *at_upstream, *rest);
             }
             notify(&notifier, || Message::GuardChanged);
         }
@@ -356,7 +413,7 @@ impl Builder {
         KeyGuards {
             account: self.accounts.of(config.identity.domain(), config.identity.user()),
             kerberos: kerberos.clone(),
-            on_change: Arc::new(self.on_guard_change(config, Arc::default())),
+            on_change: Arc::new(self.on_guard_change(config, SecretRole::Only, Arc::default())),
             // Version 0 is the password.
             known: HashMap::from([(0, Arc::clone(guard))]),
         }
@@ -403,7 +460,9 @@ impl Builder {
         checker.start(&upstream, epoch, move |stream: BlockingStream, question| {
             let slot = lock(&slot).clone();
             match (question, slot) {
-                (Question::MayItReturn, Some((hop, Some(target)))) => check_by_handshake(&hop, &target, epoch, stream),
+                (Question::MayItReturn, Some((hop, Some(target)))) => {
+                    check_by_handshake(hop.in_use(millis(epoch.elapsed())), &target, epoch, stream)
+                }
                 (Question::IsItAlive, Some((hop, _))) => probe(&hop, epoch, stream),
                 _ => Ok(()),
             }
@@ -465,7 +524,59 @@ pub(super) fn notify(notifier: &ShardNotifier, message: impl Fn() -> Message) {
     }
 }
 
-fn log_guard(account: &str, upstream: &str, state: GuardState, rest: Duration) {
+/// Which of an identity's secrets a guard is for.
+#[derive(Clone, Copy)]
+enum SecretRole<'a> {
+    /// The only one.
+    Only,
+    /// The one that replaces the previous one.
+    Present,
+    Previous(Logon<'a>),
+}
+
+/// Logs the state of an account's secret at an upstream, and how long nothing is sent.
+type LogGuard = fn(&str, &str, GuardState, Duration);
+
+impl SecretRole<'_> {
+    fn log(self) -> LogGuard {
+        match self {
+            SecretRole::Only => log_only,
+            SecretRole::Present => log_present,
+            SecretRole::Previous(_) => log_previous,
+        }
+    }
+}
+
+fn log_present(account: &str, upstream: &str, state: GuardState, rest: Duration) {
+    match state {
+        GuardState::Proven => log::info!(
+            "upstream {upstream} accepts the present password of {account}; the previous one is no longer used there"
+        ),
+        GuardState::Unproven => {
+            log::debug!("the present password of {account} has to be accepted again by upstream {upstream}")
+        }
+        GuardState::Refused => log::warn!(
+            "upstream {upstream} refuses the present password of {account}: the previous one is used there, if it is \
+             accepted, until the domain has the present one, which is tried again in {} min",
+            rest.as_secs().div_ceil(60)
+        ),
+    }
+}
+
+fn log_previous(account: &str, upstream: &str, state: GuardState, _: Duration) {
+    match state {
+        GuardState::Proven => log::info!(
+            "upstream {upstream} accepts the previous password of {account}, which is used there until the domain has \
+             the present one"
+        ),
+        GuardState::Unproven => {
+            log::debug!("the previous password of {account} has to be accepted again by upstream {upstream}")
+        }
+        GuardState::Refused => log::warn!("upstream {upstream} refuses the previous password of {account}"),
+    }
+}
+
+fn log_only(account: &str, upstream: &str, state: GuardState, rest: Duration) {
     match state {
         GuardState::Proven => log::info!("upstream {upstream} accepts the credentials of {account}"),
         GuardState::Unproven => {
@@ -481,25 +592,29 @@ fn log_guard(account: &str, upstream: &str, state: GuardState, rest: Duration) {
 
 /// A fingerprint of everything about an identity that an upstream may accept or refuse.
 fn fingerprint(account: &Account, config: &IdentityConfig) -> u64 {
-    if let Some((kerberos, kvno)) = only_keytab(config) {
-        return account.fingerprint(&*key_material(kerberos, kvno));
+    match only_keytab(config) {
+        Some((kerberos, kvno)) => account.fingerprint(&*key_material(kerberos, kvno)),
+        None => fingerprint_of(account, config.present()),
     }
-    let identity = &config.identity;
-    let method = format!("{:?}", identity.method());
-    let basic = config.basic_password.as_ref().map(|password| password.reveal());
+}
+
+fn fingerprint_of(account: &Account, Logon { identity, basic }: Logon<'_>) -> u64 {
+    let (method, basic) = (format!("{:?}", identity.method()), basic.map(|password| password.reveal()));
     account.fingerprint((identity.nt_hash().to_hex().as_str(), basic, method, identity.target_domain()))
 }
 
 /// The same for a store, where it has to be valid in other processes as well.
 pub(crate) fn secret_digest(config: &IdentityConfig) -> SecretDigest {
-    if let Some((kerberos, kvno)) = only_keytab(config) {
-        return SecretDigest::of(&[&key_material(kerberos, kvno)]);
+    match only_keytab(config) {
+        Some((kerberos, kvno)) => SecretDigest::of(&[&key_material(kerberos, kvno)]),
+        None => digest_of(config.present()),
     }
-    let identity = &config.identity;
-    let basic = config.basic_password.as_ref().map_or("", |password| password.reveal());
+}
+
+fn digest_of(Logon { identity, basic }: Logon<'_>) -> SecretDigest {
     SecretDigest::of(&[
         identity.nt_hash().to_hex().as_bytes(),
-        basic.as_bytes(),
+        basic.map_or("", |password| password.reveal()).as_bytes(),
         format!("{:?}", identity.method()).as_bytes(),
         &[u8::from(identity.target_domain())],
     ])
@@ -515,10 +630,15 @@ fn is_same_account(old: &IdentityConfig, new: &IdentityConfig) -> bool {
         let identity = &config.identity;
         (identity.domain().to_owned(), identity.user().to_owned(), identity.method(), identity.target_domain())
     };
+    let previous = |config: &IdentityConfig| {
+        let secret = config.previous.as_ref();
+        secret.map(|secret| (secret.identity.nt_hash().clone(), secret.basic_password.clone()))
+    };
     old.name == new.name
         && old.identity.nt_hash() == new.identity.nt_hash()
         && old.basic_password == new.basic_password
         && only_keytab(old) == only_keytab(new)
+        && previous(old) == previous(new)
         && account(old) == account(new)
 }
 

@@ -11,6 +11,7 @@ pub struct GuardMetrics {
     states: IntGaugeVec,
     attempts_left: IntGaugeVec,
     accepted: IntGaugeVec,
+    previous: IntGaugeVec,
     /// Whether the store can be reached; 1 if failed logons are counted in the process alone.
     pub store_up: IntGauge,
 }
@@ -31,6 +32,11 @@ impl GuardMetrics {
             accepted: make.gauges(
                 "guard_last_accepted_timestamp_seconds",
                 "When this process last saw an upstream accept the identity's secret; 0 if it has not yet",
+                &["identity"],
+            )?,
+            previous: make.gauges(
+                "guard_previous_secret_in_use",
+                "1 while the identity's previous secret is used at an upstream that does not accept the present one, 0 otherwise",
                 &["identity"],
             )?,
             store_up: make.gauge(
@@ -56,6 +62,11 @@ impl GuardMetrics {
         self.accepted.with_label_values(&[identity]).set(accepted_seconds);
     }
 
+    /// Sets whether an identity uses its previous secret.
+    pub fn previous_secret(&self, identity: &str, in_use: bool) {
+        self.previous.with_label_values(&[identity]).set(i64::from(in_use));
+    }
+
     /// Removes the gauges of an identity.
     pub(super) fn forget(&self, identity: &str) {
         // Each may not exist.
@@ -64,5 +75,6 @@ impl GuardMetrics {
         }
         let _ = self.attempts_left.remove_label_values(&[identity]);
         let _ = self.accepted.remove_label_values(&[identity]);
+        let _ = self.previous.remove_label_values(&[identity]);
     }
 }

@@ -28,7 +28,7 @@ struct Connection {
     outbox: Vec<u8>,
     phase: Phase,
     /// Other requests wait for as long as this is held.
-    _confirmation: Option<Confirmation>,
+    confirmation: Option<Confirmation>,
 }
 
 enum Phase {
@@ -97,7 +97,7 @@ impl VerdictWaitPool {
             deadline,
             outbox: unsent,
             phase: Phase::Verdict { ticket, answer: heard, reads_left: READS },
-            _confirmation: None,
+            confirmation: None,
         });
         // What has come already brings no further event.
         self.advance(key, loan);
@@ -147,7 +147,7 @@ impl VerdictWaitPool {
             deadline,
             outbox: Vec::new(),
             phase: Phase::Challenge { handshake, inbox: HeadReader::default() },
-            _confirmation: Some(confirmation),
+            confirmation: Some(confirmation),
         });
         Some(())
     }
@@ -186,13 +186,17 @@ impl VerdictWaitPool {
                     return;
                 }
                 Advance::Verdict(answer) => {
-                    let Some(Connection { hop, phase, .. }) = self.connections.remove(key) else { return };
+                    let Some(Connection { hop, phase, confirmation, .. }) = self.connections.remove(key) else {
+                        return;
+                    };
                     if let Phase::Verdict { ticket, .. } = phase {
                         if let Answer::Refused = answer {
                             hop.metrics.answered_407(Reason407::Refused, 1);
                         }
                         ticket.settle(loan.now_ms, answer);
                     }
+                    // Not before the verdict is known: nobody must find neither.
+                    drop(confirmation);
                     return;
                 }
                 Advance::Over => {

@@ -46,6 +46,9 @@ pub(super) struct Attempt {
     /// The present upstream has cut the connection off after a logon that it should have accepted: whether the
     /// destination is the reason, or the upstream is going down, shows when it is asked for another challenge.
     pub cut_off: Option<Fault>,
+    /// The fault of a logon that was refused with one secret of the identity, while the other is used. That one must be
+    /// known to be accepted, because a request causes one failed logon at most.
+    pub refusal: Option<Fault>,
 }
 
 /// The upstreams that a request may go through.
@@ -147,7 +150,7 @@ impl Attempt {
                 choice.tried.insert(other);
             }
         }
-        if let Some(hop) = present.hop(place, choice.identity).cloned() {
+        if let Some(hop) = present.hop(place, choice.identity).map(|hop| hop.in_use(cx.now_ms())).cloned() {
             (self.egress, self.choice) = (present.egress(), choice);
             self.move_to(place, &hop, cx);
         }
@@ -161,8 +164,8 @@ impl Attempt {
     /// Whether the next upstream has accepted the secret lately.
     pub(super) fn is_accepted_elsewhere(&self, now_ms: u64) -> bool {
         let mut choice = self.choice;
-        let next = choice.next(&self.egress);
-        next.is_some_and(|(_, hop)| hop.identity.guard.is_accepted(now_ms, hop.upstream.name()))
+        let next = choice.next(&self.egress).map(|(_, hop)| hop.in_use(now_ms));
+        next.is_some_and(|hop| hop.identity.guard.is_accepted(now_ms, hop.upstream.name()))
     }
 
     /// Whether the next upstream accepts the secret and the present one never has: then it is the present one that is
@@ -170,8 +173,46 @@ impl Attempt {
     pub(super) fn is_accepted_elsewhere_only(&self) -> bool {
         let mut choice = self.choice;
         let next = choice.next(&self.egress);
-        let accepts = |hop: &Hop| hop.identity.guard.was_accepted(hop.upstream.name());
-        !accepts(&self.hop) && next.is_some_and(|(_, hop)| accepts(hop))
+        !self.hop.was_accepted() && next.is_some_and(|(_, hop)| hop.was_accepted())
+    }
+
+    /// Uses the secret that a request has to use now at the present upstream; returns whether that is the other one.
+    pub(super) fn follow_secret(&mut self, cx: &mut Cx<'_>) -> bool {
+        if self.refusal.is_some() {
+            return false;
+        }
+        let present = self.egress.hop(self.member, self.choice.identity);
+        let in_use = present.filter(|hop| hop.previous.is_some()).map(|hop| hop.in_use(cx.now_ms()));
+        let Some(other) = in_use.filter(|hop| !Arc::ptr_eq(hop, &self.hop)).cloned() else { return false };
+        self.move_to(self.member, &other, cx);
+        true
+    }
+
+    /// The present upstream with the other secret of the identity, if a request may be made with that after a refusal.
+    /// It may once, and the previous secret is of no use where the present one was accepted.
+    pub(super) fn other_secret(&self) -> Option<Arc<Hop>> {
+        if self.refusal.is_some() {
+            return None;
+        }
+        let present = self.egress.hop(self.member, self.choice.identity)?;
+        let previous = present.previous.as_ref()?;
+        let is_present = Arc::ptr_eq(present, &self.hop);
+        if is_present && present.identity.guard.was_accepted(present.upstream.name()) {
+            return None;
+        }
+        Some(Arc::clone(if is_present { previous } else { present }))
+    }
+
+    /// Whether the logon that was sent may be refused, and the request then made with the other secret.
+    pub(super) fn may_be_repeated(&self) -> bool {
+        self.other_secret().is_some()
+    }
+
+    /// Turns to the other secret after a refusal.
+    pub(super) fn fall_back_to(&mut self, other: &Arc<Hop>, refusal: Fault, cx: &mut Cx<'_>) {
+        log::debug!("{}: {refusal}; on with the identity's other secret", self.hop.upstream.name());
+        self.move_to(self.member, other, cx);
+        self.refusal = Some(refusal);
     }
 
     /// Until when the upstream may leave the present leg unanswered, in ms. An upstream that may be waiting for the
@@ -193,7 +234,7 @@ impl Attempt {
     pub(super) fn move_on(&mut self, cx: &mut Cx<'_>) {
         let egress = Arc::clone(&self.egress);
         if let Some((member, hop)) = self.choice.next(&egress) {
-            self.move_to(member, hop, cx);
+            self.move_to(member, hop.in_use(cx.now_ms()), cx);
         }
     }
 

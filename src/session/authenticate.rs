@@ -311,11 +311,17 @@ impl Authenticate {
             let answer = self.answer_in(&fault);
             self.attempt.logon_failed(ticket, answer, is_refusal, self.phase_us, cx);
         }
-        if self.is_for_a_fresh_connection(&fault) {
+        // Held with one secret, while the other is accepted by now.
+        let is_for_other_secret = is_held(&fault) && self.attempt.follow_secret(cx);
+        if is_for_other_secret || self.is_for_a_fresh_connection(&fault) {
             return Transition::Connect(Connecting::Upstream(self.attempt));
         }
         let outcome = if is_refusal { HandshakeOutcome::Refused } else { HandshakeOutcome::Failed };
         self.attempt.handshake_ended(outcome, cx);
+        if is_refusal && let Some(other) = self.attempt.other_secret() {
+            self.attempt.fall_back_to(&other, fault, cx);
+            return Transition::Connect(Connecting::Upstream(self.attempt));
+        }
         if is_refusal && self.attempt.is_accepted_elsewhere_only() {
             return Transition::Connect(Connecting::NextUpstream(self.attempt));
         }

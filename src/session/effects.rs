@@ -151,7 +151,7 @@ impl Attempt {
     /// An address of an upstream took no connection.
     pub(super) fn unreachable(&self, member: usize) {
         if let Some(hop) = self.egress.hop(member, self.choice.identity) {
-            hop.identity.guard.unreachable(hop.upstream.name());
+            hop.unreachable();
         }
     }
 

@@ -27,7 +27,7 @@ pub(super) fn fitting(
 ) -> Option<Pinned> {
     let mut pinned = *pinned?;
     let same_way = match (&pinned.hop, hop) {
-        (Some(own), Some(hop)) => Arc::ptr_eq(own, hop),
+        (Some(own), Some(hop)) => own.is_same_way(hop),
         (None, None) => true,
         _ => false,
     };

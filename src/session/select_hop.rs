@@ -55,6 +55,7 @@ pub(super) fn select(departure: Departure, candidate: GroupCandidate, cx: &mut C
         asked_on_kept: false,
         failed: Vec::new(),
         cut_off: None,
+        refusal: None,
     });
     if let Some(request) = &forward
         && let Some(pinned) = pinned::fitting(pinned, request.origin(), Some(&attempt.hop), cx)
@@ -119,20 +120,27 @@ fn first_hop<'a>(
         true => hop.identity.guard.refuses(now_ms, hop.upstream.name(), request.method(), request.origin()),
         false => None,
     };
+    let usable = |present: &'a Arc<Hop>| {
+        let hop = present.in_use(now_ms);
+        let Some(refusal) = refusal_of(hop) else { return Ok(hop) };
+        // It may have been found out just now which secret is right.
+        let other = present.in_use(now_ms);
+        if Arc::ptr_eq(hop, other) || refusal_of(other).is_some() { Err(refusal) } else { Ok(other) }
+    };
     let mut refused: Option<Refusal> = None;
     while let Some((member, hop)) = choice.next(egress) {
-        match refusal_of(hop) {
-            Some(refusal) => refused = refused.or(Some(refusal)),
-            None => return Ok((member, hop)),
+        match usable(hop) {
+            Err(refusal) => refused = refused.or(Some(refusal)),
+            Ok(hop) => return Ok((member, hop)),
         }
     }
     if refused.is_none()
         && may_try
         && let Some((member, hop)) = choice.next_for_trial(egress, request.origin(), now_ms)
     {
-        match refusal_of(hop) {
-            Some(refusal) => refused = Some(refusal),
-            None => return Ok((member, hop)),
+        match usable(hop) {
+            Err(refusal) => refused = Some(refusal),
+            Ok(hop) => return Ok((member, hop)),
         }
     }
     Err(refused.map_or_else(|| nobody(egress, choice), guard_faults::refused))

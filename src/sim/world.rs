@@ -232,6 +232,7 @@ fn new_hop(
         warm_cap: scenario.warm,
         keep_cap: scenario.keep,
         check_target: None,
+        previous: None,
         habits: Habits::default(),
         unchallenged: Unchallenged::default(),
     })

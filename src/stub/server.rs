@@ -148,6 +148,11 @@ impl StubServer {
         self.shared.setup.set_password(domain, user, NtHash::from_password(password));
     }
 
+    /// The same, but the account's passwords so far remain valid.
+    pub fn add_password(&self, domain: &str, user: &str, password: &str) {
+        self.shared.setup.add_password(domain, user, NtHash::from_password(password));
+    }
+
     /// Changes the personality for connections that are accepted from now on.
     pub fn set_personality(&self, personality: Personality) {
         self.shared.set_personality(personality);

@@ -68,11 +68,15 @@ impl Setup {
     /// Changes the password of an account, or adds the account. The next AUTHENTICATE_MESSAGE is verified with it.
     pub fn set_password(&self, domain: &str, user: &str, nt_hash: NtHash) {
         let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
-        let known = accounts.iter_mut().find(|account| same(&account.domain, domain) && same(&account.user, user));
-        match known {
-            Some(account) => account.nt_hash = nt_hash,
-            None => accounts.push(StubAccount { domain: domain.to_owned(), user: user.to_owned(), nt_hash }),
-        }
+        accounts.retain(|account| !(same(&account.domain, domain) && same(&account.user, user)));
+        accounts.push(StubAccount { domain: domain.to_owned(), user: user.to_owned(), nt_hash });
+    }
+
+    /// The same, but the passwords that the account has had so far remain valid, as the previous one does in Active
+    /// Directory for an hour.
+    pub fn add_password(&self, domain: &str, user: &str, nt_hash: NtHash) {
+        let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
+        accounts.push(StubAccount { domain: domain.to_owned(), user: user.to_owned(), nt_hash });
     }
 
     pub(super) fn names(&self) -> &ServerNames {
@@ -103,10 +107,16 @@ impl Setup {
         options: &VerifyOptions,
     ) -> Result<Verified, VerifyError> {
         let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);
-        let lookup = |user: &str, domain: &str| {
-            accounts.iter().find(|account| self.is_meant(account, user, domain)).map(|account| &account.nt_hash)
+        let with_password = |number: usize| {
+            let lookup = |user: &str, domain: &str| {
+                let mut meant = accounts.iter().filter(|account| self.is_meant(account, user, domain));
+                meant.nth(number).map(|account| &account.nt_hash)
+            };
+            verify(authenticate, &issued.negotiate, &issued.challenge, lookup, options)
         };
-        verify(authenticate, &issued.negotiate, &issued.challenge, lookup, options)
+        let first = with_password(0);
+        (1..accounts.len())
+            .fold(first, |so_far, number| so_far.or_else(|error| with_password(number).map_err(|_| error)))
     }
 
     /// Whether an AUTHENTICATE_MESSAGE that was received on `connection` is a valid answer to a recent challenge of

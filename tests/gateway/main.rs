@@ -21,6 +21,7 @@ mod process;
 mod real_clients;
 mod real_squid;
 mod rig;
+mod rotation;
 mod routes;
 mod secrets;
 mod service;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 const SCHEMA: &str = include_str!("../../deploy/helm/ntlm-gateway/values.schema.json");
 
 /// Settings for which the chart has values of its own, or which it cannot offer.
-const NOT_SETTINGS: [&str; 11] = [
+const NOT_SETTINGS: [&str; 13] = [
     "upstream",
     "user",
     "listen",
@@ -15,6 +15,8 @@ const NOT_SETTINGS: [&str; 11] = [
     "allow_clients",
     "password_file",
     "nt_hash_file",
+    "previous_password_file",
+    "previous_nt_hash_file",
     "password_fd",
     "password",
     "timeouts.shutdown_delay",

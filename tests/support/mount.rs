@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::scratch::Scratch;
 
-/// A mounted volume with one file.
+/// A mounted volume. Its first file is the one that it was made with.
 pub struct Mount {
     scratch: Scratch,
     name: &'static str,
@@ -18,7 +18,6 @@ impl Mount {
     pub fn new(name: &'static str, contents: &str) -> Self {
         let mount = Self { scratch: Scratch::new("mount"), name, versions: AtomicU32::new(0) };
         mount.publish(contents);
-        symlink(format!("..data/{name}"), mount.path()).expect("the link of the file");
         mount
     }
 
@@ -27,11 +26,25 @@ impl Mount {
         self.scratch.join(self.name)
     }
 
+    /// The path of another file, whether or not the volume has it now.
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        self.scratch.join(name)
+    }
+
     /// Replaces the content atomically: the file is never missing or half written.
     pub fn publish(&self, contents: &str) {
+        self.publish_files(&[(self.name, contents)]);
+    }
+
+    /// Replaces all files at once, as a change of several keys does.
+    pub fn publish_files(&self, files: &[(&str, &str)]) {
         let version = format!("..version_{}", self.versions.fetch_add(1, Ordering::Relaxed));
         std::fs::create_dir(self.scratch.join(&version)).expect("the version's directory");
-        self.scratch.write(&format!("{version}/{}", self.name), contents);
+        for (name, contents) in files {
+            self.scratch.write(&format!("{version}/{name}"), contents);
+            // It may be there from an earlier version.
+            let _ = symlink(format!("..data/{name}"), self.path_of(name));
+        }
         let data = self.scratch.join("..data");
         let old = std::fs::read_link(&data).ok();
         symlink(&version, self.scratch.join("..data_tmp")).expect("the new link");

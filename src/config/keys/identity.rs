@@ -47,6 +47,27 @@ pub(super) const IDENTITY: &[Key] = &[
         default: Fallback::Nothing,
     },
     Key {
+        name: "previous_password_file",
+        flag: "previous-password-file",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "FILE",
+        heading: "Identity",
+        help: "A file with the account's previous password, which is used while the proxy rejects the present one. If it \
+               is missing or empty, there is none",
+        default: Fallback::Nothing,
+    },
+    Key {
+        name: "previous_nt_hash_file",
+        flag: "previous-nt-hash-file",
+        places: Places::Everywhere,
+        kind: Kind::Text,
+        value_name: "FILE",
+        heading: "Identity",
+        help: "The same with the NT hash of the previous password",
+        default: Fallback::Nothing,
+    },
+    Key {
         name: "password_fd",
         flag: "password-fd",
         places: Places::Everywhere,

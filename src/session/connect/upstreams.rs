@@ -98,6 +98,9 @@ impl Upstreams {
     fn ask_guard(&mut self, last: &mut Option<Fault>, cx: &mut Cx<'_>) -> Addresses {
         let mut passed_over = Vec::new();
         let addresses = loop {
+            if self.attempt.scout.is_none() {
+                self.attempt.follow_secret(cx);
+            }
             match self.enter(cx) {
                 Ok(true) => {
                     self.waits = Waits::Nothing;
@@ -116,13 +119,27 @@ impl Upstreams {
                     }
                     break Addresses::Wait { until_ms: Some(self.attempt.until_ms) };
                 }
-                Err(_) if self.attempt.has_next() => self.move_on(cx),
-                Err(refusal) => break Addresses::Refused(guard_faults::refused(refusal)),
+                // It has just been found out which secret is right.
+                Err(_) if self.attempt.follow_secret(cx) => {}
+                Err(_) if self.may_move_on(cx) => self.move_on(cx),
+                Err(refusal) => {
+                    let before = self.attempt.refusal.take();
+                    break Addresses::Refused(before.unwrap_or_else(|| guard_faults::refused(refusal)));
+                }
             }
         };
         // They have not failed: they may still be used should this one fail.
         passed_over.iter().for_each(|upstream| self.attempt.may_still_use(upstream));
         addresses
+    }
+
+    /// Whether the next upstream may get a request that the guard does not let log on to the present one. After a
+    /// refusal it has to accept the identity.
+    fn may_move_on(&self, cx: &Cx<'_>) -> bool {
+        match self.attempt.refusal {
+            Some(_) => self.attempt.is_accepted_elsewhere(cx.now_ms()),
+            None => self.attempt.has_next(),
+        }
     }
 
     /// Goes to the next upstream before anything was dialled. Each upstream is tried once, so this ends.
@@ -134,13 +151,16 @@ impl Upstreams {
 
     /// Whether the guard lets it dial now.
     fn enter(&mut self, cx: &Cx<'_>) -> Result<bool, Refusal> {
-        let Attempt { hop, handshake, scout, .. } = &mut *self.attempt;
-        let needs_no_guard = handshake.is_exempt() || !hop.credentials.begins_with_logon();
-        if scout.is_some() || needs_no_guard || hop.habits.serves_unchallenged() {
-            return Ok(true);
-        }
+        let Attempt { hop, handshake, scout, refusal, .. } = &mut *self.attempt;
         let (method, destination) = (handshake.request().method(), handshake.request().origin());
-        match hop.identity.guard.enter(cx.now_ms(), hop.upstream.name(), method, destination) {
+        let (guard, upstream) = (&hop.identity.guard, hop.upstream.name());
+        let needs_no_guard = handshake.is_exempt() || !hop.credentials.begins_with_logon();
+        let permission = match () {
+            () if refusal.is_some() => guard.enter_after_refusal(cx.now_ms(), upstream, method, destination),
+            () if scout.is_some() || needs_no_guard || hop.habits.serves_unchallenged() => return Ok(true),
+            () => guard.enter(cx.now_ms(), upstream, method, destination),
+        };
+        match permission {
             DialPermission::Go => Ok(true),
             DialPermission::Scout(granted) => {
                 *scout = Some(granted);
@@ -184,7 +204,8 @@ impl Upstreams {
             Waits::Nothing => None,
             Waits::ForGuard { .. } => {
                 self.tried.clear();
-                Some(guard_faults::timed_out(&self.attempt.hop.identity.guard))
+                let refusal = self.attempt.refusal.take();
+                Some(refusal.unwrap_or_else(|| guard_faults::timed_out(&self.attempt.hop.identity.guard)))
             }
             Waits::ForAddresses { .. } => {
                 let late = || At::Dial.fault(Cause::ResolveTimeout, "the upstream's name was not resolved in time");
@@ -265,11 +286,13 @@ impl Upstreams {
         if member != attempt.member
             && let Some(hop) = attempt.egress.hop(member, attempt.choice.identity).cloned()
         {
-            attempt.move_to(member, &hop, cx);
+            attempt.move_to(member, hop.in_use(cx.now_ms()), cx);
             attempt.begins_to_wait(cx);
         }
         attempt.number = winner.number;
         attempt.connected(winner.candidate.place, winner.since_us, cx);
+        // The handshake has not borrowed the credentials yet, and there may be others by now.
+        attempt.follow_reload(cx);
         Transition::Authenticate(Connected { attempt, upstream: winner.endpoint })
     }
 

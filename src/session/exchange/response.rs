@@ -240,7 +240,14 @@ impl Exchange {
             return Work::SendAgain;
         }
         attempt.exchange_refused(cx);
-        Work::Fail(At::Reply.fault(Cause::CredentialsRefused, format!("the upstream refused the credentials: {line}")))
+        let fault = At::Reply.fault(Cause::CredentialsRefused, format!("the upstream refused the credentials: {line}"));
+        match attempt.other_secret().filter(|_| !has_begun) {
+            Some(other) => {
+                attempt.fall_back_to(&other, fault, cx);
+                Work::SendAgain
+            }
+            None => Work::Fail(fault),
+        }
     }
 
     /// The final answer has come.

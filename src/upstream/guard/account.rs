@@ -6,14 +6,14 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::attempt::{Attempted, Effect, Strike};
+use super::attempt::{Attempted, Effect};
 use super::destination::{demand_hash, destination_hash};
 use super::ledger::{At, Books, Ledger, Outgoing, Ruling};
 use super::reservation::{AttemptEnd, Learned, Order, Reservation, SecretDigest, Store, Where};
 use super::track::Booking;
 use super::verdict::{self, Answer};
 use super::{AttemptRequest, GuardPolicy, GuardState, GuardStatus, KnownGood, OnChange};
-use crate::limits;
+use crate::limits::{self, millis};
 
 /// The accounts of a process. An account outlives the secrets and identities that use it, so that failed logons are
 /// remembered across a reload.
@@ -103,8 +103,8 @@ impl Account {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn watch(&self, secret: u64, on_change: OnChange) -> u64 {
-        self.lock().watch(secret, on_change)
+    pub(super) fn watch(&self, secret: u64, previous: Option<u64>, on_change: OnChange) -> u64 {
+        self.lock().watch(secret, previous, on_change)
     }
 
     pub(super) fn unwatch(&self, number: u64) {
@@ -120,6 +120,21 @@ impl Account {
     /// Whether a request may be dialled for; with the number of its scout if it has to be one.
     pub(super) fn enter(&self, at: At<'_>, now_ms: u64, destination: u64) -> Ruling<Option<u64>> {
         self.change(at, now_ms, |ledger, index| (ledger.enter(index, destination, &self.policy), false))
+    }
+
+    /// As [`Account::enter`], for a request that was refused with the counterpart of the secret.
+    pub(super) fn enter_after_refusal(&self, at: At<'_>, now_ms: u64, destination: u64) -> Ruling<()> {
+        self.change(at, now_ms, |ledger, index| (ledger.enter_after_refusal(index, destination, &self.policy), false))
+    }
+
+    /// Whether clients use the previous secret.
+    pub(super) fn uses_previous(&self, at: At<'_>, previous: u64, now_ms: u64) -> bool {
+        self.lock().uses_previous(at, previous, &self.policy, now_ms)
+    }
+
+    /// Has the gateway try the secret while clients use the previous one.
+    pub(super) fn try_present(&self, at: At<'_>, previous: u64, now_ms: u64) {
+        self.change(at, now_ms, |ledger, index| (ledger.try_present(index, previous, &self.policy), false));
     }
 
     /// Whether an attempt may go out now.
@@ -157,9 +172,6 @@ impl Account {
             let verdict = verdict::of(answer, demands, attempt.challenged);
             let was_proven = ledger.tracks[index].state() == GuardState::Proven;
             let strike = ledger.settle(index, attempt, verdict, good, &self.policy);
-            if strike != Strike::None {
-                ledger.close(index, strike, &self.policy);
-            }
             let track = &mut ledger.tracks[index];
             let failed_by_close = track.take_failure();
             let is_proven = track.state() == GuardState::Proven;
@@ -289,6 +301,11 @@ impl Account {
     /// The attempts that are left in the store are reserved for destinations that are sure to give a verdict.
     pub fn only_spare(&self, now_ms: u64, at: &Where) {
         self.change(At { secret: at.secret, upstream: &at.upstream }, now_ms, |ledger, index| {
+            if ledger.has_serving_counterpart(index) {
+                // It can wait, and nothing is sure to clear the failures before their time.
+                ledger.tracks[index].denied(now_ms + millis(self.policy.rest(2)));
+                return ((), true);
+            }
             let track = &mut ledger.tracks[index];
             track.booking = Booking::None;
             track.want_confirmation(now_ms);

@@ -76,6 +76,11 @@ impl ConfirmationSchedule {
         self.not_before_ms = 0;
     }
 
+    /// The destinations that were accepted.
+    pub(super) fn known_good(&self) -> &[(u64, KnownGood)] {
+        &self.known_good
+    }
+
     /// Remembers a destination that was accepted.
     pub(super) fn remember(&mut self, destination: u64, good: KnownGood) {
         match self.known_good.iter().position(|(known, _)| *known == destination) {

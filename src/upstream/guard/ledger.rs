@@ -19,7 +19,7 @@ pub(super) struct Ledger {
     /// One for each secret at each upstream.
     pub(super) tracks: Vec<Track>,
     /// Identities that use the account.
-    watchers: Vec<Watcher>,
+    pub(super) watchers: Vec<Watcher>,
     /// The highest number assigned so far. Attempts, scouts and watchers share the numbers, so that they show what came
     /// first.
     last_number: u64,
@@ -27,7 +27,7 @@ pub(super) struct Ledger {
     pub(super) demanding: Recent,
     /// When attempts ended without a verdict since the last acceptance, in ms, the oldest first; at most
     /// [`limits::GUARD_UNDECIDED`].
-    undecided_ms: VecDeque<u64>,
+    pub(super) undecided_ms: VecDeque<u64>,
     /// Secrets for which no canary and no confirmation goes out before a time, in ms.
     pauses: Vec<(u64, u64)>,
     /// The latest time that a caller has passed.
@@ -50,9 +50,11 @@ pub(super) struct Books {
 }
 
 /// An identity that uses the account, with one secret.
-struct Watcher {
+pub(super) struct Watcher {
     number: u64,
-    secret: u64,
+    pub(super) secret: u64,
+    /// The secret that this one replaces.
+    pub(super) previous: Option<u64>,
     on_change: OnChange,
 }
 
@@ -86,7 +88,7 @@ pub(super) struct Outgoing {
 
 /// Whether the budget allows one more attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Budget {
+pub(super) enum Budget {
     Free,
     /// Unanswered attempts use it up.
     Pending,
@@ -99,9 +101,9 @@ enum Budget {
 impl Ledger {
     /// Tells an identity of every change to its secret from now on, until [`Ledger::unwatch`] is called with the number
     /// returned.
-    pub(super) fn watch(&mut self, secret: u64, on_change: OnChange) -> u64 {
+    pub(super) fn watch(&mut self, secret: u64, previous: Option<u64>, on_change: OnChange) -> u64 {
         let number = self.number();
-        self.watchers.push(Watcher { number, secret, on_change });
+        self.watchers.push(Watcher { number, secret, previous, on_change });
         number
     }
 
@@ -157,7 +159,7 @@ impl Ledger {
         let now_ms = self.now_ms;
         let track = &self.tracks[index];
         if let Some(refusal) = track.refuses(now_ms, destination) {
-            return Ruling::No(refusal);
+            return self.refuse_or_wait(index, refusal);
         }
         if self.may_send_batch(index, policy) {
             return Ruling::Go(None);
@@ -195,7 +197,7 @@ impl Ledger {
                 return Ruling::Wait;
             }
         } else if let Some(refusal) = track.refuses(now_ms, destination) {
-            return Ruling::No(refusal);
+            return self.refuse_or_wait(index, refusal);
         } else if may_send_batch && !track.has_room(policy, now_ms) {
             track.has_waiters = true;
             if track.is_stuck(now_ms) {
@@ -233,7 +235,7 @@ impl Ledger {
 
     /// Unanswered attempts that were sent while a secret was in doubt and that no acceptance has followed: like
     /// [`Ledger::failures`], at all upstreams.
-    fn canaries(&self) -> usize {
+    pub(super) fn canaries(&self) -> usize {
         let counted = |track: &Track| track.unanswered_canaries(self.accepted_number(track.secret));
         self.tracks.iter().map(counted).sum()
     }
@@ -245,7 +247,7 @@ impl Ledger {
     }
 
     /// How many failures the attempts in flight can add to the budget: one batch, less what has failed of it already.
-    fn batch_at_stake(&mut self, index: usize, policy: &GuardPolicy) -> usize {
+    pub(super) fn batch_at_stake(&mut self, index: usize, policy: &GuardPolicy) -> usize {
         let (now_ms, secret) = (self.now_ms, self.tracks[index].secret);
         let Some(newest) = self.in_flight(index).max() else { return 0 };
         let of_secret = self.tracks.iter_mut().filter(|track| track.secret == secret);
@@ -260,13 +262,8 @@ impl Ledger {
         if track.is_stuck(now_ms) {
             track.want_confirmation(now_ms);
         }
-        // Until the secret has been accepted once, many answers without a verdict may hide failed logons.
-        let last_ms = self.undecided_ms.back().copied().unwrap_or(0);
-        let is_known = self.is_known(self.tracks[index].secret);
+        let spaced = self.is_spaced(self.tracks[index].secret);
         let track = &mut self.tracks[index];
-        let spaced = !is_known
-            && self.undecided_ms.len() >= limits::GUARD_UNDECIDED
-            && now_ms < last_ms + millis(limits::GUARD_UNDECIDED_INTERVAL);
         let (must_wait, secret) = (track.must_wait(policy, now_ms), track.secret);
         let mut of_secret = self.tracks.iter().filter(|track| track.secret == secret);
         if spaced || must_wait || self.is_paused(secret) || of_secret.any(|track| track.is_confirming(policy, now_ms)) {
@@ -331,7 +328,9 @@ impl Ledger {
     /// Whether the store has granted a confirmation.
     pub(super) fn is_booked_for_confirmation(&mut self, index: usize) -> bool {
         let is_first = !self.tracks[index].was_struck();
-        self.is_booked(index, 0, is_first)
+        // Of all processes together, too, one attempt must be left for the secret that is in use.
+        let spare = usize::from(self.has_serving_counterpart(index));
+        self.is_booked(index, spare, is_first)
     }
 
     /// See [`Guard::status`](super::Guard::status).
@@ -383,8 +382,8 @@ impl Ledger {
         others.max().unwrap_or(0)
     }
 
-    /// Failed attempts of the account, the oldest first. Failures before the same secret was accepted, by any upstream,
-    /// do not count: an accepted logon clears them at the domain controller, too.
+    /// Failed attempts of the account, the oldest first. Failures before the same secret or its counterpart was
+    /// accepted, by any upstream, do not count: an accepted logon clears them at the domain controller, too.
     fn failures(&mut self, policy: &GuardPolicy) -> Vec<Failure> {
         let now_ms = self.now_ms;
         let mut all: Vec<Failure> = Vec::new();
@@ -399,7 +398,7 @@ impl Ledger {
 
     /// Failures that count against a confirmation. Until one has failed (`is_first`), connections that were closed on
     /// clients count as one failure together: their destinations may have been the reason.
-    fn failures_against_confirmation(&mut self, is_first: bool, policy: &GuardPolicy) -> usize {
+    pub(super) fn failures_against_confirmation(&mut self, is_first: bool, policy: &GuardPolicy) -> usize {
         let failures = self.failures(policy);
         if !is_first {
             return failures.len();
@@ -408,14 +407,8 @@ impl Ledger {
         failures.len() - closes + closes.min(1)
     }
 
-    /// The number of the latest accepted attempt with a secret.
-    fn accepted_number(&self, secret: u64) -> u64 {
-        let of_secret = self.tracks.iter().filter(|track| track.secret == secret);
-        of_secret.map(Track::accepted_number).max().unwrap_or(0)
-    }
-
     /// Whether the budget allows one more attempt and leaves `spare` others.
-    fn budget(&mut self, index: usize, spare: usize, policy: &GuardPolicy) -> Budget {
+    pub(super) fn budget(&mut self, index: usize, spare: usize, policy: &GuardPolicy) -> Budget {
         let now_ms = self.now_ms;
         // An upstream that rejects a secret that another one accepts must leave one attempt for the others.
         let reserve = usize::from(self.is_proven_elsewhere(index));
@@ -423,6 +416,9 @@ impl Ledger {
         let is_accepted: Vec<bool> = (0..self.tracks.len()).map(|track| self.is_accepted(track, policy)).collect();
         let pending = |track: usize| if is_accepted[track] { 0 } else { self.tracks[track].unanswered() };
         let (own_pending, all_pending) = (pending(index), (0..self.tracks.len()).map(pending).sum::<usize>());
+        let secret = self.tracks[index].secret;
+        let of_secret = (0..self.tracks.len()).filter(|track| self.tracks[*track].secret == secret);
+        let secret_pending: usize = of_secret.map(pending).sum();
         let accepted = self.tracks.iter().zip(&is_accepted).filter(|(_, is_accepted)| **is_accepted);
         let in_flight = accepted.map(|(track, _)| track.in_flight().count()).sum();
         let at_stake = self.batch_at_stake(index, policy).min(in_flight);
@@ -431,7 +427,10 @@ impl Ledger {
             self.tracks[index].failures(policy, now_ms).iter().map(|failure| failure.at_ms).collect();
         let over = all_ms.len() + all_pending + at_stake + spare >= policy.attempts;
         let over_share = own_ms.len() + own_pending + spare >= share;
-        if !over && !over_share {
+        // A secret whose counterpart is accepted must leave one attempt for that one.
+        let (most, secret_ms) = self.share_of_secret(index, policy).unwrap_or((usize::MAX, Vec::new()));
+        let over_secret = secret_ms.len() + secret_pending + spare >= most;
+        if !over && !over_share && !over_secret {
             let is_reserved = all_ms.len() + all_pending + spare + reserve >= policy.attempts;
             return if is_reserved { Budget::Reserved } else { Budget::Free };
         }
@@ -439,7 +438,7 @@ impl Ledger {
             let oldest = (times_ms.len() + spare).checked_sub(most)?;
             Some(times_ms.get(oldest)? + millis(policy.window))
         };
-        match expiry(&all_ms, policy.attempts).max(expiry(&own_ms, share)) {
+        match expiry(&all_ms, policy.attempts).max(expiry(&own_ms, share)).max(expiry(&secret_ms, most)) {
             // A slow answer is no refusal: wait for it.
             None => Budget::Pending,
             Some(until_ms) => Budget::SpentUntil(until_ms),
@@ -461,7 +460,7 @@ impl Ledger {
         self.tracks.iter().any(|track| track.secret == secret && track.is_confirming(policy, now_ms))
     }
 
-    /// Records the verdict on an attempt; returns whether it closes the guard.
+    /// Records the verdict on an attempt, and closes the guard if that is about the secret; returns whether it is.
     pub(super) fn settle(
         &mut self,
         index: usize,
@@ -481,8 +480,10 @@ impl Ledger {
             is_known: self.is_known(secret),
             is_known_good: self.is_known_good(secret, attempt.destination),
         };
+        let refused =
+            matches!(verdict, Verdict::Refused | Verdict::Closed).then(|| (attempt.destination, good.clone()));
         let track = &mut self.tracks[index];
-        match verdict {
+        let strike = match verdict {
             Verdict::Accepted => {
                 if track.accepted(attempt) {
                     track.remember(attempt.destination, now_ms, good);
@@ -501,7 +502,14 @@ impl Ledger {
                 self.undecided(index, attempt, policy);
                 Strike::None
             }
+        };
+        if strike != Strike::None {
+            self.close(index, strike, policy);
         }
+        if let Some(refused) = refused {
+            self.offer_counterpart(index, strike, refused, policy);
+        }
+        strike
     }
 
     /// Records that an attempt ended without a verdict.
@@ -520,7 +528,7 @@ impl Ledger {
 
     /// Closes the guard after a strike: for the rest that the schedule says, or longer until the budget allows an
     /// attempt.
-    pub(super) fn close(&mut self, index: usize, strike: Strike, policy: &GuardPolicy) {
+    fn close(&mut self, index: usize, strike: Strike, policy: &GuardPolicy) {
         let by_schedule_ms = self.now_ms + self.tracks[index].rest_ms(policy);
         let spent_until_ms =
             if let Budget::SpentUntil(until_ms) = self.budget(index, 0, policy) { until_ms } else { 0 };
@@ -538,7 +546,7 @@ impl Ledger {
     }
 
     /// Whether some upstream has accepted the secret at some time.
-    fn is_known(&self, secret: u64) -> bool {
+    pub(super) fn is_known(&self, secret: u64) -> bool {
         self.tracks.iter().any(|track| track.secret == secret && track.was_accepted())
     }
 

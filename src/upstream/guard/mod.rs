@@ -18,6 +18,7 @@
 //! | `confirmation` | when the gateway makes a handshake of its own |
 //! | `ledger` | the budget of failed logons over everything that uses the account |
 //! | `reservation` | how attempts are reserved in a store that several processes share |
+//! | `succession` | a password on its way from the previous one to the present one |
 //! | `account` | the accounts of a process: the lock of each, and the notification of its watchers |
 //! | `destination` | destinations in all their spellings |
 //!
@@ -47,6 +48,7 @@ mod destination;
 mod ledger;
 mod reservation;
 mod room;
+mod succession;
 mod suspects;
 #[cfg(test)]
 mod tests;
@@ -248,6 +250,8 @@ type OnChange = Arc<dyn Fn(&GuardChange) + Send + Sync>;
 pub struct Guard {
     account: Arc<Account>,
     secret: u64,
+    /// The secret that this one replaces.
+    previous: Option<u64>,
     watcher: u64,
 }
 
@@ -272,8 +276,34 @@ impl Guard {
         secret: u64,
         on_change: impl Fn(&GuardChange) + Send + Sync + 'static,
     ) -> Arc<Guard> {
-        let watcher = account.watch(secret, Arc::new(on_change));
-        Arc::new(Guard { account, secret, watcher })
+        Guard::replacing(account, secret, None, on_change)
+    }
+
+    /// As [`Guard::of`], for a secret that replaces the one of the fingerprint `previous`, which is used where this one
+    /// is not accepted yet.
+    pub fn replacing(
+        account: Arc<Account>,
+        secret: u64,
+        previous: Option<u64>,
+        on_change: impl Fn(&GuardChange) + Send + Sync + 'static,
+    ) -> Arc<Guard> {
+        let watcher = account.watch(secret, previous, Arc::new(on_change));
+        Arc::new(Guard { account, secret, previous, watcher })
+    }
+
+    /// Whether clients have to use the previous secret at an upstream, because it does not accept this one yet.
+    pub fn uses_previous(&self, now_ms: u64, upstream: &Arc<str>) -> bool {
+        self.previous.is_some_and(|previous| self.account.uses_previous(self.at(upstream), previous, now_ms))
+    }
+
+    /// As [`Guard::uses_previous`], for a client's request: then the gateway also tries this secret, if it is time.
+    pub fn select_previous(&self, now_ms: u64, upstream: &Arc<str>) -> bool {
+        let Some(previous) = self.previous else { return false };
+        let uses_previous = self.account.uses_previous(self.at(upstream), previous, now_ms);
+        if uses_previous {
+            self.account.try_present(self.at(upstream), previous, now_ms);
+        }
+        uses_previous
     }
 
     /// The state over all upstreams, see [`GuardChange::State`]. It stays *refused* after the rest is over, until the
@@ -322,7 +352,7 @@ impl Guard {
     /// Why nothing may be sent for this destination (`host:port`) yet, if so.
     pub fn refuses(&self, now_ms: u64, upstream: &Arc<str>, method: &str, destination: &str) -> Option<Refusal> {
         let destination = self.account.destination(method, destination);
-        self.account.lock().existing(self.at(upstream))?.refuses(now_ms, destination)
+        self.account.lock().refuses(self.at(upstream), destination, now_ms)
     }
 
     /// Asks to dial for a request. A request that has to wait does so before it dials, so that it occupies no helper of
@@ -340,6 +370,23 @@ impl Guard {
             Ruling::Go(Some(number)) => {
                 DialPermission::Scout(Scout { guard: Arc::clone(self), upstream: Arc::clone(upstream), number })
             }
+            Ruling::Wait => DialPermission::Wait,
+            Ruling::No(refusal) => DialPermission::No(refusal),
+        }
+    }
+
+    /// As [`Guard::enter`], for a request that was refused with the secret before or after this one. It must not be a
+    /// second failed logon, so it waits until it is known whether this secret is accepted.
+    pub fn enter_after_refusal(
+        &self,
+        now_ms: u64,
+        upstream: &Arc<str>,
+        method: &str,
+        destination: &str,
+    ) -> DialPermission {
+        let destination = self.account.destination(method, destination);
+        match self.account.enter_after_refusal(self.at(upstream), now_ms, destination) {
+            Ruling::Go(()) => DialPermission::Go,
             Ruling::Wait => DialPermission::Wait,
             Ruling::No(refusal) => DialPermission::No(refusal),
         }

@@ -1,6 +1,7 @@
 //! The table of verdicts, the budget, and the distinction between a policy and a wrong secret.
 
 mod simulation;
+mod succession;
 
 use std::sync::Mutex;
 

@@ -473,6 +473,29 @@ impl Track {
         self.confirmation.is_running()
     }
 
+    /// Whether a confirmation is wanted or running.
+    pub(super) fn is_in_confirmation(&self) -> bool {
+        self.wants_confirmation() || self.is_running()
+    }
+
+    /// Destinations that were accepted, by hash.
+    pub(super) fn known_good(&self) -> Vec<(u64, KnownGood)> {
+        self.confirmation.known_good().to_vec()
+    }
+
+    /// Remembers a destination for confirmations that was accepted with another secret.
+    pub(super) fn borrow_known_good(&mut self, destination: u64, good: &KnownGood) {
+        self.confirmation.remember(destination, good.clone());
+    }
+
+    /// Ends the rest: something has changed that makes a new attempt worth while at once.
+    pub(super) fn reopen(&mut self) {
+        if matches!(self.state, State::Refused { .. }) {
+            self.state = State::Unproven;
+            self.confirmation.reset();
+        }
+    }
+
     pub(super) fn end_confirmation(&mut self) {
         self.confirmation.end();
     }
