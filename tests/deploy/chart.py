@@ -43,6 +43,7 @@ WRONG = {
     "no image": {"image": {"repository": ""}},
     "no password": {"password": {"existingSecret": ""}},
     "two passwords": {"password": {"existingSecret": "a", "value": "b"}},
+    "a previous password beside a Secret that has its own": {"password": {"existingSecret": "a", "previous": "b"}},
     "a network policy without the proxy": {"networkPolicy": {"upstreamCidrs": []}},
     "a value that there is not": {"replicaCount": 2},
     "the chart's own setting given twice": {"settings": {"listen": ["127.0.0.1:1"]}},

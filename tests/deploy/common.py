@@ -21,7 +21,7 @@ NEEDED = {
 }
 EVERYTHING = NEEDED | {
     "upstream": ["a.corp.example:8080", "b.corp.example:8080"],
-    "password": {"value": "placeholder \"'<&"},
+    "password": {"value": "placeholder \"'<&", "previous": "before \"'<&"},
     "image": NEEDED["image"] | {"tag": "1", "pullSecrets": ["registry"]},
     "limits": {"head": "32KiB"},
     "timeouts": {"idle": "30m"},

@@ -71,6 +71,7 @@ upstream = {{ required "upstream: name the corporate proxy as host:port" .Values
 {{- if or .Values.user (not .Values.identities) }}
 user = {{ required "user: name the account, as DOMAIN\\name or name@domain" .Values.user | toJson }}
 password_file = "/run/secrets/ntlm-gateway/password"
+previous_password_file = "/run/secrets/ntlm-gateway/previous-password"
 {{- end }}
 listen = ["0.0.0.0:3128"]
 allow_clients = {{ toJson .Values.allowClients }}
