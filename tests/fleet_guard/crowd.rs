@@ -30,12 +30,14 @@ struct Tally {
 }
 
 impl Crowd {
-    /// Starts so many clients. All of them connect at once, and again after each answer and a pause.
-    pub fn start(gateway: SocketAddr, clients: usize) -> Self {
+    /// Starts so many clients. All of them connect at once, and again after each answer and a pause: to `target`, or to
+    /// the echo server of a stub.
+    pub fn start(gateway: SocketAddr, clients: usize, target: Option<&str>) -> Self {
         let tally = Arc::new(Tally::default());
         let start = |number: usize| {
             let tally = Arc::clone(&tally);
-            let press = move || press(gateway, number, &tally);
+            let target = target.map_or_else(|| format!("echo.test:{}", 1_000 + number % 8), str::to_owned);
+            let press = move || press(gateway, &target, &tally);
             thread::Builder::new().stack_size(STACK_BYTES).spawn(press).expect("a thread")
         };
         let clients = (0..clients).map(start).collect();
@@ -63,13 +65,13 @@ impl Drop for Crowd {
     }
 }
 
-fn press(gateway: SocketAddr, number: usize, tally: &Tally) {
-    let (target, hasher) = (format!("echo.test:{}", 1_000 + number % 8), RandomState::new());
+fn press(gateway: SocketAddr, target: &str, tally: &Tally) {
+    let hasher = RandomState::new();
     for round in 0_u64.. {
         if tally.ends.load(Ordering::Relaxed) {
             return;
         }
-        let is_served = connect_name(gateway, &target).is_ok_and(|answer| answer.status() == 200);
+        let is_served = connect_name(gateway, target).is_ok_and(|answer| answer.status() == 200);
         let count = if is_served { &tally.served } else { &tally.not_served };
         count.fetch_add(1, Ordering::Relaxed);
         let spread_ms = hasher.hash_one(round) % (LONGEST_PAUSE_MS - SHORTEST_PAUSE_MS);

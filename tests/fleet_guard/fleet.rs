@@ -1,7 +1,8 @@
 //! Four gateways as processes of their own that share a store, clients that press on each of them, and an upstream that
 //! counts failed logons.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use ntlm_gateway::stub::{StubOptions, StubServer};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::crowd::Crowd;
+use crate::support::USER;
 use crate::support::gateway::{Gateway, GatewayOptions};
 use crate::support::in_process::ACCOUNT;
 use crate::support::kubernetes::{KubernetesApi, environment_of};
@@ -26,6 +28,9 @@ pub const BUDGET: u64 = 3;
 /// Within this time all gateways use a right password, if the budget allows an attempt.
 pub const RECOVERY: Duration = Duration::from_secs(2);
 
+/// What log and `/readyz` say while the store is out of reach.
+pub const OUT_OF_REACH: &str = "the guard's store is out of reach: ";
+
 /// For what only has to happen at some time, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -37,6 +42,19 @@ pub struct Member {
     pid: Option<Pid>,
     crowd: Crowd,
     password: Scratch,
+}
+
+/// Options of a gateway and its clients.
+pub struct MemberOptions {
+    pub upstream: SocketAddr,
+    pub user: String,
+    pub password: String,
+    pub clients: usize,
+    /// What the clients connect to; by default several ports of the stub's echo server.
+    pub target: Option<String>,
+    pub store: Store,
+    /// See [`GatewayOptions::setup`].
+    pub setup: Option<String>,
 }
 
 /// See the module.
@@ -63,16 +81,32 @@ pub fn lease_store(api: &KubernetesApi, address: SocketAddr) -> (Vec<String>, Ve
     (["--guard-store", "kubernetes"].map(str::to_owned).into(), environment)
 }
 
+impl MemberOptions {
+    /// A gateway for the account of [`ACCOUNT`] with this password.
+    pub fn new(upstream: SocketAddr, password: &str, clients: usize, store: Store) -> Self {
+        let (user, password) = (USER.to_owned(), password.to_owned());
+        Self { upstream, user, password, clients, target: None, store, setup: None }
+    }
+}
+
 impl Member {
     /// Starts a gateway with this password, and its clients.
     pub fn start(upstream: SocketAddr, password: &str, clients: usize, store: Store) -> Self {
+        Self::start_with(MemberOptions::new(upstream, password, clients, store))
+    }
+
+    /// Starts a gateway and its clients.
+    pub fn start_with(member: MemberOptions) -> Self {
         let scratch = Scratch::new("member");
-        let mut options = GatewayOptions::through(upstream);
-        options.password_file = Some(scratch.write("password", password));
+        let file = scratch.write("password", member.password);
+        // For gateways of another user.
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("chmod");
+        let mut options = GatewayOptions::through(member.upstream);
+        (options.user, options.password_file, options.setup) = (member.user, Some(file), member.setup);
         options.listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        options.args = ["--shards", "1"].map(str::to_owned).into_iter().chain(store.0).collect();
-        options.env = store.1;
-        let crowd = Crowd::start(options.listen, clients);
+        options.args = ["--shards", "1"].map(str::to_owned).into_iter().chain(member.store.0).collect();
+        options.env = member.store.1;
+        let crowd = Crowd::start(options.listen, member.clients, member.target.as_deref());
         let mut member = Self { options, gateway: None, pid: None, crowd, password: scratch };
         member.restart();
         member
@@ -101,6 +135,9 @@ impl Member {
 
     /// Starts it on the same address, with the same settings.
     pub fn restart(&mut self) {
+        // The last thread of a killed process closes its sockets, which may be after its end can be seen.
+        let is_free = || TcpListener::bind(self.options.listen).is_ok().then_some(());
+        assert!(wait_for(PATIENCE, is_free).is_some(), "{} is in use", self.options.listen);
         let gateway = Gateway::start(&self.options);
         self.pid = Some(gateway.pid());
         self.gateway = Some(gateway);
@@ -159,11 +196,23 @@ impl Fleet {
         assert!(reached.is_some(), "{} failed logons, {count} expected", self.failed_logons());
     }
 
+    /// Whether no gateway is ready because the secret is rejected.
+    pub fn all_hold(&self) -> bool {
+        self.members.iter().all(|member| member.readyz().1.contains("refuses the credentials"))
+    }
+
+    /// Ends all gateways at the same time.
+    pub fn kill_all(&mut self) {
+        for pid in self.members.iter_mut().filter_map(|member| member.pid.take()) {
+            kill_process(pid, Signal::KILL).expect("a process to kill");
+        }
+        self.members.iter_mut().for_each(Member::kill);
+    }
+
     /// Waits until every gateway is not ready because the secret is rejected.
     #[track_caller]
     pub fn wait_until_all_hold(&self) {
-        let holds = |member: &Member| member.readyz().1.contains("refuses the credentials");
-        let all = wait_for(PATIENCE, || self.members.iter().all(holds).then_some(()));
+        let all = wait_for(PATIENCE, || self.all_hold().then_some(()));
         let states: Vec<_> = self.members.iter().map(Member::readyz).collect();
         assert!(all.is_some(), "{states:?}");
     }

@@ -5,6 +5,9 @@
 mod support;
 
 mod crowd;
+mod domain;
+mod file_store;
 mod fleet;
+mod killed;
 mod shared_budget;
 mod store_faults;

@@ -6,15 +6,13 @@ use ntlm_gateway::guard_store::kubernetes::{InCluster, KubernetesCell};
 use ntlm_gateway::guard_store::{Cell as _, Document, Replaced};
 use ntlm_gateway::upstream::GuardPolicy;
 
-use super::fleet::{BUDGET, CLIENTS, Fleet, GATEWAYS, Member, PATIENCE, lease_store};
+use super::fleet::{BUDGET, CLIENTS, Fleet, GATEWAYS, Member, OUT_OF_REACH, PATIENCE, lease_store};
 use crate::support::PASSWORD;
 use crate::support::kubernetes::{Fault, KubernetesApi};
 use crate::support::scratch::wait_for;
 
 /// The default of `guard.lease`.
 const LEASE: &str = "ntlm-gateway-guard";
-
-const OUT_OF_REACH: &str = "the guard's store is out of reach: ";
 
 /// How long a fault lasts.
 const FAULT: Duration = Duration::from_millis(1_500);

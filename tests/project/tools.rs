@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use crate::support::tools::{find, path_of};
 
 /// Part of every Debian, or needed only by `tests/long`.
-const NOT_INSTALLED: [&str; 4] = ["apt-get", "sh", "sha256sum", "buildah"];
+const NOT_INSTALLED: [&str; 8] = ["apt-get", "sh", "sha256sum", "buildah", "samba", "samba-tool", "wbinfo", "ip"];
 
 #[test]
 #[should_panic(expected = "sh is used without require_tools!(\"sh\")")]

@@ -29,6 +29,8 @@ pub struct SquidOptions {
     pub basic: Option<Vec<(String, String)>>,
     /// Offers Negotiate with Kerberos instead of NTLM, or before it.
     pub kerberos: Option<SquidKerberos>,
+    /// Asks the domain that winbind has joined, not one account of its own.
+    pub asks_domain: bool,
 }
 
 /// How a Squid verifies Kerberos.
@@ -46,7 +48,7 @@ pub struct SquidKerberos {
 
 impl Default for SquidOptions {
     fn default() -> Self {
-        Self { helpers: 20, extra: String::new(), basic: None, kerberos: None }
+        Self { helpers: 20, extra: String::new(), basic: None, kerberos: None, asks_domain: false }
     }
 }
 
@@ -205,10 +207,11 @@ fn configure(scratch: &Scratch, address: SocketAddr, options: &SquidOptions) {
     std::fs::create_dir_all(&samba).expect("mkdir for Samba");
     let smb_conf = scratch.write("smb.conf", samba_conf(&samba));
     let users = scratch.write("users", basic_users(options.basic.as_deref().unwrap_or_default()));
+    let ntlm = || ntlm_scheme((!options.asks_domain).then_some(smb_conf.as_path()), options.helpers);
     let scheme = match (&options.kerberos, &options.basic) {
         (Some(kerberos), _) => {
             copy_keytab(scratch, &kerberos.keytab);
-            let ntlm = if kerberos.with_ntlm { ntlm_scheme(&smb_conf, options.helpers) } else { String::new() };
+            let ntlm = if kerberos.with_ntlm { ntlm() } else { String::new() };
             format!("{}\n{ntlm}", kerberos_scheme(scratch, kerberos, options.helpers))
         }
         // Otherwise it looks the user up in lower case.
@@ -216,7 +219,7 @@ fn configure(scratch: &Scratch, address: SocketAddr, options: &SquidOptions) {
             "auth_param basic program /usr/lib/squid/basic_ncsa_auth {}\nauth_param basic casesensitive on",
             users.display()
         ),
-        (None, None) => ntlm_scheme(&smb_conf, options.helpers),
+        (None, None) => ntlm(),
     };
     let mut conf = format!(
         "http_port {address}\n\
@@ -250,14 +253,17 @@ fn configure(scratch: &Scratch, address: SocketAddr, options: &SquidOptions) {
     scratch.write("squid.conf", conf);
 }
 
-fn ntlm_scheme(smb_conf: &Path, helpers: u32) -> String {
+/// NTLM for one account with settings of its own, or for the domain without any.
+fn ntlm_scheme(smb_conf: Option<&Path>, helpers: u32) -> String {
+    let account = smb_conf.map(|smb_conf| {
+        format!(" --configfile={} --username=alice --domain=CORP --password={PASSWORD}", smb_conf.display())
+    });
     format!(
-        "auth_param ntlm program {ntlm_auth} --helper-protocol=squid-2.5-ntlmssp --configfile={smb_conf} \
-         --username=alice --domain=CORP --password={PASSWORD}\n\
+        "auth_param ntlm program {ntlm_auth} --helper-protocol=squid-2.5-ntlmssp{account}\n\
          auth_param ntlm children {helpers} startup={startup} idle=1 queue-size=4096\n\
          auth_param ntlm keep_alive on",
         ntlm_auth = path_of("ntlm_auth").display(),
-        smb_conf = smb_conf.display(),
+        account = account.unwrap_or_default(),
         startup = helpers.min(4),
     )
 }
@@ -373,7 +379,7 @@ fn print_versions_once() {
 }
 
 /// The unprivileged user for a proxy with its ids: Debian's, Red Hat's, or `nobody`.
-fn unprivileged_user() -> (&'static str, u32, u32) {
+pub fn unprivileged_user() -> (&'static str, u32, u32) {
     let passwd = std::fs::read_to_string("/etc/passwd").expect("read /etc/passwd");
     ["proxy", "squid", "nobody"]
         .into_iter()

@@ -1,0 +1,257 @@
+//! A real domain: Samba's domain controller, winbind's `ntlm_auth` behind Squid, and four gateways.
+//!
+//! Needs root, namespaces, squid, winbind, iproute2, samba-ad-dc and samba-ad-provision. The test starts itself again
+//! in namespaces of its own, because a domain controller has fixed ports and directories.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use super::fleet::{GATEWAYS, Member, MemberOptions, PATIENCE, Store, file_store, lease_store};
+use crate::support::PASSWORD;
+use crate::support::command::{Finished, run};
+use crate::support::kubernetes::KubernetesApi;
+use crate::support::origin::echo_origin;
+use crate::support::process::{Process, bounded_command};
+use crate::support::scratch::{Scratch, wait_for};
+use crate::support::squid::{LogLine, LoggedCredentials, Squid, SquidOptions, unprivileged_user};
+use crate::support::tools::{path_of, say, skip_without_mounts};
+
+/// Set in the namespaces.
+const INSIDE: &str = "FLEET_GUARD_INSIDE";
+
+/// How long the whole test may take.
+const BOUND: Duration = Duration::from_secs(280);
+
+/// How long a tool of Samba may take, and the start of the domain controller.
+const TOOL_BOUND: Duration = Duration::from_secs(90);
+
+const CLIENTS: usize = 50;
+
+/// What is prepared before the test starts again: a network of its own, and empty directories for Samba.
+const PREPARATION: &str = "ip link set lo up
+for directory in /run/samba /var/lib/samba /var/cache/samba /var/log/samba /etc/samba /dev/shm; do
+    mkdir -p $directory
+    mount -t tmpfs none $directory
+done
+mkdir /var/lib/samba/private
+mount --bind $TMPDIR/hosts /etc/hosts
+mount --bind $TMPDIR/resolv.conf /etc/resolv.conf
+\"$0\" \"$@\"";
+
+/// Runs this test in namespaces of its own; `true` if this is there already.
+fn is_inside(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let scratch = Scratch::new("domain");
+    scratch.write("hosts", "127.0.0.1 localhost\n127.0.0.1 dc.corp.example dc\n");
+    scratch.write("resolv.conf", "search corp.example\nnameserver 127.0.0.1\n");
+    let myself = std::env::current_exe().expect("this program");
+    let inside = run(path_of("unshare"), BOUND, |command| {
+        command.args(["-m", "-n", "-p", "-f", "--kill-child", "--mount-proc", "sh", "-ec", PREPARATION]).arg(myself);
+        command.args(["--exact", test, "--ignored", "--nocapture"]).env(INSIDE, "1").env("TMPDIR", scratch.path());
+    });
+    let (said, errors) = (inside.text(), &inside.stderr);
+    assert!(inside.code == Some(0) && said.contains("1 passed"), "{said}\n{errors}");
+    false
+}
+
+/// A domain controller that runs.
+struct Domain {
+    _samba: Process,
+}
+
+fn tool(arguments: &[&str]) -> Finished {
+    let what = arguments.join(" ");
+    run(path_of("samba-tool"), TOOL_BOUND, |command| {
+        command.args(arguments);
+    })
+    .expect_success(&what)
+}
+
+impl Domain {
+    /// Makes the domain `CORP`, which keeps nothing of old passwords, and starts its controller.
+    fn start() -> Self {
+        let provision = "domain provision --realm=CORP.EXAMPLE --domain=CORP --server-role=dc \
+             --dns-backend=SAMBA_INTERNAL --adminpass=Adm1n-Pass --host-name=dc --host-ip=127.0.0.1";
+        let mut arguments: Vec<&str> = provision.split_whitespace().collect();
+        arguments.extend(["--option=interfaces=lo", "--option=bind interfaces only=yes"]);
+        tool(&arguments);
+        // Nobody answers there, and each logon would wait for it.
+        let settings = std::fs::read_to_string("/etc/samba/smb.conf").expect("the settings");
+        let settings: Vec<&str> = settings.lines().filter(|line| !line.contains("dns forwarder")).collect();
+        std::fs::write("/etc/samba/smb.conf", settings.join("\n") + "\n").expect("the settings");
+        tool(
+            &"domain passwordsettings set --complexity=off --min-pwd-age=0 --account-lockout-duration=30 \
+               --reset-account-lockout-after=30"
+                .split_whitespace()
+                .collect::<Vec<_>>(),
+        );
+        let mut command = bounded_command(path_of("samba"), BOUND);
+        command.args(["--interactive", "--no-process-group"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let samba = Process::spawn("samba", &mut command);
+        let is_up = || {
+            let ping = run(path_of("wbinfo"), Duration::from_secs(10), |command| {
+                command.arg("-p");
+            });
+            (ping.code == Some(0)).then_some(())
+        };
+        assert!(wait_for(TOOL_BOUND, is_up).is_some(), "winbind does not answer");
+        // Squid's helpers ask there.
+        let (_, _, group) = unprivileged_user();
+        std::os::unix::fs::chown("/var/lib/samba/winbindd_privileged", None, Some(group)).expect("chgrp");
+        Self { _samba: samba }
+    }
+
+    fn set_lockout_threshold(&self, threshold: u32) {
+        tool(&["domain", "passwordsettings", "set", &format!("--account-lockout-threshold={threshold}")]);
+    }
+
+    fn create(&self, user: &str, password: &str) {
+        tool(&["user", "create", user, password]);
+    }
+
+    /// `badPwdCount` of an account. Fails if the account is locked.
+    #[track_caller]
+    fn bad_passwords(&self, user: &str) -> u32 {
+        let shown = tool(&["user", "show", user, "--attributes=badPwdCount,lockoutTime"]).text();
+        let value = |name: &str| {
+            let line = shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            line.map_or(0, |value| value.trim().parse::<u64>().expect("a number"))
+        };
+        assert_eq!(value("lockoutTime"), 0, "{user} is locked: {shown}");
+        u32::try_from(value("badPwdCount")).expect("a small number")
+    }
+}
+
+/// Four gateways for one account.
+struct Gateways {
+    members: Vec<Member>,
+}
+
+impl Gateways {
+    fn start(squid: SocketAddr, origin: SocketAddr, user: &str, attempts: u32, store: impl Fn() -> Store) -> Self {
+        let member = |_| {
+            let (mut arguments, environment) = store();
+            arguments.extend(["--guard-attempts".to_owned(), attempts.to_string()]);
+            Member::start_with(MemberOptions {
+                user: format!("CORP\\{user}"),
+                target: Some(origin.to_string()),
+                ..MemberOptions::new(squid, "wrong-0", CLIENTS, (arguments, environment))
+            })
+        };
+        Self { members: (0..GATEWAYS).map(member).collect() }
+    }
+
+    fn set_password(&self, password: &str) {
+        self.members.iter().for_each(|member| member.set_password(password));
+    }
+
+    #[track_caller]
+    fn wait_until_all_hold(&self) {
+        for member in &self.members {
+            let holds = wait_for(PATIENCE, || member.readyz().1.contains("refuses the credentials").then_some(()));
+            assert!(holds.is_some(), "{:?}", member.readyz());
+        }
+    }
+
+    /// Kills two gateways, and replaces two.
+    fn restart(&mut self) {
+        for (number, member) in self.members.iter_mut().enumerate() {
+            if number % 2 == 0 {
+                member.kill()
+            } else {
+                member.terminate()
+            }
+            member.restart();
+        }
+    }
+
+    /// Gives them a wrong password, and restarts all of them when they have tried it.
+    fn try_wrong_password(&mut self, password: &str) {
+        self.set_password(password);
+        self.members.iter().for_each(|member| {
+            member.gateway().wait_for_line("configuration reloaded");
+        });
+        self.wait_until_all_hold();
+        self.restart();
+        self.wait_until_all_hold();
+    }
+
+    #[track_caller]
+    fn wait_until_all_serve(&self) -> Duration {
+        let begun = Instant::now();
+        let before: Vec<_> = self.members.iter().map(|member| member.crowd().served()).collect();
+        for (member, before) in self.members.iter().zip(before) {
+            let served = wait_for(PATIENCE, || (member.crowd().served() > before).then_some(()));
+            assert!(served.is_some(), "{:?}", member.readyz());
+        }
+        begun.elapsed()
+    }
+}
+
+/// Wrong passwords that the domain has seen.
+fn rejected(squid: &Squid) -> usize {
+    let is_rejected =
+        |line: &&LogLine| line.credentials == LoggedCredentials::Authenticate && line.status == "TCP_DENIED/407";
+    squid.log().iter().filter(is_rejected).count()
+}
+
+/// What four gateways do to an account of a domain that locks after `threshold` wrong passwords.
+fn never_lock(domain: &Domain, squid: &Squid, user: &str, threshold: u32, attempts: u32, store: impl Fn() -> Store) {
+    let before = rejected(squid);
+    domain.set_lockout_threshold(threshold);
+    domain.create(user, PASSWORD);
+    let origin = echo_origin();
+    let mut gateways = Gateways::start(squid.address(), origin.address(), user, attempts, store);
+    gateways.wait_until_all_hold();
+    gateways.restart();
+    gateways.wait_until_all_hold();
+    for number in 1..attempts - 1 {
+        gateways.try_wrong_password(&format!("wrong-{number}"));
+    }
+    assert_eq!(domain.bad_passwords(user), attempts - 1, "{user}: one attempt is left");
+
+    gateways.set_password(PASSWORD);
+    let took = gateways.wait_until_all_serve();
+    say(&format!("four gateways use the right password of {user} after {took:.1?}"));
+    // A controller on a busy machine takes a second for a logon.
+    assert!(took < Duration::from_secs(10), "{user}: {took:?}");
+    assert_eq!(domain.bad_passwords(user), 0, "{user}");
+
+    // The domain has forgotten the wrong ones before, and the guard has not.
+    gateways.restart();
+    for number in 0..attempts {
+        gateways.try_wrong_password(&format!("wrong-too-{number}"));
+        // A gateway that had the right one a moment longer may have set the count back.
+        assert!(domain.bad_passwords(user) <= 1, "{user}");
+    }
+    for number in 0..attempts {
+        gateways.set_password(&format!("wrong-again-{number}"));
+        gateways.restart();
+    }
+    gateways.wait_until_all_hold();
+    assert!(domain.bad_passwords(user) <= 1, "{user}");
+    assert_eq!(rejected(squid) - before, attempts as usize, "{user}: {:#?}", squid.log());
+}
+
+#[test]
+#[ignore = "needs a domain controller; tests/long fleet"]
+fn four_gateways_with_wrong_passwords_never_lock_an_account_of_a_real_domain() {
+    require_tools!("unshare", "mount", "sh", "ip", "squid", "ntlm_auth", "samba", "samba-tool", "wbinfo");
+    if skip_without_mounts()
+        || !is_inside("domain::four_gateways_with_wrong_passwords_never_lock_an_account_of_a_real_domain")
+    {
+        return;
+    }
+    let domain = Domain::start();
+    let squid = Squid::start(&SquidOptions { asks_domain: true, ..SquidOptions::default() });
+    let directory = Scratch::new("guard");
+    never_lock(&domain, &squid, "alice", 5, 3, || (file_store(directory.path()), Vec::new()));
+    let api = KubernetesApi::start();
+    never_lock(&domain, &squid, "bob", 3, 2, || lease_store(&api, api.address()));
+    let log = squid.log();
+    let accepted = log.iter().filter(|line| line.user.ends_with("alice") && line.status == "TCP_TUNNEL/200").count();
+    assert!(accepted > 0 && squid.count(LoggedCredentials::Authenticate) > accepted, "{:#?}", log.last());
+}
