@@ -12,7 +12,7 @@
 //!
 //! ```text
 //!   main       → cli
-//!   cli        → supervisor, gateway, guard_store, stub, config, logging, auth, upstream, transport, metrics, fault, http, ntlm
+//!   cli        → supervisor, gateway, guard_store, stub, config, logging, auth, upstream, transport, metrics, fault, http, ntlm, kerberos, tickets
 //!   supervisor → gateway, watch, notify, config
 //!   gateway    → shard, admin, inspect, guard_store, tickets, session, egress, auth, upstream, transport, event, metrics, config, kerberos, logging
 //!   inspect    → shard, session

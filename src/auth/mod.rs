@@ -53,7 +53,7 @@ pub use nonces::{NonceSource, Nonces};
 pub use progress::{Declined, Due, Progress, Tally};
 pub use proxy_answer::{carries_challenge, is_of_proxy};
 pub use request::Request;
-pub use spnego::{NegState, NegTokenResp, read_response};
+pub use spnego::{NegState, NegTokenResp, initial_token, read_response};
 pub use tickets::{TicketSlot, TicketState, TokenTimes};
 
 use crate::fault::{At, Cause, Fault};

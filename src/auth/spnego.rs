@@ -67,6 +67,21 @@ pub fn read_response(token: &[u8]) -> Option<NegTokenResp<'_>> {
     Some(response)
 }
 
+/// The first mechanism's token in a NegTokenInit (RFC 4178 §4.2.1); `None` if it is malformed or has none.
+pub fn initial_token(token: &[u8]) -> Option<&[u8]> {
+    let (body, _) = element(token, 0x60)?;
+    let (init, _) = element(body.strip_prefix(SPNEGO_OID)?, 0xa0)?;
+    let (mut fields, _) = element(init, 0x30)?;
+    while let Some(tag) = fields.first().copied() {
+        let (content, rest) = element(fields, tag)?;
+        if tag == 0xa2 {
+            return element(content, 0x04).map(|(token, _)| token);
+        }
+        fields = rest;
+    }
+    None
+}
+
 /// A NegTokenInit (RFC 4178 §4.2.1) that offers one mechanism, with that mechanism's first token.
 pub(super) fn first_token(mechanism_oid: &[u8], token: &[u8]) -> Vec<u8> {
     let mechanisms = der(0xa0, &der(0x30, mechanism_oid));
@@ -192,5 +207,7 @@ mod tests {
         assert!(token.windows(SPNEGO_OID.len()).any(|window| window == SPNEGO_OID));
         assert!(token.windows(NTLMSSP_OID.len()).any(|window| window == NTLMSSP_OID));
         assert!(token.ends_with(b"NTLMSSP\0"));
+        assert_eq!(initial_token(&token), Some(&b"NTLMSSP\0"[..]));
+        assert!((0..token.len()).all(|end| initial_token(&token[..end]).is_none()));
     }
 }

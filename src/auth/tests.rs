@@ -1,5 +1,6 @@
 //! Whole handshakes, fed at every split of every transcript.
 
+mod kerberos;
 mod mechanisms;
 mod plain_http;
 mod scripted;

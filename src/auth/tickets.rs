@@ -26,8 +26,8 @@ pub struct TicketSlot {
     state: Mutex<Published>,
     /// Times of tokens, for the whole process.
     times: Arc<TokenTimes>,
-    /// Tells the thread that another ticket is wanted; must not block.
-    wake: Box<dyn Fn() + Send + Sync>,
+    /// Tells the thread that another ticket is wanted; must not block. `None`: there is no thread.
+    wake: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 struct Published {
@@ -48,9 +48,14 @@ impl fmt::Debug for TicketSlot {
 impl TicketSlot {
     /// An empty slot. `wake` is called when a ticket was refused and another one is wanted; it must not block.
     pub fn new(times: Arc<TokenTimes>, wake: impl Fn() + Send + Sync + 'static) -> TicketSlot {
+        TicketSlot { wake: Some(Box::new(wake)), ..TicketSlot::fixed(times) }
+    }
+
+    /// An empty slot for a ticket that nobody replaces.
+    pub fn fixed(times: Arc<TokenTimes>) -> TicketSlot {
         let state =
             Published { state: TicketState::Pending, since: None, asked_for_another: None, is_replacing: false };
-        TicketSlot { state: Mutex::new(state), times, wake: Box::new(wake) }
+        TicketSlot { state: Mutex::new(state), times, wake: None }
     }
 
     /// Publishes what the thread has now, at the time `now`.
@@ -85,13 +90,11 @@ impl TicketSlot {
         let is_early = published
             .asked_for_another
             .is_some_and(|last| made_at >= last && made_at.since(last) < limits::KERBEROS_REPLACEMENT_INTERVAL);
-        if is_early || !is_usable {
-            return false;
-        }
+        let Some(wake) = self.wake.as_ref().filter(|_| is_usable && !is_early) else { return false };
         published.asked_for_another = Some(made_at);
         published.is_replacing = true;
         drop(published);
-        (self.wake)();
+        wake();
         true
     }
 

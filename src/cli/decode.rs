@@ -8,7 +8,9 @@ use thiserror::Error;
 
 use super::terminal::aligned;
 use super::{fail, print};
+use crate::auth;
 use crate::http::{self, TokenError};
+use crate::kerberos;
 use crate::ntlm::{self, MessageError};
 
 /// The longest input. Messages of real domains are shorter than 16 KiB in base64.
@@ -46,7 +48,7 @@ enum DecodeError {
     SeveralWords,
     #[error("the message cannot be read: {0}")]
     Token(#[from] TokenError),
-    #[error("the token is Kerberos or SPNEGO, not a bare NTLM message")]
+    #[error("the token is SPNEGO or of GSS-API, but holds neither NTLM nor a readable message of Kerberos")]
     Spnego,
     #[error("not an NTLM message: the bytes do not begin with NTLMSSP")]
     NotNtlm,
@@ -56,7 +58,7 @@ enum DecodeError {
 
 pub(super) fn command() -> Command {
     Command::new("decode")
-        .about("Show the fields of an NTLM message")
+        .about("Show the fields of an NTLM message or of a Kerberos token")
         .arg(
             Arg::new("message")
                 .value_name("MESSAGE")
@@ -95,9 +97,29 @@ fn decode(text: &str) -> Result<String, DecodeError> {
     match message.first() {
         _ if message.starts_with(SIGNATURE) => Ok(aligned(&ntlm::describe(&message)?)),
         // The ASN.1 tags at the beginning of a token (RFC 2743 section 3.1, RFC 4178 section 4.2).
-        Some(0x60 | 0xa0 | 0xa1) => Err(DecodeError::Spnego),
+        Some(0x60 | 0xa0 | 0xa1) => unwrapped(&message),
         _ => Err(DecodeError::NotNtlm),
     }
+}
+
+/// The fields of a token of SPNEGO or Kerberos.
+fn unwrapped(token: &[u8]) -> Result<String, DecodeError> {
+    let mut rows = Vec::new();
+    if let Some(response) = auth::read_response(token) {
+        rows.push(("SPNEGO".to_owned(), format!("NegTokenResp, {:?}", response.state)));
+    } else if auth::initial_token(token).is_some() {
+        rows.push(("SPNEGO".to_owned(), "NegTokenInit".to_owned()));
+    }
+    let inner = match rows.is_empty() {
+        true => Some(token),
+        false => auth::read_response(token).map_or_else(|| auth::initial_token(token), |response| response.token),
+    };
+    match inner {
+        Some(message) if message.starts_with(SIGNATURE) => rows.extend(ntlm::describe(message)?),
+        Some(message) => rows.extend(kerberos::describe(message).map_err(|_| DecodeError::Spnego)?),
+        None => {}
+    }
+    Ok(aligned(&rows))
 }
 
 /// The base64 of a bare message, of credentials with their scheme, or of a header line.

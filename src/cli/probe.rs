@@ -10,6 +10,7 @@ mod product;
 mod report;
 mod secret;
 mod text;
+mod tickets;
 mod verdict;
 mod web_server;
 
@@ -31,10 +32,11 @@ const DEFAULT_TARGET: &str = "example.com:443";
 const DEFAULT_PORT: u16 = 443;
 
 const AFTER: &str =
-    "It sends one request without credentials, then makes one handshake with at most one AUTHENTICATE_MESSAGE, so at most \
-one failed logon is counted against the account. With guard.store = \"file\" or \"kubernetes\" it is counted in the budget that \
-the gateways share, and not made if that is used up. Nothing is sent through the tunnel. Passwords, hashes and responses \
-are never shown.
+    "It sends one request without credentials, then makes one handshake with at most one AUTHENTICATE_MESSAGE. For Kerberos \
+it gets a ticket before that, with at most one logon at the KDC. So the proxy and the KDC count at most one failed logon \
+each against the account. With guard.store = \"file\" or \"kubernetes\" it is counted in the budget that the gateways \
+share, and not made if that is used up. Nothing is sent through the tunnel. Passwords, hashes and responses are never \
+shown.
 
 Exit codes:
   0  the handshake works, and the tunnel was opened

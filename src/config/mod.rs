@@ -35,6 +35,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use log::LevelFilter;
 
+use crate::kerberos::PrincipalName;
 use crate::ntlm::{Identity, NtHash};
 use crate::route::Rules;
 use crate::transport::Transport;
@@ -284,6 +285,15 @@ pub struct UpstreamConfig {
 }
 
 impl UpstreamConfig {
+    /// The name of its service in Kerberos.
+    #[must_use]
+    pub fn service(&self) -> Spn {
+        self.spn.clone().unwrap_or_else(|| {
+            let host = self.addresses.first().map(HostPort::host).unwrap_or_default();
+            Spn { name: PrincipalName::of_service("HTTP", host), realm: None }
+        })
+    }
+
     /// What carries the bytes to it.
     #[must_use]
     pub fn transport(&self) -> Transport {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::guard_start::GuardStart;
-use super::kerberos::{KeyGuards, ManagedTickets, key_material, only_keytab, spn_of};
+use super::kerberos::{KeyGuards, ManagedTickets, key_material, only_keytab};
 use crate::auth::{Credentials, SpeaksNtlm, TokenTimes};
 use crate::config::{Check, Config, IdentityConfig, KerberosIdentity, Logon, UpstreamConfig};
 use crate::egress::{
@@ -290,7 +290,7 @@ fn known_identity(managed: &ManagedIdentity, guard: &Arc<Guard>) -> Arc<KnownIde
 /// What the present secret authenticates with at an upstream.
 fn credentials(managed: &ManagedIdentity, upstream: &UpstreamConfig) -> Credentials {
     let identity = &managed.config;
-    let slot = managed.tickets.as_ref().and_then(|tickets| tickets.slot(&spn_of(upstream)?)).cloned();
+    let slot = managed.tickets.as_ref().and_then(|tickets| tickets.slot(&upstream.service())).cloned();
     let ntlm = ntlm_credentials(identity.present(), upstream);
     let listed = match slot {
         Some(slot) => ntlm.with_kerberos(slot, !identity.mechanisms.ntlm),

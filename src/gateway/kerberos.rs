@@ -17,8 +17,7 @@ use crate::metrics::{KerberosMetrics, TicketMetric};
 use crate::shard::Message;
 use crate::tickets::{Agent, AgentOptions, AgentWatch, LogonOutcome, Service, TicketError, Watch, new_agent};
 use crate::upstream::{
-    Account, Answer, AttemptRequest, Confirmation, Guard, GuardChange, HostPort, Refusal, SecretDigest, SendPermission,
-    Ticket,
+    Account, Answer, AttemptRequest, Confirmation, Guard, GuardChange, Refusal, SecretDigest, SendPermission, Ticket,
 };
 
 /// The tickets of one identity.
@@ -52,7 +51,7 @@ impl ManagedTickets {
     ) -> io::Result<Option<ManagedTickets>> {
         let (Some(kerberos), Some(common)) = (&identity.kerberos, common) else { return Ok(None) };
         let mut services: Vec<Spn> = Vec::new();
-        for spn in upstreams.iter().filter_map(spn_of) {
+        for spn in upstreams.iter().map(UpstreamConfig::service) {
             if !services.contains(&spn) {
                 services.push(spn);
             }
@@ -114,18 +113,6 @@ impl ManagedTickets {
     pub(super) fn slot(&self, spn: &Spn) -> Option<&Arc<TicketSlot>> {
         let place = self.wanted.services.iter().position(|service| service == spn)?;
         self.services.get(place).map(|service| &service.slot)
-    }
-}
-
-/// The name of an upstream's service.
-pub(super) fn spn_of(upstream: &UpstreamConfig) -> Option<Spn> {
-    match &upstream.spn {
-        Some(spn) => Some(spn.clone()),
-        None => {
-            let host = upstream.addresses.first().map(HostPort::host)?;
-            let name = PrincipalName::service("HTTP", host).ok()?;
-            Some(Spn { name, realm: None })
-        }
     }
 }
 

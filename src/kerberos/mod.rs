@@ -25,10 +25,12 @@
 //! | `acceptor` | the side of a service |
 //! | `keytab`, `krb5_conf` | files |
 //! | `srv` | DNS SRV records |
+//! | `describe` | a token as readable text |
 
 mod acceptor;
 mod crypto;
 mod der;
+mod describe;
 mod error;
 mod exchange;
 mod gss;
@@ -45,6 +47,7 @@ mod tests;
 
 pub use acceptor::{AcceptError, Accepted, accept};
 pub use crypto::{Confounder, Etype, EtypeSet, Key};
+pub use describe::describe;
 pub use error::{CryptoError, DecodeError};
 pub use exchange::{
     ClientSecret, Delivery, DeliveryOptions, ExchangeError, ExchangeInputs, ExchangeOptions, InitialExchange, KdcPlace,

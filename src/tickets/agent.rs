@@ -226,7 +226,7 @@ impl Run {
                 if self.ticket_granting.as_ref().is_some_and(|credential| !credential.is_valid(now())) {
                     self.ticket_granting = None;
                 }
-                let fault = fault_of(&error, &self.options.client);
+                let fault = ticket_fault(&error, &self.options.client);
                 for place in 0..self.kept.len() {
                     self.publish_failure(place, fault.clone());
                 }
@@ -271,7 +271,7 @@ impl Run {
                     self.ticket_granting = None;
                     self.ticket_granting_due = now().plus(retry_after(&error, self.failures + 1));
                 }
-                self.publish_failure(place, fault_of(&error, &self.options.client));
+                self.publish_failure(place, ticket_fault(&error, &self.options.client));
             }
         }
     }
@@ -323,7 +323,7 @@ fn is_stale(error: &TicketError) -> bool {
 }
 
 /// What a request fails with for want of a ticket.
-fn fault_of(error: &TicketError, client: &Principal) -> Fault {
+pub fn ticket_fault(error: &TicketError, client: &Principal) -> Fault {
     let cause = match error {
         TicketError::Ask(AskError::NoKdc { .. } | AskError::Silent { .. }) => Cause::KdcUnreachable,
         TicketError::Exchange(error) if error.is_wrong_key() => Cause::CredentialsRefused,

@@ -18,7 +18,7 @@ mod realms;
 #[cfg(test)]
 mod tests;
 
-pub use agent::{Agent, AgentLine, AgentOptions, AgentWatch, NewAgent, Service, new_agent};
+pub use agent::{Agent, AgentLine, AgentOptions, AgentWatch, NewAgent, Service, new_agent, ticket_fault};
 pub use ask::{AskError, Reply};
 pub use exchange::{LogonOutcome, TicketError, Watch, get_ticket, log_on, now};
 pub use realms::{ConfFileError, Realms, read_krb5_conf};

@@ -111,6 +111,17 @@ fn a_password_becomes_a_token_that_mits_library_accepts_with_every_etype() {
         let reply = STANDARD.decode(words[1]).expect("base64");
         assert_eq!(token.expected.verify(&reply), Ok(()), "{etype}");
 
+        // `decode` reads both, without their keys.
+        for (token, texts) in
+            [(&token.bytes, ["AP-REQ", "HTTP/proxy.test@EXAMPLE.TEST"]), (&reply, ["AP-REP", etype.name()])]
+        {
+            let decoded = run(support::gateway::GATEWAY, Duration::from_secs(10), |command| {
+                command.args(["decode", &format!("Negotiate {}", STANDARD.encode(token))]);
+            });
+            let shown = decoded.expect_success("decode").text();
+            assert!(texts.iter().all(|text| shown.contains(text)), "{shown}");
+        }
+
         // Our own service agrees.
         let own = accept(&token.bytes, &keytab(&service), now(), &[3; 16]).expect("our own service accepts it");
         assert_eq!(own.client.to_string(), "alice@EXAMPLE.TEST");

@@ -15,17 +15,20 @@ use support::scratch::{Scratch, wait_for};
 use support::squid::{LogLine, LoggedCredentials, Squid, SquidKerberos, SquidOptions};
 
 const REALM: &str = "EXAMPLE.TEST";
-const SERVICE: &str = "HTTP/proxy.test";
+pub const SERVICE: &str = "HTTP/proxy.test";
 const BOUND: Duration = Duration::from_secs(30);
 
 /// The KDC with the account `alice` and the proxy's service, and the Squid.
-struct Line {
-    kdc: Kdc,
-    squid: Squid,
+pub struct Line {
+    /// The KDC.
+    pub kdc: Kdc,
+    /// The proxy.
+    pub squid: Squid,
 }
 
 impl Line {
-    fn start(kdc_options: &KdcOptions, with_ntlm: bool) -> Line {
+    /// Starts both. The Squid offers NTLM as well if `with_ntlm`.
+    pub fn start(kdc_options: &KdcOptions, with_ntlm: bool) -> Line {
         let kdc = Kdc::start(REALM, kdc_options);
         kdc.add_user("alice", PASSWORD, "");
         let keytab = kdc.add_with_keytab(SERVICE, "", "http.keytab");
@@ -35,7 +38,8 @@ impl Line {
         Line { kdc, squid }
     }
 
-    fn options(&self, auth: &str) -> GatewayOptions {
+    /// Options of a gateway as `alice`.
+    pub fn options(&self, auth: &str) -> GatewayOptions {
         let args = [
             "--auth",
             auth,
@@ -61,7 +65,7 @@ impl Line {
     }
 
     /// The lines of the tunnels in Squid's log, once there are so many.
-    fn tunnels(&self, count: usize) -> Vec<LogLine> {
+    pub fn tunnels(&self, count: usize) -> Vec<LogLine> {
         let tunnels = || {
             let log = self.squid.log().into_iter().filter(|line| line.status == "TCP_TUNNEL/200");
             let tunnels: Vec<LogLine> = log.collect();
@@ -72,7 +76,7 @@ impl Line {
 }
 
 /// Opens a tunnel and sends something through it. Returns the status.
-fn tunnel(gateway: &Gateway, origin: &Listener) -> u16 {
+pub fn tunnel(gateway: &Gateway, origin: &Listener) -> u16 {
     let tunnel = connect(gateway.address(), origin.address(), b"").expect("an answer");
     if tunnel.status() == 200 {
         assert_eq!(echo_through(&tunnel.stream, b"through").expect("an echo"), b"through");

@@ -143,6 +143,8 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
             "http",
             "ntlm",
             "metrics",
+            "kerberos",
+            "tickets",
             "limits",
         ],
         NoMio,

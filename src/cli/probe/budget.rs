@@ -13,6 +13,8 @@ use crate::upstream::{Answer, AttemptEnd, GuardState};
 pub(super) struct Budget {
     open: Option<OpenStore>,
     secret: StoredSecret,
+    first_upstream: String,
+    /// Where the logon is made that is reserved.
     upstream: String,
     /// How long the attempts of others are waited for.
     patience: Duration,
@@ -59,7 +61,8 @@ impl Budget {
         Ok(Budget {
             open,
             secret: StoredSecret::of(&config.identities[0]),
-            upstream: config.first_upstream().name.clone(),
+            first_upstream: config.first_upstream().name.clone(),
+            upstream: String::new(),
             patience: config.timeouts.handshake,
             reserved: None,
             use_of_store: StoreUse { store, reserved: false, not_settled: None },
@@ -68,6 +71,12 @@ impl Budget {
 
     /// Reserves the logon. While others are trying the same secret it waits for their result.
     pub(super) fn reserve(&mut self) -> Result<(), Denial> {
+        self.reserve_at(&self.first_upstream.clone())
+    }
+
+    /// The same, for a logon elsewhere.
+    pub(super) fn reserve_at(&mut self, upstream: &str) -> Result<(), Denial> {
+        upstream.clone_into(&mut self.upstream);
         let Some(open) = &mut self.open else { return Ok(()) };
         let until = Instant::now() + self.patience;
         loop {

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::budget::{Budget, Denial, StoreUse};
 use super::message::{Answer, Sent};
-use crate::auth::{Credentials, Handshake, NonceSource, Progress, Request};
+use super::tickets;
+use crate::auth::{Credentials, Due, Handshake, NonceSource, Progress, Request, TicketSlot};
 use crate::config::{Config, FirstLeg};
 use crate::fault::{At, Cause, Fault};
 use crate::ntlm::FileTime;
@@ -51,6 +52,22 @@ pub(super) enum What {
         address: SocketAddr,
         error: String,
         took: Duration,
+    },
+    /// A logon at a KDC is attempted.
+    LogonAttempt,
+    /// A KDC was asked: for what and of which realm, and its error if it sent one.
+    Kdc {
+        name: String,
+        error: Option<String>,
+        took: Duration,
+    },
+    /// There is a Kerberos ticket.
+    Ticket {
+        service: String,
+        line: String,
+    },
+    TicketFailed {
+        error: String,
     },
     Sent(Sent),
     /// `after` the request.
@@ -100,9 +117,11 @@ pub(super) struct Conversation {
 /// Sends a request without credentials, then does the handshake as configured. If that gets no challenge although NTLM
 /// was offered, the handshake is repeated with a plain first leg. No AUTHENTICATE_MESSAGE has been sent in that case.
 ///
-/// The logon is reserved in `budget` before the handshake.
+/// The logons are reserved in `budget` before they are made: one at the KDC, if the identity uses Kerberos, and one by
+/// NTLM.
 pub(super) fn hold(config: &Config, target: &str, mut budget: Budget) -> Conversation {
-    let mut probe = Probe { config, target, began: Instant::now(), events: Vec::new(), authenticated: false };
+    let mut probe =
+        Probe { config, target, began: Instant::now(), events: Vec::new(), authenticated: false, slot: None };
     let mut first_leg = config.first_upstream().first_leg;
     let mut open = false;
     let outcome = match probe.resolve() {
@@ -112,7 +131,7 @@ pub(super) fn hold(config: &Config, target: &str, mut budget: Budget) -> Convers
             open = matches!(look, Look::Open);
             match look {
                 Look::Enough(outcome) => outcome,
-                _ => match budget.reserve() {
+                _ => match probe.get_ticket(&mut budget).and_then(|()| probe.reserve(&mut budget)) {
                     Err(denial) => Outcome::Denied(denial),
                     Ok(()) => {
                         let mut outcome = probe.shake_hands(&addresses, first_leg);
@@ -165,6 +184,8 @@ struct Probe<'a> {
     began: Instant,
     events: Vec<Event>,
     authenticated: bool,
+    /// The ticket for Kerberos.
+    slot: Option<Arc<TicketSlot>>,
 }
 
 /// A connection and what was received on it.
@@ -178,6 +199,30 @@ struct Connection {
 }
 
 impl Probe<'_> {
+    /// Gets the ticket, if the identity uses Kerberos.
+    fn get_ticket(&mut self, budget: &mut Budget) -> Result<(), Denial> {
+        let Some(kerberos) = self.config.identities.first().and_then(|identity| identity.kerberos.as_ref()) else {
+            return Ok(());
+        };
+        budget.reserve_at(&format!("KDC of {}", kerberos.client.realm))?;
+        let got = tickets::get(self.config, self.began, &mut self.events);
+        budget.settle(got.as_ref().and_then(|got| got.logon));
+        self.slot = got.map(|got| got.slot);
+        Ok(())
+    }
+
+    /// Reserves the logon by NTLM, if the identity may use it.
+    fn reserve(&self, budget: &mut Budget) -> Result<(), Denial> {
+        match self.is_ntlm_listed() {
+            true => budget.reserve(),
+            false => Ok(()),
+        }
+    }
+
+    fn is_ntlm_listed(&self) -> bool {
+        self.config.identities.first().is_none_or(|identity| identity.mechanisms.ntlm)
+    }
+
     fn note(&mut self, what: What) {
         self.events.push(Event { at: self.began.elapsed(), what });
     }
@@ -234,7 +279,11 @@ impl Probe<'_> {
 
     fn handshake(&self, first_leg: FirstLeg) -> Handshake {
         let identity = self.config.first_identity().clone();
-        let credentials = Credentials::new(identity, self.config.first_address().host(), first_leg);
+        let ntlm = Credentials::new(identity, self.config.first_address().host(), first_leg);
+        let credentials = match &self.slot {
+            Some(slot) => ntlm.with_kerberos(Arc::clone(slot), !self.is_ntlm_listed()),
+            None => ntlm,
+        };
         let request = Request::connect(self.target, Vec::new());
         Handshake::new(request, Arc::new(credentials), self.config.head_limit_bytes)
             .with_field_limit(self.config.field_limit)
@@ -283,6 +332,9 @@ impl Probe<'_> {
     fn converse(&mut self, handshake: &mut Handshake, connection: &mut Connection) -> Result<Option<Outcome>, Fault> {
         let mut out = Vec::new();
         handshake.begin(&mut out);
+        if handshake.is_challenged() {
+            self.authenticate(handshake, connection.stream.channel_bindings(), &mut out)?;
+        }
         loop {
             match self.exchange(handshake, connection, &mut out)? {
                 Progress::More | Progress::Send => {}
@@ -304,7 +356,8 @@ impl Probe<'_> {
         channel_bindings: Option<[u8; 16]>,
         out: &mut Vec<u8>,
     ) -> Result<(), Fault> {
-        if std::mem::replace(&mut self.authenticated, true) {
+        let is_logon = handshake.due() == Some(Due::LogonAttempt);
+        if is_logon && std::mem::replace(&mut self.authenticated, true) {
             return Err(Fault::new(At::Authenticate, Cause::CredentialsHeld, "one AUTHENTICATE_MESSAGE has been sent"));
         }
         let nonces = NonceSource::default().draw()?;

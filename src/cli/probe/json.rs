@@ -91,6 +91,12 @@ fn event(event: &Event) -> Value {
         What::ConnectFailed { address, error, took } => {
             json!({"event": "connect_failed", "address": address.to_string(), "error": error, "took_ms": ms(*took)})
         }
+        What::LogonAttempt => json!({"event": "logon_attempt"}),
+        What::Kdc { name, error, took } => {
+            json!({"event": "kdc", "name": name, "error": error, "took_ms": ms(*took)})
+        }
+        What::Ticket { service, line } => json!({"event": "ticket", "name": service, "line": line}),
+        What::TicketFailed { error } => json!({"event": "ticket_failed", "error": error}),
         What::Sent(sent) => request(sent),
         What::Answered { answer, after } => response(answer, *after),
         What::Unanswered { after } => json!({"event": "unanswered", "after_ms": ms(*after)}),
@@ -139,11 +145,12 @@ fn response(answer: &Answer, after: Duration) -> Value {
 
 /// The type and size of a token. The token itself is not shown, because a password can be guessed from it.
 fn message(carried: &Carried) -> Value {
-    let kind = carried.message.as_deref().and_then(|message| MessageType::of(message).ok()).map(|kind| match kind {
+    let of_ntlm = carried.message.as_deref().and_then(|message| MessageType::of(message).ok()).map(|kind| match kind {
         MessageType::Negotiate => "negotiate",
         MessageType::Challenge => "challenge",
         MessageType::Authenticate => "authenticate",
     });
+    let kind = of_ntlm.or_else(|| carried.kerberos.then_some("kerberos"));
     let length_bytes = carried.message.as_ref().map_or(carried.token_bytes, Vec::len);
     json!({"type": kind, "length_bytes": length_bytes, "spnego": carried.spnego})
 }

@@ -6,6 +6,9 @@ use crate::http::{self, BodyFraming, FieldStorage, HeadEnd, ResponseHead, Respon
 /// The beginning of every NTLM message (MS-NLMP 2.2).
 const SIGNATURE: &[u8] = b"NTLMSSP\0";
 
+/// DER of 1.2.840.113554.1.2.2, Kerberos 5: near the beginning of its tokens.
+const KRB5_OID: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x12, 0x01, 0x02, 0x02];
+
 /// The fields that say something about a proxy or its connection, besides those that begin with `X-`.
 const SHOWN_FIELDS: &[&str] = &[
     "via",
@@ -37,6 +40,8 @@ pub(super) struct Carried {
     pub spnego: bool,
     /// The NTLM message in it, if any.
     pub message: Option<Vec<u8>>,
+    /// Whether it is a token of Kerberos.
+    pub kerberos: bool,
     /// The length of the decoded token.
     pub token_bytes: usize,
 }
@@ -47,7 +52,8 @@ impl Carried {
         let spnego = matches!(token.first(), Some(0x60 | 0xa1));
         let start = token.windows(SIGNATURE.len()).position(|window| window == SIGNATURE);
         let message = start.and_then(|start| token.get(start..)).map(<[u8]>::to_vec);
-        Some(Carried { scheme: scheme.to_owned(), spnego, message, token_bytes: token.len() })
+        let kerberos = message.is_none() && token.windows(KRB5_OID.len()).take(64).any(|window| window == KRB5_OID);
+        Some(Carried { scheme: scheme.to_owned(), spnego, message, kerberos, token_bytes: token.len() })
     }
 
     /// The name and size of the token. The token itself is not shown, because a password can be guessed from it.
@@ -55,6 +61,7 @@ impl Carried {
         let wrapping = if self.spnego { " in SPNEGO" } else { "" };
         match &self.message {
             Some(message) => format!("<{}, {} bytes{wrapping}>", message_name(message), message.len()),
+            None if self.kerberos => format!("<Kerberos, {} bytes{wrapping}>", self.token_bytes),
             None => format!("<a token of {} bytes{wrapping}, not an NTLM message>", self.token_bytes),
         }
     }

@@ -63,6 +63,13 @@ fn describe(what: &What) -> (String, Vec<String>) {
         What::ConnectFailed { address, error, took } => {
             (format!("no connection to {address} after {} ms: {error}", ms(*took)), Vec::new())
         }
+        What::LogonAttempt => ("attempts a logon at the KDC".to_owned(), Vec::new()),
+        What::Kdc { name, error, took } => {
+            let outcome = error.as_deref().unwrap_or("ok");
+            (format!("asked a KDC: {name}: {outcome} in {} ms", ms(*took)), Vec::new())
+        }
+        What::Ticket { service, line } => (format!("ticket for {service}"), vec![line.clone()]),
+        What::TicketFailed { error } => (error.clone(), Vec::new()),
         What::Sent(sent) => describe_request(sent),
         What::Answered { answer, after } => describe_answer(answer, *after),
         What::Unanswered { after } => (format!("no response within {} ms", ms(*after)), Vec::new()),

@@ -4,6 +4,7 @@ use super::advice::{Advice, Line};
 use super::behaviours::{Behaviour, challenge, legs};
 use super::budget::Denial;
 use super::conversation::{Conversation, Outcome};
+use super::message::Sent;
 use super::secret::SecretPlace;
 use super::web_server;
 use crate::cli::utc::relative;
@@ -341,7 +342,8 @@ fn kind_of(cause: Cause) -> Kind {
         | Cause::ResolveTimeout
         | Cause::ConnectRefused
         | Cause::ConnectUnreachable
-        | Cause::ConnectTimeout => Kind::Unreachable,
+        | Cause::ConnectTimeout
+        | Cause::KdcUnreachable => Kind::Unreachable,
         Cause::ResourcesExhausted => Kind::LocalFailure,
         Cause::CredentialsRefused => Kind::CredentialsRefused,
         Cause::SchemeNotOffered | Cause::TransparentProxy => Kind::NotNtlm,
@@ -371,7 +373,10 @@ pub(super) fn method_id(method: Method) -> &'static str {
 
 fn authenticated(conversation: &Conversation) -> bool {
     use super::conversation::What;
-    let sent = |what: &What| matches!(what, What::Sent(sent) if sent.carries("AUTHENTICATE_MESSAGE"));
+    let is_final = |sent: &Sent| {
+        sent.carries("AUTHENTICATE_MESSAGE") || sent.carried.as_ref().is_some_and(|carried| carried.kerberos)
+    };
+    let sent = |what: &What| matches!(what, What::Sent(sent) if is_final(sent));
     conversation.events.iter().any(|event| sent(&event.what))
 }
 

@@ -181,9 +181,14 @@ pub enum ApReplyError {
     OtherRequest,
 }
 
+/// What is encrypted in an AP-REP.
+pub(in crate::kerberos) fn read_ap_rep(bytes: &[u8]) -> Result<EncryptedData<'_>, DecodeError> {
+    EncryptedData::read(enter(bytes, AP_REP)?.enter(context(2))?)
+}
+
 /// Verifies that an AP-REP answers the AP-REQ whose authenticator had this time.
 pub(in crate::kerberos) fn verify_ap_rep(bytes: &[u8], session_key: &Key, time: Timestamp) -> Result<(), ApReplyError> {
-    let encrypted = EncryptedData::read(enter(bytes, AP_REP)?.enter(context(2))?)?;
+    let encrypted = read_ap_rep(bytes)?;
     let plain: Zeroizing<Vec<u8>> = session_key.decrypt(KeyUsage::AP_REP, encrypted.etype, encrypted.cipher)?;
     let mut part = Reader::new(&plain).enter(application(27))?.enter(SEQUENCE)?;
     let seconds = part.time(0)?;
