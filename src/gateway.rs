@@ -29,6 +29,7 @@ use crate::upstream::{OriginResolver, OwnAddresses};
 pub(crate) use egress_builder::secret_digest;
 use egress_builder::{Builder, ManagedEgress, ShardNotifier};
 use guard_start::GuardStart;
+pub(crate) use kerberos::kdc_logon;
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
-use super::egress_builder::{Builder, ShardNotifier, notify};
+use super::egress_builder::{Builder, ShardNotifier, notify, secret_digest};
 use crate::auth::{TicketSlot, TicketState, TokenTimes};
 use crate::config::{IdentityConfig, KerberosConfig, KerberosIdentity, Spn, UpstreamConfig};
 use crate::kerberos::{ClientSecret, ExchangeOptions, KeytabEntry, PrincipalName, RequestKind, Timestamp};
@@ -147,6 +147,21 @@ pub(super) fn only_keytab(config: &IdentityConfig) -> Option<(&KerberosIdentity,
     keys_of(kerberos, None).first().map(|entry| (kerberos, entry.kvno))
 }
 
+/// To the guard, the KDCs of a realm are another upstream, of this name.
+fn kdc_upstream(realm: &str) -> String {
+    format!("KDC of {realm}")
+}
+
+/// Where and with what an identity logs on for its tickets, as the guard's store knows it; `None` if it uses no Kerberos.
+pub(crate) fn kdc_logon(config: &IdentityConfig) -> Option<(String, SecretDigest)> {
+    let kerberos = config.kerberos.as_ref()?;
+    let digest = match keys_of(kerberos, None).first() {
+        Some(newest) => SecretDigest::of(&[&key_material(kerberos, newest.kvno)]),
+        None => secret_digest(config),
+    };
+    Some((kdc_upstream(&kerberos.client.realm), digest))
+}
+
 /// The keys of a version, one after the other: a secret.
 pub(super) fn key_material(kerberos: &KerberosIdentity, kvno: u32) -> Zeroizing<Vec<u8>> {
     let keys = keys_of(kerberos, Some(kvno));
@@ -185,8 +200,7 @@ impl IdentityWatch {
 impl Watch for IdentityWatch {
     fn may_log_on(&mut self, realm: &str, kvno: u32) -> Result<(), TicketError> {
         let guard = self.guards.of(kvno);
-        // To the guard, the KDCs of a realm are another upstream.
-        let upstream: Arc<str> = format!("KDC of {realm}").into();
+        let upstream: Arc<str> = kdc_upstream(realm).into();
         let until = Instant::now() + limits::KDC_DELIVERY_TIMEOUT;
         loop {
             let now_ms = self.now_ms();

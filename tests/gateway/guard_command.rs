@@ -234,6 +234,25 @@ fn a_store_that_cannot_be_used_is_an_error_that_says_what_to_do() {
     fails("cannot open");
 }
 
+#[test]
+fn show_lists_the_kdcs_of_an_identity_that_uses_kerberos() {
+    let rig = Rig::new();
+    let directory = rig.directory().display().to_string();
+    std::fs::create_dir(rig.directory()).expect("a directory");
+    rig.configure(
+        "user = 'alice@corp.example'\npassword_file = './password'\nauth = ['kerberos', 'ntlm']\n[kerberos]\nrealm = 'CORP.EXAMPLE'\n",
+        &format!("store = 'file'\ndirectory = '{directory}'\n"),
+    );
+    let identity = rig.identity();
+    let names: Vec<&str> = identity["upstreams"]
+        .as_array()
+        .expect("upstreams")
+        .iter()
+        .filter_map(|upstream| upstream["name"].as_str())
+        .collect();
+    assert_eq!(names, [rig.stub.address().to_string().as_str(), "KDC of CORP.EXAMPLE"]);
+}
+
 /// Collects the paths of all keys, with `[]` for the entries of a list.
 fn keys_of(value: &Value, path: &str, found: &mut BTreeSet<String>) {
     match value {

@@ -6,7 +6,7 @@ use super::json;
 use super::store::{OpenStore, StoredSecret};
 use crate::cli::utc::relative;
 use crate::config::{Config, IdentityConfig};
-use crate::guard_store::{Actor, Counted, Document, PlaceStatus, Record};
+use crate::guard_store::{Actor, Counted, Document, Place, PlaceStatus, Record};
 use crate::upstream::{GuardPolicy, GuardState};
 
 /// What the store knows of the configured accounts.
@@ -63,17 +63,19 @@ fn identity_standing(
     let (secret, salt) = (StoredSecret::of(identity), document.salt());
     let nothing = Record::default();
     let record = document.existing(&secret.account(salt)).unwrap_or(&nothing);
-    let places: Vec<_> = upstreams.iter().map(|upstream| (*upstream, secret.place(salt, upstream))).collect();
-    let fingerprint = places.first().map_or("", |(_, place)| place.secret.as_str());
+    let mut places: Vec<(String, Place)> =
+        upstreams.iter().map(|upstream| ((*upstream).to_owned(), secret.place(salt, upstream))).collect();
+    if let Some((kdc, key)) = StoredSecret::for_kdc(identity) {
+        let place = key.place(salt, &kdc);
+        places.push((kdc, place));
+    }
+    let fingerprints: Vec<&str> = places.iter().map(|(_, place)| place.secret.as_str()).collect();
     IdentityStanding {
         name: identity.name.clone(),
         account: identity.identity.account().to_string(),
-        counted: record.counted_beside(fingerprint, actor),
+        counted: record.counted_beside(&fingerprints, actor),
         cleared_ms: places.first().map_or(0, |(_, place)| record.known(place).reset_ms),
-        upstreams: places
-            .iter()
-            .map(|(upstream, place)| ((*upstream).to_owned(), record.status(place, actor)))
-            .collect(),
+        upstreams: places.iter().map(|(upstream, place)| (upstream.clone(), record.status(place, actor))).collect(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::config::{Config, GuardStore, IdentityConfig};
-use crate::gateway::{guard_start, secret_digest};
+use crate::gateway::{guard_start, kdc_logon, secret_digest};
 use crate::guard_store::{self, AccountName, DirectStore, Place};
 use crate::upstream::SecretDigest;
 
@@ -61,6 +61,12 @@ pub(in crate::cli) struct StoredSecret {
 impl StoredSecret {
     pub(in crate::cli) fn of(identity: &IdentityConfig) -> StoredSecret {
         StoredSecret { account: account_of(identity), digest: secret_digest(identity) }
+    }
+
+    /// What an identity with Kerberos logs on with to the KDCs of its realm, and how the store names those.
+    pub(super) fn for_kdc(identity: &IdentityConfig) -> Option<(String, StoredSecret)> {
+        let (upstream, digest) = kdc_logon(identity)?;
+        Some((upstream, StoredSecret { account: account_of(identity), digest }))
     }
 
     /// How a document with this salt names the account.

@@ -131,7 +131,7 @@ fn ask(open: &mut OpenStore, secret: &StoredSecret, upstream: &str) -> Result<As
         let salt = document.salt().to_owned();
         let place = secret.place(&salt, upstream);
         let record = document.record(&secret.account(&salt));
-        let counted = record.counted_beside(&place.secret, actor);
+        let counted = record.counted_beside(&[&place.secret], actor);
         // As in a gateway, the last attempt is kept for a destination that is sure to give a verdict.
         let spare = usize::from(record.is_known(&place.secret));
         let answer = record.reserve(&place, Purpose { spare, first_confirmation: false }, actor);

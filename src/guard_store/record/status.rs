@@ -19,7 +19,7 @@ pub struct PlaceStatus {
 pub struct Counted {
     /// All of them.
     pub all: usize,
-    /// Those with other secrets than the one that was asked about.
+    /// Those with other secrets than those that were asked about.
     pub with_other_secrets: usize,
     /// Reservations that have not been settled: they are under way, or their process has ended.
     pub unsettled: usize,
@@ -46,12 +46,12 @@ impl Record {
         PlaceStatus { state, known, next_ms }
     }
 
-    /// The attempts that count against the budget, `secret` being the fingerprint of the secret in use.
-    pub fn counted_beside(&self, secret: &str, actor: &Actor<'_>) -> Counted {
+    /// The attempts that count against the budget, `secrets` being the fingerprints of the secrets in use.
+    pub fn counted_beside(&self, secrets: &[&str], actor: &Actor<'_>) -> Counted {
         let (policy, now_ms) = (actor.policy, actor.now_ms);
         let all = self.counted(policy, now_ms);
         let mut own = self.clone();
-        own.attempts.retain(|entry| entry.place.secret == secret);
+        own.attempts.retain(|entry| secrets.contains(&entry.place.secret.as_str()));
         let counts = |entry: &&Entry| now_ms < entry.counts_until_ms(policy);
         let reserved = |entry: &&Entry| entry.outcome == Outcome::Reserved;
         Counted {
@@ -142,18 +142,18 @@ mod tests {
     #[test]
     fn attempts_with_other_secrets_and_unsettled_ones_are_counted_separately() {
         let mut record = Record::default();
-        assert_eq!(record.counted_beside("a", &at(NOW_MS)), Counted::default());
+        assert_eq!(record.counted_beside(&["a"], &at(NOW_MS)), Counted::default());
         attempt(&mut record, &place("old"), AttemptEnd::Refused { strike: true }, NOW_MS);
         attempt(&mut record, &place("a"), AttemptEnd::Refused { strike: true }, NOW_MS + MINUTE_MS);
         record.reserve(&place("new"), Purpose::default(), &at(NOW_MS + 2 * MINUTE_MS));
-        let counted = record.counted_beside("a", &at(NOW_MS + 5 * MINUTE_MS));
+        let counted = record.counted_beside(&["a"], &at(NOW_MS + 5 * MINUTE_MS));
         assert_eq!((counted.all, counted.with_other_secrets, counted.unsettled), (3, 2, 1));
         let ends_ms = counted.fewer_at_ms.unwrap();
         assert_eq!(ends_ms, NOW_MS + millis(POLICY.window) + millis(limits::GUARD_CLOCK_MARGIN));
         let counts: Vec<usize> =
             record.counted_until(&POLICY, NOW_MS + 5 * MINUTE_MS).iter().map(|(_, count)| *count).collect();
         assert_eq!(counts, [3, 2, 1]);
-        let later = record.counted_beside("a", &at(ends_ms));
+        let later = record.counted_beside(&["a"], &at(ends_ms));
         assert_eq!((later.all, later.with_other_secrets), (2, 1), "the oldest no longer counts");
         let spent = record.status(&place("fourth"), &at(NOW_MS + 5 * MINUTE_MS));
         assert_eq!((spent.state, spent.next_ms), (GuardState::Unproven, ends_ms), "the budget is used up until then");
@@ -165,7 +165,7 @@ mod tests {
         let failed = Unreserved::Failed { by_close: false, strike: false };
         record.note(&place, failed, &at(NOW_MS));
         record.note(&place, failed, &at(NOW_MS + MINUTE_MS));
-        let counted = record.counted_beside("a", &at(NOW_MS + MINUTE_MS));
+        let counted = record.counted_beside(&["a"], &at(NOW_MS + MINUTE_MS));
         let ends_ms = NOW_MS + MINUTE_MS + millis(POLICY.window) + millis(limits::GUARD_CLOCK_MARGIN);
         assert_eq!((counted.all, counted.fewer_at_ms), (1, Some(ends_ms)));
     }
@@ -175,7 +175,7 @@ mod tests {
         let mut record = Record::default();
         let shares = Shares::of(3, 3);
         record.join(&Actor { shares, ..at(NOW_MS) });
-        let counted = record.counted_beside("a", &Actor { owner: 2, shares, ..at(NOW_MS) });
+        let counted = record.counted_beside(&["a"], &Actor { owner: 2, shares, ..at(NOW_MS) });
         assert_eq!((counted.all, counted.kept_aside), (0, 1));
     }
 }
