@@ -84,7 +84,12 @@ fn under_load(gateway: &Gateway, act: impl FnOnce()) {
         let done: usize = results.iter().map(|(done, _)| done).sum();
         let is_telling = |line: &String| !line.contains("status=200");
         let log: Vec<String> = gateway.log().into_iter().filter(is_telling).collect();
-        assert!(failed.is_empty() && done > 100, "{} of {done} failed: {:#?}\n{log:#?}", failed.len(), failed.first());
+        assert!(
+            failed.is_empty() && done > CLIENTS,
+            "{} of {done} failed: {:#?}\n{log:#?}",
+            failed.len(),
+            failed.first()
+        );
     });
 }
 
