@@ -250,10 +250,12 @@ fn scenario_with_tunnels(upstreams: usize, times_us: &[u64]) -> Scenario {
 }
 
 /// The second client's logon is never answered. The third one's waits for it, so the gateway confirms the password
-/// itself, and the upstream cuts that connection off in the middle of the challenge.
+/// itself, and the upstream cuts that connection off behind the challenge, before the end of the head.
 #[test]
 fn a_confirmation_answers_the_challenge_of_its_own_connection() {
     let mut scenario = scenario_with_tunnels(1, &[0, 50_000, 600_000]);
+    // In the middle of a value, so that what comes next could be the rest of it.
+    scenario.traits[0].sent_capacity = 374;
     let (silent, cut) = (FlowOddity::StopsWriting(402), FlowOddity::Closes(200));
     scenario.upstreams[0].first_oddities = vec![None, Some(silent), None, Some(cut), None];
     for seed in 0..50 {
