@@ -477,11 +477,13 @@ impl Record {
     /// Whether one more attempt leaves `spare` others.
     fn has_budget(&self, place: &Place, purpose: Purpose, spare: usize, actor: &Actor<'_>) -> bool {
         let (policy, now_ms) = (actor.policy, actor.now_ms);
-        // What is rejected here and accepted elsewhere must leave one attempt for the others.
-        let is_proven_elsewhere = self.places.iter().any(|at| at.place != *place && self.is_proven(at));
-        let share = policy.attempts - usize::from(is_proven_elsewhere);
+        // What is rejected here must leave one attempt for what is accepted elsewhere: for the same secret at another
+        // upstream besides the spare ones, and for another secret at least one.
+        let proven = self.places.iter().filter(|at| at.place != *place && self.is_proven(at));
+        let (same, other): (Vec<_>, Vec<_>) = proven.partition(|at| at.place.secret == place.secret);
+        let kept = (usize::from(!same.is_empty()) + spare).max(usize::from(!other.is_empty()));
         self.count(None, purpose, policy, now_ms) + self.kept_aside(actor) + spare < policy.attempts
-            && self.count(Some(place), purpose, policy, now_ms) + spare < share
+            && self.count(Some(place), purpose, policy, now_ms) + kept < policy.attempts
     }
 
     /// Attempts that failed or may fail: all of the account that no acceptance of the same secret has cleared, or those

@@ -39,6 +39,25 @@ fn requests_do_not_wait_for_the_outcome_of_attempts_that_lost_their_processes() 
 }
 
 #[test]
+fn a_new_secret_is_tried_twice_while_another_one_is_accepted() {
+    let policy = GuardPolicy::default();
+    let at_ms = |now_ms| Actor { owner: 1, policy: &policy, shares: Shares::default(), now_ms };
+    let (mut record, old) = (Record::default(), Place { secret: "old".into(), ..place() });
+    assert_eq!(record.reserve(&old, Purpose::default(), &at_ms(NOW_MS)), Reserved::Granted(1));
+    record.settle(&old, 1, AttemptEnd::Accepted, &at_ms(NOW_MS));
+    let leaves_one = Purpose { spare: 1, first_confirmation: false };
+    let mut now_ms = NOW_MS;
+    for number in 2..=3 {
+        assert_eq!(record.reserve(&place(), leaves_one, &at_ms(now_ms)), Reserved::Granted(number));
+        record.settle(&place(), number, AttemptEnd::Refused { strike: true }, &at_ms(now_ms));
+        now_ms += millis(policy.rest(u32::try_from(number).unwrap() - 1));
+    }
+    let third = record.reserve(&place(), leaves_one, &at_ms(now_ms));
+    assert!(matches!(third, Reserved::Denied { .. }), "{third:?}");
+    assert!(matches!(record.reserve(&old, Purpose::default(), &at_ms(now_ms)), Reserved::Granted(_)));
+}
+
+#[test]
 fn a_late_outcome_frees_its_part_of_the_budget() {
     let (mut record, now_ms) = exhausted();
     let late_ms = now_ms + millis(limits::GUARD_OUTCOME_WAIT);
