@@ -121,6 +121,20 @@ fn a_journal_of_another_version_allows_no_attempt() {
     expect_nothing_sent(&member, &upstream, "it has form 2, which this version of the gateway does not know");
     let kept = cell.read().expect("a journal");
     assert_eq!((kept.text.as_deref(), kept.damaged), (Some(text), 0), "the other version can go on");
+    let place = directory.path().display();
+    let config = directory.write(
+        "gateway.toml",
+        format!(
+            "user = 'CORP\\alice'\npassword_file = 'password'\nupstream = '{}'\n[guard]\nstore = 'file'\ndirectory = '{place}'\n",
+            upstream.address()
+        ),
+    );
+    directory.write("password", PASSWORD);
+    run(GATEWAY, PATIENCE, |command| {
+        command.args(["guard", "reset", "--all"]).arg(config);
+    })
+    .expect_success("a new document");
+    expect_served(&member);
 }
 
 /// Gives a gateway one wrong password after the other until the budget is used up, and returns how many were tried.

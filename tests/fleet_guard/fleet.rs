@@ -14,7 +14,8 @@ use crate::support::USER;
 use crate::support::gateway::{Gateway, GatewayOptions};
 use crate::support::in_process::ACCOUNT;
 use crate::support::kubernetes::{KubernetesApi, environment_of};
-use crate::support::scratch::{Scratch, free_port, wait_for};
+use crate::support::mount::Mount;
+use crate::support::scratch::{free_port, wait_for};
 
 /// How many gateways a fleet has.
 pub const GATEWAYS: usize = 4;
@@ -34,14 +35,18 @@ pub const OUT_OF_REACH: &str = "the guard's store is out of reach: ";
 /// For what only has to happen at some time, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A gateway, its password file, and its clients.
+/// The keys of a Secret.
+const PASSWORD: &str = "password";
+const PREVIOUS: &str = "previous-password";
+
+/// A gateway, its Secret, and its clients.
 pub struct Member {
     options: GatewayOptions,
     // Before the clients, which wait for its answers.
     gateway: Option<Gateway>,
     pid: Option<Pid>,
     crowd: Crowd,
-    password: Scratch,
+    secret: Mount,
 }
 
 /// Options of a gateway and its clients.
@@ -53,6 +58,8 @@ pub struct MemberOptions {
     /// What the clients connect to; by default several ports of the stub's echo server.
     pub target: Option<String>,
     pub store: Store,
+    /// Whether it uses a previous password, too.
+    pub has_previous: bool,
     /// See [`GatewayOptions::setup`].
     pub setup: Option<String>,
 }
@@ -85,7 +92,7 @@ impl MemberOptions {
     /// A gateway for the account of [`ACCOUNT`] with this password.
     pub fn new(upstream: SocketAddr, password: &str, clients: usize, store: Store) -> Self {
         let (user, password) = (USER.to_owned(), password.to_owned());
-        Self { upstream, user, password, clients, target: None, store, setup: None }
+        Self { upstream, user, password, clients, target: None, store, has_previous: false, setup: None }
     }
 }
 
@@ -97,17 +104,20 @@ impl Member {
 
     /// Starts a gateway and its clients.
     pub fn start_with(member: MemberOptions) -> Self {
-        let scratch = Scratch::new("member");
-        let file = scratch.write("password", member.password);
+        let secret = Mount::new(PASSWORD, &member.password);
+        let file = secret.path();
         // For gateways of another user.
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("chmod");
         let mut options = GatewayOptions::through(member.upstream);
         (options.user, options.password_file, options.setup) = (member.user, Some(file), member.setup);
         options.listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
         options.args = ["--shards", "1"].map(str::to_owned).into_iter().chain(member.store.0).collect();
+        if member.has_previous {
+            options.args.extend(["--previous-password-file".into(), secret.path_of(PREVIOUS).display().to_string()]);
+        }
         options.env = member.store.1;
         let crowd = Crowd::start(options.listen, member.clients, member.target.as_deref());
-        let mut member = Self { options, gateway: None, pid: None, crowd, password: scratch };
+        let mut member = Self { options, gateway: None, pid: None, crowd, secret };
         member.restart();
         member
     }
@@ -143,10 +153,18 @@ impl Member {
         self.gateway = Some(gateway);
     }
 
-    /// Replaces the password, as the kubelet does it, and asks for a reload.
+    /// Replaces the password, and asks for a reload.
     pub fn set_password(&self, password: &str) {
-        let fresh = self.password.write("password.new", password);
-        std::fs::rename(fresh, self.password.join("password")).expect("rename");
+        self.publish(&[(PASSWORD, password)]);
+    }
+
+    /// Replaces the password, and keeps the one before it.
+    pub fn rotate(&self, password: &str, previous: &str) {
+        self.publish(&[(PASSWORD, password), (PREVIOUS, previous)]);
+    }
+
+    fn publish(&self, keys: &[(&str, &str)]) {
+        self.secret.publish_files(keys);
         if let Some(pid) = self.pid {
             kill_process(pid, Signal::HUP).expect("a process to reload");
         }

@@ -9,5 +9,6 @@ mod domain;
 mod file_store;
 mod fleet;
 mod killed;
+mod rotation;
 mod shared_budget;
 mod store_faults;
