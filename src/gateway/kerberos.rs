@@ -152,7 +152,7 @@ fn kdc_upstream(realm: &str) -> String {
     format!("KDC of {realm}")
 }
 
-/// Where and with what an identity logs on for its tickets, as the guard's store knows it; `None` if it uses no Kerberos.
+/// Where and with what an identity logs on for its tickets, as the guard's store knows it; `None` without Kerberos.
 pub(crate) fn kdc_logon(config: &IdentityConfig) -> Option<(String, SecretDigest)> {
     let kerberos = config.kerberos.as_ref()?;
     let digest = match keys_of(kerberos, None).first() {
