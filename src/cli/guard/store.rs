@@ -53,6 +53,7 @@ pub(super) fn account_of(identity: &IdentityConfig) -> AccountName {
 }
 
 /// An account with its secret.
+#[derive(Clone)]
 pub(in crate::cli) struct StoredSecret {
     account: AccountName,
     digest: SecretDigest,
@@ -64,7 +65,7 @@ impl StoredSecret {
     }
 
     /// What an identity with Kerberos logs on with to the KDCs of its realm, and how the store names those.
-    pub(super) fn for_kdc(identity: &IdentityConfig) -> Option<(String, StoredSecret)> {
+    pub(in crate::cli) fn for_kdc(identity: &IdentityConfig) -> Option<(String, StoredSecret)> {
         let (upstream, digest) = kdc_logon(identity)?;
         Some((upstream, StoredSecret { account: account_of(identity), digest }))
     }

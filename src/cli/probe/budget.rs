@@ -12,15 +12,28 @@ use crate::upstream::{Answer, AttemptEnd, GuardState};
 /// The budget, if there is a store besides the memory of each gateway.
 pub(super) struct Budget {
     open: Option<OpenStore>,
-    secret: StoredSecret,
-    first_upstream: String,
-    /// Where the logon is made that is reserved.
-    upstream: String,
+    at_proxy: Logon,
+    /// If the identity uses Kerberos.
+    at_kdc: Option<Logon>,
     /// How long the attempts of others are waited for.
     patience: Duration,
-    /// The number of the reservation, and the salt of the document that has it.
-    reserved: Option<(u64, String)>,
+    reserved: Option<Reservation>,
     use_of_store: StoreUse,
+}
+
+/// Where a logon is made, as the store names it, and with what.
+#[derive(Clone)]
+struct Logon {
+    upstream: String,
+    secret: StoredSecret,
+}
+
+/// A logon that has not been settled.
+struct Reservation {
+    logon: Logon,
+    number: u64,
+    /// The salt of the document that has it.
+    salt: String,
 }
 
 /// How the store was used.
@@ -56,37 +69,39 @@ struct Asked {
 impl Budget {
     /// The budget of the first identity at the first upstream. Nothing is read yet.
     pub(super) fn of(config: &Config) -> Result<Budget, String> {
-        let open = open_store(config)?;
+        let (open, identity) = (open_store(config)?, &config.identities[0]);
         let store = open.as_ref().map_or("memory", |open| open.kind);
         Ok(Budget {
             open,
-            secret: StoredSecret::of(&config.identities[0]),
-            first_upstream: config.first_upstream().name.clone(),
-            upstream: String::new(),
+            at_proxy: Logon { upstream: config.first_upstream().name.clone(), secret: StoredSecret::of(identity) },
+            at_kdc: StoredSecret::for_kdc(identity).map(|(upstream, secret)| Logon { upstream, secret }),
             patience: config.timeouts.handshake,
             reserved: None,
             use_of_store: StoreUse { store, reserved: false, not_settled: None },
         })
     }
 
-    /// Reserves the logon. While others are trying the same secret it waits for their result.
+    /// Reserves the logon to the proxy. While others are trying the same secret it waits for their result.
     pub(super) fn reserve(&mut self) -> Result<(), Denial> {
-        self.reserve_at(&self.first_upstream.clone())
+        self.reserve_for(self.at_proxy.clone())
     }
 
-    /// The same, for a logon elsewhere.
-    pub(super) fn reserve_at(&mut self, upstream: &str) -> Result<(), Denial> {
-        upstream.clone_into(&mut self.upstream);
+    /// The same for the logon to the KDC.
+    pub(super) fn reserve_at_kdc(&mut self) -> Result<(), Denial> {
+        self.at_kdc.clone().map_or(Ok(()), |logon| self.reserve_for(logon))
+    }
+
+    fn reserve_for(&mut self, logon: Logon) -> Result<(), Denial> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let until = Instant::now() + self.patience;
         loop {
-            let asked = ask(open, &self.secret, &self.upstream);
+            let asked = ask(open, &logon);
             let Asked { answer, salt, now_ms, counted, attempts, fewer_at_ms } =
                 asked.map_err(|fault| Denial::Store(fault.to_string()))?;
             let held = |until_ms| Denial::Held { until_ms, now_ms, counted, attempts };
             match answer {
                 Reserved::Granted(number) => {
-                    self.reserved = Some((number, salt));
+                    self.reserved = Some(Reservation { logon, number, salt });
                     self.use_of_store.reserved = true;
                     return Ok(());
                 }
@@ -105,11 +120,12 @@ impl Budget {
 
     /// Stores how the logon ended; `None` if none was made.
     pub(super) fn settle(&mut self, answer: Option<Answer>) {
-        let (Some(open), Some((number, salt))) = (&mut self.open, self.reserved.take()) else { return };
+        let (Some(open), Some(reserved)) = (&mut self.open, self.reserved.take()) else { return };
+        let Reservation { logon: Logon { upstream, secret }, number, salt } = reserved;
         let settled = open.store.change(|document, actor| {
-            let place = self.secret.place(document.salt(), &self.upstream);
+            let place = secret.place(document.salt(), &upstream);
             let is_same = document.salt() == salt;
-            let record = document.record(&self.secret.account(document.salt()));
+            let record = document.record(&secret.account(document.salt()));
             let is_proven = record.status(&place, actor).state == GuardState::Proven;
             let is_known = record.is_known(&place.secret);
             let end = answer.map_or(AttemptEnd::Unused, |answer| AttemptEnd::of_single(answer, is_proven, is_known));
@@ -118,7 +134,9 @@ impl Budget {
                 false => record.settle_lost(&place, end, actor),
             }
         });
-        self.use_of_store.not_settled = settled.err().map(|fault| fault.to_string());
+        if let Err(fault) = settled {
+            self.use_of_store.not_settled = Some(fault.to_string());
+        }
     }
 
     pub(super) fn use_of_store(&self) -> StoreUse {
@@ -126,7 +144,7 @@ impl Budget {
     }
 }
 
-fn ask(open: &mut OpenStore, secret: &StoredSecret, upstream: &str) -> Result<Asked, StoreFault> {
+fn ask(open: &mut OpenStore, Logon { upstream, secret }: &Logon) -> Result<Asked, StoreFault> {
     open.store.change(|document, actor| {
         let salt = document.salt().to_owned();
         let place = secret.place(&salt, upstream);

@@ -201,10 +201,10 @@ struct Connection {
 impl Probe<'_> {
     /// Gets the ticket, if the identity uses Kerberos.
     fn get_ticket(&mut self, budget: &mut Budget) -> Result<(), Denial> {
-        let Some(kerberos) = self.config.identities.first().and_then(|identity| identity.kerberos.as_ref()) else {
+        if self.config.identities.first().is_none_or(|identity| identity.kerberos.is_none()) {
             return Ok(());
-        };
-        budget.reserve_at(&format!("KDC of {}", kerberos.client.realm))?;
+        }
+        budget.reserve_at_kdc()?;
         let got = tickets::get(self.config, self.began, &mut self.events);
         budget.settle(got.as_ref().and_then(|got| got.logon));
         self.slot = got.map(|got| got.slot);
