@@ -242,8 +242,8 @@ fn no_order_of_processes_that_use_their_shares_exceeds_the_budget() {
 /// Minutes: `cargo test --release --lib guard_store::tests::model -- --ignored`.
 #[test]
 #[ignore = "long"]
-fn no_long_order_of_three_processes_and_two_crashes_exceeds_the_budget() {
-    let states = model(3, 3, &[3_000, 6 * MINUTE_MS, 31 * MINUTE_MS], 2).explore(3);
+fn no_long_order_of_three_processes_and_a_crash_exceeds_the_budget() {
+    let states = model(3, 3, &[3_000, 31 * MINUTE_MS], 1).explore(3);
     println!("{states} states");
     assert!(states > 100_000, "{states}");
 }
