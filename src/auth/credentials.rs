@@ -157,10 +157,12 @@ impl Credentials {
     /// The scheme to begin with.
     pub(super) fn recall_scheme(&self) -> Scheme {
         let known = self.known.recall();
-        match self.mechanism(known).is_ruled_out() {
-            true => first_scheme(&self.mechanisms),
-            false => known,
+        if self.mechanism(known).is_ruled_out() {
+            return first_scheme(&self.mechanisms);
         }
+        // A better one that has given way.
+        let better = self.mechanisms.iter().take(self.place(known)).find(|mechanism| mechanism.may_try_again());
+        better.and_then(|mechanism| mechanism.schemes().first()).copied().unwrap_or(known)
     }
 
     /// The next handshake begins with this scheme.

@@ -2,7 +2,7 @@
 
 use super::credentials::Credentials;
 use super::fault;
-use super::mechanism::{CHALLENGE_SCHEMES, Scheme};
+use super::mechanism::{CHALLENGE_SCHEMES, Refused, Scheme};
 use super::progress::Declined;
 use super::request::Request;
 use super::state::Leg;
@@ -113,12 +113,17 @@ impl ProxyAnswer {
             let mut why = None;
             if !mechanism.counts_as_logon() {
                 let decoded = token.and_then(|token| http::decode_token(token).ok());
-                let refused = mechanism.refused(decoded.as_deref(), sent.token_made_at);
+                // An upstream that does not offer the scheme would refuse any token.
+                let refused = match http::find_challenge(&head.fields, scheme.name()) {
+                    Some(_) => mechanism.refused(decoded.as_deref(), sent.token_made_at),
+                    None => Refused::default(),
+                };
                 // On another connection: Squid answers 407 to whatever follows a refused token on this one.
                 if refused.may_retry && !sent.has_retried {
                     return Ok(ProxyAnswer::AskedAgain { framing: None, scheme });
                 }
                 if let Ok(scheme) = credentials.choose(scheme, true, &head.fields) {
+                    mechanism.give_way();
                     return Ok(ProxyAnswer::AskedAgain { framing: None, scheme });
                 }
                 why = refused.why;

@@ -32,6 +32,8 @@ pub struct TicketSlot {
 
 struct Published {
     state: TicketState,
+    /// How many tickets there have been.
+    number: u64,
     /// When it was published.
     since: Option<Timestamp>,
     /// When the token was made whose refusal has last led to another ticket.
@@ -53,14 +55,24 @@ impl TicketSlot {
 
     /// An empty slot for a ticket that nobody replaces.
     pub fn fixed(times: Arc<TokenTimes>) -> TicketSlot {
-        let state =
-            Published { state: TicketState::Pending, since: None, asked_for_another: None, is_replacing: false };
+        let state = Published {
+            state: TicketState::Pending,
+            number: 0,
+            since: None,
+            asked_for_another: None,
+            is_replacing: false,
+        };
         TicketSlot { state: Mutex::new(state), times, wake: None }
     }
 
     /// Publishes what the thread has now, at the time `now`.
     pub fn publish(&self, state: TicketState, now: Timestamp) {
         let mut published = self.lock();
+        if let TicketState::Ready(ticket) = &state
+            && !matches!(&published.state, TicketState::Ready(old) if Arc::ptr_eq(old, ticket))
+        {
+            published.number += 1;
+        }
         published.state = state;
         published.since = Some(now);
         published.is_replacing = false;
@@ -69,6 +81,11 @@ impl TicketSlot {
     /// What there is now.
     pub fn state(&self) -> TicketState {
         self.lock().state.clone()
+    }
+
+    /// How many tickets there have been.
+    pub fn number(&self) -> u64 {
+        self.lock().number
     }
 
     /// Whether a handshake should wait: there is no ticket yet, or the one that there was is being replaced.

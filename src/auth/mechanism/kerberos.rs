@@ -3,6 +3,7 @@
 //! A thread gets the tickets. Making the token from one takes microseconds, so it is done here, on the shard.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{FinalToken, Mechanism, MutualCheck, Refused, Scheme, TokenInputs};
@@ -21,11 +22,13 @@ const KRB5_OID: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x12, 0x01, 
 pub(in crate::auth) struct Kerberos {
     /// `None` once the credentials are withdrawn: what old tunnels refer to must not keep a ticket in memory.
     slot: Mutex<Option<Arc<TicketSlot>>>,
+    /// The number of the ticket that the upstream refused last.
+    refused: AtomicU64,
 }
 
 impl Kerberos {
     pub(in crate::auth) fn new(slot: Arc<TicketSlot>) -> Kerberos {
-        Kerberos { slot: Mutex::new(Some(slot)) }
+        Kerberos { slot: Mutex::new(Some(slot)), refused: AtomicU64::new(0) }
     }
 
     fn slot(&self) -> Option<Arc<TicketSlot>> {
@@ -91,6 +94,17 @@ impl Mechanism for Kerberos {
         let made_at = Timestamp::from_micros(made_at.unix_micros());
         let may_retry = self.slot().is_some_and(|slot| slot.refused(made_at));
         Refused { may_retry, why: token.and_then(reason) }
+    }
+
+    fn give_way(&self) {
+        if let Some(slot) = self.slot() {
+            self.refused.store(slot.number(), Ordering::Relaxed);
+        }
+    }
+
+    /// With the next ticket: the upstream may have its key by then. A ticket lasts for hours.
+    fn may_try_again(&self) -> bool {
+        self.slot().is_some_and(|slot| slot.number() != self.refused.load(Ordering::Relaxed))
     }
 
     fn withdraw(&self) {

@@ -79,6 +79,14 @@ pub(super) trait Mechanism: Debug + Send + Sync {
         Refused::default()
     }
 
+    /// The upstream refused its token, and the next mechanism in the list has its turn.
+    fn give_way(&self) {}
+
+    /// Whether it may be accepted now although it has given way.
+    fn may_try_again(&self) -> bool {
+        false
+    }
+
     /// Whether it must not be used with this upstream, whatever was remembered.
     fn is_ruled_out(&self) -> bool {
         false

@@ -182,6 +182,27 @@ fn a_refused_ticket_is_replaced_once_and_then_the_next_mechanism_has_its_turn() 
 }
 
 #[test]
+fn after_a_refusal_ntlm_is_remembered_until_there_is_another_ticket() {
+    let (slot, asked) = slot(ready());
+    let credentials = credentials(&slot, false);
+    let mut handshake = begun(&credentials);
+    sent(&mut handshake, 0);
+    // An upstream that offers no Negotiate would refuse another ticket, too.
+    let only_ntlm = "HTTP/1.1 407 R\r\nProxy-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n";
+    let mut out = Vec::new();
+    assert!(matches!(handshake.receive(only_ntlm.as_bytes(), &mut out), Ok((_, Progress::Redial))));
+    handshake.begin(&mut out);
+    let answer = challenged("Content-Length: 0\r\n", "");
+    assert!(matches!(handshake.receive(answer.as_bytes(), &mut out), Ok((_, Progress::Challenged))));
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    assert_eq!(begun(&credentials).scheme(), Scheme::Ntlm);
+    slot.publish(slot.state(), Timestamp::from_seconds(RECORDED + 1));
+    assert_eq!(begun(&credentials).scheme(), Scheme::Ntlm, "it is the same ticket");
+    slot.publish(ready(), Timestamp::from_seconds(RECORDED + 2));
+    assert_eq!(begun(&credentials).scheme(), Scheme::Kerberos);
+}
+
+#[test]
 fn what_the_service_says_about_a_refused_token_is_in_the_fault() {
     let (slot, _) = slot(ready());
     let slot_without_thread = TicketSlot::fixed(Arc::new(TokenTimes::new(0)));
