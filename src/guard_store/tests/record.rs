@@ -66,3 +66,24 @@ fn a_late_outcome_frees_its_part_of_the_budget() {
     record.settle(&place(), 2, AttemptEnd::Unused, &actor);
     assert_eq!(reserve(&mut record, late_ms), Reserved::Granted(4));
 }
+
+#[test]
+fn wrong_secrets_leave_an_attempt_for_the_one_that_is_accepted() {
+    let (mut record, policy) = (Record::default(), GuardPolicy::default());
+    let right = place();
+    let at = |now_ms: u64| Actor { owner: 1, policy: &policy, shares: Shares::default(), now_ms };
+    let Reserved::Granted(number) = reserve(&mut record, NOW_MS) else { panic!("nothing has failed yet") };
+    record.settle(&right, number, AttemptEnd::Accepted, &at(NOW_MS));
+    for wrong in 1..=3 {
+        let place = Place { secret: format!("wrong {wrong}"), ..place() };
+        match record.reserve(&place, Purpose::default(), &at(NOW_MS)) {
+            Reserved::Granted(number) if wrong < 3 => {
+                record.settle(&place, number, AttemptEnd::Refused { strike: true }, &at(NOW_MS));
+            }
+            Reserved::Denied { .. } if wrong == 3 => {}
+            other => panic!("{wrong}: {other:?}"),
+        }
+    }
+    let later_ms = NOW_MS + 2 * millis(limits::GUARD_ACCEPTANCE_AGE);
+    assert!(matches!(reserve(&mut record, later_ms), Reserved::Granted(_)));
+}
