@@ -209,6 +209,24 @@ fn a_post_is_not_sent_again_when_the_early_answer_to_its_head_is_lost() {
     assert!(faults > 500, "only {faults} answers were lost");
 }
 
+/// The reset is reported to a write of the request's body; the read after it brings an end of file.
+#[test]
+fn an_answer_that_lasts_to_the_close_is_not_complete_after_a_reset() {
+    let mut scenario = scenario_with_one_plain_client(&[Personality::Open]);
+    (scenario.strict, scenario.keep, scenario.head_limit_bytes) = (false, 0, 64 * 1024);
+    let client = &mut scenario.http_clients[0];
+    client.requests.truncate(1);
+    let request = &mut client.requests[0];
+    (request.method, request.framing, request.bytes) = ("PUT", Framing::Chunked, 20_000);
+    (request.piece, request.piece_pause_us) = (500, 300);
+    let answer = &mut request.answer;
+    (answer.framing, answer.bytes, answer.early) = (Framing::ToClose, 2_000, Some(1_000));
+    for after in (100..2_000).step_by(10) {
+        scenario.http_clients[0].requests[0].answer.oddity = Some(AnswerOddity::Resets(after));
+        play(scenario.clone(), after);
+    }
+}
+
 /// The first upstream never accepts, so each request connects to the second one beside it. The poll repeats events of
 /// connections that are closed. A connection that is wrongly taken for established lasts longer than the handshake may.
 #[test]

@@ -5,6 +5,8 @@
 //! Only what the destination does not accept is kept, and only until it does. Large pieces that are passed on unchanged
 //! are spliced.
 
+use std::io;
+
 use crate::event::take_front;
 use crate::forward::{BodyError, BodyPump};
 use crate::limits;
@@ -62,6 +64,8 @@ pub(super) struct Flow {
     begun: bool,
     /// The destination takes nothing more.
     refused: bool,
+    /// The source's connection was reset, which a write has reported: its end of file does not end a body.
+    source_reset: bool,
     moved: Moved,
 }
 
@@ -77,6 +81,7 @@ impl Flow {
             costly: false,
             begun: false,
             refused: false,
+            source_reset: false,
             moved: Moved::default(),
         }
     }
@@ -94,6 +99,11 @@ impl Flow {
     /// The destination takes nothing more: nothing is delivered from now on.
     pub(super) fn refuse(&mut self) {
         self.refused = true;
+    }
+
+    /// The source's connection was reset, and this was reported to a write: reads will only bring an end of file.
+    pub(super) fn source_was_reset(&mut self) {
+        self.source_reset = true;
     }
 
     /// The destination takes nothing more.
@@ -225,7 +235,7 @@ impl Flow {
                 .map_err(|error| FlowError::Relay(RelayError::Source(error)))?
             {
                 None => {}
-                Some(0) => pump.finish(&mut self.out).map_err(FlowError::Body)?,
+                Some(0) => self.end_of_file()?,
                 Some(count) => {
                     *budget_bytes = budget_bytes.saturating_sub(count);
                     self.begun = true;
@@ -311,10 +321,18 @@ impl Flow {
         // An empty pipe is not kept waiting: others may need it.
         pump.skip(run.moved());
         if turn == RunTurn::SourceEnded {
-            pump.finish(&mut self.out).map_err(FlowError::Body)?;
+            self.end_of_file()?;
         }
         self.dismantle(pipes);
         Ok(outcome)
+    }
+
+    fn end_of_file(&mut self) -> Result<(), FlowError> {
+        let Some(pump) = &mut self.pump else { return Ok(()) };
+        if self.source_reset && !pump.is_done() {
+            return Err(FlowError::Relay(RelayError::Source(io::ErrorKind::ConnectionReset.into())));
+        }
+        pump.finish(&mut self.out).map_err(FlowError::Body)
     }
 
     /// `true` when everything is sent.

@@ -244,6 +244,9 @@ impl Exchange {
             Ok(turn) => Ok((turn, None)),
             Err(FlowError::Relay(RelayError::Destination(error))) => {
                 self.up.refuse();
+                if error.kind() == std::io::ErrorKind::ConnectionReset {
+                    self.down.source_was_reset();
+                }
                 // What has come is read before the connection is given up; its event may not have been delivered yet.
                 self.upstream.ready.learn(Readiness::HOPEFUL);
                 Ok((FlowTurn::Done, Some(error)))
