@@ -482,7 +482,7 @@ impl Record {
         let proven = self.places.iter().filter(|at| at.place != *place && self.is_proven(at));
         let (same, other): (Vec<_>, Vec<_>) = proven.partition(|at| at.place.secret == place.secret);
         let kept = (usize::from(!same.is_empty()) + spare).max(usize::from(!other.is_empty()));
-        // Wrong secrets, such as those given to `probe`, must not use up what the accepted one needs after a quiet time.
+        // Wrong secrets, such as those given to `probe`, must not use up what the accepted one needs later.
         let is_proven = self.at(place).is_some_and(|at| self.is_proven(at));
         let kept_of_all = spare.max(usize::from(!is_proven && !other.is_empty()));
         self.count(None, purpose, policy, now_ms) + self.kept_aside(actor) + kept_of_all < policy.attempts

@@ -33,7 +33,7 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 
 PARTNER = TABLES["identities"][0]
 # Their keys are the program's; tests/operations/chart.rs compares them.
-SECTIONS = ("settings", "guard", "limits", "timeouts")
+SECTIONS = ("settings", "guard", "limits", "timeouts", "kerberos")
 
 # Values that must be rejected, by what they change.
 WRONG = {

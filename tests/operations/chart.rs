@@ -56,7 +56,7 @@ fn settings_of(section: &str) -> Vec<(&'static str, &'static Key)> {
 fn the_charts_schema_contains_exactly_the_programs_settings() {
     let schema: Value = serde_json::from_str(SCHEMA).expect("JSON");
     let mut wrong = Vec::new();
-    for section in ["settings", "guard", "limits", "timeouts", "upstreams", "identities", "routes"] {
+    for section in ["settings", "guard", "limits", "timeouts", "kerberos", "upstreams", "identities", "routes"] {
         let value = &schema["properties"][section];
         let object = value.get("items").unwrap_or(value);
         assert_eq!(object["additionalProperties"], json!(false), "{section} accepts unknown settings");
@@ -76,7 +76,7 @@ fn the_charts_schema_contains_exactly_the_programs_settings() {
         assert_eq!(required, needed, "the required settings of an entry of {section}");
     }
     assert!(wrong.is_empty(), "deploy/helm/ntlm-gateway/values.schema.json differs:\n{}", wrong.join("\n"));
-    let sections = ["guard", "limits", "timeouts", "upstreams", "identities", "routes"];
+    let sections = ["guard", "limits", "timeouts", "kerberos", "upstreams", "identities", "routes"];
     for key in KEYS.iter().chain(TABLE_KEYS) {
         let known = key.name.split_once('.').is_none_or(|(section, _)| sections.contains(&section));
         assert!(known, "the chart has no values for {}", key.name);

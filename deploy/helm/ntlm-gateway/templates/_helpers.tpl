@@ -92,6 +92,11 @@ admin = "0.0.0.0:8128"
 shutdown_delay = "{{ int .Values.shutdownDelaySeconds }}s"
 drain = "{{ int .Values.drainSeconds }}s"
 {{- include "ntlm-gateway.settings" .Values.timeouts }}
+{{- with .Values.kerberos }}
+
+[kerberos]
+{{- include "ntlm-gateway.settings" . }}
+{{- end }}
 {{- range $table := list "upstreams" "identities" "routes" }}
 {{- range get $.Values $table }}
 
