@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use thiserror::Error;
@@ -11,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::record::{Place, Record};
 use crate::limits;
-use crate::upstream::{GuardPolicy, SecretDigest};
+use crate::upstream::{GuardPolicy, SecretDigest, keyed_hash};
 
 /// The version of the document's form.
 const FORM: u32 = 1;
@@ -110,12 +109,12 @@ impl Document {
 
 /// The name under which the document keeps an account: a keyed hash of domain and user, both in lower case.
 pub fn account_hash(salt: &str, domain: &str, user: &str) -> String {
-    keyed_hash(salt, &[b"account", domain.to_lowercase().as_bytes(), user.to_lowercase().as_bytes()])
+    short_hash(salt, &[b"account", domain.to_lowercase().as_bytes(), user.to_lowercase().as_bytes()])
 }
 
 /// A secret at an upstream, as the document names it.
 pub fn place(salt: &str, fingerprint: &str, upstream: &str) -> Place {
-    Place { secret: fingerprint.to_owned(), upstream: keyed_hash(salt, &[b"upstream", upstream.as_bytes()]) }
+    Place { secret: fingerprint.to_owned(), upstream: short_hash(salt, &[b"upstream", upstream.as_bytes()]) }
 }
 
 /// The fingerprint of a secret: PBKDF2 with HMAC-SHA-256, salted with the document's salt and the account. Takes some
@@ -127,19 +126,8 @@ pub fn fingerprint(secret: &SecretDigest, salt: &str, account: &str) -> String {
     hex(&*derived)
 }
 
-fn keyed_hash(salt: &str, parts: &[&[u8]]) -> String {
-    hex(&mac(salt.as_bytes(), parts)[..8])
-}
-
-/// HMAC-SHA-256 over parts, each with its length, so that no two lists of parts are the same bytes.
-fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-    // HMAC takes keys of every length.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return [0; 32] };
-    for part in parts {
-        mac.update(&(part.len() as u64).to_be_bytes());
-        mac.update(part);
-    }
-    mac.finalize().into_bytes().into()
+fn short_hash(salt: &str, parts: &[&[u8]]) -> String {
+    hex(&keyed_hash(salt.as_bytes(), parts)[..8])
 }
 
 fn hex(bytes: &[u8]) -> String {

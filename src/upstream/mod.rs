@@ -19,7 +19,7 @@ pub use checker::{Checker, Question};
 pub use guard::{
     Account, Accounts, Answer, AttemptEnd, AttemptRequest, Confirmation, DialPermission, Guard, GuardChange,
     GuardPolicy, GuardState, GuardStatus, KnownGood, Learned, Order, Refusal, Reservation, Scout, SecretDigest,
-    SendPermission, Store, Ticket, Unreserved, Where,
+    SendPermission, Store, Ticket, Unreserved, Where, keyed_hash,
 };
 pub use health::{CheckFailure, Health, HealthChange};
 pub use helper_pressure::{ChallengeWait, HelperPressure};

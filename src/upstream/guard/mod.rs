@@ -64,7 +64,7 @@ use attempt::Attempted;
 use ledger::{At, Outgoing, Ruling};
 
 pub use account::{Account, Accounts};
-pub use reservation::{AttemptEnd, Learned, Order, Reservation, SecretDigest, Store, Unreserved, Where};
+pub use reservation::{AttemptEnd, Learned, Order, Reservation, SecretDigest, Store, Unreserved, Where, keyed_hash};
 pub use verdict::Answer;
 
 /// How many logon attempts the guard allows, and how fast.

@@ -149,21 +149,24 @@ impl std::fmt::Debug for SecretDigest {
 }
 
 impl SecretDigest {
-    /// HMAC-SHA-256 over the parts of a secret, each with its length.
+    /// [`keyed_hash`] of the parts of a secret.
     pub fn of(parts: &[&[u8]]) -> SecretDigest {
-        // HMAC takes keys of every length.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(b"ntlm-gateway guard secret") else {
-            return SecretDigest(Zeroizing::new([0; 32]));
-        };
-        for part in parts {
-            mac.update(&(part.len() as u64).to_be_bytes());
-            mac.update(part);
-        }
-        SecretDigest(Zeroizing::new(mac.finalize().into_bytes().into()))
+        SecretDigest(Zeroizing::new(keyed_hash(b"ntlm-gateway guard secret", parts)))
     }
 
     /// The digest, which is as secret as the secret.
     pub fn reveal(&self) -> &[u8] {
         &*self.0
     }
+}
+
+/// HMAC-SHA-256 over parts, each with its length, so that no two lists of parts are the same bytes.
+pub fn keyed_hash(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    // HMAC takes keys of every length.
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return [0; 32] };
+    for part in parts {
+        mac.update(&(part.len() as u64).to_be_bytes());
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
 }
