@@ -1,9 +1,8 @@
 """Sends every query of the dashboard to a Prometheus until each has data, for at most SECONDS.
 
-    python live.py URL SECONDS MAY_BE_EMPTY
+    python live.py URL SECONDS
 
-A query that uses a metric in the comma-separated list MAY_BE_EMPTY may have none. Then checks that Prometheus has loaded
-all rules and evaluates them.
+Then checks that Prometheus has loaded all rules and evaluates them.
 """
 
 import json

@@ -15,6 +15,7 @@ use support::PASSWORD;
 use support::client::{ask, connect_name, echo_through};
 use support::command::{curl, run};
 use support::gateway::{Gateway, GatewayOptions};
+use support::kdc::{Kdc, KdcOptions};
 use support::process::Process;
 use support::scratch::{Scratch, free_port, wait_for};
 use support::toolbox::{ROOT, script, toolbox};
@@ -28,12 +29,25 @@ struct MonitoredGateway {
     prometheus: Prometheus,
     gateway: Gateway,
     _stub: StubServer,
+    _kdc: Kdc,
     _scratch: Scratch,
 }
 
-/// An identity that clients log on to, which lets a client use a wrong password.
-const IDENTITY: &str = "[[identities]]\nname = 'own'\nuser = 'CORP\\alice'\npassword_file = 'password'\n\
-    proxy_user = 'own'\nproxy_password_file = 'password'\n";
+/// An identity that clients log on to, which lets a client use a wrong password, and one that has tickets.
+const IDENTITIES: &str = "[[identities]]\nname = 'own'\nuser = 'CORP\\alice'\npassword_file = 'password'\n\
+    proxy_user = 'own'\nproxy_password_file = 'password'\n\
+    [[identities]]\nname = 'tickets'\nuser = 'bob@example.test'\npassword_file = 'password'\nauth = ['kerberos']\n";
+
+const REALM: &str = "EXAMPLE.TEST";
+const SERVICE: &str = "HTTP/proxy.test";
+
+/// A KDC whose tickets are replaced every few seconds, so that the rate of its exchanges is never zero for long.
+fn kdc_of_short_tickets() -> Kdc {
+    let kdc = Kdc::start(REALM, &KdcOptions::default());
+    kdc.add_user("bob", PASSWORD, "");
+    kdc.kadmin(&format!("addprinc -randkey -maxlife 12sec {SERVICE}"));
+    kdc
+}
 
 impl MonitoredGateway {
     fn start(delay: Duration) -> Self {
@@ -42,12 +56,16 @@ impl MonitoredGateway {
         let mut options = GatewayOptions::through(stub.address());
         let scratch = Scratch::new("identity");
         scratch.write("password", PASSWORD);
-        let file = scratch.write("gateway.toml", IDENTITY).display().to_string();
-        options.args =
-            ["--max-tunnels=200", "--shards=2", "--warm-timeout=1s", "--config", &file].map(String::from).into();
+        let file = scratch.write("gateway.toml", IDENTITIES).display().to_string();
+        let kdc = kdc_of_short_tickets();
+        options.args = ["--max-tunnels=200", "--shards=2", "--warm-timeout=1s", "--config", &file]
+            .into_iter()
+            .chain(["--kerberos-realm", REALM, "--kdc", &kdc.address().to_string(), "--spn", SERVICE])
+            .map(String::from)
+            .collect();
         let gateway = Gateway::start(&options);
         let prometheus = Prometheus::start(gateway.admin_address());
-        Self { prometheus, gateway, _stub: stub, _scratch: scratch }
+        Self { prometheus, gateway, _stub: stub, _kdc: kdc, _scratch: scratch }
     }
 }
 
@@ -130,7 +148,7 @@ fn load(gateway: &Gateway, clients: &AtomicUsize, ended: &AtomicBool) {
     });
 }
 
-/// The name of [`IDENTITY`] with a wrong password.
+/// The name of the first of [`IDENTITIES`] with a wrong password.
 const WRONG_LOGIN: &[u8] =
     b"CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\nProxy-Authorization: Basic b3duOndyb25n\r\n\r\n";
 
@@ -151,7 +169,7 @@ fn one_client(gateway: SocketAddr, round: usize) {
 
 #[test]
 fn every_dashboard_query_returns_data() {
-    require_tools!("prometheus", "curl");
+    require_tools!("prometheus", "curl", "krb5kdc", "kdb5_util", "kadmin.local");
     let Some(toolbox) = toolbox() else { return };
     let setup = MonitoredGateway::start(Duration::ZERO);
     let (clients, ended) = (AtomicUsize::new(4), AtomicBool::new(false));
@@ -167,7 +185,7 @@ fn every_dashboard_query_returns_data() {
 #[test]
 #[ignore = "writes deploy/grafana/dashboard.png: four minutes of load, and a picture"]
 fn the_dashboard_picture_is_drawn() {
-    require_tools!("prometheus", "curl");
+    require_tools!("prometheus", "curl", "krb5kdc", "kdb5_util", "kadmin.local");
     let Some(toolbox) = toolbox() else { return };
     let setup = MonitoredGateway::start(Duration::from_millis(3));
     let (clients, ended) = (AtomicUsize::new(2), AtomicBool::new(false));
