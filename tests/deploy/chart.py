@@ -11,10 +11,14 @@ import shlex
 import jsonschema
 import yaml
 from common import (
+    BOTH,
     CHART,
     DEPLOY,
     EVERYTHING,
     FILE,
+    KERBEROS,
+    KEYTAB,
+    KEYTAB_OF_IDENTITY,
     LEASE,
     MEMORY,
     NEEDED,
@@ -64,6 +68,13 @@ WRONG = {
     "a misspelt setting of a route": {"routes": [{"hosts": "a", "to": "deny"}]},
     "an identity whose secret the pod would not have": {"identities": [PARTNER | {"password_file": "/etc/partner"}]},
     "an identity beside a Secret of one key": {"password": {"value": "a"}, "identities": [PARTNER]},
+    "Kerberos without the KDCs' addresses": KEYTAB | {"networkPolicy": NEEDED["networkPolicy"]},
+    "Kerberos of an identity without the KDCs' addresses": KEYTAB_OF_IDENTITY | {"networkPolicy": NEEDED["networkPolicy"]},
+    "a keytab that nothing uses": KEYTAB | {"password": NEEDED["password"], "settings": {}},
+    "a keytab without the password that NTLM needs": KEYTAB | {"settings": {"auth": ["kerberos", "ntlm"]}},
+    "a keytab of another place than the Secret": {"settings": {"keytab": "/etc/krb5.keytab"}},
+    "an identity's keytab that the pod would not have": {"identities": [PARTNER | {"auth": "kerberos", "keytab": "/etc/krb5.keytab"}]},
+    "a krb5.conf that the pod would not have": {"kerberos": {"krb5_conf": "/etc/krb5.conf"}},
     "an identity that nobody could reach": {"identities": [PARTNER | {"listen": "127.0.0.1:3129"}]},
 }
 
@@ -112,7 +123,7 @@ def agreement():
 def lint():
     # Against the meta-schema; helm itself validates the values.
     jsonschema.Draft7Validator.check_schema(SCHEMA)
-    for values in ({}, NEEDED, EVERYTHING, SERVICE_MONITOR, TABLES, FILE, MEMORY, LEASE):
+    for values in ({}, NEEDED, EVERYTHING, SERVICE_MONITOR, TABLES, FILE, MEMORY, LEASE, KEYTAB, KERBEROS, BOTH, KEYTAB_OF_IDENTITY):
         finished = run(TOOLBOX / "helm", "lint", "--strict", CHART, "--values", "-", input=yaml.safe_dump(values))
         if finished.returncode:
             yield finished.stdout
@@ -184,7 +195,7 @@ def bare(manifests, kind):
 def likeness():
     """The chart with its required values renders what the overlays render."""
     monitoring = {"autoscaling": {"enabled": True}, "monitoring": {"monitor": "service", "rules": True}}
-    for overlay, values in (("example", {}), ("prometheus-operator", monitoring), ("guard-file", FILE)):
+    for overlay, values in (("example", {}), ("prometheus-operator", monitoring), ("guard-file", FILE), ("kerberos", KEYTAB)):
         ours, charts = kustomize(DEPLOY / "kustomize" / "overlays" / overlay), helm(NEEDED | values)
         for kind in sorted({manifest["kind"] for manifest in ours} - {"Namespace", "ConfigMap", "Secret", "ServiceAccount"}):
             one, other = bare(ours, kind), bare(charts, kind)
@@ -193,17 +204,18 @@ def likeness():
 
 
 def documented():
-    """The command in deploy/README.md renders what the equivalent values render."""
+    """The commands in deploy/README.md render what the equivalent values render."""
     text = (DEPLOY / "README.md").read_text(encoding="utf-8")
-    command = shlex.split(re.search(r"^helm install .*?[^\\]$", text, re.M | re.S)[0].replace("\\\n", " "))
     if "kubectl create namespace egress" not in text:
         yield "the README makes no namespace"
-    finished = run(TOOLBOX / "helm", "template", *command[2:], cwd=ROOT)
-    if finished.returncode:
-        yield f"the README's command fails: {finished.stderr}"
-    ours = run(TOOLBOX / "helm", "template", "ntlm-gateway", CHART, "--namespace", "egress", "--values", "-", input=yaml.safe_dump(NEEDED))
-    if finished.stdout != ours.stdout:
-        yield f"the README's command makes something else:\n{finished.stdout}"
+    for verb, values in (("install", NEEDED), ("upgrade --install", KEYTAB)):
+        command = re.search(rf"^helm {verb} (.*?[^\\])$", text, re.M | re.S)[1]
+        finished = run(TOOLBOX / "helm", "template", *shlex.split(command.replace("\\\n", " ")), cwd=ROOT)
+        if finished.returncode:
+            yield f"the README's helm {verb} fails: {finished.stderr}"
+        ours = run(TOOLBOX / "helm", "template", "ntlm-gateway", CHART, "--namespace", "egress", "--values", "-", input=yaml.safe_dump(values))
+        if finished.stdout != ours.stdout:
+            yield f"the README's helm {verb} makes something else:\n{finished.stdout}"
 
 
 def notes():

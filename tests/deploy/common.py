@@ -62,6 +62,22 @@ FILE = NEEDED | {"guard": {"store": "file"}}
 ELSEWHERE = NEEDED | {"guard": {"store": "file", "directory": "/srv/guard"}}
 MEMORY = NEEDED | {"guard": {"store": "memory"}}
 LEASE = NEEDED | {"guard": {"lease": "egress-guard", "attempts": 2}}
+# Kerberos: with a keytab alone, with a password and NTLM beside it, and with both secrets.
+KEYTAB = NEEDED | {
+    "user": "svc-egress@corp.example",
+    "password": {},
+    "keytab": {"existingSecret": "egress-keytab"},
+    "settings": {"auth": ["kerberos"]},
+    "kerberos": {"realm": "CORP.EXAMPLE", "kdc": ["dc1.corp.example", "dc2.corp.example"]},
+    "networkPolicy": NEEDED["networkPolicy"] | {"kdcCidrs": ["192.0.2.16/28"]},
+}
+KERBEROS = KEYTAB | {"password": NEEDED["password"], "keytab": {}, "settings": {"auth": ["kerberos", "ntlm"]}}
+BOTH = KERBEROS | {"user": r"CORP\svc-egress", "password": {"value": "some password"}, "keytab": KEYTAB["keytab"]}
+KEYTAB_OF_IDENTITY = KEYTAB | {
+    "user": "",
+    "settings": {},
+    "identities": [{"name": "batch", "user": "svc-egress@corp.example", "auth": "kerberos", "keytab": "/run/secrets/ntlm-gateway/batch.keytab"}],
+}
 SERVICE_MONITOR = NEEDED | {"monitoring": {"monitor": "service"}, "networkPolicy": {"enabled": False}}
 
 

@@ -9,16 +9,41 @@ GATEWAY is the program, which must accept the configuration in them.
 import base64
 import copy
 import os
+import pathlib
 import re
+import shutil
+import struct
 import sys
 import tempfile
 import tomllib
 
 import kubernetes_validate
-from common import DEPLOY, ELSEWHERE, EVERYTHING, FILE, LEASE, MEMORY, NEEDED, SERVICE_MONITOR, TABLES, helm, kustomize, end, overlays, run
+import yaml
+from common import (
+    BOTH,
+    DEPLOY,
+    ELSEWHERE,
+    EVERYTHING,
+    FILE,
+    KERBEROS,
+    KEYTAB,
+    KEYTAB_OF_IDENTITY,
+    LEASE,
+    MEMORY,
+    NEEDED,
+    SERVICE_MONITOR,
+    TABLES,
+    end,
+    helm,
+    kustomize,
+    overlays,
+    run,
+)
 
 # The oldest version that the chart allows and that is still maintained somewhere, and the newest known one.
 VERSIONS = ["1.27", "1.33", "1.37"]
+# Where the pods have their Secrets.
+SECRETS = "/run/secrets/ntlm-gateway"
 UNITS_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 # The fields of custom resources that are used; their schemas are not in Kubernetes.
 CUSTOM = {
@@ -102,28 +127,50 @@ def shutdown(manifests):
         yield "shutdown_delay is too short for a Service to notice"
 
 
-def check(gateway, text, environment, password):
-    """The program's output for a configuration and a password."""
-    # Each key of the Secret is a file there.
-    named = {name: b"another password\n" for name in re.findall(r"/run/secrets/ntlm-gateway/([-.\w]+)", text)}
+def secret_files(text, environment):
+    """The names of the files in the Secret's directory that the configuration names."""
+    return set(re.findall(re.escape(SECRETS) + r"/([-.\w]+)", "\n".join([text, *environment.values()])))
+
+
+def uses_kerberos(text, environment):
+    settings = tomllib.loads(text)
+    auth = [settings.get("auth"), environment.get("NTLM_GATEWAY_AUTH"), *(identity.get("auth") for identity in settings.get("identities", []))]
+    return "kerberos" in str(auth)
+
+
+def keytab(name, realm):
+    """A keytab with an AES-256 key for `name@realm`."""
+    principal = struct.pack(">H", 1) + b"".join(struct.pack(">H", len(part)) + part.encode() for part in (realm, name))
+    entry = principal + struct.pack(">IIBHH", 1, 0, 3, 18, 32) + bytes(range(32))
+    return b"\x05\x02" + struct.pack(">i", len(entry)) + entry
+
+
+def check(gateway, text, environment, secrets):
+    """The program's output for a configuration and the contents of the files with secrets."""
     with tempfile.TemporaryDirectory() as directory:
-        for name, contents in (named | {"password": password, "gateway.toml": text.encode()}).items():
+        environment = {name: value.replace(SECRETS, directory) for name, value in environment.items()}
+        for name, contents in (secrets | {"gateway.toml": text.encode()}).items():
             descriptor = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_CREAT, 0o600)
             with open(descriptor, "wb") as file:
-                file.write(contents.replace(b"/run/secrets/ntlm-gateway", directory.encode()))
+                file.write(contents.replace(SECRETS.encode(), directory.encode()))
         return run(gateway, "check", "--strict", f"{directory}/gateway.toml", env=environment)
 
 
 def accepted(manifests, gateway):
     """Checks that the program accepts the pod's configuration."""
     text, environment = configuration(manifests)
-    secret = one(manifests, "Secret")
-    password = base64.b64decode(secret["data"]["password"]) if secret else b"some password\n"
-    if password.startswith(b"PLACEHOLDER"):
-        if "placeholder" not in check(gateway, text, environment, password).stderr:
-            yield "the gateway takes the example's placeholder for a password"
-        password = b"some password\n"
-    finished = check(gateway, text, environment, password)
+    valid = {name: keytab("svc-egress", "CORP.EXAMPLE") if name.endswith("keytab") else b"some password\n" for name in secret_files(text, environment)}
+    valid |= {"previous-password": b"another password\n"} if "previous-password" in valid else {}
+    for name, contents in ((one(manifests, "Secret") or {}).get("data") or {}).items():
+        contents = base64.b64decode(contents or "")
+        # Of an overlay: a placeholder is not a secret. Of the chart: a password with characters that need care.
+        if contents.startswith(b"PLACEHOLDER"):
+            finished = check(gateway, text, environment, valid | {name: contents})
+            if finished.returncode == 0 or name not in finished.stderr:
+                yield f"the gateway takes the example's placeholder for a {name}: {finished.stderr}"
+        elif contents:
+            valid[name] = contents
+    finished = check(gateway, text, environment, valid)
     if finished.returncode:
         yield f"the gateway refuses the configuration: {finished.stdout}{finished.stderr}"
     for key, part in (("listen", "0.0.0.0:3128"), ("admin", "0.0.0.0:8128"), ("allow_clients", "10.0.0.0/8")):
@@ -171,8 +218,6 @@ def connected(manifests):
     for volume in spec["volumes"]:
         if "configMap" in volume and volume["configMap"]["name"] not in names(manifests, "ConfigMap"):
             yield f"no ConfigMap {volume['configMap']['name']}"
-        if "secret" in volume and one(manifests, "Secret") and volume["secret"]["secretName"] not in names(manifests, "Secret"):
-            yield f"no Secret {volume['secret']['secretName']}"
     if spec["serviceAccountName"] not in names(manifests, "ServiceAccount"):
         yield f"no ServiceAccount {spec['serviceAccountName']}"
     scaler = one(manifests, "HorizontalPodAutoscaler")
@@ -180,6 +225,41 @@ def connected(manifests):
         yield "the HorizontalPodAutoscaler scales something else"
     if bool(scaler) == ("replicas" in deployment["spec"]):
         yield "replicas must be given by the Deployment or by the HorizontalPodAutoscaler"
+
+
+def mounted_secrets(volume):
+    """The names of the Secrets in a volume, and its mode."""
+    if "projected" in volume:
+        sources = volume["projected"]["sources"]
+        # With items, a key that is added later, or that was forgotten, would not be a file.
+        return [source["secret"]["name"] for source in sources if set(source.get("secret", {})) == {"name"}], volume["projected"].get("defaultMode")
+    secret = volume.get("secret", {})
+    return [secret["secretName"]] if "items" not in secret and secret else [], secret.get("defaultMode")
+
+
+def secrets(manifests):
+    """Checks that each file with a secret is in a Secret that the pod has, and that the gateway's user can read it."""
+    spec = pod(manifests)
+    files = secret_files(*configuration(manifests))
+    mounts = [mount for mount in spec["containers"][0]["volumeMounts"] if mount["mountPath"] == SECRETS]
+    # With a subPath, a changed Secret would not reach the pod.
+    if len(mounts) != 1 or mounts[0].get("readOnly") is not True or "subPath" in mounts[0]:
+        yield f"Deployment: {SECRETS} is {mounts}"
+        return
+    volume = next(volume for volume in spec["volumes"] if volume["name"] == mounts[0]["name"])
+    mounted, mode = mounted_secrets(volume)
+    user = spec["securityContext"]
+    if mode != 0o440 or user.get("fsGroup", 0) <= 0 or user.get("fsGroup") != user.get("runAsGroup"):
+        yield f"Deployment: mode {mode} and group {user.get('fsGroup')} of the Secret's files"
+    if not files or not mounted:
+        yield f"Deployment: the configuration reads {files}, and the pod has {mounted}"
+    made = {manifest["metadata"]["name"]: manifest["data"] for manifest in manifests if manifest["kind"] == "Secret"}
+    if made and not made.keys() & set(mounted):
+        yield f"no Secret {mounted}"
+    # The others are not made here.
+    if made.keys() >= set(mounted):
+        keys = {key for name in mounted for key in made[name]}
+        yield from (f"Secret: no key {name}" for name in files - keys - {"previous-password"})
 
 
 def network(manifests):
@@ -198,6 +278,12 @@ def network(manifests):
         yield "NetworkPolicy: the way to the name server"
     if any("ipBlock" not in peer or peer["ipBlock"]["cidr"].endswith("/0") for peer in upstream.get("to", [{}])):
         yield "NetworkPolicy: the way to the proxy is not limited to its addresses"
+    kdcs = [rule for rule in spec["egress"] if any(port.get("protocol") == "UDP" and port["port"] != 53 for port in rule["ports"])]
+    wanted = [[("TCP", 88), ("UDP", 88)]] if uses_kerberos(*configuration(manifests)) else []
+    if [sorted((port["protocol"], port["port"]) for port in rule["ports"]) for rule in kdcs] != wanted:
+        yield f"NetworkPolicy: the way to the KDCs is {kdcs}"
+    if any("ipBlock" not in peer or peer["ipBlock"]["cidr"].endswith("/0") for rule in kdcs for peer in rule.get("to", [{}])):
+        yield "NetworkPolicy: the way to the KDCs is not limited to their addresses"
 
 
 def guard(manifests):
@@ -262,15 +348,42 @@ def scaled(manifests):
 
 def findings(manifests, gateway):
     """All findings, the quick checks first."""
-    for check in (security, shutdown, probes, connected, network, guard, scaled):
+    for check in (security, shutdown, probes, connected, secrets, network, guard, scaled):
         yield from check(manifests)
     yield from accepted(manifests, gateway)
     yield from schema(manifests)
 
 
+def changed_overlay(name, change):
+    """What a copy of an overlay renders whose kustomization was changed."""
+    with tempfile.TemporaryDirectory() as directory:
+        whole = pathlib.Path(shutil.copytree(DEPLOY / "kustomize", pathlib.Path(directory) / "egress"))
+        path = whole / "overlays" / name / "kustomization.yaml"
+        kustomization = yaml.safe_load(path.read_text(encoding="utf-8"))
+        change(kustomization)
+        path.write_text(yaml.safe_dump(kustomization), encoding="utf-8")
+        return kustomize(path.parent)
+
+
+def kerberos_with_password():
+    """What the overlay's comment describes."""
+
+    def change(kustomization):
+        del kustomization["components"], kustomization["secretGenerator"]
+        kustomization["configMapGenerator"][0]["literals"].append("NTLM_GATEWAY_AUTH=kerberos,ntlm")
+
+    return changed_overlay("kerberos", change)
+
+
+def kerberos_in_file():
+    return changed_overlay("kerberos", lambda kustomization: kustomization["components"].append("../../components/guard-file"))
+
+
 def sources():
     for overlay in overlays():
         yield f"overlay {overlay.name}", kustomize(overlay)
+    yield "overlay kerberos with a password", kerberos_with_password()
+    yield "overlay kerberos without the Kubernetes API", kerberos_in_file()
     for name, values in (
         ("needed", NEEDED),
         ("everything", EVERYTHING),
@@ -280,6 +393,10 @@ def sources():
         ("a store in a directory of another name", ELSEWHERE),
         ("a store in memory", MEMORY),
         ("a Lease of another name", LEASE),
+        ("a keytab", KEYTAB),
+        ("Kerberos and NTLM with a password", KERBEROS),
+        ("a keytab and a password", BOTH),
+        ("a keytab of an identity", KEYTAB_OF_IDENTITY),
     ):
         yield f"chart with {name}", helm(values)
 
@@ -334,18 +451,44 @@ SPOILT = {
     "scaling too late": lambda m: set_toml(m, "max_tunnels = 10000", "max_tunnels = 7000"),
 }
 
+# The same for the overlay with Kerberos.
+SPOILT_KERBEROS = {
+    "a keytab that is not mounted": lambda m: pod(m)["volumes"][1].update(secret={"secretName": "x", "defaultMode": 0o440}),
+    "a directory without the keytab": lambda m: pod(m)["containers"][0]["volumeMounts"].pop(1),
+    "a keytab in another directory": lambda m: pod(m)["containers"][0]["volumeMounts"][1].update(mountPath="/run/secrets/other"),
+    "a Secret without the keytab": lambda m: one(m, "Secret").update(data={"password": "eA=="}),
+    "a keytab that would not follow its Secret": lambda m: pod(m)["containers"][0]["volumeMounts"][1].update(subPath="keytab"),
+    "a keytab for all users": lambda m: pod(m)["volumes"][1]["secret"].update(defaultMode=0o444),
+    "a keytab for root": lambda m: pod(m)["volumes"][1]["secret"].update(defaultMode=0o400),
+    "a keytab of another group": lambda m: pod(m)["securityContext"].update(fsGroup=1),
+    "a keytab among chosen keys": lambda m: pod(m)["volumes"][1]["secret"].update(items=[{"key": "password", "path": "password"}]),
+    "no realm": lambda m: site(m).pop("NTLM_GATEWAY_KERBEROS_REALM") and site(m).update(NTLM_GATEWAY_USER="svc-egress"),
+    "no way to the KDCs": lambda m: one(m, "NetworkPolicy")["spec"]["egress"].pop(3),
+    "a way to the KDCs without UDP": lambda m: one(m, "NetworkPolicy")["spec"]["egress"][3]["ports"].pop(0),
+    "a way to the KDCs without TCP": lambda m: one(m, "NetworkPolicy")["spec"]["egress"][3]["ports"].pop(1),
+    "a way to the KDCs that leads everywhere": lambda m: one(m, "NetworkPolicy")["spec"]["egress"][3].pop("to"),
+    "a way to KDCs that nothing uses": lambda m: pod(m)["containers"][0].update(env=[{"name": "NTLM_GATEWAY_PASSWORD_FILE", "value": f"{SECRETS}/keytab"}]),
+    "a password that is missing": lambda m: pod(m)["containers"][0]["env"].append({"name": "NTLM_GATEWAY_PASSWORD_FILE", "value": f"{SECRETS}/password"}),
+}
+
+
+def site(manifests):
+    """The settings of the site in the environment."""
+    return next(manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap" and "gateway.toml" not in manifest["data"])
+
 
 def main():
     gateway = sys.argv[1]
     found = []
     if sys.argv[2:] == ["--spoilt"]:
-        good = kustomize(DEPLOY / "kustomize" / "overlays" / "prometheus-operator")
-        for what, spoil in SPOILT.items():
-            manifests = copy.deepcopy(good)
-            spoil(manifests)
-            if next(findings(manifests, gateway), None) is None:
-                found.append(f"nothing was found wrong with {what}")
-        print(f"{len(SPOILT)} ways to spoil them")
+        for overlay, ways in (("prometheus-operator", SPOILT), ("kerberos", SPOILT_KERBEROS)):
+            good = kustomize(DEPLOY / "kustomize" / "overlays" / overlay)
+            for what, spoil in ways.items():
+                manifests = copy.deepcopy(good)
+                spoil(manifests)
+                if next(findings(manifests, gateway), None) is None:
+                    found.append(f"nothing was found wrong with {what}")
+        print(f"{len(SPOILT) + len(SPOILT_KERBEROS)} ways to spoil them")
     else:
         for source, manifests in sources():
             found += [f"{source}: {finding}" for finding in findings(manifests, gateway)]

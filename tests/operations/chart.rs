@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 const SCHEMA: &str = include_str!("../../deploy/helm/ntlm-gateway/values.schema.json");
 
 /// Settings for which the chart has values of its own, or which it cannot offer.
-const NOT_SETTINGS: [&str; 13] = [
+const NOT_SETTINGS: [&str; 14] = [
     "upstream",
     "user",
     "listen",
@@ -19,9 +19,13 @@ const NOT_SETTINGS: [&str; 13] = [
     "previous_nt_hash_file",
     "password_fd",
     "password",
+    "keytab",
     "timeouts.shutdown_delay",
     "timeouts.drain",
 ];
+
+/// Settings that name a file, although their names do not end like that.
+const FILES: [&str; 2] = ["identities.keytab", "kerberos.krb5_conf"];
 
 /// The schema of one setting's value.
 fn schema_of(key: &Key) -> Value {
@@ -29,7 +33,10 @@ fn schema_of(key: &Key) -> Value {
     match (key.name, key.kind) {
         ("upstreams.address", _) => json!({ "$ref": "#/definitions/hostPorts" }),
         ("identities.listen", _) => json!({ "$ref": "#/definitions/listeners" }),
-        (name, Kind::Text) if name.ends_with("_file") => json!({ "$ref": "#/definitions/secretFile" }),
+        // The pods have no other files than those of their Secrets.
+        (name, Kind::Text) if name.ends_with("_file") || FILES.contains(&name) => {
+            json!({ "$ref": "#/definitions/secretFile" })
+        }
         (_, Kind::Text) if is_choice(key.value_name) => {
             json!({ "enum": key.value_name.split('|').collect::<Vec<_>>() })
         }

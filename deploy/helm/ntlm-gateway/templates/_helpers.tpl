@@ -21,8 +21,47 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 {{- end -}}
 
-{{- define "ntlm-gateway.secret" -}}
-{{- .Values.password.existingSecret | default (include "ntlm-gateway.name" .) -}}
+{{- /* The mechanisms of `settings.auth`, separated by commas. */ -}}
+{{- define "ntlm-gateway.auth" -}}
+{{- $auth := .Values.settings.auth | default list -}}
+{{- kindIs "string" $auth | ternary (list $auth) $auth | join "," | nospace -}}
+{{- end -}}
+
+{{- /* "true" if any identity may use Kerberos. */ -}}
+{{- define "ntlm-gateway.usesKerberos" -}}
+{{- $auth := list (include "ntlm-gateway.auth" .) -}}
+{{- range .Values.identities }}{{ $auth = append $auth (toJson .auth) }}{{ end -}}
+{{- if contains "kerberos" (join "," $auth) }}true{{ end -}}
+{{- end -}}
+
+{{- /* "true" if the keytab takes the place of the password, so that none is needed. */ -}}
+{{- define "ntlm-gateway.isKeytabEnough" -}}
+{{- if and .Values.keytab.existingSecret (or (not .Values.user) (eq (include "ntlm-gateway.auth" .) "kerberos")) }}true{{ end -}}
+{{- end -}}
+
+{{- /* The name of the Secret with the password, if there is one. */ -}}
+{{- define "ntlm-gateway.passwordSecret" -}}
+{{- $password := .Values.password -}}
+{{- if $password.existingSecret -}}
+{{- $password.existingSecret -}}
+{{- else if or $password.value (not (include "ntlm-gateway.isKeytabEnough" .)) -}}
+{{- include "ntlm-gateway.name" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The volume with all secrets. 288 is 0440: readable by the pod's group and nobody else. */ -}}
+{{- define "ntlm-gateway.secretVolume" -}}
+{{- $names := uniq (compact (list (include "ntlm-gateway.passwordSecret" .) .Values.keytab.existingSecret)) -}}
+{{- if eq (len $names) 1 -}}
+secret: { secretName: {{ first $names }}, defaultMode: 288 }
+{{- else -}}
+projected:
+  defaultMode: 288
+  sources:
+    {{- range $names }}
+    - secret: { name: {{ . }} }
+    {{- end }}
+{{- end -}}
 {{- end -}}
 
 {{- /* Where the credential guard counts failed logons. */ -}}
@@ -70,8 +109,13 @@ upstream = {{ required "upstream: name the corporate proxy as host:port" .Values
 {{- end }}
 {{- if or .Values.user (not .Values.identities) }}
 user = {{ required "user: name the account, as DOMAIN\\name or name@domain" .Values.user | toJson }}
+{{- if include "ntlm-gateway.passwordSecret" . }}
 password_file = "/run/secrets/ntlm-gateway/password"
 previous_password_file = "/run/secrets/ntlm-gateway/previous-password"
+{{- end }}
+{{- if and .Values.keytab.existingSecret (contains "kerberos" (include "ntlm-gateway.auth" .)) }}
+keytab = "/run/secrets/ntlm-gateway/keytab"
+{{- end }}
 {{- end }}
 listen = ["0.0.0.0:3128"]
 allow_clients = {{ toJson .Values.allowClients }}
