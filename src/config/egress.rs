@@ -64,6 +64,9 @@ impl Reader<'_> {
         let order = self.choice("order", ORDERS);
         let check = self.check();
         let rules = self.rules(groups.as_deref());
+        if let (Some(identities), Some((upstreams, _))) = (&identities, &upstreams) {
+            self.reject_upstreams_without_mechanism(identities, upstreams)?;
+        }
         Some(EgressConfig {
             identities: identities?,
             kerberos: kerberos?,
@@ -283,6 +286,7 @@ impl Reader<'_> {
                 weight: 1,
                 identity: None,
                 first_leg: first_leg.unwrap_or_default(),
+                auth: None,
                 spn: spn.clone(),
                 warm: warm.unwrap_or_default(),
                 keep: keep.unwrap_or_default(),
@@ -321,6 +325,7 @@ impl Reader<'_> {
         let weight = self.required("upstreams.weight", |text| Ok(super::values::parse_integer(text, WEIGHTS)?));
         let identity = self.optional("upstreams.identity", |text| one_of(identities, text, ("identities", "")));
         let own_leg = self.optional_choice("upstreams.first_leg", FIRST_LEGS);
+        let auth = self.optional_mechanisms("upstreams.auth");
         let own_spn = self.spn("upstreams.spn");
         let own_warm = self.optional("upstreams.warm", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
         let own_keep = self.optional("upstreams.keep", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
@@ -336,6 +341,7 @@ impl Reader<'_> {
             weight: u32::try_from(weight?).unwrap_or(1),
             identity: identity?,
             first_leg: own_leg?.or(first_leg)?,
+            auth: auth?,
             spn: own_spn?.or_else(|| spn.cloned()),
             warm: own_warm?.or(warm)?,
             keep: own_keep?.or(keep)?,

@@ -1,4 +1,4 @@
-//! The settings of Kerberos: which mechanisms an identity may use, its key, and where the KDCs are.
+//! The settings of Kerberos: an identity's name and key, an upstream's service, and where the KDCs are.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,6 +9,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::error::Problem;
+use super::mechanisms::Mechanisms;
 use super::parse::Reader;
 use super::settings::Setting;
 use super::warning::Advice;
@@ -20,17 +21,6 @@ use crate::tickets::{ConfFileError, Realms, read_krb5_conf};
 
 /// Where krb5.conf is, unless the configuration says something else.
 const KRB5_CONF: &str = "/etc/krb5.conf";
-
-const SOME_MECHANISM: Option<&str> = Some("leave the setting out, or list kerberos, ntlm, or both in this order");
-
-/// The mechanisms that an identity may use, besides Basic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mechanisms {
-    /// Kerberos, before everything else.
-    pub kerberos: bool,
-    /// NTLM.
-    pub ntlm: bool,
-}
 
 /// What identities with Kerberos have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +52,19 @@ pub enum KerberosProblem {
     /// The weaker mechanism comes first.
     #[error("kerberos must come before ntlm: the first is used where it can be, and the second otherwise")]
     Order,
+    /// An upstream that allows nothing of what an identity may use.
+    #[error(
+        "clients of the identity {identity} could not authenticate here: it may use {of_identity}, and the upstream \
+         allows only {of_upstream}; list a mechanism of the identity"
+    )]
+    NothingLeft {
+        /// The identity.
+        identity: String,
+        /// What it may use.
+        of_identity: Mechanisms,
+        /// What the upstream allows.
+        of_upstream: Mechanisms,
+    },
     /// Kerberos without a key.
     #[error("kerberos requires a keytab, or the password itself in a file: set keytab or password_file")]
     NoKey,
@@ -131,20 +134,6 @@ pub struct Spn {
 }
 
 impl Reader<'_> {
-    /// The mechanisms that a setting lists; `None` in it if it is not given in this entry.
-    pub(super) fn mechanisms(&mut self, name: &str) -> Option<Mechanisms> {
-        let list = self.list(name, SOME_MECHANISM, |text| match text {
-            "kerberos" | "ntlm" => Ok(text.to_owned()),
-            _ => Err(KerberosProblem::Mechanism { text: text.into() }.into()),
-        });
-        let all = list.values()?;
-        let is_listed = |mechanism: &str| all.iter().any(|listed| listed == mechanism);
-        if all.first().is_some_and(|first| first == "ntlm") && is_listed("kerberos") {
-            return self.required(name, |_| Err(KerberosProblem::Order.into()));
-        }
-        Some(Mechanisms { kerberos: is_listed("kerberos"), ntlm: is_listed("ntlm") })
-    }
-
     /// What identities with Kerberos have in common.
     pub(super) fn kerberos(&mut self) -> Option<KerberosConfig> {
         let realm = self.optional("kerberos.realm", |text| {

@@ -18,6 +18,8 @@
 //! | `secrets` | reading passwords and hashes |
 //! | `parse` | from settings to values |
 //! | `egress` | identities, upstreams and routes |
+//! | `mechanisms` | the lists of mechanisms, and what is left of two |
+//! | `kerberos` | names, keys and KDCs for Kerberos |
 //! | `host_name` | the default workstation |
 //! | `loops` | upstreams that are the gateway itself |
 //! | `machine` | the available memory |
@@ -53,6 +55,7 @@ mod kerberos;
 pub mod keys;
 mod loops;
 mod machine;
+mod mechanisms;
 mod parse;
 #[cfg(test)]
 mod place_tests;
@@ -71,7 +74,8 @@ mod warning_tests;
 
 pub use error::{ConfigError, ConfigErrors, Problem};
 pub use guard::{GuardConfig, GuardStore};
-pub use kerberos::{KerberosConfig, KerberosIdentity, KerberosProblem, Mechanisms, Spn};
+pub use kerberos::{KerberosConfig, KerberosIdentity, KerberosProblem, Spn};
+pub use mechanisms::Mechanisms;
 pub use secrets::{Password, SecretStore};
 pub use settings::{Entry, Part, Setting, Settings, Source};
 pub use warning::{Advice, Warning};
@@ -169,6 +173,12 @@ impl Config {
         &self.identities[0].identity
     }
 
+    /// Whether some client uses an identity, by its index, at an upstream.
+    #[must_use]
+    pub fn is_used_at(&self, identity: usize, upstream: &UpstreamConfig) -> bool {
+        mechanisms::is_used_at(&self.identities, identity, upstream)
+    }
+
     /// Removes all upstreams but the named one, and makes the identity that clients use there by default the first.
     /// `false` if there is no upstream of this name.
     pub fn keep_upstream(&mut self, name: &str) -> bool {
@@ -193,7 +203,8 @@ pub struct IdentityConfig {
     /// Where NTLM is not among [`IdentityConfig::mechanisms`] and there is no password, its hash is that of an empty
     /// one, which is never used.
     pub identity: Identity,
-    /// The mechanisms that it may use, besides Basic.
+    /// The mechanisms that it may use, besides Basic, where the upstream allows them: see
+    /// [`UpstreamConfig::mechanisms_of`].
     pub mechanisms: Mechanisms,
     /// The account as a client of Kerberos, if it may use it.
     pub kerberos: Option<KerberosIdentity>,
@@ -276,6 +287,8 @@ pub struct UpstreamConfig {
     pub identity: Option<usize>,
     /// What the first request on a connection carries.
     pub first_leg: FirstLeg,
+    /// The mechanisms that identities may use here; `None` for all that they have.
+    pub auth: Option<Mechanisms>,
     /// The name of its service in Kerberos, if that is not `HTTP/<its first host>`.
     pub spn: Option<Spn>,
     /// The most pre-challenged connections of a shard; 0 for none.
@@ -292,6 +305,12 @@ impl UpstreamConfig {
             let host = self.addresses.first().map(HostPort::host).unwrap_or_default();
             Spn { name: PrincipalName::of_service("HTTP", host), realm: None }
         })
+    }
+
+    /// The mechanisms that an identity may use here: those that both list.
+    #[must_use]
+    pub fn mechanisms_of(&self, identity: &IdentityConfig) -> Mechanisms {
+        identity.mechanisms.restricted_to(self.auth)
     }
 
     /// What carries the bytes to it.

@@ -99,6 +99,13 @@ pub static TABLE_KEYS: &[Key] = &[
         "Like `first_leg`, which is the default",
         Fallback::Nothing,
     ),
+    key(
+        "upstreams.auth",
+        Kind::List,
+        "kerberos|ntlm",
+        "The mechanisms that may be used here, of those that the identity may use. Default: all of them",
+        Fallback::Nothing,
+    ),
     key("upstreams.spn", Kind::Text, "SERVICE/HOST", "Like `spn`, which is the default", Fallback::Nothing),
     key("upstreams.warm", Kind::Integer, "NUMBER", "Like `warm`, which is the default", Fallback::Nothing),
     key("upstreams.keep", Kind::Integer, "NUMBER", "Like `keep`, which is the default", Fallback::Nothing),

@@ -196,3 +196,52 @@ fn a_route_with_an_empty_list_is_rejected() {
         assert!(errors.len() == 1 && errors[0].starts_with(&expected), "{errors:?}");
     }
 }
+
+const KERBEROS: &str = "auth = ['kerberos', 'ntlm']\nkerberos.realm = 'CORP.EXAMPLE'\nkerberos.kdc = '127.0.0.1'\n";
+
+#[test]
+fn an_upstream_restricts_the_mechanisms_of_each_identity() {
+    let directory = Directory::new("restricts");
+    let text = |auth: &str| format!("{KERBEROS}{PLAIN}[[upstreams]]\naddress = 'a.example:1'\n{auth}\n");
+    let left = |auth: &str| {
+        let config = directory.read(&text(auth)).unwrap();
+        config.first_upstream().mechanisms_of(&config.identities[0]).to_string()
+    };
+    assert_eq!(left(""), "kerberos, ntlm", "all that the identity may use");
+    assert_eq!(left("auth = 'ntlm'"), "ntlm");
+    assert_eq!(left("auth = ['kerberos']"), "kerberos");
+    // It does not add to what the identity may use.
+    let ntlm_only = text("auth = ['kerberos', 'ntlm']").replace("auth = ['kerberos', 'ntlm']\nkerberos", "kerberos");
+    let config = directory.read(&ntlm_only).unwrap();
+    assert_eq!(config.first_upstream().mechanisms_of(&config.identities[0]).to_string(), "ntlm");
+    for (auth, expected) in [("'ntlm', 'kerberos'", "must come before"), ("'basic'", "is not one of kerberos, ntlm")] {
+        let errors = directory.read(&text(&format!("auth = [{auth}]"))).unwrap_err();
+        assert!(errors.len() == 1 && errors[0].contains(expected), "{errors:?}");
+    }
+}
+
+#[test]
+fn an_upstream_that_leaves_an_identity_no_mechanism_is_an_error() {
+    let directory = Directory::new("nothing-left");
+    let upstreams = "[[upstreams]]\naddress = 'a.example:1'\n\
+                     [[upstreams]]\naddress = 'b.example:1'\ngroup = 'partners'\nidentity = 'partner'\nauth = 'kerberos'\n";
+    let partner = |auth: &str, clients: &str| {
+        format!(
+            "{PLAIN}kerberos.realm = 'CORP.EXAMPLE'\nkerberos.kdc = '127.0.0.1'\n{upstreams}[[identities]]\n\
+             name = 'partner'\nuser = 'svc@corp.example'\n\
+             password_file = '/run/secrets/ntlm-gateway/partner-password'\nauth = {auth}\n{clients}"
+        )
+    };
+    // The default identity may use only NTLM, but no client uses it at the second upstream.
+    let config = directory.read(&partner("'kerberos'", "")).unwrap();
+    assert!(!config.is_used_at(0, &config.upstreams[1]) && config.is_used_at(1, &config.upstreams[1]));
+    let errors = directory.read(&partner("'ntlm'", "")).unwrap_err();
+    let expected = "gateway.toml:11:8: upstreams.auth: clients of the identity partner could not authenticate here: it may \
+                    use ntlm, and the upstream allows only kerberos; list a mechanism of the identity";
+    assert_eq!(errors, [expected]);
+    // An identity with clients of its own may be routed anywhere.
+    let other = "[[identities]]\nname = 'ci'\nuser = 'svc@corp.example'\nclients = '10.0.0.0/8'\n\
+                 password_file = '/run/secrets/ntlm-gateway/ci-password'\n";
+    let errors = directory.read(&partner("'kerberos'", other)).unwrap_err();
+    assert!(errors.len() == 1 && errors[0].contains("clients of the identity ci"), "{errors:?}");
+}

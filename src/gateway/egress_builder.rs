@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::guard_start::GuardStart;
-use super::kerberos::{KeyGuards, ManagedTickets, key_material, only_keytab};
+use super::kerberos::{KeyGuards, ManagedTickets, key_material, only_keytab, slot_without_ticket};
 use crate::auth::{Credentials, SpeaksNtlm, TokenTimes};
 use crate::config::{Check, Config, IdentityConfig, KerberosIdentity, Logon, UpstreamConfig};
 use crate::egress::{
@@ -103,11 +103,9 @@ impl ManagedEgress {
             old_identities.iter_mut().filter_map(|old| Some((old.config.name.clone(), old.tickets.take()?))).collect();
         let mut identities: Vec<ManagedIdentity> =
             config.identities.iter().map(|identity| builder.identity(identity, &mut old_identities)).collect();
-        for identity in &mut identities {
+        for (place, identity) in identities.iter_mut().enumerate() {
             let old = old_tickets.remove(&identity.config.name);
-            let ManagedIdentity { config: of_config, guard, .. } = identity;
-            let common = config.kerberos.as_ref();
-            identity.tickets = ManagedTickets::of(of_config, common, &config.upstreams, guard, old, builder)?;
+            identity.tickets = ManagedTickets::of(config, place, &identity.guard, old, builder)?;
         }
         for gone in old_identities {
             gone.retired.store(true, Ordering::Relaxed);
@@ -248,7 +246,9 @@ fn egress(
             })
         };
         for ((identity, known), before) in identities.iter().zip(&known).zip(&before) {
-            let previous = identity.config.previous().zip(before.as_ref()).map(|(logon, known)| {
+            let may_use_ntlm = of_config.mechanisms_of(&identity.config).ntlm;
+            let previous = identity.config.previous().filter(|_| may_use_ntlm);
+            let previous = previous.zip(before.as_ref()).map(|(logon, known)| {
                 let number = upstreams.len() * identities.len() + previous_hops.len();
                 hop(number, known, with_basic(ntlm_credentials(logon, of_config), logon), None)
             });
@@ -290,13 +290,17 @@ fn known_identity(managed: &ManagedIdentity, guard: &Arc<Guard>) -> Arc<KnownIde
 /// What the present secret authenticates with at an upstream.
 fn credentials(managed: &ManagedIdentity, upstream: &UpstreamConfig) -> Credentials {
     let identity = &managed.config;
-    let slot = managed.tickets.as_ref().and_then(|tickets| tickets.slot(&upstream.service())).cloned();
+    let listed = upstream.mechanisms_of(identity);
+    let tickets = managed.tickets.as_ref().filter(|_| listed.kerberos);
+    let slot = tickets.and_then(|tickets| tickets.slot(&upstream.service())).cloned();
     let ntlm = ntlm_credentials(identity.present(), upstream);
-    let listed = match slot {
-        Some(slot) => ntlm.with_kerberos(slot, !identity.mechanisms.ntlm),
-        None => ntlm,
+    let credentials = match slot {
+        Some(slot) => ntlm.with_kerberos(slot, !listed.ntlm),
+        None if listed.ntlm => ntlm,
+        // No client uses the identity here: the configuration would have been rejected.
+        None => return ntlm.with_kerberos(slot_without_ticket(), true),
     };
-    with_basic(listed, identity.present())
+    with_basic(credentials, identity.present())
 }
 
 fn ntlm_credentials(logon: Logon<'_>, upstream: &UpstreamConfig) -> Credentials {

@@ -10,7 +10,8 @@ use zeroize::Zeroizing;
 
 use super::egress_builder::{Builder, ShardNotifier, notify, secret_digest};
 use crate::auth::{TicketSlot, TicketState, TokenTimes};
-use crate::config::{IdentityConfig, KerberosConfig, KerberosIdentity, Spn, UpstreamConfig};
+use crate::config::{Config, IdentityConfig, KerberosConfig, KerberosIdentity, Spn, UpstreamConfig};
+use crate::fault::{At, Cause, Fault};
 use crate::kerberos::{ClientSecret, ExchangeOptions, KeytabEntry, PrincipalName, RequestKind, Timestamp};
 use crate::limits::{self, millis};
 use crate::metrics::{KerberosMetrics, TicketMetric};
@@ -36,25 +37,32 @@ struct Wanted {
 }
 
 impl ManagedTickets {
-    /// Starts the thread that gets an identity's tickets for the upstreams, or keeps the `old` one if nothing has
-    /// changed. `None` if the identity does not use Kerberos.
+    /// Starts the thread that gets the tickets of an identity, by its index, or keeps the `old` one if nothing has
+    /// changed. `None` if the identity uses Kerberos at no upstream.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub(super) fn of(
-        identity: &IdentityConfig,
-        common: Option<&KerberosConfig>,
-        upstreams: &[UpstreamConfig],
+        config: &Config,
+        identity: usize,
         guard: &Arc<Guard>,
         old: Option<ManagedTickets>,
         builder: &Builder,
     ) -> io::Result<Option<ManagedTickets>> {
-        let (Some(kerberos), Some(common)) = (&identity.kerberos, common) else { return Ok(None) };
+        let place = identity;
+        let identity = &config.identities[place];
+        let (Some(kerberos), Some(common)) = (&identity.kerberos, &config.kerberos) else { return Ok(None) };
+        let may_use = |upstream: &&UpstreamConfig| {
+            upstream.mechanisms_of(identity).kerberos && config.is_used_at(place, upstream)
+        };
         let mut services: Vec<Spn> = Vec::new();
-        for spn in upstreams.iter().map(UpstreamConfig::service) {
+        for spn in config.upstreams.iter().filter(may_use).map(UpstreamConfig::service) {
             if !services.contains(&spn) {
                 services.push(spn);
             }
+        }
+        if services.is_empty() {
+            return Ok(None);
         }
         let wanted = Wanted { identity: kerberos.clone(), common: common.clone(), services };
         match old {
@@ -114,6 +122,15 @@ impl ManagedTickets {
         let place = self.wanted.services.iter().position(|service| service == spn)?;
         self.services.get(place).map(|service| &service.slot)
     }
+}
+
+/// For an identity at an upstream where it may use no mechanism.
+pub(super) fn slot_without_ticket() -> Arc<TicketSlot> {
+    let slot = TicketSlot::fixed(Arc::new(TokenTimes::new(0)));
+    let detail = "the configuration lists no mechanism for this identity at this upstream";
+    let fault = Fault::new(At::Authenticate, Cause::TicketUnavailable, detail);
+    slot.publish(TicketState::Failed(fault), Timestamp::default());
+    Arc::new(slot)
 }
 
 /// Times of tokens, for the process.

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod choice;
 mod commands;
 mod exchanges;
 mod proxy;

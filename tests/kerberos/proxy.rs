@@ -14,9 +14,9 @@ use support::origin::{HttpOrigin, echo_origin};
 use support::scratch::{Scratch, wait_for};
 use support::squid::{LogLine, LoggedCredentials, Squid, SquidKerberos, SquidOptions};
 
-const REALM: &str = "EXAMPLE.TEST";
+pub const REALM: &str = "EXAMPLE.TEST";
 pub const SERVICE: &str = "HTTP/proxy.test";
-const BOUND: Duration = Duration::from_secs(30);
+pub const BOUND: Duration = Duration::from_secs(30);
 
 /// The KDC with the account `alice` and the proxy's service, and the Squid.
 pub struct Line {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::budget::{Budget, Denial, StoreUse};
 use super::message::{Answer, Sent};
 use super::tickets;
-use crate::auth::{Credentials, Due, Handshake, NonceSource, Progress, Request, TicketSlot};
-use crate::config::{Config, FirstLeg};
+use crate::auth::{Credentials, Due, Handshake, NonceSource, Progress, Request, TicketSlot, TokenTimes};
+use crate::config::{Config, FirstLeg, Mechanisms};
 use crate::fault::{At, Cause, Fault};
 use crate::ntlm::FileTime;
 use crate::transport::BlockingStream;
@@ -201,7 +201,7 @@ struct Connection {
 impl Probe<'_> {
     /// Gets the ticket, if the identity uses Kerberos.
     fn get_ticket(&mut self, budget: &mut Budget) -> Result<(), Denial> {
-        if self.config.identities.first().is_none_or(|identity| identity.kerberos.is_none()) {
+        if !self.listed().kerberos {
             return Ok(());
         }
         budget.reserve_at_kdc()?;
@@ -213,14 +213,15 @@ impl Probe<'_> {
 
     /// Reserves the logon by NTLM, if the identity may use it.
     fn reserve(&self, budget: &mut Budget) -> Result<(), Denial> {
-        match self.is_ntlm_listed() {
+        match self.listed().ntlm {
             true => budget.reserve(),
             false => Ok(()),
         }
     }
 
-    fn is_ntlm_listed(&self) -> bool {
-        self.config.identities.first().is_none_or(|identity| identity.mechanisms.ntlm)
+    /// What the identity may use at the upstream.
+    fn listed(&self) -> Mechanisms {
+        self.config.first_upstream().mechanisms_of(&self.config.identities[0])
     }
 
     fn note(&mut self, what: What) {
@@ -281,8 +282,9 @@ impl Probe<'_> {
         let identity = self.config.first_identity().clone();
         let ntlm = Credentials::new(identity, self.config.first_address().host(), first_leg);
         let credentials = match &self.slot {
-            Some(slot) => ntlm.with_kerberos(Arc::clone(slot), !self.is_ntlm_listed()),
-            None => ntlm,
+            Some(slot) => ntlm.with_kerberos(Arc::clone(slot), !self.listed().ntlm),
+            None if self.listed().ntlm => ntlm,
+            None => ntlm.with_kerberos(Arc::new(TicketSlot::fixed(Arc::new(TokenTimes::new(0)))), true),
         };
         let request = Request::connect(self.target, Vec::new());
         Handshake::new(request, Arc::new(credentials), self.config.head_limit_bytes)
