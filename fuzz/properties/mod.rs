@@ -12,6 +12,7 @@ pub mod base64_token;
 pub mod challenge_message;
 pub mod challenges;
 pub mod chunked;
+pub mod client_hello;
 pub mod config;
 pub mod forward;
 pub mod forward_heads;
@@ -49,6 +50,6 @@ macro_rules! targets {
 }
 
 targets! {
-    ap_rep authenticate_message av_pairs base64_token challenge_message challenges chunked config forward handshake
-    kdc_reply keytab krb5_conf neg_token_resp negotiate_message request_head response_head spnego
+    ap_rep authenticate_message av_pairs base64_token challenge_message challenges chunked client_hello config forward
+    handshake kdc_reply keytab krb5_conf neg_token_resp negotiate_message request_head response_head spnego
 }

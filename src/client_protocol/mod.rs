@@ -5,6 +5,7 @@
 
 mod http;
 mod login;
+mod transparent;
 
 use std::net::IpAddr;
 
@@ -15,6 +16,7 @@ use crate::http::{Authority, Host, RequestSummary};
 
 pub use http::{error_type, status};
 pub use login::ShownLogin;
+pub use transparent::{HelloError, HelloReader, ServerName};
 
 /// A protocol that clients speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

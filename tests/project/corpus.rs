@@ -59,6 +59,7 @@ replays! {
     challenge_message every_answer_to_a_challenge_message_authenticates
     challenges challenges_mean_the_same_when_written_again
     chunked a_body_ends_at_the_same_byte_however_it_is_split
+    client_hello a_server_name_is_the_same_however_its_hello_is_split_and_fragmented
     config a_configuration_is_valid_or_its_errors_have_their_places
     forward forwarded_messages_mean_the_same_and_consume_nothing_behind_them
     handshake a_handshake_is_the_same_however_it_is_split_and_answers_only_its_challenge
