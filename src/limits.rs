@@ -278,6 +278,11 @@ pub const GUARD_BACKOFF: Duration = Duration::from_secs(60);
 /// See [`GUARD_BACKOFF`].
 pub const GUARD_BACKOFF_FACTOR: u32 = 5;
 
+/// How long the gateway still listens for the answer to a logon attempt after the handshake's time is over: until then
+/// the attempt counts as pending, and a refusal as refused. With the default time-outs an attempt is over before its
+/// reservation in a store is ([`GUARD_RESERVATION_AGE`]).
+pub const GUARD_LATE_VERDICT_WAIT: Duration = Duration::from_secs(30);
+
 /// A logon attempt that is unanswered for this long no longer delays the others.
 pub const GUARD_PENDING_WAIT: Duration = Duration::from_secs(2);
 

@@ -1,8 +1,9 @@
 //! Connections without a client that wait for the verdict on an AUTHENTICATE_MESSAGE.
 //!
-//! Either the client gave up before the upstream had answered. The answer still says whether the secret is right; if
-//! nobody waited for it, clients that come and go could try a wrong one as often as they like. Or the handshake is the
-//! gateway's own and confirms the secret with a destination that was accepted lately
+//! Either the client gave up before the upstream had answered, or the handshake's time was over. The answer still says
+//! whether the secret is right; if nobody waited for it, clients that come and go, or an upstream whose refusals take
+//! longer than a handshake may, could have a wrong one tried as often as they like. Or the handshake is the gateway's
+//! own and confirms the secret with a destination that was accepted lately
 //! ([`Guard::take_confirmation`](crate::upstream::Guard::take_confirmation)).
 
 use std::io;
@@ -12,7 +13,7 @@ use super::Loan;
 use crate::auth::{Due, Handshake, Progress, Request};
 use crate::egress::{Hop, logon_verdict};
 use crate::event::{Deadline, EventToken, HeadReader, Key, Owner, ReadOutcome, Slots, Vacancy};
-use crate::limits;
+use crate::limits::{self, millis};
 use crate::metrics::Reason407;
 use crate::transport::{Endpoint, Readiness};
 use crate::upstream::{Answer, AttemptRequest, Confirmation, Resolution, SendPermission, Ticket};
@@ -55,7 +56,7 @@ pub struct VerdictWaitPool {
     connections: Slots<Connection>,
 }
 
-/// An AUTHENTICATE_MESSAGE whose client has gone.
+/// An AUTHENTICATE_MESSAGE that no client waits for any more.
 pub struct Orphan {
     /// Where it was sent.
     pub hop: Arc<Hop>,
@@ -67,7 +68,7 @@ pub struct Orphan {
     pub unsent: Vec<u8>,
     /// The part of the answer that has come.
     pub heard: Vec<u8>,
-    /// How long to wait for the verdict, in ms of the shard's clock.
+    /// When the handshake's time is over, in ms of the shard's clock. The verdict is waited for a while longer.
     pub until_ms: u64,
 }
 
@@ -90,7 +91,7 @@ impl VerdictWaitPool {
             return;
         }
         let mut deadline = Deadline::UNARMED;
-        loan.timers.set(key, &mut deadline, until_ms);
+        loan.timers.set(key, &mut deadline, late_verdict_ms(until_ms, loan));
         vacancy.insert(Connection {
             hop,
             upstream,
@@ -162,8 +163,16 @@ impl VerdictWaitPool {
 
     pub(super) fn deadline_due(&mut self, key: Key, loan: &mut Loan<'_>) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if loan.timers.expired(key, &mut connection.deadline, loan.now_ms) {
-            self.connections.remove(key);
+        if !loan.timers.expired(key, &mut connection.deadline, loan.now_ms) {
+            return;
+        }
+        match (&connection.phase, connection.confirmation.take()) {
+            // The confirmation has failed, but its attempt may still be refused.
+            (Phase::Verdict { .. }, Some(_)) => {
+                let until_ms = late_verdict_ms(loan.now_ms, loan);
+                loan.timers.set(key, &mut connection.deadline, until_ms);
+            }
+            _ => drop(self.connections.remove(key)),
         }
     }
 
@@ -297,6 +306,11 @@ impl Connection {
             }
         }
     }
+}
+
+/// Until when the verdict on an attempt is waited for whose handshake has until `until_ms`.
+fn late_verdict_ms(until_ms: u64, loan: &Loan<'_>) -> u64 {
+    until_ms.max(loan.now_ms) + millis(limits::GUARD_LATE_VERDICT_WAIT)
 }
 
 /// Reads until the challenge has come, or there is nothing more to read.

@@ -269,22 +269,34 @@ impl Authenticate {
         }
     }
 
-    /// The client is gone. The verdict on an AUTHENTICATE_MESSAGE that was sent is waited for without it.
+    /// The client is gone.
     fn abandon(mut self, cx: &mut Cx<'_>) -> Transition {
         self.attempt.handshake_ended(HandshakeOutcome::Failed, cx);
-        if let Some(ticket) = self.take_ticket() {
-            let orphan = Orphan {
-                hop: Arc::clone(&self.attempt.hop),
-                unsent: self.take_unsent(),
-                upstream: self.upstream,
-                ticket,
-                heard: self.input.into_leftover(),
-                until_ms: self.attempt.until_ms,
-            };
-            let (pools, mut loan) = cx.shard.pools();
-            pools.verdict_wait.adopt(orphan, &mut loan);
-        }
+        self.leave_to_itself(cx);
         Transition::End(cx.end_by(At::Authenticate.fault(Cause::ClientGone, "the client reset its connection")))
+    }
+
+    /// The handshake's time is over. A refusal that comes later than this counts all the same.
+    fn time_out(mut self, fault: Fault, cx: &mut Cx<'_>) -> Transition {
+        self.attempt.handshake_ended(HandshakeOutcome::Failed, cx);
+        self.attempt.upstream_failed(&fault, cx);
+        self.leave_to_itself(cx);
+        respond::failed(fault, cx)
+    }
+
+    /// The verdict on an AUTHENTICATE_MESSAGE that was sent is waited for without the client.
+    fn leave_to_itself(mut self, cx: &mut Cx<'_>) {
+        let Some(ticket) = self.take_ticket() else { return };
+        let orphan = Orphan {
+            hop: Arc::clone(&self.attempt.hop),
+            unsent: self.take_unsent(),
+            upstream: self.upstream,
+            ticket,
+            heard: self.input.into_leftover(),
+            until_ms: self.attempt.until_ms,
+        };
+        let (pools, mut loan) = cx.shard.pools();
+        pools.verdict_wait.adopt(orphan, &mut loan);
     }
 
     /// What a fault says about the AUTHENTICATE_MESSAGE that was sent.
@@ -427,7 +439,11 @@ impl StageOps for Box<Authenticate> {
             // No second try.
             self.attempt.source = ConnectionSource::Cold;
         }
-        let fault = match self.logon {
+        let fault = match &self.logon {
+            Logon::Sent(_) if is_out_of_time => {
+                let fault = At::Authenticate.fault(Cause::HandshakeTimeout, "the upstream did not answer in time");
+                return Step::Go(self.time_out(fault, cx));
+            }
             Logon::Waits { .. } => guard_faults::timed_out(&self.attempt.hop.identity.guard),
             _ if !is_out_of_time => {
                 At::Authenticate.fault(Cause::ChallengeTimeout, "the upstream sent no challenge in time")
