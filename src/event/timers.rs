@@ -16,6 +16,8 @@ pub const TICK_MS: u64 = 64;
 /// back.
 const SLOTS: usize = 4096;
 const WORDS: usize = SLOTS / 64;
+/// [`Timers::occupied_words`] has a bit for each word.
+const _: () = assert!(WORDS == 64);
 
 /// A connection's deadline, and the place of its entry in the wheel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,9 @@ impl Deadline {
 pub struct Timers {
     slots: Vec<Vec<Key>>,
     occupied: [u64; WORDS],
+    /// Which words of `occupied` are not 0, so that the next entry is found in constant time: it is looked for once a
+    /// turn.
+    occupied_words: u64,
     /// The next tick to handle.
     next_tick: u64,
     /// An empty list for the next slot that gets an entry, to reuse the allocation. Empty slots keep none: over all
@@ -45,7 +50,13 @@ pub struct Timers {
 impl Timers {
     /// An empty wheel that starts at `now_ms`.
     pub fn new(now_ms: u64) -> Timers {
-        Timers { slots: vec![Vec::new(); SLOTS], occupied: [0; WORDS], next_tick: now_ms / TICK_MS, spare: Vec::new() }
+        Timers {
+            slots: vec![Vec::new(); SLOTS],
+            occupied: [0; WORDS],
+            occupied_words: 0,
+            next_tick: now_ms / TICK_MS,
+            spare: Vec::new(),
+        }
     }
 
     /// Sets a deadline. Adds an entry only if there is none that comes up early enough.
@@ -87,6 +98,9 @@ impl Timers {
             self.next_tick += 1;
             if self.occupied[slot / 64] & (1 << (slot % 64)) != 0 {
                 self.occupied[slot / 64] &= !(1 << (slot % 64));
+                if self.occupied[slot / 64] == 0 {
+                    self.occupied_words &= !(1 << (slot / 64));
+                }
                 return Some(std::mem::take(&mut self.slots[slot]));
             }
         }
@@ -102,20 +116,26 @@ impl Timers {
         }
     }
 
-    /// Milliseconds from `now_ms` to the next slot with an entry; `None` when the wheel is empty.
-    pub fn next_ms(&self, now_ms: u64) -> Option<u64> {
+    /// When the next slot with an entry is due, in ms; `None` when the wheel is empty.
+    pub fn next_due_ms(&self) -> Option<u64> {
         let start = slot_of(self.next_tick);
-        let mut offset = 0;
-        while offset < SLOTS {
-            let slot = (start + offset) % SLOTS;
-            let rest = self.occupied[slot / 64] >> (slot % 64);
-            if rest != 0 {
-                let tick = self.next_tick + offset as u64 + u64::from(rest.trailing_zeros());
-                return Some((tick * TICK_MS).saturating_sub(now_ms));
+        let word = start / 64;
+        let rest = self.occupied[word] & (u64::MAX << (start % 64));
+        let slot = match rest {
+            0 => {
+                let later = self.occupied_words & (u64::MAX << word << 1);
+                // Behind the last slot the wheel begins again, up to the slots of this word that are before `start`.
+                let words = if later != 0 { later } else { self.occupied_words };
+                if words == 0 {
+                    return None;
+                }
+                let word = words.trailing_zeros() as usize;
+                word * 64 + self.occupied[word].trailing_zeros() as usize
             }
-            offset += 64 - slot % 64;
-        }
-        None
+            _ => word * 64 + rest.trailing_zeros() as usize,
+        };
+        let ticks = slot.wrapping_sub(start) % SLOTS;
+        Some((self.next_tick + ticks as u64) * TICK_MS)
     }
 
     fn insert(&mut self, key: Key, deadline: &mut Deadline, tick: u64) {
@@ -128,6 +148,7 @@ impl Timers {
         }
         self.slots[slot].push(key);
         self.occupied[slot / 64] |= 1 << (slot % 64);
+        self.occupied_words |= 1 << (slot / 64);
     }
 }
 
@@ -171,12 +192,12 @@ mod tests {
             }
         }
 
-        /// Sleeps like the event loop: never longer than `next_ms` says.
+        /// Sleeps like the event loop: never longer than `next_due_ms` says.
         fn run_until(&mut self, end_ms: u64) {
             let mut now_ms = 0;
             while now_ms < end_ms {
-                now_ms = match self.timers.next_ms(now_ms) {
-                    Some(rest) => (now_ms + rest.max(1)).min(end_ms),
+                now_ms = match self.timers.next_due_ms() {
+                    Some(due_ms) => due_ms.max(now_ms + 1).min(end_ms),
                     None => end_ms,
                 };
                 self.advance(now_ms);
@@ -244,7 +265,7 @@ mod tests {
         bench.set(1, 3_600_000);
         let (mut now_ms, mut turns) = (0, 0);
         while bench.fired.is_empty() {
-            now_ms += bench.timers.next_ms(now_ms).unwrap().max(1);
+            now_ms = bench.timers.next_due_ms().unwrap().max(now_ms + 1);
             bench.advance(now_ms);
             turns += 1;
         }

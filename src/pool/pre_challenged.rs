@@ -135,7 +135,12 @@ impl PreChallengedPool {
         None
     }
 
-    /// Dials the connections that are wanted and missing; called once a turn.
+    /// Whether connections are missing.
+    pub fn wants_more(&self) -> bool {
+        self.hops.iter().any(|of_hop| of_hop.count < of_hop.wanted)
+    }
+
+    /// Dials the connections that are wanted and missing; called once a turn if there are any.
     pub fn refill(&mut self, loan: &mut Loan<'_>) {
         for number in 0..self.hops.len() {
             let Some(of_hop) = self.hops.get(number).filter(|of_hop| of_hop.count < of_hop.wanted) else { continue };

@@ -127,6 +127,12 @@ impl Half {
         self.flow == Flow::Finished
     }
 
+    /// Whether [`Half::pump`] would find nothing to do: an event is about one direction most of the time.
+    #[inline]
+    fn is_at_rest(&self, from: &Endpoint, to: &Endpoint) -> bool {
+        matches!(self.held, Held::Nothing) && self.flow == Flow::Open && !(from.ready.readable() && to.ready.writable())
+    }
+
     /// Moves bytes until neither side can, or `budget_bytes` (counted down) is used up.
     ///
     /// `other_finished` says that the opposite half has finished. The whole tunnel is closed next then, and no separate
@@ -134,7 +140,22 @@ impl Half {
     ///
     /// # Errors
     /// The error of a connection, with its side. The tunnel must be closed then.
+    #[inline]
     pub fn pump(
+        &mut self,
+        from: &mut Endpoint,
+        to: &mut Endpoint,
+        other_finished: bool,
+        resources: &mut Resources<'_>,
+        budget_bytes: &mut usize,
+    ) -> Result<Turn, RelayError> {
+        match self.is_at_rest(from, to) {
+            true => Ok(Turn::Waiting),
+            false => self.work(from, to, other_finished, resources, budget_bytes),
+        }
+    }
+
+    fn work(
         &mut self,
         from: &mut Endpoint,
         to: &mut Endpoint,

@@ -81,14 +81,34 @@ pub struct Context {
     pub address_waiters: WaitList,
     /// Sessions that wait for the guard to change.
     pub guard_waiters: WaitList,
-    /// The time of this turn, in µs of the process's clock.
-    pub now_us: u64,
+    /// The time of this turn.
+    pub now: TurnTime,
+}
+
+/// The time of a turn, on the process's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct TurnTime {
+    us: u64,
+    /// Divided once a turn, because it is read many times.
+    ms: u64,
+}
+
+impl TurnTime {
+    /// So many µs since the clock began.
+    pub fn from_us(us: u64) -> TurnTime {
+        TurnTime { us, ms: us / 1000 }
+    }
 }
 
 impl Context {
     /// The time of this turn in milliseconds.
     pub fn now_ms(&self) -> u64 {
-        self.now_us / 1000
+        self.now.ms
+    }
+
+    /// The time of this turn in microseconds.
+    pub fn now_us(&self) -> u64 {
+        self.now.us
     }
 
     /// Requests and answers in progress hold as much memory as they may, over all shards: no new request is begun.
@@ -124,7 +144,7 @@ impl Context {
             field_limit: self.settings.field_limit,
             socket_options: self.settings.socket_options(),
             draining: self.draining,
-            now_ms: self.now_us / 1000,
+            now_ms: self.now.ms,
         };
         (&mut self.pools, loan)
     }

@@ -45,7 +45,7 @@ impl Cx<'_> {
     /// The time of this turn in µs.
     #[inline]
     pub(super) fn now_us(&self) -> u64 {
-        self.shard.now_us
+        self.shard.now_us()
     }
 
     #[inline]

@@ -104,7 +104,7 @@ impl Cx<'_> {
             self.client.record.on_hop.as_ref().map(|hop| hop.number),
         );
         if !self.client.record.is_between_requests() {
-            self.client.record.log(relayed, self.shard.now_us, end);
+            self.client.record.log(relayed, self.shard.now_us(), end);
         }
     }
 
@@ -115,7 +115,7 @@ impl Cx<'_> {
 
     /// Since `started_us`, for the record.
     fn handshake_took(&mut self, started_us: u64) -> u32 {
-        let duration_us = u32::try_from(self.shard.now_us.saturating_sub(started_us)).unwrap_or(u32::MAX);
+        let duration_us = u32::try_from(self.shard.now_us().saturating_sub(started_us)).unwrap_or(u32::MAX);
         self.client.record.handshake_us = duration_us;
         duration_us
     }

@@ -72,7 +72,7 @@ impl Race {
         let now_ms = context.now_ms();
         self.next_ms = now_ms + millis(limits::CONNECTION_ATTEMPT_DELAY);
         let until_ms = now_ms + context.settings.timeouts.connect;
-        self.racers.push(Racer { endpoint, candidate, number, since_us: context.now_us, until_ms });
+        self.racers.push(Racer { endpoint, candidate, number, since_us: context.now_us(), until_ms });
         Ok(())
     }
 

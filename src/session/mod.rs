@@ -63,7 +63,7 @@ use stage::{StageOps, Step, Wake};
 use transition::Transition;
 
 pub use crate::timeouts::TimeoutsMs;
-pub use context::{Context, SessionSettings, pseudonym};
+pub use context::{Context, SessionSettings, TurnTime, pseudonym};
 pub use read_request::Admission;
 pub use record::ACCESS;
 use record::{End, Record};
@@ -81,6 +81,7 @@ macro_rules! stages {
             Ended,
         }
 
+        // What every event asks has a function of its own, because a call through `dyn` cannot be inlined.
         impl Stage {
             fn wake(self, wake: Wake, cx: &mut Cx<'_>) -> Step<Stage> {
                 match self {
@@ -97,6 +98,27 @@ macro_rules! stages {
                 match self {
                     $(Stage::$name(stage) => stage.dismantle(cx),)*
                     Stage::Ended => [0, 0],
+                }
+            }
+
+            fn held_bytes(&self) -> usize {
+                match self {
+                    $(Stage::$name(stage) => stage.held_bytes(),)*
+                    Stage::Ended => 0,
+                }
+            }
+
+            fn idle(&self) -> Option<Idle> {
+                match self {
+                    $(Stage::$name(stage) => stage.idle(),)*
+                    Stage::Ended => None,
+                }
+            }
+
+            fn upstream(&mut self, number: u8) -> Option<&mut Endpoint> {
+                match self {
+                    $(Stage::$name(stage) => stage.upstream(number),)*
+                    Stage::Ended => None,
                 }
             }
 
@@ -183,7 +205,7 @@ pub struct Session {
 impl Session {
     /// A session for a connection that was just accepted and registered. Its deadline is set.
     pub fn new(key: Key, stream: Stream, arrival: Arrival, context: &mut Context) -> Session {
-        let record = Record::new(arrival.from, arrival.listener, context.now_us);
+        let record = Record::new(arrival.from, arrival.listener, context.now_us());
         let mut client = Client {
             endpoint: Endpoint { stream, ready: Readiness::HOPEFUL },
             record,
@@ -197,10 +219,11 @@ impl Session {
     }
 
     /// Takes note of an event; `false` if it is about a connection that was given up.
+    #[inline]
     pub fn learn(&mut self, lane: Lane, ready: Readiness) -> bool {
         let endpoint = match lane {
             Lane::Downstream => Some(&mut self.client.endpoint),
-            Lane::Upstream(number) => self.stage.ops_mut().and_then(|stage| stage.upstream(number)),
+            Lane::Upstream(number) => self.stage.upstream(number),
         };
         endpoint.map(|endpoint| endpoint.learn(ready)).is_some()
     }
@@ -211,13 +234,15 @@ impl Session {
     }
 
     /// How it is idle, if it is.
+    #[inline]
     pub fn idle(&self) -> Option<Idle> {
-        self.stage.ops()?.idle()
+        self.stage.idle()
     }
 
     /// The size of its buffers in bytes.
+    #[inline]
     pub fn held_bytes(&self) -> usize {
-        self.client.endpoint.held_bytes() + self.stage.ops().map_or(0, StageOps::held_bytes)
+        self.client.endpoint.held_bytes() + self.stage.held_bytes()
     }
 
     /// Whether it is between two requests.
@@ -251,7 +276,7 @@ impl Session {
             upstream: record.on_hop.as_ref().map_or_else(|| "-".into(), |hop| Arc::clone(hop.upstream.name())),
             // Between two steps no session is asked, and one that has ended is gone.
             stage: stage.map_or("closing", StageOps::label),
-            age_ms: context.now_us.saturating_sub(record.accepted_us) / 1000,
+            age_ms: context.now_us().saturating_sub(record.accepted_us) / 1000,
             idle_ms: relayed.as_ref().map(|relayed| context.now_ms().saturating_sub(relayed.active_ms)),
             bytes_up: relayed.as_ref().map_or(0, |relayed| relayed.bytes_up),
             bytes_down: relayed.as_ref().map_or(0, |relayed| relayed.bytes_down),
@@ -259,8 +284,12 @@ impl Session {
     }
 
     /// Does all that can be done now.
+    #[inline]
     pub fn step(&mut self, key: Key, context: &mut Context) -> Next {
-        self.wake(Wake::Ready, key, context)
+        match &self.stage {
+            Stage::Relay(_) => self.relay(Wake::Ready, key, context),
+            _ => self.wake(Wake::Ready, key, context),
+        }
     }
 
     /// The deadline's entry in the timers has come up; steps on if the deadline has really passed.
@@ -291,20 +320,27 @@ impl Session {
         self.end(&end, key, context);
     }
 
+    /// Steps a session that relays in place: to move its stage out and back would cost as much as a small message does.
+    #[inline]
+    fn relay(&mut self, wake: Wake, key: Key, context: &mut Context) -> Next {
+        let Stage::Relay(stage) = &mut self.stage else { return Next::Wait };
+        match stage.turn(wake == Wake::Expired, &mut Cx { key, client: &mut self.client, shard: context }) {
+            relay::Progress::Wait => Next::Wait,
+            relay::Progress::Yield => Next::Yield,
+            relay::Progress::Over(end) => {
+                self.end(&end, key, context);
+                Next::Close
+            }
+        }
+    }
+
+    /// Steps a session through its stages until it waits.
     fn wake(&mut self, mut wake: Wake, key: Key, context: &mut Context) -> Next {
         loop {
-            let cx = &mut Cx { key, client: &mut self.client, shard: context };
-            // Stepped in place: to move this stage out and back would cost as much as a small message does.
-            if let Stage::Relay(stage) = &mut self.stage {
-                match stage.turn(wake == Wake::Expired, cx) {
-                    relay::Progress::Wait => return Next::Wait,
-                    relay::Progress::Yield => return Next::Yield,
-                    relay::Progress::Over(end) => {
-                        self.end(&end, key, context);
-                        return Next::Close;
-                    }
-                }
+            if let Stage::Relay(_) = self.stage {
+                return self.relay(wake, key, context);
             }
+            let cx = &mut Cx { key, client: &mut self.client, shard: context };
             let step = std::mem::replace(&mut self.stage, Stage::Ended).wake(wake, cx);
             wake = Wake::Ready;
             match step {

@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::pool::Pools;
 use crate::relay::PipePool;
 use crate::route::RouteTicket;
-use crate::session::{Admission, Context, Idle, Next, Session, SessionSettings};
+use crate::session::{Admission, Context, Idle, Next, Session, SessionSettings, TurnTime};
 use crate::transport::Readiness;
 use crate::upstream::{HostPort, LookupClient, LookupReply, OriginResolver};
 use accept::Accepting;
@@ -76,6 +76,11 @@ impl Entry {
     /// It was admitted, not accepted to be rejected.
     fn has_place(&self) -> bool {
         self.admission == Admission::Welcome
+    }
+
+    /// Whether the shard still keeps the truth about it.
+    fn is_as_noted(&self) -> bool {
+        self.session.held_bytes() == self.held_bytes && self.session.idle() == self.idle
     }
 }
 
@@ -133,7 +138,7 @@ impl Shard {
             route_ticket: route_tickets_to(sender.clone()),
             address_waiters: Default::default(),
             guard_waiters: Default::default(),
-            now_us,
+            now: TurnTime::from_us(now_us),
         };
         let turns = context.metrics.turns_of_shard(number);
         let shard = Shard {
@@ -172,7 +177,7 @@ impl Shard {
                 Err(error) => return Err(error),
             }
             let began = Instant::now();
-            self.context.now_us = micros_between(self.epoch, began);
+            self.context.now = TurnTime::from_us(micros_between(self.epoch, began));
             let stop = self.turn(events.iter().map(|event| (event.token(), Readiness::of_event(event))));
             self.turns.observe(began.elapsed().as_secs_f64());
             if stop || (self.draining && self.sessions.is_empty()) {
@@ -196,13 +201,17 @@ impl Shard {
         if self.context.is_short_of_memory() {
             self.free_memory();
         }
-        self.accept();
-        self.run_queued();
+        if self.accepting.is_wanted() {
+            self.accept();
+        }
+        if !self.run_queue.is_empty() {
+            self.run_queued();
+        }
         self.run_deadlines();
         if self.checks_guard() && self.context.now_ms() >= self.guard_check_ms {
             self.call_up_guard_waiters();
         }
-        if !self.draining {
+        if !self.draining && self.context.pools.pre_challenged.wants_more() {
             let (pools, mut loan) = self.context.pools();
             pools.pre_challenged.refill(&mut loan);
         }
@@ -215,13 +224,15 @@ impl Shard {
         if !self.run_queue.is_empty() || self.accepting.is_due() {
             return Some(Duration::ZERO);
         }
-        let now_ms = self.context.now_ms();
-        let accept_ms = self.accepting.paused_until_ms.map(|until_ms| until_ms.saturating_sub(now_ms));
-        let guard_ms = self.checks_guard().then(|| self.guard_check_ms.saturating_sub(now_ms));
-        let grace_ms = self.idle.grace_ends_ms().map(|until_ms| until_ms.saturating_sub(now_ms));
-        let timer_ms = self.context.timers.next_ms(now_ms);
-        let wait_ms = [accept_ms, guard_ms, grace_ms, timer_ms].into_iter().flatten().min()?;
-        Some(Duration::from_millis(wait_ms))
+        const NEVER: u64 = u64::MAX;
+        let accept_ms = self.accepting.paused_until_ms.unwrap_or(NEVER);
+        let guard_ms = if self.checks_guard() { self.guard_check_ms } else { NEVER };
+        let grace_ms = self.idle.grace_ends_ms().unwrap_or(NEVER);
+        let timer_ms = self.context.timers.next_due_ms().unwrap_or(NEVER);
+        match accept_ms.min(guard_ms).min(grace_ms).min(timer_ms) {
+            NEVER => None,
+            until_ms => Some(Duration::from_millis(until_ms.saturating_sub(self.context.now_ms()))),
+        }
     }
 
     fn on_event(&mut self, token: EventToken, ready: Readiness) {
@@ -246,7 +257,10 @@ impl Shard {
         // A queued session is stepped once, when its turn comes.
         if !entry.queued {
             let next = entry.session.step(token.key, &mut self.context);
-            self.follow(token.key, next);
+            // Most events are a tunnel's, and nothing follows from them.
+            if next != Next::Wait || !entry.is_as_noted() {
+                self.follow(token.key, next);
+            }
         }
         true
     }
@@ -371,5 +385,7 @@ fn route_tickets_to(sender: Sender<Message>) -> Box<dyn Fn(Key, u32) -> RouteTic
 }
 
 fn micros_between(epoch: Instant, at: Instant) -> u64 {
-    u64::try_from(at.saturating_duration_since(epoch).as_micros()).unwrap_or(u64::MAX)
+    let passed = at.saturating_duration_since(epoch);
+    // Not `as_micros`, whose 128 bits take longer.
+    passed.as_secs().saturating_mul(1_000_000) + u64::from(passed.subsec_micros())
 }

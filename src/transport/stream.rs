@@ -240,7 +240,7 @@ impl Stream {
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Stream::Tcp(stream) => stream.read(buffer),
+            Stream::Tcp(stream) => tcp::read(stream, buffer),
             #[cfg(test)]
             Stream::Framed(framed) => framed.read(buffer),
             #[cfg(test)]
@@ -252,7 +252,7 @@ impl Read for Stream {
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Stream::Tcp(stream) => stream.write(bytes),
+            Stream::Tcp(stream) => tcp::write(stream, bytes),
             #[cfg(test)]
             Stream::Framed(framed) => framed.write(bytes),
             #[cfg(test)]

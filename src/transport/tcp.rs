@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rustix::net::sockopt;
+use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
 
 /// TCP keep-alive: how a peer that has vanished without closing is detected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,20 @@ pub(super) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     // each connection. If the kernel refuses, it sends that ACK by itself.
     let _ = sockopt::set_tcp_quickack(&stream, false);
     Ok(stream)
+}
+
+/// Reads once. Not by the standard library: the C library's `recv` and `send` are cancellation points of its threads,
+/// and the entry and exit of one take longer than the rest of the call does in user space.
+#[inline]
+pub(super) fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let (count, _) = recv(stream, buffer, RecvFlags::empty())?;
+    Ok(count)
+}
+
+/// Writes once; a connection that has ended is an error and no signal. See [`read`].
+#[inline]
+pub(super) fn write(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    Ok(send(stream, bytes, SendFlags::NOSIGNAL)?)
 }
 
 /// Whether the connection is open and has nothing to read, not even its end. Asks the socket.

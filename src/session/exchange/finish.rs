@@ -39,7 +39,7 @@ impl Exchange {
             _ => None,
         };
         cx.client.record.pinned = pinned.is_some();
-        cx.client.record.finish_request(cx.shard.now_us);
+        cx.client.record.finish_request(cx.shard.now_us());
         match keeps_client && whole && !cx.shard.draining {
             true => Transition::ReadRequest(NextRequest { held: from_client, pinned }),
             false => Transition::Linger(End::Finished),

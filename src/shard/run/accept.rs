@@ -25,6 +25,11 @@ pub(super) struct Accepting {
 }
 
 impl Accepting {
+    /// Whether there is something to do, or to look at the clock for.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_pending || self.paused_until_ms.is_some()
+    }
+
     /// Whether connections can be accepted without waiting for an event.
     pub(super) fn is_due(&self) -> bool {
         self.is_pending && self.paused_until_ms.is_none()

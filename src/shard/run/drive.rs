@@ -5,13 +5,13 @@ use std::time::Duration;
 use mio::Token;
 
 use super::{Shard, WAKER};
-use crate::session::Context;
+use crate::session::{Context, TurnTime};
 use crate::transport::Readiness;
 
 impl Shard {
     /// Does what [`Shard::run`] does when the poll returns; `true` when that would return itself.
     pub fn drive(&mut self, now_us: u64, mut events: Vec<(Token, Readiness)>, with_messages: bool) -> bool {
-        self.context.now_us = now_us;
+        self.context.now = TurnTime::from_us(now_us);
         if with_messages && self.mailbox.is_ringing() {
             events.push((WAKER, Readiness::NOTHING));
         }
