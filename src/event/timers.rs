@@ -37,8 +37,7 @@ impl Deadline {
 pub struct Timers {
     slots: Vec<Vec<Key>>,
     occupied: [u64; WORDS],
-    /// Which words of `occupied` are not 0, so that the next entry is found in constant time: it is looked for once a
-    /// turn.
+    /// Which words of `occupied` are not 0. The next entry is looked for once a turn, and so is found in constant time.
     occupied_words: u64,
     /// The next tick to handle.
     next_tick: u64,

@@ -89,7 +89,7 @@ pub struct Context {
 #[derive(Clone, Copy, Debug)]
 pub struct TurnTime {
     us: u64,
-    /// Divided once a turn, because it is read many times.
+    /// Kept beside `us`, because it is read many times a turn.
     ms: u64,
 }
 

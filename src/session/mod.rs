@@ -81,7 +81,7 @@ macro_rules! stages {
             Ended,
         }
 
-        // What every event asks has a function of its own, because a call through `dyn` cannot be inlined.
+        // What every event asks for has a function of its own, because a call through `dyn` cannot be inlined.
         impl Stage {
             fn wake(self, wake: Wake, cx: &mut Cx<'_>) -> Step<Stage> {
                 match self {

@@ -78,7 +78,7 @@ impl Entry {
         self.admission == Admission::Welcome
     }
 
-    /// Whether the shard still keeps the truth about it.
+    /// Whether what the shard keeps about it is up to date.
     fn is_as_noted(&self) -> bool {
         self.session.held_bytes() == self.held_bytes && self.session.idle() == self.idle
     }

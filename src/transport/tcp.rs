@@ -49,8 +49,8 @@ pub(super) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads once. Not by the standard library: the C library's `recv` and `send` are cancellation points of its threads,
-/// and the entry and exit of one take longer than the rest of the call does in user space.
+/// Reads once. The standard library's read goes through the C library's `recv`, which is a cancellation point: to enter
+/// and to leave one takes longer than everything else that a small read does in user space.
 #[inline]
 pub(super) fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     let (count, _) = recv(stream, buffer, RecvFlags::empty())?;
