@@ -295,7 +295,7 @@ fn a_changed_password_costs_no_more_than_the_budget_if_a_refusal_is_lost() {
 
 /// The upstream answers after two seconds each time: with the challenge in time, with the refusal too late.
 #[test]
-fn refusals_that_come_after_the_handshakes_time_is_over_count_against_the_budget() {
+fn refusals_after_the_handshake_timed_out_count_against_the_budget() {
     let mut scenario = scenario_with_tunnels(1, &[0, 3_200_000, 6_400_000, 9_600_000, 12_800_000]);
     (scenario.right_password, scenario.timeouts.handshake, scenario.timeouts.challenge) = (false, 3_000, 10_000);
     scenario.upstreams[0].personality = Personality::Slow;
@@ -308,7 +308,7 @@ fn refusals_that_come_after_the_handshakes_time_is_over_count_against_the_budget
 /// The first upstream refuses after its handshake's time is over; the two others have refused at once by then. Nothing
 /// is left for the fourth client.
 #[test]
-fn an_attempt_without_an_answer_uses_the_budget_up_after_its_handshakes_time_is_over() {
+fn an_unanswered_attempt_stays_pending_after_its_handshake_timed_out() {
     let mut scenario = scenario_with_tunnels(3, &[0, 2_100_000, 2_200_000, 3_100_000]);
     (scenario.right_password, scenario.timeouts.handshake, scenario.timeouts.challenge) = (false, 3_000, 10_000);
     (scenario.balance, scenario.upstreams[0].personality) = (true, Personality::Slow);
