@@ -27,7 +27,7 @@
 //!   auth       → forward, ntlm, kerberos, http, fault
 //!   config     → guard_store, egress, upstream, transport, auth, route, kerberos, tickets, ntlm
 //!   logging    → config
-//!   stub       → transport, event, ntlm, http
+//!   stub       → transport, event, ntlm, kerberos, http
 //!   tickets    → auth, kerberos, fault
 //!   forward, route, fault, admin → http
 //! ```

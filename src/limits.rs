@@ -628,6 +628,10 @@ pub const KDC_PORT: u16 = 88;
 /// KDCs of one realm that are known.
 pub const KDCS_PER_REALM: usize = 32;
 
+/// Authenticators that a service remembers in one generation of its replay cache, of which there are two. Only the stub
+/// upstream has such a cache.
+pub const KERBEROS_REPLAYS: usize = 256 * 1024;
+
 /// Longest keytab.
 pub const KEYTAB_BYTES: usize = 1024 * 1024;
 

@@ -54,11 +54,38 @@ pub struct UpstreamOptions {
     /// Lifetime of a connection in seconds, tunnels included [default: unlimited]
     #[arg(long, value_name = "SECONDS")]
     pub lifetime: Option<f64>,
+    #[command(flatten)]
+    pub kerberos: UpstreamKerberos,
     /// Stop when standard input ends, so that it does not outlive the program that started it
     #[arg(long)]
     pub until_eof: bool,
 }
 
+/// Kerberos instead of NTLM.
+#[derive(Args)]
+pub struct UpstreamKerberos {
+    /// Accept Kerberos only, and run a KDC of this realm that knows the account and the service
+    #[arg(long, value_name = "REALM", conflicts_with = "keytab")]
+    pub realm: Option<String>,
+    /// Address of the KDC, by UDP and TCP; port 0 for any free port
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", requires = "realm")]
+    pub kdc: SocketAddr,
+    /// Service whose tickets the upstream accepts
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_SERVICE, requires = "realm")]
+    pub service: String,
+    /// Bytes that tickets contain in addition: those of Active Directory have several KB of group memberships
+    #[arg(long, value_name = "BYTES", default_value_t = 0, requires = "realm")]
+    pub ticket_bytes: usize,
+    /// Accept Kerberos only, with the keys of this keytab; the KDC is another program
+    #[arg(long, value_name = "FILE")]
+    pub keytab: Option<PathBuf>,
+    /// With --realm or --keytab: accept NTLM, too
+    #[arg(long)]
+    pub with_ntlm: bool,
+}
+
+/// The service of the stub.
+pub const DEFAULT_SERVICE: &str = "HTTP/proxy.test";
 /// The stub's default account.
 pub const DEFAULT_USER: &str = "CORP\\alice";
 /// Its password.

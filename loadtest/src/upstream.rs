@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ntlm_gateway::stub::{Counts, Personality, StubOptions, StubServer};
+use ntlm_gateway::kerberos::Keytab;
+use ntlm_gateway::stub::{Counts, KdcCounts, KdcOptions, Personality, StubKdc, StubKerberos, StubOptions, StubServer};
 use serde_json::{Map, Value};
 use tiny_http::{Header, Response, Server};
 
-use crate::arguments::UpstreamOptions;
+use crate::arguments::{UpstreamKerberos, UpstreamOptions};
 
 /// Serves until it is killed or, if asked to, until standard input ends.
 pub fn serve(options: &UpstreamOptions) -> Result<ExitCode, Box<dyn Error>> {
@@ -23,6 +24,13 @@ pub fn serve(options: &UpstreamOptions) -> Result<ExitCode, Box<dyn Error>> {
     };
     let (domain, user) = options.user.split_once('\\').ok_or("--user must be DOMAIN\\USER")?;
     let lifetime = options.lifetime.map(Duration::try_from_secs_f64).transpose()?;
+    let kdc = kdc(&options.kerberos, user, &options.password)?;
+    let kerberos = match (&kdc, &options.kerberos.keytab) {
+        (Some(kdc), _) => Some(kdc.keytab()),
+        (None, Some(file)) => Some(Keytab::parse(&std::fs::read(file)?)?),
+        (None, None) => None,
+    };
+    let kerberos = kerberos.map(|keytab| StubKerberos { keytab, with_ntlm: options.kerberos.with_ntlm });
     let stub = StubServer::start(
         StubOptions {
             listen: options.listen,
@@ -30,16 +38,20 @@ pub fn serve(options: &UpstreamOptions) -> Result<ExitCode, Box<dyn Error>> {
             threads: options.threads,
             delay: Duration::from_millis(options.delay_ms),
             lifetime,
+            kerberos,
             ..StubOptions::default()
         }
         .account(domain, user, &options.password),
     )?;
-    let stub = Arc::new(stub);
+    let (stub, kdc) = (Arc::new(stub), kdc.map(Arc::new));
     let mut out = std::io::stdout().lock();
     // The parent process reads these lines, so they must not stay in a buffer.
     writeln!(out, "listening on {}", stub.address())?;
     if let Some(address) = options.control {
-        writeln!(out, "control on {}", control(address, Arc::clone(&stub))?)?;
+        writeln!(out, "control on {}", control(address, Arc::clone(&stub), kdc.clone())?)?;
+    }
+    if let Some(kdc) = &kdc {
+        writeln!(out, "kdc on {}", kdc.address())?;
     }
     out.flush()?;
     if options.until_eof {
@@ -51,14 +63,27 @@ pub fn serve(options: &UpstreamOptions) -> Result<ExitCode, Box<dyn Error>> {
     }
 }
 
+/// Starts the KDC, if there is to be one.
+fn kdc(options: &UpstreamKerberos, user: &str, password: &str) -> Result<Option<StubKdc>, Box<dyn Error>> {
+    let Some(realm) = &options.realm else { return Ok(None) };
+    let mut kdc = KdcOptions::new(realm).account(user, password).service(&options.service);
+    kdc.listen = options.kdc;
+    kdc.policy.ticket_padding_bytes = options.ticket_bytes;
+    Ok(Some(StubKdc::start(kdc)?))
+}
+
 /// Serves the counters on its own thread; returns the address.
-fn control(address: SocketAddr, stub: Arc<StubServer>) -> Result<SocketAddr, Box<dyn Error>> {
+fn control(
+    address: SocketAddr,
+    stub: Arc<StubServer>,
+    kdc: Option<Arc<StubKdc>>,
+) -> Result<SocketAddr, Box<dyn Error>> {
     let server = Server::http(address).map_err(|error| format!("--control {address}: {error}"))?;
     let taken = server.server_addr().to_ip().ok_or("the control address is not an IP address")?;
     std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         for request in server.incoming_requests() {
             let (status, body) = match request.url() {
-                "/counters" => (200, as_json(&stub.counters()).to_string()),
+                "/counters" => (200, as_json(&stub.counters(), kdc.as_ref().map(|kdc| kdc.counts())).to_string()),
                 "/healthz" => (200, "{\"ok\":true}".to_owned()),
                 _ => (404, "{}".to_owned()),
             };
@@ -74,12 +99,24 @@ fn control(address: SocketAddr, stub: Arc<StubServer>) -> Result<SocketAddr, Box
     Ok(taken)
 }
 
-/// The counters by name, as in their text form.
-fn as_json(counts: &Counts) -> Value {
+/// The counters by name, as in their text form, and those of the KDC.
+fn as_json(counts: &Counts, kdc: Option<KdcCounts>) -> Value {
     let text = counts.to_string();
     let pairs = text.lines().filter_map(|line| line.split_once(' '));
-    let object: Map<String, Value> =
+    let mut object: Map<String, Value> =
         pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse::<u64>().ok()?.into()))).collect();
+    if let Some(KdcCounts { logged_on, granted, renewed, unauthenticated, failed_logons, denied }) = kdc {
+        for (name, value) in [
+            ("kdc_logged_on", logged_on),
+            ("kdc_granted", granted),
+            ("kdc_renewed", renewed),
+            ("kdc_unauthenticated", unauthenticated),
+            ("kdc_failed_logons", failed_logons),
+            ("kdc_denied", denied),
+        ] {
+            object.insert(name.to_owned(), value.into());
+        }
+    }
     Value::Object(object)
 }
 
@@ -89,8 +126,12 @@ mod tests {
 
     #[test]
     fn the_json_contains_every_counter() {
-        let json = as_json(&Counts { challenges: 7, ..Counts::default() });
+        let counts = Counts { challenges: 7, ..Counts::default() };
+        let json = as_json(&counts, None);
         assert_eq!(json["challenges"], 7);
-        assert_eq!(json.as_object().unwrap().len(), Counts::default().to_string().lines().count());
+        let own = Counts::default().to_string().lines().count();
+        assert_eq!(json.as_object().unwrap().len(), own);
+        let json = as_json(&counts, Some(KdcCounts { granted: 3, ..KdcCounts::default() }));
+        assert_eq!((&json["kdc_granted"], json.as_object().unwrap().len()), (&3.into(), own + 6));
     }
 }

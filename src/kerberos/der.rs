@@ -120,6 +120,13 @@ impl<'a> Reader<'a> {
         Timestamp::parse(field.element(GENERALIZED_TIME)?).map(Some).ok_or(DecodeError::Time)
     }
 
+    /// `[number] KerberosFlags`: the first 32 bits, the first one the highest.
+    pub(super) fn flags(&mut self, number: u8) -> Result<u32, DecodeError> {
+        let [_, bits @ ..] = self.enter(context(number))?.element(BIT_STRING)? else { return Err(DecodeError::Length) };
+        let byte = |place: usize| bits.get(place).copied().unwrap_or_default();
+        Ok(u32::from_be_bytes([byte(0), byte(1), byte(2), byte(3)]))
+    }
+
     /// Skips `[number]` if it is there.
     pub(super) fn skip(&mut self, number: u8) -> Result<(), DecodeError> {
         self.optional(context(number)).map(|_| ())
@@ -145,7 +152,8 @@ fn length(bytes: &[u8]) -> Result<(usize, &[u8]), DecodeError> {
     Ok((digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest))
 }
 
-fn integer(content: &[u8]) -> Result<i64, DecodeError> {
+/// The value of an INTEGER.
+pub(super) fn integer(content: &[u8]) -> Result<i64, DecodeError> {
     let (&first, _) = content.split_first().ok_or(DecodeError::Integer)?;
     if content.len() > 8 {
         return Err(DecodeError::Integer);

@@ -1,6 +1,7 @@
 //! Keytabs: MIT's format 0x0502, which Windows' `ktpass`, `msktutil` and Samba write too.
 
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use super::crypto::{Etype, EtypeSet, Key};
 use super::name::{NT_PRINCIPAL, Principal, PrincipalName};
@@ -85,6 +86,22 @@ impl Keytab {
         Ok(keytab)
     }
 
+    /// A keytab with these keys.
+    pub fn new(entries: Vec<KeytabEntry>) -> Keytab {
+        Keytab { entries, skipped: 0 }
+    }
+
+    /// The file with these keys: a secret.
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut out = Zeroizing::new(vec![5, 2]);
+        for entry in &self.entries {
+            let record = entry.encode();
+            out.extend(bytes_of_u32(record.len()));
+            out.extend_from_slice(&record);
+        }
+        out
+    }
+
     /// All keys, in the order of the file.
     pub fn entries(&self) -> &[KeytabEntry] {
         &self.entries
@@ -108,6 +125,37 @@ impl Keytab {
         keys.sort_by_key(|entry| (std::cmp::Reverse(entry.kvno), strength(entry.key.etype())));
         keys
     }
+}
+
+impl KeytabEntry {
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let Principal { name, realm } = &self.principal;
+        let mut out = Zeroizing::new(Vec::with_capacity(4096));
+        let text = |out: &mut Vec<u8>, text: &[u8]| {
+            out.extend(bytes_of_u16(text.len()));
+            out.extend_from_slice(text);
+        };
+        out.extend(bytes_of_u16(name.components.len()));
+        text(&mut out, realm.as_bytes());
+        name.components.iter().for_each(|component| text(&mut out, component.as_bytes()));
+        out.extend(u32::try_from(name.kind).unwrap_or_default().to_be_bytes());
+        out.extend(u32::try_from(self.written.seconds()).unwrap_or_default().to_be_bytes());
+        out.extend(self.kvno.to_be_bytes().last());
+        out.extend(u16::try_from(self.key.etype().number()).unwrap_or_default().to_be_bytes());
+        text(&mut out, self.key.bytes());
+        out.extend(self.kvno.to_be_bytes());
+        out
+    }
+}
+
+/// A length, which is bounded far below this by what a keytab may contain.
+fn bytes_of_u16(length: usize) -> [u8; 2] {
+    u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes()
+}
+
+/// As [`bytes_of_u16`].
+fn bytes_of_u32(length: usize) -> [u8; 4] {
+    u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes()
 }
 
 /// The rest of an entry. Each method returns `None` when it ends too early.
@@ -227,6 +275,14 @@ mod tests {
         }
         assert_eq!(Keytab::parse(b"\x05\x01"), Err(KeytabError::Version));
         assert_eq!(Keytab::parse(&vec![5; limits::KEYTAB_BYTES + 1]), Err(KeytabError::TooLong));
+    }
+
+    #[test]
+    fn a_keytab_that_was_written_is_read_back() {
+        let file = [vec![5, 2], entry(&["alice"], 300, 18, &[3; 32]), entry(&["HTTP", "proxy"], 1, 20, &[6; 32])];
+        let keytab = Keytab::parse(&file.concat()).unwrap();
+        let written = Keytab::new(keytab.entries().to_vec()).encode();
+        assert_eq!((Keytab::parse(&written), &written[..]), (Ok(keytab), &file.concat()[..]));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Kerberos 5 (RFC 4120) from the side of a client. Pure: bytes in, bytes out; time and random numbers are arguments.
+//! Kerberos 5 (RFC 4120) from the side of a client; a service and a KDC are there for the stub upstream and the tests.
+//! Pure: bytes in, bytes out; time and random numbers are arguments.
 //!
 //! This module uses no socket, no clock and no random number generator, and knows nothing of HTTP or base64.
 //!
@@ -22,7 +23,8 @@
 //! | `exchange` | AS and TGS exchanges, referrals, the order in which KDCs are asked |
 //! | `gss` | the GSS-API tokens (RFC 4121) |
 //! | `ticket` | a ticket as its owner uses it: the token for the service, the check of its answer |
-//! | `acceptor` | the side of a service |
+//! | `acceptor`, `replay` | the side of a service |
+//! | `kdc` | the side of a KDC |
 //! | `keytab`, `krb5_conf` | files |
 //! | `srv` | DNS SRV records |
 //! | `describe` | a token as readable text |
@@ -34,10 +36,12 @@ mod describe;
 mod error;
 mod exchange;
 mod gss;
+mod kdc;
 mod keytab;
 mod krb5_conf;
 mod message;
 mod name;
+mod replay;
 mod srv;
 mod ticket;
 mod time;
@@ -45,7 +49,7 @@ mod time;
 #[cfg(test)]
 mod tests;
 
-pub use acceptor::{AcceptError, Accepted, accept};
+pub use acceptor::{AcceptError, Accepted, accept, refusal};
 pub use crypto::{Confounder, Etype, EtypeSet, Key};
 pub use describe::describe;
 pub use error::{CryptoError, DecodeError};
@@ -54,11 +58,13 @@ pub use exchange::{
     KdcRequest, RequestKind, ServiceExchange, Step, Try,
 };
 pub use gss::{TokenKind, read_token};
+pub use kdc::{Kdc, KdcAnswer, KdcInputs, KdcOutcome, KdcPolicy};
 pub use keytab::{Keytab, KeytabEntry, KeytabError};
 pub use krb5_conf::{Include, KdcAddress, KdcTransport, Krb5Conf, Krb5ConfError};
 pub use message::authenticator::ApReplyError;
 pub use message::{ErrorCode, KrbError, Ticket, TicketSummary};
 pub use name::{NameError, Principal, PrincipalName};
+pub use replay::ReplayCache;
 pub use srv::{SrvError, SrvRecord, kdc_query, order, read_answer};
 pub use ticket::{ApInputs, ClockSkew, Credential, ExpectedReply, ServiceReplyError, ServiceToken};
 pub use time::Timestamp;

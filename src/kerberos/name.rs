@@ -63,6 +63,11 @@ impl PrincipalName {
         PrincipalName { kind: NT_SRV_INST, components: vec!["krbtgt".into(), realm.into()] }
     }
 
+    /// A user.
+    pub(super) fn of_user(name: &str) -> PrincipalName {
+        PrincipalName { kind: NT_PRINCIPAL, components: vec![name.into()] }
+    }
+
     /// A service on a host whose name is known to be one.
     pub fn of_service(service: &str, host: &str) -> PrincipalName {
         PrincipalName { kind: NT_SRV_HST, components: vec![service.into(), host.into()] }

@@ -86,6 +86,12 @@ counters! {
     client_fields,
     /// NEGOTIATE_MESSAGEs in a request with a body.
     negotiates_with_body,
+    /// Tokens of Kerberos that were accepted.
+    tickets_accepted,
+    /// Tokens of Kerberos that were refused.
+    tickets_refused,
+    /// Those of them that had been accepted before.
+    tickets_repeated,
 }
 
 /// One counter.
@@ -126,6 +132,7 @@ impl Counts {
             + self.misplaced_authenticates
             + self.client_fields
             + self.negotiates_with_body
+            + self.tickets_repeated
     }
 }
 

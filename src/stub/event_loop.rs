@@ -222,7 +222,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-fn file_time() -> FileTime {
+/// The present time.
+pub(super) fn file_time() -> FileTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     FileTime::from_unix(since.as_secs(), since.subsec_nanos())
 }

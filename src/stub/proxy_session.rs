@@ -19,13 +19,15 @@ use super::body::BodyReader;
 use super::challenger::challenge_in_style;
 use super::counters::Counters;
 use super::hello_origin::HELLO_PAGE;
+use super::kerberos::Verdict;
 use super::origin::{Origin, sink_line};
 use super::personality::Personality;
-use super::request::{ProxyRequest, RequestCredentials};
+use super::request::{Accepts, ProxyRequest, RequestCredentials};
 use super::response::{Page, PageContent, ProxyAction, ResponseOptions, ResponseWriter};
 use super::setup::{IssuedChallenge, Setup};
 use super::spnego;
 use crate::http::HeadEnd;
+use crate::kerberos::{AcceptError, Confounder, Timestamp};
 use crate::ntlm::{FileTime, MessageType, Method, NegotiateMessage, VerifyError, VerifyOptions};
 
 /// Longest request head in bytes. With an AUTHENTICATE_MESSAGE that echoes a TargetInfo of 64 KiB, a head has 88 KiB.
@@ -54,6 +56,8 @@ pub struct ProxySession {
     buffer: Vec<u8>,
     head_end: HeadEnd,
     auth: AuthState,
+    /// The token that answers one of Kerberos, in base64, for the next response.
+    service_token: Option<String>,
     /// A request whose body is still coming.
     receiving: Option<(ProxyRequest, BodyReader)>,
     /// Input is ignored: the connection is about to end, or the personality no longer responds.
@@ -97,6 +101,7 @@ impl ProxySession {
             buffer: Vec::new(),
             head_end: HeadEnd::request(),
             auth: AuthState::New,
+            service_token: None,
             receiving: None,
             finished: false,
         }
@@ -155,7 +160,7 @@ impl ProxySession {
             Ok(Some(length)) => {
                 let head: Vec<u8> = self.buffer.drain(..length).collect();
                 self.head_end = HeadEnd::request();
-                ProxyRequest::read(&head, &self.behaviour).ok()
+                ProxyRequest::read(&head, &self.behaviour, accepts(context)).ok()
             }
             Err(_) => None,
         };
@@ -185,7 +190,8 @@ impl ProxySession {
         let options = ResponseOptions { persists: request.persists, wants_body: request.wants_body };
         let response = self.decide(request, context);
         let behaviour = self.behaviour;
-        let mut answers = ResponseWriter { behaviour: &behaviour, delay: context.setup.delay(), actions };
+        let (delay, accepts, negotiate) = (context.setup.delay(), accepts(context), self.service_token.take());
+        let mut answers = ResponseWriter { behaviour: &behaviour, delay, actions, accepts, negotiate };
         let stays = match response {
             ProxyResponse::AuthRequired => answers.auth_required(None, options),
             ProxyResponse::Challenge(token) => answers.auth_required(Some(&STANDARD.encode(token)), options),
@@ -232,6 +238,7 @@ impl ProxySession {
         }
         let response = match &request.credentials {
             RequestCredentials::Token(token) => self.process_token(token, request, context),
+            RequestCredentials::Ticket(token) => self.process_ticket(token, request, context),
             RequestCredentials::Garbled => {
                 context.counters.malformed.increment();
                 ProxyResponse::AuthRequired
@@ -264,6 +271,40 @@ impl ProxySession {
             context.counters.declined.increment();
             return ProxyResponse::AuthRequired;
         }
+        ProxyResponse::Admit
+    }
+
+    /// Verifies a token of Kerberos.
+    fn process_ticket(&mut self, token: &[u8], request: &ProxyRequest, context: &ProxyContext<'_>) -> ProxyResponse {
+        let Some(service) = context.setup.kerberos() else { return ProxyResponse::AuthRequired };
+        let now = Timestamp::from_micros(context.now.unix_micros());
+        let answer = match service.verify(token, now, &self.next_confounder()) {
+            Verdict::NoKerberos if service.with_ntlm() && self.behaviour.offers.scheme == Some("Negotiate") => {
+                return self.process_token(token, request, context);
+            }
+            Verdict::NoKerberos => {
+                context.counters.tickets_refused.increment();
+                return ProxyResponse::AuthRequired;
+            }
+            Verdict::Refused { error, answer } => {
+                context.counters.tickets_refused.increment();
+                context.counters.tickets_repeated.add(u64::from(error == AcceptError::Repeated));
+                self.service_token = Some(STANDARD.encode(answer));
+                return ProxyResponse::AuthRequired;
+            }
+            Verdict::Accepted { answer } => answer,
+        };
+        match self.behaviour.authenticate_handling {
+            AuthenticateHandling::Reset => return ProxyResponse::Reset,
+            AuthenticateHandling::Refuse | AuthenticateHandling::Rechallenge => {
+                context.counters.tickets_refused.increment();
+                return ProxyResponse::AuthRequired;
+            }
+            AuthenticateHandling::Verify | AuthenticateHandling::VerifyWithin(_) | AuthenticateHandling::Forbid => {}
+        }
+        context.counters.tickets_accepted.increment();
+        self.auth = AuthState::Authenticated { requests_left: self.behaviour.requests_per_logon };
+        self.service_token = answer.map(|answer| STANDARD.encode(answer));
         ProxyResponse::Admit
     }
 
@@ -377,15 +418,30 @@ impl ProxySession {
     fn refuse_malformed(&mut self, context: &ProxyContext<'_>, actions: &mut VecDeque<ProxyAction>) {
         context.counters.malformed.increment();
         self.finished = true;
-        let mut answers = ResponseWriter { behaviour: &self.behaviour, delay: context.setup.delay(), actions };
+        let (delay, accepts) = (context.setup.delay(), accepts(context));
+        let mut answers = ResponseWriter { behaviour: &self.behaviour, delay, actions, accepts, negotiate: None };
         let page = Page::error(400, "Bad Request", "The request is malformed.");
         answers.page(&page, ResponseOptions { persists: false, wants_body: true });
+    }
+
+    fn next_confounder(&mut self) -> Confounder {
+        let mut confounder = Confounder::default();
+        confounder.as_chunks_mut::<8>().0.iter_mut().for_each(|half| *half = self.next_nonce());
+        confounder
     }
 
     /// SplitMix64 over the id: as random as the id, and different for each challenge of the connection.
     fn next_nonce(&mut self) -> [u8; 8] {
         self.challenges += 1;
         splitmix(self.id.wrapping_add(self.challenges.wrapping_mul(0x9e37_79b9_7f4a_7c15))).to_le_bytes()
+    }
+}
+
+/// What the stub accepts, and so offers.
+fn accepts(context: &ProxyContext<'_>) -> Accepts {
+    match context.setup.kerberos() {
+        None => Accepts::NTLM,
+        Some(service) => Accepts { ntlm: service.with_ntlm(), kerberos: true },
     }
 }
 

@@ -23,12 +23,27 @@ pub(super) struct ProxyRequest {
     pub framing: BodyFraming,
 }
 
+/// What a stub accepts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Accepts {
+    /// The personality's scheme, with NTLM in it.
+    pub ntlm: bool,
+    /// Negotiate, with Kerberos in it.
+    pub kerberos: bool,
+}
+
+impl Accepts {
+    pub(super) const NTLM: Accepts = Accepts { ntlm: true, kerberos: false };
+}
+
 /// What the authorization field contains. Its `Debug` does not show tokens, because they are credentials.
 pub(super) enum RequestCredentials {
     None,
     /// A decoded token of the supported scheme.
     Token(Vec<u8>),
-    /// A token of that scheme that is not base64.
+    /// A decoded token of the scheme Negotiate, for a stub that accepts Kerberos.
+    Ticket(Vec<u8>),
+    /// A token of one of these schemes that is not base64.
     Garbled,
     /// Other schemes only.
     Foreign,
@@ -39,6 +54,7 @@ impl std::fmt::Debug for RequestCredentials {
         f.write_str(match self {
             RequestCredentials::None => "None",
             RequestCredentials::Token(_) => "Token",
+            RequestCredentials::Ticket(_) => "Ticket",
             RequestCredentials::Garbled => "Garbled",
             RequestCredentials::Foreign => "Foreign",
         })
@@ -50,10 +66,10 @@ impl ProxyRequest {
     ///
     /// # Errors
     /// If the head is malformed.
-    pub(super) fn read(head: &[u8], behaviour: &Behaviour) -> Result<ProxyRequest, RequestError> {
+    pub(super) fn read(head: &[u8], behaviour: &Behaviour, accepts: Accepts) -> Result<ProxyRequest, RequestError> {
         let mut storage = FieldStorage::new();
         let head = RequestHead::parse(head, &mut storage)?;
-        let (connect, credentials) = (head.is_connect(), RequestCredentials::read(&head, behaviour));
+        let (connect, credentials) = (head.is_connect(), RequestCredentials::read(&head, behaviour, accepts));
         let says_close = ["connection", "proxy-connection"].iter().any(|name| head.fields.has_token(name, "close"));
         let doubled = head.fields.get_all("proxy-authorization").count() > 1;
         // A gateway that speaks NTLM never sends another scheme, whatever the stub offers.
@@ -82,7 +98,7 @@ impl ProxyRequest {
 }
 
 impl RequestCredentials {
-    fn read(head: &RequestHead<'_>, behaviour: &Behaviour) -> RequestCredentials {
+    fn read(head: &RequestHead<'_>, behaviour: &Behaviour, accepts: Accepts) -> RequestCredentials {
         // A proxy that poses as the origin uses the origin's field.
         let field = if behaviour.head.auth_status == 401 { "authorization" } else { "proxy-authorization" };
         let mut values = head.fields.get_all(field).peekable();
@@ -91,11 +107,14 @@ impl RequestCredentials {
         }
         let mut tokens = values.filter_map(|value| {
             let (scheme, token) = str::from_utf8(value).ok()?.split_once(' ')?;
-            behaviour.offers.scheme.is_some_and(|spoken| spoken.eq_ignore_ascii_case(scheme)).then(|| token.trim())
+            let is_ticket = accepts.kerberos && scheme.eq_ignore_ascii_case("Negotiate");
+            let is_spoken = || behaviour.offers.scheme.is_some_and(|spoken| spoken.eq_ignore_ascii_case(scheme));
+            (is_ticket || accepts.ntlm && is_spoken()).then(|| (is_ticket, token.trim()))
         });
-        match tokens.next().map(|token| STANDARD.decode(token)) {
-            Some(Ok(token)) => RequestCredentials::Token(token),
-            Some(Err(_)) => RequestCredentials::Garbled,
+        match tokens.next().map(|(is_ticket, token)| (is_ticket, STANDARD.decode(token))) {
+            Some((true, Ok(token))) => RequestCredentials::Ticket(token),
+            Some((false, Ok(token))) => RequestCredentials::Token(token),
+            Some((_, Err(_))) => RequestCredentials::Garbled,
             None => RequestCredentials::Foreign,
         }
     }
@@ -115,7 +134,7 @@ mod tests {
     use crate::stub::Personality;
 
     fn read(head: &str, personality: Personality) -> ProxyRequest {
-        ProxyRequest::read(head.as_bytes(), &personality.behaviour()).unwrap()
+        ProxyRequest::read(head.as_bytes(), &personality.behaviour(), Accepts::NTLM).unwrap()
     }
 
     #[test]

@@ -7,9 +7,13 @@ use std::time::Duration;
 use super::behaviour::{Behaviour, Delivery, Ending, Established, PageBody};
 use super::origin::Origin;
 use super::pattern;
+use super::request::Accepts;
 
 /// Most bytes of an origin that go out in the same segment as the 200.
 const FIRST_BYTES_MAX: usize = 1024;
+
+/// The scheme of Kerberos.
+const NEGOTIATE: &str = "Negotiate";
 
 /// What the driver of a connection has to do, in order.
 #[derive(Debug)]
@@ -79,6 +83,10 @@ pub(super) struct ResponseWriter<'a> {
     /// The pause before each response.
     pub delay: Duration,
     pub actions: &'a mut VecDeque<ProxyAction>,
+    /// What is offered.
+    pub accepts: Accepts,
+    /// The token of Negotiate in the response, in base64.
+    pub negotiate: Option<String>,
 }
 
 impl ResponseWriter<'_> {
@@ -119,11 +127,17 @@ impl ResponseWriter<'_> {
     fn auth_required_head(&self, token: Option<&str>) -> String {
         let (style, offers) = (&self.behaviour.head, &self.behaviour.offers);
         let is_spoken = |offer: &str| offers.scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(offer));
-        let challenges = offers.list.iter().filter_map(|offer| match token {
+        let is_kerberos =
+            |offer: &str| self.accepts.kerberos && token.is_none() && offer.eq_ignore_ascii_case(NEGOTIATE);
+        let own = offers.list.iter().filter(|offer| self.accepts.ntlm && !is_kerberos(offer));
+        let own = own.filter_map(|offer| match token {
             Some(token) if is_spoken(offer) => Some(format!("{offer}{}{token}", style.token_separator)),
             Some(_) if !offers.beside_token => None,
             _ => Some((*offer).to_owned()),
         });
+        let is_beside = token.is_none() || offers.beside_token;
+        let kerberos = (self.accepts.kerberos && is_beside).then(|| self.negotiate_challenge());
+        let challenges = kerberos.into_iter().chain(own);
         let lines: Vec<String> = match offers.joined {
             true => vec![challenges.collect::<Vec<_>>().join(", ")],
             false => challenges.collect(),
@@ -137,6 +151,22 @@ impl ResponseWriter<'_> {
         head + style.more_fields
     }
 
+    /// Negotiate, with the token if there is one.
+    fn negotiate_challenge(&self) -> String {
+        match &self.negotiate {
+            Some(token) => format!("{NEGOTIATE}{}{token}", self.behaviour.head.token_separator),
+            None => NEGOTIATE.to_owned(),
+        }
+    }
+
+    /// The field of a final response with the token that authenticates the service (RFC 4559 §5).
+    fn service_token_field(&self) -> String {
+        match &self.negotiate {
+            Some(_) => format!("{}: {}\r\n", self.behaviour.head.challenge_field, self.negotiate_challenge()),
+            None => String::new(),
+        }
+    }
+
     /// Writes a 200 and turns the connection into a tunnel.
     pub(super) fn tunnel(&mut self, mut origin: Origin, early: Vec<u8>) {
         let style = &self.behaviour.head;
@@ -145,7 +175,8 @@ impl ResponseWriter<'_> {
             Established::Plain | Established::WithFirstBytes => "",
         };
         let (interim, version) = (style.interim, style.version.as_str());
-        let head = format!("{interim}{version} 200 Connection established\r\nVia: 1.1 STUB\r\n{fields}\r\n");
+        let token = self.service_token_field();
+        let head = format!("{interim}{version} 200 Connection established\r\nVia: 1.1 STUB\r\n{token}{fields}\r\n");
         let mut bytes = head.into_bytes();
         if self.behaviour.established == Established::WithFirstBytes {
             let first = origin.unsolicited();
@@ -171,6 +202,7 @@ impl ResponseWriter<'_> {
             page.reason,
             if page.status == 200 { "text/plain" } else { "text/html" },
         );
+        head += &self.service_token_field();
         head += &ending_fields(if options.persists { Ending::KeepAlive } else { Ending::Close }, "");
         head += "\r\n";
         let mut bytes = head.into_bytes();
@@ -254,9 +286,13 @@ mod tests {
 
     const CONNECT: ResponseOptions = ResponseOptions { persists: true, wants_body: true };
 
+    fn writer<'a>(behaviour: &'a Behaviour, actions: &'a mut VecDeque<ProxyAction>) -> ResponseWriter<'a> {
+        ResponseWriter { behaviour, delay: Duration::ZERO, actions, accepts: Accepts::NTLM, negotiate: None }
+    }
+
     fn auth_required(personality: Personality, token: Option<&str>) -> (Vec<u8>, VecDeque<ProxyAction>, bool) {
         let (behaviour, mut actions) = (personality.behaviour(), VecDeque::new());
-        let mut answers = ResponseWriter { behaviour: &behaviour, delay: Duration::ZERO, actions: &mut actions };
+        let mut answers = writer(&behaviour, &mut actions);
         let stays = answers.auth_required(token, CONNECT);
         let Some(ProxyAction::Send(bytes)) = actions.pop_front() else {
             panic!("{personality} does not respond at once")
@@ -314,7 +350,7 @@ mod tests {
     fn first_bytes_of_an_origin_come_with_the_200_if_the_personality_says_so() {
         for (personality, first) in [(Personality::Plain, &b""[..]), (Personality::OkWithTunnelBytes, GREETING)] {
             let (behaviour, mut actions) = (personality.behaviour(), VecDeque::new());
-            let mut answers = ResponseWriter { behaviour: &behaviour, delay: Duration::ZERO, actions: &mut actions };
+            let mut answers = writer(&behaviour, &mut actions);
             answers.tunnel(Origin::of_host("greet.test").unwrap(), Vec::new());
             let (Some(ProxyAction::Send(bytes)), Some(ProxyAction::Tunnel { origin, .. })) =
                 (actions.pop_front(), actions.pop_front())

@@ -12,9 +12,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::counters::{Counters, Counts};
 use super::event_loop::{EventLoop, Stop};
+use super::kerberos::{KerberosService, StubKerberos};
 use super::personality::Personality;
 use super::setup::{ServerNames, Setup, StubAccount};
 use crate::event::Sender;
+use crate::kerberos::Keytab;
 use crate::ntlm::NtHash;
 
 /// Connections per loop that may wait for `accept`; the kernel limits it to `net.core.somaxconn`.
@@ -29,6 +31,8 @@ pub struct StubOptions {
     pub personality: Personality,
     /// The accounts that may authenticate.
     pub accounts: Vec<StubAccount>,
+    /// How it accepts Kerberos; `None`: not at all.
+    pub kerberos: Option<StubKerberos>,
     /// The names in challenges.
     pub names: ServerNames,
     /// The number of event loops, each on a thread of its own.
@@ -46,6 +50,7 @@ impl Default for StubOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             personality: Personality::Plain,
             accounts: Vec::new(),
+            kerberos: None,
             names: ServerNames::new("CORP", "PROXY"),
             threads: NonZeroUsize::MIN,
             delay: Duration::ZERO,
@@ -60,6 +65,20 @@ impl StubOptions {
     pub fn account(mut self, domain: &str, user: &str, password: &str) -> Self {
         let nt_hash = NtHash::from_password(password);
         self.accounts.push(StubAccount { domain: domain.to_owned(), user: user.to_owned(), nt_hash });
+        self
+    }
+
+    /// Accepts Kerberos with the keys of a service, and nothing else.
+    #[must_use]
+    pub fn only_kerberos(mut self, keytab: Keytab) -> Self {
+        self.kerberos = Some(StubKerberos { keytab, with_ntlm: false });
+        self
+    }
+
+    /// Accepts Kerberos with the keys of a service, beside the personality's own schemes.
+    #[must_use]
+    pub fn kerberos_too(mut self, keytab: Keytab) -> Self {
+        self.kerberos = Some(StubKerberos { keytab, with_ntlm: true });
         self
     }
 
@@ -110,7 +129,10 @@ impl StubServer {
     /// # Errors
     /// If the address is not available, or the system has no descriptors or threads left.
     pub fn start(options: StubOptions) -> io::Result<StubServer> {
-        let setup = Setup::new(options.names, options.accounts, options.delay);
+        let mut setup = Setup::new(options.names, options.accounts, options.delay);
+        if let Some(kerberos) = options.kerberos {
+            setup = setup.with_kerberos(kerberos);
+        }
         let shared = Arc::new(Shared { setup, lifetime: options.lifetime, personality: AtomicUsize::default() });
         shared.set_personality(options.personality);
         let mut server = StubServer { address: options.listen, shared, counters: Vec::new(), workers: Vec::new() };
@@ -151,6 +173,13 @@ impl StubServer {
     /// The same, but the account's passwords so far remain valid.
     pub fn add_password(&self, domain: &str, user: &str, password: &str) {
         self.shared.setup.add_password(domain, user, NtHash::from_password(password));
+    }
+
+    /// Replaces the keys with which tickets are verified, if Kerberos is accepted.
+    pub fn set_keytab(&self, keytab: Keytab) {
+        if let Some(service) = self.shared.setup.kerberos() {
+            KerberosService::set_keytab(service, keytab);
+        }
     }
 
     /// Changes the personality for connections that are accepted from now on.

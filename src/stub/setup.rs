@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::kerberos::{KerberosService, StubKerberos};
 use crate::ntlm::{NtHash, Verified, VerifyError, VerifyOptions, verify};
 
 /// How many challenges are remembered, to recognise an AUTHENTICATE_MESSAGE that was sent on the wrong connection.
@@ -56,13 +57,26 @@ pub struct Setup {
     delay: Duration,
     accounts: RwLock<Vec<StubAccount>>,
     recent: Mutex<VecDeque<Arc<IssuedChallenge>>>,
+    kerberos: Option<KerberosService>,
 }
 
 impl Setup {
     /// Creates a setup. `delay` passes before every response and simulates a round trip.
     #[must_use]
     pub fn new(names: ServerNames, accounts: Vec<StubAccount>, delay: Duration) -> Setup {
-        Setup { names, delay, accounts: RwLock::new(accounts), recent: Mutex::default() }
+        Setup { names, delay, accounts: RwLock::new(accounts), recent: Mutex::default(), kerberos: None }
+    }
+
+    /// Accepts Kerberos, too, or instead of NTLM.
+    #[must_use]
+    pub fn with_kerberos(mut self, kerberos: StubKerberos) -> Setup {
+        self.kerberos = Some(KerberosService::new(kerberos));
+        self
+    }
+
+    /// The service that verifies Kerberos; `None` if it is not accepted.
+    pub(super) fn kerberos(&self) -> Option<&KerberosService> {
+        self.kerberos.as_ref()
     }
 
     /// Changes the password of an account, or adds the account. The next AUTHENTICATE_MESSAGE is verified with it.

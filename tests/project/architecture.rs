@@ -126,7 +126,7 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
     ),
     ("watch", &["limits"], Any),
     ("supervisor", &["gateway", "watch", "notify", "config", "limits"], Any),
-    ("stub", &["ntlm", "http", "transport", "event", "limits"], Any),
+    ("stub", &["ntlm", "kerberos", "http", "transport", "event", "limits"], Any),
     (
         "cli",
         &[

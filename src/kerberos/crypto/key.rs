@@ -22,6 +22,8 @@ impl KeyUsage {
     pub(in crate::kerberos) const TGS_REQ_CHECKSUM: KeyUsage = KeyUsage(6);
     pub(in crate::kerberos) const TGS_REQ_AUTHENTICATOR: KeyUsage = KeyUsage(7);
     pub(in crate::kerberos) const TGS_REP: KeyUsage = KeyUsage(8);
+    /// TGS-REP, encrypted with the subkey of the request's authenticator.
+    pub(in crate::kerberos) const TGS_REP_SUBKEY: KeyUsage = KeyUsage(9);
     pub(in crate::kerberos) const AP_REQ_AUTHENTICATOR: KeyUsage = KeyUsage(11);
     pub(in crate::kerberos) const AP_REP: KeyUsage = KeyUsage(12);
 }

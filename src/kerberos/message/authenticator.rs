@@ -87,8 +87,7 @@ pub(in crate::kerberos) struct ApRequest<'a> {
 impl<'a> ApRequest<'a> {
     pub(in crate::kerberos) fn read(bytes: &'a [u8]) -> Result<ApRequest<'a>, DecodeError> {
         let mut request = enter(bytes, AP_REQ)?;
-        let flags = request.enter(context(2))?.element(crate::kerberos::der::BIT_STRING)?;
-        let mutual = matches!(flags, [_, first, ..] if first & 0x20 != 0);
+        let mutual = request.flags(2)? & MUTUAL_REQUIRED != 0;
         let ticket = Ticket::read(&mut request.enter(context(3))?)?;
         let authenticator = EncryptedData::read(request.enter(context(4))?)?;
         Ok(ApRequest { options: ApOptions { mutual }, ticket, authenticator })
@@ -101,6 +100,8 @@ pub(in crate::kerberos) struct ReadAuthenticator {
     pub client: Principal,
     pub checksum: Option<(i64, Vec<u8>)>,
     pub time: Timestamp,
+    /// `None` also if its etype is not implemented.
+    pub subkey: Option<Key>,
 }
 
 impl ReadAuthenticator {
@@ -118,31 +119,11 @@ impl ReadAuthenticator {
         };
         let micros = part.integer(4)?;
         let time = with_micros(part.time(5)?, micros)?;
-        Ok(ReadAuthenticator { client: Principal { name, realm }, checksum, time })
-    }
-}
-
-/// EncTicketPart (RFC 4120 §5.3), as far as a service needs it.
-#[derive(Debug)]
-pub(in crate::kerberos) struct TicketPart {
-    pub session_key: Option<Key>,
-    pub client: Principal,
-    pub start: Timestamp,
-    pub end: Timestamp,
-}
-
-impl TicketPart {
-    pub(in crate::kerberos) fn read(plain: &[u8]) -> Result<TicketPart, DecodeError> {
-        let mut part = Reader::new(plain).enter(application(3))?.enter(SEQUENCE)?;
-        part.skip(0)?;
-        let session_key = read_key(part.enter(context(1))?)?;
-        let realm = part.string(2)?.to_owned();
-        let name = PrincipalName::read(part.enter(context(3))?)?;
-        part.skip(4)?;
-        let authenticated = part.time(5)?;
-        let start = part.optional_time(6)?.unwrap_or(authenticated);
-        let end = part.time(7)?;
-        Ok(TicketPart { session_key, client: Principal { name, realm }, start, end })
+        let subkey = match part.enter_optional(context(6))? {
+            Some(field) => read_key(field)?,
+            None => None,
+        };
+        Ok(ReadAuthenticator { client: Principal { name, realm }, checksum, time, subkey })
     }
 }
 

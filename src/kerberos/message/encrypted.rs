@@ -30,8 +30,16 @@ impl<'a> EncryptedData<'a> {
 
 /// Writes an EncryptedData without a version of the key.
 pub(in crate::kerberos) fn write_encrypted(out: &mut Writer, etype: Etype, cipher: &[u8]) {
+    write_encrypted_with(out, etype, None, cipher);
+}
+
+/// Writes an EncryptedData, with the version of a long-term key.
+pub(in crate::kerberos) fn write_encrypted_with(out: &mut Writer, etype: Etype, kvno: Option<u32>, cipher: &[u8]) {
     out.element(SEQUENCE, |out| {
         out.integer(0, etype.number());
+        if let Some(kvno) = kvno {
+            out.integer(1, kvno);
+        }
         out.octets(2, cipher);
     });
 }
@@ -107,21 +115,14 @@ impl Ticket {
     }
 
     /// A ticket as a KDC makes it.
-    #[cfg(test)]
-    pub(in crate::kerberos) fn new(service: &Principal, etype: Etype, kvno: i64, cipher: &[u8]) -> Ticket {
+    pub(in crate::kerberos) fn new(service: &Principal, etype: Etype, kvno: u32, cipher: &[u8]) -> Ticket {
         let mut out = Writer::with_capacity(cipher.len() + 256);
         out.element(application(1), |out| {
             out.element(SEQUENCE, |out| {
                 out.integer(0, 5);
                 out.string(1, &service.realm);
                 out.element(context(2), |out| service.name.write(out));
-                out.element(context(3), |out| {
-                    out.element(SEQUENCE, |out| {
-                        out.integer(0, etype.number());
-                        out.integer(1, kvno);
-                        out.octets(2, cipher);
-                    });
-                });
+                out.element(context(3), |out| write_encrypted_with(out, etype, Some(kvno), cipher));
             });
         });
         Ticket(Arc::new(out.into_secret()))

@@ -1,10 +1,11 @@
 //! AS-REP and TGS-REP (RFC 4120 §5.4.2).
 
-use crate::kerberos::crypto::Key;
-use crate::kerberos::der::{Reader, SEQUENCE, application, context};
+use crate::kerberos::crypto::{Confounder, Key, KeyUsage};
+use crate::kerberos::der::{Reader, SEQUENCE, Writer, application, context};
 use crate::kerberos::error::DecodeError;
-use crate::kerberos::message::pa_data::{PaData, read_pa_data};
-use crate::kerberos::message::{EncryptedData, Ticket, read_key};
+use crate::kerberos::message::pa_data::{PaData, read_pa_data, write_pa_data};
+use crate::kerberos::message::ticket_part::TicketPart;
+use crate::kerberos::message::{EncryptedData, Ticket, read_key, write_encrypted_with, write_key};
 use crate::kerberos::name::{Principal, PrincipalName};
 use crate::kerberos::time::Timestamp;
 
@@ -76,5 +77,75 @@ impl ReplyPart {
         let realm = part.string(9)?.to_owned();
         let name = PrincipalName::read(part.enter(context(10))?)?;
         Ok(ReplyPart { session_key, nonce, start, end, renew_till, service: Principal { name, realm } })
+    }
+}
+
+/// A KDC-REP that a KDC sends.
+pub(in crate::kerberos) struct IssuedReply<'a> {
+    /// [`AS_REP`] or [`TGS_REP`].
+    pub kind: u8,
+    pub pa_data: &'a [PaData],
+    /// What the ticket contains.
+    pub part: &'a TicketPart,
+    pub service: &'a Principal,
+    pub ticket: &'a Ticket,
+    pub nonce: i64,
+    /// The key that encrypts the client's part, what it is used for, and its version if it is the client's own.
+    pub reply_key: &'a Key,
+    pub usage: KeyUsage,
+    pub reply_kvno: Option<u32>,
+}
+
+impl IssuedReply<'_> {
+    pub(in crate::kerberos) fn encode(&self, confounder: &Confounder) -> Vec<u8> {
+        let cipher = self.reply_key.encrypt(self.usage, confounder, &self.client_part().into_secret());
+        let mut out = Writer::with_capacity(1024 + self.ticket.as_bytes().len() + cipher.len());
+        out.element(application(self.kind), |out| {
+            out.element(SEQUENCE, |out| {
+                out.integer(0, 5);
+                out.integer(1, self.kind);
+                if !self.pa_data.is_empty() {
+                    out.element(context(2), |out| write_pa_data(out, self.pa_data));
+                }
+                out.string(3, &self.part.client.realm);
+                out.element(context(4), |out| self.part.client.name.write(out));
+                out.element(context(5), |out| out.raw(self.ticket.as_bytes()));
+                out.element(context(6), |out| {
+                    write_encrypted_with(out, self.reply_key.etype(), self.reply_kvno, &cipher);
+                });
+            });
+        });
+        out.into_bytes()
+    }
+
+    /// EncASRepPart or EncTGSRepPart.
+    fn client_part(&self) -> Writer {
+        let part = self.part;
+        let mut out = Writer::with_capacity(2048);
+        out.element(application(if self.kind == AS_REP { 25 } else { 26 }), |out| {
+            out.element(SEQUENCE, |out| {
+                out.element(context(0), |out| write_key(out, &part.session_key));
+                // LastReq, which says nothing.
+                out.element(context(1), |out| {
+                    out.element(SEQUENCE, |out| {
+                        out.element(SEQUENCE, |out| {
+                            out.integer(0, 0);
+                            out.time(1, part.authenticated);
+                        });
+                    });
+                });
+                out.integer(2, self.nonce);
+                out.flags(4, part.flags);
+                out.time(5, part.authenticated);
+                out.time(6, part.start);
+                out.time(7, part.end);
+                if let Some(renew_till) = part.renew_till {
+                    out.time(8, renew_till);
+                }
+                out.string(9, &self.service.realm);
+                out.element(context(10), |out| self.service.name.write(out));
+            });
+        });
+        out
     }
 }

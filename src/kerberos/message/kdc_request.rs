@@ -10,12 +10,19 @@ use crate::kerberos::time::Timestamp;
 
 /// KDCOptions, the first bit the highest.
 pub(in crate::kerberos) mod options {
+    const fn bit(number: u32) -> u32 {
+        1 << (31 - number)
+    }
+
     /// The ticket may be renewed.
-    pub(in crate::kerberos) const RENEWABLE: u32 = 1 << (31 - 8);
+    pub(in crate::kerberos) const RENEWABLE: u32 = bit(8);
     /// The KDC may answer with another name, or with a referral.
-    pub(in crate::kerberos) const CANONICALIZE: u32 = 1 << (31 - 15);
+    pub(in crate::kerberos) const CANONICALIZE: u32 = bit(15);
     /// Renew the ticket that comes with the request.
-    pub(in crate::kerberos) const RENEW: u32 = 1 << (31 - 30);
+    pub(in crate::kerberos) const RENEW: u32 = bit(30);
+    /// What our own KDC does not do: forwarded, proxy and postdated tickets, tickets in another client's name or with
+    /// another ticket's key, and validation.
+    pub(in crate::kerberos) const UNSUPPORTED: u32 = bit(2) | bit(4) | bit(6) | bit(14) | bit(28) | bit(31);
 }
 
 /// KDC-REQ-BODY.

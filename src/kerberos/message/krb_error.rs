@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use crate::kerberos::der::{Reader, SEQUENCE, application, context};
+use crate::kerberos::der::{Reader, SEQUENCE, Writer, application, context};
 use crate::kerberos::error::DecodeError;
+use crate::kerberos::name::Principal;
 use crate::kerberos::time::Timestamp;
 use crate::limits;
 
@@ -141,6 +142,39 @@ impl KrbError {
             None => Vec::new(),
         };
         Ok(KrbError { code, server_time, client_realm, text, data })
+    }
+}
+
+/// A KRB-ERROR that a KDC or a service sends.
+pub(in crate::kerberos) struct ErrorReply<'a> {
+    pub code: ErrorCode,
+    /// The sender's time.
+    pub now: Timestamp,
+    /// The sender.
+    pub service: &'a Principal,
+    /// METHOD-DATA, or empty.
+    pub data: &'a [u8],
+}
+
+impl ErrorReply<'_> {
+    pub(in crate::kerberos) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::with_capacity(256 + self.data.len());
+        out.element(application(30), |out| {
+            out.element(SEQUENCE, |out| {
+                out.integer(0, 5);
+                out.integer(1, 30);
+                out.time(4, self.now);
+                out.integer(5, self.now.subsec_micros());
+                out.integer(6, self.code.0);
+                out.string(9, &self.service.realm);
+                out.element(context(10), |out| self.service.name.write(out));
+                out.string(11, self.code.meaning().unwrap_or_default());
+                if !self.data.is_empty() {
+                    out.octets(12, self.data);
+                }
+            });
+        });
+        out.into_bytes()
     }
 }
 

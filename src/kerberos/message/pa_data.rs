@@ -93,6 +93,25 @@ impl EtypeInfo {
         Ok(all)
     }
 
+    /// Writes ETYPE-INFO2.
+    pub(in crate::kerberos) fn write_all(all: &[EtypeInfo]) -> Vec<u8> {
+        let mut out = Writer::with_capacity(256);
+        out.element(SEQUENCE, |out| {
+            for info in all {
+                out.element(SEQUENCE, |out| {
+                    out.integer(0, info.etype);
+                    if let Some(salt) = &info.salt {
+                        out.element(context(1), |out| out.bytes(GENERAL_STRING, salt));
+                    }
+                    if let Some(iterations) = info.iterations {
+                        out.octets(2, &iterations.to_be_bytes());
+                    }
+                });
+            }
+        });
+        out.into_bytes()
+    }
+
     /// The iterations of string-to-key; `None` if the KDC names more or fewer than are allowed. Zero stands for 2^32.
     pub(in crate::kerberos) fn allowed_iterations(&self, etype: Etype) -> Option<u32> {
         let iterations = self.iterations.unwrap_or(etype.default_iterations());
@@ -112,4 +131,13 @@ pub(in crate::kerberos) fn encrypted_timestamp(key: &Key, confounder: &Confounde
     let mut out = Writer::with_capacity(cipher.len() + 32);
     write_encrypted(&mut out, key.etype(), &cipher);
     PaData { kind: PA_ENC_TIMESTAMP, value: out.into_bytes() }
+}
+
+/// The time in a PA-ENC-TIMESTAMP, once it is decrypted.
+pub(in crate::kerberos) fn read_timestamp(plain: &[u8]) -> Result<Timestamp, DecodeError> {
+    let mut part = Reader::new(plain).enter(SEQUENCE)?;
+    let seconds = part.time(0)?;
+    let micros = part.optional_integer(1)?.unwrap_or_default();
+    let micros = u32::try_from(micros).ok().filter(|micros| *micros < 1_000_000).ok_or(DecodeError::Integer)?;
+    Ok(seconds.with_subsec_micros(micros))
 }
