@@ -1,5 +1,6 @@
 //! The conversation itself: requests out, answers in.
 
+use super::fallback::Fallback;
 use super::fault;
 use super::handshake::Handshake;
 use super::mechanism::{Scheme, TokenInputs};
@@ -90,6 +91,10 @@ impl Handshake {
     /// [`Cause::CredentialsWithdrawn`] after [`Credentials::withdraw`](super::Credentials::withdraw); and what the
     /// mechanism refuses.
     pub fn authenticate(&mut self, nonces: &Nonces, out: &mut Vec<u8>) -> Result<(), Fault> {
+        self.send_final_token(nonces, out).map_err(|fault| self.explained(fault))
+    }
+
+    fn send_final_token(&mut self, nonces: &Nonces, out: &mut Vec<u8>) -> Result<(), Fault> {
         let State::TokenDue { challenge } = std::mem::replace(&mut self.state, State::Ended) else {
             return Err(fault(Cause::ChallengeMalformed, "there is no challenge to answer"));
         };
@@ -116,7 +121,9 @@ impl Handshake {
             }
             Err(fault) if challenge.is_some() => return Err(fault),
             Err(fault) => {
-                self.scheme = self.credentials.next_to_open(self.scheme).ok_or(fault)?;
+                let Some(next) = self.credentials.next_to_open(self.scheme) else { return Err(fault) };
+                self.scheme = next;
+                self.fallback = Some(Fallback::without_token(&fault));
                 self.has_fallen_back = true;
                 self.secrets = Some(secrets);
                 self.send_first_token(out);
@@ -132,6 +139,10 @@ impl Handshake {
     /// # Errors
     /// The fault that ends the handshake.
     pub fn receive(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(usize, Progress), Fault> {
+        self.take(bytes, out).map_err(|fault| self.explained(fault))
+    }
+
+    fn take(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(usize, Progress), Fault> {
         let mut used = 0;
         loop {
             let rest = &bytes[used..];
@@ -205,11 +216,15 @@ impl Handshake {
     /// # Errors
     /// The fault that ends the request, if it must not.
     pub fn token_was_refused(&mut self, head: &ResponseHead<'_>) -> Result<(), Fault> {
-        match ProxyAnswer::read_refusal(head, &self.sent_request(Leg::FinalToken))? {
-            ProxyAnswer::AskedAgain { scheme, .. } => self.asked_again(None, scheme).map(|_| ()),
-            ProxyAnswer::Refused { detail, .. } => Err(fault(Cause::CredentialsRefused, detail)),
-            _ => Ok(()),
-        }
+        let outcome = match ProxyAnswer::read_refusal(head, &self.sent_request(Leg::FinalToken)) {
+            Ok(ProxyAnswer::AskedAgain { scheme, fallback, .. }) => {
+                self.asked_again(None, scheme, fallback).map(|_| ())
+            }
+            Ok(ProxyAnswer::Refused { detail, .. }) => Err(fault(Cause::CredentialsRefused, detail)),
+            Ok(_) => Ok(()),
+            Err(fault) => Err(fault),
+        };
+        outcome.map_err(|fault| self.explained(fault))
     }
 
     /// The upstream has ended the connection.
@@ -217,6 +232,10 @@ impl Handshake {
     /// # Errors
     /// The fault that ends the handshake, if another connection would not help.
     pub fn closed(&mut self) -> Result<Progress, Fault> {
+        self.after_close().map_err(|fault| self.explained(fault))
+    }
+
+    fn after_close(&mut self) -> Result<Progress, Fault> {
         match &self.state {
             State::Awaiting { leg: Leg::FinalToken, .. } => Err(fault(
                 Cause::UpstreamClosed,
@@ -269,7 +288,7 @@ impl Handshake {
                 self.tally.challenge = self.tally.challenge.saturating_add(1);
                 // What could not make its token may be able to the next time.
                 if !self.has_fallen_back {
-                    self.credentials.remember(self.scheme);
+                    self.credentials.remember(self.scheme, self.fallback.as_ref());
                 }
                 self.scheme = scheme;
                 match framing {
@@ -279,11 +298,16 @@ impl Handshake {
                         .map(Some),
                 }
             }
-            ProxyAnswer::AskedAgain { framing, scheme } => self.asked_again(framing, scheme),
+            ProxyAnswer::AskedAgain { framing, scheme, fallback } => self.asked_again(framing, scheme, fallback),
         }
     }
 
-    fn asked_again(&mut self, framing: Option<BodyFraming>, scheme: Scheme) -> Result<Option<Progress>, Fault> {
+    fn asked_again(
+        &mut self,
+        framing: Option<BodyFraming>,
+        scheme: Scheme,
+        fallback: Fallback,
+    ) -> Result<Option<Progress>, Fault> {
         self.demanded = true;
         let is_refusal = matches!(self.state, State::Awaiting { leg: Leg::FinalToken, .. });
         match is_refusal {
@@ -291,10 +315,16 @@ impl Handshake {
             false => self.tally.unprompted = self.tally.unprompted.saturating_add(1),
         }
         self.has_retried |= is_refusal && scheme == self.scheme;
+        match self.credentials.place(scheme) {
+            0 => self.fallback = None,
+            // Another scheme of the same mechanism.
+            place if place == self.credentials.place(self.scheme) => {}
+            _ => self.fallback = Some(fallback),
+        }
         self.scheme = scheme;
         if self.needs_no_challenge() {
             // No challenge will come to show that the upstream takes it.
-            self.credentials.remember(scheme);
+            self.credentials.remember(scheme, self.fallback.as_ref());
         }
         match framing {
             Some(framing) => Ok(self.discard(framing, AfterBody::NextToken)),

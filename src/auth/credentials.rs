@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::fallback::Fallback;
 use super::fault;
 use super::mechanism::{Basic, BasicCredentials, Kerberos, Mechanism, Ntlm, Scheme, Secrets, SpeaksNtlm};
 use super::state::Opening;
@@ -43,6 +44,8 @@ pub struct Credentials {
     mechanisms: Vec<Box<dyn Mechanism>>,
     /// The scheme that the upstream accepted last, with which the next handshake begins.
     known: KnownScheme,
+    /// Why that is not the first one, if it is not. The mutex is held while a pointer is copied.
+    why_known: Mutex<Option<Fallback>>,
     /// Shared by all identities of the upstream.
     speaks_ntlm: Arc<SpeaksNtlm>,
     /// `None` once they are withdrawn. All shards read it; the mutex is held while a pointer is copied.
@@ -66,6 +69,7 @@ impl Credentials {
         Credentials {
             first_leg,
             known: KnownScheme::new(first_scheme(&mechanisms)),
+            why_known: Mutex::default(),
             mechanisms,
             speaks_ntlm: Arc::default(),
             secrets: Mutex::new(Some(Arc::new(secrets))),
@@ -145,7 +149,8 @@ impl Credentials {
         self.secrets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn place(&self, scheme: Scheme) -> usize {
+    /// The place in the list of the mechanism that uses a scheme.
+    pub(super) fn place(&self, scheme: Scheme) -> usize {
         self.mechanisms.iter().position(|mechanism| mechanism.schemes().contains(&scheme)).unwrap_or_default()
     }
 
@@ -165,9 +170,28 @@ impl Credentials {
         better.and_then(|mechanism| mechanism.schemes().first()).copied().unwrap_or(known)
     }
 
-    /// The next handshake begins with this scheme.
-    pub(super) fn remember(&self, scheme: Scheme) {
+    /// The next handshake begins with this scheme, for this reason if its mechanism is not the first in the list.
+    pub(super) fn remember(&self, scheme: Scheme, fallback: Option<&Fallback>) {
+        if self.has_choice() {
+            *self.why_known.lock().unwrap_or_else(PoisonError::into_inner) = fallback.cloned();
+        }
         self.known.remember(scheme);
+    }
+
+    /// Why a handshake begins with this scheme and not with the first mechanism in the list.
+    pub(super) fn known_fallback(&self, scheme: Scheme) -> Option<Fallback> {
+        let is_known = self.place(scheme) > 0;
+        is_known.then(|| self.why_known.lock().unwrap_or_else(PoisonError::into_inner).clone())?
+    }
+
+    /// Whether more than one mechanism is listed.
+    pub(super) fn has_choice(&self) -> bool {
+        self.mechanisms.len() > 1
+    }
+
+    /// The scheme of the first mechanism in the list.
+    pub(super) fn first_scheme(&self) -> Scheme {
+        first_scheme(&self.mechanisms)
     }
 
     /// The upstream refused a token. If what is remembered needs no challenge, the next handshake finds out again what
@@ -191,16 +215,20 @@ impl Credentials {
             return Ok(last);
         }
         let passed_over = if is_tried { self.place(last) } else { 0 };
-        for mechanism in self.mechanisms.iter().skip(passed_over) {
+        // One that has given way is the last resort.
+        let mut left: Vec<&dyn Mechanism> = self.mechanisms.iter().skip(passed_over).map(|one| &**one).collect();
+        left.sort_by_key(|mechanism| mechanism.has_given_way());
+        for mechanism in left {
             if let Some(scheme) = mechanism.choose(last, offers)? {
                 return Ok(scheme);
             }
         }
-        let mut names: Vec<&str> = self.mechanisms.iter().flat_map(|one| one.schemes()).map(|one| one.name()).collect();
+        let mut names: Vec<&str> =
+            self.mechanisms.iter().flat_map(|one| one.schemes()).map(|one| one.mechanism()).collect();
         names.dedup();
         let detail = format!(
-            "the upstream offers neither {}; it offers: {}",
-            names.join(" nor "),
+            "the upstream offers no scheme for a listed mechanism ({}); it offers: {}",
+            names.join(", "),
             http::offered_schemes(offers)
         );
         Err(fault(Cause::SchemeNotOffered, detail))

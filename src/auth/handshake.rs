@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::credentials::Credentials;
+use super::fallback::{Choice, Fallback};
 use super::mechanism::{MutualCheck, Scheme, Secrets};
 use super::progress::{Due, Tally};
 use super::proxy_answer::token_under;
@@ -40,6 +41,8 @@ pub struct Handshake {
     pub(super) has_retried: bool,
     /// The mechanism in use is not the one that comes first, because that one could not make its token.
     pub(super) has_fallen_back: bool,
+    /// Why the mechanism in use is not the one that comes first; `None` if it is.
+    pub(super) fallback: Option<Fallback>,
     /// See [`Handshake::bind_to_channel`].
     pub(super) channel_bindings: Option<[u8; 16]>,
     /// Credentials have been sent on the present connection.
@@ -53,8 +56,10 @@ pub struct Handshake {
 impl Handshake {
     /// A handshake that has sent nothing yet. Heads of more than `head_limit_bytes` are a fault.
     pub fn new(request: Request, credentials: Arc<Credentials>, head_limit_bytes: usize) -> Handshake {
+        let scheme = credentials.recall_scheme();
         Handshake {
-            scheme: credentials.recall_scheme(),
+            scheme,
+            fallback: credentials.known_fallback(scheme),
             state: State::Ready(credentials.first_leg.into()),
             request,
             credentials,
@@ -109,6 +114,7 @@ impl Handshake {
     /// Turns to another upstream and forgets what the last one answered.
     pub fn turn_to(&mut self, credentials: Arc<Credentials>) {
         self.scheme = credentials.recall_scheme();
+        self.fallback = credentials.known_fallback(self.scheme);
         self.beginnings = 0;
         self.demanded = false;
         (self.has_retried, self.has_fallen_back) = (false, false);
@@ -173,6 +179,26 @@ impl Handshake {
     /// The 407 answers since the last call.
     pub fn take_tally(&mut self) -> Tally {
         std::mem::take(&mut self.tally)
+    }
+
+    /// The mechanism in use, if more than one is listed.
+    pub fn choice(&self) -> Option<Choice<'_>> {
+        self.credentials.has_choice().then(|| Choice {
+            first: self.credentials.first_scheme(),
+            used: self.scheme,
+            fallback: self.fallback.as_ref(),
+        })
+    }
+
+    /// A fault of this handshake that says, too, why its mechanism is not the one that is listed first.
+    #[must_use]
+    pub fn explained(&self, fault: Fault) -> Fault {
+        match self.choice() {
+            Some(choice) if choice.fallback.is_some() => {
+                Fault::new(fault.at, fault.cause, format!("{}; it used {choice}", fault.detail))
+            }
+            _ => fault,
+        }
     }
 
     /// The scheme in use.

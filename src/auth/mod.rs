@@ -29,6 +29,7 @@
 
 mod conversation;
 mod credentials;
+mod fallback;
 mod final_answer;
 mod handshake;
 mod mechanism;
@@ -46,6 +47,7 @@ mod tests;
 use std::borrow::Cow;
 
 pub use credentials::{Credentials, FirstLeg};
+pub use fallback::{Choice, Fallback};
 pub use final_answer::{FinalAnswer, final_answer};
 pub use handshake::Handshake;
 pub use mechanism::{Scheme, SpeaksNtlm};

@@ -1,6 +1,7 @@
 //! What an upstream's answer means for a handshake: pure, a head in, its meaning out.
 
 use super::credentials::Credentials;
+use super::fallback::Fallback;
 use super::fault;
 use super::mechanism::{CHALLENGE_SCHEMES, Refused, Scheme};
 use super::progress::Declined;
@@ -40,6 +41,8 @@ pub(super) enum ProxyAnswer {
         framing: Option<BodyFraming>,
         /// What to try next.
         scheme: Scheme,
+        /// Why, if that is another mechanism.
+        fallback: Fallback,
     },
     /// The final token was refused.
     Refused {
@@ -109,28 +112,40 @@ impl ProxyAnswer {
         let framing = persists.then_some(framing);
         let mechanism = credentials.mechanism(scheme);
         let token = token_under(scheme.name(), head);
+        let not_offered = || Fallback::not_offered(scheme, &head.fields);
         if leg == Leg::FinalToken {
-            let mut why = None;
+            let mut said = format!("407 {}", String::from_utf8_lossy(head.reason).escape_debug());
             if !mechanism.counts_as_logon() {
                 let decoded = token.and_then(|token| http::decode_token(token).ok());
                 // An upstream that does not offer the scheme would refuse any token.
-                let refused = match http::find_challenge(&head.fields, scheme.name()) {
-                    Some(_) => mechanism.refused(decoded.as_deref(), sent.token_made_at),
-                    None => Refused::default(),
+                let is_offered = http::find_challenge(&head.fields, scheme.name()).is_some();
+                let refused = match is_offered {
+                    true => mechanism.refused(decoded.as_deref(), sent.token_made_at),
+                    false => Refused::default(),
+                };
+                if let Some(why) = refused.why {
+                    said.push_str(&format!("; {why}"));
+                }
+                let fallback = match is_offered {
+                    true => Fallback::refused(scheme, &said, &head.fields),
+                    false => not_offered(),
                 };
                 // On another connection: Squid answers 407 to whatever follows a refused token on this one.
                 if refused.may_retry && !sent.has_retried {
-                    return Ok(ProxyAnswer::AskedAgain { framing: None, scheme });
+                    return Ok(ProxyAnswer::AskedAgain { framing: None, scheme, fallback });
                 }
-                if let Ok(scheme) = credentials.choose(scheme, true, &head.fields) {
-                    mechanism.give_way();
-                    return Ok(ProxyAnswer::AskedAgain { framing: None, scheme });
+                match credentials.choose(scheme, true, &head.fields) {
+                    Ok(scheme) => {
+                        mechanism.give_way();
+                        return Ok(ProxyAnswer::AskedAgain { framing: None, scheme, fallback });
+                    }
+                    Err(fault) if !is_offered => return Err(fault),
+                    Err(_) => {}
                 }
-                why = refused.why;
+                let offered = http::offered_schemes(&head.fields);
+                said.push_str(&format!("; it was sent a {} token and offers: {offered}", scheme.mechanism()));
             }
-            let status_line = format!("407 {}", String::from_utf8_lossy(head.reason).escape_debug());
-            let why = why.map(|why| format!("; {why}")).unwrap_or_default();
-            let detail = format!("the upstream refused the credentials: {status_line}{why}");
+            let detail = format!("the upstream refused the credentials: {said}");
             return Ok(ProxyAnswer::Refused { rechallenged: token.is_some(), detail });
         }
         if leg == Leg::FirstToken
@@ -143,8 +158,9 @@ impl ProxyAnswer {
             let (challenge, scheme) = mechanism.read_challenge(scheme, token)?;
             return Ok(ProxyAnswer::Challenge { challenge, framing, scheme });
         }
+        let fallback = not_offered();
         let scheme = credentials.choose(scheme, leg == Leg::FirstToken, &head.fields)?;
-        Ok(ProxyAnswer::AskedAgain { framing, scheme })
+        Ok(ProxyAnswer::AskedAgain { framing, scheme, fallback })
     }
 }
 

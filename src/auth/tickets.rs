@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::fault::Fault;
+use crate::fault::{Cause, Fault};
 use crate::kerberos::{Credential, Timestamp};
 use crate::limits;
 
@@ -63,6 +63,13 @@ impl TicketSlot {
             is_replacing: false,
         };
         TicketSlot { state: Mutex::new(state), times, wake: None }
+    }
+
+    /// A slot that never has a ticket, and why.
+    pub fn without_ticket(why: &'static str) -> TicketSlot {
+        let slot = TicketSlot::fixed(Arc::new(TokenTimes::new(0)));
+        slot.publish(TicketState::Failed(super::fault(Cause::TicketUnavailable, why)), Timestamp::default());
+        slot
     }
 
     /// Publishes what the thread has now, at the time `now`.
@@ -155,7 +162,7 @@ impl TokenTimes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::{At, Cause};
+    use crate::fault::At;
     use std::collections::HashSet;
 
     #[test]

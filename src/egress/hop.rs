@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::{Habits, KnownIdentity, Unchallenged};
+use super::{Habits, KnownIdentity, ReportedChoice, Unchallenged};
 use crate::auth::Credentials;
 use crate::metrics::{HopMetrics, UpstreamMetrics};
 use crate::upstream::Upstream;
@@ -33,6 +33,8 @@ pub struct Hop {
     pub keep_cap: usize,
     /// What its behaviour has shown.
     pub habits: Habits,
+    /// Which mechanism the log has reported last.
+    pub reported: ReportedChoice,
     /// What it serves without authentication.
     pub unchallenged: Unchallenged,
 }

@@ -5,6 +5,7 @@
 //! | `identity` | the accounts that authenticate to upstreams, and which clients use them |
 //! | `hop` | an upstream as one identity: all that a connection to it needs |
 //! | `habits` | what an upstream's behaviour has shown |
+//! | `reported` | which mechanism was last reported |
 //! | `choice` | the choice of an upstream within a group |
 //! | `unchallenged` | what an upstream serves without authentication |
 //! | `logon_verdict` | what an answer says about the AUTHENTICATE_MESSAGE before it |
@@ -20,6 +21,7 @@ mod hop;
 mod identity;
 mod logins;
 pub mod logon_verdict;
+mod reported;
 mod unchallenged;
 
 use std::net::{IpAddr, SocketAddr};
@@ -36,6 +38,7 @@ pub use habits::{AuthDemand, Habits};
 pub use hop::{Hop, HopLease};
 pub use identity::KnownIdentity;
 pub use logins::{Guesses, LoginError, Logins};
+pub use reported::ReportedChoice;
 pub use unchallenged::Unchallenged;
 
 /// An upstream as part of an egress.

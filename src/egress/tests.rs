@@ -44,6 +44,7 @@ fn egress(order: UpstreamOrder, upstreams: &[(usize, u32)], identities: Vec<Arc<
                 keep_cap: 0,
                 check_target: None,
                 habits: Habits::default(),
+                reported: ReportedChoice::default(),
                 unchallenged: Unchallenged::default(),
             }));
         }

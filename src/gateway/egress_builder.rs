@@ -13,8 +13,8 @@ use super::kerberos::{KeyGuards, ManagedTickets, key_material, only_keytab, slot
 use crate::auth::{Credentials, SpeaksNtlm, TokenTimes};
 use crate::config::{Check, Config, IdentityConfig, KerberosIdentity, Logon, UpstreamConfig};
 use crate::egress::{
-    CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, ListenerUse, Logins, Member, Unchallenged,
-    check_by_handshake, probe,
+    CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, ListenerUse, Logins, Member, ReportedChoice,
+    Unchallenged, check_by_handshake, probe,
 };
 use crate::event::Sender;
 use crate::limits::millis;
@@ -242,6 +242,7 @@ fn egress(
                 },
                 keep_cap: of_config.keep,
                 habits: Habits::default(),
+                reported: ReportedChoice::default(),
                 unchallenged: Unchallenged::default(),
             })
         };

@@ -11,7 +11,6 @@ use zeroize::Zeroizing;
 use super::egress_builder::{Builder, ShardNotifier, notify, secret_digest};
 use crate::auth::{TicketSlot, TicketState, TokenTimes};
 use crate::config::{Config, IdentityConfig, KerberosConfig, KerberosIdentity, Spn, UpstreamConfig};
-use crate::fault::{At, Cause, Fault};
 use crate::kerberos::{ClientSecret, ExchangeOptions, KeytabEntry, PrincipalName, RequestKind, Timestamp};
 use crate::limits::{self, millis};
 use crate::metrics::{KerberosMetrics, TicketMetric};
@@ -126,11 +125,7 @@ impl ManagedTickets {
 
 /// For an identity at an upstream where it may use no mechanism.
 pub(super) fn slot_without_ticket() -> Arc<TicketSlot> {
-    let slot = TicketSlot::fixed(Arc::new(TokenTimes::new(0)));
-    let detail = "the configuration lists no mechanism for this identity at this upstream";
-    let fault = Fault::new(At::Authenticate, Cause::TicketUnavailable, detail);
-    slot.publish(TicketState::Failed(fault), Timestamp::default());
-    Arc::new(slot)
+    Arc::new(TicketSlot::without_ticket("the configuration lists no mechanism for this identity at this upstream"))
 }
 
 /// Times of tokens, for the process.

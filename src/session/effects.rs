@@ -260,10 +260,27 @@ impl Attempt {
         if granted && self.source == ConnectionSource::Kept && self.handshake.tally().unprompted > 0 {
             self.hop.habits.refused_connect_on_reuse(cx.now_ms());
         }
+        if granted {
+            self.report_choice();
+        }
         self.handshake_counted(outcome, cx);
         let Tally { refused, rechallenge, .. } = self.handshake.take_tally();
         self.hop.metrics.answered_407(Reason407::Refused, u64::from(refused));
         self.hop.metrics.answered_407(Reason407::Rechallenge, u64::from(rechallenge));
+    }
+
+    /// Logs the mechanism that has succeeded, where several are listed: each change for people, each fallback for
+    /// debugging.
+    fn report_choice(&self) {
+        let Some(choice) = self.handshake.choice() else { return };
+        let level = match (self.hop.reported.is_news(&choice), choice.fallback()) {
+            (true, Some(_)) => log::Level::Warn,
+            (true, None) => log::Level::Info,
+            (false, Some(_)) => log::Level::Debug,
+            (false, None) => return,
+        };
+        let (upstream, identity) = (self.hop.upstream.name(), &self.hop.identity.name);
+        log::log!(level, "upstream {upstream}: the identity {identity} is authenticated by {choice}");
     }
 
     /// Counts a handshake, but not what the upstream said about its logon.
@@ -365,6 +382,7 @@ impl Attempt {
             }
         }
         self.hop.upstream.health.succeeded();
+        self.report_choice();
         self.handshake_counted(HandshakeOutcome::Established, cx);
     }
 

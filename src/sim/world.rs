@@ -16,7 +16,8 @@ use super::trace::Trace;
 use super::upstream::{Peer, PeerContext};
 use crate::auth::Credentials;
 use crate::egress::{
-    CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, Logins, Member, Unchallenged, UpstreamOrder,
+    CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, Logins, Member, ReportedChoice, Unchallenged,
+    UpstreamOrder,
 };
 use crate::event::{Key, Sender};
 use crate::metrics::Metrics;
@@ -234,6 +235,7 @@ fn new_hop(
         check_target: None,
         previous: None,
         habits: Habits::default(),
+        reported: ReportedChoice::default(),
         unchallenged: Unchallenged::default(),
     })
 }

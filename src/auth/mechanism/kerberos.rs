@@ -102,7 +102,12 @@ impl Mechanism for Kerberos {
         }
     }
 
-    /// With the next ticket: the upstream may have its key by then. A ticket lasts for hours.
+    fn has_given_way(&self) -> bool {
+        let refused = self.refused.load(Ordering::Relaxed);
+        refused != 0 && self.slot().is_some_and(|slot| slot.number() == refused)
+    }
+
+    /// With the next ticket: the upstream may have its key by then.
     fn may_try_again(&self) -> bool {
         self.slot().is_some_and(|slot| slot.number() != self.refused.load(Ordering::Relaxed))
     }

@@ -82,7 +82,12 @@ pub(super) trait Mechanism: Debug + Send + Sync {
     /// The upstream refused its token, and the next mechanism in the list has its turn.
     fn give_way(&self) {}
 
-    /// Whether it may be accepted now although it has given way.
+    /// Whether it has given way, and nothing has changed since.
+    fn has_given_way(&self) -> bool {
+        false
+    }
+
+    /// Whether it may be accepted now although another mechanism was, which comes later in the list.
     fn may_try_again(&self) -> bool {
         false
     }
@@ -193,6 +198,14 @@ impl Scheme {
     /// Its name in the log, where Kerberos and NTLM under Negotiate differ.
     pub fn label(self) -> &'static str {
         if self == Scheme::Kerberos { "Kerberos" } else { self.name() }
+    }
+
+    /// The name of its mechanism: NTLM has several schemes.
+    pub fn mechanism(self) -> &'static str {
+        match self {
+            Scheme::NegotiateRaw | Scheme::NegotiateSpnego => Scheme::Ntlm.name(),
+            scheme => scheme.label(),
+        }
     }
 
     /// The scheme's name in Proxy-Authorization and Proxy-Authenticate.

@@ -72,6 +72,11 @@ fn begun(credentials: &Arc<Credentials>) -> Handshake {
     handshake
 }
 
+/// What a handshake uses, and why.
+fn choice(handshake: &Handshake) -> String {
+    handshake.choice().expect("more than one mechanism is listed").to_string()
+}
+
 /// Sends the final token, and returns it.
 fn sent(handshake: &mut Handshake, seconds: u64) -> Vec<u8> {
     let mut out = Vec::new();
@@ -148,6 +153,7 @@ fn without_a_ticket_ntlm_begins_where_it_is_listed_and_kerberos_again_later() {
     let mut handshake = begun(&credentials);
     let message = sent(&mut handshake, 0);
     assert!(message.starts_with(b"NTLMSSP\0"));
+    assert_eq!(choice(&handshake), "NTLM instead of Kerberos: no KDC answers");
     let answer = challenged("Content-Length: 0\r\n", "");
     assert!(matches!(handshake.receive(answer.as_bytes(), &mut Vec::new()), Ok((_, Progress::Challenged))));
     slot.publish(ready(), Timestamp::from_seconds(RECORDED));
@@ -169,9 +175,16 @@ fn a_refused_ticket_is_replaced_once_and_then_the_next_mechanism_has_its_turn() 
         assert_eq!(handshake.due(), Some(Due::Token));
         sent(&mut handshake, 7);
         match handshake.receive(refusal.as_bytes(), &mut out) {
-            Err(fault) => assert!(is_alone && fault.cause == Cause::CredentialsRefused, "{fault}"),
+            Err(fault) => {
+                let detail = "the upstream refused the credentials: 407 R; it was sent a Kerberos token and offers: \
+                              Negotiate, NTLM";
+                assert_eq!((is_alone, fault.cause, &*fault.detail), (true, Cause::CredentialsRefused, detail));
+                assert!(handshake.choice().is_none());
+            }
             Ok((_, Progress::Redial)) => {
                 assert!(!is_alone);
+                let why = "the upstream refused the Kerberos token: 407 R; it offers: Negotiate, NTLM";
+                assert_eq!(choice(&handshake), format!("NTLM instead of Kerberos: {why}"));
                 handshake.begin(&mut out);
                 assert_eq!(token(&String::from_utf8(out).unwrap())[8], 1, "a NEGOTIATE_MESSAGE");
             }
@@ -195,7 +208,16 @@ fn after_a_refusal_ntlm_is_remembered_until_there_is_another_ticket() {
     let answer = challenged("Content-Length: 0\r\n", "");
     assert!(matches!(handshake.receive(answer.as_bytes(), &mut out), Ok((_, Progress::Challenged))));
     assert_eq!(asked.load(Ordering::Relaxed), 0);
-    assert_eq!(begun(&credentials).scheme(), Scheme::Ntlm);
+    let why = "NTLM instead of Kerberos: the upstream does not offer Negotiate; it offers: NTLM";
+    assert_eq!(choice(&handshake), why);
+    let mut next = begun(&credentials);
+    assert_eq!((next.scheme(), choice(&next)), (Scheme::Ntlm, why.to_owned()), "the reason is remembered too");
+    // A fault says it as well.
+    next.receive(answer.as_bytes(), &mut out).unwrap();
+    next.authenticate(&nonces(1), &mut out).unwrap();
+    let fault = next.receive(REFUSED.as_bytes(), &mut out).unwrap_err();
+    assert!(fault.detail.starts_with("the upstream refused the credentials: 407 "), "{fault}");
+    assert!(fault.detail.ends_with(&format!("; it used {why}")), "{fault}");
     slot.publish(slot.state(), Timestamp::from_seconds(RECORDED + 1));
     assert_eq!(begun(&credentials).scheme(), Scheme::Ntlm, "it is the same ticket");
     slot.publish(ready(), Timestamp::from_seconds(RECORDED + 2));
@@ -248,4 +270,31 @@ fn every_token_has_a_time_of_its_own() {
         })
         .collect();
     assert!(times.is_sorted_by(|one, next| one < next), "{times:?}");
+}
+
+#[test]
+fn a_refused_ticket_is_not_sent_again_after_a_plain_first_leg() {
+    let (slot, _) = slot(ready());
+    let ntlm = Credentials::new(identity("Domain\\User"), "proxy.test", FirstLeg::Plain);
+    let credentials = Arc::new(ntlm.with_kerberos(Arc::clone(&slot), false));
+    let offers = format!("HTTP/1.1 407 R\r\n{OFFERS}Content-Length: 0\r\n\r\n");
+    let asked = |credentials: &Arc<Credentials>| {
+        let mut handshake = begun(credentials);
+        let (_, progress) = handshake.receive(offers.as_bytes(), &mut Vec::new()).unwrap();
+        (handshake, progress)
+    };
+    let (mut handshake, progress) = asked(&credentials);
+    assert!(matches!(progress, Progress::Challenged), "the ticket is due: {progress:?}");
+    sent(&mut handshake, 0);
+    let none = "HTTP/1.1 407 R\r\nProxy-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n";
+    assert!(matches!(handshake.receive(none.as_bytes(), &mut Vec::new()), Ok((_, Progress::Redial))));
+    handshake.begin(&mut Vec::new());
+    let answer = challenged("Content-Length: 0\r\n", "");
+    handshake.receive(answer.as_bytes(), &mut Vec::new()).unwrap();
+
+    let (handshake, progress) = asked(&credentials);
+    assert!(matches!(progress, Progress::Send), "NTLM begins: {progress:?}");
+    assert_eq!(handshake.scheme(), Scheme::Ntlm);
+    slot.publish(ready(), Timestamp::from_seconds(RECORDED + 1));
+    assert!(matches!(asked(&credentials).1, Progress::Challenged), "with another ticket Kerberos is used again");
 }

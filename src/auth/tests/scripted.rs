@@ -88,6 +88,12 @@ fn a_mechanism_that_is_not_listed_is_not_used() {
     let (mut handshake, _) = begun(Prepared::Token, false);
     authenticated(&mut handshake).unwrap();
     let refused = handshake.receive(REFUSED.as_bytes(), &mut Vec::new()).unwrap_err();
+    assert_eq!(refused.cause, Cause::SchemeNotOffered, "NTLM is offered, and nothing else");
+
+    let (mut handshake, _) = begun(Prepared::Token, false);
+    authenticated(&mut handshake).unwrap();
+    let both = REFUSED.replacen("\r\n", "\r\nProxy-Authenticate: Scripted\r\n", 1);
+    let refused = handshake.receive(both.as_bytes(), &mut Vec::new()).unwrap_err();
     assert_eq!(refused.cause, Cause::CredentialsRefused);
 }
 

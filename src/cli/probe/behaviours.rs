@@ -78,10 +78,10 @@ pub(super) fn asks_first(legs: &[Leg<'_>]) -> bool {
     bare.is_some_and(|bare| negotiates().any(|leg| leg.answer.carried.is_some() && scheme(leg) == scheme(bare)))
 }
 
-/// Whether the last response is 2xx, and its request had no AUTHENTICATE_MESSAGE.
+/// Whether the last response is 2xx, and its request had no AUTHENTICATE_MESSAGE and no ticket.
 fn granted_without_authentication(legs: &[Leg<'_>]) -> bool {
     let granted = |leg: &Leg<'_>| (200..300).contains(&leg.answer.status);
-    legs.last().is_some_and(|leg| granted(leg) && !leg.sent.carries("AUTHENTICATE_MESSAGE"))
+    legs.last().is_some_and(|leg| granted(leg) && !leg.sent.authenticates())
 }
 
 struct Seen(Vec<Behaviour>);

@@ -107,11 +107,23 @@ pub(super) struct Conversation {
     pub first_leg: FirstLeg,
     /// A request without credentials opened a tunnel.
     pub open: bool,
+    /// What the identity may use at the upstream.
+    pub listed: Mechanisms,
+    /// What authenticated the last handshake, if it came to that.
+    pub used: Option<Used>,
     pub use_of_store: StoreUse,
     /// This machine's time at the end.
     pub now: FileTime,
     /// From start to end, including time-outs.
     pub took: Duration,
+}
+
+/// The mechanism of a handshake.
+#[derive(Debug)]
+pub(super) struct Used {
+    pub mechanism: &'static str,
+    /// Why it is not the first in the list, if it is not.
+    pub why_not_first: Option<String>,
 }
 
 /// Sends a request without credentials, then does the handshake as configured. If that gets no challenge although NTLM
@@ -120,8 +132,15 @@ pub(super) struct Conversation {
 /// The logons are reserved in `budget` before they are made: one at the KDC, if the identity uses Kerberos, and one by
 /// NTLM.
 pub(super) fn hold(config: &Config, target: &str, mut budget: Budget) -> Conversation {
-    let mut probe =
-        Probe { config, target, began: Instant::now(), events: Vec::new(), authenticated: false, slot: None };
+    let mut probe = Probe {
+        config,
+        target,
+        began: Instant::now(),
+        events: Vec::new(),
+        authenticated: false,
+        slot: None,
+        used: None,
+    };
     let mut first_leg = config.first_upstream().first_leg;
     let mut open = false;
     let outcome = match probe.resolve() {
@@ -148,7 +167,9 @@ pub(super) fn hold(config: &Config, target: &str, mut budget: Budget) -> Convers
         }
     };
     let (took, use_of_store) = (probe.began.elapsed(), budget.use_of_store());
-    Conversation { events: probe.events, outcome, first_leg, open, use_of_store, now: now(), took }
+    let listed = probe.listed();
+    let Probe { events, used, .. } = probe;
+    Conversation { events, outcome, first_leg, open, listed, used, use_of_store, now: now(), took }
 }
 
 /// The answer to the logon, as the guard judges it.
@@ -186,6 +207,7 @@ struct Probe<'a> {
     authenticated: bool,
     /// The ticket for Kerberos.
     slot: Option<Arc<TicketSlot>>,
+    used: Option<Used>,
 }
 
 /// A connection and what was received on it.
@@ -321,6 +343,12 @@ impl Probe<'_> {
             let ended = self.dial(addresses).and_then(|mut connection| {
                 connection.until = until;
                 self.converse(&mut handshake, &mut connection)
+            });
+            self.used = handshake.has_shown_credentials().then(|| Used {
+                mechanism: handshake.scheme().mechanism(),
+                why_not_first: handshake
+                    .choice()
+                    .and_then(|choice| choice.fallback().map(|fallback| fallback.why.to_string())),
             });
             match ended {
                 Ok(None) => {}

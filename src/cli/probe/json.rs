@@ -12,6 +12,7 @@ use super::message::{Answer, Carried, Sent};
 use super::report::{Report, Rows, without_password};
 use super::verdict::method_id;
 use crate::cli::utc::rfc3339;
+use crate::config::Mechanisms;
 use crate::http::BodyFraming;
 use crate::ntlm::{
     AuthenticateMessage, AvId, AvPairs, ChallengeMessage, MessageType, NegotiateFlags, NtResponseKind, Version,
@@ -38,6 +39,12 @@ pub(super) fn render(report: &Report) -> String {
         },
         "secret": {"from": report.secret.id(), "path": report.secret.path()},
         "events": report.events.iter().map(event).collect::<Vec<_>>(),
+        "mechanism": {
+            "listed": listed(report.listed),
+            "offered": report.offered,
+            "used": report.used.as_ref().map(|used| used.mechanism.to_ascii_lowercase()),
+            "text": report.used.as_ref().and_then(|used| used.why_not_first.as_ref()),
+        },
         "challenge": report.challenge.as_deref().map(challenge),
         "authenticate": report.authenticate.as_deref().map(authenticate),
         "proxy": {
@@ -63,6 +70,15 @@ pub(super) fn render(report: &Report) -> String {
         "took_ms": ms(report.took),
     });
     format!("{object}\n")
+}
+
+/// The mechanisms, as the configuration calls them.
+fn listed(Mechanisms { kerberos, ntlm }: Mechanisms) -> Vec<&'static str> {
+    [("kerberos", kerberos), ("ntlm", ntlm)]
+        .into_iter()
+        .filter(|(_, is_listed)| *is_listed)
+        .map(|(name, _)| name)
+        .collect()
 }
 
 /// The lines for the configuration, by their keys.

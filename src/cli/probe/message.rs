@@ -93,6 +93,11 @@ impl Sent {
         Sent { start_line, carried }
     }
 
+    /// Whether it carries what the upstream accepts or refuses: an AUTHENTICATE_MESSAGE or a ticket.
+    pub(super) fn authenticates(&self) -> bool {
+        self.carries("AUTHENTICATE_MESSAGE") || self.carried.as_ref().is_some_and(|carried| carried.kerberos)
+    }
+
     /// Whether it carries a message with this name.
     pub(super) fn carries(&self, name: &str) -> bool {
         self.carried.as_ref().is_some_and(|carried| carried.is(name))

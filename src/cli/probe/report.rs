@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::behaviours::{self, Behaviour};
 use super::budget::StoreUse;
-use super::conversation::{Conversation, Event, What};
+use super::conversation::{Conversation, Event, Used, What};
 use super::message::Answer;
 use super::product::{self, Guess};
 use super::secret::SecretPlace;
 use super::verdict::Verdict;
-use crate::config::Config;
+use crate::config::{Config, Mechanisms};
 use crate::ntlm::{self, Account, Identity};
 
 /// The rows of an AUTHENTICATE_MESSAGE that are shown: names and types. A password can be guessed from the rest.
@@ -28,6 +28,12 @@ pub(super) struct Report {
     pub identity_name: String,
     pub secret: SecretPlace,
     pub events: Vec<Event>,
+    /// The mechanisms that the identity may use at the upstream.
+    pub listed: Mechanisms,
+    /// The schemes that the upstream offered in its first 407; `None` if it sent no 407.
+    pub offered: Option<Vec<String>>,
+    /// What authenticated.
+    pub used: Option<Used>,
     /// The last CHALLENGE_MESSAGE.
     pub challenge: Option<Vec<u8>>,
     /// The AUTHENTICATE_MESSAGE that was sent. Its responses must not be shown: a password can be guessed from them.
@@ -47,6 +53,9 @@ impl Report {
         let product = product::guess(answers());
         let marks = product::marks(answers());
         let behaviours = behaviours::observe(&conversation);
+        // A later one with a challenge has the scheme in use only.
+        let mut demands = answers().filter(|answer| answer.status == 407);
+        let offered = demands.next().map(|answer| answer.offers.clone());
         let verdict = Verdict::of(config, &secret, target, &conversation, &behaviours);
         let authenticate = conversation.events.iter().rev().find_map(|event| match &event.what {
             What::Sent(sent) if sent.carries("AUTHENTICATE_MESSAGE") => sent.carried.as_ref(),
@@ -66,6 +75,9 @@ impl Report {
             verdict,
             use_of_store: conversation.use_of_store,
             took: conversation.took,
+            listed: conversation.listed,
+            offered,
+            used: conversation.used,
             events: conversation.events,
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::conversation::{Event, What};
+use super::conversation::{Event, Used, What};
 use super::message::{Answer, Sent};
 use super::report::{Report, Rows, authenticate_rows, challenge_rows};
 use crate::cli::terminal::{aligned, printable};
@@ -21,6 +21,7 @@ pub(super) fn render(report: &Report) -> String {
     for event in &report.events {
         show_event(&mut out, event);
     }
+    show_rows(&mut out, "Authentication", &choice_rows(report));
     show_rows(&mut out, "CHALLENGE_MESSAGE", &challenge_rows(report.challenge.as_deref()));
     let authenticate = authenticate_rows(report.authenticate.as_deref());
     show_rows(&mut out, "AUTHENTICATE_MESSAGE (without its responses)", &authenticate);
@@ -88,6 +89,18 @@ fn describe_request(sent: &Sent) -> (String, Vec<String>) {
 fn describe_answer(answer: &Answer, after: Duration) -> (String, Vec<String>) {
     let fields = answer.fields.iter().map(|(name, value)| format!("{name}: {value}"));
     (format!("← {}  (after {} ms)", answer.start_line, ms(after)), fields.collect())
+}
+
+/// What is listed, what is offered, and what was chosen.
+fn choice_rows(report: &Report) -> Rows {
+    let offered = report.offered.as_ref().map_or_else(|| "nothing: there was no 407".into(), |all| all.join(", "));
+    let used = match &report.used {
+        None => "nothing".to_owned(),
+        Some(Used { mechanism, why_not_first: None }) => (*mechanism).to_owned(),
+        Some(Used { mechanism, why_not_first: Some(why) }) => format!("{mechanism}, because {why}"),
+    };
+    let rows = [("listed", report.listed.to_string()), ("offered", offered), ("used", used)];
+    rows.map(|(name, value)| (name.to_owned(), printable(&value))).into()
 }
 
 fn show_rows(out: &mut String, title: &str, rows: &Rows) {

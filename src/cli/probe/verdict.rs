@@ -3,8 +3,7 @@
 use super::advice::{Advice, Line};
 use super::behaviours::{Behaviour, challenge, legs};
 use super::budget::Denial;
-use super::conversation::{Conversation, Outcome};
-use super::message::Sent;
+use super::conversation::{Conversation, Outcome, Used};
 use super::secret::SecretPlace;
 use super::web_server;
 use crate::cli::utc::relative;
@@ -124,6 +123,9 @@ impl Verdict {
             ),
             Kind::HandshakeFails | Kind::NotNtlm => verdict.explain_failure(config, secret, conversation, &shows),
             _ => {}
+        }
+        if let Some(Used { mechanism, why_not_first: Some(why) }) = &conversation.used {
+            verdict.advise("fallback", format!("{mechanism} was used and not the mechanism listed first: {why}."));
         }
         if kind == Kind::Works && !verdict.advice.is_empty() {
             verdict.kind = Kind::WorksBut;
@@ -373,10 +375,7 @@ pub(super) fn method_id(method: Method) -> &'static str {
 
 fn authenticated(conversation: &Conversation) -> bool {
     use super::conversation::What;
-    let is_final = |sent: &Sent| {
-        sent.carries("AUTHENTICATE_MESSAGE") || sent.carried.as_ref().is_some_and(|carried| carried.kerberos)
-    };
-    let sent = |what: &What| matches!(what, What::Sent(sent) if is_final(sent));
+    let sent = |what: &What| matches!(what, What::Sent(sent) if sent.authenticates());
     conversation.events.iter().any(|event| sent(&event.what))
 }
 

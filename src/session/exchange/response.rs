@@ -240,7 +240,8 @@ impl Exchange {
             return Work::SendAgain;
         }
         attempt.exchange_refused(cx);
-        let fault = At::Reply.fault(Cause::CredentialsRefused, format!("the upstream refused the credentials: {line}"));
+        let detail = format!("the upstream refused the credentials: {line}");
+        let fault = attempt.handshake.explained(At::Reply.fault(Cause::CredentialsRefused, detail));
         match attempt.other_secret().filter(|_| !has_begun) {
             Some(other) => {
                 attempt.fall_back_to(&other, fault, cx);
