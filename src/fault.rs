@@ -101,6 +101,8 @@ causes! {
     RequestVersion "request_version" Downstream;
     /// The gateway does not support the method or the form of the request.
     MethodNotSupported "method_not_supported" Downstream;
+    /// A SOCKS5 request has an unknown type of address.
+    AddressTypeNotSupported "address_type_not_supported" Downstream;
     /// The request has an Expect field that the gateway does not support.
     ExpectationFailed "expectation_failed" Downstream;
     /// The request has already passed through this gateway.

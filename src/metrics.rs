@@ -13,7 +13,7 @@ use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
-use requests::RequestCounters;
+use requests::{PROTOCOLS, RequestCounters};
 
 use crate::fault::{At, Cause, Fault};
 use crate::relay::Moved;
@@ -132,7 +132,11 @@ impl Metrics {
             logins: LoginMetrics::new(&make)?,
             finished: closed.with_label_values(&["finished"]),
             closed,
-            faults: make.counters("faults_total", "Failures, by side, stage and cause", &["side", "stage", "cause"])?,
+            faults: make.counters(
+                "faults_total",
+                "Failures, by the client's protocol, side, stage and cause",
+                &["protocol", "side", "stage", "cause"],
+            )?,
             turns: make.histograms(
                 "loop_turn_duration_seconds",
                 "How long an event loop was busy in one turn: the longest that an event waits",
@@ -189,8 +193,8 @@ impl Metrics {
     }
 
     /// Counts a response to a client.
-    pub fn request(&self, kind: &str, status: u16) {
-        self.requests.count(kind, status);
+    pub fn request(&self, protocol: &str, kind: &str, status: u16) {
+        self.requests.count(protocol, kind, status);
     }
 
     /// The metrics of client logins.
@@ -198,14 +202,16 @@ impl Metrics {
         self.logins.clone()
     }
 
-    /// Counts a fault.
-    pub fn fault(&self, fault: &Fault) {
-        self.faults.with_label_values(&[fault.cause.culprit().label(), fault.at.label(), fault.cause.label()]).inc();
+    /// Counts a fault of a client with this protocol.
+    pub fn fault(&self, protocol: &str, fault: &Fault) {
+        let (side, stage, cause) = (fault.cause.culprit().label(), fault.at.label(), fault.cause.label());
+        self.faults.with_label_values(&[protocol, side, stage, cause]).inc();
     }
 
-    /// The number of faults with this cause at this stage.
+    /// The number of faults with this cause at this stage, with any protocol.
     pub fn faults(&self, at: At, cause: Cause) -> u64 {
-        self.faults.with_label_values(&[cause.culprit().label(), at.label(), cause.label()]).get()
+        let labels = |protocol| [protocol, cause.culprit().label(), at.label(), cause.label()];
+        PROTOCOLS.iter().map(|protocol| self.faults.with_label_values(&labels(protocol)).get()).sum()
     }
 
     /// Counts a closed client connection.

@@ -2,9 +2,22 @@
 
 use zeroize::Zeroizing;
 
+use crate::fault::Fault;
 use crate::http::{self, Fields};
 
-/// What a client's Proxy-Authorization fields contain.
+/// What a protocol asks about logins before its client says where it wants to go.
+pub trait Logins {
+    /// Whether clients may log on to the gateway.
+    fn are_taken(&self) -> bool;
+
+    /// Checks the login that a client shows.
+    ///
+    /// # Errors
+    /// Why it is not accepted.
+    fn check(&self, login: &ShownLogin) -> Result<(), Fault>;
+}
+
+/// The login that a client shows, in its Proxy-Authorization fields or in its protocol's own way.
 pub enum ShownLogin {
     /// Nothing for the gateway: no such field, or another scheme.
     Nothing,

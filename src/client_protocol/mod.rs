@@ -3,8 +3,10 @@
 //!
 //! Pure: bytes in, a demand out; a verdict in, bytes out.
 
+mod detect;
 mod http;
 mod login;
+mod socks;
 mod transparent;
 
 use std::net::IpAddr;
@@ -14,15 +16,39 @@ use crate::fault::Fault;
 use crate::forward::ForwardOptions;
 use crate::http::{Authority, Host, RequestSummary};
 
+pub use detect::Protocols;
 pub use http::{error_type, status};
-pub use login::ShownLogin;
+pub use login::{Logins, ShownLogin};
+pub use socks::{Phase as Socks5Phase, reply as socks_reply};
 pub use transparent::{HelloError, HelloReader, ServerName};
 
 /// A protocol that clients speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientProtocol {
+    /// Nothing has come that shows it, or what has come belongs to none that is served.
+    Unknown,
     /// HTTP/1.1 to a proxy: CONNECT, or a plain request with its whole URL.
     Http,
+    /// SOCKS4 or SOCKS4a.
+    Socks4,
+    /// SOCKS5, and what the client is in the middle of.
+    Socks5(Socks5Phase),
+}
+
+/// Where the destination of a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DestinationSource {
+    /// The client's request names it.
+    Request,
+}
+
+impl DestinationSource {
+    /// Its name in the access log.
+    pub fn label(self) -> &'static str {
+        match self {
+            DestinationSource::Request => "request",
+        }
+    }
 }
 
 /// What a client wants.
@@ -34,6 +60,8 @@ pub struct Demand {
     pub target: Target,
     /// The login to the gateway that the client shows.
     pub login: ShownLogin,
+    /// Where the target comes from.
+    pub source: DestinationSource,
 }
 
 /// The host and port of the request's origin, in a form that needs no parsing.
@@ -75,8 +103,19 @@ pub struct Rejected {
     pub asked: RequestSummary,
 }
 
+/// What a reader makes of the bytes that have come.
+#[derive(Debug)]
+pub enum Reading {
+    /// They are a part of something.
+    More,
+    /// The client waits for these bytes before it goes on.
+    Answer(&'static [u8]),
+    /// The request is whole.
+    Demand(Box<Demand>),
+}
+
 /// What requests are read by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct ReadOptions<'a> {
     /// The longest head in bytes.
     pub head_limit_bytes: usize,
@@ -84,6 +123,8 @@ pub struct ReadOptions<'a> {
     pub field_limit: usize,
     /// How requests are passed on.
     pub forward: ForwardOptions<'a>,
+    /// The logins to the gateway.
+    pub logins: &'a dyn Logins,
 }
 
 /// What becomes of a client's request, where the gateway answers it.
@@ -112,10 +153,13 @@ pub enum Verdict<'a> {
 }
 
 impl ClientProtocol {
-    /// Reads the next request of a connection.
-    pub fn reader(self) -> RequestReader {
+    /// Its name in metrics and the access log.
+    pub fn label(self) -> &'static str {
         match self {
-            ClientProtocol::Http => RequestReader::Http(http::RequestReader::default()),
+            ClientProtocol::Unknown => "unknown",
+            ClientProtocol::Http => "http",
+            ClientProtocol::Socks4 => "socks4",
+            ClientProtocol::Socks5(_) => "socks5",
         }
     }
 
@@ -123,7 +167,10 @@ impl ClientProtocol {
     /// there is nobody to tell, and nothing was appended.
     pub fn answer(self, verdict: &Verdict<'_>, out: &mut Vec<u8>) -> Option<u16> {
         match self {
-            ClientProtocol::Http => http::answer(verdict, out),
+            // Whoever looks at the bytes can read that.
+            ClientProtocol::Unknown | ClientProtocol::Http => http::answer(verdict, out),
+            ClientProtocol::Socks4 => socks::answer4(verdict, out),
+            ClientProtocol::Socks5(phase) => socks::answer5(phase, verdict, out),
         }
     }
 }
@@ -131,20 +178,62 @@ impl ClientProtocol {
 /// What is remembered of a request of which not all has come.
 #[derive(Debug)]
 pub enum RequestReader {
+    /// Nothing has come that shows the protocol, which may be one of these.
+    Detect(Protocols),
     /// An HTTP head.
     Http(http::RequestReader),
+    /// A SOCKS4 request.
+    Socks4(socks::RequestReader4),
+    /// A SOCKS5 greeting, login or request.
+    Socks5(socks::RequestReader5),
 }
 
 impl RequestReader {
-    /// Looks at all bytes that have come and were not used. Returns how many the request used, and the request; `None`
-    /// while more must come.
-    pub fn read(
-        &mut self,
-        bytes: &[u8],
-        options: &ReadOptions<'_>,
-    ) -> (usize, Result<Option<Box<Demand>>, Box<Rejected>>) {
+    /// Reads the first request of a connection, in one of these protocols.
+    pub fn first(protocols: Protocols) -> RequestReader {
+        RequestReader::Detect(protocols)
+    }
+
+    /// Reads a further request of a connection. Only HTTP has any.
+    pub fn next() -> RequestReader {
+        RequestReader::Http(http::RequestReader::default())
+    }
+
+    /// The protocol of what has come so far.
+    pub fn protocol(&self) -> ClientProtocol {
         match self {
+            RequestReader::Detect(_) => ClientProtocol::Unknown,
+            RequestReader::Http(reader) if reader.is_foreign() => ClientProtocol::Unknown,
+            RequestReader::Http(_) => ClientProtocol::Http,
+            RequestReader::Socks4(_) => ClientProtocol::Socks4,
+            RequestReader::Socks5(reader) => ClientProtocol::Socks5(reader.phase()),
+        }
+    }
+
+    /// Whether it has used bytes of a request that is not whole.
+    pub fn is_under_way(&self) -> bool {
+        matches!(self, RequestReader::Socks5(reader) if reader.phase() != Socks5Phase::Greeting)
+    }
+
+    /// Looks at all bytes that have come and were not used. Returns how many it used, and what they are. After
+    /// [`Reading::Answer`], the rest of the bytes must be shown again.
+    pub fn read(&mut self, bytes: &[u8], options: &ReadOptions<'_>) -> (usize, Result<Reading, Box<Rejected>>) {
+        if let RequestReader::Detect(protocols) = self {
+            match detect::detect(*protocols, bytes) {
+                Ok(reader) => *self = reader,
+                Err(detect::Unserved { answered_by, rejected }) => {
+                    if let Some(reader) = answered_by {
+                        *self = reader;
+                    }
+                    return (0, Err(rejected));
+                }
+            }
+        }
+        match self {
+            RequestReader::Detect(_) => (0, Ok(Reading::More)),
             RequestReader::Http(reader) => reader.read(bytes, options),
+            RequestReader::Socks4(reader) => reader.read(bytes, options),
+            RequestReader::Socks5(reader) => reader.read(bytes, options),
         }
     }
 }

@@ -53,13 +53,34 @@ impl CurrentEgress {
         shown: &ShownLogin,
         now_ms: u64,
     ) -> Result<Option<usize>, ClientError> {
-        let by_listener = match self.listeners.get(listener) {
-            Some(ListenerUse::Withdrawn) => return Err(ClientError::ListenerWithdrawn),
-            Some(ListenerUse::Own(identity)) => Some(*identity),
-            Some(ListenerUse::Common) | None => None,
-        };
+        let by_listener = self.identity_of_listener(listener)?;
         let by_login = self.0.logins.identity_of(client, shown, now_ms, &self.0.guesses).map_err(ClientError::Login)?;
         Ok(by_login.or(by_listener).or_else(|| self.identity_of_address(client)))
+    }
+
+    /// Checks the login of a client that has not said yet where it wants to go. The login is checked again with the
+    /// request, because a reload may come in between.
+    ///
+    /// # Errors
+    /// As for [`CurrentEgress::identity_of`].
+    pub fn check_login(
+        &self,
+        listener: usize,
+        client: IpAddr,
+        shown: &ShownLogin,
+        now_ms: u64,
+    ) -> Result<(), ClientError> {
+        self.identity_of_listener(listener)?;
+        let checked = self.0.logins.check(client, shown, now_ms, &self.0.guesses);
+        checked.map(|_| ()).map_err(ClientError::Login)
+    }
+
+    fn identity_of_listener(&self, listener: usize) -> Result<Option<usize>, ClientError> {
+        match self.listeners.get(listener) {
+            Some(ListenerUse::Withdrawn) => Err(ClientError::ListenerWithdrawn),
+            Some(ListenerUse::Own(identity)) => Ok(Some(*identity)),
+            Some(ListenerUse::Common) | None => Ok(None),
+        }
     }
 }
 

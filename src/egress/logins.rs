@@ -56,6 +56,21 @@ impl Logins {
         now_ms: u64,
         guesses: &Guesses,
     ) -> Result<Option<usize>, LoginError> {
+        let found = self.check(client, shown, now_ms, guesses)?;
+        if found.is_some() {
+            guesses.metrics.accepted.inc();
+        }
+        Ok(found)
+    }
+
+    /// As [`Logins::identity_of`], before there is a request: a login counts as accepted with its request.
+    pub(super) fn check(
+        &self,
+        client: IpAddr,
+        shown: &ShownLogin,
+        now_ms: u64,
+        guesses: &Guesses,
+    ) -> Result<Option<usize>, LoginError> {
         if self.is_empty() || matches!(shown, ShownLogin::Nothing) {
             return Ok(None);
         }
@@ -68,10 +83,7 @@ impl Logins {
             _ => (None, LoginError::Unreadable),
         };
         match found {
-            Some(identity) => {
-                guesses.metrics.accepted.inc();
-                Ok(Some(identity))
-            }
+            Some(identity) => Ok(Some(identity)),
             None => {
                 guesses.metrics.refused.inc();
                 guesses.wrong(client, now_ms);

@@ -25,13 +25,17 @@ pub(super) fn copy_trailer(fields: &Fields<'_>, out: &mut Vec<u8>) {
 /// Appends a Via line for a message that was received in version `received` (RFC 9110 §7.6.3). It must follow the Via
 /// lines that the message already has, because the order of the lines is the order of the recipients.
 pub fn append_via(received: Version, options: &ForwardOptions<'_>, out: &mut Vec<u8>) {
+    append_via_received(received.as_str().trim_start_matches("HTTP/"), options, out);
+}
+
+/// As [`append_via`], for a request that came by another protocol: `received` is its name and version.
+pub fn append_via_received(received: &str, options: &ForwardOptions<'_>, out: &mut Vec<u8>) {
     let Some(pseudonym) = options.via else {
         return;
     };
     debug_assert!(!pseudonym.is_empty() && pseudonym.bytes().all(|byte| byte.is_ascii_graphic() && byte != b','));
-    let version = received.as_str().trim_start_matches("HTTP/");
     out.extend_from_slice(b"Via: ");
-    out.extend_from_slice(version.as_bytes());
+    out.extend_from_slice(received.as_bytes());
     out.push(b' ');
     out.extend_from_slice(pseudonym.as_bytes());
     out.extend_from_slice(b"\r\n");

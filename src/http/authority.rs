@@ -46,6 +46,20 @@ pub enum Host<'b> {
     V6(Ipv6Addr),
 }
 
+impl<'b> Host<'b> {
+    /// Parses a host that stands alone, as protocols other than HTTP send it: an IPv6 address has no brackets.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if it is neither an address nor a valid name.
+    pub fn parse(text: &'b str) -> Result<Self, AuthorityError> {
+        match text.parse() {
+            Ok(address) => Ok(Host::V6(address)),
+            Err(_) if text.starts_with('[') => Err(AuthorityError::InvalidHost),
+            Err(_) => parse_host(text),
+        }
+    }
+}
+
 /// Writes IPv6 addresses in brackets.
 impl fmt::Display for Host<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -35,11 +35,11 @@ impl OtherProtocol {
                 "the client speaks TLS to the gateway: the proxy URL must begin with http://, even for https:// sites"
             }
             Self::Socks4 => {
-                "the client speaks SOCKS4, but this is an HTTP proxy: \
+                "the client speaks SOCKS4, but only HTTP is served here: \
                  the proxy URL must begin with http://, not socks4://"
             }
             Self::Socks5 => {
-                "the client speaks SOCKS5, but this is an HTTP proxy: \
+                "the client speaks SOCKS5, but only HTTP is served here: \
                  the proxy URL must begin with http://, not socks5://"
             }
             Self::ProxyHeader => {

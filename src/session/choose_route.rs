@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admission::client_fault;
 use super::cx::Cx;
 use super::respond;
 use super::route_progress::RouteProgress;
 use super::stage::{StageOps, Step};
 use super::transition::{Departure, Received, Transition};
 use crate::client_protocol::Demand;
-use crate::egress::{ClientError, Egress, LoginError};
+use crate::egress::Egress;
 use crate::fault::{At, Cause, Fault};
 use crate::limits::{self, millis};
 use crate::route::{RouteAnswer, RouteQuestion, RouteReply};
@@ -123,23 +124,4 @@ impl StageOps for Box<ChooseRoute> {
         let fault = At::Dial.fault(Cause::RouteUnavailable, "the source of routes did not answer in time");
         Step::Go(respond::failed(fault, cx))
     }
-}
-
-fn client_fault(error: ClientError) -> Fault {
-    let (cause, detail) = match error {
-        ClientError::Login(LoginError::Wrong) => (Cause::LoginRequired, "the gateway knows no such user and password"),
-        ClientError::Login(LoginError::Unreadable) => (
-            Cause::LoginRequired,
-            "the Basic credentials for the gateway cannot be read: they must be one field with the base64 of user:password in UTF-8",
-        ),
-        ClientError::Login(LoginError::Throttled) => (
-            Cause::LoginThrottled,
-            "too many wrong logins came from this address; for a few seconds none is checked, not even a right one",
-        ),
-        ClientError::ListenerWithdrawn => (
-            Cause::ListenerWithdrawn,
-            "a reload took this listening address away from its identity; it closes when the gateway is restarted",
-        ),
-    };
-    At::ReadHead.fault(cause, detail)
 }

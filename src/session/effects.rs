@@ -43,7 +43,7 @@ impl ConnectionSource {
 impl Cx<'_> {
     /// Counts a fault when it happens, not when its session has ended, and makes it the session's end.
     pub(super) fn end_by(&self, fault: Fault) -> End {
-        self.shard.metrics.fault(&fault);
+        self.shard.metrics.fault(self.client.protocol.label(), &fault);
         End::Fault(fault)
     }
 
@@ -51,7 +51,7 @@ impl Cx<'_> {
     pub(super) fn answered(&mut self, status: u16) {
         let record = &mut self.client.record;
         record.status = NonZeroU16::new(status);
-        self.shard.metrics.request(record.requested.kind(), status);
+        self.shard.metrics.request(self.client.protocol.label(), record.requested.kind(), status);
     }
 
     /// The upstream's answer, of this status, is passed on. It is counted when it is delivered.
@@ -104,7 +104,7 @@ impl Cx<'_> {
             self.client.record.on_hop.as_ref().map(|hop| hop.number),
         );
         if !self.client.record.is_between_requests() {
-            self.client.record.log(relayed, self.shard.now_us(), end);
+            self.client.record.log(self.client.protocol, relayed, self.shard.now_us(), end);
         }
     }
 

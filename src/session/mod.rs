@@ -14,6 +14,7 @@
 //! returning a [`Transition`], whose file has every edge. Only this file builds stages and acts on transitions; no
 //! stage names another. `follow_route` and `select_hop` decide at once and so are functions.
 
+mod admission;
 mod attempt;
 mod authenticate;
 mod choose_route;
@@ -43,7 +44,7 @@ mod transition;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::client_protocol::ClientProtocol;
+use crate::client_protocol::{ClientProtocol, Protocols};
 use crate::event::{Deadline, Key, Lane};
 use crate::fault::{At, Cause, Fault};
 use crate::route::RouteAnswer;
@@ -63,8 +64,8 @@ use stage::{StageOps, Step, Wake};
 use transition::Transition;
 
 pub use crate::timeouts::TimeoutsMs;
+pub use admission::Admission;
 pub use context::{Context, SessionSettings, TurnTime, pseudonym};
-pub use read_request::Admission;
 pub use record::ACCESS;
 use record::{End, Record};
 pub use snapshot::SessionSnapshot;
@@ -210,11 +211,11 @@ impl Session {
             endpoint: Endpoint { stream, ready: Readiness::HOPEFUL },
             record,
             deadline: Deadline::UNARMED,
-            protocol: ClientProtocol::Http,
+            protocol: ClientProtocol::Unknown,
             last_dial: 0,
         };
         let mut cx = Cx { key, client: &mut client, shard: context };
-        let stage = Stage::ReadRequest(ReadRequest::first(arrival.admission, &mut cx));
+        let stage = Stage::ReadRequest(ReadRequest::first(Protocols::ALL, arrival.admission, &mut cx));
         Session { client, stage }
     }
 

@@ -1,36 +1,25 @@
 //! The first stage: reading what the client wants.
 
+use super::admission::{Admission, LoginCheck, admitted};
 use super::cx::Cx;
 use super::pinned::Pinned;
 use super::record::End;
 use super::respond;
 use super::stage::{Idle, StageOps, Step};
 use super::transition::{NextRequest, Received, Transition};
-use crate::client_protocol::{Demand, ReadOptions, Rejected, RequestReader};
+use crate::client_protocol::{Demand, Protocols, ReadOptions, Reading, Rejected, RequestReader};
 use crate::event::{HeadReader, ReadOutcome};
 use crate::fault::{At, Cause, Fault};
 use crate::limits;
 use crate::transport::Endpoint;
-
-/// What was decided about a client when it was accepted. The client is told after its head has come, because an answer
-/// that overtakes its question is lost when the connection closes on unread bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// It may send requests.
-    Welcome,
-    /// As many tunnels are open as may be.
-    Full,
-    /// Its address is not among those allowed.
-    NotAllowed,
-    /// Its address has as many connections as one may have, or opens them too fast.
-    TooMany,
-}
 
 /// Waiting for a whole request head.
 #[derive(Debug)]
 pub(super) struct ReadRequest {
     input: HeadReader,
     reader: RequestReader,
+    /// What is still to be written of an answer that the client waits for before it goes on.
+    owed: &'static [u8],
     admission: Admission,
     /// What came behind the last request has not been looked at.
     unread: bool,
@@ -40,12 +29,13 @@ pub(super) struct ReadRequest {
 }
 
 impl ReadRequest {
-    /// Waits for a connection's first request.
-    pub(super) fn first(admission: Admission, cx: &mut Cx<'_>) -> ReadRequest {
+    /// Waits for a connection's first request, in one of these protocols.
+    pub(super) fn first(protocols: Protocols, admission: Admission, cx: &mut Cx<'_>) -> ReadRequest {
         cx.set_deadline_in(cx.timeouts().head);
         ReadRequest {
             input: HeadReader::default(),
-            reader: cx.client.protocol.reader(),
+            reader: RequestReader::first(protocols),
+            owed: &[],
             admission,
             unread: false,
             resting: false,
@@ -59,7 +49,8 @@ impl ReadRequest {
         cx.set_deadline_in(if resting { cx.timeouts().keep_alive } else { cx.timeouts().head });
         ReadRequest {
             input: HeadReader::holding(next.held),
-            reader: cx.client.protocol.reader(),
+            reader: RequestReader::next(),
+            owed: &[],
             admission: Admission::Welcome,
             unread: !resting,
             resting,
@@ -69,26 +60,51 @@ impl ReadRequest {
 
     /// Looks at what has come, after one more read if that is needed; `None` when nothing can be read now.
     fn read(&mut self, cx: &mut Cx<'_>) -> std::io::Result<Option<ReadOutcome<Look>>> {
-        let settings = &cx.shard.settings;
+        let (settings, record) = (&cx.shard.settings, &cx.client.record);
+        let logins = LoginCheck {
+            egress: &settings.egress,
+            admission: self.admission,
+            listener: record.listener.into(),
+            client: record.client.ip(),
+            now_ms: cx.shard.now_ms(),
+        };
         let options = ReadOptions {
             head_limit_bytes: settings.head_limit_bytes,
             field_limit: settings.field_limit,
             forward: settings.forward_options(),
+            logins: &logins,
         };
         let reader = &mut self.reader;
         let look = |bytes: &[u8]| reader.read(bytes, &options);
-        if std::mem::take(&mut self.unread) {
+        let outcome = if std::mem::take(&mut self.unread) {
             Ok(self.input.look(look).map(ReadOutcome::Bytes).or(Some(ReadOutcome::Blocked)))
         } else if cx.client.endpoint.ready.readable() {
             self.input.read(&mut cx.client.endpoint, &mut cx.shard.scratch, look).map(Some)
         } else {
             Ok(None)
+        };
+        cx.client.protocol = self.reader.protocol();
+        outcome
+    }
+
+    /// Writes what the client waits for, as far as it takes it; `true` when nothing is left.
+    fn pay(&mut self, cx: &mut Cx<'_>) -> std::io::Result<bool> {
+        while !self.owed.is_empty() && cx.client.endpoint.ready.writable() {
+            let count = cx.client.endpoint.write(self.owed)?;
+            self.owed = self.owed.get(count..).unwrap_or_default();
         }
+        Ok(self.owed.is_empty())
+    }
+
+    /// Nothing of a request has come.
+    fn is_silent(&self) -> bool {
+        self.input.is_empty() && !self.reader.is_under_way()
     }
 
     /// A whole request has come.
     fn received(self, demand: Box<Demand>, cx: &mut Cx<'_>) -> Transition {
         cx.client.record.asked_for(demand.request.method(), demand.request.origin());
+        cx.client.record.destination_source = Some(demand.source);
         if let Err(fault) = admitted(self.admission) {
             return respond::failed(fault, cx);
         }
@@ -112,7 +128,7 @@ impl ReadRequest {
     }
 
     fn gone(self, detail: impl Into<std::borrow::Cow<'static, str>>, cx: &Cx<'_>) -> Transition {
-        Transition::End(match self.input.is_empty() {
+        Transition::End(match self.is_silent() {
             true => silent(cx),
             false => cx.end_by(At::ReadHead.fault(Cause::ClientGone, detail)),
         })
@@ -137,21 +153,32 @@ impl StageOps for ReadRequest {
     }
 
     fn idle(&self) -> Option<Idle> {
-        Some(if self.input.is_empty() { Idle::Silent } else { Idle::Begun })
+        Some(if self.is_silent() { Idle::Silent } else { Idle::Begun })
     }
 
     fn step(mut self, cx: &mut Cx<'_>) -> Step<Self> {
         loop {
+            match self.pay(cx) {
+                Ok(true) => {}
+                Ok(false) => return Step::Wait(self),
+                Err(error) => return Step::Go(self.gone(format!("the client's connection failed: {error}"), cx)),
+            }
             match self.read(cx) {
                 Ok(None) => return Step::Wait(self),
                 Ok(Some(ReadOutcome::Blocked)) => {}
-                Ok(Some(ReadOutcome::Bytes(Ok(None)))) => {
+                Ok(Some(ReadOutcome::Bytes(Ok(Reading::Answer(bytes))))) => {
+                    self.owed = bytes;
+                    self.unread = true;
+                }
+                Ok(Some(ReadOutcome::Bytes(Ok(Reading::More)))) => {
                     if cx.shard.is_out_of_memory() && self.held_bytes() >= limits::LARGE_HEAD_BYTES {
                         return Step::Go(respond::failed(out_of_memory(), cx));
                     }
                     self.begun(cx);
                 }
-                Ok(Some(ReadOutcome::Bytes(Ok(Some(demand))))) => return Step::Go(self.received(demand, cx)),
+                Ok(Some(ReadOutcome::Bytes(Ok(Reading::Demand(demand))))) => {
+                    return Step::Go(self.received(demand, cx));
+                }
                 Ok(Some(ReadOutcome::Bytes(Err(rejected)))) => {
                     cx.client.record.asked_for(&rejected.asked.method, &rejected.asked.target);
                     let fault = admitted(self.admission).err().unwrap_or(rejected.fault);
@@ -166,7 +193,7 @@ impl StageOps for ReadRequest {
     }
 
     fn expired(self, cx: &mut Cx<'_>) -> Step<Self> {
-        Step::Go(match self.input.is_empty() {
+        Step::Go(match self.is_silent() {
             true => Transition::End(silent(cx)),
             false => {
                 respond::failed(At::ReadHead.fault(Cause::HeadTimeout, "the request head was not complete in time"), cx)
@@ -175,7 +202,7 @@ impl StageOps for ReadRequest {
     }
 
     fn give_way(self, cx: &mut Cx<'_>) -> End {
-        match self.input.is_empty() {
+        match self.is_silent() {
             true => End::GaveWay,
             false => respond::failed_at_once(
                 At::ReadHead.fault(
@@ -188,28 +215,12 @@ impl StageOps for ReadRequest {
     }
 }
 
-/// What the bytes that have come amount to; `None` when the request is not whole yet.
-type Look = Result<Option<Box<Demand>>, Box<Rejected>>;
+/// What the bytes that have come amount to.
+type Look = Result<Reading, Box<Rejected>>;
 
 /// How a connection ends on which nothing of a request has come.
 fn silent(cx: &Cx<'_>) -> End {
     if cx.client.record.is_between_requests() { End::Finished } else { End::Silent }
-}
-
-fn admitted(admission: Admission) -> Result<(), Fault> {
-    match admission {
-        Admission::Welcome => Ok(()),
-        Admission::Full => {
-            Err(At::ReadHead.fault(Cause::TunnelLimit, "as many tunnels are open as max_tunnels allows"))
-        }
-        Admission::TooMany => {
-            let detail = "this client's address has too many connections, or opens them too fast";
-            Err(At::ReadHead.fault(Cause::ClientLimit, detail))
-        }
-        Admission::NotAllowed => {
-            Err(At::ReadHead.fault(Cause::ClientNotAllowed, "the client's address is not among allow_clients"))
-        }
-    }
 }
 
 fn out_of_memory() -> Fault {

@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 
 use super::connection_source::ConnectionSource;
 use crate::auth::Scheme;
+use crate::client_protocol::{ClientProtocol, DestinationSource};
 use crate::egress::HopLease;
 use crate::fault::Fault;
 
@@ -90,6 +91,8 @@ pub(super) struct Record {
     pub client: SocketAddr,
     /// What it has asked for.
     pub requested: Requested,
+    /// Where the destination of that comes from.
+    pub destination_source: Option<DestinationSource>,
     /// When the connection was accepted, or the request before this one was answered, in µs of the shard's clock.
     pub accepted_us: u64,
     /// From the first dial to the upstream's answer, in µs.
@@ -122,6 +125,7 @@ impl Record {
         Record {
             client,
             requested: Requested::Nothing,
+            destination_source: None,
             accepted_us,
             handshake_us: 0,
             listener: u16::try_from(listener).unwrap_or(u16::MAX),
@@ -154,7 +158,8 @@ impl Record {
 
     /// One of several requests is answered: its line is written, and the next begins.
     pub(super) fn finish_request(&mut self, now_us: u64) {
-        self.log([0, 0], now_us, &End::Finished);
+        // Only HTTP has several requests on a connection.
+        self.log(ClientProtocol::Http, [0, 0], now_us, &End::Finished);
         *self = Record {
             requests: self.requests.saturating_add(1),
             pinned: self.pinned,
@@ -168,7 +173,7 @@ impl Record {
     }
 
     /// Writes the access-log line. `relayed` is what a tunnel moved up and down, in bytes.
-    pub fn log(&self, relayed: [u64; 2], now_us: u64, end: &End) {
+    pub fn log(&self, protocol: ClientProtocol, relayed: [u64; 2], now_us: u64, end: &End) {
         let level = match end {
             End::Silent | End::GaveWay => log::Level::Debug,
             _ => log::Level::Info,
@@ -184,8 +189,10 @@ impl Record {
         log::log!(
             target: ACCESS, level,
             client:% = self.client,
+            protocol = protocol.label(),
             method = self.requested.method().unwrap_or(UNKNOWN),
             target = self.requested.target().unwrap_or(UNKNOWN),
+            destination_source = self.destination_source.map_or(UNKNOWN, DestinationSource::label),
             upstream = self.upstream().unwrap_or(UNKNOWN),
             identity = self.on_hop.as_ref().map_or(UNKNOWN, |hop| &*hop.identity.name),
             scheme = self.scheme.map_or(UNKNOWN, Scheme::label),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::auth::Request;
-use crate::client_protocol::{Demand, ReadOptions, Rejected, ShownLogin, Target};
+use crate::client_protocol::{Demand, DestinationSource, ReadOptions, Reading, Rejected, ShownLogin, Target};
 use crate::fault::{At, Cause, Fault};
 use crate::forward::{self, ForwardError, ForwardRequest};
 use crate::http::{
@@ -16,32 +16,44 @@ pub struct RequestReader {
     head_end: HeadEnd,
     /// The request line has been looked at already.
     line_checked: bool,
+    /// What has come belongs to another protocol.
+    is_foreign: bool,
 }
 
 impl Default for RequestReader {
     fn default() -> Self {
-        RequestReader { head_end: HeadEnd::request(), line_checked: false }
+        RequestReader { head_end: HeadEnd::request(), line_checked: false, is_foreign: false }
     }
 }
 
 impl RequestReader {
     /// See [`crate::client_protocol::RequestReader::read`].
-    pub fn read(
-        &mut self,
-        bytes: &[u8],
-        options: &ReadOptions<'_>,
-    ) -> (usize, Result<Option<Box<Demand>>, Box<Rejected>>) {
+    pub fn read(&mut self, bytes: &[u8], options: &ReadOptions<'_>) -> (usize, Result<Reading, Box<Rejected>>) {
         let (used, outcome) = match self.head_end.find(bytes, options.head_limit_bytes) {
-            Ok(None) => (0, self.check_beginning(bytes).map(|()| None)),
+            Ok(None) => (0, self.check_beginning(bytes).map(|()| Reading::More)),
             Ok(Some(length)) => {
                 let understood = understand(&bytes[..length], options);
-                (length, understood.map(|demand| Some(Box::new(demand))).map_err(|fault| by_protocol(bytes, fault)))
+                (
+                    length,
+                    understood
+                        .map(|demand| Reading::Demand(Box::new(demand)))
+                        .map_err(|fault| by_protocol(bytes, fault)),
+                )
             }
             Err(error) => {
                 (0, Err(by_protocol(bytes, At::ReadHead.fault(Cause::RequestHeadTooLarge, error.to_string()))))
             }
         };
-        (used, outcome.map_err(|fault| Box::new(Rejected { fault, asked: RequestSummary::of(bytes) })))
+        let rejected = |fault| {
+            self.is_foreign = http::detect_other_protocol(bytes).is_some();
+            Box::new(Rejected { fault, asked: RequestSummary::of(bytes) })
+        };
+        (used, outcome.map_err(rejected))
+    }
+
+    /// Whether what has come is not HTTP.
+    pub fn is_foreign(&self) -> bool {
+        self.is_foreign
     }
 
     /// Rejects an unfinished head that cannot become a valid one, so that its client need not wait for a time-out.
@@ -78,11 +90,12 @@ fn understand(head: &[u8], options: &ReadOptions<'_>) -> Result<Demand, Fault> {
             http::copy_end_to_end_fields(&head.fields, &mut fields);
             forward::append_via(head.version, &options.forward, &mut fields);
             let request = Request::connect(authority.to_string(), fields);
-            Ok(Demand { request, target: Target::of(authority), login })
+            Ok(Demand { request, target: Target::of(authority), login, source: DestinationSource::Request })
         }
         RequestTarget::Absolute { authority, .. } => {
             let request = ForwardRequest::of(&head, &options.forward).map_err(|error| unforwardable(&error))?;
-            Ok(Demand { request: Request::Forward(Arc::new(request)), target: Target::of(authority), login })
+            let request = Request::Forward(Arc::new(request));
+            Ok(Demand { request, target: Target::of(authority), login, source: DestinationSource::Request })
         }
         RequestTarget::Origin(_) | RequestTarget::Asterisk => Err(unforwardable(&ForwardError::NotAbsoluteForm)),
     }

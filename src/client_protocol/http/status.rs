@@ -25,6 +25,7 @@ fn in_http(cause: Cause) -> (u16, ErrorType) {
         Cause::RequestFields => (431, ErrorType::HttpRequestError),
         Cause::RequestVersion => (505, ErrorType::HttpRequestError),
         Cause::MethodNotSupported => (501, ErrorType::HttpRequestError),
+        Cause::AddressTypeNotSupported => (501, ErrorType::HttpRequestError),
         Cause::ExpectationFailed => (417, ErrorType::HttpRequestError),
         Cause::ForwardLoop => (508, ErrorType::ProxyLoopDetected),
         Cause::BodyTimeout => (408, ErrorType::HttpRequestError),
