@@ -379,6 +379,7 @@ fn keep_alive(config: &Config) -> Option<KeepAlive> {
 fn settings(config: &Config, egress: &CurrentEgress, pseudonym: &Arc<str>) -> SessionSettings {
     SessionSettings {
         egress: egress.clone(),
+        services: config.services.as_slice().into(),
         timeouts: config.timeouts.to_ms(),
         head_limit_bytes: config.head_limit_bytes,
         field_limit: config.field_limit,

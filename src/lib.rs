@@ -25,7 +25,7 @@
 //!   guard_store → upstream
 //!   relay, event, upstream → transport
 //!   auth       → forward, ntlm, kerberos, http, fault
-//!   config     → guard_store, egress, upstream, transport, auth, route, kerberos, tickets, ntlm
+//!   config     → client_protocol, guard_store, egress, upstream, transport, auth, route, kerberos, tickets, ntlm
 //!   logging    → config
 //!   stub       → transport, event, ntlm, kerberos, http
 //!   tickets    → auth, kerberos, fault

@@ -287,6 +287,7 @@ fn keep_startup_settings(old: &Config, fresh: &mut Config) -> Vec<&'static str> 
     }
     keep! {
         listen: "listen",
+        services: "protocols or target of [[listeners]]",
         admin: "admin",
         allow_clients: "allow_clients",
         tunnels_per_client: "limits.tunnels_per_client",

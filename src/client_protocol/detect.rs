@@ -1,9 +1,11 @@
-//! Which protocol a client speaks, by its first byte.
+//! What is served to a client, and which protocol it speaks, by its first byte.
+
+use std::sync::Arc;
 
 use super::socks::{RequestReader4, RequestReader5, VERSION_4, VERSION_5};
 use super::{Rejected, RequestReader, http};
 use crate::fault::{At, Cause};
-use crate::http::{OtherProtocol, RequestSummary, detect_other_protocol};
+use crate::http::{Authority, AuthorityError, OtherProtocol, RequestSummary, detect_other_protocol};
 
 /// The protocols that are served where a client connected, at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,31 @@ pub struct Protocols {
 impl Protocols {
     /// All of them.
     pub const ALL: Protocols = Protocols { http: true, socks: true };
+}
+
+/// What is served where a client connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Clients say where they want to go, in one of these protocols.
+    Protocols(Protocols),
+    /// Every connection goes to this target, `host:port`, whatever the client sends.
+    Forward(Arc<str>),
+}
+
+impl Default for Service {
+    fn default() -> Service {
+        Service::Protocols(Protocols::ALL)
+    }
+}
+
+impl Service {
+    /// Forwards every connection to `target`, `host:port`.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if that is not a valid destination.
+    pub fn forward(target: &str) -> Result<Service, AuthorityError> {
+        Authority::parse(target).map(|authority| Service::Forward(authority.to_string().into()))
+    }
 }
 
 /// A connection whose protocol is not served.
@@ -59,4 +86,61 @@ fn not_socks(bytes: &[u8]) -> String {
 fn unserved(answered_by: Option<RequestReader>, detail: String, bytes: &[u8]) -> Unserved {
     let fault = At::ReadHead.fault(Cause::RequestMalformed, detail);
     Unserved { answered_by, rejected: Box::new(Rejected { fault, asked: RequestSummary::of(bytes) }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client_protocol::{ClientProtocol, Socks5Phase, Verdict};
+
+    const HTTP: Protocols = Protocols { http: true, socks: false };
+    const SOCKS: Protocols = Protocols { http: false, socks: true };
+
+    fn served(protocols: Protocols, bytes: &[u8]) -> ClientProtocol {
+        detect(protocols, bytes).unwrap().protocol()
+    }
+
+    /// The answer to bytes that are not served, and the sentence about them.
+    fn refusal(protocols: Protocols, bytes: &[u8]) -> (Vec<u8>, String) {
+        let Unserved { answered_by, rejected } = detect(protocols, bytes).unwrap_err();
+        let protocol = answered_by.map_or(ClientProtocol::Unknown, |reader| reader.protocol());
+        let mut out = Vec::new();
+        protocol.answer(&Verdict::Failed { fault: &rejected.fault, upstream: None, omit_body: false }, &mut out);
+        (out, rejected.fault.detail.into_owned())
+    }
+
+    #[test]
+    fn the_first_byte_tells_the_protocol() {
+        let socks5 = ClientProtocol::Socks5(Socks5Phase::Greeting);
+        for protocols in [Protocols::ALL, SOCKS] {
+            assert_eq!(served(protocols, b"\x05"), socks5);
+            assert_eq!(served(protocols, b"\x04"), ClientProtocol::Socks4);
+        }
+        for protocols in [Protocols::ALL, HTTP] {
+            for bytes in [&b"C"[..], b"\r", b"\x16", b"\0"] {
+                assert_eq!(served(protocols, bytes), ClientProtocol::Http, "whose reader knows the others");
+            }
+        }
+        assert_eq!(served(Protocols::ALL, b""), ClientProtocol::Unknown);
+    }
+
+    #[test]
+    fn what_is_not_served_is_answered_in_its_own_protocol_if_it_has_answers() {
+        for (bytes, answer, detail) in [
+            (&b"\x05\x01\x00"[..], &b"\x05\xff"[..], "speaks SOCKS5"),
+            (b"\x04", b"\x00\x5b\0\0\0\0\0\0", "speaks SOCKS4"),
+        ] {
+            let (answered, said) = refusal(HTTP, bytes);
+            assert!(answered == answer && said.contains(detail), "{said}");
+        }
+        for (bytes, detail) in [
+            (&b"GET http://a.test/ HTTP/1.1"[..], "speaks HTTP"),
+            (b"C", "speaks HTTP"),
+            (b"\x16\x03\x01", "speaks TLS"),
+            (b"\0\x01", "cannot begin a SOCKS request: 00 01"),
+        ] {
+            let (answered, said) = refusal(SOCKS, bytes);
+            assert!(answered.starts_with(b"HTTP/1.1 400 ") && said.contains(detail), "{said}");
+        }
+    }
 }

@@ -4,19 +4,21 @@
 //! Pure: bytes in, a demand out; a verdict in, bytes out.
 
 mod detect;
+mod forward;
 mod http;
 mod login;
 mod socks;
 mod transparent;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::auth::{Declined, Request};
 use crate::fault::Fault;
 use crate::forward::ForwardOptions;
 use crate::http::{Authority, Host, RequestSummary};
 
-pub use detect::Protocols;
+pub use detect::{Protocols, Service};
 pub use http::{error_type, status};
 pub use login::{Logins, ShownLogin};
 pub use socks::{Phase as Socks5Phase, reply as socks_reply};
@@ -33,6 +35,8 @@ pub enum ClientProtocol {
     Socks4,
     /// SOCKS5, and what the client is in the middle of.
     Socks5(Socks5Phase),
+    /// None: the listener has a fixed target.
+    Forward,
 }
 
 /// Where the destination of a request comes from.
@@ -40,6 +44,8 @@ pub enum ClientProtocol {
 pub enum DestinationSource {
     /// The client's request names it.
     Request,
+    /// It is the listener's fixed target.
+    Listener,
 }
 
 impl DestinationSource {
@@ -47,6 +53,7 @@ impl DestinationSource {
     pub fn label(self) -> &'static str {
         match self {
             DestinationSource::Request => "request",
+            DestinationSource::Listener => "listener",
         }
     }
 }
@@ -152,6 +159,17 @@ pub enum Verdict<'a> {
     },
 }
 
+impl Verdict<'_> {
+    /// The HTTP status of the outcome; `None` when there is nobody to tell.
+    fn status(&self) -> Option<u16> {
+        match self {
+            Verdict::Established => Some(200),
+            Verdict::Failed { fault, .. } => status(fault.cause),
+            Verdict::Declined { declined, .. } => Some(declined.status),
+        }
+    }
+}
+
 impl ClientProtocol {
     /// Its name in metrics and the access log.
     pub fn label(self) -> &'static str {
@@ -160,17 +178,19 @@ impl ClientProtocol {
             ClientProtocol::Http => "http",
             ClientProtocol::Socks4 => "socks4",
             ClientProtocol::Socks5(_) => "socks5",
+            ClientProtocol::Forward => "forward",
         }
     }
 
     /// Appends what the client is told to `out`. Returns the status that stands for it in logs and metrics; `None` when
-    /// there is nobody to tell, and nothing was appended.
+    /// there is nobody to tell, and nothing was appended. A static forward has no words for anything.
     pub fn answer(self, verdict: &Verdict<'_>, out: &mut Vec<u8>) -> Option<u16> {
         match self {
             // Whoever looks at the bytes can read that.
             ClientProtocol::Unknown | ClientProtocol::Http => http::answer(verdict, out),
             ClientProtocol::Socks4 => socks::answer4(verdict, out),
             ClientProtocol::Socks5(phase) => socks::answer5(phase, verdict, out),
+            ClientProtocol::Forward => verdict.status(),
         }
     }
 }
@@ -186,12 +206,17 @@ pub enum RequestReader {
     Socks4(socks::RequestReader4),
     /// A SOCKS5 greeting, login or request.
     Socks5(socks::RequestReader5),
+    /// Nothing is read: the destination is the listener's target.
+    Forward(Arc<str>),
 }
 
 impl RequestReader {
-    /// Reads the first request of a connection, in one of these protocols.
-    pub fn first(protocols: Protocols) -> RequestReader {
-        RequestReader::Detect(protocols)
+    /// Reads the first request of a connection.
+    pub fn first(service: &Service) -> RequestReader {
+        match service {
+            Service::Protocols(protocols) => RequestReader::Detect(*protocols),
+            Service::Forward(target) => RequestReader::Forward(Arc::clone(target)),
+        }
     }
 
     /// Reads a further request of a connection. Only HTTP has any.
@@ -207,7 +232,13 @@ impl RequestReader {
             RequestReader::Http(_) => ClientProtocol::Http,
             RequestReader::Socks4(_) => ClientProtocol::Socks4,
             RequestReader::Socks5(reader) => ClientProtocol::Socks5(reader.phase()),
+            RequestReader::Forward(_) => ClientProtocol::Forward,
         }
+    }
+
+    /// Whether the request is known before the client has sent anything.
+    pub fn needs_no_bytes(&self) -> bool {
+        matches!(self, RequestReader::Forward(_))
     }
 
     /// Whether it has used bytes of a request that is not whole.
@@ -234,6 +265,7 @@ impl RequestReader {
             RequestReader::Http(reader) => reader.read(bytes, options),
             RequestReader::Socks4(reader) => reader.read(bytes, options),
             RequestReader::Socks5(reader) => reader.read(bytes, options),
+            RequestReader::Forward(target) => (0, forward::demand(target, options)),
         }
     }
 }

@@ -191,6 +191,7 @@ impl Reader<'_> {
             kerberos: kerberos?,
             basic_password: basic?,
             previous,
+            is_default: prefix.is_empty(),
             listen: listen?,
             clients: clients?,
             login: login?,
@@ -323,7 +324,7 @@ impl Reader<'_> {
         let given_name = self.optional("upstreams.name", name);
         let group = self.required("upstreams.group", name);
         let weight = self.required("upstreams.weight", |text| Ok(super::values::parse_integer(text, WEIGHTS)?));
-        let identity = self.optional("upstreams.identity", |text| one_of(identities, text, ("identities", "")));
+        let identity = self.identity_named("upstreams.identity", identities);
         let own_leg = self.optional_choice("upstreams.first_leg", FIRST_LEGS);
         let auth = self.optional_mechanisms("upstreams.auth");
         let own_spn = self.spn("upstreams.spn");
@@ -385,8 +386,13 @@ impl Reader<'_> {
         Some(Rule { hosts: hosts?, networks: networks?, ports: ports?, decision: decision? })
     }
 
+    /// The identity, by index, that an optional setting names.
+    pub(super) fn identity_named(&mut self, setting: &str, identities: Option<&[&str]>) -> Option<Option<usize>> {
+        self.optional(setting, |text| one_of(identities, text, ("identities", "")))
+    }
+
     /// Reads the settings of one entry; its errors and warnings are added to the others.
-    fn entry<T>(&mut self, entry: &Entry, read: impl FnOnce(&mut Reader<'_>) -> Option<T>) -> Option<T> {
+    pub(super) fn entry<T>(&mut self, entry: &Entry, read: impl FnOnce(&mut Reader<'_>) -> Option<T>) -> Option<T> {
         let mut reader = Reader {
             settings: &entry.settings,
             entry: Some(&entry.source),

@@ -239,6 +239,22 @@ pub enum Problem {
         /// The gateway's own address.
         address: std::net::SocketAddr,
     },
+    /// A listener's target that is the gateway itself.
+    #[error("{target} is {address}, where the gateway itself listens, so every connection would come back")]
+    OwnTarget {
+        /// The target as configured.
+        target: HostPort,
+        /// The gateway's own address.
+        address: std::net::SocketAddr,
+    },
+    /// A listener's target that is not a valid destination.
+    #[error("{text:?} is not a destination: {error}; write HOST:PORT")]
+    Target {
+        /// The given value.
+        text: String,
+        /// What is wrong with it.
+        error: String,
+    },
     /// Not a valid name for an identity, an upstream or a group.
     #[error("{text:?} is not a valid name; write up to 64 letters, digits and punctuation characters, without blanks")]
     Name {
@@ -282,6 +298,9 @@ pub enum Problem {
     /// Two settings that exclude each other.
     #[error("cannot be combined with the file's table; {0}")]
     Together(&'static str),
+    /// Two settings of an entry that exclude each other.
+    #[error("cannot be combined with {0}")]
+    Conflict(&'static str),
     /// A setting that requires another.
     #[error("requires {0}")]
     Requires(&'static str),

@@ -159,7 +159,7 @@ pub fn find(name: &str) -> Option<&'static Key> {
 }
 
 /// The tables of the file that can have several entries (`[[name]]`).
-pub const TABLES: [&str; 3] = ["identities", "upstreams", "routes"];
+pub const TABLES: [&str; 4] = ["listeners", "identities", "upstreams", "routes"];
 
 /// The table of this name.
 #[must_use]

@@ -1,4 +1,5 @@
-//! Upstreams that are the gateway itself: every request would come back, until the limit of tunnels is reached.
+//! Upstreams and targets that are the gateway itself: every request would come back, until the limit of tunnels is
+//! reached.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc;
@@ -6,16 +7,29 @@ use std::thread;
 
 use super::UpstreamConfig;
 use super::error::{ConfigError, Problem};
+use super::listeners::TableListener;
 use super::parse::Reader;
 use super::settings::Source;
 use crate::limits;
 use crate::upstream::{HostPort, OwnAddresses};
 
 impl Reader<'_> {
-    /// Adds an error for each upstream that leads to one of `own`, the addresses that the gateway listens on. Only
-    /// names with one of its ports are resolved. If that takes too long, the running gateway will notice.
-    pub(super) fn reject_loops(&mut self, own: Vec<SocketAddr>, upstreams: &[UpstreamConfig]) {
+    /// Adds an error for each upstream, and for each target of a listener, that leads to one of `own`, the addresses
+    /// that the gateway listens on. Only names with one of its ports are resolved. If that takes too long, the running
+    /// gateway will notice an upstream.
+    pub(super) fn reject_loops(
+        &mut self,
+        own: Vec<SocketAddr>,
+        upstreams: &[UpstreamConfig],
+        listeners: &[TableListener],
+    ) {
         let own = OwnAddresses::new(own);
+        for target in listeners.iter().filter_map(|listener| listener.target.as_ref()) {
+            if let Some(address) = own_address(&target.value, &own) {
+                let problem = Problem::OwnTarget { target: target.value.clone(), address };
+                self.note(ConfigError { source: target.source.clone(), key: "listeners.target".into(), problem });
+            }
+        }
         for (place, upstream) in upstreams.iter().enumerate() {
             for host in &upstream.addresses {
                 if let Some(address) = own_address(host, &own) {

@@ -20,6 +20,7 @@
 //! | `egress` | identities, upstreams and routes |
 //! | `mechanisms` | the lists of mechanisms, and what is left of two |
 //! | `kerberos` | names, keys and KDCs for Kerberos |
+//! | `listeners` | what is served at which address |
 //! | `host_name` | the default workstation |
 //! | `loops` | upstreams that are the gateway itself |
 //! | `machine` | the available memory |
@@ -37,6 +38,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use log::LevelFilter;
 
+use crate::client_protocol::Service;
 use crate::kerberos::PrincipalName;
 use crate::ntlm::{Identity, NtHash};
 use crate::route::Rules;
@@ -53,6 +55,7 @@ mod guard;
 mod host_name;
 mod kerberos;
 pub mod keys;
+mod listeners;
 mod loops;
 mod machine;
 mod mechanisms;
@@ -92,6 +95,8 @@ pub const MAX_SHARDS: usize = 1024;
 pub struct Config {
     /// The addresses for clients: at least one, without duplicates.
     pub listen: Vec<SocketAddr>,
+    /// What is served at each of the addresses of `listen`.
+    pub services: Vec<Service>,
     /// The addresses of `listen` that do not belong to an identity.
     pub common_listen: Vec<SocketAddr>,
     /// Where metrics and health are served.
@@ -212,6 +217,8 @@ pub struct IdentityConfig {
     pub basic_password: Option<Password>,
     /// The secret before it, if there is one that differs.
     pub previous: Option<PreviousSecret>,
+    /// It is that of the plain settings, which a listener may have without being the only one.
+    pub is_default: bool,
     /// Clients of these addresses use this identity. They are part of [`Config::listen`].
     pub listen: Vec<SocketAddr>,
     /// Clients from these networks use this identity.
@@ -253,7 +260,7 @@ impl IdentityConfig {
     }
 
     fn has_no_own_clients(&self) -> bool {
-        self.clients.is_empty() && self.listen.is_empty() && self.login.is_none()
+        self.clients.is_empty() && (self.is_default || self.listen.is_empty()) && self.login.is_none()
     }
 }
 

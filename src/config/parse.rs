@@ -9,12 +9,14 @@ use log::LevelFilter;
 
 use super::error::{ConfigError, Problem};
 use super::keys::{self, Fallback};
+use super::listeners::TableListener;
 use super::redact;
 use super::secrets::FILES;
 use super::settings::{Part, Setting, Settings, Source};
 use super::values::{parse_duration, parse_integer, parse_size};
 use super::warning::{self, Advice, Warning};
 use super::{Config, FirstLeg, KeepAlive, LogFormat, MAX_SHARDS, SecretStore, Timeouts};
+use crate::client_protocol::Service;
 use crate::limits;
 use crate::ntlm::{Account, Method};
 
@@ -122,10 +124,12 @@ impl Reader<'_> {
         // A list of clients that cannot be parsed has its own error, and was meant to restrict them.
         self.is_open = allow_clients.is_whole && allow_clients.entries.is_empty();
         let shown_account = account.as_ref().map_or_else(|| "the configured account".into(), Account::to_string);
-        let listen = self.listeners("listen", &shown_account);
+        let listen = self.short_listeners(&shown_account);
         let admin = self.admin();
         let admin_tunnels = self.flag("admin_tunnels");
         let egress = self.egress(account, secrets);
+        let identities = egress.as_ref().map(|egress| egress.identities.as_slice());
+        let table = self.table_listeners(identities, &shown_account);
         let shards = self.required("shards", |text| Ok(parse_integer(text, 1..=MAX_SHARDS)?));
         let max_tunnels = self.required("max_tunnels", |text| Ok(parse_integer(text, 1..=TUNNELS_LIMIT)?));
         let per_client = self.required("limits.tunnels_per_client", |text| Ok(parse_integer(text, 0..=TUNNELS_LIMIT)?));
@@ -144,13 +148,24 @@ impl Reader<'_> {
         let log_level = self.choice("log_level", LOG_LEVELS);
         self.warn_about_clients(&allow_clients);
         self.reject_duplicate_addresses();
-        let egress = egress?;
+        let mut egress = egress?;
+        let mut common_listen = listen?;
         let of_identities = egress.identities.iter().flat_map(|identity| identity.listen.iter().copied());
-        let common_listen = listen?;
-        let own = common_listen.iter().copied().chain(of_identities.clone()).chain(admin);
-        self.reject_loops(own.collect(), &egress.upstreams);
+        let mut listen: Vec<SocketAddr> = common_listen.iter().copied().chain(of_identities).collect();
+        let mut services = vec![Service::default(); listen.len()];
+        let table = table?;
+        listen.extend(table.iter().map(|entry| entry.address));
+        self.reject_loops(listen.iter().copied().chain(admin).collect(), &egress.upstreams, &table);
+        for TableListener { address, service, identity, .. } in table {
+            services.push(service);
+            match identity.and_then(|identity| egress.identities.get_mut(identity)) {
+                Some(identity) => identity.listen.push(address),
+                None => common_listen.push(address),
+            }
+        }
         Some(Config {
-            listen: common_listen.iter().copied().chain(of_identities).collect(),
+            listen,
+            services,
             common_listen,
             admin: admin?,
             admin_tunnels: admin_tunnels?,
@@ -214,15 +229,18 @@ impl Reader<'_> {
     /// The listening addresses of a setting; `account` is the account that their clients use.
     pub(super) fn listeners(&mut self, name: &'static str, account: &str) -> Option<Vec<SocketAddr>> {
         let is_open = self.is_open;
-        let list = self.list(name, SOME_LISTENER, |text| {
-            let address = listener(text, "127.0.0.1:3128")?;
-            match is_open && !is_loopback(address.ip()) {
-                true => Err(Problem::OpenListener { address, account: account.to_owned() }),
-                false => Ok(address),
-            }
-        });
+        let list = self.list(name, SOME_LISTENER, |text| client_listener(text, is_open, account));
         self.addresses.extend(list.entries.iter().map(|entry| (name, entry.clone())));
         list.values()
+    }
+
+    /// The one listening address of a setting.
+    pub(super) fn listener_address(&mut self, name: &'static str, account: &str) -> Option<SocketAddr> {
+        let is_open = self.is_open;
+        let value = self.required(name, |text| client_listener(text, is_open, account))?;
+        let source = self.settings.given(name).map_or(Source::Default, |setting| setting.source.clone());
+        self.addresses.push((name, Placed { value, source }));
+        Some(value)
     }
 
     fn admin(&mut self) -> Option<SocketAddr> {
@@ -402,6 +420,15 @@ fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Problem> {
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
         Problem::Choice { text: text.into(), choices: words.join(", ") }
     })
+}
+
+/// A listener for clients, which are restricted unless `is_open`.
+fn client_listener(text: &str, is_open: bool, account: &str) -> Result<SocketAddr, Problem> {
+    let address = listener(text, "127.0.0.1:3128")?;
+    match is_open && !is_loopback(address.ip()) {
+        true => Err(Problem::OpenListener { address, account: account.to_owned() }),
+        false => Ok(address),
+    }
 }
 
 fn listener(text: &str, example: &'static str) -> Result<SocketAddr, Problem> {

@@ -1,8 +1,32 @@
-//! The settings of the file's tables, for the entries of `[[identities]]`, `[[upstreams]]` and `[[routes]]`.
+//! The settings of the file's tables, for the entries of `[[listeners]]`, `[[identities]]`, `[[upstreams]]`
+//! and `[[routes]]`.
 use super::keys::{Fallback, Key, Kind, Places};
 
 /// All settings of all tables, as `table.setting`.
 pub static TABLE_KEYS: &[Key] = &[
+    key(
+        "listeners.address",
+        Kind::Text,
+        "ADDR:PORT",
+        "An address to listen on besides `listen`, which has no default if there are entries",
+        Fallback::Required("name the address to listen on"),
+    ),
+    key(
+        "listeners.protocols",
+        Kind::List,
+        "http|socks",
+        "What clients may speak there: http, socks (SOCKS4, SOCKS4a and SOCKS5) or both. The first byte of a connection \
+         tells which it is",
+        Fallback::Value(|| "http,socks".into()),
+    ),
+    key(
+        "listeners.target",
+        Kind::Text,
+        "HOST:PORT",
+        "A fixed destination: each connection becomes a tunnel to it at once, whatever it carries",
+        Fallback::Nothing,
+    ),
+    key("listeners.identity", Kind::Text, "NAME", "Clients that connect to it use this identity", Fallback::Nothing),
     key(
         "identities.name",
         Kind::Text,

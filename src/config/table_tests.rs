@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::table_keys::TABLE_KEYS;
 use super::*;
+use crate::client_protocol::{Protocols, Service};
 use crate::route::Decision;
 
 const EXAMPLE: &str = include_str!("../../deploy/gateway.example.toml");
@@ -74,7 +75,16 @@ fn the_tables_of_the_example_are_valid_and_show_every_setting() {
     let partner = &config.upstreams[2];
     assert_eq!((partner.identity, partner.first_leg, partner.warm), (Some(3), FirstLeg::Plain, 0));
     assert_eq!(config.upstreams[0].warm, crate::limits::WARM_PER_SHARD);
-    assert_eq!(config.listen, ["127.0.0.1:3128".parse().unwrap(), "127.0.0.1:3129".parse().unwrap()]);
+    let listen = ["127.0.0.1:3129", "127.0.0.1:1080", "127.0.0.1:5432"];
+    assert_eq!(config.listen, listen.map(|address| address.parse().unwrap()));
+    let services = [
+        Service::default(),
+        Service::Protocols(Protocols { http: false, socks: true }),
+        Service::forward("db.partner.example:5432").unwrap(),
+    ];
+    assert_eq!(config.services, services);
+    assert_eq!(config.identities[3].listen, [config.listen[1]]);
+    assert_eq!(config.common_listen, [config.listen[2]]);
     let batch = &config.identities[2];
     assert_eq!(batch.identity.nt_hash(), &NtHash::from_password(PASSWORD));
     let login = batch.login.as_ref().unwrap();
@@ -82,6 +92,63 @@ fn the_tables_of_the_example_are_valid_and_show_every_setting() {
     let decisions: Vec<Decision> = config.rules.rules.iter().map(|rule| rule.decision).collect();
     assert_eq!(decisions, [Decision::Group(1), Decision::Direct, Decision::Deny]);
     assert_eq!(config.files.len(), 8, "every file with a secret is watched: {:?}", config.files);
+}
+
+#[test]
+fn listeners_add_to_listen_which_has_no_default_beside_them() {
+    let directory = Directory::new("listeners");
+    let addresses = |top: &str| {
+        let text = format!("{PLAIN}{top}upstream = 'a:1'\n[[listeners]]\naddress = '127.0.0.1:1080'\n");
+        directory.read(&text).unwrap().listen.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(addresses(""), ["127.0.0.1:1080"]);
+    assert_eq!(addresses("listen = '127.0.0.1:3128'\n"), ["127.0.0.1:3128", "127.0.0.1:1080"]);
+}
+
+#[test]
+fn a_listener_with_the_default_identity_leaves_it_to_everybody() {
+    let text = format!("{PLAIN}upstream = 'a:1'\n[[listeners]]\naddress = '127.0.0.1:1'\nidentity = 'default'\n");
+    let config = Directory::new("default").read(&text).unwrap();
+    assert_eq!(config.identities[0].listen, config.listen);
+    assert!(config.identities[0].has_no_own_clients());
+}
+
+#[test]
+fn errors_of_listeners_are_reported_with_their_places() {
+    let directory = Directory::new("wrong-listeners");
+    let errors = |entry: &str| {
+        let top = "listen = '127.0.0.1:3128'\nadmin = '127.0.0.1:8128'\n";
+        directory.read(&format!("{PLAIN}{top}upstream = 'a:1'\n[[listeners]]\n{entry}\n")).unwrap_err()
+    };
+    for (entry, expected) in [
+        ("protocols = 'http'", "gateway.toml:6:1: listeners.address: not given; name the address to listen on"),
+        ("address = 'localhost:1'", "gateway.toml:7:11: listeners.address: \"localhost:1\" is not a listening address"),
+        ("address = '127.0.0.1:3128'", "gateway.toml:7:11: listeners.address: 127.0.0.1:3128 is given twice"),
+        ("address = '0.0.0.0:8128'", "listeners.address: 0.0.0.0:8128 can be reached from other machines"),
+        (
+            "address = '127.0.0.1:1'\nprotocols = ['socks', 'tls']",
+            "8:23: listeners.protocols: \"tls\" is not one of http, socks",
+        ),
+        ("address = '127.0.0.1:1'\nprotocols = []", "listeners.protocols: the list is empty"),
+        (
+            "address = '127.0.0.1:1'\nidentity = 'ci'",
+            "listeners.identity: \"ci\" is not one of the identities (default)",
+        ),
+        ("address = '127.0.0.1:1'\ntarget = 'db'", "listeners.target: \"db\" is not a destination"),
+        ("address = '127.0.0.1:1'\ntarget = '127.1:80'", "listeners.target: \"127.1:80\" is not a destination"),
+        (
+            "address = '127.0.0.1:1'\ntarget = 'db:1'\nprotocols = 'http'",
+            "listeners.protocols: cannot be combined with target",
+        ),
+        (
+            "address = '127.0.0.1:1'\ntarget = '127.0.0.1:3128'",
+            "127.0.0.1:3128 is 127.0.0.1:3128, where the gateway itself listens",
+        ),
+        ("address = '127.0.0.1:1'\ntransparent = 'redirect'", "listeners.transparent: unknown setting"),
+    ] {
+        let found = errors(entry);
+        assert!(found.len() == 1 && found[0].contains(expected), "{entry}: {found:?}");
+    }
 }
 
 #[test]

@@ -283,7 +283,7 @@ fn known_identity(managed: &ManagedIdentity, guard: &Arc<Guard>) -> Arc<KnownIde
         name: managed.config.name.as_str().into(),
         guard: Arc::clone(guard),
         clients: managed.config.clients.clone(),
-        has_listener: !managed.config.listen.is_empty(),
+        has_listener: !managed.config.listen.is_empty() && !managed.config.is_default,
         has_login: managed.config.login.is_some(),
     })
 }

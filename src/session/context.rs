@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mio::Registry;
 
 use crate::auth::NonceSource;
+use crate::client_protocol::Service;
 use crate::egress::CurrentEgress;
 use crate::event::{Key, Timers, WaitList};
 use crate::forward::ForwardOptions;
@@ -25,6 +26,8 @@ use crate::upstream::{HostPort, LookupClient, LookupReply};
 pub struct SessionSettings {
     /// Upstreams, identities and routes.
     pub egress: CurrentEgress,
+    /// What each listener serves, by its number; those that are missing serve the default.
+    pub services: Arc<[Service]>,
     /// How long things may take.
     pub timeouts: TimeoutsMs,
     /// The memory that all requests and answers in progress may hold, in bytes; 0 for no limit.

@@ -44,7 +44,7 @@ mod transition;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::client_protocol::{ClientProtocol, Protocols};
+use crate::client_protocol::ClientProtocol;
 use crate::event::{Deadline, Key, Lane};
 use crate::fault::{At, Cause, Fault};
 use crate::route::RouteAnswer;
@@ -215,7 +215,7 @@ impl Session {
             last_dial: 0,
         };
         let mut cx = Cx { key, client: &mut client, shard: context };
-        let stage = Stage::ReadRequest(ReadRequest::first(Protocols::ALL, arrival.admission, &mut cx));
+        let stage = Stage::ReadRequest(ReadRequest::first(arrival.admission, &mut cx));
         Session { client, stage }
     }
 

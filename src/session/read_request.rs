@@ -7,7 +7,7 @@ use super::record::End;
 use super::respond;
 use super::stage::{Idle, StageOps, Step};
 use super::transition::{NextRequest, Received, Transition};
-use crate::client_protocol::{Demand, Protocols, ReadOptions, Reading, Rejected, RequestReader};
+use crate::client_protocol::{Demand, ReadOptions, Reading, Rejected, RequestReader, Service};
 use crate::event::{HeadReader, ReadOutcome};
 use crate::fault::{At, Cause, Fault};
 use crate::limits;
@@ -29,12 +29,15 @@ pub(super) struct ReadRequest {
 }
 
 impl ReadRequest {
-    /// Waits for a connection's first request, in one of these protocols.
-    pub(super) fn first(protocols: Protocols, admission: Admission, cx: &mut Cx<'_>) -> ReadRequest {
+    /// Waits for a connection's first request.
+    pub(super) fn first(admission: Admission, cx: &mut Cx<'_>) -> ReadRequest {
         cx.set_deadline_in(cx.timeouts().head);
+        let listener = usize::from(cx.client.record.listener);
+        let service = cx.shard.settings.services.get(listener);
+        let reader = service.map_or_else(|| RequestReader::first(&Service::default()), RequestReader::first);
         ReadRequest {
             input: HeadReader::default(),
-            reader: RequestReader::first(protocols),
+            reader,
             owed: &[],
             admission,
             unread: false,
@@ -75,8 +78,11 @@ impl ReadRequest {
             logins: &logins,
         };
         let reader = &mut self.reader;
-        let look = |bytes: &[u8]| reader.read(bytes, &options);
-        let outcome = if std::mem::take(&mut self.unread) {
+        let needs_no_bytes = reader.needs_no_bytes();
+        let mut look = |bytes: &[u8]| reader.read(bytes, &options);
+        let outcome = if needs_no_bytes {
+            Ok(Some(ReadOutcome::Bytes(look(&[]).1)))
+        } else if std::mem::take(&mut self.unread) {
             Ok(self.input.look(look).map(ReadOutcome::Bytes).or(Some(ReadOutcome::Blocked)))
         } else if cx.client.endpoint.ready.readable() {
             self.input.read(&mut cx.client.endpoint, &mut cx.shard.scratch, look).map(Some)

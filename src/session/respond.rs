@@ -32,6 +32,10 @@ pub(super) fn failed(fault: Fault, cx: &mut Cx<'_>) -> Transition {
 /// The same, after the interim answers that have not been sent yet.
 pub(super) fn failed_behind(mut bytes: Vec<u8>, fault: Fault, cx: &mut Cx<'_>) -> Transition {
     match append(&fault, &mut bytes, cx) {
+        Some(status) if bytes.is_empty() => {
+            cx.answered(status);
+            unspoken(cx.end_by(fault), cx)
+        }
         Some(status) => {
             cx.answered(status);
             Transition::Reply(ClientAnswer { bytes, then: AfterAnswer::Close(cx.end_by(fault)) })
@@ -58,7 +62,17 @@ pub(super) fn declined(declined: &Declined, body: &[u8], cx: &mut Cx<'_>) -> Tra
     if let Some(status) = cx.client.protocol.answer(&verdict, &mut bytes) {
         cx.answered(status);
     }
-    Transition::Reply(ClientAnswer { bytes, then: AfterAnswer::Close(End::Declined(declined.status)) })
+    let end = End::Declined(declined.status);
+    if bytes.is_empty() {
+        return unspoken(end, cx);
+    }
+    Transition::Reply(ClientAnswer { bytes, then: AfterAnswer::Close(end) })
+}
+
+/// The client's protocol has no answer, and a close alone would look like the end of the origin's data.
+fn unspoken(end: End, cx: &Cx<'_>) -> Transition {
+    cx.client.endpoint.stream.reset_on_close();
+    Transition::End(end)
 }
 
 fn append(fault: &Fault, bytes: &mut Vec<u8>, cx: &Cx<'_>) -> Option<u16> {

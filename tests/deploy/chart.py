@@ -75,6 +75,8 @@ WRONG = {
     "a keytab of another place than the Secret": {"settings": {"keytab": "/etc/krb5.keytab"}},
     "an identity's keytab that the pod would not have": {"identities": [PARTNER | {"auth": "kerberos", "keytab": "/etc/krb5.keytab"}]},
     "a krb5.conf that the pod would not have": {"kerberos": {"krb5_conf": "/etc/krb5.conf"}},
+    "a listener that nobody could reach": {"listeners": [{"address": "127.0.0.1:1080"}]},
+    "a listener with a target without a port": {"listeners": [{"address": "0.0.0.0:5432", "target": "db"}]},
     "an identity that nobody could reach": {"identities": [PARTNER | {"listen": "127.0.0.1:3129"}]},
 }
 

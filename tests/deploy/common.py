@@ -37,6 +37,10 @@ EVERYTHING = NEEDED | {
 }
 # The tables of the configuration file.
 TABLES = {
+    "listeners": [
+        {"address": "0.0.0.0:1080", "protocols": ["socks"], "identity": "partner"},
+        {"address": "0.0.0.0:5432", "target": "db.partner.example:5432"},
+    ],
     "upstreams": [
         {"name": "east", "address": ["east-1.corp.example:8080", "east-2.corp.example:3128"], "weight": 3},
         {"name": "partner", "address": "proxy.partner.example:8443", "group": "partners", "identity": "partner", "warm": 0},

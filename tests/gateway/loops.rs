@@ -14,6 +14,7 @@ use support::in_process::{self, metric};
 use support::listener::Listener;
 use support::origin::{HttpOrigin, echo_origin};
 use support::scratch::{Scratch, free_port, wait_for};
+use support::socks::{ask5, dial, request5};
 use support::squid::{Squid, SquidOptions};
 use support::tools::skip_without_mounts;
 
@@ -64,6 +65,11 @@ fn a_loop_through_a_translated_address_is_detected_on_its_first_pass() {
         let connections = metric(&gateway, "accepted_total", &[]) - before;
         assert!((1.0..=2.0).contains(&connections), "{request}: {connections} connections");
     }
+    // The second pass is HTTP, and its Via has the gateway's name: the upstream's 508 is a general failure.
+    let before = metric(&gateway, "accepted_total", &[]);
+    let replied = ask5(dial(address).expect("a connection"), &request5(b"looped.test", 443)).expect("a reply");
+    assert_eq!(replied.code, 1);
+    assert!(metric(&gateway, "accepted_total", &[]) - before <= 2.0);
     in_process::stop(gateway);
 }
 

@@ -207,7 +207,7 @@ fn first_bytes_that_are_no_request_cost_other_clients_little() {
     let setup = AttackSetup::new(&[], nothing);
     setup.compare(4, |gateway, _| {
         let mut stream = connect(gateway)?;
-        stream.write_all(b"\x05\x01\x00")?;
+        stream.write_all(b"\x16\x03\x01")?;
         read_to_end(stream)?;
         std::thread::sleep(PACE / 4);
         Ok(())

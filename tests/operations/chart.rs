@@ -32,6 +32,8 @@ fn schema_of(key: &Key) -> Value {
     let is_choice = |text: &str| text.contains('|') && !text.bytes().any(|byte| byte.is_ascii_uppercase());
     match (key.name, key.kind) {
         ("upstreams.address", _) => json!({ "$ref": "#/definitions/hostPorts" }),
+        ("listeners.address", _) => json!({ "$ref": "#/definitions/listener" }),
+        ("listeners.target", _) => json!({ "$ref": "#/definitions/hostPort" }),
         ("identities.listen", _) => json!({ "$ref": "#/definitions/listeners" }),
         // The pods have no other files than those of their Secrets.
         (name, Kind::Text) if name.ends_with("_file") || FILES.contains(&name) => {
@@ -63,7 +65,8 @@ fn settings_of(section: &str) -> Vec<(&'static str, &'static Key)> {
 fn the_charts_schema_contains_exactly_the_programs_settings() {
     let schema: Value = serde_json::from_str(SCHEMA).expect("JSON");
     let mut wrong = Vec::new();
-    for section in ["settings", "guard", "limits", "timeouts", "kerberos", "upstreams", "identities", "routes"] {
+    let sections = ["guard", "limits", "timeouts", "kerberos", "listeners", "upstreams", "identities", "routes"];
+    for section in ["settings"].into_iter().chain(sections) {
         let value = &schema["properties"][section];
         let object = value.get("items").unwrap_or(value);
         assert_eq!(object["additionalProperties"], json!(false), "{section} accepts unknown settings");
@@ -83,7 +86,6 @@ fn the_charts_schema_contains_exactly_the_programs_settings() {
         assert_eq!(required, needed, "the required settings of an entry of {section}");
     }
     assert!(wrong.is_empty(), "deploy/helm/ntlm-gateway/values.schema.json differs:\n{}", wrong.join("\n"));
-    let sections = ["guard", "limits", "timeouts", "kerberos", "upstreams", "identities", "routes"];
     for key in KEYS.iter().chain(TABLE_KEYS) {
         let known = key.name.split_once('.').is_none_or(|(section, _)| sections.contains(&section));
         assert!(known, "the chart has no values for {}", key.name);

@@ -41,6 +41,7 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
     (
         "config",
         &[
+            "client_protocol",
             "guard_store",
             "egress",
             "upstream",

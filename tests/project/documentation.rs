@@ -88,6 +88,19 @@ fn the_tables_of_failures_list_every_cause_with_its_status() {
 }
 
 #[test]
+fn the_table_of_reply_codes_is_the_programs_own() {
+    let mut documented = BTreeMap::new();
+    for row in rows("replies") {
+        let code: u8 = row[0].parse().expect("a reply code");
+        documented.extend(codes(row[2]).into_iter().map(|cause| (cause, code)));
+    }
+    let told =
+        Cause::ALL.iter().filter_map(|cause| Some((cause.label().to_owned(), client_protocol::socks_reply(*cause)?)));
+    let named = told.filter(|(_, code)| *code != 1).collect::<BTreeMap<_, _>>();
+    assert_eq!(documented, named, "the others are general failures, code 1");
+}
+
+#[test]
 fn the_tables_of_metrics_and_log_fields_list_what_comes_out() {
     let lines: &'static FieldNames = Box::leak(Box::default());
     log::set_logger(lines).expect("the only logger of this process");

@@ -24,6 +24,7 @@ pub mod origin;
 pub mod plain;
 pub mod process;
 pub mod scratch;
+pub mod socks;
 pub mod squid;
 pub mod tap;
 pub mod toolbox;

@@ -58,11 +58,12 @@ fn reply_to_status(status: u16) -> u8 {
 
 /// An outcome as its HTTP status and its reply code.
 fn outcome(verdict: &Verdict<'_>) -> Option<(u16, u8)> {
-    match verdict {
-        Verdict::Established => Some((200, SUCCEEDED)),
-        Verdict::Failed { fault, .. } => status(fault.cause).zip(reply(fault.cause)),
-        Verdict::Declined { declined, .. } => Some((declined.status, reply_to_status(declined.status))),
-    }
+    let code = match verdict {
+        Verdict::Established => SUCCEEDED,
+        Verdict::Failed { fault, .. } => reply(fault.cause)?,
+        Verdict::Declined { declined, .. } => reply_to_status(declined.status),
+    };
+    Some((verdict.status()?, code))
 }
 
 /// See [`crate::client_protocol::ClientProtocol::answer`].

@@ -89,9 +89,10 @@ projected:
 {{- $ports | uniq | toJson -}}
 {{- end -}}
 
-{{- /* The ports on which identities have clients of their own, as a JSON list. */ -}}
-{{- define "ntlm-gateway.identityPorts" -}}
+{{- /* The ports of `listeners` and those on which identities have clients of their own, as a JSON list. */ -}}
+{{- define "ntlm-gateway.furtherPorts" -}}
 {{- $addresses := list -}}
+{{- range .Values.listeners }}{{ $addresses = append $addresses .address }}{{ end -}}
 {{- range .Values.identities }}{{ $addresses = concat $addresses (kindIs "string" .listen | ternary (list .listen) (.listen | default list)) }}{{ end -}}
 {{- include "ntlm-gateway.ports" (toJson $addresses) -}}
 {{- end -}}
@@ -141,7 +142,7 @@ drain = "{{ int .Values.drainSeconds }}s"
 [kerberos]
 {{- include "ntlm-gateway.settings" . }}
 {{- end }}
-{{- range $table := list "upstreams" "identities" "routes" }}
+{{- range $table := list "listeners" "upstreams" "identities" "routes" }}
 {{- range get $.Values $table }}
 
 [[{{ $table }}]]
