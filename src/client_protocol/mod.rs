@@ -186,7 +186,7 @@ impl ClientProtocol {
     /// there is nobody to tell, and nothing was appended. A static forward has no words for anything.
     pub fn answer(self, verdict: &Verdict<'_>, out: &mut Vec<u8>) -> Option<u16> {
         match self {
-            // Whoever looks at the bytes can read that.
+            // Text that people can read if they look at the bytes.
             ClientProtocol::Unknown | ClientProtocol::Http => http::answer(verdict, out),
             ClientProtocol::Socks4 => socks::answer4(verdict, out),
             ClientProtocol::Socks5(phase) => socks::answer5(phase, verdict, out),

@@ -46,7 +46,7 @@ fn expect_reset(mut stream: TcpStream) {
 }
 
 #[test]
-fn a_forward_carries_whoever_speaks_first() {
+fn a_forward_carries_bytes_whichever_side_speaks_first() {
     let stub = stub();
     let gateway = forwarding(stub.address(), "", &[("greet.test:25", ""), ("echo.test:7", "")], "");
     let mut server_first = to(&gateway, 1);
