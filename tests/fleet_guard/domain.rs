@@ -1,136 +1,26 @@
 //! A real domain: Samba's domain controller, winbind's `ntlm_auth` behind Squid, and four gateways.
 //!
-//! Needs root, namespaces, squid, winbind, iproute2, samba-ad-dc and samba-ad-provision. The test starts itself again
-//! in namespaces of its own, because a domain controller has fixed ports and directories.
+//! Needs what `tests/support/domain.rs` lists.
 
 use std::net::SocketAddr;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use super::fleet::{GATEWAYS, Member, MemberOptions, PATIENCE, Store, file_store, lease_store};
 use crate::support::PASSWORD;
-use crate::support::command::{Finished, run};
+use crate::support::domain::{Domain, is_inside};
 use crate::support::kubernetes::KubernetesApi;
 use crate::support::origin::echo_origin;
-use crate::support::process::{Process, bounded_command};
 use crate::support::scratch::{Scratch, wait_for};
-use crate::support::squid::{LogLine, LoggedCredentials, Squid, SquidOptions, unprivileged_user};
-use crate::support::tools::{path_of, say, skip_without_mounts};
+use crate::support::squid::{LogLine, LoggedCredentials, Squid, SquidOptions};
+use crate::support::tools::{say, skip_without_mounts};
 
-/// Set in the namespaces.
-const INSIDE: &str = "FLEET_GUARD_INSIDE";
-
-/// How long the whole test may take.
-const BOUND: Duration = Duration::from_secs(280);
-
-/// How long a tool of Samba may take, and the start of the domain controller.
-const TOOL_BOUND: Duration = Duration::from_secs(90);
+/// How long a new password may take to be used.
+const NEW_PASSWORD_BOUND: Duration = Duration::from_secs(90);
 
 const CLIENTS: usize = 50;
 
 /// Clients where each of their requests is a logon that the domain controller has to check.
 const FEW: usize = 15;
-
-/// What is prepared before the test starts again: a network of its own, and empty directories for Samba.
-const PREPARATION: &str = "ip link set lo up
-for directory in /run/samba /var/lib/samba /var/cache/samba /var/log/samba /etc/samba /dev/shm; do
-    mkdir -p $directory
-    mount -t tmpfs none $directory
-done
-mkdir /var/lib/samba/private
-mount --bind $TMPDIR/hosts /etc/hosts
-mount --bind $TMPDIR/resolv.conf /etc/resolv.conf
-\"$0\" \"$@\"";
-
-/// Runs this test in namespaces of its own; `true` if this is there already.
-fn is_inside(test: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let scratch = Scratch::new("domain");
-    scratch.write("hosts", "127.0.0.1 localhost\n127.0.0.1 dc.corp.example dc\n");
-    scratch.write("resolv.conf", "search corp.example\nnameserver 127.0.0.1\n");
-    let myself = std::env::current_exe().expect("this program");
-    let inside = run(path_of("unshare"), BOUND, |command| {
-        command.args(["-m", "-n", "-p", "-f", "--kill-child", "--mount-proc", "sh", "-ec", PREPARATION]).arg(myself);
-        command.args(["--exact", test, "--ignored", "--nocapture"]).env(INSIDE, "1").env("TMPDIR", scratch.path());
-    });
-    let (said, errors) = (inside.text(), &inside.stderr);
-    assert!(inside.code == Some(0) && said.contains("1 passed"), "{said}\n{errors}");
-    false
-}
-
-/// A domain controller that runs.
-struct Domain {
-    _samba: Process,
-}
-
-fn tool(arguments: &[&str]) -> Finished {
-    let what = arguments.join(" ");
-    run(path_of("samba-tool"), TOOL_BOUND, |command| {
-        command.args(arguments);
-    })
-    .expect_success(&what)
-}
-
-impl Domain {
-    /// Makes the domain `CORP`, which keeps nothing of old passwords, and starts its controller.
-    fn start() -> Self {
-        let provision = "domain provision --realm=CORP.EXAMPLE --domain=CORP --server-role=dc \
-             --dns-backend=SAMBA_INTERNAL --adminpass=Adm1n-Pass --host-name=dc --host-ip=127.0.0.1";
-        let mut arguments: Vec<&str> = provision.split_whitespace().collect();
-        arguments.extend(["--option=interfaces=lo", "--option=bind interfaces only=yes"]);
-        tool(&arguments);
-        // Nobody answers there, and each logon would wait for it.
-        let settings = std::fs::read_to_string("/etc/samba/smb.conf").expect("the settings");
-        let settings: Vec<&str> = settings.lines().filter(|line| !line.contains("dns forwarder")).collect();
-        std::fs::write("/etc/samba/smb.conf", settings.join("\n") + "\n").expect("the settings");
-        tool(
-            &"domain passwordsettings set --complexity=off --min-pwd-age=0 --account-lockout-duration=30 \
-               --reset-account-lockout-after=30"
-                .split_whitespace()
-                .collect::<Vec<_>>(),
-        );
-        let mut command = bounded_command(path_of("samba"), BOUND);
-        command.args(["--interactive", "--no-process-group"]).stdout(Stdio::null()).stderr(Stdio::null());
-        let samba = Process::spawn("samba", &mut command);
-        let is_up = || {
-            let ping = run(path_of("wbinfo"), Duration::from_secs(10), |command| {
-                command.arg("-p");
-            });
-            (ping.code == Some(0)).then_some(())
-        };
-        assert!(wait_for(TOOL_BOUND, is_up).is_some(), "winbind does not answer");
-        // Squid's helpers ask there.
-        let (_, _, group) = unprivileged_user();
-        std::os::unix::fs::chown("/var/lib/samba/winbindd_privileged", None, Some(group)).expect("chgrp");
-        Self { _samba: samba }
-    }
-
-    fn set_lockout_threshold(&self, threshold: u32) {
-        tool(&["domain", "passwordsettings", "set", &format!("--account-lockout-threshold={threshold}")]);
-    }
-
-    fn create(&self, user: &str, password: &str) {
-        tool(&["user", "create", user, password]);
-    }
-
-    fn set_password(&self, user: &str, password: &str) {
-        tool(&["user", "setpassword", user, &format!("--newpassword={password}")]);
-    }
-
-    /// `badPwdCount` of an account. Fails if the account is locked.
-    #[track_caller]
-    fn bad_passwords(&self, user: &str) -> u32 {
-        let shown = tool(&["user", "show", user, "--attributes=badPwdCount,lockoutTime"]).text();
-        let value = |name: &str| {
-            let line = shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-            line.map_or(0, |value| value.trim().parse::<u64>().expect("a number"))
-        };
-        assert_eq!(value("lockoutTime"), 0, "{user} is locked: {shown}");
-        u32::try_from(value("badPwdCount")).expect("a small number")
-    }
-}
 
 /// Four gateways for one account.
 struct Gateways {
@@ -304,7 +194,7 @@ fn rotate_gateways_first(domain: &Domain, squid: &Squid, origin: SocketAddr) {
     assert_eq!(gateways.not_served(), not_served);
     domain.set_password("carol", NEW);
     // The new password was tried a moment too early, and is tried again a minute later.
-    gateways.wait_for_line(TOOL_BOUND, "accepts the present password of CORP\\carol");
+    gateways.wait_for_line(NEW_PASSWORD_BOUND, "accepts the present password of CORP\\carol");
     gateways.wait_until_all_serve();
     std::thread::sleep(WHILE);
     assert_eq!(gateways.not_served(), not_served);

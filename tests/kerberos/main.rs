@@ -1,9 +1,10 @@
-//! Kerberos against MIT's KDC and library, which share nothing with our code.
+//! Kerberos against MIT's KDC and library and against a domain controller of Samba, which share nothing with our code.
 
 #[macro_use]
 #[path = "../support/mod.rs"]
 mod support;
 
+mod active_directory;
 mod choice;
 mod commands;
 mod exchanges;

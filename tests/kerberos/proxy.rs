@@ -85,7 +85,7 @@ pub fn tunnel(gateway: &Gateway, origin: &Listener) -> u16 {
 }
 
 /// Waits for a text in the gateway's log.
-fn assert_logs(gateway: &Gateway, text: &str) {
+pub fn assert_logs(gateway: &Gateway, text: &str) {
     let logged = wait_for(BOUND, || gateway.log().iter().any(|line| line.contains(text)).then_some(()));
     assert!(logged.is_some(), "{text} is not in the log:\n{}", gateway.log().join("\n"));
 }

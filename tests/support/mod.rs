@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod client;
 pub mod command;
 pub mod cutter;
+pub mod domain;
 pub mod fake_clock;
 pub mod gateway;
 pub mod in_process;

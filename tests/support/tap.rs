@@ -65,6 +65,11 @@ impl Tap {
         self.state.released.notify_all();
     }
 
+    /// How many bytes the last connection has sent.
+    pub fn bytes_sent(&self) -> usize {
+        self.state.recorded.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// The last NTLM message that the last connection has sent, if any.
     pub fn last_message(&self) -> Option<Vec<u8>> {
         let recorded = self.state.recorded.lock().unwrap_or_else(PoisonError::into_inner);

@@ -159,16 +159,16 @@ impl InitialExchange {
                 self.show_key(inputs)
             }
             ErrorCode::KDC_ERR_WRONG_REALM if self.client.name.is_enterprise() => self.follow(error, inputs),
-            _ => Err(ExchangeError::Kdc { realm: self.client.realm.clone(), error }),
+            _ => Err(self.rejected(error)),
         }
     }
 
     /// The client belongs to another realm.
     fn follow(&mut self, error: KrbError, inputs: &ExchangeInputs) -> Result<KdcRequest, ExchangeError> {
-        let realm = self.client.realm.clone();
         let Some(to) = error.client_realm.clone().filter(|to| !to.is_empty()) else {
-            return Err(ExchangeError::Kdc { realm, error });
+            return Err(self.rejected(error));
         };
+        let realm = self.client.realm.clone();
         if self.realms.contains(&to) || self.realms.len() >= limits::KERBEROS_REFERRALS {
             return Err(ExchangeError::Referrals { realm, to });
         }
@@ -324,6 +324,11 @@ impl InitialExchange {
         let unnamed = EtypeInfo { etype: number, salt: None, iterations: None };
         let entry = self.etype_info.iter().find(|entry| entry.etype == number).cloned().unwrap_or(unnamed);
         self.key_of(etype, &entry)?.map(|(key, _)| key).ok_or(no_etype)
+    }
+
+    fn rejected(&self, error: KrbError) -> ExchangeError {
+        let request = format!("the logon of {}", self.client.name);
+        ExchangeError::Kdc { realm: self.client.realm.clone(), request, error: error.into() }
     }
 
     fn malformed(&self, error: DecodeError) -> ExchangeError {

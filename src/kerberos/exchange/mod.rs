@@ -111,12 +111,14 @@ pub enum Step {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ExchangeError {
     /// The KDC's error.
-    #[error("the KDC of {realm} answers: {error}")]
+    #[error("the KDC of {realm} answers {request}: {error}")]
     Kdc {
         /// The realm of the KDC that was asked.
         realm: String,
+        /// Which request it answers: most errors are about the client or about the service.
+        request: String,
         /// What it says.
-        error: KrbError,
+        error: Box<KrbError>,
     },
     /// The reply is malformed.
     #[error("the reply of the KDC of {realm} cannot be read: {error}")]

@@ -108,7 +108,11 @@ impl ServiceExchange {
                 self.ticket_granting.skew = ClockSkew::between(error.server_time, inputs.now);
                 return Ok(Step::Send(self.start(inputs)));
             }
-            return Err(ExchangeError::Kdc { realm, error });
+            let request = match self.goal {
+                Goal::Renewal => "the renewal of a ticket".to_owned(),
+                Goal::Service { .. } => format!("the request for {}", self.asked),
+            };
+            return Err(ExchangeError::Kdc { realm, request, error: error.into() });
         }
         let credential = self.read(reply, &realm)?;
         let referral = credential.service.name.ticket_granting_realm().map(str::to_owned);
