@@ -16,6 +16,7 @@ from common import (
     DEPLOY,
     EVERYTHING,
     FILE,
+    INJECTION,
     KERBEROS,
     KEYTAB,
     KEYTAB_OF_IDENTITY,
@@ -35,6 +36,7 @@ from common import (
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 
+KYVERNO = {"injection": {"mode": "kyverno"}}
 PARTNER = TABLES["identities"][0]
 # Their keys are the program's; tests/operations/chart.rs compares them.
 SECTIONS = ("settings", "guard", "limits", "timeouts", "kerberos")
@@ -77,6 +79,8 @@ WRONG = {
     "a krb5.conf that the pod would not have": {"kerberos": {"krb5_conf": "/etc/krb5.conf"}},
     "a listener that nobody could reach": {"listeners": [{"address": "127.0.0.1:1080"}]},
     "a listener with a target without a port": {"listeners": [{"address": "0.0.0.0:5432", "target": "db"}]},
+    "an unknown policy": {"injection": {"mode": "webhook"}},
+    "a list in an entry of NO_PROXY": {"injection": {"noProxy": ["a,b"]}},
     "an identity that nobody could reach": {"identities": [PARTNER | {"listen": "127.0.0.1:3129"}]},
 }
 
@@ -173,13 +177,15 @@ def bare(manifests, kind):
 
     def strip(node):
         if isinstance(node, dict):
-            for key in ("labels", "annotations", "matchLabels", "image", "env", "envFrom", "serviceAccountName", "secretName"):
+            for key in ("labels", "annotations", "matchLabels", "image", "env", "envFrom", "serviceAccountName", "secretName", "policyName"):
                 if key != "matchLabels" or "app.kubernetes.io/name" in node.get(key, {}):
                     node.pop(key, None)
             for key in ("configMap", "scaleTargetRef", "roleRef"):
                 (node.get(key) or {}).pop("name", None)
             if node.get("kind") == "ServiceAccount":
                 node.pop("name")
+            if node.get("name") == "proxy" and "expression" in node:
+                node.pop("expression")
             for value in node.values():
                 strip(value)
         elif isinstance(node, list):
@@ -197,7 +203,9 @@ def bare(manifests, kind):
 def likeness():
     """The chart with its required values renders what the overlays render."""
     monitoring = {"autoscaling": {"enabled": True}, "monitoring": {"monitor": "service", "rules": True}}
-    for overlay, values in (("example", {}), ("prometheus-operator", monitoring), ("guard-file", FILE), ("kerberos", KEYTAB)):
+    cases = [("example", {}), ("prometheus-operator", monitoring), ("guard-file", FILE), ("kerberos", KEYTAB)]
+    cases += [("injection", INJECTION), ("injection-kyverno", KYVERNO)]
+    for overlay, values in cases:
         ours, charts = kustomize(DEPLOY / "kustomize" / "overlays" / overlay), helm(NEEDED | values)
         for kind in sorted({manifest["kind"] for manifest in ours} - {"Namespace", "ConfigMap", "Secret", "ServiceAccount"}):
             one, other = bare(ours, kind), bare(charts, kind)

@@ -27,6 +27,7 @@ EVERYTHING = NEEDED | {
     "timeouts": {"idle": "30m"},
     "networkPolicy": {"upstreamCidrs": ["192.0.2.10/32", "2001:db8::/64"], "dnsCidrs": ["169.254.20.10/32"]},
     "autoscaling": {"enabled": True},
+    "injection": {"mode": "policy", "noProxy": ["localhost", ".svc"]},
     "monitoring": {"monitor": "pod", "rules": True, "dashboard": True, "labels": {"release": "prometheus"}},
     "nodeSelector": {"kubernetes.io/os": "linux"},
     "tolerations": [{"operator": "Exists"}],
@@ -82,6 +83,7 @@ KEYTAB_OF_IDENTITY = KEYTAB | {
     "settings": {},
     "identities": [{"name": "batch", "user": "svc-egress@corp.example", "auth": "kerberos", "keytab": "/run/secrets/ntlm-gateway/batch.keytab"}],
 }
+INJECTION = NEEDED | {"injection": {"mode": "policy"}}
 SERVICE_MONITOR = NEEDED | {"monitoring": {"monitor": "service"}, "networkPolicy": {"enabled": False}}
 
 

@@ -25,6 +25,7 @@ from common import (
     ELSEWHERE,
     EVERYTHING,
     FILE,
+    INJECTION,
     KERBEROS,
     KEYTAB,
     KEYTAB_OF_IDENTITY,
@@ -40,10 +41,17 @@ from common import (
     run,
 )
 
-# The oldest version that the chart allows and that is still maintained somewhere, and the newest known one.
-VERSIONS = ["1.27", "1.33", "1.37"]
+# The oldest version that the chart allows and that is still maintained somewhere, the first with mutating policies, and the
+# newest known one.
+VERSIONS = ["1.27", "1.33", "1.36", "1.37"]
 # Where the pods have their Secrets.
 SECRETS = "/run/secrets/ntlm-gateway"
+# What older versions do not have, and which one has it.
+SINCE = {"MutatingAdmissionPolicy": "1.36", "MutatingAdmissionPolicyBinding": "1.36"}
+# What belongs to no namespace.
+CLUSTER_WIDE = {"Namespace", "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding", "MutatingPolicy"}
+# The fields that Kyverno's MutatingPolicy has and a MutatingAdmissionPolicy does not; the others are the same.
+KYVERNO = {"autogen": {"podControllers": {"controllers": []}}, "evaluation": {"background": {"enabled": False}}}
 UNITS_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 # The fields of custom resources that are used; their schemas are not in Kubernetes.
 CUSTOM = {
@@ -66,8 +74,22 @@ def pod(manifests):
     return one(manifests, "Deployment")["spec"]["template"]["spec"]
 
 
+def without_kyverno(manifest):
+    """A MutatingPolicy as the MutatingAdmissionPolicy that it extends."""
+    common = {key: value for key, value in manifest["spec"].items() if key not in KYVERNO}
+    return manifest | {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingAdmissionPolicy", "spec": common}
+
+
 def schema(manifests):
     for manifest in manifests:
+        if manifest["kind"] in CLUSTER_WIDE and "namespace" in manifest["metadata"]:
+            yield f"{manifest['kind']}: it has a namespace, and belongs to the whole cluster"
+        if manifest["kind"] == "MutatingPolicy":
+            if manifest["apiVersion"] != "policies.kyverno.io/v1":
+                yield f"MutatingPolicy: apiVersion {manifest['apiVersion']}"
+            if any(manifest["spec"].get(key) != value for key, value in KYVERNO.items()):
+                yield "MutatingPolicy: it would change more than new pods"
+            manifest = without_kyverno(manifest)
         if manifest["kind"] in CUSTOM:
             if not manifest["apiVersion"].startswith("monitoring.coreos.com/v1"):
                 yield f"{manifest['kind']}: apiVersion {manifest['apiVersion']}"
@@ -76,6 +98,8 @@ def schema(manifests):
                 yield f"{manifest['kind']}: unknown {unknown}"
             continue
         for version in VERSIONS:
+            if float(version) < float(SINCE.get(manifest["kind"], "0")):
+                continue
             try:
                 kubernetes_validate.validate(manifest, version, strict=True)
             except kubernetes_validate.ValidationError as error:
@@ -346,9 +370,28 @@ def scaled(manifests):
         yield f"HorizontalPodAutoscaler: waits for more tunnels than a pod should have of {most}"
 
 
+def injected(manifests):
+    """Checks that the policy that sets the proxy variables concerns those who may connect, and names the Service."""
+    policy, binding = one(manifests, "MutatingAdmissionPolicy"), one(manifests, "MutatingAdmissionPolicyBinding")
+    kyverno = one(manifests, "MutatingPolicy")
+    if policy is None and kyverno is None:
+        return
+    if policy and (binding is None or binding["spec"]["policyName"] != policy["metadata"]["name"]):
+        yield f"MutatingAdmissionPolicy: the binding is {binding}"
+        return
+    selector = (binding["spec"]["matchResources"] if policy else kyverno["spec"]["matchConstraints"])["namespaceSelector"]
+    if (clients := one(manifests, "NetworkPolicy")) and selector != clients["spec"]["ingress"][0]["from"][0]["namespaceSelector"]:
+        yield f"the proxy variables are set where {selector}, and the NetworkPolicy lets others connect"
+    variables = {variable["name"]: variable["expression"] for variable in (policy or kyverno)["spec"]["variables"]}
+    service = one(manifests, "Service")["metadata"]
+    url = f"http://{service['name']}.{service.get('namespace', 'egress')}.svc:3128"
+    if variables["proxy"] != f'"{url}"':
+        yield f"the proxy variables say {variables['proxy']}, and the gateway is {url}"
+
+
 def findings(manifests, gateway):
     """All findings, the quick checks first."""
-    for check in (security, shutdown, probes, connected, secrets, network, guard, scaled):
+    for check in (security, shutdown, probes, connected, secrets, network, guard, scaled, injected):
         yield from check(manifests)
     yield from accepted(manifests, gateway)
     yield from schema(manifests)
@@ -393,6 +436,8 @@ def sources():
         ("a store in a directory of another name", ELSEWHERE),
         ("a store in memory", MEMORY),
         ("a Lease of another name", LEASE),
+        ("a policy that sets the proxy variables", INJECTION),
+        ("a policy of Kyverno", NEEDED | {"injection": {"mode": "kyverno", "noProxy": [".svc"]}}),
         ("a keytab", KEYTAB),
         ("Kerberos and NTLM with a password", KERBEROS),
         ("a keytab and a password", BOTH),
@@ -471,6 +516,14 @@ SPOILT_KERBEROS = {
     "a password that is missing": lambda m: pod(m)["containers"][0]["env"].append({"name": "NTLM_GATEWAY_PASSWORD_FILE", "value": f"{SECRETS}/password"}),
 }
 
+SPOILT_INJECTION = {
+    "a policy for other namespaces": lambda m: one(m, "MutatingAdmissionPolicyBinding")["spec"]["matchResources"]["namespaceSelector"].update(matchLabels={"x": "y"}),
+    "a policy without a binding": lambda m: one(m, "MutatingAdmissionPolicyBinding")["spec"].update(policyName="x"),
+    "a policy for another gateway": lambda m: one(m, "MutatingAdmissionPolicy")["spec"]["variables"][0].update(expression='"http://x:3128"'),
+    "an unknown field of a policy": lambda m: one(m, "MutatingAdmissionPolicy")["spec"].update(mutation=[]),
+    "a policy in a namespace": lambda m: one(m, "MutatingAdmissionPolicy")["metadata"].update(namespace="egress"),
+}
+
 
 def site(manifests):
     """The settings of the site in the environment."""
@@ -481,14 +534,14 @@ def main():
     gateway = sys.argv[1]
     found = []
     if sys.argv[2:] == ["--spoilt"]:
-        for overlay, ways in (("prometheus-operator", SPOILT), ("kerberos", SPOILT_KERBEROS)):
+        for overlay, ways in (("prometheus-operator", SPOILT), ("kerberos", SPOILT_KERBEROS), ("injection", SPOILT_INJECTION)):
             good = kustomize(DEPLOY / "kustomize" / "overlays" / overlay)
             for what, spoil in ways.items():
                 manifests = copy.deepcopy(good)
                 spoil(manifests)
                 if next(findings(manifests, gateway), None) is None:
                     found.append(f"nothing was found wrong with {what}")
-        print(f"{len(SPOILT) + len(SPOILT_KERBEROS)} ways to spoil them")
+        print(f"{len(SPOILT) + len(SPOILT_KERBEROS) + len(SPOILT_INJECTION)} ways to spoil them")
     else:
         for source, manifests in sources():
             found += [f"{source}: {finding}" for finding in findings(manifests, gateway)]

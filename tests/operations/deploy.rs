@@ -45,6 +45,18 @@ fn the_chart_rejects_wrong_values_and_renders_the_same_as_kustomize() {
 }
 
 #[test]
+fn injection_policies_set_the_proxy_variables_and_overwrite_none() {
+    let Some(toolbox) = toolbox() else { return };
+    passes(&toolbox, "tests/deploy/injection.py", &[]);
+}
+
+#[test]
+fn an_injection_policy_that_breaks_a_promise_is_reported() {
+    let Some(toolbox) = toolbox() else { return };
+    passes(&toolbox, "tests/deploy/injection.py", &["--spoilt"]);
+}
+
+#[test]
 fn copies_of_the_chart_and_an_overlay_render_the_same_as_the_originals() {
     let Some(toolbox) = toolbox() else { return };
     passes(&toolbox, "tests/deploy/copies.py", &[]);
