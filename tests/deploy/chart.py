@@ -38,6 +38,18 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 
 KYVERNO = {"injection": {"mode": "kyverno"}}
 PARTNER = TABLES["identities"][0]
+# Artifact Hub's.
+CATEGORIES = {
+    "ai-machine-learning",
+    "database",
+    "integration-delivery",
+    "monitoring-logging",
+    "networking",
+    "security",
+    "storage",
+    "streaming-messaging",
+    "skip-prediction",
+}
 # Their keys are the program's; tests/operations/chart.rs compares them.
 SECTIONS = ("settings", "guard", "limits", "timeouts", "kerberos")
 
@@ -81,6 +93,10 @@ WRONG = {
     "a listener with a target without a port": {"listeners": [{"address": "0.0.0.0:5432", "target": "db"}]},
     "an unknown policy": {"injection": {"mode": "webhook"}},
     "a list in an entry of NO_PROXY": {"injection": {"noProxy": ["a,b"]}},
+    "a digest that is none": {"image": NEEDED["image"] | {"digest": "sha256:1"}},
+    "an autoscaler without a metric": {"autoscaling": {"enabled": True, "cpuUtilizationPercent": 0, "tunnelsPerPod": 0}},
+    "a volume without a name": {"extraVolumes": [{"emptyDir": {}}]},
+    "a runbook that is no address": {"monitoring": {"runbookUrl": "deploy/README.md"}},
     "an identity that nobody could reach": {"identities": [PARTNER | {"listen": "127.0.0.1:3129"}]},
 }
 
@@ -104,7 +120,7 @@ def in_schema(schema, above=""):
 def in_templates():
     """The values that the templates use: `.Values.a.b`, and `.b` within `with .Values.a` at the top of the file."""
     used = set()
-    for template in (CHART / "templates").iterdir():
+    for template in (path for path in (CHART / "templates").rglob("*") if path.is_file()):
         text = template.read_text(encoding="utf-8")
         used |= set(re.findall(r"\.Values\.([A-Za-z.]+)", text))
         if block := re.match(r"\{\{- with \.Values\.(\w+) \}\}", text):
@@ -167,6 +183,64 @@ def ports():
         yield "an identity's port is not let through"
     if policy["egress"][3:] != TABLES["networkPolicy"]["extraEgress"]:
         yield f"the further rules are {policy['egress'][3:]}"
+
+
+DIGEST = "sha256:" + 64 * "0"
+
+
+def extras():
+    """What an installation adds is where it belongs."""
+    digest = {"image": NEEDED["image"] | {"tag": "1", "digest": DIGEST}}
+    near = {"service": EVERYTHING["service"] | {"trafficDistribution": "PreferClose"}}
+    manifests = {manifest["kind"]: manifest for manifest in helm(EVERYTHING | digest | near)}
+    pod, service = manifests["Deployment"]["spec"]["template"]["spec"], manifests["Service"]
+    container = pod["containers"][0]
+    wanted = [
+        ("the image's digest", container["image"], f"registry.corp.example/ntlm-gateway@{DIGEST}"),
+        ("extraEnv", container["env"], EVERYTHING["extraEnv"]),
+        ("extraVolumeMounts", container["volumeMounts"][-1:], EVERYTHING["extraVolumeMounts"]),
+        ("extraVolumes", pod["volumes"][-1:], EVERYTHING["extraVolumes"]),
+        ("imagePullSecrets", pod["imagePullSecrets"], EVERYTHING["imagePullSecrets"]),
+        ("priorityClassName", pod["priorityClassName"], EVERYTHING["priorityClassName"]),
+        ("the Service's annotations", service["metadata"]["annotations"], EVERYTHING["service"]["annotations"]),
+        ("the Service's type", service["spec"]["type"], "LoadBalancer"),
+        ("the Service's trafficDistribution", service["spec"]["trafficDistribution"], "PreferClose"),
+    ]
+    both = next(manifest for manifest in helm(EVERYTHING) if manifest["kind"] == "Deployment")["spec"]["template"]["spec"]
+    wanted += [
+        ("the image's tag", both["containers"][0]["image"], "registry.corp.example/ntlm-gateway:1"),
+        ("both forms of imagePullSecrets", both["imagePullSecrets"], [{"name": "mirror"}, {"name": "registry"}]),
+    ]
+    for metric, change in (("Pods", {"cpuUtilizationPercent": 0}), ("Resource", {"tunnelsPerPod": 0})):
+        scaler = next(m for m in helm(NEEDED | {"autoscaling": {"enabled": True} | change}) if m["kind"] == "HorizontalPodAutoscaler")
+        wanted.append((f"an autoscaler with {change}", [each["type"] for each in scaler["spec"]["metrics"]], [metric]))
+    yield from (f"{what}: {got}, and should be {right}" for what, got, right in wanted if got != right)
+
+
+def metadata():
+    """Artifact Hub finds what it shows, and each of the project's addresses is a file of the repository."""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    yield from (f"Chart.yaml has no {key}" for key in ("home", "sources", "icon", "maintainers", "keywords") if not chart.get(key))
+    annotations = chart["annotations"]
+    if annotations["artifacthub.io/category"] not in CATEGORIES:
+        yield f"Artifact Hub has no category {annotations['artifacthub.io/category']}"
+    links = [link["url"] for link in yaml.safe_load(annotations["artifacthub.io/links"])]
+    for url in [chart["icon"], VALUES["monitoring"]["runbookUrl"], *links]:
+        path = url.removeprefix(f"{chart['home']}/")
+        if path == url or not (ROOT / path).is_file():
+            yield f"{url} is no file of the repository"
+
+
+def runbooks():
+    """The alerts' runbooks are where the values say."""
+    elsewhere = "https://wiki.corp.example/egress"
+    for values, url in (({}, VALUES["monitoring"]["runbookUrl"]), ({"runbookUrl": elsewhere}, elsewhere)):
+        manifests = helm(NEEDED | {"monitoring": {"rules": True} | values})
+        rule = next(manifest for manifest in manifests if manifest["kind"] == "PrometheusRule")
+        alerts = [alert for group in rule["spec"]["groups"] for alert in group["rules"] if "alert" in alert]
+        wrong = [alert["alert"] for alert in alerts if alert["annotations"]["runbook_url"] != f"{url}#{alert['alert'].lower()}"]
+        if wrong or not alerts:
+            yield f"runbooks are not in {url}: {wrong}"
 
 
 def bare(manifests, kind):
@@ -240,4 +314,4 @@ def notes():
 
 
 if __name__ == "__main__":
-    end([*agreement(), *lint(), *ports(), *likeness(), *documented(), *notes()])
+    end([*agreement(), *lint(), *ports(), *extras(), *metadata(), *runbooks(), *likeness(), *documented(), *notes()])

@@ -9,6 +9,8 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "ntlm-gateway"
+# The project's address: the alerts' runbooks are files of the repository below it.
+HOME = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))["home"]
 TOOLBOX = pathlib.Path(sys.prefix)
 
 # The values that the chart requires, and values with which it renders everything.
@@ -23,6 +25,11 @@ EVERYTHING = NEEDED | {
     "upstream": ["a.corp.example:8080", "b.corp.example:8080"],
     "password": {"value": "placeholder \"'<&", "previous": "before \"'<&"},
     "image": NEEDED["image"] | {"tag": "1", "pullSecrets": ["registry"]},
+    "imagePullSecrets": [{"name": "mirror"}],
+    "service": {"type": "LoadBalancer", "annotations": {"a": "b"}},
+    "extraEnv": [{"name": "NTLM_GATEWAY_LOG_LEVEL", "value": "debug"}],
+    "extraVolumes": [{"name": "ca", "csi": {"driver": "secrets-store.csi.k8s.io", "readOnly": True}}],
+    "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ca", "readOnly": True}],
     "limits": {"head": "32KiB"},
     "timeouts": {"idle": "30m"},
     "networkPolicy": {"upstreamCidrs": ["192.0.2.10/32", "2001:db8::/64"], "dnsCidrs": ["169.254.20.10/32"]},
@@ -99,9 +106,14 @@ def documents(*command, **options):
     return [document for document in yaml.safe_load_all(finished.stdout) if document]
 
 
-def helm(values, chart=CHART):
-    """The chart's manifests with `values`."""
-    return documents(TOOLBOX / "helm", "template", "gw", chart, "--namespace", "egress", "--values", "-", input=yaml.safe_dump(values))
+def is_hook(manifest):
+    return "helm.sh/hook" in manifest["metadata"].get("annotations", {})
+
+
+def helm(values, chart=CHART, hooks=False):
+    """The chart's manifests with `values`, or those of its test."""
+    rendered = documents(TOOLBOX / "helm", "template", "gw", chart, "--namespace", "egress", "--values", "-", input=yaml.safe_dump(values))
+    return [manifest for manifest in rendered if is_hook(manifest) is hooks]
 
 
 def kustomize(directory):

@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 import yaml
-from common import DEPLOY, end, run
+from common import DEPLOY, HOME, end, run
 from queries import ADDED, asked, expressions, families, grouped, panels, rules, stem
 
 RULES = DEPLOY / "prometheus"
@@ -35,7 +35,7 @@ def labelled():
         if {"summary", "description", "runbook_url"} - set(annotations):
             yield f"{name} lacks an annotation"
         path, _, anchor = annotations.get("runbook_url", "").partition("#")
-        if path != "deploy/README.md" or anchor not in anchors():
+        if path != f"{HOME}/deploy/README.md" or anchor not in anchors():
             yield f"{name}: {path}#{anchor} leads nowhere"
 
 

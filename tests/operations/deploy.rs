@@ -45,6 +45,12 @@ fn the_chart_rejects_wrong_values_and_renders_the_same_as_kustomize() {
 }
 
 #[test]
+fn the_charts_own_test_passes_only_where_a_tunnel_opens() {
+    let Some(toolbox) = toolbox() else { return };
+    passes(&toolbox, "tests/deploy/helm_test.py", &[GATEWAY]);
+}
+
+#[test]
 fn injection_policies_set_the_proxy_variables_and_overwrite_none() {
     let Some(toolbox) = toolbox() else { return };
     passes(&toolbox, "tests/deploy/injection.py", &[]);
@@ -70,7 +76,7 @@ fn each_alert_has_a_test_where_it_fires_and_one_where_it_does_not() {
 }
 
 #[test]
-fn files_generated_from_rules_and_dashboard_are_up_to_date() {
+fn files_generated_from_others_are_up_to_date() {
     require_tools!("python3");
     let finished = run(path_of("python3"), Duration::from_secs(20), |command| {
         command.arg(format!("{ROOT}/deploy/make_copies.py")).arg("--check");

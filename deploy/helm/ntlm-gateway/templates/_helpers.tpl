@@ -14,6 +14,35 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 
+{{- /* Not those of the gateway's pods, which the Service selects. */ -}}
+{{- define "ntlm-gateway.testLabels" -}}
+app.kubernetes.io/name: ntlm-gateway-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{- /* By digest, if there is one. */ -}}
+{{- define "ntlm-gateway.image" -}}
+{{- $repository := required "image.repository: name the image, such as registry.corp.example/ntlm-gateway" .Values.image.repository -}}
+{{- if .Values.image.digest -}}
+{{ printf "%s@%s" $repository .Values.image.digest | quote }}
+{{- else -}}
+{{ printf "%s:%s" $repository (.Values.image.tag | default .Chart.AppVersion) | quote }}
+{{- end -}}
+{{- end -}}
+
+{{- define "ntlm-gateway.imagePullSecrets" -}}
+{{- if or .Values.imagePullSecrets .Values.image.pullSecrets }}
+imagePullSecrets:
+{{- with .Values.imagePullSecrets }}
+{{- toYaml . | nindent 2 }}
+{{- end }}
+{{- range .Values.image.pullSecrets }}
+  - name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "ntlm-gateway.monitoringLabels" -}}
 {{ include "ntlm-gateway.labels" . }}
 {{- with .Values.monitoring.labels }}
