@@ -575,6 +575,10 @@ pub const KERBEROS_RENEWABLE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// upstream's key is wrong, which a new ticket does not change.
 pub const KERBEROS_REPLACEMENT_INTERVAL: Duration = Duration::from_secs(30);
 
+/// After a ticket was refused for good, another mechanism is used until there is another ticket, which is requested
+/// after this time: by then the upstream may have its key.
+pub const KERBEROS_REPLACED_AFTER_REFUSAL: Duration = Duration::from_secs(600);
+
 /// The part of a ticket's life after which it is replaced, in percent; a random part of [`KERBEROS_JITTER_PERCENT`]
 /// less, so that the gateways of a deployment do not all ask at once.
 pub const KERBEROS_REPLACED_AFTER_PERCENT: u32 = 85;
@@ -616,8 +620,21 @@ pub const KDC_DATAGRAM_BYTES: usize = 64 * 1024;
 /// Name servers of resolv.conf that are asked for KDCs, as many as the C library asks.
 pub const DNS_SERVERS: usize = 3;
 
+/// Domains of resolv.conf that are tried behind a name.
+pub const DNS_SEARCH_DOMAINS: usize = 6;
+
 /// Longest wait for a name server.
 pub const DNS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest wait for all name servers together.
+pub const DNS_TOTAL_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Longest wait for the addresses of KDCs that are given by name. If another KDC is given by its address, or an address
+/// is known from before, names are waited for no longer than [`KDC_NEXT_AFTER`].
+pub const KDC_LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Names of KDCs whose addresses are remembered, and threads that look names up.
+pub const KDC_NAMES: usize = 256;
 
 /// Attempts to deliver a request to the KDCs of a realm.
 pub const KDC_TRIES: usize = 16;

@@ -39,6 +39,8 @@ struct Published {
     /// When the token was made whose refusal has last led to another ticket.
     asked_for_another: Option<Timestamp>,
     is_replacing: bool,
+    /// The service has refused this ticket for good.
+    has_given_way: bool,
 }
 
 impl fmt::Debug for TicketSlot {
@@ -61,6 +63,7 @@ impl TicketSlot {
             since: None,
             asked_for_another: None,
             is_replacing: false,
+            has_given_way: false,
         };
         TicketSlot { state: Mutex::new(state), times, wake: None }
     }
@@ -120,6 +123,22 @@ impl TicketSlot {
         drop(published);
         wake();
         true
+    }
+
+    /// The service has refused the ticket for good, and other mechanisms are used there until there is another one:
+    /// the thread sees to it that this does not take as long as the ticket would last.
+    pub fn give_way(&self) {
+        let mut published = self.lock();
+        let is_new = !std::mem::replace(&mut published.has_given_way, true);
+        drop(published);
+        if let Some(wake) = self.wake.as_ref().filter(|_| is_new) {
+            wake();
+        }
+    }
+
+    /// Whether the ticket has been refused for good since the last call.
+    pub fn take_give_way(&self) -> bool {
+        std::mem::take(&mut self.lock().has_given_way)
     }
 
     /// Whether the thread should replace a ticket that is still valid.

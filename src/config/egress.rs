@@ -52,7 +52,13 @@ impl Reader<'_> {
         let kerberos = match self.mentions_kerberos() {
             true => self.kerberos().map(Some),
             false => {
-                let names = ["kerberos.realm", "kerberos.kdc", "kerberos.krb5_conf", "kerberos.allow_rc4"];
+                let names = [
+                    "kerberos.realm",
+                    "kerberos.kdc",
+                    "kerberos.krb5_conf",
+                    "kerberos.allow_rc4",
+                    "kerberos.canonicalize",
+                ];
                 self.warn_about_unused(&names.map(str::to_owned)).map(|()| None)
             }
         };

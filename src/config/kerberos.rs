@@ -29,6 +29,8 @@ pub struct KerberosConfig {
     pub realms: Realms,
     /// The etypes that may be used.
     pub etypes: EtypeSet,
+    /// Whether the host name in the name of an upstream's service is canonicalized.
+    pub canonicalize: bool,
 }
 
 /// An identity as a client of Kerberos.
@@ -131,6 +133,8 @@ pub struct Spn {
     pub name: PrincipalName,
     /// Its realm.
     pub realm: Option<String>,
+    /// It follows from the host name of the upstream, and is not given.
+    pub is_of_host: bool,
 }
 
 impl Reader<'_> {
@@ -144,6 +148,7 @@ impl Reader<'_> {
             KdcAddress::parse(text).ok_or_else(|| KerberosProblem::Kdc { text: text.into() }.into())
         });
         let allow_rc4 = self.flag("kerberos.allow_rc4");
+        let canonicalize = self.flag("kerberos.canonicalize");
         let given = self.settings.given("kerberos.krb5_conf").cloned();
         let conf = match given {
             Some(setting) => {
@@ -160,7 +165,7 @@ impl Reader<'_> {
             return self.required("kerberos.kdc", |_| Err(KerberosProblem::KdcWithoutRealm.into()));
         }
         let realms = Realms { configured: realm.map(|realm| (realm, kdcs)), conf: conf? };
-        Some(KerberosConfig { realms, etypes: EtypeSet::new(allow_rc4?) })
+        Some(KerberosConfig { realms, etypes: EtypeSet::new(allow_rc4?), canonicalize: canonicalize? })
     }
 
     /// Warns about settings that matter only to Kerberos, which is not used.
@@ -228,7 +233,7 @@ impl Reader<'_> {
             if realm.is_some_and(str::is_empty) {
                 return Err(problem().into());
             }
-            Ok(Spn { name: name.ok_or_else(problem)?, realm: realm.map(str::to_owned) })
+            Ok(Spn { name: name.ok_or_else(problem)?, realm: realm.map(str::to_owned), is_of_host: false })
         })
     }
 

@@ -310,7 +310,7 @@ impl UpstreamConfig {
     pub fn service(&self) -> Spn {
         self.spn.clone().unwrap_or_else(|| {
             let host = self.addresses.first().map(HostPort::host).unwrap_or_default();
-            Spn { name: PrincipalName::of_service("HTTP", host), realm: None }
+            Spn { name: PrincipalName::of_service("HTTP", host), realm: None, is_of_host: true }
         })
     }
 

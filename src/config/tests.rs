@@ -154,6 +154,7 @@ fn every_setting_reaches_the_configuration() {
         .flag("kerberos.kdc", "dc1.corp.example,tcp/dc2.corp.example:88")
         .flag("kerberos.krb5_conf", "/etc/krb5.conf")
         .flag("kerberos.allow_rc4", "false")
+        .flag("kerberos.canonicalize", "false")
         .flag("shards", "3")
         .flag("max_tunnels", "44")
         .flag("limits.pipes_per_shard", "0")

@@ -88,7 +88,12 @@ impl ManagedTickets {
                 slot.publish(TicketState::Ready(ticket), crate::tickets::now());
             }
             builder.metrics.kerberos.ticket(&identity.name, &spn.name.to_string(), TicketMetric::Pending);
-            Service { name: spn.name.clone(), realm: spn.realm.clone(), slot: Arc::new(slot) }
+            Service {
+                name: spn.name.clone(),
+                realm: spn.realm.clone(),
+                canonicalize: spn.is_of_host && wanted.common.canonicalize,
+                slot: Arc::new(slot),
+            }
         };
         let services: Vec<Service> = wanted.services.iter().map(service).collect();
         let options = AgentOptions {
@@ -100,7 +105,8 @@ impl ManagedTickets {
                 renewable: limits::KERBEROS_RENEWABLE,
             },
             realms: wanted.common.realms.clone(),
-            services: services.iter().map(|service| service.with_mapped_realm(&wanted.common.realms)).collect(),
+            services: services.clone(),
+            replaced_after_refusal: limits::KERBEROS_REPLACED_AFTER_REFUSAL,
         };
         let watch = IdentityWatch {
             name: identity.name.clone(),

@@ -26,13 +26,15 @@
 //! | `acceptor`, `replay` | the side of a service |
 //! | `kdc` | the side of a KDC |
 //! | `keytab`, `krb5_conf` | files |
-//! | `srv` | DNS SRV records |
+//! | `dns`, `srv`, `canonical` | DNS messages: SRV records and canonical names |
 //! | `describe` | a token as readable text |
 
 mod acceptor;
+mod canonical;
 mod crypto;
 mod der;
 mod describe;
+mod dns;
 mod error;
 mod exchange;
 mod gss;
@@ -50,8 +52,10 @@ mod time;
 mod tests;
 
 pub use acceptor::{AcceptError, Accepted, accept, refusal};
+pub use canonical::{canonical_query, read_canonical};
 pub use crypto::{Confounder, Etype, EtypeSet, Key};
 pub use describe::describe;
+pub use dns::DnsError;
 pub use error::{CryptoError, DecodeError};
 pub use exchange::{
     ClientSecret, Delivery, DeliveryOptions, ExchangeError, ExchangeInputs, ExchangeOptions, InitialExchange, KdcPlace,
@@ -65,6 +69,6 @@ pub use message::authenticator::ApReplyError;
 pub use message::{ErrorCode, KrbError, Ticket, TicketSummary};
 pub use name::{NameError, Principal, PrincipalName};
 pub use replay::ReplayCache;
-pub use srv::{SrvError, SrvRecord, kdc_query, order, read_answer};
+pub use srv::{SrvRecord, kdc_query, order, read_answer};
 pub use ticket::{ApInputs, ClockSkew, Credential, ExpectedReply, ServiceReplyError, ServiceToken};
 pub use time::Timestamp;

@@ -10,34 +10,14 @@ use std::time::Duration;
 use super::ask::AskError;
 use super::exchange::{TicketError, Watch, get_ticket, log_on, now};
 use super::realms::Realms;
-use crate::auth::{TicketSlot, TicketState};
+use super::service::{Service, ServicePrincipal};
+use crate::auth::TicketState;
 use crate::fault::{At, Cause, Fault};
 use crate::kerberos::{
     ClientSecret, ClockSkew, Credential, ExchangeOptions, InitialExchange, Principal, PrincipalName, ServiceExchange,
     Timestamp,
 };
 use crate::limits;
-
-/// A service that tickets are wanted for.
-#[derive(Clone, Debug)]
-pub struct Service {
-    /// Its name.
-    pub name: PrincipalName,
-    /// Its realm, if the configuration says so.
-    pub realm: Option<String>,
-    /// Where its ticket is published.
-    pub slot: Arc<TicketSlot>,
-}
-
-impl Service {
-    /// The same, with the realm that krb5.conf has for its host, unless the configuration says another.
-    #[must_use]
-    pub fn with_mapped_realm(&self, realms: &Realms) -> Service {
-        let host = self.name.components().get(1);
-        let mapped = || host.and_then(|host| realms.conf.realm_of_host(host)).map(str::to_owned);
-        Service { realm: self.realm.clone().or_else(mapped), ..self.clone() }
-    }
-}
 
 /// Whose tickets an agent keeps.
 #[derive(Debug)]
@@ -52,6 +32,8 @@ pub struct AgentOptions {
     pub realms: Realms,
     /// The services.
     pub services: Vec<Service>,
+    /// When a service whose ticket was refused for good gets another one: until then, other mechanisms are used.
+    pub replaced_after_refusal: Duration,
 }
 
 /// What hears of an agent's tickets. It is called on the agent's thread.
@@ -129,6 +111,8 @@ struct Kept {
     failures: u32,
     /// Why it was not replaced, since it was got.
     failure: Option<Fault>,
+    /// The name by which the KDC knew it last.
+    principal: Option<ServicePrincipal>,
 }
 
 impl Kept {
@@ -138,7 +122,7 @@ impl Kept {
             TicketState::Ready(ticket) => Some(ticket),
             _ => None,
         };
-        Kept { service, ticket, due: Timestamp::default(), failures: 0, failure: None }
+        Kept { service, ticket, due: Timestamp::default(), failures: 0, failure: None, principal: None }
     }
 
     /// When its ticket ends, by our own clock.
@@ -185,6 +169,10 @@ impl Run {
         self.drop_expired();
         if now() >= self.ticket_granting_due {
             self.replace_ticket_granting();
+        }
+        let replaced_after_refusal = self.options.replaced_after_refusal;
+        for kept in self.kept.iter_mut().filter(|kept| kept.service.slot.take_give_way()) {
+            kept.due = kept.due.min(now().plus(replaced_after_refusal));
         }
         for place in 0..self.kept.len() {
             let Some(ticket_granting) = self.ticket_granting.clone() else { return };
@@ -251,9 +239,10 @@ impl Run {
     }
 
     fn replace(&mut self, place: usize, ticket_granting: Credential) {
-        let Service { name, realm, .. } = &self.kept[place].service;
-        let exchange = ServiceExchange::new(ticket_granting, name.clone(), realm.clone(), self.options.exchange);
-        let got = get_ticket(exchange, &self.options.realms, &mut *self.watch);
+        let got = self.principal(place).and_then(|(name, realm)| {
+            let exchange = ServiceExchange::new(ticket_granting, name, realm, self.options.exchange);
+            get_ticket(exchange, &self.options.realms, &mut *self.watch)
+        });
         let kept = &mut self.kept[place];
         match got {
             Ok(credential) => {
@@ -273,6 +262,22 @@ impl Run {
                 }
                 self.publish_failure(place, ticket_fault(&error, &self.options.client));
             }
+        }
+    }
+
+    /// The name by which the KDC knows a service; the one that was found last while the name servers fail.
+    fn principal(&mut self, place: usize) -> Result<ServicePrincipal, TicketError> {
+        let kept = &mut self.kept[place];
+        match (kept.service.principal(&self.options.realms), &kept.principal) {
+            (Ok(found), _) => {
+                kept.principal = Some(found.clone());
+                Ok(found)
+            }
+            (Err(error), Some(known)) => {
+                log::debug!("{}: {error}; {} is used as before", self.options.client, known.0);
+                Ok(known.clone())
+            }
+            (Err(error), None) => Err(error),
         }
     }
 
@@ -308,7 +313,7 @@ fn retry_after(error: &TicketError, failures: u32) -> Duration {
     let growing = || limits::KERBEROS_RETRY * 2_u32.saturating_pow(failures.saturating_sub(1).min(10));
     let rest = match error {
         TicketError::Held { retry_after, .. } => return (*retry_after).max(limits::KERBEROS_RETRY),
-        TicketError::Ask(_) | TicketError::NoRandomness => growing(),
+        TicketError::Ask(_) | TicketError::Canonical { .. } | TicketError::NoRandomness => growing(),
         TicketError::Exchange(error) if error.is_temporary() => growing(),
         // Nobody but an administrator can change it.
         TicketError::Exchange(_) => limits::KERBEROS_RETRY_MAX,
@@ -328,7 +333,9 @@ pub fn ticket_fault(error: &TicketError, client: &Principal) -> Fault {
         TicketError::Ask(AskError::NoKdc { .. } | AskError::Silent { .. }) => Cause::KdcUnreachable,
         TicketError::Exchange(error) if error.is_wrong_key() => Cause::CredentialsRefused,
         TicketError::Held { .. } => Cause::CredentialsHeld,
-        TicketError::Exchange(_) | TicketError::NoRandomness => Cause::TicketUnavailable,
+        TicketError::Exchange(_) | TicketError::Canonical { .. } | TicketError::NoRandomness => {
+            Cause::TicketUnavailable
+        }
     };
     Fault::new(At::Authenticate, cause, format!("no Kerberos ticket for {client}: {error}"))
 }

@@ -20,6 +20,14 @@ pub enum TicketError {
     /// The exchange failed.
     #[error("{0}")]
     Exchange(#[from] ExchangeError),
+    /// The canonical name of the service's host is not known.
+    #[error("cannot canonicalize the name of {host}: {why}")]
+    Canonical {
+        /// The host as configured.
+        host: String,
+        /// Why.
+        why: String,
+    },
     /// A logon attempt is not allowed now.
     #[error("no logon is attempted: {why}")]
     Held {

@@ -2,14 +2,11 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 
 use super::ask::AskError;
-use crate::kerberos::{
-    DeliveryOptions, Include, KdcAddress, KdcPlace, KdcTransport, Krb5Conf, Krb5ConfError, SrvError, kdc_query, order,
-    read_answer,
-};
+use super::{dns, lookup};
+use crate::kerberos::{DeliveryOptions, Include, KdcAddress, KdcPlace, Krb5Conf, Krb5ConfError};
 use crate::limits;
 
 /// What is known of realms.
@@ -70,16 +67,17 @@ impl Realms {
             true if self.conf.dns_lookup_kdc == Some(false) => {
                 return Err(no_kdc("none is configured, and krb5.conf forbids to ask DNS".into()));
             }
-            true => by_dns(realm).map_err(|why| no_kdc(format!("none is configured, and DNS has none: {why}")))?,
+            true => dns::kdcs(realm).map_err(|why| no_kdc(format!("none is configured, and DNS has none: {why}")))?,
         };
+        let found: Vec<KdcAddress> = found.into_iter().take(limits::KDCS_PER_REALM).collect();
+        let hosts: Vec<&str> = found.iter().map(|address| address.host.as_str()).collect();
         let mut places = Vec::new();
         let mut why = String::new();
-        for address in found.iter().take(limits::KDCS_PER_REALM) {
-            match (address.host.as_str(), address.port).to_socket_addrs() {
+        for (address, resolved) in found.iter().zip(lookup::addresses(&hosts)) {
+            match resolved {
                 Ok(all) => {
-                    let place =
-                        |found: SocketAddr| KdcPlace { address: found.ip(), port: found.port(), only: address.only };
-                    places.extend(all.map(place));
+                    let place = |ip| KdcPlace { address: ip, port: address.port, only: address.only };
+                    places.extend(all.into_iter().map(place));
                 }
                 Err(error) => why = format!("cannot resolve {}: {error}", address.host),
             }
@@ -104,7 +102,7 @@ pub fn read_krb5_conf(path: &Path) -> Result<Krb5Conf, ConfFileError> {
     })?)
 }
 
-fn read_bounded(path: &Path) -> io::Result<String> {
+pub(super) fn read_bounded(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let limit = u64::try_from(limits::KRB5_CONF_BYTES).unwrap_or(u64::MAX);
     fs::File::open(path)?.take(limit + 1).read_to_string(&mut text)?;
@@ -121,71 +119,4 @@ fn files_of(folder: &Path) -> Vec<String> {
         !name.starts_with('.') && (name.ends_with(".conf") || name.chars().all(is_plain))
     };
     paths.iter().filter(counts).filter_map(|path| read_bounded(path).ok()).collect()
-}
-
-/// The KDCs that DNS has for a realm: those for TCP, which also serve UDP, and otherwise those for UDP only.
-fn by_dns(realm: &str) -> Result<Vec<KdcAddress>, String> {
-    let text = read_bounded(Path::new("/etc/resolv.conf")).map_err(|error| format!("resolv.conf: {error}"))?;
-    let servers: Vec<IpAddr> = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok())
-        .take(limits::DNS_SERVERS)
-        .collect();
-    let mut why = "no name server is configured".to_owned();
-    for (protocol, only) in [(KdcTransport::Tcp, None), (KdcTransport::Udp, Some(KdcTransport::Udp))] {
-        for server in &servers {
-            match ask_dns((*server, 53).into(), realm, protocol) {
-                Ok(mut records) if !records.is_empty() => {
-                    order(&mut records, random);
-                    let address = |record: crate::kerberos::SrvRecord| KdcAddress {
-                        host: record.target,
-                        port: record.port,
-                        only,
-                    };
-                    return Ok(records.into_iter().map(address).collect());
-                }
-                Ok(_) => {
-                    why = format!("there is no SRV record for {realm}");
-                    break;
-                }
-                Err(error) => why = format!("{server}: {error}"),
-            }
-        }
-    }
-    Err(why)
-}
-
-fn ask_dns(
-    server: SocketAddr,
-    realm: &str,
-    protocol: KdcTransport,
-) -> Result<Vec<crate::kerberos::SrvRecord>, Box<dyn std::error::Error>> {
-    let [id, _] = [random() & 0xffff, 0];
-    let query = kdc_query(realm, protocol, u16::try_from(id)?)?;
-    let any: SocketAddr = if server.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
-    let socket = UdpSocket::bind(any)?;
-    socket.connect(server)?;
-    socket.set_read_timeout(Some(limits::DNS_TIMEOUT))?;
-    socket.send(&query)?;
-    let mut answer = [0; 4096];
-    let length = socket.recv(&mut answer)?;
-    match read_answer(&answer[..length], &query) {
-        Err(SrvError::Truncated) => {}
-        records => return Ok(records?),
-    }
-    let mut stream = TcpStream::connect_timeout(&server, limits::DNS_TIMEOUT)?;
-    stream.set_read_timeout(Some(limits::DNS_TIMEOUT))?;
-    stream.set_write_timeout(Some(limits::DNS_TIMEOUT))?;
-    let length = u16::try_from(query.len())?;
-    io::Write::write_all(&mut stream, &[&length.to_be_bytes()[..], &query].concat())?;
-    let mut length = [0; 2];
-    stream.read_exact(&mut length)?;
-    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
-    stream.read_exact(&mut answer)?;
-    Ok(read_answer(&answer, &query)?)
-}
-
-fn random() -> u32 {
-    // Without random numbers the order of the records and the number of the query are predictable, no more.
-    getrandom::u32().unwrap_or_default()
 }

@@ -10,14 +10,18 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ntlm_gateway::auth::{TicketSlot, TicketState, TokenTimes};
 use ntlm_gateway::kerberos::{
     ApInputs, ClientSecret, ClockSkew, Credential, Etype, EtypeSet, ExchangeOptions, InitialExchange, Keytab,
-    Principal, PrincipalName, RequestKind, ServiceExchange, accept,
+    Principal, PrincipalName, RequestKind, ServiceExchange, Timestamp, accept,
 };
-use ntlm_gateway::tickets::{LogonOutcome, Realms, TicketError, Watch, get_ticket, log_on, now, read_krb5_conf};
+use ntlm_gateway::tickets::{
+    AgentOptions, AgentWatch, LogonOutcome, Realms, Service, TicketError, Watch, get_ticket, log_on, new_agent, now,
+    read_krb5_conf,
+};
 use support::command::{Finished, run};
 use support::kdc::{Kdc, KdcOptions};
-use support::scratch::free_port;
+use support::scratch::{free_port, wait_for};
 use support::tools::{python_with, skip_for_want_of};
 const REALM: &str = "EXAMPLE.TEST";
 const PASSWORD: &str = "SecREt01";
@@ -286,4 +290,61 @@ fn a_reply_too_long_for_a_datagram_comes_by_tcp_and_a_dead_kdc_is_passed_over() 
     log_on(exchange, &realms, &mut noted).expect("a ticket");
     assert_eq!(noted.logons, [LogonOutcome::Accepted]);
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+/// Notes nothing.
+struct Quiet;
+
+impl Watch for Quiet {
+    fn may_log_on(&mut self, _: &str, _: u32) -> Result<(), TicketError> {
+        Ok(())
+    }
+
+    fn logged_on(&mut self, _: LogonOutcome) {}
+
+    fn asked(&mut self, _: &str, _: RequestKind, _: Result<(), &str>, _: Instant) {}
+}
+
+impl AgentWatch for Quiet {
+    fn published(&mut self, _: &PrincipalName, _: &TicketState) {}
+
+    fn logged_on_until(&mut self, _: Timestamp) {}
+}
+
+#[test]
+fn a_ticket_that_was_refused_for_good_is_replaced_within_the_given_time() {
+    require_tools!("krb5kdc", "kdb5_util", "kadmin.local");
+    const BOUND: Duration = Duration::from_secs(20);
+    let kdc = Kdc::start(REALM, &KdcOptions::default());
+    kdc.add_user("alice", PASSWORD, "");
+    kdc.add_with_keytab("HTTP/proxy.test", "", "http.keytab");
+    let (agent, line) = new_agent();
+    let to_agent = line.clone();
+    let slot = Arc::new(TicketSlot::new(Arc::new(TokenTimes::new(0)), move || to_agent.look_again()));
+    let service = Service {
+        name: PrincipalName::service("HTTP", "proxy.test").expect("a name"),
+        realm: None,
+        canonicalize: false,
+        slot: Arc::clone(&slot),
+    };
+    let options = AgentOptions {
+        client: Principal::parse("alice", Some(REALM)).expect("a name"),
+        secret: ClientSecret::password(PASSWORD),
+        exchange: options(false),
+        realms: realms(&kdc),
+        services: vec![service],
+        replaced_after_refusal: Duration::from_secs(2),
+    };
+    let agent = agent.start(&line, options, Box::new(Quiet)).expect("a thread");
+    let number_is = |number: u64| wait_for(BOUND, || (slot.number() == number).then_some(()));
+    assert_eq!(number_is(1), Some(()), "the first ticket");
+    let refused = Instant::now();
+    slot.give_way();
+    slot.give_way();
+    assert_eq!(number_is(2), Some(()), "another one");
+    // The ticket lasts for hours.
+    assert!(refused.elapsed() >= Duration::from_secs(1), "not at once: {:?}", refused.elapsed());
+    assert_eq!(kdc.count(&["TGS_REQ", "ISSUE"]), 2);
+    assert_eq!(kdc.count(&["AS_REQ", "ISSUE"]), 1);
+    drop(agent);
 }

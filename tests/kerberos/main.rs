@@ -8,4 +8,5 @@ mod active_directory;
 mod choice;
 mod commands;
 mod exchanges;
+mod names;
 mod proxy;

@@ -244,6 +244,8 @@ fn a_proxy_that_refuses_the_ticket_gets_ntlm_where_it_is_listed() {
     assert_eq!(tunnel(&lenient, &origin), 200, "{}", lenient.log().join("\n"));
     drop((strict, lenient));
     assert_eq!(line.tunnels(1)[0].user, support::USER);
+    // Each has requested exactly one other ticket.
+    assert_eq!(line.kdc.count(&["TGS_REQ", "ISSUE"]), 4);
 }
 
 #[test]

@@ -15,6 +15,8 @@ const HEADER_BYTES: usize = 12;
 pub enum DnsAnswer {
     /// This address, with a TTL of one second.
     Address(Ipv4Addr),
+    /// An alias of this name, which has this address.
+    Alias(&'static str, Ipv4Addr),
     /// NXDOMAIN.
     NoSuchName,
     /// SERVFAIL.
@@ -121,20 +123,38 @@ impl NameServerState {
         let mut answer = question.get(..end)?.to_vec();
         // There are no other records, such as IPv6 addresses.
         let address = match outcome {
-            DnsAnswer::Address(address) if answer.ends_with(&[0, 1, 0, 1]) => Some(address),
+            DnsAnswer::Address(address) | DnsAnswer::Alias(_, address) if answer.ends_with(&[0, 1, 0, 1]) => {
+                Some(address)
+            }
+            _ => None,
+        };
+        let alias_of = match outcome {
+            DnsAnswer::Alias(name, _) => Some(name),
             _ => None,
         };
         let code = match outcome {
-            DnsAnswer::Address(_) => 0,
+            DnsAnswer::Address(_) | DnsAnswer::Alias(..) => 0,
             DnsAnswer::Failure => 2,
             DnsAnswer::NoSuchName => 3,
             DnsAnswer::Silence => return None,
         };
         // A response, recursion available.
         answer.get_mut(2..4)?.copy_from_slice(&[0x81, 0x80 | code]);
-        answer.get_mut(6..12)?.copy_from_slice(&[0, u8::from(address.is_some()), 0, 0, 0, 0]);
+        let count = u8::from(address.is_some()) + u8::from(alias_of.is_some());
+        answer.get_mut(6..12)?.copy_from_slice(&[0, count, 0, 0, 0, 0]);
+        // The name in the question.
+        let mut owner = 12;
+        if let Some(name) = alias_of {
+            answer.extend_from_slice(&[0xc0, owner, 0, 5, 0, 1, 0, 0, 0, 1, 0, u8::try_from(name.len() + 2).ok()?]);
+            owner = u8::try_from(answer.len()).ok()?;
+            for label in name.split('.') {
+                answer.push(u8::try_from(label.len()).ok()?);
+                answer.extend_from_slice(label.as_bytes());
+            }
+            answer.push(0);
+        }
         if let Some(address) = address {
-            answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
+            answer.extend_from_slice(&[0xc0, owner, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
             answer.extend_from_slice(&address.octets());
         }
         Some(answer)

@@ -99,6 +99,7 @@ impl Mechanism for Kerberos {
     fn give_way(&self) {
         if let Some(slot) = self.slot() {
             self.refused.store(slot.number(), Ordering::Relaxed);
+            slot.give_way();
         }
     }
 

@@ -57,8 +57,9 @@ fn exchange(
     let exchange = InitialExchange::new(client, secret, options, ClockSkew::default());
     let ticket_granting = log_on(exchange, &common.realms, recorder)?;
     let spn = config.first_upstream().service();
-    let service = Service { name: spn.name, realm: spn.realm, slot: Arc::clone(slot) };
-    let Service { name, realm, .. } = service.with_mapped_realm(&common.realms);
+    let canonicalize = spn.is_of_host && common.canonicalize;
+    let service = Service { name: spn.name, realm: spn.realm, canonicalize, slot: Arc::clone(slot) };
+    let (name, realm) = service.principal(&common.realms)?;
     get_ticket(ServiceExchange::new(ticket_granting, name, realm, options), &common.realms, recorder)
 }
 

@@ -36,6 +36,17 @@ pub(super) const KERBEROS: &[Key] = &[
         default: Fallback::Nothing,
     },
     Key {
+        name: "kerberos.canonicalize",
+        flag: "kerberos-canonicalize",
+        places: Places::Everywhere,
+        kind: Kind::Switch,
+        value_name: "true|false",
+        heading: "Kerberos",
+        help: "In a service principal name that follows from the proxy's host name, replace an alias (CNAME) by the \
+               name that DNS has for it",
+        default: Fallback::Value(|| "false".into()),
+    },
+    Key {
         name: "kerberos.allow_rc4",
         flag: "allow-rc4",
         places: Places::Everywhere,
