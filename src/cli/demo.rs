@@ -1,5 +1,5 @@
-//! `ntlm-gateway demo`: the gateway together with a proxy that requires NTLM. It needs no other proxy, no account and
-//! no files.
+//! `ntlm-gateway demo`: the gateway together with a proxy that requires NTLM or, with `--kerberos`, accepts only
+//! Kerberos. It needs no other proxy, no KDC, no account and no files.
 
 /// Prints a line on standard output. A reader that has gone away (`demo | head`) is not an error.
 macro_rules! say {
@@ -9,6 +9,7 @@ macro_rules! say {
 }
 
 mod legs;
+mod line;
 mod tap;
 
 use std::io::{Read, Write};
@@ -25,14 +26,13 @@ use super::fail;
 use crate::config::{self, Config, ConfigErrors, Inputs, LogFormat, Setting, Settings, Source, keys, secrets};
 use crate::gateway::Gateway;
 use crate::logging;
-use crate::stub::{StubOptions, StubServer};
 use legs::{Direction, Legs};
+use line::Line;
 use tap::{Piece, Tap};
 
 const ANY_PORT: &str = "127.0.0.1:0";
 
-/// The account of the demonstration, which only the stub in this process knows.
-const DOMAIN: &str = "DEMO";
+/// The account of the demonstration, which only this process knows.
 const USER: &str = "alice";
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -47,6 +47,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct DemoOptions {
     /// Send one request through the gateway, show what happened, and exit.
     pub once: bool,
+    /// Authenticate by Kerberos instead of NTLM.
+    pub kerberos: bool,
     /// Where the gateway listens; port 0 for any free port.
     pub listen: SocketAddr,
     /// Where its metrics are served; port 0 for any free port.
@@ -59,12 +61,17 @@ pub(super) fn command() -> Command {
         Arg::new(name).long(name).value_name("ADDR:PORT").default_value(ANY_PORT).value_parser(parser).help(help)
     };
     Command::new("demo")
-        .about("Try the gateway: starts it together with a proxy that requires NTLM; nothing else is needed")
+        .about(
+            "Try the gateway: starts it together with a proxy that requires NTLM or Kerberos; nothing else is needed",
+        )
         .arg(
             Arg::new("once").long("once").action(ArgAction::SetTrue).help(
                 "Send one request through the gateway, show what happened, and exit; otherwise, run until Ctrl-C",
             ),
         )
+        .arg(Arg::new("kerberos").long("kerberos").action(ArgAction::SetTrue).help(
+            "Show Kerberos instead of NTLM: the proxy accepts nothing else, and a KDC with the account is started, too",
+        ))
         .arg(address("listen", "Where the gateway listens; port 0 for any free port"))
         .arg(address("admin", "Where /metrics, /healthz and /readyz are served; port 0 for any free port"))
 }
@@ -78,7 +85,8 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
 
 fn options(matches: &ArgMatches) -> DemoOptions {
     let address = |name| matches.get_one(name).copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
-    DemoOptions { once: matches.get_flag("once"), listen: address("listen"), admin: address("admin") }
+    let (once, kerberos) = (matches.get_flag("once"), matches.get_flag("kerberos"));
+    DemoOptions { once, kerberos, listen: address("listen"), admin: address("admin") }
 }
 
 fn start(options: &DemoOptions) -> ExitCode {
@@ -90,15 +98,15 @@ fn start(options: &DemoOptions) -> ExitCode {
 
 /// Starts the proxy and the gateway, sends one request through both and shows what happened.
 fn demonstrate(options: &DemoOptions) -> Result<(), Box<dyn std::error::Error>> {
-    let stub = StubServer::start(StubOptions::default().account(DOMAIN, USER, PASSWORD))?;
-    let tap = Tap::start(stub.address())?;
-    let gateway = Gateway::start(&config(options, tap.address())?, || {})?;
-    let listening = gateway.listening().first().copied().ok_or("the gateway has no address")?;
-    say!("An upstream proxy that requires and verifies NTLM is on {}; it knows {DOMAIN}\\{USER}.", tap.address());
-    say!("The gateway is on {listening}, its metrics are on http://{}/metrics.\n", gateway.admin_address());
-    say!("One request of a client without NTLM:\n");
+    let line = Line::start(options.kerberos)?;
+    let gateway = Gateway::start(&config(options, &line)?, || {})?;
     let before = gateway.metrics().encode()?;
-    let page = fetch(reachable(listening), &tap)?;
+    let listening = gateway.listening().first().copied().ok_or("the gateway has no address")?;
+    line.introduce();
+    say!("The gateway is on {listening}, its metrics are on http://{}/metrics.\n", gateway.admin_address());
+    line.show_tickets()?;
+    say!("One request of a client without {}:\n", line.scheme());
+    let page = fetch(reachable(listening), line.upstream())?;
     say!("\nThe origin's page, received through the tunnel: {}\n", page.trim_end());
     say!("The metrics that have changed:\n");
     changed(&before, &gateway.metrics().encode()?).iter().for_each(|line| say!("  {line}"));
@@ -118,14 +126,11 @@ fn demonstrate(options: &DemoOptions) -> Result<(), Box<dyn std::error::Error>> 
 }
 
 /// The configuration for the stub.
-fn config(options: &DemoOptions, upstream: SocketAddr) -> Result<Config, ConfigErrors> {
+fn config(options: &DemoOptions, line: &Line) -> Result<Config, ConfigErrors> {
     let mut settings = Settings::default();
-    let account = format!("{DOMAIN}\\{USER}");
     for (name, text) in [
         ("listen", options.listen.to_string()),
         ("admin", options.admin.to_string()),
-        ("upstream", upstream.to_string()),
-        ("user", account),
         // Required for listening beyond loopback. Every client is allowed, because only this process knows the account,
         // and the proxy reaches nothing.
         ("allow_clients", "0.0.0.0/0,::/0".into()),
@@ -133,12 +138,15 @@ fn config(options: &DemoOptions, upstream: SocketAddr) -> Result<Config, ConfigE
         ("max_tunnels", "1000".into()),
         // Pre-challenged connections would appear among the legs and the metrics of the one request.
         ("warm", "0".into()),
-    ] {
+    ]
+    .into_iter()
+    .chain(line.settings())
+    {
         if let Some(key) = keys::find(name) {
             settings.give(key, Setting::new(text, Source::Default));
         }
     }
-    let password = |name: &str| (name == secrets::password_variable()).then(|| PASSWORD.into());
+    let password = |name: &str| line.password().filter(|_| name == secrets::password_variable()).map(Into::into);
     config::load(&Inputs::new(settings, password)?)
 }
 
@@ -204,8 +212,11 @@ mod tests {
     #[test]
     fn the_demonstration_uses_free_ports_on_loopback_by_default() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        assert_eq!(parsed(&[]), DemoOptions { once: false, listen: any, admin: any });
+        assert_eq!(parsed(&[]), DemoOptions { once: false, kerberos: false, listen: any, admin: any });
         let listen = "127.0.0.1:3128".parse().unwrap();
-        assert_eq!(parsed(&["--once", "--listen", "127.0.0.1:3128"]), DemoOptions { once: true, listen, admin: any });
+        assert_eq!(
+            parsed(&["--once", "--kerberos", "--listen", "127.0.0.1:3128"]),
+            DemoOptions { once: true, kerberos: true, listen, admin: any }
+        );
     }
 }

@@ -54,7 +54,7 @@ mod tests;
 pub use acceptor::{AcceptError, Accepted, accept, refusal};
 pub use canonical::{canonical_query, read_canonical};
 pub use crypto::{Confounder, Etype, EtypeSet, Key};
-pub use describe::describe;
+pub use describe::{DescribedMessage, describe, describe_message};
 pub use dns::DnsError;
 pub use error::{CryptoError, DecodeError};
 pub use exchange::{

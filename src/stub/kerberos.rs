@@ -82,3 +82,7 @@ impl KerberosService {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "kerberos_tests.rs"]
+mod tests;

@@ -51,6 +51,33 @@ fn the_demo_shows_every_leg_and_exits() {
     }
 }
 
+#[test]
+fn the_demo_of_kerberos_shows_the_tickets_and_a_tunnel_without_a_407() {
+    let output = run_gateway(&["demo", "--kerberos", "--once"]).expect_success("demo --kerberos --once").text();
+    let mut rest = output.as_str();
+    for part in [
+        "gateway → KDC       AS-REQ from alice, without pre-authentication",
+        "KDC → gateway       KRB-ERROR: the KDC asks for pre-authentication (KDC_ERR_PREAUTH_REQUIRED, 25)",
+        "gateway → KDC       AS-REQ from alice, with an encrypted time stamp",
+        "KDC → gateway       AS-REP: ticket for krbtgt/DEMO.TEST@DEMO.TEST",
+        "gateway → KDC       TGS-REQ for HTTP/proxy.demo.test",
+        "KDC → gateway       TGS-REP: ticket for HTTP/proxy.demo.test@DEMO.TEST",
+        "client → gateway    CONNECT hello.demo:80",
+        "gateway → upstream  CONNECT hello.demo:80",
+        "Proxy-Authorization: Negotiate <AP-REQ, ",
+        "upstream → gateway  HTTP/1.1 200",
+        "Proxy-Authenticate: Negotiate <AP-REP, ",
+        "gateway → client    HTTP/1.1 200",
+        "Hello from behind the proxy.",
+        "ntlm_gateway_tunnels_opened_total: 0 → 1",
+    ] {
+        let (_, behind) =
+            rest.split_once(part).unwrap_or_else(|| panic!("{part:?} is missing or out of order in\n{output}"));
+        rest = behind;
+    }
+    assert!(!output.contains("HTTP/1.1 407") && !output.contains("battery"), "{output}");
+}
+
 /// A start on these two addresses, which must fail.
 fn failed_start(listen: &str, admin: &str) -> Finished {
     let scratch = Scratch::new("refused");

@@ -10,3 +10,4 @@ mod commands;
 mod exchanges;
 mod names;
 mod proxy;
+mod stub;

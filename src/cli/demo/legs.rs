@@ -3,8 +3,10 @@
 use std::io::Write as _;
 use std::time::Instant;
 
+use crate::auth;
 use crate::cli::terminal::message_name;
 use crate::http::decode_token;
+use crate::kerberos::{TokenKind, read_token};
 
 /// The sender and the receiver of a leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,15 +15,24 @@ pub(super) enum Direction {
     GatewayToUpstream,
     UpstreamToGateway,
     GatewayToClient,
+    GatewayToKdc,
+    KdcToGateway,
 }
 
 impl Direction {
+    /// To the upstream and back.
+    pub(super) const THROUGH_UPSTREAM: [Direction; 2] = [Direction::GatewayToUpstream, Direction::UpstreamToGateway];
+    /// To the KDC and back.
+    pub(super) const THROUGH_KDC: [Direction; 2] = [Direction::GatewayToKdc, Direction::KdcToGateway];
+
     fn label(self) -> &'static str {
         match self {
             Direction::ClientToGateway => "client → gateway",
             Direction::GatewayToUpstream => "gateway → upstream",
             Direction::UpstreamToGateway => "upstream → gateway",
             Direction::GatewayToClient => "gateway → client",
+            Direction::GatewayToKdc => "gateway → KDC",
+            Direction::KdcToGateway => "KDC → gateway",
         }
     }
 }
@@ -33,7 +44,12 @@ pub(super) struct Legs {
 
 impl Legs {
     pub(super) fn begin() -> Legs {
-        Legs { began: Instant::now() }
+        Legs::begin_at(Instant::now())
+    }
+
+    /// Legs of something that began at that time.
+    pub(super) fn begin_at(began: Instant) -> Legs {
+        Legs { began }
     }
 
     /// Prints a leg that is sent now.
@@ -43,8 +59,13 @@ impl Legs {
 
     /// Prints a leg that was sent at `at`.
     pub(super) fn add_at(&mut self, at: Instant, direction: Direction, bytes: &[u8]) {
+        self.add_lines(at, direction, &describe(bytes));
+    }
+
+    /// Prints a leg that is described already.
+    pub(super) fn add_lines(&mut self, at: Instant, direction: Direction, lines: &[String]) {
         let after_ms = at.saturating_duration_since(self.began).as_secs_f64() * 1000.0;
-        for (index, line) in describe(bytes).into_iter().enumerate() {
+        for (index, line) in lines.iter().enumerate() {
             match index {
                 0 => say!("  {after_ms:>7.2} ms  {:<18}  {line}", direction.label()),
                 _ => say!("  {:>10}  {:<18}  {line}", "", ""),
@@ -53,8 +74,8 @@ impl Legs {
     }
 }
 
-/// The start line, and the field with an NTLM message. The message itself is not shown, because a password can be
-/// guessed from it.
+/// The start line, and the field with an NTLM message or a token of Kerberos. Neither is shown itself, because a
+/// password can be guessed from it.
 fn describe(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     let head = text.split("\r\n\r\n").next().unwrap_or_default();
@@ -66,8 +87,24 @@ fn describe(bytes: &[u8]) -> Vec<String> {
         {
             described.push(format!("{name}: NTLM <{}, {} bytes>", message_name(&message), message.len()));
         }
+        if let Some((name, token)) = line.split_once(": Negotiate ")
+            && let Ok(token) = decode_token(token)
+        {
+            described.push(format!("{name}: Negotiate <{}, {} bytes>", kerberos_name(&token), token.len()));
+        }
     }
     described
+}
+
+/// The name of the message of Kerberos in a SPNEGO token.
+fn kerberos_name(token: &[u8]) -> &'static str {
+    let inner = auth::read_response(token).map_or_else(|| auth::initial_token(token), |response| response.token);
+    match inner.map(read_token) {
+        Some(Ok((TokenKind::ApReq, _))) => "AP-REQ",
+        Some(Ok((TokenKind::ApRep, _))) => "AP-REP",
+        Some(Ok((TokenKind::Error, _))) => "KRB-ERROR",
+        _ => "not a token of Kerberos",
+    }
 }
 
 #[cfg(test)]
