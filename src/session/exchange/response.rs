@@ -126,7 +126,7 @@ impl Exchange {
             && self.up.is_read()
             && self.up.is_flushed()
             && cx.client.record.requests < limits::REQUESTS_PER_CONNECTION;
-        let before_bytes = self.down.promised();
+        let (before_bytes, before_len) = (self.down.promised(), self.down.out.len());
         let heard = interpret(
             head,
             &self.request,
@@ -135,6 +135,13 @@ impl Exchange {
             settings.field_limit,
             &mut self.down.out,
         );
+        if let Ok(Heard::Final(_) | Heard::Switching) = heard
+            && let Err(fault) = self.check_upstream(head, cx)
+        {
+            // The client must get nothing of an answer from whoever this is.
+            self.down.out.truncate(before_len);
+            return Some(Work::Fail(fault));
+        }
         match heard {
             Err(fault) => {
                 self.settle(logon_verdict::unread(head), cx);
@@ -144,9 +151,6 @@ impl Exchange {
             Ok(Heard::Switching) => Some(self.switching(cx)),
             Ok(Heard::Demand { rechallenge, line }) => Some(self.demanded(head, rechallenge, &line, cx)),
             Ok(Heard::Final(mut answer)) => {
-                if let Err(fault) = self.check_upstream(head, cx) {
-                    return Some(Work::Fail(fault));
-                }
                 self.forget_body();
                 self.answered(answer.status, cx);
                 if answer.status < 400
