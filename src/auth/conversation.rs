@@ -321,6 +321,10 @@ impl Handshake {
             place if place == self.credentials.place(self.scheme) => {}
             _ => self.fallback = Some(fallback),
         }
+        if is_refusal {
+            // How often this can happen depends on the list of mechanisms. The next one gets as many connections.
+            self.beginnings = self.beginnings.saturating_sub(1);
+        }
         self.scheme = scheme;
         if self.needs_no_challenge() {
             // No challenge will come to show that the upstream takes it.

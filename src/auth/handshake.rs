@@ -159,6 +159,8 @@ impl Handshake {
 
     pub(super) fn first_opening(&self) -> Opening {
         match self.disclosure {
+            // It has been asked for, and no challenge has to be on the same connection.
+            Disclosure::AtOnce if self.demanded && self.needs_no_challenge() => Opening::Token,
             Disclosure::AtOnce => self.credentials.first_leg.into(),
             // No challenge is expected, so there is nothing to send a stand-in for.
             _ if self.request.has_stand_in() => Opening::BareRequest,

@@ -226,6 +226,33 @@ fn after_a_refusal_ntlm_is_remembered_until_there_is_another_ticket() {
     assert_eq!(begun(&credentials).scheme(), Scheme::Kerberos);
 }
 
+/// With `first_leg = "plain"`, to an upstream that closes the connection with each 407.
+#[test]
+fn refused_tickets_leave_enough_connections_for_ntlm() {
+    let (slot, _) = slot(ready());
+    let ntlm = Credentials::new(identity("Domain\\User"), "proxy.test", FirstLeg::Plain);
+    let credentials = Arc::new(ntlm.with_kerberos(Arc::clone(&slot), false));
+    let asks = format!("HTTP/1.1 407 R\r\n{OFFERS}Connection: close\r\nContent-Length: 0\r\n\r\n");
+    let challenges = challenged("Content-Length: 0\r\n", "");
+    for tokens in [2, 0] {
+        let mut handshake = Handshake::new(request(), Arc::clone(&credentials), HEAD_LIMIT_BYTES);
+        let answer = |handshake: &mut Handshake, answer: &str| {
+            handshake.receive(answer.as_bytes(), &mut Vec::new()).map(|(_, progress)| progress).unwrap()
+        };
+        handshake.begin(&mut Vec::new());
+        assert!(matches!(answer(&mut handshake, &asks), Progress::Redial));
+        for number in 0..tokens {
+            handshake.begin(&mut Vec::new());
+            slot.publish(ready(), Timestamp::from_seconds(RECORDED + 10 * number));
+            sent(&mut handshake, 10 * number + 1);
+            assert!(matches!(answer(&mut handshake, &asks), Progress::Redial), "{number}");
+        }
+        handshake.begin(&mut Vec::new());
+        assert_eq!(handshake.scheme(), Scheme::Ntlm);
+        assert!(matches!(answer(&mut handshake, &challenges), Progress::Challenged));
+    }
+}
+
 #[test]
 fn what_the_service_says_about_a_refused_token_is_in_the_fault() {
     let (slot, _) = slot(ready());
