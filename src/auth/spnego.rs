@@ -84,10 +84,21 @@ pub fn initial_token(token: &[u8]) -> Option<&[u8]> {
 
 /// A NegTokenInit (RFC 4178 §4.2.1) that offers one mechanism, with that mechanism's first token.
 pub(super) fn first_token(mechanism_oid: &[u8], token: &[u8]) -> Vec<u8> {
-    let mechanisms = der(0xa0, &der(0x30, mechanism_oid));
-    let token = der(0xa2, &der(0x04, token));
-    let init = der(0xa0, &der(0x30, &[mechanisms, token].concat()));
-    der(0x60, &[SPNEGO_OID, &init].concat())
+    // A ticket may have many kilobytes, so the token is copied once. What precedes it is written from the inside out.
+    let mut out = Vec::with_capacity(token.len() + 80);
+    let enclose = |out: &mut Vec<u8>, tag: u8| {
+        let (header, used) = header(tag, out.len() + token.len());
+        out.splice(0..0, header.into_iter().take(used));
+    };
+    enclose(&mut out, 0x04);
+    enclose(&mut out, 0xa2);
+    out.splice(0..0, der(0xa0, &der(0x30, mechanism_oid)));
+    enclose(&mut out, 0x30);
+    enclose(&mut out, 0xa0);
+    out.splice(0..0, SPNEGO_OID.iter().copied());
+    enclose(&mut out, 0x60);
+    out.extend_from_slice(token);
+    out
 }
 
 /// A NegTokenResp (RFC 4178 §4.2.2) with a further token of the mechanism.
@@ -130,16 +141,22 @@ fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 
 /// One DER element of less than 16 MiB.
 fn der(tag: u8, content: &[u8]) -> Vec<u8> {
-    let [_, _, _, _, _, high, middle, low] = (content.len() as u64).to_be_bytes();
-    let mut out = Vec::with_capacity(content.len() + 5);
-    match (high, middle, low) {
-        (0, 0, 0..0x80) => out.extend_from_slice(&[tag, low]),
-        (0, 0, _) => out.extend_from_slice(&[tag, 0x81, low]),
-        (0, _, _) => out.extend_from_slice(&[tag, 0x82, middle, low]),
-        _ => out.extend_from_slice(&[tag, 0x83, high, middle, low]),
-    }
+    let (header, used) = header(tag, content.len());
+    let mut out = Vec::with_capacity(content.len() + used);
+    out.extend_from_slice(&header[..used]);
     out.extend_from_slice(content);
     out
+}
+
+/// Tag and length of an element of less than 16 MiB, and how many bytes of the array they are.
+fn header(tag: u8, length: usize) -> ([u8; 5], usize) {
+    let [.., high, middle, low] = (length as u64).to_be_bytes();
+    match (high, middle, low) {
+        (0, 0, 0..0x80) => ([tag, low, 0, 0, 0], 2),
+        (0, 0, _) => ([tag, 0x81, low, 0, 0], 3),
+        (0, _, _) => ([tag, 0x82, middle, low, 0], 4),
+        _ => ([tag, 0x83, high, middle, low], 5),
+    }
 }
 
 #[cfg(test)]
@@ -209,5 +226,9 @@ mod tests {
         assert!(token.ends_with(b"NTLMSSP\0"));
         assert_eq!(initial_token(&token), Some(&b"NTLMSSP\0"[..]));
         assert!((0..token.len()).all(|end| initial_token(&token[..end]).is_none()));
+        for length in [0, 0x40, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x1_0000] {
+            let message = vec![7; length];
+            assert_eq!(initial_token(&first_token(KRB5_OID, &message)), Some(message.as_slice()), "{length}");
+        }
     }
 }

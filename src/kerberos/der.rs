@@ -185,9 +185,14 @@ impl Writer {
     /// An element whose content `write` writes.
     pub(super) fn element(&mut self, tag: u8, write: impl FnOnce(&mut Writer)) {
         let start = self.out.len();
+        // Most elements are short, so there is room for a length of one byte.
+        self.out.extend([tag, 0]);
         write(self);
-        let (header, used) = header(tag, self.out.len() - start);
-        self.out.splice(start..start, header.into_iter().take(used));
+        let (header, used) = header(tag, self.out.len() - start - 2);
+        match used {
+            2 => self.out[start + 1] = header[1],
+            _ => drop(self.out.splice(start..start + 2, header.into_iter().take(used))),
+        }
     }
 
     /// An element with this content.

@@ -49,7 +49,7 @@ mod ticket;
 mod time;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use acceptor::{AcceptError, Accepted, accept, refusal};
 pub use canonical::{canonical_query, read_canonical};

@@ -1,8 +1,9 @@
 //! A ticket with its session key, as its owner uses it: the token for the service, and the check of the answer.
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
-use super::crypto::{Confounder, Etype, Key, KeyUsage};
+use super::crypto::{Confounder, Etype, Key, KeyUsage, UsageKey};
 use super::error::DecodeError;
 use super::gss::{self, TokenKind};
 use super::message::authenticator::{ApOptions, ApReplyError, Authenticator, ap_req, verify_ap_rep};
@@ -56,7 +57,27 @@ pub struct Credential {
     pub skew: ClockSkew,
     pub(super) ticket: Ticket,
     pub(super) session_key: Key,
+    pub(super) token_key: TokenKey,
 }
+
+/// What the session key has for tokens, derived once for all tokens with the ticket: most of a token's cost otherwise.
+#[derive(Clone, Default)]
+pub(super) struct TokenKey(Arc<OnceLock<UsageKey>>);
+
+impl TokenKey {
+    fn of(&self, session_key: &Key) -> &UsageKey {
+        self.0.get_or_init(|| session_key.for_usage(KeyUsage::AP_REQ_AUTHENTICATOR))
+    }
+}
+
+/// It follows from the session key.
+impl PartialEq for TokenKey {
+    fn eq(&self, _: &TokenKey) -> bool {
+        true
+    }
+}
+
+impl Eq for TokenKey {}
 
 impl fmt::Debug for Credential {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,7 +124,7 @@ impl Credential {
             // Some services read it as a signed number.
             sequence_number: Some(inputs.sequence_number >> 2),
         };
-        let sealed = authenticator.seal(&self.session_key, KeyUsage::AP_REQ_AUTHENTICATOR, &inputs.confounder);
+        let sealed = authenticator.seal(self.token_key.of(&self.session_key), &inputs.confounder);
         let request = ap_req(ApOptions { mutual: true }, &self.ticket, etype, &sealed);
         let expected = ExpectedReply { session_key: self.session_key.clone(), time: inputs.time };
         ServiceToken { bytes: gss::token(TokenKind::ApReq, &request), expected }

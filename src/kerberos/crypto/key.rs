@@ -36,6 +36,24 @@ pub struct Key {
     bytes: Arc<Zeroizing<[u8; 32]>>,
 }
 
+/// The keys that are derived from a key for one usage. They are overwritten when it is dropped; no `Debug` shows them.
+pub(in crate::kerberos) struct UsageKey {
+    etype: Etype,
+    derived: Derived,
+}
+
+enum Derived {
+    Sha1(sha1::UsageKey),
+    Sha2(sha2::UsageKey),
+    Rc4(rc4::UsageKey),
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often keys were derived on this thread.
+    pub(in crate::kerberos) static DERIVATIONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl fmt::Debug for Key {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "Key({})", self.etype)
@@ -83,19 +101,21 @@ impl Key {
         &self.bytes[..self.etype.key_bytes()]
     }
 
+    /// The keys that are derived from it for one usage. This costs more than encrypting a message with them.
+    pub(in crate::kerberos) fn for_usage(&self, usage: KeyUsage) -> UsageKey {
+        #[cfg(test)]
+        DERIVATIONS.set(DERIVATIONS.get() + 1);
+        let derived = match self.etype {
+            Etype::Aes128Sha1 | Etype::Aes256Sha1 => Derived::Sha1(sha1::UsageKey::new(self, usage)),
+            Etype::Aes128Sha256 | Etype::Aes256Sha384 => Derived::Sha2(sha2::UsageKey::new(self, usage)),
+            Etype::Rc4 => Derived::Rc4(rc4::UsageKey::new(self, usage)),
+        };
+        UsageKey { etype: self.etype, derived }
+    }
+
     /// Encrypts. The confounder must be random.
     pub(in crate::kerberos) fn encrypt(&self, usage: KeyUsage, confounder: &Confounder, plain: &[u8]) -> Vec<u8> {
-        let confounder = &confounder[..self.etype.confounder_bytes()];
-        // What is encrypted is encrypted in place, so nothing of it is left.
-        let mut data = Vec::with_capacity(confounder.len() + plain.len() + 16 + self.etype.mac_bytes());
-        data.extend_from_slice(confounder);
-        data.extend_from_slice(plain);
-        match self.etype {
-            Etype::Aes128Sha1 | Etype::Aes256Sha1 => sha1::encrypt(self, usage, &mut data),
-            Etype::Aes128Sha256 | Etype::Aes256Sha384 => sha2::encrypt(self, usage, &mut data),
-            Etype::Rc4 => rc4::encrypt(self, usage, &mut data),
-        }
-        data
+        self.for_usage(usage).encrypt(confounder, plain)
     }
 
     /// Decrypts, after it has verified that the data was encrypted with this key for this usage.
@@ -112,10 +132,10 @@ impl Key {
             return Err(CryptoError::Short);
         }
         let mut data = Zeroizing::new(cipher.to_vec());
-        match self.etype {
-            Etype::Aes128Sha1 | Etype::Aes256Sha1 => sha1::decrypt(self, usage, &mut data)?,
-            Etype::Aes128Sha256 | Etype::Aes256Sha384 => sha2::decrypt(self, usage, &mut data)?,
-            Etype::Rc4 => rc4::decrypt(self, usage, &mut data)?,
+        match self.for_usage(usage).derived {
+            Derived::Sha1(key) => key.decrypt(&mut data)?,
+            Derived::Sha2(key) => key.decrypt(&mut data)?,
+            Derived::Rc4(key) => key.decrypt(&mut data)?,
         }
         data.drain(..self.etype.confounder_bytes());
         Ok(data)
@@ -128,5 +148,28 @@ impl Key {
             Etype::Aes128Sha256 | Etype::Aes256Sha384 => sha2::checksum(self, usage, data),
             Etype::Rc4 => rc4::checksum(self, usage, data).to_vec(),
         }
+    }
+}
+
+impl fmt::Debug for UsageKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "UsageKey({})", self.etype)
+    }
+}
+
+impl UsageKey {
+    /// Encrypts. The confounder must be random.
+    pub(in crate::kerberos) fn encrypt(&self, confounder: &Confounder, plain: &[u8]) -> Vec<u8> {
+        let confounder = &confounder[..self.etype.confounder_bytes()];
+        // What is encrypted is encrypted in place, so nothing of it is left.
+        let mut data = Vec::with_capacity(confounder.len() + plain.len() + 16 + self.etype.mac_bytes());
+        data.extend_from_slice(confounder);
+        data.extend_from_slice(plain);
+        match &self.derived {
+            Derived::Sha1(key) => key.encrypt(&mut data),
+            Derived::Sha2(key) => key.encrypt(&mut data),
+            Derived::Rc4(key) => key.encrypt(&mut data),
+        }
+        data
     }
 }

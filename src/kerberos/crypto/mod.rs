@@ -20,5 +20,7 @@ mod sha2;
 mod tests;
 
 pub use etype::{Etype, EtypeSet};
-pub(super) use key::KeyUsage;
+#[cfg(test)]
+pub(super) use key::DERIVATIONS;
 pub use key::{Confounder, Key};
+pub(super) use key::{KeyUsage, UsageKey};

@@ -20,19 +20,34 @@ pub(super) fn string_to_key(password: &str) -> Key {
     Key::written_by(Etype::Rc4, |key| key.copy_from_slice(&hash.finalize()))
 }
 
-pub(super) fn encrypt(key: &Key, usage: KeyUsage, data: &mut Vec<u8>) {
-    let usage_key = hmac_md5(key.bytes(), &[&message_type(usage)]);
-    let mac = hmac_md5(&*usage_key, &[data]);
-    apply(&usage_key, &mac, data);
-    data.splice(0..0, *mac);
-}
+/// The key for one usage.
+pub(super) struct UsageKey(Code);
 
-pub(super) fn decrypt(key: &Key, usage: KeyUsage, data: &mut Vec<u8>) -> Result<(), CryptoError> {
-    let usage_key = hmac_md5(key.bytes(), &[&message_type(usage)]);
-    let mac: [u8; 16] = *data.first_chunk().ok_or(CryptoError::Short)?;
-    data.drain(..mac.len());
-    apply(&usage_key, &mac, data);
-    keyed(&*usage_key).chain_update(&data).verify_slice(&mac).map_err(|_| CryptoError::Integrity)
+impl UsageKey {
+    pub(super) fn new(key: &Key, usage: KeyUsage) -> UsageKey {
+        UsageKey(hmac_md5(key.bytes(), &[&message_type(usage)]))
+    }
+
+    pub(super) fn encrypt(&self, data: &mut Vec<u8>) {
+        let mac = hmac_md5(&*self.0, &[data]);
+        self.apply(&mac, data);
+        data.splice(0..0, *mac);
+    }
+
+    pub(super) fn decrypt(&self, data: &mut Vec<u8>) -> Result<(), CryptoError> {
+        let mac: [u8; 16] = *data.first_chunk().ok_or(CryptoError::Short)?;
+        data.drain(..mac.len());
+        self.apply(&mac, data);
+        keyed(&*self.0).chain_update(&data).verify_slice(&mac).map_err(|_| CryptoError::Integrity)
+    }
+
+    /// RC4 with the key that belongs to this checksum.
+    fn apply(&self, mac: &[u8; 16], data: &mut [u8]) {
+        let key = hmac_md5(&*self.0, &[mac]);
+        if let Ok(mut rc4) = Rc4::new_from_slice(&*key) {
+            rc4.apply_keystream(data);
+        }
+    }
 }
 
 /// HMAC-MD5 of the key's own kind (RFC 4757 §4).
@@ -40,14 +55,6 @@ pub(super) fn checksum(key: &Key, usage: KeyUsage, data: &[u8]) -> [u8; 16] {
     let signing_key = hmac_md5(key.bytes(), &[b"signaturekey\0"]);
     let digest = Md5::new().chain_update(message_type(usage)).chain_update(data).finalize();
     *hmac_md5(&*signing_key, &[&digest])
-}
-
-/// RC4 with the key that belongs to this checksum.
-fn apply(usage_key: &Code, mac: &[u8; 16], data: &mut [u8]) {
-    let key = hmac_md5(&**usage_key, &[mac]);
-    if let Ok(mut rc4) = Rc4::new_from_slice(&*key) {
-        rc4.apply_keystream(data);
-    }
 }
 
 /// The usage as Windows numbers it (RFC 4757 §3).

@@ -16,21 +16,37 @@ pub(super) fn string_to_key(etype: Etype, password: &str, salt: &[u8], iteration
     derive(&temporary, b"kerberos")
 }
 
-pub(super) fn encrypt(key: &Key, usage: KeyUsage, data: &mut Vec<u8>) {
-    let mac = keyed(&for_usage(key, usage, 0x55)).chain_update(&data).finalize().into_bytes();
-    if let Some(aes) = Aes::new(for_usage(key, usage, 0xaa).bytes()) {
-        aes.encrypt_cts(data);
-    }
-    data.extend_from_slice(&mac[..key.etype().mac_bytes()]);
+/// Ke and Ki (RFC 3961 §5.3) of a key for one usage, ready to use.
+pub(super) struct UsageKey {
+    encryption: Option<Aes>,
+    integrity: Hmac<Sha1>,
+    mac_bytes: usize,
 }
 
-pub(super) fn decrypt(key: &Key, usage: KeyUsage, data: &mut Vec<u8>) -> Result<(), CryptoError> {
-    let mac = data.split_off(data.len() - key.etype().mac_bytes());
-    if let Some(aes) = Aes::new(for_usage(key, usage, 0xaa).bytes()) {
-        aes.decrypt_cts(data);
+impl UsageKey {
+    pub(super) fn new(key: &Key, usage: KeyUsage) -> UsageKey {
+        UsageKey {
+            encryption: Aes::new(for_usage(key, usage, 0xaa).bytes()),
+            integrity: keyed(&for_usage(key, usage, 0x55)),
+            mac_bytes: key.etype().mac_bytes(),
+        }
     }
-    let computed = keyed(&for_usage(key, usage, 0x55)).chain_update(&data);
-    computed.verify_truncated_left(&mac).map_err(|_| CryptoError::Integrity)
+
+    pub(super) fn encrypt(&self, data: &mut Vec<u8>) {
+        let mac = self.integrity.clone().chain_update(&data).finalize().into_bytes();
+        if let Some(aes) = &self.encryption {
+            aes.encrypt_cts(data);
+        }
+        data.extend_from_slice(&mac[..self.mac_bytes]);
+    }
+
+    pub(super) fn decrypt(self, data: &mut Vec<u8>) -> Result<(), CryptoError> {
+        let mac = data.split_off(data.len() - self.mac_bytes);
+        if let Some(aes) = &self.encryption {
+            aes.decrypt_cts(data);
+        }
+        self.integrity.chain_update(&data).verify_truncated_left(&mac).map_err(|_| CryptoError::Integrity)
+    }
 }
 
 pub(super) fn checksum(key: &Key, usage: KeyUsage, data: &[u8]) -> Vec<u8> {

@@ -9,6 +9,7 @@ use super::{Etype, Key, KeyUsage};
 use crate::kerberos::error::CryptoError;
 
 /// The HMAC of an etype with some key.
+#[derive(Clone)]
 enum Keyed {
     Sha256(Hmac<Sha256>),
     Sha384(Hmac<Sha384>),
@@ -70,23 +71,47 @@ pub(super) fn string_to_key(etype: Etype, password: &str, salt: &[u8], iteration
     Key::written_by(etype, |key| derive(&temporary, b"kerberos", key))
 }
 
-pub(super) fn encrypt(key: &Key, usage: KeyUsage, data: &mut Vec<u8>) {
-    if let Some(aes) = encryption_key(key, usage) {
-        aes.encrypt_cts(data);
-    }
-    let mut mac = [0; 24];
-    let mac = &mut mac[..key.etype().mac_bytes()];
-    integrity(key, usage, data).finish(mac);
-    data.extend_from_slice(mac);
+/// Ke and Ki (RFC 8009 §5) of a key for one usage, ready to use.
+pub(super) struct UsageKey {
+    encryption: Option<Aes>,
+    /// It has the initial vector already.
+    integrity: Keyed,
+    mac_bytes: usize,
 }
 
-pub(super) fn decrypt(key: &Key, usage: KeyUsage, data: &mut Vec<u8>) -> Result<(), CryptoError> {
-    let mac = data.split_off(data.len() - key.etype().mac_bytes());
-    integrity(key, usage, data).verify(&mac)?;
-    if let Some(aes) = encryption_key(key, usage) {
-        aes.decrypt_cts(data);
+impl UsageKey {
+    pub(super) fn new(key: &Key, usage: KeyUsage) -> UsageKey {
+        let encryption = Key::written_by(key.etype(), |out| derive(key, &label(usage, 0xaa), out));
+        let mut integrity = mac_key(key, usage, 0x55);
+        integrity.update(&[0; BLOCK]);
+        UsageKey { encryption: Aes::new(encryption.bytes()), integrity, mac_bytes: key.etype().mac_bytes() }
     }
-    Ok(())
+
+    /// The HMAC of the initial vector and the ciphertext.
+    fn integrity_of(&self, cipher: &[u8]) -> Keyed {
+        let mut keyed = self.integrity.clone();
+        keyed.update(cipher);
+        keyed
+    }
+
+    pub(super) fn encrypt(&self, data: &mut Vec<u8>) {
+        if let Some(aes) = &self.encryption {
+            aes.encrypt_cts(data);
+        }
+        let mut mac = [0; 24];
+        let mac = &mut mac[..self.mac_bytes];
+        self.integrity_of(data).finish(mac);
+        data.extend_from_slice(mac);
+    }
+
+    pub(super) fn decrypt(&self, data: &mut Vec<u8>) -> Result<(), CryptoError> {
+        let mac = data.split_off(data.len() - self.mac_bytes);
+        self.integrity_of(data).verify(&mac)?;
+        if let Some(aes) = &self.encryption {
+            aes.decrypt_cts(data);
+        }
+        Ok(())
+    }
 }
 
 pub(super) fn checksum(key: &Key, usage: KeyUsage, data: &[u8]) -> Vec<u8> {
@@ -95,19 +120,6 @@ pub(super) fn checksum(key: &Key, usage: KeyUsage, data: &[u8]) -> Vec<u8> {
     keyed.update(data);
     keyed.finish(&mut mac);
     mac
-}
-
-fn encryption_key(key: &Key, usage: KeyUsage) -> Option<Aes> {
-    let encryption = Key::written_by(key.etype(), |out| derive(key, &label(usage, 0xaa), out));
-    Aes::new(encryption.bytes())
-}
-
-/// The HMAC of the initial vector and the ciphertext.
-fn integrity(key: &Key, usage: KeyUsage, cipher: &[u8]) -> Keyed {
-    let mut keyed = mac_key(key, usage, 0x55);
-    keyed.update(&[0; BLOCK]);
-    keyed.update(cipher);
-    keyed
 }
 
 fn mac_key(key: &Key, usage: KeyUsage, last: u8) -> Keyed {

@@ -17,7 +17,7 @@ use crate::kerberos::message::pa_data::{
 };
 use crate::kerberos::message::{ErrorCode, KrbError};
 use crate::kerberos::name::{Principal, PrincipalName};
-use crate::kerberos::ticket::{ClockSkew, Credential};
+use crate::kerberos::ticket::{ClockSkew, Credential, TokenKey};
 use crate::limits;
 
 /// What the client's key comes from. No `Debug` shows it.
@@ -302,6 +302,7 @@ impl InitialExchange {
             skew,
             ticket: reply.ticket,
             session_key,
+            token_key: TokenKey::default(),
         })
     }
 

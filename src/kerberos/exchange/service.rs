@@ -7,7 +7,7 @@ use crate::kerberos::message::kdc_reply::{KdcReply, ReplyPart, TGS_REP};
 use crate::kerberos::message::kdc_request::{RequestBody, options, tgs_req};
 use crate::kerberos::message::{ErrorCode, KrbError};
 use crate::kerberos::name::PrincipalName;
-use crate::kerberos::ticket::{ClockSkew, Credential};
+use crate::kerberos::ticket::{ClockSkew, Credential, TokenKey};
 use crate::limits;
 
 /// An exchange that ends with a ticket for a service, or with a renewed one.
@@ -161,6 +161,7 @@ impl ServiceExchange {
             skew: self.ticket_granting.skew,
             ticket: reply.ticket,
             session_key,
+            token_key: TokenKey::default(),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use crate::kerberos::crypto::{Confounder, Etype, Key, KeyUsage};
+use crate::kerberos::crypto::{Confounder, Etype, Key, KeyUsage, UsageKey};
 use crate::kerberos::der::{Reader, SEQUENCE, Writer, application, context};
 use crate::kerberos::error::{CryptoError, DecodeError};
 use crate::kerberos::message::{EncryptedData, Ticket, read_key, write_encrypted, write_key};
@@ -33,8 +33,8 @@ pub(in crate::kerberos) struct Authenticator<'a> {
 }
 
 impl Authenticator<'_> {
-    /// Encrypted with the session key.
-    pub(in crate::kerberos) fn seal(&self, key: &Key, usage: KeyUsage, confounder: &Confounder) -> Vec<u8> {
+    /// Encrypted with what the session key has for this usage.
+    pub(in crate::kerberos) fn seal(&self, key: &UsageKey, confounder: &Confounder) -> Vec<u8> {
         let names: usize = self.client.name.components().iter().map(|component| component.len() + 8).sum();
         let mut out = Writer::with_capacity(256 + names + self.client.realm.len() + self.checksum.len());
         out.element(application(2), |out| {
@@ -58,7 +58,7 @@ impl Authenticator<'_> {
                 }
             });
         });
-        key.encrypt(usage, confounder, &out.into_secret())
+        key.encrypt(confounder, &out.into_secret())
     }
 }
 

@@ -90,7 +90,7 @@ pub(in crate::kerberos) fn tgs_req(
         subkey: None,
         sequence_number: None,
     };
-    let sealed = authenticator.seal(session_key, KeyUsage::TGS_REQ_AUTHENTICATOR, confounder);
+    let sealed = authenticator.seal(&session_key.for_usage(KeyUsage::TGS_REQ_AUTHENTICATOR), confounder);
     let value = ap_req(ApOptions::default(), ticket, session_key.etype(), &sealed);
     kdc_req(12, &[PaData { kind: PA_TGS_REQ, value }], |out| out.raw(&encoded))
 }
