@@ -27,21 +27,39 @@ pub struct Nonces {
 pub struct NonceSource {
     pool: Box<[u8; POOL_BYTES]>,
     used: usize,
+    /// Makes the nonces instead.
+    #[cfg(test)]
+    script: Option<Box<dyn FnMut() -> Nonces + Send>>,
 }
 
 impl Default for NonceSource {
     fn default() -> Self {
-        NonceSource { pool: Box::new([0; POOL_BYTES]), used: POOL_BYTES }
+        NonceSource {
+            pool: Box::new([0; POOL_BYTES]),
+            used: POOL_BYTES,
+            #[cfg(test)]
+            script: None,
+        }
     }
 }
 
 impl NonceSource {
+    /// Nonces and times that can be repeated.
+    #[cfg(test)]
+    pub(crate) fn scripted(script: impl FnMut() -> Nonces + Send + 'static) -> NonceSource {
+        NonceSource { script: Some(Box::new(script)), ..NonceSource::default() }
+    }
+
     /// Nonces for one token that is sent now.
     ///
     /// # Errors
     /// [`Cause::ResourcesExhausted`] when the system has no random numbers, which does not happen on Linux once it is
     /// up.
     pub fn draw(&mut self) -> Result<Nonces, Fault> {
+        #[cfg(test)]
+        if let Some(script) = &mut self.script {
+            return Ok(script());
+        }
         let no_randomness = |error| {
             let detail = format!("the system has no random numbers: {error}");
             Fault::new(At::Authenticate, Cause::ResourcesExhausted, detail)

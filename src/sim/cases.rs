@@ -11,7 +11,7 @@ use crate::limits;
 use crate::stub::Personality;
 
 /// Plays a scenario and panics with everything that was wrong. `SIM_TRACE=1` prints the scenario and its events.
-fn play(scenario: Scenario, seed: u64) -> RunSummary {
+pub fn play(scenario: Scenario, seed: u64) -> RunSummary {
     let print = std::env::var_os("SIM_TRACE").is_some();
     super::play(scenario, seed, print).unwrap_or_else(|wrong| {
         let current = std::thread::current();
@@ -149,7 +149,7 @@ fn an_interim_answer_is_complete_although_the_request_moves_to_another_connectio
 }
 
 /// A scenario in which every peer behaves and one client sends plain requests through upstreams that accept at once.
-fn scenario_with_one_plain_client(personalities: &[Personality]) -> Scenario {
+pub fn scenario_with_one_plain_client(personalities: &[Personality]) -> Scenario {
     let is_fit = |it: &Scenario| {
         let clients = &it.http_clients;
         it.strict && it.upstreams.len() == 3 && clients.first().is_some_and(|client| client.requests.len() == 3)
@@ -244,7 +244,7 @@ fn late_events_of_a_closed_connection_do_not_count_for_the_next_one() {
 
 /// One client for each time, in µs, which asks the upstreams for a tunnel. All peers are quick, and an upstream writes
 /// 200 bytes at once.
-fn scenario_with_tunnels(upstreams: usize, times_us: &[u64]) -> Scenario {
+pub fn scenario_with_tunnels(upstreams: usize, times_us: &[u64]) -> Scenario {
     let is_fit = |it: &Scenario| it.strict && it.upstreams.len() == 3 && it.http_clients.is_empty();
     let mut scenario = (0..).map(Scenario::of).find(is_fit).unwrap();
     let (rx_capacity, tx_capacity, inbox_capacity, sent_capacity) = (4_096, 4_096, 4_096, 200);

@@ -1,8 +1,9 @@
 //! What must be true of every run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::client::Client;
+use super::kerberos::RealmCounts;
 use super::network::{Address, Conclusion, with};
 use super::plain;
 use super::pump::Pump;
@@ -20,6 +21,10 @@ pub struct RunSummary {
     pub ends: Vec<&'static str>,
     pub spliced: u64,
     pub carried: u64,
+    /// Connections that the gateway opened.
+    pub dialled: usize,
+    /// What happened with Kerberos.
+    pub tickets: RealmCounts,
 }
 
 /// An upstream that accepts within this time, in µs, is not slow.
@@ -47,12 +52,29 @@ pub fn check(world: &World) -> Result<RunSummary, Vec<String>> {
         wrong.extend(view.wrong.into_iter().map(|what| format!("client {number}: {what}")));
     }
     check_plain_http(world, &mut outcome, &mut wrong);
+    check_tickets(world, &mut outcome, &mut wrong);
     check_leftovers(world, &mut wrong);
     with(|network| {
         outcome.hash = network.trace.hash();
         outcome.spliced = network.spliced;
+        outcome.dialled = network.dialled.len();
     });
     if wrong.is_empty() { Ok(outcome) } else { Err(wrong) }
+}
+
+/// Checks what upstreams and the KDC noticed about Kerberos.
+fn check_tickets(world: &World, outcome: &mut RunSummary, wrong: &mut Vec<String>) {
+    let Some(tickets) = &world.tickets else { return };
+    let realm = tickets.realm.borrow();
+    wrong.extend(realm.wrong.iter().cloned());
+    outcome.tickets = realm.counts;
+    let mut final_ones = BTreeSet::new();
+    for (request, may_be_repeated) in world.peers.values().flat_map(|peer| &peer.http.bodies_with_tickets) {
+        // A body that is kept may be sent again after a refusal, but no other.
+        if !may_be_repeated && !final_ones.insert(*request) {
+            wrong.push(format!("the body of request {request} was sent again"));
+        }
+    }
 }
 
 /// Checks the plain HTTP clients and what reached the other end.
@@ -255,13 +277,14 @@ fn check_leftovers(world: &World, wrong: &mut Vec<String>) {
     if counts.protocol_errors() > 0 {
         wrong.push(format!("the gateway broke the protocol towards an upstream: {counts}"));
     }
-    let accounts = world.egress.identities.len() as u64;
-    if counts.accepted == 0 && counts.refused > accounts * limits::GUARD_ATTEMPTS as u64 {
-        wrong.push(format!("{} refused logons: the account is locked", counts.refused));
+    let (accounts, refused_in_all) = (world.egress.identities.len() as u64, world.refused_logons());
+    let logons = world.tickets.as_ref().map_or(0, |tickets| tickets.realm.borrow().counts.logons);
+    if counts.accepted + logons == 0 && refused_in_all > accounts * limits::GUARD_ATTEMPTS as u64 {
+        wrong.push(format!("{refused_in_all} refused logons: the account is locked"));
     }
     // Messages in flight when the password changed cannot be called back.
     if let Some((refused_before, in_flight)) = world.at_password_change {
-        let refused = counts.refused - refused_before;
+        let refused = refused_in_all - refused_before;
         if refused > accounts * limits::GUARD_ATTEMPTS as u64 + in_flight {
             wrong.push(format!(
                 "{refused} refused logons after the password changed, of which {in_flight} were in flight"

@@ -11,6 +11,7 @@
 //! | `network` | connections, pipes, the poll, and time |
 //! | `client`, `upstream`, `pump` | the peers |
 //! | `plain` | plain HTTP clients and servers |
+//! | `kerberos` | a KDC, its tickets, and upstreams that verify them |
 //! | `world` | all of them together, until the shard ends |
 //! | `invariants` | what must be true of every run |
 //! | `cases`, `route_cases` | hand-written scenarios |
@@ -25,6 +26,7 @@
 mod cases;
 mod client;
 mod invariants;
+mod kerberos;
 pub mod network;
 mod plain;
 mod pump;
@@ -45,16 +47,41 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use invariants::RunSummary;
+use kerberos::RealmCounts;
 use scenario::Scenario;
+
+/// What a seed decides.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Ntlm,
+    /// The same, and tickets in addition.
+    Kerberos,
+}
+
+impl Kind {
+    /// The kind in SIM_KIND.
+    fn wanted() -> Kind {
+        match std::env::var("SIM_KIND").as_deref() {
+            Ok("kerberos") => Kind::Kerberos,
+            Err(_) | Ok("ntlm") => Kind::Ntlm,
+            Ok(other) => panic!("SIM_KIND is ntlm or kerberos, not {other}"),
+        }
+    }
+}
 
 /// Runs one seed.
 ///
 /// # Errors
 /// The seed, everything that was wrong, and the command that replays it.
-fn run(seed: u64, print: bool) -> Result<RunSummary, String> {
-    play(Scenario::of(seed), seed, print).map_err(|wrong| {
+fn run(kind: Kind, seed: u64, print: bool) -> Result<RunSummary, String> {
+    let (scenario, variable) = match kind {
+        Kind::Ntlm => (Scenario::of(seed), ""),
+        Kind::Kerberos => (Scenario::with_kerberos(seed), "SIM_KIND=kerberos "),
+    };
+    play(scenario, seed, print).map_err(|wrong| {
         format!(
-            "seed {seed}: {wrong}\n    replay: SIM_SEED={seed} cargo test --lib sim::one_seed -- --ignored --nocapture"
+            "seed {seed}: {wrong}\n    replay: {variable}SIM_SEED={seed} cargo test --lib sim::one_seed -- --ignored \
+             --nocapture"
         )
     })
 }
@@ -101,11 +128,12 @@ struct Totals {
     ends: BTreeMap<&'static str, u64>,
     spliced: u64,
     carried: u64,
+    tickets: RealmCounts,
     wrong: Vec<String>,
 }
 
 /// Runs seeds on as many threads as there are processors; stops early after ten failures.
-fn run_all(seeds: Range<u64>) -> Totals {
+fn run_all(kind: Kind, seeds: Range<u64>) -> Totals {
     let (next, totals) = (AtomicU64::new(seeds.start), Mutex::new(Totals::default()));
     let work = || {
         loop {
@@ -113,13 +141,14 @@ fn run_all(seeds: Range<u64>) -> Totals {
             if seed >= seeds.end || totals.lock().unwrap().wrong.len() >= 10 {
                 return;
             }
-            let summary = run(seed, false);
+            let summary = run(kind, seed, false);
             let mut totals = totals.lock().unwrap();
             match summary {
                 Ok(summary) => {
                     summary.ends.iter().for_each(|end| *totals.ends.entry(end).or_default() += 1);
                     totals.spliced += summary.spliced;
                     totals.carried += summary.carried;
+                    totals.tickets.add(&summary.tickets);
                 }
                 Err(wrong) => totals.wrong.push(wrong),
             }
@@ -132,7 +161,7 @@ fn run_all(seeds: Range<u64>) -> Totals {
 
 #[test]
 fn every_byte_arrives_or_a_fault_is_reported_and_nothing_leaks() {
-    let totals = run_all(0..4_000);
+    let totals = run_all(Kind::Ntlm, 0..4_000);
     assert!(totals.wrong.is_empty(), "{}", totals.wrong.join("\n"));
     for end in
         ["finished", "declined", "upstream_reset", "client_gone", "idle_timeout", "half_closed_timeout", "drained"]
@@ -147,10 +176,24 @@ fn every_byte_arrives_or_a_fault_is_reported_and_nothing_leaks() {
 }
 
 #[test]
+fn tickets_are_used_replaced_and_never_the_way_around_the_configuration() {
+    let totals = run_all(Kind::Kerberos, 0..1_000);
+    assert!(totals.wrong.is_empty(), "{}", totals.wrong.join("\n"));
+    let RealmCounts { logons, wrong_logons, issued, accepted, refused, replaced, ntlm } = totals.tickets;
+    let counts = [logons, wrong_logons, issued, accepted, refused, replaced, ntlm];
+    assert!(counts.iter().all(|count| *count > 50), "{:?}", totals.tickets);
+    for end in
+        ["kdc_unreachable", "ticket_unavailable", "credentials_refused", "mutual_auth_failed", "scheme_not_offered"]
+    {
+        assert!(totals.ends.get(end).is_some_and(|count| *count > 10), "too few ended as {end}: {:?}", totals.ends);
+    }
+}
+
+#[test]
 fn a_seed_always_gives_the_same_run() {
-    for seed in 0..100 {
-        let hash = || run(seed, false).map(|outcome| outcome.hash);
-        assert_eq!(hash(), hash(), "seed {seed}");
+    for (kind, seed) in (0..100).flat_map(|seed| [(Kind::Ntlm, seed), (Kind::Kerberos, seed)]) {
+        let hash = || run(kind, seed, false).map(|outcome| outcome.hash);
+        assert_eq!(hash(), hash(), "{kind:?}, seed {seed}");
     }
 }
 
@@ -158,7 +201,7 @@ fn a_seed_always_gives_the_same_run() {
 #[ignore = "replays the seed in SIM_SEED and prints its scenario and every event"]
 fn one_seed() {
     let seed = std::env::var("SIM_SEED").ok().and_then(|text| text.parse().ok()).expect("SIM_SEED is a number");
-    match run(seed, true) {
+    match run(Kind::wanted(), seed, true) {
         Ok(summary) => println!("seed {seed} passed: {summary:?}"),
         Err(wrong) => panic!("{wrong}"),
     }
@@ -169,7 +212,8 @@ fn one_seed() {
 fn many_seeds() {
     let text = std::env::var("SIM_SEEDS").unwrap_or_else(|_| "0..1000000".into());
     let (first, end) = text.split_once("..").expect("SIM_SEEDS is a range");
-    let totals = run_all(first.parse().unwrap()..end.parse().unwrap());
+    let totals = run_all(Kind::wanted(), first.parse().unwrap()..end.parse().unwrap());
     println!("{:#?}\n{} of {} bytes spliced", totals.ends, totals.spliced, totals.carried);
+    println!("{:?}", totals.tickets);
     assert!(totals.wrong.is_empty(), "{}", totals.wrong.join("\n"));
 }

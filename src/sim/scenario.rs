@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::kerberos::KerberosPlan;
 use super::network::{Address, Pace, PollTraits, Traits};
 use super::plain::{self, HttpClientPlan};
 use super::rng::Rng;
@@ -51,6 +52,8 @@ pub struct Scenario {
     pub origin: Address,
     /// Names of origins resolve to this address instead.
     pub names_lead_to: Option<&'static str>,
+    /// The identities authenticate with Kerberos first.
+    pub kerberos: Option<KerberosPlan>,
 }
 
 /// Where a client wants to go.
@@ -240,6 +243,7 @@ impl Scenario {
             routes: None,
             origin: Address::Accepts(0, 5_000),
             names_lead_to: None,
+            kerberos: None,
             password_changes_at_us: None,
         };
         if rng.once_in(if bulky { 3 } else { 5 }) {

@@ -1,13 +1,14 @@
-//! The far end of a connection that the gateway opened: an upstream that verifies NTLM, or an origin.
+//! The far end of a connection that the gateway opened: an upstream that verifies credentials, or an origin.
 
 use std::collections::VecDeque;
 
+use super::kerberos::{Proxy, ProxySurroundings};
 use super::network::{End, Network};
 use super::plain::{HttpClientPlan, HttpServer, ServerContext};
 use super::pump::Pump;
 use super::scenario::{FlowOddity, FlowPlan, UpstreamPlan};
 use crate::ntlm::FileTime;
-use crate::stub::{Counters, ProxyAction, ProxyContext, ProxySession, Setup};
+use crate::stub::{Counters, ProxyAction, ProxyContext, Setup};
 
 /// What all peers share.
 pub struct PeerContext<'a> {
@@ -48,7 +49,7 @@ enum PeerState {
 #[derive(Default)]
 struct Conversation {
     /// `None` for an origin.
-    session: Option<ProxySession>,
+    proxy: Option<Proxy>,
     steps: VecDeque<ProxyAction>,
     sent: usize,
     paused_until_us: Option<u64>,
@@ -57,10 +58,10 @@ struct Conversation {
 
 impl Peer {
     /// An upstream that has just accepted a connection.
-    pub fn upstream(wire: usize, plan: &UpstreamPlan, id: u64, oddity: Option<FlowOddity>) -> Peer {
-        let (mut session, mut steps) = (ProxySession::new(plan.personality, id), VecDeque::new());
-        session.open(&mut steps);
-        let conversation = Conversation { session: Some(session), steps, ..Conversation::default() };
+    pub fn upstream(wire: usize, plan: &UpstreamPlan, mut proxy: Proxy, oddity: Option<FlowOddity>) -> Peer {
+        let mut steps = VecDeque::new();
+        proxy.open(&mut steps);
+        let conversation = Conversation { proxy: Some(proxy), steps, ..Conversation::default() };
         Peer {
             wire,
             state: PeerState::Proxy(Box::new(conversation)),
@@ -170,13 +171,16 @@ impl Peer {
             return false;
         }
         if count > 0 {
-            let surroundings = ProxyContext {
-                setup: context.setup,
-                counters: context.counters,
-                now: FileTime::from_unix(1_700_000_000, 0),
+            let surroundings = ProxySurroundings {
+                stub: ProxyContext {
+                    setup: context.setup,
+                    counters: context.counters,
+                    now: FileTime::from_unix(1_700_000_000, 0),
+                },
+                now_us: network.now_us,
             };
             let http_context = ServerContext {
-                session: conversation.session.as_mut(),
+                proxy: conversation.proxy.as_mut(),
                 surroundings,
                 http_clients: context.http_clients,
                 first: context.flows.len(),
@@ -188,7 +192,7 @@ impl Peer {
             return true;
         }
         let wire = &network.wires[self.wire];
-        let idle_close = conversation.session.as_ref().and_then(ProxySession::idle_close);
+        let idle_close = conversation.proxy.as_ref().and_then(Proxy::idle_close);
         let limit_us = idle_close.map(|limit| u64::try_from(limit.as_micros()).unwrap());
         let limit_us = limit_us.or(self.idle_close_us.filter(|_| self.http.is_idle()));
         let idle = limit_us.is_some_and(|limit_us| network.now_us >= conversation.last_received_us + limit_us);

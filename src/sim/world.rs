@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::client::{self, Client};
+use super::kerberos::{self, AgentContext, Proxy, Tickets};
 use super::network::{self, Address, Call, Network, Phase, with};
 use super::plain::HttpClient;
 use super::rng::Rng;
@@ -14,7 +15,7 @@ use super::routes::ScriptedRoutes;
 use super::scenario::{FlowOddity, FlowPlan, ORIGINS, SECOND_IDENTITY_ADDRESS, Scenario, Target, USERS, UpstreamPlan};
 use super::trace::Trace;
 use super::upstream::{Peer, PeerContext};
-use crate::auth::Credentials;
+use crate::auth::{Credentials, NonceSource};
 use crate::egress::{
     CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, Logins, Member, ReportedChoice, Unchallenged,
     UpstreamOrder,
@@ -52,6 +53,8 @@ const STOP: u64 = 6 << 32;
 const RELOAD: u64 = 7 << 32;
 const CHANGE_PASSWORD: u64 = 8 << 32;
 const ROUTE_ANSWER: u64 = 9 << 32;
+const AGENT: u64 = 10 << 32;
+const TICKET_WANTED: u64 = 11 << 32;
 
 thread_local! {
     /// Creating the metric families costs more than a run.
@@ -83,6 +86,7 @@ pub struct World {
     sender: Sender<Message>,
     lookups: Lookups,
     routes: Option<Arc<ScriptedRoutes>>,
+    pub tickets: Option<Tickets>,
     rng: Rng,
     draining: bool,
     /// Connections that upstreams have accepted, by the upstream's place.
@@ -101,8 +105,11 @@ pub fn build(scenario: Scenario, seed: u64, print: bool) -> (World, Shard) {
         METRICS.with_borrow_mut(|kept| Arc::clone(kept.get_or_insert_with(|| Arc::new(Metrics::new().unwrap()))));
     let shard_sender: Arc<OnceLock<Sender<Message>>> = Arc::default();
     let routes = scenario.routes.clone().map(|scripts| Arc::new(ScriptedRoutes::new(scripts, ROUTE_ANSWER)));
+    let identities = if scenario.two_identities { 2 } else { 1 };
+    let tickets =
+        scenario.kerberos.as_ref().map(|plan| Tickets::new(plan, scenario.upstreams.len(), identities, TICKET_WANTED));
     let egress = CurrentEgress::new(
-        new_egress(&scenario, &metrics, &shard_sender, routes.clone()),
+        new_egress(&scenario, &metrics, &shard_sender, routes.clone(), tickets.as_ref()),
         Logins::default(),
         Arc::new(Guesses::new(metrics.logins())),
     );
@@ -134,6 +141,13 @@ pub fn build(scenario: Scenario, seed: u64, print: bool) -> (World, Shard) {
     context.timers = crate::event::Timers::new(0);
     context.scratch = vec![0; scenario.scratch_bytes].into();
     context.look_up = resolve_in_world(Arc::clone(&lookups), &scenario);
+    if tickets.is_some() {
+        let mut drawn = seed << 20;
+        context.nonces = NonceSource::scripted(move || {
+            drawn += 1;
+            kerberos::nonces(drawn)
+        });
+    }
     let account =
         |user: &str| StubAccount { domain: "CORP".into(), user: user.into(), nt_hash: NtHash::from_password("right") };
     let mut world = World {
@@ -151,6 +165,7 @@ pub fn build(scenario: Scenario, seed: u64, print: bool) -> (World, Shard) {
         sender,
         lookups,
         routes,
+        tickets,
         rng,
         draining: false,
         accepted: BTreeMap::new(),
@@ -181,6 +196,7 @@ fn new_egress(
     metrics: &Arc<Metrics>,
     shard_sender: &Arc<OnceLock<Sender<Message>>>,
     scripted: Option<Arc<ScriptedRoutes>>,
+    tickets: Option<&Tickets>,
 ) -> Egress {
     let count = if scenario.two_identities { 2 } else { 1 };
     let identities: Vec<_> = USERS.iter().take(count).map(|user| Arc::new(new_identity(user, shard_sender))).collect();
@@ -197,7 +213,7 @@ fn new_egress(
                 }
             });
         for identity in &identities {
-            hops.push(new_hop(hops.len(), &upstream, identity, scenario, metrics));
+            hops.push(new_hop(hops.len(), &upstream, identity, scenario, metrics, tickets));
         }
         if plan.resolves_after_us == 0 {
             upstream.resolved(0, addresses_of(scenario, place));
@@ -220,15 +236,20 @@ fn new_hop(
     known: &Arc<KnownIdentity>,
     scenario: &Scenario,
     metrics: &Metrics,
+    tickets: Option<&Tickets>,
 ) -> Arc<Hop> {
     let account = Account::parse(&format!(r"CORP\{}", known.name), None).unwrap();
     let password = if scenario.right_password { "right" } else { "wrong" };
     let identity = Identity::new(account, "WS", NtHash::from_password(password), Method::NtlmV2, false);
+    let mut credentials = Credentials::new(identity, "proxy.corp.test", scenario.first_leg);
+    if let (Some(tickets), Some(plan)) = (tickets, &scenario.kerberos) {
+        credentials = credentials.with_kerberos(tickets.slot(upstream.name(), &known.name), !plan.ntlm);
+    }
     Arc::new(Hop {
         number,
         upstream: Arc::clone(upstream),
         identity: Arc::clone(known),
-        credentials: Arc::new(Credentials::new(identity, "proxy.corp.test", scenario.first_leg)),
+        credentials: Arc::new(credentials),
         metrics: metrics.hop(upstream.name(), &known.name),
         upstream_metrics: metrics.upstream(upstream.name()),
         warm_cap: scenario.warm,
@@ -243,12 +264,12 @@ fn new_hop(
 
 /// The same upstreams and identities as a reload may list them: in the opposite order, with other credentials and other
 /// numbers for the groups.
-fn reversed_egress(old: &Egress, scenario: &Scenario, metrics: &Metrics) -> Egress {
+fn reversed_egress(old: &Egress, scenario: &Scenario, metrics: &Metrics, tickets: Option<&Tickets>) -> Egress {
     let last_group = old.members.iter().map(|member| member.group).max().unwrap_or(0);
     let (mut members, mut hops) = (Vec::new(), Vec::new());
     for Member { upstream, metrics: of_upstream, group, weight, identity } in old.members.iter().rev() {
         for identity in &old.identities {
-            hops.push(new_hop(hops.len(), upstream, identity, scenario, metrics));
+            hops.push(new_hop(hops.len(), upstream, identity, scenario, metrics, tickets));
         }
         members.push(Member {
             upstream: Arc::clone(upstream),
@@ -321,6 +342,9 @@ impl World {
             }
             for (member, plan) in scenario.upstreams.iter().enumerate().filter(|(_, plan)| plan.resolves_after_us > 0) {
                 network.alarm(plan.resolves_after_us, UPSTREAM_RESOLVES + member as u64);
+            }
+            for identity in 0..self.tickets.as_ref().map_or(0, |tickets| tickets.agents.len()) {
+                network.alarm(0, AGENT + identity as u64);
             }
             for (at_us, what) in [
                 (scenario.drain_at_us, DRAIN),
@@ -431,7 +455,12 @@ impl World {
         let accepted = self.accepted.entry(place).or_default();
         let oddity = plan.first_oddities.get(*accepted).copied().unwrap_or(oddity);
         *accepted += 1;
-        Peer::upstream(wire, plan, self.rng.next(), oddity)
+        let (id, personality) = (self.rng.next(), plan.personality);
+        let proxy = match &self.tickets {
+            Some(tickets) => Proxy::kerberos(personality, id, place, &tickets.realm),
+            None => Proxy::ntlm(personality, id),
+        };
+        Peer::upstream(wire, plan, proxy, oddity)
     }
 
     fn alarm(&mut self, what: u64) {
@@ -459,6 +488,10 @@ impl World {
             }
             RELOAD => self.reload(),
             CHANGE_PASSWORD => self.change_password(),
+            // What an agent has begun it ends, but then the run may end, too.
+            AGENT if self.draining && self.tickets.as_ref().is_some_and(|it| it.agents[index].rests()) => {}
+            AGENT => self.step_agent(index),
+            TICKET_WANTED => self.ticket_wanted(index),
             ROUTE_ANSWER => self.routes.iter().for_each(|routes| routes.answer(index)),
             _ => unreachable!("a timer of the world's"),
         }
@@ -473,7 +506,7 @@ impl World {
 
     fn reload(&mut self) {
         if self.scenario.reload_reverses {
-            let egress = reversed_egress(&self.egress, &self.scenario, &self.metrics);
+            let egress = reversed_egress(&self.egress, &self.scenario, &self.metrics, self.tickets.as_ref());
             let guesses = Arc::new(Guesses::new(self.metrics.logins()));
             self.egress = CurrentEgress::new(egress, Logins::default(), guesses);
             self.settings.egress = self.egress.clone();
@@ -485,12 +518,56 @@ impl World {
         self.egress.hops.iter().map(|hop| hop.metrics.authenticates.get()).sum()
     }
 
+    /// Logons that were refused, by upstreams and by the KDC.
+    pub fn refused_logons(&self) -> u64 {
+        let by_kdc = self.tickets.as_ref().map_or(0, |tickets| tickets.realm.borrow().counts.wrong_logons);
+        self.counters.counts().refused + by_kdc
+    }
+
+    fn logons_to_kdc(&self) -> u64 {
+        let agents = self.tickets.iter().flat_map(|tickets| &tickets.agents);
+        agents.filter(|agent| agent.is_logging_on()).count() as u64
+    }
+
     fn change_password(&mut self) {
         let counts = self.counters.counts();
         let sent = self.authenticates_sent() - self.authenticates_before;
-        self.at_password_change = Some((counts.refused, sent.saturating_sub(counts.authenticates)));
+        let in_flight = sent.saturating_sub(counts.authenticates) + self.logons_to_kdc();
+        self.at_password_change = Some((self.refused_logons(), in_flight));
         let changed = NtHash::from_password("changed");
         USERS.iter().for_each(|user| self.setup.set_password("CORP", user, changed.clone()));
+    }
+
+    fn step_agent(&mut self, identity: usize) {
+        let Some(tickets) = &mut self.tickets else { return };
+        let now_us = with(|network| network.now_us);
+        let has_changed = self.scenario.password_changes_at_us.is_some_and(|at_us| now_us >= at_us);
+        let mut context = AgentContext {
+            realm: &mut tickets.realm.borrow_mut(),
+            guard: &self.egress.identities[identity].guard,
+            rng: &mut self.rng,
+            now_us,
+            is_right: self.scenario.right_password && !has_changed,
+        };
+        let agent = &mut tickets.agents[identity];
+        let (next_us, has_published) = agent.step(&mut context);
+        if next_us != u64::MAX && !(self.draining && agent.rests()) && agent.is_called_earlier(next_us) {
+            with(|network| network.alarm(next_us.saturating_sub(now_us), AGENT + identity as u64));
+        }
+        if has_published {
+            self.sender.send(Message::GuardChanged);
+        }
+    }
+
+    fn ticket_wanted(&mut self, slot: usize) {
+        let Some(tickets) = &mut self.tickets else { return };
+        let (upstream, identity) = (slot / tickets.agents.len(), slot % tickets.agents.len());
+        if tickets.agents[identity].is_asked_for_another(upstream) {
+            let number = tickets.slots[&(upstream, identity)].number();
+            let now_us = with(|network| network.now_us);
+            tickets.realm.borrow_mut().asked_for_another(upstream, identity, number, now_us);
+        }
+        self.step_agent(identity);
     }
 
     fn drain(&mut self) {

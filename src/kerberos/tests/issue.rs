@@ -48,7 +48,8 @@ impl IssuingService {
 
     /// Its keytab.
     pub fn keytab(&self) -> Keytab {
-        Keytab::new(vec![KeytabEntry { principal: self.principal.clone(), kvno: self.kvno.into(), key: self.key() }])
+        let (principal, written) = (self.principal.clone(), Timestamp::default());
+        Keytab::new(vec![KeytabEntry { principal, kvno: self.kvno.into(), written, key: self.key() }])
     }
 }
 

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use super::message::{Body, Framing, Head, base, encode};
 use super::plan::{AnswerOddity, AnswerPlan, HttpClientPlan, RequestPlan};
+use crate::limits;
+use crate::sim::kerberos::{Proxy, ProxySurroundings, has_ticket};
 use crate::sim::scenario::USERS;
-use crate::stub::{ProxyAction, ProxyContext, ProxySession};
+use crate::stub::ProxyAction;
 
 /// Identifies a client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +42,9 @@ pub struct HttpServer {
     pub ends_at_close: bool,
     /// Requests that were admitted and answered.
     pub carried_out: Vec<RequestId>,
+    /// Requests with a ticket whose bodies have come, in part at least, and whether they may be repeated: the body is
+    /// short enough to be kept, and the ticket was not accepted.
+    pub bodies_with_tickets: Vec<(RequestId, bool)>,
     pub wrong: Vec<String>,
     /// Answers at once, even where it could wait for the body.
     answers_early: bool,
@@ -55,12 +60,15 @@ struct PendingRequest {
     answer: Vec<ProxyAction>,
     /// It counts as carried out once it is answered; probes and unauthenticated requests do not.
     is_real: bool,
+    /// Its head has a ticket of Kerberos, and nothing of its body has come.
+    is_with_ticket: bool,
+    may_be_repeated: bool,
 }
 
 /// What the server needs to know about the rest of the simulation.
 pub struct ServerContext<'a> {
-    pub session: Option<&'a mut ProxySession>,
-    pub surroundings: ProxyContext<'a>,
+    pub proxy: Option<&'a mut Proxy>,
+    pub surroundings: ProxySurroundings<'a>,
     pub http_clients: &'a [HttpClientPlan],
     /// The number of the first of them.
     pub first: usize,
@@ -111,6 +119,9 @@ impl HttpServer {
     fn read_body(&mut self, steps: &mut VecDeque<ProxyAction>) -> bool {
         let Some(pending) = &mut self.pending else { return true };
         pending.body.take(&mut self.buffer);
+        if pending.body.bytes > 0 && std::mem::take(&mut pending.is_with_ticket) {
+            self.bodies_with_tickets.push((pending.request, pending.may_be_repeated));
+        }
         let done = pending.body.is_done();
         if done || pending.early.is_some_and(|early| pending.body.bytes >= early) {
             self.answering |= !pending.answer.is_empty();
@@ -128,28 +139,28 @@ impl HttpServer {
         done
     }
 
-    /// The session grants a tunnel or asks for authentication.
+    /// The upstream grants a tunnel or asks for authentication.
     fn connect(&mut self, head: &Head, context: &mut ServerContext<'_>, steps: &mut VecDeque<ProxyAction>) {
         let port = head.word(1).rsplit_once(':').and_then(|(_, port)| port.parse::<usize>().ok());
         // The gateway's own CONNECT, which obtains a challenge in advance, belongs to no client.
         self.tunnel_for = port.and_then(|port| port.checked_sub(9_000));
-        self.check_identity(head, self.tunnel_for, context);
         if self.pinned_to.is_some() {
             self.wrong.push("a tunnel on a connection that belongs to a client".into());
         }
-        match &mut context.session {
-            Some(session) => session.receive(&head.without(&[]), &context.surroundings, steps),
+        match &mut context.proxy {
+            Some(proxy) => proxy.receive(&head.without(&[]), context.surroundings, steps),
             None => self.wrong.push("an origin received a CONNECT".into()),
         }
+        self.check_identity(head, self.tunnel_for, context);
     }
 
     fn request(&mut self, head: &Head, context: &mut ServerContext<'_>, steps: &mut VecDeque<ProxyAction>) {
         // The gateway's own request: it pre-challenges a connection, or tells a policy from a wrong password.
-        if let Some(session) = &mut context.session
+        if let Some(proxy) = &mut context.proxy
             && head.get("x-tag").is_none()
             && head.word(1).splitn(4, '/').nth(3) == Some("")
         {
-            return session.receive(&head.without(&[]), &context.surroundings, steps);
+            return proxy.receive(&head.without(&[]), context.surroundings, steps);
         }
         if is_confirmation(head) {
             return answer_confirmation(head, context, steps);
@@ -157,18 +168,21 @@ impl HttpServer {
         let Some((request, plan)) = find_request(head, context) else {
             return self.wrong.push(format!("a request that no client sent: {}", head.line));
         };
-        self.check_identity(head, Some(request.client), context);
-        if let Err(why) = check_head(head, request, plan, context.session.is_none()) {
+        if let Err(why) = check_head(head, request, plan, context.proxy.is_none()) {
             self.wrong.push(format!("request {request}: {why}"));
         }
         let framing = head.framing(Framing::Nothing).unwrap_or(Framing::Nothing);
         let is_probe = is_probe(head, plan);
         let mut auth_steps = VecDeque::new();
-        if let Some(session) = &mut context.session {
+        let (mut own_token, mut verdict_takes) = (None, None);
+        if let Some(proxy) = &mut context.proxy {
             let bare = head.without(&["content-length", "transfer-encoding", "expect", "trailer"]);
-            session.receive(&bare, &context.surroundings, &mut auth_steps);
+            proxy.receive(&bare, context.surroundings, &mut auth_steps);
+            own_token = proxy.take_reply();
+            verdict_takes = proxy.verdict_takes();
         }
-        let admitted = context.session.is_none() || final_status(&auth_steps) == Some(200);
+        self.check_identity(head, Some(request.client), context);
+        let admitted = context.proxy.is_none() || final_status(&auth_steps) == Some(200);
         if admitted {
             self.check_pin(request, plan);
         }
@@ -182,20 +196,29 @@ impl HttpServer {
                     steps.push_back(ProxyAction::Send(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()));
                 }
                 self.ends_at_close = plan.answer.framing_to(plan.method) == Framing::ToClose;
-                (answer(request, plan, stays), plan.answer.early)
+                let answer = answer(request, plan, stays, own_token.as_deref().unwrap_or_default());
+                (verdict_takes.map(ProxyAction::Wait).into_iter().chain(answer).collect(), plan.answer.early)
             }
         };
         if admitted && !is_probe && framing_differs(framing, plan.framing) {
             self.wrong.push(format!("request {request} is framed as {framing:?} instead of {:?}", plan.framing));
         }
         let body = Body::new(framing, base(request.client, request.number, false), request.to_string());
-        self.pending = Some(PendingRequest { request, body, early, answer, is_real: admitted && !is_probe });
+        let is_with_ticket = head.get("proxy-authorization").is_some_and(has_ticket);
+        let is_short = matches!(framing, Framing::Length(length) if length <= limits::BUFFERED_BODY_BYTES as u64);
+        let (is_real, may_be_repeated) = (admitted && !is_probe, is_short && !admitted);
+        self.pending = Some(PendingRequest { request, body, early, answer, is_real, is_with_ticket, may_be_repeated });
     }
 
     /// Credentials, and all requests after them on the connection, belong to the client's own identity.
     fn check_identity(&mut self, head: &Head, client: Option<usize>, context: &ServerContext<'_>) {
         let own = USERS[client.filter(|_| context.two_identities).unwrap_or(0) % 2];
-        self.authenticated_as = head.get("proxy-authorization").and_then(user_of).or(self.authenticated_as);
+        let user = match head.get("proxy-authorization") {
+            // The name is encrypted in the ticket.
+            Some(credentials) if has_ticket(credentials) => context.proxy.as_ref().and_then(|it| it.user_of_ticket()),
+            credentials => credentials.and_then(user_of),
+        };
+        self.authenticated_as = user.or(self.authenticated_as);
         if let Some(other) = self.authenticated_as.filter(|other| *other != own) {
             self.wrong.push(format!("client {client:?} belongs to {own} but uses {other}: {}", head.line));
         }
@@ -236,9 +259,9 @@ fn is_confirmation(head: &Head) -> bool {
 }
 
 fn answer_confirmation(head: &Head, context: &mut ServerContext<'_>, steps: &mut VecDeque<ProxyAction>) {
-    let Some(session) = &mut context.session else { return };
+    let Some(proxy) = &mut context.proxy else { return };
     let mut auth_steps = VecDeque::new();
-    session.receive(&head.without(&[]), &context.surroundings, &mut auth_steps);
+    proxy.receive(&head.without(&[]), context.surroundings, &mut auth_steps);
     match final_status(&auth_steps) {
         Some(200) => steps.extend(answer_to_probe(false)),
         _ => steps.extend(auth_steps),
@@ -302,12 +325,12 @@ fn answer_to_probe(stays: bool) -> Vec<ProxyAction> {
     steps
 }
 
-/// The planned answer, as steps.
-fn answer(request: RequestId, plan: &RequestPlan, stays: bool) -> Vec<ProxyAction> {
+/// The planned answer, as steps. `own_token` is a field of its head.
+fn answer(request: RequestId, plan: &RequestPlan, stays: bool, own_token: &str) -> Vec<ProxyAction> {
     let AnswerPlan { oddity, delay_us, .. } = plan.answer;
     let framing = plan.answer.framing_to(plan.method);
     let closes = plan.answer.closes || !stays || framing == Framing::ToClose;
-    let head = answer_head(request, plan, closes);
+    let head = answer_head(request, plan, closes, own_token);
     let trailer = (plan.answer.trailer && framing == Framing::Chunked).then(|| request.to_string());
     let bytes = if framing == Framing::Nothing { 0 } else { plan.answer.bytes };
     let content = base(request.client, request.number, true);
@@ -355,11 +378,11 @@ fn corrupt(bytes: &mut [u8], head: usize, at: u64, framing: Framing) {
     }
 }
 
-fn answer_head(request: RequestId, plan: &RequestPlan, closes: bool) -> Vec<u8> {
+fn answer_head(request: RequestId, plan: &RequestPlan, closes: bool, own_token: &str) -> Vec<u8> {
     let AnswerPlan { status, framing, http10, interim_answers, .. } = plan.answer;
     let mut head = "HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n".repeat(interim_answers);
     let version = if http10 { "HTTP/1.0" } else { "HTTP/1.1" };
-    head += &format!("{version} {status} Whatever\r\nX-Answer: {request}\r\nX-Hop: 1\r\n");
+    head += &format!("{version} {status} Whatever\r\nX-Answer: {request}\r\nX-Hop: 1\r\n{own_token}");
     match framing {
         Framing::Length(length) => head += &format!("Content-Length: {length}\r\n"),
         Framing::Chunked => head += "Transfer-Encoding: chunked\r\nTrailer: X-Trail\r\n",
