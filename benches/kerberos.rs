@@ -1,58 +1,119 @@
-//! Tokens of Kerberos, with the recorded ticket of a real KDC: what a shard does for each connection.
+//! Tokens of Kerberos: what a shard does for each connection. The tickets are those of the stub's KDC.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot set itself up has nothing to measure")]
 
 mod support;
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use ntlm_gateway::auth::{Credentials, FirstLeg, Handshake, Nonces, Request, TicketSlot, TicketState, TokenTimes};
 use ntlm_gateway::kerberos::{
-    ApInputs, ClientSecret, ClockSkew, Credential, EtypeSet, ExchangeInputs, ExchangeOptions, InitialExchange, Keytab,
-    Principal, PrincipalName, ServiceExchange, Step, Timestamp, accept,
+    ApInputs, ClientSecret, ClockSkew, Credential, Etype, EtypeSet, ExchangeInputs, ExchangeOptions, InitialExchange,
+    Kdc, KdcInputs, KdcPolicy, Keytab, Principal, PrincipalName, ServiceExchange, Step, Timestamp, accept,
 };
+use ntlm_gateway::ntlm::{Account, FileTime, Identity, Method, NtHash};
 use support::{CpuTime, on_cpu_time};
 
-const PREAUTH_REQUIRED: &[u8] = include_bytes!("../src/kerberos/tests/recorded/preauth_required.der");
-const AS_REP: &[u8] = include_bytes!("../src/kerberos/tests/recorded/as_rep.der");
-const TGS_REP: &[u8] = include_bytes!("../src/kerberos/tests/recorded/tgs_rep.der");
-const KEYTAB: &[u8] = include_bytes!("../src/kerberos/tests/recorded/http.keytab");
+const NOW_SECONDS: u64 = 1_800_000_000;
+const REALM: &str = "EXAMPLE.TEST";
+
+/// What the memberships of a user in Active Directory add to a ticket.
+const PAC_BYTES: usize = 12 * 1024;
+
+const ETYPES: [Etype; 4] = [Etype::Aes128Sha1, Etype::Aes256Sha1, Etype::Aes128Sha256, Etype::Aes256Sha384];
 
 fn now() -> Timestamp {
-    Timestamp::from_seconds(1_795_858_407)
+    Timestamp::from_seconds(NOW_SECONDS)
 }
 
-/// The recorded ticket: 0.5 KB, with keys of aes256-cts-hmac-sha384-192.
-fn ticket() -> Credential {
-    let inputs = ExchangeInputs { now: now(), nonce: 0x1234_5678, confounder: [9; 16] };
+/// A ticket whose session key has this etype, and the keytab of its service.
+fn ticket(etype: Etype, ticket_padding_bytes: usize) -> (Credential, Keytab) {
     let hours = Duration::from_secs(36_000);
-    let options = ExchangeOptions { etypes: EtypeSet::new(false), lifetime: hours, renewable: hours };
-    let client = Principal::parse("alice@EXAMPLE.TEST", None).unwrap();
+    let (lifetime, renewable) = (hours, hours);
+    let policy = KdcPolicy { realm: REALM.into(), etypes: vec![etype], lifetime, renewable, ticket_padding_bytes };
+    let mut kdc = Kdc::new(policy, &mut |bytes| bytes.fill(7)).unwrap();
+    kdc.set_password("alice", "SecREt01").unwrap();
+    kdc.set_random_keys("HTTP/proxy.test", &mut |bytes| bytes.fill(8)).unwrap();
+    let mut ask = |request: &[u8]| {
+        let inputs = KdcInputs { now: now(), session_key: [5; 32], confounders: [[1; 16], [2; 16]] };
+        kdc.answer(request, &inputs).unwrap().bytes
+    };
+    let inputs = ExchangeInputs { now: now(), nonce: 0x1234_5678, confounder: [9; 16] };
+    let options = ExchangeOptions { etypes: EtypeSet::new(false), lifetime, renewable };
+    let client = Principal::parse(&format!("alice@{REALM}"), None).unwrap();
     let secret = ClientSecret::password("SecREt01");
     let mut initial = InitialExchange::new(client, secret, options, ClockSkew::default());
-    initial.start(&inputs).unwrap();
-    initial.receive(PREAUTH_REQUIRED, &inputs).unwrap();
-    let Ok(Step::Done(ticket_granting)) = initial.receive(AS_REP, &inputs) else { panic!("no ticket") };
+    let mut request = initial.start(&inputs).unwrap();
+    let ticket_granting = loop {
+        match initial.receive(&ask(&request.bytes), &inputs).unwrap() {
+            Step::Send(next) => request = next,
+            Step::Done(ticket_granting) => break ticket_granting,
+        }
+    };
     let service = PrincipalName::service("HTTP", "proxy.test").unwrap();
     let mut exchange = ServiceExchange::new(ticket_granting, service, None, options);
-    exchange.start(&inputs);
-    let Ok(Step::Done(ticket)) = exchange.receive(TGS_REP, &inputs) else { panic!("no service ticket") };
-    ticket
+    let request = exchange.start(&inputs);
+    let Ok(Step::Done(ticket)) = exchange.receive(&ask(&request.bytes), &inputs) else { panic!("no ticket") };
+    assert_eq!(ticket.session_etype(), etype);
+    (ticket, kdc.keytab())
 }
 
 fn inputs() -> ApInputs {
-    ApInputs { time: now(), confounder: [1; 16], subkey: [2; 32], sequence_number: 3, channel_bindings: None }
+    ApInputs { time: now(), confounder: [1; 16], subkey: [2; 32], sequence_number: u32::MAX, channel_bindings: None }
 }
 
 fn tokens(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("kerberos");
-    let (ticket, keytab) = (ticket(), Keytab::parse(KEYTAB).unwrap());
-    group.bench_function("AP-REQ", |bencher| bencher.iter(|| black_box(&ticket).token(&inputs())));
-    let token = ticket.token(&inputs());
-    let accepted = accept(&token.bytes, &keytab, now(), &[4; 16]).unwrap();
-    let reply = accepted.reply.unwrap();
-    group.bench_function("verify AP-REP", |bencher| bencher.iter(|| token.expected.verify(black_box(&reply)).unwrap()));
+    for etype in ETYPES {
+        let (ticket, keytab) = ticket(etype, 0);
+        let number = etype.number();
+        group
+            .bench_function(format!("AP-REQ/{number}"), |bencher| bencher.iter(|| black_box(&ticket).token(&inputs())));
+        let token = ticket.token(&inputs());
+        let reply = accept(&token.bytes, &keytab, now(), &[4; 16]).unwrap().reply.unwrap();
+        group.bench_function(format!("verify AP-REP/{number}"), |bencher| {
+            bencher.iter(|| token.expected.verify(black_box(&reply)).unwrap());
+        });
+        group.bench_function(format!("request/{number}"), |bencher| {
+            with_credentials(&ticket, |credentials| {
+                bencher.iter(|| request(black_box(credentials)));
+            })
+        });
+    }
+    let (large, _) = ticket(Etype::Aes256Sha1, PAC_BYTES);
+    group.bench_function("AP-REQ/18 with a PAC of 12 KiB", |bencher| {
+        bencher.iter(|| black_box(&large).token(&inputs()))
+    });
+    group.bench_function("request/18 with a PAC of 12 KiB", |bencher| {
+        with_credentials(&large, |credentials| {
+            bencher.iter(|| request(black_box(credentials)));
+        })
+    });
     group.finish();
+}
+
+/// Credentials that use this ticket.
+fn with_credentials(ticket: &Credential, measure: impl FnOnce(&Arc<Credentials>)) {
+    let slot = TicketSlot::fixed(Arc::new(TokenTimes::new(0)));
+    slot.publish(TicketState::Ready(Arc::new(ticket.clone())), now());
+    let account = Account::parse("CORP\\alice", None).unwrap();
+    let identity = Identity::new(account, "WS", NtHash::from_password("SecREt01"), Method::NtlmV2, false);
+    let ntlm = Credentials::new(identity, "proxy.test", FirstLeg::Negotiate);
+    measure(&Arc::new(ntlm.with_kerberos(Arc::new(slot), true)));
+}
+
+/// All that is made for a CONNECT: the token, in SPNEGO and base64, in the head of the request.
+fn request(credentials: &Arc<Credentials>) -> Vec<u8> {
+    let request = Request::connect("origin.test:443", Vec::new());
+    let mut handshake = Handshake::new(request, Arc::clone(credentials), 64 * 1024);
+    let mut out = Vec::new();
+    handshake.begin(&mut out);
+    let now = FileTime::from_unix(NOW_SECONDS, 0);
+    let nonces = Nonces { client_challenge: [0xaa; 8], exported_session_key: [1; 16], subkey: [2; 32], now };
+    handshake.authenticate(&nonces, &mut out).unwrap();
+    out
 }
 
 criterion_group! { name = kerberos; config = on_cpu_time(); targets = tokens }

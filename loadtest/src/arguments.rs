@@ -159,7 +159,7 @@ pub struct LoadOptions {
 
 #[derive(Args)]
 pub struct CompareOptions {
-    /// Candidates: gateway, cntlm, haproxy, haproxy-splice, haproxy-http, nginx, squid, px, direct; or NAME=PATH for
+    /// Candidates: gateway, gateway-kerberos, cntlm, haproxy, haproxy-splice, haproxy-http, nginx, squid, px, direct; or NAME=PATH for
     /// another gateway binary; or NAME=ADDR or NAME=ADDR@PID for a proxy that is already running
     #[arg(required = true, value_name = "NAME[=PATH|=ADDR[@PID]]")]
     pub candidates: Vec<String>,
@@ -199,6 +199,10 @@ pub struct CompareOptions {
     /// Path of the gateway's binary [default: in the directory of this one]
     #[arg(long, value_name = "PATH")]
     pub gateway: Option<PathBuf>,
+    /// Bytes that tickets contain in addition (gateway-kerberos): those of Active Directory have several KB of group
+    /// memberships
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub ticket_bytes: usize,
     /// Additional argument for the gateway's `run`; may be repeated
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub gateway_arg: Vec<String>,

@@ -217,12 +217,24 @@ fn compare_starts_its_candidates_and_the_report_shows_them() {
     let directory = scratch("compare");
     let (json, html) = (directory.join("compare.json"), directory.join("report.html"));
     let output = Command::new(LOADTEST)
-        .args(["compare", "gateway", "direct", "--quick", "--rounds", "1", "--seconds", "0.3", "--tunnels", "40"])
+        .args([
+            "compare",
+            "gateway",
+            "direct",
+            "gateway-kerberos",
+            "--quick",
+            "--rounds",
+            "1",
+            "--seconds",
+            "0.3",
+            "--tunnels",
+            "40",
+        ])
         .args([
             "--bytes",
             "1048576",
             "--scenarios",
-            "hold,setup:8,open:100,pingpong:1,http:4,http-post:4,bulk-down,bulk-up",
+            "hold,setup:8,legs:1,open:100,pingpong:1,http:4,http-post:4,bulk-down,bulk-up",
         ])
         .arg("--gateway")
         .arg(gateway_binary())
@@ -235,10 +247,10 @@ fn compare_starts_its_candidates_and_the_report_shows_them() {
     assert_success(&output, "compare");
     let comparison: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
     let sections = comparison["sections"].as_array().unwrap();
-    assert_eq!(sections.len(), 8);
+    assert_eq!(sections.len(), 9);
     for section in sections {
         let measured = section["measurements"].as_array().unwrap();
-        assert_eq!(measured.len(), 2, "{}", section["name"]);
+        assert_eq!(measured.len(), 3, "{}", section["name"]);
         assert!(measured[0]["cpu_us"].as_f64().unwrap() >= 0.0 && measured[1]["cpu_us"].is_null());
     }
     let output = Command::new(LOADTEST).arg("report").arg(&json).arg("--html").arg(&html).output().unwrap();

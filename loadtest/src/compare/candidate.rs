@@ -14,8 +14,10 @@ pub struct Candidate {
 /// What a candidate is, and how it is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// `ntlm-gateway` from this binary.
+    /// `ntlm-gateway` from this binary, with NTLM.
     Gateway(PathBuf),
+    /// The same, with Kerberos.
+    GatewayKerberos(PathBuf),
     Cntlm,
     /// TCP relay without authentication.
     Haproxy {
@@ -37,6 +39,15 @@ pub enum Kind {
     },
 }
 
+/// What the stub behind a candidate demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamKind {
+    Ntlm,
+    Kerberos,
+    /// Nothing.
+    Open,
+}
+
 impl Candidate {
     /// Parses `NAME`, `NAME=PATH` and `NAME=ADDR[@PID]`. `gateway` is the binary for the name `gateway`.
     ///
@@ -48,6 +59,7 @@ impl Candidate {
             (_, Some(value)) if value.contains('/') => Kind::Gateway(PathBuf::from(value)),
             (_, Some(value)) => running(value)?,
             ("gateway", None) => Kind::Gateway(gateway.to_owned()),
+            ("gateway-kerberos", None) => Kind::GatewayKerberos(gateway.to_owned()),
             ("cntlm", None) => Kind::Cntlm,
             ("haproxy", None) => Kind::Haproxy { forced_splice: false },
             ("haproxy-splice", None) => Kind::Haproxy { forced_splice: true },
@@ -58,8 +70,8 @@ impl Candidate {
             ("direct", None) => Kind::Direct,
             (name, None) => {
                 return Err(format!(
-                    "unknown candidate {name:?}; possible are gateway, cntlm, haproxy, haproxy-splice, \
-                     haproxy-http, nginx, squid, px, direct, NAME=PATH for a gateway binary, and NAME=ADDR or \
+                    "unknown candidate {name:?}; possible are gateway, gateway-kerberos, cntlm, haproxy, \
+                     haproxy-splice, haproxy-http, nginx, squid, px, direct, NAME=PATH for a gateway binary, and NAME=ADDR or \
                      NAME=ADDR@PID for a running proxy"
                 ));
             }
@@ -67,16 +79,25 @@ impl Candidate {
         Ok(Candidate { name: name.to_owned(), kind })
     }
 
-    /// Whether it authenticates to its upstream, as opposed to relaying what the client sends.
-    pub fn authenticates(&self) -> bool {
-        matches!(self.kind, Kind::Gateway(_) | Kind::Cntlm | Kind::Px)
+    /// Its upstream.
+    pub fn upstream(&self) -> UpstreamKind {
+        match self.kind {
+            Kind::Gateway(_) | Kind::Cntlm | Kind::Px => UpstreamKind::Ntlm,
+            Kind::GatewayKerberos(_) => UpstreamKind::Kerberos,
+            _ => UpstreamKind::Open,
+        }
+    }
+
+    /// Whether it is the program under test.
+    pub fn is_gateway(&self) -> bool {
+        matches!(self.kind, Kind::Gateway(_) | Kind::GatewayKerberos(_))
     }
 
     /// Why it cannot take part; `None` if it can.
     pub fn missing(&self) -> Option<String> {
         let command = match &self.kind {
-            Kind::Gateway(path) if path.is_file() => return None,
-            Kind::Gateway(path) => {
+            Kind::Gateway(path) | Kind::GatewayKerberos(path) if path.is_file() => return None,
+            Kind::Gateway(path) | Kind::GatewayKerberos(path) => {
                 return Some(format!("{} does not exist; build it with `cargo build --release`", path.display()));
             }
             Kind::Direct | Kind::Running { .. } => return None,
@@ -100,6 +121,10 @@ impl Candidate {
         match &self.kind {
             Kind::Gateway(_) => {
                 "ntlm-gateway: a complete NTLMv2 handshake for every tunnel, kept connections for requests".to_owned()
+            }
+            Kind::GatewayKerberos(_) => {
+                "ntlm-gateway: a ticket with the first request of every connection, kept connections for requests"
+                    .to_owned()
             }
             Kind::Cntlm => "Cntlm: NTLMv2 handshake, one thread per tunnel".to_owned(),
             Kind::Haproxy { forced_splice: false } => {
@@ -158,6 +183,7 @@ mod tests {
     fn candidates_are_parsed_as_names_paths_or_addresses() {
         let parse = |text| Candidate::parse(text, Path::new("/here/ntlm-gateway")).map(|candidate| candidate.kind);
         assert_eq!(parse("gateway"), Ok(Kind::Gateway("/here/ntlm-gateway".into())));
+        assert_eq!(parse("gateway-kerberos"), Ok(Kind::GatewayKerberos("/here/ntlm-gateway".into())));
         assert_eq!(parse("old=./old/ntlm-gateway"), Ok(Kind::Gateway("./old/ntlm-gateway".into())));
         let address = "127.0.0.1:3128".parse().unwrap();
         assert_eq!(parse("mine=127.0.0.1:3128"), Ok(Kind::Running { address, pid: None }));

@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::candidate::{Candidate, Kind, find, stream_module};
-use crate::arguments::{DEFAULT_PASSWORD, DEFAULT_USER};
+use crate::arguments::{DEFAULT_PASSWORD, DEFAULT_SERVICE, DEFAULT_USER};
 use crate::net::{free_address, wait_until_accepting};
 use crate::process::tree;
 
@@ -23,13 +23,17 @@ use crate::process::tree;
 const START_LIMIT: Duration = Duration::from_secs(15);
 /// How long it may take to stop.
 const STOP_LIMIT: Duration = Duration::from_millis(500);
+/// The realm of the stub's KDC.
+const REALM: &str = "EXAMPLE.TEST";
 
 /// The environment that a candidate is configured for.
 pub struct TestBed<'a> {
     /// Where configuration files and logs go.
     pub scratch: &'a Path,
-    /// The stub that demands authentication.
+    /// The stub that demands NTLM.
     pub upstream: SocketAddr,
+    /// The stub that demands Kerberos, and its KDC; if a candidate needs them.
+    pub kerberos: Option<(SocketAddr, SocketAddr)>,
     /// The stub that demands none.
     pub open_upstream: SocketAddr,
     /// Shards or threads.
@@ -112,6 +116,10 @@ pub fn launch(candidate: &Candidate, test_bed: &TestBed<'_>) -> Result<Running, 
             let admin = free_address().map_err(|error| failed(&error))?;
             (gateway(binary, test_bed, address, admin), Some(admin))
         }
+        Kind::GatewayKerberos(binary) => {
+            let admin = free_address().map_err(|error| failed(&error))?;
+            (gateway_kerberos(binary, test_bed, address, admin), Some(admin))
+        }
         Kind::Cntlm => (cntlm(test_bed, address), None),
         Kind::Haproxy { forced_splice } => (haproxy(test_bed, address, *forced_splice), None),
         Kind::HaproxyHttp => (haproxy_http(test_bed, address), None),
@@ -140,13 +148,33 @@ fn password_file(test_bed: &TestBed<'_>) -> io::Result<PathBuf> {
 }
 
 fn gateway(binary: &Path, test_bed: &TestBed<'_>, listen: SocketAddr, admin: SocketAddr) -> io::Result<Command> {
+    let mut command = any_gateway(binary, test_bed, listen, admin)?;
+    command.args(["--upstream", &test_bed.upstream.to_string(), "--user", DEFAULT_USER]);
+    Ok(command)
+}
+
+fn gateway_kerberos(
+    binary: &Path,
+    test_bed: &TestBed<'_>,
+    listen: SocketAddr,
+    admin: SocketAddr,
+) -> io::Result<Command> {
+    let (upstream, kdc) = test_bed.kerberos.ok_or(io::ErrorKind::NotFound)?;
+    let user = DEFAULT_USER.rsplit('\\').next().unwrap_or_default();
+    let mut command = any_gateway(binary, test_bed, listen, admin)?;
+    command.args(["--upstream", &upstream.to_string(), "--user", &format!("{user}@{REALM}")]);
+    command.args(["--auth", "kerberos", "--kerberos-realm", REALM]);
+    command.args(["--kdc", &kdc.to_string(), "--spn", DEFAULT_SERVICE]);
+    Ok(command)
+}
+
+fn any_gateway(binary: &Path, test_bed: &TestBed<'_>, listen: SocketAddr, admin: SocketAddr) -> io::Result<Command> {
     let mut command = Command::new(binary);
     // All settings are given as arguments, and the gateway rejects unknown variables with this prefix.
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("NTLM_GATEWAY_")) {
         command.env_remove(name);
     }
     command.arg("run").args(["--listen", &listen.to_string(), "--admin", &admin.to_string()]);
-    command.args(["--upstream", &test_bed.upstream.to_string(), "--user", DEFAULT_USER]);
     command.arg("--password-file").arg(password_file(test_bed)?);
     command.args(["--shards", &test_bed.shards.to_string()]).args(test_bed.gateway_args);
     Ok(command)
@@ -273,6 +301,8 @@ pub struct StubProcess {
     child: Child,
     pub address: SocketAddr,
     pub control: SocketAddr,
+    /// Its KDC, if it has one.
+    pub kdc: Option<SocketAddr>,
 }
 
 impl StubProcess {
@@ -281,10 +311,24 @@ impl StubProcess {
     /// # Errors
     /// If it cannot be started or does not report its addresses.
     pub fn start(personality: &str, threads: NonZeroUsize, delay_ms: u64) -> io::Result<StubProcess> {
+        StubProcess::start_with(personality, threads, delay_ms, &[])
+    }
+
+    /// The same, for Kerberos, with a KDC whose tickets have this many additional bytes.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn start_kerberos(threads: NonZeroUsize, delay_ms: u64, ticket_bytes: usize) -> io::Result<StubProcess> {
+        let ticket_bytes = ticket_bytes.to_string();
+        StubProcess::start_with("plain", threads, delay_ms, &["--realm", REALM, "--ticket-bytes", &ticket_bytes])
+    }
+
+    fn start_with(personality: &str, threads: NonZeroUsize, delay_ms: u64, more: &[&str]) -> io::Result<StubProcess> {
         let mut child = Command::new(env::current_exe()?)
             .args(["upstream", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--until-eof"])
             .args(["--personality", personality, "--threads", &threads.to_string()])
             .args(["--delay-ms", &delay_ms.to_string()])
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -297,9 +341,13 @@ impl StubProcess {
                 .ok_or_else(|| io::Error::other(format!("unexpected output of the stub: {line:?}")))?;
             text.parse().map_err(io::Error::other)
         };
-        let addresses = address("listening on ").and_then(|first| Ok((first, address("control on ")?)));
-        match addresses {
-            Ok((address, control)) => Ok(StubProcess { child, address, control }),
+        let mut all = || -> io::Result<_> {
+            let (listening, control) = (address("listening on ")?, address("control on ")?);
+            let kdc = if more.is_empty() { None } else { Some(address("kdc on ")?) };
+            Ok((listening, control, kdc))
+        };
+        match all() {
+            Ok((address, control, kdc)) => Ok(StubProcess { child, address, control, kdc }),
             Err(error) => {
                 end(&mut child);
                 Err(error)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::candidate::Candidate;
+use super::candidate::{Candidate, UpstreamKind};
 use super::launch::{Running, StubProcess, TestBed, launch};
 use super::plan::{Item, ItemKind};
 use crate::driver::{self, Moment};
@@ -41,10 +41,23 @@ pub struct Measurement {
     pub threads: Option<u64>,
 }
 
-/// The two stubs.
+/// The stubs.
 pub struct Stubs {
     pub ntlm: StubProcess,
     pub open: StubProcess,
+    /// If a candidate needs it.
+    pub kerberos: Option<StubProcess>,
+}
+
+impl Stubs {
+    /// The one behind a candidate.
+    fn behind(&self, candidate: &Candidate) -> &StubProcess {
+        match (candidate.upstream(), &self.kerberos) {
+            (UpstreamKind::Kerberos, Some(kerberos)) => kerberos,
+            (UpstreamKind::Ntlm | UpstreamKind::Kerberos, _) => &self.ntlm,
+            (UpstreamKind::Open, _) => &self.open,
+        }
+    }
 }
 
 /// Starts the candidate, warms it up, runs the load.
@@ -60,8 +73,7 @@ pub fn measure(
 ) -> Result<Measurement, String> {
     let running = launch(candidate, test_bed)?;
     warm_up(candidate, item, &running)?;
-    let control = if candidate.authenticates() { stubs.ntlm.control } else { stubs.open.control };
-    let counters = CounterSources { metrics: running.admin, control: Some(control) };
+    let counters = CounterSources { metrics: running.admin, control: Some(stubs.behind(candidate).control) };
     let failed = |error: io::Error| format!("{}: {error}", candidate.name);
     let before = counters.read().map_err(failed)?;
     std::thread::sleep(TIDY_UP);

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::arguments::CompareOptions;
 use crate::driver;
 use crate::scenario::Load;
-use candidate::{Candidate, Kind};
+use candidate::{Candidate, UpstreamKind};
 use figures::Figure;
 use launch::{StubProcess, TestBed};
 pub use measure::Measurement;
@@ -159,7 +159,7 @@ fn candidates(options: &CompareOptions) -> Result<(Vec<Candidate>, Vec<Named>), 
         }
         match candidate.missing() {
             // Without the program under test there is nothing to compare.
-            Some(reason) if matches!(candidate.kind, Kind::Gateway(_)) => return Err(reason.into()),
+            Some(reason) if candidate.is_gateway() => return Err(reason.into()),
             Some(reason) => left_out.push(Named { name: candidate.name, what: reason }),
             None => taking_part.push(candidate),
         }
@@ -188,7 +188,7 @@ fn section(
     scratch: &Path,
     comparison: &mut Comparison,
 ) -> Result<Section, Box<dyn Error>> {
-    let stubs = stubs(item, options)?;
+    let stubs = stubs(item, candidates, options)?;
     let mut measurements: Vec<Measurement> = Vec::new();
     for round in 0..comparison.rounds {
         for candidate in candidates {
@@ -212,7 +212,7 @@ fn section(
 
 /// What must not happen to the gateway. Failures of other proxies are figures, not faults.
 fn faults(candidate: &Candidate, item: &Item, measurement: &Measurement) -> Vec<String> {
-    if !matches!(candidate.kind, Kind::Gateway(_)) {
+    if !candidate.is_gateway() {
         return Vec::new();
     }
     let Measurement { outcome, round, .. } = measurement;
@@ -222,11 +222,14 @@ fn faults(candidate: &Candidate, item: &Item, measurement: &Measurement) -> Vec<
     faults
 }
 
-fn stubs(item: &Item, options: &CompareOptions) -> Result<Stubs, Box<dyn Error>> {
+fn stubs(item: &Item, candidates: &[Candidate], options: &CompareOptions) -> Result<Stubs, Box<dyn Error>> {
     let delay_ms = if item.kind == ItemKind::Legs { LEG_MS } else { 0 };
+    let needs_kerberos = candidates.iter().any(|candidate| candidate.upstream() == UpstreamKind::Kerberos);
+    let kerberos = || StubProcess::start_kerberos(options.stub_threads, delay_ms, options.ticket_bytes);
     Ok(Stubs {
         ntlm: StubProcess::start("plain", options.stub_threads, delay_ms)?,
         open: StubProcess::start("open", options.stub_threads, delay_ms)?,
+        kerberos: needs_kerberos.then(kerberos).transpose()?,
     })
 }
 
@@ -238,6 +241,7 @@ fn test_bed<'a>(load: &Load, options: &'a CompareOptions, stubs: &Stubs, scratch
     TestBed {
         scratch,
         upstream: stubs.ntlm.address,
+        kerberos: stubs.kerberos.as_ref().and_then(|stub| Some((stub.address, stub.kdc?))),
         open_upstream: stubs.open.address,
         shards: options.shards.max(1),
         tunnels,
@@ -250,7 +254,7 @@ fn test_bed<'a>(load: &Load, options: &'a CompareOptions, stubs: &Stubs, scratch
 fn half_of_top_rate(candidate: &Candidate, options: &CompareOptions, scratch: &Path) -> Result<f64, Box<dyn Error>> {
     let mut item = plan::one("setup", options)?;
     item.load.duration = Some(CALIBRATION);
-    let stubs = stubs(&item, options)?;
+    let stubs = stubs(&item, std::slice::from_ref(candidate), options)?;
     let running = launch::launch(candidate, &test_bed(&item.load, options, &stubs, scratch))?;
     let outcome = driver::run(&item.load, &[running.address], true, &mut |_| {})?;
     Ok((outcome.tunnels_per_s() / 2.0).max(1.0).round())

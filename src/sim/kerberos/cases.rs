@@ -94,7 +94,7 @@ fn an_upstream_that_refuses_every_ticket_gets_two_and_then_what_is_listed_next()
 fn an_upstream_that_does_not_offer_negotiate_gets_ntlm_only_where_it_is_listed() {
     let proxy = ProxyPlan { offers: Offers::Ntlm, ..ProxyPlan::GOOD };
     let summary = play(tunnels(&[100 * MS, 200 * MS], tickets(false, proxy)), 0);
-    assert!(all(&summary, "credentials_refused") && summary.tickets.ntlm == 0, "{summary:?}");
+    assert!(all(&summary, "scheme_not_offered") && summary.tickets.ntlm == 0, "{summary:?}");
     let summary = play(tunnels(&[100 * MS, 200 * MS], tickets(true, proxy)), 0);
     assert!(all(&summary, "finished") && summary.tickets.ntlm == 4, "{summary:?}");
     // It may have the key for another ticket, but has not said so.
