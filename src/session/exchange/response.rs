@@ -138,7 +138,7 @@ impl Exchange {
         if let Ok(Heard::Final(_) | Heard::Switching) = heard
             && let Err(fault) = self.check_upstream(head, cx)
         {
-            // The client must get nothing of an answer from whoever this is.
+            // The client must get nothing of the answer, because it is not known who has sent it.
             self.down.out.truncate(before_len);
             return Some(Work::Fail(fault));
         }
