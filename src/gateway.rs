@@ -105,8 +105,9 @@ impl Gateway {
     /// [`StartError`]
     pub fn start(config: &Config, on_shard_end: impl Fn() + Send + Sync + 'static) -> Result<Gateway, StartError> {
         let keep_alive = keep_alive(config);
-        let (listeners, listening) = shard::bind(&config.listen, config.shards, config.socket_buffer_bytes, keep_alive)
-            .map_err(|(address, source)| StartError::Listen { address, source })?;
+        let (listeners, listening) =
+            shard::bind(&places(config), config.shards, config.socket_buffer_bytes, keep_alive)
+                .map_err(|(address, source)| StartError::Listen { address, source })?;
         let admin_listener = std::net::TcpListener::bind(config.admin)
             .map_err(|source| StartError::Admin { address: config.admin, source })?;
         let metrics = Arc::new(Metrics::new()?);
@@ -121,7 +122,6 @@ impl Gateway {
             guard,
             epoch,
             listen: config.listen.clone(),
-            own_ports: own.iter().map(SocketAddr::port).collect(),
             own: OwnAddresses::new(own),
             token_times: kerberos::token_times(),
             guesses: Arc::new(Guesses::new(metrics.logins())),
@@ -370,6 +370,14 @@ impl Status for Controls {
     fn tunnels(&self) -> Option<String> {
         self.shows_tunnels.load(Ordering::Relaxed).then(|| self.describe().to_json())
     }
+}
+
+/// The addresses for clients, with what their sockets need.
+fn places(config: &Config) -> Vec<shard::Place> {
+    let listeners = config.listen.iter().zip(&config.services);
+    listeners
+        .map(|(address, service)| shard::Place { address: *address, takes_foreign: service.takes_foreign() })
+        .collect()
 }
 
 fn keep_alive(config: &Config) -> Option<KeepAlive> {

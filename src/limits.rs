@@ -161,6 +161,11 @@ pub const LOGIN_ADDRESSES: usize = 4096;
 /// From accept to a complete request head.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// From the accept of a redirected connection to its first bytes, before the client is taken for one that waits for the
+/// server to speak first. Long enough for the first segment of a client that is about to speak, and short enough to go
+/// unnoticed in front of a mail server's greeting.
+pub const SNIFF_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// One connection attempt to one upstream address.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -287,7 +287,7 @@ fn keep_startup_settings(old: &Config, fresh: &mut Config) -> Vec<&'static str> 
     }
     keep! {
         listen: "listen",
-        services: "protocols or target of [[listeners]]",
+        services: "protocols, target or transparent of [[listeners]]",
         admin: "admin",
         allow_clients: "allow_clients",
         tunnels_per_client: "limits.tunnels_per_client",

@@ -51,6 +51,8 @@ timeouts! {
     connect,
     /// From accept to a complete request head.
     head,
+    /// From the accept of a redirected connection to the first bytes of a client that speaks first.
+    sniff,
     /// From an upstream's connection to its challenge.
     challenge,
     /// From the first connection attempt to the response for the client.

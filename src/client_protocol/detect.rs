@@ -28,6 +28,17 @@ pub enum Service {
     Protocols(Protocols),
     /// Every connection goes to this target, `host:port`, whatever the client sends.
     Forward(Arc<str>),
+    /// Connections to other destinations are redirected here.
+    Transparent(Redirection),
+}
+
+/// How the kernel redirects connections to a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redirection {
+    /// By a changed destination address (REDIRECT), which the kernel remembers.
+    Redirect,
+    /// By a rule that hands connections to other addresses to the listener (TPROXY).
+    Tproxy,
 }
 
 impl Default for Service {
@@ -37,6 +48,11 @@ impl Default for Service {
 }
 
 impl Service {
+    /// Whether its listener gets connections to addresses of other machines.
+    pub fn takes_foreign(&self) -> bool {
+        *self == Service::Transparent(Redirection::Tproxy)
+    }
+
     /// Forwards every connection to `target`, `host:port`.
     ///
     /// # Errors

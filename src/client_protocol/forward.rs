@@ -19,5 +19,11 @@ pub fn demand(target: &str, options: &ReadOptions<'_>) -> Result<Reading, Box<Re
     forward::append_via_received(VIA, &options.forward, &mut fields);
     let request = Request::connect(target, fields);
     let (target, login) = (Target::of(&authority), ShownLogin::Nothing);
-    Ok(Reading::Demand(Box::new(Demand { request, target, login, source: DestinationSource::Listener })))
+    Ok(Reading::Demand(Box::new(Demand {
+        request,
+        target,
+        login,
+        source: DestinationSource::Listener,
+        original: None,
+    })))
 }

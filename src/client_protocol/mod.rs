@@ -10,7 +10,7 @@ mod login;
 mod socks;
 mod transparent;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::auth::{Declined, Request};
@@ -18,7 +18,7 @@ use crate::fault::Fault;
 use crate::forward::ForwardOptions;
 use crate::http::{Authority, Host, RequestSummary};
 
-pub use detect::{Protocols, Service};
+pub use detect::{Protocols, Redirection, Service};
 pub use http::{error_type, status};
 pub use login::{Logins, ShownLogin};
 pub use socks::{Phase as Socks5Phase, reply as socks_reply};
@@ -37,6 +37,10 @@ pub enum ClientProtocol {
     Socks5(Socks5Phase),
     /// None: the listener has a fixed target.
     Forward,
+    /// TLS to an origin, from a client that knows of no proxy.
+    Tls,
+    /// Anything else to an origin, from such a client.
+    Tcp,
 }
 
 /// Where the destination of a request comes from.
@@ -46,6 +50,12 @@ pub enum DestinationSource {
     Request,
     /// It is the listener's fixed target.
     Listener,
+    /// The server name in the client's ClientHello.
+    Sni,
+    /// The host of a request to an origin.
+    Host,
+    /// The address that the client connected to.
+    Address,
 }
 
 impl DestinationSource {
@@ -54,6 +64,9 @@ impl DestinationSource {
         match self {
             DestinationSource::Request => "request",
             DestinationSource::Listener => "listener",
+            DestinationSource::Sni => "sni",
+            DestinationSource::Host => "host",
+            DestinationSource::Address => "address",
         }
     }
 }
@@ -69,6 +82,8 @@ pub struct Demand {
     pub login: ShownLogin,
     /// Where the target comes from.
     pub source: DestinationSource,
+    /// Where the connection was going, if it was redirected.
+    pub original: Option<SocketAddr>,
 }
 
 /// The host and port of the request's origin, in a form that needs no parsing.
@@ -99,6 +114,15 @@ impl Target {
         };
         Authority { host, port: self.port }
     }
+}
+
+/// Where a redirected connection was going.
+#[derive(Clone, Copy, Debug)]
+pub struct Redirected {
+    /// The address that its client connected to.
+    pub original: SocketAddr,
+    /// That is the gateway itself.
+    pub is_gateway: bool,
 }
 
 /// A request that is not served.
@@ -179,18 +203,22 @@ impl ClientProtocol {
             ClientProtocol::Socks4 => "socks4",
             ClientProtocol::Socks5(_) => "socks5",
             ClientProtocol::Forward => "forward",
+            ClientProtocol::Tls => "tls",
+            ClientProtocol::Tcp => "tcp",
         }
     }
 
     /// Appends what the client is told to `out`. Returns the status that stands for it in logs and metrics; `None` when
-    /// there is nobody to tell, and nothing was appended. A static forward has no words for anything.
+    /// there is nobody to tell, and nothing was appended. Where the gateway speaks no protocol with the client, there
+    /// are no words for anything.
     pub fn answer(self, verdict: &Verdict<'_>, out: &mut Vec<u8>) -> Option<u16> {
         match self {
             // Text that people can read if they look at the bytes.
             ClientProtocol::Unknown | ClientProtocol::Http => http::answer(verdict, out),
             ClientProtocol::Socks4 => socks::answer4(verdict, out),
             ClientProtocol::Socks5(phase) => socks::answer5(phase, verdict, out),
-            ClientProtocol::Forward => verdict.status(),
+            ClientProtocol::Forward | ClientProtocol::Tcp => verdict.status(),
+            ClientProtocol::Tls => transparent::answer_tls(verdict, out),
         }
     }
 }
@@ -208,20 +236,30 @@ pub enum RequestReader {
     Socks5(socks::RequestReader5),
     /// Nothing is read: the destination is the listener's target.
     Forward(Arc<str>),
+    /// What a client says to its origin. Boxed, because other listeners' connections must stay small.
+    Transparent(Box<transparent::RequestReader>),
 }
 
 impl RequestReader {
-    /// Reads the first request of a connection.
-    pub fn first(service: &Service) -> RequestReader {
+    /// Reads the first request of a connection. `redirected` says where a redirected one was going.
+    pub fn first(service: &Service, redirected: impl FnOnce() -> Redirected) -> RequestReader {
         match service {
             Service::Protocols(protocols) => RequestReader::Detect(*protocols),
             Service::Forward(target) => RequestReader::Forward(Arc::clone(target)),
+            Service::Transparent(_) => {
+                RequestReader::Transparent(Box::new(transparent::RequestReader::first(redirected())))
+            }
         }
     }
 
     /// Reads a further request of a connection. Only HTTP has any.
-    pub fn next() -> RequestReader {
-        RequestReader::Http(http::RequestReader::default())
+    pub fn next(service: &Service, redirected: impl FnOnce() -> Redirected) -> RequestReader {
+        match service {
+            Service::Transparent(_) => {
+                RequestReader::Transparent(Box::new(transparent::RequestReader::next(redirected())))
+            }
+            Service::Protocols(_) | Service::Forward(_) => RequestReader::Http(http::RequestReader::default()),
+        }
     }
 
     /// The protocol of what has come so far.
@@ -233,6 +271,21 @@ impl RequestReader {
             RequestReader::Socks4(_) => ClientProtocol::Socks4,
             RequestReader::Socks5(reader) => ClientProtocol::Socks5(reader.phase()),
             RequestReader::Forward(_) => ClientProtocol::Forward,
+            RequestReader::Transparent(reader) => reader.protocol(),
+        }
+    }
+
+    /// Whether the client may be one that waits for the server to speak first. After `timeouts.sniff` it is taken for
+    /// one, by [`RequestReader::after_silence`].
+    pub fn is_sniffing(&self) -> bool {
+        matches!(self, RequestReader::Transparent(reader) if reader.is_sniffing())
+    }
+
+    /// The demand of a client that has waited for the server to speak; `None` if it cannot do that.
+    pub fn after_silence(&mut self, options: &ReadOptions<'_>) -> Option<Result<Box<Demand>, Box<Rejected>>> {
+        match self {
+            RequestReader::Transparent(reader) if reader.is_sniffing() => Some(reader.after_silence(options)),
+            _ => None,
         }
     }
 
@@ -266,6 +319,7 @@ impl RequestReader {
             RequestReader::Socks4(reader) => reader.read(bytes, options),
             RequestReader::Socks5(reader) => reader.read(bytes, options),
             RequestReader::Forward(target) => (0, forward::demand(target, options)),
+            RequestReader::Transparent(reader) => reader.read(bytes, options),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::IdentityConfig;
 use super::error::Problem;
 use super::parse::{Placed, Reader};
 use super::settings::Source;
-use crate::client_protocol::{Protocols, Service};
+use crate::client_protocol::{Protocols, Redirection, Service};
 use crate::upstream::HostPort;
 
 const SOME_PROTOCOL: Option<&str> = Some("leave the setting out, or give at least one of http, socks");
@@ -71,18 +71,38 @@ impl Reader<'_> {
 
     fn service(&mut self, target: Option<&Option<Placed<HostPort>>>) -> Option<Service> {
         let forward = target?.as_ref().map(|target| target.value.to_string());
-        if forward.is_some() && self.settings.given("listeners.protocols").is_some() {
-            return self.required("listeners.protocols", |_| Err(Problem::Conflict("target, which takes any bytes")));
+        let transparent = self.optional("listeners.transparent", redirection)?;
+        let is_exclusive = match (&forward, transparent) {
+            (Some(_), _) => Some("target, which takes any bytes"),
+            (None, Some(_)) => Some("transparent, which takes any protocol"),
+            (None, None) => None,
+        };
+        if let Some(other) = is_exclusive
+            && self.settings.given("listeners.protocols").is_some()
+        {
+            return self.required("listeners.protocols", |_| Err(Problem::Conflict(other)));
         }
-        match forward {
-            Some(target) => Service::forward(&target).ok(),
-            None => {
+        match (forward, transparent) {
+            (Some(_), Some(_)) => {
+                self.required("listeners.transparent", |_| Err(Problem::Conflict("target, which takes any bytes")))
+            }
+            (Some(target), None) => Service::forward(&target).ok(),
+            (None, Some(redirection)) => Some(Service::Transparent(redirection)),
+            (None, None) => {
                 let protocols = self.list("listeners.protocols", SOME_PROTOCOL, protocol).values()?;
                 let serves = |protocol| protocols.contains(&protocol);
                 let protocols = Protocols { http: serves(Protocol::Http), socks: serves(Protocol::Socks) };
                 Some(Service::Protocols(protocols))
             }
         }
+    }
+}
+
+fn redirection(text: &str) -> Result<Redirection, Problem> {
+    match text {
+        "redirect" => Ok(Redirection::Redirect),
+        "tproxy" => Ok(Redirection::Tproxy),
+        _ => Err(Problem::Choice { text: text.into(), choices: "redirect, tproxy".into() }),
     }
 }
 

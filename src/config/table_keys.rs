@@ -26,6 +26,14 @@ pub static TABLE_KEYS: &[Key] = &[
         "A fixed destination: each connection becomes a tunnel to it at once, whatever it carries",
         Fallback::Nothing,
     ),
+    key(
+        "listeners.transparent",
+        Kind::Text,
+        "redirect|tproxy",
+        "Connections to other destinations are redirected here, by nft's or iptables' REDIRECT or by TPROXY. TLS goes to \
+         the server name, HTTP to each request's host, and anything else to the address that the client connected to",
+        Fallback::Nothing,
+    ),
     key("listeners.identity", Kind::Text, "NAME", "Clients that connect to it use this identity", Fallback::Nothing),
     key(
         "identities.name",

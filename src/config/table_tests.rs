@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::table_keys::TABLE_KEYS;
 use super::*;
-use crate::client_protocol::{Protocols, Service};
+use crate::client_protocol::{Protocols, Redirection, Service};
 use crate::route::Decision;
 
 const EXAMPLE: &str = include_str!("../../deploy/gateway.example.toml");
@@ -75,16 +75,17 @@ fn the_tables_of_the_example_are_valid_and_show_every_setting() {
     let partner = &config.upstreams[2];
     assert_eq!((partner.identity, partner.first_leg, partner.warm), (Some(3), FirstLeg::Plain, 0));
     assert_eq!(config.upstreams[0].warm, crate::limits::WARM_PER_SHARD);
-    let listen = ["127.0.0.1:3129", "127.0.0.1:1080", "127.0.0.1:5432"];
+    let listen = ["127.0.0.1:3129", "127.0.0.1:1080", "127.0.0.1:5432", "127.0.0.1:15001"];
     assert_eq!(config.listen, listen.map(|address| address.parse().unwrap()));
     let services = [
         Service::default(),
         Service::Protocols(Protocols { http: false, socks: true }),
         Service::forward("db.partner.example:5432").unwrap(),
+        Service::Transparent(Redirection::Redirect),
     ];
     assert_eq!(config.services, services);
     assert_eq!(config.identities[3].listen, [config.listen[1]]);
-    assert_eq!(config.common_listen, [config.listen[2]]);
+    assert_eq!(config.common_listen, config.listen[2..]);
     let batch = &config.identities[2];
     assert_eq!(batch.identity.nt_hash(), &NtHash::from_password(PASSWORD));
     let login = batch.login.as_ref().unwrap();
@@ -144,7 +145,19 @@ fn errors_of_listeners_are_reported_with_their_places() {
             "address = '127.0.0.1:1'\ntarget = '127.0.0.1:3128'",
             "127.0.0.1:3128 is 127.0.0.1:3128, where the gateway itself listens",
         ),
-        ("address = '127.0.0.1:1'\ntransparent = 'redirect'", "listeners.transparent: unknown setting"),
+        (
+            "address = '127.0.0.1:1'\ntransparent = 'nat'",
+            "listeners.transparent: \"nat\" is not one of redirect, tproxy",
+        ),
+        (
+            "address = '127.0.0.1:1'\ntransparent = 'tproxy'\nprotocols = 'http'",
+            "listeners.protocols: cannot be combined with transparent",
+        ),
+        (
+            "address = '127.0.0.1:1'\ntarget = 'db:1'\ntransparent = 'tproxy'",
+            "listeners.transparent: cannot be combined with target",
+        ),
+        ("address = '127.0.0.1:1'\nproxy = 'yes'", "listeners.proxy: unknown setting"),
     ] {
         let found = errors(entry);
         assert!(found.len() == 1 && found[0].contains(expected), "{entry}: {found:?}");

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use crate::metrics::UpstreamMetrics;
 use crate::route::{RouteSource, Rules};
-use crate::upstream::Upstream;
+use crate::upstream::{OwnAddresses, Upstream};
 
 pub use check::{check_by_handshake, probe};
 pub use choice::{Tried, UpstreamOrder};
@@ -86,8 +86,8 @@ pub struct Egress {
     pub rules: Arc<Rules>,
     /// The identity of each listener.
     pub listeners: Vec<ListenerUse>,
-    /// The ports on which the gateway listens, including the administration port.
-    pub own_ports: Vec<u16>,
+    /// The addresses on which the gateway listens, including the administration address.
+    pub own: OwnAddresses,
 }
 
 impl Egress {
@@ -107,7 +107,7 @@ impl Egress {
     /// may differ.
     pub fn is_gateway(&self, peer: SocketAddr, local: SocketAddr) -> bool {
         let is_own_address = peer.ip() == local.ip() || peer.ip().to_canonical().is_loopback();
-        is_own_address && self.own_ports.contains(&peer.port())
+        is_own_address && self.own.has_port(peer.port())
     }
 
     /// Whether clients may log on to the gateway, because an identity has a login.

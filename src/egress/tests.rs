@@ -54,7 +54,16 @@ fn egress(order: UpstreamOrder, upstreams: &[(usize, u32)], identities: Vec<Arc<
     let listeners = vec![ListenerUse::Common, ListenerUse::Own(0), ListenerUse::Withdrawn];
     let rules = Arc::new(Rules::default());
     let routes = rules.clone();
-    Egress { members, identities, hops, order, routes, rules, listeners, own_ports: vec![3128] }
+    Egress {
+        members,
+        identities,
+        hops,
+        order,
+        routes,
+        rules,
+        listeners,
+        own: OwnAddresses::new(vec!["127.0.0.1:3128".parse().unwrap()]),
+    }
 }
 
 fn current(egress: Egress, logins: Logins) -> CurrentEgress {

@@ -41,8 +41,6 @@ pub(super) struct Builder {
     pub epoch: Instant,
     /// The addresses for clients, as configured at the start.
     pub listen: Vec<SocketAddr>,
-    /// The ports that the gateway listens on.
-    pub own_ports: Vec<u16>,
     /// Counts wrong logins of clients.
     pub guesses: Arc<Guesses>,
     /// The addresses that it listens on.
@@ -274,7 +272,7 @@ fn egress(
         routes: rules.clone(),
         rules,
         listeners,
-        own_ports: builder.own_ports.clone(),
+        own: builder.own.clone(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Host and port of a request target (RFC 3986 §3.2, RFC 9112 §3.2.3).
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The longest host name accepted, in bytes (RFC 1035 §2.3.4).
 pub const HOST_NAME_LIMIT_BYTES: usize = 255;
@@ -87,6 +87,15 @@ impl fmt::Display for Authority<'_> {
 }
 
 impl<'b> Authority<'b> {
+    /// The authority of an address.
+    pub fn of(address: SocketAddr) -> Authority<'static> {
+        let host = match address {
+            SocketAddr::V4(address) => Host::V4(*address.ip()),
+            SocketAddr::V6(address) => Host::V6(*address.ip()),
+        };
+        Authority { host, port: address.port() }
+    }
+
     /// Parses `host:port`, the target of a CONNECT (RFC 9112 §3.2.3). The port is required.
     ///
     /// # Errors

@@ -36,6 +36,12 @@ pub enum RequestError {
     /// HTTP/1.1 requires a Host field (RFC 9112 §3.2). CONNECT is exempt here, because its target contains the host.
     #[error("an HTTP/1.1 request without a Host field")]
     MissingHost,
+    /// A redirected request, whose Host is all that names its origin.
+    #[error("a redirected request without a Host field")]
+    NoHost,
+    /// Of a redirected request.
+    #[error("the Host field names another port than the one that the client connected to")]
+    OtherPort,
     /// RFC 9112 §3.2
     #[error("more than one Host field")]
     DuplicateHost,

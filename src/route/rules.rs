@@ -46,6 +46,13 @@ impl Rule {
         host_matches && (self.ports.is_empty() || self.ports.iter().any(|range| range.contains(port)))
     }
 
+    /// Whether the rule matches this address as one, and not because it matches everything.
+    fn is_about(&self, host: &str, address: IpAddr, port: u16) -> bool {
+        let by_name = self.hosts.iter().any(|pattern| matches!(pattern, HostPattern::Exact(name) if **name == *host));
+        let by_network = self.networks.iter().any(|network| network.contains(&address));
+        (by_name || by_network) && (self.ports.is_empty() || self.ports.iter().any(|range| range.contains(port)))
+    }
+
     /// Whether the rule explicitly names this address, and does not just match all addresses or a wide network.
     fn names(&self, host: &str, address: IpAddr) -> bool {
         self.hosts.iter().any(|pattern| matches!(pattern, HostPattern::Exact(name) if **name == *host))
@@ -114,6 +121,23 @@ impl Rules {
             Candidate::Deny => return true,
         };
         !is_metadata() || self.decide(destination) == decision
+    }
+
+    /// Whether the rules let a client that was connecting to this address go on to a destination that it names. The
+    /// first rule that is about the address decides, with its networks or by the address itself; a rule for names or
+    /// for everything says nothing about it.
+    #[must_use]
+    pub fn permit_address(&self, address: IpAddr, port: u16) -> bool {
+        let address = address.to_canonical();
+        let host = address.to_string();
+        let is_about = |rule: &&Rule| rule.is_about(&host, address, port);
+        match metadata_network(address) {
+            Some(_) => {
+                let named = |rule: &&Rule| rule.decision == Decision::Deny || rule.names(&host, address);
+                self.rules.iter().filter(is_about).find(named).is_some_and(|rule| rule.decision != Decision::Deny)
+            }
+            None => self.rules.iter().find(is_about).is_none_or(|rule| rule.decision != Decision::Deny),
+        }
     }
 
     /// Whether requests for this host are sent to the upstream without credentials.
@@ -250,6 +274,37 @@ mod tests {
         for host in ["10.1.2.3", "www.example"] {
             assert!(permit(&rules(), Candidate::Direct, host) && permit(&rules(), group(7), host), "{host}");
         }
+    }
+
+    #[test]
+    fn an_address_behind_a_name_is_denied_only_by_rules_about_addresses() {
+        let rules = Rules {
+            rules: vec![
+                rule(&[".corp.example"], &[], &[], Decision::Direct),
+                rule(&[], &["10.1.0.0/16"], &[], Decision::Direct),
+                rule(&["198.51.100.7"], &["10.0.0.0/8", "2001:db8:1::/48"], &[], Decision::Deny),
+                rule(&[], &["192.0.2.0/24"], &["25"], Decision::Deny),
+                rule(&["*"], &[], &[], Decision::Deny),
+            ],
+            ..Rules::default()
+        };
+        for (address, port, permitted) in [
+            ("10.1.2.3", 443, true),
+            ("10.2.0.1", 443, false),
+            ("::ffff:10.2.0.1", 443, false),
+            ("2001:db8:1::5", 443, false),
+            ("198.51.100.7", 443, false),
+            ("198.51.100.8", 443, true),
+            ("192.0.2.1", 25, false),
+            ("192.0.2.1", 443, true),
+            ("169.254.169.254", 80, false),
+        ] {
+            assert_eq!(rules.permit_address(address.parse().unwrap(), port), permitted, "{address}:{port}");
+        }
+        let named = Rules { rules: vec![rule(&[], &["169.254.0.0/16"], &[], Decision::Direct)], ..Rules::default() };
+        assert!(named.permit_address("169.254.169.254".parse().unwrap(), 80));
+        let wide = Rules { rules: vec![rule(&[], &["0.0.0.0/0"], &[], Decision::Direct)], ..Rules::default() };
+        assert!(!wide.permit_address("169.254.169.254".parse().unwrap(), 80));
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub(super) fn choose(received: Received, cx: &mut Cx<'_>) -> Step<Box<ChooseRout
     };
     let asked = Asked { egress: cx.shard.settings.egress.egress(), identity };
     let demand = &received.demand;
+    if let Err(fault) = original_permitted(demand, &asked.egress) {
+        return Step::Go(respond::failed(fault, cx));
+    }
     let client = cx.client.record.client.ip().to_canonical();
     let destination = demand.target.authority(demand.request.origin());
     let patience_ms = millis(limits::ROUTE_TIMEOUT).min(cx.timeouts().handshake);
@@ -64,6 +67,18 @@ fn identity(demand: &Demand, cx: &Cx<'_>) -> Result<Option<usize>, Fault> {
     let (record, egress) = (&cx.client.record, &cx.shard.settings.egress);
     let identity = egress.identity_of(record.listener.into(), record.client.ip(), &demand.login, cx.now_ms());
     identity.map_err(client_fault)
+}
+
+/// A redirected client that names its destination must not get round the rules about the address that it connected to.
+fn original_permitted(demand: &Demand, egress: &Egress) -> Result<(), Fault> {
+    match demand.original {
+        Some(original) if !egress.rules.permit_address(original.ip(), original.port()) => {
+            let name = demand.request.origin();
+            let detail = format!("the routes deny {original}, where the client connected to reach {name}");
+            Err(At::ReadHead.fault(Cause::DestinationDenied, detail))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The source has answered.

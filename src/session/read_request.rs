@@ -1,13 +1,16 @@
 //! The first stage: reading what the client wants.
 
+use std::net::Ipv4Addr;
+
 use super::admission::{Admission, LoginCheck, admitted};
+use super::context::SessionSettings;
 use super::cx::Cx;
 use super::pinned::Pinned;
-use super::record::End;
+use super::record::{End, Record};
 use super::respond;
 use super::stage::{Idle, StageOps, Step};
 use super::transition::{NextRequest, Received, Transition};
-use crate::client_protocol::{Demand, ReadOptions, Reading, Rejected, RequestReader, Service};
+use crate::client_protocol::{Demand, Protocols, ReadOptions, Reading, Redirected, Rejected, RequestReader, Service};
 use crate::event::{HeadReader, ReadOutcome};
 use crate::fault::{At, Cause, Fault};
 use crate::limits;
@@ -23,7 +26,7 @@ pub(super) struct ReadRequest {
     admission: Admission,
     /// What came behind the last request has not been looked at.
     unread: bool,
-    /// Nothing of a further request has come.
+    /// Nothing of a further request has come, or nothing that shows the protocol of a client that may never speak.
     resting: bool,
     pinned: Option<Box<Pinned>>,
 }
@@ -31,17 +34,16 @@ pub(super) struct ReadRequest {
 impl ReadRequest {
     /// Waits for a connection's first request.
     pub(super) fn first(admission: Admission, cx: &mut Cx<'_>) -> ReadRequest {
-        cx.set_deadline_in(cx.timeouts().head);
-        let listener = usize::from(cx.client.record.listener);
-        let service = cx.shard.settings.services.get(listener);
-        let reader = service.map_or_else(|| RequestReader::first(&Service::default()), RequestReader::first);
+        let reader = RequestReader::first(service(cx), || redirected(cx));
+        let is_sniffing = reader.is_sniffing();
+        cx.set_deadline_in(if is_sniffing { cx.timeouts().sniff } else { cx.timeouts().head });
         ReadRequest {
             input: HeadReader::default(),
             reader,
             owed: &[],
             admission,
             unread: false,
-            resting: false,
+            resting: is_sniffing,
             pinned: None,
         }
     }
@@ -52,7 +54,7 @@ impl ReadRequest {
         cx.set_deadline_in(if resting { cx.timeouts().keep_alive } else { cx.timeouts().head });
         ReadRequest {
             input: HeadReader::holding(next.held),
-            reader: RequestReader::next(),
+            reader: RequestReader::next(service(cx), || redirected(cx)),
             owed: &[],
             admission: Admission::Welcome,
             unread: !resting,
@@ -64,19 +66,8 @@ impl ReadRequest {
     /// Looks at what has come, after one more read if that is needed; `None` when nothing can be read now.
     fn read(&mut self, cx: &mut Cx<'_>) -> std::io::Result<Option<ReadOutcome<Look>>> {
         let (settings, record) = (&cx.shard.settings, &cx.client.record);
-        let logins = LoginCheck {
-            egress: &settings.egress,
-            admission: self.admission,
-            listener: record.listener.into(),
-            client: record.client.ip(),
-            now_ms: cx.shard.now_ms(),
-        };
-        let options = ReadOptions {
-            head_limit_bytes: settings.head_limit_bytes,
-            field_limit: settings.field_limit,
-            forward: settings.forward_options(),
-            logins: &logins,
-        };
+        let logins = login_check(settings, record, self.admission, cx.shard.now_ms());
+        let options = read_options(settings, &logins);
         let reader = &mut self.reader;
         let needs_no_bytes = reader.needs_no_bytes();
         let mut look = |bytes: &[u8]| reader.read(bytes, &options);
@@ -126,9 +117,25 @@ impl ReadRequest {
         Transition::ChooseRoute(Received { demand, leftover, pinned: self.pinned })
     }
 
-    /// The next request on a connection has begun: from here on it has the time of a head.
+    /// The client waits for the server to speak first, if its listener serves such clients.
+    fn after_silence(&mut self, cx: &mut Cx<'_>) -> Option<Result<Box<Demand>, Box<Rejected>>> {
+        let (settings, record) = (&cx.shard.settings, &cx.client.record);
+        let logins = login_check(settings, record, self.admission, cx.shard.now_ms());
+        let outcome = self.reader.after_silence(&read_options(settings, &logins));
+        cx.client.protocol = self.reader.protocol();
+        outcome
+    }
+
+    /// The client asks for something that is not served.
+    fn rejected(self, rejected: Rejected, cx: &mut Cx<'_>) -> Transition {
+        cx.client.record.asked_for(&rejected.asked.method, &rejected.asked.target);
+        let fault = admitted(self.admission).err().unwrap_or(rejected.fault);
+        respond::failed(fault, cx)
+    }
+
+    /// A request has begun: from here on it has the time of a head.
     fn begun(&mut self, cx: &mut Cx<'_>) {
-        if std::mem::take(&mut self.resting) {
+        if !self.reader.is_sniffing() && std::mem::take(&mut self.resting) {
             cx.set_deadline_in(cx.timeouts().head);
         }
     }
@@ -185,11 +192,7 @@ impl StageOps for ReadRequest {
                 Ok(Some(ReadOutcome::Bytes(Ok(Reading::Demand(demand))))) => {
                     return Step::Go(self.received(demand, cx));
                 }
-                Ok(Some(ReadOutcome::Bytes(Err(rejected)))) => {
-                    cx.client.record.asked_for(&rejected.asked.method, &rejected.asked.target);
-                    let fault = admitted(self.admission).err().unwrap_or(rejected.fault);
-                    return Step::Go(respond::failed(fault, cx));
-                }
+                Ok(Some(ReadOutcome::Bytes(Err(rejected)))) => return Step::Go(self.rejected(*rejected, cx)),
                 Ok(Some(ReadOutcome::End)) => {
                     return Step::Go(self.gone("the client closed its connection in the middle of its request", cx));
                 }
@@ -198,7 +201,12 @@ impl StageOps for ReadRequest {
         }
     }
 
-    fn expired(self, cx: &mut Cx<'_>) -> Step<Self> {
+    fn expired(mut self, cx: &mut Cx<'_>) -> Step<Self> {
+        match self.after_silence(cx) {
+            Some(Ok(demand)) => return Step::Go(self.received(demand, cx)),
+            Some(Err(rejected)) => return Step::Go(self.rejected(*rejected, cx)),
+            None => {}
+        }
         Step::Go(match self.is_silent() {
             true => Transition::End(silent(cx)),
             false => {
@@ -218,6 +226,39 @@ impl StageOps for ReadRequest {
                 cx,
             ),
         }
+    }
+}
+
+/// What is served where the client connected.
+fn service<'a>(cx: &'a Cx<'_>) -> &'a Service {
+    static DEFAULT: Service = Service::Protocols(Protocols::ALL);
+    cx.shard.settings.services.get(usize::from(cx.client.record.listener)).unwrap_or(&DEFAULT)
+}
+
+/// Where a redirected client was going. One whose connection has ended is going nowhere.
+fn redirected(cx: &Cx<'_>) -> Redirected {
+    match cx.client.endpoint.stream.original_destination() {
+        Ok(original) => Redirected { original, is_gateway: cx.shard.settings.egress.own.contains(original) },
+        Err(_) => Redirected { original: (Ipv4Addr::UNSPECIFIED, 0).into(), is_gateway: true },
+    }
+}
+
+fn login_check<'a>(
+    settings: &'a SessionSettings,
+    record: &Record,
+    admission: Admission,
+    now_ms: u64,
+) -> LoginCheck<'a> {
+    let (listener, client) = (record.listener.into(), record.client.ip());
+    LoginCheck { egress: &settings.egress, admission, listener, client, now_ms }
+}
+
+fn read_options<'a>(settings: &'a SessionSettings, logins: &'a LoginCheck<'_>) -> ReadOptions<'a> {
+    ReadOptions {
+        head_limit_bytes: settings.head_limit_bytes,
+        field_limit: settings.field_limit,
+        forward: settings.forward_options(),
+        logins,
     }
 }
 

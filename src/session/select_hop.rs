@@ -173,7 +173,7 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::route::Rules;
     use crate::transport::Transport;
-    use crate::upstream::Upstream;
+    use crate::upstream::{OwnAddresses, Upstream};
 
     /// An egress without identities, whose only upstream, of group 0, is ejected.
     fn egress() -> Egress {
@@ -189,7 +189,7 @@ mod tests {
             routes: rules.clone(),
             rules,
             listeners: Vec::new(),
-            own_ports: Vec::new(),
+            own: OwnAddresses::default(),
         }
     }
 

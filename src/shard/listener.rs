@@ -12,7 +12,16 @@ use crate::transport::{self, KeepAlive, Listener, bound_buffers};
 /// The listeners of one shard.
 pub type Listeners = Vec<Listener>;
 
-/// Binds `addresses` for `shards` shards and returns the addresses that were bound: port 0 becomes one free port, the
+/// An address to listen on.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The address.
+    pub address: SocketAddr,
+    /// TPROXY hands it connections to other addresses.
+    pub takes_foreign: bool,
+}
+
+/// Binds `places` for `shards` shards and returns the addresses that were bound: port 0 becomes one free port, the
 /// same for all shards. Accepted connections inherit `socket_buffer_bytes` ([`bound_buffers`]) and `keep_alive`.
 ///
 /// With SO_REUSEPORT a second gateway of the same user would silently share the port. So each address is first bound
@@ -21,18 +30,19 @@ pub type Listeners = Vec<Listener>;
 /// # Errors
 /// The address that could not be bound, with the system's error.
 pub fn bind(
-    addresses: &[SocketAddr],
+    places: &[Place],
     shards: usize,
     socket_buffer_bytes: usize,
     keep_alive: Option<KeepAlive>,
 ) -> Result<(Vec<Listeners>, Vec<SocketAddr>), (SocketAddr, io::Error)> {
     let mut all: Vec<Listeners> = (0..shards).map(|_| Vec::new()).collect();
     let mut bound = Vec::new();
-    for address in addresses {
-        let with_address = |error: io::Error| (*address, error);
-        let address = exclusive_probe(*address).map_err(with_address)?;
+    for place in places {
+        let with_address = |error: io::Error| (place.address, error);
+        let address = exclusive_probe(place.address).map_err(with_address)?;
         for listeners in &mut all {
-            listeners.push(open(address, socket_buffer_bytes, keep_alive).map_err(with_address)?);
+            let place = Place { address, ..*place };
+            listeners.push(open(place, socket_buffer_bytes, keep_alive).map_err(with_address)?);
         }
         bound.push(address);
     }
@@ -49,15 +59,18 @@ fn exclusive_probe(address: SocketAddr) -> io::Result<SocketAddr> {
     SocketAddr::try_from(bound).map_err(|_| io::Error::other("the system bound an address of another family"))
 }
 
-fn open(address: SocketAddr, socket_buffer_bytes: usize, keep_alive: Option<KeepAlive>) -> io::Result<Listener> {
-    let socket = socket(address)?;
+fn open(place: Place, socket_buffer_bytes: usize, keep_alive: Option<KeepAlive>) -> io::Result<Listener> {
+    let socket = socket(place.address)?;
+    if place.takes_foreign {
+        transport::accept_foreign_addresses(&socket)?;
+    }
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, true)?;
     // Accepted connections inherit these from the listener, which saves two system calls for each.
     sockopt::set_tcp_nodelay(&socket, true)?;
     transport::keep_alive(&socket, keep_alive);
     bound_buffers(&socket, socket_buffer_bytes);
-    bind_socket(&socket, &address)?;
+    bind_socket(&socket, &place.address)?;
     listen(&socket, limits::LISTEN_BACKLOG)?;
     Ok(Listener::Tcp(TcpListener::from_std(std::net::TcpListener::from(socket))))
 }
@@ -81,9 +94,10 @@ mod tests {
 
     #[test]
     fn a_busy_port_is_an_error_even_though_shards_share_ports() {
-        let (held, bound) = bind(&["127.0.0.1:0".parse().unwrap()], 2, 0, None).unwrap();
+        let place = |address| Place { address, takes_foreign: false };
+        let (held, bound) = bind(&[place("127.0.0.1:0".parse().unwrap())], 2, 0, None).unwrap();
         assert_eq!(held.len(), 2);
-        let (address, error) = bind(&bound, 2, 0, None).unwrap_err();
+        let (address, error) = bind(&[place(bound[0])], 2, 0, None).unwrap_err();
         assert_eq!(address, bound[0]);
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }

@@ -8,6 +8,6 @@ mod run;
 mod throttle;
 
 pub use admission::{AdmissionDecision, Eviction, Gate, GateRules};
-pub use listener::{Listeners, bind};
+pub use listener::{Listeners, Place, bind};
 pub use message::{Described, Message};
 pub use run::{Shard, ShardOptions};

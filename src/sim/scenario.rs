@@ -310,6 +310,7 @@ impl Scenario {
 
 const LONG_TIMEOUTS: TimeoutsMs = TimeoutsMs {
     head: 600_000,
+    sniff: 200,
     connect: 60_000,
     challenge: 500_000,
     handshake: 1_000_000,

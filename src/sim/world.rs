@@ -30,8 +30,8 @@ use crate::stub::{Counters, ServerNames, Setup, StubAccount};
 use crate::transport::Listener;
 use crate::transport::Transport;
 use crate::upstream::{
-    Accounts, CheckFailure, Guard, HealthChange, HostPort, LookupClient, LookupReply, OriginResolver, Resolution,
-    Upstream,
+    Accounts, CheckFailure, Guard, HealthChange, HostPort, LookupClient, LookupReply, OriginResolver, OwnAddresses,
+    Resolution, Upstream,
 };
 
 /// More turns than any run may need.
@@ -227,7 +227,7 @@ fn new_egress(
         Some(scripted) => scripted,
         None => rules.clone(),
     };
-    Egress { members, identities, hops, order, routes, rules, listeners: Vec::new(), own_ports: Vec::new() }
+    Egress { members, identities, hops, order, routes, rules, listeners: Vec::new(), own: OwnAddresses::default() }
 }
 
 fn new_hop(
@@ -281,7 +281,7 @@ fn reversed_egress(old: &Egress, scenario: &Scenario, metrics: &Metrics, tickets
     }
     let (routes, rules) = (Arc::clone(&old.routes), Arc::clone(&old.rules));
     let (identities, order) = (old.identities.clone(), old.order);
-    Egress { members, identities, hops, order, routes, rules, listeners: Vec::new(), own_ports: Vec::new() }
+    Egress { members, identities, hops, order, routes, rules, listeners: Vec::new(), own: OwnAddresses::default() }
 }
 
 /// The first identity serves everybody; the second one serves the clients at its address.

@@ -47,4 +47,4 @@ pub use listener::Listener;
 pub use pipe::Pipe;
 pub use readiness::{Readiness, Signs};
 pub use stream::Stream;
-pub use tcp::{KeepAlive, bound_buffers, keep_alive};
+pub use tcp::{KeepAlive, accept_foreign_addresses, bound_buffers, keep_alive};

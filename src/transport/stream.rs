@@ -191,6 +191,20 @@ impl Stream {
         }
     }
 
+    /// Where the client of an accepted connection was going before it was redirected here.
+    ///
+    /// # Errors
+    /// For a connection that has ended.
+    pub fn original_destination(&self) -> io::Result<SocketAddr> {
+        match self {
+            Stream::Tcp(stream) => tcp::original_destination(stream),
+            #[cfg(test)]
+            Stream::Framed(framed) => tcp::original_destination(framed.socket()),
+            #[cfg(test)]
+            Stream::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Acknowledges at once what has been read.
     pub fn acknowledge(&self) {
         match self {

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
+use socket2::SockRef;
 
 /// TCP keep-alive: how a peer that has vanished without closing is detected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,4 +84,31 @@ pub(super) fn reset_on_close(stream: &TcpStream) {
 pub(super) fn acknowledge(stream: &TcpStream) {
     // If this fails, the acknowledgement is merely sent later.
     let _ = sockopt::set_tcp_quickack(stream, true);
+}
+
+/// Lets a listening socket take connections to other machines' addresses, which TPROXY hands to it (IP_TRANSPARENT). To
+/// be called before it is bound. The option is one of IP and holds for IPv6 sockets as well.
+///
+/// # Errors
+/// Without CAP_NET_ADMIN and CAP_NET_RAW.
+pub fn accept_foreign_addresses(socket: impl AsFd) -> io::Result<()> {
+    SockRef::from(&socket).set_ip_transparent_v4(true).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => io::Error::new(
+            error.kind(),
+            "a listener for TPROXY needs the capability CAP_NET_RAW or CAP_NET_ADMIN (IP_TRANSPARENT)",
+        ),
+        _ => error,
+    })
+}
+
+/// Where the client of an accepted connection was going. After REDIRECT the kernel knows (SO_ORIGINAL_DST); TPROXY and
+/// connections that were not redirected leave it as the local address.
+pub(super) fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
+    let local = stream.local_addr()?;
+    let original = match local {
+        SocketAddr::V4(_) => sockopt::ip_original_dst(stream).map(SocketAddr::V4),
+        SocketAddr::V6(_) => sockopt::ipv6_original_dst(stream).map(SocketAddr::V6),
+    };
+    // Fails where the kernel does not track the connection: then nothing can have changed its destination.
+    Ok(original.unwrap_or(local))
 }

@@ -168,7 +168,8 @@ const IMPURE: &[&str] = &[
 ];
 
 /// Addresses are values, not sockets, so a pure module may name them.
-const PURE_AFTER_ALL: &[&str] = &["std::net::IpAddr", "std::net::Ipv4Addr", "std::net::Ipv6Addr"];
+const PURE_AFTER_ALL: &[&str] =
+    &["std::net::IpAddr", "std::net::Ipv4Addr", "std::net::Ipv6Addr", "std::net::SocketAddr"];
 
 /// Whether `path` is `name` or something in it.
 fn lies_in(path: &str, name: &str) -> bool {

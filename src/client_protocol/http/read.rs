@@ -1,5 +1,6 @@
 //! From the bytes of a head to what its client wants.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::auth::Request;
@@ -29,10 +30,29 @@ impl Default for RequestReader {
 impl RequestReader {
     /// See [`crate::client_protocol::RequestReader::read`].
     pub fn read(&mut self, bytes: &[u8], options: &ReadOptions<'_>) -> (usize, Result<Reading, Box<Rejected>>) {
+        self.read_from(bytes, options, None)
+    }
+
+    /// The same for a client whose connection was going to `original`, and which takes the gateway for its origin.
+    pub fn read_redirected(
+        &mut self,
+        bytes: &[u8],
+        options: &ReadOptions<'_>,
+        original: SocketAddr,
+    ) -> (usize, Result<Reading, Box<Rejected>>) {
+        self.read_from(bytes, options, Some(original))
+    }
+
+    fn read_from(
+        &mut self,
+        bytes: &[u8],
+        options: &ReadOptions<'_>,
+        original: Option<SocketAddr>,
+    ) -> (usize, Result<Reading, Box<Rejected>>) {
         let (used, outcome) = match self.head_end.find(bytes, options.head_limit_bytes) {
             Ok(None) => (0, self.check_beginning(bytes).map(|()| Reading::More)),
             Ok(Some(length)) => {
-                let understood = understand(&bytes[..length], options);
+                let understood = understand(&bytes[..length], options, original);
                 (
                     length,
                     understood
@@ -74,7 +94,7 @@ impl RequestReader {
 }
 
 /// Makes a demand out of a whole head.
-fn understand(head: &[u8], options: &ReadOptions<'_>) -> Result<Demand, Fault> {
+fn understand(head: &[u8], options: &ReadOptions<'_>, original: Option<SocketAddr>) -> Result<Demand, Fault> {
     let mut storage = FieldStorage::with_limit(options.field_limit);
     let head = RequestHead::parse(head, &mut storage).map_err(|error| malformed(&error))?;
     if forward::via_names_gateway(&head.fields, &options.forward) {
@@ -90,15 +110,41 @@ fn understand(head: &[u8], options: &ReadOptions<'_>) -> Result<Demand, Fault> {
             http::copy_end_to_end_fields(&head.fields, &mut fields);
             forward::append_via(head.version, &options.forward, &mut fields);
             let request = Request::connect(authority.to_string(), fields);
-            Ok(Demand { request, target: Target::of(authority), login, source: DestinationSource::Request })
+            Ok(Demand { request, target: Target::of(authority), login, source: DestinationSource::Request, original })
         }
         RequestTarget::Absolute { authority, .. } => {
             let request = ForwardRequest::of(&head, &options.forward).map_err(|error| unforwardable(&error))?;
             let request = Request::Forward(Arc::new(request));
-            Ok(Demand { request, target: Target::of(authority), login, source: DestinationSource::Request })
+            Ok(Demand { request, target: Target::of(authority), login, source: DestinationSource::Request, original })
         }
-        RequestTarget::Origin(_) | RequestTarget::Asterisk => Err(unforwardable(&ForwardError::NotAbsoluteForm)),
+        RequestTarget::Origin(_) | RequestTarget::Asterisk => match original {
+            Some(original) => understand_redirected(&head, login, options, original),
+            None => Err(unforwardable(&ForwardError::NotAbsoluteForm)),
+        },
     }
+}
+
+/// Makes a demand out of a request to an origin: its host and path become a URL.
+fn understand_redirected(
+    head: &RequestHead<'_>,
+    login: ShownLogin,
+    options: &ReadOptions<'_>,
+    original: SocketAddr,
+) -> Result<Demand, Fault> {
+    let url = http::url_of_redirected(head, original.port()).map_err(|error| malformed(&error))?;
+    let target = RequestTarget::parse(head.method, &url).map_err(|error| malformed(&error.into()))?;
+    let RequestTarget::Absolute { authority, .. } = target else {
+        return Err(unforwardable(&ForwardError::NotAbsoluteForm));
+    };
+    let head = RequestHead { target, target_text: &url, ..*head };
+    let request = ForwardRequest::of(&head, &options.forward).map_err(|error| unforwardable(&error))?;
+    Ok(Demand {
+        request: Request::Forward(Arc::new(request)),
+        target: Target::of(&authority),
+        login,
+        source: DestinationSource::Host,
+        original: Some(original),
+    })
 }
 
 /// A head that is malformed because it belongs to another protocol is reported as that.

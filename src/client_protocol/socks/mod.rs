@@ -59,7 +59,7 @@ fn understand(
     forward::append_via_received(name.via, &options.forward, &mut fields);
     let request = Request::connect(authority.to_string(), fields);
     let target = Target::of(&authority);
-    Ok(Reading::Demand(Box::new(Demand { request, target, login, source: DestinationSource::Request })))
+    Ok(Reading::Demand(Box::new(Demand { request, target, login, source: DestinationSource::Request, original: None })))
 }
 
 /// A name of the request, which may be an address in text form.

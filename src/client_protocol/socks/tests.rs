@@ -48,7 +48,7 @@ fn read_pieces(pieces: &[&[u8]], takes_logins: bool) -> Seen {
     let logins = Joe { takes_logins, ..Joe::default() };
     let forward = ForwardOptions { via: Some("gw") };
     let options = ReadOptions { head_limit_bytes: 64 * 1024, field_limit: 100, forward, logins: &logins };
-    let mut reader = RequestReader::first(&Service::default());
+    let mut reader = RequestReader::first(&Service::default(), || unreachable!("it is not redirected"));
     let (mut held, mut seen) = (Vec::new(), Seen::default());
     for piece in pieces {
         held.extend_from_slice(piece);

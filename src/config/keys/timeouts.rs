@@ -26,6 +26,17 @@ pub(super) const TIMEOUTS: &[Key] = &[
         default: Fallback::Value(|| format_duration(limits::HEAD_TIMEOUT)),
     },
     Key {
+        name: "timeouts.sniff",
+        flag: "sniff-timeout",
+        places: Places::Everywhere,
+        kind: Kind::Duration,
+        value_name: "DURATION",
+        heading: "Timeouts",
+        help: "How long a transparent listener waits for the first bytes of a client. One that sends nothing for so long \
+               waits for the server to speak first, and is connected by address",
+        default: Fallback::Value(|| format_duration(limits::SNIFF_TIMEOUT)),
+    },
+    Key {
         name: "timeouts.challenge",
         flag: "challenge-timeout",
         places: Places::Everywhere,
