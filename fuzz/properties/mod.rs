@@ -18,6 +18,7 @@ pub mod forward;
 pub mod forward_heads;
 pub mod handshake;
 pub mod kdc_reply;
+pub mod kdc_request;
 pub mod keytab;
 pub mod krb5_conf;
 pub mod messages;
@@ -51,5 +52,5 @@ macro_rules! targets {
 
 targets! {
     ap_rep authenticate_message av_pairs base64_token challenge_message challenges chunked client_hello config forward
-    handshake kdc_reply keytab krb5_conf neg_token_resp negotiate_message request_head response_head spnego
+    handshake kdc_reply kdc_request keytab krb5_conf neg_token_resp negotiate_message request_head response_head spnego
 }

@@ -8,7 +8,10 @@ use crate::support;
 
 use std::time::Duration;
 
+use ntlm_gateway::kerberos::Keytab;
+use ntlm_gateway::stub::{StubOptions, StubServer};
 use support::PASSWORD;
+use support::client::connect_name;
 use support::command::run;
 use support::domain::{Domain, is_inside};
 use support::gateway::{Gateway, GatewayOptions};
@@ -153,6 +156,7 @@ fn all_kinds_of_names_keys_and_tickets_of_a_real_domain_work() {
     use_keytab(&site);
     use_rc4_only_where_allowed(&site);
     use_large_ticket(&site);
+    use_stub(&site);
     assert_eq!((site.domain.bad_passwords("svc-egress"), denied(&site.squid)), (0, 0));
 }
 
@@ -223,6 +227,24 @@ fn use_large_ticket(site: &Site) {
     say(&format!("a request with a ticket for {GROUPS} groups has {bytes} bytes"));
     // In base64.
     assert!(bytes > 12 * 1024 * 4 / 3, "{bytes}");
+}
+
+/// The stub upstream verifies the same tickets as the Squid, and the gateway verifies its answers.
+fn use_stub(site: &Site) {
+    let path = site.domain.export_keytab(&format!("HTTP/{PROXY}"), "stub.keytab");
+    let keytab = Keytab::parse(&std::fs::read(path).expect("the keytab")).expect("a keytab");
+    let stub = StubServer::start(StubOptions::default().only_kerberos(keytab)).expect("a stub");
+    let options = GatewayOptions {
+        upstreams: vec![format!("{PROXY}:{}", stub.address().port())],
+        ..site.options("svc-large@corp.example", "kerberos")
+    };
+    let gateway = Gateway::start(&options);
+    for _ in 0..3 {
+        let tunnel = connect_name(gateway.address(), "echo.test:7").expect("an answer");
+        assert_eq!(tunnel.status(), 200, "{}", gateway.log().join("\n"));
+    }
+    let counts = stub.counters();
+    assert_eq!((counts.tickets_accepted, counts.tickets_refused, counts.unprompted), (3, 0, 0), "{counts}");
 }
 
 #[test]

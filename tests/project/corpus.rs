@@ -64,6 +64,7 @@ replays! {
     forward forwarded_messages_mean_the_same_and_consume_nothing_behind_them
     handshake a_handshake_is_the_same_however_it_is_split_and_answers_only_its_challenge
     kdc_reply a_kdcs_reply_yields_only_the_ticket_that_was_asked_for
+    kdc_request a_request_to_our_kdc_yields_a_ticket_only_with_the_clients_key
     keytab each_key_of_a_keytab_is_found_by_its_principal
     krb5_conf a_krb5_conf_is_read_within_its_bounds_or_is_an_error_with_its_line
     neg_token_resp a_response_of_spnego_is_read_in_one_way

@@ -1,5 +1,5 @@
-//! What stands around the gateway in the demonstration: the proxy that it authenticates to and, for Kerberos, a KDC.
-//! Both are in this process, and only they know the account.
+//! The peers of the gateway in the demonstration: the proxy that it authenticates to and, for Kerberos, a KDC. Both run
+//! in this process, and only they know the account.
 
 use std::error::Error;
 use std::fs::File;
