@@ -13,7 +13,7 @@ import re
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-RULES = [HERE / "prometheus" / name for name in ("recording.yaml", "alerts.yaml")]
+RULES = [HERE / "prometheus" / name for name in ("recording.yaml", "alerts.yaml", "slo.yaml")]
 DASHBOARD = HERE / "grafana" / "ntlm-gateway.json"
 CHART = HERE / "helm" / "ntlm-gateway"
 FILES = CHART / "files"

@@ -3,8 +3,8 @@
 
     deploy/grafana/render.py [--minutes N] [--window 15s] URL FILE.png
 
-URL is Prometheus' address, such as http://127.0.0.1:9090. The queries are the dashboard's; `$job` and `$instance` match
-all, and `$__rate_interval` is the window.
+URL is Prometheus' address, such as http://127.0.0.1:9090. The queries are the dashboard's; its variables match all, and
+`$__rate_interval` is the window.
 """
 
 import argparse
@@ -63,7 +63,7 @@ class Source:
 
     def series(self, target):
         """(legend, minutes, values) of each series of a query."""
-        expression = re.sub(r"\$(job|instance)\b", ".*", target["expr"].replace("$__rate_interval", self.window))
+        expression = re.sub(r"\$(job|namespace|pod|instance|upstream)\b", ".*", target["expr"].replace("$__rate_interval", self.window))
         result = answer(self.url, "/api/v1/query_range", query=expression, start=self.start, end=self.end, step=self.step)
         for series in result:
             minutes = [(moment - self.start) / 60 for moment, _ in series["values"]]

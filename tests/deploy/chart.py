@@ -235,7 +235,11 @@ def runbooks():
     """The alerts' runbooks are where the values say."""
     elsewhere = "https://wiki.corp.example/egress"
     for values, url in (({}, VALUES["monitoring"]["runbookUrl"]), ({"runbookUrl": elsewhere}, elsewhere)):
-        manifests = helm(NEEDED | {"monitoring": {"rules": True} | values})
+        manifests = helm(NEEDED | {"monitoring": {"rules": True, "dashboard": True} | values})
+        boards = [text for m in manifests if m["kind"] == "ConfigMap" for name, text in m["data"].items() if name.endswith(".json")]
+        variables = {variable["name"]: variable for variable in json.loads(boards[0])["templating"]["list"]}
+        if variables["runbooks"]["query"] != url:
+            yield f"the dashboard's runbooks are {variables['runbooks']}"
         rule = next(manifest for manifest in manifests if manifest["kind"] == "PrometheusRule")
         alerts = [alert for group in rule["spec"]["groups"] for alert in group["rules"] if "alert" in alert]
         wrong = [alert["alert"] for alert in alerts if alert["annotations"]["runbook_url"] != f"{url}#{alert['alert'].lower()}"]

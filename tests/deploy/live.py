@@ -42,7 +42,7 @@ def main():
     findings = [f"no data for {name}: {concrete(waiting[name])}" for name in sorted(waiting)]
     taken = [rule for group in answer("/api/v1/rules")["groups"] for rule in group["rules"]]
     findings += [f"{rule['name']} is {rule['health']}: {rule.get('lastError')}" for rule in taken if rule["health"] == "err"]
-    if len(taken) != len(rules("recording.yaml")) + len(rules("alerts.yaml")):
+    if len(taken) != len(rules()):
         findings.append(f"Prometheus has taken {len(taken)} rules")
     end(findings)
 

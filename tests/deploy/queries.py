@@ -6,27 +6,40 @@ import re
 import yaml
 from common import DEPLOY
 
+RULE_FILES = ("recording.yaml", "alerts.yaml", "slo.yaml")
 DASHBOARD = DEPLOY / "grafana" / "ntlm-gateway.json"
 # Labels that Prometheus or the cluster adds.
 ADDED = {"job", "instance", "namespace", "pod", "le", "__name__"}
 
 
-def rules(name):
-    groups = yaml.safe_load((DEPLOY / "prometheus" / name).read_text(encoding="utf-8"))["groups"]
-    return [rule for group in groups for rule in group["rules"]]
+def rules(*names):
+    """The rules of these files, or of all."""
+    files = [yaml.safe_load((DEPLOY / "prometheus" / name).read_text(encoding="utf-8")) for name in names or RULE_FILES]
+    return [rule for file in files for group in file["groups"] for rule in group["rules"]]
+
+
+def recorded():
+    """Each recorded name, with its expression."""
+    return {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
+
+
+def alerts():
+    return [rule for rule in rules() if "alert" in rule]
+
+
+def dashboard():
+    return json.loads(DASHBOARD.read_text(encoding="utf-8"))
 
 
 def panels():
     """Each panel of the dashboard that has a query."""
-    every = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
-    return [panel for panel in every if panel.get("targets")]
+    return [panel for panel in dashboard()["panels"] if panel.get("targets")]
 
 
 def expressions():
     """The places of queries, with the queries."""
-    for name in ("recording.yaml", "alerts.yaml"):
-        for rule in rules(name):
-            yield rule.get("alert") or rule["record"], rule["expr"]
+    for rule in rules():
+        yield rule.get("alert") or rule["record"], rule["expr"]
     for panel in panels():
         for target in panel["targets"]:
             yield f"dashboard, {panel['title']} {target['refId']}", target["expr"]
@@ -34,7 +47,7 @@ def expressions():
 
 def concrete(expression, window="15s"):
     """A dashboard's query as Grafana sends it, with all values of each variable selected."""
-    return re.sub(r"\$(job|instance)\b", ".*", expression.replace("$__rate_interval", window))
+    return re.sub(r"\$(job|namespace|pod|instance|upstream)\b", ".*", expression.replace("$__rate_interval", window))
 
 
 def families(text):

@@ -1,10 +1,13 @@
 """Checks that the rules' tests cover the rules, and that rules and dashboard query metrics that exist.
 
     python rules.py tests PROMTOOL           each alert fires in one test and not in another, and each test would notice a wrong rule
+    python rules.py slo PROMTOOL             each comparison of an alert about the error budget matters to one of its tests
     python rules.py metrics TEXT PENDING     each metric used is in the file TEXT, the output of /metrics, or in PENDING, a
                                              comma-separated list of metrics, or metric{label}
 """
 
+import copy
+import json
 import pathlib
 import re
 import shutil
@@ -13,9 +16,10 @@ import tempfile
 
 import yaml
 from common import DEPLOY, HOME, end, run
-from queries import ADDED, asked, expressions, families, grouped, panels, rules, stem
+from queries import ADDED, RULE_FILES, alerts, asked, dashboard, expressions, families, grouped, panels, recorded, rules, stem
 
 RULES = DEPLOY / "prometheus"
+TEST_FILES = ("tests.yaml", "slo_fast_tests.yaml", "slo_slow_tests.yaml")
 # An alert that always fires, and one that never does.
 ALWAYS, NEVER = "vector(1)", "vector(1) > 2"
 
@@ -28,7 +32,7 @@ def anchors():
 
 
 def labelled():
-    for rule in rules("alerts.yaml"):
+    for rule in alerts():
         name, annotations = rule["alert"], rule.get("annotations", {})
         if rule.get("labels", {}).get("severity") not in ("critical", "warning"):
             yield f"{name} has no severity"
@@ -39,27 +43,52 @@ def labelled():
             yield f"{name}: {path}#{anchor} leads nowhere"
 
 
+def readable():
+    """Checks that the dashboard's variables are used, and that each panel has a unit and leads to what to do."""
+    variables = {variable["name"]: variable for variable in dashboard()["templating"]["list"]}
+    if variables["runbooks"]["query"] != f"{HOME}/deploy/README.md":
+        yield f"the dashboard's runbooks are {variables['runbooks']['query']}"
+    text = json.dumps(dashboard()["panels"])
+    used = set(re.findall(r"\$\{?(\w+)", text)) - {"__rate_interval"}
+    yield from (f"the dashboard has no variable {name}" for name in used - set(variables))
+    yield from (f"no panel uses the variable {name}" for name in set(variables) - used)
+    names = {rule["alert"].lower() for rule in alerts()}
+    linked = set()
+    for panel in panels():
+        if not panel["fieldConfig"]["defaults"].get("unit"):
+            yield f"the panel {panel['title']} has no unit"
+        targets = [link["url"].removeprefix("${runbooks:raw}#") for link in panel.get("links", [])]
+        if not targets or not set(targets) <= anchors():
+            yield f"the panel {panel['title']} leads to {targets}"
+        linked |= set(targets)
+        for target in panel["targets"]:
+            wanted = ["job", "namespace"] if ":" in target["expr"].partition("{")[0] else ["job", "namespace", "pod", "instance"]
+            if missing := [name for name in wanted if f'{name}=~"${name}"' not in target["expr"]]:
+                yield f"{panel['title']}, {target['refId']} does not select by {missing}"
+    yield from (f"no panel leads to the alert {name}" for name in names - linked)
+
+
 def covered():
-    cases = yaml.safe_load((RULES / "tests.yaml").read_text(encoding="utf-8"))["tests"]
-    alerts = [case for test in cases for case in test.get("alert_rule_test", [])]
+    cases = [case for name in TEST_FILES for case in yaml.safe_load((RULES / name).read_text(encoding="utf-8"))["tests"]]
+    of_alerts = [case for test in cases for case in test.get("alert_rule_test", [])]
     text = " ".join(case["expr"] for test in cases for case in test.get("promql_expr_test", []))
-    for rule in rules("alerts.yaml"):
-        of_rule = [case for case in alerts if case["alertname"] == rule["alert"]]
+    for rule in alerts():
+        of_rule = [case for case in of_alerts if case["alertname"] == rule["alert"]]
         if not any(case["exp_alerts"] for case in of_rule):
             yield f"{rule['alert']} fires in no test"
         if all(case["exp_alerts"] for case in of_rule):
             yield f"{rule['alert']} keeps quiet in no test"
-    yield from (f"{rule['record']} is in no test" for rule in rules("recording.yaml") if rule["record"] not in text)
+    yield from (f"{name} is in no test" for name in recorded() if name not in text)
 
 
-def passes(promtool, replaced):
+def passes(promtool, replaced, tests="tests.yaml"):
     """Whether the tests pass with changed contents of some files."""
     with tempfile.TemporaryDirectory() as directory:
-        for name in ("recording.yaml", "alerts.yaml", "tests.yaml"):
+        for name in (*RULE_FILES, tests):
             shutil.copy(RULES / name, directory)
         for name, contents in replaced.items():
             pathlib.Path(directory, name).write_text(yaml.safe_dump(contents, width=10**6), encoding="utf-8")
-        return run(promtool, "test", "rules", "tests.yaml", cwd=directory)
+        return run(promtool, "test", "rules", tests, cwd=directory)
 
 
 def noticed(promtool):
@@ -82,25 +111,71 @@ def noticed(promtool):
                 yield f"no test notices {rule.get('alert') or rule['record']} with {field}: {value}"
 
 
+# A comparison of a burn rate, such as `job:x:ratio_rate1h > (14.4 * 0.001)`.
+BURN = re.compile(r"(job:\w+:ratio_rate\w+) > (\([\d.]+ \* [\d.]+\))")
+TRAFFIC = "job:ntlm_gateway_requests:rate5m > 0.1"
+
+
+def burn_changes():
+    """(what, the changed expression) for each way to change an alert about the error budget: a comparison that always holds, or
+    a pair of which one never does."""
+    for place in range(4):
+        yield f"comparison {place + 1} always holds", lambda text, place=place: nth(text, place, r"\1 >= (0 * \2)")
+    for place in (0, 2):
+        yield f"comparison {place + 1} never holds", lambda text, place=place: nth(text, place, r"\1 > (10000 * \2)")
+    yield "any traffic is enough", lambda text: text.replace(TRAFFIC, TRAFFIC.replace("0.1", "0"))
+
+
+def nth(text, place, replacement):
+    """The text with its comparison number `place` replaced."""
+    match = list(BURN.finditer(text))[place]
+    return text[: match.start()] + match.expand(replacement) + text[match.end() :]
+
+
+def slo(promtool):
+    contents = yaml.safe_load((RULES / "slo.yaml").read_text(encoding="utf-8"))
+    for suffix, tests in (("Fast", "slo_fast_tests.yaml"), ("Slowly", "slo_slow_tests.yaml")):
+        finished = passes(promtool, {}, tests)
+        if finished.returncode:
+            yield f"{tests} fails:\n{finished.stdout}{finished.stderr}"
+            continue
+        for what, change in burn_changes():
+            spoilt = copy.deepcopy(contents)
+            changed = [rule for group in spoilt["groups"] for rule in group["rules"] if rule.get("alert", "").endswith(suffix)]
+            for rule in changed:
+                rule["expr"] = change(rule["expr"])
+            finished = passes(promtool, {"slo.yaml": spoilt}, tests)
+            failures = finished.stdout + finished.stderr
+            yield from (f"no test notices {rule['alert']} where {what}" for rule in changed if f"alertname: {rule['alert']}," not in failures)
+    for value in (NEVER, ALWAYS):
+        spoilt = copy.deepcopy(contents)
+        changed = [rule for group in spoilt["groups"] for rule in group["rules"] if "record" in rule]
+        for rule in changed:
+            rule["expr"] = value
+        finished = passes(promtool, {"slo.yaml": spoilt}, "slo_slow_tests.yaml")
+        yield from (f"no test notices {rule['record']} as {value}" for rule in changed if rule["record"] not in finished.stdout + finished.stderr)
+
+
 def tests(promtool):
-    checked = run(promtool, "check", "rules", RULES / "recording.yaml", RULES / "alerts.yaml")
+    checked = run(promtool, "check", "rules", *(RULES / name for name in RULE_FILES))
     if checked.returncode:
         yield checked.stdout + checked.stderr
     yield from labelled()
+    yield from readable()
     yield from covered()
     yield from noticed(promtool)
 
 
 def metrics(text):
     exported = families(pathlib.Path(text).read_text(encoding="utf-8"))
-    recorded = {rule["record"] for rule in rules("recording.yaml")}
+    recorded_names = recorded()
     for where, expression in expressions():
         labels = set()
         for name, selected in asked(expression):
             if ":" in name:
-                if name not in recorded:
+                if name not in recorded_names:
                     yield f"{where} asks for {name}, which no rule records"
-                labels |= grouped(next((rule["expr"] for rule in rules("recording.yaml") if rule["record"] == name), ""))
+                labels |= grouped(recorded_names.get(name, ""))
                 continue
             family = stem(name, exported)
             if family not in exported:
@@ -118,4 +193,4 @@ def metrics(text):
 
 
 if __name__ == "__main__":
-    end(list({"tests": tests, "metrics": metrics}[sys.argv[1]](*sys.argv[2:])))
+    end(list({"tests": tests, "slo": slo, "metrics": metrics}[sys.argv[1]](*sys.argv[2:])))

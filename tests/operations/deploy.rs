@@ -76,6 +76,13 @@ fn each_alert_has_a_test_where_it_fires_and_one_where_it_does_not() {
 }
 
 #[test]
+fn each_comparison_of_a_burn_rate_alert_matters_to_a_test() {
+    require_tools!("promtool");
+    let Some(toolbox) = toolbox() else { return };
+    passes(&toolbox, "tests/deploy/rules.py", &["slo", &path_of("promtool").display().to_string()]);
+}
+
+#[test]
 fn files_generated_from_others_are_up_to_date() {
     require_tools!("python3");
     let finished = run(path_of("python3"), Duration::from_secs(20), |command| {

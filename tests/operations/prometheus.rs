@@ -79,9 +79,10 @@ struct Prometheus {
 impl Prometheus {
     fn start(target: SocketAddr) -> Self {
         let scratch = Scratch::new("prometheus");
+        let rules = format!("{ROOT}/deploy/prometheus");
         let configuration = format!(
             "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\n\
-             rule_files: [{ROOT}/deploy/prometheus/recording.yaml, {ROOT}/deploy/prometheus/alerts.yaml]\n\
+             rule_files: [{rules}/recording.yaml, {rules}/alerts.yaml, {rules}/slo.yaml]\n\
              scrape_configs:\n  - job_name: ntlm-gateway\n    static_configs: [{{ targets: ['{target}'] }}]\n"
         );
         let file = scratch.write("prometheus.yaml", configuration);
