@@ -14,6 +14,7 @@ mod language;
 mod links;
 mod pages;
 mod paths;
+mod recipes;
 mod security;
 mod session;
 mod specification;

@@ -13,7 +13,8 @@ pub(crate) struct Page {
 }
 
 /// Folders whose Markdown files are documents, from the repository's root.
-const FOLDERS: [&str; 6] = ["", "docs", "deploy", "loadtest", "benches", "tests"];
+const FOLDERS: [&str; 8] =
+    ["", "docs", "docs/recipes", "deploy", "deploy/helm/ntlm-gateway", "loadtest", "benches", "tests"];
 
 static PAGES: LazyLock<Vec<Page>> = LazyLock::new(|| {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -103,7 +104,8 @@ impl Page {
     }
 }
 
-fn anchor(heading: &str) -> String {
+/// The anchor of a heading, as GitHub makes it.
+pub(crate) fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
     kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
 }
