@@ -39,6 +39,18 @@ fn a_manifest_that_breaks_a_promise_is_reported() {
 }
 
 #[test]
+fn the_examples_for_transparent_listeners_are_valid_and_agree_with_their_rules() {
+    let Some(toolbox) = toolbox() else { return };
+    passes(&toolbox, "tests/deploy/transparent.py", &[GATEWAY]);
+}
+
+#[test]
+fn an_example_for_transparent_listeners_that_breaks_a_promise_is_reported() {
+    let Some(toolbox) = toolbox() else { return };
+    passes(&toolbox, "tests/deploy/transparent.py", &[GATEWAY, "--spoilt"]);
+}
+
+#[test]
 fn the_chart_rejects_wrong_values_and_renders_the_same_as_kustomize() {
     let Some(toolbox) = toolbox() else { return };
     passes(&toolbox, "tests/deploy/chart.py", &[]);

@@ -5,4 +5,7 @@
 mod support;
 
 mod clients;
+mod hostile;
 mod network;
+mod policy;
+mod sidecar;

@@ -176,7 +176,7 @@ pub fn gateway(further: &str) -> Gateway {
     let listener =
         |address: &str, way: &str| format!("[[listeners]]\naddress = \"{address}\"\ntransparent = \"{way}\"\n");
     let file = [
-        "allow_clients = [\"10.66.0.0/24\", \"fd66::/64\"]".to_owned(),
+        "allow_clients = [\"10.66.0.0/24\", \"fd66::/64\", \"10.77.0.0/24\"]".to_owned(),
         listener("0.0.0.0:15001", "redirect"),
         listener("[::]:15001", "redirect"),
         listener("0.0.0.0:15002", "tproxy"),
@@ -184,14 +184,65 @@ pub fn gateway(further: &str) -> Gateway {
         further.to_owned(),
     ]
     .join("\n");
-    start_gateway("gateway", GATEWAY_INSIDE, &file, "10.77.0.2:3128")
+    start_gateway("ip netns exec gateway", GATEWAY_INSIDE, &file, "10.77.0.2:3128")
 }
 
-/// Starts a gateway in a namespace with this configuration file.
-pub fn start_gateway(namespace: &str, address: &str, file: &str, upstream: &str) -> Gateway {
+/// What the peer of a connection from the pod says to `bytes`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Said {
+    /// What it sent.
+    pub bytes: Vec<u8>,
+    /// How it ended: `end`, `reset` or `timeout`.
+    pub end: String,
+}
+
+/// Sends bytes from the pod to an address, and reads to the end.
+pub fn say_in_pod(address: &str, port: u16, bytes: &[u8]) -> Said {
+    const PROGRAM: &str = "import socket, sys\n\
+        peer = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)\n\
+        said, end = b'', 'end'\n\
+        try:\n\
+        \x20   peer.sendall(bytes.fromhex(sys.argv[3]))\n\
+        \x20   while part := peer.recv(65536): said += part\n\
+        except ConnectionResetError: end = 'reset'\n\
+        except TimeoutError: end = 'timeout'\n\
+        print(end, said.hex())";
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let said = in_pod("python3", &["-c", PROGRAM, address, &port.to_string(), &hex]).expect_success("a client").text();
+    let (end, hex) = said.trim_end_matches('\n').split_once(' ').expect("two words");
+    let digits = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("ASCII"));
+    let bytes = digits.map(|pair| u8::from_str_radix(pair, 16).expect("a byte")).collect();
+    Said { bytes, end: end.into() }
+}
+
+/// A ClientHello with this server name, or none.
+pub fn hello(name: Option<&str>) -> Vec<u8> {
+    hello_of(name, 0)
+}
+
+/// The same with a key share of this many bytes in front of the name, as post-quantum algorithms have it.
+pub fn hello_of(name: Option<&str>, share: usize) -> Vec<u8> {
+    let with_length = |bytes: &[u8]| [&u16::try_from(bytes.len()).expect("short").to_be_bytes()[..], bytes].concat();
+    let extension = |number: u16, content: &[u8]| [&number.to_be_bytes()[..], &with_length(content)].concat();
+    let entry = |name: &str| [&[0][..], &with_length(name.as_bytes())].concat();
+    let mut extensions = extension(51, &vec![7; share]);
+    extensions.extend(name.map(|name| extension(0, &with_length(&entry(name)))).unwrap_or_default());
+    let suites = with_length(&[0x13, 0x01]);
+    let body = [&[3, 3][..], &[9; 32], &[0], &suites, &[1, 0], &with_length(&extensions)].concat();
+    let length = u32::try_from(body.len()).expect("short").to_be_bytes();
+    let message = [&[1][..], &length[1..], &body].concat();
+    message.chunks(1 << 14).flat_map(|part| [&[22, 3, 1][..], &with_length(part)].concat()).collect()
+}
+
+/// Starts a gateway behind a command, such as one that enters a namespace, with this configuration file.
+pub fn start_gateway(behind: &str, address: &str, file: &str, upstream: &str) -> Gateway {
     let scratch = Scratch::new("transparent");
     let config = scratch.write("gateway.toml", file);
     let password = scratch.write("password", PASSWORD);
+    for path in [&config, &password] {
+        // It may run as another user.
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("chmod");
+    }
     let address: IpAddr = address.parse().expect("an address");
     let text = |path: &Path| path.display().to_string();
     let options = GatewayOptions {
@@ -208,7 +259,7 @@ pub fn start_gateway(namespace: &str, address: &str, file: &str, upstream: &str)
         .into_iter()
         .map(str::to_owned)
         .collect(),
-        setup: Some(format!("exec {} netns exec {namespace} \"$0\" \"$@\"", path_of("ip").display())),
+        setup: Some(format!("exec {behind} \"$0\" \"$@\"")),
         ..GatewayOptions::through(SocketAddr::new(address, 1))
     };
     // It has read its files once it serves.

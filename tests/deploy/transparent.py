@@ -1,0 +1,153 @@
+"""Checks the examples of transparent listeners: schemas, order, users, ports, privileges, and the gateway's own check.
+
+    python transparent.py GATEWAY              checks them
+    python transparent.py GATEWAY --spoilt     breaks them in every way that it checks, and verifies that it notices
+"""
+
+import copy
+import re
+import sys
+import tempfile
+import tomllib
+
+import kubernetes_validate
+from common import DEPLOY, end, kustomize, run
+
+# The first version with sidecars, and the newest known one. The DaemonSet needs neither.
+VERSIONS = ["1.29", "1.37"]
+EXAMPLES = DEPLOY / "kustomize" / "examples"
+
+
+def of_kind(manifests, kind):
+    return next(manifest for manifest in manifests if manifest["kind"] == kind)
+
+
+def spec(manifests):
+    workload = next(manifest for manifest in manifests if manifest["kind"] in ("Deployment", "DaemonSet"))
+    return workload["spec"]["template"]["spec"]
+
+
+def parts(manifests):
+    """The gateway's container, that which loads the rules, and the files that both have."""
+    pod = spec(manifests)
+    containers = pod["initContainers"] + pod["containers"]
+    gateway = next(container for container in containers if container["name"] == "ntlm-gateway")
+    rules = next(container for container in containers if container.get("command", [""])[0] == "nft")
+    return gateway, rules, of_kind(manifests, "ConfigMap")["data"]
+
+
+def schema(manifests):
+    for manifest in manifests:
+        for version in VERSIONS:
+            try:
+                kubernetes_validate.validate(manifest, version, strict=True)
+            except kubernetes_validate.ValidationError as error:
+                yield f"{manifest['kind']} against {version}: {'.'.join(map(str, error.path))}: {error.message}"
+
+
+def privileges(manifests):
+    gateway, rules, _ = parts(manifests)
+    for container, user, added in ((gateway, 31280, None), (rules, 0, ["NET_ADMIN"])):
+        context = container["securityContext"]
+        wanted = {"drop": ["ALL"]} | ({"add": added} if added else {})
+        if context["capabilities"] != wanted or context["runAsUser"] != user:
+            yield f"{container['name']}: user {context['runAsUser']} with {context['capabilities']}"
+        if context["allowPrivilegeEscalation"] or not context["readOnlyRootFilesystem"]:
+            yield f"{container['name']}: {context}"
+
+
+def order(manifests):
+    """Nothing of the pod runs before its connections are redirected, and nothing is redirected to nobody for long."""
+    names = [container["name"] for container in spec(manifests)["initContainers"]]
+    is_sidecar = of_kind(manifests, "ConfigMap")["metadata"]["name"].startswith("ntlm-gateway-transparent")
+    if is_sidecar:
+        if names[:2] != ["ntlm-gateway", "ntlm-gateway-rules"]:
+            yield f"the init containers begin with {names[:2]}"
+        if spec(manifests)["initContainers"][0].get("restartPolicy") != "Always":
+            yield "the gateway is no sidecar"
+    elif not spec(manifests).get("hostNetwork"):
+        yield "the rules are not those of the node"
+
+
+def agreement(manifests):
+    """The rules and the gateway's file say the same."""
+    gateway, _, files = parts(manifests)
+    rules, settings = files["rules.nft"], tomllib.loads(files["gateway.toml"])
+    ports = {listener["address"].rsplit(":", 1)[1] for listener in settings["listeners"]}
+    families = {listener["address"].startswith("[") for listener in settings["listeners"]}
+    if set(re.findall(r"redirect to :(\d+)", rules)) != ports or families != {False, True}:
+        yield f"the rules redirect elsewhere than to {settings['listeners']}"
+    if any(listener["transparent"] != "redirect" for listener in settings["listeners"]):
+        yield "a listener is not for redirected connections"
+    user = str(gateway["securityContext"]["runAsUser"])
+    if "hook output" in rules and set(re.findall(r"meta skuid (\d+) accept", rules)) != {user}:
+        yield "the gateway's own connections would come back to it"
+    if not re.search(r"udp dport 443 reject", rules):
+        yield "QUIC passes"
+    if "delete table inet ntlm_gateway" not in rules:
+        yield "the rules cannot be loaded a second time"
+    if settings.get("without_credentials") != ["*"] or any("secret" in volume for volume in spec(manifests)["volumes"]):
+        yield "there is a secret beside the program"
+
+
+def accepted(manifests, gateway):
+    container, _, files = parts(manifests)
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
+    with tempfile.TemporaryDirectory() as directory:
+        path = f"{directory}/gateway.toml"
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(files["gateway.toml"])
+        finished = run(gateway, "check", "--strict", path, env=environment)
+    if finished.returncode:
+        yield f"the gateway refuses the configuration: {finished.stdout}{finished.stderr}"
+
+
+def findings(manifests, gateway):
+    for check in (schema, privileges, order, agreement):
+        yield from check(manifests)
+    yield from accepted(manifests, gateway)
+
+
+def replace(name, old, new):
+    def change(manifests):
+        files = of_kind(manifests, "ConfigMap")["data"]
+        assert old in files[name], f"{old} is not in {name}"
+        files[name] = files[name].replace(old, new)
+
+    return change
+
+
+SPOILT = {
+    "another port in the rules": replace("rules.nft", "redirect to :15001", "redirect to :15002"),
+    "rules without the gateway's user": replace("rules.nft", "meta skuid 31280", "meta skuid 1000"),
+    "rules that let QUIC pass": replace("rules.nft", "udp dport 443 reject", "udp dport 443 accept"),
+    "rules that are loaded once": replace("rules.nft", "delete table", "list table"),
+    "one family": replace("gateway.toml", "[::1]:15001", "127.0.0.2:15001"),
+    "a misspelt setting": replace("gateway.toml", "first_leg", "first_log"),
+    "credentials": replace("gateway.toml", 'without_credentials = ["*"]', "without_credentials = []"),
+    "a gateway of another user": lambda manifests: parts(manifests)[0]["securityContext"].update(runAsUser=1),
+    "all capabilities": lambda manifests: parts(manifests)[1]["securityContext"].update(capabilities={"add": ["ALL"]}),
+    "the rules after the program's own init containers": lambda manifests: spec(manifests)["initContainers"].reverse(),
+    "a field that Kubernetes does not know": lambda manifests: spec(manifests).update(hostNetworks=True),
+}
+
+
+def main():
+    gateway = sys.argv[1]
+    found = []
+    for example in ("transparent", "transparent-node"):
+        manifests = kustomize(EXAMPLES / example)
+        if sys.argv[2:] != ["--spoilt"]:
+            found += [f"{example}: {finding}" for finding in findings(manifests, gateway)]
+    if sys.argv[2:] == ["--spoilt"]:
+        good = kustomize(EXAMPLES / "transparent")
+        for what, spoil in SPOILT.items():
+            manifests = copy.deepcopy(good)
+            spoil(manifests)
+            if next(findings(manifests, gateway), None) is None:
+                found.append(f"nothing was found wrong with {what}")
+    end(found)
+
+
+if __name__ == "__main__":
+    main()
