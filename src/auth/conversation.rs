@@ -74,6 +74,7 @@ impl Handshake {
             self.secrets = None;
         }
         self.legs = self.legs.saturating_add(1);
+        self.has_sent_final_token = leg == Leg::FinalToken;
         self.has_shown_credentials = match leg {
             Leg::Nothing => false,
             Leg::BareRequest => self.has_shown_credentials,

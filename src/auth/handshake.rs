@@ -37,6 +37,8 @@ pub struct Handshake {
     pub(super) mutual_check: Option<MutualCheck>,
     /// When the last final token was made.
     pub(super) token_made_at: FileTime,
+    /// The last request on the present connection carries the final token.
+    pub(super) has_sent_final_token: bool,
     /// A final token that was refused has been replaced by another one of the same mechanism.
     pub(super) has_retried: bool,
     /// The mechanism in use is not the one that comes first, because that one could not make its token.
@@ -73,6 +75,7 @@ impl Handshake {
             interim: 0,
             mutual_check: None,
             token_made_at: FileTime::default(),
+            has_sent_final_token: false,
             has_retried: false,
             has_fallen_back: false,
             channel_bindings: None,
@@ -231,6 +234,19 @@ impl Handshake {
     /// Whether the final token is out and is no logon attempt.
     pub fn awaits_verdict_on_ticket(&self) -> bool {
         self.awaits_verdict() && !self.credentials.mechanism(self.scheme).counts_as_logon()
+    }
+
+    /// Whether the final token that is out may well be refused although it is no logon attempt: the upstream has not
+    /// accepted the last one.
+    pub fn is_token_doubtful(&self) -> bool {
+        self.awaits_verdict_on_ticket() && !self.credentials.mechanism(self.scheme).is_accepted()
+    }
+
+    /// The upstream has answered the request otherwise than with 407.
+    pub fn was_granted(&self) {
+        if self.has_sent_final_token {
+            self.credentials.mechanism(self.scheme).accepted();
+        }
     }
 
     /// Nothing has been sent on the present connection.

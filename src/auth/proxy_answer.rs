@@ -3,7 +3,7 @@
 use super::credentials::Credentials;
 use super::fallback::Fallback;
 use super::fault;
-use super::mechanism::{CHALLENGE_SCHEMES, Refused, Scheme};
+use super::mechanism::{CHALLENGE_SCHEMES, Refusal, Scheme};
 use super::progress::Declined;
 use super::request::Request;
 use super::state::Leg;
@@ -117,12 +117,9 @@ impl ProxyAnswer {
             let mut said = format!("407 {}", String::from_utf8_lossy(head.reason).escape_debug());
             if !mechanism.counts_as_logon() {
                 let decoded = token.and_then(|token| http::decode_token(token).ok());
-                // An upstream that does not offer the scheme would refuse any token.
                 let is_offered = http::find_challenge(&head.fields, scheme.name()).is_some();
-                let refused = match is_offered {
-                    true => mechanism.refused(decoded.as_deref(), sent.token_made_at),
-                    false => Refused::default(),
-                };
+                let made_at = sent.token_made_at;
+                let refused = mechanism.refused(&Refusal { token: decoded.as_deref(), is_offered, made_at });
                 if let Some(why) = refused.why {
                     said.push_str(&format!("; {why}"));
                 }

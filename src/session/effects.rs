@@ -217,6 +217,7 @@ impl Attempt {
 
     /// The upstream has answered the request with this status, after the logon that `ticket` allowed if there was one.
     pub(super) fn granted(&self, status: u16, ticket: Option<Ticket>, since_us: u64, cx: &Cx<'_>) {
+        self.handshake.was_granted();
         match ticket {
             Some(ticket) => {
                 self.hop.upstream.health.succeeded();
@@ -382,6 +383,7 @@ impl Attempt {
             }
         }
         self.hop.upstream.health.succeeded();
+        self.handshake.was_granted();
         self.report_choice();
         self.handshake_counted(HandshakeOutcome::Established, cx);
     }

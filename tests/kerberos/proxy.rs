@@ -143,6 +143,54 @@ fn plain_requests_with_and_without_a_body_are_authenticated() {
     assert_eq!(line.squid.count(LoggedCredentials::Authenticate), 0);
 }
 
+/// Posts a body of this many bytes through the gateway, without asking for permission first. Returns the status.
+fn post(gateway: &Gateway, scratch: &Scratch, url: &str, length: usize) -> String {
+    let body = scratch.write("body", vec![b'x'; length]);
+    let body = format!("@{}", body.display());
+    let proxy = gateway.url();
+    let fixed = ["--proxy", &proxy, "--header", "Expect:", "--output", "/dev/null", "--write-out", "%{http_code}"];
+    curl(BOUND, fixed.into_iter().chain(["--data-binary", &body, url])).text()
+}
+
+const SHORT_BODY: usize = 16 * 1024;
+const LONG_BODY: usize = 1024 * 1024;
+
+#[test]
+fn a_body_is_sent_again_with_the_new_ticket_where_it_is_still_held() {
+    require_tools!("squid", "ntlm_auth", "krb5kdc", "kdb5_util", "kadmin.local", "curl", "python3");
+    let mut line = Line::start(&KdcOptions::default(), false);
+    let (scratch, origin) = (Scratch::new("bodies"), HttpOrigin::http());
+    let next_key = |line: &mut Line, keytab: &str| {
+        let keytab = line.kdc.new_keys(SERVICE, keytab);
+        line.squid.set_keytab(&keytab);
+        line.squid.restart();
+    };
+    let gateway = Gateway::start(&line.options("kerberos"));
+    gateway.wait_for_line("has a ticket for");
+    let tickets = |line: &Line| line.kdc.count(&["TGS_REQ", "ISSUE"]);
+    // A ticket that was never accepted: the long body waits for the answer to the head.
+    next_key(&mut line, "second.keytab");
+    assert_eq!(post(&gateway, &scratch, &origin.url("/sink"), LONG_BODY), "200", "{:?}", gateway.log());
+    assert_eq!(tickets(&line), 2);
+    assert_eq!(post(&gateway, &scratch, &origin.url("/sink"), LONG_BODY), "200");
+    drop(gateway);
+
+    // One that has been accepted: a short body is kept, and a long one is gone.
+    for (length, status, keytab) in [(SHORT_BODY, "200", "third.keytab"), (LONG_BODY, "502", "fourth.keytab")] {
+        let gateway = Gateway::start(&line.options("kerberos"));
+        assert_eq!(post(&gateway, &scratch, &origin.url("/sink"), length), "200");
+        let before = tickets(&line);
+        next_key(&mut line, keytab);
+        assert_eq!(post(&gateway, &scratch, &origin.url("/sink"), length), status, "{:?}", gateway.log());
+        if status != "200" {
+            let fault = gateway.wait_for_line("end=reauthentication");
+            assert!(fault.contains("refused the Kerberos token; the request cannot be repeated"), "{fault}");
+        }
+        assert_eq!(post(&gateway, &scratch, &origin.url("/sink"), length), "200", "with the new ticket");
+        assert_eq!(tickets(&line), before + 1);
+    }
+}
+
 #[test]
 fn tunnels_open_across_the_end_of_a_ticket_and_while_no_kdc_answers() {
     require_tools!("squid", "ntlm_auth", "krb5kdc", "kdb5_util", "kadmin.local");

@@ -3,16 +3,15 @@
 //! A thread gets the tickets. Making the token from one takes microseconds, so it is done here, on the shard.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{FinalToken, Mechanism, MutualCheck, Refused, Scheme, TokenInputs};
+use super::{FinalToken, Mechanism, MutualCheck, Refusal, Refused, Scheme, TokenInputs};
 use crate::auth::tickets::{TicketSlot, TicketState};
 use crate::auth::{fault, spnego};
 use crate::fault::{Cause, Fault};
 use crate::http::{self, Fields};
 use crate::kerberos::{ApInputs, Credential, ExpectedReply, ServiceReplyError, Timestamp, TokenKind, read_token};
-use crate::ntlm::FileTime;
 
 /// DER of 1.2.840.113554.1.2.2, Kerberos 5.
 const KRB5_OID: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x12, 0x01, 0x02, 0x02];
@@ -24,11 +23,13 @@ pub(in crate::auth) struct Kerberos {
     slot: Mutex<Option<Arc<TicketSlot>>>,
     /// The number of the ticket that the upstream refused last.
     refused: AtomicU64,
+    /// The upstream accepted the last token.
+    is_accepted: AtomicBool,
 }
 
 impl Kerberos {
     pub(in crate::auth) fn new(slot: Arc<TicketSlot>) -> Kerberos {
-        Kerberos { slot: Mutex::new(Some(slot)), refused: AtomicU64::new(0) }
+        Kerberos { slot: Mutex::new(Some(slot)), refused: AtomicU64::new(0), is_accepted: AtomicBool::new(false) }
     }
 
     fn slot(&self) -> Option<Arc<TicketSlot>> {
@@ -90,10 +91,25 @@ impl Mechanism for Kerberos {
         self.slot().is_none_or(|slot| matches!(slot.state(), TicketState::Failed(_)))
     }
 
-    fn refused(&self, token: Option<&[u8]>, made_at: FileTime) -> Refused {
-        let made_at = Timestamp::from_micros(made_at.unix_micros());
+    fn refused(&self, refusal: &Refusal<'_>) -> Refused {
+        self.is_accepted.store(false, Ordering::Relaxed);
+        if !refusal.is_offered {
+            return Refused::default();
+        }
+        let made_at = Timestamp::from_micros(refusal.made_at.unix_micros());
         let may_retry = self.slot().is_some_and(|slot| slot.refused(made_at));
-        Refused { may_retry, why: token.and_then(reason) }
+        Refused { may_retry, why: refusal.token.and_then(reason) }
+    }
+
+    fn accepted(&self) {
+        // Most tokens are, and then no cache line is written that all shards share.
+        if !self.is_accepted() {
+            self.is_accepted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn is_accepted(&self) -> bool {
+        self.is_accepted.load(Ordering::Relaxed)
     }
 
     fn give_way(&self) {

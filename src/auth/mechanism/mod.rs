@@ -73,10 +73,17 @@ pub(super) trait Mechanism: Debug + Send + Sync {
     /// Why a scheme that is offered must not be used.
     fn choose(&self, last: Scheme, offers: &Fields<'_>) -> Result<Option<Scheme>, Fault>;
 
-    /// The upstream refused the final token, which was no logon attempt, perhaps with a token of its own.
-    /// `made_at` is when the final token was made.
-    fn refused(&self, _token: Option<&[u8]>, _made_at: FileTime) -> Refused {
+    /// The upstream refused the final token, which was no logon attempt.
+    fn refused(&self, _refusal: &Refusal<'_>) -> Refused {
         Refused::default()
+    }
+
+    /// The upstream accepted the final token.
+    fn accepted(&self) {}
+
+    /// Whether the upstream is likely to accept the next final token, because it accepted the last one.
+    fn is_accepted(&self) -> bool {
+        true
     }
 
     /// The upstream refused its token, and the next mechanism in the list has its turn.
@@ -102,6 +109,17 @@ pub(super) trait Mechanism: Debug + Send + Sync {
 
     /// Shares what all identities know about the upstream.
     fn share(&mut self, _speaks_ntlm: &Arc<SpeaksNtlm>) {}
+}
+
+/// How a final token was refused.
+#[derive(Debug)]
+pub(super) struct Refusal<'a> {
+    /// The upstream's own token, if it sent one.
+    pub token: Option<&'a [u8]>,
+    /// Whether it offers the scheme. If not, it would refuse any token.
+    pub is_offered: bool,
+    /// When the final token was made.
+    pub made_at: FileTime,
 }
 
 /// What is to be made of a refusal.

@@ -327,3 +327,22 @@ fn a_refused_ticket_is_not_sent_again_after_a_plain_first_leg() {
     slot.publish(ready(), Timestamp::from_seconds(RECORDED + 1));
     assert!(matches!(asked(&credentials).1, Progress::Challenged), "with another ticket Kerberos is used again");
 }
+
+#[test]
+fn a_token_is_doubtful_until_one_was_accepted_and_again_after_a_refusal() {
+    let (slot, _) = slot(ready());
+    let credentials = credentials(&slot, true);
+    let is_doubtful = |handshake: &mut Handshake| {
+        sent(handshake, 0);
+        handshake.is_token_doubtful()
+    };
+    let mut handshake = begun(&credentials);
+    handshake.was_granted();
+    assert!(is_doubtful(&mut handshake), "no token was out yet");
+    handshake.was_granted();
+    let mut handshake = begun(&credentials);
+    assert!(!is_doubtful(&mut handshake));
+    let none = "HTTP/1.1 407 R\r\nProxy-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n";
+    handshake.receive(none.as_bytes(), &mut Vec::new()).unwrap_err();
+    assert!(is_doubtful(&mut begun(&credentials)));
+}

@@ -132,7 +132,7 @@ impl Exchange {
         attempt.route = None;
         // With an identity that has two secrets, a refusal is not the end.
         let is_logon = matches!(pending, Pending::Verdict(_)) && attempt.may_be_repeated();
-        let is_canary = is_logon && !attempt.is_fresh(cx.now_ms());
+        let is_canary = is_logon && !attempt.is_fresh(cx.now_ms()) || attempt.handshake.is_token_doubtful();
         let is_kept = is_logon || matches!(pending, Pending::Demand);
         let mut exchange = Exchange::on(request, upstream, attempt.number, out, pending, cx);
         let is_kept = is_kept && exchange.short_body().is_some();

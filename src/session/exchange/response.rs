@@ -1,6 +1,7 @@
 //! Reading the upstream's heads until the answer's own, and the verdict on the logon among them.
 
 use std::io;
+use std::sync::Arc;
 
 use super::interpret::{Heard, interpret};
 use super::{Awaiting, Exchange, Phase, Work};
@@ -208,6 +209,15 @@ impl Exchange {
             .map_err(|error| Fault::malformed_response(At::Reply, &error))?
     }
 
+    /// Another token might be accepted, but the body is gone.
+    fn token_refused_too_late(&self) -> Fault {
+        let choice = self.attempt.as_ref().and_then(|attempt| attempt.handshake.choice());
+        let fallback = choice.and_then(|choice| choice.fallback().map(|fallback| Arc::clone(&fallback.why)));
+        let why = fallback.as_deref().unwrap_or("the upstream refused the Kerberos token");
+        let detail = format!("{why}; the request cannot be repeated, because a part of its body has been sent");
+        At::Reply.fault(Cause::Reauthentication, detail)
+    }
+
     /// A 407: the verdict on our AUTHENTICATE_MESSAGE, or the end of a connection's authentication.
     fn demanded(&mut self, head: &[u8], rechallenge: bool, line: &str, cx: &mut Cx<'_>) -> Work {
         let (has_begun, is_held) = (self.up.has_begun(), self.is_body_held());
@@ -226,7 +236,7 @@ impl Exchange {
                 }
                 return match has_begun {
                     false => Work::SendAgain,
-                    true => Work::Fail(At::Reply.fault(Cause::Reauthentication, NOT_REPEATABLE)),
+                    true => Work::Fail(self.token_refused_too_late()),
                 };
             }
             // A kept connection may be outdated, which the next is not; and an upstream that was thought to ask for no
