@@ -52,6 +52,83 @@ fn probe_shows_how_the_ticket_was_obtained_and_what_is_in_it() {
     assert_eq!(line.kdc.count(&["PREAUTH_FAILED"]), 1);
 }
 
+/// Runs a command with a configuration that has a guard's store, for a key of this account.
+struct Guarded<'a> {
+    line: &'a Line,
+    scratch: Scratch,
+    user: &'static str,
+    key: &'static str,
+}
+
+impl Guarded<'_> {
+    fn run(&self, command: &[&str], key: &Path) -> Finished {
+        let config = format!(
+            "upstream = '{upstream}'\nuser = '{user}'\n{setting} = '{key}'\nauth = 'kerberos'\nspn = '{SERVICE}'\n\
+             [kerberos]\nrealm = 'EXAMPLE.TEST'\nkdc = '{kdc}'\n\
+             [guard]\nstore = 'file'\ndirectory = '{directory}'\n",
+            upstream = self.line.squid.address(),
+            user = self.user,
+            setting = self.key,
+            key = key.display(),
+            kdc = self.line.kdc.address(),
+            directory = self.scratch.join("guard").display(),
+        );
+        let file = self.scratch.write("gateway.toml", config);
+        run(GATEWAY, Duration::from_secs(60), |process| {
+            process.args(command).arg("--config").arg(&file).env_remove("RUST_LOG");
+        })
+    }
+
+    /// The exit code of a probe, whether it reserved a logon, and when the next one is allowed.
+    fn probe(&self, key: &Path) -> (Option<i32>, bool, bool) {
+        let finished = self.run(&["probe", "--json", "--target", "echo.test:7"], key);
+        let report: serde_json::Value = serde_json::from_str(&finished.text()).expect("JSON");
+        let guard = &report["guard"];
+        assert_eq!(guard["store"], "file", "{report}");
+        (finished.code, guard["reserved"] == true, !guard["not_before"].is_null())
+    }
+
+    /// The state of the key at the KDC, as the store has it.
+    fn state(&self, key: &Path) -> String {
+        let shown = self.run(&["guard", "show", "--json"], key).expect_success("guard show").text();
+        let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+        let upstreams = shown["identities"][0]["upstreams"].as_array().expect("upstreams").clone();
+        let kdc = upstreams.iter().find(|upstream| upstream["name"] == "KDC of EXAMPLE.TEST");
+        kdc.unwrap_or_else(|| panic!("no KDC: {shown}"))["state"].as_str().expect("a state").to_owned()
+    }
+}
+
+#[test]
+fn probe_reserves_its_logon_at_the_kdc_in_the_guards_store() {
+    require_tools!("squid", "ntlm_auth", "krb5kdc", "kdb5_util", "kadmin.local");
+    let line = Line::start(&KdcOptions::default(), false);
+    let scratch = Scratch::new("reserve");
+    let keytab = line.kdc.add_with_keytab("svc-gateway", "", "client.keytab");
+    let old_keytab = scratch.write("old.keytab", std::fs::read(&keytab).expect("the keytab"));
+    line.kdc.kadmin("cpw -randkey svc-gateway");
+    std::fs::remove_file(&keytab).expect("the keytab");
+    let keytab = line.kdc.new_keys("svc-gateway", "client.keytab");
+    let (password, wrong) = (scratch.write("password", PASSWORD), scratch.write("wrong", "wrong"));
+    let cases = [
+        ("alice@example.test", "password_file", password, wrong),
+        ("svc-gateway@example.test", "keytab", keytab, old_keytab),
+    ];
+    for (user, key, right, wrong) in cases {
+        let guarded = Guarded { line: &line, scratch: Scratch::new("guarded"), user, key };
+        let failed = || line.kdc.count(&["PREAUTH_FAILED"]);
+        let before = failed();
+        assert_eq!(guarded.probe(&wrong), (Some(3), true, false), "{key}");
+        assert_eq!((failed(), guarded.state(&wrong).as_str()), (before + 1, "refused"), "{key}");
+        // The next attempt with this key is not due yet, and no KDC is asked with it.
+        assert_eq!(guarded.probe(&wrong), (Some(7), false, true), "{key}");
+        assert_eq!(failed(), before + 1, "{key}");
+        // Another key is.
+        let (code, reserved, is_held) = guarded.probe(&right);
+        assert!(reserved && !is_held && code != Some(7) && code != Some(3), "{key}: {code:?}");
+        assert_eq!((failed(), guarded.state(&right).as_str()), (before + 1, "proven"), "{key}");
+    }
+}
+
 #[test]
 fn no_log_line_at_any_level_shows_a_password_a_key_or_a_token() {
     require_tools!("squid", "ntlm_auth", "krb5kdc", "kdb5_util", "kadmin.local");
