@@ -139,6 +139,14 @@ struct Worker {
     read_ms: u64,
 }
 
+/// What there is to do with the store.
+enum Work {
+    Nothing,
+    Write,
+    /// What is written depends on what is there now.
+    ReadAndWrite,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Retry {
     at_ms: u64,
@@ -251,21 +259,30 @@ impl Worker {
         if let Some(since_ms) = unused_since_ms {
             self.desk.release(since_ms, now_ms);
         }
-        let polls = self.poll_ms().is_some_and(|interval_ms| now_ms >= self.read_ms + interval_ms);
-        // What is denied must be denied by what is in the store now.
-        let is_stale = now_ms > self.read_ms + millis(limits::GUARD_RECHECK_INTERVAL);
-        let must_read =
-            self.known.is_none() || self.retry.is_some() || polls || (is_stale && self.desk.has_request_due(now_ms));
-        let done = if must_read && (self.desk.is_due(now_ms) || polls || is_flushed || self.retry.is_some()) {
-            self.read().and_then(|()| self.write())
-        } else if self.desk.is_due(now_ms) {
-            self.write()
-        } else {
-            return;
+        let done = match self.next_work(now_ms, is_flushed) {
+            Work::Nothing => return,
+            Work::Write => self.write(),
+            Work::ReadAndWrite => self.read().and_then(|()| self.write()),
         };
         match done {
             Ok(()) => self.succeeded(),
             Err(fault) => self.failed(&fault),
+        }
+    }
+
+    fn next_work(&self, now_ms: u64, is_flushed: bool) -> Work {
+        let is_write_due = self.desk.is_due(now_ms);
+        let is_poll_due = self.poll_ms().is_some_and(|interval_ms| now_ms >= self.read_ms + interval_ms);
+        if is_poll_due || self.retry.is_some() {
+            return Work::ReadAndWrite;
+        }
+        // What is denied must be denied by what is in the store now.
+        let is_stale = now_ms > self.read_ms + millis(limits::GUARD_RECHECK_INTERVAL);
+        let must_read = self.known.is_none() || (is_stale && self.desk.has_request_due(now_ms));
+        match must_read {
+            true if is_write_due || is_flushed => Work::ReadAndWrite,
+            _ if is_write_due => Work::Write,
+            _ => Work::Nothing,
         }
     }
 

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use super::crypto::{Confounder, Etype, Key, KeyUsage, UsageKey};
+use super::crypto::{Confounder, Etype, EtypeSet, Key, KeyUsage, UsageKey};
 use super::error::DecodeError;
 use super::gss::{self, TokenKind};
 use super::message::authenticator::{ApOptions, ApReplyError, Authenticator, ap_req, verify_ap_rep};
+use super::message::kdc_reply::{KdcReply, ReplyPart};
 use super::message::{KrbError, Ticket, TicketSummary};
 use super::name::Principal;
 use super::time::Timestamp;
@@ -78,6 +79,30 @@ impl PartialEq for TokenKey {
 }
 
 impl Eq for TokenKey {}
+
+impl Credential {
+    /// The ticket in a KDC's reply, of which `part` was encrypted. `None` if the etype of its session key is not
+    /// allowed.
+    pub(super) fn of_reply(
+        reply: KdcReply<'_>,
+        part: ReplyPart,
+        allowed: EtypeSet,
+        skew: ClockSkew,
+    ) -> Option<Credential> {
+        let session_key = part.session_key.filter(|key| allowed.contains(key.etype()))?;
+        Some(Credential {
+            client: reply.client,
+            service: part.service,
+            start: part.start,
+            end: part.end,
+            renew_till: part.renew_till,
+            skew,
+            ticket: reply.ticket,
+            session_key,
+            token_key: TokenKey::default(),
+        })
+    }
+}
 
 impl fmt::Debug for Credential {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

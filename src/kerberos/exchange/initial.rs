@@ -17,7 +17,7 @@ use crate::kerberos::message::pa_data::{
 };
 use crate::kerberos::message::{ErrorCode, KrbError};
 use crate::kerberos::name::{Principal, PrincipalName};
-use crate::kerberos::ticket::{ClockSkew, Credential, TokenKey};
+use crate::kerberos::ticket::{ClockSkew, Credential};
 use crate::limits;
 
 /// What the client's key comes from. No `Debug` shows it.
@@ -287,23 +287,11 @@ impl InitialExchange {
         if !is_ticket_granting || !is_own_realm(&part.service.realm) {
             return mismatch("the service");
         }
-        let Some(session_key) = part.session_key.filter(|key| self.options.etypes.contains(key.etype())) else {
-            return mismatch("the etype of the session key");
-        };
         let measured = ClockSkew::between(part.start, inputs.now);
         // The KDC's time has whole seconds, so a small difference says nothing.
         let skew = if measured.seconds().abs() > limits::KERBEROS_SKEW_IGNORED_SECONDS { measured } else { self.skew };
-        Ok(Credential {
-            client: reply.client,
-            service: part.service,
-            start: part.start,
-            end: part.end,
-            renew_till: part.renew_till,
-            skew,
-            ticket: reply.ticket,
-            session_key,
-            token_key: TokenKey::default(),
-        })
+        let credential = Credential::of_reply(reply, part, self.options.etypes, skew);
+        credential.map_or_else(|| mismatch("the etype of the session key"), Ok)
     }
 
     /// The key with which the reply is encrypted.

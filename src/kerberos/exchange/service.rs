@@ -7,7 +7,7 @@ use crate::kerberos::message::kdc_reply::{KdcReply, ReplyPart, TGS_REP};
 use crate::kerberos::message::kdc_request::{RequestBody, options, tgs_req};
 use crate::kerberos::message::{ErrorCode, KrbError};
 use crate::kerberos::name::PrincipalName;
-use crate::kerberos::ticket::{ClockSkew, Credential, TokenKey};
+use crate::kerberos::ticket::{ClockSkew, Credential};
 use crate::limits;
 
 /// An exchange that ends with a ticket for a service, or with a renewed one.
@@ -149,20 +149,8 @@ impl ServiceExchange {
         if part.service.realm != realm || !(is_referral || is_same_service(&self.asked, &part.service.name)) {
             return mismatch("the service");
         }
-        let Some(session_key) = part.session_key.filter(|key| self.options.etypes.contains(key.etype())) else {
-            return mismatch("the etype of the session key");
-        };
-        Ok(Credential {
-            client: reply.client,
-            service: part.service,
-            start: part.start,
-            end: part.end,
-            renew_till: part.renew_till,
-            skew: self.ticket_granting.skew,
-            ticket: reply.ticket,
-            session_key,
-            token_key: TokenKey::default(),
-        })
+        let credential = Credential::of_reply(reply, part, self.options.etypes, self.ticket_granting.skew);
+        credential.map_or_else(|| mismatch("the etype of the session key"), Ok)
     }
 }
 

@@ -187,6 +187,17 @@ pub enum DialPermission {
     No(Refusal),
 }
 
+impl DialPermission {
+    fn of(ruling: Ruling<Option<Scout>>) -> DialPermission {
+        match ruling {
+            Ruling::Go(None) => DialPermission::Go,
+            Ruling::Go(Some(scout)) => DialPermission::Scout(scout),
+            Ruling::Wait => DialPermission::Wait,
+            Ruling::No(refusal) => DialPermission::No(refusal),
+        }
+    }
+}
+
 /// Whether an AUTHENTICATE_MESSAGE may be sent; see [`Guard::ask`].
 #[derive(Debug)]
 pub enum SendPermission {
@@ -365,14 +376,9 @@ impl Guard {
         destination: &str,
     ) -> DialPermission {
         let destination = self.account.destination(method, destination);
-        match self.account.enter(self.at(upstream), now_ms, destination) {
-            Ruling::Go(None) => DialPermission::Go,
-            Ruling::Go(Some(number)) => {
-                DialPermission::Scout(Scout { guard: Arc::clone(self), upstream: Arc::clone(upstream), number })
-            }
-            Ruling::Wait => DialPermission::Wait,
-            Ruling::No(refusal) => DialPermission::No(refusal),
-        }
+        let scout = |number| Scout { guard: Arc::clone(self), upstream: Arc::clone(upstream), number };
+        let ruling = self.account.enter(self.at(upstream), now_ms, destination);
+        DialPermission::of(ruling.map(|number| number.map(scout)))
     }
 
     /// As [`Guard::enter`], for a request that was refused with the secret before or after this one. It must not be a
@@ -385,11 +391,8 @@ impl Guard {
         destination: &str,
     ) -> DialPermission {
         let destination = self.account.destination(method, destination);
-        match self.account.enter_after_refusal(self.at(upstream), now_ms, destination) {
-            Ruling::Go(()) => DialPermission::Go,
-            Ruling::Wait => DialPermission::Wait,
-            Ruling::No(refusal) => DialPermission::No(refusal),
-        }
+        let ruling = self.account.enter_after_refusal(self.at(upstream), now_ms, destination);
+        DialPermission::of(ruling.map(|()| None))
     }
 
     /// Asks to send one AUTHENTICATE_MESSAGE.
