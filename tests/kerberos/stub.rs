@@ -13,7 +13,7 @@ use ntlm_gateway::stub::{HELLO_PAGE, KdcCounts, KdcOptions, Personality, StubKdc
 use support::PASSWORD;
 use support::client::{connect_name, echo_through};
 use support::command::{Finished, curl, run};
-use support::gateway::{Gateway, GatewayOptions};
+use support::gateway::{GATEWAY, Gateway, GatewayOptions};
 use support::kdc::Kdc;
 use support::scratch::{Scratch, wait_for};
 use support::tools::{path_of, python_with, skip_for_want_of};
@@ -220,6 +220,21 @@ fn gateway(kdc: &StubKdc, stub: &StubServer, auth: &str) -> Gateway {
         args,
         ..GatewayOptions::through(stub.address())
     })
+}
+
+#[test]
+fn probe_does_not_take_a_ticket_for_ntlm_in_negotiate() {
+    let kdc = StubKdc::start(own_kdc()).expect("a KDC");
+    let stub = StubServer::start(StubOptions::default().only_kerberos(kdc.keytab())).expect("a stub");
+    let scratch = Scratch::new("probe");
+    let password = scratch.write("password", PASSWORD);
+    let finished = run(GATEWAY, BOUND, |command| {
+        command.args(["probe", "--upstream", &stub.address().to_string(), "--user", "alice@example.test"]);
+        command.args(["--kerberos-realm", REALM, "--kdc", &kdc.address().to_string(), "--spn", SERVICE]);
+        command.args(["--auth", "kerberos", "--target", "echo.test:7", "--password-file"]).arg(password);
+    });
+    let shown = finished.expect_success("probe").text();
+    assert!(shown.contains("negotiate-only") && !shown.contains("ntlm-in-negotiate"), "{shown}");
 }
 
 fn tunnel(gateway: &Gateway) -> u16 {

@@ -162,7 +162,9 @@ impl Seen {
         }
         let used =
             legs.iter().rev().filter(|leg| leg.answer.carried.is_some()).find_map(|leg| leg.sent.carried.as_ref());
-        if let Some(used) = used.filter(|used| used.scheme.eq_ignore_ascii_case("Negotiate")) {
+        // A ticket says nothing about NTLM.
+        let carries_ntlm = |used: &&Carried| used.scheme.eq_ignore_ascii_case("Negotiate") && used.message.is_some();
+        if let Some(used) = used.filter(carries_ntlm) {
             let form = if used.spnego { "in SPNEGO" } else { "without SPNEGO" };
             self.add("ntlm-in-negotiate", format!("accepts NTLM messages under Negotiate, {form}"));
         }
