@@ -31,6 +31,7 @@ pub mod response_head;
 pub mod spnego;
 #[path = "../../src/http/trace.rs"]
 mod trace;
+pub mod transparent;
 
 /// A property with its name and seeds.
 pub struct Target {
@@ -53,4 +54,5 @@ macro_rules! targets {
 targets! {
     ap_rep authenticate_message av_pairs base64_token challenge_message challenges chunked client_hello config forward
     handshake kdc_reply kdc_request keytab krb5_conf neg_token_resp negotiate_message request_head response_head spnego
+    transparent
 }

@@ -6,16 +6,43 @@
 
 import copy
 import re
+import shutil
 import sys
 import tempfile
 import tomllib
 
 import kubernetes_validate
-from common import DEPLOY, end, kustomize, run
+from common import DEPLOY, NEEDED, end, helm, kustomize, run
 
 # The first version with sidecars, and the newest known one. The DaemonSet needs neither.
 VERSIONS = ["1.29", "1.37"]
 EXAMPLES = DEPLOY / "kustomize" / "examples"
+# The chart's values for what examples/transparent-node renders, and those of a cluster with one family.
+NODE = {"enabled": True, "rulesImage": "nft:1", "podCidrs": ["10.244.0.0/16", "fd00:10:244::/48"], "nodeCidrs": ["10.0.0.0/8"]}
+ONE_FAMILY = NODE | {"podCidrs": ["10.244.0.0/16"], "directCidrs": ["10.0.0.0/8"]}
+
+
+def of_chart(node):
+    """What the chart adds for the nodes."""
+    manifests = helm(NEEDED | {"transparentNode": node})
+    return [manifest for manifest in manifests if manifest["metadata"]["name"].endswith("-node")]
+
+
+def likeness():
+    """The chart's DaemonSet is that of Kustomize."""
+    specs = []
+    for manifests in (kustomize(EXAMPLES / "transparent-node"), of_chart(NODE)):
+        pod = copy.deepcopy(spec(manifests))
+        for container in pod["initContainers"] + pod["containers"]:
+            container.pop("image")
+            container.pop("imagePullPolicy", None)
+        pod["volumes"][0]["configMap"].pop("name")
+        specs.append(pod)
+    if specs[0] != specs[1]:
+        yield f"the chart's pods differ\n  kustomize {specs[0]}\n  helm      {specs[1]}"
+    policy = of_kind(helm(NEEDED | {"transparentNode": NODE}), "NetworkPolicy")["spec"]
+    if {"ipBlock": {"cidr": "10.0.0.0/8"}} not in policy["ingress"][0]["from"]:
+        yield f"the nodes' gateways cannot reach the one with the account: {policy['ingress']}"
 
 
 def of_kind(manifests, kind):
@@ -84,6 +111,10 @@ def agreement(manifests):
         yield "the gateway's own connections would come back to it"
     if not re.search(r"udp dport 443 reject", rules):
         yield "QUIC passes"
+    if nft := shutil.which("nft", path="/usr/sbin:/usr/bin:/sbin"):
+        finished = run("unshare", "--user", "--map-root-user", "--net", nft, "-c", "-f", "-", input=rules)
+        if finished.returncode and "Operation not permitted" not in finished.stderr:
+            yield f"nft refuses the rules: {finished.stderr}"
     if "delete table inet ntlm_gateway" not in rules:
         yield "the rules cannot be loaded a second time"
     if settings.get("without_credentials") != ["*"] or any("secret" in volume for volume in spec(manifests)["volumes"]):
@@ -139,7 +170,11 @@ def main():
         manifests = kustomize(EXAMPLES / example)
         if sys.argv[2:] != ["--spoilt"]:
             found += [f"{example}: {finding}" for finding in findings(manifests, gateway)]
-    if sys.argv[2:] == ["--spoilt"]:
+    if sys.argv[2:] != ["--spoilt"]:
+        for node in (NODE, ONE_FAMILY):
+            found += [f"chart: {finding}" for finding in findings(of_chart(node), gateway)]
+        found += likeness()
+    else:
         good = kustomize(EXAMPLES / "transparent")
         for what, spoil in SPOILT.items():
             manifests = copy.deepcopy(good)

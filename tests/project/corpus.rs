@@ -72,6 +72,7 @@ replays! {
     request_head a_request_head_has_one_reading_and_is_forwarded_with_its_meaning
     response_head a_response_head_has_one_reading_and_one_framing
     spnego a_negotiate_token_is_answered_if_it_contains_a_message
+    transparent a_redirected_client_has_one_destination_however_its_bytes_are_split
 }
 
 #[test]

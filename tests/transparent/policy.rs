@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use super::network::{self, Said, Way, hello, is_inside, say_in_pod};
-use crate::support::scratch::wait_for;
+use crate::support::command::run;
+use crate::support::gateway::GATEWAY;
+use crate::support::scratch::{Scratch, wait_for};
 use crate::support::squid::LogLine;
+use crate::support::tools::{path_of, skip, skip_without_root};
 
 /// A fatal alert: access denied (RFC 8446 §6.2).
 const ACCESS_DENIED: &[u8] = &[21, 3, 3, 0, 2, 2, 49];
@@ -99,4 +102,35 @@ fn a_connection_that_leads_back_to_the_gateway_is_rejected_as_a_loop() {
     assert!(String::from_utf8_lossy(&said.bytes).contains("already been through this gateway"), "{said:?}");
     let sessions = gateway.metric("ntlm_gateway_accepted_total", &[]);
     assert!(sessions.is_some_and(|count| count < 40.0), "{sessions:?}");
+}
+
+/// Runs the gateway with a listener for TPROXY as another user, with these options of `setpriv`, for a moment.
+fn unprivileged(options: &[&str]) -> String {
+    let scratch = Scratch::new("tproxy");
+    let file = "[[listeners]]\naddress = \"127.0.0.1:0\"\ntransparent = \"tproxy\"\n";
+    let config = scratch.write("gateway.toml", file);
+    std::fs::set_permissions(&config, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("chmod");
+    let user = ["--reuid=31280", "--regid=31280", "--clear-groups"];
+    let finished = run(path_of("setpriv"), Duration::from_secs(3), |command| {
+        command.args(user).args(options).args([GATEWAY, "run", "--config"]).arg(&config);
+        command.args(["--admin", "127.0.0.1:0", "--user", r"CORP\alice", "--upstream", "192.0.2.1:3128"]);
+        command.env("NTLM_GATEWAY_PASSWORD", "unused");
+    });
+    finished.text() + &finished.stderr
+}
+
+#[test]
+fn a_tproxy_listener_names_the_capability_that_it_lacks() {
+    require_tools!("setpriv");
+    if skip_without_root() {
+        return;
+    }
+    let said = unprivileged(&["--bounding-set=-all"]);
+    if said.contains("failed to execute") {
+        skip("another user cannot run the gateway");
+        return;
+    }
+    assert!(said.contains("needs the capability CAP_NET_RAW or CAP_NET_ADMIN"), "{said}");
+    let said = unprivileged(&["--inh-caps=+net_raw", "--ambient-caps=+net_raw"]);
+    assert!(said.contains("listening on 127.0.0.1:"), "{said}");
 }
