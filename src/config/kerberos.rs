@@ -212,11 +212,24 @@ impl Reader<'_> {
         let Some(setting) = self.settings.given(&password).cloned() else {
             return self.required(&named, |_| Err(KerberosProblem::NoKey.into()));
         };
+        let previous = self.previous_password(&key("previous_password_file"))?;
         let secret = self.parse(&password, setting.clone(), |_| {
             let password = secrets::password_of_file(&setting)?;
-            Ok(ClientSecret::password(password.reveal()))
+            // The same password twice is no previous one.
+            let previous = previous.as_ref().map(secrets::Password::reveal).filter(|text| *text != password.reveal());
+            Ok(ClientSecret::passwords(password.reveal(), previous))
         })?;
         Some(KerberosIdentity { client, secret })
+    }
+
+    /// The previous password itself, if there is one.
+    fn previous_password(&mut self, key: &str) -> Option<Option<secrets::Password>> {
+        let Some(setting) = self.settings.given(key).cloned() else { return Some(None) };
+        self.parse(key, setting.clone(), |_| match secrets::password_of_file(&setting) {
+            Ok(password) => Ok(Some(password)),
+            // An error is reported with the other secrets.
+            Err(_) => Ok(None),
+        })
     }
 
     /// The name of an upstream's service, if it is given.

@@ -17,6 +17,7 @@ use crate::egress::{
     Unchallenged, check_by_handshake, probe,
 };
 use crate::event::Sender;
+use crate::kerberos::PREVIOUS_PASSWORD;
 use crate::limits::millis;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::shard::Message;
@@ -169,7 +170,8 @@ impl ManagedEgress {
             let accepted = status.accepted_ms.map_or(0, |at_ms| now_seconds - (now_ms - at_ms) / 1000);
             metrics.guard.status(&identity.config.name, status, i64::try_from(accepted).unwrap_or(i64::MAX));
             let uses = |managed: &ManagedUpstream| identity.guard.uses_previous(now_ms, managed.upstream.name());
-            metrics.guard.previous_secret(&identity.config.name, self.upstreams.iter().any(uses));
+            let for_tickets = identity.tickets.as_ref().is_some_and(ManagedTickets::uses_previous_password);
+            metrics.guard.previous_secret(&identity.config.name, for_tickets || self.upstreams.iter().any(uses));
         }
     }
 
@@ -413,13 +415,32 @@ impl Builder {
         kerberos: &KerberosIdentity,
         guard: &Arc<Guard>,
     ) -> KeyGuards {
-        KeyGuards {
-            account: self.accounts.of(config.identity.domain(), config.identity.user()),
-            kerberos: kerberos.clone(),
-            on_change: Arc::new(self.on_guard_change(config, SecretRole::Only, Arc::default())),
-            // Version 0 is the password.
-            known: HashMap::from([(0, Arc::clone(guard))]),
+        let account = self.accounts.of(config.identity.domain(), config.identity.user());
+        // Version 0 is the password.
+        let mut known = HashMap::from([(0, Arc::clone(guard))]);
+        if let Some(text) = kerberos.secret.previous_password() {
+            let [present, previous] = self.password_guards(config, &account, text);
+            known.extend([(0, present), (PREVIOUS_PASSWORD, previous)]);
         }
+        let on_change = Arc::new(self.on_guard_change(config, SecretRole::Only, Arc::default()));
+        KeyGuards { account, kerberos: kerberos.clone(), on_change, known }
+    }
+
+    /// The guards of the present and of the previous password for Kerberos. Where NTLM has them too, they share their
+    /// state, and the changes are logged there.
+    fn password_guards(&self, config: &IdentityConfig, account: &Arc<Account>, text: &str) -> [Arc<Guard>; 2] {
+        let previous = config.previous().map(|logon| fingerprint_of(account, logon));
+        let secret = previous.unwrap_or_else(|| account.fingerprint(text));
+        let previous = match previous {
+            Some(_) => Guard::of(Arc::clone(account), secret, |_| {}),
+            None => {
+                account.introduce(secret, SecretDigest::of(&[text.as_bytes()]));
+                let role = SecretRole::Previous(config.present());
+                Guard::of(Arc::clone(account), secret, self.on_guard_change(config, role, Arc::default()))
+            }
+        };
+        let present = Guard::replacing(Arc::clone(account), fingerprint(account, config), Some(secret), |_| {});
+        [present, previous]
     }
 
     fn upstream(

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,9 @@ use zeroize::Zeroizing;
 use super::egress_builder::{Builder, ShardNotifier, notify, secret_digest};
 use crate::auth::{TicketSlot, TicketState, TokenTimes};
 use crate::config::{Config, IdentityConfig, KerberosConfig, KerberosIdentity, Spn, UpstreamConfig};
-use crate::kerberos::{ClientSecret, ExchangeOptions, KeytabEntry, PrincipalName, RequestKind, Timestamp};
+use crate::kerberos::{
+    ClientSecret, ExchangeOptions, KeytabEntry, PREVIOUS_PASSWORD, PrincipalName, RequestKind, Timestamp,
+};
 use crate::limits::{self, millis};
 use crate::metrics::{KerberosMetrics, TicketMetric};
 use crate::shard::Message;
@@ -24,6 +27,8 @@ use crate::upstream::{
 pub(super) struct ManagedTickets {
     wanted: Wanted,
     services: Vec<Service>,
+    /// The last logon was made with the previous password.
+    uses_previous: Arc<AtomicBool>,
     _agent: Agent,
 }
 
@@ -108,6 +113,7 @@ impl ManagedTickets {
             services: services.clone(),
             replaced_after_refusal: limits::KERBEROS_REPLACED_AFTER_REFUSAL,
         };
+        let uses_previous = Arc::default();
         let watch = IdentityWatch {
             name: identity.name.clone(),
             client: wanted.identity.client.to_string(),
@@ -116,10 +122,16 @@ impl ManagedTickets {
             epoch: builder.epoch,
             guards: builder.guards_of(identity, &wanted.identity, guard),
             allowed: None,
+            uses_previous: Arc::clone(&uses_previous),
             said: HashMap::new(),
         };
         let agent = new.start(&line, options, Box::new(watch))?;
-        Ok(ManagedTickets { wanted, services, _agent: agent })
+        Ok(ManagedTickets { wanted, services, uses_previous, _agent: agent })
+    }
+
+    /// Whether the KDC does not know the present password yet, and has accepted the previous one.
+    pub(super) fn uses_previous_password(&self) -> bool {
+        self.uses_previous.load(Ordering::Relaxed)
     }
 
     /// Where the ticket for a service is published.
@@ -203,8 +215,10 @@ struct IdentityWatch {
     notifier: ShardNotifier,
     epoch: Instant,
     guards: KeyGuards,
-    /// The logon attempt that is under way.
-    allowed: Option<(Ticket, Option<Confirmation>)>,
+    /// The logon attempt that is under way, and the version of its key.
+    allowed: Option<(Ticket, Option<Confirmation>, u32)>,
+    /// See [`ManagedTickets`].
+    uses_previous: Arc<AtomicBool>,
     /// What was logged last about each service.
     said: HashMap<String, String>,
 }
@@ -231,14 +245,14 @@ impl Watch for IdentityWatch {
                 challenged: true,
                 confirms: confirmation.is_some(),
             };
-            let (why, retry_after) = match guard.ask(now_ms, &asking) {
+            let (why, retry_after, is_refused) = match guard.ask(now_ms, &asking) {
                 SendPermission::Go(ticket) => {
-                    self.allowed = Some((ticket, confirmation));
+                    self.allowed = Some((ticket, confirmation, kvno));
                     return Ok(());
                 }
                 SendPermission::No(Refusal::Held(rest) | Refusal::Barred(rest)) => {
                     let why = format!("the KDC refused the key; the next attempt is in {} s", rest.as_secs().max(1));
-                    (why, rest)
+                    (why, rest, true)
                 }
                 SendPermission::Wait if Instant::now() < until => {
                     drop(confirmation);
@@ -246,15 +260,18 @@ impl Watch for IdentityWatch {
                     continue;
                 }
                 SendPermission::Wait => {
-                    ("another logon with this account goes first".to_owned(), limits::KERBEROS_RETRY)
+                    ("another logon with this account goes first".to_owned(), limits::KERBEROS_RETRY, false)
                 }
             };
-            return Err(TicketError::Held { why, retry_after });
+            return Err(TicketError::Held { why, retry_after, is_refused });
         }
     }
 
     fn logged_on(&mut self, outcome: LogonOutcome) {
-        let Some((ticket, _confirmation)) = self.allowed.take() else { return };
+        let Some((ticket, _confirmation, kvno)) = self.allowed.take() else { return };
+        if outcome == LogonOutcome::Accepted {
+            self.uses_previous.store(kvno == PREVIOUS_PASSWORD, Ordering::Relaxed);
+        }
         let answer = match outcome {
             LogonOutcome::Accepted => Answer::Status(200),
             LogonOutcome::Refused => Answer::Refused,

@@ -91,6 +91,7 @@ impl NewAgent {
     pub fn start(self, line: &AgentLine, options: AgentOptions, watch: Box<dyn AgentWatch>) -> io::Result<Agent> {
         let run = Run {
             ticket_granting: None,
+            is_older_key: false,
             ticket_granting_due: Timestamp::default(),
             failures: 0,
             kept: options.services.iter().cloned().map(Kept::new).collect(),
@@ -139,6 +140,8 @@ struct Run {
     options: AgentOptions,
     watch: Box<dyn AgentWatch>,
     ticket_granting: Option<Credential>,
+    /// It was got with an older key than the newest, which the KDC did not know yet.
+    is_older_key: bool,
     ticket_granting_due: Timestamp,
     failures: u32,
     kept: Vec<Kept>,
@@ -204,6 +207,10 @@ impl Run {
                 self.failures = 0;
                 self.watch.logged_on_until(credential.skew.undo(credential.end));
                 self.ticket_granting_due = replaced_at(&credential, now());
+                if self.is_older_key {
+                    let newest_again = now().plus(limits::KERBEROS_NEWEST_KEY_AGAIN);
+                    self.ticket_granting_due = self.ticket_granting_due.min(newest_again);
+                }
                 self.ticket_granting = Some(credential);
                 // No ticket for a service lasts longer than the ticket-granting ticket that it was got with.
                 self.kept.iter_mut().for_each(|kept| kept.due = Timestamp::default());
@@ -225,6 +232,9 @@ impl Run {
     /// A renewed ticket-granting ticket; `None` if there is none to renew, or the KDC renews it no more.
     fn renewed(&mut self) -> Option<Credential> {
         let old = self.ticket_granting.as_ref().filter(|credential| credential.is_valid(now()))?;
+        if self.is_older_key {
+            return None;
+        }
         old.renew_till.filter(|till| *till > old.end)?;
         let exchange = ServiceExchange::renewal(old.clone(), self.options.exchange);
         let renewed = get_ticket(exchange, &self.options.realms, &mut *self.watch);
@@ -234,8 +244,10 @@ impl Run {
     fn logged_on(&mut self) -> Result<Credential, TicketError> {
         let skew = self.ticket_granting.as_ref().map_or_else(ClockSkew::default, |credential| credential.skew);
         let AgentOptions { client, secret, exchange, realms, .. } = &self.options;
-        let exchange = InitialExchange::new(client.clone(), secret.clone(), *exchange, skew);
-        log_on(exchange, realms, &mut *self.watch)
+        let mut exchange = InitialExchange::new(client.clone(), secret.clone(), *exchange, skew);
+        let credential = log_on(&mut exchange, realms, &mut *self.watch)?;
+        self.is_older_key = exchange.uses_older_key();
+        Ok(credential)
     }
 
     fn replace(&mut self, place: usize, ticket_granting: Credential) {

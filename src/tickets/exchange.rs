@@ -35,6 +35,8 @@ pub enum TicketError {
         why: String,
         /// When to ask again.
         retry_after: std::time::Duration,
+        /// Whether it is because the key was refused, so that an older one may be tried.
+        is_refused: bool,
     },
     /// The system has no random numbers, which does not happen on Linux once it is up.
     #[error("the system has no random numbers")]
@@ -79,21 +81,26 @@ pub(super) fn inputs() -> Result<ExchangeInputs, TicketError> {
     Ok(ExchangeInputs { now: now(), nonce, confounder })
 }
 
-/// Gets a ticket-granting ticket.
+/// Gets a ticket-granting ticket. While the guard holds the newest key back because the KDC has refused it, the one
+/// before it is tried.
 ///
 /// # Errors
 /// [`TicketError`]
 pub fn log_on(
-    mut exchange: InitialExchange,
+    exchange: &mut InitialExchange,
     realms: &Realms,
     watch: &mut dyn Watch,
 ) -> Result<Credential, TicketError> {
     let mut request = exchange.start(&inputs()?)?;
     let mut answered = None;
+    let mut held_first = None;
     loop {
         let is_logon = match request.kind {
             RequestKind::Logon { kvno } => {
-                watch.may_log_on(&request.realm, kvno)?;
+                if let Err(held) = watch.may_log_on(&request.realm, kvno) {
+                    request = older_key(exchange, held, &mut held_first)?;
+                    continue;
+                }
                 // The permission may have taken a while, but the time stamp is checked with minutes of tolerance.
                 true
             }
@@ -128,6 +135,25 @@ pub fn log_on(
                 request = next;
             }
         }
+    }
+}
+
+/// The request with the key before the one that is held back.
+fn older_key(
+    exchange: &mut InitialExchange,
+    held: TicketError,
+    first: &mut Option<TicketError>,
+) -> Result<KdcRequest, TicketError> {
+    let is_refused = matches!(held, TicketError::Held { is_refused: true, .. });
+    let held = first.take().unwrap_or(held);
+    let older = if is_refused { exchange.pass_over_key(&inputs()?) } else { None };
+    match older {
+        Some(request) => {
+            *first = Some(held);
+            Ok(request?)
+        }
+        // What the KDC said to the newest key is more than that the guard holds the others back.
+        None => Err(exchange.take_refusal().map_or(held, TicketError::Exchange)),
     }
 }
 

@@ -62,7 +62,7 @@ fn keytab(path: &Path) -> Arc<Keytab> {
 
 fn log_on_as(kdc: &Kdc, name: &str, secret: ClientSecret, noted: &mut Noted) -> Result<Credential, TicketError> {
     let client = Principal::parse(name, Some(REALM)).expect("a name");
-    log_on(InitialExchange::new(client, secret, options(true), ClockSkew::default()), &realms(kdc), noted)
+    log_on(&mut InitialExchange::new(client, secret, options(true), ClockSkew::default()), &realms(kdc), noted)
 }
 
 fn ticket_for(kdc: &Kdc, ticket_granting: Credential, noted: &mut Noted) -> Result<Credential, TicketError> {
@@ -227,9 +227,9 @@ fn a_wrong_clock_is_corrected_by_the_kdcs_time() {
     let hour = Duration::from_secs(3600);
     let wrong = ClockSkew::between(now().plus(hour), now());
     let client = Principal::parse("alice", Some(REALM)).expect("a name");
-    let exchange = InitialExchange::new(client, ClientSecret::password(PASSWORD), options(false), wrong);
+    let mut exchange = InitialExchange::new(client, ClientSecret::password(PASSWORD), options(false), wrong);
     let mut noted = Noted::default();
-    let ticket_granting = log_on(exchange, &realms(&kdc), &mut noted).expect("a ticket");
+    let ticket_granting = log_on(&mut exchange, &realms(&kdc), &mut noted).expect("a ticket");
     assert!(ticket_granting.skew.seconds().abs() <= 2, "{:?}", ticket_granting.skew);
     assert!(kdc.count(&["Clock skew too great"]) >= 1, "{}", kdc.log());
     ticket_for(&kdc, ticket_granting, &mut noted).expect("a service ticket");
@@ -285,9 +285,9 @@ fn a_reply_too_long_for_a_datagram_comes_by_tcp_and_a_dead_kdc_is_passed_over() 
     let client = Principal::parse("alice", realms.default_realm()).expect("a name");
     let mut noted = Noted::default();
     let began = Instant::now();
-    let exchange =
+    let mut exchange =
         InitialExchange::new(client, ClientSecret::password(PASSWORD), self::options(false), ClockSkew::default());
-    log_on(exchange, &realms, &mut noted).expect("a ticket");
+    log_on(&mut exchange, &realms, &mut noted).expect("a ticket");
     assert_eq!(noted.logons, [LogonOutcome::Accepted]);
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }

@@ -346,3 +346,41 @@ fn a_keytab_that_is_replaced_while_clients_connect_loses_no_request() {
     assert_eq!(tunnel(&gateway, &origin), 200);
     assert_eq!((line.denied(), line.kdc.count(&["PREAUTH_FAILED"])), (0, 0));
 }
+
+/// Starts a gateway whose newest key the KDC does not know, and which tries it at most once in its store's memory.
+fn start_with_older_key(line: &Line, options: &GatewayOptions, origin: &Listener) -> Gateway {
+    let gateway = Gateway::start(options);
+    assert_eq!(tunnel(&gateway, origin), 200, "{}", gateway.log().join("\n"));
+    assert_eq!(gateway.metric("ntlm_gateway_guard_previous_secret_in_use", &[]), Some(1.0));
+    assert_eq!(gateway.admin("/readyz").0, 200);
+    assert_eq!(line.kdc.count(&["PREAUTH_FAILED"]), 1);
+    gateway
+}
+
+#[test]
+fn an_older_key_gets_tickets_while_the_kdc_does_not_know_the_newest() {
+    require_tools!("squid", "ntlm_auth", "krb5kdc", "kdb5_util", "kadmin.local");
+    const NEW: &str = "N3w-battery";
+    let line = Line::start(&KdcOptions::default(), false);
+    let origin = echo_origin();
+    let scratch = Scratch::new("older");
+    let previous = scratch.write("previous", PASSWORD);
+    let mut options = GatewayOptions { password: NEW.into(), ..line.options("kerberos") };
+    let store = scratch.join("store");
+    std::fs::create_dir(&store).expect("a directory");
+    for (flag, path) in [("--previous-password-file", &previous), ("--guard-directory", &store)] {
+        options.args.extend([flag.to_owned(), path.display().to_string()]);
+    }
+    options.args.extend(["--guard-store", "file"].map(str::to_owned));
+    // The second one reads in the store that the new password was refused, and does not try it.
+    let gateways: Vec<Gateway> = (0..2).map(|_| start_with_older_key(&line, &options, &origin)).collect();
+    assert_logs(&gateways[0], "accepts the previous password of alice@example.test");
+    // The KDC gets the new one. A gateway that starts then uses it once the store permits it.
+    line.kdc.kadmin(&format!("cpw -pw {NEW} alice"));
+    assert_eq!(tunnel(&gateways[0], &origin), 200);
+    options.args.retain(|arg| !arg.starts_with("--guard") && *arg != "file" && *arg != store.display().to_string());
+    let fresh = Gateway::start(&options);
+    assert_eq!(tunnel(&fresh, &origin), 200);
+    assert_eq!(fresh.metric("ntlm_gateway_guard_previous_secret_in_use", &[]), Some(0.0));
+    assert_eq!(line.kdc.count(&["PREAUTH_FAILED"]), 1);
+}

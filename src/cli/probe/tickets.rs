@@ -54,8 +54,8 @@ fn exchange(
         renewable: limits::KERBEROS_RENEWABLE,
     };
     let (client, secret) = (identity.client.clone(), identity.secret.clone());
-    let exchange = InitialExchange::new(client, secret, options, ClockSkew::default());
-    let ticket_granting = log_on(exchange, &common.realms, recorder)?;
+    let mut exchange = InitialExchange::new(client, secret, options, ClockSkew::default());
+    let ticket_granting = log_on(&mut exchange, &common.realms, recorder)?;
     let spn = config.first_upstream().service();
     let canonicalize = spn.is_of_host && common.canonicalize;
     let service = Service { name: spn.name, realm: spn.realm, canonicalize, slot: Arc::clone(slot) };
@@ -109,7 +109,7 @@ impl Watch for Recorder<'_> {
     fn may_log_on(&mut self, _: &str, _: u32) -> Result<(), TicketError> {
         if self.has_logged_on() {
             let why = "a probe attempts one logon only".to_owned();
-            return Err(TicketError::Held { why, retry_after: Duration::ZERO });
+            return Err(TicketError::Held { why, retry_after: Duration::ZERO, is_refused: false });
         }
         self.note(What::LogonAttempt);
         Ok(())

@@ -20,11 +20,14 @@ use crate::kerberos::name::{Principal, PrincipalName};
 use crate::kerberos::ticket::{ClockSkew, Credential};
 use crate::limits;
 
+/// The version that stands for the previous password, in [`RequestKind::Logon`]; that of the present one is 0.
+pub const PREVIOUS_PASSWORD: u32 = u32::MAX;
+
 /// What the client's key comes from. No `Debug` shows it.
 #[derive(Clone)]
 pub enum ClientSecret {
-    /// A password.
-    Password(Arc<Zeroizing<String>>),
+    /// The present password, and the one before it, which is tried where the KDC does not know the present one yet.
+    Password(Arc<Zeroizing<String>>, Option<Arc<Zeroizing<String>>>),
     /// The keys of a keytab.
     Keytab(Arc<Keytab>),
 }
@@ -32,7 +35,9 @@ pub enum ClientSecret {
 impl PartialEq for ClientSecret {
     fn eq(&self, other: &ClientSecret) -> bool {
         match (self, other) {
-            (ClientSecret::Password(one), ClientSecret::Password(other)) => one == other,
+            (ClientSecret::Password(one, one_before), ClientSecret::Password(other, other_before)) => {
+                one == other && one_before == other_before
+            }
             (ClientSecret::Keytab(one), ClientSecret::Keytab(other)) => one == other,
             _ => false,
         }
@@ -44,14 +49,28 @@ impl Eq for ClientSecret {}
 impl ClientSecret {
     /// A copy of a password.
     pub fn password(text: &str) -> ClientSecret {
-        ClientSecret::Password(Arc::new(Zeroizing::new(text.to_owned())))
+        ClientSecret::passwords(text, None)
+    }
+
+    /// Copies of the present password and, if there is one, of the previous one.
+    pub fn passwords(present: &str, previous: Option<&str>) -> ClientSecret {
+        let copy = |text: &str| Arc::new(Zeroizing::new(text.to_owned()));
+        ClientSecret::Password(copy(present), previous.map(copy))
+    }
+
+    /// The previous password.
+    pub fn previous_password(&self) -> Option<&str> {
+        match self {
+            ClientSecret::Password(_, previous) => previous.as_ref().map(|password| password.as_str()),
+            ClientSecret::Keytab(_) => None,
+        }
     }
 }
 
 impl fmt::Debug for ClientSecret {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
-            ClientSecret::Password(_) => "ClientSecret::Password",
+            ClientSecret::Password(..) => "ClientSecret::Password",
             ClientSecret::Keytab(_) => "ClientSecret::Keytab",
         })
     }
@@ -70,8 +89,10 @@ pub struct InitialExchange {
     /// The key of the password, with what it was made from: making it takes a while.
     key_of_password: Option<(EtypeInfo, Key)>,
     cookie: Option<PaData>,
-    /// How many versions of the keytab's keys the KDC has refused.
+    /// How many versions of the key were passed over, because the KDC has refused them now or lately.
     refused_versions: usize,
+    /// What the KDC said to the newest version.
+    refusal: Option<ExchangeError>,
     /// A time stamp has been sent.
     has_shown_key: bool,
     is_skew_corrected: bool,
@@ -93,6 +114,7 @@ impl InitialExchange {
             key_of_password: None,
             cookie: None,
             refused_versions: 0,
+            refusal: None,
             has_shown_key: false,
             is_skew_corrected: false,
         }
@@ -155,12 +177,35 @@ impl InitialExchange {
                 }
             }
             code if code.is_failed_logon() && self.has_shown_key && self.has_older_key() => {
-                self.refused_versions += 1;
-                self.show_key(inputs)
+                let refusal = self.rejected(error);
+                self.refusal.get_or_insert(refusal);
+                self.show_older_key(inputs)
             }
             ErrorCode::KDC_ERR_WRONG_REALM if self.client.name.is_enterprise() => self.follow(error, inputs),
             _ => Err(self.rejected(error)),
         }
+    }
+
+    /// The request with an older version of the key, instead of the last one, which was not sent; `None` if there is no
+    /// older one.
+    pub fn pass_over_key(&mut self, inputs: &ExchangeInputs) -> Option<Result<KdcRequest, ExchangeError>> {
+        self.has_older_key().then(|| self.show_older_key(inputs))
+    }
+
+    fn show_older_key(&mut self, inputs: &ExchangeInputs) -> Result<KdcRequest, ExchangeError> {
+        self.refused_versions += 1;
+        self.key_of_password = None;
+        self.show_key(inputs)
+    }
+
+    /// What the KDC said to the newest version of the key, if it has refused it in this exchange.
+    pub fn take_refusal(&mut self) -> Option<ExchangeError> {
+        self.refusal.take()
+    }
+
+    /// Whether the last request was made with an older version of the key than the newest.
+    pub fn uses_older_key(&self) -> bool {
+        self.refused_versions > 0
     }
 
     /// The client belongs to another realm.
@@ -222,7 +267,11 @@ impl InitialExchange {
     /// The key of an etype; `None` if the keytab has none of the version whose turn it is.
     fn key_of(&mut self, etype: Etype, entry: &EtypeInfo) -> Result<Option<(Key, u32)>, ExchangeError> {
         match &self.secret {
-            ClientSecret::Password(password) => {
+            ClientSecret::Password(present, previous) => {
+                let (password, version) = match (self.refused_versions, previous) {
+                    (0, _) | (_, None) => (present, 0),
+                    (_, Some(previous)) => (previous, PREVIOUS_PASSWORD),
+                };
                 let Some(iterations) = entry.allowed_iterations(etype) else {
                     let realm = self.client.realm.clone();
                     return Err(ExchangeError::Iterations { realm, iterations: entry.iterations.unwrap_or_default() });
@@ -230,12 +279,12 @@ impl InitialExchange {
                 if let Some((made_from, key)) = &self.key_of_password
                     && made_from == entry
                 {
-                    return Ok(Some((key.clone(), 0)));
+                    return Ok(Some((key.clone(), version)));
                 }
                 let salt = entry.salt.clone().unwrap_or_else(|| self.client.default_salt());
                 let key = Key::of_password(etype, password, &salt, iterations);
                 self.key_of_password = Some((entry.clone(), key.clone()));
-                Ok(Some((key, 0)))
+                Ok(Some((key, version)))
             }
             ClientSecret::Keytab(keytab) => {
                 let kvno = self.versions(keytab).into_iter().nth(self.refused_versions);
@@ -258,7 +307,7 @@ impl InitialExchange {
 
     fn has_older_key(&self) -> bool {
         match &self.secret {
-            ClientSecret::Password(_) => false,
+            ClientSecret::Password(_, previous) => self.refused_versions == 0 && previous.is_some(),
             ClientSecret::Keytab(keytab) => self.refused_versions + 1 < self.versions(keytab).len(),
         }
     }

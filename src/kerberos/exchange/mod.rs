@@ -27,7 +27,7 @@ use super::ticket::Credential;
 use super::time::Timestamp;
 
 pub use delivery::{Delivery, DeliveryOptions, KdcPlace, Try};
-pub use initial::{ClientSecret, InitialExchange};
+pub use initial::{ClientSecret, InitialExchange, PREVIOUS_PASSWORD};
 pub use service::ServiceExchange;
 
 /// What all exchanges of a client have in common.
@@ -78,7 +78,7 @@ pub enum RequestKind {
     /// AS-REQ with an encrypted time stamp: a logon attempt, which a KDC counts if the key is wrong. It goes to one KDC
     /// only, the one that has asked for it.
     Logon {
-        /// The version of the key of a keytab; 0 for a password.
+        /// The version of the key of a keytab; 0 for a password, [`PREVIOUS_PASSWORD`] for the previous one.
         kvno: u32,
     },
     /// TGS-REQ for a service.
