@@ -2,6 +2,7 @@
 
 mod exchanges;
 pub(crate) mod issue;
+mod samba;
 
 use super::acceptor::{AcceptError, accept};
 use super::crypto::{DERIVATIONS, Etype};
