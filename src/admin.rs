@@ -17,6 +17,7 @@ use connections::{Connection, Connections};
 
 mod connections;
 mod encoding;
+mod openmetrics;
 
 /// What the administration server needs from the gateway.
 pub trait Status: Send + Sync {
@@ -133,8 +134,8 @@ impl Answer {
     fn into_bytes(self) -> io::Result<Vec<u8>> {
         let (body, coding) = match self.gzip {
             None => (self.body, ""),
-            Some(false) => (self.body, "Vary: Accept-Encoding\r\n"),
-            Some(true) => (encoding::gzip(&self.body)?, "Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"),
+            Some(false) => (self.body, "Vary: Accept, Accept-Encoding\r\n"),
+            Some(true) => (encoding::gzip(&self.body)?, "Content-Encoding: gzip\r\nVary: Accept, Accept-Encoding\r\n"),
         };
         let (code, reason, content_type) = (self.code, reason_phrase(self.code), self.content_type);
         let length = body.len();
@@ -186,8 +187,13 @@ fn respond(head: &[u8], status: &dyn Status) -> Answer {
         let gzip = Some(encoding::prefers_gzip(head.fields.get_all("accept-encoding")));
         Answer { code: 200, content_type, body, gzip }
     };
+    let prefers_openmetrics = || openmetrics::is_preferred(head.fields.get_all("accept"));
     match target.split('?').next().unwrap_or_default() {
         "/metrics" => match status.metrics() {
+            Ok(text) if prefers_openmetrics() => {
+                let converted = openmetrics::from_text(&String::from_utf8_lossy(&text));
+                long(openmetrics::CONTENT_TYPE, converted.into_bytes())
+            }
             Ok(text) => long(PROMETHEUS, text),
             Err(error) => Answer::text(500, &error),
         },
@@ -306,6 +312,17 @@ mod tests {
     }
 
     #[test]
+    fn a_scraper_that_prefers_openmetrics_gets_it() {
+        let head = "GET /metrics HTTP/1.1\r\nHost: h\r\nAccept: application/openmetrics-text, text/plain;q=0.5\r\n\r\n";
+        let answer = String::from_utf8(respond(head.as_bytes(), &Fixed).into_bytes().unwrap()).unwrap();
+        assert!(
+            answer.contains("Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"),
+            "{answer}"
+        );
+        assert!(answer.ends_with("\r\n\r\nup 1\n# EOF\n"), "{answer}");
+    }
+
+    #[test]
     fn a_scraper_that_asks_for_gzip_gets_it() {
         let head = |accept: &str| format!("GET /metrics HTTP/1.1\r\nHost: h\r\nAccept-Encoding: {accept}\r\n\r\n");
         let answered = |accept: &str| respond(head(accept).as_bytes(), &Fixed).into_bytes().unwrap();
@@ -315,13 +332,13 @@ mod tests {
         };
         let (head, body) = split(answered("deflate, gzip;q=0.9"));
         assert!(head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{head}");
-        assert!(head.contains("Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"), "{head}");
+        assert!(head.contains("Content-Encoding: gzip\r\nVary: Accept, Accept-Encoding\r\n"), "{head}");
         assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
         let mut text = String::new();
         flate2::read::GzDecoder::new(body.as_slice()).read_to_string(&mut text).unwrap();
         assert_eq!(text, "up 1\n");
         let (head, body) = split(answered("gzip;q=0"));
-        assert!(!head.contains("Content-Encoding") && head.contains("Vary: Accept-Encoding\r\n"), "{head}");
+        assert!(!head.contains("Content-Encoding") && head.contains("Vary: Accept, Accept-Encoding\r\n"), "{head}");
         assert_eq!(body, b"up 1\n");
     }
 }

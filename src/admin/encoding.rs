@@ -37,7 +37,7 @@ fn parse(member: &str) -> Option<(&str, u16)> {
 }
 
 /// `qvalue` of RFC 9110 §12.4.2: 0 to 1 with at most three digits after the point.
-fn thousandths(text: &str) -> Option<u16> {
+pub(super) fn thousandths(text: &str) -> Option<u16> {
     let (whole, digits) = text.split_once('.').unwrap_or((text, ""));
     if digits.len() > 3 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;

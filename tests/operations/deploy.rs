@@ -107,12 +107,22 @@ fn files_generated_from_others_are_up_to_date() {
 fn rules_and_dashboard_use_only_exported_metrics() {
     let Some(toolbox) = toolbox() else { return };
     let scratch = Scratch::new("metrics");
-    let text = scratch.write("metrics", exported());
+    let text = scratch.write("metrics", exported()[0].as_str());
     passes(&toolbox, "tests/deploy/rules.py", &["metrics", &text.display().to_string()]);
 }
 
-/// The response of `/metrics` after a successful tunnel, a malformed request and a plain one.
-fn exported() -> String {
+#[test]
+fn openmetrics_is_valid_and_has_the_same_families_as_the_text_format() {
+    let Some(toolbox) = toolbox() else { return };
+    let scratch = Scratch::new("openmetrics");
+    let [text, openmetrics] = exported();
+    let (text, openmetrics) = (scratch.write("text", text), scratch.write("openmetrics", openmetrics));
+    let arguments = [openmetrics.display().to_string(), text.display().to_string()];
+    passes(&toolbox, "tests/deploy/openmetrics.py", &arguments.each_ref().map(String::as_str));
+}
+
+/// The responses of `/metrics` in both formats after a successful tunnel, a malformed request and a plain one.
+fn exported() -> [String; 2] {
     let (domain, user, password) = ACCOUNT;
     let stub = StubServer::start(StubOptions::default().account(domain, user, password)).expect("a stub");
     let gateway = in_process::gateway(&stub.address().to_string(), &[]);
@@ -122,12 +132,16 @@ fn exported() -> String {
     ask(address, b"GET http://hello.test/ HTTP/1.1\r\nHost: hello.test\r\n\r\n").expect("an answer");
     let closed = wait_for(Duration::from_secs(10), || (gateway.tunnels_open() == 0).then_some(()));
     assert!(closed.is_some(), "the tunnels stay open");
-    let mut stream = TcpStream::connect(gateway.admin_address()).expect("the administration address");
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("a request");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
+    let scrape = |accept: &str| {
+        let mut stream = TcpStream::connect(gateway.admin_address()).expect("the administration address");
+        write!(stream, "GET /metrics HTTP/1.0\r\nAccept: {accept}\r\n\r\n").expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer.split_once("\r\n\r\n").expect("a body").1.to_owned()
+    };
+    let answers = ["text/plain", "application/openmetrics-text"].map(scrape);
     in_process::stop(gateway);
-    answer.split_once("\r\n\r\n").expect("a body").1.to_owned()
+    answers
 }
 
 #[test]
