@@ -388,6 +388,7 @@ fn settings(config: &Config, egress: &CurrentEgress, pseudonym: &Arc<str>) -> Se
     SessionSettings {
         egress: egress.clone(),
         services: config.services.as_slice().into(),
+        trusted_proxies: config.trusted_proxies.as_slice().into(),
         timeouts: config.timeouts.to_ms(),
         head_limit_bytes: config.head_limit_bytes,
         field_limit: config.field_limit,

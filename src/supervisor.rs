@@ -288,6 +288,7 @@ fn keep_startup_settings(old: &Config, fresh: &mut Config) -> Vec<&'static str> 
     keep! {
         listen: "listen",
         services: "protocols, target or transparent of [[listeners]]",
+        trusted_proxies: "proxy_protocol_from of [[listeners]]",
         admin: "admin",
         allow_clients: "allow_clients",
         tunnels_per_client: "limits.tunnels_per_client",

@@ -43,11 +43,14 @@ pub enum Redirection {
 
 impl Default for Service {
     fn default() -> Service {
-        Service::Protocols(Protocols::ALL)
+        Service::DEFAULT
     }
 }
 
 impl Service {
+    /// All protocols.
+    pub const DEFAULT: Service = Service::Protocols(Protocols::ALL);
+
     /// Whether its listener gets connections to addresses of other machines.
     pub fn takes_foreign(&self) -> bool {
         *self == Service::Transparent(Redirection::Tproxy)

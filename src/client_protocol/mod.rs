@@ -7,6 +7,7 @@ mod detect;
 mod forward;
 mod http;
 mod login;
+mod proxy_header;
 mod socks;
 mod transparent;
 
@@ -21,6 +22,7 @@ use crate::http::{Authority, Host, RequestSummary};
 pub use detect::{Protocols, Redirection, Service};
 pub use http::{error_type, status};
 pub use login::{Logins, ShownLogin};
+pub use proxy_header::NamedClient;
 pub use socks::{Phase as Socks5Phase, reply as socks_reply};
 pub use transparent::{HelloError, HelloReader, ServerName};
 
@@ -139,6 +141,9 @@ pub struct Rejected {
 pub enum Reading {
     /// They are a part of something.
     More,
+    /// A PROXY header has ended. It names the client, or says that the connection is the load balancer's own. What
+    /// follows is another reader's.
+    Client(Option<NamedClient>),
     /// The client waits for these bytes before it goes on.
     Answer(&'static [u8]),
     /// The request is whole.
@@ -238,6 +243,8 @@ pub enum RequestReader {
     Forward(Arc<str>),
     /// What a client says to its origin. Boxed, because other listeners' connections must stay small.
     Transparent(Box<transparent::RequestReader>),
+    /// A PROXY header. Until it has come, failures are answered in this protocol.
+    ProxyHeader(ClientProtocol),
 }
 
 impl RequestReader {
@@ -250,6 +257,14 @@ impl RequestReader {
                 RequestReader::Transparent(Box::new(transparent::RequestReader::first(redirected())))
             }
         }
+    }
+
+    /// Reads the PROXY header that comes before everything else.
+    pub fn proxy_header(service: &Service) -> RequestReader {
+        RequestReader::ProxyHeader(match service {
+            Service::Forward(_) => ClientProtocol::Forward,
+            Service::Protocols(_) | Service::Transparent(_) => ClientProtocol::Unknown,
+        })
     }
 
     /// Reads a further request of a connection. Only HTTP has any.
@@ -272,6 +287,7 @@ impl RequestReader {
             RequestReader::Socks5(reader) => ClientProtocol::Socks5(reader.phase()),
             RequestReader::Forward(_) => ClientProtocol::Forward,
             RequestReader::Transparent(reader) => reader.protocol(),
+            RequestReader::ProxyHeader(protocol) => *protocol,
         }
     }
 
@@ -320,6 +336,7 @@ impl RequestReader {
             RequestReader::Socks5(reader) => reader.read(bytes, options),
             RequestReader::Forward(target) => (0, forward::demand(target, options)),
             RequestReader::Transparent(reader) => reader.read(bytes, options),
+            RequestReader::ProxyHeader(_) => proxy_header::read(bytes, options.head_limit_bytes),
         }
     }
 }

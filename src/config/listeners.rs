@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
+
 use super::IdentityConfig;
 use super::error::Problem;
-use super::parse::{Placed, Reader};
+use super::parse::{Placed, Reader, SOME_NETWORK, network};
 use super::settings::Source;
+use super::warning::{self, Advice};
 use crate::client_protocol::{Protocols, Redirection, Service};
 use crate::upstream::HostPort;
 
@@ -24,6 +27,8 @@ pub(super) struct TableListener {
     pub service: Service,
     /// The identity of its clients, by index.
     pub identity: Option<usize>,
+    /// The networks from which it takes PROXY headers.
+    pub trusted_proxies: Vec<IpNet>,
     /// Where its target is given, if it has one.
     pub target: Option<Placed<HostPort>>,
 }
@@ -54,10 +59,30 @@ impl Reader<'_> {
             let address = reader.listener_address("listeners.address", &account);
             let target = reader.target();
             let service = reader.service(target.as_ref());
-            Some(TableListener { address: address?, service: service?, identity: identity?, target: target? })
+            let trusted_proxies = reader.trusted_proxies();
+            Some(TableListener {
+                address: address?,
+                service: service?,
+                identity: identity?,
+                trusted_proxies: trusted_proxies?,
+                target: target?,
+            })
         };
         let all: Vec<Option<TableListener>> = entries.iter().map(|entry| self.entry(entry, read)).collect();
         all.into_iter().collect()
+    }
+
+    fn trusted_proxies(&mut self) -> Option<Vec<IpNet>> {
+        const KEY: &str = "listeners.proxy_protocol_from";
+        if self.settings.given(KEY).is_some() && self.settings.given("listeners.transparent").is_some() {
+            const WHY: &str = "transparent, whose connections come from the clients themselves";
+            return self.required(KEY, |_| Err(Problem::Conflict(WHY)));
+        }
+        let networks = self.list(KEY, SOME_NETWORK, network);
+        for Placed { value, source } in networks.entries.iter().filter(|entry| warning::is_too_large(&entry.value)) {
+            self.warn(source.clone(), KEY, Advice::TrustsTooMany(*value));
+        }
+        networks.values()
     }
 
     fn target(&mut self) -> Option<Option<Placed<HostPort>>> {

@@ -97,6 +97,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// What is served at each of the addresses of `listen`.
     pub services: Vec<Service>,
+    /// From which networks each of the addresses of `listen` takes PROXY headers, which name the client.
+    pub trusted_proxies: Vec<Vec<IpNet>>,
     /// The addresses of `listen` that do not belong to an identity.
     pub common_listen: Vec<SocketAddr>,
     /// Where metrics and health are served.

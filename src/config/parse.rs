@@ -153,11 +153,13 @@ impl Reader<'_> {
         let of_identities = egress.identities.iter().flat_map(|identity| identity.listen.iter().copied());
         let mut listen: Vec<SocketAddr> = common_listen.iter().copied().chain(of_identities).collect();
         let mut services = vec![Service::default(); listen.len()];
+        let mut trusted_proxies = vec![Vec::new(); listen.len()];
         let table = table?;
         listen.extend(table.iter().map(|entry| entry.address));
         self.reject_loops(listen.iter().copied().chain(admin).collect(), &egress.upstreams, &table);
-        for TableListener { address, service, identity, .. } in table {
+        for TableListener { address, service, identity, trusted_proxies: trusted, .. } in table {
             services.push(service);
+            trusted_proxies.push(trusted);
             match identity.and_then(|identity| egress.identities.get_mut(identity)) {
                 Some(identity) => identity.listen.push(address),
                 None => common_listen.push(address),
@@ -166,6 +168,7 @@ impl Reader<'_> {
         Some(Config {
             listen,
             services,
+            trusted_proxies,
             common_listen,
             admin: admin?,
             admin_tunnels: admin_tunnels?,

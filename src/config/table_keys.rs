@@ -34,6 +34,14 @@ pub static TABLE_KEYS: &[Key] = &[
          the server name, HTTP to each request's host, and anything else to the address that the client connected to",
         Fallback::Nothing,
     ),
+    key(
+        "listeners.proxy_protocol_from",
+        Kind::List,
+        "CIDR",
+        "Load balancers whose connections begin with a PROXY header (version 1 or 2). The client that it names counts \
+         for allow_clients, identities, limits and logs",
+        Fallback::Nothing,
+    ),
     key("listeners.identity", Kind::Text, "NAME", "Clients that connect to it use this identity", Fallback::Nothing),
     key(
         "identities.name",

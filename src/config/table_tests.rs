@@ -86,6 +86,7 @@ fn the_tables_of_the_example_are_valid_and_show_every_setting() {
     assert_eq!(config.services, services);
     assert_eq!(config.identities[3].listen, [config.listen[1]]);
     assert_eq!(config.common_listen, config.listen[2..]);
+    assert_eq!(config.trusted_proxies, [vec![], vec!["192.0.2.9/32".parse().unwrap()], vec![], vec![]]);
     let batch = &config.identities[2];
     assert_eq!(batch.identity.nt_hash(), &NtHash::from_password(PASSWORD));
     let login = batch.login.as_ref().unwrap();
@@ -158,6 +159,15 @@ fn errors_of_listeners_are_reported_with_their_places() {
             "listeners.transparent: cannot be combined with target",
         ),
         ("address = '127.0.0.1:1'\nproxy = 'yes'", "listeners.proxy: unknown setting"),
+        (
+            "address = '127.0.0.1:1'\ntransparent = 'tproxy'\nproxy_protocol_from = '192.0.2.9'",
+            "listeners.proxy_protocol_from: cannot be combined with transparent",
+        ),
+        (
+            "address = '127.0.0.1:1'\nproxy_protocol_from = 'lb'",
+            "listeners.proxy_protocol_from: \"lb\" is not a network",
+        ),
+        ("address = '127.0.0.1:1'\nproxy_protocol_from = []", "listeners.proxy_protocol_from: the list is empty"),
     ] {
         let found = errors(entry);
         assert!(found.len() == 1 && found[0].contains(expected), "{entry}: {found:?}");

@@ -88,6 +88,11 @@ pub enum Advice {
         "{0} is larger than any private network, so nearly every client that reaches the port may use the account; list the networks of your workloads instead"
     )]
     TooLarge(IpNet),
+    /// A network of load balancers larger than any private one.
+    #[error(
+        "{0} is larger than any private network, so nearly every client could claim another one's address; list the addresses of the load balancers instead"
+    )]
+    TrustsTooMany(IpNet),
     /// A listener on loopback that answers every client with 403.
     #[error(
         "only this machine can reach {0}, but allow_clients does not include it, so every client gets 403; add 127.0.0.0/8 and ::1 to allow_clients, or use another listening address"

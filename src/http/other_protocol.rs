@@ -43,8 +43,8 @@ impl OtherProtocol {
                  the proxy URL must begin with http://, not socks5://"
             }
             Self::ProxyHeader => {
-                "the connection begins with a PROXY header, which the gateway does not accept: \
-                 turn it off (send-proxy, proxy_protocol) at the load balancer"
+                "the connection begins with a PROXY header, which is accepted only from the networks in \
+                 proxy_protocol_from of the listener: add the load balancer's, or turn it off there (send-proxy)"
             }
             Self::Ssh => "the client speaks SSH, but this is an HTTP proxy",
             Self::Unknown => "the first bytes cannot begin an HTTP request",

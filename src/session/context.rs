@@ -1,8 +1,10 @@
 //! What a shard lends to the session that it steps.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use mio::Registry;
 
 use crate::auth::NonceSource;
@@ -28,6 +30,8 @@ pub struct SessionSettings {
     pub egress: CurrentEgress,
     /// What each listener serves, by its number; those that are missing serve the default.
     pub services: Arc<[Service]>,
+    /// From which networks each listener takes PROXY headers, by its number; none where it is missing.
+    pub trusted_proxies: Arc<[Vec<IpNet>]>,
     /// How long things may take.
     pub timeouts: TimeoutsMs,
     /// The memory that all requests and answers in progress may hold, in bytes; 0 for no limit.
@@ -48,6 +52,12 @@ impl SessionSettings {
     /// Options of the sockets to upstreams and origins.
     pub fn socket_options(&self) -> SocketOptions {
         SocketOptions { buffer_bytes: self.socket_buffer_bytes, keep_alive: self.keep_alive }
+    }
+
+    /// Whether a connection that a listener accepted from this address must begin with a PROXY header.
+    pub fn awaits_proxy_header(&self, listener: usize, from: IpAddr) -> bool {
+        let networks = self.trusted_proxies.get(listener);
+        networks.is_some_and(|networks| networks.iter().any(|network| network.contains(&from.to_canonical())))
     }
 
     /// How requests and answers are passed on.

@@ -181,6 +181,8 @@ pub enum Next {
     Wait,
     /// Step it again after the others.
     Yield,
+    /// A PROXY header has named its client, which is to be admitted ([`Session::admit`]).
+    Introduced,
     /// Remove it.
     Close,
 }
@@ -194,6 +196,8 @@ pub struct Arrival {
     pub listener: usize,
     /// What was decided about it.
     pub admission: Admission,
+    /// A PROXY header must come first and name the client.
+    pub awaits_proxy_header: bool,
 }
 
 /// One client's connection.
@@ -215,7 +219,7 @@ impl Session {
             last_dial: 0,
         };
         let mut cx = Cx { key, client: &mut client, shard: context };
-        let stage = Stage::ReadRequest(ReadRequest::first(arrival.admission, &mut cx));
+        let stage = Stage::ReadRequest(ReadRequest::first(arrival.admission, arrival.awaits_proxy_header, &mut cx));
         Session { client, stage }
     }
 
@@ -227,6 +231,22 @@ impl Session {
             Lane::Upstream(number) => self.stage.upstream(number),
         };
         endpoint.map(|endpoint| endpoint.learn(ready)).is_some()
+    }
+
+    /// The client that a PROXY header has named, once, after [`Next::Introduced`].
+    pub fn take_introduced(&mut self) -> Option<SocketAddr> {
+        match &mut self.stage {
+            Stage::ReadRequest(stage) => stage.take_introduced(),
+            _ => None,
+        }
+    }
+
+    /// Admits the client that a PROXY header has named, or not; it must be stepped then.
+    pub fn admit(&mut self, client: SocketAddr, admission: Admission, key: Key, context: &mut Context) {
+        self.client.record.client = client;
+        if let Stage::ReadRequest(stage) = &mut self.stage {
+            stage.admit(admission, &mut Cx { key, client: &mut self.client, shard: context });
+        }
     }
 
     /// The client's address.
@@ -350,8 +370,9 @@ impl Session {
                     return Next::Wait;
                 }
                 Step::Yield(stage) => {
+                    let is_introduced = matches!(&stage, Stage::ReadRequest(stage) if stage.is_introduced());
                     self.stage = stage;
-                    return Next::Yield;
+                    return if is_introduced { Next::Introduced } else { Next::Yield };
                 }
                 Step::Go(transition) => match enter(transition, cx) {
                     Ok(stage) => self.stage = stage,

@@ -1,6 +1,6 @@
 //! The first stage: reading what the client wants.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::admission::{Admission, LoginCheck, admitted};
 use super::context::SessionSettings;
@@ -10,7 +10,7 @@ use super::record::{End, Record};
 use super::respond;
 use super::stage::{Idle, StageOps, Step};
 use super::transition::{NextRequest, Received, Transition};
-use crate::client_protocol::{Demand, Protocols, ReadOptions, Reading, Redirected, Rejected, RequestReader, Service};
+use crate::client_protocol::{Demand, ReadOptions, Reading, Redirected, Rejected, RequestReader, Service};
 use crate::event::{HeadReader, ReadOutcome};
 use crate::fault::{At, Cause, Fault};
 use crate::limits;
@@ -23,6 +23,8 @@ pub(super) struct ReadRequest {
     reader: RequestReader,
     /// What is still to be written of an answer that the client waits for before it goes on.
     owed: &'static [u8],
+    /// The client that a PROXY header has named, until it is admitted.
+    introduced: Option<Box<SocketAddr>>,
     admission: Admission,
     /// What came behind the last request has not been looked at.
     unread: bool,
@@ -33,14 +35,20 @@ pub(super) struct ReadRequest {
 
 impl ReadRequest {
     /// Waits for a connection's first request.
-    pub(super) fn first(admission: Admission, cx: &mut Cx<'_>) -> ReadRequest {
-        let reader = RequestReader::first(service(cx), || redirected(cx));
+    ///
+    /// With `awaits_proxy_header`, its client is not known before a PROXY header has come.
+    pub(super) fn first(admission: Admission, awaits_proxy_header: bool, cx: &mut Cx<'_>) -> ReadRequest {
+        let reader = match awaits_proxy_header {
+            true => RequestReader::proxy_header(service(cx)),
+            false => RequestReader::first(service(cx), || redirected(cx)),
+        };
         let is_sniffing = reader.is_sniffing();
         cx.set_deadline_in(if is_sniffing { cx.timeouts().sniff } else { cx.timeouts().head });
         ReadRequest {
             input: HeadReader::default(),
             reader,
             owed: &[],
+            introduced: None,
             admission,
             unread: false,
             resting: is_sniffing,
@@ -56,11 +64,29 @@ impl ReadRequest {
             input: HeadReader::holding(next.held),
             reader: RequestReader::next(service(cx), || redirected(cx)),
             owed: &[],
+            introduced: None,
             admission: Admission::Welcome,
             unread: !resting,
             resting,
             pinned: next.pinned,
         }
+    }
+
+    /// The client that a PROXY header has named.
+    pub(super) fn take_introduced(&mut self) -> Option<SocketAddr> {
+        self.introduced.take().map(|client| *client)
+    }
+
+    /// Whether a PROXY header has named the client just now.
+    pub(super) fn is_introduced(&self) -> bool {
+        self.introduced.is_some()
+    }
+
+    /// The client that a PROXY header has named was admitted, or not; its request follows.
+    pub(super) fn admit(&mut self, admission: Admission, cx: &mut Cx<'_>) {
+        self.admission = admission;
+        self.reader = RequestReader::first(service(cx), || redirected(cx));
+        self.unread = !self.input.is_empty();
     }
 
     /// Looks at what has come, after one more read if that is needed; `None` when nothing can be read now.
@@ -183,6 +209,11 @@ impl StageOps for ReadRequest {
                     self.owed = bytes;
                     self.unread = true;
                 }
+                Ok(Some(ReadOutcome::Bytes(Ok(Reading::Client(client))))) => {
+                    let named = client.map(|(address, port)| SocketAddr::new(address, port));
+                    self.introduced = Some(Box::new(named.unwrap_or(cx.client.record.client)));
+                    return Step::Yield(self);
+                }
                 Ok(Some(ReadOutcome::Bytes(Ok(Reading::More)))) => {
                     if cx.shard.is_out_of_memory() && self.held_bytes() >= limits::LARGE_HEAD_BYTES {
                         return Step::Go(respond::failed(out_of_memory(), cx));
@@ -231,7 +262,7 @@ impl StageOps for ReadRequest {
 
 /// What is served where the client connected.
 fn service<'a>(cx: &'a Cx<'_>) -> &'a Service {
-    static DEFAULT: Service = Service::Protocols(Protocols::ALL);
+    static DEFAULT: Service = Service::DEFAULT;
     cx.shard.settings.services.get(usize::from(cx.client.record.listener)).unwrap_or(&DEFAULT)
 }
 

@@ -118,34 +118,53 @@ impl Gate {
                 Eviction { shard, client: Some(client) }
             }
             WithinLimits::Yes => {
-                let take_free = |places: usize| (places < self.rules.max_tunnels).then_some(places + 1);
-                if self.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take_free).is_ok() {
-                    return without_eviction(Admission::Welcome);
-                }
-                let Some(shard) = self.claim_idle(own) else {
+                let decision = self.take_place(own);
+                if decision.admission != Admission::Welcome {
                     self.uncount(client);
-                    return without_eviction(Admission::Full);
-                };
-                Eviction { shard, client: None }
+                }
+                return decision;
             }
         };
         self.places.fetch_add(1, Ordering::Relaxed);
         AdmissionDecision { admission: Admission::Welcome, eviction: Some(eviction) }
     }
 
-    /// A connection that had entered is closed.
-    pub fn leave(&self, peer: SocketAddr, had_place: bool) {
+    /// As [`Gate::enter`], for a connection whose client will be known only when its PROXY header has come: it has a
+    /// place of its own, and counts for no client.
+    pub fn enter_unnamed(&self, own: usize) -> AdmissionDecision {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.take_place(own)
+    }
+
+    /// Takes a free place, or that of an idle connection.
+    fn take_place(&self, own: usize) -> AdmissionDecision {
+        let take_free = |places: usize| (places < self.rules.max_tunnels).then_some(places + 1);
+        if self.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take_free).is_ok() {
+            return AdmissionDecision { admission: Admission::Welcome, eviction: None };
+        }
+        let Some(shard) = self.claim_idle(own) else {
+            return AdmissionDecision { admission: Admission::Full, eviction: None };
+        };
+        self.places.fetch_add(1, Ordering::Relaxed);
+        AdmissionDecision { admission: Admission::Welcome, eviction: Some(Eviction { shard, client: None }) }
+    }
+
+    /// A connection that had entered is closed. `peer` is `None` if its client was not known.
+    pub fn leave(&self, peer: Option<SocketAddr>, had_place: bool) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         if had_place {
             self.places.fetch_sub(1, Ordering::Relaxed);
-            self.uncount(peer.ip().to_canonical());
+            if let Some(peer) = peer {
+                self.uncount(peer.ip().to_canonical());
+            }
         }
     }
 
-    /// A connection with a place has become idle (`by` 1), or is not idle any more (-1).
-    pub fn count_idle(&self, peer: SocketAddr, shard: usize, by: i64) {
+    /// A connection with a place has become idle (`by` 1), or is not idle any more (-1). `peer` is as for
+    /// [`Gate::leave`].
+    pub fn count_idle(&self, peer: Option<SocketAddr>, shard: usize, by: i64) {
         self.idle[shard].fetch_add(by, Ordering::Relaxed);
-        if self.limits_clients() {
+        if let Some(peer) = peer.filter(|_| self.limits_clients()) {
             let client = peer.ip().to_canonical();
             if let Some(of_client) = self.clients_like(client).get_mut(&client) {
                 of_client.count_idle(shard, by);
@@ -308,10 +327,32 @@ mod tests {
         let admitted: Vec<Admission> = (0..3).map(|_| enter(&gate, greedy, 0)).collect();
         assert_eq!(admitted, [Admission::Welcome, Admission::Welcome, Admission::TooMany]);
         assert_eq!(enter(&gate, modest, 0), Admission::Welcome);
-        gate.leave(greedy, false);
+        gate.leave(Some(greedy), false);
         assert_eq!(enter(&gate, greedy, 0), Admission::TooMany);
-        gate.leave(greedy, true);
+        gate.leave(Some(greedy), true);
         assert_eq!(enter(&gate, greedy, 0), Admission::Welcome);
+    }
+
+    #[test]
+    fn a_connection_whose_client_is_not_known_counts_for_nobody() {
+        let rules = GateRules { per_client: 1, ..rules(vec!["10.0.0.0/8".parse().unwrap()], 2) };
+        let gate = Gate::new(rules, 1);
+        let client = peer("10.0.0.1");
+        assert_eq!(gate.enter_unnamed(0).admission, Admission::Welcome);
+        gate.count_idle(None, 0, 1);
+        assert_eq!(gate.enter_unnamed(0).admission, Admission::Welcome);
+        let eviction = Eviction { shard: 0, client: None };
+        let decision = AdmissionDecision { admission: Admission::Welcome, eviction: Some(eviction) };
+        assert_eq!(gate.enter(client, 0, 0), decision, "the idle one gives way");
+        gate.count_idle(None, 0, -1);
+        gate.leave(None, true);
+        gate.settle(eviction);
+        assert_eq!(enter(&gate, client, 0), Admission::TooMany);
+        // Its header names the client, which has a place already.
+        gate.leave(None, true);
+        assert_eq!(enter(&gate, client, 0), Admission::TooMany);
+        gate.leave(Some(client), true);
+        assert_eq!(enter(&gate, client, 0), Admission::Welcome);
     }
 
     #[test]
@@ -319,17 +360,17 @@ mod tests {
         let gate = Gate::new(rules(vec![], 2), 2);
         let client = peer("127.0.0.1");
         assert_eq!((enter(&gate, client, 0), enter(&gate, client, 0)), (Admission::Welcome, Admission::Welcome));
-        gate.count_idle(client, 1, 1);
+        gate.count_idle(Some(client), 1, 1);
         let eviction = Eviction { shard: 1, client: None };
         let decision = AdmissionDecision { admission: Admission::Welcome, eviction: Some(eviction) };
         assert_eq!(gate.enter(client, 0, 0), decision);
         assert_eq!(enter(&gate, client, 0), Admission::Full, "the only idle one has been claimed");
         // The other shard closes it.
-        gate.count_idle(client, 1, -1);
-        gate.leave(client, true);
+        gate.count_idle(Some(client), 1, -1);
+        gate.leave(Some(client), true);
         gate.settle(eviction);
         assert_eq!(enter(&gate, client, 0), Admission::Full);
-        gate.leave(client, true);
+        gate.leave(Some(client), true);
         assert_eq!(enter(&gate, client, 0), Admission::Welcome);
     }
 
@@ -338,13 +379,13 @@ mod tests {
         let gate = Gate::new(rules(vec![], 1), 1);
         let client = peer("127.0.0.1");
         assert_eq!(enter(&gate, client, 0), Admission::Welcome);
-        gate.count_idle(client, 0, 1);
+        gate.count_idle(Some(client), 0, 1);
         let decision = gate.enter(client, 0, 0);
         // Its request begins before it is closed.
-        gate.count_idle(client, 0, -1);
+        gate.count_idle(Some(client), 0, -1);
         gate.settle(decision.eviction.unwrap());
         assert_eq!(enter(&gate, client, 0), Admission::Full);
-        gate.count_idle(client, 0, 1);
+        gate.count_idle(Some(client), 0, 1);
         assert_eq!(gate.enter(client, 0, 0).eviction, Some(Eviction { shard: 0, client: None }));
     }
 
@@ -353,14 +394,14 @@ mod tests {
         let gate = Gate::new(GateRules { per_client: 1, ..rules(vec!["10.0.0.0/8".parse().unwrap()], 10) }, 2);
         let (one, other) = (peer("10.0.0.1"), peer("10.0.0.2"));
         assert_eq!((enter(&gate, one, 0), enter(&gate, other, 0)), (Admission::Welcome, Admission::Welcome));
-        gate.count_idle(other, 1, 1);
+        gate.count_idle(Some(other), 1, 1);
         assert_eq!(enter(&gate, one, 0), Admission::TooMany, "the idle one is another's");
-        gate.count_idle(one, 1, 1);
+        gate.count_idle(Some(one), 1, 1);
         let eviction = Eviction { shard: 1, client: Some(one.ip()) };
         assert_eq!(gate.enter(one, 0, 0).eviction, Some(eviction));
         assert_eq!(enter(&gate, one, 0), Admission::TooMany);
-        gate.count_idle(one, 1, -1);
-        gate.leave(one, true);
+        gate.count_idle(Some(one), 1, -1);
+        gate.leave(Some(one), true);
         gate.settle(eviction);
         assert_eq!(enter(&gate, one, 0), Admission::TooMany);
     }
@@ -381,7 +422,7 @@ mod tests {
         let client = peer("127.0.0.1");
         let welcome_at = |now_ms| {
             let welcome = enter(&gate, client, now_ms) == Admission::Welcome;
-            gate.leave(client, welcome);
+            gate.leave(Some(client), welcome);
             welcome
         };
         assert_eq!((0..20).filter(|_| welcome_at(0)).count(), 5);
@@ -401,7 +442,7 @@ mod tests {
         for number in 0..100_000_u128 {
             let client = SocketAddr::new(IpAddr::V6((0x2001_0db8_u128 << 96 | number).into()), 1);
             enter(&gate, client, 0);
-            gate.leave(client, true);
+            gate.leave(Some(client), true);
         }
         let remembered: usize = gate.clients.iter().map(|clients| clients.lock().unwrap().len()).sum();
         assert!(remembered <= 16 * limits::CLIENTS_REMEMBERED, "{remembered}");
@@ -430,9 +471,9 @@ mod tests {
         let gate = Gate::new(rules(vec![], 1), 1);
         assert_eq!(enter(&gate, peer("127.0.0.1"), 0), Admission::Welcome);
         assert_eq!(enter(&gate, peer("127.0.0.1"), 0), Admission::Full);
-        gate.leave(peer("127.0.0.1"), false);
+        gate.leave(Some(peer("127.0.0.1")), false);
         assert_eq!(enter(&gate, peer("127.0.0.1"), 0), Admission::Full);
-        gate.leave(peer("127.0.0.1"), true);
+        gate.leave(Some(peer("127.0.0.1")), true);
         assert_eq!(enter(&gate, peer("127.0.0.1"), 0), Admission::Welcome);
     }
 }

@@ -7,6 +7,7 @@ mod eviction;
 mod messages;
 
 use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,8 @@ struct Entry {
     /// Whether it is in the run queue.
     queued: bool,
     admission: Admission,
+    /// Its client is known: no PROXY header is awaited.
+    is_named: bool,
     /// How it is idle, if it is.
     idle: Option<Idle>,
     /// How often `idle` has changed; outdates entries in the list of those in their grace period.
@@ -76,6 +79,16 @@ impl Entry {
     /// It was admitted, not accepted to be rejected.
     fn has_place(&self) -> bool {
         self.admission == Admission::Welcome
+    }
+
+    /// The client whose connection it is for the gate, if that is known.
+    fn gate_client(&self) -> Option<SocketAddr> {
+        self.is_named.then(|| self.session.client())
+    }
+
+    /// The address under which it is queued. Connections without a known client are nobody's.
+    fn queue_address(&self) -> IpAddr {
+        self.gate_client().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |client| client.ip().to_canonical())
     }
 
     /// Whether what the shard keeps about it is up to date.
@@ -298,12 +311,13 @@ impl Shard {
                 self.note_changes(key);
                 self.enqueue(key);
             }
+            Next::Introduced => self.introduce(key),
             Next::Close => {
                 self.leave_idle_queue(key);
                 self.queue_if_large(key, false);
                 self.count_held(key, 0);
                 if let Some(entry) = self.sessions.remove(key) {
-                    self.gate.leave(entry.session.client(), entry.has_place());
+                    self.gate.leave(entry.gate_client(), entry.has_place());
                     self.context.metrics.tunnels_open.dec();
                 }
             }
@@ -358,7 +372,7 @@ impl Shard {
         for (key, mut entry) in self.sessions.take_all() {
             entry.session.cut(key, &mut self.context);
             self.context.metrics.buffered_bytes.sub(i64::try_from(entry.held_bytes).unwrap_or(i64::MAX));
-            self.gate.leave(entry.session.client(), entry.has_place());
+            self.gate.leave(entry.gate_client(), entry.has_place());
             self.context.metrics.tunnels_open.dec();
         }
         self.report_pipes();

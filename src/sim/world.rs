@@ -116,6 +116,7 @@ pub fn build(scenario: Scenario, seed: u64, print: bool) -> (World, Shard) {
     let settings = SessionSettings {
         egress: egress.clone(),
         services: Default::default(),
+        trusted_proxies: Default::default(),
         timeouts: scenario.timeouts,
         head_limit_bytes: scenario.head_limit_bytes,
         field_limit: crate::limits::FIELD_LIMIT,

@@ -19,6 +19,7 @@ mod one_destination;
 mod pre_challenged;
 mod probe;
 mod process;
+mod proxy_protocol;
 mod real_clients;
 mod real_squid;
 mod rig;

@@ -57,6 +57,7 @@ fn read_pieces(pieces: &[&[u8]], takes_logins: bool) -> Seen {
             held.drain(..used);
             match reading {
                 Ok(Reading::More) => break,
+                Ok(Reading::Client(_)) => panic!("no PROXY header"),
                 Ok(Reading::Answer(bytes)) => seen.answers.extend(bytes),
                 Ok(Reading::Demand(demand)) => {
                     let Request::Connect { authority, fields } = &demand.request else { panic!("not a tunnel") };

@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use mio::{Interest, Token};
 
 use super::{Entry, Shard};
-use crate::event::EventToken;
+use crate::event::{EventToken, Key};
 use crate::fault::is_exhaustion;
 use crate::limits::{self, millis};
 use crate::session::{Arrival, Session};
+use crate::shard::admission::Eviction;
 use crate::shard::throttle::Throttle;
 use crate::transport::Stream;
 
@@ -111,15 +112,20 @@ impl Shard {
             log::warn!("a client's connection cannot be registered with epoll and is closed: {error}");
             return;
         }
-        let decision = self.gate.enter(from, self.number, self.context.now_ms());
+        let awaits_proxy_header = self.context.settings.awaits_proxy_header(listener, from.ip());
+        let decision = match awaits_proxy_header {
+            true => self.gate.enter_unnamed(self.number),
+            false => self.gate.enter(from, self.number, self.context.now_ms()),
+        };
         let admission = decision.admission;
-        let arrival = Arrival { from, listener, admission };
+        let arrival = Arrival { from, listener, admission, awaits_proxy_header };
         self.context.metrics.tunnels_open.inc();
         let session = Session::new(key, stream, arrival, &mut self.context);
         let entry = vacancy.insert(Entry {
             session,
             queued: false,
             admission,
+            is_named: !awaits_proxy_header,
             idle: None,
             idle_changes: 0,
             idle_position: None,
@@ -128,7 +134,32 @@ impl Shard {
         });
         let next = entry.session.step(key, &mut self.context);
         self.follow(key, next);
-        match decision.eviction {
+        self.make_room(decision.eviction);
+    }
+
+    /// A PROXY header has named the client of a connection: from here on it counts as that client's.
+    pub(super) fn introduce(&mut self, key: Key) {
+        self.leave_idle_queue(key);
+        self.queue_if_large(key, false);
+        let now_ms = self.context.now_ms();
+        let Some(entry) = self.sessions.get_mut(key) else { return };
+        let Some(client) = entry.session.take_introduced() else { return };
+        self.gate.leave(entry.gate_client(), entry.has_place());
+        let decision = self.gate.enter(client, self.number, now_ms);
+        entry.admission = decision.admission;
+        entry.is_named = true;
+        // It may be idle as before, but with another place in the queue.
+        entry.idle = None;
+        entry.idle_changes = entry.idle_changes.wrapping_add(1);
+        entry.session.admit(client, decision.admission, key, &mut self.context);
+        let next = entry.session.step(key, &mut self.context);
+        self.follow(key, next);
+        self.make_room(decision.eviction);
+    }
+
+    /// Closes an idle connection, or has it closed, in whose place another one was admitted.
+    fn make_room(&mut self, eviction: Option<Eviction>) {
+        match eviction {
             Some(eviction) if eviction.shard == self.number => self.evict(eviction),
             Some(eviction) => self.gate.send(eviction),
             None => {}

@@ -65,7 +65,7 @@ impl Shard {
     /// Puts a session into the queue of large unfinished heads, or takes it out.
     pub(super) fn queue_if_large(&mut self, key: Key, is_large: bool) {
         let Some(entry) = self.sessions.get_mut(key) else { return };
-        let client = entry.session.client().ip().to_canonical();
+        let client = entry.queue_address();
         match (entry.head_position, is_large) {
             (None, true) => {
                 let position = self.idle.next_position();
@@ -132,10 +132,10 @@ impl Shard {
 
     fn join_idle_queue(&mut self, key: Key) {
         let Some(entry) = self.sessions.get_mut(key) else { return };
-        let client = entry.session.client();
+        let client = entry.gate_client();
         let position = self.idle.next_position();
         let queue = if entry.has_place() { &mut self.idle.with_place } else { &mut self.idle.rejected };
-        queue.join(position, key, client.ip().to_canonical());
+        queue.join(position, key, entry.queue_address());
         entry.idle_position = Some(position);
         if entry.has_place() {
             self.gate.count_idle(client, self.number, 1);
@@ -149,9 +149,9 @@ impl Shard {
     pub(super) fn leave_idle_queue(&mut self, key: Key) {
         let Some(entry) = self.sessions.get_mut(key) else { return };
         let Some(position) = entry.idle_position.take() else { return };
-        let client = entry.session.client();
+        let client = entry.gate_client();
         let queue = if entry.has_place() { &mut self.idle.with_place } else { &mut self.idle.rejected };
-        queue.leave(position, client.ip().to_canonical());
+        queue.leave(position, entry.queue_address());
         if entry.has_place() {
             self.gate.count_idle(client, self.number, -1);
         }
