@@ -26,8 +26,10 @@ pub mod neg_token_resp;
 pub mod negotiate_message;
 pub mod parties;
 pub mod pieces;
+pub mod proxy_header;
 pub mod request_head;
 pub mod response_head;
+pub mod socks;
 pub mod spnego;
 #[path = "../../src/http/trace.rs"]
 mod trace;
@@ -53,6 +55,6 @@ macro_rules! targets {
 
 targets! {
     ap_rep authenticate_message av_pairs base64_token challenge_message challenges chunked client_hello config forward
-    handshake kdc_reply kdc_request keytab krb5_conf neg_token_resp negotiate_message request_head response_head spnego
-    transparent
+    handshake kdc_reply kdc_request keytab krb5_conf neg_token_resp negotiate_message proxy_header request_head
+    response_head socks spnego transparent
 }

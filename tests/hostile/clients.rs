@@ -73,7 +73,7 @@ pub fn connect_from(source: Ipv4Addr, gateway: SocketAddr) -> io::Result<TcpStre
 
 /// Runs `harm` while well-behaved clients are served one after the other and health and metrics are polled. Afterwards
 /// no resources are leaked.
-fn meanwhile<T>(what: &str, gateway: &mut Gateway, harm: impl FnOnce(&Gateway) -> T) -> T {
+pub fn meanwhile<T>(what: &str, gateway: &mut Gateway, harm: impl FnOnce(&Gateway) -> T) -> T {
     let before = Vitals::of(gateway.admin_address()).expect("metrics");
     let (over, served, slowest) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(Duration::ZERO));
     let admin = gateway.admin_address();

@@ -10,3 +10,4 @@ mod clients;
 mod fairness;
 mod idle;
 mod memory;
+mod protocols;

@@ -69,8 +69,10 @@ replays! {
     krb5_conf a_krb5_conf_is_read_within_its_bounds_or_is_an_error_with_its_line
     neg_token_resp a_response_of_spnego_is_read_in_one_way
     negotiate_message a_negotiate_message_is_answered_with_a_readable_challenge
+    proxy_header a_proxy_header_has_one_reading_however_it_is_split
     request_head a_request_head_has_one_reading_and_is_forwarded_with_its_meaning
     response_head a_response_head_has_one_reading_and_one_framing
+    socks what_a_socks_client_asks_for_is_the_same_however_it_is_split
     spnego a_negotiate_token_is_answered_if_it_contains_a_message
     transparent a_redirected_client_has_one_destination_however_its_bytes_are_split
 }

@@ -7,15 +7,15 @@ const TABLE: [u32; 256] = table();
 
 const fn table() -> [u32; 256] {
     let mut table = [0; 256];
-    let mut index = 0;
-    while index < 256 {
-        let (mut remainder, mut bit) = (index as u32, 0);
+    let mut byte: u32 = 0;
+    while byte < 256 {
+        let (mut remainder, mut bit) = (byte, 0);
         while bit < 8 {
             remainder = if remainder & 1 == 1 { remainder >> 1 ^ POLYNOMIAL } else { remainder >> 1 };
             bit += 1;
         }
-        table[index] = remainder;
-        index += 1;
+        table[byte as usize] = remainder;
+        byte += 1;
     }
     table
 }

@@ -151,7 +151,7 @@ fn every_changed_bit_of_a_checked_header_is_noticed() {
         let mut changed = bytes.clone();
         changed[bit / 8] ^= 1 << (bit % 8);
         let found = header(&changed, LIMIT_BYTES);
-        // LOCAL has no fields, a longer header is not whole yet, and without its type the checksum is not known as such.
+        // LOCAL has no fields, a longer header is not whole yet, and without its type the checksum is not known.
         let is_harmless = matches!(found, Ok(None | Some((_, None))));
         let is_other_type = (8 * (bytes.len() - 7)..8 * (bytes.len() - 6)).contains(&bit);
         assert!(found.is_err() || is_harmless || is_other_type, "bit {bit}: {found:?}");
