@@ -70,7 +70,7 @@ fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, takes_logins: bool) -> S
     let logins = SameAsUser { takes_logins };
     let forward = ForwardOptions { via: Some("gw") };
     let options = ReadOptions { head_limit_bytes: 64 * 1024, field_limit: 100, forward, logins: &logins };
-    let mut reader = RequestReader::first(&Service::DEFAULT);
+    let mut reader = RequestReader::first(&Service::DEFAULT, || panic!("no redirection"));
     let (mut held, mut seen) = (Vec::new(), Seen::default());
     for piece in pieces {
         held.extend_from_slice(piece);
