@@ -14,6 +14,7 @@ pub mod challenges;
 pub mod chunked;
 pub mod client_hello;
 pub mod config;
+pub mod dns_answer;
 pub mod forward;
 pub mod forward_heads;
 pub mod handshake;
@@ -54,7 +55,7 @@ macro_rules! targets {
 }
 
 targets! {
-    ap_rep authenticate_message av_pairs base64_token challenge_message challenges chunked client_hello config forward
-    handshake kdc_reply kdc_request keytab krb5_conf neg_token_resp negotiate_message proxy_header request_head
-    response_head socks spnego transparent
+    ap_rep authenticate_message av_pairs base64_token challenge_message challenges chunked client_hello config
+    dns_answer forward handshake kdc_reply kdc_request keytab krb5_conf neg_token_resp negotiate_message proxy_header
+    request_head response_head socks spnego transparent
 }

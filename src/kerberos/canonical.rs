@@ -21,7 +21,11 @@ pub fn read_canonical(answer: &[u8], query: &[u8], host: &str) -> Result<Option<
     let mut aliases: Vec<(String, String)> = Vec::new();
     let exists = dns::read_records(answer, query, |owner, kind, message| {
         if kind == TYPE_CNAME {
-            aliases.push((owner, message.name()?));
+            let target = message.name()?;
+            // The root is no host.
+            if !target.is_empty() {
+                aliases.push((owner, target));
+            }
         }
         Ok(())
     })?;

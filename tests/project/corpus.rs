@@ -61,6 +61,7 @@ replays! {
     chunked a_body_ends_at_the_same_byte_however_it_is_split
     client_hello a_server_name_is_the_same_however_its_hello_is_split_and_fragmented
     config a_configuration_is_valid_or_its_errors_have_their_places
+    dns_answer a_dns_answer_yields_host_names_within_their_bounds_or_is_an_error
     forward forwarded_messages_mean_the_same_and_consume_nothing_behind_them
     handshake a_handshake_is_the_same_however_it_is_split_and_answers_only_its_challenge
     kdc_reply a_kdcs_reply_yields_only_the_ticket_that_was_asked_for
