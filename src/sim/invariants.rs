@@ -68,11 +68,15 @@ fn check_tickets(world: &World, outcome: &mut RunSummary, wrong: &mut Vec<String
     let realm = tickets.realm.borrow();
     wrong.extend(realm.wrong.iter().cloned());
     outcome.tickets = realm.counts;
-    let mut final_ones = BTreeSet::new();
-    for (request, may_be_repeated) in world.peers.values().flat_map(|peer| &peer.http.bodies_with_tickets) {
+    // In the order of their connections.
+    let mut begun = BTreeSet::new();
+    for sent in world.peers.values().flat_map(|peer| &peer.http.with_tickets) {
+        if begun.contains(&sent.request) {
+            wrong.push(format!("request {} was sent again although its body had begun", sent.request));
+        }
         // A body that is kept may be sent again after a refusal, but no other.
-        if !may_be_repeated && !final_ones.insert(*request) {
-            wrong.push(format!("the body of request {request} was sent again"));
+        if sent.has_begun && !sent.may_be_repeated {
+            begun.insert(sent.request);
         }
     }
 }

@@ -42,9 +42,8 @@ pub struct HttpServer {
     pub ends_at_close: bool,
     /// Requests that were admitted and answered.
     pub carried_out: Vec<RequestId>,
-    /// Requests with a ticket whose bodies have come, in part at least, and whether they may be repeated: the body is
-    /// short enough to be kept, and the ticket was not accepted.
-    pub bodies_with_tickets: Vec<(RequestId, bool)>,
+    /// Requests with bodies and with a ticket of Kerberos.
+    pub with_tickets: Vec<WithTicket>,
     pub wrong: Vec<String>,
     /// Answers at once, even where it could wait for the body.
     answers_early: bool,
@@ -60,9 +59,18 @@ struct PendingRequest {
     answer: Vec<ProxyAction>,
     /// It counts as carried out once it is answered; probes and unauthenticated requests do not.
     is_real: bool,
-    /// Its head has a ticket of Kerberos, and nothing of its body has come.
+    /// It is the last one in `with_tickets`, and nothing of its body has come.
     is_with_ticket: bool,
-    may_be_repeated: bool,
+}
+
+/// A request with a body whose head has a ticket of Kerberos.
+#[derive(Clone, Copy, Debug)]
+pub struct WithTicket {
+    pub request: RequestId,
+    /// The ticket was not accepted, and the body is short enough to be kept.
+    pub may_be_repeated: bool,
+    /// Something of the body has come.
+    pub has_begun: bool,
 }
 
 /// What the server needs to know about the rest of the simulation.
@@ -120,7 +128,9 @@ impl HttpServer {
         let Some(pending) = &mut self.pending else { return true };
         pending.body.take(&mut self.buffer);
         if pending.body.bytes > 0 && std::mem::take(&mut pending.is_with_ticket) {
-            self.bodies_with_tickets.push((pending.request, pending.may_be_repeated));
+            if let Some(last) = self.with_tickets.last_mut() {
+                last.has_begun = true;
+            }
         }
         let done = pending.body.is_done();
         if done || pending.early.is_some_and(|early| pending.body.bytes >= early) {
@@ -204,10 +214,14 @@ impl HttpServer {
             self.wrong.push(format!("request {request} is framed as {framing:?} instead of {:?}", plan.framing));
         }
         let body = Body::new(framing, base(request.client, request.number, false), request.to_string());
-        let is_with_ticket = head.get("proxy-authorization").is_some_and(has_ticket);
+        let is_with_ticket = !is_probe && head.get("proxy-authorization").is_some_and(has_ticket);
         let is_short = matches!(framing, Framing::Length(length) if length <= limits::BUFFERED_BODY_BYTES as u64);
-        let (is_real, may_be_repeated) = (admitted && !is_probe, is_short && !admitted);
-        self.pending = Some(PendingRequest { request, body, early, answer, is_real, is_with_ticket, may_be_repeated });
+        let may_be_repeated = is_short && !admitted;
+        if is_with_ticket {
+            self.with_tickets.push(WithTicket { request, may_be_repeated, has_begun: false });
+        }
+        let is_real = admitted && !is_probe;
+        self.pending = Some(PendingRequest { request, body, early, answer, is_real, is_with_ticket });
     }
 
     /// Credentials, and all requests after them on the connection, belong to the client's own identity.
