@@ -61,7 +61,8 @@ pub struct Credential {
     pub(super) token_key: TokenKey,
 }
 
-/// What the session key has for tokens, derived once for all tokens with the ticket: most of a token's cost otherwise.
+/// What the session key has for tokens, derived once for all tokens with the ticket. Deriving it takes about as long as
+/// the rest of a token.
 #[derive(Clone, Default)]
 pub(super) struct TokenKey(Arc<OnceLock<UsageKey>>);
 

@@ -61,7 +61,7 @@ fn a_service_accepts_the_token_and_the_client_accepts_its_answer() {
     }
 }
 
-/// Deriving a key takes several times as long as everything else that a token needs.
+/// Deriving them takes about as long as the rest of a token.
 #[test]
 fn keys_for_tokens_are_derived_once_for_each_ticket() {
     for etype in Etype::ALL {
