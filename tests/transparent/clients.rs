@@ -13,7 +13,7 @@ use crate::support::gateway::Gateway;
 use crate::support::process::Process;
 use crate::support::scratch::{Scratch, wait_for};
 use crate::support::squid::{LogLine, Squid};
-use crate::support::tools::path_of;
+use crate::support::tools::{find, path_of};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -164,7 +164,40 @@ fn other_clients(origins: &Origins, squid: &Squid) {
         assert!(references.text().contains("\tHEAD"), "{}", references.text());
     }
     expect_target(squid, before, "GET http://origin.test/project.git/HEAD");
+    where_installed(origins);
 }
+
+/// Clients that the test does not insist on.
+fn where_installed(origins: &Origins) {
+    let certificate = origins.certificate();
+    let apt = "/usr/lib/apt/apt-helper";
+    if std::path::Path::new(apt).is_file() {
+        let file = origins.scratch.join("fetched").display().to_string();
+        let fetched = in_pod("env", &[apt, "download-file", "http://origin.test/page", &file]);
+        fetched.expect_success("apt");
+        assert_eq!(std::fs::read_to_string(&file).expect("apt's file"), PAGE);
+    }
+    if let Some(node) = find("node") {
+        let trust = format!("NODE_EXTRA_CA_CERTS={certificate}");
+        let program = "fetch('https://origin.test/page').then(r => r.text()).then(t => process.stdout.write(t))";
+        let page = in_pod("env", &[&trust, &node.display().to_string(), "-e", program]);
+        assert_eq!(page.expect_success("Node").text(), PAGE);
+    }
+    if let Some(java) = find("java") {
+        let source = origins.scratch.write("Fetch.java", FETCH);
+        let arguments = [&java.display().to_string(), &source.display().to_string(), "http://origin.test/page"];
+        let page = in_pod("env", &arguments);
+        assert_eq!(page.expect_success("Java").text(), PAGE);
+    }
+}
+
+const FETCH: &str = "import java.net.URL;
+public class Fetch {
+    public static void main(String[] arguments) throws Exception {
+        try (var in = new URL(arguments[0]).openStream()) { System.out.write(in.readAllBytes()); System.out.flush(); }
+    }
+}
+";
 
 fn without_server_name(origins: &Origins, squid: &Squid) {
     let certificate = origins.certificate();
