@@ -111,6 +111,10 @@ fn is_unprintable(character: char) -> bool {
 }
 
 fn write_escaped(out: &mut impl Write, text: &str) -> io::Result<()> {
+    // Names and most messages are ASCII, and this test decodes no characters.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return out.write_all(text.as_bytes());
+    }
     let mut rest = text;
     while let Some(at) = rest.find(is_unprintable) {
         let (plain, tail) = rest.split_at(at);
