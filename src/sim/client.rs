@@ -2,7 +2,7 @@
 
 use super::network::{End, Network};
 use super::pump::Pump;
-use super::scenario::{ClientOddity, ClientPlan, Target};
+use super::scenario::{ClientOddity, ClientPlan, Speaks, Target};
 
 /// A client that has connected.
 #[derive(Debug)]
@@ -94,12 +94,11 @@ impl Client {
     fn read_answer(&mut self, network: &mut Network) {
         while network.peer_read(self.wire, 1 << 16, &mut self.answer) > 0 {}
         if self.status.is_none()
-            && let Some(end) = self.answer.windows(4).position(|window| window == b"\r\n\r\n")
+            && let Some((status, length)) = self.told()
         {
-            let line = String::from_utf8_lossy(&self.answer[..end]).into_owned();
-            self.status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).or(Some(0));
-            if self.status == Some(200) {
-                let tunnel = self.answer.split_off(end + 4);
+            self.status = Some(status);
+            if status == 200 {
+                let tunnel = self.answer.split_off(length);
                 self.pump.check(&tunnel);
             }
         }
@@ -107,6 +106,32 @@ impl Client {
         if self.pump.saw_end && self.status != Some(200) {
             self.pump.ended = Some(End::Fin);
             network.peer_close(self.wire);
+        }
+    }
+
+    /// The status in the answer and the length of its head, once that has come. In SOCKS a success counts as 200, and a
+    /// failure as its code.
+    fn told(&self) -> Option<(u16, usize)> {
+        match (self.speaks(), self.answer.as_slice()) {
+            (Speaks::Socks4a, [0, code, _, _, _, _, _, _, ..]) => Some((status_of_code(*code), 8)),
+            (Speaks::Socks5, [5, 0, 5, code, _, _, _, _, _, _, _, _, ..]) => Some((status_of_code(*code), 12)),
+            // It had to give way before it had the whole greeting.
+            (Speaks::Socks5, [5, 0xff, ..]) => Some((1, 2)),
+            (Speaks::Socks4a | Speaks::Socks5, _) => None,
+            (Speaks::Http, answer) => {
+                let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+                let line = String::from_utf8_lossy(&answer[..end]).into_owned();
+                let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+                Some((status.unwrap_or(0), end + 4))
+            }
+        }
+    }
+
+    /// What it speaks, unless that is something else altogether, which is answered in HTTP.
+    pub fn speaks(&self) -> Speaks {
+        match self.plan.oddity {
+            Some(ClientOddity::SpeaksTls | ClientOddity::SendsGarbage) => Speaks::Http,
+            _ => self.plan.speaks,
         }
     }
 
@@ -135,16 +160,45 @@ pub fn host(number: usize, target: Target) -> String {
 fn head(number: usize, plan: &ClientPlan) -> Vec<u8> {
     // The port identifies the client to its origin.
     let authority = format!("{}:{}", host(number, plan.target), 9_000 + number);
-    let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: sim\r\n");
-    if plan.filler > 0 {
-        head += &format!("X-Filler: {}\r\n", "f".repeat(plan.filler));
-    }
-    head += "\r\n";
+    let head = match plan.speaks {
+        Speaks::Http => http_head(&authority, plan.filler),
+        Speaks::Socks4a | Speaks::Socks5 => socks_request(number, plan),
+    };
     match plan.oddity {
         Some(ClientOddity::ClosesAtOnce | ClientOddity::StaysSilent) => Vec::new(),
-        Some(ClientOddity::SendsHalfAHead | ClientOddity::ClosesInHead) => head.into_bytes()[..20].to_vec(),
+        Some(ClientOddity::SendsHalfAHead | ClientOddity::ClosesInHead) => head[..head.len().min(21) - 1].to_vec(),
         Some(ClientOddity::SpeaksTls) => b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc".to_vec(),
         Some(ClientOddity::SendsGarbage) => b"what is this?\r\n\r\n".to_vec(),
-        _ => head.into_bytes(),
+        _ => head,
+    }
+}
+
+fn http_head(authority: &str, filler: usize) -> Vec<u8> {
+    let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: sim\r\n");
+    if filler > 0 {
+        head += &format!("X-Filler: {}\r\n", "f".repeat(filler));
+    }
+    head += "\r\n";
+    head.into_bytes()
+}
+
+/// A SOCKS5 greeting with its request behind it, or a SOCKS4a request.
+fn socks_request(number: usize, plan: &ClientPlan) -> Vec<u8> {
+    let host = host(number, plan.target);
+    let port = u16::try_from(9_000 + number).unwrap().to_be_bytes();
+    match plan.speaks {
+        Speaks::Socks5 => {
+            let length = u8::try_from(host.len()).unwrap();
+            [b"\x05\x01\x00\x05\x01\x00\x03", &[length][..], host.as_bytes(), &port].concat()
+        }
+        _ => [b"\x04\x01", &port[..], b"\0\0\0\x01sim\0", host.as_bytes(), b"\0"].concat(),
+    }
+}
+
+/// The status that stands for a reply code: 200 for a success, the code itself for a failure.
+fn status_of_code(code: u8) -> u16 {
+    match code {
+        0 | 90 => 200,
+        code => code.into(),
     }
 }

@@ -7,7 +7,7 @@ use super::kerberos::RealmCounts;
 use super::network::{Address, Conclusion, with};
 use super::plain;
 use super::pump::Pump;
-use super::scenario::Target;
+use super::scenario::{Speaks, Target};
 use super::world::World;
 use crate::client_protocol;
 use crate::fault::Cause;
@@ -225,15 +225,20 @@ impl Checker<'_> {
             return;
         }
         let cause = Cause::ALL.iter().find(|cause| cause.label() == label);
-        let expected = match (label, cause) {
-            ("declined", _) => status.filter(|status| [403, 503].contains(status)),
-            (_, Some(cause)) => client_protocol::status(*cause),
-            _ => None,
+        let speaks = self.client.speaks();
+        let expected = match (speaks, label, cause) {
+            (Speaks::Http, "declined", _) => status.filter(|status| [403, 503].contains(status)),
+            (Speaks::Http, _, Some(cause)) => client_protocol::status(*cause),
+            (Speaks::Socks4a, ..) => Some(91),
+            (Speaks::Socks5, "declined", _) => status.filter(|code| [2, 4].contains(code)),
+            (Speaks::Socks5, _, Some(cause)) => client_protocol::socks_reply(*cause).map(u16::from),
+            (_, _, None) => None,
         };
         self.require(expected.is_some() && status == expected, || {
             format!("ended as {label}, but the client received {status:?}: {:?}", self.client.answer)
         });
-        self.require(self.client.page().is_some(), || "its error page is incomplete".into());
+        let is_complete = speaks != Speaks::Http || self.client.page().is_some();
+        self.require(is_complete, || "its error page is incomplete".into());
     }
 }
 

@@ -56,6 +56,8 @@ enum Kind {
     Ntlm,
     /// The same, and tickets in addition.
     Kerberos,
+    /// As with NTLM, with SOCKS clients in place of those that send a CONNECT.
+    Socks,
 }
 
 impl Kind {
@@ -63,8 +65,9 @@ impl Kind {
     fn wanted() -> Kind {
         match std::env::var("SIM_KIND").as_deref() {
             Ok("kerberos") => Kind::Kerberos,
+            Ok("socks") => Kind::Socks,
             Err(_) | Ok("ntlm") => Kind::Ntlm,
-            Ok(other) => panic!("SIM_KIND is ntlm or kerberos, not {other}"),
+            Ok(other) => panic!("SIM_KIND is ntlm, kerberos or socks, not {other}"),
         }
     }
 }
@@ -77,6 +80,7 @@ fn run(kind: Kind, seed: u64, print: bool) -> Result<RunSummary, String> {
     let (scenario, variable) = match kind {
         Kind::Ntlm => (Scenario::of(seed), ""),
         Kind::Kerberos => (Scenario::with_kerberos(seed), "SIM_KIND=kerberos "),
+        Kind::Socks => (Scenario::with_socks(seed), "SIM_KIND=socks "),
     };
     play(scenario, seed, print).map_err(|wrong| {
         format!(
@@ -185,6 +189,15 @@ fn tickets_are_used_replaced_and_never_the_way_around_the_configuration() {
     for end in
         ["kdc_unreachable", "ticket_unavailable", "credentials_refused", "mutual_auth_failed", "scheme_not_offered"]
     {
+        assert!(totals.ends.get(end).is_some_and(|count| *count > 10), "too few ended as {end}: {:?}", totals.ends);
+    }
+}
+
+#[test]
+fn bytes_of_socks_clients_arrive_or_a_fault_is_reported() {
+    let totals = run_all(Kind::Socks, 0..1_000);
+    assert!(totals.wrong.is_empty(), "{}", totals.wrong.join("\n"));
+    for end in ["finished", "declined", "client_gone", "head_timeout", "drained"] {
         assert!(totals.ends.get(end).is_some_and(|count| *count > 10), "too few ended as {end}: {:?}", totals.ends);
     }
 }

@@ -88,6 +88,16 @@ pub struct ClientPlan {
     /// How much of its data it sends before it has an answer.
     pub early: u64,
     pub oddity: Option<ClientOddity>,
+    pub speaks: Speaks,
+}
+
+/// How a client asks for its tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Speaks {
+    #[default]
+    Http,
+    Socks4a,
+    Socks5,
 }
 
 /// One direction of a tunnel.
@@ -251,6 +261,16 @@ impl Scenario {
         }
         if !strict && scenario.right_password && rng.once_in(3) {
             scenario.password_changes_at_us = Some(rng.within(0..=400_000));
+        }
+        scenario
+    }
+
+    /// The scenario of a seed with SOCKS clients in place of those that send a CONNECT. It draws nothing, so the seeds
+    /// mean the same as without it.
+    pub fn with_socks(seed: u64) -> Scenario {
+        let mut scenario = Scenario::of(seed);
+        for (number, client) in scenario.clients.iter_mut().enumerate() {
+            client.speaks = if number % 2 == 0 { Speaks::Socks5 } else { Speaks::Socks4a };
         }
         scenario
     }
@@ -436,6 +456,7 @@ fn client(
         up,
         down,
         oddity,
+        speaks: Speaks::Http,
     }
 }
 
