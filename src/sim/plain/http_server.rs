@@ -127,10 +127,11 @@ impl HttpServer {
     fn read_body(&mut self, steps: &mut VecDeque<ProxyAction>) -> bool {
         let Some(pending) = &mut self.pending else { return true };
         pending.body.take(&mut self.buffer);
-        if pending.body.bytes > 0 && std::mem::take(&mut pending.is_with_ticket) {
-            if let Some(last) = self.with_tickets.last_mut() {
-                last.has_begun = true;
-            }
+        if pending.body.bytes > 0
+            && std::mem::take(&mut pending.is_with_ticket)
+            && let Some(last) = self.with_tickets.last_mut()
+        {
+            last.has_begun = true;
         }
         let done = pending.body.is_done();
         if done || pending.early.is_some_and(|early| pending.body.bytes >= early) {
