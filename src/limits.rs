@@ -81,7 +81,7 @@ pub const HELD_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 pub const BODY_PROGRESS_BYTES: u64 = 4 * 1024;
 
 /// Requests on one connection of a client, so that clients eventually move to new gateways and upstreams.
-pub const REQUESTS_PER_CONNECTION: u32 = 10_000;
+pub const REQUESTS_PER_CONNECTION: u16 = 10_000;
 
 // ---- Splicing ----
 

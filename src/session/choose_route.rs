@@ -51,7 +51,7 @@ pub(super) fn choose(received: Received, cx: &mut Cx<'_>) -> Step<Box<ChooseRout
     let patience_ms = millis(limits::ROUTE_TIMEOUT).min(cx.timeouts().handshake);
     let question = RouteQuestion { destination, client, patience: Duration::from_millis(patience_ms) };
     // No other request of this connection has the same number.
-    let number = cx.client.record.requests;
+    let number = cx.client.record.requests.into();
     let (key, route_ticket) = (cx.key, &cx.shard.route_ticket);
     match asked.egress.routes.route(&question, &|| route_ticket(key, number)) {
         RouteReply::Now(answer) => Step::Go(decided(answer, asked, received, cx)),

@@ -401,6 +401,6 @@ mod tests {
     #[test]
     fn a_session_takes_little_room_in_the_slab() {
         let bytes = size_of::<Session>();
-        assert!(bytes <= 272, "{bytes} bytes");
+        assert!(bytes <= 256, "{bytes} bytes");
     }
 }

@@ -101,8 +101,8 @@ pub(super) struct Record {
     pub listener: u16,
     /// The status that the client got, if it got one.
     pub status: Option<NonZeroU16>,
-    /// Requests answered on this connection before.
-    pub requests: u32,
+    /// Requests answered on this connection before, at most [`crate::limits::REQUESTS_PER_CONNECTION`].
+    pub requests: u16,
     /// The upstream connection is this client's own, because an origin has authenticated it.
     pub pinned: bool,
     /// Requests sent upstream for the handshake.

@@ -333,7 +333,7 @@ fn a_connection_carries_a_bounded_number_of_requests() {
     let setup = PlainHttpGateway::new(&[]);
     let mut client = setup.client();
     let mut writer = client.stream.try_clone().unwrap();
-    let bound = usize::try_from(ntlm_gateway::limits::REQUESTS_PER_CONNECTION).unwrap();
+    let bound = usize::from(ntlm_gateway::limits::REQUESTS_PER_CONNECTION);
     let requests = setup.get("/bytes/5").repeat(bound + 100);
     let sender = std::thread::spawn(move || writer.write_all(requests.as_bytes()));
     let mut answered = 0;
