@@ -33,11 +33,12 @@ struct MonitoredGateway {
     _scratch: Scratch,
 }
 
-/// An identity that clients log on to, which lets a client use a wrong password, and one that has tickets. Without clients
-/// it would get none.
+/// An identity that clients log on to, which lets a client use a wrong password, and one that has tickets. An identity
+/// without clients would get none.
 const IDENTITIES: &str = "[[identities]]\nname = 'own'\nuser = 'CORP\\alice'\npassword_file = 'password'\n\
     proxy_user = 'own'\nproxy_password_file = 'password'\n\
-    [[identities]]\nname = 'tickets'\nclients = ['192.0.2.0/24']\nuser = 'bob@example.test'\npassword_file = 'password'\nauth = ['kerberos']\n";
+    [[identities]]\nname = 'tickets'\nclients = ['192.0.2.0/24']\nuser = 'bob@example.test'\n\
+    password_file = 'password'\nauth = ['kerberos']\n";
 
 const REALM: &str = "EXAMPLE.TEST";
 const SERVICE: &str = "HTTP/proxy.test";
