@@ -229,6 +229,10 @@ pub const TCP_PROBES: u32 = 4;
 /// Connections that the handshake of one client request may use before the upstream counts as failed.
 pub const HANDSHAKE_CONNECTIONS: u8 = 3;
 
+/// Tokens of the same mechanism that may follow a refused one: with the ticket that has come in the meantime, and with
+/// the one that is requested if that one is refused as well.
+pub const TOKEN_RETRIES: u8 = 2;
+
 // ---- Connection pools ----
 
 /// Authenticated connections that a shard keeps for each upstream and identity.

@@ -207,7 +207,7 @@ impl Handshake {
             scheme: self.scheme,
             credentials: &self.credentials,
             token_made_at: self.token_made_at,
-            has_retried: self.has_retried,
+            retries: self.retries,
         }
     }
 
@@ -315,7 +315,7 @@ impl Handshake {
             true => self.tally.refused = self.tally.refused.saturating_add(1),
             false => self.tally.unprompted = self.tally.unprompted.saturating_add(1),
         }
-        self.has_retried |= is_refusal && scheme == self.scheme;
+        self.retries = self.retries.saturating_add(u8::from(is_refusal && scheme == self.scheme));
         match self.credentials.place(scheme) {
             0 => self.fallback = None,
             // Another scheme of the same mechanism.

@@ -39,8 +39,8 @@ pub struct Handshake {
     pub(super) token_made_at: FileTime,
     /// The last request on the present connection carries the final token.
     pub(super) has_sent_final_token: bool,
-    /// A final token that was refused has been replaced by another one of the same mechanism.
-    pub(super) has_retried: bool,
+    /// How many final tokens that were refused have been replaced by others of the same mechanism.
+    pub(super) retries: u8,
     /// The mechanism in use is not the one that comes first, because that one could not make its token.
     pub(super) has_fallen_back: bool,
     /// Why the mechanism in use is not the one that comes first; `None` if it is.
@@ -76,7 +76,7 @@ impl Handshake {
             mutual_check: None,
             token_made_at: FileTime::default(),
             has_sent_final_token: false,
-            has_retried: false,
+            retries: 0,
             has_fallen_back: false,
             channel_bindings: None,
             has_shown_credentials: false,
@@ -120,7 +120,7 @@ impl Handshake {
         self.fallback = credentials.known_fallback(self.scheme);
         self.beginnings = 0;
         self.demanded = false;
-        (self.has_retried, self.has_fallen_back) = (false, false);
+        (self.retries, self.has_fallen_back) = (0, false);
         self.credentials = credentials;
         self.secrets = None;
         self.state = State::Ready(self.first_opening());

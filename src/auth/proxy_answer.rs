@@ -10,6 +10,7 @@ use super::state::Leg;
 use crate::fault::{Cause, Fault};
 use crate::forward::HeadPurpose;
 use crate::http::{self, BodyFraming, ResponseHead};
+use crate::limits;
 use crate::ntlm::FileTime;
 
 const TRANSPARENT: &str = "the upstream asks with 401 and WWW-Authenticate, as an origin would: it is set up as a transparent proxy \
@@ -60,8 +61,8 @@ pub(super) struct SentRequest<'a> {
     pub credentials: &'a Credentials,
     /// When its final token was made, if it carries one.
     pub token_made_at: FileTime,
-    /// See [`Handshake::has_retried`](super::Handshake).
-    pub has_retried: bool,
+    /// See [`Handshake::retries`](super::Handshake).
+    pub retries: u8,
 }
 
 impl ProxyAnswer {
@@ -128,7 +129,7 @@ impl ProxyAnswer {
                     false => not_offered(),
                 };
                 // On another connection: Squid answers 407 to whatever follows a refused token on this one.
-                if refused.may_retry && !sent.has_retried {
+                if refused.may_retry && sent.retries < limits::TOKEN_RETRIES {
                     return Ok(ProxyAnswer::AskedAgain { framing: None, scheme, fallback });
                 }
                 match credentials.choose(scheme, true, &head.fields) {

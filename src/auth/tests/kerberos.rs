@@ -226,6 +226,25 @@ fn after_a_refusal_ntlm_is_remembered_until_there_is_another_ticket() {
     assert_eq!(begun(&credentials).scheme(), Scheme::Kerberos);
 }
 
+/// The upstream's key changes after the ticket was replaced, while the first token is on its way.
+#[test]
+fn a_ticket_that_came_in_the_meantime_may_be_refused_before_another_is_requested() {
+    let refusal = format!("HTTP/1.1 407 R\r\n{OFFERS}Content-Length: 0\r\n\r\n");
+    let (slot, asked) = slot(ready());
+    let mut handshake = begun(&credentials(&slot, true));
+    sent(&mut handshake, 1);
+    slot.publish(ready(), Timestamp::from_seconds(RECORDED + 2));
+    for (number, requested) in [(3, 0), (6, 1)] {
+        let answer = handshake.receive(refusal.as_bytes(), &mut Vec::new());
+        assert!(matches!(answer, Ok((_, Progress::Redial))), "{answer:?}");
+        assert_eq!(asked.load(Ordering::Relaxed), requested);
+        slot.publish(ready(), Timestamp::from_seconds(RECORDED + number));
+        handshake.begin(&mut Vec::new());
+        sent(&mut handshake, number + 1);
+    }
+    assert!(matches!(handshake.receive(OK.as_bytes(), &mut Vec::new()), Ok((_, Progress::Established))));
+}
+
 /// With `first_leg = "plain"`, to an upstream that closes the connection with each 407.
 #[test]
 fn refused_tickets_leave_enough_connections_for_ntlm() {
