@@ -35,7 +35,7 @@ pub fn check(input: &[u8]) {
         assert!(message.len() < input.len());
     }
     match verdict {
-        // What is encrypted has 40 bytes at least, and only the service can make it. Bytes behind the token are ignored.
+        // What is encrypted has 40 bytes at least, and only the service can make it. Bytes behind it are ignored.
         Ok(()) => {
             let is_of_service = |part: &[u8]| seeds()[..2].iter().any(|seed| seed.ends_with(part));
             assert!(input.windows(40).any(is_of_service));
