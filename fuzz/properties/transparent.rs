@@ -91,7 +91,7 @@ fn sound(used: usize, demand: &Demand, port: u16) {
 
 /// Hellos, requests in both forms, other protocols, and words that resemble HTTP.
 pub fn seeds() -> Vec<Vec<u8>> {
-    let said: [&[u8]; 11] = [
+    let said: [&[u8]; 12] = [
         HELLO,
         NAMELESS,
         b"GET /a?b HTTP/1.1\r\nHost: a.example\r\n\r\nGET",
@@ -101,6 +101,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         b"CONNECT c.example:443 HTTP/1.1\r\n\r\nx",
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"SET http 1\r\n",
+        b"SSH-X http://b.example/ HTTP/1.1\r\nHost: b.example\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"\r\nGET / HTTP/1.0\r\n\r\n",
     ];

@@ -33,6 +33,8 @@ pub(super) fn spoken(bytes: &[u8]) -> Spoken {
     let (method, rest) = bytes.split_at(length);
     match rest {
         _ if length == 0 || length > http::METHOD_LIMIT_BYTES => Spoken::Other,
+        // It could go on like a request, whose reader would take it for SSH or not as it happens to be split.
+        _ if method.starts_with(b"SSH-") => Spoken::Other,
         [] => Spoken::Unclear,
         [b' ', target @ ..] => spoken_by_target(method, target),
         _ => Spoken::Other,
@@ -82,7 +84,8 @@ mod tests {
             (b"EHLO me\r\n", 6, Spoken::Other),
             (b"a1 LOGIN x\r\n", 1, Spoken::Other),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 4, Spoken::Other),
-            (b"SSH-2.0-OpenSSH_9.2\r\n", 5, Spoken::Other),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", 4, Spoken::Other),
+            (b"SSH-X http://a/ HTTP/1.1\r\n", 4, Spoken::Other),
             (b"0032git-upload-pack /project\0host=a\0", 1, Spoken::Other),
             (b"\0\0\0\x08\x04\xd2\x16\x2f", 1, Spoken::Other),
             (b"AMQP\0\0\x09\x01", 5, Spoken::Other),
