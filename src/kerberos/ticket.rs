@@ -61,14 +61,26 @@ pub struct Credential {
     pub(super) token_key: TokenKey,
 }
 
-/// What the session key has for tokens, derived once for all tokens with the ticket. Deriving it takes about as long as
-/// the rest of a token.
+/// What the session key has for tokens and their answers, derived once for the ticket. Deriving it takes about as long
+/// as the rest of a token.
 #[derive(Clone, Default)]
-pub(super) struct TokenKey(Arc<OnceLock<UsageKey>>);
+pub(super) struct TokenKey(Arc<Derived>);
+
+#[derive(Default)]
+struct Derived {
+    /// For tokens.
+    request: OnceLock<UsageKey>,
+    /// For the service's own tokens.
+    reply: OnceLock<UsageKey>,
+}
 
 impl TokenKey {
-    fn of(&self, session_key: &Key) -> &UsageKey {
-        self.0.get_or_init(|| session_key.for_usage(KeyUsage::AP_REQ_AUTHENTICATOR))
+    fn request(&self, session_key: &Key) -> &UsageKey {
+        self.0.request.get_or_init(|| session_key.for_usage(KeyUsage::AP_REQ_AUTHENTICATOR))
+    }
+
+    fn reply(&self, session_key: &Key) -> &UsageKey {
+        self.0.reply.get_or_init(|| session_key.for_usage(KeyUsage::AP_REP))
     }
 }
 
@@ -150,9 +162,13 @@ impl Credential {
             // Some services read it as a signed number.
             sequence_number: Some(inputs.sequence_number >> 2),
         };
-        let sealed = authenticator.seal(self.token_key.of(&self.session_key), &inputs.confounder);
+        let sealed = authenticator.seal(self.token_key.request(&self.session_key), &inputs.confounder);
         let request = ap_req(ApOptions { mutual: true }, &self.ticket, etype, &sealed);
-        let expected = ExpectedReply { session_key: self.session_key.clone(), time: inputs.time };
+        let expected = ExpectedReply {
+            session_key: self.session_key.clone(),
+            token_key: self.token_key.clone(),
+            time: inputs.time,
+        };
         ServiceToken { bytes: gss::token(TokenKind::ApReq, &request), expected }
     }
 
@@ -179,6 +195,7 @@ impl Credential {
 #[derive(Clone)]
 pub struct ExpectedReply {
     session_key: Key,
+    token_key: TokenKey,
     time: Timestamp,
 }
 
@@ -209,7 +226,9 @@ impl ExpectedReply {
     /// [`ServiceReplyError`] if it does not authenticate the service.
     pub fn verify(&self, token: &[u8]) -> Result<(), ServiceReplyError> {
         match gss::read_token(token)? {
-            (TokenKind::ApRep, message) => Ok(verify_ap_rep(message, &self.session_key, self.time)?),
+            (TokenKind::ApRep, message) => {
+                Ok(verify_ap_rep(message, self.token_key.reply(&self.session_key), self.time)?)
+            }
             (TokenKind::Error, message) => Err(ServiceReplyError::Error(KrbError::decode(message)?)),
             (TokenKind::ApReq, _) => Err(DecodeError::NoToken.into()),
         }

@@ -125,20 +125,7 @@ impl Key {
         etype: i64,
         cipher: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
-        if etype != self.etype.number() {
-            return Err(CryptoError::Etype { got: etype, key: self.etype.number() });
-        }
-        if cipher.len() < self.etype.confounder_bytes() + self.etype.mac_bytes() {
-            return Err(CryptoError::Short);
-        }
-        let mut data = Zeroizing::new(cipher.to_vec());
-        match self.for_usage(usage).derived {
-            Derived::Sha1(key) => key.decrypt(&mut data)?,
-            Derived::Sha2(key) => key.decrypt(&mut data)?,
-            Derived::Rc4(key) => key.decrypt(&mut data)?,
-        }
-        data.drain(..self.etype.confounder_bytes());
-        Ok(data)
+        self.for_usage(usage).decrypt(etype, cipher)
     }
 
     /// The checksum (RFC 3961 §3, get_mic) of the kind that belongs to the etype.
@@ -171,5 +158,23 @@ impl UsageKey {
             Derived::Rc4(key) => key.encrypt(&mut data),
         }
         data
+    }
+
+    /// As [`Key::decrypt`].
+    pub(in crate::kerberos) fn decrypt(&self, etype: i64, cipher: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+        if etype != self.etype.number() {
+            return Err(CryptoError::Etype { got: etype, key: self.etype.number() });
+        }
+        if cipher.len() < self.etype.confounder_bytes() + self.etype.mac_bytes() {
+            return Err(CryptoError::Short);
+        }
+        let mut data = Zeroizing::new(cipher.to_vec());
+        match &self.derived {
+            Derived::Sha1(key) => key.decrypt(&mut data)?,
+            Derived::Sha2(key) => key.decrypt(&mut data)?,
+            Derived::Rc4(key) => key.decrypt(&mut data)?,
+        }
+        data.drain(..self.etype.confounder_bytes());
+        Ok(data)
     }
 }

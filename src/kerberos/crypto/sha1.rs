@@ -40,12 +40,12 @@ impl UsageKey {
         data.extend_from_slice(&mac[..self.mac_bytes]);
     }
 
-    pub(super) fn decrypt(self, data: &mut Vec<u8>) -> Result<(), CryptoError> {
+    pub(super) fn decrypt(&self, data: &mut Vec<u8>) -> Result<(), CryptoError> {
         let mac = data.split_off(data.len() - self.mac_bytes);
         if let Some(aes) = &self.encryption {
             aes.decrypt_cts(data);
         }
-        self.integrity.chain_update(&data).verify_truncated_left(&mac).map_err(|_| CryptoError::Integrity)
+        self.integrity.clone().chain_update(&data).verify_truncated_left(&mac).map_err(|_| CryptoError::Integrity)
     }
 }
 

@@ -168,9 +168,9 @@ pub(in crate::kerberos) fn read_ap_rep(bytes: &[u8]) -> Result<EncryptedData<'_>
 }
 
 /// Verifies that an AP-REP answers the AP-REQ whose authenticator had this time.
-pub(in crate::kerberos) fn verify_ap_rep(bytes: &[u8], session_key: &Key, time: Timestamp) -> Result<(), ApReplyError> {
+pub(in crate::kerberos) fn verify_ap_rep(bytes: &[u8], key: &UsageKey, time: Timestamp) -> Result<(), ApReplyError> {
     let encrypted = read_ap_rep(bytes)?;
-    let plain: Zeroizing<Vec<u8>> = session_key.decrypt(KeyUsage::AP_REP, encrypted.etype, encrypted.cipher)?;
+    let plain: Zeroizing<Vec<u8>> = key.decrypt(encrypted.etype, encrypted.cipher)?;
     let mut part = Reader::new(&plain).enter(application(27))?.enter(SEQUENCE)?;
     let seconds = part.time(0)?;
     match with_micros(seconds, part.integer(1)?)? == time {

@@ -65,13 +65,25 @@ fn a_service_accepts_the_token_and_the_client_accepts_its_answer() {
 #[test]
 fn keys_for_tokens_are_derived_once_for_each_ticket() {
     for etype in Etype::ALL {
-        let (credential, _) = credential(etype);
+        let (credential, keytab) = credential(etype);
+        let before = DERIVATIONS.get();
+        credential.token(&inputs(NOW));
+        let first_derivations = DERIVATIONS.get() - before;
         let derivations = |tokens: u64| {
+            let replies = (0..tokens).map(|number| {
+                let token = credential.clone().token(&inputs(NOW + number));
+                let now = Timestamp::from_seconds(NOW);
+                (token.expected, accept(&token.bytes, &keytab, now, &[8; 16]).unwrap().reply.unwrap())
+            });
+            let replies: Vec<_> = replies.collect();
             let before = DERIVATIONS.get();
             (0..tokens).for_each(|number| drop(credential.clone().token(&inputs(NOW + number))));
+            replies.iter().for_each(|(expected, reply)| expected.verify(reply).unwrap());
             DERIVATIONS.get() - before
         };
-        assert_eq!((derivations(1), derivations(100)), (1, 0), "{etype}");
+        // The first token has been made by then.
+        assert_eq!((derivations(1), derivations(50)), (1, 0), "{etype}");
+        assert_eq!(first_derivations, 1, "{etype}");
     }
 }
 
