@@ -226,7 +226,9 @@ fn a_flood_of_malformed_heads_gets_400s_and_delays_no_other_client() {
                     let mut round = seed << 32;
                     while Instant::now() < until {
                         round += 1;
-                        let noise = pseudo_random(round, 200);
+                        let mut noise = pseudo_random(round, 200);
+                        // What begins like SOCKS has no status.
+                        noise[0] |= 0x80;
                         let head = match round % 5 {
                             0 => [&noise, b"\r\n\r\n".as_slice()].concat(),
                             1 => b"CONNECT  echo.test:7 HTTP/1.1\r\n\r\n".to_vec(),
