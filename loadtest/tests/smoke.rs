@@ -212,28 +212,33 @@ fn the_cap_cuts_off_a_run_in_any_state() {
     }
 }
 
+/// Runs `compare` for one short round in `directory`, and returns what it writes to `json`.
+fn compare(directory: &Path, json: &Path, arguments: &[&str]) -> Value {
+    let output = Command::new(LOADTEST)
+        .args(["compare", "--quick", "--rounds", "1", "--seconds", "0.3"])
+        .args(arguments)
+        .arg("--gateway")
+        .arg(gateway_binary())
+        .arg("--scratch")
+        .arg(directory)
+        .arg("--json")
+        .arg(json)
+        .output()
+        .unwrap();
+    assert_success(&output, "compare");
+    serde_json::from_slice(&fs::read(json).unwrap()).unwrap()
+}
+
 #[test]
 fn compare_starts_its_candidates_and_the_report_shows_them() {
     let directory = scratch("compare");
     let (json, html) = (directory.join("compare.json"), directory.join("report.html"));
-    let output = Command::new(LOADTEST)
-        .args(["compare", "gateway", "direct", "--quick", "--rounds", "1", "--seconds", "0.3", "--tunnels", "40"])
-        .args([
-            "--bytes",
-            "1048576",
-            "--scenarios",
-            "hold,setup:8,open:100,pingpong:1,http:4,http-post:4,bulk-down,bulk-up",
-        ])
-        .arg("--gateway")
-        .arg(gateway_binary())
-        .arg("--scratch")
-        .arg(&directory)
-        .arg("--json")
-        .arg(&json)
-        .output()
-        .unwrap();
-    assert_success(&output, "compare");
-    let comparison: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let scenarios = "hold,setup:8,open:100,pingpong:1,http:4,http-post:4,bulk-down,bulk-up";
+    let comparison = compare(
+        &directory,
+        &json,
+        &["gateway", "direct", "--tunnels", "40", "--bytes", "1048576", "--scenarios", scenarios],
+    );
     let sections = comparison["sections"].as_array().unwrap();
     assert_eq!(sections.len(), 8);
     for section in sections {
@@ -253,19 +258,8 @@ fn compare_starts_its_candidates_and_the_report_shows_them() {
 fn compare_gives_a_gateway_with_kerberos_its_tickets() {
     let directory = scratch("compare-kerberos");
     let json = directory.join("compare.json");
-    let output = Command::new(LOADTEST)
-        .args(["compare", "gateway-kerberos", "--quick", "--rounds", "1", "--seconds", "0.3"])
-        .args(["--scenarios", "setup:8", "--ticket-bytes", "4000"])
-        .arg("--gateway")
-        .arg(gateway_binary())
-        .arg("--scratch")
-        .arg(&directory)
-        .arg("--json")
-        .arg(&json)
-        .output()
-        .unwrap();
-    assert_success(&output, "compare");
-    let comparison: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let comparison =
+        compare(&directory, &json, &["gateway-kerberos", "--scenarios", "setup:8", "--ticket-bytes", "4000"]);
     let checks = comparison["sections"][0]["measurements"][0]["outcome"]["checks"].as_array().unwrap();
     let counted = |what: &str| checks.iter().find(|check| check["what"] == what).map(|check| check["got"].as_u64());
     assert!(counted("tickets accepted by the upstream").flatten().is_some_and(|count| count > 0), "{checks:?}");

@@ -1,12 +1,13 @@
 //! Delivers a request to a KDC: the I/O of a [`Delivery`], blocking and bounded in time.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 
+use super::deadline::{read_exact, time_until};
 use crate::kerberos::{Delivery, ErrorCode, KdcTransport, KrbError, Try};
 use crate::limits;
 
@@ -149,30 +150,12 @@ fn ask_by_tcp(request: &[u8], one: Try, until: Instant) -> io::Result<Vec<u8>> {
     let length = u32::try_from(request.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     stream.write_all(&[&length.to_be_bytes()[..], request].concat())?;
     let mut length = [0; 4];
-    read_until(&mut stream, &mut length, until)?;
+    read_exact(&mut stream, &mut length, || time_until(until))?;
     let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
     if length > limits::KDC_MESSAGE_BYTES {
         return Err(io::Error::other("its reply is too long"));
     }
     let mut reply = vec![0; length];
-    read_until(&mut stream, &mut reply, until)?;
+    read_exact(&mut stream, &mut reply, || time_until(until))?;
     Ok(reply)
-}
-
-/// Fills `buffer`. A peer that sends byte after byte gets no more time than one that is silent.
-fn read_until(stream: &mut TcpStream, mut buffer: &mut [u8], until: Instant) -> io::Result<()> {
-    while !buffer.is_empty() {
-        let rest = until.saturating_duration_since(Instant::now());
-        if rest.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        stream.set_read_timeout(Some(rest))?;
-        match stream.read(buffer) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(length) => buffer = &mut buffer[length..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -1,11 +1,12 @@
-//! Asks the name servers of resolv.conf for what the system's resolver does not tell: the KDCs of a realm, and the
+//! Asks the name servers of resolv.conf for what the system's resolver does not return: the KDCs of a realm, and the
 //! canonical name of a host. Blocking and bounded in time.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::deadline::{read_exact, time_until};
 use super::realms::read_bounded;
 use crate::kerberos::{
     DnsError, KdcAddress, KdcTransport, SrvRecord, canonical_query, kdc_query, order, read_answer, read_canonical,
@@ -135,30 +136,15 @@ fn ask<T>(
     let length = u16::try_from(query.len())?;
     stream.write_all(&[&length.to_be_bytes()[..], query].concat())?;
     let mut length = [0; 2];
-    read_exact(&mut stream, &mut length, until)?;
+    read_exact(&mut stream, &mut length, || patience(until))?;
     let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
-    read_exact(&mut stream, &mut answer, until)?;
+    read_exact(&mut stream, &mut answer, || patience(until))?;
     Ok(read(&answer)?)
 }
 
 /// How long to wait for one server.
 fn patience(until: Instant) -> io::Result<Duration> {
-    let rest = until.saturating_duration_since(Instant::now()).min(limits::DNS_TIMEOUT);
-    if rest.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(rest) }
-}
-
-/// Fills `buffer`. A server that sends byte after byte gets no more time than one that is silent.
-fn read_exact(stream: &mut TcpStream, mut buffer: &mut [u8], until: Instant) -> io::Result<()> {
-    while !buffer.is_empty() {
-        stream.set_read_timeout(Some(patience(until)?))?;
-        match stream.read(buffer) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(length) => buffer = &mut buffer[length..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+    time_until(until).map(|rest| rest.min(limits::DNS_TIMEOUT))
 }
 
 fn random_id() -> u16 {

@@ -7,7 +7,8 @@
 //! |---|---|
 //! | `ask` | delivers a request to a KDC, by UDP or TCP |
 //! | `lookup` | the addresses of KDCs |
-//! | `dns` | what the system's resolver does not tell: SRV records and canonical names |
+//! | `deadline` | reads from a TCP connection within a deadline |
+//! | `dns` | what the system's resolver does not return: SRV records and canonical names |
 //! | `realms` | where the KDCs of a realm are |
 //! | `service` | a service that tickets are wanted for, under which name |
 //! | `exchange` | runs an exchange to its end |
@@ -15,6 +16,7 @@
 
 mod agent;
 mod ask;
+mod deadline;
 mod dns;
 mod exchange;
 mod lookup;

@@ -27,13 +27,22 @@ fn stub() -> StubServer {
     StubServer::start(StubOptions::default().account(domain, user, password)).expect("a stub")
 }
 
+/// Asserts that `output` contains `parts` in this order.
+fn assert_in_order(output: &str, parts: &[&str]) {
+    let mut rest = output;
+    for part in parts {
+        let (_, behind) =
+            rest.split_once(part).unwrap_or_else(|| panic!("{part:?} is missing or out of order in\n{output}"));
+        rest = behind;
+    }
+}
+
 #[test]
 fn the_demo_shows_every_leg_and_exits() {
     let began = Instant::now();
     let output = run_gateway(&["demo", "--once"]).expect_success("demo --once").text();
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    let mut rest = output.as_str();
-    for part in [
+    let parts = [
         "client → gateway    CONNECT hello.demo:80",
         "gateway → upstream",
         "<NEGOTIATE_MESSAGE, ",
@@ -44,18 +53,14 @@ fn the_demo_shows_every_leg_and_exits() {
         "gateway → client    HTTP/1.1 200",
         "Hello from behind the proxy.",
         "ntlm_gateway_tunnels_opened_total: 0 → 1",
-    ] {
-        let (_, behind) =
-            rest.split_once(part).unwrap_or_else(|| panic!("{part:?} is missing or out of order in\n{output}"));
-        rest = behind;
-    }
+    ];
+    assert_in_order(&output, &parts);
 }
 
 #[test]
 fn the_demo_of_kerberos_shows_the_tickets_and_a_tunnel_without_a_407() {
     let output = run_gateway(&["demo", "--kerberos", "--once"]).expect_success("demo --kerberos --once").text();
-    let mut rest = output.as_str();
-    for part in [
+    let parts = [
         "gateway → KDC       AS-REQ from alice, without pre-authentication",
         "KDC → gateway       KRB-ERROR: the KDC asks for pre-authentication (KDC_ERR_PREAUTH_REQUIRED, 25)",
         "gateway → KDC       AS-REQ from alice, with an encrypted time stamp",
@@ -70,11 +75,8 @@ fn the_demo_of_kerberos_shows_the_tickets_and_a_tunnel_without_a_407() {
         "gateway → client    HTTP/1.1 200",
         "Hello from behind the proxy.",
         "ntlm_gateway_tunnels_opened_total: 0 → 1",
-    ] {
-        let (_, behind) =
-            rest.split_once(part).unwrap_or_else(|| panic!("{part:?} is missing or out of order in\n{output}"));
-        rest = behind;
-    }
+    ];
+    assert_in_order(&output, &parts);
     assert!(!output.contains("HTTP/1.1 407") && !output.contains("battery"), "{output}");
 }
 

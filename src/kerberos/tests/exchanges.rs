@@ -1,37 +1,31 @@
 //! Exchanges with the recorded replies of a real KDC (MIT 1.20), whose account is `alice` with a known password.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::super::exchange::{ClientSecret, ExchangeError, ExchangeInputs, ExchangeOptions, RequestKind, Step};
+use super::super::exchange::{ClientSecret, ExchangeError, ExchangeInputs, RequestKind, Step};
 use super::super::exchange::{InitialExchange, ServiceExchange};
 use super::super::*;
+use super::{recorded_inputs, recorded_options};
 
 /// KRB-ERROR: pre-authentication is required, and how the password becomes a key.
 const PREAUTH_REQUIRED: &[u8] = include_bytes!("recorded/preauth_required.der");
-/// AS-REP to a request with [`NONCE`].
+/// AS-REP to a request with [`super::RECORDED_NONCE`].
 const AS_REP: &[u8] = include_bytes!("recorded/as_rep.der");
-/// TGS-REP to a request with [`NONCE`].
+/// TGS-REP to a request with [`super::RECORDED_NONCE`].
 const TGS_REP: &[u8] = include_bytes!("recorded/tgs_rep.der");
 /// The keys of the service.
 const KEYTAB: &[u8] = include_bytes!("recorded/http.keytab");
 /// When they were recorded.
 const RECORDED: u64 = 1_795_858_407;
-const NONCE: u32 = 0x1234_5678;
 
 fn inputs() -> ExchangeInputs {
-    ExchangeInputs { now: Timestamp::from_seconds(RECORDED), nonce: NONCE, confounder: [9; 16] }
-}
-
-fn options() -> ExchangeOptions {
-    let (lifetime, renewable) = (Duration::from_secs(36_000), Duration::from_secs(86_400));
-    ExchangeOptions { etypes: EtypeSet::new(false), lifetime, renewable }
+    recorded_inputs(RECORDED)
 }
 
 fn exchange(password: &str) -> InitialExchange {
     let client = Principal::parse("alice@EXAMPLE.TEST", None).unwrap();
     let secret = ClientSecret::password(password);
-    InitialExchange::new(client, secret, options(), ClockSkew::default())
+    InitialExchange::new(client, secret, recorded_options(), ClockSkew::default())
 }
 
 /// An exchange that has sent its time stamp.
@@ -52,7 +46,7 @@ fn ticket_granting() -> Credential {
 
 fn service_exchange() -> ServiceExchange {
     let service = PrincipalName::service("HTTP", "proxy.test").unwrap();
-    let mut exchange = ServiceExchange::new(ticket_granting(), service, None, options());
+    let mut exchange = ServiceExchange::new(ticket_granting(), service, None, recorded_options());
     assert_eq!(exchange.start(&inputs()).realm, "EXAMPLE.TEST");
     exchange
 }
@@ -157,7 +151,7 @@ fn a_second_demand_for_pre_authentication_ends_the_exchange() {
 fn an_enterprise_name_is_followed_to_its_realm_and_not_in_a_circle() {
     let client = Principal::parse("alice@mail.test@EXAMPLE.TEST", None).unwrap();
     let secret = ClientSecret::password("x");
-    let mut exchange = InitialExchange::new(client, secret, options(), ClockSkew::default());
+    let mut exchange = InitialExchange::new(client, secret, recorded_options(), ClockSkew::default());
     exchange.start(&inputs()).unwrap();
     match exchange.receive(&error(68, 0), &inputs()) {
         Ok(Step::Send(request)) => assert_eq!(request.realm, "ELSEWHERE.TEST"),
@@ -188,7 +182,7 @@ fn iterations_and_etypes_out_of_bounds_send_no_key() {
 fn a_keytab_without_a_fitting_key_sends_nothing() {
     let client = Principal::parse("alice@EXAMPLE.TEST", None).unwrap();
     let secret = ClientSecret::Keytab(Arc::new(Keytab::parse(KEYTAB).unwrap()));
-    let mut exchange = InitialExchange::new(client, secret, options(), ClockSkew::default());
+    let mut exchange = InitialExchange::new(client, secret, recorded_options(), ClockSkew::default());
     let error = exchange.start(&inputs()).unwrap_err();
     assert!(error.to_string().contains("no key for alice@EXAMPLE.TEST"), "{error}");
 }

@@ -4,13 +4,30 @@ mod exchanges;
 pub(crate) mod issue;
 mod samba;
 
+use std::time::Duration;
+
 use super::acceptor::{AcceptError, accept};
 use super::crypto::{DERIVATIONS, Etype};
+use super::exchange::{ExchangeInputs, ExchangeOptions};
 use super::ticket::ServiceReplyError;
 use super::*;
 use issue::{IssuingService, http_service};
 
 const NOW: u64 = 1_800_000_000;
+
+/// The nonce of the recorded requests.
+const RECORDED_NONCE: u32 = 0x1234_5678;
+
+/// What the recorded requests were made with, `recorded` seconds after 1970.
+fn recorded_inputs(recorded: u64) -> ExchangeInputs {
+    ExchangeInputs { now: Timestamp::from_seconds(recorded), nonce: RECORDED_NONCE, confounder: [9; 16] }
+}
+
+/// What the recorded requests asked for.
+fn recorded_options() -> ExchangeOptions {
+    let (lifetime, renewable) = (Duration::from_secs(36_000), Duration::from_secs(86_400));
+    ExchangeOptions { etypes: EtypeSet::new(false), lifetime, renewable }
+}
 
 fn client() -> Principal {
     Principal::parse("alice@EXAMPLE.COM", None).unwrap()
