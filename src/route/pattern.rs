@@ -55,6 +55,10 @@ impl FromStr for HostPattern {
         let pattern = text.trim().to_ascii_lowercase();
         let pattern = pattern.strip_suffix('.').unwrap_or(&pattern);
         let pattern = pattern.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(pattern);
+        // Destinations are compared in this form, whichever one the pattern has.
+        if let Ok(address) = pattern.parse::<IpAddr>() {
+            return Ok(HostPattern::Exact(address.to_canonical().to_string().into()));
+        }
         let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.*:".contains(letter);
         let last_label = pattern.trim_start_matches('.');
         if last_label.is_empty() || !pattern.chars().all(is_plain) || pattern.contains("..") {

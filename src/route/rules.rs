@@ -1,6 +1,6 @@
 //! The ordered rules, and the decision that they make.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -94,8 +94,10 @@ impl Rules {
         }
         let host = plain(destination.host);
         let metadata = address.filter(|address| metadata_network(*address).is_some());
+        let loopback = address.and_then(loopback_for).map(|loopback| (loopback.to_string(), loopback));
         let decides = |rule: &&Rule| {
-            rule.matches(&host, address, destination.port)
+            let matches = |host: &str, address| rule.matches(host, address, destination.port);
+            (matches(&host, address) || loopback.as_ref().is_some_and(|(host, address)| matches(host, Some(*address))))
                 && metadata.is_none_or(|address| rule.decision == Decision::Deny || rule.names(&host, address))
         };
         if let Some(rule) = self.rules.iter().find(decides) {
@@ -165,6 +167,15 @@ fn address_of(host: Host<'_>) -> Option<IpAddr> {
     }
 }
 
+/// The loopback address that a connection to `address` reaches, if that is the unspecified address.
+fn loopback_for(address: IpAddr) -> Option<IpAddr> {
+    let loopback: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    address.is_unspecified().then_some(loopback)
+}
+
 /// The host in lower case, without brackets and without a final dot.
 fn plain(host: Host<'_>) -> String {
     match host {
@@ -212,6 +223,24 @@ mod tests {
         assert_eq!(decide(&rules, "[::ffff:10.1.2.3]", 443), Decision::Direct);
         assert_eq!(decide(&rules, "mail.example", 465), Decision::Deny);
         assert_eq!(decide(&rules, "www.example", 443), Decision::Group(0));
+    }
+
+    #[test]
+    fn rules_match_an_address_in_every_spelling_of_the_rule_and_of_the_request() {
+        let denied = |hosts: &[&str], networks: &[&str], host: &str| {
+            let rules = Rules { rules: vec![rule(hosts, networks, &[], Decision::Deny)], ..Rules::default() };
+            decide(&rules, host, 80) == Decision::Deny
+        };
+        for spelling in ["2001:db8:0::7", "[2001:DB8::7]", "2001:0db8:0:0:0:0:0:7"] {
+            assert!(denied(&[spelling], &[], "[2001:db8::7]"), "{spelling}");
+        }
+        assert!(denied(&["::ffff:10.0.0.1"], &[], "10.0.0.1"));
+        // A connection to the unspecified address reaches loopback.
+        for (networks, host) in [("127.0.0.0/8", "0.0.0.0"), ("0.0.0.0/32", "0.0.0.0"), ("::1/128", "[::]")] {
+            assert!(denied(&[], &[networks], host), "{networks} {host}");
+        }
+        assert!(denied(&["127.0.0.1"], &[], "[::ffff:0.0.0.0]"));
+        assert!(!denied(&["127.0.0.2"], &["10.0.0.0/8"], "0.0.0.0"));
     }
 
     #[test]
