@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::auth::{Declined, Request};
 use crate::fault::Fault;
-use crate::forward::ForwardOptions;
+use crate::forward::{ForwardOptions, append_via_received};
 use crate::http::{Authority, Host, RequestSummary};
 
 pub use detect::{Protocols, Redirection, Service};
@@ -44,6 +44,9 @@ pub enum ClientProtocol {
     /// Anything else to an origin, from such a client.
     Tcp,
 }
+
+/// What Via calls clients of which only bytes are known.
+const VIA_TCP: &str = "TCP/1";
 
 /// Where the destination of a request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +89,16 @@ pub struct Demand {
     pub source: DestinationSource,
     /// Where the connection was going, if it was redirected.
     pub original: Option<SocketAddr>,
+}
+
+impl Demand {
+    /// For a tunnel to `authority`, which the client asked for in the protocol that Via (RFC 9110 §7.6.3) calls `via`.
+    fn tunnel(authority: &Authority<'_>, via: &str, source: DestinationSource, options: &ReadOptions<'_>) -> Demand {
+        let mut fields = Vec::new();
+        append_via_received(via, &options.forward, &mut fields);
+        let request = Request::connect(authority.to_string(), fields);
+        Demand { request, target: Target::of(authority), login: ShownLogin::Nothing, source, original: None }
+    }
 }
 
 /// The host and port of the request's origin, in a form that needs no parsing.

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::guard_start::GuardStart;
-use super::kerberos::{KeyGuards, ManagedTickets, key_material, only_keytab, slot_without_ticket};
-use crate::auth::{Credentials, SpeaksNtlm, TokenTimes};
+use super::kerberos::{KeyGuards, ManagedTickets, key_material, only_keytab};
+use crate::auth::{Credentials, SpeaksNtlm, TicketSlot, TokenTimes};
 use crate::config::{Check, Config, IdentityConfig, KerberosIdentity, Logon, UpstreamConfig};
 use crate::egress::{
     CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, ListenerUse, Logins, Member, ReportedChoice,
@@ -298,8 +298,11 @@ fn credentials(managed: &ManagedIdentity, upstream: &UpstreamConfig) -> Credenti
     let credentials = match slot {
         Some(slot) => ntlm.with_kerberos(slot, !listed.ntlm),
         None if listed.ntlm => ntlm,
-        // No client uses the identity here: the configuration would have been rejected.
-        None => return ntlm.with_kerberos(slot_without_ticket(), true),
+        // The configuration's check guarantees that no client uses this identity at this upstream.
+        None => {
+            let why = "the configuration lists no mechanism for this identity at this upstream";
+            return ntlm.with_kerberos(Arc::new(TicketSlot::without_ticket(why)), true);
+        }
     };
     with_basic(credentials, identity.present())
 }

@@ -41,19 +41,18 @@ struct Wanted {
 }
 
 impl ManagedTickets {
-    /// Starts the thread that gets the tickets of an identity, by its index, or keeps the `old` one if nothing has
+    /// Starts the thread that gets the tickets of the identity with the index `place`, or keeps the `old` one if nothing has
     /// changed. `None` if the identity uses Kerberos at no upstream.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub(super) fn of(
         config: &Config,
-        identity: usize,
+        place: usize,
         guard: &Arc<Guard>,
         old: Option<ManagedTickets>,
         builder: &Builder,
     ) -> io::Result<Option<ManagedTickets>> {
-        let place = identity;
         let identity = &config.identities[place];
         let (Some(kerberos), Some(common)) = (&identity.kerberos, &config.kerberos) else { return Ok(None) };
         let may_use = |upstream: &&UpstreamConfig| {
@@ -139,11 +138,6 @@ impl ManagedTickets {
         let place = self.wanted.services.iter().position(|service| service == spn)?;
         self.services.get(place).map(|service| &service.slot)
     }
-}
-
-/// For an identity at an upstream where it may use no mechanism.
-pub(super) fn slot_without_ticket() -> Arc<TicketSlot> {
-    Arc::new(TicketSlot::without_ticket("the configuration lists no mechanism for this identity at this upstream"))
 }
 
 /// Times of tokens, for the process.

@@ -440,17 +440,16 @@ impl StageOps for Box<Authenticate> {
             self.attempt.source = ConnectionSource::Cold;
         }
         let fault = match &self.logon {
-            Logon::Sent(_) if is_out_of_time => {
-                let fault = At::Authenticate.fault(Cause::HandshakeTimeout, "the upstream did not answer in time");
-                return Step::Go(self.time_out(fault, cx));
-            }
             Logon::Waits { .. } => guard_faults::timed_out(&self.attempt.hop.identity.guard),
             _ if !is_out_of_time => {
                 At::Authenticate.fault(Cause::ChallengeTimeout, "the upstream sent no challenge in time")
             }
             _ => At::Authenticate.fault(Cause::HandshakeTimeout, "the upstream did not answer in time"),
         };
-        Step::Go(self.fail(fault, cx))
+        Step::Go(match &self.logon {
+            Logon::Sent(_) if is_out_of_time => self.time_out(fault, cx),
+            _ => self.fail(fault, cx),
+        })
     }
 }
 

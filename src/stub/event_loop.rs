@@ -26,7 +26,7 @@ const EVENTS_PER_TURN: usize = 1024;
 /// Connections accepted in one turn, so that a burst of new ones does not starve the established ones.
 const ACCEPTS_PER_TURN: usize = 256;
 /// How long accepting pauses after the process ran out of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Size of one read.
 const SCRATCH_BYTES: usize = 256 * 1024;
 
@@ -217,7 +217,7 @@ impl EventLoop {
 }
 
 /// Whether an error of `accept` concerns only the connection that was to be accepted, and not the next one.
-fn is_of_one_connection(error: &io::Error) -> bool {
+pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }

@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::counters::{Counters, Counts};
 use super::event_loop::{EventLoop, Stop};
-use super::kerberos::{KerberosService, StubKerberos};
+use super::kerberos::StubKerberos;
 use super::personality::Personality;
 use super::setup::{ServerNames, Setup, StubAccount};
 use crate::event::Sender;
@@ -178,7 +178,7 @@ impl StubServer {
     /// Replaces the keys with which tickets are verified, if Kerberos is accepted.
     pub fn set_keytab(&self, keytab: Keytab) {
         if let Some(service) = self.shared.setup.kerberos() {
-            KerberosService::set_keytab(service, keytab);
+            service.set_keytab(keytab);
         }
     }
 

@@ -6,21 +6,14 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
 use ntlm_gateway::gateway::Gateway;
-use ntlm_gateway::stub::{StubOptions, StubServer};
 use support::client::echo_through;
 use support::gateway::{Gateway as GatewayProcess, GatewayOptions};
-use support::in_process::{self, ACCOUNT, metric};
+use support::in_process::{self, metric, stub_with_ci};
 use support::listener::Refusing;
 use support::scratch::Scratch;
 use support::socks::{dial, read_bytes};
 
 const GREETING: &[u8] = b"220 greet ready\r\n";
-
-fn stub() -> StubServer {
-    let (domain, user, password) = ACCOUNT;
-    let options = StubOptions::default().account(domain, user, password).account(domain, "ci", "ci-Secr3t");
-    StubServer::start(options).expect("a stub")
-}
 
 /// A gateway with a listener for each target, with further lines of the listener, behind `listen`.
 fn forwarding(upstream: SocketAddr, top: &str, listeners: &[(&str, &str)], tables: &str) -> Gateway {
@@ -48,7 +41,7 @@ fn expect_reset(address: SocketAddr) {
 
 #[test]
 fn a_forward_carries_bytes_whichever_side_speaks_first() {
-    let stub = stub();
+    let stub = stub_with_ci();
     let gateway = forwarding(stub.address(), "", &[("greet.test:25", ""), ("echo.test:7", "")], "");
     let mut server_first = to(&gateway, 1);
     assert_eq!(read_bytes(&mut server_first, GREETING.len()).expect("a greeting"), GREETING);
@@ -77,8 +70,8 @@ fn a_forward_that_fails_is_a_reset_and_a_log_line() {
     let mut options = GatewayOptions::through(refusing.address);
     options.args = vec!["--config".into(), file.display().to_string()];
     let gateway = GatewayProcess::start(&options);
-    let line = gateway.wait_for_line("listening on 127.0.0.1");
-    let second = gateway.log().into_iter().filter(|line| line.contains("listening on")).nth(1).unwrap_or(line);
+    gateway.wait_for_line("admin on");
+    let second = gateway.log().into_iter().filter(|line| line.contains("listening on")).nth(1).expect("its line");
     let address = second.rsplit("listening on ").next().and_then(|rest| rest.split(' ').next()?.parse().ok());
     expect_reset(address.expect("an address"));
     let line = gateway.wait_for_line("protocol=forward");
@@ -93,7 +86,7 @@ fn a_forward_that_fails_is_a_reset_and_a_log_line() {
 
 #[test]
 fn routes_metadata_protection_and_client_rules_hold_for_forwards() {
-    let stub = stub();
+    let stub = stub_with_ci();
     let targets = [("echo.denied.test:7", ""), ("169.254.169.254:80", ""), ("echo.test:7", ""), ("nowhere.test:7", "")];
     let routes = "[[routes]]\nhost = '.denied.test'\nto = 'deny'\n";
     let gateway = forwarding(stub.address(), "", &targets, routes);
@@ -114,7 +107,7 @@ fn routes_metadata_protection_and_client_rules_hold_for_forwards() {
 
 #[test]
 fn a_listener_can_have_an_identity_of_its_own() {
-    let (stub, scratch) = (stub(), Scratch::new("forward"));
+    let (stub, scratch) = (stub_with_ci(), Scratch::new("forward"));
     let identity = format!(
         "[[identities]]\nname = 'ci'\nuser = 'CORP\\ci'\npassword_file = '{}'\n",
         scratch.write("ci", "ci-Secr3t\n").display()

@@ -7,11 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use ntlm_gateway::gateway::Gateway;
-use ntlm_gateway::stub::{StubOptions, StubServer};
 use support::client::{ask_from, connect_name_from, echo_through, read_head};
 use support::command::curl;
 use support::gateway::{Gateway as GatewayProcess, GatewayOptions};
-use support::in_process::{self, ACCOUNT, metric};
+use support::in_process::{self, metric, stub_with_ci};
 use support::origin::HttpOrigin;
 use support::process::Process;
 use support::scratch::{Scratch, accepts, free_port, wait_for};
@@ -21,12 +20,6 @@ use support::tools::path_of;
 
 const BOUND: Duration = Duration::from_secs(20);
 const CONNECT: &str = "CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n";
-
-fn stub() -> StubServer {
-    let (domain, user, password) = ACCOUNT;
-    let options = StubOptions::default().account(domain, user, password).account(domain, "ci", "ci-Secr3t");
-    StubServer::start(options).expect("a stub")
-}
 
 /// A gateway that takes PROXY headers from 127.0.0.1 at its second listener, and from nobody at its first.
 fn behind_load_balancer(upstream: SocketAddr, top: &str, listener: &str) -> Gateway {
@@ -61,7 +54,7 @@ fn connect(gateway: &Gateway, header: &[u8]) -> (u16, TcpStream) {
 
 #[test]
 fn the_named_client_counts_for_allow_clients_and_not_the_load_balancer() {
-    let stub = stub();
+    let stub = stub_with_ci();
     let gateway = behind_load_balancer(stub.address(), "allow_clients = ['10.0.0.0/8']", "");
     let status = |header: &[u8]| connect(&gateway, header).0;
     assert_eq!(status(v1("10.1.2.3").as_bytes()), 200);
@@ -84,7 +77,7 @@ fn the_named_client_counts_for_allow_clients_and_not_the_load_balancer() {
 
 #[test]
 fn the_named_client_has_its_own_limits_which_end_with_its_connections() {
-    let stub = stub();
+    let stub = stub_with_ci();
     let top = "allow_clients = ['10.0.0.0/8']\nlimits.tunnels_per_client = 1";
     let gateway = behind_load_balancer(stub.address(), top, "");
     let (status, held) = connect(&gateway, v1("10.1.2.3").as_bytes());
@@ -102,7 +95,7 @@ fn the_named_client_has_its_own_limits_which_end_with_its_connections() {
 
 #[test]
 fn a_header_may_come_in_pieces_and_with_everything_that_follows() {
-    let stub = stub();
+    let stub = stub_with_ci();
     let gateway = behind_load_balancer(stub.address(), "allow_clients = ['10.0.0.0/8']", "");
     let address = gateway.listening()[1];
     let mut slow = dial(address).expect("a connection");
@@ -122,7 +115,7 @@ fn a_header_may_come_in_pieces_and_with_everything_that_follows() {
 
 #[test]
 fn headers_from_others_and_connections_without_one_are_refused() {
-    let stub = stub();
+    let stub = stub_with_ci();
     let gateway = behind_load_balancer(stub.address(), "allow_clients = ['127.0.0.0/8', '10.0.0.0/8']", "");
     let (plain, trusting) = (gateway.listening()[0], gateway.listening()[1]);
     let other: IpAddr = Ipv4Addr::new(127, 0, 0, 2).into();
@@ -155,7 +148,7 @@ fn headers_from_others_and_connections_without_one_are_refused() {
 
 #[test]
 fn a_forward_behind_a_load_balancer_resets_what_has_no_header() {
-    let stub = stub();
+    let stub = stub_with_ci();
     let gateway = behind_load_balancer(stub.address(), "allow_clients = ['10.0.0.0/8']", "target = 'echo.test:7'");
     let mut stream = dial(gateway.listening()[1]).expect("a connection");
     stream.write_all(&[v1("10.1.2.3").as_bytes(), b"payload"].concat()).expect("bytes");
@@ -172,7 +165,7 @@ fn a_forward_behind_a_load_balancer_resets_what_has_no_header() {
 /// Connections on which no header comes must not keep the others out.
 #[test]
 fn connections_that_wait_for_their_header_give_way() {
-    let stub = stub();
+    let stub = stub_with_ci();
     let top = "allow_clients = ['10.0.0.0/8']\nmax_tunnels = 3\ntimeouts.head = '600s'";
     let gateway = behind_load_balancer(stub.address(), top, "");
     let silent: Vec<TcpStream> = (0..3).map(|_| dial(gateway.listening()[1]).expect("a connection")).collect();
@@ -208,7 +201,7 @@ fn haproxy(gateway: SocketAddr, options: &[&str]) -> (Process, Scratch, Vec<Sock
 #[test]
 fn haproxy_names_the_client_in_every_version() {
     require_tools!("haproxy");
-    let (stub, scratch) = (stub(), Scratch::new("proxy"));
+    let (stub, scratch) = (stub_with_ci(), Scratch::new("proxy"));
     let identity = format!(
         "[[identities]]\nname = 'ci'\nuser = 'CORP\\ci'\npassword_file = '{}'\nclients = '127.0.0.9'\n",
         scratch.write("ci", "ci-Secr3t\n").display()

@@ -7,10 +7,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use ntlm_gateway::gateway::Gateway;
-use ntlm_gateway::stub::{StubOptions, StubServer};
 use support::client::{ask, connect_name, echo_through};
 use support::gateway::{Gateway as GatewayProcess, GatewayOptions};
-use support::in_process::{self, ACCOUNT, metric};
+use support::in_process::{self, metric, stub_with_ci};
 use support::listener::Refusing;
 use support::origin::echo_origin;
 use support::scratch::{Scratch, wait_for};
@@ -19,12 +18,6 @@ use support::socks::{Replied, ask4, ask5, dial, login5, read_bytes, reply5, requ
 const BOUND: Duration = Duration::from_secs(20);
 const GRANTED_4: u8 = 90;
 const REJECTED_4: u8 = 91;
-
-fn stub() -> StubServer {
-    let (domain, user, password) = ACCOUNT;
-    let options = StubOptions::default().account(domain, user, password).account(domain, "ci", "ci-Secr3t");
-    StubServer::start(options).expect("a stub")
-}
 
 fn to(gateway: &Gateway) -> TcpStream {
     dial(in_process::address(gateway)).expect("a connection")
@@ -38,7 +31,7 @@ fn expect_echo(mut tunnel: TcpStream, early: &[u8]) {
 
 #[test]
 fn socks4a_and_socks5_open_tunnels_and_keep_early_data() {
-    let stub = stub();
+    let stub = stub_with_ci();
     let gateway = in_process::gateway(&stub.address().to_string(), &[("warm", "0")]);
     let early = b"before the reply";
     let replied = ask5(to(&gateway), &[&request5(b"echo.test", 7)[..], early].concat()).expect("a reply");
@@ -86,7 +79,7 @@ fn authenticates(gateway: &Gateway) -> [f64; 2] {
 
 #[test]
 fn a_socks5_login_selects_the_identity_as_a_basic_login_does() {
-    let (stub, scratch) = (stub(), Scratch::new("socks"));
+    let (stub, scratch) = (stub_with_ci(), Scratch::new("socks"));
     let gateway = in_process::gateway_of(&with_logins(&scratch, stub.address(), ""));
     // Everything in one write.
     let mut stream = to(&gateway);
@@ -120,7 +113,7 @@ fn log_on(gateway: &Gateway, user: &str, password: &str) -> (Vec<u8>, bool) {
 
 #[test]
 fn wrong_socks5_logins_are_refused_at_once_and_share_the_throttle() {
-    let (stub, scratch) = (stub(), Scratch::new("socks"));
+    let (stub, scratch) = (stub_with_ci(), Scratch::new("socks"));
     let gateway = in_process::gateway_of(&with_logins(&scratch, stub.address(), ""));
     let refused = (vec![5, 2, 1, 1], true);
     for (user, password) in [("joe", "let me out"), ("joe", ""), ("", ""), ("jim", "let me: in")] {
@@ -138,7 +131,7 @@ fn wrong_socks5_logins_are_refused_at_once_and_share_the_throttle() {
 
 #[test]
 fn clients_that_may_not_use_the_gateway_learn_nothing_about_logins() {
-    let (stub, scratch) = (stub(), Scratch::new("socks"));
+    let (stub, scratch) = (stub_with_ci(), Scratch::new("socks"));
     let text = with_logins(&scratch, stub.address(), "allow_clients = ['192.0.2.0/24']");
     let gateway = in_process::gateway_of(&text);
     assert_eq!(log_on(&gateway, "joe", "let me: in"), log_on(&gateway, "joe", "wrong"));
@@ -166,7 +159,7 @@ fn to_address4(gateway: &Gateway, address: Ipv4Addr, port: u16) -> Replied {
 
 #[test]
 fn routes_and_metadata_protection_hold_for_socks_in_every_spelling() {
-    let stub = stub();
+    let stub = stub_with_ci();
     let text = format!(
         "upstream = '{}'\nuser = 'CORP\\alice'\nwarm = 0\n\
          [[routes]]\nhost = ['.denied.test', 'denied.test']\nto = 'deny'\n\
@@ -210,7 +203,7 @@ fn routes_and_metadata_protection_hold_for_socks_in_every_spelling() {
 
 #[test]
 fn failures_become_reply_codes() {
-    let (stub, refusing) = (stub(), Refusing::new());
+    let (stub, refusing) = (stub_with_ci(), Refusing::new());
     let text = format!(
         "upstream = '{}'\nuser = 'CORP\\alice'\nwarm = 0\nno_proxy = ['127.0.0.1', '.invalid']\n\
          timeouts.head = '400ms'\n",
@@ -244,7 +237,7 @@ fn failures_become_reply_codes() {
 
 #[test]
 fn the_access_log_names_protocol_destination_and_its_source() {
-    let stub = stub();
+    let stub = stub_with_ci();
     let gateway = GatewayProcess::start(&GatewayOptions::through(stub.address()));
     let dialled = || dial(gateway.address()).expect("a connection");
     drop(ask5(dialled(), &request5(b"echo.test", 7)).expect("a reply"));
@@ -263,7 +256,7 @@ fn the_access_log_names_protocol_destination_and_its_source() {
 
 #[test]
 fn a_listener_serves_only_its_protocols_and_answers_the_others_at_once() {
-    let stub = stub();
+    let stub = stub_with_ci();
     let text = format!(
         "upstream = '{}'\nuser = 'CORP\\alice'\nwarm = 0\ntimeouts.head = '600s'\n\
          [[listeners]]\naddress = '127.0.0.1:0'\nprotocols = 'http'\n\
@@ -302,7 +295,7 @@ fn a_listener_serves_only_its_protocols_and_answers_the_others_at_once() {
 
 #[test]
 fn the_limits_of_a_client_hold_for_socks() {
-    let stub = stub();
+    let stub = stub_with_ci();
     let further = [("warm", "0"), ("limits.tunnels_per_client", "1")];
     let gateway = in_process::gateway(&stub.address().to_string(), &further);
     let first = ask5(to(&gateway), &request5(b"echo.test", 7)).expect("a reply");
@@ -316,7 +309,7 @@ fn the_limits_of_a_client_hold_for_socks() {
 
 #[test]
 fn a_drain_lets_socks_tunnels_end_and_takes_no_new_ones() {
-    let stub = stub();
+    let stub = stub_with_ci();
     let gateway = in_process::gateway(&stub.address().to_string(), &[("warm", "0")]);
     let tunnel = ask5(to(&gateway), &request5(b"echo.test", 7)).expect("a reply");
     gateway.drain();
@@ -330,7 +323,7 @@ fn a_drain_lets_socks_tunnels_end_and_takes_no_new_ones() {
 
 #[test]
 fn direct_routes_and_half_closes_work_with_socks() {
-    let (stub, origin) = (stub(), echo_origin());
+    let (stub, origin) = (stub_with_ci(), echo_origin());
     let text = format!("upstream = '{}'\nuser = 'CORP\\alice'\nwarm = 0\nno_proxy = '127.0.0.1'\n", stub.address());
     let gateway = in_process::gateway_of(&text);
     let replied = to_address4(&gateway, Ipv4Addr::LOCALHOST, origin.address().port());

@@ -4,12 +4,23 @@ use std::net::SocketAddr;
 
 use ntlm_gateway::config::{self, Config, Inputs, Setting, Settings, Source, keys, secrets};
 use ntlm_gateway::gateway::Gateway;
+use ntlm_gateway::stub::{StubOptions, StubServer};
 
 use super::client::ask;
 use super::scratch::Scratch;
 
 /// The domain, user and password with which [`gateway`] authenticates.
 pub const ACCOUNT: (&str, &str, &str) = ("CORP", "alice", "SecREt01");
+
+/// A stub that knows [`ACCOUNT`] and, in the same domain, `ci` with the password `ci-Secr3t`.
+///
+/// # Panics
+/// If it does not start.
+pub fn stub_with_ci() -> StubServer {
+    let (domain, user, password) = ACCOUNT;
+    let options = StubOptions::default().account(domain, user, password).account(domain, "ci", "ci-Secr3t");
+    StubServer::start(options).expect("a stub")
+}
 
 /// Starts a gateway on free loopback ports that uses `upstream`, with further settings by name.
 ///

@@ -8,10 +8,8 @@ pub use reply::{answer4, answer5, reply};
 pub use v4::RequestReader4;
 pub use v5::{Phase, RequestReader5};
 
-use super::{Demand, DestinationSource, ReadOptions, Reading, Rejected, ShownLogin, Target};
-use crate::auth::Request;
+use super::{Demand, DestinationSource, ReadOptions, Reading, Rejected, ShownLogin};
 use crate::fault::{At, Cause, Fault};
-use crate::forward;
 use crate::http::{Authority, Host, RequestSummary};
 
 /// The version with which every message of a SOCKS4 client begins.
@@ -55,11 +53,8 @@ fn understand(
         return Err(rejected(Cause::RequestMalformed, format!("{}: port 0 is not a destination", name.shown)));
     }
     let authority = Authority { host: asked.host, port: asked.port };
-    let mut fields = Vec::new();
-    forward::append_via_received(name.via, &options.forward, &mut fields);
-    let request = Request::connect(authority.to_string(), fields);
-    let target = Target::of(&authority);
-    Ok(Reading::Demand(Box::new(Demand { request, target, login, source: DestinationSource::Request, original: None })))
+    let demand = Demand::tunnel(&authority, name.via, DestinationSource::Request, options);
+    Ok(Reading::Demand(Box::new(Demand { login, ..demand })))
 }
 
 /// A name of the request, which may be an address in text form.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::super::{ClientProtocol, RequestReader, Service};
 use super::*;
-use crate::auth::Declined;
+use crate::auth::{Declined, Request};
 use crate::client_protocol::{Logins, Socks5Phase, Verdict};
 use crate::forward::ForwardOptions;
 use crate::http::BodyFraming;

@@ -1,9 +1,9 @@
 //! The server name in a ClientHello (RFC 8446 §4.1.2, RFC 6066 §3). With Encrypted Client Hello this is the outer name,
 //! which is the only one that can be seen.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
-use crate::http::{Authority, Host};
+use crate::http::Host;
 
 /// The number of the extension server_name.
 const SERVER_NAME: u16 = 0;
@@ -106,18 +106,11 @@ fn understand(name: &[u8]) -> Result<ServerName, HelloError> {
         HelloError::InvalidName(shown.to_string().into())
     };
     let text = std::str::from_utf8(name).map_err(|_| invalid())?;
-    if let Ok(address) = text.parse::<Ipv6Addr>() {
-        return Ok(ServerName::Address(address.into()));
-    }
-    // The same names as in a request; the port is left out here.
-    if text.contains([':', '[']) {
-        return Err(invalid());
-    }
-    match Authority::parse_with_default_port(text, 443).map_err(|_| invalid())?.host {
-        Host::Name(name) => Ok(ServerName::Name(name.into())),
-        Host::V4(address) => Ok(ServerName::Address(address.into())),
-        Host::V6(_) => Err(invalid()),
-    }
+    Ok(match Host::parse(text).map_err(|_| invalid())? {
+        Host::Name(name) => ServerName::Name(name.into()),
+        Host::V4(address) => ServerName::Address(address.into()),
+        Host::V6(address) => ServerName::Address(address.into()),
+    })
 }
 
 /// Bytes that are read from the front, never past the end.

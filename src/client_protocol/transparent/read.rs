@@ -4,12 +4,10 @@ use std::net::SocketAddr;
 
 use super::sniff::{Spoken, spoken};
 use super::{HelloReader, ServerName};
-use crate::auth::Request;
 use crate::client_protocol::{
-    ClientProtocol, Demand, DestinationSource, ReadOptions, Reading, Redirected, Rejected, ShownLogin, Target, http,
+    ClientProtocol, Demand, DestinationSource, ReadOptions, Reading, Redirected, Rejected, VIA_TCP, http,
 };
 use crate::fault::{At, Cause, Fault};
-use crate::forward;
 use crate::http::{Authority, Host, RequestSummary};
 
 /// Ports on which every client speaks first. Browsers open connections there that they may need later, and a tunnel by
@@ -18,7 +16,6 @@ const CLIENT_SPEAKS_FIRST: [u16; 2] = [80, 443];
 
 /// What Via calls the protocols that are not read (RFC 9110 §7.6.3).
 const VIA_TLS: &str = "TLS/1";
-const VIA_TCP: &str = "TCP/1";
 
 /// What is remembered of a redirected client that has not said yet where it wants to go.
 #[derive(Debug)]
@@ -129,12 +126,8 @@ impl RequestReader {
             let fault = At::ReadHead.fault(Cause::RequestMalformed, "port 0 is not a destination");
             return Err(self.rejected(fault));
         }
-        let mut fields = Vec::new();
-        forward::append_via_received(via, &options.forward, &mut fields);
-        let request = Request::connect(authority.to_string(), fields);
-        let (target, login) = (Target::of(authority), ShownLogin::Nothing);
         let original = Some(self.redirected.original);
-        Ok(Box::new(Demand { request, target, login, source, original }))
+        Ok(Box::new(Demand { original, ..Demand::tunnel(authority, via, source, options) }))
     }
 
     fn rejected(&self, fault: Fault) -> Box<Rejected> {

@@ -132,11 +132,11 @@ impl Exchange {
         attempt.route = None;
         // With an identity that has two secrets, a refusal is not the end.
         let is_logon = matches!(pending, Pending::Verdict(_)) && attempt.may_be_repeated();
-        let is_canary = is_logon && !attempt.is_fresh(cx.now_ms()) || attempt.handshake.is_token_doubtful();
+        let may_be_refused = (is_logon && !attempt.is_fresh(cx.now_ms())) || attempt.handshake.is_token_doubtful();
         let is_kept = is_logon || matches!(pending, Pending::Demand);
         let mut exchange = Exchange::on(request, upstream, attempt.number, out, pending, cx);
         let is_kept = is_kept && exchange.short_body().is_some();
-        if exchange.request.has_body() && (is_kept || is_canary || attempt.handshake.is_trial()) {
+        if exchange.request.has_body() && (is_kept || may_be_refused || attempt.handshake.is_trial()) {
             // A silent upstream must not get what cannot be sent to the next one.
             let may_go = !attempt.handshake.is_trial() || attempt.hop.habits.is_responsive(cx.now_ms());
             exchange.hold_body(may_go);

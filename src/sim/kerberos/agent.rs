@@ -206,10 +206,12 @@ impl Agent {
     fn got_ticket(&mut self, upstream: usize, context: &mut AgentContext<'_>) {
         let now_us = context.now_us;
         let kdc = &context.realm.plan().kdc;
-        let cause = match () {
-            () if kdc.is_down(now_us) => Some(Cause::KdcUnreachable),
-            () if kdc.unknown == Some(upstream) => Some(Cause::TicketUnavailable),
-            () => None,
+        let cause = if kdc.is_down(now_us) {
+            Some(Cause::KdcUnreachable)
+        } else if kdc.unknown == Some(upstream) {
+            Some(Cause::TicketUnavailable)
+        } else {
+            None
         };
         let lifetime_us = kdc.lifetime_us;
         let kept = &mut self.kept[upstream];

@@ -14,7 +14,7 @@ use super::Shared;
 use crate::event::{Mailbox, Sender, mailbox};
 use crate::kerberos::{KdcInputs, Timestamp};
 use crate::limits;
-use crate::stub::event_loop::file_time;
+use crate::stub::event_loop::{ACCEPT_PAUSE, file_time, is_of_one_connection};
 
 const LISTENER: Token = Token(0);
 const DATAGRAMS: Token = Token(1);
@@ -27,8 +27,6 @@ const EVENTS_PER_TURN: usize = 64;
 const CONNECTIONS: usize = 64;
 /// How long a connection may take.
 const CONNECTION_LIFE: Duration = Duration::from_secs(5);
-/// How long accepting pauses after the process ran out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often a pair of free ports is looked for.
 const PORT_TRIES: usize = 20;
 
@@ -80,7 +78,6 @@ impl Service {
         poll.registry().register(&mut datagrams, DATAGRAMS, Interest::READABLE)?;
         let (stop, mailbox) = mailbox(poll.registry(), MAILBOX)?;
         let (connections, scratch) = (Slab::with_capacity(CONNECTIONS), vec![0; limits::KDC_DATAGRAM_BYTES]);
-        let (accept_at, address) = (None, address);
         let service = Service {
             poll,
             listener,
@@ -90,7 +87,7 @@ impl Service {
             udp_reply_bytes,
             shared,
             connections,
-            accept_at,
+            accept_at: None,
             scratch,
         };
         Ok((service, stop))
@@ -142,7 +139,7 @@ impl Service {
                 Ok((stream, _)) if self.connections.len() < CONNECTIONS => drop(self.admit(stream, now)),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) if is_of_one_connection(&error) => {}
                 Err(_) => {
                     self.accept_at = Some(now + ACCEPT_PAUSE);
                     return;
