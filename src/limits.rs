@@ -602,8 +602,8 @@ pub const KERBEROS_RETRY: Duration = Duration::from_secs(1);
 /// See [`KERBEROS_RETRY`]. A failure that only an administrator can end is retried at this interval at once.
 pub const KERBEROS_RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// After a logon with an older key, because the KDC did not know the newest one yet, the newest is tried again this
-/// late: it is longer than the guard's window, so the attempt before does not count any more.
+/// After a logon with an older key, because the KDC did not know the newest one yet, the newest key is tried again
+/// after this time. It is longer than the guard's window, so the earlier attempt no longer counts.
 pub const KERBEROS_NEWEST_KEY_AGAIN: Duration = Duration::from_secs(31 * 60);
 
 /// How often a thread that waits for the credential guard asks it again.

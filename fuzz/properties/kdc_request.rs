@@ -9,7 +9,7 @@ use ntlm_gateway::kerberos::{
     KdcInputs, KdcOutcome, KdcPolicy, KdcRequest, Principal, PrincipalName, ServiceExchange, Step, Timestamp,
 };
 
-/// So much of what is protected a changed request does not have by chance.
+/// A changed request does not contain this many protected bytes by chance.
 const SEALED_BYTES: usize = 32;
 
 fn now() -> Timestamp {

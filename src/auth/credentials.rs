@@ -165,7 +165,7 @@ impl Credentials {
         if self.mechanism(known).is_ruled_out() {
             return first_scheme(&self.mechanisms);
         }
-        // A better one that has given way.
+        // Prefer an earlier mechanism that has a new ticket since it was refused.
         let better = self.mechanisms.iter().take(self.place(known)).find(|mechanism| mechanism.may_try_again());
         better.and_then(|mechanism| mechanism.schemes().first()).copied().unwrap_or(known)
     }

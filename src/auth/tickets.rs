@@ -125,8 +125,8 @@ impl TicketSlot {
         true
     }
 
-    /// The service has refused the ticket for good, and other mechanisms are used there until there is another one:
-    /// the thread sees to it that this does not take as long as the ticket would last.
+    /// The service has refused the ticket for good, and other mechanisms are used there until there is another one. The
+    /// thread then replaces the ticket early.
     pub fn give_way(&self) {
         let mut published = self.lock();
         let is_new = !std::mem::replace(&mut published.has_given_way, true);

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_byte_tells_the_protocol() {
+    fn the_first_byte_selects_the_protocol() {
         let socks5 = ClientProtocol::Socks5(Socks5Phase::Greeting);
         for protocols in [Protocols::ALL, SOCKS] {
             assert_eq!(served(protocols, b"\x05"), socks5);

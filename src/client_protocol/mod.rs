@@ -202,7 +202,7 @@ pub enum Verdict<'a> {
 }
 
 impl Verdict<'_> {
-    /// The HTTP status of the outcome; `None` when there is nobody to tell.
+    /// The HTTP status of the outcome; `None` if the client has gone.
     fn status(&self) -> Option<u16> {
         match self {
             Verdict::Established => Some(200),

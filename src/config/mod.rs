@@ -219,7 +219,8 @@ pub struct IdentityConfig {
     pub basic_password: Option<Password>,
     /// The secret before it, if there is one that differs.
     pub previous: Option<PreviousSecret>,
-    /// It is that of the plain settings, which a listener may have without being the only one.
+    /// The identity of the plain settings. Clients without an identity of their own still use it when a listener names
+    /// it.
     pub is_default: bool,
     /// Clients of these addresses use this identity. They are part of [`Config::listen`].
     pub listen: Vec<SocketAddr>,

@@ -16,7 +16,7 @@ pub static TABLE_KEYS: &[Key] = &[
         Kind::List,
         "http|socks",
         "What clients may speak there: http, socks (SOCKS4, SOCKS4a and SOCKS5) or both. The first byte of a connection \
-         tells which it is",
+         shows which",
         Fallback::Value(|| "http,socks".into()),
     ),
     key(

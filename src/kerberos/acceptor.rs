@@ -69,7 +69,7 @@ pub enum AcceptError {
 }
 
 impl AcceptError {
-    /// The code that tells the client.
+    /// The error code for the client.
     pub fn code(self) -> ErrorCode {
         match self {
             AcceptError::Decode(_) => ErrorCode::KRB_AP_ERR_MSG_TYPE,
@@ -108,7 +108,7 @@ pub fn accept(token: &[u8], keytab: &Keytab, now: Timestamp, confounder: &Confou
 /// The GSS-API token with the KRB-ERROR that says why `token` was not accepted.
 pub fn refusal(token: &[u8], error: AcceptError, now: Timestamp) -> Vec<u8> {
     let ticket = gss::read_token(token).and_then(|(_, message)| ApRequest::read(message)?.ticket.summary());
-    // A token that names no service is answered in nobody's name.
+    // If the token names no service, the error has an empty service name.
     let nobody = || Principal { name: PrincipalName::of_service("", ""), realm: String::new() };
     let service = ticket.map_or_else(|_| nobody(), |ticket| ticket.service);
     gss::token(TokenKind::Error, &ErrorReply { code: error.code(), now, service: &service, data: &[] }.encode())

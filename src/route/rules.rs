@@ -46,7 +46,8 @@ impl Rule {
         host_matches && (self.ports.is_empty() || self.ports.iter().any(|range| range.contains(port)))
     }
 
-    /// Whether the rule matches this address as one, and not because it matches everything.
+    /// Whether the rule names this address or a network that contains it. A rule without hosts and networks does not
+    /// count.
     fn is_about(&self, host: &str, address: IpAddr, port: u16) -> bool {
         let by_name = self.hosts.iter().any(|pattern| matches!(pattern, HostPattern::Exact(name) if **name == *host));
         let by_network = self.networks.iter().any(|network| network.contains(&address));

@@ -69,7 +69,7 @@ fn identity(demand: &Demand, cx: &Cx<'_>) -> Result<Option<usize>, Fault> {
     identity.map_err(client_fault)
 }
 
-/// A redirected client that names its destination must not get round the rules about the address that it connected to.
+/// A redirected client that names its destination must not bypass the rules about the address that it connected to.
 fn original_permitted(demand: &Demand, egress: &Egress) -> Result<(), Fault> {
     match demand.original {
         Some(original) if !egress.rules.permit_address(original.ip(), original.port()) => {

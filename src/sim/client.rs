@@ -195,7 +195,7 @@ fn socks_request(number: usize, plan: &ClientPlan) -> Vec<u8> {
     }
 }
 
-/// The status that stands for a reply code: 200 for a success, the code itself for a failure.
+/// The status for a reply code: 200 for a success, the code itself for a failure.
 fn status_of_code(code: u8) -> u16 {
     match code {
         0 | 90 => 200,

@@ -140,7 +140,7 @@ struct Run {
     options: AgentOptions,
     watch: Box<dyn AgentWatch>,
     ticket_granting: Option<Credential>,
-    /// It was got with an older key than the newest, which the KDC did not know yet.
+    /// The ticket-granting ticket was obtained with an older key, because the KDC did not know the newest one yet.
     is_older_key: bool,
     ticket_granting_due: Timestamp,
     failures: u32,

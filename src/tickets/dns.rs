@@ -1,4 +1,4 @@
-//! Asks the name servers of resolv.conf for what the system's resolver does not return: the KDCs of a realm, and the
+//! Asks the name servers of resolv.conf for what the system's resolver cannot look up: the KDCs of a realm, and the
 //! canonical name of a host. Blocking and bounded in time.
 
 use std::io::{self, Write};

@@ -152,7 +152,7 @@ fn older_key(
             *first = Some(held);
             Ok(request?)
         }
-        // What the KDC said to the newest key is more than that the guard holds the others back.
+        // The KDC's refusal of the newest key explains more than the guard's hold on the older ones.
         None => Err(exchange.take_refusal().map_or(held, TicketError::Exchange)),
     }
 }

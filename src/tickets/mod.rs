@@ -8,7 +8,7 @@
 //! | `ask` | delivers a request to a KDC, by UDP or TCP |
 //! | `lookup` | the addresses of KDCs |
 //! | `deadline` | reads from a TCP connection within a deadline |
-//! | `dns` | what the system's resolver does not return: SRV records and canonical names |
+//! | `dns` | what the system's resolver cannot look up: SRV records and canonical names |
 //! | `realms` | where the KDCs of a realm are |
 //! | `service` | a service that tickets are wanted for, under which name |
 //! | `exchange` | runs an exchange to its end |

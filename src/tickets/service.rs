@@ -29,7 +29,7 @@ impl Service {
     /// krb5.conf has for its host. Blocking, if the name of the host is to be canonicalized, and bounded in time.
     ///
     /// # Errors
-    /// [`TicketError::Canonical`] if the name servers do not tell the canonical name.
+    /// [`TicketError::Canonical`] if the canonical name cannot be looked up.
     pub fn principal(&self, realms: &Realms) -> Result<ServicePrincipal, TicketError> {
         let name = match (self.canonicalize, self.name.components()) {
             (true, [service, host]) => {

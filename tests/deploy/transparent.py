@@ -1,7 +1,7 @@
 """Checks the examples of transparent listeners: schemas, order, users, ports, privileges, and the gateway's own check.
 
     python transparent.py GATEWAY              checks them
-    python transparent.py GATEWAY --spoilt     breaks them in every way that it checks, and verifies that it notices
+    python transparent.py GATEWAY --spoilt     breaks the sidecar's example, and verifies that it notices
 """
 
 import copy

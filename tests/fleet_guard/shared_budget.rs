@@ -90,7 +90,7 @@ fn killed_in_each_attempt(store: &Shared) {
         }
         fleet.kill_all();
         (kills, seen) = (kills + 1, fleet.upstream.counters().authenticates);
-        // Another one, in case that the answer was faster.
+        // A new password, in case the answer came before the kill.
         fleet.set_password(&format!("wrong-{kills}"));
         fleet.members.iter_mut().for_each(Member::restart);
     }

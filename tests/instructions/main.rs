@@ -32,8 +32,9 @@ const EXPECTED: [(&str, Work, usize, u64); 3] = [
 /// wakes the log's writer and sometimes finds it awake.
 const TOLERANCE_PERCENT: u64 = 2;
 
-/// How often it is done in another run, which is subtracted because both start and stop. The thread that drops the
-/// metrics last spends up to 330,000 instructions on it, which may be the shard's in one run only; hence so many times.
+/// Repetitions in a second run, which is subtracted to cancel the cost of start and stop. The thread that drops the
+/// metrics last spends up to 330,000 instructions on it, and that may be the shard in only one of the runs; the many
+/// repetitions of the first run make this negligible.
 const FEW: usize = 50;
 
 /// A file that only shards execute.

@@ -32,7 +32,7 @@ const CLIENT_BOUND: Duration = Duration::from_secs(30);
 pub const ORIGIN: &str = "198.51.100.10";
 pub const ORIGIN_V6: &str = "2001:db8:51::10";
 
-/// Where the gateway is for the corporate network.
+/// The gateway's address in the corporate network.
 const GATEWAY_INSIDE: &str = "10.77.0.1";
 
 const HOSTS: &str = "127.0.0.1 localhost\n\

@@ -103,7 +103,7 @@ fn kerberos_name(token: &[u8]) -> &'static str {
         Some(Ok((TokenKind::ApReq, _))) => "AP-REQ",
         Some(Ok((TokenKind::ApRep, _))) => "AP-REP",
         Some(Ok((TokenKind::Error, _))) => "KRB-ERROR",
-        _ => "not a token of Kerberos",
+        _ => "not a Kerberos token",
     }
 }
 

@@ -116,7 +116,7 @@ fn expect_version(bytes: &[u8], expected: u8, otherwise: &'static str) -> Result
     }
 }
 
-/// The bytes behind a byte with their number, and the rest.
+/// A field preceded by its length in one byte, and what follows it.
 fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (count, rest) = bytes.split_first()?;
     rest.split_at_checked(usize::from(*count))

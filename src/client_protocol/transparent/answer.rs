@@ -1,4 +1,4 @@
-//! What a client is told that does not know that it talks to a gateway.
+//! Answers to clients that do not know they are talking to a gateway.
 
 use crate::client_protocol::Verdict;
 use crate::fault::Cause;

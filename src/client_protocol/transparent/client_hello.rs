@@ -124,7 +124,7 @@ impl<'a> Bytes<'a> {
         Some(taken)
     }
 
-    /// A vector behind its length, which has `N` bytes.
+    /// A vector preceded by its length in `N` bytes.
     fn with_length<const N: usize>(&mut self) -> Option<Bytes<'a>> {
         let length = self.take(N)?.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
         self.take(length).map(Bytes)

@@ -20,7 +20,7 @@ use crate::kerberos::name::{Principal, PrincipalName};
 use crate::kerberos::ticket::{ClockSkew, Credential};
 use crate::limits;
 
-/// The version that stands for the previous password, in [`RequestKind::Logon`]; that of the present one is 0.
+/// The version number used for the previous password, in [`RequestKind::Logon`]; that of the present one is 0.
 pub const PREVIOUS_PASSWORD: u32 = u32::MAX;
 
 /// What the client's key comes from. No `Debug` shows it.

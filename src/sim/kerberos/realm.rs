@@ -85,7 +85,7 @@ impl Realm {
         &self.plan
     }
 
-    /// The KDC's clock, by which the services go too.
+    /// The KDC's clock, which the services use too.
     fn clock(&self, now_us: u64) -> Timestamp {
         self.skew().apply(wall_clock(now_us))
     }
