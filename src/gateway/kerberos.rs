@@ -41,8 +41,8 @@ struct Wanted {
 }
 
 impl ManagedTickets {
-    /// Starts the thread that gets the tickets of the identity with the index `place`, or keeps the `old` one if nothing has
-    /// changed. `None` if the identity uses Kerberos at no upstream.
+    /// Starts the thread that gets the tickets of the identity with the index `place`, or keeps the `old` one if
+    /// nothing has changed. `None` if the identity uses Kerberos at no upstream.
     ///
     /// # Errors
     /// The thread cannot be started.
