@@ -24,8 +24,9 @@
 //!   metrics    → relay, upstream, fault
 //!   guard_store → upstream
 //!   relay, event, upstream → transport
+//!   transport  → tls
 //!   auth       → forward, ntlm, kerberos, http, fault
-//!   config     → client_protocol, guard_store, egress, upstream, transport, auth, route, kerberos, tickets, ntlm
+//!   config     → client_protocol, guard_store, egress, upstream, transport, tls, auth, route, kerberos, tickets, ntlm
 //!   logging    → config
 //!   stub       → transport, event, ntlm, kerberos, http
 //!   tickets    → auth, kerberos, fault
@@ -66,6 +67,7 @@ pub mod stub;
 pub mod supervisor;
 pub mod tickets;
 pub mod timeouts;
+pub mod tls;
 pub mod transport;
 pub mod upstream;
 pub mod watch;

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use mio::{Interest, Registry, Token};
 
@@ -11,6 +12,7 @@ use super::framed::Framed;
 use super::{Endpoint, KeepAlive, Readiness, Stream, bound_buffers, keep_alive, tcp};
 #[cfg(test)]
 use crate::sim::network as simulated;
+use crate::tls::TlsSettings;
 
 /// What carries the bytes to an upstream or an origin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub enum Transport {
     /// TCP and nothing above it.
     #[default]
     Tcp,
+    /// TLS over TCP.
+    Tls(Arc<TlsSettings>),
     /// A transport for tests.
     #[cfg(test)]
     Framed,
@@ -64,17 +68,18 @@ impl Transport {
         if let Some(outcome) = simulated::connect(address) {
             return outcome.map(|socket| Endpoint { stream: Stream::Simulated(socket), ready: Readiness::NOTHING });
         }
-        Ok(self.over(tcp::connect(address)?))
+        self.over(tcp::connect(address)?)
     }
 
     /// A connection over a socket that is connecting.
-    fn over(&self, socket: TcpStream) -> Endpoint {
+    fn over(&self, socket: TcpStream) -> io::Result<Endpoint> {
         let stream = match self {
             Transport::Tcp => Stream::Tcp(socket),
+            Transport::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
             #[cfg(test)]
             Transport::Framed => Stream::Framed(Framed::new(socket)),
         };
-        Endpoint { stream, ready: Readiness::NOTHING }
+        Ok(Endpoint { stream, ready: Readiness::NOTHING })
     }
 
     /// Completes a connection over a socket that is connected, of which the other end is completed at the same time.
@@ -82,6 +87,6 @@ impl Transport {
     pub fn complete(&self, socket: TcpStream) -> super::BlockingStream {
         socket.set_nonblocking(true).unwrap();
         let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        super::BlockingStream::complete(self.over(socket), until).unwrap()
+        super::BlockingStream::complete(self.over(socket).unwrap(), until).unwrap()
     }
 }
