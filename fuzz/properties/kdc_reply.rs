@@ -1,12 +1,12 @@
 //! Nobody without the key can make a KDC's reply that yields a ticket for anything but what was asked for. The input is
 //! a byte that says which request is answered, and the reply.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use ntlm_gateway::kerberos::{
-    ClientSecret, ClockSkew, Credential, EtypeSet, ExchangeInputs, ExchangeOptions, InitialExchange, KrbError,
-    Principal, PrincipalName, ServiceExchange, Step, Timestamp,
+    ClientSecret, ClockSkew, Credential, Etype, EtypeSet, ExchangeInputs, ExchangeOptions, InitialExchange, Key,
+    Keytab, KeytabEntry, KrbError, Principal, PrincipalName, ServiceExchange, Step, Timestamp,
 };
 
 /// KRB-ERROR, recorded from MIT's KDC.
@@ -25,17 +25,27 @@ fn options() -> ExchangeOptions {
     ExchangeOptions { etypes: EtypeSet::new(true), lifetime: hour, renewable: hour }
 }
 
-fn initial() -> InitialExchange {
+fn initial(secret: ClientSecret) -> InitialExchange {
     let client = Principal::parse("alice@EXAMPLE.TEST", None).expect("a name");
-    let mut exchange =
-        InitialExchange::new(client, ClientSecret::password("SecREt01"), options(), ClockSkew::default());
-    exchange.start(&inputs()).expect("a password is always usable");
+    let mut exchange = InitialExchange::new(client, secret, options(), ClockSkew::default());
+    exchange.start(&inputs()).expect("there is a key");
     exchange
 }
 
+fn password() -> ClientSecret {
+    ClientSecret::password("SecREt01")
+}
+
+/// A keytab with the key of the password. A reply chooses how long it takes to make a key from a password.
+static KEYTAB: LazyLock<Arc<Keytab>> = LazyLock::new(|| {
+    let principal = Principal::parse("alice@EXAMPLE.TEST", None).expect("a name");
+    let key = Key::of_password(Etype::Aes256Sha1, "SecREt01", b"EXAMPLE.TESTalice", 4096);
+    Arc::new(Keytab::new(vec![KeytabEntry { principal, kvno: 1, written: Timestamp::default(), key }]))
+});
+
 /// An exchange that has sent its time stamp. Making the key takes a while.
 static LOGGING_ON: LazyLock<InitialExchange> = LazyLock::new(|| {
-    let mut exchange = initial();
+    let mut exchange = initial(password());
     exchange.receive(PREAUTH_REQUIRED, &inputs()).expect("the recorded error");
     exchange
 });
@@ -70,7 +80,11 @@ pub fn check(input: &[u8]) {
     }
     match which % 3 {
         // To a request without a key, and to one with a key.
-        0 => judge(initial().receive(reply, &inputs()), "krbtgt/EXAMPLE.TEST@EXAMPLE.TEST"),
+        0 => {
+            // Few inputs, because these make a key from the password.
+            let secret = if *which == u8::MAX { password() } else { ClientSecret::Keytab(Arc::clone(&KEYTAB)) };
+            judge(initial(secret).receive(reply, &inputs()), "krbtgt/EXAMPLE.TEST@EXAMPLE.TEST");
+        }
         1 => {
             let mut exchange = LOGGING_ON.clone();
             judge(exchange.receive(reply, &inputs()), "krbtgt/EXAMPLE.TEST@EXAMPLE.TEST");
@@ -98,5 +112,5 @@ fn judge<E: std::fmt::Display>(step: Result<Step, E>, service: &str) {
 /// The recorded replies, to each request.
 pub fn seeds() -> Vec<Vec<u8>> {
     let replies = [PREAUTH_REQUIRED, AS_REP, TGS_REP];
-    (0..3).flat_map(|which| replies.map(|reply| [&[which], reply].concat())).collect()
+    [0, 1, 2, u8::MAX].into_iter().flat_map(|which| replies.map(|reply| [&[which], reply].concat())).collect()
 }

@@ -82,6 +82,7 @@ impl TicketSlot {
             && !matches!(&published.state, TicketState::Ready(old) if Arc::ptr_eq(old, ticket))
         {
             published.number += 1;
+            published.has_given_way = false;
         }
         published.state = state;
         published.since = Some(now);

@@ -157,7 +157,7 @@ impl Reader<'_> {
             false => secrets.secret(self.settings, prefix).map_err(|error| self.note_in_entry(*error)).ok(),
         };
         let nt_hash = nt_hash.map(|secret| self.hash_of(secret));
-        let previous = self.previous(prefix, mechanisms);
+        let previous = self.previous(prefix);
         let is_replaced = target_domain.map(|own| own.unwrap_or(defaults.target_domain));
         if account.is_some() {
             self.warn_about_account(prefix, is_replaced == Some(true));
@@ -205,10 +205,9 @@ impl Reader<'_> {
     }
 
     /// The hash of the previous secret; the inner `None` if there is none.
-    fn previous(&mut self, prefix: &str, mechanisms: Mechanisms) -> Option<Option<NtHash>> {
+    fn previous(&mut self, prefix: &str) -> Option<Option<NtHash>> {
         let previous = secrets::previous(self.settings, prefix).map_err(|error| self.note(*error)).ok()?;
-        // It is for NTLM and Basic.
-        Some(previous.map(|secret| self.hash_of(secret)).filter(|_| mechanisms.ntlm))
+        Some(previous.map(|secret| self.hash_of(secret)))
     }
 
     /// The hash of a secret; adds the warnings about it.

@@ -17,7 +17,7 @@ use crate::egress::{
     Unchallenged, check_by_handshake, probe,
 };
 use crate::event::Sender;
-use crate::kerberos::PREVIOUS_PASSWORD;
+use crate::kerberos::KeyVersion;
 use crate::limits::millis;
 use crate::metrics::{Metrics, UpstreamMetrics};
 use crate::shard::Message;
@@ -419,31 +419,16 @@ impl Builder {
         guard: &Arc<Guard>,
     ) -> KeyGuards {
         let account = self.accounts.of(config.identity.domain(), config.identity.user());
-        // Version 0 is the password.
-        let mut known = HashMap::from([(0, Arc::clone(guard))]);
-        if let Some(text) = kerberos.secret.previous_password() {
-            let [present, previous] = self.password_guards(config, &account, text);
-            known.extend([(0, present), (PREVIOUS_PASSWORD, previous)]);
+        let mut known = HashMap::from([(KeyVersion::Password, Arc::clone(guard))]);
+        // The identity's own guards log and count the changes.
+        if let Some(previous) = config.previous() {
+            let previous = fingerprint_of(&account, previous);
+            let present = Guard::replacing(Arc::clone(&account), fingerprint(&account, config), Some(previous), |_| {});
+            known.insert(KeyVersion::Password, present);
+            known.insert(KeyVersion::PreviousPassword, Guard::of(Arc::clone(&account), previous, |_| {}));
         }
         let on_change = Arc::new(self.on_guard_change(config, SecretRole::Only, Arc::default()));
         KeyGuards { account, kerberos: kerberos.clone(), on_change, known }
-    }
-
-    /// The guards of the present and of the previous password for Kerberos. Where NTLM has them too, they share their
-    /// state, and the changes are logged there.
-    fn password_guards(&self, config: &IdentityConfig, account: &Arc<Account>, text: &str) -> [Arc<Guard>; 2] {
-        let previous = config.previous().map(|logon| fingerprint_of(account, logon));
-        let secret = previous.unwrap_or_else(|| account.fingerprint(text));
-        let previous = match previous {
-            Some(_) => Guard::of(Arc::clone(account), secret, |_| {}),
-            None => {
-                account.introduce(secret, SecretDigest::of(&[text.as_bytes()]));
-                let role = SecretRole::Previous(config.present());
-                Guard::of(Arc::clone(account), secret, self.on_guard_change(config, role, Arc::default()))
-            }
-        };
-        let present = Guard::replacing(Arc::clone(account), fingerprint(account, config), Some(secret), |_| {});
-        [present, previous]
     }
 
     fn upstream(
@@ -620,7 +605,7 @@ fn log_only(account: &str, upstream: &str, state: GuardState, rest: Duration) {
 /// A fingerprint of everything about an identity that an upstream may accept or refuse.
 fn fingerprint(account: &Account, config: &IdentityConfig) -> u64 {
     match only_keytab(config) {
-        Some((kerberos, kvno)) => account.fingerprint(&*key_material(kerberos, kvno)),
+        Some((kerberos, version)) => account.fingerprint(&*key_material(kerberos, version)),
         None => fingerprint_of(account, config.present()),
     }
 }
@@ -633,7 +618,7 @@ fn fingerprint_of(account: &Account, Logon { identity, basic }: Logon<'_>) -> u6
 /// The same for a store, where it has to be valid in other processes as well.
 pub(crate) fn secret_digest(config: &IdentityConfig) -> SecretDigest {
     match only_keytab(config) {
-        Some((kerberos, kvno)) => SecretDigest::of(&[&key_material(kerberos, kvno)]),
+        Some((kerberos, version)) => SecretDigest::of(&[&key_material(kerberos, version)]),
         None => digest_of(config.present()),
     }
 }

@@ -12,9 +12,7 @@ use zeroize::Zeroizing;
 use super::egress_builder::{Builder, ShardNotifier, notify, secret_digest};
 use crate::auth::{TicketSlot, TicketState, TokenTimes};
 use crate::config::{Config, IdentityConfig, KerberosConfig, KerberosIdentity, Spn, UpstreamConfig};
-use crate::kerberos::{
-    ClientSecret, ExchangeOptions, KeytabEntry, PREVIOUS_PASSWORD, PrincipalName, RequestKind, Timestamp,
-};
+use crate::kerberos::{ClientSecret, ExchangeOptions, KeyVersion, KeytabEntry, PrincipalName, RequestKind, Timestamp};
 use crate::limits::{self, millis};
 use crate::metrics::{KerberosMetrics, TicketMetric};
 use crate::shard::Message;
@@ -145,19 +143,19 @@ pub(super) fn token_times() -> Arc<TokenTimes> {
     Arc::new(TokenTimes::new(getrandom::u32().unwrap_or_default()))
 }
 
-/// The guards of an identity's keys, by the version of the key.
+/// The guards of an identity's keys.
 pub(super) struct KeyGuards {
     pub account: Arc<Account>,
     pub kerberos: KerberosIdentity,
     pub on_change: Arc<dyn Fn(&GuardChange) + Send + Sync>,
-    pub known: HashMap<u32, Arc<Guard>>,
+    pub known: HashMap<KeyVersion, Arc<Guard>>,
 }
 
 impl KeyGuards {
-    fn of(&mut self, kvno: u32) -> Arc<Guard> {
+    fn of(&mut self, key: KeyVersion) -> Arc<Guard> {
         let KeyGuards { account, kerberos, on_change, known } = self;
-        Arc::clone(known.entry(kvno).or_insert_with(|| {
-            let material = key_material(kerberos, kvno);
+        Arc::clone(known.entry(key).or_insert_with(|| {
+            let material = key_material(kerberos, key);
             let (secret, on_change) = (account.fingerprint(&*material), Arc::clone(on_change));
             account.introduce(secret, SecretDigest::of(&[&material]));
             Guard::of(Arc::clone(account), secret, move |change| on_change(change))
@@ -165,10 +163,10 @@ impl KeyGuards {
     }
 }
 
-/// The keytab of an identity that has no password, and the newest version of its keys.
-pub(super) fn only_keytab(config: &IdentityConfig) -> Option<(&KerberosIdentity, u32)> {
+/// The keytab of an identity that has no password, and its newest keys.
+pub(super) fn only_keytab(config: &IdentityConfig) -> Option<(&KerberosIdentity, KeyVersion)> {
     let kerberos = config.kerberos.as_ref().filter(|_| !config.mechanisms.ntlm)?;
-    keys_of(kerberos, None).first().map(|entry| (kerberos, entry.kvno))
+    keys_of(kerberos, None).first().map(|entry| (kerberos, KeyVersion::Keytab(entry.kvno)))
 }
 
 /// To the guard, the KDCs of a realm are another upstream, of this name.
@@ -180,25 +178,25 @@ fn kdc_upstream(realm: &str) -> String {
 pub(crate) fn kdc_logon(config: &IdentityConfig) -> Option<(String, SecretDigest)> {
     let kerberos = config.kerberos.as_ref()?;
     let digest = match keys_of(kerberos, None).first() {
-        Some(newest) => SecretDigest::of(&[&key_material(kerberos, newest.kvno)]),
+        Some(newest) => SecretDigest::of(&[&key_material(kerberos, KeyVersion::Keytab(newest.kvno))]),
         None => secret_digest(config),
     };
     Some((kdc_upstream(&kerberos.client.realm), digest))
 }
 
-/// The keys of a version, one after the other: a secret.
-pub(super) fn key_material(kerberos: &KerberosIdentity, kvno: u32) -> Zeroizing<Vec<u8>> {
-    let keys = keys_of(kerberos, Some(kvno));
+/// The keys of a version in the keytab, one after the other: a secret.
+pub(super) fn key_material(kerberos: &KerberosIdentity, version: KeyVersion) -> Zeroizing<Vec<u8>> {
+    let keys = keys_of(kerberos, Some(version));
     // Growing would leave copies behind that are not wiped.
     let mut material = Zeroizing::new(Vec::with_capacity(keys.len() * 32));
     keys.iter().for_each(|entry| material.extend_from_slice(entry.key.reveal()));
     material
 }
 
-fn keys_of(kerberos: &KerberosIdentity, kvno: Option<u32>) -> Vec<&KeytabEntry> {
+fn keys_of(kerberos: &KerberosIdentity, version: Option<KeyVersion>) -> Vec<&KeytabEntry> {
     let ClientSecret::Keytab(keytab) = &kerberos.secret else { return Vec::new() };
     let all = keytab.keys_of(&kerberos.client, crate::kerberos::EtypeSet::new(true));
-    all.into_iter().filter(|entry| kvno.is_none_or(|kvno| kvno == entry.kvno)).collect()
+    all.into_iter().filter(|entry| version.is_none_or(|version| version == KeyVersion::Keytab(entry.kvno))).collect()
 }
 
 /// Watches over the tickets of one identity.
@@ -209,8 +207,8 @@ struct IdentityWatch {
     notifier: ShardNotifier,
     epoch: Instant,
     guards: KeyGuards,
-    /// The logon attempt that is under way, and the version of its key.
-    allowed: Option<(Ticket, Option<Confirmation>, u32)>,
+    /// The logon attempt that is under way, and its key.
+    allowed: Option<(Ticket, Option<Confirmation>, KeyVersion)>,
     /// See [`ManagedTickets`].
     uses_previous: Arc<AtomicBool>,
     /// What was logged last about each service.
@@ -224,8 +222,8 @@ impl IdentityWatch {
 }
 
 impl Watch for IdentityWatch {
-    fn may_log_on(&mut self, realm: &str, kvno: u32) -> Result<(), TicketError> {
-        let guard = self.guards.of(kvno);
+    fn may_log_on(&mut self, realm: &str, key: KeyVersion) -> Result<(), TicketError> {
+        let guard = self.guards.of(key);
         let upstream: Arc<str> = kdc_upstream(realm).into();
         let until = Instant::now() + limits::KDC_DELIVERY_TIMEOUT;
         loop {
@@ -241,7 +239,7 @@ impl Watch for IdentityWatch {
             };
             let (why, retry_after, is_refused) = match guard.ask(now_ms, &asking) {
                 SendPermission::Go(ticket) => {
-                    self.allowed = Some((ticket, confirmation, kvno));
+                    self.allowed = Some((ticket, confirmation, key));
                     return Ok(());
                 }
                 SendPermission::No(Refusal::Held(rest) | Refusal::Barred(rest)) => {
@@ -262,9 +260,9 @@ impl Watch for IdentityWatch {
     }
 
     fn logged_on(&mut self, outcome: LogonOutcome) {
-        let Some((ticket, _confirmation, kvno)) = self.allowed.take() else { return };
+        let Some((ticket, _confirmation, key)) = self.allowed.take() else { return };
         if outcome == LogonOutcome::Accepted {
-            self.uses_previous.store(kvno == PREVIOUS_PASSWORD, Ordering::Relaxed);
+            self.uses_previous.store(key == KeyVersion::PreviousPassword, Ordering::Relaxed);
         }
         let answer = match outcome {
             LogonOutcome::Accepted => Answer::Status(200),

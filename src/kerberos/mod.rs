@@ -59,7 +59,7 @@ pub use dns::DnsError;
 pub use error::{CryptoError, DecodeError};
 pub use exchange::{
     ClientSecret, Delivery, DeliveryOptions, ExchangeError, ExchangeInputs, ExchangeOptions, InitialExchange, KdcPlace,
-    KdcRequest, PREVIOUS_PASSWORD, RequestKind, ServiceExchange, Step, Try,
+    KdcRequest, KeyVersion, RequestKind, ServiceExchange, Step, Try,
 };
 pub use gss::{TokenKind, read_token};
 pub use kdc::{Kdc, KdcAnswer, KdcInputs, KdcOutcome, KdcPolicy};

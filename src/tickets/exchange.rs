@@ -7,8 +7,8 @@ use thiserror::Error;
 use super::ask::{AskError, Reply, ask};
 use super::realms::Realms;
 use crate::kerberos::{
-    Credential, Delivery, ExchangeError, ExchangeInputs, InitialExchange, KdcRequest, RequestKind, ServiceExchange,
-    Step, Timestamp, Try,
+    Credential, Delivery, ExchangeError, ExchangeInputs, InitialExchange, KdcRequest, KeyVersion, RequestKind,
+    ServiceExchange, Step, Timestamp, Try,
 };
 
 /// Why there is no ticket.
@@ -56,11 +56,11 @@ pub enum LogonOutcome {
 
 /// What watches over the exchanges: it allows logon attempts and counts.
 pub trait Watch {
-    /// Asks to attempt a logon with the key of this version, at a KDC of this realm.
+    /// Asks to attempt a logon with this key, at a KDC of this realm.
     ///
     /// # Errors
     /// [`TicketError::Held`] if it must not be attempted now.
-    fn may_log_on(&mut self, realm: &str, kvno: u32) -> Result<(), TicketError>;
+    fn may_log_on(&mut self, realm: &str, key: KeyVersion) -> Result<(), TicketError>;
 
     /// The attempt that was allowed last is over.
     fn logged_on(&mut self, outcome: LogonOutcome);
@@ -96,8 +96,8 @@ pub fn log_on(
     let mut held_first = None;
     loop {
         let is_logon = match request.kind {
-            RequestKind::Logon { kvno } => {
-                if let Err(held) = watch.may_log_on(&request.realm, kvno) {
+            RequestKind::Logon(key) => {
+                if let Err(held) = watch.may_log_on(&request.realm, key) {
                     request = older_key(exchange, held, &mut held_first)?;
                     continue;
                 }
@@ -199,7 +199,7 @@ fn deliver(
 
 fn find_and_ask(request: &KdcRequest, realms: &Realms, answered: Option<Try>) -> Result<Reply, AskError> {
     let delivery = match (request.kind, answered) {
-        (RequestKind::Logon { .. }, Some(answered)) => Delivery::to_one(answered),
+        (RequestKind::Logon(_), Some(answered)) => Delivery::to_one(answered),
         _ => Delivery::to_any(&realms.kdcs(&request.realm)?, request.bytes.len(), realms.delivery_options()),
     };
     ask(delivery, &request.bytes).map_err(|why| AskError::Silent { realm: request.realm.clone(), why })

@@ -12,8 +12,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ntlm_gateway::auth::{TicketSlot, TicketState, TokenTimes};
 use ntlm_gateway::kerberos::{
-    ApInputs, ClientSecret, ClockSkew, Credential, Etype, EtypeSet, ExchangeOptions, InitialExchange, Keytab,
-    Principal, PrincipalName, RequestKind, ServiceExchange, Timestamp, accept,
+    ApInputs, ClientSecret, ClockSkew, Credential, Etype, EtypeSet, ExchangeOptions, InitialExchange, KeyVersion,
+    Keytab, Principal, PrincipalName, RequestKind, ServiceExchange, Timestamp, accept,
 };
 use ntlm_gateway::tickets::{
     AgentOptions, AgentWatch, LogonOutcome, Realms, Service, TicketError, Watch, get_ticket, log_on, new_agent, now,
@@ -34,7 +34,7 @@ struct Noted {
 }
 
 impl Watch for Noted {
-    fn may_log_on(&mut self, _: &str, _: u32) -> Result<(), TicketError> {
+    fn may_log_on(&mut self, _: &str, _: KeyVersion) -> Result<(), TicketError> {
         Ok(())
     }
 
@@ -296,7 +296,7 @@ fn a_reply_too_long_for_a_datagram_comes_by_tcp_and_a_dead_kdc_is_passed_over() 
 struct Quiet;
 
 impl Watch for Quiet {
-    fn may_log_on(&mut self, _: &str, _: u32) -> Result<(), TicketError> {
+    fn may_log_on(&mut self, _: &str, _: KeyVersion) -> Result<(), TicketError> {
         Ok(())
     }
 

@@ -226,6 +226,18 @@ fn after_a_refusal_ntlm_is_remembered_until_there_is_another_ticket() {
     assert_eq!(begun(&credentials).scheme(), Scheme::Kerberos);
 }
 
+#[test]
+fn a_new_ticket_does_not_take_over_the_refusal_of_the_one_before_it() {
+    let (slot, _) = slot(ready());
+    slot.give_way();
+    slot.publish(slot.state(), Timestamp::from_seconds(RECORDED + 1));
+    slot.publish(ready(), Timestamp::from_seconds(RECORDED + 2));
+    assert!(!slot.take_give_way());
+    slot.give_way();
+    slot.publish(slot.state(), Timestamp::from_seconds(RECORDED + 3));
+    assert!(slot.take_give_way(), "it is the same ticket");
+}
+
 /// The upstream's key changes after the ticket was replaced, while the first token is on its way.
 #[test]
 fn a_ticket_that_came_in_the_meantime_may_be_refused_before_another_is_requested() {

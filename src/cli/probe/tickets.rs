@@ -7,7 +7,9 @@ use super::conversation::{Event, What};
 use crate::auth::{TicketSlot, TicketState, TokenTimes};
 use crate::config::{Config, KerberosConfig, KerberosIdentity};
 use crate::fault::Fault;
-use crate::kerberos::{ClockSkew, Credential, ExchangeOptions, InitialExchange, RequestKind, ServiceExchange};
+use crate::kerberos::{
+    ClockSkew, Credential, ExchangeOptions, InitialExchange, KeyVersion, RequestKind, ServiceExchange,
+};
 use crate::limits;
 use crate::tickets::{LogonOutcome, Service, TicketError, Watch, get_ticket, log_on, now, ticket_fault};
 use crate::upstream::Answer;
@@ -106,7 +108,7 @@ impl Recorder<'_> {
 }
 
 impl Watch for Recorder<'_> {
-    fn may_log_on(&mut self, _: &str, _: u32) -> Result<(), TicketError> {
+    fn may_log_on(&mut self, _: &str, _: KeyVersion) -> Result<(), TicketError> {
         if self.has_logged_on() {
             let why = "a probe attempts one logon only".to_owned();
             return Err(TicketError::Held { why, retry_after: Duration::ZERO, is_refused: false });

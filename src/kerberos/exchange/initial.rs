@@ -20,8 +20,16 @@ use crate::kerberos::name::{Principal, PrincipalName};
 use crate::kerberos::ticket::{ClockSkew, Credential};
 use crate::limits;
 
-/// The version number used for the previous password, in [`RequestKind::Logon`]; that of the present one is 0.
-pub const PREVIOUS_PASSWORD: u32 = u32::MAX;
+/// Which of a client's keys a logon uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyVersion {
+    /// The present password.
+    Password,
+    /// The password before it.
+    PreviousPassword,
+    /// The keys with this version number in the keytab.
+    Keytab(u32),
+}
 
 /// What the client's key comes from. No `Debug` shows it.
 #[derive(Clone)]
@@ -56,14 +64,6 @@ impl ClientSecret {
     pub fn passwords(present: &str, previous: Option<&str>) -> ClientSecret {
         let copy = |text: &str| Arc::new(Zeroizing::new(text.to_owned()));
         ClientSecret::Password(copy(present), previous.map(copy))
-    }
-
-    /// The previous password.
-    pub fn previous_password(&self) -> Option<&str> {
-        match self {
-            ClientSecret::Password(_, previous) => previous.as_ref().map(|password| password.as_str()),
-            ClientSecret::Keytab(_) => None,
-        }
     }
 }
 
@@ -239,15 +239,15 @@ impl InitialExchange {
 
     /// The request with a time stamp.
     fn show_key(&mut self, inputs: &ExchangeInputs) -> Result<KdcRequest, ExchangeError> {
-        let (key, kvno) = self.key_for_kdc()?;
+        let (key, version) = self.key_for_kdc()?;
         let stamp = encrypted_timestamp(&key, &inputs.confounder, self.skew.apply(inputs.now));
         let pa_data: Vec<PaData> = self.cookie.iter().cloned().chain([stamp]).collect();
         self.has_shown_key = true;
-        Ok(self.request(&pa_data, RequestKind::Logon { kvno }, inputs))
+        Ok(self.request(&pa_data, RequestKind::Logon(version), inputs))
     }
 
     /// The key of an etype that the KDC has named, with its version.
-    fn key_for_kdc(&mut self) -> Result<(Key, u32), ExchangeError> {
+    fn key_for_kdc(&mut self) -> Result<(Key, KeyVersion), ExchangeError> {
         // A KDC that names no etype leaves the choice to us, with the default salt.
         let unnamed = |etype: Etype| EtypeInfo { etype: etype.number(), salt: None, iterations: None };
         let entries: Vec<EtypeInfo> = match self.etype_info.is_empty() {
@@ -265,12 +265,12 @@ impl InitialExchange {
     }
 
     /// The key of an etype; `None` if the keytab has none of the version whose turn it is.
-    fn key_of(&mut self, etype: Etype, entry: &EtypeInfo) -> Result<Option<(Key, u32)>, ExchangeError> {
+    fn key_of(&mut self, etype: Etype, entry: &EtypeInfo) -> Result<Option<(Key, KeyVersion)>, ExchangeError> {
         match &self.secret {
             ClientSecret::Password(present, previous) => {
                 let (password, version) = match (self.refused_versions, previous) {
-                    (0, _) | (_, None) => (present, 0),
-                    (_, Some(previous)) => (previous, PREVIOUS_PASSWORD),
+                    (0, _) | (_, None) => (present, KeyVersion::Password),
+                    (_, Some(previous)) => (previous, KeyVersion::PreviousPassword),
                 };
                 let Some(iterations) = entry.allowed_iterations(etype) else {
                     let realm = self.client.realm.clone();
@@ -290,7 +290,7 @@ impl InitialExchange {
                 let kvno = self.versions(keytab).into_iter().nth(self.refused_versions);
                 let is_it = |entry: &&KeytabEntry| Some(entry.kvno) == kvno && entry.key.etype() == etype;
                 let keys = keytab.keys_of(&self.client, self.options.etypes);
-                Ok(keys.into_iter().find(is_it).map(|entry| (entry.key.clone(), entry.kvno)))
+                Ok(keys.into_iter().find(is_it).map(|entry| (entry.key.clone(), KeyVersion::Keytab(entry.kvno))))
             }
         }
     }

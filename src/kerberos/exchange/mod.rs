@@ -27,7 +27,7 @@ use super::ticket::Credential;
 use super::time::Timestamp;
 
 pub use delivery::{Delivery, DeliveryOptions, KdcPlace, Try};
-pub use initial::{ClientSecret, InitialExchange, PREVIOUS_PASSWORD};
+pub use initial::{ClientSecret, InitialExchange, KeyVersion};
 pub use service::ServiceExchange;
 
 /// What all exchanges of a client have in common.
@@ -77,10 +77,7 @@ pub enum RequestKind {
     Initial,
     /// AS-REQ with an encrypted time stamp: a logon attempt, which a KDC counts if the key is wrong. It goes to one KDC
     /// only, the one that has asked for it.
-    Logon {
-        /// The version of the key of a keytab; 0 for a password, [`PREVIOUS_PASSWORD`] for the previous one.
-        kvno: u32,
-    },
+    Logon(KeyVersion),
     /// TGS-REQ for a service.
     Service,
     /// TGS-REQ for a renewal.
@@ -91,7 +88,7 @@ impl RequestKind {
     /// The metric label.
     pub fn label(self) -> &'static str {
         match self {
-            RequestKind::Initial | RequestKind::Logon { .. } => "as",
+            RequestKind::Initial | RequestKind::Logon(_) => "as",
             RequestKind::Service => "tgs",
             RequestKind::Renewal => "renewal",
         }

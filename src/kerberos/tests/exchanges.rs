@@ -33,7 +33,7 @@ fn logging_on(password: &str) -> InitialExchange {
     let mut exchange = exchange(password);
     assert_eq!(exchange.start(&inputs()).unwrap().kind, RequestKind::Initial);
     let step = exchange.receive(PREAUTH_REQUIRED, &inputs()).unwrap();
-    assert!(matches!(step, Step::Send(KdcRequest { kind: RequestKind::Logon { kvno: 0 }, .. })), "{step:?}");
+    assert!(matches!(step, Step::Send(KdcRequest { kind: RequestKind::Logon(KeyVersion::Password), .. })), "{step:?}");
     exchange
 }
 
@@ -124,7 +124,7 @@ fn a_reply_to_another_request_or_for_another_password_is_rejected() {
 fn a_wrong_clock_is_corrected_once() {
     let mut exchange = logging_on("SecREt01");
     let step = exchange.receive(&error(37, 3600), &inputs()).unwrap();
-    assert!(matches!(step, Step::Send(KdcRequest { kind: RequestKind::Logon { .. }, .. })));
+    assert!(matches!(step, Step::Send(KdcRequest { kind: RequestKind::Logon(_), .. })));
     let again = exchange.receive(&error(37, 3600), &inputs()).unwrap_err();
     assert_eq!(again.code(), Some(ErrorCode::KRB_AP_ERR_SKEW));
     let mut exchange = service_exchange();
