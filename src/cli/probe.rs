@@ -4,11 +4,11 @@ mod advice;
 mod behaviours;
 mod budget;
 mod conversation;
+mod given;
 mod json;
 mod message;
 mod product;
 mod report;
-mod secret;
 mod text;
 mod tickets;
 mod verdict;
@@ -22,8 +22,8 @@ use super::{arguments, fail, print, show_warnings};
 use crate::http::{Authority, AuthorityError};
 use crate::limits;
 use budget::Budget;
+use given::Given;
 use report::Report;
-use secret::SecretPlace;
 
 /// A neutral host that answers on this port.
 const DEFAULT_TARGET: &str = "example.com:443";
@@ -105,12 +105,12 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
         return fail(format!("--of: there is no upstream {name:?}; the configured ones are {}", known.join(", ")));
     }
     let target = matches.get_one::<String>("target").map_or(DEFAULT_TARGET, String::as_str);
-    let secret = SecretPlace::of(&config.identities[0], &settings);
+    let given = Given::of(&config, &settings);
     let budget = match Budget::of(&config) {
         Ok(budget) => budget,
         Err(why) => return fail(why),
     };
-    let report = Report::of(&config, secret, target, conversation::hold(&config, target, budget));
+    let report = Report::of(&config, given, target, conversation::hold(&config, target, budget));
     if let Some(why) = &report.use_of_store.not_settled {
         let minutes = limits::GUARD_WINDOW.as_secs() / 60;
         let _ = fail(format_args!(

@@ -42,6 +42,15 @@ fn probe_shows_how_the_ticket_was_obtained_and_what_is_in_it() {
         assert!(shown.contains(text), "{text}:\n{shown}");
     }
     assert!(!shown.contains(PASSWORD) && !shown.contains("YII"), "{shown}");
+    assert!(shown.contains("as alice@example.test with Kerberos\n"), "{shown}");
+    // The suggested configuration is enough to do the same again.
+    let (_, suggested) = shown.split_once("\nSuggested configuration\n").expect("a suggestion");
+    let suggested = scratch.write("suggested.toml", suggested);
+    let again = run(GATEWAY, Duration::from_secs(60), |command| {
+        command.arg("probe").arg(&suggested).args(["--target", &target]);
+    });
+    let again = again.expect_success("probe").text();
+    assert!(again.contains("ticket for HTTP/proxy.test@EXAMPLE.TEST") && again.contains("Verdict: works"), "{again}");
 
     let wrong = scratch.write("wrong", "wrong");
     let refused = probe(&line, &wrong, &["--auth", "kerberos", "--json", "--target", &target]);

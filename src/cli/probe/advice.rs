@@ -14,7 +14,7 @@ pub(super) struct Advice {
 }
 
 /// A line for the TOML file.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Line {
     pub key: &'static str,
     pub value: Value,

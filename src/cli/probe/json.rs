@@ -86,6 +86,7 @@ fn settings(report: &Report) -> Value {
     let value = |value: &toml::Value| match value {
         toml::Value::Boolean(truth) => json!(truth),
         toml::Value::String(text) => json!(text),
+        toml::Value::Array(texts) => json!(texts.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>()),
         other => json!(other.to_string()),
     };
     let lines = report.verdict.settings.iter();

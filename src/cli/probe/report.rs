@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::behaviours::{self, Behaviour};
 use super::budget::StoreUse;
 use super::conversation::{Conversation, Event, Used, What};
+use super::given::{Given, SecretPlace};
 use super::message::Answer;
 use super::product::{self, Guess};
-use super::secret::SecretPlace;
 use super::verdict::Verdict;
 use crate::config::{Config, Mechanisms};
 use crate::ntlm::{self, Account, Identity};
@@ -48,7 +48,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn of(config: &Config, secret: SecretPlace, target: &str, conversation: Conversation) -> Report {
+    pub(super) fn of(config: &Config, given: Given, target: &str, conversation: Conversation) -> Report {
         let answers = || conversation.events.iter().filter_map(answer);
         let product = product::guess(answers());
         let marks = product::marks(answers());
@@ -56,7 +56,7 @@ impl Report {
         // A later one with a challenge has the scheme in use only.
         let mut demands = answers().filter(|answer| answer.status == 407);
         let offered = demands.next().map(|answer| answer.offers.clone());
-        let verdict = Verdict::of(config, &secret, target, &conversation, &behaviours);
+        let verdict = Verdict::of(config, &given, target, &conversation, &behaviours);
         let authenticate = conversation.events.iter().rev().find_map(|event| match &event.what {
             What::Sent(sent) if sent.carries("AUTHENTICATE_MESSAGE") => sent.carried.as_ref(),
             _ => None,
@@ -66,7 +66,7 @@ impl Report {
             target: target.to_owned(),
             identity: config.first_identity().clone(),
             identity_name: config.identities.first().map(|identity| identity.name.clone()).unwrap_or_default(),
-            secret,
+            secret: given.secret,
             challenge: behaviours::challenge(&conversation.events).and_then(|carried| carried.message.clone()),
             authenticate: authenticate.and_then(|carried| carried.message.clone()),
             product,

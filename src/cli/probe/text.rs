@@ -12,11 +12,12 @@ pub(super) fn render(report: &Report) -> String {
     let mut out = String::new();
     let Report { upstream, target, identity, .. } = report;
     let (account, method, workstation) = (identity.account(), identity.method(), identity.workstation());
-    line(
-        &mut out,
-        0,
-        &format!("Probe of {upstream} for {target}, as {account} with {method}, workstation {workstation}"),
-    );
+    let with = match (report.listed.kerberos, report.listed.ntlm) {
+        (true, false) => "Kerberos".to_owned(),
+        (true, true) => format!("Kerberos or {method}, workstation {workstation}"),
+        (false, _) => format!("{method}, workstation {workstation}"),
+    };
+    line(&mut out, 0, &format!("Probe of {upstream} for {target}, as {account} with {with}"));
     out.push('\n');
     for event in &report.events {
         show_event(&mut out, event);

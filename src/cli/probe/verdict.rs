@@ -4,7 +4,7 @@ use super::advice::{Advice, Line};
 use super::behaviours::{Behaviour, challenge, legs};
 use super::budget::Denial;
 use super::conversation::{Conversation, Outcome, Used};
-use super::secret::SecretPlace;
+use super::given::{Given, SecretPlace};
 use super::web_server;
 use crate::cli::utc::relative;
 use crate::config::{Config, FirstLeg};
@@ -95,7 +95,7 @@ impl Verdict {
 
     pub(super) fn of(
         config: &Config,
-        secret: &SecretPlace,
+        given: &Given,
         target: &str,
         conversation: &Conversation,
         behaviours: &[Behaviour],
@@ -113,7 +113,7 @@ impl Verdict {
         };
         let mut verdict = Verdict { kind, cause, summary, advice: Vec::new(), settings: Vec::new(), not_before_ms };
         match kind {
-            Kind::Works | Kind::Declined => verdict.suggest_settings(config, secret, conversation, &shows),
+            Kind::Works | Kind::Declined => verdict.suggest_settings(config, given, conversation, &shows),
             Kind::CredentialsRefused => verdict.explain_refusal(config, conversation),
             Kind::NotAProxy => verdict.explain_web_server(conversation),
             Kind::Held => verdict.advise(
@@ -121,7 +121,7 @@ impl Verdict {
                 "`ntlm-gateway guard show` says what was counted. If the account has been unlocked in the domain since, \
                  `ntlm-gateway guard reset` clears it.",
             ),
-            Kind::HandshakeFails | Kind::NotNtlm => verdict.explain_failure(config, secret, conversation, &shows),
+            Kind::HandshakeFails | Kind::NotNtlm => verdict.explain_failure(config, given, conversation, &shows),
             _ => {}
         }
         if let Some(Used { mechanism, why_not_first: Some(why) }) = &conversation.used {
@@ -134,11 +134,12 @@ impl Verdict {
     }
 
     /// Adds the lines for the proxy and the account.
-    fn suggest_account(&mut self, config: &Config, secret: &SecretPlace) {
+    fn suggest_account(&mut self, config: &Config, given: &Given) {
         self.settings.push(Line::new("upstream", config.first_address().to_string()));
         self.settings.push(Line::new("user", account(config)));
         // A secret from the environment or a descriptor has no line.
-        self.settings.extend(secret.line());
+        self.settings.extend(given.secret.line());
+        self.settings.extend_from_slice(&given.kerberos);
         if config.first_identity().method() == Method::NtlmV1Ess {
             self.settings.push(Line::new("method", method_id(Method::NtlmV1Ess)));
         }
@@ -151,11 +152,11 @@ impl Verdict {
     fn suggest_settings(
         &mut self,
         config: &Config,
-        secret: &SecretPlace,
+        given: &Given,
         conversation: &Conversation,
         shows: &impl Fn(&str) -> bool,
     ) {
-        self.suggest_account(config, secret);
+        self.suggest_account(config, given);
         let plain = conversation.first_leg == FirstLeg::Plain || shows("asks-first");
         if plain {
             self.settings.push(Line::new("first_leg", "plain"));
@@ -212,7 +213,7 @@ impl Verdict {
     fn explain_failure(
         &mut self,
         config: &Config,
-        secret: &SecretPlace,
+        given: &Given,
         conversation: &Conversation,
         shows: &impl Fn(&str) -> bool,
     ) {
@@ -265,7 +266,7 @@ impl Verdict {
                 self.advise("check-port", "The upstream closes connections without a response: check that this machine may use it, and that the port is that of an HTTP proxy.");
             }
             Cause::SchemeNotOffered if legs(&conversation.events).iter().any(|leg| leg.answer.offers("Basic")) => {
-                self.explain_basic(config, secret);
+                self.explain_basic(config, given);
             }
             Cause::SchemeNotOffered => {
                 self.advise("offer-ntlm", "Configure the upstream to offer NTLM, or Negotiate with NTLM.");
@@ -275,7 +276,7 @@ impl Verdict {
     }
 
     /// Advice if only Basic is offered.
-    fn explain_basic(&mut self, config: &Config, secret: &SecretPlace) {
+    fn explain_basic(&mut self, config: &Config, given: &Given) {
         if config.identities.first().is_some_and(|identity| identity.basic_password.is_some()) {
             return self.advise(
                 "basic-allowed",
@@ -287,8 +288,8 @@ impl Verdict {
             "The upstream offers Basic. The gateway uses it only with allow_basic = true and the password itself in a password_file; \
              everyone who can see the connection to the proxy can then read the password.",
         );
-        self.suggest_account(config, secret);
-        if !matches!(secret, SecretPlace::PasswordFile(_)) {
+        self.suggest_account(config, given);
+        if !matches!(given.secret, SecretPlace::PasswordFile(_)) {
             self.advise(
                 "put-password-into-file",
                 "Basic needs the password itself: put it into a file, and set password_file to its path.",
