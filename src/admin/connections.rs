@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use rustix::net::{RecvFlags, recv};
+
 use crate::limits;
 
 /// One connection.
@@ -24,12 +26,15 @@ pub(super) struct Connections {
 
 impl Connections {
     /// Admits a connection. At the limit, the oldest connection that keeps the gateway waiting is closed: a probe sends
-    /// its request at once, so clients that occupy connections without using them cannot make a probe fail. If all are
-    /// being answered, the new connection is closed instead, and the result is `None`.
+    /// its request at once, so clients that occupy connections without using them cannot make a probe fail. One whose
+    /// client has sent something that its thread has not read yet is closed only if there is no other: on a busy machine
+    /// that may be a probe. If all are being answered, the new connection is closed instead, and the result is `None`.
     pub(super) fn admit(&self, stream: TcpStream) -> Option<Arc<Connection>> {
         let mut open = self.lock();
         if open.len() >= limits::ADMIN_CONNECTIONS {
-            let place = open.iter().position(|connection| connection.is_waited_for.load(Ordering::Acquire))?;
+            let is_waited_for = |connection: &Arc<Connection>| connection.is_waited_for.load(Ordering::Acquire);
+            let is_idle = |connection: &Arc<Connection>| is_waited_for(connection) && !connection.has_unread();
+            let place = open.iter().position(is_idle).or_else(|| open.iter().position(is_waited_for))?;
             // Its thread wakes up with an end of stream or an error. This fails if the client has already closed it.
             let _ = open.remove(place).stream.shutdown(Shutdown::Both);
         }
@@ -49,6 +54,12 @@ impl Connections {
 }
 
 impl Connection {
+    /// Whether the client has sent something that was not read yet.
+    fn has_unread(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        recv(&self.stream, &mut [0_u8; 1], flags).is_ok_and(|(_, count)| count > 0)
+    }
+
     /// Reads what is available; waits until `until` at most.
     pub(super) fn read(&self, buffer: &mut [u8], until: Instant) -> io::Result<usize> {
         self.stream.set_read_timeout(Some(left(until)?))?;
@@ -72,4 +83,39 @@ impl Connection {
 fn left(until: Instant) -> io::Result<std::time::Duration> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_request_that_no_thread_has_read_yet_outlasts_silent_connections() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connections = Connections::default();
+        let connect = || {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (client, connections.admit(listener.accept().unwrap().0).unwrap())
+        };
+        let (mut probe, asked) = connect();
+        probe.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+        // Once it has arrived.
+        asked.stream.peek(&mut [0]).unwrap();
+        let silent: Vec<_> = (0..3 * limits::ADMIN_CONNECTIONS).map(|_| connect()).collect();
+        let is_open =
+            |connection: &Arc<Connection>| connections.lock().iter().any(|open| Arc::ptr_eq(open, connection));
+        assert!(is_open(&asked) && connections.lock().len() == limits::ADMIN_CONNECTIONS);
+        assert!(!is_open(&silent[0].1) && is_open(&silent[silent.len() - 1].1), "the oldest are closed");
+        // If every client has sent something, the oldest gives way.
+        connections.lock().clear();
+        let mut eager: Vec<_> = (0..limits::ADMIN_CONNECTIONS).map(|_| connect()).collect();
+        for (client, connection) in &mut eager {
+            client.write_all(b"G").unwrap();
+            connection.stream.peek(&mut [0]).unwrap();
+        }
+        let (_client, newest) = connect();
+        assert!(is_open(&newest) && !is_open(&eager[0].1) && is_open(&eager[1].1));
+    }
 }
