@@ -246,9 +246,21 @@ pub const KEEP_AGE: Duration = Duration::from_secs(8);
 /// Upstreams that close idle connections do so after several seconds, and a request that meets such a close is lost.
 pub const KEPT_FRESH: Duration = Duration::from_secs(1);
 
-/// Pre-challenged connections that a shard keeps for its upstream. Squid occupies one of its helpers (20 by default)
-/// for each, over all shards and all replicas of the gateway.
-pub const WARM_PER_SHARD: usize = 2;
+/// Pre-challenged connections that a shard keeps for an upstream and an identity at most, if their number follows the
+/// demand. A thousand tunnels a second at a proxy 40 ms away need 40. Squid occupies one of its helpers for each, over
+/// all shards and all replicas of the gateway; [`WARM_LIMIT_RECOVERY`] is about that.
+pub const WARM_MOST: usize = 64;
+
+/// With fewer requests than this for each connection, within the age at which it is too old, too many would be dialled
+/// for nothing.
+pub const REQUESTS_PER_WARM: usize = 4;
+
+/// Assumed for the time from dialling to a challenge until the first one has been measured.
+pub const CHALLENGE_TIME_UNKNOWN: Duration = Duration::from_millis(100);
+
+/// When clients had to wait because an upstream was short of helpers, half of the connections that were pre-challenged
+/// at that moment are allowed from then on, and after this time as many as before. It grows on at the same rate.
+pub const WARM_LIMIT_RECOVERY: Duration = Duration::from_secs(600);
 
 /// An unused pre-challenged connection is closed after this. Below the 10 s after which some proxies close an idle
 /// connection.

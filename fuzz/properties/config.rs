@@ -22,6 +22,7 @@ use ntlm_gateway::http::{Authority, Host};
 use ntlm_gateway::limits;
 use ntlm_gateway::ntlm::NtHash;
 use ntlm_gateway::route::Decision;
+use ntlm_gateway::upstream::WarmSize;
 
 const PASSWORD: &str = "Qu33n-of-Spades";
 /// The files under `/s/` and their content; `hash` contains the NT hash of its password instead.
@@ -188,7 +189,8 @@ fn check_references(config: &Config, settings: &Settings) {
     for upstream in upstreams {
         assert!(!upstream.addresses.is_empty() && upstream.addresses.iter().all(|address| address.port() != 0));
         assert!(upstream.group < groups.len());
-        assert!((1..=1000).contains(&upstream.weight) && upstream.warm <= 1000 && upstream.keep <= 1000);
+        assert!((1..=1000).contains(&upstream.weight) && upstream.keep <= 1000);
+        assert!(matches!(upstream.warm, WarmSize::Auto | WarmSize::Fixed(0..=1000)));
         assert!(upstream.identity.is_none_or(|identity| identity < identities.len()));
     }
     assert!((0..groups.len()).all(|group| upstreams.iter().any(|upstream| upstream.group == group)), "an empty group");

@@ -26,7 +26,7 @@ fn flag(key: &'static Key) -> Arg {
         .help_heading(key.heading)
         .action(action)
         // The setting parses a text that begins with a dash: its errors are better than clap's.
-        .allow_hyphen_values(key.kind == Kind::Integer);
+        .allow_hyphen_values(matches!(key.kind, Kind::Integer | Kind::IntegerOrAuto));
     match key.kind {
         Kind::Switch => arg.num_args(0..=1).default_missing_value("true"),
         _ => arg,

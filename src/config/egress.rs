@@ -6,6 +6,7 @@ use super::error::{ConfigError, Problem};
 use super::parse::{FIRST_LEGS, METHODS, Placed, Reader, SOME_NETWORK, WARM_LIMIT, network, workstation};
 use super::secrets::Secret;
 use super::settings::{Entry, Setting, Source};
+use super::values::ValueError;
 use super::warning;
 use super::{
     Check, FirstLeg, IdentityConfig, KerberosConfig, Mechanisms, PreviousSecret, ProxyLogin, SecretStore, Spn,
@@ -14,7 +15,7 @@ use super::{
 use crate::limits;
 use crate::ntlm::{Account, Identity, Method, NtHash};
 use crate::route::{Decision, Rule, Rules};
-use crate::upstream::HostPort;
+use crate::upstream::{HostPort, WarmSize};
 
 const ORDERS: &[(&str, UpstreamOrder)] = &[("failover", UpstreamOrder::Failover), ("balance", UpstreamOrder::Balance)];
 const WEIGHTS: std::ops::RangeInclusive<usize> = 1..=1000;
@@ -277,7 +278,7 @@ impl Reader<'_> {
     fn upstreams(&mut self, identities: Option<&[&str]>) -> Option<(Vec<UpstreamConfig>, Vec<String>)> {
         let first_leg = self.choice("first_leg", FIRST_LEGS);
         let spn = self.spn("spn")?;
-        let warm = self.required("warm", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
+        let warm = self.required("warm", warm_size);
         let keep = self.required("keep", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
         let table = self.settings.entries("upstreams");
         let mut groups = Vec::new();
@@ -322,7 +323,7 @@ impl Reader<'_> {
         &mut self,
         groups: &mut Vec<String>,
         identities: Option<&[&str]>,
-        (first_leg, warm, keep): (Option<FirstLeg>, Option<usize>, Option<usize>),
+        (first_leg, warm, keep): (Option<FirstLeg>, Option<WarmSize>, Option<usize>),
         spn: Option<&Spn>,
     ) -> Option<UpstreamConfig> {
         let addresses = self.list("upstreams.address", SOME_HOST, host).values();
@@ -333,7 +334,7 @@ impl Reader<'_> {
         let own_leg = self.optional_choice("upstreams.first_leg", FIRST_LEGS);
         let auth = self.optional_mechanisms("upstreams.auth");
         let own_spn = self.spn("upstreams.spn");
-        let own_warm = self.optional("upstreams.warm", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
+        let own_warm = self.optional("upstreams.warm", warm_size);
         let own_keep = self.optional("upstreams.keep", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
         let (group, addresses) = (group?, addresses?);
         let number = groups.iter().position(|known| *known == group).unwrap_or_else(|| {
@@ -449,6 +450,15 @@ fn boolean(text: &str) -> Result<bool, Problem> {
 
 fn host(text: &str) -> Result<HostPort, Problem> {
     Ok(text.parse()?)
+}
+
+fn warm_size(text: &str) -> Result<WarmSize, Problem> {
+    if text == "auto" {
+        return Ok(WarmSize::Auto);
+    }
+    let number = super::values::parse_integer(text, 0..=WARM_LIMIT);
+    let neither = || ValueError::AutoOrInteger { text: text.into(), max: WARM_LIMIT };
+    Ok(WarmSize::Fixed(number.map_err(|_| neither())?))
 }
 
 fn pattern<T: std::str::FromStr>(text: &str) -> Result<T, Problem>

@@ -277,7 +277,7 @@ fn text_for(key: &Key, value: &DeValue<'_>) -> Result<String, Problem> {
         (Kind::List, DeValue::Integer(number)) if is_decimal && takes_numbers => Ok(number.as_str().to_owned()),
         (Kind::Switch, DeValue::Boolean(value)) => Ok(value.to_string()),
         // A duration without a unit is passed on as text: a later error shows the correct form.
-        (Kind::Integer | Kind::Size | Kind::Duration, DeValue::Integer(number)) if is_decimal => {
+        (Kind::Integer | Kind::IntegerOrAuto | Kind::Size | Kind::Duration, DeValue::Integer(number)) if is_decimal => {
             Ok(number.as_str().to_owned())
         }
         _ => Err(Problem::WrongType { expected: expected(kind), got: type_name(value) }),
@@ -289,6 +289,7 @@ fn expected(kind: Kind) -> &'static str {
         Kind::Text => "a string in quotes",
         Kind::List => "an array of strings, or one string",
         Kind::Integer => "a whole number",
+        Kind::IntegerOrAuto => "a whole number, or \"auto\"",
         Kind::Duration => "a string such as \"30s\"",
         Kind::Switch => "true or false",
         Kind::Size => "a string such as \"64KiB\", or a number of bytes",

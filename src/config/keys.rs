@@ -63,6 +63,8 @@ pub enum Kind {
     List,
     /// A whole number.
     Integer,
+    /// A whole number, or `auto`.
+    IntegerOrAuto,
     /// A number with a unit of time.
     Duration,
     /// A number of bytes, with or without a unit.

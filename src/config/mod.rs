@@ -43,7 +43,7 @@ use crate::kerberos::PrincipalName;
 use crate::ntlm::{Identity, NtHash};
 use crate::route::Rules;
 use crate::transport::Transport;
-use crate::upstream::HostPort;
+use crate::upstream::{HostPort, WarmSize};
 
 mod digest;
 mod egress;
@@ -301,8 +301,8 @@ pub struct UpstreamConfig {
     pub auth: Option<Mechanisms>,
     /// The name of its service in Kerberos, if that is not `HTTP/<its first host>`.
     pub spn: Option<Spn>,
-    /// The most pre-challenged connections of a shard; 0 for none.
-    pub warm: usize,
+    /// How many connections a shard may keep pre-challenged.
+    pub warm: WarmSize,
     /// The most authenticated connections that a shard keeps for further requests; 0 for none.
     pub keep: usize,
 }

@@ -147,7 +147,7 @@ pub static TABLE_KEYS: &[Key] = &[
         Fallback::Nothing,
     ),
     key("upstreams.spn", Kind::Text, "SERVICE/HOST", "Like `spn`, which is the default", Fallback::Nothing),
-    key("upstreams.warm", Kind::Integer, "NUMBER", "Like `warm`, which is the default", Fallback::Nothing),
+    key("upstreams.warm", Kind::IntegerOrAuto, "auto|NUMBER", "Like `warm`, which is the default", Fallback::Nothing),
     key("upstreams.keep", Kind::Integer, "NUMBER", "Like `keep`, which is the default", Fallback::Nothing),
     key(
         "routes.host",

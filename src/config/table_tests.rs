@@ -73,8 +73,8 @@ fn the_tables_of_the_example_are_valid_and_show_every_setting() {
         .collect();
     assert_eq!(upstreams, [("east", 2, 0, 3), ("west", 1, 0, 1), ("partner", 1, 1, 1)]);
     let partner = &config.upstreams[2];
-    assert_eq!((partner.identity, partner.first_leg, partner.warm), (Some(3), FirstLeg::Plain, 0));
-    assert_eq!(config.upstreams[0].warm, crate::limits::WARM_PER_SHARD);
+    assert_eq!((partner.identity, partner.first_leg, partner.warm), (Some(3), FirstLeg::Plain, WarmSize::Fixed(0)));
+    assert_eq!(config.upstreams[0].warm, WarmSize::Auto);
     let listen = ["127.0.0.1:3129", "127.0.0.1:1080", "127.0.0.1:5432", "127.0.0.1:15001"];
     assert_eq!(config.listen, listen.map(|address| address.parse().unwrap()));
     let services = [

@@ -104,7 +104,7 @@ fn the_defaults_are_those_in_limits() {
     assert!(config.shards >= 1);
     assert_eq!(config.max_tunnels, crate::limits::MAX_TUNNELS);
     assert_eq!(config.pipes_per_shard, crate::limits::PIPES_PER_SHARD);
-    assert_eq!(config.first_upstream().warm, crate::limits::WARM_PER_SHARD);
+    assert_eq!(config.first_upstream().warm, WarmSize::Auto);
     assert_eq!(config.head_limit_bytes, crate::limits::HEAD_LIMIT_BYTES);
     let expected = Timeouts {
         connect: crate::limits::CONNECT_TIMEOUT,
@@ -219,7 +219,7 @@ fn every_setting_reaches_the_configuration() {
     assert_eq!((config.shards, config.max_tunnels), (3, 44));
     assert_eq!((config.pipes_per_shard, config.head_limit_bytes, config.field_limit), (0, 16 * 1024, 200));
     assert_eq!((config.socket_buffer_bytes, config.memory_limit_bytes), (15 * 1024, 96 * 1024 * 1024));
-    assert_eq!(config.first_upstream().warm, 7);
+    assert_eq!(config.first_upstream().warm, WarmSize::Fixed(7));
     let spn = config.first_upstream().spn.as_ref().unwrap();
     assert_eq!(
         (spn.name.to_string().as_str(), spn.realm.as_deref()),
@@ -373,6 +373,8 @@ fn invalid_texts_are_rejected_with_a_helpful_error() {
         ("domain", "OTHER", "--user: the user name already includes a domain"),
         ("workstation", "", "--workstation: must have from 1 to 255 characters"),
         ("shards", "many", "--shards: \"many\" is not a whole number from 1 to 1024"),
+        ("warm", "some", "--warm: \"some\" is neither auto nor a whole number from 0 to 1000"),
+        ("warm", "1001", "--warm: \"1001\" is neither auto nor a whole number from 0 to 1000"),
         ("max_tunnels", "0", "--max-tunnels: \"0\" is not a whole number from 1"),
         ("timeouts.idle", "0s", "--idle-timeout: \"0s\" is out of range"),
         ("limits.head", "100", "--head-limit: \"100\" is out of range; the size must be from 1KiB to 1MiB"),

@@ -40,6 +40,14 @@ pub enum ValueError {
         /// The largest allowed.
         largest: String,
     },
+    /// Neither `auto` nor a whole number in range.
+    #[error("{text:?} is neither auto nor a whole number from 0 to {max}")]
+    AutoOrInteger {
+        /// The given value.
+        text: String,
+        /// The largest number allowed.
+        max: usize,
+    },
     /// Not a whole number, or one out of range.
     #[error("{text:?} is not a whole number from {min} to {max}")]
     Integer {

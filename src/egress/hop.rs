@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Habits, KnownIdentity, ReportedChoice, Unchallenged};
 use crate::auth::Credentials;
 use crate::metrics::{HopMetrics, UpstreamMetrics};
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, WarmSize};
 
 /// An upstream as one identity: all that a connection to it needs.
 #[derive(Debug)]
@@ -25,8 +25,8 @@ pub struct Hop {
     pub metrics: HopMetrics,
     /// The metrics of the upstream.
     pub upstream_metrics: UpstreamMetrics,
-    /// Most pre-challenged connections of a shard.
-    pub warm_cap: usize,
+    /// How many connections a shard may keep pre-challenged.
+    pub warm: WarmSize,
     /// `host:port` that pre-challenged connections may ask for: the configured destination of checks.
     pub check_target: Option<Box<str>>,
     /// Most idle authenticated connections of a shard.

@@ -9,7 +9,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::ntlm::{Account, Identity, Method, NtHash};
 use crate::transport::Transport;
-use crate::upstream::{Accounts, Guard};
+use crate::upstream::{Accounts, Guard, WarmSize};
 
 fn identity(name: &str, clients: &[&str], has_login: bool, has_listener: bool) -> Arc<KnownIdentity> {
     Arc::new(KnownIdentity {
@@ -40,7 +40,7 @@ fn egress(order: UpstreamOrder, upstreams: &[(usize, u32)], identities: Vec<Arc<
                 previous: None,
                 metrics: metrics.hop(&name, &known.name),
                 upstream_metrics: metrics.upstream(&name),
-                warm_cap: 0,
+                warm: WarmSize::Fixed(0),
                 keep_cap: 0,
                 check_target: None,
                 habits: Habits::default(),

@@ -235,7 +235,7 @@ fn egress(
                 previous,
                 metrics: builder.metrics.hop(managed.upstream.name(), &identity.name),
                 upstream_metrics: managed.metrics.clone(),
-                warm_cap: of_config.warm,
+                warm: of_config.warm,
                 check_target: match &config.check {
                     Check::Tcp => None,
                     Check::Handshake { target } => Some(target.as_str().into()),

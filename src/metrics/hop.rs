@@ -135,6 +135,8 @@ pub struct HopMetrics {
     pub authenticates: IntCounter,
     /// Pre-challenged connections that have their challenge.
     pub warm_ready: IntGauge,
+    /// Pre-challenged connections that the present demand calls for.
+    pub warm_wanted: IntGauge,
     /// Authenticated connections that wait for their next request.
     pub kept: IntGauge,
     /// Requests that got a pre-challenged connection.
@@ -213,6 +215,7 @@ pub(super) struct HopFamilies {
     dials: IntCounterVec,
     authenticates: IntCounterVec,
     warm_ready: IntGaugeVec,
+    warm_wanted: IntGaugeVec,
     kept: IntGaugeVec,
     requests: IntCounterVec,
     warm_hits: IntCounterVec,
@@ -246,6 +249,11 @@ impl HopFamilies {
             warm_ready: make.gauges(
                 "warm_connections",
                 "Upstream connections that are pre-challenged and wait for a request",
+                &HOP,
+            )?,
+            warm_wanted: make.gauges(
+                "warm_wanted_connections",
+                "Pre-challenged connections that the present demand calls for",
                 &HOP,
             )?,
             kept: make.gauges(
@@ -289,6 +297,7 @@ impl HopFamilies {
             dials: self.dials.with_label_values(&hop),
             authenticates: self.authenticates.with_label_values(&hop),
             warm_ready: self.warm_ready.with_label_values(&hop),
+            warm_wanted: self.warm_wanted.with_label_values(&hop),
             warm_hits: self.warm_hits.with_label_values(&hop),
             warm_misses: self.warm_misses.with_label_values(&hop),
         }

@@ -6,6 +6,7 @@
 mod challenge_request;
 mod keep_alive;
 mod pre_challenged;
+mod sizing;
 mod verdict_wait;
 
 use std::sync::Arc;

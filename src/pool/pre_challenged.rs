@@ -7,23 +7,23 @@
 //! The challenge is obtained by a request of the gateway's own, for a destination that does not exist
 //! ([`ChallengeRequest`]). Nothing of a client's is in it, and it does no harm where an upstream carries it out.
 //!
-//! The pool follows demand. Each request that finds it empty makes it one larger, up to the cap; each connection that
-//! grows old unused makes it one smaller. So a quiet gateway keeps none. The pool grows only while the credentials are
-//! known to be good. It also gives way: some proxies (Squid) hold a helper process for every connection that they have
-//! challenged, and clients come first. While clients wait for a challenge and get none, nothing is dialled in advance
-//! and what there is gets closed ([`HelperPressure`](crate::upstream::HelperPressure)).
+//! The pool follows demand ([`Sizing`]). It grows only while the credentials are known to be good. It also gives way:
+//! some proxies (Squid) hold a helper process for every connection that they have challenged, and clients come first.
+//! While clients wait for a challenge and get none, nothing is dialled in advance and what there is gets closed. After
+//! that the pool stays smaller for a while ([`HelperPressure`](crate::upstream::HelperPressure)).
 
 use std::sync::Arc;
 
 use super::Loan;
 use super::challenge_request::ChallengeRequest;
+use super::sizing::Sizing;
 use crate::auth::{FirstLeg, Handshake, Progress};
 use crate::egress::Hop;
 use crate::event::{Deadline, EventToken, HeadReader, Key, Owner, ReadOutcome, Slots};
 use crate::limits::{self, millis};
 use crate::metrics::{Discarded, Reason407};
 use crate::transport::{Endpoint, Readiness};
-use crate::upstream::Resolution;
+use crate::upstream::{HelperShare, Resolution, WarmSize};
 
 /// A connection that waits for its challenge, or has it.
 struct Connection {
@@ -35,6 +35,9 @@ struct Connection {
     deadline: Deadline,
     /// The request that is to get its challenge.
     request: ChallengeRequest,
+    dialled_ms: u64,
+    /// It may occupy a helper of the upstream.
+    _share: HelperShare,
     /// `None` until it has its challenge.
     challenge: Option<Challenge>,
 }
@@ -48,15 +51,18 @@ struct Challenge {
 }
 
 /// The connections of one hop.
-#[derive(Default)]
 struct OfHop {
-    hop: Option<Arc<Hop>>,
+    hop: Arc<Hop>,
     /// Those that have their challenge, the youngest last.
     ready: Vec<Key>,
     /// All of them.
     count: usize,
-    /// As many as the present demand calls for.
-    wanted: usize,
+    /// How many there should be.
+    sizing: Sizing,
+    /// What the hop's metrics count of these.
+    reported: usize,
+    /// The upstream's helpers are short until then at least, in ms.
+    paused_until_ms: u64,
     /// The request that new connections try to get their challenge with.
     request: ChallengeRequest,
 }
@@ -65,7 +71,7 @@ struct OfHop {
 pub struct PreChallengedPool {
     connections: Slots<Connection>,
     /// By the hops' numbers.
-    hops: Vec<OfHop>,
+    hops: Vec<Option<OfHop>>,
 }
 
 /// A connection that was taken from the pool.
@@ -107,50 +113,76 @@ impl PreChallengedPool {
         loan: &Loan<'_>,
     ) -> Option<Challenged> {
         let now_ms = loan.now_ms;
-        if hop.warm_cap == 0 || !loan.is_in_force(hop) {
+        if hop.warm.is_off() || !can_be_pre_challenged(hop) || !loan.is_in_force(hop) {
             return None;
         }
+        let taken = self.take_ready(hop, token, can_be_repeated, loan);
+        match &taken {
+            Some(_) => hop.metrics.warm_hits.inc(),
+            None => hop.metrics.warm_misses.inc(),
+        }
+        let of_hop = self.enter(hop, loan.timeouts.warm);
+        of_hop.sizing.requested(taken.is_some(), now_ms);
+        of_hop.report();
+        taken
+    }
+
+    fn take_ready(
+        &mut self,
+        hop: &Arc<Hop>,
+        token: EventToken,
+        can_be_repeated: bool,
+        loan: &Loan<'_>,
+    ) -> Option<Challenged> {
+        let now_ms = loan.now_ms;
         // While the secret is in doubt, the client's request itself has to be challenged: only then is its answer a
         // verdict.
-        let is_usable_now = hop.identity.guard.is_accepted(now_ms, hop.upstream.name());
+        if self.of(hop)?.ready.is_empty() || !hop.identity.guard.is_accepted(now_ms, hop.upstream.name()) {
+            return None;
+        }
         let most_age_ms = hop.habits.challenge_age_ms(loan.timeouts.warm);
-        while let Some(key) = self.of(hop).ready.last().copied().filter(|_| is_usable_now) {
+        while let Some(key) = self.of(hop)?.ready.last().copied() {
             let challenged_ms = self.connections.get(key).and_then(|of| of.challenge).map_or(0, |of| of.received_ms);
             if !can_be_repeated && now_ms - challenged_ms > millis(limits::KEPT_FRESH) {
-                break;
+                return None;
             }
             let Some(connection) = self.remove(key) else { continue };
             let Connection { mut upstream, handshake, .. } = connection;
             // Anything that came after the challenge ends its use.
             let is_usable = !upstream.has_input() && now_ms <= challenged_ms + most_age_ms;
             if is_usable && upstream.hand_over(token, loan.registry).is_ok() {
-                hop.metrics.warm_hits.inc();
                 return Some(Challenged { upstream, handshake, challenged_ms });
             }
             hop.metrics.warm_discarded(Discarded::Failed);
         }
-        hop.metrics.warm_misses.inc();
-        let of_hop = self.of(hop);
-        of_hop.wanted = (of_hop.wanted + 1).min(hop.warm_cap);
         None
     }
 
     /// Whether connections are missing.
-    pub fn wants_more(&self) -> bool {
-        self.hops.iter().any(|of_hop| of_hop.count < of_hop.wanted)
+    pub fn wants_more(&self, now_ms: u64) -> bool {
+        self.hops.iter().flatten().any(|of_hop| of_hop.missing() > 0 && now_ms >= of_hop.paused_until_ms)
     }
 
     /// Dials the connections that are wanted and missing; called once a turn if there are any.
     pub fn refill(&mut self, loan: &mut Loan<'_>) {
         for number in 0..self.hops.len() {
-            let Some(of_hop) = self.hops.get(number).filter(|of_hop| of_hop.count < of_hop.wanted) else { continue };
-            let (Some(hop), request) = (of_hop.hop.clone(), of_hop.request) else { continue };
-            let missing = of_hop.wanted - of_hop.count;
-            if hop.credentials.first_leg != FirstLeg::Negotiate
-                || hop.credentials.needs_no_challenge()
+            let Some(Some(of_hop)) = self.hops.get_mut(number) else { continue };
+            let (hop, request, mut missing) = (Arc::clone(&of_hop.hop), of_hop.request, of_hop.missing());
+            if missing == 0 || loan.now_ms < of_hop.paused_until_ms {
+                continue;
+            }
+            let pressure = &hop.upstream.helper_pressure;
+            if pressure.forbids_pre_challenging(loan.now_ms) {
+                of_hop.paused_until_ms = loan.now_ms + millis(limits::STALL_CHECK_INTERVAL);
+                continue;
+            }
+            if hop.warm == WarmSize::Auto {
+                missing = missing.min(pressure.room(loan.now_ms));
+            }
+            if missing == 0
+                || !can_be_pre_challenged(&hop)
                 || !hop.identity.guard.is_accepted(loan.now_ms, hop.upstream.name())
                 || !hop.upstream.health.is_up()
-                || hop.upstream.helper_pressure.forbids_pre_challenging(loan.now_ms)
             {
                 continue;
             }
@@ -184,9 +216,11 @@ impl PreChallengedPool {
             outbox: Vec::new(),
             deadline,
             request,
+            dialled_ms: loan.now_ms,
+            _share: hop.upstream.helper_pressure.hold(),
             challenge: None,
         });
-        self.of(hop).count += 1;
+        self.of(hop)?.count += 1;
         Some(())
     }
 
@@ -201,7 +235,7 @@ impl PreChallengedPool {
                 let hop = Arc::clone(&connection.hop);
                 self.discard(key, Discarded::Failed);
                 // Otherwise an upstream that closes after its challenges would be dialled again and again.
-                self.want_one_less(&hop);
+                self.want_one_less(&hop, loan.now_ms);
             }
             return true;
         }
@@ -222,11 +256,15 @@ impl PreChallengedPool {
         // Waiting needs no buffer.
         connection.outbox = Vec::new();
         loan.timers.set(key, &mut connection.deadline, until_ms.min(now_ms + millis(limits::STALL_CHECK_INTERVAL)));
+        let took_ms = now_ms.saturating_sub(connection.dialled_ms);
         let tally = connection.handshake.take_tally();
         let hop = Arc::clone(&connection.hop);
         hop.metrics.answered_407(Reason407::Challenge, u64::from(tally.challenge));
         hop.metrics.warm_ready.inc();
-        self.of(&hop).ready.push(key);
+        if let Some(of_hop) = self.of(&hop) {
+            of_hop.ready.push(key);
+            of_hop.sizing.challenged(took_ms);
+        }
     }
 
     pub(super) fn deadline_due(&mut self, key: Key, loan: &mut Loan<'_>) {
@@ -242,7 +280,7 @@ impl PreChallengedPool {
         if now_ms >= challenge.until_ms {
             let hop = Arc::clone(&connection.hop);
             self.discard(key, Discarded::Aged);
-            self.want_one_less(&hop);
+            self.want_one_less(&hop, now_ms);
         } else if connection.hop.upstream.helper_pressure.forbids_pre_challenging(now_ms) {
             // Clients of some shard wait for a challenge: this connection may hold the helper that they need.
             self.discard(key, Discarded::Yielded);
@@ -263,7 +301,10 @@ impl PreChallengedPool {
             }
             connection.hop.metrics.warm_discarded(Discarded::Outdated);
         }
-        self.hops.clear();
+        for mut of_hop in self.hops.drain(..).flatten() {
+            of_hop.sizing.stop();
+            of_hop.report();
+        }
     }
 
     /// The challenge does not come for this request: a rule of the upstream may answer it before credentials are asked
@@ -271,7 +312,7 @@ impl PreChallengedPool {
     fn try_next_request(&mut self, key: Key, now_ms: u64) {
         let Some(connection) = self.connections.get(key) else { return };
         let (hop, request) = (Arc::clone(&connection.hop), connection.request);
-        let of_hop = self.of(&hop);
+        let Some(of_hop) = self.of(&hop) else { return };
         // Another connection has found this out before.
         if of_hop.request != request {
             return self.discard(key, Discarded::Failed);
@@ -295,12 +336,17 @@ impl PreChallengedPool {
     /// An upstream that gives no challenge is left alone for a while.
     fn rest(&mut self, hop: &Arc<Hop>, now_ms: u64) {
         hop.upstream.helper_pressure.rest(now_ms);
-        self.of(hop).wanted = 0;
+        if let Some(of_hop) = self.of(hop) {
+            of_hop.sizing.stop();
+            of_hop.report();
+        }
     }
 
-    fn want_one_less(&mut self, hop: &Arc<Hop>) {
-        let of_hop = self.of(hop);
-        of_hop.wanted = of_hop.wanted.saturating_sub(1);
+    fn want_one_less(&mut self, hop: &Arc<Hop>, now_ms: u64) {
+        if let Some(of_hop) = self.of(hop) {
+            of_hop.sizing.unused(now_ms);
+            of_hop.report();
+        }
     }
 
     fn discard(&mut self, key: Key, cause: Discarded) {
@@ -311,28 +357,55 @@ impl PreChallengedPool {
 
     fn remove(&mut self, key: Key) -> Option<Connection> {
         let connection = self.connections.remove(key)?;
-        let of_hop = self.of(&connection.hop);
-        of_hop.count = of_hop.count.saturating_sub(1);
-        if connection.challenge.is_some() {
+        if let Some(of_hop) = self.of(&connection.hop) {
+            of_hop.count = of_hop.count.saturating_sub(1);
             of_hop.ready.retain(|ready| *ready != key);
+        }
+        if connection.challenge.is_some() {
             connection.hop.metrics.warm_ready.dec();
         }
         Some(connection)
     }
 
-    fn of(&mut self, hop: &Arc<Hop>) -> &mut OfHop {
+    fn enter(&mut self, hop: &Arc<Hop>, age_ms: u64) -> &mut OfHop {
         if self.hops.len() <= hop.number {
-            self.hops.resize_with(hop.number + 1, OfHop::default);
+            self.hops.resize_with(hop.number + 1, || None);
         }
-        let of_hop = &mut self.hops[hop.number];
-        of_hop.hop.get_or_insert_with(|| Arc::clone(hop));
-        of_hop
+        self.hops[hop.number].get_or_insert_with(|| OfHop {
+            hop: Arc::clone(hop),
+            ready: Vec::new(),
+            count: 0,
+            sizing: Sizing::new(hop.warm, age_ms),
+            reported: 0,
+            paused_until_ms: 0,
+            request: ChallengeRequest::default(),
+        })
+    }
+
+    fn of(&mut self, hop: &Hop) -> Option<&mut OfHop> {
+        self.hops.get_mut(hop.number)?.as_mut()
     }
 
     /// How many connections there are, with their challenge or without.
     #[cfg(test)]
     pub fn held(&self) -> usize {
         self.connections.len()
+    }
+}
+
+impl OfHop {
+    fn missing(&self) -> usize {
+        self.sizing.wanted().saturating_sub(self.count)
+    }
+
+    /// Adds what has changed to the gauge, which all shards share.
+    fn report(&mut self) {
+        let wanted = self.sizing.wanted();
+        if wanted != self.reported {
+            let signed = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+            self.hop.metrics.warm_wanted.add(signed(wanted) - signed(self.reported));
+            self.reported = wanted;
+        }
     }
 }
 
@@ -372,4 +445,10 @@ impl Connection {
         // It sends without end.
         Advance::Lost
     }
+}
+
+/// Whether a challenge can be had before the request: not where a ticket or a password goes out with the first request,
+/// and not where the upstream has to ask first.
+fn can_be_pre_challenged(hop: &Hop) -> bool {
+    hop.credentials.first_leg == FirstLeg::Negotiate && !hop.credentials.needs_no_challenge()
 }

@@ -224,7 +224,7 @@ impl Shard {
         if self.checks_guard() && self.context.now_ms() >= self.guard_check_ms {
             self.call_up_guard_waiters();
         }
-        if !self.draining && self.context.pools.pre_challenged.wants_more() {
+        if !self.draining && self.context.pools.pre_challenged.wants_more(self.context.now_ms()) {
             let (pools, mut loan) = self.context.pools();
             pools.pre_challenged.refill(&mut loan);
         }

@@ -9,6 +9,7 @@ use super::{RunSummary, invariants, world};
 use crate::auth::FirstLeg;
 use crate::limits;
 use crate::stub::Personality;
+use crate::upstream::WarmSize;
 
 /// Plays a scenario and panics with everything that was wrong. `SIM_TRACE=1` prints the scenario and its events.
 pub fn play(scenario: Scenario, seed: u64) -> RunSummary {
@@ -26,7 +27,7 @@ fn an_upstream_that_lost_a_connection_race_is_not_ejected() {
     let mut scenario =
         (0..).map(Scenario::of).find(|it| it.strict && it.upstreams.len() == 2 && it.clients.len() == 6).unwrap();
     scenario.balance = false;
-    scenario.warm = 0;
+    scenario.warm = WarmSize::Fixed(0);
     for (upstream, takes_us) in scenario.upstreams.iter_mut().zip([300_000, 100_000]) {
         upstream.resolves_after_us = 0;
         upstream.personality = Personality::Plain;
@@ -164,7 +165,7 @@ pub fn scenario_with_one_plain_client(personalities: &[Personality]) -> Scenario
         upstream.addresses.truncate(1);
         upstream.addresses[0].1 = Address::Accepts(0, 0);
     }
-    (scenario.two_identities, scenario.balance, scenario.warm) = (false, false, 0);
+    (scenario.two_identities, scenario.balance, scenario.warm) = (false, false, WarmSize::Fixed(0));
     let client = &mut scenario.http_clients[0];
     (client.http10, client.target, client.pipelines) = (false, Target::ViaUpstream, false);
     for request in &mut client.requests {
@@ -251,7 +252,8 @@ pub fn scenario_with_tunnels(upstreams: usize, times_us: &[u64]) -> Scenario {
     let pace = Pace::AT_ONCE;
     let traits = Traits { pace, rx_capacity, tx_capacity, inbox_capacity, sent_capacity, reset_discards: true };
     (scenario.strict, scenario.traits, scenario.accept_fails) = (false, vec![traits], None);
-    (scenario.warm, scenario.first_leg, scenario.timeouts.handshake) = (0, FirstLeg::Negotiate, 20_000);
+    (scenario.warm, scenario.first_leg, scenario.timeouts.handshake) =
+        (WarmSize::Fixed(0), FirstLeg::Negotiate, 20_000);
     scenario.upstreams.truncate(upstreams);
     for upstream in &mut scenario.upstreams {
         (upstream.personality, upstream.resolves_after_us) = (Personality::Plain, 0);

@@ -252,6 +252,7 @@ fn check_leftovers(world: &World, wrong: &mut Vec<String>) {
     for hop in &world.egress.hops {
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         gauges.push(("warm_connections", hop.metrics.warm_ready.get()));
+        gauges.push(("warm_wanted_connections", hop.metrics.warm_wanted.get()));
         gauges.push(("kept_connections", hop.metrics.kept.get()));
         gauges.push(("upstream_tunnels", hop.upstream_metrics.tunnels.get()));
         gauges.push(("clients of an upstream", count(hop.upstream.open())));

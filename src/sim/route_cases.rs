@@ -12,7 +12,7 @@ use crate::limits;
 use crate::metrics::HandshakeOutcome;
 use crate::route::{Candidate, Plan};
 use crate::stub::Personality;
-use crate::upstream::{Answer, AttemptRequest, SendPermission};
+use crate::upstream::{Answer, AttemptRequest, SendPermission, WarmSize};
 
 /// How a run went.
 struct Outcome {
@@ -63,7 +63,7 @@ fn scenario(upstreams: Vec<UpstreamPlan>, scripts: Vec<Vec<RouteScript>>) -> Sce
     let mut scenario = (0..).map(Scenario::of).find(|it| is_simple(it) && it.clients.len() == 6).unwrap();
     scenario.clients.truncate(scripts.len());
     scenario.upstreams = upstreams;
-    (scenario.warm, scenario.balance, scenario.accept_fails) = (0, false, None);
+    (scenario.warm, scenario.balance, scenario.accept_fails) = (WarmSize::Fixed(0), false, None);
     for (number, client) in scenario.clients.iter_mut().enumerate() {
         *client = ClientPlan {
             arrives_at_us: number as u64 * SECOND,
@@ -338,7 +338,7 @@ fn a_plan_that_comes_after_a_reload_leads_where_it_did_before() {
         vec![AtOnce(through(0))],
     ];
     let mut scenario = scenario(vec![good(0), good(1)], scripts);
-    (scenario.warm, scenario.first_leg) = (2, FirstLeg::Negotiate);
+    (scenario.warm, scenario.first_leg) = (WarmSize::Fixed(2), FirstLeg::Negotiate);
     (scenario.reload_at_us, scenario.reload_reverses) = (Some(500 * MS), true);
     scenario.poll = PollTraits { delays: 0, noise: 0 };
     for (client, arrives_ms) in scenario.clients.iter_mut().zip([0, 200, 1_000, 2_000]) {

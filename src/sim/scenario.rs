@@ -10,6 +10,7 @@ use super::routes::RouteScripts;
 use crate::auth::FirstLeg;
 use crate::session::TimeoutsMs;
 use crate::stub::Personality;
+use crate::upstream::WarmSize;
 
 /// Everything that a seed decides.
 #[derive(Clone, Debug)]
@@ -27,7 +28,7 @@ pub struct Scenario {
     pub scratch_bytes: usize,
     pub pipes: usize,
     pub pipe_slots: Option<(usize, usize)>,
-    pub warm: usize,
+    pub warm: WarmSize,
     /// Authenticated connections that are kept per upstream.
     pub keep: usize,
     /// Every other client uses the second identity.
@@ -237,7 +238,7 @@ impl Scenario {
             scratch_bytes: if bulky { 65_536 } else { rng.pick(&[64, 64, 300, 300, 1_500, 4_096, 16_384, 65_536]) },
             pipes: rng.pick(&[0, 1, 2, 32]),
             pipe_slots: rng.pick(&[None, Some((16, 16)), Some((2, 3)), Some((1, 40)), Some((256, 256))]),
-            warm: rng.pick(&[0, 0, 1, 3]),
+            warm: rng.pick(&[WarmSize::Fixed(0), WarmSize::Auto, WarmSize::Fixed(1), WarmSize::Fixed(3)]),
             keep: 0,
             two_identities: false,
             first_leg: if rng.once_in(4) { FirstLeg::Plain } else { FirstLeg::Negotiate },

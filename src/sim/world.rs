@@ -253,7 +253,7 @@ fn new_hop(
         credentials: Arc::new(credentials),
         metrics: metrics.hop(upstream.name(), &known.name),
         upstream_metrics: metrics.upstream(upstream.name()),
-        warm_cap: scenario.warm,
+        warm: scenario.warm,
         keep_cap: scenario.keep,
         check_target: None,
         previous: None,

@@ -20,6 +20,12 @@ pub struct HelperPressure {
     recent_us: AtomicU64,
     /// No connection is pre-challenged until then, in ms, on any shard.
     rests_until_ms: AtomicU64,
+    /// Connections that are pre-challenged, or on the way to it.
+    held: AtomicUsize,
+    /// How many of those were allowed when there last was a shortage; 0 if there was none.
+    limit: AtomicUsize,
+    /// When that was, in ms.
+    limited_ms: AtomicU64,
 }
 
 /// A client that waits for a challenge on its own connection. The wait ends when this is dropped.
@@ -28,6 +34,10 @@ pub struct ChallengeWait {
     helper_pressure: Arc<HelperPressure>,
     since_ms: u64,
 }
+
+/// A pre-challenged connection, which may occupy a helper until this is dropped.
+#[derive(Debug)]
+pub struct HelperShare(Arc<HelperPressure>);
 
 impl HelperPressure {
     /// Counts a client that begins to wait for a challenge.
@@ -41,10 +51,42 @@ impl HelperPressure {
     /// Whether no connection may be pre-challenged now: during a shortage, and for [`limits::PRE_CHALLENGE_PAUSE`]
     /// after it was seen, because the next pre-challenged connections would occupy the same helpers again.
     pub fn forbids_pre_challenging(&self, now_ms: u64) -> bool {
-        if self.is_acute(now_ms) {
-            self.rest(now_ms);
+        let rests = now_ms < self.rests_until_ms.load(Ordering::Relaxed);
+        if !self.is_acute(now_ms) {
+            return rests;
         }
-        now_ms < self.rests_until_ms.load(Ordering::Relaxed)
+        if !rests {
+            self.lower_limit(now_ms);
+        }
+        self.rest(now_ms);
+        true
+    }
+
+    /// Counts a connection that is going to be pre-challenged.
+    pub fn hold(self: &Arc<HelperPressure>) -> HelperShare {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        HelperShare(Arc::clone(self))
+    }
+
+    /// How many more connections may be pre-challenged, over all shards, as far as shortages have shown.
+    pub fn room(&self, now_ms: u64) -> usize {
+        let limit = self.limit.load(Ordering::Relaxed);
+        if limit == 0 {
+            return usize::MAX;
+        }
+        let passed_ms = now_ms.saturating_sub(self.limited_ms.load(Ordering::Relaxed));
+        let periods_of = |part: u64| part.saturating_mul(passed_ms) / limits::millis(limits::WARM_LIMIT_RECOVERY);
+        let recovered = usize::try_from(periods_of(limit as u64)).unwrap_or(usize::MAX);
+        limit.saturating_add(recovered).saturating_sub(self.held.load(Ordering::Relaxed))
+    }
+
+    /// There is a shortage. If connections are pre-challenged, they are a part of it.
+    fn lower_limit(&self, now_ms: u64) {
+        let held = self.held.load(Ordering::Relaxed);
+        if held > 0 {
+            self.limit.store((held / 2).max(1), Ordering::Relaxed);
+            self.limited_ms.store(now_ms, Ordering::Relaxed);
+        }
     }
 
     /// Clients that wait for a challenge now.
@@ -92,9 +134,43 @@ impl Drop for ChallengeWait {
     }
 }
 
+impl Drop for HelperShare {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shortage_halves_the_pre_challenged_connections_for_ten_minutes() {
+        let pressure = Arc::new(HelperPressure::default());
+        assert_eq!(pressure.room(0), usize::MAX);
+        let held: Vec<HelperShare> = (0..10).map(|_| pressure.hold()).collect();
+        pressure.begin_wait(1_000).challenged(1_003);
+        let waiting = pressure.begin_wait(2_000);
+        assert!(pressure.forbids_pre_challenging(2_200));
+        assert_eq!(pressure.room(2_200), 0);
+        drop(held);
+        assert_eq!(pressure.room(2_200), 5);
+        // The same shortage does not count again, although fewer connections are held now.
+        let _one = pressure.hold();
+        assert!(pressure.forbids_pre_challenging(2_400));
+        assert_eq!(pressure.room(2_400), 4);
+        drop(waiting);
+        assert_eq!(pressure.room(2_200 + 300_000), 6);
+        assert_eq!(pressure.room(2_200 + 600_000), 9);
+    }
+
+    #[test]
+    fn a_shortage_without_pre_challenged_connections_sets_no_limit() {
+        let pressure = Arc::new(HelperPressure::default());
+        let _waiting = pressure.begin_wait(2_000);
+        assert!(pressure.forbids_pre_challenging(2_200));
+        assert_eq!(pressure.room(2_200), usize::MAX);
+    }
 
     #[test]
     fn many_waiting_clients_are_no_shortage_if_challenges_take_as_usual() {

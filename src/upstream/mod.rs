@@ -9,6 +9,7 @@ mod host_port;
 mod origin_resolver;
 mod own_addresses;
 mod resolver;
+mod warm_size;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,11 +23,12 @@ pub use guard::{
     SendPermission, Store, Ticket, Unreserved, Where, keyed_hash,
 };
 pub use health::{CheckFailure, Health, HealthChange};
-pub use helper_pressure::{ChallengeWait, HelperPressure};
+pub use helper_pressure::{ChallengeWait, HelperPressure, HelperShare};
 pub use host_port::{HostPort, HostPortError};
 pub use origin_resolver::{LookupClient, LookupReply, OriginResolver};
 pub use own_addresses::OwnAddresses;
 pub use resolver::{Resolution, Resolver};
+pub use warm_size::WarmSize;
 
 /// One upstream: its addresses, its health and its load. Shared by all shards; it lives as long as the configuration
 /// names it, and as long as a tunnel uses it.

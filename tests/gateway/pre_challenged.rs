@@ -167,12 +167,90 @@ fn connections_to_an_open_upstream_are_not_pre_challenged() {
     in_process::stop(gateway);
 }
 
+/// The middle one of the times from CONNECT to 200 that clients at the same time wait for their tunnels.
+fn median_wait(gateway: &Gateway, clients: usize, tunnels: usize) -> Duration {
+    let client = || -> Vec<Duration> {
+        let tunnel = |_| {
+            let began = Instant::now();
+            let answer = connect_name(in_process::address(gateway), "echo.test:7").expect("an answer");
+            let waited = began.elapsed();
+            assert_eq!(answer.status(), 200, "{}", answer.head);
+            waited
+        };
+        (0..tunnels).map(tunnel).collect()
+    };
+    let mut waits: Vec<Duration> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
+        clients.into_iter().flat_map(|client| client.join().expect("a client")).collect()
+    });
+    waits.sort_unstable();
+    waits[waits.len() / 2]
+}
+
+/// A long leg, so that a machine under load adds little to it.
+const LONG_LEG: Duration = Duration::from_millis(80);
+
+#[test]
+fn by_default_sixteen_clients_wait_one_round_trip_at_the_median() {
+    let stub = stub(Personality::Plain, LONG_LEG);
+    let gateway = in_process::gateway(&stub.address().to_string(), &[("shards", "2")]);
+    let median = median_wait(&gateway, 16, 25);
+    assert!(median >= LONG_LEG, "{median:?}");
+    assert!(median <= LONG_LEG.mul_f64(1.2), "{median:?}, {}", in_process::metrics(&gateway));
+    // As many as the demand needs, and not many more.
+    let opened = stub.counters().connections_opened;
+    assert!(opened <= 2 * 16 * 25, "{opened} connections for {} tunnels", 16 * 25);
+    assert_eq!(stub.counters().protocol_errors(), 0, "{}", stub.counters());
+    in_process::stop(gateway);
+}
+
+#[test]
+fn by_default_the_pool_follows_the_demand_and_empties_when_it_ends() {
+    let stub = stub(Personality::Plain, LEG);
+    let gateway = in_process::gateway(&stub.address().to_string(), &[("timeouts.warm", "600ms")]);
+    median_wait(&gateway, 8, 20);
+    assert!(counted(&gateway, "warm_wanted_connections") > 0);
+    assert!(counted(&gateway, "warm_hits_total") > counted(&gateway, "warm_misses_total"));
+    let is_empty = || {
+        let held = counted(&gateway, "warm_connections");
+        let wanted = counted(&gateway, "warm_wanted_connections");
+        (held == 0 && wanted == 0).then_some(())
+    };
+    assert!(wait_for(BOUND, is_empty).is_some(), "{}", in_process::metrics(&gateway));
+    let opened = stub.counters().connections_opened;
+    std::thread::sleep(Duration::from_millis(900));
+    assert_eq!(stub.counters().connections_opened, opened, "it must not be dialled again without demand");
+    in_process::stop(gateway);
+}
+
+#[test]
+fn by_default_a_few_requests_pre_challenge_nothing() {
+    let stub = stub(Personality::Plain, Duration::ZERO);
+    let gateway = in_process::gateway(&stub.address().to_string(), &[]);
+    for _ in 0..3 {
+        open(&gateway);
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(stub.counters().connections_opened, 3);
+    in_process::stop(gateway);
+}
+
 #[test]
 fn fifty_clients_share_a_squid_with_five_helpers_without_failures() {
     require_tools!("squid", "ntlm_auth");
+    fifty_clients_share_five_helpers(&["--warm", "8"]);
+}
+
+#[test]
+fn fifty_clients_share_a_squid_with_five_helpers_by_default() {
+    require_tools!("squid", "ntlm_auth");
+    fifty_clients_share_five_helpers(&[]);
+}
+
+fn fifty_clients_share_five_helpers(args: &[&str]) {
     let squid = Squid::start(&SquidOptions { helpers: 5, ..SquidOptions::default() });
     let mut options = GatewayOptions::through(squid.address());
-    options.args = ["--warm", "8"].map(String::from).into();
+    options.args = args.iter().copied().map(String::from).collect();
     let gateway = support::gateway::Gateway::start(&options);
     let origin = echo_origin();
     let began = Instant::now();
@@ -195,7 +273,9 @@ fn fifty_clients_share_a_squid_with_five_helpers_without_failures() {
     });
     assert!(failures.is_empty(), "{} of 50 clients failed: {:?}", failures.len(), failures.first());
     // Far below the age at which an unused pre-challenged connection releases its helper.
-    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(6), "{took:?}");
+    println!("fifty clients with {args:?}: {took:?}");
 }
 
 /// A gateway with a pre-challenged pool, and a Squid with rules ahead of its authentication rule.

@@ -44,6 +44,7 @@ fn schema_of(key: &Key) -> Value {
         }
         (_, Kind::Text) => json!({ "type": "string" }),
         (_, Kind::List) => json!({ "$ref": "#/definitions/list" }),
+        (_, Kind::IntegerOrAuto) => json!({ "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 0 }] }),
         (_, Kind::Integer) => json!({ "type": "integer", "minimum": 0 }),
         (_, Kind::Duration) => json!({ "$ref": "#/definitions/duration" }),
         (_, Kind::Size) => json!({ "$ref": "#/definitions/size" }),

@@ -180,7 +180,7 @@ fn the_limits_have_the_values_that_the_specification_says() {
         count MAX_TUNNELS
         count REQUESTS_PER_CONNECTION
         bytes MEMORY_MIN_BYTES
-        count WARM_PER_SHARD
+        count WARM_MOST
         count KEEP_PER_SHARD
         count PIPES_PER_SHARD
         bytes TURN_BYTES

@@ -72,12 +72,13 @@ pub(super) const UPSTREAM: &[Key] = &[
         name: "warm",
         flag: "warm",
         places: Places::Everywhere,
-        kind: Kind::Integer,
-        value_name: "NUMBER",
+        kind: Kind::IntegerOrAuto,
+        value_name: "auto|NUMBER",
         heading: "Upstream proxy",
         help: "How many connections each shard keeps pre-challenged for each upstream and identity while there is demand, \
-               so that a tunnel opens in one round trip; 0 turns this off. Squid reserves one NTLM helper for each",
-        default: Fallback::Value(|| limits::WARM_PER_SHARD.to_string()),
+               so that a tunnel opens in one round trip: as many as the demand can use, or at most NUMBER; 0 turns this \
+               off. Squid reserves one NTLM helper for each",
+        default: Fallback::Value(|| "auto".into()),
     },
     Key {
         name: "keep",
