@@ -169,15 +169,16 @@ fn bulk_both_ways_is_spliced_and_arrives_whole() {
 
 #[test]
 fn over_a_transport_that_cannot_be_spliced_bulk_is_copied_and_arrives_whole() {
-    for (scratch_bytes, budget_bytes) in [(65_536, 1_000_000), (16_384, 100_000), (300, 1_000)] {
-        let transport = Transport::Framed;
+    let options = [(65_536, 1_000_000), (16_384, 100_000), (300, 1_000)];
+    let of_both = |options| [Transport::Framed, Transport::tls_for_tests()].map(|transport| (options, transport));
+    for ((scratch_bytes, budget_bytes), transport) in options.into_iter().flat_map(of_both) {
         let Rig { client, origin, relay } =
             rig(Options { scratch_bytes, budget_bytes, transport: transport.clone(), ..Options::default() });
         let (question, answer) = (pattern(1, 2_000_000), pattern(2, 3_000_000));
         let writer = send(client.try_clone().unwrap(), question.clone(), 65_536);
         let for_origin = answer.clone();
         let origin = thread::spawn(move || {
-            let mut origin = transport.complete(origin);
+            let mut origin = transport.complete_far(origin);
             let at_origin = read_to_end(&mut origin);
             origin.write_all(&for_origin, soon()).unwrap();
             origin.end().unwrap();

@@ -46,7 +46,7 @@ pub(super) fn choose(received: Received, cx: &mut Cx<'_>) -> Step<Box<ChooseRout
     if let Err(fault) = original_permitted(demand, &asked.egress) {
         return Step::Go(respond::failed(fault, cx));
     }
-    let client = cx.client.record.client.ip().to_canonical();
+    let client = cx.client.record.client().ip().to_canonical();
     let destination = demand.target.authority(demand.request.origin());
     let patience_ms = millis(limits::ROUTE_TIMEOUT).min(cx.timeouts().handshake);
     let question = RouteQuestion { destination, client, patience: Duration::from_millis(patience_ms) };
@@ -65,7 +65,7 @@ pub(super) fn choose(received: Received, cx: &mut Cx<'_>) -> Step<Box<ChooseRout
 /// The identity of the client, if it has one of its own.
 fn identity(demand: &Demand, cx: &Cx<'_>) -> Result<Option<usize>, Fault> {
     let (record, egress) = (&cx.client.record, &cx.shard.settings.egress);
-    let identity = egress.identity_of(record.listener.into(), record.client.ip(), &demand.login, cx.now_ms());
+    let identity = egress.identity_of(record.listener.into(), record.client().ip(), &demand.login, cx.now_ms());
     identity.map_err(client_fault)
 }
 

@@ -51,7 +51,7 @@ impl Cx<'_> {
     pub(super) fn answered(&mut self, status: u16) {
         let record = &mut self.client.record;
         record.status = NonZeroU16::new(status);
-        self.shard.metrics.request(self.client.protocol.label(), record.requested.kind(), status);
+        self.shard.metrics.request(self.client.protocol.label(), record.kind(), status);
     }
 
     /// The upstream's answer, of this status, is passed on. It is counted when it is delivered.

@@ -243,7 +243,7 @@ impl Session {
 
     /// Admits the client that a PROXY header has named, or not; it must be stepped then.
     pub fn admit(&mut self, client: SocketAddr, admission: Admission, key: Key, context: &mut Context) {
-        self.client.record.client = client;
+        self.client.record.comes_from(client);
         if let Stage::ReadRequest(stage) = &mut self.stage {
             stage.admit(admission, &mut Cx { key, client: &mut self.client, shard: context });
         }
@@ -251,7 +251,7 @@ impl Session {
 
     /// The client's address.
     pub fn client(&self) -> SocketAddr {
-        self.client.record.client
+        self.client.record.client()
     }
 
     /// How it is idle, if it is.
@@ -292,8 +292,8 @@ impl Session {
         SessionSnapshot {
             shard,
             key,
-            client: record.client,
-            target: record.requested.target().unwrap_or_default().into(),
+            client: record.client(),
+            target: record.target().unwrap_or_default().into(),
             upstream: record.on_hop.as_ref().map_or_else(|| "-".into(), |hop| Arc::clone(hop.upstream.name())),
             // Between two steps no session is asked, and one that has ended is gone.
             stage: stage.map_or("closing", StageOps::label),

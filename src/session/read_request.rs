@@ -211,7 +211,7 @@ impl StageOps for ReadRequest {
                 }
                 Ok(Some(ReadOutcome::Bytes(Ok(Reading::Client(client))))) => {
                     let named = client.map(|(address, port)| SocketAddr::new(address, port));
-                    self.introduced = Some(Box::new(named.unwrap_or(cx.client.record.client)));
+                    self.introduced = Some(Box::new(named.unwrap_or(cx.client.record.client())));
                     return Step::Yield(self);
                 }
                 Ok(Some(ReadOutcome::Bytes(Ok(Reading::More)))) => {
@@ -280,7 +280,7 @@ fn login_check<'a>(
     admission: Admission,
     now_ms: u64,
 ) -> LoginCheck<'a> {
-    let (listener, client) = (record.listener.into(), record.client.ip());
+    let (listener, client) = (record.listener.into(), record.client().ip());
     LoginCheck { egress: &settings.egress, admission, listener, client, now_ms }
 }
 

@@ -1,6 +1,6 @@
 //! What the access log tells of a session.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 use super::connection_source::ConnectionSource;
@@ -37,50 +37,16 @@ impl End {
     }
 }
 
-/// What a client has asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Requested {
-    /// Nothing yet, or nothing that could be read.
-    Nothing,
-    /// A tunnel.
-    Tunnel {
-        /// `host:port`; `None` if it could not be read.
-        target: Option<Box<str>>,
-    },
-    /// A plain HTTP request.
-    Plain {
-        /// Its method.
-        method: Box<str>,
-        /// `host:port`, or `scheme://host` of what is not served; `None` if it could not be read.
-        target: Option<Box<str>>,
-    },
+/// An address in less room than a [`SocketAddr`] takes: the scope of a link-local one is left out.
+#[derive(Clone, Copy, Debug)]
+struct CompactAddress {
+    ip: IpAddr,
+    port: u16,
 }
 
-impl Requested {
-    /// The request's method.
-    pub fn method(&self) -> Option<&str> {
-        match self {
-            Requested::Nothing => None,
-            Requested::Tunnel { .. } => Some("CONNECT"),
-            Requested::Plain { method, .. } => Some(method),
-        }
-    }
-
-    /// Where to.
-    pub fn target(&self) -> Option<&str> {
-        match self {
-            Requested::Nothing => None,
-            Requested::Tunnel { target } | Requested::Plain { target, .. } => target.as_deref(),
-        }
-    }
-
-    /// The label of the metric that counts answers.
-    pub(super) fn kind(&self) -> &'static str {
-        match self {
-            Requested::Nothing => "other",
-            Requested::Tunnel { .. } => "connect",
-            Requested::Plain { .. } => "http",
-        }
+impl From<SocketAddr> for CompactAddress {
+    fn from(address: SocketAddr) -> CompactAddress {
+        CompactAddress { ip: address.ip(), port: address.port() }
     }
 }
 
@@ -88,9 +54,12 @@ impl Requested {
 #[derive(Debug)]
 pub(super) struct Record {
     /// The client's address.
-    pub client: SocketAddr,
-    /// What it has asked for.
-    pub requested: Requested,
+    client: CompactAddress,
+    /// What it has asked for: the method, then `host:port`, or `scheme://host` of what is not served. The method of a
+    /// tunnel is CONNECT. Empty while nothing has been asked for that could be read.
+    asked: Box<str>,
+    /// The length of the method in `asked`.
+    method_bytes: u16,
     /// Where the destination of that comes from.
     pub destination_source: Option<DestinationSource>,
     /// When the connection was accepted, or the request before this one was answered, in µs of the shard's clock.
@@ -123,8 +92,9 @@ impl Record {
     /// The record of a client that has asked for nothing yet.
     pub fn new(client: SocketAddr, listener: usize, accepted_us: u64) -> Record {
         Record {
-            client,
-            requested: Requested::Nothing,
+            client: client.into(),
+            asked: Box::default(),
+            method_bytes: 0,
             destination_source: None,
             accepted_us,
             handshake_us: 0,
@@ -141,14 +111,43 @@ impl Record {
         }
     }
 
+    /// The client's address.
+    pub(super) fn client(&self) -> SocketAddr {
+        SocketAddr::new(self.client.ip, self.client.port)
+    }
+
+    /// Another client than the one that has connected: a PROXY header has named it.
+    pub(super) fn comes_from(&mut self, client: SocketAddr) {
+        self.client = client.into();
+    }
+
     /// Notes what was asked for; what could not be read is empty.
     pub(super) fn asked_for(&mut self, method: &str, target: &str) {
-        let target = (!target.is_empty()).then(|| target.into());
-        self.requested = match method {
-            "" => Requested::Nothing,
-            "CONNECT" => Requested::Tunnel { target },
-            _ => Requested::Plain { method: method.into(), target },
+        // No method that is served is as long as this.
+        let method = method.get(..usize::from(u16::MAX)).unwrap_or(method);
+        (self.asked, self.method_bytes) = match u16::try_from(method.len()) {
+            Ok(bytes @ 1..) => ([method, target].concat().into(), bytes),
+            _ => (Box::default(), 0),
         };
+    }
+
+    /// The request's method.
+    pub(super) fn method(&self) -> Option<&str> {
+        self.asked.get(..self.method_bytes.into()).filter(|method| !method.is_empty())
+    }
+
+    /// Where to.
+    pub(super) fn target(&self) -> Option<&str> {
+        self.asked.get(self.method_bytes.into()..).filter(|target| !target.is_empty())
+    }
+
+    /// The label of the metric that counts answers.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.method() {
+            None => "other",
+            Some("CONNECT") => "connect",
+            Some(_) => "http",
+        }
     }
 
     /// The upstream's name, if there is one.
@@ -163,13 +162,13 @@ impl Record {
         *self = Record {
             requests: self.requests.saturating_add(1),
             pinned: self.pinned,
-            ..Record::new(self.client, self.listener.into(), now_us)
+            ..Record::new(self.client(), self.listener.into(), now_us)
         };
     }
 
     /// Whether it is between two requests: everything has been logged.
     pub fn is_between_requests(&self) -> bool {
-        self.requests > 0 && self.requested == Requested::Nothing
+        self.requests > 0 && self.asked.is_empty()
     }
 
     /// Writes the access-log line. `relayed` is what a tunnel moved up and down, in bytes.
@@ -188,10 +187,10 @@ impl Record {
         };
         log::log!(
             target: ACCESS, level,
-            client:% = self.client,
+            client:% = self.client(),
             protocol = protocol.label(),
-            method = self.requested.method().unwrap_or(UNKNOWN),
-            target = self.requested.target().unwrap_or(UNKNOWN),
+            method = self.method().unwrap_or(UNKNOWN),
+            target = self.target().unwrap_or(UNKNOWN),
             destination_source = self.destination_source.map_or(UNKNOWN, DestinationSource::label),
             upstream = self.upstream().unwrap_or(UNKNOWN),
             identity = self.on_hop.as_ref().map_or(UNKNOWN, |hop| &*hop.identity.name),
@@ -206,10 +205,10 @@ impl Record {
             end = end.label(),
             at = at,
             detail = detail;
-            "{}", match &self.requested {
-                Requested::Plain { .. } => "request answered",
+            "{}", match self.kind() {
+                "http" => "request answered",
                 // What never came to say what it is counts as a tunnel.
-                Requested::Nothing | Requested::Tunnel { .. } => "tunnel closed",
+                _ => "tunnel closed",
             }
         );
     }

@@ -77,6 +77,6 @@ fn unspoken(end: End, cx: &Cx<'_>) -> Transition {
 
 fn append(fault: &Fault, bytes: &mut Vec<u8>, cx: &Cx<'_>) -> Option<u16> {
     let record = &cx.client.record;
-    let omit_body = record.requested.method() == Some("HEAD");
+    let omit_body = record.method() == Some("HEAD");
     cx.client.protocol.answer(&Verdict::Failed { fault, upstream: record.upstream(), omit_body }, bytes)
 }

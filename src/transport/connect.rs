@@ -9,6 +9,7 @@ use mio::{Interest, Registry, Token};
 
 #[cfg(test)]
 use super::framed::Framed;
+use super::tls::Tls;
 use super::{Endpoint, KeepAlive, Readiness, Stream, bound_buffers, keep_alive, tcp};
 #[cfg(test)]
 use crate::sim::network as simulated;
@@ -44,6 +45,15 @@ impl SocketOptions {
 }
 
 impl Transport {
+    /// The settings of TLS, if it is used.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsSettings> {
+        match self {
+            Transport::Tls(settings) => Some(settings),
+            _ => None,
+        }
+    }
+
     /// Begins to connect, and registers the connection for reading and writing, once and for all. How connecting ended
     /// is known from [`Endpoint::connect_outcome`].
     ///
@@ -75,18 +85,39 @@ impl Transport {
     fn over(&self, socket: TcpStream) -> io::Result<Endpoint> {
         let stream = match self {
             Transport::Tcp => Stream::Tcp(socket),
-            Transport::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
+            Transport::Tls(settings) => Stream::Tls(Box::new(Tls::connecting(socket, settings)?)),
             #[cfg(test)]
             Transport::Framed => Stream::Framed(Framed::new(socket)),
         };
         Ok(Endpoint { stream, ready: Readiness::NOTHING })
     }
 
-    /// Completes a connection over a socket that is connected, of which the other end is completed at the same time.
+    /// Completes this end of a connection over a socket that is connected, while another thread completes the other.
     #[cfg(test)]
     pub fn complete(&self, socket: TcpStream) -> super::BlockingStream {
-        socket.set_nonblocking(true).unwrap();
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        super::BlockingStream::complete(self.over(socket).unwrap(), until).unwrap()
+        complete(socket, |socket| self.over(socket))
     }
+
+    /// Completes the upstream's end of a connection over a socket that is connected, while another thread completes the
+    /// other.
+    #[cfg(test)]
+    pub fn complete_far(&self, socket: TcpStream) -> super::BlockingStream {
+        complete(socket, |socket| match self {
+            Transport::Tls(_) => Endpoint::accept_tls(socket, super::tls::testing::server_config()),
+            _ => self.over(socket),
+        })
+    }
+
+    /// TLS with a server whose certificate was made for the tests.
+    #[cfg(test)]
+    pub fn tls_for_tests() -> Transport {
+        Transport::Tls(super::tls::testing::client_settings())
+    }
+}
+
+#[cfg(test)]
+fn complete(socket: TcpStream, over: impl FnOnce(TcpStream) -> io::Result<Endpoint>) -> super::BlockingStream {
+    socket.set_nonblocking(true).unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    super::BlockingStream::complete(over(socket).unwrap(), until).unwrap()
 }

@@ -1,9 +1,13 @@
 //! A connection with its readiness.
 
 use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
 
 use mio::{Interest, Registry, Token};
+use rustls::ServerConfig;
 
+use super::tls::Tls;
 use super::{Readiness, Stream};
 
 /// A connection together with what is known of its readiness.
@@ -16,21 +20,46 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// The server's end of a TLS connection over a socket that was accepted and does not block. How its handshake ended
+    /// is known from [`Endpoint::connect_outcome`].
+    ///
+    /// # Errors
+    /// When the system has no random numbers, or the configuration cannot be used.
+    pub fn accept_tls(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Endpoint> {
+        let stream = Stream::Tls(Box::new(Tls::accepted(socket, config)?));
+        Ok(Endpoint { stream, ready: Readiness::HOPEFUL })
+    }
+
     /// Takes note of an event.
     pub fn learn(&mut self, more: Readiness) {
         self.ready.learn(more);
         self.stream.go_on();
     }
 
-    /// How connecting ended; `None` while it is under way. To be asked after each event until then.
+    /// How connecting ended, the transport's own handshake included; `None` while it is under way. To be asked after
+    /// each event until then.
     pub fn connect_outcome(&mut self) -> Option<io::Result<()>> {
+        match self.socket_outcome()? {
+            Ok(()) => self.handshake_outcome(),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// How connecting the socket ended; `None` while it is under way. To be asked after each event until then.
+    pub fn socket_outcome(&mut self) -> Option<io::Result<()>> {
         if !self.ready.writable() {
             return None;
         }
         match self.stream.take_error() {
-            Ok(None) => self.stream.shake_hands().map(|is_complete| is_complete.then_some(())).transpose(),
+            Ok(None) => Some(Ok(())),
             Ok(Some(error)) | Err(error) => Some(Err(error)),
         }
+    }
+
+    /// How the transport's own handshake on a connected socket ended; `None` while it is under way. The first call
+    /// begins it; it is to be asked after each event until then.
+    pub fn handshake_outcome(&mut self) -> Option<io::Result<()>> {
+        self.stream.shake_hands().map(|is_complete| is_complete.then_some(())).transpose()
     }
 
     /// Gives the connection's events to another owner. The first of them reports what its socket can do at present.

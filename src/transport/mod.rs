@@ -20,6 +20,7 @@
 //! |---|---|
 //! | `stream` | a connection: one arm for each transport |
 //! | `tcp` | socket options, and what is asked of a TCP socket |
+//! | `tls` | TLS over TCP |
 //! | `endpoint` | a connection with its readiness |
 //! | `readiness` | what edge-triggered events have reported |
 //! | `connect` | how connections are made |
@@ -39,6 +40,7 @@ mod stream;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use blocking::BlockingStream;
 pub use connect::{SocketOptions, Transport};

@@ -1,6 +1,6 @@
 //! A connection: one arm for each transport, and in tests that of a simulated network.
 //!
-//! Outside of tests there is one arm, and matching on it compiles to nothing.
+//! Most connections are TCP; that of an upstream may be TLS.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -12,6 +12,7 @@ use mio::{Interest, Registry, Token};
 
 #[cfg(test)]
 use super::framed::Framed;
+use super::tls::Tls;
 use super::{SocketOptions, tcp};
 #[cfg(test)]
 use crate::sim::network as simulated;
@@ -33,6 +34,8 @@ pub enum Stream {
     /// A TCP socket of the kernel. It is the standard library's because mio's is larger in debug builds, and tests
     /// check the size of a session.
     Tcp(TcpStream),
+    /// TLS over TCP. Boxed, because it is large and most sessions have none.
+    Tls(Box<Tls>),
     /// A transport for tests.
     #[cfg(test)]
     Framed(Framed),
@@ -53,6 +56,8 @@ impl Stream {
     pub fn can_splice(&self) -> bool {
         match self {
             Stream::Tcp(_) => true,
+            // The kernel would need the keys.
+            Stream::Tls(_) => false,
             #[cfg(test)]
             Stream::Framed(_) => false,
             #[cfg(test)]
@@ -65,6 +70,7 @@ impl Stream {
     pub fn has_buffered(&self) -> bool {
         match self {
             Stream::Tcp(_) => false,
+            Stream::Tls(tls) => tls.has_buffered(),
             #[cfg(test)]
             Stream::Framed(framed) => framed.has_buffered(),
             #[cfg(test)]
@@ -78,6 +84,7 @@ impl Stream {
     pub fn channel_bindings(&self) -> Option<[u8; 16]> {
         match self {
             Stream::Tcp(_) => None,
+            Stream::Tls(tls) => tls.channel_bindings(),
             #[cfg(test)]
             Stream::Framed(_) => Some(Framed::CHANNEL_BINDINGS),
             #[cfg(test)]
@@ -85,10 +92,20 @@ impl Stream {
         }
     }
 
+    /// Whether the transport's own handshake was shortened by what an earlier connection has left; `None` for a
+    /// transport that has no handshake.
+    pub fn is_resumed(&self) -> Option<bool> {
+        match self {
+            Stream::Tls(tls) => Some(tls.is_resumed()),
+            _ => None,
+        }
+    }
+
     /// The memory of its buffers in user space, in bytes.
     pub fn held_bytes(&self) -> usize {
         match self {
             Stream::Tcp(_) => 0,
+            Stream::Tls(tls) => tls.held_bytes(),
             #[cfg(test)]
             Stream::Framed(framed) => framed.held_bytes(),
             #[cfg(test)]
@@ -101,6 +118,7 @@ impl Stream {
     pub(super) fn go_on(&mut self) {
         match self {
             Stream::Tcp(_) => {}
+            Stream::Tls(tls) => tls.go_on(),
             #[cfg(test)]
             Stream::Framed(framed) => framed.go_on(),
             #[cfg(test)]
@@ -113,6 +131,7 @@ impl Stream {
     pub(super) fn shake_hands(&mut self) -> io::Result<bool> {
         match self {
             Stream::Tcp(_) => Ok(true),
+            Stream::Tls(tls) => tls.shake_hands(),
             #[cfg(test)]
             Stream::Framed(framed) => framed.shake_hands(),
             #[cfg(test)]
@@ -125,6 +144,7 @@ impl Stream {
     pub(super) fn has_input(&mut self, readable: bool) -> bool {
         match self {
             Stream::Tcp(_) => readable,
+            Stream::Tls(tls) => tls.has_input(),
             #[cfg(test)]
             Stream::Framed(framed) => framed.has_input(),
             #[cfg(test)]
@@ -137,6 +157,7 @@ impl Stream {
     pub(super) fn is_silent(&mut self) -> bool {
         match self {
             Stream::Tcp(stream) => tcp::is_silent(stream),
+            Stream::Tls(tls) => !tls.has_input(),
             #[cfg(test)]
             Stream::Framed(framed) => !framed.has_input(),
             #[cfg(test)]
@@ -148,6 +169,7 @@ impl Stream {
     pub(super) fn set_options(&self, options: &SocketOptions) {
         match self {
             Stream::Tcp(stream) => options.apply(stream),
+            Stream::Tls(tls) => options.apply(tls.socket()),
             #[cfg(test)]
             Stream::Framed(framed) => options.apply(framed.socket()),
             #[cfg(test)]
@@ -162,6 +184,7 @@ impl Stream {
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
         match self {
             Stream::Tcp(stream) => stream.take_error(),
+            Stream::Tls(tls) => tls.socket().take_error(),
             #[cfg(test)]
             Stream::Framed(framed) => framed.socket().take_error(),
             #[cfg(test)]
@@ -173,6 +196,7 @@ impl Stream {
     pub fn is_connected(&self) -> bool {
         match self {
             Stream::Tcp(stream) => stream.peer_addr().is_ok(),
+            Stream::Tls(tls) => tls.socket().peer_addr().is_ok(),
             #[cfg(test)]
             Stream::Framed(framed) => framed.socket().peer_addr().is_ok(),
             #[cfg(test)]
@@ -184,6 +208,7 @@ impl Stream {
     pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
         match self {
             Stream::Tcp(stream) => tcp::ends(stream),
+            Stream::Tls(tls) => tcp::ends(tls.socket()),
             #[cfg(test)]
             Stream::Framed(framed) => tcp::ends(framed.socket()),
             #[cfg(test)]
@@ -198,6 +223,7 @@ impl Stream {
     pub fn original_destination(&self) -> io::Result<SocketAddr> {
         match self {
             Stream::Tcp(stream) => tcp::original_destination(stream),
+            Stream::Tls(tls) => tcp::original_destination(tls.socket()),
             #[cfg(test)]
             Stream::Framed(framed) => tcp::original_destination(framed.socket()),
             #[cfg(test)]
@@ -209,6 +235,7 @@ impl Stream {
     pub fn acknowledge(&self) {
         match self {
             Stream::Tcp(stream) => tcp::acknowledge(stream),
+            Stream::Tls(tls) => tcp::acknowledge(tls.socket()),
             #[cfg(test)]
             Stream::Framed(framed) => tcp::acknowledge(framed.socket()),
             #[cfg(test)]
@@ -223,6 +250,7 @@ impl Stream {
     pub fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => stream.shutdown(how),
+            Stream::Tls(tls) => tls.shutdown(how),
             #[cfg(test)]
             Stream::Framed(framed) => framed.shutdown(how),
             #[cfg(test)]
@@ -234,6 +262,7 @@ impl Stream {
     pub fn reset_on_close(&self) {
         match self {
             Stream::Tcp(stream) => tcp::reset_on_close(stream),
+            Stream::Tls(tls) => tls.reset_on_close(),
             #[cfg(test)]
             Stream::Framed(framed) => tcp::reset_on_close(framed.socket()),
             #[cfg(test)]
@@ -255,6 +284,7 @@ impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(stream) => tcp::read(stream, buffer),
+            Stream::Tls(tls) => tls.read(buffer),
             #[cfg(test)]
             Stream::Framed(framed) => framed.read(buffer),
             #[cfg(test)]
@@ -267,6 +297,7 @@ impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(stream) => tcp::write(stream, bytes),
+            Stream::Tls(tls) => tls.write(bytes),
             #[cfg(test)]
             Stream::Framed(framed) => framed.write(bytes),
             #[cfg(test)]
@@ -283,6 +314,7 @@ impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Tls(tls) => tls.socket().as_fd(),
             #[cfg(test)]
             Stream::Framed(framed) => framed.socket().as_fd(),
             #[cfg(test)]
@@ -295,6 +327,7 @@ impl Source for Stream {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => SourceFd(&stream.as_raw_fd()).register(registry, token, interests),
+            Stream::Tls(tls) => SourceFd(&tls.socket().as_raw_fd()).register(registry, token, interests),
             #[cfg(test)]
             Stream::Framed(framed) => SourceFd(&framed.socket().as_raw_fd()).register(registry, token, interests),
             #[cfg(test)]
@@ -305,6 +338,7 @@ impl Source for Stream {
     fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => SourceFd(&stream.as_raw_fd()).reregister(registry, token, interests),
+            Stream::Tls(tls) => SourceFd(&tls.socket().as_raw_fd()).reregister(registry, token, interests),
             #[cfg(test)]
             Stream::Framed(framed) => SourceFd(&framed.socket().as_raw_fd()).reregister(registry, token, interests),
             #[cfg(test)]
@@ -315,6 +349,7 @@ impl Source for Stream {
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => SourceFd(&stream.as_raw_fd()).deregister(registry),
+            Stream::Tls(tls) => SourceFd(&tls.socket().as_raw_fd()).deregister(registry),
             #[cfg(test)]
             Stream::Framed(framed) => SourceFd(&framed.socket().as_raw_fd()).deregister(registry),
             #[cfg(test)]

@@ -11,7 +11,11 @@ use super::framed::Framed;
 use super::{BlockingStream, Endpoint, Readiness, SocketOptions, Transport};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Framed];
+
+/// Every transport, beside that of the simulated network.
+fn all() -> [Transport; 3] {
+    [Transport::Tcp, Transport::Framed, Transport::tls_for_tests()]
+}
 
 fn until() -> Instant {
     Instant::now() + PATIENCE
@@ -27,7 +31,7 @@ struct Near {
 fn pair(transport: &Transport) -> (Near, BlockingStream) {
     let (listener, address) = listener();
     let for_far = transport.clone();
-    let far = thread::spawn(move || for_far.complete(listener.accept().unwrap().0));
+    let far = thread::spawn(move || for_far.complete_far(listener.accept().unwrap().0));
     let poll = Poll::new().unwrap();
     let endpoint = transport.connect(address, Token(0), &SocketOptions::default(), poll.registry()).unwrap();
     let mut near = Near { poll, endpoint };
@@ -89,7 +93,7 @@ fn read_to_end(far: &mut BlockingStream) -> Vec<u8> {
 
 #[test]
 fn buffered_bytes_and_a_buffered_end_are_read_without_another_event() {
-    for transport in BOTH {
+    for transport in all() {
         for piece_bytes in [1, 7, 999, 1_000, 65_536] {
             let (mut near, mut far) = pair(&transport);
             let bytes = pattern(if piece_bytes < 10 { 5_000 } else { 300_000 });
@@ -110,7 +114,7 @@ fn buffered_bytes_and_a_buffered_end_are_read_without_another_event() {
 
 #[test]
 fn bytes_and_the_end_arrive_though_the_socket_was_full() {
-    for transport in BOTH {
+    for transport in all() {
         let (mut near, mut far) = pair(&transport);
         let bytes = pattern(20_000_000);
         let reader = thread::spawn(move || {
@@ -152,7 +156,7 @@ fn messages_of_the_transport_itself_are_not_input() {
 
 #[test]
 fn an_unread_end_is_input() {
-    for transport in BOTH {
+    for transport in all() {
         let (mut near, mut far) = pair(&transport);
         assert!(near.endpoint.is_at_rest(), "{transport:?}");
         far.end().unwrap();
@@ -172,7 +176,7 @@ fn a_transport_has_the_channel_bindings_of_its_connection_and_tcp_has_none() {
 
 #[test]
 fn a_blocking_read_ends_when_its_time_is_up() {
-    for transport in BOTH {
+    for transport in all() {
         let (mut near, mut far) = pair(&transport);
         let error = far.read(&mut [0; 10], Instant::now() + Duration::from_millis(30)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
@@ -187,15 +191,17 @@ fn connecting_includes_the_transports_own_handshake_and_its_time_is_bounded() {
     let short = Duration::from_millis(50);
     BlockingStream::connect(&Transport::Tcp, address, short).unwrap();
     // The kernel accepts, and nobody says hello.
-    let error = BlockingStream::connect(&Transport::Framed, address, short).unwrap_err();
-    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::TimedOut, "connection timed out"));
+    for transport in [Transport::Framed, Transport::tls_for_tests()] {
+        let error = BlockingStream::connect(&transport, address, short).unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::TimedOut, "connection timed out"));
+    }
 }
 
 #[test]
 fn a_refused_connection_is_an_error_at_once() {
     let (listener, address) = listener();
     drop(listener);
-    for transport in BOTH {
+    for transport in all() {
         let error = BlockingStream::connect(&transport, address, PATIENCE).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     }

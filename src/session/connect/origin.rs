@@ -62,7 +62,7 @@ impl DirectTarget {
     fn look_up(&mut self, cx: &mut Cx<'_>) -> Addresses {
         self.lookup = Lookup::UnderWay;
         let patience_ms = cx.timeouts().connect.min(cx.timeouts().handshake);
-        let client = cx.client.record.client.ip().to_canonical();
+        let client = cx.client.record.client().ip().to_canonical();
         let asker = LookupClient { client, patience: Duration::from_millis(patience_ms) };
         match (cx.shard.look_up)(self.origin.clone(), cx.key, asker) {
             LookupReply::Accepted => Addresses::Wait { until_ms: Some(cx.now_ms() + patience_ms) },
