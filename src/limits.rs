@@ -34,6 +34,12 @@ pub const PRE_CHALLENGE_READS_PER_TURN: usize = 24;
 /// Connections accepted in a turn, so that a burst of new clients does not starve the existing tunnels.
 pub const ACCEPTS_PER_TURN: usize = 64;
 
+/// A shard hands a connection that it accepts over to another one if it has this many more, …
+pub const SHARD_IMBALANCE: usize = 8;
+
+/// … and this part of the other's number more. Handing over costs a wake-up, so small differences stay.
+pub const SHARD_IMBALANCE_PART: usize = 64;
+
 /// Events taken from the kernel in a turn.
 pub const EVENTS_PER_TURN: usize = 1024;
 

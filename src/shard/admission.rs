@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ipnet::IpNet;
 
-use super::message::Message;
+use super::balance::{Balance, OwnLines};
+use super::message::{Accepted, Message};
 use crate::event::Sender;
 use crate::limits;
 use crate::session::Admission;
@@ -39,7 +40,9 @@ pub struct Gate {
     /// Admitted connections.
     places: AtomicUsize,
     /// Idle connections with a place, by shard, minus those that the shard has been asked to close.
-    idle: Box<[AtomicI64]>,
+    idle: Box<[OwnLines<AtomicI64>]>,
+    /// How the connections are spread over the shards.
+    pub balance: Balance,
     /// Clients by a part of their address's hash, so that shards rarely contend. Empty if no limit is per client.
     clients: [Mutex<HashMap<IpAddr, OfClient>>; 16],
     hasher: RandomState,
@@ -90,7 +93,8 @@ impl Gate {
             rules,
             open: AtomicUsize::new(0),
             places: AtomicUsize::new(0),
-            idle: (0..shards).map(|_| AtomicI64::new(0)).collect(),
+            idle: (0..shards).map(|_| OwnLines(AtomicI64::new(0))).collect(),
+            balance: Balance::new(shards),
             clients: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             shards: OnceLock::new(),
@@ -114,7 +118,7 @@ impl Gate {
         let eviction = match self.count(client, own, now_ms) {
             WithinLimits::No => return without_eviction(Admission::TooMany),
             WithinLimits::InPlaceOfOneOn(shard) => {
-                self.idle[shard].fetch_sub(1, Ordering::Relaxed);
+                self.idle[shard].0.fetch_sub(1, Ordering::Relaxed);
                 Eviction { shard, client: Some(client) }
             }
             WithinLimits::Yes => {
@@ -163,7 +167,7 @@ impl Gate {
     /// A connection with a place has become idle (`by` 1), or is not idle any more (-1). `peer` is as for
     /// [`Gate::leave`].
     pub fn count_idle(&self, peer: Option<SocketAddr>, shard: usize, by: i64) {
-        self.idle[shard].fetch_add(by, Ordering::Relaxed);
+        self.idle[shard].0.fetch_add(by, Ordering::Relaxed);
         if let Some(peer) = peer.filter(|_| self.limits_clients()) {
             let client = peer.ip().to_canonical();
             if let Some(of_client) = self.clients_like(client).get_mut(&client) {
@@ -180,6 +184,15 @@ impl Gate {
         }
     }
 
+    /// Hands a connection over to another shard, which has it counted already.
+    pub fn hand_over(&self, shard: usize, accepted: Accepted) {
+        match self.shards.get().and_then(|shards| shards.get(shard)) {
+            Some(to) => to.send(Message::HandedOver(Box::new(accepted))),
+            // There are several shards only once they can be reached.
+            None => self.balance.leave(shard),
+        }
+    }
+
     /// Tells the other shards that memory is short.
     pub fn ask_for_memory(&self, own: usize) {
         for (_, shard) in self.shards.get().into_iter().flatten().enumerate().filter(|(number, _)| *number != own) {
@@ -189,7 +202,7 @@ impl Gate {
 
     /// An eviction is done, or its shard had no such connection any more.
     pub fn settle(&self, eviction: Eviction) {
-        self.idle[eviction.shard].fetch_add(1, Ordering::Relaxed);
+        self.idle[eviction.shard].0.fetch_add(1, Ordering::Relaxed);
         if let Some(client) = eviction.client
             && let Some(of_client) = self.clients_like(client).get_mut(&client)
         {
@@ -200,10 +213,10 @@ impl Gate {
     /// Claims an idle connection, so that nobody else does, and returns its shard: `own` if that has a good part of
     /// them, otherwise the one that has most.
     pub fn claim_idle(&self, own: usize) -> Option<usize> {
-        let idle: Vec<i64> = self.idle.iter().map(|idle| idle.load(Ordering::Relaxed)).collect();
+        let idle: Vec<i64> = self.idle.iter().map(|idle| idle.0.load(Ordering::Relaxed)).collect();
         let shard = fullest(&idle, own)?;
         let one_less = |idle: i64| (idle > 0).then_some(idle - 1);
-        let taken = self.idle[shard].fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+        let taken = self.idle[shard].0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
         taken.is_ok().then_some(shard)
     }
 

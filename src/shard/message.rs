@@ -1,11 +1,13 @@
 //! What other threads tell a shard.
 
+use std::net::SocketAddr;
 use std::sync::mpsc;
 
 use super::admission::Eviction;
 use crate::event::Key;
 use crate::route::RouteAnswer;
 use crate::session::{SessionSettings, SessionSnapshot};
+use crate::transport::Stream;
 use crate::upstream::Resolution;
 
 /// One message.
@@ -23,6 +25,8 @@ pub enum Message {
     Settings(Box<SessionSettings>),
     /// Another shard has admitted a connection in place of this shard's oldest idle one.
     Evict(Eviction),
+    /// A connection that another shard has accepted and that is this shard's from now on.
+    HandedOver(Box<Accepted>),
     /// Memory is short, and the sender has no large unfinished heads to close.
     FreeMemory,
     /// Answer with the shard's number, to show that the loop turns.
@@ -33,6 +37,17 @@ pub enum Message {
     Drain,
     /// Close everything and stop.
     Stop,
+}
+
+/// A connection that was accepted and is not registered with any poll yet.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its socket.
+    pub stream: Stream,
+    /// Where it comes from.
+    pub from: SocketAddr,
+    /// The index of the listener, which is the same in all shards.
+    pub listener: usize,
 }
 
 /// A shard's sessions at one moment.

@@ -1,6 +1,7 @@
 //! One thread: a poll, its listeners, its sessions.
 
 mod admission;
+mod balance;
 mod listener;
 mod message;
 mod queue;

@@ -193,7 +193,7 @@ impl Shard {
             self.context.now = TurnTime::from_us(micros_between(self.epoch, began));
             let stop = self.turn(events.iter().map(|event| (event.token(), Readiness::of_event(event))));
             self.turns.observe(began.elapsed().as_secs_f64());
-            if stop || (self.draining && self.sessions.is_empty()) {
+            if stop || self.is_drained() {
                 self.close_all();
                 return Ok(());
             }
@@ -318,10 +318,16 @@ impl Shard {
                 self.count_held(key, 0);
                 if let Some(entry) = self.sessions.remove(key) {
                     self.gate.leave(entry.gate_client(), entry.has_place());
+                    self.gate.balance.leave(self.number);
                     self.context.metrics.tunnels_open.dec();
                 }
             }
         }
+    }
+
+    /// Whether the last session has ended after [`Message::Drain`], and none is on its way from another shard.
+    fn is_drained(&self) -> bool {
+        self.draining && self.sessions.is_empty() && self.gate.balance.connections(self.number) == 0
     }
 
     fn enqueue(&mut self, key: Key) {
@@ -373,6 +379,7 @@ impl Shard {
             entry.session.cut(key, &mut self.context);
             self.context.metrics.buffered_bytes.sub(i64::try_from(entry.held_bytes).unwrap_or(i64::MAX));
             self.gate.leave(entry.gate_client(), entry.has_place());
+            self.gate.balance.leave(self.number);
             self.context.metrics.tunnels_open.dec();
         }
         self.report_pipes();

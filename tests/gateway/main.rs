@@ -27,6 +27,7 @@ mod rotation;
 mod routes;
 mod secrets;
 mod service;
+mod shards;
 mod silent_peers;
 mod socks;
 mod socks_clients;

@@ -1,7 +1,6 @@
 //! Accepting connections.
 
 use std::io;
-use std::net::SocketAddr;
 
 use mio::{Interest, Token};
 
@@ -11,8 +10,8 @@ use crate::fault::is_exhaustion;
 use crate::limits::{self, millis};
 use crate::session::{Arrival, Session};
 use crate::shard::admission::Eviction;
+use crate::shard::message::Accepted;
 use crate::shard::throttle::Throttle;
-use crate::transport::Stream;
 
 /// Whether there is something to accept.
 #[derive(Debug, Default)]
@@ -23,6 +22,8 @@ pub(super) struct Accepting {
     pub paused_until_ms: Option<u64>,
     /// Limits how often the log mentions pauses.
     pause_log: Throttle,
+    /// Counts the connections, for [`Balance::place`](crate::shard::balance::Balance::place).
+    turn: usize,
 }
 
 impl Accepting {
@@ -79,7 +80,7 @@ impl Shard {
                 return false;
             }
             match self.listeners[index].accept() {
-                Ok((stream, peer)) => self.admit(stream, peer, index),
+                Ok((stream, from)) => self.place(Accepted { stream, from, listener: index }),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(error) if is_exhaustion(&error) && self.free_descriptors() => {}
                 Err(error) if is_exhaustion(&error) => {
@@ -102,15 +103,26 @@ impl Shard {
         }
     }
 
-    fn admit(&mut self, mut stream: Stream, from: SocketAddr, listener: usize) {
+    /// Keeps a connection, or hands it over to a shard that has fewer.
+    fn place(&mut self, accepted: Accepted) {
         self.context.metrics.accepted.inc();
-        let Some(vacancy) = self.sessions.vacancy() else { return };
+        self.accepting.turn = self.accepting.turn.wrapping_add(1);
+        match self.gate.balance.place(self.number, self.accepting.turn) {
+            shard if shard == self.number => self.admit(accepted),
+            shard => self.gate.hand_over(shard, accepted),
+        }
+    }
+
+    /// Makes a session of a connection that is counted as this shard's.
+    pub(super) fn admit(&mut self, accepted: Accepted) {
+        let Accepted { mut stream, from, listener } = accepted;
+        let Some(vacancy) = self.sessions.vacancy() else { return self.gate.balance.leave(self.number) };
         let key = vacancy.key();
         let token = Token::from(EventToken::downstream(key));
         if let Err(error) = self.context.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
         {
             log::warn!("a client's connection cannot be registered with epoll and is closed: {error}");
-            return;
+            return self.gate.balance.leave(self.number);
         }
         let awaits_proxy_header = self.context.settings.awaits_proxy_header(listener, from.ip());
         let decision = match awaits_proxy_header {

@@ -17,7 +17,7 @@ impl Shard {
         }
         let stop = self.turn(events.into_iter());
         assert!(self.context.pipes.lent() <= 2 * self.sessions.len(), "a half borrows at most one pipe");
-        let over = stop || (self.draining && self.sessions.is_empty());
+        let over = stop || self.is_drained();
         if over {
             self.close_all();
         }
@@ -51,6 +51,7 @@ impl Shard {
         let found = [
             ("sessions", self.sessions.len()),
             ("connections counted by the gate", self.gate.open()),
+            ("connections counted for the balance", self.gate.balance.connections(self.number)),
             ("pipes lent", self.context.pipes.lent()),
             ("pre-challenged connections", self.context.pools.pre_challenged.held()),
             ("connections that wait for a verdict", self.context.pools.verdict_wait.held()),

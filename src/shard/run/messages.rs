@@ -30,6 +30,7 @@ impl Shard {
                 }
                 Message::GuardChanged => self.call_up_guard_waiters(),
                 Message::Evict(eviction) => self.evict(eviction),
+                Message::HandedOver(accepted) => self.admit(*accepted),
                 // Every turn does so when memory is short.
                 Message::FreeMemory => {}
                 Message::Settings(settings) => {
@@ -49,6 +50,7 @@ impl Shard {
     fn drain(&mut self) {
         self.draining = true;
         self.context.draining = true;
+        self.gate.balance.close(self.number);
         self.context.pools.close_usable();
         self.accept_last();
         // Between two requests there is nothing to finish.
