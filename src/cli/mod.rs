@@ -7,10 +7,13 @@ use clap::{ArgMatches, Command};
 
 mod arguments;
 mod check;
+mod completions;
 mod decode;
 mod demo;
 mod guard;
 mod hash;
+mod import;
+mod man;
 mod probe;
 mod run;
 mod terminal;
@@ -68,7 +71,10 @@ fn dispatch(matches: &ArgMatches) -> ExitCode {
         Some(("probe", matches)) => probe::run(matches),
         Some(("guard", matches)) => guard::run(matches),
         Some(("hash", matches)) => hash::run(matches),
+        Some(("import", matches)) => import::run(matches),
         Some(("decode", matches)) => decode::run(matches),
+        Some(("completions", matches)) => completions::run(matches),
+        Some(("man", matches)) => man::run(matches),
         _ => unreachable!("clap accepts only the subcommands above"),
     }
 }
@@ -92,7 +98,10 @@ pub fn command() -> Command {
         .subcommand(probe::command())
         .subcommand(guard::command())
         .subcommand(hash::command())
+        .subcommand(import::command())
         .subcommand(decode::command())
+        .subcommand(completions::command())
+        .subcommand(man::command())
 }
 
 /// Prints an error and returns its exit code.

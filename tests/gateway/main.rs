@@ -12,6 +12,7 @@ mod forwards;
 mod guard;
 mod guard_command;
 mod identities;
+mod import;
 mod kubernetes_store;
 mod lifecycle;
 mod loops;

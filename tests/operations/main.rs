@@ -8,3 +8,4 @@ mod chart;
 mod deploy;
 mod prometheus;
 mod rolling;
+mod shells;
