@@ -73,6 +73,8 @@ pub struct ForwardRequest {
     client_keeps_alive: bool,
     expects_continue: bool,
     authenticates_connection: bool,
+    /// For the access log.
+    traceparent: Option<Box<str>>,
 }
 
 impl ForwardRequest {
@@ -110,6 +112,7 @@ impl ForwardRequest {
             client_keeps_alive: head.persists(),
             expects_continue,
             authenticates_connection: authenticates_connection(&head.fields),
+            traceparent: http::traceparent(&head.fields).map(Into::into),
         })
     }
 
@@ -127,6 +130,12 @@ impl ForwardRequest {
     /// [`Authority::parse`](http::Authority::parse). For routing and logs.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// The trace that the client says the request belongs to, for the access log: a valid `traceparent` of W3C Trace
+    /// Context.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.traceparent.as_deref()
     }
 
     /// The framing of the body, both from the client and to the upstream; never [`BodyFraming::CloseDelimited`].

@@ -46,6 +46,7 @@ mod target;
 mod tests;
 #[cfg(test)]
 pub(crate) mod trace;
+mod traceparent;
 
 pub use authority::{Authority, AuthorityError, HOST_NAME_LIMIT_BYTES, Host};
 pub use challenges::{
@@ -72,3 +73,4 @@ pub use request_summary::RequestSummary;
 pub use response_head::{ResponseError, ResponseHead, unfold_field_lines, with_response_head};
 pub use start_line::Version;
 pub use target::{RequestTarget, TargetError};
+pub use traceparent::traceparent;

@@ -126,7 +126,8 @@ impl ReadRequest {
 
     /// A whole request has come.
     fn received(self, demand: Box<Demand>, cx: &mut Cx<'_>) -> Transition {
-        cx.client.record.asked_for(demand.request.method(), demand.request.origin());
+        let trace = demand.request.forward().and_then(|request| request.traceparent());
+        cx.client.record.asked_for(demand.request.method(), demand.request.origin(), trace);
         cx.client.record.destination_source = Some(demand.source);
         if let Err(fault) = admitted(self.admission) {
             return respond::failed(fault, cx);
@@ -154,7 +155,7 @@ impl ReadRequest {
 
     /// The client asks for something that is not served.
     fn rejected(self, rejected: Rejected, cx: &mut Cx<'_>) -> Transition {
-        cx.client.record.asked_for(&rejected.asked.method, &rejected.asked.target);
+        cx.client.record.asked_for(&rejected.asked.method, &rejected.asked.target, None);
         let fault = admitted(self.admission).err().unwrap_or(rejected.fault);
         respond::failed(fault, cx)
     }

@@ -56,7 +56,8 @@ pub(super) struct Record {
     /// The client's address.
     client: CompactAddress,
     /// What it has asked for: the method, then `host:port`, or `scheme://host` of what is not served. The method of a
-    /// tunnel is CONNECT. Empty while nothing has been asked for that could be read.
+    /// tunnel is CONNECT. Behind a blank follows the `traceparent`, if there is one. Empty while nothing has been asked
+    /// for that could be read.
     asked: Box<str>,
     /// The length of the method in `asked`.
     method_bytes: u16,
@@ -122,11 +123,14 @@ impl Record {
     }
 
     /// Notes what was asked for; what could not be read is empty.
-    pub(super) fn asked_for(&mut self, method: &str, target: &str) {
+    pub(super) fn asked_for(&mut self, method: &str, target: &str, traceparent: Option<&str>) {
         // No method that is served is as long as this.
         let method = method.get(..usize::from(u16::MAX)).unwrap_or(method);
         (self.asked, self.method_bytes) = match u16::try_from(method.len()) {
-            Ok(bytes @ 1..) => ([method, target].concat().into(), bytes),
+            Ok(bytes @ 1..) => match traceparent {
+                None => ([method, target].concat().into(), bytes),
+                Some(traceparent) => ([method, target, " ", traceparent].concat().into(), bytes),
+            },
             _ => (Box::default(), 0),
         };
     }
@@ -138,7 +142,13 @@ impl Record {
 
     /// Where to.
     pub(super) fn target(&self) -> Option<&str> {
-        self.asked.get(self.method_bytes.into()..).filter(|target| !target.is_empty())
+        let rest = self.asked.get(self.method_bytes.into()..)?;
+        rest.split(' ').next().filter(|target| !target.is_empty())
+    }
+
+    /// The trace that the client says a plain request belongs to.
+    fn traceparent(&self) -> Option<&str> {
+        self.asked.get(self.method_bytes.into()..)?.split_once(' ').map(|(_, traceparent)| traceparent)
     }
 
     /// The label of the metric that counts answers.
@@ -204,7 +214,8 @@ impl Record {
             duration_ms = now_us.saturating_sub(self.accepted_us) / 1000,
             end = end.label(),
             at = at,
-            detail = detail;
+            detail = detail,
+            traceparent = self.traceparent().unwrap_or(UNKNOWN);
             "{}", match self.kind() {
                 "http" => "request answered",
                 // What never came to say what it is counts as a tunnel.

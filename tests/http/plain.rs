@@ -75,3 +75,17 @@ fn fifty_requests_on_one_connection_need_one_handshake() {
     let kept = gateway.metric("ntlm_gateway_upstream_requests_total", &[("connection", "kept")]);
     assert_eq!(kept, Some(49.0));
 }
+
+#[test]
+fn the_access_log_has_the_traceparent_of_plain_requests_if_it_is_valid() {
+    require_tools!("squid", "ntlm_auth", "curl", "python3");
+    let (_squid, gateway) = squid_and_gateway();
+    let origin = HttpOrigin::http();
+    let valid = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for (number, trace, logged) in [(1, valid, valid), (2, "00-0af7651916cd43dd-b7ad6b7169203331-01", "-")] {
+        let path = format!("/bytes/{number}?seed=1");
+        fetch(&origin, Some(&gateway), &["--header", &format!("traceparent: {trace}")], &path);
+        let line = gateway.wait_for_line(&format!("traceparent={logged}"));
+        assert!(line.contains("method=GET "), "{line}");
+    }
+}
