@@ -28,10 +28,10 @@ The Debian and RPM packages install all three.";
 
 pub(super) fn command() -> Command {
     let shells = PossibleValuesParser::new(["bash", "zsh", "fish"]);
-    let shell = Arg::new(SHELL).value_name("SHELL").required(true).value_parser(shells).help("The shell");
+    let shell = Arg::new(SHELL).value_name("bash|zsh|fish").required(true).value_parser(shells).help("The shell");
     Command::new("completions")
         .about("Print a script that completes commands, options and values in a shell")
-        .arg(shell)
+        .arg(shell.hide_possible_values(true))
         .after_help(AFTER)
 }
 

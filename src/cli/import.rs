@@ -41,7 +41,8 @@ Examples:
 pub(super) fn command() -> Command {
     let file = Arg::new(FILE).value_name(FILE).required(true).value_parser(value_parser!(PathBuf));
     let out = Arg::new(OUT).long(OUT).value_name(FILE).value_parser(value_parser!(PathBuf));
-    let from = Arg::new(FROM).long(FROM).value_name("FORMAT").value_parser(PossibleValuesParser::new(["cntlm", "px"]));
+    let formats = PossibleValuesParser::new(["cntlm", "px"]);
+    let from = Arg::new(FROM).long(FROM).value_name("cntlm|px").value_parser(formats).hide_possible_values(true);
     Command::new("import")
         .about("Make a configuration from that of cntlm or px")
         .arg(file.help("cntlm.conf (or cntlm.ini), or px.ini"))

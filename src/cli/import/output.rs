@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -14,6 +14,9 @@ use super::draft::{Draft, Secret};
 /// The files of the secrets, relative to the configuration.
 pub(super) const PASSWORD: &str = "./password";
 pub(super) const NT_HASH: &str = "./nt-hash";
+
+/// The bit of a directory's mode by which new files get its group.
+const SET_GROUP_ID: u32 = 0o2000;
 
 const HEAD: &str = "# Made by `ntlm-gateway import`. All settings: ntlm-gateway.toml(5), or docs/configuration.md.\n\n";
 
@@ -112,9 +115,13 @@ fn texts(networks: &[IpNet]) -> toml::Value {
 /// Writes the configuration and the secrets, and says what was written. Nothing that exists is overwritten.
 pub(super) fn write(out: &Path, config: &str, secrets: &[SecretFile]) -> Result<String, String> {
     let folder = out.parent().unwrap_or(Path::new(""));
+    // A directory that passes its group on to new files is shared with the service that reads them.
+    let is_shared = |folder: &Path| fs::metadata(folder).is_ok_and(|found| found.mode() & SET_GROUP_ID != 0);
+    let here = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let secret_mode = if is_shared(here) { 0o640 } else { 0o600 };
     let files: Vec<_> = secrets
         .iter()
-        .map(|secret| (folder.join(secret.name.trim_start_matches("./")), secret.contents.as_str(), 0o600))
+        .map(|secret| (folder.join(secret.name.trim_start_matches("./")), secret.contents.as_str(), secret_mode))
         .chain([(out.to_owned(), config, 0o644)])
         .collect();
     if let Some((path, ..)) = files.iter().find(|(path, ..)| fs::symlink_metadata(path).is_ok()) {
