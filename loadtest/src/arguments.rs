@@ -95,7 +95,8 @@ pub const DEFAULT_PASSWORD: &str = "correct horse";
 pub struct RunOptions {
     /// Scenario to run
     pub scenario: Scenario,
-    /// Proxies to connect to; connections are distributed among them in turn
+    /// Proxies to connect to; connections are distributed among them in turn. For transparent, an address with port 443
+    /// whose connections the kernel redirects to the gateway
     #[arg(long, value_name = "HOST:PORT", required = true, num_args = 1.., value_parser = resolve)]
     pub proxy: Vec<SocketAddr>,
     #[command(flatten)]
@@ -159,8 +160,10 @@ pub struct LoadOptions {
 
 #[derive(Args)]
 pub struct CompareOptions {
-    /// Candidates: gateway, gateway-kerberos, cntlm, haproxy, haproxy-splice, haproxy-http, nginx, squid, px, direct; or NAME=PATH for
-    /// another gateway binary; or NAME=ADDR or NAME=ADDR@PID for a proxy that is already running
+    /// Candidates: gateway, gateway-socks, gateway-transparent, gateway-forward, gateway-kerberos, cntlm, haproxy,
+    /// haproxy-splice, haproxy-http, nginx, squid, px, direct; or NAME=PATH for another gateway binary; or NAME=ADDR or
+    /// NAME=ADDR@PID for a proxy that is already running. With gateway-transparent, which needs root, unshare, ip and
+    /// nft, the whole comparison runs in a network namespace of its own, where nft redirects connections to the gateway
     #[arg(required = true, value_name = "NAME[=PATH|=ADDR[@PID]]")]
     pub candidates: Vec<String>,
     /// Measurements to run [default: all]

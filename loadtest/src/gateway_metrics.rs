@@ -223,6 +223,7 @@ mod tests {
     fn outcome() -> RunResults {
         let load = Load {
             scenario: Scenario::Setup,
+            protocol: Default::default(),
             concurrency: 1,
             rate: None,
             duration: None,

@@ -27,6 +27,35 @@ pub enum Scenario {
     Http,
     /// Clients disappear at every stage, while some stay to check that the proxy still works
     Churn,
+    /// Like setup, by SOCKS5
+    Socks,
+    /// Like setup, from clients that know of no proxy: a ClientHello instead of CONNECT, to an address (--proxy) from
+    /// which the kernel redirects connections to the gateway
+    Transparent,
+    /// Like setup, to a listener with the fixed target echo.test:443
+    Forward,
+}
+
+/// How clients ask for their tunnels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// By CONNECT.
+    #[default]
+    Connect,
+    /// By SOCKS5, without a login.
+    Socks,
+    /// Not at all: they send a ClientHello to their origin.
+    Transparent,
+    /// Not at all: the listener has a target.
+    Forward,
+}
+
+impl Protocol {
+    /// Whether the tunnel's first message also opens it, because the proxy itself says nothing to the client.
+    pub fn opens_by_echo(self) -> bool {
+        matches!(self, Protocol::Transparent | Protocol::Forward)
+    }
 }
 
 impl Scenario {
@@ -41,7 +70,27 @@ impl Scenario {
             Scenario::Mixed => "mixed",
             Scenario::Churn => "churn",
             Scenario::Http => "http",
+            Scenario::Socks => "socks",
+            Scenario::Transparent => "transparent",
+            Scenario::Forward => "forward",
         }
+    }
+
+    /// How its clients ask for their tunnels.
+    fn protocol(self) -> Protocol {
+        match self {
+            Scenario::Socks => Protocol::Socks,
+            Scenario::Transparent => Protocol::Transparent,
+            Scenario::Forward => Protocol::Forward,
+            _ => Protocol::Connect,
+        }
+    }
+
+    /// Whether it works with clients whose first message opens their tunnel: all that its tunnels do is to exchange
+    /// messages.
+    pub fn is_of_messages(self) -> bool {
+        use Scenario::{Forward, Hold, Pingpong, Setup, Socks, Transparent};
+        matches!(self, Setup | Hold | Pingpong | Socks | Transparent | Forward)
     }
 }
 
@@ -49,6 +98,8 @@ impl Scenario {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Load {
     pub scenario: Scenario,
+    #[serde(default)]
+    pub protocol: Protocol,
     /// Concurrent tunnels; for hold, tunnels being opened at once; for http, connections.
     pub concurrency: usize,
     /// Tunnels started or requests sent per second; `None` for a closed loop.
@@ -104,6 +155,7 @@ impl Load {
         };
         let load = Load {
             scenario,
+            protocol: scenario.protocol(),
             concurrency: options.concurrency.unwrap_or(match scenario {
                 Scenario::Http => defaults.concurrency,
                 _ if rate.is_some() => 8192,
@@ -154,9 +206,13 @@ impl Defaults {
     fn of(scenario: Scenario) -> Defaults {
         let ten_seconds = Some(Duration::from_secs(10));
         match scenario {
-            Scenario::Setup | Scenario::Mixed | Scenario::Churn | Scenario::Http => {
-                Defaults { concurrency: 64, duration: ten_seconds, count: None, message_bytes: 64 }
-            }
+            Scenario::Setup
+            | Scenario::Mixed
+            | Scenario::Churn
+            | Scenario::Http
+            | Scenario::Socks
+            | Scenario::Transparent
+            | Scenario::Forward => Defaults { concurrency: 64, duration: ten_seconds, count: None, message_bytes: 64 },
             Scenario::Hold => Defaults { concurrency: 64, duration: ten_seconds, count: Some(1000), message_bytes: 64 },
             Scenario::BulkUp | Scenario::BulkDown => {
                 Defaults { concurrency: 8, duration: None, count: Some(8), message_bytes: 64 }

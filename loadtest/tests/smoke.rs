@@ -161,6 +161,9 @@ fn every_scenario_passes_and_matches_the_gateways_metrics() {
     let mixed = rig.run(&["mixed", "--count", "100", "--concurrency", "32"]);
     assert_eq!(mixed["tunnels"]["completed"], 100);
 
+    let socks = rig.run(&["socks", "--count", "100", "--concurrency", "8"]);
+    assert_eq!((&socks["tunnels"]["completed"], &socks["messages"]), (&100.into(), &100.into()));
+
     let churn = rig.run(&["churn", "--count", "300", "--concurrency", "16"]);
     assert_eq!((&churn["tunnels"]["completed"], &churn["tunnels"]["vanished"]), (&75.into(), &225.into()));
 }
@@ -264,6 +267,34 @@ fn compare_gives_a_gateway_with_kerberos_its_tickets() {
     let counted = |what: &str| checks.iter().find(|check| check["what"] == what).map(|check| check["got"].as_u64());
     assert!(counted("tickets accepted by the upstream").flatten().is_some_and(|count| count > 0), "{checks:?}");
     assert_eq!(counted("407 of any kind"), Some(Some(0)));
+}
+
+#[test]
+fn compare_measures_other_client_protocols_beside_connect() {
+    let directory = scratch("compare-protocols");
+    let json = directory.join("compare.json");
+    let can_redirect = Command::new("unshare").args(["--net", "nft", "add table ip t"]).output();
+    let mut candidates = vec!["gateway", "gateway-socks", "gateway-forward"];
+    match can_redirect {
+        Ok(output) if output.status.success() => candidates.push("gateway-transparent"),
+        _ => eprintln!("SKIPPED gateway-transparent: needs a network namespace with nft"),
+    }
+    let arguments = ["--scenarios", "setup:8,hold,pingpong:2", "--tunnels", "20", "--base", "gateway"];
+    let comparison = compare(&directory, &json, &[&candidates[..], &arguments].concat());
+    for section in comparison["sections"].as_array().unwrap() {
+        let figure = |key: &str| {
+            let all = section["figures"].as_array().unwrap();
+            all.iter().find(|figure| figure["key"] == key).map(|figure| &figure["cells"])
+        };
+        let measured = section["measurements"].as_array().unwrap();
+        assert_eq!(measured.len(), candidates.len(), "{}", section["name"]);
+        for (measurement, candidate) in measured.iter().zip(&candidates) {
+            let outcome = &measurement["outcome"];
+            assert!(outcome["messages"].as_u64().unwrap() > 0, "{candidate}: {outcome}");
+            assert!(!outcome["checks"].as_array().unwrap().is_empty(), "{candidate}");
+            assert_eq!(figure("failed").unwrap()[candidate]["median"], 0.0, "{candidate}");
+        }
+    }
 }
 
 #[test]

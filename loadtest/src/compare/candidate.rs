@@ -4,11 +4,16 @@ use std::env;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::namespace;
+use crate::scenario::Protocol;
+
 /// A candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub name: String,
     pub kind: Kind,
+    /// How its clients ask for their tunnels.
+    pub protocol: Protocol,
 }
 
 /// What a candidate is, and how it is started.
@@ -58,7 +63,9 @@ impl Candidate {
         let kind = match (name, value) {
             (_, Some(value)) if value.contains('/') => Kind::Gateway(PathBuf::from(value)),
             (_, Some(value)) => running(value)?,
-            ("gateway", None) => Kind::Gateway(gateway.to_owned()),
+            ("gateway" | "gateway-socks" | "gateway-transparent" | "gateway-forward", None) => {
+                Kind::Gateway(gateway.to_owned())
+            }
             ("gateway-kerberos", None) => Kind::GatewayKerberos(gateway.to_owned()),
             ("cntlm", None) => Kind::Cntlm,
             ("haproxy", None) => Kind::Haproxy { forced_splice: false },
@@ -70,13 +77,19 @@ impl Candidate {
             ("direct", None) => Kind::Direct,
             (name, None) => {
                 return Err(format!(
-                    "unknown candidate {name:?}; possible are gateway, gateway-kerberos, cntlm, haproxy, \
-                     haproxy-splice, haproxy-http, nginx, squid, px, direct, NAME=PATH for a gateway binary, and NAME=ADDR or \
+                    "unknown candidate {name:?}; possible are gateway, gateway-socks, gateway-transparent, \
+                     gateway-forward, gateway-kerberos, cntlm, haproxy, haproxy-splice, haproxy-http, nginx, squid, px, direct, NAME=PATH for a gateway binary, and NAME=ADDR or \
                      NAME=ADDR@PID for a running proxy"
                 ));
             }
         };
-        Ok(Candidate { name: name.to_owned(), kind })
+        let protocol = match (name, value) {
+            ("gateway-socks", None) => Protocol::Socks,
+            ("gateway-transparent", None) => Protocol::Transparent,
+            ("gateway-forward", None) => Protocol::Forward,
+            _ => Protocol::Connect,
+        };
+        Ok(Candidate { name: name.to_owned(), kind, protocol })
     }
 
     /// Its upstream.
@@ -96,7 +109,9 @@ impl Candidate {
     /// Why it cannot take part; `None` if it can.
     pub fn missing(&self) -> Option<String> {
         let command = match &self.kind {
-            Kind::Gateway(path) | Kind::GatewayKerberos(path) if path.is_file() => return None,
+            Kind::Gateway(path) | Kind::GatewayKerberos(path) if path.is_file() => {
+                return (self.protocol == Protocol::Transparent).then(namespace::missing).flatten();
+            }
             Kind::Gateway(path) | Kind::GatewayKerberos(path) => {
                 return Some(format!("{} does not exist; build it with `cargo build --release`", path.display()));
             }
@@ -119,6 +134,13 @@ impl Candidate {
     /// A short description for the report.
     pub fn what(&self) -> String {
         match &self.kind {
+            Kind::Gateway(_) if self.protocol == Protocol::Socks => "ntlm-gateway: as gateway, by SOCKS5".to_owned(),
+            Kind::Gateway(_) if self.protocol == Protocol::Transparent => {
+                "ntlm-gateway: as gateway, by redirected connections with a ClientHello".to_owned()
+            }
+            Kind::Gateway(_) if self.protocol == Protocol::Forward => {
+                "ntlm-gateway: as gateway, by a listener with a target".to_owned()
+            }
             Kind::Gateway(_) => {
                 "ntlm-gateway: a complete NTLMv2 handshake for every tunnel, kept connections for requests".to_owned()
             }
@@ -183,6 +205,7 @@ mod tests {
     fn candidates_are_parsed_as_names_paths_or_addresses() {
         let parse = |text| Candidate::parse(text, Path::new("/here/ntlm-gateway")).map(|candidate| candidate.kind);
         assert_eq!(parse("gateway"), Ok(Kind::Gateway("/here/ntlm-gateway".into())));
+        assert_eq!(parse("gateway-socks"), Ok(Kind::Gateway("/here/ntlm-gateway".into())));
         assert_eq!(parse("gateway-kerberos"), Ok(Kind::GatewayKerberos("/here/ntlm-gateway".into())));
         assert_eq!(parse("old=./old/ntlm-gateway"), Ok(Kind::Gateway("./old/ntlm-gateway".into())));
         let address = "127.0.0.1:3128".parse().unwrap();

@@ -15,9 +15,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::candidate::{Candidate, Kind, find, stream_module};
+use super::namespace;
 use crate::arguments::{DEFAULT_PASSWORD, DEFAULT_SERVICE, DEFAULT_USER};
 use crate::net::{free_address, wait_until_accepting};
 use crate::process::tree;
+use crate::scenario::Protocol;
 
 /// How long a candidate may take to start listening. Px is slow.
 const START_LIMIT: Duration = Duration::from_secs(15);
@@ -128,17 +130,44 @@ pub fn launch(candidate: &Candidate, test_bed: &TestBed<'_>) -> Result<Running, 
         Kind::Px => (px(test_bed, address), None),
     };
     let mut command = command.map_err(|error| failed(&error))?;
+    let entrance = entrance(candidate.protocol, test_bed, &mut command).map_err(|error| failed(&error))?;
     let log_path = test_bed.scratch.join(format!("{}.log", candidate.name));
     let log = File::create(&log_path).map_err(|error| failed(&error))?;
     let copy = log.try_clone().map_err(|error| failed(&error))?;
     let child = command.stdin(Stdio::null()).stdout(copy).stderr(log).spawn().map_err(|error| failed(&error))?;
-    let running = Running { pid: Some(child.id()), child: Some(child), address, admin };
+    let entrance = entrance.unwrap_or(address);
+    let running = Running { pid: Some(child.id()), child: Some(child), address: entrance, admin };
     let deadline = Instant::now() + START_LIMIT;
     for address in [Some(address), admin].into_iter().flatten() {
         wait_until_accepting(address, deadline)
             .map_err(|error| format!("{}: {address} {error}; see {}", candidate.name, log_path.display()))?;
     }
     Ok(running)
+}
+
+/// Adds the listener that clients of this protocol need. Returns where they connect to, if it is not the usual address.
+fn entrance(protocol: Protocol, test_bed: &TestBed<'_>, command: &mut Command) -> io::Result<Option<SocketAddr>> {
+    let (file, entrance) = match protocol {
+        Protocol::Connect | Protocol::Socks => return Ok(None),
+        Protocol::Forward => {
+            let address = free_address()?;
+            (format!("[[listeners]]\naddress = \"{address}\"\ntarget = \"echo.test:443\"\n"), address)
+        }
+        Protocol::Transparent => {
+            // The system connects from the address that it connects to, which is its own.
+            let (origin, listener) = (namespace::ORIGIN, namespace::LISTENER);
+            let file = format!(
+                "allow_clients = [\"127.0.0.0/8\", \"{}\"]\n[[listeners]]\naddress = \"{listener}\"\n\
+                 transparent = \"redirect\"\n",
+                origin.ip()
+            );
+            (file, origin)
+        }
+    };
+    let path = test_bed.scratch.join("listeners.toml");
+    fs::write(&path, file)?;
+    command.arg("--config").arg(path);
+    Ok(Some(entrance))
 }
 
 fn password_file(test_bed: &TestBed<'_>) -> io::Result<PathBuf> {

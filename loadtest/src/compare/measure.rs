@@ -71,6 +71,10 @@ pub fn measure(
     stubs: &Stubs,
     test_bed: &TestBed<'_>,
 ) -> Result<Measurement, String> {
+    let load = Load { protocol: candidate.protocol, ..item.load.clone() };
+    if load.protocol.opens_by_echo() && !load.scenario.is_of_messages() {
+        return Err(format!("{}: its tunnels only exchange messages", candidate.name));
+    }
     let running = launch(candidate, test_bed)?;
     warm_up(candidate, item, &running)?;
     let counters = CounterSources { metrics: running.admin, control: Some(stubs.behind(candidate).control) };
@@ -81,7 +85,7 @@ pub fn measure(
     let (rested, kernel_before) = (usage(), kernel::memory_bytes());
     let mut begin: Option<(Option<Usage>, u64)> = None;
     let mut end: Option<Usage> = None;
-    let mut outcome = driver::run(&item.load, &[running.address], true, &mut |moment| match moment {
+    let mut outcome = driver::run(&load, &[running.address], true, &mut |moment| match moment {
         Moment::WorkBegins => {
             // The kernel frees memory by RCU, so it takes a moment to show what is in use.
             let kernel = if item.kind == ItemKind::Hold { kernel::memory_bytes() } else { 0 };
@@ -116,6 +120,7 @@ pub fn measure(
 fn warm_up(candidate: &Candidate, item: &Item, running: &Running) -> Result<(), String> {
     let setup = Load {
         scenario: Scenario::Setup,
+        protocol: candidate.protocol,
         concurrency: 4,
         count: Some(WARM_UP_TUNNELS),
         duration: None,

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `candidate` | the candidates |
 //! | `launch` | starts and stops candidates and stubs |
+//! | `namespace` | a network in which connections are redirected |
 //! | `plan` | what is measured |
 //! | `measure` | one measurement |
 //! | `figures` | medians, spreads, ratios |
@@ -13,6 +14,7 @@ mod candidate;
 pub mod figures;
 mod launch;
 mod measure;
+mod namespace;
 mod plan;
 pub mod table;
 
@@ -28,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::arguments::CompareOptions;
 use crate::driver;
-use crate::scenario::Load;
+use crate::scenario::{Load, Protocol};
 use candidate::{Candidate, UpstreamKind};
 use figures::Figure;
 use launch::{StubProcess, TestBed};
@@ -88,6 +90,9 @@ pub struct Section {
 /// Measures, prints, and writes the results. Fails if a gateway lost a tunnel or its metrics disagree with the client.
 pub fn run(options: &CompareOptions) -> Result<ExitCode, Box<dyn Error>> {
     let (candidates, left_out) = candidates(options)?;
+    if candidates.iter().any(|candidate| candidate.protocol == Protocol::Transparent) {
+        namespace::enter()?;
+    }
     for Named { name, what } in &left_out {
         print_line(&format!("left out: {name}: {what}"))?;
     }
@@ -254,6 +259,7 @@ fn test_bed<'a>(load: &Load, options: &'a CompareOptions, stubs: &Stubs, scratch
 fn half_of_top_rate(candidate: &Candidate, options: &CompareOptions, scratch: &Path) -> Result<f64, Box<dyn Error>> {
     let mut item = plan::one("setup", options)?;
     item.load.duration = Some(CALIBRATION);
+    item.load.protocol = candidate.protocol;
     let stubs = stubs(&item, std::slice::from_ref(candidate), options)?;
     let running = launch::launch(candidate, &test_bed(&item.load, options, &stubs, scratch))?;
     let outcome = driver::run(&item.load, &[running.address], true, &mut |_| {})?;

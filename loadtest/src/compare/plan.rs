@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::arguments::CompareOptions;
-use crate::scenario::{Load, Scenario};
+use crate::scenario::{Load, Protocol, Scenario};
 
 /// The simulated round trip of `legs`, in milliseconds.
 pub const LEG_MS: u64 = 20;
@@ -112,6 +112,7 @@ fn item(name: &str, sizes: &Sizes, rate: Option<f64>) -> Result<Item, String> {
     let duration = Duration::from_secs_f64(sizes.seconds);
     let mut load = Load {
         scenario,
+        protocol: Protocol::Connect,
         concurrency: number.unwrap_or(sizes.concurrency),
         rate: None,
         duration: Some(duration),

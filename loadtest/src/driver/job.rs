@@ -47,7 +47,12 @@ impl Job {
         let bytes = load.message_bytes;
         match load.scenario {
             // `http` opens no tunnels and never gets here.
-            Scenario::Setup | Scenario::Hold | Scenario::Http => Job::Echo { messages: 1, bytes, pause: NO_PAUSE },
+            Scenario::Setup
+            | Scenario::Hold
+            | Scenario::Http
+            | Scenario::Socks
+            | Scenario::Transparent
+            | Scenario::Forward => Job::Echo { messages: 1, bytes, pause: NO_PAUSE },
             Scenario::Pingpong => Job::Echo { messages: load.count.unwrap_or(u64::MAX), bytes, pause: NO_PAUSE },
             Scenario::BulkUp => Job::Up { bytes: load.bulk_bytes },
             Scenario::BulkDown => Job::Down { bytes: load.bulk_bytes },

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `pace` | when tunnels start: closed and open loop |
 //! | `job` | what each tunnel does |
+//! | `opening` | how a tunnel is asked for |
 //! | `tunnel` | one tunnel |
 //! | `requests` | plain HTTP: when to send requests, and on which connection |
 //! | `requester` | one connection for requests |
@@ -16,6 +17,7 @@
 mod answer;
 mod dial;
 mod job;
+mod opening;
 mod pace;
 mod phase;
 mod poller;

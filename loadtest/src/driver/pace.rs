@@ -91,6 +91,7 @@ mod tests {
     fn load(rate: Option<f64>, count: Option<u64>, duration: Option<Duration>) -> Load {
         Load {
             scenario: Scenario::Setup,
+            protocol: Default::default(),
             concurrency: 2,
             rate,
             duration,

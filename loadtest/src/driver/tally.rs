@@ -22,8 +22,12 @@ pub enum Failure {
     Status(u16),
     #[error("no HTTP answer to CONNECT")]
     NoHttp,
-    #[error("end before the answer to CONNECT")]
+    #[error("end before the tunnel was open")]
     EndInHead,
+    #[error("no SOCKS5 answer")]
+    NoSocks,
+    #[error("SOCKS5 reply {0}")]
+    SocksReply(u8),
     #[error("end of an idle tunnel")]
     EndWhileIdle,
     #[error("end in the middle of an echo")]

@@ -17,11 +17,10 @@ use mio::net::TcpStream;
 use ntlm_gateway::stub::{Checksum, pattern_block, pattern_mismatch, sink_line};
 
 use super::job::{Job, Point};
+use super::opening::{Next, Opening};
 use super::tally::{Failure, Tally};
 use crate::scenario::Load;
 
-/// Longest head of an answer to CONNECT.
-const HEAD_LIMIT_BYTES: usize = 16 * 1024;
 /// Longest line from a sink.
 const RECEIPT_LIMIT_BYTES: usize = 256;
 /// Bytes that one tunnel may move before the others get a turn.
@@ -37,6 +36,8 @@ pub struct Tunnel {
     pub job: Job,
     number: u64,
     state: TunnelState,
+    /// Messages that were echoed when it was opened.
+    done_at_opening: u64,
     /// When it was intended to start.
     intended: Instant,
     /// When it last made progress.
@@ -45,8 +46,8 @@ pub struct Tunnel {
 
 enum TunnelState {
     Connecting,
-    SendHead { head: Vec<u8>, sent: usize },
-    ReadHead { head: Vec<u8> },
+    SendHead { opening: Opening, head: Vec<u8>, sent: usize },
+    ReadHead { opening: Opening, head: Vec<u8> },
     Idle,
     Echo { done: u64, sent: usize, got: usize, since: Instant },
     Pausing { done: u64 },
@@ -133,14 +134,15 @@ fn would_block(result: io::Result<usize>, activity: &'static str) -> Result<Opti
 impl Tunnel {
     /// A tunnel whose TCP connection is under way.
     pub fn new(stream: TcpStream, job: Job, number: u64, intended: Instant) -> Tunnel {
-        Tunnel { stream, job, number, state: TunnelState::Connecting, intended, last_activity: Instant::now() }
+        let (state, last_activity) = (TunnelState::Connecting, Instant::now());
+        Tunnel { stream, job, number, state, done_at_opening: 0, intended, last_activity }
     }
 
     /// What it is doing, as part of an error's name.
     pub fn activity(&self) -> &'static str {
         match self.state {
             TunnelState::Connecting => "connecting",
-            TunnelState::SendHead { .. } | TunnelState::ReadHead { .. } => "waiting for the answer to CONNECT",
+            TunnelState::SendHead { ref opening, .. } | TunnelState::ReadHead { ref opening, .. } => opening.activity(),
             TunnelState::Idle | TunnelState::Pausing { .. } => "idling",
             TunnelState::Echo { .. } => "waiting for an echo",
             TunnelState::Down { .. } => "in a download",
@@ -174,7 +176,7 @@ impl Tunnel {
             (Job::Echo { .. }, TunnelState::Pausing { done }) => {
                 TunnelState::Echo { done: *done, sent: 0, got: 0, since }
             }
-            (Job::Echo { .. }, _) => TunnelState::Echo { done: 0, sent: 0, got: 0, since },
+            (Job::Echo { .. }, _) => TunnelState::Echo { done: self.done_at_opening, sent: 0, got: 0, since },
             (Job::Down { .. }, _) | (Job::Vanish { at: Point::Download, .. }, _) => TunnelState::Down { got: 0, since },
             (Job::Up { .. }, _) => TunnelState::Up { sent: 0, since },
             (Job::Vanish { at: Point::MessageSent, .. }, _) => TunnelState::Echo { done: 0, sent: 0, got: 0, since },
@@ -220,17 +222,18 @@ impl Tunnel {
         if let Job::Vanish { at: Point::Connected, reset } = self.job {
             return Ok(Some(TunnelStatus::Vanish { reset }));
         }
-        let host = self.job.host();
-        let head = format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n").into_bytes();
-        self.state = TunnelState::SendHead { head, sent: 0 };
+        let (opening, head) = Opening::begin(context.load, &self.job.host(), self.number);
+        self.state = TunnelState::SendHead { opening, head, sent: 0 };
         Ok(None)
     }
 
     fn send_head(&mut self) -> StepResult {
-        let TunnelState::SendHead { head, sent } = &mut self.state else { return Ok(Some(TunnelStatus::Wait)) };
+        let TunnelState::SendHead { opening, head, sent } = &mut self.state else {
+            return Ok(Some(TunnelStatus::Wait));
+        };
         let end = if let Job::Vanish { at: Point::HalfHead, .. } = self.job { head.len() / 2 } else { head.len() };
-        let expect_silence = head.get(*sent..end).unwrap_or_default();
-        let Some(count) = would_block(self.stream.write(expect_silence), "sending CONNECT")? else {
+        let unsent = head.get(*sent..end).unwrap_or_default();
+        let Some(count) = would_block(self.stream.write(unsent), "asking for a tunnel")? else {
             return Ok(Some(TunnelStatus::Wait));
         };
         *sent += count;
@@ -244,48 +247,57 @@ impl Tunnel {
                 Ok(Some(TunnelStatus::Pause(after)))
             }
             _ => {
-                self.state = TunnelState::ReadHead { head: Vec::new() };
+                self.state = TunnelState::ReadHead { opening: std::mem::take(opening), head: Vec::new() };
                 Ok(None)
             }
         }
     }
 
     fn read_head(&mut self, context: &mut DriverContext<'_>) -> StepResult {
-        let TunnelState::ReadHead { head } = &mut self.state else { return Ok(Some(TunnelStatus::Wait)) };
+        let TunnelState::ReadHead { opening, head } = &mut self.state else { return Ok(Some(TunnelStatus::Wait)) };
+        let activity = opening.activity();
         // Bytes behind the head must stay in the socket for the next state, so the end of the head is looked for before
         // anything is removed.
-        let Some(seen) = would_block(self.stream.peek(&mut context.scratch), "waiting for the answer to CONNECT")?
-        else {
+        let Some(seen) = would_block(self.stream.peek(&mut context.scratch), activity)? else {
             return Ok(Some(TunnelStatus::Wait));
         };
         if seen == 0 {
             return Err(Failure::EndInHead);
         }
         let kept = head.len();
-        head.extend_from_slice(context.scratch.get(..seen.min(HEAD_LIMIT_BYTES)).unwrap_or_default());
-        let end = head.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4);
-        if end.is_none() && head.len() > HEAD_LIMIT_BYTES {
-            return Err(Failure::NoHttp);
-        }
+        head.extend_from_slice(context.scratch.get(..seen.min(opening.limit_bytes())).unwrap_or_default());
+        let end = opening.end(head)?;
         let taken = end.unwrap_or(head.len()) - kept;
         head.truncate(kept + taken);
         let take = context.scratch.get_mut(..taken).unwrap_or_default();
-        self.stream.read_exact(take).map_err(Failure::io("waiting for the answer to CONNECT"))?;
+        self.stream.read_exact(take).map_err(Failure::io(activity))?;
         if end.is_none() {
             return Ok(None);
         }
-        let status = status_of(head).ok_or(Failure::NoHttp)?;
-        if (100..200).contains(&status) {
-            head.clear();
-            return Ok(None);
-        }
-        if !(200..300).contains(&status) {
-            return Err(Failure::Status(status));
-        }
+        let answer = std::mem::take(head);
+        let echoed = match opening.next(&answer)? {
+            Next::Read => return Ok(None),
+            Next::Send(opening, head) => {
+                self.state = TunnelState::SendHead { opening, head, sent: 0 };
+                return Ok(None);
+            }
+            Next::Opened => 0,
+            Next::Echoed => answer.len() as u64,
+        };
         self.last_activity = Instant::now();
         context.tally.latency("ready", self.last_activity - self.intended);
         context.tally.tunnels.opened += 1;
+        context.tally.bytes_up += echoed;
+        context.tally.bytes_down += echoed;
         self.state = TunnelState::Idle;
+        // Where all tunnels are opened first, the message that opens one is not part of the work.
+        if echoed > 0 && !context.load.opens_all_first() {
+            context.tally.messages += 1;
+            self.done_at_opening = 1;
+            if let Job::Echo { messages: 1, .. } = self.job {
+                return Ok(Some(TunnelStatus::Done));
+            }
+        }
         Ok(Some(TunnelStatus::Opened))
     }
 
@@ -431,23 +443,9 @@ impl Tunnel {
     }
 }
 
-/// The status code in an answer's head.
-fn status_of(head: &[u8]) -> Option<u16> {
-    let line = head.split(|byte| *byte == b'\r').next()?;
-    let line = std::str::from_utf8(line).ok()?.strip_prefix("HTTP/1.")?;
-    line.split(' ').nth(1)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_status_is_read_from_any_http_1_answer() {
-        assert_eq!(status_of(b"HTTP/1.1 200 Connection established\r\n\r\n"), Some(200));
-        assert_eq!(status_of(b"HTTP/1.0 407\r\n\r\n"), Some(407));
-        assert_eq!(status_of(b"SSH-2.0-x\r\n\r\n"), None);
-    }
 
     #[test]
     fn the_checksum_of_the_pattern_does_not_depend_on_its_blocks() {
