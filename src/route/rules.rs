@@ -126,14 +126,19 @@ impl Rules {
         !is_metadata() || self.decide(destination) == decision
     }
 
-    /// Whether the rules let a client that was connecting to this address go on to a destination that it names. The
-    /// first rule that is about the address decides, with its networks or by the address itself; a rule for names or
-    /// for everything says nothing about it.
+    /// Whether the rules let a connection go to this address for a destination that a client named: its name leads
+    /// there, or the client was connecting to it when it named another destination. The first rule that is about the
+    /// address decides, with its networks or by the address itself; a rule for names or for everything says nothing
+    /// about it.
     #[must_use]
     pub fn permit_address(&self, address: IpAddr, port: u16) -> bool {
         let address = address.to_canonical();
         let host = address.to_string();
-        let is_about = |rule: &&Rule| rule.is_about(&host, address, port);
+        let loopback = loopback_for(address).map(|loopback| (loopback.to_string(), loopback));
+        let is_about = |rule: &&Rule| {
+            rule.is_about(&host, address, port)
+                || loopback.as_ref().is_some_and(|(host, address)| rule.is_about(host, *address, port))
+        };
         match metadata_network(address) {
             Some(_) => {
                 let named = |rule: &&Rule| rule.decision == Decision::Deny || rule.names(&host, address);
@@ -314,11 +319,19 @@ mod tests {
                 rule(&[], &["10.1.0.0/16"], &[], Decision::Direct),
                 rule(&["198.51.100.7"], &["10.0.0.0/8", "2001:db8:1::/48"], &[], Decision::Deny),
                 rule(&[], &["192.0.2.0/24"], &["25"], Decision::Deny),
+                rule(&["127.0.0.1"], &["::1/128"], &[], Decision::Deny),
                 rule(&["*"], &[], &[], Decision::Deny),
             ],
             ..Rules::default()
         };
         for (address, port, permitted) in [
+            ("127.0.0.1", 443, false),
+            ("0.0.0.0", 443, false),
+            ("::ffff:0.0.0.0", 443, false),
+            ("::ffff:127.0.0.1", 443, false),
+            ("::1", 443, false),
+            ("::", 443, false),
+            ("127.0.0.2", 443, true),
             ("10.1.2.3", 443, true),
             ("10.2.0.1", 443, false),
             ("::ffff:10.2.0.1", 443, false),

@@ -326,6 +326,18 @@ fn no_candidate_leads_to_a_metadata_service() {
     assert_eq!(outcome.handshakes, [[0, 1], [0, 0]]);
 }
 
+#[test]
+fn a_name_on_a_direct_route_does_not_lead_to_an_address_that_the_routes_deny() {
+    for denied in ["10.66.0.1", "::ffff:10.66.0.1", "127.0.0.1", "0.0.0.0", "2001:db8::66", "::ffff:0.0.0.0"] {
+        let mut scenario = one_client(vec![good(0)], &[Candidate::Direct]);
+        scenario.clients[0].target = Target::DirectName(0);
+        scenario.names_lead_to = Some(denied);
+        let outcome = play(scenario);
+        assert_eq!(outcome.ends, ["destination_denied"], "{denied}");
+        assert!(outcome.dialled.is_empty(), "{denied}: {:?}", outcome.dialled);
+    }
+}
+
 /// A reload comes while a client waits for its plan: the plan is about the egress before.
 #[test]
 fn a_plan_that_comes_after_a_reload_leads_where_it_did_before() {

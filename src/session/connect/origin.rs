@@ -85,10 +85,7 @@ impl DirectTarget {
                 let allowed: Vec<SocketAddr> =
                     addresses.iter().filter(|address| self.is_allowed(**address)).copied().collect();
                 let denied = allowed.is_empty().then(|| {
-                    let detail = format!(
-                        "{} leads to a link-local address or a metadata service, which the routes deny",
-                        self.origin
-                    );
+                    let detail = format!("{} leads to an address that the routes deny", self.origin);
                     At::Dial.fault(Cause::DestinationDenied, detail)
                 });
                 (allowed.into(), denied)
@@ -102,14 +99,16 @@ impl DirectTarget {
         fault
     }
 
-    /// A metadata service is reached only where a route names its address.
+    /// Whether the routes let a connection go to this address, whatever name led to it. A metadata service is reached
+    /// only where a route names its address.
     fn is_allowed(&self, address: SocketAddr) -> bool {
         let host = match address.ip().to_canonical() {
             IpAddr::V4(address) => Host::V4(address),
             IpAddr::V6(address) => Host::V6(address),
         };
         let written_out = Authority { host, port: address.port() };
-        self.departure.route.egress.rules.permit(RouteCandidate::Direct, &written_out)
+        let rules = &self.departure.route.egress.rules;
+        rules.permit(RouteCandidate::Direct, &written_out) && rules.permit_address(address.ip(), address.port())
     }
 
     /// The fault, if its time is over before its addresses are known.
