@@ -270,7 +270,7 @@ pub fn scenario_with_tunnels(upstreams: usize, times_us: &[u64]) -> Scenario {
 }
 
 /// The second client's logon is never answered. The third one's waits for it, so the gateway confirms the password
-/// itself, and the upstream cuts that connection off behind the challenge, before the end of the head.
+/// itself, and the upstream cuts that connection off after the challenge, before the end of the head.
 #[test]
 fn a_confirmation_answers_the_challenge_of_its_own_connection() {
     let mut scenario = scenario_with_tunnels(1, &[0, 50_000, 600_000]);

@@ -1,8 +1,13 @@
 //! A client that asks for a tunnel, uses it, and records what it is told.
 
 use super::network::{End, Network};
+use super::opening;
 use super::pump::Pump;
-use super::scenario::{ClientOddity, ClientPlan, Speaks, Target};
+use super::scenario::{ClientOddity, ClientPlan, Entrance, Speaks, Target};
+use crate::stub::pattern_block;
+
+/// The type of an alert record of TLS.
+const ALERT: u8 = 21;
 
 /// A client that has connected.
 #[derive(Debug)]
@@ -17,23 +22,43 @@ pub struct Client {
     pub pump: Pump,
     /// The listener was already closed.
     pub found_no_listener: bool,
+    waits_for_server: bool,
     since_us: u64,
 }
 
 impl Client {
     /// Connects.
-    pub fn connect(number: usize, plan: ClientPlan, network: &mut Network) -> Client {
-        let wire = network.client_connects(plan.traits, plan.from);
+    pub fn connect(number: usize, plan: ClientPlan, entrance: Entrance, network: &mut Network) -> Client {
+        let (from, proxy_header) = opening::proxied(entrance, number, plan.from);
+        let wire = network.client_connects(plan.traits, from);
         let found_no_listener = !network.wires[wire].held;
+        if entrance == Entrance::Transparent {
+            let by_address = opening::is_denied_by_address(number, &plan);
+            opening::redirect(number, wire, plan.target, by_address, network);
+        }
         let mut pump = Pump::new(wire, plan.up, number, false);
-        pump.allowed = plan.early;
-        let head = head(number, &plan);
+        pump.allowed = if plan.speaks.is_told() { plan.early } else { u64::MAX };
+        let head = opening::head(number, &plan, &proxy_header);
+        let waits_for_server = opening::waits_for_server(number, &plan);
+        let first_byte = pattern_block(super::pump::base(number, true))[0];
+        assert_ne!(first_byte, ALERT, "the first byte of client {number}'s origin looks like an alert");
         if let Some(ClientOddity::Resets(after_us) | ClientOddity::Closes(after_us)) = plan.oddity {
             network.wake_in(wire, after_us);
         }
         network.wake_in(wire, 0);
         let since_us = network.now_us;
-        Client { wire, head, head_sent: 0, answer: Vec::new(), status: None, pump, since_us, plan, found_no_listener }
+        Client {
+            wire,
+            head,
+            head_sent: 0,
+            answer: Vec::new(),
+            status: None,
+            pump,
+            since_us,
+            plan,
+            found_no_listener,
+            waits_for_server,
+        }
     }
 
     /// The connection is over, at either side.
@@ -52,6 +77,9 @@ impl Client {
                 return self.read_answer(network);
             }
         }
+        if !self.plan.speaks.is_told() {
+            return self.step_untold(network);
+        }
         if self.status.is_none() {
             self.read_answer(network);
         }
@@ -67,6 +95,37 @@ impl Client {
             // Reading now would take the answer for tunnel data.
             self.pump.write_ahead(network);
         }
+    }
+
+    /// Steps a client that talks to its origin, as far as it knows. All that it may get of the gateway itself is an
+    /// alert.
+    fn step_untold(&mut self, network: &mut Network) {
+        let wire = &network.wires[self.wire];
+        let speaks_tls = self.plan.speaks == Speaks::Tls || self.plan.oddity == Some(ClientOddity::SpeaksTls);
+        let is_alert = speaks_tls && self.pump.received == 0 && wire.inbox.front(1) == [ALERT];
+        if is_alert || !self.answer.is_empty() || self.waits() {
+            return self.read_answer(network);
+        }
+        if self.waits_for_server {
+            if wire.inbox.is_empty() && !wire.inbox_ended && !wire.inbox_reset {
+                return;
+            }
+            self.waits_for_server = false;
+        }
+        self.pump.step(network);
+    }
+
+    /// Whether its tunnel is established, as far as it knows.
+    pub fn is_open(&self) -> bool {
+        match self.plan.speaks.is_told() {
+            true => self.status == Some(200),
+            false => self.answer.is_empty(),
+        }
+    }
+
+    /// How many bytes before its data belong to its tunnel.
+    pub fn prelude(&self) -> u64 {
+        if self.plan.speaks.is_told() { 0 } else { self.head_sent as u64 }
     }
 
     fn waits(&self) -> bool {
@@ -92,6 +151,11 @@ impl Client {
 
     /// Reads to the end of the answer's head; what follows belongs to the tunnel or is the error page.
     fn read_answer(&mut self, network: &mut Network) {
+        let is_in_hello = !self.plan.speaks.is_told() && self.head_sent < self.head.len();
+        if is_in_hello && network.wires[self.wire].inbox.front(1) != [ALERT] {
+            // It may be the origin's, of which nothing is read before everything is said.
+            return self.pump.note_ends(network);
+        }
         while network.peer_read(self.wire, 1 << 16, &mut self.answer) > 0 {}
         if self.status.is_none()
             && let Some((status, length)) = self.told()
@@ -117,7 +181,8 @@ impl Client {
             (Speaks::Socks5, [5, 0, 5, code, _, _, _, _, _, _, _, _, ..]) => Some((status_of_code(*code), 12)),
             // It had to give way before it had the whole greeting.
             (Speaks::Socks5, [5, 0xff, ..]) => Some((1, 2)),
-            (Speaks::Socks4a | Speaks::Socks5, _) => None,
+            (Speaks::Tls, [ALERT, 3, 3, 0, 2, 2, code, ..]) => Some(((*code).into(), 7)),
+            (Speaks::Socks4a | Speaks::Socks5 | Speaks::Tls | Speaks::Tcp | Speaks::Nothing, _) => None,
             (Speaks::Http, answer) => {
                 let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
                 let line = String::from_utf8_lossy(&answer[..end]).into_owned();
@@ -130,7 +195,7 @@ impl Client {
     /// What it speaks, unless that is something else altogether, which is answered in HTTP.
     pub fn speaks(&self) -> Speaks {
         match self.plan.oddity {
-            Some(ClientOddity::SpeaksTls | ClientOddity::SendsGarbage) => Speaks::Http,
+            Some(ClientOddity::SpeaksTls | ClientOddity::SendsGarbage) if self.plan.speaks.is_told() => Speaks::Http,
             _ => self.plan.speaks,
         }
     }
@@ -145,6 +210,11 @@ impl Client {
     }
 }
 
+/// What client `number` sends before its data that reaches its origin.
+pub fn prelude(number: usize, plan: &ClientPlan) -> Vec<u8> {
+    if plan.speaks.is_told() { Vec::new() } else { opening::head(number, plan, b"") }
+}
+
 /// The host that a client asks for.
 pub fn host(number: usize, target: Target) -> String {
     match target {
@@ -154,44 +224,6 @@ pub fn host(number: usize, target: Target) -> String {
         Target::DirectName(_) => format!("c{number}.direct"),
         Target::Denied => "nowhere.denied".to_owned(),
         Target::MetadataAddress => "169.254.169.254".to_owned(),
-    }
-}
-
-fn head(number: usize, plan: &ClientPlan) -> Vec<u8> {
-    // The port identifies the client to its origin.
-    let authority = format!("{}:{}", host(number, plan.target), 9_000 + number);
-    let head = match plan.speaks {
-        Speaks::Http => http_head(&authority, plan.filler),
-        Speaks::Socks4a | Speaks::Socks5 => socks_request(number, plan),
-    };
-    match plan.oddity {
-        Some(ClientOddity::ClosesAtOnce | ClientOddity::StaysSilent) => Vec::new(),
-        Some(ClientOddity::SendsHalfAHead | ClientOddity::ClosesInHead) => head[..head.len().min(21) - 1].to_vec(),
-        Some(ClientOddity::SpeaksTls) => b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc".to_vec(),
-        Some(ClientOddity::SendsGarbage) => b"what is this?\r\n\r\n".to_vec(),
-        _ => head,
-    }
-}
-
-fn http_head(authority: &str, filler: usize) -> Vec<u8> {
-    let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: sim\r\n");
-    if filler > 0 {
-        head += &format!("X-Filler: {}\r\n", "f".repeat(filler));
-    }
-    head += "\r\n";
-    head.into_bytes()
-}
-
-/// A SOCKS5 greeting with its request behind it, or a SOCKS4a request.
-fn socks_request(number: usize, plan: &ClientPlan) -> Vec<u8> {
-    let host = host(number, plan.target);
-    let port = u16::try_from(9_000 + number).unwrap().to_be_bytes();
-    match plan.speaks {
-        Speaks::Socks5 => {
-            let length = u8::try_from(host.len()).unwrap();
-            [b"\x05\x01\x00\x05\x01\x00\x03", &[length][..], host.as_bytes(), &port].concat()
-        }
-        _ => [b"\x04\x01", &port[..], b"\0\0\0\x01sim\0", host.as_bytes(), b"\0"].concat(),
     }
 }
 

@@ -162,7 +162,7 @@ impl Checker<'_> {
             self.check_strict(label, bytes_up, bytes_down, origin);
         }
         if !self.client.pump.misbehaved {
-            self.check_answer(label, was_established);
+            self.check_answer(label, was_established, origin.is_some());
         }
     }
 
@@ -174,7 +174,7 @@ impl Checker<'_> {
         self.require(origin.received <= client.written, || "the origin received more than the client sent".into());
         let whole_down = origin.ended_cleanly && client.received == origin.written;
         let whole_up = client.ended_cleanly && origin.received == client.written;
-        if client.saw_end && self.client.status == Some(200) && !cut_short {
+        if client.saw_end && self.client.is_open() && !cut_short {
             self.require(whole_down, || {
                 format!("the client saw a clean end after {} of {} bytes ({label})", client.received, origin.written)
             });
@@ -187,7 +187,8 @@ impl Checker<'_> {
     }
 
     fn check_finished(&mut self, bytes_up: u64, bytes_down: u64, origin: Option<&Pump>) {
-        let (up, down) = (self.client.pump.written, origin.map_or(0, |origin| origin.written));
+        let up = self.client.pump.written + self.client.prelude();
+        let down = origin.map_or(0, |origin| origin.written);
         self.require(origin.is_some(), || "finished without an origin".into());
         self.require(bytes_up == up, || format!("finished with {bytes_up} of {up} bytes up"));
         self.require(bytes_down == down, || format!("finished with {bytes_down} of {down} bytes down"));
@@ -199,19 +200,20 @@ impl Checker<'_> {
         let (up, down) = (plan.up.bytes, plan.down.bytes);
         let client = &self.client.pump;
         self.require(label == "finished", || format!("ended as {label} although every peer behaves"));
-        self.require(self.client.status == Some(200), || format!("received status {:?}", self.client.status));
+        self.require(self.client.is_open(), || format!("received status {:?}", self.client.status));
         let arrived = (origin.map(|origin| origin.received), client.received);
         self.require(arrived == (Some(up), down), || format!("{arrived:?} arrived of {:?}", (up, down)));
-        self.require((bytes_up, bytes_down) == (up, down), || format!("{:?} counted", (bytes_up, bytes_down)));
+        let counted = (up + self.client.prelude(), down);
+        self.require((bytes_up, bytes_down) == counted, || format!("{:?} counted", (bytes_up, bytes_down)));
         let ends = (origin.is_some_and(|origin| origin.saw_end), client.saw_end);
         self.require(ends == (true, true), || format!("end seen by the origin and the client: {ends:?}"));
     }
 
     /// A client that behaves learns how its request ended.
-    fn check_answer(&mut self, label: &str, was_established: bool) {
+    fn check_answer(&mut self, label: &str, was_established: bool, reached_origin: bool) {
         let status = self.client.status;
-        let denied = self.client.plan.target == Target::Denied;
-        self.require(!denied || status != Some(200), || "it reached a denied destination".into());
+        let denied = matches!(self.client.plan.target, Target::Denied | Target::MetadataAddress);
+        self.require(!denied || !reached_origin && status != Some(200), || "it reached a denied destination".into());
         if status == Some(200) || label == "drained" {
             return;
         }
@@ -225,6 +227,9 @@ impl Checker<'_> {
             return;
         }
         let cause = Cause::ALL.iter().find(|cause| cause.label() == label);
+        if !self.client.plan.speaks.is_told() {
+            return self.check_untold(label, cause, was_established);
+        }
         let speaks = self.client.speaks();
         let expected = match (speaks, label, cause) {
             (Speaks::Http, "declined", _) => status.filter(|status| [403, 503].contains(status)),
@@ -232,13 +237,37 @@ impl Checker<'_> {
             (Speaks::Socks4a, ..) => Some(91),
             (Speaks::Socks5, "declined", _) => status.filter(|code| [2, 4].contains(code)),
             (Speaks::Socks5, _, Some(cause)) => client_protocol::socks_reply(*cause).map(u16::from),
-            (_, _, None) => None,
+            (_, _, None) | (Speaks::Tls | Speaks::Tcp | Speaks::Nothing, ..) => None,
         };
         self.require(expected.is_some() && status == expected, || {
             format!("ended as {label}, but the client received {status:?}: {:?}", self.client.answer)
         });
         let is_complete = speaks != Speaks::Http || self.client.page().is_some();
         self.require(is_complete, || "its error page is incomplete".into());
+    }
+}
+
+impl Checker<'_> {
+    /// A client that talks to its origin, as far as it knows, gets an alert or a reset if there is no tunnel, and never
+    /// an end that looks like its origin's.
+    fn check_untold(&mut self, label: &str, cause: Option<&Cause>, was_established: bool) {
+        if was_established || label == "finished" || CUT_SHORT.contains(&label) {
+            return;
+        }
+        let status = self.client.status;
+        let (expected, is_told) =
+            match (self.client.plan.speaks, cause.and_then(|cause| client_protocol::status(*cause))) {
+                (Speaks::Tls, Some(403)) => ("an alert: access denied", status == Some(49)),
+                (Speaks::Tls, _) if label == "declined" => {
+                    ("an alert", status.is_some_and(|alert| [49, 80].contains(&alert)))
+                }
+                (Speaks::Tls, _) if label == Cause::RequestMalformed.label() => {
+                    ("an alert: decode error", status == Some(50))
+                }
+                (Speaks::Tls, _) => ("an alert: internal error", status == Some(80)),
+                _ => ("a reset", self.client.pump.saw_reset),
+            };
+        self.require(is_told, || format!("ended as {label}, but the client received {status:?} and not {expected}"));
     }
 }
 

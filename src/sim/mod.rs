@@ -9,7 +9,7 @@
 //! | `rng` | randomness |
 //! | `scenario` | what a seed decides before a run |
 //! | `network` | connections, pipes, the poll, and time |
-//! | `client`, `upstream`, `pump` | the peers |
+//! | `client`, `opening`, `upstream`, `pump` | the peers |
 //! | `plain` | plain HTTP clients and servers |
 //! | `kerberos` | a KDC, its tickets, and upstreams that verify them |
 //! | `world` | all of them together, until the shard ends |
@@ -28,6 +28,7 @@ mod client;
 mod invariants;
 mod kerberos;
 pub mod network;
+mod opening;
 mod plain;
 mod pump;
 pub(crate) mod rng;
@@ -58,6 +59,12 @@ enum Kind {
     Kerberos,
     /// As with NTLM, with SOCKS clients in place of those that send a CONNECT.
     Socks,
+    /// As with NTLM, with redirected connections: TLS, plain HTTP and other protocols.
+    Transparent,
+    /// As with NTLM, with a client of a listener with a target.
+    Forward,
+    /// As with NTLM, with a PROXY header on each connection.
+    ProxyHeader,
 }
 
 impl Kind {
@@ -66,8 +73,11 @@ impl Kind {
         match std::env::var("SIM_KIND").as_deref() {
             Ok("kerberos") => Kind::Kerberos,
             Ok("socks") => Kind::Socks,
+            Ok("transparent") => Kind::Transparent,
+            Ok("forward") => Kind::Forward,
+            Ok("proxy-header") => Kind::ProxyHeader,
             Err(_) | Ok("ntlm") => Kind::Ntlm,
-            Ok(other) => panic!("SIM_KIND is ntlm, kerberos or socks, not {other}"),
+            Ok(other) => panic!("SIM_KIND is ntlm, kerberos, socks, transparent, forward or proxy-header, not {other}"),
         }
     }
 }
@@ -81,6 +91,9 @@ fn run(kind: Kind, seed: u64, print: bool) -> Result<RunSummary, String> {
         Kind::Ntlm => (Scenario::of(seed), ""),
         Kind::Kerberos => (Scenario::with_kerberos(seed), "SIM_KIND=kerberos "),
         Kind::Socks => (Scenario::with_socks(seed), "SIM_KIND=socks "),
+        Kind::Transparent => (Scenario::with_transparent_clients(seed), "SIM_KIND=transparent "),
+        Kind::Forward => (Scenario::with_forward(seed), "SIM_KIND=forward "),
+        Kind::ProxyHeader => (Scenario::with_proxy_headers(seed), "SIM_KIND=proxy-header "),
     };
     play(scenario, seed, print).map_err(|wrong| {
         format!(
@@ -195,11 +208,33 @@ fn tickets_are_used_replaced_and_never_the_way_around_the_configuration() {
 
 #[test]
 fn bytes_of_socks_clients_arrive_or_a_fault_is_reported() {
-    let totals = run_all(Kind::Socks, 0..1_000);
+    passes(Kind::Socks, 1_000, &["finished", "declined", "client_gone", "head_timeout", "drained"]);
+}
+
+/// Runs seeds of a kind; ends with these labels must be common among them.
+fn passes(kind: Kind, seeds: u64, ends: &[&str]) {
+    let totals = run_all(kind, 0..seeds);
     assert!(totals.wrong.is_empty(), "{}", totals.wrong.join("\n"));
-    for end in ["finished", "declined", "client_gone", "head_timeout", "drained"] {
+    for end in ends {
         assert!(totals.ends.get(end).is_some_and(|count| *count > 10), "too few ended as {end}: {:?}", totals.ends);
     }
+}
+
+#[test]
+fn bytes_of_redirected_clients_arrive_or_a_fault_is_reported() {
+    let ends = ["finished", "declined", "client_gone", "destination_denied", "drained", "answer: complete"];
+    passes(Kind::Transparent, 1_000, &ends);
+}
+
+#[test]
+fn bytes_through_a_fixed_target_arrive_or_the_connection_is_reset() {
+    passes(Kind::Forward, 2_000, &["finished", "declined", "client_gone", "destination_denied"]);
+}
+
+#[test]
+fn clients_with_proxy_headers_are_served_as_without() {
+    let ends = ["finished", "declined", "client_gone", "client_not_allowed", "head_timeout", "answer: complete"];
+    passes(Kind::ProxyHeader, 1_000, &ends);
 }
 
 #[test]

@@ -9,6 +9,9 @@ use crate::stub::{pattern_block, pattern_mismatch};
 pub struct Pump {
     pub wire: usize,
     plan: FlowPlan,
+    /// What must come before the pattern, and how much of it has come.
+    prelude: Vec<u8>,
+    prelude_seen: usize,
     /// Offsets of its own direction and of the other one in the pattern.
     base: u64,
     other_base: u64,
@@ -43,6 +46,8 @@ impl Pump {
         Pump {
             wire,
             plan,
+            prelude: Vec::new(),
+            prelude_seen: 0,
             base: base(client, is_origin),
             other_base: base(client, !is_origin),
             written: 0,
@@ -59,6 +64,11 @@ impl Pump {
         }
     }
 
+    /// The same, for an origin whose client says something before its data.
+    pub fn after(self, prelude: Vec<u8>) -> Pump {
+        Pump { prelude, ..self }
+    }
+
     /// Both directions have ended, or the connection has.
     pub fn is_done(&self) -> bool {
         self.saw_reset || self.closed || self.ended == Some(End::Reset) || (self.ended.is_some() && self.saw_end)
@@ -66,6 +76,12 @@ impl Pump {
 
     /// Checks bytes that have arrived.
     pub fn check(&mut self, bytes: &[u8]) {
+        let missing = &self.prelude[self.prelude_seen..];
+        let (said, bytes) = bytes.split_at(bytes.len().min(missing.len()));
+        if !missing.starts_with(said) && self.wrong.is_none() {
+            self.wrong = Some(format!("what the client says first differs after {} bytes", self.prelude_seen));
+        }
+        self.prelude_seen += said.len();
         if let Some(offset) = pattern_mismatch(bytes, self.other_base + self.received)
             && self.wrong.is_none()
         {

@@ -15,6 +15,8 @@ use crate::upstream::WarmSize;
 /// Everything that a seed decides.
 #[derive(Clone, Debug)]
 pub struct Scenario {
+    /// What the listener serves.
+    pub entrance: Entrance,
     /// Every peer behaves, an upstream is always reachable, and no time-out is short: every byte must arrive.
     pub strict: bool,
     pub clients: Vec<ClientPlan>,
@@ -99,6 +101,33 @@ pub enum Speaks {
     Http,
     Socks4a,
     Socks5,
+    /// TLS to its origin.
+    Tls,
+    /// Something else to its origin.
+    Tcp,
+    /// Nothing but its data: the listener has a target.
+    Nothing,
+}
+
+impl Speaks {
+    /// Whether the gateway tells it that its tunnel is established.
+    pub fn is_told(self) -> bool {
+        matches!(self, Speaks::Http | Speaks::Socks4a | Speaks::Socks5)
+    }
+}
+
+/// What is served where the clients connect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Entrance {
+    /// HTTP and SOCKS.
+    #[default]
+    Ordinary,
+    /// The same, after a PROXY header.
+    ProxyHeader,
+    /// Connections that were going to origins.
+    Transparent,
+    /// A fixed target.
+    Forward,
 }
 
 /// One direction of a tunnel.
@@ -228,6 +257,7 @@ impl Scenario {
         let lenient =
             |rng: &mut Rng, times: u64, most_us: u64| (!strict && rng.once_in(times)).then(|| rng.within(0..=most_us));
         let mut scenario = Scenario {
+            entrance: Entrance::Ordinary,
             strict,
             traits,
             upstreams,
@@ -274,6 +304,37 @@ impl Scenario {
             client.speaks = if number % 2 == 0 { Speaks::Socks5 } else { Speaks::Socks4a };
         }
         scenario
+    }
+
+    /// The same for clients whose connections are redirected.
+    pub fn with_transparent_clients(seed: u64) -> Scenario {
+        let mut scenario = Scenario::of(seed);
+        scenario.entrance = Entrance::Transparent;
+        for (number, client) in scenario.clients.iter_mut().enumerate() {
+            client.speaks = if number % 3 == 2 { Speaks::Tcp } else { Speaks::Tls };
+            if client.speaks == Speaks::Tcp
+                && matches!(client.target, Target::DirectName(_) | Target::WithoutCredentials)
+            {
+                // It has no names.
+                client.target = Target::ViaUpstream;
+            }
+        }
+        scenario
+    }
+
+    /// The same for the clients of a listener with a target. The target is one client's, so there is only one.
+    pub fn with_forward(seed: u64) -> Scenario {
+        let mut scenario = Scenario::of(seed);
+        scenario.entrance = Entrance::Forward;
+        scenario.http_clients.clear();
+        scenario.clients.truncate(1);
+        scenario.clients.iter_mut().for_each(|client| client.speaks = Speaks::Nothing);
+        scenario
+    }
+
+    /// The same for clients that a load balancer names.
+    pub fn with_proxy_headers(seed: u64) -> Scenario {
+        Scenario { entrance: Entrance::ProxyHeader, ..Scenario::of(seed) }
     }
 
     /// Adds plain HTTP clients and the reuse of connections.

@@ -16,10 +16,19 @@ pub struct PeerContext<'a> {
     pub counters: &'a Counters,
     /// What each client's origin sends.
     pub flows: &'a [FlowPlan],
+    /// What each client says to its origin before its data.
+    pub preludes: &'a [Vec<u8>],
     /// The plain HTTP clients; their numbers follow those of the others.
     pub http_clients: &'a [HttpClientPlan],
     /// Every other client uses the second identity.
     pub two_identities: bool,
+}
+
+impl PeerContext<'_> {
+    /// The origin's end of a client's tunnel.
+    fn origin(&self, wire: usize, client: usize) -> Pump {
+        Pump::new(wire, self.flows[client], client, true).after(self.preludes[client].clone())
+    }
 }
 
 /// The far end of one connection.
@@ -78,7 +87,7 @@ impl Peer {
     /// A client's origin, reached directly.
     pub fn origin(wire: usize, client: usize, context: &PeerContext<'_>) -> Peer {
         let state = match context.flows.get(client) {
-            Some(flow) => PeerState::Tunnel(client, Pump::new(wire, *flow, client, true)),
+            Some(_) => PeerState::Tunnel(client, context.origin(wire, client)),
             None => PeerState::Proxy(Box::default()),
         };
         Peer {
@@ -136,7 +145,7 @@ impl Peer {
             StepsOutcome::Blocked => return false,
             StepsOutcome::Tunnel(early) => {
                 let Some(client) = self.http.tunnel_for else { panic!("a tunnel that no client asked for") };
-                let pump = Pump::new(self.wire, context.flows[client], client, true);
+                let pump = context.origin(self.wire, client);
                 let overtakes = !early.is_empty() || self.http.has_leftover();
                 assert!(!overtakes, "the client's data arrived before its answer");
                 self.state = PeerState::Tunnel(client, pump);

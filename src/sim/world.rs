@@ -6,16 +6,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
+
 use super::client::{self, Client};
 use super::kerberos::{self, AgentContext, Proxy, Tickets};
 use super::network::{self, Address, Call, Network, Phase, with};
+use super::opening;
 use super::plain::HttpClient;
 use super::rng::Rng;
 use super::routes::ScriptedRoutes;
-use super::scenario::{FlowOddity, FlowPlan, ORIGINS, SECOND_IDENTITY_ADDRESS, Scenario, Target, USERS, UpstreamPlan};
+use super::scenario::{
+    Entrance, FlowOddity, FlowPlan, ORIGINS, SECOND_IDENTITY_ADDRESS, Scenario, Target, USERS, UpstreamPlan,
+};
 use super::trace::Trace;
 use super::upstream::{Peer, PeerContext};
 use crate::auth::{Credentials, NonceSource};
+use crate::client_protocol::{Redirection, Service};
 use crate::egress::{
     CurrentEgress, Egress, Guesses, Habits, Hop, KnownIdentity, Logins, Member, ReportedChoice, Unchallenged,
     UpstreamOrder,
@@ -83,6 +89,7 @@ pub struct World {
     settings: SessionSettings,
     setup: Setup,
     flows: Vec<FlowPlan>,
+    preludes: Vec<Vec<u8>>,
     sender: Sender<Message>,
     lookups: Lookups,
     routes: Option<Arc<ScriptedRoutes>>,
@@ -115,8 +122,8 @@ pub fn build(scenario: Scenario, seed: u64, print: bool) -> (World, Shard) {
     );
     let settings = SessionSettings {
         egress: egress.clone(),
-        services: Default::default(),
-        trusted_proxies: Default::default(),
+        services: services(&scenario),
+        trusted_proxies: trusted_proxies(&scenario),
         timeouts: scenario.timeouts,
         head_limit_bytes: scenario.head_limit_bytes,
         field_limit: crate::limits::FIELD_LIMIT,
@@ -163,6 +170,7 @@ pub fn build(scenario: Scenario, seed: u64, print: bool) -> (World, Shard) {
         settings,
         setup: Setup::new(ServerNames::new("CORP", "PROXY"), USERS.map(account).into(), Duration::ZERO),
         flows: scenario.clients.iter().map(|client| client.down).collect(),
+        preludes: scenario.clients.iter().enumerate().map(|(number, plan)| client::prelude(number, plan)).collect(),
         sender,
         lookups,
         routes,
@@ -299,6 +307,24 @@ fn addresses_of(scenario: &Scenario, member: usize) -> Resolution {
     Resolution::Addresses(scenario.upstreams[member].addresses.iter().map(|(address, _)| *address).collect())
 }
 
+/// What the listener serves.
+fn services(scenario: &Scenario) -> Arc<[Service]> {
+    let service = match (scenario.entrance, scenario.clients.first()) {
+        (Entrance::Transparent, _) => Service::Transparent(Redirection::Redirect),
+        (Entrance::Forward, Some(plan)) => {
+            Service::forward(&format!("{}:{}", client::host(0, plan.target), opening::port(0))).unwrap()
+        }
+        (Entrance::Ordinary | Entrance::ProxyHeader | Entrance::Forward, _) => Service::DEFAULT,
+    };
+    [service].into()
+}
+
+/// The networks from which the listener takes PROXY headers.
+fn trusted_proxies(scenario: &Scenario) -> Arc<[Vec<IpNet>]> {
+    let is_trusted = scenario.entrance == Entrance::ProxyHeader;
+    [is_trusted.then(|| "127.0.0.0/8".parse().unwrap()).into_iter().collect()].into()
+}
+
 fn rules() -> Rules {
     let rule = |hosts: &[&str], networks: &[&str], decision| Rule {
         hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
@@ -307,7 +333,10 @@ fn rules() -> Rules {
         decision,
     };
     Rules {
-        rules: vec![rule(&[".direct"], &["10.7.0.0/16"], Decision::Direct), rule(&[".denied"], &[], Decision::Deny)],
+        rules: vec![
+            rule(&[".direct"], &["10.7.0.0/16"], Decision::Direct),
+            rule(&[".denied", "2001:db8::66"], &["10.66.0.0/16", "127.0.0.0/8"], Decision::Deny),
+        ],
         no_proxy: Vec::new(),
         without_credentials: vec![".open".parse().unwrap()],
     }
@@ -439,7 +468,14 @@ impl World {
     fn peer_context(&self) -> PeerContext<'_> {
         let http_clients = &self.scenario.http_clients;
         let two_identities = self.scenario.two_identities;
-        PeerContext { setup: &self.setup, counters: &self.counters, flows: &self.flows, http_clients, two_identities }
+        PeerContext {
+            setup: &self.setup,
+            counters: &self.counters,
+            flows: &self.flows,
+            preludes: &self.preludes,
+            http_clients,
+            two_identities,
+        }
     }
 
     fn new_peer(&mut self, wire: usize, address: SocketAddr) -> Peer {
@@ -466,15 +502,16 @@ impl World {
 
     fn alarm(&mut self, what: u64) {
         let index = usize::try_from(what & 0xffff_ffff).unwrap();
+        let entrance = self.scenario.entrance;
         match what & !0xffff_ffff {
             CLIENT_ARRIVES if index >= self.clients.len() => {
                 let place = index - self.clients.len();
                 let plan = self.scenario.http_clients[place].clone();
-                self.http_clients[place] = Some(with(|network| HttpClient::connect(index, plan, network)));
+                self.http_clients[place] = Some(with(|network| HttpClient::connect(index, plan, entrance, network)));
             }
             CLIENT_ARRIVES => {
                 let plan = self.scenario.clients[index].clone();
-                self.clients[index] = Some(with(|network| Client::connect(index, plan, network)));
+                self.clients[index] = Some(with(|network| Client::connect(index, plan, entrance, network)));
             }
             UPSTREAM_RESOLVES => {
                 self.upstream(index).resolved(0, addresses_of(&self.scenario, index));

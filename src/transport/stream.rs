@@ -227,7 +227,7 @@ impl Stream {
             #[cfg(test)]
             Stream::Framed(framed) => tcp::original_destination(framed.socket()),
             #[cfg(test)]
-            Stream::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
+            Stream::Simulated(socket) => socket.original_destination(),
         }
     }
 

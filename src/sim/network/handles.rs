@@ -109,6 +109,10 @@ impl Socket {
         })
     }
 
+    pub fn original_destination(&self) -> io::Result<SocketAddr> {
+        with(|network| network.wires[self.id()].original).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
     pub fn reset_on_close(&self) {
         with(|network| network.wires[self.id()].resets_on_close = true);
     }

@@ -9,6 +9,8 @@
 //! a full one; an event carries the state at the time it is fetched; room to write is only reported after a write was
 //! refused; after a reset the data that had arrived can be read, followed by one error and then end of file.
 
+use std::net::SocketAddr;
+
 use mio::Token;
 use rustix::io::Errno;
 
@@ -172,6 +174,9 @@ pub struct Wire {
     pub peer_closed: bool,
     pub waking: bool,
 
+    /// Where the client was going, if its connection was redirected.
+    pub original: Option<SocketAddr>,
+
     /// How the tunnel of this client ended.
     pub concluded: Option<Conclusion>,
 }
@@ -201,6 +206,7 @@ impl Wire {
             inbox_reset: false,
             peer_closed: false,
             waking: false,
+            original: None,
             concluded: None,
         }
     }

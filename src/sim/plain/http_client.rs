@@ -5,7 +5,8 @@ use super::message::{Body, Framing, Head, base, encode};
 use super::plan::{HttpClientOddity, HttpClientPlan, RequestPlan};
 use crate::sim::client::host;
 use crate::sim::network::{End, Network};
-use crate::sim::scenario::Target;
+use crate::sim::opening;
+use crate::sim::scenario::{Entrance, Target};
 
 /// How long it waits for a 100 before it sends the body anyway, in µs.
 const CONTINUE_WAIT_US: u64 = 1_000_000;
@@ -41,6 +42,9 @@ pub struct HttpClient {
     /// The listener was already closed.
     pub found_no_listener: bool,
     pub wrong: Vec<String>,
+    entrance: Entrance,
+    /// What it sends before its first request.
+    proxy_header: Vec<u8>,
 }
 
 /// An answer.
@@ -59,8 +63,12 @@ pub struct Answer {
 
 impl HttpClient {
     /// Connects.
-    pub fn connect(number: usize, plan: HttpClientPlan, network: &mut Network) -> HttpClient {
-        let wire = network.client_connects(plan.traits, plan.from);
+    pub fn connect(number: usize, plan: HttpClientPlan, entrance: Entrance, network: &mut Network) -> HttpClient {
+        let (from, proxy_header) = opening::proxied(entrance, number, plan.from);
+        let wire = network.client_connects(plan.traits, from);
+        if entrance == Entrance::Transparent {
+            opening::redirect(number, wire, plan.target, number % 2 == 1, network);
+        }
         if let Some(HttpClientOddity::Resets(after_us) | HttpClientOddity::Closes(after_us)) = plan.oddity {
             network.wake_in(wire, after_us);
         }
@@ -87,6 +95,8 @@ impl HttpClient {
             saw_reset: false,
             misbehaved: false,
             wrong: Vec::new(),
+            entrance,
+            proxy_header,
             plan,
         }
     }
@@ -259,7 +269,9 @@ impl HttpClient {
                 if answered < self.writing && !self.plan.pipelines {
                     return;
                 }
-                (self.out, self.out_head) = encode_request(self.number, &self.plan, self.writing);
+                let (request, head) = encode_request(self.number, &self.plan, self.writing, self.entrance);
+                let before = std::mem::take(&mut self.proxy_header);
+                (self.out, self.out_head) = ([&before[..], &request].concat(), before.len() + head);
                 self.continue_at_us = None;
             }
             let mut limit = self.out.len();
@@ -315,13 +327,15 @@ fn interim_fault(status: u16, plan: &RequestPlan, http10: bool) -> Option<String
 }
 
 /// The request in bytes, and the length of its head.
-fn encode_request(client: usize, plan: &HttpClientPlan, number: usize) -> (Vec<u8>, usize) {
+fn encode_request(client: usize, plan: &HttpClientPlan, number: usize, entrance: Entrance) -> (Vec<u8>, usize) {
     let request = &plan.requests[number];
     let tag = RequestId { client, number };
     let authority = format!("{}:{}", plain_host(client, plan.target), 9_000 + client);
     let version = if plan.http10 { "HTTP/1.0" } else { "HTTP/1.1" };
+    // To its origin, as far as it knows, or to a proxy.
+    let proxy_form = if entrance == Entrance::Transparent { String::new() } else { format!("http://{authority}") };
     let mut head = format!(
-        "{} http://{authority}/to/{tag} {version}\r\nHost: {authority}\r\nX-Tag: {tag}\r\nX-Hop: 1\r\n",
+        "{} {proxy_form}/to/{tag} {version}\r\nHost: {authority}\r\nX-Tag: {tag}\r\nX-Hop: 1\r\n",
         request.method
     );
     if request.filler > 0 {

@@ -7,6 +7,7 @@ use super::message::{Body, Framing, Head, base, encode};
 use super::plan::{AnswerOddity, AnswerPlan, HttpClientPlan, RequestPlan};
 use crate::limits;
 use crate::sim::kerberos::{Proxy, ProxySurroundings, has_ticket};
+use crate::sim::opening;
 use crate::sim::scenario::USERS;
 use crate::stub::ProxyAction;
 
@@ -159,7 +160,11 @@ impl HttpServer {
             self.wrong.push("a tunnel on a connection that belongs to a client".into());
         }
         match &mut context.proxy {
-            Some(proxy) => proxy.receive(&head.without(&[]), context.surroundings, steps),
+            Some(proxy) => {
+                // The stub knows its origins by name.
+                let named = String::from_utf8_lossy(&head.without(&[])).replace(opening::ORIGIN, "silent.test");
+                proxy.receive(named.as_bytes(), context.surroundings, steps);
+            }
             None => self.wrong.push("an origin received a CONNECT".into()),
         }
         self.check_identity(head, self.tunnel_for, context);
