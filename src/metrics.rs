@@ -13,7 +13,8 @@ use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
-use requests::{PROTOCOLS, RequestCounters};
+pub use requests::PROTOCOLS;
+use requests::RequestCounters;
 
 use crate::fault::{At, Cause, Fault};
 use crate::relay::Moved;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::socks::{RequestReader4, RequestReader5, VERSION_4, VERSION_5};
 use super::{Rejected, RequestReader, http};
 use crate::fault::{At, Cause};
-use crate::http::{Authority, AuthorityError, OtherProtocol, RequestSummary, detect_other_protocol};
+use crate::http::{Authority, AuthorityError, OtherProtocol, RequestSummary, detect_other_protocol, first_bytes};
 
 /// The protocols that are served where a client connected, at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,9 +95,9 @@ fn not_socks(bytes: &[u8]) -> String {
     match detect_other_protocol(bytes) {
         None => format!("the client speaks HTTP, {ONLY_SOCKS}"),
         Some(OtherProtocol::Tls) => format!("the client speaks TLS, {ONLY_SOCKS}"),
-        Some(_) => {
-            let shown: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-            format!("the first bytes cannot begin a SOCKS request: {}", shown.join(" "))
+        Some(other @ (OtherProtocol::ProxyHeader | OtherProtocol::Ssh)) => other.describe().into(),
+        Some(OtherProtocol::Socks4 | OtherProtocol::Socks5 | OtherProtocol::Unknown) => {
+            format!("the first bytes cannot begin a SOCKS request: {}", first_bytes(bytes))
         }
     }
 }
@@ -157,6 +157,9 @@ mod tests {
             (b"C", "speaks HTTP"),
             (b"\x16\x03\x01", "speaks TLS"),
             (b"\0\x01", "cannot begin a SOCKS request: 00 01"),
+            (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", "begins with a PROXY header"),
+            (b"\r\n\r\n\0\r\nQUIT\n\x21\x11", "begins with a PROXY header"),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", "speaks SSH to the gateway itself"),
         ] {
             let (answered, said) = refusal(SOCKS, bytes);
             assert!(answered.starts_with(b"HTTP/1.1 400 ") && said.contains(detail), "{said}");

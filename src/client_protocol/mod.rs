@@ -213,6 +213,17 @@ impl Verdict<'_> {
 }
 
 impl ClientProtocol {
+    /// One of each.
+    pub const ALL: [ClientProtocol; 7] = [
+        ClientProtocol::Http,
+        ClientProtocol::Socks4,
+        ClientProtocol::Socks5(Socks5Phase::Greeting),
+        ClientProtocol::Forward,
+        ClientProtocol::Tls,
+        ClientProtocol::Tcp,
+        ClientProtocol::Unknown,
+    ];
+
     /// Its name in metrics and the access log.
     pub fn label(self) -> &'static str {
         match self {
@@ -357,6 +368,21 @@ impl RequestReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_protocols_are_listed_once() {
+        // A new protocol has no number here until it is in the list.
+        let number = |protocol| match protocol {
+            ClientProtocol::Http => 0,
+            ClientProtocol::Socks4 => 1,
+            ClientProtocol::Socks5(_) => 2,
+            ClientProtocol::Forward => 3,
+            ClientProtocol::Tls => 4,
+            ClientProtocol::Tcp => 5,
+            ClientProtocol::Unknown => 6,
+        };
+        assert_eq!(ClientProtocol::ALL.map(number), [0, 1, 2, 3, 4, 5, 6]);
+    }
 
     #[test]
     fn a_target_names_what_its_origin_names() {

@@ -33,6 +33,12 @@ pub(super) struct TableListener {
     pub target: Option<Placed<HostPort>>,
 }
 
+/// The target of a listener.
+struct Target {
+    service: Service,
+    place: Placed<HostPort>,
+}
+
 impl Reader<'_> {
     /// The addresses of `listen`: by default none if the file has `[[listeners]]`.
     pub(super) fn short_listeners(&mut self, account: &str) -> Option<Vec<SocketAddr>> {
@@ -65,7 +71,7 @@ impl Reader<'_> {
                 service: service?,
                 identity: identity?,
                 trusted_proxies: trusted_proxies?,
-                target: target?,
+                target: target?.map(|target| target.place),
             })
         };
         let all: Vec<Option<TableListener>> = entries.iter().map(|entry| self.entry(entry, read)).collect();
@@ -85,17 +91,18 @@ impl Reader<'_> {
         networks.values()
     }
 
-    fn target(&mut self) -> Option<Option<Placed<HostPort>>> {
+    fn target(&mut self) -> Option<Option<Target>> {
         let target = self.optional("listeners.target", |text| {
-            Service::forward(text).map_err(|error| Problem::Target { text: text.into(), error: error.to_string() })?;
-            Ok(text.parse::<HostPort>()?)
+            let service = Service::forward(text);
+            let service = service.map_err(|error| Problem::Target { text: text.into(), error: error.to_string() })?;
+            Ok((service, text.parse::<HostPort>()?))
         })?;
         let source = self.settings.given("listeners.target").map_or(Source::Default, |setting| setting.source.clone());
-        Some(target.map(|value| Placed { value, source }))
+        Some(target.map(|(service, value)| Target { service, place: Placed { value, source } }))
     }
 
-    fn service(&mut self, target: Option<&Option<Placed<HostPort>>>) -> Option<Service> {
-        let forward = target?.as_ref().map(|target| target.value.to_string());
+    fn service(&mut self, target: Option<&Option<Target>>) -> Option<Service> {
+        let forward = target?.as_ref().map(|target| target.service.clone());
         let transparent = self.optional("listeners.transparent", redirection)?;
         let is_exclusive = match (&forward, transparent) {
             (Some(_), _) => Some("target, which takes any bytes"),
@@ -111,7 +118,7 @@ impl Reader<'_> {
             (Some(_), Some(_)) => {
                 self.required("listeners.transparent", |_| Err(Problem::Conflict("target, which takes any bytes")))
             }
-            (Some(target), None) => Service::forward(&target).ok(),
+            (Some(service), None) => Some(service),
             (None, Some(redirection)) => Some(Service::Transparent(redirection)),
             (None, None) => {
                 let protocols = self.list("listeners.protocols", SOME_PROTOCOL, protocol).values()?;

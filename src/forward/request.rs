@@ -5,6 +5,7 @@ use super::{ForwardOptions, end_to_end, upgrade};
 use crate::http::{self, BodyFraming, Fields, NextHop, RequestHead, RequestTarget, UpstreamRequest, Version};
 use std::borrow::Cow;
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::Range;
 
 /// Why a request is not forwarded. The text contains no bytes from the client and may be shown to it.
@@ -75,6 +76,7 @@ pub struct ForwardRequest {
     authenticates_connection: bool,
     /// For the access log.
     traceparent: Option<Box<str>>,
+    original: Option<SocketAddr>,
 }
 
 impl ForwardRequest {
@@ -113,7 +115,19 @@ impl ForwardRequest {
             expects_continue,
             authenticates_connection: authenticates_connection(&head.fields),
             traceparent: http::traceparent(&head.fields).map(Into::into),
+            original: None,
         })
+    }
+
+    /// Notes where the client's connection was going, if it was redirected.
+    #[must_use]
+    pub fn redirected_from(self, original: Option<SocketAddr>) -> Self {
+        Self { original, ..self }
+    }
+
+    /// Where the client's connection was going, if it was redirected. Further requests on it were going there as well.
+    pub fn original(&self) -> Option<SocketAddr> {
+        self.original
     }
 
     /// The method, a token. Methods are case-sensitive.

@@ -46,7 +46,10 @@ impl OtherProtocol {
                 "the connection begins with a PROXY header, which is accepted only from the networks in \
                  proxy_protocol_from of the listener: add the load balancer's, or turn it off there (send-proxy)"
             }
-            Self::Ssh => "the client speaks SSH, but this is an HTTP proxy",
+            Self::Ssh => {
+                "the client speaks SSH to the gateway itself: it has to ask for a tunnel to its server, \
+                 for example with ssh's ProxyCommand"
+            }
             Self::Unknown => "the first bytes cannot begin an HTTP request",
         }
     }
@@ -85,6 +88,12 @@ pub fn detect_other_protocol(bytes: &[u8]) -> Option<OtherProtocol> {
         None | Some((1.., b' ' | b'\r' | b'\n')) => None,
         Some(_) => Some(OtherProtocol::Unknown),
     }
+}
+
+/// The first bytes in hexadecimal, for an explanation of what nothing could be made of.
+pub fn first_bytes(bytes: &[u8]) -> String {
+    let shown: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    shown.join(" ")
 }
 
 /// Whether the bytes received so far begin with a method longer than [`METHOD_LIMIT_BYTES`].

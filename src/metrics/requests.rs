@@ -5,7 +5,7 @@ use prometheus::IntCounter;
 use super::Maker;
 
 /// The protocols of clients. What is none of them counts as the last.
-pub(super) const PROTOCOLS: [&str; 7] = ["http", "socks4", "socks5", "forward", "tls", "tcp", "unknown"];
+pub const PROTOCOLS: [&str; 7] = ["http", "socks4", "socks5", "forward", "tls", "tcp", "unknown"];
 const KINDS: [&str; 3] = ["connect", "http", "other"];
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 

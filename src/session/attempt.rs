@@ -19,7 +19,7 @@ pub(super) struct Attempt {
     pub choice: HopChoice,
     /// The place of the hop's upstream in `egress`.
     pub member: usize,
-    /// What the client sent behind its head.
+    /// What the client sent after its head.
     pub leftover: Vec<u8>,
     /// The other candidates of its plan; `None` if none is left, or as soon as something of the request may have been
     /// sent.

@@ -272,7 +272,7 @@ impl Authenticate {
     /// The client is gone.
     fn abandon(mut self, cx: &mut Cx<'_>) -> Transition {
         self.attempt.handshake_ended(HandshakeOutcome::Failed, cx);
-        self.leave_to_itself(cx);
+        self.await_verdict_alone(cx);
         Transition::End(cx.end_by(At::Authenticate.fault(Cause::ClientGone, "the client reset its connection")))
     }
 
@@ -280,12 +280,12 @@ impl Authenticate {
     fn time_out(mut self, fault: Fault, cx: &mut Cx<'_>) -> Transition {
         self.attempt.handshake_ended(HandshakeOutcome::Failed, cx);
         self.attempt.upstream_failed(&fault, cx);
-        self.leave_to_itself(cx);
+        self.await_verdict_alone(cx);
         respond::failed(fault, cx)
     }
 
     /// The verdict on an AUTHENTICATE_MESSAGE that was sent is waited for without the client.
-    fn leave_to_itself(mut self, cx: &mut Cx<'_>) {
+    fn await_verdict_alone(mut self, cx: &mut Cx<'_>) {
         let Some(ticket) = self.take_ticket() else { return };
         let orphan = Orphan {
             hop: Arc::clone(&self.attempt.hop),

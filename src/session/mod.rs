@@ -182,7 +182,7 @@ pub enum Next {
     /// Step it again after the others.
     Yield,
     /// A PROXY header has named its client, which is to be admitted ([`Session::admit`]).
-    Introduced,
+    Named,
     /// Remove it.
     Close,
 }
@@ -233,10 +233,10 @@ impl Session {
         endpoint.map(|endpoint| endpoint.learn(ready)).is_some()
     }
 
-    /// The client that a PROXY header has named, once, after [`Next::Introduced`].
-    pub fn take_introduced(&mut self) -> Option<SocketAddr> {
+    /// The client that a PROXY header has named, once, after [`Next::Named`].
+    pub fn take_named(&mut self) -> Option<SocketAddr> {
         match &mut self.stage {
-            Stage::ReadRequest(stage) => stage.take_introduced(),
+            Stage::ReadRequest(stage) => stage.take_named(),
             _ => None,
         }
     }
@@ -370,9 +370,9 @@ impl Session {
                     return Next::Wait;
                 }
                 Step::Yield(stage) => {
-                    let is_introduced = matches!(&stage, Stage::ReadRequest(stage) if stage.is_introduced());
+                    let has_named = matches!(&stage, Stage::ReadRequest(stage) if stage.has_named());
                     self.stage = stage;
-                    return if is_introduced { Next::Introduced } else { Next::Yield };
+                    return if has_named { Next::Named } else { Next::Yield };
                 }
                 Step::Go(transition) => match enter(transition, cx) {
                     Ok(stage) => self.stage = stage,
@@ -396,6 +396,11 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_have_a_label_for_every_protocol_of_clients() {
+        assert_eq!(ClientProtocol::ALL.map(ClientProtocol::label), crate::metrics::PROTOCOLS);
+    }
 
     /// Ten thousand of them are idle: what is rare and large must stay behind a pointer.
     #[test]

@@ -22,11 +22,11 @@ pub(super) struct ReadRequest {
     input: HeadReader,
     reader: RequestReader,
     /// What is still to be written of an answer that the client waits for before it goes on.
-    owed: &'static [u8],
+    unsent: &'static [u8],
     /// The client that a PROXY header has named, until it is admitted.
-    introduced: Option<Box<SocketAddr>>,
+    named: Option<Box<SocketAddr>>,
     admission: Admission,
-    /// What came behind the last request has not been looked at.
+    /// What came after the last request has not been looked at.
     unread: bool,
     /// Nothing of a further request has come, or nothing that shows the protocol of a client that may never speak.
     resting: bool,
@@ -47,8 +47,8 @@ impl ReadRequest {
         ReadRequest {
             input: HeadReader::default(),
             reader,
-            owed: &[],
-            introduced: None,
+            unsent: &[],
+            named: None,
             admission,
             unread: false,
             resting: is_sniffing,
@@ -62,9 +62,13 @@ impl ReadRequest {
         cx.set_deadline_in(if resting { cx.timeouts().keep_alive } else { cx.timeouts().head });
         ReadRequest {
             input: HeadReader::holding(next.held),
-            reader: RequestReader::next(service(cx), || redirected(cx)),
-            owed: &[],
-            introduced: None,
+            // The kernel is asked once for a connection.
+            reader: RequestReader::next(service(cx), || match next.original {
+                Some(original) => redirected_from(original, cx),
+                None => redirected(cx),
+            }),
+            unsent: &[],
+            named: None,
             admission: Admission::Welcome,
             unread: !resting,
             resting,
@@ -73,13 +77,13 @@ impl ReadRequest {
     }
 
     /// The client that a PROXY header has named.
-    pub(super) fn take_introduced(&mut self) -> Option<SocketAddr> {
-        self.introduced.take().map(|client| *client)
+    pub(super) fn take_named(&mut self) -> Option<SocketAddr> {
+        self.named.take().map(|client| *client)
     }
 
     /// Whether a PROXY header has named the client just now.
-    pub(super) fn is_introduced(&self) -> bool {
-        self.introduced.is_some()
+    pub(super) fn has_named(&self) -> bool {
+        self.named.is_some()
     }
 
     /// The client that a PROXY header has named was admitted, or not; its request follows.
@@ -111,12 +115,12 @@ impl ReadRequest {
     }
 
     /// Writes what the client waits for, as far as it takes it; `true` when nothing is left.
-    fn pay(&mut self, cx: &mut Cx<'_>) -> std::io::Result<bool> {
-        while !self.owed.is_empty() && cx.client.endpoint.ready.writable() {
-            let count = cx.client.endpoint.write(self.owed)?;
-            self.owed = self.owed.get(count..).unwrap_or_default();
+    fn send_answer(&mut self, cx: &mut Cx<'_>) -> std::io::Result<bool> {
+        while !self.unsent.is_empty() && cx.client.endpoint.ready.writable() {
+            let count = cx.client.endpoint.write(self.unsent)?;
+            self.unsent = self.unsent.get(count..).unwrap_or_default();
         }
-        Ok(self.owed.is_empty())
+        Ok(self.unsent.is_empty())
     }
 
     /// Nothing of a request has come.
@@ -198,7 +202,7 @@ impl StageOps for ReadRequest {
 
     fn step(mut self, cx: &mut Cx<'_>) -> Step<Self> {
         loop {
-            match self.pay(cx) {
+            match self.send_answer(cx) {
                 Ok(true) => {}
                 Ok(false) => return Step::Wait(self),
                 Err(error) => return Step::Go(self.gone(format!("the client's connection failed: {error}"), cx)),
@@ -207,12 +211,12 @@ impl StageOps for ReadRequest {
                 Ok(None) => return Step::Wait(self),
                 Ok(Some(ReadOutcome::Blocked)) => {}
                 Ok(Some(ReadOutcome::Bytes(Ok(Reading::Answer(bytes))))) => {
-                    self.owed = bytes;
+                    self.unsent = bytes;
                     self.unread = true;
                 }
                 Ok(Some(ReadOutcome::Bytes(Ok(Reading::Client(client))))) => {
                     let named = client.map(|(address, port)| SocketAddr::new(address, port));
-                    self.introduced = Some(Box::new(named.unwrap_or(cx.client.record.client())));
+                    self.named = Some(Box::new(named.unwrap_or(cx.client.record.client())));
                     return Step::Yield(self);
                 }
                 Ok(Some(ReadOutcome::Bytes(Ok(Reading::More)))) => {
@@ -270,9 +274,13 @@ fn service<'a>(cx: &'a Cx<'_>) -> &'a Service {
 /// Where a redirected client was going. One whose connection has ended is going nowhere.
 fn redirected(cx: &Cx<'_>) -> Redirected {
     match cx.client.endpoint.stream.original_destination() {
-        Ok(original) => Redirected { original, is_gateway: cx.shard.settings.egress.own.contains(original) },
+        Ok(original) => redirected_from(original, cx),
         Err(_) => Redirected { original: (Ipv4Addr::UNSPECIFIED, 0).into(), is_gateway: true },
     }
+}
+
+fn redirected_from(original: SocketAddr, cx: &Cx<'_>) -> Redirected {
+    Redirected { original, is_gateway: cx.shard.settings.egress.own.contains(original) }
 }
 
 fn login_check<'a>(

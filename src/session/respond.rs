@@ -9,7 +9,7 @@ use crate::fault::Fault;
 use crate::relay::Half;
 use crate::transport::Endpoint;
 
-/// The tunnel is established. What the upstream sent behind its 200 follows ours.
+/// The tunnel is established. What the upstream sent after its 200 follows ours.
 pub(super) fn established(
     upstream: Endpoint,
     from_upstream: Vec<u8>,
@@ -26,15 +26,15 @@ pub(super) fn established(
 
 /// The request failed, and its client is told if there is one left.
 pub(super) fn failed(fault: Fault, cx: &mut Cx<'_>) -> Transition {
-    failed_behind(Vec::new(), fault, cx)
+    failed_after(Vec::new(), fault, cx)
 }
 
 /// The same, after the interim answers that have not been sent yet.
-pub(super) fn failed_behind(mut bytes: Vec<u8>, fault: Fault, cx: &mut Cx<'_>) -> Transition {
+pub(super) fn failed_after(mut bytes: Vec<u8>, fault: Fault, cx: &mut Cx<'_>) -> Transition {
     match append(&fault, &mut bytes, cx) {
         Some(status) if bytes.is_empty() => {
             cx.answered(status);
-            unspoken(cx.end_by(fault), cx)
+            end_without_answer(cx.end_by(fault), cx)
         }
         Some(status) => {
             cx.answered(status);
@@ -64,13 +64,13 @@ pub(super) fn declined(declined: &Declined, body: &[u8], cx: &mut Cx<'_>) -> Tra
     }
     let end = End::Declined(declined.status);
     if bytes.is_empty() {
-        return unspoken(end, cx);
+        return end_without_answer(end, cx);
     }
     Transition::Reply(ClientAnswer { bytes, then: AfterAnswer::Close(end) })
 }
 
 /// The client's protocol has no answer, and a close alone would look like the end of the origin's data.
-fn unspoken(end: End, cx: &Cx<'_>) -> Transition {
+fn end_without_answer(end: End, cx: &Cx<'_>) -> Transition {
     cx.client.endpoint.stream.reset_on_close();
     Transition::End(end)
 }

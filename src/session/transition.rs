@@ -42,6 +42,7 @@
 //! | `relay` | `end` | both directions have ended, or one has failed |
 //! | `linger` | `end` | the client has closed, or its time is over |
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::attempt::Attempt;
@@ -78,13 +79,15 @@ pub(super) struct NextRequest {
     /// What has come of it.
     pub held: Vec<u8>,
     pub pinned: Option<Box<Pinned>>,
+    /// Where the client's connection was going, if it was redirected.
+    pub original: Option<SocketAddr>,
 }
 
 /// A request that was read and goes nowhere yet.
 #[derive(Debug)]
 pub(super) struct Received {
     pub demand: Box<Demand>,
-    /// What the client sent behind its head.
+    /// What the client sent after its head.
     pub leftover: Vec<u8>,
     pub pinned: Option<Box<Pinned>>,
 }
@@ -93,7 +96,7 @@ pub(super) struct Received {
 #[derive(Debug)]
 pub(super) struct Departure {
     pub request: Request,
-    /// What the client sent behind its head.
+    /// What the client sent after its head.
     pub leftover: Vec<u8>,
     pub pinned: Option<Box<Pinned>>,
     pub route: RouteProgress,
@@ -144,7 +147,7 @@ pub(super) struct Handover {
     pub upstream: Endpoint,
     /// What of the request's head is still to be sent.
     pub out: Vec<u8>,
-    /// What came behind the handshake.
+    /// What came after the handshake.
     pub from_upstream: Vec<u8>,
     pub pending: Pending,
 }
@@ -165,7 +168,7 @@ pub(super) enum Pending {
 pub(super) struct Declining {
     pub declined: Declined,
     pub upstream: Endpoint,
-    /// What came behind the head.
+    /// What came after the head.
     pub leftover: Vec<u8>,
 }
 
@@ -179,7 +182,7 @@ pub(super) struct ClientAnswer {
 /// What follows an answer.
 #[derive(Debug)]
 pub(super) enum AfterAnswer {
-    /// The tunnel; the halves hold what came behind the heads.
+    /// The tunnel; the halves hold what came after the heads.
     Relay(Halves),
     /// Nothing.
     Close(End),

@@ -311,7 +311,7 @@ impl Shard {
                 self.note_changes(key);
                 self.enqueue(key);
             }
-            Next::Introduced => self.introduce(key),
+            Next::Named => self.name_client(key),
             Next::Close => {
                 self.leave_idle_queue(key);
                 self.queue_if_large(key, false);

@@ -114,7 +114,7 @@ fn understand(head: &[u8], options: &ReadOptions<'_>, original: Option<SocketAdd
         }
         RequestTarget::Absolute { authority, .. } => {
             let request = ForwardRequest::of(&head, &options.forward).map_err(|error| unforwardable(&error))?;
-            let request = Request::Forward(Arc::new(request));
+            let request = Request::Forward(Arc::new(request.redirected_from(original)));
             Ok(Demand { request, target: Target::of(authority), login, source: DestinationSource::Request, original })
         }
         RequestTarget::Origin(_) | RequestTarget::Asterisk => match original {
@@ -139,7 +139,7 @@ fn understand_redirected(
     let head = RequestHead { target, target_text: &url, ..*head };
     let request = ForwardRequest::of(&head, &options.forward).map_err(|error| unforwardable(&error))?;
     Ok(Demand {
-        request: Request::Forward(Arc::new(request)),
+        request: Request::Forward(Arc::new(request.redirected_from(Some(original)))),
         target: Target::of(&authority),
         login,
         source: DestinationSource::Host,
@@ -160,8 +160,8 @@ fn by_protocol(bytes: &[u8], fault: Fault) -> Fault {
 fn not_http(other: OtherProtocol, bytes: &[u8]) -> Fault {
     match other {
         OtherProtocol::Unknown => {
-            let shown: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-            At::ReadHead.fault(Cause::RequestMalformed, format!("{}: {}", other.describe(), shown.join(" ")))
+            let detail = format!("{}: {}", other.describe(), http::first_bytes(bytes));
+            At::ReadHead.fault(Cause::RequestMalformed, detail)
         }
         _ => At::ReadHead.fault(Cause::RequestMalformed, other.describe()),
     }

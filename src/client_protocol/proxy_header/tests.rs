@@ -36,12 +36,21 @@ fn tlv(kind: u8, value: &[u8]) -> Vec<u8> {
 /// 192.0.2.1:40000 to 198.51.100.7:443.
 const IPV4: [u8; 12] = [192, 0, 2, 1, 198, 51, 100, 7, 0x9c, 0x40, 0x01, 0xbb];
 
-/// The same header with a checksum behind these TLVs.
+/// The same header with a checksum after these TLVs.
 fn with_checksum(tlvs: &[u8]) -> Vec<u8> {
     let mut bytes = v2(0x21, 0x11, &[&IPV4[..], tlvs, &tlv(3, &[0; 4])].concat());
     let place = bytes.len() - 4;
     let sum = crc32c(bytes.iter().copied()).to_be_bytes();
     bytes[place..].copy_from_slice(&sum);
+    bytes
+}
+
+/// A header with two checksums, of which the first is right.
+fn with_two_checksums() -> Vec<u8> {
+    let mut bytes = v2(0x21, 0x11, &[&IPV4[..], &tlv(3, &[0; 4]), &tlv(3, &[0; 4])].concat());
+    let place = bytes.len() - 11;
+    let sum = crc32c(bytes.iter().copied()).to_be_bytes();
+    bytes[place..place + 4].copy_from_slice(&sum);
     bytes
 }
 
@@ -135,6 +144,7 @@ fn malformed_headers_of_version_2_are_rejected() {
         v2(0x21, 0x21, &IPV4),
         v2(0x21, 0x11, &[&IPV4[..], b"\x01"].concat()),
         v2(0x21, 0x11, &[&IPV4[..], b"\x01\x00\x03h2"].concat()),
+        with_two_checksums(),
     ] {
         assert!(matches!(read_split(&bytes), Err(HeaderError::Malformed(_))), "{}", bytes.escape_ascii());
     }

@@ -1,4 +1,4 @@
-//! Version 2: binary, with further fields (TLVs) behind the addresses.
+//! Version 2: binary, with further fields (TLVs) after the addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -70,12 +70,16 @@ fn client(whole: &[u8], family: u8) -> Result<NamedClient, HeaderError> {
 
 /// Checks that the TLVs, which begin at `at`, fill the rest of the header, and the checksum if one of them is that.
 fn check_tlvs(whole: &[u8], mut at: usize) -> Result<(), HeaderError> {
-    const CUT: HeaderError = HeaderError::Malformed("a field behind the addresses is cut off");
+    const CUT: HeaderError = HeaderError::Malformed("a field after the addresses is cut off");
+    let mut is_checked = false;
     while let Some(&[kind, ref rest @ ..]) = whole.get(at..).filter(|rest| !rest.is_empty()) {
         let (length, rest) = rest.split_at_checked(2).ok_or(CUT)?;
         let length = <[u8; 2]>::try_from(length).map(u16::from_be_bytes).map_err(|_| CUT)?;
         let value = rest.get(..usize::from(length)).ok_or(CUT)?;
         if kind == TYPE_CRC32C {
+            if std::mem::replace(&mut is_checked, true) {
+                return Err(HeaderError::Malformed("it has more than one checksum"));
+            }
             let claimed = <[u8; 4]>::try_from(value).map(u32::from_be_bytes).map_err(|_| HeaderError::Checksum)?;
             let own = at + 3..at + 7;
             // It is computed with zeros in its own place.

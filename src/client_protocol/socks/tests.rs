@@ -107,7 +107,7 @@ fn by_name5(name: &[u8], port: u16) -> Vec<u8> {
     request5(1, 3, &[&[u8::try_from(name.len()).unwrap()][..], name].concat(), port)
 }
 
-/// The same, with a greeting before it and data behind it.
+/// The same, with a greeting before it and data after it.
 fn session5(request: &[u8]) -> Vec<u8> {
     [b"\x05\x01\x00", request, b"early"].concat()
 }

@@ -33,8 +33,9 @@ impl RequestReader4 {
 
 /// The request at the start of `bytes`, with its length; `None` while it is not whole.
 fn read(bytes: &[u8]) -> Result<Option<(usize, Asked<'_>)>, Box<Rejected>> {
-    if bytes.first().is_some_and(|version| *version != VERSION_4) {
-        return Err(rejected(Cause::RequestMalformed, "SOCKS4: the request has another version"));
+    if let Some(version) = bytes.first().filter(|version| **version != VERSION_4) {
+        let detail = format!("SOCKS4: the request has version {version} instead of {VERSION_4}");
+        return Err(rejected(Cause::RequestMalformed, detail));
     }
     let Some((fixed, rest)) = bytes.split_at_checked(FIXED_BYTES) else { return Ok(None) };
     let &[_, command, high, low, a, b, c, d] = fixed else { return Ok(None) };

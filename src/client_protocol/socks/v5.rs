@@ -68,7 +68,7 @@ impl RequestReader5 {
     }
 
     fn greeting(&mut self, bytes: &[u8], options: &ReadOptions<'_>) -> Part<Reading> {
-        expect_version(bytes, VERSION_5, "SOCKS5: the greeting has another version")?;
+        expect_version(bytes, VERSION_5, "greeting")?;
         let Some((methods, _)) = bytes.get(1..).and_then(counted) else { return Ok(None) };
         let offers = |method: u8| methods.contains(&method);
         let asks_for_login = offers(USER_PASSWORD) && (options.logins.are_taken() || !offers(NO_AUTHENTICATION));
@@ -86,7 +86,7 @@ impl RequestReader5 {
     }
 
     fn login(&mut self, bytes: &[u8], options: &ReadOptions<'_>) -> Part<Reading> {
-        expect_version(bytes, LOGIN_VERSION, "SOCKS5: the login has another version than 1")?;
+        expect_version(bytes, LOGIN_VERSION, "login")?;
         let Some((user, rest)) = bytes.get(1..).and_then(counted) else { return Ok(None) };
         let Some((password, _)) = counted(rest) else { return Ok(None) };
         let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(|text| Zeroizing::new(text.to_owned()));
@@ -108,10 +108,13 @@ impl RequestReader5 {
     }
 }
 
-/// Rejects a message that begins with another version.
-fn expect_version(bytes: &[u8], expected: u8, otherwise: &'static str) -> Result<(), Box<Rejected>> {
+/// Rejects a message that begins with a version other than the expected one.
+fn expect_version(bytes: &[u8], expected: u8, message: &str) -> Result<(), Box<Rejected>> {
     match bytes.first() {
-        Some(version) if *version != expected => Err(rejected(Cause::RequestMalformed, otherwise)),
+        Some(version) if *version != expected => {
+            let detail = format!("SOCKS5: the {message} has version {version} instead of {expected}");
+            Err(rejected(Cause::RequestMalformed, detail))
+        }
         _ => Ok(()),
     }
 }
@@ -124,7 +127,7 @@ fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// The request at the start of `bytes`, with its length.
 fn request(bytes: &[u8]) -> Part<Asked<'_>> {
-    expect_version(bytes, VERSION_5, "SOCKS5: the request has another version")?;
+    expect_version(bytes, VERSION_5, "request")?;
     // The third byte is reserved; clients that set it are not worth a failure.
     let &[_, command, _, kind, ref rest @ ..] = bytes else { return Ok(None) };
     let (address, after) = match kind {

@@ -63,7 +63,7 @@ pub fn server_name(hello: &[u8]) -> Result<ServerName, HelloError> {
     }
     let mut extensions = rest.with_length::<2>().ok_or(HelloError::Malformed("its extensions"))?;
     if !rest.0.is_empty() {
-        return Err(HelloError::Malformed("there is something behind its extensions"));
+        return Err(HelloError::Malformed("it goes on after its extensions"));
     }
     let mut name = None;
     while !extensions.0.is_empty() {

@@ -45,7 +45,7 @@ impl HelloReader {
             let Some(length) = fragment_length(record)? else { return Ok(None) };
             let fragment = &record[RECORD_HEADER_BYTES..];
             let fragment = &fragment[..length.min(fragment.len())];
-            let walked = self.behind(fragment);
+            let walked = self.after(fragment);
             if let Some(message_length) = walked.message_length()?
                 && walked.seen >= message_length
             {
@@ -63,8 +63,8 @@ impl HelloReader {
         }
     }
 
-    /// The state behind the bytes of a fragment.
-    fn behind(self, fragment: &[u8]) -> HelloReader {
+    /// The state after the bytes of a fragment.
+    fn after(self, fragment: &[u8]) -> HelloReader {
         let mut walked = self;
         let header = walked.header.iter_mut().skip(self.seen);
         header.zip(fragment).for_each(|(to, from)| *to = *from);

@@ -24,6 +24,7 @@ impl Exchange {
         cx.answered(status);
         self.account(cx);
         let Exchange { request, attempt, upstream, number, from_client, .. } = *self;
+        let original = request.original();
         let authenticated = attempt.as_ref().is_some_and(|attempt| attempt.is_authenticated());
         let hop = attempt.map(|attempt| attempt.hop);
         let pins = answer_pins || cx.client.record.pinned;
@@ -41,7 +42,7 @@ impl Exchange {
         cx.client.record.pinned = pinned.is_some();
         cx.client.record.finish_request(cx.shard.now_us());
         match keeps_client && whole && !cx.shard.draining {
-            true => Transition::ReadRequest(NextRequest { held: from_client, pinned }),
+            true => Transition::ReadRequest(NextRequest { held: from_client, pinned, original }),
             false => Transition::Linger(End::Finished),
         }
     }
@@ -92,7 +93,7 @@ impl Exchange {
         }
         if let Some(mut attempt) = self.take_attempt_for_next(&fault, cx) {
             attempt.leftover = std::mem::take(&mut self.from_client);
-            self.leave_to_itself(&attempt, cx);
+            self.await_verdict_alone(&attempt, cx);
             if fault.cause != Cause::ResponseTimeout {
                 attempt.failed.push((Arc::clone(&attempt.hop.upstream), (&*fault.detail).into()));
             }
@@ -103,9 +104,9 @@ impl Exchange {
         }
         self.account(cx);
         if let Some(attempt) = self.attempt.take() {
-            self.leave_to_itself(&attempt, cx);
+            self.await_verdict_alone(&attempt, cx);
         }
-        respond::failed_behind(interim, fault, cx)
+        respond::failed_after(interim, fault, cx)
     }
 
     /// The attempt, if another upstream may get the request: whether this one is to blame or its origin shows only
@@ -124,14 +125,14 @@ impl Exchange {
         }
         self.account(cx);
         if let Some(attempt) = self.attempt.take() {
-            self.leave_to_itself(&attempt, cx);
+            self.await_verdict_alone(&attempt, cx);
         }
         Transition::End(end)
     }
 
     /// The exchange ends before the upstream has answered. The verdict on an AUTHENTICATE_MESSAGE that was sent is
     /// waited for without the client.
-    fn leave_to_itself(mut self: Box<Self>, attempt: &Attempt, cx: &mut Cx<'_>) {
+    fn await_verdict_alone(mut self: Box<Self>, attempt: &Attempt, cx: &mut Cx<'_>) {
         let Phase::Awaiting(awaiting) = &mut self.phase else { return };
         let Pending::Verdict(ticket) = std::mem::replace(&mut awaiting.pending, Pending::Nothing) else { return };
         let orphan = Orphan {

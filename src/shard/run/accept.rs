@@ -150,12 +150,12 @@ impl Shard {
     }
 
     /// A PROXY header has named the client of a connection: from here on it counts as that client's.
-    pub(super) fn introduce(&mut self, key: Key) {
+    pub(super) fn name_client(&mut self, key: Key) {
         self.leave_idle_queue(key);
         self.queue_if_large(key, false);
         let now_ms = self.context.now_ms();
         let Some(entry) = self.sessions.get_mut(key) else { return };
-        let Some(client) = entry.session.take_introduced() else { return };
+        let Some(client) = entry.session.take_named() else { return };
         self.gate.leave(entry.gate_client(), entry.has_place());
         let decision = self.gate.enter(client, self.number, now_ms);
         entry.admission = decision.admission;
