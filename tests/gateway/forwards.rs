@@ -6,12 +6,12 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
 use ntlm_gateway::gateway::Gateway;
-use support::client::echo_through;
+use support::client::{dial, echo_through};
 use support::gateway::{Gateway as GatewayProcess, GatewayOptions};
 use support::in_process::{self, metric, stub_with_ci};
 use support::listener::Refusing;
 use support::scratch::Scratch;
-use support::socks::{dial, read_bytes};
+use support::socks::read_bytes;
 
 const GREETING: &[u8] = b"220 greet ready\r\n";
 

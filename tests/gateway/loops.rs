@@ -7,14 +7,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use support::bytes::pseudo_random;
-use support::client::{Answered, ask, connect, connect_name, echo_through};
+use support::client::{Answered, ask, connect, connect_name, dial, echo_through};
 use support::command::{curl, run};
 use support::gateway::{GATEWAY, Gateway, GatewayOptions};
 use support::in_process::{self, metric};
 use support::listener::Listener;
 use support::origin::{HttpOrigin, echo_origin};
 use support::scratch::{Scratch, free_port, wait_for};
-use support::socks::{ask5, dial, request5};
+use support::socks::{ask5, request5};
 use support::squid::{Squid, SquidOptions};
 use support::tools::skip_without_mounts;
 

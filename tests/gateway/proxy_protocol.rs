@@ -4,19 +4,20 @@ use crate::support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use ntlm_gateway::gateway::Gateway;
-use support::client::{ask_from, connect_name_from, echo_through, read_head};
+use support::client::{ask_from, connect_name_from, dial, echo_through, read_head};
 use support::command::curl;
 use support::gateway::{Gateway as GatewayProcess, GatewayOptions};
 use support::in_process::{self, metric, stub_with_ci};
 use support::origin::HttpOrigin;
 use support::process::Process;
 use support::scratch::{Scratch, accepts, free_port, wait_for};
-use support::socks::{dial, read_bytes, reply5, request5};
+use support::socks::{read_bytes, reply5, request5};
 use support::squid::{Squid, SquidOptions};
-use support::tools::path_of;
+use support::tools::{path_of, skip_for_want_of};
 
 const BOUND: Duration = Duration::from_secs(20);
 const CONNECT: &str = "CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n";
@@ -198,17 +199,16 @@ fn haproxy(gateway: SocketAddr, options: &[&str]) -> (Process, Scratch, Vec<Sock
     (process, scratch, ports)
 }
 
-#[test]
-fn haproxy_names_the_client_in_every_version() {
-    require_tools!("haproxy");
+/// A gateway that takes PROXY headers, with an identity for a client's address, through load balancers that
+/// `balancers` starts for it.
+fn clients_are_named<Held>(balancers: impl FnOnce(SocketAddr) -> (Held, Vec<SocketAddr>)) {
     let (stub, scratch) = (stub_with_ci(), Scratch::new("proxy"));
     let identity = format!(
         "[[identities]]\nname = 'ci'\nuser = 'CORP\\ci'\npassword_file = '{}'\nclients = '127.0.0.9'\n",
         scratch.write("ci", "ci-Secr3t\n").display()
     );
     let gateway = behind_load_balancer(stub.address(), "allow_clients = ['127.0.0.9', '127.0.0.10']", &identity);
-    let options = ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id"];
-    let (_process, _files, ports) = haproxy(gateway.listening()[1], &options);
+    let (_held, ports) = balancers(gateway.listening()[1]);
     let by = |last: u8| IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
     for port in &ports {
         let answer = connect_name_from(by(9), *port, "echo.test:7").expect("an answer");
@@ -218,8 +218,46 @@ fn haproxy_names_the_client_in_every_version() {
         assert_eq!(connect_name_from(by(11), *port, "echo.test:7").expect("an answer").status(), 403);
     }
     let logons = |name| metric(&gateway, "authenticate_messages_total", &[("identity", name)]);
-    assert_eq!((logons("ci"), logons("default")), (3.0, 3.0));
+    let expected = f64::from(u32::try_from(ports.len()).expect("few ports"));
+    assert_eq!((logons("ci"), logons("default")), (expected, expected));
     in_process::stop(gateway);
+}
+
+#[test]
+fn haproxy_names_the_client_in_every_version() {
+    require_tools!("haproxy");
+    let options = ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id"];
+    clients_are_named(|gateway| {
+        let (process, files, ports) = haproxy(gateway, &options);
+        ((process, files), ports)
+    });
+}
+
+/// The modules of the distribution's package.
+const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+#[test]
+fn nginx_names_the_client() {
+    require_tools!("nginx");
+    if !Path::new(NGINX_STREAM).is_file() {
+        skip_for_want_of(NGINX_STREAM);
+        return;
+    }
+    clients_are_named(|gateway| {
+        let (scratch, port) = (Scratch::new("nginx"), SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
+        let directory = scratch.path().display();
+        let config = format!(
+            "load_module {NGINX_STREAM};\ndaemon off;\nmaster_process off;\npid {directory}/pid;\n\
+             error_log {directory}/error.log;\nevents {{}}\n\
+             stream {{ server {{ listen {port}; proxy_pass {gateway}; proxy_protocol on; }} }}\n"
+        );
+        let config = scratch.write("nginx.conf", config);
+        let mut command = Process::command(path_of("nginx"));
+        command.arg("-p").arg(scratch.path()).arg("-c").arg(config).arg("-e").arg(scratch.join("error.log"));
+        let process = Process::spawn("nginx", &mut command);
+        assert!(wait_for(BOUND, || accepts(port).then_some(())).is_some(), "nginx does not listen");
+        ((process, scratch), vec![port])
+    });
 }
 
 #[test]

@@ -7,13 +7,13 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use ntlm_gateway::gateway::Gateway;
-use support::client::{ask, connect_name, echo_through};
+use support::client::{ask, connect_name, dial, echo_through};
 use support::gateway::{Gateway as GatewayProcess, GatewayOptions};
 use support::in_process::{self, metric, stub_with_ci};
 use support::listener::Refusing;
 use support::origin::echo_origin;
 use support::scratch::{Scratch, wait_for};
-use support::socks::{Replied, ask4, ask5, dial, login5, read_bytes, reply5, request4a, request5};
+use support::socks::{Replied, ask4, ask5, login5, read_bytes, reply5, request4a, request5};
 
 const BOUND: Duration = Duration::from_secs(20);
 const GRANTED_4: u8 = 90;
@@ -102,7 +102,7 @@ fn a_socks5_login_selects_the_identity_as_a_basic_login_does() {
     in_process::stop(gateway);
 }
 
-/// The answer to a login, and whether the connection ends behind it.
+/// The answer to a login, and whether the connection ends after it.
 fn log_on(gateway: &Gateway, user: &str, password: &str) -> (Vec<u8>, bool) {
     let mut stream = to(gateway);
     stream.write_all(&[b"\x05\x01\x02", &login5(user, password)[..]].concat()).expect("a login");

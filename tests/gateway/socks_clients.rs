@@ -3,14 +3,17 @@
 use crate::support;
 
 use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use support::bytes::{assert_same, pseudo_random};
 use support::command::{curl, run};
 use support::gateway::{Gateway, GatewayOptions};
+use support::git::git;
 use support::listener::Listener;
 use support::origin::HttpOrigin;
-use support::scratch::Scratch;
+use support::process::Process;
+use support::scratch::{Scratch, accepts, free_port, wait_for};
 use support::squid::{Squid, SquidOptions};
 use support::tools::{path_of, python_with, skip_for_want_of};
 use support::web::Web;
@@ -130,6 +133,73 @@ fn netcat_and_proxychains_get_through() {
     site.expect_tunnels("socks5", 2.0);
 }
 
+/// An SSH server for this user, with keys of its own.
+struct Sshd {
+    _process: Process,
+    keys: Scratch,
+    address: SocketAddr,
+}
+
+impl Sshd {
+    fn start() -> Self {
+        let keys = Scratch::new("sshd");
+        for name in ["host", "user"] {
+            run(path_of("ssh-keygen"), MAX_TIME, |command| {
+                command.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(keys.join(name));
+            })
+            .expect_success("ssh-keygen");
+        }
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let public = |name: &str| std::fs::read_to_string(keys.join(name)).expect("a public key");
+        keys.write("known", format!("[127.0.0.1]:{} {}", address.port(), public("host.pub")));
+        keys.write("authorized", public("user.pub"));
+        let directory = keys.path().display();
+        let config = keys.write(
+            "config",
+            format!(
+                "ListenAddress {address}\nHostKey {directory}/host\nAuthorizedKeysFile {directory}/authorized\n\
+                 StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+                 PermitRootLogin prohibit-password\nPidFile none\n"
+            ),
+        );
+        // It is there once the distribution's own server has been started.
+        if rustix::process::geteuid().is_root() {
+            std::fs::create_dir_all("/run/sshd").expect("mkdir");
+        }
+        let mut command = Process::command(path_of("sshd"));
+        command.args(["-D", "-e", "-f"]).arg(config).stderr(std::process::Stdio::null());
+        let process = Process::spawn("sshd", &mut command);
+        assert!(wait_for(MAX_TIME, || accepts(address).then_some(())).is_some(), "sshd does not listen");
+        Self { _process: process, keys, address }
+    }
+}
+
+#[test]
+fn ssh_logs_on_to_a_server_through_netcat() {
+    require_tools!("squid", "ntlm_auth", "nc", "ssh", "ssh-keygen", "sshd", "id");
+    let (site, server) = (Site::new(), Sshd::start());
+    let sent = pseudo_random(8, 1 << 20);
+    let file = server.keys.join("file");
+    std::fs::write(&file, &sent).unwrap();
+    let user = run(path_of("id"), MAX_TIME, |command| {
+        command.arg("-un");
+    });
+    let user = user.expect_success("id").text().trim().to_owned();
+    let (keys, port) = (server.keys.path().display(), server.address.port());
+    for version in ["5", "4"] {
+        let proxy = format!("{} -X {version} -x {} %h %p", path_of("nc").display(), site.gateway.address());
+        let got = run(path_of("ssh"), MAX_TIME, |command| {
+            command.args(["-n", "-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"]);
+            command.args(["-o", &format!("UserKnownHostsFile={keys}/known"), "-i", &format!("{keys}/user")]);
+            command.args(["-o", &format!("ProxyCommand={proxy}"), "-p", &port.to_string()]);
+            command.arg(format!("{user}@127.0.0.1")).arg(format!("cat {}", file.display()));
+        });
+        assert_same(&got.expect_success("ssh").stdout, &sent, version);
+    }
+    site.expect_tunnels("socks5", 1.0);
+    site.expect_tunnels("socks4", 1.0);
+}
+
 #[test]
 fn python_requests_fetches_through_socks() {
     require_tools!("squid", "ntlm_auth", "python3");
@@ -152,31 +222,20 @@ fn python_requests_fetches_through_socks() {
     site.expect_tunnels("socks5", 2.0);
 }
 
-/// Git without the settings of the user who runs the tests.
-fn git(home: &Scratch, args: &[&str]) {
-    run(path_of("git"), MAX_TIME, |command| {
-        command.env("HOME", home.path()).env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0");
-        command.env_remove("GIT_DIR").current_dir(home.path());
-        command.args(["-c", "user.name=T", "-c", "user.email=t@example.test", "-c", "init.defaultBranch=main"]);
-        command.args(args);
-    })
-    .expect_success(&args.join(" "));
-}
-
 #[test]
 fn git_clones_through_socks() {
     require_tools!("squid", "ntlm_auth", "git");
     let (served, home) = (Scratch::new("served"), Scratch::new("home"));
     let bare = served.join("repository.git").display().to_string();
-    git(&home, &["init", "--quiet", "first"]);
+    git(home.path(), &["init", "--quiet", "first"]);
     let large = pseudo_random(6, 1 << 20);
     std::fs::write(home.join("first/large"), &large).unwrap();
-    git(&home, &["-C", "first", "add", "--all"]);
-    git(&home, &["-C", "first", "commit", "--quiet", "--message", "one"]);
-    git(&home, &["clone", "--quiet", "--bare", "first", &bare]);
+    git(home.path(), &["-C", "first", "add", "--all"]);
+    git(home.path(), &["-C", "first", "commit", "--quiet", "--message", "one"]);
+    git(home.path(), &["clone", "--quiet", "--bare", "first", &bare]);
     let (site, web) = (Site::new(), Web::of_files(served.path().to_owned()));
     let proxy = format!("http.proxy=socks5h://{}", site.gateway.address());
-    git(&home, &["-c", &proxy, "clone", "--quiet", &web.url("/git/repository.git"), "second"]);
+    git(home.path(), &["-c", &proxy, "clone", "--quiet", &web.url("/git/repository.git"), "second"]);
     assert_same(&std::fs::read(home.join("second/large")).unwrap(), &large, "the clone");
     let line = site.gateway.wait_for_line("protocol=socks5");
     assert!(line.contains("status=200"), "{line}");

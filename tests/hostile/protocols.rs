@@ -118,7 +118,7 @@ fn socks_and_proxy_headers_sent_slowly_time_out() {
 }
 
 #[test]
-fn noise_behind_the_first_bytes_of_a_protocol_delays_no_other_client() {
+fn noise_after_the_first_bytes_of_a_protocol_delays_no_other_client() {
     let (stub, behind) = (stub(), BehindLoadBalancer::new());
     let mut gateway = behind.start(&stub, &["--head-timeout", "1s"]);
     let ends = meanwhile("noise", &mut gateway, |gateway| {

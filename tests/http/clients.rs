@@ -10,10 +10,12 @@ use std::time::Duration;
 use support::bytes::{assert_same, pseudo_random};
 use support::command::{Finished, curl, run};
 use support::gateway::{Gateway, GatewayOptions};
+use support::git::{git, git_with};
 use support::scratch::{Scratch, wait_for};
 use support::squid::{LoggedCredentials, Squid, SquidOptions};
 use support::tools::{path_of, python_with, skip_for_want_of};
 use support::web::Web;
+use support::wheel::{self, WHEEL};
 use support::wire::Wire;
 
 const MAX_TIME: Duration = Duration::from_secs(90);
@@ -147,22 +149,6 @@ fn a_python_requests_session_authenticates_once() {
     site.expect_shared(128, 3);
 }
 
-/// Makes a wheel that pip accepts, with one module and `padding` bytes, using Python's zipfile.
-fn make_wheel(python: &Path, into: &Path) {
-    let script = "import sys, zipfile, random\n\
-        info = 'gatewaytest-1.0.dist-info/'\n\
-        with zipfile.ZipFile(sys.argv[1] + '/gatewaytest-1.0-py3-none-any.whl', 'w') as wheel:\n    \
-            wheel.writestr('gatewaytest.py', '')\n    \
-            wheel.writestr('gatewaytest.bin', random.Random(1).randbytes(3000000))\n    \
-            wheel.writestr(info + 'METADATA', 'Metadata-Version: 2.1\\nName: gatewaytest\\nVersion: 1.0\\n')\n    \
-            wheel.writestr(info + 'WHEEL', 'Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')\n    \
-            wheel.writestr(info + 'RECORD', '')\n";
-    run(python, MAX_TIME, |command| {
-        command.args(["-c", script]).arg(into);
-    })
-    .expect_success("make a wheel");
-}
-
 #[test]
 fn pip_downloads_from_an_index() {
     require_tools!("squid", "ntlm_auth");
@@ -171,25 +157,15 @@ fn pip_downloads_from_an_index() {
         return;
     };
     let index = Scratch::new("index");
-    let package = index.join("simple/gatewaytest");
-    std::fs::create_dir_all(&package).unwrap();
-    make_wheel(&python, &package);
-    let wheel = "gatewaytest-1.0-py3-none-any.whl";
-    std::fs::write(
-        package.join("index.html"),
-        format!("<!DOCTYPE html><html><body><a href=\"{wheel}\">{wheel}</a></body></html>"),
-    )
-    .unwrap();
+    let wheel = wheel::index(&python, index.path());
     let site = ProxiedOrigin::of(Web::of_files(index.path().to_owned()), "");
     let into = Scratch::new("pip");
     let got = site.run(python, |command| {
-        command.args(["-m", "pip", "--isolated", "--disable-pip-version-check", "--no-cache-dir", "--retries", "0"]);
-        command.args(["download", "--no-deps", "--trusted-host", "127.0.0.1", "--index-url"]);
-        command.arg(site.origin.url("/files/simple")).arg("--dest").arg(into.path()).arg("gatewaytest==1.0");
-        command.env("PIP_CONFIG_FILE", "/dev/null").env("HOME", into.path());
+        command.args(wheel::download(&site.origin.url("/files/simple"), into.path()));
+        command.args(["--trusted-host", "127.0.0.1"]).env("PIP_CONFIG_FILE", "/dev/null").env("HOME", into.path());
     });
     got.expect_success("pip download");
-    assert_same(&std::fs::read(into.join(wheel)).unwrap(), &std::fs::read(package.join(wheel)).unwrap(), "the wheel");
+    assert_same(&std::fs::read(into.join(WHEEL)).unwrap(), &wheel, "the wheel");
     site.expect_shared(2, 2);
 }
 
@@ -251,24 +227,11 @@ fn apt_updates_and_downloads() {
     site.expect_shared(3, 3);
 }
 
-/// Git without the settings of the user who runs the tests.
-fn git(site: Option<&ProxiedOrigin>, home: &Path, args: &[&str]) -> Finished {
-    run(path_of("git"), MAX_TIME, |command| {
-        if let Some(site) = site {
-            command.env("http_proxy", site.gateway.url());
-        }
-        command.env("HOME", home).env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0").current_dir(home);
-        command.env_remove("GIT_DIR").args([
-            "-c",
-            "user.name=T",
-            "-c",
-            "user.email=t@example.test",
-            "-c",
-            "init.defaultBranch=main",
-        ]);
-        command.args(args);
-    })
-    .expect_success(&args.join(" "))
+/// Runs git with the site's gateway as its proxy.
+fn git_through(site: &ProxiedOrigin, home: &Path, args: &[&str]) {
+    git_with(home, args, |command| {
+        command.env("http_proxy", site.gateway.url());
+    });
 }
 
 #[test]
@@ -277,21 +240,21 @@ fn git_clones_and_pushes_over_http() {
     let served = Scratch::new("served");
     let home = Scratch::new("home");
     let bare = served.join("repository.git").display().to_string();
-    git(None, home.path(), &["init", "--quiet", "--bare", &bare]);
-    git(None, home.path(), &["-C", &bare, "config", "http.receivepack", "true"]);
+    git(home.path(), &["init", "--quiet", "--bare", &bare]);
+    git(home.path(), &["-C", &bare, "config", "http.receivepack", "true"]);
     let site = ProxiedOrigin::of(Web::of_files(served.path().to_owned()), "");
     let smart = site.origin.url("/git/repository.git");
-    git(Some(&site), home.path(), &["clone", "--quiet", &smart, "first"]);
+    git_through(&site, home.path(), &["clone", "--quiet", &smart, "first"]);
     std::fs::write(home.join("first/small"), "a line\n").unwrap();
     // Larger than http.postBuffer, so that the push uses chunks of unknown total length.
     std::fs::write(home.join("first/large"), pseudo_random(6, 3 << 20)).unwrap();
-    git(None, home.path(), &["-C", "first", "add", "--all"]);
-    git(None, home.path(), &["-C", "first", "commit", "--quiet", "--message", "one"]);
-    git(Some(&site), home.path(), &["-C", "first", "push", "--quiet", "origin", "HEAD:refs/heads/main"]);
-    git(None, home.path(), &["-C", &bare, "symbolic-ref", "HEAD", "refs/heads/main"]);
-    git(None, home.path(), &["-C", &bare, "update-server-info"]);
+    git(home.path(), &["-C", "first", "add", "--all"]);
+    git(home.path(), &["-C", "first", "commit", "--quiet", "--message", "one"]);
+    git_through(&site, home.path(), &["-C", "first", "push", "--quiet", "origin", "HEAD:refs/heads/main"]);
+    git(home.path(), &["-C", &bare, "symbolic-ref", "HEAD", "refs/heads/main"]);
+    git(home.path(), &["-C", &bare, "update-server-info"]);
     for (name, url) in [("smart", smart.clone()), ("dumb", site.origin.url("/files/repository.git"))] {
-        git(Some(&site), home.path(), &["clone", "--quiet", &url, name]);
+        git_through(&site, home.path(), &["clone", "--quiet", &url, name]);
         let got = std::fs::read(home.join(name).join("large")).unwrap();
         assert_same(&got, &pseudo_random(6, 3 << 20), name);
     }

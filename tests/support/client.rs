@@ -31,6 +31,20 @@ impl Answered {
     }
 }
 
+/// A connection on which every wait is bounded by [`PATIENCE`].
+pub fn dial(to: SocketAddr) -> io::Result<TcpStream> {
+    dial_within(PATIENCE, to)
+}
+
+/// [`dial`] with another bound.
+pub fn dial_within(patience: Duration, to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// Requests a tunnel to `origin` from `proxy`, with `leftover` after the head in the same write.
 pub fn connect(proxy: SocketAddr, origin: SocketAddr, leftover: &[u8]) -> io::Result<Answered> {
     connect_within(PATIENCE, proxy, origin, leftover)
@@ -43,10 +57,7 @@ pub fn connect_within(
     origin: SocketAddr,
     leftover: &[u8],
 ) -> io::Result<Answered> {
-    let mut stream = TcpStream::connect_timeout(&proxy, patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
-    stream.set_nodelay(true)?;
+    let mut stream = dial_within(patience, proxy)?;
     let mut request = format!("CONNECT {origin} HTTP/1.1\r\nHost: {origin}\r\n\r\n").into_bytes();
     request.extend_from_slice(leftover);
     stream.write_all(&request)?;

@@ -10,13 +10,11 @@ use std::time::Duration;
 use ntlm_gateway::ntlm::NtHash;
 
 use super::command::{Finished, run};
+use super::namespaces::{self, Preparation, run_inside};
 use super::process::{Process, bounded_command};
 use super::scratch::{Scratch, wait_for};
 use super::squid::unprivileged_user;
 use super::tools::{path_of, python_with};
-
-/// Set in the namespaces.
-const INSIDE: &str = "TEST_DOMAIN_INSIDE";
 
 /// How long a whole test may take: minutes on a machine that does other things, too.
 const BOUND: Duration = Duration::from_secs(500);
@@ -36,27 +34,17 @@ for directory in /run/samba /var/lib/samba /var/cache/samba /var/log/samba /etc/
 done
 mkdir /var/lib/samba/private
 mount --bind $TMPDIR/hosts /etc/hosts
-mount --bind $TMPDIR/resolv.conf /etc/resolv.conf
-\"$0\" \"$@\"";
+mount --bind $TMPDIR/resolv.conf /etc/resolv.conf";
 
 /// Runs this test in namespaces of its own; `true` if this is there already.
 pub fn is_inside(test: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
+    if !namespaces::is_inside() {
+        let files = [("hosts", HOSTS), ("resolv.conf", "search corp.example\nnameserver 127.0.0.1\n")];
+        let preparation = Preparation { script: PREPARATION, files: &files, harness: &["--ignored"], bound: BOUND };
+        run_inside(test, &preparation);
+        return false;
     }
-    let scratch = Scratch::new("domain");
-    scratch.write("hosts", HOSTS);
-    scratch.write("resolv.conf", "search corp.example\nnameserver 127.0.0.1\n");
-    let myself = std::env::current_exe().expect("this program");
-    let inside = run(path_of("unshare"), BOUND, |command| {
-        command.args(["-m", "-n", "-p", "-f", "--kill-child", "--mount-proc", "sh", "-ec", PREPARATION]).arg(myself);
-        command.args(["--exact", test, "--ignored", "--nocapture"]).env(INSIDE, "1").env("TMPDIR", scratch.path());
-    });
-    let (said, errors) = (inside.text(), &inside.stderr);
-    // The harness keeps it unless the test fails.
-    eprintln!("{said}\n{errors}");
-    assert!(inside.code == Some(0) && said.contains("1 passed"), "see above");
-    false
+    true
 }
 
 /// A domain controller that runs, of the domain `CORP` and the realm `CORP.EXAMPLE`.

@@ -14,6 +14,7 @@ pub mod cutter;
 pub mod domain;
 pub mod fake_clock;
 pub mod gateway;
+pub mod git;
 pub mod in_process;
 pub mod kdc;
 pub mod kubernetes;
@@ -21,6 +22,7 @@ pub mod listener;
 pub mod metrics;
 pub mod mount;
 pub mod name_server;
+pub mod namespaces;
 pub mod origin;
 pub mod plain;
 pub mod process;
@@ -34,6 +36,7 @@ pub mod tools;
 pub mod upstream;
 pub mod vitals;
 pub mod web;
+pub mod wheel;
 pub mod wire;
 
 /// The user that Squid and the gateways under test are configured with.

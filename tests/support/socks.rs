@@ -1,9 +1,7 @@
 //! A SOCKS client that writes its messages itself, to control the exact bytes.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-
-use super::client::PATIENCE;
+use std::net::TcpStream;
 
 /// A connection to a proxy, and the reply code with which it answered the request.
 pub struct Replied {
@@ -13,15 +11,6 @@ pub struct Replied {
     pub code: u8,
 }
 
-/// A connection whose waits are bounded.
-pub fn dial(proxy: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&proxy, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
 /// Reads exactly as many bytes.
 pub fn read_bytes(stream: &mut TcpStream, count: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; count];
@@ -29,7 +18,7 @@ pub fn read_bytes(stream: &mut TcpStream, count: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A text behind a byte with its length.
+/// A text after a byte with its length.
 fn counted(text: &[u8]) -> Vec<u8> {
     [&[u8::try_from(text.len()).expect("a short text")][..], text].concat()
 }

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::client::PATIENCE;
+use super::client::dial;
 
 /// The longest head that is accepted, in bytes.
 const HEAD_LIMIT_BYTES: usize = 256 * 1024;
@@ -56,13 +56,9 @@ pub fn fields<'a>(head: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
 }
 
 impl Wire {
-    /// Connects; every read and write is bounded by [`PATIENCE`].
+    /// Connects; every read and write is bounded by [`super::client::PATIENCE`].
     pub fn connect(to: SocketAddr) -> Wire {
-        let stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap_or_else(|e| panic!("connect to {to}: {e}"));
-        stream.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
-        stream.set_write_timeout(Some(PATIENCE)).expect("set a time-out");
-        stream.set_nodelay(true).expect("set TCP_NODELAY");
-        Wire::on(stream)
+        Wire::on(dial(to).unwrap_or_else(|error| panic!("connect to {to}: {error}")))
     }
 
     /// Wraps a connection.

@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 
 use super::network::{self, ORIGIN, ORIGIN_V6, Way, in_pod, is_inside};
 use crate::support::USER;
+use crate::support::bytes::assert_same;
 use crate::support::command::run;
 use crate::support::gateway::Gateway;
+use crate::support::git::git;
 use crate::support::process::Process;
 use crate::support::scratch::{Scratch, wait_for};
 use crate::support::squid::{LogLine, Squid};
-use crate::support::tools::{find, path_of};
+use crate::support::tools::{find, path_of, python_with, skip};
+use crate::support::wheel::{self, WHEEL};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -59,17 +62,10 @@ impl Origins {
 
 /// A repository that can be cloned from any web server.
 fn repository(scratch: &Scratch) {
-    let git = |arguments: &[&str]| {
-        run(path_of("git"), PATIENCE, |command| {
-            command.args(["-c", "user.name=Test", "-c", "user.email=test@origin.test"]).args(arguments);
-            command.current_dir(scratch.path());
-        })
-        .expect_success("git")
-    };
-    git(&["init", "-q", "work"]);
-    git(&["-C", "work", "commit", "-q", "--allow-empty", "-m", "first"]);
-    git(&["clone", "-q", "--bare", "work", "pages/project.git"]);
-    git(&["-C", "pages/project.git", "update-server-info"]);
+    git(scratch.path(), &["init", "-q", "work"]);
+    git(scratch.path(), &["-C", "work", "commit", "-q", "--allow-empty", "-m", "first"]);
+    git(scratch.path(), &["clone", "-q", "--bare", "work", "pages/project.git"]);
+    git(scratch.path(), &["-C", "pages/project.git", "update-server-info"]);
 }
 
 const PAGE: &str = "the page of the origin\n";
@@ -176,18 +172,43 @@ fn where_installed(origins: &Origins) {
         let fetched = in_pod("env", &[apt, "download-file", "http://origin.test/page", &file]);
         fetched.expect_success("apt");
         assert_eq!(std::fs::read_to_string(&file).expect("apt's file"), PAGE);
+    } else {
+        skip("apt: apt-helper not found");
+    }
+    if let Some(python) = python_with("pip") {
+        let pages = origins.scratch.join("pages");
+        let wheel = wheel::index(&python, &pages);
+        let into = Scratch::new("pip");
+        let python = python.display().to_string();
+        let home = format!("HOME={}", into.path().display());
+        // The environment's authorities would replace those of --cert.
+        let authorities = ["-u", "REQUESTS_CA_BUNDLE", "-u", "CURL_CA_BUNDLE"];
+        let settings = ["PIP_CONFIG_FILE=/dev/null", &home, &python];
+        let settings = authorities.into_iter().chain(settings).map(str::to_owned);
+        let download = wheel::download("https://origin.test/simple", into.path());
+        let trust = ["--cert".to_owned(), certificate.clone()];
+        let arguments: Vec<String> = settings.chain(download).chain(trust).collect();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        in_pod("env", &arguments).expect_success("pip");
+        assert_same(&std::fs::read(into.join(WHEEL)).expect("pip's file"), &wheel, "the wheel");
+    } else {
+        skip("pip: Python's pip not found");
     }
     if let Some(node) = find("node") {
         let trust = format!("NODE_EXTRA_CA_CERTS={certificate}");
         let program = "fetch('https://origin.test/page').then(r => r.text()).then(t => process.stdout.write(t))";
         let page = in_pod("env", &[&trust, &node.display().to_string(), "-e", program]);
         assert_eq!(page.expect_success("Node").text(), PAGE);
+    } else {
+        skip("Node: node not found");
     }
     if let Some(java) = find("java") {
         let source = origins.scratch.write("Fetch.java", FETCH);
         let arguments = [&java.display().to_string(), &source.display().to_string(), "http://origin.test/page"];
         let page = in_pod("env", &arguments);
         assert_eq!(page.expect_success("Java").text(), PAGE);
+    } else {
+        skip("Java: java not found");
     }
 }
 
@@ -213,6 +234,30 @@ fn without_server_name(origins: &Origins, squid: &Squid) {
         let said = in_pod("sh", &["-c", request, &openssl, &certificate, flag, name, address]);
         assert!(said.text().contains(PAGE), "{target}: {}{}", said.text(), said.stderr);
         expect_target(squid, before, target);
+    }
+}
+
+#[test]
+fn tsocks_makes_programs_use_the_gateway_by_socks() {
+    // It always connects to loopback by itself, so its origin has another address.
+    require_tools!("unshare", "ip", "nft", "squid", "ntlm_auth", "curl", "openssl", "python3", "git", "env", "tsocks");
+    if !is_inside("clients::tsocks_makes_programs_use_the_gateway_by_socks") {
+        return;
+    }
+    let (_origins, squid) = (Origins::start(), network::squid());
+    let gateway = network::gateway("");
+    let scratch = Scratch::new("tsocks");
+    let (tsocks, curl) = (path_of("tsocks").display().to_string(), path_of("curl").display().to_string());
+    for version in ["4", "5"] {
+        let before = squid.log().len();
+        let settings = format!(
+            "local = 10.77.0.0/255.255.255.0\nserver = 10.77.0.1\nserver_port = 3128\nserver_type = {version}\n"
+        );
+        let file = format!("TSOCKS_CONF_FILE={}", scratch.write("tsocks.conf", settings).display());
+        let page = in_pod("env", &[&file, &tsocks, &curl, "-q", "-sS", "--fail", "-4", "http://origin.test/page"]);
+        assert_eq!(page.expect_success("tsocks").text(), PAGE);
+        expect_target(&squid, before, "CONNECT 198.51.100.10:80");
+        gateway.wait_for_line(&format!("protocol=socks{version}"));
     }
 }
 

@@ -15,12 +15,10 @@ use crate::support::PASSWORD;
 use crate::support::USER;
 use crate::support::command::{Finished, run};
 use crate::support::gateway::{Gateway, GatewayOptions};
+use crate::support::namespaces::{self, Preparation, run_inside};
 use crate::support::scratch::Scratch;
 use crate::support::squid::{Squid, SquidOptions};
 use crate::support::tools::{path_of, skip, skip_without_mounts, skip_without_root};
-
-/// Set in the namespaces.
-const INSIDE: &str = "TRANSPARENT_INSIDE";
 
 /// How long a test may take.
 const BOUND: Duration = Duration::from_secs(240);
@@ -68,29 +66,18 @@ ip -n pod address add 10.66.0.2/24 dev eth0
 ip -n pod address add fd66::2/64 dev eth0 nodad
 ip -n pod link set eth0 up
 ip -n pod route add default via 10.66.0.1
-ip -n pod route add default via fd66::1
-\"$0\" \"$@\"";
+ip -n pod route add default via fd66::1";
 
 /// Runs this test in namespaces of its own; `true` if this is there already. `false` ends the test: it was run there,
 /// or it must be skipped.
 pub fn is_inside(test: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
+    if namespaces::is_inside() {
         return true;
     }
-    if skip_without_root() || skip_without_mounts() || lacks_namespaces() {
-        return false;
+    if !(skip_without_root() || skip_without_mounts() || lacks_namespaces()) {
+        let files = [("hosts", HOSTS)];
+        run_inside(test, &Preparation { script: PREPARATION, files: &files, harness: &[], bound: BOUND });
     }
-    let scratch = Scratch::new("network");
-    scratch.write("hosts", HOSTS);
-    std::fs::set_permissions(scratch.join("hosts"), std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .expect("chmod hosts");
-    let myself = std::env::current_exe().expect("this program");
-    let inside = run(path_of("unshare"), BOUND, |command| {
-        command.args(["-m", "-n", "-p", "-f", "--kill-child", "--mount-proc", "sh", "-ec", PREPARATION]).arg(myself);
-        command.args(["--exact", test, "--nocapture"]).env(INSIDE, "1").env("TMPDIR", scratch.path());
-    });
-    let (said, errors) = (inside.text(), &inside.stderr);
-    assert!(inside.code == Some(0) && said.contains("1 passed"), "{said}\n{errors}");
     false
 }
 
@@ -234,8 +221,8 @@ pub fn hello_of(name: Option<&str>, share: usize) -> Vec<u8> {
     message.chunks(1 << 14).flat_map(|part| [&[22, 3, 1][..], &with_length(part)].concat()).collect()
 }
 
-/// Starts a gateway behind a command, such as one that enters a namespace, with this configuration file.
-pub fn start_gateway(behind: &str, address: &str, file: &str, upstream: &str) -> Gateway {
+/// Starts a gateway by way of a command, such as one that enters a namespace, with this configuration file.
+pub fn start_gateway(through: &str, address: &str, file: &str, upstream: &str) -> Gateway {
     let scratch = Scratch::new("transparent");
     let config = scratch.write("gateway.toml", file);
     let password = scratch.write("password", PASSWORD);
@@ -259,7 +246,7 @@ pub fn start_gateway(behind: &str, address: &str, file: &str, upstream: &str) ->
         .into_iter()
         .map(str::to_owned)
         .collect(),
-        setup: Some(format!("exec {behind} \"$0\" \"$@\"")),
+        setup: Some(format!("exec {through} \"$0\" \"$@\"")),
         ..GatewayOptions::through(SocketAddr::new(address, 1))
     };
     // It has read its files once it serves.

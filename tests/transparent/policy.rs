@@ -1,13 +1,17 @@
 //! What the routes deny stays denied, whatever name or address a client gives.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::network::{self, Said, Way, hello, is_inside, say_in_pod};
 use crate::support::command::run;
-use crate::support::gateway::GATEWAY;
+use crate::support::gateway::{GATEWAY, Gateway, GatewayOptions};
 use crate::support::scratch::{Scratch, wait_for};
 use crate::support::squid::LogLine;
 use crate::support::tools::{path_of, skip, skip_without_root};
+
+/// How long the gateway may take to end because of an error.
+const BOUND: Duration = Duration::from_secs(20);
 
 /// A fatal alert: access denied (RFC 8446 §6.2).
 const ACCESS_DENIED: &[u8] = &[21, 3, 3, 0, 2, 2, 49];
@@ -42,9 +46,9 @@ fn is_alert(said: &Said, alert: &[u8]) {
 }
 
 #[test]
-fn denied_names_and_addresses_stay_denied_behind_any_other_name_or_address() {
+fn denied_names_and_addresses_stay_denied_under_any_other_name_or_address() {
     require_tools!("unshare", "ip", "nft", "squid", "ntlm_auth", "python3");
-    if !is_inside("policy::denied_names_and_addresses_stay_denied_behind_any_other_name_or_address") {
+    if !is_inside("policy::denied_names_and_addresses_stay_denied_under_any_other_name_or_address") {
         return;
     }
     let squid = network::squid();
@@ -104,19 +108,25 @@ fn a_connection_that_leads_back_to_the_gateway_is_rejected_as_a_loop() {
     assert!(sessions.is_some_and(|count| count < 40.0), "{sessions:?}");
 }
 
-/// Runs the gateway with a listener for TPROXY as another user, with these options of `setpriv`, for a moment.
-fn unprivileged(options: &[&str]) -> String {
+/// A listener for TPROXY, for a gateway that runs as another user with these options of `setpriv`.
+fn unprivileged(upstream: &str, options: &str) -> (GatewayOptions, Scratch) {
     let scratch = Scratch::new("tproxy");
-    let file = "[[listeners]]\naddress = \"127.0.0.1:0\"\ntransparent = \"tproxy\"\n";
-    let config = scratch.write("gateway.toml", file);
-    std::fs::set_permissions(&config, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("chmod");
-    let user = ["--reuid=31280", "--regid=31280", "--clear-groups"];
-    let finished = run(path_of("setpriv"), Duration::from_secs(3), |command| {
-        command.args(user).args(options).args([GATEWAY, "run", "--config"]).arg(&config);
-        command.args(["--admin", "127.0.0.1:0", "--user", r"CORP\alice", "--upstream", "192.0.2.1:3128"]);
-        command.env("NTLM_GATEWAY_PASSWORD", "unused");
-    });
-    finished.text() + &finished.stderr
+    let readable = |name: &str, content: &str| {
+        let path = scratch.write(name, content);
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("chmod");
+        path.display().to_string()
+    };
+    let config = readable("gateway.toml", "[[listeners]]\naddress = \"127.0.0.1:0\"\ntransparent = \"tproxy\"\n");
+    let password = readable("password", "unused");
+    let args = ["--config", &config, "--user", r"CORP\alice", "--password-file", &password, "--upstream", upstream];
+    let setpriv = path_of("setpriv").display().to_string();
+    let options = GatewayOptions {
+        only_args: true,
+        args: args.map(str::to_owned).to_vec(),
+        setup: Some(format!("exec {setpriv} --reuid=31280 --regid=31280 --clear-groups {options} \"$0\" \"$@\"")),
+        ..GatewayOptions::through(SocketAddr::from(([127, 0, 0, 1], 1)))
+    };
+    (options, scratch)
 }
 
 #[test]
@@ -125,12 +135,23 @@ fn a_tproxy_listener_names_the_capability_that_it_lacks() {
     if skip_without_root() {
         return;
     }
-    let said = unprivileged(&["--bounding-set=-all"]);
-    if said.contains("failed to execute") {
+    let user = ["--reuid=31280", "--regid=31280", "--clear-groups"];
+    let reach = run(path_of("setpriv"), BOUND, |command| {
+        command.args(user).args([GATEWAY, "--version"]);
+    });
+    if reach.code != Some(0) {
         skip("another user cannot run the gateway");
         return;
     }
-    assert!(said.contains("needs the capability CAP_NET_RAW or CAP_NET_ADMIN"), "{said}");
-    let said = unprivileged(&["--inh-caps=+net_raw", "--ambient-caps=+net_raw"]);
-    assert!(said.contains("listening on 127.0.0.1:"), "{said}");
+    let (options, _files) = unprivileged("192.0.2.1:3128", "--bounding-set=-all");
+    let said = run(path_of("setpriv"), BOUND, |command| {
+        command.args(user).args(["--bounding-set=-all", GATEWAY, "run", "--listen", "127.0.0.1:0"]);
+        command.args(["--admin", "127.0.0.1:0"]).args(&options.args);
+    });
+    assert!(said.code.is_some_and(|code| code != 0), "it ends by itself");
+    assert!(said.stderr.contains("needs the capability CAP_NET_RAW or CAP_NET_ADMIN"), "{}", said.stderr);
+    // It has bound its listeners once it serves.
+    let (options, _files) = unprivileged("192.0.2.1:3128", "--inh-caps=+net_raw --ambient-caps=+net_raw");
+    let gateway = Gateway::start(&options);
+    assert_eq!(gateway.log().iter().filter(|line| line.contains("listening on 127.0.0.1:")).count(), 2);
 }
