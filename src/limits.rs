@@ -175,6 +175,10 @@ pub const SNIFF_TIMEOUT: Duration = Duration::from_millis(200);
 /// One connection attempt to one upstream address.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The TLS handshake with one upstream address that has taken the connection: two round trips, and the signature of a
+/// busy proxy.
+pub const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// From an upstream's connection to its challenge, or to any other response to a request that needs no origin. A domain
 /// controller answers within milliseconds; the rest is for a queue of helpers.
 pub const CHALLENGE_TIMEOUT: Duration = Duration::from_secs(10);

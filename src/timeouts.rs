@@ -49,6 +49,8 @@ macro_rules! timeouts {
 timeouts! {
     /// One connection attempt to one address.
     connect,
+    /// The TLS handshake with one address that has taken the connection.
+    tls,
     /// From accept to a complete request head.
     head,
     /// From the accept of a redirected connection to the first bytes of a client that speaks first.
@@ -71,4 +73,20 @@ timeouts! {
     keep,
     /// A tunnel of which one direction has ended.
     half_closed,
+}
+
+impl Timeouts {
+    /// How long establishing one connection may take, with its TLS handshake if it has one.
+    #[must_use]
+    pub fn establish(&self, has_tls: bool) -> Duration {
+        self.connect + if has_tls { self.tls } else { Duration::ZERO }
+    }
+}
+
+impl TimeoutsMs {
+    /// How long establishing one connection may take, with its TLS handshake if it has one.
+    #[must_use]
+    pub fn establish(&self, has_tls: bool) -> u64 {
+        self.connect + if has_tls { self.tls } else { 0 }
+    }
 }

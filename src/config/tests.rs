@@ -108,6 +108,7 @@ fn the_defaults_are_those_in_limits() {
     assert_eq!(config.head_limit_bytes, crate::limits::HEAD_LIMIT_BYTES);
     let expected = Timeouts {
         connect: crate::limits::CONNECT_TIMEOUT,
+        tls: crate::limits::TLS_TIMEOUT,
         head: crate::limits::HEAD_TIMEOUT,
         sniff: crate::limits::SNIFF_TIMEOUT,
         challenge: crate::limits::CHALLENGE_TIMEOUT,
@@ -164,6 +165,7 @@ fn every_setting_reaches_the_configuration() {
         .flag("limits.socket_buffer", "15KiB")
         .flag("limits.memory", "96MiB")
         .flag("timeouts.connect", "1s")
+        .flag("timeouts.tls", "19s")
         .flag("timeouts.head", "2s")
         .flag("timeouts.sniff", "18ms")
         .flag("timeouts.handshake", "3s")
@@ -234,7 +236,7 @@ fn every_setting_reaches_the_configuration() {
     let seconds = [connect, head, handshake, idle, warm, half_closed, drain, shutdown_delay].map(|time| time.as_secs());
     assert_eq!(seconds, [1, 2, 3, 4, 7, 5, 0, 6]);
     assert_eq!([body, response, keep_alive, keep].map(|time| time.as_secs()), [8, 9, 10, 11]);
-    assert_eq!(config.timeouts.sniff.as_millis(), 18);
+    assert_eq!((config.timeouts.sniff.as_millis(), config.timeouts.tls.as_secs()), (18, 19));
     assert_eq!((config.first_upstream().keep, config.via), (12, false));
     assert_eq!((config.via_name.as_deref(), config.timeouts.challenge.as_secs()), (Some("egress-7"), 17));
     let seconds = Duration::from_secs;

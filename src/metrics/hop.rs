@@ -37,6 +37,8 @@ pub enum HandshakePhase {
     Resolve,
     /// Establishing the TCP connection.
     Connect,
+    /// The TLS handshake.
+    Tls,
     /// From the NEGOTIATE_MESSAGE to the complete CHALLENGE_MESSAGE, including further connections.
     Challenge,
     /// Waiting for the credential guard.
@@ -46,9 +48,10 @@ pub enum HandshakePhase {
 }
 
 impl HandshakePhase {
-    const ALL: [(HandshakePhase, &'static str); 5] = [
+    const ALL: [(HandshakePhase, &'static str); 6] = [
         (HandshakePhase::Resolve, "resolve"),
         (HandshakePhase::Connect, "connect"),
+        (HandshakePhase::Tls, "tls"),
         (HandshakePhase::Challenge, "challenge"),
         (HandshakePhase::Guard, "guard"),
         (HandshakePhase::Authenticate, "authenticate"),
@@ -206,6 +209,16 @@ pub struct UpstreamMetrics {
     pub tunnels: IntGauge,
     /// Resolved addresses.
     pub addresses: IntGauge,
+    /// TLS handshakes: with a new session, with a resumed one.
+    tls_handshakes: [IntCounter; 2],
+}
+
+impl UpstreamMetrics {
+    /// Counts a TLS handshake that is complete.
+    pub fn secured(&self, is_resumed: bool) {
+        let [new, resumed] = &self.tls_handshakes;
+        if is_resumed { resumed.inc() } else { new.inc() }
+    }
 }
 
 pub(super) struct HopFamilies {
@@ -235,7 +248,7 @@ impl HopFamilies {
             )?,
             phases: make.histograms(
                 "handshake_phase_duration_seconds",
-                "Duration of each phase of a handshake: resolve, connect, challenge, guard, authenticate",
+                "Duration of each phase of a handshake: resolve, connect, tls, challenge, guard, authenticate",
                 &["upstream", "identity", "phase"],
                 HANDSHAKE_BUCKETS_SECONDS,
             )?,
@@ -309,6 +322,7 @@ pub(super) struct UpstreamFamilies {
     ejections: IntCounterVec,
     tunnels: IntGaugeVec,
     addresses: IntGaugeVec,
+    tls_handshakes: IntCounterVec,
 }
 
 impl UpstreamFamilies {
@@ -331,6 +345,11 @@ impl UpstreamFamilies {
                 "Addresses that the upstream's names resolve to",
                 &UPSTREAM,
             )?,
+            tls_handshakes: make.counters(
+                "upstream_tls_handshakes_total",
+                "TLS handshakes with the upstream, by session: new, resumed",
+                &["upstream", "session"],
+            )?,
         })
     }
 
@@ -348,6 +367,7 @@ impl UpstreamFamilies {
             ejections: self.ejections.with_label_values(&label),
             tunnels: self.tunnels.with_label_values(&label),
             addresses: self.addresses.with_label_values(&label),
+            tls_handshakes: ["new", "resumed"].map(|session| self.tls_handshakes.with_label_values(&[name, session])),
         }
     }
 }

@@ -207,7 +207,7 @@ impl PreChallengedPool {
         let handshake = Handshake::new(own_request, hop.credentials.clone(), loan.head_limit_bytes)
             .with_field_limit(loan.field_limit);
         let mut deadline = Deadline::UNARMED;
-        loan.timers.set(key, &mut deadline, loan.now_ms + loan.timeouts.connect);
+        loan.timers.set(key, &mut deadline, loan.now_ms + loan.timeouts.establish(transport.tls().is_some()));
         vacancy.insert(Connection {
             hop: Arc::clone(hop),
             upstream,
@@ -417,6 +417,9 @@ impl Connection {
                 None => return Advance::Waiting,
                 Some(Err(_)) => return Advance::Lost,
                 Some(Ok(())) => {}
+            }
+            if let Some(is_resumed) = self.upstream.stream.is_resumed() {
+                self.hop.upstream_metrics.secured(is_resumed);
             }
             self.handshake.begin(&mut self.outbox);
             // A new connection takes a request whole, or something is wrong with it.

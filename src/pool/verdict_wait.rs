@@ -260,7 +260,11 @@ impl Connection {
             if handshake.is_ready() {
                 match upstream.connect_outcome() {
                     None => return Advance::Wait,
-                    Some(Ok(())) => {}
+                    Some(Ok(())) => {
+                        if let Some(is_resumed) = upstream.stream.is_resumed() {
+                            hop.upstream_metrics.secured(is_resumed);
+                        }
+                    }
                     Some(Err(_)) => {
                         hop.identity.guard.unreachable(hop.upstream.name());
                         return Advance::Over;

@@ -383,7 +383,7 @@ impl StageOps for Box<Authenticate> {
     }
 
     fn held_bytes(&self) -> usize {
-        self.attempt.held_bytes() + self.input.held_bytes() + self.outbox.capacity()
+        self.attempt.held_bytes() + self.upstream.held_bytes() + self.input.held_bytes() + self.outbox.capacity()
     }
 
     fn upstream(&mut self, number: u8) -> Option<&mut Endpoint> {

@@ -97,7 +97,7 @@ impl StageOps for Box<Decline> {
     }
 
     fn held_bytes(&self) -> usize {
-        self.body.capacity() + self.declined.fields.capacity()
+        self.upstream.held_bytes() + self.body.capacity() + self.declined.fields.capacity()
     }
 
     fn upstream(&mut self, _number: u8) -> Option<&mut Endpoint> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::attempt::Attempt;
 use super::connection_source::ConnectionSource;
 use super::cx::Cx;
+use super::happy_eyeballs::Racer;
 use super::record::End;
 use super::transition::Pending;
 use crate::auth::Tally;
@@ -142,10 +143,15 @@ impl Attempt {
         }
     }
 
-    /// The present upstream took a connection that was dialled at `since_us`, at its address of this number.
-    pub(super) fn connected(&self, address: usize, since_us: u64, cx: &Cx<'_>) {
-        self.hop.upstream.reached(address);
-        self.hop.metrics.phase(HandshakePhase::Connect, cx.now_us() - since_us);
+    /// A connection to the present upstream is established.
+    pub(super) fn connected(&self, winner: &Racer, cx: &Cx<'_>) {
+        self.hop.upstream.reached(winner.candidate.place);
+        let connected_us = winner.connected_us.unwrap_or(cx.now_us());
+        self.hop.metrics.phase(HandshakePhase::Connect, connected_us - winner.since_us);
+        if let Some(is_resumed) = winner.endpoint.stream.is_resumed() {
+            self.hop.metrics.phase(HandshakePhase::Tls, cx.now_us() - connected_us);
+            self.hop.upstream_metrics.secured(is_resumed);
+        }
     }
 
     /// An address of an upstream took no connection.

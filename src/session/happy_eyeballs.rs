@@ -1,4 +1,7 @@
 //! Connecting to one of several addresses, the next beside those that are slow (RFC 8305 §5).
+//!
+//! TCP connections race. The transport's own handshake is one more step, of the connection that is there first; another
+//! one begins its handshake only if that fails.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,6 +31,10 @@ pub(super) struct Racer {
     pub number: u8,
     /// When it was begun, in µs.
     pub since_us: u64,
+    /// When the address took the connection, in µs, if it has.
+    pub connected_us: Option<u64>,
+    /// The transport's own handshake is under way.
+    is_securing: bool,
     /// When it is given up, in ms.
     until_ms: u64,
 }
@@ -57,7 +64,8 @@ impl Race {
 
     /// The next connection may be begun.
     pub(super) fn may_launch(&self, now_ms: u64) -> bool {
-        self.racers.is_empty() || (now_ms >= self.next_ms && self.racers.len() < limits::CONNECTION_ATTEMPTS)
+        let has_room = self.racers.len() < limits::CONNECTION_ATTEMPTS;
+        self.racers.is_empty() || (now_ms >= self.next_ms && has_room && self.securing().is_none())
     }
 
     /// Begins a connection.
@@ -72,22 +80,48 @@ impl Race {
         let now_ms = context.now_ms();
         self.next_ms = now_ms + millis(limits::CONNECTION_ATTEMPT_DELAY);
         let until_ms = now_ms + context.settings.timeouts.connect;
-        self.racers.push(Racer { endpoint, candidate, number, since_us: context.now_us(), until_ms });
+        let (since_us, connected_us) = (context.now_us(), None);
+        self.racers.push(Racer { endpoint, candidate, number, since_us, connected_us, is_securing: false, until_ms });
         Ok(())
     }
 
+    /// The place of the connection whose own handshake is under way.
+    fn securing(&self) -> Option<usize> {
+        self.racers.iter().position(|racer| racer.is_securing)
+    }
+
     /// Takes one that is established, or has failed.
-    pub(super) fn finished(&mut self) -> Option<(Racer, io::Result<()>)> {
-        let mut racers = self.racers.iter_mut().enumerate();
-        let (index, outcome) = racers.find_map(|(index, racer)| Some((index, racer.endpoint.connect_outcome()?)))?;
-        Some((self.racers.remove(index), outcome))
+    pub(super) fn finished(&mut self, cx: &Cx<'_>) -> Option<(Racer, io::Result<()>)> {
+        let mut securing = self.securing();
+        for (index, racer) in self.racers.iter_mut().enumerate() {
+            if racer.connected_us.is_none() {
+                match racer.endpoint.socket_outcome() {
+                    None => continue,
+                    Some(Ok(())) => (racer.connected_us, racer.until_ms) = (Some(cx.now_us()), u64::MAX),
+                    Some(Err(error)) => return Some((self.racers.remove(index), Err(error))),
+                }
+            }
+            if securing.is_none() {
+                (securing, racer.is_securing) = (Some(index), true);
+                racer.until_ms = cx.now_ms() + cx.timeouts().tls;
+            }
+            if racer.is_securing
+                && let Some(outcome) = racer.endpoint.handshake_outcome()
+            {
+                return Some((self.racers.remove(index), outcome));
+            }
+        }
+        None
     }
 
     /// Gives up one that takes too long; returns where it was to lead, and the fault.
     pub(super) fn overdue(&mut self, now_ms: u64) -> Option<(Candidate, Fault)> {
         let index = self.racers.iter().position(|racer| now_ms >= racer.until_ms)?;
-        let candidate = self.racers.remove(index).candidate;
-        let detail = format!("{} did not take the connection in time", candidate.address);
+        let Racer { candidate, is_securing, .. } = self.racers.remove(index);
+        let detail = match is_securing {
+            true => format!("{} did not complete the TLS handshake in time", candidate.address),
+            false => format!("{} did not take the connection in time", candidate.address),
+        };
         Some((candidate, Fault::new(At::Dial, Cause::ConnectTimeout, detail)))
     }
 
@@ -105,7 +139,8 @@ impl Race {
     /// When to act if no event comes, in ms: to give a connection up, or to begin the next if there `is_next`.
     pub(super) fn due_ms(&self, is_next: bool) -> Option<u64> {
         let give_up_ms = self.racers.iter().map(|racer| racer.until_ms).min();
-        let launch_ms = (is_next && self.racers.len() < limits::CONNECTION_ATTEMPTS).then_some(self.next_ms);
+        let may_launch = is_next && self.racers.len() < limits::CONNECTION_ATTEMPTS && self.securing().is_none();
+        let launch_ms = may_launch.then_some(self.next_ms);
         give_up_ms.into_iter().chain(launch_ms).min()
     }
 }

@@ -49,7 +49,9 @@ impl StageOps for Box<Reply> {
 
     fn held_bytes(&self) -> usize {
         let behind = match &self.then {
-            AfterAnswer::Relay(halves) => halves.up.held_bytes() + halves.down.held_bytes(),
+            AfterAnswer::Relay(halves) => {
+                halves.upstream.held_bytes() + halves.up.held_bytes() + halves.down.held_bytes()
+            }
             AfterAnswer::Close(_) => 0,
         };
         self.answer.capacity() + behind

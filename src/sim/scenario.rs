@@ -394,6 +394,7 @@ const LONG_TIMEOUTS: TimeoutsMs = TimeoutsMs {
     head: 600_000,
     sniff: 200,
     connect: 60_000,
+    tls: 60_000,
     challenge: 500_000,
     handshake: 1_000_000,
     idle: 2_000_000,

@@ -42,6 +42,8 @@ pub(super) struct TurnContext<'a> {
 /// One client's connection.
 pub(super) struct Connection {
     endpoint: Endpoint,
+    /// The transport's own handshake is complete.
+    is_established: bool,
     state: ConnectionState,
     /// It is dropped at this moment, in any state.
     ends_at: Option<Instant>,
@@ -89,7 +91,8 @@ impl Connection {
         let (mut session, mut actions) = (ProxySession::new(personality, id), VecDeque::new());
         session.open(&mut actions);
         let proxying = Proxying { session, actions, sent: 0, resume_at: None, received_at: now };
-        Connection { endpoint, state: ConnectionState::Proxy(Box::new(proxying)), ends_at: None }
+        let state = ConnectionState::Proxy(Box::new(proxying));
+        Connection { endpoint, is_established: false, state, ends_at: None }
     }
 
     /// Sets the moment at which it is dropped.
@@ -133,6 +136,13 @@ impl Connection {
     }
 
     fn advance(&mut self, context: &mut TurnContext<'_>) -> io::Result<NextTurn> {
+        if !self.is_established {
+            match self.endpoint.connect_outcome() {
+                Some(outcome) => outcome?,
+                None => return Ok(NextTurn::OnEvent),
+            }
+            self.is_established = true;
+        }
         loop {
             match &mut self.state {
                 ConnectionState::Lingering { until } => return linger(&mut self.endpoint, *until, context),

@@ -198,7 +198,10 @@ impl EventLoop {
         stream.set_nodelay(true)?;
         self.generation = self.generation.checked_add(1).unwrap_or(1);
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let endpoint = Endpoint { stream: stream.into(), ready: Readiness::HOPEFUL };
+        let endpoint = match &self.shared.tls {
+            Some(config) => Endpoint::accept_tls(stream.into(), Arc::clone(config))?,
+            None => Endpoint { stream: stream.into(), ready: Readiness::HOPEFUL },
+        };
         let mut connection = Connection::new(endpoint, self.shared.personality(), splitmix(self.seed), now);
         if let Some(lifetime) = self.shared.lifetime {
             connection.end_at(now + lifetime);

@@ -14,6 +14,7 @@
 //! | `kdc` | a KDC, so that Kerberos needs no other software |
 //! | `origin`, `hello_origin`, `pattern` | the built-in origins, and what they send |
 //! | `server`, `event_loop`, `connection`, `tunnel` | all of it on real sockets |
+//! | `certificate` | a certificate for TLS, made at once |
 //! | `counters` | counts of what it received and did |
 //!
 //! [`StubServer`] is the whole server. [`ProxySession`] alone is for tests on virtual time.
@@ -21,6 +22,7 @@
 mod behaviour;
 mod body;
 mod catalogue;
+mod certificate;
 mod challenger;
 mod connection;
 mod counters;
@@ -39,6 +41,7 @@ mod setup;
 mod spnego;
 mod tunnel;
 
+pub use certificate::StubCertificate;
 pub use counters::{Counter, Counters, Counts};
 pub use hello_origin::HELLO_PAGE;
 pub use kdc::{KdcCounts, KdcOptions, StubKdc};

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+use rustls::ServerConfig;
 
 use super::counters::{Counters, Counts};
 use super::event_loop::{EventLoop, Stop};
@@ -41,6 +42,9 @@ pub struct StubOptions {
     pub delay: Duration,
     /// How long a connection may last, tunnels included; `None`: as long as both sides want.
     pub lifetime: Option<Duration>,
+    /// TLS for all connections; `None`: none. See [`StubCertificate`](super::StubCertificate) for one that is made at
+    /// once.
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 impl Default for StubOptions {
@@ -55,6 +59,7 @@ impl Default for StubOptions {
             threads: NonZeroUsize::MIN,
             delay: Duration::ZERO,
             lifetime: None,
+            tls: None,
         }
     }
 }
@@ -82,6 +87,13 @@ impl StubOptions {
         self
     }
 
+    /// Serves TLS only.
+    #[must_use]
+    pub fn tls(mut self, config: Arc<ServerConfig>) -> Self {
+        self.tls = Some(config);
+        self
+    }
+
     /// Sets the personality.
     #[must_use]
     pub fn personality(mut self, personality: Personality) -> Self {
@@ -94,6 +106,7 @@ impl StubOptions {
 pub(super) struct Shared {
     pub setup: Setup,
     pub lifetime: Option<Duration>,
+    pub tls: Option<Arc<ServerConfig>>,
     /// An index into `Personality::ALL`.
     personality: AtomicUsize,
 }
@@ -133,7 +146,8 @@ impl StubServer {
         if let Some(kerberos) = options.kerberos {
             setup = setup.with_kerberos(kerberos);
         }
-        let shared = Arc::new(Shared { setup, lifetime: options.lifetime, personality: AtomicUsize::default() });
+        let (lifetime, tls, personality) = (options.lifetime, options.tls, AtomicUsize::default());
+        let shared = Arc::new(Shared { setup, lifetime, tls, personality });
         shared.set_personality(options.personality);
         let mut server = StubServer { address: options.listen, shared, counters: Vec::new(), workers: Vec::new() };
         // Every loop has its own listener on the same address; the kernel distributes connections over them.

@@ -1,7 +1,7 @@
 //! The stub on real sockets, also with curl as an independent client.
 
 use super::*;
-use crate::stub::{Checksum, HELLO_PAGE, fill_pattern, pattern_mismatch, sink_line};
+use crate::stub::{Checksum, HELLO_PAGE, StubCertificate, fill_pattern, pattern_mismatch, sink_line};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::{Command, Output};
@@ -63,6 +63,27 @@ fn curl(server: &StubServer, password: &str, arguments: &[&str]) -> Option<Outpu
     let user = format!("CORP\\alice:{password}");
     let fixed = ["--disable", "--silent", "--show-error", "--noproxy", "", "--max-time", "20", "--proxy-ntlm"];
     Some(Command::new("curl").args(fixed).args(["-x", &proxy, "-U", &user]).args(arguments).output().unwrap())
+}
+
+#[test]
+fn curl_is_served_over_tls_and_checks_the_certificate() {
+    let certificate = StubCertificate::new(&["localhost", "127.0.0.1"]).unwrap();
+    let server = StubServer::start(options().tls(certificate.server_config())).unwrap();
+    let file = std::env::temp_dir().join(format!("ntlm-gateway-stub-{}.pem", std::process::id()));
+    std::fs::write(&file, certificate.pem()).unwrap();
+    let (proxy, ca) = (format!("https://{}", server.address()), file.to_string_lossy().into_owned());
+    for way in [&["-p", "http://hello.demo/"][..], &["http://hello.demo/", "http://hello.demo/again"]] {
+        let arguments = [&["-x", &proxy, "--proxy-cacert", &ca], way].concat();
+        let Some(output) = curl(&server, "SecREt01", &arguments) else { return };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{way:?}: {said}");
+        assert!(String::from_utf8_lossy(&output.stdout).ends_with(HELLO_PAGE));
+    }
+    let mistrusted = curl(&server, "SecREt01", &["-x", &proxy, "-p", "http://hello.demo/"]).unwrap();
+    assert_eq!(mistrusted.status.code(), Some(60), "{}", String::from_utf8_lossy(&mistrusted.stderr));
+    std::fs::remove_file(file).unwrap();
+    let counts = server.stop();
+    assert_eq!((counts.accepted, counts.protocol_errors()), (2, 0), "{counts}");
 }
 
 #[test]

@@ -281,7 +281,8 @@ impl Probe<'_> {
         let transport = self.config.first_upstream().transport();
         for address in addresses {
             let begin = Instant::now();
-            match BlockingStream::connect(&transport, *address, self.config.timeouts.connect) {
+            let patience = self.config.timeouts.establish(transport.tls().is_some());
+            match BlockingStream::connect(&transport, *address, patience) {
                 Ok(stream) => {
                     self.note(What::Connected { address: *address, took: begin.elapsed() });
                     let until = Instant::now() + self.config.timeouts.handshake;

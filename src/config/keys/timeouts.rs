@@ -16,6 +16,17 @@ pub(super) const TIMEOUTS: &[Key] = &[
         default: Fallback::Value(|| format_duration(limits::CONNECT_TIMEOUT)),
     },
     Key {
+        name: "timeouts.tls",
+        flag: "tls-timeout",
+        places: Places::Everywhere,
+        kind: Kind::Duration,
+        value_name: "DURATION",
+        heading: "Timeouts",
+        help: "The time limit for the TLS handshake with one address of a proxy with https://, counted from its TCP \
+               connection",
+        default: Fallback::Value(|| format_duration(limits::TLS_TIMEOUT)),
+    },
+    Key {
         name: "timeouts.head",
         flag: "head-timeout",
         places: Places::Everywhere,

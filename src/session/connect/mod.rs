@@ -63,7 +63,7 @@ impl Connect {
 
     /// Tries addresses until a connection is there, or all that may be are on their way.
     fn race(mut self: Box<Self>, cx: &mut Cx<'_>) -> Step<Box<Self>> {
-        while let Some((racer, outcome)) = self.race.finished() {
+        while let Some((racer, outcome)) = self.race.finished(cx) {
             match outcome {
                 Ok(()) => return Step::Go(self.connected(racer, cx)),
                 Err(error) => self.failed(racer.candidate.member, Fault::dial_io(racer.candidate.address, &error)),

@@ -290,7 +290,7 @@ impl Upstreams {
             attempt.begins_to_wait(cx);
         }
         attempt.number = winner.number;
-        attempt.connected(winner.candidate.place, winner.since_us, cx);
+        attempt.connected(&winner, cx);
         // The handshake has not borrowed the credentials yet, and there may be others by now.
         attempt.follow_reload(cx);
         Transition::Authenticate(Connected { attempt, upstream: winner.endpoint })

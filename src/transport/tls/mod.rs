@@ -24,8 +24,8 @@ use super::tcp;
 use crate::tls::TlsSettings;
 use engine::{Engine, Halt, RECORD_BYTES, Sink, Task, missing_bytes};
 
-/// What a caller writes is encrypted and sent in pieces of this size, which is one read of the relay. What a full socket
-/// does not take of a piece is held.
+/// What a caller writes is encrypted and sent in pieces of this size, which is one read of the relay. What a full
+/// socket does not take of a piece is held.
 const SEALED_AT_ONCE_BYTES: usize = 4 * RECORD_BYTES;
 
 /// By how much encryption lengthens a record at most, with the ciphers that rustls has: header, nonce, tag and type.
