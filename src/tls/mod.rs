@@ -1,37 +1,24 @@
-//! TLS to upstreams: what a connection needs to know before it is made.
+//! TLS to upstreams: what a connection needs to know before it is made, and what is said when it fails.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `settings` | what the configuration demands, ready for connections |
+//! | `verifier` | which servers are trusted: chain, name and pin |
+//! | `certificate` | what is read of a certificate besides: its algorithm, times and key |
+//! | `bindings` | channel bindings, which tie a logon to the server's certificate |
+//! | `faults` | rustls's errors in the operator's terms |
+//! | `pem` | certificates and keys in files |
+//!
+//! Everything here is pure: bytes in, bytes out. `config` reads the files, `transport` makes the connections.
 
-use std::fmt;
-use std::sync::Arc;
+pub mod bindings;
+pub mod certificate;
+mod faults;
+mod pem;
+mod settings;
+mod verifier;
 
-use rustls::ClientConfig;
-use rustls::pki_types::{CertificateDer, ServerName};
-
-/// How connections to an upstream are secured; shared by all of them.
-pub struct TlsSettings {
-    /// Versions, trust, client certificate, ALPN and the cache of sessions to resume.
-    pub config: Arc<ClientConfig>,
-    /// The name that is sent (SNI) and that the certificate must have.
-    pub server_name: ServerName<'static>,
-}
-
-impl TlsSettings {
-    /// The MD5 hash of the channel bindings that a server's certificate gives (RFC 5929 §4), as a transport reports it.
-    #[must_use]
-    pub fn channel_bindings(&self, _certificate: &CertificateDer<'_>) -> Option<[u8; 16]> {
-        None
-    }
-}
-
-impl PartialEq for TlsSettings {
-    fn eq(&self, other: &TlsSettings) -> bool {
-        Arc::ptr_eq(&self.config, &other.config) && self.server_name == other.server_name
-    }
-}
-
-impl Eq for TlsSettings {}
-
-impl fmt::Debug for TlsSettings {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("TlsSettings").field("server_name", &self.server_name).finish_non_exhaustive()
-    }
-}
+pub use faults::{Circumstances, TlsFailure, TlsFault};
+pub use pem::{PemError, certificates, private_key, readable_certificates};
+pub use settings::{ClientCertificate, Roots, TlsOptions, TlsOptionsError, TlsSettings};
+pub use verifier::Pin;
