@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::http::{FieldError, ResponseError};
+use crate::tls::{TlsFailure, TlsFault};
 
 /// Who is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -147,6 +148,26 @@ causes! {
     ConnectUnreachable "connect_unreachable" Upstream;
     /// The TCP connection was not established in time.
     ConnectTimeout "connect_timeout" Upstream;
+    /// The upstream's certificate is for another name.
+    TlsNameMismatch "tls_name_mismatch" Upstream;
+    /// The upstream's certificate is not issued by a CA that is trusted.
+    TlsUnknownIssuer "tls_unknown_issuer" Upstream;
+    /// The upstream's certificate has expired.
+    TlsCertificateExpired "tls_certificate_expired" Upstream;
+    /// The key of the upstream's certificate is not pinned.
+    TlsPinMismatch "tls_pin_mismatch" Upstream;
+    /// The upstream's certificate cannot be used for another reason.
+    TlsCertificateInvalid "tls_certificate_invalid" Upstream;
+    /// The upstream supports no version or cipher suite of TLS that the gateway supports.
+    TlsNoCommonVersion "tls_no_common_version" Upstream;
+    /// The upstream is to be reached with TLS and answers with something else.
+    TlsNotSpoken "tls_not_spoken" Upstream;
+    /// The upstream is to be reached without TLS and answers with a TLS record.
+    TlsExpected "tls_expected" Upstream;
+    /// The upstream requires a client certificate, or rejects the gateway's.
+    TlsClientCertificate "tls_client_certificate" Gateway;
+    /// TLS to the upstream failed in another way.
+    TlsFailed "tls_failed" Upstream;
     /// The upstream closed the connection before its response was complete.
     UpstreamClosed "upstream_closed" Upstream;
     /// The upstream reset the connection, or a write to it failed.
@@ -208,6 +229,10 @@ causes! {
     Drained "drained" Gateway;
 }
 
+/// The detail of [`Cause::TlsExpected`].
+pub const TLS_EXPECTED: &str = "the upstream expects TLS on this port; write https:// in front of its address, or use the \
+                                port on which it speaks plain HTTP";
+
 /// One named failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -232,6 +257,9 @@ impl Fault {
 
     /// The fault for an I/O error on an established upstream connection.
     pub fn upstream_io(at: At, error: &io::Error) -> Fault {
+        if let Some(TlsFailure { fault, detail }) = TlsFailure::of_io(error) {
+            return Fault::new(at, cause_of(fault), detail);
+        }
         Fault::new(at, Cause::UpstreamReset, format!("the connection to the upstream failed: {error}"))
     }
 
@@ -246,6 +274,9 @@ impl Fault {
 
     /// The fault for a failed attempt to connect to `address`.
     pub fn dial_io(address: SocketAddr, error: &io::Error) -> Fault {
+        if let Some(TlsFailure { fault, detail }) = TlsFailure::of_io(error) {
+            return Fault::new(At::Dial, cause_of(fault), format!("{address}: {detail}"));
+        }
         let cause = match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Cause::ConnectRefused,
             io::ErrorKind::TimedOut => Cause::ConnectTimeout,
@@ -253,6 +284,20 @@ impl Fault {
             _ => Cause::ConnectUnreachable,
         };
         Fault::new(At::Dial, cause, format!("{address}: {error}"))
+    }
+}
+
+fn cause_of(fault: TlsFault) -> Cause {
+    match fault {
+        TlsFault::NameMismatch => Cause::TlsNameMismatch,
+        TlsFault::UnknownIssuer => Cause::TlsUnknownIssuer,
+        TlsFault::Expired => Cause::TlsCertificateExpired,
+        TlsFault::PinMismatch => Cause::TlsPinMismatch,
+        TlsFault::InvalidCertificate => Cause::TlsCertificateInvalid,
+        TlsFault::NoCommonVersion => Cause::TlsNoCommonVersion,
+        TlsFault::NotTls => Cause::TlsNotSpoken,
+        TlsFault::ClientCertificate => Cause::TlsClientCertificate,
+        TlsFault::Failed => Cause::TlsFailed,
     }
 }
 
@@ -272,6 +317,19 @@ pub fn is_exhaustion(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_of_tls_keeps_its_kind_and_its_text_at_every_stage() {
+        let failure = TlsFailure { fault: TlsFault::PinMismatch, detail: "another key".into() };
+        let error = io::Error::other(failure);
+        let address: SocketAddr = "192.0.2.1:8443".parse().unwrap();
+        let dialled = Fault::dial_io(address, &error);
+        assert_eq!((dialled.at, dialled.cause), (At::Dial, Cause::TlsPinMismatch));
+        assert_eq!(dialled.detail, "192.0.2.1:8443: another key");
+        let later = Fault::upstream_io(At::Authenticate, &error);
+        assert_eq!((later.cause, &*later.detail), (Cause::TlsPinMismatch, "another key"));
+        assert_eq!(Fault::dial_io(address, &io::Error::other("?")).cause, Cause::ConnectUnreachable);
+    }
 
     #[test]
     fn labels_are_unique() {

@@ -30,7 +30,8 @@
 //!   logging    → config
 //!   stub       → transport, event, ntlm, kerberos, http
 //!   tickets    → auth, kerberos, fault
-//!   forward, route, fault, admin → http
+//!   fault      → http, tls
+//!   forward, route, admin → http
 //! ```
 //!
 //! `ntlm`, `kerberos`, `http` and `forward` are pure: bytes in, bytes out, without sockets, clocks or mio.

@@ -687,6 +687,9 @@ pub const KERBEROS_REPLAYS: usize = 256 * 1024;
 /// Longest keytab.
 pub const KEYTAB_BYTES: usize = 1024 * 1024;
 
+/// Longest file with certificates or a key for TLS. The store of a distribution has about 220 KiB.
+pub const TLS_FILE_BYTES: usize = 1024 * 1024;
+
 /// Keys of a keytab.
 pub const KEYTAB_ENTRIES: usize = 4096;
 

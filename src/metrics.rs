@@ -24,11 +24,13 @@ mod kerberos;
 mod logins;
 mod reloads;
 mod requests;
+mod tls;
 
 pub use guard::GuardMetrics;
 pub use kerberos::{KerberosMetrics, TicketMetric};
 pub use logins::LoginMetrics;
 pub use reloads::ConfigMetrics;
+pub use tls::{CertificateOwner, TlsMetrics};
 
 /// Histogram buckets for the duration of an event loop's turn.
 const TURN_BUCKETS_SECONDS: &[f64] = &[0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
@@ -72,6 +74,8 @@ pub struct Metrics {
     pub log_lines_dropped: IntCounter,
     /// Kerberos tickets.
     pub kerberos: KerberosMetrics,
+    /// See [`TlsMetrics`].
+    pub tls: TlsMetrics,
     /// Reloads of the configuration.
     pub config: ConfigMetrics,
 }
@@ -167,6 +171,7 @@ impl Metrics {
                 "Log lines dropped because standard error was not read fast enough",
             )?,
             kerberos: KerberosMetrics::new(&make)?,
+            tls: TlsMetrics::new(&make)?,
             config: ConfigMetrics::new(&make)?,
             registry: make.0,
         })
@@ -185,6 +190,7 @@ impl Metrics {
     /// Removes the gauges of an upstream that is no longer configured; its counters stay.
     pub fn forget_upstream(&self, name: &str) {
         self.upstreams.forget(name);
+        self.tls.forget(name);
     }
 
     /// Removes the gauges of an identity that is no longer configured.

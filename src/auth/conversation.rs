@@ -8,7 +8,7 @@ use super::nonces::Nonces;
 use super::progress::Progress;
 use super::proxy_answer::{ProxyAnswer, SentRequest};
 use super::state::{AfterBody, Disclosure, Leg, Opening, State};
-use crate::fault::{At, Cause, Fault};
+use crate::fault::{At, Cause, Fault, TLS_EXPECTED};
 use crate::http::{self, BodyDiscarder, BodyFraming, DiscardError, HeadEnd, ResponseHead};
 use crate::limits;
 
@@ -148,6 +148,9 @@ impl Handshake {
         loop {
             let rest = &bytes[used..];
             match &mut self.state {
+                State::Awaiting { .. } if http::is_tls_record(rest) => {
+                    return Err(fault(Cause::TlsExpected, TLS_EXPECTED));
+                }
                 State::Awaiting { head_end, leg } => {
                     let leg = *leg;
                     let found = head_end.find(rest, self.head_limit_bytes);

@@ -1,11 +1,13 @@
 //! Identities, upstreams and routes, from the plain settings and from the entries of the file's tables.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Problem};
 use super::parse::{FIRST_LEGS, METHODS, Placed, Reader, SOME_NETWORK, WARM_LIMIT, network, workstation};
 use super::secrets::Secret;
 use super::settings::{Entry, Setting, Source};
+use super::tls::{CommonTls, OF_UPSTREAM};
 use super::values::ValueError;
 use super::warning;
 use super::{
@@ -37,6 +39,23 @@ struct IdentityDefaults {
     kerberos: Option<KerberosConfig>,
 }
 
+/// Defaults for the entries of `[[upstreams]]`, from the plain settings. `None` if they could not be read.
+struct CommonUpstream {
+    first_leg: Option<FirstLeg>,
+    warm: Option<WarmSize>,
+    keep: Option<usize>,
+    spn: Option<Spn>,
+    tls: CommonTls,
+}
+
+/// The upstreams, and the names of their groups in the order in which they first appear.
+struct Upstreams {
+    all: Vec<UpstreamConfig>,
+    groups: Vec<String>,
+    /// See [`EgressConfig`].
+    system_store: Option<PathBuf>,
+}
+
 /// Everything from the three tables and from the corresponding plain settings.
 pub(super) struct EgressConfig {
     pub identities: Vec<IdentityConfig>,
@@ -46,6 +65,8 @@ pub(super) struct EgressConfig {
     pub order: UpstreamOrder,
     pub check: Check,
     pub rules: Rules,
+    /// The file with the CAs that the system trusts, if it is in use.
+    pub system_store: Option<PathBuf>,
 }
 
 impl Reader<'_> {
@@ -67,17 +88,19 @@ impl Reader<'_> {
         let names: Option<Vec<&str>> =
             identities.as_ref().map(|all| all.iter().map(|identity| identity.name.as_str()).collect());
         let upstreams = self.upstreams(names.as_deref());
-        let groups = upstreams.as_ref().map(|(_, groups)| groups.clone());
+        let groups = upstreams.as_ref().map(|upstreams| upstreams.groups.clone());
         let order = self.choice("order", ORDERS);
         let check = self.check();
         let rules = self.rules(groups.as_deref());
-        if let (Some(identities), Some((upstreams, _))) = (&identities, &upstreams) {
-            self.reject_upstreams_without_mechanism(identities, upstreams)?;
+        if let (Some(identities), Some(upstreams)) = (&identities, &upstreams) {
+            self.reject_upstreams_without_mechanism(identities, &upstreams.all)?;
         }
+        let upstreams = upstreams?;
         Some(EgressConfig {
             identities: identities?,
             kerberos: kerberos?,
-            upstreams: upstreams?.0,
+            upstreams: upstreams.all,
+            system_store: upstreams.system_store,
             groups: groups?,
             order: order?,
             check: check?,
@@ -274,59 +297,72 @@ impl Reader<'_> {
         Some(Some(ProxyLogin { user, password }))
     }
 
-    /// The upstreams, and the names of their groups in the order in which they first appear.
-    fn upstreams(&mut self, identities: Option<&[&str]>) -> Option<(Vec<UpstreamConfig>, Vec<String>)> {
+    /// The upstreams, their groups, and what they are reached with.
+    fn upstreams(&mut self, identities: Option<&[&str]>) -> Option<Upstreams> {
         let first_leg = self.choice("first_leg", FIRST_LEGS);
         let spn = self.spn("spn")?;
         let warm = self.required("warm", warm_size);
         let keep = self.required("keep", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
         let table = self.settings.entries("upstreams");
+        let mut tls = self.common_tls(self.mentions_tls())?;
         let mut groups = Vec::new();
         let mut names = Vec::new();
         let mut all = Vec::new();
         if table.is_empty() {
             groups.push(DEFAULT.to_owned());
-            let alone = |host: HostPort| UpstreamConfig {
-                name: host.to_string(),
-                addresses: vec![host],
-                group: 0,
-                weight: 1,
-                identity: None,
-                first_leg: first_leg.unwrap_or_default(),
-                auth: None,
-                spn: spn.clone(),
-                warm: warm.unwrap_or_default(),
-                keep: keep.unwrap_or_default(),
+            let hosts = self.list("upstream", SOME_HOST, proxy);
+            let name = |host: &Placed<(HostPort, bool)>| {
+                let (host, source) = (&host.value.0, host.source.clone());
+                Placed { value: host.to_string(), source }
             };
-            let hosts = self.list("upstream", SOME_HOST, host);
-            let name = |host: &Placed<HostPort>| Placed { value: host.value.to_string(), source: host.source.clone() };
             names.extend(hosts.entries.iter().map(name));
-            all.push(hosts.values().map(|hosts| hosts.into_iter().map(alone).collect()));
+            all.push(hosts.values().and_then(|hosts| {
+                let alone = |host: (HostPort, bool)| {
+                    let tls = self.tls_of_upstream(None, "upstream", std::slice::from_ref(&host), &mut tls)?;
+                    Some(UpstreamConfig {
+                        name: host.0.to_string(),
+                        addresses: vec![host.0],
+                        group: 0,
+                        weight: 1,
+                        identity: None,
+                        first_leg: first_leg.unwrap_or_default(),
+                        auth: None,
+                        spn: spn.clone(),
+                        tls,
+                        warm: warm.unwrap_or_default(),
+                        keep: keep.unwrap_or_default(),
+                    })
+                };
+                hosts.into_iter().map(alone).collect::<Option<Vec<_>>>()
+            }));
         } else if self.settings.given("upstream").is_some() {
             let problem =
                 |_: &str| Err::<(), _>(Problem::Together("move it into the file's [[upstreams]], or remove those"));
             self.required("upstream", problem);
             all.push(None);
         }
+        let mut common = CommonUpstream { first_leg, warm, keep, spn, tls };
         for entry in table {
-            let upstream = self
-                .entry(entry, |reader| reader.upstream(&mut groups, identities, (first_leg, warm, keep), spn.as_ref()));
+            let upstream = self.entry(entry, |reader| reader.upstream(&mut groups, identities, &mut common));
             names.extend(upstream.iter().map(|upstream| entry.named("upstreams.name", upstream.name.clone())));
             all.push(upstream.map(|upstream| vec![upstream]));
         }
         self.unique("upstreams", &names, limits::MAX_UPSTREAMS)?;
         let all: Vec<Vec<UpstreamConfig>> = all.into_iter().collect::<Option<_>>()?;
-        Some((all.concat(), groups))
+        let system_store = common.tls.system_store().map(Path::to_owned);
+        Some(Upstreams { all: all.concat(), groups, system_store })
     }
 
     fn upstream(
         &mut self,
         groups: &mut Vec<String>,
         identities: Option<&[&str]>,
-        (first_leg, warm, keep): (Option<FirstLeg>, Option<WarmSize>, Option<usize>),
-        spn: Option<&Spn>,
+        common: &mut CommonUpstream,
     ) -> Option<UpstreamConfig> {
-        let addresses = self.list("upstreams.address", SOME_HOST, host).values();
+        let addresses = self.list("upstreams.address", SOME_HOST, proxy).values();
+        let tls = addresses
+            .as_ref()
+            .and_then(|hosts| self.tls_of_upstream(Some(OF_UPSTREAM), "upstreams.address", hosts, &mut common.tls));
         let given_name = self.optional("upstreams.name", name);
         let group = self.required("upstreams.group", name);
         let weight = self.required("upstreams.weight", |text| Ok(super::values::parse_integer(text, WEIGHTS)?));
@@ -337,6 +373,7 @@ impl Reader<'_> {
         let own_warm = self.optional("upstreams.warm", warm_size);
         let own_keep = self.optional("upstreams.keep", |text| Ok(super::values::parse_integer(text, 0..=WARM_LIMIT)?));
         let (group, addresses) = (group?, addresses?);
+        let addresses: Vec<HostPort> = addresses.into_iter().map(|(host, _)| host).collect();
         let number = groups.iter().position(|known| *known == group).unwrap_or_else(|| {
             groups.push(group);
             groups.len() - 1
@@ -347,12 +384,24 @@ impl Reader<'_> {
             group: number,
             weight: u32::try_from(weight?).unwrap_or(1),
             identity: identity?,
-            first_leg: own_leg?.or(first_leg)?,
+            first_leg: own_leg?.or(common.first_leg)?,
             auth: auth?,
-            spn: own_spn?.or_else(|| spn.cloned()),
-            warm: own_warm?.or(warm)?,
-            keep: own_keep?.or(keep)?,
+            spn: own_spn?.or_else(|| common.spn.clone()),
+            tls: tls?,
+            warm: own_warm?.or(common.warm)?,
+            keep: own_keep?.or(common.keep)?,
         })
+    }
+
+    /// Whether some upstream is reached with TLS, as far as the settings can be read.
+    fn mentions_tls(&self) -> bool {
+        let is_tls = |setting: Option<&Setting>| {
+            let parts = setting.map(Setting::parts).unwrap_or_default();
+            parts.iter().any(|part| HostPort::of_proxy(&part.text).is_ok_and(|(_, is_tls)| is_tls))
+        };
+        let entries = self.settings.entries("upstreams").iter();
+        is_tls(self.settings.given("upstream"))
+            || entries.map(|entry| entry.settings.given("upstreams.address")).any(is_tls)
     }
 
     fn check(&mut self) -> Option<Check> {
@@ -448,8 +497,9 @@ fn boolean(text: &str) -> Result<bool, Problem> {
     text.parse().map_err(|_| Problem::Choice { text: text.into(), choices: "true, false".into() })
 }
 
-fn host(text: &str) -> Result<HostPort, Problem> {
-    Ok(text.parse()?)
+/// The address of a proxy, and whether it is reached with TLS.
+fn proxy(text: &str) -> Result<(HostPort, bool), Problem> {
+    Ok(HostPort::of_proxy(text)?)
 }
 
 fn warm_size(text: &str) -> Result<WarmSize, Problem> {

@@ -10,6 +10,7 @@ use super::kerberos::KerberosProblem;
 use super::redact;
 use super::secrets::SecretError;
 use super::settings::Source;
+use super::tls::TlsProblem;
 use super::values::ValueError;
 use super::warning::Warning;
 use crate::ntlm::AccountError;
@@ -310,6 +311,9 @@ pub enum Problem {
     /// See [`KerberosProblem`].
     #[error(transparent)]
     Kerberos(Box<KerberosProblem>),
+    /// See [`TlsProblem`].
+    #[error(transparent)]
+    Tls(Box<TlsProblem>),
     /// See [`PatternError`].
     #[error(transparent)]
     Pattern(#[from] PatternError),

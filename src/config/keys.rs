@@ -12,6 +12,7 @@ mod process;
 #[cfg(test)]
 mod tests;
 mod timeouts;
+mod tls;
 
 use std::fmt;
 
@@ -216,6 +217,7 @@ const GROUPS: &[&[Key]] = &[
     process::CONFIGURATION,
     process::LISTENING,
     egress::UPSTREAM,
+    tls::TLS,
     identity::IDENTITY,
     kerberos::KERBEROS,
     egress::ROUTES,

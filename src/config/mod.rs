@@ -20,6 +20,7 @@
 //! | `egress` | identities, upstreams and routes |
 //! | `mechanisms` | the lists of mechanisms, and what is left of two |
 //! | `kerberos` | names, keys and KDCs for Kerberos |
+//! | `tls` | CAs, certificates and keys for TLS to upstreams |
 //! | `listeners` | what is served at which address |
 //! | `host_name` | the default workstation |
 //! | `loops` | upstreams that are the gateway itself |
@@ -33,6 +34,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -42,6 +44,7 @@ use crate::client_protocol::Service;
 use crate::kerberos::PrincipalName;
 use crate::ntlm::{Identity, NtHash};
 use crate::route::Rules;
+use crate::tls::TlsSettings;
 use crate::transport::Transport;
 use crate::upstream::{HostPort, WarmSize};
 
@@ -70,6 +73,9 @@ pub mod table_keys;
 mod table_tests;
 #[cfg(test)]
 mod tests;
+mod tls;
+#[cfg(test)]
+mod tls_tests;
 pub mod values;
 mod warning;
 #[cfg(test)]
@@ -81,6 +87,7 @@ pub use kerberos::{KerberosConfig, KerberosIdentity, KerberosProblem, Spn};
 pub use mechanisms::Mechanisms;
 pub use secrets::{Password, SecretStore};
 pub use settings::{Entry, Part, Setting, Settings, Source};
+pub use tls::TlsProblem;
 pub use warning::{Advice, Warning};
 
 pub use crate::auth::FirstLeg;
@@ -301,6 +308,8 @@ pub struct UpstreamConfig {
     pub auth: Option<Mechanisms>,
     /// The name of its service in Kerberos, if that is not `HTTP/<its first host>`.
     pub spn: Option<Spn>,
+    /// How it is reached with TLS, if it is.
+    pub tls: Option<Arc<TlsSettings>>,
     /// How many connections a shard may keep pre-challenged.
     pub warm: WarmSize,
     /// The most authenticated connections that a shard keeps for further requests; 0 for none.
@@ -326,7 +335,7 @@ impl UpstreamConfig {
     /// What carries the bytes to it.
     #[must_use]
     pub fn transport(&self) -> Transport {
-        Transport::Tcp
+        self.tls.clone().map_or(Transport::Tcp, Transport::Tls)
     }
 }
 

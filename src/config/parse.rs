@@ -13,6 +13,7 @@ use super::listeners::TableListener;
 use super::redact;
 use super::secrets::FILES;
 use super::settings::{Part, Setting, Settings, Source};
+use super::tls;
 use super::values::{parse_duration, parse_integer, parse_size};
 use super::warning::{self, Advice, Warning};
 use super::{Config, FirstLeg, KeepAlive, LogFormat, MAX_SHARDS, SecretStore, Timeouts};
@@ -189,7 +190,7 @@ impl Reader<'_> {
             keep_alive: keep_alive?,
             log_format: log_format?,
             log_level: log_level?,
-            files: self.files(),
+            files: self.files().into_iter().chain(egress.system_store).collect(),
             identities: egress.identities,
             kerberos: egress.kerberos,
             upstreams: egress.upstreams,
@@ -285,16 +286,20 @@ impl Reader<'_> {
         }
     }
 
-    /// The files of secrets.
+    /// The files of secrets, of Kerberos and of TLS.
     fn files(&self) -> Vec<PathBuf> {
         let common = ["keytab"];
-        let plain = FILES.into_iter().chain(common).chain(["kerberos.krb5_conf"]);
-        let plain = plain.map(|name| (self.settings, name.to_owned()));
+        let plain = FILES.into_iter().chain(common).chain(["kerberos.krb5_conf"]).map(str::to_owned);
+        let plain = plain.chain(tls::FILES.map(|name| format!("{}{name}", tls::PLAIN)));
+        let plain = plain.map(|name| (self.settings, name));
         let names = FILES.into_iter().chain(common).chain(["proxy_password_file"]);
         let entries = self.settings.entries("identities").iter();
         let in_entries =
             entries.flat_map(|entry| names.clone().map(|name| (&entry.settings, format!("identities.{name}"))));
-        let named = plain.chain(in_entries).filter_map(|(settings, name)| settings.given(&name));
+        let upstreams = self.settings.entries("upstreams").iter();
+        let of_upstreams =
+            upstreams.flat_map(|entry| tls::FILES.map(|name| (&entry.settings, format!("{}{name}", tls::OF_UPSTREAM))));
+        let named = plain.chain(in_entries).chain(of_upstreams).filter_map(|(settings, name)| settings.given(&name));
         named.map(Setting::path).collect()
     }
 

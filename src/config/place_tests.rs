@@ -56,14 +56,14 @@ const PLAIN: &str = "upstream = 'a:1'\nuser = 'CORP\\svc'\npassword_file = 'pass
 #[test]
 fn every_invalid_entry_of_a_list_is_reported_with_its_own_column() {
     let directory = Directory::new("entries");
-    let text = "upstream = ['a:1', 'b', 'https://c:1']\nuser = 'CORP\\svc'\npassword_file = 'password'\n\
+    let text = "upstream = ['a:1', 'b', 'https://c:0']\nuser = 'CORP\\svc'\npassword_file = 'password'\n\
                 listen = \"127.0.0.1:1, localhost:2 127.0.0.1\"\nallow_clients = [\n  '10.0.0.0/8',\n  'x',\n  7, '10.0.0.0/33',\n]\n\
                 no_proxy = 'a, b c/d, *.e:0'\n";
     expect(
         &directory.errors(text),
         &[
             "1:20: upstream: \"b\" has no port",
-            "1:25: upstream: \"https://c:1\": TLS to the proxy is not supported",
+            "1:25: upstream: \"0\" in \"c:0\" is not a port",
             "4:24: listen: \"localhost:2\" is not a listening address",
             "4:36: listen: \"127.0.0.1\" is not a listening address",
             "7:3: allow_clients: \"x\" is not a network",

@@ -21,6 +21,11 @@ impl Directory {
             std::fs::write(path.join(name), PASSWORD).unwrap();
         }
         std::fs::write(path.join("batch-nt-hash"), NtHash::from_password(PASSWORD).to_hex().as_str()).unwrap();
+        let certificate = rcgen::generate_simple_self_signed(["gateway.corp.example".to_owned()]).unwrap();
+        for name in ["partner-ca.crt", "partner.crt"] {
+            std::fs::write(path.join(name), certificate.cert.pem()).unwrap();
+        }
+        std::fs::write(path.join("partner.key"), certificate.signing_key.serialize_pem()).unwrap();
         Directory(path)
     }
 
@@ -74,6 +79,8 @@ fn the_tables_of_the_example_are_valid_and_show_every_setting() {
     assert_eq!(upstreams, [("east", 2, 0, 3), ("west", 1, 0, 1), ("partner", 1, 1, 1)]);
     let partner = &config.upstreams[2];
     assert_eq!((partner.identity, partner.first_leg, partner.warm), (Some(3), FirstLeg::Plain, WarmSize::Fixed(0)));
+    assert_eq!((config.upstreams[0].transport(), partner.addresses[0].port()), (Transport::Tcp, 8443));
+    assert!(matches!(partner.transport(), Transport::Tls(settings) if settings.client_not_after().is_some()));
     assert_eq!(config.upstreams[0].warm, WarmSize::Auto);
     let listen = ["127.0.0.1:3129", "127.0.0.1:1080", "127.0.0.1:5432", "127.0.0.1:15001"];
     assert_eq!(config.listen, listen.map(|address| address.parse().unwrap()));
@@ -93,7 +100,7 @@ fn the_tables_of_the_example_are_valid_and_show_every_setting() {
     assert_eq!((login.user.as_str(), &login.password), ("batch", &NtHash::from_password(PASSWORD)));
     let decisions: Vec<Decision> = config.rules.rules.iter().map(|rule| rule.decision).collect();
     assert_eq!(decisions, [Decision::Group(1), Decision::Direct, Decision::Deny]);
-    assert_eq!(config.files.len(), 8, "every file with a secret is watched: {:?}", config.files);
+    assert_eq!(config.files.len(), 11, "every file with a secret or a certificate is watched: {:?}", config.files);
 }
 
 #[test]

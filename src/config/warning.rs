@@ -101,6 +101,9 @@ pub enum Advice {
     /// A setting for Kerberos without Kerberos.
     #[error("has no effect, because auth does not list kerberos")]
     WithoutKerberos,
+    /// A setting for TLS without TLS.
+    #[error("has no effect, because no upstream that it is for has https:// in front of its address")]
+    WithoutTls,
     /// A variable whose name is nearly that of a setting.
     #[error("is not a setting; did you mean {0}?")]
     Variable(String),

@@ -19,9 +19,9 @@ use crate::egress::{
 use crate::event::Sender;
 use crate::kerberos::KeyVersion;
 use crate::limits::millis;
-use crate::metrics::{Metrics, UpstreamMetrics};
+use crate::metrics::{CertificateOwner, Metrics, UpstreamMetrics};
 use crate::shard::Message;
-use crate::transport::BlockingStream;
+use crate::transport::{BlockingStream, Transport};
 use crate::upstream::{
     Account, Accounts, Checker, Guard, GuardChange, GuardState, HealthChange, HostPort, OwnAddresses, Question,
     Resolution, Resolver, SecretDigest, Upstream, without_name,
@@ -165,6 +165,12 @@ impl ManagedEgress {
     pub(super) fn measure(&self, metrics: &Metrics, epoch: Instant) {
         let now_ms = millis(epoch.elapsed());
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        for managed in &self.upstreams {
+            let Transport::Tls(settings) = managed.upstream.transport() else { continue };
+            let name = managed.upstream.name();
+            metrics.tls.certificate(name, CertificateOwner::Server, settings.server_not_after());
+            metrics.tls.certificate(name, CertificateOwner::Client, settings.client_not_after());
+        }
         for identity in &self.identities {
             let status = identity.guard.status(now_ms);
             let accepted = status.accepted_ms.map_or(0, |at_ms| now_seconds - (now_ms - at_ms) / 1000);
@@ -445,6 +451,10 @@ impl Builder {
         if let Some(place) = old.iter().position(same) {
             return Ok(old.swap_remove(place));
         }
+        // A reload that only replaces a certificate must not forget that the upstream has used NTLM.
+        let is_same_place =
+            |old: &&ManagedUpstream| **old.upstream.name() == *config.name && old.addresses == config.addresses;
+        let speaks_ntlm = old.iter().find(is_same_place).map(|old| Arc::clone(&old.speaks_ntlm)).unwrap_or_default();
         let metrics = self.metrics.upstream(&config.name);
         metrics.up.set(1);
         let (checker, wake_checker) = Checker::new();
@@ -489,7 +499,7 @@ impl Builder {
             upstream,
             metrics,
             check,
-            speaks_ntlm: Arc::default(),
+            speaks_ntlm,
             _resolvers: resolvers,
         })
     }
@@ -661,7 +671,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::Transport;
     use std::net::{Ipv6Addr, SocketAddrV6};
 
     #[test]

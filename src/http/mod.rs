@@ -65,7 +65,7 @@ pub use fields::{
 };
 pub use framing::{BodyFraming, FramingError, ResponseTo};
 pub use head_end::{HeadEnd, HeadTooLarge};
-pub use other_protocol::{OtherProtocol, detect_other_protocol, first_bytes, has_overlong_method};
+pub use other_protocol::{OtherProtocol, detect_other_protocol, first_bytes, has_overlong_method, is_tls_record};
 pub use proxy_status::{ErrorType, PROXY_NAME, ProxyStatus};
 pub use redirected::url_of_redirected;
 pub use request_head::{METHOD_LIMIT_BYTES, RequestError, RequestHead, check_request_line};

@@ -4,6 +4,8 @@ use super::head_end::LEADING_BLANK_LINES_MAX;
 use super::request_head::METHOD_LIMIT_BYTES;
 use super::start_line::is_token_char;
 
+/// The first byte of a TLS alert record.
+const TLS_ALERT: u8 = 21;
 /// The first byte of a TLS handshake record (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 22;
 
@@ -53,6 +55,12 @@ impl OtherProtocol {
             Self::Unknown => "the first bytes cannot begin an HTTP request",
         }
     }
+}
+
+/// Whether the bytes of a response begin with a record of TLS, such as the alert with which a server that expects TLS
+/// answers plain HTTP.
+pub fn is_tls_record(bytes: &[u8]) -> bool {
+    matches!(bytes, [TLS_ALERT | TLS_HANDSHAKE, 3, ..])
 }
 
 /// Checks whether the bytes received so far can still become an HTTP request, possibly after empty lines

@@ -58,6 +58,10 @@ error_types! {
     ConnectionWriteTimeout => "connection_write_timeout", 504;
     /// A connection limit has been reached (§2.3.12).
     ConnectionLimitReached => "connection_limit_reached", 503;
+    /// TLS with the next hop failed (§2.3.13).
+    TlsProtocolError => "tls_protocol_error", 502;
+    /// The next hop's certificate could not be verified (§2.3.14).
+    TlsCertificateError => "tls_certificate_error", 502;
     /// The request is invalid (§2.3.16).
     HttpRequestError => "http_request_error", 400;
     /// Policy forbids the request (§2.3.17).

@@ -40,12 +40,34 @@ pub struct Roots {
 }
 
 /// A certificate with its chain and its private key.
-#[derive(Debug)]
 pub struct ClientCertificate {
     /// The certificate, and those above it.
     pub chain: Vec<CertificateDer<'static>>,
     /// The key.
     pub key: PrivateKeyDer<'static>,
+}
+
+impl fmt::Debug for ClientCertificate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("ClientCertificate")
+    }
+}
+
+impl ClientCertificate {
+    /// Whether it can be used.
+    ///
+    /// # Errors
+    /// [`TlsOptionsError`] if its key cannot be used, or is another one's.
+    pub fn check(&self) -> Result<(), TlsOptionsError> {
+        not_after_of(self)?;
+        certified_key(self.copy(), &rustls::crypto::ring::default_provider()).map(|_| ())
+    }
+
+    /// A copy of it. There is no `Clone`, because it holds a secret.
+    #[must_use]
+    pub fn copy(&self) -> ClientCertificate {
+        ClientCertificate { chain: self.chain.clone(), key: self.key.clone_key() }
+    }
 }
 
 /// Why there are no settings.

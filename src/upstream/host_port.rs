@@ -23,8 +23,8 @@ pub enum HostPortError {
     /// The host is empty, too long, or has characters that are not allowed in a host name.
     #[error("{0:?} has no valid host; write HOST:PORT, and an IPv6 address in brackets: [2001:db8::1]:8080")]
     BadHost(String),
-    /// An `https://` URL.
-    #[error("{0:?}: TLS to the proxy is not supported; write the HOST:PORT on which the proxy accepts plain HTTP")]
+    /// An `https://` URL where there is no choice.
+    #[error("{0:?}: write HOST:PORT only; https:// belongs in front of the address of an upstream")]
     Tls(String),
     /// A URL with a scheme other than `http`.
     #[error("{text:?}: the scheme {scheme} is not supported, only HTTP proxies are; write HOST:PORT")]
@@ -55,7 +55,34 @@ impl HostPort {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// The address of a proxy, and whether it is reached with TLS: it then begins with `https://`, and the port is 443
+    /// if none is given, as in every URL.
+    ///
+    /// # Errors
+    /// [`HostPortError`].
+    pub fn of_proxy(text: &str) -> Result<(HostPort, bool), HostPortError> {
+        if text.contains('@') {
+            return Err(HostPortError::Credentials);
+        }
+        let Some((scheme, rest)) = text.split_once("://") else { return Ok((text.parse()?, false)) };
+        if !scheme.eq_ignore_ascii_case("https") {
+            return Ok((text.parse()?, false));
+        }
+        let has_port = rest.trim_end_matches('/').rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+        let whole = match has_port {
+            true => rest.to_owned(),
+            false => match rest.split_once('/') {
+                Some((host, path)) => format!("{host}:{HTTPS_PORT}/{path}"),
+                None => format!("{rest}:{HTTPS_PORT}"),
+            },
+        };
+        Ok((whole.parse()?, true))
+    }
 }
+
+/// The default port of `https` URLs.
+const HTTPS_PORT: u16 = 443;
 
 impl FromStr for HostPort {
     type Err = HostPortError;
@@ -142,12 +169,42 @@ mod tests {
     #[test]
     fn a_url_is_rejected_for_its_scheme_or_path_not_for_its_host() {
         for (text, expected) in [
-            ("https://proxy.corp:8443", "TLS to the proxy is not supported"),
-            ("HTTPS://proxy.corp", "TLS to the proxy is not supported"),
+            ("https://proxy.corp:8443", "https:// belongs in front of the address of an upstream"),
+            ("HTTPS://proxy.corp", "https:// belongs in front of the address of an upstream"),
             ("socks5://proxy.corp:1080", "the scheme socks5 is not supported"),
             ("http://proxy.corp:8080/proxy.pac", "has a path after the port"),
         ] {
             let error = text.parse::<HostPort>().expect_err(text).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_with_https_is_reached_with_tls_by_default_on_port_443() {
+        for (text, shown, is_tls) in [
+            ("https://proxy.corp:8443", "proxy.corp:8443", true),
+            ("HTTPS://proxy.corp:8443/", "proxy.corp:8443", true),
+            ("https://proxy.corp", "proxy.corp:443", true),
+            ("https://proxy.corp/", "proxy.corp:443", true),
+            ("https://[2001:db8::1]", "[2001:db8::1]:443", true),
+            ("https://[2001:db8::1]:8443", "[2001:db8::1]:8443", true),
+            ("http://proxy.corp:8080", "proxy.corp:8080", false),
+            ("proxy.corp:8080", "proxy.corp:8080", false),
+        ] {
+            let (host, tls) = HostPort::of_proxy(text).unwrap();
+            assert_eq!((host.to_string().as_str(), tls), (shown, is_tls), "{text}");
+        }
+        for (text, expected) in [
+            ("https://", "no valid host"),
+            ("https://proxy.corp:x", "is not a port"),
+            ("https://proxy.corp:", "is not a port"),
+            ("https://proxy.corp/path", "has a path"),
+            ("https://proxy.corp:8443/path", "has a path"),
+            ("https://user:s3cret@proxy.corp", "before the @"),
+            ("http://proxy.corp", "has no port"),
+            ("socks5://proxy.corp:1080", "the scheme socks5 is not supported"),
+        ] {
+            let error = HostPort::of_proxy(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{error}");
         }
     }

@@ -468,6 +468,6 @@ fn no_subcommand_prints_a_password_from_an_upstreams_url() {
             assert!(!text.contains("S3cret") && !text.contains("w0rd") && text.contains(':'), "{args:?}: {text}");
         }
     }
-    let finished = run_gateway(&["check", &file, "--upstream", "https://127.0.0.1:9"]);
-    assert!(finished.stderr.contains("TLS to the proxy is not supported"), "{}", finished.stderr);
+    let finished = run_gateway(&["check", &file, "--check", "handshake", "--check-target", "https://127.0.0.1:9"]);
+    assert!(finished.stderr.contains("https:// belongs in front of the address of an upstream"), "{}", finished.stderr);
 }

@@ -66,7 +66,7 @@ fn settings_of(section: &str) -> Vec<(&'static str, &'static Key)> {
 fn the_charts_schema_contains_exactly_the_programs_settings() {
     let schema: Value = serde_json::from_str(SCHEMA).expect("JSON");
     let mut wrong = Vec::new();
-    let sections = ["guard", "limits", "timeouts", "kerberos", "listeners", "upstreams", "identities", "routes"];
+    let sections = ["guard", "limits", "timeouts", "kerberos", "tls", "listeners", "upstreams", "identities", "routes"];
     for section in ["settings"].into_iter().chain(sections) {
         let value = &schema["properties"][section];
         let object = value.get("items").unwrap_or(value);

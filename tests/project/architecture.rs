@@ -35,7 +35,7 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
     ("tickets", &["auth", "kerberos", "fault", "limits"], NoMio),
     ("http", &[], Pure),
     ("forward", &["http"], Pure),
-    ("fault", &["http"], NoMio),
+    ("fault", &["http", "tls"], NoMio),
     ("auth", &["ntlm", "http", "forward", "fault", "kerberos", "limits"], NoMio),
     ("route", &["http", "limits"], NoMio),
     (

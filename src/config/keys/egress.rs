@@ -11,7 +11,8 @@ pub(super) const UPSTREAM: &[Key] = &[
         kind: Kind::List,
         value_name: "HOST:PORT",
         heading: "Upstream proxy",
-        help: "The corporate proxy that requires NTLM. Several are separated by commas and tried in this order",
+        help: "The corporate proxy that requires NTLM, with https:// in front if it is reached with TLS. Several are \
+               separated by commas and tried in this order",
         default: Fallback::Required("name the corporate proxy"),
     },
     Key {

@@ -7,7 +7,7 @@ use super::interpret::{Heard, interpret};
 use super::{Awaiting, Exchange, Phase, Work};
 use crate::egress::logon_verdict;
 use crate::event::take_front;
-use crate::fault::{At, Cause, Fault};
+use crate::fault::{At, Cause, Fault, TLS_EXPECTED};
 use crate::forward::BodyPump;
 use crate::http::{self, BodyFraming, HeadEnd, ResponseHead};
 use crate::limits;
@@ -114,6 +114,7 @@ impl Exchange {
             return Work::SendAgain;
         }
         Work::Fail(match error {
+            _ if http::is_tls_record(&heard) => At::Reply.fault(Cause::TlsExpected, TLS_EXPECTED),
             Some(error) => Fault::upstream_io(At::Reply, &error),
             None => At::Reply.fault(Cause::UpstreamClosed, "the upstream closed the connection without an answer"),
         })

@@ -80,8 +80,9 @@ imagePullSecrets:
 
 {{- /* The volume with all secrets. 288 is 0440: readable by the pod's group and nobody else. */ -}}
 {{- define "ntlm-gateway.secretVolume" -}}
-{{- $names := uniq (compact (list (include "ntlm-gateway.passwordSecret" .) .Values.keytab.existingSecret)) -}}
-{{- if eq (len $names) 1 -}}
+{{- $files := .Values.tlsFiles | default dict -}}
+{{- $names := uniq (compact (list (include "ntlm-gateway.passwordSecret" .) .Values.keytab.existingSecret $files.existingSecret)) -}}
+{{- if and (eq (len $names) 1) (not $files.configMap) -}}
 secret: { secretName: {{ first $names }}, defaultMode: 288 }
 {{- else -}}
 projected:
@@ -89,6 +90,9 @@ projected:
   sources:
     {{- range $names }}
     - secret: { name: {{ . }} }
+    {{- end }}
+    {{- with $files.configMap }}
+    - configMap: { name: {{ . }} }
     {{- end }}
 {{- end -}}
 {{- end -}}
@@ -169,6 +173,11 @@ drain = "{{ int .Values.drainSeconds }}s"
 {{- with .Values.kerberos }}
 
 [kerberos]
+{{- include "ntlm-gateway.settings" . }}
+{{- end }}
+{{- with .Values.tls }}
+
+[tls]
 {{- include "ntlm-gateway.settings" . }}
 {{- end }}
 {{- range $table := list "listeners" "upstreams" "identities" "routes" }}
