@@ -14,7 +14,7 @@
 //!   main       → cli
 //!   cli        → supervisor, gateway, guard_store, stub, config, logging, auth, upstream, transport, metrics, fault, http, ntlm, kerberos, tickets
 //!   supervisor → gateway, watch, notify, config
-//!   gateway    → shard, admin, inspect, guard_store, tickets, session, egress, auth, upstream, transport, event, metrics, config, kerberos, logging
+//!   gateway    → shard, admin, inspect, guard_store, tickets, session, egress, auth, upstream, transport, tls, event, metrics, config, kerberos, logging
 //!   inspect    → shard, session
 //!   shard      → session, pool, relay, route, upstream, transport, event, metrics, fault
 //!   session    → client_protocol, pool, egress, route, forward, auth, relay, upstream, transport, event, metrics, fault, http

@@ -106,6 +106,11 @@ impl Credentials {
         self
     }
 
+    /// Whether the upstream has sent a CHALLENGE_MESSAGE, to whichever identity.
+    pub fn upstream_has_challenged(&self) -> bool {
+        self.speaks_ntlm.is_known()
+    }
+
     /// Whether the next handshake begins with what may become a logon attempt.
     pub fn begins_with_logon(&self) -> bool {
         let first = self.place(self.recall_scheme());

@@ -21,7 +21,8 @@ use crate::kerberos::KeyVersion;
 use crate::limits::millis;
 use crate::metrics::{CertificateOwner, Metrics, UpstreamMetrics};
 use crate::shard::Message;
-use crate::transport::{BlockingStream, Transport};
+use crate::tls::TlsSettings;
+use crate::transport::BlockingStream;
 use crate::upstream::{
     Account, Accounts, Checker, Guard, GuardChange, GuardState, HealthChange, HostPort, OwnAddresses, Question,
     Resolution, Resolver, SecretDigest, Upstream, without_name,
@@ -166,10 +167,11 @@ impl ManagedEgress {
         let now_ms = millis(epoch.elapsed());
         let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         for managed in &self.upstreams {
-            let Transport::Tls(settings) = managed.upstream.transport() else { continue };
-            let name = managed.upstream.name();
-            metrics.tls.certificate(name, CertificateOwner::Server, settings.server_not_after());
-            metrics.tls.certificate(name, CertificateOwner::Client, settings.client_not_after());
+            let (name, tls) = (managed.upstream.name(), managed.upstream.transport().tls());
+            let (server, client) =
+                (tls.and_then(TlsSettings::server_not_after), tls.and_then(TlsSettings::client_not_after));
+            metrics.tls.certificate(name, CertificateOwner::Server, server);
+            metrics.tls.certificate(name, CertificateOwner::Client, client);
         }
         for identity in &self.identities {
             let status = identity.guard.status(now_ms);
@@ -671,6 +673,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::Transport;
     use std::net::{Ipv6Addr, SocketAddrV6};
 
     #[test]

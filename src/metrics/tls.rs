@@ -34,8 +34,7 @@ impl TlsMetrics {
     pub(super) fn new(make: &Maker) -> prometheus::Result<TlsMetrics> {
         let ends = make.gauges(
             "tls_certificate_end_timestamp_seconds",
-            "When a certificate expires, in seconds since 1970, by upstream and owner: server, once a connection was made, or \
-             client",
+            "When a certificate expires, in seconds since 1970, by upstream and owner (server, client); 0 if none is known",
             &["upstream", "owner"],
         )?;
         Ok(TlsMetrics { ends })
@@ -43,16 +42,15 @@ impl TlsMetrics {
 
     /// When the certificate of this owner expires, in seconds since 1970; `None` if none is known.
     pub fn certificate(&self, upstream: &str, owner: CertificateOwner, end: Option<i64>) {
-        match end {
-            Some(end) => self.ends.with_label_values(&[upstream, owner.label()]).set(end),
-            // There may be none.
-            None => drop(self.ends.remove_label_values(&[upstream, owner.label()])),
-        }
+        self.ends.with_label_values(&[upstream, owner.label()]).set(end.unwrap_or_default());
     }
 
     /// Removes the certificates of an upstream.
     pub fn forget(&self, upstream: &str) {
-        CertificateOwner::ALL.into_iter().for_each(|owner| self.certificate(upstream, owner, None));
+        for owner in CertificateOwner::ALL {
+            // It may not exist.
+            let _ = self.ends.remove_label_values(&[upstream, owner.label()]);
+        }
     }
 }
 
@@ -63,18 +61,15 @@ mod tests {
     use prometheus::core::Collector;
 
     #[test]
-    fn a_certificate_is_exported_while_it_is_known() {
+    fn a_certificate_is_0_while_none_is_known_and_is_forgotten_with_its_upstream() {
         let metrics = TlsMetrics::new(&Maker(Registry::new())).unwrap();
-        let exported = || metrics.ends.collect()[0].get_metric().len();
-        metrics.certificate("a", CertificateOwner::Server, None);
-        assert_eq!(exported(), 0);
+        let end = |upstream: &str, owner: &str| metrics.ends.with_label_values(&[upstream, owner]).get();
         metrics.certificate("a", CertificateOwner::Server, Some(5));
-        metrics.certificate("a", CertificateOwner::Client, Some(6));
-        metrics.certificate("b", CertificateOwner::Server, Some(7));
-        assert_eq!(exported(), 3);
-        metrics.certificate("a", CertificateOwner::Client, None);
-        assert_eq!(exported(), 2);
+        metrics.certificate("b", CertificateOwner::Client, Some(6));
+        assert_eq!((end("a", "server"), end("b", "client")), (5, 6));
+        metrics.certificate("a", CertificateOwner::Server, None);
+        assert_eq!(end("a", "server"), 0);
         metrics.forget("a");
-        assert_eq!((exported(), metrics.ends.with_label_values(&["b", "server"]).get()), (1, 7));
+        assert_eq!(metrics.ends.collect()[0].get_metric().len(), 1);
     }
 }

@@ -22,6 +22,9 @@ use crate::upstream::{Answer, AttemptRequest, SendPermission, Ticket};
 /// Room for a request with an AUTHENTICATE_MESSAGE, so that writing one grows no buffer.
 const OUTBOX_BYTES: usize = 2048;
 
+/// What to do if an upstream closes every connection without an answer.
+const TLS_HINT: &str = "if the port expects TLS, write https:// in front of the upstream's address";
+
 /// The handshake on one connection.
 #[derive(Debug)]
 pub(super) struct Authenticate {
@@ -107,11 +110,11 @@ impl Authenticate {
         let progress = match outcome {
             Ok(ReadOutcome::Blocked) => return Ok(LegOutcome::More),
             Ok(ReadOutcome::Bytes(progress)) => progress?,
-            Ok(ReadOutcome::End) => self.attempt.handshake.closed()?,
+            Ok(ReadOutcome::End) => self.attempt.handshake.closed().map_err(|fault| self.with_hint(fault))?,
             Err(error) if self.attempt.handshake.awaits_verdict() => {
                 return Err(Fault::upstream_io(At::Authenticate, &error));
             }
-            Err(_) => self.attempt.handshake.closed()?,
+            Err(_) => self.attempt.handshake.closed().map_err(|fault| self.with_hint(fault))?,
         };
         Ok(match progress {
             Progress::More => LegOutcome::More,
@@ -121,6 +124,19 @@ impl Authenticate {
                 LegOutcome::Over(progress)
             }
         })
+    }
+
+    /// The fault of an upstream that closes the connection. Many servers that expect TLS do so without an answer.
+    fn with_hint(&self, fault: Fault) -> Fault {
+        let Attempt { hop, handshake, .. } = &*self.attempt;
+        let may_expect_tls = fault.cause == Cause::UpstreamClosed
+            && hop.upstream.transport().tls().is_none()
+            && !handshake.is_demanded()
+            && !hop.credentials.upstream_has_challenged();
+        match may_expect_tls {
+            true => Fault { detail: format!("{}; {TLS_HINT}", fault.detail).into(), ..fault },
+            false => fault,
+        }
     }
 
     /// Acts on what was read; `None` to go on.

@@ -117,6 +117,7 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
             "auth",
             "upstream",
             "transport",
+            "tls",
             "event",
             "config",
             "logging",

@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test binary uses a different part of the support code")]
 
 pub mod bytes;
+pub mod certificates;
 pub mod cgi;
 pub mod cgroup;
 pub mod client;

@@ -1,0 +1,9 @@
+//! TLS to upstreams against programs that share no code with it: openssl, curl, pyspnego and Python's ssl.
+
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bindings;
+mod certificates;
+mod proxy;
