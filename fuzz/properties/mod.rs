@@ -9,6 +9,7 @@ pub mod ap_rep;
 pub mod authenticate_message;
 pub mod av_pairs;
 pub mod base64_token;
+pub mod certificate;
 pub mod challenge_message;
 pub mod challenges;
 pub mod chunked;
@@ -55,7 +56,7 @@ macro_rules! targets {
 }
 
 targets! {
-    ap_rep authenticate_message av_pairs base64_token challenge_message challenges chunked client_hello config
-    dns_answer forward handshake kdc_reply kdc_request keytab krb5_conf neg_token_resp negotiate_message proxy_header
-    request_head response_head socks spnego transparent
+    ap_rep authenticate_message av_pairs base64_token certificate challenge_message challenges chunked client_hello
+    config dns_answer forward handshake kdc_reply kdc_request keytab krb5_conf neg_token_resp negotiate_message
+    proxy_header request_head response_head socks spnego transparent
 }

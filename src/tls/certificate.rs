@@ -201,6 +201,7 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::verifier::Pin;
     use super::*;
 
     fn element(tag: u8, content: &[u8]) -> Vec<u8> {
@@ -253,6 +254,34 @@ mod tests {
         }
         assert_eq!(pss(b""), Some(Sha1));
         assert_eq!(pss(&element(0xa2, &element(INTEGER, &[32]))), Some(Sha1), "another parameter");
+    }
+
+    #[test]
+    fn certificates_of_openssl_are_read_as_openssl_and_python_read_them() {
+        for (der, hash, times, pin) in [
+            (
+                &include_bytes!("recorded/ecdsa-sha384.der")[..],
+                Sha384,
+                [1_795_883_614, 2_111_243_614],
+                "0252ab0089d6df9f473c72f6b078d0d9627ddc643a984d73e0d091aace186e14",
+            ),
+            (
+                include_bytes!("recorded/pss-sha384.der"),
+                Sha384,
+                [1_795_883_616, 2_111_243_616],
+                "11b2c789d807d3f7d35cd08f2b66d6f7da4562b102eaee0778abb3866590d5a7",
+            ),
+            (
+                include_bytes!("recorded/ed25519.der"),
+                Ed25519,
+                [1_795_883_616, 4_949_483_616],
+                "78d23688b2ef7871a87c3e04234da13e507175ca910df5ba11d5bb10c161c916",
+            ),
+        ] {
+            let read = Certificate::read(der).unwrap();
+            assert_eq!((read.signature_hash, [read.not_before, read.not_after]), (Some(hash), times));
+            assert_eq!(Pin::of(&read), Pin::parse(pin).unwrap());
+        }
     }
 
     #[test]

@@ -56,6 +56,7 @@ replays! {
     authenticate_message a_changed_authenticate_message_is_rejected
     av_pairs av_pair_lists_are_walked_within_their_bounds_and_read_back
     base64_token base64_is_decoded_as_a_plain_decoder_does
+    certificate a_certificate_is_read_in_its_bounds_and_has_bindings_if_its_algorithm_is_known
     challenge_message every_answer_to_a_challenge_message_authenticates
     challenges challenges_mean_the_same_when_written_again
     chunked a_body_ends_at_the_same_byte_however_it_is_split
