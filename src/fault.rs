@@ -229,6 +229,10 @@ causes! {
     Drained "drained" Gateway;
 }
 
+/// What an upstream does that ends the connection before TLS is established.
+const TLS_CLOSED: &str = "the upstream closed the connection during the TLS handshake; if the port speaks plain HTTP, \
+                          remove https:// from its address";
+
 /// The detail of [`Cause::TlsExpected`].
 pub const TLS_EXPECTED: &str = "the upstream expects TLS on this port; write https:// in front of its address, or use the \
                                 port on which it speaks plain HTTP";
@@ -280,6 +284,11 @@ impl Fault {
         let cause = match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Cause::ConnectRefused,
             io::ErrorKind::TimedOut => Cause::ConnectTimeout,
+            // Only TLS reads anything while it connects.
+            io::ErrorKind::UnexpectedEof => {
+                let detail = format!("{address}: {TLS_CLOSED}");
+                return Fault::new(At::Dial, Cause::TlsFailed, detail);
+            }
             _ if is_exhaustion(error) => Cause::ResourcesExhausted,
             _ => Cause::ConnectUnreachable,
         };
@@ -329,6 +338,9 @@ mod tests {
         let later = Fault::upstream_io(At::Authenticate, &error);
         assert_eq!((later.cause, &*later.detail), (Cause::TlsPinMismatch, "another key"));
         assert_eq!(Fault::dial_io(address, &io::Error::other("?")).cause, Cause::ConnectUnreachable);
+        let closed = Fault::dial_io(address, &io::ErrorKind::UnexpectedEof.into());
+        assert_eq!(closed.cause, Cause::TlsFailed);
+        assert!(closed.detail.contains("remove https://"), "{closed}");
     }
 
     #[test]

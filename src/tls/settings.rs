@@ -153,6 +153,20 @@ impl TlsSettings {
         })
     }
 
+    /// Settings with a configuration that was made elsewhere.
+    #[cfg(test)]
+    pub(crate) fn of_config(config: Arc<ClientConfig>, server_name: ServerName<'static>) -> TlsSettings {
+        TlsSettings {
+            digest: Sha256::digest(format!("{:p}", Arc::as_ptr(&config))).into(),
+            config,
+            server_name,
+            has_certificate: false,
+            is_asked_for_certificate: Arc::default(),
+            server_not_after: Arc::default(),
+            client_not_after: None,
+        }
+    }
+
     /// The MD5 hash of the channel bindings that a server's certificate gives (RFC 5929 §4), as a transport reports it.
     #[must_use]
     pub fn channel_bindings(&self, certificate: &CertificateDer<'_>) -> Option<[u8; 16]> {

@@ -282,7 +282,11 @@ impl Tls {
                     self.has_record = matches!(halt, Halt::Full);
                     if let Halt::Failed(error) = halt {
                         self.engine.alert(room.get_mut(start..filled).unwrap_or_default(), &mut self.outgoing);
-                        self.end = End::Pending(Err(failure(error)));
+                        let error = match &self.settings {
+                            Some(settings) => settings.failure(&error),
+                            None => failure(error),
+                        };
+                        self.end = End::Pending(Err(error));
                     } else if sink.has_ended {
                         self.end = End::Pending(Ok(()));
                     }

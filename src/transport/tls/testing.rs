@@ -43,7 +43,7 @@ pub fn pair(versions: &[&'static SupportedProtocolVersion], fragment_bytes: Opti
         .with_root_certificates(roots)
         .with_no_client_auth();
     let server_name = ServerName::try_from(NAME).unwrap();
-    Pair { client: Arc::new(TlsSettings { config: Arc::new(client), server_name }), server: Arc::new(server) }
+    Pair { client: Arc::new(TlsSettings::of_config(Arc::new(client), server_name)), server: Arc::new(server) }
 }
 
 /// The pair of all tests that vary nothing.
