@@ -26,6 +26,7 @@ from common import (
     ROOT,
     SERVICE_MONITOR,
     TABLES,
+    TLS,
     TOOLBOX,
     end,
     helm,
@@ -51,7 +52,7 @@ CATEGORIES = {
     "skip-prediction",
 }
 # Their keys are the program's; tests/operations/chart.rs compares them.
-SECTIONS = ("settings", "guard", "limits", "timeouts", "kerberos")
+SECTIONS = ("settings", "guard", "limits", "timeouts", "kerberos", "tls")
 
 # Values that must be rejected, by what they change.
 WRONG = {
@@ -148,7 +149,7 @@ def agreement():
 def lint():
     # Against the meta-schema; helm itself validates the values.
     jsonschema.Draft7Validator.check_schema(SCHEMA)
-    for values in ({}, NEEDED, EVERYTHING, SERVICE_MONITOR, TABLES, FILE, MEMORY, LEASE, KEYTAB, KERBEROS, BOTH, KEYTAB_OF_IDENTITY):
+    for values in ({}, NEEDED, EVERYTHING, SERVICE_MONITOR, TABLES, FILE, MEMORY, LEASE, KEYTAB, KERBEROS, BOTH, KEYTAB_OF_IDENTITY, TLS):
         finished = run(TOOLBOX / "helm", "lint", "--strict", CHART, "--values", "-", input=yaml.safe_dump(values))
         if finished.returncode:
             yield finished.stdout
@@ -167,6 +168,7 @@ def ports():
         ({"upstream": ["a.corp.example:8080", "b.corp.example:3128", "c.corp.example:8080"]}, [8080, 3128]),
         ({"upstream": "a.corp.example:8080, b.corp.example:81"}, [8080, 81]),
         ({"upstream": "[2001:db8::1]:3128"}, [3128]),
+        ({"upstream": "https://proxy.corp.example:8443"}, [8443]),
         (TABLES | {"upstream": ""}, [8080, 3128, 8443]),
         ({"networkPolicy": {"upstreamCidrs": ["192.0.2.10/32"], "upstreamPorts": [9090]}}, [9090]),
     ]
@@ -186,6 +188,20 @@ def ports():
         yield "an identity's port is not let through"
     if policy["egress"][3:] != TABLES["networkPolicy"]["extraEgress"]:
         yield f"the further rules are {policy['egress'][3:]}"
+
+
+def tls():
+    """The files for TLS are where the settings say, beside the password."""
+    manifests = {manifest["kind"]: manifest for manifest in helm(TLS)}
+    text = manifests["ConfigMap"]["data"]["gateway.toml"]
+    for line in ('upstream = "https://proxy.corp.example:8443"', "[tls]", 'ca_file = "/run/secrets/ntlm-gateway/ca.crt"'):
+        if line not in text:
+            yield f"gateway.toml lacks {line}"
+    volumes = manifests["Deployment"]["spec"]["template"]["spec"]["volumes"]
+    sources = [source for volume in volumes for source in volume.get("projected", {}).get("sources", [])]
+    for wanted in ({"secret": {"name": "egress-account"}}, {"secret": {"name": "egress-tls"}}, {"configMap": {"name": "corp-ca"}}):
+        if wanted not in sources:
+            yield f"the pod lacks {wanted}: {sources}"
 
 
 DIGEST = "sha256:" + 64 * "0"
@@ -321,4 +337,4 @@ def notes():
 
 
 if __name__ == "__main__":
-    end([*agreement(), *lint(), *ports(), *extras(), *metadata(), *runbooks(), *likeness(), *documented(), *notes()])
+    end([*agreement(), *lint(), *ports(), *tls(), *extras(), *metadata(), *runbooks(), *likeness(), *documented(), *notes()])

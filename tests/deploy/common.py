@@ -69,6 +69,16 @@ TABLES = {
         "extraEgress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"protocol": "TCP", "port": 443}]}],
     },
 }
+# TLS to the proxy, with the files that it needs.
+TLS = NEEDED | {
+    "upstream": "https://proxy.corp.example:8443",
+    "tlsFiles": {"existingSecret": "egress-tls", "configMap": "corp-ca"},
+    "tls": {
+        "ca_file": "/run/secrets/ntlm-gateway/ca.crt",
+        "client_cert_file": "/run/secrets/ntlm-gateway/tls.crt",
+        "client_key_file": "/run/secrets/ntlm-gateway/tls.key",
+    },
+}
 # The other stores of the credential guard.
 FILE = NEEDED | {"guard": {"store": "file"}}
 ELSEWHERE = NEEDED | {"guard": {"store": "file", "directory": "/srv/guard"}}

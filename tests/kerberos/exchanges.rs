@@ -19,6 +19,7 @@ use ntlm_gateway::tickets::{
     AgentOptions, AgentWatch, LogonOutcome, Realms, Service, TicketError, Watch, get_ticket, log_on, new_agent, now,
     read_krb5_conf,
 };
+use ntlm_gateway::tls::bindings::server_end_point;
 use support::command::{Finished, run};
 use support::kdc::{Kdc, KdcOptions};
 use support::scratch::{free_port, wait_for};
@@ -76,16 +77,51 @@ fn ap_inputs() -> ApInputs {
 
 /// Has MIT's library accept tokens with the keys of a keytab.
 fn accept_by_mit(python: &Path, kdc: &Kdc, keytab: &Path, tokens: &[&[u8]]) -> Vec<String> {
+    accept_by_mit_with(python, kdc, keytab, tokens, None)
+}
+
+/// The same, with channel bindings to a certificate.
+fn accept_by_mit_with(
+    python: &Path,
+    kdc: &Kdc,
+    keytab: &Path,
+    tokens: &[&[u8]],
+    certificate: Option<&str>,
+) -> Vec<String> {
     let lines: String = tokens.iter().map(|token| STANDARD.encode(token) + "\n").collect();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kerberos/accept.py");
     let mut file = std::io::pipe().expect("a pipe");
     file.1.write_all(lines.as_bytes()).expect("tokens fit into a pipe");
     drop(file.1);
     let finished: Finished = run(python, Duration::from_secs(30), |command| {
-        command.arg(script).stdin(Stdio::from(file.0));
+        command.arg(script).args(certificate).stdin(Stdio::from(file.0));
         command.env("KRB5_KTNAME", keytab).env("KRB5_CONFIG", kdc.krb5_conf()).env("KRB5RCACHETYPE", "none");
     });
     finished.expect_success("accept.py").text().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn mits_library_accepts_our_channel_bindings_and_no_others() {
+    require_tools!("krb5kdc", "kdb5_util", "kadmin.local");
+    let Some(python) = python_with("gssapi") else {
+        skip_for_want_of("python3-gssapi");
+        return;
+    };
+    let kdc = Kdc::start(REALM, &KdcOptions::default());
+    kdc.add_user("alice", PASSWORD, "");
+    let service = kdc.add_with_keytab("HTTP/proxy.test", "", "http.keytab");
+    let mut noted = Noted::default();
+    let ticket_granting = log_on_as(&kdc, "alice", ClientSecret::password(PASSWORD), &mut noted).expect("a ticket");
+    let credential = ticket_for(&kdc, ticket_granting, &mut noted).expect("a service ticket");
+    let token_with = |channel_bindings| credential.token(&ApInputs { channel_bindings, ..ap_inputs() }).bytes;
+    let certificate = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tls/recorded/ecdsa-sha384.der");
+    let right = server_end_point(&std::fs::read(certificate).expect("the certificate"));
+    assert!(right.is_some());
+    let tokens = [token_with(right), token_with(Some([7; 16]))];
+    let tokens = tokens.each_ref().map(Vec::as_slice);
+    let judged = accept_by_mit_with(&python, &kdc, &service, &tokens, Some(certificate));
+    assert!(judged[0].starts_with("alice@EXAMPLE.TEST"), "{judged:?}");
+    assert!(judged[1].starts_with("error") && judged[1].contains("channel bindings"), "{judged:?}");
 }
 
 #[test]

@@ -2,8 +2,7 @@
 //! from the certificate.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
-use std::time::Duration;
+use std::process::{ChildStdin, ChildStdout, Stdio};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -11,14 +10,14 @@ use ntlm_gateway::ntlm::{self, Account, AuthenticateInputs, FileTime, Identity, 
 use ntlm_gateway::tls::bindings::server_end_point;
 
 use crate::support::certificates::{self, Algorithm, ECDSA_SHA384, ED25519, FURTHER, RSA_SHA256};
-use crate::support::process::bounded_command;
+use crate::support::process::Process;
 use crate::support::scratch::Scratch;
 use crate::support::toolbox::{ROOT, toolbox};
 use crate::support::{PASSWORD, USER};
 
 /// A program of Python that accepts NTLM with channel bindings.
 struct Acceptor {
-    child: Child,
+    _process: Process,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     /// The hash of the bindings that it demands.
@@ -29,13 +28,13 @@ impl Acceptor {
     fn start(toolbox: &std::path::Path, scratch: &Scratch, certificate: &std::path::Path) -> Acceptor {
         let (domain, user) = USER.split_once('\\').expect("an account with a domain");
         let users = scratch.write("users", format!("{domain}:{user}:{PASSWORD}\n"));
-        let mut command = bounded_command(&toolbox.join("bin/python"), Duration::from_secs(120));
+        let mut command = Process::command(toolbox.join("bin/python"));
         command.arg(format!("{ROOT}/tests/tls/accept.py")).arg(certificate);
         command.env("NTLM_USER_FILE", users).env("PYTHONDONTWRITEBYTECODE", "1");
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("Python");
-        let input = child.stdin.take().expect("its input");
-        let output = BufReader::new(child.stdout.take().expect("its output"));
-        let mut acceptor = Acceptor { child, input, output, bindings: [0; 16] };
+        let mut process = Process::spawn("the acceptor", command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+        let input = process.leader().stdin.take().expect("its input");
+        let output = BufReader::new(process.leader().stdout.take().expect("its output"));
+        let mut acceptor = Acceptor { _process: process, input, output, bindings: [0; 16] };
         let hex = acceptor.line();
         let number = u128::from_str_radix(&hex, 16).expect("hexadecimal digits");
         acceptor.bindings = number.to_be_bytes();
@@ -68,13 +67,6 @@ impl Acceptor {
         };
         let authenticate = ntlm::authenticate(&identity, &negotiate, &challenge, &inputs).expect("an answer");
         self.tell(&authenticate)
-    }
-}
-
-impl Drop for Acceptor {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

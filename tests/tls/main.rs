@@ -7,3 +7,4 @@ mod support;
 mod bindings;
 mod certificates;
 mod proxy;
+mod reload;

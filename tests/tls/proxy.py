@@ -3,8 +3,8 @@ certificate. A tunnel leads to an echo.
 
     proxy.py --certificate FILE --key FILE [--client-ca FILE] [--highest 1.1|1.2] [--plain]
 
-Prints its port, then one line for each logon: `accepted` and the account, or `rejected` and the reason. It needs pyspnego and
-cryptography only if it comes to a logon. The account is in the file that NTLM_USER_FILE names."""
+Prints its port, then one line for each logon: `accepted`, the account and the common name of the client's certificate, if it has
+one, or `rejected` and the reason. The account is in the file that NTLM_USER_FILE names."""
 
 import argparse
 import base64
@@ -72,6 +72,12 @@ def ask(stream, token):
     stream.sendall(f"HTTP/1.1 407 Authenticate\r\nProxy-Authenticate: {value}\r\nContent-Length: 0\r\n\r\n".encode())
 
 
+def common_name(stream):
+    """That of the client's certificate, if it has one."""
+    subject = stream.getpeercert().get("subject", ()) if isinstance(stream, ssl.SSLSocket) and stream.getpeercert() else ()
+    return [value for ((name, value),) in subject if name == "commonName"]
+
+
 def serve(stream, options):
     import spnego
 
@@ -96,7 +102,7 @@ def serve(stream, options):
         if not server.complete:
             ask(stream, answer)
             continue
-        print("accepted", server.client_principal, flush=True)
+        print("accepted", server.client_principal, *common_name(stream), flush=True)
         stream.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
         while piece := stream.recv(65536):
             stream.sendall(piece)

@@ -80,9 +80,8 @@ imagePullSecrets:
 
 {{- /* The volume with all secrets. 288 is 0440: readable by the pod's group and nobody else. */ -}}
 {{- define "ntlm-gateway.secretVolume" -}}
-{{- $files := .Values.tlsFiles | default dict -}}
-{{- $names := uniq (compact (list (include "ntlm-gateway.passwordSecret" .) .Values.keytab.existingSecret $files.existingSecret)) -}}
-{{- if and (eq (len $names) 1) (not $files.configMap) -}}
+{{- $names := uniq (compact (list (include "ntlm-gateway.passwordSecret" .) .Values.keytab.existingSecret .Values.tlsFiles.existingSecret)) -}}
+{{- if and (eq (len $names) 1) (not .Values.tlsFiles.configMap) -}}
 secret: { secretName: {{ first $names }}, defaultMode: 288 }
 {{- else -}}
 projected:
@@ -91,7 +90,7 @@ projected:
     {{- range $names }}
     - secret: { name: {{ . }} }
     {{- end }}
-    {{- with $files.configMap }}
+    {{- with .Values.tlsFiles.configMap }}
     - configMap: { name: {{ . }} }
     {{- end }}
 {{- end -}}
