@@ -22,6 +22,7 @@ use super::{arguments, fail, print, show_warnings};
 use crate::http::{Authority, AuthorityError};
 use crate::limits;
 use budget::Budget;
+use conversation::Bindings;
 use given::Given;
 use report::Report;
 
@@ -75,6 +76,10 @@ pub(super) fn command() -> Command {
                 .value_name("NAME")
                 .help("The upstream to probe if several are configured; by default the first"),
         )
+        .arg(Arg::new("wrong-channel-bindings").long("wrong-channel-bindings").action(ArgAction::SetTrue).help(
+            "With https://, make the logon with channel bindings of another certificate, to see whether the \
+                     upstream checks them. If it does, it refuses the logon, which may count as a failed one",
+        ))
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one JSON object instead of text"))
         .after_help(AFTER);
     arguments::with_settings(command)
@@ -110,7 +115,13 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
         Ok(budget) => budget,
         Err(why) => return fail(why),
     };
-    let report = Report::of(&config, given, target, conversation::hold(&config, target, budget));
+    let bindings = match (config.first_upstream().tls.is_some(), matches.get_flag("wrong-channel-bindings")) {
+        (false, true) => return fail("--wrong-channel-bindings: the upstream is reached without TLS (https://)"),
+        (false, false) => Bindings::None,
+        (true, false) => Bindings::Right,
+        (true, true) => Bindings::Wrong,
+    };
+    let report = Report::of(&config, given, target, conversation::hold(&config, target, budget, bindings));
     if let Some(why) = &report.use_of_store.not_settled {
         let minutes = limits::GUARD_WINDOW.as_secs() / 60;
         let _ = fail(format_args!(

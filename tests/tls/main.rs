@@ -6,5 +6,6 @@ mod support;
 
 mod bindings;
 mod certificates;
+mod probe;
 mod proxy;
 mod reload;

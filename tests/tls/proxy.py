@@ -1,7 +1,7 @@
 """A proxy that speaks TLS by Python's ssl and demands NTLM, which pyspnego verifies, with channel bindings to its own
 certificate. A tunnel leads to an echo.
 
-    proxy.py --certificate FILE --key FILE [--client-ca FILE] [--highest 1.1|1.2] [--plain]
+    proxy.py --certificate FILE --key FILE [--client-ca FILE] [--highest 1.1|1.2] [--no-bindings] [--plain]
 
 Prints its port, then one line for each logon: `accepted`, the account and the common name of the client's certificate, if it has
 one, or `rejected` and the reason. The account is in the file that NTLM_USER_FILE names."""
@@ -90,7 +90,7 @@ def serve(stream, options):
         server = server or spnego.server(
             protocol="ntlm",
             options=spnego.NegotiateOptions.use_ntlm,
-            channel_bindings=None if options.plain else bindings(options.certificate),
+            channel_bindings=None if options.plain or options.no_bindings else bindings(options.certificate),
         )
         try:
             answer = server.step(token)
@@ -124,6 +124,7 @@ parser.add_argument("--certificate")
 parser.add_argument("--key")
 parser.add_argument("--client-ca")
 parser.add_argument("--highest", choices=VERSIONS)
+parser.add_argument("--no-bindings", action="store_true")
 parser.add_argument("--plain", action="store_true")
 arguments = parser.parse_args()
 tls = None if arguments.plain else context_of(arguments)

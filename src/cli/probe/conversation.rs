@@ -98,6 +98,27 @@ pub(super) enum Outcome {
     Denied(Denial),
 }
 
+/// The channel bindings that a logon carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bindings {
+    /// None, because the upstream is reached without TLS.
+    None,
+    /// Those of the upstream's certificate.
+    Right,
+    /// Those of no certificate, to see whether the upstream checks them.
+    Wrong,
+}
+
+impl Bindings {
+    /// The hash to send, in place of that of the connection.
+    fn of(self, channel_bindings: Option<[u8; 16]>) -> Option<[u8; 16]> {
+        match self {
+            Bindings::Wrong => channel_bindings.map(|hash| hash.map(|byte| !byte)),
+            Bindings::None | Bindings::Right => channel_bindings,
+        }
+    }
+}
+
 /// Everything that was observed.
 #[derive(Debug)]
 pub(super) struct Conversation {
@@ -111,6 +132,7 @@ pub(super) struct Conversation {
     pub listed: Mechanisms,
     /// What authenticated the last handshake, if it came to that.
     pub used: Option<Used>,
+    pub bindings: Bindings,
     pub use_of_store: StoreUse,
     /// This machine's time at the end.
     pub now: FileTime,
@@ -130,8 +152,8 @@ pub(super) struct Used {
 /// was offered, the handshake is repeated with a plain first leg. No AUTHENTICATE_MESSAGE has been sent in that case.
 ///
 /// The logons are reserved in `budget` before they are made: one at the KDC, if the identity uses Kerberos, and one by
-/// NTLM.
-pub(super) fn hold(config: &Config, target: &str, mut budget: Budget) -> Conversation {
+/// NTLM. With wrong bindings, a refusal says nothing about the secret, and is not stored as one.
+pub(super) fn hold(config: &Config, target: &str, mut budget: Budget, bindings: Bindings) -> Conversation {
     let mut probe = Probe {
         config,
         target,
@@ -140,6 +162,7 @@ pub(super) fn hold(config: &Config, target: &str, mut budget: Budget) -> Convers
         authenticated: false,
         slot: None,
         used: None,
+        bindings,
     };
     let mut first_leg = config.first_upstream().first_leg;
     let mut open = false;
@@ -159,7 +182,11 @@ pub(super) fn hold(config: &Config, target: &str, mut budget: Budget) -> Convers
                             first_leg = FirstLeg::Plain;
                             outcome = probe.shake_hands(&addresses, first_leg);
                         }
-                        budget.settle(probe.authenticated.then(|| answer_in(&outcome)));
+                        let answer = match bindings {
+                            Bindings::Wrong => upstream::Answer::Nothing,
+                            Bindings::None | Bindings::Right => answer_in(&outcome),
+                        };
+                        budget.settle(probe.authenticated.then_some(answer));
                         outcome
                     }
                 },
@@ -169,7 +196,7 @@ pub(super) fn hold(config: &Config, target: &str, mut budget: Budget) -> Convers
     let (took, use_of_store) = (probe.began.elapsed(), budget.use_of_store());
     let listed = probe.listed();
     let Probe { events, used, .. } = probe;
-    Conversation { events, outcome, first_leg, open, listed, used, use_of_store, now: now(), took }
+    Conversation { events, outcome, first_leg, open, listed, used, bindings, use_of_store, now: now(), took }
 }
 
 /// The answer to the logon, as the guard judges it.
@@ -208,6 +235,7 @@ struct Probe<'a> {
     /// The ticket for Kerberos.
     slot: Option<Arc<TicketSlot>>,
     used: Option<Used>,
+    bindings: Bindings,
 }
 
 /// A connection and what was received on it.
@@ -392,7 +420,7 @@ impl Probe<'_> {
             return Err(Fault::new(At::Authenticate, Cause::CredentialsHeld, "one AUTHENTICATE_MESSAGE has been sent"));
         }
         let nonces = NonceSource::default().draw()?;
-        handshake.bind_to_channel(channel_bindings);
+        handshake.bind_to_channel(self.bindings.of(channel_bindings));
         handshake.authenticate(&nonces, out)
     }
 

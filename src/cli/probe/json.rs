@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::conversation::{Event, What};
+use super::conversation::{Bindings, Event, What};
 use super::message::{Answer, Carried, Sent};
 use super::report::{Report, Rows, without_password};
 use super::verdict::method_id;
@@ -44,6 +44,11 @@ pub(super) fn render(report: &Report) -> String {
             "offered": report.offered,
             "used": report.used.as_ref().map(|used| used.mechanism.to_ascii_lowercase()),
             "text": report.used.as_ref().and_then(|used| used.why_not_first.as_ref()),
+            "channel_bindings": match report.bindings {
+                Bindings::None => None,
+                Bindings::Right => Some("right"),
+                Bindings::Wrong => Some("wrong"),
+            },
         },
         "challenge": report.challenge.as_deref().map(challenge),
         "authenticate": report.authenticate.as_deref().map(authenticate),

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::behaviours::{self, Behaviour};
 use super::budget::StoreUse;
-use super::conversation::{Conversation, Event, Used, What};
+use super::conversation::{Bindings, Conversation, Event, Used, What};
 use super::given::{Given, SecretPlace};
 use super::message::Answer;
 use super::product::{self, Guess};
-use super::verdict::Verdict;
+use super::verdict::{self, Verdict};
 use crate::config::{Config, Mechanisms};
 use crate::ntlm::{self, Account, Identity};
 
@@ -34,6 +34,7 @@ pub(super) struct Report {
     pub offered: Option<Vec<String>>,
     /// What authenticated.
     pub used: Option<Used>,
+    pub bindings: Bindings,
     /// The last CHALLENGE_MESSAGE.
     pub challenge: Option<Vec<u8>>,
     /// The AUTHENTICATE_MESSAGE that was sent. Its responses must not be shown: a password can be guessed from them.
@@ -62,7 +63,7 @@ impl Report {
             _ => None,
         });
         Report {
-            upstream: config.first_address().to_string(),
+            upstream: verdict::upstream(config),
             target: target.to_owned(),
             identity: config.first_identity().clone(),
             identity_name: config.identities.first().map(|identity| identity.name.clone()).unwrap_or_default(),
@@ -78,6 +79,7 @@ impl Report {
             listed: conversation.listed,
             offered,
             used: conversation.used,
+            bindings: conversation.bindings,
             events: conversation.events,
         }
     }

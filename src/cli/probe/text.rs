@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::conversation::{Event, Used, What};
+use super::conversation::{Bindings, Event, Used, What};
 use super::message::{Answer, Sent};
 use super::report::{Report, Rows, authenticate_rows, challenge_rows};
 use crate::cli::terminal::{aligned, printable};
@@ -100,8 +100,13 @@ fn choice_rows(report: &Report) -> Rows {
         Some(Used { mechanism, why_not_first: None }) => (*mechanism).to_owned(),
         Some(Used { mechanism, why_not_first: Some(why) }) => format!("{mechanism}, because {why}"),
     };
-    let rows = [("listed", report.listed.to_string()), ("offered", offered), ("used", used)];
-    rows.map(|(name, value)| (name.to_owned(), printable(&value))).into()
+    let mut rows = vec![("listed", report.listed.to_string()), ("offered", offered), ("used", used)];
+    match report.bindings {
+        Bindings::None => {}
+        Bindings::Right => rows.push(("channel bindings", "those of the upstream's certificate".to_owned())),
+        Bindings::Wrong => rows.push(("channel bindings", "wrong ones on purpose".to_owned())),
+    }
+    rows.into_iter().map(|(name, value)| (name.to_owned(), printable(&value))).collect()
 }
 
 fn show_rows(out: &mut String, title: &str, rows: &Rows) {

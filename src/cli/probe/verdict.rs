@@ -3,7 +3,7 @@
 use super::advice::{Advice, Line};
 use super::behaviours::{Behaviour, challenge, legs};
 use super::budget::Denial;
-use super::conversation::{Conversation, Outcome, Used};
+use super::conversation::{Bindings, Conversation, Outcome, Used};
 use super::given::{Given, SecretPlace};
 use super::web_server;
 use crate::cli::utc::relative;
@@ -124,6 +124,18 @@ impl Verdict {
             Kind::HandshakeFails | Kind::NotNtlm => verdict.explain_failure(config, given, conversation, &shows),
             _ => {}
         }
+        match (conversation.bindings, kind) {
+            (Bindings::Wrong, Kind::Works | Kind::Declined) => verdict.advise(
+                "bindings-unchecked",
+                "The upstream accepted a logon with wrong channel bindings: it does not check them.",
+            ),
+            (Bindings::Wrong, Kind::CredentialsRefused) => verdict.advise(
+                "bindings-wrong",
+                "The logon was made with wrong channel bindings. If it succeeds without --wrong-channel-bindings, the \
+                 upstream checks them.",
+            ),
+            _ => {}
+        }
         if let Some(Used { mechanism, why_not_first: Some(why) }) = &conversation.used {
             verdict.advise("fallback", format!("{mechanism} was used and not the mechanism listed first: {why}."));
         }
@@ -135,7 +147,7 @@ impl Verdict {
 
     /// Adds the lines for the proxy and the account.
     fn suggest_account(&mut self, config: &Config, given: &Given) {
-        self.settings.push(Line::new("upstream", config.first_address().to_string()));
+        self.settings.push(Line::new("upstream", upstream(config)));
         self.settings.push(Line::new("user", account(config)));
         // A secret from the environment or a descriptor has no line.
         self.settings.extend(given.secret.line());
@@ -181,7 +193,7 @@ impl Verdict {
     /// Advice if a web server answers instead of a proxy.
     fn explain_web_server(&mut self, conversation: &Conversation) {
         if web_server::recognise(&legs(&conversation.events)).is_some_and(web_server::wants_tls) {
-            self.advise("tls-port", "The port expects TLS. Use the port where the proxy accepts plain HTTP.");
+            self.advise("tls-port", "The port expects TLS. Write https:// in front of its address.");
         }
         self.advise(
             "check-port",
@@ -259,9 +271,7 @@ impl Verdict {
                 self.advise("raise-head-limit", "Raise the limit on the length of heads.");
                 self.settings.push(Line::new("limits.head", "1MiB"));
             }
-            Cause::ResponseMalformed => {
-                self.advise("check-port", "Check that the port is that of an HTTP proxy, without TLS.")
-            }
+            Cause::ResponseMalformed => self.advise("check-port", "Check that the port is that of an HTTP proxy."),
             Cause::UpstreamClosed | Cause::UpstreamReset if !responded(conversation) => {
                 self.advise("check-port", "The upstream closes connections without a response: check that this machine may use it, and that the port is that of an HTTP proxy.");
             }
@@ -382,6 +392,12 @@ fn authenticated(conversation: &Conversation) -> bool {
 
 fn responded(conversation: &Conversation) -> bool {
     !legs(&conversation.events).is_empty()
+}
+
+/// The upstream as written in the settings.
+pub(super) fn upstream(config: &Config) -> String {
+    let scheme = if config.first_upstream().tls.is_some() { "https://" } else { "" };
+    format!("{scheme}{}", config.first_address())
 }
 
 /// The account as written in the settings.
