@@ -267,6 +267,11 @@ impl Fault {
         Fault::new(at, Cause::UpstreamReset, format!("the connection to the upstream failed: {error}"))
     }
 
+    /// Whether an I/O error is a failure of TLS, which another connection would meet again.
+    pub fn is_of_tls(error: &io::Error) -> bool {
+        TlsFailure::of_io(error).is_some()
+    }
+
     /// The fault for an invalid response head.
     pub fn malformed_response(at: At, error: &ResponseError) -> Fault {
         let cause = match error {

@@ -111,7 +111,7 @@ impl Authenticate {
             Ok(ReadOutcome::Blocked) => return Ok(LegOutcome::More),
             Ok(ReadOutcome::Bytes(progress)) => progress?,
             Ok(ReadOutcome::End) => self.attempt.handshake.closed().map_err(|fault| self.with_hint(fault))?,
-            Err(error) if self.attempt.handshake.awaits_verdict() => {
+            Err(error) if self.attempt.handshake.awaits_verdict() || Fault::is_of_tls(&error) => {
                 return Err(Fault::upstream_io(At::Authenticate, &error));
             }
             Err(_) => self.attempt.handshake.closed().map_err(|fault| self.with_hint(fault))?,

@@ -1,5 +1,5 @@
-//! Channel bindings of the type `tls-server-end-point` (RFC 5929 §4): they tie a logon to the certificate of the server,
-//! so that it is worthless on a connection to another server. Windows calls this Extended Protection.
+//! Channel bindings of the type `tls-server-end-point` (RFC 5929 §4): they tie a logon to the certificate of the
+//! server, so that it is worthless on a connection to another server. Windows calls this Extended Protection.
 
 use md5::{Digest, Md5};
 use sha2::{Sha224, Sha256, Sha384, Sha512};

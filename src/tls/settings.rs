@@ -76,8 +76,8 @@ pub enum TlsOptionsError {
     /// No certificate of a CA can be used.
     #[error("contains no certificate of a CA that can be used")]
     NoRoot,
-    /// The client certificate is malformed.
-    #[error("the client certificate is malformed")]
+    /// The client certificate cannot be used.
+    #[error("belongs to a client certificate that is malformed or not of version 3")]
     Certificate,
     /// The key is not that of the certificate.
     #[error("is not the key of the client certificate")]

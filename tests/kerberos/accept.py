@@ -13,6 +13,8 @@ bindings = None
 if len(sys.argv) > 1:
     certificate_hash = hashlib.sha384(pathlib.Path(sys.argv[1]).read_bytes()).digest()
     bindings = gssapi.raw.ChannelBindings(application_data=b"tls-server-end-point:" + certificate_hash)
+# Otherwise an error shows only at the next use of the context.
+gssapi.SecurityContext.__DEFER_STEP_ERRORS__ = False
 for line in sys.stdin:
     context = gssapi.SecurityContext(creds=gssapi.Credentials(usage="accept"), usage="accept", channel_bindings=bindings)
     try:

@@ -273,6 +273,8 @@ fn every_configuration_file_of_the_manual_is_valid() {
     for name in ["password", "ci-password", "batch-nt-hash", "desk-password", "joe-password"] {
         scratch.write(name, "cd06ca7c7e10c99b1d33b7485a2ed808\n");
     }
+    let certificate = rcgen::generate_simple_self_signed(["ca.corp.example".to_owned()]).expect("a certificate");
+    scratch.write("corp-ca.crt", certificate.cert.pem());
     scratch.write("keytab", keytab(&["CORP.EXAMPLE", "svc-egress"]));
     let examples: Vec<&str> = pages::manual().flat_map(|page| page.blocks("toml")).collect();
     assert!(examples.len() >= 5, "only {} examples were found", examples.len());

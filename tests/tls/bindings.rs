@@ -71,7 +71,7 @@ impl Acceptor {
 }
 
 #[test]
-fn pyspnego_accepts_our_channel_bindings_for_every_kind_of_certificate_and_no_others() {
+fn pyspnego_accepts_our_channel_bindings_for_each_algorithm_and_no_others() {
     require_tools!("openssl");
     let Some(toolbox) = toolbox() else { return };
     let scratch = Scratch::new("bindings");

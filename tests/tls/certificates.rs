@@ -1,5 +1,5 @@
-//! Which certificates and servers are accepted, and the cause and the remedy for each that is not, with curl as a second
-//! opinion.
+//! Which certificates and servers are accepted, and the cause and the remedy for each that is not, with curl as a
+//! second opinion.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -61,8 +61,8 @@ impl Setup {
         in_process::gateway(&format!("https://127.0.0.1:{}", proxy.port), &settings)
     }
 
-    /// The exit code of curl for a request to the same server, which answers 407. A request *through* it would say less:
-    /// curl sends no channel bindings, and ignores a pin for a proxy (7.88).
+    /// The exit code of curl for a request to the same server, which answers 407. A request *through* it would say
+    /// less: curl sends no channel bindings, and ignores a pin for a proxy (7.88).
     fn curl(&self, ca: &Issued, proxy: &Proxy, further: &[&str]) -> Option<i32> {
         let (address, ca) = (format!("https://127.0.0.1:{}/", proxy.port), text(&ca.certificate));
         let arguments = [&["--cacert", ca.as_str()], further, &[&address]].concat();
@@ -101,7 +101,8 @@ fn tunnels_open_through_tls_with_channel_bindings_that_the_proxy_demands() {
         let extensions = certificates::server("IP:127.0.0.1");
         let issued = certificates::issued_by(&setup.scratch, &setup.ca, algorithm.name, algorithm, &extensions, 30);
         // The CA signs by its own algorithm, so these are self-signed for the hash to differ.
-        let own = certificates::self_signed(&setup.scratch, algorithm.name, algorithm, &extensions, 30);
+        let own =
+            certificates::self_signed(&setup.scratch, &format!("own-{}", algorithm.name), algorithm, &extensions, 30);
         for (certificate, ca) in [(&issued, &setup.ca), (&own, &own)] {
             let mut proxy = setup.proxy(Some(certificate), &[]);
             assert_eq!(setup.curl(ca, &proxy, &[]), Some(0), "{}", algorithm.name);
@@ -145,7 +146,7 @@ fn certificates_of_other_cas_expired_ones_and_other_keys_are_rejected_by_cause()
     let expired = setup.issue("expired", &certificates::server("IP:127.0.0.1"), -1);
     let proxy = setup.proxy(Some(&expired), &[]);
     assert_eq!(setup.curl(&setup.ca, &proxy, &[]), Some(60));
-    assert_rejected(setup.gateway(&proxy, &[]), Cause::TlsCertificateExpired, "has expired 24 h ago");
+    assert_rejected(setup.gateway(&proxy, &[]), Cause::TlsCertificateExpired, "has expired");
 }
 
 #[test]
@@ -212,9 +213,10 @@ fn a_proxy_that_requires_a_client_certificate_gets_it_or_is_named() {
     let Some(setup) = Setup::new("tls-client") else { return };
     let good = setup.good();
     let ca = text(&setup.ca.certificate);
-    let own = setup.issue("own", &["extendedKeyUsage=clientAuth".to_owned()], 30);
+    let client = ["extendedKeyUsage=clientAuth".to_owned()];
+    let own = setup.issue("own", &client, 30);
     let other_ca = certificates::ca(&setup.scratch, "other-ca");
-    let foreign = certificates::issued_by(&setup.scratch, &other_ca, "foreign", ECDSA_SHA384, &[], 30);
+    let foreign = certificates::issued_by(&setup.scratch, &other_ca, "foreign", ECDSA_SHA384, &client, 30);
     for highest in [&[][..], &["--highest", "1.2"]] {
         let arguments = [&["--client-ca", ca.as_str()][..], highest].concat();
         let mut proxy = setup.proxy(Some(&good), &arguments);

@@ -28,7 +28,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_renewed_client_certificate_serves_new_connections_and_a_bad_file_changes_nothing() {
+fn a_renewed_client_certificate_is_used_and_a_bad_file_changes_nothing() {
     require_tools!("openssl");
     let Some(toolbox) = toolbox() else { return };
     let scratch = Scratch::new("tls-reload");
@@ -37,7 +37,8 @@ fn a_renewed_client_certificate_serves_new_connections_and_a_bad_file_changes_no
         certificates::issued_by(&scratch, &ca, name, ECDSA_SHA384, extensions, days)
     };
     let server = issue("server", &certificates::server("IP:127.0.0.1"), 30);
-    let (first, second) = (issue("first", &[], 10), issue("second", &[], 20));
+    let client = ["extendedKeyUsage=clientAuth".to_owned()];
+    let (first, second) = (issue("first", &client, 10), issue("second", &client, 20));
     let used = Issued { certificate: scratch.join("used.crt"), key: scratch.join("used.key") };
     copy(&first.certificate, &used.certificate);
     copy(&first.key, &used.key);
