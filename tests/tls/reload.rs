@@ -68,7 +68,7 @@ fn a_renewed_client_certificate_is_used_and_a_bad_file_changes_nothing() {
 
     copy(&second.certificate, &used.certificate);
     wait_for_reloads(&gateway, "refused", 2.0);
-    assert!(gateway.wait_for_line("used.key is not the key").contains("tls.client_key_file"));
+    assert!(gateway.wait_for_line("used.key is not the key").contains("--tls-client-key-file"));
     copy(&second.key, &used.key);
     wait_for_reloads(&gateway, "applied", 1.0);
     assert_eq!((open().status(), proxy.line().as_str()), (200, r"accepted CORP\alice second"));
