@@ -6,6 +6,7 @@ mod support;
 
 mod chart;
 mod deploy;
+mod packages;
 mod prometheus;
 mod rolling;
 mod shells;

@@ -1,0 +1,57 @@
+# Debian in a directory, and commands in it, for tests/bare and tests/packages. Needs root, debootstrap and unshare.
+
+root_suite=bookworm
+root_mirror=${NTLM_GATEWAY_TESTS_MIRROR:-http://deb.debian.org/debian}
+
+# root_missing TOOL…: why no roots can be made here; nothing if they can. Further tools may be required.
+root_missing() {
+  if [[ $EUID -ne 0 ]]; then echo "it needs root"; return; fi
+  local tool
+  for tool in debootstrap unshare "$@"; do
+    type -P "$tool" >/dev/null || { echo "no $tool"; return; }
+  done
+  unshare --mount true 2>/dev/null || echo "no mount namespaces"
+}
+
+# root_make DIR: a minimal Debian that reaches its packages as this machine does. The first one is kept as an archive.
+root_make() {
+  local dir=$1 archive=target/roots/$root_suite.tar
+  mkdir -p target/roots "$dir"
+  if [[ ! -e "$archive" ]]; then
+    debootstrap --variant=minbase "$root_suite" "$dir.new" "$root_mirror"
+    tar -C "$dir.new" -cf "$archive.new" .
+    mv "$archive.new" "$archive"
+    rm -rf "$dir.new"
+  fi
+  tar -C "$dir" -xf "$archive"
+  # How this machine reaches the network: proxies, certificates and names.
+  cp /etc/apt/apt.conf.d/99* "$dir/etc/apt/apt.conf.d/" 2>/dev/null || true
+  cp -r /usr/local/share/ca-certificates "$dir/usr/local/share/" 2>/dev/null || true
+  cp -L /etc/resolv.conf /etc/hosts "$dir/etc/"
+  printf '#!/bin/sh\nexit 101\n' >"$dir/usr/sbin/policy-rc.d"
+  chmod 755 "$dir/usr/sbin/policy-rc.d"
+}
+
+# root_run DIR COMMAND…: runs it there, with mounts and processes that end with it. Directories in root_mounts
+# (FROM:TO, separated by blanks) are there for reading.
+root_run() {
+  local dir=$1
+  shift
+  # shellcheck disable=SC2016
+  unshare --mount --pid --fork --kill-child bash -euc '
+    dir=$1; mounts=$2; shift 2
+    mount --rbind /dev "$dir/dev"
+    mount --rbind /sys "$dir/sys"
+    mount -t proc proc "$dir/proc"
+    mount -t tmpfs tmpfs "$dir/run"
+    for pair in $mounts; do
+      mkdir -p "$dir/${pair#*:}"
+      mount --bind "${pair%%:*}" "$dir/${pair#*:}"
+      mount -o remount,bind,ro "$dir/${pair#*:}"
+    done
+    exec chroot "$dir" "$@"
+  ' bash "$dir" "${root_mounts:-}" "$@"
+}
+
+# root_clean: the environment of a machine on which nobody has set anything.
+root_clean() { env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 TERM=dumb DEBIAN_FRONTEND=noninteractive "$@"; }
