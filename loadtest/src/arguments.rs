@@ -54,6 +54,9 @@ pub struct UpstreamOptions {
     /// Lifetime of a connection in seconds, tunnels included [default: unlimited]
     #[arg(long, value_name = "SECONDS")]
     pub lifetime: Option<f64>,
+    /// Serve TLS only, with a certificate for the address that is made at the start and written to this file
+    #[arg(long, value_name = "FILE")]
+    pub tls: Option<PathBuf>,
     #[command(flatten)]
     pub kerberos: UpstreamKerberos,
     /// Stop when standard input ends, so that it does not outlive the program that started it
@@ -160,10 +163,11 @@ pub struct LoadOptions {
 
 #[derive(Args)]
 pub struct CompareOptions {
-    /// Candidates: gateway, gateway-socks, gateway-transparent, gateway-forward, gateway-kerberos, cntlm, haproxy,
-    /// haproxy-splice, haproxy-http, nginx, squid, px, direct; or NAME=PATH for another gateway binary; or NAME=ADDR or
-    /// NAME=ADDR@PID for a proxy that is already running. With gateway-transparent, which needs root, unshare, ip and
-    /// nft, the whole comparison runs in a network namespace of its own, where nft redirects connections to the gateway
+    /// Candidates: gateway, gateway-socks, gateway-transparent, gateway-forward, gateway-kerberos, gateway-tls, cntlm,
+    /// haproxy, haproxy-splice, haproxy-http, haproxy-tls, nginx, squid, px, direct; or NAME=PATH for another gateway
+    /// binary; or NAME=ADDR or NAME=ADDR@PID for a proxy that is already running. With gateway-transparent, which needs
+    /// root, unshare, ip and nft, the whole comparison runs in a network namespace of its own, where nft redirects
+    /// connections to the gateway
     #[arg(required = true, value_name = "NAME[=PATH|=ADDR[@PID]]")]
     pub candidates: Vec<String>,
     /// Measurements to run [default: all]

@@ -3,12 +3,15 @@
 use std::error::Error;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ntlm_gateway::kerberos::Keytab;
-use ntlm_gateway::stub::{Counts, KdcCounts, KdcOptions, Personality, StubKdc, StubKerberos, StubOptions, StubServer};
+use ntlm_gateway::stub::{
+    Counts, KdcCounts, KdcOptions, Personality, StubCertificate, StubKdc, StubKerberos, StubOptions, StubServer,
+};
 use serde_json::{Map, Value};
 use tiny_http::{Header, Response, Server};
 
@@ -31,6 +34,7 @@ pub fn serve(options: &UpstreamOptions) -> Result<ExitCode, Box<dyn Error>> {
         (None, None) => None,
     };
     let kerberos = kerberos.map(|keytab| StubKerberos { keytab, with_ntlm: options.kerberos.with_ntlm });
+    let tls = options.tls.as_ref().map(|file| certificate(options.listen, file)).transpose()?;
     let stub = StubServer::start(
         StubOptions {
             listen: options.listen,
@@ -39,6 +43,7 @@ pub fn serve(options: &UpstreamOptions) -> Result<ExitCode, Box<dyn Error>> {
             delay: Duration::from_millis(options.delay_ms),
             lifetime,
             kerberos,
+            tls: tls.map(|certificate| certificate.server_config()),
             ..StubOptions::default()
         }
         .account(domain, user, &options.password),
@@ -61,6 +66,13 @@ pub fn serve(options: &UpstreamOptions) -> Result<ExitCode, Box<dyn Error>> {
     loop {
         std::thread::park();
     }
+}
+
+/// Makes a certificate for the address that clients connect to, and writes it to the file.
+fn certificate(listen: SocketAddr, file: &Path) -> std::io::Result<StubCertificate> {
+    let certificate = StubCertificate::new(&["localhost", &listen.ip().to_string()])?;
+    std::fs::write(file, certificate.pem())?;
+    Ok(certificate)
 }
 
 /// Starts the KDC, if there is to be one.

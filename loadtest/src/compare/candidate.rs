@@ -23,6 +23,8 @@ pub enum Kind {
     Gateway(PathBuf),
     /// The same, with Kerberos.
     GatewayKerberos(PathBuf),
+    /// The first one, with TLS to the upstream.
+    GatewayTls(PathBuf),
     Cntlm,
     /// TCP relay without authentication.
     Haproxy {
@@ -30,6 +32,8 @@ pub enum Kind {
     },
     /// HTTP proxy without authentication.
     HaproxyHttp,
+    /// Relay from TCP to TLS, without authentication.
+    HaproxyTls,
     /// TCP relay without authentication.
     Nginx,
     /// HTTP proxy with a parent that demands no authentication: Squid cannot authenticate to a parent by NTLM.
@@ -51,6 +55,10 @@ pub enum UpstreamKind {
     Kerberos,
     /// Nothing.
     Open,
+    /// NTLM, over TLS.
+    NtlmTls,
+    /// Nothing, over TLS.
+    OpenTls,
 }
 
 impl Candidate {
@@ -67,10 +75,12 @@ impl Candidate {
                 Kind::Gateway(gateway.to_owned())
             }
             ("gateway-kerberos", None) => Kind::GatewayKerberos(gateway.to_owned()),
+            ("gateway-tls", None) => Kind::GatewayTls(gateway.to_owned()),
             ("cntlm", None) => Kind::Cntlm,
             ("haproxy", None) => Kind::Haproxy { forced_splice: false },
             ("haproxy-splice", None) => Kind::Haproxy { forced_splice: true },
             ("haproxy-http", None) => Kind::HaproxyHttp,
+            ("haproxy-tls", None) => Kind::HaproxyTls,
             ("nginx", None) => Kind::Nginx,
             ("squid", None) => Kind::Squid,
             ("px", None) => Kind::Px,
@@ -78,7 +88,8 @@ impl Candidate {
             (name, None) => {
                 return Err(format!(
                     "unknown candidate {name:?}; possible are gateway, gateway-socks, gateway-transparent, \
-                     gateway-forward, gateway-kerberos, cntlm, haproxy, haproxy-splice, haproxy-http, nginx, squid, px, direct, NAME=PATH for a gateway binary, and NAME=ADDR or \
+                     gateway-forward, gateway-kerberos, gateway-tls, cntlm, haproxy, haproxy-splice, haproxy-http, \
+                     haproxy-tls, nginx, squid, px, direct, NAME=PATH for a gateway binary, and NAME=ADDR or \
                      NAME=ADDR@PID for a running proxy"
                 ));
             }
@@ -97,27 +108,29 @@ impl Candidate {
         match self.kind {
             Kind::Gateway(_) | Kind::Cntlm | Kind::Px => UpstreamKind::Ntlm,
             Kind::GatewayKerberos(_) => UpstreamKind::Kerberos,
+            Kind::GatewayTls(_) => UpstreamKind::NtlmTls,
+            Kind::HaproxyTls => UpstreamKind::OpenTls,
             _ => UpstreamKind::Open,
         }
     }
 
     /// Whether it is the program under test.
     pub fn is_gateway(&self) -> bool {
-        matches!(self.kind, Kind::Gateway(_) | Kind::GatewayKerberos(_))
+        matches!(self.kind, Kind::Gateway(_) | Kind::GatewayKerberos(_) | Kind::GatewayTls(_))
     }
 
     /// Why it cannot take part; `None` if it can.
     pub fn missing(&self) -> Option<String> {
         let command = match &self.kind {
-            Kind::Gateway(path) | Kind::GatewayKerberos(path) if path.is_file() => {
+            Kind::Gateway(path) | Kind::GatewayKerberos(path) | Kind::GatewayTls(path) if path.is_file() => {
                 return (self.protocol == Protocol::Transparent).then(namespace::missing).flatten();
             }
-            Kind::Gateway(path) | Kind::GatewayKerberos(path) => {
+            Kind::Gateway(path) | Kind::GatewayKerberos(path) | Kind::GatewayTls(path) => {
                 return Some(format!("{} does not exist; build it with `cargo build --release`", path.display()));
             }
             Kind::Direct | Kind::Running { .. } => return None,
             Kind::Cntlm => "cntlm",
-            Kind::Haproxy { .. } | Kind::HaproxyHttp => "haproxy",
+            Kind::Haproxy { .. } | Kind::HaproxyHttp | Kind::HaproxyTls => "haproxy",
             Kind::Squid => "squid",
             Kind::Nginx => "nginx",
             Kind::Px => "px",
@@ -147,6 +160,12 @@ impl Candidate {
             Kind::GatewayKerberos(_) => {
                 "ntlm-gateway: a ticket with the first request of every connection, kept connections for requests"
                     .to_owned()
+            }
+            Kind::GatewayTls(_) => {
+                "ntlm-gateway: a complete NTLMv2 handshake for every tunnel, over TLS with resumed sessions".to_owned()
+            }
+            Kind::HaproxyTls => {
+                "HAProxy, mode tcp, server ssl verify none: a relay to TLS without authentication".to_owned()
             }
             Kind::Cntlm => "Cntlm: NTLMv2 handshake, one thread per tunnel".to_owned(),
             Kind::Haproxy { forced_splice: false } => {
@@ -207,6 +226,7 @@ mod tests {
         assert_eq!(parse("gateway"), Ok(Kind::Gateway("/here/ntlm-gateway".into())));
         assert_eq!(parse("gateway-socks"), Ok(Kind::Gateway("/here/ntlm-gateway".into())));
         assert_eq!(parse("gateway-kerberos"), Ok(Kind::GatewayKerberos("/here/ntlm-gateway".into())));
+        assert_eq!(parse("gateway-tls"), Ok(Kind::GatewayTls("/here/ntlm-gateway".into())));
         assert_eq!(parse("old=./old/ntlm-gateway"), Ok(Kind::Gateway("./old/ntlm-gateway".into())));
         let address = "127.0.0.1:3128".parse().unwrap();
         assert_eq!(parse("mine=127.0.0.1:3128"), Ok(Kind::Running { address, pid: None }));

@@ -36,6 +36,8 @@ pub struct TestBed<'a> {
     pub upstream: SocketAddr,
     /// The stub that demands Kerberos, and its KDC; if a candidate needs them.
     pub kerberos: Option<(SocketAddr, SocketAddr)>,
+    /// The stubs with TLS, that demand NTLM and nothing; if a candidate needs them.
+    pub tls: Option<[SocketAddr; 2]>,
     /// The stub that demands none.
     pub open_upstream: SocketAddr,
     /// Shards or threads.
@@ -122,6 +124,11 @@ pub fn launch(candidate: &Candidate, test_bed: &TestBed<'_>) -> Result<Running, 
             let admin = free_address().map_err(|error| failed(&error))?;
             (gateway_kerberos(binary, test_bed, address, admin), Some(admin))
         }
+        Kind::GatewayTls(binary) => {
+            let admin = free_address().map_err(|error| failed(&error))?;
+            (gateway_tls(binary, test_bed, address, admin), Some(admin))
+        }
+        Kind::HaproxyTls => (haproxy_tls(test_bed, address), None),
         Kind::Cntlm => (cntlm(test_bed, address), None),
         Kind::Haproxy { forced_splice } => (haproxy(test_bed, address, *forced_splice), None),
         Kind::HaproxyHttp => (haproxy_http(test_bed, address), None),
@@ -197,6 +204,19 @@ fn gateway_kerberos(
     Ok(command)
 }
 
+fn gateway_tls(binary: &Path, test_bed: &TestBed<'_>, listen: SocketAddr, admin: SocketAddr) -> io::Result<Command> {
+    let [upstream, _] = test_bed.tls.ok_or(io::ErrorKind::NotFound)?;
+    let mut command = any_gateway(binary, test_bed, listen, admin)?;
+    command.args(["--upstream", &format!("https://{upstream}"), "--user", DEFAULT_USER]);
+    command.arg("--tls-ca-file").arg(certificate(test_bed.scratch, "plain"));
+    Ok(command)
+}
+
+/// The certificate of a stub with TLS.
+pub fn certificate(scratch: &Path, personality: &str) -> PathBuf {
+    scratch.join(format!("stub-{personality}.pem"))
+}
+
 fn any_gateway(binary: &Path, test_bed: &TestBed<'_>, listen: SocketAddr, admin: SocketAddr) -> io::Result<Command> {
     let mut command = Command::new(binary);
     // All settings are given as arguments, and the gateway rejects unknown variables with this prefix.
@@ -241,6 +261,23 @@ fn haproxy(test_bed: &TestBed<'_>, listen: SocketAddr, forced_splice: bool) -> i
     .map_err(io::Error::other)?;
     let name = if forced_splice { "haproxy-splice.cfg" } else { "haproxy.cfg" };
     let path = test_bed.scratch.join(name);
+    fs::write(&path, config)?;
+    let mut command = Command::new(find("haproxy").ok_or(io::ErrorKind::NotFound)?);
+    command.arg("-db").arg("-f").arg(path);
+    Ok(command)
+}
+
+/// It resumes sessions, as the gateway does.
+fn haproxy_tls(test_bed: &TestBed<'_>, listen: SocketAddr) -> io::Result<Command> {
+    let [_, open_upstream] = test_bed.tls.ok_or(io::ErrorKind::NotFound)?;
+    let config = format!(
+        "global\n  nbthread {}\n  maxconn {most}\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  \
+         timeout server 1h\nlisten relay\n  bind {listen}\n  maxconn {most}\n  \
+         server stub {open_upstream} ssl verify none\n",
+        test_bed.shards,
+        most = test_bed.tunnels + 64
+    );
+    let path = test_bed.scratch.join("haproxy-tls.cfg");
     fs::write(&path, config)?;
     let mut command = Command::new(find("haproxy").ok_or(io::ErrorKind::NotFound)?);
     command.arg("-db").arg("-f").arg(path);
@@ -352,6 +389,19 @@ impl StubProcess {
         StubProcess::start_with("plain", threads, delay_ms, &["--realm", REALM, "--ticket-bytes", &ticket_bytes])
     }
 
+    /// The same as the first, with TLS; its certificate is written to the file.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn start_tls(
+        personality: &str,
+        threads: NonZeroUsize,
+        delay_ms: u64,
+        certificate: &Path,
+    ) -> io::Result<StubProcess> {
+        StubProcess::start_with(personality, threads, delay_ms, &["--tls", &certificate.to_string_lossy()])
+    }
+
     fn start_with(personality: &str, threads: NonZeroUsize, delay_ms: u64, more: &[&str]) -> io::Result<StubProcess> {
         let mut child = Command::new(env::current_exe()?)
             .args(["upstream", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--until-eof"])
@@ -372,7 +422,7 @@ impl StubProcess {
         };
         let mut all = || -> io::Result<_> {
             let (listening, control) = (address("listening on ")?, address("control on ")?);
-            let kdc = if more.is_empty() { None } else { Some(address("kdc on ")?) };
+            let kdc = if more.contains(&"--realm") { Some(address("kdc on ")?) } else { None };
             Ok((listening, control, kdc))
         };
         match all() {

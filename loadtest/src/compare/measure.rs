@@ -47,15 +47,19 @@ pub struct Stubs {
     pub open: StubProcess,
     /// If a candidate needs it.
     pub kerberos: Option<StubProcess>,
+    /// Those with TLS, that demand NTLM and nothing, if a candidate needs them.
+    pub tls: Option<[StubProcess; 2]>,
 }
 
 impl Stubs {
     /// The one behind a candidate.
     fn behind(&self, candidate: &Candidate) -> &StubProcess {
-        match (candidate.upstream(), &self.kerberos) {
-            (UpstreamKind::Kerberos, Some(kerberos)) => kerberos,
-            (UpstreamKind::Ntlm | UpstreamKind::Kerberos, _) => &self.ntlm,
-            (UpstreamKind::Open, _) => &self.open,
+        match (candidate.upstream(), &self.kerberos, &self.tls) {
+            (UpstreamKind::Kerberos, Some(kerberos), _) => kerberos,
+            (UpstreamKind::NtlmTls, _, Some([ntlm, _])) => ntlm,
+            (UpstreamKind::OpenTls, _, Some([_, open])) => open,
+            (UpstreamKind::Ntlm | UpstreamKind::Kerberos | UpstreamKind::NtlmTls, ..) => &self.ntlm,
+            (UpstreamKind::Open | UpstreamKind::OpenTls, ..) => &self.open,
         }
     }
 }

@@ -193,7 +193,7 @@ fn section(
     scratch: &Path,
     comparison: &mut Comparison,
 ) -> Result<Section, Box<dyn Error>> {
-    let stubs = stubs(item, candidates, options)?;
+    let stubs = stubs(item, candidates, options, scratch)?;
     let mut measurements: Vec<Measurement> = Vec::new();
     for round in 0..comparison.rounds {
         for candidate in candidates {
@@ -227,11 +227,30 @@ fn faults(candidate: &Candidate, item: &Item, measurement: &Measurement) -> Vec<
     faults
 }
 
-fn stubs(item: &Item, candidates: &[Candidate], options: &CompareOptions) -> Result<Stubs, Box<dyn Error>> {
+fn stubs(
+    item: &Item,
+    candidates: &[Candidate],
+    options: &CompareOptions,
+    scratch: &Path,
+) -> Result<Stubs, Box<dyn Error>> {
     let delay_ms = if item.kind == ItemKind::Legs { LEG_MS } else { 0 };
     let needs_kerberos = candidates.iter().any(|candidate| candidate.upstream() == UpstreamKind::Kerberos);
     let kerberos = || StubProcess::start_kerberos(options.stub_threads, delay_ms, options.ticket_bytes);
+    let needs_tls =
+        |candidate: &Candidate| matches!(candidate.upstream(), UpstreamKind::NtlmTls | UpstreamKind::OpenTls);
+    let tls = || -> io::Result<_> {
+        let start = |personality| {
+            StubProcess::start_tls(
+                personality,
+                options.stub_threads,
+                delay_ms,
+                &launch::certificate(scratch, personality),
+            )
+        };
+        Ok([start("plain")?, start("open")?])
+    };
     Ok(Stubs {
+        tls: candidates.iter().any(needs_tls).then(tls).transpose()?,
         ntlm: StubProcess::start("plain", options.stub_threads, delay_ms)?,
         open: StubProcess::start("open", options.stub_threads, delay_ms)?,
         kerberos: needs_kerberos.then(kerberos).transpose()?,
@@ -247,6 +266,7 @@ fn test_bed<'a>(load: &Load, options: &'a CompareOptions, stubs: &Stubs, scratch
         scratch,
         upstream: stubs.ntlm.address,
         kerberos: stubs.kerberos.as_ref().and_then(|stub| Some((stub.address, stub.kdc?))),
+        tls: stubs.tls.as_ref().map(|stubs| stubs.each_ref().map(|stub| stub.address)),
         open_upstream: stubs.open.address,
         shards: options.shards.max(1),
         tunnels,
@@ -260,7 +280,7 @@ fn half_of_top_rate(candidate: &Candidate, options: &CompareOptions, scratch: &P
     let mut item = plan::one("setup", options)?;
     item.load.duration = Some(CALIBRATION);
     item.load.protocol = candidate.protocol;
-    let stubs = stubs(&item, std::slice::from_ref(candidate), options)?;
+    let stubs = stubs(&item, std::slice::from_ref(candidate), options, scratch)?;
     let running = launch::launch(candidate, &test_bed(&item.load, options, &stubs, scratch))?;
     let outcome = driver::run(&item.load, &[running.address], true, &mut |_| {})?;
     Ok((outcome.tunnels_per_s() / 2.0).max(1.0).round())
