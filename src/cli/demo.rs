@@ -49,6 +49,8 @@ pub struct DemoOptions {
     pub once: bool,
     /// Authenticate by Kerberos instead of NTLM.
     pub kerberos: bool,
+    /// Reach the proxy with TLS.
+    pub tls: bool,
     /// Where the gateway listens; port 0 for any free port.
     pub listen: SocketAddr,
     /// Where its metrics are served; port 0 for any free port.
@@ -72,6 +74,9 @@ pub(super) fn command() -> Command {
         .arg(Arg::new("kerberos").long("kerberos").action(ArgAction::SetTrue).help(
             "Show Kerberos instead of NTLM: the proxy accepts nothing else, and a KDC with the account is started, too",
         ))
+        .arg(Arg::new("tls").long("tls").action(ArgAction::SetTrue).help(
+            "Reach the proxy with TLS; its certificate is made for the demonstration, and nobody on the wire sees the logon",
+        ))
         .arg(address("listen", "Where the gateway listens; port 0 for any free port"))
         .arg(address("admin", "Where /metrics, /healthz and /readyz are served; port 0 for any free port"))
 }
@@ -85,8 +90,8 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
 
 fn options(matches: &ArgMatches) -> DemoOptions {
     let address = |name| matches.get_one(name).copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
-    let (once, kerberos) = (matches.get_flag("once"), matches.get_flag("kerberos"));
-    DemoOptions { once, kerberos, listen: address("listen"), admin: address("admin") }
+    let [once, kerberos, tls] = ["once", "kerberos", "tls"].map(|name| matches.get_flag(name));
+    DemoOptions { once, kerberos, tls, listen: address("listen"), admin: address("admin") }
 }
 
 fn start(options: &DemoOptions) -> ExitCode {
@@ -98,7 +103,7 @@ fn start(options: &DemoOptions) -> ExitCode {
 
 /// Starts the proxy and the gateway, sends one request through both and shows what happened.
 fn demonstrate(options: &DemoOptions) -> Result<(), Box<dyn std::error::Error>> {
-    let line = Line::start(options.kerberos)?;
+    let line = Line::start(options.kerberos, options.tls)?;
     let gateway = Gateway::start(&config(options, &line)?, || {})?;
     let before = gateway.metrics().encode()?;
     let listening = gateway.listening().first().copied().ok_or("the gateway has no address")?;
@@ -212,11 +217,11 @@ mod tests {
     #[test]
     fn the_demonstration_uses_free_ports_on_loopback_by_default() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        assert_eq!(parsed(&[]), DemoOptions { once: false, kerberos: false, listen: any, admin: any });
+        assert_eq!(parsed(&[]), DemoOptions { once: false, kerberos: false, tls: false, listen: any, admin: any });
         let listen = "127.0.0.1:3128".parse().unwrap();
         assert_eq!(
-            parsed(&["--once", "--kerberos", "--listen", "127.0.0.1:3128"]),
-            DemoOptions { once: true, kerberos: true, listen, admin: any }
+            parsed(&["--once", "--kerberos", "--tls", "--listen", "127.0.0.1:3128"]),
+            DemoOptions { once: true, kerberos: true, tls: true, listen, admin: any }
         );
     }
 }

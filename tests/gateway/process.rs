@@ -80,6 +80,22 @@ fn the_demo_of_kerberos_shows_the_tickets_and_a_tunnel_without_a_407() {
     assert!(!output.contains("HTTP/1.1 407") && !output.contains("battery"), "{output}");
 }
 
+#[test]
+fn the_demo_with_tls_shows_that_the_logon_is_not_readable_on_the_wire() {
+    let output = run_gateway(&["demo", "--tls", "--once"]).expect_success("demo --tls --once").text();
+    let parts = [
+        "requires and verifies NTLM is on https://127.0.0.1:",
+        "client → gateway    CONNECT hello.demo:80",
+        "gateway → upstream  TLS <handshake ",
+        "upstream → gateway  TLS <handshake ",
+        "encrypted ",
+        "gateway → client    HTTP/1.1 200",
+        "Hello from behind the proxy.",
+    ];
+    assert_in_order(&output, &parts);
+    assert!(!output.contains("NEGOTIATE_MESSAGE,") && !output.contains("HTTP/1.1 407"), "{output}");
+}
+
 /// A start on these two addresses, which must fail.
 fn failed_start(listen: &str, admin: &str) -> Finished {
     let scratch = Scratch::new("refused");

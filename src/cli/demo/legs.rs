@@ -77,6 +77,9 @@ impl Legs {
 /// The start line, and the field with an NTLM message or a token of Kerberos. Neither is shown itself, because a
 /// password can be guessed from it.
 fn describe(bytes: &[u8]) -> Vec<String> {
+    if let Some(described) = describe_tls(bytes) {
+        return vec![described];
+    }
     let text = String::from_utf8_lossy(bytes);
     let head = text.split("\r\n\r\n").next().unwrap_or_default();
     let mut lines = head.split("\r\n");
@@ -96,6 +99,29 @@ fn describe(bytes: &[u8]) -> Vec<String> {
     described
 }
 
+/// What anybody on the wire sees of TLS: the types and lengths of records (RFC 8446 §5.1). `None` for anything else.
+fn describe_tls(bytes: &[u8]) -> Option<String> {
+    let mut records: Vec<(&str, usize)> = Vec::new();
+    let mut rest = bytes;
+    while let [kind, 3, _, high, low, after @ ..] = rest {
+        let name = match kind {
+            20 => "change_cipher_spec",
+            21 => "alert",
+            22 => "handshake",
+            23 => "encrypted",
+            _ => return None,
+        };
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        match records.last_mut() {
+            Some((last, total)) if *last == name => *total += length,
+            _ => records.push((name, length)),
+        }
+        rest = after.get(length..).unwrap_or_default();
+    }
+    let texts: Vec<String> = records.iter().map(|(name, bytes)| format!("{name} {bytes} bytes")).collect();
+    (!texts.is_empty()).then(|| format!("TLS <{}>", texts.join(", ")))
+}
+
 /// The name of the message of Kerberos in a SPNEGO token.
 fn kerberos_name(token: &[u8]) -> &'static str {
     let inner = auth::read_response(token).map_or_else(|| auth::initial_token(token), |response| response.token);
@@ -111,6 +137,12 @@ fn kerberos_name(token: &[u8]) -> &'static str {
 mod tests {
     use super::*;
     use crate::http::trace;
+
+    #[test]
+    fn a_leg_over_tls_is_shown_as_its_records() {
+        let records = [22, 3, 3, 0, 2, 1, 2, 23, 3, 3, 0, 1, 9, 23, 3, 3, 0, 3, 9, 9, 9];
+        assert_eq!(describe(&records), ["TLS <handshake 2 bytes, encrypted 4 bytes>"]);
+    }
 
     #[test]
     fn a_leg_is_shown_as_its_start_line_and_its_messages_name() {

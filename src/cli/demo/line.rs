@@ -11,7 +11,7 @@ use super::legs::{Direction, Legs};
 use super::tap::Tap;
 use super::{PASSWORD, RESPONSE_TIMEOUT, USER};
 use crate::kerberos;
-use crate::stub::{KdcOptions, StubKdc, StubOptions, StubServer};
+use crate::stub::{KdcOptions, StubCertificate, StubKdc, StubOptions, StubServer};
 
 const DOMAIN: &str = "DEMO";
 const REALM: &str = "DEMO.TEST";
@@ -21,6 +21,8 @@ const SERVICE: &str = "HTTP/proxy.demo.test";
 pub(super) struct Line {
     upstream: Tap,
     realm: Option<Realm>,
+    /// The proxy's certificate, if it is reached with TLS.
+    ca: Option<File>,
     began: Instant,
     _stub: StubServer,
 }
@@ -35,19 +37,25 @@ struct Realm {
 
 impl Line {
     /// Starts a proxy that requires NTLM or, `with_kerberos`, one that accepts only Kerberos, and a KDC.
-    pub(super) fn start(with_kerberos: bool) -> Result<Line, Box<dyn Error>> {
+    pub(super) fn start(with_kerberos: bool, with_tls: bool) -> Result<Line, Box<dyn Error>> {
         let began = Instant::now();
+        let (mut options, mut ca) = (StubOptions::default(), None);
+        if with_tls {
+            let certificate = StubCertificate::new(&["127.0.0.1"])?;
+            options = options.tls(certificate.server_config());
+            ca = Some(in_memory(&certificate.pem())?);
+        }
         if !with_kerberos {
-            let stub = StubServer::start(StubOptions::default().account(DOMAIN, USER, PASSWORD))?;
+            let stub = StubServer::start(options.account(DOMAIN, USER, PASSWORD))?;
             let upstream = Tap::start(stub.address(), Direction::THROUGH_UPSTREAM)?;
-            return Ok(Line { upstream, realm: None, began, _stub: stub });
+            return Ok(Line { upstream, realm: None, ca, began, _stub: stub });
         }
         let kdc = StubKdc::start(KdcOptions::new(REALM).account(USER, PASSWORD).service(SERVICE))?;
-        let stub = StubServer::start(StubOptions::default().only_kerberos(kdc.keytab()))?;
+        let stub = StubServer::start(options.only_kerberos(kdc.keytab()))?;
         let upstream = Tap::start(stub.address(), Direction::THROUGH_UPSTREAM)?;
         let tap = Tap::start(kdc.address(), Direction::THROUGH_KDC)?;
         let realm = Realm { kdc: tap, password: in_memory(PASSWORD)?, _kdc: kdc };
-        Ok(Line { upstream, realm: Some(realm), began, _stub: stub })
+        Ok(Line { upstream, realm: Some(realm), ca, began, _stub: stub })
     }
 
     /// Where the gateway finds the proxy.
@@ -62,12 +70,16 @@ impl Line {
 
     /// The gateway's settings for this proxy.
     pub(super) fn settings(&self) -> Vec<(&'static str, String)> {
-        let mut settings = vec![("upstream", self.upstream.address().to_string())];
+        let address = self.upstream.address();
+        let mut settings = match &self.ca {
+            None => vec![("upstream", address.to_string())],
+            Some(ca) => vec![("upstream", format!("https://{address}")), ("tls.ca_file", path_of(ca))],
+        };
         match &self.realm {
             None => settings.push(("user", format!("{DOMAIN}\\{USER}"))),
             Some(realm) => settings.extend([
                 ("user", format!("{USER}@{REALM}")),
-                ("password_file", format!("/proc/self/fd/{}", realm.password.as_raw_fd())),
+                ("password_file", path_of(&realm.password)),
                 ("auth", "kerberos".into()),
                 ("spn", SERVICE.into()),
                 ("kerberos.realm", REALM.into()),
@@ -85,7 +97,10 @@ impl Line {
 
     /// Says what runs where.
     pub(super) fn introduce(&self) {
-        let upstream = self.upstream.address();
+        let upstream = match &self.ca {
+            None => self.upstream.address().to_string(),
+            Some(_) => format!("https://{}", self.upstream.address()),
+        };
         match &self.realm {
             None => {
                 say!("An upstream proxy that requires and verifies NTLM is on {upstream}; it knows {DOMAIN}\\{USER}.")
@@ -126,9 +141,14 @@ impl Line {
 
 /// A file in memory, which has no name.
 fn in_memory(text: &str) -> io::Result<File> {
-    let mut file = File::from(rustix::fs::memfd_create("password", rustix::fs::MemfdFlags::CLOEXEC)?);
+    let mut file = File::from(rustix::fs::memfd_create("demo", rustix::fs::MemfdFlags::CLOEXEC)?);
     file.write_all(text.as_bytes())?;
     Ok(file)
+}
+
+/// The path of such a file, in this process.
+fn path_of(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 /// A message of Kerberos on TCP, without its length.
