@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use super::PASSWORD;
+use super::certificates::Issued;
 use super::command::run;
 use super::process::Process;
 use super::scratch::{Scratch, accepts, free_port, wait_for};
@@ -31,6 +32,8 @@ pub struct SquidOptions {
     pub kerberos: Option<SquidKerberos>,
     /// Asks the domain that winbind has joined, not one account of its own.
     pub asks_domain: bool,
+    /// Serves TLS with this certificate, and nothing else.
+    pub tls: Option<Issued>,
 }
 
 /// How a Squid verifies Kerberos.
@@ -48,7 +51,7 @@ pub struct SquidKerberos {
 
 impl Default for SquidOptions {
     fn default() -> Self {
-        Self { helpers: 20, extra: String::new(), basic: None, kerberos: None, asks_domain: false }
+        Self { helpers: 20, extra: String::new(), basic: None, kerberos: None, asks_domain: false, tls: None }
     }
 }
 
@@ -221,8 +224,15 @@ fn configure(scratch: &Scratch, address: SocketAddr, options: &SquidOptions) {
         ),
         (None, None) => ntlm(),
     };
+    // It reads both files before it changes to another user.
+    let port = match &options.tls {
+        Some(Issued { certificate, key }) => {
+            format!("https_port {address} tls-cert={} tls-key={}", certificate.display(), key.display())
+        }
+        None => format!("http_port {address}"),
+    };
     let mut conf = format!(
-        "http_port {address}\n\
+        "{port}\n\
          visible_hostname squid.test\n\
          {scheme}\n\
          acl authenticated proxy_auth REQUIRED\n\

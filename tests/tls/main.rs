@@ -6,6 +6,8 @@ mod support;
 
 mod bindings;
 mod certificates;
+mod peers;
 mod probe;
 mod proxy;
 mod reload;
+mod streams;
