@@ -1,8 +1,10 @@
 """Shared by the deployment's tests: paths, running programs, rendering both kinds of manifests."""
 
+import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import yaml
 
@@ -12,6 +14,8 @@ CHART = DEPLOY / "helm" / "ntlm-gateway"
 # The project's address: the alerts' runbooks are files of the repository below it.
 HOME = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))["home"]
 TOOLBOX = pathlib.Path(sys.prefix)
+# Where the manifests mount the files with secrets.
+SECRETS = "/run/secrets/ntlm-gateway"
 
 # The values that the chart requires, and values with which it renders everything.
 NEEDED = {
@@ -128,6 +132,34 @@ def helm(values, chart=CHART, hooks=False):
 
 def kustomize(directory):
     return documents(TOOLBOX / "kubectl", "kustomize", directory)
+
+
+def one(manifests, kind):
+    """The first manifest of a kind."""
+    return next((manifest for manifest in manifests if manifest["kind"] == kind), None)
+
+
+def invalid(manifest, versions):
+    """What Kubernetes' schemas of these versions say against a manifest."""
+    # Not every script that imports this file runs in the toolbox.
+    import kubernetes_validate
+
+    for version in versions:
+        try:
+            kubernetes_validate.validate(manifest, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            yield f"{manifest['kind']} against {version}: {'.'.join(map(str, error.path))}: {error.message}"
+
+
+def checked(gateway, text, environment, secrets=()):
+    """The program's finished check of a configuration, with the contents of the files with secrets by name."""
+    with tempfile.TemporaryDirectory() as directory:
+        environment = {name: value.replace(SECRETS, directory) for name, value in environment.items()}
+        for name, contents in (dict(secrets) | {"gateway.toml": text.encode()}).items():
+            descriptor = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_CREAT, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(contents.replace(SECRETS.encode(), directory.encode()))
+        return run(gateway, "check", "--strict", f"{directory}/gateway.toml", env=environment)
 
 
 def overlays():

@@ -8,7 +8,6 @@ GATEWAY is the program, which must accept the configuration in them.
 
 import base64
 import copy
-import os
 import pathlib
 import re
 import shutil
@@ -17,7 +16,6 @@ import sys
 import tempfile
 import tomllib
 
-import kubernetes_validate
 import yaml
 from common import (
     BOTH,
@@ -32,11 +30,15 @@ from common import (
     LEASE,
     MEMORY,
     NEEDED,
+    SECRETS,
     SERVICE_MONITOR,
     TABLES,
+    checked,
     end,
     helm,
+    invalid,
     kustomize,
+    one,
     overlays,
     run,
 )
@@ -44,8 +46,6 @@ from common import (
 # The oldest version that the chart allows and that is still maintained somewhere, the first with mutating policies, and the
 # newest known one.
 VERSIONS = ["1.27", "1.33", "1.36", "1.37"]
-# Where the pods have their Secrets.
-SECRETS = "/run/secrets/ntlm-gateway"
 # What older versions do not have, and which one has it.
 SINCE = {"MutatingAdmissionPolicy": "1.36", "MutatingAdmissionPolicyBinding": "1.36"}
 # What belongs to no namespace.
@@ -59,11 +59,6 @@ CUSTOM = {
     "PodMonitor": ("podMetricsEndpoints", {"jobLabel", "selector", "podMetricsEndpoints"}),
     "PrometheusRule": (None, {"groups"}),
 }
-
-
-def one(manifests, kind):
-    found = [manifest for manifest in manifests if manifest["kind"] == kind]
-    return found[0] if found else None
 
 
 def names(manifests, kind):
@@ -97,14 +92,8 @@ def schema(manifests):
             if unknown:
                 yield f"{manifest['kind']}: unknown {unknown}"
             continue
-        for version in VERSIONS:
-            if float(version) < float(SINCE.get(manifest["kind"], "0")):
-                continue
-            try:
-                kubernetes_validate.validate(manifest, version, strict=True)
-            except kubernetes_validate.ValidationError as error:
-                place = ".".join(map(str, error.path))
-                yield f"{manifest['kind']} against {version}: {place}: {error.message}"
+        since = float(SINCE.get(manifest["kind"], "0"))
+        yield from invalid(manifest, [version for version in VERSIONS if float(version) >= since])
 
 
 def security(manifests):
@@ -169,17 +158,6 @@ def keytab(name, realm):
     return b"\x05\x02" + struct.pack(">i", len(entry)) + entry
 
 
-def check(gateway, text, environment, secrets):
-    """The program's output for a configuration and the contents of the files with secrets."""
-    with tempfile.TemporaryDirectory() as directory:
-        environment = {name: value.replace(SECRETS, directory) for name, value in environment.items()}
-        for name, contents in (secrets | {"gateway.toml": text.encode()}).items():
-            descriptor = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_CREAT, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(contents.replace(SECRETS.encode(), directory.encode()))
-        return run(gateway, "check", "--strict", f"{directory}/gateway.toml", env=environment)
-
-
 def accepted(manifests, gateway):
     """Checks that the program accepts the pod's configuration."""
     text, environment = configuration(manifests)
@@ -189,12 +167,12 @@ def accepted(manifests, gateway):
         contents = base64.b64decode(contents or "")
         # Of an overlay: a placeholder is not a secret. Of the chart: a password with characters that need care.
         if contents.startswith(b"PLACEHOLDER"):
-            finished = check(gateway, text, environment, valid | {name: contents})
+            finished = checked(gateway, text, environment, valid | {name: contents})
             if finished.returncode == 0 or name not in finished.stderr:
                 yield f"the gateway takes the example's placeholder for a {name}: {finished.stderr}"
         elif contents:
             valid[name] = contents
-    finished = check(gateway, text, environment, valid)
+    finished = checked(gateway, text, environment, valid)
     if finished.returncode:
         yield f"the gateway refuses the configuration: {finished.stdout}{finished.stderr}"
     for key, part in (("listen", "0.0.0.0:3128"), ("admin", "0.0.0.0:8128"), ("allow_clients", "10.0.0.0/8")):

@@ -5,14 +5,16 @@
 """
 
 import copy
+import os
+import pathlib
 import re
 import shutil
 import sys
 import tempfile
 import tomllib
 
-import kubernetes_validate
-from common import DEPLOY, NEEDED, end, helm, kustomize, run
+import yaml
+from common import DEPLOY, NEEDED, checked, end, helm, invalid, kustomize, one, run
 
 # The first version with sidecars, and the newest known one. The DaemonSet needs neither.
 VERSIONS = ["1.29", "1.37"]
@@ -40,17 +42,42 @@ def likeness():
         specs.append(pod)
     if specs[0] != specs[1]:
         yield f"the chart's pods differ\n  kustomize {specs[0]}\n  helm      {specs[1]}"
-    policy = of_kind(helm(NEEDED | {"transparentNode": NODE}), "NetworkPolicy")["spec"]
+    policy = one(helm(NEEDED | {"transparentNode": NODE}), "NetworkPolicy")["spec"]
     if {"ipBlock": {"cidr": "10.0.0.0/8"}} not in policy["ingress"][0]["from"]:
         yield f"the nodes' gateways cannot reach the one with the account: {policy['ingress']}"
 
 
-def of_kind(manifests, kind):
-    return next(manifest for manifest in manifests if manifest["kind"] == kind)
+def of_program_with_chart():
+    """What a chart has rendered, with the sidecar, by the post-renderer in docs/transparent.md."""
+    with tempfile.TemporaryDirectory() as directory:
+        for folder in ("labelled", "with-sidecar"):
+            (pathlib.Path(directory) / folder).mkdir()
+        component = os.path.relpath(DEPLOY / "kustomize" / "components" / "transparent", f"{os.path.realpath(directory)}/with-sidecar")
+        files = {
+            "labelled/rendered.yaml": yaml.safe_dump_all(without_sidecar()),
+            "labelled/kustomization.yaml": blocks("docs/transparent.md", "labelled/kustomization.yaml"),
+            "with-sidecar/kustomization.yaml": blocks("docs/transparent.md", "with-sidecar/kustomization.yaml").replace("COMPONENT", component),
+        }
+        for name, text in files.items():
+            (pathlib.Path(directory) / name).write_text(text, encoding="utf-8")
+        return kustomize(f"{directory}/with-sidecar")
+
+
+def without_sidecar():
+    """The example's program, as a chart may render it."""
+    program = list(yaml.safe_load_all((EXAMPLES / "transparent" / "program.yaml").read_text(encoding="utf-8")))
+    program[0]["metadata"].pop("labels")
+    return program
+
+
+def blocks(document, name):
+    """The block of a document that begins with this file's name."""
+    text = (DEPLOY.parent / document).read_text(encoding="utf-8")
+    return next(block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith(f"# {name}\n"))
 
 
 def spec(manifests):
-    workload = next(manifest for manifest in manifests if manifest["kind"] in ("Deployment", "DaemonSet"))
+    workload = one(manifests, "DaemonSet") or one(manifests, "Deployment")
     return workload["spec"]["template"]["spec"]
 
 
@@ -60,16 +87,12 @@ def parts(manifests):
     containers = pod["initContainers"] + pod["containers"]
     gateway = next(container for container in containers if container["name"] == "ntlm-gateway")
     rules = next(container for container in containers if container.get("command", [""])[0] == "nft")
-    return gateway, rules, of_kind(manifests, "ConfigMap")["data"]
+    return gateway, rules, one(manifests, "ConfigMap")["data"]
 
 
 def schema(manifests):
     for manifest in manifests:
-        for version in VERSIONS:
-            try:
-                kubernetes_validate.validate(manifest, version, strict=True)
-            except kubernetes_validate.ValidationError as error:
-                yield f"{manifest['kind']} against {version}: {'.'.join(map(str, error.path))}: {error.message}"
+        yield from invalid(manifest, VERSIONS)
 
 
 def privileges(manifests):
@@ -86,7 +109,7 @@ def privileges(manifests):
 def order(manifests):
     """Nothing of the pod runs before its connections are redirected, and nothing is redirected to nobody for long."""
     names = [container["name"] for container in spec(manifests)["initContainers"]]
-    is_sidecar = of_kind(manifests, "ConfigMap")["metadata"]["name"].startswith("ntlm-gateway-transparent")
+    is_sidecar = one(manifests, "ConfigMap")["metadata"]["name"].startswith("ntlm-gateway-transparent")
     if is_sidecar:
         if names[:2] != ["ntlm-gateway", "ntlm-gateway-rules"]:
             yield f"the init containers begin with {names[:2]}"
@@ -124,11 +147,7 @@ def agreement(manifests):
 def accepted(manifests, gateway):
     container, _, files = parts(manifests)
     environment = {variable["name"]: variable["value"] for variable in container["env"]}
-    with tempfile.TemporaryDirectory() as directory:
-        path = f"{directory}/gateway.toml"
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(files["gateway.toml"])
-        finished = run(gateway, "check", "--strict", path, env=environment)
+    finished = checked(gateway, files["gateway.toml"], environment)
     if finished.returncode:
         yield f"the gateway refuses the configuration: {finished.stdout}{finished.stderr}"
 
@@ -139,9 +158,17 @@ def findings(manifests, gateway):
     yield from accepted(manifests, gateway)
 
 
+def with_chart(gateway):
+    """A program's chart gets the sidecar before its own containers, which stay as they are."""
+    manifests, own = of_program_with_chart(), spec(without_sidecar())
+    if spec(manifests)["containers"] != own["containers"] or spec(manifests)["initContainers"][2:] != own["initContainers"]:
+        yield "with a chart: the program's own containers differ"
+    yield from (f"with a chart: {finding}" for finding in findings(manifests, gateway))
+
+
 def replace(name, old, new):
     def change(manifests):
-        files = of_kind(manifests, "ConfigMap")["data"]
+        files = one(manifests, "ConfigMap")["data"]
         assert old in files[name], f"{old} is not in {name}"
         files[name] = files[name].replace(old, new)
 
@@ -174,6 +201,7 @@ def main():
         for node in (NODE, ONE_FAMILY):
             found += [f"chart: {finding}" for finding in findings(of_chart(node), gateway)]
         found += likeness()
+        found += with_chart(gateway)
     else:
         good = kustomize(EXAMPLES / "transparent")
         for what, spoil in SPOILT.items():

@@ -7,6 +7,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod protocols;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -54,10 +56,9 @@ fn no_message_tunnel_or_request_takes_more_instructions_than_before() {
         support::tools::skip("the counts are for x86-64");
         return;
     }
-    let program = std::env::var("NTLM_GATEWAY_TESTS_OPTIMISED").expect("NTLM_GATEWAY_TESTS_OPTIMISED names no program");
     let mut wrong = Vec::new();
     for (what, work, times, expected) in EXPECTED {
-        let counted = (total(&program, work, FEW + times) - total(&program, work, FEW)) / times as u64;
+        let counted = each(None, work, times);
         println!("{counted:>8} instructions for {what}, expected {expected}");
         let tolerance = expected * TOLERANCE_PERCENT / 100;
         if counted > expected + tolerance {
@@ -69,8 +70,14 @@ fn no_message_tunnel_or_request_takes_more_instructions_than_before() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The instructions of a shard for each of so many repetitions, with this configuration file besides the arguments.
+fn each(file: Option<&str>, work: Work, times: usize) -> u64 {
+    (total(file, work, FEW + times) - total(file, work, FEW)) / times as u64
+}
+
 /// The instructions of a shard in a run of the gateway in which something is done so many times.
-fn total(program: &str, work: Work, times: usize) -> u64 {
+fn total(file: Option<&str>, work: Work, times: usize) -> u64 {
+    let program = std::env::var("NTLM_GATEWAY_TESTS_OPTIMISED").expect("NTLM_GATEWAY_TESTS_OPTIMISED names no program");
     let scratch = Scratch::new("instructions");
     let counts = scratch.path().join("counts");
     let (domain, user, password) = ACCOUNT;
@@ -83,6 +90,9 @@ fn total(program: &str, work: Work, times: usize) -> u64 {
         counts.display()
     ));
     options.args = ["--shards", "1", "--warm", "0"].map(str::to_owned).to_vec();
+    if let Some(file) = file {
+        options.args.extend(["--config".to_owned(), scratch.write("gateway.toml", file).display().to_string()]);
+    }
     let mut gateway = Gateway::start(&options);
     work(gateway.address(), times);
     gateway.signal(Signal::TERM);

@@ -1,0 +1,117 @@
+//! What a tunnel costs by SOCKS5, through a listener with a target, and for a redirected client, beside CONNECT. Each
+//! tunnel carries 1 KiB there and back.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::support::client::dial;
+use crate::support::namespaces::{self, Preparation, run_inside};
+use crate::support::socks::{read_bytes, reply5, request5};
+use crate::support::tools::skip_without_root;
+use crate::{Work, each, send_and_receive, tunnels};
+
+/// By how much a tunnel may exceed one of CONNECT, in percent.
+const MOST_PERCENT: u64 = 5;
+
+const TIMES: usize = 2_000;
+
+/// How long all of it may take.
+const BOUND: Duration = Duration::from_secs(600);
+
+const FORWARD: &str = "127.0.0.1:15000";
+
+/// Connections to it are redirected.
+const ORIGIN: &str = "198.51.100.10:443";
+
+const PREPARATION: &str = "ip link set lo up
+ip address add 198.51.100.10/32 dev lo
+nft 'table ip redirected {
+  chain output {
+    type nat hook output priority -100
+    ip daddr 198.51.100.10 tcp dport 443 redirect to :15001
+  }
+}'";
+
+const FILE: &str = "allow_clients = [\"127.0.0.0/8\", \"198.51.100.10\"]
+
+[[listeners]]
+address = \"127.0.0.1:15000\"
+target = \"echo.test:443\"
+
+[[listeners]]
+address = \"127.0.0.1:15001\"
+transparent = \"redirect\"
+";
+
+#[test]
+#[ignore = "counts an optimised program: tests/long instructions"]
+fn a_tunnel_of_another_protocol_takes_at_most_5_percent_more_than_one_of_connect() {
+    const NAME: &str = "protocols::a_tunnel_of_another_protocol_takes_at_most_5_percent_more_than_one_of_connect";
+    require_tools!("valgrind", "unshare", "ip", "nft");
+    if skip_without_root() {
+        return;
+    }
+    if !namespaces::is_inside() {
+        run_inside(NAME, &Preparation { script: PREPARATION, files: &[], harness: &["--ignored"], bound: BOUND });
+        return;
+    }
+    let connect = each(Some(FILE), tunnels, TIMES);
+    println!("{connect:>8} instructions for a tunnel of CONNECT");
+    let all: [(&str, Work); 3] = [("SOCKS5", socks), ("a forward", forward), ("a redirected client", redirected)];
+    let mut wrong = Vec::new();
+    for (what, work) in all {
+        let counted = each(Some(FILE), work, TIMES);
+        println!("{counted:>8} instructions for a tunnel of {what}, {} % of CONNECT", counted * 100 / connect);
+        if counted * 100 > connect * (100 + MOST_PERCENT) {
+            wrong.push(format!("{what}: {counted}, and {connect} for CONNECT"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// With a greeting that is answered before the request goes out, as real clients send it.
+fn socks(gateway: SocketAddr, times: usize) {
+    for _ in 0..times {
+        let mut stream = dial(gateway).expect("a connection");
+        stream.write_all(b"\x05\x01\x00").expect("a greeting");
+        assert_eq!(read_bytes(&mut stream, 2).expect("an answer"), [5, 0]);
+        stream.write_all(&request5(b"echo.test", 443)).expect("a request");
+        let mut replied = reply5(stream).expect("a reply");
+        assert_eq!(replied.code, 0);
+        send_and_receive(&mut replied.stream);
+    }
+}
+
+fn forward(_: SocketAddr, times: usize) {
+    (0..times).for_each(|_| send_and_receive(&mut connection(FORWARD)));
+}
+
+/// The message is a ClientHello.
+fn redirected(_: SocketAddr, times: usize) {
+    let hello = hello();
+    for _ in 0..times {
+        let mut origin = connection(ORIGIN);
+        origin.write_all(&hello).expect("the tunnel takes a hello");
+        let mut echo = vec![0; hello.len()];
+        origin.read_exact(&mut echo).expect("the hello comes back");
+        assert!(echo == hello, "the hello differs");
+    }
+}
+
+fn connection(to: &str) -> TcpStream {
+    dial(to.parse().expect("an address")).expect("a connection")
+}
+
+/// A ClientHello of 1 KiB for `echo.test`.
+fn hello() -> Vec<u8> {
+    let sized = |bytes: &[u8]| [&u16::try_from(bytes.len()).expect("short").to_be_bytes()[..], bytes].concat();
+    let extension = |kind: u16, content: &[u8]| [&kind.to_be_bytes()[..], &sized(content)].concat();
+    let of_padding = |padding: usize| {
+        let name = sized(&[&[0][..], &sized(b"echo.test")].concat());
+        let extensions = [extension(0, &name), extension(21, &vec![0; padding])].concat();
+        let body = [&[3, 3][..], &[7; 32], &[0], &sized(&[0x13, 1]), &[1, 0], &sized(&extensions)].concat();
+        [&[22, 3, 1][..], &sized(&[&[1, 0][..], &sized(&body)].concat())].concat()
+    };
+    of_padding(1024 - of_padding(0).len())
+}
