@@ -310,8 +310,13 @@ impl Scenario {
     pub fn with_transparent_clients(seed: u64) -> Scenario {
         let mut scenario = Scenario::of(seed);
         scenario.entrance = Entrance::Transparent;
+        let has_http = !scenario.http_clients.is_empty();
+        if has_http {
+            // One that pauses within its first word would be taken for a client that waits for its server.
+            scenario.timeouts.sniff = LONG_TIMEOUTS.head;
+        }
         for (number, client) in scenario.clients.iter_mut().enumerate() {
-            client.speaks = if number % 3 == 2 { Speaks::Tcp } else { Speaks::Tls };
+            client.speaks = if number % 3 == 2 && !has_http { Speaks::Tcp } else { Speaks::Tls };
             if client.speaks == Speaks::Tcp
                 && matches!(client.target, Target::DirectName(_) | Target::WithoutCredentials)
             {
