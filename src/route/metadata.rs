@@ -71,6 +71,16 @@ pub fn names(network: &IpNet, address: IpAddr) -> bool {
             || metadata_network(address).is_some_and(|banned| banned.contains(network)))
 }
 
+/// The IPv4 addresses to which a translator or a tunnel may lead a connection to `address`.
+pub fn embedded_addresses(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let v6 = match address.to_canonical() {
+        // They look like IPv4-compatible addresses.
+        IpAddr::V6(v6) if !v6.is_loopback() && !v6.is_unspecified() => Some(v6),
+        _ => None,
+    };
+    v6.into_iter().flat_map(embedded).flatten().map(IpAddr::V4)
+}
+
 /// The IPv4 addresses that may be embedded in an IPv6 address, depending on its prefix.
 fn embedded(address: Ipv6Addr) -> [Option<Ipv4Addr>; 6] {
     let octets = address.octets();

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::metadata::{metadata_network, names};
+use super::metadata::{embedded_addresses, metadata_network, names};
 use super::pattern::{HostPattern, NoProxyEntry, PortRange};
 use super::plan::{Candidate, Plan};
 use super::source::{RouteQuestion, RouteReply, RouteSource, RouteTicket};
@@ -95,10 +95,11 @@ impl Rules {
         }
         let host = plain(destination.host);
         let metadata = address.filter(|address| metadata_network(*address).is_some());
-        let loopback = address.and_then(loopback_for).map(|loopback| (loopback.to_string(), loopback));
+        let reached = address.map(Reached::by).unwrap_or_default();
         let decides = |rule: &&Rule| {
             let matches = |host: &str, address| rule.matches(host, address, destination.port);
-            (matches(&host, address) || loopback.as_ref().is_some_and(|(host, address)| matches(host, Some(*address))))
+            (matches(&host, address)
+                || reached.iter().any(|it| it.counts_for(rule) && matches(&it.host, Some(it.address))))
                 && metadata.is_none_or(|address| rule.decision == Decision::Deny || rule.names(&host, address))
         };
         if let Some(rule) = self.rules.iter().find(decides) {
@@ -134,10 +135,10 @@ impl Rules {
     pub fn permit_address(&self, address: IpAddr, port: u16) -> bool {
         let address = address.to_canonical();
         let host = address.to_string();
-        let loopback = loopback_for(address).map(|loopback| (loopback.to_string(), loopback));
+        let reached = Reached::by(address);
         let is_about = |rule: &&Rule| {
             rule.is_about(&host, address, port)
-                || loopback.as_ref().is_some_and(|(host, address)| rule.is_about(host, *address, port))
+                || reached.iter().any(|it| it.counts_for(rule) && rule.is_about(&it.host, it.address, port))
         };
         match metadata_network(address) {
             Some(_) => {
@@ -170,6 +171,27 @@ fn address_of(host: Host<'_>) -> Option<IpAddr> {
         Host::V4(address) => Some(IpAddr::V4(address)),
         // An IPv4-mapped address counts as the IPv4 address.
         Host::V6(address) => Some(IpAddr::V6(address).to_canonical()),
+    }
+}
+
+/// Another address that a connection to an address may reach.
+struct Reached {
+    host: String,
+    address: IpAddr,
+    /// It is certain, and not up to a translator or a tunnel on the way.
+    is_certain: bool,
+}
+
+impl Reached {
+    fn by(address: IpAddr) -> Vec<Reached> {
+        let other = |is_certain| move |address: IpAddr| Reached { host: address.to_string(), address, is_certain };
+        let embedded = embedded_addresses(address).map(other(false));
+        loopback_for(address).map(other(true)).into_iter().chain(embedded).collect()
+    }
+
+    /// What is not certain must not get round a denial, and allows nothing.
+    fn counts_for(&self, rule: &Rule) -> bool {
+        self.is_certain || rule.decision == Decision::Deny
     }
 }
 
@@ -247,6 +269,36 @@ mod tests {
         }
         assert!(denied(&["127.0.0.1"], &[], "[::ffff:0.0.0.0]"));
         assert!(!denied(&["127.0.0.2"], &["10.0.0.0/8"], "0.0.0.0"));
+    }
+
+    #[test]
+    fn a_denied_address_is_denied_to_translators_and_tunnels_as_well() {
+        let spellings =
+            ["[64:ff9b::cb00:7105]", "[::203.0.113.5]", "[2002:cb00:7105::1]", "[2001:db8::5efe:cb00:7105]"];
+        for deny in
+            [rule(&[], &["203.0.113.0/24"], &[], Decision::Deny), rule(&["203.0.113.5"], &[], &[], Decision::Deny)]
+        {
+            let rules = Rules { rules: vec![deny], ..Rules::default() };
+            for host in spellings {
+                assert_eq!(decide(&rules, host, 80), Decision::Deny, "{host}");
+                let address = host.trim_matches(['[', ']']).parse().unwrap();
+                assert!(!rules.permit_address(address, 80), "{host}");
+            }
+            assert_eq!(decide(&rules, "[64:ff9b::cb00:7205]", 80), Decision::Group(0));
+        }
+        // A route that allows an address says nothing about what is embedded elsewhere.
+        let allowed = Rules {
+            rules: vec![
+                rule(&[], &["203.0.113.0/24"], &[], Decision::Direct),
+                rule(&[], &["::/0"], &[], Decision::Deny),
+            ],
+            ..Rules::default()
+        };
+        for host in spellings {
+            assert_eq!(decide(&allowed, host, 80), Decision::Deny, "{host}");
+        }
+        let no_ipv4 = Rules { rules: vec![rule(&[], &["0.0.0.0/0"], &[], Decision::Deny)], ..Rules::default() };
+        assert_eq!(decide(&no_ipv4, "[::1]", 80), Decision::Group(0));
     }
 
     #[test]
