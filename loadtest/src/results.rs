@@ -30,7 +30,8 @@ pub struct RunResults {
     #[serde(default)]
     pub requests: Option<Requests>,
     /// Latencies by name: `connect` (TCP), `ready` (from the intended start to the 200; for requests, to the first
-    /// answer on a connection), `message`, `request`, `transfer`.
+    /// answer on a connection), `message`,
+    /// `message_beside_bulk`, `request`, `transfer`.
     pub latencies: BTreeMap<String, Latency>,
     /// CPU time of this process, the client, in seconds.
     pub client_cpu_s: f64,
@@ -194,7 +195,7 @@ impl fmt::Display for RunResults {
         if self.messages > 0 {
             write!(f, "  messages  {} echoed", self.messages)?;
             match self.load.scenario {
-                Scenario::Pingpong => writeln!(f, ", {:.0}/s", self.messages_per_s())?,
+                Scenario::Pingpong | Scenario::Fairness => writeln!(f, ", {:.0}/s", self.messages_per_s())?,
                 _ => writeln!(f)?,
             }
         }

@@ -21,6 +21,8 @@ pub enum Scenario {
     BulkDown,
     /// Exchange small messages on tunnels that stay open
     Pingpong,
+    /// As pingpong; in the second half of the time another tunnel receives as fast as it can
+    Fairness,
     /// A mix as in a cluster: many short tunnels, some long ones, a few bulk transfers
     Mixed,
     /// Send plain HTTP requests, without tunnels, one after the other on keep-alive connections
@@ -67,6 +69,7 @@ impl Scenario {
             Scenario::BulkUp => "bulk-up",
             Scenario::BulkDown => "bulk-down",
             Scenario::Pingpong => "pingpong",
+            Scenario::Fairness => "fairness",
             Scenario::Mixed => "mixed",
             Scenario::Churn => "churn",
             Scenario::Http => "http",
@@ -185,13 +188,13 @@ impl Load {
         must(self.body_bytes == 0 || self.scenario == Scenario::Http, "--body-bytes is only valid for http")?;
         must(self.count != Some(0), "--count must not be 0")?;
         must(self.rate.is_none_or(|rate| rate > 0.0 && rate <= 1e6), "--rate must be above 0 and at most 1000000")?;
-        let together = matches!(self.scenario, Scenario::Hold | Scenario::Pingpong);
-        must(!together || self.rate.is_none(), "--rate is not valid for hold and pingpong")
+        let together = matches!(self.scenario, Scenario::Hold | Scenario::Pingpong | Scenario::Fairness);
+        must(!together || self.rate.is_none(), "--rate is not valid for hold, pingpong and fairness")
     }
 
     /// Whether all tunnels are opened before they do their work.
     pub fn opens_all_first(&self) -> bool {
-        matches!(self.scenario, Scenario::Hold | Scenario::Pingpong | Scenario::Http)
+        matches!(self.scenario, Scenario::Hold | Scenario::Pingpong | Scenario::Fairness | Scenario::Http)
     }
 }
 
@@ -217,7 +220,9 @@ impl Defaults {
             Scenario::BulkUp | Scenario::BulkDown => {
                 Defaults { concurrency: 8, duration: None, count: Some(8), message_bytes: 64 }
             }
-            Scenario::Pingpong => Defaults { concurrency: 64, duration: ten_seconds, count: None, message_bytes: 1024 },
+            Scenario::Pingpong | Scenario::Fairness => {
+                Defaults { concurrency: 64, duration: ten_seconds, count: None, message_bytes: 1024 }
+            }
         }
     }
 }

@@ -12,6 +12,8 @@ use super::plan::{Item, ItemKind, LEG_MS};
 use crate::results::Latency;
 use crate::scenario::Scenario;
 
+/// The latency of messages beside a bulk transfer.
+const BESIDE: &str = "message_beside_bulk";
 /// Bytes of a GiB.
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -124,6 +126,23 @@ fn kinds(kind: ItemKind) -> Vec<Kind> {
             lower("message_p99", "round trip, p99", "µs", |m| Some(latency(m, "message")?.p99_us)),
             lower("message_p999", "round trip, p99.9", "µs", |m| Some(latency(m, "message")?.p999_us)),
             lower("cpu_per_message", "CPU per message", "µs", |m| per(m.cpu_us, m.outcome.messages)),
+        ],
+        ItemKind::Fairness => vec![
+            lower("message_p99", "round trip alone, p99", "µs", |m| Some(latency(m, "message")?.p99_us)),
+            lower("beside_p99", "round trip beside a download, p99", "µs", |m| Some(latency(m, BESIDE)?.p99_us)),
+            lower("beside_ratio", "p99 beside a download ÷ alone", "", |m| {
+                let alone = Some(latency(m, "message")?.p99_us).filter(|p99_us| *p99_us > 0.0)?;
+                Some(latency(m, BESIDE)?.p99_us / alone)
+            }),
+            lower("beside_p50_ratio", "p50 beside a download ÷ alone", "", |m| {
+                let alone = Some(latency(m, "message")?.p50_us).filter(|p50_us| *p50_us > 0.0)?;
+                Some(latency(m, BESIDE)?.p50_us / alone)
+            }),
+            // The messages come back as they were sent; the rest is the download, in half of the time.
+            higher("download_mib_per_s", "throughput of the download", "MiB/s", |m| {
+                let bytes = count(m.outcome.bytes_down.saturating_sub(m.outcome.bytes_up));
+                (m.outcome.work_s > 0.0).then_some(2.0 * bytes / GIB * 1024.0 / m.outcome.work_s)
+            }),
         ],
         ItemKind::Http => vec![
             higher("requests_per_s", "requests per second", "/s", |m| m.outcome.requests_per_s()),

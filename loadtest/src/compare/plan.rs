@@ -10,8 +10,19 @@ pub const LEG_MS: u64 = 20;
 /// Tunnels of a bulk measurement.
 const BULK_TUNNELS: usize = 8;
 /// `hold` comes first: connections in TIME_WAIT from other measurements would distort the kernel's memory.
-pub const ALL: [&str; 10] =
-    ["hold", "setup", "open", "legs", "pingpong", "pingpong:1", "http", "http-post", "bulk-down", "bulk-up"];
+pub const ALL: [&str; 11] = [
+    "hold",
+    "setup",
+    "open",
+    "legs",
+    "pingpong",
+    "pingpong:1",
+    "http",
+    "http-post",
+    "bulk-down",
+    "bulk-up",
+    "fairness",
+];
 /// Bytes of a request's body in `http-post`.
 const POST_BYTES: usize = 4096;
 
@@ -34,6 +45,8 @@ pub enum ItemKind {
     /// Setup with an upstream that answers after a round trip.
     Legs,
     Pingpong,
+    /// Messages, then messages beside a bulk transfer.
+    Fairness,
     /// Plain HTTP requests.
     Http,
     Bulk,
@@ -98,13 +111,14 @@ fn item(name: &str, sizes: &Sizes, rate: Option<f64>) -> Result<Item, String> {
         "open" => (ItemKind::Open, Scenario::Setup),
         "legs" => (ItemKind::Legs, Scenario::Setup),
         "pingpong" => (ItemKind::Pingpong, Scenario::Pingpong),
+        "fairness" => (ItemKind::Fairness, Scenario::Fairness),
         "http" | "http-post" => (ItemKind::Http, Scenario::Http),
         "bulk-down" => (ItemKind::Bulk, Scenario::BulkDown),
         "bulk-up" => (ItemKind::Bulk, Scenario::BulkUp),
         _ => {
             return Err(format!(
-                "unknown measurement {name:?}; possible are {}; setup, hold, legs, pingpong \
-            and bulk take a number of tunnels, as in hold:3000, http takes a number of clients, and open a rate",
+                "unknown measurement {name:?}; possible are {}; setup, hold, legs, \
+            pingpong, fairness and bulk take a number of tunnels, as in hold:3000, http takes a number of clients, and open a rate",
                 ALL.join(", ")
             ));
         }
@@ -117,7 +131,7 @@ fn item(name: &str, sizes: &Sizes, rate: Option<f64>) -> Result<Item, String> {
         rate: None,
         duration: Some(duration),
         count: None,
-        message_bytes: if scenario == Scenario::Pingpong { 1024 } else { 64 },
+        message_bytes: if matches!(scenario, Scenario::Pingpong | Scenario::Fairness) { 1024 } else { 64 },
         bulk_bytes: sizes.bytes,
         body_bytes: if word == "http-post" { POST_BYTES } else { 0 },
         patience: Duration::from_secs(5),
@@ -145,6 +159,8 @@ fn item(name: &str, sizes: &Sizes, rate: Option<f64>) -> Result<Item, String> {
             load.duration = None;
             load.cap += Duration::from_secs(60);
         }
+        // Checking the bulk data would take the client's time from the messages.
+        ItemKind::Fairness => load.verify = false,
         ItemKind::Setup | ItemKind::Pingpong | ItemKind::Http => {}
     }
     Ok(Item { name: name.to_owned(), kind, title: String::new(), load }.titled())
@@ -168,6 +184,9 @@ impl Item {
                 format!("tunnels through an upstream that is {LEG_MS} ms away; {concurrency} at a time")
             }
             ItemKind::Pingpong => format!("1 KiB messages back and forth; tunnels that stay open: {concurrency}"),
+            ItemKind::Fairness => format!(
+                "1 KiB messages back and forth on {concurrency} tunnels, first alone, then beside one endless download"
+            ),
             ItemKind::Http if self.load.body_bytes > 0 => format!(
                 "plain HTTP requests with {} bytes of body, one after the other; keep-alive clients: {concurrency}",
                 self.load.body_bytes

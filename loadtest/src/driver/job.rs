@@ -16,6 +16,8 @@ pub enum Job {
     },
     /// Receives the pattern.
     Down { bytes: u64 },
+    /// Receives the pattern until the run ends.
+    Stream,
     /// Sends the pattern.
     Up { bytes: u64 },
     /// Disappears at some point.
@@ -53,7 +55,10 @@ impl Job {
             | Scenario::Socks
             | Scenario::Transparent
             | Scenario::Forward => Job::Echo { messages: 1, bytes, pause: NO_PAUSE },
-            Scenario::Pingpong => Job::Echo { messages: load.count.unwrap_or(u64::MAX), bytes, pause: NO_PAUSE },
+            Scenario::Fairness if number == load.concurrency as u64 => Job::Stream,
+            Scenario::Pingpong | Scenario::Fairness => {
+                Job::Echo { messages: load.count.unwrap_or(u64::MAX), bytes, pause: NO_PAUSE }
+            }
             Scenario::BulkUp => Job::Up { bytes: load.bulk_bytes },
             Scenario::BulkDown => Job::Down { bytes: load.bulk_bytes },
             Scenario::Mixed => mixed(number),
@@ -67,7 +72,7 @@ impl Job {
             Job::Echo { .. } | Job::Vanish { at: Point::Opened | Point::MessageSent, .. } => "echo.test".to_owned(),
             Job::Down { bytes } => format!("source-{bytes}.test"),
             Job::Up { .. } => "sink.test".to_owned(),
-            Job::Vanish { at: Point::Download, .. } => "stream.test".to_owned(),
+            Job::Stream | Job::Vanish { at: Point::Download, .. } => "stream.test".to_owned(),
             Job::Vanish { .. } => "silent.test".to_owned(),
         }
     }

@@ -101,6 +101,8 @@ struct Driver<'a> {
     unverified: Vec<usize>,
     work_begun: Instant,
     work: Option<Duration>,
+    /// `fairness`: when the bulk transfer begins.
+    bulk_from: Option<Instant>,
     progress: Progress,
     begun: Instant,
     next_sweep: Instant,
@@ -130,6 +132,7 @@ impl<'a> Driver<'a> {
             unverified: Vec::new(),
             work_begun: now,
             work: None,
+            bulk_from: None,
             begun: now,
             next_sweep: now + SWEEP,
         })
@@ -301,12 +304,20 @@ impl<'a> Driver<'a> {
                 self.work_begun = Instant::now();
                 let until = self.context.load.duration.map(|duration| self.work_begun + duration);
                 self.phase = Phase::Working { until };
-                if self.context.load.scenario == Scenario::Pingpong {
-                    let keys: Vec<usize> = self.tunnels.iter().map(|(key, _)| key).collect();
-                    keys.into_iter().for_each(|key| self.start_working(key));
+                let scenario = self.context.load.scenario;
+                if matches!(scenario, Scenario::Pingpong | Scenario::Fairness) {
+                    self.start_all(|job| *job != Job::Stream);
+                }
+                if scenario == Scenario::Fairness {
+                    self.bulk_from = until.map(|until| self.work_begun + (until - self.work_begun) / 2);
                 }
             }
             Phase::Working { until } => {
+                if self.bulk_from.is_some_and(|from| now >= from) {
+                    self.bulk_from = None;
+                    self.context.has_bulk = true;
+                    self.start_all(|job| *job == Job::Stream);
+                }
                 let time_is_up = until.is_some_and(|until| now >= until);
                 let hold = self.context.load.scenario == Scenario::Hold;
                 if time_is_up || self.tunnels.is_empty() || (hold && until.is_none()) {
@@ -330,6 +341,12 @@ impl<'a> Driver<'a> {
                 self.start_working(key);
             }
         }
+    }
+
+    fn start_all(&mut self, which: impl Fn(&Job) -> bool) {
+        let chosen = self.tunnels.iter().filter(|(_, tunnel)| which(&tunnel.job)).map(|(key, _)| key);
+        let keys: Vec<usize> = chosen.collect();
+        keys.into_iter().for_each(|key| self.start_working(key));
     }
 
     fn start_working(&mut self, key: usize) {
@@ -374,8 +391,10 @@ impl<'a> Driver<'a> {
     /// Waits for sockets, the next start, the end of a pause, or the next sweep.
     fn wait(&mut self, next_start: Option<Instant>, events: &mut Events) -> io::Result<()> {
         let pause_end = self.pauses.peek().map(|Reverse((when, ..))| *when);
-        let when =
-            [next_start, self.phase.until(), pause_end].into_iter().flatten().fold(self.next_sweep, Instant::min);
+        let when = [next_start, self.phase.until(), self.bulk_from, pause_end]
+            .into_iter()
+            .flatten()
+            .fold(self.next_sweep, Instant::min);
         self.poller.wait(if self.again.is_empty() { when } else { Instant::now() }, events)
     }
 }

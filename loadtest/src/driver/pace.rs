@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::scenario::Load;
+use crate::scenario::{Load, Scenario};
 
 /// The schedule of a run.
 #[derive(Debug)]
@@ -34,9 +34,11 @@ impl Pace {
     /// The schedule of `load`, starting now.
     pub fn new(load: &Load, now: Instant) -> Pace {
         let together = load.opens_all_first();
-        let count = match load.scenario {
-            crate::scenario::Scenario::Pingpong => load.concurrency as u64,
-            _ => load.count.unwrap_or(u64::MAX),
+        let (count, concurrency) = match load.scenario {
+            Scenario::Pingpong => (load.concurrency as u64, load.concurrency),
+            // One more for the bulk transfer.
+            Scenario::Fairness => (load.concurrency as u64 + 1, load.concurrency + 1),
+            _ => (load.count.unwrap_or(u64::MAX), load.concurrency),
         };
         Pace {
             begun: now,
@@ -44,7 +46,7 @@ impl Pace {
             next: 0,
             count,
             until: load.duration.filter(|_| !together).map(|duration| now + duration),
-            concurrency: load.concurrency,
+            concurrency,
         }
     }
 
@@ -86,7 +88,6 @@ fn mul(interval: Duration, times: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::Scenario;
 
     fn load(rate: Option<f64>, count: Option<u64>, duration: Option<Duration>) -> Load {
         Load {

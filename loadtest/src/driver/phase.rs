@@ -9,9 +9,9 @@ pub enum Phase {
     Opening,
     /// Waits until the effects of opening have settled.
     Settling { until: Instant },
-    /// `hold`: idle; `pingpong` and `http`: working.
+    /// `hold`: idle; the others: working.
     Working { until: Option<Instant> },
-    /// `hold`: each tunnel is verified; `pingpong`: last messages; `http`: requests in flight are completed. Other
+    /// `hold`: each tunnel is verified; `pingpong` and `fairness`: last messages; `http`: requests in flight are completed. Other
     /// scenarios are always in this phase.
     Ending,
 }

@@ -81,13 +81,22 @@ pub struct DriverContext<'a> {
     /// Expected lines from a sink, by length.
     receipts: Vec<(u64, String)>,
     pub stopping: bool,
+    /// A bulk transfer goes on beside the messages.
+    pub has_bulk: bool,
 }
 
 type StepResult = Result<Option<TunnelStatus>, Failure>;
 
 impl<'a> DriverContext<'a> {
     pub fn new(load: &'a Load) -> DriverContext<'a> {
-        DriverContext { load, tally: Tally::new(), scratch: vec![0; 256 * 1024], receipts: Vec::new(), stopping: false }
+        DriverContext {
+            load,
+            tally: Tally::new(),
+            scratch: vec![0; 256 * 1024],
+            receipts: Vec::new(),
+            stopping: false,
+            has_bulk: false,
+        }
     }
 
     /// The line from a sink that received the first `bytes` of the pattern.
@@ -177,7 +186,9 @@ impl Tunnel {
                 TunnelState::Echo { done: *done, sent: 0, got: 0, since }
             }
             (Job::Echo { .. }, _) => TunnelState::Echo { done: self.done_at_opening, sent: 0, got: 0, since },
-            (Job::Down { .. }, _) | (Job::Vanish { at: Point::Download, .. }, _) => TunnelState::Down { got: 0, since },
+            (Job::Down { .. } | Job::Stream | Job::Vanish { at: Point::Download, .. }, _) => {
+                TunnelState::Down { got: 0, since }
+            }
             (Job::Up { .. }, _) => TunnelState::Up { sent: 0, since },
             (Job::Vanish { at: Point::MessageSent, .. }, _) => TunnelState::Echo { done: 0, sent: 0, got: 0, since },
             (Job::Vanish { reset, .. }, _) => TunnelState::Vanishing { reset: *reset },
@@ -345,7 +356,8 @@ impl Tunnel {
         if *got < bytes {
             return Ok(None);
         }
-        context.tally.latency("message", self.last_activity - *since);
+        let name = if context.has_bulk { "message_beside_bulk" } else { "message" };
+        context.tally.latency(name, self.last_activity - *since);
         context.tally.messages += 1;
         *done += 1;
         if *done >= messages || context.stopping {
@@ -379,6 +391,8 @@ impl Tunnel {
             Job::Vanish { reset, .. } if *got > VANISH_AFTER_BYTES || count == 0 => {
                 Ok(Some(TunnelStatus::Vanish { reset }))
             }
+            Job::Stream if count == 0 => Err(Failure::ShortDownload),
+            Job::Stream if context.stopping => Ok(Some(TunnelStatus::Vanish { reset: false })),
             Job::Down { bytes } if *got > bytes => Err(Failure::LongDownload),
             Job::Down { bytes } if count == 0 && *got < bytes => Err(Failure::ShortDownload),
             _ if count == 0 => {

@@ -25,6 +25,10 @@ pub fn explain(name: &str) -> &'static str {
             "Small messages go back and forth on tunnels that stay open, as in remote calls or database sessions. What a \
              candidate adds to each message is its latency."
         }
+        "fairness" => {
+            "Small messages go back and forth, at first alone, then beside one download that takes all it can get. What \
+             matters is how much longer the messages take then: a bulk transfer must not starve the others."
+        }
         "http" | "http-post" => {
             "Clients send plain http:// requests through the proxy, one after the other on connections that stay open. A \
              connection to the upstream is authenticated once and then carries many requests, so what matters is the \

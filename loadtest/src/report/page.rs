@@ -157,10 +157,12 @@ fn section(out: &mut String, comparison: &Comparison, part: &Section) {
     for (name, heading) in [
         ("ready", "Time to open a tunnel"),
         ("message", "Round trip of a message"),
+        ("message_beside_bulk", "Round trip of a message beside a download"),
         ("request", "Time from a request to its complete answer"),
     ] {
         let wanted = match part.name.split([':', '-']).next() {
             Some("pingpong") => "message",
+            Some("fairness") => "message_beside_bulk",
             Some("http") => "request",
             _ => "ready",
         };
