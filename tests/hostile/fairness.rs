@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use support::client::read_head;
 use support::gateway::{Gateway, GatewayOptions};
+use support::listener::Listener;
 use support::web::{Web, WebRequest};
 use support::wire::Wire;
 
@@ -330,4 +332,30 @@ fn a_client_that_keeps_sending_after_its_rejection_costs_other_clients_little() 
         }
         Ok(())
     });
+}
+
+/// An origin sends some MiB at a time: far more than a tunnel may move in a turn, and little work for the machine.
+#[test]
+fn a_download_in_large_bursts_costs_other_clients_little() {
+    let setup = AttackSetup::new(&[], nothing);
+    let phase_of_source = setup.phase.clone();
+    let source = Listener::start(move |mut stream| {
+        let burst = vec![0; 4 << 20];
+        // It ends when its client has gone.
+        let _ = phase_of_source.send_in_turns(&mut stream, &burst, PACE);
+    });
+    let moved = AtomicUsize::new(0);
+    setup.compare(1, |gateway, phase| {
+        let mut stream = connect(gateway)?;
+        let target = source.address();
+        write!(stream, "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")?;
+        read_head(&mut stream)?;
+        let mut buffer = vec![0; 256 * 1024];
+        while phase.is(AttackPhase::ATTACK) {
+            moved.fetch_add(stream.read(&mut buffer)?, Ordering::Relaxed);
+        }
+        Ok(())
+    });
+    let moved = moved.into_inner();
+    assert!(moved > 64 << 20, "the download moved only {moved} bytes");
 }
