@@ -313,6 +313,10 @@ impl Tunnel {
     }
 
     fn expect_silence(&mut self, context: &mut DriverContext<'_>) -> StepResult {
+        if self.job == Job::Stream {
+            // Its origin sends at once; the bytes wait in the sockets until its work starts.
+            return Ok(Some(TunnelStatus::Wait));
+        }
         match would_block(self.stream.read(&mut context.scratch), "idling")? {
             None => Ok(Some(TunnelStatus::Wait)),
             Some(0) => Err(Failure::EndWhileIdle),
