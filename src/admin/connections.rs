@@ -28,8 +28,8 @@ impl Connections {
     /// Admits a connection. At the limit, the oldest connection that keeps the gateway waiting is closed: a probe sends
     /// its request at once, so clients that occupy connections without using them cannot make a probe fail. One whose
     /// client has sent something that its thread has not read yet is closed only if there is no other, because on a
-    /// busy machine that may be a probe. If all are being answered, the new connection is closed instead, and the result
-    /// is `None`.
+    /// busy machine that may be a probe. If all are being answered, the new connection is closed instead, and the
+    /// result is `None`.
     pub(super) fn admit(&self, stream: TcpStream) -> Option<Arc<Connection>> {
         let mut open = self.lock();
         if open.len() >= limits::ADMIN_CONNECTIONS {
