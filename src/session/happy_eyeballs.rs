@@ -119,7 +119,11 @@ impl Race {
         let index = self.racers.iter().position(|racer| now_ms >= racer.until_ms)?;
         let Racer { candidate, is_securing, .. } = self.racers.remove(index);
         let detail = match is_securing {
-            true => format!("{} did not complete the TLS handshake in time", candidate.address),
+            true => format!(
+                "{} did not complete the TLS handshake in time; if the port speaks plain HTTP, remove https:// from its \
+                 address",
+                candidate.address
+            ),
             false => format!("{} did not take the connection in time", candidate.address),
         };
         Some((candidate, Fault::new(At::Dial, Cause::ConnectTimeout, detail)))

@@ -150,6 +150,28 @@ fn certificates_of_other_cas_expired_ones_and_other_keys_are_rejected_by_cause()
 }
 
 #[test]
+fn a_self_signed_certificate_is_trusted_by_its_own_copy_alone() {
+    require_tools!("openssl", "curl");
+    let Some(setup) = Setup::new("tls-self-signed") else { return };
+    // openssl makes it that of a CA, which a server's certificate must not be otherwise.
+    let extensions = ["subjectAltName=IP:127.0.0.1".to_owned()];
+    let own = certificates::self_signed(&setup.scratch, "own", ECDSA_SHA384, &extensions, 30);
+    let same_name = certificates::self_signed(&setup.scratch, "other", ECDSA_SHA384, &extensions, 30);
+    let proxy = setup.proxy(Some(&own), &[]);
+    assert_eq!(setup.curl(&own, &proxy, &[]), Some(0));
+    let gateway = setup.gateway_with(&own, &proxy, &[]);
+    assert_eq!(connect(&gateway).status(), 200);
+    in_process::stop(gateway);
+    assert_eq!(setup.curl(&same_name, &proxy, &[]), Some(60));
+    let gateway = setup.gateway_with(&same_name, &proxy, &[]);
+    let answer = connect(&gateway);
+    assert_eq!(answer.status(), 502, "{}", answer.head);
+    in_process::stop(gateway);
+    let other_name = setup.gateway_with(&own, &proxy, &[("tls.server_name", "proxy.example")]);
+    assert_rejected(other_name, Cause::TlsNameMismatch, "but for 127.0.0.1");
+}
+
+#[test]
 fn a_pinned_key_is_accepted_by_the_pin_that_the_fault_names() {
     require_tools!("openssl");
     let Some(setup) = Setup::new("tls-pin") else { return };
