@@ -5,11 +5,12 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 
 use rustls::version::{TLS12, TLS13};
-use rustls::{AlertDescription, CertificateError, Error, SupportedProtocolVersion};
+use rustls::{AlertDescription, Error, SupportedProtocolVersion};
 
 use super::engine::{Engine, Halt, Sink, Task};
 use super::testing::{Pair, client_settings, pair, server_config};
 use super::{MOST_EXPANSION_BYTES, RECORD_BYTES, SEALED_AT_ONCE_BYTES, Tls};
+use crate::tls::{TlsFailure, TlsFault};
 
 const VERSIONS: [&[&SupportedProtocolVersion]; 2] = [&[&TLS12], &[&TLS13]];
 
@@ -348,7 +349,7 @@ fn a_second_connection_resumes_the_first_ones_session() {
 }
 
 #[test]
-fn a_rejected_certificate_is_rustls_error_and_the_server_is_told() {
+fn a_rejected_certificate_is_a_failure_of_tls_and_the_server_is_told() {
     for versions in VERSIONS {
         let strangers = Pair { server: pair(versions, None).server, client: client_settings() };
         let (mut near, mut far) = ends(&strangers);
@@ -360,8 +361,8 @@ fn a_rejected_certificate_is_rustls_error_and_the_server_is_told() {
             far.listen().unwrap();
             far.deliver();
         };
-        let found = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
-        assert_eq!(found, Some(&Error::InvalidCertificate(CertificateError::UnknownIssuer)));
+        let found = TlsFailure::of_io(&error).map(|failure| failure.fault);
+        assert_eq!(found, Some(TlsFault::UnknownIssuer), "{error}");
         assert_eq!(far.listen().unwrap_err(), Error::AlertReceived(AlertDescription::UnknownCA));
     }
 }
@@ -372,8 +373,8 @@ fn a_server_that_speaks_no_tls_is_an_error() {
     assert!(!near.shake_hands().unwrap());
     far.socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
     let error = near.shake_hands().unwrap_err();
-    let found = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
-    assert!(matches!(found, Some(Error::InvalidMessage(_))), "{error:?}");
+    let found = TlsFailure::of_io(&error).map(|failure| failure.fault);
+    assert_eq!(found, Some(TlsFault::NotTls), "{error}");
 }
 
 #[test]
