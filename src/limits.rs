@@ -40,6 +40,11 @@ pub const SHARD_IMBALANCE: usize = 8;
 /// … and this part of the other's number more. Handing over costs a wake-up, so small differences stay.
 pub const SHARD_IMBALANCE_PART: usize = 64;
 
+/// A turn accepts one connection, and twice as many each time that so many turns in a row found as many as they asked
+/// for. With fewer, a steady stream of single connections would often be asked for a second one in vain; with more, a
+/// burst would take many turns.
+pub const ACCEPT_BATCHES_BEFORE_GROWTH: u32 = 4;
+
 /// Events taken from the kernel in a turn.
 pub const EVENTS_PER_TURN: usize = 1024;
 
@@ -278,6 +283,10 @@ pub const WARM_AGE: Duration = Duration::from_secs(8);
 
 /// No connection is pre-challenged for this long after an upstream failed to send such a challenge.
 pub const PRE_CHALLENGE_PAUSE: Duration = Duration::from_secs(30);
+
+/// A connection to an upstream or an origin that is older than this gets the options that it needs only if it lasts:
+/// those of TCP keep-alive. Most tunnels for one request do not become that old, and save four system calls.
+pub const LASTING_CONNECTION_AGE: Duration = Duration::from_secs(2);
 
 /// How often a pre-challenged connection checks whether clients are stalled for lack of a challenge, to give way to
 /// them. Also the shortest stall that counts.
@@ -735,6 +744,10 @@ pub const LOG_MESSAGE_BYTES: usize = 16 * 1024;
 
 /// Log lines are collected for this long and written together.
 pub const LOG_BATCH_DELAY: Duration = Duration::from_millis(20);
+
+/// How often the writer looks for lines before it sleeps until one wakes it. To look costs about as much as to be
+/// woken.
+pub const LOG_POLLS: usize = 4;
 
 // ---- The process: shutdown, files, service manager ----
 

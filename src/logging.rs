@@ -1,28 +1,33 @@
 //! Log lines on standard error, as text or JSON. Logging never blocks a shard.
 //!
 //! ```text
-//!   log! ─▶ env_logger: filter, format ─▶ bounded queue ─▶ writer thread ─▶ standard error
-//!                                             └─ full: the line is dropped and counted
+//!   log! ─▶ filter ─▶ format ─▶ bounded queue ─▶ writer thread ─▶ standard error
+//!                                    └─ full: the line is dropped and counted
 //! ```
 //!
 //! If the reader of standard error stalls, its pipe fills up. Then the writer thread waits, not the event loops.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use env_logger::{Builder, Target};
-use log::LevelFilter;
+use env_filter::{Builder, Filter};
+use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::config::LogFormat;
 use crate::limits;
+use stamp::Stamp;
 use withheld::Withheld;
 
 mod format;
+mod stamp;
 mod withheld;
+
+pub use stamp::civil;
 
 /// How long [`flush`] waits for a writer that makes no progress.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -40,7 +45,7 @@ pub fn dropped_lines() -> u64 {
 }
 
 /// Starts logging to standard error. `RUST_LOG`, if set, takes precedence over `level`; it has the syntax of
-/// `env_logger`: `info,ntlm_gateway::auth=trace`. Lines that would show a secret are left out.
+/// `env_filter`: `info,ntlm_gateway::auth=trace`. Lines that would show a secret are left out.
 ///
 /// # Errors
 /// The writer thread cannot be started, or a logger is already installed.
@@ -48,17 +53,13 @@ pub fn init(format: LogFormat, level: LevelFilter) -> io::Result<LogGuard> {
     let (queue, progress) = start_writer(io::stderr(), (limits::LOG_QUEUE_LINES, limits::LOG_QUEUE_BYTES), &DROPPED)?;
     let mut builder = Builder::new();
     match std::env::var("RUST_LOG") {
-        Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
+        Ok(filters) if !filters.is_empty() => builder.parse(&filters),
         _ => builder.filter_level(level),
     };
-    builder.format(move |out, record| {
-        let time = out.timestamp_millis();
-        format::line(out, format, &time, record)
-    });
-    let logger = builder.target(Target::Pipe(Box::new(queue))).build();
-    let filter = logger.filter();
+    let logger = Logger { filter: builder.build(), format, queue };
+    let level = logger.filter.filter();
     log::set_boxed_logger(Box::new(Withheld(logger))).map_err(io::Error::other)?;
-    log::set_max_level(filter);
+    log::set_max_level(level);
     let _ = PROGRESS.set(progress);
     Ok(LogGuard(()))
 }
@@ -81,7 +82,43 @@ impl Drop for LogGuard {
     }
 }
 
-/// The sending end of the queue. Each `write` is one whole line.
+thread_local! {
+    /// Where a line is put together.
+    static LINE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A longer line than this does not leave its buffer behind.
+const LINE_BYTES: usize = 4096;
+
+struct Logger {
+    filter: Filter,
+    format: LogFormat,
+    queue: LineQueue,
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.filter.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.filter.matches(record) {
+            return;
+        }
+        // Taken, because to display a value may log a line itself. A thread that ends has none any more.
+        let mut line = LINE.try_with(Cell::take).unwrap_or_default();
+        line.clear();
+        format::line(&mut line, self.format, Stamp::now().text(), record);
+        self.queue.send(&line);
+        if line.capacity() <= LINE_BYTES {
+            let _ = LINE.try_with(|kept| kept.set(line));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// The sending end of the queue.
 struct LineQueue {
     lines: SyncSender<Vec<u8>>,
     limit_bytes: usize,
@@ -89,8 +126,9 @@ struct LineQueue {
     dropped: &'static AtomicU64,
 }
 
-impl Write for LineQueue {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+impl LineQueue {
+    /// Queues one whole line.
+    fn send(&self, line: &[u8]) {
         let waiting = &self.progress.waiting_bytes;
         let fits = waiting.fetch_add(line.len(), Ordering::Relaxed) + line.len() <= self.limit_bytes;
         if fits && self.lines.try_send(line.to_vec()).is_ok() {
@@ -99,11 +137,6 @@ impl Write for LineQueue {
             waiting.fetch_sub(line.len(), Ordering::Relaxed);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -113,22 +146,36 @@ struct Progress {
     queued: AtomicU64,
     /// The size of the lines in the queue.
     waiting_bytes: AtomicUsize,
-    written: Mutex<u64>,
+    written: Mutex<Written>,
     moved_on: Condvar,
+}
+
+#[derive(Default)]
+struct Written {
+    lines: u64,
+    /// Threads that wait for more.
+    waiters: usize,
 }
 
 impl Progress {
     fn add_written(&self, lines: u64) {
-        *self.written.lock().unwrap_or_else(PoisonError::into_inner) += lines;
-        self.moved_on.notify_all();
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.lines += lines;
+        // To notify nobody is a system call all the same.
+        if written.waiters > 0 {
+            self.moved_on.notify_all();
+        }
     }
 
     /// Waits until the lines queued so far are written; `false` on a time-out.
     fn wait(&self, timeout: Duration) -> bool {
         let queued = self.queued.load(Ordering::Acquire);
-        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.moved_on.wait_timeout_while(written, timeout, |written| *written < queued);
-        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.waiters += 1;
+        let waited = self.moved_on.wait_timeout_while(written, timeout, |written| written.lines < queued);
+        let (mut written, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        written.waiters -= 1;
+        !waited.timed_out()
     }
 }
 
@@ -147,13 +194,8 @@ fn start_writer(
 
 fn write_lines(waiting: &Receiver<Vec<u8>>, mut to: impl Write, progress: &Progress) {
     let mut behind = false;
-    while let Ok(mut batch) = waiting.recv() {
+    while let Some(mut batch) = next_line(waiting, behind) {
         let mut lines = 1;
-        // When this thread woke up for every line, it took a sixth of the CPU that a busy gateway spends on a tunnel.
-        // The delay is skipped while more than one write is queued, because it would then limit the throughput.
-        if !behind {
-            thread::sleep(limits::LOG_BATCH_DELAY);
-        }
         while batch.len() < BATCH_BYTES {
             let Ok(line) = waiting.try_recv() else { break };
             batch.extend_from_slice(&line);
@@ -165,6 +207,28 @@ fn write_lines(waiting: &Receiver<Vec<u8>>, mut to: impl Write, progress: &Progr
         let _ = to.write_all(&batch).and_then(|()| to.flush());
         progress.add_written(lines);
     }
+}
+
+/// The next line, with others behind it if there are any; `None` when there will be none.
+///
+/// To wake this thread for every line took a sixth of the CPU that a busy gateway spends on a tunnel. So lines are
+/// collected for a moment, and this looks for them by itself a few times before it lets itself be woken. While it is
+/// `behind`, with more than one write in the queue, a pause would limit the throughput.
+fn next_line(waiting: &Receiver<Vec<u8>>, behind: bool) -> Option<Vec<u8>> {
+    if behind && let Ok(line) = waiting.try_recv() {
+        return Some(line);
+    }
+    for _ in 0..limits::LOG_POLLS {
+        thread::sleep(limits::LOG_BATCH_DELAY);
+        match waiting.try_recv() {
+            Ok(line) => return Some(line),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => {}
+        }
+    }
+    let line = waiting.recv().ok()?;
+    thread::sleep(limits::LOG_BATCH_DELAY);
+    Some(line)
 }
 
 #[cfg(test)]
@@ -199,11 +263,11 @@ mod tests {
     fn a_stalled_reader_costs_lines_but_no_time() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
         let (writer, writes, permit) = blocking_writer();
-        let (mut queue, progress) = start_writer(writer, (4, 1000), &DROPPED).unwrap();
-        queue.write_all(b"0\n").unwrap();
+        let (queue, progress) = start_writer(writer, (4, 1000), &DROPPED).unwrap();
+        queue.send(b"0\n");
         assert_eq!(writes.recv().unwrap(), b"0\n");
         for number in 1..=6 {
-            queue.write_all(format!("{number}\n").as_bytes()).unwrap();
+            queue.send(format!("{number}\n").as_bytes());
         }
         assert_eq!(DROPPED.load(Ordering::Relaxed), 2);
         assert!(!progress.wait(Duration::from_millis(1)), "nothing is written yet");
@@ -218,20 +282,20 @@ mod tests {
     fn the_queue_is_limited_in_bytes_and_dropped_lines_are_counted() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
         let (writer, writes, permit) = blocking_writer();
-        let (mut queue, progress) = start_writer(writer, (1000, 1000), &DROPPED).unwrap();
-        queue.write_all(b"first\n").unwrap();
+        let (queue, progress) = start_writer(writer, (1000, 1000), &DROPPED).unwrap();
+        queue.send(b"first\n");
         assert_eq!(writes.recv().unwrap(), b"first\n");
         for _ in 0..20 {
-            queue.write_all(&[b'x'; 300]).unwrap();
+            queue.send(&[b'x'; 300]);
         }
-        queue.write_all(b"short\n").unwrap();
+        queue.send(b"short\n");
         assert_eq!(DROPPED.load(Ordering::Relaxed), 17);
         for _ in 0..2 {
             permit.send(()).unwrap();
         }
         assert_eq!(writes.recv().unwrap().len(), 906);
         assert!(progress.wait(Duration::from_secs(60)));
-        queue.write_all(&[b'x'; 300]).unwrap();
+        queue.send(&[b'x'; 300]);
         assert_eq!(writes.recv().unwrap().len(), 300, "there is room again");
         assert_eq!(DROPPED.load(Ordering::Relaxed), 17);
     }
@@ -240,10 +304,10 @@ mod tests {
     fn the_writer_does_not_pause_while_it_is_behind() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
         const BATCHES: usize = 100;
-        let (mut queue, progress) = start_writer(io::sink(), (BATCHES, usize::MAX), &DROPPED).unwrap();
+        let (queue, progress) = start_writer(io::sink(), (BATCHES, usize::MAX), &DROPPED).unwrap();
         let began = std::time::Instant::now();
         for _ in 0..BATCHES {
-            queue.write_all(&[b'x'; BATCH_BYTES]).unwrap();
+            queue.send(&[b'x'; BATCH_BYTES]);
         }
         assert!(progress.wait(Duration::from_secs(60)));
         assert_eq!(DROPPED.load(Ordering::Relaxed), 0);
@@ -256,8 +320,8 @@ mod tests {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
         let (writer, _writes, permit) = blocking_writer();
         drop(permit);
-        let (mut queue, progress) = start_writer(writer, (4, 1000), &DROPPED).unwrap();
-        queue.write_all(b"lost\n").unwrap();
+        let (queue, progress) = start_writer(writer, (4, 1000), &DROPPED).unwrap();
+        queue.send(b"lost\n");
         assert!(progress.wait(Duration::from_secs(60)));
     }
 }

@@ -1,5 +1,7 @@
 //! Times for people and programs: RFC 3339 in UTC, and how far away they are.
 
+use crate::logging::civil;
+
 /// Seconds in a day.
 const DAY: u64 = 86_400;
 
@@ -20,20 +22,6 @@ pub(super) fn relative(ms: u64, now_ms: u64) -> String {
         _ => format!("{} h", far.div_ceil(3600)),
     };
     if is_past { format!("{} ({far} ago)", rfc3339(ms)) } else { format!("{} (in {far})", rfc3339(ms)) }
-}
-
-/// Year, month and day of a day since 1970, in the Gregorian calendar. Years begin in March here, so that a leap day is
-/// the last of a year.
-fn civil(day: u64) -> (u64, u64, u64) {
-    let day = day + 719_468;
-    let era = day / 146_097;
-    let of_era = day % 146_097;
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (400 * era + year_of_era + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! One record is one line, whatever a peer has put into a value.
 
 use std::fmt::{Display, Write as _};
-use std::io::{self, Write};
+use std::io::Write as _;
 
 use log::Record;
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
@@ -12,39 +12,82 @@ use crate::limits;
 /// Names in front of a record's own fields. A field with one of these names gets a trailing `_`.
 const OWN_NAMES: [&str; 4] = ["time", "level", "logger", "message"];
 
-/// Writes a record and a newline.
+/// Appends a record and a newline.
 ///
 /// Text: `2026-01-02T03:04:05.678Z INFO  tunnel closed client=10.1.2.3:40000 status=200`.
 ///
 /// JSON: an object with `time`, `level`, `logger` (the log's target, not the `target` of a tunnel), `message` and the
 /// record's fields. Numbers and booleans are not quoted.
-pub(super) fn line(out: &mut impl Write, format: LogFormat, time: &dyn Display, record: &Record<'_>) -> io::Result<()> {
+pub(super) fn line(out: &mut Vec<u8>, format: LogFormat, time: &[u8], record: &Record<'_>) {
+    let mut fields = Fields { out, format, bounded: Bounded::new() };
+    let message = match record.args().as_str() {
+        Some(text) if text.len() <= limits::LOG_MESSAGE_BYTES => text,
+        _ => fields.bounded.written(limits::LOG_MESSAGE_BYTES, record.args()),
+    };
     match format {
         LogFormat::Text => {
-            write!(out, "{time} {:<5} ", record.level())?;
-            write_escaped(out, &message(record))?;
-            visit(record, |name, value| write_text_field(out, name, value))?;
+            let level = record.level().as_str();
+            fields.out.extend_from_slice(time);
+            fields.out.push(b' ');
+            fields.out.extend_from_slice(level.as_bytes());
+            fields.out.extend_from_slice(&b"      "[..6_usize.saturating_sub(level.len())]);
+            write_escaped(fields.out, message);
         }
         LogFormat::Json => {
-            write!(out, "{{\"time\":\"{time}\",\"level\":\"{}\",\"logger\":", record.level())?;
-            write_json(out, record.target())?;
-            out.write_all(b",\"message\":")?;
-            write_json(out, &message(record))?;
-            visit(record, |name, value| write_json_field(out, name, value))?;
-            out.write_all(b"}")?;
+            fields.out.extend_from_slice(b"{\"time\":\"");
+            fields.out.extend_from_slice(time);
+            fields.out.extend_from_slice(b"\",\"level\":\"");
+            fields.out.extend_from_slice(record.level().as_str().as_bytes());
+            fields.out.extend_from_slice(b"\",\"logger\":");
+            write_json(fields.out, record.target());
+            fields.out.extend_from_slice(b",\"message\":");
+            write_json(fields.out, message);
         }
     }
-    out.write_all(b"\n")
+    // If the formatting of a value fails, the fields up to there are written.
+    let _ = record.key_values().visit(&mut fields);
+    if let LogFormat::Json = format {
+        out.push(b'}');
+    }
+    out.push(b'\n');
 }
 
-fn message(record: &Record<'_>) -> String {
-    let mut bounded = Bounded::new(0, limits::LOG_MESSAGE_BYTES);
-    // `Bounded` cannot fail. If a value's own formatting does, the text up to there is used.
-    let _ = bounded.write_fmt(*record.args());
-    bounded.text
+/// What a byte of text needs.
+#[derive(Clone, Copy)]
+struct Needs(u8);
+
+impl Needs {
+    /// Quotes in a text line.
+    const QUOTES: u8 = 1;
+    /// An escape in a JSON string, or a look at the character that it is part of.
+    const JSON_ESCAPE: u8 = 2;
+
+    const OF_BYTE: [u8; 256] = {
+        let mut table = [Needs::QUOTES | Needs::JSON_ESCAPE; 256];
+        let mut byte = b' ';
+        while byte <= b'~' {
+            table[byte as usize] = match byte {
+                b' ' | b'=' => Needs::QUOTES,
+                b'"' | b'\\' => Needs::QUOTES | Needs::JSON_ESCAPE,
+                _ => 0,
+            };
+            byte += 1;
+        }
+        table
+    };
+
+    /// What some byte of the text needs. This decodes no characters, and is all that most texts need.
+    fn of(text: &str) -> Needs {
+        Needs(text.bytes().fold(0, |needs, byte| needs | Needs::OF_BYTE[usize::from(byte)]))
+    }
+
+    fn has(self, need: u8) -> bool {
+        self.0 & need != 0
+    }
 }
 
-/// Text with a maximum length. Longer text is cut off and ends in an ellipsis.
+/// Text with a maximum length. Longer text is cut off and ends in an ellipsis. The buffer is reused for all values of a
+/// record.
 struct Bounded {
     text: String,
     limit_bytes: usize,
@@ -52,13 +95,16 @@ struct Bounded {
 }
 
 impl Bounded {
-    fn new(capacity: usize, limit_bytes: usize) -> Bounded {
-        Bounded { text: String::with_capacity(capacity), limit_bytes, cut: false }
+    fn new() -> Bounded {
+        Bounded { text: String::new(), limit_bytes: 0, cut: false }
     }
 
-    fn clear(&mut self) {
+    /// What a value displays. If its own formatting fails, the text up to there.
+    fn written(&mut self, limit_bytes: usize, value: impl Display) -> &str {
         self.text.clear();
-        self.cut = false;
+        (self.limit_bytes, self.cut) = (limit_bytes, false);
+        let _ = write!(self, "{value}");
+        &self.text
     }
 }
 
@@ -77,27 +123,6 @@ impl std::fmt::Write for Bounded {
     }
 }
 
-fn write_text_field(out: &mut impl Write, name: &str, value: &Field) -> io::Result<()> {
-    out.write_all(b" ")?;
-    write_escaped(out, name)?;
-    out.write_all(b"=")?;
-    let text = &value.bounded.text;
-    if value.is_bare || is_plain(text) {
-        out.write_all(text.as_bytes())
-    } else if needs_quotes(text) {
-        out.write_all(b"\"")?;
-        write_escaped(out, &text.replace('\\', "\\\\").replace('"', "\\\""))?;
-        out.write_all(b"\"")
-    } else {
-        write_escaped(out, text)
-    }
-}
-
-/// Whether a value needs neither quotes nor escapes. Most values do not, and this test decodes no characters.
-fn is_plain(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'='))
-}
-
 /// Whether text without quotes could be mistaken for the end of its field, or for a missing value.
 fn needs_quotes(text: &str) -> bool {
     let special = |character: char| character.is_whitespace() || matches!(character, '"' | '\\' | '=');
@@ -110,79 +135,140 @@ fn is_unprintable(character: char) -> bool {
         || matches!(character, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-fn write_escaped(out: &mut impl Write, text: &str) -> io::Result<()> {
-    // Names and most messages are ASCII, and this test decodes no characters.
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        return out.write_all(text.as_bytes());
+fn write_escaped(out: &mut Vec<u8>, text: &str) {
+    // Most messages are ASCII, and this test decodes no characters. It has no early exit, so that the compiler can
+    // vectorise it.
+    if text.bytes().fold(true, |printable, byte| printable & matches!(byte, b' '..=b'~')) {
+        return out.extend_from_slice(text.as_bytes());
     }
     let mut rest = text;
     while let Some(at) = rest.find(is_unprintable) {
         let (plain, tail) = rest.split_at(at);
-        out.write_all(plain.as_bytes())?;
+        out.extend_from_slice(plain.as_bytes());
         let mut characters = tail.chars();
         if let Some(character) = characters.next() {
-            write!(out, "{}", character.escape_default())?;
+            // Writing to memory cannot fail.
+            let _ = write!(out, "{}", character.escape_default());
         }
         rest = characters.as_str();
     }
-    out.write_all(rest.as_bytes())
+    out.extend_from_slice(rest.as_bytes());
 }
 
-fn write_json_field(out: &mut impl Write, name: &str, value: &Field) -> io::Result<()> {
-    out.write_all(b",")?;
-    match OWN_NAMES.contains(&name) {
-        true => write_json(out, &format!("{name}_"))?,
-        false => write_json(out, name)?,
+fn write_json(out: &mut Vec<u8>, text: &str) {
+    if Needs::of(text).has(Needs::JSON_ESCAPE) {
+        // Writing text to memory cannot fail.
+        let _ = serde_json::to_writer(out, text);
+        return;
     }
-    out.write_all(b":")?;
-    match value.is_bare {
-        true => out.write_all(value.bounded.text.as_bytes()),
-        false => write_json(out, &value.bounded.text),
-    }
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
 }
 
-fn write_json(out: &mut impl Write, text: &str) -> io::Result<()> {
-    serde_json::to_writer(out, text).map_err(io::Error::other)
-}
-
-/// A field's value. The buffer is reused for all fields of a record.
-struct Field {
+/// Writes the fields of a record.
+struct Fields<'a> {
+    out: &'a mut Vec<u8>,
+    format: LogFormat,
     bounded: Bounded,
-    /// Written without quotes in JSON.
-    is_bare: bool,
 }
 
-fn visit(record: &Record<'_>, write: impl FnMut(&str, &Field) -> io::Result<()>) -> io::Result<()> {
-    struct Fields<W>(W, Field);
+impl<'kvs> VisitSource<'kvs> for Fields<'_> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        let name = key.as_str();
+        match self.format {
+            LogFormat::Text => {
+                self.out.push(b' ');
+                // Names come from the source, not from a peer.
+                self.out.extend_from_slice(name.as_bytes());
+                self.out.push(b'=');
+            }
+            LogFormat::Json => {
+                self.out.push(b',');
+                match OWN_NAMES.contains(&name) {
+                    true => write_json(self.out, &format!("{name}_")),
+                    false => write_json(self.out, name),
+                }
+                self.out.push(b':');
+            }
+        }
+        value.visit(self)
+    }
+}
 
-    impl<'kvs, W: FnMut(&str, &Field) -> io::Result<()>> VisitSource<'kvs> for Fields<W> {
-        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-            self.1.bounded.clear();
-            self.1.is_bare = false;
-            value.visit(&mut self.1)?;
-            (self.0)(key.as_str(), &self.1).map_err(kv::Error::from)
+impl Fields<'_> {
+    /// A value that is written as it is, without quotes.
+    fn bare(&mut self, value: impl Display) -> Result<(), kv::Error> {
+        let text = self.bounded.written(limits::LOG_FIELD_BYTES, value);
+        self.out.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// A value that is text, at most [`limits::LOG_FIELD_BYTES`] of it.
+fn write_value(out: &mut Vec<u8>, format: LogFormat, text: &str) {
+    match format {
+        LogFormat::Json => write_json(out, text),
+        LogFormat::Text if !text.is_empty() && !Needs::of(text).has(Needs::QUOTES) => {
+            out.extend_from_slice(text.as_bytes());
+        }
+        LogFormat::Text if needs_quotes(text) => {
+            out.push(b'"');
+            write_escaped(out, &text.replace('\\', "\\\\").replace('"', "\\\""));
+            out.push(b'"');
+        }
+        LogFormat::Text => write_escaped(out, text),
+    }
+}
+
+/// A number without the machinery of `fmt`, which takes ten times as long.
+fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+        if number == 0 {
+            return out.extend_from_slice(&digits[at..]);
         }
     }
-
-    let bounded = Bounded::new(128, limits::LOG_FIELD_BYTES);
-    let room = Field { bounded, is_bare: false };
-    record.key_values().visit(&mut Fields(write, room)).map_err(io::Error::other)
 }
 
-impl Field {
-    fn bare(&mut self, value: impl Display) -> Result<(), kv::Error> {
-        self.is_bare = true;
-        write!(self.bounded, "{value}").map_err(kv::Error::boxed)
+/// Writes a number that is a whole number of hundredths, as `Display` does; `None` for another.
+fn write_hundredths(out: &mut Vec<u8>, number: f64) -> Option<()> {
+    let hundredths = (number * 100.0).round();
+    if !(0.0..1e12).contains(&hundredths) || number.is_sign_negative() || hundredths / 100.0 != number {
+        return None;
     }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
+    let hundredths = hundredths as u64;
+    write_decimal(out, hundredths / 100);
+    let (tenth, hundredth) = (hundredths / 10 % 10, hundredths % 10);
+    if tenth + hundredth > 0 {
+        out.push(b'.');
+        write_decimal(out, tenth);
+        if hundredth > 0 {
+            write_decimal(out, hundredth);
+        }
+    }
+    Some(())
 }
 
-impl<'v> VisitValue<'v> for &mut Field {
+impl<'v> VisitValue<'v> for &mut Fields<'_> {
     fn visit_any(&mut self, value: Value<'_>) -> Result<(), kv::Error> {
-        write!(self.bounded, "{value}").map_err(kv::Error::boxed)
+        let text = self.bounded.written(limits::LOG_FIELD_BYTES, value);
+        write_value(self.out, self.format, text);
+        Ok(())
     }
 
     fn visit_str(&mut self, value: &str) -> Result<(), kv::Error> {
-        self.bounded.write_str(value).map_err(kv::Error::boxed)
+        let text = match value.len() <= limits::LOG_FIELD_BYTES {
+            true => value,
+            false => self.bounded.written(limits::LOG_FIELD_BYTES, value),
+        };
+        write_value(self.out, self.format, text);
+        Ok(())
     }
 
     fn visit_null(&mut self) -> Result<(), kv::Error> {
@@ -190,7 +276,8 @@ impl<'v> VisitValue<'v> for &mut Field {
     }
 
     fn visit_u64(&mut self, value: u64) -> Result<(), kv::Error> {
-        self.bare(value)
+        write_decimal(self.out, value);
+        Ok(())
     }
 
     fn visit_i64(&mut self, value: i64) -> Result<(), kv::Error> {
@@ -206,8 +293,12 @@ impl<'v> VisitValue<'v> for &mut Field {
     }
 
     fn visit_f64(&mut self, value: f64) -> Result<(), kv::Error> {
-        // JSON has no infinity.
-        if value.is_finite() { self.bare(value) } else { self.bare("null") }
+        match write_hundredths(self.out, value) {
+            Some(()) => Ok(()),
+            None if value.is_finite() => self.bare(value),
+            // JSON has no infinity.
+            None => self.bare("null"),
+        }
     }
 
     fn visit_bool(&mut self, value: bool) -> Result<(), kv::Error> {
@@ -227,7 +318,7 @@ mod tests {
         let mut out = Vec::new();
         let args = format_args!("{message}");
         let record = Record::builder().args(args).level(Level::Info).target("access").key_values(&fields).build();
-        line(&mut out, format, &TIME, &record).unwrap();
+        line(&mut out, format, TIME.as_bytes(), &record);
         String::from_utf8(out).unwrap()
     }
 
@@ -285,6 +376,23 @@ mod tests {
             "warm": true, "client": "127.0.0.1",
         });
         assert_eq!(json("tunnel \"closed\"", &fields), expected);
+    }
+
+    #[test]
+    fn numbers_are_written_as_display_writes_them() {
+        let mut out = Vec::new();
+        for number in [0, 7, 10, 99, 12_345, u64::MAX] {
+            out.clear();
+            write_decimal(&mut out, number);
+            assert_eq!(str::from_utf8(&out).unwrap(), number.to_string());
+        }
+        let hundredths =
+            (0..2_000).chain([99_999, 100_000, 41_588, 429_496_729]).map(|number| f64::from(number) / 100.0);
+        for number in hundredths.chain([0.125, 1e12, -1.5, -0.0, 1.0 / 3.0, f64::MAX, f64::MIN_POSITIVE]) {
+            let line = text("m", &[("number", Value::from(number))]);
+            assert!(line.ends_with(&format!(" m number={number}\n")), "{number}: {line}");
+        }
+        assert!(text("m", &[("number", Value::from(f64::NAN))]).ends_with(" m number=null\n"));
     }
 
     #[test]
