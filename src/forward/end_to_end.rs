@@ -25,7 +25,7 @@ pub(super) fn copy_trailer(fields: &Fields<'_>, out: &mut Vec<u8>) {
 /// Appends a Via line for a message that was received in version `received` (RFC 9110 §7.6.3). It must follow the Via
 /// lines that the message already has, because the order of the lines is the order of the recipients.
 pub fn append_via(received: Version, options: &ForwardOptions<'_>, out: &mut Vec<u8>) {
-    append_via_received(received.as_str().trim_start_matches("HTTP/"), options, out);
+    append_via_received(received.as_str().strip_prefix("HTTP/").unwrap_or_default(), options, out);
 }
 
 /// As [`append_via`], for a request that came by another protocol: `received` is its name and version.

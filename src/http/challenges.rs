@@ -4,11 +4,9 @@
 //! separate both challenges and the parameters of a challenge, so the text after a comma is a parameter only if it
 //! begins with `name=`.
 
+use super::base64_engine;
 use super::fields::{Fields, Values};
 use super::start_line::{is_blank, is_token_char, trim_blanks, trim_blanks_start};
-use base64::Engine as _;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use std::fmt;
 
 /// The longest token that is decoded, in bytes of base64. A CHALLENGE_MESSAGE with the largest TargetInfo that its
@@ -18,14 +16,6 @@ pub const TOKEN_LIMIT_BYTES: usize = 96 * 1024;
 /// How many schemes [`offered_schemes`] lists, and how many bytes of each name.
 const OFFERED_MAX: usize = 8;
 const OFFERED_NAME_LIMIT_BYTES: usize = 32;
-
-/// Padding is often missing, and some encoders set unused bits in the last character.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true),
-);
 
 /// One challenge, borrowed from its field value.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -126,7 +116,7 @@ pub fn decode_token(token68: &str) -> Result<Vec<u8>, TokenError> {
     if text.len() > TOKEN_LIMIT_BYTES {
         return Err(TokenError::TooLong { bytes: text.len() });
     }
-    LENIENT.decode(text).map_err(|_| TokenError::NotBase64)
+    base64_engine::decode(text).ok_or(TokenError::NotBase64)
 }
 
 /// An iterator over challenges; see [`challenges`].
@@ -216,8 +206,19 @@ fn token_len(text: &[u8]) -> usize {
 /// The length of the token68 at the start of `text` (RFC 9110 §11.2): letters, digits and `-._~+/`, then any number of
 /// `=`.
 fn token68_len(text: &[u8]) -> usize {
-    let is_token68_char = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
-    let body = text.iter().take_while(|&&byte| is_token68_char(byte)).count();
+    /// A table, because tokens are long.
+    const IS_TOKEN68_CHAR: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < table.len() {
+            #[allow(clippy::cast_possible_truncation, reason = "an index of the table")]
+            let char = byte as u8;
+            table[byte] = char.is_ascii_alphanumeric() || matches!(char, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
+            byte += 1;
+        }
+        table
+    };
+    let body = text.iter().take_while(|&&byte| IS_TOKEN68_CHAR[usize::from(byte)]).count();
     let padding = text.iter().skip(body).take_while(|&&byte| byte == b'=').count();
     if body == 0 { 0 } else { body + padding }
 }

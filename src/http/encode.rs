@@ -1,11 +1,10 @@
 //! Writes request heads for the next hop and complete responses for clients.
 
+use super::base64_engine;
 use super::fields::Fields;
 use super::framing::BodyFraming;
 use super::proxy_status::ProxyStatus;
 use super::start_line::Version;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use std::io::Write as _;
 
 /// The peer that a request is sent to.
@@ -64,7 +63,7 @@ pub fn upstream_request(out: &mut Vec<u8>, request: &UpstreamRequest<'_>) {
         extend(out, &["Proxy-Connection: Keep-Alive\r\n"]);
         if let Some((scheme, message)) = credentials {
             extend(out, &["Proxy-Authorization: ", scheme, " "]);
-            append_base64(out, message);
+            base64_engine::append(out, message);
             extend(out, &["\r\n"]);
         }
     }
@@ -210,16 +209,6 @@ fn extend(out: &mut Vec<u8>, parts: &[&str]) {
     }
 }
 
-/// Encodes directly into `out`, so that no second copy of an AUTHENTICATE_MESSAGE remains in memory.
-fn append_base64(out: &mut Vec<u8>, message: &[u8]) {
-    let start = out.len();
-    out.resize(start + message.len().div_ceil(3) * 4, 0);
-    let room = out.get_mut(start..).unwrap_or_default();
-    let written = STANDARD.encode_slice(message, room);
-    debug_assert!(written.is_ok(), "the buffer has the length of the encoded message");
-    out.truncate(start + written.unwrap_or(0));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,7 +284,7 @@ mod tests {
         for len in 0..200u8 {
             let message: Vec<u8> = (0..len).map(|byte| byte ^ 0x5a).collect();
             let mut out = Vec::new();
-            append_base64(&mut out, &message);
+            base64_engine::append(&mut out, &message);
             assert_eq!(decode_token(&text(out)).unwrap(), message);
         }
     }

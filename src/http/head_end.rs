@@ -1,5 +1,7 @@
 //! Finds the end of a head, scanning every byte only once.
 
+use memchr::memchr;
+
 /// How many empty lines before a request line are skipped (RFC 9112 §2.2 requires at least one).
 pub(super) const LEADING_BLANK_LINES_MAX: u8 = 4;
 
@@ -48,9 +50,7 @@ impl HeadEnd {
     pub fn find(&mut self, buf: &[u8], limit_bytes: usize) -> Result<Option<usize>, HeadTooLarge> {
         let window = &buf[..buf.len().min(limit_bytes)];
         self.skip_blank_lines(window);
-        while let Some(step) =
-            window.get(self.scanned..).and_then(|unseen| unseen.iter().position(|&byte| byte == b'\n'))
-        {
+        while let Some(step) = window.get(self.scanned..).and_then(|unseen| memchr(b'\n', unseen)) {
             let line_feed = self.scanned + step;
             self.scanned = line_feed + 1;
             if self.line_end == 0 {

@@ -18,6 +18,7 @@
 //! | `chunked` | [`ChunkedDecoder`]: separates data from framing in a chunked body |
 //! | `discard` | [`BodyDiscarder`]: reads to the end of an unwanted body, up to a size limit |
 //! | `challenges` | [`Challenge`]: authentication challenges and their tokens |
+//! | `base64_engine` | base64 with vector instructions |
 //! | `encode` | heads and complete error responses to send |
 //! | `proxy_status` | [`ProxyStatus`]: the Proxy-Status field, which names a failure for the client |
 //!
@@ -27,6 +28,7 @@
 //! is unambiguous.
 
 mod authority;
+mod base64_engine;
 mod challenges;
 mod chunked;
 mod discard;

@@ -51,7 +51,7 @@ pub(super) fn check_line_ends(head: &[u8]) -> Result<(), BareLineEnd> {
 /// Splits a head into the start line, without its CRLF, and the field section. `None` if the first line does not end in
 /// CRLF.
 pub(super) fn split_start_line(head: &[u8]) -> Option<(&[u8], &[u8])> {
-    let line_feed = head.iter().position(|&byte| byte == b'\n')?;
+    let line_feed = memchr::memchr(b'\n', head)?;
     let (line, section) = head.split_at_checked(line_feed + 1)?;
     Some((line.strip_suffix(b"\r\n")?, section))
 }
