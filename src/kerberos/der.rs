@@ -188,11 +188,13 @@ impl Writer {
         // Most elements are short, so there is room for a length of one byte.
         self.out.extend([tag, 0]);
         write(self);
-        let (header, used) = header(tag, self.out.len() - start - 2);
-        match used {
-            2 => self.out[start + 1] = header[1],
-            _ => drop(self.out.splice(start..start + 2, header.into_iter().take(used))),
+        let end = self.out.len();
+        let (header, used) = header(tag, end - start - 2);
+        if used > 2 {
+            self.out.resize(end + used - 2, 0);
+            self.out.copy_within(start + 2..end, start + used);
         }
+        self.out[start..start + used].copy_from_slice(&header[..used]);
     }
 
     /// An element with this content.
@@ -208,12 +210,10 @@ impl Writer {
     }
 
     pub(super) fn plain_integer(&mut self, value: i64) {
-        let bytes = value.to_be_bytes();
-        let sign = if value < 0 { 0xff } else { 0 };
-        let is_redundant =
-            |pair: &[u8]| matches!(pair, [first, second] if *first == sign && (second ^ sign) & 0x80 == 0);
-        let skipped = bytes.windows(2).take_while(|pair| is_redundant(pair)).count();
-        self.bytes(INTEGER, &bytes[skipped..]);
+        // The bits after the sign that are the same as the sign say nothing, as far as they fill bytes.
+        let redundant_bits = (value ^ (value >> 63)).leading_zeros() - 1;
+        let skipped = (redundant_bits / 8).min(7) as usize;
+        self.bytes(INTEGER, &value.to_be_bytes()[skipped..]);
     }
 
     /// `[number] INTEGER`.
@@ -234,7 +234,7 @@ impl Writer {
 
     /// `[number] KerberosTime`.
     pub(super) fn time(&mut self, number: u8, time: Timestamp) {
-        self.element(context(number), |out| out.bytes(GENERALIZED_TIME, time.to_text().as_bytes()));
+        self.element(context(number), |out| out.bytes(GENERALIZED_TIME, &time.to_text()));
     }
 
     /// `[number] KerberosFlags`: 32 bits, the first one the highest.

@@ -68,10 +68,17 @@ impl Timestamp {
     }
 
     /// `YYYYMMDDHHMMSSZ`; the microseconds are left out.
-    pub(super) fn to_text(self) -> String {
+    pub(super) fn to_text(self) -> [u8; 15] {
         let (days, second) = (self.seconds() / DAY_SECONDS, self.seconds() % DAY_SECONDS);
         let (year, month, day) = date_of(days);
-        format!("{year:04}{month:02}{day:02}{:02}{:02}{:02}Z", second / 3600, second / 60 % 60, second % 60)
+        let mut text = *b"00000000000000Z";
+        let pairs = [year / 100, year % 100, month, day, second / 3600, second / 60 % 60, second % 60];
+        for (digits, value) in text.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+            for (digit, value) in digits.iter_mut().zip([value / 10, value % 10]) {
+                *digit += u8::try_from(value).unwrap_or_default();
+            }
+        }
+        text
     }
 
     /// Reads `YYYYMMDDHHMMSSZ`, and a fraction before the `Z`, which some KDCs send. `None` for a time before 1970.
@@ -155,7 +162,7 @@ mod tests {
             (4_107_542_400, "21000301000000Z"),
             (253_402_300_799, "99991231235959Z"),
         ] {
-            assert_eq!(Timestamp::from_seconds(seconds).to_text(), text);
+            assert_eq!(Timestamp::from_seconds(seconds).to_text(), text.as_bytes());
             assert_eq!(Timestamp::parse(text.as_bytes()), Some(Timestamp::from_seconds(seconds)), "{text}");
         }
     }
