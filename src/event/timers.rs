@@ -62,6 +62,12 @@ impl Timers {
     pub fn set(&mut self, key: Key, deadline: &mut Deadline, at_ms: u64) {
         deadline.at_ms = at_ms;
         // Rounded up: the deadline has passed when the tick begins.
+        self.wake_by(key, deadline, at_ms);
+    }
+
+    /// Has an entry come up at `at_ms` at the latest, for an owner that has something else to do then
+    /// ([`Timers::expired`] tells it apart). The deadline stays as it is.
+    pub fn wake_by(&mut self, key: Key, deadline: &mut Deadline, at_ms: u64) {
         let tick = at_ms.div_ceil(TICK_MS).max(self.next_tick);
         if tick < deadline.armed_tick {
             self.insert(key, deadline, tick);

@@ -2,12 +2,14 @@
 //! gateway's.
 //!
 //! The connection that was used last is taken first, so that those beyond the present demand grow old and are closed.
+//! But a session that has used one a moment ago gets that one again: its events still carry the session's token, which
+//! saves the two system calls that change it.
 
 use std::sync::Arc;
 
 use super::Loan;
 use crate::egress::Hop;
-use crate::event::{Deadline, EventToken, Key, Owner, Slots};
+use crate::event::{Deadline, EventToken, Key, Lane, Owner, Slots};
 use crate::limits::{self, millis};
 use crate::transport::{Endpoint, Readiness};
 
@@ -17,6 +19,16 @@ struct Kept {
     deadline: Deadline,
     /// When its last answer had been read, in ms.
     since_ms: u64,
+    /// What its events carry: still the token of the session that used it last, or the pool's own.
+    token: EventToken,
+}
+
+/// A connection that was taken from the pool.
+pub struct Taken {
+    /// The connection.
+    pub upstream: Endpoint,
+    /// The number of its dial, which its events carry.
+    pub number: u8,
 }
 
 /// A shard's kept connections.
@@ -26,6 +38,13 @@ pub struct KeepAlivePool {
     hops: Vec<Vec<Key>>,
 }
 
+impl Kept {
+    /// It was used so recently that its upstream is not closing it yet.
+    fn is_fresh(&self, now_ms: u64) -> bool {
+        now_ms - self.since_ms <= millis(limits::KEPT_FRESH)
+    }
+}
+
 impl Default for KeepAlivePool {
     fn default() -> Self {
         KeepAlivePool { connections: Slots::new(Owner::KeepAlive), hops: Vec::new() }
@@ -33,40 +52,74 @@ impl Default for KeepAlivePool {
 }
 
 impl KeepAlivePool {
-    /// Takes a connection for a client's request; its events carry `token` from now on. A connection whose last use was
-    /// so long ago that its upstream may be closing it is only for requests that can be repeated.
+    /// Takes a connection for a client's request; its events carry `token`, or the token under which the session
+    /// has `parked` it. A connection whose last use was so long ago that its upstream may be closing it is only for
+    /// requests that can be repeated.
     pub fn take(
         &mut self,
         hop: &Arc<Hop>,
         token: EventToken,
+        parked: &mut Option<u8>,
         can_be_repeated: bool,
         loan: &Loan<'_>,
-    ) -> Option<Endpoint> {
+    ) -> Option<Taken> {
         if !loan.is_in_force(hop) {
             return None;
         }
+        if let Some(number) = *parked {
+            let own = EventToken::upstream(token.key, number);
+            match self.find(own) {
+                None => *parked = None,
+                Some(key) => {
+                    let is_fit = |kept: &Kept| Arc::ptr_eq(&kept.hop, hop) && kept.is_fresh(loan.now_ms);
+                    if self.connections.get(key).is_some_and(is_fit) {
+                        *parked = None;
+                        if let Some(upstream) = self.open(key, can_be_repeated) {
+                            return Some(Taken { upstream, number });
+                        }
+                    }
+                }
+            }
+        }
         while let Some(key) = self.of(hop).last().copied() {
-            let since_ms = self.connections.get(key).map_or(0, |kept| kept.since_ms);
-            if !can_be_repeated && loan.now_ms - since_ms > millis(limits::KEPT_FRESH) {
+            if !can_be_repeated && !self.connections.get(key).is_some_and(|kept| kept.is_fresh(loan.now_ms)) {
                 // The others were used even earlier.
                 return None;
             }
-            let Some(kept) = self.remove(key) else { continue };
-            let mut upstream = kept.upstream;
-            if upstream.is_at_rest() && upstream.hand_over(token, loan.registry).is_ok() {
-                return Some(upstream);
+            let Some(mut upstream) = self.open(key, can_be_repeated) else { continue };
+            if let Lane::Upstream(number) = token.lane
+                && upstream.hand_over(token, loan.registry).is_ok()
+            {
+                return Some(Taken { upstream, number });
             }
         }
         None
     }
 
-    /// Keeps a connection whose last answer has been read to its end; closes the oldest when there are too many.
-    pub fn put(&mut self, hop: &Arc<Hop>, mut upstream: Endpoint, loan: &mut Loan<'_>) {
+    /// Removes a connection and returns it if it is still open. A request that must not be repeated is not left to what
+    /// events have reported.
+    fn open(&mut self, key: Key, can_be_repeated: bool) -> Option<Endpoint> {
+        let mut upstream = self.remove(key)?.upstream;
+        let is_at_rest = if can_be_repeated { upstream.seems_at_rest() } else { upstream.is_at_rest() };
+        is_at_rest.then_some(upstream)
+    }
+
+    /// Keeps a connection whose last answer has been read to its end; closes the oldest when there are too many. Its
+    /// events carry `token`, as far as the session has not `parked` another connection; `parked` becomes its number
+    /// if they go on to.
+    pub fn put(
+        &mut self,
+        hop: &Arc<Hop>,
+        mut upstream: Endpoint,
+        token: EventToken,
+        parked: &mut Option<u8>,
+        loan: &mut Loan<'_>,
+    ) {
         if hop.keep_cap == 0
             || hop.habits.authenticates_single_requests(loan.now_ms)
             || loan.draining
             || !loan.is_in_force(hop)
-            || !upstream.is_at_rest()
+            || !(upstream.seems_at_rest() || upstream.is_at_rest())
         {
             return;
         }
@@ -77,13 +130,24 @@ impl KeepAlivePool {
         }
         let Some(vacancy) = self.connections.vacancy() else { return };
         let key = vacancy.key();
-        // Reregistering reports anything that has come meanwhile as a new edge.
-        if upstream.hand_over(EventToken::upstream(key, 0), loan.registry).is_err() {
-            return;
-        }
+        let token = match (token.lane, &parked) {
+            (Lane::Upstream(number), None) => {
+                *parked = Some(number);
+                token
+            }
+            _ => {
+                let token = EventToken::upstream(key, 0);
+                // Reregistering reports anything that has come meanwhile as a new edge.
+                if upstream.hand_over(token, loan.registry).is_err() {
+                    return;
+                }
+                token
+            }
+        };
         let mut deadline = Deadline::UNARMED;
         loan.timers.set(key, &mut deadline, loan.now_ms + loan.timeouts.keep);
-        vacancy.insert(Kept { hop: Arc::clone(hop), upstream, deadline, since_ms: loan.now_ms });
+        loan.timers.wake_by(key, &mut deadline, loan.now_ms + millis(limits::LASTING_CONNECTION_AGE));
+        vacancy.insert(Kept { hop: Arc::clone(hop), upstream, deadline, since_ms: loan.now_ms, token });
         self.of(hop).push(key);
         hop.metrics.kept.inc();
     }
@@ -99,10 +163,22 @@ impl KeepAlivePool {
         true
     }
 
+    /// Handles an event that carries the token of a session which does not use the connection any more, or is gone;
+    /// `false` when it is stale.
+    pub fn on_parked_event(&mut self, token: EventToken, ready: Readiness) -> bool {
+        self.find(token).is_some_and(|key| self.on_event(key, ready))
+    }
+
+    /// The connection whose events carry this token.
+    fn find(&self, token: EventToken) -> Option<Key> {
+        self.connections.iter().find(|(_, kept)| kept.token == token).map(|(key, _)| key)
+    }
+
     pub(super) fn deadline_due(&mut self, key: Key, loan: &mut Loan<'_>) {
         let Some(kept) = self.connections.get_mut(key) else { return };
-        if loan.timers.expired(key, &mut kept.deadline, loan.now_ms) {
-            self.remove(key);
+        match loan.timers.expired(key, &mut kept.deadline, loan.now_ms) {
+            true => drop(self.remove(key)),
+            false => kept.upstream.lasts(&loan.socket_options),
         }
     }
 

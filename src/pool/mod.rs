@@ -1,7 +1,8 @@
 //! Upstream connections without a client: kept alive between requests, pre-challenged, and waiting for a verdict.
 //!
 //! The pools know nothing of sessions. What they need of their shard is lent to them for each call ([`Loan`]); a
-//! session that takes a connection out gives the events of that connection a token of its own.
+//! session that takes a connection out gives the events of that connection a token of its own, unless they still have
+//! one of it.
 
 mod challenge_request;
 mod keep_alive;
@@ -19,7 +20,7 @@ use crate::event::{Key, Owner, Timers};
 use crate::timeouts::TimeoutsMs;
 use crate::transport::{Readiness, SocketOptions};
 
-pub use keep_alive::KeepAlivePool;
+pub use keep_alive::{KeepAlivePool, Taken};
 pub use pre_challenged::{Challenged, PreChallengedPool};
 pub use verdict_wait::{Orphan, VerdictWaitPool};
 

@@ -48,6 +48,8 @@ struct Challenge {
     received_ms: u64,
     /// When it is too old to be used.
     until_ms: u64,
+    /// The connection has the options of one that lasts.
+    lasts: bool,
 }
 
 /// The connections of one hop.
@@ -252,7 +254,7 @@ impl PreChallengedPool {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let now_ms = loan.now_ms;
         let until_ms = now_ms + connection.hop.habits.challenge_age_ms(loan.timeouts.warm);
-        connection.challenge = Some(Challenge { received_ms: now_ms, until_ms });
+        connection.challenge = Some(Challenge { received_ms: now_ms, until_ms, lasts: false });
         // Waiting needs no buffer.
         connection.outbox = Vec::new();
         loan.timers.set(key, &mut connection.deadline, until_ms.min(now_ms + millis(limits::STALL_CHECK_INTERVAL)));
@@ -285,6 +287,10 @@ impl PreChallengedPool {
             // Clients of some shard wait for a challenge: this connection may hold the helper that they need.
             self.discard(key, Discarded::Yielded);
         } else {
+            if !challenge.lasts && now_ms >= challenge.received_ms + millis(limits::LASTING_CONNECTION_AGE) {
+                connection.upstream.lasts(&loan.socket_options);
+                connection.challenge = Some(Challenge { lasts: true, ..challenge });
+            }
             loan.timers.set(
                 key,
                 &mut connection.deadline,

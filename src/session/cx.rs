@@ -4,6 +4,7 @@ use super::context::Context;
 use super::record::Record;
 use crate::client_protocol::ClientProtocol;
 use crate::event::{DIALS, Deadline, Key};
+use crate::limits::{self, millis};
 use crate::timeouts::TimeoutsMs;
 use crate::transport::Endpoint;
 
@@ -17,6 +18,10 @@ pub(super) struct Client {
     pub protocol: ClientProtocol,
     /// The number of the session's latest connection to an upstream or an origin.
     pub last_dial: u8,
+    /// That connection has the options of one that lasts.
+    pub lasts: bool,
+    /// The number of a connection that the session has put into a pool, and whose events still carry it.
+    pub parked: Option<u8>,
 }
 
 impl Client {
@@ -24,6 +29,10 @@ impl Client {
     /// event of one of them is not taken for one of the next.
     pub(super) fn next_dial(&mut self) -> u8 {
         self.last_dial = (self.last_dial + 1) % DIALS;
+        if self.parked == Some(self.last_dial) {
+            self.last_dial = (self.last_dial + 1) % DIALS;
+        }
+        self.lasts = false;
         self.last_dial
     }
 }
@@ -57,6 +66,14 @@ impl Cx<'_> {
     #[inline]
     pub(super) fn set_deadline(&mut self, at_ms: u64) {
         self.shard.timers.set(self.key, &mut self.client.deadline, at_ms);
+    }
+
+    /// The session has a connection to an upstream or an origin: has it stepped out of turn once that has lasted for a
+    /// while, so that the connection gets the options of one that lasts.
+    #[inline]
+    pub(super) fn notice_if_it_lasts(&mut self) {
+        let at_ms = self.now_ms() + millis(limits::LASTING_CONNECTION_AGE);
+        self.shard.timers.wake_by(self.key, &mut self.client.deadline, at_ms);
     }
 
     /// As [`Cx::set_deadline`], so many ms from now.

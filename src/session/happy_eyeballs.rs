@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::cx::Cx;
+use super::few::Few;
 use crate::event::{DIALS, EventToken};
 use crate::fault::{At, Cause, Fault};
 use crate::limits::{self, millis};
@@ -43,7 +44,7 @@ pub(super) struct Racer {
 /// [`limits::CONNECTION_ATTEMPTS`].
 #[derive(Debug, Default)]
 pub(super) struct Race {
-    racers: Vec<Racer>,
+    racers: Few<Racer>,
     /// When the next may be begun beside these, in ms.
     next_ms: u64,
 }
@@ -98,7 +99,7 @@ impl Race {
                 match racer.endpoint.socket_outcome() {
                     None => continue,
                     Some(Ok(())) => (racer.connected_us, racer.until_ms) = (Some(cx.now_us()), u64::MAX),
-                    Some(Err(error)) => return Some((self.racers.remove(index), Err(error))),
+                    Some(Err(error)) => return Some((self.racers.remove(index)?, Err(error))),
                 }
             }
             if securing.is_none() {
@@ -108,7 +109,7 @@ impl Race {
             if racer.is_securing
                 && let Some(outcome) = racer.endpoint.handshake_outcome()
             {
-                return Some((self.racers.remove(index), outcome));
+                return Some((self.racers.remove(index)?, outcome));
             }
         }
         None
@@ -117,7 +118,7 @@ impl Race {
     /// Gives up one that takes too long; returns where it was to lead, and the fault.
     pub(super) fn overdue(&mut self, now_ms: u64) -> Option<(Candidate, Fault)> {
         let index = self.racers.iter().position(|racer| now_ms >= racer.until_ms)?;
-        let Racer { candidate, is_securing, .. } = self.racers.remove(index);
+        let Racer { candidate, is_securing, .. } = self.racers.remove(index)?;
         let detail = match is_securing {
             true => format!(
                 "{} did not complete the TLS handshake in time; if the port speaks plain HTTP, remove https:// from its \

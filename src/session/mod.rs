@@ -25,6 +25,7 @@ mod cx;
 mod decline;
 mod effects;
 mod exchange;
+mod few;
 mod follow_route;
 mod guard_faults;
 mod happy_eyeballs;
@@ -45,10 +46,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::client_protocol::ClientProtocol;
-use crate::event::{Deadline, Key, Lane};
+use crate::event::{DIALS, Deadline, Key, Lane};
 use crate::fault::{At, Cause, Fault};
 use crate::route::RouteAnswer;
-use crate::transport::{Endpoint, Readiness, Stream};
+use crate::transport::{Endpoint, Readiness, SocketOptions, Stream};
 use crate::upstream::Resolution;
 use authenticate::Authenticate;
 use choose_route::ChooseRoute;
@@ -167,7 +168,10 @@ fn enter(transition: Transition, cx: &mut Cx<'_>) -> Result<Stage, End> {
         Transition::Authenticate(connected) => Stage::Authenticate(Box::new(Authenticate::new(connected, cx))),
         Transition::Exchange(opened) => Stage::Exchange(Box::new(Exchange::new(opened, cx))),
         Transition::Decline(declining) => Stage::Decline(Box::new(Decline::new(declining))),
-        Transition::Reply(answer) => Stage::Reply(Box::new(Reply::new(answer))),
+        Transition::Reply(answer) => match reply::reply(answer, cx) {
+            Step::Wait(stage) | Step::Yield(stage) => Stage::Reply(stage),
+            Step::Go(transition) => return enter(transition, cx),
+        },
         Transition::Relay(halves) => Stage::Relay(Relay::new(halves, cx)),
         Transition::Linger(end) => Stage::Linger(Box::new(Linger::new(end, cx)?)),
         Transition::End(end) => return Err(end),
@@ -217,6 +221,8 @@ impl Session {
             deadline: Deadline::UNARMED,
             protocol: ClientProtocol::Unknown,
             last_dial: 0,
+            lasts: false,
+            parked: None,
         };
         let mut cx = Cx { key, client: &mut client, shard: context };
         let stage = Stage::ReadRequest(ReadRequest::first(arrival.admission, arrival.awaits_proxy_header, &mut cx));
@@ -228,6 +234,7 @@ impl Session {
     pub fn learn(&mut self, lane: Lane, ready: Readiness) -> bool {
         let endpoint = match lane {
             Lane::Downstream => Some(&mut self.client.endpoint),
+            Lane::Upstream(number) if self.client.parked == Some(number) => None,
             Lane::Upstream(number) => self.stage.upstream(number),
         };
         endpoint.map(|endpoint| endpoint.learn(ready)).is_some()
@@ -318,7 +325,26 @@ impl Session {
         let now_ms = context.now_ms();
         match context.timers.expired(key, &mut self.client.deadline, now_ms) {
             true => self.wake(Wake::Expired, key, context),
-            false => Next::Wait,
+            false => {
+                self.notice_lasting(&context.settings.socket_options());
+                Next::Wait
+            }
+        }
+    }
+
+    /// Sets the options that only a connection that lasts needs. The entry of a deadline that was moved comes up early,
+    /// which is when this costs no turn of its own.
+    fn notice_lasting(&mut self, options: &SocketOptions) {
+        // While it connects, it is not known which connection will be used.
+        if self.client.lasts || matches!(self.stage, Stage::Connect(_)) {
+            return;
+        }
+        for number in 0..DIALS {
+            if let Some(upstream) = self.stage.upstream(number) {
+                upstream.lasts(options);
+                self.client.lasts = true;
+                return;
+            }
         }
     }
 

@@ -30,6 +30,7 @@ impl Relay {
     pub(super) fn new(halves: Halves, cx: &mut Cx<'_>) -> Relay {
         cx.tunnel_opened();
         cx.set_deadline_in(cx.timeouts().idle);
+        cx.notice_if_it_lasts();
         let Halves { upstream, up, down } = halves;
         Relay { upstream, up, down, active_ms: cx.now_ms() }
     }

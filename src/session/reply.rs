@@ -18,8 +18,25 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    pub(super) fn new(answer: ClientAnswer) -> Reply {
-        Reply { answer: answer.bytes, sent: 0, bounded: false, then: answer.then }
+    /// Sends the answer, as far as the client takes it; `true` once nothing is left.
+    fn send(&mut self, cx: &mut Cx<'_>) -> Result<bool, Fault> {
+        while self.sent < self.answer.len() {
+            if !cx.client.endpoint.ready.writable() {
+                self.bound_the_wait(cx);
+                return Ok(false);
+            }
+            let count = cx.client.endpoint.write(&self.answer[self.sent..]);
+            self.sent += count.map_err(|error| Fault::downstream_io(At::Reply, &error))?;
+        }
+        Ok(true)
+    }
+
+    /// The answer was sent.
+    fn followed(self) -> Transition {
+        match self.then {
+            AfterAnswer::Relay(halves) => Transition::Relay(halves),
+            AfterAnswer::Close(end) => Transition::Linger(end),
+        }
     }
 
     /// A client that does not read its answer has as long as one that does not write its request.
@@ -65,24 +82,25 @@ impl StageOps for Box<Reply> {
     }
 
     fn step(mut self, cx: &mut Cx<'_>) -> Step<Self> {
-        while self.sent < self.answer.len() {
-            if !cx.client.endpoint.ready.writable() {
-                self.bound_the_wait(cx);
-                return Step::Wait(self);
-            }
-            match cx.client.endpoint.write(&self.answer[self.sent..]) {
-                Ok(count) => self.sent += count,
-                Err(error) => return Step::Go(self.unsent(Fault::downstream_io(At::Reply, &error), cx)),
-            }
+        match self.send(cx) {
+            Ok(true) => Step::Go(self.followed()),
+            Ok(false) => Step::Wait(self),
+            Err(fault) => Step::Go(self.unsent(fault, cx)),
         }
-        Step::Go(match self.then {
-            AfterAnswer::Relay(halves) => Transition::Relay(halves),
-            AfterAnswer::Close(end) => Transition::Linger(end),
-        })
     }
 
     fn expired(self, cx: &mut Cx<'_>) -> Step<Self> {
         let fault = Fault::new(At::Reply, Cause::ClientGone, "the client does not read its answer");
         Step::Go(self.unsent(fault, cx))
+    }
+}
+
+/// Writes an answer. Most clients take it at once, and then there is no stage to wait in.
+pub(super) fn reply(answer: ClientAnswer, cx: &mut Cx<'_>) -> Step<Box<Reply>> {
+    let mut reply = Reply { answer: answer.bytes, sent: 0, bounded: false, then: answer.then };
+    match reply.send(cx) {
+        Ok(true) => Step::Go(reply.followed()),
+        Ok(false) => Step::Wait(Box::new(reply)),
+        Err(fault) => Step::Go(reply.unsent(fault, cx)),
     }
 }

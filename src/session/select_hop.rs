@@ -12,7 +12,7 @@ use crate::egress::{Egress, Hop, Tried};
 use crate::event::EventToken;
 use crate::fault::{At, Cause, Fault};
 use crate::forward::ForwardRequest;
-use crate::pool::Challenged;
+use crate::pool::{Challenged, Taken};
 use crate::transport::Endpoint;
 use crate::upstream::Refusal;
 
@@ -77,8 +77,12 @@ fn select_connection(mut attempt: Box<Attempt>, forward: Option<&Arc<ForwardRequ
     attempt.number = cx.client.next_dial();
     let token = EventToken::upstream(cx.key, attempt.number);
     let (pools, loan) = cx.shard.pools();
-    if may_be_kept && let Some(upstream) = pools.keep_alive.take(&attempt.hop, token, can_be_repeated, &loan) {
-        attempt.source = ConnectionSource::Kept;
+    let parked = &mut cx.client.parked;
+    if may_be_kept
+        && let Some(Taken { upstream, number }) =
+            pools.keep_alive.take(&attempt.hop, token, parked, can_be_repeated, &loan)
+    {
+        (attempt.number, attempt.source) = (number, ConnectionSource::Kept);
         if let Some(request) = forward {
             return on_kept(attempt, request, upstream, cx);
         }

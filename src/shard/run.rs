@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll, Token};
 use prometheus::Histogram;
 
 use super::admission::Gate;
@@ -130,11 +130,11 @@ impl Shard {
     /// # Errors
     /// When the system has no descriptor for the poll or its waker, or a listener cannot be registered.
     pub fn new(options: ShardOptions) -> io::Result<(Shard, Sender<Message>)> {
-        let ShardOptions { number, mut listeners, gate, settings, pipes, names, metrics, epoch } = options;
+        let ShardOptions { number, listeners, gate, settings, pipes, names, metrics, epoch } = options;
         let poll = Poll::new()?;
         let (sender, mailbox) = event::mailbox(poll.registry(), WAKER)?;
-        for (index, listener) in listeners.iter_mut().enumerate() {
-            poll.registry().register(listener, Token(FIRST_LISTENER + index), Interest::READABLE)?;
+        for (index, listener) in listeners.iter().enumerate() {
+            listener.register(poll.registry(), listener_token(index))?;
         }
         let now_us = micros_between(epoch, Instant::now());
         let context = Context {
@@ -158,8 +158,8 @@ impl Shard {
             number,
             poll,
             mailbox,
+            accepting: Accepting::of(listeners.len()),
             listeners,
-            accepting: Accepting::default(),
             gate,
             sessions: Slots::new(Owner::Session),
             idle: IdleQueues::default(),
@@ -203,11 +203,12 @@ impl Shard {
     /// One turn: events, new connections, the run queue, deadlines. `true` to stop.
     fn turn(&mut self, events: impl Iterator<Item = (Token, Readiness)>) -> bool {
         let mut stop = false;
+        self.accepting.begin_turn();
         for (token, ready) in events {
             match EventToken::read(token) {
                 Some(token) => self.on_event(token, ready),
                 None if token == WAKER => stop |= self.on_messages(),
-                None => self.accepting.is_pending = true,
+                None => self.accepting.learn(token.0.saturating_sub(FIRST_LISTENER)),
             }
         }
         self.end_grace_periods();
@@ -234,7 +235,7 @@ impl Shard {
 
     /// How long the poll may wait for events; `None` for as long as it takes.
     fn time_to_wait(&self) -> Option<Duration> {
-        if !self.run_queue.is_empty() || self.accepting.is_due() {
+        if !self.run_queue.is_empty() {
             return Some(Duration::ZERO);
         }
         const NEVER: u64 = u64::MAX;
@@ -250,7 +251,9 @@ impl Shard {
 
     fn on_event(&mut self, token: EventToken, ready: Readiness) {
         let is_current = match token.key.owner() {
-            Owner::Session => self.on_session_event(token, ready),
+            Owner::Session => {
+                self.on_session_event(token, ready) || self.context.pools.keep_alive.on_parked_event(token, ready)
+            }
             Owner::PreChallenged | Owner::KeepAlive | Owner::VerdictWait => {
                 let (pools, mut loan) = self.context.pools();
                 pools.on_event(token.key, ready, &mut loan)
@@ -403,6 +406,10 @@ fn route_tickets_to(sender: Sender<Message>) -> Box<dyn Fn(Key, u32) -> RouteTic
         let sender = sender.clone();
         RouteTicket::new(move |answer| sender.send(Message::Routed(key, question, answer)))
     })
+}
+
+fn listener_token(index: usize) -> Token {
+    Token(FIRST_LISTENER + index)
 }
 
 fn micros_between(epoch: Instant, at: Instant) -> u64 {

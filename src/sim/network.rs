@@ -113,7 +113,8 @@ pub struct Network {
     next_number: u64,
     backlog: VecDeque<(usize, SocketAddr)>,
     listener_token: Option<Token>,
-    listener_edge: bool,
+    /// The poll reports clients in the backlog.
+    listener_reported: bool,
     pipes: Vec<PipeState>,
     /// Recent events, to be repeated.
     past: VecDeque<(Token, Signs)>,
@@ -140,7 +141,7 @@ impl Network {
             next_number: 0,
             backlog: VecDeque::new(),
             listener_token: None,
-            listener_edge: false,
+            listener_reported: false,
             pipes: Vec::new(),
             past: VecDeque::new(),
         }
@@ -260,7 +261,6 @@ impl Network {
             return id;
         }
         self.backlog.push_back((id, from));
-        self.listener_edge = true;
         id
     }
 
@@ -354,10 +354,7 @@ impl Network {
             self.past.pop_front();
         }
         let mut events: Vec<_> = events.into_iter().map(|(token, signs)| (token, Readiness::of_signs(signs))).collect();
-        if self.listener_edge
-            && let Some(token) = self.listener_token
-        {
-            self.listener_edge = false;
+        if let Some(token) = self.reported_listener() {
             events.push((token, Readiness::of_signs(Signs { readable: true, ..Signs::default() })));
         }
         events
@@ -396,8 +393,13 @@ impl Network {
 
     /// Whether an event is due, even if it may be delayed.
     pub fn has_edge(&self) -> bool {
-        self.listener_edge && self.listener_token.is_some()
+        self.reported_listener().is_some()
             || self.wires.iter().any(|wire| wire.held && wire.edge && wire.token.is_some())
+    }
+
+    /// The listener's token, if clients are pending and the poll is to report them.
+    fn reported_listener(&self) -> Option<Token> {
+        self.listener_token.filter(|_| self.listener_reported && !self.backlog.is_empty())
     }
 
     /// Clients that have not been accepted.

@@ -38,8 +38,13 @@ pub struct SocketOptions {
 }
 
 impl SocketOptions {
-    pub(super) fn apply(&self, socket: impl AsFd + Copy) {
+    /// Sets what a connection needs from the beginning.
+    pub(super) fn apply(&self, socket: impl AsFd) {
         bound_buffers(socket, self.buffer_bytes);
+    }
+
+    /// Sets what only a connection that lasts needs.
+    pub(super) fn apply_to_lasting(&self, socket: impl AsFd) {
         keep_alive(socket, self.keep_alive);
     }
 }
@@ -55,7 +60,8 @@ impl Transport {
     }
 
     /// Begins to connect, and registers the connection for reading and writing, once and for all. How connecting ended
-    /// is known from [`Endpoint::connect_outcome`].
+    /// is known from [`Endpoint::connect_outcome`]. Once the connection has lasted for a while, its owner calls
+    /// [`Endpoint::lasts`].
     ///
     /// # Errors
     /// What the system reports at once.

@@ -8,7 +8,7 @@ use mio::{Interest, Registry, Token};
 use rustls::ServerConfig;
 
 use super::tls::Tls;
-use super::{Readiness, Stream};
+use super::{Readiness, SocketOptions, Stream};
 
 /// A connection together with what is known of its readiness.
 #[derive(Debug)]
@@ -50,7 +50,10 @@ impl Endpoint {
         if !self.ready.writable() {
             return None;
         }
-        match self.stream.take_error() {
+        // Without an error in the event there is none to ask for. If the connection fails later, the first write says
+        // so.
+        let error = if self.ready.reset() { self.stream.take_error() } else { Ok(None) };
+        match error {
             Ok(None) => Some(Ok(())),
             Ok(Some(error)) | Err(error) => Some(Err(error)),
         }
@@ -60,6 +63,12 @@ impl Endpoint {
     /// begins it; it is to be asked after each event until then.
     pub fn handshake_outcome(&mut self) -> Option<io::Result<()>> {
         self.stream.shake_hands().map(|is_complete| is_complete.then_some(())).transpose()
+    }
+
+    /// The connection has lasted for a while (`limits::LASTING_CONNECTION_AGE`): sets the options that short
+    /// connections do without, because they take four system calls. Does no harm when it is repeated.
+    pub fn lasts(&self, options: &SocketOptions) {
+        self.stream.set_lasting_options(options);
     }
 
     /// Gives the connection's events to another owner. The first of them reports what its socket can do at present.
@@ -128,6 +137,11 @@ impl Endpoint {
             self.ready.read_blocked();
         }
         has_input
+    }
+
+    /// Whether the connection is open both ways and nothing has come on it, as far as events have reported it.
+    pub fn seems_at_rest(&self) -> bool {
+        !self.ready.readable() && !self.ready.read_closed() && !self.ready.reset()
     }
 
     /// Whether the connection is open both ways and nothing has come on it. Asks the socket, because an event may be

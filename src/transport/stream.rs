@@ -177,6 +177,18 @@ impl Stream {
         }
     }
 
+    /// Sets the options that only a lasting connection needs.
+    pub(super) fn set_lasting_options(&self, options: &SocketOptions) {
+        match self {
+            Stream::Tcp(stream) => options.apply_to_lasting(stream),
+            Stream::Tls(tls) => options.apply_to_lasting(tls.socket()),
+            #[cfg(test)]
+            Stream::Framed(framed) => options.apply_to_lasting(framed.socket()),
+            #[cfg(test)]
+            Stream::Simulated(_) => {}
+        }
+    }
+
     /// The error that the socket has met since this was last asked (SO_ERROR).
     ///
     /// # Errors

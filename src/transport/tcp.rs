@@ -44,9 +44,6 @@ pub fn keep_alive(socket: impl AsFd, keep_alive: Option<KeepAlive>) {
 pub(super) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::from(mio::net::TcpStream::connect(address)?);
     stream.set_nodelay(true)?;
-    // The request follows at once, and its segment carries the last ACK of the TCP handshake, which saves a packet for
-    // each connection. If the kernel refuses, it sends that ACK by itself.
-    let _ = sockopt::set_tcp_quickack(&stream, false);
     Ok(stream)
 }
 

@@ -10,6 +10,7 @@ use crate::fault::{At, Cause, Fault};
 use crate::session::attempt::Attempt;
 use crate::session::connection_source::ConnectionSource;
 use crate::session::cx::Cx;
+use crate::session::few::Few;
 use crate::session::guard_faults;
 use crate::session::happy_eyeballs::{Candidate, Race, Racer};
 use crate::session::transition::{Connected, Departure, Transition};
@@ -26,7 +27,7 @@ pub(super) struct Upstreams {
     addresses: Arc<[SocketAddr]>,
     preferred: usize,
     tried_addresses: usize,
-    tried: Vec<Tried>,
+    tried: Few<Tried>,
     /// Upstreams whose names had not been looked up when it was their turn.
     unresolved: Vec<usize>,
 }
@@ -66,7 +67,7 @@ impl Upstreams {
             addresses: Arc::default(),
             preferred: 0,
             tried_addresses: 0,
-            tried: Vec::new(),
+            tried: Few::default(),
             unresolved: Vec::new(),
         };
         (super::Target::Upstreams(upstreams), until_ms)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Exchange, Phase};
+use crate::event::EventToken;
 use crate::fault::{Cause, Culprit, Fault};
 use crate::pool::Orphan;
 use crate::relay::Half;
@@ -34,7 +35,8 @@ impl Exchange {
             }
             Some(hop) if reusable && authenticated => {
                 let (pools, mut loan) = cx.shard.pools();
-                pools.keep_alive.put(&hop, upstream, &mut loan);
+                let token = EventToken::upstream(cx.key, number);
+                pools.keep_alive.put(&hop, upstream, token, &mut cx.client.parked, &mut loan);
                 None
             }
             _ => None,

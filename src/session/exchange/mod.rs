@@ -105,6 +105,7 @@ enum Work {
 
 impl Exchange {
     pub(super) fn new(opened: Opened, cx: &mut Cx<'_>) -> Exchange {
+        cx.notice_if_it_lasts();
         let mut exchange = match opened {
             Opened::Kept { attempt, request, upstream } => {
                 let mut out = Vec::with_capacity(HEAD_BYTES);

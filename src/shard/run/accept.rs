@@ -4,7 +4,7 @@ use std::io;
 
 use mio::{Interest, Token};
 
-use super::{Entry, Shard};
+use super::{Entry, Shard, listener_token};
 use crate::event::{EventToken, Key};
 use crate::fault::is_exhaustion;
 use crate::limits::{self, millis};
@@ -13,11 +13,14 @@ use crate::shard::admission::Eviction;
 use crate::shard::message::Accepted;
 use crate::shard::throttle::Throttle;
 
-/// Whether there is something to accept.
-#[derive(Debug, Default)]
+/// What is to be accepted.
+#[derive(Debug)]
 pub(super) struct Accepting {
-    /// A listener may have more connections than were accepted in the last turn.
-    pub is_pending: bool,
+    listeners: Vec<Pending>,
+    /// A listener was reported in this turn.
+    is_reported: bool,
+    /// The number of this turn of the loop.
+    loop_turn: u64,
     /// Accepting pauses until then, in ms.
     pub paused_until_ms: Option<u64>,
     /// Limits how often the log mentions pauses.
@@ -26,35 +29,103 @@ pub(super) struct Accepting {
     turn: usize,
 }
 
-impl Accepting {
-    /// Whether there is something to do, or to look at the clock for.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.is_pending || self.paused_until_ms.is_some()
+/// What is known of the connections that wait at a listener.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pending {
+    /// The last turn of the loop in which it was reported.
+    loop_turn: u64,
+    /// In how many turns in a row it had as many connections as were asked for.
+    whole_batches: u32,
+}
+
+/// How the connections of a listener were accepted in a turn.
+enum Outcome {
+    /// As many as were asked for.
+    Batch,
+    /// All that there were.
+    All,
+    /// Accepting pauses.
+    Paused,
+}
+
+impl Pending {
+    /// How many connections to accept before the poll is asked again whether there are more. To ask the listener takes
+    /// longer when it has none, so this grows only while there always are more.
+    fn batch(self) -> usize {
+        let doublings = self.whole_batches / limits::ACCEPT_BATCHES_BEFORE_GROWTH;
+        1_usize.checked_shl(doublings).unwrap_or(usize::MAX).min(limits::ACCEPTS_PER_TURN)
     }
 
-    /// Whether connections can be accepted without waiting for an event.
-    pub(super) fn is_due(&self) -> bool {
-        self.is_pending && self.paused_until_ms.is_none()
+    /// It is reported in this turn.
+    fn learn(&mut self, loop_turn: u64) {
+        if self.loop_turn + 1 < loop_turn {
+            self.whole_batches = 0;
+        }
+        self.loop_turn = loop_turn;
+    }
+
+    fn accepted(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Batch => self.whole_batches = self.whole_batches.saturating_add(1),
+            // Back to half of the batch.
+            Outcome::All => {
+                self.whole_batches = self.whole_batches.saturating_sub(limits::ACCEPT_BATCHES_BEFORE_GROWTH);
+            }
+            Outcome::Paused => {}
+        }
+    }
+}
+
+impl Accepting {
+    /// Nothing is known of so many listeners.
+    pub(super) fn of(listeners: usize) -> Accepting {
+        Accepting {
+            listeners: vec![Pending::default(); listeners],
+            is_reported: false,
+            loop_turn: 0,
+            paused_until_ms: None,
+            pause_log: Throttle::default(),
+            turn: 0,
+        }
+    }
+
+    /// A turn begins.
+    pub(super) fn begin_turn(&mut self) {
+        self.loop_turn += 1;
+    }
+
+    /// A listener has connections.
+    pub(super) fn learn(&mut self, listener: usize) {
+        if let Some(pending) = self.listeners.get_mut(listener) {
+            pending.learn(self.loop_turn);
+            self.is_reported = true;
+        }
+    }
+
+    /// Whether there is something to do, or to look at the clock for.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_reported || self.paused_until_ms.is_some()
     }
 }
 
 impl Shard {
-    /// Accepts some connections of each listener that may have any.
+    /// Accepts some connections of each listener that has any.
     pub(super) fn accept(&mut self) {
         if let Some(until_ms) = self.accepting.paused_until_ms {
             if self.context.now_ms() < until_ms {
                 return;
             }
             self.accepting.paused_until_ms = None;
-            self.accepting.is_pending = true;
+            self.report_listeners(true);
         }
-        if !self.accepting.is_pending {
+        if !std::mem::take(&mut self.accepting.is_reported) {
             return;
         }
-        self.accepting.is_pending = false;
-        for index in 0..self.listeners.len() {
-            if !self.accept_from(index) {
-                self.accepting.is_pending = true;
+        for index in 0..self.accepting.listeners.len() {
+            let pending = self.accepting.listeners[index];
+            if pending.loop_turn == self.accepting.loop_turn && self.accepting.paused_until_ms.is_none() {
+                let outcome = self.accept_from(index, pending.batch());
+                self.accepting.listeners[index].accepted(&outcome);
             }
         }
     }
@@ -62,41 +133,49 @@ impl Shard {
     /// Accepts all connections that wait in the kernel, as long as there is room, then closes the listeners. Clients
     /// that the kernel has already connected are not reset.
     pub(super) fn accept_last(&mut self) {
-        self.accepting.paused_until_ms = None;
-        self.accepting.is_pending = true;
-        while self.accepting.is_due() {
-            self.accept();
+        for index in 0..self.listeners.len() {
+            while let Outcome::Batch = self.accept_from(index, limits::ACCEPTS_PER_TURN) {}
         }
-        self.accepting.is_pending = false;
-        self.accepting.paused_until_ms = None;
+        self.accepting = Accepting::of(0);
         self.listeners.clear();
     }
 
-    /// Accepts from one listener; `false` when it may have more.
-    fn accept_from(&mut self, index: usize) -> bool {
-        for _ in 0..limits::ACCEPTS_PER_TURN {
+    /// Accepts so many connections from one listener.
+    fn accept_from(&mut self, index: usize, batch: usize) -> Outcome {
+        for _ in 0..batch {
             if self.gate.is_overcrowded() {
                 self.pause_accepting("too many connections over max_tunnels wait for their rejection");
-                return false;
+                return Outcome::Paused;
             }
             match self.listeners[index].accept() {
                 Ok((stream, from)) => self.place(Accepted { stream, from, listener: index }),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Outcome::All,
                 Err(error) if is_exhaustion(&error) && self.free_descriptors() => {}
                 Err(error) if is_exhaustion(&error) => {
                     self.pause_accepting(&error.to_string());
-                    return false;
+                    return Outcome::Paused;
                 }
                 // The client gave up while it was waiting (ECONNABORTED), or a signal came.
                 Err(_) => {}
             }
         }
-        false
+        Outcome::Batch
+    }
+
+    /// Has the poll report the listeners, or not.
+    fn report_listeners(&mut self, are_reported: bool) {
+        for (index, listener) in self.listeners.iter().enumerate() {
+            let outcome = listener.set_reported(&self.context.registry, listener_token(index), are_reported);
+            if let Err(error) = outcome {
+                log::warn!("a listener cannot be registered with epoll: {error}");
+            }
+        }
     }
 
     fn pause_accepting(&mut self, why: &str) {
         let (now_ms, pause_ms) = (self.context.now_ms(), millis(limits::ACCEPT_PAUSE));
         self.accepting.paused_until_ms = Some(now_ms + pause_ms);
+        self.report_listeners(false);
         self.context.metrics.accept_pauses.inc();
         if self.accepting.pause_log.allows(now_ms, limits::ACCEPT_PAUSE_LOG_INTERVAL) {
             log::warn!("accepting pauses for {pause_ms} ms at a time: {why}");

@@ -184,8 +184,13 @@ impl Listener {
     pub fn register(&self, token: Token) -> io::Result<()> {
         with(|network| {
             network.listener_token = Some(token);
-            network.listener_edge = true;
+            network.listener_reported = true;
         });
+        Ok(())
+    }
+
+    pub fn set_reported(&self, is_reported: bool) -> io::Result<()> {
+        with(|network| network.listener_reported = is_reported);
         Ok(())
     }
 
