@@ -342,6 +342,7 @@ fn a_second_connection_resumes_the_first_ones_session() {
         assert!(!near.has_input());
         let (mut near, mut far) = established(&pair);
         assert!(near.is_resumed());
+        assert!(near.engine.peers_certificate().is_some(), "channel bindings need it");
         far.seal(b"data");
         far.deliver();
         assert_eq!(read_available(&mut near), b"data");
