@@ -59,6 +59,9 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     };
     let format = matches.get_one::<String>(FROM).map_or_else(|| Format::of(&text), |name| Format::named(name));
     let Imported { draft, report } = import(&text, format);
+    if report.is_empty() {
+        return fail(format_args!("{} has no setting of cntlm or px", path.display()));
+    }
     let (config, secrets) = output::made(&draft);
     let done = match matches.get_one::<PathBuf>(OUT) {
         Some(out) => match output::write(out, &config, &secrets) {

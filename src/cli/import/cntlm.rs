@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use super::draft::{Draft, Listener, Secret};
+use super::draft::{Draft, Secret};
 use super::ini::{self, Line};
 use super::report::{Outcome, Report};
 use super::{Imported, networks, output};
@@ -72,8 +72,8 @@ fn one<'a>(line: Line<'a>, draft: &mut Draft, report: &mut Report, seen: &mut Se
         "tunnel" => seen.tunnels.push(line),
         "allow" | "deny" => seen.rules.push(line),
         "proxy" => {
-            draft.upstreams.push(value.replace(' ', ":"));
-            note(Kept, &format!("upstream {}", redact::shown(value)));
+            let (outcome, text) = draft.upstream(value);
+            note(outcome, &text);
         }
         "noproxy" => no_proxy(value, draft, &mut note),
         "auth" => auth(value, draft, &mut note),
@@ -241,20 +241,15 @@ fn addresses(seen: &Seen<'_>, is_open: bool, draft: &mut Draft, report: &mut Rep
         None => format!("{host}:{value}"),
     };
     for line in &seen.listen {
-        draft.listen.push(full(line.value));
-        report.note(line.number, line.key, Kept, format!("listen {}", full(line.value)));
+        let (outcome, text) = draft.listen(full(line.value));
+        report.note(line.number, line.key, outcome, text);
     }
-    if draft.listen.is_empty() {
+    if seen.listen.is_empty() {
         draft.listen.push(full(DEFAULT_PORT));
     }
     for line in &seen.socks {
-        draft.listeners.push(Listener { address: full(line.value), target: None });
-        report.note(
-            line.number,
-            line.key,
-            Kept,
-            format!("[[listeners]] {}; `listen` takes SOCKS as well", full(line.value)),
-        );
+        let (outcome, text) = draft.listener(full(line.value), None);
+        report.note(line.number, line.key, outcome, text);
     }
     for line in &seen.socks_users {
         let text = "the gateway cannot require a login for SOCKS alone: restrict allow_clients, or give these clients an \
@@ -269,9 +264,8 @@ fn addresses(seen: &Seen<'_>, is_open: bool, draft: &mut Draft, report: &mut Rep
         });
         match parts {
             Some((local, target)) => {
-                let address = full(local);
-                report.note(line.number, line.key, Kept, format!("[[listeners]] {address} to {target}"));
-                draft.listeners.push(Listener { address, target: Some(target) });
+                let (outcome, text) = draft.listener(full(local), Some(target));
+                report.note(line.number, line.key, outcome, text);
             }
             None => report.note(line.number, line.key, Decide, "it is not [ADDRESS:]PORT:HOST:PORT"),
         }

@@ -1,7 +1,13 @@
 //! The new configuration while it is being made.
 
+use std::net::SocketAddr;
+
 use ipnet::IpNet;
 use zeroize::Zeroizing;
+
+use super::report::Outcome;
+use crate::config::redact;
+use crate::upstream::HostPort;
 
 /// A secret as the old configuration has it.
 pub(super) enum Secret {
@@ -46,6 +52,44 @@ impl Draft {
         let domain = self.domain.as_deref().unwrap_or_default();
         let is_plain = !user.contains(['\\', '@']) && !domain.is_empty();
         Some(if is_plain { format!("{domain}\\{user}") } else { user.to_owned() })
+    }
+
+    /// Adds an upstream, and says what became of it. An account in its URL is left out.
+    pub fn upstream(&mut self, text: &str) -> (Outcome, String) {
+        let plain = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        let (has_account, address) = plain.rsplit_once('@').map_or((false, plain), |(_, address)| (true, address));
+        if address.parse::<HostPort>().is_err() {
+            return (Outcome::Decide, format!("{} is not HOST:PORT; set upstream", redact::shown(text)));
+        }
+        self.upstreams.push(address.to_owned());
+        match has_account {
+            true => (Outcome::Decide, format!("upstream {address}; the account in the URL is left out, see user")),
+            false => (Outcome::Imported, format!("upstream {address}")),
+        }
+    }
+
+    /// Adds an address to listen on, and says what became of it.
+    pub fn listen(&mut self, address: String) -> (Outcome, String) {
+        if address.parse::<SocketAddr>().is_err() {
+            return (Outcome::Decide, format!("{} is not ADDRESS:PORT; set listen", redact::shown(&address)));
+        }
+        let text = format!("listen {address}");
+        self.listen.push(address);
+        (Outcome::Imported, text)
+    }
+
+    /// Adds a listener, and says what became of it.
+    pub fn listener(&mut self, address: String, target: Option<String>) -> (Outcome, String) {
+        let is_target = target.as_ref().is_none_or(|target| target.parse::<HostPort>().is_ok());
+        if address.parse::<SocketAddr>().is_err() || !is_target {
+            return (Outcome::Decide, "it is not an address and a destination; write it as [[listeners]]".to_owned());
+        }
+        let text = match &target {
+            Some(target) => format!("[[listeners]] {address} to {target}"),
+            None => format!("[[listeners]] {address}; `listen` takes SOCKS as well"),
+        };
+        self.listeners.push(Listener { address, target });
+        (Outcome::Imported, text)
     }
 
     /// Adds a pattern of a direct destination; false if it cannot be one.

@@ -74,7 +74,9 @@ pub(super) fn made(draft: &Draft) -> (String, Vec<SecretFile>) {
     if draft.allow_basic {
         put("allow_basic", true.into());
     }
-    put("listen", draft.listen.clone().into());
+    if !draft.listen.is_empty() {
+        put("listen", draft.listen.clone().into());
+    }
     if !draft.allow_clients.is_empty() {
         put("allow_clients", texts(&draft.allow_clients));
     }

@@ -63,8 +63,10 @@ fn one(key: &str, line: Line<'_>, draft: &mut Draft, report: &mut Report) {
             note(Decide, "px finds the proxy in the settings of Windows, the environment or a PAC file; set upstream");
         }
         "proxy:server" => {
-            draft.upstreams.extend(list(value).map(str::to_owned));
-            note(Kept, &format!("upstream {}", list(value).map(redact::shown).collect::<Vec<_>>().join(", ")));
+            for address in list(value) {
+                let (outcome, text) = draft.upstream(address);
+                note(outcome, &text);
+            }
         }
         "proxy:pac" => note(Decide, "PAC files are not supported: write their rules as [[upstreams]] and [[routes]]"),
         "proxy:pac_encoding" => note(Dropped, "PAC files are not supported"),
@@ -205,8 +207,10 @@ fn addresses(seen: &Seen<'_>, is_open: bool, draft: &mut Draft, report: &mut Rep
     let port = seen.port.map_or(DEFAULT_PORT, |line| line.value);
     let own = seen.listen.map_or(DEFAULT_LISTEN, |line| line.value);
     let hosts: Vec<&str> = if is_open { vec!["0.0.0.0"] } else { list(own).collect() };
-    draft.listen = hosts.iter().map(|host| format!("{host}:{port}")).collect();
-    for line in [seen.listen, seen.port].into_iter().flatten() {
-        report.note(line.number, line.key, Kept, format!("listen {}", draft.listen.join(", ")));
+    for host in hosts {
+        let (outcome, text) = draft.listen(format!("{host}:{port}"));
+        for line in [seen.listen, seen.port].into_iter().flatten() {
+            report.note(line.number, line.key, outcome, text.as_str());
+        }
     }
 }

@@ -45,6 +45,11 @@ impl Report {
         self.notes.push(Note { line, key: key.to_owned(), outcome, text: text.into() });
     }
 
+    /// Whether nothing was imported.
+    pub fn is_empty(&self) -> bool {
+        self.notes.iter().all(|note| note.outcome != Outcome::Imported)
+    }
+
     /// The report as text, in the order of the file, with a summary.
     pub fn text(&self, file: &str) -> String {
         let mut notes: Vec<&Note> = self.notes.iter().collect();

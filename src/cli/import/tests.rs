@@ -115,3 +115,22 @@ fn times_of_px_are_read_up_to_a_week() {
         assert_eq!(outcome(&notes, 4), Outcome::Decide);
     }
 }
+
+#[test]
+fn addresses_that_cannot_be_used_need_a_decision_and_accounts_are_left_out() {
+    let text = "Username a\nPassword p\nProxy http://joe:s3cret@p:8080/\nProxy p\nListen x:1\nTunnel 1:h:x\nTunnel 1\n";
+    let (toml, notes) = imported(Format::Cntlm, text);
+    assert!((3..=7).all(|line| outcome(&notes, line) == Outcome::Decide), "{notes:#?}");
+    assert!(toml.contains("upstream = \"p:8080\"") && !toml.contains("s3cret") && !toml.contains("x:1"), "{toml}");
+    assert!(notes.iter().all(|note| !note.2.contains("s3cret")), "{notes:#?}");
+    let (toml, notes) = imported(Format::Px, "[proxy]\nserver = http://a:1,b:2,c\nport = x\n");
+    assert!(toml.contains("upstream = [\"a:1\", \"b:2\"]") && !toml.contains(":x"), "{toml}");
+    assert_eq!(outcome(&notes, 3), Outcome::Decide);
+}
+
+#[test]
+fn a_file_without_a_setting_is_recognised() {
+    for text in ["", "# only this\n", "\u{fffd}ELF\nnoise\n"] {
+        assert!(import(text, Format::of(text)).report.is_empty(), "{text}");
+    }
+}
