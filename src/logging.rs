@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use env_filter::{Builder, Filter};
+use env_logger::{Builder, Logger as Filter};
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::config::LogFormat;
@@ -45,7 +45,7 @@ pub fn dropped_lines() -> u64 {
 }
 
 /// Starts logging to standard error. `RUST_LOG`, if set, takes precedence over `level`; it has the syntax of
-/// `env_filter`: `info,ntlm_gateway::auth=trace`. Lines that would show a secret are left out.
+/// `env_logger`: `info,ntlm_gateway::auth=trace`. Lines that would show a secret are left out.
 ///
 /// # Errors
 /// The writer thread cannot be started, or a logger is already installed.
@@ -53,7 +53,7 @@ pub fn init(format: LogFormat, level: LevelFilter) -> io::Result<LogGuard> {
     let (queue, progress) = start_writer(io::stderr(), (limits::LOG_QUEUE_LINES, limits::LOG_QUEUE_BYTES), &DROPPED)?;
     let mut builder = Builder::new();
     match std::env::var("RUST_LOG") {
-        Ok(filters) if !filters.is_empty() => builder.parse(&filters),
+        Ok(filters) if !filters.is_empty() => builder.parse_filters(&filters),
         _ => builder.filter_level(level),
     };
     let logger = Logger { filter: builder.build(), format, queue };
