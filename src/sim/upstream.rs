@@ -145,6 +145,12 @@ impl Peer {
             StepsOutcome::Blocked => return false,
             StepsOutcome::Tunnel(early) => {
                 let Some(client) = self.http.tunnel_for else { panic!("a tunnel that no client asked for") };
+                // A redirected HTTP client that stopped within its first word: it is taken for one that waits.
+                if client >= context.flows.len() {
+                    network.peer_end(self.wire, End::Fin);
+                    self.state = PeerState::Lingering;
+                    return true;
+                }
                 let pump = context.origin(self.wire, client);
                 let overtakes = !early.is_empty() || self.http.has_leftover();
                 assert!(!overtakes, "the client's data arrived before its answer");

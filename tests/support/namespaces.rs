@@ -1,5 +1,6 @@
 //! Namespaces of its own for a test, which starts itself again in them.
 
+use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -42,6 +43,9 @@ pub fn run_inside(test: &str, preparation: &Preparation<'_>) {
     let inside = run(path_of("unshare"), preparation.bound, |command| {
         command.args(["-m", "-n", "-p", "-f", "--kill-child", "--mount-proc", "sh", "-ec", &script]).arg(myself);
         command.args(["--exact", test, "--nocapture"]).args(preparation.harness);
+        // Other variables with the gateway's prefix would be settings of the gateways under test.
+        let is_of_tests = |name: &OsString| name.to_string_lossy().starts_with("NTLM_GATEWAY_TESTS_");
+        command.envs(std::env::vars_os().filter(|(name, _)| is_of_tests(name)));
         command.env(INSIDE, "1").env("TMPDIR", scratch.path());
     });
     let (said, errors) = (inside.text(), &inside.stderr);
