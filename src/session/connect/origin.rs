@@ -83,10 +83,10 @@ impl DirectTarget {
             Resolution::Addresses(addresses) => {
                 // A name must not lead where its address would not.
                 let allowed: Vec<SocketAddr> =
-                    addresses.iter().filter(|address| self.is_allowed(**address)).copied().collect();
+                    addresses.iter().filter(|address| self.denial(**address).is_none()).copied().collect();
                 let denied = allowed.is_empty().then(|| {
-                    let detail = format!("{} leads to an address that the routes deny", self.origin);
-                    At::Dial.fault(Cause::DestinationDenied, detail)
+                    let what = addresses.first().and_then(|address| self.denial(*address)).unwrap_or("nowhere");
+                    At::Dial.fault(Cause::DestinationDenied, format!("{} leads to {what}", self.origin))
                 });
                 (allowed.into(), denied)
             }
@@ -99,16 +99,19 @@ impl DirectTarget {
         fault
     }
 
-    /// Whether the routes let a connection go to this address, whatever name led to it. A metadata service is reached
-    /// only where a route names its address.
-    fn is_allowed(&self, address: SocketAddr) -> bool {
+    /// What an address is that a connection must not go to, whatever name led there. A metadata service is reached only
+    /// where a route names its address.
+    fn denial(&self, address: SocketAddr) -> Option<&'static str> {
         let host = match address.ip().to_canonical() {
             IpAddr::V4(address) => Host::V4(address),
             IpAddr::V6(address) => Host::V6(address),
         };
         let written_out = Authority { host, port: address.port() };
         let rules = &self.departure.route.egress.rules;
-        rules.permit(RouteCandidate::Direct, &written_out) && rules.permit_address(address.ip(), address.port())
+        if !rules.permit(RouteCandidate::Direct, &written_out) {
+            return Some("a link-local address or a metadata service, which the routes deny");
+        }
+        (!rules.permit_address(address.ip(), address.port())).then_some("an address that the routes deny")
     }
 
     /// The fault, if its time is over before its addresses are known.
