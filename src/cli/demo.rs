@@ -9,7 +9,7 @@ macro_rules! say {
 }
 
 mod legs;
-mod line;
+mod peers;
 mod tap;
 
 use std::io::{Read, Write};
@@ -27,7 +27,7 @@ use crate::config::{self, Config, ConfigErrors, Inputs, LogFormat, Setting, Sett
 use crate::gateway::Gateway;
 use crate::logging;
 use legs::{Direction, Legs};
-use line::Line;
+use peers::Peers;
 use tap::{Piece, Tap};
 
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -103,15 +103,15 @@ fn start(options: &DemoOptions) -> ExitCode {
 
 /// Starts the proxy and the gateway, sends one request through both and shows what happened.
 fn demonstrate(options: &DemoOptions) -> Result<(), Box<dyn std::error::Error>> {
-    let line = Line::start(options.kerberos, options.tls)?;
-    let gateway = Gateway::start(&config(options, &line)?, || {})?;
+    let peers = Peers::start(options.kerberos, options.tls)?;
+    let gateway = Gateway::start(&config(options, &peers)?, || {})?;
     let before = gateway.metrics().encode()?;
     let listening = gateway.listening().first().copied().ok_or("the gateway has no address")?;
-    line.introduce();
+    peers.introduce();
     say!("The gateway is on {listening}, its metrics are on http://{}/metrics.\n", gateway.admin_address());
-    line.show_tickets()?;
-    say!("One request of a client without {}:\n", line.scheme());
-    let page = fetch(reachable(listening), line.upstream())?;
+    peers.show_tickets()?;
+    say!("One request of a client without {}:\n", peers.scheme());
+    let page = fetch(reachable(listening), peers.upstream())?;
     say!("\nThe origin's page, received through the tunnel: {}\n", page.trim_end());
     say!("The metrics that have changed:\n");
     changed(&before, &gateway.metrics().encode()?).iter().for_each(|line| say!("  {line}"));
@@ -131,7 +131,7 @@ fn demonstrate(options: &DemoOptions) -> Result<(), Box<dyn std::error::Error>> 
 }
 
 /// The configuration for the stub.
-fn config(options: &DemoOptions, line: &Line) -> Result<Config, ConfigErrors> {
+fn config(options: &DemoOptions, peers: &Peers) -> Result<Config, ConfigErrors> {
     let mut settings = Settings::default();
     for (name, text) in [
         ("listen", options.listen.to_string()),
@@ -145,13 +145,13 @@ fn config(options: &DemoOptions, line: &Line) -> Result<Config, ConfigErrors> {
         ("warm", "0".into()),
     ]
     .into_iter()
-    .chain(line.settings())
+    .chain(peers.settings())
     {
         if let Some(key) = keys::find(name) {
             settings.give(key, Setting::new(text, Source::Default));
         }
     }
-    let password = |name: &str| line.password().filter(|_| name == secrets::password_variable()).map(Into::into);
+    let password = |name: &str| peers.password().filter(|_| name == secrets::password_variable()).map(Into::into);
     config::load(&Inputs::new(settings, password)?)
 }
 

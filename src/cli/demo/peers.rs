@@ -18,7 +18,7 @@ const REALM: &str = "DEMO.TEST";
 const SERVICE: &str = "HTTP/proxy.demo.test";
 
 /// The proxy and the KDC, each behind a listener that records what passes. They run until this is dropped.
-pub(super) struct Line {
+pub(super) struct Peers {
     upstream: Tap,
     realm: Option<Realm>,
     /// The proxy's certificate, if it is reached with TLS.
@@ -35,9 +35,9 @@ struct Realm {
     _kdc: StubKdc,
 }
 
-impl Line {
+impl Peers {
     /// Starts a proxy that requires NTLM or, `with_kerberos`, one that accepts only Kerberos, and a KDC.
-    pub(super) fn start(with_kerberos: bool, with_tls: bool) -> Result<Line, Box<dyn Error>> {
+    pub(super) fn start(with_kerberos: bool, with_tls: bool) -> Result<Peers, Box<dyn Error>> {
         let began = Instant::now();
         let (mut options, mut ca) = (StubOptions::default(), None);
         if with_tls {
@@ -48,14 +48,14 @@ impl Line {
         if !with_kerberos {
             let stub = StubServer::start(options.account(DOMAIN, USER, PASSWORD))?;
             let upstream = Tap::start(stub.address(), Direction::THROUGH_UPSTREAM)?;
-            return Ok(Line { upstream, realm: None, ca, began, _stub: stub });
+            return Ok(Peers { upstream, realm: None, ca, began, _stub: stub });
         }
         let kdc = StubKdc::start(KdcOptions::new(REALM).account(USER, PASSWORD).service(SERVICE))?;
         let stub = StubServer::start(options.only_kerberos(kdc.keytab()))?;
         let upstream = Tap::start(stub.address(), Direction::THROUGH_UPSTREAM)?;
         let tap = Tap::start(kdc.address(), Direction::THROUGH_KDC)?;
         let realm = Realm { kdc: tap, password: in_memory(PASSWORD)?, _kdc: kdc };
-        Ok(Line { upstream, realm: Some(realm), ca, began, _stub: stub })
+        Ok(Peers { upstream, realm: Some(realm), ca, began, _stub: stub })
     }
 
     /// Where the gateway finds the proxy.
