@@ -24,10 +24,25 @@ const HOP_BY_HOP: [&str; 10] = [
     "upgrade",
 ];
 
+/// The lengths of names, a bit for each. Most fields have none of the names that they are compared with, and this shows
+/// it at once.
+const fn lengths(names: &[&str]) -> u32 {
+    let (mut lengths, mut place) = (0, 0);
+    while place < names.len() {
+        lengths |= 1 << names[place].len();
+        place += 1;
+    }
+    lengths
+}
+
+fn has_length(name: &str, lengths: u32) -> bool {
+    name.len() < 32 && lengths >> name.len() & 1 != 0
+}
+
 /// Whether a field with this name is hop-by-hop even if Connection does not list it (RFC 9110 §7.6.1, §11.7). Case is
 /// ignored.
 pub fn is_hop_by_hop(name: &str) -> bool {
-    HOP_BY_HOP.iter().any(|known| known.eq_ignore_ascii_case(name))
+    has_length(name, const { lengths(&HOP_BY_HOP) }) && HOP_BY_HOP.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// Fields that determine where a message ends.
@@ -46,13 +61,13 @@ fn resembles(name: &str, names: &[&str]) -> bool {
 
 /// Whether a lenient peer may take this name for Content-Length or Transfer-Encoding although it is neither.
 pub(super) fn resembles_framing(name: &str) -> bool {
-    resembles(name, &FRAMING)
+    has_length(name, const { lengths(&FRAMING) }) && resembles(name, &FRAMING)
 }
 
 /// Whether a lenient peer may take this name for a hop-by-hop or framing field although it is none. Such fields are not
 /// forwarded.
 pub fn resembles_hop_by_hop(name: &str) -> bool {
-    resembles_framing(name) || resembles(name, &HOP_BY_HOP)
+    resembles_framing(name) || has_length(name, const { lengths(&HOP_BY_HOP) }) && resembles(name, &HOP_BY_HOP)
 }
 
 /// How many fields are stored inline, which is enough for most heads.

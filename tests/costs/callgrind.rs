@@ -1,0 +1,192 @@
+//! Instructions and allocations of a shard, counted by callgrind.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::support::scratch::Scratch;
+use crate::support::tools::path_of;
+use crate::work::{Scheme, Work, run};
+use crate::{Comparison, program};
+
+/// The function that a shard spends its life in.
+const SHARD: &str = "ntlm_gateway::shard::run::Shard::run";
+
+/// By how much an instruction count may exceed the expected one, in percent.
+const TOLERANCE_PERCENT: f64 = 2.0;
+
+/// By how much a number of allocations may.
+const TOLERANCE_ALLOCATIONS: f64 = 0.5;
+
+/// Repetitions in the first run, which is subtracted from the second to cancel the cost of start and stop.
+const FEW: usize = 50;
+
+/// What a unit of work takes, with the compiler of `rust-version` in Cargo.toml on x86-64.
+struct Expected {
+    what: &'static str,
+    scheme: Scheme,
+    work: Work,
+    times: usize,
+    instructions: f64,
+    allocations: f64,
+    /// Functions of the program that one call takes so many instructions.
+    functions: &'static [(&'static str, f64)],
+}
+
+#[test]
+fn a_message_takes_no_more_instructions_than_before() {
+    check(&Expected {
+        what: "a message of 1 KiB in a tunnel, there and back",
+        scheme: Scheme::Ntlm,
+        work: Work::Messages(1024),
+        times: 4_000,
+        instructions: 2_008.0,
+        allocations: 0.0,
+        functions: &[],
+    });
+}
+
+#[test]
+fn bulk_data_takes_no_more_instructions_than_before() {
+    check(&Expected {
+        what: "64 KiB in a tunnel, there and back",
+        scheme: Scheme::Ntlm,
+        work: Work::Messages(64 * 1024),
+        times: 500,
+        instructions: 2_186.0,
+        allocations: 0.0,
+        functions: &[],
+    });
+}
+
+#[test]
+fn a_request_takes_no_more_instructions_than_before() {
+    check(&Expected {
+        what: "a plain request on kept connections",
+        scheme: Scheme::Ntlm,
+        work: Work::Requests,
+        times: 500,
+        instructions: 33_300.0,
+        allocations: 19.2,
+        functions: &[("session::record::Record::log", 6_560.0)],
+    });
+}
+
+#[test]
+fn a_tunnel_with_ntlm_takes_no_more_instructions_than_before() {
+    check(&Expected {
+        what: "a tunnel with NTLM",
+        scheme: Scheme::Ntlm,
+        work: Work::Tunnels,
+        times: 400,
+        instructions: 68_500.0,
+        allocations: 20.4,
+        functions: &[("ntlm::client::authenticate", 17_964.0)],
+    });
+}
+
+#[test]
+fn a_tunnel_with_kerberos_takes_no_more_instructions_than_before() {
+    check(&Expected {
+        what: "a tunnel with Kerberos",
+        scheme: Scheme::Kerberos,
+        work: Work::Tunnels,
+        times: 400,
+        instructions: 73_900.0,
+        allocations: 27.4,
+        functions: &[
+            ("kerberos::ticket::Credential::token", 21_395.0),
+            ("kerberos::ticket::ExpectedReply::verify", 11_770.0),
+        ],
+    });
+}
+
+fn check(expected: &Expected) {
+    require_tools!("valgrind");
+    let Some(program) = program() else { return };
+    if !cfg!(target_arch = "x86_64") {
+        crate::support::tools::skip("the counts are for x86-64");
+        return;
+    }
+    let Expected { what, scheme, work, times, .. } = *expected;
+    let few = Profile::of(&program, scheme, work, FEW);
+    let many = Profile::of(&program, scheme, work, FEW + times);
+    let each = |count: fn(&Profile) -> u64| (count(&many) as f64 - count(&few) as f64) / times as f64;
+    let percent = |expected: f64| expected * TOLERANCE_PERCENT / 100.0;
+    let mut comparison = Comparison::new(file!());
+    comparison.tolerance = percent(expected.instructions);
+    let instructions = each(|profile| profile.inclusive.get(SHARD).copied().unwrap_or_default());
+    comparison.compare("instructions", what, instructions, expected.instructions);
+    comparison.tolerance = TOLERANCE_ALLOCATIONS;
+    comparison.compare("allocations", what, each(Profile::allocations), expected.allocations);
+    for (function, expected) in expected.functions {
+        comparison.tolerance = percent(*expected);
+        let name = format!("ntlm_gateway::{function}");
+        let each = many.inclusive[&name] as f64 / many.calls[&name] as f64;
+        comparison.compare("instructions", function, each, *expected);
+    }
+    comparison.finish();
+}
+
+/// What callgrind has counted in a shard's thread, by the functions' names.
+#[derive(Default)]
+struct Profile {
+    /// Instructions of a function and of what it calls.
+    inclusive: HashMap<String, u64>,
+    calls: HashMap<String, u64>,
+}
+
+impl Profile {
+    /// That of a run in which something is done so many times.
+    fn of(program: &str, scheme: Scheme, work: Work, times: usize) -> Profile {
+        let scratch = Scratch::new("instructions");
+        let valgrind = path_of("valgrind");
+        let setup = format!(
+            "exec {} --tool=callgrind --separate-threads=yes --callgrind-out-file={} {program} \"$@\"",
+            valgrind.display(),
+            scratch.join("counts").display()
+        );
+        run(scheme, setup, work, times);
+        Profile::find(scratch.path()).expect("callgrind has counted no shard")
+    }
+
+    /// That of the shard, of which there is one.
+    fn find(folder: &Path) -> Option<Profile> {
+        let files =
+            std::fs::read_dir(folder).ok()?.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok());
+        files.map(|text| Profile::read(&text)).find(|profile| profile.inclusive.contains_key(SHARD))
+    }
+
+    /// Reads a file in callgrind's format. A name is defined where it comes first, as `(number) name`, and is only its
+    /// number from then on.
+    fn read(text: &str) -> Profile {
+        let mut names: HashMap<String, String> = HashMap::new();
+        let mut name_of = |field: &str| {
+            let (number, name) = field.split_once(' ').unwrap_or((field, ""));
+            if !name.is_empty() {
+                names.insert(number.to_owned(), name.to_owned());
+            }
+            names.get(number).cloned().unwrap_or_else(|| field.to_owned())
+        };
+        let mut profile = Profile::default();
+        let (mut function, mut callee) = (String::new(), String::new());
+        for line in text.lines() {
+            if let Some(field) = line.strip_prefix("fn=") {
+                function = name_of(field);
+            } else if let Some(field) = line.strip_prefix("cfn=") {
+                callee = name_of(field);
+            } else if let Some(rest) = line.strip_prefix("calls=") {
+                let count = rest.split(' ').next().and_then(|count| count.parse::<u64>().ok()).unwrap_or(0);
+                *profile.calls.entry(callee.clone()).or_default() += count;
+            } else if line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {
+                // A position and a cost: of the function itself, or of the call in the line before.
+                let cost = line.split(' ').nth(1).and_then(|cost| cost.parse::<u64>().ok()).unwrap_or(0);
+                *profile.inclusive.entry(function.clone()).or_default() += cost;
+            }
+        }
+        profile
+    }
+
+    fn allocations(&self) -> u64 {
+        ["malloc", "calloc", "realloc"].iter().filter_map(|name| self.calls.get(*name)).sum()
+    }
+}

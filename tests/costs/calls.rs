@@ -1,0 +1,78 @@
+//! System calls, counted by strace.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::support::scratch::{Scratch, wait_for};
+use crate::support::tools::path_of;
+use crate::work::{Scheme, Work, run};
+use crate::{Comparison, program};
+
+/// Repetitions in the first run, which is subtracted from the second to cancel the calls of start and stop.
+const FEW: usize = 10;
+const TIMES: usize = 50;
+
+/// How long strace may take to write its table after the gateway has ended.
+const BOUND: Duration = Duration::from_secs(20);
+
+/// How many calls may be the work of chance: a turn of the loop may handle the end of a tunnel together with the
+/// beginning of the next.
+const TOLERANCE: f64 = 0.7;
+
+/// Calls of the log's writer, which depend on time, and of threads that begin and end.
+const NOT_COUNTED: [&str; 10] = [
+    "brk",
+    "clock_nanosleep",
+    "futex",
+    "madvise",
+    "mmap",
+    "mprotect",
+    "munmap",
+    "rt_sigprocmask",
+    "sigaltstack",
+    "write",
+];
+
+#[test]
+fn a_tunnel_or_request_takes_no_more_system_calls_than_before() {
+    require_tools!("strace");
+    let Some(program) = program() else { return };
+    let mut comparison = Comparison { tolerance: TOLERANCE, ..Comparison::new(file!()) };
+    for (what, scheme, work, expected) in [
+        ("a tunnel with NTLM", Scheme::Ntlm, Work::Tunnels, 27.2),
+        ("a tunnel with Kerberos", Scheme::Kerberos, Work::Tunnels, 24.4),
+        ("a plain request on kept connections", Scheme::Ntlm, Work::Requests, 6.1),
+        ("a message of 1 KiB there and back", Scheme::Ntlm, Work::Messages(1024), 6.0),
+    ] {
+        let (few, many) = (calls(&program, scheme, work, FEW), calls(&program, scheme, work, FEW + TIMES));
+        let each = |name: &str| (many[name] as f64 - few.get(name).copied().unwrap_or(0) as f64) / TIMES as f64;
+        let counted = many.keys().map(String::as_str).filter(|name| !NOT_COUNTED.contains(name));
+        let counts: BTreeMap<&str, f64> = counted.map(|name| (name, each(name))).collect();
+        let listed: Vec<String> = counts
+            .iter()
+            .filter(|(_, count)| count.abs() >= 0.1)
+            .map(|(name, count)| format!("{name} {count:.1}"))
+            .collect();
+        println!("{what}: {}", listed.join(", "));
+        comparison.compare("system calls", what, counts.values().sum(), expected);
+    }
+    comparison.finish();
+}
+
+/// The calls of all threads of a gateway, by their names.
+fn calls(program: &str, scheme: Scheme, work: Work, times: usize) -> BTreeMap<String, u64> {
+    let scratch = Scratch::new("calls");
+    let table = scratch.join("table");
+    let strace = path_of("strace");
+    // With -D, strace is not the process that gets the signal to stop.
+    run(scheme, format!("exec {} -D -f -c -o {} {program} \"$@\"", strace.display(), table.display()), work, times);
+    let written = || std::fs::read_to_string(&table).ok().filter(|text| text.contains(" total\n"));
+    let table = wait_for(BOUND, written).expect("strace's table");
+    // % time, seconds, usecs/call, calls, errors (may be missing), name.
+    let row = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let name = fields.last().filter(|name| **name != "total")?;
+        Some(((*name).to_owned(), fields.get(3)?.parse().ok()?))
+    };
+    table.lines().filter_map(row).collect()
+}
