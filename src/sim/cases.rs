@@ -210,6 +210,27 @@ fn a_post_is_not_sent_again_when_the_early_answer_to_its_head_is_lost() {
     assert!(faults > 500, "only {faults} answers were lost");
 }
 
+/// The upstream's answer begins, and its head is not complete after the time that a body is held for a demand.
+#[test]
+fn a_post_is_not_sent_again_when_the_head_of_its_answer_is_incomplete() {
+    let mut scenario = scenario_with_one_plain_client(&[Personality::Open, Personality::Plain]);
+    (scenario.strict, scenario.keep, scenario.head_limit_bytes) = (false, 2, 64 * 1024);
+    let client = &mut scenario.http_clients[0];
+    client.requests.truncate(2);
+    let request = &mut client.requests[1];
+    (request.method, request.framing, request.bytes) = ("POST", Framing::Chunked, 5);
+    (request.expects_continue, request.answer.early) = (true, Some(0));
+    let mut faults = 0;
+    for after in 80..100 {
+        let mut scenario = scenario.clone();
+        scenario.http_clients[0].requests[1].answer.oddity = Some(AnswerOddity::Corrupts(after));
+        for seed in 0..20 {
+            faults += play(scenario.clone(), seed).ends.iter().filter(|end| **end == "answer: fault").count();
+        }
+    }
+    assert!(faults > 20, "only {faults} answers were lost");
+}
+
 /// The reset is reported to a write of the request's body; the read after it brings an end of file.
 #[test]
 fn an_answer_that_lasts_to_the_close_is_not_complete_after_a_reset() {

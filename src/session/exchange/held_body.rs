@@ -103,9 +103,11 @@ impl Exchange {
 
     /// The upstream has not answered the head alone.
     pub(super) fn held_long_enough(mut self: Box<Self>, cx: &mut Cx<'_>) -> Step<Box<Self>> {
-        let now_ms = cx.now_ms();
-        let asks_nobody =
-            |attempt: &Attempt| !attempt.handshake.is_trial() || attempt.hop.habits.challenges_before_body(now_ms);
+        // Part of an answer has come: the origin may have carried the request out.
+        let (now_ms, has_heard) = (cx.now_ms(), self.has_heard);
+        let asks_nobody = |attempt: &Attempt| {
+            has_heard || !attempt.handshake.is_trial() || attempt.hop.habits.challenges_before_body(now_ms)
+        };
         let Some(mut attempt) = self.attempt.take_if(|attempt| !asks_nobody(attempt)) else {
             match (self.body, self.short_body()) {
                 (RequestBody::Waits, Some(_)) => self.body = RequestBody::Gathers,
