@@ -769,6 +769,9 @@ pub const WATCH_POLL: Duration = Duration::from_secs(30);
 /// How much of a watched file is read to detect a change. No configuration is longer.
 pub const WATCH_FILE_BYTES: u64 = 1024 * 1024;
 
+/// Events about files taken from the kernel at once. Another process may cause them faster than they are read.
+pub const WATCH_EVENTS_AT_ONCE: usize = 1024;
+
 /// Symbolic links followed on the way to a watched file, as many as the kernel follows.
 pub const WATCH_LINKS: usize = 40;
 

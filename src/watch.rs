@@ -263,12 +263,13 @@ impl Inotify {
         self.watches = watches;
     }
 
-    /// Reads all events; returns whether one of them is relevant.
+    /// Reads the events; returns whether one of them is relevant. If there are too many, those left over may be: they were
+    /// caused before the files are looked at, and the next event brings them up again.
     fn take_events(&mut self) -> bool {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(&self.descriptor, &mut buffer);
         let mut matters = false;
-        loop {
+        for _ in 0..limits::WATCH_EVENTS_AT_ONCE {
             match events.next() {
                 Ok(event) => {
                     let names = self.watches.get(&event.wd());
@@ -282,6 +283,7 @@ impl Inotify {
                 Err(_) => return matters,
             }
         }
+        true
     }
 }
 
