@@ -1,17 +1,17 @@
 //! The time of a line: RFC 3339 in UTC, with milliseconds.
 
 use std::cell::Cell;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Seconds in a day.
-const DAY: u64 = 86_400;
+const DAY: i64 = 86_400;
 
 /// `2026-01-02T03:04:05.678Z`.
 #[derive(Clone, Copy)]
 pub(super) struct Stamp {
     text: [u8; 24],
-    /// The second since 1970 that `text` belongs to.
-    second: u64,
+    /// The second since 1970 that `text` belongs to; negative if the clock is wrong.
+    second: i64,
 }
 
 thread_local! {
@@ -24,8 +24,9 @@ impl Stamp {
 
     /// The present time.
     pub(super) fn now() -> Stamp {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let next = |last: Stamp| last.moved_to(since_1970.as_secs(), since_1970.subsec_millis());
+        let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or_default();
+        let ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or_else(|error| -ms(error.duration()), ms);
+        let next = |last: Stamp| last.moved_to(ms.div_euclid(1000), ms.rem_euclid(1000));
         // Lines are also written while a thread ends, when it has no such variables any more.
         let stamp = LAST.try_with(|last| next(last.get())).unwrap_or_else(|_| next(Stamp::EPOCH));
         let _ = LAST.try_with(|last| last.set(stamp));
@@ -36,43 +37,43 @@ impl Stamp {
         &self.text
     }
 
-    fn moved_to(mut self, second: u64, ms: u32) -> Stamp {
+    fn moved_to(mut self, second: i64, ms: i64) -> Stamp {
         if second != self.second {
             self.second = second;
-            let (year, month, day) = civil(second / DAY);
-            let of_day = second % DAY;
+            let (year, month, day) = civil(second.div_euclid(DAY));
+            let of_day = second.rem_euclid(DAY);
             let parts = [(0, year / 100), (2, year), (5, month), (8, day), (11, of_day / 3600), (14, of_day / 60 % 60)];
             parts.into_iter().chain([(17, of_day % 60)]).for_each(|(at, value)| self.put(at, value % 100));
         }
-        self.text[20] = digit(u64::from(ms) / 100);
-        self.put(21, u64::from(ms) % 100);
+        self.text[20] = digit(ms / 100);
+        self.put(21, ms % 100);
         self
     }
 
     /// Writes a number of two digits.
-    fn put(&mut self, at: usize, value: u64) {
+    fn put(&mut self, at: usize, value: i64) {
         (self.text[at], self.text[at + 1]) = (digit(value / 10), digit(value));
     }
 }
 
 /// The last digit of a number.
-fn digit(value: u64) -> u8 {
+fn digit(value: i64) -> u8 {
     b'0' + u8::try_from(value % 10).unwrap_or_default()
 }
 
 /// Year, month and day of a day since 1970, in the Gregorian calendar. Years begin in March here, so that a leap day is
 /// the last of a year.
 #[must_use]
-pub fn civil(day: u64) -> (u64, u64, u64) {
+pub fn civil(day: i64) -> (i64, i64, i64) {
     let day = day + 719_468;
-    let era = day / 146_097;
-    let of_era = day % 146_097;
+    let era = day.div_euclid(146_097);
+    let of_era = day.rem_euclid(146_097);
     let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * from_march + 2) / 5 + 1;
     let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (400 * era + year_of_era + u64::from(month <= 2), month, day)
+    (400 * era + year_of_era + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]
@@ -89,6 +90,8 @@ mod tests {
             (951_782_400, 120, "2000-02-29T00:00:00.120Z"),
             (1_767_323_045, 678, "2026-01-02T03:04:05.678Z"),
             (1_767_225_599, 45, "2025-12-31T23:59:59.045Z"),
+            (-1, 999, "1969-12-31T23:59:59.999Z"),
+            (-11_644_473_600, 0, "1601-01-01T00:00:00.000Z"),
         ] {
             stamp = stamp.moved_to(second, ms);
             assert_eq!(str::from_utf8(stamp.text()), Ok(expected));
