@@ -37,6 +37,8 @@ pub struct Gate {
     rules: GateRules,
     /// Open connections, including those that are only accepted to be rejected.
     open: AtomicUsize,
+    /// Accepted connections on their way to another shard.
+    on_their_way: AtomicUsize,
     /// Admitted connections.
     places: AtomicUsize,
     /// Idle connections with a place, by shard, minus those that the shard has been asked to close.
@@ -92,6 +94,7 @@ impl Gate {
         Arc::new(Gate {
             rules,
             open: AtomicUsize::new(0),
+            on_their_way: AtomicUsize::new(0),
             places: AtomicUsize::new(0),
             idle: (0..shards).map(|_| OwnLines(AtomicI64::new(0))).collect(),
             balance: Balance::new(shards),
@@ -187,10 +190,18 @@ impl Gate {
     /// Hands a connection over to another shard, which has it counted already.
     pub fn hand_over(&self, shard: usize, accepted: Accepted) {
         match self.shards.get().and_then(|shards| shards.get(shard)) {
-            Some(to) => to.send(Message::HandedOver(Box::new(accepted))),
+            Some(to) => {
+                self.on_their_way.fetch_add(1, Ordering::Relaxed);
+                to.send(Message::HandedOver(Box::new(accepted)));
+            }
             // There are several shards only once they can be reached.
             None => self.balance.leave(shard),
         }
+    }
+
+    /// A connection that was handed over has entered.
+    pub fn has_arrived(&self) {
+        self.on_their_way.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Tells the other shards that memory is short.
@@ -227,7 +238,8 @@ impl Gate {
 
     /// Whether accepting has to pause. Some connections over `max_tunnels` are accepted to answer them with 503.
     pub fn is_overcrowded(&self) -> bool {
-        self.open() >= self.rules.max_tunnels + limits::REJECTIONS_AT_ONCE
+        let accepted = self.open() + self.on_their_way.load(Ordering::Relaxed);
+        accepted >= self.rules.max_tunnels + limits::REJECTIONS_AT_ONCE
     }
 
     /// Most idle connections without a place that a shard may have.

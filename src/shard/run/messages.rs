@@ -30,7 +30,10 @@ impl Shard {
                 }
                 Message::GuardChanged => self.call_up_guard_waiters(),
                 Message::Evict(eviction) => self.evict(eviction),
-                Message::HandedOver(accepted) => self.admit(*accepted),
+                Message::HandedOver(accepted) => {
+                    self.admit(*accepted);
+                    self.gate.has_arrived();
+                }
                 // Every turn does so when memory is short.
                 Message::FreeMemory => {}
                 Message::Settings(settings) => {
