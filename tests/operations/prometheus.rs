@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ntlm_gateway::stub::{StubOptions, StubServer};
+use ntlm_gateway::stub::{StubCertificate, StubOptions, StubServer};
 use rustix::process::Signal;
 use support::PASSWORD;
 use support::client::{ask, connect_name, echo_through};
@@ -24,11 +24,11 @@ use support::tools::path_of;
 /// How long each query may take to return data: a few scrapes, and rates over 15 s of them.
 const DATA_BOUND: Duration = Duration::from_secs(60);
 
-/// The gateway, its upstream and the Prometheus that scrapes it, in the order in which they are dropped.
+/// The gateway, its upstreams, one of which serves TLS, and the Prometheus that scrapes it, in the order in which they are dropped.
 struct MonitoredGateway {
     prometheus: Prometheus,
     gateway: Gateway,
-    _stub: StubServer,
+    _stubs: [StubServer; 2],
     _kdc: Kdc,
     _scratch: Scratch,
 }
@@ -53,21 +53,26 @@ fn kdc_of_short_tickets() -> Kdc {
 
 impl MonitoredGateway {
     fn start(delay: Duration) -> Self {
-        let options = StubOptions { delay, ..StubOptions::default() };
-        let stub = StubServer::start(options.account("CORP", "alice", PASSWORD)).expect("a stub");
+        let options = || StubOptions { delay, ..StubOptions::default() }.account("CORP", "alice", PASSWORD);
+        let certificate = StubCertificate::new(&["127.0.0.1"]).expect("a certificate");
+        let stub = StubServer::start(options()).expect("a stub");
+        let with_tls = StubServer::start(options().tls(certificate.server_config())).expect("a stub");
         let mut options = GatewayOptions::through(stub.address());
+        options.upstreams.push(format!("https://{}", with_tls.address()));
         let scratch = Scratch::new("identity");
+        let ca = scratch.write("ca.pem", certificate.pem()).display().to_string();
         scratch.write("password", PASSWORD);
         let file = scratch.write("gateway.toml", IDENTITIES).display().to_string();
         let kdc = kdc_of_short_tickets();
         options.args = ["--max-tunnels=200", "--shards=2", "--warm-timeout=1s", "--config", &file]
             .into_iter()
+            .chain(["--order", "balance", "--tls-ca-file", &ca])
             .chain(["--kerberos-realm", REALM, "--kdc", &kdc.address().to_string(), "--spn", SERVICE])
             .map(String::from)
             .collect();
         let gateway = Gateway::start(&options);
         let prometheus = Prometheus::start(gateway.admin_address());
-        Self { prometheus, gateway, _stub: stub, _kdc: kdc, _scratch: scratch }
+        Self { prometheus, gateway, _stubs: [stub, with_tls], _kdc: kdc, _scratch: scratch }
     }
 }
 
