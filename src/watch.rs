@@ -263,8 +263,8 @@ impl Inotify {
         self.watches = watches;
     }
 
-    /// Reads the events; returns whether one of them is relevant. If there are too many, those left over may be: they were
-    /// caused before the files are looked at, and the next event brings them up again.
+    /// Reads the events; returns whether one of them is relevant. If there are too many, those left over may be: they
+    /// were caused before the files are looked at, and the next event brings them up again.
     fn take_events(&mut self) -> bool {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(&self.descriptor, &mut buffer);

@@ -24,7 +24,8 @@ use support::tools::path_of;
 /// How long each query may take to return data: a few scrapes, and rates over 15 s of them.
 const DATA_BOUND: Duration = Duration::from_secs(60);
 
-/// The gateway, its upstreams, one of which serves TLS, and the Prometheus that scrapes it, in the order in which they are dropped.
+/// The gateway, its upstreams, one of which serves TLS, and the Prometheus that scrapes it, in the order in which they
+/// are dropped.
 struct MonitoredGateway {
     prometheus: Prometheus,
     gateway: Gateway,
