@@ -110,17 +110,16 @@ fn check(expected: &Expected) {
     let Expected { what, scheme, work, times, .. } = *expected;
     let percent = |expected: f64| expected * TOLERANCE_PERCENT / 100.0;
     let measure = || (Profile::of(&program, scheme, work, FEW), Profile::of(&program, scheme, work, FEW + times));
-    let of_shard = |profile: &Profile| profile.inclusive.get(SHARD).copied().unwrap_or_default();
     let (mut few, mut many) = measure();
     // How many events a turn handles is chance, and makes a difference of up to 2 %.
     let most = (expected.instructions + percent(expected.instructions)) * times as f64;
-    if of_shard(&many).saturating_sub(of_shard(&few)) as f64 > most {
+    if many.of_shard().saturating_sub(few.of_shard()) as f64 > most {
         (few, many) = measure();
     }
     let each = |count: fn(&Profile) -> u64| (count(&many) as f64 - count(&few) as f64) / times as f64;
     let mut comparison = Comparison::new(file!());
     comparison.tolerance = percent(expected.instructions);
-    let instructions = each(|profile| profile.inclusive.get(SHARD).copied().unwrap_or_default());
+    let instructions = each(Profile::of_shard);
     comparison.compare("instructions", what, instructions, expected.instructions);
     comparison.tolerance = TOLERANCE_ALLOCATIONS;
     comparison.compare("allocations", what, each(Profile::allocations), expected.allocations);
@@ -131,6 +130,13 @@ fn check(expected: &Expected) {
         comparison.compare("instructions", function, each, *expected);
     }
     comparison.finish();
+}
+
+/// The instructions of a shard for each of so many repetitions.
+pub fn instructions_each(program: &str, scheme: Scheme, work: Work, times: usize) -> f64 {
+    let few = Profile::of(program, scheme, work, FEW).of_shard();
+    let many = Profile::of(program, scheme, work, FEW + times).of_shard();
+    (many as f64 - few as f64) / times as f64
 }
 
 /// What callgrind has counted in a shard's thread, by the functions' names.
@@ -190,6 +196,11 @@ impl Profile {
             }
         }
         profile
+    }
+
+    /// Instructions of the shard and of what it calls.
+    fn of_shard(&self) -> u64 {
+        self.inclusive.get(SHARD).copied().unwrap_or_default()
     }
 
     fn allocations(&self) -> u64 {

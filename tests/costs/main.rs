@@ -10,6 +10,7 @@ mod support;
 
 mod callgrind;
 mod calls;
+mod protocols;
 mod work;
 
 /// The program that is counted; `None` if the test is to be skipped.

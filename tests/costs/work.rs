@@ -11,6 +11,7 @@ use crate::support::PASSWORD;
 use crate::support::client::{ask, connect_name, read_head};
 use crate::support::gateway::{Gateway, GatewayOptions};
 use crate::support::in_process::ACCOUNT;
+use crate::support::scratch::Scratch;
 
 const REALM: &str = "EXAMPLE.TEST";
 const SERVICE: &str = "HTTP/proxy.test";
@@ -27,7 +28,12 @@ pub enum Work {
     Tunnels,
     /// A plain request on kept connections.
     Requests,
+    /// What this function does, through a gateway with this configuration file.
+    Other { file: &'static str, work: Repeated },
 }
+
+/// Does something so many times through a gateway.
+pub type Repeated = fn(SocketAddr, usize);
 
 /// How the gateway authenticates.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,6 +61,10 @@ pub fn run(scheme: Scheme, setup: String, work: Work, times: usize) {
         let further = ["--auth", "kerberos", "--kerberos-realm", REALM, "--kdc", &address, "--spn", SERVICE];
         options.args.extend(further.map(str::to_owned));
     }
+    let scratch = Scratch::new("costs");
+    if let Work::Other { file, .. } = work {
+        options.args.extend(["--config".to_owned(), scratch.write("gateway.toml", file).display().to_string()]);
+    }
     let mut gateway = Gateway::start(&options);
     work.repeat(gateway.address(), times);
     gateway.signal(Signal::TERM);
@@ -70,18 +80,19 @@ impl Work {
             }
             Work::Tunnels => (0..times).for_each(|_| send_and_receive(&mut open_tunnel(gateway), 1024)),
             Work::Requests => requests(gateway, times),
+            Work::Other { work, .. } => work(gateway, times),
         }
     }
 }
 
-fn open_tunnel(gateway: SocketAddr) -> TcpStream {
+pub fn open_tunnel(gateway: SocketAddr) -> TcpStream {
     let answer = connect_name(gateway, "echo.test:443").expect("an answer");
     assert_eq!(answer.status(), 200, "{}", answer.head);
     answer.stream.set_nodelay(true).expect("TCP_NODELAY");
     answer.stream
 }
 
-fn send_and_receive(tunnel: &mut TcpStream, bytes: usize) {
+pub fn send_and_receive(tunnel: &mut TcpStream, bytes: usize) {
     let mut message = vec![7; bytes];
     tunnel.write_all(&message).expect("the tunnel takes a message");
     tunnel.read_exact(&mut message).expect("the message comes back");
