@@ -8,7 +8,7 @@
 //!
 //! # Dependency rule
 //!
-//! A module may use the modules to the right of its arrow, besides `limits` and `timeouts`, and nothing else:
+//! A module may use the modules to the right of its arrow, and `limits`, `timeouts` and `calendar`, but no others:
 //!
 //! ```text
 //!   main       → cli
@@ -40,6 +40,7 @@
 
 pub mod admin;
 pub mod auth;
+pub mod calendar;
 pub mod cli;
 pub mod client_protocol;
 pub mod config;

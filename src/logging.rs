@@ -27,8 +27,6 @@ mod format;
 mod stamp;
 mod withheld;
 
-pub use stamp::civil;
-
 /// How long [`flush`] waits for a writer that makes no progress.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 

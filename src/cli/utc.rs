@@ -1,6 +1,6 @@
 //! Times for people and programs: RFC 3339 in UTC, and how far away they are.
 
-use crate::logging::civil;
+use crate::calendar;
 
 /// Seconds in a day.
 const DAY: u64 = 86_400;
@@ -8,7 +8,7 @@ const DAY: u64 = 86_400;
 /// A time in ms since 1970, to the second: `2026-11-28T10:10:09Z`.
 pub(super) fn rfc3339(ms: u64) -> String {
     let seconds = ms / 1000;
-    let (year, month, day) = civil(i64::try_from(seconds / DAY).unwrap_or_default());
+    let (year, month, day) = calendar::date(i64::try_from(seconds / DAY).unwrap_or_default());
     let of_day = seconds % DAY;
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", of_day / 3600, of_day / 60 % 60, of_day % 60)
 }

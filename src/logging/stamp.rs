@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::calendar;
+
 /// Seconds in a day.
 const DAY: i64 = 86_400;
 
@@ -40,7 +42,7 @@ impl Stamp {
     fn moved_to(mut self, second: i64, ms: i64) -> Stamp {
         if second != self.second {
             self.second = second;
-            let (year, month, day) = civil(second.div_euclid(DAY));
+            let (year, month, day) = calendar::date(second.div_euclid(DAY));
             let of_day = second.rem_euclid(DAY);
             let parts = [(0, year / 100), (2, year), (5, month), (8, day), (11, of_day / 3600), (14, of_day / 60 % 60)];
             parts.into_iter().chain([(17, of_day % 60)]).for_each(|(at, value)| self.put(at, value % 100));
@@ -59,21 +61,6 @@ impl Stamp {
 /// The last digit of a number.
 fn digit(value: i64) -> u8 {
     b'0' + u8::try_from(value % 10).unwrap_or_default()
-}
-
-/// Year, month and day of a day since 1970, in the Gregorian calendar. Years begin in March here, so that a leap day is
-/// the last of a year.
-#[must_use]
-pub fn civil(day: i64) -> (i64, i64, i64) {
-    let day = day + 719_468;
-    let era = day.div_euclid(146_097);
-    let of_era = day.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (400 * era + year_of_era + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -2,10 +2,14 @@
 
 use std::fmt;
 
+use crate::calendar;
+
 const TICKS_PER_SECOND: u64 = 10_000_000;
 const SECONDS_PER_DAY: u64 = 86_400;
 /// Seconds from 1601-01-01 to 1970-01-01.
 const UNIX_EPOCH_SECONDS: u64 = 11_644_473_600;
+/// 1601-01-01, in days since 1970-01-01.
+const DAY_1601: i64 = calendar::day(1601, 1, 1);
 
 /// A time in ticks of 100 ns since 1601.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -30,7 +34,8 @@ impl fmt::Display for FileTime {
     /// UTC in RFC 3339 style, with the precision of a tick: `2003-05-06 10:20:30.1234567Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0 / TICKS_PER_SECOND;
-        let (year, month, day) = civil_from_days(seconds / SECONDS_PER_DAY);
+        let since_1601 = i64::try_from(seconds / SECONDS_PER_DAY).unwrap_or_default();
+        let (year, month, day) = calendar::date(since_1601 + DAY_1601);
         let second = seconds % SECONDS_PER_DAY;
         write!(
             f,
@@ -41,29 +46,6 @@ impl fmt::Display for FileTime {
             self.0 % TICKS_PER_SECOND
         )
     }
-}
-
-/// The year, month and day in the Gregorian calendar that is `days` after 1601-01-01.
-///
-/// 1601 begins a 400-year cycle, so cycles, centuries, four-year spans and years can be divided out in turn. The last
-/// century of a cycle and the last year of a span are one day longer, hence `min(3)`.
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    let (cycle, day) = (days / 146_097, days % 146_097);
-    let century = (day / 36_524).min(3);
-    let day = day - century * 36_524;
-    let (span, day) = (day / 1_461, day % 1_461);
-    let year_of_span = (day / 365).min(3);
-    let mut day = day - year_of_span * 365;
-    let year = 1601 + cycle * 400 + century * 100 + span * 4 + year_of_span;
-    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let lengths = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    for (month, length) in (1..).zip(lengths) {
-        if day < length {
-            return (year, month, day + 1);
-        }
-        day -= length;
-    }
-    (year, 12, 31)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! rustls verifies certificates, but gives none of this away. Certificates are DER: tags of one byte, definite lengths.
 
+use crate::calendar;
+
 /// SEQUENCE.
 const SEQUENCE: u8 = 0x30;
 /// `[0]`, constructed: the version of a certificate, and the hash in the parameters of RSASSA-PSS.
@@ -188,15 +190,7 @@ fn seconds(year: i64, rest: &[u8]) -> Option<i64> {
     let (minute, rest) = digits(rest, 2)?;
     let (second, rest) = digits(rest, 2)?;
     let is_valid = rest == b"Z" && (1..=12).contains(&month) && (1..=31).contains(&day);
-    is_valid.then(|| days(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second)
-}
-
-/// The days from 1970-01-01 to a day of the Gregorian calendar. The year begins in March here, so that a leap day is
-/// its last.
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year - 719_468
+    is_valid.then(|| calendar::day(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
 #[cfg(test)]

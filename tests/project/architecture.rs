@@ -30,7 +30,8 @@ use Outside::{Any, NoMio, Pure};
 const TABLE: &[(&str, &[&str], Outside)] = &[
     ("limits", &[], NoMio),
     ("timeouts", &["limits"], NoMio),
-    ("ntlm", &[], Pure),
+    ("calendar", &[], Pure),
+    ("ntlm", &["calendar"], Pure),
     ("kerberos", &["limits"], Pure),
     ("tickets", &["auth", "kerberos", "fault", "limits"], NoMio),
     ("http", &[], Pure),
@@ -57,13 +58,13 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
         ],
         NoMio,
     ),
-    ("logging", &["config", "limits"], NoMio),
-    ("tls", &["limits"], NoMio),
+    ("logging", &["config", "calendar", "limits"], NoMio),
+    ("tls", &["calendar", "limits"], NoMio),
     ("transport", &["tls"], Any),
     ("event", &["transport", "limits"], Any),
     ("relay", &["transport", "limits"], Any),
     ("upstream", &["transport", "limits"], Any),
-    ("guard_store", &["upstream", "limits"], NoMio),
+    ("guard_store", &["upstream", "calendar", "limits"], NoMio),
     ("metrics", &["fault", "relay", "upstream"], NoMio),
     ("client_protocol", &["auth", "http", "forward", "fault"], Pure),
     (
@@ -149,6 +150,7 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
             "metrics",
             "kerberos",
             "tickets",
+            "calendar",
             "limits",
         ],
         NoMio,
@@ -256,7 +258,7 @@ fn drawn_rule() -> BTreeMap<String, BTreeSet<String>> {
 
 #[test]
 fn lib_rs_draws_the_dependency_rule_completely() {
-    let is_drawn = |target: &&&str| !matches!(**target, "limits" | "timeouts");
+    let is_drawn = |target: &&&str| !matches!(**target, "limits" | "timeouts" | "calendar");
     let table = TABLE.iter().map(|(module, targets, _)| {
         let targets = targets.iter().filter(is_drawn).map(ToString::to_string).collect::<BTreeSet<_>>();
         ((*module).to_owned(), targets)

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use ntlm_gateway::calendar;
+
 use super::bars::{Bar, bars};
 use super::captions::{ABOUT_CPU, AT_A_GLANCE, HOW_TO_READ, explain};
 use super::curves::{Line, curves, duration};
@@ -297,17 +299,9 @@ fn write_run(out: &mut String, file: &str, outcome: &RunResults) {
     }
 }
 
-/// Seconds since 1970 as a date in UTC (the civil-from-days algorithm).
+/// Seconds since 1970 as a date in UTC.
 fn date(unix_s: u64) -> String {
-    let days = i64::try_from(unix_s / 86_400).unwrap_or(0) + 719_468;
-    let era = days.div_euclid(146_097);
-    let of_era = days.rem_euclid(146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year + era * 400 + i64::from(month <= 2);
+    let (year, month, day) = calendar::date(i64::try_from(unix_s / 86_400).unwrap_or_default());
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", unix_s % 86_400 / 3600, unix_s % 3600 / 60)
 }
 

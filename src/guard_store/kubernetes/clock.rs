@@ -3,6 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::calendar;
+
 /// `Date` has whole seconds, and cuts off the rest.
 const DATE_RESOLUTION_MS: u64 = 1000;
 
@@ -11,8 +13,8 @@ const DATE_RESOLUTION_MS: u64 = 1000;
 /// An answer bounds the server's clock at its arrival: not before its `Date`, and not later than one second plus the
 /// duration of the request after it. The estimate continues from the last one and is moved into these bounds. So it is
 /// wrong by at most one second plus the duration of a request, which has a time-out of two seconds. The estimates of
-/// two processes differ by no more than that. If the server's clock is set back, or several API servers disagree, the
-/// estimate stops until the server has caught up, which makes waiting times longer and never shorter.
+/// two processes differ by no more than that. If the server's clock is set back, or several API servers
+/// disagree, the estimate stops until the server has caught up, which makes waiting times longer and never shorter.
 #[derive(Debug)]
 pub(super) struct StoreClock {
     start: Instant,
@@ -74,8 +76,8 @@ pub(super) fn parse_http_date(text: &str) -> Option<u64> {
     let (_, rest) = text.split_once(", ")?;
     let fields: Vec<&str> = rest.split(' ').collect();
     let [day, month, year, time, "GMT"] = fields[..] else { return None };
-    let month = MONTHS.iter().position(|name| *name == month)? as u64 + 1;
-    let (day, year) = (number(day, 2)?, number(year, 4)?);
+    let month = MONTHS.iter().position(|name| *name == month)? as i64 + 1;
+    let (day, year) = (number(day, 2)?.into(), number(year, 4)?.into());
     let times: Vec<&str> = time.split(':').collect();
     let [hour, minute, second] = times[..] else { return None };
     let (hour, minute, second) = (number(hour, 2)?, number(minute, 2)?, number(second, 2)?);
@@ -83,18 +85,12 @@ pub(super) fn parse_http_date(text: &str) -> Option<u64> {
     if year < 1970 || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    Some((((days_since_1970(year, month, day) * 24 + hour) * 60 + minute) * 60 + second) * 1000)
+    let days = u64::try_from(calendar::day(year, month, day)).ok()?;
+    Some((((days * 24 + u64::from(hour)) * 60 + u64::from(minute)) * 60 + u64::from(second)) * 1000)
 }
 
-fn number(digits: &str, length: usize) -> Option<u64> {
+fn number(digits: &str, length: usize) -> Option<u16> {
     (digits.len() == length && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
-}
-
-/// Years begin in March here, so that a leap day is a year's last.
-fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    365 * year + year / 4 - year / 100 + year / 400 + day_of_year - 719_468
 }
 
 #[cfg(test)]
