@@ -27,6 +27,11 @@ pub trait Cell: Send {
         limits::GUARD_STORE_POLL
     }
 
+    /// By how much the times that two processes read from the store's clock at the same moment may differ.
+    fn clock_error(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Something that waits for changes on a thread of its own; `None` if the text has to be read again and again.
     fn watch(&self) -> Option<Box<dyn Watch>> {
         None

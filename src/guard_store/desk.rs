@@ -19,6 +19,8 @@ pub(super) struct Desk {
     shares: Shares,
     /// A random number of this process.
     owner: u64,
+    /// By how much the clock of another process may be behind the one of this process, in ms.
+    clock_error_ms: u64,
     /// The process ends.
     leaves: bool,
     accounts: HashMap<u64, Party>,
@@ -125,11 +127,12 @@ pub(super) struct Outcome {
 }
 
 impl Desk {
-    pub(super) fn new(policy: GuardPolicy, shares: Shares, owner: u64) -> Desk {
+    pub(super) fn new(policy: GuardPolicy, shares: Shares, owner: u64, clock_error_ms: u64) -> Desk {
         Desk {
             policy,
             shares,
             owner,
+            clock_error_ms,
             leaves: false,
             accounts: HashMap::new(),
             expected: Vec::new(),
@@ -248,7 +251,7 @@ impl Desk {
         let salt = document.salt().to_owned();
         let mut outcome = Outcome { record: record_number(&salt), reports: self.reports.len(), ..Outcome::default() };
         let (policy, now_ms) = (self.policy, clocks.store_ms);
-        let actor = Actor { owner: self.owner, policy: &policy, shares: self.shares, now_ms };
+        let actor = self.actor(&policy, now_ms);
         self.join(document, &actor);
         for report in &self.reports {
             let (Report::Settled(at, ..) | Report::Noted(at, _)) = report;
@@ -274,6 +277,11 @@ impl Desk {
             outcome.answers.push((request.at.clone(), answer));
         }
         outcome
+    }
+
+    fn actor<'a>(&self, policy: &'a GuardPolicy, now_ms: u64) -> Actor<'a> {
+        let (owner, shares, clock_error_ms) = (self.owner, self.shares, self.clock_error_ms);
+        Actor { owner, policy, shares, now_ms, clock_error_ms }
     }
 
     /// Renews the shares of this process, or gives them back.
@@ -377,7 +385,7 @@ impl Desk {
     pub(super) fn tell(&mut self, document: &Document, clocks: Clocks) {
         let salt = document.salt().to_owned();
         let policy = self.policy;
-        let actor = Actor { owner: self.owner, policy: &policy, shares: self.shares, now_ms: clocks.store_ms };
+        let actor = self.actor(&policy, clocks.store_ms);
         for Expected { at, told, held_until_ms, denied } in &mut self.expected {
             let Some((account_name, place)) = resolve(&mut self.accounts, at, &salt) else { continue };
             let Some(account) = self.accounts.get(&at.account).and_then(|party| party.answers.upgrade()) else {

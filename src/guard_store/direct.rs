@@ -7,7 +7,7 @@ use super::cell::{Cell, Reason, Replaced, StoreFault};
 use super::desk::{document_of, new_document};
 use super::document::{Document, account_hash};
 use super::record::{Actor, Shares};
-use crate::limits;
+use crate::limits::{self, millis};
 use crate::upstream::GuardPolicy;
 
 /// An account as it is configured.
@@ -85,7 +85,8 @@ impl DirectStore {
 
     /// Who acts on the records, at this time by the store's clock.
     pub fn actor(&self, now_ms: u64) -> Actor<'_> {
-        Actor { owner: self.owner, policy: &self.policy, shares: self.shares, now_ms }
+        let clock_error_ms = millis(self.cell.clock_error());
+        Actor { owner: self.owner, policy: &self.policy, shares: self.shares, now_ms, clock_error_ms }
     }
 
     /// Reads the document.

@@ -130,6 +130,8 @@ pub struct Actor<'a> {
     pub shares: Shares,
     /// The time, in ms since 1970.
     pub now_ms: u64,
+    /// By how much the clock of another process may be behind this one, in ms.
+    pub clock_error_ms: u64,
 }
 
 /// What a reservation is for.
@@ -181,6 +183,12 @@ impl Entry {
         self.at_ms.saturating_add(millis(policy.window)).saturating_add(grace_ms)
     }
 
+    /// Until when it delays the next attempt while its outcome is not known.
+    fn delays_until_ms(&self, actor: &Actor<'_>) -> u64 {
+        let error_ms = if self.owner == actor.owner { 0 } else { actor.clock_error_ms };
+        self.at_ms.saturating_add(millis(actor.policy.pending_wait) + error_ms)
+    }
+
     /// Whether its outcome may come so soon that others wait for it.
     fn is_under_way(&self, now_ms: u64) -> bool {
         self.outcome == Outcome::Reserved && now_ms < self.at_ms.saturating_add(millis(limits::GUARD_OUTCOME_WAIT))
@@ -202,7 +210,7 @@ impl Record {
         if let Some(until_ms) = self.at(place).map(|at| at.until_ms).filter(|until_ms| now_ms < *until_ms) {
             return Reserved::Denied { until_ms };
         }
-        if let Some(until_ms) = self.waits_until_ms(place, policy, now_ms) {
+        if let Some(until_ms) = self.waits_until_ms(place, actor) {
             return Reserved::Wait { until_ms };
         }
         if self.has_budget(place, purpose, purpose.spare, actor) {
@@ -456,7 +464,8 @@ impl Record {
     }
 
     /// Why the next attempt has to wait although the budget may allow it.
-    fn waits_until_ms(&self, place: &Place, policy: &GuardPolicy, now_ms: u64) -> Option<u64> {
+    fn waits_until_ms(&self, place: &Place, actor: &Actor<'_>) -> Option<u64> {
+        let now_ms = actor.now_ms;
         let is_known = self.is_known(&place.secret);
         let struck = |at: &&PlaceRecord| at.place.secret == place.secret && at.accepted_ms > 0 && at.struck_ms > 0;
         // By then a short outage of the domain controller is over.
@@ -470,7 +479,7 @@ impl Record {
         // One at a time, unless the secret is accepted: a rejection usually comes at once.
         let is_proven = self.at(place).is_some_and(|at| self.is_proven(at));
         let others = self.attempts.iter().filter(|entry| entry.place == *place && entry.is_under_way(now_ms));
-        let behind = others.map(|entry| entry.at_ms + millis(policy.pending_wait)).max().filter(|_| !is_proven);
+        let behind = others.map(|entry| entry.delays_until_ms(actor)).max().filter(|_| !is_proven);
         paused.max().max(spaced).max(behind).filter(|until_ms| now_ms < *until_ms)
     }
 

@@ -28,8 +28,8 @@ pub struct StoreThread {
 #[derive(Debug)]
 enum Message {
     Order(Order),
-    /// Somebody may have changed the text, which was this then.
-    Changed(Kept),
+    /// Somebody may have changed the text, which was this at that time. The worker may take the message much later.
+    Changed(Kept, Instant),
     /// Changes are not announced at the moment.
     WatchFailed,
     /// Answer once all orders so far were carried out, or could not be.
@@ -61,8 +61,13 @@ impl StoreThread {
             None => false,
         };
         let worker = Worker {
+            desk: Desk::new(
+                policy,
+                Shares::of(policy.attempts, max_replicas),
+                getrandom::u64()?,
+                millis(cell.clock_error()),
+            ),
             cell,
-            desk: Desk::new(policy, Shares::of(policy.attempts, max_replicas), getrandom::u64()?),
             epoch,
             observer,
             is_watched,
@@ -107,7 +112,7 @@ fn watch_changes(mut watch: Box<dyn Watch>, changes: &Sender<Message>) {
         let message = match watch.next() {
             Ok(kept) => {
                 pause = limits::GUARD_STORE_RETRY;
-                Message::Changed(kept)
+                Message::Changed(kept, Instant::now())
             }
             Err(_) => Message::WatchFailed,
         };
@@ -198,13 +203,12 @@ impl Worker {
                 }
                 self.desk.take(order);
             }
-            Message::Changed(kept) => {
+            Message::Changed(kept, at) => {
                 self.is_watched = true;
                 // A change may be reported late. While it is not known what became of a write, only a read tells.
                 let is_clear = self.unclear.as_ref().is_none_or(|(_, text, _)| kept.text.as_ref() == Some(text));
                 if is_clear {
-                    let own_ms = self.now_ms();
-                    self.learn(kept, own_ms);
+                    self.learn(kept, millis(at.saturating_duration_since(self.epoch)));
                 }
             }
             Message::WatchFailed => self.is_watched = false,

@@ -207,6 +207,20 @@ impl Fleet {
         self.upstream.counters().refused
     }
 
+    /// Fails unless so many logons have failed, and shows what each gateway says of logons.
+    #[track_caller]
+    pub fn assert_failed_logons(&self, expected: u64, what: &str) {
+        let failed = self.failed_logons();
+        let about_logons =
+            |line: &&String| ["refuses", "scheme=NTLM", "store", "guard"].iter().any(|part| line.contains(part));
+        let says = |member: &Member| member.gateway().log().iter().filter(about_logons).cloned().collect::<Vec<_>>();
+        assert!(
+            failed == expected,
+            "{what}: {failed} failed logons, {expected} expected: {:#?}",
+            self.members.iter().map(says).collect::<Vec<_>>()
+        );
+    }
+
     /// Waits until so many logons have failed.
     #[track_caller]
     pub fn wait_for_failed_logons(&self, count: u64) {

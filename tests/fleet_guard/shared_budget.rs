@@ -58,11 +58,24 @@ fn kills_rolls_and_reloads(store: &Shared) {
     // An attempt that a killed gateway has reserved and not made counts as well.
     let failed = fleet.failed_logons();
     assert!((1..=BUDGET).contains(&failed), "{failed} failed logons");
-    // The budget is used up, even for the right one.
+    use_budget_up(&fleet);
+    // Even for the right one.
     fleet.set_password(PASSWORD);
     assert_eq!(logons_within_a_while(&fleet.upstream), 0);
     assert_eq!(fleet.members.iter().map(|member| member.readyz().0).collect::<Vec<_>>(), [503; GATEWAYS]);
     assert_eq!(fleet.upstream.counters().protocol_errors(), 0, "{}", fleet.upstream.counters());
+}
+
+/// Gives all gateways other wrong passwords until none is tried any more: a slow machine may not have seen each of
+/// those before.
+fn use_budget_up(fleet: &Fleet) {
+    let is_used_up = (0..=BUDGET).any(|number| {
+        fleet.set_password(&format!("wrong too-{number}"));
+        logons_within_a_while(&fleet.upstream) == 0
+    });
+    assert!(is_used_up, "{} failed logons", fleet.failed_logons());
+    fleet.wait_until_all_hold();
+    assert!(fleet.failed_logons() <= BUDGET, "{} failed logons", fleet.failed_logons());
 }
 
 #[test]
@@ -147,7 +160,7 @@ fn a_wrong_password_costs_one_budget_for_as_long_as_clients_press() {
 fn the_right_password_serves(store: &Shared) {
     let mut fleet = store.fleet(DELAY, "wrong");
     fleet.wait_until_all_hold();
-    assert_eq!(fleet.failed_logons(), 1, "the others learn of it");
+    fleet.assert_failed_logons(1, "the others learn of it");
     // It knows the password as rejected from its first moment on.
     fleet.members[0].kill();
     fleet.members[0].restart();
@@ -163,7 +176,7 @@ fn the_right_password_serves(store: &Shared) {
     fleet.set_password(PASSWORD);
     let took = fleet.wait_until_all_serve();
     assert!(took <= RECOVERY, "{took:?}");
-    assert_eq!(fleet.failed_logons(), 1);
+    fleet.assert_failed_logons(1, "the right password");
     for member in &fleet.members {
         assert_eq!(member.readyz(), (200, "ok\n".into()));
         assert!(member.store_is_up());

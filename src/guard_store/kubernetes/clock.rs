@@ -1,19 +1,22 @@
 //! The store's clock: the `Date` of the API's answers, continued by the monotonic clock between two of them.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::calendar;
 
 /// `Date` has whole seconds, and cuts off the rest.
 const DATE_RESOLUTION_MS: u64 = 1000;
 
+/// By how much the estimates of two processes may differ, besides the duration of a request.
+pub(super) const ERROR: Duration = Duration::from_millis(DATE_RESOLUTION_MS);
+
 /// The time of the API server, in ms since 1970. It never runs backwards within a process.
 ///
 /// An answer bounds the server's clock at its arrival: not before its `Date`, and not later than one second plus the
 /// duration of the request after it. The estimate continues from the last one and is moved into these bounds. So it is
 /// wrong by at most one second plus the duration of a request, which has a time-out of two seconds. The estimates of
-/// two processes differ by no more than that. If the server's clock is set back, or several API servers
+/// two processes differ by no more than that, see [`ERROR`]. If the server's clock is set back, or several API servers
 /// disagree, the estimate stops until the server has caught up, which makes waiting times longer and never shorter.
 #[derive(Debug)]
 pub(super) struct StoreClock {

@@ -14,6 +14,7 @@ mod trust;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use answer::Verb;
 use client::Client;
@@ -116,6 +117,10 @@ impl Cell for KubernetesCell {
             self.client.remember(None);
         }
         replaced
+    }
+
+    fn clock_error(&self) -> Duration {
+        clock::ERROR
     }
 
     fn watch(&self) -> Option<Box<dyn Watch>> {

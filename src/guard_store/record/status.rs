@@ -104,7 +104,7 @@ mod tests {
     }
 
     fn at(now_ms: u64) -> Actor<'static> {
-        Actor { owner: 1, policy: &POLICY, shares: Shares::default(), now_ms }
+        Actor { owner: 1, policy: &POLICY, shares: Shares::default(), now_ms, clock_error_ms: 0 }
     }
 
     /// Makes an attempt that is over at once.

@@ -88,7 +88,7 @@ impl Gateway {
         let queue = Arc::new(Queue::default());
         let accounts = Accounts::with_store(policy(3), Arc::clone(&queue) as Arc<dyn Store>);
         let guard = guard(&accounts, password, upstream);
-        let desk = Desk::new(policy(3), Shares::of(3, max_replicas), getrandom::u64().unwrap());
+        let desk = Desk::new(policy(3), Shares::of(3, max_replicas), getrandom::u64().unwrap(), 0);
         Gateway {
             queue,
             desk,

@@ -68,7 +68,7 @@ struct Model {
 
 impl Model {
     fn actor(&self, owner: u64, now_ms: u64) -> Actor<'_> {
-        Actor { owner, policy: &self.policy, shares: self.shares, now_ms }
+        Actor { owner, policy: &self.policy, shares: self.shares, now_ms, clock_error_ms: 0 }
     }
 
     /// The process is in touch with the store, as with each of its writes: its attempts are reported, and its share is

@@ -12,7 +12,7 @@ fn place() -> Place {
 
 fn reserve(record: &mut Record, now_ms: u64) -> Reserved {
     let policy = GuardPolicy::default();
-    let actor = Actor { owner: 1, policy: &policy, shares: Shares::default(), now_ms };
+    let actor = Actor { owner: 1, policy: &policy, shares: Shares::default(), now_ms, clock_error_ms: 0 };
     record.reserve(&place(), Purpose::default(), &actor)
 }
 
@@ -39,9 +39,23 @@ fn requests_do_not_wait_for_the_outcome_of_attempts_that_lost_their_processes() 
 }
 
 #[test]
+fn an_attempt_of_another_process_is_waited_for_as_long_as_their_clocks_may_differ() {
+    let policy = GuardPolicy::default();
+    let actor =
+        |owner, now_ms| Actor { owner, policy: &policy, shares: Shares::default(), now_ms, clock_error_ms: 900 };
+    let mut record = Record::default();
+    let mut reserve = |actor| record.reserve(&place(), Purpose::default(), &actor);
+    assert_eq!(reserve(actor(1, NOW_MS)), Reserved::Granted(1));
+    let over_ms = NOW_MS + millis(limits::GUARD_PENDING_WAIT);
+    assert_eq!(reserve(actor(2, over_ms)), Reserved::Wait { until_ms: over_ms + 900 });
+    assert_eq!(reserve(actor(2, over_ms + 899)), Reserved::Wait { until_ms: over_ms + 900 });
+    assert_eq!(reserve(actor(1, over_ms)), Reserved::Granted(2), "its own clock has no error");
+}
+
+#[test]
 fn a_new_secret_is_tried_twice_while_another_one_is_accepted() {
     let policy = GuardPolicy::default();
-    let at_ms = |now_ms| Actor { owner: 1, policy: &policy, shares: Shares::default(), now_ms };
+    let at_ms = |now_ms| Actor { owner: 1, policy: &policy, shares: Shares::default(), now_ms, clock_error_ms: 0 };
     let (mut record, old) = (Record::default(), Place { secret: "old".into(), ..place() });
     assert_eq!(record.reserve(&old, Purpose::default(), &at_ms(NOW_MS)), Reserved::Granted(1));
     record.settle(&old, 1, AttemptEnd::Accepted, &at_ms(NOW_MS));
@@ -62,7 +76,7 @@ fn a_late_outcome_frees_its_part_of_the_budget() {
     let (mut record, now_ms) = exhausted();
     let late_ms = now_ms + millis(limits::GUARD_OUTCOME_WAIT);
     let policy = GuardPolicy::default();
-    let actor = Actor { owner: 1, policy: &policy, shares: Shares::default(), now_ms: late_ms };
+    let actor = Actor { owner: 1, policy: &policy, shares: Shares::default(), now_ms: late_ms, clock_error_ms: 0 };
     record.settle(&place(), 2, AttemptEnd::Unused, &actor);
     assert_eq!(reserve(&mut record, late_ms), Reserved::Granted(4));
 }
@@ -71,7 +85,7 @@ fn a_late_outcome_frees_its_part_of_the_budget() {
 fn wrong_secrets_leave_an_attempt_for_the_one_that_is_accepted() {
     let (mut record, policy) = (Record::default(), GuardPolicy::default());
     let right = place();
-    let at = |now_ms: u64| Actor { owner: 1, policy: &policy, shares: Shares::default(), now_ms };
+    let at = |now_ms: u64| Actor { owner: 1, policy: &policy, shares: Shares::default(), now_ms, clock_error_ms: 0 };
     let Reserved::Granted(number) = reserve(&mut record, NOW_MS) else { panic!("nothing has failed yet") };
     record.settle(&right, number, AttemptEnd::Accepted, &at(NOW_MS));
     for wrong in 1..=3 {
