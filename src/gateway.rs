@@ -4,6 +4,7 @@
 
 mod egress_builder;
 pub(crate) mod guard_start;
+mod identity_guard;
 mod kerberos;
 
 use std::io;
@@ -26,9 +27,9 @@ use crate::session::{SessionSettings, pseudonym};
 use crate::shard::{self, Gate, GateRules, Message, Shard, ShardOptions};
 use crate::transport::KeepAlive;
 use crate::upstream::{OriginResolver, OwnAddresses};
-pub(crate) use egress_builder::secret_digest;
 use egress_builder::{Builder, ManagedEgress, ShardNotifier};
 use guard_start::GuardStart;
+pub(crate) use identity_guard::secret_digest;
 pub(crate) use kerberos::kdc_logon;
 
 /// Why a gateway did not start.

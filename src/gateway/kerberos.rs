@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
-use super::egress_builder::{Builder, ShardNotifier, notify, secret_digest};
+use super::egress_builder::{Builder, ShardNotifier, notify};
+use super::identity_guard::secret_digest;
 use crate::auth::{TicketSlot, TicketState, TokenTimes};
 use crate::config::{Config, IdentityConfig, KerberosConfig, KerberosIdentity, Spn, UpstreamConfig};
 use crate::kerberos::{ClientSecret, ExchangeOptions, KeyVersion, KeytabEntry, PrincipalName, RequestKind, Timestamp};
