@@ -8,6 +8,7 @@ GATEWAY is the program, which must accept the configuration in them.
 
 import base64
 import copy
+import functools
 import pathlib
 import re
 import shutil
@@ -33,6 +34,7 @@ from common import (
     SECRETS,
     SERVICE_MONITOR,
     TABLES,
+    TLS,
     checked,
     end,
     helm,
@@ -113,14 +115,30 @@ def security(manifests):
     yield from (f"Deployment: {what}" for what, holds in wanted if not holds)
 
 
+def maps(manifests):
+    """What the ConfigMaps have in them, by their names."""
+    return {manifest["metadata"]["name"]: manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap"}
+
+
+def secrets_volume(manifests):
+    """The volume with the files of secrets and of TLS; an empty one if there is none."""
+    mounted = {mount["name"] for mount in pod(manifests)["containers"][0]["volumeMounts"] if mount["mountPath"] == SECRETS}
+    return next((volume for volume in pod(manifests)["volumes"] if volume["name"] in mounted), {})
+
+
+def mounted_maps(volume):
+    """The names of the ConfigMaps in a volume."""
+    sources = [volume, *volume.get("projected", {}).get("sources", [])]
+    return [source["configMap"]["name"] for source in sources if "configMap" in source]
+
+
 def configuration(manifests):
     """The settings of gateway.toml and the environment."""
     spec = pod(manifests)
-    maps = {manifest["metadata"]["name"]: manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap"}
-    text = next(data["gateway.toml"] for data in maps.values() if "gateway.toml" in data)
+    text = next(data["gateway.toml"] for data in maps(manifests).values() if "gateway.toml" in data)
     environment = {}
     for source in spec["containers"][0].get("envFrom", []):
-        environment |= maps.get(source["configMapRef"]["name"], {})
+        environment |= maps(manifests).get(source["configMapRef"]["name"], {})
     environment |= {variable["name"]: variable["value"] for variable in spec["containers"][0].get("env", [])}
     return text, environment
 
@@ -158,13 +176,30 @@ def keytab(name, realm):
     return b"\x05\x02" + struct.pack(">i", len(entry)) + entry
 
 
+@functools.cache
+def certificate():
+    """A self-signed certificate and its key, as PEM."""
+    made = run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=proxy.corp.example", "-keyout", "-", "-out", "-").stdout
+    key, start, rest = made.partition("-----BEGIN CERTIFICATE-----")
+    return (start + rest).encode(), key.encode()
+
+
+def valid_file(name):
+    """What a file of this name may have in it."""
+    if name.endswith("keytab"):
+        return keytab("svc-egress", "CORP.EXAMPLE")
+    if name.endswith((".crt", ".key")):
+        return certificate()[name.endswith(".key")]
+    return b"another password\n" if name == "previous-password" else b"some password\n"
+
+
 def accepted(manifests, gateway):
     """Checks that the program accepts the pod's configuration."""
     text, environment = configuration(manifests)
-    valid = {name: keytab("svc-egress", "CORP.EXAMPLE") if name.endswith("keytab") else b"some password\n" for name in secret_files(text, environment)}
-    valid |= {"previous-password": b"another password\n"} if "previous-password" in valid else {}
-    for name, contents in ((one(manifests, "Secret") or {}).get("data") or {}).items():
-        contents = base64.b64decode(contents or "")
+    valid = {name: valid_file(name) for name in secret_files(text, environment)}
+    files = {name: base64.b64decode(contents or "") for name, contents in ((one(manifests, "Secret") or {}).get("data") or {}).items()}
+    files |= {name: contents.encode() for source in mounted_maps(secrets_volume(manifests)) for name, contents in maps(manifests).get(source, {}).items()}
+    for name, contents in files.items():
         # Of an overlay: a placeholder is not a secret. Of the chart: a password with characters that need care.
         if contents.startswith(b"PLACEHOLDER"):
             finished = checked(gateway, text, environment, valid | {name: contents})
@@ -218,8 +253,9 @@ def connected(manifests):
         if not selector or not selector.items() <= target.items():
             yield f"{what} selects {selector}, and there are {target}"
     for volume in spec["volumes"]:
-        if "configMap" in volume and volume["configMap"]["name"] not in names(manifests, "ConfigMap"):
-            yield f"no ConfigMap {volume['configMap']['name']}"
+        # If the certificate of the CA is made here, it must be the one that is mounted. The chart names one that exists.
+        is_made_here = "configMap" in volume or any("ca.crt" in data for data in maps(manifests).values())
+        yield from (f"no ConfigMap {name}" for name in mounted_maps(volume) if is_made_here and name not in names(manifests, "ConfigMap"))
     if spec["serviceAccountName"] not in names(manifests, "ServiceAccount"):
         yield f"no ServiceAccount {spec['serviceAccountName']}"
     scaler = one(manifests, "HorizontalPodAutoscaler")
@@ -261,6 +297,7 @@ def secrets(manifests):
     # The others are not made here.
     if made.keys() >= set(mounted):
         keys = {key for name in mounted for key in made[name]}
+        keys |= {key for name in mounted_maps(volume) for key in maps(manifests).get(name, {})}
         yield from (f"Secret: no key {name}" for name in files - keys - {"previous-password"})
 
 
@@ -280,6 +317,11 @@ def network(manifests):
         yield "NetworkPolicy: the way to the name server"
     if any("ipBlock" not in peer or peer["ipBlock"]["cidr"].endswith("/0") for peer in upstream.get("to", [{}])):
         yield "NetworkPolicy: the way to the proxy is not limited to its addresses"
+    text, environment = configuration(manifests)
+    address = environment.get("NTLM_GATEWAY_UPSTREAM") or tomllib.loads(text).get("upstream")
+    port = re.search(r":(\d+)$", address) if isinstance(address, str) else None
+    if port and int(port[1]) not in {allowed["port"] for allowed in upstream["ports"]}:
+        yield f"NetworkPolicy: no way to {address}"
     kdcs = [rule for rule in spec["egress"] if any(port.get("protocol") == "UDP" and port["port"] != 53 for port in rule["ports"])]
     wanted = [[("TCP", 88), ("UDP", 88)]] if uses_kerberos(*configuration(manifests)) else []
     if [sorted((port["protocol"], port["port"]) for port in rule["ports"]) for rule in kdcs] != wanted:
@@ -420,6 +462,7 @@ def sources():
         ("Kerberos and NTLM with a password", KERBEROS),
         ("a keytab and a password", BOTH),
         ("a keytab of an identity", KEYTAB_OF_IDENTITY),
+        ("TLS to the proxy", TLS),
     ):
         yield f"chart with {name}", helm(values)
 
@@ -494,6 +537,15 @@ SPOILT_KERBEROS = {
     "a password that is missing": lambda m: pod(m)["containers"][0]["env"].append({"name": "NTLM_GATEWAY_PASSWORD_FILE", "value": f"{SECRETS}/password"}),
 }
 
+# The same for the overlay with TLS.
+SPOILT_TLS = {
+    "a CA that is missing": lambda m: sources_of_files(m)[1]["configMap"].update(name="x"),
+    "a key for all users": lambda m: pod(m)["volumes"][1]["projected"].update(defaultMode=0o444),
+    "a certificate without its key": lambda m: pod(m)["containers"][0]["env"].pop(),
+    "a pin that is none": lambda m: site(m).update(NTLM_GATEWAY_TLS_PIN_SHA256="x"),
+    "no way to the port with TLS": lambda m: one(m, "NetworkPolicy")["spec"]["egress"][1]["ports"][0].update(port=8080),
+}
+
 SPOILT_INJECTION = {
     "a policy for other namespaces": lambda m: one(m, "MutatingAdmissionPolicyBinding")["spec"]["matchResources"]["namespaceSelector"].update(matchLabels={"x": "y"}),
     "a policy without a binding": lambda m: one(m, "MutatingAdmissionPolicyBinding")["spec"].update(policyName="x"),
@@ -505,21 +557,25 @@ SPOILT_INJECTION = {
 
 def site(manifests):
     """The settings of the site in the environment."""
-    return next(manifest["data"] for manifest in manifests if manifest["kind"] == "ConfigMap" and "gateway.toml" not in manifest["data"])
+    return next(data for data in maps(manifests).values() if "NTLM_GATEWAY_UPSTREAM" in data)
+
+
+def sources_of_files(manifests):
+    return pod(manifests)["volumes"][1]["projected"]["sources"]
 
 
 def main():
     gateway = sys.argv[1]
     found = []
     if sys.argv[2:] == ["--spoilt"]:
-        for overlay, ways in (("prometheus-operator", SPOILT), ("kerberos", SPOILT_KERBEROS), ("injection", SPOILT_INJECTION)):
+        for overlay, ways in (("prometheus-operator", SPOILT), ("kerberos", SPOILT_KERBEROS), ("tls", SPOILT_TLS), ("injection", SPOILT_INJECTION)):
             good = kustomize(DEPLOY / "kustomize" / "overlays" / overlay)
             for what, spoil in ways.items():
                 manifests = copy.deepcopy(good)
                 spoil(manifests)
                 if next(findings(manifests, gateway), None) is None:
                     found.append(f"nothing was found wrong with {what}")
-        print(f"{len(SPOILT) + len(SPOILT_KERBEROS) + len(SPOILT_INJECTION)} ways to spoil them")
+        print(f"{len(SPOILT) + len(SPOILT_KERBEROS) + len(SPOILT_TLS) + len(SPOILT_INJECTION)} ways to spoil them")
     else:
         for source, manifests in sources():
             found += [f"{source}: {finding}" for finding in findings(manifests, gateway)]
