@@ -57,6 +57,9 @@ pub struct UpstreamOptions {
     /// Serve TLS only, with a certificate for the address that is made at the start and written to this file
     #[arg(long, value_name = "FILE")]
     pub tls: Option<PathBuf>,
+    /// With --tls: resume no session, so that every handshake is a full one
+    #[arg(long, requires = "tls")]
+    pub no_resumption: bool,
     #[command(flatten)]
     pub kerberos: UpstreamKerberos,
     /// Stop when standard input ends, so that it does not outlive the program that started it
@@ -210,6 +213,9 @@ pub struct CompareOptions {
     /// memberships
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     pub ticket_bytes: usize,
+    /// Let the stubs with TLS resume no session, so that every handshake is a full one
+    #[arg(long)]
+    pub no_resumption: bool,
     /// Additional argument for the gateway's `run`; may be repeated
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub gateway_arg: Vec<String>,

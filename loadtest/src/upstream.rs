@@ -43,7 +43,10 @@ pub fn serve(options: &UpstreamOptions) -> Result<ExitCode, Box<dyn Error>> {
             delay: Duration::from_millis(options.delay_ms),
             lifetime,
             kerberos,
-            tls: tls.map(|certificate| certificate.server_config()),
+            tls: tls.map(|certificate| match options.no_resumption {
+                true => certificate.server_config_without_resumption(),
+                false => certificate.server_config(),
+            }),
             ..StubOptions::default()
         }
         .account(domain, user, &options.password),

@@ -389,7 +389,7 @@ impl StubProcess {
         StubProcess::start_with("plain", threads, delay_ms, &["--realm", REALM, "--ticket-bytes", &ticket_bytes])
     }
 
-    /// The same as the first, with TLS; its certificate is written to the file.
+    /// The same as the first, with TLS; its certificate is written to the file, and sessions are resumed or not.
     ///
     /// # Errors
     /// As above.
@@ -398,8 +398,11 @@ impl StubProcess {
         threads: NonZeroUsize,
         delay_ms: u64,
         certificate: &Path,
+        no_resumption: bool,
     ) -> io::Result<StubProcess> {
-        StubProcess::start_with(personality, threads, delay_ms, &["--tls", &certificate.to_string_lossy()])
+        let certificate = certificate.to_string_lossy();
+        let all = ["--tls", &certificate, "--no-resumption"];
+        StubProcess::start_with(personality, threads, delay_ms, if no_resumption { &all } else { &all[..2] })
     }
 
     fn start_with(personality: &str, threads: NonZeroUsize, delay_ms: u64, more: &[&str]) -> io::Result<StubProcess> {

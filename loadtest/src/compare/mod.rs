@@ -245,6 +245,7 @@ fn stubs(
                 options.stub_threads,
                 delay_ms,
                 &launch::certificate(scratch, personality),
+                options.no_resumption,
             )
         };
         Ok([start("plain")?, start("open")?])
