@@ -350,7 +350,19 @@ impl Reader<'_> {
         self.unique("upstreams", &names, limits::MAX_UPSTREAMS)?;
         let all: Vec<Vec<UpstreamConfig>> = all.into_iter().collect::<Option<_>>()?;
         let system_store = common.tls.system_store().map(Path::to_owned);
-        Some(Upstreams { all: all.concat(), groups, system_store })
+        let all = all.concat();
+        self.warn_of_mixed_groups(&all, &names, if table.is_empty() { "upstream" } else { "upstreams.address" });
+        Some(Upstreams { all, groups, system_store })
+    }
+
+    /// Warns of upstreams without TLS that take over from others that have it. `names` are theirs, in the same order.
+    fn warn_of_mixed_groups(&mut self, all: &[UpstreamConfig], names: &[Placed<String>], key: &str) {
+        for (upstream, name) in all.iter().zip(names) {
+            let has_tls = |other: &UpstreamConfig| other.group == upstream.group && other.tls.is_some();
+            if upstream.tls.is_none() && all.iter().any(has_tls) {
+                self.warn(name.source.clone(), key, Advice::MixedGroup { upstream: name.value.clone() });
+            }
+        }
     }
 
     fn upstream(

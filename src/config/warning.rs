@@ -104,6 +104,14 @@ pub enum Advice {
     /// A setting for TLS without TLS.
     #[error("has no effect, because no upstream that it is for has https:// in front of its address")]
     WithoutTls,
+    /// An upstream without TLS among others with it.
+    #[error(
+        "{upstream} has no https:// and takes over, without TLS, when the upstreams of its group that have it fail; add https:// or put it into another group"
+    )]
+    MixedGroup {
+        /// The upstream's name.
+        upstream: String,
+    },
     /// A variable whose name is nearly that of a setting.
     #[error("is not a setting; did you mean {0}?")]
     Variable(String),

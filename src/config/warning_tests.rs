@@ -213,3 +213,25 @@ fn debug_output_of_settings_omits_their_texts() {
     let setting = Setting::new(r"CORP\svc:S3cret", Source::Flag("--user".into()));
     assert_eq!(format!("{setting:?}"), r#"Setting { source: Flag("--user"), .. }"#);
 }
+
+#[test]
+fn an_upstream_without_tls_in_a_group_with_tls_is_a_warning() {
+    let directory = Directory::new("mixed-group");
+    let ca = rcgen::generate_simple_self_signed(["proxy".to_owned()]).unwrap();
+    directory.write("ca.pem", &ca.cert.pem(), 0o644);
+    let account = "user = 'CORP\\svc'\npassword_file = 'password'\n";
+    let expect_one = |text: &str, place: &str| {
+        let warnings = directory.warnings_with(text, &[]);
+        let is_fit = |warning: &String| warning.starts_with(place) && warning.contains(": b:1 has no https://");
+        assert!(warnings.len() == 1 && warnings.iter().all(is_fit), "{warnings:#?}");
+    };
+    expect_one(&format!("{account}upstream = ['https://a:1', 'b:1']\n[tls]\nca_file = 'ca.pem'\n"), "gateway.toml:3:");
+    let table = |group: &str| {
+        format!(
+            "{account}[tls]\nca_file = 'ca.pem'\n[[upstreams]]\naddress = 'https://a:1'\n\
+             [[upstreams]]\naddress = 'b:1'\n{group}"
+        )
+    };
+    expect_one(&table(""), "gateway.toml:");
+    directory.expect(&table("group = 'other'\n"), &[]);
+}

@@ -206,6 +206,21 @@ fn an_upstream_that_never_answers_the_handshake_is_left_for_the_next_in_time() {
 }
 
 #[test]
+fn a_handshake_that_is_not_answered_in_time_says_what_may_be_wrong() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let stub = TlsStub::start();
+    let settings = [("warm", "0"), ("timeouts.tls", "200ms")];
+    let gateway = stub.gateway_at(silent.local_addr().expect("its address"), &settings);
+    let answer = connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
+    assert_eq!(answer.status(), 504, "{}", answer.head);
+    let told = answer.field("proxy-status").unwrap_or_default().to_owned();
+    let hint = "did not complete the TLS handshake in time; if the port speaks plain HTTP, remove https://";
+    assert!(told.contains(hint), "{told}");
+    eventually("it is counted", || metric(&gateway, "faults_total", &[("cause", "connect_timeout")]) == 1.0);
+    in_process::stop(gateway);
+}
+
+#[test]
 fn an_address_that_never_answers_the_handshake_is_left_for_the_next_of_its_upstream() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let stub = TlsStub::start();
