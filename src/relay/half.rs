@@ -170,8 +170,8 @@ impl Half {
             match self.flow {
                 Flow::Finished => return Ok(Turn::Finished),
                 Flow::SourceEnded => {
-                    self.finish(to, other_finished)?;
-                    return Ok(Turn::Finished);
+                    let is_finished = self.finish(to, other_finished)?;
+                    return Ok(if is_finished { Turn::Finished } else { Turn::Waiting });
                 }
                 Flow::Open => {}
             }
@@ -194,7 +194,7 @@ impl Half {
         self.moved
     }
 
-    /// Takes one piece from the source; returns its length in bytes.
+    /// Takes one piece from the source; returns what it counts in the budget.
     fn take(
         &mut self,
         from: &mut Endpoint,
@@ -232,7 +232,7 @@ impl Half {
         if sent < count {
             self.held = Held::Buffer(Box::new(Buffer { bytes: bytes[sent..].to_vec(), sent: 0 }));
         }
-        Ok(count)
+        Ok(from.read_cost(count))
     }
 
     fn take_by_splice(&mut self, from: &mut Endpoint, pipe: Pipe, pipes: &mut PipePool) -> Result<usize, RelayError> {
@@ -296,17 +296,26 @@ impl Half {
         }
     }
 
-    /// Shuts the destination down: nothing more follows.
-    fn finish(&mut self, to: &mut Endpoint, other_finished: bool) -> Result<(), RelayError> {
-        self.flow = Flow::Finished;
-        if other_finished {
-            return Ok(());
+    /// Shuts the destination down: nothing more follows. `false` while the destination does not take the notice of it.
+    fn finish(&mut self, to: &mut Endpoint, other_finished: bool) -> Result<bool, RelayError> {
+        if other_finished && to.stream.ends_by_closing() {
+            self.flow = Flow::Finished;
+            return Ok(true);
         }
         match to.stream.shutdown(Shutdown::Write) {
-            // The destination has ended already, which its own half will find out.
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-            other => other.map_err(RelayError::Destination),
+            Ok(()) if to.stream.is_ending() => {
+                to.ready.write_blocked();
+                return Ok(false);
+            }
+            // The destination has ended already, which its own half will find out; or it had, when nothing is left to
+            // be lost.
+            Err(error) if error.kind() != io::ErrorKind::NotConnected && !other_finished => {
+                return Err(RelayError::Destination(error));
+            }
+            _ => {}
         }
+        self.flow = Flow::Finished;
+        Ok(true)
     }
 }
 

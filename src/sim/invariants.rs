@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::client::Client;
 use super::kerberos::RealmCounts;
-use super::network::{Address, Conclusion, with};
+use super::network::{Address, Conclusion, TlsCounts, with};
 use super::plain;
 use super::pump::Pump;
 use super::scenario::{Entrance, Speaks, Target};
@@ -25,6 +25,8 @@ pub struct RunSummary {
     pub dialled: usize,
     /// What happened with Kerberos.
     pub tickets: RealmCounts,
+    /// What happened with TLS.
+    pub tls: TlsCounts,
 }
 
 /// An upstream that accepts within this time, in µs, is not slow.
@@ -58,6 +60,10 @@ pub fn check(world: &World) -> Result<RunSummary, Vec<String>> {
         outcome.hash = network.trace.hash();
         outcome.spliced = network.spliced;
         outcome.dialled = network.dialled.len();
+        outcome.tls = network.tls_counts;
+        wrong.extend(
+            network.wrong_in_tls().map(|(id, error)| format!("connection {id}: the gateway broke TLS: {error}")),
+        );
     });
     if wrong.is_empty() { Ok(outcome) } else { Err(wrong) }
 }

@@ -12,6 +12,7 @@
 //! | `client`, `opening`, `upstream`, `pump` | the peers |
 //! | `plain` | plain HTTP clients and servers |
 //! | `kerberos` | a KDC, its tickets, and upstreams that verify them |
+//! | `tls` | upstreams with TLS |
 //! | `world` | all of them together, until the shard ends |
 //! | `invariants` | what must be true of every run |
 //! | `cases`, `route_cases` | hand-written scenarios |
@@ -35,6 +36,7 @@ pub(crate) mod rng;
 mod route_cases;
 mod routes;
 mod scenario;
+mod tls;
 mod trace;
 mod upstream;
 mod world;
@@ -49,6 +51,7 @@ use std::thread;
 
 use invariants::RunSummary;
 use kerberos::RealmCounts;
+use network::TlsCounts;
 use scenario::Scenario;
 
 /// What a seed decides.
@@ -65,6 +68,8 @@ enum Kind {
     Forward,
     /// As with NTLM, with a PROXY header on each connection.
     ProxyHeader,
+    /// As with NTLM, with TLS to most upstreams.
+    Tls,
 }
 
 impl Kind {
@@ -76,8 +81,11 @@ impl Kind {
             Ok("transparent") => Kind::Transparent,
             Ok("forward") => Kind::Forward,
             Ok("proxy-header") => Kind::ProxyHeader,
+            Ok("tls") => Kind::Tls,
             Err(_) | Ok("ntlm") => Kind::Ntlm,
-            Ok(other) => panic!("SIM_KIND is ntlm, kerberos, socks, transparent, forward or proxy-header, not {other}"),
+            Ok(other) => {
+                panic!("SIM_KIND is ntlm, kerberos, socks, transparent, forward, proxy-header or tls, not {other}")
+            }
         }
     }
 }
@@ -94,6 +102,7 @@ fn run(kind: Kind, seed: u64, print: bool) -> Result<RunSummary, String> {
         Kind::Transparent => (Scenario::with_transparent_clients(seed), "SIM_KIND=transparent "),
         Kind::Forward => (Scenario::with_forward(seed), "SIM_KIND=forward "),
         Kind::ProxyHeader => (Scenario::with_proxy_headers(seed), "SIM_KIND=proxy-header "),
+        Kind::Tls => (Scenario::with_tls(seed), "SIM_KIND=tls "),
     };
     play(scenario, seed, print).map_err(|wrong| {
         format!(
@@ -146,6 +155,7 @@ struct Totals {
     spliced: u64,
     carried: u64,
     tickets: RealmCounts,
+    tls: TlsCounts,
     wrong: Vec<String>,
 }
 
@@ -166,6 +176,7 @@ fn run_all(kind: Kind, seeds: Range<u64>) -> Totals {
                     totals.spliced += summary.spliced;
                     totals.carried += summary.carried;
                     totals.tickets.add(&summary.tickets);
+                    totals.tls.add(&summary.tls);
                 }
                 Err(wrong) => totals.wrong.push(wrong),
             }
@@ -212,12 +223,21 @@ fn bytes_of_socks_clients_arrive_or_a_fault_is_reported() {
 }
 
 /// Runs seeds of a kind; ends with these labels must be common among them.
-fn passes(kind: Kind, seeds: u64, ends: &[&str]) {
+fn passes(kind: Kind, seeds: u64, ends: &[&str]) -> Totals {
     let totals = run_all(kind, 0..seeds);
     assert!(totals.wrong.is_empty(), "{}", totals.wrong.join("\n"));
     for end in ends {
         assert!(totals.ends.get(end).is_some_and(|count| *count > 10), "too few ended as {end}: {:?}", totals.ends);
     }
+    totals
+}
+
+#[test]
+fn bytes_over_tls_arrive_or_a_fault_is_reported() {
+    let ends = ["finished", "upstream_reset", "client_gone", "connect_timeout", "half_closed_timeout"];
+    let TlsCounts { new, resumed, failed, truncated, new_keys } = passes(Kind::Tls, 1_000, &ends).tls;
+    let counts = [new, resumed, failed, truncated, new_keys];
+    assert!(counts.iter().all(|count| *count > 50), "{counts:?}");
 }
 
 #[test]
@@ -239,7 +259,7 @@ fn clients_with_proxy_headers_are_served_as_without() {
 
 #[test]
 fn a_seed_always_gives_the_same_run() {
-    for (kind, seed) in (0..100).flat_map(|seed| [(Kind::Ntlm, seed), (Kind::Kerberos, seed)]) {
+    for (kind, seed) in (0..100).flat_map(|seed| [Kind::Ntlm, Kind::Kerberos, Kind::Tls].map(|kind| (kind, seed))) {
         let hash = || run(kind, seed, false).map(|outcome| outcome.hash);
         assert_eq!(hash(), hash(), "{kind:?}, seed {seed}");
     }
@@ -262,6 +282,6 @@ fn many_seeds() {
     let (first, end) = text.split_once("..").expect("SIM_SEEDS is a range");
     let totals = run_all(Kind::wanted(), first.parse().unwrap()..end.parse().unwrap());
     println!("{:#?}\n{} of {} bytes spliced", totals.ends, totals.spliced, totals.carried);
-    println!("{:?}", totals.tickets);
+    println!("{:?}\n{:?}", totals.tickets, totals.tls);
     assert!(totals.wrong.is_empty(), "{}", totals.wrong.join("\n"));
 }

@@ -4,6 +4,7 @@
 //! `transport::Listener` and `transport::Pipe` hold in tests; the simulated world uses it through [`with`]. Nothing
 //! here blocks, and all randomness comes from one seed.
 
+mod far_tls;
 mod handles;
 mod pipe;
 mod wire;
@@ -20,6 +21,7 @@ use rustix::io::Errno;
 use super::rng::Rng;
 use super::trace::{self, NONE, Trace};
 use crate::transport::{Readiness, Signs};
+pub use far_tls::{TlsCounts, TlsOddity, TlsTraits};
 pub use handles::{Listener, Pipe, Socket, connect, open_pipe};
 use pipe::PipeState;
 pub use wire::{Conclusion, End, Pace, Phase, Traits, Wire};
@@ -109,6 +111,7 @@ pub struct Network {
     pub calls: u64,
     calls_before_turn: u64,
     pub spliced: u64,
+    pub tls_counts: TlsCounts,
     agenda: BinaryHeap<Reverse<(u64, u64, Action)>>,
     next_number: u64,
     backlog: VecDeque<(usize, SocketAddr)>,
@@ -137,6 +140,7 @@ impl Network {
             calls: 0,
             calls_before_turn: 0,
             spliced: 0,
+            tls_counts: TlsCounts::default(),
             agenda: BinaryHeap::new(),
             next_number: 0,
             backlog: VecDeque::new(),
@@ -266,6 +270,9 @@ impl Network {
 
     /// A peer writes; returns how many bytes it could.
     pub fn peer_write(&mut self, id: usize, bytes: &[u8]) -> usize {
+        if self.wires[id].tls.is_some() {
+            return self.write_secured(id, bytes);
+        }
         let wire = &mut self.wires[id];
         if wire.sent_end.is_some() {
             return 0;
@@ -281,6 +288,9 @@ impl Network {
 
     /// A peer reads at most `most` bytes.
     pub fn peer_read(&mut self, id: usize, most: usize, into: &mut Vec<u8>) -> usize {
+        if self.wires[id].tls.is_some() {
+            return self.read_secured(id, most, into);
+        }
         let wire = &mut self.wires[id];
         let bytes = wire.inbox.front(most);
         let count = bytes.len();
@@ -295,6 +305,13 @@ impl Network {
 
     /// A peer ends its direction, or resets the connection, which discards some of the data in flight.
     pub fn peer_end(&mut self, id: usize, end: End) {
+        if end == End::Fin && self.wires[id].sent_end.is_none() {
+            self.say_goodbye(id);
+        }
+        self.end_raw(id, end);
+    }
+
+    fn end_raw(&mut self, id: usize, end: End) {
         let wire = &mut self.wires[id];
         if wire.sent_end == Some(End::Reset) || wire.sent_end == Some(end) {
             return;
@@ -311,7 +328,7 @@ impl Network {
 
     /// A peer closes its socket.
     pub fn peer_close(&mut self, id: usize) {
-        let unread = !self.wires[id].inbox.is_empty();
+        let unread = !self.wires[id].inbox.is_empty() || self.unread(id) > 0;
         self.peer_end(id, if unread { End::Reset } else { End::Fin });
         self.wires[id].peer_closed = true;
         self.carry_out(id);

@@ -100,9 +100,8 @@ impl Pump {
 
     /// Notes whether the other direction has ended.
     pub fn note_ends(&mut self, network: &Network) {
-        let wire = &network.wires[self.wire];
-        self.saw_reset |= wire.inbox_reset && wire.inbox.is_empty();
-        self.saw_end |= wire.inbox_ended && wire.inbox.is_empty() && !wire.inbox_reset;
+        self.saw_reset |= network.sees_reset(self.wire);
+        self.saw_end |= network.sees_end(self.wire);
     }
 
     /// Reads, writes and ends, as far as possible now.
@@ -140,7 +139,8 @@ impl Pump {
         let all_written = self.written == self.plan.bytes;
         if all_written && self.ended.is_none() && !self.is_silent() && (self.saw_end || !self.plan.ends_last) {
             self.ended = Some(End::Fin);
-            self.ended_cleanly = true;
+            self.ended_cleanly = network.ends_cleanly(self.wire);
+            self.misbehaved |= !self.ended_cleanly;
             network.peer_end(self.wire, End::Fin);
         }
     }
@@ -186,6 +186,6 @@ impl Pump {
         self.closed = true;
         network.peer_close(self.wire);
         self.ended = network.wires[self.wire].sent_end;
-        self.ended_cleanly |= self.ended == Some(End::Fin);
+        self.ended_cleanly |= self.ended == Some(End::Fin) && network.ends_cleanly(self.wire);
     }
 }

@@ -45,6 +45,7 @@ fn upstream(place: u8, personality: Personality, address: Address) -> UpstreamPl
         idle_close_us: None,
         closes_on_reuse: false,
         first_oddities: Vec::new(),
+        tls: None,
     }
 }
 

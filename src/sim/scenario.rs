@@ -7,6 +7,7 @@ use super::network::{Address, Pace, PollTraits, Traits};
 use super::plain::{self, HttpClientPlan};
 use super::rng::Rng;
 use super::routes::RouteScripts;
+use super::tls::TlsPlan;
 use crate::auth::FirstLeg;
 use crate::session::TimeoutsMs;
 use crate::stub::Personality;
@@ -192,6 +193,8 @@ pub struct UpstreamPlan {
     pub closes_on_reuse: bool,
     /// How its first connections misbehave, in their order; for scenarios written by hand.
     pub first_oddities: Vec<Option<FlowOddity>>,
+    /// It serves TLS.
+    pub tls: Option<TlsPlan>,
 }
 
 /// Personalities with which a handshake always succeeds.
@@ -554,6 +557,7 @@ fn upstreams(rng: &mut Rng, strict: bool, traits: &[Traits]) -> Vec<UpstreamPlan
             idle_close_us: None,
             closes_on_reuse: false,
             first_oddities: Vec::new(),
+            tls: None,
         })
         .collect();
     if strict && let Some(last) = plans.last_mut().and_then(|plan| plan.addresses.last_mut()) {

@@ -118,8 +118,7 @@ impl Peer {
                 PeerState::Tunnel(_, pump) => return pump.step(network),
                 PeerState::Lingering => {
                     while network.peer_read(self.wire, 1 << 16, &mut Vec::new()) > 0 {}
-                    let wire = &network.wires[self.wire];
-                    if wire.inbox_ended || wire.inbox_reset {
+                    if network.sees_end(self.wire) || network.sees_reset(self.wire) {
                         network.peer_close(self.wire);
                         self.state = PeerState::Done;
                     }
@@ -167,7 +166,7 @@ impl Peer {
                 self.state = PeerState::Done;
                 return false;
             }
-            StepsOutcome::AllDone => self.http.answered(network.wires[self.wire].inbox.len()),
+            StepsOutcome::AllDone => self.http.answered(network.unread(self.wire)),
         }
         self.read_requests(network, context)
     }
@@ -206,12 +205,11 @@ impl Peer {
             conversation.last_received_us = network.now_us;
             return true;
         }
-        let wire = &network.wires[self.wire];
         let idle_close = conversation.proxy.as_ref().and_then(Proxy::idle_close);
         let limit_us = idle_close.map(|limit| u64::try_from(limit.as_micros()).unwrap());
         let limit_us = limit_us.or(self.idle_close_us.filter(|_| self.http.is_idle()));
         let idle = limit_us.is_some_and(|limit_us| network.now_us >= conversation.last_received_us + limit_us);
-        if wire.inbox_ended || wire.inbox_reset || idle {
+        if network.sees_end(self.wire) || network.sees_reset(self.wire) || idle {
             network.peer_close(self.wire);
             self.state = PeerState::Done;
         } else if let Some(limit_us) = limit_us {
@@ -306,8 +304,7 @@ impl Conversation {
             };
             if !done {
                 // If the other side is gone, the rest can never be sent.
-                let wire = &network.wires[id];
-                return if wire.inbox_reset { StepsOutcome::Reset } else { StepsOutcome::Blocked };
+                return if network.wires[id].inbox_reset { StepsOutcome::Reset } else { StepsOutcome::Blocked };
             }
             self.steps.pop_front();
             self.sent = 0;

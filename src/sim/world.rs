@@ -18,6 +18,7 @@ use super::routes::ScriptedRoutes;
 use super::scenario::{
     Entrance, FlowOddity, FlowPlan, ORIGINS, SECOND_IDENTITY_ADDRESS, Scenario, Target, USERS, UpstreamPlan,
 };
+use super::tls::{TlsEnds, TlsPlan};
 use super::trace::Trace;
 use super::upstream::{Peer, PeerContext};
 use crate::auth::{Credentials, NonceSource};
@@ -94,6 +95,8 @@ pub struct World {
     lookups: Lookups,
     routes: Option<Arc<ScriptedRoutes>>,
     pub tickets: Option<Tickets>,
+    /// Both ends' settings of TLS, for each upstream that serves it.
+    tls: Vec<Option<TlsEnds>>,
     rng: Rng,
     draining: bool,
     /// Connections that upstreams have accepted, by the upstream's place.
@@ -115,8 +118,9 @@ pub fn build(scenario: Scenario, seed: u64, print: bool) -> (World, Shard) {
     let identities = if scenario.two_identities { 2 } else { 1 };
     let tickets =
         scenario.kerberos.as_ref().map(|plan| Tickets::new(plan, scenario.upstreams.len(), identities, TICKET_WANTED));
+    let tls: Vec<_> = scenario.upstreams.iter().map(|plan| plan.tls.as_ref().map(TlsPlan::ends)).collect();
     let egress = CurrentEgress::new(
-        new_egress(&scenario, &metrics, &shard_sender, routes.clone(), tickets.as_ref()),
+        new_egress(&scenario, &metrics, &shard_sender, routes.clone(), tickets.as_ref(), &tls),
         Logins::default(),
         Arc::new(Guesses::new(metrics.logins())),
     );
@@ -175,6 +179,7 @@ pub fn build(scenario: Scenario, seed: u64, print: bool) -> (World, Shard) {
         lookups,
         routes,
         tickets,
+        tls,
         rng,
         draining: false,
         accepted: BTreeMap::new(),
@@ -206,14 +211,16 @@ fn new_egress(
     shard_sender: &Arc<OnceLock<Sender<Message>>>,
     scripted: Option<Arc<ScriptedRoutes>>,
     tickets: Option<&Tickets>,
+    tls: &[Option<TlsEnds>],
 ) -> Egress {
     let count = if scenario.two_identities { 2 } else { 1 };
     let identities: Vec<_> = USERS.iter().take(count).map(|user| Arc::new(new_identity(user, shard_sender))).collect();
     let (mut members, mut hops) = (Vec::new(), Vec::new());
-    for (place, plan) in scenario.upstreams.iter().enumerate() {
+    for (place, (plan, tls)) in scenario.upstreams.iter().zip(tls).enumerate() {
         let name = format!("u{place}");
+        let transport = tls.as_ref().map_or(Transport::Tcp, |ends| ends.gateway.clone());
         let upstream =
-            Upstream::new(&name, vec![format!("{name}.test:3128").parse().unwrap()], Transport::Tcp, move |change| {
+            Upstream::new(&name, vec![format!("{name}.test:3128").parse().unwrap()], transport, move |change| {
                 if matches!(change, HealthChange::Ejected(_)) {
                     with(|network| {
                         network.ejected.push(place);
@@ -460,6 +467,9 @@ impl World {
             let peer = self.new_peer(wire, address);
             self.peers.insert(wire, peer);
         }
+        if !with(|network| network.is_ready(wire)) {
+            return;
+        }
         let Some(mut peer) = self.peers.remove(&wire) else { return };
         with(|network| peer.step(network, &self.peer_context()));
         self.peers.insert(wire, peer);
@@ -491,6 +501,10 @@ impl World {
         let oddity = odd.then(|| self.rng.pick(&kinds)(after));
         let accepted = self.accepted.entry(place).or_default();
         let oddity = plan.first_oddities.get(*accepted).copied().unwrap_or(oddity);
+        if let (Some(plan), Some(ends)) = (&plan.tls, &self.tls[place]) {
+            let traits = plan.traits(*accepted, with(|network| network.now_us), &mut self.rng);
+            with(|network| network.secure(wire, Arc::clone(&ends.server), traits));
+        }
         *accepted += 1;
         let (id, personality) = (self.rng.next(), plan.personality);
         let proxy = match &self.tickets {

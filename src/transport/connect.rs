@@ -82,7 +82,12 @@ impl Transport {
     pub(super) fn open(&self, address: SocketAddr) -> io::Result<Endpoint> {
         #[cfg(test)]
         if let Some(outcome) = simulated::connect(address) {
-            return outcome.map(|socket| Endpoint { stream: Stream::Simulated(socket), ready: Readiness::NOTHING });
+            let carrier = Stream::Simulated(outcome?);
+            let stream = match self {
+                Transport::Tls(settings) => Stream::Tls(Box::new(Tls::connecting(carrier, settings)?)),
+                _ => carrier,
+            };
+            return Ok(Endpoint { stream, ready: Readiness::NOTHING });
         }
         self.over(tcp::connect(address)?)
     }
@@ -91,7 +96,7 @@ impl Transport {
     fn over(&self, socket: TcpStream) -> io::Result<Endpoint> {
         let stream = match self {
             Transport::Tcp => Stream::Tcp(socket),
-            Transport::Tls(settings) => Stream::Tls(Box::new(Tls::connecting(socket, settings)?)),
+            Transport::Tls(settings) => Stream::Tls(Box::new(Tls::connecting(Stream::Tcp(socket), settings)?)),
             #[cfg(test)]
             Transport::Framed => Stream::Framed(Framed::new(socket)),
         };

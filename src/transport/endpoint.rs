@@ -26,7 +26,7 @@ impl Endpoint {
     /// # Errors
     /// When the system has no random numbers, or the configuration cannot be used.
     pub fn accept_tls(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Endpoint> {
-        let stream = Stream::Tls(Box::new(Tls::accepted(socket, config)?));
+        let stream = Stream::Tls(Box::new(Tls::accepted(Stream::Tcp(socket), config)?));
         Ok(Endpoint { stream, ready: Readiness::HOPEFUL })
     }
 
@@ -103,6 +103,13 @@ impl Endpoint {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// What the last read, which has brought `count` bytes, counts in the budget of a turn: more than its bytes if they
+    /// took more work, as many short records do.
+    #[inline]
+    pub fn read_cost(&self, count: usize) -> usize {
+        self.stream.read_cost(count)
     }
 
     /// Writes once from `bytes` and updates the readiness; returns how many bytes were taken, 0 when none can be now.

@@ -50,3 +50,5 @@ pub use pipe::Pipe;
 pub use readiness::{Readiness, Signs};
 pub use stream::Stream;
 pub use tcp::{KeepAlive, accept_foreign_addresses, bound_buffers, keep_alive};
+#[cfg(test)]
+pub(crate) use tls::testing;

@@ -78,6 +78,15 @@ impl Stream {
         }
     }
 
+    /// What the last read, which has brought `count` bytes, counts in the budget of a turn.
+    #[inline]
+    pub(super) fn read_cost(&self, count: usize) -> usize {
+        match self {
+            Stream::Tls(tls) => tls.read_cost(count),
+            _ => count,
+        }
+    }
+
     /// The value that ties a logon to this connection: the MD5 hash of its channel bindings, which NTLM carries in
     /// MsvAvChannelBindings (MS-NLMP §2.2.2.1) and Kerberos in the authenticator's checksum (RFC 4121 §4.1.1). `None`
     /// for a transport that has none.
@@ -169,7 +178,7 @@ impl Stream {
     pub(super) fn set_options(&self, options: &SocketOptions) {
         match self {
             Stream::Tcp(stream) => options.apply(stream),
-            Stream::Tls(tls) => options.apply(tls.socket()),
+            Stream::Tls(tls) => tls.carrier().set_options(options),
             #[cfg(test)]
             Stream::Framed(framed) => options.apply(framed.socket()),
             #[cfg(test)]
@@ -181,7 +190,7 @@ impl Stream {
     pub(super) fn set_lasting_options(&self, options: &SocketOptions) {
         match self {
             Stream::Tcp(stream) => options.apply_to_lasting(stream),
-            Stream::Tls(tls) => options.apply_to_lasting(tls.socket()),
+            Stream::Tls(tls) => tls.carrier().set_lasting_options(options),
             #[cfg(test)]
             Stream::Framed(framed) => options.apply_to_lasting(framed.socket()),
             #[cfg(test)]
@@ -196,7 +205,7 @@ impl Stream {
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
         match self {
             Stream::Tcp(stream) => stream.take_error(),
-            Stream::Tls(tls) => tls.socket().take_error(),
+            Stream::Tls(tls) => tls.carrier().take_error(),
             #[cfg(test)]
             Stream::Framed(framed) => framed.socket().take_error(),
             #[cfg(test)]
@@ -208,7 +217,7 @@ impl Stream {
     pub fn is_connected(&self) -> bool {
         match self {
             Stream::Tcp(stream) => stream.peer_addr().is_ok(),
-            Stream::Tls(tls) => tls.socket().peer_addr().is_ok(),
+            Stream::Tls(tls) => tls.carrier().is_connected(),
             #[cfg(test)]
             Stream::Framed(framed) => framed.socket().peer_addr().is_ok(),
             #[cfg(test)]
@@ -220,7 +229,7 @@ impl Stream {
     pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
         match self {
             Stream::Tcp(stream) => tcp::ends(stream),
-            Stream::Tls(tls) => tcp::ends(tls.socket()),
+            Stream::Tls(tls) => tls.carrier().ends(),
             #[cfg(test)]
             Stream::Framed(framed) => tcp::ends(framed.socket()),
             #[cfg(test)]
@@ -235,7 +244,7 @@ impl Stream {
     pub fn original_destination(&self) -> io::Result<SocketAddr> {
         match self {
             Stream::Tcp(stream) => tcp::original_destination(stream),
-            Stream::Tls(tls) => tcp::original_destination(tls.socket()),
+            Stream::Tls(tls) => tls.carrier().original_destination(),
             #[cfg(test)]
             Stream::Framed(framed) => tcp::original_destination(framed.socket()),
             #[cfg(test)]
@@ -247,7 +256,7 @@ impl Stream {
     pub fn acknowledge(&self) {
         match self {
             Stream::Tcp(stream) => tcp::acknowledge(stream),
-            Stream::Tls(tls) => tcp::acknowledge(tls.socket()),
+            Stream::Tls(tls) => tls.carrier().acknowledge(),
             #[cfg(test)]
             Stream::Framed(framed) => tcp::acknowledge(framed.socket()),
             #[cfg(test)]
@@ -267,6 +276,20 @@ impl Stream {
             Stream::Framed(framed) => framed.shutdown(how),
             #[cfg(test)]
             Stream::Simulated(socket) => socket.shutdown(how),
+        }
+    }
+
+    /// Whether closing ends this end's direction in any case. Otherwise it has to be shut down before, and closed only
+    /// when [`Stream::is_ending`] says that the notice of it is sent.
+    pub fn ends_by_closing(&self) -> bool {
+        !matches!(self, Stream::Tls(_))
+    }
+
+    /// Whether this end's direction was shut down, and the socket has not taken all of what says so.
+    pub fn is_ending(&self) -> bool {
+        match self {
+            Stream::Tls(tls) => tls.is_ending(),
+            _ => false,
         }
     }
 
@@ -326,7 +349,7 @@ impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Stream::Tcp(stream) => stream.as_fd(),
-            Stream::Tls(tls) => tls.socket().as_fd(),
+            Stream::Tls(tls) => tls.carrier().as_fd(),
             #[cfg(test)]
             Stream::Framed(framed) => framed.socket().as_fd(),
             #[cfg(test)]
@@ -339,7 +362,7 @@ impl Source for Stream {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => SourceFd(&stream.as_raw_fd()).register(registry, token, interests),
-            Stream::Tls(tls) => SourceFd(&tls.socket().as_raw_fd()).register(registry, token, interests),
+            Stream::Tls(tls) => tls.carrier_mut().register(registry, token, interests),
             #[cfg(test)]
             Stream::Framed(framed) => SourceFd(&framed.socket().as_raw_fd()).register(registry, token, interests),
             #[cfg(test)]
@@ -350,7 +373,7 @@ impl Source for Stream {
     fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => SourceFd(&stream.as_raw_fd()).reregister(registry, token, interests),
-            Stream::Tls(tls) => SourceFd(&tls.socket().as_raw_fd()).reregister(registry, token, interests),
+            Stream::Tls(tls) => tls.carrier_mut().reregister(registry, token, interests),
             #[cfg(test)]
             Stream::Framed(framed) => SourceFd(&framed.socket().as_raw_fd()).reregister(registry, token, interests),
             #[cfg(test)]
@@ -361,7 +384,7 @@ impl Source for Stream {
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         match self {
             Stream::Tcp(stream) => SourceFd(&stream.as_raw_fd()).deregister(registry),
-            Stream::Tls(tls) => SourceFd(&tls.socket().as_raw_fd()).deregister(registry),
+            Stream::Tls(tls) => tls.carrier_mut().deregister(registry),
             #[cfg(test)]
             Stream::Framed(framed) => SourceFd(&framed.socket().as_raw_fd()).deregister(registry),
             #[cfg(test)]

@@ -237,7 +237,7 @@ impl Flow {
                 None => {}
                 Some(0) => self.end_of_file()?,
                 Some(count) => {
-                    *budget_bytes = budget_bytes.saturating_sub(count);
+                    *budget_bytes = budget_bytes.saturating_sub(from.read_cost(count));
                     self.begun = true;
                     self.bulk = count as u64 >= RUN_BYTES / 4;
                     self.pass(&resources.scratch[..count], to, held, budget_bytes)?;

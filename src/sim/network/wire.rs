@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use mio::Token;
 use rustix::io::Errno;
 
+use super::far_tls::FarTls;
 use super::pipe::PipeState;
 use crate::sim::rng::Rng;
 use crate::transport::Signs;
@@ -173,6 +174,8 @@ pub struct Wire {
     pub inbox_reset: bool,
     pub peer_closed: bool,
     pub waking: bool,
+    /// The peer's end of TLS, if it speaks it.
+    pub tls: Option<Box<FarTls>>,
 
     /// Where the client was going, if its connection was redirected.
     pub original: Option<SocketAddr>,
@@ -206,6 +209,7 @@ impl Wire {
             inbox_reset: false,
             peer_closed: false,
             waking: false,
+            tls: None,
             original: None,
             concluded: None,
         }

@@ -23,6 +23,10 @@ const LEAST_EXPANSION_BYTES: usize = 16;
 /// The room that a handshake's messages are offered first.
 const MESSAGE_BYTES: usize = 512;
 
+/// Steps of rustls, of which each record takes at least one, after which other connections get their turn: about half a
+/// millisecond. A peer may send records of one byte.
+pub(super) const MOST_STEPS: usize = 512;
+
 /// One end of a connection.
 pub(super) enum Engine {
     Client(UnbufferedClientConnection),
@@ -44,7 +48,7 @@ pub(super) enum Task<'a> {
 pub(super) enum Halt {
     /// All records are processed, as far as they are complete.
     Hungry,
-    /// The reader has no room for the next record, which is complete.
+    /// The reader has no room for the next record, which is complete, or there were many records.
     Full,
     /// The task is done; so many bytes of its room are used.
     Done(usize),
@@ -60,11 +64,13 @@ pub(super) struct Sink<'a> {
     pub aside: &'a mut Vec<u8>,
     /// The peer has ended its direction.
     pub has_ended: bool,
+    /// Steps that rustls has taken.
+    pub steps: usize,
 }
 
 impl<'a> Sink<'a> {
     pub(super) fn new(buffer: &'a mut [u8], aside: &'a mut Vec<u8>) -> Sink<'a> {
-        Sink { buffer, filled: 0, aside, has_ended: false }
+        Sink { buffer, filled: 0, aside, has_ended: false, steps: 0 }
     }
 
     pub(super) fn space(&self) -> usize {
@@ -126,9 +132,11 @@ impl Engine {
         let mut used = 0;
         loop {
             let rest = incoming.get_mut(used..).unwrap_or_default();
-            if matches!(task, Task::Receive) && sink.leaves(rest) {
+            let has_enough = sink.leaves(rest) || sink.steps >= MOST_STEPS && !rest.is_empty();
+            if matches!(task, Task::Receive) && has_enough {
                 return (used, Halt::Full);
             }
+            sink.steps += 1;
             let (done_with, halt) = match self {
                 Engine::Client(client) => step(client.process_tls_records(rest), &mut task, sink, outgoing),
                 Engine::Server(server) => step(server.process_tls_records(rest), &mut task, sink, outgoing),

@@ -1,4 +1,4 @@
-//! TLS over TCP: rustls, driven by readiness.
+//! TLS over another stream, which is TCP outside of tests: rustls, driven by readiness.
 //!
 //! Of rustls' two interfaces this uses the one without buffers. With the other, each connection keeps at least 4 KiB
 //! for what it reads, and reads a record in four calls; with this one, the socket is read into memory that all
@@ -8,21 +8,21 @@
 
 mod engine;
 #[cfg(test)]
-pub(super) mod testing;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::io::{self, ErrorKind};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::sync::Arc;
 
 use rustls::{Error, ServerConfig};
 
-use super::tcp;
+use super::Stream;
 use crate::tls::TlsSettings;
-use engine::{Engine, Halt, RECORD_BYTES, Sink, Task, missing_bytes};
+use engine::{Engine, Halt, MOST_STEPS, RECORD_BYTES, Sink, Task, missing_bytes};
 
 /// What a caller writes is encrypted and sent in pieces of this size, which is one read of the relay. What a full
 /// socket does not take of a piece is held.
@@ -37,6 +37,13 @@ const USUAL_EXPANSION_BYTES: usize = 5 + 16 + 1;
 /// The least that is read from the socket at once: a record of a small message, and the next one's header.
 const LEAST_READ_BYTES: usize = 2048;
 
+/// The longest incomplete message that is kept: one of a handshake has up to 64 KiB, and the records that it comes in
+/// add to that.
+const MOST_INCOMPLETE_BYTES: usize = 128 * 1024;
+
+/// What a step of rustls counts in the budget of a turn: it takes about as long as to decrypt so many bytes.
+const STEP_BYTES: usize = 512;
+
 thread_local! {
     /// What is read from a socket, until rustls has worked through it.
     static INCOMING: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -46,7 +53,8 @@ thread_local! {
 
 /// A connection.
 pub struct Tls {
-    socket: TcpStream,
+    /// What carries the records.
+    carrier: Stream,
     engine: Engine,
     /// What the server's certificate gives; see [`Tls::channel_bindings`].
     settings: Option<Arc<TlsSettings>>,
@@ -60,6 +68,8 @@ pub struct Tls {
     plain: Vec<u8>,
     handed_out: usize,
     end: End,
+    /// Steps that rustls took in the last call.
+    steps: u16,
     /// Bytes from `sent` on are for the socket.
     outgoing: Vec<u8>,
     sent: usize,
@@ -79,6 +89,8 @@ enum End {
     Pending(io::Result<()>),
     /// The caller knows.
     Reported,
+    /// The same, and it was an error.
+    Failed,
 }
 
 /// The direction of this end.
@@ -102,26 +114,26 @@ enum Goal {
 }
 
 impl Tls {
-    /// The client's end over a socket that is connecting.
+    /// The client's end over a stream that is connecting.
     ///
     /// # Errors
     /// When rustls has no random numbers, or cannot use the settings.
-    pub fn connecting(socket: TcpStream, settings: &Arc<TlsSettings>) -> io::Result<Tls> {
+    pub fn connecting(carrier: Stream, settings: &Arc<TlsSettings>) -> io::Result<Tls> {
         let engine = Engine::client(settings).map_err(failure)?;
-        Ok(Tls::new(socket, engine, Some(Arc::clone(settings))))
+        Ok(Tls::new(carrier, engine, Some(Arc::clone(settings))))
     }
 
-    /// The server's end over a socket that was accepted.
+    /// The server's end over a stream that was accepted.
     ///
     /// # Errors
     /// When rustls has no random numbers, or cannot use the configuration.
-    pub fn accepted(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Tls> {
-        Ok(Tls::new(socket, Engine::server(config).map_err(failure)?, None))
+    pub fn accepted(carrier: Stream, config: Arc<ServerConfig>) -> io::Result<Tls> {
+        Ok(Tls::new(carrier, Engine::server(config).map_err(failure)?, None))
     }
 
-    fn new(socket: TcpStream, engine: Engine, settings: Option<Arc<TlsSettings>>) -> Tls {
+    fn new(carrier: Stream, engine: Engine, settings: Option<Arc<TlsSettings>>) -> Tls {
         Tls {
-            socket,
+            carrier,
             engine,
             settings,
             bindings: None,
@@ -131,6 +143,7 @@ impl Tls {
             plain: Vec::new(),
             handed_out: 0,
             end: End::Open,
+            steps: 0,
             outgoing: Vec::new(),
             sent: 0,
             unreported: 0,
@@ -139,8 +152,12 @@ impl Tls {
         }
     }
 
-    pub fn socket(&self) -> &TcpStream {
-        &self.socket
+    pub fn carrier(&self) -> &Stream {
+        &self.carrier
+    }
+
+    pub fn carrier_mut(&mut self) -> &mut Stream {
+        &mut self.carrier
     }
 
     /// Whether the handshake was shortened by a session of an earlier connection.
@@ -160,6 +177,11 @@ impl Tls {
         self.incoming.capacity() + self.plain.capacity() + self.outgoing.capacity()
     }
 
+    /// What the last read, which has brought `count` bytes, counts in the budget of a turn.
+    pub fn read_cost(&self, count: usize) -> usize {
+        count.max(usize::from(self.steps) * STEP_BYTES)
+    }
+
     pub fn shake_hands(&mut self) -> io::Result<bool> {
         if !self.is_established {
             self.work(&mut [], Goal::Handshake);
@@ -172,7 +194,7 @@ impl Tls {
                 }
                 (false, End::Open) => {}
                 (false, End::Pending(Err(error))) => return Err(error),
-                (false, End::Pending(Ok(())) | End::Reported) => return Err(truncated()),
+                (false, End::Pending(Ok(())) | End::Reported | End::Failed) => return Err(truncated()),
             }
         }
         Ok(self.is_established)
@@ -195,6 +217,7 @@ impl Tls {
     }
 
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.steps = 0;
         let from_plain = self.hand_out(buffer);
         let room = buffer.get_mut(from_plain..).unwrap_or_default();
         if room.is_empty() {
@@ -209,8 +232,15 @@ impl Tls {
                 self.end = End::Open;
                 Err(ErrorKind::WouldBlock.into())
             }
-            End::Pending(outcome) => outcome.map(|()| 0),
-            End::Reported => Ok(0),
+            End::Pending(Ok(())) | End::Reported => Ok(0),
+            End::Pending(Err(error)) => {
+                self.end = End::Failed;
+                Err(error)
+            }
+            End::Failed => {
+                self.end = End::Failed;
+                Ok(0)
+            }
         }
     }
 
@@ -232,7 +262,7 @@ impl Tls {
 
     pub fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
         if how != Shutdown::Write || !self.is_established {
-            return self.socket.shutdown(how);
+            return self.carrier.shutdown(how);
         }
         if self.write == WriteSide::Open {
             self.write = WriteSide::Ending;
@@ -245,9 +275,13 @@ impl Tls {
         }
     }
 
+    pub fn is_ending(&self) -> bool {
+        self.write == WriteSide::Ending
+    }
+
     pub fn reset_on_close(&self) {
         self.resets.set(true);
-        tcp::reset_on_close(&self.socket);
+        self.carrier.reset_on_close();
     }
 
     /// Gives the caller what is decrypted, as far as it has room.
@@ -289,6 +323,10 @@ impl Tls {
                         self.end = End::Pending(Err(error));
                     } else if sink.has_ended {
                         self.end = End::Pending(Ok(()));
+                    } else if sink.steps >= MOST_STEPS && sink.filled == 0 && sink.aside.is_empty()
+                        || filled - start > MOST_INCOMPLETE_BYTES
+                    {
+                        self.end = End::Pending(Err(excessive()));
                     }
                     self.go_on();
                 }
@@ -304,7 +342,7 @@ impl Tls {
                 (start, filled) = (0, filled - start);
                 let most = read_bytes(sink.space(), room.get(..filled).unwrap_or_default());
                 let asked = make_room(room, filled + most).get_mut(filled..).unwrap_or_default();
-                match tcp::read(&self.socket, asked) {
+                match self.carrier.read(asked) {
                     Ok(0) => self.end = End::Pending(Err(truncated())),
                     Ok(count) => {
                         is_emptied = count < asked.len();
@@ -321,7 +359,8 @@ impl Tls {
                 }
                 break;
             }
-            let count = sink.filled;
+            let (count, steps) = (sink.filled, sink.steps);
+            self.steps = u16::try_from(steps).unwrap_or(u16::MAX);
             self.plain = plain;
             self.keep(room.get(start..filled).unwrap_or_default());
             count
@@ -371,7 +410,7 @@ impl Tls {
     fn send_sealed(&mut self, sealed: &[u8], plaintext_bytes: usize) -> io::Result<usize> {
         let mut sent = 0;
         while let Some(rest) = sealed.get(sent..).filter(|rest| !rest.is_empty()) {
-            match tcp::write(&self.socket, rest) {
+            match self.carrier.write(rest) {
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -415,7 +454,7 @@ impl Tls {
     /// Sends all that is outgoing; `WouldBlock` while the socket does not take it.
     fn send(&mut self) -> io::Result<()> {
         while let Some(rest) = self.outgoing.get(self.sent..).filter(|rest| !rest.is_empty()) {
-            match tcp::write(&self.socket, rest) {
+            match self.carrier.write(rest) {
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -424,14 +463,14 @@ impl Tls {
         (self.outgoing, self.sent) = (Vec::new(), 0);
         if self.write == WriteSide::Ending {
             self.write = WriteSide::Ended;
-            self.socket.shutdown(Shutdown::Write)?;
+            self.carrier.shutdown(Shutdown::Write)?;
         }
         Ok(())
     }
 
-    /// Whether rustls has found a fault.
+    /// Whether the connection has failed: its peer must not take what it got for the whole.
     fn is_broken(&self) -> bool {
-        matches!(&self.end, End::Pending(Err(_)))
+        matches!(&self.end, End::Pending(Err(_)) | End::Failed)
     }
 }
 
@@ -450,7 +489,7 @@ impl fmt::Debug for Tls {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Tls")
-            .field("socket", &self.socket)
+            .field("carrier", &self.carrier)
             .field("engine", &self.engine)
             .field("is_established", &self.is_established)
             .field("held_bytes", &self.held_bytes())
@@ -488,6 +527,12 @@ fn failure(error: Error) -> io::Error {
 /// The peer has closed the connection without saying that its direction ends: somebody may have cut it off.
 fn truncated() -> io::Error {
     io::Error::new(ErrorKind::UnexpectedEof, "the connection ended without TLS's close_notify")
+}
+
+/// A peer could hold up all connections of a thread with session tickets, or the thread's memory with messages that
+/// never end.
+fn excessive() -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, "the peer sends too many or too long messages of TLS itself")
 }
 
 fn unusable(halt: Halt) -> io::Error {

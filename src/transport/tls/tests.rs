@@ -1,5 +1,8 @@
 //! The transport's end of a connection against rustls' other end, whose bytes arrive as a test wants them.
 
+#[path = "hostile_tests.rs"]
+mod hostile;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -11,6 +14,7 @@ use super::engine::{Engine, Halt, Sink, Task};
 use super::testing::{Pair, client_settings, pair, server_config};
 use super::{MOST_EXPANSION_BYTES, RECORD_BYTES, SEALED_AT_ONCE_BYTES, Tls};
 use crate::tls::{TlsFailure, TlsFault};
+use crate::transport::Stream;
 
 const VERSIONS: [&[&SupportedProtocolVersion]; 2] = [&[&TLS12], &[&TLS13]];
 
@@ -73,7 +77,7 @@ fn ends(pair: &Pair) -> (Tls, Far) {
     socket.set_nodelay(true).unwrap();
     socket.set_nonblocking(true).unwrap();
     let engine = Engine::server(Arc::clone(&pair.server)).unwrap();
-    let near = Tls::connecting(near, &pair.client).unwrap();
+    let near = Tls::connecting(Stream::Tcp(near), &pair.client).unwrap();
     let (incoming, outgoing, received) = (Vec::new(), Vec::new(), Vec::new());
     (near, Far { socket, engine, incoming, outgoing, received, has_ended: false })
 }
@@ -409,6 +413,16 @@ fn closing_ends_the_direction_unless_it_is_a_reset() {
         let (mut near, mut far) = established(&pair);
         near.write(b"data").unwrap();
         near.reset_on_close();
+        drop(near);
+        assert!(far.listen().is_ok() && !far.has_ended);
+
+        // The peer's end without its notice is a failure, and not answered with this end's.
+        let (mut near, mut far) = established(&pair);
+        assert!(!near.has_input());
+        far.socket.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(near.read(&mut [0; 10]).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        assert_eq!(near.read(&mut [0; 10]).unwrap(), 0);
+        assert_eq!(near.write(b"more").unwrap_err().kind(), ErrorKind::BrokenPipe);
         drop(near);
         assert!(far.listen().is_ok() && !far.has_ended);
     }
