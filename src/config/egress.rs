@@ -9,7 +9,7 @@ use super::secrets::Secret;
 use super::settings::{Entry, Setting, Source};
 use super::tls::{CommonTls, OF_UPSTREAM};
 use super::values::ValueError;
-use super::warning;
+use super::warning::{self, Advice};
 use super::{
     Check, FirstLeg, IdentityConfig, KerberosConfig, Mechanisms, PreviousSecret, ProxyLogin, SecretStore, Spn,
     UpstreamConfig, UpstreamOrder, secrets,
