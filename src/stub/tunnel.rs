@@ -60,7 +60,7 @@ impl Tunnel {
             let written = self.write(endpoint, counters)?;
             let read = if self.pending.is_empty() { self.read(endpoint, scratch, counters)? } else { 0 };
             self.end_writing(endpoint)?;
-            if self.read_ended && self.write_ended {
+            if self.read_ended && self.write_ended && !endpoint.stream.is_ending() {
                 return Ok(TunnelStatus::Finished);
             }
             if written + read == 0 {
