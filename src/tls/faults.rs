@@ -73,6 +73,8 @@ pub struct Circumstances {
     pub is_asked_for_certificate: bool,
     /// One is configured.
     pub has_certificate: bool,
+    /// The handshake is complete, in TLS 1.2: what comes now is not about its outcome.
+    pub may_renegotiate: bool,
 }
 
 impl TlsFailure {
@@ -197,6 +199,12 @@ fn of_alert(alert: AlertDescription, circumstances: Circumstances) -> (TlsFault,
     use AlertDescription as Alert;
     match alert {
         Alert::CertificateRequired => (TlsFault::ClientCertificate, certificate_required(circumstances)),
+        Alert::HandshakeFailure if circumstances.may_renegotiate => (
+            TlsFault::Failed,
+            "the proxy wanted to renegotiate TLS 1.2, which the gateway does not do, and has given up; turn renegotiation \
+             off on the proxy, or allow TLS 1.3"
+                .to_owned(),
+        ),
         Alert::HandshakeFailure if circumstances.is_asked_for_certificate && !circumstances.has_certificate => {
             (TlsFault::ClientCertificate, certificate_required(circumstances))
         }
@@ -369,7 +377,7 @@ mod tests {
     #[test]
     fn a_handshake_failure_after_a_request_for_a_certificate_is_about_the_certificate() {
         let told = |alert, is_asked_for_certificate, has_certificate| {
-            let circumstances = Circumstances { is_asked_for_certificate, has_certificate };
+            let circumstances = Circumstances { is_asked_for_certificate, has_certificate, ..Circumstances::default() };
             let TlsFailure { fault, detail } = TlsFailure::of(&Error::AlertReceived(alert), circumstances);
             (fault, detail)
         };
@@ -381,6 +389,16 @@ mod tests {
         let (fault, detail) = told(AlertDescription::UnknownCA, true, true);
         assert_eq!(fault, TlsFault::ClientCertificate);
         assert!(detail.contains("rejects the client certificate (UnknownCA)"), "{detail}");
+    }
+
+    #[test]
+    fn a_handshake_failure_on_an_established_connection_is_about_renegotiation() {
+        let established =
+            Circumstances { is_asked_for_certificate: true, may_renegotiate: true, has_certificate: false };
+        let TlsFailure { fault, detail } =
+            TlsFailure::of(&Error::AlertReceived(AlertDescription::HandshakeFailure), established);
+        assert_eq!(fault, TlsFault::Failed);
+        assert!(detail.contains("turn renegotiation off"), "{detail}");
     }
 
     #[test]

@@ -173,12 +173,14 @@ impl TlsSettings {
         bindings::server_end_point(certificate)
     }
 
-    /// What went wrong, as an I/O error that [`TlsFailure::of_io`] finds it in.
+    /// What went wrong, as an I/O error that [`TlsFailure::of_io`] finds it in. For `may_renegotiate` see
+    /// [`Circumstances`].
     #[must_use]
-    pub fn failure(&self, error: &Error) -> io::Error {
+    pub fn failure(&self, error: &Error, may_renegotiate: bool) -> io::Error {
         let circumstances = Circumstances {
             is_asked_for_certificate: self.is_asked_for_certificate.load(Ordering::Relaxed),
             has_certificate: self.has_certificate,
+            may_renegotiate,
         };
         io::Error::new(io::ErrorKind::InvalidData, TlsFailure::of(error, circumstances))
     }

@@ -10,4 +10,5 @@ mod peers;
 mod probe;
 mod proxy;
 mod reload;
+mod renegotiation;
 mod streams;

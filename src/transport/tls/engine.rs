@@ -7,7 +7,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::CertificateDer;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
-use rustls::{Error, HandshakeKind, ServerConfig};
+use rustls::{Error, HandshakeKind, ProtocolVersion, ServerConfig};
 
 use crate::tls::TlsSettings;
 
@@ -164,6 +164,15 @@ impl Engine {
             Engine::Client(client) => client.is_handshaking(),
             Engine::Server(server) => server.is_handshaking(),
         }
+    }
+
+    /// Whether the protocol, once it is negotiated, knows renegotiation.
+    pub(super) fn may_renegotiate(&self) -> bool {
+        let version = match self {
+            Engine::Client(client) => client.protocol_version(),
+            Engine::Server(server) => server.protocol_version(),
+        };
+        version == Some(ProtocolVersion::TLSv1_2)
     }
 
     pub(super) fn is_resumed(&self) -> bool {

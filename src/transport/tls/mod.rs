@@ -317,7 +317,9 @@ impl Tls {
                     if let Halt::Failed(error) = halt {
                         self.engine.alert(room.get_mut(start..filled).unwrap_or_default(), &mut self.outgoing);
                         let error = match &self.settings {
-                            Some(settings) => settings.failure(&error),
+                            Some(settings) => {
+                                settings.failure(&error, self.is_established && self.engine.may_renegotiate())
+                            }
                             None => failure(error),
                         };
                         self.end = End::Pending(Err(error));
