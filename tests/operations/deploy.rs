@@ -146,8 +146,7 @@ fn exported() -> [String; 2] {
 
 #[test]
 fn systemd_accepts_the_unit_and_rates_it_hardened() {
-    // The unit reloads with `kill`, which systemd looks for.
-    require_tools!("systemd-analyze", "kill");
+    require_tools!("systemd-analyze");
     let scratch = Scratch::new("unit");
     let unit = std::fs::read_to_string(format!("{ROOT}/deploy/systemd/ntlm-gateway.service")).expect("the unit");
     let check = |text: &str, arguments: &[&str]| {
@@ -237,7 +236,7 @@ fn crates_named_in(text: &str) -> BTreeSet<String> {
 #[test]
 #[ignore = "builds the program in release mode inside of an image: some minutes"]
 fn the_image_serves_on_a_read_only_root_without_privileges_and_drains() {
-    require_tools!("buildah", "unshare", "setpriv");
+    require_tools!("buildah", "unshare", "setpriv", "cargo-auditable");
     if find("cargo").is_none() && skip_for_want_of("cargo") {
         return;
     }
