@@ -1,19 +1,24 @@
 #!/usr/bin/env python3
 """Lists what is linked into the program, as CycloneDX 1.5 JSON.
 
-    deploy/sbom.py > ntlm-gateway.cdx.json
+    deploy/sbom.py [--target TARGET] > ntlm-gateway.cdx.json
+    deploy/sbom.py [--target TARGET] --compare PROGRAM
 
-The list comes from Cargo, with the locked versions for the machine's target. Dependencies of tests and of build scripts
-are not in it, and neither is the C library that a static program contains.
+The list comes from Cargo, with the locked versions for the target, by default that of this machine. Dependencies of
+tests and of build scripts are not in it, and neither is the C library that a static program contains. The second form
+compares the list with the one that `cargo auditable` put into a program.
 """
 
+import argparse
 import hashlib
 import json
 import pathlib
 import re
+import struct
 import subprocess
 import sys
 import tomllib
+import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAME = "ntlm-gateway"
@@ -23,9 +28,9 @@ def output(*command):
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
-def linked(packages):
+def linked(packages, target):
     """The ids of the packages that are linked, as Cargo resolves their features. Macros run in the compiler."""
-    tree = ("tree", "--locked", "--package", NAME, "--edges", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}")
+    tree = ("tree", "--locked", "--target", target, "--package", NAME, "--edges", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}")
     lines = {tuple(line.split()[:2]) for line in output("cargo", *tree).splitlines() if line}
     return {id for id, package in packages.items() if (package["name"], "v" + package["version"]) in lines}
 
@@ -42,21 +47,20 @@ def component(package, checksums, kind):
     return made
 
 
-def main():
-    target = re.search(r"^host: (.*)$", output("rustc", "-vV"), re.MULTILINE)[1]
+def bill_of(target):
     metadata = json.loads(output("cargo", "metadata", "--locked", "--format-version=1", f"--filter-platform={target}"))
     packages = {package["id"]: package for package in metadata["packages"]}
     lock = (ROOT / "Cargo.lock").read_bytes()
     entries = tomllib.loads(lock.decode())["package"]
     checksums = {(entry["name"], entry["version"]): entry.get("checksum") for entry in entries}
     nodes = {node["id"]: node["dependencies"] for node in metadata["resolve"]["nodes"]}
-    found = linked(packages)
+    found = linked(packages, target)
     top = next(package for package in found if packages[package]["name"] == NAME)
     reference = {package: f"pkg:cargo/{packages[package]['name']}@{packages[package]['version']}" for package in found}
     # The same lock file makes the same document.
     digest = hashlib.sha256(lock + target.encode()).hexdigest()
     serial = f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-8{digest[17:20]}-{digest[20:32]}"
-    bill = {
+    return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
         "serialNumber": f"urn:uuid:{serial}",
@@ -75,8 +79,51 @@ def main():
             for package in sorted(found, key=lambda package: reference[package])
         ],
     }
-    json.dump(bill, sys.stdout, indent=2)
-    print()
+
+
+def section(program, wanted):
+    """The bytes of a section of a 64-bit ELF file, or None if it has no such section."""
+    data = pathlib.Path(program).read_bytes()
+    if data[:5] != b"\x7fELF\x02":
+        sys.exit(f"{program} is not a 64-bit ELF file")
+    order = "<" if data[5] == 1 else ">"
+    table = struct.unpack_from(order + "Q", data, 0x28)[0]
+    size, count, names = struct.unpack_from(order + "HHH", data, 0x3A)
+    # Of each section: where its name is, where it begins, and its length.
+    headers = [struct.unpack_from(order + "I20xQQ", data, table + size * index) for index in range(count)]
+    strings = headers[names][1]
+    for name, start, length in headers:
+        if data[strings + name : data.index(b"\0", strings + name)] == wanted:
+            return data[start : start + length]
+    return None
+
+
+def compare(bill, program):
+    packed = section(program, b".dep-v0")
+    if packed is None:
+        sys.exit(f"{program} contains no list of its dependencies")
+    packages = json.loads(zlib.decompress(packed))["packages"]
+    contained = {(package["name"], package["version"]) for package in packages if package.get("kind") != "build"}
+    parts = [bill["metadata"]["component"], *bill["components"]]
+    listed = {(part["name"], part["version"]) for part in parts}
+    for what, found in (("only in the program", contained - listed), ("only in the bill", listed - contained)):
+        if found:
+            sys.exit(f"{program}: {what}: " + ", ".join(" ".join(package) for package in sorted(found)))
+    print(f"{program} contains the same list of {len(listed)} crates")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", help="whose list; by default this machine's")
+    parser.add_argument("--compare", metavar="PROGRAM", help="compare the list with that in a program")
+    arguments = parser.parse_args()
+    target = arguments.target or re.search(r"^host: (.*)$", output("rustc", "-vV"), re.MULTILINE)[1]
+    bill = bill_of(target)
+    if arguments.compare:
+        compare(bill, arguments.compare)
+    else:
+        json.dump(bill, sys.stdout, indent=2)
+        print()
 
 
 if __name__ == "__main__":

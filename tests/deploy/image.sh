@@ -13,6 +13,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 program="${1:-$root/target/debug/ntlm-gateway}"
 work="$(mktemp -d)"
 chmod 755 "$work"
+cargo_home="${CARGO_HOME:-$HOME/.cargo}"
 size_limit=$((20 * 1000 * 1000))
 
 b() {
@@ -46,16 +47,16 @@ commit() {
 stand_ins() {
   local sysroot build="$work/base-build" final="$work/base-final"
   sysroot="$(rustc --print sysroot)"
-  mkdir -p "$build"/{usr,etc,tmp,proc,dev,sys,root,opt/rust,opt/cargo} "$final"/{etc,tmp,proc,run/secrets}
+  mkdir -p "$build"/{usr,etc,tmp,proc,dev,sys,root,opt/rust,opt/cargo/bin} "$final"/{etc,tmp,proc,run/secrets}
   for directory in bin sbin lib lib64; do
     # If this machine has them merged into /usr.
     [[ -L "/$directory" ]] && cp -P "/$directory" "$build/"
   done
   echo 'root:x:0:0:root:/root:/bin/sh' >"$build/etc/passwd"
-  commit "$build" docker.io/library/rust:1.95-slim-bookworm --env PATH=/opt/rust/bin:/usr/bin:/bin \
+  commit "$build" docker.io/library/rust:1.95-slim-bookworm --env PATH=/opt/rust/bin:/opt/cargo/bin:/usr/bin:/bin \
     --env CARGO_HOME=/opt/cargo --env CARGO_NET_OFFLINE=true
   volumes=(--volume /usr:/usr:ro --volume "$sysroot:/opt/rust:ro" --volume /etc/alternatives:/etc/alternatives:ro
-    --volume "${CARGO_HOME:-$HOME/.cargo}/registry:/opt/cargo/registry")
+    --volume "$cargo_home/bin:/opt/cargo/bin:ro" --volume "$cargo_home/registry:/opt/cargo/registry")
   printf 'root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\n' >"$final/etc/passwd"
   echo 'hosts: files dns' >"$final/etc/nsswitch.conf"
   commit "$final" gcr.io/distroless/static-debian12:nonroot --user 65532
@@ -81,6 +82,10 @@ echo "the image's files: $bytes bytes, the program $(stat --format %s "$image/us
 told="$(b inspect --type image --format '{{.OCIv1.Config.User}} {{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Labels}}' localhost/ntlm-gateway:test)"
 echo "$told"
 [[ "$told" == "65532:65532 [/usr/bin/ntlm-gateway]"*org.opencontainers.image.licenses:Apache-2.0* ]] || fail "its configuration"
+
+bill="$image/usr/share/sbom/ntlm-gateway.cdx.json"
+"$root/deploy/sbom.py" | cmp - "$bill" || fail "the image's bill of materials"
+"$root/deploy/sbom.py" --compare "$image/usr/bin/ntlm-gateway" || fail "the list in the program"
 
 mkdir -p "$work/secret"
 # A process namespace as well, so that nothing it starts outlives it.

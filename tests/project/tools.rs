@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use crate::support::tools::{find, path_of};
 
 /// Part of every Debian, or needed only by `tests/long`.
-const NOT_INSTALLED: [&str; 9] =
-    ["apt-get", "sh", "sha256sum", "buildah", "samba", "samba-tool", "wbinfo", "pdbedit", "ip"];
+const NOT_INSTALLED: [&str; 10] =
+    ["apt-get", "sh", "sha256sum", "buildah", "cargo-auditable", "samba", "samba-tool", "wbinfo", "pdbedit", "ip"];
 
 #[test]
 #[should_panic(expected = "sh is used without require_tools!(\"sh\")")]
