@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""Runs the service of the installed package as its user, and replaces it while a tunnel is open.
+"""Opens a tunnel through the running service, and has a command replace the service in the meantime.
 
-    packages.py PROGRAM ARGUMENT…        as in the unit's ExecStart
+    packages.py COMMAND ARGUMENT…        a restart, or an upgrade
 
 A small proxy of this script stands in for the corporate one. It asks for no credentials, because the package's files,
 permissions and signals are what is tested.
 """
 
-import os
-import signal
+import pathlib
 import socket
 import subprocess
 import sys
@@ -47,13 +46,9 @@ def proxy():
     threading.Thread(target=accept, daemon=True).start()
 
 
-def start(command):
-    state = "/var/lib/ntlm-gateway"
-    os.makedirs(state, mode=0o700, exist_ok=True)
-    subprocess.run(["chown", "ntlm-gateway:ntlm-gateway", state], check=True)
-    as_user = ["setpriv", "--reuid=ntlm-gateway", "--regid=ntlm-gateway", "--init-groups", "--no-new-privs"]
-    guard = {"NTLM_GATEWAY_GUARD_STORE": "file", "NTLM_GATEWAY_GUARD_DIRECTORY": state}
-    return subprocess.Popen([*as_user, *command], env={"PATH": os.environ["PATH"], **guard})
+def show(*properties):
+    command = ["systemctl", "show", "--value", *(f"--property={name}" for name in properties), "ntlm-gateway.service"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
 def tunnel():
@@ -83,21 +78,24 @@ def echo(connection, text):
 
 def main():
     proxy()
-    old = start(sys.argv[1:])
+    (old,) = show("MainPID")
+    assert pathlib.Path(f"/proc/{old}").owner() == "ntlm-gateway"
     connection = tunnel()
     echo(connection, b"before")
-    # `systemctl restart` sends SIGTERM and waits.
-    old.send_signal(signal.SIGTERM)
+    replacing = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + BOUND
+    while show("ActiveState") != ["deactivating"]:
+        assert time.monotonic() < deadline and replacing.poll() is None, "the service is not stopped"
+        time.sleep(0.05)
     time.sleep(1)
-    assert old.poll() is None, "it does not wait for its tunnel"
+    assert show("MainPID", "ActiveState") == [old, "deactivating"], "it does not wait for its tunnel"
     echo(connection, b"while it drains")
     connection.close()
-    assert old.wait(BOUND) == 0, old.returncode
-    new = start(sys.argv[1:])
+    assert replacing.wait(BOUND) == 0, replacing.returncode
+    (new,) = show("MainPID")
+    assert new != old, "it was not replaced"
     echo(tunnel(), b"after")
-    new.send_signal(signal.SIGTERM)
-    assert new.wait(BOUND) == 0, new.returncode
-    print("ran as ntlm-gateway; the tunnel outlived the signal")
+    print(f"ran as ntlm-gateway; the tunnel outlived: {' '.join(sys.argv[1:])}")
 
 
 if __name__ == "__main__":

@@ -55,3 +55,42 @@ root_run() {
 
 # root_clean: the environment of a machine on which nobody has set anything.
 root_clean() { env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 TERM=dumb DEBIAN_FRONTEND=noninteractive "$@"; }
+
+# root_boot DIR: starts systemd in it, without a network, in namespaces and control groups of its own. root_in runs
+# commands there, root_halt ends it. Needs systemd-nspawn, and systemd in the root.
+root_boot() {
+  local dir=$1 children
+  (
+    for hierarchy in /sys/fs/cgroup{,/unified,/systemd}; do
+      [[ -w "$hierarchy/cgroup.procs" ]] || continue
+      mkdir -p "$hierarchy/ntlm-gateway-tests"
+      echo "$BASHPID" >"$hierarchy/ntlm-gateway-tests/cgroup.procs"
+    done
+    exec systemd-nspawn --quiet --register=no --keep-unit --private-network --console=pipe --directory="$dir" --boot
+  ) </dev/null >"$dir.boot" 2>&1 &
+  root_machine=$!
+  for ((i = 0; i < 600; i++)); do
+    read -r children _ 2>/dev/null <"/proc/$root_machine/task/$root_machine/children" || true
+    root_init=${children:-}
+    # It answers as soon as it has started all that it is to start.
+    if [[ "$(cat "/proc/$root_init/comm" 2>/dev/null)" == systemd ]] &&
+      [[ "$(root_in systemctl is-system-running --wait 2>/dev/null)" =~ ^(running|degraded)$ ]]; then
+      return
+    fi
+    kill -0 "$root_machine" 2>/dev/null || break
+    sleep 0.1
+  done
+  cat "$dir.boot" >&2
+  return 1
+}
+
+root_in() { root_clean nsenter --target "$root_init" --all -- "$@"; }
+
+root_halt() {
+  [[ -n "${root_machine:-}" ]] || return 0
+  # Twice: orderly, then at once.
+  kill "$root_machine" 2>/dev/null || true
+  timeout 20 tail --pid="$root_machine" -f /dev/null || kill "$root_machine" 2>/dev/null || true
+  wait "$root_machine" || true
+  root_machine=
+}
