@@ -97,6 +97,19 @@ fn no_secret_is_printed_and_no_file_is_overwritten() {
     assert_eq!(fs::read_dir(scratch.path()).expect("the directory").count(), 0);
 }
 
+#[test]
+fn in_the_directory_of_a_service_its_group_reads_the_secret_and_the_count_is_kept() {
+    let scratch = Scratch::new("import");
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o2750)).expect("the mode");
+    let config = scratch.join("gateway.toml");
+    import(&example("cntlm.conf"), &config).expect_success("import");
+    let mode = fs::metadata(scratch.join("password")).expect("the password").permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+    let shown = program(&["check".as_ref(), &config]).expect_success("check").text();
+    let store = shown.lines().find(|line| line.starts_with("guard.store ")).expect("the store");
+    assert!(store.contains("= file "), "{store}");
+}
+
 /// A configuration of cntlm for a Squid, with one line for the secret.
 fn cntlm_conf(scratch: &Scratch, name: &str, squid: &Squid, port: u16, secret: &str) -> PathBuf {
     let text = format!(

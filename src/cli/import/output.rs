@@ -20,6 +20,10 @@ const SET_GROUP_ID: u32 = 0o2000;
 
 const HEAD: &str = "# Made by `ntlm-gateway import`. All settings: ntlm-gateway.toml(5), or docs/configuration.md.\n\n";
 
+/// Added for a service, so that `guard show` finds the count that the unit has it keep.
+const STORE_OF_THE_SERVICE: &str =
+    "\n[guard]\n# The service's count of failed logons survives restarts.\nstore = \"file\"\n";
+
 /// A secret's file: its name relative to the configuration, and its contents.
 pub(super) struct SecretFile {
     name: &'static str,
@@ -120,11 +124,12 @@ pub(super) fn write(out: &Path, config: &str, secrets: &[SecretFile]) -> Result<
     // A directory that passes its group on to new files is shared with the service that reads them.
     let is_shared = |folder: &Path| fs::metadata(folder).is_ok_and(|found| found.mode() & SET_GROUP_ID != 0);
     let here = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let secret_mode = if is_shared(here) { 0o640 } else { 0o600 };
+    let (secret_mode, store) = if is_shared(here) { (0o640, STORE_OF_THE_SERVICE) } else { (0o600, "") };
+    let config = format!("{config}{store}");
     let files: Vec<_> = secrets
         .iter()
         .map(|secret| (folder.join(secret.name.trim_start_matches("./")), secret.contents.as_str(), secret_mode))
-        .chain([(out.to_owned(), config, 0o644)])
+        .chain([(out.to_owned(), config.as_str(), 0o644)])
         .collect();
     if let Some((path, ..)) = files.iter().find(|(path, ..)| fs::symlink_metadata(path).is_ok()) {
         return Err(format!("{} exists; nothing was written", path.display()));
