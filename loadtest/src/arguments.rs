@@ -166,11 +166,11 @@ pub struct LoadOptions {
 
 #[derive(Args)]
 pub struct CompareOptions {
-    /// Candidates: gateway, gateway-socks, gateway-transparent, gateway-forward, gateway-kerberos, gateway-tls, cntlm,
-    /// haproxy, haproxy-splice, haproxy-http, haproxy-tls, nginx, squid, px, direct; or NAME=PATH for another gateway
-    /// binary; or NAME=ADDR or NAME=ADDR@PID for a proxy that is already running. With gateway-transparent, which needs
-    /// root, unshare, ip and nft, the whole comparison runs in a network namespace of its own, where nft redirects
-    /// connections to the gateway
+    /// Candidates: gateway, gateway-socks, gateway-socks-pipelined, gateway-socks4, gateway-transparent,
+    /// gateway-forward, gateway-kerberos, gateway-tls, cntlm, haproxy, haproxy-splice, haproxy-http, haproxy-tls, nginx,
+    /// squid, px, direct; or NAME=PATH for another gateway binary; or NAME=ADDR or NAME=ADDR@PID for a proxy that is
+    /// already running. With gateway-transparent, which needs root, unshare, ip and nft, the whole comparison runs in a
+    /// network namespace of its own, where nft redirects connections to the gateway
     #[arg(required = true, value_name = "NAME[=PATH|=ADDR[@PID]]")]
     pub candidates: Vec<String>,
     /// Measurements to run [default: all]

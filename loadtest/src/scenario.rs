@@ -47,6 +47,10 @@ pub enum Protocol {
     Connect,
     /// By SOCKS5, without a login.
     Socks,
+    /// The same, without waiting for the answer to the greeting.
+    SocksPipelined,
+    /// By SOCKS4a.
+    Socks4,
     /// Not at all: they send a ClientHello to their origin.
     Transparent,
     /// Not at all: the listener has a target.

@@ -69,10 +69,17 @@ struct Rig {
     proxy: String,
     metrics: String,
     control: String,
+    /// Where the gateway's additional listener is.
+    listener: Option<String>,
 }
 
 impl Rig {
     fn start(name: &str) -> Rig {
+        Rig::start_with(name, None)
+    }
+
+    /// With a configuration file that has one listener.
+    fn start_with(name: &str, file: Option<&str>) -> Rig {
         let scratch = scratch(name);
         let mut stub = Command::new(LOADTEST)
             .args(["upstream", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
@@ -89,8 +96,13 @@ impl Rig {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("NTLM_GATEWAY_")) {
             gateway.env_remove(name);
         }
+        gateway.args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--shards", "1", "--user", ACCOUNT]);
+        if let Some(file) = file {
+            let path = scratch.join("gateway.toml");
+            fs::write(&path, file).unwrap();
+            gateway.arg("--config").arg(path);
+        }
         let mut gateway = gateway
-            .args(["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--shards", "1", "--user", ACCOUNT])
             .args(["--upstream", &stub_addresses[0].to_string(), "--password-file"])
             .arg(password)
             .stderr(Stdio::piped())
@@ -98,23 +110,30 @@ impl Rig {
             .unwrap();
         let log = gateway.stderr.take().unwrap();
         let gateway = Process(gateway);
-        let addresses = address_after(log, &["listening on ", "admin on "]);
+        let listening = vec!["listening on "; 1 + usize::from(file.is_some())];
+        let addresses = address_after(log, &[&listening[..], &["admin on "]].concat());
         Rig {
             _stub: stub,
             gateway_pid: gateway.0.id().to_string(),
             _gateway: gateway,
             scratch,
             proxy: addresses[0].to_string(),
-            metrics: addresses[1].to_string(),
+            metrics: addresses[listening.len()].to_string(),
+            listener: file.map(|_| addresses[1].to_string()),
             control: stub_addresses[1].to_string(),
         }
     }
 
     /// Runs a scenario, compared with the gateway's metrics; returns the results.
     fn run(&self, arguments: &[&str]) -> Value {
+        self.run_at(&self.proxy, arguments)
+    }
+
+    /// The same, with clients that connect to another address.
+    fn run_at(&self, proxy: &str, arguments: &[&str]) -> Value {
         let json = self.scratch.join("run.json");
         let output = Command::new(LOADTEST)
-            .args(["run", "--proxy", &self.proxy, "--metrics", &self.metrics, "--control", &self.control])
+            .args(["run", "--proxy", proxy, "--metrics", &self.metrics, "--control", &self.control])
             .args(["--cap", "15", "--patience", "5", "--json"])
             .arg(&json)
             .args(arguments)
@@ -166,6 +185,58 @@ fn every_scenario_passes_and_matches_the_gateways_metrics() {
 
     let churn = rig.run(&["churn", "--count", "300", "--concurrency", "16"]);
     assert_eq!((&churn["tunnels"]["completed"], &churn["tunnels"]["vanished"]), (&75.into(), &225.into()));
+}
+
+#[test]
+fn tunnels_of_a_forward_match_the_gateways_metrics() {
+    let rig =
+        Rig::start_with("forward", Some("[[listeners]]\naddress = \"127.0.0.1:0\"\ntarget = \"echo.test:443\"\n"));
+    let forward = rig.run_at(rig.listener.as_ref().unwrap(), &["forward", "--count", "100", "--concurrency", "8"]);
+    assert_eq!((&forward["tunnels"]["completed"], &forward["messages"]), (&100.into(), &100.into()));
+}
+
+/// Set in the namespace in which a test runs again.
+const INSIDE: &str = "SMOKE_INSIDE";
+
+/// What `compare` needs for redirected connections.
+fn can_redirect() -> bool {
+    let script = "nft 'add table ip t' && echo 1 > /proc/sys/net/ipv4/tcp_tw_reuse";
+    let output = Command::new("unshare").args(["--net", "sh", "-ec", script]).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn tunnels_of_redirected_clients_match_the_gateways_metrics() {
+    const NAME: &str = "tunnels_of_redirected_clients_match_the_gateways_metrics";
+    const PREPARATION: &str = "ip link set lo up
+        ip address add 198.51.100.10/32 dev lo
+        nft 'table ip smoke {
+          chain output {
+            type nat hook output priority -100
+            ip daddr 198.51.100.10 tcp dport 443 redirect to :15001
+          }
+        }'
+        exec \"$0\" \"$@\"";
+    const FILE: &str = "allow_clients = [\"127.0.0.0/8\", \"198.51.100.10\"]
+        [[listeners]]
+        address = \"127.0.0.1:15001\"
+        transparent = \"redirect\"";
+    if std::env::var_os(INSIDE).is_none() {
+        if !can_redirect() {
+            eprintln!("SKIPPED redirected clients: they need a network namespace with nft");
+            return;
+        }
+        gateway_binary();
+        let mut inside = Command::new("unshare");
+        inside.args(["--net", "sh", "-ec", PREPARATION]).arg(std::env::current_exe().unwrap());
+        let output = inside.args(["--exact", NAME, "--nocapture"]).env(INSIDE, "1").output().unwrap();
+        assert_success(&output, NAME);
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+        return;
+    }
+    let rig = Rig::start_with("transparent", Some(FILE));
+    let redirected = rig.run_at("198.51.100.10:443", &["transparent", "--count", "100", "--concurrency", "8"]);
+    assert_eq!((&redirected["tunnels"]["completed"], &redirected["messages"]), (&100.into(), &100.into()));
 }
 
 #[test]
@@ -273,11 +344,12 @@ fn compare_gives_a_gateway_with_kerberos_its_tickets() {
 fn compare_measures_other_client_protocols_beside_connect() {
     let directory = scratch("compare-protocols");
     let json = directory.join("compare.json");
-    let can_redirect = Command::new("unshare").args(["--net", "nft", "add table ip t"]).output();
-    let mut candidates = vec!["gateway", "gateway-socks", "gateway-forward"];
-    match can_redirect {
-        Ok(output) if output.status.success() => candidates.push("gateway-transparent"),
-        _ => eprintln!("SKIPPED gateway-transparent: needs a network namespace with nft"),
+    let mut candidates =
+        vec!["gateway", "gateway-socks", "gateway-socks-pipelined", "gateway-socks4", "gateway-forward"];
+    if can_redirect() {
+        candidates.push("gateway-transparent");
+    } else {
+        eprintln!("SKIPPED gateway-transparent: needs a network namespace with nft");
     }
     let arguments = ["--scenarios", "setup:8,hold,pingpong:2", "--tunnels", "20", "--base", "gateway"];
     let comparison = compare(&directory, &json, &[&candidates[..], &arguments].concat());

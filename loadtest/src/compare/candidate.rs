@@ -71,9 +71,15 @@ impl Candidate {
         let kind = match (name, value) {
             (_, Some(value)) if value.contains('/') => Kind::Gateway(PathBuf::from(value)),
             (_, Some(value)) => running(value)?,
-            ("gateway" | "gateway-socks" | "gateway-transparent" | "gateway-forward", None) => {
-                Kind::Gateway(gateway.to_owned())
-            }
+            (
+                "gateway"
+                | "gateway-socks"
+                | "gateway-socks-pipelined"
+                | "gateway-socks4"
+                | "gateway-transparent"
+                | "gateway-forward",
+                None,
+            ) => Kind::Gateway(gateway.to_owned()),
             ("gateway-kerberos", None) => Kind::GatewayKerberos(gateway.to_owned()),
             ("gateway-tls", None) => Kind::GatewayTls(gateway.to_owned()),
             ("cntlm", None) => Kind::Cntlm,
@@ -87,8 +93,8 @@ impl Candidate {
             ("direct", None) => Kind::Direct,
             (name, None) => {
                 return Err(format!(
-                    "unknown candidate {name:?}; possible are gateway, gateway-socks, gateway-transparent, \
-                     gateway-forward, gateway-kerberos, gateway-tls, cntlm, haproxy, haproxy-splice, haproxy-http, \
+                    "unknown candidate {name:?}; possible are gateway, gateway-socks, \
+                     gateway-socks-pipelined, gateway-socks4, gateway-transparent, gateway-forward, gateway-kerberos, gateway-tls, cntlm, haproxy, haproxy-splice, haproxy-http, \
                      haproxy-tls, nginx, squid, px, direct, NAME=PATH for a gateway binary, and NAME=ADDR or \
                      NAME=ADDR@PID for a running proxy"
                 ));
@@ -96,6 +102,8 @@ impl Candidate {
         };
         let protocol = match (name, value) {
             ("gateway-socks", None) => Protocol::Socks,
+            ("gateway-socks-pipelined", None) => Protocol::SocksPipelined,
+            ("gateway-socks4", None) => Protocol::Socks4,
             ("gateway-transparent", None) => Protocol::Transparent,
             ("gateway-forward", None) => Protocol::Forward,
             _ => Protocol::Connect,
@@ -148,6 +156,11 @@ impl Candidate {
     pub fn what(&self) -> String {
         match &self.kind {
             Kind::Gateway(_) if self.protocol == Protocol::Socks => "ntlm-gateway: as gateway, by SOCKS5".to_owned(),
+            Kind::Gateway(_) if self.protocol == Protocol::SocksPipelined => {
+                "ntlm-gateway: as gateway, by SOCKS5 from clients that do not wait for the answer to their greeting"
+                    .to_owned()
+            }
+            Kind::Gateway(_) if self.protocol == Protocol::Socks4 => "ntlm-gateway: as gateway, by SOCKS4a".to_owned(),
             Kind::Gateway(_) if self.protocol == Protocol::Transparent => {
                 "ntlm-gateway: as gateway, by redirected connections with a ClientHello".to_owned()
             }

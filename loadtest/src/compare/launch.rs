@@ -155,7 +155,7 @@ pub fn launch(candidate: &Candidate, test_bed: &TestBed<'_>) -> Result<Running, 
 /// Adds the listener that clients of this protocol need. Returns where they connect to, if it is not the usual address.
 fn entrance(protocol: Protocol, test_bed: &TestBed<'_>, command: &mut Command) -> io::Result<Option<SocketAddr>> {
     let (file, entrance) = match protocol {
-        Protocol::Connect | Protocol::Socks => return Ok(None),
+        Protocol::Connect | Protocol::Socks | Protocol::SocksPipelined | Protocol::Socks4 => return Ok(None),
         Protocol::Forward => {
             let address = free_address()?;
             (format!("[[listeners]]\naddress = \"{address}\"\ntarget = \"echo.test:443\"\n"), address)

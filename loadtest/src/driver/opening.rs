@@ -17,10 +17,12 @@ pub enum Opening {
     /// An answer to CONNECT.
     #[default]
     Connect,
-    /// The answer to a SOCKS5 greeting. This request follows.
-    SocksGreeting(Vec<u8>),
+    /// The answer to a SOCKS5 greeting. This request follows, unless it was sent with the greeting.
+    SocksGreeting(Option<Vec<u8>>),
     /// The answer to a SOCKS5 request.
     SocksRequest,
+    /// The answer to a SOCKS4 request.
+    Socks4,
     /// What it has sent itself: only the origin answers.
     Echo(Vec<u8>),
 }
@@ -46,9 +48,12 @@ impl Opening {
                 let head = format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n");
                 (Opening::Connect, head.into_bytes())
             }
-            Protocol::Socks => {
-                let request = [&[5, 1, 0, 3][..], &byte_length(host), host.as_bytes(), &443u16.to_be_bytes()].concat();
-                (Opening::SocksGreeting(request), GREETING.to_vec())
+            Protocol::Socks => (Opening::SocksGreeting(Some(socks5_request(host))), GREETING.to_vec()),
+            Protocol::SocksPipelined => (Opening::SocksGreeting(None), [&GREETING[..], &socks5_request(host)].concat()),
+            Protocol::Socks4 => {
+                // The address 0.0.0.1 says that a name follows the user, who has none here.
+                let fields = [&[4, 1][..], &443u16.to_be_bytes(), &[0, 0, 0, 1], &[0], host.as_bytes(), &[0]];
+                (Opening::Socks4, fields.concat())
             }
             Protocol::Transparent => {
                 let hello = client_hello(host, number);
@@ -67,6 +72,7 @@ impl Opening {
         match self {
             Opening::Connect => "waiting for the answer to CONNECT",
             Opening::SocksGreeting(_) | Opening::SocksRequest => "waiting for a SOCKS5 answer",
+            Opening::Socks4 => "waiting for a SOCKS4 answer",
             Opening::Echo(_) => "waiting for the first echo",
         }
     }
@@ -87,6 +93,7 @@ impl Opening {
         let end = match self {
             Opening::Connect => answer.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4),
             Opening::SocksGreeting(_) => Some(GREETED.len()),
+            Opening::Socks4 => Some(8),
             Opening::SocksRequest => match answer {
                 [_, _, _, 1, ..] => Some(10),
                 [_, _, _, 4, ..] => Some(22),
@@ -113,7 +120,9 @@ impl Opening {
                 status => Err(Failure::Status(status)),
             },
             Opening::SocksGreeting(request) if answer == GREETED => {
-                Ok(Next::Send(Opening::SocksRequest, std::mem::take(request)))
+                let request = request.take();
+                *self = Opening::SocksRequest;
+                Ok(request.map_or(Next::Read, |request| Next::Send(Opening::SocksRequest, request)))
             }
             Opening::SocksGreeting(_) => Err(Failure::NoSocks),
             Opening::SocksRequest => match answer {
@@ -121,10 +130,19 @@ impl Opening {
                 [5, reply, 0, ..] => Err(Failure::SocksReply(*reply)),
                 _ => Err(Failure::NoSocks),
             },
+            Opening::Socks4 => match answer {
+                [0, 90, ..] => Ok(Next::Opened),
+                [0, reply, ..] => Err(Failure::SocksReply(*reply)),
+                _ => Err(Failure::NoSocks),
+            },
             Opening::Echo(sent) if sent == answer => Ok(Next::Echoed),
             Opening::Echo(_) => Err(Failure::EchoDiffers),
         }
     }
+}
+
+fn socks5_request(host: &str) -> Vec<u8> {
+    [&[5, 1, 0, 3][..], &byte_length(host), host.as_bytes(), &443u16.to_be_bytes()].concat()
 }
 
 fn byte_length(text: &str) -> [u8; 1] {

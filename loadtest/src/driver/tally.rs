@@ -24,9 +24,9 @@ pub enum Failure {
     NoHttp,
     #[error("end before the tunnel was open")]
     EndInHead,
-    #[error("no SOCKS5 answer")]
+    #[error("no SOCKS answer")]
     NoSocks,
-    #[error("SOCKS5 reply {0}")]
+    #[error("SOCKS reply {0}")]
     SocksReply(u8),
     #[error("end of an idle tunnel")]
     EndWhileIdle,
