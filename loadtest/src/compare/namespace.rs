@@ -3,11 +3,11 @@
 //! The whole comparison moves there, client, stubs and all candidates, so that they all bear the cost of connection
 //! tracking. Two settings keep the kernel out of the figures:
 //!
-//! - `tcp_tw_reuse`. By default a port in TIME_WAIT is used again after a second only between loopback addresses. The
-//!   address that is redirected is none, so its clients would have 28,232 connections a minute: the search for a free
-//!   port would take longer and longer, and then fail.
-//! - `nf_conntrack_tcp_timeout_time_wait`. By default the kernel tracks a connection for two minutes after its end. That
-//!   would fill the table, which all namespaces share, within a few rounds.
+//! - `tcp_tw_reuse`. By default a port in TIME_WAIT is used again after a second only between loopback addresses, and
+//!   otherwise after a minute. Clients of the redirected address would run out of ports after 28,232 connections, and
+//!   after half of them the search for a free one would take longer than the tunnel.
+//! - `nf_conntrack_tcp_timeout_time_wait`. By default the kernel tracks a connection for two minutes after its end. A
+//!   tunnel has two entries, so a few rounds would reach the usual limit of 262,144.
 
 use std::env;
 use std::io;
