@@ -44,19 +44,25 @@ fn a_tunnel_or_request_takes_no_more_system_calls_than_before() {
         ("a plain request on kept connections", Scheme::Ntlm, Work::Requests, 6.1),
         ("a message of 1 KiB there and back", Scheme::Ntlm, Work::Messages(1024), 6.0),
     ] {
-        let (few, many) = (calls(&program, scheme, work, FEW), calls(&program, scheme, work, FEW + TIMES));
-        let each = |name: &str| (many[name] as f64 - few.get(name).copied().unwrap_or(0) as f64) / TIMES as f64;
-        let counted = many.keys().map(String::as_str).filter(|name| !NOT_COUNTED.contains(name));
-        let counts: BTreeMap<&str, f64> = counted.map(|name| (name, each(name))).collect();
-        let listed: Vec<String> = counts
-            .iter()
-            .filter(|(_, count)| count.abs() >= 0.1)
-            .map(|(name, count)| format!("{name} {count:.1}"))
-            .collect();
-        println!("{what}: {}", listed.join(", "));
+        let counts = calls_each(&program, scheme, work);
+        println!("{what}: {}", listed(&counts));
         comparison.compare("system calls", what, counts.values().sum(), expected);
     }
     comparison.finish();
+}
+
+/// The calls of each of so many repetitions, by their names.
+pub fn calls_each(program: &str, scheme: Scheme, work: Work) -> BTreeMap<String, f64> {
+    let (few, many) = (calls(program, scheme, work, FEW), calls(program, scheme, work, FEW + TIMES));
+    let each = |name: &str| (many[name] as f64 - few.get(name).copied().unwrap_or(0) as f64) / TIMES as f64;
+    let counted = many.keys().filter(|name| !NOT_COUNTED.contains(&name.as_str()));
+    counted.map(|name| (name.clone(), each(name))).collect()
+}
+
+/// The calls, as a text.
+pub fn listed(counts: &BTreeMap<String, f64>) -> String {
+    let counts = counts.iter().filter(|(_, count)| count.abs() >= 0.1);
+    counts.map(|(name, count)| format!("{name} {count:.1}")).collect::<Vec<String>>().join(", ")
 }
 
 /// The calls of all threads of a gateway, by their names.

@@ -6,10 +6,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::callgrind::instructions_each;
+use crate::calls::{calls_each, listed};
 use crate::program;
 use crate::support::client::dial;
 use crate::support::namespaces::{self, Preparation, run_inside};
-use crate::support::socks::{read_bytes, reply5, request5};
+use crate::support::socks::{Replied, ask4, ask5, read_bytes, reply5, request4a, request5};
 use crate::support::tools::skip_without_root;
 use crate::work::{Repeated, Scheme, Work, open_tunnel, send_and_receive};
 
@@ -17,6 +18,9 @@ use crate::work::{Repeated, Scheme, Work, open_tunnel, send_and_receive};
 const MOST_PERCENT: f64 = 5.0;
 
 const TIMES: usize = 400;
+
+/// By how many system calls. A connection may be accepted before its first bytes have come, which takes one more.
+const TOLERANCE_CALLS: f64 = 0.5;
 
 /// What each tunnel carries there and back.
 const MESSAGE: usize = 1024;
@@ -76,8 +80,51 @@ fn a_tunnel_of_another_protocol_takes_at_most_5_percent_more_than_one_of_connect
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A client that waits for the answer to its greeting costs a read and a write, and one that does not a write.
+#[test]
+fn socks_takes_no_system_calls_beyond_those_of_its_negotiation() {
+    require_tools!("strace");
+    let Some(program) = program() else { return };
+    let counted = |what: &str, work| {
+        let mut counts = calls_each(&program, Scheme::Ntlm, Work::Other { file: "", work });
+        println!("{what}: {}", listed(&counts));
+        // How many events a wake-up brings is chance.
+        counts.remove("epoll_wait");
+        counts.values().sum::<f64>()
+    };
+    let connect = counted("CONNECT", connect);
+    let all: [(&str, Repeated, f64); 3] = [
+        ("SOCKS4a", socks4, 0.0),
+        ("SOCKS5, greeting and request at once", socks_at_once, 1.0),
+        ("SOCKS5", socks, 2.0),
+    ];
+    let mut wrong = Vec::new();
+    for (what, work, negotiation) in all {
+        let more = counted(what, work) - connect;
+        if more > negotiation + TOLERANCE_CALLS {
+            wrong.push(format!("{what}: {more:.1} calls more than CONNECT"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 fn connect(gateway: SocketAddr, times: usize) {
     (0..times).for_each(|_| send_and_receive(&mut open_tunnel(gateway), MESSAGE));
+}
+
+fn socks4(gateway: SocketAddr, times: usize) {
+    let ask = |stream| ask4(stream, &request4a(b"echo.test", 443));
+    (0..times).for_each(|_| use_tunnel(ask(dial(gateway).expect("a connection")).expect("a reply"), 90));
+}
+
+fn socks_at_once(gateway: SocketAddr, times: usize) {
+    let ask = |stream| ask5(stream, &request5(b"echo.test", 443));
+    (0..times).for_each(|_| use_tunnel(ask(dial(gateway).expect("a connection")).expect("a reply"), 0));
+}
+
+fn use_tunnel(mut replied: Replied, success: u8) {
+    assert_eq!(replied.code, success);
+    send_and_receive(&mut replied.stream, MESSAGE);
 }
 
 /// With a greeting that is answered before the request goes out, as real clients send it.
@@ -87,9 +134,7 @@ fn socks(gateway: SocketAddr, times: usize) {
         stream.write_all(b"\x05\x01\x00").expect("a greeting");
         assert_eq!(read_bytes(&mut stream, 2).expect("an answer"), [5, 0]);
         stream.write_all(&request5(b"echo.test", 443)).expect("a request");
-        let mut replied = reply5(stream).expect("a reply");
-        assert_eq!(replied.code, 0);
-        send_and_receive(&mut replied.stream, MESSAGE);
+        use_tunnel(reply5(stream).expect("a reply"), 0);
     }
 }
 
