@@ -83,8 +83,9 @@ impl Relay {
     /// whole, what is still on its way must not be destroyed.
     fn fail(&self, fault: Fault, cx: &Cx<'_>) -> End {
         let (left, has_all) = match fault.cause {
-            Cause::UpstreamReset => (&cx.client.endpoint, self.down.is_finished()),
-            _ => (&self.upstream, self.up.is_finished()),
+            Cause::ClientGone => (&self.upstream, self.up.is_finished()),
+            // The upstream's connection: it was reset, or TLS has failed.
+            _ => (&cx.client.endpoint, self.down.is_finished()),
         };
         if !has_all {
             left.stream.reset_on_close();

@@ -235,9 +235,9 @@ fn passes(kind: Kind, seeds: u64, ends: &[&str]) -> Totals {
 #[test]
 fn bytes_over_tls_arrive_or_a_fault_is_reported() {
     let ends = ["finished", "upstream_reset", "client_gone", "connect_timeout", "half_closed_timeout"];
-    let TlsCounts { new, resumed, failed, truncated, new_keys } = passes(Kind::Tls, 1_000, &ends).tls;
+    let TlsCounts { new, resumed, failed, truncated, new_keys, .. } = passes(Kind::Tls, 1_000, &ends).tls;
     let counts = [new, resumed, failed, truncated, new_keys];
-    assert!(counts.iter().all(|count| *count > 50), "{counts:?}");
+    assert!(counts.iter().all(|count| *count > 20), "{counts:?}");
 }
 
 #[test]

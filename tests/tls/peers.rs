@@ -31,7 +31,9 @@ struct Rig {
 fn gateway_for(address: SocketAddr, certificate: &Issued) -> Gateway {
     let mut options = GatewayOptions::through(address);
     options.upstreams = vec![format!("https://{address}")];
-    options.args = ["--tls-ca-file", &certificate.certificate.display().to_string()].map(str::to_owned).into();
+    let ca = certificate.certificate.display().to_string();
+    // A busy machine needs its time for two hundred handshakes at once.
+    options.args = ["--tls-ca-file", &ca, "--tls-timeout=60s"].map(str::to_owned).into();
     Gateway::start(&options)
 }
 

@@ -34,6 +34,8 @@ pub enum TlsOddity {
     SpeaksPlain,
     /// Ends its direction without saying so in TLS.
     Truncates,
+    /// One in four of its records is changed on the way.
+    Corrupts,
 }
 
 /// What happened with TLS, for statistics.
@@ -43,6 +45,7 @@ pub struct TlsCounts {
     pub resumed: u64,
     pub failed: u64,
     pub truncated: u64,
+    pub corrupted: u64,
     pub new_keys: u64,
 }
 
@@ -52,6 +55,7 @@ impl TlsCounts {
         self.resumed += more.resumed;
         self.failed += more.failed;
         self.truncated += more.truncated;
+        self.corrupted += more.corrupted;
         self.new_keys += more.new_keys;
     }
 }
@@ -67,6 +71,8 @@ pub struct FarTls {
     /// The gateway has ended its direction.
     has_ended: bool,
     is_broken: bool,
+    /// Some of what it has sent was changed on the way.
+    is_corrupted: bool,
     /// What the gateway did wrong.
     pub wrong: Option<Error>,
 }
@@ -80,6 +86,7 @@ impl FarTls {
             plain: Buffer::default(),
             has_ended: false,
             is_broken: false,
+            is_corrupted: false,
             wrong: None,
         }
     }
@@ -228,7 +235,16 @@ impl Network {
             return 0;
         }
         tls_counts.new_keys += u64::from(tls.seal(&bytes[..count], rng));
-        self.send_tls(id);
+        let mut sealed = tls.outgoing();
+        if tls.traits.oddity == Some(TlsOddity::Corrupts)
+            && rng.once_in(4)
+            && let Some(last) = sealed.last_mut()
+        {
+            *last ^= 1;
+            tls.is_corrupted = true;
+            tls_counts.corrupted += 1;
+        }
+        self.send_raw(id, &sealed);
         count
     }
 
@@ -290,7 +306,7 @@ impl Network {
 
     /// Whether the end of the peer's direction is a clean one.
     pub fn ends_cleanly(&self, id: usize) -> bool {
-        self.wires[id].tls.as_ref().is_none_or(|tls| !tls.truncates())
+        self.wires[id].tls.as_ref().is_none_or(|tls| !tls.truncates() && !tls.is_corrupted)
     }
 
     /// What the gateway did wrong in TLS.
