@@ -193,3 +193,30 @@ fn endless_texts_and_headers_are_rejected_at_their_bounds() {
     let (_, highest) = gateway.memory_kib();
     assert!(highest < before + 32 * 1024, "from {before} to {highest} KiB");
 }
+
+#[test]
+fn clients_that_send_without_end_and_never_read_do_not_make_the_gateway_grow() {
+    const CLIENTS: usize = 30;
+    let (stub, behind) = (stub(), BehindLoadBalancer::new());
+    let mut gateway = behind.start(&stub, &[]);
+    let (before, _) = gateway.memory_kib();
+    let sent = meanwhile("floods", &mut gateway, |gateway| {
+        let flood = vec![b'x'; 64 * 1024];
+        let conversations = conversations(gateway, &behind);
+        let flooded = |(address, conversation): &(SocketAddr, Vec<u8>)| {
+            let mut stream = TcpStream::connect(address).expect("a connection");
+            stream.write_all(conversation).expect("a conversation");
+            stream.set_write_timeout(Some(Duration::from_millis(100))).expect("a time-out");
+            // What is echoed fills the buffers of the kernel; 4 MiB are enough.
+            let written = (0..64).map_while(|_| stream.write(&flood).ok()).sum::<usize>();
+            (stream, written)
+        };
+        let flooding: Vec<_> = conversations.iter().cycle().take(CLIENTS).map(flooded).collect();
+        flooding.iter().map(|(_, written)| written).sum::<usize>()
+    });
+    let (_, highest) = gateway.memory_kib();
+    println!("memory from {before} to {highest} KiB, after {} KiB", sent / 1024);
+    // Otherwise the gateway could have held all of it.
+    assert!(sent > 32 * 1024 * 1024, "they have sent only {sent} bytes");
+    assert!(highest < before + 16 * 1024, "from {before} to {highest} KiB, after {sent} bytes");
+}
