@@ -17,7 +17,7 @@
 //!   gateway    → shard, admin, inspect, guard_store, tickets, session, egress, auth, upstream, transport, tls, event, metrics, config, kerberos, logging
 //!   inspect    → shard, session
 //!   shard      → session, pool, relay, route, upstream, transport, event, metrics, fault
-//!   session    → client_protocol, pool, egress, route, forward, auth, relay, upstream, transport, event, metrics, fault, http
+//!   session    → client_protocol, pool, egress, route, forward, auth, relay, upstream, transport, event, metrics, fault, http, logging
 //!   pool       → egress, auth, forward, upstream, transport, event, metrics, http
 //!   egress     → client_protocol, upstream, transport, auth, route, metrics, fault, http, ntlm
 //!   client_protocol → auth, forward, http, fault

@@ -24,28 +24,38 @@ pub(super) fn line(out: &mut Vec<u8>, format: LogFormat, time: &[u8], record: &R
         Some(text) if text.len() <= limits::LOG_MESSAGE_BYTES => text,
         _ => fields.bounded.written(limits::LOG_MESSAGE_BYTES, record.args()),
     };
+    begin(fields.out, format, time, record, message);
+    // If the formatting of a value fails, the fields up to there are written.
+    let _ = record.key_values().visit(&mut fields);
+    end(out, format);
+}
+
+/// Writes what is in front of a record's own fields.
+pub(super) fn begin(out: &mut Vec<u8>, format: LogFormat, time: &[u8], record: &Record<'_>, message: &str) {
     match format {
         LogFormat::Text => {
             let level = record.level().as_str();
-            fields.out.extend_from_slice(time);
-            fields.out.push(b' ');
-            fields.out.extend_from_slice(level.as_bytes());
-            fields.out.extend_from_slice(&b"      "[..6_usize.saturating_sub(level.len())]);
-            write_escaped(fields.out, message);
+            out.extend_from_slice(time);
+            out.push(b' ');
+            out.extend_from_slice(level.as_bytes());
+            out.extend_from_slice(&b"      "[..6_usize.saturating_sub(level.len())]);
+            write_escaped(out, message);
         }
         LogFormat::Json => {
-            fields.out.extend_from_slice(b"{\"time\":\"");
-            fields.out.extend_from_slice(time);
-            fields.out.extend_from_slice(b"\",\"level\":\"");
-            fields.out.extend_from_slice(record.level().as_str().as_bytes());
-            fields.out.extend_from_slice(b"\",\"logger\":");
-            write_json(fields.out, record.target());
-            fields.out.extend_from_slice(b",\"message\":");
-            write_json(fields.out, message);
+            out.extend_from_slice(b"{\"time\":\"");
+            out.extend_from_slice(time);
+            out.extend_from_slice(b"\",\"level\":\"");
+            out.extend_from_slice(record.level().as_str().as_bytes());
+            out.extend_from_slice(b"\",\"logger\":");
+            write_json(out, record.target());
+            out.extend_from_slice(b",\"message\":");
+            write_json(out, message);
         }
     }
-    // If the formatting of a value fails, the fields up to there are written.
-    let _ = record.key_values().visit(&mut fields);
+}
+
+/// Ends a line.
+pub(super) fn end(out: &mut Vec<u8>, format: LogFormat) {
     if let LogFormat::Json = format {
         out.push(b'}');
     }
@@ -221,8 +231,16 @@ fn write_value(out: &mut Vec<u8>, format: LogFormat, text: &str) {
     }
 }
 
+/// A value that is text, of any length.
+pub(super) fn write_text(out: &mut Vec<u8>, format: LogFormat, text: &str) {
+    match text.len() <= limits::LOG_FIELD_BYTES {
+        true => write_value(out, format, text),
+        false => write_value(out, format, Bounded::new().written(limits::LOG_FIELD_BYTES, text)),
+    }
+}
+
 /// A number without the machinery of `fmt`, which takes ten times as long.
-fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
+pub(super) fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {
@@ -243,6 +261,12 @@ fn write_hundredths(out: &mut Vec<u8>, number: f64) -> Option<()> {
     }
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
     let hundredths = hundredths as u64;
+    write_in_hundredths(out, hundredths);
+    Some(())
+}
+
+/// Writes so many hundredths, without zeros at the end.
+pub(super) fn write_in_hundredths(out: &mut Vec<u8>, hundredths: u64) {
     write_decimal(out, hundredths / 100);
     let (tenth, hundredth) = (hundredths / 10 % 10, hundredths % 10);
     if tenth + hundredth > 0 {
@@ -252,7 +276,6 @@ fn write_hundredths(out: &mut Vec<u8>, number: f64) -> Option<()> {
             write_decimal(out, hundredth);
         }
     }
-    Some(())
 }
 
 impl<'v> VisitValue<'v> for &mut Fields<'_> {

@@ -9,6 +9,7 @@ use crate::auth::Scheme;
 use crate::client_protocol::{ClientProtocol, DestinationSource};
 use crate::egress::HopLease;
 use crate::fault::Fault;
+use crate::logging::{self, Field, FieldValue, log_field_name};
 
 /// How a session, or a request of it, ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,33 +197,42 @@ impl Record {
             End::Fault(fault) => (fault.at.label(), fault.detail.as_ref()),
             _ => (UNKNOWN, UNKNOWN),
         };
-        log::log!(
-            target: ACCESS, level,
-            client = &*address_text(self.client(), &mut [0; LONGEST_IPV4]),
-            protocol = protocol.label(),
-            method = self.method().unwrap_or(UNKNOWN),
-            target = self.target().unwrap_or(UNKNOWN),
-            destination_source = self.destination_source.map_or(UNKNOWN, DestinationSource::label),
-            upstream = self.upstream().unwrap_or(UNKNOWN),
-            identity = self.on_hop.as_ref().map_or(UNKNOWN, |hop| &*hop.identity.name),
-            scheme = self.scheme.map_or(UNKNOWN, Scheme::label),
-            connection = self.source.map_or(UNKNOWN, ConnectionSource::label),
-            status = self.status.map_or(0, NonZeroU16::get),
-            handshake_ms = f64::from(self.handshake_us / 10) / 100.0,
-            legs = self.legs,
-            bytes_up = self.bytes_up + relayed[0],
-            bytes_down = self.bytes_down + relayed[1],
-            duration_ms = now_us.saturating_sub(self.accepted_us) / 1000,
-            end = end.label(),
-            at = at,
-            detail = detail,
-            traceparent = self.traceparent().unwrap_or(UNKNOWN);
-            "{}", match self.kind() {
-                "http" => "request answered",
-                // What never came to say what it is counts as a tunnel.
-                _ => "tunnel closed",
-            }
-        );
+        let mut buffer = [0; LONGEST_IPV4];
+        let client = address_text(self.client(), &mut buffer);
+        let connection = self.source.map_or(UNKNOWN, ConnectionSource::label);
+        let duration_ms = now_us.saturating_sub(self.accepted_us) / 1000;
+        macro_rules! fields {
+            ($($name:ident = $kind:ident($value:expr),)*) => {
+                [$(Field::new(log_field_name!($name), FieldValue::$kind($value)),)*]
+            };
+        }
+        let fields = fields![
+            client = Text(&client),
+            protocol = Label(protocol.label()),
+            method = Text(self.method().unwrap_or(UNKNOWN)),
+            target = Text(self.target().unwrap_or(UNKNOWN)),
+            destination_source = Label(self.destination_source.map_or(UNKNOWN, DestinationSource::label)),
+            upstream = Text(self.upstream().unwrap_or(UNKNOWN)),
+            identity = Text(self.on_hop.as_ref().map_or(UNKNOWN, |hop| &*hop.identity.name)),
+            scheme = Label(self.scheme.map_or(UNKNOWN, Scheme::label)),
+            connection = Label(connection),
+            status = Number(self.status.map_or(0, NonZeroU16::get).into()),
+            handshake_ms = Hundredths(self.handshake_us / 10),
+            legs = Number(self.legs.into()),
+            bytes_up = Number(self.bytes_up + relayed[0]),
+            bytes_down = Number(self.bytes_down + relayed[1]),
+            duration_ms = Number(duration_ms),
+            end = Label(end.label()),
+            at = Label(at),
+            detail = Text(detail),
+            traceparent = Text(self.traceparent().unwrap_or(UNKNOWN)),
+        ];
+        let message = match self.kind() {
+            "http" => "request answered",
+            // What never came to say what it is counts as a tunnel.
+            _ => "tunnel closed",
+        };
+        logging::line(ACCESS, level, message, &fields);
     }
 }
 

@@ -92,6 +92,7 @@ const TABLE: &[(&str, &[&str], Outside)] = &[
             "event",
             "http",
             "fault",
+            "logging",
             "metrics",
             "timeouts",
             "limits",
