@@ -8,7 +8,10 @@ use std::fmt;
 use thiserror::Error;
 
 use super::file_time::FileTime;
-use super::wire::{Charset, MessageError, utf16le};
+use super::wire::{Charset, MessageError, push_utf16le, utf16le};
+
+/// AvId and AvLen.
+const PAIR_HEADER_BYTES: usize = 4;
 
 /// The id of an AV_PAIR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,6 +242,20 @@ pub(super) fn push(out: &mut Vec<u8>, id: AvId, value: &[u8]) -> Result<(), Mess
     out.extend_from_slice(&id.number().to_le_bytes());
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(value);
+    Ok(())
+}
+
+/// Appends one pair whose value is `text` in UTF-16LE.
+///
+/// # Errors
+/// [`MessageError::TooLong`].
+pub(super) fn push_text(out: &mut Vec<u8>, id: AvId, text: &str) -> Result<(), MessageError> {
+    let start = out.len();
+    push(out, id, &[])?;
+    push_utf16le(out, text);
+    let length = out.len() - start - PAIR_HEADER_BYTES;
+    let length = u16::try_from(length).map_err(|_| MessageError::TooLong { field: "AV_PAIR", length })?;
+    out[start + 2..start + PAIR_HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use super::authenticate::{AuthenticateMessage, MIC_AT, MIC_SIZE, PayloadOrder};
 use super::av_pair::{self, AvError, AvId, AvPairs};
 use super::challenge::ChallengeMessage;
 use super::credential::{Identity, Method};
-use super::crypto::{self, Key};
+use super::crypto::{self, Key, ResponseKey};
 use super::file_time::FileTime;
 use super::flags::NegotiateFlags;
 use super::negotiate::NegotiateMessage;
@@ -296,10 +296,10 @@ fn ntlm_v2_responses(
     inputs: &AuthenticateInputs<'_>,
 ) -> Result<Responses, AuthenticateError> {
     let computed;
-    let ntowf_v2 = if domain == identity.domain() {
-        identity.ntowf_v2()
+    let response_key = if domain == identity.domain() {
+        identity.response_key()
     } else {
-        computed = crypto::ntowf_v2(identity.nt_hash().key(), identity.user(), domain);
+        computed = ResponseKey::new(&crypto::ntowf_v2(identity.nt_hash().key(), identity.user(), domain));
         &computed
     };
     let server = challenge.target_info.map(ServerPairs::read).transpose()?.unwrap_or_default();
@@ -316,10 +316,10 @@ fn ntlm_v2_responses(
     av_pair::push_eol(&mut nt_response);
     // The Z(4) after the list: no decoder reads it, but NTProofStr covers it.
     nt_response.extend_from_slice(&[0; 4]);
-    let (nt_proof_str, key_exchange_key) = crypto::v2_proof(ntowf_v2, challenge.server_challenge, &nt_response[16..]);
+    let (nt_proof_str, key_exchange_key) = response_key.v2_proof(challenge.server_challenge, &nt_response[16..]);
     nt_response[..16].copy_from_slice(&nt_proof_str);
     let lm_response =
-        if mic { [0; 24] } else { crypto::lm_v2(ntowf_v2, challenge.server_challenge, inputs.client_challenge) };
+        if mic { [0; 24] } else { response_key.lm_v2(challenge.server_challenge, inputs.client_challenge) };
     Ok(Responses { lm_response, nt_response, key_exchange_key, mic })
 }
 
@@ -377,7 +377,7 @@ fn write_av_pairs(
         av_pair::push(out, AvId::ChannelBindings, &hash).map_err(AuthenticateError::Encode)?;
     }
     if let Some(name) = inputs.target_name {
-        av_pair::push(out, AvId::TargetName, &utf16le(name)).map_err(AuthenticateError::Encode)?;
+        av_pair::push_text(out, AvId::TargetName, name).map_err(AuthenticateError::Encode)?;
     }
     Ok(())
 }

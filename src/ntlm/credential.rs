@@ -5,7 +5,7 @@ use std::fmt;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::crypto::{Key, SecretKey, ntowf_v1, ntowf_v2};
+use super::crypto::{Key, ResponseKey, SecretKey, ntowf_v1, ntowf_v2};
 use super::wire::utf16le;
 
 /// The longest user, domain or workstation name, in UTF-16 code units. A UPN has at most 1,024 characters.
@@ -224,8 +224,8 @@ pub struct Identity {
     nt_hash: NtHash,
     method: Method,
     target_domain: bool,
-    /// Invariant: NTOWFv2 of `nt_hash`, `account.user` and `account.domain`.
-    ntowf_v2: SecretKey,
+    /// Invariant: made of NTOWFv2 of `nt_hash`, `account.user` and `account.domain`.
+    response_key: ResponseKey,
     /// Invariant: `account.domain`, `account.user` and `workstation` in UTF-16LE.
     unicode: EncodedNames,
 }
@@ -253,7 +253,7 @@ impl Identity {
         };
         let workstation: String = workstation.chars().take_while(fits).collect();
         Self {
-            ntowf_v2: ntowf_v2(nt_hash.key(), &account.user, &account.domain),
+            response_key: ResponseKey::new(&ntowf_v2(nt_hash.key(), &account.user, &account.domain)),
             unicode: EncodedNames {
                 domain: utf16le(&account.domain),
                 user: utf16le(&account.user),
@@ -309,8 +309,8 @@ impl Identity {
         &self.nt_hash
     }
 
-    pub(super) fn ntowf_v2(&self) -> &Key {
-        &self.ntowf_v2
+    pub(super) fn response_key(&self) -> &ResponseKey {
+        &self.response_key
     }
 
     pub(super) const fn unicode(&self) -> &EncodedNames {

@@ -157,22 +157,35 @@ pub(super) fn v1_ess(nt_hash: &Key, server_challenge: [u8; 8], client_challenge:
     (response, hmac_md5(&session_base_key, &[&server_challenge, &client_challenge]))
 }
 
-/// NTProofStr and the SessionBaseKey, which in NTLMv2 is also the KeyExchangeKey (MS-NLMP 3.3.2, 3.4.5.1).
-pub(super) fn v2_proof(ntowf_v2: &Key, server_challenge: [u8; 8], temp: &[u8]) -> (Key, Key) {
-    // Setting up the key costs two MD5 blocks, and both HMACs have the same key.
-    let mac = keyed(ntowf_v2);
-    let nt_proof_str = finish(mac.clone(), &[&server_challenge, temp]);
-    let session_base_key = finish(mac, &[&nt_proof_str]);
-    (nt_proof_str, session_base_key)
-}
+/// HMAC_MD5 with NTOWFv2 as its key, which every response needs twice. To set up a key takes two MD5 blocks, so it is
+/// done once for an identity. It stays at one address, as a [`SecretKey`] does.
+#[derive(Clone)]
+pub(super) struct ResponseKey(Arc<Hmac<Md5>>);
 
-/// The LMv2 response (MS-NLMP 3.3.2).
-pub(super) fn lm_v2(ntowf_v2: &Key, server_challenge: [u8; 8], client_challenge: [u8; 8]) -> [u8; 24] {
-    let mac = hmac_md5(ntowf_v2, &[&server_challenge, &client_challenge]);
-    let mut response = [0; 24];
-    response[..16].copy_from_slice(&mac);
-    response[16..].copy_from_slice(&client_challenge);
-    response
+impl ResponseKey {
+    pub(super) fn new(ntowf_v2: &Key) -> Self {
+        Self(Arc::new(keyed(ntowf_v2)))
+    }
+
+    fn mac(&self, parts: &[&[u8]]) -> Key {
+        finish((*self.0).clone(), parts)
+    }
+
+    /// NTProofStr and the SessionBaseKey, which in NTLMv2 is also the KeyExchangeKey (MS-NLMP 3.3.2, 3.4.5.1).
+    pub(super) fn v2_proof(&self, server_challenge: [u8; 8], temp: &[u8]) -> (Key, Key) {
+        let nt_proof_str = self.mac(&[&server_challenge, temp]);
+        let session_base_key = self.mac(&[&nt_proof_str]);
+        (nt_proof_str, session_base_key)
+    }
+
+    /// The LMv2 response (MS-NLMP 3.3.2).
+    pub(super) fn lm_v2(&self, server_challenge: [u8; 8], client_challenge: [u8; 8]) -> [u8; 24] {
+        let mac = self.mac(&[&server_challenge, &client_challenge]);
+        let mut response = [0; 24];
+        response[..16].copy_from_slice(&mac);
+        response[16..].copy_from_slice(&client_challenge);
+        response
+    }
 }
 
 #[cfg(test)]

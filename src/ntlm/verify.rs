@@ -7,7 +7,7 @@ use super::av_pair::{self, AvError, AvId};
 use super::challenge::ChallengeMessage;
 use super::client::AV_FLAG_MIC;
 use super::credential::{Method, NtHash};
-use super::crypto::{self, Key};
+use super::crypto::{self, Key, ResponseKey};
 use super::flags::NegotiateFlags;
 use super::wire::MessageError;
 
@@ -87,8 +87,8 @@ pub fn verify<'h>(
     let find = || lookup(&user, &domain).map(NtHash::key).ok_or(VerifyError::UnknownUser);
     let (method, mic) = match (kind, message.v2_response()) {
         (NtResponseKind::NtlmV2, Some(response)) => {
-            let ntowf_v2 = crypto::ntowf_v2(find()?, &user, &domain);
-            let key_exchange_key = check_v2(&message, &sent, &response, &ntowf_v2)?;
+            let response_key = ResponseKey::new(&crypto::ntowf_v2(find()?, &user, &domain));
+            let key_exchange_key = check_v2(&message, &sent, &response, &response_key)?;
             let mic = mic_announced(&response)?;
             if mic {
                 check_mic(&message, [negotiate, challenge, authenticate], &key_exchange_key)?;
@@ -112,9 +112,9 @@ fn check_v2(
     message: &AuthenticateMessage<'_>,
     challenge: &ChallengeMessage<'_>,
     response: &V2Response<'_>,
-    ntowf_v2: &Key,
+    response_key: &ResponseKey,
 ) -> Result<Key, VerifyError> {
-    let (nt_proof_str, key_exchange_key) = crypto::v2_proof(ntowf_v2, challenge.server_challenge, response.temp);
+    let (nt_proof_str, key_exchange_key) = response_key.v2_proof(challenge.server_challenge, response.temp);
     if nt_proof_str != response.nt_proof_str {
         return Err(VerifyError::WrongPassword);
     }
@@ -122,7 +122,7 @@ fn check_v2(
         Some(list) => av_pair::find(list, AvId::Timestamp)?.is_some(),
         None => false,
     };
-    let lm_v2 = crypto::lm_v2(ntowf_v2, challenge.server_challenge, response.client_challenge);
+    let lm_v2 = response_key.lm_v2(challenge.server_challenge, response.client_challenge);
     if message.lm_response != lm_v2 && !(has_timestamp && message.lm_response == [0; 24]) {
         return Err(VerifyError::BadLmResponse);
     }

@@ -243,10 +243,16 @@ impl Charset {
 /// `text` as UTF-16LE.
 pub(super) fn utf16le(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(2 * text.len());
-    for unit in text.encode_utf16() {
-        bytes.extend_from_slice(&unit.to_le_bytes());
-    }
+    push_utf16le(&mut bytes, text);
     bytes
+}
+
+/// Appends `text` as UTF-16LE.
+pub(super) fn push_utf16le(out: &mut Vec<u8>, text: &str) {
+    match text.is_ascii() {
+        true => out.extend(text.bytes().flat_map(|byte| [byte, 0])),
+        false => out.extend(text.encode_utf16().flat_map(u16::to_le_bytes)),
+    }
 }
 
 /// The VERSION structure (MS-NLMP 2.2.2.10), for debugging only. It must not affect processing.

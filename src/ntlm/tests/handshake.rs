@@ -170,7 +170,7 @@ fn a_key_exchange_that_was_not_offered_is_answered() {
 
 fn key_exchange_key(message: &AuthenticateMessage<'_>) -> [u8; 16] {
     let response = message.v2_response().unwrap();
-    crypto::v2_proof(corp_identity().ntowf_v2(), *b"schallng", response.temp).1
+    corp_identity().response_key().v2_proof(*b"schallng", response.temp).1
 }
 
 #[test]

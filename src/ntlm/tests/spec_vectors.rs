@@ -3,7 +3,7 @@
 use rc4::{KeyInit, Rc4, StreamCipher};
 
 use super::*;
-use crate::ntlm::crypto::{self, Key};
+use crate::ntlm::crypto::{self, Key, ResponseKey};
 
 const CHALLENGE_4_2_2: &str = "
     4e544c4d53535000020000000c000c0038000000338202e20123456789abcdef00000000000000000000000000000000
@@ -173,12 +173,13 @@ fn v4_2_3_3_messages_are_encoded_byte_for_byte() {
 #[test]
 fn v4_2_4_1_1_ntowf_v2() {
     assert_eq!(ntowf_v2(), hex_array("0c868a403bfd7a93a3001ef22ef02e3f"));
-    assert_eq!(spec_identity(Method::NtlmV2).ntowf_v2(), &ntowf_v2());
+    let proof = |key: &ResponseKey| key.v2_proof(hex_array(SERVER_CHALLENGE), &temp());
+    assert_eq!(proof(spec_identity(Method::NtlmV2).response_key()), proof(&ResponseKey::new(&ntowf_v2())));
 }
 
 #[test]
 fn v4_2_4_1_2_session_base_key_and_4_2_4_2_2_proof() {
-    let (proof, session_base_key) = crypto::v2_proof(&ntowf_v2(), hex_array(SERVER_CHALLENGE), &temp());
+    let (proof, session_base_key) = ResponseKey::new(&ntowf_v2()).v2_proof(hex_array(SERVER_CHALLENGE), &temp());
     assert_eq!(proof, hex_array("68cd0ab851e51c96aabc927bebef6a1c"));
     assert_eq!(session_base_key, hex_array("8de40ccadbc14a82f15cb0ad0de95ca3"));
 }
@@ -195,7 +196,7 @@ fn v4_2_4_1_3_temp_is_in_the_message() {
 
 #[test]
 fn v4_2_4_2_1_lm_v2_response() {
-    let response = crypto::lm_v2(&ntowf_v2(), hex_array(SERVER_CHALLENGE), [0xaa; 8]);
+    let response = ResponseKey::new(&ntowf_v2()).lm_v2(hex_array(SERVER_CHALLENGE), [0xaa; 8]);
     assert_eq!(response, hex_array("86c35097ac9cec102554764a57cccc19aaaaaaaaaaaaaaaa"));
 }
 
