@@ -1,7 +1,7 @@
 //! Destinations as the guard distinguishes them: by a keyed hash that ignores letter case and a final dot.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 
 use crate::limits;
 
@@ -9,8 +9,7 @@ use crate::limits;
 /// because proxies have separate rules for them.
 pub(super) fn destination_hash(hasher: &impl BuildHasher, by_connect: bool, destination: &str) -> u64 {
     let mut state = hasher.build_hasher();
-    by_connect.hash(&mut state);
-    write_folded(&mut state, destination);
+    write_folded(&mut state, u8::from(by_connect), destination);
     state.finish()
 }
 
@@ -19,30 +18,36 @@ pub(super) fn demand_hash(hasher: &impl BuildHasher, upstream: &str, method: &st
     let mut state = hasher.build_hasher();
     upstream.hash(&mut state);
     method.hash(&mut state);
-    write_folded(&mut state, destination);
+    write_folded(&mut state, 0, destination);
     state.finish()
 }
 
-fn write_folded(state: &mut impl Hasher, destination: &str) {
-    let (host, port) = destination.rsplit_once(':').unwrap_or((destination, ""));
-    let host = host.strip_suffix('.').unwrap_or(host);
-    // In pieces, because the hasher takes as long for a byte as for eight.
-    let mut folded = [0; 64];
-    for piece in host.as_bytes().chunks(folded.len()) {
-        let folded = &mut folded[..piece.len()];
-        folded.copy_from_slice(piece);
-        folded.make_ascii_lowercase();
-        state.write(folded);
+/// Hashes `kind` and the destination. The hasher takes as long for a byte as for eight, so a destination of the usual
+/// length is put together first.
+fn write_folded(state: &mut impl Hasher, kind: u8, destination: &str) {
+    let port_at = destination.bytes().rposition(|byte| byte == b':').unwrap_or(destination.len());
+    let (host, port) = destination.as_bytes().split_at(port_at);
+    let host = host.strip_suffix(b".").unwrap_or(host);
+    let mut folded = [kind; 64];
+    let length = 1 + host.len() + port.len();
+    if let Some(room) = folded.get_mut(1..length) {
+        let (of_host, of_port) = room.split_at_mut(host.len());
+        of_host.copy_from_slice(host);
+        of_host.make_ascii_lowercase();
+        of_port.copy_from_slice(port);
+        state.write(&folded[..length]);
+    } else {
+        state.write_u8(kind);
+        host.iter().for_each(|byte| state.write_u8(byte.to_ascii_lowercase()));
+        state.write(port);
     }
-    state.write_u8(b':');
-    state.write(port.as_bytes());
 }
 
 /// Recently noted hashes: at most [`limits::GUARD_RECENT`], each for [`limits::GUARD_RECENT_AGE`]; the oldest are
 /// dropped first.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    seen_ms: HashMap<u64, u64>,
+    seen_ms: HashMap<u64, u64, BuildHasherDefault<Hashed>>,
     order: VecDeque<u64>,
 }
 
@@ -65,6 +70,24 @@ impl Recent {
     }
 }
 
+/// Hashes a key that is a hash already.
+#[derive(Debug, Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,10 +96,13 @@ mod tests {
     #[test]
     fn all_spellings_of_a_destination_have_one_hash() {
         let hasher = RandomState::new();
-        let hash = |destination| destination_hash(&hasher, true, destination);
+        let hash = |destination: &str| destination_hash(&hasher, true, destination);
         for spelling in ["A.Blocked.Test:443", "a.blocked.test.:443", "A.BLOCKED.TEST.:443"] {
             assert_eq!(hash(spelling), hash("a.blocked.test:443"), "{spelling}");
         }
+        let long = |end: &str| format!("{}.Test{end}", "Long.".repeat(20));
+        assert_eq!(hash(&long(":443")), hash(&long(".:443").to_ascii_uppercase()));
+        assert_ne!(hash(&long(":443")), hash(&long(":444")));
         for other in ["a.blocked.test:80", "b.blocked.test:443", "blocked.test:443", "a.blocked.test4:43"] {
             assert_ne!(hash(other), hash("a.blocked.test:443"), "{other}");
         }
