@@ -14,7 +14,7 @@ pub enum Request {
         /// `host:port` of the origin.
         authority: Box<str>,
         /// The client's end-to-end fields, each with its CRLF; Host and what concerns one hop only are not among them.
-        fields: Box<[u8]>,
+        fields: Vec<u8>,
     },
     /// Plain HTTP. Its body does not go through the handshake: it follows the head of the last leg.
     Forward(Arc<ForwardRequest>),
@@ -22,7 +22,7 @@ pub enum Request {
 
 impl Request {
     /// A tunnel to `authority`; `fields` as in [`Request::Connect`].
-    pub fn connect(authority: impl Into<Box<str>>, fields: impl Into<Box<[u8]>>) -> Request {
+    pub fn connect(authority: impl Into<Box<str>>, fields: impl Into<Vec<u8>>) -> Request {
         Request::Connect { authority: authority.into(), fields: fields.into() }
     }
 
@@ -61,7 +61,7 @@ impl Request {
     /// The memory that it takes, in bytes.
     pub fn held_bytes(&self) -> usize {
         match self {
-            Request::Connect { authority, fields } => authority.len() + fields.len(),
+            Request::Connect { authority, fields } => authority.len() + fields.capacity(),
             Request::Forward(request) => request.held_bytes(),
         }
     }

@@ -96,7 +96,7 @@ impl Demand {
     fn tunnel(authority: &Authority<'_>, via: &str, source: DestinationSource, options: &ReadOptions<'_>) -> Demand {
         let mut fields = Vec::new();
         append_via_received(via, &options.forward, &mut fields);
-        let request = Request::connect(authority.to_string(), fields);
+        let request = Request::connect(authority.to_text(), fields);
         Demand { request, target: Target::of(authority), login: ShownLogin::Nothing, source, original: None }
     }
 }

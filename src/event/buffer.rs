@@ -4,6 +4,12 @@
 /// Capacity that an empty buffer keeps for the next bytes.
 const KEPT_CAPACITY_BYTES: usize = 4 * 1024;
 
+/// The capacity of a spare buffer: room for a request with an AUTHENTICATE_MESSAGE, so that none grows for one.
+const SPARE_BUFFER_BYTES: usize = 2 * 1024;
+
+/// How many spare buffers a shard keeps.
+const SPARE_BUFFERS: usize = 32;
+
 /// Removes the first `used` bytes and gives back the memory that the rest does not need, except for a little.
 pub fn take_front(buffer: &mut Vec<u8>, used: usize) {
     if used < buffer.len() {
@@ -18,9 +24,48 @@ pub fn take_front(buffer: &mut Vec<u8>, used: usize) {
     }
 }
 
+/// Empty buffers that the connections of a shard lend each other, so that a short-lived one allocates none.
+#[derive(Debug, Default)]
+pub struct SpareBuffers {
+    buffers: Vec<Vec<u8>>,
+}
+
+impl SpareBuffers {
+    /// An empty buffer with some capacity.
+    pub fn take(&mut self) -> Vec<u8> {
+        self.buffers.pop().unwrap_or_else(|| Vec::with_capacity(SPARE_BUFFER_BYTES))
+    }
+
+    /// Takes a buffer back. One that has grown is freed, as are more of them than are in use at once in most turns.
+    pub fn give_back(&mut self, mut buffer: Vec<u8>) {
+        let is_of_use = (SPARE_BUFFER_BYTES..=KEPT_CAPACITY_BYTES).contains(&buffer.capacity());
+        if is_of_use && self.buffers.len() < SPARE_BUFFERS {
+            buffer.clear();
+            self.buffers.push(buffer);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spare_buffers_are_empty_and_neither_many_nor_large() {
+        let mut spare = SpareBuffers::default();
+        let mut buffer = spare.take();
+        assert!(buffer.capacity() >= SPARE_BUFFER_BYTES);
+        buffer.extend_from_slice(b"head");
+        let address = buffer.as_ptr();
+        spare.give_back(buffer);
+        spare.give_back(Vec::with_capacity(64 * 1024));
+        spare.give_back(Vec::new());
+        let again = spare.take();
+        assert_eq!((again.as_ptr(), again.len()), (address, 0));
+        assert_eq!(spare.buffers.len(), 0);
+        (0..2 * SPARE_BUFFERS).for_each(|_| spare.give_back(Vec::with_capacity(SPARE_BUFFER_BYTES)));
+        assert_eq!(spare.buffers.len(), SPARE_BUFFERS);
+    }
 
     #[test]
     fn memory_is_given_back_with_the_bytes_that_took_it() {

@@ -8,7 +8,7 @@ mod timers;
 mod token;
 mod wait_list;
 
-pub use buffer::take_front;
+pub use buffer::{SpareBuffers, take_front};
 pub use head_reader::{HeadReader, ReadOutcome};
 pub use mailbox::{Mailbox, Sender, mailbox};
 pub use slots::{Slots, Vacancy};

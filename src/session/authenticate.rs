@@ -19,9 +19,6 @@ use crate::pool::Orphan;
 use crate::transport::{Endpoint, Readiness};
 use crate::upstream::{Answer, AttemptRequest, SendPermission, Ticket};
 
-/// Room for a request with an AUTHENTICATE_MESSAGE, so that writing one grows no buffer.
-const OUTBOX_BYTES: usize = 2048;
-
 /// What to do if an upstream closes every connection without an answer.
 const TLS_HINT: &str = "if the port expects TLS, write https:// in front of the upstream's address";
 
@@ -69,7 +66,7 @@ impl Authenticate {
         let Connected { mut attempt, upstream } = connected;
         // From here on the upstream may see something of the request.
         attempt.route = None;
-        let mut outbox = Vec::with_capacity(OUTBOX_BYTES);
+        let mut outbox = cx.shard.spare_buffers.take();
         if attempt.source != ConnectionSource::Warm {
             attempt.handshake.begin(&mut outbox);
         }
@@ -259,6 +256,7 @@ impl Authenticate {
         self.attempt.served_after_failures(cx);
         self.attempt.handshake_ended(HandshakeOutcome::Established, cx);
         let leftover = std::mem::take(&mut self.attempt.leftover);
+        cx.shard.spare_buffers.give_back(self.outbox);
         respond::established(self.upstream, self.input.into_leftover(), leftover, cx)
     }
 

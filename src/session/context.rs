@@ -10,7 +10,7 @@ use mio::Registry;
 use crate::auth::NonceSource;
 use crate::client_protocol::Service;
 use crate::egress::CurrentEgress;
-use crate::event::{Key, Timers, WaitList};
+use crate::event::{Key, SpareBuffers, Timers, WaitList};
 use crate::forward::ForwardOptions;
 use crate::http::PROXY_NAME;
 use crate::limits;
@@ -74,6 +74,8 @@ pub struct Context {
     pub timers: Timers,
     /// Room for one read of the session that is being stepped.
     pub scratch: Box<[u8]>,
+    /// Buffers for what is sent at once most of the time.
+    pub spare_buffers: SpareBuffers,
     /// Pipes to splice bulk data.
     pub pipes: PipePool,
     /// Upstream connections without a client.

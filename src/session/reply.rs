@@ -99,7 +99,10 @@ impl StageOps for Box<Reply> {
 pub(super) fn reply(answer: ClientAnswer, cx: &mut Cx<'_>) -> Step<Box<Reply>> {
     let mut reply = Reply { answer: answer.bytes, sent: 0, bounded: false, then: answer.then };
     match reply.send(cx) {
-        Ok(true) => Step::Go(reply.followed()),
+        Ok(true) => {
+            cx.shard.spare_buffers.give_back(std::mem::take(&mut reply.answer));
+            Step::Go(reply.followed())
+        }
         Ok(false) => Step::Wait(Box::new(reply)),
         Err(fault) => Step::Go(reply.unsent(fault, cx)),
     }

@@ -16,7 +16,7 @@ pub(super) fn established(
     from_client: Vec<u8>,
     cx: &mut Cx<'_>,
 ) -> Transition {
-    let mut bytes = Vec::new();
+    let mut bytes = cx.shard.spare_buffers.take();
     if let Some(status) = cx.client.protocol.answer(&Verdict::Established, &mut bytes) {
         cx.answered(status);
     }

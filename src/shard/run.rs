@@ -141,6 +141,7 @@ impl Shard {
             registry: poll.registry().try_clone()?,
             timers: Timers::new(now_us / 1000),
             scratch: vec![0; limits::SCRATCH_BYTES].into_boxed_slice(),
+            spare_buffers: Default::default(),
             pipes: PipePool::new(pipes),
             pools: Pools::default(),
             draining: false,

@@ -11,6 +11,9 @@ use crate::http::{
     self, FieldStorage, HeadEnd, OtherProtocol, RequestError, RequestHead, RequestSummary, RequestTarget,
 };
 
+/// The length of a Via line, apart from the pseudonym.
+const VIA_BYTES: usize = "Via: 1.1 \r\n".len();
+
 /// An unfinished request head.
 #[derive(Debug)]
 pub struct RequestReader {
@@ -96,6 +99,7 @@ impl RequestReader {
 /// Makes a demand out of a whole head.
 fn understand(head: &[u8], options: &ReadOptions<'_>, original: Option<SocketAddr>) -> Result<Demand, Fault> {
     let mut storage = FieldStorage::with_limit(options.field_limit);
+    let head_bytes = head.len();
     let head = RequestHead::parse(head, &mut storage).map_err(|error| malformed(&error))?;
     if forward::via_names_gateway(&head.fields, &options.forward) {
         return Err(At::ReadHead.fault(
@@ -106,10 +110,12 @@ fn understand(head: &[u8], options: &ReadOptions<'_>, original: Option<SocketAdd
     let login = ShownLogin::read(&head.fields);
     match &head.target {
         RequestTarget::Authority(authority) => {
-            let mut fields = Vec::new();
+            // What is forwarded is not longer than what has come, except for Via.
+            let via_bytes = options.forward.via.map_or(0, |pseudonym| VIA_BYTES + pseudonym.len());
+            let mut fields = Vec::with_capacity(head_bytes + via_bytes);
             http::copy_end_to_end_fields(&head.fields, &mut fields);
             forward::append_via(head.version, &options.forward, &mut fields);
-            let request = Request::connect(authority.to_string(), fields);
+            let request = Request::connect(authority.to_text(), fields);
             Ok(Demand { request, target: Target::of(authority), login, source: DestinationSource::Request, original })
         }
         RequestTarget::Absolute { authority, .. } => {
