@@ -22,6 +22,8 @@ pub(super) struct Client {
     pub lasts: bool,
     /// The number of a connection that the session has put into a pool, and whose events still carry it.
     pub parked: Option<u8>,
+    /// The poll reports when the client's connection takes more, because it has been full.
+    pub awaits_room: bool,
 }
 
 impl Client {

@@ -46,7 +46,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::client_protocol::ClientProtocol;
-use crate::event::{DIALS, Deadline, Key, Lane};
+use crate::event::{DIALS, Deadline, EventToken, Key, Lane};
 use crate::fault::{At, Cause, Fault};
 use crate::route::RouteAnswer;
 use crate::transport::{Endpoint, Readiness, SocketOptions, Stream};
@@ -223,6 +223,7 @@ impl Session {
             last_dial: 0,
             lasts: false,
             parked: None,
+            awaits_room: false,
         };
         let mut cx = Cx { key, client: &mut client, shard: context };
         let stage = Stage::ReadRequest(ReadRequest::first(arrival.admission, arrival.awaits_proxy_header, &mut cx));
@@ -314,20 +315,43 @@ impl Session {
     /// Does all that can be done now.
     #[inline]
     pub fn step(&mut self, key: Key, context: &mut Context) -> Next {
-        match &self.stage {
+        let next = match &self.stage {
             Stage::Relay(_) => self.relay(Wake::Ready, key, context),
             _ => self.wake(Wake::Ready, key, context),
+        };
+        if !self.client.endpoint.ready.writable() && next != Next::Close {
+            self.await_room(key, context);
         }
+        next
     }
 
     /// The deadline's entry in the timers has come up; steps on if the deadline has really passed.
     pub fn deadline_due(&mut self, key: Key, context: &mut Context) -> Next {
         let now_ms = context.now_ms();
         match context.timers.expired(key, &mut self.client.deadline, now_ms) {
-            true => self.wake(Wake::Expired, key, context),
+            true => {
+                let next = self.wake(Wake::Expired, key, context);
+                if !self.client.endpoint.ready.writable() && next != Next::Close {
+                    self.await_room(key, context);
+                }
+                next
+            }
             false => {
                 self.notice_lasting(&context.settings.socket_options());
                 Next::Wait
+            }
+        }
+    }
+
+    /// The client's connection takes nothing now: has the poll report when it does. Connections of clients are
+    /// registered for reading only, because most of them never fill up, and one that is registered for writing, too, is
+    /// reported at once.
+    #[cold]
+    fn await_room(&mut self, key: Key, context: &Context) {
+        if !std::mem::replace(&mut self.client.awaits_room, true) {
+            let token = EventToken::downstream(key);
+            if let Err(error) = self.client.endpoint.hand_over(token, &context.registry) {
+                log::warn!("a client's connection cannot be registered with epoll for writing: {error}");
             }
         }
     }

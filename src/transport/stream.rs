@@ -366,7 +366,7 @@ impl Source for Stream {
             #[cfg(test)]
             Stream::Framed(framed) => SourceFd(&framed.socket().as_raw_fd()).register(registry, token, interests),
             #[cfg(test)]
-            Stream::Simulated(socket) => socket.register(token),
+            Stream::Simulated(socket) => socket.register(token, interests),
         }
     }
 
@@ -377,7 +377,7 @@ impl Source for Stream {
             #[cfg(test)]
             Stream::Framed(framed) => SourceFd(&framed.socket().as_raw_fd()).reregister(registry, token, interests),
             #[cfg(test)]
-            Stream::Simulated(socket) => socket.register(token),
+            Stream::Simulated(socket) => socket.register(token, interests),
         }
     }
 

@@ -198,8 +198,8 @@ impl Shard {
         let Some(vacancy) = self.sessions.vacancy() else { return self.gate.balance.leave(self.number) };
         let key = vacancy.key();
         let token = Token::from(EventToken::downstream(key));
-        if let Err(error) = self.context.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
-        {
+        // Not for writing: see `Session::step`.
+        if let Err(error) = self.context.registry.register(&mut stream, token, Interest::READABLE) {
             log::warn!("a client's connection cannot be registered with epoll and is closed: {error}");
             return self.gate.balance.leave(self.number);
         }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 
-use mio::Token;
+use mio::{Interest, Token};
 use rustix::io::Errno;
 
 use super::pipe::PipeState;
@@ -117,10 +117,11 @@ impl Socket {
         with(|network| network.wires[self.id()].resets_on_close = true);
     }
 
-    pub fn register(&self, token: Token) -> io::Result<()> {
+    pub fn register(&self, token: Token, interests: Interest) -> io::Result<()> {
         with(|network| {
             let wire = &mut network.wires[self.id()];
             wire.token = Some(token);
+            wire.reports_room = interests.is_writable();
             wire.edge = wire.signs() != Signs::default();
         });
         Ok(())

@@ -147,6 +147,8 @@ pub struct Wire {
 
     // The gateway's socket.
     pub token: Option<Token>,
+    /// The poll reports that it takes more.
+    pub reports_room: bool,
     /// The gateway has not closed it.
     pub held: bool,
     /// The poll has an event to report.
@@ -190,6 +192,7 @@ impl Wire {
             traits,
             phase,
             token: None,
+            reports_room: false,
             held: true,
             edge: false,
             error: None,
@@ -235,7 +238,7 @@ impl Wire {
         self.refused_write |= !writable;
         Signs {
             readable: !self.rx.is_empty() || self.rx_ended,
-            writable,
+            writable: writable && self.reports_room,
             read_closed: self.rx_ended,
             write_closed: hung_up,
             error: false,
