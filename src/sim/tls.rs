@@ -39,7 +39,8 @@ impl TlsPlan {
     pub fn traits(&self, accepted_before: usize, now_us: u64, rng: &mut Rng) -> TlsTraits {
         let odd = self.odd_once_in.is_some_and(|times| rng.once_in(times));
         let oddity = odd.then(|| {
-            // Not `Corrupts`: a debug assertion of rustls does not expect its alert after close_notify. Releases send it.
+            // Not `Corrupts`: a debug assertion of rustls does not expect its alert after close_notify. Releases send
+            // it.
             let cut = TlsOddity::CutsHandshake(rng.size(0..=700), rng.pick(&[End::Fin, End::Reset]));
             rng.pick(&[TlsOddity::Silent, cut, cut, TlsOddity::SpeaksPlain, TlsOddity::Truncates, TlsOddity::Truncates])
         });
