@@ -176,6 +176,7 @@ impl PreChallengedPool {
             let pressure = &hop.upstream.helper_pressure;
             if pressure.forbids_pre_challenging(loan.now_ms) {
                 of_hop.paused_until_ms = loan.now_ms + millis(limits::STALL_CHECK_INTERVAL);
+                self.give_way(&hop);
                 continue;
             }
             if hop.warm == WarmSize::Auto {
@@ -257,7 +258,8 @@ impl PreChallengedPool {
         connection.challenge = Some(Challenge { received_ms: now_ms, until_ms, lasts: false });
         // Waiting needs no buffer.
         connection.outbox = Vec::new();
-        loan.timers.set(key, &mut connection.deadline, until_ms.min(now_ms + millis(limits::STALL_CHECK_INTERVAL)));
+        let check_ms = connection.hop.upstream.helper_pressure.check_again_ms(now_ms);
+        loan.timers.set(key, &mut connection.deadline, until_ms.min(check_ms));
         let took_ms = now_ms.saturating_sub(connection.dialled_ms);
         let tally = connection.handshake.take_tally();
         let hop = Arc::clone(&connection.hop);
@@ -266,6 +268,9 @@ impl PreChallengedPool {
         if let Some(of_hop) = self.of(&hop) {
             of_hop.ready.push(key);
             of_hop.sizing.challenged(took_ms);
+        }
+        if hop.upstream.helper_pressure.forbids_pre_challenging(now_ms) {
+            self.give_way(&hop);
         }
     }
 
@@ -284,18 +289,15 @@ impl PreChallengedPool {
             self.discard(key, Discarded::Aged);
             self.want_one_less(&hop, now_ms);
         } else if connection.hop.upstream.helper_pressure.forbids_pre_challenging(now_ms) {
-            // Clients of some shard wait for a challenge: this connection may hold the helper that they need.
-            self.discard(key, Discarded::Yielded);
+            let hop = Arc::clone(&connection.hop);
+            self.give_way(&hop);
         } else {
             if !challenge.lasts && now_ms >= challenge.received_ms + millis(limits::LASTING_CONNECTION_AGE) {
                 connection.upstream.lasts(&loan.socket_options);
                 connection.challenge = Some(Challenge { lasts: true, ..challenge });
             }
-            loan.timers.set(
-                key,
-                &mut connection.deadline,
-                challenge.until_ms.min(now_ms + millis(limits::STALL_CHECK_INTERVAL)),
-            );
+            let check_ms = connection.hop.upstream.helper_pressure.check_again_ms(now_ms);
+            loan.timers.set(key, &mut connection.deadline, challenge.until_ms.min(check_ms));
         }
     }
 
@@ -353,6 +355,13 @@ impl PreChallengedPool {
             of_hop.sizing.unused(now_ms);
             of_hop.report();
         }
+    }
+
+    /// Clients of some shard wait for a challenge, and these connections may hold the helpers that they need. Those that
+    /// are still waiting for their own challenge give way when it comes.
+    fn give_way(&mut self, hop: &Hop) {
+        let ready = self.of(hop).map(|of_hop| std::mem::take(&mut of_hop.ready)).unwrap_or_default();
+        ready.into_iter().for_each(|key| self.discard(key, Discarded::Yielded));
     }
 
     fn discard(&mut self, key: Key, cause: Discarded) {

@@ -101,13 +101,29 @@ impl HelperPressure {
         self.rests_until_ms.store(now_ms + limits::millis(limits::PRE_CHALLENGE_PAUSE), Ordering::Relaxed);
     }
 
+    /// When to ask again whether there is a shortage, in ms: as soon as there is one if no client gets a challenge until
+    /// then.
+    pub fn check_again_ms(&self, now_ms: u64) -> u64 {
+        let latest_ms = now_ms + limits::millis(limits::STALL_CHECK_INTERVAL);
+        match self.waiting.load(Ordering::Relaxed) {
+            0 => latest_ms,
+            _ => (self.progress_ms.load(Ordering::Relaxed) + self.stall_ms()).clamp(now_ms + 1, latest_ms),
+        }
+    }
+
+    /// How long no client must get a challenge for that to be a shortage.
+    fn stall_ms(&self) -> u64 {
+        let usual_us = self.usual_us.load(Ordering::Relaxed);
+        (4 * usual_us / 1000).max(limits::millis(limits::STALL_CHECK_INTERVAL))
+    }
+
     /// Whether clients wait, and challenges recently took several times the usual time or none has come for that long.
     fn is_acute(&self, now_ms: u64) -> bool {
         let limit_us = 4 * self.usual_us.load(Ordering::Relaxed);
         let is_queueing =
             self.recent_us.load(Ordering::Relaxed) > limit_us.max(1000 * limits::millis(limits::CHALLENGE_QUEUE_DELAY));
         let since_progress_ms = now_ms.saturating_sub(self.progress_ms.load(Ordering::Relaxed));
-        let is_stalled = since_progress_ms >= (limit_us / 1000).max(limits::millis(limits::STALL_CHECK_INTERVAL));
+        let is_stalled = since_progress_ms >= self.stall_ms();
         self.waiting.load(Ordering::Relaxed) > 0 && (is_queueing || is_stalled)
     }
 }
@@ -192,6 +208,18 @@ mod tests {
         drop(waiting);
         assert!(pressure.forbids_pre_challenging(20_000));
         assert!(!pressure.forbids_pre_challenging(40_000));
+    }
+
+    #[test]
+    fn a_shortage_is_looked_for_when_a_stall_would_be_one() {
+        let pressure = Arc::new(HelperPressure::default());
+        assert_eq!(pressure.check_again_ms(500), 700);
+        pressure.begin_wait(1_000).challenged(1_003);
+        let _waiting = pressure.begin_wait(2_000);
+        assert_eq!(pressure.check_again_ms(2_150), 2_200);
+        assert!(!pressure.forbids_pre_challenging(2_199));
+        assert!(pressure.forbids_pre_challenging(2_200));
+        assert_eq!(pressure.check_again_ms(2_300), 2_301);
     }
 
     #[test]
