@@ -21,8 +21,18 @@ pub const fn millis(duration: Duration) -> u64 {
 /// Size of the scratch buffer that each shard has once; the most that one read copies.
 pub const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// Most bytes that one tunnel moves in a turn before it yields to the others.
+/// Most bytes that one tunnel moves in a turn, in each direction, before it yields to the others.
 pub const TURN_BYTES: usize = 1024 * 1024;
+
+/// The same while tunnels of the shard exchange small messages, which wait for each turn of a bulk transfer: to splice
+/// 256 KiB takes about as long as to relay ten messages.
+pub const TURN_BYTES_BESIDE_MESSAGES: usize = 256 * 1024;
+
+/// A small message is copied, and at most this long: a longer one is likely to be a part of a bulk transfer.
+pub const SMALL_MESSAGE_BYTES: u64 = 16 * 1024;
+
+/// For how long after a small message others are expected.
+pub const MESSAGES_WINDOW: Duration = Duration::from_millis(10);
 
 /// Reads of a head, or of bytes to discard, that a session makes in a turn. A peer that sends without end yields to the
 /// others.

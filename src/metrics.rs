@@ -5,35 +5,36 @@
 
 mod hop;
 
+use std::sync::Arc;
+
 pub use hop::{Discarded, HandshakeOutcome, HandshakePhase, HopMetrics, Path, Reason407, UpstreamMetrics};
 
 use hop::{HopFamilies, UpstreamFamilies};
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 pub use requests::PROTOCOLS;
 use requests::RequestCounters;
+use shard::ShardFamilies;
 
 use crate::fault::{At, Cause, Fault};
-use crate::relay::Moved;
 
 mod guard;
 mod kerberos;
 mod logins;
 mod reloads;
 mod requests;
+mod shard;
 mod tls;
 
 pub use guard::GuardMetrics;
 pub use kerberos::{KerberosMetrics, TicketMetric};
 pub use logins::LoginMetrics;
 pub use reloads::ConfigMetrics;
+pub use shard::ShardCounts;
 pub use tls::{CertificateOwner, TlsMetrics};
-
-/// Histogram buckets for the duration of an event loop's turn.
-const TURN_BUCKETS_SECONDS: &[f64] = &[0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
 
 /// All metric families; there is one instance in a process.
 pub struct Metrics {
@@ -47,9 +48,7 @@ pub struct Metrics {
     finished: IntCounter,
     faults: IntCounterVec,
     closed: IntCounterVec,
-    bytes_up: [IntCounter; 2],
-    bytes_down: [IntCounter; 2],
-    turns: HistogramVec,
+    shards: ShardFamilies,
     /// Open client connections, from accept to close.
     pub tunnels_open: IntGauge,
     /// Tunnels that are relaying.
@@ -120,19 +119,12 @@ impl Metrics {
     pub fn new() -> prometheus::Result<Metrics> {
         let make = Maker(Registry::new());
         build_info(&make)?;
-        let bytes = make.counters(
-            "bytes_total",
-            "Bytes forwarded in tunnels and plain HTTP, by direction (up: to the upstream) and way (splice, copy)",
-            &["direction", "way"],
-        )?;
         let closed = make.counters("tunnels_closed_total", "Client connections that ended, by cause", &["cause"])?;
-        let way = |direction: &str| ["copy", "splice"].map(|way| bytes.with_label_values(&[direction, way]));
         Ok(Metrics {
             hops: HopFamilies::new(&make)?,
             upstreams: UpstreamFamilies::new(&make)?,
             guard: GuardMetrics::new(&make)?,
-            bytes_up: way("up"),
-            bytes_down: way("down"),
+            shards: ShardFamilies::new(&make)?,
             requests: RequestCounters::new(&make)?,
             logins: LoginMetrics::new(&make)?,
             finished: closed.with_label_values(&["finished"]),
@@ -141,12 +133,6 @@ impl Metrics {
                 "faults_total",
                 "Failures, by the client's protocol, side, stage and cause",
                 &["protocol", "side", "stage", "cause"],
-            )?,
-            turns: make.histograms(
-                "loop_turn_duration_seconds",
-                "How long an event loop was busy in one turn: the longest that an event waits",
-                &["shard"],
-                TURN_BUCKETS_SECONDS,
             )?,
             tunnels_open: make.gauge("tunnels_open", "Client connections that are open, from accept to close")?,
             tunnels_relaying: make.gauge("tunnels_relaying", "Tunnels that are established at the moment")?,
@@ -230,19 +216,9 @@ impl Metrics {
         self.closed.with_label_values(&[cause]).inc();
     }
 
-    /// Counts bytes relayed to the upstream.
-    pub fn bytes_up(&self, moved: Moved) {
-        add(&self.bytes_up, moved);
-    }
-
-    /// Counts bytes relayed to the client.
-    pub fn bytes_down(&self, moved: Moved) {
-        add(&self.bytes_down, moved);
-    }
-
-    /// The histogram of a shard's turns.
-    pub fn turns_of_shard(&self, shard: usize) -> Histogram {
-        self.turns.with_label_values(&[&shard.to_string()])
+    /// The counts of the shard of this number; to be asked for once.
+    pub fn shard(&self, number: usize) -> Arc<ShardCounts> {
+        self.shards.of(number)
     }
 
     /// All metrics in Prometheus' text format.
@@ -261,13 +237,4 @@ fn build_info(make: &Maker) -> prometheus::Result<()> {
         .const_label("version", env!("CARGO_PKG_VERSION"));
     make.keep(Gauge::with_opts(options))?.set(1.0);
     make.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
-}
-
-/// Skips zeros: most steps either copy or splice.
-fn add(counters: &[IntCounter; 2], moved: Moved) {
-    for (counter, bytes) in counters.iter().zip([moved.copied, moved.spliced]) {
-        if bytes > 0 {
-            counter.inc_by(bytes);
-        }
-    }
 }

@@ -59,6 +59,7 @@ impl Timers {
     }
 
     /// Sets a deadline. Adds an entry only if there is none that comes up early enough.
+    #[inline]
     pub fn set(&mut self, key: Key, deadline: &mut Deadline, at_ms: u64) {
         deadline.at_ms = at_ms;
         // Rounded up: the deadline has passed when the tick begins.
@@ -67,6 +68,7 @@ impl Timers {
 
     /// Has an entry come up at `at_ms` at the latest, for an owner that has something else to do then
     /// ([`Timers::expired`] tells it apart). The deadline stays as it is.
+    #[inline]
     pub fn wake_by(&mut self, key: Key, deadline: &mut Deadline, at_ms: u64) {
         let tick = at_ms.div_ceil(TICK_MS).max(self.next_tick);
         if tick < deadline.armed_tick {
@@ -143,6 +145,7 @@ impl Timers {
         Some((self.next_tick + ticks as u64) * TICK_MS)
     }
 
+    #[inline(never)]
     fn insert(&mut self, key: Key, deadline: &mut Deadline, tick: u64) {
         // A deadline beyond the wheel goes into the last slot, and is put back when that comes up.
         let tick = tick.min(self.next_tick + SLOTS as u64 - 1);

@@ -43,6 +43,15 @@ pub struct Moved {
     pub spliced: u64,
 }
 
+impl Moved {
+    /// What has moved since it was so much.
+    #[inline]
+    #[must_use]
+    pub fn since(self, before: Moved) -> Moved {
+        Moved { copied: self.copied - before.copied, spliced: self.spliced - before.spliced }
+    }
+}
+
 /// How a call of [`Half::pump`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -110,11 +119,13 @@ impl Half {
     }
 
     /// Bytes delivered so far.
+    #[inline]
     pub fn moved(&self) -> Moved {
         self.moved
     }
 
     /// The memory of its buffer, in bytes. Bytes in a pipe are in the kernel, and bounded by the number of pipes.
+    #[inline]
     pub fn held_bytes(&self) -> usize {
         match &self.held {
             Held::Buffer(buffer) => buffer.bytes.capacity(),
@@ -123,17 +134,19 @@ impl Half {
     }
 
     /// The source has ended and everything is delivered.
+    #[inline]
     pub fn is_finished(&self) -> bool {
         self.flow == Flow::Finished
     }
 
-    /// Whether [`Half::pump`] would find nothing to do: an event is about one direction most of the time.
+    /// Whether [`Half::pump`] would find nothing to do.
     #[inline]
-    fn is_at_rest(&self, from: &Endpoint, to: &Endpoint) -> bool {
+    pub fn is_at_rest(&self, from: &Endpoint, to: &Endpoint) -> bool {
         matches!(self.held, Held::Nothing) && self.flow == Flow::Open && !(from.ready.readable() && to.ready.writable())
     }
 
-    /// Moves bytes until neither side can, or `budget_bytes` (counted down) is used up.
+    /// Moves bytes until neither side can, or `budget_bytes` (counted down) is used up. Not more than that is taken from
+    /// the source.
     ///
     /// `other_finished` says that the opposite half has finished. The whole tunnel is closed next then, and no separate
     /// shutdown is needed.
@@ -181,7 +194,7 @@ impl Half {
             if *budget_bytes == 0 {
                 return Ok(Turn::Yielded);
             }
-            let taken = self.take(from, to, resources)?;
+            let taken = self.take(from, to, resources, *budget_bytes)?;
             *budget_bytes = budget_bytes.saturating_sub(taken);
         }
     }
@@ -194,21 +207,23 @@ impl Half {
         self.moved
     }
 
-    /// Takes one piece from the source; returns what it counts in the budget.
+    /// Takes one piece of at most `most_bytes` from the source; returns what it counts in the budget.
     fn take(
         &mut self,
         from: &mut Endpoint,
         to: &mut Endpoint,
         resources: &mut Resources<'_>,
+        most_bytes: usize,
     ) -> Result<usize, RelayError> {
         if self.bulk
             && from.can_splice()
             && to.can_splice()
             && let Some(pipe) = resources.pipes.borrow()
         {
-            return self.take_by_splice(from, pipe, resources.pipes);
+            return self.take_by_splice(from, pipe, most_bytes, resources.pipes);
         }
-        self.take_by_copy(from, to, resources.scratch)
+        let most = most_bytes.min(resources.scratch.len());
+        self.take_by_copy(from, to, &mut resources.scratch[..most])
     }
 
     fn take_by_copy(
@@ -235,9 +250,16 @@ impl Half {
         Ok(from.read_cost(count))
     }
 
-    fn take_by_splice(&mut self, from: &mut Endpoint, pipe: Pipe, pipes: &mut PipePool) -> Result<usize, RelayError> {
+    fn take_by_splice(
+        &mut self,
+        from: &mut Endpoint,
+        pipe: Pipe,
+        most_bytes: usize,
+        pipes: &mut PipePool,
+    ) -> Result<usize, RelayError> {
+        let most_bytes = most_bytes.min(limits::PIPE_BYTES);
         let spliced = loop {
-            match pipe.fill(&from.stream, limits::PIPE_BYTES) {
+            match pipe.fill(&from.stream, most_bytes) {
                 Err(Errno::INTR) => {}
                 other => break other,
             }

@@ -8,7 +8,9 @@ mod pipe_pool;
 mod run;
 #[cfg(test)]
 mod tests;
+mod turn_budget;
 
 pub use half::{Half, Moved, RelayError, Resources, Turn};
 pub use pipe_pool::PipePool;
 pub use run::{Run, RunTurn};
+pub use turn_budget::TurnBudget;

@@ -227,6 +227,38 @@ fn every_mix_of_piece_budget_and_buffer_arrives_whole() {
 }
 
 #[test]
+fn a_half_takes_no_more_than_its_turn_allows() {
+    const BUDGET: usize = 20_000;
+    let ((mut client, downstream), (_origin, upstream)) = (connected(), connected());
+    let sender = thread::spawn(move || client.write_all(&pattern(9, 10 * BUDGET)).map(|()| client));
+    let mut poll = Poll::new().unwrap();
+    let mut down_end = endpoint(&poll, downstream, &Transport::Tcp, DOWNSTREAM);
+    let mut up_end = endpoint(&poll, upstream, &Transport::Tcp, UPSTREAM);
+    let (mut up, mut pipes, mut scratch) = (Half::new(vec![]), PipePool::new(1), vec![0; 8192]);
+    let mut events = Events::with_capacity(8);
+    let mut total = 0;
+    while total < 3 * BUDGET {
+        poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        for event in &events {
+            let end = if event.token() == DOWNSTREAM { &mut down_end } else { &mut up_end };
+            end.learn(Readiness::of_event(event));
+        }
+        let mut resources = Resources { scratch: &mut scratch, pipes: &mut pipes };
+        let (before, mut budget) = (up.moved(), BUDGET);
+        let turn = up.pump(&mut down_end, &mut up_end, false, &mut resources, &mut budget).unwrap();
+        let moved = up.moved().since(before);
+        let bytes = usize::try_from(moved.copied + moved.spliced).unwrap();
+        assert!(bytes <= BUDGET, "{moved:?}");
+        assert_eq!(bytes == BUDGET, turn == Turn::Yielded, "{moved:?}");
+        total += bytes;
+    }
+    assert!(up.moved().spliced > 0, "{:?}", up.moved());
+    up.dismantle(&mut pipes);
+    drop((down_end, up_end));
+    let _ = sender.join().unwrap();
+}
+
+#[test]
 fn leftovers_go_first_both_ways() {
     let options = Options { leftover_up: pattern(7, 100_000), leftover_down: b"hello".to_vec(), ..Options::default() };
     exchange(options, 1_000_000, 200_000, 10_000);

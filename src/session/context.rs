@@ -14,9 +14,9 @@ use crate::event::{Key, SpareBuffers, Timers, WaitList};
 use crate::forward::ForwardOptions;
 use crate::http::PROXY_NAME;
 use crate::limits;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ShardCounts};
 use crate::pool::{Loan, Pools};
-use crate::relay::{PipePool, Resources};
+use crate::relay::{PipePool, Resources, TurnBudget};
 use crate::route::RouteTicket;
 use crate::timeouts::TimeoutsMs;
 use crate::transport::{KeepAlive, SocketOptions};
@@ -86,6 +86,8 @@ pub struct Context {
     pub nonces: NonceSource,
     /// All counters.
     pub metrics: Arc<Metrics>,
+    /// Those that only this shard counts.
+    pub counts: Arc<ShardCounts>,
     /// The present configuration.
     pub settings: SessionSettings,
     /// Asks for an origin's addresses on behalf of a session.
@@ -98,6 +100,8 @@ pub struct Context {
     pub guard_waiters: WaitList,
     /// The time of this turn.
     pub now: TurnTime,
+    /// How much a tunnel may move in a turn.
+    pub turn_budget: TurnBudget,
 }
 
 /// The time of a turn, on the process's clock.
@@ -110,6 +114,7 @@ pub struct TurnTime {
 
 impl TurnTime {
     /// So many µs since the clock began.
+    #[inline]
     pub fn from_us(us: u64) -> TurnTime {
         TurnTime { us, ms: us / 1000 }
     }

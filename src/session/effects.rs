@@ -83,8 +83,8 @@ impl Cx<'_> {
 
     /// Bytes were delivered to the upstream and to the client.
     pub(super) fn moved(&self, up: Moved, down: Moved) {
-        self.shard.metrics.bytes_up(up);
-        self.shard.metrics.bytes_down(down);
+        self.shard.counts.bytes_up(up);
+        self.shard.counts.bytes_down(down);
     }
 
     /// An exchange has delivered so much, heads included.

@@ -265,13 +265,21 @@ impl Session {
     /// How it is idle, if it is.
     #[inline]
     pub fn idle(&self) -> Option<Idle> {
-        self.stage.idle()
+        match &self.stage {
+            // Asked after every message.
+            Stage::Relay(_) => None,
+            stage => stage.idle(),
+        }
     }
 
     /// The size of its buffers in bytes.
     #[inline]
     pub fn held_bytes(&self) -> usize {
-        self.client.endpoint.held_bytes() + self.stage.held_bytes()
+        self.client.endpoint.held_bytes()
+            + match &self.stage {
+                Stage::Relay(relay) => relay.held_bytes(),
+                stage => stage.held_bytes(),
+            }
     }
 
     /// Whether it is between two requests.

@@ -5,7 +5,6 @@ use super::record::End;
 use super::stage::{Relayed, StageOps, Step};
 use super::transition::{Halves, Transition};
 use crate::fault::{At, Cause, Fault};
-use crate::limits;
 use crate::relay::{Half, Moved, RelayError, Turn};
 use crate::transport::Endpoint;
 
@@ -41,18 +40,13 @@ impl Relay {
         if has_expired {
             return Progress::Over(cx.end_by(self.timed_out()));
         }
-        let before = (self.up.moved(), self.down.moved());
-        let turn = self.pump(cx);
-        let moved = (since(self.up.moved(), before.0), since(self.down.moved(), before.1));
-        cx.moved(moved.0, moved.1);
-        let turn = match turn {
-            Ok(turn) => turn,
+        let (turn, active) = match self.pump(cx) {
+            Ok(done) => done,
             Err(fault) => return Progress::Over(self.fail(fault, cx)),
         };
         if self.up.is_finished() && self.down.is_finished() {
             return Progress::Over(End::Finished);
         }
-        let active = moved != (Moved::default(), Moved::default());
         if active {
             self.active_ms = cx.now_ms();
         }
@@ -102,30 +96,48 @@ impl Relay {
         }
     }
 
-    /// Pumps both halves, each within its budget, so that neither starves the other.
-    fn pump(&mut self, cx: &mut Cx<'_>) -> Result<Turn, Fault> {
-        let client = &mut cx.client.endpoint;
-        let mut resources = cx.shard.relay_resources();
-        let mut budget_bytes = limits::TURN_BYTES;
-        let up = self
-            .up
-            .pump(client, &mut self.upstream, self.down.is_finished(), &mut resources, &mut budget_bytes)
-            .map_err(|error| match error {
-            RelayError::Source(error) => Fault::downstream_io(At::Relay, &error),
-            RelayError::Destination(error) => Fault::upstream_io(At::Relay, &error),
-        })?;
-        let mut budget_bytes = limits::TURN_BYTES;
-        let down = self
-            .down
-            .pump(&mut self.upstream, client, self.up.is_finished(), &mut resources, &mut budget_bytes)
-            .map_err(|error| match error {
+    /// Pumps both halves, each within its budget, so that neither starves the other. Also says whether bytes moved.
+    #[inline]
+    fn pump(&mut self, cx: &mut Cx<'_>) -> Result<(Turn, bool), Fault> {
+        let Relay { upstream, up, down, .. } = self;
+        let Cx { client, shard, .. } = cx;
+        let (client, now_ms) = (&mut client.endpoint, shard.now_ms());
+        let (mut turn, mut active) = (Turn::Waiting, false);
+        // An event is about one direction most of the time.
+        if !up.is_at_rest(client, upstream) {
+            let before = up.moved();
+            let mut budget_bytes = shard.turn_budget.bytes(now_ms);
+            let pumped = up.pump(client, upstream, down.is_finished(), &mut shard.relay_resources(), &mut budget_bytes);
+            let moved = up.moved().since(before);
+            shard.counts.bytes_up(moved);
+            shard.turn_budget.moved(moved, now_ms);
+            active |= moved != Moved::default();
+            turn = pumped.map_err(|error| match error {
+                RelayError::Source(error) => Fault::downstream_io(At::Relay, &error),
+                RelayError::Destination(error) => Fault::upstream_io(At::Relay, &error),
+            })?;
+        }
+        if !down.is_at_rest(upstream, client) {
+            let before = down.moved();
+            let mut budget_bytes = shard.turn_budget.bytes(now_ms);
+            let pumped = down.pump(upstream, client, up.is_finished(), &mut shard.relay_resources(), &mut budget_bytes);
+            let moved = down.moved().since(before);
+            shard.counts.bytes_down(moved);
+            shard.turn_budget.moved(moved, now_ms);
+            active |= moved != Moved::default();
+            let pumped = pumped.map_err(|error| match error {
                 RelayError::Source(error) => Fault::upstream_io(At::Relay, &error),
                 RelayError::Destination(error) => Fault::downstream_io(At::Relay, &error),
             })?;
-        Ok(if up == Turn::Yielded || down == Turn::Yielded { Turn::Yielded } else { Turn::Waiting })
+            if pumped == Turn::Yielded {
+                turn = Turn::Yielded;
+            }
+        }
+        Ok((turn, active))
     }
 
     /// Activity puts the deadline off. A half that has just ended brings it forward; one that ended before does not.
+    #[inline]
     fn restart_deadline(&self, active: bool, cx: &mut Cx<'_>) {
         let timeouts = cx.timeouts();
         let half_closed = self.up.is_finished() || self.down.is_finished();
@@ -145,6 +157,7 @@ impl StageOps for Relay {
         At::Relay
     }
 
+    #[inline]
     fn held_bytes(&self) -> usize {
         self.upstream.held_bytes() + self.up.held_bytes() + self.down.held_bytes()
     }
@@ -173,8 +186,4 @@ impl StageOps for Relay {
             moved.copied + moved.spliced
         })
     }
-}
-
-fn since(now: Moved, before: Moved) -> Moved {
-    Moved { copied: now.copied - before.copied, spliced: now.spliced - before.spliced }
 }

@@ -11,15 +11,14 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Poll, Token};
-use prometheus::Histogram;
+use mio::{Poll, Token};
 
 use super::admission::Gate;
 use super::listener::Listeners;
 use super::message::Message;
 use super::queue::Position;
 use super::throttle::Throttle;
-use crate::event::{self, EventToken, Key, Mailbox, Owner, Sender, Slots, Timers};
+use crate::event::{self, Clock, EventToken, Key, Mailbox, Owner, PollEvents, Sender, Slots, Timers};
 use crate::limits::{self, millis};
 use crate::metrics::Metrics;
 use crate::pool::Pools;
@@ -114,8 +113,7 @@ pub struct Shard {
     /// Sessions to step though no event will come for them: they used up their turn, or a message is for them.
     run_queue: Vec<Key>,
     context: Context,
-    epoch: Instant,
-    turns: Histogram,
+    clock: Clock,
     /// When the sessions that wait for the guard are called up next, in ms.
     guard_check_ms: u64,
     /// A handshake of the gateway's own is wanted that may not start yet.
@@ -136,7 +134,8 @@ impl Shard {
         for (index, listener) in listeners.iter().enumerate() {
             listener.register(poll.registry(), listener_token(index))?;
         }
-        let now_us = micros_between(epoch, Instant::now());
+        let clock = Clock::starting_at(epoch);
+        let now_us = clock.now_ns() / 1000;
         let context = Context {
             registry: poll.registry().try_clone()?,
             timers: Timers::new(now_us / 1000),
@@ -146,6 +145,7 @@ impl Shard {
             pools: Pools::default(),
             draining: false,
             nonces: Default::default(),
+            counts: metrics.shard(number),
             metrics,
             settings,
             look_up: look_up_with(names, sender.clone()),
@@ -153,8 +153,8 @@ impl Shard {
             address_waiters: Default::default(),
             guard_waiters: Default::default(),
             now: TurnTime::from_us(now_us),
+            turn_budget: Default::default(),
         };
-        let turns = context.metrics.turns_of_shard(number);
         let shard = Shard {
             number,
             poll,
@@ -168,8 +168,7 @@ impl Shard {
             memory_requests: Throttle::default(),
             run_queue: Vec::new(),
             context,
-            epoch,
-            turns,
+            clock,
             guard_check_ms: 0,
             confirmation_pending: false,
             pipes_reported: 0,
@@ -183,17 +182,17 @@ impl Shard {
     /// # Errors
     /// When the poll itself fails: a bug, or the system is out of memory.
     pub fn run(mut self) -> io::Result<()> {
-        let mut events = Events::with_capacity(limits::EVENTS_PER_TURN);
+        let mut events = PollEvents::with_capacity(limits::EVENTS_PER_TURN);
         loop {
-            match self.poll.poll(&mut events, self.time_to_wait()) {
+            match events.wait(self.poll.registry(), self.time_to_wait()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
-            let began = Instant::now();
-            self.context.now = TurnTime::from_us(micros_between(self.epoch, began));
-            let stop = self.turn(events.iter().map(|event| (event.token(), Readiness::of_event(event))));
-            self.turns.observe(began.elapsed().as_secs_f64());
+            let began_ns = self.clock.now_ns();
+            self.context.now = TurnTime::from_us(began_ns / 1000);
+            let stop = self.turn(events.iter());
+            self.context.counts.turn_took(self.clock.now_ns().saturating_sub(began_ns));
             if stop || self.is_drained() {
                 self.close_all();
                 return Ok(());
@@ -411,10 +410,4 @@ fn route_tickets_to(sender: Sender<Message>) -> Box<dyn Fn(Key, u32) -> RouteTic
 
 fn listener_token(index: usize) -> Token {
     Token(FIRST_LISTENER + index)
-}
-
-fn micros_between(epoch: Instant, at: Instant) -> u64 {
-    let passed = at.saturating_duration_since(epoch);
-    // Not `as_micros`, whose 128 bits take longer.
-    passed.as_secs().saturating_mul(1_000_000) + u64::from(passed.subsec_micros())
 }

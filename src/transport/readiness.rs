@@ -1,5 +1,7 @@
 //! What is known of a socket's readiness under edge-triggered notification.
 
+use rustix::event::epoll::EventFlags;
+
 /// What a socket can do, according to the kernel's last notifications.
 ///
 /// Registration is edge-triggered: the kernel notifies once for each change. A bit therefore stays set until the socket
@@ -31,7 +33,22 @@ impl Readiness {
         })
     }
 
+    /// The readiness that the flags of an event report.
+    #[inline]
+    pub fn of_flags(flags: EventFlags) -> Readiness {
+        let has = |flag| flags.contains(flag);
+        let readable = has(EventFlags::IN);
+        Readiness::of_signs(Signs {
+            readable,
+            writable: has(EventFlags::OUT),
+            read_closed: has(EventFlags::HUP) || (readable && has(EventFlags::RDHUP)),
+            write_closed: has(EventFlags::HUP),
+            error: has(EventFlags::ERR),
+        })
+    }
+
     /// The readiness that the signs of an event report.
+    #[inline]
     pub fn of_signs(signs: Signs) -> Readiness {
         let mut bits = 0;
         if signs.readable {
