@@ -51,6 +51,24 @@ fn a_tunnel_or_request_takes_no_more_system_calls_than_before() {
     comparison.finish();
 }
 
+/// What waits for another thread makes a call for it: for a lock that is held, or to wake a thread that sleeps.
+#[test]
+fn shards_and_the_log_hardly_ever_wait_for_each_other() {
+    const CLIENTS: usize = 16;
+    const MOST: f64 = 0.05;
+    require_tools!("strace");
+    let Some(program) = program() else { return };
+    let futex_calls = |times| {
+        // Only futex stops the process, because strace slows down what it sees: the writer of the log would fall
+        // asleep, and have to be woken, between two tunnels.
+        let counts = count("--seccomp-bpf -e trace=futex", &program, Scheme::Ntlm, Work::TunnelsAtOnce(CLIENTS), times);
+        counts.get("futex").copied().unwrap_or(0) as f64
+    };
+    let each = (futex_calls(FEW + TIMES) - futex_calls(FEW)) / (TIMES * CLIENTS) as f64;
+    println!("{each:.3} futex calls for a tunnel, at most {MOST}");
+    assert!(each <= MOST, "{each:.3} futex calls for a tunnel");
+}
+
 /// The calls of each of so many repetitions, by their names.
 pub fn calls_each(program: &str, scheme: Scheme, work: Work) -> BTreeMap<String, f64> {
     let (few, many) = (calls(program, scheme, work, FEW), calls(program, scheme, work, FEW + TIMES));
@@ -67,11 +85,17 @@ pub fn listed(counts: &BTreeMap<String, f64>) -> String {
 
 /// The calls of all threads of a gateway, by their names.
 fn calls(program: &str, scheme: Scheme, work: Work, times: usize) -> BTreeMap<String, u64> {
+    count("", program, scheme, work, times)
+}
+
+/// As [`calls`], with further options of strace.
+fn count(options: &str, program: &str, scheme: Scheme, work: Work, times: usize) -> BTreeMap<String, u64> {
     let scratch = Scratch::new("calls");
     let table = scratch.join("table");
     let strace = path_of("strace");
     // With -D, strace is not the process that gets the signal to stop.
-    run(scheme, format!("exec {} -D -f -c -o {} {program} \"$@\"", strace.display(), table.display()), work, times);
+    let setup = format!("exec {} -D -f -c {options} -o {} {program} \"$@\"", strace.display(), table.display());
+    run(scheme, setup, work, times);
     let written = || std::fs::read_to_string(&table).ok().filter(|text| text.contains(" total\n"));
     let table = wait_for(BOUND, written).expect("strace's table");
     // % time, seconds, usecs/call, calls, errors (may be missing), name.

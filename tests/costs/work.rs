@@ -26,6 +26,8 @@ pub enum Work {
     Messages(usize),
     /// A tunnel: CONNECT, handshake, 1 KiB there and back, end.
     Tunnels,
+    /// A tunnel of each of so many clients at once, through two shards.
+    TunnelsAtOnce(usize),
     /// A plain request on kept connections.
     Requests,
     /// What this function does, through a gateway with this configuration file.
@@ -54,7 +56,8 @@ pub fn run(scheme: Scheme, setup: String, work: Work, times: usize) {
     let stub = StubServer::start(stub).expect("an upstream");
     let mut options = GatewayOptions::through(stub.address());
     options.setup = Some(setup);
-    options.args = ["--shards", "1", "--warm", "0"].map(str::to_owned).to_vec();
+    let shards = if matches!(work, Work::TunnelsAtOnce(_)) { "2" } else { "1" };
+    options.args = ["--shards", shards, "--warm", "0"].map(str::to_owned).to_vec();
     if let Some(kdc) = &kdc {
         options.user = "alice@example.test".into();
         let address = kdc.address().to_string();
@@ -79,6 +82,11 @@ impl Work {
                 (0..times).for_each(|_| send_and_receive(&mut tunnel, bytes));
             }
             Work::Tunnels => (0..times).for_each(|_| send_and_receive(&mut open_tunnel(gateway), 1024)),
+            Work::TunnelsAtOnce(clients) => std::thread::scope(|scope| {
+                for _ in 0..clients {
+                    scope.spawn(|| Work::Tunnels.repeat(gateway, times));
+                }
+            }),
             Work::Requests => requests(gateway, times),
             Work::Other { work, .. } => work(gateway, times),
         }
