@@ -233,8 +233,11 @@ pub struct CompareOptions {
 #[derive(Args)]
 pub struct ReportOptions {
     /// Files written by `run --json` and `compare --json`
-    #[arg(required = true, value_name = "FILE.json")]
+    #[arg(required_unless_present = "costs", value_name = "FILE.json")]
     pub files: Vec<PathBuf>,
+    /// Also show the history of the instruction counts, from tests/costs/history.tsv
+    #[arg(long, value_name = "FILE.tsv")]
+    pub costs: Option<PathBuf>,
     /// File to write the page to
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     pub html: PathBuf,

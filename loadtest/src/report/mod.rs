@@ -5,10 +5,12 @@
 //! | `page` | the page: its sections and style |
 //! | `captions` | explains each measurement |
 //! | `bars`, `curves` | the charts, as inline SVG |
+//! | `costs` | the history of instruction counts |
 //! | `picture` | a screenshot of the page |
 
 mod bars;
 mod captions;
+mod costs;
 mod curves;
 mod page;
 mod picture;
@@ -33,7 +35,8 @@ enum Input {
 /// Reads the files, writes the page, takes the screenshot.
 pub fn run(options: &ReportOptions) -> Result<ExitCode, Box<dyn Error>> {
     let inputs = options.files.iter().map(|path| read(path)).collect::<Result<Vec<Input>, _>>()?;
-    fs::write(&options.html, page::page(&inputs))?;
+    let costs = options.costs.as_deref().map(costs::read).transpose()?.unwrap_or_default();
+    fs::write(&options.html, page::page(&inputs, &costs))?;
     println!("page in {}", options.html.display());
     if let Some(png) = &options.png {
         picture::take(&options.html, png)?;

@@ -6,6 +6,7 @@ use ntlm_gateway::calendar;
 
 use super::bars::{Bar, bars};
 use super::captions::{ABOUT_CPU, AT_A_GLANCE, HOW_TO_READ, explain};
+use super::costs::{Cost, write_costs};
 use super::curves::{Line, curves, duration};
 use super::{Input, colour, escape};
 use crate::compare::figures::{Better, Cell, Figure};
@@ -36,7 +37,7 @@ svg .spread { stroke: #1c1c1c; stroke-width: 1; fill: none; }
 ";
 
 /// The whole page.
-pub fn page(inputs: &[Input]) -> String {
+pub fn page(inputs: &[Input], costs: &[Cost]) -> String {
     let mut out = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
          content=\"width=device-width\"><title>ntlm-gateway load tests</title><style>{STYLE}</style></head><body>"
@@ -46,6 +47,9 @@ pub fn page(inputs: &[Input]) -> String {
             Input::Comparison(comparison) => write_comparison(&mut out, comparison),
             Input::Run { file, outcome } => write_run(&mut out, file, outcome),
         }
+    }
+    if !costs.is_empty() {
+        write_costs(&mut out, costs);
     }
     out.push_str("</body></html>\n");
     out
@@ -107,7 +111,7 @@ fn write_summary_table(out: &mut String, comparison: &Comparison) {
     if rows.is_empty() {
         return;
     }
-    out.push_str("<h2>At a write_summary_table</h2><table><tr><th></th>");
+    out.push_str("<h2>At a glance</h2><table><tr><th></th>");
     for candidate in &comparison.candidates {
         let _ = write!(out, "<th>{}</th>", escape(&candidate.name));
     }
