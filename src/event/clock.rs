@@ -14,8 +14,8 @@ pub struct Clock {
 impl Clock {
     /// A clock whose time was 0 at `epoch`.
     pub fn starting_at(epoch: Instant) -> Clock {
-        let passed = u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        Clock { zero_ns: monotonic_ns().saturating_sub(passed) }
+        let now_ns = monotonic_ns();
+        Clock { zero_ns: now_ns.saturating_sub(u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)) }
     }
 
     /// Nanoseconds since the clock's time was 0.

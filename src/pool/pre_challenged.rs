@@ -357,8 +357,8 @@ impl PreChallengedPool {
         }
     }
 
-    /// Clients of some shard wait for a challenge, and these connections may hold the helpers that they need. Those that
-    /// are still waiting for their own challenge give way when it comes.
+    /// Clients of some shard wait for a challenge, and these connections may hold the helpers that they need. Those
+    /// that are still waiting for their own challenge give way when it comes.
     fn give_way(&mut self, hop: &Hop) {
         let ready = self.of(hop).map(|of_hop| std::mem::take(&mut of_hop.ready)).unwrap_or_default();
         ready.into_iter().for_each(|key| self.discard(key, Discarded::Yielded));

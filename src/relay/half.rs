@@ -145,7 +145,7 @@ impl Half {
         matches!(self.held, Held::Nothing) && self.flow == Flow::Open && !(from.ready.readable() && to.ready.writable())
     }
 
-    /// Moves bytes until neither side can, or `budget_bytes` (counted down) is used up. Not more than that is taken from
+    /// Moves bytes until neither side can, or `budget_bytes` (counted down) is used up. No more than that is taken from
     /// the source.
     ///
     /// `other_finished` says that the opposite half has finished. The whole tunnel is closed next then, and no separate

@@ -101,8 +101,8 @@ impl HelperPressure {
         self.rests_until_ms.store(now_ms + limits::millis(limits::PRE_CHALLENGE_PAUSE), Ordering::Relaxed);
     }
 
-    /// When to ask again whether there is a shortage, in ms: as soon as there is one if no client gets a challenge until
-    /// then.
+    /// When to ask again whether there is a shortage, in ms: as soon as there is one if no client gets a challenge
+    /// before.
     pub fn check_again_ms(&self, now_ms: u64) -> u64 {
         let latest_ms = now_ms + limits::millis(limits::STALL_CHECK_INTERVAL);
         match self.waiting.load(Ordering::Relaxed) {
