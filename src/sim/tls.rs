@@ -10,6 +10,9 @@ use super::scenario::Scenario;
 use crate::transport::Transport;
 use crate::transport::testing::{ServerTraits, steady_pair};
 
+/// What the buffers of an upstream's connection hold at least where every handshake has to succeed.
+const LEAST_CAPACITY_BYTES: usize = 16;
+
 /// How an upstream serves TLS.
 #[derive(Clone, Debug, Default)]
 pub struct TlsPlan {
@@ -39,8 +42,7 @@ impl TlsPlan {
     pub fn traits(&self, accepted_before: usize, now_us: u64, rng: &mut Rng) -> TlsTraits {
         let odd = self.odd_once_in.is_some_and(|times| rng.once_in(times));
         let oddity = odd.then(|| {
-            // Not `Corrupts`: a debug assertion of rustls does not expect its alert after close_notify. Releases send
-            // it.
+            // Not `Corrupts`: a debug assertion of rustls does not expect its own alert after close_notify.
             let cut = TlsOddity::CutsHandshake(rng.size(0..=700), rng.pick(&[End::Fin, End::Reset]));
             rng.pick(&[TlsOddity::Silent, cut, cut, TlsOddity::SpeaksPlain, TlsOddity::Truncates, TlsOddity::Truncates])
         });
@@ -62,8 +64,17 @@ impl Scenario {
         for upstream in &mut scenario.upstreams {
             upstream.tls = (!rng.once_in(5)).then(|| plan(&mut rng, strict));
         }
-        // A connection that carries a byte at a time takes minutes for a handshake.
-        scenario.timeouts.tls = if strict { 400_000 } else { rng.within(50..=2_000) };
+        if strict {
+            // A connection that carries a byte at a time takes a minute for a handshake, and looks dead.
+            for traits in &mut scenario.traits {
+                traits.rx_capacity = traits.rx_capacity.max(LEAST_CAPACITY_BYTES);
+                traits.tx_capacity = traits.tx_capacity.max(LEAST_CAPACITY_BYTES);
+                traits.inbox_capacity = traits.inbox_capacity.max(LEAST_CAPACITY_BYTES);
+                traits.sent_capacity = traits.sent_capacity.max(LEAST_CAPACITY_BYTES);
+            }
+        } else {
+            scenario.timeouts.tls = rng.within(50..=2_000);
+        }
         scenario
     }
 }
