@@ -10,9 +10,6 @@ use super::scenario::Scenario;
 use crate::transport::Transport;
 use crate::transport::testing::{ServerTraits, steady_pair};
 
-/// What the buffers of an upstream's connection hold at least where every handshake has to succeed.
-const LEAST_CAPACITY_BYTES: usize = 16;
-
 /// How an upstream serves TLS.
 #[derive(Clone, Debug, Default)]
 pub struct TlsPlan {
@@ -65,13 +62,9 @@ impl Scenario {
             upstream.tls = (!rng.once_in(5)).then(|| plan(&mut rng, strict));
         }
         if strict {
-            // A connection that carries a byte at a time takes a minute for a handshake, and looks dead.
-            for traits in &mut scenario.traits {
-                traits.rx_capacity = traits.rx_capacity.max(LEAST_CAPACITY_BYTES);
-                traits.tx_capacity = traits.tx_capacity.max(LEAST_CAPACITY_BYTES);
-                traits.inbox_capacity = traits.inbox_capacity.max(LEAST_CAPACITY_BYTES);
-                traits.sent_capacity = traits.sent_capacity.max(LEAST_CAPACITY_BYTES);
-            }
+            // A connection that carries a byte at a time takes minutes for a handshake and the answer after it, for
+            // which an upstream has the time to connect while there is another one.
+            (scenario.timeouts.tls, scenario.timeouts.connect) = (400_000, 400_000);
         } else {
             scenario.timeouts.tls = rng.within(50..=2_000);
         }
