@@ -4,8 +4,13 @@
 //! [`Duration`], sizes are in bytes and end in `_BYTES`; everything else is a count. Code that compares with a shard's
 //! clock converts with [`millis`].
 
-use std::ops::RangeInclusive;
+mod guard;
+mod kerberos;
+
 use std::time::Duration;
+
+pub use guard::*;
+pub use kerberos::*;
 
 /// A duration in whole milliseconds, the unit of the shards' clocks. The result is capped so that it can be added to a
 /// time without overflow.
@@ -20,6 +25,15 @@ pub const fn millis(duration: Duration) -> u64 {
 
 /// Size of the scratch buffer that each shard has once; the most that one read copies.
 pub const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Capacity that an empty buffer of a connection keeps for the next bytes.
+pub const KEPT_CAPACITY_BYTES: usize = 4 * 1024;
+
+/// Capacity of a spare buffer: room for a request with an AUTHENTICATE_MESSAGE, so that none grows for one.
+pub const SPARE_BUFFER_BYTES: usize = 2 * 1024;
+
+/// How many spare buffers a shard keeps.
+pub const SPARE_BUFFERS: usize = 32;
 
 /// Most bytes that one tunnel moves in a turn, in each direction, before it yields to the others.
 pub const TURN_BYTES: usize = 1024 * 1024;
@@ -313,166 +327,6 @@ pub const VERDICT_WAITS_PER_SHARD: usize = 256;
 /// Of [`VERDICT_WAITS_PER_SHARD`], the number reserved for handshakes that the gateway makes by itself.
 pub const VERDICT_WAITS_RESERVED: usize = 16;
 
-// ---- The credential guard ----
-
-/// Failed logons that one account may cause within [`GUARD_WINDOW`], over all its secrets, identities and upstreams.
-/// Active Directory often locks an account at five, sometimes at three.
-pub const GUARD_ATTEMPTS: usize = 3;
-
-/// The window over which [`GUARD_ATTEMPTS`] counts: the usual observation window of an account lockout policy.
-pub const GUARD_WINDOW: Duration = Duration::from_secs(30 * 60);
-
-/// Pause after the first refusal. Each further refusal makes it [`GUARD_BACKOFF_FACTOR`] times as long.
-pub const GUARD_BACKOFF: Duration = Duration::from_secs(60);
-
-/// See [`GUARD_BACKOFF`].
-pub const GUARD_BACKOFF_FACTOR: u32 = 5;
-
-/// How long the gateway still listens for the answer to a logon attempt after the handshake's time is over: until then
-/// the attempt counts as pending, and a refusal as refused. With the default time-outs an attempt is over before its
-/// reservation in a store is ([`GUARD_RESERVATION_AGE`]).
-pub const GUARD_LATE_VERDICT_WAIT: Duration = Duration::from_secs(30);
-
-/// A logon attempt that is unanswered for this long no longer delays the others.
-pub const GUARD_PENDING_WAIT: Duration = Duration::from_secs(2);
-
-/// How long an acceptance counts. After that, one logon has to go first again.
-pub const GUARD_ACCEPTANCE_AGE: Duration = Duration::from_secs(60);
-
-/// For an account that was never accepted: after this many undecided answers within [`GUARD_WINDOW`], attempts are
-/// spaced by [`GUARD_UNDECIDED_INTERVAL`], because such an answer may hide a failed logon. For an account that was
-/// accepted, the secret is confirmed.
-pub const GUARD_UNDECIDED: usize = 10;
-
-/// See [`GUARD_UNDECIDED`].
-pub const GUARD_UNDECIDED_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Accounts that a process remembers before it forgets those that no identity uses and that have no failures counted.
-pub const GUARD_ACCOUNTS: usize = 256;
-
-/// Secrets times upstreams that an account remembers before it forgets those that no identity uses and that have no
-/// failures counted.
-pub const GUARD_TRACKS: usize = 128;
-
-/// Destinations per upstream that the guard remembers as refused while others were accepted.
-pub const GUARD_SUSPECTS: usize = 256;
-
-/// Accepted destinations per upstream that the guard remembers by name: enough to confirm the secret with one of them.
-pub const GUARD_KNOWN_GOOD: usize = 4;
-
-/// Destinations that the guard remembers as demanding authentication (per account) and as accepted (per upstream): a
-/// hash and a time each.
-pub const GUARD_RECENT: usize = 1024;
-
-/// How long the guard remembers those destinations.
-pub const GUARD_RECENT_AGE: Duration = Duration::from_secs(10 * 60);
-
-/// Half-life of unused room for unanswered logons.
-pub const GUARD_ROOM_HALF_LIFE: Duration = Duration::from_secs(30);
-
-/// Shortest time between two handshakes that the gateway makes by itself to confirm a secret, if the first was
-/// undecided.
-pub const GUARD_CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
-
-/// After an upstream accepted no connection, closed connections say nothing about a secret for this long: they belong
-/// to the same outage.
-pub const GUARD_OUTAGE_GRACE: Duration = Duration::from_secs(2);
-
-/// How often sessions that wait for the guard ask again, besides at each of its changes.
-pub const GUARD_RECHECK_INTERVAL: Duration = Duration::from_millis(250);
-
-// ---- The guard store in Kubernetes ----
-
-/// Longest time for a request to the Kubernetes API: look-up, connection, TLS and the whole answer.
-pub const KUBERNETES_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Longest answer of the Kubernetes API, and longest line of a watch. The annotations of an object have at most 256 KiB
-/// together, which JSON may double; the rest is for what others have put there.
-pub const KUBERNETES_ANSWER_BYTES: u64 = 1024 * 1024;
-
-/// Longest part of the Kubernetes API's own explanation that is repeated in the log.
-pub const KUBERNETES_MESSAGE_BYTES: usize = 300;
-
-/// Pause after the Kubernetes API answered 429 without saying for how long. Also the shortest that it can ask for.
-pub const KUBERNETES_PAUSE: Duration = Duration::from_secs(1);
-
-/// Longest pause that the Kubernetes API can ask for.
-pub const KUBERNETES_PAUSE_MAX: Duration = Duration::from_secs(60);
-
-/// After this, the Kubernetes API ends a watch, and the gateway begins the next one.
-pub const KUBERNETES_WATCH_AGE: Duration = Duration::from_secs(30);
-
-/// A watch that brought nothing for this long, not even its end, has lost its connection. Above
-/// [`KUBERNETES_WATCH_AGE`].
-pub const KUBERNETES_WATCH_SILENCE: Duration = Duration::from_secs(35);
-
-/// A watch that ends earlier than this has failed.
-pub const KUBERNETES_WATCH_SHORT: Duration = Duration::from_secs(1);
-
-/// A connection to the Kubernetes API is reused within this time. A write on a connection that the server is closing
-/// has an unknown outcome.
-pub const KUBERNETES_KEPT: Duration = Duration::from_secs(1);
-
-/// How often the file with the Kubernetes API's CA is read again, besides after each failure of TLS.
-pub const KUBERNETES_CA_AGE: Duration = Duration::from_secs(60);
-
-/// Longest file of a service account.
-pub const SERVICE_ACCOUNT_FILE_BYTES: u64 = 256 * 1024;
-
-// ---- The store behind the guard ----
-
-/// How long a reserved logon attempt may be under way. After that its process has ended, and it counts as failed.
-pub const GUARD_RESERVATION_AGE: Duration = Duration::from_secs(2 * 60);
-
-/// How long requests wait for the outcome of reserved attempts that use the budget up. After that the attempts have
-/// probably lost their processes, and requests are rejected at once until an outcome is recorded.
-pub const GUARD_OUTCOME_WAIT: Duration = Duration::from_secs(10);
-
-/// A reservation that nobody has used for this long is given back.
-pub const GUARD_UNUSED_RESERVATION: Duration = Duration::from_secs(10);
-
-/// How far the clocks may be apart by which processes read and write one store. Attempts count for that much longer.
-pub const GUARD_CLOCK_MARGIN: Duration = Duration::from_secs(5);
-
-/// Attempts that a store keeps for an account. More than a budget, because some count only for their upstream.
-pub const GUARD_STORED_ATTEMPTS: usize = 128;
-
-/// Secrets times upstreams that a store keeps for an account.
-pub const GUARD_STORED_PLACES: usize = 64;
-
-/// Most bytes of a store's document. The annotations of a Kubernetes object may have 256 KiB in all.
-pub const GUARD_DOCUMENT_BYTES: usize = 128 * 1024;
-
-/// Most bytes of a store's journal before it is written again with its last line alone.
-pub const GUARD_JOURNAL_BYTES: usize = 1024 * 1024;
-
-/// How often a store is read while requests wait for it, or while the secret is rejected.
-pub const GUARD_STORE_POLL: Duration = Duration::from_secs(1);
-
-/// The same for the first case where reading it costs next to nothing.
-pub const GUARD_STORE_POLL_LOCAL: Duration = Duration::from_millis(200);
-
-/// The same for the second case where the store announces its changes.
-pub const GUARD_STORE_POLL_WATCHED: Duration = Duration::from_secs(10);
-
-/// The first pause after a store could not be reached; each further one is twice as long.
-pub const GUARD_STORE_RETRY: Duration = Duration::from_millis(250);
-
-/// The longest of these pauses.
-pub const GUARD_STORE_RETRY_MAX: Duration = Duration::from_secs(5);
-
-/// How often a change is tried again at once because others have changed the store meanwhile.
-pub const GUARD_STORE_CONFLICTS: usize = 32;
-
-/// Rounds of the function that makes the fingerprint of a secret. One guess costs that much more than with NTLM.
-pub const GUARD_FINGERPRINT_ROUNDS: u32 = 20_000;
-
-/// How long a start waits to learn from the store whether the secrets are rejected.
-pub const GUARD_STORE_START_WAIT: Duration = Duration::from_secs(2);
-
-/// How long a command such as `guard reset` retries while the store is out of reach.
-pub const GUARD_STORE_COMMAND_WAIT: Duration = Duration::from_secs(5);
-
 // ---- Upstreams: health and habits ----
 
 /// Upstreams that a configuration may name. A request records the ones it has tried in one word.
@@ -584,139 +438,6 @@ pub const RESOLVED_AGE: Duration = Duration::from_secs(30);
 
 /// Names of origins that are remembered.
 pub const RESOLVED_NAMES: usize = 4096;
-
-// ---- Kerberos ----
-
-/// Longest message of a KDC. A ticket with the group memberships of Active Directory has up to 64 KB.
-pub const KDC_MESSAGE_BYTES: usize = 128 * 1024;
-
-/// Longest ticket that is kept. Its token must fit into a request head ([`HEAD_LIMIT_BYTES`]), in base64.
-pub const KERBEROS_TICKET_BYTES: usize = 96 * 1024;
-
-/// Components of a name of Kerberos.
-pub const KERBEROS_NAME_COMPONENTS: usize = 16;
-
-/// Longest component of a name, and longest realm.
-pub const KERBEROS_NAME_BYTES: usize = 1024;
-
-/// Entries of the lists that a KDC sends: kinds of pre-authentication, etypes.
-pub const KERBEROS_LIST_ENTRIES: usize = 64;
-
-/// Longest salt that a KDC may name: realm and name of an account.
-pub const KERBEROS_SALT_BYTES: usize = 4096;
-
-/// Iterations of string-to-key that a KDC may ask for. Fewer would help somebody who poses as a KDC to guess the
-/// password from what the gateway sends; more would occupy the ticket thread for more than a second or two.
-pub const KERBEROS_ITERATIONS: RangeInclusive<u32> = 4096..=1_000_000;
-
-/// Longest text of a KDC's error that is shown.
-pub const KERBEROS_ERROR_TEXT_CHARACTERS: usize = 200;
-
-/// Difference between clocks that services tolerate, as everywhere.
-pub const KERBEROS_CLOCK_SKEW: Duration = Duration::from_secs(300);
-
-/// How long tickets are asked to be valid. KDCs grant less, usually ten hours.
-pub const KERBEROS_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-
-/// For how long ticket-granting tickets are asked to be renewable. KDCs grant less, usually a week.
-pub const KERBEROS_RENEWABLE: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// A ticket that an upstream refuses is replaced at most this often. One that is refused again shows that the
-/// upstream's key is wrong, which a new ticket does not change.
-pub const KERBEROS_REPLACEMENT_INTERVAL: Duration = Duration::from_secs(30);
-
-/// After a ticket was refused for good, another mechanism is used until there is another ticket, which is requested
-/// after this time: by then the upstream may have its key.
-pub const KERBEROS_REPLACED_AFTER_REFUSAL: Duration = Duration::from_secs(600);
-
-/// The part of a ticket's life after which it is replaced, in percent; a random part of [`KERBEROS_JITTER_PERCENT`]
-/// less, so that the gateways of a deployment do not all ask at once.
-pub const KERBEROS_REPLACED_AFTER_PERCENT: u32 = 85;
-
-/// See [`KERBEROS_REPLACED_AFTER_PERCENT`].
-pub const KERBEROS_JITTER_PERCENT: u32 = 15;
-
-/// From a failure to get a ticket to the next try; doubled with each further failure, up to
-/// [`KERBEROS_RETRY_MAX`].
-pub const KERBEROS_RETRY: Duration = Duration::from_secs(1);
-
-/// See [`KERBEROS_RETRY`]. A failure that only an administrator can end is retried at this interval at once.
-pub const KERBEROS_RETRY_MAX: Duration = Duration::from_secs(60);
-
-/// After a logon with an older key, because the KDC did not know the newest one yet, the newest key is tried again
-/// after this time. It is longer than the guard's window, so the earlier attempt no longer counts.
-pub const KERBEROS_NEWEST_KEY_AGAIN: Duration = Duration::from_secs(31 * 60);
-
-/// How often a thread that waits for the credential guard asks it again.
-pub const KERBEROS_GUARD_POLL: Duration = Duration::from_millis(200);
-
-/// Differences between our clock and the KDC's that are ignored unless the KDC complains.
-pub const KERBEROS_SKEW_IGNORED_SECONDS: i64 = 30;
-
-/// Realms that one exchange may lead through.
-pub const KERBEROS_REFERRALS: usize = 8;
-
-/// Longer requests to a KDC go by TCP first, as with MIT's library.
-pub const KDC_UDP_PREFERENCE_BYTES: usize = 1465;
-
-/// The next KDC is asked if one has not answered, or accepted a connection, within this.
-pub const KDC_NEXT_AFTER: Duration = Duration::from_secs(1);
-
-/// Longest wait for a KDC that has accepted a connection, or for a late datagram.
-pub const KDC_REPLY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Longest time for the delivery of one request, over all KDCs.
-pub const KDC_DELIVERY_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Longest datagram.
-pub const KDC_DATAGRAM_BYTES: usize = 64 * 1024;
-
-/// Name servers of resolv.conf that are asked for KDCs, as many as the C library asks.
-pub const DNS_SERVERS: usize = 3;
-
-/// Domains of resolv.conf that are tried behind a name.
-pub const DNS_SEARCH_DOMAINS: usize = 6;
-
-/// Longest wait for a name server.
-pub const DNS_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Longest wait for all name servers together.
-pub const DNS_TOTAL_TIMEOUT: Duration = Duration::from_secs(6);
-
-/// Longest wait for the addresses of KDCs that are given by name. If another KDC is given by its address, or an address
-/// is known from before, names are waited for no longer than [`KDC_NEXT_AFTER`].
-pub const KDC_LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Names of KDCs whose addresses are remembered, and threads that look names up.
-pub const KDC_NAMES: usize = 256;
-
-/// Attempts to deliver a request to the KDCs of a realm.
-pub const KDC_TRIES: usize = 16;
-
-/// The port of a KDC.
-pub const KDC_PORT: u16 = 88;
-
-/// KDCs of one realm that are known.
-pub const KDCS_PER_REALM: usize = 32;
-
-/// Authenticators that a service remembers in one generation of its replay cache, of which there are two. Only the stub
-/// upstream has such a cache.
-pub const KERBEROS_REPLAYS: usize = 256 * 1024;
-
-/// Longest keytab.
-pub const KEYTAB_BYTES: usize = 1024 * 1024;
-
-/// Longest file with certificates or a key for TLS. The store of a distribution has about 220 KiB.
-pub const TLS_FILE_BYTES: usize = 1024 * 1024;
-
-/// Keys of a keytab.
-pub const KEYTAB_ENTRIES: usize = 4096;
-
-/// Longest krb5.conf, with what it includes.
-pub const KRB5_CONF_BYTES: usize = 1024 * 1024;
-
-/// How deeply files of krb5.conf include each other, and how deeply braces are nested.
-pub const KRB5_CONF_INCLUDE_DEPTH: usize = 8;
 
 // ---- The administration address ----
 

@@ -129,77 +129,83 @@ fn the_defaults_are_those_in_limits() {
     assert_eq!((config.keep_alive, config.via_name), (Some(KeepAlive { idle, probe, probes }), None));
 }
 
+/// A value for each setting that is given as a flag, different from the default.
+const GIVEN: &[(&str, &str)] = &[
+    ("order", "balance"),
+    ("check", "handshake"),
+    ("check_target", "example.com:443"),
+    ("target_domain", "true"),
+    ("no_proxy", "localhost,10.0.0.0/8"),
+    ("without_credentials", ".exempt.example, *.update.example"),
+    ("listen", "127.0.0.1:1, [::1]:2"),
+    ("admin", "0.0.0.0:3"),
+    ("admin_tunnels", "true"),
+    ("allow_clients", "10.1.2.3/8,2001:db8::/32,192.0.2.7"),
+    ("first_leg", "plain"),
+    ("warm", "7"),
+    ("user", "alice"),
+    ("domain", "CORP"),
+    ("workstation", "EGRESS1"),
+    ("method", "ntlmv1-ess"),
+    ("auth", "ntlm"),
+    ("keytab", "/run/secrets/keytab"),
+    ("principal", "alice@CORP.EXAMPLE"),
+    ("spn", "HTTP/proxy.corp.example@CORP.EXAMPLE"),
+    ("kerberos.realm", "CORP.EXAMPLE"),
+    ("kerberos.kdc", "dc1.corp.example,tcp/dc2.corp.example:88"),
+    ("kerberos.krb5_conf", "/etc/krb5.conf"),
+    ("kerberos.allow_rc4", "false"),
+    ("kerberos.canonicalize", "false"),
+    ("tls.ca_file", "/etc/ssl/corp-ca.pem"),
+    ("tls.pin_sha256", "AAAA"),
+    ("tls.server_name", "proxy.corp.example"),
+    ("tls.client_cert_file", "/run/secrets/client.crt"),
+    ("tls.client_key_file", "/run/secrets/client.key"),
+    ("shards", "3"),
+    ("max_tunnels", "44"),
+    ("limits.pipes_per_shard", "0"),
+    ("limits.head", "16KiB"),
+    ("limits.fields", "200"),
+    ("limits.socket_buffer", "15KiB"),
+    ("limits.memory", "96MiB"),
+    ("timeouts.connect", "1s"),
+    ("timeouts.tls", "19s"),
+    ("timeouts.head", "2s"),
+    ("timeouts.sniff", "18ms"),
+    ("timeouts.handshake", "3s"),
+    ("timeouts.idle", "4s"),
+    ("timeouts.half_closed", "5s"),
+    ("timeouts.warm", "7s"),
+    ("timeouts.body", "8s"),
+    ("timeouts.response", "9s"),
+    ("timeouts.keep_alive", "10s"),
+    ("timeouts.keep", "11s"),
+    ("keep", "12"),
+    ("limits.tunnels_per_client", "13"),
+    ("limits.new_tunnels_per_client", "14"),
+    ("guard.attempts", "2"),
+    ("guard.store", "file"),
+    ("guard.max_replicas", "2"),
+    ("guard.lease", "team-guard"),
+    ("guard.directory", "/srv/guard"),
+    ("via", "false"),
+    ("via_name", "egress-7"),
+    ("timeouts.challenge", "17s"),
+    ("timeouts.tcp_idle", "2m"),
+    ("timeouts.tcp_probe", "20s"),
+    ("limits.tcp_probes", "5"),
+    ("timeouts.drain", "0s"),
+    ("timeouts.shutdown_delay", "6s"),
+    ("log_format", "json"),
+    ("log_level", "debug"),
+];
+
+fn all_given() -> Given {
+    GIVEN.iter().fold(Given::enough(), |given, (name, value)| given.flag(name, value))
+}
+
 #[test]
-fn every_setting_reaches_the_configuration() {
-    let given = Given::enough()
-        .flag("order", "balance")
-        .flag("check", "handshake")
-        .flag("check_target", "example.com:443")
-        .flag("target_domain", "true")
-        .flag("no_proxy", "localhost,10.0.0.0/8")
-        .flag("without_credentials", ".exempt.example, *.update.example")
-        .flag("listen", "127.0.0.1:1, [::1]:2")
-        .flag("admin", "0.0.0.0:3")
-        .flag("admin_tunnels", "true")
-        .flag("allow_clients", "10.1.2.3/8,2001:db8::/32,192.0.2.7")
-        .flag("first_leg", "plain")
-        .flag("warm", "7")
-        .flag("user", "alice")
-        .flag("domain", "CORP")
-        .flag("workstation", "EGRESS1")
-        .flag("method", "ntlmv1-ess")
-        .flag("auth", "ntlm")
-        .flag("keytab", "/run/secrets/keytab")
-        .flag("principal", "alice@CORP.EXAMPLE")
-        .flag("spn", "HTTP/proxy.corp.example@CORP.EXAMPLE")
-        .flag("kerberos.realm", "CORP.EXAMPLE")
-        .flag("kerberos.kdc", "dc1.corp.example,tcp/dc2.corp.example:88")
-        .flag("kerberos.krb5_conf", "/etc/krb5.conf")
-        .flag("kerberos.allow_rc4", "false")
-        .flag("kerberos.canonicalize", "false")
-        .flag("tls.ca_file", "/etc/ssl/corp-ca.pem")
-        .flag("tls.pin_sha256", "AAAA")
-        .flag("tls.server_name", "proxy.corp.example")
-        .flag("tls.client_cert_file", "/run/secrets/client.crt")
-        .flag("tls.client_key_file", "/run/secrets/client.key")
-        .flag("shards", "3")
-        .flag("max_tunnels", "44")
-        .flag("limits.pipes_per_shard", "0")
-        .flag("limits.head", "16KiB")
-        .flag("limits.fields", "200")
-        .flag("limits.socket_buffer", "15KiB")
-        .flag("limits.memory", "96MiB")
-        .flag("timeouts.connect", "1s")
-        .flag("timeouts.tls", "19s")
-        .flag("timeouts.head", "2s")
-        .flag("timeouts.sniff", "18ms")
-        .flag("timeouts.handshake", "3s")
-        .flag("timeouts.idle", "4s")
-        .flag("timeouts.half_closed", "5s")
-        .flag("timeouts.warm", "7s")
-        .flag("timeouts.body", "8s")
-        .flag("timeouts.response", "9s")
-        .flag("timeouts.keep_alive", "10s")
-        .flag("timeouts.keep", "11s")
-        .flag("keep", "12")
-        .flag("limits.tunnels_per_client", "13")
-        .flag("limits.new_tunnels_per_client", "14")
-        .flag("guard.attempts", "2")
-        .flag("guard.store", "file")
-        .flag("guard.max_replicas", "2")
-        .flag("guard.lease", "team-guard")
-        .flag("guard.directory", "/srv/guard")
-        .flag("via", "false")
-        .flag("via_name", "egress-7")
-        .flag("timeouts.challenge", "17s")
-        .flag("timeouts.tcp_idle", "2m")
-        .flag("timeouts.tcp_probe", "20s")
-        .flag("limits.tcp_probes", "5")
-        .flag("timeouts.drain", "0s")
-        .flag("timeouts.shutdown_delay", "6s")
-        .flag("log_format", "json")
-        .flag("log_level", "debug");
-    let set: BTreeSet<&str> = given.flags.iter().map(|(name, _)| *name).collect();
+fn every_setting_but_secrets_has_a_value_here() {
     let secret = [
         "config",
         "password",
@@ -210,10 +216,14 @@ fn every_setting_reaches_the_configuration() {
         "password_fd",
         "allow_basic",
     ];
+    let set: BTreeSet<&str> = all_given().flags.iter().map(|(name, _)| *name).collect();
     let missing: Vec<&str> = KEYS.iter().map(|key| key.name).filter(|name| !set.contains(name)).collect();
     assert!(missing.iter().all(|name| secret.contains(name)), "not in this test: {missing:?}");
+}
 
-    let config = given.config();
+#[test]
+fn every_setting_of_addresses_identities_and_limits_reaches_the_configuration() {
+    let config = all_given().config();
     assert_eq!(config.listen, ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
     assert_eq!(config.admin, "0.0.0.0:3".parse().unwrap());
     assert!(config.admin_tunnels);
@@ -232,8 +242,13 @@ fn every_setting_reaches_the_configuration() {
         (spn.name.to_string().as_str(), spn.realm.as_deref()),
         ("HTTP/proxy.corp.example", Some("CORP.EXAMPLE"))
     );
+}
+
+#[test]
+fn every_setting_of_upstreams_time_outs_and_the_log_reaches_the_configuration() {
+    let config = all_given().config();
     assert_eq!(config.identities[0].mechanisms, Mechanisms { kerberos: false, ntlm: true });
-    assert_eq!((config.order, identity.target_domain()), (UpstreamOrder::Balance, true));
+    assert_eq!((config.order, config.first_identity().target_domain()), (UpstreamOrder::Balance, true));
     assert_eq!(config.check, Check::Handshake { target: "example.com:443".into() });
     assert_eq!((config.rules.no_proxy.len(), config.rules.without_credentials.len()), (2, 2));
     let Timeouts { connect, head, handshake, idle, warm, .. } = config.timeouts;

@@ -1,14 +1,7 @@
 //! Buffers that give back their memory once their bytes are used: ten thousand connections must not each keep as much
 //! as the longest head took.
 
-/// Capacity that an empty buffer keeps for the next bytes.
-const KEPT_CAPACITY_BYTES: usize = 4 * 1024;
-
-/// The capacity of a spare buffer: room for a request with an AUTHENTICATE_MESSAGE, so that none grows for one.
-const SPARE_BUFFER_BYTES: usize = 2 * 1024;
-
-/// How many spare buffers a shard keeps.
-const SPARE_BUFFERS: usize = 32;
+use crate::limits::{KEPT_CAPACITY_BYTES, SPARE_BUFFER_BYTES, SPARE_BUFFERS};
 
 /// Removes the first `used` bytes and gives back the memory that the rest does not need, except for a little.
 pub fn take_front(buffer: &mut Vec<u8>, used: usize) {
