@@ -11,7 +11,7 @@ use crate::program;
 use crate::support::client::dial;
 use crate::support::namespaces::{self, Preparation, run_inside};
 use crate::support::socks::{Replied, ask4, ask5, read_bytes, reply5, request4a, request5};
-use crate::support::tools::skip_without_root;
+use crate::support::tools::{skip_without_mounts, skip_without_root};
 use crate::work::{Repeated, Scheme, Work, open_tunnel, send_and_receive};
 
 /// By how much a tunnel may exceed one of CONNECT, in percent.
@@ -57,7 +57,7 @@ transparent = \"redirect\"
 fn a_tunnel_of_another_protocol_takes_at_most_5_percent_more_than_one_of_connect() {
     const NAME: &str = "protocols::a_tunnel_of_another_protocol_takes_at_most_5_percent_more_than_one_of_connect";
     require_tools!("valgrind", "unshare", "ip", "nft");
-    if skip_without_root() {
+    if skip_without_root() || skip_without_mounts() {
         return;
     }
     if !namespaces::is_inside() {

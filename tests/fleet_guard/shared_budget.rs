@@ -166,11 +166,10 @@ fn the_right_password_serves(store: &Shared) {
     fleet.members[0].restart();
     let (status, line) = fleet.members[0].readyz();
     assert_eq!((status, line.contains("refuses the credentials")), (503, true), "{line}");
-    assert!(
-        fleet.members[0].says("refuses the credentials of CORP\\alice") > 0,
-        "{:#?}",
-        fleet.members[0].gateway().log()
-    );
+    // The log is written a moment later.
+    let said =
+        wait_for(PATIENCE, || (fleet.members[0].says("refuses the credentials of CORP\\alice") > 0).then_some(()));
+    assert!(said.is_some(), "{:#?}", fleet.members[0].gateway().log());
     assert_eq!(logons_within_a_while(&fleet.upstream), 0);
 
     fleet.set_password(PASSWORD);

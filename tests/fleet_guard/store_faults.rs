@@ -174,7 +174,8 @@ fn an_accepted_secret_is_used_while_the_api_is_down() {
     api.door().reopen();
     fleet.wait_until_all_serve();
     assert!(wait_for(PATIENCE, || fleet.members.iter().all(Member::store_is_up).then_some(())).is_some());
-    assert_eq!(alone_says_back(&fleet), 1);
+    // The log is written a moment after the metric.
+    assert!(wait_for(PATIENCE, || (alone_says_back(&fleet) == 1).then_some(())).is_some());
     fleet.assert_failed_logons(0, "the right password");
 }
 
