@@ -297,16 +297,21 @@ fn places_in_memory(pid: rustix::process::Pid, wanted: &[u8]) -> Vec<String> {
     found
 }
 
-/// The forms in which the gateway keeps a password: NTOWFv1, NTOWFv2 for `CORP\alice` (MS-NLMP 3.3.2), and the password
-/// itself for Basic.
+/// The forms in which the gateway keeps a password: NTOWFv1, what HMAC-MD5 makes of NTOWFv2 for `CORP\alice` before it
+/// hashes anything (MS-NLMP 3.3.2), and the password itself for Basic.
 fn kept_forms(password: &str) -> [(&'static str, Vec<u8>); 3] {
     use hmac::{KeyInit as _, Mac as _};
     let hex = NtHash::from_password(password).to_hex();
     let hash: Vec<u8> = (0..16).map(|at| u8::from_str_radix(&hex[2 * at..][..2], 16).expect("hex")).collect();
     let mut mac = hmac::Hmac::<md5::Md5>::new_from_slice(&hash).expect("any length is a key");
     "ALICECORP".encode_utf16().for_each(|unit| mac.update(&unit.to_le_bytes()));
-    let second = mac.finalize().into_bytes().to_vec();
-    [("the NT hash", hash), ("NTOWFv2", second), ("the password", password.as_bytes().to_vec())]
+    let second = mac.finalize().into_bytes();
+    let mut block = [0x36; 64];
+    block.iter_mut().zip(second).for_each(|(byte, key)| *byte ^= key);
+    let mut state = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476_u32];
+    md5::block_api::compress(&mut state, &[block]);
+    let state = state.into_iter().flat_map(u32::to_le_bytes).collect();
+    [("the NT hash", hash), ("the key of the responses", state), ("the password", password.as_bytes().to_vec())]
 }
 
 #[test]
