@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ntlm_gateway::kerberos::Keytab;
+use ntlm_gateway::kerberos::{Etype, Keytab};
 use ntlm_gateway::stub::{
     Counts, KdcCounts, KdcOptions, Personality, StubCertificate, StubKdc, StubKerberos, StubOptions, StubServer,
 };
@@ -83,6 +83,8 @@ fn kdc(options: &UpstreamKerberos, user: &str, password: &str) -> Result<Option<
     let Some(realm) = &options.realm else { return Ok(None) };
     let mut kdc = KdcOptions::new(realm).account(user, password).service(&options.service);
     kdc.listen = options.kdc;
+    // Those of a domain controller of Active Directory.
+    kdc.policy.etypes = vec![Etype::Aes256Sha1, Etype::Aes128Sha1];
     kdc.policy.ticket_padding_bytes = options.ticket_bytes;
     Ok(Some(StubKdc::start(kdc)?))
 }
