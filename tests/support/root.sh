@@ -40,6 +40,8 @@ root_run() {
   # shellcheck disable=SC2016
   unshare --mount --pid --fork --kill-child bash -euc '
     dir=$1; mounts=$2; shift 2
+    # A mount of its own: commands in it can make mount namespaces only then.
+    mount --bind "$dir" "$dir"
     mount --rbind /dev "$dir/dev"
     mount --rbind /sys "$dir/sys"
     mount -t proc proc "$dir/proc"
