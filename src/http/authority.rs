@@ -91,17 +91,7 @@ impl<'b> Authority<'b> {
     /// hosts are.
     pub fn to_text(&self) -> Box<str> {
         let Host::Name(name) = self.host else { return self.to_string().into() };
-        let mut digits = [0; 5];
-        let (mut at, mut rest) = (digits.len(), self.port);
-        loop {
-            at -= 1;
-            digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or_default();
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        [name, ":", str::from_utf8(&digits[at..]).unwrap_or_default()].concat().into()
+        [name, ":", itoa::Buffer::new().format(self.port)].concat().into()
     }
 
     /// The authority of an address.

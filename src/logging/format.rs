@@ -240,17 +240,8 @@ pub(super) fn write_text(out: &mut Vec<u8>, format: LogFormat, text: &str) {
 }
 
 /// A number without the machinery of `fmt`, which takes ten times as long.
-pub(super) fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(number % 10).unwrap_or_default();
-        number /= 10;
-        if number == 0 {
-            return out.extend_from_slice(&digits[at..]);
-        }
-    }
+pub(super) fn write_decimal(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// Writes a number that is a whole number of hundredths, as `Display` does; `None` for another.

@@ -242,24 +242,14 @@ const LONGEST_IPV4: usize = "255.255.255.255:65535".len();
 /// What `Display` writes of an address. That takes 1,500 instructions, and most addresses are IPv4.
 fn address_text(address: SocketAddr, buffer: &mut [u8; LONGEST_IPV4]) -> Cow<'_, str> {
     let SocketAddr::V4(v4) = address else { return address.to_string().into() };
-    let [a, b, c, d] = v4.ip().octets().map(u16::from);
-    let mut at = buffer.len();
-    for (number, separator) in [(v4.port(), b':'), (d, b'.'), (c, b'.'), (b, b'.'), (a, 0)] {
-        let mut rest = number;
-        loop {
-            at -= 1;
-            buffer[at] = b'0' + u8::try_from(rest % 10).unwrap_or_default();
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        if separator != 0 {
-            at -= 1;
-            buffer[at] = separator;
+    let ([a, b, c, d], mut digits, mut length) = (v4.ip().octets().map(u16::from), itoa::Buffer::new(), 0);
+    for (number, separator) in [(a, "."), (b, "."), (c, "."), (d, ":"), (v4.port(), "")] {
+        for piece in [digits.format(number), separator] {
+            buffer[length..][..piece.len()].copy_from_slice(piece.as_bytes());
+            length += piece.len();
         }
     }
-    str::from_utf8(&buffer[at..]).unwrap_or_default().into()
+    str::from_utf8(&buffer[..length]).unwrap_or_default().into()
 }
 
 /// The log target of the access log.
