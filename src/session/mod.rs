@@ -327,10 +327,7 @@ impl Session {
             Stage::Relay(_) => self.relay(Wake::Ready, key, context),
             _ => self.wake(Wake::Ready, key, context),
         };
-        if !self.client.endpoint.ready.writable() && next != Next::Close {
-            self.await_room(key, context);
-        }
-        next
+        self.with_room(next, key, context)
     }
 
     /// The deadline's entry in the timers has come up; steps on if the deadline has really passed.
@@ -339,16 +336,22 @@ impl Session {
         match context.timers.expired(key, &mut self.client.deadline, now_ms) {
             true => {
                 let next = self.wake(Wake::Expired, key, context);
-                if !self.client.endpoint.ready.writable() && next != Next::Close {
-                    self.await_room(key, context);
-                }
-                next
+                self.with_room(next, key, context)
             }
             false => {
                 self.notice_lasting(&context.settings.socket_options());
                 Next::Wait
             }
         }
+    }
+
+    /// Waits for room if the client's connection is full and the session goes on.
+    #[inline]
+    fn with_room(&mut self, next: Next, key: Key, context: &Context) -> Next {
+        if !self.client.endpoint.ready.writable() && next != Next::Close {
+            self.await_room(key, context);
+        }
+        next
     }
 
     /// The client's connection takes nothing now: has the poll report when it does. Connections of clients are

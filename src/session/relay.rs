@@ -1,5 +1,6 @@
 //! The stage in which tunnels spend their lives: bytes both ways until both ways have ended.
 
+use super::context::Context;
 use super::cx::Cx;
 use super::record::End;
 use super::stage::{Relayed, StageOps, Step};
@@ -101,16 +102,12 @@ impl Relay {
     fn pump(&mut self, cx: &mut Cx<'_>) -> Result<(Turn, bool), Fault> {
         let Relay { upstream, up, down, .. } = self;
         let Cx { client, shard, .. } = cx;
-        let (client, now_ms) = (&mut client.endpoint, shard.now_ms());
+        let client = &mut client.endpoint;
         let (mut turn, mut active) = (Turn::Waiting, false);
         // An event is about one direction most of the time.
         if !up.is_at_rest(client, upstream) {
-            let before = up.moved();
-            let mut budget_bytes = shard.turn_budget.bytes(now_ms);
-            let pumped = up.pump(client, upstream, down.is_finished(), &mut shard.relay_resources(), &mut budget_bytes);
-            let moved = up.moved().since(before);
+            let (pumped, moved) = pump_half(up, client, upstream, down.is_finished(), shard);
             shard.counts.bytes_up(moved);
-            shard.turn_budget.moved(moved, now_ms);
             active |= moved != Moved::default();
             turn = pumped.map_err(|error| match error {
                 RelayError::Source(error) => Fault::downstream_io(At::Relay, &error),
@@ -118,12 +115,8 @@ impl Relay {
             })?;
         }
         if !down.is_at_rest(upstream, client) {
-            let before = down.moved();
-            let mut budget_bytes = shard.turn_budget.bytes(now_ms);
-            let pumped = down.pump(upstream, client, up.is_finished(), &mut shard.relay_resources(), &mut budget_bytes);
-            let moved = down.moved().since(before);
+            let (pumped, moved) = pump_half(down, upstream, client, up.is_finished(), shard);
             shard.counts.bytes_down(moved);
-            shard.turn_budget.moved(moved, now_ms);
             active |= moved != Moved::default();
             let pumped = pumped.map_err(|error| match error {
                 RelayError::Source(error) => Fault::upstream_io(At::Relay, &error),
@@ -186,4 +179,21 @@ impl StageOps for Relay {
             moved.copied + moved.spliced
         })
     }
+}
+
+/// Pumps one half within its budget; also returns what it has moved.
+#[inline]
+fn pump_half(
+    half: &mut Half,
+    from: &mut Endpoint,
+    to: &mut Endpoint,
+    other_finished: bool,
+    shard: &mut Context,
+) -> (Result<Turn, RelayError>, Moved) {
+    let (before, now_ms) = (half.moved(), shard.now_ms());
+    let mut budget_bytes = shard.turn_budget.bytes(now_ms);
+    let pumped = half.pump(from, to, other_finished, &mut shard.relay_resources(), &mut budget_bytes);
+    let moved = half.moved().since(before);
+    shard.turn_budget.moved(moved, now_ms);
+    (pumped, moved)
 }
