@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::escape;
+use crate::compare::table::number;
 
 const WIDTH: f64 = 260.0;
 const HEIGHT: f64 = 44.0;
@@ -27,7 +28,7 @@ struct Count {
 /// Reads the table: a line of headings, then a row for each change of a count, in the order of time.
 ///
 /// # Errors
-/// When the file cannot be read, or a row has not the four fields.
+/// When the file cannot be read, or a row does not have the four fields.
 pub fn read(path: &Path) -> Result<Vec<Cost>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     parse(&text).map_err(|row| format!("{}: row {row} is not date, what, instructions, why", path.display()))
@@ -36,10 +37,10 @@ pub fn read(path: &Path) -> Result<Vec<Cost>, String> {
 /// As [`read`]; the error is the number of the row.
 fn parse(text: &str) -> Result<Vec<Cost>, usize> {
     let mut costs: Vec<Cost> = Vec::new();
-    for (number, line) in text.lines().enumerate().skip(1) {
+    for (row, line) in text.lines().enumerate().skip(1) {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [date, what, instructions, why] = fields[..] else { return Err(number + 1) };
-        let instructions = instructions.parse().map_err(|_| number + 1)?;
+        let [date, what, instructions, why] = fields[..] else { return Err(row + 1) };
+        let instructions = instructions.parse().map_err(|_| row + 1)?;
         let count = Count { date: date.to_owned(), instructions, why: why.to_owned() };
         match costs.iter_mut().find(|cost| cost.what == what) {
             Some(cost) => cost.counts.push(count),
@@ -66,9 +67,9 @@ pub fn write_costs(out: &mut String, costs: &[Cost]) {
              <td><span class=\"{class}\">{percent:+.1} %</span></td><td>{}</td></tr>",
             escape(&cost.what),
             escape(&latest.why),
-            grouped(first.instructions),
+            number(first.instructions),
             escape(&first.date),
-            grouped(latest.instructions),
+            number(latest.instructions),
             escape(&latest.date),
             line(&cost.counts)
         );
@@ -84,15 +85,15 @@ fn line(counts: &[Count]) -> String {
     let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" style=\"width:{WIDTH}px\">");
     let mut path = String::new();
     let mut points = String::new();
-    for (number, count) in counts.iter().enumerate() {
-        let x = MARGIN + step * number as f64;
+    for (place, count) in counts.iter().enumerate() {
+        let x = MARGIN + step * place as f64;
         let y = HEIGHT - MARGIN - count.instructions / greatest * (HEIGHT - 2.0 * MARGIN);
-        let _ = write!(path, "{}{x:.1} {y:.1}", if number == 0 { "M" } else { "L" });
+        let _ = write!(path, "{}{x:.1} {y:.1}", if place == 0 { "M" } else { "L" });
         let _ = write!(
             points,
             "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"#0072b2\"><title>{}: {}, {}</title></circle>",
             escape(&count.date),
-            grouped(count.instructions),
+            number(count.instructions),
             escape(&count.why)
         );
     }
@@ -103,19 +104,6 @@ fn line(counts: &[Count]) -> String {
         WIDTH - MARGIN
     );
     svg
-}
-
-/// A whole number with a comma between thousands.
-fn grouped(count: f64) -> String {
-    let digits = format!("{count:.0}");
-    let mut out = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 #[cfg(test)]
