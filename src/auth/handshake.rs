@@ -150,7 +150,7 @@ impl Handshake {
     }
 
     /// Asks without credentials and, at first, without the body, because it is not known whether the upstream
-    /// asks for credentials here. A stand-in could be leg out as a request of its own by an upstream that does not.
+    /// asks for credentials here. An upstream that does not could carry out a stand-in as a request of its own.
     pub fn ask_tentatively(&mut self) {
         self.ask(Disclosure::Tentatively);
     }

@@ -16,7 +16,7 @@ use crate::transport::Readiness;
 pub struct PollEvents(Vec<epoll::Event>);
 
 impl PollEvents {
-    /// Room for so many events.
+    /// With room for this many events.
     pub fn with_capacity(events: usize) -> PollEvents {
         PollEvents(Vec::with_capacity(events))
     }
@@ -57,12 +57,12 @@ mod tests {
 
     use super::*;
 
-    /// What is done to a socket, or to its peer.
-    type Deed = fn(&UnixStream, &mut Option<UnixStream>);
+    /// Something that happens to a socket or to its peer.
+    type Action = fn(&UnixStream, &mut Option<UnixStream>);
 
     #[test]
     fn an_event_means_what_it_means_to_mio() {
-        let deeds: [Deed; 5] = [
+        let actions: [Action; 5] = [
             |_, _| {},
             // Fails after the peer has ended its direction.
             |_, peer| drop(peer.as_mut().unwrap().write_all(b"x")),
@@ -70,7 +70,9 @@ mod tests {
             |socket, _| socket.shutdown(Shutdown::Write).unwrap(),
             |_, peer| *peer = None,
         ];
-        for (first, second) in (0..deeds.len()).flat_map(|first| (0..deeds.len()).map(move |second| (first, second))) {
+        for (first, second) in
+            (0..actions.len()).flat_map(|first| (0..actions.len()).map(move |second| (first, second)))
+        {
             let (socket, peer) = UnixStream::pair().unwrap();
             let mut peer = Some(peer);
             let mut polls = [Poll::new().unwrap(), Poll::new().unwrap()];
@@ -78,9 +80,9 @@ mod tests {
                 let interests = Interest::READABLE | Interest::WRITABLE;
                 poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(1 << 40 | 7), interests).unwrap();
             }
-            deeds[first](&socket, &mut peer);
+            actions[first](&socket, &mut peer);
             if peer.is_some() {
-                deeds[second](&socket, &mut peer);
+                actions[second](&socket, &mut peer);
             }
             let mut expected = Events::with_capacity(8);
             polls[0].poll(&mut expected, None).unwrap();

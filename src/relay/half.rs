@@ -44,7 +44,7 @@ pub struct Moved {
 }
 
 impl Moved {
-    /// What has moved since it was so much.
+    /// What has moved since an earlier reading.
     #[inline]
     #[must_use]
     pub fn since(self, before: Moved) -> Moved {

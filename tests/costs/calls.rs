@@ -77,7 +77,7 @@ pub fn calls_each(program: &str, scheme: Scheme, work: Work) -> BTreeMap<String,
     counted.map(|name| (name.clone(), each(name))).collect()
 }
 
-/// The calls, as a text.
+/// The counts, in one line of text.
 pub fn listed(counts: &BTreeMap<String, f64>) -> String {
     let counts = counts.iter().filter(|(_, count)| count.abs() >= 0.1);
     counts.map(|(name, count)| format!("{name} {count:.1}")).collect::<Vec<String>>().join(", ")
