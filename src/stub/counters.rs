@@ -48,7 +48,7 @@ counters! {
     connections_opened,
     /// Connections that ended, for whatever reason.
     connections_closed,
-    /// Complete request heads.
+    /// Requests whose head and body have been received completely.
     requests,
     /// Requests without a token of the supported scheme, on a connection that was not authenticated.
     unprompted,

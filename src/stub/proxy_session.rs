@@ -168,7 +168,6 @@ impl ProxySession {
             self.refuse_malformed(context, actions);
             return false;
         };
-        context.counters.requests.increment();
         if request.client_fields {
             context.counters.client_fields.increment();
         }
@@ -187,6 +186,7 @@ impl ProxySession {
         context: &ProxyContext<'_>,
         actions: &mut VecDeque<ProxyAction>,
     ) {
+        context.counters.requests.increment();
         let options = ResponseOptions { persists: request.persists, wants_body: request.wants_body };
         let response = self.decide(request, context);
         let behaviour = self.behaviour;

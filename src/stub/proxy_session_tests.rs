@@ -383,6 +383,17 @@ fn a_body_is_read_to_its_end_before_the_next_request() {
     assert_eq!(lines[0], lines[1]);
 }
 
+/// A client may send a head alone to learn whether it has to authenticate.
+#[test]
+fn a_request_is_counted_once_its_body_has_come() {
+    let bench = Bench::new();
+    let mut line = bench.line(Personality::Open, 1);
+    line.send("POST http://sink.test/ HTTP/1.1\r\nHost: sink.test\r\nContent-Length: 5\r\n\r\nhell");
+    assert_eq!(bench.counts().requests, 0);
+    line.send("o");
+    assert_eq!(bench.counts().requests, 1);
+}
+
 #[test]
 fn malformed_input_is_answered_and_counted() {
     for garbage in ["\x16\x03\x01\r\n\r\n", "CONNECT echo.test HTTP/1.1\r\n\r\n"] {

@@ -154,19 +154,15 @@ fn warm_up(
         _ => std::iter::once(setup).chain(bulk).collect(),
     };
     let mut broken = Vec::new();
-    // The counters are not compared for requests, which are checked in the load itself.
-    let is_counted = item.kind != ItemKind::Http;
     for load in loads {
-        let before = is_counted.then(|| counters.read().map_err(failed)).transpose()?;
+        let before = counters.read().map_err(failed)?;
         let mut outcome = driver::run(&load, &[running.address], false, &mut |_| {}).map_err(failed)?;
         if outcome.tunnels.opened == 0 {
             return Err(format!("{}: nothing passes through it: {:?}", candidate.name, outcome.errors));
         }
-        if let Some(before) = before {
-            counters.add_checks(&before, &mut outcome).map_err(failed)?;
-            let in_warm_up = |check: &Check| Check { what: format!("warm-up: {}", check.what), ..check.clone() };
-            broken.extend(outcome.broken_checks().map(in_warm_up));
-        }
+        counters.add_checks(&before, &mut outcome).map_err(failed)?;
+        let in_warm_up = |check: &Check| Check { what: format!("warm-up: {}", check.what), ..check.clone() };
+        broken.extend(outcome.broken_checks().map(in_warm_up));
     }
     Ok(broken)
 }
