@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::candidate::{Candidate, Kind, find, stream_module};
+use super::candidate::{Candidate, Kind, Peer, UpstreamKind, find, stream_module};
 use super::namespace;
 use crate::arguments::{DEFAULT_PASSWORD, DEFAULT_SERVICE, DEFAULT_USER};
 use crate::net::{free_address, wait_until_accepting};
@@ -116,25 +116,11 @@ pub fn launch(candidate: &Candidate, test_bed: &TestBed<'_>) -> Result<Running, 
     }
     let (command, admin) = match &candidate.kind {
         Kind::Direct | Kind::Running { .. } => return Ok(Running { child: None, pid: None, address, admin: None }),
-        Kind::Gateway(binary) => {
+        Kind::Gateway { program, upstream } => {
             let admin = free_address().map_err(|error| failed(&error))?;
-            (gateway(binary, test_bed, address, admin), Some(admin))
+            (gateway(program, *upstream, test_bed, address, admin), Some(admin))
         }
-        Kind::GatewayKerberos(binary) => {
-            let admin = free_address().map_err(|error| failed(&error))?;
-            (gateway_kerberos(binary, test_bed, address, admin), Some(admin))
-        }
-        Kind::GatewayTls(binary) => {
-            let admin = free_address().map_err(|error| failed(&error))?;
-            (gateway_tls(binary, test_bed, address, admin), Some(admin))
-        }
-        Kind::HaproxyTls => (haproxy_tls(test_bed, address), None),
-        Kind::Cntlm => (cntlm(test_bed, address), None),
-        Kind::Haproxy { forced_splice } => (haproxy(test_bed, address, *forced_splice), None),
-        Kind::HaproxyHttp => (haproxy_http(test_bed, address), None),
-        Kind::Nginx => (nginx(test_bed, address), None),
-        Kind::Squid => (squid(test_bed, address), None),
-        Kind::Px => (px(test_bed, address), None),
+        Kind::Peer(peer) => (start_of(*peer, test_bed, address), None),
     };
     let mut command = command.map_err(|error| failed(&error))?;
     let entrance = entrance(candidate.protocol, test_bed, &mut command).map_err(|error| failed(&error))?;
@@ -183,33 +169,46 @@ fn password_file(test_bed: &TestBed<'_>) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-fn gateway(binary: &Path, test_bed: &TestBed<'_>, listen: SocketAddr, admin: SocketAddr) -> io::Result<Command> {
-    let mut command = any_gateway(binary, test_bed, listen, admin)?;
-    command.args(["--upstream", &test_bed.upstream.to_string(), "--user", DEFAULT_USER]);
-    Ok(command)
-}
-
-fn gateway_kerberos(
-    binary: &Path,
+/// How a gateway is started in front of that upstream.
+fn gateway(
+    program: &Path,
+    upstream: UpstreamKind,
     test_bed: &TestBed<'_>,
     listen: SocketAddr,
     admin: SocketAddr,
 ) -> io::Result<Command> {
-    let (upstream, kdc) = test_bed.kerberos.ok_or(io::ErrorKind::NotFound)?;
-    let user = DEFAULT_USER.rsplit('\\').next().unwrap_or_default();
-    let mut command = any_gateway(binary, test_bed, listen, admin)?;
-    command.args(["--upstream", &upstream.to_string(), "--user", &format!("{user}@{REALM}")]);
-    command.args(["--auth", "kerberos", "--kerberos-realm", REALM]);
-    command.args(["--kdc", &kdc.to_string(), "--spn", DEFAULT_SERVICE]);
+    let mut command = any_gateway(program, test_bed, listen, admin)?;
+    match upstream {
+        UpstreamKind::Ntlm | UpstreamKind::Open => {
+            command.args(["--upstream", &test_bed.upstream.to_string(), "--user", DEFAULT_USER]);
+        }
+        UpstreamKind::Kerberos => {
+            let (upstream, kdc) = test_bed.kerberos.ok_or(io::ErrorKind::NotFound)?;
+            let user = DEFAULT_USER.rsplit('\\').next().unwrap_or_default();
+            command.args(["--upstream", &upstream.to_string(), "--user", &format!("{user}@{REALM}")]);
+            command.args(["--auth", "kerberos", "--kerberos-realm", REALM]);
+            command.args(["--kdc", &kdc.to_string(), "--spn", DEFAULT_SERVICE]);
+        }
+        UpstreamKind::NtlmTls | UpstreamKind::OpenTls => {
+            let [upstream, _] = test_bed.tls.ok_or(io::ErrorKind::NotFound)?;
+            command.args(["--upstream", &format!("https://{upstream}"), "--user", DEFAULT_USER]);
+            command.arg("--tls-ca-file").arg(certificate(test_bed.scratch, "plain"));
+        }
+    }
     Ok(command)
 }
 
-fn gateway_tls(binary: &Path, test_bed: &TestBed<'_>, listen: SocketAddr, admin: SocketAddr) -> io::Result<Command> {
-    let [upstream, _] = test_bed.tls.ok_or(io::ErrorKind::NotFound)?;
-    let mut command = any_gateway(binary, test_bed, listen, admin)?;
-    command.args(["--upstream", &format!("https://{upstream}"), "--user", DEFAULT_USER]);
-    command.arg("--tls-ca-file").arg(certificate(test_bed.scratch, "plain"));
-    Ok(command)
+/// How another proxy is started.
+fn start_of(peer: Peer, test_bed: &TestBed<'_>, listen: SocketAddr) -> io::Result<Command> {
+    match peer {
+        Peer::Cntlm => cntlm(test_bed, listen),
+        Peer::Haproxy { forced_splice } => haproxy(test_bed, listen, forced_splice),
+        Peer::HaproxyHttp => haproxy_http(test_bed, listen),
+        Peer::HaproxyTls => haproxy_tls(test_bed, listen),
+        Peer::Nginx => nginx(test_bed, listen),
+        Peer::Squid => squid(test_bed, listen),
+        Peer::Px => px(test_bed, listen),
+    }
 }
 
 /// The certificate of a stub with TLS.
