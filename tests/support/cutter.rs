@@ -210,14 +210,15 @@ impl RelayedConnection {
                 let _ = to.shutdown(Shutdown::Write);
                 return;
             }
+            // Before they are written: whoever has received them finds them counted.
+            moved.fetch_add(count as u64, Ordering::SeqCst);
+            total += count as u64;
             if to.write_all(&buffer[..count]).is_err() {
                 if !self.over.load(Ordering::SeqCst) {
                     self.end(CutKind::Reset);
                 }
                 return;
             }
-            total += count as u64;
-            moved.fetch_add(count as u64, Ordering::SeqCst);
             if let Some(cut) = cut.filter(|cut| cut.after == total) {
                 self.end(cut.kind);
                 return self.linger(cut.kind);
