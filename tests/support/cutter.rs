@@ -210,7 +210,7 @@ impl RelayedConnection {
                 let _ = to.shutdown(Shutdown::Write);
                 return;
             }
-            // Before they are written: whoever has received them finds them counted.
+            // Before they are written, so that a peer that has received them finds them counted.
             moved.fetch_add(count as u64, Ordering::SeqCst);
             total += count as u64;
             if to.write_all(&buffer[..count]).is_err() {
