@@ -505,7 +505,7 @@ fn name(text: &str) -> Result<String, Problem> {
     if fits { Ok(text.to_owned()) } else { Err(Problem::Name { text: text.into() }) }
 }
 
-fn boolean(text: &str) -> Result<bool, Problem> {
+pub(super) fn boolean(text: &str) -> Result<bool, Problem> {
     text.parse().map_err(|_| Problem::Choice { text: text.into(), choices: "true, false".into() })
 }
 

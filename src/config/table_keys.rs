@@ -179,6 +179,13 @@ pub static TABLE_KEYS: &[Key] = &[
         Fallback::Nothing,
     ),
     key(
+        "upstreams.tls_kernel",
+        Kind::Switch,
+        "true|false",
+        "Like `tls.kernel`, which is the default",
+        Fallback::Nothing,
+    ),
+    key(
         "routes.host",
         Kind::List,
         "HOST",

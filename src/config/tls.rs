@@ -9,6 +9,7 @@ use rustls::pki_types::ServerName;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use super::egress::boolean;
 use super::error::Problem;
 use super::exposure;
 use super::parse::Reader;
@@ -21,7 +22,7 @@ use crate::tls::{
 use crate::upstream::HostPort;
 
 /// The settings of one upstream or of all: their names are these behind a prefix.
-const NAMES: [&str; 5] = ["ca_file", "pin_sha256", "server_name", "client_cert_file", "client_key_file"];
+const NAMES: [&str; 6] = ["ca_file", "pin_sha256", "server_name", "client_cert_file", "client_key_file", "kernel"];
 
 /// Those that name a file.
 pub(super) const FILES: [&str; 3] = ["ca_file", "client_cert_file", "client_key_file"];
@@ -121,6 +122,7 @@ pub(super) struct TlsDemands {
     pins: Vec<Pin>,
     server_name: Option<ServerName<'static>>,
     client: Option<Arc<ClientCertificate>>,
+    kernel: Option<bool>,
 }
 
 impl TlsDemands {
@@ -132,6 +134,7 @@ impl TlsDemands {
             pins: if self.pins.is_empty() { common.pins } else { self.pins },
             server_name: self.server_name.or(common.server_name),
             client: self.client.or(common.client),
+            kernel: self.kernel.or(common.kernel),
         }
     }
 }
@@ -210,7 +213,14 @@ impl Reader<'_> {
             ServerName::try_from(text.to_owned()).map_err(|_| TlsProblem::ServerName { text: text.into() }.into())
         });
         let client = self.client_certificate(&key("client_cert_file"), &key("client_key_file"));
-        Some(TlsDemands { roots: roots?, pins: pins.values()?, server_name: server_name?, client: client? })
+        let kernel = self.optional(&key("kernel"), boolean);
+        Some(TlsDemands {
+            roots: roots?,
+            pins: pins.values()?,
+            server_name: server_name?,
+            client: client?,
+            kernel: kernel?,
+        })
     }
 
     /// The certificate and its key, of which there are both or none.
@@ -262,7 +272,7 @@ fn settings(
     hosts: &[(HostPort, bool)],
     common: &mut CommonTls,
 ) -> Result<TlsSettings, TlsProblem> {
-    let TlsDemands { roots, pins, server_name, client } = demands;
+    let TlsDemands { roots, pins, server_name, client, kernel } = demands;
     let name_of = |host: &HostPort| {
         let problem = || TlsProblem::ServerName { text: host.host().into() };
         ServerName::try_from(host.host().to_owned()).map_err(|_| problem())
@@ -277,7 +287,8 @@ fn settings(
         (None, None) => Roots { certificates: Vec::new(), are_given: false },
     };
     let client = client.as_deref().map(ClientCertificate::copy);
-    TlsSettings::new(TlsOptions { names, roots, pins, client }).map_err(TlsProblem::Options)
+    TlsSettings::new(TlsOptions { names, roots, pins, client, kernel: kernel.unwrap_or_default() })
+        .map_err(TlsProblem::Options)
 }
 
 pub(super) fn system_store() -> Option<(PathBuf, Roots)> {

@@ -216,8 +216,8 @@ impl Half {
         most_bytes: usize,
     ) -> Result<usize, RelayError> {
         if self.bulk
-            && from.can_splice()
-            && to.can_splice()
+            && from.prepare_splice()
+            && to.prepare_splice()
             && let Some(pipe) = resources.pipes.borrow()
         {
             return self.take_by_splice(from, pipe, most_bytes, resources.pipes);
@@ -265,6 +265,11 @@ impl Half {
             }
         };
         match spliced {
+            Ok(0) | Err(Errno::INVAL) if from.stream.needs_reads() => {
+                pipes.give_back(pipe);
+                self.bulk = false;
+                Ok(0)
+            }
             Ok(0) => {
                 pipes.give_back(pipe);
                 self.flow = Flow::SourceEnded;

@@ -20,6 +20,8 @@ pub enum RunTurn {
     Done,
     /// The source has ended early; what it sent is delivered.
     SourceEnded,
+    /// What comes next has to be read; what came before is delivered.
+    NeedsRead,
 }
 
 /// Bytes to be moved. They are in the pipe or still in the source.
@@ -31,13 +33,14 @@ pub struct Run {
     /// Bytes still to be taken from the source.
     left: u64,
     ended: bool,
+    needs_read: bool,
     moved: u64,
 }
 
 impl Run {
     /// Moves at most `bytes`; `u64::MAX` for everything up to the end.
     pub fn new(bytes: u64, pipe: Pipe) -> Run {
-        Run { pipe, held: 0, left: bytes, ended: false, moved: 0 }
+        Run { pipe, held: 0, left: bytes, ended: false, needs_read: false, moved: 0 }
     }
 
     /// Moves bytes until all are delivered, neither side can go on, or `budget_bytes` (counted down) is used up.
@@ -62,6 +65,7 @@ impl Run {
             match (self.left, self.ended) {
                 (0, _) => return Ok(RunTurn::Done),
                 (_, true) => return Ok(RunTurn::SourceEnded),
+                _ if self.needs_read => return Ok(RunTurn::NeedsRead),
                 _ => {}
             }
             if !from.ready.readable() || !to.ready.writable() {
@@ -97,6 +101,10 @@ impl Run {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(limits::PIPE_BYTES);
         loop {
             match self.pipe.fill(&from.stream, most) {
+                Ok(0) | Err(Errno::INVAL) if from.stream.needs_reads() => {
+                    self.needs_read = true;
+                    return Ok(0);
+                }
                 Ok(0) => {
                     self.ended = true;
                     return Ok(0);

@@ -28,6 +28,8 @@ pub struct TlsOptions {
     pub pins: Vec<Pin>,
     /// The gateway's own certificate, if it has one.
     pub client: Option<ClientCertificate>,
+    /// The kernel may encrypt and decrypt bulk data.
+    pub kernel: bool,
 }
 
 /// CAs that are trusted.
@@ -114,7 +116,7 @@ impl TlsSettings {
     pub fn new(options: TlsOptions) -> Result<TlsSettings, TlsOptionsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let digest = digest_of(&options);
-        let TlsOptions { names, roots, pins, client } = options;
+        let TlsOptions { names, roots, pins, client, kernel } = options;
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(roots.certificates.iter().cloned());
         if store.is_empty() {
@@ -142,6 +144,7 @@ impl TlsSettings {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::new(own));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.enable_secret_extraction = kernel;
         Ok(TlsSettings {
             config: Arc::new(config),
             server_name,
@@ -171,6 +174,12 @@ impl TlsSettings {
     #[must_use]
     pub fn channel_bindings(&self, certificate: &CertificateDer<'_>) -> Option<[u8; 16]> {
         bindings::server_end_point(certificate)
+    }
+
+    /// Whether the kernel may encrypt and decrypt bulk data. rustls gives its keys away only then.
+    #[must_use]
+    pub fn wants_kernel(&self) -> bool {
+        self.config.enable_secret_extraction
     }
 
     /// What went wrong, as an I/O error that [`TlsFailure::of_io`] finds it in. For `may_renegotiate` see
@@ -261,6 +270,7 @@ fn digest_of(options: &TlsOptions) -> [u8; 32] {
         client.chain.iter().for_each(|certificate| add(certificate));
         add(client.key.secret_der());
     }
+    add(&[u8::from(options.kernel)]);
     hash.finalize().into()
 }
 
@@ -278,6 +288,7 @@ mod tests {
             roots: Roots { certificates: vec![root.cert.der().clone()], are_given: true },
             pins: Vec::new(),
             client: None,
+            kernel: false,
         }
     }
 
@@ -298,6 +309,7 @@ mod tests {
             TlsOptions { roots: Roots { are_given: false, ..options(&root).roots }, ..options(&root) },
             TlsOptions { pins: vec![Pin([1; 32])], ..options(&root) },
             TlsOptions { client: Some(client(&own)), ..options(&root) },
+            TlsOptions { kernel: true, ..options(&root) },
             options(&other),
         ] {
             assert!(plain != settings(different));

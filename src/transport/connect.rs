@@ -114,6 +114,9 @@ impl Transport {
     #[cfg(test)]
     pub fn complete_far(&self, socket: TcpStream) -> super::BlockingStream {
         complete(socket, |socket| match self {
+            Transport::Tls(settings) if settings.wants_kernel() => {
+                Endpoint::accept_tls(socket, super::tls::testing::kernel_pair(&Default::default()).1)
+            }
             Transport::Tls(_) => Endpoint::accept_tls(socket, super::tls::testing::server_config()),
             _ => self.over(socket),
         })
@@ -123,6 +126,12 @@ impl Transport {
     #[cfg(test)]
     pub fn tls_for_tests() -> Transport {
         Transport::Tls(super::tls::testing::client_settings())
+    }
+
+    /// The same, with bulk data left to the kernel where it can do that.
+    #[cfg(test)]
+    pub fn kernel_tls_for_tests() -> Transport {
+        Transport::Tls(super::tls::testing::kernel_pair(&Default::default()).0)
     }
 }
 

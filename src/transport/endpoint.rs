@@ -161,9 +161,10 @@ impl Endpoint {
         is_silent && !self.ready.read_closed() && !self.ready.reset()
     }
 
-    /// Whether a pipe may carry its bytes; see [`Stream::can_splice`].
-    pub fn can_splice(&self) -> bool {
-        self.stream.can_splice()
+    /// Whether a pipe may carry its bytes from now on; see [`Stream::prepare_splice`].
+    #[inline]
+    pub fn prepare_splice(&mut self) -> bool {
+        self.stream.prepare_splice()
     }
 
     /// See [`Stream::channel_bindings`].

@@ -7,6 +7,7 @@
 //! | question | TCP | a transport that encrypts |
 //! |---|---|---|
 //! | [`Stream::can_splice`]: may a pipe carry its bytes? | yes | only if the kernel has the keys |
+//! | [`Stream::prepare_splice`]: may one carry them from now on? | yes | if the kernel takes the keys |
 //! | [`Stream::has_buffered`]: can a read succeed without an edge? | no | after one that left decrypted bytes |
 //! | [`Stream::channel_bindings`]: what ties a logon to it? | nothing | a hash of the server's certificate |
 //! | [`Endpoint::connect_outcome`]: is it connected? | once accepted | once its handshake is complete, too |

@@ -63,9 +63,10 @@ impl Pipe {
     /// # Errors
     /// The connection's error; EAGAIN when it takes nothing now.
     pub fn empty(&self, to: &Stream, bytes: usize) -> Result<usize> {
-        debug_assert!(to.can_splice());
         match self {
-            Pipe::Kernel { reader, .. } => splice(reader, None, to, None, bytes, FLAGS),
+            Pipe::Kernel { reader, .. } => {
+                splice(reader, None, to, None, bytes, FLAGS).inspect(|count| to.spliced(*count))
+            }
             #[cfg(test)]
             Pipe::Simulated(tube) => tube.empty(to, bytes),
         }

@@ -56,12 +56,35 @@ impl Stream {
     pub fn can_splice(&self) -> bool {
         match self {
             Stream::Tcp(_) => true,
-            // The kernel would need the keys.
-            Stream::Tls(_) => false,
+            Stream::Tls(tls) => tls.can_splice(),
             #[cfg(test)]
             Stream::Framed(_) => false,
             #[cfg(test)]
             Stream::Simulated(_) => true,
+        }
+    }
+
+    /// Whether a pipe may carry its bytes from now on; to be asked when there are many. A transport that encrypts may
+    /// hand its keys over to the kernel then.
+    #[inline]
+    pub fn prepare_splice(&mut self) -> bool {
+        match self {
+            Stream::Tls(tls) => tls.prepare_splice(),
+            _ => self.can_splice(),
+        }
+    }
+
+    /// Whether a splice may find what only a read can handle: a message of the transport itself, which is EINVAL to a
+    /// splice, or the end of the connection, which may be an error.
+    pub fn needs_reads(&self) -> bool {
+        matches!(self, Stream::Tls(_))
+    }
+
+    /// Takes note of bytes that were spliced to it.
+    #[inline]
+    pub(super) fn spliced(&self, bytes: usize) {
+        if let Stream::Tls(tls) = self {
+            tls.count_spliced(bytes);
         }
     }
 

@@ -170,7 +170,7 @@ fn a_transport_has_the_channel_bindings_of_its_connection_and_tcp_has_none() {
     for (transport, bindings) in [(Transport::Tcp, None), (Transport::Framed, Some(Framed::CHANNEL_BINDINGS))] {
         let (near, far) = pair(&transport);
         assert_eq!((near.endpoint.channel_bindings(), far.channel_bindings()), (bindings, bindings));
-        assert_eq!(near.endpoint.can_splice(), transport == Transport::Tcp);
+        assert_eq!(near.endpoint.stream.can_splice(), transport == Transport::Tcp);
     }
 }
 

@@ -56,4 +56,15 @@ pub(super) const TLS: &[Key] = &[
         help: "The private key (PEM, without passphrase) of that certificate",
         default: Fallback::Nothing,
     },
+    Key {
+        name: "tls.kernel",
+        flag: "tls-kernel",
+        places: Places::Everywhere,
+        kind: Kind::Switch,
+        value_name: "true|false",
+        heading: "TLS to the upstream",
+        help: "Let the kernel encrypt and decrypt bulk data (kernel TLS), so that it is spliced; needs the kernel's module \
+               tls, and without it nothing changes",
+        default: Fallback::Value(|| "false".into()),
+    },
 ];

@@ -219,8 +219,8 @@ impl Flow {
             }
             if self.bulk
                 && pump.splice_run() >= RUN_BYTES
-                && from.can_splice()
-                && to.can_splice()
+                && from.prepare_splice()
+                && to.prepare_splice()
                 && let Some(pipe) = resources.pipes.borrow()
             {
                 self.begun = true;
@@ -313,15 +313,17 @@ impl Flow {
             RunTurn::Waiting if !to.ready.writable() => Some(FlowTurn::WaitsForDestination),
             RunTurn::Waiting => Some(FlowTurn::WaitsForSource),
             RunTurn::Yielded => return Ok(Some(FlowTurn::Yielded)),
-            RunTurn::Done | RunTurn::SourceEnded => None,
+            RunTurn::Done | RunTurn::SourceEnded | RunTurn::NeedsRead => None,
         };
         if outcome.is_some() && run.holds_bytes() {
             return Ok(outcome);
         }
         // An empty pipe is not kept waiting: others may need it.
         pump.skip(run.moved());
-        if turn == RunTurn::SourceEnded {
-            self.end_of_file()?;
+        match turn {
+            RunTurn::SourceEnded => self.end_of_file()?,
+            RunTurn::NeedsRead => self.bulk = false,
+            _ => {}
         }
         self.dismantle(pipes);
         Ok(outcome)

@@ -7,8 +7,9 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::CertificateDer;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
-use rustls::{Error, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{CipherSuite, Error, HandshakeKind, ProtocolVersion, ServerConfig};
 
+use super::kernel::Kernel;
 use crate::tls::TlsSettings;
 
 /// The longest plaintext of a record.
@@ -31,6 +32,10 @@ pub(super) const MOST_STEPS: usize = 512;
 pub(super) enum Engine {
     Client(UnbufferedClientConnection),
     Server(UnbufferedServerConnection),
+    /// The kernel has the keys.
+    Kernel(Box<Kernel>),
+    /// It was lost when it was to be handed over to the kernel.
+    Gone,
 }
 
 /// What is to be done.
@@ -140,6 +145,7 @@ impl Engine {
             let (done_with, halt) = match self {
                 Engine::Client(client) => step(client.process_tls_records(rest), &mut task, sink, outgoing),
                 Engine::Server(server) => step(server.process_tls_records(rest), &mut task, sink, outgoing),
+                Engine::Kernel(_) | Engine::Gone => (0, Some(Halt::Failed(Error::HandshakeNotComplete))),
             };
             used += done_with;
             if let Some(halt) = halt {
@@ -156,6 +162,7 @@ impl Engine {
         match self {
             Engine::Client(client) => step(client.process_tls_records(incoming), &mut task, sink, outgoing),
             Engine::Server(server) => step(server.process_tls_records(incoming), &mut task, sink, outgoing),
+            Engine::Kernel(_) | Engine::Gone => (0, None),
         };
     }
 
@@ -163,6 +170,7 @@ impl Engine {
         match self {
             Engine::Client(client) => client.is_handshaking(),
             Engine::Server(server) => server.is_handshaking(),
+            Engine::Kernel(_) | Engine::Gone => false,
         }
     }
 
@@ -171,6 +179,8 @@ impl Engine {
         let version = match self {
             Engine::Client(client) => client.protocol_version(),
             Engine::Server(server) => server.protocol_version(),
+            Engine::Kernel(kernel) => return kernel.may_renegotiate(),
+            Engine::Gone => None,
         };
         version == Some(ProtocolVersion::TLSv1_2)
     }
@@ -179,6 +189,8 @@ impl Engine {
         let kind = match self {
             Engine::Client(client) => client.handshake_kind(),
             Engine::Server(server) => server.handshake_kind(),
+            Engine::Kernel(kernel) => return kernel.is_resumed(),
+            Engine::Gone => None,
         };
         kind == Some(HandshakeKind::Resumed)
     }
@@ -188,7 +200,25 @@ impl Engine {
         match self {
             Engine::Client(client) => client.peer_certificates()?.first(),
             Engine::Server(server) => server.peer_certificates()?.first(),
+            Engine::Kernel(_) | Engine::Gone => None,
         }
+    }
+
+    /// Whether the kernel can take over what was negotiated: a client's end with AES-GCM.
+    pub(super) fn fits_kernel(&self) -> bool {
+        let Engine::Client(client) = self else { return false };
+        let suite = client.negotiated_cipher_suite().map(|suite| suite.suite());
+        matches!(
+            suite,
+            Some(
+                CipherSuite::TLS13_AES_128_GCM_SHA256
+                    | CipherSuite::TLS13_AES_256_GCM_SHA384
+                    | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                    | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+                    | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+                    | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+            )
+        )
     }
 
     /// Asks rustls for new keys of this end, and the peer for its own.
@@ -203,6 +233,7 @@ impl Engine {
         match self {
             Engine::Client(client) => refresh(client.process_tls_records(&mut [])),
             Engine::Server(server) => refresh(server.process_tls_records(&mut [])),
+            Engine::Kernel(_) | Engine::Gone => panic!("rustls does not have the keys"),
         }
     }
 }
@@ -212,6 +243,8 @@ impl fmt::Debug for Engine {
         formatter.write_str(match self {
             Engine::Client(_) => "Client",
             Engine::Server(_) => "Server",
+            Engine::Kernel(_) => "Kernel",
+            Engine::Gone => "Gone",
         })
     }
 }

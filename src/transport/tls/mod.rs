@@ -5,8 +5,18 @@
 //! connections of a thread share, a record is decrypted there, and what a caller writes is encrypted into such memory,
 //! too. A connection has a buffer of its own only for what is left: the beginning of a record that has not come whole,
 //! decrypted bytes that the caller had no room for, and encrypted ones that the socket did not take.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `engine` | rustls, working on memory that its caller lends it |
+//! | `kernel` | a connection whose records the kernel encrypts and decrypts |
+//! | `kernel_socket` | what the socket of such a connection is asked |
+//! | `kernel_support` | whether the kernel of this machine can do that |
 
 mod engine;
+mod kernel;
+mod kernel_socket;
+mod kernel_support;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
@@ -23,6 +33,7 @@ use rustls::{Error, ServerConfig};
 use super::Stream;
 use crate::tls::TlsSettings;
 use engine::{Engine, Halt, MOST_STEPS, RECORD_BYTES, Sink, Task, missing_bytes};
+use kernel::{HandOver, bytes_to_boundary};
 
 /// What a caller writes is encrypted and sent in pieces of this size, which is one read of the relay. What a full
 /// socket does not take of a piece is held.
@@ -60,6 +71,7 @@ pub struct Tls {
     settings: Option<Arc<TlsSettings>>,
     bindings: Option<[u8; 16]>,
     is_established: bool,
+    hand_over: HandOver,
     /// Read from the socket, and not done with.
     incoming: Vec<u8>,
     /// `incoming` may have a complete record.
@@ -132,12 +144,14 @@ impl Tls {
     }
 
     fn new(carrier: Stream, engine: Engine, settings: Option<Arc<TlsSettings>>) -> Tls {
+        let wants_kernel = settings.as_ref().is_some_and(|settings| settings.wants_kernel());
         Tls {
             carrier,
             engine,
             settings,
             bindings: None,
             is_established: false,
+            hand_over: if wants_kernel { HandOver::WithBulk } else { HandOver::Never },
             incoming: Vec::new(),
             has_record: false,
             plain: Vec::new(),
@@ -170,11 +184,19 @@ impl Tls {
     }
 
     pub fn has_buffered(&self) -> bool {
-        !self.plain.is_empty() || self.has_record || matches!(self.end, End::Pending(_))
+        let may_kernel_have_more = match &self.engine {
+            Engine::Kernel(kernel) => kernel.may_have_more(),
+            _ => false,
+        };
+        !self.plain.is_empty() || self.has_record || may_kernel_have_more || matches!(self.end, End::Pending(_))
     }
 
     pub fn held_bytes(&self) -> usize {
-        self.incoming.capacity() + self.plain.capacity() + self.outgoing.capacity()
+        let held_for_kernel = match &self.engine {
+            Engine::Kernel(kernel) => kernel.held_bytes(),
+            _ => 0,
+        };
+        self.incoming.capacity() + self.plain.capacity() + self.outgoing.capacity() + held_for_kernel
     }
 
     /// What the last read, which has brought `count` bytes, counts in the budget of a turn.
@@ -211,7 +233,12 @@ impl Tls {
 
     pub fn has_input(&mut self) -> bool {
         if self.plain.is_empty() && matches!(self.end, End::Open) {
-            self.work(&mut [], Goal::Look);
+            match self.engine {
+                Engine::Kernel(_) => self.look_at_kernel(),
+                _ => {
+                    self.work(&mut [], Goal::Look);
+                }
+            }
         }
         !self.plain.is_empty() || !matches!(self.end, End::Open)
     }
@@ -223,7 +250,13 @@ impl Tls {
         if room.is_empty() {
             return Ok(from_plain);
         }
-        let count = from_plain + if matches!(self.end, End::Open) { self.work(room, Goal::Read) } else { 0 };
+        let count = from_plain
+            + match (&self.end, &self.engine) {
+                (End::Open, Engine::Kernel(_)) => self.read_from_kernel(room),
+                (End::Open, _) => self.work(room, Goal::Read),
+                _ => 0,
+            };
+        self.perhaps_hand_over();
         if count > 0 {
             return Ok(count);
         }
@@ -245,6 +278,9 @@ impl Tls {
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if matches!(self.engine, Engine::Kernel(_)) {
+            return self.write_to_kernel(bytes);
+        }
         let mut taken = 0;
         loop {
             match self.send() {
@@ -266,7 +302,9 @@ impl Tls {
         }
         if self.write == WriteSide::Open {
             self.write = WriteSide::Ending;
-            self.say_goodbye()?;
+            if !matches!(self.engine, Engine::Kernel(_)) {
+                self.say_goodbye()?;
+            }
         }
         match self.send() {
             // The rest follows when the socket becomes writable.
@@ -334,7 +372,10 @@ impl Tls {
                 }
                 let is_reached = match goal {
                     Goal::Handshake => !self.engine.is_handshaking(),
-                    Goal::Read => sink.space() == 0 || (is_emptied && sink.filled > 0),
+                    Goal::Read => {
+                        let is_enough = is_emptied || self.hand_over == HandOver::Soon && start == filled;
+                        sink.space() == 0 || (is_enough && sink.filled > 0)
+                    }
                     Goal::Look => false,
                 };
                 if is_reached || self.has_record || !sink.aside.is_empty() || !matches!(self.end, End::Open) {
@@ -342,7 +383,12 @@ impl Tls {
                 }
                 room.copy_within(start..filled, 0);
                 (start, filled) = (0, filled - start);
-                let most = read_bytes(sink.space(), room.get(..filled).unwrap_or_default());
+                let incoming = room.get(..filled).unwrap_or_default();
+                let to_boundary = match self.hand_over {
+                    HandOver::Soon => bytes_to_boundary(incoming),
+                    _ => None,
+                };
+                let most = to_boundary.unwrap_or_else(|| read_bytes(sink.space(), incoming));
                 let asked = make_room(room, filled + most).get_mut(filled..).unwrap_or_default();
                 match self.carrier.read(asked) {
                     Ok(0) => self.end = End::Pending(Err(truncated())),
@@ -455,6 +501,9 @@ impl Tls {
 
     /// Sends all that is outgoing; `WouldBlock` while the socket does not take it.
     fn send(&mut self) -> io::Result<()> {
+        if matches!(self.engine, Engine::Kernel(_)) {
+            return if self.write == WriteSide::Ending { self.end_at_kernel() } else { Ok(()) };
+        }
         while let Some(rest) = self.outgoing.get(self.sent..).filter(|rest| !rest.is_empty()) {
             match self.carrier.write(rest) {
                 Ok(count) => self.sent += count,
@@ -482,7 +531,10 @@ impl Drop for Tls {
         let has_lost_nothing = self.outgoing.is_empty() && !self.resets.get() && !self.is_broken();
         if self.is_established && self.write == WriteSide::Open && has_lost_nothing {
             // The peer may be gone.
-            let _ = self.say_goodbye().and_then(|()| self.send());
+            let _ = match self.engine {
+                Engine::Kernel(_) => self.end_at_kernel(),
+                _ => self.say_goodbye().and_then(|()| self.send()),
+            };
         }
     }
 }

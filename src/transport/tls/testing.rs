@@ -82,6 +82,15 @@ pub struct ServerTraits {
 
 /// A pair whose messages always have the same length, with the gateway's own settings. A signature with Ed25519 does.
 pub fn steady_pair(traits: &ServerTraits) -> (Arc<TlsSettings>, Arc<ServerConfig>) {
+    gateways_pair(traits, false)
+}
+
+/// The same, with a client that may leave bulk data to the kernel.
+pub fn kernel_pair(traits: &ServerTraits) -> (Arc<TlsSettings>, Arc<ServerConfig>) {
+    gateways_pair(traits, true)
+}
+
+fn gateways_pair(traits: &ServerTraits, kernel: bool) -> (Arc<TlsSettings>, Arc<ServerConfig>) {
     static ISSUED: OnceLock<Issued> = OnceLock::new();
     let issued = ISSUED.get_or_init(|| issue(&rcgen::PKCS_ED25519));
     let versions: &[&SupportedProtocolVersion] =
@@ -93,6 +102,7 @@ pub fn steady_pair(traits: &ServerTraits) -> (Arc<TlsSettings>, Arc<ServerConfig
         roots: Roots { certificates: vec![issued.certificate.clone()], are_given: true },
         pins: Vec::new(),
         client: None,
+        kernel,
     };
     (Arc::new(TlsSettings::new(options).unwrap()), Arc::new(server))
 }

@@ -2,6 +2,8 @@
 
 #[path = "hostile_tests.rs"]
 mod hostile;
+#[path = "kernel_tests.rs"]
+mod kernel;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -12,7 +14,7 @@ use rustls::{AlertDescription, Error, SupportedProtocolVersion};
 
 use super::engine::{Engine, Halt, Sink, Task};
 use super::testing::{Pair, client_settings, pair, server_config};
-use super::{MOST_EXPANSION_BYTES, RECORD_BYTES, SEALED_AT_ONCE_BYTES, Tls};
+use super::{End, MOST_EXPANSION_BYTES, RECORD_BYTES, SEALED_AT_ONCE_BYTES, Tls};
 use crate::tls::{TlsFailure, TlsFault};
 use crate::transport::Stream;
 
