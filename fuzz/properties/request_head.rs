@@ -22,6 +22,7 @@ pub fn check(input: &[u8]) {
         return;
     };
     let found = find_head(HeadEnd::request(), bytes, seed);
+    check_first(bytes, found);
     let Ok(Some(length)) = found else {
         if found == Ok(None) {
             assert!(RequestHead::parse(bytes, &mut FieldStorage::new()).is_err(), "an incomplete head is accepted");
@@ -46,6 +47,30 @@ pub fn check(input: &[u8]) {
             );
         }
     }
+}
+
+/// What is parsed in one pass is what is found and then parsed.
+fn check_first(bytes: &[u8], found: Result<Option<usize>, HeadTooLarge>) {
+    let (mut storage, mut other_storage) = (FieldStorage::new(), FieldStorage::new());
+    let window = &bytes[..bytes.len().min(HEAD_LIMIT_BYTES)];
+    let first = RequestHead::parse_first(window, &mut storage);
+    let whole = found.ok().flatten().map(|length| (&bytes[..length], length));
+    let whole = whole.and_then(|(head, length)| Some((RequestHead::parse(head, &mut other_storage).ok()?, length)));
+    let (Some((first, first_length)), Some((whole, whole_length))) = (first, whole) else {
+        assert!(first.is_none(), "a head is only parsed in one pass");
+        // Empty lines before a head, and blanks behind its version, are left to the parser of whole heads.
+        let is_usual = |head: &[u8]| {
+            let line = head.split(|&byte| byte == b'\n').next().unwrap_or_default();
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            !line.is_empty() && !line.ends_with(b" ") && !line.ends_with(b"\t")
+        };
+        assert!(whole.is_none_or(|(_, length)| !is_usual(&bytes[..length])), "a usual head is not parsed in one pass");
+        return;
+    };
+    assert_eq!(first_length, whole_length);
+    assert_eq!((first.method, first.target_text, first.version), (whole.method, whole.target_text, whole.version));
+    assert_eq!((first.target, first.framing), (whole.target, whole.framing));
+    assert!(first.fields.iter().eq(whole.fields.iter()));
 }
 
 /// Looks for the end of the head in one piece and in several: the results must be equal.

@@ -3,10 +3,11 @@
 
 use httparse::{EMPTY_HEADER, Status};
 use ntlm_gateway::http::{
-    BodyFraming, FieldStorage, HeadEnd, ResponseHead, ResponseTo, Version, copy_end_to_end_fields, unfold_field_lines,
+    BodyFraming, FieldStorage, HeadEnd, HeadTooLarge, ResponseHead, ResponseTo, Version, copy_end_to_end_fields,
+    unfold_field_lines,
 };
 
-use super::request_head::find_head;
+use super::request_head::{HEAD_LIMIT_BYTES, find_head};
 use super::trace;
 
 /// Checks one connection's bytes.
@@ -15,6 +16,7 @@ pub fn check(input: &[u8]) {
         return;
     };
     let found = find_head(HeadEnd::response(), bytes, seed);
+    check_first(bytes, found);
     let Ok(Some(length)) = found else {
         if found == Ok(None) {
             assert!(ResponseHead::parse(bytes, &mut FieldStorage::new()).is_err(), "an incomplete head is accepted");
@@ -40,6 +42,21 @@ pub fn check(input: &[u8]) {
             check_framing(&head, response_to);
         }
         check_forwarded(&head);
+    }
+}
+
+/// What is parsed in one pass is what is found and then parsed.
+fn check_first(bytes: &[u8], found: Result<Option<usize>, HeadTooLarge>) {
+    let (mut storage, mut other_storage) = (FieldStorage::new(), FieldStorage::new());
+    let window = &bytes[..bytes.len().min(HEAD_LIMIT_BYTES)];
+    let first = ResponseHead::parse_first(window, &mut storage);
+    let whole = found.ok().flatten().map(|length| (&bytes[..length], length));
+    let whole = whole.and_then(|(head, length)| Some((ResponseHead::parse(head, &mut other_storage).ok()?, length)));
+    assert_eq!(first.is_some(), whole.is_some(), "a head is parsed only in one pass, or only in two");
+    if let (Some((first, first_length)), Some((whole, whole_length))) = (first, whole) {
+        assert_eq!(first_length, whole_length);
+        assert_eq!((first.version, first.status, first.reason), (whole.version, whole.status, whole.reason));
+        assert!(first.fields.iter().eq(whole.fields.iter()));
     }
 }
 

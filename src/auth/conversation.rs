@@ -9,7 +9,7 @@ use super::progress::Progress;
 use super::proxy_answer::{ProxyAnswer, SentRequest};
 use super::state::{AfterBody, Disclosure, Leg, Opening, State};
 use crate::fault::{At, Cause, Fault, TLS_EXPECTED};
-use crate::http::{self, BodyDiscarder, BodyFraming, DiscardError, HeadEnd, ResponseHead};
+use crate::http::{self, BodyDiscarder, BodyFraming, DiscardError, HeadEnd, HeadRead, ResponseHead};
 use crate::limits;
 
 const CLOSED: &str = "the upstream closed the connection in the middle of the handshake";
@@ -152,13 +152,15 @@ impl Handshake {
                     return Err(fault(Cause::TlsExpected, TLS_EXPECTED));
                 }
                 State::Awaiting { head_end, leg } => {
-                    let leg = *leg;
-                    let found = head_end.find(rest, self.head_limit_bytes);
-                    let Some(length) = found.map_err(|error| fault(Cause::ResponseHeadTooLarge, error.to_string()))?
-                    else {
+                    let (mut end, leg) = (std::mem::replace(head_end, HeadEnd::response()), *leg);
+                    let look = |head: &ResponseHead<'_>, _| self.read_answer(head, leg);
+                    let found = http::read_response_head(&mut end, rest, self.head_limit_bytes, self.field_limit, look);
+                    let found = found.map_err(|error| fault(Cause::ResponseHeadTooLarge, error.to_string()))?;
+                    let Some(HeadRead { length, outcome }) = found else {
+                        self.state = State::Awaiting { head_end: end, leg };
                         return Ok((used, Progress::More));
                     };
-                    let answer = self.read_answer(&rest[..length], leg)?;
+                    let answer = outcome.map_err(|error| Fault::malformed_response(At::Authenticate, &error))??;
                     // The client's own answer stays whole.
                     used += if let ProxyAnswer::Answered = answer { 0 } else { length };
                     if let Some(progress) = self.follow(answer)? {
@@ -190,17 +192,12 @@ impl Handshake {
         }
     }
 
-    fn read_answer(&self, head: &[u8], leg: Leg) -> Result<ProxyAnswer, Fault> {
-        let sent = self.sent_request(leg);
-        let read = |head: &ResponseHead<'_>| {
-            let answer = ProxyAnswer::read(head, &sent)?;
-            if let ProxyAnswer::Established | ProxyAnswer::Declined(_) = answer {
-                self.check_answer(head)?;
-            }
-            Ok(answer)
-        };
-        http::with_response_head(head, self.field_limit, read)
-            .map_err(|error| Fault::malformed_response(At::Authenticate, &error))?
+    fn read_answer(&self, head: &ResponseHead<'_>, leg: Leg) -> Result<ProxyAnswer, Fault> {
+        let answer = ProxyAnswer::read(head, &self.sent_request(leg))?;
+        if let ProxyAnswer::Established | ProxyAnswer::Declined(_) = answer {
+            self.check_answer(head)?;
+        }
+        Ok(answer)
     }
 
     fn sent_request(&self, leg: Leg) -> SentRequest<'_> {
@@ -266,9 +263,6 @@ impl Handshake {
                 self.interim += 1;
                 if self.interim > limits::HANDSHAKE_INTERIM_ANSWERS {
                     return Err(fault(Cause::ResponseMalformed, "the upstream sends 1xx answers without end"));
-                }
-                if let State::Awaiting { head_end, .. } = &mut self.state {
-                    *head_end = HeadEnd::response();
                 }
                 Ok(None)
             }

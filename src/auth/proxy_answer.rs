@@ -164,7 +164,7 @@ impl ProxyAnswer {
 
 /// Whether a 407 is the proxy's own: one without Proxy-Authenticate (RFC 9110 §15.5.8) comes from the origin.
 pub fn is_of_proxy(head: &ResponseHead<'_>) -> bool {
-    head.fields.get("proxy-authenticate").is_some()
+    head.fields.has(http::FieldName::ProxyAuthenticate)
 }
 
 /// Whether a 407 carries a challenge, and not only offers.

@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use crate::fault::Fault;
-use crate::http::{self, Fields};
+use crate::http::{self, FieldName, Fields};
 
 /// What a protocol asks about logins before its client says where it wants to go.
 pub trait Logins {
@@ -41,7 +41,7 @@ impl std::fmt::Debug for ShownLogin {
 impl ShownLogin {
     /// Reads the fields of a request.
     pub fn read(fields: &Fields<'_>) -> ShownLogin {
-        let mut basic = fields.get_all("proxy-authorization").filter_map(basic_credentials);
+        let mut basic = fields.get_all(FieldName::ProxyAuthorization).filter_map(basic_credentials);
         match (basic.next(), basic.next()) {
             (None, _) => ShownLogin::Nothing,
             (Some(token), None) => ShownLogin::decode(token).unwrap_or(ShownLogin::Unreadable),

@@ -106,18 +106,21 @@ impl Demand {
 pub struct Target {
     /// The host, if it is an address; a name is the text of the origin up to the port.
     address: Option<IpAddr>,
+    /// The length of a name.
+    name_bytes: u16,
     port: u16,
 }
 
 impl Target {
     /// The target that an authority names.
     pub fn of(authority: &Authority<'_>) -> Target {
-        let address = match authority.host {
-            Host::Name(_) => None,
-            Host::V4(address) => Some(IpAddr::V4(address)),
-            Host::V6(address) => Some(IpAddr::V6(address)),
+        let (address, name) = match authority.host {
+            Host::Name(name) => (None, name),
+            Host::V4(address) => (Some(IpAddr::V4(address)), ""),
+            Host::V6(address) => (Some(IpAddr::V6(address)), ""),
         };
-        Target { address, port: authority.port }
+        // A name is not longer than HOST_NAME_LIMIT_BYTES.
+        Target { address, name_bytes: u16::try_from(name.len()).unwrap_or(u16::MAX), port: authority.port }
     }
 
     /// As an authority; `origin` is the request's, `host:port`.
@@ -125,7 +128,7 @@ impl Target {
         let host = match self.address {
             Some(IpAddr::V4(address)) => Host::V4(address),
             Some(IpAddr::V6(address)) => Host::V6(address),
-            None => Host::Name(origin.rsplit_once(':').map_or(origin, |(name, _)| name)),
+            None => Host::Name(origin.get(..self.name_bytes.into()).unwrap_or(origin)),
         };
         Authority { host, port: self.port }
     }

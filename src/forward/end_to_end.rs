@@ -1,25 +1,23 @@
 //! Writes the field lines that are forwarded, and Via (RFC 9110 §7.6).
 
 use super::ForwardOptions;
-use crate::http::{Fields, Version};
-
-/// Appends the end-to-end fields as field lines, except those with a name in `skip`.
-pub(super) fn copy_except(fields: &Fields<'_>, skip: &[&str], out: &mut Vec<u8>) {
-    for field in fields.end_to_end() {
-        if !skip.iter().any(|name| name.eq_ignore_ascii_case(field.name)) {
-            line(field.name, field.value, out);
-        }
-    }
-}
+use crate::http::{FieldName, Fields, Version};
 
 /// Appends the Trailer fields, for a body that stays chunked (RFC 9110 §6.6.2), unless Connection lists them.
 pub(super) fn copy_trailer(fields: &Fields<'_>, out: &mut Vec<u8>) {
-    if fields.has_token("connection", "trailer") {
+    if fields.has_token(FieldName::Connection, "trailer") {
         return;
     }
-    for value in fields.get_all("trailer") {
+    for value in fields.get_all(FieldName::Trailer) {
         line("Trailer", value, out);
     }
+}
+
+/// The most bytes that the end-to-end fields of a message take, with Via.
+pub fn room_for_fields(fields: &Fields<'_>, options: &ForwardOptions<'_>) -> usize {
+    let via = options.via.map_or(0, |pseudonym| "Via: 1.1 \r\n".len() + pseudonym.len());
+    // A colon may get a space behind it.
+    fields.section_bytes() + fields.len() + via
 }
 
 /// Appends a Via line for a message that was received in version `received` (RFC 9110 §7.6.3). It must follow the Via
@@ -47,8 +45,11 @@ pub fn via_names_gateway(fields: &Fields<'_>, options: &ForwardOptions<'_>) -> b
     let Some(pseudonym) = options.via else {
         return false;
     };
+    if !fields.has(FieldName::Via) {
+        return false;
+    }
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    fields.list("via").any(|element| {
+    fields.list(FieldName::Via).any(|element| {
         let mut words = element.split(is_blank).filter(|word| !word.is_empty());
         words.nth(1).is_some_and(|received_by| received_by.eq_ignore_ascii_case(pseudonym.as_bytes()))
     })

@@ -30,7 +30,7 @@ mod trailers;
 mod upgrade;
 
 pub use body::{BodyError, BodyPump, Piece};
-pub use end_to_end::{append_via, append_via_received, via_names_gateway};
+pub use end_to_end::{append_via, append_via_received, room_for_fields, via_names_gateway};
 pub use request::{ForwardError, ForwardRequest, HeadPurpose};
 pub use response::{ForwardResponse, ForwardResponseError, ResponseKind};
 

@@ -2,7 +2,10 @@
 
 use super::body::BodyPump;
 use super::{ForwardOptions, end_to_end, upgrade};
-use crate::http::{self, BodyFraming, Fields, NextHop, RequestHead, RequestTarget, UpstreamRequest, Version};
+use crate::http::{
+    self, Authority, BodyFraming, FieldKinds, FieldName, Fields, NextHop, RequestHead, RequestTarget, UpstreamRequest,
+    Version,
+};
 use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
@@ -58,14 +61,11 @@ pub enum HeadPurpose {
 /// A parsed request that is forwarded. It owns its data, and its head can be written several times, as the handshake
 /// requires.
 pub struct ForwardRequest {
-    method: Box<str>,
-    /// As received.
-    target: Box<str>,
-    /// The position of the authority in `target`, which is the value of the Host field.
+    texts: Texts,
+    /// The position of the authority in the target, which is the value of the Host field.
     authority: Range<usize>,
-    origin: Box<str>,
     /// End-to-end field lines and Via.
-    fields: Box<[u8]>,
+    fields: Vec<u8>,
     /// Trailer field lines, for a chunked body only.
     trailer: Box<[u8]>,
     upgrade: Option<Box<str>>,
@@ -74,9 +74,48 @@ pub struct ForwardRequest {
     client_keeps_alive: bool,
     expects_continue: bool,
     authenticates_connection: bool,
-    /// For the access log.
-    traceparent: Option<Box<str>>,
     original: Option<SocketAddr>,
+}
+
+/// The texts of a request, in one allocation.
+struct Texts {
+    /// The method, the target as received, the origin, and the `traceparent` for the access log if there is one.
+    all: String,
+    method_end: usize,
+    target_end: usize,
+    origin_end: usize,
+}
+
+impl Texts {
+    fn of(head: &RequestHead<'_>, authority: &Authority<'_>) -> Texts {
+        let traceparent = http::traceparent(&head.fields).unwrap_or_default();
+        let room = head.method.len() + 2 * head.target_text.len() + ":65535".len() + traceparent.len();
+        let mut all = String::with_capacity(room);
+        let method_end = head.method.len();
+        all.push_str(head.method);
+        all.push_str(head.target_text);
+        let target_end = all.len();
+        authority.append_to(&mut all);
+        let origin_end = all.len();
+        all.push_str(traceparent);
+        Texts { all, method_end, target_end, origin_end }
+    }
+
+    fn method(&self) -> &str {
+        self.all.get(..self.method_end).unwrap_or_default()
+    }
+
+    fn target(&self) -> &str {
+        self.all.get(self.method_end..self.target_end).unwrap_or_default()
+    }
+
+    fn origin(&self) -> &str {
+        self.all.get(self.target_end..self.origin_end).unwrap_or_default()
+    }
+
+    fn traceparent(&self) -> Option<&str> {
+        self.all.get(self.origin_end..).filter(|text| !text.is_empty())
+    }
 }
 
 impl ForwardRequest {
@@ -102,11 +141,9 @@ impl ForwardRequest {
             end_to_end::copy_trailer(&head.fields, &mut trailer);
         }
         Ok(Self {
-            method: head.method.into(),
-            target: head.target_text.into(),
+            texts: Texts::of(head, &authority),
             authority: authority_end - authority_text.len()..authority_end,
-            origin: authority.to_string().into(),
-            fields: end_to_end_fields(head, options)?.into(),
+            fields: end_to_end_fields(head, options)?,
             trailer: trailer.into(),
             upgrade: upgrade::protocols(&head.fields).filter(|_| head.version == Version::Http11),
             framing: head.framing,
@@ -114,7 +151,6 @@ impl ForwardRequest {
             client_keeps_alive: head.persists(),
             expects_continue,
             authenticates_connection: authenticates_connection(&head.fields),
-            traceparent: http::traceparent(&head.fields).map(Into::into),
             original: None,
         })
     }
@@ -132,24 +168,24 @@ impl ForwardRequest {
 
     /// The method, a token. Methods are case-sensitive.
     pub fn method(&self) -> &str {
-        &self.method
+        self.texts.method()
     }
 
     /// The target as received, in absolute form. Its path may contain secrets, so it must not be logged.
     pub fn target(&self) -> &str {
-        &self.target
+        self.texts.target()
     }
 
     /// The origin as `host:port`, with IPv6 addresses in brackets, as accepted by
     /// [`Authority::parse`](http::Authority::parse). For routing and logs.
     pub fn origin(&self) -> &str {
-        &self.origin
+        self.texts.origin()
     }
 
     /// The trace that the client says the request belongs to, for the access log: a valid `traceparent` of W3C Trace
     /// Context.
     pub fn traceparent(&self) -> Option<&str> {
-        self.traceparent.as_deref()
+        self.texts.traceparent()
     }
 
     /// The framing of the body, both from the client and to the upstream; never [`BodyFraming::CloseDelimited`].
@@ -189,18 +225,18 @@ impl ForwardRequest {
 
     /// The memory held by the texts of the request, in bytes.
     pub fn held_bytes(&self) -> usize {
-        self.target.len() + self.origin.len() + self.fields.len() + self.trailer.len()
+        self.texts.all.capacity() + self.fields.capacity() + self.trailer.len()
     }
 
     /// Whether the method is idempotent (RFC 9110 §9.2.2), so that the request may be sent again if a kept connection
     /// closes before it is answered.
     pub fn is_idempotent(&self) -> bool {
-        self.is_safe() || matches!(&*self.method, "PUT" | "DELETE")
+        self.is_safe() || matches!(self.method(), "PUT" | "DELETE")
     }
 
     /// Whether the method is safe (RFC 9110 §9.2.1).
     fn is_safe(&self) -> bool {
-        matches!(&*self.method, "GET" | "HEAD" | "OPTIONS" | "TRACE")
+        matches!(self.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE")
     }
 
     /// Whether a stand-in is sent in place of this request to get a challenge:
@@ -210,14 +246,14 @@ impl ForwardRequest {
     ///   connection could be used again.
     /// - For HEAD, a GET, because some proxies send a body with their 407 even in response to HEAD.
     pub fn has_stand_in(&self) -> bool {
-        self.has_body() || &*self.method == "HEAD"
+        self.has_body() || self.method() == "HEAD"
     }
 
     /// Whether the request has a body although its method defines no meaning for one (RFC 9110 §9.3). Some servers do
     /// not read such a body and take it for the next request, so the upstream's connection must not be reused.
     pub fn has_unexpected_body(&self) -> bool {
         let methods = ["GET", "HEAD", "OPTIONS", "DELETE", "TRACE"];
-        self.has_body() && methods.iter().any(|method| method.eq_ignore_ascii_case(&self.method))
+        self.has_body() && methods.iter().any(|method| method.eq_ignore_ascii_case(self.method()))
     }
 
     /// Whether the client authenticates to the origin with a scheme that authenticates a connection (NTLM, Negotiate).
@@ -230,11 +266,11 @@ impl ForwardRequest {
     /// Appends the head for an upstream proxy, in absolute form, with the credentials (scheme and message) if given.
     pub fn write_head(&self, out: &mut Vec<u8>, credentials: Option<(&str, &[u8])>, purpose: HeadPurpose) {
         if purpose == HeadPurpose::Challenge && self.has_stand_in() {
-            let (method, framing) = match (&*self.method, self.has_body()) {
+            let (method, framing) = match (self.method(), self.has_body()) {
                 ("HEAD", _) => ("GET", BodyFraming::None),
                 (method, _) => (method, BodyFraming::Length(0)),
             };
-            return self.write(out, method, &self.target, &[], framing, NextHop::Proxy(credentials));
+            return self.write(out, method, self.target(), &[], framing, NextHop::Proxy(credentials));
         }
         let mut own_fields = self.trailer.to_vec();
         self.append_expectation(&mut own_fields);
@@ -242,7 +278,7 @@ impl ForwardRequest {
             own_fields.extend_from_slice(b"Connection: Upgrade\r\n");
             self.append_upgrade(&mut own_fields);
         }
-        self.write(out, &self.method, &self.target, &own_fields, self.framing, NextHop::Proxy(credentials));
+        self.write(out, self.method(), self.target(), &own_fields, self.framing, NextHop::Proxy(credentials));
     }
 
     /// Appends the head for the origin itself, in origin form and without fields for proxies (RFC 9112 §3.2.1).
@@ -254,7 +290,7 @@ impl ForwardRequest {
             None => own_fields.extend_from_slice(b"Connection: keep-alive\r\n"),
         }
         self.append_upgrade(&mut own_fields);
-        self.write(out, &self.method, &self.origin_form(), &own_fields, self.framing, NextHop::Origin);
+        self.write(out, self.method(), &self.origin_form(), &own_fields, self.framing, NextHop::Origin);
     }
 
     fn write(
@@ -269,7 +305,7 @@ impl ForwardRequest {
         let request = UpstreamRequest {
             method,
             target,
-            host: self.target.get(self.authority.clone()).unwrap_or(&self.origin),
+            host: self.target().get(self.authority.clone()).unwrap_or(self.origin()),
             version: Version::Http11,
             extra_fields: &[&self.fields, own_fields],
             framing,
@@ -280,9 +316,9 @@ impl ForwardRequest {
 
     /// The target in origin form. An empty path becomes `/`, or `*` for OPTIONS (RFC 9112 §3.2.1, §3.2.4).
     fn origin_form(&self) -> Cow<'_, str> {
-        let path_and_query = self.target.get(self.authority.end..).unwrap_or_default();
+        let path_and_query = self.target().get(self.authority.end..).unwrap_or_default();
         match path_and_query {
-            "" if &*self.method == "OPTIONS" => Cow::Borrowed("*"),
+            "" if self.method() == "OPTIONS" => Cow::Borrowed("*"),
             _ if path_and_query.starts_with('/') => Cow::Borrowed(path_and_query),
             _ => Cow::Owned(format!("/{path_and_query}")),
         }
@@ -305,8 +341,8 @@ impl ForwardRequest {
 impl fmt::Debug for ForwardRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ForwardRequest")
-            .field("method", &self.method)
-            .field("origin", &self.origin)
+            .field("method", &self.method())
+            .field("origin", &self.origin())
             .field("framing", &self.framing)
             .field("client_version", &self.client_version)
             .finish_non_exhaustive()
@@ -319,11 +355,12 @@ fn has_body(framing: BodyFraming) -> bool {
 
 fn end_to_end_fields(head: &RequestHead<'_>, options: &ForwardOptions<'_>) -> Result<Vec<u8>, ForwardError> {
     // HTTP2-Settings belongs to `Upgrade: h2c`, which is not forwarded. The others are generated.
-    const NOT_COPIED: [&str; 5] = ["host", "content-length", "expect", "http2-settings", "max-forwards"];
+    const NOT_COPIED: FieldKinds =
+        FieldKinds::of(&[FieldName::Host, FieldName::ContentLength, FieldName::Expect, FieldName::Http2Settings]);
+    const OF_LIMITED: FieldKinds = NOT_COPIED.and(FieldKinds::of(&[FieldName::MaxForwards]));
     let is_limited = matches!(head.method, "TRACE" | "OPTIONS");
-    let skip = if is_limited { &NOT_COPIED[..] } else { &NOT_COPIED[..4] };
-    let mut out = Vec::with_capacity(512);
-    end_to_end::copy_except(&head.fields, skip, &mut out);
+    let mut out = Vec::with_capacity(end_to_end::room_for_fields(&head.fields, options));
+    head.fields.copy_end_to_end(if is_limited { OF_LIMITED } else { NOT_COPIED }, &mut out);
     if is_limited && let Some(forwards) = max_forwards(&head.fields)? {
         let left = forwards.checked_sub(1).ok_or(ForwardError::LastRecipient)?;
         end_to_end::line("Max-Forwards", left.to_string().as_bytes(), &mut out);
@@ -333,7 +370,7 @@ fn end_to_end_fields(head: &RequestHead<'_>, options: &ForwardOptions<'_>) -> Re
 }
 
 fn max_forwards(fields: &Fields<'_>) -> Result<Option<u64>, ForwardError> {
-    let mut values = fields.get_all("max-forwards");
+    let mut values = fields.get_all(FieldName::MaxForwards);
     let Some(value) = values.next() else {
         return Ok(None);
     };
@@ -347,8 +384,11 @@ fn max_forwards(fields: &Fields<'_>) -> Result<Option<u64>, ForwardError> {
 }
 
 fn expects_continue(fields: &Fields<'_>) -> Result<bool, ForwardError> {
+    if !fields.has(FieldName::Expect) {
+        return Ok(false);
+    }
     let mut expects = false;
-    for expectation in fields.list("expect") {
+    for expectation in fields.list(FieldName::Expect) {
         if !expectation.eq_ignore_ascii_case(b"100-continue") {
             return Err(ForwardError::UnknownExpectation);
         }
@@ -359,7 +399,7 @@ fn expects_continue(fields: &Fields<'_>) -> Result<bool, ForwardError> {
 
 fn authenticates_connection(fields: &Fields<'_>) -> bool {
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    fields.get_all("authorization").any(|credentials| {
+    fields.get_all(FieldName::Authorization).any(|credentials| {
         let scheme = credentials.split(is_blank).next().unwrap_or_default();
         [&b"NTLM"[..], b"Negotiate"].iter().any(|known| known.eq_ignore_ascii_case(scheme))
     })

@@ -2,8 +2,7 @@
 
 use super::body::BodyPump;
 use super::{ForwardOptions, ForwardRequest, end_to_end, upgrade};
-use crate::http::{self, BodyFraming, Fields, FramingError, ResponseHead, ResponseTo, Version};
-use std::io::Write as _;
+use crate::http::{self, BodyFraming, FieldKinds, FieldName, Fields, FramingError, ResponseHead, ResponseTo, Version};
 
 /// Why a response is not forwarded. The client gets a 502 instead. The text contains no bytes from the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -69,13 +68,13 @@ impl<'b> ForwardResponse<'b> {
             let was_offered = upgrade.as_deref().is_some_and(|chosen| upgrade::all_offered(chosen, offered));
             was_offered.then_some(()).ok_or(ForwardResponseError::UnexpectedProtocol)?;
         }
-        let has_coding = head.fields.has("transfer-encoding");
+        let has_coding = head.fields.has(FieldName::TransferEncoding);
         let announces = (to == ResponseTo::Head || head.status == 304) && kind == ResponseKind::Final;
         let announced_length =
             if announces && head.status != 204 && !has_coding { head.content_length()? } else { None };
         // A 204 has no body, but an upstream that announces one may send it all the same.
         let is_dubious =
-            head.status == 204 && (has_coding || head.fields.get("content-length").is_some_and(|n| n != b"0"));
+            head.status == 204 && (has_coding || head.fields.get(FieldName::ContentLength).is_some_and(|n| n != b"0"));
         let ends_connection = framing == BodyFraming::CloseDelimited || kind == ResponseKind::Switching || is_dubious;
         Ok(Self {
             head: *head,
@@ -141,12 +140,14 @@ impl<'b> ForwardResponse<'b> {
     /// after the body. Ignore the result for interim responses and for 101.
     pub fn write_head(&self, out: &mut Vec<u8>, keep_alive: bool) -> bool {
         let keeps = keep_alive && self.client_keeps_alive && self.client_framing != BodyFraming::CloseDelimited;
-        out.reserve(512);
-        // Writing to a Vec cannot fail.
-        let _ = write!(out, "HTTP/1.1 {} ", self.head.status);
+        const GENERATED: FieldKinds = FieldKinds::of(&[FieldName::ContentLength, FieldName::ProxySupport]);
+        out.reserve(self.head.fields.section_bytes() + ROOM_BYTES);
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(itoa::Buffer::new().format(self.head.status).as_bytes());
+        out.push(b' ');
         out.extend_from_slice(self.head.reason);
         out.extend_from_slice(b"\r\n");
-        end_to_end::copy_except(&self.head.fields, &["content-length", "proxy-support"], out);
+        self.head.fields.copy_end_to_end(GENERATED, out);
         end_to_end::append_via(self.head.version, &self.options, out);
         match self.kind {
             ResponseKind::Interim { .. } => {}
@@ -177,7 +178,7 @@ impl<'b> ForwardResponse<'b> {
             (true, Version::Http11) => {}
         }
         // Some clients use connection-based authentication only through proxies that announce support (RFC 4559 §6).
-        if self.head.fields.has_token("proxy-support", SESSION_BASED) {
+        if self.head.fields.has_token(FieldName::ProxySupport, SESSION_BASED) {
             options.push("Proxy-Support");
             end_to_end::line("Proxy-Support", SESSION_BASED.as_bytes(), out);
         }
@@ -197,6 +198,9 @@ impl<'b> ForwardResponse<'b> {
         }
     }
 }
+
+/// Room for a status line and the fields that are generated.
+const ROOM_BYTES: usize = 192;
 
 const SESSION_BASED: &str = "Session-Based-Authentication";
 
@@ -219,6 +223,7 @@ fn client_framing(framing: BodyFraming, client_version: Version) -> BodyFraming 
 }
 
 fn authenticates_connection(fields: &Fields<'_>) -> bool {
-    http::challenges_in(fields, "www-authenticate").any(|challenge| challenge.is("NTLM") || challenge.is("Negotiate"))
-        || fields.has_token("persistent-auth", "true")
+    http::challenges_in(fields, FieldName::WwwAuthenticate)
+        .any(|challenge| challenge.is("NTLM") || challenge.is("Negotiate"))
+        || fields.has_token(FieldName::PersistentAuth, "true")
 }

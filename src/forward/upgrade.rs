@@ -1,6 +1,6 @@
 //! The protocols in an Upgrade field (RFC 9110 §7.8).
 
-use crate::http::Fields;
+use crate::http::{FieldName, Fields};
 
 /// The protocols in the Upgrade fields that a client and an origin may switch to through a proxy, as `a, b`. `None` if
 /// there are none, or if Connection does not list Upgrade.
@@ -8,10 +8,10 @@ use crate::http::Fields;
 /// HTTP and TLS are excluded: a switch to one of them (`h2c`, `HTTP/2.0`, `TLS/1.0`) applies to a single connection,
 /// and the gateway could no longer see the requests that follow it.
 pub(super) fn protocols(fields: &Fields<'_>) -> Option<Box<str>> {
-    if !fields.has_token("connection", "upgrade") {
+    if !fields.has(FieldName::Upgrade) || !fields.has_token(FieldName::Connection, "upgrade") {
         return None;
     }
-    let names = fields.list("upgrade").filter_map(|name| str::from_utf8(name).ok());
+    let names = fields.list(FieldName::Upgrade).filter_map(|name| str::from_utf8(name).ok());
     let kept: Vec<&str> = names.filter(|name| is_protocol(name) && !is_for_one_connection(name)).collect();
     (!kept.is_empty()).then(|| kept.join(", ").into())
 }

@@ -1,5 +1,6 @@
 //! Host and port of a request target (RFC 3986 §3.2, RFC 9112 §3.2.3).
 
+use super::start_line::table_of;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -94,6 +95,18 @@ impl<'b> Authority<'b> {
         [name, ":", itoa::Buffer::new().format(self.port)].concat().into()
     }
 
+    /// Appends what it displays.
+    pub fn append_to(&self, text: &mut String) {
+        match self.host {
+            Host::Name(name) => {
+                text.push_str(name);
+                text.push(':');
+                text.push_str(itoa::Buffer::new().format(self.port));
+            }
+            Host::V4(_) | Host::V6(_) => text.push_str(&self.to_string()),
+        }
+    }
+
     /// The authority of an address.
     pub fn of(address: SocketAddr) -> Authority<'static> {
         let host = match address {
@@ -123,10 +136,7 @@ impl<'b> Authority<'b> {
 }
 
 fn split(text: &str) -> Result<(&str, Option<&str>), AuthorityError> {
-    if text.contains('@') {
-        return Err(AuthorityError::UserInfo);
-    }
-    if text.starts_with('[') {
+    if text.starts_with('[') && !text.contains('@') {
         let (host, rest) = text.split_once(']').ok_or(AuthorityError::InvalidIpv6)?;
         return match rest.strip_prefix(':') {
             Some(port) => Ok((host, Some(port))),
@@ -134,10 +144,18 @@ fn split(text: &str) -> Result<(&str, Option<&str>), AuthorityError> {
             None => Err(AuthorityError::InvalidHost),
         };
     }
-    match text.split_once(':') {
-        Some((host, port)) => Ok((host, Some(port))),
-        None => Ok((text, None)),
+    let mut colon = None;
+    for (place, byte) in text.bytes().enumerate() {
+        match byte {
+            b'@' => return Err(AuthorityError::UserInfo),
+            b':' if colon.is_none() => colon = Some(place),
+            _ => {}
+        }
     }
+    Ok(match colon.and_then(|colon| Some((text.get(..colon)?, text.get(colon + 1..)?))) {
+        Some((host, port)) => (host, Some(port)),
+        None => (text, None),
+    })
 }
 
 fn parse_port(text: &str) -> Result<u16, AuthorityError> {
@@ -161,20 +179,29 @@ fn parse_host(text: &str) -> Result<Host<'_>, AuthorityError> {
     if text.len() > HOST_NAME_LIMIT_BYTES {
         return Err(AuthorityError::HostTooLong);
     }
-    let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    if !text.bytes().all(is_name_byte) {
-        return Err(AuthorityError::InvalidHost);
+    let (mut label_start, mut last_label) = (0, 0..0);
+    for (place, byte) in text.bytes().enumerate() {
+        if !IS_NAME_BYTE[usize::from(byte)] || (byte == b'.' && place == label_start) {
+            return Err(AuthorityError::InvalidHost);
+        }
+        if byte == b'.' {
+            last_label = label_start..place;
+            label_start = place + 1;
+        }
     }
-    let relative = text.strip_suffix('.').unwrap_or(text);
-    if relative.is_empty() || relative.starts_with('.') || relative.contains("..") {
-        return Err(AuthorityError::InvalidHost);
+    // A final dot ends the last label.
+    if label_start < text.len() {
+        last_label = label_start..text.len();
     }
-    let last_label = relative.rsplit('.').next().unwrap_or_default();
+    let last_label = text.get(last_label).unwrap_or_default();
     if !is_number(last_label) {
         return Ok(Host::Name(text));
     }
     text.parse().map(Host::V4).map_err(|_| AuthorityError::AmbiguousIpv4)
 }
+
+/// The bytes of a host name.
+const IS_NAME_BYTE: [bool; 256] = table_of(b"-._");
 
 /// Whether a resolver may read `label` as a number: decimal, octal, or hexadecimal with `0x`.
 fn is_number(label: &str) -> bool {
@@ -228,6 +255,8 @@ mod tests {
             ("host/path:443", E::InvalidHost),
             ("h%6fst:443", E::InvalidHost),
             ("a..b:443", E::InvalidHost),
+            ("a..:443", E::InvalidHost),
+            ("..:443", E::InvalidHost),
             (".a:443", E::InvalidHost),
             (".:443", E::InvalidHost),
             ("h\u{f6}st:443", E::InvalidHost),

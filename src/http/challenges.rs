@@ -5,6 +5,7 @@
 //! begins with `name=`.
 
 use super::base64_engine;
+use super::field_name::{FieldName, LookupName};
 use super::fields::{Fields, Values};
 use super::start_line::{is_blank, is_token_char, trim_blanks, trim_blanks_start};
 use std::fmt;
@@ -67,11 +68,11 @@ pub enum TokenError {
 
 /// The challenges of all Proxy-Authenticate fields, in order. Anything that is not a challenge is skipped.
 pub fn challenges<'b>(fields: &Fields<'b>) -> Challenges<'b> {
-    challenges_in(fields, "proxy-authenticate")
+    challenges_in(fields, FieldName::ProxyAuthenticate)
 }
 
 /// Like [`challenges`], for fields with another name, such as WWW-Authenticate.
-pub fn challenges_in<'b>(fields: &Fields<'b>, field_name: &'static str) -> Challenges<'b> {
+pub fn challenges_in<'b>(fields: &Fields<'b>, field_name: impl Into<LookupName<'static>>) -> Challenges<'b> {
     Challenges { lines: fields.get_all(field_name), line: b"" }
 }
 

@@ -1,6 +1,7 @@
 //! Writes request heads for the next hop and complete responses for clients.
 
 use super::base64_engine;
+use super::field_name::{FieldKinds, FieldName};
 use super::fields::Fields;
 use super::framing::BodyFraming;
 use super::proxy_status::ProxyStatus;
@@ -76,7 +77,7 @@ pub fn framing_field(out: &mut Vec<u8>, framing: BodyFraming) {
     match framing {
         BodyFraming::None | BodyFraming::CloseDelimited => {}
         BodyFraming::Length(length) => {
-            let _ = write!(out, "Content-Length: {length}\r\n");
+            extend(out, &["Content-Length: ", itoa::Buffer::new().format(length), "\r\n"]);
         }
         BodyFraming::Chunked => extend(out, &["Transfer-Encoding: chunked\r\n"]),
     }
@@ -107,14 +108,7 @@ pub fn connect_request(
 
 /// Appends the client's end-to-end fields as field lines, except Host and Content-Length, which the gateway generates.
 pub fn copy_end_to_end_fields(fields: &Fields<'_>, out: &mut Vec<u8>) {
-    for field in fields.end_to_end() {
-        let is_generated = ["host", "content-length"].iter().any(|name| name.eq_ignore_ascii_case(field.name));
-        if !is_generated {
-            extend(out, &[field.name, ": "]);
-            out.extend_from_slice(field.value);
-            extend(out, &["\r\n"]);
-        }
-    }
+    fields.copy_end_to_end(FieldKinds::of(&[FieldName::Host, FieldName::ContentLength]), out);
 }
 
 /// An error response that the gateway itself generates.

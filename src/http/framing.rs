@@ -1,6 +1,7 @@
 //! Where the body of a message ends (RFC 9112 §6).
 
-use super::fields::{Fields, resembles_framing};
+use super::field_name::{FieldKinds, FieldName};
+use super::fields::Fields;
 use super::start_line::{Version, trim_blanks};
 
 /// Where a body ends.
@@ -70,7 +71,7 @@ impl ResponseTo {
 /// The framing of a request (RFC 9112 §6.3, rules 3 to 7). Anything that two parsers could interpret differently is an
 /// error.
 pub(super) fn request_framing(version: Version, fields: &Fields<'_>) -> Result<BodyFraming, FramingError> {
-    if fields.iter().any(|field| resembles_framing(field.name)) {
+    if fields.has_any(FieldKinds::RESEMBLES_FRAMING) {
         return Err(FramingError::AmbiguousName);
     }
     Ok(announced_framing(version, fields)?.unwrap_or(BodyFraming::None))
@@ -96,7 +97,7 @@ pub(super) fn forwarded_response_framing(
 /// error.
 fn announced_framing(version: Version, fields: &Fields<'_>) -> Result<Option<BodyFraming>, FramingError> {
     let length = content_length(fields)?;
-    if !fields.has("transfer-encoding") {
+    if !fields.has(FieldName::TransferEncoding) {
         return Ok(length.map(BodyFraming::Length));
     }
     if length.is_some() {
@@ -122,7 +123,7 @@ pub(super) fn response_framing(
     if is_bodiless(status, response_to) {
         return Ok(BodyFraming::None);
     }
-    if fields.has("transfer-encoding") {
+    if fields.has(FieldName::TransferEncoding) {
         let codings = TransferCodings::of(fields)?;
         return match (codings.chunked, codings.chunked_last) {
             (0, _) => Ok(BodyFraming::CloseDelimited),
@@ -153,7 +154,7 @@ struct TransferCodings {
 impl TransferCodings {
     fn of(fields: &Fields<'_>) -> Result<Self, FramingError> {
         let mut codings = Self { others: 0, chunked: 0, chunked_last: false };
-        for coding in fields.list("transfer-encoding") {
+        for coding in fields.list(FieldName::TransferEncoding) {
             codings.chunked_last = coding.eq_ignore_ascii_case(b"chunked");
             if codings.chunked_last {
                 codings.chunked += 1;
@@ -170,8 +171,11 @@ impl TransferCodings {
 
 /// The single value of all Content-Length fields and list elements. Repeated equal values are allowed (RFC 9110 §8.6).
 pub(super) fn content_length(fields: &Fields<'_>) -> Result<Option<u64>, FramingError> {
+    if !fields.has(FieldName::ContentLength) {
+        return Ok(None);
+    }
     let mut length = None;
-    let elements = fields.get_all("content-length").flat_map(|value| value.split(|&byte| byte == b','));
+    let elements = fields.get_all(FieldName::ContentLength).flat_map(|value| value.split(|&byte| byte == b','));
     for element in elements {
         let value = parse_decimal(trim_blanks(element)).ok_or(FramingError::InvalidContentLength)?;
         if length.is_some_and(|known| known != value) {

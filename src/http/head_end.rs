@@ -40,6 +40,11 @@ impl HeadEnd {
         Self { start: 0, scanned: 0, blank_lines_left: 0, line_end: 0 }
     }
 
+    /// Whether it has not looked at anything.
+    pub fn is_new(&self) -> bool {
+        self.start == 0 && self.scanned == 0
+    }
+
     /// Returns the length in bytes of the head at the start of `buf`, including its final empty line and any skipped
     /// empty lines before it, or `None` if more bytes are needed. Bytes after the head are leftover.
     ///

@@ -5,8 +5,10 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | `head_end` | [`HeadEnd`]: finds the end of a head without scanning any byte twice |
+//! | `head_end` | [`HeadEnd`]: finds the end of a head that does not arrive whole, without scanning any byte twice |
 //! | `start_line` | [`Version`], line endings, splitting a head into start line and field section |
+//! | `field_name` | [`FieldName`]: the names that the gateway interprets, and kinds of fields |
+//! | `field_lines` | [`FieldStorage`]: splits a field section into lines, in one pass |
 //! | `fields` | [`Fields`]: the header fields of a head, hop-by-hop and end-to-end |
 //! | `authority` | [`Authority`]: host and port |
 //! | `target` | [`RequestTarget`]: the four forms of a request target |
@@ -33,6 +35,8 @@ mod challenges;
 mod chunked;
 mod discard;
 mod encode;
+mod field_lines;
+mod field_name;
 mod fields;
 mod framing;
 mod head_end;
@@ -61,10 +65,9 @@ pub use encode::{
     ErrorResponse, NextHop, UpstreamRequest, connect_request, copy_end_to_end_fields, error_response,
     established_response, framing_field, reason_phrase, upstream_request,
 };
-pub use fields::{
-    CONNECTION_OPTIONS_MAX, FIELDS_MAX, Field, FieldError, FieldStorage, Fields, Values, is_hop_by_hop,
-    resembles_hop_by_hop,
-};
+pub use field_lines::{FIELDS_MAX, FieldStorage};
+pub use field_name::{FieldKinds, FieldName, LookupName, is_hop_by_hop, resembles_hop_by_hop};
+pub use fields::{CONNECTION_OPTIONS_MAX, Field, FieldError, Fields, Values};
 pub use framing::{BodyFraming, FramingError, ResponseTo};
 pub use head_end::{HeadEnd, HeadTooLarge};
 pub use other_protocol::{OtherProtocol, detect_other_protocol, first_bytes, has_overlong_method, is_tls_record};
@@ -72,7 +75,9 @@ pub use proxy_status::{ErrorType, PROXY_NAME, ProxyStatus};
 pub use redirected::url_of_redirected;
 pub use request_head::{METHOD_LIMIT_BYTES, RequestError, RequestHead, check_request_line};
 pub use request_summary::RequestSummary;
-pub use response_head::{ResponseError, ResponseHead, unfold_field_lines, with_response_head};
+pub use response_head::{
+    HeadRead, ResponseError, ResponseHead, read_response_head, unfold_field_lines, with_response_head,
+};
 pub use start_line::Version;
 pub use target::{RequestTarget, TargetError};
 pub use traceparent::traceparent;

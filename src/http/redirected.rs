@@ -1,6 +1,7 @@
 //! Requests of clients that take the gateway for their origin: a target in origin form, and the origin in Host.
 
 use super::authority::Authority;
+use super::field_name::FieldName;
 use super::request_head::{RequestError, RequestHead};
 use super::target::RequestTarget;
 
@@ -10,7 +11,7 @@ use super::target::RequestTarget;
 /// # Errors
 /// [`RequestError`] if Host is missing, is not a host, or names another port than that of the connection.
 pub fn url_of_redirected(head: &RequestHead<'_>, port: u16) -> Result<String, RequestError> {
-    let host = head.fields.get("host").ok_or(RequestError::NoHost)?;
+    let host = head.fields.get(FieldName::Host).ok_or(RequestError::NoHost)?;
     let host = str::from_utf8(host).map_err(|_| RequestError::InvalidHost)?;
     let authority = Authority::parse_with_default_port(host, port).map_err(|_| RequestError::InvalidHost)?;
     if authority.port != port {

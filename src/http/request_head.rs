@@ -1,10 +1,14 @@
 //! Parses request heads (RFC 9112 §3).
 
-use super::fields::{FieldError, FieldStorage, Fields};
+use super::field_lines::FieldStorage;
+use super::field_name::{FieldKinds, FieldName};
+use super::fields::{FieldError, Fields};
 use super::framing::{BodyFraming, FramingError, request_framing};
 use super::head_end::LEADING_BLANK_LINES_MAX;
-use super::start_line::{Version, check_line_ends, is_blank, is_token_char, looks_like_version, split_start_line};
-use super::target::{RequestTarget, TargetError};
+use super::start_line::{
+    Version, check_line_ends, is_blank, is_token_char, looks_like_version, split_start_line, table_of,
+};
+use super::target::{RequestTarget, TargetError, is_target_char};
 
 /// The longest method, in bytes. The longest registered method, UPDATEREDIRECTREF, has 17.
 pub const METHOD_LIMIT_BYTES: usize = 64;
@@ -93,13 +97,28 @@ impl<'b> RequestHead<'b> {
     ///
     /// # Errors
     /// [`RequestError`]; respond to the client with its [`status`](RequestError::status).
-    pub fn parse(bytes: &'b [u8], storage: &'b mut FieldStorage<'b>) -> Result<Self, RequestError> {
+    pub fn parse(bytes: &'b [u8], storage: &'b mut FieldStorage) -> Result<Self, RequestError> {
         let bytes = skip_blank_lines(bytes);
         check_line_ends(bytes).map_err(|_| FieldError::BareLineEnd)?;
         let (line, section) = split_start_line(bytes).ok_or(RequestError::InvalidRequestLine)?;
-        let RequestLine { method, target_text, version } = RequestLine::parse(line)?;
-        let target = RequestTarget::parse(method, target_text)?;
-        let fields = Fields::parse(section, storage)?;
+        let line = RequestLine::parse(line)?;
+        let target = RequestTarget::parse(line.method, line.target_text)?;
+        Self::of(&line, target, Fields::parse(section, storage)?)
+    }
+
+    /// Parses the head at the start of `bytes`, which may be followed by anything, in one pass. Returns its length,
+    /// too. `None` if the head is incomplete, rejected, or only unusual: then [`HeadEnd::find`](super::HeadEnd::find)
+    /// and [`RequestHead::parse`] tell. Where this returns a head, they find the same.
+    pub fn parse_first(bytes: &'b [u8], storage: &'b mut FieldStorage) -> Option<(Self, usize)> {
+        let (line, rest) = RequestLine::parse_first(bytes)?;
+        let target = RequestTarget::parse_plain(line.method, line.target_text).ok()?;
+        let (fields, length) = Fields::parse_first(rest, storage)?;
+        let head = Self::of(&line, target, fields).ok()?;
+        Some((head, bytes.len() - rest.len() + length))
+    }
+
+    fn of(line: &RequestLine<'b>, target: RequestTarget<'b>, fields: Fields<'b>) -> Result<Self, RequestError> {
+        let RequestLine { method, target_text, version } = *line;
         let framing = request_framing(version, &fields)?;
         let head = Self { method, target, target_text, version, fields, framing };
         head.check_host()?;
@@ -120,7 +139,8 @@ impl<'b> RequestHead<'b> {
     }
 
     fn check_host(&self) -> Result<(), RequestError> {
-        let mut hosts = self.fields.get_all("host");
+        const IS_HOST_BYTE: [bool; 256] = table_of(b"-._~%!$&'()*+;=:[]");
+        let mut hosts = self.fields.get_all(FieldName::Host);
         let Some(host) = hosts.next() else {
             let optional = self.version == Version::Http10 || self.is_connect();
             return if optional { Ok(()) } else { Err(RequestError::MissingHost) };
@@ -128,8 +148,7 @@ impl<'b> RequestHead<'b> {
         if hosts.next().is_some() {
             return Err(RequestError::DuplicateHost);
         }
-        let is_host_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(byte);
-        if !host.iter().all(is_host_byte) {
+        if !host.iter().all(|byte| IS_HOST_BYTE[usize::from(*byte)]) {
             return Err(RequestError::InvalidHost);
         }
         Ok(())
@@ -150,7 +169,13 @@ pub fn check_request_line(line: &[u8]) -> Result<(), RequestError> {
 /// Whether the connection persists after this message (RFC 9112 §9.3). Proxy-Connection counts like Connection, because
 /// proxies and their clients use it that way.
 pub(super) fn persists(version: Version, fields: &Fields<'_>) -> bool {
-    let says = |option| fields.has_token("connection", option) || fields.has_token("proxy-connection", option);
+    const CONNECTION: FieldKinds = FieldKinds::of(&[FieldName::Connection, FieldName::ProxyConnection]);
+    if !fields.has_any(CONNECTION) {
+        return version == Version::Http11;
+    }
+    let says = |option| {
+        fields.has_token(FieldName::Connection, option) || fields.has_token(FieldName::ProxyConnection, option)
+    };
     !says("close") && (version == Version::Http11 || says("keep-alive"))
 }
 
@@ -161,6 +186,20 @@ pub(super) struct RequestLine<'b> {
 }
 
 impl<'b> RequestLine<'b> {
+    /// Reads a request line with its CRLF from the start of `bytes`, and returns what follows it. `None` unless it has
+    /// its usual form, without blanks behind the version. The target contains only characters of targets.
+    fn parse_first(bytes: &'b [u8]) -> Option<(Self, &'b [u8])> {
+        let start = bytes.get(..bytes.len().min(METHOD_LIMIT_BYTES + 1))?;
+        let method_bytes = start.iter().position(|&byte| !is_token_char(byte)).filter(|&length| length > 0)?;
+        let target = bytes.get(method_bytes..)?.strip_prefix(b" ")?;
+        let target_bytes = target.iter().position(|&byte| !is_target_char(byte)).filter(|&length| length > 0)?;
+        let (version, rest) = target.get(target_bytes..)?.split_at_checked(b" HTTP/1.1\r\n".len())?;
+        let version = Version::parse(version.strip_prefix(b" ")?.strip_suffix(b"\r\n")?)?;
+        let text = str::from_utf8(bytes.get(..method_bytes + 1 + target_bytes)?).ok()?;
+        let (method, target_text) = (text.get(..method_bytes)?, text.get(method_bytes + 1..)?);
+        Some((Self { method, target_text, version }, rest))
+    }
+
     pub fn parse(line: &'b [u8]) -> Result<Self, RequestError> {
         let end = line.iter().rposition(|&byte| !is_blank(byte)).map_or(0, |last| last + 1);
         let mut words = line[..end].split(|&byte| byte == b' ');

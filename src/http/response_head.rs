@@ -1,9 +1,12 @@
 //! Parses response heads (RFC 9112 §4).
 
-use super::fields::{FieldError, FieldStorage, Fields};
+use super::field_lines::{FieldStorage, value_length};
+use super::field_name::FieldName;
+use super::fields::{FieldError, Fields};
 use super::framing::{
     BodyFraming, FramingError, ResponseTo, content_length, forwarded_response_framing, response_framing,
 };
+use super::head_end::{HeadEnd, HeadTooLarge};
 use super::request_head::persists;
 use super::start_line::{Version, check_line_ends, is_blank, split_start_line, trim_blanks};
 
@@ -46,25 +49,27 @@ impl<'b> ResponseHead<'b> {
     ///
     /// # Errors
     /// [`ResponseError`] if the status line or a field line is invalid.
-    pub fn parse(bytes: &'b [u8], storage: &'b mut FieldStorage<'b>) -> Result<Self, ResponseError> {
+    pub fn parse(bytes: &'b [u8], storage: &'b mut FieldStorage) -> Result<Self, ResponseError> {
         let (version, rest) = bytes.split_at_checked(8).unwrap_or((bytes, b""));
         let version = Version::parse(version).ok_or(ResponseError::UnsupportedVersion)?;
         check_line_ends(bytes).map_err(|_| FieldError::BareLineEnd)?;
         let (status_and_reason, section) = split_start_line(rest).ok_or(ResponseError::InvalidStatusLine)?;
-        let (status, reason) = match status_and_reason {
-            [b' ', a, b, c] => ([*a, *b, *c], &b""[..]),
-            [b' ', a, b, c, b' ' | b'\t', reason @ ..] => ([*a, *b, *c], reason),
-            _ => return Err(ResponseError::InvalidStatusLine),
-        };
-        if reason.iter().any(|&byte| byte.is_ascii_control() && byte != b'\t') {
-            return Err(ResponseError::InvalidStatusLine);
-        }
-        Ok(Self {
-            version,
-            status: parse_status(status)?,
-            reason: trim_blanks(reason),
-            fields: Fields::parse(section, storage)?,
-        })
+        let (status, reason) = status_and_reason_of(status_and_reason)?;
+        Ok(Self { version, status, reason, fields: Fields::parse(section, storage)? })
+    }
+
+    /// Parses the head at the start of `bytes`, which may be followed by anything, in one pass. Returns its length,
+    /// too. `None` if the head is incomplete or rejected: then [`HeadEnd::find`] and [`ResponseHead::parse`] tell.
+    /// Where this returns a head, they find the same.
+    pub fn parse_first(bytes: &'b [u8], storage: &'b mut FieldStorage) -> Option<(Self, usize)> {
+        let (version, rest) = bytes.split_at_checked(8)?;
+        let version = Version::parse(version)?;
+        let line_bytes = value_length(rest);
+        let (line, rest) = rest.split_at_checked(line_bytes)?;
+        let section = rest.strip_prefix(b"\r\n")?;
+        let (status, reason) = status_and_reason_of(line).ok()?;
+        let (fields, length) = Fields::parse_first(section, storage)?;
+        Some((Self { version, status, reason, fields }, bytes.len() - section.len() + length))
     }
 
     /// Whether another response to the same request follows (RFC 9110 §15.2): true for 1xx except 101, after which the
@@ -79,7 +84,7 @@ impl<'b> ResponseHead<'b> {
     ///
     /// This does not consider the body; after a [`BodyFraming::CloseDelimited`] one, no connection persists.
     pub fn persists(&self) -> bool {
-        let is_faulty = self.version == Version::Http10 && self.fields.has("transfer-encoding");
+        let is_faulty = self.version == Version::Http10 && self.fields.has(FieldName::TransferEncoding);
         !is_faulty && persists(self.version, &self.fields)
     }
 
@@ -110,6 +115,19 @@ impl<'b> ResponseHead<'b> {
     }
 }
 
+/// Reads what follows the version in a status line.
+fn status_and_reason_of(line: &[u8]) -> Result<(u16, &[u8]), ResponseError> {
+    let (status, reason) = match line {
+        [b' ', a, b, c] => ([*a, *b, *c], &b""[..]),
+        [b' ', a, b, c, b' ' | b'\t', reason @ ..] => ([*a, *b, *c], reason),
+        _ => return Err(ResponseError::InvalidStatusLine),
+    };
+    if value_length(reason) < reason.len() {
+        return Err(ResponseError::InvalidStatusLine);
+    }
+    Ok((parse_status(status)?, trim_blanks(reason)))
+}
+
 fn parse_status(digits: [u8; 3]) -> Result<u16, ResponseError> {
     if !digits.iter().all(u8::is_ascii_digit) || digits[0] == b'0' {
         return Err(ResponseError::InvalidStatus);
@@ -138,6 +156,39 @@ pub fn unfold_field_lines(head: &mut [u8]) -> bool {
         }
     }
     folded
+}
+
+/// A whole head that [`read_response_head`] has found.
+pub struct HeadRead<T> {
+    /// Its length in bytes.
+    pub length: usize,
+    /// What `look` has made of it.
+    pub outcome: Result<T, ResponseError>,
+}
+
+/// Looks for a head at the start of what has come so far and passes it, with its length, to `look`. `None` if it is not
+/// whole. `end` is new at first, and again after each head; in between, `bytes` only grows.
+///
+/// # Errors
+/// [`HeadTooLarge`] if the head does not end within `head_limit_bytes`.
+pub fn read_response_head<T>(
+    end: &mut HeadEnd,
+    bytes: &[u8],
+    head_limit_bytes: usize,
+    field_limit: usize,
+    look: impl FnOnce(&ResponseHead<'_>, usize) -> T,
+) -> Result<Option<HeadRead<T>>, HeadTooLarge> {
+    // Most heads arrive whole.
+    if end.is_new() {
+        let window = &bytes[..bytes.len().min(head_limit_bytes)];
+        if let Some((head, length)) = ResponseHead::parse_first(window, &mut FieldStorage::with_limit(field_limit)) {
+            return Ok(Some(HeadRead { length, outcome: Ok(look(&head, length)) }));
+        }
+    }
+    let Some(length) = end.find(bytes, head_limit_bytes)? else { return Ok(None) };
+    *end = HeadEnd::response();
+    let outcome = with_response_head(&bytes[..length], field_limit, |head| look(head, length));
+    Ok(Some(HeadRead { length, outcome }))
 }
 
 /// Parses exactly one head of at most `field_limit` field lines and passes it to `look`. Folded field lines are

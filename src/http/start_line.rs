@@ -62,9 +62,26 @@ pub(super) fn is_blank(byte: u8) -> bool {
 }
 
 /// Whether `byte` may occur in a token (RFC 9110 §5.6.2).
+#[inline]
 pub(super) fn is_token_char(byte: u8) -> bool {
-    matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.'
-        | b'^'..=b'`' | b'|' | b'~')
+    IS_TOKEN_CHAR[usize::from(byte)]
+}
+
+const IS_TOKEN_CHAR: [bool; 256] = table_of(b"!#$%&'*+-.^_`|~");
+
+/// A table of the letters, the digits and these marks, by their bytes.
+pub(super) const fn table_of(marks: &[u8]) -> [bool; 256] {
+    let (mut table, mut byte) = ([false; 256], 0_u8);
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut place = 0;
+    while place < marks.len() {
+        table[marks[place] as usize] = true;
+        place += 1;
+    }
+    table
 }
 
 /// `text` without leading and trailing blanks.

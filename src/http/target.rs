@@ -2,6 +2,15 @@
 
 use super::authority::{Authority, AuthorityError};
 
+/// Whether a target may contain this byte: visible ASCII, and no fragment.
+#[inline]
+pub(super) fn is_target_char(byte: u8) -> bool {
+    byte.is_ascii_graphic() && byte != b'#'
+}
+
+/// What an absolute-form target begins with.
+const HTTP: &str = "http://";
+
 /// Why a request target is rejected. The error contains no bytes from the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
@@ -45,10 +54,14 @@ impl<'b> RequestTarget<'b> {
     /// # Errors
     /// [`TargetError`] if the target has no form that the method allows, or an invalid character, scheme or authority.
     pub fn parse(method: &str, text: &'b str) -> Result<Self, TargetError> {
-        let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
-        if !text.bytes().all(plain) {
+        if !text.bytes().all(is_target_char) {
             return Err(TargetError::InvalidCharacter);
         }
+        Self::parse_plain(method, text)
+    }
+
+    /// The same for a text that consists of the characters of targets.
+    pub(super) fn parse_plain(method: &str, text: &'b str) -> Result<Self, TargetError> {
         match text {
             _ if method == "CONNECT" => Ok(Self::Authority(Authority::parse(text)?)),
             "*" if method == "OPTIONS" => Ok(Self::Asterisk),
@@ -58,14 +71,14 @@ impl<'b> RequestTarget<'b> {
     }
 
     fn parse_absolute(text: &'b str) -> Result<Self, TargetError> {
-        let (scheme, rest) = text.split_once("://").ok_or(TargetError::InvalidForm)?;
-        if !scheme.eq_ignore_ascii_case("http") {
-            return Err(TargetError::UnsupportedScheme);
+        let scheme = text.get(..HTTP.len());
+        if !scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(HTTP)) {
+            let has_scheme = text.contains("://");
+            return Err(if has_scheme { TargetError::UnsupportedScheme } else { TargetError::InvalidForm });
         }
-        let (authority_text, path_and_query) = match rest.find(['/', '?']) {
-            Some(end) => rest.split_at(end),
-            None => (rest, ""),
-        };
+        let rest = text.get(HTTP.len()..).unwrap_or_default();
+        let end = rest.bytes().position(|byte| byte == b'/' || byte == b'?').unwrap_or(rest.len());
+        let (authority_text, path_and_query) = rest.split_at(end);
         Ok(Self::Absolute {
             authority: Authority::parse_with_default_port(authority_text, 80)?,
             authority_text,

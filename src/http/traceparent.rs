@@ -1,8 +1,7 @@
 //! The field `traceparent` of a request (W3C Trace Context, level 1), for the access log.
 
+use super::field_name::FieldName;
 use super::fields::Fields;
-
-const NAME: &str = "traceparent";
 
 /// The length of version 00, which begins all later versions.
 const LENGTH: usize = 55;
@@ -12,7 +11,7 @@ const LENGTH: usize = 55;
 ///
 /// The client chooses it, so it identifies nothing and decides nothing.
 pub fn traceparent<'b>(fields: &Fields<'b>) -> Option<&'b str> {
-    let mut values = fields.get_all(NAME);
+    let mut values = fields.get_all(FieldName::Traceparent);
     let value = values.next().filter(|_| values.next().is_none())?;
     valid(value)
 }

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::behaviour::Behaviour;
-use crate::http::{Authority, BodyFraming, FieldStorage, RequestError, RequestHead, RequestTarget};
+use crate::http::{Authority, BodyFraming, FieldName, FieldStorage, RequestError, RequestHead, RequestTarget};
 
 /// A request whose head was parsed.
 #[derive(Debug)]
@@ -70,15 +70,15 @@ impl ProxyRequest {
         let mut storage = FieldStorage::new();
         let head = RequestHead::parse(head, &mut storage)?;
         let (connect, credentials) = (head.is_connect(), RequestCredentials::read(&head, behaviour, accepts));
-        let says_close = ["connection", "proxy-connection"].iter().any(|name| head.fields.has_token(name, "close"));
-        let doubled = head.fields.get_all("proxy-authorization").count() > 1;
+        let connection = [FieldName::Connection, FieldName::ProxyConnection];
+        let says_close = connection.iter().any(|name| head.fields.has_token(*name, "close"));
+        let doubled = head.fields.get_all(FieldName::ProxyAuthorization).count() > 1;
         // A gateway that speaks NTLM never sends another scheme, whatever the stub offers.
-        let not_ntlm = head.fields.get_all("proxy-authorization").any(|value| {
+        let not_ntlm = head.fields.get_all(FieldName::ProxyAuthorization).any(|value| {
             let scheme = value.split(|byte| *byte == b' ').next().unwrap_or_default();
             ![&b"NTLM"[..], b"Negotiate"].iter().any(|known| known.eq_ignore_ascii_case(scheme))
         });
-        let asks_to_stay =
-            ["connection", "proxy-connection"].iter().any(|name| head.fields.has_token(name, "keep-alive"));
+        let asks_to_stay = connection.iter().any(|name| head.fields.has_token(*name, "keep-alive"));
         Ok(ProxyRequest {
             connect,
             wants_body: head.method != "HEAD",
@@ -86,7 +86,7 @@ impl ProxyRequest {
             persists: head.persists() && (asks_to_stay || !behaviour.rules.keep_alive_on_demand),
             client_fields: doubled || not_ntlm || connect && says_close,
             credentials,
-            expects_continue: head.fields.has_token("expect", "100-continue"),
+            expects_continue: head.fields.has_token(FieldName::Expect, "100-continue"),
             framing: head.framing,
         })
     }

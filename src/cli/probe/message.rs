@@ -218,7 +218,7 @@ impl Answer {
 fn has_page(head: &ResponseHead<'_>) -> bool {
     let says = |name, test: fn(&[u8]) -> bool| head.fields.get(name).is_some_and(test);
     let has_text = says("content-type", |kind| kind.to_ascii_lowercase().starts_with(b"text/"));
-    has_text && (says("content-length", |length| length != b"0") || head.fields.has("transfer-encoding"))
+    has_text && (says("content-length", |length| length != b"0") || head.fields.has(http::FieldName::TransferEncoding))
 }
 
 fn start_line(head: &[u8]) -> String {

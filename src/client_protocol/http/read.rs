@@ -11,9 +11,6 @@ use crate::http::{
     self, FieldStorage, HeadEnd, OtherProtocol, RequestError, RequestHead, RequestSummary, RequestTarget,
 };
 
-/// The length of a Via line, apart from the pseudonym.
-const VIA_BYTES: usize = "Via: 1.1 \r\n".len();
-
 /// An unfinished request head.
 #[derive(Debug)]
 pub struct RequestReader {
@@ -52,26 +49,42 @@ impl RequestReader {
         options: &ReadOptions<'_>,
         original: Option<SocketAddr>,
     ) -> (usize, Result<Reading, Box<Rejected>>) {
-        let (used, outcome) = match self.head_end.find(bytes, options.head_limit_bytes) {
-            Ok(None) => (0, self.check_beginning(bytes).map(|()| Reading::More)),
-            Ok(Some(length)) => {
-                let understood = understand(&bytes[..length], options, original);
-                (
-                    length,
-                    understood
-                        .map(|demand| Reading::Demand(Box::new(demand)))
-                        .map_err(|fault| by_protocol(bytes, fault)),
-                )
-            }
-            Err(error) => {
-                (0, Err(by_protocol(bytes, At::ReadHead.fault(Cause::RequestHeadTooLarge, error.to_string()))))
-            }
+        let mut storage = FieldStorage::with_limit(options.field_limit);
+        let (used, outcome) = match self.parse_first(bytes, options, &mut storage) {
+            Some((head, length)) => (length, understand(&head, options, original)),
+            None => match self.head_end.find(bytes, options.head_limit_bytes) {
+                Ok(None) => {
+                    let beginning = self.check_beginning(bytes).map(|()| Reading::More);
+                    return (0, beginning.map_err(|fault| self.rejected(bytes, fault)));
+                }
+                Ok(Some(length)) => {
+                    let head = RequestHead::parse(&bytes[..length], &mut storage).map_err(|error| malformed(&error));
+                    (length, head.and_then(|head| understand(&head, options, original)))
+                }
+                Err(error) => (0, Err(At::ReadHead.fault(Cause::RequestHeadTooLarge, error.to_string()))),
+            },
         };
-        let rejected = |fault| {
-            self.is_foreign = http::detect_other_protocol(bytes).is_some();
-            Box::new(Rejected { fault, asked: RequestSummary::of(bytes) })
-        };
-        (used, outcome.map_err(rejected))
+        let outcome = outcome.map_err(|fault| self.rejected(bytes, by_protocol(bytes, fault)));
+        (used, outcome.map(|demand| Reading::Demand(Box::new(demand))))
+    }
+
+    /// Parses a head that has arrived whole, as most do.
+    fn parse_first<'b>(
+        &self,
+        bytes: &'b [u8],
+        options: &ReadOptions<'_>,
+        storage: &'b mut FieldStorage,
+    ) -> Option<(RequestHead<'b>, usize)> {
+        if !self.head_end.is_new() {
+            return None;
+        }
+        RequestHead::parse_first(&bytes[..bytes.len().min(options.head_limit_bytes)], storage)
+    }
+
+    #[cold]
+    fn rejected(&mut self, bytes: &[u8], fault: Fault) -> Box<Rejected> {
+        self.is_foreign = http::detect_other_protocol(bytes).is_some();
+        Box::new(Rejected { fault, asked: RequestSummary::of(bytes) })
     }
 
     /// Whether what has come is not HTTP.
@@ -97,10 +110,11 @@ impl RequestReader {
 }
 
 /// Makes a demand out of a whole head.
-fn understand(head: &[u8], options: &ReadOptions<'_>, original: Option<SocketAddr>) -> Result<Demand, Fault> {
-    let mut storage = FieldStorage::with_limit(options.field_limit);
-    let head_bytes = head.len();
-    let head = RequestHead::parse(head, &mut storage).map_err(|error| malformed(&error))?;
+fn understand(
+    head: &RequestHead<'_>,
+    options: &ReadOptions<'_>,
+    original: Option<SocketAddr>,
+) -> Result<Demand, Fault> {
     if forward::via_names_gateway(&head.fields, &options.forward) {
         return Err(At::ReadHead.fault(
             Cause::ForwardLoop,
@@ -110,21 +124,19 @@ fn understand(head: &[u8], options: &ReadOptions<'_>, original: Option<SocketAdd
     let login = ShownLogin::read(&head.fields);
     match &head.target {
         RequestTarget::Authority(authority) => {
-            // What is forwarded is not longer than what has come, except for Via.
-            let via_bytes = options.forward.via.map_or(0, |pseudonym| VIA_BYTES + pseudonym.len());
-            let mut fields = Vec::with_capacity(head_bytes + via_bytes);
+            let mut fields = Vec::with_capacity(forward::room_for_fields(&head.fields, &options.forward));
             http::copy_end_to_end_fields(&head.fields, &mut fields);
             forward::append_via(head.version, &options.forward, &mut fields);
             let request = Request::connect(authority.to_text(), fields);
             Ok(Demand { request, target: Target::of(authority), login, source: DestinationSource::Request, original })
         }
         RequestTarget::Absolute { authority, .. } => {
-            let request = ForwardRequest::of(&head, &options.forward).map_err(|error| unforwardable(&error))?;
+            let request = ForwardRequest::of(head, &options.forward).map_err(|error| unforwardable(&error))?;
             let request = Request::Forward(Arc::new(request.redirected_from(original)));
             Ok(Demand { request, target: Target::of(authority), login, source: DestinationSource::Request, original })
         }
         RequestTarget::Origin(_) | RequestTarget::Asterisk => match original {
-            Some(original) => understand_redirected(&head, login, options, original),
+            Some(original) => understand_redirected(head, login, options, original),
             None => Err(unforwardable(&ForwardError::NotAbsoluteForm)),
         },
     }
