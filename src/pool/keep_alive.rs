@@ -145,8 +145,9 @@ impl KeepAlivePool {
             }
         };
         let mut deadline = Deadline::UNARMED;
-        loan.timers.set(key, &mut deadline, loan.now_ms + loan.timeouts.keep);
+        // The earlier one first, so that there is one entry.
         loan.timers.wake_by(key, &mut deadline, loan.now_ms + millis(limits::LASTING_CONNECTION_AGE));
+        loan.timers.set(key, &mut deadline, loan.now_ms + loan.timeouts.keep);
         vacancy.insert(Kept { hop: Arc::clone(hop), upstream, deadline, since_ms: loan.now_ms, token });
         self.of(hop).push(key);
         hop.metrics.kept.inc();
