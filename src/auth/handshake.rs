@@ -221,14 +221,9 @@ impl Handshake {
         let Some(MutualCheck(check)) = &self.mutual_check else { return Ok(()) };
         check(token_under(self.scheme.name(), head).or_else(|| {
             // RFC 9110 §11.7.3: where Squid has it.
-            let mut infos = http::challenges_in(&head.fields, "proxy-authentication-info");
+            let mut infos = http::challenges_in(&head.fields, http::FieldName::ProxyAuthenticationInfo);
             infos.find(|info| info.is(self.scheme.name())).and_then(|info| info.token68)
         }))
-    }
-
-    /// Whether [`Handshake::check_answer`] has anything to check.
-    pub fn checks_answer(&self) -> bool {
-        self.mutual_check.is_some()
     }
 
     /// Whether the final token is out and is no logon attempt.

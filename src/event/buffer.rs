@@ -29,6 +29,20 @@ impl SpareBuffers {
         self.buffers.pop().unwrap_or_else(|| Vec::with_capacity(SPARE_BUFFER_BYTES))
     }
 
+    /// Replaces a buffer that has no memory.
+    pub fn lend(&mut self, buffer: &mut Vec<u8>) {
+        if buffer.capacity() == 0 {
+            *buffer = self.take();
+        }
+    }
+
+    /// Takes the memory of a buffer back if it is empty.
+    pub fn reclaim(&mut self, buffer: &mut Vec<u8>) {
+        if buffer.is_empty() && buffer.capacity() > 0 {
+            self.give_back(std::mem::take(buffer));
+        }
+    }
+
     /// Takes a buffer back. One that has grown is freed, as are more of them than are in use at once in most turns.
     pub fn give_back(&mut self, mut buffer: Vec<u8>) {
         let is_of_use = (SPARE_BUFFER_BYTES..=KEPT_CAPACITY_BYTES).contains(&buffer.capacity());

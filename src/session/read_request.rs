@@ -130,8 +130,7 @@ impl ReadRequest {
 
     /// A whole request has come.
     fn received(self, demand: Box<Demand>, cx: &mut Cx<'_>) -> Transition {
-        let trace = demand.request.forward().and_then(|request| request.traceparent());
-        cx.client.record.asked_for(demand.request.method(), demand.request.origin(), trace);
+        cx.client.record.asked_for(&demand.request);
         cx.client.record.destination_source = Some(demand.source);
         if let Err(fault) = admitted(self.admission) {
             return respond::failed(fault, cx);
@@ -159,7 +158,7 @@ impl ReadRequest {
 
     /// The client asks for something that is not served.
     fn rejected(self, rejected: Rejected, cx: &mut Cx<'_>) -> Transition {
-        cx.client.record.asked_for(&rejected.asked.method, &rejected.asked.target, None);
+        cx.client.record.asked_in_vain(&rejected.asked.method, &rejected.asked.target);
         let fault = admitted(self.admission).err().unwrap_or(rejected.fault);
         respond::failed(fault, cx)
     }

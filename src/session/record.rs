@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use super::connection_source::ConnectionSource;
-use crate::auth::Scheme;
+use crate::auth::{Request, Scheme};
 use crate::client_protocol::{ClientProtocol, DestinationSource};
 use crate::egress::HopLease;
 use crate::fault::Fault;
+use crate::forward::ForwardRequest;
 use crate::logging::{self, Field, FieldValue, log_field_name};
 
 /// How a session, or a request of it, ended.
@@ -52,17 +54,41 @@ impl From<SocketAddr> for CompactAddress {
     }
 }
 
+/// What a client has asked for.
+#[derive(Debug)]
+enum Asked {
+    /// Nothing that could be read.
+    Nothing,
+    /// The method, then `host:port`, or `scheme://host` of what is not served. The method of a tunnel is CONNECT. The
+    /// `traceparent`, if there is one, follows behind a blank.
+    Text { text: Box<str>, method_bytes: u16 },
+    /// A plain request, for as long as it is under way.
+    Forward(Arc<ForwardRequest>),
+}
+
+impl Asked {
+    fn text(method: &str, target: &str, traceparent: Option<&str>) -> Asked {
+        // No method that is served is as long as this.
+        let method = method.get(..usize::from(u16::MAX)).unwrap_or(method);
+        match u16::try_from(method.len()) {
+            Ok(method_bytes @ 1..) => {
+                let text = match traceparent {
+                    None => [method, target].concat(),
+                    Some(traceparent) => [method, target, " ", traceparent].concat(),
+                };
+                Asked::Text { text: text.into(), method_bytes }
+            }
+            _ => Asked::Nothing,
+        }
+    }
+}
+
 /// What the access log tells.
 #[derive(Debug)]
 pub(super) struct Record {
     /// The client's address.
     client: CompactAddress,
-    /// What it has asked for: the method, then `host:port`, or `scheme://host` of what is not served. The method of a
-    /// tunnel is CONNECT. Behind a blank follows the `traceparent`, if there is one. Empty while nothing has been asked
-    /// for that could be read.
-    asked: Box<str>,
-    /// The length of the method in `asked`.
-    method_bytes: u16,
+    asked: Asked,
     /// Where the destination of that comes from.
     pub destination_source: Option<DestinationSource>,
     /// When the connection was accepted, or the request before this one was answered, in µs of the shard's clock.
@@ -96,8 +122,7 @@ impl Record {
     pub fn new(client: SocketAddr, listener: usize, accepted_us: u64) -> Record {
         Record {
             client: client.into(),
-            asked: Box::default(),
-            method_bytes: 0,
+            asked: Asked::Nothing,
             destination_source: None,
             accepted_us,
             handshake_us: 0,
@@ -124,33 +149,54 @@ impl Record {
         self.client = client.into();
     }
 
-    /// Notes what was asked for; what could not be read is empty.
-    pub(super) fn asked_for(&mut self, method: &str, target: &str, traceparent: Option<&str>) {
-        // No method that is served is as long as this.
-        let method = method.get(..usize::from(u16::MAX)).unwrap_or(method);
-        (self.asked, self.method_bytes) = match u16::try_from(method.len()) {
-            Ok(bytes @ 1..) => match traceparent {
-                None => ([method, target].concat().into(), bytes),
-                Some(traceparent) => ([method, target, " ", traceparent].concat().into(), bytes),
-            },
-            _ => (Box::default(), 0),
+    /// Notes what was asked for.
+    pub(super) fn asked_for(&mut self, request: &Request) {
+        self.asked = match request {
+            Request::Connect { .. } => Asked::text(request.method(), request.origin(), None),
+            Request::Forward(request) => Asked::Forward(Arc::clone(request)),
         };
+    }
+
+    /// Notes a request that is rejected; what could not be read of it is empty.
+    pub(super) fn asked_in_vain(&mut self, method: &str, target: &str) {
+        self.asked = Asked::text(method, target, None);
+    }
+
+    /// The connection becomes a tunnel, which may last: lets go of the request, except for what is logged.
+    pub(super) fn let_request_go(&mut self) {
+        if let Asked::Forward(request) = &self.asked {
+            self.asked = Asked::text(request.method(), request.origin(), request.traceparent());
+        }
     }
 
     /// The request's method.
     pub(super) fn method(&self) -> Option<&str> {
-        self.asked.get(..self.method_bytes.into()).filter(|method| !method.is_empty())
+        match &self.asked {
+            Asked::Nothing => None,
+            Asked::Text { text, method_bytes } => text.get(..usize::from(*method_bytes)),
+            Asked::Forward(request) => Some(request.method()),
+        }
     }
 
     /// Where to.
     pub(super) fn target(&self) -> Option<&str> {
-        let rest = self.asked.get(self.method_bytes.into()..)?;
-        rest.split(' ').next().filter(|target| !target.is_empty())
+        let target = match &self.asked {
+            Asked::Nothing => return None,
+            Asked::Text { text, method_bytes } => text.get(usize::from(*method_bytes)..)?.split(' ').next()?,
+            Asked::Forward(request) => request.origin(),
+        };
+        Some(target).filter(|target| !target.is_empty())
     }
 
     /// The trace that the client says a plain request belongs to.
     fn traceparent(&self) -> Option<&str> {
-        self.asked.get(self.method_bytes.into()..)?.split_once(' ').map(|(_, traceparent)| traceparent)
+        match &self.asked {
+            Asked::Nothing => None,
+            Asked::Text { text, method_bytes } => {
+                text.get(usize::from(*method_bytes)..)?.split_once(' ').map(|(_, traceparent)| traceparent)
+            }
+            Asked::Forward(request) => request.traceparent(),
+        }
     }
 
     /// The label of the metric that counts answers.
@@ -180,7 +226,7 @@ impl Record {
 
     /// Whether it is between two requests: everything has been logged.
     pub fn is_between_requests(&self) -> bool {
-        self.requests > 0 && self.asked.is_empty()
+        self.requests > 0 && matches!(self.asked, Asked::Nothing)
     }
 
     /// Writes the access-log line. `relayed` is what a tunnel moved up and down, in bytes.

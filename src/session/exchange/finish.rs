@@ -24,6 +24,7 @@ impl Exchange {
         let (status, answer_pins, keeps_client) = (answer.status, answer.pins, answer.keeps_client);
         cx.answered(status);
         self.account(cx);
+        self.give_back_buffers(cx);
         let Exchange { request, attempt, upstream, number, from_client, .. } = *self;
         let original = request.original();
         let authenticated = attempt.as_ref().is_some_and(|attempt| attempt.is_authenticated());
@@ -60,6 +61,7 @@ impl Exchange {
     pub(super) fn switch_protocols(mut self: Box<Self>, cx: &mut Cx<'_>) -> Transition {
         self.account(cx);
         cx.answered(101);
+        cx.client.record.let_request_go();
         let bytes = self.down.take_unsent();
         let Exchange { upstream, from_upstream, from_client, .. } = *self;
         let halves = Halves { upstream, up: Half::new(from_client), down: Half::new(from_upstream) };

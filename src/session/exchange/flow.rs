@@ -190,6 +190,13 @@ impl Flow {
         if self.refused {
             return Ok(FlowTurn::Done);
         }
+        if self.out.is_empty() && self.run.is_none() {
+            match &self.pump {
+                None => return Ok(FlowTurn::WaitsForSource),
+                Some(pump) if pump.is_done() => return Ok(FlowTurn::Done),
+                Some(_) => {}
+            }
+        }
         loop {
             self.use_held(held, budget_bytes)?;
             if !self.flush(to)? {

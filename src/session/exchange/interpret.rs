@@ -3,7 +3,7 @@
 use crate::auth::{carries_challenge, is_of_proxy};
 use crate::fault::{At, Cause, Fault};
 use crate::forward::{BodyPump, ForwardOptions, ForwardRequest, ForwardResponse, ResponseKind};
-use crate::http::{self, ResponseHead};
+use crate::http::ResponseHead;
 
 /// What was heard. The head for the client, if there is one, has been written.
 #[derive(Debug)]
@@ -36,20 +36,8 @@ pub(super) struct Final {
     pub pins: bool,
 }
 
-/// Reads a whole head. `may_keep` says whether the client's connection may go on.
+/// Interprets a head. `may_keep` says whether the client's connection may go on.
 pub(super) fn interpret(
-    head: &[u8],
-    request: &ForwardRequest,
-    options: &ForwardOptions<'_>,
-    may_keep: bool,
-    field_limit: usize,
-    out: &mut Vec<u8>,
-) -> Result<Heard, Fault> {
-    let look = |parsed: &ResponseHead<'_>| interpret_parsed(parsed, request, options, may_keep, out);
-    http::with_response_head(head, field_limit, look).map_err(|error| Fault::malformed_response(At::Reply, &error))?
-}
-
-fn interpret_parsed(
     parsed: &ResponseHead<'_>,
     request: &ForwardRequest,
     options: &ForwardOptions<'_>,

@@ -42,9 +42,6 @@ use flow::{BUDGET_BYTES, Flow, FlowError, FlowTurn};
 use held_body::RequestBody;
 use interpret::Final;
 
-/// Room for a request's head.
-const HEAD_BYTES: usize = 1024;
-
 /// One request and its answer.
 #[derive(Debug)]
 pub(super) struct Exchange {
@@ -108,14 +105,14 @@ impl Exchange {
         cx.notice_if_it_lasts();
         let mut exchange = match opened {
             Opened::Kept { attempt, request, upstream } => {
-                let mut out = Vec::with_capacity(HEAD_BYTES);
+                let mut out = cx.shard.spare_buffers.take();
                 request.write_head(&mut out, None, HeadPurpose::Answer);
                 let (from_upstream, pending) = (Vec::new(), Pending::Nothing);
                 Exchange::through(Handover { request, attempt, upstream, out, from_upstream, pending }, cx)
             }
             Opened::Authenticated(handover) => Exchange::through(*handover, cx),
             Opened::Origin { request, upstream, number, leftover } => {
-                let mut out = Vec::with_capacity(HEAD_BYTES);
+                let mut out = cx.shard.spare_buffers.take();
                 request.write_origin_head(&mut out);
                 let mut exchange = Exchange::on(request, upstream, number, out, Pending::Nothing, cx);
                 exchange.from_client = leftover;
@@ -173,6 +170,13 @@ impl Exchange {
             phase: Phase::Awaiting(Awaiting { head_end: HeadEnd::response(), interim_bytes: 0, pending }),
             deadline: Deadline { waits: Waits::Answer, moved_before: 0 },
             began_us: cx.now_us(),
+        }
+    }
+
+    /// Gives back the buffers that are empty, because an exchange may wait for long.
+    fn give_back_buffers(&mut self, cx: &mut Cx<'_>) {
+        for buffer in [&mut self.up.out, &mut self.down.out, &mut self.from_upstream] {
+            cx.shard.spare_buffers.reclaim(buffer);
         }
     }
 
@@ -288,6 +292,7 @@ impl StageOps for Box<Exchange> {
         Step::Go(match self.work(cx) {
             Work::Wait => {
                 self.restart_deadline(cx);
+                self.give_back_buffers(cx);
                 return Step::Wait(self);
             }
             Work::Yield => return Step::Yield(self),

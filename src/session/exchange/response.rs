@@ -1,6 +1,7 @@
 //! Reading the upstream's heads until the answer's own, and the verdict on the logon among them.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::interpret::{Heard, interpret};
@@ -9,7 +10,7 @@ use crate::egress::logon_verdict;
 use crate::event::take_front;
 use crate::fault::{At, Cause, Fault, TLS_EXPECTED};
 use crate::forward::BodyPump;
-use crate::http::{self, BodyFraming, HeadEnd, ResponseHead};
+use crate::http::{self, BodyFraming, HeadEnd, HeadRead, ResponseHead};
 use crate::limits;
 use crate::session::connection_source::ConnectionSource;
 use crate::session::cx::Cx;
@@ -28,20 +29,11 @@ impl Exchange {
         }
         let mut reads_left = limits::READS_PER_TURN;
         loop {
-            match self.take_head(cx) {
-                Ok(Some(head)) => {
-                    let work = self.heard(&head, cx);
-                    self.down.trim();
-                    if work.is_some() {
-                        return work;
-                    }
-                    if self.awaiting().is_none() || self.client_comes_first() {
-                        return None;
-                    }
-                    continue;
-                }
-                Ok(None) => {}
-                Err(fault) => return Some(Work::Fail(fault)),
+            match self.hear(cx) {
+                ControlFlow::Break(work) => return Some(work),
+                ControlFlow::Continue(true) if self.awaiting().is_none() || self.client_comes_first() => return None,
+                ControlFlow::Continue(true) => continue,
+                ControlFlow::Continue(false) => {}
             }
             if !self.upstream.ready.readable() {
                 return None;
@@ -55,6 +47,7 @@ impl Exchange {
                 Ok(Some(0)) => return Some(self.closed(None, cx)),
                 Ok(Some(count)) => {
                     self.has_heard = true;
+                    cx.shard.spare_buffers.lend(&mut self.from_upstream);
                     self.from_upstream.extend_from_slice(&cx.shard.scratch[..count]);
                 }
                 Err(error) => return Some(self.closed(Some(error), cx)),
@@ -62,21 +55,38 @@ impl Exchange {
         }
     }
 
-    /// Takes a whole head out of what has come.
-    fn take_head(&mut self, cx: &Cx<'_>) -> Result<Option<Vec<u8>>, Fault> {
-        let Phase::Awaiting(Awaiting { head_end, .. }) = &mut self.phase else { return Ok(None) };
-        match head_end.find(&self.from_upstream, cx.shard.settings.head_limit_bytes) {
-            Ok(None) => Ok(None),
-            Ok(Some(length)) => {
-                *head_end = HeadEnd::response();
-                let head = self.from_upstream[..length].to_vec();
-                take_front(&mut self.from_upstream, length);
-                Ok(Some(head))
+    /// Acts on the next head if it has come whole, and returns whether it has.
+    fn hear(&mut self, cx: &mut Cx<'_>) -> ControlFlow<Work, bool> {
+        let Phase::Awaiting(Awaiting { head_end, .. }) = &mut self.phase else { return ControlFlow::Continue(false) };
+        if self.from_upstream.is_empty() {
+            return ControlFlow::Continue(false);
+        }
+        let mut end = std::mem::replace(head_end, HeadEnd::response());
+        let mut bytes = std::mem::take(&mut self.from_upstream);
+        let (head_limit, field_limit) = (cx.shard.settings.head_limit_bytes, cx.shard.settings.field_limit);
+        let look = |head: &ResponseHead<'_>, length| self.heard(head, length, cx);
+        match http::read_response_head(&mut end, &bytes, head_limit, field_limit, look) {
+            Ok(None) => {
+                self.from_upstream = bytes;
+                if let Phase::Awaiting(awaiting) = &mut self.phase {
+                    awaiting.head_end = end;
+                }
+                ControlFlow::Continue(false)
+            }
+            Ok(Some(HeadRead { length, outcome })) => {
+                let heard = outcome.map_err(|error| Fault::malformed_response(At::Reply, &error)).flatten();
+                let work = heard.unwrap_or_else(|fault| {
+                    self.settle(logon_verdict::unread(&bytes[..length]), cx);
+                    Some(Work::Fail(fault))
+                });
+                take_front(&mut bytes, length);
+                self.from_upstream = bytes;
+                self.down.trim();
+                work.map_or(ControlFlow::Continue(true), ControlFlow::Break)
             }
             Err(error) => {
-                let heard = std::mem::take(&mut self.from_upstream);
-                self.settle(logon_verdict::unread(&heard), cx);
-                Err(At::Reply.fault(Cause::ResponseHeadTooLarge, error.to_string()))
+                self.settle(logon_verdict::unread(&bytes), cx);
+                ControlFlow::Break(Work::Fail(At::Reply.fault(Cause::ResponseHeadTooLarge, error.to_string())))
             }
         }
     }
@@ -120,39 +130,32 @@ impl Exchange {
         })
     }
 
-    /// Acts on one head.
-    fn heard(&mut self, head: &[u8], cx: &mut Cx<'_>) -> Option<Work> {
-        let settings = &cx.shard.settings;
+    /// Acts on one head, of this length.
+    ///
+    /// # Errors
+    /// The answer is malformed.
+    fn heard(&mut self, head: &ResponseHead<'_>, length: usize, cx: &mut Cx<'_>) -> Result<Option<Work>, Fault> {
         let may_keep = self.request.client_keeps_alive()
             && !cx.shard.draining
             && self.up.is_read()
             && self.up.is_flushed()
             && cx.client.record.requests < limits::REQUESTS_PER_CONNECTION;
+        cx.shard.spare_buffers.lend(&mut self.down.out);
         let (before_bytes, before_len) = (self.down.promised(), self.down.out.len());
-        let heard = interpret(
-            head,
-            &self.request,
-            &settings.forward_options(),
-            may_keep,
-            settings.field_limit,
-            &mut self.down.out,
-        );
-        if let Ok(Heard::Final(_) | Heard::Switching) = heard
-            && let Err(fault) = self.check_upstream(head, cx)
+        let options = cx.shard.settings.forward_options();
+        let heard = interpret(head, &self.request, &options, may_keep, &mut self.down.out)?;
+        if let Heard::Final(_) | Heard::Switching = heard
+            && let Err(fault) = self.check_upstream(head)
         {
             // The client must get nothing of the answer, because it is not known who has sent it.
             self.down.out.truncate(before_len);
-            return Some(Work::Fail(fault));
+            return Ok(Some(Work::Fail(fault)));
         }
-        match heard {
-            Err(fault) => {
-                self.settle(logon_verdict::unread(head), cx);
-                Some(Work::Fail(fault))
-            }
-            Ok(Heard::Interim) => self.interim(head.len(), cx),
-            Ok(Heard::Switching) => Some(self.switching(cx)),
-            Ok(Heard::Demand { rechallenge, line }) => Some(self.demanded(head, rechallenge, &line, cx)),
-            Ok(Heard::Final(mut answer)) => {
+        Ok(match heard {
+            Heard::Interim => self.interim(length, cx),
+            Heard::Switching => Some(self.switching(cx)),
+            Heard::Demand { rechallenge, line } => Some(self.demanded(head, rechallenge, &line, cx)),
+            Heard::Final(mut answer) => {
                 self.forget_body();
                 self.answered(answer.status, cx);
                 if answer.status < 400
@@ -165,7 +168,7 @@ impl Exchange {
                 self.phase = Phase::Answering { answer, before_bytes };
                 None
             }
-        }
+        })
     }
 
     /// A 1xx is no verdict: some proxies ask for the body before they look at the credentials.
@@ -193,21 +196,8 @@ impl Exchange {
     }
 
     /// Checks the upstream's own token in the head of its answer, if the handshake calls for it.
-    fn check_upstream(&self, head: &[u8], cx: &Cx<'_>) -> Result<(), Fault> {
-        let Some(attempt) = self.attempt.as_ref().filter(|attempt| attempt.handshake.checks_answer()) else {
-            return Ok(());
-        };
-        let check = |head: &ResponseHead<'_>| attempt.handshake.check_answer(head);
-        http::with_response_head(head, cx.shard.settings.field_limit, check)
-            .map_err(|error| Fault::malformed_response(At::Reply, &error))?
-    }
-
-    /// Whether the request may be made again after its token, which was no logon attempt, was refused.
-    fn token_was_refused(&mut self, head: &[u8], cx: &Cx<'_>) -> Result<(), Fault> {
-        let Some(attempt) = &mut self.attempt else { return Ok(()) };
-        let judge = |head: &ResponseHead<'_>| attempt.handshake.token_was_refused(head);
-        http::with_response_head(head, cx.shard.settings.field_limit, judge)
-            .map_err(|error| Fault::malformed_response(At::Reply, &error))?
+    fn check_upstream(&self, head: &ResponseHead<'_>) -> Result<(), Fault> {
+        self.attempt.as_ref().map_or(Ok(()), |attempt| attempt.handshake.check_answer(head))
     }
 
     /// Another token might be accepted, but the body is gone.
@@ -220,7 +210,7 @@ impl Exchange {
     }
 
     /// A 407: the verdict on our AUTHENTICATE_MESSAGE, or the end of a connection's authentication.
-    fn demanded(&mut self, head: &[u8], rechallenge: bool, line: &str, cx: &mut Cx<'_>) -> Work {
+    fn demanded(&mut self, head: &ResponseHead<'_>, rechallenge: bool, line: &str, cx: &mut Cx<'_>) -> Work {
         let (has_begun, is_held) = (self.up.has_begun(), self.is_body_held());
         let pending = self.take_pending();
         let Some(attempt) = &mut self.attempt else {
@@ -232,7 +222,7 @@ impl Exchange {
         let Pending::Verdict(ticket) = pending else {
             attempt.asked_again();
             if matches!(pending, Pending::Demand) && attempt.handshake.awaits_verdict_on_ticket() {
-                if let Err(fault) = self.token_was_refused(head, cx) {
+                if let Err(fault) = attempt.handshake.token_was_refused(head) {
                     return Work::Fail(fault);
                 }
                 return match has_begun {
