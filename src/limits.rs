@@ -32,6 +32,9 @@ pub const KEPT_CAPACITY_BYTES: usize = 4 * 1024;
 /// Capacity of a spare buffer: room for a request with an AUTHENTICATE_MESSAGE, so that none grows for one.
 pub const SPARE_BUFFER_BYTES: usize = 2 * 1024;
 
+/// Keys of kept connections that have left, in addition to as many as are there, before the list of a hop is cleaned.
+pub const KEYS_LEFT_BEHIND: usize = 64;
+
 /// How many spare buffers a shard keeps.
 pub const SPARE_BUFFERS: usize = 32;
 

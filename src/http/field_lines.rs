@@ -133,13 +133,11 @@ pub(super) fn split(bytes: &[u8], storage: &mut FieldStorage) -> Result<Section,
     let (mut start, mut kinds) = (0, FieldKinds::OTHER);
     loop {
         let rest = &bytes[start..];
-        let name_bytes = rest.iter().position(|byte| !is_token_char(*byte)).ok_or(NoSection::Invalid)?;
-        if name_bytes == 0 {
-            let is_end = rest.starts_with(b"\r\n");
-            return if is_end { Ok(Section { length: start + 2, kinds }) } else { Err(NoSection::Invalid) };
+        if rest.starts_with(b"\r\n") {
+            return Ok(Section { length: start + 2, kinds });
         }
-        let (name, behind) = rest.split_at(name_bytes);
-        let value = behind.strip_prefix(b":").ok_or(NoSection::Invalid)?;
+        let name_bytes = name_length(rest).filter(|length| *length > 0).ok_or(NoSection::Invalid)?;
+        let (name, value) = (&rest[..name_bytes], &rest[name_bytes + 1..]);
         let blanks = match value {
             [b' ', next, ..] if !is_blank(*next) => 1,
             _ => value.iter().take_while(|byte| is_blank(**byte)).count(),
@@ -169,6 +167,14 @@ pub(super) fn split(bytes: &[u8], storage: &mut FieldStorage) -> Result<Section,
         kinds = kinds.and(kind);
         start = value_start + length + 2;
     }
+}
+
+/// The length of the token that a colon follows; `None` if there is no colon, or something else is before it.
+fn name_length(bytes: &[u8]) -> Option<usize> {
+    let colon = bytes.iter().position(|byte| *byte == b':')?;
+    // Without an early exit, because names are short and valid.
+    let is_token = bytes[..colon].iter().fold(true, |all, byte| all & is_token_char(*byte));
+    is_token.then_some(colon)
 }
 
 #[cold]

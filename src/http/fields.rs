@@ -245,12 +245,21 @@ impl<'b> Fields<'b> {
     /// have thousands of fields, each of which is compared with every option.
     fn connection_options(&self) -> Vec<&'b [u8]> {
         match self.has(FieldName::Connection) {
-            true => {
-                let is_known = |option: &[u8]| FieldKinds::of_name(option).intersects(FieldKinds::NOT_FORWARDED);
-                self.list(FieldName::Connection).filter(|option| !is_known(option)).collect()
-            }
+            true => self.options_to_omit(),
             false => Vec::new(),
         }
+    }
+
+    fn options_to_omit(&self) -> Vec<&'b [u8]> {
+        let mut options = Vec::new();
+        for value in self.get_all(FieldName::Connection) {
+            for option in value.split(|byte| *byte == b',').map(trim_blanks) {
+                if !option.is_empty() && !FieldKinds::of_name(option).intersects(FieldKinds::NOT_FORWARDED) {
+                    options.push(option);
+                }
+            }
+        }
+        options
     }
 
     /// The size of the field section in bytes. What [`Fields::copy_end_to_end`] appends is at most one byte a line

@@ -171,8 +171,11 @@ impl TransferCodings {
 
 /// The single value of all Content-Length fields and list elements. Repeated equal values are allowed (RFC 9110 §8.6).
 pub(super) fn content_length(fields: &Fields<'_>) -> Result<Option<u64>, FramingError> {
-    if !fields.has(FieldName::ContentLength) {
-        return Ok(None);
+    let mut values = fields.get_all(FieldName::ContentLength);
+    let Some(first) = values.next() else { return Ok(None) };
+    // Nearly all heads have one number.
+    if let (Some(length), None) = (parse_decimal(first), values.next()) {
+        return Ok(Some(length));
     }
     let mut length = None;
     let elements = fields.get_all(FieldName::ContentLength).flat_map(|value| value.split(|&byte| byte == b','));

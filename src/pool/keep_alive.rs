@@ -5,6 +5,7 @@
 //! But a session that has used one a moment ago gets that one again: its events still carry the session's token, which
 //! saves the two system calls that change it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Loan;
@@ -21,6 +22,8 @@ struct Kept {
     since_ms: u64,
     /// What its events carry: still the token of the session that used it last, or the pool's own.
     token: EventToken,
+    /// The next of the connections whose events carry tokens of the same slot of a session.
+    next: Option<Key>,
 }
 
 /// A connection that was taken from the pool.
@@ -34,8 +37,21 @@ pub struct Taken {
 /// A shard's kept connections.
 pub struct KeepAlivePool {
     connections: Slots<Kept>,
-    /// Those of each hop by its number, the one that was used last at the end.
-    hops: Vec<Vec<Key>>,
+    /// Those of each hop, by its number.
+    hops: Vec<KeptOfHop>,
+    /// The first of the connections whose events carry a session's token, by the session's slot. Nearly always there is
+    /// one at most, because a session parks one connection.
+    parked: Vec<Option<Key>>,
+}
+
+/// The connections of a hop.
+#[derive(Default)]
+struct KeptOfHop {
+    /// The one that was used last at the end. Keys of connections that have left stay among them for a while: to look
+    /// for a key would take longer the more connections there are.
+    order: VecDeque<Key>,
+    /// How many have not left.
+    count: usize,
 }
 
 impl Kept {
@@ -47,7 +63,7 @@ impl Kept {
 
 impl Default for KeepAlivePool {
     fn default() -> Self {
-        KeepAlivePool { connections: Slots::new(Owner::KeepAlive), hops: Vec::new() }
+        KeepAlivePool { connections: Slots::new(Owner::KeepAlive), hops: Vec::new(), parked: Vec::new() }
     }
 }
 
@@ -81,7 +97,7 @@ impl KeepAlivePool {
                 }
             }
         }
-        while let Some(key) = self.of(hop).last().copied() {
+        while let Some(key) = self.latest(hop) {
             if !can_be_repeated && !self.connections.get(key).is_some_and(|kept| kept.is_fresh(loan.now_ms)) {
                 // The others were used even earlier.
                 return None;
@@ -123,8 +139,8 @@ impl KeepAlivePool {
         {
             return;
         }
-        if self.of(hop).len() >= hop.keep_cap
-            && let Some(oldest) = self.of(hop).first().copied()
+        if self.of(hop).count >= hop.keep_cap
+            && let Some(oldest) = self.oldest(hop)
         {
             self.remove(oldest);
         }
@@ -148,8 +164,9 @@ impl KeepAlivePool {
         // The earlier one first, so that there is one entry.
         loan.timers.wake_by(key, &mut deadline, loan.now_ms + millis(limits::LASTING_CONNECTION_AGE));
         loan.timers.set(key, &mut deadline, loan.now_ms + loan.timeouts.keep);
-        vacancy.insert(Kept { hop: Arc::clone(hop), upstream, deadline, since_ms: loan.now_ms, token });
-        self.of(hop).push(key);
+        vacancy.insert(Kept { hop: Arc::clone(hop), upstream, deadline, since_ms: loan.now_ms, token, next: None });
+        self.link(key, token);
+        self.append(hop, key);
         hop.metrics.kept.inc();
     }
 
@@ -172,7 +189,50 @@ impl KeepAlivePool {
 
     /// The connection whose events carry this token.
     fn find(&self, token: EventToken) -> Option<Key> {
-        self.connections.iter().find(|(_, kept)| kept.token == token).map(|(key, _)| key)
+        let mut next = *self.parked.get(token.key.slot())?;
+        while let Some(key) = next {
+            let kept = self.connections.get(key)?;
+            if kept.token == token {
+                return Some(key);
+            }
+            next = kept.next;
+        }
+        None
+    }
+
+    /// Has a connection found by the token of a session that its events carry.
+    fn link(&mut self, key: Key, token: EventToken) {
+        if token.key.owner() != Owner::Session {
+            return;
+        }
+        let slot = token.key.slot();
+        if self.parked.len() <= slot {
+            self.parked.resize(slot + 1, None);
+        }
+        let next = self.parked[slot].replace(key);
+        if let Some(kept) = self.connections.get_mut(key) {
+            kept.next = next;
+        }
+    }
+
+    /// The reverse of `link`, for a connection that has been removed.
+    fn unlink(&mut self, key: Key, removed: &Kept) {
+        let token_of = removed.token.key;
+        let Some(first) = self.parked.get_mut(token_of.slot()).filter(|_| token_of.owner() == Owner::Session) else {
+            return;
+        };
+        if *first == Some(key) {
+            *first = removed.next;
+            return;
+        }
+        let mut before = *first;
+        while let Some(kept) = before.and_then(|key| self.connections.get_mut(key)) {
+            if kept.next == Some(key) {
+                kept.next = removed.next;
+                return;
+            }
+            before = kept.next;
+        }
     }
 
     pub(super) fn deadline_due(&mut self, key: Key, loan: &mut Loan<'_>) {
@@ -188,18 +248,45 @@ impl KeepAlivePool {
             kept.hop.metrics.kept.dec();
         }
         self.hops.clear();
+        self.parked.clear();
     }
 
-    fn of(&mut self, hop: &Hop) -> &mut Vec<Key> {
+    fn of(&mut self, hop: &Hop) -> &mut KeptOfHop {
         if self.hops.len() <= hop.number {
-            self.hops.resize_with(hop.number + 1, Vec::new);
+            self.hops.resize_with(hop.number + 1, KeptOfHop::default);
         }
         &mut self.hops[hop.number]
     }
 
+    /// The connection of a hop that was used last.
+    fn latest(&mut self, hop: &Hop) -> Option<Key> {
+        let order = &mut self.hops.get_mut(hop.number)?.order;
+        while order.pop_back_if(|key| self.connections.get(*key).is_none()).is_some() {}
+        order.back().copied()
+    }
+
+    /// The connection of a hop whose last use is longest ago.
+    fn oldest(&mut self, hop: &Hop) -> Option<Key> {
+        let order = &mut self.hops.get_mut(hop.number)?.order;
+        while order.pop_front_if(|key| self.connections.get(*key).is_none()).is_some() {}
+        order.front().copied()
+    }
+
+    /// Adds the connection that was used last.
+    fn append(&mut self, hop: &Hop, key: Key) {
+        let of_hop = self.of(hop);
+        of_hop.count += 1;
+        of_hop.order.push_back(key);
+        if of_hop.order.len() > 2 * of_hop.count + limits::KEYS_LEFT_BEHIND {
+            self.hops[hop.number].order.retain(|key| self.connections.get(*key).is_some());
+        }
+    }
+
     fn remove(&mut self, key: Key) -> Option<Kept> {
         let kept = self.connections.remove(key)?;
-        self.of(&kept.hop).retain(|other| *other != key);
+        self.unlink(key, &kept);
+        let of_hop = self.of(&kept.hop);
+        of_hop.count = of_hop.count.saturating_sub(1);
         kept.hop.metrics.kept.dec();
         Some(kept)
     }

@@ -24,6 +24,7 @@ impl PipePool {
     }
 
     /// Lends an empty pipe; `None` if the cap is reached or the kernel has no pipe of a useful size.
+    #[inline]
     pub fn borrow(&mut self) -> Option<Pipe> {
         if self.lent >= self.cap {
             return None;
@@ -37,6 +38,7 @@ impl PipePool {
     }
 
     /// Takes an empty pipe back.
+    #[inline]
     pub fn give_back(&mut self, pipe: Pipe) {
         self.lent -= 1;
         if self.kept.len() < limits::SPARE_PIPES_PER_SHARD {

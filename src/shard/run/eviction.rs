@@ -41,15 +41,19 @@ impl Shard {
     pub(super) fn note_changes(&mut self, key: Key) {
         let Some(entry) = self.sessions.get_mut(key) else { return };
         let (held_bytes, idle) = (entry.session.held_bytes(), entry.session.idle());
-        let is_queued_as_large = entry.head_position.is_some();
+        let is_large = idle == Some(Idle::Begun) && held_bytes >= limits::LARGE_HEAD_BYTES;
+        // An admitted connection that was answered is about to close, and its answer may still be on its way.
+        let idle = idle.filter(|idle| *idle != Idle::Answered || !entry.has_place());
+        let (is_queued_as_large, was_idle) = (entry.head_position.is_some(), entry.idle);
         if held_bytes != entry.held_bytes {
             self.count_held(key, held_bytes);
         }
-        let is_large = idle == Some(Idle::Begun) && held_bytes >= limits::LARGE_HEAD_BYTES;
         if is_large != is_queued_as_large {
             self.queue_if_large(key, is_large);
         }
-        self.queue_if_idle(key);
+        if idle != was_idle {
+            self.queue_if_idle(key, idle);
+        }
         if self.context.is_short_of_memory() {
             self.free_memory();
         }
@@ -96,19 +100,16 @@ impl Shard {
         }
     }
 
-    /// Takes a session out of the queue of idle connections, or puts it in, if it is not idle any more, has become
-    /// idle, or is idle in another way.
-    fn queue_if_idle(&mut self, key: Key) {
+    /// Takes a session out of the queue of idle connections, or puts it in: it is not idle any more, has become idle, or
+    /// is idle in another way.
+    fn queue_if_idle(&mut self, key: Key, idle: Option<Idle>) {
         let Some(entry) = self.sessions.get_mut(key) else { return };
-        // An admitted connection that was answered is about to close, and its answer may still be on its way.
-        let idle = entry.session.idle().filter(|idle| *idle != Idle::Answered || !entry.has_place());
-        if entry.idle == idle {
-            return;
-        }
         entry.idle = idle;
         entry.idle_changes = entry.idle_changes.wrapping_add(1);
-        let (changes, admission) = (entry.idle_changes, entry.admission);
-        self.leave_idle_queue(key);
+        let (changes, admission, is_queued) = (entry.idle_changes, entry.admission, entry.idle_position.is_some());
+        if is_queued {
+            self.leave_idle_queue(key);
+        }
         match (idle, admission) {
             (None, _) => {}
             // These are rejected anyway.
