@@ -100,8 +100,8 @@ impl Shard {
         }
     }
 
-    /// Takes a session out of the queue of idle connections, or puts it in: it is not idle any more, has become idle, or
-    /// is idle in another way.
+    /// Takes a session out of the queue of idle connections, or puts it in: it is not idle any more, has become idle,
+    /// or is idle in another way.
     fn queue_if_idle(&mut self, key: Key, idle: Option<Idle>) {
         let Some(entry) = self.sessions.get_mut(key) else { return };
         entry.idle = idle;
