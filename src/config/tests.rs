@@ -161,6 +161,7 @@ const GIVEN: &[(&str, &str)] = &[
     ("tls.server_name", "proxy.corp.example"),
     ("tls.client_cert_file", "/run/secrets/client.crt"),
     ("tls.client_key_file", "/run/secrets/client.key"),
+    ("tls.kernel", "true"),
     ("shards", "3"),
     ("max_tunnels", "44"),
     ("limits.pipes_per_shard", "0"),
