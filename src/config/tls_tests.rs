@@ -84,16 +84,17 @@ fn an_upstreams_own_settings_of_tls_take_precedence_over_the_common_ones() {
         format!("[[upstreams]]\nname = '{name}'\naddress = 'https://{name}.corp.example:1'\n{own}\n")
     };
     let common = "[tls]\nca_file = 'ca.crt'\nclient_cert_file = 'own.crt'\nclient_key_file = 'own.key'\n\
-                  server_name = 'proxy.corp.example'\n";
+                  server_name = 'proxy.corp.example'\nkernel = true\n";
     let config = directory.config(&format!(
         "{common}{}{}{}",
         entry("a", ""),
         entry("b", "tls_ca_file = 'other.crt'"),
-        entry("c", "tls_server_name = 'c.corp.example'"),
+        entry("c", "tls_server_name = 'c.corp.example'\ntls_kernel = false"),
     ));
     assert_eq!(settings(&config, 0).server_name.to_str(), "proxy.corp.example");
     assert_eq!(settings(&config, 2).server_name.to_str(), "c.corp.example");
     assert!(settings(&config, 0) != settings(&config, 1), "another CA");
+    assert_eq!([0, 1, 2].map(|upstream| settings(&config, upstream).wants_kernel()), [true, true, false]);
     for upstream in 0..3 {
         assert!(settings(&config, upstream).client_not_after().is_some());
     }
