@@ -41,6 +41,9 @@ impl std::fmt::Debug for ShownLogin {
 impl ShownLogin {
     /// Reads the fields of a request.
     pub fn read(fields: &Fields<'_>) -> ShownLogin {
+        if !fields.has(FieldName::ProxyAuthorization) {
+            return ShownLogin::Nothing;
+        }
         let mut basic = fields.get_all(FieldName::ProxyAuthorization).filter_map(basic_credentials);
         match (basic.next(), basic.next()) {
             (None, _) => ShownLogin::Nothing,

@@ -23,7 +23,11 @@ pub fn room_for_fields(fields: &Fields<'_>, options: &ForwardOptions<'_>) -> usi
 /// Appends a Via line for a message that was received in version `received` (RFC 9110 §7.6.3). It must follow the Via
 /// lines that the message already has, because the order of the lines is the order of the recipients.
 pub fn append_via(received: Version, options: &ForwardOptions<'_>, out: &mut Vec<u8>) {
-    append_via_received(received.as_str().strip_prefix("HTTP/").unwrap_or_default(), options, out);
+    let received = match received {
+        Version::Http10 => "1.0",
+        Version::Http11 => "1.1",
+    };
+    append_via_received(received, options, out);
 }
 
 /// As [`append_via`], for a request that came by another protocol: `received` is its name and version.

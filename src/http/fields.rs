@@ -252,9 +252,14 @@ impl<'b> Fields<'b> {
 
     fn options_to_omit(&self) -> Vec<&'b [u8]> {
         let mut options = Vec::new();
+        let is_omitted_anyway = |option| FieldKinds::of_name(option).intersects(FieldKinds::NOT_FORWARDED);
         for value in self.get_all(FieldName::Connection) {
+            // Most values have one option.
+            if is_omitted_anyway(value) {
+                continue;
+            }
             for option in value.split(|byte| *byte == b',').map(trim_blanks) {
-                if !option.is_empty() && !FieldKinds::of_name(option).intersects(FieldKinds::NOT_FORWARDED) {
+                if !option.is_empty() && !is_omitted_anyway(option) {
                     options.push(option);
                 }
             }

@@ -6,6 +6,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `head_end` | [`HeadEnd`]: finds the end of a head that does not arrive whole, without scanning any byte twice |
+//! | `spans` | how far names, targets and values go, in words of eight bytes |
 //! | `start_line` | [`Version`], line endings, splitting a head into start line and field section |
 //! | `field_name` | [`FieldName`]: the names that the gateway interprets, and kinds of fields |
 //! | `field_lines` | [`FieldStorage`]: splits a field section into lines, in one pass |
@@ -46,6 +47,7 @@ mod redirected;
 mod request_head;
 mod request_summary;
 mod response_head;
+mod spans;
 mod start_line;
 mod target;
 #[cfg(test)]

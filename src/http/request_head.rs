@@ -1,14 +1,15 @@
 //! Parses request heads (RFC 9112 §3).
 
 use super::field_lines::FieldStorage;
-use super::field_name::{FieldKinds, FieldName};
+use super::field_name::FieldName;
 use super::fields::{FieldError, Fields};
 use super::framing::{BodyFraming, FramingError, request_framing};
 use super::head_end::LEADING_BLANK_LINES_MAX;
+use super::spans::{target_length, token_length};
 use super::start_line::{
-    Version, check_line_ends, is_blank, is_token_char, looks_like_version, split_start_line, table_of,
+    Version, check_line_ends, is_blank, is_token_char, looks_like_version, split_start_line, table_of, trim_blanks,
 };
-use super::target::{RequestTarget, TargetError, is_target_char};
+use super::target::{RequestTarget, TargetError};
 
 /// The longest method, in bytes. The longest registered method, UPDATEREDIRECTREF, has 17.
 pub const METHOD_LIMIT_BYTES: usize = 64;
@@ -169,14 +170,24 @@ pub fn check_request_line(line: &[u8]) -> Result<(), RequestError> {
 /// Whether the connection persists after this message (RFC 9112 §9.3). Proxy-Connection counts like Connection, because
 /// proxies and their clients use it that way.
 pub(super) fn persists(version: Version, fields: &Fields<'_>) -> bool {
-    const CONNECTION: FieldKinds = FieldKinds::of(&[FieldName::Connection, FieldName::ProxyConnection]);
-    if !fields.has_any(CONNECTION) {
-        return version == Version::Http11;
-    }
-    let says = |option| {
-        fields.has_token(FieldName::Connection, option) || fields.has_token(FieldName::ProxyConnection, option)
+    let (mut closes, mut keeps) = (false, version == Version::Http11);
+    let mut note = |option: &[u8]| {
+        let (is_close, is_keep) = (option.eq_ignore_ascii_case(b"close"), option.eq_ignore_ascii_case(b"keep-alive"));
+        (closes, keeps) = (closes || is_close, keeps || is_keep);
+        is_close || is_keep
     };
-    !says("close") && (version == Version::Http11 || says("keep-alive"))
+    for name in [FieldName::Connection, FieldName::ProxyConnection] {
+        for value in fields.get_all(name) {
+            // Most values have one option.
+            if note(value) {
+                continue;
+            }
+            for option in value.split(|&byte| byte == b',').map(trim_blanks) {
+                note(option);
+            }
+        }
+    }
+    keeps && !closes
 }
 
 pub(super) struct RequestLine<'b> {
@@ -189,10 +200,15 @@ impl<'b> RequestLine<'b> {
     /// Reads a request line with its CRLF from the start of `bytes`, and returns what follows it. `None` unless it has
     /// its usual form, without blanks behind the version. The target contains only characters of targets.
     fn parse_first(bytes: &'b [u8]) -> Option<(Self, &'b [u8])> {
-        let start = bytes.get(..bytes.len().min(METHOD_LIMIT_BYTES + 1))?;
-        let method_bytes = start.iter().position(|&byte| !is_token_char(byte)).filter(|&length| length > 0)?;
+        let method_bytes = token_length(bytes);
+        if !(1..=METHOD_LIMIT_BYTES).contains(&method_bytes) {
+            return None;
+        }
         let target = bytes.get(method_bytes..)?.strip_prefix(b" ")?;
-        let target_bytes = target.iter().position(|&byte| !is_target_char(byte)).filter(|&length| length > 0)?;
+        let target_bytes = target_length(target);
+        if target_bytes == 0 {
+            return None;
+        }
         let (version, rest) = target.get(target_bytes..)?.split_at_checked(b" HTTP/1.1\r\n".len())?;
         let version = Version::parse(version.strip_prefix(b" ")?.strip_suffix(b"\r\n")?)?;
         let text = str::from_utf8(bytes.get(..method_bytes + 1 + target_bytes)?).ok()?;

@@ -1,6 +1,6 @@
 //! Parses response heads (RFC 9112 §4).
 
-use super::field_lines::{FieldStorage, value_length};
+use super::field_lines::FieldStorage;
 use super::field_name::FieldName;
 use super::fields::{FieldError, Fields};
 use super::framing::{
@@ -8,6 +8,7 @@ use super::framing::{
 };
 use super::head_end::{HeadEnd, HeadTooLarge};
 use super::request_head::persists;
+use super::spans::value_length;
 use super::start_line::{Version, check_line_ends, is_blank, split_start_line, trim_blanks};
 
 /// Why a response head is rejected. The text contains no bytes from the peer.

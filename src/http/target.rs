@@ -1,12 +1,7 @@
 //! The four forms of a request target (RFC 9112 §3.2).
 
 use super::authority::{Authority, AuthorityError};
-
-/// Whether a target may contain this byte: visible ASCII, and no fragment.
-#[inline]
-pub(super) fn is_target_char(byte: u8) -> bool {
-    byte.is_ascii_graphic() && byte != b'#'
-}
+use super::spans::target_length;
 
 /// What an absolute-form target begins with.
 const HTTP: &str = "http://";
@@ -54,7 +49,7 @@ impl<'b> RequestTarget<'b> {
     /// # Errors
     /// [`TargetError`] if the target has no form that the method allows, or an invalid character, scheme or authority.
     pub fn parse(method: &str, text: &'b str) -> Result<Self, TargetError> {
-        if !text.bytes().all(is_target_char) {
+        if target_length(text.as_bytes()) < text.len() {
             return Err(TargetError::InvalidCharacter);
         }
         Self::parse_plain(method, text)
