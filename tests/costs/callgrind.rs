@@ -65,7 +65,7 @@ fn a_request_takes_no_more_instructions_than_before() {
         scheme: Scheme::Ntlm,
         work: Work::Requests,
         times: 500,
-        instructions: 20_500.0,
+        instructions: 19_800.0,
         allocations: 7.1,
         functions: &[("session::record::Record::log", 3_875.0)],
     });
