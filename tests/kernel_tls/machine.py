@@ -120,6 +120,8 @@ class Proxy:
         assert choose(self.context, cipher.encode()) == 1
         # A write may be repeated from another address.
         ssl.SSL_CTX_ctrl(self.context, 33, 2, None)
+        # Sessions are resumed only with tickets that a tunnel has asked for.
+        ssl.SSL_CTX_set_num_tickets(self.context, 0)
         self.errors = []
         self.listener = socket.create_server(("127.0.0.1", PROXY))
         threading.Thread(target=self.serve, daemon=True).start()
@@ -176,6 +178,27 @@ class Proxy:
             connection.write(BLOCK)
         connection.end()
 
+    def slow(self, connection, count):
+        """Reads late and slowly, so that the sockets in between are full when the client ends."""
+        time.sleep(2)
+        digest, received = hashlib.sha256(), 0
+        while (piece := connection.read(16384)):
+            digest.update(piece)
+            received += len(piece)
+            if received % MIB < 16384:
+                time.sleep(0.05)
+        if piece is None:
+            self.errors.append(f"the client's bytes did not end with close_notify, but after {received} bytes")
+            return
+        connection.write(digest.hexdigest().encode())
+        connection.end()
+
+    def ended(self, connection, count):
+        """Sends once the client has ended."""
+        while connection.read():
+            pass
+        self.download(connection, count)
+
     def truncate(self, connection, count):
         for _ in range(count):
             connection.write(BLOCK)
@@ -208,7 +231,7 @@ class Proxy:
 class Gateway:
     """The program, with its log."""
 
-    def __init__(self, is_kernel):
+    def __init__(self, is_kernel, further=""):
         text = f"""
             upstream = "https://127.0.0.1:{PROXY}"
             user = 'CORP\\svc'
@@ -219,6 +242,7 @@ class Gateway:
             [tls]
             ca_file = "/proxy.crt"
             kernel = {str(is_kernel).lower()}
+            {further}
             """
         write("/tmp/password", "password")
         os.chmod("/tmp/password", 0o600)
@@ -314,8 +338,39 @@ def both(count):
     assert digest == digest_of(count, tail), "the client received something else"
 
 
-def whole(host, count):
-    digest, received, _ = read_all(tunnel(host))
+def slow(count):
+    """Ends while most of the bytes have not reached the proxy."""
+    stream = tunnel(f"slow-{count}")
+    for _ in range(count):
+        stream.sendall(BLOCK)
+    stream.shutdown(socket.SHUT_WR)
+    _, _, tail = read_all(stream)
+    assert tail.decode(errors="replace") == digest_of(count), f"the proxy received something else: {tail}"
+
+
+def several(number, count):
+    """Tunnels at the same time."""
+    errors = []
+
+    def one():
+        try:
+            both(count)
+        except Exception:
+            errors.append(traceback.format_exc())
+
+    threads = [threading.Thread(target=one) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors[0]
+
+
+def whole(host, count, ends_first=False):
+    stream = tunnel(host)
+    if ends_first:
+        stream.shutdown(socket.SHUT_WR)
+    digest, received, _ = read_all(stream)
     assert received == count * MIB and digest == digest_of(count), f"{received} bytes"
 
 
@@ -379,12 +434,16 @@ def with_kernel(version, cipher, mib):
         (f"{mib} MiB each way", lambda: both(mib)),
         ("counted as spliced, by the kernel without an error", counts),
         ("a download ends cleanly", lambda: whole("download-8", 8)),
+        ("a client that ends first gets its download", lambda: whole("ended-8", 8, ends_first=True)),
+        ("an upload to a slow proxy arrives whole", lambda: slow(16)),
+        ("8 tunnels at once", lambda: several(8, 2)),
         ("plain HTTP on kept connections", lambda: exchanges(8)),
         ("an end without close_notify is a reset", lambda: is_cut("truncate-8")),
     ]
     if is_1_3:
         cases += [
             ("session tickets between the data", lambda: whole("ticket-8", 8)),
+            ("and sessions are resumed with them", lambda: resumed(gateway)),
             ("new keys are a reset", lambda: is_cut("keys-8")),
             ("and are named in the log", lambda: said(gateway, "a KeyUpdate of TLS 1.3")),
         ]
@@ -395,6 +454,19 @@ def with_kernel(version, cipher, mib):
         ("the proxy saw no error", lambda: check(not proxy.errors, proxy.errors)),
     ]
     outcome = [case(f"{cipher}: {name}", run) for name, run in cases]
+    finish(proxy, gateway, outcome)
+    return all(outcome)
+
+
+def with_small_buffers():
+    """The kernel often holds a part of a record that the socket has not taken."""
+    proxy, gateway = Proxy(TLS_1_3, "TLS_AES_128_GCM_SHA256"), Gateway(True, '[limits]\nsocket_buffer = "16KiB"')
+    outcome = [
+        case("small buffers: 4 MiB each way", lambda: both(4)),
+        case("small buffers: uploads to a slow proxy arrive whole", lambda: [slow(2) for _ in range(5)]),
+        case("small buffers: 8 tunnels at once", lambda: several(8, 1)),
+        case("small buffers: the proxy saw no error", lambda: check(not proxy.errors, proxy.errors)),
+    ]
     finish(proxy, gateway, outcome)
     return all(outcome)
 
@@ -411,6 +483,13 @@ def without_kernel(is_wanted):
         outcome.append(case(f"{name}: said once", lambda: said_once(gateway, "kernel TLS is not available")))
     finish(proxy, gateway, outcome)
     return all(outcome)
+
+
+def resumed(gateway):
+    name = f'ntlm_gateway_upstream_tls_handshakes_total{{session="resumed",upstream="127.0.0.1:{PROXY}"}}'
+    before = gateway.metric(name)
+    whole("download-1", 1)
+    check(gateway.metric(name) > before, "no session was resumed")
 
 
 def said(gateway, text):
@@ -464,6 +543,7 @@ def main():
         (TLS_1_2, "ECDHE-RSA-AES256-GCM-SHA384", 16),
     ]:
         outcome.append(with_kernel(version, cipher, mib))
+    outcome.append(with_small_buffers())
     return all(outcome)
 
 

@@ -205,11 +205,17 @@ impl Tls {
     /// The caller has bulk data: hands the connection over to the kernel, now or at the next boundary of records.
     /// Returns whether it can be spliced.
     pub fn prepare_splice(&mut self) -> bool {
-        if self.hand_over == HandOver::WithBulk {
-            self.hand_over = HandOver::Soon;
+        if self.hand_over != HandOver::Never {
+            // The kernel takes only connections that are open both ways.
+            self.hand_over = if self.is_open() { HandOver::Soon } else { HandOver::Never };
         }
         self.perhaps_hand_over();
         self.can_splice()
+    }
+
+    /// Neither direction has ended.
+    fn is_open(&self) -> bool {
+        matches!(self.end, End::Open) && self.write == WriteSide::Open
     }
 
     /// So many bytes were spliced to the socket.
@@ -222,7 +228,7 @@ impl Tls {
     /// Hands the connection over if that is wanted and both directions are at a boundary of records.
     pub(super) fn perhaps_hand_over(&mut self) {
         let has_nothing = self.incoming.is_empty() && self.plain.is_empty() && self.outgoing.is_empty();
-        let is_open = self.is_established && matches!(self.end, End::Open) && self.write == WriteSide::Open;
+        let is_open = self.is_established && self.is_open();
         if self.hand_over != HandOver::Soon || !has_nothing || self.unreported > 0 || !is_open {
             return;
         }

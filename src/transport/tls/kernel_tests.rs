@@ -80,11 +80,15 @@ fn a_connection_with_bytes_on_their_way_is_not_handed_over() {
     assert!(!near.outgoing.is_empty());
     assert!(!near.prepare_splice());
     assert_eq!(near.hand_over, HandOver::Soon);
-    let (mut near_2, _far_2) = willing_ends(false);
-    near_2.shutdown(Shutdown::Write).unwrap();
-    assert!(!near_2.prepare_splice());
-    assert_eq!(near_2.hand_over, HandOver::Soon, "its direction has ended");
     far.listen().unwrap();
+}
+
+#[test]
+fn a_connection_with_an_ended_direction_stays_in_user_space() {
+    let (mut near, _far) = willing_ends(false);
+    near.shutdown(Shutdown::Write).unwrap();
+    assert!(!near.prepare_splice());
+    assert_eq!(near.hand_over, HandOver::Never);
 }
 
 #[test]
