@@ -204,6 +204,7 @@ impl Tls {
 
     /// The caller has bulk data: hands the connection over to the kernel, now or at the next boundary of records.
     /// Returns whether it can be spliced.
+    #[inline(never)]
     pub fn prepare_splice(&mut self) -> bool {
         if self.hand_over != HandOver::Never {
             // The kernel takes only connections that are open both ways.
@@ -219,6 +220,7 @@ impl Tls {
     }
 
     /// So many bytes were spliced to the socket.
+    #[inline(never)]
     pub fn count_spliced(&self, bytes: usize) {
         if let Engine::Kernel(kernel) = &self.engine {
             kernel.count_sent(bytes);
@@ -226,10 +228,18 @@ impl Tls {
     }
 
     /// Hands the connection over if that is wanted and both directions are at a boundary of records.
+    #[inline]
     pub(super) fn perhaps_hand_over(&mut self) {
+        if self.hand_over == HandOver::Soon {
+            self.try_hand_over();
+        }
+    }
+
+    #[cold]
+    fn try_hand_over(&mut self) {
         let has_nothing = self.incoming.is_empty() && self.plain.is_empty() && self.outgoing.is_empty();
         let is_open = self.is_established && self.is_open();
-        if self.hand_over != HandOver::Soon || !has_nothing || self.unreported > 0 || !is_open {
+        if !has_nothing || self.unreported > 0 || !is_open {
             return;
         }
         let Stream::Tcp(socket) = &self.carrier else { return self.hand_over = HandOver::Never };
