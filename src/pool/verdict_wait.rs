@@ -130,7 +130,7 @@ impl VerdictWaitPool {
     fn begin(&mut self, hop: &Arc<Hop>, confirmation: Confirmation, loan: &mut Loan<'_>) -> Option<()> {
         let good = confirmation.good();
         let request = match good.by_connect {
-            true => Request::connect(good.destination.clone(), Vec::new()),
+            true => Request::connect(&*good.destination, Vec::new()),
             false => Request::bare_get(&good.destination)?,
         };
         log::debug!("confirming the credentials at upstream {} with a {}", hop.upstream.name(), request.method());

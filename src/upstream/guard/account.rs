@@ -3,16 +3,16 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::attempt::{Attempted, Effect};
 use super::destination::{demand_hash, destination_hash};
 use super::ledger::{At, Books, Ledger, Outgoing, Ruling};
 use super::reservation::{AttemptEnd, Learned, Order, Reservation, SecretDigest, Store, Where};
-use super::track::Booking;
+use super::track::{Booking, Track};
 use super::verdict::{self, Answer};
-use super::{AttemptRequest, GuardPolicy, GuardState, GuardStatus, KnownGood, OnChange};
+use super::{AttemptRequest, GuardPolicy, GuardState, GuardStatus, KnownGood, OnChange, Refusal};
 use crate::limits::{self, millis};
 
 /// The accounts of a process. An account outlives the secrets and identities that use it, so that failed logons are
@@ -68,6 +68,9 @@ pub struct Account {
     number: u64,
     store: Option<Arc<dyn Store>>,
     hasher: RandomState,
+    /// Some track refuses attempts, or may refuse one for its destination. Kept beside the ledger, because every request
+    /// asks, and this is seldom so.
+    may_refuse: AtomicBool,
     ledger: Mutex<Ledger>,
 }
 
@@ -91,7 +94,7 @@ impl Account {
         let mut ledger = Ledger::default();
         ledger.books = books;
         let ledger = Mutex::new(ledger);
-        Account { policy, number, store, hasher: RandomState::new(), ledger }
+        Account { policy, number, store, hasher: RandomState::new(), may_refuse: AtomicBool::new(false), ledger }
     }
 
     /// A fingerprint of a secret, valid in this process only.
@@ -117,9 +120,19 @@ impl Account {
         destination_hash(&self.hasher, method == "CONNECT", destination)
     }
 
+    /// Why nothing may be sent for a destination yet, if so. What changes at the same time counts as later: a request
+    /// is asked about again before it is dialled for.
+    pub(super) fn refuses(&self, at: At<'_>, now_ms: u64, method: &str, destination: &str) -> Option<Refusal> {
+        if !self.may_refuse.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.lock().refuses(at, self.destination(method, destination), now_ms)
+    }
+
     /// Whether a request may be dialled for; with the number of its scout if it has to be one.
-    pub(super) fn enter(&self, at: At<'_>, now_ms: u64, destination: u64) -> Ruling<Option<u64>> {
-        self.change(at, now_ms, |ledger, index| (ledger.enter(index, destination, &self.policy), false))
+    pub(super) fn enter(&self, at: At<'_>, now_ms: u64, method: &str, destination: &str) -> Ruling<Option<u64>> {
+        let hash = || self.destination(method, destination);
+        self.change(at, now_ms, |ledger, index| (ledger.enter(index, hash, &self.policy), false))
     }
 
     /// As [`Account::enter`], for a request that was refused with the counterpart of the secret.
@@ -140,16 +153,17 @@ impl Account {
     /// Whether an attempt may go out now.
     pub(super) fn ask(&self, at: At<'_>, now_ms: u64, request: &AttemptRequest<'_>) -> Ruling<Outgoing> {
         let destination = self.destination(request.method, request.destination);
-        let demand = demand_hash(&self.hasher, at.upstream, request.method, request.destination);
+        let demand = demand_hash(&self.hasher, at.upstream, request.method, destination);
         self.change(at, now_ms, |ledger, index| {
             if request.challenged {
                 ledger.demanding.note(demand, now_ms);
             }
-            let demands = ledger.demanding.contains(demand, now_ms);
+            let demands = request.challenged || ledger.demanding.contains(demand, now_ms);
             let ruling = ledger.ask(index, destination, request.confirms, &self.policy);
             let outgoing = |(number, sent_while_accepted, reservation)| Outgoing {
                 number,
                 destination,
+                known_good: ledger.tracks[index].known_good_name(destination),
                 demands,
                 sent_while_accepted,
                 reservation,
@@ -166,7 +180,7 @@ impl Account {
         attempt: &Attempted,
         answer: Answer,
         demands: bool,
-        good: KnownGood,
+        good: &KnownGood,
     ) {
         self.change(at, now_ms, |ledger, index| {
             let verdict = verdict::of(answer, demands, attempt.challenged);
@@ -380,6 +394,7 @@ impl Account {
         let (outcome, frees) = act(&mut ledger, index);
         let change = ledger.change_since(index, before, wanted, frees);
         self.send_orders(&mut ledger);
+        self.may_refuse.store(ledger.tracks.iter().any(Track::may_refuse), Ordering::Relaxed);
         let callbacks = if change.is_some() { ledger.callbacks(at.secret) } else { Vec::new() };
         drop(ledger);
         if let Some(change) = change {

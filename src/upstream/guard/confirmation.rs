@@ -82,11 +82,11 @@ impl ConfirmationSchedule {
     }
 
     /// Remembers a destination that was accepted.
-    pub(super) fn remember(&mut self, destination: u64, good: KnownGood) {
+    pub(super) fn remember(&mut self, destination: u64, good: &KnownGood) {
         match self.known_good.iter().position(|(known, _)| *known == destination) {
             Some(index) => self.known_good[index..].rotate_left(1),
             None => {
-                self.known_good.push((destination, good));
+                self.known_good.push((destination, good.clone()));
                 let surplus = self.known_good.len().saturating_sub(limits::GUARD_KNOWN_GOOD);
                 self.known_good.drain(..surplus);
             }
@@ -108,7 +108,7 @@ mod tests {
     fn schedule(destinations: &[(u64, bool)]) -> ConfirmationSchedule {
         let mut schedule = ConfirmationSchedule::default();
         for (destination, by_connect) in destinations {
-            schedule.remember(*destination, good(*destination, *by_connect));
+            schedule.remember(*destination, &good(*destination, *by_connect));
         }
         schedule
     }
@@ -122,7 +122,7 @@ mod tests {
         let mut schedule = schedule(&[(1, true), (2, true), (3, false)]);
         assert_eq!(schedule.begin(0, |_| ()), Some(good(2, true)), "CONNECT first");
         assert_eq!(schedule.begin(0, |destination| destination == 1), Some(good(1, true)));
-        schedule.remember(1, good(1, true));
+        schedule.remember(1, &good(1, true));
         assert_eq!(schedule.begin(0, |_| ()), Some(good(1, true)));
         schedule.put_last(1);
         assert_eq!(schedule.begin(0, |_| ()), Some(good(2, true)));

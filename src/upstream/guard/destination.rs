@@ -14,11 +14,14 @@ pub(super) fn destination_hash(hasher: &impl BuildHasher, by_connect: bool, dest
 }
 
 /// Hashes a request to an upstream, the method included, because proxies exempt destinations by method, too.
-pub(super) fn demand_hash(hasher: &impl BuildHasher, upstream: &str, method: &str, destination: &str) -> u64 {
+/// `destination` is the hash of the destination, which distinguishes CONNECT from all other methods.
+pub(super) fn demand_hash(hasher: &impl BuildHasher, upstream: &str, method: &str, destination: u64) -> u64 {
     let mut state = hasher.build_hasher();
     upstream.hash(&mut state);
-    method.hash(&mut state);
-    write_folded(&mut state, 0, destination);
+    state.write_u64(destination);
+    if method != "CONNECT" {
+        method.hash(&mut state);
+    }
     state.finish()
 }
 
@@ -106,7 +109,10 @@ mod tests {
         for other in ["a.blocked.test:80", "b.blocked.test:443", "blocked.test:443", "a.blocked.test4:43"] {
             assert_ne!(hash(other), hash("a.blocked.test:443"), "{other}");
         }
-        assert_ne!(demand_hash(&hasher, "u", "GET", "a:80"), demand_hash(&hasher, "u", "POST", "a:80"));
+        let demand = |upstream, method, destination| demand_hash(&hasher, upstream, method, hash(destination));
+        for other in [("u", "POST", "a:80"), ("v", "GET", "a:80"), ("u", "GET", "b:80"), ("u", "CONNECT", "a:80")] {
+            assert_ne!(demand("u", "GET", "a:80"), demand(other.0, other.1, other.2), "{other:?}");
+        }
     }
 
     #[test]

@@ -74,10 +74,12 @@ pub(super) enum Ruling<T> {
 }
 
 /// What is known about an attempt when it goes out.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Outgoing {
     pub number: u64,
     pub destination: u64,
+    /// The name of the destination, if it is among those that were accepted last.
+    pub known_good: Option<Arc<str>>,
     /// The destination is known to demand authentication.
     pub demands: bool,
     /// The secret is accepted now.
@@ -155,10 +157,18 @@ impl Ledger {
     }
 
     /// Whether a request may be dialled for; with the number of its scout if it has to be one.
-    pub(super) fn enter(&mut self, index: usize, destination: u64, policy: &GuardPolicy) -> Ruling<Option<u64>> {
+    /// `destination` is called only if it matters, which it hardly ever does.
+    pub(super) fn enter(
+        &mut self,
+        index: usize,
+        destination: impl Fn() -> u64,
+        policy: &GuardPolicy,
+    ) -> Ruling<Option<u64>> {
         let now_ms = self.now_ms;
         let track = &self.tracks[index];
-        if let Some(refusal) = track.refuses(now_ms, destination) {
+        if track.may_refuse()
+            && let Some(refusal) = track.refuses(now_ms, destination())
+        {
             return self.refuse_or_wait(index, refusal);
         }
         if self.may_send_batch(index, policy) {
@@ -168,7 +178,7 @@ impl Ledger {
             self.tracks[index].has_waiters = true;
             return Ruling::Wait;
         }
-        self.may_send_canary(index, destination, policy).map(|()| {
+        self.may_send_canary(index, destination(), policy).map(|()| {
             let number = self.number();
             self.tracks[index].set_scout(number, now_ms);
             Some(number)
@@ -224,6 +234,9 @@ impl Ledger {
     fn may_send_batch(&mut self, index: usize, policy: &GuardPolicy) -> bool {
         if !self.is_accepted(index, policy) {
             return false;
+        }
+        if self.tracks.iter().all(Track::has_no_failures) {
+            return true;
         }
         let failures = self.failures(policy).len();
         if failures == 0 || failures + policy.batch().min(self.in_flight(index).count() + 1) < policy.attempts {
@@ -466,7 +479,7 @@ impl Ledger {
         index: usize,
         attempt: &Attempted,
         verdict: Verdict,
-        good: KnownGood,
+        good: &KnownGood,
         policy: &GuardPolicy,
     ) -> Strike {
         let now_ms = self.now_ms;
@@ -480,8 +493,6 @@ impl Ledger {
             is_known: self.is_known(secret),
             is_known_good: self.is_known_good(secret, attempt.destination),
         };
-        let refused =
-            matches!(verdict, Verdict::Refused | Verdict::Closed).then(|| (attempt.destination, good.clone()));
         let track = &mut self.tracks[index];
         let strike = match verdict {
             Verdict::Accepted => {
@@ -506,8 +517,8 @@ impl Ledger {
         if strike != Strike::None {
             self.close(index, strike, policy);
         }
-        if let Some(refused) = refused {
-            self.offer_counterpart(index, strike, refused, policy);
+        if matches!(verdict, Verdict::Refused | Verdict::Closed) {
+            self.offer_counterpart(index, strike, (attempt.destination, good.clone()), policy);
         }
         strike
     }
@@ -585,9 +596,9 @@ impl Ledger {
     ) -> Option<GuardChange> {
         let now_ms = self.now_ms;
         let track = &self.tracks[index];
-        let overall = self.state_of(track.secret);
-        let (upstream, at_upstream) = (Arc::clone(&track.upstream), track.state());
+        let at_upstream = track.state();
         let change = if at_upstream != before {
+            let (upstream, overall) = (Arc::clone(&track.upstream), self.state_of(track.secret));
             let rest = Duration::from_millis(track.held(now_ms).unwrap_or(0));
             GuardChange::State { upstream, at_upstream, overall, rest, number: self.number() }
         } else if track.wants_confirmation() && (!wanted || track.may_confirm(now_ms)) {

@@ -246,8 +246,8 @@ pub struct AttemptRequest<'a> {
 /// A destination that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownGood {
-    /// `host:port`.
-    pub destination: Box<str>,
+    /// `host:port`. Shared, because the same few destinations are accepted again and again.
+    pub destination: Arc<str>,
     /// It was accepted for a CONNECT, not for a plain request.
     pub by_connect: bool,
 }
@@ -362,8 +362,7 @@ impl Guard {
 
     /// Why nothing may be sent for this destination (`host:port`) yet, if so.
     pub fn refuses(&self, now_ms: u64, upstream: &Arc<str>, method: &str, destination: &str) -> Option<Refusal> {
-        let destination = self.account.destination(method, destination);
-        self.account.lock().refuses(self.at(upstream), destination, now_ms)
+        self.account.refuses(self.at(upstream), now_ms, method, destination)
     }
 
     /// Asks to dial for a request. A request that has to wait does so before it dials, so that it occupies no helper of
@@ -375,9 +374,8 @@ impl Guard {
         method: &str,
         destination: &str,
     ) -> DialPermission {
-        let destination = self.account.destination(method, destination);
         let scout = |number| Scout { guard: Arc::clone(self), upstream: Arc::clone(upstream), number };
-        let ruling = self.account.enter(self.at(upstream), now_ms, destination);
+        let ruling = self.account.enter(self.at(upstream), now_ms, method, destination);
         DialPermission::of(ruling.map(|number| number.map(scout)))
     }
 
@@ -400,7 +398,7 @@ impl Guard {
         match self.account.ask(self.at(request.upstream), now_ms, request) {
             Ruling::Wait => SendPermission::Wait,
             Ruling::No(refusal) => SendPermission::No(refusal),
-            Ruling::Go(Outgoing { number, destination, demands, sent_while_accepted, reservation }) => {
+            Ruling::Go(Outgoing { number, destination, known_good, demands, sent_while_accepted, reservation }) => {
                 SendPermission::Go(Ticket {
                     guard: Arc::clone(self),
                     upstream: Arc::clone(request.upstream),
@@ -415,7 +413,7 @@ impl Guard {
                     },
                     demands,
                     good: KnownGood {
-                        destination: request.destination.into(),
+                        destination: known_good.unwrap_or_else(|| request.destination.into()),
                         by_connect: request.method == "CONNECT",
                     },
                     settled: false,
@@ -490,9 +488,8 @@ impl Ticket {
     /// The attempt is over, with this answer.
     pub fn settle(mut self, now_ms: u64, answer: Answer) {
         self.settled = true;
-        let good = KnownGood { destination: std::mem::take(&mut self.good.destination), ..self.good };
         let at = self.guard.at(&self.upstream);
-        self.guard.account.settle(at, now_ms, &self.attempt, answer, self.demands, good);
+        self.guard.account.settle(at, now_ms, &self.attempt, answer, self.demands, &self.good);
     }
 
     /// No AUTHENTICATE_MESSAGE was sent, because the challenge could not be answered. The attempt does not count.

@@ -19,6 +19,10 @@ struct Suspect {
 }
 
 impl Suspects {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn contains(&self, destination: u64) -> bool {
         self.find(destination).is_some()
     }

@@ -149,6 +149,11 @@ impl Track {
         }
     }
 
+    /// Whether there may be destinations for which nothing may be sent yet.
+    pub(super) fn may_refuse(&self) -> bool {
+        matches!(self.state, State::Refused { .. }) || !self.suspects.is_empty()
+    }
+
     /// Why nothing may be sent for a destination yet, if so.
     pub(super) fn refuses(&self, now_ms: u64, destination: u64) -> Option<Refusal> {
         let held = self.held(now_ms).map(Refusal::held);
@@ -227,6 +232,11 @@ impl Track {
     /// Whether there is enough room to wake the waiting requests.
     pub(super) fn has_much_room(&self) -> bool {
         self.room.is_half_free(self.unanswered.len())
+    }
+
+    /// Whether no attempt has failed within the window; `false` if that is not known without looking at the times.
+    pub(super) fn has_no_failures(&self) -> bool {
+        self.failures.is_empty()
     }
 
     /// Attempts that failed within the window, the oldest first.
@@ -439,7 +449,7 @@ impl Track {
     }
 
     /// Remembers a destination that was accepted.
-    pub(super) fn remember(&mut self, destination: u64, now_ms: u64, good: KnownGood) {
+    pub(super) fn remember(&mut self, destination: u64, now_ms: u64, good: &KnownGood) {
         self.accepted_recently.note(destination, now_ms);
         self.confirmation.remember(destination, good);
     }
@@ -478,6 +488,12 @@ impl Track {
         self.wants_confirmation() || self.is_running()
     }
 
+    /// The name of a destination, if it is among the latest accepted ones.
+    pub(super) fn known_good_name(&self, destination: u64) -> Option<Arc<str>> {
+        let known = self.confirmation.known_good().iter().find(|(known, _)| *known == destination);
+        known.map(|(_, good)| Arc::clone(&good.destination))
+    }
+
     /// Destinations that were accepted, by hash.
     pub(super) fn known_good(&self) -> Vec<(u64, KnownGood)> {
         self.confirmation.known_good().to_vec()
@@ -485,7 +501,7 @@ impl Track {
 
     /// Remembers a destination for confirmations that was accepted with another secret.
     pub(super) fn borrow_known_good(&mut self, destination: u64, good: &KnownGood) {
-        self.confirmation.remember(destination, good.clone());
+        self.confirmation.remember(destination, good);
     }
 
     /// Ends the rest: something has changed that makes a new attempt worth while at once.
