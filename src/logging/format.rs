@@ -3,8 +3,8 @@
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 
-use log::Record;
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
+use log::{Level, Record};
 
 use crate::config::LogFormat;
 use crate::limits;
@@ -24,17 +24,17 @@ pub(super) fn line(out: &mut Vec<u8>, format: LogFormat, time: &[u8], record: &R
         Some(text) if text.len() <= limits::LOG_MESSAGE_BYTES => text,
         _ => fields.bounded.written(limits::LOG_MESSAGE_BYTES, record.args()),
     };
-    begin(fields.out, format, time, record, message);
+    begin(fields.out, format, time, (record.level(), record.target()), message);
     // If the formatting of a value fails, the fields up to there are written.
     let _ = record.key_values().visit(&mut fields);
     end(out, format);
 }
 
 /// Writes what is in front of a record's own fields.
-pub(super) fn begin(out: &mut Vec<u8>, format: LogFormat, time: &[u8], record: &Record<'_>, message: &str) {
+pub(super) fn begin(out: &mut Vec<u8>, format: LogFormat, time: &[u8], (level, target): (Level, &str), message: &str) {
+    let level = level.as_str();
     match format {
         LogFormat::Text => {
-            let level = record.level().as_str();
             out.extend_from_slice(time);
             out.push(b' ');
             out.extend_from_slice(level.as_bytes());
@@ -45,9 +45,9 @@ pub(super) fn begin(out: &mut Vec<u8>, format: LogFormat, time: &[u8], record: &
             out.extend_from_slice(b"{\"time\":\"");
             out.extend_from_slice(time);
             out.extend_from_slice(b"\",\"level\":\"");
-            out.extend_from_slice(record.level().as_str().as_bytes());
+            out.extend_from_slice(level.as_bytes());
             out.extend_from_slice(b"\",\"logger\":");
-            write_json(out, record.target());
+            write_json(out, target);
             out.extend_from_slice(b",\"message\":");
             write_json(out, message);
         }
@@ -323,7 +323,6 @@ impl<'v> VisitValue<'v> for &mut Fields<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use log::Level;
     use serde_json::json;
 
     const TIME: &str = "2026-01-02T03:04:05.678Z";

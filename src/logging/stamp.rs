@@ -8,6 +8,12 @@ use crate::calendar;
 /// Seconds in a day.
 const DAY: i64 = 86_400;
 
+/// The present time in ms since 1970, negative if the clock is wrong.
+pub(super) fn now_ms() -> i64 {
+    let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or_default();
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or_else(|error| -ms(error.duration()), ms)
+}
+
 /// `2026-01-02T03:04:05.678Z`.
 #[derive(Clone, Copy)]
 pub(super) struct Stamp {
@@ -24,10 +30,8 @@ thread_local! {
 impl Stamp {
     const EPOCH: Stamp = Stamp { text: *b"1970-01-01T00:00:00.000Z", second: 0 };
 
-    /// The present time.
-    pub(super) fn now() -> Stamp {
-        let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or_default();
-        let ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or_else(|error| -ms(error.duration()), ms);
+    /// The time so many ms after 1970.
+    pub(super) fn at(ms: i64) -> Stamp {
         let next = |last: Stamp| last.moved_to(ms.div_euclid(1000), ms.rem_euclid(1000));
         // Lines are also written while a thread ends, when it has no such variables any more.
         let stamp = LAST.try_with(|last| next(last.get())).unwrap_or_else(|_| next(Stamp::EPOCH));

@@ -95,12 +95,12 @@ impl Cx<'_> {
     }
 
     /// The session is over. `relayed` is what its tunnel moved up and down, in bytes.
-    pub(super) fn session_ended(&self, end: &End, relayed: [u64; 2]) {
+    pub(super) fn session_ended(&mut self, end: End, relayed: [u64; 2]) {
         self.shard.metrics.closed(end.label());
         #[cfg(test)]
         self.client.endpoint.stream.conclude(
             end.label(),
-            matches!(end, End::Fault(fault) if fault.at == At::Relay),
+            matches!(&end, End::Fault(fault) if fault.at == At::Relay),
             relayed,
             self.client.record.on_hop.as_ref().map(|hop| hop.number),
         );

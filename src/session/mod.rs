@@ -391,7 +391,7 @@ impl Session {
 
     /// Ends it between two requests.
     pub fn dismiss(&mut self, key: Key, context: &mut Context) {
-        self.end(&End::Finished, key, context);
+        self.end(End::Finished, key, context);
     }
 
     /// Ends it wherever it is, because the gateway is shutting down.
@@ -399,7 +399,7 @@ impl Session {
         let at = self.stage.ops().map_or(At::Relay, StageOps::at);
         let fault = Fault::new(at, Cause::Drained, "the gateway is shutting down");
         let end = Cx { key, client: &mut self.client, shard: context }.end_by(fault);
-        self.end(&end, key, context);
+        self.end(end, key, context);
     }
 
     /// Steps a session that relays in place: to move its stage out and back would cost as much as a small message does.
@@ -410,7 +410,7 @@ impl Session {
             relay::Progress::Wait => Next::Wait,
             relay::Progress::Yield => Next::Yield,
             relay::Progress::Over(end) => {
-                self.end(&end, key, context);
+                self.end(end, key, context);
                 Next::Close
             }
         }
@@ -438,7 +438,7 @@ impl Session {
                 Step::Go(transition) => match enter(transition, cx) {
                     Ok(stage) => self.stage = stage,
                     Err(end) => {
-                        self.end(&end, key, context);
+                        self.end(end, key, context);
                         return Next::Close;
                     }
                 },
@@ -447,7 +447,7 @@ impl Session {
     }
 
     /// Ends it wherever it is, and writes it down.
-    fn end(&mut self, end: &End, key: Key, context: &mut Context) {
+    fn end(&mut self, end: End, key: Key, context: &mut Context) {
         let cx = &mut Cx { key, client: &mut self.client, shard: context };
         let relayed = std::mem::replace(&mut self.stage, Stage::Ended).dismantle(cx);
         cx.session_ended(end, relayed);

@@ -1,6 +1,5 @@
 //! What the access log tells of a session.
 
-use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use crate::client_protocol::{ClientProtocol, DestinationSource};
 use crate::egress::HopLease;
 use crate::fault::Fault;
 use crate::forward::ForwardRequest;
-use crate::logging::{self, Field, FieldValue, log_field_name};
+use crate::logging::{self, Entry, Fields, log_field_name};
 
 /// How a session, or a request of it, ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +78,15 @@ impl Asked {
                 Asked::Text { text: text.into(), method_bytes }
             }
             _ => Asked::Nothing,
+        }
+    }
+
+    /// The memory that it holds, in bytes.
+    fn held_bytes(&self) -> usize {
+        match self {
+            Asked::Nothing => 0,
+            Asked::Text { text, .. } => text.len(),
+            Asked::Forward(request) => request.held_bytes(),
         }
     }
 }
@@ -216,12 +224,9 @@ impl Record {
     /// One of several requests is answered: its line is written, and the next begins.
     pub(super) fn finish_request(&mut self, now_us: u64) {
         // Only HTTP has several requests on a connection.
-        self.log(ClientProtocol::Http, [0, 0], now_us, &End::Finished);
-        *self = Record {
-            requests: self.requests.saturating_add(1),
-            pinned: self.pinned,
-            ..Record::new(self.client(), self.listener.into(), now_us)
-        };
+        let (requests, pinned) = (self.requests.saturating_add(1), self.pinned);
+        self.log(ClientProtocol::Http, [0, 0], now_us, End::Finished);
+        *self = Record { requests, pinned, ..Record::new(self.client(), self.listener.into(), now_us) };
     }
 
     /// Whether it is between two requests: everything has been logged.
@@ -229,87 +234,78 @@ impl Record {
         self.requests > 0 && matches!(self.asked, Asked::Nothing)
     }
 
-    /// Writes the access-log line. `relayed` is what a tunnel moved up and down, in bytes.
-    pub fn log(&self, protocol: ClientProtocol, relayed: [u64; 2], now_us: u64, end: &End) {
+    /// Writes the access-log line. `relayed` is what a tunnel moved up and down, in bytes. If the line is wanted,
+    /// nothing is left in the record.
+    pub fn log(&mut self, protocol: ClientProtocol, relayed: [u64; 2], now_us: u64, end: End) {
         let level = match end {
             End::Silent | End::GaveWay => log::Level::Debug,
             _ => log::Level::Info,
         };
-        if !log::log_enabled!(target: ACCESS, level) {
-            return;
-        }
-        const UNKNOWN: &str = "-";
-        let (at, detail) = match end {
-            End::Fault(fault) => (fault.at.label(), fault.detail.as_ref()),
-            _ => (UNKNOWN, UNKNOWN),
-        };
-        let mut buffer = [0; LONGEST_IPV4];
-        let client = address_text(self.client(), &mut buffer);
-        let connection = self.source.map_or(UNKNOWN, ConnectionSource::label);
-        let duration_ms = now_us.saturating_sub(self.accepted_us) / 1000;
-        macro_rules! fields {
-            ($($name:ident = $kind:ident($value:expr),)*) => {
-                [$(Field::new(log_field_name!($name), FieldValue::$kind($value)),)*]
-            };
-        }
-        let fields = fields![
-            client = Text(&client),
-            protocol = Label(protocol.label()),
-            method = Text(self.method().unwrap_or(UNKNOWN)),
-            target = Text(self.target().unwrap_or(UNKNOWN)),
-            destination_source = Label(self.destination_source.map_or(UNKNOWN, DestinationSource::label)),
-            upstream = Text(self.upstream().unwrap_or(UNKNOWN)),
-            identity = Text(self.on_hop.as_ref().map_or(UNKNOWN, |hop| &*hop.identity.name)),
-            scheme = Label(self.scheme.map_or(UNKNOWN, Scheme::label)),
-            connection = Label(connection),
-            status = Number(self.status.map_or(0, NonZeroU16::get).into()),
-            handshake_ms = Hundredths(self.handshake_us / 10),
-            legs = Number(self.legs.into()),
-            bytes_up = Number(self.bytes_up + relayed[0]),
-            bytes_down = Number(self.bytes_down + relayed[1]),
-            duration_ms = Number(duration_ms),
-            end = Label(end.label()),
-            at = Label(at),
-            detail = Text(detail),
-            traceparent = Text(self.traceparent().unwrap_or(UNKNOWN)),
-        ];
         let message = match self.kind() {
             "http" => "request answered",
             // What never came to say what it is counts as a tunnel.
             _ => "tunnel closed",
         };
-        logging::line(ACCESS, level, message, &fields);
+        logging::entry(ACCESS, level, message, || {
+            let next = Record::new(self.client(), self.listener.into(), now_us);
+            let mut record = std::mem::replace(self, next);
+            // Only the names go to another thread. The place on the hop becomes free here and now.
+            let hop = record.on_hop.take();
+            let names = hop.map(|hop| (Arc::clone(hop.upstream.name()), Arc::clone(&hop.identity.name)));
+            let duration_us = now_us.saturating_sub(record.accepted_us);
+            Line { record, names, protocol, relayed, duration_us, end }
+        });
     }
 }
 
-/// The length of the longest IPv4 address with a port.
-const LONGEST_IPV4: usize = "255.255.255.255:65535".len();
+/// What an access-log line is made of.
+struct Line {
+    record: Record,
+    /// Those of the upstream and the identity.
+    names: Option<(Arc<str>, Arc<str>)>,
+    protocol: ClientProtocol,
+    relayed: [u64; 2],
+    duration_us: u64,
+    end: End,
+}
 
-/// What `Display` writes of an address. That takes 1,500 instructions, and most addresses are IPv4.
-fn address_text(address: SocketAddr, buffer: &mut [u8; LONGEST_IPV4]) -> Cow<'_, str> {
-    let SocketAddr::V4(v4) = address else { return address.to_string().into() };
-    let ([a, b, c, d], mut digits, mut length) = (v4.ip().octets().map(u16::from), itoa::Buffer::new(), 0);
-    for (number, separator) in [(a, "."), (b, "."), (c, "."), (d, ":"), (v4.port(), "")] {
-        for piece in [digits.format(number), separator] {
-            buffer[length..][..piece.len()].copy_from_slice(piece.as_bytes());
-            length += piece.len();
-        }
+impl Entry for Line {
+    fn write(&self, fields: &mut impl Fields) {
+        const UNKNOWN: &str = "-";
+        let Line { record, names, protocol, relayed, duration_us, end } = self;
+        let (at, detail) = match end {
+            End::Fault(fault) => (fault.at.label(), fault.detail.as_ref()),
+            _ => (UNKNOWN, UNKNOWN),
+        };
+        let (upstream, identity) =
+            names.as_ref().map_or((UNKNOWN, UNKNOWN), |(upstream, identity)| (upstream, identity));
+        fields.address(log_field_name!(client), record.client());
+        fields.word(log_field_name!(protocol), protocol.label());
+        fields.text(log_field_name!(method), record.method().unwrap_or(UNKNOWN));
+        fields.text(log_field_name!(target), record.target().unwrap_or(UNKNOWN));
+        let source = record.destination_source.map_or(UNKNOWN, DestinationSource::label);
+        fields.word(log_field_name!(destination_source), source);
+        fields.text(log_field_name!(upstream), upstream);
+        fields.text(log_field_name!(identity), identity);
+        fields.word(log_field_name!(scheme), record.scheme.map_or(UNKNOWN, Scheme::label));
+        fields.word(log_field_name!(connection), record.source.map_or(UNKNOWN, ConnectionSource::label));
+        fields.number(log_field_name!(status), record.status.map_or(0, NonZeroU16::get).into());
+        fields.hundredths(log_field_name!(handshake_ms), record.handshake_us / 10);
+        fields.number(log_field_name!(legs), record.legs.into());
+        fields.number(log_field_name!(bytes_up), record.bytes_up + relayed[0]);
+        fields.number(log_field_name!(bytes_down), record.bytes_down + relayed[1]);
+        fields.number(log_field_name!(duration_ms), duration_us / 1000);
+        fields.word(log_field_name!(end), end.label());
+        fields.word(log_field_name!(at), at);
+        fields.text(log_field_name!(detail), detail);
+        fields.text(log_field_name!(traceparent), record.traceparent().unwrap_or(UNKNOWN));
     }
-    str::from_utf8(&buffer[..length]).unwrap_or_default().into()
+
+    fn held_bytes(&self) -> usize {
+        let detail = if let End::Fault(fault) = &self.end { fault.detail.len() } else { 0 };
+        self.record.asked.held_bytes() + detail
+    }
 }
 
 /// The log target of the access log.
 pub const ACCESS: &str = "access";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_written_as_display_writes_them() {
-        for address in ["0.0.0.0:0", "10.1.2.3:40000", "255.255.255.255:65535", "[::1]:80", "[fe80::1%3]:443"] {
-            let address: SocketAddr = address.parse().unwrap();
-            assert_eq!(address_text(address, &mut [0; LONGEST_IPV4]), address.to_string());
-        }
-    }
-}

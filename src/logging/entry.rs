@@ -1,0 +1,284 @@
+//! Lines that are written often. The thread that logs one only collects what it says, and the log's writer puts the
+//! text together.
+
+use std::net::SocketAddr;
+
+use log::kv::{Error, Key, Source, Value, VisitSource};
+use log::{Level, Record};
+
+use super::stamp::Stamp;
+use super::{address, format};
+use crate::config::LogFormat;
+
+/// What a line says.
+pub trait Entry: Send + 'static {
+    /// Passes all fields on, in their order.
+    fn write(&self, fields: &mut impl Fields);
+
+    /// The memory that it holds beside its own, in bytes.
+    fn held_bytes(&self) -> usize;
+}
+
+/// Takes the fields of a line, one by one.
+pub trait Fields {
+    /// Whatever a peer or a configuration has put into it.
+    fn text(&mut self, name: FieldName, text: &str);
+
+    /// A word that needs neither quotes nor escapes.
+    fn word(&mut self, name: FieldName, word: &str);
+
+    /// An address with its port.
+    fn address(&mut self, name: FieldName, address: SocketAddr);
+
+    /// A number.
+    fn number(&mut self, name: FieldName, number: u64);
+
+    /// So many hundredths.
+    fn hundredths(&mut self, name: FieldName, number: u32);
+}
+
+/// The name of a field, with what each format has around it: names are constants, and lines are put together from few
+/// pieces.
+#[derive(Clone, Copy, Debug)]
+pub struct FieldName {
+    plain: &'static str,
+    in_text: &'static str,
+    in_json: &'static str,
+}
+
+impl FieldName {
+    /// Used by `log_field_name!`.
+    pub const fn new(plain: &'static str, in_text: &'static str, in_json: &'static str) -> FieldName {
+        FieldName { plain, in_text, in_json }
+    }
+}
+
+/// The name of a field.
+macro_rules! log_field_name {
+    ($name:ident) => {{
+        const NAME: $crate::logging::FieldName = $crate::logging::FieldName::new(
+            stringify!($name),
+            concat!(" ", stringify!($name), "="),
+            concat!(",\"", stringify!($name), "\":"),
+        );
+        NAME
+    }};
+}
+pub(crate) use log_field_name;
+
+/// An entry on its way to the writer.
+pub(super) struct Stamped<E> {
+    /// Since 1970.
+    pub ms: i64,
+    pub target: &'static str,
+    pub level: Level,
+    pub message: &'static str,
+    pub entry: E,
+}
+
+/// A line that the writer puts together.
+pub(super) trait Deferred: Send {
+    /// Appends it.
+    fn append(&self, out: &mut Vec<u8>, format: LogFormat);
+
+    /// The memory that it takes, in bytes.
+    fn bytes(&self) -> usize;
+}
+
+impl<E: Entry> Deferred for Stamped<E> {
+    fn append(&self, out: &mut Vec<u8>, format: LogFormat) {
+        format::begin(out, format, Stamp::at(self.ms).text(), (self.level, self.target), self.message);
+        match format {
+            LogFormat::Text => self.entry.write(&mut TextFields(out)),
+            LogFormat::Json => self.entry.write(&mut JsonFields(out)),
+        }
+        format::end(out, format);
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.entry.held_bytes()
+    }
+}
+
+struct TextFields<'a>(&'a mut Vec<u8>);
+
+impl TextFields<'_> {
+    #[inline]
+    fn name(&mut self, name: FieldName) -> &mut Vec<u8> {
+        self.0.extend_from_slice(name.in_text.as_bytes());
+        self.0
+    }
+}
+
+impl Fields for TextFields<'_> {
+    #[inline]
+    fn text(&mut self, name: FieldName, text: &str) {
+        format::write_text(self.name(name), LogFormat::Text, text);
+    }
+
+    #[inline]
+    fn word(&mut self, name: FieldName, word: &str) {
+        self.name(name).extend_from_slice(word.as_bytes());
+    }
+
+    #[inline]
+    fn address(&mut self, name: FieldName, address: SocketAddr) {
+        address::write(self.name(name), address);
+    }
+
+    #[inline]
+    fn number(&mut self, name: FieldName, number: u64) {
+        format::write_decimal(self.name(name), number);
+    }
+
+    #[inline]
+    fn hundredths(&mut self, name: FieldName, number: u32) {
+        format::write_in_hundredths(self.name(name), number.into());
+    }
+}
+
+struct JsonFields<'a>(&'a mut Vec<u8>);
+
+impl JsonFields<'_> {
+    #[inline]
+    fn name(&mut self, name: FieldName) -> &mut Vec<u8> {
+        self.0.extend_from_slice(name.in_json.as_bytes());
+        self.0
+    }
+}
+
+impl Fields for JsonFields<'_> {
+    #[inline]
+    fn text(&mut self, name: FieldName, text: &str) {
+        format::write_text(self.name(name), LogFormat::Json, text);
+    }
+
+    #[inline]
+    fn word(&mut self, name: FieldName, word: &str) {
+        let out = self.name(name);
+        out.push(b'"');
+        out.extend_from_slice(word.as_bytes());
+        out.push(b'"');
+    }
+
+    #[inline]
+    fn address(&mut self, name: FieldName, address: SocketAddr) {
+        let out = self.name(name);
+        out.push(b'"');
+        address::write(out, address);
+        out.push(b'"');
+    }
+
+    #[inline]
+    fn number(&mut self, name: FieldName, number: u64) {
+        format::write_decimal(self.name(name), number);
+    }
+
+    #[inline]
+    fn hundredths(&mut self, name: FieldName, number: u32) {
+        format::write_in_hundredths(self.name(name), number.into());
+    }
+}
+
+/// Logs an entry with whatever logger there is, at once.
+pub(super) fn log(target: &'static str, level: Level, message: &'static str, entry: &impl Entry) {
+    let mut pairs = Pairs::default();
+    entry.write(&mut pairs);
+    let args = format_args!("{message}");
+    log::logger().log(&Record::builder().target(target).level(level).args(args).key_values(&pairs).build());
+}
+
+/// The fields as other loggers read them.
+#[derive(Default)]
+struct Pairs(Vec<(&'static str, PairValue)>);
+
+enum PairValue {
+    Text(String),
+    Number(u64),
+    Fraction(f64),
+}
+
+impl Fields for Pairs {
+    fn text(&mut self, name: FieldName, text: &str) {
+        self.0.push((name.plain, PairValue::Text(text.to_owned())));
+    }
+
+    fn word(&mut self, name: FieldName, word: &str) {
+        self.text(name, word);
+    }
+
+    fn address(&mut self, name: FieldName, address: SocketAddr) {
+        self.text(name, &address.to_string());
+    }
+
+    fn number(&mut self, name: FieldName, number: u64) {
+        self.0.push((name.plain, PairValue::Number(number)));
+    }
+
+    fn hundredths(&mut self, name: FieldName, number: u32) {
+        self.0.push((name.plain, PairValue::Fraction(f64::from(number) / 100.0)));
+    }
+}
+
+impl Source for Pairs {
+    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), Error> {
+        self.0.iter().try_for_each(|(name, value)| {
+            let value = match value {
+                PairValue::Text(text) => Value::from(text.as_str()),
+                PairValue::Number(number) => Value::from(*number),
+                PairValue::Fraction(number) => Value::from(*number),
+            };
+            visitor.visit_pair(Key::from_str(name), value)
+        })
+    }
+
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: i64 = 1_767_323_045_678;
+
+    struct Everything;
+
+    impl Entry for Everything {
+        fn write(&self, fields: &mut impl Fields) {
+            fields.word(log_field_name!(connection), "cold");
+            for address in ["10.1.2.3:40000", "[fe80::1%3]:443"] {
+                fields.address(log_field_name!(client), address.parse().unwrap());
+            }
+            let long = "ü".repeat(40_000);
+            for text in ["", "-", "echo.test:443", "two words", "a=b", "\"\\", "line\nend", "ü", "\u{202e}", &long] {
+                fields.text(log_field_name!(target), text);
+            }
+            [0, 7, 200, u64::MAX].into_iter().for_each(|number| fields.number(log_field_name!(legs), number));
+            for number in (0..1200).chain([12_345, u32::MAX]) {
+                fields.hundredths(log_field_name!(ms), number);
+            }
+        }
+
+        fn held_bytes(&self) -> usize {
+            0
+        }
+    }
+
+    /// A line must not show which way it was written.
+    #[test]
+    fn a_line_is_what_it_would_be_by_the_general_way() {
+        let mut pairs = Pairs::default();
+        Everything.write(&mut pairs);
+        let (target, level, message) = ("access", Level::Info, "tunnel closed");
+        let args = format_args!("{message}");
+        let record = Record::builder().args(args).level(level).target(target).key_values(&pairs).build();
+        for log_format in [LogFormat::Text, LogFormat::Json] {
+            let (mut general, mut direct) = (Vec::new(), Vec::new());
+            format::line(&mut general, log_format, b"2026-01-02T03:04:05.678Z", &record);
+            Stamped { ms: MS, target, level, message, entry: Everything }.append(&mut direct, log_format);
+            assert_eq!(String::from_utf8(direct).unwrap(), String::from_utf8(general).unwrap());
+        }
+    }
+}
