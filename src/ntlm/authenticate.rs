@@ -8,9 +8,19 @@
 //! Version and MIC may both be absent. No flag indicates that (NTLMSSP_NEGOTIATE_VERSION does not move the payload), so
 //! it is inferred from the smallest payload offset.
 
+use std::ops::Range;
+
 use super::file_time::FileTime;
 use super::flags::NegotiateFlags;
 use super::wire::{MessageError, MessageType, PayloadField, Version, read_array, read_u32};
+
+/// Indices into [`FIELDS`].
+pub(super) const LM_RESPONSE: usize = 0;
+pub(super) const NT_RESPONSE: usize = 1;
+pub(super) const DOMAIN: usize = 2;
+pub(super) const USER: usize = 3;
+pub(super) const WORKSTATION: usize = 4;
+pub(super) const SESSION_KEY: usize = 5;
 
 /// Offsets and names of the six payload fields, in the order of the fixed part.
 pub(super) const FIELDS: [(usize, &str); 6] = [
@@ -45,10 +55,10 @@ pub enum PayloadOrder {
 
 impl PayloadOrder {
     /// Indices into [`FIELDS`] in payload order.
-    const fn indices(self) -> [usize; 6] {
+    pub(super) const fn indices(self) -> [usize; 6] {
         match self {
-            Self::NamesFirst => [2, 3, 4, 0, 1, 5],
-            Self::ResponsesFirst => [0, 1, 2, 3, 4, 5],
+            Self::NamesFirst => [DOMAIN, USER, WORKSTATION, LM_RESPONSE, NT_RESPONSE, SESSION_KEY],
+            Self::ResponsesFirst => [LM_RESPONSE, NT_RESPONSE, DOMAIN, USER, WORKSTATION, SESSION_KEY],
         }
     }
 }
@@ -153,26 +163,15 @@ impl<'a> AuthenticateMessage<'a> {
             (None, Some(_)) => MIC_AT,
             (None, None) => VERSION_AT,
         };
-        let mut offsets = [0; FIELDS.len()];
-        let mut end = fixed;
+        let mut encoder = Encoder::new(fixed, values.iter().map(|value| value.len()).sum());
         for index in order.indices() {
-            offsets[index] = end;
-            end += values[index].len();
+            encoder.value(index, |payload| payload.extend_from_slice(values[index]));
         }
-        let mut out = Vec::with_capacity(end);
-        MessageType::Authenticate.write(&mut out);
-        for ((value, mut offset), (_, name)) in values.iter().zip(offsets).zip(FIELDS) {
-            PayloadField::write(&mut out, &mut offset, value, name)?;
+        let mut message = encoder.finish(self.flags, self.version)?;
+        if let (Some(mic), Some(room)) = (self.mic, message.get_mut(MIC_AT..fixed)) {
+            room.copy_from_slice(&mic);
         }
-        out.extend_from_slice(&self.flags.bits().to_le_bytes());
-        if self.version.is_some() || self.mic.is_some() {
-            out.extend_from_slice(&self.version.unwrap_or_default().to_bytes());
-        }
-        out.extend_from_slice(self.mic.as_ref().map_or(&[], <[u8; MIC_SIZE]>::as_slice));
-        for index in order.indices() {
-            out.extend_from_slice(values[index]);
-        }
-        Ok(out)
+        Ok(message)
     }
 
     /// The kind of the NT response, determined by sizes and flags only.
@@ -211,6 +210,52 @@ impl<'a> AuthenticateMessage<'a> {
 
     pub(super) fn text(&self, value: &[u8], field: &'static str) -> Result<String, MessageError> {
         self.flags.charset().decode(value, field)
+    }
+}
+
+/// Writes a message whose values are written one after the other, each directly into the payload.
+pub(super) struct Encoder {
+    message: Vec<u8>,
+    /// Where each value is, in the order of [`FIELDS`].
+    values: [Range<usize>; FIELDS.len()],
+    /// The size of the fixed part.
+    fixed: usize,
+}
+
+impl Encoder {
+    /// A message with a fixed part of `fixed` bytes, and with room for a payload of `payload` bytes.
+    pub(super) fn new(fixed: usize, payload: usize) -> Self {
+        let mut message = Vec::with_capacity(fixed + payload);
+        message.resize(fixed, 0);
+        Self { message, values: [const { 0..0 }; FIELDS.len()], fixed }
+    }
+
+    /// Appends the value of one of [`FIELDS`]; `write` appends it to the message.
+    pub(super) fn value<T>(&mut self, index: usize, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        let start = self.message.len();
+        let written = write(&mut self.message);
+        self.values[index] = start..self.message.len();
+        written
+    }
+
+    /// Writes the fixed part, in which the MIC remains zero.
+    ///
+    /// # Errors
+    /// [`MessageError::TooLong`] if a value has more than 65,535 bytes.
+    pub(super) fn finish(self, flags: NegotiateFlags, version: Option<Version>) -> Result<Vec<u8>, MessageError> {
+        let Self { mut message, values, fixed } = self;
+        let head = &mut message[..fixed];
+        let beginning = MessageType::Authenticate.beginning();
+        head[..beginning.len()].copy_from_slice(&beginning);
+        for (value, (at, name)) in values.iter().zip(FIELDS) {
+            let field = PayloadField::encoded(value.len(), value.start, name)?;
+            head[at..at + PayloadField::SIZE].copy_from_slice(&field);
+        }
+        head[FLAGS_AT..VERSION_AT].copy_from_slice(&flags.bits().to_le_bytes());
+        if let Some(room) = head.get_mut(VERSION_AT..MIC_AT) {
+            room.copy_from_slice(&version.unwrap_or_default().to_bytes());
+        }
+        Ok(message)
     }
 }
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
-use super::authenticate::{AuthenticateMessage, MIC_AT, MIC_SIZE, PayloadOrder};
+use super::authenticate::{self, Encoder, MIC_AT, MIC_SIZE, PayloadOrder, SHORT_RESPONSE_SIZE};
 use super::av_pair::{self, AvError, AvId, AvPairs};
 use super::challenge::ChallengeMessage;
 use super::credential::{Identity, Method};
@@ -179,29 +179,37 @@ pub(super) fn authenticate_in_form(
     let flags = agreed(offer.flags, received.flags, form);
     let domain = domain_of(identity, &received)?;
     let responses = match identity.method() {
-        Method::NtlmV2 => ntlm_v2_responses(identity, &domain, &received, inputs)?,
-        Method::NtlmV1Ess => ntlm_v1_ess_responses(identity, &received, inputs)?,
+        Method::NtlmV2 => Responses::V2(V2Responses::new(identity, &domain, &received, inputs)?),
+        Method::NtlmV1Ess => Responses::V1Ess(ntlm_v1_ess_responses(identity, &received, inputs)?),
     };
-    let (exported_session_key, encrypted) = session_key(flags, &responses.key_exchange_key, inputs);
-    let [domain, user, workstation] = names(identity, &domain, flags.charset())?;
-    let message = AuthenticateMessage {
-        flags,
-        lm_response: &responses.lm_response,
-        nt_response: &responses.nt_response,
-        domain: &domain,
-        user: &user,
-        workstation: &workstation,
-        encrypted_session_key: encrypted.as_ref().map_or(&[], Key::as_slice),
-        // The field is always present (2.2.1.3), but zero unless both sides set VERSION.
-        version: Some(offer.version.filter(|_| flags.contains(NegotiateFlags::VERSION)).unwrap_or_default()),
-        mic: responses.mic.then_some([0; MIC_SIZE]),
-    };
-    let mut out = message.encode(form.order).map_err(AuthenticateError::Encode)?;
-    if responses.mic {
-        let mic = crypto::hmac_md5(&exported_session_key, &[negotiate, challenge, &out]);
-        out[MIC_AT..MIC_AT + MIC_SIZE].copy_from_slice(&mic);
+    let (names, has_mic) = (names(identity, &domain, flags.charset())?, responses.has_mic());
+    let size = names.iter().map(|name| name.len()).sum::<usize>() + responses.size_estimate();
+    let mut message = Encoder::new(if has_mic { MIC_AT + MIC_SIZE } else { MIC_AT }, size);
+    // No order puts the session key before the response from which it is computed.
+    let (mut exported_session_key, mut encrypted_session_key) = (Key::default(), None);
+    for index in form.order.indices() {
+        message.value(index, |payload| {
+            match index {
+                authenticate::LM_RESPONSE => payload.extend_from_slice(&responses.lm_response()),
+                authenticate::NT_RESPONSE => {
+                    let key_exchange_key = responses.write_nt_response(payload)?;
+                    let (exported, encrypted) = session_key(flags, &key_exchange_key, inputs);
+                    (exported_session_key, encrypted_session_key) = (exported, encrypted);
+                }
+                authenticate::SESSION_KEY => payload.extend(encrypted_session_key.iter().flatten()),
+                _ => payload.extend_from_slice(&names[index - authenticate::DOMAIN]),
+            }
+            Ok::<(), AuthenticateError>(())
+        })?;
     }
-    Ok(out)
+    // The field is always present (2.2.1.3), but zero unless both sides set VERSION.
+    let version = offer.version.filter(|_| flags.contains(NegotiateFlags::VERSION)).unwrap_or_default();
+    let mut message = message.finish(flags, Some(version)).map_err(AuthenticateError::Encode)?;
+    if has_mic {
+        let mic = crypto::hmac_md5(&exported_session_key, &[negotiate, challenge, &message]);
+        message[MIC_AT..MIC_AT + MIC_SIZE].copy_from_slice(&mic);
+    }
+    Ok(message)
 }
 
 /// The flags that both sides agree on: those that were offered and that the server selected.
@@ -264,12 +272,51 @@ fn names<'a>(
     })
 }
 
-/// The two responses to a challenge, and what else follows from their computation.
-struct Responses {
-    lm_response: [u8; 24],
-    nt_response: Vec<u8>,
+/// The two responses to a challenge.
+enum Responses<'a> {
+    V1Ess(V1EssResponses),
+    V2(V2Responses<'a>),
+}
+
+impl Responses<'_> {
+    fn has_mic(&self) -> bool {
+        matches!(self, Responses::V2(V2Responses { server: ServerPairs { time: Some(_), .. }, .. }))
+    }
+
+    /// The size of both, or more, in bytes.
+    fn size_estimate(&self) -> usize {
+        match self {
+            Responses::V1Ess(_) => 2 * SHORT_RESPONSE_SIZE,
+            Responses::V2(responses) => 256 + responses.challenge.target_info.map_or(0, <[u8]>::len),
+        }
+    }
+
+    fn lm_response(&self) -> [u8; SHORT_RESPONSE_SIZE] {
+        match self {
+            Responses::V1Ess(responses) => responses.lm_response,
+            Responses::V2(_) if self.has_mic() => [0; SHORT_RESPONSE_SIZE],
+            Responses::V2(V2Responses { response_key, challenge, inputs, .. }) => {
+                response_key.lm_v2(challenge.server_challenge, inputs.client_challenge)
+            }
+        }
+    }
+
+    /// Appends the NtChallengeResponse; returns the KeyExchangeKey.
+    fn write_nt_response(&self, out: &mut Vec<u8>) -> Result<Key, AuthenticateError> {
+        match self {
+            Responses::V1Ess(responses) => {
+                out.extend_from_slice(&responses.nt_response);
+                Ok(responses.key_exchange_key)
+            }
+            Responses::V2(responses) => responses.write_nt_response(out),
+        }
+    }
+}
+
+struct V1EssResponses {
+    lm_response: [u8; SHORT_RESPONSE_SIZE],
+    nt_response: [u8; SHORT_RESPONSE_SIZE],
     key_exchange_key: Key,
-    mic: bool,
 }
 
 /// NTLMv1 with extended session security (MS-NLMP 3.3.1).
@@ -277,50 +324,61 @@ fn ntlm_v1_ess_responses(
     identity: &Identity,
     challenge: &ChallengeMessage<'_>,
     inputs: &AuthenticateInputs<'_>,
-) -> Result<Responses, AuthenticateError> {
+) -> Result<V1EssResponses, AuthenticateError> {
     if !challenge.flags.contains(NegotiateFlags::EXTENDED_SESSIONSECURITY) {
         return Err(AuthenticateError::NoExtendedSessionSecurity { flags: challenge.flags });
     }
     let (nt_response, key_exchange_key) =
         crypto::v1_ess(identity.nt_hash().key(), challenge.server_challenge, inputs.client_challenge);
-    let mut lm_response = [0; 24];
+    let mut lm_response = [0; SHORT_RESPONSE_SIZE];
     lm_response[..8].copy_from_slice(&inputs.client_challenge);
-    Ok(Responses { lm_response, nt_response: nt_response.to_vec(), key_exchange_key, mic: false })
+    Ok(V1EssResponses { lm_response, nt_response, key_exchange_key })
 }
 
 /// NTLMv2 (MS-NLMP 3.3.2).
-fn ntlm_v2_responses(
-    identity: &Identity,
-    domain: &str,
-    challenge: &ChallengeMessage<'_>,
-    inputs: &AuthenticateInputs<'_>,
-) -> Result<Responses, AuthenticateError> {
-    let computed;
-    let response_key = if domain == identity.domain() {
-        identity.response_key()
-    } else {
-        computed = ResponseKey::new(&crypto::ntowf_v2(identity.nt_hash().key(), identity.user(), domain));
-        &computed
-    };
-    let server = challenge.target_info.map(ServerPairs::read).transpose()?.unwrap_or_default();
-    let mic = server.time.is_some();
-    let mut nt_response = Vec::with_capacity(256 + challenge.target_info.map_or(0, <[u8]>::len));
-    nt_response.extend_from_slice(&[0; 16]);
-    nt_response.extend_from_slice(&[1, 1, 0, 0, 0, 0, 0, 0]);
-    nt_response.extend_from_slice(&server.time.unwrap_or(inputs.now).0.to_le_bytes());
-    nt_response.extend_from_slice(&inputs.client_challenge);
-    nt_response.extend_from_slice(&[0; 4]);
-    if let Some(list) = challenge.target_info {
-        write_av_pairs(&mut nt_response, list, server.flags, mic, inputs)?;
+struct V2Responses<'a> {
+    response_key: Cow<'a, ResponseKey>,
+    server: ServerPairs,
+    challenge: &'a ChallengeMessage<'a>,
+    inputs: &'a AuthenticateInputs<'a>,
+}
+
+impl<'a> V2Responses<'a> {
+    fn new(
+        identity: &'a Identity,
+        domain: &str,
+        challenge: &'a ChallengeMessage<'a>,
+        inputs: &'a AuthenticateInputs<'a>,
+    ) -> Result<Self, AuthenticateError> {
+        let response_key = if domain == identity.domain() {
+            Cow::Borrowed(identity.response_key())
+        } else {
+            Cow::Owned(ResponseKey::new(&crypto::ntowf_v2(identity.nt_hash().key(), identity.user(), domain)))
+        };
+        let server = challenge.target_info.map(ServerPairs::read).transpose()?.unwrap_or_default();
+        Ok(Self { response_key, server, challenge, inputs })
     }
-    av_pair::push_eol(&mut nt_response);
-    // The Z(4) after the list: no decoder reads it, but NTProofStr covers it.
-    nt_response.extend_from_slice(&[0; 4]);
-    let (nt_proof_str, key_exchange_key) = response_key.v2_proof(challenge.server_challenge, &nt_response[16..]);
-    nt_response[..16].copy_from_slice(&nt_proof_str);
-    let lm_response =
-        if mic { [0; 24] } else { response_key.lm_v2(challenge.server_challenge, inputs.client_challenge) };
-    Ok(Responses { lm_response, nt_response, key_exchange_key, mic })
+
+    /// Appends the NtChallengeResponse; returns the KeyExchangeKey.
+    fn write_nt_response(&self, out: &mut Vec<u8>) -> Result<Key, AuthenticateError> {
+        let Self { response_key, server, challenge, inputs } = self;
+        let start = out.len();
+        out.extend_from_slice(&[0; 16]);
+        out.extend_from_slice(&[1, 1, 0, 0, 0, 0, 0, 0]);
+        out.extend_from_slice(&server.time.unwrap_or(inputs.now).0.to_le_bytes());
+        out.extend_from_slice(&inputs.client_challenge);
+        out.extend_from_slice(&[0; 4]);
+        if let Some(list) = challenge.target_info {
+            write_av_pairs(out, list, server.flags, server.time.is_some(), inputs)?;
+        }
+        av_pair::push_eol(out);
+        // The Z(4) after the list: no decoder reads it, but NTProofStr covers it.
+        out.extend_from_slice(&[0; 4]);
+        let (nt_proof_str, temp) = out[start..].split_at_mut(16);
+        let (proof, key_exchange_key) = response_key.v2_proof(challenge.server_challenge, temp);
+        nt_proof_str.copy_from_slice(&proof);
+        Ok(key_exchange_key)
+    }
 }
 
 /// The values of the server's AV_PAIRs on which the response depends.

@@ -120,8 +120,16 @@ impl MessageType {
 
     /// Appends the signature and the type, with which every message begins.
     pub(super) fn write(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&SIGNATURE);
-        out.extend_from_slice(&self.number().to_le_bytes());
+        out.extend_from_slice(&self.beginning());
+    }
+
+    /// The signature and the type.
+    pub(super) fn beginning(self) -> [u8; 12] {
+        let mut beginning = [0; 12];
+        let (signature, number) = beginning.split_at_mut(SIGNATURE.len());
+        signature.copy_from_slice(&SIGNATURE);
+        number.copy_from_slice(&self.number().to_le_bytes());
+        beginning
     }
 }
 
@@ -192,14 +200,17 @@ impl PayloadField {
 
     /// Writes a field for `value` at offset `*cursor`, and advances the cursor by the length of the value.
     pub fn write(out: &mut Vec<u8>, cursor: &mut usize, value: &[u8], field: &'static str) -> Result<(), MessageError> {
-        let too_long = || MessageError::TooLong { field, length: value.len() };
-        let length = u16::try_from(value.len()).map_err(|_| too_long())?;
-        let offset = u32::try_from(*cursor).map_err(|_| too_long())?;
-        out.extend_from_slice(&length.to_le_bytes());
-        out.extend_from_slice(&length.to_le_bytes());
-        out.extend_from_slice(&offset.to_le_bytes());
+        out.extend_from_slice(&Self::encoded(value.len(), *cursor, field)?);
         *cursor += value.len();
         Ok(())
+    }
+
+    /// The field of a value of this length at this offset.
+    pub fn encoded(length: usize, offset: usize, field: &'static str) -> Result<[u8; Self::SIZE], MessageError> {
+        let too_long = || MessageError::TooLong { field, length };
+        let [l0, l1] = u16::try_from(length).map_err(|_| too_long())?.to_le_bytes();
+        let [o0, o1, o2, o3] = u32::try_from(offset).map_err(|_| too_long())?.to_le_bytes();
+        Ok([l0, l1, l0, l1, o0, o1, o2, o3])
     }
 
     /// Writes the field of an absent value: all zeros.
