@@ -84,19 +84,23 @@ pub fn initial_token(token: &[u8]) -> Option<&[u8]> {
 
 /// A NegTokenInit (RFC 4178 §4.2.1) that offers one mechanism, with that mechanism's first token.
 pub(super) fn first_token(mechanism_oid: &[u8], token: &[u8]) -> Vec<u8> {
-    // A ticket may have many kilobytes, so the token is copied once. What precedes it is written from the inside out.
-    let mut out = Vec::with_capacity(token.len() + 80);
-    let enclose = |out: &mut Vec<u8>, tag: u8| {
-        let (header, used) = header(tag, out.len() + token.len());
-        out.splice(0..0, header.into_iter().take(used));
-    };
-    enclose(&mut out, 0x04);
-    enclose(&mut out, 0xa2);
-    out.splice(0..0, der(0xa0, &der(0x30, mechanism_oid)));
-    enclose(&mut out, 0x30);
-    enclose(&mut out, 0xa0);
-    out.splice(0..0, SPNEGO_OID.iter().copied());
-    enclose(&mut out, 0x60);
+    // A ticket may have many kilobytes, so the token is copied once. The headers are made from the inside out.
+    let (octets, size) = enclosed(0x04, token.len());
+    let (mechanism_token, size) = enclosed(0xa2, size);
+    let (mechanisms, mechanisms_size) = enclosed(0x30, mechanism_oid.len());
+    let (mechanism_list, mechanisms_size) = enclosed(0xa0, mechanisms_size);
+    let (fields, size) = enclosed(0x30, mechanisms_size + size);
+    let (choice, size) = enclosed(0xa0, size);
+    let (initial, size) = enclosed(0x60, SPNEGO_OID.len() + size);
+    let mut out = Vec::with_capacity(size);
+    out.extend_from_slice(initial.bytes());
+    out.extend_from_slice(SPNEGO_OID);
+    for header in [choice, fields, mechanism_list, mechanisms] {
+        out.extend_from_slice(header.bytes());
+    }
+    out.extend_from_slice(mechanism_oid);
+    out.extend_from_slice(mechanism_token.bytes());
+    out.extend_from_slice(octets.bytes());
     out.extend_from_slice(token);
     out
 }
@@ -141,21 +145,41 @@ fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 
 /// One DER element of less than 16 MiB.
 fn der(tag: u8, content: &[u8]) -> Vec<u8> {
-    let (header, used) = header(tag, content.len());
-    let mut out = Vec::with_capacity(content.len() + used);
-    out.extend_from_slice(&header[..used]);
+    let (header, size) = enclosed(tag, content.len());
+    let mut out = Vec::with_capacity(size);
+    out.extend_from_slice(header.bytes());
     out.extend_from_slice(content);
     out
 }
 
-/// Tag and length of an element of less than 16 MiB, and how many bytes of the array they are.
-fn header(tag: u8, length: usize) -> ([u8; 5], usize) {
-    let [.., high, middle, low] = (length as u64).to_be_bytes();
-    match (high, middle, low) {
-        (0, 0, 0..0x80) => ([tag, low, 0, 0, 0], 2),
-        (0, 0, _) => ([tag, 0x81, low, 0, 0], 3),
-        (0, _, _) => ([tag, 0x82, middle, low, 0], 4),
-        _ => ([tag, 0x83, high, middle, low], 5),
+/// The header of an element with so many bytes of content, and the size of the whole element in bytes.
+fn enclosed(tag: u8, length: usize) -> (Header, usize) {
+    let header = Header::new(tag, length);
+    (header, header.used + length)
+}
+
+/// Tag and length of an element of less than 16 MiB.
+#[derive(Clone, Copy)]
+struct Header {
+    array: [u8; 5],
+    /// How many bytes of the array they are.
+    used: usize,
+}
+
+impl Header {
+    fn new(tag: u8, length: usize) -> Header {
+        let [.., high, middle, low] = (length as u64).to_be_bytes();
+        let (array, used) = match (high, middle, low) {
+            (0, 0, 0..0x80) => ([tag, low, 0, 0, 0], 2),
+            (0, 0, _) => ([tag, 0x81, low, 0, 0], 3),
+            (0, _, _) => ([tag, 0x82, middle, low, 0], 4),
+            _ => ([tag, 0x83, high, middle, low], 5),
+        };
+        Header { array, used }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.array[..self.used]
     }
 }
 

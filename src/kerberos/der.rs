@@ -200,7 +200,7 @@ impl Writer {
     /// An element with this content.
     pub(super) fn bytes(&mut self, tag: u8, content: &[u8]) {
         let (header, used) = header(tag, content.len());
-        self.out.extend(header.into_iter().take(used));
+        self.out.extend_from_slice(&header[..used]);
         self.out.extend_from_slice(content);
     }
 
