@@ -12,7 +12,7 @@ pub enum Request {
     /// A tunnel.
     Connect {
         /// `host:port` of the origin.
-        authority: Box<str>,
+        authority: Arc<str>,
         /// The client's end-to-end fields, each with its CRLF; Host and what concerns one hop only are not among them.
         fields: Vec<u8>,
     },
@@ -22,7 +22,7 @@ pub enum Request {
 
 impl Request {
     /// A tunnel to `authority`; `fields` as in [`Request::Connect`].
-    pub fn connect(authority: impl Into<Box<str>>, fields: impl Into<Vec<u8>>) -> Request {
+    pub fn connect(authority: impl Into<Arc<str>>, fields: impl Into<Vec<u8>>) -> Request {
         Request::Connect { authority: authority.into(), fields: fields.into() }
     }
 

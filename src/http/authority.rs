@@ -3,6 +3,7 @@
 use super::start_line::table_of;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 /// The longest host name accepted, in bytes (RFC 1035 §2.3.4).
 pub const HOST_NAME_LIMIT_BYTES: usize = 255;
@@ -88,11 +89,17 @@ impl fmt::Display for Authority<'_> {
 }
 
 impl<'b> Authority<'b> {
-    /// What it displays. Unlike `to_string`, this makes one allocation of the right size for a name, which is what most
-    /// hosts are.
-    pub fn to_text(&self) -> Box<str> {
-        let Host::Name(name) = self.host else { return self.to_string().into() };
-        [name, ":", itoa::Buffer::new().format(self.port)].concat().into()
+    /// What it displays. For a name, which most hosts are, it is put together without `fmt`.
+    pub fn to_text(&self) -> Arc<str> {
+        let name = match self.host {
+            Host::Name(name) if name.len() <= HOST_NAME_LIMIT_BYTES => name.as_bytes(),
+            _ => return self.to_string().into(),
+        };
+        let (mut room, mut digits) = ([b':'; HOST_NAME_LIMIT_BYTES + ":65535".len()], itoa::Buffer::new());
+        let (port_at, port) = (name.len() + 1, digits.format(self.port));
+        room[..name.len()].copy_from_slice(name);
+        room[port_at..port_at + port.len()].copy_from_slice(port.as_bytes());
+        str::from_utf8(&room[..port_at + port.len()]).unwrap_or_default().into()
     }
 
     /// Appends what it displays.

@@ -58,8 +58,10 @@ impl From<SocketAddr> for CompactAddress {
 enum Asked {
     /// Nothing that could be read.
     Nothing,
-    /// The method, then `host:port`, or `scheme://host` of what is not served. The method of a tunnel is CONNECT. The
-    /// `traceparent`, if there is one, follows behind a blank.
+    /// A tunnel to this `host:port`, in the memory of the request.
+    Tunnel(Arc<str>),
+    /// The method, then `host:port`, or `scheme://host` of what is not served. The `traceparent`, if there is one,
+    /// follows behind a blank.
     Text { text: Box<str>, method_bytes: u16 },
     /// A plain request, for as long as it is under way.
     Forward(Arc<ForwardRequest>),
@@ -85,6 +87,7 @@ impl Asked {
     fn held_bytes(&self) -> usize {
         match self {
             Asked::Nothing => 0,
+            Asked::Tunnel(authority) => authority.len(),
             Asked::Text { text, .. } => text.len(),
             Asked::Forward(request) => request.held_bytes(),
         }
@@ -160,7 +163,7 @@ impl Record {
     /// Notes what was asked for.
     pub(super) fn asked_for(&mut self, request: &Request) {
         self.asked = match request {
-            Request::Connect { .. } => Asked::text(request.method(), request.origin(), None),
+            Request::Connect { authority, .. } => Asked::Tunnel(Arc::clone(authority)),
             Request::Forward(request) => Asked::Forward(Arc::clone(request)),
         };
     }
@@ -181,6 +184,7 @@ impl Record {
     pub(super) fn method(&self) -> Option<&str> {
         match &self.asked {
             Asked::Nothing => None,
+            Asked::Tunnel(_) => Some("CONNECT"),
             Asked::Text { text, method_bytes } => text.get(..usize::from(*method_bytes)),
             Asked::Forward(request) => Some(request.method()),
         }
@@ -190,6 +194,7 @@ impl Record {
     pub(super) fn target(&self) -> Option<&str> {
         let target = match &self.asked {
             Asked::Nothing => return None,
+            Asked::Tunnel(authority) => authority,
             Asked::Text { text, method_bytes } => text.get(usize::from(*method_bytes)..)?.split(' ').next()?,
             Asked::Forward(request) => request.origin(),
         };
@@ -199,7 +204,7 @@ impl Record {
     /// The trace that the client says a plain request belongs to.
     fn traceparent(&self) -> Option<&str> {
         match &self.asked {
-            Asked::Nothing => None,
+            Asked::Nothing | Asked::Tunnel(_) => None,
             Asked::Text { text, method_bytes } => {
                 text.get(usize::from(*method_bytes)..)?.split_once(' ').map(|(_, traceparent)| traceparent)
             }
