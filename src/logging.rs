@@ -74,8 +74,8 @@ pub fn init(format: LogFormat, level: LevelFilter) -> io::Result<LogGuard> {
     Ok(LogGuard(()))
 }
 
-/// Logs what `entry` returns, if the line is wanted. The writer thread formats it, so the caller's thread has a tenth of
-/// the work that `log!` would be.
+/// Logs what `entry` returns, if the line is wanted. The writer thread formats it, so the caller's thread has a tenth
+/// of the work that `log!` would be.
 pub fn entry<E: Entry>(target: &'static str, level: Level, message: &'static str, entry: impl FnOnce() -> E) {
     match INSTALLED.get() {
         Some(logger) => {

@@ -68,8 +68,8 @@ pub struct Account {
     number: u64,
     store: Option<Arc<dyn Store>>,
     hasher: RandomState,
-    /// Some track refuses attempts, or may refuse one for its destination. Kept beside the ledger, because every request
-    /// asks, and this is seldom so.
+    /// Some track refuses attempts, or may refuse one for its destination. Kept beside the ledger, because every
+    /// request asks, and this is seldom so.
     may_refuse: AtomicBool,
     ledger: Mutex<Ledger>,
 }
