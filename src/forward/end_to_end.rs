@@ -36,6 +36,8 @@ pub fn append_via_received(received: &str, options: &ForwardOptions<'_>, out: &m
         return;
     };
     debug_assert!(!pseudonym.is_empty() && pseudonym.bytes().all(|byte| byte.is_ascii_graphic() && byte != b','));
+    // For a client of another protocol than HTTP, it is all there is.
+    out.reserve(b"Via:  \r\n".len() + received.len() + pseudonym.len());
     out.extend_from_slice(b"Via: ");
     out.extend_from_slice(received.as_bytes());
     out.push(b' ');
