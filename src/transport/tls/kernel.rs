@@ -111,21 +111,22 @@ impl Kernel {
             return Err(misplaced());
         }
         self.message_type = record_type;
-        self.message.extend_from_slice(piece);
-        let whole = std::mem::take(&mut self.message);
-        let (mut rest, mut outcome) = (whole.as_slice(), Message::Nothing);
-        while let Some((message, after)) = next_message(record_type, rest)? {
+        let mut messages = std::mem::take(&mut self.message);
+        messages.extend_from_slice(piece);
+        let (mut used, mut outcome) = (0, Message::Nothing);
+        while let Some((message, count)) = next_message(record_type, messages.get(used..).unwrap_or_default())? {
             *steps += 1;
-            rest = after;
+            used += count;
             match self.handle(message)? {
                 Message::Nothing => {}
-                other => outcome = other,
-            }
-            if outcome == Message::Ended {
-                return Ok(outcome);
+                Message::Ended => return Ok(Message::Ended),
+                answer => outcome = answer,
             }
         }
-        self.message = rest.to_vec();
+        if used < messages.len() {
+            messages.drain(..used);
+            self.message = messages;
+        }
         Ok(outcome)
     }
 
@@ -163,18 +164,18 @@ enum Told<'a> {
     Handshake { kind: u8, body: &'a [u8] },
 }
 
-/// The first message in the payload of records of a type, if it is complete, and what follows it.
-fn next_message(record_type: RecordType, payload: &[u8]) -> io::Result<Option<(Told<'_>, &[u8])>> {
+/// The first message in the payload of records of a type, if it is complete, and its length with its header.
+fn next_message(record_type: RecordType, payload: &[u8]) -> io::Result<Option<(Told<'_>, usize)>> {
     match (record_type, payload) {
-        (RecordType::Alert, [level, description, rest @ ..]) => {
-            Ok(Some((Told::Alert { level: *level, description: *description }, rest)))
+        (RecordType::Alert, [level, description, ..]) => {
+            Ok(Some((Told::Alert { level: *level, description: *description }, 2)))
         }
         (RecordType::Handshake, [kind, high, middle, low, rest @ ..]) => {
             let length = usize::from(*high) << 16 | usize::from(*middle) << 8 | usize::from(*low);
             if length > MOST_INCOMPLETE_BYTES {
                 return Err(excessive());
             }
-            Ok(rest.split_at_checked(length).map(|(body, rest)| (Told::Handshake { kind: *kind, body }, rest)))
+            Ok(rest.get(..length).map(|body| (Told::Handshake { kind: *kind, body }, 4 + length)))
         }
         (RecordType::Alert | RecordType::Handshake, _) => Ok(None),
         _ => Err(misplaced()),
@@ -197,7 +198,7 @@ impl Tls {
     /// Whether the kernel has the keys, and nothing is left in user space.
     pub fn can_splice(&self) -> bool {
         match &self.engine {
-            Engine::Kernel(kernel) => self.plain.is_empty() && kernel.records_left.get() > 0,
+            Engine::Kernel(_) => self.plain.is_empty(),
             _ => false,
         }
     }
@@ -211,7 +212,12 @@ impl Tls {
             self.hand_over = if self.is_open() { HandOver::Soon } else { HandOver::Never };
         }
         self.perhaps_hand_over();
-        self.can_splice()
+        self.can_splice() && !self.has_worn_keys()
+    }
+
+    /// No more may be encrypted. A write says so.
+    fn has_worn_keys(&self) -> bool {
+        matches!(&self.engine, Engine::Kernel(kernel) if kernel.records_left.get() == 0)
     }
 
     /// Neither direction has ended.
@@ -367,7 +373,7 @@ impl Tls {
             return Err(ErrorKind::BrokenPipe.into());
         }
         let Engine::Kernel(kernel) = &self.engine else { return Err(ErrorKind::NotConnected.into()) };
-        if kernel.records_left.get() == 0 {
+        if self.has_worn_keys() {
             return Err(worn_keys());
         }
         let count = self.carrier.write(bytes)?;

@@ -1,5 +1,7 @@
 //! What happens around the hand-over of a connection to the kernel, as far as it needs no kernel that has TLS.
 
+use std::time::{Duration, Instant};
+
 use super::*;
 use crate::tls::TlsSettings;
 use crate::transport::tls::kernel::{HandOver, Kernel, Message, bytes_to_boundary};
@@ -22,6 +24,14 @@ fn kernel(is_1_2: bool) -> Kernel {
     // Its end is not to be sent.
     near.reset_on_close();
     Kernel::new(client).unwrap().0
+}
+
+/// A connection that was handed over, on a socket without the kernel's TLS: the peer sees and sends the plain bytes.
+fn handed_over() -> (Tls, Far) {
+    let (mut near, far) = willing_ends(false);
+    let Engine::Client(client) = std::mem::replace(&mut near.engine, Engine::Gone) else { panic!("not a client") };
+    near.engine = Engine::Kernel(Box::new(Kernel::new(client).unwrap().0));
+    (near, far)
 }
 
 fn handshake(kind: u8, body: &[u8]) -> Vec<u8> {
@@ -187,4 +197,58 @@ fn keys_are_given_away_by_rustls_only_with_the_setting() {
     let wanted: &TlsSettings = &kernel_pair(&ServerTraits::default()).0;
     let usual: &TlsSettings = &steady_pair(&ServerTraits::default()).0;
     assert_eq!((wanted.wants_kernel(), usual.wants_kernel()), (true, false));
+}
+
+#[test]
+fn bytes_of_the_kernel_are_the_callers_and_an_end_without_notice_is_an_error() {
+    let (mut near, mut far) = handed_over();
+    assert!(near.prepare_splice());
+    assert!(!near.has_input());
+    let mut buffer = [0; 100];
+    far.socket.write_all(b"data").unwrap();
+    assert_eq!(near.read(&mut buffer).unwrap(), 4);
+    assert!(near.has_buffered(), "a record of another type may have ended the read");
+    assert_eq!(near.read(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert!(!near.has_buffered());
+    far.socket.write_all(b"more").unwrap();
+    assert!(near.has_input());
+    assert!(!near.can_splice(), "what was looked at is read first");
+    assert_eq!(near.read(&mut buffer).unwrap(), 4);
+    assert!(near.can_splice());
+    far.socket.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(near.read(&mut buffer).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    assert_eq!(near.write(b"more").unwrap_err().kind(), ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn the_notice_of_the_end_waits_for_room_in_the_socket() {
+    let (mut near, mut far) = handed_over();
+    let mut sent = 0;
+    while let Ok(count) = near.write(&pattern(100_000)) {
+        sent += count;
+    }
+    near.shutdown(Shutdown::Write).unwrap();
+    assert!(near.is_ending());
+    assert_eq!(near.write(b"more").unwrap_err().kind(), ErrorKind::BrokenPipe);
+    let (mut received, mut piece) = (Vec::new(), vec![0; 100_000]);
+    let until = Instant::now() + Duration::from_secs(20);
+    while near.is_ending() || received.len() < sent + 2 {
+        let count = far.socket.read(&mut piece).unwrap_or(0);
+        received.extend_from_slice(&piece[..count]);
+        near.go_on();
+        assert!(Instant::now() < until, "{} of {sent} bytes", received.len());
+    }
+    assert_eq!(received[sent..], [1, 0]);
+    assert!(near.carrier().is_connected());
+}
+
+#[test]
+fn keys_that_have_encrypted_too_much_are_an_error_by_name() {
+    let (mut near, _far) = handed_over();
+    near.count_spliced(1_000_000);
+    assert_eq!(near.write(b"data").unwrap(), 4);
+    near.count_spliced(usize::MAX);
+    assert!(!near.prepare_splice());
+    let failure = TlsFailure::of_io(&near.write(b"data").unwrap_err()).unwrap();
+    assert!(failure.detail.contains("as many records as one key may encrypt"), "{failure}");
 }
