@@ -223,6 +223,10 @@ fn client_framing(framing: BodyFraming, client_version: Version) -> BodyFraming 
 }
 
 fn authenticates_connection(fields: &Fields<'_>) -> bool {
+    const SAYING: FieldKinds = FieldKinds::of(&[FieldName::WwwAuthenticate, FieldName::PersistentAuth]);
+    if !fields.has_any(SAYING) {
+        return false;
+    }
     http::challenges_in(fields, FieldName::WwwAuthenticate)
         .any(|challenge| challenge.is("NTLM") || challenge.is("Negotiate"))
         || fields.has_token(FieldName::PersistentAuth, "true")

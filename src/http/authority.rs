@@ -151,18 +151,15 @@ fn split(text: &str) -> Result<(&str, Option<&str>), AuthorityError> {
             None => Err(AuthorityError::InvalidHost),
         };
     }
-    let mut colon = None;
-    for (place, byte) in text.bytes().enumerate() {
-        match byte {
-            b'@' => return Err(AuthorityError::UserInfo),
-            b':' if colon.is_none() => colon = Some(place),
-            _ => {}
-        }
+    let end = text.bytes().position(|byte| !IS_NAME_BYTE[usize::from(byte)]).unwrap_or(text.len());
+    let (host, rest) = text.split_at(end);
+    match rest.strip_prefix(':') {
+        None if rest.is_empty() => Ok((host, None)),
+        _ if rest.contains('@') => Err(AuthorityError::UserInfo),
+        Some(port) => Ok((host, Some(port))),
+        // Not a host: the colon may follow later.
+        None => Ok(text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)))),
     }
-    Ok(match colon.and_then(|colon| Some((text.get(..colon)?, text.get(colon + 1..)?))) {
-        Some((host, port)) => (host, Some(port)),
-        None => (text, None),
-    })
 }
 
 fn parse_port(text: &str) -> Result<u16, AuthorityError> {

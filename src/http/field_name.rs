@@ -149,17 +149,31 @@ impl FieldKinds {
         let Some(candidate) = FieldName::candidate(name) else { return FieldKinds::OTHER };
         let kind = FieldKinds::of(&[candidate]);
         let known = candidate.text().as_bytes();
-        // All bytes are compared, so that the compiler can vectorise the loop.
-        let differs = name.iter().zip(known).fold(0, |differs, (byte, known)| differs | (byte | 0x20) ^ known);
-        match differs {
-            // Among the bytes of tokens, only a letter in the other case becomes equal by that bit.
-            0 => kind,
-            _ if !resembles(name, known) => FieldKinds::OTHER,
-            _ if kind.intersects(FieldKinds::FRAMING) => FieldKinds::RESEMBLES_FRAMING,
-            _ if kind.intersects(FieldKinds::HOP_BY_HOP) => FieldKinds::RESEMBLES_HOP_BY_HOP,
-            _ => FieldKinds::OTHER,
+        match () {
+            () if is_same(name, known) => kind,
+            () if !resembles(name, known) => FieldKinds::OTHER,
+            () if kind.intersects(FieldKinds::FRAMING) => FieldKinds::RESEMBLES_FRAMING,
+            () if kind.intersects(FieldKinds::HOP_BY_HOP) => FieldKinds::RESEMBLES_HOP_BY_HOP,
+            () => FieldKinds::OTHER,
         }
     }
+}
+
+/// The bit of each byte of a word in which small letters differ from capitals.
+const CASE_BITS: u64 = u64::MAX / 255 * 0x20;
+
+/// Whether a token is the name `known`, which has the same length, in any letter case.
+fn is_same(name: &[u8], known: &[u8]) -> bool {
+    // Among the bytes of tokens, only a letter in the other case becomes equal by this bit.
+    let is_equal = |byte: &u8, known: &u8| byte | 0x20 == *known;
+    let Some((last, known_last)) = name.last_chunk().zip(known.last_chunk()) else {
+        return name.iter().zip(known).all(|(byte, known)| is_equal(byte, known));
+    };
+    let lower = |word: &[u8; 8]| u64::from_le_bytes(*word) | CASE_BITS;
+    let ((words, _), (known_words, _)) = (name.as_chunks(), known.as_chunks());
+    // The last word overlaps the one before it.
+    lower(last) == u64::from_le_bytes(*known_last)
+        && words.iter().zip(known_words).all(|(word, known)| lower(word) == u64::from_le_bytes(*known))
 }
 
 /// Whether `name` differs from `known`, which has the same length, at most in letter case and separators.

@@ -61,17 +61,17 @@ pub(super) fn select(departure: Departure, candidate: GroupCandidate, cx: &mut C
         && let Some(pinned) = pinned::fitting(pinned, request.origin(), Some(&attempt.hop), cx)
     {
         (attempt.number, attempt.source) = (pinned.number, ConnectionSource::Kept);
-        return on_kept(attempt, request, pinned.upstream, cx);
+        return on_kept(attempt, Arc::clone(request), pinned.upstream, cx);
     }
     if without_credentials {
         attempt.handshake.ask_plainly();
         return Transition::Connect(Connecting::Upstream(attempt));
     }
-    select_connection(attempt, forward.as_ref(), cx)
+    select_connection(attempt, forward, cx)
 }
 
 /// Takes a connection from the pools, or has one dialled.
-fn select_connection(mut attempt: Box<Attempt>, forward: Option<&Arc<ForwardRequest>>, cx: &mut Cx<'_>) -> Transition {
+fn select_connection(mut attempt: Box<Attempt>, forward: Option<Arc<ForwardRequest>>, cx: &mut Cx<'_>) -> Transition {
     let may_be_kept = forward.is_some() || attempt.hop.habits.may_reuse_for_connect(cx.now_ms());
     let can_be_repeated = attempt.handshake.request().is_idempotent();
     attempt.number = cx.client.next_dial();
@@ -106,9 +106,9 @@ fn select_connection(mut attempt: Box<Attempt>, forward: Option<&Arc<ForwardRequ
     Transition::Connect(Connecting::Upstream(attempt))
 }
 
-fn on_kept(attempt: Box<Attempt>, request: &Arc<ForwardRequest>, upstream: Endpoint, cx: &mut Cx<'_>) -> Transition {
+fn on_kept(attempt: Box<Attempt>, request: Arc<ForwardRequest>, upstream: Endpoint, cx: &mut Cx<'_>) -> Transition {
     attempt.goes_on_kept(cx);
-    Transition::Exchange(Opened::Kept { attempt, request: Arc::clone(request), upstream })
+    Transition::Exchange(Opened::Kept { attempt, request, upstream })
 }
 
 /// The first upstream that is up and where the guard lets the identity log on. If none is up, one that is ejected
