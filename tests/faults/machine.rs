@@ -74,9 +74,12 @@ fn a_thousand_clients_are_served_rejected_or_queued_with_256_descriptors() {
     assert_flows(&gateway);
     let before = vitals(&gateway);
     let request = b"CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n\r\n";
+    // A connection that is accepted before its head has come is idle, and may be closed to make room for another.
+    gateway.signal(Signal::STOP);
     let mut crowd: Vec<TcpStream> = (0..1000).map_while(|_| TcpStream::connect(gateway.address()).ok()).collect();
     assert_eq!(crowd.len(), 1000, "the kernel's queue has room for them");
     crowd.iter_mut().for_each(|client| client.write_all(request).expect("a head"));
+    gateway.signal(Signal::CONT);
     let stop = AtomicBool::new(false);
     let (watched, statuses) = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| watch(gateway.admin_address(), "/healthz", &stop));
