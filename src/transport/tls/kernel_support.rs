@@ -4,12 +4,17 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::libc;
 use rustls::crypto::cipher::{AeadKey, Iv};
 use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
 
 use super::kernel_socket::{Keys, attach};
+
+/// How long a shard waits for each of two connections to itself. They take less than a millisecond, unless a filter
+/// drops what goes over the loopback interface.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// A connection could not be handed over although the kernel had accepted keys before.
 static HAS_FAILED: AtomicBool = AtomicBool::new(false);
@@ -43,12 +48,13 @@ fn unavailable(error: &io::Error) -> String {
     format!("kernel TLS is not available ({error}{remedy}): tls.kernel has no effect, and TLS is done in user space")
 }
 
-/// Whether the kernel accepts keys of both versions and sizes, for both directions, on a connection to itself.
+/// Whether the kernel accepts keys of both versions, for both directions, on a connection to itself. Both sizes of keys
+/// are one algorithm of the kernel.
 fn probe() -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     for version in [ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2] {
         let (key, iv) = (|| AeadKey::from([0; 32]), || Iv::from([0; 12]));
-        let socket = TcpStream::connect(listener.local_addr()?)?;
+        let socket = TcpStream::connect_timeout(&listener.local_addr()?, PROBE_TIMEOUT)?;
         attach(&socket)?;
         let secrets = ConnectionTrafficSecrets::Aes256Gcm { key: key(), iv: iv() };
         let keys = Keys::new(version, 0, &secrets).ok_or(ErrorKind::Unsupported)?;
