@@ -54,10 +54,13 @@ impl<'b> Host<'b> {
     /// # Errors
     /// [`AuthorityError`] if it is neither an address nor a valid name.
     pub fn parse(text: &'b str) -> Result<Self, AuthorityError> {
-        match text.parse() {
-            Ok(address) => Ok(Host::V6(address)),
-            Err(_) if text.starts_with('[') => Err(AuthorityError::InvalidHost),
-            Err(_) => parse_host(text),
+        if text.starts_with('[') {
+            return Err(AuthorityError::InvalidHost);
+        }
+        // Most are names, which have no colon.
+        match text.contains(':').then(|| text.parse()) {
+            Some(Ok(address)) => Ok(Host::V6(address)),
+            _ => parse_host(text),
         }
     }
 }
