@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::callgrind::instructions_each;
-use crate::calls::{calls_each, listed};
+use crate::calls::{calls_each, is_wait, listed};
 use crate::program;
 use crate::support::client::dial;
 use crate::support::namespaces::{self, Preparation, run_inside};
@@ -88,8 +88,8 @@ fn socks_takes_no_system_calls_beyond_those_of_its_negotiation() {
     let counted = |what: &str, work| {
         let mut counts = calls_each(&program, Scheme::Ntlm, Work::Other { file: "", work });
         println!("{what}: {}", listed(&counts));
-        // How many events a wake-up brings is chance. It is epoll_wait or epoll_pwait.
-        counts.retain(|name, _| !name.ends_with("wait"));
+        // How many events a wake-up brings is chance.
+        counts.retain(|name, _| !is_wait(name));
         counts.values().sum::<f64>()
     };
     let connect = counted("CONNECT", connect);
