@@ -16,7 +16,7 @@ pub(super) fn copy_trailer(fields: &Fields<'_>, out: &mut Vec<u8>) {
 /// The most bytes that the end-to-end fields of a message take, with Via.
 pub fn room_for_fields(fields: &Fields<'_>, options: &ForwardOptions<'_>) -> usize {
     let via = options.via.map_or(0, |pseudonym| "Via: 1.1 \r\n".len() + pseudonym.len());
-    // A colon may get a space behind it.
+    // A colon may get a space after it.
     fields.section_bytes() + fields.len() + via
 }
 

@@ -19,7 +19,7 @@ pub(super) struct Line {
     value_start: u32,
     value_end: u32,
     pub(super) kind: FieldKinds,
-    /// Between colon and value is one space, and behind the value is nothing but the CRLF.
+    /// One space is between colon and value, and only the CRLF follows the value.
     is_plain: bool,
 }
 
@@ -138,8 +138,8 @@ pub(super) fn split(bytes: &[u8], storage: &mut FieldStorage) -> Result<Section,
             return Ok(Section { length: start + 2, kinds });
         }
         let name_bytes = token_length(rest);
-        let (name, behind) = rest.split_at(name_bytes);
-        let value = behind.strip_prefix(b":").filter(|_| name_bytes > 0).ok_or(NoSection::Invalid)?;
+        let (name, after_name) = rest.split_at(name_bytes);
+        let value = after_name.strip_prefix(b":").filter(|_| name_bytes > 0).ok_or(NoSection::Invalid)?;
         let blanks = match value {
             [b' ', next, ..] if !is_blank(*next) => 1,
             _ => value.iter().take_while(|byte| is_blank(**byte)).count(),

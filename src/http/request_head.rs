@@ -198,7 +198,7 @@ pub(super) struct RequestLine<'b> {
 
 impl<'b> RequestLine<'b> {
     /// Reads a request line with its CRLF from the start of `bytes`, and returns what follows it. `None` unless it has
-    /// its usual form, without blanks behind the version. The target contains only characters of targets.
+    /// its usual form, without blanks after the version. The target contains only characters of targets.
     fn parse_first(bytes: &'b [u8]) -> Option<(Self, &'b [u8])> {
         let method_bytes = token_length(bytes);
         if !(1..=METHOD_LIMIT_BYTES).contains(&method_bytes) {

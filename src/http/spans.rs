@@ -84,8 +84,8 @@ mod tests {
             .flat_map(|place| (0..=u8::MAX).map(move |byte| (place, byte)))
             .flat_map(|(place, byte)| inside.iter().map(move |before| (place, byte, *before)))
         {
-            for (behind, fill) in [(0, 0), (3, b'\0'), (11, b'a'), (20, before), (20, 0xff)] {
-                let bytes = [&vec![before; place][..], &[byte], &vec![fill; behind][..]].concat();
+            for (after, fill) in [(0, 0), (3, b'\0'), (11, b'a'), (20, before), (20, 0xff)] {
+                let bytes = [&vec![before; place][..], &[byte], &vec![fill; after][..]].concat();
                 let expected = bytes.iter().take_while(|byte| is_inside(**byte)).count();
                 assert_eq!(length(&bytes), expected, "{}", bytes.escape_ascii());
             }

@@ -61,7 +61,7 @@ enum Asked {
     /// A tunnel to this `host:port`, in the memory of the request.
     Tunnel(Arc<str>),
     /// The method, then `host:port`, or `scheme://host` of what is not served. The `traceparent`, if there is one,
-    /// follows behind a blank.
+    /// follows after a blank.
     Text { text: Box<str>, method_bytes: u16 },
     /// A plain request, for as long as it is under way.
     Forward(Arc<ForwardRequest>),
