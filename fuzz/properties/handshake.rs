@@ -204,6 +204,11 @@ enum After {
     End,
 }
 
+/// Whether an answer demands authentication at the proxy. A 407 without Proxy-Authenticate is the origin's.
+fn demands(head: &ResponseHead<'_>) -> bool {
+    head.status == 407 && head.fields.has("proxy-authenticate")
+}
+
 impl Conversation {
     fn hold(script: &[Connection], credentials: &Arc<Credentials>, cut: Option<u8>, options: u8) -> Self {
         let request = request(options);
@@ -320,7 +325,7 @@ impl Conversation {
         let better = |head: &ResponseHead<'_>| {
             ["NTLM", "Negotiate"].iter().any(|scheme| find_challenge(&head.fields, scheme).is_some())
         };
-        match with_answer(&self.answer, |head| (head.status == 407).then(|| better(head))) {
+        match with_answer(&self.answer, |head| demands(head).then(|| better(head))) {
             Some(Some(better)) => self.better = better,
             Some(None) => self.served = true,
             None => {}
@@ -369,8 +374,6 @@ impl Conversation {
             Progress::Answered => {
                 let found = HeadEnd::response().find(&leftover, usize::MAX);
                 assert!(matches!(found, Ok(Some(_))), "the head of the answer was consumed");
-                // A 407 without Proxy-Authenticate is the origin's.
-                let demands = |head: &ResponseHead<'_>| head.status == 407 && head.fields.has("proxy-authenticate");
                 assert_ne!(
                     with_answer(&leftover, demands),
                     Some(true),
