@@ -5,7 +5,7 @@
 #   loadtest/measure.sh DIRECTORY [COMPARISON…]
 #
 # DIRECTORY gets the figures and the tables of each comparison: NAME.json and NAME.txt. Needs haproxy, cntlm and wrk;
-# what is redirected needs root, unshare, ip and nft.
+# what is redirected needs root, unshare, ip and nft. ROUNDS (default 5) is how often each candidate is measured.
 set -euo pipefail
 
 directory=${1:?the directory for the figures}
@@ -36,11 +36,12 @@ variant two-shards "for ((i = 1; i < \$#; i++)); do
 done
 exec '$gateway' \"\$@\""
 
-timed=(--seconds 2 --rounds 5)
+rounds=${ROUNDS:-5}
+timed=(--seconds 2 --rounds "$rounds")
 compare tunnels gateway cold="$directory/cold" quiet="$directory/quiet" gateway-kerberos haproxy --base haproxy \
   --scenarios setup:8,setup:64,setup:512 "${timed[@]}"
 compare messages gateway haproxy --base haproxy --scenarios pingpong:1,pingpong:64 "${timed[@]}"
-compare bulk gateway haproxy-splice haproxy --base haproxy-splice --scenarios bulk-down,bulk-up --rounds 5
+compare bulk gateway haproxy-splice haproxy --base haproxy-splice --scenarios bulk-down,bulk-up --rounds "$rounds"
 compare protocols gateway gateway-socks gateway-socks-pipelined gateway-socks4 gateway-forward --base gateway \
   --scenarios setup:64 "${timed[@]}"
 compare redirected gateway gateway-transparent --base gateway --scenarios setup:8,setup:64 "${timed[@]}"
@@ -56,6 +57,6 @@ compare hold gateway haproxy --base haproxy --scenarios hold:1000,hold:9800 --ro
 compare hold-tls gateway-tls gateway --base gateway --scenarios hold:2000 --rounds 2 --gateway-arg=--warm=0
 compare tickets gateway-kerberos haproxy --base haproxy --scenarios setup:64 --ticket-bytes 4096 "${timed[@]}"
 if ((${#chosen[@]} == 0)) || [[ " ${chosen[*]} " == *" wrk "* ]]; then
-  echo "==> wrk: loadtest/wrk.sh 5"
-  PROGRAMS=$programs "$(dirname "$0")/wrk.sh" 5 | tee "$directory/wrk.txt"
+  echo "==> wrk: loadtest/wrk.sh $rounds"
+  PROGRAMS=$programs "$(dirname "$0")/wrk.sh" "$rounds" | tee "$directory/wrk.txt"
 fi
