@@ -240,6 +240,12 @@ fn bytes_over_tls_arrive_or_a_fault_is_reported() {
     assert!(counts.iter().all(|count| *count > 20), "{counts:?}");
 }
 
+/// In this run the upstream has an AUTHENTICATE_MESSAGE, of which TLS has not reported the end, and opens the tunnel.
+#[test]
+fn an_answer_may_come_before_its_request_is_reported_as_sent() {
+    run(Kind::Tls, 27_147, false).unwrap();
+}
+
 #[test]
 fn bytes_of_redirected_clients_arrive_or_a_fault_is_reported() {
     let ends = ["finished", "declined", "client_gone", "destination_denied", "drained", "answer: complete"];
