@@ -58,7 +58,7 @@ fn check_first(bytes: &[u8], found: Result<Option<usize>, HeadTooLarge>) {
     let whole = whole.and_then(|(head, length)| Some((RequestHead::parse(head, &mut other_storage).ok()?, length)));
     let (Some((first, first_length)), Some((whole, whole_length))) = (first, whole) else {
         assert!(first.is_none(), "a head is only parsed in one pass");
-        // Empty lines before a head, and blanks behind its version, are left to the parser of whole heads.
+        // Empty lines before a head, and blanks after its version, are left to the parser of whole heads.
         let is_usual = |head: &[u8]| {
             let line = head.split(|&byte| byte == b'\n').next().unwrap_or_default();
             let line = line.strip_suffix(b"\r").unwrap_or(line);

@@ -1,62 +1,55 @@
 //! The names of the fields that the gateway interprets. They are recognised once, when a head is parsed.
 
-/// A field that the gateway interprets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "each is named after its field")]
-pub enum FieldName {
-    Authorization,
-    Connection,
-    ContentLength,
-    Expect,
-    Host,
-    Http2Settings,
-    KeepAlive,
-    MaxForwards,
-    PersistentAuth,
-    ProxyAuthenticate,
-    ProxyAuthenticationInfo,
-    ProxyAuthorization,
-    ProxyConnection,
-    ProxySupport,
-    Te,
-    Traceparent,
-    Trailer,
-    TransferEncoding,
-    Upgrade,
-    Via,
-    WwwAuthenticate,
+macro_rules! field_names {
+    ($($name:ident $text:literal)*) => {
+        /// A field that the gateway interprets.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "each is named after its field")]
+        pub enum FieldName {
+            $($name,)*
+        }
+
+        impl FieldName {
+            #[cfg(test)]
+            const ALL: &[FieldName] = &[$(FieldName::$name),*];
+
+            /// The name in lower case.
+            pub const fn text(self) -> &'static str {
+                match self {
+                    $(FieldName::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+field_names! {
+    Authorization "authorization"
+    Connection "connection"
+    ContentLength "content-length"
+    Expect "expect"
+    Host "host"
+    Http2Settings "http2-settings"
+    KeepAlive "keep-alive"
+    MaxForwards "max-forwards"
+    PersistentAuth "persistent-auth"
+    ProxyAuthenticate "proxy-authenticate"
+    ProxyAuthenticationInfo "proxy-authentication-info"
+    ProxyAuthorization "proxy-authorization"
+    ProxyConnection "proxy-connection"
+    ProxySupport "proxy-support"
+    Te "te"
+    Traceparent "traceparent"
+    Trailer "trailer"
+    TransferEncoding "transfer-encoding"
+    Upgrade "upgrade"
+    Via "via"
+    WwwAuthenticate "www-authenticate"
 }
 
 use FieldName::*;
 
 impl FieldName {
-    /// The name in lower case.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Authorization => "authorization",
-            Connection => "connection",
-            ContentLength => "content-length",
-            Expect => "expect",
-            Host => "host",
-            Http2Settings => "http2-settings",
-            KeepAlive => "keep-alive",
-            MaxForwards => "max-forwards",
-            PersistentAuth => "persistent-auth",
-            ProxyAuthenticate => "proxy-authenticate",
-            ProxyAuthenticationInfo => "proxy-authentication-info",
-            ProxyAuthorization => "proxy-authorization",
-            ProxyConnection => "proxy-connection",
-            ProxySupport => "proxy-support",
-            Te => "te",
-            Traceparent => "traceparent",
-            Trailer => "trailer",
-            TransferEncoding => "transfer-encoding",
-            Upgrade => "upgrade",
-            Via => "via",
-            WwwAuthenticate => "www-authenticate",
-        }
-    }
-
     /// The only name with this length and this first letter.
     fn candidate(name: &[u8]) -> Option<FieldName> {
         Some(match (name.len(), name.first()?.to_ascii_lowercase()) {
@@ -222,45 +215,21 @@ mod tests {
     use super::*;
     use crate::http::start_line::is_token_char;
 
-    const ALL: [FieldName; 21] = [
-        Authorization,
-        Connection,
-        ContentLength,
-        Expect,
-        Host,
-        Http2Settings,
-        KeepAlive,
-        MaxForwards,
-        PersistentAuth,
-        ProxyAuthenticate,
-        ProxyAuthenticationInfo,
-        ProxyAuthorization,
-        ProxyConnection,
-        ProxySupport,
-        Te,
-        Traceparent,
-        Trailer,
-        TransferEncoding,
-        Upgrade,
-        Via,
-        WwwAuthenticate,
-    ];
-
     #[test]
     fn every_name_is_recognised_in_any_letter_case() {
-        for name in ALL {
-            let kind = FieldKinds::of(&[name]);
+        for name in FieldName::ALL {
+            let kind = FieldKinds::of(&[*name]);
             for text in [name.text().to_owned(), name.text().to_ascii_uppercase()] {
                 assert_eq!(FieldKinds::of_name(text.as_bytes()), kind, "{text}");
             }
-            assert_eq!(ALL.iter().filter(|other| other.text() == name.text()).count(), 1);
+            assert_eq!(FieldName::ALL.iter().filter(|other| other.text() == name.text()).count(), 1);
         }
     }
 
     #[test]
     fn a_name_that_differs_in_one_byte_is_another() {
         let tokens = (0..=u8::MAX).filter(|byte| is_token_char(*byte));
-        for (name, byte) in ALL.iter().flat_map(|name| tokens.clone().map(move |byte| (name, byte))) {
+        for (name, byte) in FieldName::ALL.iter().flat_map(|name| tokens.clone().map(move |byte| (name, byte))) {
             for place in 0..name.text().len() {
                 let mut text = name.text().as_bytes().to_vec();
                 text[place] = byte;

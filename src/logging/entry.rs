@@ -89,8 +89,8 @@ impl<E: Entry> Deferred for Stamped<E> {
     fn append(&self, out: &mut Vec<u8>, format: LogFormat) {
         format::begin(out, format, Stamp::at(self.ms).text(), (self.level, self.target), self.message);
         match format {
-            LogFormat::Text => self.entry.write(&mut TextFields(out)),
-            LogFormat::Json => self.entry.write(&mut JsonFields(out)),
+            LogFormat::Text => self.entry.write(&mut LineFields::<false>(out)),
+            LogFormat::Json => self.entry.write(&mut LineFields::<true>(out)),
         }
         format::end(out, format);
     }
@@ -100,73 +100,43 @@ impl<E: Entry> Deferred for Stamped<E> {
     }
 }
 
-struct TextFields<'a>(&'a mut Vec<u8>);
+/// Writes the fields of a line, as JSON or as text.
+struct LineFields<'a, const JSON: bool>(&'a mut Vec<u8>);
 
-impl TextFields<'_> {
+impl<const JSON: bool> LineFields<'_, JSON> {
+    const FORMAT: LogFormat = if JSON { LogFormat::Json } else { LogFormat::Text };
+
     #[inline]
     fn name(&mut self, name: FieldName) -> &mut Vec<u8> {
-        self.0.extend_from_slice(name.in_text.as_bytes());
+        self.0.extend_from_slice(if JSON { name.in_json } else { name.in_text }.as_bytes());
         self.0
+    }
+
+    /// Writes what needs no escapes.
+    #[inline]
+    fn plain(&mut self, name: FieldName, write: impl FnOnce(&mut Vec<u8>)) {
+        let out = self.name(name);
+        let quote: &[u8] = if JSON { b"\"" } else { b"" };
+        out.extend_from_slice(quote);
+        write(out);
+        out.extend_from_slice(quote);
     }
 }
 
-impl Fields for TextFields<'_> {
+impl<const JSON: bool> Fields for LineFields<'_, JSON> {
     #[inline]
     fn text(&mut self, name: FieldName, text: &str) {
-        format::write_text(self.name(name), LogFormat::Text, text);
+        format::write_text(self.name(name), Self::FORMAT, text);
     }
 
     #[inline]
     fn word(&mut self, name: FieldName, word: &str) {
-        self.name(name).extend_from_slice(word.as_bytes());
+        self.plain(name, |out| out.extend_from_slice(word.as_bytes()));
     }
 
     #[inline]
     fn address(&mut self, name: FieldName, address: SocketAddr) {
-        address::write(self.name(name), address);
-    }
-
-    #[inline]
-    fn number(&mut self, name: FieldName, number: u64) {
-        format::write_decimal(self.name(name), number);
-    }
-
-    #[inline]
-    fn hundredths(&mut self, name: FieldName, number: u32) {
-        format::write_in_hundredths(self.name(name), number.into());
-    }
-}
-
-struct JsonFields<'a>(&'a mut Vec<u8>);
-
-impl JsonFields<'_> {
-    #[inline]
-    fn name(&mut self, name: FieldName) -> &mut Vec<u8> {
-        self.0.extend_from_slice(name.in_json.as_bytes());
-        self.0
-    }
-}
-
-impl Fields for JsonFields<'_> {
-    #[inline]
-    fn text(&mut self, name: FieldName, text: &str) {
-        format::write_text(self.name(name), LogFormat::Json, text);
-    }
-
-    #[inline]
-    fn word(&mut self, name: FieldName, word: &str) {
-        let out = self.name(name);
-        out.push(b'"');
-        out.extend_from_slice(word.as_bytes());
-        out.push(b'"');
-    }
-
-    #[inline]
-    fn address(&mut self, name: FieldName, address: SocketAddr) {
-        let out = self.name(name);
-        out.push(b'"');
-        address::write(out, address);
-        out.push(b'"');
+        self.plain(name, |out| address::write(out, address));
     }
 
     #[inline]
