@@ -292,14 +292,19 @@ def kernel_counts():
         return {}
 
 
-def tunnel(host):
-    stream = socket.create_connection(("127.0.0.1", GATEWAY), timeout=120)
-    stream.sendall(f"CONNECT {host}.test:443 HTTP/1.1\r\nHost: {host}.test:443\r\n\r\n".encode())
+def read_head(stream):
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         more = stream.recv(1)
         assert more, head
         head += more
+    return head
+
+
+def tunnel(host):
+    stream = socket.create_connection(("127.0.0.1", GATEWAY), timeout=120)
+    stream.sendall(f"CONNECT {host}.test:443 HTTP/1.1\r\nHost: {host}.test:443\r\n\r\n".encode())
+    head = read_head(stream)
     assert b" 200 " in head.split(b"\r\n")[0], head
     return stream
 
@@ -387,11 +392,7 @@ def exchanges(count):
     stream = socket.create_connection(("127.0.0.1", GATEWAY), timeout=120)
     for _ in range(3):
         stream.sendall(f"GET http://body.test/{count} HTTP/1.1\r\nHost: body.test\r\n\r\n".encode())
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            more = stream.recv(1)
-            assert more, head
-            head += more
+        head = read_head(stream)
         digest, left = hashlib.sha256(), count * MIB
         while left:
             more = stream.recv(min(left, 65536))
