@@ -108,7 +108,7 @@ mod tests {
             let metrics = family.get_metric().iter();
             let mut values = metrics.filter(|metric| outcome == metric.get_label().first().map(|label| label.value()));
             let metric = values.next().unwrap();
-            metric.get_counter().value() + metric.get_gauge().value()
+            metric.get_counter().get_value() + metric.get_gauge().get_value()
         };
         (
             value("ntlm_gateway_config_reloads_total", Some("applied")),

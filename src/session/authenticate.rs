@@ -91,13 +91,6 @@ impl Authenticate {
         Ok(())
     }
 
-    /// Whether the upstream has the whole request. TLS may have sent the end of it and not have reported that yet: what
-    /// is written next must begin with what was not reported.
-    fn has_sent_all(&mut self) -> bool {
-        let rest = self.outbox.get(self.sent..).unwrap_or_default();
-        rest.is_empty() || self.upstream.write(rest).is_ok_and(|sent| sent == rest.len())
-    }
-
     /// What of the outbox was not sent.
     fn take_unsent(&mut self) -> Vec<u8> {
         self.outbox.split_off(self.sent.min(self.outbox.len()))
@@ -259,7 +252,7 @@ impl Authenticate {
     }
 
     fn established(mut self, cx: &mut Cx<'_>) -> Transition {
-        if !self.has_sent_all() {
+        if !self.outbox.is_empty() {
             let detail = "the upstream opened the tunnel before it had received the whole request";
             return self.fail(At::Authenticate.fault(Cause::HandshakeBroken, detail), cx);
         }

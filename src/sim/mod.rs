@@ -240,9 +240,9 @@ fn bytes_over_tls_arrive_or_a_fault_is_reported() {
     assert!(counts.iter().all(|count| *count > 20), "{counts:?}");
 }
 
-/// In this run the upstream has an AUTHENTICATE_MESSAGE, of which TLS has not reported the end, and opens the tunnel.
+/// In this run TLS sends the rest of an AUTHENTICATE_MESSAGE by itself, and the upstream opens the tunnel at once.
 #[test]
-fn an_answer_may_come_before_its_request_is_reported_as_sent() {
+fn the_end_of_a_request_may_be_sent_and_answered_within_a_turn() {
     run(Kind::Tls, 27_147, false).unwrap();
 }
 

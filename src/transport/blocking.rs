@@ -60,7 +60,7 @@ impl BlockingStream {
     /// # Errors
     /// The connection's error; `TimedOut` when not all of it could be written before `until`.
     pub fn write_all(&mut self, mut bytes: &[u8], until: Instant) -> io::Result<()> {
-        while !bytes.is_empty() {
+        while !bytes.is_empty() || self.endpoint.stream.has_unsent() {
             if !self.endpoint.ready.writable() {
                 self.wait(PollFlags::OUT, until)?;
             }

@@ -33,7 +33,9 @@ impl Endpoint {
     /// Takes note of an event.
     pub fn learn(&mut self, more: Readiness) {
         self.ready.learn(more);
-        self.stream.go_on();
+        if !self.stream.go_on() {
+            self.ready.write_blocked();
+        }
     }
 
     /// How connecting ended, the transport's own handshake included; `None` while it is under way. To be asked after
@@ -113,7 +115,6 @@ impl Endpoint {
     }
 
     /// Writes once from `bytes` and updates the readiness; returns how many bytes were taken, 0 when none can be now.
-    /// Bytes that were not taken must be what the next write begins with.
     ///
     /// # Errors
     /// The stream's error, except EAGAIN and EINTR.
@@ -121,7 +122,7 @@ impl Endpoint {
         loop {
             match self.stream.write(bytes) {
                 Ok(count) => {
-                    if count < bytes.len() {
+                    if count < bytes.len() || self.stream.has_unsent() {
                         self.ready.write_blocked();
                     }
                     return Ok(count);

@@ -45,8 +45,6 @@ struct State {
     end: Option<io::Result<usize>>,
     /// Records that the socket has not taken.
     unsent: Vec<u8>,
-    /// The caller's bytes that are in `unsent` and have not been reported as taken.
-    unreported: usize,
     ends_write: bool,
 }
 
@@ -74,9 +72,14 @@ impl Framed {
         self.with(|socket, state| state.shake_hands(socket))
     }
 
-    pub fn go_on(&mut self) {
-        // An error is the next caller's.
-        let _ = self.with(|socket, state| state.send(socket));
+    pub fn go_on(&mut self) -> bool {
+        // Any other error is the next caller's.
+        let outcome = self.with(|socket, state| state.send(socket));
+        !matches!(outcome, Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
+    pub fn has_unsent(&self) -> bool {
+        self.with(|_, state| !state.unsent.is_empty())
     }
 
     pub fn has_input(&mut self) -> bool {
@@ -189,14 +192,12 @@ impl State {
                 Err(error) if error.kind() == ErrorKind::WouldBlock && taken > 0 => return Ok(taken),
                 other => other?,
             }
-            taken += std::mem::take(&mut self.unreported);
-            assert!(taken <= bytes.len(), "bytes that were not taken are offered again");
             let piece = &bytes[taken..bytes.len().min(taken + RECORD_BYTES)];
             if piece.is_empty() {
                 return Ok(taken);
             }
             self.seal(Kind::Data, piece);
-            self.unreported = piece.len();
+            taken += piece.len();
         }
     }
 

@@ -23,8 +23,8 @@ use crate::sim::network as simulated;
 ///
 /// - A read that returns fewer bytes than it was asked for has emptied the socket. If something was read from the
 ///   socket and not handed out, be it the peer's end or an error, [`Stream::has_buffered`] says so.
-/// - A write that takes fewer bytes than it was given has filled the socket. The next write begins with the bytes that
-///   were not taken, so an arm may have encrypted them already; it reports them as taken once the socket has them.
+/// - A write that takes fewer bytes than it was given has filled the socket. So has one that leaves taken bytes in user
+///   space, which [`Stream::has_unsent`] tells: those of the last record.
 /// - What the transport itself still has to send (the rest of a record, the notice that a direction has ended) is sent
 ///   by [`Stream::go_on`].
 /// - Buffers exist only while bytes are in them: an idle connection has none.
@@ -147,16 +147,26 @@ impl Stream {
         }
     }
 
-    /// Sends what the transport itself still owes the socket, as far as the socket takes it. To be called after each
-    /// event; an error shows in the next read or write.
-    pub(super) fn go_on(&mut self) {
+    /// Whether bytes that a write has taken wait in user space for room in the socket.
+    #[inline]
+    pub fn has_unsent(&self) -> bool {
         match self {
-            Stream::Tcp(_) => {}
+            Stream::Tls(tls) => tls.has_unsent(),
+            #[cfg(test)]
+            Stream::Framed(framed) => framed.has_unsent(),
+            _ => false,
+        }
+    }
+
+    /// Sends what the transport itself still owes the socket; `false` while the socket does not take all of it. To be
+    /// called after each event; an error shows in the next read or write.
+    #[inline]
+    pub(super) fn go_on(&mut self) -> bool {
+        match self {
             Stream::Tls(tls) => tls.go_on(),
             #[cfg(test)]
             Stream::Framed(framed) => framed.go_on(),
-            #[cfg(test)]
-            Stream::Simulated(_) => {}
+            _ => true,
         }
     }
 

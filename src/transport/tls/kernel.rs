@@ -245,7 +245,7 @@ impl Tls {
     fn try_hand_over(&mut self) {
         let has_nothing = self.incoming.is_empty() && self.plain.is_empty() && self.outgoing.is_empty();
         let is_open = self.is_established && self.is_open();
-        if !has_nothing || self.unreported > 0 || !is_open {
+        if !has_nothing || !is_open {
             return;
         }
         let Stream::Tcp(socket) = &self.carrier else { return self.hand_over = HandOver::Never };

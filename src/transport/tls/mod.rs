@@ -85,8 +85,6 @@ pub struct Tls {
     /// Bytes from `sent` on are for the socket.
     outgoing: Vec<u8>,
     sent: usize,
-    /// The caller's bytes that are in `outgoing` and have not been reported as taken.
-    unreported: usize,
     write: WriteSide,
     /// The close is a reset.
     resets: Cell<bool>,
@@ -160,7 +158,6 @@ impl Tls {
             steps: 0,
             outgoing: Vec::new(),
             sent: 0,
-            unreported: 0,
             write: WriteSide::Open,
             resets: Cell::new(false),
         }
@@ -226,9 +223,14 @@ impl Tls {
         self.settings.as_ref()?.channel_bindings(self.engine.peers_certificate()?)
     }
 
-    pub fn go_on(&mut self) {
-        // An error is the next caller's.
-        let _ = self.send();
+    /// Sends what is outgoing; `false` while the socket does not take all of it.
+    pub fn go_on(&mut self) -> bool {
+        // Any other error is the next caller's.
+        !matches!(self.send(), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
+    pub fn has_unsent(&self) -> bool {
+        !self.outgoing.is_empty()
     }
 
     pub fn has_input(&mut self) -> bool {
@@ -281,19 +283,16 @@ impl Tls {
         if matches!(self.engine, Engine::Kernel(_)) {
             return self.write_to_kernel(bytes);
         }
+        self.send()?;
         let mut taken = 0;
-        loop {
-            match self.send() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock && taken > 0 => return Ok(taken),
-                other => other?,
+        for piece in bytes.chunks(SEALED_AT_ONCE_BYTES) {
+            self.seal(piece)?;
+            taken += piece.len();
+            if self.has_unsent() {
+                break;
             }
-            taken += std::mem::take(&mut self.unreported);
-            let rest = bytes.get(taken..).unwrap_or_default();
-            if rest.is_empty() {
-                return Ok(taken);
-            }
-            taken += self.seal(rest.get(..SEALED_AT_ONCE_BYTES).unwrap_or(rest))?;
         }
+        Ok(taken)
     }
 
     pub fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
@@ -426,8 +425,8 @@ impl Tls {
         }
     }
 
-    /// Encrypts bytes and sends them; returns how many of them the socket has taken.
-    fn seal(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Encrypts bytes, sends them, and keeps what the socket does not take, if it is full.
+    fn seal(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.write != WriteSide::Open || self.is_broken() {
             return Err(ErrorKind::BrokenPipe.into());
         }
@@ -443,35 +442,17 @@ impl Tls {
             };
             let sealed = room.get(..count).unwrap_or_default();
             if self.outgoing.is_empty() {
-                self.send_sealed(sealed, bytes.len())
-            } else {
-                // Messages of TLS itself go first.
-                self.outgoing.extend_from_slice(sealed);
-                self.unreported = bytes.len();
-                Ok(0)
+                let sent = write_as_much_as_fits(&mut self.carrier, sealed)?;
+                self.outgoing = sealed.get(sent..).unwrap_or_default().to_vec();
+                return Ok(());
+            }
+            // Messages of TLS itself go first.
+            self.outgoing.extend_from_slice(sealed);
+            match self.send() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
+                other => other,
             }
         })
-    }
-
-    /// Sends records of `plaintext_bytes` of the caller's, and keeps what the socket does not take. Returns how many of
-    /// the caller's bytes are in records that it took.
-    fn send_sealed(&mut self, sealed: &[u8], plaintext_bytes: usize) -> io::Result<usize> {
-        let mut sent = 0;
-        while let Some(rest) = sealed.get(sent..).filter(|rest| !rest.is_empty()) {
-            match self.carrier.write(rest) {
-                Ok(count) => sent += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let expansion = (sealed.len() - plaintext_bytes) / records(plaintext_bytes);
-                    let taken = (sent / (RECORD_BYTES + expansion) * RECORD_BYTES).min(plaintext_bytes);
-                    self.unreported = plaintext_bytes - taken;
-                    self.outgoing = rest.to_vec();
-                    return Ok(taken);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(plaintext_bytes)
     }
 
     /// Adds the notice that this direction ends to what is sent.
@@ -504,14 +485,13 @@ impl Tls {
         if matches!(self.engine, Engine::Kernel(_)) {
             return if self.write == WriteSide::Ending { self.end_at_kernel() } else { Ok(()) };
         }
-        while let Some(rest) = self.outgoing.get(self.sent..).filter(|rest| !rest.is_empty()) {
-            match self.carrier.write(rest) {
-                Ok(count) => self.sent += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+        if !self.outgoing.is_empty() {
+            self.sent += write_as_much_as_fits(&mut self.carrier, self.outgoing.get(self.sent..).unwrap_or_default())?;
+            if self.sent < self.outgoing.len() {
+                return Err(ErrorKind::WouldBlock.into());
             }
+            (self.outgoing, self.sent) = (Vec::new(), 0);
         }
-        (self.outgoing, self.sent) = (Vec::new(), 0);
         if self.write == WriteSide::Ending {
             self.write = WriteSide::Ended;
             self.carrier.shutdown(Shutdown::Write)?;
@@ -551,6 +531,20 @@ impl fmt::Debug for Tls {
             .field("write", &self.write)
             .finish_non_exhaustive()
     }
+}
+
+/// Writes until the socket takes no more; returns how many bytes it has taken.
+fn write_as_much_as_fits(carrier: &mut Stream, bytes: &[u8]) -> io::Result<usize> {
+    let mut sent = 0;
+    while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
+        match carrier.write(rest) {
+            Ok(count) => sent += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
 }
 
 /// The first `bytes` of memory that a thread's connections share.
