@@ -24,12 +24,14 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use crate::config::LogFormat;
 use crate::limits;
 use entry::{Deferred, Stamped};
+use format::LineFormat;
 use stamp::Stamp;
 use withheld::Withheld;
 
 mod address;
 mod entry;
 mod format;
+mod journal;
 mod stamp;
 mod withheld;
 
@@ -58,6 +60,7 @@ pub fn dropped_lines() -> u64 {
 /// # Errors
 /// The writer thread cannot be started, or a logger is already installed.
 pub fn init(format: LogFormat, level: LevelFilter) -> io::Result<LogGuard> {
+    let format = LineFormat::new(format, journal::has_standard_error());
     let limits = (limits::LOG_QUEUE_LINES, limits::LOG_QUEUE_BYTES);
     let (queue, progress) = start_writer(io::stderr(), format, limits, &DROPPED)?;
     let mut builder = Builder::new();
@@ -120,7 +123,7 @@ const LINE_BYTES: usize = 4096;
 
 struct Logger {
     filter: Filter,
-    format: LogFormat,
+    format: LineFormat,
     queue: LineQueue,
 }
 
@@ -170,7 +173,7 @@ impl Queued {
         }
     }
 
-    fn append_to(&self, batch: &mut Vec<u8>, format: LogFormat) {
+    fn append_to(&self, batch: &mut Vec<u8>, format: LineFormat) {
         match self {
             Queued::Text(line) => batch.extend_from_slice(line),
             Queued::Deferred(line) => line.append(batch, format),
@@ -242,7 +245,7 @@ impl Progress {
 /// Starts the writer thread; it ends when the queue is dropped.
 fn start_writer(
     to: impl Write + Send + 'static,
-    format: LogFormat,
+    format: LineFormat,
     (lines, limit_bytes): (usize, usize),
     dropped: &'static AtomicU64,
 ) -> io::Result<(LineQueue, Arc<Progress>)> {
@@ -253,7 +256,7 @@ fn start_writer(
     Ok((LineQueue { lines: queue, limit_bytes, progress: Arc::clone(&progress), dropped }, progress))
 }
 
-fn write_lines(waiting: &Receiver<Queued>, mut to: impl Write, format: LogFormat, progress: &Progress) {
+fn write_lines(waiting: &Receiver<Queued>, mut to: impl Write, format: LineFormat, progress: &Progress) {
     let (mut behind, mut batch) = (false, Vec::new());
     while let Some(first) = next_line(waiting, behind) {
         batch.clear();
@@ -330,7 +333,7 @@ mod tests {
     fn a_stalled_reader_costs_lines_but_no_time() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
         let (writer, writes, permit) = blocking_writer();
-        let (queue, progress) = start_writer(writer, LogFormat::Text, (4, 1000), &DROPPED).unwrap();
+        let (queue, progress) = start_writer(writer, LineFormat::Text, (4, 1000), &DROPPED).unwrap();
         queue.send(line(b"0\n"));
         assert_eq!(writes.recv().unwrap(), b"0\n");
         for number in 1..=6 {
@@ -349,7 +352,7 @@ mod tests {
     fn the_queue_is_limited_in_bytes_and_dropped_lines_are_counted() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
         let (writer, writes, permit) = blocking_writer();
-        let (queue, progress) = start_writer(writer, LogFormat::Text, (1000, 1000), &DROPPED).unwrap();
+        let (queue, progress) = start_writer(writer, LineFormat::Text, (1000, 1000), &DROPPED).unwrap();
         queue.send(line(b"first\n"));
         assert_eq!(writes.recv().unwrap(), b"first\n");
         for _ in 0..20 {
@@ -371,7 +374,7 @@ mod tests {
     fn the_writer_does_not_pause_while_it_is_behind() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
         const BATCHES: usize = 100;
-        let (queue, progress) = start_writer(io::sink(), LogFormat::Text, (BATCHES, usize::MAX), &DROPPED).unwrap();
+        let (queue, progress) = start_writer(io::sink(), LineFormat::Text, (BATCHES, usize::MAX), &DROPPED).unwrap();
         let began = std::time::Instant::now();
         for _ in 0..BATCHES {
             queue.send(line([b'x'; BATCH_BYTES]));
@@ -387,7 +390,7 @@ mod tests {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
         let (writer, _writes, permit) = blocking_writer();
         drop(permit);
-        let (queue, progress) = start_writer(writer, LogFormat::Text, (4, 1000), &DROPPED).unwrap();
+        let (queue, progress) = start_writer(writer, LineFormat::Text, (4, 1000), &DROPPED).unwrap();
         queue.send(line(b"lost\n"));
         assert!(progress.wait(Duration::from_secs(60)));
     }

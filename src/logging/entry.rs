@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use log::kv::{Error, Key, Source, Value, VisitSource};
 use log::{Level, Record};
 
+use super::format::LineFormat;
 use super::stamp::Stamp;
 use super::{address, format};
-use crate::config::LogFormat;
 
 /// What a line says.
 pub trait Entry: Send + 'static {
@@ -79,18 +79,18 @@ pub(super) struct Stamped<E> {
 /// A line that the writer puts together.
 pub(super) trait Deferred: Send {
     /// Appends it.
-    fn append(&self, out: &mut Vec<u8>, format: LogFormat);
+    fn append(&self, out: &mut Vec<u8>, format: LineFormat);
 
     /// The memory that it takes, in bytes.
     fn bytes(&self) -> usize;
 }
 
 impl<E: Entry> Deferred for Stamped<E> {
-    fn append(&self, out: &mut Vec<u8>, format: LogFormat) {
+    fn append(&self, out: &mut Vec<u8>, format: LineFormat) {
         format::begin(out, format, Stamp::at(self.ms).text(), (self.level, self.target), self.message);
         match format {
-            LogFormat::Text => self.entry.write(&mut LineFields::<false>(out)),
-            LogFormat::Json => self.entry.write(&mut LineFields::<true>(out)),
+            LineFormat::Text | LineFormat::Journal => self.entry.write(&mut LineFields::<false>(out)),
+            LineFormat::Json => self.entry.write(&mut LineFields::<true>(out)),
         }
         format::end(out, format);
     }
@@ -104,7 +104,7 @@ impl<E: Entry> Deferred for Stamped<E> {
 struct LineFields<'a, const JSON: bool>(&'a mut Vec<u8>);
 
 impl<const JSON: bool> LineFields<'_, JSON> {
-    const FORMAT: LogFormat = if JSON { LogFormat::Json } else { LogFormat::Text };
+    const FORMAT: LineFormat = if JSON { LineFormat::Json } else { LineFormat::Text };
 
     #[inline]
     fn name(&mut self, name: FieldName) -> &mut Vec<u8> {
@@ -244,10 +244,10 @@ mod tests {
         let (target, level, message) = ("access", Level::Info, "tunnel closed");
         let args = format_args!("{message}");
         let record = Record::builder().args(args).level(level).target(target).key_values(&pairs).build();
-        for log_format in [LogFormat::Text, LogFormat::Json] {
+        for line_format in [LineFormat::Text, LineFormat::Journal, LineFormat::Json] {
             let (mut general, mut direct) = (Vec::new(), Vec::new());
-            format::line(&mut general, log_format, b"2026-01-02T03:04:05.678Z", &record);
-            Stamped { ms: MS, target, level, message, entry: Everything }.append(&mut direct, log_format);
+            format::line(&mut general, line_format, b"2026-01-02T03:04:05.678Z", &record);
+            Stamped { ms: MS, target, level, message, entry: Everything }.append(&mut direct, line_format);
             assert_eq!(String::from_utf8(direct).unwrap(), String::from_utf8(general).unwrap());
         }
     }

@@ -9,16 +9,34 @@ use log::{Level, Record};
 use crate::config::LogFormat;
 use crate::limits;
 
+/// What a line looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LineFormat {
+    /// `2026-01-02T03:04:05.678Z INFO  tunnel closed client=10.1.2.3:40000 status=200`.
+    Text,
+    /// The same for systemd's journal, which has times of its own: `<6>INFO  tunnel closed …`. The number is the
+    /// priority (sd-daemon(3)).
+    Journal,
+    /// An object with `time`, `level`, `logger` (the log's target, not the `target` of a tunnel), `message` and the
+    /// record's fields. Numbers and booleans are not quoted.
+    Json,
+}
+
+impl LineFormat {
+    pub(super) fn new(format: LogFormat, is_for_journal: bool) -> LineFormat {
+        match format {
+            LogFormat::Text if is_for_journal => LineFormat::Journal,
+            LogFormat::Text => LineFormat::Text,
+            LogFormat::Json => LineFormat::Json,
+        }
+    }
+}
+
 /// Names in front of a record's own fields. A field with one of these names gets a trailing `_`.
 const OWN_NAMES: [&str; 4] = ["time", "level", "logger", "message"];
 
 /// Appends a record and a newline.
-///
-/// Text: `2026-01-02T03:04:05.678Z INFO  tunnel closed client=10.1.2.3:40000 status=200`.
-///
-/// JSON: an object with `time`, `level`, `logger` (the log's target, not the `target` of a tunnel), `message` and the
-/// record's fields. Numbers and booleans are not quoted.
-pub(super) fn line(out: &mut Vec<u8>, format: LogFormat, time: &[u8], record: &Record<'_>) {
+pub(super) fn line(out: &mut Vec<u8>, format: LineFormat, time: &[u8], record: &Record<'_>) {
     let mut fields = Fields { out, format, bounded: Bounded::new() };
     let message = match record.args().as_str() {
         Some(text) if text.len() <= limits::LOG_MESSAGE_BYTES => text,
@@ -31,21 +49,25 @@ pub(super) fn line(out: &mut Vec<u8>, format: LogFormat, time: &[u8], record: &R
 }
 
 /// Writes what is in front of a record's own fields.
-pub(super) fn begin(out: &mut Vec<u8>, format: LogFormat, time: &[u8], (level, target): (Level, &str), message: &str) {
-    let level = level.as_str();
+pub(super) fn begin(out: &mut Vec<u8>, format: LineFormat, time: &[u8], (level, target): (Level, &str), message: &str) {
+    let name = level.as_str();
     match format {
-        LogFormat::Text => {
-            out.extend_from_slice(time);
-            out.push(b' ');
-            out.extend_from_slice(level.as_bytes());
-            out.extend_from_slice(&b"      "[..6_usize.saturating_sub(level.len())]);
+        LineFormat::Text | LineFormat::Journal => {
+            if format == LineFormat::Journal {
+                out.extend_from_slice(priority(level));
+            } else {
+                out.extend_from_slice(time);
+                out.push(b' ');
+            }
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(&b"      "[..6_usize.saturating_sub(name.len())]);
             write_escaped(out, message);
         }
-        LogFormat::Json => {
+        LineFormat::Json => {
             out.extend_from_slice(b"{\"time\":\"");
             out.extend_from_slice(time);
             out.extend_from_slice(b"\",\"level\":\"");
-            out.extend_from_slice(level.as_bytes());
+            out.extend_from_slice(name.as_bytes());
             out.extend_from_slice(b"\",\"logger\":");
             write_json(out, target);
             out.extend_from_slice(b",\"message\":");
@@ -54,9 +76,19 @@ pub(super) fn begin(out: &mut Vec<u8>, format: LogFormat, time: &[u8], (level, t
     }
 }
 
+/// What the journal takes off a line: its priority, as syslog(3) numbers it.
+fn priority(level: Level) -> &'static [u8] {
+    match level {
+        Level::Error => b"<3>",
+        Level::Warn => b"<4>",
+        Level::Info => b"<6>",
+        Level::Debug | Level::Trace => b"<7>",
+    }
+}
+
 /// Ends a line.
-pub(super) fn end(out: &mut Vec<u8>, format: LogFormat) {
-    if let LogFormat::Json = format {
+pub(super) fn end(out: &mut Vec<u8>, format: LineFormat) {
+    if let LineFormat::Json = format {
         out.push(b'}');
     }
     out.push(b'\n');
@@ -179,7 +211,7 @@ fn write_json(out: &mut Vec<u8>, text: &str) {
 /// Writes the fields of a record.
 struct Fields<'a> {
     out: &'a mut Vec<u8>,
-    format: LogFormat,
+    format: LineFormat,
     bounded: Bounded,
 }
 
@@ -187,13 +219,13 @@ impl<'kvs> VisitSource<'kvs> for Fields<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
         let name = key.as_str();
         match self.format {
-            LogFormat::Text => {
+            LineFormat::Text | LineFormat::Journal => {
                 self.out.push(b' ');
                 // Names come from the source, not from a peer.
                 self.out.extend_from_slice(name.as_bytes());
                 self.out.push(b'=');
             }
-            LogFormat::Json => {
+            LineFormat::Json => {
                 self.out.push(b',');
                 match OWN_NAMES.contains(&name) {
                     true => write_json(self.out, &format!("{name}_")),
@@ -216,23 +248,23 @@ impl Fields<'_> {
 }
 
 /// A value that is text, at most [`limits::LOG_FIELD_BYTES`] of it.
-fn write_value(out: &mut Vec<u8>, format: LogFormat, text: &str) {
+fn write_value(out: &mut Vec<u8>, format: LineFormat, text: &str) {
     match format {
-        LogFormat::Json => write_json(out, text),
-        LogFormat::Text if !text.is_empty() && !Needs::of(text).has(Needs::QUOTES) => {
+        LineFormat::Json => write_json(out, text),
+        _ if !text.is_empty() && !Needs::of(text).has(Needs::QUOTES) => {
             out.extend_from_slice(text.as_bytes());
         }
-        LogFormat::Text if needs_quotes(text) => {
+        _ if needs_quotes(text) => {
             out.push(b'"');
             write_escaped(out, &text.replace('\\', "\\\\").replace('"', "\\\""));
             out.push(b'"');
         }
-        LogFormat::Text => write_escaped(out, text),
+        _ => write_escaped(out, text),
     }
 }
 
 /// A value that is text, of any length.
-pub(super) fn write_text(out: &mut Vec<u8>, format: LogFormat, text: &str) {
+pub(super) fn write_text(out: &mut Vec<u8>, format: LineFormat, text: &str) {
     match text.len() <= limits::LOG_FIELD_BYTES {
         true => write_value(out, format, text),
         false => write_value(out, format, Bounded::new().written(limits::LOG_FIELD_BYTES, text)),
@@ -327,7 +359,7 @@ mod tests {
 
     const TIME: &str = "2026-01-02T03:04:05.678Z";
 
-    fn written(format: LogFormat, message: &str, fields: &[(&str, Value<'_>)]) -> String {
+    fn written(format: LineFormat, message: &str, fields: &[(&str, Value<'_>)]) -> String {
         let mut out = Vec::new();
         let args = format_args!("{message}");
         let record = Record::builder().args(args).level(Level::Info).target("access").key_values(&fields).build();
@@ -336,11 +368,11 @@ mod tests {
     }
 
     fn text(message: &str, fields: &[(&str, Value<'_>)]) -> String {
-        written(LogFormat::Text, message, fields)
+        written(LineFormat::Text, message, fields)
     }
 
     fn json(message: &str, fields: &[(&str, Value<'_>)]) -> serde_json::Value {
-        let line = written(LogFormat::Json, message, fields);
+        let line = written(LineFormat::Json, message, fields);
         assert_eq!(line.find('\n'), Some(line.len() - 1), "{line}");
         serde_json::from_str(&line).unwrap()
     }
@@ -355,11 +387,22 @@ mod tests {
     }
 
     #[test]
+    fn a_line_for_the_journal_has_its_priority_instead_of_the_time() {
+        let fields = [("status", Value::from(200))];
+        assert_eq!(written(LineFormat::Journal, "tunnel closed", &fields), "<6>INFO  tunnel closed status=200\n");
+        let priorities = [Level::Error, Level::Warn, Level::Info, Level::Debug, Level::Trace].map(priority);
+        assert_eq!(priorities, [b"<3>", b"<4>", b"<6>", b"<7>", b"<7>"]);
+        let formats = [(LogFormat::Text, true), (LogFormat::Text, false), (LogFormat::Json, true)];
+        let expected = [LineFormat::Journal, LineFormat::Text, LineFormat::Json];
+        assert_eq!(formats.map(|(format, is_for_journal)| LineFormat::new(format, is_for_journal)), expected);
+    }
+
+    #[test]
     fn a_lines_length_is_limited_whatever_a_peer_puts_into_its_fields() {
         let long = "ü".repeat(40_000);
         let fields =
             [("method", Value::from(long.as_str())), ("detail", Value::from_display(&long)), ("end", "x".into())];
-        for format in [LogFormat::Text, LogFormat::Json] {
+        for format in [LineFormat::Text, LineFormat::Json] {
             let line = written(format, &long, &fields);
             assert!(line.len() < limits::LOG_MESSAGE_BYTES + 2 * limits::LOG_FIELD_BYTES + 200, "{}", line.len());
             assert_eq!(line.matches('…').count(), 3);

@@ -15,6 +15,7 @@ use support::in_process::ACCOUNT;
 use support::scratch::{Scratch, wait_for};
 
 const BOUND: Duration = Duration::from_secs(20);
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 fn stub() -> StubServer {
     let (domain, user, password) = ACCOUNT;
@@ -109,6 +110,22 @@ fn a_missing_service_manager_does_not_block_the_gateway() {
     let gateway = Gateway::start(&options);
     open(&gateway);
     gateway.wait_for_line("cannot send a notification");
+}
+
+/// systemd passes the device and the inode of the stream that it has connected to standard error (systemd.exec(5)).
+#[test]
+fn lines_for_the_journal_have_its_priorities_instead_of_a_second_time() {
+    let stub = stub();
+    let mut options = GatewayOptions::through(stub.address());
+    let line_with = |options: &GatewayOptions, part: &str| Gateway::start(options).wait_for_line(part);
+    options.setup = Some("export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/$$/fd/2)".into());
+    assert_eq!(line_with(&options, "is starting"), format!("<6>INFO  ntlm-gateway {VERSION} is starting"));
+    options.env = vec![("NOTIFY_SOCKET".into(), "/nowhere/notify".into())];
+    let warning = line_with(&options, "cannot send a notification");
+    assert!(warning.starts_with("<4>WARN  "), "{warning}");
+    // Inherited from a service, while standard error goes elsewhere.
+    options.setup = Some("export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/exe)".into());
+    assert!(line_with(&options, "is starting").starts_with("20"));
 }
 
 /// The fields of a log line.

@@ -105,7 +105,7 @@ impl Gateway {
         let find = |marker: &str| {
             let lines = log.lock().unwrap_or_else(PoisonError::into_inner);
             // Text lines have it after the level, JSON lines at the beginning of the message.
-            let markers = [format!(" INFO  {marker}"), format!("\"message\":\"{marker}")];
+            let markers = [format!("INFO  {marker}"), format!("\"message\":\"{marker}")];
             lines.iter().find_map(|line| markers.iter().find_map(|marker| address_after(line, marker)))
         };
         let addresses = wait_for(START_BOUND, || {
