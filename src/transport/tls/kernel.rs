@@ -14,6 +14,7 @@ use rustls::{AlertDescription, ContentType, Error, HandshakeKind, InvalidMessage
 
 use super::engine::{Engine, Halt, MOST_STEPS, RECORD_BYTES, Task};
 use super::kernel_socket::{self as socket, ALERT, Keys, RecordType};
+use super::receive::INCOMING;
 use super::{
     End, LEAST_READ_BYTES, MOST_INCOMPLETE_BYTES, Tls, WriteSide, excessive, failure, kernel_support, truncated,
 };
@@ -325,7 +326,7 @@ impl Tls {
 
     /// Reads a little, to know whether there is anything.
     pub(super) fn look_at_kernel(&mut self) {
-        super::INCOMING.with_borrow_mut(|room| {
+        INCOMING.with_borrow_mut(|room| {
             let room = super::make_room(room, LEAST_READ_BYTES);
             let count = self.read_from_kernel(room);
             self.plain = room.get(..count).unwrap_or_default().to_vec();

@@ -12,38 +12,31 @@
 //! | `kernel` | a connection whose records the kernel encrypts and decrypts |
 //! | `kernel_socket` | what the socket of such a connection is asked |
 //! | `kernel_support` | whether the kernel of this machine can do that |
+//! | `receive` | the handshake, and what is read |
+//! | `send` | what is written, and its end |
 
 mod engine;
 mod kernel;
 mod kernel_socket;
 mod kernel_support;
+mod receive;
+mod send;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use rustls::{Error, ServerConfig};
 
 use super::Stream;
 use crate::tls::TlsSettings;
-use engine::{Engine, Halt, MOST_STEPS, RECORD_BYTES, Sink, Task, missing_bytes};
-use kernel::{HandOver, bytes_to_boundary};
-
-/// What a caller writes is encrypted and sent in pieces of this size, which is one read of the relay. What a full
-/// socket does not take of a piece is held.
-const SEALED_AT_ONCE_BYTES: usize = 4 * RECORD_BYTES;
-
-/// By how much encryption lengthens a record at most, with the ciphers that rustls has: header, nonce, tag and type.
-const MOST_EXPANSION_BYTES: usize = 5 + 8 + 16 + 1;
-
-/// By how much a record of TLS 1.3 is longer than its plaintext.
-const USUAL_EXPANSION_BYTES: usize = 5 + 16 + 1;
+use engine::{Engine, Halt, RECORD_BYTES, Sink, Task};
+use kernel::HandOver;
 
 /// The least that is read from the socket at once: a record of a small message, and the next one's header.
 const LEAST_READ_BYTES: usize = 2048;
@@ -54,13 +47,6 @@ const MOST_INCOMPLETE_BYTES: usize = 128 * 1024;
 
 /// What a step of rustls counts in the budget of a turn: it takes about as long as to decrypt so many bytes.
 const STEP_BYTES: usize = 512;
-
-thread_local! {
-    /// What is read from a socket, until rustls has worked through it.
-    static INCOMING: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    /// What rustls has encrypted, until a socket has taken it.
-    static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// A connection.
 pub struct Tls {
@@ -110,17 +96,6 @@ enum WriteSide {
     /// To be shut down once everything is sent.
     Ending,
     Ended,
-}
-
-/// What the connection is worked on for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Goal {
-    /// To be established.
-    Handshake,
-    /// To get bytes for a caller's buffer.
-    Read,
-    /// To know whether there is anything for a caller.
-    Look,
 }
 
 impl Tls {
@@ -201,266 +176,9 @@ impl Tls {
         count.max(usize::from(self.steps) * STEP_BYTES)
     }
 
-    pub fn shake_hands(&mut self) -> io::Result<bool> {
-        if !self.is_established {
-            self.work(&mut [], Goal::Handshake);
-            // The end may have come right after the handshake.
-            self.is_established = !self.engine.is_handshaking();
-            match (self.is_established, std::mem::replace(&mut self.end, End::Open)) {
-                (true, end) => {
-                    self.end = end;
-                    self.bindings = self.find_bindings();
-                }
-                (false, End::Open) => {}
-                (false, End::Pending(Err(error))) => return Err(error),
-                (false, End::Pending(Ok(())) | End::Reported | End::Failed) => return Err(truncated()),
-            }
-        }
-        Ok(self.is_established)
-    }
-
-    fn find_bindings(&self) -> Option<[u8; 16]> {
-        self.settings.as_ref()?.channel_bindings(self.engine.peers_certificate()?)
-    }
-
-    /// Sends what is outgoing; `false` while the socket does not take all of it.
-    pub fn go_on(&mut self) -> bool {
-        // Any other error is the next caller's.
-        !matches!(self.send(), Err(error) if error.kind() == ErrorKind::WouldBlock)
-    }
-
-    pub fn has_unsent(&self) -> bool {
-        !self.outgoing.is_empty()
-    }
-
-    pub fn has_input(&mut self) -> bool {
-        if self.plain.is_empty() && matches!(self.end, End::Open) {
-            match self.engine {
-                Engine::Kernel(_) => self.look_at_kernel(),
-                _ => {
-                    self.work(&mut [], Goal::Look);
-                }
-            }
-        }
-        !self.plain.is_empty() || !matches!(self.end, End::Open)
-    }
-
-    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.steps = 0;
-        let from_plain = self.hand_out(buffer);
-        let room = buffer.get_mut(from_plain..).unwrap_or_default();
-        if room.is_empty() {
-            return Ok(from_plain);
-        }
-        let count = from_plain
-            + match (&self.end, &self.engine) {
-                (End::Open, Engine::Kernel(_)) => self.read_from_kernel(room),
-                (End::Open, _) => self.work(room, Goal::Read),
-                _ => 0,
-            };
-        self.perhaps_hand_over();
-        if count > 0 {
-            return Ok(count);
-        }
-        match std::mem::replace(&mut self.end, End::Reported) {
-            End::Open => {
-                self.end = End::Open;
-                Err(ErrorKind::WouldBlock.into())
-            }
-            End::Pending(Ok(())) | End::Reported => Ok(0),
-            End::Pending(Err(error)) => {
-                self.end = End::Failed;
-                Err(error)
-            }
-            End::Failed => {
-                self.end = End::Failed;
-                Ok(0)
-            }
-        }
-    }
-
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if matches!(self.engine, Engine::Kernel(_)) {
-            return self.write_to_kernel(bytes);
-        }
-        self.send()?;
-        let mut taken = 0;
-        for piece in bytes.chunks(SEALED_AT_ONCE_BYTES) {
-            self.seal(piece)?;
-            taken += piece.len();
-            if self.has_unsent() {
-                break;
-            }
-        }
-        Ok(taken)
-    }
-
-    pub fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
-        if how != Shutdown::Write || !self.is_established {
-            return self.carrier.shutdown(how);
-        }
-        if self.write == WriteSide::Open {
-            self.write = WriteSide::Ending;
-            if !matches!(self.engine, Engine::Kernel(_)) {
-                self.say_goodbye()?;
-            }
-        }
-        match self.send() {
-            // The rest follows when the socket becomes writable.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
-            other => other,
-        }
-    }
-
-    pub fn is_ending(&self) -> bool {
-        self.write == WriteSide::Ending
-    }
-
     pub fn reset_on_close(&self) {
         self.resets.set(true);
         self.carrier.reset_on_close();
-    }
-
-    /// Gives the caller what is decrypted, as far as it has room.
-    fn hand_out(&mut self, buffer: &mut [u8]) -> usize {
-        let rest = self.plain.get(self.handed_out..).unwrap_or_default();
-        let count = rest.len().min(buffer.len());
-        if let (Some(room), Some(bytes)) = (buffer.get_mut(..count), rest.get(..count)) {
-            room.copy_from_slice(bytes);
-        }
-        self.handed_out += count;
-        if self.handed_out == self.plain.len() {
-            (self.plain, self.handed_out) = (Vec::new(), 0);
-        }
-        count
-    }
-
-    /// Reads the socket, lets rustls work, and sends what it says, until the goal is reached or the socket is empty.
-    /// Returns how many bytes of `buffer` are filled. An end, or an error, is kept for later.
-    fn work(&mut self, buffer: &mut [u8], goal: Goal) -> usize {
-        INCOMING.with_borrow_mut(|room| {
-            let mut filled = self.incoming.len();
-            make_room(room, filled).copy_from_slice(&self.incoming);
-            let mut start = 0;
-            let (mut is_to_be_processed, mut is_emptied) = (self.has_record || goal == Goal::Handshake, false);
-            let mut plain = std::mem::take(&mut self.plain);
-            let mut sink = Sink::new(buffer, &mut plain);
-            loop {
-                if is_to_be_processed {
-                    let incoming = room.get_mut(start..filled).unwrap_or_default();
-                    let (used, halt) = self.engine.advance(incoming, Task::Receive, &mut sink, &mut self.outgoing);
-                    start += used;
-                    self.has_record = matches!(halt, Halt::Full);
-                    if let Halt::Failed(error) = halt {
-                        self.engine.alert(room.get_mut(start..filled).unwrap_or_default(), &mut self.outgoing);
-                        let error = match &self.settings {
-                            Some(settings) => {
-                                settings.failure(&error, self.is_established && self.engine.may_renegotiate())
-                            }
-                            None => failure(error),
-                        };
-                        self.end = End::Pending(Err(error));
-                    } else if sink.has_ended {
-                        self.end = End::Pending(Ok(()));
-                    } else if sink.steps >= MOST_STEPS && sink.filled == 0 && sink.aside.is_empty()
-                        || filled - start > MOST_INCOMPLETE_BYTES
-                    {
-                        self.end = End::Pending(Err(excessive()));
-                    }
-                    self.go_on();
-                }
-                let is_reached = match goal {
-                    Goal::Handshake => !self.engine.is_handshaking(),
-                    Goal::Read => {
-                        let is_enough = is_emptied || self.hand_over == HandOver::Soon && start == filled;
-                        sink.space() == 0 || (is_enough && sink.filled > 0)
-                    }
-                    Goal::Look => false,
-                };
-                if is_reached || self.has_record || !sink.aside.is_empty() || !matches!(self.end, End::Open) {
-                    break;
-                }
-                room.copy_within(start..filled, 0);
-                (start, filled) = (0, filled - start);
-                let incoming = room.get(..filled).unwrap_or_default();
-                let to_boundary = match self.hand_over {
-                    HandOver::Soon => bytes_to_boundary(incoming),
-                    _ => None,
-                };
-                let most = to_boundary.unwrap_or_else(|| read_bytes(sink.space(), incoming));
-                let asked = make_room(room, filled + most).get_mut(filled..).unwrap_or_default();
-                match self.carrier.read(asked) {
-                    Ok(0) => self.end = End::Pending(Err(truncated())),
-                    Ok(count) => {
-                        is_emptied = count < asked.len();
-                        filled += count;
-                        is_to_be_processed = true;
-                        continue;
-                    }
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {
-                        is_to_be_processed = false;
-                        continue;
-                    }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(error) => self.end = End::Pending(Err(error)),
-                }
-                break;
-            }
-            let (count, steps) = (sink.filled, sink.steps);
-            self.steps = u16::try_from(steps).unwrap_or(u16::MAX);
-            self.plain = plain;
-            self.keep(room.get(start..filled).unwrap_or_default());
-            count
-        })
-    }
-
-    /// Keeps what rustls is not done with.
-    fn keep(&mut self, rest: &[u8]) {
-        if rest.is_empty() || !matches!(self.end, End::Open) {
-            (self.incoming, self.has_record) = (Vec::new(), false);
-        } else if self.incoming.len() == rest.len() {
-            self.incoming.copy_from_slice(rest);
-        } else {
-            self.incoming = rest.to_vec();
-        }
-    }
-
-    /// Encrypts bytes, sends them, and keeps what the socket does not take, if it is full.
-    fn seal(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.write != WriteSide::Open || self.is_broken() {
-            return Err(ErrorKind::BrokenPipe.into());
-        }
-        SEALED.with_borrow_mut(|room| {
-            let mut least = bytes.len() + records(bytes.len()) * MOST_EXPANSION_BYTES;
-            let count = loop {
-                let room = make_room(room, least);
-                match self.perform(Task::Seal { bytes, room }) {
-                    Halt::Done(count) => break count,
-                    Halt::NeedsRoom(bytes) if bytes > least => least = bytes,
-                    halt => return Err(unusable(halt)),
-                }
-            };
-            let sealed = room.get(..count).unwrap_or_default();
-            if self.outgoing.is_empty() {
-                let sent = write_as_much_as_fits(&mut self.carrier, sealed)?;
-                self.outgoing = sealed.get(sent..).unwrap_or_default().to_vec();
-                return Ok(());
-            }
-            // Messages of TLS itself go first.
-            self.outgoing.extend_from_slice(sealed);
-            match self.send() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
-                other => other,
-            }
-        })
-    }
-
-    /// Adds the notice that this direction ends to what is sent.
-    fn say_goodbye(&mut self) -> io::Result<()> {
-        match self.perform(Task::Close) {
-            Halt::Done(_) => Ok(()),
-            halt => Err(unusable(halt)),
-        }
     }
 
     /// Lets rustls do something with an established connection. What has been read must be there, because rustls may
@@ -478,25 +196,6 @@ impl Tls {
             self.incoming.drain(..used);
         }
         halt
-    }
-
-    /// Sends all that is outgoing; `WouldBlock` while the socket does not take it.
-    fn send(&mut self) -> io::Result<()> {
-        if matches!(self.engine, Engine::Kernel(_)) {
-            return if self.write == WriteSide::Ending { self.end_at_kernel() } else { Ok(()) };
-        }
-        if !self.outgoing.is_empty() {
-            self.sent += write_as_much_as_fits(&mut self.carrier, self.outgoing.get(self.sent..).unwrap_or_default())?;
-            if self.sent < self.outgoing.len() {
-                return Err(ErrorKind::WouldBlock.into());
-            }
-            (self.outgoing, self.sent) = (Vec::new(), 0);
-        }
-        if self.write == WriteSide::Ending {
-            self.write = WriteSide::Ended;
-            self.carrier.shutdown(Shutdown::Write)?;
-        }
-        Ok(())
     }
 
     /// Whether the connection has failed: its peer must not take what it got for the whole.
@@ -533,20 +232,6 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// Writes until the socket takes no more; returns how many bytes it has taken.
-fn write_as_much_as_fits(carrier: &mut Stream, bytes: &[u8]) -> io::Result<usize> {
-    let mut sent = 0;
-    while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
-        match carrier.write(rest) {
-            Ok(count) => sent += count,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(sent)
-}
-
 /// The first `bytes` of memory that a thread's connections share.
 fn make_room(room: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
     if room.len() < bytes {
@@ -558,13 +243,6 @@ fn make_room(room: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
 /// How many records so many bytes make; at least one.
 fn records(bytes: usize) -> usize {
     bytes.div_ceil(RECORD_BYTES).max(1)
-}
-
-/// How much to read from the socket for a caller that has room for `space`, after what has come already: records of the
-/// usual length that fill the room exactly, so that no part of one has to be kept.
-fn read_bytes(space: usize, incoming: &[u8]) -> usize {
-    let for_caller = (space + records(space) * USUAL_EXPANSION_BYTES).saturating_sub(incoming.len());
-    for_caller.max(missing_bytes(incoming)).max(LEAST_READ_BYTES)
 }
 
 /// rustls' error, which can be found in it again.

@@ -13,8 +13,9 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{AlertDescription, Error, SupportedProtocolVersion};
 
 use super::engine::{Engine, Halt, Sink, Task};
+use super::send::{MOST_EXPANSION_BYTES, SEALED_AT_ONCE_BYTES};
 use super::testing::{Pair, client_settings, pair, server_config};
-use super::{End, MOST_EXPANSION_BYTES, RECORD_BYTES, SEALED_AT_ONCE_BYTES, Tls};
+use super::{End, RECORD_BYTES, Tls};
 use crate::tls::{TlsFailure, TlsFault};
 use crate::transport::Stream;
 
