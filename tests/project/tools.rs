@@ -26,30 +26,54 @@ fn a_program_that_a_test_has_named_is_found() {
     assert!(path_of("sh").is_file());
 }
 
-/// Collects the string literals of each `require_tools!` below a folder.
-fn collect_named(folder: &Path, named: &mut BTreeSet<String>) {
+/// A module of Python itself.
+const STANDARD: &str = "tomllib";
+
+/// Collects the string literals of each call below a folder that begins so.
+fn collect_named(folder: &Path, begin: &str, named: &mut BTreeSet<String>) {
     for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
         if path.is_dir() {
-            collect_named(&path, named);
+            collect_named(&path, begin, named);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            let lists = text.split("require_tools!(\"").skip(1).filter_map(|rest| rest.split("\")").next());
+            let lists = text.split(begin).skip(1).filter_map(|rest| rest.split("\")").next());
             named.extend(lists.flat_map(|list| list.split("\", \"")).map(str::to_owned));
         }
     }
 }
 
-#[test]
-fn every_program_that_a_test_names_is_installed_by_the_runner() {
+/// What a list of the runner installs, without the packages.
+fn installed(list: &str) -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let runner = fs::read_to_string(root.join("tests/run")).expect("the runner");
-    let list = runner.split_once("\ntools=(\n").and_then(|(_, rest)| rest.split_once("\n)")).expect("its list").0;
-    let installed: BTreeSet<&str> = list.lines().filter_map(|line| Some(line.trim().split_once(':')?.0)).collect();
+    let (_, rest) = runner.split_once(&format!("\n{list}=(\n")).expect("the list");
+    let entries = rest.split_once("\n)").expect("its end").0.lines();
+    entries.filter_map(|line| Some(line.trim().trim_matches('"').split_once(':')?.0.to_owned())).collect()
+}
+
+/// What tests name in calls that begin so.
+fn named(begin: &str) -> BTreeSet<String> {
     let mut named = BTreeSet::new();
-    collect_named(&root.join("tests"), &mut named);
+    collect_named(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"), begin, &mut named);
+    named
+}
+
+#[test]
+fn every_program_that_a_test_names_is_installed_by_the_runner() {
+    let (named, installed) = (named("require_tools!(\""), installed("tools"));
     assert!(named.len() >= 10, "only {named:?} were found");
     let known = |name: &str| installed.contains(name) || NOT_INSTALLED.contains(&name);
     let missing: Vec<&String> = named.iter().filter(|name| !known(name)).collect();
+    assert!(missing.is_empty(), "tests/run does not install {missing:?}");
+}
+
+/// Modules that are installed for two Pythons, one for each, are of no use to a test that needs both.
+#[test]
+fn python_modules_that_a_test_needs_together_are_installed_together_by_the_runner() {
+    let (named, installed) = (named("python_with(\""), installed("modules"));
+    assert!(named.contains("requests, socks"), "only {named:?} were found");
+    let known = |modules: &str| installed.contains(modules) || NOT_INSTALLED.contains(&modules) || modules == STANDARD;
+    let missing: Vec<&String> = named.iter().filter(|modules| !known(modules)).collect();
     assert!(missing.is_empty(), "tests/run does not install {missing:?}");
 }
 
