@@ -2,7 +2,8 @@
 
 use crate::support;
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ntlm_gateway::stub::{StubOptions, StubServer};
@@ -127,16 +128,25 @@ fn a_deleted_file_is_rejected_and_applied_when_it_is_restored() {
     assert_eq!(wait_for_reloads(&gateway, 1.0, 1.0).0, 1.0);
 }
 
+/// Overwrites a file with a text of the same length: at once, so that the gateway never finds a part of it.
+fn write_in_place(file: &Path, text: &str) {
+    assert_eq!(std::fs::metadata(file).expect("the file").len(), text.len() as u64);
+    let mut file = std::fs::OpenOptions::new().write(true).open(file).expect("the file");
+    file.write_all(text.as_bytes()).expect("a write");
+}
+
 #[test]
 fn a_file_rewritten_with_the_same_contents_causes_no_reload() {
     let ConfiguredGateway { gateway, _stub, scratch, file } = configured();
-    scratch.write("gateway.toml", GOOD);
+    write_in_place(&file, GOOD);
     std::fs::rename(scratch.write("same", GOOD), &file).expect("a rename");
     // Well past the time within which a change is noticed.
     std::thread::sleep(Duration::from_millis(600));
     assert_eq!(reloads(&gateway).0, 0.0);
     std::fs::rename(scratch.write("other", "timeouts.idle = '11m'\n"), &file).expect("a rename");
     wait_for_reloads(&gateway, 1.0, 0.0);
+    write_in_place(&file, GOOD);
+    wait_for_reloads(&gateway, 2.0, 0.0);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Temporary directories, free ports, and waiting with a bound.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -17,10 +18,16 @@ impl Scratch {
     /// it. A checkout under a home directory is often not accessible to other users.
     pub fn new(purpose: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("ntlm-gateway-{purpose}-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).unwrap_or_else(|e| panic!("mkdir {}: {e}", path.display()));
+        let path = loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("ntlm-gateway-{purpose}-{}-{number}", std::process::id()));
+            match std::fs::create_dir(&path) {
+                Ok(()) => break path,
+                // What a killed test with the same process id left behind, or a test in another process namespace uses.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => panic!("mkdir {}: {error}", path.display()),
+            }
+        };
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("chmod scratch directory");
         Self { path }
     }
@@ -35,11 +42,14 @@ impl Scratch {
         self.path.join(name)
     }
 
-    /// Writes a file that only its owner can read, and returns its path.
+    /// Writes a file that only its owner can read, and returns its path. A file with this name is replaced as a whole:
+    /// a program that watches it never finds it empty, or with other permissions.
     pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.join(name);
-        std::fs::write(&path, contents).unwrap_or_else(|e| panic!("write {}: {e}", path.display()));
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("chmod scratch file");
+        let beside = path.with_extension("fresh");
+        std::fs::write(&beside, contents).unwrap_or_else(|e| panic!("write {}: {e}", beside.display()));
+        std::fs::set_permissions(&beside, PermissionsExt::from_mode(0o600)).expect("chmod scratch file");
+        std::fs::rename(&beside, &path).unwrap_or_else(|e| panic!("rename to {}: {e}", path.display()));
         path
     }
 }
