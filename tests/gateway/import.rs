@@ -174,8 +174,8 @@ fn where_cntlm_gets_through_squid_the_imported_configuration_does_too() {
         drop(gateway);
         assert!(wait_for(BOUND, || (!accepts(address)).then_some(())).is_some(), "the gateway still listens");
     }
-    let users: Vec<String> =
-        squid.log().into_iter().filter(|line| line.status == "TCP_TUNNEL/200").map(|line| line.user).collect();
+    let log = squid.log_with_tunnels(4).into_iter();
+    let users: Vec<String> = log.filter(|line| line.status == "TCP_TUNNEL/200").map(|line| line.user).collect();
     assert_eq!(users, [USER; 4]);
 }
 

@@ -33,7 +33,7 @@ fn squid_accepts_the_right_password_and_rejects_a_wrong_one() {
     assert_eq!(squid.count(LoggedCredentials::Authenticate), 1, "{:#?}", squid.log());
     assert_eq!(connect_status(&squid, USER, PASSWORD, &origin), "200");
 
-    let log = squid.log();
+    let log = squid.log_with_tunnels(1);
     assert_eq!(squid.count(LoggedCredentials::Negotiate), 2, "{log:#?}");
     assert_eq!(squid.count(LoggedCredentials::Authenticate), 2, "{log:#?}");
     let tunnel = log.last().expect("the last request");

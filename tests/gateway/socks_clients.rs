@@ -42,7 +42,8 @@ impl Site {
         let line = self.gateway.wait_for_line(&format!("protocol={protocol}"));
         assert!(line.contains("status=200") && line.contains("identity=default"), "{line}");
         let is_of_user = |line: &support::squid::LogLine| line.user == support::USER && line.method == "CONNECT";
-        assert!(self.squid.log().iter().any(is_of_user), "{:#?}", self.squid.log());
+        let log = self.squid.log_with_tunnels(1);
+        assert!(log.iter().any(is_of_user), "{log:#?}");
     }
 }
 
@@ -66,7 +67,8 @@ fn curl_fetches_with_every_version_of_socks() {
     site.expect_tunnels("socks4", 2.0);
     site.expect_tunnels("socks5", 2.0);
     let named = |line: &support::squid::LogLine| line.target.starts_with("localhost:");
-    assert_eq!(site.squid.log().iter().filter(|line| named(line) && line.status.ends_with("/200")).count(), 2);
+    let log = site.squid.log_with_tunnels(4);
+    assert_eq!(log.iter().filter(|line| named(line) && line.status.ends_with("/200")).count(), 2, "{log:#?}");
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! A real Squid that verifies NTLM with Samba's `ntlm_auth`, for one account and without a domain controller.
 
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::PASSWORD;
@@ -16,6 +18,12 @@ use super::tools::{find, path_of, say};
 
 /// How long Squid may take to accept its first connection on a busy machine.
 const START_BOUND: Duration = Duration::from_secs(20);
+
+/// How long it may take to answer a request without credentials, and to log it.
+const LOG_BOUND: Duration = Duration::from_secs(10);
+
+/// Begins the path of the requests that only mark a place in access.log.
+const MARKER: &str = "/place-in-the-log/";
 
 /// The format of access.log; [`LogLine::parse`] reads it back.
 const LOG_FORMAT: &str = "%ul %Ss/%>Hs %rm %ru %{Proxy-Authorization}>h";
@@ -61,6 +69,7 @@ pub struct Squid {
     address: SocketAddr,
     scratch: Scratch,
     krb5_conf: Option<PathBuf>,
+    is_tls: bool,
 }
 
 impl Squid {
@@ -81,7 +90,8 @@ impl Squid {
             configure(&scratch, address, options);
             match launch(&scratch, address, krb5_conf.as_deref()) {
                 Ok(process) => {
-                    return Self { process: Some(process), address, scratch, krb5_conf };
+                    let is_tls = options.tls.is_some();
+                    return Self { process: Some(process), address, scratch, krb5_conf, is_tls };
                 }
                 Err(log) => failures.push_str(&log),
             }
@@ -121,10 +131,43 @@ impl Squid {
         copy_keytab(&self.scratch, keytab);
     }
 
-    /// The requests that it has logged. It logs a rejected one at once, a tunnel when it closes.
+    /// The requests that it has logged: at least those that it had answered before this call, and each tunnel of which
+    /// it has seen the end.
     pub fn log(&self) -> Vec<LogLine> {
-        let text = std::fs::read_to_string(self.scratch.join("access.log")).unwrap_or_default();
-        text.lines().filter_map(LogLine::parse).collect()
+        self.wait_for_what_it_has_answered();
+        self.log_text().lines().filter(|line| !line.contains(MARKER)).filter_map(LogLine::parse).collect()
+    }
+
+    /// The requests that it has logged, once `count` tunnels have ended that it granted, or after a while without them.
+    pub fn log_with_tunnels(&self, count: usize) -> Vec<LogLine> {
+        let granted = |log: &[LogLine]| log.iter().filter(|line| line.status == "TCP_TUNNEL/200").count();
+        wait_for(LOG_BOUND, || Some(self.log()).filter(|log| granted(log) >= count)).unwrap_or_else(|| self.log())
+    }
+
+    fn log_text(&self) -> String {
+        std::fs::read_to_string(self.scratch.join("access.log")).unwrap_or_default()
+    }
+
+    /// Squid logs a request after its client has the answer, but requests in the order in which it answers them. So
+    /// this sends one more and waits until that is logged. A Squid that has been stopped logs no more.
+    fn wait_for_what_it_has_answered(&self) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        if self.process.is_none() || self.is_tls {
+            return;
+        }
+        // Nothing listens there, for a Squid that lets the request pass.
+        let target = format!("http://127.0.0.1:1{MARKER}{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let ask = || {
+            let mut stream = TcpStream::connect_timeout(&self.address, LOG_BOUND)?;
+            stream.set_read_timeout(Some(LOG_BOUND))?;
+            write!(stream, "GET {target} HTTP/1.1\r\nHost: 127.0.0.1:1\r\nConnection: close\r\n\r\n")?;
+            stream.read_to_end(&mut Vec::new())
+        };
+        // While it restarts, it answers nothing.
+        if ask().is_ok_and(|count| count > 0) {
+            let logged = wait_for(LOG_BOUND, || self.log_text().contains(&format!("{target} ")).then_some(()));
+            assert!(logged.is_some(), "Squid has answered a request for {target} and not logged it");
+        }
     }
 
     /// How many logged requests carried this kind of credentials.
