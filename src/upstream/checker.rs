@@ -110,13 +110,14 @@ mod tests {
     use super::*;
     use crate::transport::Transport;
     use crate::upstream::HealthChange;
-    use std::net::TcpListener;
+    use rustix::net::{AddressFamily, SocketType};
 
     #[test]
     fn an_ejected_upstream_returns_when_it_accepts_connections_again() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
+        // Refuses connections, and nobody else gets the port.
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = SocketAddr::try_from(rustix::net::getsockname(&socket).unwrap()).unwrap();
         let (told, changes) = mpsc::channel();
         let (checker, call) = Checker::new();
         let upstream =
@@ -129,7 +130,7 @@ mod tests {
         (0..limits::EJECT_AFTER).for_each(|_| upstream.health.failed(0, "refused"));
         assert_eq!(changes.recv_timeout(Duration::from_secs(1)), Ok(HealthChange::Ejected("refused".into())));
         assert!(!upstream.health.is_up());
-        let _listener = TcpListener::bind(address).unwrap();
+        rustix::net::listen(&socket, 8).unwrap();
         assert_eq!(changes.recv_timeout(Duration::from_secs(20)), Ok(HealthChange::Returned));
         assert!(upstream.health.is_up());
     }

@@ -3,7 +3,7 @@
 use crate::support;
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use ntlm_gateway::client_protocol::{error_type, status};
@@ -12,7 +12,7 @@ use ntlm_gateway::gateway::Gateway;
 use ntlm_gateway::stub::{StubOptions, StubServer};
 use support::client::{Answered, ask, connect_name, echo_through};
 use support::in_process::{self, ACCOUNT};
-use support::listener::BlackHole;
+use support::listener::{BlackHole, Refusing};
 use support::scratch::wait_for;
 
 const CONNECT: &str = "CONNECT echo.test:7 HTTP/1.1\r\nHost: echo.test:7\r\n";
@@ -139,7 +139,8 @@ fn tunnels_over_the_limit_get_503_until_one_ends() {
 
 #[test]
 fn an_upstream_that_refuses_the_connection_gets_502_and_recovers_without_a_restart() {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    let refusing = Refusing::new();
+    let port = refusing.address;
     let gateway = in_process::gateway(&port.to_string(), &[]);
     let answer = connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
     assert!(answer.field("proxy-status").is_some_and(|reported| reported.contains(&format!("next-hop=\"{port}\""))));
@@ -210,9 +211,9 @@ fn idle_and_half_closed_tunnels_end_after_their_timeouts() {
 #[test]
 fn activity_keeps_a_tunnel_open_past_its_idle_timeout() {
     let stub = stub();
-    let gateway = before_stub(&stub, &[("timeouts.idle", "500ms")]);
+    let gateway = before_stub(&stub, &[("timeouts.idle", "2s")]);
     let tunnel = connect_name(in_process::address(&gateway), "echo.test:7").expect("a tunnel");
-    for round in 0..15_u8 {
+    for round in 0..30_u8 {
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!(echo_through(&tunnel.stream, &[round]).expect("an echo"), [round]);
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use ntlm_gateway::gateway::Gateway;
+use ntlm_gateway::limits;
 use ntlm_gateway::stub::{Personality, StubOptions, StubServer};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use support::client::{Answered, connect_name, echo_through};
@@ -80,10 +81,11 @@ fn assert_skipped(first: SocketAddr, within: Duration, top: &str) -> Gateway {
     // Checks must authenticate, because most of these upstreams accept connections.
     let top = format!("warm = 0\ncheck = 'handshake'\ncheck_target = 'echo.test:7'\n{top}");
     let gateway = gateway_for(&top, &[first, second.address()]);
-    for number in 1..=3 {
-        let (_tunnel, took) = open(&gateway);
-        assert!(took < within, "client {number}: {took:?}");
-    }
+    let took: Vec<Duration> = (0..3).map(|_| open(&gateway).1).collect();
+    // A pause of a busy machine delays one of them, and does not reach what the gateway would wait without the reason
+    // to give up.
+    assert!(took.iter().any(|took| *took < within), "{took:?}");
+    assert!(took.iter().all(|took| *took < limits::CONNECT_TIMEOUT), "{took:?}");
     assert_eq!(upstream_metric(&gateway, "upstream_up", "second"), 1.0);
     let dials = upstream_metric(&gateway, "dials_total", "first");
     let tunnels: Vec<Answered> = (0..10).map(|_| open(&gateway).0).collect();
@@ -117,7 +119,8 @@ fn an_upstream_that_closes_every_connection_is_skipped() {
 #[test]
 fn an_upstream_that_never_answers_is_skipped_after_the_connect_timeout() {
     let first = stub(Personality::Silent);
-    assert_skipped_and_ejected(first.address(), Duration::from_millis(400) + AT_ONCE, "timeouts.connect = '400ms'");
+    // It applies to the second as well, which must be able to keep to it on a busy machine.
+    assert_skipped_and_ejected(first.address(), Duration::from_secs(2) + AT_ONCE, "timeouts.connect = '2s'");
 }
 
 #[test]
@@ -169,7 +172,7 @@ fn an_upstreams_dead_address_is_skipped_and_the_working_one_is_preferred() {
         let upstreams = format!("[[upstreams]]\nname = 'only'\naddress = ['{first}', '{}']", alive.address());
         let gateway = in_process::gateway_of(&format!("user = 'CORP\\alice'\nwarm = 0\n{upstreams}"));
         let (_tunnel, took) = open(&gateway);
-        assert!(took < AT_ONCE, "{took:?}");
+        assert!(took < limits::CONNECT_TIMEOUT, "{took:?}");
         let dials = upstream_metric(&gateway, "dials_total", "only");
         assert_eq!(dials, 2.0);
         (0..5).for_each(|_| drop(open(&gateway)));
@@ -185,9 +188,9 @@ fn an_upstreams_dead_address_is_skipped_and_the_working_one_is_preferred() {
 
 #[test]
 fn an_upstream_that_recovers_takes_its_place_in_the_order_again() {
-    let (first, second) = (stub(Personality::Plain), stub(Personality::Plain));
-    let address = first.address();
-    let gateway = gateway_for("", &[address, second.address()]);
+    let place = Refusing::new();
+    let (first, second) = (stub_on(place.address), stub(Personality::Plain));
+    let gateway = gateway_for("", &[place.address, second.address()]);
     open(&gateway);
     assert_eq!(first.stop().tunnels_opened, 1);
     for _ in 0..20 {
@@ -195,7 +198,7 @@ fn an_upstream_that_recovers_takes_its_place_in_the_order_again() {
     }
     assert_eq!(upstream_metric(&gateway, "upstream_up", "first"), 0.0);
     assert_eq!(second.counters().tunnels_opened, 20);
-    let first = stub_on(address);
+    let first = stub_on(place.address);
     let began = Instant::now();
     wait_until_up(&gateway, "first");
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
@@ -225,11 +228,12 @@ fn clients_do_not_notice_when_pre_challenged_connections_die() {
 
 #[test]
 fn clients_fail_fast_while_all_upstreams_are_down_until_one_recovers() {
-    let (first, second) = (stub(Personality::Plain), stub(Personality::Plain));
-    let addresses = [first.address(), second.address()];
+    let places = [Refusing::new(), Refusing::new()];
+    let addresses = places.each_ref().map(|place| place.address);
+    let stubs = addresses.map(stub_on);
     let gateway = gateway_for("", &addresses);
     open(&gateway);
-    drop((first, second));
+    drop(stubs);
     let ask = || connect_name(in_process::address(&gateway), "echo.test:7").expect("an answer");
     let down = || {
         let answer = ask();
@@ -239,15 +243,18 @@ fn clients_fail_fast_while_all_upstreams_are_down_until_one_recovers() {
     assert!(wait_for(BOUND, down).is_some(), "they are never reported as down");
     // Long enough for checks to become rare if client requests did not trigger them.
     let until = Instant::now() + Duration::from_secs(6);
+    let mut waits = Vec::new();
     while Instant::now() < until {
         let began = Instant::now();
         let answer = ask();
         let (took, detail) = (began.elapsed(), answer.field("proxy-status").unwrap_or_default());
         assert!(answer.status() == 502 && detail.contains("error=destination_unavailable"), "{}", answer.head);
         assert!(detail.contains("first: ") && detail.contains("second: "), "{detail}");
-        assert!(took < Duration::from_millis(300), "{took:?}");
+        waits.push(took);
         std::thread::sleep(Duration::from_millis(50));
     }
+    waits.sort_unstable();
+    assert!(waits[waits.len() / 2] < Duration::from_millis(300), "{waits:?}");
     let (status, why) = in_process::readyz(&gateway);
     assert!(status == 503 && why.starts_with("no upstream is up; "), "{status} {why}");
 

@@ -28,6 +28,7 @@ use rustix::process::Signal;
 use support::cutter::{Cut, CutKind, Cutter, Direction};
 use support::gateway::{Gateway, GatewayOptions};
 use support::in_process::ACCOUNT;
+use support::listener::Refusing;
 use support::scratch::wait_for;
 use support::vitals::{Vitals, assert_nothing_leaked, get};
 
@@ -73,6 +74,8 @@ impl Tally {
 /// An upstream that can be killed and restarted at the same address.
 struct KillableUpstream {
     stub: Option<StubServer>,
+    /// Keeps its port for it while it is dead.
+    _place: Refusing,
     options: StubOptions,
     cutter: Cutter,
 }
@@ -80,10 +83,10 @@ struct KillableUpstream {
 impl KillableUpstream {
     fn start() -> Self {
         let (domain, user, password) = ACCOUNT;
-        let options = StubOptions::default().account(domain, user, password);
+        let place = Refusing::new();
+        let options = StubOptions { listen: place.address, ..StubOptions::default() }.account(domain, user, password);
         let stub = StubServer::start(options.clone()).expect("a stub");
-        let options = StubOptions { listen: stub.address(), ..options };
-        Self { cutter: Cutter::start(stub.address()), stub: Some(stub), options }
+        Self { cutter: Cutter::start(stub.address()), stub: Some(stub), options, _place: place }
     }
 
     /// Its connections are reset, not closed: an orderly end would mean that everything has arrived.

@@ -47,7 +47,9 @@ impl Listener {
     }
 }
 
-/// An address that refuses every connection while this value exists: the port is bound, but nothing listens on it.
+/// An address that refuses every connection while this value exists: the port is bound, but nothing listens on it. No
+/// other socket gets it by chance; a server of the test that is told to listen on it can, and it refuses again when
+/// that server has ended.
 pub struct Refusing {
     _socket: OwnedFd,
     /// The address.
@@ -86,8 +88,10 @@ impl BlackHole {
 }
 
 fn bound_socket() -> OwnedFd {
-    use rustix::net::{AddressFamily, SocketType, bind, socket};
+    use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    // As the standard library's listeners do, so that one of them can share the port.
+    sockopt::set_socket_reuseaddr(&socket, true).expect("the option");
     bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port of loopback");
     socket
 }
