@@ -35,6 +35,9 @@ pub const OUT_OF_REACH: &str = "the guard's store is out of reach: ";
 /// For what only has to happen at some time, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// For a while in which nothing may happen.
+const WHILE: Duration = Duration::from_secs(1);
+
 /// The keys of a Secret.
 const PASSWORD: &str = "password";
 const PREVIOUS: &str = "previous-password";
@@ -252,6 +255,36 @@ impl Fleet {
     /// Gives all gateways another password.
     pub fn set_password(&self, password: &str) {
         self.members.iter().for_each(|member| member.set_password(password));
+    }
+
+    /// Gives all gateways another password, and waits until each of them uses it.
+    #[track_caller]
+    pub fn change_password(&self, password: &str) {
+        let reloads = || self.members.iter().map(|member| member.says("reloaded, with new credentials"));
+        let before: Vec<usize> = reloads().collect();
+        self.set_password(password);
+        let all = wait_for(PATIENCE, || reloads().zip(&before).all(|(now, before)| now > *before).then_some(()));
+        assert!(all.is_some(), "before {before:?}, and now {:?}", reloads().collect::<Vec<_>>());
+    }
+
+    /// The AUTHENTICATE_MESSAGEs that arrive within [`WHILE`].
+    pub fn logons_within_a_while(&self) -> u64 {
+        let before = self.upstream.counters().authenticates;
+        std::thread::sleep(WHILE);
+        self.upstream.counters().authenticates - before
+    }
+
+    /// Gives all gateways other wrong passwords until none is tried any more: a slow machine may not have seen each of
+    /// those before.
+    #[track_caller]
+    pub fn use_budget_up(&self) {
+        let is_used_up = (0..=BUDGET).any(|number| {
+            self.change_password(&format!("wrong too-{number}"));
+            self.logons_within_a_while() == 0
+        });
+        assert!(is_used_up, "{} failed logons", self.failed_logons());
+        self.wait_until_all_hold();
+        assert!(self.failed_logons() <= BUDGET, "{} failed logons", self.failed_logons());
     }
 
     /// The requests of each gateway that were served so far.

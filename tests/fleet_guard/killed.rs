@@ -25,7 +25,7 @@ use crate::support::{PASSWORD, USER};
 const AT_ONCE: usize = 6;
 
 /// How long the calls after the last write may take.
-const AFTERWARDS: Duration = Duration::from_millis(500);
+const AFTERWARDS: Duration = Duration::from_secs(2);
 
 /// The system call before which a gateway is killed.
 #[derive(Clone, Debug, PartialEq, Eq)]

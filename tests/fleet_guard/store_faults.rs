@@ -132,6 +132,7 @@ fn faults_between_reloads_do_not_add_to_the_budget() {
     }
     api.set_fault(None);
     fleet.wait_until_all_hold();
+    fleet.use_budget_up();
     fleet.assert_failed_logons(BUDGET, "faults between reloads");
 }
 
@@ -161,11 +162,14 @@ fn an_accepted_secret_is_used_while_the_api_is_down() {
     fleet.members[3].kill();
     fleet.members[3].restart();
     let not_served: usize = fleet.members[..3].iter().map(|member| member.crowd().not_served()).sum();
-    std::thread::sleep(Duration::from_secs(2));
-    let now = fleet.served();
-    assert!((0..3).all(|number| now[number] > served[number] + 100), "before {served:?}, and now {now:?}");
+    let serve = || {
+        let now = fleet.served();
+        (0..3).all(|number| now[number] > served[number] + 100).then_some(())
+    };
+    assert!(wait_for(PATIENCE, serve).is_some(), "before {served:?}, and now {:?}", fleet.served());
     assert_eq!(fleet.members[..3].iter().map(|member| member.crowd().not_served()).sum::<usize>(), not_served);
     let alone = &fleet.members[3];
+    assert!(wait_for(PATIENCE, || (alone.says(OUT_OF_REACH) > 0).then_some(())).is_some());
     let (status, line) = alone.readyz();
     assert!(status == 503 && line.contains(OUT_OF_REACH) && line.contains("cannot be reached"), "{status} {line}");
     assert!(!alone.store_is_up());
