@@ -121,7 +121,8 @@ impl Watchdog {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::time::Instant;
 
     use super::*;
 
@@ -167,17 +168,31 @@ mod tests {
     fn the_watchdog_is_reset_only_while_the_gateway_is_alive() {
         let pid = std::process::id().to_string();
         let (socket, notifier) = manager("watchdog", Some(("20000", &pid)));
-        let lives = Arc::new(AtomicBool::new(true));
-        let asked = Arc::clone(&lives);
-        let watchdog = Watchdog::start(&notifier, move || asked.load(Ordering::SeqCst)).unwrap();
+        let (lives, asked) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+        let (it_lives, times) = (Arc::clone(&lives), Arc::clone(&asked));
+        let watchdog = Watchdog::start(&notifier, move || {
+            times.fetch_add(1, Ordering::SeqCst);
+            it_lives.load(Ordering::SeqCst)
+        })
+        .unwrap();
         assert!(watchdog.is_some());
         assert_eq!((received(&socket).as_str(), received(&socket).as_str()), ("WATCHDOG=1", "WATCHDOG=1"));
         lives.store(false, Ordering::SeqCst);
-        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        let mut buffer = [0; 64];
-        // A last reset may already be queued.
-        let further = std::iter::from_fn(|| socket.recv(&mut buffer).ok()).take(20).count();
-        assert!(further <= 3, "{further} more");
+        socket.set_nonblocking(true).unwrap();
+        let resets = || std::iter::from_fn(|| socket.recv(&mut [0; 64]).ok()).count();
+        let resets_until_asked = |more: usize| {
+            let (from, until) = (asked.load(Ordering::SeqCst), Instant::now() + TIMEOUT);
+            let mut count = 0;
+            while asked.load(Ordering::SeqCst) < from + more {
+                assert!(Instant::now() < until, "it is not asked any more");
+                count += resets();
+                thread::sleep(Duration::from_millis(5));
+            }
+            count + resets()
+        };
+        // As many as it sent while it was alive may be queued, until it is asked once more.
+        resets_until_asked(1);
+        assert_eq!(resets_until_asked(10), 0);
     }
 
     #[test]

@@ -138,7 +138,8 @@ mod tests {
     use super::*;
 
     fn cluster() -> InCluster {
-        let directory = std::env::temp_dir().join(format!("ntlm-gateway-answer-{:?}", std::thread::current().id()));
+        let (process, thread) = (std::process::id(), std::thread::current().id());
+        let directory = std::env::temp_dir().join(format!("ntlm-gateway-answer-{process}-{thread:?}"));
         std::fs::create_dir_all(&directory).expect("a directory");
         std::fs::write(directory.join("namespace"), "egress").expect("a file");
         let cluster = InCluster::new("10.96.0.1", "443", &directory).expect("a cluster");

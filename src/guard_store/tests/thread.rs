@@ -211,7 +211,17 @@ fn a_reservation_whose_answer_was_lost_is_recognised_and_used() {
 
 #[test]
 fn a_request_goes_soon_after_the_attempt_of_another_process_that_it_waited_for() {
-    let scratch = std::env::temp_dir().join(format!("ntlm-gateway-soon-{}", std::process::id()));
+    // A busy machine may be late, but not each time.
+    let mut waits = Vec::new();
+    let is_soon = |wait: &Duration| *wait < limits::GUARD_STORE_POLL / 2;
+    while waits.len() < 3 && !waits.last().is_some_and(is_soon) {
+        waits.push(wait_after_the_attempt_of_another_process(waits.len()));
+    }
+    assert!(waits.last().is_some_and(is_soon), "{waits:?}");
+}
+
+fn wait_after_the_attempt_of_another_process(round: usize) -> Duration {
+    let scratch = std::env::temp_dir().join(format!("ntlm-gateway-soon-{}-{round}", std::process::id()));
     let [first, second] = [0, 1].map(|_| Process::start_with(Box::new(super::super::FileCell::new(&scratch)), "right"));
     let ticket = first.attempt().unwrap();
     let took = std::thread::scope(|scope| {
@@ -223,7 +233,7 @@ fn a_request_goes_soon_after_the_attempt_of_another_process_that_it_waited_for()
         waiting.join().unwrap().unwrap().saturating_duration_since(settled)
     });
     let _ = std::fs::remove_dir_all(&scratch);
-    assert!(took < limits::GUARD_STORE_POLL / 2, "{took:?}");
+    took
 }
 
 #[test]
