@@ -28,10 +28,10 @@ const DAY: i64 = 24 * HOUR;
 const LAG_SECONDS: i64 = 30;
 
 /// The idle time-out of every tunnel here.
-const IDLE: Duration = Duration::from_millis(1_500);
+const IDLE: Duration = Duration::from_millis(2_500);
 
 /// The most by which a deadline may be late, on a busy machine.
-const LATE: Duration = Duration::from_millis(1_500);
+const LATE: Duration = Duration::from_secs(10);
 
 /// The successive offsets of the clock from the right time, in seconds.
 fn steps() -> [(&'static str, i64); 6] {
@@ -228,16 +228,16 @@ fn wall_clock_steps_neither_speed_up_nor_delay_the_return_of_an_upstream() {
             (up() == Some(0.0)).then_some(())
         };
         assert!(wait_for(BOUND, ejected).is_some(), "{name}: it is never ejected");
-        let dialled = setup.tap.accepted();
+        let (dialled, stepped) = (setup.tap.accepted(), Instant::now());
         setup.clock.step(ahead);
         // A pause of a second or more between two checks, whatever the clock says.
         std::thread::sleep(Duration::from_millis(2_200));
         let checks = setup.tap.accepted() - dialled;
-        assert!(checks <= 3, "{name}: {checks} checks");
+        assert!(checks as u64 <= 1 + stepped.elapsed().as_secs(), "{name}: {checks} checks");
         setup.tap.set_down(false);
         let began = Instant::now();
         assert!(wait_for(BOUND, || (up() == Some(1.0)).then_some(())).is_some(), "{name}: it never returns");
-        assert!(began.elapsed() < Duration::from_secs(5), "{name}: {:?}", began.elapsed());
+        assert!(began.elapsed() < LATE, "{name}: {:?}", began.elapsed());
         println!("{name}: {checks} checks in 2.2 s, back after {:?}", began.elapsed());
     }
     setup.stop();

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -192,7 +193,7 @@ sys.stdin.read()
 "#;
     let mut command = Process::command(&setpriv);
     command.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".into()]);
-    command.arg(python).args(["-c", hog]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    command.arg(python).args(["-c", hog]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut hog = Process::spawn("hog", &mut command);
     let mut said = [0; 4];
     let count = hog.leader().stdout.take().expect("its output").read(&mut said).expect("a line");
@@ -218,19 +219,24 @@ fn with_little_memory_it_serves_or_exits_with_a_message_and_a_failure() {
     let scratch = Scratch::new("memory");
     let password = scratch.write("password", crate::support::PASSWORD).display().to_string();
     let end_with = |kib: u64| {
+        let log = scratch.join(&format!("log-{kib}"));
         let line = format!(
-            "ulimit -v {kib}; exec timeout 4 {GATEWAY} run --listen 127.0.0.1:0 --admin 127.0.0.1:0 --upstream {} --user 'CORP\\alice' \
+            "ulimit -v {kib}; exec {GATEWAY} run --listen 127.0.0.1:0 --admin 127.0.0.1:0 --upstream {} --user 'CORP\\alice' \
              --password-file {password} --shards 2",
             stub.address()
         );
-        let finished = run("sh", BOUND, |command| {
-            command.args(["-c", &line]).env_remove("RUST_LOG");
-        });
-        // `timeout` stops a serving gateway with SIGTERM and exits with 124.
-        let serves = finished.code == Some(124) && finished.stderr.contains("listening on");
-        let said_why = finished.code != Some(0) && finished.code != Some(124) && !finished.stderr.trim().is_empty();
-        assert!(serves || said_why, "{kib} KiB: {:?}: {}", finished.code, finished.stderr);
-        (kib, if serves { "serves" } else { "ends" })
+        let mut command = Process::command("sh");
+        command.args(["-c", &line]).env_remove("RUST_LOG").stdout(Stdio::null());
+        let mut process =
+            Process::spawn("gateway", command.stderr(std::fs::File::create(&log).expect("a file for its log")));
+        let said = || std::fs::read_to_string(&log).expect("its log");
+        let begun = || (process.exit_status().is_some() || said().contains("listening on")).then_some(());
+        assert!(wait_for(BOUND, begun).is_some(), "{kib} KiB: it neither serves nor ends: {}", said());
+        // One that ends soon after that has to say why as well.
+        let status = wait_for(Duration::from_secs(1), || process.exit_status());
+        let said_why = status.is_some_and(|status| !status.success()) && !said().trim().is_empty();
+        assert!(status.is_none() || said_why, "{kib} KiB: {status:?}: {}", said());
+        (kib, if status.is_none() { "serves" } else { "ends" })
     };
     // With less than the size of the program itself the kernel ends it before it can say anything.
     let limits = [18_000, 22_000, 30_000, 45_000, 90_000, 150_000, 400_000, 1_200_000];
@@ -274,7 +280,11 @@ fn out_of_memory_under_load_it_exits_with_a_message_or_keeps_serving() {
     }
     println!("clients: {}", clients.len());
     drop(clients);
-    if wait_for(Duration::from_secs(2), || (!gateway.is_running()).then_some(())).is_some() {
+    let is_ending = || {
+        let has_ended = !gateway.is_running();
+        (has_ended || tunnel(&gateway).is_some()).then_some(has_ended)
+    };
+    if wait_for(BOUND, is_ending).expect("an end, or a tunnel") {
         let status = gateway.wait(BOUND).expect("an end");
         assert!(!status.success(), "{status}");
         println!("{}", gateway.wait_for_line("memory allocation of"));

@@ -219,7 +219,7 @@ fn metrics_are_compressed_on_request_with_the_same_content() {
 #[test]
 fn sigterm_ends_readiness_then_closes_listeners_then_cuts_tunnels() {
     let stub = stub();
-    let args = ["--shards", "2", "--shutdown-delay", "1500ms", "--drain-timeout", "3s"];
+    let args = ["--shards", "2", "--shutdown-delay", "4s", "--drain-timeout", "4s"];
     let mut gateway = start(&stub, &args);
     assert!(wait_for(BOUND, || (gateway.admin("/readyz").0 == 200).then_some(())).is_some());
     let mut old = open(&gateway);
@@ -230,7 +230,7 @@ fn sigterm_ends_readiness_then_closes_listeners_then_cuts_tunnels() {
     // The load balancer has not noticed yet, so new clients are still served.
     open(&gateway);
     gateway.wait_for_line("listeners closed");
-    assert!(began.elapsed() >= Duration::from_millis(1_500), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_secs(4), "{:?}", began.elapsed());
     // One of the event loops has no tunnel and has ended; that is not a failure.
     assert_eq!(gateway.admin("/healthz"), (200, "ok\n".into()));
     assert_eq!(gateway.admin("/readyz").0, 503);
@@ -239,7 +239,7 @@ fn sigterm_ends_readiness_then_closes_listeners_then_cuts_tunnels() {
     old.stream.read_exact(&mut back).expect("an echo while draining");
 
     assert_eq!(gateway.wait(BOUND).and_then(|status| status.code()), Some(0));
-    assert!(began.elapsed() >= Duration::from_millis(4_500), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_secs(8), "{:?}", began.elapsed());
     gateway.wait_for_line("closing tunnels that did not end in time; tunnels open: 1");
     gateway.wait_for_line("end=drained");
     assert!(!matches!(old.stream.read(&mut back), Ok(1..)), "the tunnel is cut");

@@ -205,8 +205,7 @@ fn routes_and_metadata_protection_hold_for_socks_in_every_spelling() {
 fn failures_become_reply_codes() {
     let (stub, refusing) = (stub_with_ci(), Refusing::new());
     let text = format!(
-        "upstream = '{}'\nuser = 'CORP\\alice'\nwarm = 0\nno_proxy = ['127.0.0.1', '.invalid']\n\
-         timeouts.head = '400ms'\n",
+        "upstream = '{}'\nuser = 'CORP\\alice'\nwarm = 0\nno_proxy = ['127.0.0.1', '.invalid']\n",
         stub.address()
     );
     let gateway = in_process::gateway_of(&text);
@@ -226,12 +225,14 @@ fn failures_become_reply_codes() {
     // The gateway itself, by a direct route.
     let own = in_process::address(&gateway).port();
     assert_eq!(to_address5(&gateway, Ipv4Addr::LOCALHOST.into(), own).code, 2);
+    let methods = metric(&gateway, "faults_total", &[("cause", "method_not_supported"), ("protocol", "socks5")]);
+    assert_eq!(methods, 3.0);
+    in_process::stop(gateway);
     // A client that does not go on.
+    let gateway = in_process::gateway_of(&format!("{text}timeouts.head = '400ms'\n"));
     let began = Instant::now();
     assert_eq!(ask5(to(&gateway), b"\x05\x01").expect("a reply").code, 6);
     assert!(began.elapsed() < BOUND);
-    let methods = metric(&gateway, "faults_total", &[("cause", "method_not_supported"), ("protocol", "socks5")]);
-    assert_eq!(methods, 3.0);
     in_process::stop(gateway);
 }
 

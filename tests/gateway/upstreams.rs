@@ -54,11 +54,12 @@ fn check(personality: Personality) -> Result<(), String> {
     let (domain, user, password) = ACCOUNT;
     let stub = StubServer::start(StubOptions::default().account(domain, user, password).personality(personality))
         .map_err(|error| error.to_string())?;
-    let timeout =
-        if personality == Personality::Slow || personality == Personality::ByteAtATime { "20s" } else { "1500ms" };
+    let expected = expectation(personality);
+    // Short only where it has to run out.
+    let timeout = if matches!(expected, Expected::Fault(504, ..)) { "1500ms" } else { "20s" };
     let gateway = in_process::gateway(&stub.address().to_string(), &[("timeouts.handshake", timeout)]);
     let mut answer = connect_name(in_process::address(&gateway), "echo.test:7").map_err(|error| error.to_string())?;
-    let outcome = match expectation(personality) {
+    let outcome = match expected {
         Expected::Tunnel if answer.status() == 200 => match echo_through(&answer.stream, b"there and back") {
             Ok(back) if back == b"there and back" => Ok(()),
             other => Err(format!("the tunnel gave {other:?}")),

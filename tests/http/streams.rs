@@ -63,8 +63,10 @@ fn long_bodies_pass_through_squid_in_constant_memory() {
     for direction in ["up", "down"] {
         let labels = [("direction", direction), ("way", "splice")];
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
-        let share = gateway.metric("ntlm_gateway_bytes_total", &labels).unwrap_or(0.0) / length as f64;
-        assert!(share > 0.8, "{share} of the bytes {direction} were spliced");
+        let share = || gateway.metric("ntlm_gateway_bytes_total", &labels).unwrap_or(0.0) / length as f64;
+        // An exchange is counted once its client has the response.
+        let counted = wait_for(Duration::from_secs(20), || (share() > 0.8).then_some(()));
+        assert!(counted.is_some(), "{} of the bytes {direction} were spliced", share());
     }
 }
 
@@ -186,9 +188,9 @@ fn server_sent_events_arrive_without_delay() {
             text = rest;
         }
     }
-    // A buffered event is late by the pause before the next one; a busy machine may delay one or two.
+    // A buffered event is late by the pause before the next one; a busy machine may delay some.
     let late = delays_ms.iter().filter(|delay| **delay >= EVENT_PAUSE.as_millis()).count();
-    assert!(late <= 2, "late by {delays_ms:?} ms");
+    assert!(late <= events / 2, "late by {delays_ms:?} ms");
 }
 
 #[test]
@@ -226,8 +228,8 @@ fn a_slow_origin_applies_backpressure_to_its_client() {
     assert_eq!(send_zeros(&client, length), length);
     client.answer("POST").unwrap();
     let before = gateway.memory_kib();
-    client.send(proxy.request("POST", "/slow", &format!("Content-Length: {length}\r\n"))).unwrap();
     let began = Instant::now();
+    client.send(proxy.request("POST", "/slow", &format!("Content-Length: {length}\r\n"))).unwrap();
     assert_eq!(send_zeros(&client, length), length);
     assert!(began.elapsed() > Duration::from_millis(500), "the client was held back");
     assert_eq!(client.answer("POST").unwrap().status(), 200);
@@ -237,29 +239,29 @@ fn a_slow_origin_applies_backpressure_to_its_client() {
 
 #[test]
 fn a_trickling_body_is_aborted_and_a_steady_one_is_not() {
-    let setup = PlainHttpGateway::new(&[("timeouts.body", "1s")]);
+    let setup = PlainHttpGateway::new(&[("timeouts.body", "2s")]);
     assert_eq!(setup.client().ask(setup.get("/bytes/5")).unwrap().body.len(), 5);
     let began = Instant::now();
     let mut client = setup.client();
     client.send(setup.head("POST", "/sink", "Content-Length: 100000\r\n")).unwrap();
     let mut writer = client.stream.try_clone().unwrap();
     let trickle = std::thread::spawn(move || {
-        while writer.write_all(b"x").is_ok() && began.elapsed() < Duration::from_secs(8) {
+        while writer.write_all(b"x").is_ok() && began.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(50));
         }
     });
     assert_eq!(client.answer("POST").unwrap().status(), 408);
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     drop(client);
     trickle.join().unwrap();
     let mut steady = setup.client();
-    let body = pseudo_random(2, 10 * 3000);
-    steady.send(setup.head("POST", "/sink", "Content-Length: 30000\r\n")).unwrap();
+    let body = pseudo_random(2, 15 * 3000);
+    steady.send(setup.head("POST", "/sink", "Content-Length: 45000\r\n")).unwrap();
     for piece in body.chunks(3000) {
         steady.send(piece).unwrap();
         std::thread::sleep(Duration::from_millis(200));
     }
-    assert_eq!(steady.answer("POST").unwrap().text(), format!("POST 30000 {:016x}\n", checksum(&body)));
+    assert_eq!(steady.answer("POST").unwrap().text(), format!("POST 45000 {:016x}\n", checksum(&body)));
     setup.stop();
 }
 
@@ -280,10 +282,10 @@ fn a_client_that_never_reads_its_response_is_disconnected() {
 #[test]
 fn a_pause_in_an_upstreams_response_is_not_blamed_on_the_client() {
     // Longer than the client's time-out, shorter than the upstream's; the first part is large enough to be spliced.
-    let setup = PlainHttpGateway::playing(&[("timeouts.body", "500ms"), ("timeouts.idle", "3s")], |wire, asked| {
+    let setup = PlainHttpGateway::playing(&[("timeouts.body", "2s"), ("timeouts.idle", "6s")], |wire, asked| {
         wire.send("HTTP/1.1 200 OK\r\nContent-Length: 2000001\r\n\r\n")?;
         wire.send(vec![0; 2_000_000])?;
-        std::thread::sleep(Duration::from_millis(if asked.path == "/long" { 8000 } else { 1500 }));
+        std::thread::sleep(Duration::from_millis(if asked.path == "/long" { 20_000 } else { 3500 }));
         wire.send("x")?;
         Ok(true)
     });
@@ -293,7 +295,7 @@ fn a_pause_in_an_upstreams_response_is_not_blamed_on_the_client() {
     client.head().unwrap();
     client.skip(2_000_000).unwrap();
     let home =
-        wait_for(Duration::from_secs(1), || (setup.metric("ntlm_gateway_pipes_in_use", &[]) == 0.0).then_some(()));
+        wait_for(Duration::from_secs(4), || (setup.metric("ntlm_gateway_pipes_in_use", &[]) == 0.0).then_some(()));
     assert!(home.is_some(), "an empty pipe is returned during the pause");
     assert_eq!(client.skip(1).expect_err("a reset").kind(), ErrorKind::ConnectionReset);
     setup.stop();
@@ -306,7 +308,7 @@ fn a_response_that_does_not_start_in_time_gets_504() {
     let answer = setup.client().ask(setup.get("/pause/6000")).unwrap();
     assert_eq!(answer.status(), 504);
     assert!(answer.head.contains("http_response_timeout"), "{}", answer.head);
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(5500), "{:?}", began.elapsed());
     assert_eq!(
         setup.metric("ntlm_gateway_upstream_up", &[]),
         1.0,
@@ -317,14 +319,14 @@ fn a_response_that_does_not_start_in_time_gets_504() {
 
 #[test]
 fn an_idle_client_connection_is_closed_after_its_keep_alive_timeout() {
-    let setup = PlainHttpGateway::new(&[("timeouts.keep_alive", "500ms")]);
+    let setup = PlainHttpGateway::new(&[("timeouts.keep_alive", "2s")]);
     let mut client = setup.client();
     for _ in 0..2 {
         assert_eq!(client.ask(setup.get("/bytes/5")).unwrap().body.len(), 5);
     }
     let began = Instant::now();
     assert!(client.rest().unwrap().is_empty());
-    assert!((400..5000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert!((1500..20_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
     setup.stop();
 }
 
@@ -360,17 +362,13 @@ fn a_shutdown_finishes_requests_in_progress_and_takes_no_more() {
     let (mut waiting, mut streaming) = (Wire::connect(gateway.address()), Wire::connect(gateway.address()));
     streaming.send(proxy.request("GET", "/events/10", "")).unwrap();
     let head = streaming.head().unwrap().expect("an answer");
-    waiting.send(proxy.request("GET", "/pause/1000", "")).unwrap();
-    let arrived = wait_for(Duration::from_secs(5), || (proxy.seen.requests() == 3).then_some(()));
+    waiting.send(proxy.request("GET", "/pause/5000", "")).unwrap();
+    let arrived = wait_for(Duration::from_secs(20), || (proxy.seen.requests() == 3).then_some(()));
     assert!(arrived.is_some());
     let began = Instant::now();
     gateway.signal(Signal::TERM);
     assert!(resting.rest().unwrap().is_empty());
-    assert!(
-        began.elapsed() < Duration::from_millis(900),
-        "an idle client is disconnected at once: {:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(4), "an idle client is disconnected at once: {:?}", began.elapsed());
     let answer = waiting.answer("GET").unwrap();
     assert_eq!((answer.status(), answer.field("connection")), (200, Some("close")), "{}", answer.head);
     assert!(waiting.rest().unwrap().is_empty());

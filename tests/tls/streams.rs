@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ntlm_gateway::gateway::Gateway;
+use ntlm_gateway::limits;
 use ntlm_gateway::stub::{Checksum, StubCertificate, StubOptions, StubServer, pattern_mismatch, sink_line};
 
 use crate::support::bytes::{assert_same, pseudo_random};
@@ -184,7 +185,7 @@ fn gateway_beside(first: SocketAddr, stub: &TlsStub, top: &str) -> Gateway {
     let upstreams = [upstream("first", first), upstream("second", stub.server.address())].concat();
     let ca = stub.ca.display();
     in_process::gateway_of(&format!(
-        "user = 'CORP\\alice'\nwarm = 0\n{top}\n[tls]\nca_file = '{ca}'\n[timeouts]\ntls = '200ms'\n{upstreams}"
+        "user = 'CORP\\alice'\nwarm = 0\n{top}\n[tls]\nca_file = '{ca}'\n[timeouts]\ntls = '2s'\n{upstreams}"
     ))
 }
 
@@ -198,7 +199,7 @@ fn an_upstream_that_never_answers_the_handshake_is_left_for_the_next_in_time() {
         let began = Instant::now();
         let tunnel = open(&gateway, "echo.test:7");
         assert_eq!(echo_through(&tunnel.stream, b"which way?").expect("an echo"), b"which way?");
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert!(began.elapsed() < limits::TLS_TIMEOUT, "not the default: {:?}", began.elapsed());
     }
     assert_eq!(metric(&gateway, "upstream_up", &[("upstream", "first")]), 0.0, "it is ejected");
     stub.assert_no_protocol_errors();
@@ -227,7 +228,7 @@ fn an_address_that_never_answers_the_handshake_is_left_for_the_next_of_its_upstr
     let addresses = [silent.local_addr().expect("its address"), stub.server.address()];
     let [first, second] = addresses.map(|address| format!("'https://{address}'"));
     let gateway = in_process::gateway_of(&format!(
-        "user = 'CORP\\alice'\nwarm = 0\n[tls]\nca_file = '{}'\n[timeouts]\ntls = '600ms'\n\
+        "user = 'CORP\\alice'\nwarm = 0\n[tls]\nca_file = '{}'\n[timeouts]\ntls = '2s'\n\
          [[upstreams]]\nname = 'only'\naddress = [{first}, {second}]\n",
         stub.ca.display()
     ));
@@ -236,7 +237,7 @@ fn an_address_that_never_answers_the_handshake_is_left_for_the_next_of_its_upstr
     assert_eq!(echo_through(&tunnel.stream, b"which way?").expect("an echo"), b"which way?");
     let took = began.elapsed();
     // The first one has taken the connection, so its handshake has its time; the next is not begun beside it.
-    assert!(took >= Duration::from_millis(500) && took < Duration::from_secs(5), "{took:?}");
+    assert!(took >= Duration::from_secs(2) && took < limits::TLS_TIMEOUT, "{took:?}");
     assert_eq!(metric(&gateway, "dials_total", &[]), 2.0);
     drop(open(&gateway, "echo.test:7"));
     assert_eq!(metric(&gateway, "dials_total", &[]), 3.0, "the address that has worked is tried first from now on");
