@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use ntlm_gateway::limits;
 use ntlm_gateway::stub::{Personality, StubOptions, StubServer};
 use rustix::process::Signal;
 use support::client::{Answered, ask, connect, connect_name, connect_within, read_head};
@@ -129,7 +130,12 @@ fn clients_that_give_up_before_the_verdict_do_not_multiply_attempts() {
     require_tools!("squid", "ntlm_auth");
     let squid = squid_with(String::new());
     let gateway = with_password(&squid, WRONG);
-    for _ in 0..40 {
+    let until = Instant::now() + BOUND;
+    // Forty, and on a busy machine more: until one of them stays long enough for an attempt.
+    for number in 0.. {
+        if number >= 40 && (rejected(&squid) > 0 || Instant::now() > until) {
+            break;
+        }
         let origin = echo_origin();
         let mut stream = TcpStream::connect(gateway.address()).expect("the gateway");
         let target = origin.address();
@@ -139,7 +145,6 @@ fn clients_that_give_up_before_the_verdict_do_not_multiply_attempts() {
         std::thread::sleep(Duration::from_millis(30));
         rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("a reset");
     }
-    wait_for(Duration::from_secs(2), || (rejected(&squid) > 0).then_some(()));
     assert!((1..=3).contains(&rejected(&squid)), "{} wrong passwords: {:#?}", rejected(&squid), squid.log());
 }
 
@@ -181,6 +186,18 @@ fn a_407_from_an_origin_or_a_policy_does_not_close_the_guard() {
 #[test]
 fn clients_that_wait_for_the_guard_occupy_no_helper_of_the_proxy() {
     require_tools!("squid", "ntlm_auth", "curl", "python3");
+    // Waiting clients would keep the helpers until the first client's attempt no longer delays them. A busy machine may
+    // be that slow as well, but not each time.
+    let mut waits = Vec::new();
+    let is_short = |wait: &Duration| *wait < limits::GUARD_PENDING_WAIT.mul_f64(0.75);
+    while waits.len() < 3 && !waits.last().is_some_and(is_short) {
+        waits.push(wait_beside_clients_that_wait_for_the_guard());
+    }
+    assert!(waits.last().is_some_and(is_short), "{waits:?}");
+}
+
+/// How long a client of the proxy waits while thirty clients of the gateway wait for the verdict about its password.
+fn wait_beside_clients_that_wait_for_the_guard() -> Duration {
     let squid = Squid::start(&SquidOptions { helpers: 5, ..SquidOptions::default() });
     let gateway = with_password(&squid, PASSWORD);
     let (black_hole, origin) = (BlackHole::new(), support::origin::HttpOrigin::http());
@@ -198,12 +215,13 @@ fn clients_that_wait_for_the_guard_occupy_no_helper_of_the_proxy() {
         let proxy = format!("http://{}", squid.address());
         let args = ["--proxy-ntlm", "--proxy", &proxy, "--proxy-user", &login, "--fail", &origin.url("/bytes/10")];
         curl(BOUND, args).expect_success("a client that does not use the gateway");
-        assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
+        let waited = began.elapsed();
         assert!(first_client.join().expect("the first client").is_err(), "the black hole answered");
         for client in waiting {
             assert_eq!(client.join().expect("a client").expect("an answer").status(), 200);
         }
-    });
+        waited
+    })
 }
 
 #[test]

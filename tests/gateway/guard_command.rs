@@ -133,7 +133,8 @@ fn a_running_gateway_tries_again_within_two_seconds_of_a_reset() {
         (rig.attempts() > 3).then_some(())
     })
     .expect("a further attempt");
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    // Two seconds, and what a busy machine adds. Without the reset it would be the pause after a refusal: a minute.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     let identity = rig.identity();
     assert_eq!((&identity["attempts_left"], rig.state().as_str()), (&2.into(), "refused"), "{identity}");
     assert!(identity["cleared_at"].is_string(), "{identity}");

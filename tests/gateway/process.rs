@@ -274,6 +274,7 @@ fn accepting_pauses_without_descriptors_and_resumes_when_some_are_free() {
     let stub = stub();
     let mut options = GatewayOptions::through(stub.address());
     options.setup = Some("ulimit -n 64".into());
+    options.args = ["--shards", "2"].map(String::from).into();
     let mut gateway = Gateway::start(&options);
     let idle: Vec<TcpStream> =
         (0..150).map(|_| TcpStream::connect(gateway.address()).expect("a place in the accept queue")).collect();
@@ -350,7 +351,7 @@ fn a_second_sigterm_ends_the_drain_and_cuts_open_tunnels() {
     tunnel.stream.read_exact(&mut back).expect("an echo while draining");
     gateway.signal(rustix::process::Signal::TERM);
     assert_eq!(gateway.wait(Duration::from_secs(10)).and_then(|status| status.code()), Some(0));
-    assert!(gateway.log().iter().any(|line| line.contains("end=drained")), "{:?}", gateway.log());
+    gateway.wait_for_line("end=drained");
 }
 
 /// A directory with a password and a configuration that is valid apart from `further`.

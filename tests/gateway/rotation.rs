@@ -4,7 +4,7 @@ use crate::support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ntlm_gateway::stub::{Personality, StubOptions, StubServer};
@@ -43,7 +43,7 @@ fn gateway(upstreams: &[&StubServer], keys: &[(&'static str, &str)], further: &[
 }
 
 /// Requests of all kinds, and what went wrong with them.
-fn press(gateway: SocketAddr, client: usize, stop: &AtomicBool) -> (usize, Vec<String>) {
+fn press(gateway: SocketAddr, client: usize, stop: &AtomicBool, answered: &AtomicUsize) -> Vec<String> {
     let (mut done, mut failed) = (0, Vec::new());
     while !stop.load(Ordering::Relaxed) {
         let host = format!("hello.host{}.test", (done + client) % 7);
@@ -61,27 +61,30 @@ fn press(gateway: SocketAddr, client: usize, stop: &AtomicBool) -> (usize, Vec<S
             Err(error) => failed.push(error.to_string()),
         }
         done += 1;
+        answered.fetch_add(1, Ordering::Relaxed);
     }
-    (done, failed)
+    failed
 }
 
 /// Clients press while `act` runs; no request of theirs may fail.
 #[track_caller]
 fn under_load(gateway: &Gateway, act: impl FnOnce()) {
-    let stop = AtomicBool::new(false);
+    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let done = || answered.load(Ordering::Relaxed);
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| {
-                let (address, stop) = (gateway.address(), &stop);
-                scope.spawn(move || press(address, client, stop))
+                let (address, stop, answered) = (gateway.address(), &stop, &answered);
+                scope.spawn(move || press(address, client, stop, answered))
             })
             .collect();
         let acted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
+        // Otherwise this shows nothing.
+        wait_for(BOUND, || (done() > CLIENTS).then_some(()));
         stop.store(true, Ordering::Relaxed);
         let results: Vec<_> = clients.into_iter().map(|client| client.join().expect("a client")).collect();
         acted.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let failed: Vec<&String> = results.iter().flat_map(|(_, failed)| failed).collect();
-        let done: usize = results.iter().map(|(done, _)| done).sum();
+        let (failed, done): (Vec<&String>, usize) = (results.iter().flatten().collect(), done());
         let is_telling = |line: &String| !line.contains("status=200");
         let log: Vec<String> = gateway.log().into_iter().filter(is_telling).collect();
         assert!(

@@ -378,7 +378,7 @@ fn an_old_secret_is_erased_from_memory_once_the_new_one_is_used() {
         assert!(wait_for(BOUND, reloaded).is_some(), "the reload does not happen");
         // The shards adopt the new configuration in their next loop iteration.
         let gone = || found(old).is_empty().then_some(());
-        assert!(wait_for(Duration::from_secs(2), gone).is_some(), "round {round}: {:#?}", found(old));
+        assert!(wait_for(BOUND, gone).is_some(), "round {round}: {:#?}", found(old));
         drop((tunnel(), get()));
         assert!(!found(new).is_empty(), "the new secret must be in use");
         old = new;

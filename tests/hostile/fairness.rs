@@ -22,7 +22,7 @@ const ROUNDS: usize = 5;
 const TURN: Duration = Duration::from_millis(400);
 
 /// The measurement is repeated in case something else kept the machine busy; a shard that stalls does so each time.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 6;
 
 /// The size of one write: much work for the gateway, little for the attacker.
 const BLOCK_BYTES: usize = 16 * 1024;

@@ -151,8 +151,8 @@ fn no_log_line_at_any_level_shows_a_password_a_key_or_a_token() {
     let origin = echo_origin();
     assert_eq!(tunnel(&gateway, &origin), 200);
     line.tunnels(1);
+    gateway.wait_for_line("svc-gateway@EXAMPLE.TEST has a ticket for");
     let log = gateway.log().join("\n");
-    assert!(log.contains("svc-gateway@EXAMPLE.TEST has a ticket for"), "{log}");
     // What begins a token in base64, and every key of the keytab in hexadecimal, in base64 or as a list of numbers.
     assert!(!log.contains("YII") && !log.contains(PASSWORD), "{log}");
     let file = std::fs::read(&keytab).expect("the keytab");
