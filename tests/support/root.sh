@@ -18,10 +18,12 @@ root_make() {
   local dir=$1 archive=target/roots/$root_suite.tar
   mkdir -p target/roots "$dir"
   if [[ ! -e "$archive" ]]; then
-    debootstrap --variant=minbase "$root_suite" "$dir.new" "$root_mirror"
-    tar -C "$dir.new" -cf "$archive.new" .
+    # It mounts /proc there, and leaves it if somebody looks into it at the end. A mount that others do not see is
+    # neither archived nor removed.
+    unshare --mount debootstrap --variant=minbase "$root_suite" "$dir.new" "$root_mirror"
+    tar --one-file-system -C "$dir.new" -cf "$archive.new" .
     mv "$archive.new" "$archive"
-    rm -rf "$dir.new"
+    rm -rf --one-file-system "$dir.new"
   fi
   tar -C "$dir" -xf "$archive"
   # How this machine reaches the network: proxies, certificates and names.
