@@ -2,6 +2,7 @@
 //! manual.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::pages::{self, Page};
@@ -55,6 +56,34 @@ fn every_link_of_the_documents_leads_to_a_file_and_a_heading() {
     assert!(links.len() > 100, "only {} links were found", links.len());
     let broken: Vec<String> = links.iter().filter_map(|(page, link)| broken(page, link)).collect();
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn every_link_of_the_documents_leads_to_a_file_of_the_archives() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/release");
+    let script = fs::read_to_string(script).expect("deploy/release");
+    let listed =
+        script.split_once("git ls-files -z -- ").and_then(|(_, rest)| rest.split_once(" |")).expect("a list").0;
+    let listed: Vec<&str> = listed.split(' ').filter(|path| *path != "'*.md'").collect();
+    // The documents are all there, and the licences are copied beside them.
+    let is_there = |path: &Path| {
+        let name = path.to_str().expect("UTF-8");
+        name.ends_with(".md") || name.starts_with("LICENSE-") || listed.iter().any(|listed| path.starts_with(listed))
+    };
+    let missing: BTreeSet<PathBuf> = pages::all()
+        .iter()
+        .flat_map(|page| page.links().filter_map(|(_, link)| Some(target(page, link)?.0)))
+        .filter(|path| !is_there(path))
+        .collect();
+    assert!(missing.is_empty(), "deploy/release leaves out {missing:?}");
+}
+
+#[test]
+fn no_document_has_two_headings_with_one_anchor() {
+    for page in pages::all().iter().filter(|page| page.path != "CHANGELOG.md") {
+        let headings = page.prose().filter(|(_, line)| line.starts_with('#')).count();
+        assert_eq!(page.anchors().len(), headings, "{}", page.path);
+    }
 }
 
 #[test]
