@@ -1,7 +1,7 @@
 //! `upstream`: the stub in a process of its own.
 
 use std::error::Error;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,13 +17,22 @@ use tiny_http::{Header, Response, Server};
 
 use crate::arguments::{UpstreamKerberos, UpstreamOptions};
 
+/// Prints all personalities. It is no error if the reader, such as `head`, does not want all of them.
+fn list_personalities() -> Result<ExitCode, Box<dyn Error>> {
+    let mut out = std::io::stdout().lock();
+    for personality in Personality::ALL {
+        match writeln!(out, "{:30} {}", personality.name(), personality.description()) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
+            other => other?,
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Serves until it is killed or, if asked to, until standard input ends.
 pub fn serve(options: &UpstreamOptions) -> Result<ExitCode, Box<dyn Error>> {
     let Some(personality) = options.personality()? else {
-        for personality in Personality::ALL {
-            println!("{:30} {}", personality.name(), personality.description());
-        }
-        return Ok(ExitCode::SUCCESS);
+        return list_personalities();
     };
     let (domain, user) = options.user.split_once('\\').ok_or("--user must be DOMAIN\\USER")?;
     let lifetime = options.lifetime.map(Duration::try_from_secs_f64).transpose()?;
