@@ -23,8 +23,8 @@ use crate::sim::network as simulated;
 ///
 /// - A read that returns fewer bytes than it was asked for has emptied the socket. If something was read from the
 ///   socket and not handed out, be it the peer's end or an error, [`Stream::has_buffered`] says so.
-/// - A write that takes fewer bytes than it was given has filled the socket. So has one that leaves taken bytes in user
-///   space, which [`Stream::has_unsent`] tells: those of the last record.
+/// - A write that takes fewer bytes than it was given has filled the socket. So has one that takes bytes for which the
+///   socket has no room yet; [`Stream::has_unsent`] tells.
 /// - What the transport itself still has to send (the rest of a record, the notice that a direction has ended) is sent
 ///   by [`Stream::go_on`].
 /// - Buffers exist only while bytes are in them: an idle connection has none.
