@@ -138,6 +138,30 @@ fn bytes_and_the_end_arrive_though_the_socket_was_full() {
 }
 
 #[test]
+fn a_connection_is_not_writable_while_bytes_that_it_has_taken_wait_for_room() {
+    for transport in all() {
+        let (mut near, mut far) = pair(&transport);
+        let bytes = pattern(20_000_000);
+        let mut taken = 0;
+        while near.endpoint.ready.writable() {
+            taken += near.endpoint.write(&bytes[taken..]).unwrap();
+        }
+        assert!(taken < bytes.len(), "nobody reads");
+        assert_eq!(near.endpoint.stream.has_unsent(), transport != Transport::Tcp, "a record is taken as a whole");
+        // As if room had been reported, which there hardly is.
+        near.endpoint.learn(Readiness::HOPEFUL);
+        assert_eq!(near.endpoint.ready.writable(), !near.endpoint.stream.has_unsent());
+        near.endpoint.stream.shutdown(Shutdown::Write).unwrap();
+        let reader = thread::spawn(move || read_to_end(&mut far));
+        while !reader.is_finished() {
+            near.event_within(Duration::from_millis(20));
+        }
+        assert!(reader.join().unwrap() == bytes[..taken], "{transport:?}");
+        assert!(!near.endpoint.stream.has_unsent());
+    }
+}
+
+#[test]
 fn messages_of_the_transport_itself_are_not_input() {
     let (mut near, mut far) = pair(&Transport::Framed);
     assert!(near.endpoint.is_at_rest());
