@@ -356,7 +356,7 @@ fn a_switch_to_a_protocol_not_requested_is_rejected() {
 #[test]
 fn a_body_held_back_by_nagles_algorithm_is_not_delayed() {
     let setup = PlainHttpGateway::new(&[]);
-    // By the other one one sees how many a busy machine delays.
+    // The other client shows how many a busy machine delays.
     let (mut client, mut other) = (setup.client(), setup.client());
     client.stream.set_nodelay(false).unwrap();
     other.stream.set_nodelay(true).unwrap();
