@@ -50,7 +50,7 @@ pub fn check(input: &[u8]) {
 enum Outcome {
     More,
     Rejected,
-    Demand(usize, Box<Demand>),
+    Demand(usize, Demand),
 }
 
 fn read(bytes: &[u8], port: u16, at_once: usize, seed: u8) -> Outcome {

@@ -10,5 +10,5 @@ pub fn demand(target: &str, options: &ReadOptions<'_>) -> Result<Reading, Box<Re
         let fault = At::ReadHead.fault(Cause::RequestMalformed, error.to_string());
         Box::new(Rejected { fault, asked: RequestSummary::default() })
     })?;
-    Ok(Reading::Demand(Box::new(Demand::tunnel(&authority, VIA_TCP, DestinationSource::Listener, options))))
+    Ok(Reading::Demand(Demand::tunnel(&authority, VIA_TCP, DestinationSource::Listener, options)))
 }

@@ -163,7 +163,7 @@ pub enum Reading {
     /// The client waits for these bytes before it goes on.
     Answer(&'static [u8]),
     /// The request is whole.
-    Demand(Box<Demand>),
+    Demand(Demand),
 }
 
 /// What requests are read by.
@@ -325,7 +325,7 @@ impl RequestReader {
     }
 
     /// The demand of a client that has waited for the server to speak; `None` if it cannot do that.
-    pub fn after_silence(&mut self, options: &ReadOptions<'_>) -> Option<Result<Box<Demand>, Box<Rejected>>> {
+    pub fn after_silence(&mut self, options: &ReadOptions<'_>) -> Option<Result<Demand, Box<Rejected>>> {
         match self {
             RequestReader::Transparent(reader) if reader.is_sniffing() => Some(reader.after_silence(options)),
             _ => None,

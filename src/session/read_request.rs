@@ -129,7 +129,7 @@ impl ReadRequest {
     }
 
     /// A whole request has come.
-    fn received(self, demand: Box<Demand>, cx: &mut Cx<'_>) -> Transition {
+    fn received(self, demand: Demand, cx: &mut Cx<'_>) -> Transition {
         cx.client.record.asked_for(&demand.request);
         cx.client.record.destination_source = Some(demand.source);
         if let Err(fault) = admitted(self.admission) {
@@ -148,7 +148,7 @@ impl ReadRequest {
     }
 
     /// The client waits for the server to speak first, if its listener serves such clients.
-    fn after_silence(&mut self, cx: &mut Cx<'_>) -> Option<Result<Box<Demand>, Box<Rejected>>> {
+    fn after_silence(&mut self, cx: &mut Cx<'_>) -> Option<Result<Demand, Box<Rejected>>> {
         let (settings, record) = (&cx.shard.settings, &cx.client.record);
         let logins = login_check(settings, record, self.admission, cx.shard.now_ms());
         let outcome = self.reader.after_silence(&read_options(settings, &logins));

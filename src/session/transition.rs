@@ -86,7 +86,7 @@ pub(super) struct NextRequest {
 /// A request that was read and goes nowhere yet.
 #[derive(Debug)]
 pub(super) struct Received {
-    pub demand: Box<Demand>,
+    pub demand: Demand,
     /// What the client sent after its head.
     pub leftover: Vec<u8>,
     pub pinned: Option<Box<Pinned>>,

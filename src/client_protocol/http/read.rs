@@ -65,7 +65,7 @@ impl RequestReader {
             },
         };
         let outcome = outcome.map_err(|fault| self.rejected(bytes, by_protocol(bytes, fault)));
-        (used, outcome.map(|demand| Reading::Demand(Box::new(demand))))
+        (used, outcome.map(Reading::Demand))
     }
 
     /// Parses a head that has arrived whole, as most do.

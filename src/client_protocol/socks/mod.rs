@@ -54,7 +54,7 @@ fn understand(
     }
     let authority = Authority { host: asked.host, port: asked.port };
     let demand = Demand::tunnel(&authority, name.via, DestinationSource::Request, options);
-    Ok(Reading::Demand(Box::new(Demand { login, ..demand })))
+    Ok(Reading::Demand(Demand { login, ..demand }))
 }
 
 /// A name of the request, which may be an address in text form.

@@ -92,7 +92,7 @@ impl RequestReader {
     }
 
     /// The demand of a client that has waited for the server to speak.
-    pub fn after_silence(&mut self, options: &ReadOptions<'_>) -> Result<Box<Demand>, Box<Rejected>> {
+    pub fn after_silence(&mut self, options: &ReadOptions<'_>) -> Result<Demand, Box<Rejected>> {
         self.said = Said::Other;
         match self.redirected.is_gateway {
             true => Err(self.rejected(own_address(self.redirected.original))),
@@ -100,7 +100,7 @@ impl RequestReader {
         }
     }
 
-    fn by_server_name(&self, name: &ServerName, options: &ReadOptions<'_>) -> Result<Box<Demand>, Box<Rejected>> {
+    fn by_server_name(&self, name: &ServerName, options: &ReadOptions<'_>) -> Result<Demand, Box<Rejected>> {
         match name {
             ServerName::Name(name) => {
                 let authority = Authority { host: Host::Name(name), port: self.redirected.original.port() };
@@ -111,7 +111,7 @@ impl RequestReader {
         }
     }
 
-    fn by_address(&self, via: &str, options: &ReadOptions<'_>) -> Result<Box<Demand>, Box<Rejected>> {
+    fn by_address(&self, via: &str, options: &ReadOptions<'_>) -> Result<Demand, Box<Rejected>> {
         self.demand(&Authority::of(self.redirected.original), DestinationSource::Address, via, options)
     }
 
@@ -121,13 +121,13 @@ impl RequestReader {
         source: DestinationSource,
         via: &str,
         options: &ReadOptions<'_>,
-    ) -> Result<Box<Demand>, Box<Rejected>> {
+    ) -> Result<Demand, Box<Rejected>> {
         if authority.port == 0 {
             let fault = At::ReadHead.fault(Cause::RequestMalformed, "port 0 is not a destination");
             return Err(self.rejected(fault));
         }
         let original = Some(self.redirected.original);
-        Ok(Box::new(Demand { original, ..Demand::tunnel(authority, via, source, options) }))
+        Ok(Demand { original, ..Demand::tunnel(authority, via, source, options) })
     }
 
     fn rejected(&self, fault: Fault) -> Box<Rejected> {

@@ -40,11 +40,7 @@ fn redirected(original: &str) -> Redirected {
 
 /// The outcome of bytes that come one at a time after the first `at_once`: how many were needed, how many of them were
 /// used, and what they are.
-fn read(
-    reader: &mut RequestReader,
-    bytes: &[u8],
-    at_once: usize,
-) -> (usize, usize, Result<Box<Demand>, Box<Rejected>>) {
+fn read(reader: &mut RequestReader, bytes: &[u8], at_once: usize) -> (usize, usize, Result<Demand, Box<Rejected>>) {
     for length in at_once..=bytes.len() {
         match reader.read(&bytes[..length], &options()) {
             (0, Ok(Reading::More)) => {}
@@ -57,7 +53,7 @@ fn read(
 }
 
 /// The demand for bytes to `original`, which must be the same however they are split.
-fn demand(original: &str, bytes: &[u8]) -> (usize, Box<Demand>) {
+fn demand(original: &str, bytes: &[u8]) -> (usize, Demand) {
     let (needed, used, expected) = read(&mut RequestReader::first(redirected(original)), bytes, 0);
     let expected = expected.unwrap();
     for at_once in 0..=bytes.len() {
