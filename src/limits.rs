@@ -463,12 +463,9 @@ pub const LISTED_TUNNELS: usize = 10_000;
 
 // ---- Logging ----
 
-/// Log lines that wait for the writer. Beyond that, lines are dropped and counted, because a log reader that stalls
-/// must not stall a shard.
-pub const LOG_QUEUE_LINES: usize = 16 * 1024;
-
-/// The same in bytes: peers choose the length of parts of a line.
-pub const LOG_QUEUE_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of log lines that wait to be written. Beyond that, lines are dropped and counted, because a log reader that
+/// stalls must not stall a shard.
+pub const LOG_WAITING_BYTES: usize = 4 * 1024 * 1024;
 
 /// Longest value of a field in a log line; the rest is cut off. Targets have up to 262 bytes.
 pub const LOG_FIELD_BYTES: usize = 1024;

@@ -1,5 +1,4 @@
-//! Lines that are written often. The thread that logs one only collects what it says, and the log's writer puts the
-//! text together.
+//! Lines that are written often: their fields are known, so they are put together without `fmt`.
 
 use std::net::SocketAddr;
 
@@ -7,16 +6,12 @@ use log::kv::{Error, Key, Source, Value, VisitSource};
 use log::{Level, Record};
 
 use super::format::LineFormat;
-use super::stamp::Stamp;
 use super::{address, format};
 
 /// What a line says.
-pub trait Entry: Send + 'static {
-    /// Passes all fields on, in their order.
+pub trait Entry {
+    /// Passes all fields on, in their order. It must not log anything itself.
     fn write(&self, fields: &mut impl Fields);
-
-    /// The memory that it holds beside its own, in bytes.
-    fn held_bytes(&self) -> usize;
 }
 
 /// Takes the fields of a line, one by one.
@@ -66,38 +61,21 @@ macro_rules! log_field_name {
 }
 pub(crate) use log_field_name;
 
-/// An entry on its way to the writer.
-pub(super) struct Stamped<E> {
-    /// Since 1970.
-    pub ms: i64,
-    pub target: &'static str,
-    pub level: Level,
-    pub message: &'static str,
-    pub entry: E,
-}
-
-/// A line that the writer puts together.
-pub(super) trait Deferred: Send {
-    /// Appends it.
-    fn append(&self, out: &mut Vec<u8>, format: LineFormat);
-
-    /// The memory that it takes, in bytes.
-    fn bytes(&self) -> usize;
-}
-
-impl<E: Entry> Deferred for Stamped<E> {
-    fn append(&self, out: &mut Vec<u8>, format: LineFormat) {
-        format::begin(out, format, Stamp::at(self.ms).text(), (self.level, self.target), self.message);
-        match format {
-            LineFormat::Text | LineFormat::Journal => self.entry.write(&mut LineFields::<false>(out)),
-            LineFormat::Json => self.entry.write(&mut LineFields::<true>(out)),
-        }
-        format::end(out, format);
+/// Appends the line of an entry.
+pub(super) fn append(
+    out: &mut Vec<u8>,
+    format: LineFormat,
+    time: &[u8],
+    (level, target): (Level, &str),
+    message: &str,
+    entry: &impl Entry,
+) {
+    format::begin(out, format, time, (level, target), message);
+    match format {
+        LineFormat::Text | LineFormat::Journal => entry.write(&mut LineFields::<false>(out)),
+        LineFormat::Json => entry.write(&mut LineFields::<true>(out)),
     }
-
-    fn bytes(&self) -> usize {
-        size_of::<Self>() + self.entry.held_bytes()
-    }
+    format::end(out, format);
 }
 
 /// Writes the fields of a line, as JSON or as text.
@@ -211,7 +189,7 @@ impl Source for Pairs {
 mod tests {
     use super::*;
 
-    const MS: i64 = 1_767_323_045_678;
+    const TIME: &[u8] = b"2026-01-02T03:04:05.678Z";
 
     struct Everything;
 
@@ -230,10 +208,6 @@ mod tests {
                 fields.hundredths(log_field_name!(ms), number);
             }
         }
-
-        fn held_bytes(&self) -> usize {
-            0
-        }
     }
 
     /// A line must not show which way it was written.
@@ -246,8 +220,8 @@ mod tests {
         let record = Record::builder().args(args).level(level).target(target).key_values(&pairs).build();
         for line_format in [LineFormat::Text, LineFormat::Journal, LineFormat::Json] {
             let (mut general, mut direct) = (Vec::new(), Vec::new());
-            format::line(&mut general, line_format, b"2026-01-02T03:04:05.678Z", &record);
-            Stamped { ms: MS, target, level, message, entry: Everything }.append(&mut direct, line_format);
+            format::line(&mut general, line_format, TIME, &record);
+            append(&mut direct, line_format, TIME, (level, target), message, &Everything);
             assert_eq!(String::from_utf8(direct).unwrap(), String::from_utf8(general).unwrap());
         }
     }

@@ -105,7 +105,7 @@ impl Cx<'_> {
             self.client.record.on_hop.as_ref().map(|hop| hop.number),
         );
         if !self.client.record.is_between_requests() {
-            self.client.record.log(self.client.protocol, relayed, self.shard.now_us(), end);
+            self.client.record.log(self.client.protocol, relayed, self.shard.now_us(), &end);
         }
     }
 

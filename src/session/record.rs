@@ -82,16 +82,6 @@ impl Asked {
             _ => Asked::Nothing,
         }
     }
-
-    /// The memory that it holds, in bytes.
-    fn held_bytes(&self) -> usize {
-        match self {
-            Asked::Nothing => 0,
-            Asked::Tunnel(authority) => authority.len(),
-            Asked::Text { text, .. } => text.len(),
-            Asked::Forward(request) => request.held_bytes(),
-        }
-    }
 }
 
 /// What the access log tells.
@@ -230,7 +220,7 @@ impl Record {
     pub(super) fn finish_request(&mut self, now_us: u64) {
         // Only HTTP has several requests on a connection.
         let (requests, pinned) = (self.requests.saturating_add(1), self.pinned);
-        self.log(ClientProtocol::Http, [0, 0], now_us, End::Finished);
+        self.log(ClientProtocol::Http, [0, 0], now_us, &End::Finished);
         *self = Record { requests, pinned, ..Record::new(self.client(), self.listener.into(), now_us) };
     }
 
@@ -239,9 +229,8 @@ impl Record {
         self.requests > 0 && matches!(self.asked, Asked::Nothing)
     }
 
-    /// Writes the access-log line. `relayed` is what a tunnel moved up and down, in bytes. If the line is wanted,
-    /// nothing is left in the record.
-    pub fn log(&mut self, protocol: ClientProtocol, relayed: [u64; 2], now_us: u64, end: End) {
+    /// Writes the access-log line. `relayed` is what a tunnel moved up and down, in bytes.
+    pub fn log(&self, protocol: ClientProtocol, relayed: [u64; 2], now_us: u64, end: &End) {
         let level = match end {
             End::Silent | End::GaveWay => log::Level::Debug,
             _ => log::Level::Info,
@@ -251,39 +240,30 @@ impl Record {
             // What never came to say what it is counts as a tunnel.
             _ => "tunnel closed",
         };
-        logging::entry(ACCESS, level, message, || {
-            let next = Record::new(self.client(), self.listener.into(), now_us);
-            let mut record = std::mem::replace(self, next);
-            // Only the names go to another thread. The place on the hop becomes free here and now.
-            let hop = record.on_hop.take();
-            let names = hop.map(|hop| (Arc::clone(hop.upstream.name()), Arc::clone(&hop.identity.name)));
-            let duration_us = now_us.saturating_sub(record.accepted_us);
-            Line { record, names, protocol, relayed, duration_us, end }
-        });
+        let duration_us = now_us.saturating_sub(self.accepted_us);
+        logging::entry(ACCESS, level, message, &Line { record: self, protocol, relayed, duration_us, end });
     }
 }
 
 /// What an access-log line is made of.
-struct Line {
-    record: Record,
-    /// Those of the upstream and the identity.
-    names: Option<(Arc<str>, Arc<str>)>,
+struct Line<'a> {
+    record: &'a Record,
     protocol: ClientProtocol,
     relayed: [u64; 2],
     duration_us: u64,
-    end: End,
+    end: &'a End,
 }
 
-impl Entry for Line {
+impl Entry for Line<'_> {
     fn write(&self, fields: &mut impl Fields) {
         const UNKNOWN: &str = "-";
-        let Line { record, names, protocol, relayed, duration_us, end } = self;
+        let Line { record, protocol, relayed, duration_us, end } = self;
         let (at, detail) = match end {
             End::Fault(fault) => (fault.at.label(), fault.detail.as_ref()),
             _ => (UNKNOWN, UNKNOWN),
         };
-        let (upstream, identity) =
-            names.as_ref().map_or((UNKNOWN, UNKNOWN), |(upstream, identity)| (upstream, identity));
+        let hop = record.on_hop.as_ref();
+        let (upstream, identity) = hop.map_or((UNKNOWN, UNKNOWN), |hop| (hop.upstream.name(), &*hop.identity.name));
         fields.address(log_field_name!(client), record.client());
         fields.word(log_field_name!(protocol), protocol.label());
         fields.text(log_field_name!(method), record.method().unwrap_or(UNKNOWN));
@@ -304,11 +284,6 @@ impl Entry for Line {
         fields.word(log_field_name!(at), at);
         fields.text(log_field_name!(detail), detail);
         fields.text(log_field_name!(traceparent), record.traceparent().unwrap_or(UNKNOWN));
-    }
-
-    fn held_bytes(&self) -> usize {
-        let detail = if let End::Fault(fault) = &self.end { fault.detail.len() } else { 0 };
-        self.record.asked.held_bytes() + detail
     }
 }
 

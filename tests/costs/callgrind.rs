@@ -1,4 +1,4 @@
-//! Instructions and allocations of a shard, and instructions of the log's writer, counted by callgrind.
+//! Instructions and allocations of a shard, counted by callgrind.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,14 +11,8 @@ use crate::{Comparison, program};
 /// The function that a shard spends its life in.
 const SHARD: &str = "ntlm_gateway::shard::run::Shard::run";
 
-/// The function that the log's writer spends its life in.
-const LOG_WRITER: &str = "ntlm_gateway::logging::write_lines";
-
 /// By how much an instruction count may exceed the expected one, in percent.
 const TOLERANCE_PERCENT: f64 = 2.0;
-
-/// The same for the log's writer.
-const TOLERANCE_LOG_WRITER_PERCENT: f64 = 5.0;
 
 /// By how much a number of allocations may.
 const TOLERANCE_ALLOCATIONS: f64 = 0.5;
@@ -36,8 +30,6 @@ struct Expected {
     work: Work,
     times: usize,
     instructions: f64,
-    /// Those of the thread that writes the log.
-    log_writer: f64,
     allocations: f64,
     /// Functions of the program that one call takes so many instructions.
     functions: &'static [(&'static str, f64)],
@@ -51,7 +43,6 @@ fn a_message_takes_no_more_instructions_than_before() {
         work: Work::Messages(1024),
         times: 4_000,
         instructions: 1_410.0,
-        log_writer: 0.0,
         allocations: 0.0,
         functions: &[],
     });
@@ -65,7 +56,6 @@ fn bulk_data_takes_no_more_instructions_than_before() {
         work: Work::Messages(64 * 1024),
         times: 500,
         instructions: 1_560.0,
-        log_writer: 0.0,
         allocations: 0.0,
         functions: &[],
     });
@@ -79,7 +69,6 @@ fn a_request_takes_no_more_instructions_than_before() {
         work: Work::Requests,
         times: 500,
         instructions: 16_000.0,
-        log_writer: 3_050.0,
         allocations: 7.1,
         functions: &[],
     });
@@ -93,7 +82,6 @@ fn a_tunnel_with_ntlm_takes_no_more_instructions_than_before() {
         work: Work::Tunnels,
         times: 400,
         instructions: 46_400.0,
-        log_writer: 2_920.0,
         allocations: 9.4,
         functions: &[
             ("auth::conversation::<impl ntlm_gateway::auth::handshake::Handshake>::begin", 1_164.0),
@@ -111,7 +99,6 @@ fn a_tunnel_with_kerberos_takes_no_more_instructions_than_before() {
         work: Work::Tunnels,
         times: 400,
         instructions: 58_100.0,
-        log_writer: 2_920.0,
         allocations: 17.4,
         functions: &[
             ("kerberos::ticket::Credential::token", 21_500.0),
@@ -139,20 +126,17 @@ fn check(expected: &Expected) {
     let percent = |expected: f64| expected * TOLERANCE_PERCENT / 100.0;
     let most = expected.instructions + percent(expected.instructions);
     let (few, many) = count(&program, scheme, work, times, most);
-    let each = |count: fn(&Profiles) -> u64| (count(&many) as f64 - count(&few) as f64) / times as f64;
+    let each = |count: fn(&Profile) -> u64| (count(&many) as f64 - count(&few) as f64) / times as f64;
     let mut comparison = Comparison::new(file!());
     comparison.tolerance = percent(expected.instructions);
-    let instructions = each(Profiles::of_shard);
+    let instructions = each(Profile::of_shard);
     comparison.compare("instructions", what, instructions, expected.instructions);
-    // How many lines the writer finds when it looks is chance.
-    comparison.tolerance = (expected.log_writer * TOLERANCE_LOG_WRITER_PERCENT / 100.0).max(50.0);
-    comparison.compare("instructions of the log's writer", what, each(Profiles::of_log_writer), expected.log_writer);
     comparison.tolerance = TOLERANCE_ALLOCATIONS;
-    comparison.compare("allocations", what, each(Profiles::allocations), expected.allocations);
+    comparison.compare("allocations", what, each(Profile::allocations), expected.allocations);
     for (function, expected) in expected.functions {
         comparison.tolerance = percent(*expected);
         let name = format!("ntlm_gateway::{function}");
-        let each = many.shard.inclusive[&name] as f64 / many.shard.calls[&name] as f64;
+        let each = many.inclusive[&name] as f64 / many.calls[&name] as f64;
         comparison.compare("instructions", function, each, *expected);
     }
     comparison.finish();
@@ -168,8 +152,8 @@ pub fn instructions_each(program: &str, scheme: Scheme, work: Work, times: usize
 /// In how many pieces a message arrives, and how many events a turn handles, is chance, and each piece and turn beyond
 /// the fewest adds instructions. So this counts again while there are more than `most` for each repetition, and keeps
 /// the least.
-fn count(program: &str, scheme: Scheme, work: Work, times: usize, most: f64) -> (Profiles, Profiles) {
-    let count = || [FEW, FEW + times].map(|times| Profiles::of(program, scheme, work, times)).into();
+fn count(program: &str, scheme: Scheme, work: Work, times: usize, most: f64) -> (Profile, Profile) {
+    let count = || [FEW, FEW + times].map(|times| Profile::of(program, scheme, work, times)).into();
     let mut least = count();
     for _ in 1..ATTEMPTS {
         if of_shard_each(&least, times) <= most {
@@ -183,14 +167,8 @@ fn count(program: &str, scheme: Scheme, work: Work, times: usize, most: f64) -> 
     least
 }
 
-fn of_shard_each((few, many): &(Profiles, Profiles), times: usize) -> f64 {
+fn of_shard_each((few, many): &(Profile, Profile), times: usize) -> f64 {
     (many.of_shard() as f64 - few.of_shard() as f64) / times as f64
-}
-
-/// What callgrind has counted in the threads that work for clients.
-struct Profiles {
-    shard: Profile,
-    log_writer: Profile,
 }
 
 /// What callgrind has counted in a thread, by the functions' names.
@@ -201,41 +179,6 @@ struct Profile {
     calls: HashMap<String, u64>,
 }
 
-impl Profiles {
-    /// Those of a run in which something is done so many times.
-    fn of(program: &str, scheme: Scheme, work: Work, times: usize) -> Profiles {
-        let scratch = Scratch::new("instructions");
-        let valgrind = path_of("valgrind");
-        let setup = format!(
-            "exec {} --tool=callgrind --separate-threads=yes --callgrind-out-file={} {program} \"$@\"",
-            valgrind.display(),
-            scratch.join("counts").display()
-        );
-        run(scheme, setup, work, times);
-        let mut profiles = profiles_in(scratch.path());
-        let mut take = |function| {
-            let place = profiles.iter().position(|profile| profile.inclusive.contains_key(function));
-            profiles.swap_remove(place.unwrap_or_else(|| panic!("callgrind has counted no {function}")))
-        };
-        Profiles { shard: take(SHARD), log_writer: take(LOG_WRITER) }
-    }
-
-    /// Instructions of the shard and of what it calls.
-    fn of_shard(&self) -> u64 {
-        self.shard.inclusive[SHARD]
-    }
-
-    /// Those of the log's writer.
-    fn of_log_writer(&self) -> u64 {
-        self.log_writer.inclusive[LOG_WRITER]
-    }
-
-    /// Allocations of the shard.
-    fn allocations(&self) -> u64 {
-        ["malloc", "calloc", "realloc"].iter().filter_map(|name| self.shard.calls.get(*name)).sum()
-    }
-}
-
 /// Those of all threads.
 fn profiles_in(folder: &Path) -> Vec<Profile> {
     let entries = std::fs::read_dir(folder).expect("callgrind's folder");
@@ -244,6 +187,30 @@ fn profiles_in(folder: &Path) -> Vec<Profile> {
 }
 
 impl Profile {
+    /// That of the shard, in a run in which something is done so many times.
+    fn of(program: &str, scheme: Scheme, work: Work, times: usize) -> Profile {
+        let scratch = Scratch::new("instructions");
+        let valgrind = path_of("valgrind");
+        let setup = format!(
+            "exec {} --tool=callgrind --separate-threads=yes --callgrind-out-file={} {program} \"$@\"",
+            valgrind.display(),
+            scratch.join("counts").display()
+        );
+        run(scheme, setup, work, times);
+        let of_shard = profiles_in(scratch.path()).into_iter().find(|profile| profile.inclusive.contains_key(SHARD));
+        of_shard.unwrap_or_else(|| panic!("callgrind has counted no {SHARD}"))
+    }
+
+    /// Instructions of the shard and of what it calls.
+    fn of_shard(&self) -> u64 {
+        self.inclusive[SHARD]
+    }
+
+    /// Allocations.
+    fn allocations(&self) -> u64 {
+        ["malloc", "calloc", "realloc"].iter().filter_map(|name| self.calls.get(*name)).sum()
+    }
+
     /// Reads a file in callgrind's format. A name is defined where it comes first, as `(number) name`, and is only its
     /// number from then on.
     fn read(text: &str) -> Profile {

@@ -197,8 +197,7 @@ fn the_limits_have_the_values_that_the_specification_says() {
         time CONNECTION_ATTEMPT_DELAY
         count LOOKUP_THREADS
         count ADMIN_CONNECTIONS
-        count LOG_QUEUE_LINES
-        bytes LOG_QUEUE_BYTES
+        bytes LOG_WAITING_BYTES
         bytes LOG_FIELD_BYTES
         count LISTED_TUNNELS
         time HEAD_TIMEOUT
