@@ -7,9 +7,9 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ntlm_gateway::http::{
-    ErrorResponse, ErrorType, FieldStorage, HeadEnd, ProxyStatus, RequestHead, ResponseHead, Version, challenges,
-    connect_request, decode_token, error_response, established_response, find_challenge, offered_schemes,
-    unfold_field_lines,
+    ErrorResponse, ErrorType, FieldStorage, HeadEnd, ProxyAuthorization, ProxyStatus, RequestHead, ResponseHead,
+    Version, challenges, connect_request, decode_token, error_response, established_response, find_challenge,
+    offered_schemes, unfold_field_lines,
 };
 use ntlm_gateway::limits::HEAD_LIMIT_BYTES;
 use support::{CpuTime, on_cpu_time};
@@ -137,7 +137,8 @@ fn encode(criterion: &mut Criterion<CpuTime>) {
     let mut out = Vec::with_capacity(4096);
     // As long as an AUTHENTICATE_MESSAGE with names of ordinary length.
     let message = [0x5a; 480];
-    for (name, credentials) in [("connect/bare", None), ("connect/authenticate", Some(("NTLM", &message[..])))] {
+    let authenticate = Some(ProxyAuthorization::of("NTLM", &message));
+    for (name, credentials) in [("connect/bare", None), ("connect/authenticate", authenticate)] {
         group.bench_function(name, |bench| {
             bench.iter(|| {
                 out.clear();

@@ -8,7 +8,9 @@
 use ntlm_gateway::forward::{
     BodyError, BodyPump, ForwardOptions, ForwardRequest, ForwardResponse, HeadPurpose, ResponseKind,
 };
-use ntlm_gateway::http::{FieldStorage, HeadEnd, PROXY_NAME, RequestHead, ResponseHead, unfold_field_lines};
+use ntlm_gateway::http::{
+    FieldStorage, HeadEnd, PROXY_NAME, ProxyAuthorization, RequestHead, ResponseHead, unfold_field_lines,
+};
 
 use super::forward_heads::{self, ClientRequest, UpstreamAnswer};
 use super::messages::{Body, End, Framing, Head, Reader};
@@ -48,8 +50,8 @@ impl Options {
     }
 
     /// Credentials for the upstream.
-    pub fn credentials(self) -> Option<(&'static str, &'static [u8])> {
-        (self.0 & 8 == 0).then_some(("NTLM", b"NTLMSSP\0"))
+    pub fn credentials(self) -> Option<ProxyAuthorization<'static>> {
+        (self.0 & 8 == 0).then_some(ProxyAuthorization::of("NTLM", b"NTLMSSP\0"))
     }
 
     fn request(self) -> &'static str {

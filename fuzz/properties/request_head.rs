@@ -3,8 +3,8 @@
 
 use httparse::{EMPTY_HEADER, Status};
 use ntlm_gateway::http::{
-    Authority, BodyFraming, FieldStorage, HeadEnd, HeadTooLarge, NextHop, RequestHead, RequestTarget, UpstreamRequest,
-    Version, connect_request, copy_end_to_end_fields, upstream_request,
+    Authority, BodyFraming, FieldStorage, HeadEnd, HeadTooLarge, NextHop, ProxyAuthorization, RequestHead,
+    RequestTarget, UpstreamRequest, Version, connect_request, copy_end_to_end_fields, upstream_request,
 };
 
 use super::pieces::Pieces;
@@ -164,7 +164,13 @@ fn check_forwarded(head: &RequestHead<'_>) {
         RequestTarget::Authority(authority) => {
             let text = authority.to_string();
             let mut out = Vec::new();
-            connect_request(&mut out, &text, Version::Http11, &fields, Some(("NTLM", b"NTLMSSP\0")));
+            connect_request(
+                &mut out,
+                &text,
+                Version::Http11,
+                &fields,
+                Some(ProxyAuthorization::of("NTLM", b"NTLMSSP\0")),
+            );
             (text.clone(), text, out)
         }
         RequestTarget::Absolute { authority_text, .. } => {
@@ -180,7 +186,7 @@ fn check_forwarded(head: &RequestHead<'_>) {
             version: Version::Http11,
             extra_fields: &[&fields],
             framing: head.framing,
-            next_hop: NextHop::Proxy(Some(("NTLM", b"NTLMSSP\0"))),
+            next_hop: NextHop::Proxy(Some(ProxyAuthorization::of("NTLM", b"NTLMSSP\0"))),
         };
         upstream_request(&mut out, &request);
     }

@@ -9,7 +9,9 @@ use super::progress::Progress;
 use super::proxy_answer::{ProxyAnswer, SentRequest};
 use super::state::{AfterBody, Disclosure, Leg, Opening, State};
 use crate::fault::{At, Cause, Fault, TLS_EXPECTED};
-use crate::http::{self, BodyDiscarder, BodyFraming, DiscardError, HeadEnd, HeadRead, ResponseHead};
+use crate::http::{
+    self, BodyDiscarder, BodyFraming, DiscardError, HeadEnd, HeadRead, ProxyAuthorization, ResponseHead, Token,
+};
 use crate::limits;
 
 const CLOSED: &str = "the upstream closed the connection in the middle of the handshake";
@@ -60,8 +62,8 @@ impl Handshake {
     fn send_first_token(&mut self, out: &mut Vec<u8>) {
         match self.credentials.mechanism(self.scheme).first_token(self.scheme) {
             Some(token) => {
-                self.request.write(Some((self.scheme.name(), &token)), Leg::FirstToken.purpose(), out);
-                drop(token);
+                let credentials = ProxyAuthorization { scheme: self.scheme.name(), token: Token::Base64(token) };
+                self.request.write(Some(credentials), Leg::FirstToken.purpose(), out);
                 self.sent(Leg::FirstToken);
             }
             None => self.state = State::TokenDue { challenge: None },
@@ -112,7 +114,8 @@ impl Handshake {
         };
         self.token_made_at = nonces.now;
         let made = self.credentials.mechanism(self.scheme).final_token(&inputs).map(|token| {
-            self.request.write(Some((self.scheme.name(), &token.bytes)), Leg::FinalToken.purpose(), out);
+            let credentials = ProxyAuthorization::of(self.scheme.name(), &token.bytes);
+            self.request.write(Some(credentials), Leg::FinalToken.purpose(), out);
             token.mutual_check
         });
         match made {

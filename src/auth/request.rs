@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::forward::{ForwardOptions, ForwardRequest, HeadPurpose};
-use crate::http::{self, FieldStorage, RequestHead, ResponseTo};
+use crate::http::{self, FieldStorage, ProxyAuthorization, RequestHead, ResponseTo};
 
 /// A client's request as it goes upstream.
 #[derive(Clone, Debug)]
@@ -107,7 +107,7 @@ impl Request {
         }
     }
 
-    pub(super) fn write(&self, credentials: Option<(&str, &[u8])>, purpose: HeadPurpose, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, credentials: Option<ProxyAuthorization<'_>>, purpose: HeadPurpose, out: &mut Vec<u8>) {
         match self {
             Request::Connect { authority, fields } => {
                 http::connect_request(out, authority, http::Version::Http11, fields, credentials);

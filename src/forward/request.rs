@@ -3,8 +3,8 @@
 use super::body::BodyPump;
 use super::{ForwardOptions, end_to_end, upgrade};
 use crate::http::{
-    self, Authority, BodyFraming, FieldKinds, FieldName, Fields, NextHop, RequestHead, RequestTarget, UpstreamRequest,
-    Version,
+    self, Authority, BodyFraming, FieldKinds, FieldName, Fields, NextHop, ProxyAuthorization, RequestHead,
+    RequestTarget, UpstreamRequest, Version,
 };
 use std::borrow::Cow;
 use std::fmt;
@@ -263,8 +263,8 @@ impl ForwardRequest {
         self.authenticates_connection
     }
 
-    /// Appends the head for an upstream proxy, in absolute form, with the credentials (scheme and message) if given.
-    pub fn write_head(&self, out: &mut Vec<u8>, credentials: Option<(&str, &[u8])>, purpose: HeadPurpose) {
+    /// Appends the head for an upstream proxy, in absolute form, with the credentials if given.
+    pub fn write_head(&self, out: &mut Vec<u8>, credentials: Option<ProxyAuthorization<'_>>, purpose: HeadPurpose) {
         if purpose == HeadPurpose::Challenge && self.has_stand_in() {
             let (method, framing) = match (self.method(), self.has_body()) {
                 ("HEAD", _) => ("GET", BodyFraming::None),

@@ -108,6 +108,13 @@ pub fn offered_schemes(fields: &Fields<'_>) -> String {
     text
 }
 
+/// A message in base64, as in a token68.
+pub fn encode_token(message: &[u8]) -> String {
+    let mut text = Vec::new();
+    base64_engine::append(&mut text, message);
+    String::from_utf8(text).unwrap_or_default()
+}
+
 /// Decodes a token68 from base64. Padding may be missing, and blanks around it are ignored.
 ///
 /// # Errors

@@ -8,12 +8,47 @@ use super::proxy_status::ProxyStatus;
 use super::start_line::Version;
 use std::io::Write as _;
 
+/// The value of a Proxy-Authorization field.
+#[derive(Clone, Copy)]
+pub struct ProxyAuthorization<'a> {
+    /// The auth-scheme.
+    pub scheme: &'a str,
+    /// Follows after a blank.
+    pub token: Token<'a>,
+}
+
+impl<'a> ProxyAuthorization<'a> {
+    /// A message that is still to be encoded.
+    pub fn of(scheme: &'a str, message: &'a [u8]) -> ProxyAuthorization<'a> {
+        ProxyAuthorization { scheme, token: Token::Message(message) }
+    }
+}
+
+/// A message on its way into a field.
+#[derive(Clone, Copy)]
+pub enum Token<'a> {
+    /// It is still to be encoded.
+    Message(&'a [u8]),
+    /// It is in base64 already.
+    Base64(&'a str),
+}
+
+impl Token<'_> {
+    /// The length in base64.
+    fn encoded_bytes(&self) -> usize {
+        match self {
+            Token::Message(message) => message.len().div_ceil(3) * 4,
+            Token::Base64(text) => text.len(),
+        }
+    }
+}
+
 /// The peer that a request is sent to.
 #[derive(Clone, Copy)]
 pub enum NextHop<'a> {
-    /// A proxy. The request gets `Proxy-Connection: Keep-Alive` and, if there are credentials (scheme and message), a
-    /// Proxy-Authorization field with the message in base64.
-    Proxy(Option<(&'a str, &'a [u8])>),
+    /// A proxy. The request gets `Proxy-Connection: Keep-Alive` and, if there are credentials, a Proxy-Authorization
+    /// field.
+    Proxy(Option<ProxyAuthorization<'a>>),
     /// The origin itself. The request contains no fields for proxies.
     Origin,
 }
@@ -49,7 +84,7 @@ pub fn upstream_request(out: &mut Vec<u8>, request: &UpstreamRequest<'_>) {
     );
     debug_assert!(extra_fields.iter().all(|piece| piece.is_empty() || piece.ends_with(b"\r\n")));
     let token_bytes = match next_hop {
-        NextHop::Proxy(Some((_, message))) => message.len().div_ceil(3) * 4,
+        NextHop::Proxy(Some(ProxyAuthorization { token, .. })) => token.encoded_bytes(),
         _ => 0,
     };
     let extra_bytes: usize = extra_fields.iter().map(|piece| piece.len()).sum();
@@ -62,9 +97,12 @@ pub fn upstream_request(out: &mut Vec<u8>, request: &UpstreamRequest<'_>) {
     framing_field(out, framing);
     if let NextHop::Proxy(credentials) = next_hop {
         extend(out, &["Proxy-Connection: Keep-Alive\r\n"]);
-        if let Some((scheme, message)) = credentials {
+        if let Some(ProxyAuthorization { scheme, token }) = credentials {
             extend(out, &["Proxy-Authorization: ", scheme, " "]);
-            base64_engine::append(out, message);
+            match token {
+                Token::Message(message) => base64_engine::append(out, message),
+                Token::Base64(text) => extend(out, &[text]),
+            }
             extend(out, &["\r\n"]);
         }
     }
@@ -84,13 +122,13 @@ pub fn framing_field(out: &mut Vec<u8>, framing: BodyFraming) {
 }
 
 /// Appends the head of a CONNECT to `authority` (`host:port`) for a proxy. `extra_fields` are field lines that end in
-/// CRLF, `proxy_authorization` is scheme and message as in [`NextHop::Proxy`].
+/// CRLF.
 pub fn connect_request(
     out: &mut Vec<u8>,
     authority: &str,
     version: Version,
     extra_fields: &[u8],
-    proxy_authorization: Option<(&str, &[u8])>,
+    credentials: Option<ProxyAuthorization<'_>>,
 ) {
     upstream_request(
         out,
@@ -101,7 +139,7 @@ pub fn connect_request(
             version,
             extra_fields: &[extra_fields],
             framing: BodyFraming::None,
-            next_hop: NextHop::Proxy(proxy_authorization),
+            next_hop: NextHop::Proxy(credentials),
         },
     );
 }
@@ -215,7 +253,13 @@ mod tests {
     #[test]
     fn a_connect_is_written_with_all_its_fields() {
         let mut out = Vec::new();
-        connect_request(&mut out, "h.example:443", Version::Http11, b"User-Agent: u\r\n", Some(("NTLM", b"NTLMSSP\0")));
+        connect_request(
+            &mut out,
+            "h.example:443",
+            Version::Http11,
+            b"User-Agent: u\r\n",
+            Some(ProxyAuthorization::of("NTLM", b"NTLMSSP\0")),
+        );
         assert_eq!(
             text(out),
             "CONNECT h.example:443 HTTP/1.1\r\nHost: h.example:443\r\nUser-Agent: u\r\n\

@@ -58,14 +58,14 @@ mod traceparent;
 
 pub use authority::{Authority, AuthorityError, HOST_NAME_LIMIT_BYTES, Host};
 pub use challenges::{
-    Challenge, Challenges, TOKEN_LIMIT_BYTES, TokenError, challenges, challenges_in, decode_token, find_challenge,
-    offered_schemes,
+    Challenge, Challenges, TOKEN_LIMIT_BYTES, TokenError, challenges, challenges_in, decode_token, encode_token,
+    find_challenge, offered_schemes,
 };
 pub use chunked::{CHUNK_LINE_LIMIT_BYTES, ChunkError, ChunkPart, ChunkedDecoder, Run, Segment, TRAILER_LIMIT_BYTES};
 pub use discard::{BodyDiscarder, DiscardError, Discarded};
 pub use encode::{
-    ErrorResponse, NextHop, UpstreamRequest, connect_request, copy_end_to_end_fields, error_response,
-    established_response, framing_field, reason_phrase, upstream_request,
+    ErrorResponse, NextHop, ProxyAuthorization, Token, UpstreamRequest, connect_request, copy_end_to_end_fields,
+    error_response, established_response, framing_field, reason_phrase, upstream_request,
 };
 pub use field_lines::{FIELDS_MAX, FieldStorage};
 pub use field_name::{FieldKinds, FieldName, LookupName, is_hop_by_hop, resembles_hop_by_hop};

@@ -110,7 +110,13 @@ fn bytes_after_a_discarded_body_are_not_consumed() {
 fn a_request_for_the_upstream_can_be_parsed_again() {
     let message = decode_token(NEGOTIATE).unwrap();
     let mut out = Vec::new();
-    connect_request(&mut out, "server.domain.net:443", Version::Http10, b"", Some(("NTLM", &message)));
+    connect_request(
+        &mut out,
+        "server.domain.net:443",
+        Version::Http10,
+        b"",
+        Some(ProxyAuthorization::of("NTLM", &message)),
+    );
     let len = HeadEnd::request().find(&out, LIMIT_BYTES).unwrap();
     assert_eq!(len, Some(out.len()));
     let mut storage = FieldStorage::new();

@@ -34,8 +34,9 @@ pub(super) trait Mechanism: Debug + Send + Sync {
     /// The schemes that it uses, the one to begin with first.
     fn schemes(&self) -> &'static [Scheme];
 
-    /// The token that asks for a challenge. `None` if no challenge is needed, so that the first token is the final one.
-    fn first_token(&self, _scheme: Scheme) -> Option<Cow<'_, [u8]>> {
+    /// The token that asks for a challenge, in base64. `None` if no challenge is needed, so that the first token is the
+    /// final one.
+    fn first_token(&self, _scheme: Scheme) -> Option<&str> {
         None
     }
 

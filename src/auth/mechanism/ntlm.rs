@@ -21,6 +21,8 @@ pub(in crate::auth) const CHALLENGE_SCHEMES: [&str; 2] = ["NTLM", "Negotiate"];
 pub(in crate::auth) struct Ntlm {
     /// The NEGOTIATE_MESSAGE, the same in every handshake.
     negotiate: Vec<u8>,
+    /// The same in base64, as it is and in SPNEGO.
+    first_tokens: [String; 2],
     /// MsvAvTargetName: the service that is asked, `HTTP/<upstream host>`.
     target_name: String,
     speaks_ntlm: Arc<SpeaksNtlm>,
@@ -28,8 +30,10 @@ pub(in crate::auth) struct Ntlm {
 
 impl Ntlm {
     pub(in crate::auth) fn new(identity: &Identity, upstream_host: &str, speaks_ntlm: &Arc<SpeaksNtlm>) -> Ntlm {
+        let negotiate = ntlm::negotiate(identity, &NegotiateOptions::default());
         Ntlm {
-            negotiate: ntlm::negotiate(identity, &NegotiateOptions::default()),
+            first_tokens: first_tokens(&negotiate),
+            negotiate,
             target_name: format!("HTTP/{upstream_host}"),
             speaks_ntlm: Arc::clone(speaks_ntlm),
         }
@@ -38,7 +42,7 @@ impl Ntlm {
     /// The same with another NEGOTIATE_MESSAGE.
     #[cfg(test)]
     pub(in crate::auth) fn with_negotiate(self, negotiate: Vec<u8>) -> Ntlm {
-        Ntlm { negotiate, ..self }
+        Ntlm { first_tokens: first_tokens(&negotiate), negotiate, ..self }
     }
 
     /// The NTLM message in a token, and the scheme of the answer: that of the challenge.
@@ -69,11 +73,9 @@ impl Mechanism for Ntlm {
         &[Scheme::Ntlm, Scheme::NegotiateRaw, Scheme::NegotiateSpnego]
     }
 
-    fn first_token(&self, scheme: Scheme) -> Option<Cow<'_, [u8]>> {
-        Some(match scheme {
-            Scheme::NegotiateSpnego => Cow::Owned(spnego::first_token(spnego::NTLMSSP_OID, &self.negotiate)),
-            _ => Cow::Borrowed(&self.negotiate),
-        })
+    fn first_token(&self, scheme: Scheme) -> Option<&str> {
+        let [raw, in_spnego] = &self.first_tokens;
+        Some(if scheme == Scheme::NegotiateSpnego { in_spnego } else { raw })
     }
 
     fn read_challenge(&self, scheme: Scheme, token: Vec<u8>) -> Result<(Vec<u8>, Scheme), Fault> {
@@ -116,6 +118,10 @@ impl Mechanism for Ntlm {
     fn share(&mut self, speaks_ntlm: &Arc<SpeaksNtlm>) {
         self.speaks_ntlm = Arc::clone(speaks_ntlm);
     }
+}
+
+fn first_tokens(negotiate: &[u8]) -> [String; 2] {
+    [http::encode_token(negotiate), http::encode_token(&spnego::first_token(spnego::NTLMSSP_OID, negotiate))]
 }
 
 /// The scheme to use after `last`, if at least one of the two is offered.

@@ -1,6 +1,6 @@
 use super::{get, request};
 use crate::forward::{ForwardOptions, ForwardRequest, HeadPurpose, via_names_gateway};
-use crate::http::{BodyFraming, FieldStorage, RequestHead, Version};
+use crate::http::{BodyFraming, FieldStorage, ProxyAuthorization, RequestHead, Version};
 
 fn to_proxy(request: &ForwardRequest) -> String {
     let mut out = Vec::new();
@@ -26,7 +26,7 @@ fn a_request_to_the_proxy_contains_the_credentials() {
     )
     .unwrap();
     let mut out = b"before".to_vec();
-    request.write_head(&mut out, Some(("NTLM", b"NTLMSSP\0")), HeadPurpose::Answer);
+    request.write_head(&mut out, Some(ProxyAuthorization::of("NTLM", b"NTLMSSP\0")), HeadPurpose::Answer);
     assert_eq!(
         String::from_utf8(out).unwrap(),
         "beforeGET http://h.example:8080/a?b=c HTTP/1.1\r\nHost: h.example:8080\r\nUser-Agent: u\r\nAccept: */*\r\n\
@@ -144,7 +144,7 @@ fn a_stand_in_has_no_body_expectation_trailer_or_upgrade() {
         .unwrap();
         assert!(request.expects_continue());
         let mut out = Vec::new();
-        request.write_head(&mut out, Some(("NTLM", b"abc")), HeadPurpose::Challenge);
+        request.write_head(&mut out, Some(ProxyAuthorization::of("NTLM", b"abc")), HeadPurpose::Challenge);
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "POST http://h/ HTTP/1.1\r\nHost: h\r\nVia: 1.1 ntlm-gateway\r\nContent-Length: 0\r\n\
