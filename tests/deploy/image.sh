@@ -88,6 +88,7 @@ echo "$told"
 bill="$image/usr/share/sbom/ntlm-gateway.cdx.json"
 "$root/deploy/sbom.py" | cmp - "$bill" || fail "the image's bill of materials"
 "$root/deploy/sbom.py" --compare "$image/usr/bin/ntlm-gateway" || fail "the list in the program"
+"$root/deploy/pgo/check" "$image/usr/bin/ntlm-gateway" || fail "the profile"
 
 mkdir -p "$work/secret"
 # A process namespace as well, so that nothing it starts outlives it.

@@ -14,6 +14,7 @@ mod language;
 mod links;
 mod pages;
 mod paths;
+mod profile;
 mod recipes;
 mod security;
 mod session;
