@@ -68,8 +68,8 @@ fn a_request_takes_no_more_instructions_than_before() {
         scheme: Scheme::Ntlm,
         work: Work::Requests,
         times: 500,
-        instructions: 16_000.0,
-        allocations: 7.1,
+        instructions: 17_990.0,
+        allocations: 5.1,
         functions: &[],
     });
 }
@@ -81,10 +81,10 @@ fn a_tunnel_with_ntlm_takes_no_more_instructions_than_before() {
         scheme: Scheme::Ntlm,
         work: Work::Tunnels,
         times: 400,
-        instructions: 46_400.0,
-        allocations: 9.4,
+        instructions: 47_900.0,
+        allocations: 7.3,
         functions: &[
-            ("auth::conversation::<impl ntlm_gateway::auth::handshake::Handshake>::begin", 1_164.0),
+            ("auth::conversation::<impl ntlm_gateway::auth::handshake::Handshake>::begin", 578.0),
             ("auth::proxy_answer::ProxyAnswer::of_407", 2_755.0),
             ("ntlm::client::authenticate", 15_975.0),
         ],
@@ -98,8 +98,8 @@ fn a_tunnel_with_kerberos_takes_no_more_instructions_than_before() {
         scheme: Scheme::Kerberos,
         work: Work::Tunnels,
         times: 400,
-        instructions: 58_100.0,
-        allocations: 17.4,
+        instructions: 60_100.0,
+        allocations: 15.4,
         functions: &[
             ("kerberos::ticket::Credential::token", 21_500.0),
             ("kerberos::ticket::ExpectedReply::verify", 11_770.0),
