@@ -74,7 +74,7 @@ impl Lines {
             round_ended: Condvar::new(),
         });
         let of_writer = Arc::clone(&lines);
-        thread::Builder::new().name("log".into()).spawn(move || of_writer.write_all(to))?;
+        thread::Builder::new().name("log".into()).spawn(move || of_writer.run_writer(to))?;
         Ok(lines)
     }
 
@@ -131,12 +131,12 @@ impl Lines {
         !waited.timed_out()
     }
 
-    /// The writer's thread, for as long as the process lives.
+    /// What the writer's thread does for as long as the process lives.
     ///
-    /// To wake this thread for every line took a sixth of the CPU that a busy gateway spends on a tunnel. So lines are
-    /// collected for a moment, and this looks for them by itself a few times before it lets itself be woken. After a
-    /// round that wrote very much there is no pause, because the buffers could fill up meanwhile.
-    fn write_all(&self, mut to: impl Write) {
+    /// To wake the writer for every line took a sixth of the CPU that a busy gateway spends on a tunnel. So lines are
+    /// collected for a moment, and it looks for them by itself a few times before it lets itself be woken. After a round
+    /// in which it wrote very much, it does not pause, because the buffers could fill up meanwhile.
+    fn run_writer(&self, mut to: impl Write) {
         let _ = self.writer.set(thread::current());
         let (mut full, mut spare) = (Vec::new(), Vec::new());
         loop {
