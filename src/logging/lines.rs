@@ -28,8 +28,8 @@ pub(super) struct Lines {
     round_ended: Condvar,
 }
 
-/// The lines of one thread that the writer has not taken. Nobody but the two wants its lock, so it is hardly ever waited
-/// for. Buffers of different threads share no line of the processor's cache.
+/// The lines of one thread that the writer has not taken. Nobody but the two wants its lock, so hardly ever does one of
+/// them wait for it. Buffers of different threads share no line of the processor's cache.
 #[derive(Default)]
 #[repr(align(64))]
 pub(super) struct Buffer(Mutex<Vec<u8>>);
@@ -101,8 +101,8 @@ impl Lines {
             self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        // The writer notes that it sleeps, and then looks into every buffer once more: either it finds this line, or its
-        // note is seen here, because one of the two has had the buffer's lock first.
+        // The writer notes that it sleeps, and then looks into every buffer once more. One of the two has had the lock
+        // first: either the writer finds this line, or its note is seen here.
         drop(waiting);
         if self.writer_sleeps.load(Ordering::Relaxed) {
             self.wake_writer();
@@ -134,8 +134,8 @@ impl Lines {
     /// What the writer's thread does for as long as the process lives.
     ///
     /// To wake the writer for every line took a sixth of the CPU that a busy gateway spends on a tunnel. So lines are
-    /// collected for a moment, and it looks for them by itself a few times before it lets itself be woken. After a round
-    /// in which it wrote very much, it does not pause, because the buffers could fill up meanwhile.
+    /// collected for a moment, and it looks for them by itself a few times before it lets itself be woken. After a
+    /// round in which it wrote very much, it does not pause, because the buffers could fill up meanwhile.
     fn run_writer(&self, mut to: impl Write) {
         let _ = self.writer.set(thread::current());
         let (mut full, mut spare) = (Vec::new(), Vec::new());
