@@ -314,6 +314,22 @@ mod tests {
     }
 
     #[test]
+    fn a_line_wakes_the_writer_if_it_sleeps() {
+        static DROPPED: AtomicU64 = AtomicU64::new(0);
+        let (writer, writes, permit) = blocking_writer();
+        let lines = Lines::written_to(writer, LIMIT_BYTES, &DROPPED).unwrap();
+        let buffer = lines.buffer();
+        for _ in 0..3 {
+            while !lines.writer_sleeps.load(Ordering::Relaxed) {
+                thread::yield_now();
+            }
+            add(&lines, &buffer, "line\n");
+            assert_eq!(writes.recv_timeout(PATIENCE).unwrap(), b"line\n");
+            permit.send(()).unwrap();
+        }
+    }
+
+    #[test]
     fn a_closed_standard_error_blocks_nothing() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
         let (writer, _writes, permit) = blocking_writer();
