@@ -67,8 +67,8 @@ pub fn init(format: LogFormat, level: LevelFilter) -> io::Result<LogGuard> {
     Ok(LogGuard(()))
 }
 
-/// Logs an entry, if the line is wanted. It is written straight into the thread's buffer, for a tenth of what `log!`
-/// costs.
+/// Logs an entry, if the line is wanted. It is written straight into the thread's buffer, without `fmt`, which `log!`
+/// needs.
 pub fn entry(target: &'static str, level: Level, message: &'static str, entry: &impl Entry) {
     match INSTALLED.get() {
         Some(logger) => {
