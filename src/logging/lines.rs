@@ -297,20 +297,24 @@ mod tests {
     #[test]
     fn the_writer_does_not_pause_while_there_is_very_much_to_write() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
-        const ROUNDS: usize = 100;
+        const ROUNDS: u32 = 100;
         let (writer, writes, permit) = blocking_writer();
         let lines = Lines::written_to(writer, LIMIT_BYTES, &DROPPED).unwrap();
         let buffer = lines.buffer();
         add(&lines, &buffer, [b'x'; LIMIT_BYTES / 2]);
-        let began = std::time::Instant::now();
-        for _ in 0..ROUNDS {
-            writes.recv().unwrap();
-            add(&lines, &buffer, [b'x'; LIMIT_BYTES / 2]);
-            permit.send(()).unwrap();
-        }
+        let rounds_take = || {
+            let began = std::time::Instant::now();
+            for _ in 0..ROUNDS {
+                writes.recv().unwrap();
+                add(&lines, &buffer, [b'x'; LIMIT_BYTES / 2]);
+                permit.send(()).unwrap();
+            }
+            began.elapsed()
+        };
+        // On a busy machine, other work may take as long as the pauses would.
+        let fewest = (0..5).map(|_| rounds_take()).min().unwrap();
         assert_eq!(DROPPED.load(Ordering::Relaxed), 0);
-        let with_pauses = limits::LOG_BATCH_DELAY * u32::try_from(ROUNDS).unwrap();
-        assert!(began.elapsed() < with_pauses, "{:?}", began.elapsed());
+        assert!(fewest < limits::LOG_BATCH_DELAY * ROUNDS / 2, "{fewest:?}");
     }
 
     #[test]
