@@ -221,6 +221,7 @@ impl Lines {
 mod tests {
     use super::*;
     use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::Instant;
 
     const LIMIT_BYTES: usize = 1000;
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -243,9 +244,11 @@ mod tests {
         }
     }
 
-    fn blocking_writer() -> (BlockingWriter, Receiver<Vec<u8>>, Sender<()>) {
+    /// Lines with a blocking writer, what it writes, and where it gets its permits from.
+    fn with_blocking_writer(dropped: &'static AtomicU64) -> (Arc<Lines>, Receiver<Vec<u8>>, Sender<()>) {
         let ((begun, writes), (permit, permits)) = (channel(), channel());
-        (BlockingWriter { begun, permits }, writes, permit)
+        let lines = Lines::written_to(BlockingWriter { begun, permits }, LIMIT_BYTES, dropped).unwrap();
+        (lines, writes, permit)
     }
 
     fn add(lines: &Lines, buffer: &Buffer, text: impl AsRef<[u8]>) {
@@ -255,8 +258,7 @@ mod tests {
     #[test]
     fn a_stalled_reader_costs_lines_but_no_time() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
-        let (writer, writes, permit) = blocking_writer();
-        let lines = Lines::written_to(writer, LIMIT_BYTES, &DROPPED).unwrap();
+        let (lines, writes, permit) = with_blocking_writer(&DROPPED);
         let buffer = lines.buffer();
         add(&lines, &buffer, "0\n");
         assert_eq!(writes.recv().unwrap(), b"0\n");
@@ -275,8 +277,7 @@ mod tests {
     #[test]
     fn waiting_lines_are_limited_in_bytes_over_all_threads_and_dropped_ones_are_counted() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
-        let (writer, writes, permit) = blocking_writer();
-        let lines = Lines::written_to(writer, LIMIT_BYTES, &DROPPED).unwrap();
+        let (lines, writes, permit) = with_blocking_writer(&DROPPED);
         let buffers = [lines.buffer(), lines.buffer()];
         add(&lines, &buffers[0], "first\n");
         assert_eq!(writes.recv().unwrap(), b"first\n");
@@ -298,12 +299,11 @@ mod tests {
     fn the_writer_does_not_pause_while_there_is_very_much_to_write() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
         const ROUNDS: u32 = 100;
-        let (writer, writes, permit) = blocking_writer();
-        let lines = Lines::written_to(writer, LIMIT_BYTES, &DROPPED).unwrap();
+        let (lines, writes, permit) = with_blocking_writer(&DROPPED);
         let buffer = lines.buffer();
         add(&lines, &buffer, [b'x'; LIMIT_BYTES / 2]);
         let rounds_take = || {
-            let began = std::time::Instant::now();
+            let began = Instant::now();
             for _ in 0..ROUNDS {
                 writes.recv().unwrap();
                 add(&lines, &buffer, [b'x'; LIMIT_BYTES / 2]);
@@ -320,11 +320,12 @@ mod tests {
     #[test]
     fn a_line_wakes_the_writer_if_it_sleeps() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
-        let (writer, writes, permit) = blocking_writer();
-        let lines = Lines::written_to(writer, LIMIT_BYTES, &DROPPED).unwrap();
+        let (lines, writes, permit) = with_blocking_writer(&DROPPED);
         let buffer = lines.buffer();
         for _ in 0..3 {
+            let until = Instant::now() + PATIENCE;
             while !lines.writer_sleeps.load(Ordering::Relaxed) {
+                assert!(Instant::now() < until, "the writer does not fall asleep");
                 thread::yield_now();
             }
             add(&lines, &buffer, "line\n");
@@ -336,9 +337,8 @@ mod tests {
     #[test]
     fn a_closed_standard_error_blocks_nothing() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
-        let (writer, _writes, permit) = blocking_writer();
+        let (lines, _writes, permit) = with_blocking_writer(&DROPPED);
         drop(permit);
-        let lines = Lines::written_to(writer, LIMIT_BYTES, &DROPPED).unwrap();
         add(&lines, lines.last_lines(), "lost\n");
         assert!(lines.flush(PATIENCE));
     }
