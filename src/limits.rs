@@ -467,6 +467,9 @@ pub const LISTED_TUNNELS: usize = 10_000;
 /// stalls must not stall a shard.
 pub const LOG_WAITING_BYTES: usize = 4 * 1024 * 1024;
 
+/// Capacity that a thread's buffer of log lines keeps when they are written.
+pub const LOG_BUFFER_BYTES: usize = 256 * 1024;
+
 /// Longest value of a field in a log line; the rest is cut off. Targets have up to 262 bytes.
 pub const LOG_FIELD_BYTES: usize = 1024;
 

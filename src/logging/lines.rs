@@ -9,9 +9,6 @@ use std::{io, mem};
 
 use crate::limits;
 
-/// A buffer that has held more than this is not kept.
-const KEPT_BUFFER_BYTES: usize = 256 * 1024;
-
 /// The lines of all threads that are not written yet.
 pub(super) struct Lines {
     buffers: Mutex<Vec<Arc<Buffer>>>,
@@ -168,7 +165,7 @@ impl Lines {
         }
         for mut lines in full.drain(..) {
             lines.clear();
-            lines.shrink_to(KEPT_BUFFER_BYTES);
+            lines.shrink_to(limits::LOG_BUFFER_BYTES);
             spare.push(lines);
         }
         self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);

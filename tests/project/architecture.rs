@@ -214,13 +214,9 @@ fn violations(file: &File) -> Vec<String> {
     found
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 /// The crate's files, except those used only by its tests. `lib.rs` is the list of modules and has no row.
 fn sources() -> Vec<File> {
-    let mut files = read_tree(root(), "src");
+    let mut files = read_tree(crate::root(), "src");
     let tests: Vec<PathBuf> = files.iter().flat_map(File::test_modules).collect();
     files.retain(|file| {
         let path = Path::new(&file.name);
@@ -250,7 +246,7 @@ fn the_table_has_no_circular_dependencies() {
 /// The dependency rule as drawn at the start of `src/lib.rs`, with lines like `module, module → module, module`.
 fn drawn_rule() -> BTreeMap<String, BTreeSet<String>> {
     let names = |text: &str| text.split(',').map(|name| name.trim().to_owned()).collect::<BTreeSet<_>>();
-    let lib = std::fs::read_to_string(root().join("src/lib.rs")).expect("src/lib.rs");
+    let lib = std::fs::read_to_string(crate::root().join("src/lib.rs")).expect("src/lib.rs");
     let (_, rule) = lib.split_once("//! # Dependency rule\n").expect("the heading");
     let lines = rule.lines().take_while(|line| line.starts_with("//!"));
     let rows = lines.filter_map(|line| line.trim_start_matches("//!").split_once('→'));
@@ -278,7 +274,7 @@ fn lib_rs_draws_the_dependency_rule_completely() {
 #[test]
 fn no_source_file_exceeds_the_line_limit() {
     let trees = ["src", "tests", "benches", "loadtest/src"];
-    let files = trees.iter().flat_map(|tree| read_tree(root(), tree));
+    let files = trees.iter().flat_map(|tree| read_tree(crate::root(), tree));
     let long: Vec<String> = files
         .map(|file| (file.text.lines().count(), file))
         .filter(|(lines, _)| *lines > FILE_LIMIT_LINES)

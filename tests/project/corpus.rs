@@ -18,7 +18,7 @@ const CORPUS_LIMIT_BYTES: u64 = 500 * 1024;
 const FILES_LIMIT: usize = 150;
 
 fn fuzz() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
+    crate::root().join("fuzz")
 }
 
 /// The files of a folder with their contents, sorted by name.

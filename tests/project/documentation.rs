@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -237,7 +236,7 @@ fn the_two_commands_to_begin_with_exist() {
     let shown = pages::page("README.md").blocks("sh");
     assert_eq!(shown.first().map(|block| block.trim()), Some("cargo run --release -- demo --once"));
     assert_eq!(shown.get(1).map(|block| block.trim()), Some("tests/run"));
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run");
+    let script = crate::root().join("tests/run");
     let permissions = std::fs::metadata(&script).expect("tests/run").permissions();
     assert_ne!(std::os::unix::fs::PermissionsExt::mode(&permissions) & 0o111, 0, "tests/run is not executable");
 }

@@ -42,7 +42,7 @@ const STYLE_GUIDE: &str = "CONTRIBUTING.md";
 const THIS_FILE: &str = "tests/project/language.rs";
 
 fn sources() -> Vec<File> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::root();
     ["src", "tests"].iter().flat_map(|tree| read_tree(root, tree)).collect()
 }
 
@@ -123,7 +123,7 @@ fn no_comment_is_wider_than_120_columns() {
 fn sources_and_documents_use_no_banned_word() {
     let mut texts: Vec<(String, String)> =
         sources().into_iter().filter(|file| file.name != THIS_FILE).map(|file| (file.name, file.text)).collect();
-    let deploy = texts_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy"));
+    let deploy = texts_below(&crate::root().join("deploy"));
     assert!(deploy.iter().any(|(name, _)| name.ends_with("ntlm-gateway.json")), "the dashboard is not found");
     texts.extend(deploy);
     texts.extend(pages::all().iter().map(|page| (page.path.to_owned(), prose(page.path, page.text))));
@@ -147,7 +147,7 @@ fn violations_of_the_rules_of_language_are_found() {
 
 #[test]
 fn the_style_guide_names_banned_words_only_in_its_table() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::root();
     let guide = fs::read_to_string(root.join(STYLE_GUIDE)).expect(STYLE_GUIDE);
     assert_eq!(banned(&prose(STYLE_GUIDE, &guide)), Vec::<&str>::new());
     assert!(!banned(&guide).is_empty(), "{STYLE_GUIDE} has no table of words");

@@ -38,7 +38,7 @@ fn target(page: &Page, link: &str) -> Option<(PathBuf, String)> {
 /// Why a link leads nowhere, if it does.
 fn broken(page: &Page, link: &str) -> Option<String> {
     let (path, heading) = target(page, link)?;
-    if !Path::new(env!("CARGO_MANIFEST_DIR")).join(&path).exists() {
+    if !crate::root().join(&path).exists() {
         return Some(format!("{}: {link} leads to no file", page.path));
     }
     if heading.is_empty() {
@@ -60,7 +60,7 @@ fn every_link_of_the_documents_leads_to_a_file_and_a_heading() {
 
 #[test]
 fn every_link_of_the_documents_leads_to_a_file_of_the_archives() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/release");
+    let script = crate::root().join("deploy/release");
     let script = fs::read_to_string(script).expect("deploy/release");
     let listed =
         script.split_once("git ls-files -z -- ").and_then(|(_, rest)| rest.split_once(" |")).expect("a list").0;

@@ -20,3 +20,10 @@ mod security;
 mod session;
 mod specification;
 mod tools;
+
+use std::path::Path;
+
+/// The repository's root.
+fn root() -> &'static Path {
+    Path::new(support::toolbox::ROOT)
+}

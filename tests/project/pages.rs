@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::sync::LazyLock;
 
 /// A document; it is leaked, so tests can keep parts of it.
@@ -17,7 +16,7 @@ const FOLDERS: [&str; 8] =
     ["", "docs", "docs/recipes", "deploy", "deploy/helm/ntlm-gateway", "loadtest", "benches", "tests"];
 
 static PAGES: LazyLock<Vec<Page>> = LazyLock::new(|| {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::root();
     let mut pages = Vec::new();
     for folder in FOLDERS {
         let entries = fs::read_dir(root.join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));

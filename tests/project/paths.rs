@@ -37,7 +37,7 @@ fn paths(text: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn every_file_named_in_a_document_or_comment_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::root();
     let mut texts = Vec::new();
     collect_texts(root, &mut texts);
     let named: Vec<_> = texts.iter().flat_map(|(name, text)| paths(text).map(move |path| (name, path))).collect();

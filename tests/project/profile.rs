@@ -1,7 +1,6 @@
 //! The profile that released programs are compiled with is there, and what compiles them uses it.
 
 use std::fs;
-use std::path::Path;
 
 /// The profile, from the repository's root.
 const PROFILE: &str = "deploy/pgo/gateway.profdata";
@@ -13,7 +12,7 @@ const MOST_BYTES: usize = 1 << 20;
 const COMPILED_BY: [&str; 2] = ["deploy/package/compile", "deploy/Dockerfile"];
 
 fn read(path: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let path = crate::root().join(path);
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 

@@ -27,7 +27,7 @@ fn names(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn every_test_and_property_named_in_the_threat_model_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::root();
     let mut text = String::new();
     for folder in ["src", "tests"] {
         sources(&root.join(folder), &mut text);

@@ -2,7 +2,7 @@
 //! circle among the files, and effects leave through one file.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The stages, by the files that make them. `follow_route` and `select_hop` decide at once; the others wait.
 const STAGES: &[&str] = &[
@@ -20,7 +20,7 @@ const STAGES: &[&str] = &[
 ];
 
 fn session() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/session")
+    crate::root().join("src/session")
 }
 
 /// Every file below `src/session` by its module's path in it (`exchange::flow`; the folder's `mod.rs` is `exchange`),

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -65,7 +64,7 @@ static SOURCES: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
     let mut sources = Vec::new();
     let mut folders = vec!["src".to_owned(), "tests".to_owned()];
     while let Some(folder) = folders.pop() {
-        let entries = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(&folder));
+        let entries = fs::read_dir(crate::root().join(&folder));
         for entry in entries.unwrap_or_else(|error| panic!("{folder}: {error}")).map(|entry| entry.expect("an entry")) {
             let path = format!("{folder}/{}", entry.file_name().to_str().expect("UTF-8"));
             if entry.path().is_dir() {

@@ -44,7 +44,7 @@ fn collect_named(folder: &Path, begin: &str, named: &mut BTreeSet<String>) {
 
 /// What a list of the runner installs, without the packages.
 fn installed(list: &str) -> BTreeSet<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::root();
     let runner = fs::read_to_string(root.join("tests/run")).expect("the runner");
     let (_, rest) = runner.split_once(&format!("\n{list}=(\n")).expect("the list");
     let entries = rest.split_once("\n)").expect("its end").0.lines();
@@ -54,7 +54,7 @@ fn installed(list: &str) -> BTreeSet<String> {
 /// What tests name in calls that begin so.
 fn named(begin: &str) -> BTreeSet<String> {
     let mut named = BTreeSet::new();
-    collect_named(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"), begin, &mut named);
+    collect_named(&crate::root().join("tests"), begin, &mut named);
     named
 }
 
@@ -83,7 +83,7 @@ const PRINTED: &str = "     Running tests/a.rs (target/a-1)\n\nrunning 2 tests\n
 
 #[test]
 fn the_runner_prints_cargos_results_at_its_end_and_the_rest_at_once() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::root();
     let runner = fs::read_to_string(root.join("tests/run")).expect("the runner");
     let begin = runner.find("hold_results() {\n").expect("the function");
     let function = runner[begin..].split_inclusive("\n}\n").next().expect("its end");

@@ -47,11 +47,8 @@ impl Tls {
                 self.say_goodbye()?;
             }
         }
-        match self.send() {
-            // The rest follows when the socket becomes writable.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
-            other => other,
-        }
+        // The rest follows when the socket becomes writable.
+        unless_full(self.send()).map(drop)
     }
 
     pub fn is_ending(&self) -> bool {
@@ -60,8 +57,8 @@ impl Tls {
 
     /// Sends what is outgoing; `false` while the socket does not take all of it.
     pub fn go_on(&mut self) -> bool {
-        // Any other error is the next caller's.
-        !matches!(self.send(), Err(error) if error.kind() == ErrorKind::WouldBlock)
+        // An error is the next caller's.
+        unless_full(self.send()).unwrap_or(true)
     }
 
     pub fn has_unsent(&self) -> bool {
@@ -91,10 +88,7 @@ impl Tls {
             }
             // Messages of TLS itself go first.
             self.outgoing.extend_from_slice(sealed);
-            match self.send() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
-                other => other,
-            }
+            unless_full(self.send()).map(drop)
         })
     }
 
@@ -123,6 +117,15 @@ impl Tls {
             self.carrier.shutdown(Shutdown::Write)?;
         }
         Ok(())
+    }
+}
+
+/// What [`Tls::send`] has returned: `false` if the socket is full, which is no error.
+fn unless_full(sent: io::Result<()>) -> io::Result<bool> {
+    match sent {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
