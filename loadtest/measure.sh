@@ -53,7 +53,7 @@ compare fairness gateway haproxy direct --base direct --scenarios fairness "${ti
 compare shards gateway two-shards="$directory/two-shards" --base gateway --scenarios setup:64 "${timed[@]}"
 compare requests gateway haproxy-http haproxy --base haproxy-http --scenarios http:16,http:64,http-post:16 "${timed[@]}"
 compare cntlm gateway cntlm --base cntlm --scenarios setup:64,http:16 --seconds 2 --rounds 2
-compare hold gateway haproxy --base haproxy --scenarios hold:1000,hold:9800 --rounds 2
+compare hold gateway haproxy --base haproxy --scenarios hold:1000,hold:9600 --rounds 2
 compare hold-tls gateway-tls gateway --base gateway --scenarios hold:2000 --rounds 2 --gateway-arg=--warm=0
 compare tickets gateway-kerberos haproxy --base haproxy --scenarios setup:64 --ticket-bytes 4096 "${timed[@]}"
 if ((${#chosen[@]} == 0)) || [[ " ${chosen[*]} " == *" wrk "* ]]; then
